@@ -1,0 +1,210 @@
+"""The task as the tree sees it: frozen values and the protocols of the remote side; no I/O.
+
+Times are nanoseconds since the epoch (UTC), sizes bytes. The record itself stays as the JSON that
+came, so a field nobody here knows is shown all the same.
+"""
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+# The statuses the service documents; others are shown as they come (remote-api.md, Tasks).
+KNOWN_STATUSES: Final = (
+    "pending-input",
+    "submitted",
+    "started",
+    "computation-started",
+    "computation-ended",
+    "pending-kill",
+    "spot-instance-preempted",
+    "success",
+    "failed",
+    "killed",
+    "zombie",
+    "executer-failed",
+    "executer-terminated",
+    "executer-terminated-by-user",
+    "executer-terminated-ttl-exceeded",
+    "executer-terminated-credits-exhausted",
+    "ttl-exceeded",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One task's record, as a listing gave it."""
+
+    id: str
+    status: str
+    is_terminated: bool
+    simulator: str | None = None
+    project: str | None = None
+    machine_type: str = ""
+    create_ns: int | None = None
+    input_submit_ns: int | None = None
+    start_ns: int | None = None
+    computation_start_ns: int | None = None
+    computation_end_ns: int | None = None
+    end_ns: int | None = None
+    computation_seconds: float | None = None
+    output_files: int | None = None
+    output_zipped_bytes: int | None = None
+    error_detail: str = ""
+    executer_error: str = ""
+    output_path: str | None = None
+    input_path: str | None = None
+    region: str | None = None
+    metadata: Mapping[str, str] | None = None
+    packed_record: bytes = b""
+
+    @property
+    def record(self) -> bytes:
+        """The record as JSON, as it came."""
+        return zlib.decompress(self.packed_record) if self.packed_record else b"{}"
+
+    @property
+    def last_change_ns(self) -> int:
+        """When the task last changed as far as its record tells: its end, start or creation; else 0."""
+        return self.end_ns or self.start_ns or self.create_ns or 0
+
+    def computation_elapsed(self, now_ns: int) -> float | None:
+        """The computation time in seconds at *now_ns*, or None while there is none.
+
+        The metric once the service knows it; while the computation runs, the time since it began.
+        """
+        if self.computation_seconds is not None:
+            return self.computation_seconds
+        if self.computation_start_ns is None:
+            return None
+        stop_ns = self.computation_end_ns or self.end_ns
+        if stop_ns is None:
+            if self.is_terminated:
+                return None
+            stop_ns = now_ns
+        return max(0.0, (stop_ns - self.computation_start_ns) / 1e9)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStatus:
+    """What the API answers to a status or kill request."""
+
+    id: str
+    status: str
+    is_terminated: bool
+    tasks_ahead: int | None = None
+
+
+def format_elapsed(seconds: float | None) -> str:
+    """Return *seconds* as `HH:MM:SS`, hours counting past 99; empty when there is no time."""
+    if seconds is None:
+        return ""
+    whole = int(seconds)
+    return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def format_size(count: float) -> str:
+    """Return *count* bytes as the service's client writes sizes: `859 B`, `3.12 KB` (1 KB = 1000 B)."""
+    if count < 1000:
+        return f"{count:.0f} B"
+    for unit in ("KB", "MB", "GB", "TB"):
+        count /= 1000
+        if count < 1000:
+            return f"{count:.2f} {unit}"
+    return f"{count / 1000:.2f} PB"
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectVersion:
+    """Which bytes a remote object holds: its size and what the store says identifies them."""
+
+    size: int
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """One answer to a range request: the bytes [start, start + len(body)) of *version*."""
+
+    start: int
+    body: bytes
+    version: ObjectVersion
+
+
+class RemoteObject(Protocol):
+    """One object in the store, fetched by byte range; every call may go out."""
+
+    def fetch_tail(self, length: int) -> Fetched:
+        """Return the last *length* bytes of the object (all of it if it is smaller).
+
+        The answer tells the object's size and version; nothing needs to be known before. One GET
+        with a suffix range (RFC 9110, 14.1.2).
+
+        Raises:
+            NotFound: there is no such object (ENOENT).
+            Unsupported: the store ignores ranges and the object is large (EOPNOTSUPP).
+            Unavailable, BadAnswer, AccessDenied: no usable answer within the budget.
+        """
+        ...
+
+    def fetch_range(self, start: int, stop: int, version: ObjectVersion) -> bytes:
+        """Return the bytes [start, stop) of *version*, exactly `stop - start` of them.
+
+        One GET, pinned with If-Match where the store gave a strong ETag; a body cut short is
+        resumed where it stopped, transient failures are retried within the budget.
+
+        Raises:
+            StaleObject: the object is no longer *version* (ESTALE).
+            NotFound: there is no such object any more (ENOENT).
+            Unsupported: the store ignores ranges and the object is large (EOPNOTSUPP).
+            Unavailable, BadAnswer, AccessDenied: no usable answer within the budget.
+        """
+        ...
+
+
+class TaskAPI(Protocol):
+    """The calls on the task API that the tree needs; every call goes out."""
+
+    def list_tasks(
+        self,
+        *,
+        project: str | None = None,
+        status: str | None = None,
+        active: bool = False,
+        last: int | None = None,
+    ) -> list[Task]:
+        """Return the tasks, newest first; `last` at most so many, `active` the unfinished only."""
+        ...
+
+    def get_task(self, task_id: str) -> Task:
+        """Return one task's record as a listing would give it; NotFound if there is none."""
+        ...
+
+    def get_status(self, task_id: str) -> TaskStatus:
+        """Return the task's status and its place in the queue."""
+        ...
+
+    def kill_task(self, task_id: str) -> TaskStatus | None:
+        """Ask the API to kill the task; return what it says of it, None where nothing was sent.
+
+        Nothing is sent for a task that is already `pending-kill`. If an answer was lost, the
+        status is read before the request is repeated.
+
+        Raises:
+            NotFound, AlreadyTerminated, AccessDenied: refused (ENOENT, ESRCH, EACCES).
+            Unavailable: no answer after 5 tries (ETIMEDOUT).
+            BadAnswer: any other refusal (EIO).
+        """
+        ...
+
+    def set_metadata(self, task_id: str, key: str, value: str) -> None:
+        """Set one metadata key of the task."""
+        ...
+
+    def remove_metadata(self, task_id: str, key: str) -> None:
+        """Remove one metadata key of the task; NoAttribute if it is not there."""
+        ...
+
+    def open_object(self, path: str, region: str | None) -> RemoteObject:
+        """Return the object stored at *path*; nothing goes out yet."""
+        ...
