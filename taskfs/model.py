@@ -65,7 +65,7 @@ class Task:
 
     @property
     def last_change_ns(self) -> int:
-        """When the task last changed as far as its record tells: its end, start or creation; else 0."""
+        """When the task last changed by its record: its end, start or creation; else 0."""
         return self.end_ns or self.start_ns or self.create_ns or 0
 
     def computation_elapsed(self, now_ns: int) -> float | None:
@@ -104,7 +104,7 @@ def format_elapsed(seconds: float | None) -> str:
 
 
 def format_size(count: float) -> str:
-    """Return *count* bytes as the service's client writes sizes: `859 B`, `3.12 KB` (1 KB = 1000 B)."""
+    """Return *count* bytes as the public client writes sizes: `859 B`, `3.12 KB` (1000 B)."""
     if count < 1000:
         return f"{count:.0f} B"
     for unit in ("KB", "MB", "GB", "TB"):
@@ -184,8 +184,8 @@ class TaskAPI(Protocol):
         """Return the task's status and its place in the queue."""
         ...
 
-    def kill_task(self, task_id: str) -> TaskStatus | None:
-        """Ask the API to kill the task; return what it says of it, None where nothing was sent.
+    def kill_task(self, task_id: str) -> TaskStatus:
+        """Ask the API to kill the task; return what it says of it then.
 
         Nothing is sent for a task that is already `pending-kill`. If an answer was lost, the
         status is read before the request is repeated.

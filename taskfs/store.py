@@ -1,0 +1,206 @@
+"""`StoredObject`: one object in the store, read by range through a signed URL.
+
+The formats are RFC 9110: Range (14.2), Content-Range (14.4), If-Match (13.1.1), ETag (8.8.3).
+"""
+
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import requests
+
+from taskfs.errors import AccessDenied, BadAnswer, StaleObject, TaskFSError, Unsupported
+from taskfs.model import Fetched, ObjectVersion
+from taskfs.transport import Budget, Transient, Transport, refusal
+
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+# A store that ignores Range answers 200 with everything: worth taking for a small object only.
+SMALL_OBJECT: Final = 1 << 20
+MAX_REFUSAL: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What one answer said it holds: the bytes [start, stop) of *version*."""
+
+    start: int
+    stop: int
+    version: ObjectVersion
+
+
+class StoredObject:
+    """One object in the store, through a signed URL that is renewed when it expires.
+
+    Safe for concurrent use: a lock guards the URL, so that one expiry costs one renewal however
+    many readers wait for it.
+    """
+
+    def __init__(self, path: str, sign: Callable[[], str], transport: Transport) -> None:
+        self.path = path
+        self._sign = sign
+        self._transport = transport
+        self._lock = threading.Lock()
+        self._url: str | None = None
+
+    def fetch_tail(self, length: int) -> Fetched:
+        """Return the last *length* bytes of the object (all of it if it is smaller); see model."""
+        body = bytearray()
+        seen: _Part | None = None
+
+        def attempt(budget: Budget) -> Fetched:
+            nonlocal seen
+            if seen is not None and body:  # what came of the first answer is kept
+                self._resume(seen.start, seen.stop, seen.version, body, budget)
+                return Fetched(seen.start, bytes(body), seen.version)
+            del body[:]
+            response = self._get(f"bytes=-{length}", None, budget)
+            seen = self._part(response, None, whole_at=lambda size: max(0, size - length))
+            expected = min(length, seen.version.size)
+            if seen.stop != seen.version.size or seen.stop - seen.start != expected:
+                response.close()
+                raise self._mismatch("the range is not the one asked for")
+            self._receive(response, seen, body, budget)
+            return Fetched(seen.start, bytes(body), seen.version)
+
+        return self._transport.retrying(f"GET {self.path}", attempt)
+
+    def fetch_range(self, start: int, stop: int, version: ObjectVersion) -> bytes:
+        """Return the bytes [start, stop) of *version*, exactly that many; see model."""
+        body = bytearray()
+
+        def attempt(budget: Budget) -> bytes:
+            self._resume(start, stop, version, body, budget)
+            return bytes(body)
+
+        return self._transport.retrying(f"GET {self.path}", attempt)
+
+    def _resume(
+        self, start: int, stop: int, version: ObjectVersion, body: bytearray, budget: Budget
+    ) -> None:
+        """Fetch what *body* still lacks of [start, stop)."""
+        while (at := start + len(body)) < stop:
+            response = self._get(f"bytes={at}-{stop - 1}", version, budget)
+            part = self._part(response, version, whole_at=lambda _: at)
+            if part.start != at or part.stop > stop:
+                response.close()
+                raise self._mismatch("the range is not the one asked for")
+            self._receive(response, part, body, budget)
+
+    def _get(
+        self, byte_range: str, version: ObjectVersion | None, budget: Budget
+    ) -> requests.Response:
+        """Send one range request; a URL that expired or was revoked is renewed once."""
+        what = f"GET {self.path}"
+        headers = {"Range": byte_range}
+        # If-Match compares strongly: a weak tag would never match (RFC 9110, 13.1.1).
+        if version is not None and version.etag.startswith('"'):
+            headers["If-Match"] = version.etag
+        url = self._current_url(None)
+        response = self._transport.send(what, "GET", url, budget, headers=headers)
+        if response.status_code in (400, 401, 403):
+            text = self._refusal_text(response, budget)
+            if response.status_code != 400 or "Expired" in text:
+                renewed = self._current_url(url)
+                response = self._transport.send(what, "GET", renewed, budget, headers=headers)
+                if response.status_code == 400 and "Expired" in self._refusal_text(
+                    response, budget
+                ):
+                    raise AccessDenied(f"{what}: the store says that a new URL has expired")
+            else:
+                raise refusal(what, 400, text)
+        if response.status_code in (200, 206):
+            return response
+        if response.status_code == 412 or (response.status_code == 416 and version is not None):
+            response.close()
+            raise StaleObject(f"{self.path}: the object was replaced")
+        if response.status_code == 416 and response.headers.get("Content-Range") == "bytes */0":
+            response.close()
+            raise BadAnswer(f"{self.path}: the object is empty")
+        text = self._refusal_text(response, budget)
+        raise refusal(what, response.status_code, text)
+
+    def _refusal_text(self, response: requests.Response, budget: Budget) -> str:
+        """Return the store's error code, such as `NoSuchKey`: the rest may quote the signature."""
+        body = bytearray()
+        length = response.headers.get("Content-Length", "0")
+        if length.isdigit() and int(length) <= MAX_REFUSAL:
+            self._transport.receive(f"GET {self.path}", response, budget, body)
+        response.close()
+        code = re.search(rb"<Code>([A-Za-z]{1,64})</Code>", bytes(body))
+        return f"{response.status_code} {code[1].decode() if code else response.reason}"
+
+    def _part(
+        self,
+        response: requests.Response,
+        version: ObjectVersion | None,
+        *,
+        whole_at: Callable[[int], int],
+    ) -> _Part:
+        """Return what the answer's head says its body is, checked against *version*.
+
+        A 200 is taken for a small object: then the part is what was asked for out of the whole.
+        """
+        etag = response.headers.get("ETag") or response.headers.get("Last-Modified", "")
+        if response.headers.get("Content-Encoding", "identity") not in ("", "identity"):
+            response.close()
+            raise Unsupported(f"{self.path}: the store sends a compressed representation")
+        length = response.headers.get("Content-Length", "")
+        if response.status_code == 200:
+            if not length.isdigit() or int(length) > SMALL_OBJECT:
+                response.close()
+                raise Unsupported(f"{self.path}: the store ignores byte ranges")
+            size = int(length)
+            part = _Part(whole_at(size), size, ObjectVersion(size, etag))
+        else:
+            match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
+            if match is None:
+                response.close()
+                raise self._mismatch("no usable Content-Range")
+            first, last, size = map(int, match.groups())
+            part = _Part(first, last + 1, ObjectVersion(size, etag))
+            if (
+                last < first
+                or last >= size
+                or (length.isdigit() and int(length) != last + 1 - first)
+            ):
+                response.close()
+                raise self._mismatch("a Content-Range that contradicts itself")
+        if version is not None and part.version != version:
+            response.close()
+            raise StaleObject(f"{self.path}: the object was replaced")
+        return part
+
+    def _receive(
+        self, response: requests.Response, part: _Part, body: bytearray, budget: Budget
+    ) -> None:
+        """Append the part's bytes to *body*; a body that is cut leaves there what came."""
+        what = f"GET {self.path}"
+        if response.status_code == 200:
+            whole = bytearray()
+            self._transport.receive(what, response, budget, whole)
+            if len(whole) != part.version.size:
+                raise Transient(BadAnswer(f"{what}: cut short"))
+            body += whole[part.start : part.stop]
+            return
+        before = len(body)
+        try:
+            self._transport.receive(what, response, budget, body)
+        finally:
+            if len(body) - before > part.stop - part.start:
+                del body[before:]
+        if len(body) - before < part.stop - part.start:
+            raise Transient(BadAnswer(f"{what}: cut short"))
+
+    def _current_url(self, refused: str | None) -> str:
+        """Return the signed URL, a new one if there is none yet or *refused* is the current one."""
+        with self._lock:
+            if self._url is None or self._url == refused:
+                self._url = self._sign()
+            return self._url
+
+    def _mismatch(self, why: str) -> Transient:
+        """A wrong answer is looked at once more, then not believed."""
+        error: TaskFSError = BadAnswer(f"GET {self.path}: {why}")
+        return Transient(error, tries=2)
