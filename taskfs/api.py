@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -32,6 +32,7 @@ from taskfs.store import StoredObject
 from taskfs.transport import KEY_HEADER, Budget, Transient, Transport, refusal
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 PAGE: Final = 500  # the most that the API gives at once
 KILL_TRIES: Final = 5
@@ -219,7 +220,7 @@ class TaskClient:
         """Set one metadata key of the task; InvalidValue for an empty key or value."""
         if not key or not value:
             raise InvalidValue("a metadata key or value cannot be empty")
-        self._call("PATCH", self._metadata_path(task_id), Any, json={key: value})
+        self._call("PATCH", self._metadata_path(task_id), msgspec.Raw, json={key: value})
 
     def remove_metadata(self, task_id: str, key: str) -> None:
         """Remove one metadata key of the task; NoAttribute if it is not there."""
@@ -228,7 +229,7 @@ class TaskClient:
         if key not in metadata:
             raise NoAttribute(f"task {task_id} has no metadata key {key!r}")
         del metadata[key]
-        self._call("PUT", path, Any, json=metadata)
+        self._call("PUT", path, msgspec.Raw, json=metadata)
 
     @staticmethod
     def _metadata_path(task_id: str) -> str:
@@ -253,8 +254,8 @@ class TaskClient:
         return StoredObject(path, lambda: self.signed_url(path, region), self._store)
 
     def _call(
-        self, method: str, path: str, kind: Any, *, params: Any = None, json: Any = None
-    ) -> Any:
+        self, method: str, path: str, kind: type[T], *, params: Any = None, json: Any = None
+    ) -> T:
         """Return the answer to one call, decoded as *kind*, retried while that may help."""
         return self._transport.retrying(
             f"{method} {path}",
@@ -265,12 +266,12 @@ class TaskClient:
         self,
         method: str,
         path: str,
-        kind: Any,
+        kind: type[T],
         budget: Budget,
         *,
         params: Any = None,
         json: Any = None,
-    ) -> Any:
+    ) -> T:
         what = f"{method} {path}"
         response = self._transport.send(
             what, method, self._base + path, budget, params=params, json=json

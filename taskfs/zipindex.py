@@ -1,0 +1,364 @@
+"""ZIP central directory to members: what an archive holds, from its last bytes alone.
+
+Formats are PKWARE's APPNOTE 6.3.10: end of central directory record (4.3.16), its ZIP64 forms
+(4.3.14, 4.3.15), central directory header (4.3.12), extra fields (4.5, 4.6) and general purpose
+bits (4.4.4). Local headers are never read here: streamed archives leave zeros in them.
+"""
+
+import calendar
+import logging
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from taskfs.errors import CorruptData, Unsupported
+
+log = logging.getLogger(__name__)
+
+EOCD: Final = struct.Struct("<4s4H2LH")
+EOCD_MAGIC: Final = b"PK\x05\x06"
+EOCD64_LOCATOR: Final = struct.Struct("<4sLQL")
+EOCD64_LOCATOR_MAGIC: Final = b"PK\x06\x07"
+EOCD64: Final = struct.Struct("<4sQ2H2L4Q")
+EOCD64_MAGIC: Final = b"PK\x06\x06"
+CENTRAL: Final = struct.Struct("<4s6H3L5H2L")
+CENTRAL_MAGIC: Final = b"PK\x01\x02"
+MAX_COMMENT: Final = 0xFFFF
+# The end record, its longest comment and both ZIP64 records: a tail this long always holds them.
+MIN_TAIL: Final = EOCD.size + MAX_COMMENT + EOCD64_LOCATOR.size + EOCD64.size
+MAX_DIRECTORY: Final = 256 << 20
+
+FLAG_ENCRYPTED: Final = 0x0001
+FLAG_STRONG_ENCRYPTION: Final = 0x0040
+FLAG_UTF8: Final = 0x0800
+EXTRA_ZIP64: Final = 0x0001
+EXTRA_NTFS: Final = 0x000A
+EXTRA_TIMESTAMP: Final = 0x5455
+EXTRA_UNICODE_PATH: Final = 0x7075
+NTFS_EPOCH_100NS: Final = 116_444_736_000_000_000  # 1601 to 1970 in units of 100 ns
+NAME_MAX: Final = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One file of the archive. `path` is relative to the root that the index was made for."""
+
+    path: str
+    size: int
+    compressed_size: int
+    crc32: int
+    method: int
+    flags: int
+    header_offset: int
+    mtime_ns: int
+    raw_name: bytes  # as the directory has it: what the local header must repeat
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether the bytes need a password (APPNOTE 4.4.4, bits 0 and 6)."""
+        return bool(self.flags & (FLAG_ENCRYPTED | FLAG_STRONG_ENCRYPTION))
+
+
+class Folder:
+    """A directory of the archive; `children` maps a name to a `Folder` or a `Member`.
+
+    `mtime_ns` is the time of its own entry, else the newest beneath it, None if nothing is there.
+    """
+
+    __slots__ = ("children", "mtime_ns")
+
+    def __init__(self) -> None:
+        self.children: dict[str, Folder | Member] = {}
+        self.mtime_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EndRecord:
+    """Where the central directory lies: [start, stop) of the object, and what offsets count from.
+
+    `shift` is added to every offset: the length of what was put before the archive.
+    """
+
+    start: int
+    stop: int
+    shift: int
+
+
+class ArchiveIndex:
+    """The files of one archive beneath one root, in archive order and as a tree. Immutable."""
+
+    def __init__(self, members: list[Member], folder_times: dict[str, int]) -> None:
+        self.root = Folder()
+        kept: list[Member] = []
+        folders: dict[str, Folder] = {"": self.root}
+        for path in folder_times:
+            self._folder(folders, path)
+        for member in members:
+            self._folder(folders, member.path.rpartition("/")[0])
+        for member in members:
+            parent, _, name = member.path.rpartition("/")
+            if member.path in folders:
+                log.warning("archive: %r is a file and a directory; the file is left out", name)
+                continue
+            folders[parent].children[name] = member
+            kept.append(member)
+        self.members = tuple(kept)
+        _set_times(folders, kept, folder_times)
+
+    @staticmethod
+    def _folder(folders: dict[str, Folder], path: str) -> None:
+        """Make the folder at *path* and those above it."""
+        missing = []
+        while path not in folders:
+            missing.append(path)
+            path = path.rpartition("/")[0]
+        for path in reversed(missing):
+            parent, _, name = path.rpartition("/")
+            folders[path] = folders[parent].children[name] = Folder()
+
+    def lookup(self, path: str) -> Folder | Member | None:
+        """Return what is at *path*, the root for an empty one, None if nothing is."""
+        node: Folder | Member = self.root
+        if path:
+            for name in path.split("/"):
+                if not isinstance(node, Folder):
+                    return None
+                found = node.children.get(name)
+                if found is None:
+                    return None
+                node = found
+        return node
+
+
+def _set_times(
+    folders: dict[str, Folder], members: list[Member], folder_times: dict[str, int]
+) -> None:
+    newest: dict[str, int] = dict(folder_times)
+    for member in members:
+        parent = member.path.rpartition("/")[0]
+        if member.mtime_ns > newest.get(parent, -(1 << 63)):
+            newest[parent] = member.mtime_ns
+    for path in sorted(folders, key=lambda path: -path.count("/") - bool(path)):
+        if path and path in newest:
+            parent = path.rpartition("/")[0]
+            newest[parent] = max(newest[path], newest.get(parent, newest[path]))
+    for path, folder in folders.items():
+        folder.mtime_ns = folder_times.get(path, newest.get(path))
+
+
+def find_end(tail: bytes, tail_start: int) -> EndRecord:
+    """Return where the central directory lies; *tail* is the object's end, from *tail_start* on.
+
+    The last end record that reaches exactly to the end of the object wins over one that is
+    followed by something else, so that a comment which quotes an end record deceives nobody.
+
+    Raises:
+        CorruptData: there is no end record, or it points outside the object.
+        Unsupported: the archive is split over several disks, or its directory is too large.
+    """
+    lower = max(0, len(tail) - EOCD.size - MAX_COMMENT)
+    positions = []
+    at = tail.rfind(EOCD_MAGIC, lower)
+    while at >= 0:
+        if at + EOCD.size <= len(tail):
+            positions.append(at)
+        at = tail.rfind(EOCD_MAGIC, lower, at + 3) if at > lower else -1
+    if not positions:
+        raise CorruptData("no end record: this is not a ZIP archive, or it is cut short")
+
+    def reaches_end(at: int) -> bool:
+        return at + EOCD.size + int(EOCD.unpack_from(tail, at)[7]) == len(tail)
+
+    at = next(filter(reaches_end, positions), positions[0])
+    _, disk, first_disk, here, entries, size, offset, _ = EOCD.unpack_from(tail, at)
+    stop = tail_start + at
+    locator = at - EOCD64_LOCATOR.size
+    if locator >= 0 and tail.startswith(EOCD64_LOCATOR_MAGIC, locator):
+        size, offset, stop = _read_zip64_end(tail, tail_start, locator)
+    elif disk or first_disk or here != entries:
+        raise Unsupported("the archive is split over several files")
+    start = stop - size
+    shift = start - offset
+    if start < 0 or shift < 0:
+        raise CorruptData("the end record points outside the archive")
+    if size > MAX_DIRECTORY:
+        raise Unsupported(f"the archive's directory is larger than {MAX_DIRECTORY >> 20} MiB")
+    return EndRecord(start, stop, shift)
+
+
+def _read_zip64_end(tail: bytes, tail_start: int, locator: int) -> tuple[int, int, int]:
+    """Return size, offset and end of the central directory from the ZIP64 records."""
+    _, disk, claimed, disks = EOCD64_LOCATOR.unpack_from(tail, locator)
+    if disk or disks > 1:
+        raise Unsupported("the archive is split over several files")
+    # It ends where its locator begins; with data before the archive the claimed place is off.
+    for at in (claimed - tail_start, locator - EOCD64.size):
+        if 0 <= at <= locator - EOCD64.size and tail.startswith(EOCD64_MAGIC, at):
+            record = EOCD64.unpack_from(tail, at)
+            return record[8], record[9], tail_start + at
+    raise CorruptData("the ZIP64 end record is missing")
+
+
+def read_index(directory: bytes, end: EndRecord, root: str) -> ArchiveIndex:
+    """Return the index of the files beneath *root* (such as `artifacts/`).
+
+    *directory* is the central directory, the bytes [end.start, end.stop) of the object. Names
+    that cannot be shown are left out and logged; the last of two equal names wins.
+
+    Raises:
+        CorruptData: the directory is cut short or damaged.
+    """
+    members: dict[str, Member] = {}
+    folder_times: dict[str, int] = {}
+    left_out = 0
+    for member in _read_entries(directory, end, root):
+        path = member.path
+        folder = path.removesuffix("/") if not path or path.endswith("/") else None
+        if folder == "":
+            folder_times[""] = member.mtime_ns
+        elif not _is_showable(path if folder is None else folder):
+            left_out += 1
+            if left_out <= 10:
+                log.warning("archive: a member is left out for its name: %.300r", path)
+        elif folder is not None:
+            folder_times[folder] = member.mtime_ns
+        else:
+            members.pop(path, None)  # the last of two equal names takes the later place
+            members[path] = member
+    if left_out > 10:
+        log.warning("archive: %d members are left out for their names", left_out)
+    return ArchiveIndex(list(members.values()), folder_times)
+
+
+def _is_showable(path: str) -> bool:
+    if "\0" in path:
+        return False
+    return all(
+        name not in ("", ".", "..")
+        and (len(name) <= 63 or len(name.encode("utf-8", "surrogateescape")) <= NAME_MAX)
+        for name in path.split("/")
+    )
+
+
+def _read_entries(directory: bytes, end: EndRecord, root: str) -> Iterator[Member]:
+    """Yield the entries beneath *root*; `path` still ends in a slash for a directory."""
+    at, limit = 0, len(directory)
+    while at < limit:
+        if at + CENTRAL.size > limit or not directory.startswith(CENTRAL_MAGIC, at):
+            # A digital signature (4.3.13) may follow the entries; nothing else may.
+            if directory.startswith(b"PK\x05\x05", at):
+                return
+            raise CorruptData("the archive's directory is damaged")
+        fields = CENTRAL.unpack_from(directory, at)
+        flags, method, dos_time, dos_date, crc, compressed, size = fields[3:10]
+        name_length, extra_length, comment_length = fields[10:13]
+        offset = fields[16]
+        name_at = at + CENTRAL.size
+        extra_at = name_at + name_length
+        at = extra_at + extra_length + comment_length
+        if at > limit:
+            raise CorruptData("the archive's directory is cut short")
+        raw_name = directory[name_at:extra_at]
+        mtime_ns = None
+        unicode_name = None
+        if extra_length:
+            for kind, value in _read_extra(directory, extra_at, extra_length):
+                if kind == EXTRA_TIMESTAMP:
+                    mtime_ns = _timestamp_ns(value) if mtime_ns is None else mtime_ns
+                elif kind == EXTRA_ZIP64:
+                    size, compressed, offset = _widen(value, size, compressed, offset)
+                elif kind == EXTRA_UNICODE_PATH:
+                    unicode_name = _unicode_path(value, raw_name)
+            if mtime_ns is None:
+                mtime_ns = _ntfs_ns(directory, extra_at, extra_length)
+        if mtime_ns is None:
+            mtime_ns = _dos_ns(dos_date, dos_time)
+        name = unicode_name or _decode_name(raw_name)
+        if not name.startswith(root):
+            continue
+        yield Member(
+            path=name[len(root) :],
+            size=size,
+            compressed_size=compressed,
+            crc32=crc,
+            method=method,
+            flags=flags,
+            header_offset=offset + end.shift,
+            mtime_ns=mtime_ns,
+            raw_name=raw_name,
+        )
+
+
+def _read_extra(directory: bytes, at: int, length: int) -> Iterator[tuple[int, bytes]]:
+    stop = at + length
+    while at + 4 <= stop:
+        kind, size = struct.unpack_from("<HH", directory, at)
+        if at + 4 + size > stop:
+            return  # a damaged tail of extras loses the extras, not the member
+        yield kind, directory[at + 4 : at + 4 + size]
+        at += 4 + size
+
+
+def _widen(value: bytes, size: int, compressed: int, offset: int) -> tuple[int, int, int]:
+    """Return the ZIP64 forms of those of the three that are saturated (APPNOTE 4.5.3)."""
+    wide = [int.from_bytes(value[at : at + 8], "little") for at in range(0, len(value) - 7, 8)]
+    places = [size, compressed, offset]
+    for place, narrow in enumerate(places):
+        if narrow == 0xFFFFFFFF:
+            if not wide:
+                raise CorruptData("a ZIP64 field is missing from the archive's directory")
+            places[place] = wide.pop(0)
+    return places[0], places[1], places[2]
+
+
+def _unicode_path(value: bytes, raw_name: bytes) -> str | None:
+    """Return the UTF-8 name of a 0x7075 field, if it was made for this name (APPNOTE 4.6.9)."""
+    if (
+        len(value) < 6
+        or value[0] != 1
+        or int.from_bytes(value[1:5], "little") != zlib.crc32(raw_name)
+    ):
+        return None
+    try:
+        return value[5:].decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
+def _decode_name(raw_name: bytes) -> str:
+    # Bit 11 promises UTF-8; many writers give UTF-8 without it, DOS ones CP437. A broken promise
+    # is read as CP437 too: a strange name beats a missing file.
+    try:
+        return raw_name.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw_name.decode("cp437")
+
+
+def _timestamp_ns(value: bytes) -> int | None:
+    """Return the modification time of an extended timestamp field, seconds since 1970."""
+    if len(value) < 5 or not value[0] & 1:
+        return None
+    return int.from_bytes(value[1:5], "little", signed=True) * 10**9
+
+
+def _ntfs_ns(directory: bytes, extra_at: int, extra_length: int) -> int | None:
+    """Return the modification time of an NTFS field (APPNOTE 4.5.5), 100 ns since 1601."""
+    for kind, value in _read_extra(directory, extra_at, extra_length):
+        if kind != EXTRA_NTFS:
+            continue
+        for tag, times in _read_extra(value, 4, len(value) - 4):
+            if tag == 1 and len(times) >= 8:
+                stamp = int.from_bytes(times[:8], "little")
+                return (stamp - NTFS_EPOCH_100NS) * 100 if stamp else None
+    return None
+
+
+def _dos_ns(date: int, time: int) -> int:
+    """Return a DOS date and time, taken as UTC (APPNOTE 4.4.6); 1980-01-01 where it is none."""
+    month, day = date >> 5 & 15, date & 31
+    if not (1 <= month <= 12 and 1 <= day <= 31):
+        return 315_532_800 * 10**9
+    moment = (1980 + (date >> 9), month, day, time >> 11, time >> 5 & 63, (time & 31) * 2)
+    return calendar.timegm(moment) * 10**9
