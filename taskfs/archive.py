@@ -1,0 +1,316 @@
+"""One version of a remote ZIP archive: its index, its raw bytes and random reads of its members."""
+
+import struct
+import threading
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Final
+
+from taskfs.blocks import BLOCK, BlockCache, BlockReader
+from taskfs.coverage import Coverage
+from taskfs.decoders import DECODERS, METHOD_NAMES, STORED
+from taskfs.errors import CorruptData, Unsupported
+from taskfs.inflate import CheckpointRoom, Inflater
+from taskfs.model import RemoteObject
+from taskfs.readahead import Stream, Walk, Windows
+from taskfs.stats import Stats
+from taskfs.waiting import Waiter
+from taskfs.zipindex import MIN_TAIL, ArchiveIndex, Member, find_end, read_index
+
+LOCAL: Final = struct.Struct("<4s5H3L2H")  # local file header, APPNOTE 4.3.7
+LOCAL_MAGIC: Final = b"PK\x03\x04"
+# Extra fields are longer in local headers than in the directory; this much is usually enough.
+EXTRA_GUESS: Final = 64
+ENTRY_GUESS: Final = 128
+MAX_TAIL: Final = 8 << 20
+MAX_INFLATERS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What all archives of a mount share: pools, caches and the bounds on memory."""
+
+    pool: Executor  # goes out to the store
+    decoding: Executor  # decodes ahead
+    waiter: Waiter
+    stats: Stats
+    blocks: BlockCache
+    spans: BlockCache
+    windows: Windows
+    room: CheckpointRoom
+
+
+def tail_length(expected_members: int | None) -> int:
+    """Return how many last bytes to ask for first, so that one request mostly brings the index."""
+    guess = (expected_members or 0) * ENTRY_GUESS
+    return min(MAX_TAIL, MIN_TAIL + guess)
+
+
+def open_archive(
+    remote: RemoteObject, root: str, engine: Engine, expected_members: int | None = None
+) -> "Archive":
+    """Return the archive with its index: one suffix range, a second one for a long directory.
+
+    Raises:
+        NotFound: there is no such object (yet).
+        CorruptData, Unsupported: it is not an archive that can be read.
+    """
+    tail = remote.fetch_tail(tail_length(expected_members))
+    end = find_end(tail.body, tail.start)
+    blocks = BlockReader(
+        remote,
+        tail.version,
+        cache=engine.blocks,
+        pool=engine.pool,
+        waiter=engine.waiter,
+        stats=engine.stats,
+    )
+    blocks.seed(tail.start, tail.body)
+    directory = tail.body[max(0, end.start - tail.start) : max(0, end.stop - tail.start)]
+    if end.start < tail.start:
+        missing = remote.fetch_range(end.start, min(end.stop, tail.start), tail.version)
+        directory = missing + directory
+    return Archive(read_index(directory, end, root), blocks, end.start, engine)
+
+
+class Archive:
+    """One version of an archive. Safe for concurrent use: a lock guards the table of inflaters."""
+
+    def __init__(
+        self, index: ArchiveIndex, blocks: BlockReader, directory_start: int, engine: Engine
+    ) -> None:
+        self.index = index
+        self.version = blocks.version
+        self.size = blocks.size
+        self.blocks = blocks
+        self.engine = engine
+        self.walk = Walk(blocks, engine.windows)
+        self._directory_start = directory_start
+        self._lock = threading.Lock()
+        self._inflaters: OrderedDict[int, Inflater] = OrderedDict()
+
+    def open_member(self, member: Member) -> "MemberReader":
+        """Return a reader of the member; nothing goes out before its first read.
+
+        Raises:
+            Unsupported: the member is encrypted, or its method cannot be read here.
+        """
+        if member.is_encrypted:
+            raise Unsupported(f"{member.path}: the member is encrypted")
+        if member.method != STORED and member.method not in DECODERS:
+            name = METHOD_NAMES.get(member.method, "unknown")
+            raise Unsupported(f"{member.path}: compression method {member.method} ({name})")
+        if member.method == STORED:
+            return StoredReader(self, member)
+        return CompressedReader(self, member)
+
+    def open_raw(self) -> Stream:
+        """Return a reader of the archive's own bytes."""
+        return Stream(self.blocks, self.engine.windows, 0, self.size)
+
+    def read_raw(self, offset: int, size: int) -> bytes:
+        """Return the bytes [offset, offset + size) of the archive itself."""
+        return self.blocks.read_at(offset, size)
+
+    def locate(self, member: Member) -> int:
+        """Return where the member's bytes begin, from its local header.
+
+        Raises:
+            CorruptData: the header is not there, names another member, or the bytes would lie
+                outside of where members can be.
+        """
+        at = member.header_offset
+        head_size = LOCAL.size + len(member.raw_name) + EXTRA_GUESS
+        if at + LOCAL.size > self._directory_start:
+            raise CorruptData(f"{member.path}: the member lies outside the archive")
+        # Header and first bytes lie side by side: one request brings both.
+        first = member.compressed_size if member.compressed_size <= BLOCK else EXTRA_GUESS
+        self.blocks.schedule(at, min(at + head_size + first, self._directory_start))
+        head = self.blocks.read_at(at, LOCAL.size + len(member.raw_name))
+        fields = LOCAL.unpack_from(head)
+        name_length, extra_length = fields[9], fields[10]
+        if fields[0] != LOCAL_MAGIC:
+            raise CorruptData(f"{member.path}: there is no local header at {at}")
+        if name_length != len(member.raw_name) or head[LOCAL.size :] != member.raw_name:
+            raise CorruptData(f"{member.path}: the local header names another member")
+        start = at + LOCAL.size + int(name_length) + int(extra_length)
+        if start + member.compressed_size > self._directory_start:
+            raise CorruptData(f"{member.path}: the member overlaps the archive's directory")
+        return start
+
+    def inflater(self, member: Member, start: int) -> Inflater:
+        """Return the decoder that all readers of the member share."""
+        with self._lock:
+            inflater = self._inflaters.pop(member.header_offset, None)
+            if inflater is None:
+                inflater = Inflater(
+                    DECODERS[member.method],
+                    lambda fed: _Pieces(self, start, start + member.compressed_size, fed),
+                    size=member.size,
+                    crc=member.crc32,
+                    spans=self.engine.spans,
+                    room=self.engine.room,
+                    pool=self.engine.decoding,
+                    waiter=self.engine.waiter,
+                )
+            self._inflaters[member.header_offset] = inflater
+            old = self._inflaters.popitem(last=False) if self._is_crowded() else None
+        if old is not None:
+            old[1].close()
+        return inflater
+
+    def _is_crowded(self) -> bool:
+        return len(self._inflaters) > MAX_INFLATERS
+
+    def drop(self, member: Member) -> None:
+        """Forget the member's cached bytes: they proved wrong."""
+        stop = member.header_offset + LOCAL.size + len(member.raw_name) + member.compressed_size
+        self.blocks.drop(member.header_offset, stop + EXTRA_GUESS)
+        with self._lock:
+            inflater = self._inflaters.pop(member.header_offset, None)
+        if inflater is not None:
+            inflater.close()
+
+    def close(self) -> None:
+        """Give up everything that is cached of this version."""
+        with self._lock:
+            inflaters = list(self._inflaters.values())
+            self._inflaters.clear()
+        for inflater in inflaters:
+            inflater.close()
+        self.blocks.drop(0, self.size)
+
+
+class _Pieces:
+    """The compressed bytes of a member for one cursor, cut where the blocks are."""
+
+    def __init__(self, archive: Archive, start: int, stop: int, fed: int) -> None:
+        self._stream = Stream(archive.blocks, archive.engine.windows, start + fed, stop)
+        self._start = start
+        self._stop = stop
+
+    def piece(self, offset: int) -> bytes:
+        at = self._start + offset
+        return self._stream.read_at(at, min(self._stop - at, BLOCK - at % BLOCK))
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class MemberReader(ABC):
+    """Random reads of one member through one open handle; safe for concurrent use.
+
+    A failure that shows wrong bytes drops what was cached of the member. It is tried once more as
+    long as nothing of the member was handed out through this handle.
+    """
+
+    def __init__(self, archive: Archive, member: Member) -> None:
+        self.archive = archive
+        self.member = member
+        self.size = member.size
+        self._lock = threading.Lock()
+        self._start: int | None = None
+        self._handed_out = False
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Return the bytes [offset, offset + size) of the member, fewer only at its end.
+
+        Raises:
+            CorruptData: a checksum, size or header that does not match (EIO).
+            StaleObject, NotFound, Unavailable, …: as `RemoteObject.fetch_range`.
+        """
+        if offset >= self.size:
+            return b""
+        try:
+            piece = self._read(offset, size)
+        except CorruptData:
+            self._start_again()
+            if self._handed_out:
+                raise
+            try:
+                piece = self._read(offset, size)
+            except CorruptData:
+                self._start_again()
+                raise
+        self._handed_out = True
+        if offset + len(piece) >= self.size:
+            start = self.member.header_offset
+            self.archive.walk.passed(start, start + self.member.compressed_size)
+        return piece
+
+    def close(self) -> None:  # noqa: B027 - not every method holds something
+        """Give up what only this handle holds."""
+
+    def _start_again(self) -> None:
+        self.archive.drop(self.member)
+        self._start = None
+
+    def _locate(self) -> int:
+        """Return where the member's bytes begin in the archive; looked up once."""
+        start = self._start
+        if start is None:
+            start = self._start = self.archive.locate(self.member)
+        return start
+
+    @abstractmethod
+    def _read(self, offset: int, size: int) -> bytes:
+        """Return the bytes asked for, checked as far as the method allows."""
+
+
+class CompressedReader(MemberReader):
+    """A member that is decoded; all its readers share one `Inflater`."""
+
+    def _read(self, offset: int, size: int) -> bytes:
+        inflater = self.archive.inflater(self.member, self._locate())
+        if self.member.compressed_size <= BLOCK:
+            inflater.verify()
+        return inflater.read_at(offset, size)
+
+
+class StoredReader(MemberReader):
+    """A member that is read in place."""
+
+    def __init__(self, archive: Archive, member: Member) -> None:
+        super().__init__(archive, member)
+        self._stream: Stream | None = None
+        self._coverage = Coverage(member.size)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._stream is not None:
+                self._stream.close()
+
+    def _start_again(self) -> None:
+        super()._start_again()
+        self.close()
+        with self._lock:
+            self._stream = None
+            self._coverage = Coverage(self.size)
+
+    def _open(self, start: int) -> Stream:
+        with self._lock:
+            if self._stream is None:
+                stop = start + self.size
+                self._stream = Stream(self.archive.blocks, self.archive.engine.windows, start, stop)
+            return self._stream
+
+    def _read(self, offset: int, size: int) -> bytes:
+        if self.size != self.member.compressed_size:
+            raise CorruptData(f"{self.member.path}: stored, but of two sizes")
+        start = self._locate()
+        stream = self._open(start)
+        whole_first = self.size <= BLOCK and self._coverage.crc is None
+        begin, stop = (0, self.size) if whole_first else (offset, min(offset + size, self.size))
+        piece = stream.read_at(start + begin, stop - begin)
+        if len(piece) != stop - begin:
+            raise CorruptData(f"{self.member.path}: cut short")
+        with self._lock:
+            self._coverage.add(begin, piece)
+            crc = self._coverage.crc
+        if crc is not None and crc != self.member.crc32:
+            raise CorruptData(
+                f"{self.member.path}: CRC-32 {crc:08x} instead of {self.member.crc32:08x}"
+            )
+        return piece[offset - begin : offset - begin + size] if whole_first else piece

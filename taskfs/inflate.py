@@ -1,0 +1,367 @@
+"""Seekable decompression: random access to the decoded bytes of one compressed member.
+
+The decoded bytes are cut into spans of `SPAN`. A cursor decodes forward and leaves every span in a
+bounded cache, and every few MiB a checkpoint: a copy of the decoder's state, from which a later
+read starts instead of from the first byte. All of a member's chains start at its first byte, so
+whoever reaches its end knows the CRC-32 of the whole.
+"""
+
+import itertools
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from taskfs.blocks import BlockCache
+from taskfs.decoders import Decoder, crc32
+from taskfs.errors import CorruptData, TaskFSError
+from taskfs.waiting import POLL_S, Waiter
+
+SPAN: Final = 128 << 10
+FIRST_SPACING: Final = 4 << 20
+MAX_CHECKPOINTS: Final = 128  # of one member; then every other one goes and the spacing doubles
+TOTAL_CHECKPOINTS: Final = 384  # of all members: about 40 KB each
+MAX_CURSORS: Final = 4
+AHEAD_SPANS: Final = 16
+_ids = itertools.count()
+
+
+class Source(Protocol):
+    """The compressed bytes of one member, read forward by one cursor."""
+
+    def piece(self, offset: int) -> bytes:
+        """Return some bytes from *offset* of the compressed data on; empty only at its end."""
+        ...
+
+    def close(self) -> None:
+        """No more pieces are wanted."""
+        ...
+
+
+@dataclass(slots=True)
+class _Checkpoint:
+    out: int  # a multiple of SPAN
+    fed: int
+    decoder: Decoder
+    crc: int
+    partial: bytes
+
+
+class _Cursor:
+    """One decoder on its way; `busy` while a thread drives it, and then only that thread may."""
+
+    def __init__(self, decoder: Decoder, source: Source) -> None:
+        self.decoder = decoder
+        self.source = source
+        self.out = 0  # bytes decoded before `partial`, a multiple of SPAN
+        self.fed = 0
+        self.pending = b""
+        self.partial = bytearray()
+        self.crc = 0
+        self.busy = False
+
+
+class CheckpointRoom:
+    """Bounds the checkpoints of all members: the member unused for longest gives up its own.
+
+    Safe for concurrent use; it calls `forget` of a member without holding its own lock.
+    """
+
+    def __init__(self, total: int = TOTAL_CHECKPOINTS) -> None:
+        self._total = total
+        self._lock = threading.Lock()
+        self._counts: OrderedDict[Inflater, int] = OrderedDict()
+
+    def note(self, inflater: "Inflater", count: int) -> None:
+        """*inflater* was used and holds *count* checkpoints now."""
+        crowded = []
+        with self._lock:
+            self._counts[inflater] = count
+            self._counts.move_to_end(inflater)
+            while sum(self._counts.values()) > self._total and len(self._counts) > 1:
+                crowded.append(self._counts.popitem(last=False)[0])
+        for other in crowded:
+            other.forget()
+
+    def leave(self, inflater: "Inflater") -> None:
+        """*inflater* is gone."""
+        with self._lock:
+            self._counts.pop(inflater, None)
+
+
+class Inflater:
+    """Random access to the decoded bytes of one member.
+
+    Safe for concurrent use: a condition guards the cursors and checkpoints; decoding runs outside
+    of it, by the one thread that has marked its cursor busy. Others that need a span this cursor
+    will pass wait for it.
+    """
+
+    def __init__(
+        self,
+        make_decoder: Callable[[], Decoder],
+        open_source: Callable[[int], Source],
+        *,
+        size: int,
+        crc: int,
+        spans: BlockCache,
+        room: CheckpointRoom,
+        pool: Executor,
+        waiter: Waiter,
+    ) -> None:
+        self.size = size
+        self.verified = False
+        self._crc = crc
+        self._make_decoder = make_decoder
+        self._open_source = open_source
+        self._spans = spans
+        self._room = room
+        self._pool = pool
+        self._waiter = waiter
+        self._id = next(_ids)
+        self._changed = threading.Condition()
+        self._cursors: list[_Cursor] = []
+        self._checkpoints: list[_Checkpoint] = []
+        self._spacing = FIRST_SPACING
+        self._last_span = -1
+        self._streak = 0
+        self._ahead_until = 0  # a span: the run ahead goes that far
+        self._ahead_running = False
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Return the decoded bytes [offset, offset + size), fewer only at the member's end.
+
+        Raises:
+            CorruptData: damaged data, or a size or CRC-32 that does not match; the CRC is known,
+                and checked, before the member's last byte is returned.
+            Interrupted: the caller gave up; what was decoded stays.
+        """
+        stop = min(offset + size, self.size)
+        pieces = []
+        while offset < stop:
+            index = offset // SPAN
+            end = min(stop, (index + 1) * SPAN)
+            pieces.append(self._piece(index, offset - index * SPAN, end - index * SPAN))
+            offset = end
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def verify(self) -> None:
+        """Decode to the member's end, keeping what fits: raise CorruptData now or never."""
+        if not self.verified:
+            last = max(0, self.size - 1)
+            self._piece(last // SPAN, 0, last % SPAN + 1 if self.size else 0)
+
+    def forget(self) -> None:
+        """Let go of the checkpoints and of the cursors that nobody drives."""
+        with self._changed:
+            self._checkpoints.clear()
+            for cursor in [c for c in self._cursors if not c.busy]:
+                self._discard(cursor)
+
+    def reset(self) -> None:
+        """Forget everything decoded so far: it came from bytes that proved wrong."""
+        self.forget()
+        self.verified = False
+        self._spans.drop(self._id, 0, self.size // SPAN)
+
+    def close(self) -> None:
+        """Give up what is held; reads after that start again."""
+        self.forget()
+        self._room.leave(self)
+        self._spans.drop(self._id, 0, self.size // SPAN)
+
+    def _piece(self, index: int, start: int, stop: int) -> bytes:
+        """Return the bytes [start, stop) of one span."""
+        while True:
+            span = self._spans.get(self._id, index)
+            if span is not None:
+                self._note_use(index)
+                return span[start:stop]
+            cursor = self._claim(index)
+            if cursor is None:
+                self._waiter.check()
+                continue
+            try:
+                span = self._drive(cursor, index, stop)
+            finally:
+                self._release(cursor)
+            self._note_use(index)
+            return span[start:stop]
+
+    def _claim(self, index: int) -> _Cursor | None:
+        """Mark the cursor that is nearest before the span busy and return it.
+
+        None, after some waiting, if another thread drives it: it may be about to pass the span.
+        """
+        with self._changed:
+            cursor = self._nearest(index)
+            if cursor.busy:
+                self._changed.wait(POLL_S)
+                return None
+            cursor.busy = True
+            return cursor
+
+    def _release(self, cursor: _Cursor) -> None:
+        with self._changed:
+            cursor.busy = False
+            if cursor.out >= self.size:
+                self._discard(cursor)
+            self._changed.notify_all()
+
+    def _nearest(self, index: int) -> _Cursor:
+        """Return the cursor with the shortest way to the span, a new one where that is nearer."""
+        behind = [c for c in self._cursors if c.out <= index * SPAN]
+        best = max(behind, key=lambda c: c.out + len(c.partial), default=None)
+        marks = [c for c in self._checkpoints if c.out <= index * SPAN]
+        mark = marks[-1] if marks else None
+        if best is not None and (mark is None or mark.out <= best.out):
+            self._cursors.remove(best)
+            self._cursors.append(best)
+            return best
+        decoder = mark.decoder.copy() if mark else self._make_decoder()
+        assert decoder is not None  # a decoder that cannot be copied leaves no checkpoints
+        cursor = _Cursor(decoder, self._open_source(mark.fed if mark else 0))
+        if mark is not None:
+            cursor.out, cursor.fed, cursor.crc = mark.out, mark.fed, mark.crc
+            cursor.partial += mark.partial
+        self._cursors.append(cursor)
+        idle = [c for c in self._cursors[:-1] if not c.busy]
+        for old in idle[: max(0, len(self._cursors) - MAX_CURSORS)]:
+            self._discard(old)
+        return cursor
+
+    def _discard(self, cursor: _Cursor) -> None:
+        if cursor in self._cursors:
+            self._cursors.remove(cursor)
+            cursor.source.close()
+
+    def _drive(self, cursor: _Cursor, index: int, stop: int) -> bytes:
+        """Decode until the span *index* is there, or as much of it as [0, stop) needs.
+
+        The member's last bytes are there only once its end was seen and its CRC-32 is right.
+        """
+        is_last = index * SPAN + stop >= self.size
+        try:
+            while True:
+                if cursor.out == index * SPAN and len(cursor.partial) >= stop and not is_last:
+                    return bytes(cursor.partial)
+                at = cursor.out
+                span = self._step(cursor)
+                if span is not None and at == index * SPAN:
+                    return span
+                self._waiter.check()
+        except CorruptData:
+            with self._changed:
+                self._discard(cursor)
+            raise
+
+    def _step(self, cursor: _Cursor) -> bytes | None:
+        """Decode one piece; return the span if that completed it, and keep it."""
+        length = min(SPAN, self.size - cursor.out)
+        wanted = length - len(cursor.partial)
+        if wanted:
+            out, at_end = self._decode(cursor, wanted)
+            cursor.partial += out
+            if not out and (at_end or cursor.decoder.ended):
+                reached = cursor.out + len(cursor.partial)
+                raise CorruptData(f"the data ends after {reached} of {self.size} bytes")
+            if len(out) < wanted:
+                return None
+        span = bytes(cursor.partial)
+        crc = crc32(span, cursor.crc)
+        if cursor.out + length == self.size:
+            self._finish(cursor, crc)
+        self._spans.put(self._id, cursor.out // SPAN, span)
+        cursor.crc = crc
+        cursor.out += length
+        cursor.partial = bytearray()
+        if cursor.out % self._spacing == 0 and cursor.out < self.size:
+            self._mark(cursor)
+        with self._changed:
+            self._changed.notify_all()
+        return span
+
+    @staticmethod
+    def _decode(cursor: _Cursor, max_bytes: int) -> tuple[bytes, bool]:
+        """Return at most *max_bytes* more, and whether there is no more input to come."""
+        at_end = False
+        if not cursor.pending:
+            cursor.pending = cursor.source.piece(cursor.fed)
+            cursor.fed += len(cursor.pending)
+            at_end = not cursor.pending
+        out, cursor.pending = cursor.decoder.decode(cursor.pending, max_bytes)
+        return out, at_end
+
+    def _finish(self, cursor: _Cursor, crc: int) -> None:
+        """Check that the data ends here and is what the directory says."""
+        while not cursor.decoder.ended:
+            out, at_end = self._decode(cursor, 1)
+            if out:
+                raise CorruptData(f"more data than the {self.size} bytes of the directory")
+            if at_end and not cursor.decoder.ended:
+                raise CorruptData("the data ends without an end mark")
+        if crc != self._crc:
+            raise CorruptData(f"CRC-32 {crc:08x} instead of {self._crc:08x}")
+        self.verified = True
+
+    def _mark(self, cursor: _Cursor) -> None:
+        """Leave a checkpoint where the cursor is, if there is none yet."""
+        # An empty piece makes the decoder let go of the input it was fed; what that brings to
+        # light belongs to the next span.
+        out, _ = cursor.decoder.decode(b"", 1)
+        cursor.partial += out
+        with self._changed:
+            if any(mark.out == cursor.out for mark in self._checkpoints):
+                return
+            decoder = cursor.decoder.copy()
+            if decoder is None:
+                return
+            fed = cursor.fed - len(cursor.pending)
+            mark = _Checkpoint(cursor.out, fed, decoder, cursor.crc, bytes(cursor.partial))
+            self._checkpoints.append(mark)
+            self._checkpoints.sort(key=lambda mark: mark.out)
+            if len(self._checkpoints) > MAX_CHECKPOINTS:
+                self._spacing *= 2
+                kept = [mark for mark in self._checkpoints if mark.out % self._spacing == 0]
+                self._checkpoints = kept
+            count = len(self._checkpoints)
+        self._room.note(self, count)
+
+    def _note_use(self, index: int) -> None:
+        """Follow how the member is read: one read in order is decoded ahead."""
+        with self._changed:
+            if index != self._last_span:
+                self._streak = self._streak + 1 if index == self._last_span + 1 else 0
+                self._last_span = index
+            if self._streak < 2 or (index + 1) * SPAN >= self.size:
+                return
+            self._ahead_until = index + 1 + AHEAD_SPANS
+            if self._ahead_running:
+                return
+            self._ahead_running = True
+        self._pool.submit(self._run_ahead)
+
+    def _run_ahead(self) -> None:
+        """Decode the spans before the reader, until far enough ahead or anything is wrong."""
+        try:
+            while True:
+                with self._changed:
+                    index = self._last_span + 1
+                    cursor = self._nearest(index) if self._streak else None
+                    if cursor is None or cursor.busy:
+                        return
+                    at = max(index, cursor.out // SPAN)
+                    if at >= self._ahead_until or at * SPAN >= self.size:
+                        return
+                    cursor.busy = True
+                try:
+                    self._drive(cursor, at, min(SPAN, self.size - at * SPAN))
+                finally:
+                    self._release(cursor)
+        except TaskFSError:
+            return  # whoever reads there meets the same failure, and is told
+        finally:
+            with self._changed:
+                self._ahead_running = False

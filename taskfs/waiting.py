@@ -1,0 +1,46 @@
+"""Waiting for what is under way without holding a caller that was interrupted.
+
+All that goes out runs in pools; a caller only waits. So Ctrl+C frees a blocked reader at once while
+the request goes on and fills the caches.
+"""
+
+import concurrent.futures
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Final, TypeVar
+
+from taskfs.errors import Interrupted
+
+T = TypeVar("T")
+
+POLL_S: Final = 0.2
+
+
+def _never() -> bool:
+    return False
+
+
+class Waiter:
+    """Waits for futures; `interrupted` tells whether the calling thread's request was given up."""
+
+    def __init__(self, interrupted: Callable[[], bool] = _never) -> None:
+        self._interrupted = interrupted
+
+    def result(self, future: "Future[T]") -> T:
+        """Return the future's result, or raise what it failed with.
+
+        Raises:
+            Interrupted: the caller was interrupted; the future goes on (EINTR).
+        """
+        while True:
+            try:
+                return future.result(timeout=POLL_S)
+            except concurrent.futures.TimeoutError:
+                if future.done():
+                    continue
+                self.check()
+
+    def check(self) -> None:
+        """Raise Interrupted if the calling thread's request was given up."""
+        if self._interrupted():
+            raise Interrupted("interrupted")
