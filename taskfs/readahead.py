@@ -71,8 +71,7 @@ class Stream:
     def _reset(self) -> None:
         self._window = 0
         self._reads = 0
-        if self._counted:
-            self._windows.leave()
+        self._windows.leave(self)
 
     def _advance(self, offset: int, stop: int) -> tuple[int, int, int]:
         """Return the range to fetch ahead now, empty for none, and the length of its requests."""
