@@ -16,14 +16,15 @@ T = TypeVar("T")
 POLL_S: Final = 0.2
 
 
-def _never() -> bool:
+def never() -> bool:
+    """A caller that nobody interrupts."""
     return False
 
 
 class Waiter:
     """Waits for futures; `interrupted` tells whether the calling thread's request was given up."""
 
-    def __init__(self, interrupted: Callable[[], bool] = _never) -> None:
+    def __init__(self, interrupted: Callable[[], bool] = never) -> None:
         self._interrupted = interrupted
 
     def result(self, future: "Future[T]") -> T:

@@ -1,0 +1,117 @@
+"""The command line: `taskfs COMMAND`; each command imports what it needs when it runs."""
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from taskfs import __version__
+from taskfs.cli import doctor, downloading, mounting, tasks, waiting
+from taskfs.cli.console import complain
+from taskfs.errors import AccessDenied, TaskFSError, Unavailable
+
+log = logging.getLogger(__name__)
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141  # as if by SIGPIPE: what `| head` makes of any other command
+
+# What to do about errors whose texts come from the other side.
+FIXES: dict[type[Exception], str] = {
+    AccessDenied: "check the API key: `inductiva auth login`, or --api-key-file",
+    Unavailable: "check the network and --api-url: `taskfs doctor`",
+}
+
+
+@click.group(
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="taskfs", message="%(prog)s %(version)s")
+@click.pass_context
+def taskfs(ctx: click.Context) -> None:
+    """Show remote simulation tasks as directories, and control them.
+
+    `taskfs mount MOUNTPOINT` mounts your tasks: every task is a directory, its outputs are files
+    that are fetched when they are read. `taskfs demo` shows it without an account.
+
+    The API key is taken from a file (--api-key-file), TASKFS_API_KEY, INDUCTIVA_API_KEY, or where
+    `inductiva auth login` keeps it; it is never an argument.
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+for command in (
+    mounting.mount,
+    mounting.umount,
+    tasks.list_tasks,
+    tasks.show,
+    tasks.kill,
+    waiting.wait,
+    downloading.download,
+    doctor.doctor,
+    mounting.demo,
+):
+    taskfs.add_command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status; each failure is one line on standard error."""
+    try:
+        status = _run(sys.argv[1:] if arguments is None else list(arguments))
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        # The pools of the core would hold the exit until what they fetch has come or failed.
+        _leave_at_once(INTERRUPTED)
+    except BrokenPipeError:
+        _leave_at_once(BROKEN_PIPE)
+    except click.UsageError as exc:
+        command = exc.ctx.command_path if exc.ctx else "taskfs"
+        complain(f"{exc.format_message().rstrip('.')} (see `{command} --help`)")
+        status = exc.exit_code
+    except click.ClickException as exc:
+        complain(exc.format_message())
+        status = exc.exit_code
+    except TaskFSError as exc:
+        fix = FIXES.get(type(exc))
+        complain(f"{exc}: {fix}" if fix else str(exc))
+        status = 1
+    except OSError as exc:
+        complain(f"{exc.filename}: {exc.strerror}" if exc.filename else str(exc.strerror or exc))
+        _drop_output()
+        status = 1
+    except Exception as exc:
+        log.debug("unexpected error", exc_info=True)
+        complain(f"unexpected error: {type(exc).__name__}: {exc} (-vv shows where)")
+        status = 1
+    return status
+
+
+def _run(arguments: list[str]) -> int:
+    # Not `taskfs.main`: it would turn an interrupt into `Aborted!` and a broken pipe into 1.
+    try:
+        with taskfs.make_context("taskfs", arguments) as context:
+            status = taskfs.invoke(context)
+            return status if isinstance(status, int) else 0
+    except click.exceptions.Exit as exc:
+        return exc.exit_code
+
+
+def _drop_output() -> None:
+    """Let what cannot be written be lost: Python would fail over it once more at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        try:
+            sys.stdout.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _leave_at_once(status: int) -> None:
+    """End the process without waiting for threads; what was printed is flushed if it can be."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)

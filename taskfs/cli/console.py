@@ -1,0 +1,162 @@
+"""What the commands share: the session with the API, and how they print."""
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING, TextIO
+
+from taskfs.cli.options import Settings
+from taskfs.config import Config
+from taskfs.errors import NotFound
+
+if TYPE_CHECKING:
+    from taskfs.api import TaskClient
+
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
+
+
+@contextlib.contextmanager
+def open_session(
+    settings: Settings, *, timeout_s: float | None = None
+) -> "Iterator[tuple[Config, TaskClient]]":
+    """Yield the configuration and a client of the API; errors of both pass.
+
+    No call may try for longer than *timeout_s*, whatever the configuration says.
+    """
+    config = settings.load()
+    if timeout_s is not None:
+        config = replace(config, timeout_s=min(timeout_s, config.timeout_s))
+    configure_logging(config)
+    from taskfs.compose import open_client
+
+    client = open_client(config)
+    try:
+        yield config, client
+    finally:
+        client.close()
+
+
+@contextlib.contextmanager
+def known_task(task_id: str) -> Iterator[None]:
+    """Within it, NotFound means that there is no such task, and says so."""
+    try:
+        yield
+    except NotFound:
+        raise NotFound(f"there is no task {task_id}: see `taskfs list --all`") from None
+
+
+def configure_logging(config: Config) -> None:
+    """Send the log of taskfs to the configured file or standard error, without secrets."""
+    from taskfs.redaction import RedactingFormatter
+
+    if config.log_file:
+        target: logging.Handler = logging.FileHandler(config.log_file, encoding="utf-8")
+        target.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    else:
+        target = logging.StreamHandler()
+        target.setFormatter(RedactingFormatter("taskfs: %(message)s"))
+    logger = logging.getLogger("taskfs")
+    logger.setLevel(config.log_level.upper())
+    logger.addHandler(target)
+
+
+def complain(text: str) -> None:
+    """Print one line to standard error, without secrets, control characters or line breaks."""
+    from taskfs.redaction import redact
+
+    line = printable(" ".join(redact(text).split()))
+    with contextlib.suppress(OSError, ValueError):  # nobody reads it: the exit status remains
+        print(f"taskfs: {line}", file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """Return *text* with control characters as `\\xNN`: a name must not steer the terminal."""
+    return text.translate(_CONTROLS)
+
+
+def local_time(time_ns: int | None) -> str:
+    """Return a time as `2024-02-08 13:25:49` on the local clock, empty where there is none."""
+    if time_ns is None:
+        return ""
+    return datetime.fromtimestamp(time_ns / 1e9).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table: drawn on a terminal, else plain aligned columns in which nothing is cut.
+
+    The first column is never cut, on a terminal either.
+    """
+    rows = [[printable(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        _draw_table(titles, rows)
+    else:
+        sys.stdout.writelines(f"{line}\n" for line in aligned([titles, *rows]))
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield each row as a line in which the columns stand below each other, two blanks apart."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield "  ".join(cells).rstrip()
+
+
+def _draw_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for number, title in enumerate(titles):
+        table.add_column(title, no_wrap=number == 0, overflow="fold")
+        if number == 0:
+            table.columns[0].min_width = max((len(row[0]) for row in rows), default=0)
+    for row in rows:
+        table.add_row(*(Text(cell, _STYLES.get(cell, "")) for cell in row))
+    Console().print(table)
+
+
+_STYLES = {"success": "green", "failed": "red", "killed": "yellow", "pending-kill": "yellow"}
+
+
+class StatusLine:
+    """A line that says how things stand: rewritten in place on a terminal, else one per change."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._in_place = stream.isatty()
+        self._open = False
+        self._last = ""
+
+    def show(self, state: str, detail: str = "") -> None:
+        """Show *state*; *detail*, which changes all the time, appears on a terminal only."""
+        if self._in_place:
+            text = f"{state}, {detail}" if detail else state
+            self._stream.write(f"\r\x1b[K{printable(text)}")
+            self._open = True
+        elif state != self._last:
+            self._stream.write(printable(state) + "\n")
+        self._last = state
+        self._stream.flush()
+
+    def note(self, text: str) -> None:
+        """Show *text* on a terminal; elsewhere it is no change."""
+        if self._in_place:
+            self.show(text)
+
+    def end(self) -> None:
+        """Leave the line as it is; what comes next begins below it."""
+        if self._open:
+            self._stream.write("\n")
+            self._stream.flush()
+            self._open = False
+
+    def clear(self) -> None:
+        """Take the line away on a terminal."""
+        if self._open:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+            self._open = False

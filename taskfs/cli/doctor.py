@@ -1,0 +1,237 @@
+"""`taskfs doctor`: what a mount needs, checked one by one, each with its fix."""
+
+import ctypes
+import ctypes.util
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from taskfs.cli.console import configure_logging, printable
+from taskfs.cli.options import Settings, config_options
+from taskfs.config import Config, find_api_key
+from taskfs.errors import TaskFSError
+from taskfs.model import format_size
+
+if TYPE_CHECKING:
+    from taskfs.api import TaskClient
+
+MAX_CLOCK_OFFSET_S: Final = 60.0
+MIN_CACHE_BYTES: Final = 256 * 1024**2
+FUSE_DEVICE: Final = Path("/dev/fuse")
+FUSE_CONF: Final = Path("/etc/fuse.conf")
+INSTALL_FUSE: Final = "apt-get install fuse libfuse2 (libfuse2t64 on newer systems)"
+
+
+class Failed(Exception):
+    """A check that did not pass; the text is what is wrong, a colon, and the fix."""
+
+
+class Hint(Exception):
+    """A check that did not pass and does not matter to everybody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the checks look at besides the machine."""
+
+    settings: Settings
+    config: Config
+
+
+@click.command(short_help="Check what taskfs needs here.")
+@config_options("doctor")
+def doctor(settings: Settings) -> int:
+    """Check what taskfs needs: libfuse, fusermount, /dev/fuse, the key, the API, clock and cache.
+
+    Each check is a line: `ok`, `FAIL` with the fix, or `note` for what matters only to some. The
+    exit status is 0 if nothing failed, else 1.
+    """
+    config = settings.load(need_key=False)
+    configure_logging(config)
+    surroundings = Surroundings(settings, config)
+    passed = True
+    for name, check in CHECKS:
+        word, text = _outcome(check, surroundings)
+        passed = passed and word != "FAIL"
+        click.echo(f"{word:<4} {name}: {printable(text)}")
+    return 0 if passed else 1
+
+
+def _outcome(check: Callable[[Surroundings], str], surroundings: Surroundings) -> tuple[str, str]:
+    try:
+        return "ok", check(surroundings)
+    except Failed as exc:
+        return "FAIL", str(exc)
+    except Hint as exc:
+        return "note", str(exc)
+    except TaskFSError as exc:
+        return "FAIL", " ".join(str(exc).split())
+
+
+def _libfuse(_: Surroundings) -> str:
+    path = os.environ.get("FUSE_LIBRARY_PATH") or ctypes.util.find_library("fuse")
+    if not path:
+        raise Failed(f"not found: {INSTALL_FUSE}")
+    try:
+        number = ctypes.CDLL(path).fuse_version()
+    except (OSError, AttributeError):
+        raise Failed(f"{path} cannot be loaded: {INSTALL_FUSE}") from None
+    if not 26 <= number < 30:
+        raise Failed(f"{path} is version {number / 10:g}, not 2.6 to 2.9: {INSTALL_FUSE}")
+    return f"{path}, version {number / 10:g}"
+
+
+def _fusermount(_: Surroundings) -> str:
+    path = shutil.which("fusermount")
+    if not path:
+        raise Failed(f"not found on PATH: {INSTALL_FUSE}")
+    found = os.stat(path)
+    if os.geteuid() and not (found.st_mode & stat.S_ISUID and found.st_uid == 0):
+        raise Failed(f"{path} is not set-uid root: sudo chmod u+s {path}")
+    return path
+
+
+def _device(_: Surroundings) -> str:
+    try:
+        os.close(os.open(FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC))
+    except FileNotFoundError:
+        raise Failed(
+            f"{FUSE_DEVICE} is missing: sudo modprobe fuse; for a container, start it with "
+            "--device /dev/fuse --cap-add SYS_ADMIN"
+        ) from None
+    except PermissionError:
+        # fusermount is set-uid root, but it opens the device as the user who calls it.
+        raise Failed(f"{FUSE_DEVICE} cannot be opened: sudo chmod 666 {FUSE_DEVICE}") from None
+    except OSError as exc:
+        raise Failed(
+            f"{FUSE_DEVICE} cannot be opened ({exc.strerror}): sudo modprobe fuse; for a "
+            "container, start it with --device /dev/fuse --cap-add SYS_ADMIN"
+        ) from None
+    return f"{FUSE_DEVICE} opens"
+
+
+def _allow_other(_: Surroundings) -> str:
+    if os.geteuid() == 0:
+        return "root may use --allow-other"
+    try:
+        lines = FUSE_CONF.read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    if "user_allow_other" in (line.strip() for line in lines):
+        return f"set in {FUSE_CONF}: --allow-other works"
+    raise Hint(f"not set: --allow-other needs it: echo user_allow_other | sudo tee -a {FUSE_CONF}")
+
+
+def _key(surroundings: Surroundings) -> str:
+    settings = surroundings.settings
+    return f"found in {find_api_key(settings.flags, file=settings.file).source}"
+
+
+def _api(surroundings: Surroundings) -> str:
+    with _client(surroundings) as client:
+        client.check()
+    return f"{surroundings.config.api_url} answers and takes the key"
+
+
+def _client(surroundings: Surroundings) -> "closing[TaskClient]":
+    from taskfs.compose import open_client
+
+    settings = surroundings.settings
+    key = find_api_key(settings.flags, file=settings.file).key
+    return closing(open_client(replace(surroundings.config, api_key=key)))
+
+
+def _clock(surroundings: Surroundings) -> str:
+    with _client(surroundings) as client:
+        with suppress(TaskFSError):  # the check before says so; a refusal tells the time as well
+            client.check()
+        offset_s = client.clock_offset_s
+    if offset_s is None:
+        raise Hint("unknown: the API did not answer")
+    if abs(offset_s) > MAX_CLOCK_OFFSET_S:
+        raise Failed(f"{offset_s:+.0f} s off the API's: sudo timedatectl set-ntp true")
+    return f"within {max(1.0, abs(offset_s)):.0f} s of the API's"
+
+
+def _cache(surroundings: Surroundings) -> str:
+    """Check the directory as a mount would use it, so it is made where it is missing."""
+    path, size = surroundings.config.cache_dir, surroundings.config.cache_size
+    fix = "choose another with --cache-dir"
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mode = path.stat().st_mode
+        free = shutil.disk_usage(path).free
+    except OSError as exc:
+        raise Failed(f"{path} cannot be made ({exc.strerror}): {fix}") from None
+    if not path.is_dir() or not os.access(path, os.W_OK | os.X_OK):
+        raise Failed(f"{path} cannot be written to: {fix}")
+    if mode & 0o077:
+        raise Failed(f"{path} is open to other users: chmod 700 {path}")
+    if size and free < MIN_CACHE_BYTES:
+        raise Failed(f"{path} has {format_size(free)} free: make room, or {fix}")
+    if free < size:
+        raise Hint(
+            f"{path} has {format_size(free)} free, less than --cache-size: it will hold less"
+        )
+    return f"{path}, {format_size(free)} free"
+
+
+def _demo(_: Surroundings) -> str:
+    try:
+        return f"aiohttp {version('aiohttp')}: taskfs demo works"
+    except PackageNotFoundError:
+        raise Hint("taskfs demo needs the extra: pip install 'taskfs[demo]'") from None
+
+
+def _stale_mounts(_: Surroundings) -> str:
+    dead = [place for place in _our_mounts() if _is_dead(place)]
+    if dead:
+        raise Failed(f"{', '.join(dead)}: the process ended: taskfs umount --lazy {dead[0]}")
+    return "none of ours is dead"
+
+
+def _our_mounts() -> Iterator[str]:
+    """Yield the places where this machine has taskfs mounted, as /proc/self/mountinfo tells."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            fields, _, rest = line.partition(" - ")
+            if rest.startswith("fuse.taskfs "):
+                yield _unescaped(fields.split(" ")[4])
+
+
+def _unescaped(place: str) -> str:
+    for code in (0o40, 0o11, 0o12, 0o134):  # the four that the kernel writes as octal digits
+        place = place.replace(f"\\{code:03o}", chr(code))
+    return place
+
+
+def _is_dead(place: str) -> bool:
+    try:
+        os.statvfs(place)
+    except OSError as exc:
+        return exc.errno == errno.ENOTCONN
+    return False
+
+
+# The order is the order of the lines. A new check is a new row.
+CHECKS: Final[tuple[tuple[str, Callable[[Surroundings], str]], ...]] = (
+    ("libfuse 2", _libfuse),
+    ("fusermount", _fusermount),
+    ("/dev/fuse", _device),
+    ("user_allow_other", _allow_other),
+    ("mounts", _stale_mounts),
+    ("API key", _key),
+    ("API", _api),
+    ("clock", _clock),
+    ("cache directory", _cache),
+    ("demo", _demo),
+)

@@ -1,0 +1,130 @@
+"""The click options of the commands, made from the table `taskfs.options.OPTIONS`."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from taskfs.config import Config, load_config
+from taskfs.errors import ConfigError
+from taskfs.options import OPTIONS, Option, parse_mount_options, parse_path
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+EPILOG = (
+    "Every setting can also be a variable (TASKFS_CACHE_SIZE=20G for --cache-size 20G) or a line "
+    'of the TOML file (cache_size = "20G"); flags come first, then -o, then variables, then the '
+    "file. Durations take ms, s, m, h (a bare number is seconds), sizes K, M, G, T (powers of "
+    "1024) or KB, MB, GB (powers of 1000)."
+)
+
+
+def reads(parse: Callable[[str], Any], *, keep_text: bool = False) -> Callable[..., Any]:
+    """Return the callback of a parameter whose text *parse* reads; a slip is a usage error.
+
+    With *keep_text* the text is only tried: `load_config` reads it together with other sources.
+    """
+
+    def callback(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+        texts = value if isinstance(value, tuple) else () if value is None else (value,)
+        try:
+            parsed = [parse(text) for text in texts]
+        except ConfigError as exc:
+            raise click.BadParameter(str(exc), ctx, param) from None
+        if keep_text or value is None:
+            return value
+        return tuple(parsed) if isinstance(value, tuple) else parsed[0]
+
+    return callback
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the command line said, before the other sources are asked."""
+
+    flags: dict[str, Any] = field(default_factory=dict)
+    mount_options: dict[str, str] = field(default_factory=dict)
+    file: Path | None = None
+
+    def load(self, *, need_key: bool = True) -> Config:
+        """Return the whole configuration; ConfigError where a source says nonsense."""
+        return load_config(
+            self.flags, mount_options=self.mount_options, file=self.file, need_key=need_key
+        )
+
+
+def config_options(command: str) -> Callable[[F], F]:
+    """Give *command* the flags of its rows in the table; it is called with `settings=Settings`."""
+    rows = [option for option in OPTIONS if command in option.commands]
+
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def call(**parameters: Any) -> Any:
+            flags = {option.name: parameters.pop(option.name) for option in rows}
+            verbosity = parameters.pop("verbose")
+            if verbosity and flags.get("log_level") is None:
+                flags["log_level"] = "info" if verbosity == 1 else "debug"
+            settings = Settings(
+                flags,
+                parse_mount_options(",".join(parameters.pop("mount_options", ()))),
+                parameters.pop("config_file"),
+            )
+            return function(settings=settings, **parameters)
+
+        decorators = [*map(_click_option, rows), *_common_options()]
+        if command == "mount":
+            decorators.append(_mount_options())
+        for decorator in reversed(decorators):
+            call = decorator(call)
+        return call  # type: ignore[return-value]  # the same command, with options
+
+    return decorate
+
+
+def _click_option(option: Option) -> Callable[[F], F]:
+    shown = option.default_text
+    text = option.help + (f"  [default: {shown}]" if shown else "")
+    if option.is_flag:
+        flags = f"{option.flag}/--no-{option.flag[2:]}"
+        return click.option(flags, option.name, default=None, help=text)
+    return click.option(
+        option.flag,
+        option.name,
+        callback=reads(option.parse, keep_text=True),
+        metavar=option.metavar,
+        multiple=option.repeatable,
+        help=text,
+    )
+
+
+def _common_options() -> list[Callable[[F], F]]:
+    return [
+        click.option(
+            "-v",
+            "--verbose",
+            count=True,
+            help="Log what happens (the level info); twice: everything (debug).",
+        ),
+        click.option(
+            "--config",
+            "config_file",
+            callback=reads(parse_path),
+            metavar="FILE",
+            help="The TOML file with settings.  [default: ~/.config/taskfs/config.toml, if any]",
+        ),
+    ]
+
+
+def _mount_options() -> Callable[[F], F]:
+    return click.option(
+        "-o",
+        "mount_options",
+        multiple=True,
+        metavar="OPT[,OPT...]",
+        help="The same settings as mount(8) spells them: ro, allow_other, cache_dir=DIR, ... A "
+        "comma within a value is written \\,. What other programs read (_netdev, nofail, dev, "
+        "suid, x-systemd.*, ...) is accepted and ignored.",
+    )

@@ -1,0 +1,116 @@
+"""Builds the objects of one mount or command from a `Config`; knows no FUSE."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+from taskfs.api import TaskClient
+from taskfs.archive import Archive, Engine, open_archive
+from taskfs.blocks import BlockCache
+from taskfs.config import Config
+from taskfs.errors import NotFound
+from taskfs.handles import HandleTable
+from taskfs.inflate import CheckpointRoom
+from taskfs.model import Task
+from taskfs.readahead import Windows
+from taskfs.records import Records, Scope
+from taskfs.shelf import Shelf, Which
+from taskfs.stats import Stats
+from taskfs.texts import Pins
+from taskfs.tree import Parts, Tree
+from taskfs.views import Views
+from taskfs.waiting import Waiter, never
+
+BLOCK_MEMORY: Final = 32 << 20
+SPAN_MEMORY: Final = 24 << 20
+STORE_THREADS: Final = 16
+API_THREADS: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """A tree and what it stands on."""
+
+    tree: Tree
+    client: TaskClient
+
+
+def open_client(config: Config, stats: Stats | None = None) -> TaskClient:
+    """Return the task API of *config*; nothing goes out yet."""
+    return TaskClient(config.api_url, config.api_key, timeout_s=config.timeout_s, stats=stats)
+
+
+def open_engine(waiter: Waiter, stats: Stats) -> Engine:
+    """Return what all archives of one process share."""
+    return Engine(
+        pool=ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="taskfs-store"),
+        decoding=ThreadPoolExecutor(2, thread_name_prefix="taskfs-decode"),
+        waiter=waiter,
+        stats=stats,
+        blocks=BlockCache(BLOCK_MEMORY),
+        spans=BlockCache(SPAN_MEMORY),
+        windows=Windows(),
+        room=CheckpointRoom(),
+    )
+
+
+def open_task_archive(client: TaskClient, task: Task, which: Which, engine: Engine) -> Archive:
+    """Return one of the task's archives, for a command that needs no tree.
+
+    Raises:
+        NotFound: there is none (yet).
+    """
+    path = which.path(task)
+    if path is None:
+        raise NotFound(f"task {task.id} has no {which.value} archive")
+    expected = task.output_files if which is Which.OUTPUT else None
+    return open_archive(client.open_object(path, task.region), which.root, engine, expected)
+
+
+def open_core(
+    config: Config, *, interrupted: Callable[[], bool] = never, mountpoint: str = ""
+) -> Core:
+    """Return the tree that *config* describes; nothing goes out yet.
+
+    *interrupted* is asked, by the thread that waits, whether its request was given up.
+    """
+    stats = Stats()
+    waiter = Waiter(interrupted)
+    client = open_client(config, stats)
+    engine = open_engine(waiter, stats)
+    pool = ThreadPoolExecutor(API_THREADS, thread_name_prefix="taskfs-api")
+    attr_timeout_s = config.attr_timeout_s
+    records = Records(
+        client,
+        pool,
+        waiter,
+        # The kernel keeps entries for as long again, so ours are that much younger.
+        listing_ttl_s=max(0.0, config.dir_cache_time_s - attr_timeout_s),
+        status_ttl_s=config.status_cache_time_s,
+        scope=Scope(config.project, config.status, config.last),
+    )
+    shelf = Shelf(
+        client,
+        engine,
+        ThreadPoolExecutor(API_THREADS, thread_name_prefix="taskfs-index"),
+        waiter,
+        timeout_s=config.timeout_s,
+        attr_timeout_s=attr_timeout_s,
+    )
+    parts = Parts(
+        api=client,
+        records=records,
+        shelf=shelf,
+        pins=Pins(attr_timeout_s, config.status_cache_time_s),
+        views=Views(records),
+        pool=pool,
+        waiter=waiter,
+        stats=stats,
+        handles=HandleTable(),
+        read_only=config.read_only,
+        began_ns=time.time_ns(),
+        mountpoint=mountpoint,
+    )
+    return Core(Tree(parts), client)

@@ -1,0 +1,217 @@
+"""ZIP archives as the service stores them, in the three layouts that exist.
+
+Structures are those of PKWARE's APPNOTE 6.3.10: local header 4.3.7, data descriptor 4.3.9,
+central directory 4.3.12, ZIP64 records 4.3.14 to 4.3.16, extra fields 4.5.3 (ZIP64), 4.5.5 (NTFS)
+and Info-ZIP's 0x5455 (extended timestamp).
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from taskfs.demo.sources import BytesSource, ChainSource, RepeatedSource, Source
+
+STORED: Final = 0
+DEFLATED: Final = 8
+_DESCRIPTOR_FLAG: Final = 0x0008
+_UTF8_FLAG: Final = 0x0800
+_MADE_BY_UNIX: Final = 3 << 8
+_EMPTY_FINAL_BLOCK: Final = b"\x03\x00"  # RFC 1951, 3.2.6: a last block of fixed codes, at its end
+_OLDEST: Final = 315_532_800.0  # 1980-01-01, where DOS times begin
+_NTFS_EPOCH_S: Final = 11_644_473_600  # from 1601-01-01 to 1970-01-01
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file to be archived, or a directory where the name ends in `/`; *mtime* in Unix seconds."""
+
+    name: str
+    content: bytes | RepeatedSource = b""
+    mtime: float = _OLDEST
+    method: int = DEFLATED
+
+    @property
+    def size(self) -> int:
+        return len(self.content) if isinstance(self.content, bytes) else self.content.size
+
+
+Stamp = Callable[[float], tuple[bytes, bytes]]  # an mtime to its extra fields (local, central)
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """A finished archive, with what the API's metrics tell of the files shown (bytes)."""
+
+    source: Source
+    total_files: int
+    total_size: int
+
+
+def streamed(members: Sequence[Member], stamp: Stamp) -> Source:
+    """Return what `7zz a -tzip -mx=1 -so` writes: sizes only in descriptors and the directory."""
+    return _write(members, stamp, zip64=False)
+
+
+def zip64(members: Sequence[Member], stamp: Stamp) -> Source:
+    """Return what `stream-zip` writes: ZIP64 in every header, and no entries for directories."""
+    return _write([m for m in members if not m.name.endswith("/")], stamp, zip64=True)
+
+
+def plain(members: Sequence[Member], stamp: Stamp) -> Source:
+    """Return what Python's `zipfile` writes: true local headers, DOS times alone."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for member in members:
+            entry = zipfile.ZipInfo(member.name, time.gmtime(member.mtime)[:6])
+            is_directory = member.name.endswith("/")
+            entry.external_attr = _unix_mode(is_directory) << 16 | (0x10 if is_directory else 0)
+            method = STORED if is_directory else member.method
+            archive.writestr(entry, _whole(member.content), method)
+    return BytesSource(buffer.getvalue())
+
+
+LAYOUTS: Final[dict[str, Callable[[Sequence[Member], Stamp], Source]]] = {
+    "streamed": streamed,
+    "plain": plain,
+    "zip64": zip64,
+}
+
+
+def extended_stamp(mtime: float) -> tuple[bytes, bytes]:
+    """Return the extra fields (local, central) with *mtime* in whole Unix seconds: 0x5455."""
+    extra = struct.pack("<HHBi", 0x5455, 5, 1, int(mtime))
+    return extra, extra
+
+
+def ntfs_stamp(mtime: float) -> tuple[bytes, bytes]:
+    """Return the extra fields with *mtime* in 100 ns since 1601: 0x000a, central alone as 7-Zip."""
+    ticks = round((mtime + _NTFS_EPOCH_S) * 10_000_000)
+    return b"", struct.pack("<HHIHHQQQ", 0x000A, 32, 0, 1, 24, ticks, ticks, ticks)
+
+
+def dos_stamp(mtime: float) -> tuple[bytes, bytes]:
+    """Return no extra fields: the DOS time is all there is."""
+    return b"", b""
+
+
+def _write(members: Sequence[Member], stamp: Stamp, *, zip64: bool) -> Source:
+    parts: list[Source] = []
+    directory: list[bytes] = []
+    offset = 0
+    for member in members:
+        name, when = member.name.encode(), _dos_time(member.mtime)
+        is_directory = member.name.endswith("/")
+        method = STORED if is_directory else member.method
+        crc, size, packed = _pack(member.content, method)
+        packed_size = sum(part.size for part in packed)
+        local_stamp, central_stamp = stamp(member.mtime)
+        # 7-Zip knows all about a directory beforehand, so it gets no descriptor.
+        flags = 0 if is_directory else _DESCRIPTOR_FLAG
+        flags |= 0 if member.name.isascii() else _UTF8_FLAG
+        version = 45 if zip64 else 20
+        unknown = 0xFFFFFFFF if zip64 else 0
+        local_extra = (struct.pack("<HHQQ", 1, 16, 0, 0) if zip64 else b"") + local_stamp
+        header = struct.pack(
+            "<4s5H3I2H",
+            *(b"PK\x03\x04", version, flags, method, *when),
+            *(0, unknown, unknown, len(name), len(local_extra)),
+        )
+        descriptor = b""
+        if flags & _DESCRIPTOR_FLAG:
+            layout = "<4sIQQ" if zip64 else "<4sIII"
+            descriptor = struct.pack(layout, b"PK\x07\x08", crc, packed_size, size)
+        parts += [BytesSource(header + name + local_extra), *packed, BytesSource(descriptor)]
+
+        central_extra = central_stamp
+        sizes = (packed_size, size)
+        if zip64:
+            central_extra = struct.pack("<HHQQQ", 1, 24, size, packed_size, offset) + central_stamp
+            sizes = (0xFFFFFFFF, 0xFFFFFFFF)
+        attributes = _unix_mode(is_directory) << 16 | (0x10 if is_directory else 0)
+        entry = struct.pack(
+            "<4s6H3I5H2I",
+            *(b"PK\x01\x02", _MADE_BY_UNIX | version, version, flags, method, *when),
+            *(crc, *sizes, len(name), len(central_extra), 0, 0, 0, attributes),
+            0xFFFFFFFF if zip64 else offset,
+        )
+        directory.append(entry + name + central_extra)
+        offset = sum(
+            (len(header), len(name), len(local_extra), packed_size, len(descriptor)), offset
+        )
+
+    listing = b"".join(directory)
+    end = _zip64_end(len(directory), len(listing), offset) if zip64 else b""
+    counts = (0xFFFF, 0xFFFF) if zip64 else (len(directory), len(directory))
+    places = (0xFFFFFFFF, 0xFFFFFFFF) if zip64 else (len(listing), offset)
+    end += struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, *counts, *places, 0)
+    parts.append(BytesSource(listing + end))
+    if any(isinstance(member.content, RepeatedSource) for member in members):
+        return ChainSource(parts)
+    return BytesSource(b"".join(part.read(0, part.size) for part in parts))
+
+
+def _zip64_end(count: int, listing_size: int, listing_offset: int) -> bytes:
+    """Return the ZIP64 end record and its locator (4.3.14, 4.3.15)."""
+    record = struct.pack(
+        "<4sQ2H2I4Q",
+        *(b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, listing_size, listing_offset),
+    )
+    return record + struct.pack("<4sIQI", b"PK\x06\x07", 0, listing_offset + listing_size, 1)
+
+
+def _pack(content: bytes | RepeatedSource, method: int) -> tuple[int, int, list[Source]]:
+    """Return the CRC-32 and size of *content*, and its packed bytes."""
+    if isinstance(content, RepeatedSource):
+        return repeated_crc(content), content.size, _pack_repeated(content, method)
+    if method == STORED:
+        return zlib.crc32(content), len(content), [BytesSource(content)]
+    squeeze = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
+    packed = squeeze.compress(content) + squeeze.flush()
+    return zlib.crc32(content), len(content), [BytesSource(packed)]
+
+
+def _pack_repeated(content: RepeatedSource, method: int) -> list[Source]:
+    if method == STORED:
+        return [content]
+    squeeze = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
+    # A full flush ends on a byte and forgets the window, so the packed block may repeat as well.
+    block = squeeze.compress(content.block) + squeeze.flush(zlib.Z_FULL_FLUSH)
+    return [RepeatedSource(block, content.count), BytesSource(_EMPTY_FINAL_BLOCK)]
+
+
+def repeated_crc(content: RepeatedSource) -> int:
+    """Return the CRC-32 of a repeated block from 33 passes over one block, however many there are.
+
+    `crc32(block, crc)` is linear over GF(2) in *crc*, but for the constant `crc32(block, 0)`.
+    """
+    constant = zlib.crc32(content.block)
+    columns = [zlib.crc32(content.block, 1 << bit) ^ constant for bit in range(32)]
+    crc = 0
+    for _ in range(content.count):
+        following = constant
+        for bit in range(32):
+            if crc >> bit & 1:
+                following ^= columns[bit]
+        crc = following
+    return crc
+
+
+def _whole(content: bytes | RepeatedSource) -> bytes:
+    return content if isinstance(content, bytes) else content.read(0, content.size)
+
+
+def _unix_mode(is_directory: bool) -> int:
+    return 0o040755 if is_directory else 0o100644
+
+
+def _dos_time(mtime: float) -> tuple[int, int]:
+    """Return (time, date) of 4.4.6, in UTC and two-second steps."""
+    year, month, day, hour, minute, second = time.gmtime(mtime)[:6]
+    return hour << 11 | minute << 5 | second // 2, (year - 1980) << 9 | month << 5 | day

@@ -1,0 +1,261 @@
+"""One listening side of the embedded cloud: its socket, its records, and how answers are sent."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import struct
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from aiohttp import web
+
+from taskfs.demo.sources import BytesSource, Source
+
+CHUNK_BYTES: Final = 1 << 18
+API_KEY_HEADER: Final = "X-API-Key"
+_SECRET_PARAMETERS: Final = frozenset({"Signature"})
+_THROTTLED_CHUNKS_PER_SECOND: Final = 50
+_JSON_HEADERS: Final = {"Content-Type": "application/json"}
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """What came in and what went out; the last two grow while the answer is sent."""
+
+    side: str
+    method: str
+    path: str
+    query: dict[str, list[str]]
+    range: str | None
+    had_api_key: bool
+    status: int = 0
+    bytes_sent: int = 0
+
+
+@dataclass(slots=True)
+class Answer:
+    """The bytes [start, stop) of a source, under a status and headers.
+
+    For faults: *length* is announced where it is given, whatever is sent, and once *interrupt_at*
+    bytes of the body are on their way (0: the headers), *interrupt* is awaited.
+    """
+
+    status: int
+    source: Source
+    headers: dict[str, str] = field(default_factory=dict)
+    start: int = 0
+    stop: int = 0
+    length: int | None = None
+    interrupt_at: int = 0
+    interrupt: Callable[[web.Request], Awaitable[None]] | None = None
+
+
+class Refused(Exception):
+    """A request ends here, with this answer."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.status)
+        self.answer = answer
+
+
+Responder = Callable[[web.Request], Awaitable[Answer]]
+Route = tuple[str, str, Responder]
+
+
+class FaultHook(Protocol):
+    """Stands between every request and its answer, and may give another answer or none."""
+
+    async def __call__(
+        self, request: web.Request, record: RequestRecord, respond: Responder
+    ) -> Answer:
+        """Return what to send; *respond* does what the request asks for and tells its answer."""
+
+
+def whole(status: int, content: bytes, headers: dict[str, str]) -> Answer:
+    """Return an answer with all of *content*."""
+    return Answer(status, BytesSource(content), headers, stop=len(content))
+
+
+def json_answer(value: Any, status: int = 200) -> Answer:
+    return whole(status, json.dumps(value).encode(), dict(_JSON_HEADERS))
+
+
+def json_bytes(pieces: Iterable[bytes]) -> Answer:
+    """Return an answer of JSON that is encoded already."""
+    return whole(200, b"".join(pieces), dict(_JSON_HEADERS))
+
+
+class Endpoint:
+    """A server on one loopback port. Lives in the cloud's event loop; the attributes may be set by
+    any thread and hold from the next answer on.
+
+    *latency_s* passes before each answer; *bandwidth_per_connection* is in bytes per second.
+    """
+
+    def __init__(
+        self,
+        side: str,
+        routes: Iterable[Route],
+        records: deque[RequestRecord],
+        faults: FaultHook | None,
+    ) -> None:
+        self.latency_s = 0.0
+        self.bandwidth_per_connection: int | None = None
+        self.port = 0
+        self._side = side
+        self._routes = list(routes)
+        self._records = records
+        self._faults = faults
+        self._runner: web.AppRunner | None = None
+        self._site: web.SockSite | None = None
+
+    async def listen(self, listener: socket.socket) -> None:
+        """Serve what arrives at a bound socket."""
+        app = web.Application(client_max_size=1 << 20)
+        for method, path, respond in self._routes:
+            app.router.add_route(method, path, self._handler(respond))
+        self._runner = web.AppRunner(
+            app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1
+        )
+        await self._runner.setup()
+        await self._attach(listener)
+
+    async def pause(self) -> None:
+        """Refuse connections, and cut those there are, until `resume`."""
+        if self._site is not None:
+            await self._site.stop()
+            self._site = None
+        server = self._runner.server if self._runner else None
+        for connection in list(server.connections) if server else ():
+            if connection.transport is not None:
+                reset(connection.transport)
+
+    async def resume(self) -> None:
+        """Accept connections again, on the same port."""
+        if self._site is None:
+            await self._attach(bind(self.port))
+
+    async def close(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _attach(self, listener: socket.socket) -> None:
+        assert self._runner is not None
+        self.port = listener.getsockname()[1]
+        self._site = web.SockSite(self._runner, listener)
+        await self._site.start()
+
+    def _handler(
+        self, respond: Responder
+    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def settled(request: web.Request) -> Answer:
+            try:
+                return await respond(request)
+            except Refused as refusal:
+                return refusal.answer
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            query = request.query
+            record = RequestRecord(
+                self._side,
+                request.method,
+                request.path,
+                {name: query.getall(name) for name in query if name not in _SECRET_PARAMETERS},
+                request.headers.get("Range"),
+                API_KEY_HEADER in request.headers,
+            )
+            self._records.append(record)
+            if self.latency_s:
+                await asyncio.sleep(self.latency_s)
+            if self._faults is None:
+                answer = await settled(request)
+            else:
+                answer = await self._faults(request, record, settled)
+            return await self._send(request, answer, record)
+
+        return handle
+
+    async def _send(
+        self, request: web.Request, answer: Answer, record: RequestRecord
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(status=answer.status, headers=answer.headers)
+        size = answer.stop - answer.start
+        response.content_length = size if answer.length is None else answer.length
+        record.status = answer.status
+        try:
+            await response.prepare(request)
+            if request.method != "HEAD":
+                await self._send_body(request, response, answer, record)
+            await response.write_eof()
+        except ConnectionError:
+            pass  # the client left, as it may
+        return response
+
+    async def _send_body(
+        self,
+        request: web.Request,
+        response: web.StreamResponse,
+        answer: Answer,
+        record: RequestRecord,
+    ) -> None:
+        middle = answer.stop
+        if answer.interrupt is not None:
+            middle = min(answer.start + answer.interrupt_at, answer.stop)
+        await self._send_range(response, answer.source, answer.start, middle, record)
+        if answer.interrupt is not None:
+            await response.write(b"")  # the headers, where they have not gone out with the body
+            await drained(request)
+            await answer.interrupt(request)
+        await self._send_range(response, answer.source, middle, answer.stop, record)
+
+    async def _send_range(
+        self,
+        response: web.StreamResponse,
+        source: Source,
+        start: int,
+        stop: int,
+        record: RequestRecord,
+    ) -> None:
+        speed = self.bandwidth_per_connection
+        step = min(CHUNK_BYTES, speed // _THROTTLED_CHUNKS_PER_SECOND + 1) if speed else CHUNK_BYTES
+        due = asyncio.get_running_loop().time()
+        while start < stop:
+            end = min(start + step, stop)
+            record.bytes_sent += end - start  # before the write: who has it all sees it counted
+            await response.write(source.read(start, end))
+            if speed:
+                due += (end - start) / speed
+                await asyncio.sleep(max(0.0, due - asyncio.get_running_loop().time()))
+            start = end
+
+
+async def drained(request: web.Request) -> None:
+    """Return once what was written so far is with the kernel."""
+    while request.transport is not None and request.transport.get_write_buffer_size():
+        await asyncio.sleep(0.005)
+
+
+def reset(transport: asyncio.BaseTransport) -> None:
+    """End a connection with RST instead of FIN."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if isinstance(transport, asyncio.Transport):
+        transport.abort()
+
+
+def bind(port: int) -> socket.socket:
+    """Return a socket that listens on loopback; port 0 takes a free one. Raises OSError."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        listener.listen(256)
+    except OSError:
+        listener.close()
+        raise
+    return listener

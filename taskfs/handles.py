@@ -1,0 +1,174 @@
+"""Open files: what an open returned stays what its reads give, and a write acts at once."""
+
+import itertools
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from taskfs.archive import Archive, MemberReader
+from taskfs.errors import (
+    BadHandle,
+    CorruptData,
+    NotFound,
+    ReadOnly,
+    StaleObject,
+    TaskFSError,
+)
+from taskfs.readahead import Stream
+from taskfs.shelf import CacheMode, Lease, Shelf
+
+
+class Handle(Protocol):
+    """One open file."""
+
+    mode: CacheMode
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Return the bytes [offset, offset + size) of the file, fewer only at its end."""
+        ...
+
+    def write(self, piece: bytes) -> int:
+        """Act on *piece*, return how many bytes of it count as written."""
+        ...
+
+    def close(self) -> None:
+        """Give up what the open file holds."""
+        ...
+
+
+class TextHandle:
+    """The text of a control file as it was when it was opened."""
+
+    mode = CacheMode.DIRECT
+
+    def __init__(self, text: bytes) -> None:
+        self._text = text
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        return self._text[offset : offset + size]
+
+    def write(self, piece: bytes) -> int:
+        raise ReadOnly("the file cannot be written")
+
+    def close(self) -> None:
+        pass
+
+
+class CommandHandle:
+    """A control file that acts: the first byte written through it sends one request.
+
+    Safe for concurrent use. Later writes through the same handle send nothing and get the first
+    one's outcome, since a shell may cut one line into several writes.
+    """
+
+    mode = CacheMode.DIRECT
+
+    def __init__(self, command: Callable[[], None]) -> None:
+        self._command = command
+        self._lock = threading.Lock()
+        self._sent = False
+        self._failure: TaskFSError | None = None
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        return b""
+
+    def write(self, piece: bytes) -> int:
+        if not piece:
+            return 0
+        with self._lock:
+            if not self._sent:
+                self._sent = True
+                try:
+                    self._command()
+                except TaskFSError as exc:
+                    self._failure = exc
+            if self._failure is not None:
+                raise self._failure
+        return len(piece)
+
+    def close(self) -> None:
+        pass
+
+
+class ArchiveHandle:
+    """A member or a raw archive: its bytes belong to one version of the remote object.
+
+    Once that version is gone, every read fails: what the blocks still hold of it is not served,
+    so that nobody sees half a file end well.
+    """
+
+    def __init__(
+        self,
+        reader: MemberReader | Stream,
+        size: int,
+        archive: Archive,
+        lease: Lease,
+        mode: CacheMode,
+        shelf: Shelf,
+    ) -> None:
+        self.mode = mode
+        self._reader = reader
+        self._size = size
+        self._archive = archive
+        self._lease = lease
+        self._shelf = shelf
+        self._stale: TaskFSError | None = None
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        if self._stale is not None:
+            raise self._stale
+        if offset >= self._size:
+            return b""
+        task_id, which = self._lease.key
+        try:
+            return self._reader.read_at(offset, size)
+        except StaleObject as exc:
+            self._stale = exc
+            self._shelf.replaced(task_id, which, self._archive)
+            raise
+        except NotFound:
+            self._shelf.replaced(task_id, which, self._archive)
+            raise
+        except CorruptData:
+            self._shelf.damaged(task_id, which, self._lease.path)
+            raise
+
+    def write(self, piece: bytes) -> int:
+        raise ReadOnly("the file cannot be written")
+
+    def close(self) -> None:
+        self._reader.close()
+        self._shelf.give_back(self._lease)
+
+
+class HandleTable:
+    """The open files by number. Safe for concurrent use."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._handles: dict[int, Handle] = {}
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    def add(self, handle: Handle) -> int:
+        """Return a number for *handle* that no other open file has had."""
+        with self._lock:
+            number = next(self._numbers)
+            self._handles[number] = handle
+            return number
+
+    def get(self, number: int) -> Handle:
+        """Return the open file; BadHandle if there is none of that number."""
+        try:
+            return self._handles[number]
+        except KeyError:
+            raise BadHandle(f"no open file has the number {number}") from None
+
+    def close(self, number: int) -> None:
+        """Close the file and forget its number."""
+        with self._lock:
+            handle = self._handles.pop(number, None)
+        if handle is not None:
+            handle.close()

@@ -1,0 +1,59 @@
+"""Where the log goes: a file of the user's alone, or standard error; never a secret in it."""
+
+import logging
+import logging.handlers
+import os
+import sys
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Final
+
+import platformdirs
+
+from taskfs.redaction import RedactingFormatter
+
+MAX_BYTES: Final = 4 << 20
+FILE_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class _PrivateFile(logging.handlers.RotatingFileHandler):
+    """A log file that only its owner can read, and whose failure is nobody else's."""
+
+    def _open(self) -> TextIOWrapper:
+        descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        return open(descriptor, "a", encoding="utf-8", errors="backslashreplace")
+
+
+def default_file(mountpoint: Path) -> Path:
+    """Return where the log of the daemon of *mountpoint* goes if nothing else is said."""
+    name = str(mountpoint).strip("/").replace("/", "-")[-200:] or "root"
+    return Path(platformdirs.user_log_dir("taskfs")) / f"{name}.log"
+
+
+def log_to_file(path: Path, level: str) -> None:
+    """Send the log to *path*, 0600 in a directory that is made 0700; without it if that fails."""
+    logging.raiseExceptions = False  # a full disk must not fail a read
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        target = _PrivateFile(path, maxBytes=MAX_BYTES, backupCount=1)
+    except OSError:
+        _install(logging.NullHandler(), level)
+        return
+    target.setFormatter(RedactingFormatter(FILE_FORMAT))
+    _install(target, level)
+
+
+def log_to_stderr(level: str) -> None:
+    """Send the log to standard error."""
+    target = logging.StreamHandler(sys.stderr)
+    target.setFormatter(RedactingFormatter("taskfs: %(message)s"))
+    _install(target, level)
+
+
+def _install(target: logging.Handler, level: str) -> None:
+    logger = logging.getLogger("taskfs")
+    logger.setLevel(level.upper())
+    for old in list(logger.handlers):
+        logger.removeHandler(old)
+    logger.addHandler(target)
+    logger.propagate = False

@@ -1,0 +1,181 @@
+"""The nodes beneath `outputs/` and `inputs/`, and the raw archives."""
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from taskfs.archive import Archive
+from taskfs.decoders import METHOD_NAMES
+from taskfs.errors import NoAttribute, NotFound, ReadOnly
+from taskfs.handles import ArchiveHandle, Handle
+from taskfs.model import Task
+from taskfs.nodes import (
+    DIRECTORY_MODE,
+    FILE_MODE,
+    Attrs,
+    Directory,
+    Entry,
+    Node,
+    blocks_of,
+    inode,
+)
+from taskfs.shelf import Shelf, Which
+from taskfs.zipindex import Folder, Member
+
+MEMBER_XATTRS: Final[dict[str, Callable[[Member], str]]] = {
+    "user.taskfs.compressed_size": lambda member: str(member.compressed_size),
+    "user.taskfs.crc32": lambda member: f"{member.crc32:08x}",
+    "user.taskfs.compression": lambda member: METHOD_NAMES.get(member.method, str(member.method)),
+}
+
+
+class MembersNode(Directory):
+    """`outputs/` or `inputs/`: empty while there is no archive."""
+
+    def __init__(self, path: str, task: Task, which: Which, shelf: Shelf) -> None:
+        super().__init__(path)
+        self._task = task
+        self._which = which
+        self._shelf = shelf
+
+    def attrs(self) -> Attrs:
+        archive = self._shelf.get(self._task, self._which)
+        mtime_ns = archive.index.root.mtime_ns if archive is not None else None
+        if mtime_ns is None:
+            mtime_ns = self._task.last_change_ns
+        return Attrs(DIRECTORY_MODE, inode(self.path), mtime_ns=mtime_ns, ctime_ns=mtime_ns)
+
+    def _root(self) -> "FolderNode | None":
+        archive = self._shelf.await_archive(self._task, self._which)
+        if archive is None:
+            return None
+        place = _Place(self._task, self._which, self._shelf, archive)
+        return FolderNode(self.path, "", archive.index.root, place)
+
+    def lookup(self, name: str) -> Node:
+        root = self._root()
+        if root is None:
+            raise NotFound(f"there is no {self.child_path(name)}")
+        return root.lookup(name)
+
+    def children(self) -> Iterable[Entry]:
+        root = self._root()
+        return [] if root is None else root.children()
+
+
+class _Place:
+    """Where the members beneath one node come from."""
+
+    __slots__ = ("archive", "shelf", "task", "which")
+
+    def __init__(self, task: Task, which: Which, shelf: Shelf, archive: Archive) -> None:
+        self.task = task
+        self.which = which
+        self.shelf = shelf
+        self.archive = archive
+
+
+class FolderNode(Directory):
+    """A directory of an archive."""
+
+    def __init__(self, path: str, inner: str, folder: Folder, place: _Place) -> None:
+        super().__init__(path)
+        self._inner = inner
+        self._folder = folder
+        self._place = place
+
+    def attrs(self) -> Attrs:
+        mtime_ns = self._folder.mtime_ns
+        if mtime_ns is None:
+            mtime_ns = self._place.task.last_change_ns
+        return Attrs(DIRECTORY_MODE, inode(self.path), mtime_ns=mtime_ns, ctime_ns=mtime_ns)
+
+    def lookup(self, name: str) -> Node:
+        child = self._folder.children.get(name)
+        path = f"{self.path}/{name}"
+        if child is None:
+            raise NotFound(f"there is no {path}")
+        if isinstance(child, Folder):
+            inner = f"{self._inner}/{name}" if self._inner else name
+            return FolderNode(path, inner, child, self._place)
+        return MemberNode(path, child, self._place)
+
+    def children(self) -> Iterable[Entry]:
+        return [
+            self.entry(name, DIRECTORY_MODE if isinstance(child, Folder) else FILE_MODE)
+            for name, child in self._folder.children.items()
+        ]
+
+
+class MemberNode(Node):
+    """A file of an archive."""
+
+    def __init__(self, path: str, member: Member, place: _Place) -> None:
+        super().__init__(path)
+        self._member = member
+        self._place = place
+
+    def attrs(self) -> Attrs:
+        member, place = self._member, self._place
+        return Attrs(
+            FILE_MODE,
+            inode(self.path),
+            size=place.shelf.size_told(place.task.id, place.which, self.path, member.size),
+            mtime_ns=member.mtime_ns,
+            ctime_ns=member.mtime_ns,
+            # None where there are bytes would make `tar -S` store zeros.
+            blocks=max(blocks_of(member.compressed_size), 1 if member.size else 0),
+        )
+
+    def open(self, *, writing: bool) -> Handle:
+        if writing:
+            raise ReadOnly(f"{self.path} cannot be written")
+        member, place = self._member, self._place
+        reader = place.archive.open_member(member)
+        lease, mode = place.shelf.lease(
+            place.task.id, place.which, place.archive, self.path, member.size
+        )
+        return ArchiveHandle(reader, member.size, place.archive, lease, mode, place.shelf)
+
+    def xattr_names(self) -> list[str]:
+        return list(MEMBER_XATTRS)
+
+    def xattr(self, name: str) -> str:
+        try:
+            return MEMBER_XATTRS[name](self._member)
+        except KeyError:
+            raise NoAttribute(name) from None
+
+
+class RawArchiveNode(Node):
+    """`output.zip` or `input.zip` itself: there by name, not listed."""
+
+    def __init__(self, path: str, task: Task, which: Which, shelf: Shelf, archive: Archive) -> None:
+        super().__init__(path)
+        self._task = task
+        self._which = which
+        self._shelf = shelf
+        self._archive = archive
+
+    def attrs(self) -> Attrs:
+        task = self._task
+        size = self._shelf.size_told(task.id, self._which, self.path, self._archive.size)
+        mtime_ns = task.last_change_ns
+        if self._which is Which.INPUT:
+            mtime_ns = task.input_submit_ns or task.create_ns or 0
+        return Attrs(
+            FILE_MODE,
+            inode(self.path),
+            size=size,
+            mtime_ns=mtime_ns,
+            ctime_ns=mtime_ns,
+            blocks=blocks_of(size),
+        )
+
+    def open(self, *, writing: bool) -> Handle:
+        if writing:
+            raise ReadOnly(f"{self.path} cannot be written")
+        archive = self._archive
+        lease, mode = self._shelf.lease(
+            self._task.id, self._which, archive, self.path, archive.size
+        )
+        return ArchiveHandle(archive.open_raw(), archive.size, archive, lease, mode, self._shelf)

@@ -1,0 +1,210 @@
+"""The composition root of a mount: checks, builds the tree, mounts it, ends it."""
+
+import contextlib
+import logging
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from taskfs import daemon, logs, mountpoint
+from taskfs.compose import Core, open_core
+from taskfs.config import Config, Secret
+from taskfs.errors import MountError, TaskFSError
+from taskfs.mountpoint import FUSE_PACKAGES, umount
+from taskfs.operations import TaskOperations
+from taskfs.session import Session, fuse_interrupted
+
+if TYPE_CHECKING:
+    from taskfs.demo.server import EmbeddedCloud
+
+__all__ = ["mount", "umount"]
+
+log = logging.getLogger(__name__)
+
+SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+# Requests in flight may end in peace for so long after a signal.
+GRACE_S: Final = 2.0
+FUSE_CONF: Final = Path("/etc/fuse.conf")
+DEVICE: Final = Path("/dev/fuse")
+
+
+def mount(config: Config, place: Path, *, foreground: bool) -> None:
+    """Mount the tree on *place*; return once it is live, or with *foreground* once it has ended.
+
+    Raises:
+        MountError: why it cannot be, in one line that names the fix; then nothing is mounted.
+        TaskFSError: the key is rejected or the API not reached.
+    """
+    place = mountpoint.prepare(place)
+    _check_machine(config)
+    if foreground:
+        if config.log_file:
+            logs.log_to_file(config.log_file, config.log_level)
+        else:
+            logs.log_to_stderr(config.log_level)
+        _serve(config, place, lambda: None)
+        return
+
+    def work(report: daemon.Report) -> None:
+        logs.log_to_file(config.log_file or logs.default_file(place), config.log_level)
+        with _captured_stderr() as said:
+            try:
+                _serve(config, place, report.live)
+            except MountError as exc:
+                raise MountError(_explain(said()) or str(exc)) from exc
+
+    daemon.start(work)
+
+
+def _check_machine(config: Config) -> None:
+    if not DEVICE.exists():
+        raise MountError(
+            "/dev/fuse is missing: modprobe fuse; in a container, start it with "
+            "--device /dev/fuse --cap-add SYS_ADMIN"
+        )
+    if (config.allow_other or config.allow_root) and os.getuid() != 0:
+        try:
+            allowed = re.search(r"(?m)^\s*user_allow_other\b", FUSE_CONF.read_text())
+        except OSError:
+            allowed = None
+        if not allowed:
+            raise MountError(
+                "--allow-other and --allow-root need the line user_allow_other in /etc/fuse.conf"
+            )
+
+
+def _explain(said: str) -> str:
+    """Return libfuse's last words as one line with the fix, empty if it said nothing."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    text = "; ".join(dict.fromkeys(lines))
+    if "fusermount" in text and "No such file" in text:
+        return f"fusermount is missing: {FUSE_PACKAGES}"
+    if "/dev/fuse" in text and "ermission" in text:
+        return "/dev/fuse may not be used by you: chmod 0666 /dev/fuse (as root), or join its group"
+    return text
+
+
+@contextlib.contextmanager
+def _captured_stderr() -> Iterator[Callable[[], str]]:
+    """Collect what libfuse and fusermount print; they inherit a file, which holds no pipe open."""
+    kept = os.memfd_create("taskfs-stderr")
+    os.dup2(kept, 2)
+
+    def said() -> str:
+        size = os.fstat(kept).st_size
+        return os.pread(kept, min(size, 4096), max(0, size - 4096)).decode("utf-8", "replace")
+
+    try:
+        yield said
+    finally:
+        os.close(kept)
+
+
+def _serve(config: Config, place: Path, on_live: Callable[[], None]) -> None:
+    """Check the key, mount, and serve until unmounted."""
+    # Before any thread exists: each inherits the mask, so one thread alone gets the signals.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    cloud = _start_demo() if config.demo else None
+    if cloud is not None:
+        config = replace(config, api_url=cloud.api_url, api_key=Secret(cloud.api_key))
+    core = open_core(config, interrupted=fuse_interrupted, mountpoint=str(place))
+    core.client.check()
+    ended = threading.Event()
+    _watch_signals(place, ended)
+    live = threading.Event()
+
+    def on_ready() -> None:
+        live.set()
+        log.info("mounted on %s", place)
+        on_live()
+
+    operations = TaskOperations(core.tree, on_ready, ended.set)
+    try:
+        session = Session(
+            operations,
+            str(place),
+            uid=config.uid,
+            gid=config.gid,
+            umask=config.umask,
+            **_fuse_options(config),
+        )
+        if session.failure is not None:
+            raise MountError(f"the mount ended: {session.failure}")
+    except RuntimeError as exc:
+        if not live.is_set():
+            raise MountError("libfuse could not mount: see its message, or taskfs doctor") from exc
+        log.error("libfuse ended with status %s", exc)
+    finally:
+        ended.set()
+        _close(core, cloud)
+    log.info("unmounted from %s", place)
+    _leave()
+
+
+def _fuse_options(config: Config) -> dict[str, Any]:
+    return {
+        "foreground": True,
+        "fsname": "taskfs",
+        "subtype": "taskfs",
+        "use_ino": True,
+        "auto_unmount": True,
+        "default_permissions": True,
+        "intr": True,
+        "nosuid": True,
+        "nodev": True,
+        "ro": config.read_only,
+        "allow_other": config.allow_other,
+        "allow_root": config.allow_root,
+        "attr_timeout": config.attr_timeout_s,
+        "entry_timeout": config.attr_timeout_s,
+        # A name that is not there now may be a moment later, and asking costs no request.
+        "negative_timeout": 0,
+    }
+
+
+def _start_demo() -> "EmbeddedCloud":
+    from taskfs.demo import embedded_cloud
+
+    cloud = embedded_cloud()
+    cloud.start()
+    return cloud
+
+
+def _watch_signals(place: Path, ended: threading.Event) -> None:
+    """Have SIGTERM, SIGINT and SIGHUP unmount, and end the process even if requests hang."""
+
+    def watch() -> None:
+        number = signal.sigwait(SIGNALS)
+        log.info("signal %s: unmounting %s", signal.Signals(number).name, place)
+        try:
+            mountpoint.run_fusermount("-u", "-z", place)
+        except TaskFSError as exc:
+            log.warning("%s", exc)
+        ended.wait(GRACE_S)
+        _leave()
+
+    threading.Thread(target=watch, name="taskfs-signals", daemon=True).start()
+
+
+def _close(core: Core, cloud: "EmbeddedCloud | None") -> None:
+    try:
+        core.client.close()
+        if cloud is not None:
+            cloud.stop()
+    except Exception:
+        log.exception("closing failed")
+
+
+def _leave() -> None:
+    """End the process: pools may still wait for answers that nobody wants."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    logging.shutdown()
+    os._exit(0)

@@ -1,0 +1,302 @@
+"""`Records`: the account's tasks as this mount knows them, and how old that may be.
+
+Everything arrives in bulk. A listing fills the records of all its tasks; the unfinished ones are
+refreshed together; a single request is made only for a name that no listing has shown. A failure
+is never kept.
+"""
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from cachetools import TTLCache
+
+from taskfs.errors import NotFound, TaskFSError
+from taskfs.model import Task, TaskAPI, TaskStatus
+from taskfs.waiting import Waiter
+
+log = logging.getLogger(__name__)
+
+_SERVICE_ID: Final = re.compile(r"[a-z0-9]{25}")
+_OTHER_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,255}")
+# So many tasks that left the unfinished ones are asked for one by one; more make a new listing.
+SINGLE_REQUESTS: Final = 16
+MAX_NEGATIVE: Final = 1024
+# After a listing failed, finished tasks are shown as they were for so long before another try.
+AWAY_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A task and since when it is known like that.
+
+    `as_of_s` is the monotonic time at which the request began that told it. `status_seen_ns` and
+    `record_seen_ns` are when this mount saw it change, None if it did not.
+    """
+
+    task: Task
+    as_of_s: float
+    status_seen_ns: int | None = None
+    record_seen_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The tasks of one listing, newest first, and which one it is."""
+
+    ids: tuple[str, ...] = ()
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which tasks a listing shows; all of them by default."""
+
+    project: str | None = None
+    statuses: tuple[str, ...] = ()
+    last: int | None = None
+
+
+class Records:
+    """What is known of the tasks. Safe for concurrent use.
+
+    The lock guards the tables and is never held while anything goes out. What is under way is a
+    Future, so that however many callers wait for it, it is asked for once.
+    """
+
+    def __init__(
+        self,
+        api: TaskAPI,
+        pool: Executor,
+        waiter: Waiter,
+        *,
+        listing_ttl_s: float,
+        status_ttl_s: float,
+        scope: Scope | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._api = api
+        self._pool = pool
+        self._waiter = waiter
+        self._listing_ttl_s = listing_ttl_s
+        self._status_ttl_s = status_ttl_s
+        self._scope = scope or Scope()
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._known: dict[str, Known] = {}
+        self._listing = Listing()
+        self._listed_s: float | None = None
+        self._id_lengths: frozenset[int] = frozenset()
+        self._absent: TTLCache[str, bool] = TTLCache(MAX_NEGATIVE, max(0.1, status_ttl_s), clock)
+        self._under_way: dict[Any, Future[Any]] = {}
+        self._away_until_s = float("-inf")
+        self._version = 0  # counts changes of any status or membership
+
+    @property
+    def version(self) -> int:
+        """Changes whenever a task or a status does: what is derived from all tasks is then old."""
+        return self._version
+
+    def listing(self) -> list[Task]:
+        """Return the tasks that the mount lists, newest first, at most the listing's age old."""
+        if self._is_older(self._listed_s, self._listing_ttl_s):
+            self._once("listing", self._load_listing)
+        with self._lock:
+            return [self._known[i].task for i in self._listing.ids if i in self._known]
+
+    def newest_ns(self) -> int:
+        """Return the creation time of the newest task that is known, without asking."""
+        with self._lock:
+            first = next((self._known.get(i) for i in self._listing.ids), None)
+        return (first.task.create_ns or 0) if first else 0
+
+    def find(self, task_id: str) -> Known:
+        """Return the task: its status final, or at most the status's age old.
+
+        Raises:
+            NotFound: there is no such task, or the name cannot be one (then nothing is asked).
+        """
+        known = self._known.get(task_id)
+        if known is None:
+            known = self._find_unlisted(task_id)
+        if known.task.is_terminated or not self._is_older(known.as_of_s, self._status_ttl_s):
+            return known
+        self._once("unfinished", self._load_unfinished)
+        return self._recall(task_id)
+
+    def record(self, task_id: str) -> Known:
+        """Return the task with its whole record at most as old as a listing may be.
+
+        The record of a finished task is shown as it was when the API is away.
+        """
+        known = self.find(task_id)
+        if not self._is_older(known.as_of_s, self._listing_ttl_s):
+            return known
+        if known.task.is_terminated and self._clock() < self._away_until_s:
+            return known
+        try:
+            self.listing()
+            known = self._recall(task_id)
+            if self._is_older(known.as_of_s, self._listing_ttl_s):
+                self.reload(task_id)
+                known = self._recall(task_id)
+        except NotFound:
+            raise
+        except TaskFSError as exc:
+            if not known.task.is_terminated:
+                raise
+            self._away_until_s = self._clock() + AWAY_S
+            log.info("record of %s: the API is away, shown as it was (%s)", task_id, exc)
+        return known
+
+    def reload(self, task_id: str) -> None:
+        """Ask for one task's record now."""
+        self._once(("task", task_id), lambda: self._load_task(task_id))
+
+    def note_status(self, status: TaskStatus) -> None:
+        """The API just told this status: requests that began earlier no longer count."""
+        with self._lock:
+            known = self._known.get(status.id)
+            if known is None:
+                return
+            task = replace(known.task, status=status.status, is_terminated=status.is_terminated)
+            self._put(task, self._clock())
+
+    def forget(self) -> None:
+        """Let everything be asked for again; what is known stays until then."""
+        with self._lock:
+            self._listed_s = None
+            self._absent.clear()
+            past = self._clock() - 10 * (self._listing_ttl_s + self._status_ttl_s)
+            self._known = {i: replace(k, as_of_s=past) for i, k in self._known.items()}
+
+    def _recall(self, task_id: str) -> Known:
+        known = self._known.get(task_id)
+        if known is None:
+            raise NotFound(f"there is no task {task_id}")
+        return known
+
+    def _find_unlisted(self, task_id: str) -> Known:
+        """Return a task that is not known yet, asking for it if its name can be an id."""
+        if not _OTHER_ID.fullmatch(task_id):
+            raise NotFound(f"there is no task {task_id!r}")
+        if self._listed_s is None:
+            self.listing()
+            if task_id in self._known:
+                return self._recall(task_id)
+        with self._lock:
+            plausible = _SERVICE_ID.fullmatch(task_id) or len(task_id) in self._id_lengths
+            if not plausible or task_id in self._absent:
+                raise NotFound(f"there is no task {task_id}")
+        self.reload(task_id)
+        return self._recall(task_id)
+
+    def _is_older(self, as_of_s: float | None, age_s: float) -> bool:
+        return as_of_s is None or self._clock() - as_of_s > age_s
+
+    def _once(self, key: Any, load: Callable[[], None]) -> None:
+        """Run *load* in the pool, joining one that is under way, and wait for its end."""
+        with self._lock:
+            future = self._under_way.get(key)
+            if future is None:
+                future = self._under_way[key] = self._pool.submit(self._run, key, load)
+        self._waiter.result(future)
+
+    def _run(self, key: Any, load: Callable[[], None]) -> None:
+        try:
+            load()
+        finally:
+            with self._lock:
+                self._under_way.pop(key, None)
+
+    def _load_listing(self) -> None:
+        began = self._clock()
+        tasks = self._list_scope()
+        with self._lock:
+            self._apply(tasks, began)
+            ids = tuple(task.id for task in tasks)
+            listed = set(ids)
+            gone = [i for i, k in self._known.items() if i not in listed and k.as_of_s < began]
+            for task_id in gone:
+                del self._known[task_id]
+            if gone or ids != self._listing.ids:
+                self._version += 1
+            self._listing = Listing(ids, self._listing.number + 1)
+            self._listed_s = began
+            self._id_lengths = frozenset(map(len, ids))
+
+    def _list_scope(self) -> list[Task]:
+        """Return what the mount lists: of several statuses, each is asked for by itself."""
+        scope = self._scope
+        if len(scope.statuses) <= 1:
+            status = scope.statuses[0] if scope.statuses else None
+            return self._api.list_tasks(project=scope.project, status=status, last=scope.last)
+        tasks = {
+            task.id: task
+            for status in scope.statuses
+            for task in self._api.list_tasks(project=scope.project, status=status, last=scope.last)
+        }
+        newest_first = sorted(tasks.values(), key=lambda task: task.create_ns or 0, reverse=True)
+        return newest_first[: scope.last]
+
+    def _load_unfinished(self) -> None:
+        began = self._clock()
+        tasks = self._api.list_tasks(project=self._scope.project, active=True)
+        with self._lock:
+            known = [i for i, k in self._known.items() if not k.task.is_terminated]
+            mine = [task for task in tasks if task.id in self._known]
+            self._apply(mine, began)
+            seen = {task.id for task in tasks}
+            missing = [i for i in known if i not in seen and self._known[i].as_of_s < began]
+        if len(missing) > SINGLE_REQUESTS:
+            self._load_listing()
+            missing = [i for i in missing if i in self._known and self._known[i].as_of_s < began]
+        for task_id in missing:
+            try:
+                self._load_task(task_id)
+            except NotFound:
+                continue  # it was removed, and is no longer known
+
+    def _load_task(self, task_id: str) -> None:
+        began = self._clock()
+        try:
+            task = self._api.get_task(task_id)
+        except NotFound:
+            with self._lock:
+                self._absent[task_id] = True
+                if self._known.pop(task_id, None) is not None:
+                    self._version += 1
+            raise
+        with self._lock:
+            self._apply([task], began)
+
+    def _apply(self, tasks: Iterable[Task], began_s: float) -> None:
+        for task in tasks:
+            known = self._known.get(task.id)
+            # An answer to a question asked earlier, or one that revives a finished task, is old.
+            if known is not None and known.as_of_s > began_s:
+                continue
+            if known is not None and known.task.is_terminated and not task.is_terminated:
+                continue
+            self._put(task, began_s)
+
+    def _put(self, task: Task, as_of_s: float) -> None:
+        known = self._known.get(task.id)
+        if known is None:
+            self._version += 1
+            self._known[task.id] = Known(task, as_of_s)
+            return
+        if task == known.task:
+            self._known[task.id] = replace(known, as_of_s=as_of_s)
+            return
+        now_ns = time.time_ns()
+        status_seen_ns = known.status_seen_ns
+        if task.status != known.task.status:
+            self._version += 1
+            status_seen_ns = now_ns
+        self._known[task.id] = Known(task, as_of_s, status_seen_ns, now_ns)

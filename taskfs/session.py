@@ -1,0 +1,146 @@
+"""`Session`: fusepy 3.0.1 with the corrections that a production mount needs.
+
+Each is measured in the project's notes on fusepy: its error boundary answers garbage to foreign
+exceptions, it makes a new thread state for every callback, one name that is not UTF-8 fails a
+whole listing, and attributes go through a dict and `setattr`.
+"""
+
+import codecs
+import ctypes
+import errno
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+
+import fuse
+
+from taskfs.nodes import Attrs, Entry
+from taskfs.operations import TaskOperations
+
+log = logging.getLogger(__name__)
+
+ENCODING: Final = "taskfs-names"
+
+
+def _find_codec(name: str) -> codecs.CodecInfo | None:
+    """UTF-8 whose invalid bytes survive, under a name that can be passed as an encoding."""
+    if name.replace("_", "-") != ENCODING:
+        return None
+    utf8 = codecs.lookup("utf-8")
+    return codecs.CodecInfo(
+        name=ENCODING,
+        encode=lambda text, errors="strict": utf8.encode(text, "surrogateescape"),
+        decode=lambda text, errors="strict": utf8.decode(text, "surrogateescape"),
+    )
+
+
+codecs.register(_find_codec)
+
+
+def fuse_interrupted() -> bool:
+    """Whether the request that the calling thread serves was interrupted; False elsewhere."""
+    return bool(fuse._libfuse.fuse_interrupted())
+
+
+class Session(fuse.FUSE):  # type: ignore[misc]  # fusepy is untyped
+    """One mount from its start to its end; the constructor returns when it is unmounted.
+
+    Raises:
+        whatever `init` failed with, or a BaseException that a callback met.
+        RuntimeError: libfuse could not mount.
+    """
+
+    def __init__(
+        self,
+        operations: TaskOperations,
+        mountpoint: str,
+        *,
+        uid: int,
+        gid: int,
+        umask: int,
+        **options: Any,
+    ) -> None:
+        self._uid = uid
+        self._gid = gid
+        self._umask = umask
+        self._kept = threading.local()
+        self._failure: BaseException | None = None
+        # What the kernel asks the parent class for by these names must find ours.
+        super().__init__(operations, mountpoint, raw_fi=True, encoding=ENCODING, **options)
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended the mount, if it did not end by being unmounted."""
+        return self._failure
+
+    def _wrapper(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
+        """Call one callback: the boundary behind which nothing may be raised."""
+        if not hasattr(self._kept, "state"):
+            # Keeps the native thread's state, and so its thread-locals, for its whole life.
+            self._kept.state = ctypes.pythonapi.PyGILState_Ensure()
+        try:
+            return func(*args, **kwargs) or 0
+        except OSError as exc:
+            if isinstance(exc.errno, int) and exc.errno > 0:
+                return -exc.errno
+            log.error("%s: an OSError without an errno", func.__name__, exc_info=True)
+            return -errno.EIO
+        except Exception as exc:
+            log.error("%s: unexpected error", func.__name__, exc_info=True)
+            if func.__name__ == "init":
+                self._end(exc)
+            return -errno.EIO
+        except BaseException as exc:
+            log.critical("%s: the mount ends", func.__name__, exc_info=True)
+            self._end(exc)
+            return -errno.EIO
+
+    def _end(self, exc: BaseException) -> None:
+        self._failure = exc
+        fuse.fuse_exit()
+
+    def init(self, conn: Any) -> Any:
+        # An OSError would look like an answer to a request, and the mount would go on.
+        try:
+            return super().init(conn)
+        except Exception as exc:
+            self._end(exc)
+            return 0
+
+    def fgetattr(self, path: bytes, buf: Any, fip: Any) -> int:
+        attrs: Attrs = self.operations("getattr", path.decode("utf-8", "surrogateescape"))
+        st = buf.contents
+        ctypes.memset(ctypes.addressof(st), 0, ctypes.sizeof(st))
+        mode = attrs.mode
+        st.st_mode = mode & ~self._umask if mode & 0o170000 != 0o120000 else mode
+        st.st_ino = attrs.ino
+        st.st_nlink = 1
+        st.st_uid = self._uid
+        st.st_gid = self._gid
+        st.st_size = attrs.size
+        st.st_blocks = attrs.blocks
+        st.st_blksize = 4096
+        seconds, nanoseconds = divmod(attrs.mtime_ns, 10**9)
+        st.st_mtimespec.tv_sec = st.st_atimespec.tv_sec = seconds
+        st.st_mtimespec.tv_nsec = st.st_atimespec.tv_nsec = nanoseconds
+        seconds, nanoseconds = divmod(attrs.ctime_ns, 10**9)
+        st.st_ctimespec.tv_sec = seconds
+        st.st_ctimespec.tv_nsec = nanoseconds
+        return 0
+
+    def getattr(self, path: bytes, buf: Any) -> int:
+        return self.fgetattr(path, buf, None)
+
+    def readdir(self, path: bytes, buf: Any, filler: Any, offset: int, fip: Any) -> int:
+        st = fuse.c_stat()
+        reference = ctypes.byref(st)
+        for name in (b".", b".."):
+            filler(buf, name, None, 0)
+        entry: Entry
+        for entry in self.operations("readdir", path.decode("utf-8", "surrogateescape"), 0):
+            st.st_mode = entry.mode
+            st.st_ino = entry.ino
+            if filler(buf, entry.name.encode("utf-8", "surrogateescape"), reference, 0):
+                break
+        return 0

@@ -1,0 +1,263 @@
+"""`Shelf`: which version of which task's archive is in use, and what the kernel may keep of it.
+
+The kernel's page cache and size belong to a path, not to an open file. So the shelf counts which
+versions are open, and says for each open whether the kernel may keep the pages it has, must let
+go of them, or must not cache at all.
+"""
+
+import enum
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+from typing import Final
+
+from taskfs.archive import Archive, Engine, open_archive
+from taskfs.errors import NotFound, Unavailable
+from taskfs.model import ObjectVersion, Task, TaskAPI
+from taskfs.waiting import Waiter
+
+ABSENT_TTL_S: Final = 5.0
+# So long after the end of a successful task its archive may still be on its way.
+GRACE_S: Final = 60.0
+GRACE_POLL_S: Final = 0.5
+MAX_MEMBERS: Final = 250_000  # of all indexes in memory together; the ones unused longest go
+
+
+class Which(enum.Enum):
+    """The two archives of a task, with the root of what is shown of them."""
+
+    OUTPUT = "output"
+    INPUT = "input"
+
+    @property
+    def root(self) -> str:
+        """Where the shown members lie in the archive."""
+        return "artifacts/" if self is Which.OUTPUT else "sim_dir/"
+
+    def path(self, task: Task) -> str | None:
+        """Return where the store keeps it, None if the record does not say."""
+        return task.output_path if self is Which.OUTPUT else task.input_path
+
+
+class CacheMode(enum.Enum):
+    """What the kernel may do with the pages of a file that is opened."""
+
+    KEEP = enum.auto()
+    DROP = enum.auto()
+    DIRECT = enum.auto()
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One archive of one task. `generation` counts the versions that were seen."""
+
+    identity: tuple[object, ...] = ()
+    archive: Archive | None = None
+    version: ObjectVersion | None = None  # of the last archive, also while there is none
+    generation: int = 0
+    changed_s: float = float("-inf")
+    absent_until_s: float = float("-inf")
+    clean: set[str] | None = None  # paths without pages of older versions; None: all
+    damaged: set[str] = field(default_factory=set)
+    opened: Counter[tuple[str, int, int]] = field(default_factory=Counter)
+    loading: "Future[Archive] | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """One open file's claim on one version; give it back with `Shelf.give_back`."""
+
+    key: tuple[str, Which]
+    path: str
+    generation: int
+    size: int
+
+
+class Shelf:
+    """The archives in use. Safe for concurrent use: the lock guards the slots, nothing goes out
+    under it."""
+
+    def __init__(
+        self,
+        api: TaskAPI,
+        engine: Engine,
+        pool: Executor,
+        waiter: Waiter,
+        *,
+        timeout_s: float,
+        attr_timeout_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._api = api
+        self._engine = engine
+        self._pool = pool
+        self._waiter = waiter
+        self._timeout_s = timeout_s
+        self._attr_timeout_s = attr_timeout_s
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._slots: OrderedDict[tuple[str, Which], _Slot] = OrderedDict()
+
+    def get(self, task: Task, which: Which) -> Archive | None:
+        """Return the archive, None while there is none; that is asked for again after 5 s."""
+        path = which.path(task)
+        if path is None:
+            return None
+        with self._lock:
+            slot = self._slot(task.id, which)
+            self._match_record(slot, task, which)
+            if slot.archive is not None:
+                return slot.archive
+            if self._clock() < slot.absent_until_s:
+                return None
+            future = slot.loading
+            if future is None:
+                future = self._pool.submit(self._load, slot, task, which, path)
+                slot.loading = future
+        try:
+            return self._waiter.result(future)
+        except NotFound:
+            return None
+
+    def await_archive(self, task: Task, which: Which) -> Archive | None:
+        """Return the archive; one that a task which just succeeded must have is waited for.
+
+        Raises:
+            Unavailable: it did not come within the timeout (ETIMEDOUT).
+        """
+        deadline_s = self._clock() + self._timeout_s
+        while True:
+            archive = self.get(task, which)
+            if archive is not None or which is Which.INPUT or not is_in_grace(task):
+                return archive
+            if self._clock() >= deadline_s:
+                raise Unavailable(f"task {task.id} has succeeded, but its archive is not there yet")
+            self._waiter.check()
+            time.sleep(GRACE_POLL_S)
+            with self._lock:
+                self._slot(task.id, which).absent_until_s = float("-inf")
+
+    def lease(
+        self, task_id: str, which: Which, archive: Archive, path: str, size: int
+    ) -> tuple[Lease, CacheMode]:
+        """Note that *path* of this version is opened; return how the kernel may cache it."""
+        with self._lock:
+            slot = self._slot(task_id, which)
+            generation = slot.generation - (slot.version != archive.version)
+            mode = self._cache_mode(slot, path, generation)
+            slot.opened[path, generation, size] += 1
+            return Lease((task_id, which), path, generation, size), mode
+
+    def give_back(self, lease: Lease) -> None:
+        """Note that the open file is closed."""
+        with self._lock:
+            slot = self._slots.get(lease.key)
+            if slot is None:
+                return
+            key = (lease.path, lease.generation, lease.size)
+            slot.opened[key] -= 1
+            if slot.opened[key] <= 0:
+                del slot.opened[key]
+
+    def size_told(self, task_id: str, which: Which, path: str, size: int) -> int:
+        """Return the size to tell of *path*: it does not shrink under who has an older one open."""
+        slot = self._slots.get((task_id, which))
+        if slot is None or not slot.generation:
+            return size
+        with self._lock:
+            older = [s for (p, g, s) in slot.opened if p == path and g < slot.generation]
+        return max([size, *older])
+
+    def replaced(self, task_id: str, which: Which, archive: Archive) -> None:
+        """The store no longer has this version: the next who asks gets the new one."""
+        with self._lock:
+            slot = self._slot(task_id, which)
+            if slot.archive is archive:
+                slot.archive = None
+
+    def damaged(self, task_id: str, which: Which, path: str) -> None:
+        """Wrong bytes of *path* may be among the kernel's pages: its next open lets go of them."""
+        with self._lock:
+            self._slot(task_id, which).damaged.add(path)
+
+    def forget(self) -> None:
+        """Look for every archive again; open files keep the version they have."""
+        with self._lock:
+            for slot in self._slots.values():
+                slot.absent_until_s = float("-inf")
+                slot.archive = None
+
+    def _slot(self, task_id: str, which: Which) -> _Slot:
+        slot = self._slots.setdefault((task_id, which), _Slot())
+        self._slots.move_to_end((task_id, which))
+        return slot
+
+    def _match_record(self, slot: _Slot, task: Task, which: Which) -> None:
+        """A record that tells of another archive than before makes the one in use an old one."""
+        identity: tuple[object, ...] = (task.input_path, task.input_submit_ns)
+        if which is Which.OUTPUT:
+            identity = (task.output_path, task.end_ns, task.output_zipped_bytes, task.is_terminated)
+        if slot.identity != identity:
+            slot.archive = None
+            slot.identity = identity
+            slot.absent_until_s = float("-inf")
+
+    def _place(self, slot: _Slot, archive: Archive) -> None:
+        """Put *archive* into use; another version than before makes the kernel's pages suspect."""
+        if slot.version is not None and slot.version != archive.version:
+            slot.generation += 1
+            slot.changed_s = self._clock()
+            slot.clean = set()
+        slot.version = archive.version
+        slot.archive = archive
+
+    def _cache_mode(self, slot: _Slot, path: str, generation: int) -> CacheMode:
+        older = any(p == path and g < generation for (p, g, _) in slot.opened)
+        # Until the kernel asks again it cuts what it caches at the size of the version before.
+        settling = self._clock() - slot.changed_s < self._attr_timeout_s + 0.5
+        if older or settling or generation < slot.generation:
+            return CacheMode.DIRECT
+        if path in slot.damaged:
+            slot.damaged.discard(path)
+            return CacheMode.DROP
+        if slot.clean is not None and path not in slot.clean:
+            slot.clean.add(path)
+            return CacheMode.DROP
+        return CacheMode.KEEP
+
+    def _load(self, slot: _Slot, task: Task, which: Which, path: str) -> Archive:
+        try:
+            remote = self._api.open_object(path, task.region)
+            expected = task.output_files if which is Which.OUTPUT else None
+            archive = open_archive(remote, which.root, self._engine, expected)
+        except NotFound:
+            with self._lock:
+                slot.absent_until_s = self._clock() + ABSENT_TTL_S - self._attr_timeout_s
+            raise
+        finally:
+            with self._lock:
+                slot.loading = None
+        with self._lock:
+            self._place(slot, archive)
+            self._make_room(slot)
+        return archive
+
+    def _make_room(self, newest: _Slot) -> None:
+        """Let go of the indexes unused longest, without forgetting what the kernel may hold."""
+        total = sum(len(s.archive.index.members) for s in self._slots.values() if s.archive)
+        for slot in list(self._slots.values()):
+            if total <= MAX_MEMBERS:
+                return
+            if slot is not newest and slot.archive is not None and not slot.opened:
+                total -= len(slot.archive.index.members)
+                slot.archive = None
+
+
+def is_in_grace(task: Task) -> bool:
+    """Whether *task* succeeded so recently that its archive may still be on its way."""
+    if task.status != "success" or task.end_ns is None:
+        return False
+    return time.time_ns() - task.end_ns < GRACE_S * 1e9

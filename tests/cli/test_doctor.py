@@ -1,0 +1,73 @@
+"""`taskfs doctor`: a line for each check, with the fix where it fails."""
+
+import pytest
+
+from tests.cli.conftest import Command
+from tests.fake_api import FakeCloud
+
+
+def line(text: str, name: str) -> str:
+    return next(line for line in text.splitlines() if line[5:].startswith(f"{name}: "))
+
+
+def test_each_check_is_a_line(taskfs: Command) -> None:
+    done = taskfs("doctor")
+
+    words = {text[5:].partition(":")[0]: text[:4].strip() for text in done.stdout.splitlines()}
+    assert {"libfuse 2", "fusermount", "/dev/fuse", "API key", "API", "clock"} <= set(words)
+    assert "cache directory" in words
+    assert set(words.values()) <= {"ok", "note", "FAIL"}
+    assert words["API"] == words["API key"] == words["clock"] == words["cache directory"] == "ok"
+    assert done.returncode == (1 if "FAIL" in words.values() else 0)
+
+
+def test_a_library_that_is_missing_names_the_package(taskfs: Command) -> None:
+    done = taskfs("doctor", FUSE_LIBRARY_PATH="/nonexistent")
+    assert done.returncode == 1
+    assert line(done.stdout, "libfuse 2").startswith("FAIL")
+    assert "libfuse2t64" in line(done.stdout, "libfuse 2")
+
+
+def test_fusermount_missing(taskfs: Command) -> None:
+    done = taskfs("doctor", PATH="/nonexistent")
+    assert line(done.stdout, "fusermount").startswith("FAIL")
+
+
+def test_no_key(bare: Command) -> None:
+    done = bare("doctor")
+    assert done.returncode == 1
+    assert line(done.stdout, "API key").startswith("FAIL")
+    assert "inductiva auth login" in line(done.stdout, "API key")
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("reason", ["key", "down"])
+def test_the_api(taskfs: Command, cloud: FakeCloud, reason: str) -> None:
+    if reason == "key":
+        cloud.rotate_key()
+    else:
+        cloud.pause()
+    done = taskfs("doctor", "--timeout", "500ms")
+    assert done.returncode == 1
+    assert line(done.stdout, "API").startswith("FAIL")
+    assert done.stderr == ""
+
+
+def test_a_clock_that_is_wrong(taskfs: Command, cloud: FakeCloud) -> None:
+    cloud.faults.add(
+        "header", times=None, name="Date", value="Mon, 01 Jan 2001 00:00:00 GMT", side="api"
+    )
+    done = taskfs("doctor")
+    assert line(done.stdout, "clock").startswith("FAIL")
+    assert "set-ntp" in line(done.stdout, "clock")
+
+
+def test_the_cache_directory(taskfs: Command) -> None:
+    open_to_all = taskfs.cwd / "cache"
+    open_to_all.mkdir(mode=0o755)
+    done = taskfs("doctor", "--cache-dir", str(open_to_all))
+    assert f"chmod 700 {open_to_all}" in line(done.stdout, "cache directory")
+    done = taskfs("doctor", "--cache-dir", "/dev/null/x")
+    assert "--cache-dir" in line(done.stdout, "cache directory")
+    done = taskfs("doctor", "--cache-size", "1000000T")
+    assert line(done.stdout, "cache directory").startswith("note")

@@ -1,0 +1,282 @@
+"""`taskfs download`: where files go, which are fetched, and what is left behind by failures."""
+
+import io
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Command, eventually, interrupt
+from tests.fake_api import FakeCloud
+
+OUTPUTS = {
+    "stdout.txt": b"hello\n" * 1000,
+    "stderr.txt": b"",
+    "vtk/a_1.vtk": os.urandom(30_000),
+    "vtk/a_2.vtk": b"\0" * 50_000,
+    "log/deep/er/x.log": b"x",
+}
+LARGE = {"large.bin": os.urandom(8 << 20), "small.txt": b"small"}
+
+
+def tree(place: Path) -> dict[str, bytes]:
+    """Return every file beneath, by its path."""
+    files = (path for path in place.rglob("*") if path.is_file())
+    return {str(path.relative_to(place)): path.read_bytes() for path in files}
+
+
+def store_bytes(cloud: FakeCloud) -> int:
+    return sum(record.bytes_sent for record in cloud.requests if record.side == "store")
+
+
+@pytest.fixture
+def task(cloud: FakeCloud) -> str:
+    return cloud.add_task(outputs=OUTPUTS, inputs={"config.json": b"{}", "mesh/m.obj": b"o"})
+
+
+class TestWhere:
+    def test_by_default(self, taskfs: Command, task: str) -> None:
+        done = taskfs("download", task)
+
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert tree(taskfs.cwd / "inductiva_output" / task) == OUTPUTS
+
+    @pytest.mark.parametrize("parent", ["", "vault", "/absolute"])
+    def test_the_parent_is_what_the_service_says(
+        self, taskfs: Command, task: str, parent: str, tmp_path: Path
+    ) -> None:
+        parent = str(tmp_path / "absolute") if parent == "/absolute" else parent
+        taskfs("download", task, INDUCTIVA_OUTPUT_DIR=parent)
+        assert tree(taskfs.cwd / parent / task) == OUTPUTS
+
+    def test_output_dir_replaces_the_id(self, taskfs: Command, task: str) -> None:
+        taskfs("download", task, "--output-dir", "mine")
+        assert tree(taskfs.cwd / "inductiva_output" / "mine") == OUTPUTS
+
+    def test_several(self, taskfs: Command, cloud: FakeCloud, task: str) -> None:
+        other = cloud.add_task(outputs={"b": b"b"})
+        assert taskfs("download", task, other, task).returncode == 0
+        assert tree(taskfs.cwd / "inductiva_output" / other) == {"b": b"b"}
+        assert tree(taskfs.cwd / "inductiva_output" / task) == OUTPUTS
+
+    def test_inputs(self, taskfs: Command, task: str) -> None:
+        assert taskfs("download", task, "--inputs").returncode == 0
+        expected = {"inputs/config.json": b"{}", "inputs/mesh/m.obj": b"o"}
+        assert tree(taskfs.cwd / "inductiva_output" / task) == expected
+
+
+class TestWhich:
+    @pytest.mark.parametrize(
+        ("names", "expected"),
+        [
+            (["stdout.txt"], {"stdout.txt"}),
+            (["stdout.txt", "stderr.txt"], {"stdout.txt", "stderr.txt"}),
+            (["vtk"], {"vtk/a_1.vtk", "vtk/a_2.vtk"}),
+            (["vtk/"], {"vtk/a_1.vtk", "vtk/a_2.vtk"}),
+            (["vtk/*_1.vtk"], {"vtk/a_1.vtk"}),
+            (["*.log"], {"log/deep/er/x.log"}),
+            (["./stdout.txt", "[s]tderr.*"], {"stdout.txt", "stderr.txt"}),
+        ],
+    )
+    def test_names(self, taskfs: Command, task: str, names: list[str], expected: set[str]) -> None:
+        flags = [flag for name in names for flag in ("--filenames", name)]
+        assert taskfs("download", task, *flags).returncode == 0
+        assert set(tree(taskfs.cwd / "inductiva_output" / task)) == expected
+
+    def test_a_missing_name_is_an_error_and_nothing_is_written(
+        self, taskfs: Command, cloud: FakeCloud, task: str
+    ) -> None:
+        other = cloud.add_task(outputs={"stdout.txt": b""})
+        names = ("--filenames", "stdout.txt", "--filenames", "vtk/*", "--filenames", "nope*")
+
+        done = taskfs("download", task, other, *names)
+
+        assert done.returncode == 1
+        assert done.stderr == f"taskfs: task {task}: not in the archive: nope*\n"
+        assert not (taskfs.cwd / "inductiva_output").exists()
+
+    def test_only_the_bytes_needed_are_fetched(self, taskfs: Command, cloud: FakeCloud) -> None:
+        task = cloud.add_task(outputs=LARGE)
+        taskfs("download", task, "--filenames", "small.txt")
+        assert store_bytes(cloud) < 2 << 20
+
+    def test_a_second_run_fetches_only_what_is_missing(
+        self, taskfs: Command, cloud: FakeCloud
+    ) -> None:
+        task = cloud.add_task(outputs=LARGE)
+        place = taskfs.cwd / "inductiva_output" / task
+        taskfs("download", task)
+        inode = (place / "large.bin").stat().st_ino
+        (place / "small.txt").write_bytes(b"other")  # the same size, another time
+        cloud.clear_requests()
+
+        assert taskfs("download", task).returncode == 0
+
+        assert (place / "large.bin").stat().st_ino == inode
+        assert tree(place) == LARGE
+        assert store_bytes(cloud) < 2 << 20
+
+    def test_files_have_their_times(self, taskfs: Command, cloud: FakeCloud) -> None:
+        task = cloud.add_task()
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            archive.writestr(zipfile.ZipInfo("artifacts/old", (2001, 2, 3, 4, 5, 6)), b"old")
+        cloud.put_object(f"{task}/output.zip", buffer.getvalue())
+
+        taskfs("download", task)
+
+        found = (taskfs.cwd / "inductiva_output" / task / "old").stat()
+        assert found.st_mtime == 981173106  # the DOS time taken as UTC
+        assert found.st_mode & 0o777 == 0o644
+
+
+class TestArchive:
+    def test_it_is_kept_as_it_is(self, taskfs: Command, cloud: FakeCloud, task: str) -> None:
+        done = taskfs("download", task, "--archive")
+        assert (done.returncode, done.stderr) == (0, "")
+        place = taskfs.cwd / "inductiva_output" / task
+        assert os.listdir(place) == ["output.zip"]
+        with zipfile.ZipFile(place / "output.zip") as archive:
+            assert archive.read("artifacts/stdout.txt") == OUTPUTS["stdout.txt"]
+
+        inode = (place / "output.zip").stat().st_ino
+        assert taskfs("download", task, "--archive").returncode == 0
+        assert (place / "output.zip").stat().st_ino == inode
+
+    def test_inputs(self, taskfs: Command, task: str) -> None:
+        taskfs("download", task, "--archive", "--inputs")
+        assert zipfile.is_zipfile(taskfs.cwd / "inductiva_output" / task / "inputs" / "input.zip")
+
+    def test_an_interrupted_one_goes_on_where_it_stopped(
+        self, taskfs: Command, cloud: FakeCloud
+    ) -> None:
+        task = cloud.add_task(outputs=LARGE)
+        place = taskfs.cwd / "inductiva_output" / task
+        cloud.store.bandwidth_per_connection = 4 << 20
+        process = taskfs.start("download", task, "--archive")
+        eventually(lambda: any(path.stat().st_size > 1 << 20 for path in place.glob(".*.part")))
+        interrupt(process)
+        process.communicate(timeout=10)
+        assert process.returncode == 130
+        assert not (place / "output.zip").exists()
+        got = next(place.glob(".output.zip.*.part")).stat().st_size
+        cloud.store.bandwidth_per_connection = None
+        cloud.clear_requests()
+
+        assert taskfs("download", task, "--archive").returncode == 0
+
+        assert os.listdir(place) == ["output.zip"]
+        with zipfile.ZipFile(place / "output.zip") as archive:
+            assert archive.testzip() is None
+        assert store_bytes(cloud) < (8 << 20) - got + (3 << 20)
+
+
+class TestProgress:
+    def test_one_bar_on_a_terminal(self, taskfs: Command, cloud: FakeCloud, task: str) -> None:
+        other = cloud.add_task(outputs={"b": b"b" * 1000})
+        with taskfs.terminal("download", task, other) as terminal:
+            assert terminal.end() == 0
+        assert "100%" in terminal.text
+        assert "kB/s" in terminal.text or "MB/s" in terminal.text
+        assert "6 files (87.00 KB) downloaded" in terminal.text
+
+    def test_ctrl_c_leaves_no_unfinished_file(self, taskfs: Command, cloud: FakeCloud) -> None:
+        task = cloud.add_task(outputs=LARGE)
+        cloud.store.bandwidth_per_connection = 1 << 20
+        place = taskfs.cwd / "inductiva_output" / task
+        with taskfs.terminal("download", task) as terminal:
+            eventually(lambda: any(place.glob(".*.part")))
+            terminal.type("\x03")
+            assert terminal.end() == 130
+        assert "Traceback" not in terminal.text
+        assert not list(place.glob(".*.part"))
+        assert not (place / "large.bin").exists()
+
+
+class TestFailures:
+    def test_unknown_task(self, taskfs: Command) -> None:
+        done = taskfs("download", "nope")
+        assert done.returncode == 1
+        assert done.stderr == "taskfs: there is no task nope: see `taskfs list --all`\n"
+
+    def test_running_task(self, taskfs: Command, cloud: FakeCloud) -> None:
+        done = taskfs("download", cloud.add_task(status="started"))
+        assert done.returncode == 1
+        assert "is started, with no outputs yet: see `taskfs wait" in done.stderr
+
+    def test_a_removed_archive(self, taskfs: Command, cloud: FakeCloud) -> None:
+        task = cloud.add_task(end_time="2026-01-01T00:00:00+00:00")
+        done = taskfs("download", task)
+        assert done.returncode == 1
+        assert "has no output archive" in done.stderr
+
+    def test_the_archive_of_a_fresh_success_is_waited_for(
+        self, taskfs: Command, cloud: FakeCloud, task: str
+    ) -> None:
+        missing = cloud.faults.add("status", side="store", status=404, times=2)
+        done = taskfs("download", task, "--filenames", "stdout.txt")
+        assert done.returncode == 0, done.stderr
+        assert missing.hits == 2
+
+    def test_a_damaged_member_is_named_and_the_others_are_there(
+        self, taskfs: Command, cloud: FakeCloud
+    ) -> None:
+        task = cloud.add_task()
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            archive.writestr("artifacts/bad", b"The quick brown fox")
+            archive.writestr("artifacts/good", b"jumps over the lazy dog")
+        content = buffer.getvalue().replace(b"brown", b"black")
+        cloud.put_object(f"{task}/output.zip", content)
+
+        done = taskfs("download", task)
+
+        assert done.returncode == 1
+        assert f"{task}/bad: " in done.stderr
+        assert "1 of 2 files were not downloaded" in done.stderr
+        place = taskfs.cwd / "inductiva_output" / task
+        assert tree(place) == {"good": b"jumps over the lazy dog"}
+
+    def test_no_answer_leaves_no_unfinished_file(self, taskfs: Command, cloud: FakeCloud) -> None:
+        task = cloud.add_task(outputs=LARGE)
+        cloud.faults.add("status", side="store", status=503, times=None, skip=1)
+        done = taskfs("download", task, "--timeout", "500ms")
+        assert done.returncode == 1
+        assert done.stderr.count("\n") == 1
+        assert not list((taskfs.cwd / "inductiva_output").rglob(".*.part"))
+
+    def test_a_link_in_the_target_leads_nowhere(self, taskfs: Command, task: str) -> None:
+        place = taskfs.cwd / "inductiva_output" / task
+        place.mkdir(parents=True)
+        elsewhere = taskfs.cwd / "elsewhere"
+        elsewhere.mkdir()
+        (place / "vtk").symlink_to(elsewhere)
+        (place / "stdout.txt").symlink_to(elsewhere / "stdout.txt")
+
+        done = taskfs("download", task)
+
+        assert done.returncode == 1
+        assert "'vtk' is a link or a file" in done.stderr
+        assert os.listdir(elsewhere) == []
+        (place / "vtk").unlink()
+        assert taskfs("download", task).returncode == 0
+        assert tree(place) == OUTPUTS
+        assert os.listdir(elsewhere) == []
+
+    def test_too_little_room(self, taskfs: Command, cloud: FakeCloud) -> None:
+        task = cloud.add_task()
+        cloud.put_object(f"{task}/output.zip", _archive_that_claims(1 << 50))
+        done = taskfs("download", task)
+        assert done.returncode == 1
+        assert "1.13 PB are needed in" in done.stderr and "--filenames" in done.stderr
+        assert not (taskfs.cwd / "inductiva_output").exists()
+
+
+def _archive_that_claims(size: int) -> bytes:
+    """Return an archive whose directory tells a size that nothing backs."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("artifacts/huge", b"little")
+        archive.filelist[0].file_size = size
+    return buffer.getvalue()

@@ -1,0 +1,336 @@
+"""The embedded cloud with faults by script on top: one server, two uses.
+
+`FakeCloud` starts empty, and its `faults` stand between each request and its answer. A fault is
+what goes wrong on the wire; the clients under test are real, and so are the connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from aiohttp import web
+
+from taskfs.demo.endpoint import Answer, RequestRecord, Responder, json_answer, reset, whole
+from taskfs.demo.server import EmbeddedCloud
+from taskfs.demo.sources import Source
+
+_POLL_SECONDS: Final = 0.01
+
+
+@dataclass(eq=False)
+class Fault:
+    """One line of the script: what happens to which requests, and how often it still will.
+
+    *times* None means until `Faults.clear`; the first *skip* requests that match are spared.
+    `hits` counts how often it happened.
+    """
+
+    kind: str
+    side: str | None = None
+    times: int | None = 1
+    skip: int = 0
+    path: str = ""
+    method: str | None = None
+    match: Callable[[RequestRecord], bool] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    hits: int = 0
+
+    def takes(self, record: RequestRecord) -> bool:
+        """Whether this request is hit; counts it if so."""
+        if (
+            self.times == 0
+            or self.side not in (None, record.side)
+            or self.method not in (None, record.method)
+            or self.path not in record.path
+            or not (self.match is None or self.match(record))
+        ):
+            return False
+        if self.skip:
+            self.skip -= 1
+            return False
+        if self.times is not None:
+            self.times -= 1
+        self.hits += 1
+        return True
+
+
+class Faults:
+    """The script: the first fault that takes a request decides what becomes of it.
+
+    Written by the test's thread, read by the server's; the lock guards the list and its counts.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._faults: list[Fault] = []
+        self._released = threading.Event()
+
+    def add(
+        self,
+        kind: str,
+        *,
+        side: str | None = None,
+        times: int | None = 1,
+        skip: int = 0,
+        path: str = "",
+        method: str | None = None,
+        match: Callable[[RequestRecord], bool] | None = None,
+        **options: Any,
+    ) -> Fault:
+        """Add a fault of a *kind* of `KINDS`, whose function tells its options."""
+        assert kind in KINDS, f"unknown fault {kind}, not one of {', '.join(KINDS)}"
+        fault = Fault(kind, side, times, skip, path, method, match, options)
+        with self._lock:
+            self._faults.append(fault)
+        return fault
+
+    def clear(self) -> None:
+        """Forget all faults, and let go of whoever is stalled."""
+        with self._lock:
+            self._faults.clear()
+        self.release()
+
+    def release(self) -> None:
+        """Let go of the requests that are stalled now; later ones stall again."""
+        self._released.set()
+        self._released = threading.Event()
+
+    async def __call__(
+        self, request: web.Request, record: RequestRecord, respond: Responder
+    ) -> Answer:
+        with self._lock:
+            fault = next((fault for fault in self._faults if fault.takes(record)), None)
+        if fault is None:
+            return await respond(request)
+        return await KINDS[fault.kind](self, request, respond, **fault.options)
+
+    async def hold(self, seconds: float | None) -> None:
+        """Return after *seconds*, or with None once released."""
+        released = self._released
+        until = time.monotonic() + seconds if seconds is not None else float("inf")
+        while not released.is_set() and time.monotonic() < until:
+            await asyncio.sleep(_POLL_SECONDS)
+
+
+class FakeCloud(EmbeddedCloud):
+    """An empty cloud whose requests go through `faults`."""
+
+    def __init__(self, **options: Any) -> None:
+        self.faults = Faults()
+        super().__init__(**{"populate": False, "faults": self.faults, **options})
+
+    def fail(self, side: str | None = None) -> None:
+        """Answer everything (of a side) by 503, until `faults.clear`."""
+        self.faults.add("status", side=side, times=None, status=503)
+
+    def stop(self) -> None:
+        self.faults.clear()
+        super().stop()
+
+
+class FlippedSource:
+    """A source with the bytes at some offsets inverted."""
+
+    def __init__(self, source: Source, offsets: tuple[int, ...]) -> None:
+        self._source = source
+        self._offsets = offsets
+
+    @property
+    def size(self) -> int:
+        return self._source.size
+
+    def read(self, start: int, stop: int) -> bytes:
+        content = bytearray(self._source.read(start, stop))
+        for offset in self._offsets:
+            if start <= offset < stop:
+                content[offset - start] ^= 0xFF
+        return bytes(content)
+
+
+# The kinds: what each does in place of `await respond(request)`.
+
+
+async def _status(
+    faults: Faults,
+    request: web.Request,
+    respond: Responder,
+    *,
+    status: int,
+    retry_after: float | str | None = None,
+    acted: bool = False,
+) -> Answer:
+    """Answer an error; with *acted*, only after the request had its effect."""
+    if acted:
+        await respond(request)
+    answer = json_answer({"detail": f"scripted {status}"}, status)
+    if retry_after is not None:
+        answer.headers["Retry-After"] = str(retry_after)
+    return answer
+
+
+async def _reset(
+    faults: Faults,
+    request: web.Request,
+    respond: Responder,
+    *,
+    after_bytes: int | None = None,
+    acted: bool = False,
+) -> Answer:
+    """RST instead of an answer; or within the body, after so many bytes of it."""
+    if after_bytes is None:
+        if acted:
+            await respond(request)
+        await _cut(request)
+    answer = await respond(request)
+    answer.interrupt_at, answer.interrupt = after_bytes or 0, _cut
+    return answer
+
+
+async def _short(
+    faults: Faults, request: web.Request, respond: Responder, *, after_bytes: int
+) -> Answer:
+    """Announce the whole body, send *after_bytes* of it, and close in good order."""
+    answer = await respond(request)
+    answer.interrupt_at, answer.interrupt = after_bytes, _close
+    return answer
+
+
+async def _long(
+    faults: Faults, request: web.Request, respond: Responder, *, extra: bytes = b"surplus"
+) -> Answer:
+    """Send *extra* bytes behind the body that was announced, and close."""
+
+    async def add_surplus(request: web.Request) -> None:
+        if request.transport is not None:
+            request.transport.write(extra)
+        await _close(request)
+
+    answer = await respond(request)
+    answer.interrupt_at, answer.interrupt = answer.stop - answer.start, add_surplus
+    return answer
+
+
+async def _stall(
+    faults: Faults,
+    request: web.Request,
+    respond: Responder,
+    *,
+    seconds: float | None = None,
+    after_bytes: int | None = None,
+    acted: bool = False,
+) -> Answer:
+    """Say nothing for *seconds* (None: until released): at first, or within the body.
+
+    With *acted*, the request has its effect before the silence.
+    """
+    if after_bytes is None and not acted:
+        await faults.hold(seconds)
+        return await respond(request)
+    answer = await respond(request)
+    if after_bytes is None:
+        await faults.hold(seconds)
+    else:
+        answer.interrupt_at, answer.interrupt = after_bytes, lambda _: faults.hold(seconds)
+    return answer
+
+
+async def _whole(faults: Faults, request: web.Request, respond: Responder) -> Answer:
+    """Ignore the range: 200 with all of the object."""
+    answer = await respond(request)
+    if answer.status == 206:
+        answer.status, answer.start, answer.stop = 200, 0, answer.source.size
+        answer.headers.pop("Content-Range")
+    return answer
+
+
+async def _header(
+    faults: Faults, request: web.Request, respond: Responder, *, name: str, value: str | None
+) -> Answer:
+    """Answer with another value of a header, such as ETag or Content-Range; None leaves it out."""
+    answer = await respond(request)
+    answer.headers.pop(name, None)
+    if value is not None:
+        answer.headers[name] = value
+    return answer
+
+
+async def _flip(faults: Faults, request: web.Request, respond: Responder, *, at: int) -> Answer:
+    """Invert the byte at an offset of the object, where it is within what was asked for."""
+    answer = await respond(request)
+    answer.source = FlippedSource(answer.source, (at,))
+    return answer
+
+
+async def _body(
+    faults: Faults,
+    request: web.Request,
+    respond: Responder,
+    *,
+    content: bytes,
+    content_type: str = "application/json",
+    status: int = 200,
+) -> Answer:
+    """Answer these bytes, whatever was asked for."""
+    return whole(status, content, {"Content-Type": content_type})
+
+
+async def _html(faults: Faults, request: web.Request, respond: Responder) -> Answer:
+    """Answer a page for humans, as proxies and login portals do."""
+    page = b"<!DOCTYPE html><html><body>Please log in</body></html>"
+    return whole(200, page, {"Content-Type": "text/html"})
+
+
+async def _json(
+    faults: Faults, request: web.Request, respond: Responder, *, value: Any, status: int = 200
+) -> Answer:
+    """Answer this JSON, whatever was asked for."""
+    return whole(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+
+async def _redirect(
+    faults: Faults,
+    request: web.Request,
+    respond: Responder,
+    *,
+    to: str | None = None,
+    status: int = 302,
+) -> Answer:
+    """Send the client to another URL; with None to the same again, without end if repeated."""
+    return whole(status, b"", {"Location": to or request.path_qs})
+
+
+KINDS: Final[dict[str, Callable[..., Awaitable[Answer]]]] = {
+    "status": _status,
+    "reset": _reset,
+    "short": _short,
+    "long": _long,
+    "stall": _stall,
+    "whole": _whole,
+    "header": _header,
+    "flip": _flip,
+    "body": _body,
+    "html": _html,
+    "json": _json,
+    "redirect": _redirect,
+}
+
+
+async def _cut(request: web.Request) -> None:
+    """End the connection with RST; does not return."""
+    if request.transport is not None:
+        await asyncio.sleep(_POLL_SECONDS)  # let the kernel hand over what was sent
+        reset(request.transport)
+    await asyncio.Event().wait()  # the server cancels who serves a lost connection
+
+
+async def _close(request: web.Request) -> None:
+    """End the connection with FIN, behind what was sent; does not return."""
+    if request.transport is not None:
+        request.transport.close()
+    await asyncio.Event().wait()

@@ -1,0 +1,82 @@
+"""The public client accepts what the embedded cloud answers: the real one, in its own environment.
+
+The environment is made once, from PyPI, and kept under the user's cache directory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from taskfs.demo import embedded_cloud
+
+CLIENT: Final = "inductiva==0.18.12"
+FINISHED: Final = "i4ir3kvv62odsfrhko4y8w2an"
+SESSION: Final = Path(__file__).with_name("public_client_session.py")
+
+pytestmark = pytest.mark.public_client
+
+
+@pytest.fixture(scope="session")
+def client_python() -> Path:
+    """Return the interpreter of an environment with the public client, made where it is missing."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    home = cache / "taskfs-tests" / CLIENT.replace("==", "-")
+    python, complete = home / "bin" / "python", home / ".complete"
+    if not complete.exists():
+        shutil.rmtree(home, ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", CLIENT], check=True)
+        complete.touch()
+    return python
+
+
+def test_listing_status_outputs_download_and_kill(client_python: Path, tmp_path: Path) -> None:
+    with embedded_cloud() as cloud:
+        (running,) = (i for i, s in cloud.statuses().items() if s == "computation-started")
+        environment = {
+            "PATH": os.environ.get("PATH", ""),
+            "HOME": str(tmp_path / "home"),  # the client writes there
+            "INDUCTIVA_API_URL": cloud.api_url,
+            "INDUCTIVA_API_KEY": cloud.api_key,
+            "NO_PROXY": "127.0.0.1",
+        }
+        (tmp_path / "home").mkdir()
+        run = subprocess.run(
+            [str(client_python), str(SESSION), FINISHED, running, str(tmp_path / "outputs")],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert run.returncode == 0, run.stdout + run.stderr
+        seen = json.loads(run.stdout.splitlines()[-1])
+        statuses = cloud.statuses()
+        killed, leaked = cloud.killed, cloud.store.leaked_keys
+
+    assert list(seen["all"])[:3] == seen["latest"]
+    assert seen["all"].keys() == statuses.keys()
+    assert seen["table"] == seen["summaries"] == len(statuses)
+    assert FINISHED in seen["success"]
+    assert sum(seen["projects"].values()) == len(statuses)
+    assert len(seen["in_project"]) == seen["projects"]["mixing-tank"]
+    assert (seen["machine"], seen["computation_time"]) == ("GCP-c2-standard-4", 192.0)
+    assert seen["running_time"] > 380
+    assert set(seen["queue"]) <= {0, 1}
+    assert {"stdout.txt", "stderr.txt", "log/", "vtk/"} <= seen["output_info"].keys()
+    assert "Number of files: 5" in seen["output_text"]
+    assert seen["partial"].keys() == {"stdout.txt", "vtk/ParticleData_Fluid_3.vtk"}
+    assert {**seen["full"], **seen["partial"]} == seen["full"]
+    assert len(seen["full"]) == 24 and seen["full"]["stdout.txt"] > 0
+    assert "sim_dir/config.json" in seen["inputs"]
+    assert seen["metadata"] == {"asked": "by the public client"}
+    assert (seen["kill"], seen["killed"], seen["kill_finished"]) == (True, "killed", False)
+    assert (killed, leaked) == ([running], [])
