@@ -62,34 +62,39 @@ class Target:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._exists = False
 
     @contextlib.contextmanager
     def folder(self, path: str, *, create: bool) -> Iterator[int]:
         """Yield a descriptor of the directory at *path* beneath; made where *create* says so."""
-        if create:
-            self.path.mkdir(parents=True, exist_ok=True)
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        if create and not self._exists:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._exists = True
         fd = os.open(self.path, flags)
         try:
             for name in filter(None, path.split("/")):
-                if create:
-                    with contextlib.suppress(FileExistsError):
-                        os.mkdir(name, dir_fd=fd)
-                inner = self._enter(name, fd, flags, path)
+                inner = self._enter(name, fd, flags, path, create)
                 os.close(fd)
                 fd = inner
             yield fd
         finally:
             os.close(fd)
 
-    def _enter(self, name: str, fd: int, flags: int, path: str) -> int:
+    def _enter(self, name: str, fd: int, flags: int, path: str, create: bool) -> int:
         try:
             return os.open(name, flags | os.O_NOFOLLOW, dir_fd=fd)
+        except FileNotFoundError:
+            if not create:
+                raise
         except OSError as exc:
             if exc.errno not in (errno.ELOOP, errno.ENOTDIR):
                 raise
-        text = f"in the way of a directory ({name!r} is a link or a file): move it"
-        raise FileExistsError(errno.EEXIST, text, str(self.path / path))
+            text = f"in the way of a directory ({name!r} is a link or a file): move it"
+            raise FileExistsError(errno.EEXIST, text, str(self.path / path)) from None
+        with contextlib.suppress(FileExistsError):  # made by another thread meanwhile
+            os.mkdir(name, dir_fd=fd)
+        return self._enter(name, fd, flags, path, False)
 
     def has(self, member: Member) -> bool:
         """Whether the member is there already: a file of its size and time."""
@@ -132,9 +137,10 @@ class MemberFetch:
             try:
                 with os.fdopen(fd, "wb", buffering=0) as stream:
                     self._fill(stream, session)
-                os.replace(part, name, src_dir_fd=folder, dst_dir_fd=folder)
-            finally:
+                session.finish_part(folder, part, name)
+            except BaseException:
                 session.discard_part(folder, part)
+                raise
 
     def _fill(self, stream: FileIO, session: "Session") -> None:
         try:
@@ -271,12 +277,18 @@ class Session:
             self._parts.add((folder, name))
         return name, fd
 
-    def discard_part(self, folder: int, name: str) -> None:
-        """Forget the part, and remove it unless it was renamed; *folder* is still open."""
+    def finish_part(self, folder: int, part: str, name: str) -> None:
+        """Give the part, which is whole, its *name*; what had the name before is replaced."""
+        os.replace(part, name, src_dir_fd=folder, dst_dir_fd=folder)
         with self._lock:
-            self._parts.discard((folder, name))
+            self._parts.discard((folder, part))
+
+    def discard_part(self, folder: int, part: str) -> None:
+        """Remove the part; *folder* is still open."""
+        with self._lock:
+            self._parts.discard((folder, part))
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=folder)
+                os.unlink(part, dir_fd=folder)
 
     def stop(self) -> None:
         """End the downloads and remove what is not whole, without waiting for the network."""
