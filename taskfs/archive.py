@@ -8,16 +8,19 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from taskfs.blocks import BLOCK, BlockCache, BlockReader
 from taskfs.coverage import Coverage
 from taskfs.decoders import DECODERS, METHOD_NAMES, STORED
+from taskfs.diskcache import DiskCache, cache_key
 from taskfs.errors import CorruptData, Unsupported
 from taskfs.inflate import CheckpointRoom, Inflater
-from taskfs.model import RemoteObject
+from taskfs.model import ObjectVersion, RemoteObject
 from taskfs.readahead import Stream, Walk, Windows
 from taskfs.stats import Stats
 from taskfs.waiting import Waiter
-from taskfs.zipindex import MIN_TAIL, ArchiveIndex, Member, find_end, read_index
+from taskfs.zipindex import MIN_TAIL, ArchiveIndex, EndRecord, Member, find_end, read_index
 
 LOCAL: Final = struct.Struct("<4s5H3L2H")  # local file header, APPNOTE 4.3.7
 LOCAL_MAGIC: Final = b"PK\x03\x04"
@@ -40,6 +43,8 @@ class Engine:
     spans: BlockCache
     windows: Windows
     room: CheckpointRoom
+    disk: DiskCache | None = None
+    namespace: str = ""  # whose objects these are: part of their names on disk
 
 
 def tail_length(expected_members: int | None) -> int:
@@ -49,37 +54,82 @@ def tail_length(expected_members: int | None) -> int:
 
 
 def open_archive(
-    remote: RemoteObject, root: str, engine: Engine, expected_members: int | None = None
+    remote: RemoteObject,
+    root: str,
+    engine: Engine,
+    expected_members: int | None = None,
+    *,
+    name: str = "",
+    identity: object = None,
 ) -> "Archive":
     """Return the archive with its index: one suffix range, a second one for a long directory.
+
+    *name* is where the store keeps it: blocks are kept on disk under it and the version. With an
+    *identity*, what the record says of a finished archive, the index is too: then nothing goes out.
 
     Raises:
         NotFound: there is no such object (yet).
         CorruptData, Unsupported: it is not an archive that can be read.
     """
-    tail = remote.fetch_tail(tail_length(expected_members))
-    end = find_end(tail.body, tail.start)
+    key = cache_key(engine.namespace, name, identity) if name and identity is not None else ""
+    kept = _recall_index(key, engine)
+    if kept is not None:
+        version, end, directory = kept
+    else:
+        tail = remote.fetch_tail(tail_length(expected_members))
+        version, end = tail.version, find_end(tail.body, tail.start)
+        directory = tail.body[max(0, end.start - tail.start) : max(0, end.stop - tail.start)]
+        if end.start < tail.start:
+            missing = remote.fetch_range(end.start, min(end.stop, tail.start), version)
+            directory = missing + directory
+    index = read_index(directory, end, root)
+    disk = None
+    if engine.disk is not None and name and version.etag:
+        disk = engine.disk.blocks_of(cache_key(engine.namespace, name, version))
     blocks = BlockReader(
         remote,
-        tail.version,
+        version,
         cache=engine.blocks,
         pool=engine.pool,
         waiter=engine.waiter,
         stats=engine.stats,
+        disk=disk,
     )
-    blocks.seed(tail.start, tail.body)
-    directory = tail.body[max(0, end.start - tail.start) : max(0, end.stop - tail.start)]
-    if end.start < tail.start:
-        missing = remote.fetch_range(end.start, min(end.stop, tail.start), tail.version)
-        directory = missing + directory
-    return Archive(read_index(directory, end, root), blocks, end.start, engine)
+    if kept is None:
+        blocks.seed(tail.start, tail.body)
+        _keep_index(key, engine, version, end, directory)
+    return Archive(index, blocks, end.start, engine, key)
+
+
+def _recall_index(key: str, engine: Engine) -> tuple[ObjectVersion, EndRecord, bytes] | None:
+    kept = engine.disk.get_index(key) if key and engine.disk is not None else None
+    if kept is None:
+        return None
+    try:
+        version, end = msgspec.json.decode(kept[0], type=tuple[ObjectVersion, EndRecord])
+    except msgspec.MsgspecError:
+        return None
+    return version, end, kept[1]
+
+
+def _keep_index(
+    key: str, engine: Engine, version: ObjectVersion, end: EndRecord, directory: bytes
+) -> None:
+    # Without an ETag nothing would tell an archive that was replaced while nobody looked.
+    if key and engine.disk is not None and version.etag:
+        engine.disk.put_index(key, msgspec.json.encode((version, end)), directory)
 
 
 class Archive:
     """One version of an archive. Safe for concurrent use: a lock guards the table of inflaters."""
 
     def __init__(
-        self, index: ArchiveIndex, blocks: BlockReader, directory_start: int, engine: Engine
+        self,
+        index: ArchiveIndex,
+        blocks: BlockReader,
+        directory_start: int,
+        engine: Engine,
+        index_key: str = "",
     ) -> None:
         self.index = index
         self.version = blocks.version
@@ -88,6 +138,7 @@ class Archive:
         self.engine = engine
         self.walk = Walk(blocks, engine.windows)
         self._directory_start = directory_start
+        self._index_key = index_key
         self._lock = threading.Lock()
         self._inflaters: OrderedDict[int, Inflater] = OrderedDict()
 
@@ -173,14 +224,10 @@ class Archive:
         if inflater is not None:
             inflater.close()
 
-    def close(self) -> None:
-        """Give up everything that is cached of this version."""
-        with self._lock:
-            inflaters = list(self._inflaters.values())
-            self._inflaters.clear()
-        for inflater in inflaters:
-            inflater.close()
-        self.blocks.drop(0, self.size)
+    def forget_index(self) -> None:
+        """The store no longer has this version: let its index on disk go."""
+        if self._index_key and self.engine.disk is not None:
+            self.engine.disk.drop_index(self._index_key)
 
 
 class _Pieces:

@@ -6,9 +6,9 @@ shorter. What is missing side by side is fetched in one range.
 
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future
-from typing import Final
+from typing import Final, Protocol
 
 from cachetools import LRUCache
 
@@ -49,12 +49,36 @@ class BlockCache:
                 del self._blocks[key]
 
 
+class StoredBlocks(Protocol):
+    """The blocks of one object version that outlive the process."""
+
+    def has(self, index: int) -> bool:
+        """Whether the block seems to be there."""
+        ...
+
+    def get(self, index: int) -> bytes | None:
+        """Return the block if it is there and right."""
+        ...
+
+    def put(self, first: int, run: bytes) -> None:
+        """Keep the blocks of *run*, from *first* on."""
+        ...
+
+    def drop(self, first: int, last: int) -> None:
+        """Forget the blocks [first, last]."""
+        ...
+
+
+Run = tuple[int, bytes]  # the index of its first block, and the bytes
+
+
 class BlockReader:
     """Random access to one immutable version of a remote object.
 
-    Memory is the cache's plus what is in flight. Safe for concurrent use: the lock guards the
-    table of runs under way only, so two readers of one block cost one request and different
-    blocks never wait for each other. A failure is never kept: the next reader tries again.
+    A block is looked for in memory, then on disk, then fetched. Memory is the cache's plus what
+    is in flight. Safe for concurrent use: the lock guards the table of runs under way only, so two
+    readers of one block cost one request and different blocks never wait for each other. A failure
+    is never kept: the next reader tries again.
     """
 
     def __init__(
@@ -66,6 +90,7 @@ class BlockReader:
         pool: Executor,
         waiter: Waiter,
         stats: Stats,
+        disk: StoredBlocks | None = None,
     ) -> None:
         self.version = version
         self.size = version.size
@@ -76,15 +101,16 @@ class BlockReader:
         self._stats = stats
         self._id = next(_reader_ids)
         self._lock = threading.Lock()
-        self._under_way: dict[int, Future[tuple[int, bytes]]] = {}
+        self._disk = disk
+        self._under_way: dict[int, Future[Run]] = {}
 
     def seed(self, start: int, body: bytes) -> None:
         """Keep the whole blocks of *body*, the bytes from *start* on, that came by other means."""
+        first = -(-start // BLOCK)
         stop = start + len(body)
-        for index in range(-(-start // BLOCK), -(-stop // BLOCK)):
-            begin = index * BLOCK
-            if min(begin + BLOCK, self.size) <= stop:
-                self._cache.put(self._id, index, body[begin - start : begin - start + BLOCK])
+        last = -(-stop // BLOCK) if stop == self.size else stop // BLOCK
+        if first < last:
+            self._keep(first, body[first * BLOCK - start : last * BLOCK - start])
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Return the bytes [offset, offset + size), fewer only at the end of the object.
@@ -117,51 +143,95 @@ class BlockReader:
 
     def drop(self, start: int, stop: int) -> None:
         """Forget the cached blocks of [start, stop): their bytes proved wrong."""
-        self._cache.drop(self._id, start // BLOCK, (max(stop, start + 1) - 1) // BLOCK)
+        first, last = start // BLOCK, (max(stop, start + 1) - 1) // BLOCK
+        self._cache.drop(self._id, first, last)
+        if self._disk is not None:
+            self._disk.drop(first, last)
+
+    def forget(self) -> None:
+        """Give up the memory of all blocks; what is on disk stays."""
+        self._cache.drop(self._id, 0, self.size // BLOCK)
 
     def _collect(
         self, first: int, last: int, run_bytes: int = MAX_RUN, *, ahead: bool = False
-    ) -> tuple[dict[int, bytes], list["Future[tuple[int, bytes]]"]]:
-        """Return the blocks [first, last] that are here and the runs on their way with the rest."""
+    ) -> tuple[dict[int, bytes], list["Future[Run]"]]:
+        """Return the blocks [first, last] that are here and the runs on their way with the rest.
+
+        With *ahead* nobody waits for them, so what is here already is left where it is.
+        """
         ready: dict[int, bytes] = {}
-        awaited: dict[int, Future[tuple[int, bytes]]] = {}
-        with self._lock:
-            missing = []
-            for index in range(first, last + 1):
-                future = self._under_way.get(index)
-                if future is not None:
+        awaited: dict[int, Future[Run]] = {}
+        indices: Iterable[int] = range(first, last + 1)
+        for look in (self._look_in_memory, self._look_on_disk):
+            indices = [index for index in indices if not look(index, ready, awaited, ahead)]
+        if indices:
+            with self._lock:
+                # Between the look and the lock another reader may have been here.
+                missing = [i for i in indices if not self._look_in_memory(i, ready, awaited, ahead)]
+                for begin, end in _runs(missing, max(1, run_bytes // BLOCK)):
+                    future: Future[Run] = Future()
+                    self._pool.submit(self._fetch_run, future, begin, end)
                     awaited[id(future)] = future
-                    continue
-                block = self._cache.get(self._id, index)
-                if block is None:
-                    missing.append(index)
-                elif not ahead:
-                    ready[index] = block
-            for begin, end in _runs(missing, max(1, run_bytes // BLOCK)):
-                future = self._pool.submit(self._fetch_run, begin, end)
-                awaited[id(future)] = future
-                for index in range(begin, end):
-                    self._under_way[index] = future
+                    self._under_way.update(dict.fromkeys(range(begin, end), future))
+            if ahead:
+                self._stats.add("read_ahead_bytes", len(missing) * BLOCK)
         if not ahead:
             self._stats.add("block_hits", len(ready))
             self._stats.add("block_misses", last + 1 - first - len(ready))
-        elif missing:
-            self._stats.add("read_ahead_bytes", len(missing) * BLOCK)
         return ready, list(awaited.values())
 
-    def _fetch_run(self, first: int, stop: int) -> tuple[int, bytes]:
-        """Fetch the blocks [first, stop) in one range and keep them."""
+    def _look_in_memory(
+        self, index: int, ready: dict[int, bytes], awaited: dict[int, "Future[Run]"], ahead: bool
+    ) -> bool:
+        future = self._under_way.get(index)
+        if future is not None:
+            awaited[id(future)] = future
+            return True
+        block = self._cache.get(self._id, index)
+        if block is not None and not ahead:
+            ready[index] = block
+        return block is not None
+
+    def _look_on_disk(
+        self, index: int, ready: dict[int, bytes], awaited: dict[int, "Future[Run]"], ahead: bool
+    ) -> bool:
+        if self._disk is None:
+            return False
+        if ahead:
+            return self._disk.has(index)
+        block = self._disk.get(index)
+        if block is None or len(block) != min(BLOCK, self.size - index * BLOCK):
+            return False
+        self._stats.add("disk_hits")
+        self._cache.put(self._id, index, block)
+        ready[index] = block
+        return True
+
+    def _fetch_run(self, future: "Future[Run]", first: int, stop: int) -> None:
+        """Fetch the blocks [first, stop) in one range; hand them out first, then keep them."""
+        run = b""
         try:
             begin = first * BLOCK
             run = self._remote.fetch_range(begin, min(stop * BLOCK, self.size), self.version)
-            for index in range(first, stop):
-                at = (index - first) * BLOCK
-                self._cache.put(self._id, index, run[at : at + BLOCK])
-            return first, run
+            self._keep_in_memory(first, run)
+            future.set_result((first, run))
+        except BaseException as exc:
+            future.set_exception(exc)
         finally:
             with self._lock:
                 for index in range(first, stop):
                     self._under_way.pop(index, None)
+        if run and self._disk is not None:
+            self._disk.put(first, run)
+
+    def _keep_in_memory(self, first: int, run: bytes) -> None:
+        for at in range(0, len(run), BLOCK):
+            self._cache.put(self._id, first + at // BLOCK, run[at : at + BLOCK])
+
+    def _keep(self, first: int, run: bytes) -> None:
+        self._keep_in_memory(first, run)
+        if self._disk is not None:
+            self._disk.put(first, run)
 
 
 def _runs(indices: list[int], longest: int) -> Iterator[tuple[int, int]]:

@@ -10,6 +10,7 @@ from taskfs.api import TaskClient
 from taskfs.archive import Archive, Engine, open_archive
 from taskfs.blocks import BlockCache
 from taskfs.config import Config
+from taskfs.diskcache import DiskCache
 from taskfs.errors import NotFound
 from taskfs.handles import HandleTable
 from taskfs.inflate import CheckpointRoom
@@ -42,8 +43,8 @@ def open_client(config: Config, stats: Stats | None = None) -> TaskClient:
     return TaskClient(config.api_url, config.api_key, timeout_s=config.timeout_s, stats=stats)
 
 
-def open_engine(waiter: Waiter, stats: Stats) -> Engine:
-    """Return what all archives of one process share."""
+def open_engine(waiter: Waiter, stats: Stats, config: Config | None = None) -> Engine:
+    """Return what all archives of one process share; with *config*, also the cache on disk."""
     return Engine(
         pool=ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="taskfs-store"),
         decoding=ThreadPoolExecutor(2, thread_name_prefix="taskfs-decode"),
@@ -53,6 +54,8 @@ def open_engine(waiter: Waiter, stats: Stats) -> Engine:
         spans=BlockCache(SPAN_MEMORY),
         windows=Windows(),
         room=CheckpointRoom(),
+        disk=DiskCache(config.cache_dir, config.cache_size) if config else None,
+        namespace=config.api_url if config else "",
     )
 
 
@@ -79,7 +82,7 @@ def open_core(
     stats = Stats()
     waiter = Waiter(interrupted)
     client = open_client(config, stats)
-    engine = open_engine(waiter, stats)
+    engine = open_engine(waiter, stats, None if config.demo else config)
     pool = ThreadPoolExecutor(API_THREADS, thread_name_prefix="taskfs-api")
     attr_timeout_s = config.attr_timeout_s
     records = Records(

@@ -24,6 +24,7 @@ from taskfs.options import (
     parse_duration,
     parse_path,
     parse_size,
+    user_dir,
 )
 
 __all__ = ["Config", "FoundKey", "Secret", "find_api_key", "load_config"]
@@ -180,11 +181,12 @@ def _file_from_environment() -> Path | None:
     return parse_path(name) if name else None
 
 
-def _read_file(named: Path | None) -> tuple[Path, dict[str, str]]:
+def _read_file(named: Path | None) -> tuple[Path | None, dict[str, str]]:
     """Return the file's path and its settings as texts; only an unnamed file may be missing."""
-    import platformdirs
-
-    path = named or Path(platformdirs.user_config_dir("taskfs")) / "config.toml"
+    home = user_dir("config")
+    path = named or (home and home / "config.toml")
+    if path is None:
+        return None, {}
     try:
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -250,8 +252,8 @@ def _find_key(layers: _Layers) -> FoundKey:
         if setting.source in {"TASKFS_API_KEY", "INDUCTIVA_API_KEY"}:
             return FoundKey(_check_key(setting.text, setting.source), setting.source)
         return _read_key_file(parse_path(setting.text), setting.source)
-    default = parse_path("~/.inductiva/api_key")
-    if default.is_absolute() and default.exists():
+    default = Path(os.path.expanduser("~/.inductiva/api_key"))
+    if default.is_absolute() and default.exists():  # without any home it is not
         return _read_key_file(default, str(default))
     raise ConfigError(
         "there is no API key: looked in TASKFS_API_KEY, TASKFS_API_KEY_FILE, api_key_file of the "

@@ -18,7 +18,7 @@ except ImportError:
     _zlib = importlib.import_module("zlib")
 
 
-def crc32(piece: bytes, start: int = 0) -> int:
+def crc32(piece: bytes | memoryview, start: int = 0) -> int:
     """Return the CRC-32 of what gave *start*, followed by *piece* (APPNOTE 4.4.7)."""
     return int(_zlib.crc32(piece, start))
 

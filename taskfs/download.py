@@ -17,10 +17,11 @@ from taskfs.api import TaskClient
 from taskfs.archive import Archive
 from taskfs.compose import open_engine, open_task_archive
 from taskfs.errors import NotFound, TaskFSError, Unavailable
-from taskfs.fetching import ArchiveFetch, Fetch, MemberFetch, Target
+from taskfs.fetching import ArchiveFetch, Fetch, MemberFetch
 from taskfs.model import Task, format_size
 from taskfs.shelf import Which
 from taskfs.stats import Stats
+from taskfs.target import Target
 from taskfs.waiting import Waiter
 from taskfs.zipindex import Member
 

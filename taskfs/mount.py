@@ -16,14 +16,12 @@ from taskfs import daemon, logs, mountpoint
 from taskfs.compose import Core, open_core
 from taskfs.config import Config, Secret
 from taskfs.errors import MountError, TaskFSError
-from taskfs.mountpoint import FUSE_PACKAGES, umount
+from taskfs.mountpoint import FUSE_PACKAGES
 from taskfs.operations import TaskOperations
 from taskfs.session import Session, fuse_interrupted
 
 if TYPE_CHECKING:
     from taskfs.demo.server import EmbeddedCloud
-
-__all__ = ["mount", "umount"]
 
 log = logging.getLogger(__name__)
 

@@ -72,7 +72,10 @@ def parse_words(text: str) -> tuple[str, ...]:
 
 def parse_path(text: str) -> Path:
     """Return *text* as an absolute path; `~` is the user's home. The daemon's directory is `/`."""
-    return Path(os.path.abspath(os.path.expanduser(text)))
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~"):  # nobody knows that user, or us and there is no HOME
+        raise ConfigError(f"{text!r}: there is no such home directory: write the whole path")
+    return Path(os.path.abspath(expanded))
 
 
 def parse_count(text: str) -> int:
@@ -104,13 +107,22 @@ def parse_level(text: str) -> str:
     return level
 
 
-def _user_cache_dir() -> str:
+def user_dir(kind: str) -> Path | None:
+    """Return the user's `cache` or `config` directory of taskfs, None where there is no home."""
     import platformdirs
 
-    path = platformdirs.user_cache_dir("taskfs")
-    if not os.path.isabs(path):  # a user that the password database does not know, without HOME
-        raise ConfigError("there is no home directory: name one with --cache-dir")
-    return path
+    try:
+        path = Path(getattr(platformdirs, f"user_{kind}_dir")("taskfs"))
+    except RuntimeError:  # a user that the password database does not know, without HOME
+        return None
+    return path if path.is_absolute() else None  # what older releases return then
+
+
+def _user_cache_dir() -> str:
+    path = user_dir("cache")
+    if path is None:
+        raise ConfigError("there is no home directory for the cache: set TASKFS_CACHE_DIR or HOME")
+    return str(path)
 
 
 EVERY: Final = frozenset({"mount", "list", "info", "kill", "wait", "download", "doctor"})
@@ -208,7 +220,8 @@ OPTIONS: Final = (
            service="INDUCTIVA_OUTPUT_DIR", empty_counts=True),
     Option("demo", parse_flag, "Mount the embedded cloud of living example tasks; needs no key."),
     Option("log_file", parse_path, "Append the log to this file.", "FILE",
-           default_shown="standard error, and the system log once mounted", commands=LOGGED),
+           default_shown="standard error; of a mount: ~/.local/state/taskfs/log/MOUNTPOINT.log",
+           commands=LOGGED),
     Option("log_level", parse_level, f"One of {', '.join(LOG_LEVELS)}.", "LEVEL", "warning",
            commands=LOGGED),
 )  # fmt: skip

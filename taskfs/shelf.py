@@ -41,6 +41,14 @@ class Which(enum.Enum):
         """Return where the store keeps it, None if the record does not say."""
         return task.output_path if self is Which.OUTPUT else task.input_path
 
+    def identity(self, task: Task) -> tuple[object, ...] | None:
+        """Return what the record tells of the archive's version, None while it may still change."""
+        if self is Which.INPUT:
+            return (task.id, task.input_submit_ns) if task.input_submit_ns else None
+        if not task.is_terminated:
+            return None
+        return task.id, task.end_ns, task.output_zipped_bytes
+
 
 class CacheMode(enum.Enum):
     """What the kernel may do with the pages of a file that is opened."""
@@ -177,6 +185,7 @@ class Shelf:
             slot = self._slot(task_id, which)
             if slot.archive is archive:
                 slot.archive = None
+        archive.forget_index()
 
     def damaged(self, task_id: str, which: Which, path: str) -> None:
         """Wrong bytes of *path* may be among the kernel's pages: its next open lets go of them."""
@@ -186,9 +195,12 @@ class Shelf:
     def forget(self) -> None:
         """Look for every archive again; open files keep the version they have."""
         with self._lock:
+            archives = [slot.archive for slot in self._slots.values() if slot.archive]
             for slot in self._slots.values():
                 slot.absent_until_s = float("-inf")
                 slot.archive = None
+        for archive in archives:
+            archive.forget_index()
 
     def _slot(self, task_id: str, which: Which) -> _Slot:
         slot = self._slots.setdefault((task_id, which), _Slot())
@@ -197,9 +209,7 @@ class Shelf:
 
     def _match_record(self, slot: _Slot, task: Task, which: Which) -> None:
         """A record that tells of another archive than before makes the one in use an old one."""
-        identity: tuple[object, ...] = (task.input_path, task.input_submit_ns)
-        if which is Which.OUTPUT:
-            identity = (task.output_path, task.end_ns, task.output_zipped_bytes, task.is_terminated)
+        identity = (which.path(task), which.identity(task))
         if slot.identity != identity:
             slot.archive = None
             slot.identity = identity
@@ -232,7 +242,14 @@ class Shelf:
         try:
             remote = self._api.open_object(path, task.region)
             expected = task.output_files if which is Which.OUTPUT else None
-            archive = open_archive(remote, which.root, self._engine, expected)
+            archive = open_archive(
+                remote,
+                which.root,
+                self._engine,
+                expected,
+                name=path,
+                identity=which.identity(task),
+            )
         except NotFound:
             with self._lock:
                 slot.absent_until_s = self._clock() + ABSENT_TTL_S - self._attr_timeout_s

@@ -66,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         # The pools of the core would hold the exit until what they fetch has come or failed.
         _leave_at_once(INTERRUPTED)
+    except SystemExit as exc:
+        _leave_at_once(exc.code if isinstance(exc.code, int) else 1)
     except BrokenPipeError:
         _leave_at_once(BROKEN_PIPE)
     except click.UsageError as exc:

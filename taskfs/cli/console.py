@@ -1,7 +1,6 @@
 """What the commands share: the session with the API, and how they print."""
 
 import contextlib
-import logging
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -50,17 +49,12 @@ def known_task(task_id: str) -> Iterator[None]:
 
 def configure_logging(config: Config) -> None:
     """Send the log of taskfs to the configured file or standard error, without secrets."""
-    from taskfs.redaction import RedactingFormatter
+    from taskfs import logs
 
     if config.log_file:
-        target: logging.Handler = logging.FileHandler(config.log_file, encoding="utf-8")
-        target.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logs.log_to_file(config.log_file, config.log_level)
     else:
-        target = logging.StreamHandler()
-        target.setFormatter(RedactingFormatter("taskfs: %(message)s"))
-    logger = logging.getLogger("taskfs")
-    logger.setLevel(config.log_level.upper())
-    logger.addHandler(target)
+        logs.log_to_stderr(config.log_level)
 
 
 def complain(text: str) -> None:

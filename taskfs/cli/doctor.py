@@ -2,7 +2,6 @@
 
 import ctypes
 import ctypes.util
-import errno
 import os
 import shutil
 import stat
@@ -20,6 +19,7 @@ from taskfs.cli.options import Settings, config_options
 from taskfs.config import Config, find_api_key
 from taskfs.errors import TaskFSError
 from taskfs.model import format_size
+from taskfs.mountpoint import FSTYPE, FUSE_PACKAGES, is_dead
 
 if TYPE_CHECKING:
     from taskfs.api import TaskClient
@@ -28,7 +28,6 @@ MAX_CLOCK_OFFSET_S: Final = 60.0
 MIN_CACHE_BYTES: Final = 256 * 1024**2
 FUSE_DEVICE: Final = Path("/dev/fuse")
 FUSE_CONF: Final = Path("/etc/fuse.conf")
-INSTALL_FUSE: Final = "apt-get install fuse libfuse2 (libfuse2t64 on newer systems)"
 
 
 class Failed(Exception):
@@ -80,20 +79,20 @@ def _outcome(check: Callable[[Surroundings], str], surroundings: Surroundings) -
 def _libfuse(_: Surroundings) -> str:
     path = os.environ.get("FUSE_LIBRARY_PATH") or ctypes.util.find_library("fuse")
     if not path:
-        raise Failed(f"not found: {INSTALL_FUSE}")
+        raise Failed(f"not found: {FUSE_PACKAGES}")
     try:
         number = ctypes.CDLL(path).fuse_version()
     except (OSError, AttributeError):
-        raise Failed(f"{path} cannot be loaded: {INSTALL_FUSE}") from None
+        raise Failed(f"{path} cannot be loaded: {FUSE_PACKAGES}") from None
     if not 26 <= number < 30:
-        raise Failed(f"{path} is version {number / 10:g}, not 2.6 to 2.9: {INSTALL_FUSE}")
+        raise Failed(f"{path} is version {number / 10:g}, not 2.6 to 2.9: {FUSE_PACKAGES}")
     return f"{path}, version {number / 10:g}"
 
 
 def _fusermount(_: Surroundings) -> str:
     path = shutil.which("fusermount")
     if not path:
-        raise Failed(f"not found on PATH: {INSTALL_FUSE}")
+        raise Failed(f"not found on PATH: {FUSE_PACKAGES}")
     found = os.stat(path)
     if os.geteuid() and not (found.st_mode & stat.S_ISUID and found.st_uid == 0):
         raise Failed(f"{path} is not set-uid root: sudo chmod u+s {path}")
@@ -193,7 +192,7 @@ def _demo(_: Surroundings) -> str:
 
 
 def _stale_mounts(_: Surroundings) -> str:
-    dead = [place for place in _our_mounts() if _is_dead(place)]
+    dead = [place for place in _our_mounts() if is_dead(Path(place))]
     if dead:
         raise Failed(f"{', '.join(dead)}: the process ended: taskfs umount --lazy {dead[0]}")
     return "none of ours is dead"
@@ -204,7 +203,7 @@ def _our_mounts() -> Iterator[str]:
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:
             fields, _, rest = line.partition(" - ")
-            if rest.startswith("fuse.taskfs "):
+            if rest.startswith(f"{FSTYPE} "):
                 yield _unescaped(fields.split(" ")[4])
 
 
@@ -212,14 +211,6 @@ def _unescaped(place: str) -> str:
     for code in (0o40, 0o11, 0o12, 0o134):  # the four that the kernel writes as octal digits
         place = place.replace(f"\\{code:03o}", chr(code))
     return place
-
-
-def _is_dead(place: str) -> bool:
-    try:
-        os.statvfs(place)
-    except OSError as exc:
-        return exc.errno == errno.ENOTCONN
-    return False
 
 
 # The order is the order of the lines. A new check is a new row.

@@ -1,6 +1,7 @@
 """`taskfs download`."""
 
 import contextlib
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -71,7 +72,19 @@ def download(
         plan = _Plan(client, inputs, filenames, archive)
         for task_id in dict.fromkeys(task_ids):
             fetches += plan.of(task_id, _target(config, task_id, output_dir, inputs))
+        _end_in_good_order()
         return _fetch(fetches)
+
+
+def _end_in_good_order() -> None:
+    """Let the signals that end a process pass as exceptions, so that unfinished files go."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP, and means it
+            signal.signal(number, leave)
 
 
 def _check_usage(

@@ -1,10 +1,8 @@
 """`taskfs mount`, `taskfs umount` and `taskfs demo`."""
 
-import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,10 +11,11 @@ import click
 from taskfs.cli.console import configure_logging
 from taskfs.cli.options import EPILOG, Settings, config_options, reads
 from taskfs.errors import ConfigError, MountError
+from taskfs.mountpoint import is_dead
+from taskfs.mountpoint import umount as unmount
 from taskfs.options import parse_path
 
 DEMO_MOUNTPOINT = "~/taskfs-demo"
-NO_LIBFUSE = "libfuse 2 is missing: apt-get install libfuse2 (or libfuse2t64) fuse"
 NO_DEMO = "taskfs demo needs the extra: pip install 'taskfs[demo]'"
 
 _foreground = click.option(
@@ -51,8 +50,6 @@ def mount(settings: Settings, mountpoint: Path, foreground: bool) -> None:
 )
 def umount(mountpoint: Path, lazy: bool) -> None:
     """Unmount MOUNTPOINT, and wait until its process has ended."""
-    with _needing_libfuse():
-        from taskfs.mount import umount as unmount
     unmount(mountpoint, lazy=lazy)
 
 
@@ -89,7 +86,8 @@ def demo(
     if serve:
         return _serve(settings, port)
     place = mountpoint or parse_path(DEMO_MOUNTPOINT)
-    place.mkdir(parents=True, exist_ok=True)
+    if not is_dead(place):  # what a killed daemon left there is repaired by the mount
+        place.mkdir(parents=True, exist_ok=True)
     settings.flags["demo"] = True
     _mount(settings, place, foreground)
     if not foreground:
@@ -100,18 +98,13 @@ def _mount(settings: Settings, mountpoint: Path, foreground: bool) -> None:
     config = settings.load()
     if config.demo:
         _require_demo()
-    with _needing_libfuse():
-        from taskfs.mount import mount as mount_tree
-    mount_tree(config, mountpoint, foreground=foreground)
+    from taskfs.mountpoint import FUSE_PACKAGES
 
-
-@contextlib.contextmanager
-def _needing_libfuse() -> Iterator[None]:
-    """Within it, an import that fails as fusepy does is a MountError that names the package."""
     try:
-        yield
-    except OSError:
-        raise MountError(NO_LIBFUSE) from None
+        from taskfs.mount import mount as mount_tree
+    except OSError:  # fusepy loads libfuse when it is imported; its words name no package
+        raise MountError(f"libfuse 2 is missing: {FUSE_PACKAGES}") from None
+    mount_tree(config, mountpoint, foreground=foreground)
 
 
 def _serve(settings: Settings, port: int) -> None:

@@ -1,0 +1,320 @@
+"""Blocks and archive indexes on disk: shared by mounts, checked before use, never in the way.
+
+Blocks lie in segment files of `SEGMENT_BLOCKS` blocks each. A table at a segment's end holds, per
+block, its length and a CRC-32; a block counts once its entry is right, so a crash, a full disk, a
+second writer or a damaged byte makes a miss and nothing worse. Two mounts that write the same block
+write the same bytes. The least recently used files go first.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import logging
+import os
+import struct
+import threading
+import time
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from taskfs.blocks import BLOCK
+from taskfs.decoders import crc32
+
+log = logging.getLogger(__name__)
+
+FORMAT: Final = "v1"  # another layout takes another directory, so versions never misread each other
+SEGMENT_BLOCKS: Final = 64
+SEGMENT: Final = SEGMENT_BLOCKS * BLOCK
+ENTRY: Final = struct.Struct("<LL")  # length (0: absent) and CRC-32 of the block
+TABLE: Final = SEGMENT_BLOCKS * ENTRY.size
+MAX_OPEN: Final = 64
+TOUCH_S: Final = 60.0
+PAUSE_S: Final = 60.0  # after a failed write nothing is written for so long
+RECOUNT: Final = 16  # other mounts write too: after this part of the size, what is there is counted
+KEEP: Final = 0.9  # what an eviction leaves of the allowed size
+INDEX_MAGIC: Final = b"taskfs index 1\n"
+
+
+def cache_key(*parts: object) -> str:
+    """Return a file name that stands for *parts*."""
+    text = "\0".join(map(str, parts)).encode("utf-8", "surrogateescape")
+    return hashlib.blake2b(text, digest_size=16).hexdigest()
+
+
+class _Segment:
+    """One open segment file and its table as this process knows it."""
+
+    __slots__ = ("descriptor", "path", "table", "touched_s")
+
+    def __init__(self, path: Path, descriptor: int, table: bytearray) -> None:
+        self.path = path
+        self.descriptor = descriptor
+        self.table = table
+        self.touched_s = float("-inf")
+
+    def __del__(self) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self.descriptor)
+
+
+class DiskCache:
+    """The cache directory. Safe for concurrent use, by threads and by processes.
+
+    The lock guards the table of open segments; reading and writing run outside of it. Nothing
+    here raises: what fails is a miss, and is logged once.
+    """
+
+    def __init__(self, directory: Path, max_bytes: int) -> None:
+        self._root = directory / FORMAT
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._open: OrderedDict[Path, _Segment] = OrderedDict()
+        self._paused_until_s = float("-inf")
+        self._complained = False
+        self._used: int | None = None  # counted on disk; None: not yet
+        self._written = 0  # since then
+        self._usable = max_bytes > 0 and self._make_directories()
+
+    def blocks_of(self, key: str) -> "DiskBlocks":
+        """Return the cached blocks of one object version; *key* is a `cache_key`."""
+        return DiskBlocks(self, self._root / "blocks" / key[:2], key)
+
+    def get_index(self, key: str) -> tuple[bytes, bytes] | None:
+        """Return the head and the body that `put_index` kept under *key*, None if there are none
+        or they are damaged."""
+        if not self._usable:
+            return None
+        path = self._root / "index" / key
+        try:
+            packed = path.read_bytes()
+        except OSError:
+            return None
+        magic, sum_, rest = packed[:15], packed[15:19], packed[19:]
+        if magic != INDEX_MAGIC or zlib.crc32(rest).to_bytes(4, "little") != sum_:
+            return None
+        try:
+            whole = zlib.decompress(rest)
+        except zlib.error:
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(path)
+        length = int.from_bytes(whole[:4], "little")
+        return whole[4 : 4 + length], whole[4 + length :]
+
+    def put_index(self, key: str, head: bytes, body: bytes) -> None:
+        """Keep *head* and *body* under *key*; they appear whole or not at all."""
+        rest = zlib.compress(len(head).to_bytes(4, "little") + head + body, 1)
+        packed = INDEX_MAGIC + zlib.crc32(rest).to_bytes(4, "little") + rest
+        path = self._root / "index" / key
+        temporary = path.with_name(f".{key}.{os.getpid()}.{threading.get_ident()}")
+
+        def write() -> None:
+            temporary.write_bytes(packed)
+            os.replace(temporary, path)
+            self._note_written(len(packed))
+
+        self._try_write(write)
+
+    def drop_index(self, key: str) -> None:
+        """Forget what is kept under *key*."""
+        with contextlib.suppress(OSError):
+            os.unlink(self._root / "index" / key)
+
+    def _try_write(self, write: Callable[[], None]) -> None:
+        """Call *write*; that it fails is nobody's failure, then writing pauses for a while."""
+        if not self._usable or time.monotonic() < self._paused_until_s:
+            return
+        try:
+            write()
+        except OSError as exc:
+            self._paused_until_s = time.monotonic() + PAUSE_S
+            if not self._complained:
+                self._complained = True
+                log.warning("the cache cannot be written (%s): reads go on without it", exc)
+
+    def _make_directories(self) -> bool:
+        try:
+            for directory in (self._root.parent, self._root):
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for name in ("blocks", "index"):
+                (self._root / name).mkdir(mode=0o700, exist_ok=True)
+            if os.stat(self._root).st_uid != os.geteuid():
+                raise PermissionError(f"{self._root} belongs to somebody else")
+            os.chmod(self._root, 0o700)
+        except OSError as exc:
+            log.warning("there is no cache on disk (%s): see --cache-dir", exc)
+            return False
+        return True
+
+    def segment(self, path: Path, *, create: bool) -> _Segment | None:
+        """Return the open segment, None if there is no such file (and none is to be made)."""
+        if not self._usable:
+            return None
+        with self._lock:
+            segment = self._open.get(path)
+            if segment is not None:
+                self._open.move_to_end(path)
+                return segment
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
+        try:
+            descriptor = os.open(path, flags, 0o600)
+        except FileNotFoundError:
+            if not create:
+                return None
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            descriptor = os.open(path, flags, 0o600)
+        table = bytearray(os.pread(descriptor, TABLE, SEGMENT))
+        table += bytes(TABLE - len(table))
+        segment = _Segment(path, descriptor, table)
+        with self._lock:
+            segment = self._open.setdefault(path, segment)
+            while len(self._open) > MAX_OPEN:
+                self._open.popitem(last=False)  # closed once the last reader lets go of it
+        return segment
+
+    def touch(self, segment: _Segment) -> None:
+        """Note that the segment is in use."""
+        now = time.monotonic()
+        if now - segment.touched_s > TOUCH_S:
+            segment.touched_s = now
+            with contextlib.suppress(OSError):
+                os.utime(segment.descriptor)
+
+    def write(self, path: Path, first: int, run: memoryview) -> None:
+        """Keep *run*, whole blocks from the segment's block *first* on."""
+        self._try_write(lambda: self._write(path, first, run))
+
+    def _write(self, path: Path, first: int, run: memoryview) -> None:
+        segment = self.segment(path, create=True)
+        if segment is None:
+            return
+        entries = bytearray()
+        for at in range(0, len(run), BLOCK):
+            block = run[at : at + BLOCK]
+            entries += ENTRY.pack(len(block), crc32(block))
+        os.pwrite(segment.descriptor, run, first * BLOCK)
+        at = first * ENTRY.size
+        os.pwrite(segment.descriptor, entries, SEGMENT + at)
+        segment.table[at : at + len(entries)] = entries
+        segment.touched_s = time.monotonic()
+        self._note_written(len(run))
+
+    def _note_written(self, count: int) -> None:
+        """Count *count* more bytes on disk, and make room if there are too many."""
+        with self._lock:
+            self._written += count
+            if self._used is None or self._written > self._max_bytes // RECOUNT:
+                self._used = sum(size for _, size, _ in self._files())
+                self._written = 0
+            if self._used + self._written > self._max_bytes:
+                self._evict()
+
+    def _files(self) -> list[tuple[float, int, Path]]:
+        """Return when each file was last used, what it takes on disk, and its path."""
+        found = []
+        for directory, _, names in os.walk(self._root):
+            for name in names:
+                path = Path(directory, name)
+                with contextlib.suppress(OSError):
+                    status = path.stat()
+                    found.append((status.st_mtime, status.st_blocks * 512, path))
+        return found
+
+    def _evict(self) -> None:
+        """Remove what was not used for longest; another mount may be doing the same."""
+        with open(self._root / "lock", "ab", opener=_private) as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._used = None  # counted anew once the other one is done
+                return
+            files = sorted(self._files())
+            used = sum(size for _, size, _ in files)
+            for _, size, path in files:
+                if used <= self._max_bytes * KEEP:
+                    break
+                if path.name == "lock":
+                    continue
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                self._open.pop(path, None)
+                used -= size
+            self._used = used
+            self._written = 0
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+class DiskBlocks:
+    """The blocks of one object version on disk. Safe for concurrent use."""
+
+    def __init__(self, cache: DiskCache, directory: Path, key: str) -> None:
+        self._cache = cache
+        self._directory = directory
+        self._key = key
+
+    def _path(self, number: int) -> Path:
+        return self._directory / f"{self._key}-{number:x}"
+
+    def _find(self, index: int) -> tuple[_Segment, int, int] | None:
+        number, place = divmod(index, SEGMENT_BLOCKS)
+        try:
+            segment = self._cache.segment(self._path(number), create=False)
+        except OSError:
+            return None
+        if segment is None:
+            return None
+        length, crc = ENTRY.unpack_from(segment.table, place * ENTRY.size)
+        return (segment, length, crc) if length else None
+
+    def has(self, index: int) -> bool:
+        """Whether the block seems to be there; its bytes are not looked at."""
+        return self._find(index) is not None
+
+    def get(self, index: int) -> bytes | None:
+        """Return the block, None if it is not there or its checksum does not match."""
+        found = self._find(index)
+        if found is None:
+            return None
+        segment, length, crc = found
+        place = index % SEGMENT_BLOCKS
+        try:
+            block = os.pread(segment.descriptor, min(length, BLOCK), place * BLOCK)
+        except OSError:
+            return None
+        if len(block) != length or crc32(block) != crc:
+            segment.table[place * ENTRY.size : (place + 1) * ENTRY.size] = bytes(ENTRY.size)
+            return None
+        self._cache.touch(segment)
+        return block
+
+    def put(self, first: int, run: bytes) -> None:
+        """Keep *run*, whole blocks from the block *first* on (the object's last may be short)."""
+        view = memoryview(run)
+        at = 0
+        while at < len(run):
+            number, place = divmod(first + at // BLOCK, SEGMENT_BLOCKS)
+            length = min(len(run) - at, (SEGMENT_BLOCKS - place) * BLOCK)
+            self._cache.write(self._path(number), place, view[at : at + length])
+            at += length
+
+    def drop(self, first: int, last: int) -> None:
+        """Forget the blocks [first, last]."""
+        for number in range(first // SEGMENT_BLOCKS, last // SEGMENT_BLOCKS + 1):
+            try:
+                segment = self._cache.segment(self._path(number), create=False)
+            except OSError:
+                continue
+            if segment is None:
+                continue
+            base = number * SEGMENT_BLOCKS
+            begin = max(first - base, 0) * ENTRY.size
+            end = min(last - base + 1, SEGMENT_BLOCKS) * ENTRY.size
+            segment.table[begin:end] = bytes(end - begin)
+            with contextlib.suppress(OSError):
+                os.pwrite(segment.descriptor, bytes(end - begin), SEGMENT + begin)
