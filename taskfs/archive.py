@@ -81,7 +81,7 @@ def open_archive(
         directory = tail.body[max(0, end.start - tail.start) : max(0, end.stop - tail.start)]
         if end.start < tail.start:
             missing = remote.fetch_range(end.start, min(end.stop, tail.start), version)
-            directory = missing + directory
+            directory = bytes(missing) + directory
     index = read_index(directory, end, root)
     disk = None
     if engine.disk is not None and name and version.etag:

@@ -36,6 +36,10 @@ class BlockCache:
         with self._lock:
             return self._blocks.get((reader, index))
 
+    def has(self, reader: int, index: int) -> bool:
+        """Whether the block is cached; asking does not count as a use."""
+        return (reader, index) in self._blocks
+
     def put(self, reader: int, index: int, block: bytes) -> None:
         """Keep the block for a while."""
         with self._lock:
@@ -60,7 +64,7 @@ class StoredBlocks(Protocol):
         """Return the block if it is there and right."""
         ...
 
-    def put(self, first: int, run: bytes) -> None:
+    def put(self, first: int, run: bytes | bytearray) -> None:
         """Keep the blocks of *run*, from *first* on."""
         ...
 
@@ -69,7 +73,7 @@ class StoredBlocks(Protocol):
         ...
 
 
-Run = tuple[int, bytes]  # the index of its first block, and the bytes
+Run = tuple[int, bytes | bytearray]  # the index of its first block, and the bytes
 
 
 class BlockReader:
@@ -128,7 +132,7 @@ class BlockReader:
             for index in range(at, at + -(-len(run) // BLOCK)):
                 if first <= index <= last and index not in ready:
                     begin = (index - at) * BLOCK
-                    ready[index] = run[begin : begin + BLOCK]
+                    ready[index] = bytes(memoryview(run)[begin : begin + BLOCK])
         skip = offset - first * BLOCK
         if first == last:
             return ready[first][skip : skip + stop - offset]
@@ -209,7 +213,7 @@ class BlockReader:
 
     def _fetch_run(self, future: "Future[Run]", first: int, stop: int) -> None:
         """Fetch the blocks [first, stop) in one range; hand them out first, then keep them."""
-        run = b""
+        run: bytes | bytearray = b""
         try:
             begin = first * BLOCK
             run = self._remote.fetch_range(begin, min(stop * BLOCK, self.size), self.version)
@@ -224,9 +228,10 @@ class BlockReader:
         if run and self._disk is not None:
             self._disk.put(first, run)
 
-    def _keep_in_memory(self, first: int, run: bytes) -> None:
+    def _keep_in_memory(self, first: int, run: bytes | bytearray) -> None:
+        view = memoryview(run)
         for at in range(0, len(run), BLOCK):
-            self._cache.put(self._id, first + at // BLOCK, run[at : at + BLOCK])
+            self._cache.put(self._id, first + at // BLOCK, bytes(view[at : at + BLOCK]))
 
     def _keep(self, first: int, run: bytes) -> None:
         self._keep_in_memory(first, run)

@@ -24,9 +24,9 @@ from taskfs.tree import Parts, Tree
 from taskfs.views import Views
 from taskfs.waiting import Waiter, never
 
-BLOCK_MEMORY: Final = 32 << 20
-SPAN_MEMORY: Final = 24 << 20
-STORE_THREADS: Final = 16
+BLOCK_MEMORY: Final = 24 << 20
+SPAN_MEMORY: Final = 16 << 20
+STORE_THREADS: Final = 8
 API_THREADS: Final = 8
 
 

@@ -293,7 +293,7 @@ class DiskBlocks:
         self._cache.touch(segment)
         return block
 
-    def put(self, first: int, run: bytes) -> None:
+    def put(self, first: int, run: bytes | bytearray) -> None:
         """Keep *run*, whole blocks from the block *first* on (the object's last may be short)."""
         view = memoryview(run)
         at = 0

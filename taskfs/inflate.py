@@ -55,10 +55,11 @@ class _Cursor:
     def __init__(self, decoder: Decoder, source: Source) -> None:
         self.decoder = decoder
         self.source = source
-        self.out = 0  # bytes decoded before `partial`, a multiple of SPAN
+        self.out = 0  # bytes decoded before `parts`, a multiple of SPAN
         self.fed = 0
         self.pending = b""
-        self.partial = bytearray()
+        self.parts: list[bytes] = []  # of the span at `out`, decoded so far
+        self.decoded = 0  # bytes in `parts`
         self.crc = 0
         self.busy = False
 
@@ -175,11 +176,10 @@ class Inflater:
     def _piece(self, index: int, start: int, stop: int) -> bytes:
         """Return the bytes [start, stop) of one span."""
         while True:
-            span = self._spans.get(self._id, index)
+            span, cursor = self._claim(index)
             if span is not None:
                 self._note_use(index)
                 return span[start:stop]
-            cursor = self._claim(index)
             if cursor is None:
                 self._waiter.check()
                 continue
@@ -190,18 +190,21 @@ class Inflater:
             self._note_use(index)
             return span[start:stop]
 
-    def _claim(self, index: int) -> _Cursor | None:
-        """Mark the cursor that is nearest before the span busy and return it.
+    def _claim(self, index: int) -> tuple[bytes | None, _Cursor | None]:
+        """Return the span if it is there, else the cursor that is nearest before it, now busy.
 
-        None, after some waiting, if another thread drives it: it may be about to pass the span.
+        Neither, after some waiting, if another thread drives that: it may be about to pass.
         """
         with self._changed:
+            span = self._spans.get(self._id, index)
+            if span is not None:
+                return span, None
             cursor = self._nearest(index)
             if cursor.busy:
                 self._changed.wait(POLL_S)
-                return None
+                return None, None
             cursor.busy = True
-            return cursor
+            return None, cursor
 
     def _release(self, cursor: _Cursor) -> None:
         with self._changed:
@@ -213,7 +216,7 @@ class Inflater:
     def _nearest(self, index: int) -> _Cursor:
         """Return the cursor with the shortest way to the span, a new one where that is nearer."""
         behind = [c for c in self._cursors if c.out <= index * SPAN]
-        best = max(behind, key=lambda c: c.out + len(c.partial), default=None)
+        best = max(behind, key=lambda c: c.out + c.decoded, default=None)
         marks = [c for c in self._checkpoints if c.out <= index * SPAN]
         mark = marks[-1] if marks else None
         if best is not None and (mark is None or mark.out <= best.out):
@@ -225,7 +228,7 @@ class Inflater:
         cursor = _Cursor(decoder, self._open_source(mark.fed if mark else 0))
         if mark is not None:
             cursor.out, cursor.fed, cursor.crc = mark.out, mark.fed, mark.crc
-            cursor.partial += mark.partial
+            cursor.parts, cursor.decoded = [mark.partial], len(mark.partial)
         self._cursors.append(cursor)
         idle = [c for c in self._cursors[:-1] if not c.busy]
         for old in idle[: max(0, len(self._cursors) - MAX_CURSORS)]:
@@ -245,8 +248,8 @@ class Inflater:
         is_last = index * SPAN + stop >= self.size
         try:
             while True:
-                if cursor.out == index * SPAN and len(cursor.partial) >= stop and not is_last:
-                    return bytes(cursor.partial)
+                if cursor.out == index * SPAN and cursor.decoded >= stop and not is_last:
+                    return b"".join(cursor.parts)
                 at = cursor.out
                 span = self._step(cursor)
                 if span is not None and at == index * SPAN:
@@ -260,27 +263,29 @@ class Inflater:
     def _step(self, cursor: _Cursor) -> bytes | None:
         """Decode one piece; return the span if that completed it, and keep it."""
         length = min(SPAN, self.size - cursor.out)
-        wanted = length - len(cursor.partial)
+        wanted = length - cursor.decoded
         if wanted:
             out, at_end = self._decode(cursor, wanted)
-            cursor.partial += out
+            cursor.parts.append(out)
+            cursor.decoded += len(out)
             if not out and (at_end or cursor.decoder.ended):
-                reached = cursor.out + len(cursor.partial)
+                reached = cursor.out + cursor.decoded
                 raise CorruptData(f"the data ends after {reached} of {self.size} bytes")
             if len(out) < wanted:
                 return None
-        span = bytes(cursor.partial)
+        span = cursor.parts[0] if len(cursor.parts) == 1 else b"".join(cursor.parts)
         crc = crc32(span, cursor.crc)
         if cursor.out + length == self.size:
             self._finish(cursor, crc)
-        self._spans.put(self._id, cursor.out // SPAN, span)
         cursor.crc = crc
-        cursor.out += length
-        cursor.partial = bytearray()
+        cursor.parts, cursor.decoded = [], 0
+        with self._changed:
+            # At once: who finds the cursor past a span must find the span too.
+            self._spans.put(self._id, cursor.out // SPAN, span)
+            cursor.out += length
+            self._changed.notify_all()
         if cursor.out % self._spacing == 0 and cursor.out < self.size:
             self._mark(cursor)
-        with self._changed:
-            self._changed.notify_all()
         return span
 
     @staticmethod
@@ -311,7 +316,7 @@ class Inflater:
         # An empty piece makes the decoder let go of the input it was fed; what that brings to
         # light belongs to the next span.
         out, _ = cursor.decoder.decode(b"", 1)
-        cursor.partial += out
+        cursor.parts, cursor.decoded = [out], len(out)
         with self._changed:
             if any(mark.out == cursor.out for mark in self._checkpoints):
                 return
@@ -319,7 +324,7 @@ class Inflater:
             if decoder is None:
                 return
             fed = cursor.fed - len(cursor.pending)
-            mark = _Checkpoint(cursor.out, fed, decoder, cursor.crc, bytes(cursor.partial))
+            mark = _Checkpoint(cursor.out, fed, decoder, cursor.crc, out)
             self._checkpoints.append(mark)
             self._checkpoints.sort(key=lambda mark: mark.out)
             if len(self._checkpoints) > MAX_CHECKPOINTS:
@@ -348,13 +353,15 @@ class Inflater:
         try:
             while True:
                 with self._changed:
-                    index = self._last_span + 1
-                    cursor = self._nearest(index) if self._streak else None
-                    if cursor is None or cursor.busy:
+                    at = self._last_span + 1
+                    stop = min(self._ahead_until, -(-self.size // SPAN)) if self._streak else 0
+                    while at < stop and self._spans.has(self._id, at):
+                        at += 1
+                    if at >= stop:
                         return
-                    at = max(index, cursor.out // SPAN)
-                    if at >= self._ahead_until or at * SPAN >= self.size:
-                        return
+                    cursor = self._nearest(at)
+                    if cursor.busy:
+                        return  # its driver, a reader, goes there anyway
                     cursor.busy = True
                 try:
                     self._drive(cursor, at, min(SPAN, self.size - at * SPAN))

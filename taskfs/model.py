@@ -147,7 +147,7 @@ class RemoteObject(Protocol):
         """
         ...
 
-    def fetch_range(self, start: int, stop: int, version: ObjectVersion) -> bytes:
+    def fetch_range(self, start: int, stop: int, version: ObjectVersion) -> bytes | bytearray:
         """Return the bytes [start, stop) of *version*, exactly `stop - start` of them.
 
         One GET, pinned with If-Match where the store gave a strong ETag; a body cut short is

@@ -10,11 +10,11 @@ from typing import Final
 
 from taskfs.blocks import BLOCK, MAX_RUN, BlockReader
 
-TOTAL_WINDOW: Final = 16 << 20
+TOTAL_WINDOW: Final = 12 << 20
 FIRST_WINDOW: Final = 2 * BLOCK
 # The kernel sends the reads of one `cat` out of order, by a few requests of 128 KiB.
 SLACK: Final = 1 << 20
-PARALLEL: Final = 4
+PARALLEL: Final = 6
 IDLE_S: Final = 1.0
 
 

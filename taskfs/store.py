@@ -66,13 +66,13 @@ class StoredObject:
 
         return self._transport.retrying(f"GET {self.path}", attempt)
 
-    def fetch_range(self, start: int, stop: int, version: ObjectVersion) -> bytes:
+    def fetch_range(self, start: int, stop: int, version: ObjectVersion) -> bytearray:
         """Return the bytes [start, stop) of *version*, exactly that many; see model."""
         body = bytearray()
 
-        def attempt(budget: Budget) -> bytes:
+        def attempt(budget: Budget) -> bytearray:
             self._resume(start, stop, version, body, budget)
-            return bytes(body)
+            return body
 
         return self._transport.retrying(f"GET {self.path}", attempt)
 
