@@ -1,6 +1,7 @@
 """The composition root of a mount: checks, builds the tree, mounts it, ends it."""
 
 import contextlib
+import ctypes
 import logging
 import os
 import re
@@ -30,6 +31,8 @@ SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 GRACE_S: Final = 2.0
 FUSE_CONF: Final = Path("/etc/fuse.conf")
 DEVICE: Final = Path("/dev/fuse")
+M_MMAP_THRESHOLD: Final = -3  # mallopt(3)
+M_ARENA_MAX: Final = -8
 
 
 def mount(config: Config, place: Path, *, foreground: bool) -> None:
@@ -106,6 +109,7 @@ def _captured_stderr() -> Iterator[Callable[[], str]]:
 
 def _serve(config: Config, place: Path, on_live: Callable[[], None]) -> None:
     """Check the key, mount, and serve until unmounted."""
+    _bound_heap()
     # Before any thread exists: each inherits the mask, so one thread alone gets the signals.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     cloud = _start_demo() if config.demo else None
@@ -164,6 +168,14 @@ def _fuse_options(config: Config) -> dict[str, Any]:
         # A name that is not there now may be a moment later, and asking costs no request.
         "negative_timeout": 0,
     }
+
+
+def _bound_heap() -> None:
+    """Have glibc give freed buffers back: many threads and large blocks fragment its arenas."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # musl has none, and needs none
+        for parameter, value in ((M_ARENA_MAX, 2), (M_MMAP_THRESHOLD, 256 << 10)):
+            mallopt(parameter, value)
 
 
 def _start_demo() -> "EmbeddedCloud":
