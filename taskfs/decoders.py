@@ -10,7 +10,7 @@ import lzma
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from taskfs.errors import CorruptData
+from taskfs.errors import CorruptData, Unsupported
 
 try:
     _zlib: Any = importlib.import_module("zlib_ng.zlib_ng")
@@ -146,7 +146,7 @@ class LzmaDecoder(_BufferedDecoder):
             raise ValueError("properties out of range")
         dictionary = int.from_bytes(self._head[5:9], "little")
         if dictionary > 64 << 20:
-            raise ValueError("a dictionary larger than 64 MiB")
+            raise Unsupported("LZMA with a dictionary larger than 64 MiB")
         return {
             "id": lzma.FILTER_LZMA1,
             "dict_size": max(4096, dictionary),

@@ -7,8 +7,7 @@ node says only what it can do.
 import hashlib
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from taskfs.errors import IsADirectory, NoAttribute, NotADirectory, NotFound, ReadOnly
 from taskfs.handles import Handle
@@ -19,8 +18,7 @@ DIRECTORY_MODE: Final = stat.S_IFDIR | 0o755
 LINK_MODE: Final = stat.S_IFLNK | 0o777
 
 
-@dataclass(frozen=True, slots=True)
-class Attrs:
+class Attrs(NamedTuple):
     """What stat(2) tells of a node; sizes in bytes, `blocks` in units of 512 bytes."""
 
     mode: int
@@ -31,8 +29,7 @@ class Attrs:
     blocks: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A name as readdir lists it: with its type bits and inode number."""
 
     name: str

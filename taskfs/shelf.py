@@ -108,6 +108,7 @@ class Shelf:
         self._clock = clock
         self._lock = threading.Lock()
         self._slots: OrderedDict[tuple[str, Which], _Slot] = OrderedDict()
+        self.epoch = 0  # counts the archives that came and went: what was derived from one is old
 
     def get(self, task: Task, which: Which) -> Archive | None:
         """Return the archive, None while there is none; that is asked for again after 5 s."""
@@ -185,6 +186,7 @@ class Shelf:
             slot = self._slot(task_id, which)
             if slot.archive is archive:
                 slot.archive = None
+                self.epoch += 1
         archive.forget_index()
 
     def damaged(self, task_id: str, which: Which, path: str) -> None:
@@ -199,6 +201,7 @@ class Shelf:
             for slot in self._slots.values():
                 slot.absent_until_s = float("-inf")
                 slot.archive = None
+            self.epoch += 1
         for archive in archives:
             archive.forget_index()
 
@@ -212,6 +215,7 @@ class Shelf:
         identity = (which.path(task), which.identity(task))
         if slot.identity != identity:
             slot.archive = None
+            self.epoch += 1
             slot.identity = identity
             slot.absent_until_s = float("-inf")
 
@@ -223,6 +227,7 @@ class Shelf:
             slot.clean = set()
         slot.version = archive.version
         slot.archive = archive
+        self.epoch += 1
 
     def _cache_mode(self, slot: _Slot, path: str, generation: int) -> CacheMode:
         older = any(p == path and g < generation for (p, g, _) in slot.opened)

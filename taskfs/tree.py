@@ -7,17 +7,19 @@ nothing goes out for a name that cannot exist.
 import json
 import os
 import resource
-import stat
+import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Final
 
+from cachetools import TTLCache
+
 from taskfs import __version__
 from taskfs.errors import AlreadyTerminated, NotFound, ReadOnly
 from taskfs.handles import CommandHandle, Handle, HandleTable, TextHandle
-from taskfs.members import MembersNode, RawArchiveNode
+from taskfs.members import FolderNode, MembersNode, RawArchiveNode
 from taskfs.metadata import MetadataAttributes
 from taskfs.model import TaskAPI
 from taskfs.nodes import (
@@ -46,6 +48,8 @@ _RAW: Final = {"output.zip": Which.OUTPUT, "input.zip": Which.INPUT}
 KILL: Final = "kill"
 LATEST: Final = ".latest"
 SERVICE: Final = ".taskfs"
+MAX_FOLDERS: Final = 256
+FOLDER_TTL_S: Final = 1.0  # the kernel keeps a name for as long
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,9 @@ class Tree:
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
         self._root = RootNode(parts)
+        self._lock = threading.Lock()  # guards _folders
+        # Folders of archives that were walked just now: a walk asks for one name after another.
+        self._folders: TTLCache[str, tuple[int, FolderNode]] = TTLCache(MAX_FOLDERS, FOLDER_TTL_S)
 
     def resolve(self, path: str) -> Node:
         """Return the node at *path*, which starts with a slash.
@@ -80,11 +87,20 @@ class Tree:
             NotFound: there is nothing.
             NotADirectory: the path goes on beneath a file.
         """
+        parent, _, last = path.rpartition("/")
+        epoch = self.parts.shelf.epoch
+        with self._lock:
+            known = self._folders.get(parent)
+        if known is not None and known[0] == epoch:
+            return known[1].lookup(last)
         node: Node = self._root
-        for name in path.split("/"):
+        for name in parent.split("/"):
             if name:
                 node = node.lookup(name)
-        return node
+        if isinstance(node, FolderNode):
+            with self._lock:
+                self._folders[parent] = (epoch, node)
+        return node.lookup(last) if last else node
 
     @property
     def handles(self) -> HandleTable:
@@ -339,8 +355,3 @@ class RefreshNode(Node):
         self._parts.records.forget()
         self._parts.shelf.forget()
         self._parts.pins.release("")
-
-
-def is_directory(mode: int) -> bool:
-    """Whether the type bits of *mode* are a directory's."""
-    return stat.S_ISDIR(mode)

@@ -9,11 +9,12 @@ import calendar
 import logging
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from functools import lru_cache
+from typing import Final, NamedTuple
 
-from taskfs.errors import CorruptData, Unsupported
+from taskfs.errors import CorruptData, TaskFSError, Unsupported
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +40,11 @@ EXTRA_TIMESTAMP: Final = 0x5455
 EXTRA_UNICODE_PATH: Final = 0x7075
 NTFS_EPOCH_100NS: Final = 116_444_736_000_000_000  # 1601 to 1970 in units of 100 ns
 NAME_MAX: Final = 255
+MAX_SIZE: Final = (1 << 63) - 1  # off_t
+OLDEST_NS: Final = -(1 << 63)
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """One file of the archive. `path` is relative to the root that the index was made for."""
 
     path: str
@@ -89,34 +91,60 @@ class EndRecord:
 class ArchiveIndex:
     """The files of one archive beneath one root, in archive order and as a tree. Immutable."""
 
-    def __init__(self, members: list[Member], folder_times: dict[str, int]) -> None:
+    def __init__(self, members: Iterable[Member], folder_times: Mapping[str, int]) -> None:
         self.root = Folder()
-        kept: list[Member] = []
-        folders: dict[str, Folder] = {"": self.root}
-        for path in folder_times:
-            self._folder(folders, path)
-        for member in members:
-            self._folder(folders, member.path.rpartition("/")[0])
-        for member in members:
-            parent, _, name = member.path.rpartition("/")
-            if member.path in folders:
-                log.warning("archive: %r is a file and a directory; the file is left out", name)
-                continue
-            folders[parent].children[name] = member
-            kept.append(member)
-        self.members = tuple(kept)
-        _set_times(folders, kept, folder_times)
+        shadowed: set[str] = set()
+        for path, time_ns in folder_times.items():
+            self._make_folder(path, shadowed).mtime_ns = time_ns
+        self.members = tuple(members)
+        parent_path, parent = "", self.root
+        for member in self.members:
+            path, _, name = member.path.rpartition("/")
+            if path != parent_path:  # neighbours mostly share their folder
+                parent_path, parent = path, self._make_folder(path, shadowed)
+            if isinstance(parent.children.get(name), Folder):
+                shadowed.add(member.path)
+            else:
+                parent.children[name] = member
+        if shadowed:
+            log.warning("archive: %d files that are also directories are left out", len(shadowed))
+            self.members = tuple(m for m in self.members if m.path not in shadowed)
+        self._date_folders()
 
-    @staticmethod
-    def _folder(folders: dict[str, Folder], path: str) -> None:
-        """Make the folder at *path* and those above it."""
-        missing = []
-        while path not in folders:
-            missing.append(path)
-            path = path.rpartition("/")[0]
-        for path in reversed(missing):
-            parent, _, name = path.rpartition("/")
-            folders[path] = folders[parent].children[name] = Folder()
+    def _make_folder(self, path: str, shadowed: set[str]) -> Folder:
+        """Return the folder at *path*, made with those above it; a file of that name goes."""
+        folder = self.root
+        at = 0
+        while at < len(path):
+            stop = path.find("/", at)
+            stop = len(path) if stop < 0 else stop
+            name = path[at:stop]
+            child = folder.children.get(name)
+            if not isinstance(child, Folder):
+                if child is not None:
+                    shadowed.add(path[:stop])
+                folder.children[name] = child = Folder()
+            folder = child
+            at = stop + 1
+        return folder
+
+    def _date_folders(self) -> None:
+        """Date the folders without an entry of their own by the newest time beneath them."""
+        folders = [self.root]
+        for folder in folders:  # grows: those above come before those beneath
+            folders += [child for child in folder.children.values() if isinstance(child, Folder)]
+        newest: dict[int, int] = {}
+        for folder in reversed(folders):
+            times = [
+                newest.get(id(child), OLDEST_NS) if isinstance(child, Folder) else child.mtime_ns
+                for child in folder.children.values()
+            ]
+            newest_ns = max(times, default=OLDEST_NS)
+            if folder.mtime_ns is None:
+                folder.mtime_ns = newest_ns if newest_ns > OLDEST_NS else None
+            newest[id(folder)] = max(
+                newest_ns, OLDEST_NS if folder.mtime_ns is None else folder.mtime_ns
+            )
 
     def lookup(self, path: str) -> Folder | Member | None:
         """Return what is at *path*, the root for an empty one, None if nothing is."""
@@ -132,27 +160,11 @@ class ArchiveIndex:
         return node
 
 
-def _set_times(
-    folders: dict[str, Folder], members: list[Member], folder_times: dict[str, int]
-) -> None:
-    newest: dict[str, int] = dict(folder_times)
-    for member in members:
-        parent = member.path.rpartition("/")[0]
-        if member.mtime_ns > newest.get(parent, -(1 << 63)):
-            newest[parent] = member.mtime_ns
-    for path in sorted(folders, key=lambda path: -path.count("/") - bool(path)):
-        if path and path in newest:
-            parent = path.rpartition("/")[0]
-            newest[parent] = max(newest[path], newest.get(parent, newest[path]))
-    for path, folder in folders.items():
-        folder.mtime_ns = folder_times.get(path, newest.get(path))
-
-
 def find_end(tail: bytes, tail_start: int) -> EndRecord:
     """Return where the central directory lies; *tail* is the object's end, from *tail_start* on.
 
-    The last end record that reaches exactly to the end of the object wins over one that is
-    followed by something else, so that a comment which quotes an end record deceives nobody.
+    An end record whose comment reaches exactly to the end of the object wins over one that is
+    followed by something else; of two such, one is a fake in the other's comment.
 
     Raises:
         CorruptData: there is no end record, or it points outside the object.
@@ -168,10 +180,36 @@ def find_end(tail: bytes, tail_start: int) -> EndRecord:
     if not positions:
         raise CorruptData("no end record: this is not a ZIP archive, or it is cut short")
 
-    def reaches_end(at: int) -> bool:
-        return at + EOCD.size + int(EOCD.unpack_from(tail, at)[7]) == len(tail)
+    whole = [at for at in positions if at + EOCD.size + _comment_length(tail, at) == len(tail)]
+    ends: list[EndRecord] = []
+    refusal: TaskFSError | None = None
+    for at in whole or positions[:1]:
+        try:
+            end = _read_end(tail, tail_start, at)
+        except (CorruptData, Unsupported) as exc:
+            refusal = refusal or exc
+            continue
+        if (
+            end.start < tail_start
+            or end.start == end.stop
+            or tail.startswith(CENTRAL_MAGIC, end.start - tail_start)
+        ):
+            ends.append(end)
+        else:
+            refusal = refusal or CorruptData("the end record does not point to a directory")
+    if len(ends) > 1:
+        raise CorruptData("the archive has two end records: one of them is a fake")
+    if not ends:
+        raise refusal or CorruptData("there is no usable end record")
+    return ends[0]
 
-    at = next(filter(reaches_end, positions), positions[0])
+
+def _comment_length(tail: bytes, at: int) -> int:
+    return int(EOCD.unpack_from(tail, at)[7])
+
+
+def _read_end(tail: bytes, tail_start: int, at: int) -> EndRecord:
+    """Return what the end record at *at* of the tail says."""
     _, disk, first_disk, here, entries, size, offset, _ = EOCD.unpack_from(tail, at)
     stop = tail_start + at
     locator = at - EOCD64_LOCATOR.size
@@ -212,34 +250,45 @@ def read_index(directory: bytes, end: EndRecord, root: str) -> ArchiveIndex:
     """
     members: dict[str, Member] = {}
     folder_times: dict[str, int] = {}
+    showable: set[str] = set()  # folders whose names were looked at
     left_out = 0
     for member in _read_entries(directory, end, root):
         path = member.path
-        folder = path.removesuffix("/") if not path or path.endswith("/") else None
-        if folder == "":
+        folder = path[:-1] if path.endswith("/") else None
+        if not path:
             folder_times[""] = member.mtime_ns
-        elif not _is_showable(path if folder is None else folder):
+        elif not _is_showable(path if folder is None else folder, showable) or (
+            member.size > MAX_SIZE or member.compressed_size > MAX_SIZE
+        ):
             left_out += 1
             if left_out <= 10:
-                log.warning("archive: a member is left out for its name: %.300r", path)
+                log.warning("archive: a member is left out for its name or size: %.300r", path)
         elif folder is not None:
             folder_times[folder] = member.mtime_ns
         else:
             members.pop(path, None)  # the last of two equal names takes the later place
             members[path] = member
     if left_out > 10:
-        log.warning("archive: %d members are left out for their names", left_out)
-    return ArchiveIndex(list(members.values()), folder_times)
+        log.warning("archive: %d members are left out for their names or sizes", left_out)
+    return ArchiveIndex(members.values(), folder_times)
 
 
-def _is_showable(path: str) -> bool:
-    if "\0" in path:
+def _is_showable(path: str, showable: set[str]) -> bool:
+    """Whether every component can be a file's name; *showable* has the folders found to be."""
+    above, slash, name = path.rpartition("/")
+    if not _is_file_name(name):
         return False
-    return all(
-        name not in ("", ".", "..")
-        and (len(name) <= 63 or len(name.encode("utf-8", "surrogateescape")) <= NAME_MAX)
-        for name in path.split("/")
-    )
+    if slash and above not in showable:
+        if not all(map(_is_file_name, above.split("/"))):
+            return False
+        showable.add(above)
+    return True
+
+
+def _is_file_name(name: str) -> bool:
+    if name in ("", ".", "..") or "\0" in name:
+        return False
+    return len(name) <= 63 or len(name.encode("utf-8", "surrogateescape")) <= NAME_MAX
 
 
 def _read_entries(directory: bytes, end: EndRecord, root: str) -> Iterator[Member]:
@@ -278,17 +327,9 @@ def _read_entries(directory: bytes, end: EndRecord, root: str) -> Iterator[Membe
         name = unicode_name or _decode_name(raw_name)
         if not name.startswith(root):
             continue
-        yield Member(
-            path=name[len(root) :],
-            size=size,
-            compressed_size=compressed,
-            crc32=crc,
-            method=method,
-            flags=flags,
-            header_offset=offset + end.shift,
-            mtime_ns=mtime_ns,
-            raw_name=raw_name,
-        )
+        path = name[len(root) :]
+        start = offset + end.shift
+        yield Member(path, size, compressed, crc, method, flags, start, mtime_ns, raw_name)
 
 
 def _read_extra(directory: bytes, at: int, length: int) -> Iterator[tuple[int, bytes]]:
@@ -351,10 +392,12 @@ def _ntfs_ns(directory: bytes, extra_at: int, extra_length: int) -> int | None:
         for tag, times in _read_extra(value, 4, len(value) - 4):
             if tag == 1 and len(times) >= 8:
                 stamp = int.from_bytes(times[:8], "little")
-                return (stamp - NTFS_EPOCH_100NS) * 100 if stamp else None
+                moment_ns = (stamp - NTFS_EPOCH_100NS) * 100
+                return moment_ns if stamp and OLDEST_NS < moment_ns < -OLDEST_NS else None
     return None
 
 
+@lru_cache(maxsize=4096)
 def _dos_ns(date: int, time: int) -> int:
     """Return a DOS date and time, taken as UTC (APPNOTE 4.4.6); 1980-01-01 where it is none."""
     month, day = date >> 5 & 15, date & 31
