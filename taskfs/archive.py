@@ -346,6 +346,10 @@ class StoredReader(MemberReader):
     def _read(self, offset: int, size: int) -> bytes:
         if self.size != self.member.compressed_size:
             raise CorruptData(f"{self.member.path}: stored, but of two sizes")
+        if self._start is None and offset:
+            # Where the bytes begin is known up to some extra field: both requests go out at once.
+            guess = self.member.header_offset + LOCAL.size + len(self.member.raw_name) + offset
+            self.archive.blocks.schedule(guess, guess + EXTRA_GUESS)
         start = self._locate()
         stream = self._open(start)
         whole_first = self.size <= BLOCK and self._coverage.crc is None

@@ -214,18 +214,21 @@ class BlockReader:
     def _fetch_run(self, future: "Future[Run]", first: int, stop: int) -> None:
         """Fetch the blocks [first, stop) in one range; hand them out first, then keep them."""
         run: bytes | bytearray = b""
+        failure: BaseException | None = None
         try:
             begin = first * BLOCK
             run = self._remote.fetch_range(begin, min(stop * BLOCK, self.size), self.version)
             self._keep_in_memory(first, run)
-            future.set_result((first, run))
         except BaseException as exc:
-            future.set_exception(exc)
-        finally:
-            with self._lock:
-                for index in range(first, stop):
-                    self._under_way.pop(index, None)
-        if run and self._disk is not None:
+            failure = exc
+        with self._lock:
+            for index in range(first, stop):
+                self._under_way.pop(index, None)
+        if failure is not None:
+            future.set_exception(failure)
+            return
+        future.set_result((first, run))
+        if self._disk is not None:
             self._disk.put(first, run)
 
     def _keep_in_memory(self, first: int, run: bytes | bytearray) -> None:

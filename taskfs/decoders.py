@@ -55,6 +55,16 @@ class Decoder(Protocol):
         """Whether the compressed data said that it is complete."""
         ...
 
+    @property
+    def needs_input(self) -> bool:
+        """Whether it has used up the pieces it was fed."""
+        ...
+
+    @property
+    def marks_end(self) -> bool:
+        """Whether complete data always says so; else only its size tells."""
+        ...
+
     def decode(self, piece: bytes, max_bytes: int) -> tuple[bytes, bytes]:
         """Return at most *max_bytes* decoded ones and what of *piece* must be fed again.
 
@@ -70,6 +80,9 @@ class Decoder(Protocol):
 
 class DeflateDecoder:
     """Raw DEFLATE (RFC 1951)."""
+
+    marks_end = True
+    needs_input = True  # what it did not use it gives back
 
     def __init__(self, state: Any = None) -> None:
         self._state = state or _zlib.decompressobj(-15)
@@ -92,6 +105,8 @@ class DeflateDecoder:
 class _BufferedDecoder:
     """Decoders that keep the input they have not used: bzip2, LZMA, Zstandard."""
 
+    marks_end = True
+
     def __init__(self, state: Any, error: type[Exception]) -> None:
         self._state = state
         self._error = error
@@ -99,6 +114,10 @@ class _BufferedDecoder:
     @property
     def ended(self) -> bool:
         return bool(self._state.eof)
+
+    @property
+    def needs_input(self) -> bool:
+        return bool(self._state.needs_input)
 
     def decode(self, piece: bytes, max_bytes: int) -> tuple[bytes, bytes]:
         try:
@@ -113,14 +132,19 @@ class _BufferedDecoder:
 class LzmaDecoder(_BufferedDecoder):
     """LZMA as ZIP wraps it (APPNOTE 5.8.8): version, length of the properties, properties, data."""
 
+    marks_end = False  # the end marker is optional: bit 1 of the flags (APPNOTE 4.4.4)
+
     def __init__(self) -> None:
         super().__init__(None, lzma.LZMAError)
         self._head = b""
 
     @property
     def ended(self) -> bool:
-        # Without an end marker (bit 1 of the flags) nothing but the size tells the end.
-        return True
+        return self._state is not None and super().ended
+
+    @property
+    def needs_input(self) -> bool:
+        return self._state is None or super().needs_input
 
     def decode(self, piece: bytes, max_bytes: int) -> tuple[bytes, bytes]:
         if self._state is None:

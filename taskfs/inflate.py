@@ -187,6 +187,8 @@ class Inflater:
                 span = self._drive(cursor, index, stop)
             finally:
                 self._release(cursor)
+            if self._checkpoints:
+                self._room.note(self, len(self._checkpoints))
             self._note_use(index)
             return span[start:stop]
 
@@ -292,7 +294,7 @@ class Inflater:
     def _decode(cursor: _Cursor, max_bytes: int) -> tuple[bytes, bool]:
         """Return at most *max_bytes* more, and whether there is no more input to come."""
         at_end = False
-        if not cursor.pending:
+        if not cursor.pending and cursor.decoder.needs_input:
             cursor.pending = cursor.source.piece(cursor.fed)
             cursor.fed += len(cursor.pending)
             at_end = not cursor.pending
@@ -306,6 +308,8 @@ class Inflater:
             if out:
                 raise CorruptData(f"more data than the {self.size} bytes of the directory")
             if at_end and not cursor.decoder.ended:
+                if not cursor.decoder.marks_end:
+                    break
                 raise CorruptData("the data ends without an end mark")
         if crc != self._crc:
             raise CorruptData(f"CRC-32 {crc:08x} instead of {self._crc:08x}")
@@ -350,25 +354,39 @@ class Inflater:
 
     def _run_ahead(self) -> None:
         """Decode the spans before the reader, until far enough ahead or anything is wrong."""
+        reached = 0
         try:
             while True:
                 with self._changed:
-                    at = self._last_span + 1
-                    stop = min(self._ahead_until, -(-self.size // SPAN)) if self._streak else 0
-                    while at < stop and self._spans.has(self._id, at):
-                        at += 1
-                    if at >= stop:
+                    # Never back: what a small cache lost again is the reader's to decode.
+                    reached = max(reached, self._last_span + 1)
+                    cursor = self._idle_near(reached) if reached < self._ahead_stop() else None
+                    if cursor is None:
+                        self._ahead_running = False
                         return
-                    cursor = self._nearest(at)
-                    if cursor.busy:
-                        return  # its driver, a reader, goes there anyway
+                    reached = max(reached, cursor.out // SPAN)
+                    if reached >= self._ahead_stop():
+                        self._ahead_running = False
+                        return
                     cursor.busy = True
                 try:
-                    self._drive(cursor, at, min(SPAN, self.size - at * SPAN))
+                    self._drive(cursor, reached, min(SPAN, self.size - reached * SPAN))
                 finally:
                     self._release(cursor)
-        except TaskFSError:
-            return  # whoever reads there meets the same failure, and is told
-        finally:
+                reached += 1
+        except BaseException as exc:
             with self._changed:
                 self._ahead_running = False
+            if not isinstance(exc, TaskFSError):
+                raise
+            # Whoever reads there meets the same failure, and is told.
+
+    def _ahead_stop(self) -> int:
+        """Return the span before which the run ahead ends."""
+        return min(self._ahead_until, -(-self.size // SPAN)) if self._streak else 0
+
+    def _idle_near(self, index: int) -> _Cursor | None:
+        """Return a cursor that nobody drives and that the reader of *index* has just used."""
+        first, last = (index - AHEAD_SPANS) * SPAN, (index + AHEAD_SPANS) * SPAN
+        near = [c for c in self._cursors if not c.busy and first <= c.out <= last]
+        return max(near, key=lambda c: c.out, default=None)

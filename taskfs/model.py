@@ -60,7 +60,7 @@ class Task:
 
     @property
     def record(self) -> bytes:
-        """The record as JSON, as it came."""
+        """The record as JSON, as it came but for blanks."""
         return zlib.decompress(self.packed_record) if self.packed_record else b"{}"
 
     @property

@@ -128,7 +128,7 @@ def _user_cache_dir() -> str:
 EVERY: Final = frozenset({"mount", "list", "info", "kill", "wait", "download", "doctor"})
 LOGGED: Final = EVERY | {"demo"}
 MOUNT: Final = frozenset({"mount"})
-CACHE: Final = frozenset({"mount", "download", "doctor"})
+CACHE: Final = frozenset({"mount", "doctor"})  # a download keeps its files anyway
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,21 +1,24 @@
 """Read-ahead that learns: how far to fetch beyond what was asked, from how a reader has moved.
 
-A window starts at nothing, doubles while reads follow each other and falls back to nothing when
-they jump. The windows of all readers together are bounded, so memory is.
+The window is twice what a reader has read on without a jump, so what is fetched in vain is bounded
+by what was wanted, and it falls back to nothing with a jump. The windows of all readers together
+are bounded, so memory is.
 """
 
 import threading
 import time
+from collections import deque
 from typing import Final
 
 from taskfs.blocks import BLOCK, MAX_RUN, BlockReader
 
 TOTAL_WINDOW: Final = 12 << 20
-FIRST_WINDOW: Final = 2 * BLOCK
-# The kernel sends the reads of one `cat` out of order, by a few requests of 128 KiB.
+# The kernel sends the reads of one `cat` out of order, by up to 8 requests of 128 KiB.
+SLACK_READS: Final = 8
 SLACK: Final = 1 << 20
 PARALLEL: Final = 6
 IDLE_S: Final = 1.0
+RECENT: Final = 64
 
 
 class Windows:
@@ -33,12 +36,36 @@ class Windows:
             self._used[id(stream)] = now
             if len(self._used) > 1:
                 self._used = {k: at for k, at in self._used.items() if now - at < IDLE_S}
-            return max(4 * BLOCK, self._total // len(self._used))
+            return self._total // len(self._used)
 
     def leave(self, stream: object) -> None:
         """*stream* reads ahead no more."""
         with self._lock:
             self._used.pop(id(stream), None)
+
+
+class Progress:
+    """How far a reader has read on without a jump. Not safe for concurrent use."""
+
+    def __init__(self, start: int) -> None:
+        self.reached = start
+        self._first_stop = start
+        self._read = 0
+
+    def note(self, start: int, stop: int, slack: int) -> int:
+        """Note a read of [start, stop); return the bytes read on since the first one.
+
+        0 after a jump of more than *slack* bytes, and while less than half of what lies between
+        was read: a reader that picks is not one that reads on.
+        """
+        if self._read == 0 or not self.reached - slack <= start <= self.reached + slack:
+            self.reached = self._first_stop = stop
+            self._read = stop - start
+            return 0
+        self.reached = max(self.reached, stop)
+        gained = self.reached - self._first_stop
+        self._read = min(self._read + stop - start, gained + slack)
+        return gained if 2 * self._read >= gained else 0
 
 
 class Stream:
@@ -49,10 +76,8 @@ class Stream:
         self._windows = windows
         self._limit = limit
         self._lock = threading.Lock()
-        self._expected = start
-        self._ahead = start
-        self._window = 0
-        self._reads = 0
+        self._progress = Progress(start)
+        self._ahead = start  # what lies before it was asked for
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Return the bytes [offset, offset + size) of the object, fetching ahead if that pays."""
@@ -65,31 +90,21 @@ class Stream:
 
     def close(self) -> None:
         """Give the stream's share of the room back."""
-        with self._lock:
-            self._reset()
-
-    def _reset(self) -> None:
-        self._window = 0
-        self._reads = 0
         self._windows.leave(self)
 
     def _advance(self, offset: int, stop: int) -> tuple[int, int, int]:
         """Return the range to fetch ahead now, empty for none, and the length of its requests."""
-        if not self._expected - SLACK <= offset <= self._expected + SLACK:
-            self._reset()
-            self._expected = self._ahead = stop
+        slack = min(SLACK, max(BLOCK, SLACK_READS * (stop - offset)))
+        gained = self._progress.note(offset, stop, slack)
+        reached = self._progress.reached
+        if not gained:
+            self._ahead = reached
             return 0, 0, 0
-        self._expected = max(self._expected, stop)
-        self._reads += 1
-        if self._reads == 1:
-            # One read tells nothing: whoever wants a file's head leaves after it.
-            self._ahead = stop
-            return 0, 0, 0
-        self._window = min(max(FIRST_WINDOW, 2 * self._window), self._windows.share(self))
-        target = min(self._limit, self._expected + self._window)
+        window = min(2 * gained, self._windows.share(self))
+        target = min(self._limit, reached + window)
         begin = max(self._ahead, offset)
-        run_bytes = min(MAX_RUN, max(BLOCK, self._window // PARALLEL))
-        if target - begin < run_bytes and target < self._limit:
+        run_bytes = min(MAX_RUN, max(BLOCK, window // PARALLEL))
+        if window < BLOCK or (target - begin < run_bytes and target < self._limit):
             return 0, 0, 0
         self._ahead = max(self._ahead, target)
         return begin, target, run_bytes
@@ -98,32 +113,37 @@ class Stream:
 class Walk:
     """Members of one archive read to their ends in turn, as `cp -r` and `grep -r` do.
 
-    Then what lies behind the last one is fetched too, at most as much again as was read, so that
-    many small files cost few requests. Safe for concurrent use.
+    Then what lies behind the last one is fetched too, so that many small files cost few requests.
+    Safe for concurrent use.
     """
 
     def __init__(self, blocks: BlockReader, windows: Windows) -> None:
         self._blocks = blocks
         self._windows = windows
         self._lock = threading.Lock()
-        self._reached = 0
+        self._progress = Progress(0)
         self._ahead = 0
-        self._read = 0
+        self._passed: deque[int] = deque(maxlen=RECENT)
 
     def passed(self, start: int, stop: int) -> None:
         """Note that the member stored at [start, stop) was read to its end."""
         with self._lock:
-            near = max(SLACK, self._ahead - self._reached)
-            if not self._reached - near <= start <= max(self._reached, self._ahead) + SLACK:
-                self._read = 0
-                self._reached = self._ahead = stop
+            if start in self._passed:
+                return  # read again: that leads nowhere
+            self._passed.append(start)
+            # Several readers at once finish out of order, within what was fetched for them.
+            slack = max(SLACK, self._ahead - self._progress.reached)
+            gained = self._progress.note(start, stop, slack)
+            reached = self._progress.reached
+            if not gained:
+                self._ahead = reached
                 return
-            self._read += stop - start
-            self._reached = max(self._reached, stop)
-            window = min(self._read, self._windows.share(self))
-            target = self._reached + window
-            begin = max(self._ahead, self._reached)
-            if target - begin < max(BLOCK, window // 2):
+            window = min(2 * gained, self._windows.share(self))
+            target = reached + window
+            begin = max(self._ahead, reached)
+            if target - begin < min(MAX_RUN, max(BLOCK, window // 2)):
                 return
+            # Whole requests of the longest kind, where there is enough for one.
+            target -= (target - begin) % MAX_RUN if target - begin > MAX_RUN else 0
             self._ahead = target
         self._blocks.schedule(begin, target)

@@ -48,7 +48,9 @@ def parse_task(record: bytes) -> Task:
         input_path=_text(fields, "storage_input_path") or None,
         region=_text(fields, "storage_region") or None,
         metadata={k: v for k, v in metadata.items() if isinstance(v, str)},
-        packed_record=zlib.compress(record, 1),
+        # Without its blanks: a record asked for by itself may have others than a listing's, and
+        # what did not change must not look as if it had.
+        packed_record=zlib.compress(msgspec.json.format(record, indent=-1), 1),
     )
 
 

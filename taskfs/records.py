@@ -95,11 +95,11 @@ class Records:
         self._absent: TTLCache[str, bool] = TTLCache(MAX_NEGATIVE, max(0.1, status_ttl_s), clock)
         self._under_way: dict[Any, Future[Any]] = {}
         self._away_until_s = float("-inf")
-        self._version = 0  # counts changes of any status or membership
+        self._version = 0  # counts changes of what tells tasks apart, and of membership
 
     @property
     def version(self) -> int:
-        """Changes whenever a task or a status does: what is derived from all tasks is then old."""
+        """Changes whenever a task comes, goes or moves: what groups all tasks is then old."""
         return self._version
 
     def listing(self) -> list[Task]:
@@ -297,6 +297,12 @@ class Records:
         now_ns = time.time_ns()
         status_seen_ns = known.status_seen_ns
         if task.status != known.task.status:
-            self._version += 1
             status_seen_ns = now_ns
+        if _group_key(task) != _group_key(known.task):
+            self._version += 1
         self._known[task.id] = Known(task, as_of_s, status_seen_ns, now_ns)
+
+
+def _group_key(task: Task) -> tuple[object, ...]:
+    """Return what groups of tasks are made and dated by."""
+    return task.status, task.project, task.simulator, task.last_change_ns

@@ -19,11 +19,14 @@ MARGIN_S: Final = 0.1
 
 @dataclass(slots=True)
 class Text:
-    """A rendered text and the time at which its content last changed."""
+    """A rendered text and the time at which its content last changed.
+
+    `as_of_s` is the monotonic time since which that is known, infinite for what does not age.
+    """
 
     body: bytes
     mtime_ns: int
-    rendered_s: float = 0.0
+    as_of_s: float = float("inf")
     told_s: float = float("-inf")
 
 
@@ -47,7 +50,7 @@ class Pins:
     def tell(self, path: str, render: Callable[[], Text]) -> Text:
         """Return the text for a `stat`: the one told just now while it is fresh, else a new one."""
         text = self._pinned(path)
-        if text is None or self._clock() - text.rendered_s > self._fresh_s:
+        if text is None or self._clock() - text.as_of_s > self._fresh_s:
             text = self._pin(path, render())
         text.told_s = self._clock()
         return text
@@ -74,7 +77,7 @@ class Pins:
         return text
 
     def _pin(self, path: str, text: Text) -> Text:
-        text.rendered_s = self._clock()
+        text.as_of_s = min(text.as_of_s, self._clock())
         with self._lock:
             self._texts[path] = text
         return text

@@ -215,8 +215,12 @@ class TextNode(Node):
         # Asked for again: this node may have been resolved for what a pin answers.
         known = records.record(task_id) if self._file.needs_record else records.find(task_id)
         view = TaskView(known, lambda: shelf.get(known.task, Which.OUTPUT))
-        body = self._file.render(view).encode("utf-8", "surrogateescape")
-        return Text(body, self._file.mtime_ns(view))
+        text = Text(
+            self._file.render(view).encode("utf-8", "surrogateescape"), self._file.mtime_ns(view)
+        )
+        if not known.task.is_terminated:
+            text.as_of_s = known.as_of_s
+        return text
 
 
 class KillNode(Node):

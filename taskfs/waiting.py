@@ -38,7 +38,7 @@ class Waiter:
                 return future.result(timeout=POLL_S)
             except concurrent.futures.TimeoutError:
                 if future.done():
-                    continue
+                    return future.result()  # it failed with a TimeoutError of its own
                 self.check()
 
     def check(self) -> None:

@@ -10,19 +10,13 @@ import click
 
 from taskfs import __version__
 from taskfs.cli import doctor, downloading, mounting, tasks, waiting
-from taskfs.cli.console import complain
-from taskfs.errors import AccessDenied, TaskFSError, Unavailable
+from taskfs.cli.console import complain, with_fix
+from taskfs.errors import TaskFSError
 
 log = logging.getLogger(__name__)
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141  # as if by SIGPIPE: what `| head` makes of any other command
-
-# What to do about errors whose texts come from the other side.
-FIXES: dict[type[Exception], str] = {
-    AccessDenied: "check the API key: `inductiva auth login`, or --api-key-file",
-    Unavailable: "check the network and --api-url: `taskfs doctor`",
-}
 
 
 @click.group(
@@ -78,8 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complain(exc.format_message())
         status = exc.exit_code
     except TaskFSError as exc:
-        fix = FIXES.get(type(exc))
-        complain(f"{exc}: {fix}" if fix else str(exc))
+        complain(with_fix(exc))
         status = 1
     except OSError as exc:
         complain(f"{exc.filename}: {exc.strerror}" if exc.filename else str(exc.strerror or exc))

@@ -9,12 +9,24 @@ from typing import TYPE_CHECKING, TextIO
 
 from taskfs.cli.options import Settings
 from taskfs.config import Config
-from taskfs.errors import NotFound
+from taskfs.errors import AccessDenied, NotFound, TaskFSError, Unavailable
 
 if TYPE_CHECKING:
     from taskfs.api import TaskClient
 
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
+
+# What to do about errors whose texts come from the other side.
+_FIXES: dict[type[Exception], str] = {
+    AccessDenied: "check the API key: `inductiva auth login`, or --api-key-file",
+    Unavailable: "check the network and --api-url: `taskfs doctor`",
+}
+
+
+def with_fix(exc: TaskFSError) -> str:
+    """Return the error's text, with what to do where only we know it."""
+    fix = _FIXES.get(type(exc))
+    return f"{exc}: {fix}" if fix else str(exc)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from taskfs.cli.console import configure_logging, printable
+from taskfs.cli.console import configure_logging, printable, with_fix
 from taskfs.cli.options import Settings, config_options
 from taskfs.config import Config, find_api_key
 from taskfs.errors import TaskFSError
@@ -73,7 +73,7 @@ def _outcome(check: Callable[[Surroundings], str], surroundings: Surroundings) -
     except Hint as exc:
         return "note", str(exc)
     except TaskFSError as exc:
-        return "FAIL", " ".join(str(exc).split())
+        return "FAIL", " ".join(with_fix(exc).split())
 
 
 def _libfuse(_: Surroundings) -> str:

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from taskfs.cli.console import complain, known_task, local_time, open_session, print_table
+from taskfs.cli.console import (
+    complain,
+    known_task,
+    local_time,
+    open_session,
+    print_table,
+    with_fix,
+)
 from taskfs.cli.options import Settings, config_options, reads
 from taskfs.errors import (
     AlreadyTerminated,
@@ -158,7 +165,7 @@ def _is_killable(client: "TaskClient", task_id: str) -> bool:
         complain(f"there is no task {task_id}: see `taskfs list --all`")
         return False
     except TaskFSError as exc:
-        complain(f"task {task_id}: {exc}")
+        complain(f"task {task_id}: {with_fix(exc)}")
         return False
     if status.is_terminated:
         complain(f"task {task_id} has ended: it is {status.status}, and cannot be killed")
@@ -183,7 +190,7 @@ def _send_kill(client: "TaskClient", task_id: str) -> bool:
     except AlreadyTerminated as exc:
         complain(f"{exc}: it ended before the kill request")
     except TaskFSError as exc:
-        complain(f"task {task_id}: {exc}")
+        complain(f"task {task_id}: {with_fix(exc)}")
     else:
         click.echo(f"Successfully sent kill request for task {task_id}.")
         return True

@@ -6,11 +6,12 @@ import os
 import pty
 import select
 import signal
+import struct
 import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,11 +23,13 @@ ROOT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-W", "error", "-m", "taskfs")
 PATIENCE_S = 30
 
-
-@pytest.fixture
-def cloud() -> Iterator[FakeCloud]:
-    with FakeCloud() as cloud:
-        yield cloud
+# SIGINT is ignored where the tests run in the background; and a `preexec_fn` needs a fork, which
+# Python warns of since the cloud is a thread of ours.
+_PRELUDE = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+_TAKE = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+_EXEC = "os.execv(sys.argv[1], sys.argv[1:])"
+_INTERRUPTIBLE = (sys.executable, "-ISc", _PRELUDE + _EXEC)
+_ON_TERMINAL = (sys.executable, "-ISc", _PRELUDE + _TAKE + _EXEC)
 
 
 @dataclass
@@ -51,7 +54,7 @@ class Command:
 
     def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            [*COMMAND, *arguments],
+            [*_INTERRUPTIBLE, *COMMAND, *arguments],
             cwd=self.cwd,
             env=self.environment | environment,
             stdin=subprocess.DEVNULL,
@@ -71,16 +74,15 @@ class Terminal:
 
     def __init__(self, command: list[str], cwd: Path, environment: dict[str, str]) -> None:
         self._screen, inner = pty.openpty()
-        termios.tcsetwinsize(inner, (40, 120))  # type: ignore[attr-defined,unused-ignore]
+        fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("4H", 40, 120, 0, 0))
         self.process = subprocess.Popen(
-            command,
+            [*_ON_TERMINAL, *command],
             cwd=cwd,
             env=environment | {"TERM": "xterm-256color"},
             stdin=inner,
             stdout=inner,
             stderr=inner,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
         os.close(inner)
         self.text = ""

@@ -50,6 +50,7 @@ def test_the_api(taskfs: Command, cloud: FakeCloud, reason: str) -> None:
     done = taskfs("doctor", "--timeout", "500ms")
     assert done.returncode == 1
     assert line(done.stdout, "API").startswith("FAIL")
+    assert ("inductiva auth login" if reason == "key" else "--api-url") in line(done.stdout, "API")
     assert done.stderr == ""
 
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import zipfile
 from pathlib import Path
 
@@ -192,6 +193,19 @@ class TestProgress:
         assert "Traceback" not in terminal.text
         assert not list(place.glob(".*.part"))
         assert not (place / "large.bin").exists()
+
+    def test_a_termination_leaves_no_unfinished_file(
+        self, taskfs: Command, cloud: FakeCloud
+    ) -> None:
+        task = cloud.add_task(outputs=LARGE)
+        cloud.store.bandwidth_per_connection = 1 << 20
+        place = taskfs.cwd / "inductiva_output" / task
+        process = taskfs.start("download", task)
+        eventually(lambda: any(place.glob(".*.part")))
+        process.terminate()
+        assert process.communicate(timeout=5) == ("", "")
+        assert process.returncode == 128 + signal.SIGTERM
+        assert not list(place.glob(".*.part"))
 
 
 class TestFailures:

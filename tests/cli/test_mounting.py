@@ -63,3 +63,22 @@ def test_without_the_extra_it_says_how_to_install_it(bare: Command, arguments: l
     )
     assert done.returncode == 1
     assert done.stderr == "taskfs: taskfs demo needs the extra: pip install 'taskfs[demo]'\n"
+
+
+def test_libfuse_missing_names_the_package(bare: Command) -> None:
+    done = bare("mount", "--demo", str(bare.cwd), FUSE_LIBRARY_PATH="/nonexistent")
+    assert done.returncode == 1
+    assert done.stderr.startswith("taskfs: libfuse 2 is missing: apt-get install")
+    assert done.stderr.count("\n") == 1
+
+
+def test_nothing_to_unmount_needs_no_libfuse(bare: Command) -> None:
+    done = bare("umount", str(bare.cwd), FUSE_LIBRARY_PATH="/nonexistent")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"taskfs: no taskfs is mounted on {bare.cwd}\n"
+
+
+def test_a_missing_key_is_told_before_anything_is_mounted(bare: Command) -> None:
+    done = bare("mount", str(bare.cwd))
+    assert done.returncode == 1
+    assert "inductiva auth login" in done.stderr

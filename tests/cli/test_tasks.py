@@ -47,9 +47,9 @@ class TestList:
         assert len(taskfs("list", "--all").stdout.splitlines()) == 13
 
     def test_filters(self, taskfs: Command, cloud: FakeCloud) -> None:
-        cloud.add_task("mine", project="mine", create_time="2026-01-01T01:00:00Z")
-        cloud.add_task("bad", status="failed", create_time="2026-01-01T02:00:00Z")
-        cloud.add_task("dead", status="killed", create_time="2026-01-01T03:00:00Z")
+        cloud.add_task("mine", project="mine", create_time="2026-01-01T01:00:00+00:00")
+        cloud.add_task("bad", status="failed", create_time="2026-01-01T02:00:00+00:00")
+        cloud.add_task("dead", status="killed", create_time="2026-01-01T03:00:00+00:00")
 
         def listed(*arguments: str) -> list[str]:
             lines = taskfs("list", *arguments).stdout.splitlines()[1:]

@@ -295,6 +295,28 @@ class TestHome:
         config = load_config(need_key=False)
         assert config.cache_dir == Path(pwd.getpwuid(os.getuid()).pw_dir, ".cache", "taskfs")
 
+    def test_without_any_home_what_needs_one_says_so(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """A container may run as a user that nobody knows."""
+        import pwd
+
+        def unknown(uid: int) -> None:
+            raise KeyError(uid)
+
+        monkeypatch.delenv("HOME")
+        monkeypatch.setattr(pwd, "getpwuid", unknown)
+        monkeypatch.setenv("TASKFS_API_KEY", KEY)
+        with pytest.raises(ConfigError, match="set TASKFS_CACHE_DIR or HOME"):
+            load_config()
+        monkeypatch.setenv("TASKFS_CACHE_DIR", str(tmp_path))
+        assert load_config().cache_dir == tmp_path
+        monkeypatch.delenv("TASKFS_API_KEY")
+        with pytest.raises(ConfigError, match="there is no API key"):
+            load_config()
+        with pytest.raises(ConfigError, match="'~/x': there is no such home directory"):
+            load_config({"log_file": "~/x"})
+
 
 class TestURL:
     @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""The benchmark: taskfs and its peers in turn, on the same work, against the same range server."""

@@ -1,0 +1,277 @@
+"""The process that reads: one request per line of its input, one answer per line of its output.
+
+It runs as a program under the interpreter of taskfs or of the peers, so it imports neither. What
+it reads comes through a file system (`Files`) or through a library (`RemoteZips`,
+`PublicClient`); the methods have the names of the requests, and each returns what is needed to
+tell whether the bytes were the right ones. Times are those of CLOCK_MONOTONIC, in seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any, Final
+
+try:
+    from zlib_ng.zlib_ng import crc32  # ten times as fast, so that checking does not count
+except ImportError:
+    from zlib import crc32
+
+TOP: Final = "artifacts/"
+PIECE: Final = 1 << 20
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def checksum(file: Any) -> tuple[int, int]:
+    """Return how many bytes *file* has from where it stands, and their CRC-32."""
+    buffer = memoryview(bytearray(PIECE))
+    size = crc = 0
+    while count := file.readinto(buffer):
+        crc = crc32(buffer[:count], crc)
+        size += count
+    return size, crc
+
+
+class Files:
+    """Reads beneath a directory, with the system's own programs where there is one."""
+
+    def __init__(self, root: str, scratch: str) -> None:
+        self._root = Path(root)
+        self._listing = Path(scratch, "listing")
+        self._open: dict[str, int] = {}
+
+    def find(self) -> _Later:
+        """Return how many entries `find -ls` shows, and the sum of the files' sizes."""
+        with self._listing.open("wb") as out:
+            subprocess.run(["find", str(self._root), "-ls"], stdout=out, check=True)
+        return _Later(self._sum_listing)
+
+    def _sum_listing(self) -> tuple[int, int]:
+        lines = [line.split(maxsplit=7) for line in self._listing.read_text().splitlines()]
+        return len(lines), sum(int(line[6]) for line in lines if line[2].startswith("-"))
+
+    def ls(self) -> int:
+        """Return how many names `ls` shows."""
+        return len(_output("ls", str(self._root)).splitlines())
+
+    def head(self, name: str) -> str:
+        """Return the SHA-256 of what `head` shows of a file."""
+        return sha256(_output("head", str(self._root / name)))
+
+    def read(self, name: str, windows: Sequence[tuple[int, int]], reopen: bool) -> list[str]:
+        """Return the SHA-256 of each window (offset, size) of a file that stays open."""
+        if reopen and name in self._open:
+            os.close(self._open.pop(name))
+        if name not in self._open:
+            self._open[name] = os.open(self._root / name, os.O_RDONLY)
+        return [sha256(os.pread(self._open[name], size, offset)) for offset, size in windows]
+
+    def cat(self, name: str) -> tuple[int, int]:
+        """Read a whole file, 1 MiB at a time; return its size and CRC-32."""
+        with (self._root / name).open("rb", buffering=0) as file:
+            return checksum(file)
+
+    def each(self, names: Sequence[str], workers: int) -> list[tuple[int, int]]:
+        """Read whole files, *workers* at a time in the order given, as `xargs -P` does."""
+        with ThreadPoolExecutor(workers) as pool:
+            return list(pool.map(self.cat, names))
+
+    def starts(self, names: Sequence[str], size: int) -> list[str]:
+        """Return the SHA-256 of the first *size* bytes of each file, one file after another."""
+        found = []
+        for name in names:
+            with (self._root / name).open("rb", buffering=0) as file:
+                found.append(sha256(file.read(size)))
+        return found
+
+    def grep(self, needle: str) -> int:
+        """Return how many files `grep -r` finds *needle* in."""
+        return len(_output("grep", "-rlF", needle, str(self._root)).splitlines())
+
+    def close(self) -> None:
+        for file in self._open.values():
+            os.close(file)
+
+
+class RemoteZips:
+    """Reads members through PyPI `remotezip`: the archive stays open, members are streams."""
+
+    def __init__(self, url: str, scratch: str) -> None:
+        from remotezip import RemoteZip  # type: ignore[import-not-found, unused-ignore]
+
+        self._make: Callable[[], zipfile.ZipFile] = lambda: RemoteZip(url)
+        self._archive = self._make()
+        self._open: dict[str, IO[bytes]] = {}
+
+    def find(self) -> tuple[int, int]:
+        files = [entry for entry in self._archive.infolist() if not entry.is_dir()]
+        return len(files) + 1, sum(entry.file_size for entry in files)
+
+    def ls(self) -> int:
+        names = {name.removeprefix(TOP).partition("/")[0] for name in self._archive.namelist()}
+        return len(names - {""})
+
+    def head(self, name: str) -> str:
+        with self._archive.open(TOP + name) as file:
+            return sha256(b"".join(file.readline() for _ in range(10)))
+
+    def read(self, name: str, windows: Sequence[tuple[int, int]], reopen: bool) -> list[str]:
+        if reopen and name in self._open:
+            self._open.pop(name).close()
+        if name not in self._open:
+            self._open[name] = self._archive.open(TOP + name)
+        found = []
+        for offset, size in windows:
+            self._open[name].seek(offset)
+            found.append(sha256(self._open[name].read(size)))
+        return found
+
+    def cat(self, name: str) -> tuple[int, int]:
+        with self._archive.open(TOP + name) as file:
+            return checksum(file)
+
+    def each(self, names: Sequence[str], workers: int) -> list[tuple[int, int]]:
+        # An archive object serves one thread; each gets its own, and so reads the directory again.
+        mine = threading.local()
+
+        def read(name: str) -> tuple[int, int]:
+            if not hasattr(mine, "archive"):
+                mine.archive = self._make()
+            with mine.archive.open(TOP + name) as file:
+                return checksum(file)
+
+        with ThreadPoolExecutor(workers) as pool:
+            return list(pool.map(read, names))
+
+    def starts(self, names: Sequence[str], size: int) -> list[str]:
+        found = []
+        for name in names:
+            with self._archive.open(TOP + name) as file:
+                found.append(sha256(file.read(size)))
+        return found
+
+    def grep(self, needle: str) -> int:
+        return _grep(self._archive, needle)
+
+    def close(self) -> None:
+        self._archive.close()
+
+
+class PublicClient:
+    """Reads as the public client (PyPI `inductiva` 0.18.12) fetches some files of a task.
+
+    Its `utils.data._download_partial_files` opens the URL with fsspec, and writes what
+    `ZipFile.open(name).read()` returns, a whole member, to a file; here, then, one reads that file.
+    """
+
+    def __init__(self, url: str, scratch: str) -> None:
+        import fsspec  # type: ignore[import-untyped, import-not-found, unused-ignore]
+
+        self._url = url
+        self._files = fsspec.filesystem("http")
+        self._local = Files(scratch, scratch)
+        self._scratch = Path(scratch)
+
+    def _extract(self, names: Iterable[str]) -> None:
+        with self._files.open(self._url, "rb") as remote, zipfile.ZipFile(remote) as archive:
+            for name in names:
+                with archive.open(TOP + name) as source:
+                    target = self._scratch / name
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with target.open("wb") as file:
+                        file.write(source.read())
+
+    def find(self) -> tuple[int, int]:
+        with self._files.open(self._url, "rb") as remote, zipfile.ZipFile(remote) as archive:
+            files = [entry for entry in archive.infolist() if not entry.is_dir()]
+            return len(files) + 1, sum(entry.file_size for entry in files)
+
+    def ls(self) -> int:
+        with self._files.open(self._url, "rb") as remote, zipfile.ZipFile(remote) as archive:
+            names = {name.removeprefix(TOP).partition("/")[0] for name in archive.namelist()}
+            return len(names - {""})
+
+    def head(self, name: str) -> str:
+        self._extract([name])
+        return self._local.head(name)
+
+    def read(self, name: str, windows: Sequence[tuple[int, int]], reopen: bool) -> list[str]:
+        if not (self._scratch / name).exists():
+            self._extract([name])
+        return self._local.read(name, windows, reopen)
+
+    def cat(self, name: str) -> tuple[int, int]:
+        self._extract([name])
+        return self._local.cat(name)
+
+    def each(self, names: Sequence[str], workers: int) -> list[tuple[int, int]]:
+        self._extract(names)
+        return self._local.each(names, workers)
+
+    def starts(self, names: Sequence[str], size: int) -> list[str]:
+        self._extract(names)
+        return self._local.starts(names, size)
+
+    def grep(self, needle: str) -> int:
+        with self._files.open(self._url, "rb") as remote, zipfile.ZipFile(remote) as archive:
+            return _grep(archive, needle)
+
+    def close(self) -> None:
+        self._local.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+class _Later:
+    """An answer that is worked out after the clock stopped."""
+
+    def __init__(self, value: Callable[[], Any]) -> None:
+        self.value = value
+
+
+def _output(*command: str) -> bytes:
+    return subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+
+
+def _grep(archive: zipfile.ZipFile, needle: str) -> int:
+    names = [name for name in archive.namelist() if not name.endswith("/")]
+    return sum(needle.encode() in archive.read(name) for name in names)
+
+
+VIEWS: Final = {"files": Files, "remotezip": RemoteZips, "client": PublicClient}
+
+
+def main() -> None:
+    """Serve the requests of standard input: `["open", view, place, scratch]`, then the calls."""
+    view: Any = None
+    for line in sys.stdin:
+        name, *arguments = json.loads(line)
+        try:
+            value: Any = None
+            if name == "open":
+                view = VIEWS[arguments[0]](*arguments[1:])
+            elif name != "ready":
+                value = getattr(view, name)(*arguments)
+            stopped = time.monotonic()
+            if isinstance(value, _Later):
+                value = value.value()
+            answer = {"stopped": stopped, "value": value}
+        except Exception as exc:
+            answer = {"stopped": time.monotonic(), "error": f"{type(exc).__name__}: {exc}"}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,365 @@
+"""README, Semantics, Attributes: what stat(2) tells."""
+
+import os
+import stat
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+
+from taskfs.demo.archives import (
+    LAYOUTS,
+    STORED,
+    Member,
+    Stamp,
+    dos_stamp,
+    extended_stamp,
+    ntfs_stamp,
+)
+from tests.conftest import in_process
+from tests.fake_api import FakeCloud
+from tests.mounts import Mount, eventually
+from tests.odd_zips import Odd, odd_zip
+from tests.surfaces import Surface, text, walk, write
+
+EXECUTED = {
+    "create_time": "2025-06-11T08:00:00.250000+00:00",
+    "input_submit_time": "2025-06-11T08:00:03+00:00",
+    "start_time": "2025-06-11T08:01:00+00:00",
+    "computation_start_time": "2025-06-11T08:02:00+00:00",
+    "computation_end_time": "2025-06-11T09:00:00+00:00",
+    "end_time": "2025-06-11T09:00:05.500000+00:00",
+}
+SECOND = 10**9
+
+
+def ns(name: str) -> int:
+    """Return one of the times of `EXECUTED` in nanoseconds."""
+    return round(datetime.fromisoformat(EXECUTED[name]).timestamp() * 1000) * 10**6
+
+
+def executed(until: str) -> dict[str, str | None]:
+    """Return the times of a task that came as far as *until*."""
+    names = list(EXECUTED)
+    return {n: EXECUTED[n] if names.index(n) <= names.index(until) else None for n in names}
+
+
+def stored(fs: Surface, task: str, members: list[Member], stamp: Stamp, layout: str) -> None:
+    source = LAYOUTS[layout](members, stamp)
+    fs.cloud.put_object(f"{task}/output.zip", bytes(source.read(0, source.size)))
+
+
+def all_paths(fs: Surface, task: str) -> list[str]:
+    """Return every path of a task, the unlisted ones too."""
+    paths = [task, f"{task}/output.zip", f"{task}/input.zip"]
+    for name in fs.names(task):
+        paths.append(f"{task}/{name}")
+        if name in ("outputs", "inputs"):
+            below = [f"{task}/{name}/{file}" for file in walk(fs, f"{task}/{name}")]
+            paths += below + sorted({path.rpartition("/")[0] for path in below})
+    return list(dict.fromkeys(paths))
+
+
+def test_modes(fs: Surface) -> None:
+    """README, Attributes: Directories 0755, files 0644. Modes are writable because a copy keeps
+    them."""
+    task = fs.cloud.add_task(outputs={"a/b": b"x"}, inputs={"c": b"y"})
+    for path in ("", ".taskfs", ".by-status", ".by-status/success", task, f"{task}/outputs/a"):
+        assert fs.stat(path).st_mode == stat.S_IFDIR | 0o755
+    files = [f"{task}/{name}" for name in fs.names(task) if not name.endswith("puts")]
+    for path in (*files, f"{task}/outputs/a/b", f"{task}/output.zip", ".taskfs/refresh"):
+        assert fs.stat(path).st_mode == stat.S_IFREG | 0o644, path
+    eventually(lambda: task in fs.names())
+    assert stat.S_ISLNK(fs.stat(f".by-status/success/{task}").st_mode)
+    assert stat.S_ISLNK(fs.stat(".latest").st_mode)
+
+
+@pytest.mark.mount
+def test_owner_links_and_options(shared_mnt: Path, shared_cloud: FakeCloud) -> None:
+    """README, Attributes: owned by who mounted, and `default_permissions` always; `st_nlink` of
+    directories is honest or 1."""
+    task = shared_cloud.add_task(outputs={"a/b": b"x"})
+    for path in (shared_mnt, shared_mnt / task, shared_mnt / task / "outputs/a"):
+        told = os.stat(path)
+        assert (told.st_uid, told.st_gid) == (os.getuid(), os.getgid())
+        directories = sum(entry.is_dir(follow_symlinks=False) for entry in os.scandir(path))
+        assert told.st_nlink in (1, directories + 2)
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    line = next(line for line in mounts if str(shared_mnt) in line)
+    assert "default_permissions" in line
+    assert " fuse.taskfs taskfs " in line
+    assert {"nosuid", "nodev"} <= set(line.split()[5].split(","))
+    assert "allow_other" not in line
+
+
+@pytest.mark.mount
+def test_umask_uid_and_gid(new_mount: Callable[..., Mount], cloud: FakeCloud) -> None:
+    """README, Attributes: Directories 0755, files 0644, less `--umask`, owned by who mounted."""
+    task = cloud.add_task(outputs={"a/b": b"x"})
+    place = new_mount(umask="027", uid="1234", gid="2345").path
+    for name, mode in (("", 0o750), ("outputs/a", 0o750), ("outputs/a/b", 0o640), ("kill", 0o640)):
+        told = os.stat(place / task / name)
+        assert stat.S_IMODE(told.st_mode) == mode
+        assert (told.st_uid, told.st_gid) == (1234, 2345)
+
+
+def test_a_tasks_directory_tells_when_it_last_changed(fs: Surface) -> None:
+    """README, Attributes: A task directory's mtime is when the task last changed as far as its
+    record tells (end, start, creation); its ctime is the creation time."""
+    for status, until, latest in (
+        ("success", "end_time", "end_time"),
+        ("computation-started", "computation_start_time", "start_time"),
+        ("started", "start_time", "start_time"),
+        ("submitted", "input_submit_time", "create_time"),
+    ):
+        task = fs.cloud.add_task(status=status, **executed(until))  # type: ignore[arg-type]
+        assert fs.stat(task).st_mtime_ns == ns(latest), status
+        assert fs.stat(task).st_ctime_ns == ns("create_time"), status
+
+
+def test_a_text_files_mtime_is_when_its_content_changed(fs: Surface) -> None:
+    """README, Attributes: A text file's mtime is when its content last changed, as far as the
+    record tells or this mount saw."""
+    over = fs.cloud.add_task(**executed("end_time"))  # type: ignore[arg-type]
+    for name, moment in (
+        ("status", "end_time"),
+        ("machine_type", "start_time"),
+        ("computation_time", "computation_end_time"),
+        ("error", "end_time"),
+        ("info.json", "end_time"),
+        ("output_files_info", "end_time"),
+    ):
+        assert fs.stat(f"{over}/{name}").st_mtime_ns == ns(moment), name
+    for status, moment in (
+        ("pending-input", "create_time"),
+        ("submitted", "input_submit_time"),
+        ("started", "start_time"),
+        ("computation-started", "computation_start_time"),
+        ("computation-ended", "computation_end_time"),
+    ):
+        task = fs.cloud.add_task(status=status, **executed(moment))  # type: ignore[arg-type]
+        assert fs.stat(f"{task}/status").st_mtime_ns == ns(moment), status
+
+
+def test_the_computation_time_of_a_running_task_changes_now(fs: Surface) -> None:
+    """README, Attributes: (`computation_time` of a running task: now)."""
+    running = executed("computation_start_time")
+    task = fs.cloud.add_task(status="computation-started", **running)  # type: ignore[arg-type]
+    told = fs.stat(f"{task}/computation_time").st_mtime_ns
+    assert time.time_ns() - 2 * SECOND < told <= time.time_ns()
+    waiting = fs.cloud.add_task(status="submitted", **executed("create_time"))  # type: ignore[arg-type]
+    assert fs.stat(f"{waiting}/computation_time").st_mtime_ns == ns("create_time")
+
+
+def test_changes_that_the_record_does_not_date_are_dated_by_the_mount(fs: Surface) -> None:
+    """README, Attributes: … as far as the record tells or this mount saw."""
+    task = fs.cloud.add_task(status="started", **executed("start_time"))  # type: ignore[arg-type]
+    before = {name: fs.stat(f"{task}/{name}").st_mtime_ns for name in fs.names(task)}
+    began = time.time_ns()
+    write(fs, f"{task}/kill")
+    assert text(fs, f"{task}/status") == "pending-kill\n"
+    eventually(lambda: began - SECOND < fs.stat(f"{task}/status").st_mtime_ns <= time.time_ns())
+    eventually(lambda: fs.stat(f"{task}/info.json").st_mtime_ns > began - SECOND)
+    for name in ("machine_type", "error", "kill", "outputs"):
+        assert fs.stat(f"{task}/{name}").st_mtime_ns == before[name], name
+
+
+def test_nothing_else_moves_an_mtime(fs: Surface) -> None:
+    """README, Attributes: Nothing else moves an mtime, so `rsync` does not copy twice."""
+    over = fs.cloud.add_task(outputs={"a/b": b"x"}, inputs={"c/d": b"y"})
+    waiting = fs.cloud.add_task(status="submitted", inputs={"c": b"y"})
+    paths = all_paths(fs, over) + [f"{waiting}/{name}" for name in fs.names(waiting)]
+    before = {path: fs.stat(path) for path in paths if not path.endswith(f"{waiting}/output.zip")}
+    for path in paths:
+        if not stat.S_ISDIR(before[path].st_mode):
+            fs.read(path)
+    fs.cloud.add_task(status="started")
+    time.sleep(0.6)  # attributes, statuses and listing are old now
+    for path, told in before.items():
+        now = fs.stat(path)
+        assert (now.st_mtime_ns, now.st_ctime_ns) == (told.st_mtime_ns, told.st_ctime_ns), path
+        assert (now.st_size, now.st_ino, now.st_mode) == (told.st_size, told.st_ino, told.st_mode)
+
+
+MOMENT = 1_749_643_821.987654  # an odd second
+
+
+@pytest.mark.parametrize(
+    ("stamp", "layout", "told"),
+    [
+        (extended_stamp, "streamed", 1_749_643_821 * SECOND),
+        (extended_stamp, "zip64", 1_749_643_821 * SECOND),
+        (ntfs_stamp, "streamed", 1_749_643_821_987_654_000),
+        (dos_stamp, "plain", 1_749_643_820 * SECOND),
+        (
+            lambda mtime: (b"", ntfs_stamp(mtime + 100)[1] + extended_stamp(mtime)[1]),
+            "streamed",
+            1_749_643_821 * SECOND,
+        ),
+    ],
+)
+def test_members_carry_the_archives_times(
+    fs: Surface, stamp: Stamp, layout: str, told: int
+) -> None:
+    """README, Attributes: Members carry the archive's times: extended timestamp (0x5455), else NTFS
+    (0x000a), else the DOS time taken as UTC."""
+    task = fs.cloud.add_task()
+    stored(fs, task, [Member("artifacts/x", b"x", MOMENT)], stamp, layout)
+    assert abs(fs.stat(f"{task}/outputs/x").st_mtime_ns - told) < 1000  # a float in the test's data
+
+
+def test_times_before_1970_and_without_a_date(fs: Surface) -> None:
+    """README, Attributes: Members carry the archive's times."""
+    task = fs.cloud.add_task()
+    early = b"UT\x05\x00\x01" + (-86_400).to_bytes(4, "little", signed=True)
+    members = [Odd(b"artifacts/early", extra=early), Odd(b"artifacts/dos")]
+    fs.cloud.put_object(f"{task}/output.zip", odd_zip(members))
+    assert fs.stat(f"{task}/outputs/early").st_mtime_ns == -86_400 * SECOND
+    dos = datetime(2025, 6, 11, 12, 30, 20, tzinfo=timezone.utc).timestamp()
+    assert fs.stat(f"{task}/outputs/dos").st_mtime_ns == int(dos) * SECOND
+
+
+def test_directories_have_the_newest_time_beneath_them(fs: Surface) -> None:
+    """README, Attributes: `outputs/`, `inputs/` and directories without an entry of their own: the
+    newest time beneath them, else the task's."""
+    task = fs.cloud.add_task(inputs=None, **executed("end_time"))  # type: ignore[arg-type]
+    members = [
+        Member("artifacts/a/old", b"x", 1_700_000_000),
+        Member("artifacts/a/b/new", b"x", 1_700_000_500),
+        Member("artifacts/own/", b"", 1_600_000_000),
+        Member("artifacts/own/newer", b"x", 1_700_000_400),
+        Member("artifacts/top", b"x", 1_700_000_300),
+        Member("meta.json", b"x", 1_800_000_000),
+    ]
+    stored(fs, task, members, extended_stamp, "streamed")
+    told = {
+        path: fs.stat(f"{task}/outputs/{path}").st_mtime_ns // SECOND - 1_700_000_000
+        for path in ("", "a", "a/b", "a/old", "own", "own/newer")
+    }
+    assert told == {
+        "": 500,
+        "a": 500,
+        "a/b": 500,
+        "a/old": 0,
+        "own": -100_000_000,
+        "own/newer": 400,
+    }
+    assert fs.stat(f"{task}/inputs").st_mtime_ns == ns("end_time")
+    unfinished = fs.cloud.add_task(status="started", **executed("start_time"))  # type: ignore[arg-type]
+    assert fs.stat(f"{unfinished}/outputs").st_mtime_ns == ns("start_time")
+
+
+@pytest.mark.parametrize("status", ["success", "failed", "computation-started", "submitted"])
+def test_st_size_is_exact_for_every_file(fs: Surface, status: str) -> None:
+    """README, Attributes: `st_size` is exact for every file."""
+    outputs = {"a": b"x" * 5000, "b/empty": b""} if status == "success" else None
+    task = fs.cloud.add_task(
+        status=status, error_detail="größer", inputs={"c": b"y"}, outputs=outputs
+    )
+    fs.cloud.update_task(task, project="π", executer={"vm_type": "größe", "error_detail": "é"})
+    if status == "failed":
+        fs.cloud.put_object(f"{task}/output.zip", odd_zip([Odd(b"artifacts/x")]))
+    for path in all_paths(fs, task):
+        try:
+            told = fs.stat(path)
+        except FileNotFoundError:
+            assert path.endswith("output.zip")
+            continue
+        if stat.S_ISREG(told.st_mode):
+            assert len(fs.read(path)) == told.st_size, path
+    assert fs.stat(f"{task}/kill").st_size == 0
+    link = f".by-project/π/{task}"
+    eventually(lambda: task in fs.names(".by-project/π"))
+    assert fs.stat(link).st_size == len(fs.target(link))
+
+
+def test_st_blocks_is_the_compressed_size(fs: Surface) -> None:
+    """README, Attributes: `st_blocks` of a member is its compressed size in 512-byte units rounded
+    up, at least 1 where there is a byte (0 would make `tar -S` store zeros)."""
+    task = fs.cloud.add_task()
+    members = [
+        Odd(b"artifacts/none", b"", STORED),
+        Odd(b"artifacts/one", b"x", STORED),
+        Odd(b"artifacts/512", b"x" * 512, STORED),
+        Odd(b"artifacts/513", b"x" * 513, STORED),
+        Odd(b"artifacts/million", bytes(1_000_000)),
+    ]
+    fs.cloud.put_object(f"{task}/output.zip", odd_zip(members))
+    told = {
+        name: fs.stat(f"{task}/outputs/{name}").st_blocks for name in fs.names(f"{task}/outputs")
+    }
+    compressed = int(fs.xattr(f"{task}/outputs/million", "user.taskfs.compressed_size"))
+    assert 0 < compressed < 5000
+    assert told == {"none": 0, "one": 1, "512": 1, "513": 2, "million": -(-compressed // 512)}
+
+
+def test_inode_numbers_are_stable_across_mounts(
+    new_fs: Callable[..., Surface], cloud: FakeCloud, tmp_path: Path
+) -> None:
+    """README, Attributes: Inode numbers are stable across mounts."""
+    task = cloud.add_task(project="p", outputs={"a/b": b"x", "a/c": b"x"}, inputs={"c/d": b"y"})
+    fs = new_fs()
+    views = [".by-project", ".by-project/p", f".by-project/p/{task}", ".latest"]
+    paths = [*all_paths(fs, task), *views, ".taskfs", ".taskfs/version"]
+    told = {path: fs.stat(path).st_ino for path in paths}
+    assert 0 not in told.values()
+    assert len(set(told.values())) == len(paths)
+    with in_process(cloud, tmp_path / "other", {}) as other:
+        assert {path: other.stat(path).st_ino for path in paths} == told
+
+
+@pytest.mark.mount
+def test_listings_tell_the_same_inodes_and_types(shared_mnt: Path, shared_cloud: FakeCloud) -> None:
+    """fusepy notes, Corrections 4: `readdir` tells types and inode numbers, with `use_ino`."""
+    task = shared_cloud.add_task(outputs={"a/b": b"x"})
+    eventually(lambda: task in os.listdir(shared_mnt))
+    for directory in (shared_mnt, shared_mnt / task, shared_mnt / task / "outputs"):
+        for entry in os.scandir(directory):
+            told = os.lstat(entry.path)
+            assert entry.inode() == told.st_ino
+            assert entry.is_dir(follow_symlinks=False) == stat.S_ISDIR(told.st_mode)
+            assert entry.is_symlink() == stat.S_ISLNK(told.st_mode)
+
+
+@pytest.mark.mount
+def test_df_answers_without_the_network(mnt: Path, cloud: FakeCloud) -> None:
+    """README, Attributes: `df` answers without the network and never shows a full disk."""
+    cloud.pause()
+    cloud.clear_requests()
+    told = os.statvfs(mnt)
+    assert told.f_bavail * told.f_frsize > 10**12
+    assert told.f_bavail / told.f_blocks > 0.1
+    assert told.f_favail > 10**6
+    assert told.f_namemax == 255
+    assert cloud.requests == []
+
+
+def test_a_stat_pins_the_text_it_told(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
+    """README, Attributes: A `stat` of a text file pins what it told: an `open` within the attr
+    timeout (1 s) serves the text whose size was told."""
+    task = cloud.add_task(status="started")
+    fs = new_fs(status_cache_time="0s")
+    assert fs.stat(f"{task}/status").st_size == len("started\n")
+    cloud.set_status(task, "computation-started")
+    assert text(fs, f"{task}/status") == "started\n"
+    time.sleep(1.3)
+    assert text(fs, f"{task}/status") == "computation-started\n"
+    assert fs.stat(f"{task}/status").st_size == len("computation-started\n")
+
+
+def test_what_is_open_stays_what_it_was(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
+    """README, Freshness: What an open file returns is one snapshot: a control file's text is
+    rendered at open (direct I/O, so the kernel cuts nothing)."""
+    task = cloud.add_task(status="started")
+    fs = new_fs(status_cache_time="0s", attr_timeout="0s")
+    with fs.open(f"{task}/status") as opened:
+        assert opened.read_at(0, 3) == b"sta"
+        cloud.set_status(task, "computation-started")
+        time.sleep(0.2)
+        assert fs.stat(f"{task}/status").st_size == len("computation-started\n")
+        assert opened.read_at(3, 100) == b"rted\n"
+        assert opened.read_at(0, 100) == b"started\n"
+        assert opened.read_at(8, 100) == b""
+    assert text(fs, f"{task}/status") == "computation-started\n"

@@ -1,0 +1,191 @@
+"""README, Semantics, Control files."""
+
+import errno
+import os
+import time
+from collections.abc import Callable
+
+import pytest
+
+from taskfs.model import KNOWN_STATUSES
+from tests.fake_api import FakeCloud
+from tests.surfaces import Surface, text, write
+
+ONGOING = ("pending-input", "submitted", "started", "computation-started", "computation-ended")
+
+
+def kills_of(cloud: FakeCloud, task: str) -> int:
+    """Count the kill requests that were sent for *task*, accepted or not."""
+    return sum(r.method == "POST" and r.path == f"/tasks/{task}/kill" for r in cloud.requests)
+
+
+def errno_of_kill(fs: Surface, task: str) -> int | None:
+    with pytest.raises(OSError) as caught:
+        write(fs, f"{task}/kill")
+    return caught.value.errno
+
+
+@pytest.mark.parametrize("status", ONGOING)
+def test_the_first_byte_written_sends_one_request(fs: Surface, status: str) -> None:
+    """README, Control files: The first write of at least one byte through a handle sends one
+    request, and `write(2)` returns once the API accepted it or refused it."""
+    task = fs.cloud.add_task(status=status)
+    assert write(fs, f"{task}/kill", b"1\n") == 2
+    assert kills_of(fs.cloud, task) == 1
+    assert task in fs.cloud.killed
+
+
+def test_several_writes_through_one_handle_send_one_request(fs: Surface) -> None:
+    """README, Control files: The first write … through a handle sends one request."""
+    task = fs.cloud.add_task(status="started")
+    with fs.open(f"{task}/kill", os.O_WRONLY) as kill:
+        assert [kill.write(piece) for piece in (b"y", b"es", b" please\n")] == [1, 2, 8]
+    assert kills_of(fs.cloud, task) == 1
+
+
+def test_opening_truncating_and_touching_do_nothing(fs: Surface) -> None:
+    """README, Control files: Opening, truncating or touching `kill` does nothing."""
+    task = fs.cloud.add_task(status="started")
+    path = f"{task}/kill"
+    for flags in (os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_WRONLY | os.O_APPEND):
+        with fs.open(path, flags):
+            pass
+    fs.change("truncate", path, 0)
+    fs.change("utimens", path)
+    fs.change("chmod", path, 0o600)
+    fs.change("chown", path, os.getuid(), os.getgid())
+    assert fs.read(path) == b""
+    assert fs.stat(path).st_size == 0
+    assert kills_of(fs.cloud, task) == 0
+
+
+def test_a_terminal_task_is_no_such_process(fs: Surface) -> None:
+    """README, Control files: Already terminal: ESRCH, as kill(2)."""
+    for status in ("success", "failed", "killed"):
+        task = fs.cloud.add_task(status=status)
+        assert errno_of_kill(fs, task) == errno.ESRCH
+        assert kills_of(fs.cloud, task) == 0
+
+
+def test_a_later_write_gets_the_outcome_of_the_first(fs: Surface) -> None:
+    """README, Control files: `write(2)` returns once the API accepted it or refused it."""
+    task = fs.cloud.add_task(status="failed")
+    with fs.open(f"{task}/kill", os.O_WRONLY) as kill:
+        for _ in range(2):
+            with pytest.raises(ProcessLookupError):
+                kill.write(b"1\n")
+    assert kills_of(fs.cloud, task) == 0
+
+
+def test_a_pending_kill_is_not_repeated(fs: Surface) -> None:
+    """README, Control files: Already `pending-kill`: success, nothing sent."""
+    task = fs.cloud.add_task(status="pending-kill")
+    assert write(fs, f"{task}/kill") == 2
+    assert kills_of(fs.cloud, task) == 0
+
+
+def test_unknown_statuses_can_be_killed(fs: Surface) -> None:
+    """README, The tree: the API's word, unknown words too; `is_terminated` alone decides."""
+    assert "frobnicating" not in KNOWN_STATUSES
+    task = fs.cloud.add_task(status="frobnicating")
+    assert text(fs, f"{task}/status") == "frobnicating\n"
+    assert write(fs, f"{task}/kill") == 2
+    assert kills_of(fs.cloud, task) == 1
+    over = fs.cloud.add_task(status="evaporated", is_terminated=True)
+    assert errno_of_kill(fs, over) == errno.ESRCH
+    assert kills_of(fs.cloud, over) == 0
+
+
+def test_a_read_only_mount_kills_nothing(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
+    """README, Control files: `--read-only`: EROFS."""
+    task = cloud.add_task(status="started")
+    fs = new_fs(read_only="")
+    assert text(fs, f"{task}/status") == "started\n"
+    assert fs.read(f"{task}/kill") == b""
+    assert errno_of_kill(fs, task) == errno.EROFS
+    with pytest.raises(OSError) as caught:
+        fs.set_xattr(task, "user.taskfs.metadata.key", b"value")
+    assert caught.value.errno == errno.EROFS
+    assert not [r for r in cloud.requests if r.method != "GET"]
+
+
+def test_an_unknown_task_is_enoent(fs: Surface) -> None:
+    """README, Control files: Task unknown: ENOENT."""
+    task = fs.cloud.add_task(status="started")
+    with fs.open(f"{task}/kill", os.O_WRONLY) as kill:
+        fs.cloud.remove_task(task)
+        with pytest.raises(FileNotFoundError):
+            kill.write(b"1\n")
+    with pytest.raises(FileNotFoundError):
+        write(fs, f"{'0' * 25}/kill")
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_kill_is_eacces(fs: Surface, status: int) -> None:
+    """README, Control files: Refused (401, 403): EACCES."""
+    task = fs.cloud.add_task(status="started")
+    fs.cloud.faults.add("status", status=status, path=f"{task}/kill")
+    assert errno_of_kill(fs, task) == errno.EACCES
+    assert fs.cloud.statuses()[task] == "started"
+
+
+@pytest.mark.parametrize("status", [400, 405, 409, 422])
+def test_any_other_refusal_has_the_status_read(fs: Surface, status: int) -> None:
+    """README, Control files: Any other 4xx to a kill: the status is read; terminal is ESRCH, else
+    EIO."""
+    task = fs.cloud.add_task(status="started")
+    fs.cloud.faults.add("status", status=status, path=f"{task}/kill")
+    assert errno_of_kill(fs, task) == errno.EIO
+    assert kills_of(fs.cloud, task) == 1
+    asked = [r.path for r in fs.cloud.requests if f"/{task}/" in r.path]
+    assert asked[-1] == f"/tasks/{task}/status"
+
+
+def test_a_task_that_ended_before_the_request_came_is_esrch(fs: Surface) -> None:
+    """README, Control files: Any other 4xx to a kill: the status is read; terminal is ESRCH."""
+    task = fs.cloud.add_task(status="started")
+    answers = {"status": "started", "id": task, "is_terminated": False}
+    fs.cloud.faults.add("json", value=answers, path=f"{task}/status")  # read just before it ends
+    assert text(fs, f"{task}/status") == "started\n"
+    fs.cloud.set_status(task, "failed")
+    assert errno_of_kill(fs, task) == errno.ESRCH
+    assert text(fs, f"{task}/status") == "failed\n"
+
+
+def test_after_a_lost_answer_the_status_is_read_first(fs: Surface) -> None:
+    """README, Control files: If the answer was lost, the status is read before the request is
+    repeated."""
+    task = fs.cloud.add_task(status="started")
+    fs.cloud.faults.add("reset", path=f"{task}/kill", acted=True)
+    assert write(fs, f"{task}/kill") == 2
+    assert kills_of(fs.cloud, task) == 1
+
+
+def test_the_next_status_shows_the_effect(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
+    """README, Control files: After a kill the next `status` shows its effect.
+    README, Attributes: Only a kill through this mount ends the pin early."""
+    task = cloud.add_task(status="computation-started")
+    fs = new_fs()
+    assert fs.stat(f"{task}/status").st_size == len("computation-started\n")
+    assert text(fs, f"{task}/status") == "computation-started\n"
+    write(fs, f"{task}/kill")
+    assert text(fs, f"{task}/status") == "pending-kill\n"
+    assert cloud.killed == [task]
+    assert task in fs.names(".by-status/pending-kill")
+
+
+def test_a_failed_kill_leaves_the_mount_alive(
+    new_fs: Callable[..., Surface], cloud: FakeCloud
+) -> None:
+    """README, Control files: … after 5 tries ETIMEDOUT; Errors: no answer in time, after retries,
+    is ETIMEDOUT."""
+    task = cloud.add_task(status="started")
+    fs = new_fs(timeout="1s")
+    assert text(fs, f"{task}/status") == "started\n"
+    cloud.faults.add("stall", path=f"{task}/kill", times=None)
+    began = time.monotonic()
+    assert errno_of_kill(fs, task) == errno.ETIMEDOUT
+    assert time.monotonic() - began < 10
+    cloud.faults.clear()
+    assert text(fs, f"{task}/status") == "started\n"
+    assert write(fs, f"{task}/kill") == 2

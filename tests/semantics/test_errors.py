@@ -1,0 +1,187 @@
+"""README, Semantics, Errors: which errno a failure has, and what the log says of it."""
+
+import errno
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.fake_api import FakeCloud
+from tests.odd_zips import Odd, odd_zip
+from tests.surfaces import Mounted, OpenFile, Surface, assert_same, text, write
+
+LONG_AGO = "2025-06-11T08:00:00+00:00"
+CHANGES: tuple[tuple[Any, ...], ...] = (
+    ("mkdir", "new", 0o755),
+    ("mkdir", "{task}/outputs/new", 0o755),
+    ("create", "new.txt", 0o644),
+    ("create", "{task}/new.txt", 0o644),
+    ("create", "{task}/outputs/new.txt", 0o644),
+    ("unlink", "{task}/status"),
+    ("unlink", "{task}/kill"),
+    ("unlink", "{task}/outputs/a"),
+    ("unlink", ".latest"),
+    ("rmdir", "{task}/outputs"),
+    ("rmdir", ".by-status/success"),
+    ("rename", "{task}/status", "/{task}/renamed"),
+    ("rename", "{task}", "/renamed"),
+    ("link", "{task}/hard", "/{task}/status"),
+    ("symlink", "{task}/soft", "status"),
+    ("truncate", "{task}/status", 0),
+    ("truncate", "{task}/outputs/a", 0),
+    ("chmod", "{task}", 0o700),
+    ("chmod", "{task}/status", 0o600),
+    ("chown", "{task}/outputs/a", 1, 1),
+    ("utimens", "{task}/status"),
+    ("utimens", "{task}/outputs/a"),
+    ("utimens", "{task}"),
+)
+
+
+def errno_of(ask: Callable[[], object]) -> int | None:
+    with pytest.raises(OSError) as caught:
+        ask()
+    return caught.value.errno
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: " ".join(map(str, change)))
+def test_every_change_is_refused(fs: Surface, change: tuple[Any, ...]) -> None:
+    """README, Errors: any change other than `kill`, metadata and `.taskfs/refresh`: EROFS."""
+    task = fs.cloud.add_task(outputs={"a": b"x"})
+    fs.names(task)
+    fs.names()
+    kind, *arguments = (
+        part.format(task=task) if isinstance(part, str) else part for part in change
+    )
+    assert errno_of(lambda: fs.change(kind, *arguments)) == errno.EROFS
+    assert text(fs, f"{task}/outputs/a") == "x"
+    assert not [r for r in fs.cloud.requests if r.method != "GET" and task in r.path]
+
+
+def test_a_key_that_is_refused_is_eacces(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
+    """README, Errors: the key is missing, wrong or not allowed to: EACCES."""
+    task = cloud.add_task(status="started", end_time=LONG_AGO)
+    fs = new_fs(dir_cache_time="0s", status_cache_time="0s", attr_timeout="0s")
+    assert text(fs, f"{task}/status") == "started\n"
+    cloud.rotate_key()
+    assert errno_of(fs.names) == errno.EACCES
+    assert errno_of(lambda: fs.read(f"{task}/status")) == errno.EACCES
+    assert errno_of(lambda: write(fs, f"{task}/kill")) == errno.EACCES
+    assert cloud.killed == []
+
+
+def test_no_answer_in_time_is_etimedout(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
+    """README, Errors: no answer in time, after retries: ETIMEDOUT. Never EAGAIN."""
+    task = cloud.add_task(status="started", end_time=LONG_AGO)
+    fs = new_fs(timeout="400ms", dir_cache_time="0s", status_cache_time="0s", attr_timeout="0s")
+    assert text(fs, f"{task}/status") == "started\n"
+    cloud.faults.add("stall", times=None)
+    assert errno_of(fs.names) == errno.ETIMEDOUT
+    cloud.faults.clear()
+    assert task in fs.names()
+    cloud.pause()
+    assert errno_of(fs.names) == errno.ETIMEDOUT
+    assert errno_of(lambda: fs.read(f"{task}/status")) == errno.ETIMEDOUT
+    cloud.resume()
+    assert text(fs, f"{task}/status") == "started\n"
+
+
+def test_an_answer_that_makes_no_sense_is_eio(
+    new_fs: Callable[..., Surface], cloud: FakeCloud
+) -> None:
+    """README, Errors: an answer that makes no sense: EIO."""
+    task = cloud.add_task(status="started")
+    fs = new_fs(timeout="2s", dir_cache_time="0s", status_cache_time="0s", attr_timeout="0s")
+    assert text(fs, f"{task}/status") == "started\n"
+    for value in ([], {"tasks": 3, "total_size": 1}, {"tasks": []}, "text", None, 7):
+        cloud.faults.add("json", value=value, path="/tasks", times=None)
+        assert errno_of(fs.names) == errno.EIO, value
+        cloud.faults.clear()
+    assert task in fs.names()
+
+
+def test_one_bad_record_does_not_break_the_others(fs: Surface) -> None:
+    """README, The tree: new fields and statuses break nothing, nor does a record without an id."""
+    good = fs.cloud.add_task(status="started")
+    bad = fs.cloud.add_task()
+    fs.cloud.update_task(bad, task_id="../escape", status=None, metrics=[], executer="no")
+    lenient = fs.cloud.add_task()
+    fs.cloud.update_task(
+        lenient, metrics=None, executer=7, project=["x"], create_time="soon", end_time=12
+    )
+    try:
+        while good not in (names := fs.names()):
+            pass
+        assert lenient in names
+        assert bad not in names
+        assert not [name for name in names if "/" in name or name == ".."]
+        for name in fs.names(lenient):
+            fs.stat(f"{lenient}/{name}")
+        assert text(fs, f"{lenient}/machine_type") == ""
+    finally:
+        fs.cloud.remove_task(bad)
+        fs.cloud.remove_task(lenient)
+
+
+@pytest.mark.parametrize("method", [0, 8])
+def test_a_failed_read_never_looks_like_a_short_file(fs: Surface, method: int) -> None:
+    """README, Errors: A failed read never looks like a short file."""
+    content = os.urandom(1_500_000)
+    task = fs.cloud.add_task(end_time=LONG_AGO)
+    fs.cloud.put_object(
+        f"{task}/output.zip", odd_zip([Odd(b"artifacts/x", content, method), Odd(b"artifacts/y")])
+    )
+    assert fs.stat(f"{task}/outputs/x").st_size == len(content)
+
+    def read_whole(opened: OpenFile) -> bytes:
+        received = b""
+        while piece := opened.read_at(len(received), 50_000):
+            received += piece
+        return received
+
+    fs.cloud.faults.add("status", side="store", status=403, path=task, skip=1, times=None)
+    with fs.open(f"{task}/outputs/x") as opened:
+        assert errno_of(lambda: read_whole(opened)) == errno.EACCES
+        fs.cloud.faults.clear()
+        assert_same(read_whole(opened), content)
+    assert_same(fs.read(f"{task}/outputs/x"), content)
+
+
+def test_a_failure_is_logged_once(
+    new_fs: Callable[..., Surface],
+    cloud: FakeCloud,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """README, Errors: Each failure is logged once, at the boundary, with operation, path and cause,
+    and without keys or signatures."""
+    task = cloud.add_task(end_time=LONG_AGO)
+    cloud.put_object(f"{task}/output.zip", odd_zip([Odd(b"artifacts/x", b"x")]))
+    fs = new_fs(attr_timeout="5s")
+    fs.names(task)
+    cloud.faults.add("status", side="store", status=403, times=None)
+    with caplog.at_level(logging.INFO, logger="taskfs"):
+        assert errno_of(lambda: fs.stat(f"{task}/output_files_info")) == errno.EACCES
+    if isinstance(fs, Mounted):
+        lines = (fs.path.parent / "taskfs.log").read_text().splitlines()
+    else:
+        lines = [record.getMessage() for record in caplog.records]
+    lines = [line for line in lines if "output_files_info" in line or "output.zip" in line]
+    assert len(lines) == 1
+    for part in ("getattr", f"/{task}/output_files_info", "EACCES", "403"):
+        assert part in lines[0]
+    assert "Signature" not in lines[0]
+    assert cloud.api_key not in lines[0]
+
+
+def test_what_is_asked_for_all_the_time_is_not_logged(
+    tree: Surface, cloud: FakeCloud, caplog: pytest.LogCaptureFixture
+) -> None:
+    """README, Errors: Each failure is logged: a name that is not there is none."""
+    task = cloud.add_task(status="started")
+    for name in (".git", f"{task}/.hidden", "0" * 25):
+        assert errno_of(lambda name=name: tree.stat(name)) == errno.ENOENT  # type: ignore[misc]
+    assert errno_of(lambda: tree.xattr(task, "security.capability")) == errno.ENODATA
+    assert errno_of(lambda: tree.change("mkdir", "new", 0o755)) == errno.EROFS
+    assert caplog.records == []

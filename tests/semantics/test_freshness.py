@@ -1,0 +1,351 @@
+"""README, Semantics, Freshness: how old what is shown may be, and what it costs."""
+
+import errno
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fake_api import FakeCloud
+from tests.mounts import eventually
+from tests.odd_zips import Odd, odd_zip
+from tests.surfaces import Mounted, Surface, text, write
+
+LONG_AGO = "2025-06-11T08:00:00+00:00"
+SLACK_S = 1.0  # of a busy machine
+
+
+def pages(cloud: FakeCloud) -> list[int]:
+    """Return the numbers of the listing's pages that were asked for."""
+    listings = [r for r in cloud.requests if r.path == "/tasks" and "active" not in r.query]
+    return sorted(int(r.query["page"][0]) for r in listings)
+
+
+def refreshes(cloud: FakeCloud) -> int:
+    """Count the requests for all unfinished tasks."""
+    return sum(r.path == "/tasks" and "active" in r.query for r in cloud.requests)
+
+
+def singles(cloud: FakeCloud) -> list[str]:
+    """Return the requests that are about one task or one object."""
+    return [r.path for r in cloud.requests if r.path != "/tasks"]
+
+
+@contextmanager
+def after(seconds: float, action: Callable[[], object]) -> Iterator[None]:
+    timer = threading.Timer(seconds, action)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+
+
+def test_statuses_of_all_tasks_cost_the_pages_of_a_listing(
+    new_fs: Callable[..., Surface], cloud: FakeCloud
+) -> None:
+    """README, Freshness: `cat */status` over N tasks costs N/500 requests, plus one bulk refresh of
+    the unfinished per 2 s that the walk lasts."""
+    tasks = {cloud.add_task(status="success", end_time=LONG_AGO): "success" for _ in range(1100)}
+    tasks |= {cloud.add_task(status="started"): "started" for _ in range(40)}
+    fs = new_fs()
+    cloud.clear_requests()
+    began = time.monotonic()
+    names = [name for name in fs.names() if not name.startswith(".")]
+    assert {name: text(fs, f"{name}/status").rstrip() for name in names} == tasks
+    elapsed = time.monotonic() - began
+    if elapsed < 8:  # else the listing was due again
+        assert pages(cloud) == [1, 2, 3]
+    assert refreshes(cloud) <= elapsed / 2
+    assert singles(cloud) == []
+
+
+def test_listing_and_stat_cost_no_request_of_their_own(tree: Surface, cloud: FakeCloud) -> None:
+    """README, Attributes: everything else in a task's directory comes from the bulk listing; the
+    first `stat` of one of them in a finished task costs one signed URL and one range."""
+    tasks = [cloud.add_task(end_time=LONG_AGO, outputs={"a/b": b"x", "c": b"y"}) for _ in range(20)]
+    cloud.clear_requests()
+    tree.names()
+    for task in tasks:
+        for name in tree.names(task):
+            if name not in ("outputs", "inputs", "output_files_info"):
+                tree.stat(f"{task}/{name}")
+        tree.stat(task)
+    assert [r.path for r in cloud.requests] == ["/tasks"]
+    cloud.clear_requests()
+    tree.stat(f"{tasks[0]}/output_files_info")
+    assert [(r.side, r.path) for r in cloud.requests] == [
+        ("api", "/storage/signed-urls"),
+        ("store", f"/demo-bucket/{tasks[0]}/output.zip"),
+    ]
+    for path in ("output_files_info", "outputs", "outputs/a", "outputs/a/b", "output.zip"):
+        tree.stat(f"{tasks[0]}/{path}")
+    tree.read(f"{tasks[0]}/output_files_info")
+    assert tree.names(f"{tasks[0]}/outputs") == ["a", "c"]
+    assert len(cloud.requests) == 2
+
+
+def test_listings_read_no_archive_bytes_but_the_directory(tree: Surface, cloud: FakeCloud) -> None:
+    """README, The tree: outputs/… read lazily."""
+    task = cloud.add_task(end_time=LONG_AGO)
+    content = os.urandom(3_000_000)
+    cloud.put_object(f"{task}/output.zip", odd_zip([Odd(b"artifacts/big", content, 0)]))
+    assert tree.stat(f"{task}/outputs/big").st_size == len(content)
+    assert tree.names(f"{task}/outputs") == ["big"]
+    sent = sum(r.bytes_sent for r in cloud.requests if r.side == "store")
+    assert sent < 200_000
+    with tree.open(f"{task}/outputs/big"):
+        pass
+    assert sum(r.bytes_sent for r in cloud.requests if r.side == "store") == sent
+
+
+def test_probes_cost_no_request(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
+    """README, The tree: Probes of unknown names (`.Trash`, `.git`, `autorun.inf`, …) cost no
+    request."""
+    task = cloud.add_task(end_time=LONG_AGO)
+    fs = new_fs()
+    fs.names()
+    cloud.clear_requests()
+    for name in (
+        *(".git", ".Trash", ".Trash-0", ".Trash-1000", "autorun.inf", ".hidden", "desktop.ini"),
+        *("lost+found", "Thumbs.db", ".directory", "BDMV", ".xdg-volume-info", "HEAD", "objects"),
+        *("README", ".taskfs.swp", "node_modules", f"{task}.bak", "Å" * 12, "%41", " "),
+        *(f"{task}/.git", f"{task}/.hidden", f"{task}/HEAD", ".by-status/.git", ".taskfs/HEAD"),
+    ):
+        with pytest.raises(FileNotFoundError):
+            fs.stat(name)
+    assert [(r.path, r.query) for r in cloud.requests] == []
+
+
+def test_a_task_younger_than_the_listing_is_found_by_its_name(
+    new_fs: Callable[..., Surface], cloud: FakeCloud
+) -> None:
+    """README, Freshness: Asking for one task by its name finds it even if it is younger than the
+    listing."""
+    fs = new_fs(dir_cache_time="1h")
+    assert ".by-status" in fs.names()
+    young = cloud.add_task(status="submitted", outputs=None)
+    cloud.clear_requests()
+    assert young not in fs.names()
+    assert text(fs, f"{young}/status") == "submitted\n"
+    assert [r.path for r in cloud.requests] == [f"/tasks/{young}"]
+    missing = "0123456789abcdefghijklmno"
+    cloud.clear_requests()
+    for _ in range(5):
+        with pytest.raises(FileNotFoundError):
+            fs.stat(missing)
+    assert len(cloud.requests) == 1
+
+
+def test_a_terminal_status_is_final(fs: Surface) -> None:
+    """README, Freshness: A terminal status is final."""
+    task = fs.cloud.add_task(status="failed")
+    assert text(fs, f"{task}/status") == "failed\n"
+    fs.cloud.set_status(task, "started")
+    time.sleep(0.5)
+    assert task in fs.names()
+    assert text(fs, f"{task}/status") == "failed\n"
+
+
+def test_the_rest_of_a_terminal_record_is_as_fresh_as_the_listing(fs: Surface) -> None:
+    """README, Freshness: the rest of its record is as fresh as the listing."""
+    task = fs.cloud.add_task(status="failed", error_detail="before")
+    assert text(fs, f"{task}/error") == "before\n"
+    fs.cloud.update_task(task, error_detail="afterwards", metrics={"computation_seconds": 7})
+    eventually(lambda: text(fs, f"{task}/error") == "afterwards\n", 3)
+    assert text(fs, f"{task}/computation_time") == "00:00:07\n"
+
+
+@pytest.mark.mount
+def test_statuses_are_at_most_two_seconds_old(mnt: Path, cloud: FakeCloud) -> None:
+    """README, Freshness: the status of an unfinished task at most 2 s (`--status-cache-time`) when
+    it is asked for; Attributes: and what a `stat` told is served for 1 s more."""
+
+    def only_read(status: Path) -> bool:
+        return status.read_text() != "started\n"
+
+    def stat_and_read(status: Path) -> bool:
+        status.stat()
+        return status.read_text() != "started\n"
+
+    def only_stat(status: Path) -> bool:
+        return status.stat().st_size != len("started\n")
+
+    ways = (only_read, stat_and_read, only_stat)
+    tasks = [cloud.add_task(status="started") for _ in ways]
+    files = [mnt / task / "status" for task in tasks]
+    os.listdir(mnt)
+    changed = time.monotonic()
+    for task in tasks:
+        cloud.set_status(task, "computation-started")
+    ages: dict[str, float] = {}
+    time.sleep(1.7)  # a text rendered now is as old as that already
+    while len(ages) < len(ways):
+        for way, file in zip(ways, files, strict=True):
+            asked = time.monotonic()
+            if way.__name__ not in ages and way(file):
+                ages[way.__name__] = asked - changed
+        assert time.monotonic() - changed < 20
+        time.sleep(0.05)
+    assert max(ages.values()) < 2 + 1 + SLACK_S / 2, ages
+
+
+def test_listings_are_at_most_ten_seconds_old(fs: Surface) -> None:
+    """README, Freshness: A listing is at most 10 s old (`--dir-cache-time`). Here that is 0.3 s."""
+    assert ".by-status" in fs.names()
+    task = fs.cloud.add_task()
+    changed = time.monotonic()
+    eventually(lambda: task in fs.names())
+    assert time.monotonic() - changed < 0.3 + SLACK_S
+    fs.cloud.remove_task(task)
+    changed = time.monotonic()
+    eventually(lambda: task not in fs.names())
+    assert time.monotonic() - changed < 0.3 + SLACK_S
+
+
+@pytest.mark.mount
+def test_an_archive_that_is_not_there_is_asked_for_again(
+    shared_mnt: Path, shared_cloud: FakeCloud
+) -> None:
+    """README, Freshness: An archive that is not there yet (task not finished, or finished seconds
+    ago) shows as an empty `outputs/`, asked for again after at most 5 s; one removed by its owner
+    likewise (a 404 drops its index)."""
+    cloud, fs = shared_cloud, Mounted(shared_cloud, shared_mnt)
+    content = os.urandom(300_000)
+    archive = odd_zip([Odd(b"artifacts/a", content, 0), Odd(b"artifacts/b", content[:9], 0)])
+    late = cloud.add_task(end_time=LONG_AGO)
+    removed = cloud.add_task(end_time=LONG_AGO)
+    failed = cloud.add_task(status="failed")  # just now, but only success is waited for
+    cloud.put_object(f"{removed}/output.zip", archive)
+    assert sorted(fs.names(f"{removed}/outputs")) == ["a", "b"]
+    cloud.remove_object(f"{removed}/output.zip")
+    with pytest.raises(FileNotFoundError):
+        fs.read(f"{removed}/outputs/a")  # not read before: the 404 drops the index
+    tasks = (late, removed, failed)
+    for task in tasks:
+        assert fs.names(f"{task}/outputs") == []
+        assert text(fs, f"{task}/output_files_info") == ""
+        with pytest.raises(FileNotFoundError):
+            fs.stat(f"{task}/outputs/a")
+    cloud.clear_requests()
+    for _ in range(20):
+        assert [fs.names(f"{task}/outputs") for task in tasks] == [[], [], []]
+    assert [r.path for r in cloud.requests if r.side == "store"] == []
+    for task in tasks:
+        cloud.put_object(f"{task}/output.zip", archive)
+    came = time.monotonic()
+    eventually(lambda: all(len(fs.names(f"{task}/outputs")) == 2 for task in tasks), 8)
+    assert time.monotonic() - came < 5 + SLACK_S
+    for task in tasks:
+        assert sorted(fs.names(f"{task}/outputs")) == ["a", "b"]
+        assert fs.read(f"{task}/outputs/b") == content[:9]
+
+
+def test_after_success_the_archive_is_waited_for(fs: Surface) -> None:
+    """README, Freshness: for 60 s after the end of a `success` task, reading `outputs/` waits for
+    the archive, so that `taskfs wait ID && cp -r ID/outputs x` never copies nothing."""
+    archive = odd_zip([Odd(b"artifacts/a", b"here")])
+
+    def put_later(ask: Callable[[str], object]) -> object:
+        task = fs.cloud.add_task(status="success")
+        with after(0.7, lambda: fs.cloud.put_object(f"{task}/output.zip", archive)):
+            began = time.monotonic()
+            answer = ask(task)
+            assert 0.5 < time.monotonic() - began < 6
+            assert fs.names(f"{task}/inputs") == []  # nothing tells that there will be any
+        return answer
+
+    ways: list[Callable[[str], object]] = [
+        lambda task: fs.names(f"{task}/outputs"),
+        lambda task: fs.read(f"{task}/outputs/a"),
+        lambda task: fs.read(f"{task}/output.zip"),
+        lambda task: fs.stat(f"{task}/outputs/a").st_size,
+    ]
+    with ThreadPoolExecutor(len(ways)) as pool:
+        assert list(pool.map(put_later, ways)) == [["a"], b"here", archive, 4]
+
+
+def test_an_archive_that_does_not_come_is_etimedout(
+    new_fs: Callable[..., Surface], cloud: FakeCloud
+) -> None:
+    """README, Freshness: … at most `--timeout` and then ETIMEDOUT."""
+    task = cloud.add_task(status="success")
+    fs = new_fs(timeout="1s", attr_timeout="0s")
+    with pytest.raises(OSError) as caught:
+        fs.names(f"{task}/outputs")
+    assert caught.value.errno == errno.ETIMEDOUT
+    assert text(fs, f"{task}/status") == "success\n"
+    assert text(fs, f"{task}/output_files_info") == ""
+    cloud.update_task(task, end_time=LONG_AGO)
+    write(fs, ".taskfs/refresh")
+    fs.names()
+    assert fs.names(f"{task}/outputs") == []
+
+
+def errno_of(ask: Callable[[], object]) -> int | None:
+    with pytest.raises(OSError) as caught:
+        ask()
+    return caught.value.errno
+
+
+def test_only_a_404_is_enoent_and_failures_are_not_kept(
+    new_fs: Callable[..., Surface], cloud: FakeCloud
+) -> None:
+    """README, Freshness: Only a real 404 is ENOENT. A transient failure is never cached and never
+    shown as an empty directory or a missing file."""
+    task = cloud.add_task(status="started", end_time=LONG_AGO)
+    done = cloud.add_task(end_time=LONG_AGO)
+    cloud.put_object(f"{done}/output.zip", odd_zip([Odd(b"artifacts/a", b"x" * 99)]))
+    fs = new_fs(timeout="500ms", dir_cache_time="0s", status_cache_time="0s", attr_timeout="0s")
+    asked: list[Callable[[], object]] = [
+        fs.names,
+        lambda: fs.stat(f"{task}/status"),
+        lambda: fs.read(f"{task}/status"),
+        lambda: fs.stat(f"{len(cloud.requests):025}"),
+        lambda: fs.names(".by-status"),
+        lambda: fs.target(".latest"),
+        lambda: fs.names(f"{done}/outputs"),
+        lambda: fs.stat(f"{done}/outputs/a"),
+        lambda: fs.stat(f"{done}/output.zip"),
+        lambda: fs.read(f"{done}/output_files_info"),
+    ]
+    fs.names()
+    faults: list[tuple[str, dict[str, Any], int]] = [
+        ("status", {"status": 503}, errno.EIO),
+        ("status", {"status": 429}, errno.ETIMEDOUT),
+        ("reset", {}, errno.ETIMEDOUT),
+        ("status", {"status": 403}, errno.EACCES),
+        ("html", {}, errno.EIO),
+    ]
+    if isinstance(fs, Mounted):  # the kernel asks for one name of a directory after the other
+        faults = faults[::3]
+    for kind, options, expected in faults:
+        cloud.faults.add(kind, times=None, **options)
+        with ThreadPoolExecutor(len(asked)) as pool:
+            assert list(pool.map(errno_of, asked)) == [expected] * len(asked), (kind, options)
+        cloud.faults.clear()
+        assert task in fs.names()
+        assert text(fs, f"{task}/status") == "started\n"
+        assert errno_of(lambda: fs.stat(f"{len(cloud.requests):025}")) == errno.ENOENT
+    assert fs.names(f"{done}/outputs") == ["a"]
+    assert fs.read(f"{done}/outputs/a") == b"x" * 99
+
+
+def test_what_is_final_is_shown_while_the_api_is_away(
+    new_fs: Callable[..., Surface], cloud: FakeCloud
+) -> None:
+    """README, Freshness: A terminal status is final: it needs no answer."""
+    task = cloud.add_task(status="failed", error_detail="oh", metadata=None)
+    fs = new_fs(timeout="500ms", attr_timeout="0s")
+    assert text(fs, f"{task}/status") == "failed\n"
+    cloud.pause()
+    time.sleep(0.2)
+    assert text(fs, f"{task}/status") == "failed\n"
+    assert text(fs, f"{task}/error") == "oh\n"

@@ -1,0 +1,120 @@
+"""README, Semantics, Names: what members are called, and which are left out."""
+
+import zlib
+
+from tests.odd_zips import UTF8, Odd, extra_field, odd_zip
+from tests.surfaces import Surface, text, walk
+
+
+def task_with(fs: Surface, *members: Odd) -> str:
+    task = fs.cloud.add_task()
+    fs.cloud.put_object(f"{task}/output.zip", odd_zip(members))
+    return task
+
+
+def shown(fs: Surface, *members: Odd) -> dict[str, bytes]:
+    """Return what the mount shows of an archive of *members*, and that it can be read."""
+    top = f"{task_with(fs, *members)}/outputs"
+    return {name: fs.read(f"{top}/{name}") for name in walk(fs, top)}
+
+
+def named(*names: bytes) -> list[Odd]:
+    return [Odd(b"artifacts/" + name, b"%d" % index) for index, name in enumerate(names)]
+
+
+def test_hostile_names_are_left_out(fs: Surface) -> None:
+    """README, Names: Components `..`, `.`, empty, absolute paths, NUL: the member is left out."""
+    hostile = (
+        *(b"../up", b"a/../../up", b"a/..", b"./here", b"a/./b", b"a//b", b"/etc/passwd"),
+        *(b"nul\0byte", b"a/\0", b"..", b".", b"../"),
+    )
+    assert shown(fs, *named(b"first", *hostile, b"last")) == {"first": b"0", "last": b"13"}
+    outside = [Odd(name, b"?") for name in (b"/artifacts/x", b"../artifacts/x", b"artifactsx")]
+    assert shown(fs, *outside, *named(b"only")) == {"only": b"0"}
+
+
+def test_long_names_are_left_out(fs: Surface) -> None:
+    """README, Names: Longer than 255 bytes: left out likewise."""
+    most, too_long = b"m" * 255, b"n" * 256
+    two_bytes_each = "é".encode() * 128
+    deep = b"/".join([b"d" * 200] * 5) + b"/f"
+    members = named(most, too_long, two_bytes_each, b"d/" + too_long + b"/f", deep, b"d/ok")
+    assert set(shown(fs, *members)) == {most.decode(), deep.decode(), "d/ok"}
+
+
+def test_the_last_of_two_equal_names_wins(fs: Surface) -> None:
+    """README, Names: The last of two equal names wins."""
+    members = named(b"twice", b"once", b"twice")
+    task = task_with(fs, *members)
+    assert sorted(fs.names(f"{task}/outputs")) == ["once", "twice"]
+    assert fs.read(f"{task}/outputs/twice") == b"2"
+    lines = text(fs, f"{task}/output_files_info").splitlines()
+    assert [line.split()[-1] for line in lines[3:]] == ["once", "twice"]
+
+
+def test_a_file_whose_name_is_a_directorys_is_left_out(fs: Surface) -> None:
+    """README, Names: a file whose name is also a directory's is left out."""
+    assert shown(fs, *named(b"a", b"a/b", b"c/d", b"c", b"e", b"e/")) == {"a/b": b"1", "c/d": b"2"}
+
+
+def test_control_characters_and_backslashes_stay(fs: Surface) -> None:
+    """README, Names: Control characters and backslashes stay as they are.
+    README, The tree: control characters in names as `\\xNN`."""
+    names = [
+        b"a\\b",
+        b"tab\there",
+        b"line\nfeed",
+        b"esc\x1b[31m",
+        b"del\x7f",
+        b"C:\\x",
+        b" ",
+        b"-rf",
+    ]
+    task = task_with(fs, *named(*names))
+    assert sorted(fs.names(f"{task}/outputs")) == sorted(name.decode() for name in names)
+    for index, name in enumerate(names):
+        assert fs.read(f"{task}/outputs/{name.decode()}") == b"%d" % index
+    table = text(fs, f"{task}/output_files_info")
+    listed = [line[28:] for line in table.splitlines()[3:]]
+    assert listed == [
+        *("a\\b", r"tab\x09here", r"line\x0afeed", r"esc\x1b[31m", r"del\x7f"),
+        *("C:\\x", " ", "-rf"),
+    ]
+
+
+def test_encodings(fs: Surface) -> None:
+    """README, Names: Encoding: flag bit 11 or a 0x7075 field is UTF-8; else UTF-8 where valid, else
+    CP437."""
+    plain = b"artifacts/caf\x82"  # é in CP437
+    field = b"\x01" + zlib.crc32(plain).to_bytes(4, "little") + "artifacts/kaffee☕".encode()
+    stale = b"\x01" + bytes(4) + b"artifacts/made for another name"
+    assert shown(
+        fs,
+        Odd("artifacts/über".encode(), b"bit 11", flags=UTF8),
+        Odd("artifacts/naïve".encode(), b"UTF-8 all the same"),
+        Odd(plain, b"CP437"),
+        Odd(plain, b"0x7075", extra=extra_field(0x7075, field)),
+        Odd(b"artifacts/plain", b"stale 0x7075", extra=extra_field(0x7075, stale)),
+        Odd("artifacts/日本/語".encode(), b"deep", flags=UTF8),
+    ) == {
+        "über": b"bit 11",
+        "naïve": b"UTF-8 all the same",
+        "café": b"CP437",
+        "kaffee☕": b"0x7075",
+        "plain": b"stale 0x7075",
+        "日本/語": b"deep",
+    }
+
+
+def test_only_what_lies_beneath_the_root_is_shown(fs: Surface) -> None:
+    """README, The tree: outputs/… are the files under artifacts/ in output.zip."""
+    beside = [Odd(name, b"?") for name in (b"meta.json", b"artifacts.txt", b"sim_dir/x", b"x/y")]
+    assert shown(fs, *beside, *named(b"stdout.txt")) == {"stdout.txt": b"0"}
+
+
+def test_directories_may_lack_an_entry_or_hold_nothing(fs: Surface) -> None:
+    """README, The tree: outputs/…: directories without an entry of their own are there."""
+    task = task_with(fs, Odd(b"artifacts/"), Odd(b"artifacts/empty/"), *named(b"a/b/c"))
+    assert sorted(fs.names(f"{task}/outputs")) == ["a", "empty"]
+    assert fs.names(f"{task}/outputs/empty") == []
+    assert fs.names(f"{task}/outputs/a") == ["b"]

@@ -1,0 +1,161 @@
+"""README, Semantics, Attributes: extended attributes, on members and as a task's metadata."""
+
+import errno
+import json
+import os
+import zlib
+
+import pytest
+
+from tests.conftest import in_process
+from tests.fake_api import FakeCloud
+from tests.mounts import eventually
+from tests.odd_zips import Odd, odd_zip
+from tests.surfaces import Surface, text
+
+METADATA = "user.taskfs.metadata."
+OTHERS = (
+    *("security.capability", "security.selinux", "system.posix_acl_access", "user.mime_type"),
+    *("user.taskfs.nope", "user.taskfs.metadata", "user.taskfs.", "trusted.x"),
+)
+
+
+def changes_of(cloud: FakeCloud, task: str) -> list[str]:
+    """Return the methods of the requests that changed the task's metadata."""
+    path = f"/tasks/{task}/metadata"
+    return [r.method for r in cloud.requests if r.path == path and r.method != "GET"]
+
+
+def errno_of(fs: Surface, kind: str, *arguments: object) -> int | None:
+    with pytest.raises(OSError) as caught:
+        getattr(fs, kind)(*arguments)
+    return caught.value.errno
+
+
+def test_members_have_three(fs: Surface) -> None:
+    """README, Attributes: Extended attributes on members: `user.taskfs.compressed_size`,
+    `user.taskfs.crc32`, `user.taskfs.compression`."""
+    task = fs.cloud.add_task()
+    plain, packed = Odd(b"artifacts/a", b"stored", 0), Odd(b"artifacts/b/c", b"packed" * 1000)
+    fs.cloud.put_object(f"{task}/output.zip", odd_zip([plain, packed]))
+    for path, member, method in (("a", plain, b"stored"), ("b/c", packed, b"deflate")):
+        path = f"{task}/outputs/{path}"
+        assert {name: fs.xattr(path, name) for name in fs.xattrs(path)} == {
+            "user.taskfs.compressed_size": b"%d" % len(member.packed()),
+            "user.taskfs.crc32": b"%08x" % zlib.crc32(member.content),
+            "user.taskfs.compression": method,
+        }
+        for name in OTHERS:
+            assert errno_of(fs, "xattr", path, name) == errno.ENODATA
+        assert errno_of(fs, "set_xattr", path, "user.taskfs.crc32", b"0") == errno.EROFS
+        assert errno_of(fs, "set_xattr", path, "user.x", b"0") == errno.EROFS
+        assert errno_of(fs, "remove_xattr", path, "user.taskfs.crc32") == errno.EROFS
+    for path in (f"{task}/outputs", f"{task}/outputs/b", f"{task}/status", ".taskfs", ""):
+        assert fs.xattrs(path) == []
+        assert errno_of(fs, "set_xattr", path, f"{METADATA}key", b"0") == errno.EROFS
+
+
+def test_tasks_have_one_per_metadata_key(fs: Surface) -> None:
+    """README, Attributes: on a task: one per metadata key, `user.taskfs.metadata.<key>`."""
+    metadata = {"study": "dam break", "größe": "3 µm", "a.b/c d": "x\ny"}
+    task = fs.cloud.add_task(task_metadata=metadata)
+    assert {n: fs.xattr(task, n).decode() for n in fs.xattrs(task)} == {
+        METADATA + key: value for key, value in metadata.items()
+    }
+    assert fs.xattrs(fs.cloud.add_task()) == []
+
+
+def test_setting_one_updates_it_remotely(fs: Surface) -> None:
+    """README, Attributes: setting one updates it remotely (an unchanged value sends nothing)."""
+    task = fs.cloud.add_task(status="started", task_metadata={"kept": "1", "study": "old"})
+    fs.set_xattr(task, f"{METADATA}study", "größer".encode())
+    fs.set_xattr(task, f"{METADATA}new key", b"value")
+    assert changes_of(fs.cloud, task) == ["PATCH", "PATCH"]
+    expected = {"kept": "1", "study": "größer", "new key": "value"}
+    assert json.loads(text(fs, f"{task}/info.json"))["task_metadata"] == expected
+    assert fs.xattr(task, f"{METADATA}study") == "größer".encode()
+    assert set(fs.xattrs(task)) == {METADATA + key for key in expected}
+    fs.set_xattr(task, f"{METADATA}study", "größer".encode())
+    fs.set_xattr(task, f"{METADATA}kept", b"1")
+    assert len(changes_of(fs.cloud, task)) == 2
+
+
+def test_values_that_cannot_be_are_einval(fs: Surface) -> None:
+    """README, Attributes: an empty or non-UTF-8 one is EINVAL."""
+    task = fs.cloud.add_task(task_metadata={"study": "old"})
+    for value in (b"", b"\xff\xfe", b"caf\xe9"):
+        assert errno_of(fs, "set_xattr", task, f"{METADATA}study", value) == errno.EINVAL
+    assert fs.xattr(task, f"{METADATA}study") == b"old"
+    assert changes_of(fs.cloud, task) == []
+
+
+def test_removing_one(fs: Surface) -> None:
+    """README, Attributes: `setfattr -x` removes it."""
+    task = fs.cloud.add_task(task_metadata={"study": "old", "kept": "1"})
+    fs.remove_xattr(task, f"{METADATA}study")
+    assert fs.xattrs(task) == [f"{METADATA}kept"]
+    assert errno_of(fs, "xattr", task, f"{METADATA}study") == errno.ENODATA
+    assert errno_of(fs, "remove_xattr", task, f"{METADATA}study") == errno.ENODATA
+    assert changes_of(fs.cloud, task) == ["PUT"]
+
+
+def test_create_and_replace(fs: Surface) -> None:
+    """README, Attributes: extended attributes, with the flags of setxattr(2)."""
+    task = fs.cloud.add_task(task_metadata={"study": "old"})
+    create, replace = os.XATTR_CREATE, os.XATTR_REPLACE
+    assert errno_of(fs, "set_xattr", task, f"{METADATA}study", b"1", create) == errno.EEXIST
+    assert errno_of(fs, "set_xattr", task, f"{METADATA}no", b"1", replace) == errno.ENODATA
+    assert changes_of(fs.cloud, task) == []
+    fs.set_xattr(task, f"{METADATA}study", b"new", replace)
+    fs.set_xattr(task, f"{METADATA}no", b"new", create)
+    assert changes_of(fs.cloud, task) == ["PATCH", "PATCH"]
+
+
+def test_other_names_cannot_be_set(fs: Surface) -> None:
+    """README, Errors: any change other than `kill`, metadata and `.taskfs/refresh`: EROFS."""
+    task = fs.cloud.add_task()
+    for name in ("user.comment", "user.taskfs.nope", METADATA, "user.taskfs.crc32"):
+        assert errno_of(fs, "set_xattr", task, name, b"value") == errno.EROFS
+        assert errno_of(fs, "remove_xattr", task, name) == errno.EROFS
+    assert changes_of(fs.cloud, task) == []
+
+
+def test_other_names_cost_no_request(tree: Surface, cloud: FakeCloud) -> None:
+    """README, Attributes: Other names are ENODATA without a request."""
+    task = cloud.add_task(status="started", outputs={"a": b"x"})
+    tree.names()
+    cloud.clear_requests()
+    for path in ("", task, f"{task}/status", f"{task}/kill", f"{task}/outputs", ".by-status"):
+        for name in OTHERS:
+            assert errno_of(tree, "xattr", path, name) == errno.ENODATA
+    assert [r.path for r in cloud.requests] == []
+
+
+def test_a_refused_change_says_so(fs: Surface) -> None:
+    """README, Errors: the key is not allowed to: EACCES; a failed change is never shown as made."""
+    task = fs.cloud.add_task(task_metadata={"study": "old"})
+    assert fs.xattr(task, f"{METADATA}study") == b"old"
+    fs.cloud.faults.add("status", status=403, path=f"{task}/metadata", times=None)
+    assert errno_of(fs, "set_xattr", task, f"{METADATA}study", b"new") == errno.EACCES
+    assert errno_of(fs, "remove_xattr", task, f"{METADATA}study") == errno.EACCES
+    assert fs.xattr(task, f"{METADATA}study") == b"old"
+
+
+def test_changes_made_elsewhere_show(fs: Surface) -> None:
+    """README, Freshness: the rest of its record is as fresh as the listing."""
+    task = fs.cloud.add_task(task_metadata={"study": "old"})
+    assert fs.xattr(task, f"{METADATA}study") == b"old"
+    fs.cloud.update_task(task, task_metadata={"study": "new"})
+    eventually(lambda: fs.xattr(task, f"{METADATA}study") == b"new", 3)
+
+
+def test_metadata_of_another_shape_is_left_out(
+    cloud: FakeCloud, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """README, Attributes: one per metadata key: those that are texts."""
+    odd = {"number": 3, "null": None, "nul\0": "x", "": "x", "text": "yes"}
+    task = cloud.add_task()
+    cloud.update_task(task, task_metadata=odd)
+    with in_process(cloud, tmp_path_factory.mktemp("cache"), {}) as tree:
+        assert tree.xattrs(task) == [f"{METADATA}text"]
+        assert json.loads(text(tree, f"{task}/info.json"))["task_metadata"] == odd

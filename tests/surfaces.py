@@ -1,0 +1,258 @@
+"""The mounted tree as tests use it, in process and through a kernel, in one shape.
+
+`InProcess` calls `TaskOperations` as fusepy would, `Mounted` the kernel: a scenario written against
+`Surface` runs on both. Paths are relative to the mountpoint; what fails is an OSError.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from fuse import FuseOSError
+
+from taskfs.compose import Core
+from taskfs.operations import TaskOperations
+from tests.fake_api import FakeCloud
+
+REQUEST: Final = 128 << 10  # what the kernel asks for at once
+
+
+class Stat(Protocol):
+    """What `os.stat` tells, as far as both surfaces do."""
+
+    @property
+    def st_mode(self) -> int: ...
+    @property
+    def st_ino(self) -> int: ...
+    @property
+    def st_size(self) -> int: ...
+    @property
+    def st_blocks(self) -> int: ...
+    @property
+    def st_mtime_ns(self) -> int: ...
+    @property
+    def st_ctime_ns(self) -> int: ...
+
+
+class OpenFile(Protocol):
+    """One open file."""
+
+    def read_at(self, offset: int, size: int) -> bytes: ...
+    def write(self, piece: bytes) -> int: ...
+
+
+class Surface(Protocol):
+    """A tree to look at and write to."""
+
+    cloud: FakeCloud
+
+    def stat(self, path: str) -> Stat: ...
+    def names(self, path: str = "") -> list[str]: ...
+    def target(self, path: str) -> str: ...
+    def read(self, path: str) -> bytes: ...
+    def open(self, path: str, flags: int = os.O_RDONLY) -> "AbstractContextManager[OpenFile]": ...
+    def xattrs(self, path: str) -> list[str]: ...
+    def xattr(self, path: str, name: str) -> bytes: ...
+    def set_xattr(self, path: str, name: str, value: bytes, flags: int = 0) -> None: ...
+    def remove_xattr(self, path: str, name: str) -> None: ...
+    def change(self, kind: str, path: str, *arguments: Any) -> None: ...
+
+
+def text(surface: Surface, path: str) -> str:
+    """Return a text file's content."""
+    return surface.read(path).decode()
+
+
+def write(surface: Surface, path: str, piece: bytes = b"1\n") -> int:
+    """Open for writing, write once, close."""
+    with surface.open(path, os.O_WRONLY) as opened:
+        return int(opened.write(piece))
+
+
+def assert_same(given: bytes, wanted: bytes) -> None:
+    """Fail where the two differ first: pytest's own comparison of long bytes takes minutes."""
+    if given != wanted:
+        pairs = enumerate(zip(given, wanted, strict=False))
+        at = next((n for n, (a, b) in pairs if a != b), min(len(given), len(wanted)))
+        raise AssertionError(
+            f"{len(given)} bytes instead of {len(wanted)}, differing from {at} on: "
+            f"{given[at : at + 20]!r} instead of {wanted[at : at + 20]!r}"
+        )
+
+
+def walk(surface: Surface, top: str) -> Iterator[str]:
+    """Yield the files beneath *top*, relative to it."""
+    for name in surface.names(top):
+        path = f"{top}/{name}"
+        if (surface.stat(path).st_mode & 0o170000) == 0o040000:
+            yield from (f"{name}/{below}" for below in walk(surface, path))
+        else:
+            yield name
+
+
+@dataclass
+class FileInfo:
+    """What fusepy hands over of `struct fuse_file_info`."""
+
+    flags: int
+    fh: int = 0
+    direct_io: bool = False
+    keep_cache: bool = False
+
+
+@dataclass(frozen=True)
+class _Told:
+    st_mode: int
+    st_ino: int
+    st_size: int
+    st_blocks: int
+    st_mtime_ns: int
+    st_ctime_ns: int
+
+
+def ask(operations: TaskOperations, kind: str, *arguments: Any) -> Any:
+    """Return what the operation does, a refusal as the OSError that the kernel would make of it."""
+    try:
+        return operations(kind, *arguments)
+    except FuseOSError as exc:
+        raise OSError(exc.errno, exc.strerror, str(arguments[0])) from exc
+
+
+class _OpenInProcess:
+    def __init__(self, operations: TaskOperations, path: str, info: FileInfo) -> None:
+        self._operations, self._path, self.info = operations, path, info
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        return bytes(ask(self._operations, "read", self._path, size, offset, self.info))
+
+    def write(self, piece: bytes) -> int:
+        return int(ask(self._operations, "write", self._path, piece, 0, self.info))
+
+
+@dataclass
+class InProcess:
+    """The operations without a kernel."""
+
+    cloud: FakeCloud
+    core: Core
+    operations: TaskOperations = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.operations = TaskOperations(self.core.tree, lambda: None, lambda: None)
+
+    def _ask(self, kind: str, *arguments: Any) -> Any:
+        return ask(self.operations, kind, *arguments)
+
+    def stat(self, path: str) -> Stat:
+        attrs = self._ask("getattr", f"/{path}")
+        return _Told(
+            attrs.mode, attrs.ino, attrs.size, attrs.blocks, attrs.mtime_ns, attrs.ctime_ns
+        )
+
+    def names(self, path: str = "") -> list[str]:
+        return [entry.name for entry in self._ask("readdir", f"/{path}", 0)]
+
+    def target(self, path: str) -> str:
+        return str(self._ask("readlink", f"/{path}"))
+
+    @contextmanager
+    def open(self, path: str, flags: int = os.O_RDONLY) -> Iterator[_OpenInProcess]:
+        info = FileInfo(flags)
+        self._ask("open", f"/{path}", info)
+        try:
+            yield _OpenInProcess(self.operations, f"/{path}", info)
+        finally:
+            self._ask("release", f"/{path}", info)
+
+    def read(self, path: str) -> bytes:
+        content = b""
+        with self.open(path) as opened:
+            while piece := opened.read_at(len(content), REQUEST):
+                content += piece
+        return content
+
+    def xattrs(self, path: str) -> list[str]:
+        return list(self._ask("listxattr", f"/{path}"))
+
+    def xattr(self, path: str, name: str) -> bytes:
+        return bytes(self._ask("getxattr", f"/{path}", name))
+
+    def set_xattr(self, path: str, name: str, value: bytes, flags: int = 0) -> None:
+        self._ask("setxattr", f"/{path}", name, value, flags)
+
+    def remove_xattr(self, path: str, name: str) -> None:
+        self._ask("removexattr", f"/{path}", name)
+
+    def change(self, kind: str, path: str, *arguments: Any) -> None:
+        """Make a change by its name in libfuse; a path among the arguments has its slash."""
+        self._ask(kind, f"/{path}", *arguments)
+
+
+class _OpenOnMount:
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        return os.pread(self.descriptor, size, offset)
+
+    def write(self, piece: bytes) -> int:
+        return os.write(self.descriptor, piece)
+
+
+@dataclass
+class Mounted:
+    """The same through the kernel."""
+
+    cloud: FakeCloud
+    path: Path
+
+    def stat(self, path: str) -> Stat:
+        return os.lstat(self.path / path)
+
+    def names(self, path: str = "") -> list[str]:
+        return os.listdir(self.path / path)
+
+    def target(self, path: str) -> str:
+        return os.readlink(self.path / path)
+
+    @contextmanager
+    def open(self, path: str, flags: int = os.O_RDONLY) -> Iterator[_OpenOnMount]:
+        descriptor = os.open(self.path / path, flags)
+        try:
+            yield _OpenOnMount(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def read(self, path: str) -> bytes:
+        return (self.path / path).read_bytes()
+
+    def xattrs(self, path: str) -> list[str]:
+        return os.listxattr(self.path / path, follow_symlinks=False)
+
+    def xattr(self, path: str, name: str) -> bytes:
+        return os.getxattr(self.path / path, name, follow_symlinks=False)
+
+    def set_xattr(self, path: str, name: str, value: bytes, flags: int = 0) -> None:
+        os.setxattr(self.path / path, name, value, flags, follow_symlinks=False)
+
+    def remove_xattr(self, path: str, name: str) -> None:
+        os.removexattr(self.path / path, name, follow_symlinks=False)
+
+    def change(self, kind: str, path: str, *arguments: Any) -> None:
+        """Make a change by its name in libfuse; a path among the arguments has its slash."""
+        place = self.path / path
+        if kind == "create":
+            os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, *arguments[:1]))
+        elif kind == "utimens":
+            os.utime(place)
+        elif kind == "rename":
+            os.rename(place, f"{self.path}{arguments[0]}")
+        elif kind == "symlink":
+            os.symlink(arguments[0], place)
+        elif kind == "link":
+            os.link(f"{self.path}{arguments[0]}", place)
+        else:
+            getattr(os, kind)(place, *arguments)

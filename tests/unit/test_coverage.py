@@ -1,0 +1,109 @@
+"""`taskfs.coverage`: the CRC-32 of a whole from pieces in any order."""
+
+import random
+import zlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from taskfs.coverage import MAX_PIECES, Coverage, combine
+
+SEARCHING = settings(max_examples=200, deadline=None, derandomize=True)
+
+
+@SEARCHING
+@given(st.binary(max_size=300), st.binary(max_size=300))
+def test_combine_is_the_crc_of_both_in_a_row(first: bytes, second: bytes) -> None:
+    """coverage.combine: the CRC-32 of two pieces in a row, empty ones too."""
+    whole = zlib.crc32(first + second)
+    assert combine(zlib.crc32(first), zlib.crc32(second), len(second)) == whole
+
+
+@pytest.mark.parametrize("length", [1, 255, 1 << 16, (1 << 20) + 1, 5_000_011])
+def test_combine_of_long_pieces(length: int) -> None:
+    """coverage.combine: lengths of any number of bits."""
+    first, second = b"head", random.Random(length).randbytes(length)
+    whole = zlib.crc32(first + second)
+    assert combine(zlib.crc32(first), zlib.crc32(second), length) == whole
+
+
+def test_combine_is_associative_for_lengths_that_no_memory_holds() -> None:
+    """semantics, Limits: a member may be larger than memory: lengths beyond 2**40."""
+    a, b, c, length = 0x12345678, 0x9ABCDEF0, 0x0F1E2D3C, 3 << 40
+    left = combine(combine(a, b, length), c, 77)
+    assert left == combine(a, combine(b, c, 77), length + 77)
+
+
+@SEARCHING
+@given(st.integers(1, 2000), st.integers(0, 2**32), st.integers(1, 40))
+def test_pieces_in_any_order_with_overlaps_give_the_crc_of_the_whole(
+    size: int, seed: int, cuts: int
+) -> None:
+    """semantics, Integrity: "from start to end" is about coverage, not order."""
+    rng = random.Random(seed)
+    body = rng.randbytes(size)
+    edges = sorted({0, size, *(rng.randrange(size + 1) for _ in range(cuts))})
+    pieces = list(zip(edges, edges[1:], strict=False))
+    pieces += [(start, rng.randrange(start, size) + 1) for start in rng.choices(range(size), k=5)]
+    pieces += [(0, 0), (size, size)]
+    rng.shuffle(pieces)
+    coverage = Coverage(size)
+    seen: set[int] = set()
+    for start, stop in pieces:
+        coverage.add(start, body[start:stop])
+        seen.update(range(start, stop))
+        expected = zlib.crc32(body) if len(seen) == size else None
+        assert coverage.crc == expected
+
+
+def test_what_was_seen_before_does_not_count_twice() -> None:
+    """Coverage.add: the first sight of a byte is what was handed out, so it is what is checked."""
+    coverage = Coverage(4)
+    coverage.add(0, b"ab")
+    coverage.add(0, b"XYcd")
+    assert coverage.crc == zlib.crc32(b"abcd")
+
+
+def test_one_piece_that_covers_many_others() -> None:
+    """Coverage.add: a long read over scattered short ones fills the gaps only."""
+    body = random.Random(3).randbytes(1000)
+    coverage = Coverage(1000)
+    for start in range(5, 1000, 10):
+        coverage.add(start, body[start : start + 3])
+    assert coverage.crc is None
+    coverage.add(0, body)
+    assert coverage.crc == zlib.crc32(body)
+
+
+def test_scattered_pieces_are_bounded() -> None:
+    """Coverage: a reader that jumps about is not checked, and costs no memory."""
+    coverage = Coverage(1 << 30)
+    for start in range(0, 40 * MAX_PIECES, 2):
+        coverage.add(start, b"x")
+    assert len(coverage._starts) <= MAX_PIECES
+    assert coverage.crc is None
+
+
+def test_a_whole_pass_after_scattered_reads_is_checked() -> None:
+    """semantics, Integrity: every member read from start to end, whatever was read before."""
+    body = random.Random(4).randbytes(64_000)
+    coverage = Coverage(len(body))
+    for start in range(0, len(body), 64):
+        coverage.add(start, body[start : start + 10])
+    for start in range(0, len(body), 4096):
+        assert coverage.crc is None
+        coverage.add(start, body[start : start + 4096])
+    assert coverage.crc == zlib.crc32(body)
+
+
+def test_reading_out_of_order_as_the_kernel_does_is_checked() -> None:
+    """semantics, Integrity: the kernel sends 6 to 8 of 31 reads of one `cat` out of order."""
+    body = random.Random(5).randbytes(31 << 12)
+    order = list(range(31))
+    for first in range(0, 28, 4):
+        order[first], order[first + 3] = order[first + 3], order[first]
+    coverage = Coverage(len(body))
+    for number in order:
+        coverage.add(number << 12, body[number << 12 : (number + 1) << 12])
+    assert coverage.crc == zlib.crc32(body)

@@ -1,0 +1,196 @@
+"""`taskfs.decoders`: one shape for all methods, fed in pieces of any length."""
+
+import bz2
+import random
+import tracemalloc
+import zlib
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from taskfs.decoders import (
+    BZIP2,
+    DECODERS,
+    DEFLATED,
+    LZMA,
+    METHOD_NAMES,
+    DeflateDecoder,
+    crc32,
+)
+from taskfs.errors import CorruptData, TaskFSError
+from tests.zips import cheap_bytes, deflate, lzma_alone
+
+SEARCHING = settings(max_examples=150, deadline=None, derandomize=True)
+BODY = cheap_bytes(60_000)
+PACKED = {
+    "deflate": (DEFLATED, deflate(BODY)),
+    "deflate, stored blocks": (DEFLATED, deflate(BODY, 0)),
+    "bzip2": (BZIP2, bz2.compress(BODY)),
+    "lzma": (LZMA, lzma_alone(BODY)),
+    "lzma without an end marker": (LZMA, lzma_alone(BODY, end_marker=False)),
+}
+
+
+def decoded(
+    method: int, packed: bytes, size: int, pieces: Iterator[int], max_bytes: int
+) -> tuple[bytes, bool]:
+    """What comes out, fed in *pieces*, and whether the decoder saw its end."""
+    decoder = DECODERS[method]()
+    out = b""
+    at, pending = 0, b""
+    for _ in range(10 * (size + len(packed)) + 100):
+        if len(out) >= size:
+            break
+        if not pending:
+            length = next(pieces)
+            pending, at = packed[at : at + length], at + length
+        new, pending = decoder.decode(pending, max_bytes)
+        out += new
+        if not new and not pending and at >= len(packed):
+            break
+    return out, decoder.ended
+
+
+def always(length: int) -> Iterator[int]:
+    while True:
+        yield length
+
+
+@pytest.mark.parametrize("name", PACKED)
+@pytest.mark.parametrize("length", [1, 3, 997, 1 << 16])
+@pytest.mark.parametrize("max_bytes", [1000, 1 << 17])
+def test_pieces_of_any_length_decode_to_the_same(name: str, length: int, max_bytes: int) -> None:
+    """Issue 3, 4: members are decoded whatever pieces the blocks cut them into."""
+    method, packed = PACKED[name]
+    out, _ = decoded(method, packed, len(BODY), always(length), max_bytes)
+    assert out == BODY
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_no_more_is_given_than_was_asked_for(name: str) -> None:
+    """Decoder.decode: at most *max_bytes*: a bomb opens a bounded piece at a time."""
+    method, packed = PACKED[name]
+    decoder = DECODERS[method]()
+    out, pending = b"", packed
+    while len(out) < len(BODY):
+        new, pending = decoder.decode(pending, 777)
+        assert len(new) <= 777
+        assert new or pending or decoder.ended
+        out += new
+    assert out == BODY
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_damage_is_corrupt_data_or_other_bytes_never_another_exception(name: str) -> None:
+    """style, 4: foreign exceptions are renamed where they enter."""
+    method, packed = PACKED[name]
+    rng = random.Random(name)
+    for _ in range(60):
+        damaged = bytearray(packed)
+        for _ in range(rng.randint(1, 3)):
+            damaged[rng.randrange(min(len(damaged), rng.choice([12, 1 << 20])))] ^= rng.randint(1, 255)
+        try:
+            out, _ = decoded(method, bytes(damaged), len(BODY), always(1 << 14), 1 << 17)
+        except TaskFSError as exc:
+            assert isinstance(exc, CorruptData)
+        else:
+            assert len(out) <= len(BODY) + (1 << 17)
+
+
+@SEARCHING
+@given(st.sampled_from([DEFLATED, BZIP2, LZMA]), st.binary(max_size=200), st.integers(1, 50))
+def test_random_bytes_are_corrupt_data_or_end(method: int, packed: bytes, length: int) -> None:
+    """style, 4: foreign exceptions are renamed where they enter."""
+    try:
+        decoded(method, packed, 10_000, always(length), 1000)
+    except TaskFSError as exc:
+        assert isinstance(exc, CorruptData)
+
+
+def test_a_deflate_decoder_s_copy_goes_on_from_where_it_was_made() -> None:
+    """Issue 3, 4: checkpoints are the decoder's state, copied; the two then go their own ways."""
+    packed = deflate(BODY)
+    decoder = DeflateDecoder()
+    first, rest = decoder.decode(packed, 20_000)
+    copy = decoder.copy()
+    left, right = b"", b""
+    for part in range(2):
+        for name in ("decoder", "copy") if part else ("copy", "decoder"):
+            which = decoder if name == "decoder" else copy
+            pending, out = rest, b""
+            while not which.ended:
+                new, pending = which.decode(pending, 5000)
+                out += new
+            if name == "decoder":
+                left = left or out
+            else:
+                right = right or out
+    assert first + left == BODY
+    assert left == right
+
+
+def test_a_deflate_decoder_says_when_the_data_is_complete() -> None:
+    """Decoder.ended: what stands behind the last block is not the member's."""
+    decoder = DeflateDecoder()
+    out, _ = decoder.decode(deflate(b"hello") + b"trailing", 100)
+    assert (out, decoder.ended) == (b"hello", True)
+    decoder = DeflateDecoder()
+    out, _ = decoder.decode(deflate(b"hello")[:-1], 100)
+    assert not decoder.ended
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"\x09\x04\x04\x00" + bytes(4),  # four bytes of properties
+        b"\x09\x04\x06\x00" + bytes(6),
+        b"\x09\x04\x05\x00\xe1" + bytes(4),  # 225: lc, lp, pb out of range
+        b"\x09\x04\x05\x00\xff" + bytes(4),
+        b"\x09\x04\x05\x00\x2c" + bytes(4),  # lc 8, lp 4: more than a decoder keeps
+    ],
+)
+def test_lzma_properties_that_make_no_sense_are_corrupt_data(head: bytes) -> None:
+    """semantics, Errors: a damaged archive is EIO."""
+    with pytest.raises(CorruptData):
+        decoded(LZMA, head + bytes(100), 1000, always(1 << 16), 1000)
+
+
+def test_lzma_dictionaries_too_large_for_memory_are_not_called_damage() -> None:
+    """semantics, Errors: a feature that cannot be read is EOPNOTSUPP; EIO says damage. Or read."""
+    packed = lzma_alone(BODY, dictionary=1 << 20)
+    packed = packed[:5] + (128 << 20).to_bytes(4, "little") + packed[9:]
+    try:
+        out, _ = decoded(LZMA, packed, len(BODY), always(1 << 16), 1 << 17)
+    except TaskFSError as exc:
+        assert not isinstance(exc, CorruptData)
+    else:
+        assert out == BODY
+
+
+def test_nothing_is_allocated_for_what_the_lzma_properties_claim() -> None:
+    """semantics, Limits: memory stays under a stated bound: a claim of 4 GiB costs nothing."""
+    head = b"\x09\x04\x05\x00\x5d\xff\xff\xff\xff"
+    tracemalloc.start()
+    try:
+        with pytest.raises(TaskFSError):
+            decoded(LZMA, head + b"\xff" * 100, 1000, always(1 << 16), 1000)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@SEARCHING
+@given(st.lists(st.binary(max_size=100), max_size=5))
+def test_crc32_is_zlib_s(pieces: list[bytes]) -> None:
+    """APPNOTE 4.4.7: the CRC-32 of ZIP, piece by piece."""
+    crc = 0
+    for piece in pieces:
+        crc = crc32(piece, crc)
+    assert crc == zlib.crc32(b"".join(pieces))
+
+
+def test_every_method_that_is_decoded_has_a_name() -> None:
+    """semantics, Attributes: `user.taskfs.compression` names the method."""
+    assert set(DECODERS) <= set(METHOD_NAMES)

@@ -1,0 +1,297 @@
+"""`taskfs.download`, `fetching` and `target` on archives in memory: no sockets, no commands."""
+
+import fcntl
+import os
+import threading
+import zlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from taskfs import download, fetching
+from taskfs.archive import Archive
+from taskfs.errors import CorruptData, NotFound, Unavailable, Unsupported
+from taskfs.model import ObjectVersion
+from taskfs.target import Target
+from taskfs.zipindex import Member
+
+MTIME_NS = 1_700_000_000_123_456_700
+
+
+class MemoryReader:
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        return self._content[offset : offset + size]
+
+    def close(self) -> None:
+        pass
+
+
+class MemoryArchive:
+    """An archive whose members, and whose faults, the test decides."""
+
+    def __init__(self, files: dict[str, bytes], raw: bytes = b"PK") -> None:
+        self.files = files
+        self.members = [member(path, content) for path, content in files.items()]
+        self.index = SimpleNamespace(members=self.members)
+        self.raw = raw
+        self.size = len(raw)
+        self.version = ObjectVersion(len(raw), "etag")
+        self.opened: list[str] = []
+        self.raw_reads: list[int] = []
+        self.wrong: dict[str, list[bytes | Exception]] = {}
+
+    def open_member(self, member: Member) -> MemoryReader:
+        self.opened.append(member.path)
+        wrong = self.wrong.get(member.path)
+        content = wrong.pop(0) if wrong else self.files[member.path]
+        if isinstance(content, Exception):
+            raise content
+        return MemoryReader(content)
+
+    def read_raw(self, offset: int, size: int) -> bytes:
+        self.raw_reads.append(offset)
+        return self.raw[offset : offset + size]
+
+    def open_raw(self) -> Any:
+        return SimpleNamespace(read_at=self.read_raw, close=lambda: None)
+
+
+def member(path: str, content: bytes) -> Member:
+    crc = zlib.crc32(content)
+    return Member(path, len(content), len(content), crc, 0, 0, 0, MTIME_NS, path.encode())
+
+
+def plan(archive: MemoryArchive, target: Path, *names: str) -> list[fetching.Fetch]:
+    return download.plan_members(cast(Archive, archive), target, names)
+
+
+def plan_raw(archive: MemoryArchive, target: Path) -> list[fetching.Fetch]:
+    return download.plan_archive(cast(Archive, archive), target, "output.zip")
+
+
+FILES = {"a.txt": b"a" * 10, "d/b.txt": b"b" * 20, "d/e/c.txt": b"", "[x].txt": b"x"}
+
+
+class TestSelect:
+    @pytest.mark.parametrize(
+        ("names", "expected"),
+        [
+            ((), list(FILES)),
+            (("d",), ["d/b.txt", "d/e/c.txt"]),
+            (("d/e/",), ["d/e/c.txt"]),
+            (("[x].txt",), ["[x].txt"]),  # a name before it is a glob
+            (("?.txt",), ["a.txt"]),
+            (("*/e/",), ["d/e/c.txt"]),
+            (("d/b.txt", "a.txt", "a.txt"), ["a.txt", "d/b.txt"]),  # archive order
+        ],
+    )
+    def test_names(self, names: tuple[str, ...], expected: list[str]) -> None:
+        chosen = download.select_members(MemoryArchive(FILES).members, names)
+        assert [member.path for member in chosen] == expected
+
+    def test_each_missing_name_is_named(self) -> None:
+        with pytest.raises(NotFound, match=r"not in the archive: nope, \*\.vtk$"):
+            download.select_members(MemoryArchive(FILES).members, ["nope", "a.txt", "*.vtk"])
+
+
+class TestFiles:
+    def test_they_are_whole_and_have_their_times(self, tmp_path: Path) -> None:
+        archive = MemoryArchive(FILES)
+        counted: list[int] = []
+
+        assert fetching.run(plan(archive, tmp_path), counted.append) == []
+
+        for path, content in FILES.items():
+            assert (tmp_path / path).read_bytes() == content
+            assert (tmp_path / path).stat().st_mtime_ns == MTIME_NS
+        assert sum(counted) == sum(map(len, FILES.values()))
+        assert plan(archive, tmp_path) == []
+
+    @pytest.mark.parametrize("change", ["size", "time", "gone", "link"])
+    def test_what_is_not_as_it_was_is_fetched_again(self, tmp_path: Path, change: str) -> None:
+        archive = MemoryArchive(FILES)
+        fetching.run(plan(archive, tmp_path))
+        path = tmp_path / "d/b.txt"
+        path.unlink()
+        if change == "size":
+            path.write_bytes(b"b")
+            os.utime(path, ns=(MTIME_NS, MTIME_NS))
+        elif change == "time":
+            path.write_bytes(FILES["d/b.txt"])
+        elif change == "link":
+            path.symlink_to(tmp_path / "a.txt")
+
+        fetches = plan(archive, tmp_path)
+        fetching.run(fetches)
+
+        assert [fetch.path for fetch in fetches] == [path]
+        assert path.read_bytes() == FILES["d/b.txt"]
+        assert (tmp_path / "a.txt").read_bytes() == FILES["a.txt"]
+
+    def test_a_file_system_that_rounds_times(self, tmp_path: Path) -> None:
+        archive = MemoryArchive({"a": b"a"})
+        fetching.run(plan(archive, tmp_path))
+        rounded = MTIME_NS // (2 * 10**9) * 2 * 10**9  # FAT
+        os.utime(tmp_path / "a", ns=(rounded, rounded))
+        assert plan(archive, tmp_path) == []
+
+    def test_wrong_bytes_are_read_once_more(self, tmp_path: Path) -> None:
+        archive = MemoryArchive(FILES)
+        archive.wrong["a.txt"] = [b"A" * 10]
+        counted: list[int] = []
+
+        assert fetching.run(plan(archive, tmp_path, "a.txt"), counted.append) == []
+
+        assert (tmp_path / "a.txt").read_bytes() == b"a" * 10
+        assert sum(counted) == 10
+
+    @pytest.mark.parametrize(
+        "wrong", [b"A" * 10, b"a" * 9, CorruptData("damaged"), Unsupported("encrypted")]
+    )
+    def test_one_bad_file_does_not_keep_the_others(
+        self, tmp_path: Path, wrong: bytes | Exception
+    ) -> None:
+        archive = MemoryArchive(FILES)
+        archive.wrong["a.txt"] = [wrong, wrong]
+
+        failures = fetching.run(plan(archive, tmp_path))
+
+        assert [failure.path for failure in failures] == [str(tmp_path / "a.txt")]
+        assert (tmp_path / "d/b.txt").exists()
+        assert not (tmp_path / "a.txt").exists()
+        assert not list(tmp_path.rglob(".*"))
+
+    def test_a_failure_that_concerns_all_ends_the_run(self, tmp_path: Path) -> None:
+        archive = MemoryArchive({f"{number}": b"x" for number in range(100)})
+        archive.wrong["5"] = [Unavailable("no answer")]
+
+        with pytest.raises(Unavailable):
+            fetching.run(plan(archive, tmp_path))
+
+        assert len(archive.opened) < 100
+        assert not list(tmp_path.rglob(".*"))
+
+    def test_an_error_of_the_disk_names_the_file(self, tmp_path: Path) -> None:
+        (tmp_path / "a.txt").mkdir()
+        with pytest.raises(IsADirectoryError) as caught:
+            fetching.run(plan(MemoryArchive(FILES), tmp_path, "a.txt"))
+        assert caught.value.filename == str(tmp_path / "a.txt")
+        assert not list(tmp_path.rglob(".*"))
+
+    def test_stopping_removes_what_a_stuck_reader_has_begun(self, tmp_path: Path) -> None:
+        archive = MemoryArchive({"a": b"a" * 10})
+        reading, go_on = threading.Event(), threading.Event()
+
+        class Stuck(MemoryReader):
+            def read_at(self, offset: int, size: int) -> bytes:
+                reading.set()
+                go_on.wait(10)
+                return super().read_at(offset, size)
+
+        archive.open_member = lambda member: Stuck(b"a" * 10)  # type: ignore[method-assign]
+        session = fetching.Session(lambda size: None)
+        (fetch,) = plan(archive, tmp_path)
+        queue = fetching._Queue([fetch])
+        thread = threading.Thread(target=queue.work, args=(session,))
+        thread.start()
+        reading.wait(10)
+        assert list(tmp_path.glob(".*.part"))
+
+        session.stop()
+
+        assert not list(tmp_path.iterdir())
+        go_on.set()
+        thread.join()
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("place", ["d", "d/e"])
+    def test_no_link_is_followed(self, tmp_path: Path, place: str) -> None:
+        target, elsewhere = tmp_path / "target", tmp_path / "elsewhere"
+        (target / place).parent.mkdir(parents=True)
+        elsewhere.mkdir()
+        (target / place).symlink_to(elsewhere)
+        with pytest.raises(FileExistsError, match="link"):
+            fetching.run(plan(MemoryArchive(FILES), target))
+        assert not list(elsewhere.iterdir())
+
+    def test_the_target_itself_may_be_a_link(self, tmp_path: Path) -> None:
+        (tmp_path / "real").mkdir()
+        (tmp_path / "link").symlink_to(tmp_path / "real")
+        fetching.run(plan(MemoryArchive(FILES), tmp_path / "link"))
+        assert (tmp_path / "real" / "a.txt").exists()
+
+    def test_a_target_that_is_a_file(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(NotADirectoryError):
+            plan(MemoryArchive(FILES), tmp_path / "file")
+
+    def test_no_descriptor_is_left_open(self, tmp_path: Path) -> None:
+        before = os.listdir("/proc/self/fd")
+        archive = MemoryArchive(FILES)
+        archive.wrong["a.txt"] = [b"", b""]
+        fetching.run(plan(archive, tmp_path))
+        assert not Target(tmp_path).has(member("no/such/path", b""))
+        assert os.listdir("/proc/self/fd") == before
+
+
+class TestArchive:
+    RAW = os.urandom(3 * fetching.CHUNK + 5)
+
+    def test_whole(self, tmp_path: Path) -> None:
+        archive = MemoryArchive({}, self.RAW)
+        fetching.run(plan_raw(archive, tmp_path))
+        assert (tmp_path / "output.zip").read_bytes() == self.RAW
+        assert os.listdir(tmp_path) == ["output.zip"]
+        assert plan_raw(archive, tmp_path) == []
+
+    def test_another_one_of_the_same_size_is_replaced(self, tmp_path: Path) -> None:
+        (tmp_path / "output.zip").write_bytes(bytes(len(self.RAW)))
+        fetching.run(plan_raw(MemoryArchive({}, self.RAW), tmp_path))
+        assert (tmp_path / "output.zip").read_bytes() == self.RAW
+
+    def test_it_goes_on_where_it_stopped(self, tmp_path: Path) -> None:
+        archive = MemoryArchive({}, self.RAW)
+        (fetch,) = plan_raw(archive, tmp_path)
+        assert isinstance(fetch, fetching.ArchiveFetch)
+        fetch.part.write_bytes(self.RAW[: fetching.CHUNK])
+        counted: list[int] = []
+
+        fetching.run([fetch], counted.append)
+
+        assert min(archive.raw_reads) == fetching.CHUNK
+        assert sum(counted) == len(self.RAW)
+        assert (tmp_path / "output.zip").read_bytes() == self.RAW
+
+    def test_another_version_is_not_continued(self, tmp_path: Path) -> None:
+        old, new = MemoryArchive({}, self.RAW), MemoryArchive({}, self.RAW[::-1])
+        new.version = ObjectVersion(new.size, "another")
+        (fetch,) = plan_raw(old, tmp_path)
+        assert isinstance(fetch, fetching.ArchiveFetch)
+        fetch.part.write_bytes(self.RAW[: fetching.CHUNK])
+
+        fetching.run(plan_raw(new, tmp_path))
+
+        assert (tmp_path / "output.zip").read_bytes() == self.RAW[::-1]
+        assert os.listdir(tmp_path) == ["output.zip"]
+
+    def test_two_at_once_do_not_mix(self, tmp_path: Path) -> None:
+        (fetch,) = plan_raw(MemoryArchive({}, self.RAW), tmp_path)
+        assert isinstance(fetch, fetching.ArchiveFetch)
+        with open(fetch.part, "wb") as other:
+            fcntl.flock(other, fcntl.LOCK_EX)
+            with pytest.raises(OSError, match="another download is at work"):
+                fetching.run([fetch])
+
+
+def test_too_little_room_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    archive = MemoryArchive({"huge": b""})
+    archive.members[0] = Member("huge", 1 << 60, 1, 0, 0, 0, 0, 0, b"huge")
+    fetches = plan(archive, tmp_path / "a" / "b")
+    with pytest.raises(download.NoSpace, match=r"PB are needed in .*make room"):
+        download.check_space(fetches)
+    assert not list(tmp_path.iterdir())

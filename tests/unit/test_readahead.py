@@ -1,0 +1,388 @@
+"""`taskfs.readahead`: how far is fetched beyond what was asked, counted in requests and bytes."""
+
+import random
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from taskfs.archive import Archive
+from taskfs.blocks import BLOCK, MAX_RUN, BlockCache, BlockReader
+from taskfs.readahead import SLACK, Stream, Windows
+from taskfs.stats import Stats
+from taskfs.waiting import Waiter
+from tests.zips import (
+    DEFLATED,
+    STORED,
+    Bench,
+    DaemonPool,
+    Entry,
+    FakeObject,
+    bench,
+    build,
+    cheap_bytes,
+    deflate,
+    file,
+    member,
+    read_all,
+    run_threads,
+)
+
+READ = 128 << 10
+BODY = cheap_bytes(24 << 20)
+
+
+class Reading:
+    """Streams over one object; nothing is evicted."""
+
+    def __init__(self, body: bytes = BODY, window_bytes: int = 16 << 20) -> None:
+        self.remote = FakeObject(body)
+        self.pool = DaemonPool(16)
+        self.windows = Windows(window_bytes)
+        self.blocks = BlockReader(
+            self.remote,
+            self.remote.version,
+            cache=BlockCache(1 << 30),
+            pool=self.pool,
+            waiter=Waiter(),
+            stats=Stats(),
+        )
+
+    def stream(self, start: int = 0, limit: int | None = None) -> Stream:
+        stop = self.remote.version.size if limit is None else limit
+        return Stream(self.blocks, self.windows, start, stop)
+
+    @property
+    def requests(self) -> list[tuple[int, int]]:
+        assert self.pool.is_quiet()
+        return list(self.remote.requests)
+
+    @property
+    def fetched(self) -> int:
+        return sum(stop - start for start, stop in self.requests)
+
+
+def blocks_around(offset: int, size: int) -> int:
+    """How many bytes the blocks of [offset, offset + size) have."""
+    return ((offset + size - 1) // BLOCK - offset // BLOCK + 1) * BLOCK
+
+
+def test_sequential_reads_get_growing_ranges_and_nothing_twice() -> None:
+    """Issue 3, 3: a sequential reader gets growing, parallel ranges."""
+    reading = Reading()
+    stream = reading.stream()
+    for offset in range(0, len(BODY), READ):
+        assert stream.read_at(offset, READ) == BODY[offset : offset + READ]
+    lengths = [stop - start for start, stop in reading.requests]
+    assert sum(lengths) == len(BODY)
+    assert lengths[0] == READ
+    assert max(lengths) >= 8 * READ
+    assert max(lengths) <= MAX_RUN
+    assert len(lengths) < len(BODY) / READ / 4
+
+
+def test_ranges_are_fetched_in_parallel() -> None:
+    """Issue 3: a store capped per connection: a cold `cat` runs at three times one connection."""
+    reading = Reading()
+    lock = threading.Lock()
+    now = most = 0
+
+    def slow(start: int, stop: int, answer: bytes) -> bytes:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        time.sleep((stop - start) / (200 << 20))
+        with lock:
+            now -= 1
+        return answer
+
+    reading.remote.on_range = slow
+    stream = reading.stream()
+    for offset in range(0, len(BODY), READ):
+        stream.read_at(offset, READ)
+    assert reading.fetched == len(BODY)
+    assert most >= 3
+
+
+@pytest.mark.parametrize("offset", [0, 1, BLOCK - 1, 10 * BLOCK, len(BODY) - 4096])
+def test_one_read_alone_fetches_its_blocks_only(offset: int) -> None:
+    """Issue 3: a random reader fetches little more than it reads; a head costs its block."""
+    reading = Reading()
+    stream = reading.stream()
+    assert stream.read_at(offset, 4096) == BODY[offset : offset + 4096]
+    assert reading.fetched == blocks_around(offset, 4096)
+
+
+def test_random_reads_fetch_their_blocks_only() -> None:
+    """Issue 3, 3: a random reader fetches little more than it reads."""
+    reading = Reading()
+    stream = reading.stream()
+    rng = random.Random(1)
+    offsets, last = [], -SLACK * 3
+    while len(offsets) < 12:
+        offset = rng.randrange(len(BODY) - 4096)
+        if abs(offset - last) > 2 * SLACK:
+            offsets.append(offset)
+            last = offset
+    for offset in offsets:
+        assert stream.read_at(offset, 4096) == BODY[offset : offset + 4096]
+    assert reading.fetched <= sum(blocks_around(offset, 4096) for offset in offsets)
+
+
+def test_random_reads_in_one_place_fetch_little_around_it() -> None:
+    """Issue 3, 3: a random reader that stays within a few hundred KB is not a sequential one."""
+    reading = Reading()
+    stream = reading.stream()
+    rng = random.Random(2)
+    for _ in range(60):
+        offset = (4 << 20) + rng.randrange(512 << 10)
+        stream.read_at(offset, 4096)
+    assert reading.fetched <= 2 << 20
+
+
+def test_reading_the_same_bytes_again_fetches_nothing_more() -> None:
+    """Issue 3, 2: nothing is fetched twice, nor for reading the same 4 KiB twice."""
+    reading = Reading()
+    stream = reading.stream()
+    stream.read_at(0, 4096)
+    before = reading.fetched
+    for _ in range(30):
+        stream.read_at(0, 4096)
+    assert reading.fetched - before <= 2 * READ
+
+
+def test_a_jump_falls_back_and_going_on_from_there_grows_again() -> None:
+    """readahead: a window doubles while reads follow each other, and falls back when they jump."""
+    reading = Reading()
+    stream = reading.stream(limit=len(BODY))
+    for offset in range(0, 2 << 20, READ):
+        stream.read_at(offset, READ)
+    before = reading.fetched
+    far = 20 << 20
+    stream.read_at(far, 4096)
+    assert reading.fetched - before <= BLOCK
+    for offset in range(far, far + (2 << 20), READ):
+        assert stream.read_at(offset, READ) == BODY[offset : offset + READ]
+    assert max(stop - start for start, stop in reading.requests if start > far) > READ
+
+
+def test_backward_reads_fetch_no_more_than_their_blocks() -> None:
+    """readahead: reads that go backward in long steps are jumps."""
+    reading = Reading()
+    stream = reading.stream()
+    offsets = range(len(BODY) - READ, 0, -3 * SLACK)
+    for offset in offsets:
+        stream.read_at(offset, READ)
+    assert reading.fetched <= len(offsets) * (READ + BLOCK)
+
+
+def test_reads_out_of_order_as_the_kernel_sends_them_count_as_sequential() -> None:
+    """semantics, Integrity: the kernel sends the reads of one `cat` out of order."""
+    reading = Reading()
+    stream = reading.stream()
+    numbers = list(range(len(BODY) // READ))
+    for first in range(1, len(numbers) - 4, 4):
+        numbers[first], numbers[first + 3] = numbers[first + 3], numbers[first]
+    for number in numbers:
+        offset = number * READ
+        assert stream.read_at(offset, READ) == BODY[offset : offset + READ]
+    assert reading.fetched == len(BODY)
+    assert len(reading.requests) < len(numbers) / 3
+
+
+def test_nothing_is_fetched_past_the_limit() -> None:
+    """Stream: one reader's way through [start, limit): a member's neighbours are not its own."""
+    reading = Reading()
+    start, limit = 3 * BLOCK + 100, 50 * BLOCK + 200
+    stream = reading.stream(start, limit)
+    body = b"".join(stream.read_at(offset, READ) for offset in range(start, limit, READ))
+    assert body == BODY[start:limit]
+    assert stream.read_at(limit, 10) == b""
+    assert max(stop for _, stop in reading.requests) <= 51 * BLOCK
+
+
+def test_a_reader_is_never_far_behind_what_was_fetched() -> None:
+    """readahead: windows are bounded, so memory is."""
+    reading = Reading(window_bytes=1 << 20)
+    stream = reading.stream()
+    for offset in range(0, 16 << 20, READ):
+        stream.read_at(offset, READ)
+        assert reading.fetched <= offset + READ + (1 << 20) + BLOCK
+
+
+@pytest.mark.parametrize("count", [1, 2, 8, 60, 200])
+def test_the_windows_of_all_streams_share_the_bound(count: int) -> None:
+    """readahead: the windows of all readers together are bounded, also those of 200 open files."""
+    total = 16 << 20
+    windows = Windows(total)
+    streams = [object() for _ in range(count)]
+    for stream in streams:
+        windows.share(stream)
+    assert sum(windows.share(stream) for stream in streams) <= total
+
+
+def test_a_stream_that_leaves_or_idles_gives_its_share_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Windows: the room is shared by who reads now."""
+    windows = Windows(16 << 20)
+    one, other = object(), object()
+    assert windows.share(one) == 16 << 20
+    assert windows.share(other) == 8 << 20
+    windows.leave(other)
+    assert windows.share(one) == 16 << 20
+    windows.share(other)
+    monkeypatch.setattr("taskfs.readahead.IDLE_S", 0.02)
+    time.sleep(0.05)
+    assert windows.share(one) == 16 << 20
+    windows.leave(object())  # who never asked
+
+
+def test_each_stream_has_its_own_state() -> None:
+    """Issue 3, 3: each stream has its own state: two sequential readers do not look random."""
+    reading = Reading()
+    one, other = reading.stream(), reading.stream()
+    half = len(BODY) // 2
+    for offset in range(0, half, READ):
+        assert one.read_at(offset, READ) == BODY[offset : offset + READ]
+        there = half + offset
+        assert other.read_at(there, READ) == BODY[there : there + READ]
+    assert reading.fetched == len(BODY)
+    assert len(reading.requests) < len(BODY) / READ / 2
+
+
+def test_one_stream_read_by_many_threads() -> None:
+    """Stream: safe for concurrent use."""
+    reading = Reading()
+    stream = reading.stream()
+    todo = iter(range(0, 8 << 20, READ))
+    lock = threading.Lock()
+
+    def read() -> None:
+        while True:
+            with lock:
+                offset = next(todo, None)
+            if offset is None:
+                return
+            assert stream.read_at(offset, READ) == BODY[offset : offset + READ]
+
+    run_threads([read] * 6)
+    requests = sorted(reading.requests)
+    assert all(one[1] <= two[0] for one, two in zip(requests, requests[1:], strict=False))
+
+
+# Walks over the members of an archive
+
+
+def many(count: int, size: int, method: int = STORED) -> bytes:
+    body = cheap_bytes(size)
+    packed = deflate(body, 1) if method == DEFLATED else body
+    return build(
+        [file(f"f{n:05}", body, packed=packed, method=method) for n in range(count)]
+        + [Entry(b"service/log", cheap_bytes(200_000, 2))],  # so that the tail holds no member
+        zip64=True,
+    )
+
+
+def test_small_members_read_in_turn_cost_few_requests() -> None:
+    """Issue 3: `grep -r` over many: requests at most the archive's size over 4 MiB, plus ten."""
+    body = many(2000, 8000)
+    with bench() as on:
+        remote = FakeObject(body)
+        archive = on.open(remote)
+        expected = cheap_bytes(8000)
+        for number in range(2000):
+            assert read_all(archive, f"f{number:05}") == expected
+        on.settle()
+        assert len(remote.requests) <= len(body) / (4 << 20) + 10
+        assert remote.fetched <= 1.05 * len(body)
+
+
+def test_small_members_read_by_eight_at_once_cost_few_requests() -> None:
+    """Issue 3, 3: small members side by side are fetched together, as `xargs -P8` reads them."""
+    body = many(1600, 8000, DEFLATED)
+    with bench() as on:
+        remote = FakeObject(body)
+        archive = on.open(remote)
+        expected = cheap_bytes(8000)
+        todo = iter(range(1600))
+        lock = threading.Lock()
+
+        def read() -> None:
+            while True:
+                with lock:
+                    number = next(todo, None)
+                if number is None:
+                    return
+                assert read_all(archive, f"f{number:05}") == expected
+
+        run_threads([read] * 8)
+        on.settle()
+        assert len(remote.requests) <= len(body) / (4 << 20) + 60
+        assert remote.fetched <= 1.1 * len(body)
+
+
+def heads(archive: Archive, count: int) -> None:
+    for number in range(count):
+        reader = archive.open_member(member(archive, f"f{number:05}"))
+        assert len(reader.read_at(0, 4096)) == 4096
+        reader.close()
+
+
+@pytest.mark.parametrize("method", [STORED, DEFLATED])
+def test_reading_only_heads_fetches_none_ahead(method: int) -> None:
+    """Issue 3, 5: 4 KB of each of 300 files of 2 MB fetches less than a sixth of them."""
+    body = many(20, 2 << 20, method)
+    with bench() as on:
+        remote = FakeObject(body)
+        heads(on.open(remote), 20)
+        on.settle()
+        assert remote.fetched < len(body) / 6
+        assert len(remote.requests) <= 3 * 20
+
+
+def whole_twice(on: Bench, remote: FakeObject, path: str) -> Callable[[], int]:
+    archive = on.open(remote)
+
+    def again() -> int:
+        read_all(archive, path)
+        on.settle()
+        return remote.fetched
+
+    return again
+
+
+@pytest.mark.parametrize("size", [30_000, 3 << 20])
+def test_one_member_read_whole_is_no_walk(size: int) -> None:
+    """Issue 3: `cat` cold: bytes within 2 %: one file is not a turn of files."""
+    body = many(8, size)
+    with bench() as on:
+        again = whole_twice(on, FakeObject(body), "f00000")
+        assert again() <= 1.02 * size + 3 * BLOCK
+
+
+@pytest.mark.parametrize("size", [30_000, 1 << 20])
+def test_one_member_read_again_and_again_is_no_walk(size: int) -> None:
+    """Issue 3: warm: no request; `watch cat` does not read the archive ahead."""
+    body = many(100, size) if size < 100_000 else many(10, size)
+    with bench() as on:
+        again = whole_twice(on, FakeObject(body), "f00002")
+        first = again()
+        for _ in range(30):
+            again()
+        assert again() == first
+
+
+def test_members_read_in_random_order_fetch_little_more_than_they_are() -> None:
+    """Issue 3, 3: a random reader fetches little more than it reads."""
+    size = 100_000
+    body = many(300, size)
+    with bench() as on:
+        remote = FakeObject(body)
+        archive = on.open(remote)
+        for number in random.Random(3).sample(range(0, 300, 10), 15):
+            read_all(archive, f"f{number:05}")
+        on.settle()
+        assert remote.fetched <= 15 * (size + 3 * BLOCK)
