@@ -26,7 +26,8 @@ LOCAL: Final = struct.Struct("<4s5H3L2H")  # local file header, APPNOTE 4.3.7
 LOCAL_MAGIC: Final = b"PK\x03\x04"
 # Extra fields are longer in local headers than in the directory; this much is usually enough.
 EXTRA_GUESS: Final = 64
-ENTRY_GUESS: Final = 128
+# Less than most entries take: a second request costs less than fetching members in vain.
+ENTRY_GUESS: Final = 80
 MAX_TAIL: Final = 8 << 20
 MAX_INFLATERS: Final = 64
 
@@ -250,7 +251,8 @@ class MemberReader(ABC):
     """Random reads of one member through one open handle; safe for concurrent use.
 
     A failure that shows wrong bytes drops what was cached of the member. It is tried once more as
-    long as nothing of the member was handed out through this handle.
+    long as nothing of the member was handed out through this handle; after that the handle fails
+    for good, and the next one starts anew.
     """
 
     def __init__(self, archive: Archive, member: Member) -> None:
@@ -260,6 +262,7 @@ class MemberReader(ABC):
         self._lock = threading.Lock()
         self._start: int | None = None
         self._handed_out = False
+        self._damage: CorruptData | None = None
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Return the bytes [offset, offset + size) of the member, fewer only at its end.
@@ -270,11 +273,15 @@ class MemberReader(ABC):
         """
         if offset >= self.size:
             return b""
+        if self._damage is not None:
+            raise self._damage
         try:
             piece = self._read(offset, size)
-        except CorruptData:
+        except CorruptData as exc:
             self._start_again()
             if self._handed_out:
+                # The kernel repeats a read-ahead that failed: it must not come out well then.
+                self._damage = exc
                 raise
             try:
                 piece = self._read(offset, size)

@@ -1,8 +1,8 @@
 """Read-ahead that learns: how far to fetch beyond what was asked, from how a reader has moved.
 
-The window is twice what a reader has read on without a jump, so what is fetched in vain is bounded
-by what was wanted, and it falls back to nothing with a jump. The windows of all readers together
-are bounded, so memory is.
+The window is a multiple of what a reader has read on without a jump, so what is fetched in vain is
+bounded by what was wanted, and it falls back to nothing with a jump. The windows of all readers
+together are bounded, so memory is.
 """
 
 import threading
@@ -17,8 +17,10 @@ TOTAL_WINDOW: Final = 12 << 20
 SLACK_READS: Final = 8
 SLACK: Final = 1 << 20
 PARALLEL: Final = 6
+FIRST_RUN: Final = 4 * BLOCK  # shorter requests cost more than they bring
 IDLE_S: Final = 1.0
 RECENT: Final = 64
+WALK_GROWTH: Final = 4
 
 
 class Windows:
@@ -103,7 +105,7 @@ class Stream:
         window = min(2 * gained, self._windows.share(self))
         target = min(self._limit, reached + window)
         begin = max(self._ahead, offset)
-        run_bytes = min(MAX_RUN, max(BLOCK, window // PARALLEL))
+        run_bytes = min(MAX_RUN, max(FIRST_RUN, window // PARALLEL))
         if window < BLOCK or (target - begin < run_bytes and target < self._limit):
             return 0, 0, 0
         self._ahead = max(self._ahead, target)
@@ -138,10 +140,10 @@ class Walk:
             if not gained:
                 self._ahead = reached
                 return
-            window = min(2 * gained, self._windows.share(self))
+            window = min(WALK_GROWTH * gained, self._windows.share(self))
             target = reached + window
             begin = max(self._ahead, reached)
-            if target - begin < min(MAX_RUN, max(BLOCK, window // 2)):
+            if target - begin < min(MAX_RUN, max(FIRST_RUN // 2, window // 2)):
                 return
             # Whole requests of the longest kind, where there is enough for one.
             target -= (target - begin) % MAX_RUN if target - begin > MAX_RUN else 0

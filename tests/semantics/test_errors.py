@@ -95,7 +95,8 @@ def test_an_answer_that_makes_no_sense_is_eio(
     task = cloud.add_task(status="started")
     fs = new_fs(timeout="2s", dir_cache_time="0s", status_cache_time="0s", attr_timeout="0s")
     assert text(fs, f"{task}/status") == "started\n"
-    for value in ([], {"tasks": 3, "total_size": 1}, {"tasks": []}, "text", None, 7):
+    values: list[Any] = [[], {"tasks": 3, "total_size": 1}, {"tasks": []}, "text", None, 7]
+    for value in values:
         cloud.faults.add("json", value=value, path="/tasks", times=None)
         assert errno_of(fs.names) == errno.EIO, value
         cloud.faults.clear()
@@ -105,11 +106,10 @@ def test_an_answer_that_makes_no_sense_is_eio(
 def test_one_bad_record_does_not_break_the_others(fs: Surface) -> None:
     """README, The tree: new fields and statuses break nothing, nor does a record without an id."""
     good = fs.cloud.add_task(status="started")
-    bad = fs.cloud.add_task()
-    fs.cloud.update_task(bad, task_id="../escape", status=None, metrics=[], executer="no")
+    bad = fs.cloud.add_task("../escape", status="started")
     lenient = fs.cloud.add_task()
     fs.cloud.update_task(
-        lenient, metrics=None, executer=7, project=["x"], create_time="soon", end_time=12
+        lenient, metrics=None, executer=7, project=["x"], start_time="soon", end_time=12
     )
     try:
         while good not in (names := fs.names()):

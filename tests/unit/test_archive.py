@@ -1,0 +1,899 @@
+"""`taskfs.archive`: members read through blocks, read-ahead and decoders, against `zipfile`."""
+
+import errno
+import io
+import os
+import random
+import struct
+import sys
+import threading
+import time
+import tracemalloc
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from taskfs.archive import LOCAL, Archive, MemberReader, tail_length
+from taskfs.blocks import BLOCK
+from taskfs.errors import (
+    CorruptData,
+    Interrupted,
+    NotFound,
+    StaleObject,
+    TaskFSError,
+    Unavailable,
+    Unsupported,
+)
+from taskfs.inflate import SPAN
+from tests.zips import (
+    BZIP2,
+    DEFLATED,
+    LZMA,
+    ROOT,
+    STORED,
+    Bench,
+    Entry,
+    FakeObject,
+    bench,
+    build,
+    cheap_bytes,
+    deflate,
+    field,
+    file,
+    flipped,
+    lzma_alone,
+    member,
+    read_all,
+    run_threads,
+    unicode_field,
+)
+
+METHODS = [STORED, DEFLATED, BZIP2, LZMA]
+SMALL = cheap_bytes(30_000)
+BIG = cheap_bytes(3 * SPAN + 4321, 2)
+SEARCHING = settings(
+    max_examples=200,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+@pytest.fixture
+def on() -> Iterator[Bench]:
+    """An engine of its own for each test."""
+    with bench() as made:
+        yield made
+
+
+def opened(on: Bench, *entries: Entry, **fields: Any) -> tuple[Archive, FakeObject]:
+    """An archive that holds *entries*, and the object that it is read from."""
+    remote = FakeObject(build(entries, **fields))
+    return on.open(remote), remote
+
+
+def reader_of(archive: Archive, path: str) -> MemberReader:
+    return archive.open_member(member(archive, path))
+
+
+def padding(size: int = 200_000) -> Entry:
+    """A service file behind the members, so that the tail does not bring their bytes."""
+    return Entry(b"service/log", os.urandom(size), STORED)
+
+
+def place_of(body: bytes, name: str) -> int:
+    """Where the bytes of the member begin in an archive of ours."""
+    header = body.index(b"PK\x03\x04", 0)
+    raw = (ROOT + name).encode()
+    while body[header + LOCAL.size :][: len(raw)] != raw:
+        header = body.index(b"PK\x03\x04", header + 4)
+    return header + LOCAL.size + sum(struct.unpack_from("<HH", body, header + 26))
+
+
+class Once:
+    """A store that flips one byte the first time it is asked for it, and is well thereafter."""
+
+    def __init__(self, at: int, times: int = 1) -> None:
+        self.at = at
+        self.left = times
+
+    def __call__(self, start: int, stop: int, answer: bytes) -> bytes:
+        if self.left and start <= self.at < stop:
+            self.left -= 1
+            return flipped(answer, self.at - start, 0x10)
+        return answer
+
+
+# The bytes
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "size", [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, SPAN - 1, SPAN, SPAN + 1, 2 * SPAN]
+)
+def test_every_byte_of_every_method_and_size(on: Bench, size: int, method: int) -> None:
+    """Issue 4, 5: against zipfile: where it reads, we read the same bytes."""
+    body = cheap_bytes(size, 3)
+    archive, remote = opened(on, file("x", body, method=method, flags=2 * (method == LZMA)))
+    with zipfile.ZipFile(io.BytesIO(remote.body)) as reference:
+        assert reference.read(ROOT + "x") == body
+    assert read_all(archive, "x") == body
+    assert read_all(archive, "x", 5000 if size < 10 * BLOCK else 50_000) == body
+    reader = reader_of(archive, "x")
+    assert reader.read_at(size, 10) == b""
+    assert reader.read_at(size + 1000, 10) == b""
+    assert reader.read_at(0, 2 * size + 1) == body
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+@pytest.mark.parametrize("zip64", [False, True])
+def test_the_three_kinds_of_archive(on: Bench, zip64: bool, is_streamed: bool) -> None:
+    """remote-api, Archives: zero sizes in local headers, data descriptors, ZIP64 everywhere."""
+    kind = {"zip64": zip64, "is_streamed": is_streamed}
+    archive, _ = opened(
+        on,
+        file("a", SMALL, **kind),
+        file("b", BIG, method=STORED, **kind),
+        file("c", BIG, local_extra=field(0x5455, bytes(9)), **kind),
+        file("d", b"", **kind),
+        zip64=zip64,
+        comment=b"made by a test",
+    )
+    for name, body in (("a", SMALL), ("b", BIG), ("c", BIG), ("d", b"")):
+        assert read_all(archive, name) == body
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize("prepended", [1, BLOCK - 50, BLOCK - 1, BLOCK])
+def test_members_that_begin_anywhere_in_a_block(on: Bench, prepended: int, shifted: bool) -> None:
+    """archive.locate: headers and first bytes may lie on either side of a block's edge."""
+    names = [f"{method}-{number}" for method in METHODS for number in range(4)]
+    entries = [file(name, SMALL, method=int(name.split("-")[0])) for name in names]
+    archive, _ = opened(on, *entries, prepended=os.urandom(prepended), shifted=shifted)
+    for name in names:
+        assert read_all(archive, name) == SMALL
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("left", [1, 2, 4, 5, 9, 13, 20, 29])
+def test_data_that_begins_just_before_a_block_s_edge(on: Bench, left: int, method: int) -> None:
+    """Issue 4, 5: where zipfile reads, we read the same bytes: at the last bytes of a block too."""
+    header = LOCAL.size + len(ROOT) + 1
+    prepended = bytes(BLOCK - header - left)
+    archive, _ = opened(on, file("x", SMALL, method=method), prepended=prepended)
+    assert read_all(archive, "x") == SMALL
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("tiny", [False, True])
+def test_backward_and_random_reads(method: int, tiny: bool) -> None:
+    """Issue 3, 4: backward reads, reopening and interleaved readers, also after eviction."""
+    sizes = {"block_bytes": 200_000, "span_bytes": 200_000} if tiny else {}
+    with bench(**sizes) as on:
+        archive, _ = opened(on, file("x", BIG, method=method), file("y", SMALL), padding())
+        one, two = reader_of(archive, "x"), reader_of(archive, "x")
+        rng = random.Random(method)
+        for offset in range(len(BIG) - 1, 0, -60_000):
+            assert one.read_at(offset, 60_000) == BIG[offset : offset + 60_000]
+        for _ in range(20):
+            offset, size = rng.randrange(len(BIG)), rng.choice([1, 4096, SPAN, len(BIG)])
+            assert two.read_at(offset, size) == BIG[offset : offset + size]
+            assert read_all(archive, "y") == SMALL
+
+
+names = st.text("abc/", min_size=1, max_size=3)
+
+
+@st.composite
+def small_archives(draw: st.DrawFn) -> bytes:
+    return build(
+        [
+            file(
+                draw(names),
+                draw(st.binary(max_size=60)) * draw(st.integers(0, 40)),
+                method=draw(st.sampled_from(METHODS)),
+                level=draw(st.integers(0, 9)),
+                flags=draw(st.sampled_from([0, 2, 8, 0x800])),
+                is_streamed=draw(st.booleans()),
+                zip64=draw(st.booleans()),
+            )
+            for _ in range(draw(st.integers(1, 4)))
+        ],
+        zip64=draw(st.booleans()),
+        prepended=draw(st.binary(max_size=5)),
+        shifted=draw(st.booleans()),
+    )
+
+
+def contents(archive: Archive) -> dict[str, bytes | TaskFSError]:
+    found: dict[str, bytes | TaskFSError] = {}
+    for one in archive.index.members:
+        try:
+            found[one.path] = read_all(archive, one.path)
+        except TaskFSError as exc:
+            found[one.path] = exc
+    return found
+
+
+def reference_contents(body: bytes) -> dict[str, bytes | None]:
+    """What zipfile reads by name; None where it refuses."""
+    found: dict[str, bytes | None] = {}
+    with zipfile.ZipFile(io.BytesIO(body)) as archive:
+        for info in archive.infolist():
+            try:
+                found[info.filename] = archive.read(info)
+            except Exception:  # zlib.error, EOFError, NotImplementedError, …
+                found[info.filename] = None
+    return found
+
+
+@SEARCHING
+@given(small_archives())
+def test_members_equal_zipfile_s(body: bytes) -> None:
+    """Issue 4, 5: fuzz the member reader against zipfile: it reads, so do we."""
+    expected = reference_contents(body)
+    with bench() as on:
+        for path, got in contents(on.open(FakeObject(body))).items():
+            assert got == expected[ROOT + path]
+
+
+@settings(SEARCHING, max_examples=500)
+@given(
+    small_archives(),
+    st.lists(st.tuples(st.integers(0, 2**16), st.integers(1, 255)), min_size=1, max_size=3),
+)
+def test_damaged_members_are_refused_by_name_or_read_as_zipfile_reads_them(
+    body: bytes, flips: list[tuple[int, int]]
+) -> None:
+    """Issue 4, 5: never another exception than ours, never bytes that zipfile does not read."""
+    for place, mask in flips:
+        body = flipped(body, place % len(body), mask)
+    with bench() as on:
+        try:
+            archive = on.open(FakeObject(body))
+        except TaskFSError:
+            return
+        found = contents(archive)
+        try:
+            expected = reference_contents(body)
+        except Exception:  # zipfile refuses the directory as a whole
+            return
+        for path, got in found.items():
+            raw_name = member(archive, path).raw_name
+            reference = expected.get(raw_name.decode("cp437"), expected.get(ROOT + path))
+            if isinstance(got, bytes) and reference is not None:
+                assert got == reference
+
+
+# Verified
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_small_member_is_checked_before_its_first_byte(on: Bench, method: int) -> None:
+    """semantics, Integrity: before the first where its compressed bytes fit one cache block."""
+    archive, _ = opened(on, file("x", SMALL, method=method, crc=zlib.crc32(SMALL) ^ 1))
+    reader = reader_of(archive, "x")
+    for offset in (0, 100, len(SMALL) - 1):
+        with pytest.raises(CorruptData) as caught:
+            reader.read_at(offset, 10)
+        assert caught.value.errno == errno.EIO
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("step", [50_000, SPAN, 200_000])
+def test_a_big_member_is_checked_before_its_last_byte(on: Bench, method: int, step: int) -> None:
+    """semantics, Integrity: CRC-32 and size are checked before its last bytes are handed out."""
+    body = random.Random(5).randbytes(3 * SPAN + 4321)  # packs to no less than it is
+    archive, _ = opened(on, file("x", body, method=method, crc=zlib.crc32(body) ^ 1))
+    reader = reader_of(archive, "x")
+    offsets = range(0, len(body), step)
+    for offset in offsets[:-1]:
+        assert reader.read_at(offset, step) == body[offset : offset + step]
+    with pytest.raises(CorruptData):
+        reader.read_at(offsets[-1], step)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_mismatch_is_not_forgotten_by_asking_for_the_end_again(on: Bench, method: int) -> None:
+    """semantics, Integrity: the kernel repeats a read-ahead that failed: it fails again."""
+    body = random.Random(6).randbytes(3 * SPAN)
+    archive, _ = opened(on, file("x", body, method=method, crc=1))
+    reader = reader_of(archive, "x")
+    for offset in range(0, 2 * SPAN, SPAN):
+        reader.read_at(offset, SPAN)
+    for _ in range(3):
+        with pytest.raises(CorruptData):
+            reader.read_at(2 * SPAN, SPAN)
+    with pytest.raises(CorruptData):
+        reader.read_at(len(body) - 4096, 4096)
+
+
+def test_a_stored_member_is_checked_whatever_the_order(on: Bench) -> None:
+    """semantics, Integrity: "from start to end" is about coverage, not order."""
+    body = random.Random(7).randbytes(10 * SPAN)
+    archive, _ = opened(on, file("x", body, method=STORED, crc=1), file("y", body, method=STORED))
+    numbers = list(range(10))
+    random.Random(8).shuffle(numbers)
+    good, bad = reader_of(archive, "y"), reader_of(archive, "x")
+    for number in numbers[:-1]:
+        offset = number * SPAN
+        assert good.read_at(offset, SPAN) == body[offset : offset + SPAN]
+        assert bad.read_at(offset, SPAN) == body[offset : offset + SPAN]
+    assert good.read_at(numbers[-1] * SPAN, SPAN)
+    with pytest.raises(CorruptData, match="CRC-32"):
+        bad.read_at(numbers[-1] * SPAN, SPAN)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("body", [SMALL, BIG])
+@pytest.mark.parametrize("by", [-1, 1, 1000, -1000, 1 << 30])
+def test_sizes_that_lie_in_either_direction(
+    on: Bench, by: int, body: bytes, method: int
+) -> None:
+    """Issue 4, 5: sizes that lie: never a short read, never bytes that are not the member's."""
+    size = len(body) + by
+    archive, _ = opened(on, file("x", body, method=method, size=size), file("y", b"1"))
+    with pytest.raises(CorruptData):
+        read_all(archive, "x")
+    reader = reader_of(archive, "x")
+    with pytest.raises(CorruptData):
+        reader.read_at(size - 1, 1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("by", [-1, 1, -1000, 300])
+def test_compressed_sizes_that_lie(on: Bench, by: int, method: int) -> None:
+    """Issue 4, 5: sizes that lie in either direction; as zipfile reads it, or refused."""
+    packed_size = len(build([file("x", BIG, method=method)])) - len(
+        build([file("x", b"", packed=b"")])
+    )
+    archive, remote = opened(
+        on, file("x", BIG, method=method, compressed_size=packed_size + by), padding()
+    )
+    expected = reference_contents(remote.body)[ROOT + "x"]
+    try:
+        got = read_all(archive, "x")
+    except CorruptData:
+        return
+    assert got == BIG
+    assert expected in (None, BIG)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        file("x", b"", crc=1),
+        file("x", b"", method=STORED, crc=1),
+        file("x", b"0123456789", size=0),
+        file("x", b"0123456789", method=STORED, size=0),
+    ],
+)
+def test_a_member_of_no_bytes_that_lies_is_refused(on: Bench, entry: Entry) -> None:
+    """semantics, Integrity: CRC-32 and size are checked on every member read, the empty ones too."""
+    archive, _ = opened(on, entry)
+    with pytest.raises(CorruptData):
+        reader_of(archive, "x").read_at(0, 10)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("body", [SMALL, BIG])
+def test_flipped_bytes_are_never_handed_out_whole(on: Bench, body: bytes, method: int) -> None:
+    """Issue 4, 2: flipped bytes are not believed: EIO, after they were asked for once more."""
+    sound = build([file("x", body, method=method), padding()])
+    begin = place_of(sound, "x")
+    stop = sound.index(b"PK\x03\x04", begin)
+    rng = random.Random(method)
+    for _ in range(12):
+        archive = on.open(FakeObject(flipped(sound, rng.randrange(begin, stop), 1 << rng.randrange(8))))
+        try:
+            assert read_all(archive, "x") == body  # a bit that means nothing
+        except CorruptData:
+            continue
+
+
+def test_a_bomb_is_checked_first_and_costs_no_memory() -> None:
+    """Issue 4, 5: a bomb (memory and disk stay bounded): 60 KB that inflate to 60 MB."""
+    size = 60 << 20
+    packed = deflate(bytes(size), 9)
+    assert len(packed) <= BLOCK
+    sound = file("x", packed=packed, size=size, crc=zlib.crc32(bytes(size)))
+    lying = file("y", packed=packed, size=size, crc=1)
+    with bench(span_bytes=4 << 20) as on:
+        archive, _ = opened(on, sound, lying)
+        tracemalloc.start()
+        try:
+            reader = reader_of(archive, "x")
+            assert reader.read_at(0, 10) == bytes(10)
+            assert reader.read_at(size - 10, 100) == bytes(10)
+            with pytest.raises(CorruptData):
+                reader_of(archive, "y").read_at(0, 10)
+            on.settle()
+            assert tracemalloc.get_traced_memory()[1] < 12 << 20
+        finally:
+            tracemalloc.stop()
+
+
+# Damaged once, then well
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("where", ["header", "name", "begin", "middle", "end"])
+@pytest.mark.parametrize("body", [SMALL, random.Random(9).randbytes(BLOCK - 500)])
+def test_a_small_member_damaged_once_is_read_right(
+    on: Bench, body: bytes, where: str, method: int
+) -> None:
+    """Issue 4, 2: a mismatch drops the blocks it came from and is tried once more."""
+    whole = build([file("a", SMALL), file("x", body, method=method), padding()])
+    begin = place_of(whole, "x")
+    stop = whole.index(b"PK\x03\x04", begin)
+    header = begin - LOCAL.size - len(ROOT) - 1
+    places = {"header": header, "name": header + LOCAL.size, "begin": begin + 12}
+    places |= {"middle": (begin + stop) // 2, "end": stop - 9}
+    remote = FakeObject(whole, Once(places[where]))
+    archive = on.open(remote)
+    reader = reader_of(archive, "x")
+    assert reader.read_at(0, 100) == body[:100]
+    assert read_all(archive, "x") == body
+    assert remote.on_range is not None
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_damage_that_stays_is_eio_after_a_second_try(on: Bench, method: int) -> None:
+    """Issue 4, 2: tried once more; after that EIO: no endless retries."""
+    whole = build([file("x", SMALL, method=method), padding()])
+    remote = FakeObject(whole, Once(place_of(whole, "x") + 100, times=100))
+    archive = on.open(remote)
+    with pytest.raises(CorruptData):
+        reader_of(archive, "x").read_at(0, 100)
+    on.settle()
+    assert len(remote.requests) == 2
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_damaged_read_is_not_served_again_once_the_store_is_well(
+    on: Bench, method: int
+) -> None:
+    """Issue 4, 2: a damaged read is never served again once the store is well."""
+    for body in (SMALL, BIG):
+        whole = build([file("x", body, method=method), padding()])
+        begin = place_of(whole, "x")
+        stop = whole.index(b"PK\x03\x04", begin)
+        for place in (begin + 50, stop - 50):
+            archive = on.open(FakeObject(whole, Once(place, times=2)))
+            try:
+                read_all(archive, "x")
+            except CorruptData:
+                pass
+            for _ in range(2):
+                try:
+                    got = read_all(archive, "x")
+                except CorruptData:
+                    continue  # the second damage
+                assert got == body
+            assert read_all(archive, "x") == body
+
+
+@pytest.mark.parametrize("method", [STORED, DEFLATED])
+@pytest.mark.parametrize("extra_length", [0, 40, 1000, 60_000])
+def test_all_blocks_of_a_damaged_member_are_dropped(
+    on: Bench, extra_length: int, method: int
+) -> None:
+    """Archive.drop: also the last one, however long the local header's extra fields are."""
+    entry = file(
+        "x", SMALL, method=method, local_extra=field(0x9999, bytes(extra_length)) * bool(extra_length)
+    )
+    whole = build([entry])
+    stop = place_of(whole, "x") + len(SMALL if method == STORED else deflate(SMALL))
+    # The last byte of the member becomes the first of a block.
+    prepended = bytes(-(stop - 1) % BLOCK)
+    whole = build([entry, padding()], prepended=prepended)
+    last = stop - 1 + len(prepended)
+    assert last % BLOCK == 0
+    archive = on.open(FakeObject(whole, Once(last)))
+    assert read_all(archive, "x") == SMALL
+
+
+def test_a_big_member_damaged_once_at_its_head_is_read_right(on: Bench) -> None:
+    """Issue 4, 2: tried once more as long as nothing of the member was handed out."""
+    whole = build([file("x", BIG), padding()])
+    archive = on.open(FakeObject(whole, Once(place_of(whole, "x") + 5)))
+    assert read_all(archive, "x") == BIG
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_transient_failures_are_not_kept(on: Bench, method: int) -> None:
+    """semantics, Freshness: a transient failure is never cached and never a short file."""
+    errors: list[TaskFSError] = [Unavailable("no answer"), Unavailable("again"), NotFound("gone")]
+
+    def fail(start: int, stop: int, answer: bytes) -> bytes:
+        if errors:
+            raise errors.pop()
+        return answer
+
+    remote = FakeObject(build([file("x", BIG, method=method), padding()]), fail)
+    reader = reader_of(on.open(remote), "x")
+    failures = 0
+    for offset in range(0, len(BIG), SPAN):
+        for _ in range(5):
+            try:
+                got = reader.read_at(offset, SPAN)
+            except (Unavailable, NotFound):
+                failures += 1
+                continue
+            assert got == BIG[offset : offset + SPAN]
+            break
+        else:
+            raise AssertionError("it fails for ever")
+    assert 1 <= failures <= 3
+
+
+def test_a_replaced_object_is_stale_and_not_tried_again(on: Bench) -> None:
+    """semantics, Errors: the remote object was replaced: ESTALE."""
+
+    def replaced(start: int, stop: int, answer: bytes) -> bytes:
+        raise StaleObject("replaced")
+
+    remote = FakeObject(build([file("x", SMALL), padding()]))
+    archive = on.open(remote)
+    remote.on_range = replaced
+    with pytest.raises(StaleObject):
+        reader_of(archive, "x").read_at(0, 10)
+    assert len(remote.requests) == 1
+
+
+# Hostile directories
+
+
+def test_a_local_header_that_names_another_member_is_refused(on: Bench) -> None:
+    """semantics, Integrity: its local header's name is compared with the directory's."""
+    for local_name in (b"artifacts/y", b"artifacts/xx", b"artifacts/", b"", b"ARTIFACTS/x"):
+        archive, _ = opened(on, file("x", b"evil" * 10, local_name=local_name))
+        with pytest.raises(CorruptData, match="names another"):
+            reader_of(archive, "x").read_at(0, 10)
+
+
+@pytest.mark.parametrize("offset", [1, 5, 100, 0xFFFF_FFF0])
+def test_a_header_that_is_not_there_is_refused(on: Bench, offset: int) -> None:
+    """Issue 4, 5: a directory entry that points outside the archive, or to no header."""
+    archive, _ = opened(on, file("x", b"1" * 50, method=STORED, offset=offset))
+    with pytest.raises(CorruptData):
+        reader_of(archive, "x").read_at(0, 10)
+
+
+@pytest.mark.parametrize("offset", [1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
+def test_a_header_far_outside_is_refused(on: Bench, offset: int) -> None:
+    """Issue 4, 5: a directory entry that points outside the archive."""
+    archive, remote = opened(on, file("x", b"1" * 50, offset=offset, zip64=True))
+    with pytest.raises(CorruptData, match="outside"):
+        reader_of(archive, "x").read_at(0, 10)
+    assert remote.requests == []
+
+
+@pytest.mark.parametrize("method", [STORED, DEFLATED])
+@pytest.mark.parametrize("compressed", [60, 1000, 1 << 40, (1 << 63) - 1])
+def test_a_member_that_overlaps_the_directory_is_refused(
+    on: Bench, compressed: int, method: int
+) -> None:
+    """Issue 4, 5: a directory entry that overlaps another part of the archive."""
+    entry = file("x", b"1" * 50, method=method, compressed_size=compressed, zip64=True)
+    if method == STORED:
+        entry = file("x", b"1" * 50, method=STORED, compressed_size=compressed, size=compressed,
+                     zip64=True)  # fmt: skip
+    archive, _ = opened(on, entry)
+    with pytest.raises(CorruptData):
+        reader_of(archive, "x").read_at(0, 10)
+
+
+def test_a_header_cut_by_the_directory_is_refused(on: Bench) -> None:
+    """Issue 4, 5: a local header that runs into the directory."""
+    archive, _ = opened(on, file("x", b"", packed=b"", offset=12), gap=bytes(5))
+    with pytest.raises(CorruptData):
+        reader_of(archive, "x").read_at(0, 10)
+    archive, _ = opened(on, file("x", b"1", method=STORED, local_extra=b"\xff" * 3), gap=b"")
+    assert read_all(archive, "x") == b"1"  # extras that make no sense are no harm
+
+
+def test_two_members_that_share_bytes_keep_their_own_sizes_and_sums(on: Bench) -> None:
+    """Issue 4, 5: an entry that overlaps another: what one claims is never taken for the other."""
+    raw = b"artifacts/x"
+    packed = deflate(SMALL)
+    sizes = {"long": len(SMALL), "short": 100}
+    entries = []
+    for name, size in sizes.items():
+        entries.append(
+            Entry(
+                raw, packed=packed, size=size, compressed_size=len(packed), offset=0,
+                crc=zlib.crc32(SMALL), extra=unicode_field(ROOT + name, raw),
+            )
+        )  # fmt: skip
+    for order in (("long", "short"), ("short", "long")):
+        archive, _ = opened(on, *entries)
+        for name in order:
+            if name == "long":
+                assert read_all(archive, name) == SMALL
+            else:
+                with pytest.raises(CorruptData):
+                    read_all(archive, name)
+
+
+@pytest.mark.parametrize("flags", [0x0001, 0x0041, 0x0040])
+def test_encrypted_members_are_unsupported(on: Bench, flags: int) -> None:
+    """semantics, Errors: encryption is EOPNOTSUPP."""
+    archive, _ = opened(on, file("x", b"1" * 20, flags=flags), file("y", b"2"))
+    with pytest.raises(Unsupported, match="encrypted") as caught:
+        reader_of(archive, "x")
+    assert caught.value.errno == errno.EOPNOTSUPP
+    assert read_all(archive, "y") == b"2"
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [(1, "shrunk"), (6, "imploded"), (9, "deflate64"), (95, "xz"), (98, "ppmd"), (99, "aes"),
+     (7, "unknown"), (0xFFFF, "unknown")],
+)  # fmt: skip
+def test_unknown_methods_are_unsupported_by_name(on: Bench, method: int, name: str) -> None:
+    """Issue 3, 4: otherwise EOPNOTSUPP by name."""
+    archive, _ = opened(on, file("x", b"1" * 20, method=method), file("y", b"2"))
+    with pytest.raises(Unsupported, match=rf"x: .*{method} \({name}\)"):
+        reader_of(archive, "x")
+    assert read_all(archive, "y") == b"2"
+
+
+def test_zstandard_is_read_or_refused_by_name(on: Bench) -> None:
+    """Issue 3, 4: Zstandard members, if a library reads them; otherwise EOPNOTSUPP by name."""
+    packed = bytes.fromhex("28b52ffd200c61000068656c6c6f20776f726c640a")  # one raw block
+    body = b"hello world\n"
+    archive, _ = opened(on, file("x", body, method=93, packed=packed))
+    try:
+        assert read_all(archive, "x") == body
+    except Unsupported as exc:
+        assert "zstd" in str(exc)
+
+
+def test_set_uid_bits_and_links_are_plain_members(on: Bench) -> None:
+    """semantics, Names: links inside an archive show as regular files holding their target."""
+    whole = bytearray(build([file("link", b"../../etc/passwd", method=STORED)]))
+    at = whole.index(b"PK\x01\x02")
+    struct.pack_into("<L", whole, at + 38, 0o124777 << 16)
+    assert read_all(on.open(FakeObject(bytes(whole))), "link") == b"../../etc/passwd"
+
+
+# Requests
+
+
+def test_the_index_and_a_head_cost_two_requests(on: Bench) -> None:
+    """Issue 3: `ls` and `head`: at most 2 requests to the store each; `head` under 0.4 MB."""
+    entries = [file(f"f{n}", SMALL) for n in range(50)] + [file("big", BIG * 10), padding(300_000)]
+    archive, remote = opened(on, *entries)
+    assert remote.requests == []
+    reader_of(archive, "f7").read_at(0, 4096)
+    on.settle()
+    assert len(remote.requests) == 1
+    assert remote.fetched < 300_000
+    archive, remote = opened(on, *entries)
+    reader_of(archive, "big").read_at(0, 4096)
+    on.settle()
+    assert len(remote.requests) == 1
+    assert remote.fetched < 300_000
+
+
+def test_four_kilobytes_in_a_stored_member_cost_two_requests(on: Bench) -> None:
+    """Issue 3: stored 4 KiB: at most 2 requests and 1.3 MB."""
+    body = cheap_bytes(8 << 20)
+    archive, remote = opened(on, file("x", body, method=STORED), padding(300_000))
+    assert reader_of(archive, "x").read_at(5 << 20, 4096) == body[5 << 20 :][:4096]
+    on.settle()
+    assert len(remote.requests) <= 2
+    assert remote.fetched < 400_000
+
+
+def test_a_directory_longer_than_the_tail_costs_one_request_more(on: Bench) -> None:
+    """Issue 3, 1: a second request at most."""
+    entries = [file(f"member-{n:05}-{'n' * 60}", packed=b"") for n in range(1500)]
+    archive, remote = opened(on, *entries)
+    assert len(archive.index.members) == 1500
+    assert len(remote.requests) == 1
+    remote = FakeObject(remote.body)
+    assert len(on.open(remote, expected_members=1500).index.members) == 1500
+    assert remote.requests == []
+
+
+@pytest.mark.parametrize("expected", [None, 0, 1, 10**5, 10**12])
+def test_the_first_request_is_bounded(expected: int | None) -> None:
+    """tail_length: what the record says of a count of files is a guess, not a promise."""
+    assert 65_557 < tail_length(expected) <= 8 << 20
+
+
+def test_nothing_is_fetched_twice_while_it_fits(on: Bench) -> None:
+    """Issue 3, 2: nothing is fetched twice while it fits; warm: no request."""
+    archive, remote = opened(
+        on, *[file(str(method), BIG, method=method) for method in METHODS], padding()
+    )
+    for method in METHODS:
+        assert read_all(archive, str(method)) == BIG
+    on.settle()
+    assert remote.fetched <= len(remote.body)
+    before = len(remote.requests)
+    for method in METHODS:
+        assert read_all(archive, str(method)) == BIG
+    on.settle()
+    assert len(remote.requests) == before
+
+
+def test_a_backward_read_after_a_first_pass_fetches_a_bounded_range() -> None:
+    """Issue 3, 4: backward reads start from the nearest checkpoint, whatever was evicted."""
+    body = cheap_bytes(44 << 20, 4)
+    with bench(block_bytes=2 << 20, span_bytes=4 << 20, window_bytes=1 << 20) as on:
+        archive, remote = opened(on, file("x", body, packed=deflate(body, 0)), padding())
+        assert read_all(archive, "x", 1 << 20) == body
+        on.settle()
+        assert remote.fetched <= 1.05 * len(body)
+        for percent in (90, 10, 50, 49, 99):
+            reader = reader_of(archive, "x")
+            before = remote.fetched
+            offset = len(body) * percent // 100
+            assert reader.read_at(offset, 4096) == body[offset : offset + 4096]
+            reader.close()
+            on.settle()
+            assert remote.fetched - before <= 7 << 20  # 4 MiB apart, and what is read ahead
+
+
+def test_the_raw_archive_is_read_as_it_is(on: Bench) -> None:
+    """semantics, The tree: `cp ID/output.zip .` works all the same."""
+    archive, remote = opened(on, file("x", BIG), padding())
+    stream = archive.open_raw()
+    pieces = [stream.read_at(at, 100_000) for at in range(0, archive.size, 100_000)]
+    assert b"".join(pieces) == remote.body
+    assert stream.read_at(archive.size, 10) == b""
+    assert archive.read_raw(archive.size - 22, 100) == remote.body[-22:]
+    stream.close()
+
+
+# Many at once
+
+
+def test_two_hundred_open_files_read_in_turn_decode_each_byte_about_once() -> None:
+    """Issue 4, 7: a crowd of readers (64 threads, 200 open files) exhausts nothing."""
+    body = random.Random(10).randbytes(6 * SPAN)
+    packed = deflate(body, 0)
+    entries = [file(f"f{n}", body, packed=packed) for n in range(100)]
+    # Nothing is kept in the blocks, so that what is decoded again is fetched again.
+    with bench(block_bytes=1 << 20, span_bytes=4 << 20, window_bytes=0) as on:
+        archive, remote = opened(on, *entries, padding())
+        readers = [reader_of(archive, f"f{n}") for n in range(100)]
+        for offset in range(0, len(body), SPAN):
+            for reader in readers:
+                assert reader.read_at(offset, SPAN) == body[offset : offset + SPAN]
+        on.settle()
+        assert remote.fetched <= 2 * len(remote.body)
+
+
+def test_an_interrupted_reader_is_freed_and_the_next_reads_right() -> None:
+    """semantics, Control files: Ctrl+C ends any blocked operation within 1 s."""
+    over, go = threading.Event(), threading.Event()
+
+    def held(start: int, stop: int, answer: bytes) -> bytes:
+        assert go.wait(10)
+        return answer
+
+    with bench(interrupted=over.is_set) as on:
+        archive, remote = opened(on, file("x", SMALL), padding())
+        remote.on_range = held
+        threading.Timer(0.1, over.set).start()
+        reader = reader_of(archive, "x")
+        began = time.monotonic()
+        with pytest.raises(Interrupted):
+            reader.read_at(0, 10)
+        assert time.monotonic() - began < 1
+        over.clear()
+        go.set()
+        assert reader.read_at(0, 10) == SMALL[:10]
+
+
+@pytest.fixture
+def hasty() -> Iterator[None]:
+    """Threads change places as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("block_bytes", [200_000, 32 << 20])
+def test_eight_threads_at_random_read_every_byte_right(block_bytes: int) -> None:
+    """Issue 4, 10: a soak of mixed readers ends with every byte right, no thread left."""
+    bodies = {f"{m}-{n}": cheap_bytes(size, n + 1)
+              for m in METHODS for n, size in enumerate((5000, 90_000, 2 * SPAN + 99))}  # fmt: skip
+    entries = [file(name, body, method=int(name.split("-")[0])) for name, body in bodies.items()]
+    stop_s = time.monotonic() + 2.5
+    rng = random.Random(11)
+
+    with bench(block_bytes=block_bytes, span_bytes=400_000, window_bytes=1 << 20) as on:
+        archive, remote = opened(on, *entries, padding())
+        counts = [0] * 8
+
+        def work(number: int) -> Callable[[], None]:
+            seed = rng.random()
+
+            def run() -> None:
+                rng = random.Random(seed)
+                while time.monotonic() < stop_s:
+                    name = rng.choice(list(bodies))
+                    body = bodies[name]
+                    reader = reader_of(archive, name)
+                    if rng.random() < 0.3:
+                        assert read_all(archive, name, rng.choice([4096, 50_000])) == body
+                    for _ in range(rng.randrange(6)):
+                        offset, size = rng.randrange(len(body)), rng.choice([1, 4096, SPAN])
+                        assert reader.read_at(offset, size) == body[offset : offset + size]
+                    if rng.random() < 0.1:
+                        archive.drop(member(archive, name))
+                    reader.close()
+                    counts[number] += 1
+
+            return run
+
+        run_threads([work(number) for number in range(8)], timeout_s=15)
+        on.settle()
+        assert min(counts) > 0
+
+
+@pytest.mark.usefixtures("hasty")
+def test_eight_threads_under_faults_get_right_bytes_or_errors() -> None:
+    """Issue 4, 10: under random faults: every byte right, and in the end no fault stays."""
+    bodies = {f"{m}-{n}": cheap_bytes(size, n + 1)
+              for m in METHODS for n, size in enumerate((5000, 2 * SPAN))}  # fmt: skip
+    entries = [file(name, body, method=int(name.split("-")[0])) for name, body in bodies.items()]
+    faulty = True
+    lock = threading.Lock()
+    rng = random.Random(12)
+
+    def fault(start: int, stop: int, answer: bytes) -> bytes:
+        with lock:
+            dice = rng.random() if faulty else 1.0
+            at = rng.randrange(len(answer))
+        if dice < 0.1:
+            raise Unavailable("no answer")
+        return flipped(answer, at) if dice < 0.2 else answer
+
+    stop_s = time.monotonic() + 1.5
+    with bench(block_bytes=200_000, span_bytes=400_000, window_bytes=1 << 20) as on:
+        archive, remote = opened(on, *entries, padding())
+        remote.on_range = fault
+
+        def work() -> None:
+            rng = random.Random(threading.get_ident())
+            while time.monotonic() < stop_s:
+                name = rng.choice(list(bodies))
+                try:
+                    assert read_all(archive, name, 50_000) == bodies[name]
+                except (CorruptData, Unavailable):
+                    continue
+
+        run_threads([work] * 8, timeout_s=15)
+        faulty = False
+        on.settle()
+        for name, body in bodies.items():
+            for _ in range(2):
+                try:
+                    got = read_all(archive, name)
+                    break
+                except CorruptData:  # a flipped byte was still cached: dropped now
+                    continue
+            assert got == body
+
+
+def test_lzma_with_and_without_an_end_marker(on: Bench) -> None:
+    """Issue 3, 4: LZMA members sequentially; the marker is optional (APPNOTE 4.4.4, bit 1)."""
+    body = cheap_bytes(40_000)
+    for is_marked in (False, True):
+        packed = lzma_alone(body, end_marker=is_marked)
+        archive, remote = opened(on, file("x", body, method=LZMA, packed=packed, flags=2 * is_marked))
+        assert reference_contents(remote.body)[ROOT + "x"] == body
+        assert read_all(archive, "x", 7000) == body
