@@ -107,6 +107,7 @@ class BlockReader:
         self._lock = threading.Lock()
         self._disk = disk
         self._under_way: dict[int, Future[Run]] = {}
+        self._unused: set[int] = set()  # fetched ahead, and not read since
 
     def seed(self, start: int, body: bytes) -> None:
         """Keep the whole blocks of *body*, the bytes from *start* on, that came by other means."""
@@ -177,11 +178,16 @@ class BlockReader:
                     self._pool.submit(self._fetch_run, future, begin, end)
                     awaited[id(future)] = future
                     self._under_way.update(dict.fromkeys(range(begin, end), future))
-            if ahead:
+            if ahead and missing:
                 self._stats.add("read_ahead_bytes", len(missing) * BLOCK)
+                self._unused.update(missing)
         if not ahead:
             self._stats.add("block_hits", len(ready))
             self._stats.add("block_misses", last + 1 - first - len(ready))
+            used = [index for index in range(first, last + 1) if index in self._unused]
+            if used:
+                self._unused.difference_update(used)
+                self._stats.add("read_ahead_used_bytes", len(used) * BLOCK)
         return ready, list(awaited.values())
 
     def _look_in_memory(

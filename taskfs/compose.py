@@ -15,12 +15,13 @@ from taskfs.errors import NotFound
 from taskfs.handles import HandleTable
 from taskfs.inflate import CheckpointRoom
 from taskfs.model import Task
+from taskfs.parts import Parts
 from taskfs.readahead import Windows
 from taskfs.records import Records, Scope
 from taskfs.shelf import Shelf, Which
 from taskfs.stats import Stats
 from taskfs.texts import Pins
-from taskfs.tree import Parts, Tree
+from taskfs.tree import Tree
 from taskfs.views import Views
 from taskfs.waiting import Waiter, never
 

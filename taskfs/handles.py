@@ -121,7 +121,9 @@ class ArchiveHandle:
             return b""
         task_id, which = self._lease.key
         try:
-            return self._reader.read_at(offset, size)
+            piece = self._reader.read_at(offset, size)
+            self._archive.engine.stats.add("served_bytes", len(piece))
+            return piece
         except StaleObject as exc:
             self._stale = exc
             self._shelf.replaced(task_id, which, self._archive)

@@ -10,6 +10,7 @@ from typing import Final
 
 import platformdirs
 
+from taskfs.errors import ConfigError
 from taskfs.redaction import RedactingFormatter
 
 MAX_BYTES: Final = 4 << 20
@@ -31,16 +32,28 @@ def default_file(mountpoint: Path) -> Path:
 
 
 def log_to_file(path: Path, level: str) -> None:
-    """Send the log to *path*, 0600 in a directory that is made 0700; without it if that fails."""
+    """Send the log to *path*, 0600 in a directory that is made 0700.
+
+    Raises:
+        ConfigError: it cannot be written now. That it cannot later fails nothing.
+    """
     logging.raiseExceptions = False  # a full disk must not fail a read
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         target = _PrivateFile(path, maxBytes=MAX_BYTES, backupCount=1)
-    except OSError:
-        _install(logging.NullHandler(), level)
-        return
+    except OSError as exc:
+        reason = exc.strerror or exc
+        raise ConfigError(f"the log {path} cannot be written ({reason}): see --log-file") from exc
     target.setFormatter(RedactingFormatter(FILE_FORMAT))
     _install(target, level)
+
+
+def log_to_default_file(mountpoint: Path, level: str) -> None:
+    """Send the log to where nobody asked for it; without it if that cannot be written."""
+    try:
+        log_to_file(default_file(mountpoint), level)
+    except ConfigError:
+        _install(logging.NullHandler(), level)
 
 
 def log_to_stderr(level: str) -> None:

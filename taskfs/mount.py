@@ -53,7 +53,10 @@ def mount(config: Config, place: Path, *, foreground: bool) -> None:
         return
 
     def work(report: daemon.Report) -> None:
-        logs.log_to_file(config.log_file or logs.default_file(place), config.log_level)
+        if config.log_file:
+            logs.log_to_file(config.log_file, config.log_level)
+        else:
+            logs.log_to_default_file(place, config.log_level)
         with _captured_stderr() as said:
             try:
                 _serve(config, place, report.live)

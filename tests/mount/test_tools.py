@@ -298,7 +298,7 @@ def test_copying_a_tree_back_kills_nothing(
     assert (shared_mnt / task / "status").read_text() == "started\n"
 
 
-def test_setfattr_and_getfattr(shared_mnt: Path, shared_cloud: FakeCloud) -> None:
+def test_setfattr_and_getfattr(shared_mnt: Path, shared_cloud: FakeCloud, tmp_path: Path) -> None:
     """README, Attributes: setting one updates it remotely; `setfattr -x` removes it."""
     task = shared_mnt / shared_cloud.add_task(status="started")
     name = "user.taskfs.metadata.study"
@@ -307,7 +307,7 @@ def test_setfattr_and_getfattr(shared_mnt: Path, shared_cloud: FakeCloud) -> Non
     run("setfattr", "-x", name, task)
     assert run("getfattr", "--absolute-names", "-d", task) == ""
     assert "Invalid argument" in run("setfattr", "-n", name, task, status=1)
-    run("cp", "--preserve=all", task / "status", "/dev/null")
+    run("cp", "--preserve=all", task / "status", tmp_path)
 
 
 def test_the_whole_mount_can_be_walked(new_mount: "type[Mount]", tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from taskfs.blocks import BLOCK, MAX_RUN, BlockCache, BlockReader
+from taskfs.blocks import BLOCK, MAX_RUN, BlockCache, BlockReader, StoredBlocks
 from taskfs.errors import Interrupted, StaleObject, Unavailable
 from taskfs.stats import Stats
 from taskfs.waiting import Waiter
@@ -21,7 +21,12 @@ LAST = len(BODY) // BLOCK
 class Reading:
     """A reader of *body* with the object that it reads."""
 
-    def __init__(self, body: bytes = BODY, cache_bytes: int = 64 << 20) -> None:
+    def __init__(
+        self,
+        body: bytes = BODY,
+        cache_bytes: int = 64 << 20,
+        disk: StoredBlocks | None = None,
+    ) -> None:
         self.remote = FakeObject(body)
         self.cache = BlockCache(cache_bytes)
         self.pool = DaemonPool(16)
@@ -34,6 +39,7 @@ class Reading:
             pool=self.pool,
             waiter=Waiter(self.interrupted.is_set),
             stats=self.stats,
+            disk=disk,
         )
 
     @property
@@ -299,6 +305,73 @@ def test_dropped_blocks_are_fetched_again(reading: Reading) -> None:
     reading.blocks.drop(5 * BLOCK, 5 * BLOCK)
     reading.blocks.read_at(5 * BLOCK, 1)
     assert reading.requests[-1] == (5 * BLOCK, 6 * BLOCK)
+
+
+class SlowDisk:
+    """Blocks on disk whose writes take their time."""
+
+    def __init__(self) -> None:
+        self.kept: dict[int, bytes] = {}
+        self.go = threading.Event()
+
+    def has(self, index: int) -> bool:
+        return index in self.kept
+
+    def get(self, index: int) -> bytes | None:
+        return self.kept.get(index)
+
+    def put(self, first: int, run: bytes | bytearray) -> None:
+        assert self.go.wait(10)
+        for at in range(0, len(run), BLOCK):
+            self.kept[first + at // BLOCK] = bytes(run[at : at + BLOCK])
+
+    def drop(self, first: int, last: int) -> None:
+        for index in range(first, last + 1):
+            self.kept.pop(index, None)
+
+
+def test_blocks_dropped_before_they_were_written_are_not_kept_on_disk() -> None:
+    """Issue 4, 2: a mismatch drops the blocks it came from, also those on their way to disk."""
+    disk = SlowDisk()
+    reading = Reading(disk=disk)
+    assert reading.blocks.read_at(0, 10) == BODY[:10]
+    reading.blocks.drop(0, BLOCK)
+    disk.go.set()
+    assert reading.pool.is_quiet()
+    assert not disk.kept
+    assert reading.blocks.read_at(0, 10) == BODY[:10]
+    assert reading.requests == [(0, BLOCK)] * 2
+
+
+def test_blocks_on_disk_are_read_from_there() -> None:
+    """Issue 3, 2: blocks in memory and on disk; one of another length is a miss."""
+    disk = SlowDisk()
+    disk.go.set()
+    reading = Reading(disk=disk, cache_bytes=0)
+    assert reading.blocks.read_at(0, 3 * BLOCK) == BODY[: 3 * BLOCK]
+    assert reading.requests == [(0, 3 * BLOCK)]
+    assert reading.blocks.read_at(BLOCK, BLOCK + 5) == BODY[BLOCK : 2 * BLOCK + 5]
+    assert reading.requests == [(0, 3 * BLOCK)]
+    disk.kept[0] = b"short"
+    assert reading.blocks.read_at(0, 10) == BODY[:10]
+    assert len(reading.requests) == 2
+
+
+def test_a_failure_is_forgotten_before_it_is_told(reading: Reading) -> None:
+    """BlockReader: a failure is never kept: the very next read tries again."""
+    for number in range(100):
+        errors = [Unavailable("no answer")]
+
+        def fail(start: int, stop: int, answer: bytes, left: list[Unavailable] = errors) -> bytes:
+            if left:
+                raise left.pop()
+            return answer
+
+        reading.remote.on_range = fail
+        with pytest.raises(Unavailable):
+            reading.blocks.read_at(number * 7, 1)
+        assert reading.blocks.read_at(number * 7, 1)
+        reading.blocks.drop(0, BLOCK)
 
 
 def test_schedule_fetches_without_waiting_and_only_what_is_missing(reading: Reading) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from taskfs.archive import Archive
 from taskfs.blocks import BLOCK, MAX_RUN, BlockCache, BlockReader
-from taskfs.readahead import SLACK, Stream, Windows
+from taskfs.compose import BLOCK_MEMORY
+from taskfs.readahead import SLACK, TOTAL_WINDOW, Stream, Windows
 from taskfs.stats import Stats
 from taskfs.waiting import Waiter
 from tests.zips import (
@@ -34,16 +35,18 @@ BODY = cheap_bytes(24 << 20)
 
 
 class Reading:
-    """Streams over one object; nothing is evicted."""
+    """Streams over one object; nothing is evicted where nobody says so."""
 
-    def __init__(self, body: bytes = BODY, window_bytes: int = 16 << 20) -> None:
+    def __init__(
+        self, body: bytes = BODY, window_bytes: int = 16 << 20, cache_bytes: int = 1 << 30
+    ) -> None:
         self.remote = FakeObject(body)
         self.pool = DaemonPool(16)
         self.windows = Windows(window_bytes)
         self.blocks = BlockReader(
             self.remote,
             self.remote.version,
-            cache=BlockCache(1 << 30),
+            cache=BlockCache(cache_bytes),
             pool=self.pool,
             waiter=Waiter(),
             stats=Stats(),
@@ -80,6 +83,18 @@ def test_sequential_reads_get_growing_ranges_and_nothing_twice() -> None:
     assert max(lengths) >= 8 * READ
     assert max(lengths) <= MAX_RUN
     assert len(lengths) < len(BODY) / READ / 4
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_was_read_ahead_is_not_evicted_before_it_is_read(count: int) -> None:
+    """Issue 3, 2: nothing is fetched twice while it fits: with the bounds of a mount."""
+    part = (96 << 20) // count
+    reading = Reading(bytes(part * count), TOTAL_WINDOW, BLOCK_MEMORY)
+    streams = [reading.stream(number * part, (number + 1) * part) for number in range(count)]
+    for offset in range(0, part, READ):
+        for number, stream in enumerate(streams):
+            stream.read_at(number * part + offset, READ)
+    assert reading.fetched == part * count
 
 
 def test_ranges_are_fetched_in_parallel() -> None:

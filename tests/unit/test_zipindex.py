@@ -790,6 +790,25 @@ def test_a_deep_path_costs_no_more_than_its_length() -> None:
     assert peak_bytes(read) < 200 * len(body)
 
 
+def count_folders(folder: Folder) -> int:
+    todo, count = [folder], 0
+    while todo:
+        count += 1
+        todo += [child for child in todo.pop().children.values() if isinstance(child, Folder)]
+    return count
+
+
+def test_folders_without_number_are_refused() -> None:
+    """semantics, Limits: a few MB of names must not become a GB of folders."""
+    names = [f"{n}/" + "a/" * 10_000 for n in range(60)]
+    body = build([file(name + "x", packed=b"") for name in names])
+    try:
+        index = index_of(body)
+    except TaskFSError:
+        return
+    assert count_folders(index.root) <= 500_000
+
+
 @example(0)
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(st.integers(0, 2**32))

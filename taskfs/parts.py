@@ -1,0 +1,31 @@
+"""What the nodes of one mount work with."""
+
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from taskfs.handles import HandleTable
+from taskfs.model import TaskAPI
+from taskfs.records import Records
+from taskfs.shelf import Shelf
+from taskfs.stats import Stats
+from taskfs.texts import Pins
+from taskfs.views import Views
+from taskfs.waiting import Waiter
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of one mount, and how it was asked to behave."""
+
+    api: TaskAPI
+    records: Records
+    shelf: Shelf
+    pins: Pins
+    views: Views
+    pool: Executor
+    waiter: Waiter
+    stats: Stats
+    handles: HandleTable
+    read_only: bool
+    began_ns: int
+    mountpoint: str = ""

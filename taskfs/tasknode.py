@@ -1,0 +1,108 @@
+"""A task's directory: its text files, `kill`, and the way to its archives."""
+
+import contextlib
+from collections.abc import Iterable
+from typing import Final
+
+from taskfs.errors import AlreadyTerminated, NotFound, ReadOnly, TaskFSError
+from taskfs.handles import CommandHandle, Handle
+from taskfs.members import MembersNode, RawArchiveNode
+from taskfs.metadata import MetadataAttributes
+from taskfs.nodes import DIRECTORY_MODE, FILE_MODE, Attrs, Directory, Entry, Node, inode
+from taskfs.parts import Parts
+from taskfs.records import Known
+from taskfs.shelf import Which
+from taskfs.textnode import TextNode
+from taskfs.texts import Text
+from taskfs.virtual import TEXT_FILES, TaskView, TextFile
+
+_TEXTS: Final = {file.name: file for file in TEXT_FILES}
+_FOLDERS: Final = {"outputs": Which.OUTPUT, "inputs": Which.INPUT}
+_RAW: Final = {"output.zip": Which.OUTPUT, "input.zip": Which.INPUT}
+KILL: Final = "kill"
+
+
+class TaskNode(MetadataAttributes, Directory):
+    """A task's directory."""
+
+    def __init__(self, task_id: str, parts: Parts, known: Known) -> None:
+        Directory.__init__(self, task_id)
+        MetadataAttributes.__init__(self, task_id, parts)
+        self._parts = parts
+        self._known = known
+
+    def attrs(self) -> Attrs:
+        task = self._known.task
+        return Attrs(
+            DIRECTORY_MODE,
+            inode(self.path),
+            mtime_ns=task.last_change_ns,
+            ctime_ns=task.create_ns or task.last_change_ns,
+        )
+
+    def lookup(self, name: str) -> Node:
+        path = self.child_path(name)
+        if (file := _TEXTS.get(name)) is not None:
+            return TextNode(path, self._parts.pins, lambda: self._render(file))
+        if name == KILL:
+            return KillNode(path, self._known, self._parts)
+        task, shelf = self._known.task, self._parts.shelf
+        if (which := _FOLDERS.get(name)) is not None:
+            return MembersNode(path, task, which, shelf)
+        if (which := _RAW.get(name)) is not None:
+            archive = shelf.await_archive(task, which)
+            if archive is not None:
+                return RawArchiveNode(path, task, which, shelf, archive)
+        raise NotFound(f"there is no {path}")
+
+    def children(self) -> Iterable[Entry]:
+        files = [self.entry(name, FILE_MODE) for name in (*_TEXTS, KILL)]
+        return [*files, *(self.entry(name, DIRECTORY_MODE) for name in _FOLDERS)]
+
+    def _render(self, file: TextFile) -> Text:
+        # Asked for again: this node may have been resolved for what a pin answers.
+        task_id, records = self._known.task.id, self._parts.records
+        known = records.record(task_id) if file.needs_record else records.find(task_id)
+        view = TaskView(known, lambda: self._parts.shelf.get(known.task, Which.OUTPUT))
+        return Text(file.render(view).encode("utf-8", "surrogateescape"), file.mtime_ns(view))
+
+
+class KillNode(Node):
+    """The file that kills: it reads as empty, and the first byte written sends the request."""
+
+    def __init__(self, path: str, known: Known, parts: Parts) -> None:
+        super().__init__(path)
+        self._known = known
+        self._parts = parts
+
+    def attrs(self) -> Attrs:
+        created_ns = self._known.task.create_ns or 0
+        return Attrs(FILE_MODE, inode(self.path), mtime_ns=created_ns, ctime_ns=created_ns)
+
+    def open(self, *, writing: bool) -> Handle:
+        self._check_writable(writing)
+        return CommandHandle(self._kill)
+
+    def change(self) -> None:
+        self._check_writable(True)
+
+    def _check_writable(self, writing: bool) -> None:
+        if writing and self._parts.read_only:
+            raise ReadOnly("the mount is read-only")
+
+    def _kill(self) -> None:
+        """Send the kill request and return once the API accepted it."""
+        parts, task_id = self._parts, self._known.task.id
+        task = parts.records.find(task_id).task
+        if task.is_terminated:
+            raise AlreadyTerminated(f"task {task_id} is {task.status}")
+        try:
+            answer = parts.waiter.result(parts.pool.submit(parts.api.kill_task, task_id))
+            parts.records.note_status(answer)
+        except (AlreadyTerminated, NotFound):
+            # Our record was behind: what is read next must agree with what the write was told.
+            with contextlib.suppress(TaskFSError):
+                parts.records.reload(task_id)
+            raise
+        finally:
+            parts.pins.release(f"{task_id}/")

@@ -1,0 +1,344 @@
+"""README, Commands: a mount from its start to its end, whatever ends it."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from taskfs.mountpoint import has_ended
+from tests.fake_api import FakeCloud
+from tests.mounts import COMMAND, Mount, Taskfs, eventually, is_mounted, processes_of
+
+pytestmark = pytest.mark.mount
+
+LONG_AGO: Final = "2025-06-11T08:00:00+00:00"
+
+
+@pytest.fixture
+def taskfs(tmp_path: Path, cloud: FakeCloud) -> Taskfs:
+    return Taskfs(tmp_path, cloud)
+
+
+@pytest.fixture
+def place(tmp_path: Path, taskfs: Taskfs) -> Iterator[Path]:
+    """An empty directory to mount on, which is unmounted afterwards whatever happened."""
+    place = tmp_path / "mnt"
+    place.mkdir()
+    yield place
+    if is_mounted(place):
+        subprocess.run(["fusermount", "-uz", place], check=False)
+    eventually(lambda: not processes_of(place))
+
+
+def helpers_of(place: Path) -> list[int]:
+    """Return the fusermount processes that unmount *place* when its daemon dies."""
+    return [
+        pid
+        for pid in processes_of(place)
+        if b"fusermount" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
+    ]
+
+
+def refused(
+    taskfs: Taskfs, place: Path, *words: str, options: tuple[str, ...] = (), **environment: str
+) -> None:
+    """Fail unless mounting does, as it should: one line on stderr with *words*, and nothing left."""
+    before = is_mounted(place)
+    done = taskfs("mount", *options, place, **environment)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("taskfs: ")
+    assert done.stderr.count("\n") == 1
+    for word in words:
+        assert word in done.stderr
+    assert "Traceback" not in done.stderr
+    assert is_mounted(place) == before
+
+
+def test_a_shell_gets_its_prompt_back(taskfs: Taskfs, place: Path) -> None:
+    """README, Commands: mounts and returns once the mount is live: `x=$(taskfs mount …)` returns."""
+    line = f'x=$("$@" mount {place} 2>&1); echo "status $? said <$x>"; ls {place}/.taskfs'
+    done = subprocess.run(
+        ["bash", "-c", f"{line} | cat", "bash", *COMMAND],
+        env=taskfs.environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.stdout == "status 0 said <>\nrefresh\nstats.json\nversion\n"
+    assert done.stderr == ""
+    pid = next(pid for pid in processes_of(place) if pid not in helpers_of(place))
+    assert os.readlink(f"/proc/{pid}/cwd") == "/"
+    for number in (0, 1):
+        assert os.readlink(f"/proc/{pid}/fd/{number}") == "/dev/null"
+    assert os.getsid(pid) != os.getsid(0)
+    for process in processes_of(place):
+        links = [os.readlink(link) for link in Path(f"/proc/{process}/fd").iterdir()]
+        assert not [link for link in links[:3] if link.startswith("pipe:")]
+    assert taskfs("umount", place).returncode == 0
+    assert processes_of(place) == []
+
+
+def test_the_key_is_in_no_command_line_and_no_log(new_mount: Callable[..., Mount]) -> None:
+    """README, Attributes: the daemon's command line keeps the mountpoint; no key is ever in it."""
+    mount = new_mount(log_level="debug")
+    task = mount.cloud.add_task(outputs={"a": b"x"}, end_time=LONG_AGO)
+    assert (mount.path / task / "outputs/a").read_bytes() == b"x"
+    words = Path(f"/proc/{mount.pid}/cmdline").read_bytes().decode().split("\0")
+    assert str(mount.path) in words
+    assert mount.cloud.api_key not in " ".join(words)
+    assert mount.log.stat().st_mode & 0o777 == 0o600
+    assert "mounted on" in mount.log.read_text()
+
+
+def test_a_missing_mountpoint(taskfs: Taskfs, place: Path) -> None:
+    """README, Commands: mount … says why not on stderr (exit 1, nothing mounted)."""
+    refused(taskfs, place / "no", "does not exist", "mkdir -p")
+    assert not (place / "no").exists()
+
+
+def test_a_file_as_mountpoint(taskfs: Taskfs, place: Path) -> None:
+    """README, Commands: mount … says why not on stderr (exit 1, nothing mounted)."""
+    file = place / "file"
+    file.write_text("kept")
+    refused(taskfs, file, "not a directory")
+    assert file.read_text() == "kept"
+
+
+def test_a_mountpoint_that_is_not_empty(taskfs: Taskfs, place: Path) -> None:
+    """README, Commands: mount … says why not: mountpoint missing, not empty or busy."""
+    (place / "file").write_text("kept")
+    refused(taskfs, place, "not empty")
+    assert (place / "file").read_text() == "kept"
+
+
+def test_a_busy_mountpoint(taskfs: Taskfs, place: Path) -> None:
+    """README, Commands: mount … says why not: mountpoint missing, not empty or busy."""
+    subprocess.run(["mount", "-t", "tmpfs", "none", place], check=True)
+    try:
+        refused(taskfs, place, "busy", "tmpfs")
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def test_a_mountpoint_that_is_mounted_already(mnt: Path, taskfs: Taskfs) -> None:
+    """README, Commands: mount … says why not: what is mounted stays so."""
+    refused(taskfs, mnt, "mounted already", "umount")
+    assert ".by-status" in os.listdir(mnt)
+
+
+def test_a_wrong_key(taskfs: Taskfs, place: Path) -> None:
+    """README, Commands: The key is checked before mounting."""
+    refused(taskfs, place, "key", INDUCTIVA_API_KEY="wrong")
+    assert processes_of(place) == []
+
+
+def test_no_key(tmp_path: Path, place: Path) -> None:
+    """README, Commands: mount … says why not: key missing or rejected."""
+    refused(Taskfs(tmp_path, None), place, "no API key", "--api-key-file")
+
+
+def test_an_api_that_is_not_reached(taskfs: Taskfs, place: Path, cloud: FakeCloud) -> None:
+    """README, Commands: mount … says why not: API not reached."""
+    began = time.monotonic()
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        refused(taskfs, place, "taskfs doctor", options=("--timeout", "1s"), INDUCTIVA_API_URL=url)
+    cloud.fail("api")
+    refused(taskfs, place, "503", options=("--timeout", "1s"))
+    cloud.faults.clear()
+    cloud.faults.add("html", times=None)
+    refused(taskfs, place, options=("--timeout", "1s"))
+    assert time.monotonic() - began < 20
+    assert processes_of(place) == []
+
+
+def test_umount_waits_for_the_end_of_the_process(new_mount: Callable[..., Mount]) -> None:
+    """README, Commands: `taskfs umount MOUNTPOINT` unmounts and waits for the daemon's end."""
+    mount = new_mount()
+    pid = mount.pid
+    mount.stop()
+    assert has_ended(pid)
+    assert not is_mounted(mount.path)
+    assert processes_of(mount.path) == []
+    assert os.listdir(mount.path) == []
+    done = mount.taskfs("umount", mount.path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"taskfs: no taskfs is mounted on {mount.path}\n"
+
+
+def test_a_busy_mount_stays_well(new_mount: Callable[..., Mount]) -> None:
+    """README, Commands: umount: a busy one is left as it is, and says so; `--lazy` detaches it."""
+    mount = new_mount()
+    content = os.urandom(2_000_000)
+    task = mount.cloud.add_task(outputs={"a": content}, end_time=LONG_AGO)
+    with open(mount.path / task / "outputs/a", "rb") as opened:
+        assert opened.read(10) == content[:10]
+        done = mount.taskfs("umount", mount.path)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+        assert "busy" in done.stderr
+        assert "--lazy" in done.stderr
+        assert (mount.path / task / "status").read_text() == "success\n"
+        pid = mount.pid
+        done = mount.taskfs("umount", "--lazy", mount.path)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert not is_mounted(mount.path)
+        assert opened.read() == content[10:]  # open files keep working
+        assert Path(f"/proc/{pid}").exists()
+    eventually(lambda: not processes_of(mount.path))
+
+
+@pytest.mark.parametrize("helper", ["helper lives", "helper dies first"])
+def test_a_mount_whose_daemon_was_killed_is_repaired(
+    new_mount: Callable[..., Mount], helper: str
+) -> None:
+    """README, Commands: A stale mount of ours on that point (daemon died) is repaired first."""
+    mount = new_mount()
+    task = mount.cloud.add_task(status="started")
+    if helper == "helper dies first":
+        for pid in helpers_of(mount.path):
+            os.kill(pid, signal.SIGKILL)
+    os.kill(mount.pid, signal.SIGKILL)
+    mount.start()
+    assert (mount.path / task / "status").read_text() == "started\n"
+    (mount.path / task / "kill").write_text("1")
+    assert mount.cloud.killed == [task]
+
+
+def test_a_dead_mount_can_be_unmounted(new_mount: Callable[..., Mount]) -> None:
+    """fusepy notes, Starting and stopping: after `kill -9` of the daemon `fusermount -u` repairs."""
+    mount = new_mount()
+    for pid in helpers_of(mount.path):
+        os.kill(pid, signal.SIGKILL)
+    pid = mount.pid
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not processes_of(mount.path))
+    with pytest.raises(OSError, match="Transport endpoint is not connected"):
+        os.stat(mount.path)
+    done = mount.taskfs("umount", mount.path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert os.listdir(mount.path) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_unmounts_though_a_read_is_in_flight(
+    new_mount: Callable[..., Mount], number: signal.Signals
+) -> None:
+    """fusepy notes, Starting and stopping: SIGTERM, SIGINT and SIGHUP unmount within 5 s, even with
+    a read in flight."""
+    mount = new_mount()
+    task = mount.cloud.add_task(outputs={"a": os.urandom(300_000)}, end_time=LONG_AGO)
+    assert os.listdir(mount.path / task / "outputs") == ["a"]
+    mount.cloud.faults.add("stall", side="store", times=None)
+    with subprocess.Popen(
+        ["cat", mount.path / task / "outputs/a"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as reader:
+        time.sleep(0.3)
+        began = time.monotonic()
+        os.kill(mount.pid, number)
+        eventually(lambda: not processes_of(mount.path), 10)
+        assert time.monotonic() - began < 5
+        assert not is_mounted(mount.path)
+        assert reader.wait(10) != 0  # whose read failed, not ended
+
+
+def test_in_the_foreground(taskfs: Taskfs, place: Path) -> None:
+    """README, Commands: `-f/--foreground`: stays, and unmounts when interrupted."""
+    with subprocess.Popen(
+        [*COMMAND, "mount", "-f", str(place)],
+        env=taskfs.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        eventually(lambda: is_mounted(place) and ".by-status" in os.listdir(place))
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=10)
+    assert (process.returncode, out, err) == (0, "", "")
+    assert not is_mounted(place)
+
+
+def test_the_foreground_says_why_not(taskfs: Taskfs, place: Path) -> None:
+    """README, Commands: mount … says why not on stderr (exit 1, nothing mounted)."""
+    refused(taskfs, place, "key", options=("-f",), INDUCTIVA_API_KEY="wrong")
+    refused(taskfs, place / "no", "mkdir -p", options=("-f",))
+
+
+@pytest.mark.parametrize(
+    "name", ["with space", "größe", "a,b=c", "back\\slash", "-dash", "tab\there"]
+)
+def test_mountpoints_of_any_name(taskfs: Taskfs, tmp_path: Path, name: str) -> None:
+    """README, Commands: MOUNTPOINT is any empty directory."""
+    place = tmp_path / name
+    place.mkdir()
+    try:
+        done = taskfs("mount", "--", place)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert ".by-status" in os.listdir(place)
+        done = taskfs("umount", "--", place)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert os.listdir(place) == []
+    finally:
+        subprocess.run(["fusermount", "-uzq", "--", place], check=False)
+
+
+def test_a_link_to_a_mountpoint(taskfs: Taskfs, place: Path, tmp_path: Path) -> None:
+    """README, Commands: MOUNTPOINT may be named in any way that leads there."""
+    link = tmp_path / "link"
+    link.symlink_to("mnt")
+    for name in (link, f"{link}/", "./link/../mnt/.", place):
+        done = taskfs("mount", name)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), name
+        assert ".by-status" in os.listdir(place)
+        refused(taskfs, link, "mounted already")
+        done = taskfs("umount", name)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), name
+        assert not is_mounted(place)
+
+
+def test_two_mounts_do_not_know_of_each_other(new_mount: Callable[..., Mount]) -> None:
+    """README, Commands: any number of mounts."""
+    task = None
+    with contextlib.ExitStack():
+        first, second = new_mount(), new_mount(read_only="")
+        task = first.cloud.add_task(status="started")
+        assert first.pid != second.pid
+        (first.path / task / "kill").write_text("1")
+        with pytest.raises(OSError, match="Read-only"):
+            (second.path / task / "kill").write_text("1")
+        first.stop()
+        assert (second.path / task / "status").read_text() == "pending-kill\n"
+
+
+def test_a_scope(new_mount: Callable[..., Mount], cloud: FakeCloud) -> None:
+    """README, Commands: `--project NAME`, `--status S` (repeatable), `--last N`."""
+    kept = [
+        cloud.add_task(status=status, project="mine", create_time=f"2025-06-{day}T08:00:00+00:00")
+        for status, day in (("failed", 12), ("success", 14), ("failed", 16), ("started", 18))
+    ]
+    other = cloud.add_task(project="theirs")
+    listed = os.listdir(new_mount(project="mine").path)
+    assert set(listed) == {*kept, ".by-status", ".by-project", ".by-simulator", ".latest"}
+    mount = new_mount(project="mine", status="failed,success", last="2")
+    assert [name for name in os.listdir(mount.path) if name[0] != "."] == [kept[2], kept[1]]
+    assert (mount.path / other / "status").read_text() == "success\n"  # by its name all the same
+    assert os.readlink(mount.path / ".latest") == kept[2]
+
+
+def test_the_same_python_sees_no_libfuse_message(taskfs: Taskfs) -> None:
+    """README, Commands: `taskfs --help` works without libfuse: the command line loads none."""
+    program = "import sys, taskfs.cli; sys.exit('fuse' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], env=taskfs.environment, timeout=30)
+    assert done.returncode == 0

@@ -1,0 +1,228 @@
+"""README, Semantics, Attributes: who may do what; root passes every check, so others ask here."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.conftest import on_mount
+from tests.fake_api import FakeCloud
+from tests.mounts import Mount, Taskfs, eventually
+
+pytestmark = pytest.mark.mount
+
+NOBODY: Final = 65534
+LONG_AGO: Final = "2025-06-11T08:00:00+00:00"
+# Python may lie where nobody else can read it: everything is imported before the user changes.
+AS_NOBODY: Final = """
+import encodings.idna, json, os, platformdirs, requests, subprocess, sys
+import taskfs.cli, taskfs.mount
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+sys.exit(taskfs.cli.main(sys.argv[1:]))
+"""
+# Devices as they are on most machines; only those who enter the mount namespace see them.
+PRIVATE_DEVICES: Final = """
+set -e
+mkdir "$1" && mount -t tmpfs none "$1"
+mknod -m "$2" "$1/null" c 1 3 && mount --bind "$1/null" /dev/null
+mknod -m 0666 "$1/fuse" c 10 229 && mount --bind "$1/fuse" /dev/fuse
+"""
+
+
+def as_nobody(*command: str | Path, status: int = 0) -> str:
+    """Return what a command of an ordinary user prints."""
+    if os.getuid() != 0:
+        pytest.fail("only root can become another user: run these tests as root")
+    switch = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--"]
+    done = subprocess.run(
+        [*switch, *map(str, command)],
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
+    )
+    assert done.returncode == status, done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def open_mount(
+    shared_cloud: FakeCloud, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Mount]:
+    """A mount of root's that others may enter, with a place of their own beside it."""
+    home = tmp_path_factory.mktemp("others")
+    with contextlib.ExitStack() as stack:
+        for place in (home, *home.parents):
+            if place.stat().st_mode & 0o005 != 0o005 and place.stat().st_uid == os.getuid():
+                stack.callback(place.chmod, place.stat().st_mode & 0o7777)
+                place.chmod(0o755)
+        (home / "nobody").mkdir()
+        os.chown(home / "nobody", NOBODY, NOBODY)
+        yield stack.enter_context(on_mount(shared_cloud, home, {"allow_other": ""}))
+
+
+@pytest.fixture
+def place(open_mount: Mount, shared_cloud: FakeCloud) -> Iterator[Path]:
+    yield open_mount.path
+    shared_cloud.faults.clear()
+    open_mount.check_log()
+
+
+def test_others_read(place: Path, shared_cloud: FakeCloud) -> None:
+    """README, Attributes: with `--allow-other` others read."""
+    task = shared_cloud.add_task(outputs={"a/b": b"hello\n"}, end_time=LONG_AGO)
+    assert as_nobody("cat", place / task / "status") == "success\n"
+    assert as_nobody("cat", place / task / "outputs/a/b") == "hello\n"
+    assert as_nobody("ls", place / task / "outputs") == "a\n"
+    assert as_nobody("cat", place / task / "kill") == ""
+
+
+def test_others_do_not_kill(place: Path, shared_cloud: FakeCloud) -> None:
+    """README, Attributes: only the owner may write to `kill`; Errors: EROFS or EACCES."""
+    task = shared_cloud.add_task(status="started", task_metadata={"study": "old"})
+    shared_cloud.clear_requests()
+    kill, name = place / task / "kill", "user.taskfs.metadata.study"
+    for command in (
+        ["sh", "-c", f"echo 1 > {kill}"],
+        ["sh", "-c", f"echo 1 >> {kill}"],
+        ["sh", "-c", f": > {kill}"],
+        ["touch", kill],
+        ["dd", "if=/dev/zero", f"of={kill}", "count=1", "status=none"],
+        ["cp", "/etc/hostname", kill],
+    ):
+        said = as_nobody(*command, status=2 if command[0] == "sh" else 1)
+        assert "Permission denied" in said
+    assert "Permission denied" in as_nobody(
+        "setfattr", "-n", name, "-v", "x", place / task, status=1
+    )
+    assert "Permission denied" in as_nobody("setfattr", "-x", name, place / task, status=1)
+    as_nobody("sh", "-c", f"echo 1 > {place}/.taskfs/refresh", status=2)
+    as_nobody("mkdir", place / "new", status=1)
+    as_nobody("rm", "-rf", place / task, status=1)
+    as_nobody("chmod", "666", kill, status=1)
+    as_nobody("test", "-w", kill, status=1)
+    as_nobody("test", "-r", kill)
+    assert not [r for r in shared_cloud.requests if r.method != "GET"]
+    kill.write_text("1")  # and the owner does
+    assert shared_cloud.statuses()[task] == "pending-kill"
+
+
+def test_a_second_copy_over_the_first_and_its_removal_work(
+    place: Path, open_mount: Mount, shared_cloud: FakeCloud
+) -> None:
+    """README, Attributes: Modes are writable because a copy keeps them: a second `cp -r` over a copy
+    and `rm -rf` of it must work for an ordinary user."""
+    task = shared_cloud.add_task(
+        outputs={"a/b": b"x" * 100, "c": b""}, inputs={"d/e/f": b"y"}, end_time=LONG_AGO
+    )
+    copies = open_mount.path.parent / "nobody"
+    for option in ("-r", "-a", "-r"):
+        assert as_nobody("cp", option, place / task, copies) == ""
+        assert (copies / task / "outputs/a/b").read_bytes() == b"x" * 100
+        assert (copies / task / "status").stat().st_uid == NOBODY
+    as_nobody("rsync", "-a", "--delete", f"{place / task}/", copies / task)
+    assert as_nobody("rm", "-r", copies / task) == ""
+    assert not (copies / task).exists()
+    as_nobody("tar", "-cf", copies / "x.tar", "-C", place, task)
+    for _ in range(2):
+        as_nobody("tar", "-xf", copies / "x.tar", "-C", copies)
+    assert as_nobody("rm", "-r", copies / task) == ""
+
+
+def test_without_allow_other_others_see_nothing(
+    shared_mnt: Path, shared_cloud: FakeCloud, open_mount: Mount
+) -> None:
+    """README, Options: only with `--allow-other` others may enter."""
+    said = as_nobody("ls", shared_mnt, status=2)
+    assert "Permission denied" in said
+
+
+def in_own_devices(script: str, place: Path, null_mode: str, **environment: str) -> str:
+    """Run a shell script where an ordinary user may use /dev/fuse; return what it prints."""
+    lines = (
+        f'{PRIVATE_DEVICES}\nset +e\ncd /\ntaskfs() {{ "$PYTHON" -c "$AS_NOBODY" "$@"; }}\n{script}'
+    )
+    done = subprocess.run(
+        [
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+            "bash",
+            "-c",
+            lines,
+            "bash",
+            place,
+            null_mode,
+        ],
+        env={"PYTHON": sys.executable, "AS_NOBODY": AS_NOBODY, **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return done.stdout + done.stderr
+
+
+def test_an_ordinary_user_mounts_kills_and_unmounts(public_dir: Path, cloud: FakeCloud) -> None:
+    """README, Attributes: owned by who mounted; Control files: the owner kills."""
+    home = public_dir / "home"
+    home.mkdir()
+    (home / "mnt").mkdir()
+    for place in (home, home / "mnt"):
+        os.chown(place, NOBODY, NOBODY)
+    done = cloud.add_task(outputs={"a": b"hello\n"}, end_time=LONG_AGO)
+    task = cloud.add_task(status="started", end_time=LONG_AGO)
+    script = f"""
+    taskfs mount --log-file {home}/log {home}/mnt; echo "mount $?"
+    setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups bash -c '
+        cd {home}/mnt
+        echo 1 > {task}/kill; echo "kill $?"
+        cat {task}/status {done}/outputs/a
+        stat -c "owner %u %g" . {task} {done}/outputs/a
+        mkdir x; echo "mkdir $?"
+    '
+    ls {home}/mnt; echo "root $?"
+    taskfs umount {home}/mnt; echo "umount $?"
+    taskfs mount --allow-other {home}/mnt; echo "mount $?"
+    """
+    environment = Taskfs(home, cloud).environment
+    said = in_own_devices(script, public_dir / "dev", "0666", **environment)
+    lines = said.splitlines()
+    assert lines[:5] == ["mount 0", "kill 0", "pending-kill", "hello", f"owner {NOBODY} {NOBODY}"]
+    assert lines.count(f"owner {NOBODY} {NOBODY}") == 3
+    assert "Read-only file system" in said
+    assert "root 2" in lines
+    assert "umount 0" in lines
+    assert cloud.killed == [task]
+    assert lines.count("mount 1") == 1
+    assert "taskfs: --allow-other and --allow-root need the line user_allow_other" in said
+    log = home / "log"
+    assert log.stat().st_uid == NOBODY
+    assert log.stat().st_mode & 0o777 == 0o600
+    assert "Traceback" not in log.read_text()
+    eventually(lambda: str(home / "mnt") not in Path("/proc/self/mountinfo").read_text())
+
+
+def test_a_background_process_that_cannot_begin_says_why(
+    public_dir: Path, cloud: FakeCloud
+) -> None:
+    """README, Commands: mount … says why not on stderr: what fails before anything else, too."""
+    home = public_dir / "home"
+    (home / "mnt").mkdir(parents=True)
+    for place in (home, home / "mnt"):
+        os.chown(place, NOBODY, NOBODY)
+    environment = Taskfs(home, cloud).environment
+    script = f'taskfs mount {home}/mnt; echo "mount $?"'
+    said = in_own_devices(script, public_dir / "dev", "0600", **environment)
+    assert "mount 1" in said
+    assert "/dev/null" in said
