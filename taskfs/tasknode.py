@@ -64,7 +64,9 @@ class TaskNode(MetadataAttributes, Directory):
         task_id, records = self._known.task.id, self._parts.records
         known = records.record(task_id) if file.needs_record else records.find(task_id)
         view = TaskView(known, lambda: self._parts.shelf.get(known.task, Which.OUTPUT))
-        return Text(file.render(view).encode("utf-8", "surrogateescape"), file.mtime_ns(view))
+        as_of_s = float("inf") if known.task.is_terminated else known.as_of_s
+        body = file.render(view).encode("utf-8", "surrogateescape")
+        return Text(body, file.mtime_ns(view), as_of_s)
 
 
 class KillNode(Node):

@@ -477,5 +477,3 @@ def run_threads(
     if failures:
         raise failures[0]
     assert not any(thread.is_alive() for thread in threads), "a thread does not end"
-
-

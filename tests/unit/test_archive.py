@@ -385,9 +385,7 @@ def test_a_stored_member_is_checked_whatever_the_order(on: Bench) -> None:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("body", [SMALL, BIG])
 @pytest.mark.parametrize("by", [-1, 1, 1000, -1000, 1 << 30])
-def test_sizes_that_lie_in_either_direction(
-    on: Bench, by: int, body: bytes, method: int
-) -> None:
+def test_sizes_that_lie_in_either_direction(on: Bench, by: int, body: bytes, method: int) -> None:
     """Issue 4, 5: sizes that lie: never a short read, never bytes that are not the member's."""
     size = len(body) + by
     archive, _ = opened(on, file("x", body, method=method, size=size), file("y", b"1"))
@@ -442,7 +440,9 @@ def test_flipped_bytes_are_never_handed_out_whole(on: Bench, body: bytes, method
     stop = sound.index(b"PK\x03\x04", begin)
     rng = random.Random(method)
     for _ in range(12):
-        archive = on.open(FakeObject(flipped(sound, rng.randrange(begin, stop), 1 << rng.randrange(8))))
+        archive = on.open(
+            FakeObject(flipped(sound, rng.randrange(begin, stop), 1 << rng.randrange(8)))
+        )
         try:
             assert read_all(archive, "x") == body  # a bit that means nothing
         except CorruptData:
@@ -508,9 +508,7 @@ def test_damage_that_stays_is_eio_after_a_second_try(on: Bench, method: int) -> 
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_damaged_read_is_not_served_again_once_the_store_is_well(
-    on: Bench, method: int
-) -> None:
+def test_a_damaged_read_is_not_served_again_once_the_store_is_well(on: Bench, method: int) -> None:
     """Issue 4, 2: a damaged read is never served again once the store is well."""
     for body in (SMALL, BIG):
         whole = build([file("x", body, method=method), padding()])
@@ -538,7 +536,10 @@ def test_all_blocks_of_a_damaged_member_are_dropped(
 ) -> None:
     """Archive.drop: also the last one, however long the local header's extra fields are."""
     entry = file(
-        "x", SMALL, method=method, local_extra=field(0x9999, bytes(extra_length)) * bool(extra_length)
+        "x",
+        SMALL,
+        method=method,
+        local_extra=field(0x9999, bytes(extra_length)) * bool(extra_length),
     )
     whole = build([entry])
     stop = place_of(whole, "x") + len(SMALL if method == STORED else deflate(SMALL))
@@ -950,6 +951,8 @@ def test_lzma_with_and_without_an_end_marker(on: Bench) -> None:
     body = cheap_bytes(40_000)
     for is_marked in (False, True):
         packed = lzma_alone(body, end_marker=is_marked)
-        archive, remote = opened(on, file("x", body, method=LZMA, packed=packed, flags=2 * is_marked))
+        archive, remote = opened(
+            on, file("x", body, method=LZMA, packed=packed, flags=2 * is_marked)
+        )
         assert reference_contents(remote.body)[ROOT + "x"] == body
         assert read_all(archive, "x", 7000) == body

@@ -191,9 +191,7 @@ def test_the_first_piece_may_be_short(decoding: Make, method: int, first_piece: 
 
 @pytest.mark.parametrize("method", [DEFLATED, BZIP2, LZMA])
 @pytest.mark.parametrize("span_bytes", [200_000, 24 << 20])
-def test_reads_forward_backward_and_at_random(
-    decoding: Make, method: int, span_bytes: int
-) -> None:
+def test_reads_forward_backward_and_at_random(decoding: Make, method: int, span_bytes: int) -> None:
     """Issue 3, 4: backward reads and interleaved readers, whatever the cache still holds."""
     one = decoding(BODY, pack(BODY, method), method, span_bytes=span_bytes)
     for offset in range(0, len(BODY), 50_000):
