@@ -5,14 +5,14 @@ import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
 
 from taskfs.blocks import BLOCK, BlockCache, BlockReader
 from taskfs.coverage import Coverage
-from taskfs.decoders import DECODERS, METHOD_NAMES, STORED
+from taskfs.decoders import DECODERS, METHOD_NAMES, STORED, crc32
 from taskfs.diskcache import DiskCache, cache_key
 from taskfs.errors import CorruptData, Unsupported
 from taskfs.inflate import CheckpointRoom, Inflater
@@ -29,7 +29,8 @@ EXTRA_GUESS: Final = 64
 # Less than most entries take: a second request costs less than fetching members in vain.
 ENTRY_GUESS: Final = 80
 MAX_TAIL: Final = 8 << 20
-MAX_INFLATERS: Final = 64
+MAX_INFLATERS: Final = 256
+DECODE_WINDOW: Final = 4 << 20  # bytes that all members together are decoded ahead
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class Engine:
     spans: BlockCache
     windows: Windows
     room: CheckpointRoom
+    decode_windows: Windows = field(default_factory=lambda: Windows(DECODE_WINDOW))
     disk: DiskCache | None = None
     namespace: str = ""  # whose objects these are: part of their names on disk
 
@@ -141,7 +143,7 @@ class Archive:
         self._directory_start = directory_start
         self._index_key = index_key
         self._lock = threading.Lock()
-        self._inflaters: OrderedDict[int, Inflater] = OrderedDict()
+        self._inflaters: OrderedDict[Member, Inflater] = OrderedDict()
 
     def open_member(self, member: Member) -> "MemberReader":
         """Return a reader of the member; nothing goes out before its first read.
@@ -195,7 +197,7 @@ class Archive:
     def inflater(self, member: Member, start: int) -> Inflater:
         """Return the decoder that all readers of the member share."""
         with self._lock:
-            inflater = self._inflaters.pop(member.header_offset, None)
+            inflater = self._inflaters.pop(member, None)
             if inflater is None:
                 inflater = Inflater(
                     DECODERS[member.method],
@@ -206,8 +208,9 @@ class Archive:
                     room=self.engine.room,
                     pool=self.engine.decoding,
                     waiter=self.engine.waiter,
+                    windows=self.engine.decode_windows,
                 )
-            self._inflaters[member.header_offset] = inflater
+            self._inflaters[member] = inflater
             old = self._inflaters.popitem(last=False) if self._is_crowded() else None
         if old is not None:
             old[1].close()
@@ -216,12 +219,13 @@ class Archive:
     def _is_crowded(self) -> bool:
         return len(self._inflaters) > MAX_INFLATERS
 
-    def drop(self, member: Member) -> None:
-        """Forget the member's cached bytes: they proved wrong."""
-        stop = member.header_offset + LOCAL.size + len(member.raw_name) + member.compressed_size
-        self.blocks.drop(member.header_offset, stop + EXTRA_GUESS)
+    def drop(self, member: Member, start: int | None) -> None:
+        """Forget the member's cached bytes, which begin at *start* if known: they proved wrong."""
+        if start is None:
+            start = member.header_offset + LOCAL.size + len(member.raw_name) + EXTRA_GUESS
+        self.blocks.drop(member.header_offset, start + member.compressed_size)
         with self._lock:
-            inflater = self._inflaters.pop(member.header_offset, None)
+            inflater = self._inflaters.pop(member, None)
         if inflater is not None:
             inflater.close()
 
@@ -263,6 +267,7 @@ class MemberReader(ABC):
         self._start: int | None = None
         self._handed_out = False
         self._damage: CorruptData | None = None
+        self._coverage = Coverage(member.size)
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Return the bytes [offset, offset + size) of the member, fewer only at its end.
@@ -271,12 +276,14 @@ class MemberReader(ABC):
             CorruptData: a checksum, size or header that does not match (EIO).
             StaleObject, NotFound, Unavailable, …: as `RemoteObject.fetch_range`.
         """
+        if not self.size:
+            self._check_empty()
         if offset >= self.size:
             return b""
         if self._damage is not None:
             raise self._damage
         try:
-            piece = self._read(offset, size)
+            piece = self._read_checked(offset, size)
         except CorruptData as exc:
             self._start_again()
             if self._handed_out:
@@ -284,7 +291,7 @@ class MemberReader(ABC):
                 self._damage = exc
                 raise
             try:
-                piece = self._read(offset, size)
+                piece = self._read_checked(offset, size)
             except CorruptData:
                 self._start_again()
                 raise
@@ -298,8 +305,35 @@ class MemberReader(ABC):
         """Give up what only this handle holds."""
 
     def _start_again(self) -> None:
-        self.archive.drop(self.member)
-        self._start = None
+        self.archive.drop(self.member, self._start)
+        with self._lock:
+            self._start = None
+            self._coverage = Coverage(self.size)
+
+    def _check_empty(self) -> None:
+        """Refuse a member that is said to hold nothing, and something."""
+        member = self.member
+        if member.crc32 or (member.method == STORED and member.compressed_size):
+            raise CorruptData(f"{member.path}: empty, but not by its checksum or packed size")
+
+    def _read_checked(self, offset: int, size: int) -> bytes:
+        """Return the bytes asked for; where they complete the member its CRC-32 must be right.
+
+        It is that of the bytes handed out here, which may have been fetched at different times.
+        """
+        piece = self._read(offset, size)
+        with self._lock:
+            self._coverage.add(offset, piece)
+            crc = self._coverage.crc
+            if crc is None:
+                return piece
+            if crc == self.member.crc32:
+                self._coverage = Coverage(self.size)  # a second pass is checked too
+                return piece
+        raise self._wrong_crc(crc)
+
+    def _wrong_crc(self, crc: int) -> CorruptData:
+        return CorruptData(f"{self.member.path}: CRC-32 {crc:08x}, not {self.member.crc32:08x}")
 
     def _locate(self) -> int:
         """Return where the member's bytes begin in the archive; looked up once."""
@@ -329,19 +363,16 @@ class StoredReader(MemberReader):
     def __init__(self, archive: Archive, member: Member) -> None:
         super().__init__(archive, member)
         self._stream: Stream | None = None
-        self._coverage = Coverage(member.size)
 
     def close(self) -> None:
         with self._lock:
-            if self._stream is not None:
-                self._stream.close()
+            stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()
 
     def _start_again(self) -> None:
         super()._start_again()
         self.close()
-        with self._lock:
-            self._stream = None
-            self._coverage = Coverage(self.size)
 
     def _open(self, start: int) -> Stream:
         with self._lock:
@@ -359,16 +390,9 @@ class StoredReader(MemberReader):
             self.archive.blocks.schedule(guess, guess + EXTRA_GUESS)
         start = self._locate()
         stream = self._open(start)
-        whole_first = self.size <= BLOCK and self._coverage.crc is None
-        begin, stop = (0, self.size) if whole_first else (offset, min(offset + size, self.size))
-        piece = stream.read_at(start + begin, stop - begin)
-        if len(piece) != stop - begin:
-            raise CorruptData(f"{self.member.path}: cut short")
-        with self._lock:
-            self._coverage.add(begin, piece)
-            crc = self._coverage.crc
-        if crc is not None and crc != self.member.crc32:
-            raise CorruptData(
-                f"{self.member.path}: CRC-32 {crc:08x} instead of {self.member.crc32:08x}"
-            )
-        return piece[offset - begin : offset - begin + size] if whole_first else piece
+        if self.size > BLOCK:
+            return stream.read_at(start + offset, min(size, self.size - offset))
+        whole = stream.read_at(start, self.size)
+        if (crc := crc32(whole)) != self.member.crc32:
+            raise self._wrong_crc(crc)
+        return whole[offset : offset + size]

@@ -107,6 +107,7 @@ class BlockReader:
         self._lock = threading.Lock()
         self._disk = disk
         self._under_way: dict[int, Future[Run]] = {}
+        self._drops = 0
         self._unused: set[int] = set()  # fetched ahead, and not read since
 
     def seed(self, start: int, body: bytes) -> None:
@@ -149,6 +150,7 @@ class BlockReader:
     def drop(self, start: int, stop: int) -> None:
         """Forget the cached blocks of [start, stop): their bytes proved wrong."""
         first, last = start // BLOCK, (max(stop, start + 1) - 1) // BLOCK
+        self._drops += 1
         self._cache.drop(self._id, first, last)
         if self._disk is not None:
             self._disk.drop(first, last)
@@ -219,6 +221,7 @@ class BlockReader:
 
     def _fetch_run(self, future: "Future[Run]", first: int, stop: int) -> None:
         """Fetch the blocks [first, stop) in one range; hand them out first, then keep them."""
+        drops = self._drops
         run: bytes | bytearray = b""
         failure: BaseException | None = None
         try:
@@ -234,8 +237,11 @@ class BlockReader:
             future.set_exception(failure)
             return
         future.set_result((first, run))
-        if self._disk is not None:
+        # What was handed out may have proved wrong by now: then it must not outlive this process.
+        if self._disk is not None and drops == self._drops:
             self._disk.put(first, run)
+            if drops != self._drops:
+                self._disk.drop(first, stop - 1)
 
     def _keep_in_memory(self, first: int, run: bytes | bytearray) -> None:
         view = memoryview(run)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
+from taskfs import errors
 from taskfs.errors import MountError, TaskFSError
 from taskfs.redaction import redact
 
@@ -23,9 +24,9 @@ class Report:
         """Let the caller return with success; what follows is nobody's to wait for."""
         self._send(_LIVE)
 
-    def failed(self, text: str) -> None:
-        """Let the caller fail with *text*."""
-        self._send(b"-" + redact(text).encode("utf-8", "replace"))
+    def failed(self, exc: TaskFSError) -> None:
+        """Let the caller fail with an error of the same type and text."""
+        self._send(f"-{type(exc).__name__}:{redact(str(exc))}".encode("utf-8", "replace"))
 
     def _send(self, answer: bytes) -> None:
         if self._pipe is None:
@@ -44,7 +45,7 @@ def start(work: Callable[[Report], None]) -> None:
     as long as the mount, so otherwise `$(taskfs mount …)` would never return.
 
     Raises:
-        MountError: what *work* reported or failed with.
+        MountError, or another of our errors: what *work* reported or failed with.
     """
     reading, writing = os.pipe()
     sys.stdout.flush()
@@ -58,12 +59,14 @@ def start(work: Callable[[Report], None]) -> None:
     with os.fdopen(reading, "rb") as pipe:
         answer = pipe.read()
     if answer != _LIVE:
-        text = answer[1:].decode("utf-8", "replace")
-        raise MountError(text or "the background process ended before the mount was live")
+        name, _, text = answer[1:].decode("utf-8", "replace").partition(":")
+        kind = getattr(errors, name, MountError)
+        raise kind(text or "the background process ended before the mount was live")
 
 
 def _become_daemon(work: Callable[[Report], None], pipe: int) -> None:
     status = 1
+    report = Report(pipe)
     try:
         os.setsid()
         if os.fork():
@@ -74,13 +77,11 @@ def _become_daemon(work: Callable[[Report], None], pipe: int) -> None:
         for descriptor in range(3):
             os.dup2(null, descriptor)
         os.close(null)
-        report = Report(pipe)
-        try:
-            work(report)
-            status = 0
-        except TaskFSError as exc:
-            report.failed(str(exc))
-        except BaseException as exc:
-            report.failed(f"{type(exc).__name__}: {exc}")
+        work(report)
+        status = 0
+    except TaskFSError as exc:
+        report.failed(exc)
+    except BaseException as exc:
+        report.failed(MountError(f"{type(exc).__name__}: {exc}"))
     finally:
         os._exit(status)

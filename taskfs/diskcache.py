@@ -1,16 +1,19 @@
 """Blocks and archive indexes on disk: shared by mounts, checked before use, never in the way.
 
 Blocks lie in segment files of `SEGMENT_BLOCKS` blocks each. A table at a segment's end holds, per
-block, its length and a CRC-32; a block counts once its entry is right, so a crash, a full disk, a
-second writer or a damaged byte makes a miss and nothing worse. Two mounts that write the same block
-write the same bytes. The least recently used files go first.
+block, its length and a CRC-32 that counts its place in; a block counts once its entry is right, so
+a crash, a full disk, a second writer, a damaged byte or a file under another's name makes a miss
+and nothing worse. Two mounts that write the same block write the same bytes. The least recently
+used files go first.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import logging
 import os
+import stat
 import struct
 import threading
 import time
@@ -40,20 +43,46 @@ INDEX_MAGIC: Final = b"taskfs index 1\n"
 
 def cache_key(*parts: object) -> str:
     """Return a file name that stands for *parts*."""
-    text = "\0".join(map(str, parts)).encode("utf-8", "surrogateescape")
-    return hashlib.blake2b(text, digest_size=16).hexdigest()
+    return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
 
 class _Segment:
     """One open segment file and its table as this process knows it."""
 
-    __slots__ = ("descriptor", "path", "table", "touched_s")
+    __slots__ = ("descriptor", "place_crc", "table", "touched_s")
 
-    def __init__(self, path: Path, descriptor: int, table: bytearray) -> None:
-        self.path = path
+    def __init__(self, path: Path, descriptor: int) -> None:
         self.descriptor = descriptor
-        self.table = table
+        self.table = bytearray(TABLE)
+        self.place_crc = zlib.crc32(path.name.encode())
         self.touched_s = float("-inf")
+
+    @property
+    def is_removed(self) -> bool:
+        """Whether nobody else can find the file any more."""
+        try:
+            return not os.fstat(self.descriptor).st_nlink
+        except OSError:
+            return True
+
+    def read_table(self, first: int, count: int) -> None:
+        """Learn what the file says of *count* blocks."""
+        at = first * ENTRY.size
+        entries = os.pread(self.descriptor, count * ENTRY.size, SEGMENT + at)
+        self.table[at : at + len(entries)] = entries
+
+    def entry(self, place: int) -> tuple[int, int]:
+        """Return a block's length (0: absent) and checksum; another mount may have written it."""
+        for _ in range(2):
+            length, crc = ENTRY.unpack_from(self.table, place * ENTRY.size)
+            if length:
+                break
+            self.read_table(place, 1)
+        return length, crc
+
+    def checksum(self, place: int, block: bytes | memoryview) -> int:
+        """Return what the table must say of *block*, there and nowhere else."""
+        return crc32(block, (self.place_crc + place) & 0xFFFFFFFF)
 
     def __del__(self) -> None:
         with contextlib.suppress(OSError):
@@ -89,11 +118,12 @@ class DiskCache:
             return None
         path = self._root / "index" / key
         try:
-            packed = path.read_bytes()
+            with open(path, "rb", opener=_private) as file:
+                packed = file.read()
         except OSError:
             return None
         magic, sum_, rest = packed[:15], packed[15:19], packed[19:]
-        if magic != INDEX_MAGIC or zlib.crc32(rest).to_bytes(4, "little") != sum_:
+        if magic != INDEX_MAGIC or _index_sum(key, rest) != sum_:
             return None
         try:
             whole = zlib.decompress(rest)
@@ -107,13 +137,19 @@ class DiskCache:
     def put_index(self, key: str, head: bytes, body: bytes) -> None:
         """Keep *head* and *body* under *key*; they appear whole or not at all."""
         rest = zlib.compress(len(head).to_bytes(4, "little") + head + body, 1)
-        packed = INDEX_MAGIC + zlib.crc32(rest).to_bytes(4, "little") + rest
+        packed = INDEX_MAGIC + _index_sum(key, rest) + rest
         path = self._root / "index" / key
         temporary = path.with_name(f".{key}.{os.getpid()}.{threading.get_ident()}")
 
         def write() -> None:
-            temporary.write_bytes(packed)
-            os.replace(temporary, path)
+            try:
+                with open(temporary, "wb", opener=_private) as file:
+                    file.write(packed)
+                os.replace(temporary, path)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    temporary.unlink()
+                raise
             self._note_written(len(packed))
 
         self._try_write(write)
@@ -128,7 +164,12 @@ class DiskCache:
         if not self._usable or time.monotonic() < self._paused_until_s:
             return
         try:
-            write()
+            try:
+                write()
+            except FileNotFoundError:  # somebody removed the directory while it was in use
+                self._usable = self._make_directories()
+                if self._usable:
+                    write()
         except OSError as exc:
             self._paused_until_s = time.monotonic() + PAUSE_S
             if not self._complained:
@@ -139,11 +180,12 @@ class DiskCache:
         try:
             for directory in (self._root.parent, self._root):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            status = os.lstat(self._root)
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+                raise PermissionError(f"{self._root} is a link or belongs to somebody else")
+            os.chmod(self._root, 0o700)
             for name in ("blocks", "index"):
                 (self._root / name).mkdir(mode=0o700, exist_ok=True)
-            if os.stat(self._root).st_uid != os.geteuid():
-                raise PermissionError(f"{self._root} belongs to somebody else")
-            os.chmod(self._root, 0o700)
         except OSError as exc:
             log.warning("there is no cache on disk (%s): see --cache-dir", exc)
             return False
@@ -157,7 +199,12 @@ class DiskCache:
             segment = self._open.get(path)
             if segment is not None:
                 self._open.move_to_end(path)
+        if segment is not None:
+            if not segment.is_removed:
                 return segment
+            with self._lock:
+                if self._open.get(path) is segment:
+                    del self._open[path]
         flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
         try:
             descriptor = os.open(path, flags, 0o600)
@@ -166,9 +213,8 @@ class DiskCache:
                 return None
             path.parent.mkdir(mode=0o700, exist_ok=True)
             descriptor = os.open(path, flags, 0o600)
-        table = bytearray(os.pread(descriptor, TABLE, SEGMENT))
-        table += bytes(TABLE - len(table))
-        segment = _Segment(path, descriptor, table)
+        segment = _Segment(path, descriptor)
+        segment.read_table(0, SEGMENT_BLOCKS)
         with self._lock:
             segment = self._open.setdefault(path, segment)
             while len(self._open) > MAX_OPEN:
@@ -194,8 +240,10 @@ class DiskCache:
         entries = bytearray()
         for at in range(0, len(run), BLOCK):
             block = run[at : at + BLOCK]
-            entries += ENTRY.pack(len(block), crc32(block))
-        os.pwrite(segment.descriptor, run, first * BLOCK)
+            place = first + at // BLOCK
+            entries += ENTRY.pack(len(block), segment.checksum(place, block))
+        if os.pwrite(segment.descriptor, run, first * BLOCK) < len(run):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         at = first * ENTRY.size
         os.pwrite(segment.descriptor, entries, SEGMENT + at)
         segment.table[at : at + len(entries)] = entries
@@ -219,18 +267,21 @@ class DiskCache:
             for name in names:
                 path = Path(directory, name)
                 with contextlib.suppress(OSError):
-                    status = path.stat()
+                    status = path.lstat()
                     found.append((status.st_mtime, status.st_blocks * 512, path))
         return found
 
     def _evict(self) -> None:
         """Remove what was not used for longest; another mount may be doing the same."""
-        with open(self._root / "lock", "ab", opener=_private) as lock:
+        with contextlib.ExitStack() as stack:
             try:
+                lock = stack.enter_context(open(self._root / "lock", "ab", opener=_private))
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 self._used = None  # counted anew once the other one is done
                 return
+            except OSError:
+                pass  # a file system without locks: where two evict at once, too much goes
             files = sorted(self._files())
             used = sum(size for _, size, _ in files)
             for _, size, path in files:
@@ -238,6 +289,9 @@ class DiskCache:
                     break
                 if path.name == "lock":
                     continue
+                with contextlib.suppress(OSError):
+                    # Cut first: it takes no room then while another mount has it open.
+                    os.close(_private(str(path), os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC))
                 with contextlib.suppress(OSError):
                     path.unlink()
                 self._open.pop(path, None)
@@ -247,7 +301,12 @@ class DiskCache:
 
 
 def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+    """Open a file of ours: nobody else's behind a link, and nothing that would have us wait."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+
+
+def _index_sum(key: str, rest: bytes) -> bytes:
+    return zlib.crc32(rest, zlib.crc32(key.encode())).to_bytes(4, "little")
 
 
 class DiskBlocks:
@@ -265,11 +324,11 @@ class DiskBlocks:
         number, place = divmod(index, SEGMENT_BLOCKS)
         try:
             segment = self._cache.segment(self._path(number), create=False)
+            if segment is None:
+                return None
+            length, crc = segment.entry(place)
         except OSError:
             return None
-        if segment is None:
-            return None
-        length, crc = ENTRY.unpack_from(segment.table, place * ENTRY.size)
         return (segment, length, crc) if length else None
 
     def has(self, index: int) -> bool:
@@ -287,8 +346,8 @@ class DiskBlocks:
             block = os.pread(segment.descriptor, min(length, BLOCK), place * BLOCK)
         except OSError:
             return None
-        if len(block) != length or crc32(block) != crc:
-            segment.table[place * ENTRY.size : (place + 1) * ENTRY.size] = bytes(ENTRY.size)
+        if len(block) != length or segment.checksum(place, block) != crc:
+            self.drop(index, index)
             return None
         self._cache.touch(segment)
         return block

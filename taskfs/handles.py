@@ -7,8 +7,10 @@ from typing import Protocol
 
 from taskfs.archive import Archive, MemberReader
 from taskfs.errors import (
+    BadAnswer,
     BadHandle,
     CorruptData,
+    Interrupted,
     NotFound,
     ReadOnly,
     StaleObject,
@@ -58,7 +60,9 @@ class CommandHandle:
     """A control file that acts: the first byte written through it sends one request.
 
     Safe for concurrent use. Later writes through the same handle send nothing and get the first
-    one's outcome, since a shell may cut one line into several writes.
+    one's outcome, since a shell may cut one line into several writes. To be interrupted is no
+    outcome: who writes again after a signal goes on waiting, so *command* may be called again
+    after it raised Interrupted, and must send nothing twice.
     """
 
     mode = CacheMode.DIRECT
@@ -66,7 +70,7 @@ class CommandHandle:
     def __init__(self, command: Callable[[], None]) -> None:
         self._command = command
         self._lock = threading.Lock()
-        self._sent = False
+        self._is_done = False
         self._failure: TaskFSError | None = None
 
     def read_at(self, offset: int, size: int) -> bytes:
@@ -76,15 +80,24 @@ class CommandHandle:
         if not piece:
             return 0
         with self._lock:
-            if not self._sent:
-                self._sent = True
-                try:
-                    self._command()
-                except TaskFSError as exc:
-                    self._failure = exc
+            if not self._is_done:
+                self._act()
             if self._failure is not None:
                 raise self._failure
         return len(piece)
+
+    def _act(self) -> None:
+        try:
+            self._command()
+        except Interrupted:
+            raise
+        except TaskFSError as exc:
+            self._failure = exc
+        except Exception as exc:
+            self._failure = BadAnswer(f"failed before: {type(exc).__name__}")
+            self._is_done = True
+            raise
+        self._is_done = True
 
     def close(self) -> None:
         pass

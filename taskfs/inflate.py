@@ -17,6 +17,7 @@ from typing import Final, Protocol
 from taskfs.blocks import BlockCache
 from taskfs.decoders import Decoder, crc32
 from taskfs.errors import CorruptData, TaskFSError
+from taskfs.readahead import Windows
 from taskfs.waiting import POLL_S, Waiter
 
 SPAN: Final = 128 << 10
@@ -111,6 +112,7 @@ class Inflater:
         room: CheckpointRoom,
         pool: Executor,
         waiter: Waiter,
+        windows: Windows | None = None,
     ) -> None:
         self.size = size
         self.verified = False
@@ -121,6 +123,7 @@ class Inflater:
         self._room = room
         self._pool = pool
         self._waiter = waiter
+        self._windows = windows or Windows(AHEAD_SPANS * SPAN)
         self._id = next(_ids)
         self._changed = threading.Condition()
         self._cursors: list[_Cursor] = []
@@ -303,13 +306,11 @@ class Inflater:
 
     def _finish(self, cursor: _Cursor, crc: int) -> None:
         """Check that the data ends here and is what the directory says."""
-        while not cursor.decoder.ended:
+        while cursor.decoder.marks_end and not cursor.decoder.ended:
             out, at_end = self._decode(cursor, 1)
             if out:
                 raise CorruptData(f"more data than the {self.size} bytes of the directory")
             if at_end and not cursor.decoder.ended:
-                if not cursor.decoder.marks_end:
-                    break
                 raise CorruptData("the data ends without an end mark")
         if crc != self._crc:
             raise CorruptData(f"CRC-32 {crc:08x} instead of {self._crc:08x}")
@@ -346,7 +347,11 @@ class Inflater:
                 self._last_span = index
             if self._streak < 2 or (index + 1) * SPAN >= self.size:
                 return
-            self._ahead_until = index + 1 + AHEAD_SPANS
+            # Decoded ahead is only what stays until it is read, however many members are.
+            ahead = min(AHEAD_SPANS, self._windows.share(self) // SPAN)
+            if not ahead:
+                return
+            self._ahead_until = index + 1 + ahead
             if self._ahead_running:
                 return
             self._ahead_running = True

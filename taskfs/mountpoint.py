@@ -24,6 +24,7 @@ DEAD: Final = (errno.ENOTCONN, errno.ECONNABORTED)
 END_TIMEOUT_S: Final = 10.0
 LAZY_TIMEOUT_S: Final = 2.0
 ASK_TIMEOUT_S: Final = 2.0
+MAX_LINKS: Final = 40  # as the kernel, path_resolution(7)
 COMMAND_TIMEOUT_S: Final = 20.0
 
 
@@ -44,13 +45,20 @@ def mounted_types(mountpoint: Path) -> list[str]:
 def absolute(mountpoint: Path) -> Path:
     """Return the path as the kernel names it, without asking the mount itself for anything."""
     place = Path(os.path.abspath(mountpoint))
-    return Path(os.path.realpath(place.parent)) / place.name if place.name else place
+    for _ in range(MAX_LINKS):
+        place = Path(os.path.realpath(place.parent)) / place.name if place.name else place
+        try:
+            target = os.readlink(place)
+        except OSError:  # no link: the kernel itself knows, and asks no file system
+            return place
+        place = Path(os.path.abspath(place.parent / target))
+    raise MountError(f"{mountpoint} is a link without end: choose a directory")
 
 
 def is_dead(mountpoint: Path) -> bool:
     """Whether a FUSE mount is there whose daemon has died."""
     try:
-        os.stat(mountpoint)
+        os.statvfs(mountpoint)  # unlike attributes, never answered from the kernel's memory
     except OSError as exc:
         return exc.errno in DEAD
     return False
@@ -67,7 +75,12 @@ def prepare(mountpoint: Path) -> Path:
     mountpoint = absolute(mountpoint)
     types = mounted_types(mountpoint)
     if types and types[-1] == FSTYPE and is_dead(mountpoint):
-        run_fusermount("-u", "-z", mountpoint)
+        try:
+            run_fusermount("-u", "-z", mountpoint)
+        except MountError:
+            if mounted_types(mountpoint)[-1:] == [FSTYPE]:
+                raise
+            # Else the daemon's own helper (auto_unmount) was faster.
         types = mounted_types(mountpoint)
     if types and types[-1] == FSTYPE:
         raise MountError(f"{mountpoint} is mounted already: unmount it with taskfs umount first")

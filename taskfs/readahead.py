@@ -12,7 +12,8 @@ from typing import Final
 
 from taskfs.blocks import BLOCK, MAX_RUN, BlockReader
 
-TOTAL_WINDOW: Final = 12 << 20
+# Less than half of the blocks' memory: what is read stays there beside what will be.
+TOTAL_WINDOW: Final = 10 << 20
 # The kernel sends the reads of one `cat` out of order, by up to 8 requests of 128 KiB.
 SLACK_READS: Final = 8
 SLACK: Final = 1 << 20

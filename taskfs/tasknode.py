@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable
+from concurrent.futures import Future
 from typing import Final
 
 from taskfs.errors import AlreadyTerminated, NotFound, ReadOnly, TaskFSError
@@ -83,7 +84,7 @@ class KillNode(Node):
 
     def open(self, *, writing: bool) -> Handle:
         self._check_writable(writing)
-        return CommandHandle(self._kill)
+        return CommandHandle(_Kill(self._known.task.id, self._parts))
 
     def change(self) -> None:
         self._check_writable(True)
@@ -92,19 +93,35 @@ class KillNode(Node):
         if writing and self._parts.read_only:
             raise ReadOnly("the mount is read-only")
 
-    def _kill(self) -> None:
-        """Send the kill request and return once the API accepted it."""
-        parts, task_id = self._parts, self._known.task.id
-        task = parts.records.find(task_id).task
-        if task.is_terminated:
-            raise AlreadyTerminated(f"task {task_id} is {task.status}")
+
+class _Kill:
+    """The kill of one task through one open file: sent once, however often it is waited for."""
+
+    def __init__(self, task_id: str, parts: Parts) -> None:
+        self._task_id = task_id
+        self._parts = parts
+        self._sent: Future[None] | None = None
+
+    def __call__(self) -> None:
+        """Send the request unless it is on its way; return once the API accepted it."""
+        parts, task_id = self._parts, self._task_id
+        if self._sent is None:
+            task = parts.records.find(task_id).task
+            if task.is_terminated:
+                raise AlreadyTerminated(f"task {task_id} is {task.status}")
+            self._sent = parts.pool.submit(self._send)
         try:
-            answer = parts.waiter.result(parts.pool.submit(parts.api.kill_task, task_id))
-            parts.records.note_status(answer)
+            parts.waiter.result(self._sent)
         except (AlreadyTerminated, NotFound):
             # Our record was behind: what is read next must agree with what the write was told.
             with contextlib.suppress(TaskFSError):
                 parts.records.reload(task_id)
-            raise
-        finally:
             parts.pins.release(f"{task_id}/")
+            raise
+
+    def _send(self) -> None:
+        """Send it and note its effect, also for a caller who was interrupted and left."""
+        try:
+            self._parts.records.note_status(self._parts.api.kill_task(self._task_id))
+        finally:
+            self._parts.pins.release(f"{self._task_id}/")

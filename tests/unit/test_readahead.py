@@ -1,5 +1,6 @@
 """`taskfs.readahead`: how far is fetched beyond what was asked, counted in requests and bytes."""
 
+import itertools
 import random
 import threading
 import time
@@ -135,7 +136,8 @@ def test_random_reads_fetch_their_blocks_only() -> None:
     reading = Reading()
     stream = reading.stream()
     rng = random.Random(1)
-    offsets, last = [], -SLACK * 3
+    offsets: list[int] = []
+    last = -SLACK * 3
     while len(offsets) < 12:
         offset = rng.randrange(len(BODY) - 4096)
         if abs(offset - last) > 2 * SLACK:
@@ -285,7 +287,7 @@ def test_one_stream_read_by_many_threads() -> None:
 
     run_threads([read] * 6)
     requests = sorted(reading.requests)
-    assert all(one[1] <= two[0] for one, two in zip(requests, requests[1:], strict=False))
+    assert all(one[1] <= two[0] for one, two in itertools.pairwise(requests))
 
 
 # Walks over the members of an archive

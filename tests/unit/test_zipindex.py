@@ -203,7 +203,7 @@ def archives(draw: st.DrawFn, *, honest: bool = True) -> bytes:
 @SEARCHING
 @given(archives())
 def test_where_zipfile_reads_we_index_the_same(body: bytes) -> None:
-    """remote-api, Archives: trust the central directory only. Same members, sizes, CRCs, offsets."""
+    """remote-api, Archives: trust the central directory only: sizes, CRCs, offsets."""
     expected = reference(body)
     if expected is None:  # bit 11 without UTF-8: zipfile gives up, semantics.md does not
         indexed(body)
@@ -242,7 +242,7 @@ def test_what_zipfile_writes_we_index(
     assert indexed(body) == expected
 
 
-@settings(SEARCHING, max_examples=400)
+@settings(SEARCHING, max_examples=300)
 @given(
     archives(honest=False),
     st.lists(st.tuples(st.integers(0, 2**16), st.integers(1, 255)), max_size=4),

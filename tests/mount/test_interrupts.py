@@ -1,0 +1,229 @@
+"""README, Semantics, Control files: Ctrl+C ends any blocked operation; others go on meanwhile."""
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.conftest import on_mount
+from tests.fake_api import FakeCloud
+from tests.mounts import Mount, eventually
+from tests.surfaces import assert_same
+
+pytestmark = pytest.mark.mount
+
+LONG_AGO: Final = "2025-06-11T08:00:00+00:00"
+CONTENT: Final = os.urandom(400_000)
+# 1 s is promised; the machine may be busy, and a Python that is interrupted prints its traceback.
+PROMPT_S: Final = 3.0
+PYTHON: Final = {
+    "python reads": "open(sys.argv[1] + '/outputs/a', 'rb').read()",
+    "python stats": "os.stat(sys.argv[1] + '/outputs/a')",
+    "python lists": "os.listdir(sys.argv[1] + '/outputs')",
+    "python opens": "open(sys.argv[1] + '/output.zip')",
+    # Unbuffered: a buffer of Python's tries again when it is closed, and waits once more.
+    "python kills": "os.write(os.open(sys.argv[1] + '/kill', os.O_WRONLY), b'1')",
+}
+SHELL: Final = {
+    "cat": 'exec cat "$1/outputs/a"',
+    "ls": 'exec ls -l "$1/outputs"',
+    "cp": 'exec cp -r "$1/outputs" /tmp/never-copied',
+    "kill": 'echo 1 > "$1/kill"',
+}
+
+
+@pytest.fixture(scope="module")
+def stalled(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Mount, FakeCloud]]:
+    """A mount whose cloud can be stalled, with the timeouts that a user has."""
+    with FakeCloud() as cloud, on_mount(cloud, tmp_path_factory.mktemp("stalled"), {}) as mount:
+        yield mount, cloud
+        cloud.faults.clear()
+
+
+@pytest.fixture
+def place(stalled: tuple[Mount, FakeCloud]) -> Iterator[Path]:
+    mount, cloud = stalled
+    cloud.faults.clear()
+    yield mount.path
+    cloud.faults.clear()
+    mount.check_log()
+
+
+@pytest.fixture
+def cloud(stalled: tuple[Mount, FakeCloud]) -> FakeCloud:
+    return stalled[1]
+
+
+@contextlib.contextmanager
+def blocked(command: list[str], after_s: float = 0.5) -> Iterator["subprocess.Popen[bytes]"]:
+    """A process that runs *command*, which waits for an answer by now."""
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        try:
+            time.sleep(after_s)
+            assert process.poll() is None
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def commands(task: Path) -> dict[str, list[str]]:
+    program = "import os, sys\ntry:\n    {}\nexcept KeyboardInterrupt:\n    sys.exit(130)"
+    python = {
+        name: [sys.executable, "-c", program.format(line), str(task)]
+        for name, line in PYTHON.items()
+    }
+    shell = {name: ["bash", "-c", line, "bash", str(task)] for name, line in SHELL.items()}
+    return python | shell
+
+
+def test_ctrl_c_ends_every_blocked_operation(place: Path, cloud: FakeCloud) -> None:
+    """README, Control files: Ctrl+C ends any blocked operation within 1 s, in Python programs
+    too."""
+    ways = {
+        name: cloud.add_task(status="started" if "kill" in name else "success", end_time=LONG_AGO)
+        for name in (*PYTHON, *SHELL)
+    }
+    for task in ways.values():
+        assert (place / task / "status").exists()
+    cloud.faults.add("stall", times=None, match=lambda record: record.path != "/tasks")
+    with contextlib.ExitStack() as stack:
+        running = {
+            name: stack.enter_context(blocked(commands(place / task)[name], 0.05))
+            for name, task in ways.items()
+        }
+        time.sleep(0.5)
+        for name, process in running.items():
+            assert process.poll() is None, name
+            began = time.monotonic()
+            os.killpg(process.pid, signal.SIGINT)
+            status = process.wait(10)
+            assert time.monotonic() - began < PROMPT_S, name
+            assert status in (130, 1, -signal.SIGINT), name
+            assert status == 130 or not name.startswith("python")
+    cloud.faults.clear()
+    for task in ways.values():
+        assert (place / task / "status").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_other_signals_end_it_too(place: Path, cloud: FakeCloud, number: signal.Signals) -> None:
+    """README, Control files: Ctrl+C ends any blocked operation within 1 s: so does kill(1)."""
+    task = cloud.add_task(outputs={"a": CONTENT}, end_time=LONG_AGO)
+    assert (place / task / "outputs/a").stat().st_size == len(CONTENT)
+    cloud.faults.add("stall", side="store", times=None)
+    with blocked(["cat", str(place / task / "outputs/a")]) as process:
+        began = time.monotonic()
+        process.send_signal(number)
+        assert process.wait(10) == -number
+        assert time.monotonic() - began < PROMPT_S
+
+
+def test_what_was_interrupted_goes_on_and_others_get_it(place: Path, cloud: FakeCloud) -> None:
+    """README, Control files: Ctrl+C ends any blocked operation: of one reader, not of the others;
+    what was asked for is fetched all the same."""
+    task = cloud.add_task(outputs={"a": CONTENT}, end_time=LONG_AGO)
+    path = place / task / "outputs/a"
+    assert path.stat().st_size == len(CONTENT)
+    cloud.clear_requests()
+    cloud.faults.add("stall", side="store", times=None)
+    received: list[bytes] = []
+    patient = threading.Thread(target=lambda: received.append(path.read_bytes()))
+    with blocked(["cat", str(path)]) as process:
+        patient.start()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == -signal.SIGINT
+    assert received == []
+    cloud.faults.clear()
+    patient.join(20)
+    assert_same(received[0], CONTENT)
+    assert_same(path.read_bytes(), CONTENT)
+
+
+def test_one_slow_read_blocks_nobody_else(place: Path, cloud: FakeCloud) -> None:
+    """fusepy notes, Options: multi-threaded (else one slow read blocks every `stat`)."""
+    slow = cloud.add_task(outputs={"a": CONTENT}, end_time=LONG_AGO)
+    other = cloud.add_task(outputs={"b": b"b"}, end_time=LONG_AGO)
+    assert (place / slow / "outputs/a").stat().st_size == len(CONTENT)
+    assert (place / other / "outputs/b").read_bytes() == b"b"
+    cloud.faults.add("stall", side="store", times=None)
+    with contextlib.ExitStack() as stack:
+        for _ in range(12):
+            stack.enter_context(blocked(["cat", str(place / slow / "outputs/a")], 0))
+        time.sleep(0.5)
+        began = time.monotonic()
+        assert (place / other / "status").read_text() == "success\n"
+        assert os.listdir(place / slow / "outputs") == ["a"]
+        assert (place / slow / "outputs/a").stat().st_size == len(CONTENT)
+        os.statvfs(place)
+        assert json.loads((place / ".taskfs/stats.json").read_text())["open_handles"] >= 12
+        assert time.monotonic() - began < PROMPT_S
+
+
+def test_an_interrupted_kill_is_sent_once(place: Path, cloud: FakeCloud) -> None:
+    """README, Control files: one request: also when whoever wrote did not wait for the answer."""
+    task = cloud.add_task(status="started")
+    assert (place / task / "status").read_text() == "started\n"
+    cloud.clear_requests()
+    cloud.faults.add("stall", path=f"{task}/kill", times=1)
+    with blocked(["bash", "-c", f"echo 1 > {place}/{task}/kill"]) as process:
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(10)
+    cloud.faults.clear()
+    eventually(lambda: cloud.killed.count(task) == 1)
+    eventually(lambda: (place / task / "status").read_text() == "pending-kill\n", 10)
+    assert sum(r.path.endswith("/kill") for r in cloud.requests) == 1
+
+
+def test_a_signal_handler_may_go_on(place: Path, cloud: FakeCloud) -> None:
+    """README, Control files: EINTR; a program that goes on after a signal (PEP 475) gets the right
+    bytes, and its kill is one request."""
+    task = cloud.add_task(outputs={"a": CONTENT}, end_time=LONG_AGO)
+    path = place / task / "outputs/a"
+    assert path.stat().st_size == len(CONTENT)
+    victim = cloud.add_task(status="started")
+    assert (place / victim / "status").read_text() == "started\n"
+    program = (
+        "import hashlib, signal, sys\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: None)\n"
+        "print(open(sys.argv[2], 'wb', buffering=0).write(b'12'))\n"
+        "print(hashlib.sha256(open(sys.argv[1], 'rb', buffering=0).read()).hexdigest())\n"
+    )
+    cloud.clear_requests()
+    cloud.faults.add("stall", path=f"{victim}/kill", times=None)
+    cloud.faults.add("stall", side="store", times=None)
+    with subprocess.Popen(
+        [sys.executable, "-c", program, path, place / victim / "kill"],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout
+        time.sleep(0.7)
+        for _ in range(3):
+            process.send_signal(signal.SIGUSR1)
+            time.sleep(0.2)
+        cloud.faults.release()
+        assert process.stdout.readline() == "2\n"
+        assert (place / victim / "status").read_text() == "pending-kill\n"
+        assert sum(r.path.endswith("/kill") for r in cloud.requests) == 1
+        time.sleep(0.3)
+        process.send_signal(signal.SIGUSR1)
+        time.sleep(0.2)
+        cloud.faults.clear()
+        out, _ = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert out.strip() == hashlib.sha256(CONTENT).hexdigest()

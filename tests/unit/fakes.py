@@ -1,0 +1,143 @@
+"""A clock that moves when it is told to, and a task API without a network."""
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from taskfs.errors import NotFound, StaleObject, TaskFSError
+from taskfs.model import Fetched, ObjectVersion, RemoteObject, Task, TaskStatus
+
+TERMINAL = ("success", "failed", "killed")
+
+
+class Clock:
+    """Seconds that pass only when they are told to."""
+
+    def __init__(self, now_s: float = 1000.0) -> None:
+        self.now_s = now_s
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def tick(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+def task_of(task_id: str, status: str = "started", **fields: Any) -> Task:
+    return Task(id=task_id, status=status, is_terminated=status in TERMINAL, **fields)
+
+
+@dataclass
+class FakeAPI:
+    """The tasks of one account, newest first; `calls` tells what was asked for, `failure` fails.
+
+    `before` is called when a call begins, with its name: for what happens meanwhile.
+    """
+
+    tasks: dict[str, Task] = field(default_factory=dict)
+    calls: list[str] = field(default_factory=list)
+    failure: TaskFSError | None = None
+    before: Callable[[str], None] = lambda call: None
+    objects: dict[str, "FakeObject"] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, *tasks: Task) -> None:
+        added = {task.id: task for task in tasks}
+        self.tasks = added | {name: task for name, task in self.tasks.items() if name not in added}
+
+    def change(self, task_id: str, **fields: Any) -> None:
+        if "status" in fields:
+            fields.setdefault("is_terminated", fields["status"] in TERMINAL)
+        self.tasks[task_id] = replace(self.tasks[task_id], **fields)
+
+    def _begin(self, call: str) -> None:
+        with self._lock:
+            self.calls.append(call)
+        self.before(call)
+        if self.failure is not None:
+            raise self.failure
+
+    def list_tasks(
+        self,
+        *,
+        project: str | None = None,
+        status: str | None = None,
+        active: bool = False,
+        last: int | None = None,
+    ) -> list[Task]:
+        tasks = [
+            task
+            for task in self.tasks.values()
+            if project in (None, task.project)
+            and status in (None, task.status)
+            and not (active and task.is_terminated)
+        ]
+        self._begin("active" if active else f"list {status}" if status else "list")
+        return tasks[:last]
+
+    def get_task(self, task_id: str) -> Task:
+        task = self.tasks.get(task_id)
+        self._begin(f"get {task_id}")
+        if task is None:
+            raise NotFound(task_id)
+        return task
+
+    def get_status(self, task_id: str) -> TaskStatus:
+        task = self.get_task(task_id)
+        return TaskStatus(task.id, task.status, task.is_terminated)
+
+    def kill_task(self, task_id: str) -> TaskStatus:
+        self._begin(f"kill {task_id}")
+        self.change(task_id, status="pending-kill")
+        return TaskStatus(task_id, "pending-kill", False)
+
+    def set_metadata(self, task_id: str, key: str, value: str) -> None:
+        self._begin(f"set {task_id} {key}")
+
+    def remove_metadata(self, task_id: str, key: str) -> None:
+        self._begin(f"remove {task_id} {key}")
+
+    def open_object(self, path: str, region: str | None) -> RemoteObject:
+        return self.objects.setdefault(path, FakeObject())
+
+    def put(self, path: str, content: bytes) -> None:
+        """Store a new version of an object."""
+        self.objects.setdefault(path, FakeObject()).put(content)
+
+
+class FakeObject:
+    """One object, whose versions replace each other; absent before the first `put`."""
+
+    def __init__(self) -> None:
+        self.content: bytes | None = None
+        self.number = 0
+        self.fetches = 0
+        self.failure: TaskFSError | None = None
+
+    def put(self, content: bytes) -> None:
+        self.content = content
+        self.number += 1
+
+    def _current(self) -> tuple[bytes, ObjectVersion]:
+        self.fetches += 1
+        if self.failure is not None:
+            raise self.failure
+        if self.content is None:
+            raise NotFound("no such object")
+        return self.content, ObjectVersion(len(self.content), f'"{self.number}"')
+
+    def fetch_tail(self, length: int) -> Fetched:
+        content, version = self._current()
+        start = max(0, len(content) - length)
+        return Fetched(start, content[start:], version)
+
+    def fetch_range(self, start: int, stop: int, version: ObjectVersion) -> bytes:
+        content, current = self._current()
+        if current != version:
+            raise StaleObject("replaced")
+        return content[start:stop]
+
+
+def names(tasks: Iterable[Task]) -> list[str]:
+    return [task.id for task in tasks]

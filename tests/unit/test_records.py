@@ -1,0 +1,316 @@
+"""`Records`: what is known of the tasks, how old it is, and what it costs."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from taskfs.errors import Interrupted, NotFound, Unavailable
+from taskfs.model import TaskStatus
+from taskfs.records import Records, Scope
+from taskfs.waiting import Waiter
+from tests.unit.fakes import Clock, FakeAPI, names, task_of
+
+ID = "abcdefghijklmnopqrstuvwx"  # one letter less than an id
+POOL = ThreadPoolExecutor(2)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def api() -> FakeAPI:
+    api = FakeAPI()
+    api.add(task_of(f"{ID}2"), task_of(f"{ID}1", "success"), task_of(f"{ID}0", "failed"))
+    return api
+
+
+def records_of(api: FakeAPI, clock: Callable[[], float], scope: Scope | None = None) -> Records:
+    return Records(api, POOL, Waiter(), listing_ttl_s=9, status_ttl_s=2, scope=scope, clock=clock)
+
+
+@pytest.fixture
+def records(api: FakeAPI, clock: Clock) -> Records:
+    return records_of(api, clock)
+
+
+def test_a_listing_is_asked_for_once_in_its_time(
+    records: Records, api: FakeAPI, clock: Clock
+) -> None:
+    """README, Freshness: A listing is at most 10 s old, of which 1 s is the kernel's."""
+    for _ in range(6):
+        assert names(records.listing()) == [f"{ID}2", f"{ID}1", f"{ID}0"]
+        clock.tick(2.2)
+    assert api.calls == ["list", "list"]
+
+
+def test_a_listing_fills_all_records(records: Records, api: FakeAPI, clock: Clock) -> None:
+    """README, Freshness: `cat */status` over N tasks costs N/500 requests."""
+    records.listing()
+    assert [records.find(name).task.status for name in api.tasks] == [
+        "started",
+        "success",
+        "failed",
+    ]
+    assert [records.record(name).task.id for name in api.tasks] == list(api.tasks)
+    assert api.calls == ["list"]
+
+
+def test_unfinished_tasks_are_refreshed_together(
+    records: Records, api: FakeAPI, clock: Clock
+) -> None:
+    """README, Freshness: … plus one bulk refresh of the unfinished per 2 s."""
+    api.add(*(task_of(f"{ID}{letter}") for letter in "abc"))
+    records.listing()
+    clock.tick(2.1)
+    for name in api.tasks:
+        records.find(name)
+    assert api.calls == ["list", "active"]
+    clock.tick(1.9)
+    records.find(f"{ID}a")
+    assert api.calls == ["list", "active"]
+
+
+def test_a_task_that_ended_is_asked_for_by_itself(
+    records: Records, api: FakeAPI, clock: Clock
+) -> None:
+    """README, Freshness: the status of an unfinished task at most 2 s old: its last one too."""
+    records.listing()
+    api.change(f"{ID}2", status="success", end_ns=77)
+    clock.tick(2.1)
+    known = records.find(f"{ID}2")
+    assert (known.task.status, known.task.end_ns) == ("success", 77)
+    assert known.status_seen_ns is not None
+    assert api.calls == ["list", "active", f"get {ID}2"]
+    clock.tick(60)
+    assert records.find(f"{ID}2").task.status == "success"
+    assert len(api.calls) == 3
+
+
+def test_many_that_ended_at_once_make_a_listing(api: FakeAPI, clock: Clock) -> None:
+    """README, Freshness: one bulk refresh, whatever became of the tasks."""
+    tasks = [f"{ID}{chr(97 + number)}" for number in range(20)]
+    api.add(*map(task_of, tasks))
+    records = records_of(api, clock)
+    records.listing()
+    for name in tasks:
+        api.change(name, status="success")
+    clock.tick(2.1)
+    assert {records.find(name).task.status for name in tasks} == {"success"}
+    assert api.calls == ["list", "active", "list"]
+
+
+def test_a_removed_task_is_not_found(records: Records, api: FakeAPI, clock: Clock) -> None:
+    """README, Control files: Task unknown: ENOENT."""
+    records.listing()
+    del api.tasks[f"{ID}2"]
+    clock.tick(2.1)
+    with pytest.raises(NotFound):
+        records.find(f"{ID}2")
+    assert f"{ID}2" not in names(records.listing())
+    clock.tick(8)
+    del api.tasks[f"{ID}1"]
+    assert names(records.listing()) == [f"{ID}0"]
+    with pytest.raises(NotFound):
+        records.find(f"{ID}1")
+
+
+def test_an_unknown_name_is_asked_for_if_it_can_be_one(
+    records: Records, api: FakeAPI, clock: Clock
+) -> None:
+    """README, Freshness: Asking for one task by its name finds it even if it is younger than the
+    listing; The tree: probes of unknown names cost no request."""
+    records.listing()
+    api.add(task_of(f"{ID}y"))
+    assert records.find(f"{ID}y").task.status == "started"
+    assert names(records.listing()) == [f"{ID}2", f"{ID}1", f"{ID}0"]
+    for name in ("HEAD", "desktop.ini", f"{ID}22", ID, f"{ID}.", "", f"{ID}/", "ä" * 25, "x" * 300):
+        with pytest.raises(NotFound):
+            records.find(name)
+    assert api.calls == ["list", f"get {ID}y"]
+    for _ in range(3):
+        with pytest.raises(NotFound):
+            records.find(f"{ID}9")
+    assert api.calls[2:] == [f"get {ID}9"]
+    clock.tick(2.1)
+    api.add(task_of(f"{ID}9"))
+    assert records.find(f"{ID}9").task.id == f"{ID}9"
+
+
+def test_without_a_listing_a_name_brings_it(records: Records, api: FakeAPI) -> None:
+    """README, Freshness: one page of the listing fills the records of its tasks."""
+    assert records.find(f"{ID}1").task.status == "success"
+    assert api.calls == ["list"]
+
+
+def test_a_failure_is_never_kept(records: Records, api: FakeAPI, clock: Clock) -> None:
+    """README, Freshness: A transient failure is never cached."""
+    api.failure = Unavailable("no answer")
+    for ask in (records.listing, lambda: records.find(f"{ID}2"), lambda: records.find(f"{ID}9")):
+        with pytest.raises(Unavailable):
+            ask()
+    api.failure = None
+    assert len(records.listing()) == 3
+    api.failure = Unavailable("no answer")
+    clock.tick(10)
+    with pytest.raises(Unavailable):
+        records.listing()
+    with pytest.raises(Unavailable):
+        records.find(f"{ID}2")
+    assert records.find(f"{ID}1").task.status == "success"  # which is final
+    api.failure = None
+    assert records.find(f"{ID}2").task.status == "started"
+
+
+def test_a_finished_record_is_shown_as_it_was_while_the_api_is_away(
+    records: Records, api: FakeAPI, clock: Clock
+) -> None:
+    """README, Freshness: the rest of its record is as fresh as the listing."""
+    records.listing()
+    api.change(f"{ID}1", error_detail="new")
+    clock.tick(9.5)
+    api.failure = Unavailable("no answer")
+    assert records.record(f"{ID}1").task.error_detail == ""
+    tries = len(api.calls)
+    assert records.record(f"{ID}1").task.error_detail == ""
+    assert len(api.calls) == tries  # it is not asked for again and again
+    api.failure = None
+    clock.tick(5.1)
+    assert records.record(f"{ID}1").task.error_detail == "new"
+
+
+def test_an_answer_to_an_earlier_question_does_not_count(
+    records: Records, api: FakeAPI, clock: Clock
+) -> None:
+    """README, Control files: After a kill the next `status` shows its effect."""
+    records.listing()
+    clock.tick(3)
+
+    def meanwhile(call: str) -> None:
+        if call == "active":  # its answer is made, and on its way
+            clock.tick(0.1)
+            records.note_status(TaskStatus(f"{ID}2", "pending-kill", False))
+
+    api.before = meanwhile
+    assert records.find(f"{ID}2").task.status == "pending-kill"
+    api.before = lambda call: None
+    assert records.find(f"{ID}2").task.status == "pending-kill"
+
+
+def test_a_finished_task_does_not_come_back(records: Records, api: FakeAPI, clock: Clock) -> None:
+    """README, Freshness: A terminal status is final."""
+    records.listing()
+    api.change(f"{ID}1", status="started")
+    clock.tick(10)
+    assert [task.status for task in records.listing()] == ["started", "success", "failed"]
+
+
+def test_the_version_changes_when_groups_do(records: Records, api: FakeAPI, clock: Clock) -> None:
+    """README, The tree: views are as current as the listing."""
+    versions = []
+    for change in (
+        {},
+        {"error_detail": "nothing that groups"},
+        {"project": "other"},
+        {"simulator": "other"},
+        {"status": "computation-started"},
+        {"start_ns": 99},
+    ):
+        api.change(f"{ID}2", **change)
+        clock.tick(10)
+        records.listing()
+        versions.append(records.version)
+    assert versions[0] == versions[1]
+    assert len(set(versions)) == 5
+    api.add(task_of(f"{ID}n"))
+    clock.tick(10)
+    records.listing()
+    assert records.version not in versions
+
+
+def test_what_was_seen_to_change_is_dated(records: Records, api: FakeAPI, clock: Clock) -> None:
+    """README, Attributes: A text file's mtime is when its content last changed, as far as the
+    record tells or this mount saw."""
+    records.listing()
+    assert records.find(f"{ID}2").status_seen_ns is None
+    api.change(f"{ID}2", error_detail="x")
+    clock.tick(2.1)
+    known = records.find(f"{ID}2")
+    assert known.status_seen_ns is None
+    assert known.record_seen_ns and abs(known.record_seen_ns - time.time_ns()) < 60 * 10**9
+    api.change(f"{ID}2", status="computation-started")
+    clock.tick(2.1)
+    known = records.find(f"{ID}2")
+    assert known.status_seen_ns
+    clock.tick(2.1)
+    assert records.find(f"{ID}2").status_seen_ns == known.status_seen_ns
+
+
+def test_forget(records: Records, api: FakeAPI, clock: Clock) -> None:
+    """README, The tree: refresh (write: forget what is cached)."""
+    records.listing()
+    with pytest.raises(NotFound):
+        records.find(f"{ID}9")
+    api.change(f"{ID}2", status="computation-started")
+    api.add(task_of(f"{ID}9"))
+    records.forget()
+    assert records.find(f"{ID}2").task.status == "computation-started"
+    assert records.find(f"{ID}9").task.id == f"{ID}9"
+    assert names(records.listing())[0] == f"{ID}9"
+
+
+def test_a_scope(api: FakeAPI, clock: Clock) -> None:
+    """README, Commands: mount --project, --status (repeatable), --last."""
+    for number, status in enumerate(("failed", "success", "failed", "started"), 1):
+        api.add(task_of(f"{ID}{number}", status, project="p", create_ns=number))
+    both = records_of(api, clock, Scope("p", ("failed", "success"), 2))
+    assert names(both.listing()) == [f"{ID}3", f"{ID}2"]
+    assert api.calls == ["list failed", "list success"]
+    one = records_of(api, clock, Scope(None, ("started",), None))
+    assert names(one.listing()) == [f"{ID}4"]
+    last = records_of(api, clock, Scope(last=1))
+    assert names(last.listing()) == [f"{ID}4"]
+    assert last.find(f"{ID}1").task.status == "failed"  # by its name all the same
+
+
+def test_many_callers_make_one_request() -> None:
+    """README, Freshness: N/500 requests, however many ask at once."""
+    api, asked, go_on = FakeAPI(), threading.Semaphore(0), threading.Event()
+    api.add(task_of(f"{ID}1"))
+
+    def wait(call: str) -> None:
+        asked.release()
+        assert go_on.wait(20)
+
+    api.before = wait
+    with ThreadPoolExecutor(2) as pool, ThreadPoolExecutor(10) as callers:
+        records = Records(api, pool, Waiter(), listing_ttl_s=9, status_ttl_s=2)
+        futures = [callers.submit(records.listing) for _ in range(10)]
+        assert asked.acquire(timeout=20)
+        time.sleep(0.1)
+        go_on.set()
+        assert all(names(future.result(20)) == [f"{ID}1"] for future in futures)
+    assert api.calls == ["list"]
+
+
+def test_an_interrupted_caller_leaves_and_the_request_goes_on() -> None:
+    """README, Control files: Ctrl+C ends any blocked operation within 1 s."""
+    api, go_on = FakeAPI(), threading.Event()
+    api.add(task_of(f"{ID}1"))
+
+    def wait(call: str) -> None:
+        assert go_on.wait(20)
+
+    api.before = wait
+    with ThreadPoolExecutor(2) as pool:
+        records = Records(api, pool, Waiter(lambda: True), listing_ttl_s=9, status_ttl_s=2)
+        with pytest.raises(Interrupted):
+            records.listing()
+        go_on.set()
+    records._waiter = Waiter()
+    assert names(records.listing()) == [f"{ID}1"]
+    assert api.calls == ["list"]

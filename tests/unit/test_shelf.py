@@ -1,0 +1,271 @@
+"""`Shelf`: which version of an archive is in use, and what the kernel may keep of it."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from taskfs.archive import Archive
+from taskfs.compose import open_engine
+from taskfs.errors import CorruptData, Interrupted, StaleObject, Unavailable
+from taskfs.handles import ArchiveHandle
+from taskfs.model import Task
+from taskfs.shelf import ABSENT_TTL_S, GRACE_S, CacheMode, Shelf, Which, is_in_grace
+from taskfs.stats import Stats
+from taskfs.waiting import Waiter
+from taskfs.zipindex import Member
+from tests.odd_zips import Odd, odd_zip
+from tests.unit.fakes import Clock, FakeAPI, task_of
+
+PATH = "t/output.zip"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def api() -> FakeAPI:
+    return FakeAPI()
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
+
+
+@pytest.fixture
+def shelf(api: FakeAPI, pool: ThreadPoolExecutor, clock: Clock) -> Shelf:
+    return shelf_of(api, pool, clock)
+
+
+def shelf_of(
+    api: FakeAPI, pool: ThreadPoolExecutor, clock: Clock, waiter: Waiter | None = None
+) -> Shelf:
+    engine = open_engine(Waiter(), Stats())
+    return Shelf(
+        *(api, engine, pool, waiter or Waiter()), timeout_s=30, attr_timeout_s=1, clock=clock
+    )
+
+
+def done(task_id: str = "t", **fields: object) -> Task:
+    return replace(
+        task_of(task_id, "success", output_path=f"{task_id}/output.zip", end_ns=1), **fields
+    )  # type: ignore[arg-type]
+
+
+def put(api: FakeAPI, *members: Odd, path: str = PATH) -> None:
+    api.put(path, odd_zip(members))
+
+
+def get(shelf: Shelf, task: Task | None = None) -> Archive:
+    archive = shelf.get(task or done(), Which.OUTPUT)
+    assert archive is not None
+    return archive
+
+
+def member_of(archive: Archive, path: str) -> Member:
+    found = archive.index.lookup(path)
+    assert isinstance(found, Member)
+    return found
+
+
+def mode_of(shelf: Shelf, archive: Archive, path: str = "a", size: int = 1) -> CacheMode:
+    lease, mode = shelf.lease("t", Which.OUTPUT, archive, path, size)
+    shelf.give_back(lease)
+    return mode
+
+
+def test_an_archive_is_opened_once(shelf: Shelf, api: FakeAPI) -> None:
+    """README, Attributes: the first `stat` of one of them costs one signed URL and one range."""
+    put(api, Odd(b"artifacts/a", b"x"))
+    assert {id(get(shelf)) for _ in range(5)} == {id(get(shelf))}
+    assert api.objects[PATH].fetches == 1
+
+
+def test_an_absent_one_is_asked_for_again_after_five_seconds(
+    shelf: Shelf, api: FakeAPI, clock: Clock
+) -> None:
+    """README, Freshness: asked for again after at most 5 s, of which the kernel's 1 s is one."""
+    for _ in range(8):
+        assert shelf.get(done(), Which.OUTPUT) is None
+        clock.tick(0.5)
+    assert api.objects[PATH].fetches == 1
+    clock.tick(ABSENT_TTL_S - 1 - 4 + 0.01)
+    put(api, Odd(b"artifacts/a", b"x"))
+    assert shelf.get(done(), Which.OUTPUT) is not None
+
+
+def test_without_a_path_nothing_is_asked(shelf: Shelf, api: FakeAPI) -> None:
+    """remote-api.md: `storage_output_path` may be null."""
+    assert shelf.get(replace(done(), output_path=None), Which.OUTPUT) is None
+    assert shelf.get(done(), Which.INPUT) is None
+    assert api.objects == {}
+
+
+def test_a_failure_is_not_kept(shelf: Shelf, api: FakeAPI) -> None:
+    """README, Freshness: A transient failure is never cached and never shown as an empty directory."""
+    put(api, Odd(b"artifacts/a", b"x"))
+    for failure in (Unavailable("no answer"), CorruptData("damaged")):
+        api.objects[PATH].failure = failure
+        with pytest.raises(type(failure)):
+            shelf.get(done(), Which.OUTPUT)
+    api.objects[PATH].failure = None
+    assert shelf.get(done(), Which.OUTPUT) is not None
+
+
+def test_a_404_drops_the_index(shelf: Shelf, api: FakeAPI, clock: Clock) -> None:
+    """README, Freshness: one removed by its owner likewise (a 404 drops its index)."""
+    put(api, Odd(b"artifacts/a", b"x" * 200_000, 0))
+    archive = get(shelf)
+    shelf.replaced("t", Which.OUTPUT, archive)
+    api.objects[PATH].content = None
+    assert shelf.get(done(), Which.OUTPUT) is None
+
+
+def test_a_record_that_tells_of_another_archive_is_believed(
+    shelf: Shelf, api: FakeAPI, clock: Clock
+) -> None:
+    """README, Freshness: a member's bytes belong to one version of the archive."""
+    unfinished = replace(task_of("t", output_path=PATH))
+    assert shelf.get(unfinished, Which.OUTPUT) is None
+    put(api, Odd(b"artifacts/a", b"x"))
+    first = get(shelf)  # it is terminal now: not asked for after 5 s, but at once
+    assert get(shelf, replace(done(), error_detail="nothing about the archive")) is first
+    put(api, Odd(b"artifacts/a", b"y"))
+    assert get(shelf, replace(done(), output_zipped_bytes=7)) is not first
+
+
+def test_grace(shelf: Shelf) -> None:
+    """README, Freshness: But for 60 s after the end of a `success` task reading waits."""
+    now = time.time_ns()
+    assert is_in_grace(done(end_ns=now))
+    assert is_in_grace(done(end_ns=int(now - (GRACE_S - 5) * 1e9)))
+    assert not is_in_grace(done(end_ns=int(now - (GRACE_S + 1) * 1e9)))
+    assert not is_in_grace(done(status="failed", end_ns=now))
+    assert not is_in_grace(done(end_ns=None))
+
+
+def test_waiting_for_the_archive_ends_when_interrupted(
+    api: FakeAPI, pool: ThreadPoolExecutor, clock: Clock
+) -> None:
+    """README, Control files: Ctrl+C ends any blocked operation: also who waits for an archive."""
+    shelf = shelf_of(api, pool, clock, Waiter(lambda: True))
+    with pytest.raises(Interrupted):
+        shelf.await_archive(done(end_ns=time.time_ns()), Which.OUTPUT)
+
+
+def test_the_kernel_keeps_the_pages_of_one_version(shelf: Shelf, api: FakeAPI) -> None:
+    """fusepy notes, Options: `fi.keep_cache=1` on immutable members."""
+    put(api, Odd(b"artifacts/a", b"x"))
+    archive = get(shelf)
+    assert [mode_of(shelf, archive) for _ in range(3)] == [CacheMode.KEEP] * 3
+
+
+def test_while_an_older_version_is_open_nothing_is_cached(
+    shelf: Shelf, api: FakeAPI, clock: Clock
+) -> None:
+    """README, Freshness: while a handle of an older version is open, new opens of it use direct I/O
+    and its `st_size` does not shrink."""
+    put(api, Odd(b"artifacts/a", b"long text"))
+    old = get(shelf)
+    lease, mode = shelf.lease("t", Which.OUTPUT, old, "a", 9)
+    assert mode is CacheMode.KEEP
+    shelf.replaced("t", Which.OUTPUT, old)
+    put(api, Odd(b"artifacts/a", b"short"), Odd(b"artifacts/b", b"never read before"))
+    new = get(shelf)
+    clock.tick(60)
+    assert mode_of(shelf, new) is CacheMode.DIRECT
+    assert mode_of(shelf, old) is CacheMode.DIRECT
+    assert mode_of(shelf, new, "b") is CacheMode.DROP
+    assert shelf.size_told("t", Which.OUTPUT, "a", 5) == 9
+    assert shelf.size_told("t", Which.OUTPUT, "b", 17) == 17
+    shelf.give_back(lease)
+    assert shelf.size_told("t", Which.OUTPUT, "a", 5) == 5
+    assert [mode_of(shelf, new) for _ in range(3)] == [
+        *(CacheMode.DROP, CacheMode.KEEP, CacheMode.KEEP)
+    ]
+    assert mode_of(shelf, new, "b") is CacheMode.KEEP
+
+
+def test_until_the_kernel_has_asked_again_nothing_is_cached(
+    shelf: Shelf, api: FakeAPI, clock: Clock
+) -> None:
+    """README, Freshness: Old bytes and new are never mixed, although the kernel's page cache and
+    size belong to the path."""
+    put(api, Odd(b"artifacts/a", b"1"))
+    shelf.replaced("t", Which.OUTPUT, get(shelf))
+    put(api, Odd(b"artifacts/a", b"22"))
+    new = get(shelf)
+    assert mode_of(shelf, new) is CacheMode.DIRECT
+    clock.tick(1.6)
+    assert mode_of(shelf, new) is CacheMode.DROP
+
+
+def test_the_same_version_again_is_no_new_one(shelf: Shelf, api: FakeAPI) -> None:
+    """README, The tree: refresh (write: forget what is cached): not what is still true."""
+    put(api, Odd(b"artifacts/a", b"1"))
+    before = get(shelf)
+    shelf.forget()
+    after = get(shelf)
+    assert after is not before
+    assert after.version == before.version
+    assert mode_of(shelf, after) is CacheMode.KEEP
+
+
+def test_pages_that_proved_wrong_are_let_go(shelf: Shelf, api: FakeAPI) -> None:
+    """README, Integrity: a mismatch is EIO: and the next reader starts anew."""
+    put(api, Odd(b"artifacts/a", b"1"))
+    archive = get(shelf)
+    shelf.damaged("t", Which.OUTPUT, "a")
+    assert [mode_of(shelf, archive) for _ in range(2)] == [CacheMode.DROP, CacheMode.KEEP]
+
+
+def test_a_stale_handle_stays_stale(shelf: Shelf, api: FakeAPI) -> None:
+    """README, Freshness: if the remote object is replaced, reads through the old handle fail with
+    ESTALE; README, Errors: the next who asks gets the new one."""
+    content = bytes(range(256)) * 2000
+    put(api, Odd(b"artifacts/a", content, 0))
+    archive = get(shelf)
+    member = member_of(archive, "a")
+    lease, mode = shelf.lease("t", Which.OUTPUT, archive, "a", member.size)
+    handle = ArchiveHandle(archive.open_member(member), member.size, archive, lease, mode, shelf)
+    assert handle.read_at(0, 10) == content[:10]
+    put(api, Odd(b"artifacts/a", content[::-1], 0))
+    with pytest.raises(StaleObject):
+        for start in range(0, len(content), 1000):
+            handle.read_at(start, 1000)
+    with pytest.raises(StaleObject):
+        handle.read_at(0, 10)
+    handle.close()
+    new = get(shelf)
+    assert new is not archive
+    assert new.open_member(member_of(new, "a")).read_at(0, 3) == content[::-1][:3]
+
+
+def test_many_callers_open_it_once(shelf: Shelf, api: FakeAPI) -> None:
+    """README, Attributes: costs one signed URL and one range, however many ask at once."""
+    put(api, Odd(b"artifacts/a", b"x"))
+    with ThreadPoolExecutor(10) as callers:
+        found = list(callers.map(lambda _: get(shelf), range(30)))
+    assert len(set(map(id, found))) == 1
+    assert api.objects[PATH].fetches == 1
+
+
+def test_indexes_unused_longest_make_room(
+    shelf: Shelf, api: FakeAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """README, Limits: Memory stays under a stated bound whatever is read."""
+    monkeypatch.setattr("taskfs.shelf.MAX_MEMBERS", 25)
+    archives = []
+    for name in "abcde":
+        put(api, *(Odd(b"artifacts/%d" % n, b"x") for n in range(10)), path=f"{name}/output.zip")
+        archives.append(get(shelf, done(name)))
+    assert get(shelf, done("e")) is archives[4]
+    assert get(shelf, done("d")) is archives[3]
+    assert get(shelf, done("a")) is not archives[0]
+    assert get(shelf, done("a")).version == archives[0].version
