@@ -159,6 +159,12 @@ class DiskCache:
         with contextlib.suppress(OSError):
             os.unlink(self._root / "index" / key)
 
+    def drop_indexes(self) -> None:
+        """Forget every index: all archives are looked at again."""
+        with contextlib.suppress(OSError):
+            for name in os.listdir(self._root / "index"):
+                self.drop_index(name)
+
     def _try_write(self, write: Callable[[], None]) -> None:
         """Call *write*; that it fails is nobody's failure, then writing pauses for a while."""
         if not self._usable or time.monotonic() < self._paused_until_s:

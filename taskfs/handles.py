@@ -145,7 +145,7 @@ class ArchiveHandle:
             self._shelf.replaced(task_id, which, self._archive)
             raise
         except CorruptData:
-            self._shelf.damaged(task_id, which, self._lease.path)
+            self._shelf.damaged(task_id, which, self._archive, self._lease.path)
             raise
 
     def write(self, piece: bytes) -> int:

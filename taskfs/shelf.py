@@ -189,21 +189,25 @@ class Shelf:
                 self.epoch += 1
         archive.forget_index()
 
-    def damaged(self, task_id: str, which: Which, path: str) -> None:
-        """Wrong bytes of *path* may be among the kernel's pages: its next open lets go of them."""
+    def damaged(self, task_id: str, which: Which, archive: Archive, path: str) -> None:
+        """Bytes of *path* did not match what its directory says.
+
+        Wrong ones may be among the kernel's pages: its next open lets go of them. The directory
+        may be what is wrong: it is read again.
+        """
         with self._lock:
             self._slot(task_id, which).damaged.add(path)
+        self.replaced(task_id, which, archive)
 
     def forget(self) -> None:
         """Look for every archive again; open files keep the version they have."""
         with self._lock:
-            archives = [slot.archive for slot in self._slots.values() if slot.archive]
             for slot in self._slots.values():
                 slot.absent_until_s = float("-inf")
                 slot.archive = None
             self.epoch += 1
-        for archive in archives:
-            archive.forget_index()
+        if self._engine.disk is not None:
+            self._engine.disk.drop_indexes()
 
     def _slot(self, task_id: str, which: Which) -> _Slot:
         slot = self._slots.setdefault((task_id, which), _Slot())
@@ -244,6 +248,7 @@ class Shelf:
         return CacheMode.KEEP
 
     def _load(self, slot: _Slot, task: Task, which: Which, path: str) -> Archive:
+        archive = None
         try:
             remote = self._api.open_object(path, task.region)
             expected = task.output_files if which is Which.OUTPUT else None
@@ -255,17 +260,17 @@ class Shelf:
                 name=path,
                 identity=which.identity(task),
             )
+            return archive
         except NotFound:
             with self._lock:
                 slot.absent_until_s = self._clock() + ABSENT_TTL_S - self._attr_timeout_s
             raise
         finally:
-            with self._lock:
+            with self._lock:  # in one step: who comes between would load it once more
                 slot.loading = None
-        with self._lock:
-            self._place(slot, archive)
-            self._make_room(slot)
-        return archive
+                if archive is not None:
+                    self._place(slot, archive)
+                    self._make_room(slot)
 
     def _make_room(self, newest: _Slot) -> None:
         """Let go of the indexes unused longest, without forgetting what the kernel may hold."""

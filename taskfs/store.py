@@ -56,7 +56,7 @@ class StoredObject:
                 return Fetched(seen.start, bytes(body), seen.version)
             del body[:]
             response = self._get(f"bytes=-{length}", None, budget)
-            seen = self._part(response, None, whole_at=lambda size: max(0, size - length))
+            seen = self._part(response, None, lambda size: (max(0, size - length), size))
             expected = min(length, seen.version.size)
             if seen.stop != seen.version.size or seen.stop - seen.start != expected:
                 response.close()
@@ -82,7 +82,7 @@ class StoredObject:
         """Fetch what *body* still lacks of [start, stop)."""
         while (at := start + len(body)) < stop:
             response = self._get(f"bytes={at}-{stop - 1}", version, budget)
-            part = self._part(response, version, whole_at=lambda _: at)
+            part = self._part(response, version, lambda _: (at, stop))
             if part.start != at or part.stop > stop:
                 response.close()
                 raise self._mismatch("the range is not the one asked for")
@@ -135,12 +135,12 @@ class StoredObject:
         self,
         response: requests.Response,
         version: ObjectVersion | None,
-        *,
-        whole_at: Callable[[int], int],
+        asked: Callable[[int], tuple[int, int]],
     ) -> _Part:
         """Return what the answer's head says its body is, checked against *version*.
 
-        A 200 is taken for a small object: then the part is what was asked for out of the whole.
+        A 200 is taken for a small object: then the part is what was *asked* for, by the object's
+        size, out of the whole.
         """
         etag = response.headers.get("ETag") or response.headers.get("Last-Modified", "")
         if response.headers.get("Content-Encoding", "identity") not in ("", "identity"):
@@ -152,7 +152,7 @@ class StoredObject:
                 response.close()
                 raise Unsupported(f"{self.path}: the store ignores byte ranges")
             size = int(length)
-            part = _Part(whole_at(size), size, ObjectVersion(size, etag))
+            part = _Part(*asked(size), ObjectVersion(size, etag))
         else:
             match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
             if match is None:

@@ -258,9 +258,6 @@ def test_refresh_forgets_the_index(opened: Opening, cloud: FakeCloud) -> None:
         check(fs, task, {"x": b"new one\n"})
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Shelf.forget drops the indexes on disk of the archives in memory only"
-)
 def test_refresh_forgets_the_index_that_an_earlier_mount_kept(
     opened: Opening, cloud: FakeCloud
 ) -> None:
@@ -348,9 +345,6 @@ def test_a_byte_flipped_on_the_way_does_not_stay(opened: Opening, cloud: FakeClo
         check(fs, task, files)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a wrong directory is kept on disk, and no mismatch ever drops it"
-)
 def test_a_directory_damaged_on_the_way_does_not_stay(opened: Opening, cloud: FakeCloud) -> None:
     """README, Integrity: what proved wrong is dropped: a later mount asks the store again."""
     body = b"some text\n" * 3000
@@ -440,7 +434,7 @@ def test_two_mounts_on_one_cache(mounted: Mounting, cloud: FakeCloud, cache: Pat
     def read(mount: Mount, seed: int) -> None:
         rng = random.Random(seed)
         try:
-            for _ in range(5):
+            for _ in range(3):
                 task = rng.choice(list(tasks))
                 check(Mounted(cloud, mount.path), task, tasks[task])
                 body = tasks[task]["stored"]
@@ -474,7 +468,7 @@ def test_a_member_larger_than_the_cache(opened: Opening, cloud: FakeCloud, cache
     """README, Limits: one member may be larger than the cache: it is read to its end and at random;
     disk stays under `--cache-size`."""
     size = 5 << 20
-    stored, text = noise(8, 14_000_000), noise(9, 1 << 20).hex().encode() * 6
+    stored, text = noise(8, 12_000_000), noise(9, 1 << 20).hex().encode() * 4
     bodies = {
         f"{finished(cloud, {'stored': stored}, 0)}/outputs/stored": stored,
         f"{finished(cloud, {'text': text})}/outputs/text": text,

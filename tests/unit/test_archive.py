@@ -867,6 +867,29 @@ def test_a_crowd_of_open_files_read_in_turn_decodes_each_byte_about_once(
     assert Counting.decoded / (count * len(body)) < 1.3
 
 
+def test_what_closed_files_leave_is_bounded_for_all_archives_together() -> None:
+    """Issue 3, 7: bounded: who sniffs at every file of every task leaves no decoders behind."""
+    packed = deflate(BIG, 1)
+    assert len(packed) > BLOCK
+    crc = zlib.crc32(BIG)
+    entries = [file(f"f{n}", packed=packed, size=len(BIG), crc=crc) for n in range(50)]
+    whole = build([*entries, padding()])
+    bounds: Any = {"block_bytes": 1 << 20, "span_bytes": 1 << 20, "window_bytes": 1 << 20}
+    with bench(**bounds) as on:
+        archives = [on.open(FakeObject(whole)) for _ in range(6)]
+        tracemalloc.start()
+        try:
+            for archive in archives:
+                for number in range(50):
+                    reader = reader_of(archive, f"f{number}")
+                    assert reader.read_at(0, 4096) == BIG[:4096]
+                    reader.close()
+            on.settle()
+            assert tracemalloc.get_traced_memory()[0] >> 20 < 16
+        finally:
+            tracemalloc.stop()
+
+
 def test_an_interrupted_reader_is_freed_and_the_next_reads_right() -> None:
     """semantics, Control files: Ctrl+C ends any blocked operation within 1 s."""
     over, go = threading.Event(), threading.Event()

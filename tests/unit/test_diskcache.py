@@ -324,8 +324,9 @@ def test_an_index_appears_whole_or_not_at_all(place: Path) -> None:
 
     def read() -> None:
         while time.monotonic() < until:
+            was_there = bool(seen)
             kept = caches[2].get_index(KEY)
-            if kept is not None or seen:
+            if kept is not None or was_there:
                 assert kept in wanted
                 seen.add(wanted.index(kept))
 
@@ -906,11 +907,10 @@ def _full(place: str, what: str) -> None:
     seemed = [blocks.has(index) for index in range(SEGMENT_BLOCKS)]
     assert seemed == [blocks.get(index) is not None for index in range(SEGMENT_BLOCKS)]
     for kept in (cache, DiskCache(directory, PLENTY)):
-        for number in range(2):
-            reading = Reading(body, kept.blocks_of(cache_key("full", number)))
-            check_random_reads(reading, 30, number)
-            assert_same(reading.blocks.read_at(0, len(body)), body)
-            assert reading.fetched
+        reading = Reading(body, kept.blocks_of(KEY))
+        check_random_reads(reading, 15)
+        assert_same(reading.blocks.read_at(0, len(body)), body)
+        assert reading.fetched
         kept.put_index(cache_key("large"), HEAD, random.Random(1).randbytes(4 << 20))
         assert kept.get_index(cache_key("large")) is None
         use_everything(kept)
@@ -984,7 +984,7 @@ def test_processes_at_one_cache(place: Path) -> None:
     """Issue 3, blocks: two mounts on one cache, writing, reading, evicting at once, one of them
     killed: every byte is right, and disk stays under the size, up to what each is just writing."""
     children = [
-        _child("stress", place, "3", str(n), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        _child("stress", place, "2", str(n), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         for n in range(3)
     ]
     most = 0
@@ -993,7 +993,7 @@ def test_processes_at_one_cache(place: Path) -> None:
         while any(child.poll() is None for child in children):
             hidden = sum(unlinked_use(child.pid, place) for child in children)
             most = max(most, disk_use(place) + hidden)
-            if children[2].poll() is None and time.monotonic() - started > 2:
+            if children[2].poll() is None and time.monotonic() - started > 1.8:
                 children[2].send_signal(signal.SIGKILL)
             time.sleep(0.01)
             assert time.monotonic() < started + PATIENCE_S

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -52,10 +53,10 @@ def shelf_of(
     )
 
 
-def done(task_id: str = "t", **fields: object) -> Task:
+def done(task_id: str = "t", **fields: Any) -> Task:
     return replace(
         task_of(task_id, "success", output_path=f"{task_id}/output.zip", end_ns=1), **fields
-    )  # type: ignore[arg-type]
+    )
 
 
 def put(api: FakeAPI, *members: Odd, path: str = PATH) -> None:
@@ -108,7 +109,7 @@ def test_without_a_path_nothing_is_asked(shelf: Shelf, api: FakeAPI) -> None:
 
 
 def test_a_failure_is_not_kept(shelf: Shelf, api: FakeAPI) -> None:
-    """README, Freshness: A transient failure is never cached and never shown as an empty directory."""
+    """README, Freshness: A transient failure is never cached, nor shown as an empty directory."""
     put(api, Odd(b"artifacts/a", b"x"))
     for failure in (Unavailable("no answer"), CorruptData("damaged")):
         api.objects[PATH].failure = failure
@@ -221,7 +222,7 @@ def test_pages_that_proved_wrong_are_let_go(shelf: Shelf, api: FakeAPI) -> None:
     """README, Integrity: a mismatch is EIO: and the next reader starts anew."""
     put(api, Odd(b"artifacts/a", b"1"))
     archive = get(shelf)
-    shelf.damaged("t", Which.OUTPUT, "a")
+    shelf.damaged("t", Which.OUTPUT, archive, "a")
     assert [mode_of(shelf, archive) for _ in range(2)] == [CacheMode.DROP, CacheMode.KEEP]
 
 

@@ -1,0 +1,297 @@
+"""`TaskClient`: the calls on the task API, against the embedded cloud."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from taskfs.api import KILL_TRIES, TaskClient
+from taskfs.errors import (
+    AccessDenied,
+    AlreadyTerminated,
+    BadAnswer,
+    InvalidValue,
+    NoAttribute,
+    NotFound,
+    Unavailable,
+)
+from tests.fake_api import FakeCloud
+
+LONG_AGO = "2025-06-11T08:00:00+00:00"
+
+
+@pytest.fixture
+def client(cloud: FakeCloud) -> Iterator[TaskClient]:
+    client = TaskClient(cloud.api_url, cloud.api_key, timeout_s=3)
+    yield client
+    client.close()
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kill requests 1 s apart would take the tests' time, and show nothing more."""
+    monkeypatch.setattr("taskfs.api.KILL_PAUSE_S", 0.02)
+
+
+def kills(cloud: FakeCloud) -> list[str]:
+    """Return what was asked about a kill, in order: `status` and `kill`."""
+    words = [r.path.rpartition("/")[2] for r in cloud.requests]
+    return [word for word in words if word in ("status", "kill")]
+
+
+def test_check(cloud: FakeCloud, client: TaskClient) -> None:
+    """README, Commands: The key is checked before mounting: with one small request."""
+    for _ in range(20):
+        cloud.add_task()
+    client.check()
+    assert [(r.path, r.query["per_page"]) for r in cloud.requests] == [("/tasks", ["1"])]
+    cloud.rotate_key()
+    with pytest.raises(AccessDenied):
+        client.check()
+
+
+def test_listings_come_in_pages_of_500(cloud: FakeCloud, client: TaskClient) -> None:
+    """README, Freshness: N/500 requests; newest first."""
+    tasks = [
+        cloud.add_task(create_time=f"2025-06-11T08:{n // 60:02}:{n % 60:02}Z") for n in range(1203)
+    ]
+    listed = [task.id for task in client.list_tasks()]
+    assert listed == tasks[::-1]
+    asked = sorted((int(r.query["page"][0]), r.query["per_page"][0]) for r in cloud.requests)
+    assert asked == [(1, "500"), (2, "500"), (3, "500")]
+    cloud.clear_requests()
+    assert [task.id for task in client.list_tasks(last=7)] == tasks[:-8:-1]
+    assert [r.query["per_page"] for r in cloud.requests] == [["7"]]
+    assert [task.id for task in client.list_tasks(last=700)] == tasks[:-701:-1]
+    assert TaskClient(cloud.api_url, cloud.api_key).list_tasks(project="no") == []
+
+
+def test_filters(cloud: FakeCloud, client: TaskClient) -> None:
+    """remote-api.md: Filters: `status`, `project`, `active=true`."""
+    failed = cloud.add_task(status="failed", project="p")
+    started = cloud.add_task(status="started", project="p")
+    other = cloud.add_task(status="started")
+    assert [t.id for t in client.list_tasks(project="p")] == [started, failed]
+    assert [t.id for t in client.list_tasks(status="failed")] == [failed]
+    assert [t.id for t in client.list_tasks(active=True)] == [other, started]
+    assert [t.id for t in client.list_tasks(active=True, project="p")] == [started]
+
+
+def test_a_listing_that_grows_between_its_pages_is_read_again(
+    cloud: FakeCloud, client: TaskClient
+) -> None:
+    """README, The tree: one directory per task: none is lost at a page's edge."""
+    tasks = {cloud.add_task() for _ in range(600)}
+    removed = cloud.add_task()
+
+    def shift(record: object) -> bool:
+        if getattr(record, "query", {}).get("page") == ["2"] and removed in cloud.statuses():
+            cloud.remove_task(removed)
+        return False
+
+    cloud.faults.add("status", status=500, match=shift, times=None)
+    assert {task.id for task in client.list_tasks()} >= tasks
+
+
+def test_bad_records_are_left_out_and_logged_once(
+    cloud: FakeCloud, client: TaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """README, The tree: a record without a usable id is left out."""
+    good = cloud.add_task()
+    cloud.add_task("../escape")
+    cloud.add_task(".hidden")
+    for _ in range(3):
+        assert [task.id for task in client.list_tasks()] == [good]
+    assert len([r for r in caplog.records if r.levelno >= logging.WARNING]) <= 2
+
+
+def test_one_task(cloud: FakeCloud, client: TaskClient) -> None:
+    """README, The tree: the task's record as a listing gives it."""
+    task = cloud.add_task(status="failed", task_metadata={"a": "b"})
+    assert client.get_task(task) == client.list_tasks()[0]
+    detail = client.task_detail(task)
+    assert detail["status_history"]
+    with pytest.raises(NotFound):
+        client.get_task("0" * 25)
+    cloud.faults.add("json", value={"task_id": "another", "status": "success"})
+    with pytest.raises(BadAnswer):
+        client.get_task(task)
+
+
+def test_a_name_cannot_escape_its_path(cloud: FakeCloud, client: TaskClient) -> None:
+    """A task's name is quoted: it names nothing else of the API."""
+    for name in ("../version", "a/b", "x?y=z", "%2e%2e", "a#b"):
+        with pytest.raises(NotFound):
+            client.get_task(name)
+    assert not [r for r in cloud.requests if r.path == "/version" or r.query]
+
+
+def test_the_queue(cloud: FakeCloud, client: TaskClient) -> None:
+    """remote-api.md: `position_in_queue`: {"tasks_ahead": int} or null."""
+    first, second = cloud.add_task(status="submitted"), cloud.add_task(status="submitted")
+    assert client.get_status(second).tasks_ahead in (0, 1)
+    assert client.get_status(cloud.add_task(status="started")).tasks_ahead is None
+    for position in ("soon", {"tasks_ahead": "x"}, 3, {}):
+        value = {"status": "submitted", "position_in_queue": position}
+        cloud.faults.add("json", value=value)
+        assert client.get_status(first).tasks_ahead is None
+
+
+def test_a_kill_is_sent_once(cloud: FakeCloud, client: TaskClient) -> None:
+    """README, Control files: sends one request; returns once the API accepted it."""
+    task = cloud.add_task(status="started")
+    assert client.kill_task(task).status == "pending-kill"
+    assert kills(cloud) == ["status", "kill"]
+    cloud.clear_requests()
+    assert client.kill_task(task).status == "pending-kill"
+    assert kills(cloud) == ["status"]
+    assert cloud.killed == [task]
+
+
+def test_a_kill_that_is_refused(cloud: FakeCloud, client: TaskClient) -> None:
+    """README, Control files: ENOENT, ESRCH, EACCES; any other 4xx: the status is read."""
+    with pytest.raises(NotFound):
+        client.kill_task("0" * 25)
+    with pytest.raises(AlreadyTerminated):
+        client.kill_task(cloud.add_task(status="failed"))
+    task = cloud.add_task(status="started")
+    for status, kind in (
+        (401, AccessDenied),
+        (403, AccessDenied),
+        (409, BadAnswer),
+        (404, NotFound),
+    ):
+        cloud.faults.add("status", status=status, path="/kill")
+        with pytest.raises(kind):
+            client.kill_task(task)
+    assert cloud.killed == []
+
+
+@pytest.mark.parametrize("kind", ["reset", "status", "html", "short"])
+@pytest.mark.parametrize("acted", [True, False])
+def test_a_lost_answer(cloud: FakeCloud, client: TaskClient, kind: str, acted: bool) -> None:
+    """README, Control files: If the answer was lost, the status is read before the request is
+    repeated."""
+    task = cloud.add_task(status="started")
+    options: dict[str, dict[str, Any]] = {
+        "reset": {"acted": acted},
+        "status": {"status": 502, "acted": acted},
+        "short": {"after_bytes": 3},
+        "html": {},
+    }
+    cloud.faults.add(kind, path="/kill", **options[kind])
+    assert client.kill_task(task).status == "pending-kill"
+    sent_again = kind == "html" or (kind != "short" and not acted)
+    assert kills(cloud) == ["status", "kill", "status", *(["kill"] if sent_again else [])]
+    assert cloud.killed == [task]
+
+
+def test_after_a_lost_answer_killed_is_success(cloud: FakeCloud, client: TaskClient) -> None:
+    """README, Control files: write(2) succeeds where the request had its effect."""
+    task = cloud.add_task(status="started")
+
+    def killed(record: object) -> bool:
+        cloud.set_status(task, "killed")
+        return True
+
+    cloud.faults.add("reset", path="/kill", match=killed)
+    assert client.kill_task(task).status == "killed"
+
+
+def test_five_tries(cloud: FakeCloud, client: TaskClient) -> None:
+    """README, Control files: after 5 tries ETIMEDOUT."""
+    task = cloud.add_task(status="started")
+    cloud.faults.add("status", status=503, path="/kill", times=None)
+    with pytest.raises(Unavailable):
+        client.kill_task(task)
+    assert kills(cloud) == ["status", "kill"] * KILL_TRIES
+    assert KILL_TRIES == 5
+
+
+def test_a_kill_ends_within_the_timeout(cloud: FakeCloud) -> None:
+    """README, Commands: `--timeout 30s` (how long an operation may try before ETIMEDOUT)."""
+    client = TaskClient(cloud.api_url, cloud.api_key, timeout_s=0.5)
+    task = cloud.add_task(status="started")
+    cloud.faults.add("status", status=429, retry_after=60, path="/kill", times=None)
+    with pytest.raises(Unavailable):
+        client.kill_task(task)
+    assert kills(cloud).count("kill") == 1
+    client.close()
+
+
+def test_metadata(cloud: FakeCloud, client: TaskClient) -> None:
+    """README, Attributes: setting one updates it remotely; `setfattr -x` removes it."""
+    task = cloud.add_task(task_metadata={"a": "1"})
+    client.set_metadata(task, "é/b", "ü")
+    assert client.get_task(task).metadata == {"a": "1", "é/b": "ü"}
+    client.remove_metadata(task, "a")
+    assert client.get_task(task).metadata == {"é/b": "ü"}
+    with pytest.raises(NoAttribute):
+        client.remove_metadata(task, "a")
+    for key, value in (("", "x"), ("x", "")):
+        with pytest.raises(InvalidValue):
+            client.set_metadata(task, key, value)
+    with pytest.raises(NotFound):
+        client.set_metadata("0" * 25, "a", "b")
+
+
+def test_signed_urls(cloud: FakeCloud, client: TaskClient) -> None:
+    """remote-api.md, Archives: GET /storage/signed-urls."""
+    assert client.signed_url("a b/output.zip", "mars").startswith("http://127.0.0.1:")
+    query = cloud.requests[-1].query
+    assert query == {"operation": ["download"], "paths": ["a b/output.zip"], "region": ["mars"]}
+    client.signed_url("x", None)
+    assert "region" not in cloud.requests[-1].query
+    for value in ([], ["a", "b"], {"a": 1}, [3]):
+        cloud.faults.add("json", value=value, times=2)
+        with pytest.raises(BadAnswer):
+            client.signed_url("x", None)
+        cloud.faults.clear()
+
+
+def test_opening_an_object_asks_nothing(cloud: FakeCloud, client: TaskClient) -> None:
+    """README, The tree: read lazily."""
+    client.open_object("x/output.zip", None)
+    assert cloud.requests == []
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b'{"detail": "No such thing."}', "No such thing."),
+        (b'{"detail": [{"loc": [], "msg": "one"}, {"msg": "two"}]}', "one; two"),
+        (b"<html>login</html>", "Forbidden"),
+        (b'{"detail": [3]}', "Forbidden"),
+        (b"", "Forbidden"),
+        (b"\xff", "Forbidden"),
+    ],
+)
+def test_the_detail_of_an_error_is_told(
+    cloud: FakeCloud, client: TaskClient, content: bytes, expected: str
+) -> None:
+    """remote-api.md: Errors are JSON `{"detail": …}` (a string, or for 422 a list)."""
+    cloud.faults.add("body", content=content, status=403)
+    with pytest.raises(AccessDenied) as caught:
+        client.list_tasks()
+    assert str(caught.value) == f"GET /tasks: {expected}"
+
+
+def test_pages_of_html_are_looked_at_once_more(cloud: FakeCloud, client: TaskClient) -> None:
+    """README, Errors: an answer that makes no sense: EIO."""
+    task = cloud.add_task()
+    cloud.faults.add("html")
+    assert [t.id for t in client.list_tasks()] == [task]
+    cloud.faults.add("html", times=None)
+    with pytest.raises(BadAnswer):
+        client.list_tasks()
+    assert len(cloud.requests) == 4
+
+
+def test_projects_and_the_clock(cloud: FakeCloud, client: TaskClient) -> None:
+    """remote-api.md: GET /projects; `taskfs doctor` compares the clocks."""
+    cloud.add_task(project="p")
+    assert client.clock_offset_s is None
+    assert [project["name"] for project in client.list_projects()] == ["p"]
+    offset = client.clock_offset_s
+    assert offset is not None and abs(offset) < 5

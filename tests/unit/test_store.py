@@ -1,0 +1,287 @@
+"""`StoredObject`: ranges of one version through a signed URL, against the embedded cloud."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from taskfs.errors import (
+    AccessDenied,
+    BadAnswer,
+    NotFound,
+    StaleObject,
+    Unavailable,
+    Unsupported,
+)
+from taskfs.model import ObjectVersion
+from taskfs.stats import Stats
+from taskfs.store import SMALL_OBJECT, StoredObject
+from taskfs.transport import Transport
+from tests.fake_api import FakeCloud
+
+PATH = "t/output.zip"
+CONTENT = bytes(range(256)) * 8192  # 2 MiB
+
+
+@pytest.fixture
+def transport() -> Iterator[Transport]:
+    transport = Transport(timeout_s=2, stats=Stats(), side="store")
+    yield transport
+    transport.close()
+
+
+class Signer:
+    """Signs URLs for one path, and counts them."""
+
+    def __init__(self, cloud: FakeCloud, path: str = PATH) -> None:
+        self._cloud = cloud
+        self._path = path
+        self.count = 0
+
+    def __call__(self) -> str:
+        self.count += 1
+        return self._cloud.signed_url(self._path)
+
+
+@pytest.fixture
+def signer(cloud: FakeCloud) -> Signer:
+    cloud.put_object(PATH, CONTENT)
+    return Signer(cloud)
+
+
+@pytest.fixture
+def stored(signer: Signer, transport: Transport) -> StoredObject:
+    return StoredObject(PATH, signer, transport)
+
+
+@pytest.fixture
+def version(stored: StoredObject) -> ObjectVersion:
+    return stored.fetch_tail(1).version
+
+
+def ranges(cloud: FakeCloud) -> list[str | None]:
+    return [r.range for r in cloud.requests if r.side == "store"]
+
+
+def test_the_tail_tells_the_size(cloud: FakeCloud, stored: StoredObject) -> None:
+    """README, Attributes: (whose size is the store's Content-Range)."""
+    tail = stored.fetch_tail(1000)
+    assert (tail.start, tail.body) == (len(CONTENT) - 1000, CONTENT[-1000:])
+    assert tail.version.size == len(CONTENT)
+    assert tail.version.etag
+    whole = stored.fetch_tail(len(CONTENT) + 5)
+    assert (whole.start, whole.body == CONTENT) == (0, True)
+    assert ranges(cloud) == ["bytes=-1000", f"bytes=-{len(CONTENT) + 5}"]
+    assert {r.method for r in cloud.requests} == {"GET"}  # a presigned URL refuses HEAD
+
+
+def test_ranges(cloud: FakeCloud, stored: StoredObject, version: ObjectVersion) -> None:
+    """style guide: Return the bytes [start, stop) of the object, exactly `stop - start` of them."""
+    for start, stop in ((0, 1), (0, len(CONTENT)), (len(CONTENT) - 1, len(CONTENT)), (777, 99_999)):
+        assert stored.fetch_range(start, stop, version) == CONTENT[start:stop]
+    assert ranges(cloud)[1:3] == ["bytes=0-0", f"bytes=0-{len(CONTENT) - 1}"]
+
+
+def test_one_url_serves_many_requests(
+    signer: Signer, stored: StoredObject, version: ObjectVersion
+) -> None:
+    """README, Attributes: costs one signed URL and one range."""
+    with ThreadPoolExecutor(8) as pool:
+        parts = pool.map(lambda n: stored.fetch_range(n * 10, n * 10 + 10, version), range(50))
+        assert b"".join(parts) == CONTENT[:500]
+    assert signer.count == 1
+
+
+@pytest.mark.parametrize("kind", ["expire", "revoke"])
+def test_an_url_that_is_good_no_more_is_renewed_once(
+    cloud: FakeCloud, signer: Signer, stored: StoredObject, version: ObjectVersion, kind: str
+) -> None:
+    """remote-api.md, Archives: an expired one: 400 `ExpiredToken`, others 403: ask for a new URL
+    once and repeat the same range."""
+    getattr(cloud, f"{kind}_urls")()
+    with ThreadPoolExecutor(8) as pool:
+        parts = pool.map(lambda n: stored.fetch_range(n, n + 1, version), range(16))
+        assert b"".join(parts) == CONTENT[:16]
+    assert signer.count == 2
+
+
+def test_a_new_url_that_is_refused_too(
+    cloud: FakeCloud, signer: Signer, stored: StoredObject, version: ObjectVersion
+) -> None:
+    """README, Errors: not allowed to: EACCES."""
+    cloud.faults.add("status", status=403, side="store", times=None)
+    with pytest.raises(AccessDenied):
+        stored.fetch_range(0, 1, version)
+    assert signer.count == 2
+    cloud.faults.clear()
+    cloud.url_lifetime_s = -1
+    cloud.expire_urls()
+    with pytest.raises(AccessDenied):
+        stored.fetch_range(0, 1, version)
+
+
+def test_a_replaced_object_is_stale(
+    cloud: FakeCloud, stored: StoredObject, version: ObjectVersion
+) -> None:
+    """README, Errors: the remote object was replaced: ESTALE."""
+    for content in (CONTENT[::-1], CONTENT[:100], CONTENT * 2, CONTENT):
+        cloud.put_object(PATH, content)
+        with pytest.raises(StaleObject):
+            stored.fetch_range(1000, 2000, version)
+
+
+@pytest.mark.parametrize("etag", ['W/"weak"', None, ""])
+def test_without_a_strong_etag_a_replacement_shows_all_the_same(
+    cloud: FakeCloud, stored: StoredObject, etag: str | None
+) -> None:
+    """RFC 9110, 13.1.1: If-Match compares strongly: a weak tag would never match."""
+    cloud.faults.add("header", name="ETag", value=etag, side="store", times=None)
+    version = stored.fetch_tail(10).version
+    assert stored.fetch_range(0, 10, version) == CONTENT[:10]
+    cloud.put_object(PATH, CONTENT + b"longer")
+    with pytest.raises(StaleObject):
+        stored.fetch_range(0, 10, version)
+
+
+def test_an_object_that_is_gone(
+    cloud: FakeCloud, stored: StoredObject, version: ObjectVersion
+) -> None:
+    """README, Errors: the store says there is no such thing: ENOENT."""
+    cloud.remove_object(PATH)
+    with pytest.raises(NotFound, match="NoSuchKey"):
+        stored.fetch_range(0, 10, version)
+    with pytest.raises(NotFound):
+        stored.fetch_tail(10)
+
+
+@pytest.mark.parametrize(("kind", "after_bytes"), [("short", 500_000), ("reset", 1_300_000)])
+def test_a_body_cut_short_is_resumed(
+    cloud: FakeCloud, stored: StoredObject, version: ObjectVersion, kind: str, after_bytes: int
+) -> None:
+    """style guide, A docstring: A short body is resumed: where it stopped."""
+    cloud.clear_requests()
+    cloud.faults.add(kind, side="store", after_bytes=after_bytes)
+    assert stored.fetch_range(100, 2_000_100, version) == CONTENT[100:2_000_100]
+    first, second = ranges(cloud)
+    assert first == "bytes=100-2000099"
+    assert second and int(second.removeprefix("bytes=").split("-")[0]) > 100
+    cloud.clear_requests()
+    cloud.faults.add(kind, side="store", after_bytes=after_bytes)
+    assert stored.fetch_tail(2_000_000).body == CONTENT[-2_000_000:]
+    assert len(ranges(cloud)) == 2
+
+
+def test_a_body_cut_and_the_object_replaced(
+    cloud: FakeCloud, stored: StoredObject, version: ObjectVersion
+) -> None:
+    """README, Freshness: Old bytes and new are never mixed."""
+    cloud.faults.add("short", side="store", after_bytes=500_000)
+
+    def replaced(record: object) -> bool:
+        if len(ranges(cloud)) > 2:
+            cloud.put_object(PATH, CONTENT[::-1])
+        return False
+
+    cloud.faults.add("status", status=500, match=replaced, times=None)
+    with pytest.raises(StaleObject):
+        stored.fetch_range(0, len(CONTENT), version)
+
+
+def test_a_body_longer_than_announced_gives_no_surplus(
+    cloud: FakeCloud, stored: StoredObject, version: ObjectVersion
+) -> None:
+    """README, Errors: A failed read never looks like …: nor does a surplus look like content."""
+    cloud.faults.add("long", side="store")
+    assert stored.fetch_range(0, 1000, version) == CONTENT[:1000]
+    assert stored.fetch_range(1000, 2000, version) == CONTENT[1000:2000]
+
+
+def test_a_store_that_ignores_ranges(
+    cloud: FakeCloud, stored: StoredObject, version: ObjectVersion, transport: Transport
+) -> None:
+    """README, Errors: a store that ignores ranges on a large object: EOPNOTSUPP."""
+    cloud.faults.add("whole", side="store", times=None)
+    cloud.clear_requests()
+    for ask in (
+        lambda: stored.fetch_tail(10),
+        lambda: stored.fetch_range(5, 10, version),
+    ):
+        with pytest.raises(Unsupported):
+            ask()
+    time.sleep(0.1)
+    assert len(CONTENT) > SMALL_OBJECT
+    cloud.put_object("small", CONTENT[:5000])
+    small = StoredObject("small", Signer(cloud, "small"), transport)
+    tail = small.fetch_tail(1000)
+    assert (tail.start, tail.body) == (4000, CONTENT[4000:5000])
+    assert small.fetch_tail(9000).body == CONTENT[:5000]
+    assert small.fetch_range(10, 30, tail.version) == CONTENT[10:30]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("Content-Range", None),
+        ("Content-Range", "bytes 0-9/*"),
+        ("Content-Range", "bytes 5-14/2097152"),
+        ("Content-Range", "bytes 9-0/2097152"),
+        ("Content-Range", "bytes 0-8/2097152"),
+        ("Content-Range", "pages 0-9/2097152"),
+    ],
+)
+def test_answers_that_contradict_themselves(
+    cloud: FakeCloud, stored: StoredObject, version: ObjectVersion, name: str, value: str | None
+) -> None:
+    """style guide, A docstring: the answer contradicts itself, after a second try (EIO)."""
+    cloud.faults.add("header", name=name, value=value, side="store")
+    assert stored.fetch_range(0, 10, version) == CONTENT[:10]
+    cloud.faults.add("header", name=name, value=value, side="store", times=None)
+    cloud.clear_requests()
+    with pytest.raises(BadAnswer):
+        stored.fetch_range(0, 10, version)
+    assert len(ranges(cloud)) == 2
+
+
+def test_a_compressed_answer_is_unsupported(
+    cloud: FakeCloud, stored: StoredObject, version: ObjectVersion
+) -> None:
+    """A compressed representation has other byte offsets than the object."""
+    cloud.faults.add("header", name="Content-Encoding", value="gzip", side="store")
+    with pytest.raises(Unsupported):
+        stored.fetch_range(0, 10, version)
+
+
+def test_an_empty_object(cloud: FakeCloud, transport: Transport) -> None:
+    """README, Errors: a damaged archive: EIO."""
+    cloud.put_object("empty", b"")
+    empty = StoredObject("empty", Signer(cloud, "empty"), transport)
+    with pytest.raises(BadAnswer):
+        empty.fetch_tail(10)
+
+
+def test_a_store_that_stalls(cloud: FakeCloud, signer: Signer) -> None:
+    """README, Errors: no answer in time: ETIMEDOUT."""
+    transport = Transport(timeout_s=0.5, stats=Stats(), side="store")
+    stored = StoredObject(PATH, signer, transport)
+    version = stored.fetch_tail(1).version
+    cloud.faults.add("stall", side="store", times=None)
+    with pytest.raises(Unavailable):
+        stored.fetch_range(0, 10, version)
+    cloud.faults.clear()
+    cloud.faults.add("stall", side="store", after_bytes=300_000, times=None)
+    began = time.monotonic()
+    with pytest.raises(Unavailable):
+        stored.fetch_range(0, 300_001, version)
+    assert time.monotonic() - began < 30
+    cloud.faults.clear()
+    transport.close()
+
+
+def test_the_key_is_never_sent(
+    cloud: FakeCloud, stored: StoredObject, version: ObjectVersion
+) -> None:
+    """remote-api.md: A storage URL is on another host and must never see that header."""
+    stored.fetch_range(0, 10, version)
+    assert cloud.store.leaked_keys == []
+    assert not any(r.had_api_key for r in cloud.requests if r.side == "store")

@@ -1,0 +1,272 @@
+"""`Transport`: timeouts, retries within a budget, and what HTTP failures become."""
+
+import email.utils
+import http.client
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+import urllib3
+
+from taskfs.errors import AccessDenied, BadAnswer, NotFound, TaskFSError, Unavailable
+from taskfs.stats import Stats
+from taskfs.transport import (
+    KEY_HEADER,
+    MAX_REDIRECTS,
+    Budget,
+    Transient,
+    Transport,
+    refusal,
+    retry_after_s,
+)
+from tests.fake_api import FakeCloud
+
+
+@pytest.fixture
+def transport() -> Iterator[Transport]:
+    transport = transport_of(2.0)
+    yield transport
+    transport.close()
+
+
+def transport_of(timeout_s: float, **options: Any) -> Transport:
+    return Transport(timeout_s=timeout_s, stats=Stats(), side="api", **options)
+
+
+def get(transport: Transport, url: str, **options: Any) -> bytes:
+    """Return the body of one GET, tried again as every call is."""
+
+    def attempt(budget: Budget) -> bytes:
+        body = bytearray()
+        response = transport.send("GET it", "GET", url, budget, **options)
+        transport.receive("GET it", response, budget, body)
+        return bytes(body)
+
+    return transport.retrying("GET it", attempt)
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
+def test_transient_statuses_are_tried_again(
+    cloud: FakeCloud, transport: Transport, status: int
+) -> None:
+    """README, Errors: no answer in time, after retries with backoff and jitter."""
+    cloud.faults.add("status", status=status, times=2)
+    assert b"version" in get(transport, f"{cloud.api_url}/version")
+    assert len(cloud.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(503, BadAnswer), (500, BadAnswer), (429, Unavailable), (408, Unavailable)]
+)
+def test_what_stays_is_told_when_the_time_is_up(
+    cloud: FakeCloud, status: int, kind: type[TaskFSError]
+) -> None:
+    """README, Errors: 5xx after retries: EIO; no answer in time: ETIMEDOUT."""
+    transport = transport_of(0.5)
+    cloud.faults.add("status", status=status, times=None)
+    began = time.monotonic()
+    with pytest.raises(kind, match=f"GET it: {status}"):
+        get(transport, f"{cloud.api_url}/version")
+    assert time.monotonic() - began < 3
+    assert len(cloud.requests) >= 2
+    transport.close()
+
+
+@pytest.mark.parametrize("kind", ["reset", "stall"])
+def test_silence_and_resets_are_unavailable(cloud: FakeCloud, kind: str) -> None:
+    """README, Errors: no answer in time, after retries: ETIMEDOUT."""
+    transport = transport_of(0.6)
+    cloud.faults.add(kind, times=None)
+    began = time.monotonic()
+    with pytest.raises(Unavailable, match="GET it: no answer"):
+        get(transport, f"{cloud.api_url}/version")
+    assert time.monotonic() - began < 4
+    transport.close()
+
+
+def test_nobody_listens() -> None:
+    """README, Errors: no answer in time: ETIMEDOUT; the reason is told, once."""
+    transport = transport_of(0.4)
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        with pytest.raises(Unavailable, match=r"no answer \(.*refused\)$"):
+            get(transport, f"http://127.0.0.1:{unused.getsockname()[1]}/x?Signature=secret")
+    with pytest.raises(Unavailable):
+        get(transport, "http://no-such-host.invalid/")
+    transport.close()
+
+
+def test_retry_after_is_respected(cloud: FakeCloud) -> None:
+    """README, Errors: (`Retry-After` respected)."""
+    transport = transport_of(10)
+    cloud.faults.add("status", status=429, retry_after="0.7")
+    began = time.monotonic()
+    get(transport, f"{cloud.api_url}/version")
+    assert time.monotonic() - began >= 0.7
+    cloud.faults.add("status", status=503, retry_after=3600, times=None)
+    began = time.monotonic()
+    with pytest.raises(BadAnswer):
+        get(transport, f"{cloud.api_url}/version")
+    assert time.monotonic() - began < 5  # it lies beyond the budget: no use to wait
+    transport.close()
+
+
+def test_retry_after_in_both_forms() -> None:
+    """RFC 9110, 10.2.3: seconds or a date."""
+    assert retry_after_s("7") == 7
+    assert retry_after_s(" 1.5 ") == 1.5
+    assert retry_after_s("-5") == 0
+    later = email.utils.formatdate(time.time() + 100, usegmt=True)
+    assert 95 < (retry_after_s(later) or 0) <= 100
+    assert retry_after_s(email.utils.formatdate(0)) == 0
+    assert [retry_after_s(text) for text in (None, "", "soon", "Wed, 99")] == [None] * 4
+
+
+def test_a_body_that_stalls_or_is_cut_is_transient(cloud: FakeCloud) -> None:
+    """README, Errors: no answer in time: ETIMEDOUT."""
+    transport = transport_of(3)
+    for kind in ("short", "reset"):
+        cloud.faults.add(kind, after_bytes=5)
+        assert b"version" in get(transport, f"{cloud.api_url}/version")
+    transport.close()
+
+
+def test_bytes_that_arrive_extend_the_budget() -> None:
+    """README, Commands: `--timeout`: how long an operation may try, not how long a body takes."""
+    budget = Budget(1.0, time.monotonic() - 2)
+    assert budget.remaining_s < 0
+    budget.received = 10 << 20
+    assert budget.remaining_s > 60
+    assert Budget(30.0, time.monotonic()).attempt_timeout_s()[1] < 30
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        requests.ConnectionError("refused"),
+        requests.exceptions.ChunkedEncodingError(),
+        requests.exceptions.ContentDecodingError(),
+        urllib3.exceptions.ProtocolError("cut"),
+        urllib3.exceptions.ReadTimeoutError(None, "/", "slow"),  # type: ignore[arg-type]
+        TimeoutError("timed out"),
+        ConnectionResetError(104, "reset"),
+        OSError(None, "nothing"),
+        http.client.RemoteDisconnected("gone"),
+    ],
+    ids=lambda exc: type(exc).__name__,
+)
+def test_foreign_exceptions_are_renamed(
+    transport: Transport, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    """Style guide, Principles 4: Foreign exceptions are renamed where they enter."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise failure
+
+    monkeypatch.setattr(transport._session, "request", fail)
+    with pytest.raises(Transient) as caught:
+        transport.send("GET it", "GET", "http://localhost/", Budget(1, time.monotonic()))
+    assert isinstance(caught.value.error, Unavailable)
+
+
+@pytest.mark.parametrize("url", ["nonsense", "ftp://host/", "http://", "http://[::1"])
+def test_an_url_that_is_none_is_a_bad_answer(transport: Transport, url: str) -> None:
+    """README, Errors: an answer that makes no sense: EIO."""
+    with pytest.raises(BadAnswer):
+        get(transport, url)
+
+
+def test_redirects_without_end_are_a_bad_answer(cloud: FakeCloud, transport: Transport) -> None:
+    """README, Errors: an answer that makes no sense: EIO."""
+    cloud.faults.add("redirect", times=None)
+    with pytest.raises(BadAnswer):
+        get(transport, f"{cloud.api_url}/version")
+    assert len(cloud.requests) == MAX_REDIRECTS + 1
+
+
+def test_the_key_stays_with_its_origin(cloud: FakeCloud) -> None:
+    """remote-api.md: a storage URL is on another host and must never see that header, not even
+    after a redirect."""
+    transport = transport_of(2, headers={KEY_HEADER: cloud.api_key})
+    cloud.put_object("t/x", b"content")
+    cloud.faults.add("redirect", side="api", to=cloud.signed_url("t/x"))
+    assert get(transport, f"{cloud.api_url}/tasks") == b"content"
+    cloud.faults.add("redirect", side="api", to="/version")
+    get(transport, f"{cloud.api_url}/tasks")
+    assert [(r.side, r.had_api_key) for r in cloud.requests] == [
+        *(("api", True), ("store", False), ("api", True), ("api", True))
+    ]
+    assert cloud.store.leaked_keys == []
+    transport.close()
+
+
+def test_what_a_server_is_asked_for(cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compressed body has other offsets, a ~/.netrc breaks a presigned request, a proxy's
+    cookie is nobody's business."""
+    seen: list[dict[str, str]] = []
+
+    class Spy(threading.Thread):
+        def __init__(self) -> None:
+            super().__init__(daemon=True)
+            self.server = socket.create_server(("127.0.0.1", 0))
+            self.port = self.server.getsockname()[1]
+
+        def run(self) -> None:
+            for _ in range(2):
+                connection, _address = self.server.accept()
+                with connection:
+                    head = connection.recv(65536).decode().split("\r\n\r\n")[0].split("\r\n")[1:]
+                    seen.append(
+                        {k.lower(): v for k, _, v in (line.partition(": ") for line in head)}
+                    )
+                    connection.sendall(
+                        b"HTTP/1.1 200 OK\r\nSet-Cookie: a=b\r\nContent-Length: 2\r\n"
+                        b"Date: Wed, 11 Jun 2025 08:00:00 GMT\r\nConnection: close\r\n\r\nok"
+                    )
+
+    spy = Spy()
+    spy.start()
+    transport = transport_of(5)
+    for _ in range(2):
+        assert get(transport, f"http://127.0.0.1:{spy.port}/") == b"ok"
+    spy.join(10)
+    spy.server.close()
+    for headers in seen:
+        assert headers["accept-encoding"] == "identity"
+        assert headers["user-agent"].startswith("taskfs/")
+        assert not {"cookie", "authorization", "x-api-key"} & set(headers)
+    offset = transport.clock_offset_s
+    assert offset is not None and offset < -1e6  # the spy's clock is far behind
+    transport.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(401, AccessDenied), (403, AccessDenied), (404, NotFound), (410, NotFound), (418, BadAnswer)],
+)
+def test_refusals(status: int, kind: type[TaskFSError]) -> None:
+    """README, Errors: the errno table."""
+    error = refusal("GET it", status, "a detail")
+    assert type(error) is kind
+    assert str(error) == "GET it: a detail"
+    assert str(refusal("GET it", status, "")) == f"GET it: {status}"
+
+
+def test_retries_are_logged_and_counted(cloud: FakeCloud, caplog: pytest.LogCaptureFixture) -> None:
+    """README, The tree: .taskfs/stats.json counts what went out."""
+    caplog.set_level(logging.INFO, "taskfs")
+    stats = Stats()
+    transport = Transport(timeout_s=3, stats=stats, side="api")
+    cloud.faults.add("status", status=503, times=2)
+    body = get(transport, f"{cloud.api_url}/version?Signature=secret")
+    counts = stats.snapshot()
+    assert (counts["api_requests"], counts["api_retries"]) == (3, 2)
+    assert counts["api_bytes"] >= len(body)
+    assert len(caplog.records) == 2
+    assert "secret" not in caplog.text
+    transport.close()
