@@ -3,7 +3,7 @@
 import struct
 import threading
 from abc import ABC, abstractmethod
-from collections import OrderedDict
+from collections import Counter
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Final
@@ -15,7 +15,7 @@ from taskfs.coverage import Coverage
 from taskfs.decoders import DECODERS, METHOD_NAMES, STORED, crc32
 from taskfs.diskcache import DiskCache, cache_key
 from taskfs.errors import CorruptData, Unsupported
-from taskfs.inflate import CheckpointRoom, Inflater
+from taskfs.inflate import CheckpointRoom, IdleInflaters, Inflater
 from taskfs.model import ObjectVersion, RemoteObject
 from taskfs.readahead import Stream, Walk, Windows
 from taskfs.stats import Stats
@@ -29,7 +29,6 @@ EXTRA_GUESS: Final = 64
 # Less than most entries take: a second request costs less than fetching members in vain.
 ENTRY_GUESS: Final = 80
 MAX_TAIL: Final = 8 << 20
-MAX_INFLATERS: Final = 256
 DECODE_WINDOW: Final = 4 << 20  # bytes that all members together are decoded ahead
 
 
@@ -45,6 +44,7 @@ class Engine:
     spans: BlockCache
     windows: Windows
     room: CheckpointRoom
+    idle: IdleInflaters = field(default_factory=IdleInflaters)
     decode_windows: Windows = field(default_factory=lambda: Windows(DECODE_WINDOW))
     disk: DiskCache | None = None
     namespace: str = ""  # whose objects these are: part of their names on disk
@@ -124,7 +124,7 @@ def _keep_index(
 
 
 class Archive:
-    """One version of an archive. Safe for concurrent use: a lock guards the table of inflaters."""
+    """One version of an archive. Safe for concurrent use: a lock guards the tables of inflaters."""
 
     def __init__(
         self,
@@ -143,7 +143,8 @@ class Archive:
         self._directory_start = directory_start
         self._index_key = index_key
         self._lock = threading.Lock()
-        self._inflaters: OrderedDict[Member, Inflater] = OrderedDict()
+        self._inflaters: dict[Member, Inflater] = {}
+        self._readers: Counter[Inflater] = Counter()
 
     def open_member(self, member: Member) -> "MemberReader":
         """Return a reader of the member; nothing goes out before its first read.
@@ -194,12 +195,12 @@ class Archive:
             raise CorruptData(f"{member.path}: the member overlaps the archive's directory")
         return start
 
-    def inflater(self, member: Member, start: int) -> Inflater:
-        """Return the decoder that all readers of the member share."""
+    def take_inflater(self, member: Member, start: int) -> Inflater:
+        """Return the decoder that all readers of the member share; give it back with `give_back`."""
         with self._lock:
-            inflater = self._inflaters.pop(member, None)
+            inflater = self._inflaters.get(member)
             if inflater is None:
-                inflater = Inflater(
+                inflater = self._inflaters[member] = Inflater(
                     DECODERS[member.method],
                     lambda fed: _Pieces(self, start, start + member.compressed_size, fed),
                     size=member.size,
@@ -210,14 +211,26 @@ class Archive:
                     waiter=self.engine.waiter,
                     windows=self.engine.decode_windows,
                 )
-            self._inflaters[member] = inflater
-            old = self._inflaters.popitem(last=False) if self._is_crowded() else None
-        if old is not None:
-            old[1].close()
+            self._readers[inflater] += 1
+        self.engine.idle.take(inflater)
         return inflater
 
-    def _is_crowded(self) -> bool:
-        return len(self._inflaters) > MAX_INFLATERS
+    def give_back(self, member: Member, inflater: Inflater) -> None:
+        """Note that one reader less uses the decoder; a few stay for who comes back."""
+        with self._lock:
+            self._readers[inflater] -= 1
+            if self._readers[inflater]:
+                return
+            del self._readers[inflater]
+        self.engine.idle.keep(inflater, lambda: self._forget(member, inflater))
+
+    def _forget(self, member: Member, inflater: Inflater) -> None:
+        with self._lock:
+            if inflater in self._readers:
+                return  # somebody came back for it
+            if self._inflaters.get(member) is inflater:
+                del self._inflaters[member]
+        inflater.close()
 
     def drop(self, member: Member, start: int | None) -> None:
         """Forget the member's cached bytes, which begin at *start* if known: they proved wrong."""
@@ -281,7 +294,7 @@ class MemberReader(ABC):
         if offset >= self.size:
             return b""
         if self._damage is not None:
-            raise self._damage
+            raise CorruptData(str(self._damage))
         try:
             piece = self._read_checked(offset, size)
         except CorruptData as exc:
@@ -350,8 +363,29 @@ class MemberReader(ABC):
 class CompressedReader(MemberReader):
     """A member that is decoded; all its readers share one `Inflater`."""
 
+    def __init__(self, archive: Archive, member: Member) -> None:
+        super().__init__(archive, member)
+        self._inflater: Inflater | None = None
+
+    def close(self) -> None:
+        with self._lock:
+            inflater, self._inflater = self._inflater, None
+        if inflater is not None:
+            self.archive.give_back(self.member, inflater)
+
+    def _start_again(self) -> None:
+        self.close()
+        super()._start_again()
+
+    def _take(self) -> Inflater:
+        start = self._locate()
+        with self._lock:
+            if self._inflater is None:
+                self._inflater = self.archive.take_inflater(self.member, start)
+            return self._inflater
+
     def _read(self, offset: int, size: int) -> bytes:
-        inflater = self.archive.inflater(self.member, self._locate())
+        inflater = self._take()
         if self.member.compressed_size <= BLOCK:
             inflater.verify()
         return inflater.read_at(offset, size)

@@ -25,6 +25,7 @@ FIRST_SPACING: Final = 4 << 20
 MAX_CHECKPOINTS: Final = 128  # of one member; then every other one goes and the spacing doubles
 TOTAL_CHECKPOINTS: Final = 384  # of all members: about 40 KB each
 MAX_CURSORS: Final = 4
+MAX_IDLE: Final = 16
 AHEAD_SPANS: Final = 16
 _ids = itertools.count()
 
@@ -93,6 +94,33 @@ class CheckpointRoom:
             self._counts.pop(inflater, None)
 
 
+class IdleInflaters:
+    """The decoders that no open file uses: a few stay for who opens their members again.
+
+    Those with checkpoints, which cost most to make, stay longest. Safe for concurrent use.
+    """
+
+    def __init__(self, most: int = MAX_IDLE) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._forget: dict[Inflater, Callable[[], None]] = {}
+
+    def take(self, inflater: "Inflater") -> None:
+        """*inflater* is in use."""
+        with self._lock:
+            self._forget.pop(inflater, None)
+
+    def keep(self, inflater: "Inflater", forget: Callable[[], None]) -> None:
+        """*inflater* is in use no more; *forget* is called once there is no room for it."""
+        with self._lock:
+            self._forget[inflater] = forget
+            if len(self._forget) <= self._most:
+                return
+            plain = (each for each in self._forget if not each.is_costly)
+            crowded = self._forget.pop(next(plain, next(iter(self._forget))))
+        crowded()
+
+
 class Inflater:
     """Random access to the decoded bytes of one member.
 
@@ -156,6 +184,11 @@ class Inflater:
         if not self.verified:
             last = max(0, self.size - 1)
             self._piece(last // SPAN, 0, last % SPAN + 1 if self.size else 0)
+
+    @property
+    def is_costly(self) -> bool:
+        """Whether it holds checkpoints."""
+        return bool(self._checkpoints)
 
     def forget(self) -> None:
         """Let go of the checkpoints and of the cursors that nobody drives."""

@@ -29,7 +29,7 @@ CENTRAL_MAGIC: Final = b"PK\x01\x02"
 MAX_COMMENT: Final = 0xFFFF
 # The end record, its longest comment and both ZIP64 records: a tail this long always holds them.
 MIN_TAIL: Final = EOCD.size + MAX_COMMENT + EOCD64_LOCATOR.size + EOCD64.size
-MAX_DIRECTORY: Final = 256 << 20
+MAX_DIRECTORY: Final = 32 << 20  # some 300,000 members
 
 FLAG_ENCRYPTED: Final = 0x0001
 FLAG_STRONG_ENCRYPTION: Final = 0x0040
@@ -237,7 +237,7 @@ def _read_zip64_end(tail: bytes, tail_start: int, locator: int) -> tuple[int, in
     if disk or disks > 1:
         raise Unsupported("the archive is split over several files")
     # It ends where its locator begins; with data before the archive the claimed place is off.
-    for at in (claimed - tail_start, locator - EOCD64.size):
+    for at in (locator - EOCD64.size, claimed - tail_start):
         if 0 <= at <= locator - EOCD64.size and tail.startswith(EOCD64_MAGIC, at):
             record = EOCD64.unpack_from(tail, at)
             return record[8], record[9], tail_start + at

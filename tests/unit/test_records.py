@@ -314,3 +314,29 @@ def test_an_interrupted_caller_leaves_and_the_request_goes_on() -> None:
     records._waiter = Waiter()
     assert names(records.listing()) == [f"{ID}1"]
     assert api.calls == ["list"]
+
+
+def test_what_the_listing_does_not_show_is_found_by_its_name_for_good(
+    api: FakeAPI, clock: Clock
+) -> None:
+    """README, Freshness: Only a real 404 is ENOENT: not that a listing leaves the task out."""
+    records = records_of(api, clock, Scope(last=1))
+    outside = f"{ID}1"
+    assert records.record(outside).task.status == "success"
+    for _ in range(3):
+        clock.tick(9.5)
+        assert records.record(outside).task.id == outside
+    del api.tasks[outside]
+    clock.tick(9.5)
+    with pytest.raises(NotFound):
+        records.record(outside)
+
+
+def test_many_unfinished_tasks_of_another_project_stay_found(api: FakeAPI, clock: Clock) -> None:
+    """README, Freshness: Only a real 404 is ENOENT."""
+    records = records_of(api, clock, Scope(project="mine"))
+    others = [f"{ID}{chr(97 + number)}" for number in range(20)]
+    api.add(*(task_of(name, project="theirs") for name in others))
+    for _ in range(3):
+        assert {records.find(name).task.status for name in others} == {"started"}
+        clock.tick(2.1)
