@@ -13,11 +13,11 @@ from taskfs.config import Config
 from taskfs.diskcache import DiskCache
 from taskfs.errors import NotFound
 from taskfs.handles import HandleTable
-from taskfs.inflate import CheckpointRoom
 from taskfs.model import Task
 from taskfs.parts import Parts
 from taskfs.readahead import Windows
 from taskfs.records import Records, Scope
+from taskfs.rooms import CheckpointRoom
 from taskfs.shelf import Shelf, Which
 from taskfs.stats import Stats
 from taskfs.texts import Pins

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
-from taskfs.archive import Archive, MemberReader
+from taskfs.archive import Archive
 from taskfs.errors import (
     BadAnswer,
     BadHandle,
@@ -17,6 +17,7 @@ from taskfs.errors import (
     TaskFSError,
 )
 from taskfs.readahead import Stream
+from taskfs.readers import MemberReader
 from taskfs.shelf import CacheMode, Lease, Shelf
 
 

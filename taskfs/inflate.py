@@ -8,7 +8,6 @@ whoever reaches its end knows the CRC-32 of the whole.
 
 import itertools
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -18,14 +17,13 @@ from taskfs.blocks import BlockCache
 from taskfs.decoders import Decoder, crc32
 from taskfs.errors import CorruptData, TaskFSError
 from taskfs.readahead import Windows
+from taskfs.rooms import CheckpointRoom
 from taskfs.waiting import POLL_S, Waiter
 
 SPAN: Final = 128 << 10
 FIRST_SPACING: Final = 4 << 20
 MAX_CHECKPOINTS: Final = 128  # of one member; then every other one goes and the spacing doubles
-TOTAL_CHECKPOINTS: Final = 384  # of all members: about 40 KB each
 MAX_CURSORS: Final = 4
-MAX_IDLE: Final = 16
 AHEAD_SPANS: Final = 16
 _ids = itertools.count()
 
@@ -64,61 +62,6 @@ class _Cursor:
         self.decoded = 0  # bytes in `parts`
         self.crc = 0
         self.busy = False
-
-
-class CheckpointRoom:
-    """Bounds the checkpoints of all members: the member unused for longest gives up its own.
-
-    Safe for concurrent use; it calls `forget` of a member without holding its own lock.
-    """
-
-    def __init__(self, total: int = TOTAL_CHECKPOINTS) -> None:
-        self._total = total
-        self._lock = threading.Lock()
-        self._counts: OrderedDict[Inflater, int] = OrderedDict()
-
-    def note(self, inflater: "Inflater", count: int) -> None:
-        """*inflater* was used and holds *count* checkpoints now."""
-        crowded = []
-        with self._lock:
-            self._counts[inflater] = count
-            self._counts.move_to_end(inflater)
-            while sum(self._counts.values()) > self._total and len(self._counts) > 1:
-                crowded.append(self._counts.popitem(last=False)[0])
-        for other in crowded:
-            other.forget()
-
-    def leave(self, inflater: "Inflater") -> None:
-        """*inflater* is gone."""
-        with self._lock:
-            self._counts.pop(inflater, None)
-
-
-class IdleInflaters:
-    """The decoders that no open file uses: a few stay for who opens their members again.
-
-    Those with checkpoints, which cost most to make, stay longest. Safe for concurrent use.
-    """
-
-    def __init__(self, most: int = MAX_IDLE) -> None:
-        self._most = most
-        self._lock = threading.Lock()
-        self._forget: dict[Inflater, Callable[[], None]] = {}
-
-    def take(self, inflater: "Inflater") -> None:
-        """*inflater* is in use."""
-        with self._lock:
-            self._forget.pop(inflater, None)
-
-    def keep(self, inflater: "Inflater", forget: Callable[[], None]) -> None:
-        """*inflater* is in use no more; *forget* is called once there is no room for it."""
-        with self._lock:
-            self._forget[inflater] = forget
-            if len(self._forget) <= self._most:
-                return
-            plain = (each for each in self._forget if not each.is_costly)
-            crowded = self._forget.pop(next(plain, next(iter(self._forget))))
-        crowded()
 
 
 class Inflater:

@@ -12,10 +12,13 @@ import shutil
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from taskfs.errors import MountError
+
+T = TypeVar("T")
 
 FSTYPE: Final = "fuse.taskfs"
 FUSE_PACKAGES: Final = "apt-get install fuse libfuse2 (libfuse2t64 on newer systems)"
@@ -56,12 +59,16 @@ def absolute(mountpoint: Path) -> Path:
 
 
 def is_dead(mountpoint: Path) -> bool:
-    """Whether a FUSE mount is there whose daemon has died."""
-    try:
-        os.statvfs(mountpoint)  # unlike attributes, never answered from the kernel's memory
-    except OSError as exc:
-        return exc.errno in DEAD
-    return False
+    """Whether a FUSE mount is there whose daemon has died; one that does not answer may live."""
+
+    def ask() -> int:
+        try:
+            os.statvfs(mountpoint)  # unlike attributes, never answered from the kernel's memory
+        except OSError as exc:
+            return exc.errno or 0
+        return 0
+
+    return _answer(ask) in DEAD
 
 
 def prepare(mountpoint: Path) -> Path:
@@ -153,15 +160,20 @@ def umount(mountpoint: Path, *, lazy: bool) -> None:
 
 def _ask_pid(mountpoint: Path) -> int | None:
     """Return the daemon's process id from the mount itself, None if it does not answer."""
-    answers: list[int] = []
 
-    def ask() -> None:
+    def ask() -> int | None:
         try:
-            answers.append(int(json.loads((mountpoint / ".taskfs/stats.json").read_text())["pid"]))
+            return int(json.loads((mountpoint / ".taskfs/stats.json").read_text())["pid"])
         except (OSError, ValueError, KeyError, TypeError):
-            return
+            return None
 
-    thread = threading.Thread(target=ask, daemon=True)  # a wedged mount may never answer
+    return _answer(ask)
+
+
+def _answer(ask: Callable[[], T]) -> T | None:
+    """Return what *ask* learns from a mount, None if that takes too long: it may take for ever."""
+    answers: list[T] = []
+    thread = threading.Thread(target=lambda: answers.append(ask()), daemon=True)
     thread.start()
     thread.join(ASK_TIMEOUT_S)
     return answers[0] if answers else None

@@ -127,7 +127,7 @@ class Records:
         if known.task.is_terminated or not self._is_older(known.as_of_s, self._status_ttl_s):
             return known
         self._once("unfinished", self._load_unfinished)
-        return self._recall(task_id)
+        return self._known.get(task_id) or self._find_unlisted(task_id)
 
     def record(self, task_id: str) -> Known:
         """Return the task with its whole record at most as old as a listing may be.
@@ -141,10 +141,11 @@ class Records:
             return known
         try:
             self.listing()
-            known = self._recall(task_id)
-            if self._is_older(known.as_of_s, self._listing_ttl_s):
+            listed = self._known.get(task_id)  # none, if what is listed leaves it out
+            if listed is None or self._is_older(listed.as_of_s, self._listing_ttl_s):
                 self.reload(task_id)
-                known = self._recall(task_id)
+                listed = self._recall(task_id)
+            known = listed
         except NotFound:
             raise
         except TaskFSError as exc:

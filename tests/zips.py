@@ -21,12 +21,13 @@ from typing import Any, Final, TypeVar
 
 from taskfs.archive import Archive, Engine, open_archive
 from taskfs.blocks import BlockCache
-from taskfs.inflate import CheckpointRoom
 from taskfs.model import Fetched, ObjectVersion
 from taskfs.readahead import Windows
+from taskfs.rooms import CheckpointRoom
 from taskfs.stats import Stats
 from taskfs.waiting import Waiter
-from taskfs.zipindex import ArchiveIndex, Member, find_end, read_index
+from taskfs.zipend import find_end
+from taskfs.zipindex import ArchiveIndex, Member, read_index
 
 T = TypeVar("T")
 

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from taskfs.archive import LOCAL, Archive, MemberReader, tail_length
+from taskfs.archive import Archive, tail_length
 from taskfs.blocks import BLOCK
 from taskfs.compose import BLOCK_MEMORY, SPAN_MEMORY
 from taskfs.decoders import DECODERS, DeflateDecoder
@@ -34,6 +34,7 @@ from taskfs.errors import (
 )
 from taskfs.inflate import SPAN
 from taskfs.readahead import TOTAL_WINDOW
+from taskfs.readers import LOCAL, MemberReader
 from tests.zips import (
     BZIP2,
     DEFLATED,

@@ -17,15 +17,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from taskfs.errors import CorruptData, TaskFSError, Unsupported
-from taskfs.zipindex import (
-    MAX_DIRECTORY,
-    MIN_TAIL,
-    NTFS_EPOCH_100NS,
-    ArchiveIndex,
-    Folder,
-    Member,
-    find_end,
-)
+from taskfs.zipend import MAX_DIRECTORY, MIN_TAIL, find_end
+from taskfs.zipindex import NTFS_EPOCH_100NS, ArchiveIndex, Folder, Member
 from tests.zips import (
     BZIP2,
     DEFLATED,

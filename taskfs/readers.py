@@ -1,0 +1,206 @@
+"""Random reads of one member: how its bytes are decoded, and whether they are right."""
+
+import struct
+import threading
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Final
+
+from taskfs.blocks import BLOCK
+from taskfs.coverage import Coverage
+from taskfs.decoders import STORED, crc32
+from taskfs.errors import CorruptData
+from taskfs.inflate import Inflater
+from taskfs.readahead import Stream
+from taskfs.zipindex import Member
+
+if TYPE_CHECKING:
+    from taskfs.archive import Archive
+
+LOCAL: Final = struct.Struct("<4s5H3L2H")  # local file header, APPNOTE 4.3.7
+LOCAL_MAGIC: Final = b"PK\x03\x04"
+# Extra fields are longer in local headers than in the directory; this much is usually enough.
+EXTRA_GUESS: Final = 64
+
+
+class Pieces:
+    """The compressed bytes of a member for one cursor, cut where the blocks are."""
+
+    def __init__(self, archive: "Archive", start: int, stop: int, fed: int) -> None:
+        self._stream = Stream(archive.blocks, archive.engine.windows, start + fed, stop)
+        self._start = start
+        self._stop = stop
+
+    def piece(self, offset: int) -> bytes:
+        at = self._start + offset
+        return self._stream.read_at(at, min(self._stop - at, BLOCK - at % BLOCK))
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class MemberReader(ABC):
+    """Random reads of one member through one open handle; safe for concurrent use.
+
+    A failure that shows wrong bytes drops what was cached of the member. It is tried once more as
+    long as nothing of the member was handed out through this handle; after that the handle fails
+    for good, and the next one starts anew.
+    """
+
+    def __init__(self, archive: "Archive", member: Member) -> None:
+        self.archive = archive
+        self.member = member
+        self.size = member.size
+        self._lock = threading.Lock()
+        self._start: int | None = None
+        self._handed_out = False
+        self._damage: CorruptData | None = None
+        self._coverage = Coverage(member.size)
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Return the bytes [offset, offset + size) of the member, fewer only at its end.
+
+        Raises:
+            CorruptData: a checksum, size or header that does not match (EIO).
+            StaleObject, NotFound, Unavailable, …: as `RemoteObject.fetch_range`.
+        """
+        if not self.size:
+            self._check_empty()
+        if offset >= self.size:
+            return b""
+        if self._damage is not None:
+            raise CorruptData(str(self._damage))
+        try:
+            piece = self._read_checked(offset, size)
+        except CorruptData as exc:
+            self._start_again()
+            if self._handed_out:
+                # The kernel repeats a read-ahead that failed: it must not come out well then.
+                self._damage = exc
+                raise
+            try:
+                piece = self._read_checked(offset, size)
+            except CorruptData:
+                self._start_again()
+                raise
+        self._handed_out = True
+        if offset + len(piece) >= self.size:
+            start = self.member.header_offset
+            self.archive.walk.passed(start, start + self.member.compressed_size)
+        return piece
+
+    def close(self) -> None:  # noqa: B027 - not every method holds something
+        """Give up what only this handle holds."""
+
+    def _start_again(self) -> None:
+        self.archive.drop(self.member, self._start)
+        with self._lock:
+            self._start = None
+            self._coverage = Coverage(self.size)
+
+    def _check_empty(self) -> None:
+        """Refuse a member that is said to hold nothing, and something."""
+        member = self.member
+        if member.crc32 or (member.method == STORED and member.compressed_size):
+            raise CorruptData(f"{member.path}: empty, but not by its checksum or packed size")
+
+    def _read_checked(self, offset: int, size: int) -> bytes:
+        """Return the bytes asked for; where they complete the member its CRC-32 must be right.
+
+        It is that of the bytes handed out here, which may have been fetched at different times.
+        """
+        piece = self._read(offset, size)
+        with self._lock:
+            self._coverage.add(offset, piece)
+            crc = self._coverage.crc
+            if crc is None:
+                return piece
+            if crc == self.member.crc32:
+                self._coverage = Coverage(self.size)  # a second pass is checked too
+                return piece
+        raise self._wrong_crc(crc)
+
+    def _wrong_crc(self, crc: int) -> CorruptData:
+        return CorruptData(f"{self.member.path}: CRC-32 {crc:08x}, not {self.member.crc32:08x}")
+
+    def _locate(self) -> int:
+        """Return where the member's bytes begin in the archive; looked up once."""
+        start = self._start
+        if start is None:
+            start = self._start = self.archive.locate(self.member)
+        return start
+
+    @abstractmethod
+    def _read(self, offset: int, size: int) -> bytes:
+        """Return the bytes asked for, checked as far as the method allows."""
+
+
+class CompressedReader(MemberReader):
+    """A member that is decoded; all its readers share one `Inflater`."""
+
+    def __init__(self, archive: "Archive", member: Member) -> None:
+        super().__init__(archive, member)
+        self._inflater: Inflater | None = None
+
+    def close(self) -> None:
+        with self._lock:
+            inflater, self._inflater = self._inflater, None
+        if inflater is not None:
+            self.archive.give_back(self.member, inflater)
+
+    def _start_again(self) -> None:
+        self.close()
+        super()._start_again()
+
+    def _take(self) -> Inflater:
+        start = self._locate()
+        with self._lock:
+            if self._inflater is None:
+                self._inflater = self.archive.take_inflater(self.member, start)
+            return self._inflater
+
+    def _read(self, offset: int, size: int) -> bytes:
+        inflater = self._take()
+        if self.member.compressed_size <= BLOCK:
+            inflater.verify()
+        return inflater.read_at(offset, size)
+
+
+class StoredReader(MemberReader):
+    """A member that is read in place."""
+
+    def __init__(self, archive: "Archive", member: Member) -> None:
+        super().__init__(archive, member)
+        self._stream: Stream | None = None
+
+    def close(self) -> None:
+        with self._lock:
+            stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()
+
+    def _start_again(self) -> None:
+        super()._start_again()
+        self.close()
+
+    def _open(self, start: int) -> Stream:
+        with self._lock:
+            if self._stream is None:
+                stop = start + self.size
+                self._stream = Stream(self.archive.blocks, self.archive.engine.windows, start, stop)
+            return self._stream
+
+    def _read(self, offset: int, size: int) -> bytes:
+        if self.size != self.member.compressed_size:
+            raise CorruptData(f"{self.member.path}: stored, but of two sizes")
+        if self._start is None and offset:
+            # Where the bytes begin is known up to some extra field: both requests go out at once.
+            guess = self.member.header_offset + LOCAL.size + len(self.member.raw_name) + offset
+            self.archive.blocks.schedule(guess, guess + EXTRA_GUESS)
+        start = self._locate()
+        stream = self._open(start)
+        if self.size > BLOCK:
+            return stream.read_at(start + offset, min(size, self.size - offset))
+        whole = stream.read_at(start, self.size)
+        if (crc := crc32(whole)) != self.member.crc32:
+            raise self._wrong_crc(crc)
+        return whole[offset : offset + size]
