@@ -207,12 +207,7 @@ class Transport:
                 timeout=budget.attempt_timeout_s(),
                 stream=True,
             )
-        except (
-            requests.TooManyRedirects,
-            requests.exceptions.InvalidURL,
-            requests.exceptions.InvalidSchema,
-            requests.exceptions.MissingSchema,
-        ) as exc:
+        except (requests.TooManyRedirects, ValueError) as exc:  # ValueError: no URL at all
             raise BadAnswer(f"{what}: {redact(str(exc))}") from exc
         except FOREIGN as exc:
             raise Transient(Unavailable(f"{what}: no answer ({_cause(exc)})")) from exc

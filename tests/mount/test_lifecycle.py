@@ -162,10 +162,46 @@ def test_an_api_that_is_not_reached(taskfs: Taskfs, place: Path, cloud: FakeClou
     assert processes_of(place) == []
 
 
-def test_umount_waits_for_the_end_of_the_process(new_mount: Callable[..., Mount]) -> None:
-    """README, Commands: `taskfs umount MOUNTPOINT` unmounts and waits for the daemon's end."""
+def test_a_machine_without_the_device(taskfs: Taskfs, place: Path) -> None:
+    """README, Commands: mount … says why not: libfuse or /dev/fuse missing (naming the package)."""
+    script = """
+    mkdir "$0/dev" && mount -t tmpfs none "$0/dev"
+    mknod -m 0666 "$0/dev/null" c 1 3
+    mount --bind "$0/dev" /dev
+    exec "$@"
+    """
+    done = subprocess.run(
+        ["unshare", "--mount", "--propagation", "private", "bash", "-c", script, taskfs.home]
+        + [*COMMAND, "mount", str(place)],
+        env=taskfs.environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "/dev/fuse is missing" in done.stderr
+    assert "modprobe fuse" in done.stderr
+
+
+def test_a_mount_that_does_not_answer_is_left_alone(new_mount: Callable[..., Mount]) -> None:
+    """README, Commands: mount … says why not: what hangs may live."""
     mount = new_mount()
     pid = mount.pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        refused(mount.taskfs, mount.path, "mounted already")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert ".by-status" in os.listdir(mount.path)
+
+
+def test_umount_waits_for_the_end_of_the_process(new_mount: Callable[..., Mount]) -> None:
+    """README, Commands: `taskfs umount MOUNTPOINT` unmounts and waits for the daemon's end: also
+    while the network is away."""
+    mount = new_mount()
+    pid = mount.pid
+    mount.cloud.pause()
     mount.stop()
     assert has_ended(pid)
     assert not is_mounted(mount.path)

@@ -17,10 +17,11 @@ PACKAGE: Final = ROOT / "taskfs"
 ROWS: Final = (
     ("errors", "redaction", "stats", "model"),
     ("options", "waiting", "decoders"),
-    ("config", "record", "transport", "logs", "daemon", "mountpoint", "zipindex", "blocks"),
-    ("coverage", "readahead", "diskcache"),
+    ("config", "record", "transport", "logs", "daemon", "mountpoint", "zipend", "blocks", "rooms"),
+    ("coverage", "readahead", "diskcache", "zipindex"),
     ("inflate",),
-    ("store", "archive"),
+    ("store", "readers"),
+    ("archive",),
     ("api", "records", "shelf"),
     ("handles", "virtual", "texts", "metadata"),
     ("nodes",),
@@ -62,7 +63,8 @@ THIRD_PARTY: Final = {
 # What the core must be usable without: it is all that stands above `operations`.
 ADAPTERS: Final = {"operations", "session", "mount", "daemon", "mountpoint"}
 READ_ENGINE: Final = {
-    *("zipindex", "decoders", "coverage", "blocks", "readahead", "inflate", "diskcache", "archive"),
+    *("zipend", "zipindex", "decoders", "coverage", "blocks", "readahead", "rooms", "inflate"),
+    *("diskcache", "readers", "archive"),
 }
 ROW_OF: Final = {name: number for number, row in enumerate(ROWS) for name in row}
 

@@ -189,6 +189,19 @@ def test_redirects_without_end_are_a_bad_answer(cloud: FakeCloud, transport: Tra
     assert len(cloud.requests) == MAX_REDIRECTS + 1
 
 
+@pytest.mark.parametrize(
+    "to",
+    ["http://[::1", "http://host:port/", "http://h:99999999/", "file:///etc/passwd", "http://℀/"],
+)
+def test_a_redirect_to_nowhere_is_a_bad_answer(
+    cloud: FakeCloud, transport: Transport, to: str
+) -> None:
+    """README, Errors: an answer that makes no sense: EIO."""
+    cloud.faults.add("redirect", to=to, times=None)
+    with pytest.raises(BadAnswer):
+        get(transport, f"{cloud.api_url}/version")
+
+
 def test_the_key_stays_with_its_origin(cloud: FakeCloud) -> None:
     """remote-api.md: a storage URL is on another host and must never see that header, not even
     after a redirect."""
