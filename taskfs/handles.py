@@ -126,11 +126,11 @@ class ArchiveHandle:
         self._archive = archive
         self._lease = lease
         self._shelf = shelf
-        self._stale: TaskFSError | None = None
+        self._stale = ""  # why, once the version is gone
 
     def read_at(self, offset: int, size: int) -> bytes:
-        if self._stale is not None:
-            raise self._stale
+        if self._stale:
+            raise StaleObject(self._stale)
         if offset >= self._size:
             return b""
         task_id, which = self._lease.key
@@ -139,7 +139,7 @@ class ArchiveHandle:
             self._archive.engine.stats.add("served_bytes", len(piece))
             return piece
         except StaleObject as exc:
-            self._stale = exc
+            self._stale = str(exc)
             self._shelf.replaced(task_id, which, self._archive)
             raise
         except NotFound:

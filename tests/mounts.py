@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from taskfs.errors import MountError
+from taskfs.mountpoint import umount
 from tests.fake_api import FakeCloud
 
 ROOT: Final = Path(__file__).parents[1]
@@ -114,13 +116,17 @@ class Mount:
         return int(json.loads((self.path / ".taskfs/stats.json").read_text())["pid"])
 
     def stop(self) -> None:
-        """Unmount as a user does; a mount that cannot be is detached, and fails the test."""
+        """Unmount as `taskfs umount` does; a mount that cannot be is detached, and fails the test.
+
+        Without a process of its own, which would take longer than all the rest.
+        """
         if not is_mounted(self.path):
             return
-        done = self.taskfs("umount", self.path)
-        if done.returncode:
-            self.taskfs("umount", "--lazy", self.path)
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        try:
+            umount(self.path, lazy=False)
+        except MountError:
+            umount(self.path, lazy=True)
+            raise
 
     def check_log(self) -> None:
         """Fail where the log, since the last check, tells of a bug or gives a secret away."""

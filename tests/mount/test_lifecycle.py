@@ -152,12 +152,11 @@ def test_an_api_that_is_not_reached(taskfs: Taskfs, place: Path, cloud: FakeClou
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        refused(taskfs, place, "taskfs doctor", options=("--timeout", "1s"), INDUCTIVA_API_URL=url)
+        refused(
+            taskfs, place, "taskfs doctor", options=("--timeout", "500ms"), INDUCTIVA_API_URL=url
+        )
     cloud.fail("api")
-    refused(taskfs, place, "503", options=("--timeout", "1s"))
-    cloud.faults.clear()
-    cloud.faults.add("html", times=None)
-    refused(taskfs, place, options=("--timeout", "1s"))
+    refused(taskfs, place, "503", options=("--timeout", "500ms"))
     assert time.monotonic() - began < 20
     assert processes_of(place) == []
 
@@ -170,9 +169,9 @@ def test_a_machine_without_the_device(taskfs: Taskfs, place: Path) -> None:
     mount --bind "$0/dev" /dev
     exec "$@"
     """
+    enter = ["unshare", "--mount", "--propagation", "private", "bash", "-c", script]
     done = subprocess.run(
-        ["unshare", "--mount", "--propagation", "private", "bash", "-c", script, taskfs.home]
-        + [*COMMAND, "mount", str(place)],
+        [*enter, str(taskfs.home), *COMMAND, "mount", str(place)],
         env=taskfs.environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -202,7 +201,8 @@ def test_umount_waits_for_the_end_of_the_process(new_mount: Callable[..., Mount]
     mount = new_mount()
     pid = mount.pid
     mount.cloud.pause()
-    mount.stop()
+    done = mount.taskfs("umount", mount.path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert has_ended(pid)
     assert not is_mounted(mount.path)
     assert processes_of(mount.path) == []
@@ -314,9 +314,7 @@ def test_the_foreground_says_why_not(taskfs: Taskfs, place: Path) -> None:
     refused(taskfs, place / "no", "mkdir -p", options=("-f",))
 
 
-@pytest.mark.parametrize(
-    "name", ["with space", "größe", "a,b=c", "back\\slash", "-dash", "tab\there"]
-)
+@pytest.mark.parametrize("name", ["with space, größe", "back\\slash=", "-dash\ttab"])
 def test_mountpoints_of_any_name(taskfs: Taskfs, tmp_path: Path, name: str) -> None:
     """README, Commands: MOUNTPOINT is any empty directory."""
     place = tmp_path / name
@@ -336,13 +334,13 @@ def test_a_link_to_a_mountpoint(taskfs: Taskfs, place: Path, tmp_path: Path) -> 
     """README, Commands: MOUNTPOINT may be named in any way that leads there."""
     link = tmp_path / "link"
     link.symlink_to("mnt")
-    for name in (link, f"{link}/", "./link/../mnt/.", place):
-        done = taskfs("mount", name)
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), name
+    for by, back in ((link, "./link/../mnt/."), (f"{link}/", link)):
+        done = taskfs("mount", by)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         assert ".by-status" in os.listdir(place)
         refused(taskfs, link, "mounted already")
-        done = taskfs("umount", name)
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), name
+        done = taskfs("umount", back)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         assert not is_mounted(place)
 
 

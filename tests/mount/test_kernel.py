@@ -1,0 +1,194 @@
+"""What only a kernel shows: the ways around read(2), and what it keeps in between."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.fake_api import FakeCloud
+from tests.mounts import eventually
+from tests.surfaces import assert_same
+
+pytestmark = pytest.mark.mount
+
+LONG_AGO: Final = "2025-06-11T08:00:00+00:00"
+CONTENT: Final = os.urandom(500_000)
+
+
+@pytest.fixture
+def task(shared_mnt: Path, shared_cloud: FakeCloud) -> Path:
+    return shared_mnt / shared_cloud.add_task(outputs={"a": CONTENT}, end_time=LONG_AGO)
+
+
+def test_sendfile_and_copy_file_range(task: Path, tmp_path: Path) -> None:
+    """fusepy notes, Control files: direct I/O with the real size served sendfile and cp alike."""
+    for name, content in (("status", b"success\n"), ("outputs/a", CONTENT)):
+        shutil.copyfile(task / name, tmp_path / "copy")
+        assert_same((tmp_path / "copy").read_bytes(), content)
+        with open(task / name, "rb") as source, open(tmp_path / "ranges", "wb") as target:
+            try:
+                while os.copy_file_range(source.fileno(), target.fileno(), 1 << 20):
+                    pass
+            except OSError as exc:
+                assert exc.errno in (errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL)
+            else:
+                assert_same((tmp_path / "ranges").read_bytes(), content)
+
+
+def test_mapping(task: Path) -> None:
+    """fusepy notes, Control files: Only `mmap` with MAP_SHARED fails on what is read directly."""
+    # In a process of its own: a page fault holds Python's lock, which the cloud here needs.
+    program = """
+import hashlib, mmap, sys
+with open(sys.argv[1], "rb") as file:
+    flags = getattr(mmap, sys.argv[2])
+    print(hashlib.sha256(mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ)).hexdigest())
+"""
+    for name, content in (("outputs/a", CONTENT), ("status", b"success\n")):
+        for flags in ("MAP_PRIVATE", "MAP_SHARED"):
+            done = subprocess.run(
+                [sys.executable, "-c", program, task / name, flags],
+                capture_output=True,
+                text=True,
+                timeout=30,
+            )
+            if (name, flags) == ("status", "MAP_SHARED"):
+                assert "No such device" in done.stderr
+            else:
+                assert done.stdout.strip() == hashlib.sha256(content).hexdigest(), done.stderr
+
+
+def test_reads_beside_reads(task: Path) -> None:
+    """README, The tree: lazily, at any offset: pread, readv, O_DIRECT and seeks agree."""
+    with open(task / "outputs/a", "rb", buffering=0) as file:
+        assert file.seek(-10, os.SEEK_END) == len(CONTENT) - 10
+        assert file.read() == CONTENT[-10:]
+        buffers = [bytearray(7), bytearray(100_000)]
+        assert os.preadv(file.fileno(), buffers, 123) == 100_007
+        assert_same(b"".join(buffers), CONTENT[123 : 123 + 100_007])
+        assert file.seek(0, os.SEEK_DATA) == 0
+    direct = os.open(task / "outputs/a", os.O_RDONLY | os.O_DIRECT)
+    try:
+        assert_same(os.pread(direct, 65536, 4096), CONTENT[4096 : 4096 + 65536])
+    finally:
+        os.close(direct)
+
+
+def test_files_of_gnome(task: Path, tmp_path: Path) -> None:
+    """fusepy notes, Control files: `gio cat` and `gio copy` are served alike."""
+    if shutil.which("gio") is None:
+        pytest.skip("gio is not installed here")
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    for name in ("status", "kill", "info.json"):
+        done = subprocess.run(
+            ["gio", "cat", task / name], capture_output=True, env=environment, timeout=30
+        )
+        assert (done.returncode, done.stdout) == (0, (task / name).read_bytes())
+        subprocess.run(
+            ["gio", "copy", task / name, tmp_path / "x"], env=environment, timeout=30, check=True
+        )
+        assert (tmp_path / "x").read_bytes() == (task / name).read_bytes()
+
+
+def test_access_is_answered_by_the_mode_bits(task: Path) -> None:
+    """README, Attributes: `access(2)` answers from the mode bits: the kernel never asks us."""
+    for name in ("kill", "status", "outputs/a", "."):
+        assert os.access(task / name, os.R_OK | os.W_OK)
+    assert os.access(task, os.X_OK)
+    assert not os.access(task / "status", os.X_OK)
+
+
+def test_sync_and_locks_do_no_harm(shared_mnt: Path, shared_cloud: FakeCloud) -> None:
+    """fusepy notes, Control files: what is not the write does nothing, and succeeds."""
+    victim = shared_mnt / shared_cloud.add_task(status="started")
+    descriptor = os.open(victim / "kill", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    try:
+        os.fsync(descriptor)
+        os.fdatasync(descriptor)
+        os.ftruncate(descriptor, 0)
+        os.utime(descriptor)
+        assert os.isatty(descriptor) is False
+        assert os.read(descriptor, 10) == b""
+        assert os.write(descriptor, b"") == 0
+    finally:
+        os.close(descriptor)
+    assert victim.name not in shared_cloud.killed
+    with pytest.raises(FileExistsError):
+        os.open(victim / "kill", os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+
+
+def test_open_files_are_given_back(shared_mnt: Path, task: Path) -> None:
+    """README, Limits: Memory stays under a stated bound: no open file is kept for ever."""
+
+    def open_handles() -> int:
+        return int(json.loads((shared_mnt / ".taskfs/stats.json").read_text())["open_handles"])
+
+    for _ in range(50):
+        (task / "status").read_text()
+        with open(task / "outputs/a", "rb") as file:
+            file.read(100)
+    eventually(lambda: open_handles() <= 2, 10)
+
+
+def test_a_name_that_was_not_there_is_asked_for_again(
+    shared_mnt: Path, shared_cloud: FakeCloud
+) -> None:
+    """README, Freshness: Asking for one task by its name finds it even if it is younger than the
+    listing: also after it was asked for in vain."""
+    name = f"young{time.time_ns():020}"
+    assert not (shared_mnt / name).exists()
+    shared_cloud.add_task(name, status="submitted")
+    eventually(lambda: (shared_mnt / name / "status").exists(), 5)
+    assert (shared_mnt / ".latest" / "status").exists()
+
+
+def test_many_threads_on_everything(shared_mnt: Path, shared_cloud: FakeCloud) -> None:
+    """Style guide, Principles 13: Safe for concurrent use: listings, reads, xattrs, kills."""
+    tasks = [
+        shared_cloud.add_task(outputs={"a": CONTENT[:1000], "b/c": b"x"}, end_time=LONG_AGO)
+        for _ in range(6)
+    ]
+    victims = [shared_cloud.add_task(status="started") for _ in range(8)]
+
+    def look(number: int) -> None:
+        for step in range(15):
+            task = shared_mnt / tasks[(number + step) % len(tasks)]
+            assert (task / "status").read_text() == "success\n"
+            assert sorted(os.listdir(task / "outputs")) == ["a", "b"]
+            assert (task / "outputs/a").read_bytes() == CONTENT[:1000]
+            assert len(os.listxattr(task / "outputs/b/c")) == 3
+            (task / "info.json").read_text()
+            os.listdir(shared_mnt / ".by-status/success")
+            os.stat(shared_mnt / ".latest")
+        (shared_mnt / victims[number] / "kill").write_text("1")
+
+    with ThreadPoolExecutor(8) as pool:
+        for outcome in pool.map(look, range(8)):
+            assert outcome is None
+    assert sorted(task for task in shared_cloud.killed if task in victims) == sorted(victims)
+
+
+def test_one_kill_for_two_writers_of_one_handle(shared_mnt: Path, shared_cloud: FakeCloud) -> None:
+    """README, Control files: through a handle sends one request: whoever writes."""
+    victim = shared_cloud.add_task(status="started")
+    shared_cloud.clear_requests()
+    descriptor = os.open(shared_mnt / victim / "kill", os.O_WRONLY)
+    try:
+        writers = [threading.Thread(target=os.write, args=(descriptor, b"1")) for _ in range(5)]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+    finally:
+        os.close(descriptor)
+    assert sum(r.path == f"/tasks/{victim}/kill" for r in shared_cloud.requests) == 1
