@@ -121,6 +121,7 @@ def _measure(
     archives = {name: _open(name, asked.scale) for name in names}
     if "big" in archives:
         path = archives["big"].path
+        await_quiet(asked.patience, QUIET)
         results.inflate_s = floor.measure(peers_python(CACHE), path, TOP + LARGE)
     if "mixed" in archives:
         results.mixed_bytes = sum(member.compressed for member in archives["mixed"].members)

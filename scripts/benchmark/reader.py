@@ -56,7 +56,7 @@ class Files:
     def find(self) -> _Later:
         """Return how many entries `find -ls` shows, and the sum of the files' sizes."""
         with self._listing.open("wb") as out:
-            subprocess.run(["find", str(self._root), "-ls"], stdout=out, check=True)
+            _run("find", str(self._root), "-ls", out=out)
         return _Later(self._sum_listing)
 
     def _sum_listing(self) -> tuple[int, int]:
@@ -242,7 +242,16 @@ class _Later:
 
 
 def _output(*command: str) -> bytes:
-    return subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+    return _run(*command, out=subprocess.PIPE)
+
+
+def _run(*command: str, out: Any) -> bytes:
+    """Run a program and return what it printed to a pipe; raise the last thing it complained of."""
+    done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, check=False)
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").splitlines() or ["it found nothing"]
+        raise RuntimeError(said[-1])
+    return done.stdout or b""
 
 
 def _grep(archive: zipfile.ZipFile, needle: str) -> int:

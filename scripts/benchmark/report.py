@@ -43,9 +43,12 @@ class Results:
     def steps(self, work: str) -> list[str]:
         return list(dict.fromkeys(step for name, step in self.floors if name == work))
 
-    def best_peer(self, work: str, index: int, rtt_ms: int) -> Outcome | None:
-        """Return the fastest outcome of the step that is not of taskfs."""
-        found = [self.get(work, index, rtt_ms, name) for name in self.peers if name != "taskfs"]
+    def best_peer(
+        self, work: str, index: int, rtt_ms: int, *, mounts: bool = False
+    ) -> Outcome | None:
+        """Return the fastest outcome of the step that is not of taskfs, nor of a library if told."""
+        names = [p.name for p in PEERS if p.name != "taskfs" and not (mounts and p.library)]
+        found = [self.get(work, index, rtt_ms, name) for name in names]
         return min((o for o in found if o), key=lambda outcome: outcome.seconds, default=None)
 
     @property

@@ -84,7 +84,10 @@ def _find(results: Results, rtt_ms: int) -> Measures:
         # 4.7 MB for a directory of 4.2 MB; at another scale in proportion.
         floor = results.floors["find", mine.step].sent
         yield from _bounds(mine, 3, max(4.7 / 4.2 * floor, 128 << 10))
-    yield from _against(results, "find", 0, rtt_ms, 1.0)
+        # Libraries list and walk nothing; the mounts do what `find -ls` does.
+        best = results.best_peer("find", 0, rtt_ms, mounts=True)
+        yield Measure("s against mounts", mine.seconds, best.seconds if best else None)
+    yield from _against(results, "find", 0, rtt_ms, 1.0, "s against all")
 
 
 def _bytes(

@@ -13,7 +13,7 @@ from typing import Final
 
 import pytest
 
-from taskfs.mountpoint import has_ended
+from taskfs.mountpoint import DEAD, has_ended
 from tests.fake_api import FakeCloud
 from tests.mounts import COMMAND, Mount, Taskfs, eventually, is_mounted, processes_of
 
@@ -258,8 +258,9 @@ def test_a_dead_mount_can_be_unmounted(new_mount: Callable[..., Mount]) -> None:
     pid = mount.pid
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: not processes_of(mount.path))
-    with pytest.raises(OSError, match="Transport endpoint is not connected"):
+    with pytest.raises(OSError) as caught:
         os.statvfs(mount.path)
+    assert caught.value.errno in DEAD
     done = mount.taskfs("umount", mount.path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert os.listdir(mount.path) == []

@@ -52,8 +52,8 @@ def finished(cloud: FakeCloud) -> str:
     return cloud.add_task(outputs=OUTPUTS, inputs=INPUTS, end_time=LONG_AGO)
 
 
-def kills(cloud: FakeCloud) -> list[str]:
-    return [r.path for r in cloud.requests if r.path.endswith("/kill")]
+def kills(cloud: FakeCloud, task: str) -> list[str]:
+    return [r.path for r in cloud.requests if r.path == f"/tasks/{task}/kill"]
 
 
 def check_copy(copy: Path, original: Path) -> None:
@@ -96,12 +96,13 @@ def test_readers_of_text(shared_mnt: Path, shared_cloud: FakeCloud) -> None:
 
 def test_grep_finds_and_ends_well(shared_mnt: Path, shared_cloud: FakeCloud) -> None:
     """README, Attributes: `kill` reads as empty, so `grep -r` over a task succeeds."""
-    task = shared_mnt / finished(shared_cloud)
+    name = finished(shared_cloud)
+    task = shared_mnt / name
     found = run("grep", "-r", "-c", "needle", task / "outputs/log", task / "status", status=0)
     assert "run.log:50" in found
     assert run("grep", "-rl", "needle in", task) == f"{task}/outputs/log/run.log\n"
     assert run("find", task, "-name", "*.vtk") == f"{task}/outputs/vtk/deep/noise.vtk\n"
-    assert kills(shared_cloud) == []
+    assert kills(shared_cloud, name) == []
 
 
 def test_unzip_reads_the_raw_archive(
@@ -137,7 +138,7 @@ def test_cp_twice(shared_mnt: Path, shared_cloud: FakeCloud, tmp_path: Path) -> 
         copied, original = (tmp_path / task / name).stat(), (shared_mnt / task / name).stat()
         assert copied.st_mtime_ns == original.st_mtime_ns
         assert copied.st_mode == original.st_mode
-    assert kills(shared_cloud) == []
+    assert kills(shared_cloud, task) == []
 
 
 def test_rsync_copies_nothing_twice(
@@ -237,7 +238,7 @@ def test_what_does_not_kill(shared_mnt: Path, shared_cloud: FakeCloud, line: str
     """README, Control files: Opening, truncating or touching `kill` does nothing."""
     task = shared_cloud.add_task(status="started")
     sh(line.format(task=task), shared_mnt)
-    assert kills(shared_cloud) == []
+    assert kills(shared_cloud, task) == []
     assert (shared_mnt / task / "status").read_text() == "started\n"
 
 
@@ -263,7 +264,7 @@ def test_what_kills(shared_mnt: Path, shared_cloud: FakeCloud, tmp_path: Path, l
     task = shared_cloud.add_task(status="started")
     shared_cloud.clear_requests()
     sh(line.format(task=shared_mnt / task), tmp_path)
-    assert kills(shared_cloud) == [f"/tasks/{task}/kill"]
+    assert kills(shared_cloud, task) == [f"/tasks/{task}/kill"]
     assert (shared_mnt / task / "status").read_text() == "pending-kill\n"
     shared_cloud.clear_requests()
 
@@ -276,7 +277,7 @@ def test_the_shell_tells_why_not(shared_mnt: Path, shared_cloud: FakeCloud) -> N
     assert "Read-only file system" in sh(f"echo 1 > {task}/status", shared_mnt, status=1)
     assert "Read-only file system" in sh("mkdir x", shared_mnt, status=1)
     assert "No such file" in sh("echo 1 > 0123456789012345678901234/kill", shared_mnt, status=1)
-    assert kills(shared_cloud) == []
+    assert kills(shared_cloud, task) == []
 
 
 def test_copying_a_tree_back_kills_nothing(
@@ -294,7 +295,7 @@ def test_copying_a_tree_back_kills_nothing(
     run("tar", "-xf", tmp_path / "x.tar", "--overwrite", "-C", shared_mnt, status=2)
     assert "Read-only" in run("rm", "-rf", shared_mnt / task, status=1)
     assert "Read-only" in run("mv", tmp_path / task / "kill", shared_mnt / task, status=1)
-    assert kills(shared_cloud) == []
+    assert kills(shared_cloud, task) == []
     assert (shared_mnt / task / "status").read_text() == "started\n"
 
 
