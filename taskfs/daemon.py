@@ -1,7 +1,6 @@
 """Going into the background: the caller returns once the work is live, or with its real error."""
 
 import contextlib
-import gc
 import os
 import sys
 from collections.abc import Callable
@@ -71,7 +70,6 @@ def _become_daemon(work: Callable[[Report], None], pipe: int) -> None:
         os.setsid()
         if os.fork():
             os._exit(0)
-        gc.freeze()
         os.chdir("/")
         null = os.open(os.devnull, os.O_RDWR)
         for descriptor in range(3):

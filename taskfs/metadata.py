@@ -11,6 +11,7 @@ from taskfs.records import Records
 from taskfs.waiting import Waiter
 
 PREFIX: Final = "user.taskfs.metadata."
+NAME_MAX: Final = 255  # of an attribute's name, xattr(7)
 
 
 class AttributeExists(TaskFSError):
@@ -44,7 +45,8 @@ class MetadataAttributes:
 
     def xattr_names(self) -> list[str]:
         """Return one name for each metadata key that can be one."""
-        return [PREFIX + key for key in self._metadata() if key and "\0" not in key]
+        names = [PREFIX + key for key in self._metadata() if key and "\0" not in key]
+        return [name for name in names if len(name.encode("utf-8", "replace")) <= NAME_MAX]
 
     def xattr(self, name: str) -> str:
         """Return the value of a metadata key; NoAttribute if there is none."""
@@ -58,14 +60,15 @@ class MetadataAttributes:
         """Set a metadata key remotely; an unchanged value sends nothing.
 
         Raises:
-            InvalidValue: an empty value, or one that is not UTF-8 (EINVAL).
+            InvalidValue: an empty value, or a key or value that is not UTF-8 (EINVAL).
             ReadOnly: the name is not one of a metadata key, or the mount is read-only.
         """
         key = self._writable(name)
         try:
+            key.encode("utf-8")  # what is not came as surrogates
             text = value.decode("utf-8")
-        except UnicodeDecodeError as exc:
-            raise InvalidValue("a metadata value must be UTF-8") from exc
+        except UnicodeError as exc:
+            raise InvalidValue("a metadata key or value must be UTF-8") from exc
         if not text:
             raise InvalidValue("a metadata value cannot be empty")
         metadata = self._metadata()

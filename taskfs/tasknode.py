@@ -9,6 +9,7 @@ from taskfs.errors import AlreadyTerminated, NotFound, ReadOnly, TaskFSError
 from taskfs.handles import CommandHandle, Handle
 from taskfs.members import MembersNode, RawArchiveNode
 from taskfs.metadata import MetadataAttributes
+from taskfs.model import TaskStatus
 from taskfs.nodes import DIRECTORY_MODE, FILE_MODE, Attrs, Directory, Entry, Node, inode
 from taskfs.parts import Parts
 from taskfs.records import Known
@@ -100,7 +101,7 @@ class _Kill:
     def __init__(self, task_id: str, parts: Parts) -> None:
         self._task_id = task_id
         self._parts = parts
-        self._sent: Future[None] | None = None
+        self._sent: Future[TaskStatus] | None = None
 
     def __call__(self) -> None:
         """Send the request unless it is on its way; return once the API accepted it."""
@@ -111,17 +112,23 @@ class _Kill:
                 raise AlreadyTerminated(f"task {task_id} is {task.status}")
             self._sent = parts.pool.submit(self._send)
         try:
-            parts.waiter.result(self._sent)
+            if parts.waiter.result(self._sent).is_terminated:
+                self._reload()  # a status alone does not tell when it ended, nor what it left
         except (AlreadyTerminated, NotFound):
-            # Our record was behind: what is read next must agree with what the write was told.
-            with contextlib.suppress(TaskFSError):
-                parts.records.reload(task_id)
-            parts.pins.release(f"{task_id}/")
+            self._reload()
             raise
 
-    def _send(self) -> None:
+    def _send(self) -> TaskStatus:
         """Send it and note its effect, also for a caller who was interrupted and left."""
         try:
-            self._parts.records.note_status(self._parts.api.kill_task(self._task_id))
+            answer = self._parts.api.kill_task(self._task_id)
+            self._parts.records.note_status(answer)
+            return answer
         finally:
             self._parts.pins.release(f"{self._task_id}/")
+
+    def _reload(self) -> None:
+        """Have what is read next agree with what the write was told: our record was behind."""
+        with contextlib.suppress(TaskFSError):
+            self._parts.records.reload(self._task_id)
+        self._parts.pins.release(f"{self._task_id}/")

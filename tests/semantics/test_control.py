@@ -174,6 +174,27 @@ def test_the_next_status_shows_the_effect(new_fs: Callable[..., Surface], cloud:
     assert task in fs.names(".by-status/pending-kill")
 
 
+def test_a_kill_that_ends_the_task_at_once(
+    new_fs: Callable[..., Surface], cloud: FakeCloud
+) -> None:
+    """README, Control files: After a kill the next `status` shows its effect: and so does the rest
+    of what the record tells."""
+    task = cloud.add_task(status="computation-started", outputs={})
+    fs = new_fs()
+    assert text(fs, f"{task}/computation_time") != ""
+
+    def end(record: object) -> bool:
+        cloud.set_status(task, "killed")
+        return True
+
+    answer = {"id": task, "status": "killed", "is_terminated": True}
+    cloud.faults.add("json", value=answer, path=f"{task}/kill", match=end)
+    assert write(fs, f"{task}/kill") == 2
+    assert text(fs, f"{task}/status") == "killed\n"
+    assert text(fs, f"{task}/computation_time") != ""
+    assert '"status": "killed"' in text(fs, f"{task}/info.json")
+
+
 def test_a_failed_kill_leaves_the_mount_alive(
     new_fs: Callable[..., Surface], cloud: FakeCloud
 ) -> None:

@@ -89,6 +89,25 @@ def test_values_that_cannot_be_are_einval(fs: Surface) -> None:
     assert changes_of(fs.cloud, task) == []
 
 
+def test_keys_that_cannot_be(fs: Surface) -> None:
+    """README, Attributes: a non-UTF-8 one is EINVAL: a key too, and nothing is sent."""
+    task = fs.cloud.add_task()
+    name = f"{METADATA}caf\udce9"
+    assert errno_of(fs, "set_xattr", task, name, b"value") == errno.EINVAL
+    assert errno_of(fs, "xattr", task, name) == errno.ENODATA
+    assert changes_of(fs.cloud, task) == []
+
+
+def test_keys_too_long_for_a_name_are_left_out(fs: Surface) -> None:
+    """README, Attributes: one per metadata key, as far as xattr(7) can name it: 255 bytes."""
+    longest = "ä" * ((255 - len(METADATA)) // 2)
+    task = fs.cloud.add_task(task_metadata={longest: "1", f"{longest}ä": "2", "k": "3"})
+    assert {name: fs.xattr(task, name) for name in fs.xattrs(task)} == {
+        METADATA + longest: b"1",
+        f"{METADATA}k": b"3",
+    }
+
+
 def test_removing_one(fs: Surface) -> None:
     """README, Attributes: `setfattr -x` removes it."""
     task = fs.cloud.add_task(task_metadata={"study": "old", "kept": "1"})
