@@ -4,6 +4,7 @@ An answer is read leniently, field by field: a field of the wrong type is a miss
 without a usable id is left out and logged, and one bad record does not break the others.
 """
 
+import contextlib
 import logging
 import random
 import threading
@@ -25,7 +26,7 @@ from taskfs.errors import (
     Unavailable,
 )
 from taskfs.model import RemoteObject, Task, TaskStatus
-from taskfs.record import parse_task
+from taskfs.record import NOT_JSON, mend_json, parse_task
 from taskfs.redaction import register_secret
 from taskfs.stats import Stats
 from taskfs.store import StoredObject
@@ -282,7 +283,9 @@ class TaskClient:
             raise refusal(what, response.status_code, _detail(body) or response.reason)
         try:
             return msgspec.json.decode(body, type=kind)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        except NOT_JSON as exc:
+            with contextlib.suppress(*NOT_JSON):
+                return msgspec.json.decode(mend_json(body), type=kind)
             # A page of HTML from a proxy may be gone a moment later; wrong JSON stays wrong.
             error = BadAnswer(f"{what}: the answer is not what the API promises ({exc})")
             raise Transient(error, tries=2) from exc
@@ -306,5 +309,5 @@ def _detail(body: bytes | bytearray) -> str:
         if isinstance(detail, list):
             detail = "; ".join(str(item["msg"]) for item in detail)
         return str(detail)[:MAX_DETAIL]
-    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError):
+    except (*NOT_JSON, KeyError, TypeError):
         return ""

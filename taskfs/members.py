@@ -17,6 +17,7 @@ from taskfs.nodes import (
     Node,
     blocks_of,
     inode,
+    inode_base,
 )
 from taskfs.shelf import Shelf, Which
 from taskfs.zipindex import Folder, Member
@@ -48,7 +49,7 @@ class MembersNode(Directory):
         archive = self._shelf.await_archive(self._task, self._which)
         if archive is None:
             return None
-        place = _Place(self._task, self._which, self._shelf, archive)
+        place = _Place(self._task, self._which, self._shelf, archive, inode_base(self.path))
         return FolderNode(self.path, "", archive.index.root, place)
 
     def lookup(self, name: str) -> Node:
@@ -65,13 +66,16 @@ class MembersNode(Directory):
 class _Place:
     """Where the members beneath one node come from."""
 
-    __slots__ = ("archive", "shelf", "task", "which")
+    __slots__ = ("archive", "inode_base", "shelf", "task", "which")
 
-    def __init__(self, task: Task, which: Which, shelf: Shelf, archive: Archive) -> None:
+    def __init__(
+        self, task: Task, which: Which, shelf: Shelf, archive: Archive, inode_base: int
+    ) -> None:
         self.task = task
         self.which = which
         self.shelf = shelf
         self.archive = archive
+        self.inode_base = inode_base
 
 
 class FolderNode(Directory):
@@ -100,8 +104,11 @@ class FolderNode(Directory):
         return MemberNode(path, child, self._place)
 
     def children(self) -> Iterable[Entry]:
+        base = self._place.inode_base
         return [
-            self.entry(name, DIRECTORY_MODE if isinstance(child, Folder) else FILE_MODE)
+            self.entry(name, DIRECTORY_MODE)
+            if isinstance(child, Folder)
+            else Entry(name, FILE_MODE, base + child.number)
             for name, child in self._folder.children.items()
         ]
 
@@ -118,7 +125,7 @@ class MemberNode(Node):
         member, place = self._member, self._place
         return Attrs(
             FILE_MODE,
-            inode(self.path),
+            place.inode_base + member.number,
             size=place.shelf.size_told(place.task.id, place.which, self.path, member.size),
             mtime_ns=member.mtime_ns,
             ctime_ns=member.mtime_ns,

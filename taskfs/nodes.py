@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from taskfs.errors import IsADirectory, NoAttribute, NotADirectory, NotFound, ReadOnly
 from taskfs.handles import Handle
 
+NUMBER_BITS: Final = 20  # more members than one archive may have
 BLOCK_UNIT: Final = 512  # of st_blocks, stat(2)
 FILE_MODE: Final = stat.S_IFREG | 0o644
 DIRECTORY_MODE: Final = stat.S_IFDIR | 0o755
@@ -41,6 +42,15 @@ def inode(path: str) -> int:
     """Return the inode number of *path*: the same on every mount, never 0."""
     digest = hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1 or 1
+
+
+def inode_base(path: str) -> int:
+    """Return the inode number from which those of the files beneath *path* count.
+
+    Programs such as grep and find read large directories by inode number: in the archive's order
+    they find what was fetched together.
+    """
+    return inode(path) & ~((1 << NUMBER_BITS) - 1)
 
 
 def blocks_of(size: int) -> int:

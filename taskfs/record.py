@@ -4,6 +4,7 @@ A field of the wrong type is a missing one; new fields and new statuses appear o
 nothing.
 """
 
+import json
 import zlib
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -14,12 +15,19 @@ import msgspec
 from taskfs.errors import BadAnswer
 from taskfs.model import Task
 
+# What reading JSON raises where there is none, or one that is nested without end.
+NOT_JSON: Final = (msgspec.MsgspecError, ValueError, RecursionError)
+
 
 def parse_task(record: bytes) -> Task:
     """Return the task that the JSON *record* describes; BadAnswer where it has no usable id."""
     try:
-        fields = msgspec.json.decode(record)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        try:
+            fields = msgspec.json.decode(record)
+        except NOT_JSON:
+            record = mend_json(record)
+            fields = msgspec.json.decode(record)
+    except NOT_JSON as exc:
         raise BadAnswer(f"a task's record is not JSON: {exc}") from exc
     task_id = _text(fields, "task_id") if isinstance(fields, dict) else ""
     if not is_directory_name(task_id):
@@ -52,6 +60,16 @@ def parse_task(record: bytes) -> Task:
         # what did not change must not look as if it had.
         packed_record=zlib.compress(msgspec.json.format(record, indent=-1), 1),
     )
+
+
+def mend_json(content: bytes | bytearray) -> bytes:
+    """Return *content* as JSON for a strict reader: half characters as `?`, NaN as null.
+
+    A text that somebody cut within a character must not cost the whole answer. Raises one of
+    `NOT_JSON` where it is none.
+    """
+    lenient = json.loads(content.decode("utf-8", "replace"), parse_constant=lambda _: None)
+    return json.dumps(lenient, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def is_directory_name(name: str) -> bool:

@@ -45,6 +45,7 @@ class Member(NamedTuple):
     header_offset: int
     mtime_ns: int
     raw_name: bytes  # as the directory has it: what the local header must repeat
+    number: int = 0  # its place in the directory
 
     @property
     def is_encrypted(self) -> bool:
@@ -195,8 +196,9 @@ def _is_file_name(name: str) -> bool:
 
 def _read_entries(directory: bytes, end: EndRecord, root: str) -> Iterator[Member]:
     """Yield the entries beneath *root*; `path` still ends in a slash for a directory."""
-    at, limit = 0, len(directory)
+    at, limit, number = 0, len(directory), -1
     while at < limit:
+        number += 1
         if at + CENTRAL.size > limit or not directory.startswith(CENTRAL_MAGIC, at):
             # A digital signature (4.3.13) may follow the entries; nothing else may.
             if directory.startswith(b"PK\x05\x05", at):
@@ -231,7 +233,7 @@ def _read_entries(directory: bytes, end: EndRecord, root: str) -> Iterator[Membe
             continue
         path = name[len(root) :]
         start = offset + end.shift
-        yield Member(path, size, compressed, crc, method, flags, start, mtime_ns, raw_name)
+        yield Member(path, size, compressed, crc, method, flags, start, mtime_ns, raw_name, number)
 
 
 def _read_extra(directory: bytes, at: int, length: int) -> Iterator[tuple[int, bytes]]:

@@ -106,6 +106,32 @@ def test_bad_records_are_left_out_and_logged_once(
     assert len([r for r in caplog.records if r.levelno >= logging.WARNING]) <= 2
 
 
+@pytest.mark.parametrize(
+    ("content", "shown"),
+    [
+        (b'"half a \\ud83d character"', "half a ? character"),
+        (b'"caf\xe9"', "caf\ufffd"),
+        (b"NaN", ""),
+        (b"-Infinity", ""),
+    ],
+)
+def test_one_odd_text_does_not_cost_the_listing(
+    cloud: FakeCloud, client: TaskClient, content: bytes, shown: str
+) -> None:
+    """README, Errors: one bad record does not break the others: nor does half a character."""
+    page = b'{"total_size":2,"tasks":[{"task_id":"a","error_detail":%s},{"task_id":"b"}]}'
+    cloud.faults.add("body", content=page % content, times=None)
+    assert [(t.id, t.error_detail) for t in client.list_tasks()] == [("a", shown), ("b", "")]
+
+
+def test_an_answer_nested_without_end_is_a_bad_answer(cloud: FakeCloud, client: TaskClient) -> None:
+    """README, Errors: an answer that makes no sense: EIO."""
+    deep = b'{"total_size":1,"tasks":[{"task_id":"a","x":%s}]}' % (b"[" * 99_999 + b"]" * 99_999)
+    cloud.faults.add("body", content=deep, times=None)
+    with pytest.raises(BadAnswer):
+        client.list_tasks()
+
+
 def test_one_task(cloud: FakeCloud, client: TaskClient) -> None:
     """README, The tree: the task's record as a listing gives it."""
     task = cloud.add_task(status="failed", task_metadata={"a": "b"})
