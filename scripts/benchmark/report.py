@@ -46,7 +46,7 @@ class Results:
     def best_peer(
         self, work: str, index: int, rtt_ms: int, *, mounts: bool = False
     ) -> Outcome | None:
-        """Return the fastest outcome of the step that is not of taskfs, nor of a library if told."""
+        """Return the fastest outcome of the step by a peer, with *mounts* by one that mounts."""
         names = [p.name for p in PEERS if p.name != "taskfs" and not (mounts and p.library)]
         found = [self.get(work, index, rtt_ms, name) for name in names]
         return min((o for o in found if o), key=lambda outcome: outcome.seconds, default=None)

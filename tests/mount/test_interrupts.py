@@ -39,6 +39,8 @@ SHELL: Final = {
     "ls": 'exec ls -l "$1/outputs"',
     "cp": 'exec cp -r "$1/outputs" /tmp/never-copied',
     "kill": 'echo 1 > "$1/kill"',
+    "status of a started one": 'exec cat "$1/status"',
+    "all tasks": 'exec ls "$1/.."',
 }
 
 
@@ -95,12 +97,16 @@ def test_ctrl_c_ends_every_blocked_operation(place: Path, cloud: FakeCloud) -> N
     """README, Control files: Ctrl+C ends any blocked operation within 1 s, in Python programs
     too."""
     ways = {
-        name: cloud.add_task(status="started" if "kill" in name else "success", end_time=LONG_AGO)
+        name: cloud.add_task(
+            status="started" if "kill" in name or "started" in name else "success",
+            end_time=LONG_AGO,
+        )
         for name in (*PYTHON, *SHELL)
     }
     for task in ways.values():
         assert (place / task / "status").exists()
-    cloud.faults.add("stall", times=None, match=lambda record: record.path != "/tasks")
+    (place / ".taskfs/refresh").write_text("1")
+    cloud.faults.add("stall", times=None)
     with contextlib.ExitStack() as stack:
         running = {
             name: stack.enter_context(blocked(commands(place / task)[name], 0.05))

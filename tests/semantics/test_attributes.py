@@ -2,6 +2,7 @@
 
 import os
 import stat
+import subprocess
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -334,6 +335,9 @@ def test_df_answers_without_the_network(mnt: Path, cloud: FakeCloud) -> None:
     assert told.f_favail > 10**6
     assert told.f_namemax == 255
     assert cloud.requests == []
+    done = subprocess.run(["df", "-P", mnt], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0
+    assert int(done.stdout.splitlines()[1].split()[4].rstrip("%")) < 90
 
 
 def test_a_stat_pins_the_text_it_told(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
