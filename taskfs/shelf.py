@@ -72,6 +72,11 @@ class _Slot:
     damaged: set[str] = field(default_factory=set)
     opened: Counter[tuple[str, int, int]] = field(default_factory=Counter)
     loading: "Future[Archive] | None" = None
+    ticket: object = None  # of the load whose outcome still counts
+
+    def disown_load(self) -> None:
+        """What is on its way was asked for too early: nobody else is to wait for it or use it."""
+        self.loading = self.ticket = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +129,8 @@ class Shelf:
                 return None
             future = slot.loading
             if future is None:
-                future = self._pool.submit(self._load, slot, task, which, path)
+                slot.ticket = object()
+                future = self._pool.submit(self._load, slot, slot.ticket, task, which, path)
                 slot.loading = future
         try:
             return self._waiter.result(future)
@@ -205,6 +211,7 @@ class Shelf:
             for slot in self._slots.values():
                 slot.absent_until_s = float("-inf")
                 slot.archive = None
+                slot.disown_load()
             self.epoch += 1
         if self._engine.disk is not None:
             self._engine.disk.drop_indexes()
@@ -219,6 +226,7 @@ class Shelf:
         identity = (which.path(task), which.identity(task))
         if slot.identity != identity:
             slot.archive = None
+            slot.disown_load()
             self.epoch += 1
             slot.identity = identity
             slot.absent_until_s = float("-inf")
@@ -247,8 +255,8 @@ class Shelf:
             return CacheMode.DROP
         return CacheMode.KEEP
 
-    def _load(self, slot: _Slot, task: Task, which: Which, path: str) -> Archive:
-        archive = None
+    def _load(self, slot: _Slot, ticket: object, task: Task, which: Which, path: str) -> Archive:
+        archive, is_absent = None, False
         try:
             remote = self._api.open_object(path, task.region)
             expected = task.output_files if which is Which.OUTPUT else None
@@ -262,15 +270,20 @@ class Shelf:
             )
             return archive
         except NotFound:
-            with self._lock:
-                slot.absent_until_s = self._clock() + ABSENT_TTL_S - self._attr_timeout_s
+            is_absent = True
             raise
         finally:
             with self._lock:  # in one step: who comes between would load it once more
-                slot.loading = None
-                if archive is not None:
-                    self._place(slot, archive)
-                    self._make_room(slot)
+                counts = slot.ticket is ticket
+                if counts:
+                    slot.loading = None
+                    if is_absent:
+                        slot.absent_until_s = self._clock() + ABSENT_TTL_S - self._attr_timeout_s
+                    if archive is not None:
+                        self._place(slot, archive)
+                        self._make_room(slot)
+            if archive is not None and not counts:
+                archive.forget_index()  # it was kept on disk after that was cleared
 
     def _make_room(self, newest: _Slot) -> None:
         """Let go of the indexes unused longest, without forgetting what the kernel may hold."""

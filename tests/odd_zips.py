@@ -18,8 +18,8 @@ _DOS_TIME: Final = 12 << 11 | 30 << 5 | 10
 class Odd:
     """One member as it shall stand in the archive, however strange.
 
-    *local_name* and *crc* are what the local header names and what is said to be the CRC-32, where
-    that is not the truth. *mode* is a Unix mode with its type bits.
+    *local_name*, *crc* and *size* are what the local header names and what is said to be the CRC-32
+    and the size, where that is not the truth. *mode* is a Unix mode with its type bits.
     """
 
     name: bytes
@@ -29,6 +29,7 @@ class Odd:
     extra: bytes = b""
     local_name: bytes | None = None
     crc: int | None = None
+    size: int | None = None
     mode: int = 0o100644
 
     def packed(self) -> bytes:
@@ -47,7 +48,7 @@ def odd_zip(members: Sequence[Odd]) -> bytes:
         local_name = member.name if member.local_name is None else member.local_name
         about = (
             *(member.flags, member.method, _DOS_TIME, _DOS_DATE, crc),
-            *(len(packed), len(member.content)),
+            *(len(packed), len(member.content) if member.size is None else member.size),
         )
         local = struct.pack("<4sH4H3L2H", b"PK\x03\x04", 20, *about, len(local_name), 0)
         extra = member.extra

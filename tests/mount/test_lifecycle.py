@@ -233,6 +233,14 @@ def test_a_busy_mount_stays_well(new_mount: Callable[..., Mount]) -> None:
     eventually(lambda: not processes_of(mount.path))
 
 
+def test_a_mount_whose_daemon_was_killed_goes(new_mount: Callable[..., Mount]) -> None:
+    """fusepy notes, Starting and stopping: with `auto_unmount` it was gone within 0.5 s."""
+    mount = new_mount()
+    os.kill(mount.pid, signal.SIGKILL)
+    eventually(lambda: not is_mounted(mount.path), 10)
+    assert os.listdir(mount.path) == []
+
+
 @pytest.mark.parametrize("helper", ["helper lives", "helper dies first"])
 def test_a_mount_whose_daemon_was_killed_is_repaired(
     new_mount: Callable[..., Mount], helper: str

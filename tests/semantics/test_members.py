@@ -149,6 +149,17 @@ def test_a_wrong_checksum_is_eio_before_the_last_byte(fs: Surface, method: int, 
     assert received < size
 
 
+@pytest.mark.parametrize("size", [29_990, 30_010])
+@pytest.mark.parametrize("method", [0, 8])
+def test_a_wrong_size_is_eio(fs: Surface, method: int, size: int) -> None:
+    """README, Errors: a checksum or size that does not match: EIO."""
+    bad = Odd(b"artifacts/bad", TEXT[:30_000], method, size=size)
+    task = task_with(fs, bad, Odd(b"artifacts/ok", TEXT[:30_000], method))
+    assert fs.stat(f"{task}/outputs/bad").st_size == size
+    assert errno_of_read(fs, f"{task}/outputs/bad") == errno.EIO
+    assert_same(fs.read(f"{task}/outputs/ok"), TEXT[:30_000])
+
+
 def test_a_small_member_is_checked_before_its_first_byte(fs: Surface) -> None:
     """README, Integrity: … and before the first where its compressed bytes fit one cache block."""
     task = task_with(fs, Odd(b"artifacts/bad", TEXT[:200_000], crc=1), Odd(b"artifacts/ok", TEXT))

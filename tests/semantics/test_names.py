@@ -1,7 +1,11 @@
 """README, Semantics, Names: what members are called, and which are left out."""
 
+import logging
 import zlib
 
+import pytest
+
+from tests.fake_api import FakeCloud
 from tests.odd_zips import UTF8, Odd, extra_field, odd_zip
 from tests.surfaces import Surface, text, walk
 
@@ -118,3 +122,18 @@ def test_directories_may_lack_an_entry_or_hold_nothing(fs: Surface) -> None:
     assert sorted(fs.names(f"{task}/outputs")) == ["a", "empty"]
     assert fs.names(f"{task}/outputs/empty") == []
     assert fs.names(f"{task}/outputs/a") == ["b"]
+
+
+def test_what_is_left_out_is_logged_once(
+    tree: Surface, cloud: FakeCloud, caplog: pytest.LogCaptureFixture
+) -> None:
+    """README, Names: the member is left out and logged once."""
+    hostile = named(b"../up", b"a//b", b"n" * 256, b"fine", b"c", b"c/d")
+    task = cloud.add_task()
+    cloud.put_object(f"{task}/output.zip", odd_zip(hostile))
+    for _ in range(3):
+        assert sorted(walk(tree, f"{task}/outputs")) == ["c/d", "fine"]
+    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert len(warnings) == 4
+    for sign in ("../up", "a//b", "nnn", "also directories"):
+        assert sum(sign in warning for warning in warnings) == 1

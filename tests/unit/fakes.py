@@ -114,6 +114,7 @@ class FakeObject:
         self.number = 0
         self.fetches = 0
         self.failure: TaskFSError | None = None
+        self.on_its_way: Callable[[], None] = lambda: None  # called once an answer is made
 
     def put(self, content: bytes) -> None:
         self.content = content
@@ -129,6 +130,7 @@ class FakeObject:
 
     def fetch_tail(self, length: int) -> Fetched:
         content, version = self._current()
+        self.on_its_way()
         start = max(0, len(content) - length)
         return Fetched(start, content[start:], version)
 

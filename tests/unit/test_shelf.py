@@ -4,12 +4,14 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from taskfs.archive import Archive
 from taskfs.compose import open_engine
+from taskfs.config import Config
 from taskfs.errors import CorruptData, Interrupted, StaleObject, Unavailable
 from taskfs.handles import ArchiveHandle
 from taskfs.model import Task
@@ -205,6 +207,56 @@ def test_until_the_kernel_has_asked_again_nothing_is_cached(
     assert mode_of(shelf, new) is CacheMode.DIRECT
     clock.tick(1.6)
     assert mode_of(shelf, new) is CacheMode.DROP
+
+
+@pytest.mark.parametrize("disk", [False, True])
+def test_an_answer_on_its_way_is_forgotten_too(
+    api: FakeAPI, pool: ThreadPoolExecutor, clock: Clock, tmp_path: Path, disk: bool
+) -> None:
+    """README, The tree: refresh (write: forget what is cached): also what is just being fetched."""
+    config = Config(api_url="http://localhost", cache_dir=tmp_path) if disk else None
+    engine = open_engine(Waiter(), Stats(), config)
+    shelf = Shelf(api, engine, pool, Waiter(), timeout_s=30, attr_timeout_s=1, clock=clock)
+    put(api, Odd(b"artifacts/old", b"x"))
+
+    def meanwhile() -> None:
+        api.objects[PATH].on_its_way = lambda: None
+        put(api, Odd(b"artifacts/new", b"y"))
+        shelf.forget()
+
+    api.objects[PATH].on_its_way = meanwhile
+    get(shelf)  # who asked before may get the old one
+    assert get(shelf).index.lookup("new") is not None
+    assert get(shelf).index.lookup("old") is None
+    again = Shelf(api, engine, pool, Waiter(), timeout_s=30, attr_timeout_s=1, clock=clock)
+    assert get(again).index.lookup("new") is not None
+
+
+def test_an_answer_to_an_older_record_does_not_count(shelf: Shelf, api: FakeAPI) -> None:
+    """README, Freshness: a member's bytes belong to one version of the archive: that of the record
+    that is shown."""
+    put(api, Odd(b"artifacts/old", b"x"))
+
+    def meanwhile() -> None:
+        api.objects[PATH].on_its_way = lambda: None
+        put(api, Odd(b"artifacts/new", b"y"))
+        assert get(shelf, done(end_ns=2)).index.lookup("new") is not None
+
+    api.objects[PATH].on_its_way = meanwhile
+    get(shelf, done(end_ns=1))
+    assert get(shelf, done(end_ns=2)).index.lookup("new") is not None
+
+
+def test_an_absence_noticed_before_the_end_does_not_count_after_it(
+    shelf: Shelf, api: FakeAPI
+) -> None:
+    """README, Freshness: An archive that is not there yet is asked for again: at once, when the
+    record tells that the task has ended."""
+    running = task_of("t", "started", output_path=PATH)
+
+    assert shelf.get(running, Which.OUTPUT) is None
+    put(api, Odd(b"artifacts/new", b"y"))
+    assert get(shelf).index.lookup("new") is not None
 
 
 def test_the_same_version_again_is_no_new_one(shelf: Shelf, api: FakeAPI) -> None:
