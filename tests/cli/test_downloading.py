@@ -154,7 +154,7 @@ class TestArchive:
     ) -> None:
         task = cloud.add_task(outputs=LARGE)
         place = taskfs.cwd / "inductiva_output" / task
-        cloud.store.bandwidth_per_connection = 4 << 20
+        cloud.store.bandwidth_per_connection = 1 << 20
         process = taskfs.start("download", task, "--archive")
         eventually(lambda: any(path.stat().st_size > 1 << 20 for path in place.glob(".*.part")))
         interrupt(process)
@@ -184,7 +184,7 @@ class TestProgress:
 
     def test_ctrl_c_leaves_no_unfinished_file(self, taskfs: Command, cloud: FakeCloud) -> None:
         task = cloud.add_task(outputs=LARGE)
-        cloud.store.bandwidth_per_connection = 1 << 20
+        cloud.store.bandwidth_per_connection = 1 << 17
         place = taskfs.cwd / "inductiva_output" / task
         with taskfs.terminal("download", task) as terminal:
             eventually(lambda: any(place.glob(".*.part")))
@@ -198,7 +198,7 @@ class TestProgress:
         self, taskfs: Command, cloud: FakeCloud
     ) -> None:
         task = cloud.add_task(outputs=LARGE)
-        cloud.store.bandwidth_per_connection = 1 << 20
+        cloud.store.bandwidth_per_connection = 1 << 17
         place = taskfs.cwd / "inductiva_output" / task
         process = taskfs.start("download", task)
         eventually(lambda: any(place.glob(".*.part")))
