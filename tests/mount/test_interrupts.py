@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -68,19 +68,28 @@ def cloud(stalled: tuple[Mount, FakeCloud]) -> FakeCloud:
     return stalled[1]
 
 
+def waits(process: "subprocess.Popen[Any]") -> bool:
+    """Whether the process is in the kernel, where it waits for an answer of the mount."""
+    assert process.poll() is None, "it has ended"
+    where = Path(f"/proc/{process.pid}/wchan").read_text()
+    return where.startswith(("request_wait", "fuse", "folio_wait", "wait_on_page"))
+
+
 @contextlib.contextmanager
-def blocked(command: list[str], after_s: float = 0.5) -> Iterator["subprocess.Popen[bytes]"]:
-    """A process that runs *command*, which waits for an answer by now."""
-    with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
-    ) as process:
-        try:
-            time.sleep(after_s)
-            assert process.poll() is None
-            yield process
-        finally:
-            if process.poll() is None:
-                process.kill()
+def blocked(*commands: list[str]) -> Iterator[list["subprocess.Popen[bytes]"]]:
+    """Processes that run *commands*, each of which waits for an answer by now."""
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for command in commands:
+            process = subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            processes.append(process)
+        for process in processes:
+            eventually(lambda process=process: waits(process))  # type: ignore[misc]
+        yield processes
 
 
 def commands(task: Path) -> dict[str, list[str]]:
@@ -107,14 +116,9 @@ def test_ctrl_c_ends_every_blocked_operation(place: Path, cloud: FakeCloud) -> N
         assert (place / task / "status").exists()
     (place / ".taskfs/refresh").write_text("1")
     cloud.faults.add("stall", times=None)
-    with contextlib.ExitStack() as stack:
-        running = {
-            name: stack.enter_context(blocked(commands(place / task)[name], 0.05))
-            for name, task in ways.items()
-        }
-        time.sleep(0.5)
-        for name, process in running.items():
-            assert process.poll() is None, name
+    lines = [commands(place / task)[name] for name, task in ways.items()]
+    with blocked(*lines) as processes:
+        for name, process in zip(ways, processes, strict=True):
             began = time.monotonic()
             os.killpg(process.pid, signal.SIGINT)
             status = process.wait(10)
@@ -132,7 +136,7 @@ def test_other_signals_end_it_too(place: Path, cloud: FakeCloud, number: signal.
     task = cloud.add_task(outputs={"a": CONTENT}, end_time=LONG_AGO)
     assert (place / task / "outputs/a").stat().st_size == len(CONTENT)
     cloud.faults.add("stall", side="store", times=None)
-    with blocked(["cat", str(place / task / "outputs/a")]) as process:
+    with blocked(["cat", str(place / task / "outputs/a")]) as [process]:
         began = time.monotonic()
         process.send_signal(number)
         assert process.wait(10) == -number
@@ -149,7 +153,7 @@ def test_what_was_interrupted_goes_on_and_others_get_it(place: Path, cloud: Fake
     cloud.faults.add("stall", side="store", times=None)
     received: list[bytes] = []
     patient = threading.Thread(target=lambda: received.append(path.read_bytes()))
-    with blocked(["cat", str(path)]) as process:
+    with blocked(["cat", str(path)]) as [process]:
         patient.start()
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == -signal.SIGINT
@@ -167,10 +171,7 @@ def test_one_slow_read_blocks_nobody_else(place: Path, cloud: FakeCloud) -> None
     assert (place / slow / "outputs/a").stat().st_size == len(CONTENT)
     assert (place / other / "outputs/b").read_bytes() == b"b"
     cloud.faults.add("stall", side="store", times=None)
-    with contextlib.ExitStack() as stack:
-        for _ in range(12):
-            stack.enter_context(blocked(["cat", str(place / slow / "outputs/a")], 0))
-        time.sleep(0.5)
+    with blocked(*[["cat", str(place / slow / "outputs/a")]] * 12):
         began = time.monotonic()
         assert (place / other / "status").read_text() == "success\n"
         assert os.listdir(place / slow / "outputs") == ["a"]
@@ -186,7 +187,7 @@ def test_an_interrupted_kill_is_sent_once(place: Path, cloud: FakeCloud) -> None
     assert (place / task / "status").read_text() == "started\n"
     cloud.clear_requests()
     cloud.faults.add("stall", path=f"{task}/kill", times=1)
-    with blocked(["bash", "-c", f"echo 1 > {place}/{task}/kill"]) as process:
+    with blocked(["bash", "-c", f"echo 1 > {place}/{task}/kill"]) as [process]:
         os.killpg(process.pid, signal.SIGINT)
         process.wait(10)
     cloud.faults.clear()
@@ -218,7 +219,7 @@ def test_a_signal_handler_may_go_on(place: Path, cloud: FakeCloud) -> None:
         text=True,
     ) as process:
         assert process.stdout
-        time.sleep(0.7)
+        eventually(lambda: waits(process))
         for _ in range(3):
             process.send_signal(signal.SIGUSR1)
             time.sleep(0.2)
@@ -226,7 +227,7 @@ def test_a_signal_handler_may_go_on(place: Path, cloud: FakeCloud) -> None:
         assert process.stdout.readline() == "2\n"
         assert (place / victim / "status").read_text() == "pending-kill\n"
         assert sum(r.path.endswith("/kill") for r in cloud.requests) == 1
-        time.sleep(0.3)
+        eventually(lambda: waits(process))
         process.send_signal(signal.SIGUSR1)
         time.sleep(0.2)
         cloud.faults.clear()
