@@ -73,9 +73,11 @@ class _Slot:
     opened: Counter[tuple[str, int, int]] = field(default_factory=Counter)
     loading: "Future[Archive] | None" = None
     ticket: object = None  # of the load whose outcome still counts
+    disowned: int = 0  # loads under way whose outcome does not: they may still write to the disk
 
     def disown_load(self) -> None:
         """What is on its way was asked for too early: nobody else is to wait for it or use it."""
+        self.disowned += self.loading is not None
         self.loading = self.ticket = None
 
 
@@ -113,6 +115,7 @@ class Shelf:
         self._clock = clock
         self._lock = threading.Lock()
         self._slots: OrderedDict[tuple[str, Which], _Slot] = OrderedDict()
+        self._forgetting = 0  # who is about to drop what is kept on disk
         self.epoch = 0  # counts the archives that came and went: what was derived from one is old
 
     def get(self, task: Task, which: Which) -> Archive | None:
@@ -130,7 +133,12 @@ class Shelf:
             future = slot.loading
             if future is None:
                 slot.ticket = object()
-                future = self._pool.submit(self._load, slot, slot.ticket, task, which, path)
+                identity = which.identity(task)
+                if self._forgetting or slot.disowned:
+                    identity = None  # what the disk has of it may be what is to be forgotten
+                future = self._pool.submit(
+                    self._load, slot, slot.ticket, task, which, path, identity
+                )
                 slot.loading = future
         try:
             return self._waiter.result(future)
@@ -188,12 +196,12 @@ class Shelf:
 
     def replaced(self, task_id: str, which: Which, archive: Archive) -> None:
         """The store no longer has this version: the next who asks gets the new one."""
+        archive.forget_index()  # before anybody can look for another
         with self._lock:
             slot = self._slot(task_id, which)
             if slot.archive is archive:
                 slot.archive = None
                 self.epoch += 1
-        archive.forget_index()
 
     def damaged(self, task_id: str, which: Which, archive: Archive, path: str) -> None:
         """Bytes of *path* did not match what its directory says.
@@ -208,13 +216,18 @@ class Shelf:
     def forget(self) -> None:
         """Look for every archive again; open files keep the version they have."""
         with self._lock:
+            self._forgetting += 1
             for slot in self._slots.values():
                 slot.absent_until_s = float("-inf")
                 slot.archive = None
                 slot.disown_load()
             self.epoch += 1
-        if self._engine.disk is not None:
-            self._engine.disk.drop_indexes()
+        try:
+            if self._engine.disk is not None:
+                self._engine.disk.drop_indexes()
+        finally:
+            with self._lock:
+                self._forgetting -= 1
 
     def _slot(self, task_id: str, which: Which) -> _Slot:
         slot = self._slots.setdefault((task_id, which), _Slot())
@@ -255,35 +268,45 @@ class Shelf:
             return CacheMode.DROP
         return CacheMode.KEEP
 
-    def _load(self, slot: _Slot, ticket: object, task: Task, which: Which, path: str) -> Archive:
+    def _load(
+        self,
+        slot: _Slot,
+        ticket: object,
+        task: Task,
+        which: Which,
+        path: str,
+        identity: tuple[object, ...] | None,
+    ) -> Archive:
         archive, is_absent = None, False
         try:
             remote = self._api.open_object(path, task.region)
             expected = task.output_files if which is Which.OUTPUT else None
             archive = open_archive(
-                remote,
-                which.root,
-                self._engine,
-                expected,
-                name=path,
-                identity=which.identity(task),
+                remote, which.root, self._engine, expected, name=path, identity=identity
             )
             return archive
         except NotFound:
             is_absent = True
             raise
         finally:
-            with self._lock:  # in one step: who comes between would load it once more
-                counts = slot.ticket is ticket
-                if counts:
-                    slot.loading = None
-                    if is_absent:
-                        slot.absent_until_s = self._clock() + ABSENT_TTL_S - self._attr_timeout_s
-                    if archive is not None:
-                        self._place(slot, archive)
-                        self._make_room(slot)
-            if archive is not None and not counts:
-                archive.forget_index()  # it was kept on disk after that was cleared
+            self._finish_load(slot, ticket, archive, is_absent)
+
+    def _finish_load(
+        self, slot: _Slot, ticket: object, archive: Archive | None, is_absent: bool
+    ) -> None:
+        with self._lock:  # in one step: who comes between would load it once more
+            if slot.ticket is ticket:
+                slot.loading = None
+                if is_absent:
+                    slot.absent_until_s = self._clock() + ABSENT_TTL_S - self._attr_timeout_s
+                if archive is not None:
+                    self._place(slot, archive)
+                    self._make_room(slot)
+                return
+        if archive is not None:
+            archive.forget_index()
+        with self._lock:
+            slot.disowned -= 1
 
     def _make_room(self, newest: _Slot) -> None:
         """Let go of the indexes unused longest, without forgetting what the kernel may hold."""

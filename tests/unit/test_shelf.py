@@ -12,6 +12,7 @@ import pytest
 from taskfs.archive import Archive
 from taskfs.compose import open_engine
 from taskfs.config import Config
+from taskfs.diskcache import DiskCache
 from taskfs.errors import CorruptData, Interrupted, StaleObject, Unavailable
 from taskfs.handles import ArchiveHandle
 from taskfs.model import Task
@@ -230,6 +231,75 @@ def test_an_answer_on_its_way_is_forgotten_too(
     assert get(shelf).index.lookup("old") is None
     again = Shelf(api, engine, pool, Waiter(), timeout_s=30, attr_timeout_s=1, clock=clock)
     assert get(again).index.lookup("new") is not None
+
+
+def shelf_on_disk(
+    api: FakeAPI, pool: ThreadPoolExecutor, clock: Clock, place: Path
+) -> tuple[Shelf, DiskCache]:
+    engine = open_engine(Waiter(), Stats(), Config(api_url="http://localhost", cache_dir=place))
+    assert engine.disk is not None
+    shelf = Shelf(api, engine, pool, Waiter(), timeout_s=30, attr_timeout_s=1, clock=clock)
+    return shelf, engine.disk
+
+
+def test_who_asks_while_the_disk_is_cleared_gets_the_new_one(
+    api: FakeAPI,
+    pool: ThreadPoolExecutor,
+    clock: Clock,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """README, The tree: refresh (write: forget what is cached): what the disk keeps as well."""
+    shelf, disk = shelf_on_disk(api, pool, clock, tmp_path)
+    put(api, Odd(b"artifacts/old", b"x"))
+    get(shelf)
+    put(api, Odd(b"artifacts/new", b"y"))
+    drop = disk.drop_indexes
+
+    def ask_and_drop() -> None:
+        assert get(shelf).index.lookup("new") is not None
+        drop()
+
+    monkeypatch.setattr(disk, "drop_indexes", ask_and_drop)
+    shelf.forget()
+    assert get(shelf).index.lookup("new") is not None
+
+
+@pytest.mark.parametrize("kind", ["replaced", "forgotten on its way"])
+def test_who_asks_while_an_index_is_forgotten_gets_the_new_one(
+    api: FakeAPI,
+    pool: ThreadPoolExecutor,
+    clock: Clock,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    """README, Errors: the remote object was replaced: the next who asks gets the new one."""
+    shelf, _ = shelf_on_disk(api, pool, clock, tmp_path)
+    put(api, Odd(b"artifacts/old", b"x"))
+    forget_index = Archive.forget_index
+    asked: list[Archive] = []
+
+    def ask_and_forget(archive: Archive) -> None:
+        asked.append(get(shelf))
+        forget_index(archive)
+
+    def meanwhile() -> None:
+        api.objects[PATH].on_its_way = lambda: None
+        put(api, Odd(b"artifacts/new", b"y"))
+        shelf.forget()
+
+    if kind == "replaced":
+        archive = get(shelf)
+        put(api, Odd(b"artifacts/new", b"y"))
+        monkeypatch.setattr(Archive, "forget_index", ask_and_forget)
+        shelf.replaced("t", Which.OUTPUT, archive)
+    else:
+        api.objects[PATH].on_its_way = meanwhile
+        monkeypatch.setattr(Archive, "forget_index", ask_and_forget)
+        get(shelf)
+    assert len(asked) == 1
+    assert get(shelf).index.lookup("new") is not None
 
 
 def test_an_answer_to_an_older_record_does_not_count(shelf: Shelf, api: FakeAPI) -> None:
