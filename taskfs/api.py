@@ -26,6 +26,7 @@ from taskfs.errors import (
     Unavailable,
 )
 from taskfs.model import RemoteObject, Task, TaskStatus
+from taskfs.pages import Page, read_listing
 from taskfs.record import NOT_JSON, mend_json, parse_task
 from taskfs.redaction import register_secret
 from taskfs.stats import Stats
@@ -35,25 +36,18 @@ from taskfs.transport import KEY_HEADER, Budget, Transient, Transport, refusal
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-PAGE: Final = 500  # the most that the API gives at once
 KILL_TRIES: Final = 5
 KILL_PAUSE_S: Final = 1.0
-# A listing whose pages shift while they are read is read again, so often at most.
-LISTING_TRIES: Final = 3
+MAX_ANSWER: Final = 64 << 20
+MAX_BAD_RECORDS: Final = 1000
 # What GET /tasks/{id} adds to a record as a listing gives it.
 DETAIL_ONLY: Final = ("status_history", "machine_operations", "steps")
 MAX_DETAIL: Final = 500
 
 
-class _Page(msgspec.Struct):
-    total_size: int
-    tasks: list[msgspec.Raw]
-
-
 class _Status(msgspec.Struct):
     status: str
-    is_terminated: bool = False
-    id: str = ""
+    is_terminated: Any = None
     position_in_queue: Any = None
 
 
@@ -107,8 +101,10 @@ class TaskClient:
         """Return the tasks, newest first, each once: at most *last*, *active* the unfinished only.
 
         One request for each 500 tasks, the pages after the first in parallel. A listing whose
-        length changed between its pages is read again: a task that moved over a page's edge would
-        be missing from it.
+        length changed between its pages is read again: see `read_listing`.
+
+        Raises:
+            AccessDenied, Unavailable, BadAnswer: there is no listing.
         """
         filters: dict[str, Any] = {"sort": "create_time:desc"}
         if project is not None:
@@ -117,40 +113,31 @@ class TaskClient:
             filters["status"] = status
         if active:
             filters["active"] = "true"
-        for _ in range(LISTING_TRIES):
-            tasks, whole = self._read_pages(filters, last)
-            if whole:
-                break
-        return tasks
+        return read_listing(
+            lambda number, per_page: self._page(number, per_page, filters),
+            self._parse,
+            self._pages,
+            last,
+        )
 
-    def _read_pages(self, filters: Mapping[str, Any], last: int | None) -> tuple[list[Task], bool]:
-        """Return the tasks of one pass over the pages, and whether the pass saw all of them."""
-        per_page = PAGE if last is None else max(1, min(PAGE, last))
-        first = self._page(1, per_page, filters)
-        wanted = first.total_size if last is None else min(last, first.total_size)
-        numbers = range(2, -(-wanted // per_page) + 1)
-        rest = list(self._pages.map(lambda n: self._page(n, per_page, filters), numbers))
-        pages = [first, *rest]
-        records = [raw for page in pages for raw in page.tasks]
-        tasks = {task.id: task for task in self._parse(records)}
-        steady = all(page.total_size == first.total_size for page in rest)
-        whole = not rest or (steady and len(records) >= wanted)
-        return list(tasks.values())[:last], whole
-
-    def _page(self, number: int, per_page: int, filters: Mapping[str, Any]) -> _Page:
+    def _page(self, number: int, per_page: int, filters: Mapping[str, Any]) -> Page:
         params = {"page": number, "per_page": per_page, **filters}
-        return self._call("GET", "/tasks", _Page, params=params)
+        return self._call("GET", "/tasks", Page, params=params)
 
-    def _parse(self, records: Iterable[msgspec.Raw]) -> Iterable[Task]:
+    def _parse(self, records: Iterable[msgspec.Raw]) -> list[Task]:
+        tasks = []
         for raw in records:
             try:
-                yield parse_task(bytes(raw))
+                tasks.append(parse_task(bytes(raw)))
             except BadAnswer as exc:
                 with self._lock:
-                    known = str(exc) in self._bad_records
-                    self._bad_records.add(str(exc))
-                if not known:
+                    is_new = str(exc) not in self._bad_records
+                    is_new = is_new and len(self._bad_records) < MAX_BAD_RECORDS
+                    if is_new:
+                        self._bad_records.add(str(exc))
+                if is_new:
                     log.warning("a record of the listing is left out: %s", exc)
+        return tasks
 
     def get_task(self, task_id: str) -> Task:
         """Return one task's record as a listing would give it; NotFound if there is none."""
@@ -168,8 +155,11 @@ class TaskClient:
 
     def get_status(self, task_id: str) -> TaskStatus:
         """Return the task's status and its place in the queue."""
-        answer = self._call("GET", f"/tasks/{quote(task_id, safe='')}/status", _Status)
-        return _task_status(task_id, answer)
+        return self._get_status(task_id, self._transport.budget())
+
+    def _get_status(self, task_id: str, budget: Budget) -> TaskStatus:
+        path = f"/tasks/{quote(task_id, safe='')}/status"
+        return _task_status(task_id, self._call("GET", path, _Status, budget=budget))
 
     def kill_task(self, task_id: str) -> TaskStatus:
         """Ask the API to kill the task; return what it says of it then.
@@ -182,36 +172,34 @@ class TaskClient:
             Unavailable: no answer after 5 tries (ETIMEDOUT).
             BadAnswer: any other refusal (EIO).
         """
-        deadline = time.monotonic() + self._transport.timeout_s
+        budget = self._transport.budget()
         lost: Transient | None = None
         for _ in range(KILL_TRIES):
-            status = self.get_status(task_id)
+            status = self._get_status(task_id, budget)
             if status.status == "pending-kill" or (lost and status.status == "killed"):
                 return status
             if status.is_terminated:
                 raise AlreadyTerminated(f"task {task_id} is {status.status}")
             try:
-                return self._send_kill(task_id, deadline)
+                return self._send_kill(task_id, budget)
             except Transient as exc:
                 lost = exc
                 log.info("kill %s: %s; its status is read before another try", task_id, exc)
             pause_s = max(lost.retry_after_s or 0.0, KILL_PAUSE_S * random.uniform(0.75, 1.25))
-            if time.monotonic() + pause_s >= deadline:
+            if pause_s >= budget.remaining_s:
                 break
             time.sleep(pause_s)
         raise Unavailable(f"kill {task_id}: no answer from the API ({lost})") from lost
 
-    def _send_kill(self, task_id: str, deadline: float) -> TaskStatus:
+    def _send_kill(self, task_id: str, budget: Budget) -> TaskStatus:
         """Send one kill request; Transient where nobody knows whether it arrived."""
         path = f"/tasks/{quote(task_id, safe='')}/kill"
-        now = time.monotonic()
-        budget = Budget(max(0.1, deadline - now), now)
         try:
             answer = self._attempt("POST", path, _Status, budget)
         except (AccessDenied, NotFound):
             raise
         except BadAnswer as exc:
-            status = self.get_status(task_id)
+            status = self._get_status(task_id, budget)
             if status.is_terminated:
                 raise AlreadyTerminated(f"task {task_id} is {status.status}") from exc
             raise
@@ -255,12 +243,20 @@ class TaskClient:
         return StoredObject(path, lambda: self.signed_url(path, region), self._store)
 
     def _call(
-        self, method: str, path: str, kind: type[T], *, params: Any = None, json: Any = None
+        self,
+        method: str,
+        path: str,
+        kind: type[T],
+        *,
+        params: Any = None,
+        json: Any = None,
+        budget: Budget | None = None,
     ) -> T:
         """Return the answer to one call, decoded as *kind*, retried while that may help."""
         return self._transport.retrying(
             f"{method} {path}",
             lambda budget: self._attempt(method, path, kind, budget, params=params, json=json),
+            budget,
         )
 
     def _attempt(
@@ -278,7 +274,12 @@ class TaskClient:
             what, method, self._base + path, budget, params=params, json=json
         )
         body = bytearray()
-        self._transport.receive(what, response, budget, body)
+        self._transport.receive(what, response, budget, body, MAX_ANSWER)
+        if len(body) > MAX_ANSWER:
+            raise BadAnswer(f"{what}: an answer of more than {MAX_ANSWER >> 20} MiB")
+        if response.status_code == 404 and body.lstrip().startswith(b"<"):
+            # The API's own 404 is JSON: this one is a page of a proxy that lost sight of it.
+            raise Transient(BadAnswer(f"{what}: a page instead of an answer (404)"), tries=2)
         if response.status_code >= 300:
             raise refusal(what, response.status_code, _detail(body) or response.reason)
         try:
@@ -297,7 +298,7 @@ def _task_status(task_id: str, answer: _Status) -> TaskStatus:
     return TaskStatus(
         id=task_id,
         status=answer.status,
-        is_terminated=answer.is_terminated,
+        is_terminated=answer.is_terminated is True,
         tasks_ahead=ahead if isinstance(ahead, int) else None,
     )
 

@@ -31,7 +31,7 @@ def parse_task(record: bytes) -> Task:
         raise BadAnswer(f"a task's record is not JSON: {exc}") from exc
     task_id = _text(fields, "task_id") if isinstance(fields, dict) else ""
     if not is_directory_name(task_id):
-        raise BadAnswer(f"a task's record has no usable task_id: {task_id!r}")
+        raise BadAnswer(f"a task's record has no usable task_id: {task_id[:80]!r}")
     metrics, executer = _object(fields, "metrics"), _object(fields, "executer")
     metadata = _object(fields, "task_metadata")
     return Task(

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from cachetools import TTLCache
 
+from taskfs.clock import age_clock
 from taskfs.errors import NotFound, TaskFSError
 from taskfs.model import Task, TaskAPI, TaskStatus
 from taskfs.waiting import Waiter
@@ -35,7 +36,7 @@ AWAY_S: Final = 5.0
 class Known:
     """A task and since when it is known like that.
 
-    `as_of_s` is the monotonic time at which the request began that told it. `status_seen_ns` and
+    `as_of_s` is when the request began that told it, by `age_clock`. `status_seen_ns` and
     `record_seen_ns` are when this mount saw it change, None if it did not.
     """
 
@@ -78,7 +79,7 @@ class Records:
         listing_ttl_s: float,
         status_ttl_s: float,
         scope: Scope | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = age_clock,
     ) -> None:
         self._api = api
         self._pool = pool

@@ -12,10 +12,12 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from taskfs.archive import Archive, Engine, open_archive
-from taskfs.errors import NotFound, Unavailable
+from taskfs.clock import age_clock
+from taskfs.errors import NotFound, StaleObject, Unavailable
 from taskfs.model import ObjectVersion, Task, TaskAPI
 from taskfs.waiting import Waiter
 
@@ -104,7 +106,7 @@ class Shelf:
         *,
         timeout_s: float,
         attr_timeout_s: float,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = age_clock,
     ) -> None:
         self._api = api
         self._engine = engine
@@ -281,9 +283,11 @@ class Shelf:
         try:
             remote = self._api.open_object(path, task.region)
             expected = task.output_files if which is Which.OUTPUT else None
-            archive = open_archive(
-                remote, which.root, self._engine, expected, name=path, identity=identity
-            )
+            open_it = partial(open_archive, remote, which.root, self._engine, expected, name=path)
+            try:
+                archive = open_it(identity=identity)
+            except StaleObject:  # replaced between its end and its directory: nobody saw either
+                archive = open_it(identity=identity)
             return archive
         except NotFound:
             is_absent = True

@@ -6,6 +6,7 @@ The formats are RFC 9110: Range (14.2), Content-Range (14.4), If-Match (13.1.1),
 import re
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +16,9 @@ from taskfs.errors import AccessDenied, BadAnswer, StaleObject, TaskFSError, Uns
 from taskfs.model import Fetched, ObjectVersion
 from taskfs.transport import Budget, Transient, Transport, refusal
 
-_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+# At most 18 digits: what is larger is no size, and int() refuses text without end.
+_CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
+_CONTENT_LENGTH: Final = re.compile(r"[0-9]{1,18}")
 # A store that ignores Range answers 200 with everything: worth taking for a small object only.
 SMALL_OBJECT: Final = 1 << 20
 MAX_REFUSAL: Final = 4096
@@ -33,8 +36,9 @@ class _Part:
 class StoredObject:
     """One object in the store, through a signed URL that is renewed when it expires.
 
-    Safe for concurrent use: a lock guards the URL, so that one expiry costs one renewal however
-    many readers wait for it.
+    Safe for concurrent use: the lock guards the URL and who asks for a new one, so that one expiry
+    costs one renewal however many readers wait for it. Where it fails, it fails for all of them:
+    each in turn would wait as long again.
     """
 
     def __init__(self, path: str, sign: Callable[[], str], transport: Transport) -> None:
@@ -43,6 +47,7 @@ class StoredObject:
         self._transport = transport
         self._lock = threading.Lock()
         self._url: str | None = None
+        self._signing: Future[str] | None = None
 
     def fetch_tail(self, length: int) -> Fetched:
         """Return the last *length* bytes of the object (all of it if it is smaller); see model."""
@@ -124,10 +129,7 @@ class StoredObject:
     def _refusal_text(self, response: requests.Response, budget: Budget) -> str:
         """Return the store's error code, such as `NoSuchKey`: the rest may quote the signature."""
         body = bytearray()
-        length = response.headers.get("Content-Length", "0")
-        if length.isdigit() and int(length) <= MAX_REFUSAL:
-            self._transport.receive(f"GET {self.path}", response, budget, body)
-        response.close()
+        self._transport.receive(f"GET {self.path}", response, budget, body, MAX_REFUSAL)
         code = re.search(rb"<Code>([A-Za-z]{1,64})</Code>", bytes(body))
         return f"{response.status_code} {code[1].decode() if code else response.reason}"
 
@@ -146,12 +148,13 @@ class StoredObject:
         if response.headers.get("Content-Encoding", "identity") not in ("", "identity"):
             response.close()
             raise Unsupported(f"{self.path}: the store sends a compressed representation")
-        length = response.headers.get("Content-Length", "")
+        told = _CONTENT_LENGTH.fullmatch(response.headers.get("Content-Length", "").strip())
+        length = int(told[0]) if told else None
         if response.status_code == 200:
-            if not length.isdigit() or int(length) > SMALL_OBJECT:
+            if length is None or length > SMALL_OBJECT:
                 response.close()
                 raise Unsupported(f"{self.path}: the store ignores byte ranges")
-            size = int(length)
+            size = length
             part = _Part(*asked(size), ObjectVersion(size, etag))
         else:
             match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
@@ -160,11 +163,7 @@ class StoredObject:
                 raise self._mismatch("no usable Content-Range")
             first, last, size = map(int, match.groups())
             part = _Part(first, last + 1, ObjectVersion(size, etag))
-            if (
-                last < first
-                or last >= size
-                or (length.isdigit() and int(length) != last + 1 - first)
-            ):
+            if last < first or last >= size or length not in (None, last + 1 - first):
                 response.close()
                 raise self._mismatch("a Content-Range that contradicts itself")
         if version is not None and part.version != version:
@@ -184,21 +183,35 @@ class StoredObject:
                 raise Transient(BadAnswer(f"{what}: cut short"))
             body += whole[part.start : part.stop]
             return
-        before = len(body)
-        try:
-            self._transport.receive(what, response, budget, body)
-        finally:
-            if len(body) - before > part.stop - part.start:
-                del body[before:]
-        if len(body) - before < part.stop - part.start:
+        before, length = len(body), part.stop - part.start
+        self._transport.receive(what, response, budget, body, length)
+        if len(body) - before > length:
+            del body[before:]
+            raise self._mismatch("a body longer than its Content-Range")
+        if len(body) - before < length:
             raise Transient(BadAnswer(f"{what}: cut short"))
 
     def _current_url(self, refused: str | None) -> str:
         """Return the signed URL, a new one if there is none yet or *refused* is the current one."""
         with self._lock:
-            if self._url is None or self._url == refused:
-                self._url = self._sign()
-            return self._url
+            if self._url is not None and self._url != refused:
+                return self._url
+            signing = self._signing
+            if signing is None:
+                mine = self._signing = Future()
+        if signing is not None:
+            return signing.result()
+        try:
+            url = self._sign()
+        except BaseException as exc:
+            with self._lock:
+                self._signing = None
+            mine.set_exception(exc)
+            raise
+        with self._lock:
+            self._url, self._signing = url, None
+        mine.set_result(url)
+        return url
 
     def _mismatch(self, why: str) -> Transient:
         """A wrong answer is looked at once more, then not believed."""

@@ -5,12 +5,13 @@ tar read exactly the size that they were told. So a `stat` pins the text for tha
 """
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from cachetools import TTLCache
+
+from taskfs.clock import age_clock
 
 MAX_PINS: Final = 100_000
 # The kernel starts to count when the answer arrives, a little after we do.
@@ -21,7 +22,7 @@ MARGIN_S: Final = 0.1
 class Text:
     """A rendered text and the time at which its content last changed.
 
-    `as_of_s` is the monotonic time since which that is known, infinite for what does not age.
+    `as_of_s` is the time of `age_clock` since which that is known, infinite for what does not age.
     """
 
     body: bytes
@@ -37,7 +38,7 @@ class Pins:
         self,
         attr_timeout_s: float,
         fresh_s: float,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = age_clock,
     ) -> None:
         self._hold_s = attr_timeout_s + MARGIN_S
         self._fresh_s = max(fresh_s, self._hold_s)

@@ -11,8 +11,9 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import requests
 import tenacity
@@ -20,6 +21,7 @@ import urllib3
 from requests.adapters import HTTPAdapter
 
 from taskfs import __version__
+from taskfs.clock import age_clock
 from taskfs.errors import AccessDenied, BadAnswer, NotFound, TaskFSError, Unavailable
 from taskfs.redaction import redact
 from taskfs.stats import Stats
@@ -34,6 +36,9 @@ MIN_BYTES_PER_S: Final = 16 * 1024
 CHUNK: Final = 1 << 20
 TRANSIENT_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 MAX_REDIRECTS: Final = 5
+# Connections that nobody used for so long may have died unseen, as they do while a laptop sleeps.
+MAX_IDLE_S: Final = 60.0
+DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 FOREIGN: Final = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
 
@@ -73,20 +78,9 @@ class Budget:
         return min(CONNECT_TIMEOUT_S, remaining), min(max(1.0, self.timeout_s / 3), remaining)
 
 
-class _Session(requests.Session):
-    """A session whose key does not leave the origin it was meant for."""
-
-    def rebuild_auth(
-        self, prepared_request: requests.PreparedRequest, response: requests.Response
-    ) -> None:
-        super().rebuild_auth(prepared_request, response)  # type: ignore[no-untyped-call]
-        if _origin(prepared_request.url) != _origin(response.request.url):
-            prepared_request.headers.pop(KEY_HEADER, None)
-
-
-def _origin(url: str | None) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url or "")
-    return parts.scheme, parts.hostname, parts.port
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or DEFAULT_PORTS.get(parts.scheme)
 
 
 def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -101,10 +95,21 @@ def retry_after_s(value: str | None) -> float | None:
         return max(0.0, float(value))
     except ValueError:
         pass
+    moment = _moment(value)
+    return None if moment is None else max(0.0, moment - time.time())
+
+
+def _moment(date: str) -> float | None:
+    """Return an HTTP date (RFC 9110, 5.6.7) in Unix seconds, None for what is no date."""
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (TypeError, ValueError):
+        moment = email.utils.parsedate_to_datetime(date)
+        return _utc(moment).timestamp()
+    except (TypeError, ValueError, OverflowError, IndexError):
         return None
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 
 class Transport:
@@ -126,14 +131,14 @@ class Transport:
         self._stats = stats
         self._side = side
         self.clock_offset_s: float | None = None
-        self._session = _Session()
-        adapter = HTTPAdapter(pool_connections=4, pool_maxsize=connections, max_retries=0)
-        self._session.mount("https://", adapter)
-        self._session.mount("http://", adapter)
+        self._used_s = age_clock()
+        self._session = requests.Session()
+        self._adapter = HTTPAdapter(pool_connections=4, pool_maxsize=connections, max_retries=0)
+        self._session.mount("https://", self._adapter)
+        self._session.mount("http://", self._adapter)
         # A ~/.netrc entry for the store's host would break a presigned request.
         self._session.auth = _no_auth
         self._session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
-        self._session.max_redirects = MAX_REDIRECTS
         self._session.headers["User-Agent"] = f"taskfs/{__version__}"
         # A compressed representation has other byte offsets than the object.
         self._session.headers["Accept-Encoding"] = "identity"
@@ -143,24 +148,34 @@ class Transport:
         """Close idle connections."""
         self._session.close()
 
-    def retrying(self, what: str, attempt: Callable[[Budget], T]) -> T:
+    def budget(self) -> Budget:
+        """Return the time that one operation has from now on."""
+        return Budget(self.timeout_s, time.monotonic())
+
+    def retrying(
+        self, what: str, attempt: Callable[[Budget], T], budget: Budget | None = None
+    ) -> T:
         """Return what *attempt* returns, tried again with backoff and jitter while it is transient.
 
         *attempt* raises `Transient` for a failure worth another try; everything else passes.
-        `Retry-After` is respected; one that lies beyond the budget ends the tries at once.
+        `Retry-After` is respected; one that lies beyond the budget ends the tries at once. A
+        *budget* may be what is left of a longer operation's.
 
         Raises:
             the error inside the last `Transient` once `timeout_s` seconds are used up.
         """
-        budget = Budget(self.timeout_s, time.monotonic())
+        budget = budget or self.budget()
         jitter = tenacity.wait_random_exponential(multiplier=0.1, max=4.0)
+        wrong_answers = 0  # other failures in between are no look at one
 
         def wait(state: tenacity.RetryCallState) -> float:
             return max(_failure(state).retry_after_s or 0.0, jitter(state))
 
         def stop(state: tenacity.RetryCallState) -> bool:
+            nonlocal wrong_answers
             tries = _failure(state).tries
-            out_of_tries = tries is not None and state.attempt_number >= tries
+            wrong_answers += tries is not None
+            out_of_tries = tries is not None and wrong_answers >= tries
             return out_of_tries or state.upcoming_sleep >= budget.remaining_s
 
         def before_sleep(state: tenacity.RetryCallState) -> None:
@@ -197,19 +212,15 @@ class Transport:
             BadAnswer: redirects without end, or a URL that cannot be requested.
         """
         self._stats.add(f"{self._side}_requests")
+        self._drop_idle_connections()
         try:
-            response = self._session.request(
-                method,
-                url,
-                params=params,
-                json=json,
-                headers=headers,
-                timeout=budget.attempt_timeout_s(),
-                stream=True,
-            )
-        except (requests.TooManyRedirects, ValueError) as exc:  # ValueError: no URL at all
+            response = self._follow(what, method, url, budget, headers or {}, params, json)
+        except ValueError as exc:  # no URL at all
             raise BadAnswer(f"{what}: {redact(str(exc))}") from exc
         except FOREIGN as exc:
+            # What became of this connection became of its idle neighbours: the next try must not
+            # wait for each of them in turn.
+            self._adapter.close()
             raise Transient(Unavailable(f"{what}: no answer ({_cause(exc)})")) from exc
         self._note_clock(response)
         if response.status_code in TRANSIENT_STATUSES:
@@ -223,31 +234,86 @@ class Transport:
             raise Transient(error, retry_after_s=wait_s)
         return response
 
+    def _follow(
+        self,
+        what: str,
+        method: str,
+        url: str,
+        budget: Budget,
+        headers: Mapping[str, str | None],
+        params: Any,
+        json: Any,
+    ) -> requests.Response:
+        """Send the request, to where redirects lead; the key goes to the first origin alone.
+
+        `requests` would follow them itself, but reads and unpacks their bodies whatever their
+        size, adds what ~/.netrc says, and makes a GET of a POST.
+        """
+        origin = _origin(url)
+        for _ in range(MAX_REDIRECTS + 1):
+            response = self._session.request(
+                method,
+                url,
+                params=params,
+                json=json,
+                headers=headers,
+                timeout=budget.attempt_timeout_s(),
+                stream=True,
+                allow_redirects=False,
+            )
+            location = self._session.get_redirect_target(response)
+            if location is None:
+                return response
+            response.close()
+            url, params = urljoin(url, location), None
+            if _origin(url) != origin:
+                headers = {**headers, KEY_HEADER: None}  # for all that follows
+            if method != "GET" and (
+                KEY_HEADER in headers or response.status_code not in (307, 308)
+            ):
+                raise BadAnswer(f"{what}: redirected to where it cannot be sent")
+        raise BadAnswer(f"{what}: redirects without end")
+
+    def _drop_idle_connections(self) -> None:
+        now_s = age_clock()
+        if now_s - self._used_s > MAX_IDLE_S:
+            self._adapter.close()
+        self._used_s = now_s
+
     def receive(
-        self, what: str, response: requests.Response, budget: Budget, sink: bytearray
+        self,
+        what: str,
+        response: requests.Response,
+        budget: Budget,
+        sink: bytearray,
+        most: int | None = None,
     ) -> None:
         """Append the answer's body to *sink* as it comes, so that a cut one can be resumed.
+
+        Of a body longer than *most* bytes, not much more is taken, and the rest is not awaited.
 
         Raises:
             Transient: the body was cut, stalled, or the budget is used up.
         """
+        stop = None if most is None else len(sink) + most
         with response:
             try:
-                while chunk := response.raw.read(CHUNK, decode_content=False):
+                # Not `read`, which comes back with all of it: bytes that drip must be noticed.
+                while chunk := response.raw.read1(CHUNK, decode_content=False):
                     sink += chunk
                     budget.received += len(chunk)
                     self._stats.add(f"{self._side}_bytes", len(chunk))
+                    if stop is not None and len(sink) > stop:
+                        return
                     if budget.remaining_s <= 0:
                         raise Transient(Unavailable(f"{what}: the answer takes too long"))
             except FOREIGN as exc:
                 raise Transient(Unavailable(f"{what}: cut short ({_cause(exc)})")) from exc
 
     def _note_clock(self, response: requests.Response) -> None:
-        try:
-            date = email.utils.parsedate_to_datetime(response.headers["Date"])
-        except (KeyError, TypeError, ValueError):
-            return
-        self.clock_offset_s = date.timestamp() - time.time()
+        moment = _moment(response.headers.get("Date", ""))
+        if moment is not None:
+            self.clock_offset_s = moment - time.time()
 
 
 def refusal(what: str, status: int, text: str) -> TaskFSError:

@@ -15,9 +15,20 @@ PACKAGE: Final = ROOT / "taskfs"
 # A module may import those of the rows above it; modules of one row do not know each other. A new
 # module is a new word in the highest row that it can have.
 ROWS: Final = (
-    ("errors", "redaction", "stats", "model"),
+    ("errors", "redaction", "stats", "model", "clock"),
     ("options", "waiting", "decoders"),
-    ("config", "record", "transport", "logs", "daemon", "mountpoint", "zipend", "blocks", "rooms"),
+    (
+        "config",
+        "record",
+        "transport",
+        "pages",
+        "logs",
+        "daemon",
+        "mountpoint",
+        "zipend",
+        "blocks",
+        "rooms",
+    ),
     ("coverage", "readahead", "diskcache", "zipindex"),
     ("inflate",),
     ("store", "readers"),
@@ -50,7 +61,7 @@ THIRD_PARTY: Final = {
     "urllib3": {"transport"},
     "tenacity": {"transport"},
     "cachetools": {"blocks", "records", "shelf", "texts", "tree", "archive"},
-    "msgspec": {"api", "record", "virtual", "archive", "cli.report"},
+    "msgspec": {"api", "record", "pages", "virtual", "archive", "cli.report"},
     "platformdirs": {"config", "logs", "options"},
     "click": {"cli"},
     "rich": {"cli"},
