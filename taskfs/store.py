@@ -8,13 +8,22 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import requests
 
-from taskfs.errors import AccessDenied, BadAnswer, StaleObject, TaskFSError, Unsupported
+from taskfs.errors import (
+    AccessDenied,
+    BadAnswer,
+    StaleObject,
+    TaskFSError,
+    Unavailable,
+    Unsupported,
+)
 from taskfs.model import Fetched, ObjectVersion
 from taskfs.transport import Budget, Transient, Transport, refusal
+
+T = TypeVar("T")
 
 # At most 18 digits: what is larger is no size, and int() refuses text without end.
 _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
@@ -69,7 +78,7 @@ class StoredObject:
             self._receive(response, seen, body, budget)
             return Fetched(seen.start, bytes(body), seen.version)
 
-        return self._transport.retrying(f"GET {self.path}", attempt)
+        return self._retrying(attempt)
 
     def fetch_range(self, start: int, stop: int, version: ObjectVersion) -> bytearray:
         """Return the bytes [start, stop) of *version*, exactly that many; see model."""
@@ -79,7 +88,16 @@ class StoredObject:
             self._resume(start, stop, version, body, budget)
             return body
 
-        return self._transport.retrying(f"GET {self.path}", attempt)
+        return self._retrying(attempt)
+
+    def _retrying(self, attempt: Callable[[Budget], T]) -> T:
+        """Return what *attempt* does; a URL that led to nothing is not used again."""
+        try:
+            return self._transport.retrying(f"GET {self.path}", attempt)
+        except (BadAnswer, Unavailable):
+            with self._lock:
+                self._url = None
+            raise
 
     def _resume(
         self, start: int, stop: int, version: ObjectVersion, body: bytearray, budget: Budget

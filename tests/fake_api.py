@@ -10,15 +10,15 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from aiohttp import web
 
 from taskfs.demo.endpoint import Answer, RequestRecord, Responder, json_answer, reset, whole
 from taskfs.demo.server import EmbeddedCloud
-from taskfs.demo.sources import Source
+from taskfs.demo.sources import BytesSource, Source
 
 _POLL_SECONDS: Final = 0.01
 
@@ -153,6 +153,15 @@ class FlippedSource:
         return bytes(content)
 
 
+class EndlessSource:
+    """Zeros, more than anybody can take."""
+
+    size = 1 << 50
+
+    def read(self, start: int, stop: int) -> bytes:
+        return bytes(stop - start)
+
+
 # The kinds: what each does in place of `await respond(request)`.
 
 
@@ -275,15 +284,55 @@ async def _body(
     content: bytes,
     content_type: str = "application/json",
     status: int = 200,
+    headers: Mapping[str, str] | None = None,
 ) -> Answer:
     """Answer these bytes, whatever was asked for."""
-    return whole(status, content, {"Content-Type": content_type})
+    return whole(status, content, {"Content-Type": content_type, **(headers or {})})
 
 
-async def _html(faults: Faults, request: web.Request, respond: Responder) -> Answer:
+async def _chunked(
+    faults: Faults, request: web.Request, respond: Responder, *, extra: bytes = b""
+) -> Answer:
+    """Announce no length; send *extra* bytes behind the body."""
+    answer = await respond(request)
+    content = answer.source.read(answer.start, answer.stop) + extra
+    return replace(answer, source=BytesSource(content), start=0, stop=len(content), chunked=True)
+
+
+async def _endless(
+    faults: Faults,
+    request: web.Request,
+    respond: Responder,
+    *,
+    status: int | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Answer:
+    """Go on for ever, under the head of the true answer or the one given."""
+    answer = await respond(request)
+    return replace(
+        answer,
+        status=status or answer.status,
+        headers={**answer.headers, **(headers or {})},
+        source=EndlessSource(),
+        start=0,
+        stop=EndlessSource.size,
+        chunked=True,
+    )
+
+
+async def _drip(
+    faults: Faults, request: web.Request, respond: Responder, *, speed: int = 5
+) -> Answer:
+    """Send so few bytes per second that no read times out, and none ends."""
+    return replace(await respond(request), speed=speed)
+
+
+async def _html(
+    faults: Faults, request: web.Request, respond: Responder, *, status: int = 200
+) -> Answer:
     """Answer a page for humans, as proxies and login portals do."""
     page = b"<!DOCTYPE html><html><body>Please log in</body></html>"
-    return whole(200, page, {"Content-Type": "text/html"})
+    return whole(status, page, {"Content-Type": "text/html"})
 
 
 async def _json(
@@ -315,6 +364,9 @@ KINDS: Final[dict[str, Callable[..., Awaitable[Answer]]]] = {
     "header": _header,
     "flip": _flip,
     "body": _body,
+    "chunked": _chunked,
+    "endless": _endless,
+    "drip": _drip,
     "html": _html,
     "json": _json,
     "redirect": _redirect,

@@ -40,8 +40,9 @@ class RequestRecord:
 class Answer:
     """The bytes [start, stop) of a source, under a status and headers.
 
-    For faults: *length* is announced where it is given, whatever is sent, and once *interrupt_at*
-    bytes of the body are on their way (0: the headers), *interrupt* is awaited.
+    For faults: *length* is announced where it is given, whatever is sent; *chunked* announces none.
+    Once *interrupt_at* bytes of the body are on their way (0: the headers), *interrupt* is awaited.
+    *speed* is in bytes per second, instead of the endpoint's.
     """
 
     status: int
@@ -50,6 +51,8 @@ class Answer:
     start: int = 0
     stop: int = 0
     length: int | None = None
+    chunked: bool = False
+    speed: int | None = None
     interrupt_at: int = 0
     interrupt: Callable[[web.Request], Awaitable[None]] | None = None
 
@@ -184,7 +187,10 @@ class Endpoint:
     ) -> web.StreamResponse:
         response = web.StreamResponse(status=answer.status, headers=answer.headers)
         size = answer.stop - answer.start
-        response.content_length = size if answer.length is None else answer.length
+        if answer.chunked:
+            response.enable_chunked_encoding()
+        else:
+            response.content_length = size if answer.length is None else answer.length
         record.status = answer.status
         try:
             await response.prepare(request)
@@ -205,12 +211,13 @@ class Endpoint:
         middle = answer.stop
         if answer.interrupt is not None:
             middle = min(answer.start + answer.interrupt_at, answer.stop)
-        await self._send_range(response, answer.source, answer.start, middle, record)
+        speed = answer.speed or self.bandwidth_per_connection
+        await self._send_range(response, answer.source, answer.start, middle, record, speed)
         if answer.interrupt is not None:
             await response.write(b"")  # the headers, where they have not gone out with the body
             await drained(request)
             await answer.interrupt(request)
-        await self._send_range(response, answer.source, middle, answer.stop, record)
+        await self._send_range(response, answer.source, middle, answer.stop, record, speed)
 
     async def _send_range(
         self,
@@ -219,8 +226,8 @@ class Endpoint:
         start: int,
         stop: int,
         record: RequestRecord,
+        speed: int | None,
     ) -> None:
-        speed = self.bandwidth_per_connection
         step = min(CHUNK_BYTES, speed // _THROTTLED_CHUNKS_PER_SECOND + 1) if speed else CHUNK_BYTES
         due = asyncio.get_running_loop().time()
         while start < stop:

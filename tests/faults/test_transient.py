@@ -1,0 +1,252 @@
+"""Issue 4, point 1: transient faults are survived, on API and store alike; then the errno of the
+README's table, never a short file, EAGAIN or a false ENOENT, and nothing is kept of a failure."""
+
+import email.utils
+import errno
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import pytest
+
+from taskfs.stats import Stats
+from taskfs.store import StoredObject
+from taskfs.transport import Transport
+from tests.fake_api import FakeCloud
+from tests.faults.scenarios import add_fault, errno_of, finished, noise, read_whole
+from tests.surfaces import Mounted, assert_same
+
+CONTENT: Final = noise(1, 300_000)
+WHERE: Final = ("record", "signing", "store")
+Kind = tuple[str, dict[str, Any]]
+FAULTS: Final[dict[str, Kind]] = {
+    **{f"{n}": ("status", {"status": n}) for n in (408, 429, 500, 502, 503, 504)},
+    "429 with Retry-After": ("status", {"status": 429, "retry_after": "0.2"}),
+    "reset before the body": ("reset", {}),
+    "reset within the body": ("reset", {"after_bytes": 20}),
+    "a body cut": ("short", {"after_bytes": 20}),
+    "a body without a byte": ("short", {"after_bytes": 0}),
+}
+SLOW_FAULTS: Final[dict[str, Kind]] = {
+    "stall": ("stall", {}),
+    "stall within the body": ("stall", {"after_bytes": 20}),
+    "503 with Retry-After as a date": ("status", {"status": 503, "retry_after": "date"}),
+}
+
+
+def read(fs: Mounted, task: str) -> None:
+    """Look the task up, list its outputs and read them."""
+    assert (fs.path / task / "status").read_text() == "success\n"
+    assert os.listdir(fs.path / task / "outputs") == ["a"]
+    read_whole(fs, f"{task}/outputs/a", CONTENT)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_several_transient_faults_in_a_row_are_survived(patient: Mounted, fault: str) -> None:
+    """Issue 4, 1: 429 (with and without `Retry-After`), 500, 502, 503, 504, a reset before and
+    within a body, a body cut; several in a row, on API and store alike."""
+    patient.names()
+    task = finished(patient.cloud, a=CONTENT)
+    kind, options = FAULTS[fault]
+    scripts = [add_fault(patient.cloud, where, task, kind, times=2, **options) for where in WHERE]
+    read(patient, task)
+    assert [script.hits for script in scripts] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("fault", SLOW_FAULTS)
+@pytest.mark.parametrize("where", ["record", "store"])
+def test_a_stall_is_survived(patient: Mounted, where: str, fault: str) -> None:
+    """Issue 4, 1: a stall; `Retry-After` as a date."""
+    patient.names()
+    task = finished(patient.cloud, a=CONTENT)
+    kind, options = SLOW_FAULTS[fault]
+    if "retry_after" in options:
+        options = {**options, "retry_after": email.utils.formatdate(time.time() + 1, usegmt=True)}
+    script = add_fault(patient.cloud, where, task, kind, **options)
+    read(patient, task)
+    assert script.hits == 1
+
+
+@pytest.mark.parametrize("where", WHERE)
+def test_different_faults_in_a_row_are_survived(patient: Mounted, where: str) -> None:
+    """Issue 4, 1: several in a row; 2: a mismatch is tried once more, whatever came before it."""
+    patient.names()
+    task = finished(patient.cloud, a=CONTENT)
+    wrong: Kind = ("html", {}) if where != "store" else ("header", {"name": "Content-Range"})
+    for kind, options in (FAULTS["503"], FAULTS["reset before the body"], wrong, FAULTS["429"]):
+        options = {"value": None, **options} if kind == "header" else options
+        add_fault(patient.cloud, where, task, kind, **options)
+    read(patient, task)
+    assert all(fault.hits == 1 for fault in patient.cloud.faults._faults)
+
+
+TABLE: Final[dict[str, tuple[Kind, int]]] = {
+    "429": (("status", {"status": 429}), errno.ETIMEDOUT),
+    "429 with Retry-After longer than the timeout": (
+        ("status", {"status": 429, "retry_after": 3600}),
+        errno.ETIMEDOUT,
+    ),
+    **{f"{n}": (("status", {"status": n}), errno.EIO) for n in (500, 503)},
+    "reset": (("reset", {}), errno.ETIMEDOUT),
+    "a body cut": (("short", {"after_bytes": 0}), errno.ETIMEDOUT),
+    "stall": (("stall", {}), errno.ETIMEDOUT),
+    "drip": (("drip", {}), errno.ETIMEDOUT),
+    "401": (("status", {"status": 401}), errno.EACCES),
+    "403": (("status", {"status": 403}), errno.EACCES),
+    "418": (("status", {"status": 418}), errno.EIO),
+    "304": (("status", {"status": 304}), errno.EIO),
+}
+
+
+@pytest.mark.parametrize("fault", TABLE)
+def test_what_stays_has_the_errno_of_the_table(hasty: Mounted, fault: str) -> None:
+    """Issue 4, 1: then the errno of `semantics.md`, never a short file, never EAGAIN, never a false
+    ENOENT, and nothing cached from a failure."""
+    cloud = hasty.cloud
+    hasty.names()
+    (kind, options), expected = TABLE[fault]
+    unknown, unlisted, unread = (finished(cloud, a=CONTENT) for _ in range(3))
+    hasty.names()
+    assert hasty.stat(f"{unread}/outputs/a").st_size == len(CONTENT)
+    unknown = finished(cloud, a=CONTENT)
+    asked: dict[str, Callable[[], object]] = {
+        unknown: lambda: hasty.stat(unknown),
+        unlisted: lambda: hasty.read(f"{unlisted}/output_files_info"),
+        unread: lambda: read_whole(hasty, f"{unread}/outputs/a", CONTENT),
+    }
+    for where, task in zip(WHERE, asked, strict=True):
+        add_fault(cloud, where, task, kind, times=None, **options)
+    with ThreadPoolExecutor(3) as pool:
+        began = time.monotonic()
+        got = dict(zip(WHERE, pool.map(errno_of, asked.values()), strict=True))
+        assert time.monotonic() - began < 15
+    assert got == dict.fromkeys(WHERE, expected)
+    cloud.faults.clear()
+    for task in asked:
+        read(hasty, task)
+
+
+def test_only_a_404_of_the_api_or_the_store_is_enoent(hasty: Mounted) -> None:
+    """Issue 4, 1: never a false ENOENT: a proxy's page that says 404 is not the API's word."""
+    unread, unknown = finished(hasty.cloud, a=CONTENT), finished(hasty.cloud, a=CONTENT)
+    assert unread in hasty.names()
+    assert hasty.stat(f"{unread}/outputs/a").st_size == len(CONTENT)
+    unknown = finished(hasty.cloud, a=CONTENT)
+    add_fault(hasty.cloud, "record", unknown, "html", status=404)
+    assert hasty.stat(unknown).st_mode & 0o40000
+    unknown = finished(hasty.cloud, a=CONTENT)
+    add_fault(hasty.cloud, "record", unknown, "html", status=404, times=None)
+    assert errno_of(lambda: hasty.stat(unknown)) == errno.EIO
+    hasty.cloud.faults.clear()
+    hasty.cloud.remove_task(unknown)
+    assert errno_of(lambda: hasty.stat(unknown)) == errno.ENOENT
+    hasty.cloud.remove_object(f"{unread}/output.zip")
+    assert errno_of(lambda: hasty.read(f"{unread}/outputs/a")) == errno.ENOENT
+
+
+def test_retry_after_beyond_the_timeout_is_not_waited_for(hasty: Mounted) -> None:
+    """Issue 4, 1: `Retry-After` … inside `--timeout`: what cannot come in time is told at once."""
+    task = finished(hasty.cloud, a=CONTENT)
+    fault = add_fault(hasty.cloud, "store", task, "status", status=503, retry_after=3600)
+    assert errno_of(lambda: hasty.names(f"{task}/outputs")) == errno.EIO
+    assert fault.hits == 1
+    read(hasty, task)
+
+
+def test_a_refused_connection_is_survived(patient: Mounted) -> None:
+    """Issue 4, 1: a refused connection, on API and store alike."""
+    patient.names()
+    task = finished(patient.cloud, a=CONTENT)
+    patient.cloud.pause()
+    back = threading.Timer(0.8, patient.cloud.resume)
+    back.start()
+    try:
+        read(patient, task)
+    finally:
+        back.join()
+
+
+def test_the_network_gone_for_a_while_and_back(hasty: Mounted) -> None:
+    """Issue 4, 7: the network gone for a minute and back: ETIMEDOUT meanwhile, then all is well."""
+    known, other = finished(hasty.cloud, a=CONTENT), finished(hasty.cloud, a=CONTENT)
+    read(hasty, known)
+    hasty.names()
+    hasty.cloud.pause()
+    for _ in range(2):  # one try does not make the next one worse
+        assert errno_of(hasty.names) == errno.ETIMEDOUT
+        assert errno_of(lambda: hasty.stat("0" * 25)) == errno.ETIMEDOUT
+        assert errno_of(lambda: hasty.names(f"{other}/outputs")) == errno.ETIMEDOUT
+    read_whole(hasty, f"{known}/outputs/a", CONTENT)  # what is here is here
+    hasty.cloud.resume()
+    assert {known, other} <= set(hasty.names())
+    assert errno_of(lambda: hasty.stat("0" * 25)) == errno.ENOENT
+    read(hasty, other)
+
+
+def test_a_name_that_does_not_resolve_is_survived(
+    cloud: FakeCloud, transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Issue 4, 1: DNS failure: a name that is not there, and then is."""
+    cloud.put_object("x", CONTENT)
+    real, asked = socket.getaddrinfo, 0
+
+    def resolver(host: Any, *arguments: Any, **options: Any) -> Any:
+        nonlocal asked
+        if host != "store.invalid":
+            return real(host, *arguments, **options)
+        asked += 1
+        if asked < 4:
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return real("127.0.0.1", *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolver)
+    url = cloud.signed_url("x").replace("127.0.0.1", "store.invalid")
+    stored = StoredObject("x", lambda: url, transport)
+    assert_same(stored.fetch_tail(1000).body, CONTENT[-1000:])
+    assert asked == 4
+
+
+def test_a_name_that_does_not_resolve_is_etimedout_and_forgotten(hasty: Mounted) -> None:
+    """Issue 4, 1: DNS failure; nothing cached from a failure: nor is the URL that led nowhere."""
+    task = finished(hasty.cloud, a=CONTENT)
+    assert hasty.stat(f"{task}/outputs/a").st_size == len(CONTENT)
+    hasty.cloud.expire_urls()
+    urls = ["http://store.invalid/x?Signature=secret"]
+    add_fault(hasty.cloud, "signing", task, "json", value=urls, times=None)
+    assert errno_of(lambda: hasty.read(f"{task}/outputs/a")) == errno.ETIMEDOUT
+    hasty.cloud.faults.clear()
+    read(hasty, task)
+
+
+@pytest.mark.parametrize("kind", ["short", "reset", "stall"])
+def test_a_body_cut_at_any_point_is_resumed_where_it_stopped(cloud: FakeCloud, kind: str) -> None:
+    """Issue 4, 1: a body cut at any point; resuming a cut range where it stopped."""
+    transport = Transport(timeout_s=3, stats=Stats(), side="store")
+    cloud.put_object("x", CONTENT)
+    stored = StoredObject("x", lambda: cloud.signed_url("x"), transport)
+    version = stored.fetch_tail(1).version
+    points = [1, 65_535, 65_536, 262_144, len(CONTENT) - 1]
+    for point in points if kind != "stall" else points[2:3]:
+        cloud.clear_requests()
+        cloud.faults.add(kind, side="store", after_bytes=point)
+        assert_same(stored.fetch_range(0, len(CONTENT), version), CONTENT)
+        first, second = [r.range for r in cloud.requests]
+        assert first == f"bytes=0-{len(CONTENT) - 1}"
+        assert second == f"bytes={point}-{len(CONTENT) - 1}"
+    cloud.faults.clear()
+    transport.close()
+
+
+def test_a_body_cut_again_and_again_is_still_whole(patient: Mounted) -> None:
+    """Issue 4, 1: several in a row; resuming where it stopped: no byte twice, none missing."""
+    task = finished(patient.cloud, a=CONTENT)
+    assert patient.stat(f"{task}/outputs/a").st_size == len(CONTENT)
+    patient.cloud.clear_requests()
+    add_fault(patient.cloud, "store", task, "short", after_bytes=50_000, times=12)
+    read_whole(patient, f"{task}/outputs/a", CONTENT)
+    sent = sum(r.bytes_sent for r in patient.cloud.requests if f"/{task}/" in r.path)
+    assert sent <= len(CONTENT) + 65_536
