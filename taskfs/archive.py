@@ -1,7 +1,7 @@
 """One version of a remote ZIP archive: its index, its raw bytes and random reads of its members."""
 
 import threading
-from collections import Counter
+from collections import Counter, OrderedDict
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Final
@@ -19,6 +19,7 @@ from taskfs.readers import (
     EXTRA_GUESS,
     LOCAL,
     LOCAL_MAGIC,
+    Check,
     CompressedReader,
     MemberReader,
     Pieces,
@@ -33,6 +34,7 @@ from taskfs.zipindex import ArchiveIndex, Member, read_index
 # Less than most entries take: a second request costs less than fetching members in vain.
 ENTRY_GUESS: Final = 80
 MAX_TAIL: Final = 8 << 20
+MAX_CHECKS: Final = 1024  # members that may be read in parts; those unused longest go
 DECODE_WINDOW: Final = 4 << 20  # bytes that all members together are decoded ahead
 
 
@@ -149,6 +151,7 @@ class Archive:
         self._lock = threading.Lock()
         self._inflaters: dict[Member, Inflater] = {}
         self._readers: Counter[Inflater] = Counter()
+        self._checks: OrderedDict[Member, Check] = OrderedDict()
 
     def open_member(self, member: Member) -> "MemberReader":
         """Return a reader of the member; nothing goes out before its first read.
@@ -198,6 +201,20 @@ class Archive:
         if start + member.compressed_size > self._directory_start:
             raise CorruptData(f"{member.path}: the member overlaps the archive's directory")
         return start
+
+    def check_of(self, member: Member) -> Check:
+        """Return what all readers of the member share, also with those that are closed by now."""
+        with self._lock:
+            check = self._checks.setdefault(member, Check(member))
+            self._checks.move_to_end(member)
+            if len(self._checks) > MAX_CHECKS:
+                self._checks.popitem(last=False)
+            return check
+
+    def forget_check(self, member: Member) -> None:
+        """Let the readers to come start anew."""
+        with self._lock:
+            self._checks.pop(member, None)
 
     def take_inflater(self, member: Member, start: int) -> Inflater:
         """Return the decoder that all readers of the member share, until `give_back`."""

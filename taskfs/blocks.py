@@ -221,7 +221,6 @@ class BlockReader:
 
     def _fetch_run(self, future: "Future[Run]", first: int, stop: int) -> None:
         """Fetch the blocks [first, stop) in one range; hand them out first, then keep them."""
-        drops = self._drops
         run: bytes | bytearray = b""
         failure: BaseException | None = None
         try:
@@ -237,10 +236,11 @@ class BlockReader:
             future.set_exception(failure)
             return
         future.set_result((first, run))
-        # What was handed out may have proved wrong by now: then it must not outlive this process.
-        if self._disk is not None and drops == self._drops:
+        # Where bytes proved wrong, others on their way may be: they must not outlive this reader,
+        # or the next one would meet them when the store is well again.
+        if self._disk is not None and not self._drops:
             self._disk.put(first, run)
-            if drops != self._drops:
+            if self._drops:
                 self._disk.drop(first, stop - 1)
 
     def _keep_in_memory(self, first: int, run: bytes | bytearray) -> None:

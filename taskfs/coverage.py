@@ -50,6 +50,10 @@ class Coverage:
         self._stops: list[int] = []
         self._crcs: list[int] = []
 
+    def clear(self) -> None:
+        """Forget all that was seen."""
+        self._starts, self._stops, self._crcs = [], [], []
+
     def add(self, start: int, piece: bytes) -> None:
         """Note that *piece* is what stands at *start*; what was seen before does not count."""
         stop = start + len(piece)

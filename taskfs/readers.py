@@ -38,12 +38,59 @@ class Pieces:
         self._stream.close()
 
 
+class Check:
+    """What was handed out of one member through all its handles, and whether it proved wrong.
+
+    They share the kernel's pages: who reads a part from there and the rest through a handle of its
+    own has read the whole member, and that handle cannot tell. Safe for concurrent use.
+    """
+
+    def __init__(self, member: Member) -> None:
+        self._member = member
+        self._lock = threading.Lock()
+        self._coverage = Coverage(member.size)
+        self._is_out = False  # whether there are bytes outside that no checksum has confirmed
+        self.damage: CorruptData | None = None
+
+    def add(self, offset: int, piece: bytes) -> None:
+        """Note that *piece* is about to be handed out; CorruptData if it completes a wrong whole."""
+        with self._lock:
+            self._is_out = not add_checked(self._coverage, self._member, offset, piece)
+
+    def fail(self, damage: CorruptData) -> bool:
+        """Note that wrong bytes were met; return whether that is for good: some may be outside."""
+        with self._lock:
+            if self._is_out:
+                self.damage = damage
+            self._coverage.clear()
+            return self._is_out
+
+
+def add_checked(coverage: Coverage, member: Member, offset: int, piece: bytes) -> bool:
+    """Add *piece* to what was seen of *member*; return whether that is all, and right.
+
+    What is all is forgotten, so that a second pass is checked too. CorruptData where it is wrong.
+    """
+    coverage.add(offset, piece)
+    crc = coverage.crc
+    if crc is None:
+        return False
+    coverage.clear()
+    if crc != member.crc32:
+        raise wrong_crc(member, crc)
+    return True
+
+
+def wrong_crc(member: Member, crc: int) -> CorruptData:
+    return CorruptData(f"{member.path}: CRC-32 {crc:08x}, not {member.crc32:08x}")
+
+
 class MemberReader(ABC):
     """Random reads of one member through one open handle; safe for concurrent use.
 
     A failure that shows wrong bytes drops what was cached of the member. It is tried once more as
-    long as nothing of the member was handed out through this handle; after that the handle fails
-    for good, and the next one starts anew.
+    long as no unconfirmed byte of the member was handed out; after that the handles that are open
+    fail for good, and the next one starts anew.
     """
 
     def __init__(self, archive: "Archive", member: Member) -> None:
@@ -52,9 +99,8 @@ class MemberReader(ABC):
         self.size = member.size
         self._lock = threading.Lock()
         self._start: int | None = None
-        self._handed_out = False
-        self._damage: CorruptData | None = None
         self._coverage = Coverage(member.size)
+        self._check = archive.check_of(member)
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Return the bytes [offset, offset + size) of the member, fewer only at its end.
@@ -67,22 +113,22 @@ class MemberReader(ABC):
             self._check_empty()
         if offset >= self.size:
             return b""
-        if self._damage is not None:
-            raise CorruptData(str(self._damage))
+        if self._check.damage is not None:
+            raise CorruptData(str(self._check.damage))
         try:
             piece = self._read_checked(offset, size)
         except CorruptData as exc:
             self._start_again()
-            if self._handed_out:
+            if self._check.fail(exc):
                 # The kernel repeats a read-ahead that failed: it must not come out well then.
-                self._damage = exc
+                self.archive.forget_check(self.member)
                 raise
             try:
                 piece = self._read_checked(offset, size)
-            except CorruptData:
+            except CorruptData as again:
                 self._start_again()
+                self._check.fail(again)
                 raise
-        self._handed_out = True
         if offset + len(piece) >= self.size:
             start = self.member.header_offset
             self.archive.walk.passed(start, start + self.member.compressed_size)
@@ -95,7 +141,7 @@ class MemberReader(ABC):
         self.archive.drop(self.member, self._start)
         with self._lock:
             self._start = None
-            self._coverage = Coverage(self.size)
+            self._coverage.clear()
 
     def _check_empty(self) -> None:
         """Refuse a member that is said to hold nothing, and something."""
@@ -110,17 +156,9 @@ class MemberReader(ABC):
         """
         piece = self._read(offset, size)
         with self._lock:
-            self._coverage.add(offset, piece)
-            crc = self._coverage.crc
-            if crc is None:
-                return piece
-            if crc == self.member.crc32:
-                self._coverage = Coverage(self.size)  # a second pass is checked too
-                return piece
-        raise self._wrong_crc(crc)
-
-    def _wrong_crc(self, crc: int) -> CorruptData:
-        return CorruptData(f"{self.member.path}: CRC-32 {crc:08x}, not {self.member.crc32:08x}")
+            add_checked(self._coverage, self.member, offset, piece)
+        self._check.add(offset, piece)
+        return piece
 
     def _locate(self) -> int:
         """Return where the member's bytes begin in the archive; looked up once."""
@@ -202,5 +240,5 @@ class StoredReader(MemberReader):
             return stream.read_at(start + offset, min(size, self.size - offset))
         whole = stream.read_at(start, self.size)
         if (crc := crc32(whole)) != self.member.crc32:
-            raise self._wrong_crc(crc)
+            raise wrong_crc(self.member, crc)
         return whole[offset : offset + size]

@@ -295,7 +295,7 @@ async def _chunked(
 ) -> Answer:
     """Announce no length; send *extra* bytes behind the body."""
     answer = await respond(request)
-    content = answer.source.read(answer.start, answer.stop) + extra
+    content = bytes(answer.source.read(answer.start, answer.stop)) + extra
     return replace(answer, source=BytesSource(content), start=0, stop=len(content), chunked=True)
 
 

@@ -72,7 +72,7 @@ def write(surface: Surface, path: str, piece: bytes = b"1\n") -> int:
         return int(opened.write(piece))
 
 
-def assert_same(given: bytes, wanted: bytes) -> None:
+def assert_same(given: bytes | bytearray, wanted: bytes) -> None:
     """Fail where the two differ first: pytest's own comparison of long bytes takes minutes."""
     if given != wanted:
         pairs = enumerate(zip(given, wanted, strict=False))

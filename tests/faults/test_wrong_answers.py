@@ -1,0 +1,324 @@
+"""Issue 4, point 2: wrong answers are not believed: looked at once more, then EIO, and no damaged
+byte is served again once the store is well, nor by the kernel's page cache."""
+
+import errno
+import gzip
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from taskfs.api import TaskClient
+from taskfs.store import SMALL_OBJECT, StoredObject
+from taskfs.transport import Transport
+from tests.fake_api import FakeCloud
+from tests.faults.scenarios import add_fault, errno_of, finished, noise, read_whole
+from tests.mounts import Mount
+from tests.odd_zips import DEFLATED, STORED
+from tests.surfaces import Mounted, assert_same
+
+CONTENT: Final = noise(2, 700_000)
+PIECE: Final = 1 << 17
+HEADER: Final = 30 + len("artifacts/a")  # where the first member's bytes begin
+
+
+def resident_kb(pid: int) -> int:
+    """Return the most memory that a process had, in KiB (proc(5), VmHWM)."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("VmHWM:")))
+
+
+@pytest.mark.parametrize("method", [STORED, DEFLATED])
+def test_a_flipped_byte_is_looked_at_once_more(patient: Mounted, method: int) -> None:
+    """Issue 4, 2: flipped bytes: a mismatch drops the blocks it came from and is tried once
+    more. (What was handed out already cannot be taken back: then it is EIO.)"""
+    small, large = noise(3, 40_000), noise(4, 200_000)
+    task = finished(patient.cloud, method, a=small, b=large)
+    patient.names(f"{task}/outputs")
+    fault = add_fault(patient.cloud, "store", task, "flip", at=HEADER + 20_000)
+    read_whole(patient, f"{task}/outputs/a", small)
+    assert fault.hits == 1
+
+
+@pytest.mark.parametrize("at", [0, HEADER + 10, HEADER + 350_000, HEADER + 600_000])
+@pytest.mark.parametrize("method", [STORED, DEFLATED])
+def test_a_flipped_byte_that_stays_is_eio_and_gone_once_the_store_is_well(
+    hasty: Mounted, method: int, at: int
+) -> None:
+    """Issue 4, 2: after that EIO, and the next open lets go of the kernel's pages too, so a damaged
+    read is never served again once the store is well."""
+    task = finished(hasty.cloud, method, a=CONTENT, z=b"z")
+    assert hasty.stat(f"{task}/outputs/a").st_size == len(CONTENT)
+    add_fault(hasty.cloud, "store", task, "flip", at=at, times=None)
+    for _ in range(2):
+        assert errno_of(lambda: read_whole(hasty, f"{task}/outputs/a", CONTENT)) == errno.EIO
+    hasty.cloud.faults.clear()
+    for _ in range(2):  # the second time from the kernel's pages
+        read_whole(hasty, f"{task}/outputs/a", CONTENT)
+
+
+def test_readers_who_share_the_kernels_pages_share_the_check(hasty: Mounted) -> None:
+    """Issue 4, 2: a damaged read is never served: not in halves either, one by an earlier reader
+    out of the kernel's pages and the rest by a handle that never saw the damage."""
+    task = finished(hasty.cloud, a=CONTENT, z=b"z")
+    path = f"{task}/outputs/a"
+    assert hasty.stat(path).st_size == len(CONTENT)
+    add_fault(hasty.cloud, "store", task, "flip", at=HEADER + 100_000, times=None)
+    with hasty.open(path) as opened:
+        wrong = opened.read_at(0, PIECE)  # it is among the kernel's pages now
+    assert wrong != CONTENT[:PIECE]
+    hasty.cloud.faults.clear()
+    assert errno_of(lambda: read_whole(hasty, path, CONTENT)) == errno.EIO
+    for _ in range(2):
+        read_whole(hasty, path, CONTENT)
+
+
+def test_readers_beside_a_damaged_read_get_eio_or_the_truth(hasty: Mounted) -> None:
+    """Issue 4, 2: never a wrong byte with a good end, however many read at once."""
+    for seed in range(3):
+        task = finished(hasty.cloud, a=CONTENT, z=b"z")
+        path = f"{task}/outputs/a"
+        assert hasty.stat(path).st_size == len(CONTENT)
+        add_fault(hasty.cloud, "store", task, "flip", at=HEADER + 123_456, skip=seed % 2)
+        start = threading.Barrier(4)
+
+        def read(path: str = path, start: threading.Barrier = start) -> int:
+            start.wait()
+            try:
+                read_whole(hasty, path, CONTENT)
+            except OSError as exc:
+                return exc.errno or 0
+            return 0
+
+        with ThreadPoolExecutor(4) as pool:
+            outcomes = list(pool.map(lambda _, read=read: read(), range(4)))
+        assert set(outcomes) <= {0, errno.EIO}
+        read_whole(hasty, path, CONTENT)
+
+
+def test_200_for_206_is_accepted_for_small_objects_only(hasty: Mounted) -> None:
+    """Issue 4, 2: 200 for 206 (accepted for small objects only)."""
+    small = finished(hasty.cloud, a=CONTENT)
+    large = finished(hasty.cloud, a=noise(4, SMALL_OBJECT + 1))
+    hasty.cloud.faults.add("whole", side="store", times=None)
+    read_whole(hasty, f"{small}/outputs/a", CONTENT)
+    hasty.cloud.clear_requests()
+    assert errno_of(lambda: hasty.names(f"{large}/outputs")) == errno.EOPNOTSUPP
+    hasty.cloud.faults.clear()
+    read_whole(hasty, f"{large}/outputs/a", noise(4, SMALL_OBJECT + 1))
+
+
+WRONG: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    "no Content-Range": ("header", {"name": "Content-Range", "value": None}),
+    "another range": ("header", {"name": "Content-Range", "value": "bytes 7-9/700200"}),
+    "a range without a size": ("header", {"name": "Content-Range", "value": "bytes 0-9/*"}),
+    "a size without end": ("header", {"name": "Content-Range", "value": f"bytes 0-1/{'9' * 5000}"}),
+    "another unit": ("header", {"name": "Content-Range", "value": "lines 0-9/10"}),
+    "several ranges": (
+        "body",
+        {"content": b"--x\r\n", "content_type": "multipart/byteranges; boundary=x", "status": 206},
+    ),
+    "no part": ("body", {"content": b"", "status": 206}),
+    "not modified": ("body", {"content": b"", "status": 304}),
+    "no content": ("body", {"content": b"", "status": 204}),
+    "redirects without end": ("redirect", {}),
+    "a redirect to a file": ("redirect", {"to": "file:///etc/passwd"}),
+    "a longer body": ("chunked", {"extra": b"surplus"}),
+    "an endless body": ("endless", {}),
+    "an endless refusal": ("endless", {"status": 400}),
+    "an unwanted page": ("html", {"status": 206}),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_answer_of_the_store_is_eio_and_not_kept(hasty: Mounted, wrong: str) -> None:
+    """Issue 4, 2: a wrong or missing `Content-Range`, a longer body than announced, endless
+    redirects …: EIO; and once the store is well, so is the mount."""
+    unopened = finished(hasty.cloud, a=CONTENT, z=b"z")
+    opened = finished(hasty.cloud, a=CONTENT, z=b"z")
+    assert hasty.stat(f"{opened}/outputs/a").st_size == len(CONTENT)
+    kind, options = WRONG[wrong]
+    for task in (unopened, opened):
+        add_fault(hasty.cloud, "store", task, kind, times=None, **options)
+    assert errno_of(lambda: hasty.names(f"{unopened}/outputs")) == errno.EIO
+    assert errno_of(lambda: read_whole(hasty, f"{opened}/outputs/a", CONTENT)) == errno.EIO
+    hasty.cloud.faults.clear()
+    for task in (unopened, opened):
+        read_whole(hasty, f"{task}/outputs/a", CONTENT)
+
+
+def test_a_body_without_a_length_is_taken_by_its_range(
+    cloud: FakeCloud, transport: Transport
+) -> None:
+    """Issue 4, 2: a shorter or longer body than announced: where nothing is, the range counts."""
+    cloud.put_object("x", CONTENT)
+    stored = StoredObject("x", lambda: cloud.signed_url("x"), transport)
+    cloud.faults.add("chunked", side="store", times=None)
+    version = stored.fetch_tail(10).version
+    assert_same(stored.fetch_range(0, 1000, version), CONTENT[:1000])
+    cloud.faults.clear()
+    cloud.faults.add("chunked", side="store", times=1, extra=b"surplus")
+    assert_same(stored.fetch_range(0, 1000, version), CONTENT[:1000])
+
+
+@pytest.mark.parametrize("kind", ["short", "reset"])
+def test_a_body_shorter_than_announced_is_never_a_short_file(hasty: Mounted, kind: str) -> None:
+    """Issue 4, 2: a shorter body than announced; 1: never a short file."""
+    task = finished(hasty.cloud, a=CONTENT, z=b"z")
+    assert hasty.stat(f"{task}/outputs/a").st_size == len(CONTENT)
+    add_fault(hasty.cloud, "store", task, kind, after_bytes=0, times=None, skip=1)
+    assert errno_of(lambda: read_whole(hasty, f"{task}/outputs/a", CONTENT)) == errno.ETIMEDOUT
+    hasty.cloud.faults.clear()
+    read_whole(hasty, f"{task}/outputs/a", CONTENT)
+
+
+NO_LISTING: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    "HTML": ("html", {}),
+    "a list": ("json", {"value": []}),
+    "null": ("json", {"value": None}),
+    "no tasks": ("json", {"value": {"total_size": 3}}),
+    "tasks of another type": ("json", {"value": {"total_size": 3, "tasks": {}}}),
+    "a size of another type": ("json", {"value": {"total_size": "3", "tasks": []}}),
+    "a size that is too small": ("json", {"value": {"total_size": 1, "tasks": [{}, {}, {}]}}),
+    "half an answer": ("body", {"content": b'{"total_size": 3, "tasks": ['}),
+    "nothing": ("body", {"content": b""}),
+    "a packed answer": (
+        "body",
+        {"content": gzip.compress(b" " * 1000), "headers": {"Content-Encoding": "gzip"}},
+    ),
+    "redirects without end": ("redirect", {}),
+    "an answer without end": ("endless", {}),
+    "pages without end": (
+        "json",
+        {"value": {"total_size": 10**15, "tasks": [{"task_id": f"t{n}"} for n in range(500)]}},
+    ),
+}
+PAGES_WITHOUT_END: Final = "pages without end"
+
+
+@pytest.mark.parametrize("wrong", [name for name in NO_LISTING if name != PAGES_WITHOUT_END])
+def test_a_wrong_answer_of_the_api_is_eio_and_no_empty_directory(
+    hasty: Mounted, wrong: str
+) -> None:
+    """Issue 4, 2: HTML instead of JSON, fields of the wrong type, endless redirects; never an empty
+    directory that should be an error."""
+    task = finished(hasty.cloud, a=CONTENT)
+    assert task in hasty.names()
+    kind, options = NO_LISTING[wrong]
+    hasty.cloud.faults.add(kind, path="/tasks", times=None, **options)
+    assert errno_of(hasty.names) == errno.EIO
+    hasty.cloud.faults.clear()
+    assert task in hasty.names()
+
+
+def test_a_listing_that_tells_of_more_than_it_has_ends(cloud: FakeCloud) -> None:
+    """Issue 4, 2: wrong answers are not believed: `total_size` least of all."""
+    client = TaskClient(cloud.api_url, cloud.api_key, timeout_s=3)
+    kind, options = NO_LISTING[PAGES_WITHOUT_END]
+    cloud.faults.add(kind, path="/tasks", times=None, **options)  # each page is the first again
+    assert len(client.list_tasks()) == 500
+    assert len(cloud.requests) < 250
+    client.close()
+
+
+def test_one_bad_record_does_not_break_the_others(hasty: Mounted) -> None:
+    """Issue 4, 2: fields of the wrong type (one bad record does not break the others); no id leads
+    out of its directory."""
+    good = hasty.cloud.add_task(status="started")
+    odd = hasty.cloud.add_task(status="started")
+    wrong: Any = 7
+    hasty.cloud.update_task(
+        odd, metrics="x", executer=[], project=wrong, create_time={}, task_metadata=[1]
+    )
+    records = [
+        hasty.cloud.add_task(name, status="started") for name in ("..", "a/b", ".", "x" * 300)
+    ]
+    try:
+        listed = hasty.names()
+        assert {good, odd} <= set(listed)
+        assert not set(records) & set(listed)
+        for name in hasty.names(odd):
+            hasty.stat(f"{odd}/{name}")
+        assert (hasty.path / good / "status").read_text() == "started\n"
+    finally:
+        for name in (*records, odd):
+            hasty.cloud.remove_task(name)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"is_terminated": None}, {"is_terminated": "no", "id": 7}, {"position_in_queue": 3}]
+)
+def test_a_status_with_odd_fields_is_still_a_status(hasty: Mounted, wrong: dict[str, Any]) -> None:
+    """Issue 4, 2: fields of the wrong type: a missing one, and no reason to refuse a kill."""
+    task = hasty.cloud.add_task(status="started")
+    hasty.names()
+    value = {"id": task, "status": "started", **wrong}
+    hasty.cloud.faults.add("json", path=f"/tasks/{task}/status", times=None, value=value)
+    (hasty.path / task / "kill").write_text("1")
+    assert hasty.cloud.killed.count(task) == 1
+
+
+def test_a_server_that_gives_less_at_once_is_asked_for_all(cloud: FakeCloud) -> None:
+    """Issue 4, 2: a listing whose pages are not what was asked for loses no task."""
+    tasks = {cloud.add_task() for _ in range(130)}
+    client = TaskClient(cloud.api_url, cloud.api_key, timeout_s=5)
+    records = [{"task_id": task, "create_time": "2025-06-11T08:00:00Z"} for task in sorted(tasks)]
+
+    def clamped(record: Any) -> bool:
+        if record.path != "/tasks":
+            return False
+        page, asked = int(record.query["page"][0]), int(record.query["per_page"][0])
+        size = min(asked, 50)
+        shown = records[(page - 1) * size : page * size]
+        fault.options["value"] = {"total_size": len(records), "tasks": shown}
+        return True
+
+    fault = cloud.faults.add("json", times=None, match=clamped, value=None)
+    client._pages._max_workers = 1  # the script above answers one page at a time
+    assert {task.id for task in client.list_tasks()} == tasks
+    client.close()
+
+
+def test_a_listing_whose_pages_shift_under_the_reader_loses_no_task(hasty: Mounted) -> None:
+    """Issue 4, 2: a listing whose pages shift under the reader."""
+    cloud = hasty.cloud
+    kept = {cloud.add_task() for _ in range(1050)}
+    gone = [cloud.add_task() for _ in range(2)]
+
+    def shift(record: Any) -> bool:
+        if record.query.get("page") == ["2"] and gone:
+            cloud.remove_task(gone.pop())
+        return False
+
+    cloud.faults.add("status", status=500, path="/tasks", match=shift, times=None)
+    try:
+        assert kept <= set(hasty.names())
+        assert gone == []
+    finally:
+        for task in kept:
+            cloud.remove_task(task)
+
+
+def test_answers_without_end_cost_no_memory(hasty_mount: tuple[FakeCloud, Mount]) -> None:
+    """Issue 4, 2: longer bodies than announced; an answer that unpacks to a thousand times its
+    size, where it redirects or where it is one."""
+    cloud, mount = hasty_mount
+    fs = Mounted(cloud, mount.path)
+    task = finished(cloud, a=CONTENT)
+    assert task in fs.names()
+    before = resident_kb(mount.pid)
+    bomb = gzip.compress(bytes(300 << 20), 1)
+    headers = {"Content-Encoding": "gzip", "Location": "/version"}
+    for status in (200, 302, 403):
+        cloud.faults.add(
+            "body", path="/tasks", times=None, content=bomb, status=status, headers=headers
+        )
+        assert errno_of(fs.names) in (errno.EIO, errno.EACCES)
+        cloud.faults.clear()
+    add_fault(cloud, "store", task, "endless", times=None)
+    assert errno_of(lambda: fs.names(f"{task}/outputs")) == errno.EIO
+    cloud.faults.clear()
+    assert task in fs.names()
+    assert resident_kb(mount.pid) - before < 120_000
