@@ -29,9 +29,10 @@ from taskfs.model import RemoteObject, Task, TaskStatus
 from taskfs.pages import Page, read_listing
 from taskfs.record import NOT_JSON, mend_json, parse_task
 from taskfs.redaction import register_secret
+from taskfs.retries import Budget, Transient
 from taskfs.stats import Stats
 from taskfs.store import StoredObject
-from taskfs.transport import KEY_HEADER, Budget, Transient, Transport, refusal
+from taskfs.transport import KEY_HEADER, Transport, refusal
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

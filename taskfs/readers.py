@@ -53,7 +53,7 @@ class Check:
         self.damage: CorruptData | None = None
 
     def add(self, offset: int, piece: bytes) -> None:
-        """Note that *piece* is about to be handed out; CorruptData if it completes a wrong whole."""
+        """Note that *piece* is to be handed out; CorruptData if it completes a wrong whole."""
         with self._lock:
             self._is_out = not add_checked(self._coverage, self._member, offset, piece)
 

@@ -21,7 +21,8 @@ from taskfs.errors import (
     Unsupported,
 )
 from taskfs.model import Fetched, ObjectVersion
-from taskfs.transport import Budget, Transient, Transport, refusal
+from taskfs.retries import Budget, Transient
+from taskfs.transport import Transport, refusal
 
 T = TypeVar("T")
 

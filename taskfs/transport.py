@@ -5,18 +5,14 @@ redirects. The store side sends no key, asks for byte ranges and never sends HEA
 presigned URL refuses.
 """
 
-import email.utils
 import http.cookiejar
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import Any, Final, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import requests
-import tenacity
 import urllib3
 from requests.adapters import HTTPAdapter
 
@@ -24,15 +20,13 @@ from taskfs import __version__
 from taskfs.clock import age_clock
 from taskfs.errors import AccessDenied, BadAnswer, NotFound, TaskFSError, Unavailable
 from taskfs.redaction import redact
+from taskfs.retries import Budget, Transient, http_date_s, retry_after_s, retrying
 from taskfs.stats import Stats
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 KEY_HEADER: Final = "X-API-Key"
-CONNECT_TIMEOUT_S: Final = 5.0
-# A body may take longer than the budget as long as bytes keep coming at this rate.
-MIN_BYTES_PER_S: Final = 16 * 1024
 CHUNK: Final = 1 << 20
 TRANSIENT_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 MAX_REDIRECTS: Final = 5
@@ -42,74 +36,20 @@ DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 FOREIGN: Final = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
 
-class Transient(Exception):
-    """A failure worth another try: `error` is raised once the budget is used up.
-
-    `retry_after_s` is how long the server asked to wait; `tries` bounds answers that a second
-    look may cure but patience will not.
-    """
-
-    def __init__(
-        self, error: TaskFSError, *, retry_after_s: float | None = None, tries: int | None = None
-    ) -> None:
-        super().__init__(str(error))
-        self.error = error
-        self.retry_after_s = retry_after_s
-        self.tries = tries
-
-
-@dataclass(slots=True)
-class Budget:
-    """How long one exchange may go on trying; bytes that arrive extend it."""
-
-    timeout_s: float
-    began: float
-    received: int = 0
-
-    @property
-    def remaining_s(self) -> float:
-        """Seconds left; 0 or less when the budget is used up."""
-        allowed = self.timeout_s + self.received / MIN_BYTES_PER_S
-        return self.began + allowed - time.monotonic()
-
-    def attempt_timeout_s(self) -> tuple[float, float]:
-        """The connect and read timeouts of one attempt: a stall leaves time for another one."""
-        remaining = max(0.05, self.remaining_s)
-        return min(CONNECT_TIMEOUT_S, remaining), min(max(1.0, self.timeout_s / 3), remaining)
-
-
 def _origin(url: str) -> tuple[str, str | None, int | None]:
     parts = urlsplit(url)
     return parts.scheme, parts.hostname, parts.port or DEFAULT_PORTS.get(parts.scheme)
 
 
+class _Session(requests.Session):
+    """A session that leaves redirects alone: told not to follow one, it still unpacks its body."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        return None
+
+
 def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
-
-
-def retry_after_s(value: str | None) -> float | None:
-    """Return the seconds that a Retry-After header asks for (RFC 9110, 10.2.3), or None."""
-    if not value:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    moment = _moment(value)
-    return None if moment is None else max(0.0, moment - time.time())
-
-
-def _moment(date: str) -> float | None:
-    """Return an HTTP date (RFC 9110, 5.6.7) in Unix seconds, None for what is no date."""
-    try:
-        moment = email.utils.parsedate_to_datetime(date)
-        return _utc(moment).timestamp()
-    except (TypeError, ValueError, OverflowError, IndexError):
-        return None
-
-
-def _utc(moment: datetime) -> datetime:
-    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 
 class Transport:
@@ -132,7 +72,7 @@ class Transport:
         self._side = side
         self.clock_offset_s: float | None = None
         self._used_s = age_clock()
-        self._session = requests.Session()
+        self._session = _Session()
         self._adapter = HTTPAdapter(pool_connections=4, pool_maxsize=connections, max_retries=0)
         self._session.mount("https://", self._adapter)
         self._session.mount("http://", self._adapter)
@@ -164,35 +104,12 @@ class Transport:
         Raises:
             the error inside the last `Transient` once `timeout_s` seconds are used up.
         """
-        budget = budget or self.budget()
-        jitter = tenacity.wait_random_exponential(multiplier=0.1, max=4.0)
-        wrong_answers = 0  # other failures in between are no look at one
 
-        def wait(state: tenacity.RetryCallState) -> float:
-            return max(_failure(state).retry_after_s or 0.0, jitter(state))
-
-        def stop(state: tenacity.RetryCallState) -> bool:
-            nonlocal wrong_answers
-            tries = _failure(state).tries
-            wrong_answers += tries is not None
-            out_of_tries = tries is not None and wrong_answers >= tries
-            return out_of_tries or state.upcoming_sleep >= budget.remaining_s
-
-        def before_sleep(state: tenacity.RetryCallState) -> None:
+        def again(failure: Transient, wait_s: float) -> None:
             self._stats.add(f"{self._side}_retries")
-            log.info("%s: %s; again in %.1f s", what, _failure(state), state.upcoming_sleep)
+            log.info("%s: %s; again in %.1f s", what, failure, wait_s)
 
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(Transient),
-            wait=wait,
-            stop=stop,
-            before_sleep=before_sleep,
-            reraise=True,
-        )
-        try:
-            return retrying(attempt, budget)
-        except Transient as exc:
-            raise exc.error from exc.__cause__
+        return retrying(attempt, budget or self.budget(), again)
 
     def send(
         self,
@@ -246,8 +163,8 @@ class Transport:
     ) -> requests.Response:
         """Send the request, to where redirects lead; the key goes to the first origin alone.
 
-        `requests` would follow them itself, but reads and unpacks their bodies whatever their
-        size, adds what ~/.netrc says, and makes a GET of a POST.
+        `requests` would follow them itself, but unpacks their bodies whatever their size, adds
+        what ~/.netrc says, and makes a GET of a POST.
         """
         origin = _origin(url)
         for _ in range(MAX_REDIRECTS + 1):
@@ -259,9 +176,8 @@ class Transport:
                 headers=headers,
                 timeout=budget.attempt_timeout_s(),
                 stream=True,
-                allow_redirects=False,
             )
-            location = self._session.get_redirect_target(response)
+            location = requests.Session.get_redirect_target(self._session, response)
             if location is None:
                 return response
             response.close()
@@ -311,7 +227,7 @@ class Transport:
                 raise Transient(Unavailable(f"{what}: cut short ({_cause(exc)})")) from exc
 
     def _note_clock(self, response: requests.Response) -> None:
-        moment = _moment(response.headers.get("Date", ""))
+        moment = http_date_s(response.headers.get("Date", ""))
         if moment is not None:
             self.clock_offset_s = moment - time.time()
 
@@ -326,13 +242,6 @@ def refusal(what: str, status: int, text: str) -> TaskFSError:
         410: NotFound,
     }
     return kinds.get(status, BadAnswer)(text)
-
-
-def _failure(state: tenacity.RetryCallState) -> Transient:
-    assert state.outcome is not None
-    failure = state.outcome.exception()
-    assert isinstance(failure, Transient)
-    return failure
 
 
 def _cause(exc: BaseException) -> str:

@@ -16,7 +16,7 @@ PACKAGE: Final = ROOT / "taskfs"
 # module is a new word in the highest row that it can have.
 ROWS: Final = (
     ("errors", "redaction", "stats", "model", "clock"),
-    ("options", "waiting", "decoders"),
+    ("options", "waiting", "decoders", "retries"),
     (
         "config",
         "record",
@@ -59,7 +59,7 @@ THIRD_PARTY: Final = {
     "fuse": {"operations", "session"},
     "requests": {"transport", "store"},
     "urllib3": {"transport"},
-    "tenacity": {"transport"},
+    "tenacity": {"retries"},
     "cachetools": {"blocks", "records", "shelf", "texts", "tree", "archive"},
     "msgspec": {"api", "record", "pages", "virtual", "archive", "cli.report"},
     "platformdirs": {"config", "logs", "options"},

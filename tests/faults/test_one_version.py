@@ -1,30 +1,22 @@
-"""README, Semantics, Freshness: a member's bytes belong to one version of the archive."""
+"""Issue 4, point 4: an archive replaced while open is ESTALE on the old handle, and the new content
+on a new one, with the kernel's shared page cache in mind (README, Semantics, Freshness)."""
 
 import errno
 import os
-import random
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.fake_api import FakeCloud
+from tests.faults.scenarios import LONG_AGO, add_fault, errno_of, finished, noise, put, read_whole
 from tests.mounts import eventually
 from tests.odd_zips import Odd, odd_zip
 from tests.surfaces import OpenFile, Surface, assert_same, write
 
-LONG_AGO = "2025-06-11T08:00:00+00:00"
 PIECE = 100_000
-
-
-def noise(seed: int, size: int) -> bytes:
-    return random.Random(seed).randbytes(size)
-
-
-def put(cloud: FakeCloud, task: str, **files: bytes) -> None:
-    members = [Odd(b"artifacts/" + name.encode(), text, 0) for name, text in files.items()]
-    cloud.put_object(f"{task}/output.zip", odd_zip(members))
 
 
 def read_everywhere(opened: OpenFile, old: bytes) -> set[int]:
@@ -235,3 +227,49 @@ def test_pages_of_the_old_version_are_let_go(mnt: Path, cloud: FakeCloud) -> Non
     time.sleep(1.6)  # until the kernel asked for the attributes again
     for _ in range(2):
         assert_same(path.read_bytes(), new)
+
+
+@pytest.mark.parametrize("etag", ['"another"', 'W/"weak"'])
+def test_every_range_is_compared_with_the_version(fs: Surface, etag: str) -> None:
+    """Issue 4, 4: `If-Match` or `ETag` compared on every range: also of an answer that goes on
+    where an earlier one was cut, by a store that does not know If-Match."""
+    old = noise(5, 900_000)
+    task = finished(fs.cloud, x=old, filler=noise(3, 300_000))
+    with fs.open(f"{task}/outputs/x") as opened:
+        add_fault(fs.cloud, "store", task, "short", after_bytes=10_000)
+        add_fault(fs.cloud, "store", task, "header", times=None, name="ETag", value=etag)
+        assert read_everywhere(opened, old) == {errno.ESTALE}
+    fs.cloud.faults.clear()
+    read_whole(fs, f"{task}/outputs/x", old)
+
+
+def test_an_archive_replaced_while_it_is_opened_is_opened_anew(fs: Surface) -> None:
+    """Issue 4, 4: the new content on a new one: who has seen nothing of the old version is not
+    told of it, though its end came before and its directory after the change."""
+    many = {f"file-{number:04}-{'x' * 60}": b"old" for number in range(900)}
+    task = finished(fs.cloud, **many)
+    asked: list[str] = []
+
+    def replaced(record: Any) -> bool:
+        if task in record.path and record.side == "store":
+            asked.append(record.range)
+            if len(asked) == 2:
+                put(fs.cloud, task, x=b"new")
+        return False
+
+    fs.cloud.faults.add("status", status=500, match=replaced, times=None)
+    assert fs.names(f"{task}/outputs") == ["x"]
+    assert len(asked) >= 3
+    assert fs.read(f"{task}/outputs/x") == b"new"
+
+
+def test_an_archive_removed_while_open_is_enoent(fs: Surface) -> None:
+    """Issue 4, 4: one version: what is gone is not read on; README, Errors: ENOENT."""
+    old = noise(6, 900_000)
+    task = finished(fs.cloud, x=old, filler=noise(3, 300_000))
+    with fs.open(f"{task}/outputs/x") as opened:
+        assert_same(opened.read_at(0, 1000), old[:1000])
+        fs.cloud.remove_object(f"{task}/output.zip")
+        assert errno.ENOENT in read_everywhere(opened, old)
+    eventually(lambda: fs.names(f"{task}/outputs") == [], 10)
+    assert errno_of(lambda: fs.stat(f"{task}/outputs/x")) == errno.ENOENT
