@@ -15,6 +15,7 @@ from taskfs.errors import NotFound
 from taskfs.handles import HandleTable
 from taskfs.model import Task
 from taskfs.parts import Parts
+from taskfs.pools import Pool
 from taskfs.readahead import Windows
 from taskfs.records import Records, Scope
 from taskfs.rooms import CheckpointRoom
@@ -47,7 +48,7 @@ def open_client(config: Config, stats: Stats | None = None) -> TaskClient:
 def open_engine(waiter: Waiter, stats: Stats, config: Config | None = None) -> Engine:
     """Return what all archives of one process share; with *config*, also the cache on disk."""
     return Engine(
-        pool=ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="taskfs-store"),
+        pool=Pool(STORE_THREADS, thread_name_prefix="taskfs-store"),
         decoding=ThreadPoolExecutor(2, thread_name_prefix="taskfs-decode"),
         waiter=waiter,
         stats=stats,
@@ -84,7 +85,7 @@ def open_core(
     waiter = Waiter(interrupted)
     client = open_client(config, stats)
     engine = open_engine(waiter, stats, None if config.demo else config)
-    pool = ThreadPoolExecutor(API_THREADS, thread_name_prefix="taskfs-api")
+    pool = Pool(API_THREADS, thread_name_prefix="taskfs-api")
     attr_timeout_s = config.attr_timeout_s
     records = Records(
         client,
@@ -98,7 +99,7 @@ def open_core(
     shelf = Shelf(
         client,
         engine,
-        ThreadPoolExecutor(API_THREADS, thread_name_prefix="taskfs-index"),
+        Pool(API_THREADS, thread_name_prefix="taskfs-index"),
         waiter,
         timeout_s=config.timeout_s,
         attr_timeout_s=attr_timeout_s,

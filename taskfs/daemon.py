@@ -20,20 +20,29 @@ class Report:
         self._pipe: int | None = pipe
 
     def live(self) -> None:
-        """Let the caller return with success; what follows is nobody's to wait for."""
-        self._send(_LIVE)
+        """Let the caller return with success; what follows is nobody's to wait for.
+
+        Raises:
+            MountError: there is no caller any more, who was interrupted and expects no mount.
+        """
+        try:
+            self._send(_LIVE)
+        except OSError as exc:
+            raise MountError("interrupted before the mount was live") from exc
 
     def failed(self, exc: TaskFSError) -> None:
         """Let the caller fail with an error of the same type and text."""
-        self._send(f"-{type(exc).__name__}:{redact(str(exc))}".encode("utf-8", "replace"))
+        with contextlib.suppress(OSError):  # the caller was killed: there is nobody to tell
+            self._send(f"-{type(exc).__name__}:{redact(str(exc))}".encode("utf-8", "replace"))
 
     def _send(self, answer: bytes) -> None:
         if self._pipe is None:
             return
         pipe, self._pipe = self._pipe, None
-        with contextlib.suppress(OSError):  # the caller was killed: there is nobody to tell
+        try:
             os.write(pipe, answer)
-        os.close(pipe)
+        finally:
+            os.close(pipe)
 
 
 def start(work: Callable[[Report], None]) -> None:

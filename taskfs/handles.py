@@ -2,8 +2,9 @@
 
 import itertools
 import threading
+import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from taskfs.archive import Archive
 from taskfs.errors import (
@@ -15,10 +16,13 @@ from taskfs.errors import (
     ReadOnly,
     StaleObject,
     TaskFSError,
+    Unavailable,
 )
 from taskfs.readahead import Stream
 from taskfs.readers import MemberReader
 from taskfs.shelf import CacheMode, Lease, Shelf
+
+REPETITION_S: Final = 0.05
 
 
 class Handle(Protocol):
@@ -109,6 +113,9 @@ class ArchiveHandle:
 
     Once that version is gone, every read fails: what the blocks still hold of it is not served,
     so that nobody sees half a file end well.
+
+    Where a read-ahead fails, the kernel tells nobody, and asks for its first page once more. That
+    request has had its answer: to wait for the network again would take a second timeout.
     """
 
     def __init__(
@@ -127,17 +134,23 @@ class ArchiveHandle:
         self._lease = lease
         self._shelf = shelf
         self._stale = ""  # why, once the version is gone
+        self._unanswered: tuple[int, float, Unavailable] | None = None  # at which offset, and when
 
     def read_at(self, offset: int, size: int) -> bytes:
         if self._stale:
             raise StaleObject(self._stale)
         if offset >= self._size:
             return b""
+        self._refuse_repetition(offset)
         task_id, which = self._lease.key
         try:
             piece = self._reader.read_at(offset, size)
             self._archive.engine.stats.add("served_bytes", len(piece))
             return piece
+        except Unavailable as exc:
+            if self.mode is not CacheMode.DIRECT:
+                self._unanswered = offset, time.monotonic(), exc
+            raise
         except StaleObject as exc:
             self._stale = str(exc)
             self._shelf.replaced(task_id, which, self._archive)
@@ -148,6 +161,14 @@ class ArchiveHandle:
         except CorruptData:
             self._shelf.damaged(task_id, which, self._archive, self._lease.path)
             raise
+
+    def _refuse_repetition(self, offset: int) -> None:
+        unanswered = self._unanswered
+        if unanswered is None or unanswered[0] != offset:
+            return
+        self._unanswered = None
+        if time.monotonic() - unanswered[1] < REPETITION_S:
+            raise Unavailable(str(unanswered[2]))
 
     def write(self, piece: bytes) -> int:
         raise ReadOnly("the file cannot be written")

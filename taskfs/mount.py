@@ -117,14 +117,13 @@ def _serve(config: Config, place: Path, on_live: Callable[[], None]) -> None:
     _tune_memory()
     # Before any thread exists: each inherits the mask, so one thread alone gets the signals.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    live, ended = threading.Event(), threading.Event()
+    _watch_signals(place, live, ended)
     cloud = _start_demo() if config.demo else None
     if cloud is not None:
         config = replace(config, api_url=cloud.api_url, api_key=Secret(cloud.api_key))
     core = open_core(config, interrupted=fuse_interrupted, mountpoint=str(place))
     core.client.check()
-    ended = threading.Event()
-    _watch_signals(place, ended)
-    live = threading.Event()
 
     def on_ready() -> None:
         live.set()
@@ -198,11 +197,16 @@ def _start_demo() -> "EmbeddedCloud":
     return cloud
 
 
-def _watch_signals(place: Path, ended: threading.Event) -> None:
-    """Have SIGTERM, SIGINT and SIGHUP unmount, and end the process even if requests hang."""
+def _watch_signals(place: Path, live: threading.Event, ended: threading.Event) -> None:
+    """Have SIGTERM, SIGINT and SIGHUP unmount, and end the process even if requests hang.
+
+    Before the mount is live there is nothing to unmount, and nobody to wait for.
+    """
 
     def watch() -> None:
         number = signal.sigwait(SIGNALS)
+        if not live.is_set():
+            _leave(128 + number)
         log.info("signal %s: unmounting %s", signal.Signals(number).name, place)
         try:
             mountpoint.run_fusermount("-u", "-z", place)
@@ -223,10 +227,10 @@ def _close(core: Core, cloud: "EmbeddedCloud | None") -> None:
         log.exception("closing failed")
 
 
-def _leave() -> None:
+def _leave(status: int = 0) -> None:
     """End the process: pools may still wait for answers that nobody wants."""
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()
     logging.shutdown()
-    os._exit(0)
+    os._exit(status)

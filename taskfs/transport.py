@@ -19,6 +19,7 @@ from requests.adapters import HTTPAdapter
 from taskfs import __version__
 from taskfs.clock import age_clock
 from taskfs.errors import AccessDenied, BadAnswer, NotFound, TaskFSError, Unavailable
+from taskfs.pools import asked_s
 from taskfs.redaction import redact
 from taskfs.retries import Budget, Transient, http_date_s, retry_after_s, retrying
 from taskfs.stats import Stats
@@ -32,6 +33,8 @@ TRANSIENT_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 MAX_REDIRECTS: Final = 5
 # Connections that nobody used for so long may have died unseen, as they do while a laptop sleeps.
 MAX_IDLE_S: Final = 60.0
+# What a request has at least that stood in a queue until its time was up.
+QUICK_S: Final = 1.0
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 FOREIGN: Final = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
@@ -72,6 +75,7 @@ class Transport:
         self._side = side
         self.clock_offset_s: float | None = None
         self._used_s = age_clock()
+        self._answered_s = float("-inf")  # when anything came from this side, by time.monotonic
         self._session = _Session()
         self._adapter = HTTPAdapter(pool_connections=4, pool_maxsize=connections, max_retries=0)
         self._session.mount("https://", self._adapter)
@@ -89,8 +93,17 @@ class Transport:
         self._session.close()
 
     def budget(self) -> Budget:
-        """Return the time that one operation has from now on."""
-        return Budget(self.timeout_s, time.monotonic())
+        """Return the time that one operation has from now on.
+
+        Its time in a queue counts where nothing at all came from this side meanwhile; then it has
+        one quick try left, however long that was.
+        """
+        now_s = time.monotonic()
+        since_s = asked_s()
+        if since_s is None or self._answered_s > since_s:
+            return Budget(self.timeout_s, now_s)
+        quick_s = min(QUICK_S, self.timeout_s / 2)
+        return Budget(self.timeout_s, max(since_s, now_s + quick_s - self.timeout_s))
 
     def retrying(
         self, what: str, attempt: Callable[[Budget], T], budget: Budget | None = None
@@ -139,6 +152,7 @@ class Transport:
             # wait for each of them in turn.
             self._adapter.close()
             raise Transient(Unavailable(f"{what}: no answer ({_cause(exc)})")) from exc
+        self._answered_s = time.monotonic()
         self._note_clock(response)
         if response.status_code in TRANSIENT_STATUSES:
             wait_s = retry_after_s(response.headers.get("Retry-After"))
@@ -218,6 +232,7 @@ class Transport:
                 while chunk := response.raw.read1(CHUNK, decode_content=False):
                     sink += chunk
                     budget.received += len(chunk)
+                    self._answered_s = time.monotonic()
                     self._stats.add(f"{self._side}_bytes", len(chunk))
                     if stop is not None and len(sink) > stop:
                         return

@@ -51,6 +51,15 @@ def processes_of(place: Path) -> list[int]:
     return found
 
 
+def helpers_of(place: Path) -> list[int]:
+    """Return the fusermount processes that unmount *place* when its daemon dies."""
+    return [
+        pid
+        for pid in processes_of(place)
+        if b"fusermount" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
+    ]
+
+
 def is_mounted(place: Path) -> bool:
     """Whether the kernel has a mount at *place*, alive or dead."""
     lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()

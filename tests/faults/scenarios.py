@@ -20,14 +20,14 @@ def noise(seed: int, size: int) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
-def finished(cloud: FakeCloud, method: int = STORED, **files: bytes) -> str:
+def finished(cloud: FakeCloud, method: int = STORED, /, **files: bytes) -> str:
     """Add a task that ended long ago, with these files; return its id."""
     task = cloud.add_task(end_time=LONG_AGO)
     put(cloud, task, method, **files)
     return task
 
 
-def put(cloud: FakeCloud, task: str, method: int = STORED, **files: bytes) -> None:
+def put(cloud: FakeCloud, task: str, method: int = STORED, /, **files: bytes) -> None:
     """Give the task an archive of these files, in place of the one it has."""
     members = [Odd(b"artifacts/" + name.encode(), body, method) for name, body in files.items()]
     cloud.put_object(f"{task}/output.zip", odd_zip(members))

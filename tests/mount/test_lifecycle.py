@@ -13,9 +13,17 @@ from typing import Final
 
 import pytest
 
-from taskfs.mountpoint import DEAD, has_ended
+from taskfs.mountpoint import has_ended
 from tests.fake_api import FakeCloud
-from tests.mounts import COMMAND, Mount, Taskfs, eventually, is_mounted, processes_of
+from tests.mounts import (
+    COMMAND,
+    Mount,
+    Taskfs,
+    eventually,
+    helpers_of,
+    is_mounted,
+    processes_of,
+)
 
 pytestmark = pytest.mark.mount
 
@@ -36,15 +44,6 @@ def place(tmp_path: Path, taskfs: Taskfs) -> Iterator[Path]:
     if is_mounted(place):
         subprocess.run(["fusermount", "-uz", place], check=False)
     eventually(lambda: not processes_of(place))
-
-
-def helpers_of(place: Path) -> list[int]:
-    """Return the fusermount processes that unmount *place* when its daemon dies."""
-    return [
-        pid
-        for pid in processes_of(place)
-        if b"fusermount" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
-    ]
 
 
 def refused(
@@ -210,94 +209,6 @@ def test_umount_waits_for_the_end_of_the_process(new_mount: Callable[..., Mount]
     done = mount.taskfs("umount", mount.path)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"taskfs: no taskfs is mounted on {mount.path}\n"
-
-
-def test_a_busy_mount_stays_well(new_mount: Callable[..., Mount]) -> None:
-    """README, Commands: umount: a busy one is left as it is, and says so; `--lazy` detaches it."""
-    mount = new_mount()
-    content = os.urandom(2_000_000)
-    task = mount.cloud.add_task(outputs={"a": content}, end_time=LONG_AGO)
-    with open(mount.path / task / "outputs/a", "rb") as opened:
-        assert opened.read(10) == content[:10]
-        done = mount.taskfs("umount", mount.path)
-        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
-        assert "busy" in done.stderr
-        assert "--lazy" in done.stderr
-        assert (mount.path / task / "status").read_text() == "success\n"
-        pid = mount.pid
-        done = mount.taskfs("umount", "--lazy", mount.path)
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-        assert not is_mounted(mount.path)
-        assert opened.read() == content[10:]  # open files keep working
-        assert Path(f"/proc/{pid}").exists()
-    eventually(lambda: not processes_of(mount.path))
-
-
-def test_a_mount_whose_daemon_was_killed_goes(new_mount: Callable[..., Mount]) -> None:
-    """fusepy notes, Starting and stopping: with `auto_unmount` it was gone within 0.5 s."""
-    mount = new_mount()
-    os.kill(mount.pid, signal.SIGKILL)
-    eventually(lambda: not is_mounted(mount.path), 10)
-    assert os.listdir(mount.path) == []
-
-
-@pytest.mark.parametrize("helper", ["helper lives", "helper dies first"])
-def test_a_mount_whose_daemon_was_killed_is_repaired(
-    new_mount: Callable[..., Mount], helper: str
-) -> None:
-    """README, Commands: A stale mount of ours on that point (daemon died) is repaired first."""
-    mount = new_mount()
-    task = mount.cloud.add_task(status="started")
-    if helper == "helper dies first":
-        for pid in helpers_of(mount.path):
-            os.kill(pid, signal.SIGKILL)
-    os.kill(mount.pid, signal.SIGKILL)
-    mount.start()
-    assert (mount.path / task / "status").read_text() == "started\n"
-    (mount.path / task / "kill").write_text("1")
-    assert mount.cloud.killed == [task]
-
-
-def test_a_dead_mount_can_be_unmounted(new_mount: Callable[..., Mount]) -> None:
-    """fusepy notes, Starting and stopping: after `kill -9` of the daemon, unmounting repairs."""
-    mount = new_mount()
-    for pid in helpers_of(mount.path):
-        os.kill(pid, signal.SIGKILL)
-    pid = mount.pid
-    os.kill(pid, signal.SIGKILL)
-    eventually(lambda: not processes_of(mount.path))
-    with pytest.raises(OSError) as caught:
-        os.statvfs(mount.path)
-    assert caught.value.errno in DEAD
-    done = mount.taskfs("umount", mount.path)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert os.listdir(mount.path) == []
-
-
-def test_a_signal_unmounts_though_a_read_is_in_flight(new_mount: Callable[..., Mount]) -> None:
-    """fusepy notes, Starting and stopping: SIGTERM, SIGINT and SIGHUP unmount within 5 s, even with
-    a read in flight."""
-    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    mounts = [new_mount() for _ in signals]
-    cloud = mounts[0].cloud
-    task = cloud.add_task(outputs={"a": os.urandom(300_000)}, end_time=LONG_AGO)
-    files = [mount.path / task / "outputs/a" for mount in mounts]
-    assert {file.stat().st_size for file in files} == {300_000}
-    daemons = [mount.pid for mount in mounts]
-    cloud.faults.add("stall", side="store", times=None)
-    readers = [
-        subprocess.Popen(["cat", file], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for file in files
-    ]
-    time.sleep(0.3)
-    began = time.monotonic()
-    for daemon, number in zip(daemons, signals, strict=True):
-        os.kill(daemon, number)
-    eventually(lambda: not any(processes_of(mount.path) for mount in mounts), 10)
-    assert time.monotonic() - began < 5
-    for reader, mount in zip(readers, mounts, strict=True):
-        assert not is_mounted(mount.path)
-        assert reader.wait(10) == 1  # whose read failed, not ended
 
 
 def test_in_the_foreground(taskfs: Taskfs, place: Path) -> None:

@@ -15,7 +15,7 @@ PACKAGE: Final = ROOT / "taskfs"
 # A module may import those of the rows above it; modules of one row do not know each other. A new
 # module is a new word in the highest row that it can have.
 ROWS: Final = (
-    ("errors", "redaction", "stats", "model", "clock"),
+    ("errors", "redaction", "stats", "model", "clock", "pools"),
     ("options", "waiting", "decoders", "retries"),
     (
         "config",

@@ -1,0 +1,222 @@
+"""Issue 4, point 7, processes: kill -9, signals, a busy mount, a crowd of readers, a start that is
+interrupted. Ctrl+C and blocked readers: test_interrupts.py; sleep and clocks: test_sleep.py."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from taskfs.mountpoint import DEAD
+from tests.fake_api import FakeCloud
+from tests.faults.scenarios import LONG_AGO, finished, noise
+from tests.mounts import COMMAND, Mount, Taskfs, eventually, helpers_of, is_mounted, processes_of
+from tests.odd_zips import DEFLATED
+from tests.surfaces import assert_same
+
+pytestmark = pytest.mark.mount
+
+THREADS: Final = 64
+FILES: Final = 200
+
+
+def threads_of(pid: int) -> int:
+    """Return how many threads a process has (proc(5))."""
+    return len(os.listdir(f"/proc/{pid}/task"))
+
+
+def test_umount_of_a_busy_mount_says_so_and_leaves_it_well(new_mount: Callable[..., Mount]) -> None:
+    """Issue 4, 7: `umount` of a busy mount says so and leaves it well; README, Commands: `--lazy`
+    detaches it."""
+    mount = new_mount()
+    content = os.urandom(2_000_000)
+    task = mount.cloud.add_task(outputs={"a": content}, end_time=LONG_AGO)
+    with open(mount.path / task / "outputs/a", "rb") as opened:
+        assert opened.read(10) == content[:10]
+        done = mount.taskfs("umount", mount.path)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+        assert "busy" in done.stderr
+        assert "--lazy" in done.stderr
+        assert (mount.path / task / "status").read_text() == "success\n"
+        pid = mount.pid
+        done = mount.taskfs("umount", "--lazy", mount.path)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert not is_mounted(mount.path)
+        assert opened.read() == content[10:]  # open files keep working
+        assert Path(f"/proc/{pid}").exists()
+    eventually(lambda: not processes_of(mount.path))
+
+
+def test_a_mount_whose_daemon_was_killed_goes(new_mount: Callable[..., Mount]) -> None:
+    """fusepy notes, Starting and stopping: with `auto_unmount` it was gone within 0.5 s."""
+    mount = new_mount()
+    os.kill(mount.pid, signal.SIGKILL)
+    eventually(lambda: not is_mounted(mount.path), 10)
+    assert os.listdir(mount.path) == []
+
+
+@pytest.mark.parametrize("helper", ["helper lives", "helper dies first"])
+def test_after_kill_9_of_the_daemon_the_same_mount_command_works(
+    new_mount: Callable[..., Mount], helper: str
+) -> None:
+    """Issue 4, 7: kill -9 of the daemon, then the same mount command works."""
+    mount = new_mount()
+    task = mount.cloud.add_task(status="started")
+    if helper == "helper dies first":
+        for pid in helpers_of(mount.path):
+            os.kill(pid, signal.SIGKILL)
+    os.kill(mount.pid, signal.SIGKILL)
+    mount.start()
+    assert (mount.path / task / "status").read_text() == "started\n"
+    (mount.path / task / "kill").write_text("1")
+    assert mount.cloud.killed == [task]
+
+
+def test_a_dead_mount_can_be_unmounted(new_mount: Callable[..., Mount]) -> None:
+    """fusepy notes, Starting and stopping: after `kill -9` of the daemon, unmounting repairs."""
+    mount = new_mount()
+    for pid in helpers_of(mount.path):
+        os.kill(pid, signal.SIGKILL)
+    pid = mount.pid
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not processes_of(mount.path))
+    with pytest.raises(OSError) as caught:
+        os.statvfs(mount.path)
+    assert caught.value.errno in DEAD
+    done = mount.taskfs("umount", mount.path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert os.listdir(mount.path) == []
+
+
+def test_a_signal_unmounts_within_5_s_though_a_read_is_in_flight(
+    new_mount: Callable[..., Mount],
+) -> None:
+    """Issue 4, 7: SIGTERM, SIGINT and SIGHUP unmount within 5 s even with a read in flight."""
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    mounts = [new_mount() for _ in signals]
+    cloud = mounts[0].cloud
+    task = cloud.add_task(outputs={"a": os.urandom(300_000)}, end_time=LONG_AGO)
+    files = [mount.path / task / "outputs/a" for mount in mounts]
+    assert {file.stat().st_size for file in files} == {300_000}
+    daemons = [mount.pid for mount in mounts]
+    cloud.faults.add("stall", side="store", times=None)
+    readers = [
+        subprocess.Popen(["cat", file], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for file in files
+    ]
+    time.sleep(0.3)
+    began = time.monotonic()
+    for daemon, number in zip(daemons, signals, strict=True):
+        os.kill(daemon, number)
+    eventually(lambda: not any(processes_of(mount.path) for mount in mounts), 10)
+    assert time.monotonic() - began < 5
+    for reader, mount in zip(readers, mounts, strict=True):
+        assert not is_mounted(mount.path)
+        assert reader.wait(10) == 1  # whose read failed, not ended
+
+
+@pytest.mark.parametrize("foreground", [[], ["-f"]])
+def test_a_start_that_is_interrupted_leaves_nothing(
+    tmp_path: Path, cloud: FakeCloud, foreground: list[str]
+) -> None:
+    """Issue 4, 7: SIGINT …: Ctrl+C while the API does not answer yet ends `taskfs mount` at once,
+    and no mount appears later."""
+    place = tmp_path / "mnt"
+    place.mkdir()
+    cloud.faults.add("stall", times=None)
+    with subprocess.Popen(
+        [*COMMAND, "mount", *foreground, str(place)],
+        env=Taskfs(tmp_path, cloud).environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        eventually(lambda: bool(cloud.requests))
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert (out, "Traceback" in err) == ("", False)
+    cloud.faults.clear()
+    eventually(lambda: not processes_of(place))
+    assert not is_mounted(place)
+    assert os.listdir(place) == []
+
+
+def test_a_crowd_of_readers_neither_deadlocks_nor_exhausts_threads(
+    new_mount: Callable[..., Mount],
+) -> None:
+    """Issue 4, 7: a crowd of readers (64 threads, 200 open files) neither deadlocks nor exhausts
+    threads; 1: under transient faults."""
+    mount = new_mount(timeout="20s")
+    cloud = mount.cloud
+    names = [f"f{number:03}" for number in range(FILES // 2)]
+    bodies = {name: noise(n, 40_000 + 700 * n) for n, name in enumerate(names)}
+    tasks = [finished(cloud, **bodies), finished(cloud, DEFLATED, **bodies)]
+
+    def stats() -> dict[str, int]:
+        counts: dict[str, int] = json.loads((mount.path / ".taskfs/stats.json").read_text())
+        return counts
+
+    before = threads_of(mount.pid)
+    dice = random.Random(5)
+    cloud.faults.add("status", status=503, times=25, match=lambda _: dice.random() < 0.1)
+    cloud.faults.add(
+        "short", side="store", after_bytes=9000, times=25, match=lambda _: dice.random() < 0.1
+    )
+    files = [(f"{task}/outputs/{name}", bodies[name]) for task in tasks for name in names]
+    with ThreadPoolExecutor(THREADS) as pool:
+        opened = list(pool.map(lambda file: os.open(mount.path / file[0], os.O_RDONLY), files))
+        try:
+            eventually(lambda: stats()["open_handles"] >= FILES)
+
+            def read(number: int) -> None:
+                at = number * 7919 % FILES
+                body, middle = files[at][1], len(files[at][1]) // 2
+                assert_same(os.pread(opened[at], 1 << 20, middle), body[middle:])
+                assert_same(os.pread(opened[at], 1 << 20, 0), body)
+
+            list(pool.map(read, range(2 * FILES), timeout=120))
+            assert threads_of(mount.pid) < before + 2 * THREADS
+        finally:
+            for descriptor in opened:
+                os.close(descriptor)
+    eventually(lambda: threads_of(mount.pid) < before + 60)
+    eventually(lambda: stats()["open_handles"] < 5)
+
+
+def test_a_crowd_that_nobody_answers_is_told_in_time_and_served_later(
+    new_mount: Callable[..., Mount],
+) -> None:
+    """Issue 4, 7: a crowd of readers; 1: inside `--timeout`: the last in the queue does not wait
+    for the timeouts of all before it."""
+    mount = new_mount(timeout="2s")
+    cloud = mount.cloud
+    bodies = {f"f{number:03}": noise(number, 70_000) for number in range(THREADS)}
+    task = finished(cloud, **bodies, z=noise(1, 200_000))
+    assert (mount.path / task / "outputs/z").stat().st_size == 200_000
+    cloud.faults.add("stall", times=None)
+
+    def read(name: str) -> int:
+        try:
+            (mount.path / task / "outputs" / name).read_bytes()
+        except OSError as exc:
+            return exc.errno or 0
+        return 0
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(THREADS) as pool:
+        outcomes = set(pool.map(read, bodies))
+    took_s = time.monotonic() - began
+    assert outcomes == {110}
+    assert took_s < 20, took_s
+    cloud.faults.clear()
+    with ThreadPoolExecutor(THREADS) as pool:
+        assert set(pool.map(read, bodies)) == {0}
