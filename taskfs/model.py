@@ -165,6 +165,11 @@ class RemoteObject(Protocol):
 class TaskAPI(Protocol):
     """The calls on the task API that the tree needs; every call goes out."""
 
+    @property
+    def clock_offset_s(self) -> float | None:
+        """The API's clock minus ours in seconds, None before any answer; asks nothing."""
+        ...
+
     def list_tasks(
         self,
         *,

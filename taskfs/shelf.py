@@ -156,7 +156,7 @@ class Shelf:
         deadline_s = self._clock() + self._timeout_s
         while True:
             archive = self.get(task, which)
-            if archive is not None or which is Which.INPUT or not is_in_grace(task):
+            if archive is not None or which is Which.INPUT or not self._is_in_grace(task):
                 return archive
             if self._clock() >= deadline_s:
                 raise Unavailable(f"task {task.id} has succeeded, but its archive is not there yet")
@@ -164,6 +164,9 @@ class Shelf:
             time.sleep(GRACE_POLL_S)
             with self._lock:
                 self._slot(task.id, which).absent_until_s = float("-inf")
+
+    def _is_in_grace(self, task: Task) -> bool:
+        return is_in_grace(task, self._api.clock_offset_s or 0.0)
 
     def lease(
         self, task_id: str, which: Which, archive: Archive, path: str, size: int
@@ -323,8 +326,11 @@ class Shelf:
                 slot.archive = None
 
 
-def is_in_grace(task: Task) -> bool:
-    """Whether *task* succeeded so recently that its archive may still be on its way."""
+def is_in_grace(task: Task, clock_offset_s: float = 0.0) -> bool:
+    """Whether *task* succeeded so recently that its archive may still be on its way.
+
+    *clock_offset_s* is what the clock that wrote its end is ahead of ours.
+    """
     if task.status != "success" or task.end_ns is None:
         return False
-    return time.time_ns() - task.end_ns < GRACE_S * 1e9
+    return time.time_ns() + clock_offset_s * 1e9 - task.end_ns < GRACE_S * 1e9

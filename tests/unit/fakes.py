@@ -38,6 +38,7 @@ class FakeAPI:
     tasks: dict[str, Task] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
     failure: TaskFSError | None = None
+    clock_offset_s: float | None = None
     before: Callable[[str], None] = lambda call: None
     objects: dict[str, "FakeObject"] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)

@@ -1,0 +1,197 @@
+"""Issue 4, point 7: a laptop's sleep: the clocks jump, connections die unseen, the daemon stands
+still for a while."""
+
+import email.utils
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from taskfs.api import TaskClient
+from tests.conftest import in_process
+from tests.fake_api import FakeCloud
+from tests.faults.relay import relay_to
+from tests.faults.scenarios import finished, noise, read_whole
+from tests.mounts import Mount
+from tests.surfaces import Mounted, text
+
+HOURS_S: Final = 8 * 3600.0
+IDLE: Final = 6
+
+
+class Clocks:
+    """The machine's clocks, which a test lets jump: what sleep adds, and what somebody sets."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.slept_s = 0.0
+        self.set_s = 0.0
+        gettime, now_s, now_ns = time.clock_gettime, time.time, time.time_ns
+
+        def clock_gettime(clock: int) -> float:
+            return gettime(clock) + (self.slept_s if clock == time.CLOCK_BOOTTIME else 0.0)
+
+        monkeypatch.setattr(time, "clock_gettime", clock_gettime)
+        monkeypatch.setattr(time, "time", lambda: now_s() + self.slept_s + self.set_s)
+        monkeypatch.setattr(
+            time, "time_ns", lambda: now_ns() + int((self.slept_s + self.set_s) * 1e9)
+        )
+
+
+@pytest.fixture
+def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
+    return Clocks(monkeypatch)
+
+
+@pytest.fixture
+def client(cloud: FakeCloud) -> Iterator[Callable[[str], TaskClient]]:
+    clients: list[TaskClient] = []
+
+    def client_of(url: str) -> TaskClient:
+        clients.append(TaskClient(url, cloud.api_key, timeout_s=6))
+        return clients[-1]
+
+    yield client_of
+    for made in clients:
+        made.close()
+
+
+def test_what_is_known_ages_while_the_machine_sleeps(
+    cloud: FakeCloud, tmp_path: Path, clocks: Clocks
+) -> None:
+    """Issue 4, 7: a laptop's sleep (clock jumps): a listing is at most 10 s old, a status 2 s, by
+    the clock on the wall: not as old as the night was long."""
+    task = cloud.add_task(status="started")
+    with in_process(cloud, tmp_path, {}) as fs:
+        assert text(fs, f"{task}/status") == "started\n"
+        cloud.set_status(task, "success")
+        younger = cloud.add_task()
+        clocks.slept_s += HOURS_S
+        assert text(fs, f"{task}/status") == "success\n"
+        assert younger in fs.names()
+
+
+@pytest.mark.parametrize("jump_s", [-HOURS_S, HOURS_S, -30 * 365 * 86400.0])
+def test_a_clock_that_is_set_changes_nothing(
+    cloud: FakeCloud, tmp_path: Path, clocks: Clocks, jump_s: float
+) -> None:
+    """Issue 4, 7: clock jumps: somebody sets the clock, as a network does after a sleep: no time
+    runs backwards, and nobody waits for the archive of a task that ended long ago."""
+    tell_true_time(cloud)
+    body = noise(1, 100_000)
+    task, running = finished(cloud, a=body), cloud.add_task(status="computation-started")
+    empty = cloud.add_task(end_time="2025-06-11T08:00:00+00:00")
+    with in_process(cloud, tmp_path, {"timeout": "3s"}) as fs:
+        assert text(fs, f"{running}/status") == "computation-started\n"
+        clocks.set_s += jump_s
+        time.sleep(2.1)
+        assert text(fs, f"{running}/status") == "computation-started\n"
+        read_whole(fs, f"{task}/outputs/a", body)
+        assert fs.names(f"{empty}/outputs") == []
+        assert {task, running} <= set(fs.names())
+        assert text(fs, f"{running}/status") == "computation-started\n"
+        assert not text(fs, f"{running}/computation_time").startswith("-")
+        cloud.set_status(running, "failed")
+        time.sleep(2.1)
+        assert text(fs, f"{running}/status") == "failed\n"
+
+
+@pytest.mark.parametrize("jump_s", [-3600.0, 3600.0])
+def test_the_wait_for_an_archive_goes_by_the_apis_clock(
+    cloud: FakeCloud, tmp_path: Path, clocks: Clocks, jump_s: float
+) -> None:
+    """Issue 4, 7: clock jumps; README, Freshness: for 60 s after the end of a `success` task,
+    reading `outputs/` waits for the archive: 60 s of the clock that wrote the end."""
+    now = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
+    tell_true_time(cloud)
+    clocks.set_s += jump_s
+    task = cloud.add_task(end_time=now)
+    with in_process(cloud, tmp_path, {"timeout": "10s"}) as fs:
+        fs.names()
+        late = threading.Timer(1.0, lambda: cloud.put_object(f"{task}/output.zip", archive))
+        archive = archive_of(cloud)
+        late.start()
+        assert fs.names(f"{task}/outputs") == ["a"]
+        late.join()
+
+
+def tell_true_time(cloud: FakeCloud) -> None:
+    """Have the API tell the time as it is, whatever becomes of this machine's clock."""
+    now = email.utils.formatdate(time.time(), usegmt=True)
+    cloud.faults.add("header", side="api", times=None, name="Date", value=now)
+
+
+def archive_of(cloud: FakeCloud) -> bytes:
+    stored = cloud.get_object(f"{finished(cloud, a=b'a')}/output.zip")
+    assert stored is not None
+    return bytes(stored.source.read(0, stored.source.size))
+
+
+def fill_pool(client: TaskClient, cloud: FakeCloud) -> None:
+    """Leave so many idle connections behind: as many requests at once as that."""
+    cloud.api.latency_s = 0.3
+    with ThreadPoolExecutor(IDLE) as pool:
+        list(pool.map(lambda _: client.list_projects(), range(IDLE)))
+    cloud.api.latency_s = 0.0
+
+
+def test_connections_that_died_asleep_are_not_used(
+    cloud: FakeCloud, client: Callable[[str], TaskClient], clocks: Clocks
+) -> None:
+    """Issue 4, 7: a laptop's sleep: of connections that were idle for so long, none is trusted."""
+    with relay_to(cloud.api.port) as relay:
+        awake = client(relay.url)
+        fill_pool(awake, cloud)
+        assert relay.accepted == IDLE
+        relay.forget_all()
+        clocks.slept_s += HOURS_S
+        cloud.clear_requests()
+        retries = awake._stats.snapshot().get("api_retries", 0)
+        awake.list_projects()
+        assert awake._stats.snapshot().get("api_retries", 0) == retries
+        assert relay.accepted == IDLE + 1
+
+
+def test_one_dead_connection_is_enough_to_distrust_the_others(
+    cloud: FakeCloud, client: Callable[[str], TaskClient]
+) -> None:
+    """Issue 4, 7: connections that died unseen within a minute: the first of them costs a stall,
+    and not each one in turn, which would be longer than `--timeout`."""
+    with relay_to(cloud.api.port) as relay:
+        awake = client(relay.url)
+        fill_pool(awake, cloud)
+        relay.forget_all()
+        awake.list_projects()
+        assert awake._stats.snapshot()["api_retries"] == 1
+        assert relay.accepted == IDLE + 1
+
+
+@pytest.mark.mount
+def test_a_daemon_that_stood_still_goes_on(new_mount: Callable[..., Mount]) -> None:
+    """Issue 4, 7: a laptop's sleep: a read that was on its way when the daemon stopped gets its
+    bytes when it goes on, though its connections were cut meanwhile."""
+    mount = new_mount()
+    cloud = mount.cloud
+    body = noise(3, 3_000_000)
+    task = finished(cloud, a=body, z=noise(1, 200_000))
+    fs = Mounted(cloud, mount.path)
+    assert fs.stat(f"{task}/outputs/a").st_size == len(body)
+    cloud.store.bandwidth_per_connection = 2_000_000
+    daemon = mount.pid
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read_whole, fs, f"{task}/outputs/a", body)
+        time.sleep(0.4)
+        os.kill(daemon, signal.SIGSTOP)
+        try:
+            cloud.pause()
+            time.sleep(0.6)
+            cloud.resume()
+        finally:
+            os.kill(daemon, signal.SIGCONT)
+        reading.result(60)
+    assert (mount.path / task / "status").read_text() == "success\n"
