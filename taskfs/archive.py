@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from taskfs.blocks import BLOCK, BlockCache, BlockReader
+from taskfs.buffers import Buffer
 from taskfs.decoders import DECODERS, METHOD_NAMES, STORED
 from taskfs.diskcache import DiskCache, cache_key
 from taskfs.errors import CorruptData, Unsupported
@@ -169,7 +170,7 @@ class Archive:
         """Return a reader of the archive's own bytes."""
         return Stream(self.blocks, self.engine.windows, 0, self.size)
 
-    def read_raw(self, offset: int, size: int) -> bytes:
+    def read_raw(self, offset: int, size: int) -> Buffer:
         """Return the bytes [offset, offset + size) of the archive itself."""
         return self.blocks.read_at(offset, size)
 

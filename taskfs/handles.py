@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from taskfs.archive import Archive
+from taskfs.buffers import Buffer
 from taskfs.errors import (
     BadAnswer,
     BadHandle,
@@ -26,7 +27,7 @@ class Handle(Protocol):
 
     mode: CacheMode
 
-    def read_at(self, offset: int, size: int) -> bytes:
+    def read_at(self, offset: int, size: int) -> Buffer:
         """Return the bytes [offset, offset + size) of the file, fewer only at its end."""
         ...
 
@@ -47,7 +48,7 @@ class TextHandle:
     def __init__(self, text: bytes) -> None:
         self._text = text
 
-    def read_at(self, offset: int, size: int) -> bytes:
+    def read_at(self, offset: int, size: int) -> Buffer:
         return self._text[offset : offset + size]
 
     def write(self, piece: bytes) -> int:
@@ -74,7 +75,7 @@ class CommandHandle:
         self._is_done = False
         self._failure: TaskFSError | None = None
 
-    def read_at(self, offset: int, size: int) -> bytes:
+    def read_at(self, offset: int, size: int) -> Buffer:
         return b""
 
     def write(self, piece: bytes) -> int:
@@ -128,7 +129,7 @@ class ArchiveHandle:
         self._shelf = shelf
         self._stale = ""  # why, once the version is gone
 
-    def read_at(self, offset: int, size: int) -> bytes:
+    def read_at(self, offset: int, size: int) -> Buffer:
         if self._stale:
             raise StaleObject(self._stale)
         if offset >= self._size:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from fuse import FuseOSError, Operations
 
+from taskfs.buffers import Buffer
 from taskfs.errors import NoAttribute, TaskFSError
 from taskfs.nodes import Attrs, Entry
 from taskfs.redaction import redact
@@ -90,7 +91,7 @@ class TaskOperations(Operations):  # type: ignore[misc]  # fusepy is untyped
         fi.keep_cache = handle.mode is CacheMode.KEEP
         return 0
 
-    def read(self, path: str, size: int, offset: int, fi: Any) -> bytes:
+    def read(self, path: str, size: int, offset: int, fi: Any) -> Buffer:
         return self._tree.handles.get(fi.fh).read_at(offset, size)
 
     def write(self, path: str, piece: bytes, offset: int, fi: Any) -> int:
@@ -145,5 +146,7 @@ class TaskOperations(Operations):  # type: ignore[misc]  # fusepy is untyped
 
 
 def _shown(args: tuple[Any, ...]) -> str:
-    path = args[0] if args and isinstance(args[0], str) else ""
-    return redact(path.encode("utf-8", "backslashreplace").decode())
+    path = args[0] if args else ""
+    if isinstance(path, bytes):  # of a read, which does not need it
+        path = path.decode("utf-8", "surrogateescape")
+    return redact(str(path).encode("utf-8", "backslashreplace").decode())

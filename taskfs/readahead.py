@@ -11,6 +11,7 @@ from collections import deque
 from typing import Final
 
 from taskfs.blocks import BLOCK, MAX_RUN, BlockReader
+from taskfs.buffers import Buffer
 
 # Less than half of the blocks' memory: what is read stays there beside what will be.
 TOTAL_WINDOW: Final = 10 << 20
@@ -82,7 +83,7 @@ class Stream:
         self._progress = Progress(start)
         self._ahead = start  # what lies before it was asked for
 
-    def read_at(self, offset: int, size: int) -> bytes:
+    def read_at(self, offset: int, size: int) -> Buffer:
         """Return the bytes [offset, offset + size) of the object, fetching ahead if that pays."""
         stop = min(offset + size, self._limit)
         with self._lock:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final
 
 from taskfs.blocks import BLOCK
+from taskfs.buffers import Buffer
 from taskfs.coverage import Coverage
 from taskfs.decoders import STORED, crc32
 from taskfs.errors import CorruptData
@@ -32,7 +33,8 @@ class Pieces:
 
     def piece(self, offset: int) -> bytes:
         at = self._start + offset
-        return self._stream.read_at(at, min(self._stop - at, BLOCK - at % BLOCK))
+        # A copy: a cursor may rest on its piece for long, and a view would hold the whole run.
+        return bytes(self._stream.read_at(at, min(self._stop - at, BLOCK - at % BLOCK)))
 
     def close(self) -> None:
         self._stream.close()
@@ -56,7 +58,7 @@ class MemberReader(ABC):
         self._damage: CorruptData | None = None
         self._coverage = Coverage(member.size)
 
-    def read_at(self, offset: int, size: int) -> bytes:
+    def read_at(self, offset: int, size: int) -> Buffer:
         """Return the bytes [offset, offset + size) of the member, fewer only at its end.
 
         Raises:
@@ -103,7 +105,7 @@ class MemberReader(ABC):
         if member.crc32 or (member.method == STORED and member.compressed_size):
             raise CorruptData(f"{member.path}: empty, but not by its checksum or packed size")
 
-    def _read_checked(self, offset: int, size: int) -> bytes:
+    def _read_checked(self, offset: int, size: int) -> Buffer:
         """Return the bytes asked for; where they complete the member its CRC-32 must be right.
 
         It is that of the bytes handed out here, which may have been fetched at different times.
@@ -130,7 +132,7 @@ class MemberReader(ABC):
         return start
 
     @abstractmethod
-    def _read(self, offset: int, size: int) -> bytes:
+    def _read(self, offset: int, size: int) -> Buffer:
         """Return the bytes asked for, checked as far as the method allows."""
 
 
@@ -158,7 +160,7 @@ class CompressedReader(MemberReader):
                 self._inflater = self.archive.take_inflater(self.member, start)
             return self._inflater
 
-    def _read(self, offset: int, size: int) -> bytes:
+    def _read(self, offset: int, size: int) -> Buffer:
         inflater = self._take()
         if self.member.compressed_size <= BLOCK:
             inflater.verify()
@@ -189,7 +191,7 @@ class StoredReader(MemberReader):
                 self._stream = Stream(self.archive.blocks, self.archive.engine.windows, start, stop)
             return self._stream
 
-    def _read(self, offset: int, size: int) -> bytes:
+    def _read(self, offset: int, size: int) -> Buffer:
         if self.size != self.member.compressed_size:
             raise CorruptData(f"{self.member.path}: stored, but of two sizes")
         if self._start is None and offset:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import fuse
 
+from taskfs.buffers import Buffer, address_of
 from taskfs.nodes import Attrs, Entry
 from taskfs.operations import TaskOperations
 
@@ -131,6 +132,13 @@ class Session(fuse.FUSE):  # type: ignore[misc]  # fusepy is untyped
 
     def getattr(self, path: bytes, buf: Any) -> int:
         return self.fgetattr(path, buf, None)
+
+    def read(self, path: bytes, buf: Any, size: int, offset: int, fip: Any) -> int:
+        piece: Buffer = self.operations("read", path, size, offset, fip.contents)
+        if isinstance(piece, memoryview) and piece.readonly:
+            piece = bytes(piece)
+        ctypes.memmove(buf, address_of(piece), len(piece))
+        return len(piece)
 
     def readdir(self, path: bytes, buf: Any, filler: Any, offset: int, fip: Any) -> int:
         st = fuse.c_stat()

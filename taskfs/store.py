@@ -13,7 +13,7 @@ import requests
 
 from taskfs.errors import AccessDenied, BadAnswer, StaleObject, TaskFSError, Unsupported
 from taskfs.model import Fetched, ObjectVersion
-from taskfs.transport import Budget, Transient, Transport, refusal
+from taskfs.transport import Budget, Filling, Transient, Transport, refusal
 
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 # A store that ignores Range answers 200 with everything: worth taking for a small object only.
@@ -46,41 +46,41 @@ class StoredObject:
 
     def fetch_tail(self, length: int) -> Fetched:
         """Return the last *length* bytes of the object (all of it if it is smaller); see model."""
-        body = bytearray()
+        body = Filling(bytearray())
         seen: _Part | None = None
 
         def attempt(budget: Budget) -> Fetched:
-            nonlocal seen
-            if seen is not None and body:  # what came of the first answer is kept
-                self._resume(seen.start, seen.stop, seen.version, body, budget)
-                return Fetched(seen.start, bytes(body), seen.version)
-            del body[:]
-            response = self._get(f"bytes=-{length}", None, budget)
-            seen = self._part(response, None, lambda size: (max(0, size - length), size))
-            expected = min(length, seen.version.size)
-            if seen.stop != seen.version.size or seen.stop - seen.start != expected:
-                response.close()
-                raise self._mismatch("the range is not the one asked for")
-            self._receive(response, seen, body, budget)
-            return Fetched(seen.start, bytes(body), seen.version)
+            nonlocal seen, body
+            if seen is None or not body.filled:
+                response = self._get(f"bytes=-{length}", None, budget)
+                seen = self._part(response, None, lambda size: (max(0, size - length), size))
+                expected = min(length, seen.version.size)
+                if seen.stop != seen.version.size or seen.stop - seen.start != expected:
+                    response.close()
+                    raise self._mismatch("the range is not the one asked for")
+                body = Filling(bytearray(expected))
+                self._receive(response, seen, body, budget)
+            # What came of the first answer is kept.
+            self._resume(seen.start, seen.stop, seen.version, body, budget)
+            return Fetched(seen.start, bytes(body.buffer), seen.version)
 
         return self._transport.retrying(f"GET {self.path}", attempt)
 
     def fetch_range(self, start: int, stop: int, version: ObjectVersion) -> bytearray:
         """Return the bytes [start, stop) of *version*, exactly that many; see model."""
-        body = bytearray()
+        body = Filling(bytearray(stop - start))
 
         def attempt(budget: Budget) -> bytearray:
             self._resume(start, stop, version, body, budget)
-            return body
+            return body.buffer
 
         return self._transport.retrying(f"GET {self.path}", attempt)
 
     def _resume(
-        self, start: int, stop: int, version: ObjectVersion, body: bytearray, budget: Budget
+        self, start: int, stop: int, version: ObjectVersion, body: Filling, budget: Budget
     ) -> None:
         """Fetch what *body* still lacks of [start, stop)."""
-        while (at := start + len(body)) < stop:
+        while (at := start + body.filled) < stop:
             response = self._get(f"bytes={at}-{stop - 1}", version, budget)
             part = self._part(response, version, lambda _: (at, stop))
             if part.start != at or part.stop > stop:
@@ -173,25 +173,18 @@ class StoredObject:
         return part
 
     def _receive(
-        self, response: requests.Response, part: _Part, body: bytearray, budget: Budget
+        self, response: requests.Response, part: _Part, body: Filling, budget: Budget
     ) -> None:
-        """Append the part's bytes to *body*; a body that is cut leaves there what came."""
+        """Add the part's bytes to *body*; one that is cut leaves there what came."""
         what = f"GET {self.path}"
-        if response.status_code == 200:
-            whole = bytearray()
-            self._transport.receive(what, response, budget, whole)
-            if len(whole) != part.version.size:
-                raise Transient(BadAnswer(f"{what}: cut short"))
-            body += whole[part.start : part.stop]
+        if response.status_code == 206:
+            self._transport.receive_into(what, response, budget, body, part.stop - part.start)
             return
-        before = len(body)
-        try:
-            self._transport.receive(what, response, budget, body)
-        finally:
-            if len(body) - before > part.stop - part.start:
-                del body[before:]
-        if len(body) - before < part.stop - part.start:
-            raise Transient(BadAnswer(f"{what}: cut short"))
+        whole = Filling(bytearray(part.version.size))
+        self._transport.receive_into(what, response, budget, whole, part.version.size)
+        after = body.filled + part.stop - part.start
+        body.buffer[body.filled : after] = whole.buffer[part.start : part.stop]
+        body.filled = after
 
     def _current_url(self, refused: str | None) -> str:
         """Return the signed URL, a new one if there is none yet or *refused* is the current one."""

@@ -6,6 +6,7 @@ presigned URL refuses.
 """
 
 import email.utils
+import http.client
 import http.cookiejar
 import logging
 import time
@@ -31,10 +32,15 @@ KEY_HEADER: Final = "X-API-Key"
 CONNECT_TIMEOUT_S: Final = 5.0
 # A body may take longer than the budget as long as bytes keep coming at this rate.
 MIN_BYTES_PER_S: Final = 16 * 1024
-CHUNK: Final = 1 << 20
+CHUNK: Final = 256 << 10
 TRANSIENT_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 MAX_REDIRECTS: Final = 5
-FOREIGN: Final = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+FOREIGN: Final = (
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+    http.client.HTTPException,
+    OSError,
+)
 
 
 class Transient(Exception):
@@ -71,6 +77,14 @@ class Budget:
         """The connect and read timeouts of one attempt: a stall leaves time for another one."""
         remaining = max(0.05, self.remaining_s)
         return min(CONNECT_TIMEOUT_S, remaining), min(max(1.0, self.timeout_s / 3), remaining)
+
+
+@dataclass(slots=True)
+class Filling:
+    """A buffer of the length that is wanted, filled from its start as bytes come."""
+
+    buffer: bytearray
+    filled: int = 0
 
 
 class _Session(requests.Session):
@@ -241,6 +255,36 @@ class Transport:
                         raise Transient(Unavailable(f"{what}: the answer takes too long"))
             except FOREIGN as exc:
                 raise Transient(Unavailable(f"{what}: cut short ({_cause(exc)})")) from exc
+
+    def receive_into(
+        self, what: str, response: requests.Response, budget: Budget, body: Filling, size: int
+    ) -> None:
+        """Fill *body* with the answer's, *size* bytes, as they come; a cut one leaves what came.
+
+        They go from the socket to where they stay: `requests` would copy each of them three times.
+
+        Raises:
+            Transient: the body was cut, stalled, is too long, or the budget is used up.
+        """
+        before = body.filled
+        with response, memoryview(body.buffer)[before : before + size] as room:
+            source = getattr(response.raw, "_fp", None)
+            if not isinstance(source, http.client.HTTPResponse):
+                source = response.raw
+            try:
+                while count := source.readinto(room[body.filled - before :][:CHUNK]):
+                    body.filled += count
+                    budget.received += count
+                    self._stats.add(f"{self._side}_bytes", count)
+                    if budget.remaining_s <= 0:
+                        raise Transient(Unavailable(f"{what}: the answer takes too long"))
+                if body.filled == before + size and source.read(1):
+                    body.filled = before
+            except FOREIGN as exc:
+                raise Transient(Unavailable(f"{what}: cut short ({_cause(exc)})")) from exc
+            if body.filled < before + size:
+                raise Transient(BadAnswer(f"{what}: cut short"))
+            response.raw.release_conn()
 
     def _note_clock(self, response: requests.Response) -> None:
         try:

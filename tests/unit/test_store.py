@@ -269,7 +269,7 @@ def test_a_store_that_stalls(cloud: FakeCloud, signer: Signer) -> None:
     with pytest.raises(Unavailable):
         stored.fetch_range(0, 10, version)
     cloud.faults.clear()
-    cloud.faults.add("stall", side="store", after_bytes=300_000, times=None)
+    cloud.faults.add("stall", side="store", after_bytes=1000, times=None)
     began = time.monotonic()
     with pytest.raises(Unavailable):
         stored.fetch_range(0, 300_001, version)
