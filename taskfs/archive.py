@@ -34,7 +34,7 @@ from taskfs.zipindex import ArchiveIndex, Member, read_index
 # Less than most entries take: a second request costs less than fetching members in vain.
 ENTRY_GUESS: Final = 80
 MAX_TAIL: Final = 8 << 20
-DECODE_WINDOW: Final = 4 << 20  # bytes that all members together are decoded ahead
+DECODE_WINDOW: Final = 8 << 20  # bytes that all members together are decoded ahead
 
 
 @dataclass(frozen=True, slots=True)

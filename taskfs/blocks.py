@@ -119,7 +119,7 @@ class StoredBlocks(Protocol):
         """Return the block if it is there and right."""
         ...
 
-    def put(self, first: int, run: bytes | bytearray) -> None:
+    def put(self, first: int, run: Buffer) -> None:
         """Keep the blocks of *run*, from *first* on."""
         ...
 

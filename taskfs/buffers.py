@@ -1,8 +1,21 @@
 """Bytes without copies: what the read engine hands from one part to the next."""
 
 import ctypes
+import mmap
+from typing import Final
 
 Buffer = bytes | bytearray | memoryview  # nobody changes them any more
+
+LARGE: Final = 256 << 10
+
+
+def allocate(size: int) -> memoryview:
+    """Return room for *size* bytes, to be filled once."""
+    if size < LARGE:
+        return memoryview(bytearray(size))
+    # Its pages are made as they are filled, which may be outside of the interpreter's lock, and go
+    # back to the system with the last view: nothing of it stays in an allocator's arenas.
+    return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 def address_of(buffer: Buffer) -> int:

@@ -25,7 +25,7 @@ SPAN: Final = 128 << 10
 FIRST_SPACING: Final = 4 << 20
 MAX_CHECKPOINTS: Final = 128  # of one member; then every other one goes and the spacing doubles
 MAX_CURSORS: Final = 4
-AHEAD_SPANS: Final = 16
+AHEAD_SPANS: Final = 32
 _ids = itertools.count()
 
 
@@ -102,6 +102,7 @@ class Inflater:
         self._spacing = FIRST_SPACING
         self._last_span = -1
         self._streak = 0
+        self._ahead = 0  # how many spans are decoded ahead
         self._ahead_until = 0  # a span: the run ahead goes that far
         self._ahead_running = False
 
@@ -316,17 +317,24 @@ class Inflater:
         """Follow how the member is read: one read in order is decoded ahead."""
         with self._changed:
             if index != self._last_span:
-                self._streak = self._streak + 1 if index == self._last_span + 1 else 0
+                if index == self._last_span + 1:
+                    self._streak += 1
+                else:
+                    self._streak = self._ahead_until = 0
                 self._last_span = index
             if self._streak < 2 or (index + 1) * SPAN >= self.size:
                 return
-            # Decoded ahead is only what stays until it is read, however many members are.
-            ahead = min(AHEAD_SPANS, self._windows.share(self) // SPAN)
-            if not ahead:
-                return
-            self._ahead_until = index + 1 + ahead
             if self._ahead_running:
+                self._ahead_until = index + 1 + self._ahead
                 return
+            # To wake a thread costs as much as to decode a span: it sleeps while half is there.
+            if index + self._ahead // 2 < self._ahead_until:
+                return
+            # Decoded ahead is only what stays until it is read, however many members are.
+            self._ahead = min(AHEAD_SPANS, self._windows.share(self) // SPAN)
+            if not self._ahead:
+                return
+            self._ahead_until = index + 1 + self._ahead
             self._ahead_running = True
         self._pool.submit(self._run_ahead)
 

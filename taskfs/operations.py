@@ -57,7 +57,7 @@ class TaskOperations(Operations):  # type: ignore[misc]  # fusepy is untyped
         if op == "init":
             return self.init(*args)
         try:
-            return super().__call__(op, *args)
+            return getattr(self, op)(*args)
         except FuseOSError:
             raise  # the refusals of the base class, such as EROFS for mkdir
         except TaskFSError as exc:
@@ -76,7 +76,7 @@ class TaskOperations(Operations):  # type: ignore[misc]  # fusepy is untyped
         self._on_end()
 
     def getattr(self, path: str, fh: Any = None) -> Attrs:
-        return self._tree.resolve(path).attrs()
+        return self._tree.attrs(path)
 
     def readdir(self, path: str, fh: Any) -> Iterable[Entry]:
         return self._tree.resolve(path).children()

@@ -14,11 +14,11 @@ from taskfs.blocks import BLOCK, MAX_RUN, BlockReader
 from taskfs.buffers import Buffer
 
 # Less than half of the blocks' memory: what is read stays there beside what will be.
-TOTAL_WINDOW: Final = 10 << 20
+TOTAL_WINDOW: Final = 16 << 20
 # The kernel sends the reads of one `cat` out of order, by up to 8 requests of 128 KiB.
 SLACK_READS: Final = 8
 SLACK: Final = 1 << 20
-PARALLEL: Final = 6
+PARALLEL: Final = 4
 FIRST_RUN: Final = 4 * BLOCK  # shorter requests cost more than they bring
 IDLE_S: Final = 1.0
 RECENT: Final = 64
@@ -106,6 +106,8 @@ class Stream:
             return 0, 0, 0
         window = min(2 * gained, self._windows.share(self))
         target = min(self._limit, reached + window)
+        if target < self._limit:
+            target -= target % BLOCK
         begin = max(self._ahead, offset)
         run_bytes = min(MAX_RUN, max(FIRST_RUN, window // PARALLEL))
         if window < BLOCK or (target - begin < run_bytes and target < self._limit):

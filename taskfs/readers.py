@@ -21,20 +21,23 @@ LOCAL: Final = struct.Struct("<4s5H3L2H")  # local file header, APPNOTE 4.3.7
 LOCAL_MAGIC: Final = b"PK\x03\x04"
 # Extra fields are longer in local headers than in the directory; this much is usually enough.
 EXTRA_GUESS: Final = 64
+MAX_PIECE: Final = 4 * BLOCK
 
 
 class Pieces:
-    """The compressed bytes of a member for one cursor, cut where the blocks are."""
+    """The compressed bytes of a member for one cursor, in pieces of whole blocks that grow."""
 
     def __init__(self, archive: "Archive", start: int, stop: int, fed: int) -> None:
         self._stream = Stream(archive.blocks, archive.engine.windows, start + fed, stop)
         self._start = start
         self._stop = stop
+        self._length = BLOCK
 
     def piece(self, offset: int) -> bytes:
         at = self._start + offset
+        length, self._length = self._length, min(MAX_PIECE, 2 * self._length)
         # A copy: a cursor may rest on its piece for long, and a view would hold the whole run.
-        return bytes(self._stream.read_at(at, min(self._stop - at, BLOCK - at % BLOCK)))
+        return bytes(self._stream.read_at(at, min(self._stop - at, length - at % BLOCK)))
 
     def close(self) -> None:
         self._stream.close()

@@ -11,6 +11,7 @@ from typing import Final
 
 import requests
 
+from taskfs.buffers import Buffer, allocate
 from taskfs.errors import AccessDenied, BadAnswer, StaleObject, TaskFSError, Unsupported
 from taskfs.model import Fetched, ObjectVersion
 from taskfs.transport import Budget, Filling, Transient, Transport, refusal
@@ -46,7 +47,7 @@ class StoredObject:
 
     def fetch_tail(self, length: int) -> Fetched:
         """Return the last *length* bytes of the object (all of it if it is smaller); see model."""
-        body = Filling(bytearray())
+        body = Filling(allocate(0))
         seen: _Part | None = None
 
         def attempt(budget: Budget) -> Fetched:
@@ -58,7 +59,7 @@ class StoredObject:
                 if seen.stop != seen.version.size or seen.stop - seen.start != expected:
                     response.close()
                     raise self._mismatch("the range is not the one asked for")
-                body = Filling(bytearray(expected))
+                body = Filling(allocate(expected))
                 self._receive(response, seen, body, budget)
             # What came of the first answer is kept.
             self._resume(seen.start, seen.stop, seen.version, body, budget)
@@ -66,11 +67,11 @@ class StoredObject:
 
         return self._transport.retrying(f"GET {self.path}", attempt)
 
-    def fetch_range(self, start: int, stop: int, version: ObjectVersion) -> bytearray:
+    def fetch_range(self, start: int, stop: int, version: ObjectVersion) -> Buffer:
         """Return the bytes [start, stop) of *version*, exactly that many; see model."""
-        body = Filling(bytearray(stop - start))
+        body = Filling(allocate(stop - start))
 
-        def attempt(budget: Budget) -> bytearray:
+        def attempt(budget: Budget) -> Buffer:
             self._resume(start, stop, version, body, budget)
             return body.buffer
 
@@ -180,7 +181,7 @@ class StoredObject:
         if response.status_code == 206:
             self._transport.receive_into(what, response, budget, body, part.stop - part.start)
             return
-        whole = Filling(bytearray(part.version.size))
+        whole = Filling(allocate(part.version.size))
         self._transport.receive_into(what, response, budget, whole, part.version.size)
         after = body.filled + part.stop - part.start
         body.buffer[body.filled : after] = whole.buffer[part.start : part.stop]

@@ -83,7 +83,7 @@ class Budget:
 class Filling:
     """A buffer of the length that is wanted, filled from its start as bytes come."""
 
-    buffer: bytearray
+    buffer: memoryview
     filled: int = 0
 
 
@@ -267,7 +267,7 @@ class Transport:
             Transient: the body was cut, stalled, is too long, or the budget is used up.
         """
         before = body.filled
-        with response, memoryview(body.buffer)[before : before + size] as room:
+        with response, body.buffer[before : before + size] as room:
             source = getattr(response.raw, "_fp", None)
             if not isinstance(source, http.client.HTTPResponse):
                 source = response.raw

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 import pytest
 
 from taskfs.blocks import BLOCK, MAX_RUN, BlockCache, BlockReader, Extent, StoredBlocks
+from taskfs.buffers import Buffer
 from taskfs.errors import Interrupted, StaleObject, Unavailable
 from taskfs.stats import Stats
 from taskfs.waiting import Waiter
@@ -337,7 +338,7 @@ class SlowDisk:
     def get(self, index: int) -> bytes | None:
         return self.kept.get(index)
 
-    def put(self, first: int, run: bytes | bytearray) -> None:
+    def put(self, first: int, run: Buffer) -> None:
         assert self.go.wait(10)
         for at in range(0, len(run), BLOCK):
             self.kept[first + at // BLOCK] = bytes(run[at : at + BLOCK])
