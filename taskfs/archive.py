@@ -8,12 +8,12 @@ from typing import Final
 
 import msgspec
 
-from taskfs.blocks import BLOCK, BlockCache, BlockReader
+from taskfs.blocks import BLOCK, BlockCache, BlockReader, next_owner
 from taskfs.buffers import Buffer
 from taskfs.decoders import DECODERS, METHOD_NAMES, STORED
 from taskfs.diskcache import DiskCache, cache_key
 from taskfs.errors import CorruptData, Unsupported
-from taskfs.inflate import Inflater
+from taskfs.inflate import SPAN, Inflater
 from taskfs.model import ObjectVersion, RemoteObject
 from taskfs.readahead import Stream, Walk, Windows
 from taskfs.readers import (
@@ -23,6 +23,7 @@ from taskfs.readers import (
     CompressedReader,
     MemberReader,
     Pieces,
+    SmallReader,
     StoredReader,
 )
 from taskfs.rooms import CheckpointRoom, IdleInflaters
@@ -34,7 +35,7 @@ from taskfs.zipindex import ArchiveIndex, Member, read_index
 # Less than most entries take: a second request costs less than fetching members in vain.
 ENTRY_GUESS: Final = 80
 MAX_TAIL: Final = 8 << 20
-DECODE_WINDOW: Final = 8 << 20  # bytes that all members together are decoded ahead
+DECODE_WINDOW: Final = 4 << 20  # bytes that all members together are decoded ahead
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +145,7 @@ class Archive:
         self.size = blocks.size
         self.blocks = blocks
         self.engine = engine
+        self.number = next_owner()  # of its small members among the spans
         self.walk = Walk(blocks, engine.windows)
         self._directory_start = directory_start
         self._index_key = index_key
@@ -164,6 +166,8 @@ class Archive:
             raise Unsupported(f"{member.path}: compression method {member.method} ({name})")
         if member.method == STORED:
             return StoredReader(self, member)
+        if member.size <= SPAN and member.compressed_size <= BLOCK:
+            return SmallReader(self, member)
         return CompressedReader(self, member)
 
     def open_raw(self) -> Stream:
@@ -242,6 +246,7 @@ class Archive:
         if start is None:
             start = member.header_offset + LOCAL.size + len(member.raw_name) + EXTRA_GUESS
         self.blocks.drop(member.header_offset, start + member.compressed_size)
+        self.engine.spans.drop(self.number, member.number, member.number)
         with self._lock:
             inflater = self._inflaters.pop(member, None)
         if inflater is not None:

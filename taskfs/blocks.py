@@ -18,8 +18,13 @@ from taskfs.waiting import Waiter
 
 BLOCK: Final = 64 << 10
 MAX_RUN: Final = 4 << 20  # the longest range of one request
-_reader_ids = itertools.count()
+_owners = itertools.count()
 _Awaited = dict[int, "Future[Extent]"]  # by identity
+
+
+def next_owner() -> int:
+    """Return a number for what keeps extents in a cache, unlike all others."""
+    return next(_owners)
 
 
 class Extent:
@@ -155,7 +160,7 @@ class BlockReader:
         self._pool = pool
         self._waiter = waiter
         self._stats = stats
-        self._id = next(_reader_ids)
+        self._id = next_owner()
         self._lock = threading.Lock()
         self._disk = disk
         self._under_way: dict[int, Future[Extent]] = {}

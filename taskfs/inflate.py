@@ -6,14 +6,13 @@ read starts instead of from the first byte. All of a member's chains start at it
 whoever reaches its end knows the CRC-32 of the whole.
 """
 
-import itertools
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from taskfs.blocks import BlockCache, Extent
+from taskfs.blocks import BlockCache, Extent, next_owner
 from taskfs.buffers import Buffer
 from taskfs.decoders import Decoder, crc32
 from taskfs.errors import CorruptData, TaskFSError
@@ -25,8 +24,7 @@ SPAN: Final = 128 << 10
 FIRST_SPACING: Final = 4 << 20
 MAX_CHECKPOINTS: Final = 128  # of one member; then every other one goes and the spacing doubles
 MAX_CURSORS: Final = 4
-AHEAD_SPANS: Final = 32
-_ids = itertools.count()
+AHEAD_SPANS: Final = 16
 
 
 class Source(Protocol):
@@ -95,7 +93,7 @@ class Inflater:
         self._pool = pool
         self._waiter = waiter
         self._windows = windows or Windows(AHEAD_SPANS * SPAN)
-        self._id = next(_ids)
+        self._id = next_owner()
         self._changed = threading.Condition()
         self._cursors: list[_Cursor] = []
         self._checkpoints: list[_Checkpoint] = []

@@ -45,7 +45,8 @@ class MembersNode(Directory):
             mtime_ns = self._task.last_change_ns
         return Attrs(DIRECTORY_MODE, inode(self.path), mtime_ns=mtime_ns, ctime_ns=mtime_ns)
 
-    def _root(self) -> "FolderNode | None":
+    def folder(self) -> "FolderNode | None":
+        """Return the archive's own folder, None while there is no archive."""
         archive = self._shelf.await_archive(self._task, self._which)
         if archive is None:
             return None
@@ -53,13 +54,13 @@ class MembersNode(Directory):
         return FolderNode(self.path, "", archive.index.root, place)
 
     def lookup(self, name: str) -> Node:
-        root = self._root()
+        root = self.folder()
         if root is None:
             raise NotFound(f"there is no {self.child_path(name)}")
         return root.lookup(name)
 
     def children(self) -> Iterable[Entry]:
-        root = self._root()
+        root = self.folder()
         return [] if root is None else root.children()
 
 

@@ -43,6 +43,8 @@ class TaskOperations(Operations):  # type: ignore[misc]  # fusepy is untyped
     """One mounted tree. Safe for concurrent use, as the tree is."""
 
     use_ns = True
+    # What the kernel need not ask: a close that flushes, the opening of a directory.
+    flush = opendir = releasedir = None
 
     def __init__(
         self, tree: Tree, on_ready: Callable[[], None], on_end: Callable[[], None]
@@ -99,9 +101,6 @@ class TaskOperations(Operations):  # type: ignore[misc]  # fusepy is untyped
 
     def release(self, path: str, fi: Any) -> int:
         self._tree.handles.close(fi.fh)
-        return 0
-
-    def flush(self, path: str, fi: Any) -> int:
         return 0
 
     def truncate(self, path: str, length: int, fh: Any = None) -> int:

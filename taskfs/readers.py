@@ -5,10 +5,10 @@ import threading
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final
 
-from taskfs.blocks import BLOCK
+from taskfs.blocks import BLOCK, Extent
 from taskfs.buffers import Buffer
 from taskfs.coverage import Coverage
-from taskfs.decoders import STORED, crc32
+from taskfs.decoders import STORED, crc32, decode_whole
 from taskfs.errors import CorruptData
 from taskfs.inflate import Inflater
 from taskfs.readahead import Stream
@@ -137,6 +137,29 @@ class MemberReader(ABC):
     @abstractmethod
     def _read(self, offset: int, size: int) -> Buffer:
         """Return the bytes asked for, checked as far as the method allows."""
+
+
+class SmallReader(MemberReader):
+    """A member that is decoded and checked as a whole, and kept by the archive for a while."""
+
+    def _read_checked(self, offset: int, size: int) -> Buffer:
+        return self._read(offset, size)
+
+    def _read(self, offset: int, size: int) -> Buffer:
+        spans, archive = self.archive.engine.spans, self.archive
+        kept = spans.find(archive.number, self.member.number)
+        if kept is None:
+            kept = Extent(archive.number, self.member.number, 1, self._decode())
+            spans.put(kept)
+        return memoryview(kept.body)[offset : offset + size]
+
+    def _decode(self) -> Buffer:
+        member = self.member
+        packed = self.archive.blocks.read_at(self._locate(), member.compressed_size)
+        whole = decode_whole(member.method, packed, member.size)
+        if (crc := crc32(whole)) != member.crc32:
+            raise self._wrong_crc(crc)
+        return whole
 
 
 class CompressedReader(MemberReader):

@@ -159,6 +159,12 @@ class Session(fuse.FUSE):  # type: ignore[misc]  # fusepy is untyped
     def getattr(self, path: bytes, buf: Any) -> int:
         return self.fgetattr(path, buf, None)
 
+    def open(self, path: bytes, fip: Any) -> int:
+        return int(self.operations("open", path.decode("utf-8", "surrogateescape"), fip.contents))
+
+    def release(self, path: bytes, fip: Any) -> int:
+        return int(self.operations("release", path, fip.contents))
+
     def read(self, path: bytes, buf: Any, size: int, offset: int, fip: Any) -> int:
         piece: Buffer = self.operations("read", path, size, offset, fip.contents)
         if isinstance(piece, memoryview) and piece.readonly:

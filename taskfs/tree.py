@@ -9,7 +9,7 @@ from typing import Final
 
 from taskfs.errors import NotFound
 from taskfs.handles import HandleTable
-from taskfs.members import FolderNode
+from taskfs.members import FolderNode, MembersNode
 from taskfs.nodes import DIRECTORY_MODE, LINK_MODE, Attrs, Directory, Entry, Link, Node, inode
 from taskfs.parts import Parts
 from taskfs.service import SERVICE, ServiceNode
@@ -47,11 +47,13 @@ class Tree:
         for name in parent.split("/"):
             if name:
                 node = node.lookup(name)
+        if isinstance(node, MembersNode):
+            node = node.folder() or node
         if isinstance(node, FolderNode):
             if len(self._folders) >= MAX_FOLDERS:
                 self._folders.clear()
             self._folders[parent] = (time.monotonic() + FOLDER_TTL_S, epoch, node)
-        return node.lookup(last) if last else node
+        return node.lookup(last) if last else self._root
 
     def attrs(self, path: str) -> Attrs:
         """Return the attributes of what is at *path*; raises as `resolve`."""
