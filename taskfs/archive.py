@@ -8,11 +8,12 @@ from typing import Final
 
 import msgspec
 
-from taskfs.blocks import BLOCK, BlockCache, BlockReader
+from taskfs.blocks import BLOCK, BlockCache, BlockReader, next_owner
+from taskfs.buffers import Buffer
 from taskfs.decoders import DECODERS, METHOD_NAMES, STORED
 from taskfs.diskcache import DiskCache, cache_key
 from taskfs.errors import CorruptData, Unsupported
-from taskfs.inflate import Inflater
+from taskfs.inflate import SPAN, Inflater
 from taskfs.model import ObjectVersion, RemoteObject
 from taskfs.readahead import Stream, Walk, Windows
 from taskfs.readers import (
@@ -23,6 +24,7 @@ from taskfs.readers import (
     CompressedReader,
     MemberReader,
     Pieces,
+    SmallReader,
     StoredReader,
 )
 from taskfs.rooms import CheckpointRoom, IdleInflaters
@@ -145,13 +147,14 @@ class Archive:
         self.size = blocks.size
         self.blocks = blocks
         self.engine = engine
+        self.number = next_owner()  # of its small members among the spans
         self.walk = Walk(blocks, engine.windows)
         self._directory_start = directory_start
         self._index_key = index_key
         self._lock = threading.Lock()
         self._inflaters: dict[Member, Inflater] = {}
         self._readers: Counter[Inflater] = Counter()
-        self._checks: OrderedDict[Member, Check] = OrderedDict()
+        self._checks: OrderedDict[int, Check] = OrderedDict()
 
     def open_member(self, member: Member) -> "MemberReader":
         """Return a reader of the member; nothing goes out before its first read.
@@ -166,13 +169,15 @@ class Archive:
             raise Unsupported(f"{member.path}: compression method {member.method} ({name})")
         if member.method == STORED:
             return StoredReader(self, member)
+        if member.size <= SPAN and member.compressed_size <= BLOCK:
+            return SmallReader(self, member)
         return CompressedReader(self, member)
 
     def open_raw(self) -> Stream:
         """Return a reader of the archive's own bytes."""
         return Stream(self.blocks, self.engine.windows, 0, self.size)
 
-    def read_raw(self, offset: int, size: int) -> bytes:
+    def read_raw(self, offset: int, size: int) -> Buffer:
         """Return the bytes [offset, offset + size) of the archive itself."""
         return self.blocks.read_at(offset, size)
 
@@ -205,8 +210,10 @@ class Archive:
     def check_of(self, member: Member) -> Check:
         """Return what all readers of the member share, also with those that are closed by now."""
         with self._lock:
-            check = self._checks.setdefault(member, Check(member))
-            self._checks.move_to_end(member)
+            check = self._checks.get(member.number)
+            if check is None:
+                check = self._checks[member.number] = Check(member)
+            self._checks.move_to_end(member.number)
             if len(self._checks) > MAX_CHECKS:
                 self._checks.popitem(last=False)
             return check
@@ -214,7 +221,7 @@ class Archive:
     def forget_check(self, member: Member) -> None:
         """Let the readers to come start anew."""
         with self._lock:
-            self._checks.pop(member, None)
+            self._checks.pop(member.number, None)
 
     def take_inflater(self, member: Member, start: int) -> Inflater:
         """Return the decoder that all readers of the member share, until `give_back`."""
@@ -258,6 +265,7 @@ class Archive:
         if start is None:
             start = member.header_offset + LOCAL.size + len(member.raw_name) + EXTRA_GUESS
         self.blocks.drop(member.header_offset, start + member.compressed_size)
+        self.engine.spans.drop(self.number, member.number, member.number)
         with self._lock:
             inflater = self._inflaters.pop(member, None)
         if inflater is not None:

@@ -6,51 +6,111 @@ shorter. What is missing side by side is fetched in one range.
 
 import itertools
 import threading
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future
 from typing import Final, Protocol
 
-from cachetools import LRUCache
-
+from taskfs.buffers import Buffer
 from taskfs.model import ObjectVersion, RemoteObject
 from taskfs.stats import Stats
 from taskfs.waiting import Waiter
 
 BLOCK: Final = 64 << 10
 MAX_RUN: Final = 4 << 20  # the longest range of one request
-_reader_ids = itertools.count()
+_owners = itertools.count()
+_Awaited = dict[int, "Future[Extent]"]  # by identity
+
+
+def next_owner() -> int:
+    """Return a number for what keeps extents in a cache, unlike all others."""
+    return next(_owners)
+
+
+class Extent:
+    """Bytes that lie side by side: *count* blocks (or spans) of one owner from *first* on.
+
+    They share one buffer, so they are given up together when there is no room.
+    """
+
+    __slots__ = ("body", "count", "first", "owner")
+
+    def __init__(self, owner: int, first: int, count: int, body: Buffer) -> None:
+        self.owner = owner
+        self.first = first
+        self.count = count
+        self.body = body
+
+    @property
+    def keys(self) -> list[tuple[int, int]]:
+        """What each of its blocks is found by."""
+        return [(self.owner, index) for index in range(self.first, self.first + self.count)]
+
+    @property
+    def stop(self) -> int:
+        """The first byte of the object behind the blocks."""
+        return self.first * BLOCK + len(self.body)
+
+    def view(self, start: int, stop: int) -> memoryview:
+        """Return the bytes [start, stop) of the object, all of which are here."""
+        begin = self.first * BLOCK
+        return memoryview(self.body)[start - begin : stop - begin]
 
 
 class BlockCache:
-    """The blocks of all objects in memory, at most *max_bytes*; least recently used goes first.
+    """Extents of all owners in memory, at most *max_bytes*; least recently used goes first.
 
-    Safe for concurrent use: one lock, held for the table only.
+    Safe for concurrent use: one lock, held for the tables only.
     """
 
     def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._blocks: LRUCache[tuple[int, int], bytes] = LRUCache(max_bytes, getsizeof=len)
+        self._used: OrderedDict[Extent, None] = OrderedDict()  # in the order of use
+        self._at: dict[tuple[int, int], Extent] = {}
+        self._bytes = 0
 
-    def get(self, reader: int, index: int) -> bytes | None:
-        """Return the block, or None where it is not cached."""
+    def find(self, owner: int, index: int) -> Extent | None:
+        """Return what holds the block, or None where it is not cached."""
         with self._lock:
-            return self._blocks.get((reader, index))
+            extent = self._at.get((owner, index))
+            if extent is not None:
+                self._used.move_to_end(extent)
+            return extent
 
-    def has(self, reader: int, index: int) -> bool:
+    def has(self, owner: int, index: int) -> bool:
         """Whether the block is cached; asking does not count as a use."""
-        return (reader, index) in self._blocks
+        return (owner, index) in self._at
 
-    def put(self, reader: int, index: int, block: bytes) -> None:
-        """Keep the block for a while."""
+    def put(self, extent: Extent) -> None:
+        """Keep the extent for a while."""
+        if len(extent.body) > self._max_bytes:
+            return
         with self._lock:
-            if len(block) <= self._blocks.maxsize:
-                self._blocks[reader, index] = block
+            self._used[extent] = None
+            self._bytes += len(extent.body)
+            for key in extent.keys:
+                self._at[key] = extent
+            while self._bytes > self._max_bytes:
+                self._remove(next(iter(self._used)))
 
-    def drop(self, reader: int, first: int, last: int) -> None:
-        """Forget the blocks [first, last] of one reader."""
+    def drop(self, owner: int, first: int, last: int) -> None:
+        """Forget the blocks [first, last] of one owner."""
         with self._lock:
-            for key in [k for k in self._blocks if k[0] == reader and first <= k[1] <= last]:
-                del self._blocks[key]
+            if last - first < len(self._at):
+                keys = [(owner, index) for index in range(first, last + 1)]
+            else:
+                keys = [key for key in self._at if key[0] == owner and first <= key[1] <= last]
+            for extent in {self._at.pop(key) for key in keys if key in self._at}:
+                if not any(self._at.get(key) is extent for key in extent.keys):
+                    self._remove(extent)
+
+    def _remove(self, extent: Extent) -> None:
+        del self._used[extent]
+        self._bytes -= len(extent.body)
+        for key in extent.keys:
+            if self._at.get(key) is extent:
+                del self._at[key]
 
 
 class StoredBlocks(Protocol):
@@ -64,16 +124,13 @@ class StoredBlocks(Protocol):
         """Return the block if it is there and right."""
         ...
 
-    def put(self, first: int, run: bytes | bytearray) -> None:
+    def put(self, first: int, run: Buffer) -> None:
         """Keep the blocks of *run*, from *first* on."""
         ...
 
     def drop(self, first: int, last: int) -> None:
         """Forget the blocks [first, last]."""
         ...
-
-
-Run = tuple[int, bytes | bytearray]  # the index of its first block, and the bytes
 
 
 class BlockReader:
@@ -103,10 +160,10 @@ class BlockReader:
         self._pool = pool
         self._waiter = waiter
         self._stats = stats
-        self._id = next(_reader_ids)
+        self._id = next_owner()
         self._lock = threading.Lock()
         self._disk = disk
-        self._under_way: dict[int, Future[Run]] = {}
+        self._under_way: dict[int, Future[Extent]] = {}
         self._drops = 0
         self._unused: set[int] = set()  # fetched ahead, and not read since
 
@@ -116,9 +173,12 @@ class BlockReader:
         stop = start + len(body)
         last = -(-stop // BLOCK) if stop == self.size else stop // BLOCK
         if first < last:
-            self._keep(first, body[first * BLOCK - start : last * BLOCK - start])
+            run = body[first * BLOCK - start : last * BLOCK - start]
+            self._cache.put(self._extent(first, run))
+            if self._disk is not None:
+                self._disk.put(first, run)
 
-    def read_at(self, offset: int, size: int) -> bytes:
+    def read_at(self, offset: int, size: int) -> Buffer:
         """Return the bytes [offset, offset + size), fewer only at the end of the object.
 
         Raises:
@@ -130,16 +190,16 @@ class BlockReader:
         first, last = offset // BLOCK, (stop - 1) // BLOCK
         ready, awaited = self._collect(first, last)
         for future in awaited:
-            at, run = self._waiter.result(future)
-            for index in range(at, at + -(-len(run) // BLOCK)):
-                if first <= index <= last and index not in ready:
-                    begin = (index - at) * BLOCK
-                    ready[index] = bytes(memoryview(run)[begin : begin + BLOCK])
-        skip = offset - first * BLOCK
-        if first == last:
-            return ready[first][skip : skip + stop - offset]
-        body = b"".join(ready[index] for index in range(first, last + 1))
-        return body[skip : skip + stop - offset] if skip or len(body) > stop - offset else body
+            extent = self._waiter.result(future)
+            for index in range(extent.first, extent.first + extent.count):
+                ready.setdefault(index, extent)
+        pieces = []
+        while offset < stop:
+            extent = ready[offset // BLOCK]
+            end = min(stop, extent.stop)
+            pieces.append(extent.view(offset, end))
+            offset = end
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def schedule(self, start: int, stop: int, run_bytes: int = MAX_RUN) -> None:
         """Have the blocks of [start, stop) fetched in ranges of *run_bytes*, without waiting."""
@@ -159,15 +219,19 @@ class BlockReader:
         """Give up the memory of all blocks; what is on disk stays."""
         self._cache.drop(self._id, 0, self.size // BLOCK)
 
+    def _extent(self, first: int, body: Buffer) -> Extent:
+        return Extent(self._id, first, -(-len(body) // BLOCK), body)
+
     def _collect(
         self, first: int, last: int, run_bytes: int = MAX_RUN, *, ahead: bool = False
-    ) -> tuple[dict[int, bytes], list["Future[Run]"]]:
-        """Return the blocks [first, last] that are here and the runs on their way with the rest.
+    ) -> tuple[dict[int, Extent], list["Future[Extent]"]]:
+        """Return where the blocks [first, last] are that are here, and the runs on their way with
+        the rest.
 
         With *ahead* nobody waits for them, so what is here already is left where it is.
         """
-        ready: dict[int, bytes] = {}
-        awaited: dict[int, Future[Run]] = {}
+        ready: dict[int, Extent] = {}
+        awaited: _Awaited = {}
         indices: Iterable[int] = range(first, last + 1)
         for look in (self._look_in_memory, self._look_on_disk):
             indices = [index for index in indices if not look(index, ready, awaited, ahead)]
@@ -176,7 +240,7 @@ class BlockReader:
                 # Between the look and the lock another reader may have been here.
                 missing = [i for i in indices if not self._look_in_memory(i, ready, awaited, ahead)]
                 for begin, end in _runs(missing, max(1, run_bytes // BLOCK)):
-                    future: Future[Run] = Future()
+                    future: Future[Extent] = Future()
                     self._pool.submit(self._fetch_run, future, begin, end)
                     awaited[id(future)] = future
                     self._under_way.update(dict.fromkeys(range(begin, end), future))
@@ -184,28 +248,44 @@ class BlockReader:
                 self._stats.add("read_ahead_bytes", len(missing) * BLOCK)
                 self._unused.update(missing)
         if not ahead:
-            self._stats.add("block_hits", len(ready))
-            self._stats.add("block_misses", last + 1 - first - len(ready))
-            used = [index for index in range(first, last + 1) if index in self._unused]
-            if used:
-                self._unused.difference_update(used)
-                self._stats.add("read_ahead_used_bytes", len(used) * BLOCK)
+            self._note_read(first, last, len(ready))
         return ready, list(awaited.values())
 
+    def _note_read(self, first: int, last: int, hits: int) -> None:
+        if hits:
+            self._stats.add("block_hits", hits)
+        if hits <= last - first:
+            self._stats.add("block_misses", last + 1 - first - hits)
+        if self._unused:
+            used = self._unused.intersection(range(first, last + 1))
+            if used:
+                self._unused -= used
+                self._stats.add("read_ahead_used_bytes", len(used) * BLOCK)
+
     def _look_in_memory(
-        self, index: int, ready: dict[int, bytes], awaited: dict[int, "Future[Run]"], ahead: bool
+        self,
+        index: int,
+        ready: dict[int, Extent],
+        awaited: dict[int, "Future[Extent]"],
+        ahead: bool,
     ) -> bool:
         future = self._under_way.get(index)
         if future is not None:
             awaited[id(future)] = future
             return True
-        block = self._cache.get(self._id, index)
-        if block is not None and not ahead:
-            ready[index] = block
-        return block is not None
+        if ahead:
+            return self._cache.has(self._id, index)
+        extent = self._cache.find(self._id, index)
+        if extent is not None:
+            ready[index] = extent
+        return extent is not None
 
     def _look_on_disk(
-        self, index: int, ready: dict[int, bytes], awaited: dict[int, "Future[Run]"], ahead: bool
+        self,
+        index: int,
+        ready: dict[int, Extent],
+        awaited: dict[int, "Future[Extent]"],
+        ahead: bool,
     ) -> bool:
         if self._disk is None:
             return False
@@ -215,18 +295,18 @@ class BlockReader:
         if block is None or len(block) != min(BLOCK, self.size - index * BLOCK):
             return False
         self._stats.add("disk_hits")
-        self._cache.put(self._id, index, block)
-        ready[index] = block
+        ready[index] = extent = self._extent(index, block)
+        self._cache.put(extent)
         return True
 
-    def _fetch_run(self, future: "Future[Run]", first: int, stop: int) -> None:
+    def _fetch_run(self, future: "Future[Extent]", first: int, stop: int) -> None:
         """Fetch the blocks [first, stop) in one range; hand them out first, then keep them."""
-        run: bytes | bytearray = b""
         failure: BaseException | None = None
         try:
             begin = first * BLOCK
             run = self._remote.fetch_range(begin, min(stop * BLOCK, self.size), self.version)
-            self._keep_in_memory(first, run)
+            extent = self._extent(first, run)
+            self._cache.put(extent)
         except BaseException as exc:
             failure = exc
         with self._lock:
@@ -235,23 +315,13 @@ class BlockReader:
         if failure is not None:
             future.set_exception(failure)
             return
-        future.set_result((first, run))
+        future.set_result(extent)
         # Where bytes proved wrong, others on their way may be: they must not outlive this reader,
         # or the next one would meet them when the store is well again.
         if self._disk is not None and not self._drops:
             self._disk.put(first, run)
             if self._drops:
                 self._disk.drop(first, stop - 1)
-
-    def _keep_in_memory(self, first: int, run: bytes | bytearray) -> None:
-        view = memoryview(run)
-        for at in range(0, len(run), BLOCK):
-            self._cache.put(self._id, first + at // BLOCK, bytes(view[at : at + BLOCK]))
-
-    def _keep(self, first: int, run: bytes) -> None:
-        self._keep_in_memory(first, run)
-        if self._disk is not None:
-            self._disk.put(first, run)
 
 
 def _runs(indices: list[int], longest: int) -> Iterator[tuple[int, int]]:

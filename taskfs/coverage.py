@@ -4,6 +4,7 @@ from bisect import bisect_left
 from functools import lru_cache
 from typing import Final
 
+from taskfs.buffers import Buffer
 from taskfs.decoders import crc32
 
 _POLYNOMIAL: Final = 0xEDB88320  # CRC-32, reflected (APPNOTE 4.4.7)
@@ -54,7 +55,7 @@ class Coverage:
         """Forget all that was seen."""
         self._starts, self._stops, self._crcs = [], [], []
 
-    def add(self, start: int, piece: bytes) -> None:
+    def add(self, start: int, piece: Buffer) -> None:
         """Note that *piece* is what stands at *start*; what was seen before does not count."""
         stop = start + len(piece)
         at = start

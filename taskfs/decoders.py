@@ -1,7 +1,7 @@
 """Decoders of the compression methods that members use (APPNOTE 4.4.5), one shape for all.
 
-Deflate goes through zlib-ng where it is installed, about half as fast again as zlib; both can copy
-their state, which is what makes a member seekable. The others are read from the start.
+Deflate goes through ISA-L where that is installed, else zlib-ng, else zlib; all can copy their
+state, which is what makes a member seekable. The others are read from the start.
 """
 
 import bz2
@@ -10,6 +10,8 @@ import lzma
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from taskfs import igzip
+from taskfs.buffers import Buffer
 from taskfs.errors import CorruptData, Unsupported
 
 try:
@@ -18,7 +20,7 @@ except ImportError:
     _zlib = importlib.import_module("zlib")
 
 
-def crc32(piece: bytes | memoryview, start: int = 0) -> int:
+def crc32(piece: Buffer, start: int = 0) -> int:
     """Return the CRC-32 of what gave *start*, followed by *piece* (APPNOTE 4.4.7)."""
     return int(_zlib.crc32(piece, start))
 
@@ -48,7 +50,7 @@ METHOD_NAMES: Final = {
 
 
 class Decoder(Protocol):
-    """A decoder that is fed pieces and gives at most so many bytes at a time."""
+    """A decoder that is fed pieces and fills what it is given; not safe for concurrent use."""
 
     @property
     def ended(self) -> bool:
@@ -56,76 +58,138 @@ class Decoder(Protocol):
         ...
 
     @property
-    def needs_input(self) -> bool:
-        """Whether it has used up the pieces it was fed."""
-        ...
-
-    @property
     def marks_end(self) -> bool:
         """Whether complete data always says so; else only its size tells."""
         ...
 
-    def decode(self, piece: bytes, max_bytes: int) -> tuple[bytes, bytes]:
-        """Return at most *max_bytes* decoded ones and what of *piece* must be fed again.
+    @property
+    def unused(self) -> int:
+        """How many of the bytes fed it has not taken yet."""
+        ...
+
+    def feed(self, piece: Buffer) -> None:
+        """Take *piece* next; only after `decode` left room, and nothing is `unused`."""
+        ...
+
+    def decode(self, out: memoryview) -> int:
+        """Fill *out*, return how far: less than all of it means that more input is needed, or that
+        the data ended.
 
         Raises:
             CorruptData: these bytes are not what the method promises.
         """
         ...
 
-    def copy(self) -> "Decoder | None":
-        """Return a decoder in the same state, None where the method's library cannot."""
+    def freeze(self) -> "Callable[[], Decoder] | None":
+        """Return what makes a decoder in the present state that was fed no `unused` bytes.
+
+        None where the method's library cannot.
+        """
         ...
 
 
 class DeflateDecoder:
-    """Raw DEFLATE (RFC 1951)."""
+    """Raw DEFLATE (RFC 1951) through zlib-ng or zlib."""
 
     marks_end = True
-    needs_input = True  # what it did not use it gives back
 
-    def __init__(self, state: Any = None) -> None:
+    def __init__(self, state: Any = None, spill: bytes = b"") -> None:
         self._state = state or _zlib.decompressobj(-15)
+        self._spill = spill  # decoded, and not handed out yet
+        self._fed: Buffer = b""
 
     @property
     def ended(self) -> bool:
-        return bool(self._state.eof)
+        return bool(self._state.eof) and not self._spill
 
-    def decode(self, piece: bytes, max_bytes: int) -> tuple[bytes, bytes]:
-        try:
-            out = self._state.decompress(piece, max_bytes)
-        except _zlib.error as exc:
-            raise CorruptData(f"damaged deflate data ({exc})") from exc
-        return out, self._state.unconsumed_tail
+    @property
+    def unused(self) -> int:
+        return len(self._fed)
 
-    def copy(self) -> "DeflateDecoder":
-        return DeflateDecoder(self._state.copy())
+    def feed(self, piece: Buffer) -> None:
+        self._fed = piece
+
+    def decode(self, out: memoryview) -> int:
+        done = len(self._spill)
+        if done:
+            out[:done], self._spill = self._spill, b""
+        while done < len(out) and not self._state.eof:
+            try:
+                decoded = self._state.decompress(self._fed, len(out) - done)
+            except _zlib.error as exc:
+                raise CorruptData(f"damaged deflate data ({exc})") from exc
+            self._fed = self._state.unconsumed_tail
+            if not decoded:
+                break
+            out[done : done + len(decoded)] = decoded
+            done += len(decoded)
+        return done
+
+    def freeze(self) -> "Callable[[], DeflateDecoder]":
+        # An empty piece makes the state let go of the input that it holds; what that brings to
+        # light comes next.
+        self._spill += self._state.decompress(b"", 1) if not self._state.eof else b""
+        frozen, spill = self._state.copy(), self._spill
+        return lambda: DeflateDecoder(frozen.copy(), spill)
+
+
+def decode_whole(method: int, packed: Buffer, size: int) -> memoryview:
+    """Return the *size* bytes that *packed* decodes to.
+
+    Raises:
+        CorruptData: these are not what the method promises, or more or less than *size*.
+    """
+    # A decoder that is quick to make beats one that is quick.
+    decoder = DeflateDecoder() if method == DEFLATED else DECODERS[method]()
+    decoder.feed(packed)
+    room = memoryview(bytearray(size + 1))
+    count = decoder.decode(room)
+    if count < size or (count == size and decoder.marks_end and not decoder.ended):
+        raise CorruptData(f"the data ends after {count} of {size} bytes, or without an end mark")
+    if count > size:
+        raise CorruptData(f"more data than the {size} bytes of the directory")
+    return room[:size]
+
+
+def make_deflate_decoder() -> Decoder:
+    """Return a decoder of raw DEFLATE by the fastest library there is."""
+    make = igzip.make_decoder()
+    return DeflateDecoder() if make is None else make()
 
 
 class _BufferedDecoder:
     """Decoders that keep the input they have not used: bzip2, LZMA, Zstandard."""
 
     marks_end = True
+    unused = 0
 
     def __init__(self, state: Any, error: type[Exception]) -> None:
         self._state = state
         self._error = error
+        self._fed: Buffer = b""
 
     @property
     def ended(self) -> bool:
         return bool(self._state.eof)
 
-    @property
-    def needs_input(self) -> bool:
-        return bool(self._state.needs_input)
+    def feed(self, piece: Buffer) -> None:
+        self._fed = piece
 
-    def decode(self, piece: bytes, max_bytes: int) -> tuple[bytes, bytes]:
-        try:
-            return self._state.decompress(piece, max_bytes), b""
-        except (self._error, EOFError, OSError, ValueError) as exc:
-            raise CorruptData(f"damaged compressed data ({exc})") from exc
+    def decode(self, out: memoryview) -> int:
+        done = 0
+        while done < len(out) and not self.ended:
+            fed, self._fed = self._fed, b""
+            try:
+                decoded = self._state.decompress(fed, len(out) - done)
+            except (self._error, EOFError, OSError, ValueError) as exc:
+                raise CorruptData(f"damaged compressed data ({exc})") from exc
+            if not decoded and (self._state.needs_input or not fed):
+                break
+            out[done : done + len(decoded)] = decoded
+            done += len(decoded)
+        return done
 
-    def copy(self) -> None:
+    def freeze(self) -> None:
         return None
 
 
@@ -142,24 +206,19 @@ class LzmaDecoder(_BufferedDecoder):
     def ended(self) -> bool:
         return self._state is not None and super().ended
 
-    @property
-    def needs_input(self) -> bool:
-        return self._state is None or super().needs_input
-
-    def decode(self, piece: bytes, max_bytes: int) -> tuple[bytes, bytes]:
+    def decode(self, out: memoryview) -> int:
         if self._state is None:
-            self._head += piece
+            self._head += self._fed
+            self._fed = b""
             size = int.from_bytes(self._head[2:4], "little")
             if len(self._head) < 4 or len(self._head) < 4 + size:
-                return b"", b""
-            piece = self._head[4 + size :]
+                return 0
+            self._fed = self._head[4 + size :]
             try:
                 self._state = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[self._filter(size)])
             except (lzma.LZMAError, ValueError) as exc:
                 raise CorruptData(f"damaged LZMA properties ({exc})") from exc
-        if self._state.eof:
-            return b"", b""
-        return super().decode(piece, max_bytes)
+        return super().decode(out)
 
     def _filter(self, size: int) -> dict[str, int]:
         """Return the filter that the properties describe: lc, lp, pb and the dictionary's size."""
@@ -189,7 +248,7 @@ def _zstandard() -> Callable[[], Decoder] | None:
 
 
 DECODERS: Final[dict[int, Callable[[], Decoder]]] = {
-    DEFLATED: DeflateDecoder,
+    DEFLATED: make_deflate_decoder,
     BZIP2: lambda: _BufferedDecoder(bz2.BZ2Decompressor(), OSError),
     LZMA: LzmaDecoder,
 }

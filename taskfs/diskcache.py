@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from taskfs.blocks import BLOCK
+from taskfs.buffers import Buffer
 from taskfs.decoders import crc32
 
 log = logging.getLogger(__name__)
@@ -358,7 +359,7 @@ class DiskBlocks:
         self._cache.touch(segment)
         return block
 
-    def put(self, first: int, run: bytes | bytearray) -> None:
+    def put(self, first: int, run: Buffer) -> None:
         """Keep *run*, whole blocks from the block *first* on (the object's last may be short)."""
         view = memoryview(run)
         at = 0

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from taskfs.archive import Archive
+from taskfs.buffers import Buffer
 from taskfs.errors import CorruptData, Interrupted, Unsupported
 from taskfs.target import Target
 from taskfs.zipindex import Member
@@ -165,7 +166,7 @@ class ArchiveFetch:
             other_version.unlink(missing_ok=True)
 
 
-def chunks(read_at: Callable[[int, int], bytes], start: int, stop: int) -> Iterator[bytes]:
+def chunks(read_at: Callable[[int, int], Buffer], start: int, stop: int) -> Iterator[Buffer]:
     """Yield the bytes [start, stop) in pieces; CorruptData where the source ends before."""
     while start < stop:
         chunk = read_at(start, min(CHUNK, stop - start))
@@ -190,7 +191,7 @@ class Session:
         self._stopped = False
         self._numbers = 0
 
-    def write(self, stream: FileIO, chunk: bytes) -> None:
+    def write(self, stream: FileIO, chunk: Buffer) -> None:
         """Write all of *chunk*; Interrupted once the session was stopped."""
         if self._stopped:
             raise Interrupted("the download was stopped")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from taskfs.archive import Archive
+from taskfs.buffers import Buffer
 from taskfs.errors import (
     BadAnswer,
     BadHandle,
@@ -30,7 +31,7 @@ class Handle(Protocol):
 
     mode: CacheMode
 
-    def read_at(self, offset: int, size: int) -> bytes:
+    def read_at(self, offset: int, size: int) -> Buffer:
         """Return the bytes [offset, offset + size) of the file, fewer only at its end."""
         ...
 
@@ -51,7 +52,7 @@ class TextHandle:
     def __init__(self, text: bytes) -> None:
         self._text = text
 
-    def read_at(self, offset: int, size: int) -> bytes:
+    def read_at(self, offset: int, size: int) -> Buffer:
         return self._text[offset : offset + size]
 
     def write(self, piece: bytes) -> int:
@@ -78,7 +79,7 @@ class CommandHandle:
         self._is_done = False
         self._failure: TaskFSError | None = None
 
-    def read_at(self, offset: int, size: int) -> bytes:
+    def read_at(self, offset: int, size: int) -> Buffer:
         return b""
 
     def write(self, piece: bytes) -> int:
@@ -136,7 +137,7 @@ class ArchiveHandle:
         self._stale = ""  # why, once the version is gone
         self._unanswered: tuple[int, float, Unavailable] | None = None  # at which offset, and when
 
-    def read_at(self, offset: int, size: int) -> bytes:
+    def read_at(self, offset: int, size: int) -> Buffer:
         if self._stale:
             raise StaleObject(self._stale)
         if offset >= self._size:

@@ -6,14 +6,14 @@ read starts instead of from the first byte. All of a member's chains start at it
 whoever reaches its end knows the CRC-32 of the whole.
 """
 
-import itertools
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from taskfs.blocks import BlockCache
+from taskfs.blocks import BlockCache, Extent, next_owner
+from taskfs.buffers import Buffer
 from taskfs.decoders import Decoder, crc32
 from taskfs.errors import CorruptData, TaskFSError
 from taskfs.readahead import Windows
@@ -25,13 +25,12 @@ FIRST_SPACING: Final = 4 << 20
 MAX_CHECKPOINTS: Final = 128  # of one member; then every other one goes and the spacing doubles
 MAX_CURSORS: Final = 4
 AHEAD_SPANS: Final = 16
-_ids = itertools.count()
 
 
 class Source(Protocol):
     """The compressed bytes of one member, read forward by one cursor."""
 
-    def piece(self, offset: int) -> bytes:
+    def piece(self, offset: int) -> Buffer:
         """Return some bytes from *offset* of the compressed data on; empty only at its end."""
         ...
 
@@ -44,9 +43,8 @@ class Source(Protocol):
 class _Checkpoint:
     out: int  # a multiple of SPAN
     fed: int
-    decoder: Decoder
+    thaw: Callable[[], Decoder]
     crc: int
-    partial: bytes
 
 
 class _Cursor:
@@ -55,11 +53,11 @@ class _Cursor:
     def __init__(self, decoder: Decoder, source: Source) -> None:
         self.decoder = decoder
         self.source = source
-        self.out = 0  # bytes decoded before `parts`, a multiple of SPAN
+        self.out = 0  # where `span` begins, a multiple of SPAN
         self.fed = 0
-        self.pending = b""
-        self.parts: list[bytes] = []  # of the span at `out`, decoded so far
-        self.decoded = 0  # bytes in `parts`
+        self.span = bytearray()  # the one at `out`, as far as `decoded`; never moved or resized
+        self.decoded = 0
+        self.is_hungry = True
         self.crc = 0
         self.busy = False
 
@@ -95,17 +93,18 @@ class Inflater:
         self._pool = pool
         self._waiter = waiter
         self._windows = windows or Windows(AHEAD_SPANS * SPAN)
-        self._id = next(_ids)
+        self._id = next_owner()
         self._changed = threading.Condition()
         self._cursors: list[_Cursor] = []
         self._checkpoints: list[_Checkpoint] = []
         self._spacing = FIRST_SPACING
         self._last_span = -1
         self._streak = 0
+        self._ahead = 0  # how many spans are decoded ahead
         self._ahead_until = 0  # a span: the run ahead goes that far
         self._ahead_running = False
 
-    def read_at(self, offset: int, size: int) -> bytes:
+    def read_at(self, offset: int, size: int) -> Buffer:
         """Return the decoded bytes [offset, offset + size), fewer only at the member's end.
 
         Raises:
@@ -152,13 +151,13 @@ class Inflater:
         self._room.leave(self)
         self._spans.drop(self._id, 0, self.size // SPAN)
 
-    def _piece(self, index: int, start: int, stop: int) -> bytes:
+    def _piece(self, index: int, start: int, stop: int) -> memoryview:
         """Return the bytes [start, stop) of one span."""
         while True:
             span, cursor = self._claim(index)
             if span is not None:
                 self._note_use(index)
-                return span[start:stop]
+                return memoryview(span)[start:stop]
             if cursor is None:
                 self._waiter.check()
                 continue
@@ -169,17 +168,17 @@ class Inflater:
             if self._checkpoints:
                 self._room.note(self, len(self._checkpoints))
             self._note_use(index)
-            return span[start:stop]
+            return memoryview(span)[start:stop]
 
-    def _claim(self, index: int) -> tuple[bytes | None, _Cursor | None]:
+    def _claim(self, index: int) -> tuple[Buffer | None, _Cursor | None]:
         """Return the span if it is there, else the cursor that is nearest before it, now busy.
 
         Neither, after some waiting, if another thread drives that: it may be about to pass.
         """
         with self._changed:
-            span = self._spans.get(self._id, index)
-            if span is not None:
-                return span, None
+            extent = self._spans.find(self._id, index)
+            if extent is not None:
+                return extent.body, None
             cursor = self._nearest(index)
             if cursor.busy:
                 self._changed.wait(POLL_S)
@@ -204,12 +203,11 @@ class Inflater:
             self._cursors.remove(best)
             self._cursors.append(best)
             return best
-        decoder = mark.decoder.copy() if mark else self._make_decoder()
-        assert decoder is not None  # a decoder that cannot be copied leaves no checkpoints
+        decoder = mark.thaw() if mark else self._make_decoder()
         cursor = _Cursor(decoder, self._open_source(mark.fed if mark else 0))
         if mark is not None:
             cursor.out, cursor.fed, cursor.crc = mark.out, mark.fed, mark.crc
-            cursor.parts, cursor.decoded = [mark.partial], len(mark.partial)
+            cursor.is_hungry = False
         self._cursors.append(cursor)
         idle = [c for c in self._cursors[:-1] if not c.busy]
         for old in idle[: max(0, len(self._cursors) - MAX_CURSORS)]:
@@ -221,7 +219,7 @@ class Inflater:
             self._cursors.remove(cursor)
             cursor.source.close()
 
-    def _drive(self, cursor: _Cursor, index: int, stop: int) -> bytes:
+    def _drive(self, cursor: _Cursor, index: int, stop: int) -> bytearray:
         """Decode until the span *index* is there, or as much of it as [0, stop) needs.
 
         The member's last bytes are there only once its end was seen and its CRC-32 is right.
@@ -229,9 +227,9 @@ class Inflater:
         is_last = index * SPAN + stop >= self.size
         try:
             while True:
-                if cursor.out == index * SPAN and cursor.decoded >= stop and not is_last:
-                    return b"".join(cursor.parts)
                 at = cursor.out
+                if at == index * SPAN and cursor.decoded >= stop and not is_last:
+                    return cursor.span
                 span = self._step(cursor)
                 if span is not None and at == index * SPAN:
                     return span
@@ -241,50 +239,52 @@ class Inflater:
                 self._discard(cursor)
             raise
 
-    def _step(self, cursor: _Cursor) -> bytes | None:
-        """Decode one piece; return the span if that completed it, and keep it."""
-        length = min(SPAN, self.size - cursor.out)
-        wanted = length - cursor.decoded
-        if wanted:
-            out, at_end = self._decode(cursor, wanted)
-            cursor.parts.append(out)
-            cursor.decoded += len(out)
-            if not out and (at_end or cursor.decoder.ended):
+    def _step(self, cursor: _Cursor) -> bytearray | None:
+        """Decode what one piece gives; return the span if that completed it, and keep it."""
+        if not cursor.decoded:
+            cursor.span = bytearray(min(SPAN, self.size - cursor.out))
+        span = cursor.span
+        if cursor.decoded < len(span):
+            count, at_end = self._decode(cursor, memoryview(span)[cursor.decoded :])
+            cursor.decoded += count
+            if not count and (at_end or cursor.decoder.ended):
                 reached = cursor.out + cursor.decoded
                 raise CorruptData(f"the data ends after {reached} of {self.size} bytes")
-            if len(out) < wanted:
+            if cursor.decoded < len(span):
                 return None
-        span = cursor.parts[0] if len(cursor.parts) == 1 else b"".join(cursor.parts)
         crc = crc32(span, cursor.crc)
-        if cursor.out + length == self.size:
+        if cursor.out + len(span) == self.size:
             self._finish(cursor, crc)
         cursor.crc = crc
-        cursor.parts, cursor.decoded = [], 0
         with self._changed:
             # At once: who finds the cursor past a span must find the span too.
-            self._spans.put(self._id, cursor.out // SPAN, span)
-            cursor.out += length
+            self._spans.put(Extent(self._id, cursor.out // SPAN, 1, span))
+            cursor.out += len(span)
+            cursor.decoded = 0
             self._changed.notify_all()
         if cursor.out % self._spacing == 0 and cursor.out < self.size:
             self._mark(cursor)
         return span
 
     @staticmethod
-    def _decode(cursor: _Cursor, max_bytes: int) -> tuple[bytes, bool]:
-        """Return at most *max_bytes* more, and whether there is no more input to come."""
+    def _decode(cursor: _Cursor, out: memoryview) -> tuple[int, bool]:
+        """Fill some of *out*; return how much, and whether there is no more input to come."""
         at_end = False
-        if not cursor.pending and cursor.decoder.needs_input:
-            cursor.pending = cursor.source.piece(cursor.fed)
-            cursor.fed += len(cursor.pending)
-            at_end = not cursor.pending
-        out, cursor.pending = cursor.decoder.decode(cursor.pending, max_bytes)
-        return out, at_end
+        if cursor.is_hungry and not cursor.decoder.ended:
+            piece = cursor.source.piece(cursor.fed)
+            at_end = not len(piece)
+            if not at_end:
+                cursor.decoder.feed(piece)
+                cursor.fed += len(piece)
+        count = cursor.decoder.decode(out)
+        cursor.is_hungry = count < len(out)
+        return count, at_end
 
     def _finish(self, cursor: _Cursor, crc: int) -> None:
         """Check that the data ends here and is what the directory says."""
         while cursor.decoder.marks_end and not cursor.decoder.ended:
-            out, at_end = self._decode(cursor, 1)
-            if out:
+            count, at_end = self._decode(cursor, memoryview(bytearray(1)))
+            if count:
                 raise CorruptData(f"more data than the {self.size} bytes of the directory")
             if at_end and not cursor.decoder.ended:
                 raise CorruptData("the data ends without an end mark")
@@ -294,18 +294,14 @@ class Inflater:
 
     def _mark(self, cursor: _Cursor) -> None:
         """Leave a checkpoint where the cursor is, if there is none yet."""
-        # An empty piece makes the decoder let go of the input it was fed; what that brings to
-        # light belongs to the next span.
-        out, _ = cursor.decoder.decode(b"", 1)
-        cursor.parts, cursor.decoded = [out], len(out)
         with self._changed:
             if any(mark.out == cursor.out for mark in self._checkpoints):
                 return
-            decoder = cursor.decoder.copy()
-            if decoder is None:
+            thaw = cursor.decoder.freeze()
+            if thaw is None:
                 return
-            fed = cursor.fed - len(cursor.pending)
-            mark = _Checkpoint(cursor.out, fed, decoder, cursor.crc, out)
+            fed = cursor.fed - cursor.decoder.unused
+            mark = _Checkpoint(cursor.out, fed, thaw, cursor.crc)
             self._checkpoints.append(mark)
             self._checkpoints.sort(key=lambda mark: mark.out)
             if len(self._checkpoints) > MAX_CHECKPOINTS:
@@ -319,17 +315,24 @@ class Inflater:
         """Follow how the member is read: one read in order is decoded ahead."""
         with self._changed:
             if index != self._last_span:
-                self._streak = self._streak + 1 if index == self._last_span + 1 else 0
+                if index == self._last_span + 1:
+                    self._streak += 1
+                else:
+                    self._streak = self._ahead_until = 0
                 self._last_span = index
             if self._streak < 2 or (index + 1) * SPAN >= self.size:
                 return
-            # Decoded ahead is only what stays until it is read, however many members are.
-            ahead = min(AHEAD_SPANS, self._windows.share(self) // SPAN)
-            if not ahead:
-                return
-            self._ahead_until = index + 1 + ahead
             if self._ahead_running:
+                self._ahead_until = index + 1 + self._ahead
                 return
+            # To wake a thread costs as much as to decode a span: it sleeps while half is there.
+            if index + self._ahead // 2 < self._ahead_until:
+                return
+            # Decoded ahead is only what stays until it is read, however many members are.
+            self._ahead = min(AHEAD_SPANS, self._windows.share(self) // SPAN)
+            if not self._ahead:
+                return
+            self._ahead_until = index + 1 + self._ahead
             self._ahead_running = True
         self._pool.submit(self._run_ahead)
 

@@ -45,7 +45,8 @@ class MembersNode(Directory):
             mtime_ns = self._task.last_change_ns
         return Attrs(DIRECTORY_MODE, inode(self.path), mtime_ns=mtime_ns, ctime_ns=mtime_ns)
 
-    def _root(self) -> "FolderNode | None":
+    def folder(self) -> "FolderNode | None":
+        """Return the archive's own folder, None while there is no archive."""
         archive = self._shelf.await_archive(self._task, self._which)
         if archive is None:
             return None
@@ -53,13 +54,13 @@ class MembersNode(Directory):
         return FolderNode(self.path, "", archive.index.root, place)
 
     def lookup(self, name: str) -> Node:
-        root = self._root()
+        root = self.folder()
         if root is None:
             raise NotFound(f"there is no {self.child_path(name)}")
         return root.lookup(name)
 
     def children(self) -> Iterable[Entry]:
-        root = self._root()
+        root = self.folder()
         return [] if root is None else root.children()
 
 
@@ -103,6 +104,13 @@ class FolderNode(Directory):
             return FolderNode(path, inner, child, self._place)
         return MemberNode(path, child, self._place)
 
+    def attrs_of(self, name: str) -> Attrs:
+        """Return the attributes of *name* beneath this directory; raises as `lookup`."""
+        child = self._folder.children.get(name)
+        if not isinstance(child, Member):
+            return self.lookup(name).attrs()
+        return _member_attrs(f"{self.path}/{name}", child, self._place)
+
     def children(self) -> Iterable[Entry]:
         base = self._place.inode_base
         return [
@@ -111,6 +119,18 @@ class FolderNode(Directory):
             else Entry(name, FILE_MODE, base + child.number)
             for name, child in self._folder.children.items()
         ]
+
+
+def _member_attrs(path: str, member: Member, place: _Place) -> Attrs:
+    return Attrs(
+        FILE_MODE,
+        place.inode_base + member.number,
+        place.shelf.size_told(place.task.id, place.which, path, member.size),
+        member.mtime_ns,
+        member.mtime_ns,
+        # None where there are bytes would make `tar -S` store zeros.
+        blocks_of(member.compressed_size) or (1 if member.size else 0),
+    )
 
 
 class MemberNode(Node):
@@ -122,16 +142,7 @@ class MemberNode(Node):
         self._place = place
 
     def attrs(self) -> Attrs:
-        member, place = self._member, self._place
-        return Attrs(
-            FILE_MODE,
-            place.inode_base + member.number,
-            size=place.shelf.size_told(place.task.id, place.which, self.path, member.size),
-            mtime_ns=member.mtime_ns,
-            ctime_ns=member.mtime_ns,
-            # None where there are bytes would make `tar -S` store zeros.
-            blocks=max(blocks_of(member.compressed_size), 1 if member.size else 0),
-        )
+        return _member_attrs(self.path, self._member, self._place)
 
     def open(self, *, writing: bool) -> Handle:
         if writing:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from taskfs.buffers import Buffer
+
 # The statuses the service documents; others are shown as they come (remote-api.md, Tasks).
 KNOWN_STATUSES: Final = (
     "pending-input",
@@ -147,7 +149,7 @@ class RemoteObject(Protocol):
         """
         ...
 
-    def fetch_range(self, start: int, stop: int, version: ObjectVersion) -> bytes | bytearray:
+    def fetch_range(self, start: int, stop: int, version: ObjectVersion) -> Buffer:
         """Return the bytes [start, stop) of *version*, exactly `stop - start` of them.
 
         One GET, pinned with If-Match where the store gave a strong ETag; a body cut short is

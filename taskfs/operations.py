@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from fuse import FuseOSError, Operations
 
+from taskfs.buffers import Buffer
 from taskfs.errors import NoAttribute, TaskFSError
 from taskfs.nodes import Attrs, Entry
 from taskfs.redaction import redact
@@ -42,6 +43,8 @@ class TaskOperations(Operations):  # type: ignore[misc]  # fusepy is untyped
     """One mounted tree. Safe for concurrent use, as the tree is."""
 
     use_ns = True
+    # What the kernel need not ask: a close that flushes, the opening of a directory.
+    flush = opendir = releasedir = None
 
     def __init__(
         self, tree: Tree, on_ready: Callable[[], None], on_end: Callable[[], None]
@@ -56,7 +59,7 @@ class TaskOperations(Operations):  # type: ignore[misc]  # fusepy is untyped
         if op == "init":
             return self.init(*args)
         try:
-            return super().__call__(op, *args)
+            return getattr(self, op)(*args)
         except FuseOSError:
             raise  # the refusals of the base class, such as EROFS for mkdir
         except TaskFSError as exc:
@@ -75,7 +78,7 @@ class TaskOperations(Operations):  # type: ignore[misc]  # fusepy is untyped
         self._on_end()
 
     def getattr(self, path: str, fh: Any = None) -> Attrs:
-        return self._tree.resolve(path).attrs()
+        return self._tree.attrs(path)
 
     def readdir(self, path: str, fh: Any) -> Iterable[Entry]:
         return self._tree.resolve(path).children()
@@ -90,7 +93,7 @@ class TaskOperations(Operations):  # type: ignore[misc]  # fusepy is untyped
         fi.keep_cache = handle.mode is CacheMode.KEEP
         return 0
 
-    def read(self, path: str, size: int, offset: int, fi: Any) -> bytes:
+    def read(self, path: str, size: int, offset: int, fi: Any) -> Buffer:
         return self._tree.handles.get(fi.fh).read_at(offset, size)
 
     def write(self, path: str, piece: bytes, offset: int, fi: Any) -> int:
@@ -98,9 +101,6 @@ class TaskOperations(Operations):  # type: ignore[misc]  # fusepy is untyped
 
     def release(self, path: str, fi: Any) -> int:
         self._tree.handles.close(fi.fh)
-        return 0
-
-    def flush(self, path: str, fi: Any) -> int:
         return 0
 
     def truncate(self, path: str, length: int, fh: Any = None) -> int:
@@ -145,5 +145,7 @@ class TaskOperations(Operations):  # type: ignore[misc]  # fusepy is untyped
 
 
 def _shown(args: tuple[Any, ...]) -> str:
-    path = args[0] if args and isinstance(args[0], str) else ""
-    return redact(path.encode("utf-8", "backslashreplace").decode())
+    path = args[0] if args else ""
+    if isinstance(path, bytes):  # of a read, which does not need it
+        path = path.decode("utf-8", "surrogateescape")
+    return redact(str(path).encode("utf-8", "backslashreplace").decode())

@@ -11,13 +11,14 @@ from collections import deque
 from typing import Final
 
 from taskfs.blocks import BLOCK, MAX_RUN, BlockReader
+from taskfs.buffers import Buffer
 
 # Less than half of the blocks' memory: what is read stays there beside what will be.
-TOTAL_WINDOW: Final = 10 << 20
+TOTAL_WINDOW: Final = 16 << 20
 # The kernel sends the reads of one `cat` out of order, by up to 8 requests of 128 KiB.
 SLACK_READS: Final = 8
 SLACK: Final = 1 << 20
-PARALLEL: Final = 6
+PARALLEL: Final = 4
 FIRST_RUN: Final = 4 * BLOCK  # shorter requests cost more than they bring
 IDLE_S: Final = 1.0
 RECENT: Final = 64
@@ -82,7 +83,7 @@ class Stream:
         self._progress = Progress(start)
         self._ahead = start  # what lies before it was asked for
 
-    def read_at(self, offset: int, size: int) -> bytes:
+    def read_at(self, offset: int, size: int) -> Buffer:
         """Return the bytes [offset, offset + size) of the object, fetching ahead if that pays."""
         stop = min(offset + size, self._limit)
         with self._lock:
@@ -105,6 +106,8 @@ class Stream:
             return 0, 0, 0
         window = min(2 * gained, self._windows.share(self))
         target = min(self._limit, reached + window)
+        if target < self._limit:
+            target -= target % BLOCK
         begin = max(self._ahead, offset)
         run_bytes = min(MAX_RUN, max(FIRST_RUN, window // PARALLEL))
         if window < BLOCK or (target - begin < run_bytes and target < self._limit):

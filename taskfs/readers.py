@@ -5,9 +5,10 @@ import threading
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final
 
-from taskfs.blocks import BLOCK
+from taskfs.blocks import BLOCK, Extent
+from taskfs.buffers import Buffer
 from taskfs.coverage import Coverage
-from taskfs.decoders import STORED, crc32
+from taskfs.decoders import STORED, crc32, decode_whole
 from taskfs.errors import CorruptData
 from taskfs.inflate import Inflater
 from taskfs.readahead import Stream
@@ -20,19 +21,23 @@ LOCAL: Final = struct.Struct("<4s5H3L2H")  # local file header, APPNOTE 4.3.7
 LOCAL_MAGIC: Final = b"PK\x03\x04"
 # Extra fields are longer in local headers than in the directory; this much is usually enough.
 EXTRA_GUESS: Final = 64
+MAX_PIECE: Final = 4 * BLOCK
 
 
 class Pieces:
-    """The compressed bytes of a member for one cursor, cut where the blocks are."""
+    """The compressed bytes of a member for one cursor, in pieces of whole blocks that grow."""
 
     def __init__(self, archive: "Archive", start: int, stop: int, fed: int) -> None:
         self._stream = Stream(archive.blocks, archive.engine.windows, start + fed, stop)
         self._start = start
         self._stop = stop
+        self._length = BLOCK
 
     def piece(self, offset: int) -> bytes:
         at = self._start + offset
-        return self._stream.read_at(at, min(self._stop - at, BLOCK - at % BLOCK))
+        length, self._length = self._length, min(MAX_PIECE, 2 * self._length)
+        # A copy: a cursor may rest on its piece for long, and a view would hold the whole run.
+        return bytes(self._stream.read_at(at, min(self._stop - at, length - at % BLOCK)))
 
     def close(self) -> None:
         self._stream.close()
@@ -52,7 +57,7 @@ class Check:
         self._is_out = False  # whether there are bytes outside that no checksum has confirmed
         self.damage: CorruptData | None = None
 
-    def add(self, offset: int, piece: bytes) -> None:
+    def add(self, offset: int, piece: Buffer) -> None:
         """Note that *piece* is to be handed out; CorruptData if it completes a wrong whole."""
         with self._lock:
             self._is_out = not add_checked(self._coverage, self._member, offset, piece)
@@ -66,7 +71,7 @@ class Check:
             return self._is_out
 
 
-def add_checked(coverage: Coverage, member: Member, offset: int, piece: bytes) -> bool:
+def add_checked(coverage: Coverage, member: Member, offset: int, piece: Buffer) -> bool:
     """Add *piece* to what was seen of *member*; return whether that is all, and right.
 
     What is all is forgotten, so that a second pass is checked too. CorruptData where it is wrong.
@@ -100,9 +105,9 @@ class MemberReader(ABC):
         self._lock = threading.Lock()
         self._start: int | None = None
         self._coverage = Coverage(member.size)
-        self._check = archive.check_of(member)
+        self._check = self._find_check()
 
-    def read_at(self, offset: int, size: int) -> bytes:
+    def read_at(self, offset: int, size: int) -> Buffer:
         """Return the bytes [offset, offset + size) of the member, fewer only at its end.
 
         Raises:
@@ -137,6 +142,9 @@ class MemberReader(ABC):
     def close(self) -> None:  # noqa: B027 - not every method holds something
         """Give up what only this handle holds."""
 
+    def _find_check(self) -> Check:
+        return self.archive.check_of(self.member)
+
     def _start_again(self) -> None:
         self.archive.drop(self.member, self._start)
         with self._lock:
@@ -149,7 +157,7 @@ class MemberReader(ABC):
         if member.crc32 or (member.method == STORED and member.compressed_size):
             raise CorruptData(f"{member.path}: empty, but not by its checksum or packed size")
 
-    def _read_checked(self, offset: int, size: int) -> bytes:
+    def _read_checked(self, offset: int, size: int) -> Buffer:
         """Return the bytes asked for; where they complete the member its CRC-32 must be right.
 
         It is that of the bytes handed out here, which may have been fetched at different times.
@@ -168,8 +176,34 @@ class MemberReader(ABC):
         return start
 
     @abstractmethod
-    def _read(self, offset: int, size: int) -> bytes:
+    def _read(self, offset: int, size: int) -> Buffer:
         """Return the bytes asked for, checked as far as the method allows."""
+
+
+class SmallReader(MemberReader):
+    """A member that is decoded and checked as a whole, and kept by the archive for a while."""
+
+    def _find_check(self) -> Check:
+        return Check(self.member)  # nothing of it is handed out that is not checked
+
+    def _read_checked(self, offset: int, size: int) -> Buffer:
+        return self._read(offset, size)
+
+    def _read(self, offset: int, size: int) -> Buffer:
+        spans, archive = self.archive.engine.spans, self.archive
+        kept = spans.find(archive.number, self.member.number)
+        if kept is None:
+            kept = Extent(archive.number, self.member.number, 1, self._decode())
+            spans.put(kept)
+        return memoryview(kept.body)[offset : offset + size]
+
+    def _decode(self) -> Buffer:
+        member = self.member
+        packed = self.archive.blocks.read_at(self._locate(), member.compressed_size)
+        whole = decode_whole(member.method, packed, member.size)
+        if (crc := crc32(whole)) != member.crc32:
+            raise wrong_crc(member, crc)
+        return whole
 
 
 class CompressedReader(MemberReader):
@@ -196,7 +230,7 @@ class CompressedReader(MemberReader):
                 self._inflater = self.archive.take_inflater(self.member, start)
             return self._inflater
 
-    def _read(self, offset: int, size: int) -> bytes:
+    def _read(self, offset: int, size: int) -> Buffer:
         inflater = self._take()
         if self.member.compressed_size <= BLOCK:
             inflater.verify()
@@ -227,7 +261,7 @@ class StoredReader(MemberReader):
                 self._stream = Stream(self.archive.blocks, self.archive.engine.windows, start, stop)
             return self._stream
 
-    def _read(self, offset: int, size: int) -> bytes:
+    def _read(self, offset: int, size: int) -> Buffer:
         if self.size != self.member.compressed_size:
             raise CorruptData(f"{self.member.path}: stored, but of two sizes")
         if self._start is None and offset:

@@ -9,12 +9,15 @@ import codecs
 import ctypes
 import errno
 import logging
+import struct
 import threading
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any, Final
 
 import fuse
 
+from taskfs.buffers import Buffer, address_of
 from taskfs.nodes import Attrs, Entry
 from taskfs.operations import TaskOperations
 
@@ -36,6 +39,35 @@ def _find_codec(name: str) -> codecs.CodecInfo | None:
 
 
 codecs.register(_find_codec)
+
+_STAT_FIELDS: Final = ("ino", "nlink", "mode", "uid", "gid", "size", "blksize", "blocks")
+_TIME_FIELDS: Final = ("atimespec", "mtimespec", "ctimespec")
+_CODES: Final = {4: "I", 8: "q"}
+
+
+def _stat_packer() -> Callable[[tuple[int, ...]], bytes]:
+    """Return what makes a `struct stat` of the values of `_STAT_FIELDS` and then of the seconds and
+    nanoseconds of `_TIME_FIELDS`: where each lies differs between machines."""
+    fields = [getattr(fuse.c_stat, f"st_{name}") for name in _STAT_FIELDS]
+    places = [(field.offset, field.size) for field in fields]
+    for name in _TIME_FIELDS:
+        field = getattr(fuse.c_stat, f"st_{name}")
+        places += [
+            (field.offset, field.size // 2),
+            (field.offset + field.size // 2, field.size // 2),
+        ]
+    order = sorted(range(len(places)), key=lambda number: places[number])
+    code, at = "=", 0
+    for number in order:
+        offset, size = places[number]
+        code += f"{offset - at}x{_CODES[size]}"
+        at = offset + size
+    layout = struct.Struct(f"{code}{ctypes.sizeof(fuse.c_stat) - at}x")
+    in_order = itemgetter(*order)
+    return lambda values: layout.pack(*in_order(values))
+
+
+_pack_stat: Final = _stat_packer()
 
 
 def fuse_interrupted() -> bool:
@@ -110,27 +142,35 @@ class Session(fuse.FUSE):  # type: ignore[misc]  # fusepy is untyped
 
     def fgetattr(self, path: bytes, buf: Any, fip: Any) -> int:
         attrs: Attrs = self.operations("getattr", path.decode("utf-8", "surrogateescape"))
-        st = buf.contents
-        ctypes.memset(ctypes.addressof(st), 0, ctypes.sizeof(st))
-        mode = attrs.mode
-        st.st_mode = mode & ~self._umask if mode & 0o170000 != 0o120000 else mode
-        st.st_ino = attrs.ino
-        st.st_nlink = 1
-        st.st_uid = self._uid
-        st.st_gid = self._gid
-        st.st_size = attrs.size
-        st.st_blocks = attrs.blocks
-        st.st_blksize = 4096
-        seconds, nanoseconds = divmod(attrs.mtime_ns, 10**9)
-        st.st_mtimespec.tv_sec = st.st_atimespec.tv_sec = seconds
-        st.st_mtimespec.tv_nsec = st.st_atimespec.tv_nsec = nanoseconds
-        seconds, nanoseconds = divmod(attrs.ctime_ns, 10**9)
-        st.st_ctimespec.tv_sec = seconds
-        st.st_ctimespec.tv_nsec = nanoseconds
+        mode, ino, size, mtime_ns, ctime_ns, blocks = attrs
+        if mode & 0o170000 != 0o120000:
+            mode &= ~self._umask
+        mtime_s, mtime_ns = divmod(mtime_ns, 10**9)
+        ctime_s, ctime_ns = divmod(ctime_ns, 10**9)
+        packed = _pack_stat(
+            (
+                *(ino, 1, mode, self._uid, self._gid, size, 4096, blocks),
+                *(mtime_s, mtime_ns, mtime_s, mtime_ns, ctime_s, ctime_ns),
+            )
+        )
+        ctypes.memmove(buf, packed, len(packed))
         return 0
 
     def getattr(self, path: bytes, buf: Any) -> int:
         return self.fgetattr(path, buf, None)
+
+    def open(self, path: bytes, fip: Any) -> int:
+        return int(self.operations("open", path.decode("utf-8", "surrogateescape"), fip.contents))
+
+    def release(self, path: bytes, fip: Any) -> int:
+        return int(self.operations("release", path, fip.contents))
+
+    def read(self, path: bytes, buf: Any, size: int, offset: int, fip: Any) -> int:
+        piece: Buffer = self.operations("read", path, size, offset, fip.contents)
+        if isinstance(piece, memoryview) and piece.readonly:
+            piece = bytes(piece)
+        ctypes.memmove(buf, address_of(piece), len(piece))
+        return len(piece)
 
     def readdir(self, path: bytes, buf: Any, filler: Any, offset: int, fip: Any) -> int:
         st = fuse.c_stat()

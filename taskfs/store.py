@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 
 import requests
 
+from taskfs.buffers import Buffer, allocate
 from taskfs.errors import (
     AccessDenied,
     BadAnswer,
@@ -22,7 +23,7 @@ from taskfs.errors import (
 )
 from taskfs.model import Fetched, ObjectVersion
 from taskfs.retries import Budget, Transient
-from taskfs.transport import Transport, refusal
+from taskfs.transport import Filling, Transport, refusal
 
 T = TypeVar("T")
 
@@ -61,33 +62,33 @@ class StoredObject:
 
     def fetch_tail(self, length: int) -> Fetched:
         """Return the last *length* bytes of the object (all of it if it is smaller); see model."""
-        body = bytearray()
+        body = Filling(allocate(0))
         seen: _Part | None = None
 
         def attempt(budget: Budget) -> Fetched:
-            nonlocal seen
-            if seen is not None and body:  # what came of the first answer is kept
-                self._resume(seen.start, seen.stop, seen.version, body, budget)
-                return Fetched(seen.start, bytes(body), seen.version)
-            del body[:]
-            response = self._get(f"bytes=-{length}", None, budget)
-            seen = self._part(response, None, lambda size: (max(0, size - length), size))
-            expected = min(length, seen.version.size)
-            if seen.stop != seen.version.size or seen.stop - seen.start != expected:
-                response.close()
-                raise self._mismatch("the range is not the one asked for")
-            self._receive(response, seen, body, budget)
-            return Fetched(seen.start, bytes(body), seen.version)
+            nonlocal seen, body
+            if seen is None or not body.filled:
+                response = self._get(f"bytes=-{length}", None, budget)
+                seen = self._part(response, None, lambda size: (max(0, size - length), size))
+                expected = min(length, seen.version.size)
+                if seen.stop != seen.version.size or seen.stop - seen.start != expected:
+                    response.close()
+                    raise self._mismatch("the range is not the one asked for")
+                body = Filling(allocate(expected))
+                self._receive(response, seen, body, budget)
+            # What came of the first answer is kept.
+            self._resume(seen.start, seen.stop, seen.version, body, budget)
+            return Fetched(seen.start, bytes(body.buffer), seen.version)
 
         return self._retrying(attempt)
 
-    def fetch_range(self, start: int, stop: int, version: ObjectVersion) -> bytearray:
+    def fetch_range(self, start: int, stop: int, version: ObjectVersion) -> Buffer:
         """Return the bytes [start, stop) of *version*, exactly that many; see model."""
-        body = bytearray()
+        body = Filling(allocate(stop - start))
 
-        def attempt(budget: Budget) -> bytearray:
+        def attempt(budget: Budget) -> Buffer:
             self._resume(start, stop, version, body, budget)
-            return body
+            return body.buffer
 
         return self._retrying(attempt)
 
@@ -101,10 +102,10 @@ class StoredObject:
             raise
 
     def _resume(
-        self, start: int, stop: int, version: ObjectVersion, body: bytearray, budget: Budget
+        self, start: int, stop: int, version: ObjectVersion, body: Filling, budget: Budget
     ) -> None:
         """Fetch what *body* still lacks of [start, stop)."""
-        while (at := start + len(body)) < stop:
+        while (at := start + body.filled) < stop:
             response = self._get(f"bytes={at}-{stop - 1}", version, budget)
             part = self._part(response, version, lambda _: (at, stop))
             if part.start != at or part.stop > stop:
@@ -191,24 +192,18 @@ class StoredObject:
         return part
 
     def _receive(
-        self, response: requests.Response, part: _Part, body: bytearray, budget: Budget
+        self, response: requests.Response, part: _Part, body: Filling, budget: Budget
     ) -> None:
-        """Append the part's bytes to *body*; a body that is cut leaves there what came."""
+        """Add the part's bytes to *body*; one that is cut leaves there what came."""
         what = f"GET {self.path}"
-        if response.status_code == 200:
-            whole = bytearray()
-            self._transport.receive(what, response, budget, whole)
-            if len(whole) != part.version.size:
-                raise Transient(BadAnswer(f"{what}: cut short"))
-            body += whole[part.start : part.stop]
+        if response.status_code == 206:
+            self._transport.receive_into(what, response, budget, body, part.stop - part.start)
             return
-        before, length = len(body), part.stop - part.start
-        self._transport.receive(what, response, budget, body, length)
-        if len(body) - before > length:
-            del body[before:]
-            raise self._mismatch("a body longer than its Content-Range")
-        if len(body) - before < length:
-            raise Transient(BadAnswer(f"{what}: cut short"))
+        whole = Filling(allocate(part.version.size))
+        self._transport.receive_into(what, response, budget, whole, part.version.size)
+        after = body.filled + part.stop - part.start
+        body.buffer[body.filled : after] = whole.buffer[part.start : part.stop]
+        body.filled = after
 
     def _current_url(self, refused: str | None) -> str:
         """Return the signed URL, a new one if there is none yet or *refused* is the current one."""

@@ -5,10 +5,12 @@ redirects. The store side sends no key, asks for byte ranges and never sends HEA
 presigned URL refuses.
 """
 
+import http.client
 import http.cookiejar
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 from urllib.parse import urljoin, urlsplit
 
@@ -28,7 +30,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 KEY_HEADER: Final = "X-API-Key"
-CHUNK: Final = 1 << 20
+CHUNK: Final = 256 << 10
 TRANSIENT_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 MAX_REDIRECTS: Final = 5
 # Connections that nobody used for so long may have died unseen, as they do while a laptop sleeps.
@@ -36,12 +38,25 @@ MAX_IDLE_S: Final = 60.0
 # What a request has at least that stood in a queue until its time was up.
 QUICK_S: Final = 1.0
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
-FOREIGN: Final = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+FOREIGN: Final = (
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+    http.client.HTTPException,
+    OSError,
+)
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:
     parts = urlsplit(url)
     return parts.scheme, parts.hostname, parts.port or DEFAULT_PORTS.get(parts.scheme)
+
+
+@dataclass(slots=True)
+class Filling:
+    """A buffer of the length that is wanted, filled from its start as bytes come."""
+
+    buffer: memoryview
+    filled: int = 0
 
 
 class _Session(requests.Session):
@@ -241,6 +256,38 @@ class Transport:
             except FOREIGN as exc:
                 raise Transient(Unavailable(f"{what}: cut short ({_cause(exc)})")) from exc
 
+    def receive_into(
+        self, what: str, response: requests.Response, budget: Budget, body: Filling, size: int
+    ) -> None:
+        """Fill *body* with the answer's, *size* bytes, as they come; a cut one leaves what came.
+
+        They go from the socket to where they stay: `requests` would copy each of them three times.
+
+        Raises:
+            Transient: the body was cut, stalled, is too long, or the budget is used up.
+        """
+        before = body.filled
+        with response, body.buffer[before : before + size] as room:
+            source = getattr(response.raw, "_fp", None)
+            if not isinstance(source, http.client.HTTPResponse):
+                source = response.raw
+            try:
+                while count := _read_into(source, room[body.filled - before :][:CHUNK]):
+                    body.filled += count
+                    budget.received += count
+                    self._answered_s = time.monotonic()
+                    self._stats.add(f"{self._side}_bytes", count)
+                    if budget.remaining_s <= 0:
+                        raise Transient(Unavailable(f"{what}: the answer takes too long"))
+                if body.filled == before + size and source.read(1):
+                    body.filled = before
+                    raise Transient(BadAnswer(f"{what}: longer than announced"), tries=2)
+            except FOREIGN as exc:
+                raise Transient(Unavailable(f"{what}: cut short ({_cause(exc)})")) from exc
+            if body.filled < before + size:
+                raise Transient(Unavailable(f"{what}: cut short"))
+            response.raw.release_conn()
+
     def _note_clock(self, response: requests.Response) -> None:
         moment = http_date_s(response.headers.get("Date", ""))
         if moment is not None:
@@ -257,6 +304,21 @@ def refusal(what: str, status: int, text: str) -> TaskFSError:
         410: NotFound,
     }
     return kinds.get(status, BadAnswer)(text)
+
+
+def _read_into(source: Any, room: memoryview) -> int:
+    """Fill *room* with what is there at once, and return how much that is; 0 at the end.
+
+    `HTTPResponse.readinto` comes back only with all of it: then bytes that drip go unnoticed, and
+    those that came before a connection broke are lost.
+    """
+    if not isinstance(source, http.client.HTTPResponse) or source.chunked or not source.length:
+        piece = source.read1(len(room))
+        room[: len(piece)] = piece
+        return len(piece)
+    count: int = source.fp.readinto1(room[: source.length])
+    source.length -= count
+    return count
 
 
 def _cause(exc: BaseException) -> str:

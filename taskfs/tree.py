@@ -3,15 +3,13 @@
 Nothing goes out for a name that cannot exist.
 """
 
-import threading
+import time
 from collections.abc import Iterable
 from typing import Final
 
-from cachetools import TTLCache
-
 from taskfs.errors import NotFound
 from taskfs.handles import HandleTable
-from taskfs.members import FolderNode
+from taskfs.members import FolderNode, MembersNode
 from taskfs.nodes import DIRECTORY_MODE, LINK_MODE, Attrs, Directory, Entry, Link, Node, inode
 from taskfs.parts import Parts
 from taskfs.service import SERVICE, ServiceNode
@@ -29,9 +27,9 @@ class Tree:
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
         self._root = RootNode(parts)
-        self._lock = threading.Lock()  # guards _folders
-        # Folders of archives that were walked just now: a walk asks for one name after another.
-        self._folders: TTLCache[str, tuple[int, FolderNode]] = TTLCache(MAX_FOLDERS, FOLDER_TTL_S)
+        # Folders of archives that were walked just now, with their end of life and epoch: a walk
+        # asks for one name after another. A dict's own operations need no lock.
+        self._folders: dict[str, tuple[float, int, FolderNode]] = {}
 
     def resolve(self, path: str) -> Node:
         """Return the node at *path*, which starts with a slash.
@@ -41,19 +39,34 @@ class Tree:
             NotADirectory: the path goes on beneath a file.
         """
         parent, _, last = path.rpartition("/")
+        folder = self._folder(parent)
+        if folder is not None:
+            return folder.lookup(last)
         epoch = self.parts.shelf.epoch
-        with self._lock:
-            known = self._folders.get(parent)
-        if known is not None and known[0] == epoch:
-            return known[1].lookup(last)
         node: Node = self._root
         for name in parent.split("/"):
             if name:
                 node = node.lookup(name)
+        if isinstance(node, MembersNode):
+            node = node.folder() or node
         if isinstance(node, FolderNode):
-            with self._lock:
-                self._folders[parent] = (epoch, node)
-        return node.lookup(last) if last else node
+            if len(self._folders) >= MAX_FOLDERS:
+                self._folders.clear()
+            self._folders[parent] = (time.monotonic() + FOLDER_TTL_S, epoch, node)
+        return node.lookup(last) if last else self._root
+
+    def attrs(self, path: str) -> Attrs:
+        """Return the attributes of what is at *path*; raises as `resolve`."""
+        parent, _, last = path.rpartition("/")
+        folder = self._folder(parent)
+        return self.resolve(path).attrs() if folder is None else folder.attrs_of(last)
+
+    def _folder(self, path: str) -> FolderNode | None:
+        """Return the folder of an archive at *path* if it was walked just now."""
+        known = self._folders.get(path)
+        if known is None or known[0] < time.monotonic() or known[1] != self.parts.shelf.epoch:
+            return None
+        return known[2]
 
     @property
     def handles(self) -> HandleTable:

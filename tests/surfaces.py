@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 from fuse import FuseOSError
 
+from taskfs.buffers import Buffer
 from taskfs.compose import Core
 from taskfs.operations import TaskOperations
 from tests.fake_api import FakeCloud
@@ -72,7 +73,7 @@ def write(surface: Surface, path: str, piece: bytes = b"1\n") -> int:
         return int(opened.write(piece))
 
 
-def assert_same(given: bytes | bytearray, wanted: bytes) -> None:
+def assert_same(given: Buffer, wanted: bytes) -> None:
     """Fail where the two differ first: pytest's own comparison of long bytes takes minutes."""
     if given != wanted:
         pairs = enumerate(zip(given, wanted, strict=False))

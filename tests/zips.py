@@ -21,6 +21,7 @@ from typing import Any, Final, TypeVar
 
 from taskfs.archive import Archive, Engine, open_archive
 from taskfs.blocks import BlockCache
+from taskfs.buffers import Buffer
 from taskfs.model import Fetched, ObjectVersion
 from taskfs.readahead import Windows
 from taskfs.rooms import CheckpointRoom
@@ -446,7 +447,7 @@ def member(archive: Archive, path: str) -> Member:
 def read_all(archive: Archive, path: str, chunk: int = 128 << 10) -> bytes:
     """Return the whole member, read forward through one handle."""
     reader = archive.open_member(member(archive, path))
-    pieces: list[bytes] = []
+    pieces: list[Buffer] = []
     try:
         at = 0
         while piece := reader.read_at(at, chunk):

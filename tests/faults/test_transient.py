@@ -236,7 +236,9 @@ def test_a_body_cut_at_any_point_is_resumed_where_it_stopped(cloud: FakeCloud, k
         assert_same(stored.fetch_range(0, len(CONTENT), version), CONTENT)
         first, second = [r.range for r in cloud.requests]
         assert first == f"bytes=0-{len(CONTENT) - 1}"
-        assert second == f"bytes={point}-{len(CONTENT) - 1}"
+        begin = int(str(second).removeprefix("bytes=").split("-")[0])
+        # With a reset, the kernel drops what nobody took yet.
+        assert begin <= point if kind == "reset" else begin == point
     cloud.faults.clear()
     transport.close()
 

@@ -192,7 +192,7 @@ NO_LISTING: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "an answer without end": ("endless", {}),
     "pages without end": (
         "json",
-        {"value": {"total_size": 10**15, "tasks": [{"task_id": f"t{n}"} for n in range(500)]}},
+        {"value": {"total_size": 10**15, "tasks": [{"task_id": f"t{n}"} for n in range(30)]}},
     ),
 }
 PAGES_WITHOUT_END: Final = "pages without end"
@@ -218,7 +218,7 @@ def test_a_listing_that_tells_of_more_than_it_has_ends(cloud: FakeCloud) -> None
     client = TaskClient(cloud.api_url, cloud.api_key, timeout_s=3)
     kind, options = NO_LISTING[PAGES_WITHOUT_END]
     cloud.faults.add(kind, path="/tasks", times=None, **options)  # each page is the first again
-    assert len(client.list_tasks()) == 500
+    assert len(client.list_tasks()) == 30
     assert len(cloud.requests) < 250
     client.close()
 

@@ -8,7 +8,8 @@ from concurrent.futures import Future
 
 import pytest
 
-from taskfs.blocks import BLOCK, MAX_RUN, BlockCache, BlockReader, StoredBlocks
+from taskfs.blocks import BLOCK, MAX_RUN, BlockCache, BlockReader, Extent, StoredBlocks
+from taskfs.buffers import Buffer
 from taskfs.errors import Interrupted, StaleObject, Unavailable
 from taskfs.stats import Stats
 from taskfs.waiting import Waiter
@@ -246,27 +247,44 @@ def test_memory_is_bounded_in_bytes_and_the_oldest_goes_first() -> None:
     assert len(reading.requests) == before + 1
 
 
-def test_the_cache_counts_bytes_not_blocks() -> None:
-    """BlockCache: at most *max_bytes*; a block larger than all of it is not kept."""
+def test_the_cache_counts_bytes_not_extents() -> None:
+    """BlockCache: at most *max_bytes*; what is larger than all of it is not kept."""
     cache = BlockCache(1000)
     for index in range(10):
-        cache.put(1, index, bytes(300))
-    assert [index for index in range(10) if cache.get(1, index) is not None] == [7, 8, 9]
-    cache.put(1, 20, bytes(1001))
-    assert cache.get(1, 20) is None
-    assert cache.get(1, 9) is not None
-    cache.put(1, 9, bytes(900))  # the same key, grown
-    assert [index for index in range(10) if cache.get(1, index) is not None] == [9]
+        cache.put(Extent(1, index, 1, bytes(300)))
+    assert [index for index in range(10) if cache.has(1, index)] == [7, 8, 9]
+    cache.put(Extent(1, 20, 1, bytes(1001)))
+    assert cache.find(1, 20) is None
+    assert cache.find(1, 9) is not None
+    cache.put(Extent(1, 9, 2, bytes(900)))  # lies over the one before
+    assert [index for index in range(12) if cache.has(1, index)] == [9, 10]
+
+
+def test_what_shares_a_buffer_is_kept_and_given_up_together() -> None:
+    """semantics, Limits: memory stays under a stated bound: no block holds a run that is gone."""
+    cache = BlockCache(1000)
+    cache.put(Extent(1, 0, 4, bytes(400)))
+    cache.put(Extent(1, 4, 4, bytes(400)))
+    assert cache.find(1, 1) is cache.find(1, 3)
+    cache.put(Extent(1, 8, 1, bytes(300)))
+    assert [index for index in range(9) if cache.has(1, index)] == [0, 1, 2, 3, 8]
+    cache.drop(1, 2, 2)
+    assert [index for index in range(9) if cache.has(1, index)] == [0, 1, 3, 8]
+    cache.drop(1, 0, 3)
+    cache.put(Extent(1, 20, 1, bytes(700)))
+    assert cache.has(1, 8)
 
 
 def test_the_cache_keeps_readers_apart() -> None:
     """style, 9: caches are keyed by version and block."""
     cache = BlockCache(1000)
-    cache.put(1, 0, b"one")
-    cache.put(2, 0, b"two")
-    cache.drop(1, 0, 10)
-    assert cache.get(1, 0) is None
-    assert cache.get(2, 0) == b"two"
+    cache.put(Extent(1, 0, 1, b"one"))
+    cache.put(Extent(2, 0, 1, b"two"))
+    cache.drop(1, 0, 1 << 30)
+    assert cache.find(1, 0) is None
+    found = cache.find(2, 0)
+    assert found is not None
+    assert found.body == b"two"
 
 
 @pytest.mark.parametrize("cache_bytes", [0, BLOCK - 1, BLOCK, 200_000])
@@ -320,7 +338,7 @@ class SlowDisk:
     def get(self, index: int) -> bytes | None:
         return self.kept.get(index)
 
-    def put(self, first: int, run: bytes | bytearray) -> None:
+    def put(self, first: int, run: Buffer) -> None:
         assert self.go.wait(10)
         for at in range(0, len(run), BLOCK):
             self.kept[first + at // BLOCK] = bytes(run[at : at + BLOCK])

@@ -53,6 +53,9 @@ class Failing:
             raise self.failure
         return Node(path)
 
+    def attrs(self, path: str) -> Attrs:
+        return self.resolve(path).attrs()
+
 
 def operations_on(tree: Any, on_ready: Callable[[], None] = lambda: None) -> TaskOperations:
     return TaskOperations(cast(Tree, tree), on_ready, lambda: None)

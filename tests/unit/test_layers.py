@@ -15,8 +15,8 @@ PACKAGE: Final = ROOT / "taskfs"
 # A module may import those of the rows above it; modules of one row do not know each other. A new
 # module is a new word in the highest row that it can have.
 ROWS: Final = (
-    ("errors", "redaction", "stats", "model", "clock", "pools"),
-    ("options", "waiting", "decoders", "retries"),
+    ("errors", "redaction", "stats", "buffers", "clock", "pools"),
+    ("model", "options", "waiting", "igzip", "retries"),
     (
         "config",
         "record",
@@ -28,6 +28,7 @@ ROWS: Final = (
         "zipend",
         "blocks",
         "rooms",
+        "decoders",
     ),
     ("coverage", "readahead", "diskcache", "zipindex"),
     ("inflate",),
@@ -60,22 +61,22 @@ THIRD_PARTY: Final = {
     "requests": {"transport", "store"},
     "urllib3": {"transport"},
     "tenacity": {"retries"},
-    "cachetools": {"blocks", "records", "shelf", "texts", "tree", "archive"},
+    "cachetools": {"records", "shelf", "texts", "tree", "archive"},
     "msgspec": {"api", "record", "pages", "virtual", "archive", "cli.report"},
     "platformdirs": {"config", "logs", "options"},
     "click": {"cli"},
     "rich": {"cli"},
     "aiohttp": {"demo"},
     "zlib_ng": {"decoders"},
-    "isal": {"decoders"},
+    "isal": {"igzip"},
     "compression": {"decoders"},  # of the standard library, from Python 3.14 on
     "tomli": {"config"},
 }
 # What the core must be usable without: it is all that stands above `operations`.
 ADAPTERS: Final = {"operations", "session", "mount", "daemon", "mountpoint"}
 READ_ENGINE: Final = {
-    *("zipend", "zipindex", "decoders", "coverage", "blocks", "readahead", "rooms", "inflate"),
-    *("diskcache", "readers", "archive"),
+    *("buffers", "zipend", "zipindex", "igzip", "decoders", "coverage", "blocks"),
+    *("readahead", "rooms", "inflate", "diskcache", "readers", "archive"),
 }
 ROW_OF: Final = {name: number for number, row in enumerate(ROWS) for name in row}
 
