@@ -23,7 +23,7 @@ from taskfs.readahead import Stream
 from taskfs.readers import MemberReader
 from taskfs.shelf import CacheMode, Lease, Shelf
 
-REPETITION_S: Final = 0.05
+REPETITION_S: Final = 0.2
 
 
 class Handle(Protocol):

@@ -1,6 +1,7 @@
 """Issue 4, point 7, processes: kill -9, signals, a busy mount, a crowd of readers, a start that is
 interrupted. Ctrl+C and blocked readers: test_interrupts.py; sleep and clocks: test_sleep.py."""
 
+import errno
 import json
 import os
 import random
@@ -197,7 +198,7 @@ def test_a_crowd_that_nobody_answers_is_told_in_time_and_served_later(
 ) -> None:
     """Issue 4, 7: a crowd of readers; 1: inside `--timeout`: the last in the queue does not wait
     for the timeouts of all before it."""
-    mount = new_mount(timeout="2s")
+    mount = new_mount(timeout="1s")
     cloud = mount.cloud
     bodies = {f"f{number:03}": noise(number, 70_000) for number in range(THREADS)}
     task = finished(cloud, **bodies, z=noise(1, 200_000))
@@ -215,8 +216,8 @@ def test_a_crowd_that_nobody_answers_is_told_in_time_and_served_later(
     with ThreadPoolExecutor(THREADS) as pool:
         outcomes = set(pool.map(read, bodies))
     took_s = time.monotonic() - began
-    assert outcomes == {110}
-    assert took_s < 20, took_s
+    assert outcomes == {errno.ETIMEDOUT}
+    assert took_s < 25, took_s  # each in turn: 64 s and more
     cloud.faults.clear()
     with ThreadPoolExecutor(THREADS) as pool:
         assert set(pool.map(read, bodies)) == {0}

@@ -157,6 +157,22 @@ def test_retry_after_beyond_the_timeout_is_not_waited_for(hasty: Mounted) -> Non
     read(hasty, task)
 
 
+def test_a_read_that_nobody_answers_takes_one_timeout(hasty: Mounted) -> None:
+    """Issue 4, 1: inside `--timeout`: the kernel, which asks once more for a page that it failed to
+    read ahead, does not make it two."""
+    task = finished(hasty.cloud, a=CONTENT, z=b"z")
+    assert hasty.stat(f"{task}/outputs/a").st_size == len(CONTENT)
+    fault = add_fault(
+        hasty.cloud, "store", task, "status", status=429, retry_after=3600, times=None
+    )
+    with hasty.open(f"{task}/outputs/a") as opened:
+        assert errno_of(lambda: opened.read_at(0, 4096)) == errno.ETIMEDOUT
+        asked = fault.hits
+        hasty.cloud.faults.clear()
+        assert_same(opened.read_at(0, 4096), CONTENT[:4096])  # the program's own next try
+    assert asked == 1
+
+
 def test_a_refused_connection_is_survived(patient: Mounted) -> None:
     """Issue 4, 1: a refused connection, on API and store alike."""
     patient.names()
