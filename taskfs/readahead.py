@@ -20,7 +20,7 @@ SLACK_READS: Final = 8
 SLACK: Final = 1 << 20
 PARALLEL: Final = 5
 FIRST_RUN: Final = 4 * BLOCK  # shorter requests cost more than they bring
-IDLE_S: Final = 1.0
+IDLE_S: Final = 2.0
 RECENT: Final = 64
 WALK_GROWTH: Final = 4
 
