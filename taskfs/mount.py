@@ -158,10 +158,7 @@ def _serve(config: Config, place: Path, on_live: Callable[[], None]) -> None:
 def _begin(core: Core, config: Config) -> None:
     """Make the first listing; where the API is away, say what the cache could show instead."""
     if isinstance(core.client, OfflineAPI):
-        try:
-            core.client.check()
-        except Unavailable as exc:
-            raise MountError(f"{exc}: mount it once without --offline") from None
+        core.client.check()
     try:
         core.begin()
     except (Unavailable, BadAnswer) as exc:

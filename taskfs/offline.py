@@ -1,16 +1,14 @@
 """`--offline`: what the ledger and the cache have, without a network; anything else ETIMEDOUT."""
 
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 
 from taskfs.diskcache import DiskBlocks, DiskCache
-from taskfs.errors import Unavailable
+from taskfs.errors import ConfigError, NotCached
 from taskfs.ledger import open_ledger
 from taskfs.model import Fetched, ObjectVersion, RemoteObject, Task, TaskStatus
-
-_WHY: Final = "not cached, and --offline asks nobody"
 
 
 class FrozenCache(DiskCache):
@@ -41,7 +39,7 @@ class _FrozenBlocks(DiskBlocks):
 class OfflineAPI:
     """The task API of a mount or command that asks nobody. Safe for concurrent use: never changed.
 
-    The finished tasks are as the ledger had them at the start. Everything else raises Unavailable.
+    The finished tasks are as the ledger had them at the start. Everything else raises NotCached.
     """
 
     def __init__(self, disk: DiskCache, cache_dir: Path, api_url: str, api_key: str) -> None:
@@ -50,9 +48,9 @@ class OfflineAPI:
         self._tasks = {task.id: task for task in ledger.tasks()} if ledger else {}
 
     def check(self) -> None:
-        """Raise Unavailable if there is nothing to show: an empty tree would tell a lie."""
+        """Raise ConfigError if there is nothing to show: an empty tree would tell a lie."""
         if not self._tasks:
-            raise Unavailable(self._place)
+            raise ConfigError(f"{self._place}: mount it once without --offline")
 
     def close(self) -> None:
         """Nothing was opened."""
@@ -74,7 +72,7 @@ class OfflineAPI:
         return found[:last]
 
     def get_task(self, task_id: str) -> Task:
-        """Return a finished task; Unavailable for any other, whether there is one or not."""
+        """Return a finished task; NotCached for any other, whether there is one or not."""
         task = self._tasks.get(task_id)
         return task if task is not None else _refuse(f"task {task_id}")
 
@@ -118,4 +116,4 @@ class _Away:
 
 
 def _refuse(what: str) -> NoReturn:
-    raise Unavailable(f"{what}: {_WHY}")
+    raise NotCached(f"{what}: not cached, and --offline asks nobody")

@@ -306,12 +306,15 @@ def test_an_interrupted_caller_leaves_and_the_request_goes_on() -> None:
         assert go_on.wait(20)
 
     api.before = wait
+    interrupted = threading.Event()
+    interrupted.set()
     with ThreadPoolExecutor(2) as pool:
-        records = Records(api, pool, Waiter(lambda: True), listing_ttl_s=9, status_ttl_s=2)
+        waiter = Waiter(interrupted.is_set)
+        records = Records(api, pool, waiter, listing_ttl_s=9, status_ttl_s=2)
         with pytest.raises(Interrupted):
             records.listing()
         go_on.set()
-    records._waiter = Waiter()
+    interrupted.clear()
     assert names(records.listing()) == [f"{ID}1"]
     assert api.calls == ["list"]
 
