@@ -5,7 +5,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from taskfs.diskcache import DiskBlocks, DiskCache
+from taskfs.diskcache import INDEX, DiskBlocks, DiskCache
 from taskfs.errors import ConfigError, NotCached
 from taskfs.ledger import open_ledger
 from taskfs.model import Fetched, ObjectVersion, RemoteObject, Task, TaskStatus
@@ -18,7 +18,7 @@ class FrozenCache(DiskCache):
     def blocks_of(self, key: str) -> DiskBlocks:
         return _FrozenBlocks(self, self.blocks_directory(key), key)
 
-    def put_index(self, key: str, head: bytes, body: bytes, kind: str = "") -> None:
+    def put_index(self, key: str, head: bytes, body: bytes, kind: str = INDEX) -> None:
         pass
 
     def drop_index(self, key: str) -> None:
