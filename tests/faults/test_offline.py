@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import pytest
 
+from taskfs.mountpoint import umount
 from tests.fake_api import FakeCloud
 from tests.mounts import Mount, Taskfs, is_mounted
 from tests.odd_zips import Odd, odd_zip
@@ -195,6 +196,30 @@ def test_offline_anything_else_is_etimedout_at_once(
     assert cloud.requests == []
 
 
+@pytest.mark.parametrize("method", [0, 8])
+def test_offline_the_part_that_was_read(
+    mounted: Mounting, cloud: FakeCloud, at_once: None, method: int
+) -> None:
+    """README, Offline: the bytes once read: of a large member those, and no others; a reader that
+    met the end of what is cached goes on with what is."""
+    task, _ = finished(cloud)
+    body = random.Random(1).randbytes(12 << 20)
+    cloud.put_object(f"{task}/output.zip", odd_zip([Odd(b"artifacts/large", body, method)]))
+    place = 0 if method else 5 << 20
+    with mounted() as mount, open(mount.path / task / "outputs/large", "rb") as file:
+        assert os.pread(file.fileno(), 4096, place) == body[place : place + 4096]
+    with mounted(offline="") as mount, open(mount.path / task / "outputs/large", "rb") as file:
+        for _ in range(2):
+            assert os.pread(file.fileno(), 4096, place) == body[place : place + 4096]
+            with refused(errno.ETIMEDOUT):
+                os.pread(file.fileno(), 4096, 11 << 20)
+        with pytest.raises(OSError), open(mount.path / task / "outputs/large", "rb") as other:
+            other.read()
+        assert os.pread(file.fileno(), 4096, place) == body[place : place + 4096]
+    with mounted() as mount:
+        assert_same((mount.path / task / "outputs/large").read_bytes(), body)
+
+
 def test_offline_each_failure_is_logged_once(mounted: Mounting, cloud: FakeCloud) -> None:
     """README, Errors: each failure is logged once, with operation, path and cause."""
     task, _ = finished(cloud)
@@ -264,6 +289,16 @@ def test_offline_needs_something_to_show(
     assert "mount it once without --offline" in fails()
     with mounted(offline="") as mount:  # no key: the account that was used last
         assert len(os.listdir(mount.path)) == 1 + 4
+    del taskfs.environment["INDUCTIVA_API_KEY"]
+    ways: tuple[tuple[tuple[str, ...], dict[str, str]], ...] = (
+        (("-o", "offline,ro"), {}),
+        ((), {"TASKFS_OFFLINE": "yes"}),
+    )
+    for words, variables in ways:
+        done = taskfs("mount", *words, *cache, place, **variables)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert len(os.listdir(place)) == 1 + 4
+        umount(place, lazy=False)
     shutil.rmtree(tmp_path / "cache/v1/records")
     assert "mount it once without --offline" in fails()
 
