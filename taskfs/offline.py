@@ -29,7 +29,7 @@ class FrozenCache(DiskCache):
 
 
 class _FrozenBlocks(DiskBlocks):
-    def put(self, first: int, run: bytes | bytearray) -> None:
+    def put(self, first: int, run: bytes | bytearray | memoryview) -> None:
         pass
 
     def drop(self, first: int, last: int) -> None:
