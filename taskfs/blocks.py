@@ -188,7 +188,7 @@ class BlockReader:
         if offset >= stop:
             return b""
         first, last = offset // BLOCK, (stop - 1) // BLOCK
-        ready, awaited = self._collect(first, last)
+        ready, awaited, _ = self._collect(first, last)
         for future in awaited:
             extent = self._waiter.result(future)
             for index in range(extent.first, extent.first + extent.count):
@@ -201,11 +201,16 @@ class BlockReader:
             offset = end
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def schedule(self, start: int, stop: int, run_bytes: int = MAX_RUN) -> None:
-        """Have the blocks of [start, stop) fetched in ranges of *run_bytes*, without waiting."""
+    def schedule(self, start: int, stop: int, run_bytes: int = MAX_RUN) -> bool:
+        """Have the blocks of [start, stop) fetched in ranges of *run_bytes*, without waiting.
+
+        Return whether any of them was neither here nor on its way.
+        """
         stop = min(stop, self.size)
-        if start < stop:
-            self._collect(start // BLOCK, (stop - 1) // BLOCK, run_bytes, ahead=True)
+        if start >= stop:
+            return False
+        first, last = start // BLOCK, (stop - 1) // BLOCK
+        return self._collect(first, last, run_bytes, ahead=True)[2] > 0
 
     def drop(self, start: int, stop: int) -> None:
         """Forget the cached blocks of [start, stop): their bytes proved wrong."""
@@ -224,14 +229,15 @@ class BlockReader:
 
     def _collect(
         self, first: int, last: int, run_bytes: int = MAX_RUN, *, ahead: bool = False
-    ) -> tuple[dict[int, Extent], list["Future[Extent]"]]:
-        """Return where the blocks [first, last] are that are here, and the runs on their way with
-        the rest.
+    ) -> tuple[dict[int, Extent], list["Future[Extent]"], int]:
+        """Return where the blocks [first, last] are that are here, the runs on their way with the
+        rest, and how many blocks nobody had asked for before.
 
         With *ahead* nobody waits for them, so what is here already is left where it is.
         """
         ready: dict[int, Extent] = {}
         awaited: _Awaited = {}
+        missing: list[int] = []
         indices: Iterable[int] = range(first, last + 1)
         for look in (self._look_in_memory, self._look_on_disk):
             indices = [index for index in indices if not look(index, ready, awaited, ahead)]
@@ -249,7 +255,7 @@ class BlockReader:
                 self._unused.update(missing)
         if not ahead:
             self._note_read(first, last, len(ready))
-        return ready, list(awaited.values())
+        return ready, list(awaited.values()), len(missing)
 
     def _note_read(self, first: int, last: int, hits: int) -> None:
         if hits:

@@ -13,7 +13,9 @@ from taskfs.config import Config
 from taskfs.diskcache import DiskCache
 from taskfs.errors import NotFound
 from taskfs.handles import HandleTable
+from taskfs.ledger import Ledger, open_ledger
 from taskfs.model import Task
+from taskfs.offline import FrozenCache, OfflineAPI
 from taskfs.parts import Parts
 from taskfs.pools import Pool
 from taskfs.readahead import Windows
@@ -26,7 +28,7 @@ from taskfs.tree import Tree
 from taskfs.views import Views
 from taskfs.waiting import Waiter, never
 
-BLOCK_MEMORY: Final = 36 << 20
+BLOCK_MEMORY: Final = 44 << 20
 SPAN_MEMORY: Final = 16 << 20
 STORE_THREADS: Final = 8
 API_THREADS: Final = 8
@@ -37,7 +39,22 @@ class Core:
     """A tree and what it stands on."""
 
     tree: Tree
-    client: TaskClient
+    client: TaskClient | OfflineAPI
+    ledger: Ledger | None = None
+
+    def begin(self) -> None:
+        """Make the first listing, which tells whether the API answers and takes the key.
+
+        Raises:
+            AccessDenied, Unavailable, BadAnswer, NotFound: it does not.
+        """
+        self.tree.parts.records.begin()
+
+    def close(self) -> None:
+        """Close the connections, and have on disk what is to be kept."""
+        self.client.close()
+        if self.ledger is not None:
+            self.ledger.close()
 
 
 def open_client(config: Config, stats: Stats | None = None) -> TaskClient:
@@ -45,8 +62,20 @@ def open_client(config: Config, stats: Stats | None = None) -> TaskClient:
     return TaskClient(config.api_url, config.api_key, timeout_s=config.timeout_s, stats=stats)
 
 
-def open_engine(waiter: Waiter, stats: Stats, config: Config | None = None) -> Engine:
-    """Return what all archives of one process share; with *config*, also the cache on disk."""
+def open_disk(config: Config) -> DiskCache:
+    """Return the cache on disk; offline nothing of it is changed."""
+    return (FrozenCache if config.offline else DiskCache)(config.cache_dir, config.cache_size)
+
+
+def open_offline(config: Config, disk: DiskCache | None = None) -> OfflineAPI:
+    """Return what is known of the account's tasks without asking anybody."""
+    return OfflineAPI(disk or open_disk(config), config.cache_dir, config.api_url, config.api_key)
+
+
+def open_engine(
+    waiter: Waiter, stats: Stats, disk: DiskCache | None = None, namespace: str = ""
+) -> Engine:
+    """Return what all archives of one process share; *namespace* is theirs on *disk*."""
     return Engine(
         pool=Pool(STORE_THREADS, thread_name_prefix="taskfs-store"),
         decoding=ThreadPoolExecutor(2, thread_name_prefix="taskfs-decode"),
@@ -56,8 +85,8 @@ def open_engine(waiter: Waiter, stats: Stats, config: Config | None = None) -> E
         spans=BlockCache(SPAN_MEMORY),
         windows=Windows(),
         room=CheckpointRoom(),
-        disk=DiskCache(config.cache_dir, config.cache_size) if config else None,
-        namespace=config.api_url if config else "",
+        disk=disk,
+        namespace=namespace,
     )
 
 
@@ -83,8 +112,15 @@ def open_core(
     """
     stats = Stats()
     waiter = Waiter(interrupted)
-    client = open_client(config, stats)
-    engine = open_engine(waiter, stats, None if config.demo else config)
+    disk = None if config.demo else open_disk(config)
+    client: TaskClient | OfflineAPI
+    ledger: Ledger | None = None
+    if config.offline:
+        client = open_offline(config, disk)
+    else:
+        client = open_client(config, stats)
+        ledger = open_ledger(disk, config.api_url, config.api_key) if disk else None
+    engine = open_engine(waiter, stats, disk, config.api_url)
     pool = Pool(API_THREADS, thread_name_prefix="taskfs-api")
     attr_timeout_s = config.attr_timeout_s
     records = Records(
@@ -95,6 +131,7 @@ def open_core(
         listing_ttl_s=max(0.0, config.dir_cache_time_s - attr_timeout_s),
         status_ttl_s=config.status_cache_time_s,
         scope=Scope(config.project, config.status, config.last),
+        ledger=ledger,
     )
     shelf = Shelf(
         client,
@@ -115,7 +152,8 @@ def open_core(
         stats=stats,
         handles=HandleTable(),
         read_only=config.read_only,
+        offline=config.offline,
         began_ns=time.time_ns(),
         mountpoint=mountpoint,
     )
-    return Core(Tree(parts), client)
+    return Core(Tree(parts), client, ledger)

@@ -49,7 +49,7 @@ class Config:
     """What every part of taskfs is told. Times are seconds, sizes bytes, paths absolute.
 
     `output_parent` alone may be relative (to where the command was started). `api_key` is empty
-    with `demo`, and where it was not asked for.
+    with `demo`, where it was not asked for, and with `offline` where there is none.
     """
 
     api_url: str = "https://api.inductiva.ai"
@@ -58,6 +58,7 @@ class Config:
     project: str | None = None
     status: tuple[str, ...] = ()
     last: int | None = None
+    offline: bool = False
     read_only: bool = False
     allow_other: bool = False
     allow_root: bool = False
@@ -153,14 +154,22 @@ def load_config(
     values["api_url"] = _check_api_url(values["api_url"], values.get("insecure_http", False))
     if values.get("allow_other") and values.get("allow_root"):
         raise ConfigError("allow_other and allow_root exclude each other: choose one")
+    if values.get("offline") and values.get("demo"):
+        raise ConfigError("offline and demo exclude each other: nothing of the demo is cached")
     if need_key and not values.get("demo"):
-        values["api_key"] = _find_key(layers).key
+        found = _look_for_key(layers)
+        if found is None and not values.get("offline"):
+            raise ConfigError(_no_key_anywhere())
+        values["api_key"] = found.key if found else Secret()
     return Config(**values)
 
 
 def find_api_key(flags: Mapping[str, Any] | None = None, *, file: Path | None = None) -> FoundKey:
     """Return the key and where it is from; raises ConfigError, which never tells the key."""
-    return _find_key(_Layers(flags or {}, {}, file or _file_from_environment()))
+    found = _look_for_key(_Layers(flags or {}, {}, file or _file_from_environment()))
+    if found is None:
+        raise ConfigError(_no_key_anywhere())
+    return found
 
 
 def _default(name: str) -> Any:
@@ -246,18 +255,26 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _find_key(layers: _Layers) -> FoundKey:
+def _look_for_key(layers: _Layers) -> FoundKey | None:
     """Return the first key of: file named by flag or `-o`, environment, file, service's places."""
     for setting in _key_places(layers):
         if setting.source in {"TASKFS_API_KEY", "INDUCTIVA_API_KEY"}:
             return FoundKey(_check_key(setting.text, setting.source), setting.source)
         return _read_key_file(parse_path(setting.text), setting.source)
-    default = Path(os.path.expanduser("~/.inductiva/api_key"))
+    default = _default_key_file()
     if default.is_absolute() and default.exists():  # without any home it is not
         return _read_key_file(default, str(default))
-    raise ConfigError(
+    return None
+
+
+def _default_key_file() -> Path:
+    return Path(os.path.expanduser("~/.inductiva/api_key"))
+
+
+def _no_key_anywhere() -> str:
+    return (
         "there is no API key: looked in TASKFS_API_KEY, TASKFS_API_KEY_FILE, api_key_file of the "
-        f"configuration, INDUCTIVA_API_KEY and {default}: {_NO_KEY}"
+        f"configuration, INDUCTIVA_API_KEY and {_default_key_file()}: {_NO_KEY}"
     )
 
 

@@ -40,6 +40,8 @@ PAUSE_S: Final = 60.0  # after a failed write nothing is written for so long
 RECOUNT: Final = 16  # other mounts write too: after this part of the size, what is there is counted
 KEEP: Final = 0.9  # what an eviction leaves of the allowed size
 INDEX_MAGIC: Final = b"taskfs index 1\n"
+INDEX: Final = "index"  # the kinds of small files that lie beside the blocks
+RECORDS: Final = "records"
 
 
 def cache_key(*parts: object) -> str:
@@ -110,14 +112,18 @@ class DiskCache:
 
     def blocks_of(self, key: str) -> "DiskBlocks":
         """Return the cached blocks of one object version; *key* is a `cache_key`."""
-        return DiskBlocks(self, self._root / "blocks" / key[:2], key)
+        return DiskBlocks(self, self.blocks_directory(key), key)
 
-    def get_index(self, key: str) -> tuple[bytes, bytes] | None:
+    def blocks_directory(self, key: str) -> Path:
+        """Return where the blocks of the object version *key* lie."""
+        return self._root / "blocks" / key[:2]
+
+    def get_index(self, key: str, kind: str = INDEX) -> tuple[bytes, bytes] | None:
         """Return the head and the body that `put_index` kept under *key*, None if there are none
         or they are damaged."""
         if not self._usable:
             return None
-        path = self._root / "index" / key
+        path = self._root / kind / key
         try:
             with open(path, "rb", opener=_private) as file:
                 packed = file.read()
@@ -135,11 +141,11 @@ class DiskCache:
         length = int.from_bytes(whole[:4], "little")
         return whole[4 : 4 + length], whole[4 + length :]
 
-    def put_index(self, key: str, head: bytes, body: bytes) -> None:
+    def put_index(self, key: str, head: bytes, body: bytes, kind: str = INDEX) -> None:
         """Keep *head* and *body* under *key*; they appear whole or not at all."""
         rest = zlib.compress(len(head).to_bytes(4, "little") + head + body, 1)
         packed = INDEX_MAGIC + _index_sum(key, rest) + rest
-        path = self._root / "index" / key
+        path = self._root / kind / key
         temporary = path.with_name(f".{key}.{os.getpid()}.{threading.get_ident()}")
 
         def write() -> None:
@@ -158,12 +164,12 @@ class DiskCache:
     def drop_index(self, key: str) -> None:
         """Forget what is kept under *key*."""
         with contextlib.suppress(OSError):
-            os.unlink(self._root / "index" / key)
+            os.unlink(self._root / INDEX / key)
 
     def drop_indexes(self) -> None:
         """Forget every index: all archives are looked at again."""
         with contextlib.suppress(OSError):
-            for name in os.listdir(self._root / "index"):
+            for name in os.listdir(self._root / INDEX):
                 self.drop_index(name)
 
     def _try_write(self, write: Callable[[], None]) -> None:
@@ -191,7 +197,7 @@ class DiskCache:
             if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
                 raise PermissionError(f"{self._root} is a link or belongs to somebody else")
             os.chmod(self._root, 0o700)
-            for name in ("blocks", "index"):
+            for name in ("blocks", INDEX, RECORDS):
                 (self._root / name).mkdir(mode=0o700, exist_ok=True)
         except OSError as exc:
             log.warning("there is no cache on disk (%s): see --cache-dir", exc)

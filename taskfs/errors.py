@@ -32,6 +32,10 @@ class Unavailable(TaskFSError):
     errno = errno.ETIMEDOUT
 
 
+class NotCached(Unavailable):
+    """It is not cached, and nobody is to be asked for it."""
+
+
 class BadAnswer(TaskFSError):
     """An answer that makes no sense, or a server error that stayed after retries."""
 

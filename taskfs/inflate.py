@@ -332,6 +332,7 @@ class Inflater:
             self._ahead = min(AHEAD_SPANS, self._windows.share(self) // SPAN)
             if not self._ahead:
                 return
+            self._windows.enter(self)
             self._ahead_until = index + 1 + self._ahead
             self._ahead_running = True
         self._pool.submit(self._run_ahead)

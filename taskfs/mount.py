@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Final
 from taskfs import daemon, logs, mountpoint
 from taskfs.compose import Core, open_core
 from taskfs.config import Config, Secret
-from taskfs.errors import MountError, TaskFSError
+from taskfs.errors import BadAnswer, MountError, TaskFSError, Unavailable
 from taskfs.mountpoint import FUSE_PACKAGES
+from taskfs.offline import OfflineAPI
 from taskfs.operations import TaskOperations
 from taskfs.session import Session, fuse_interrupted
 
@@ -113,7 +114,7 @@ def _captured_stderr() -> Iterator[Callable[[], str]]:
 
 
 def _serve(config: Config, place: Path, on_live: Callable[[], None]) -> None:
-    """Check the key, mount, and serve until unmounted."""
+    """List the tasks, mount, and serve until unmounted."""
     _tune_memory()
     # Before any thread exists: each inherits the mask, so one thread alone gets the signals.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -123,7 +124,7 @@ def _serve(config: Config, place: Path, on_live: Callable[[], None]) -> None:
     if cloud is not None:
         config = replace(config, api_url=cloud.api_url, api_key=Secret(cloud.api_key))
     core = open_core(config, interrupted=fuse_interrupted, mountpoint=str(place))
-    core.client.check()
+    _begin(core, config)
 
     def on_ready() -> None:
         live.set()
@@ -151,6 +152,22 @@ def _serve(config: Config, place: Path, on_live: Callable[[], None]) -> None:
         _close(core, cloud)
     log.info("unmounted from %s", place)
     _leave()
+
+
+def _begin(core: Core, config: Config) -> None:
+    """Make the first listing; where the API is away, say what the cache could show instead."""
+    if isinstance(core.client, OfflineAPI):
+        core.client.check()
+    try:
+        core.begin()
+    except (Unavailable, BadAnswer) as exc:
+        count = len(core.ledger.tasks()) if core.ledger is not None else 0
+        if not count:
+            raise
+        raise MountError(
+            f"{exc}: check the network and --api-url (`taskfs doctor`), or see the finished tasks "
+            f"that are cached ({count}) with --offline"
+        ) from exc
 
 
 def _fuse_options(config: Config) -> dict[str, Any]:
@@ -220,7 +237,7 @@ def _watch_signals(place: Path, live: threading.Event, ended: threading.Event) -
 
 def _close(core: Core, cloud: "EmbeddedCloud | None") -> None:
     try:
-        core.client.close()
+        core.close()
         if cloud is not None:
             cloud.stop()
     except Exception:

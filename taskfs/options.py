@@ -128,7 +128,8 @@ def _user_cache_dir() -> str:
 EVERY: Final = frozenset({"mount", "list", "info", "kill", "wait", "download", "doctor"})
 LOGGED: Final = EVERY | {"demo"}
 MOUNT: Final = frozenset({"mount"})
-CACHE: Final = frozenset({"mount", "doctor"})  # a download keeps its files anyway
+# A download keeps its files anyway; `list` and `info` look there with --offline.
+CACHE: Final = frozenset({"mount", "doctor", "list", "info"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +194,9 @@ OPTIONS: Final = (
            "STATUS", "", default_shown="all", commands=frozenset({"mount", "list"}),
            repeatable=True),
     Option("last", parse_count, "Only the newest N tasks.", "N", default_shown="all"),
+    Option("offline", parse_flag, "Ask nobody: only the finished tasks, and the bytes of their "
+           "files, that are in the cache; needs no key.",
+           commands=frozenset({"mount", "list", "info"})),
     Option("read_only", parse_flag, "Refuse kills and metadata changes as well."),
     Option("allow_other", parse_flag, "Let other users read the mount; they cannot kill. Needs "
            "user_allow_other in /etc/fuse.conf unless you are root."),

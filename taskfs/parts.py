@@ -27,5 +27,6 @@ class Parts:
     stats: Stats
     handles: HandleTable
     read_only: bool
+    offline: bool
     began_ns: int
     mountpoint: str = ""

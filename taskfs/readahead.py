@@ -14,13 +14,13 @@ from taskfs.blocks import BLOCK, MAX_RUN, BlockReader
 from taskfs.buffers import Buffer
 
 # Less than half of the blocks' memory: what is read stays there beside what will be.
-TOTAL_WINDOW: Final = 16 << 20
+TOTAL_WINDOW: Final = 20 << 20
 # The kernel sends the reads of one `cat` out of order, by up to 8 requests of 128 KiB.
 SLACK_READS: Final = 8
 SLACK: Final = 1 << 20
-PARALLEL: Final = 4
+PARALLEL: Final = 5
 FIRST_RUN: Final = 4 * BLOCK  # shorter requests cost more than they bring
-IDLE_S: Final = 1.0
+IDLE_S: Final = 2.0
 RECENT: Final = 64
 WALK_GROWTH: Final = 4
 
@@ -37,10 +37,17 @@ class Windows:
         """Return how many bytes *stream* may be ahead of its reader now."""
         now = time.monotonic()
         with self._lock:
+            mine = id(stream)
+            others = sum(now - at < IDLE_S for key, at in self._used.items() if key != mine)
+            return self._total // (others + 1)
+
+    def enter(self, stream: object) -> None:
+        """*stream* has just asked for bytes ahead of its reader: it counts for a while."""
+        now = time.monotonic()
+        with self._lock:
             self._used[id(stream)] = now
             if len(self._used) > 1:
                 self._used = {k: at for k, at in self._used.items() if now - at < IDLE_S}
-            return self._total // len(self._used)
 
     def leave(self, stream: object) -> None:
         """*stream* reads ahead no more."""
@@ -88,8 +95,9 @@ class Stream:
         stop = min(offset + size, self._limit)
         with self._lock:
             begin, end, run_bytes = self._advance(offset, stop)
-        if begin < end:
-            self._blocks.schedule(begin, end, run_bytes)
+        # What is here already, or on its way for somebody else, takes no room of this stream's.
+        if begin < end and self._blocks.schedule(begin, end, run_bytes):
+            self._windows.enter(self)
         return self._blocks.read_at(offset, stop - offset)
 
     def close(self) -> None:
@@ -152,4 +160,5 @@ class Walk:
             # Whole requests of the longest kind, where there is enough for one.
             target -= (target - begin) % MAX_RUN if target - begin > MAX_RUN else 0
             self._ahead = target
-        self._blocks.schedule(begin, target)
+        if self._blocks.schedule(begin, target):
+            self._windows.enter(self)

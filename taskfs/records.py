@@ -2,7 +2,8 @@
 
 Everything arrives in bulk. A listing fills the records of all its tasks; the unfinished ones are
 refreshed together; a single request is made only for a name that no listing has shown. A failure
-is never kept.
+is never kept. While the API is away, finished tasks are shown as they were: as this mount or, by
+the ledger, another one before it saw them last.
 """
 
 import logging
@@ -10,15 +11,17 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 from cachetools import TTLCache
 
 from taskfs.clock import age_clock
-from taskfs.errors import NotFound, TaskFSError
+from taskfs.errors import Interrupted, NotFound, TaskFSError
+from taskfs.ledger import Ledger
 from taskfs.model import Task, TaskAPI, TaskStatus
+from taskfs.singleflight import SingleFlight
 from taskfs.waiting import Waiter
 
 log = logging.getLogger(__name__)
@@ -28,8 +31,6 @@ _OTHER_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,255}")
 # So many tasks that left the unfinished ones are asked for one by one; more make a new listing.
 SINGLE_REQUESTS: Final = 16
 MAX_NEGATIVE: Final = 1024
-# After a listing failed, finished tasks are shown as they were for so long before another try.
-AWAY_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +67,8 @@ class Scope:
 class Records:
     """What is known of the tasks. Safe for concurrent use.
 
-    The lock guards the tables and is never held while anything goes out. What is under way is a
-    Future, so that however many callers wait for it, it is asked for once.
+    The lock guards the tables and is never held while anything goes out. However many callers
+    wait for an answer, it is asked for once.
     """
 
     def __init__(
@@ -79,14 +80,15 @@ class Records:
         listing_ttl_s: float,
         status_ttl_s: float,
         scope: Scope | None = None,
+        ledger: Ledger | None = None,
         clock: Callable[[], float] = age_clock,
     ) -> None:
         self._api = api
-        self._pool = pool
-        self._waiter = waiter
+        self._requests = SingleFlight(pool, waiter, clock)
         self._listing_ttl_s = listing_ttl_s
         self._status_ttl_s = status_ttl_s
         self._scope = scope or Scope()
+        self._ledger = ledger
         self._clock = clock
         self._lock = threading.Lock()
         self._known: dict[str, Known] = {}
@@ -94,8 +96,6 @@ class Records:
         self._listed_s: float | None = None
         self._id_lengths: frozenset[int] = frozenset()
         self._absent: TTLCache[str, bool] = TTLCache(MAX_NEGATIVE, max(0.1, status_ttl_s), clock)
-        self._under_way: dict[Any, Future[Any]] = {}
-        self._away_until_s = float("-inf")
         self._version = 0  # counts changes of what tells tasks apart, and of membership
 
     @property
@@ -103,12 +103,23 @@ class Records:
         """Changes whenever a task comes, goes or moves: what groups all tasks is then old."""
         return self._version
 
+    def begin(self) -> None:
+        """Make the first listing, in the caller's thread: who lists next need not ask again.
+
+        Raises:
+            AccessDenied, Unavailable, BadAnswer, NotFound: the API does not answer, or refuses.
+        """
+        self._requests.here(self._load_listing)
+
     def listing(self) -> list[Task]:
         """Return the tasks that the mount lists, newest first, at most the listing's age old."""
-        if self._is_older(self._listed_s, self._listing_ttl_s):
-            self._once("listing", self._load_listing)
+        self._refresh_listing()
         with self._lock:
             return [self._known[i].task for i in self._listing.ids if i in self._known]
+
+    def _refresh_listing(self, *, spare: bool = False) -> None:
+        if self._is_older(self._listed_s, self._listing_ttl_s):
+            self._requests.once("listing", self._load_listing, spare=spare)
 
     def newest_ns(self) -> int:
         """Return the creation time of the newest task that is known, without asking."""
@@ -127,7 +138,7 @@ class Records:
             known = self._find_unlisted(task_id)
         if known.task.is_terminated or not self._is_older(known.as_of_s, self._status_ttl_s):
             return known
-        self._once("unfinished", self._load_unfinished)
+        self._requests.once("unfinished", self._load_unfinished)
         return self._known.get(task_id) or self._find_unlisted(task_id)
 
     def record(self, task_id: str) -> Known:
@@ -138,27 +149,25 @@ class Records:
         known = self.find(task_id)
         if not self._is_older(known.as_of_s, self._listing_ttl_s):
             return known
-        if known.task.is_terminated and self._clock() < self._away_until_s:
-            return known
+        spare = known.task.is_terminated and self._requests.is_away
         try:
-            self.listing()
+            self._refresh_listing(spare=spare)
             listed = self._known.get(task_id)  # none, if what is listed leaves it out
             if listed is None or self._is_older(listed.as_of_s, self._listing_ttl_s):
-                self.reload(task_id)
+                self.reload(task_id, spare=spare)
                 listed = self._recall(task_id)
             known = listed
-        except NotFound:
+        except (NotFound, Interrupted):
             raise
         except TaskFSError as exc:
             if not known.task.is_terminated:
                 raise
-            self._away_until_s = self._clock() + AWAY_S
             log.info("record of %s: the API is away, shown as it was (%s)", task_id, exc)
         return known
 
-    def reload(self, task_id: str) -> None:
+    def reload(self, task_id: str, *, spare: bool = False) -> None:
         """Ask for one task's record now."""
-        self._once(("task", task_id), lambda: self._load_task(task_id))
+        self._requests.once(("task", task_id), lambda: self._load_task(task_id), spare=spare)
 
     def note_status(self, status: TaskStatus) -> None:
         """The API just told this status: requests that began earlier no longer count."""
@@ -187,34 +196,32 @@ class Records:
         """Return a task that is not known yet, asking for it if its name can be an id."""
         if not _OTHER_ID.fullmatch(task_id):
             raise NotFound(f"there is no task {task_id!r}")
+        kept = self._ledger.find(task_id) if self._ledger is not None else None
+        try:
+            self._ask_for(task_id, spare=kept is not None)
+        except (NotFound, Interrupted):
+            raise
+        except TaskFSError as exc:
+            if kept is None:
+                raise
+            log.info("%s: the API is away, shown as it was before this mount (%s)", task_id, exc)
+            with self._lock:
+                self._apply([kept], float("-inf"))
+        return self._recall(task_id)
+
+    def _ask_for(self, task_id: str, *, spare: bool) -> None:
         if self._listed_s is None:
-            self.listing()
+            self._refresh_listing(spare=spare)
             if task_id in self._known:
-                return self._recall(task_id)
+                return
         with self._lock:
             plausible = _SERVICE_ID.fullmatch(task_id) or len(task_id) in self._id_lengths
             if not plausible or task_id in self._absent:
                 raise NotFound(f"there is no task {task_id}")
-        self.reload(task_id)
-        return self._recall(task_id)
+        self.reload(task_id, spare=spare)
 
     def _is_older(self, as_of_s: float | None, age_s: float) -> bool:
         return as_of_s is None or self._clock() - as_of_s > age_s
-
-    def _once(self, key: Any, load: Callable[[], None]) -> None:
-        """Run *load* in the pool, joining one that is under way, and wait for its end."""
-        with self._lock:
-            future = self._under_way.get(key)
-            if future is None:
-                future = self._under_way[key] = self._pool.submit(self._run, key, load)
-        self._waiter.result(future)
-
-    def _run(self, key: Any, load: Callable[[], None]) -> None:
-        try:
-            load()
-        finally:
-            with self._lock:
-                self._under_way.pop(key, None)
 
     def _load_listing(self) -> None:
         began = self._clock()
@@ -231,6 +238,8 @@ class Records:
             self._listing = Listing(ids, self._listing.number + 1)
             self._listed_s = began
             self._id_lengths = frozenset(map(len, ids))
+        if self._ledger is not None:
+            self._ledger.keep(tasks, whole=self._scope == Scope())
 
     def _list_scope(self) -> list[Task]:
         """Return what the mount lists: of several statuses, each is asked for by itself."""
@@ -273,9 +282,13 @@ class Records:
                 self._absent[task_id] = True
                 if self._known.pop(task_id, None) is not None:
                     self._version += 1
+            if self._ledger is not None:
+                self._ledger.drop(task_id)
             raise
         with self._lock:
             self._apply([task], began)
+        if self._ledger is not None:
+            self._ledger.keep([task])
 
     def _apply(self, tasks: Iterable[Task], began_s: float) -> None:
         for task in tasks:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from taskfs import __version__
-from taskfs.errors import NotFound
+from taskfs.errors import NotFound, Unavailable
 from taskfs.handles import CommandHandle, Handle
 from taskfs.nodes import DIRECTORY_MODE, FILE_MODE, Attrs, Directory, Entry, Node, inode
 from taskfs.parts import Parts
@@ -69,6 +69,7 @@ class ServiceNode(Directory):
             "version": __version__,
             "pid": os.getpid(),
             "mountpoint": parts.mountpoint,
+            "offline": parts.offline,
             "uptime_seconds": (time.time_ns() - parts.began_ns) // 10**9,
             "open_handles": len(parts.handles),
             "memory_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
@@ -101,6 +102,8 @@ class RefreshNode(Node):
         pass
 
     def _forget(self) -> None:
+        if self._parts.offline:
+            raise Unavailable("--offline: what is forgotten could not be asked for again")
         self._parts.records.forget()
         self._parts.shelf.forget()
         self._parts.pins.release("")

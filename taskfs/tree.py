@@ -40,7 +40,7 @@ class Tree:
         """
         parent, _, last = path.rpartition("/")
         folder = self._folder(parent)
-        if folder is not None:
+        if folder is not None and last:
             return folder.lookup(last)
         epoch = self.parts.shelf.epoch
         node: Node = self._root
@@ -53,13 +53,13 @@ class Tree:
             if len(self._folders) >= MAX_FOLDERS:
                 self._folders.clear()
             self._folders[parent] = (time.monotonic() + FOLDER_TTL_S, epoch, node)
-        return node.lookup(last) if last else self._root
+        return node.lookup(last) if last else node
 
     def attrs(self, path: str) -> Attrs:
         """Return the attributes of what is at *path*; raises as `resolve`."""
         parent, _, last = path.rpartition("/")
         folder = self._folder(parent)
-        return self.resolve(path).attrs() if folder is None else folder.attrs_of(last)
+        return folder.attrs_of(last) if folder is not None and last else self.resolve(path).attrs()
 
     def _folder(self, path: str) -> FolderNode | None:
         """Return the folder of an archive at *path* if it was walked just now."""

@@ -49,7 +49,7 @@ def in_process(cloud: FakeCloud, cache_dir: Path, options: dict[str, str]) -> It
     try:
         yield InProcess(cloud, core)
     finally:
-        core.client.close()
+        core.close()
 
 
 @contextlib.contextmanager

@@ -5,11 +5,12 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, Final
 
 import click
 
 from taskfs import __version__
-from taskfs.cli import doctor, downloading, mounting, tasks, waiting
 from taskfs.cli.console import complain, with_fix
 from taskfs.errors import TaskFSError
 
@@ -19,7 +20,38 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141  # as if by SIGPIPE: what `| head` makes of any other command
 
 
+# Where each command is; the order is that of the help. One that is not called is not imported:
+# mounting would take a third longer.
+COMMANDS: Final = {
+    "mount": ("mounting", "mount"),
+    "umount": ("mounting", "umount"),
+    "list": ("tasks", "list_tasks"),
+    "info": ("tasks", "show"),
+    "kill": ("tasks", "kill"),
+    "wait": ("waiting", "wait"),
+    "download": ("downloading", "download"),
+    "doctor": ("doctor", "doctor"),
+    "demo": ("mounting", "demo"),
+}
+
+
+class _Commands(click.Group):
+    """The commands of the table, each imported when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, name = COMMANDS[cmd_name]
+        command: Any = getattr(import_module(f"taskfs.cli.{module}"), name)
+        assert isinstance(command, click.Command)
+        return command
+
+
 @click.group(
+    cls=_Commands,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -36,20 +68,6 @@ def taskfs(ctx: click.Context) -> None:
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
-
-
-for command in (
-    mounting.mount,
-    mounting.umount,
-    tasks.list_tasks,
-    tasks.show,
-    tasks.kill,
-    waiting.wait,
-    downloading.download,
-    doctor.doctor,
-    mounting.demo,
-):
-    taskfs.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

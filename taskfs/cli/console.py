@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, TextIO
 
 from taskfs.cli.options import Settings
 from taskfs.config import Config
-from taskfs.errors import AccessDenied, NotFound, TaskFSError, Unavailable
+from taskfs.errors import AccessDenied, ConfigError, NotFound, TaskFSError, Unavailable
 
 if TYPE_CHECKING:
     from taskfs.api import TaskClient
+    from taskfs.offline import OfflineAPI
 
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 
@@ -38,16 +39,31 @@ def open_session(
     No call may try for longer than *timeout_s*, whatever the configuration says.
     """
     config = settings.load()
+    if config.offline:
+        raise ConfigError("offline asks nobody, and this command must: set TASKFS_OFFLINE=no")
     if timeout_s is not None:
         config = replace(config, timeout_s=min(timeout_s, config.timeout_s))
     configure_logging(config)
     from taskfs.compose import open_client
 
-    client = open_client(config)
-    try:
+    with contextlib.closing(open_client(config)) as client:
         yield config, client
-    finally:
-        client.close()
+
+
+@contextlib.contextmanager
+def open_reading(settings: Settings) -> "Iterator[tuple[Config, TaskClient | OfflineAPI]]":
+    """Yield the same for who only reads records: with --offline, what the cache has of them."""
+    config = settings.load()
+    if not config.offline:
+        with open_session(settings) as session:
+            yield session
+        return
+    configure_logging(config)
+    from taskfs.compose import open_offline
+
+    offline = open_offline(config)
+    offline.check()
+    yield config, offline
 
 
 @contextlib.contextmanager

@@ -144,6 +144,8 @@ def _api(surroundings: Surroundings) -> str:
 def _client(surroundings: Surroundings) -> "closing[TaskClient]":
     from taskfs.compose import open_client
 
+    if surroundings.config.offline:
+        raise Hint("not asked: offline is set")
     settings = surroundings.settings
     key = find_api_key(settings.flags, file=settings.file).key
     return closing(open_client(replace(surroundings.config, api_key=key)))

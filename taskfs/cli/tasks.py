@@ -12,6 +12,7 @@ from taskfs.cli.console import (
     complain,
     known_task,
     local_time,
+    open_reading,
     open_session,
     print_table,
     with_fix,
@@ -25,7 +26,7 @@ from taskfs.errors import (
     TaskFSError,
     Unavailable,
 )
-from taskfs.model import Task, TaskStatus, format_elapsed
+from taskfs.model import Task, TaskAPI, TaskStatus, format_elapsed
 from taskfs.options import parse_positive_duration
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def list_tasks(settings: Settings, count: int | None, everything: bool, as_json:
     if count and everything:
         raise click.UsageError("-n and --all exclude each other")
     limit = None if everything else count or LISTED_BY_DEFAULT
-    with open_session(settings) as (config, client):
+    with open_reading(settings) as (config, client):
         tasks = _matching(client, config, limit)
     if as_json:
         click.echo(json.dumps([json.loads(task.record) for task in tasks], indent=2))
@@ -79,7 +80,7 @@ def list_tasks(settings: Settings, count: int | None, everything: bool, as_json:
         click.echo("No tasks found.", err=True)
 
 
-def _matching(client: "TaskClient", config: "Config", limit: int | None) -> list[Task]:
+def _matching(client: TaskAPI, config: "Config", limit: int | None) -> list[Task]:
     """Return the newest *limit* tasks of the project that have one of the statuses."""
     found = [
         task
@@ -114,7 +115,7 @@ def _row(task: Task) -> tuple[str, ...]:
 @config_options("info")
 def show(settings: Settings, task_id: str, as_json: bool) -> None:
     """Show what the record of task ID says, with its timeline."""
-    with open_session(settings) as (_, client), known_task(task_id):
+    with open_reading(settings) as (_, client), known_task(task_id):
         record = client.task_detail(task_id)
     if as_json:
         click.echo(json.dumps(record, indent=2, ensure_ascii=False))

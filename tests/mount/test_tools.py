@@ -311,10 +311,12 @@ def test_setfattr_and_getfattr(shared_mnt: Path, shared_cloud: FakeCloud, tmp_pa
     run("cp", "--preserve=all", task / "status", tmp_path)
 
 
-def test_the_whole_mount_can_be_walked(new_mount: "type[Mount]", tmp_path: Path) -> None:
+def test_the_whole_mount_can_be_walked(
+    new_mount: "type[Mount]", cloud: FakeCloud, tmp_path: Path
+) -> None:
     """README, The tree: `cp -r`, `du` and `find` over everything there is: views are links."""
+    tasks = [finished(cloud), cloud.add_task(status="submitted")]
     mount = new_mount()  # type: ignore[call-arg]
-    tasks = [finished(mount.cloud), mount.cloud.add_task(status="submitted")]
     run("cp", "-r", f"{mount.path}/.", tmp_path / "all")
     assert {path.name for path in (tmp_path / "all").iterdir()} == {
         *tasks,

@@ -236,7 +236,7 @@ def test_the_windows_of_all_streams_share_the_bound(count: int) -> None:
     windows = Windows(total)
     streams = [object() for _ in range(count)]
     for stream in streams:
-        windows.share(stream)
+        windows.enter(stream)
     assert sum(windows.share(stream) for stream in streams) <= total
 
 
@@ -246,14 +246,18 @@ def test_a_stream_that_leaves_or_idles_gives_its_share_back(
     """Windows: the room is shared by who reads now."""
     windows = Windows(16 << 20)
     one, other = object(), object()
+    windows.enter(one)
     assert windows.share(one) == 16 << 20
     assert windows.share(other) == 8 << 20
+    assert windows.share(one) == 16 << 20  # the other one only asked
+    windows.enter(other)
+    assert windows.share(one) == 8 << 20
     windows.leave(other)
     assert windows.share(one) == 16 << 20
-    windows.share(other)
+    windows.enter(other)
     monkeypatch.setattr("taskfs.readahead.IDLE_S", 0.02)
     time.sleep(0.05)
-    assert windows.share(one) == 16 << 20
+    assert windows.share(one) == windows.share(object()) == 16 << 20
     windows.leave(object())  # who never asked
 
 

@@ -4,11 +4,15 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
+from taskfs.diskcache import DiskCache
 from taskfs.errors import Interrupted, NotFound, Unavailable
+from taskfs.ledger import Ledger
 from taskfs.model import TaskStatus
+from taskfs.record import parse_task
 from taskfs.records import Records, Scope
 from taskfs.waiting import Waiter
 from tests.unit.fakes import Clock, FakeAPI, names, task_of
@@ -306,12 +310,15 @@ def test_an_interrupted_caller_leaves_and_the_request_goes_on() -> None:
         assert go_on.wait(20)
 
     api.before = wait
+    interrupted = threading.Event()
+    interrupted.set()
     with ThreadPoolExecutor(2) as pool:
-        records = Records(api, pool, Waiter(lambda: True), listing_ttl_s=9, status_ttl_s=2)
+        waiter = Waiter(interrupted.is_set)
+        records = Records(api, pool, waiter, listing_ttl_s=9, status_ttl_s=2)
         with pytest.raises(Interrupted):
             records.listing()
         go_on.set()
-    records._waiter = Waiter()
+    interrupted.clear()
     assert names(records.listing()) == [f"{ID}1"]
     assert api.calls == ["list"]
 
@@ -340,3 +347,38 @@ def test_many_unfinished_tasks_of_another_project_stay_found(api: FakeAPI, clock
     for _ in range(3):
         assert {records.find(name).task.status for name in others} == {"started"}
         clock.tick(2.1)
+
+
+def test_what_an_earlier_mount_knew_counts_only_while_the_api_is_away(
+    api: FakeAPI, clock: Clock, tmp_path: Path
+) -> None:
+    """README, Offline: finished tasks that this mount or an earlier one has seen keep working;
+    Freshness: what the API says counts, and what is asked for is the same."""
+    done = parse_task(
+        b'{"task_id": "%s9", "status": "success", "is_terminated": true}' % ID.encode()
+    )
+    ledger = Ledger(DiskCache(tmp_path, 1 << 30), "account", "last")
+    ledger.keep([done])
+    ledger.close()  # so that the 404 below does not take it from the disk
+    waiter = Waiter()
+    records = Records(
+        api, POOL, waiter, listing_ttl_s=9, status_ttl_s=2, ledger=ledger, clock=clock
+    )
+    with pytest.raises(NotFound):  # the API is there, and does not know it
+        records.find(done.id)
+    assert api.calls == ["list", f"get {done.id}"]
+    clock.tick(2.1)
+    api.failure = Unavailable("away")
+    assert records.find(done.id).task == done
+    assert records.record(done.id).task == done
+    asked = len(api.calls)
+    for _ in range(3):
+        assert records.record(done.id).task == done
+    assert len(api.calls) == asked
+    with pytest.raises(Unavailable):
+        records.find(f"{ID}8")
+    api.failure = None
+    clock.tick(9.1)
+    records.listing()
+    with pytest.raises(NotFound):
+        records.find(done.id)

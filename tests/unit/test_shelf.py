@@ -11,7 +11,6 @@ import pytest
 
 from taskfs.archive import Archive
 from taskfs.compose import open_engine
-from taskfs.config import Config
 from taskfs.diskcache import DiskCache
 from taskfs.errors import CorruptData, Interrupted, StaleObject, Unavailable
 from taskfs.handles import ArchiveHandle
@@ -215,8 +214,8 @@ def test_an_answer_on_its_way_is_forgotten_too(
     api: FakeAPI, pool: ThreadPoolExecutor, clock: Clock, tmp_path: Path, disk: bool
 ) -> None:
     """README, The tree: refresh (write: forget what is cached): also what is just being fetched."""
-    config = Config(api_url="http://localhost", cache_dir=tmp_path) if disk else None
-    engine = open_engine(Waiter(), Stats(), config)
+    cache = DiskCache(tmp_path, 1 << 30) if disk else None
+    engine = open_engine(Waiter(), Stats(), cache, "http://localhost")
     shelf = Shelf(api, engine, pool, Waiter(), timeout_s=30, attr_timeout_s=1, clock=clock)
     put(api, Odd(b"artifacts/old", b"x"))
 
@@ -236,10 +235,10 @@ def test_an_answer_on_its_way_is_forgotten_too(
 def shelf_on_disk(
     api: FakeAPI, pool: ThreadPoolExecutor, clock: Clock, place: Path
 ) -> tuple[Shelf, DiskCache]:
-    engine = open_engine(Waiter(), Stats(), Config(api_url="http://localhost", cache_dir=place))
-    assert engine.disk is not None
+    cache = DiskCache(place, 1 << 30)
+    engine = open_engine(Waiter(), Stats(), cache, "http://localhost")
     shelf = Shelf(api, engine, pool, Waiter(), timeout_s=30, attr_timeout_s=1, clock=clock)
-    return shelf, engine.disk
+    return shelf, cache
 
 
 def test_who_asks_while_the_disk_is_cleared_gets_the_new_one(

@@ -1,0 +1,488 @@
+"""README, Offline: what a mount shows without the network, with `--offline` and without it."""
+
+import contextlib
+import errno
+import json
+import os
+import random
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from taskfs.mountpoint import umount
+from tests.fake_api import FakeCloud
+from tests.mounts import Mount, Taskfs, is_mounted
+from tests.odd_zips import Odd, odd_zip
+from tests.surfaces import Mounted, assert_same, walk
+
+pytestmark = pytest.mark.mount
+
+LONG_AGO: Final = "2025-06-11T08:00:00+00:00"
+QUICK: Final = {"attr_timeout": "100ms", "status_cache_time": "200ms", "dir_cache_time": "300ms"}
+TEXTS: Final = ("status", "machine_type", "computation_time", "output_files_info", "info.json")
+PATIENT: Final = "300s"  # what takes less has not waited for it
+AT_ONCE_S: Final = 60.0
+Mounting = Callable[..., contextlib.AbstractContextManager[Mount]]
+
+
+def finished(cloud: FakeCloud, **fields: Any) -> tuple[str, dict[str, bytes]]:
+    """Add a finished task with outputs and inputs; return it and its output files."""
+    task = cloud.add_task(end_time=LONG_AGO, input_submit_time=LONG_AGO, **fields)
+    files = {
+        "small": f"a few bytes of {task}\n".encode(),
+        "text": b"".join(b"%d line\n" % number for number in range(60_000)),
+        "deep/noise": random.Random(task).randbytes(700_000),
+    }
+    put(cloud, task, files)
+    cloud.put_object(f"{task}/input.zip", odd_zip([Odd(b"sim_dir/case", b"what to do\n")]))
+    return task, files
+
+
+def put(cloud: FakeCloud, task: str, files: dict[str, bytes]) -> None:
+    members = [Odd(f"artifacts/{name}".encode(), body, 8) for name, body in files.items()]
+    cloud.put_object(f"{task}/output.zip", odd_zip(members))
+
+
+@pytest.fixture
+def mounted(cloud: FakeCloud, tmp_path: Path) -> Mounting:
+    """Mounts the cloud, always with the one cache of the test; offline without a key."""
+
+    @contextlib.contextmanager
+    def mount(**options: str) -> Iterator[Mount]:
+        home = tmp_path / f"mount{len(os.listdir(tmp_path))}"
+        home.mkdir()
+        place = home / "mnt"
+        place.mkdir()
+        mount = Mount(
+            cloud, place, home, {"cache_dir": str(tmp_path / "cache"), "timeout": PATIENT} | options
+        )
+        if "offline" in options:
+            del mount.taskfs.environment["INDUCTIVA_API_KEY"]
+        try:
+            yield mount.start()
+        finally:
+            mount.stop()
+            mount.check_log()
+
+    return mount
+
+
+@pytest.fixture
+def at_once() -> Iterator[None]:
+    """Fail a test that waited for a timeout: all that it does is answered at once."""
+    began_s = time.monotonic()
+    yield
+    assert time.monotonic() - began_s < AT_ONCE_S
+
+
+@contextlib.contextmanager
+def refused(number: int) -> Iterator[None]:
+    with pytest.raises(OSError) as caught:
+        yield
+    assert errno.errorcode[caught.value.errno or 0] == errno.errorcode[number]
+
+
+def seen(fs: Mounted, task: str) -> dict[str, bytes]:
+    """Return everything that the tree shows of a task: texts, members, archive, attributes."""
+    found = {name: fs.read(f"{task}/{name}") for name in (*TEXTS, "error", "kill", "output.zip")}
+    for top in ("outputs", "inputs"):
+        for name in walk(fs, f"{task}/{top}"):
+            found[f"{top}/{name}"] = fs.read(f"{task}/{top}/{name}")
+    for name in (*found, "outputs", "outputs/deep", ""):
+        stat = fs.stat(f"{task}/{name}")
+        kept = (stat.st_mode, stat.st_ino, stat.st_size, stat.st_blocks, stat.st_mtime_ns)
+        found[f"stat {name}"] = repr(kept).encode()
+    for name in fs.xattrs(task):
+        found[name] = fs.xattr(task, name)
+    found["crc32"] = fs.xattr(f"{task}/outputs/text", "user.taskfs.crc32")
+    return found
+
+
+@contextlib.contextmanager
+def counting_connections(cloud: FakeCloud) -> Iterator[Callable[[], int]]:
+    """Take the place of the API, and count who comes."""
+    port = cloud.api.port
+    cloud.stop()
+    with socket.create_server(("127.0.0.1", port)) as listener:
+        listener.setblocking(False)
+
+        def count() -> int:
+            came = 0
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    listener.accept()[0].close()
+                    came += 1
+            return came
+
+        yield count
+
+
+def test_offline_shows_what_was_seen_and_connects_to_nobody(
+    mounted: Mounting, cloud: FakeCloud, at_once: None
+) -> None:
+    """README, Offline: `--offline` serves everything that is cached (finished tasks, their trees,
+    the bytes once read) without one request; it needs no key."""
+    tasks = [
+        finished(cloud, task_metadata={"owner": "me"}),
+        finished(cloud, status="failed", error_detail="it diverged", project="other"),
+    ]
+    running = cloud.add_task(status="computation-started")
+    with mounted() as mount:
+        fs = Mounted(cloud, mount.path)
+        before = {task: seen(fs, task) for task, _ in tasks}
+        assert json.loads(fs.read(".taskfs/stats.json"))["offline"] is False
+        listed = [name for name in fs.names() if name != running]
+        assert fs.target(".latest") == running
+    with counting_connections(cloud) as connections:
+        with mounted(offline="") as mount:
+            fs = Mounted(cloud, mount.path)
+            assert fs.names() == listed
+            for task, files in tasks:
+                after = seen(fs, task)
+                assert after.keys() == before[task].keys()
+                for name, body in before[task].items():
+                    assert_same(after[name], body)
+                for name, body in files.items():
+                    assert_same(after[f"outputs/{name}"], body)
+            assert fs.target(".latest") == fs.names()[0]
+            assert fs.names(".by-status/success") == [tasks[0][0]]
+            assert fs.names(".by-project/other") == [tasks[1][0]]
+            assert json.loads(fs.read(".taskfs/stats.json"))["offline"] is True
+            assert json.loads(fs.read(".taskfs/stats.json"))["api_requests"] == 0
+        assert connections() == 0
+
+
+def test_offline_anything_else_is_etimedout_at_once(
+    mounted: Mounting, cloud: FakeCloud, at_once: None
+) -> None:
+    """README, Offline: anything else ETIMEDOUT at once; nothing is sent, also where the API would
+    answer."""
+    task, files = finished(cloud)
+    unread, _ = finished(cloud)
+    running = cloud.add_task(status="computation-started", outputs={"x": b"so far\n"})
+    with mounted() as mount:
+        fs = Mounted(cloud, mount.path)
+        assert fs.read(f"{task}/outputs/small") == files["small"]
+        assert fs.read(f"{running}/status") == b"computation-started\n"
+    later = cloud.add_task(end_time=LONG_AGO)
+    cloud.clear_requests()
+    with mounted(offline="") as mount:
+        fs = Mounted(cloud, mount.path)
+        assert fs.read(f"{unread}/status") == b"success\n"
+        assert fs.read(f"{task}/outputs/small") == files["small"]
+        for path in (running, f"{running}/status", f"{running}/kill", later, f"{later}/status"):
+            with refused(errno.ETIMEDOUT):
+                fs.stat(path)
+        with refused(errno.ENOENT):
+            fs.stat(".git")
+        with refused(errno.ETIMEDOUT):
+            fs.names(f"{unread}/outputs")
+        with refused(errno.ETIMEDOUT):
+            fs.stat(f"{unread}/output_files_info")
+        with refused(errno.ETIMEDOUT):
+            fs.read(f"{task}/outputs/deep/noise")
+        with refused(errno.ETIMEDOUT):
+            fs.names(f"{task}/inputs")
+        with refused(errno.ETIMEDOUT):
+            fs.set_xattr(task, "user.taskfs.metadata.mood", b"good")
+        with refused(errno.ESRCH):  # final: nobody has to be asked
+            (mount.path / task / "kill").write_bytes(b"1\n")
+        assert fs.read(f"{task}/outputs/small") == files["small"]
+    assert cloud.requests == []
+
+
+@pytest.mark.parametrize("method", [0, 8])
+def test_offline_the_part_that_was_read(
+    mounted: Mounting, cloud: FakeCloud, at_once: None, method: int
+) -> None:
+    """README, Offline: the bytes once read: of a large member those, and no others; a reader that
+    met the end of what is cached goes on with what is."""
+    task, _ = finished(cloud)
+    body = random.Random(1).randbytes(12 << 20)
+    cloud.put_object(f"{task}/output.zip", odd_zip([Odd(b"artifacts/large", body, method)]))
+    place = 0 if method else 5 << 20
+    with mounted() as mount, open(mount.path / task / "outputs/large", "rb") as file:
+        assert os.pread(file.fileno(), 4096, place) == body[place : place + 4096]
+    with mounted(offline="") as mount, open(mount.path / task / "outputs/large", "rb") as file:
+        for _ in range(2):
+            assert os.pread(file.fileno(), 4096, place) == body[place : place + 4096]
+            with refused(errno.ETIMEDOUT):
+                os.pread(file.fileno(), 4096, 11 << 20)
+        with pytest.raises(OSError), open(mount.path / task / "outputs/large", "rb") as other:
+            other.read()
+        assert os.pread(file.fileno(), 4096, place) == body[place : place + 4096]
+    with mounted() as mount:
+        assert_same((mount.path / task / "outputs/large").read_bytes(), body)
+
+
+def test_offline_each_failure_is_logged_once(mounted: Mounting, cloud: FakeCloud) -> None:
+    """README, Errors: each failure is logged once, with operation, path and cause."""
+    task, _ = finished(cloud)
+    with mounted() as mount:
+        os.stat(mount.path / task / "outputs" / "text")
+    with mounted(offline="") as mount:
+        with refused(errno.ETIMEDOUT):
+            (mount.path / task / "outputs" / "text").read_bytes()
+        lines = [line for line in mount.log.read_text().splitlines() if f"{task}/outputs" in line]
+    reads = [line for line in lines if " read /" in line]
+    assert reads and reads == lines  # the kernel asks twice: ahead, and for the page that it needs
+    assert len(reads) <= 2
+    assert all("ETIMEDOUT" in line and "--offline" in line for line in reads)
+
+
+def test_offline_forgets_nothing(mounted: Mounting, cloud: FakeCloud, tmp_path: Path) -> None:
+    """README, Offline: what is cached stays: a refresh is refused, and neither it nor a damaged
+    member costs the tree that nobody could bring back."""
+    task, _ = finished(cloud)
+    wrong = odd_zip(
+        [Odd(b"artifacts/good", b"good\n"), Odd(b"artifacts/bad", b"worse\n" * 9, crc=1)]
+    )
+    cloud.put_object(f"{task}/output.zip", wrong)
+    with mounted() as mount:
+        assert (mount.path / task / "outputs/good").read_bytes() == b"good\n"
+        with refused(errno.EIO):
+            (mount.path / task / "outputs/bad").read_bytes()
+        assert (mount.path / task / "outputs/good").read_bytes() == b"good\n"
+    cache = {path: path.read_bytes() for path in tmp_path.glob("cache/v1/*/*") if path.is_file()}
+    assert cache
+    for _ in range(2):
+        with mounted(offline="") as mount:
+            with refused(errno.ETIMEDOUT):
+                (mount.path / ".taskfs/refresh").write_bytes(b"1\n")
+            for _ in range(2):
+                with pytest.raises(OSError):
+                    (mount.path / task / "outputs/bad").read_bytes()
+                assert (mount.path / task / "outputs/good").read_bytes() == b"good\n"
+    assert {path: path.read_bytes() for path in cache} == cache
+
+
+def test_offline_needs_something_to_show(
+    mounted: Mounting, cloud: FakeCloud, tmp_path: Path
+) -> None:
+    """README, Offline: where nothing is cached the mount fails and says so; another account's
+    tasks are not shown."""
+    finished(cloud)
+    (tmp_path / "home").mkdir()
+    place = tmp_path / "place"
+    place.mkdir()
+    taskfs = Taskfs(tmp_path / "home", cloud)
+    cache = ("--cache-dir", str(tmp_path / "cache"))
+
+    def fails() -> str:
+        done = taskfs("mount", "--offline", *cache, place)
+        assert (done.returncode, done.stdout, is_mounted(place)) == (1, "", False)
+        assert done.stderr.count("\n") == 1
+        return done.stderr
+
+    assert fails() == (
+        f"taskfs: nothing of {cloud.api_url} is kept in {tmp_path / 'cache'}: "
+        "mount it once without --offline\n"
+    )
+    with mounted():
+        pass
+    taskfs.environment["INDUCTIVA_API_KEY"] = "another-key"
+    assert "mount it once without --offline" in fails()
+    with mounted(offline="") as mount:  # no key: the account that was used last
+        assert len(os.listdir(mount.path)) == 1 + 4
+    del taskfs.environment["INDUCTIVA_API_KEY"]
+    ways: tuple[tuple[tuple[str, ...], dict[str, str]], ...] = (
+        (("-o", "offline,ro"), {}),
+        ((), {"TASKFS_OFFLINE": "yes"}),
+    )
+    for words, variables in ways:
+        done = taskfs("mount", *words, *cache, place, **variables)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert len(os.listdir(place)) == 1 + 4
+        umount(place, lazy=False)
+    shutil.rmtree(tmp_path / "cache/v1/records")
+    assert "mount it once without --offline" in fails()
+
+
+def test_offline_lists_what_the_account_still_has(mounted: Mounting, cloud: FakeCloud) -> None:
+    """README, Offline: the finished tasks as they were last seen: a removed one no more."""
+    tasks = [finished(cloud)[0] for _ in range(3)]
+    with mounted():
+        pass
+    cloud.remove_task(tasks[1])
+    cloud.update_task(tasks[0], project="moved")
+    with mounted(last="1"):  # what one listing leaves out may still be there
+        pass
+    with mounted(offline="") as mount:
+        assert {name for name in os.listdir(mount.path) if name[0] != "."} == set(tasks)
+    with mounted():
+        pass
+    with mounted(offline="") as mount:
+        assert {name for name in os.listdir(mount.path) if name[0] != "."} == {tasks[0], tasks[2]}
+        assert os.listdir(mount.path / ".by-project/moved") == [tasks[0]]
+    with mounted(offline="", project="moved") as mount:
+        assert [name for name in os.listdir(mount.path) if name[0] != "."] == [tasks[0]]
+
+
+def test_a_task_that_ends_during_a_mount_is_kept(mounted: Mounting, cloud: FakeCloud) -> None:
+    """README, Offline: finished tasks: also those that finished while they were watched."""
+    task = cloud.add_task(status="computation-started")
+    with mounted(**QUICK) as mount:
+        assert (mount.path / task / "status").read_text() == "computation-started\n"
+        cloud.update_task(task, status="success", is_terminated=True, end_time=LONG_AGO)
+        deadline = time.monotonic() + 30
+        while (mount.path / task / "status").read_text() != "success\n":
+            assert time.monotonic() < deadline
+    with mounted(offline="") as mount:
+        assert (mount.path / task / "status").read_text() == "success\n"
+
+
+def test_a_mount_without_the_api_names_the_way_out(
+    mounted: Mounting, cloud: FakeCloud, tmp_path: Path
+) -> None:
+    """README, Offline: a mount needs the API; where it is away and the cache has something, the
+    error names `--offline`."""
+    (tmp_path / "home").mkdir()
+    place = tmp_path / "place"
+    place.mkdir()
+    taskfs = Taskfs(tmp_path / "home", cloud)
+    flags = ("--cache-dir", str(tmp_path / "cache"), "--timeout", "1s")
+    finished(cloud)
+
+    def fails() -> str:
+        done = taskfs("mount", *flags, place)
+        assert (done.returncode, done.stdout, is_mounted(place)) == (1, "", False)
+        assert done.stderr.count("\n") == 1
+        return done.stderr
+
+    cloud.pause()
+    assert "--offline" not in fails()
+    cloud.resume()
+    with mounted():
+        pass
+    cloud.pause()
+    assert "the finished tasks that are cached (1) with --offline" in fails()
+    cloud.resume()
+    cloud.fail("api")
+    assert "503" in (said := fails()) and "cached (1) with --offline" in said
+    cloud.faults.clear()
+    taskfs.environment["INDUCTIVA_API_KEY"] = "wrong"
+    assert "--offline" not in fails()  # refused is not away
+
+
+def break_off(cloud: FakeCloud, how: str) -> None:
+    if how == "refused":
+        cloud.pause()
+    elif how == "stalled":
+        cloud.faults.add("stall", times=None)
+    else:
+        cloud.fail()
+
+
+@pytest.mark.parametrize("how", ["refused", "stalled", "503"])
+def test_known_finished_tasks_outlive_the_api(
+    mounted: Mounting, cloud: FakeCloud, how: str
+) -> None:
+    """Issue 4: without the flag, with the API away, paths of known finished tasks keep working and
+    cached bytes keep being served: at most one of them waits for a whole --timeout."""
+    known, files = finished(cloud)
+    running = cloud.add_task(status="computation-started")
+    timeout_s = 4.0
+    with mounted(timeout=f"{timeout_s:g}s", **QUICK) as mount:
+        fs = Mounted(cloud, mount.path)
+        before = seen(fs, known)
+        assert fs.read(f"{running}/status") == b"computation-started\n"
+        break_off(cloud, how)
+        began_s = time.monotonic()
+        for _ in range(12):
+            for name in ("status", "computation_time", "outputs/small"):
+                assert fs.read(f"{known}/{name}") == before[name]
+            time.sleep(0.1)
+        assert time.monotonic() - began_s < 12 * timeout_s
+        began_s = time.monotonic()
+        for _ in range(12):
+            assert_same(fs.read(f"{known}/info.json"), before["info.json"])
+            assert_same(fs.read(f"{known}/machine_type"), before["machine_type"])
+            time.sleep(0.1)
+        for name, body in files.items():
+            assert_same(fs.read(f"{known}/outputs/{name}"), body)
+        assert time.monotonic() - began_s < 6 * timeout_s  # not 24 times
+        with refused(errno.EIO if how == "503" else errno.ETIMEDOUT):
+            fs.read(f"{running}/status")
+        cloud.faults.clear()
+        cloud.resume()
+        assert fs.read(f"{running}/status") == b"computation-started\n"
+
+
+@pytest.mark.parametrize("how", ["refused", "stalled", "503"])
+def test_tasks_known_from_an_earlier_mount_outlive_the_api(
+    mounted: Mounting, cloud: FakeCloud, how: str
+) -> None:
+    """Issue 4: …, also tasks that an earlier mount saw and this one did not yet."""
+    earlier = [finished(cloud)[0] for _ in range(8)]
+    newest, _ = finished(cloud)
+    timeout_s = 4.0
+    with mounted() as mount:
+        before = {task: seen(Mounted(cloud, mount.path), task) for task in earlier}
+    with mounted(timeout=f"{timeout_s:g}s", last="1", **QUICK) as mount:
+        fs = Mounted(cloud, mount.path)
+        assert newest in fs.names()
+        assert earlier[0] not in fs.names()
+        break_off(cloud, how)
+        began_s = time.monotonic()
+        for task in earlier:
+            after = seen(fs, task)
+            for name, body in before[task].items():
+                assert_same(after[name], body)
+        assert time.monotonic() - began_s < len(earlier) * timeout_s
+        with refused(errno.EIO if how == "503" else errno.ETIMEDOUT):
+            fs.stat("x" * 25)
+        cloud.faults.clear()
+        cloud.resume()
+        cloud.remove_task(earlier[0])
+        deadline = time.monotonic() + 60
+        while True:  # once a listing tells, what it tells counts
+            with contextlib.suppress(OSError):
+                fs.names()
+            if earlier[0] not in (there := _still_there(fs, earlier)):
+                break
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert there == earlier[1:]
+
+
+def _still_there(fs: Mounted, tasks: list[str]) -> list[str]:
+    found = []
+    for task in tasks:
+        with contextlib.suppress(FileNotFoundError):
+            fs.stat(task)
+            found.append(task)
+    return found
+
+
+def test_offline_commands(mounted: Mounting, cloud: FakeCloud, tmp_path: Path) -> None:
+    """README, Commands: `list` and `info` show with --offline what the cache knows; a command that
+    must ask says so in one line."""
+    task, _ = finished(cloud)
+    cloud.add_task(status="computation-started")
+    with mounted():
+        pass
+    (tmp_path / "home").mkdir()
+    taskfs = Taskfs(tmp_path / "home", cloud)
+    cache = ("--offline", "--cache-dir", str(tmp_path / "cache"))
+    cloud.clear_requests()
+    done = taskfs("list", *cache, "--json")
+    assert [record["task_id"] for record in json.loads(done.stdout)] == [task]
+    done = taskfs("info", *cache, task)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "success" in done.stdout
+    done = taskfs("info", *cache, "x" * 25)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "not cached" in done.stderr and "network" not in done.stderr
+    done = taskfs("list", "--offline", TASKFS_CACHE_DIR=str(tmp_path / "empty"))
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "mount it once without --offline" in done.stderr
+    for command in (["kill", "-y", task], ["wait", task], ["download", task]):
+        done = taskfs(*command, TASKFS_OFFLINE="1")
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1), done
+        assert "TASKFS_OFFLINE" in done.stderr
+    assert cloud.requests == []

@@ -1,0 +1,211 @@
+"""`Ledger`: the finished tasks on disk; what is damaged is a miss, and no secret is written."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taskfs.config import Secret
+from taskfs.diskcache import DiskCache
+from taskfs.ledger import LOOK_S, MAX_TASKS, SHARDS, Ledger, open_ledger
+from taskfs.model import Task
+from taskfs.record import parse_task
+from taskfs.redaction import register_secret
+from tests.unit.fakes import Clock
+
+URL = "https://api.example"
+
+
+def task_of(name: str, number: int = 0, **fields: Any) -> Task:
+    record = {
+        "task_id": name,
+        "status": "success",
+        "is_terminated": True,
+        "create_time": f"2025-06-11T08:{number // 60:02d}:{number % 60:02d}+00:00",
+        **fields,
+    }
+    return parse_task(json.dumps(record).encode())
+
+
+TASKS = [task_of(f"task{number}", number) for number in range(50, 0, -1)]
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def ledger(cache: Path) -> Callable[..., Ledger]:
+    """Opens ledgers as each process has its own."""
+
+    def of(key: str = "key", url: str = URL, size: int = 1 << 30) -> Ledger:
+        found = open_ledger(DiskCache(cache, size), url, Secret(key))
+        assert found is not None
+        return found
+
+    return of
+
+
+def written(cache: Path) -> list[Path]:
+    return sorted((cache / "v1/records").iterdir())
+
+
+def keep(ledger: Ledger, *tasks: Task, whole: bool = False) -> None:
+    ledger.keep(tasks, whole=whole)
+    ledger.close()
+
+
+def test_what_is_kept_is_found_by_the_next_process(
+    ledger: Callable[..., Ledger], cache: Path
+) -> None:
+    """README, Offline: finished tasks as they were last seen; Stored: 0600 in 0700."""
+    keep(ledger(), *TASKS, task_of("running", is_terminated=False), whole=True)
+    assert ledger().tasks() == TASKS
+    assert ledger().find("task7") == next(task for task in TASKS if task.id == "task7")
+    for name in ("task", "task77", "running", "", "ta\udcffsk"):
+        assert ledger().find(name) is None
+    assert {path.stat().st_mode & 0o777 for path in written(cache)} == {0o600}
+    assert (cache / "v1/records").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_listing_replaces_and_a_part_of_one_adds(ledger: Callable[..., Ledger]) -> None:
+    """README, Offline: a task that the account no longer has is no longer shown."""
+    keep(ledger(), *TASKS, whole=True)
+    keep(ledger(), *TASKS[1:], whole=True)
+    assert ledger().tasks() == TASKS[1:]
+    changed = task_of(TASKS[3].id, 24, project="other")
+    keep(ledger(), TASKS[0], changed)
+    found = {task.id: task for task in ledger().tasks()}
+    assert len(found) == len(TASKS)
+    assert found[changed.id] == changed
+    one = ledger()
+    one.drop(TASKS[0].id)
+    one.close()
+    assert ledger().find(TASKS[0].id) is None
+    assert len(ledger().tasks()) == len(TASKS) - 1
+    keep(ledger(), whole=True)
+    assert ledger().tasks() == []
+
+
+def test_accounts_and_apis_are_apart(ledger: Callable[..., Ledger], cache: Path) -> None:
+    """README, Offline: a key shows its own account's tasks; no key, those of the one used last."""
+    keep(ledger("a"), TASKS[0], whole=True)
+    keep(ledger("b"), TASKS[1], whole=True)
+    keep(ledger("a", "https://other"), TASKS[2], whole=True)
+    assert [ledger(key).tasks() for key in ("a", "b", "c")] == [[TASKS[0]], [TASKS[1]], []]
+    assert open_ledger(DiskCache(cache, 1 << 30), "https://third", "") is None
+    assert ledger("").tasks() == [TASKS[1]]
+    keep(ledger("a"), TASKS[0], whole=True)
+    assert ledger("").tasks() == [TASKS[0]]
+    assert ledger("", "https://other").tasks() == [TASKS[2]]
+
+
+def test_any_damage_is_a_miss(ledger: Callable[..., Ledger], cache: Path) -> None:
+    """README, Integrity: a damaged cache is a cache miss: no wrong record, and no error."""
+    keep(ledger(), *TASKS, whole=True)
+    for path in written(cache):
+        whole = path.read_bytes()
+        for at in range(0, len(whole), max(1, len(whole) // 8)):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
+            assert all(task in TASKS for task in ledger().tasks())
+            path.write_bytes(whole[:at])
+            assert all(task in TASKS for task in ledger().tasks())
+        path.write_bytes(whole)
+    assert ledger().tasks() == TASKS
+    first, second = written(cache)[:2]  # under another's name
+    first.write_bytes(second.read_bytes())
+    assert len(ledger().tasks()) <= len(TASKS)
+    keep(ledger(), *TASKS, whole=True)
+    assert ledger().tasks() == TASKS
+
+
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        (b"tasks 2", b'{"task_id": "x", "status": "success", "is_terminated": true}'),
+        (b"tasks 1", b'{"task_id": "x", "status": "started"}'),
+        (b"tasks 1", b"no json\n[]\n{}\n\n"),
+    ],
+)
+def test_what_is_no_record_of_a_finished_task_is_a_miss(
+    ledger: Callable[..., Ledger], cache: Path, head: bytes, body: bytes
+) -> None:
+    """Issue 4: a cache written by another version: a miss, never wrong data."""
+    keep(ledger(), *TASKS, whole=True)
+    one = ledger()
+    for number in range(SHARDS):
+        one._disk.put_index(one._key(number), head, body, "records")
+    assert ledger().tasks() == []
+    assert ledger().find("x") is None
+
+
+def test_no_secret_is_written(ledger: Callable[..., Ledger]) -> None:
+    """README, What is stored where: keys and signatures are written as `***`."""
+    register_secret("very-secret-key")
+    url = "https://store.example/a/b.zip?X-Goog-Signature=abc&x=1"
+    escaped = url.replace("&", "\\u0026").replace("?", "\\u003f")
+    record = (
+        '{"task_id": "x", "status": "success", "is_terminated": true, '
+        f'"count": 12345678901234567890, "list": ["{url}"], '
+        f'"task_metadata": {{"link": "{url}", "odd": "{escaped}", "k": "is very-secret-key"}}}}'
+    )
+    keep(ledger(), parse_task(record.encode()), TASKS[0], whole=True)
+    found = ledger().find("x")
+    assert found is not None
+    for secret in (b"very-secret-key", b"abc", b"Signature"):
+        assert secret not in found.record
+    assert found.metadata == {
+        "link": "https://store.example/a/b.zip?***",
+        "odd": "https://store.example/a/b.zip?***",
+        "k": "is ***",
+    }
+    assert b"12345678901234567890" in found.record
+    assert ledger().find(TASKS[0].id) == TASKS[0]  # as it came, where there is nothing to hide
+
+
+def test_only_what_changed_is_written(cache: Path) -> None:
+    """README, How it works: a listing that tells nothing new writes nothing; what was lost, and
+    what nobody reads for long, comes back before an eviction would take it."""
+    clock = Clock()
+    disk = DiskCache(cache, 1 << 30)
+    ledger = Ledger(disk, "account", "last", clock)
+
+    def told(*tasks: Task) -> set[str]:
+        before = {path.name: path.stat().st_ino for path in written(cache)}
+        ledger._keep(tasks, True)
+        return {path.name for path in written(cache) if path.stat().st_ino != before.get(path.name)}
+
+    assert len(told(*TASKS)) == SHARDS + 1
+    assert told(*TASKS) == set()
+    assert len(told(task_of("new", 59), *TASKS)) == 1
+    for path in written(cache):
+        path.unlink()
+    assert len(told(task_of("new", 59), *TASKS)) == 1  # who was used last
+    clock.tick(LOOK_S + 1)
+    assert len(told(task_of("new", 59), *TASKS)) == SHARDS
+    assert told(task_of("new", 59), *TASKS) == set()
+
+
+def test_the_oldest_go(ledger: Callable[..., Ledger], monkeypatch: pytest.MonkeyPatch) -> None:
+    """README, Limits: at most so many tasks of an account are kept."""
+    monkeypatch.setattr("taskfs.ledger.MAX_TASKS", 2 * SHARDS)
+    keep(ledger(), *TASKS, whole=True)
+    found = ledger().tasks()
+    assert SHARDS < len(found) <= 2 * SHARDS < MAX_TASKS
+    assert TASKS[0] in found
+
+
+def test_without_a_cache_nothing_is_kept(ledger: Callable[..., Ledger], cache: Path) -> None:
+    """README, Options: --cache-size: 0 keeps none."""
+    keep(ledger(size=0), *TASKS, whole=True)
+    assert not cache.exists()
+    (cache / "v1").mkdir(parents=True)
+    (cache / "v1/records").write_text("in the way")
+    keep(ledger(), *TASKS, whole=True)
+    assert ledger().tasks() == []
+    after = ledger()
+    after.close()
+    after.keep(TASKS)  # the mount is ending

@@ -1,0 +1,92 @@
+"""`OfflineAPI` and `FrozenCache`: what is known without asking, and a cache that stays as it is."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from taskfs.diskcache import RECORDS, DiskCache, cache_key
+from taskfs.errors import ConfigError, NotCached, Unavailable
+from taskfs.ledger import open_ledger
+from taskfs.model import ObjectVersion
+from taskfs.offline import FrozenCache, OfflineAPI
+from taskfs.record import parse_task
+
+URL = "https://api.example"
+VERSION = ObjectVersion(3, '"1"')
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A cache that knows three tasks, one block and one index."""
+    disk = DiskCache(tmp_path, 1 << 30)
+    ledger = open_ledger(disk, URL, "key")
+    assert ledger is not None
+    fields = [("c", "success", "p"), ("b", "failed", "p"), ("a", "success", None)]
+    ledger.keep(
+        parse_task(
+            json.dumps(
+                {
+                    "task_id": name,
+                    "status": status,
+                    "project": project,
+                    "is_terminated": True,
+                    "create_time": f"2025-06-11T08:00:0{number}Z",
+                }
+            ).encode()
+        )
+        for number, (name, status, project) in reversed(list(enumerate(fields)))
+    )
+    ledger.close()
+    disk.blocks_of(cache_key("x")).put(0, b"abc")
+    disk.put_index(cache_key("i"), b"head", b"body")
+    return tmp_path
+
+
+def test_finished_tasks_are_listed_as_the_api_would(place: Path) -> None:
+    """README, Offline: `--project`, `--status` and `--last` choose as ever; none is unfinished."""
+    api = OfflineAPI(FrozenCache(place, 1 << 30), place, URL, "")
+    api.check()
+    assert [task.id for task in api.list_tasks()] == ["a", "b", "c"]
+    assert [task.id for task in api.list_tasks(project="p", last=1)] == ["b"]
+    assert [task.id for task in api.list_tasks(status="success")] == ["a", "c"]
+    assert api.list_tasks(active=True) == []
+    assert api.get_status("b").status == "failed"
+    assert api.task_detail("c")["project"] == "p"
+
+
+def test_everything_else_is_not_cached(place: Path) -> None:
+    """README, Offline: anything else is ETIMEDOUT at once."""
+    api = OfflineAPI(FrozenCache(place, 1 << 30), place, URL, "")
+    remote = api.open_object("x/output.zip", None)
+    for call in (
+        lambda: api.get_task("x"),
+        lambda: api.get_status("x"),
+        lambda: api.task_detail("x"),
+        lambda: api.kill_task("a"),
+        lambda: api.set_metadata("a", "k", "v"),
+        lambda: api.remove_metadata("a", "k"),
+        lambda: remote.fetch_tail(1),
+        lambda: remote.fetch_range(0, 1, VERSION),
+    ):
+        with pytest.raises(NotCached):
+            call()
+    assert NotCached.errno == Unavailable.errno
+    with pytest.raises(ConfigError, match="mount it once without --offline"):
+        OfflineAPI(FrozenCache(place, 1 << 30), place, "https://other", "").check()
+
+
+def test_a_frozen_cache_serves_and_is_never_changed(place: Path) -> None:
+    """README, Offline: the cache is left as it is."""
+    frozen = FrozenCache(place, 1 << 30)
+    blocks = frozen.blocks_of(cache_key("x"))
+    frozen.drop_index(cache_key("i"))
+    frozen.drop_indexes()
+    frozen.put_index(cache_key("i"), b"new", b"")
+    frozen.put_index(cache_key("i"), b"new", b"", RECORDS)
+    blocks.put(0, b"xyz")
+    blocks.drop(0, 0)
+    for disk in (frozen, DiskCache(place, 1 << 30)):
+        assert disk.blocks_of(cache_key("x")).get(0) == b"abc"
+        assert disk.get_index(cache_key("i")) == (b"head", b"body")
+        assert disk.get_index(cache_key("i"), RECORDS) is None

@@ -1,0 +1,97 @@
+"""`SingleFlight`: one request for all who wait, and none of the wait for who need not."""
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from taskfs.errors import BadAnswer, NotFound, Unavailable
+from taskfs.singleflight import AWAY_S, PATIENCE_S, SingleFlight
+from taskfs.waiting import Waiter
+from tests.unit.fakes import Clock
+
+
+class Remote:
+    """What answers, fails, or keeps silent until `speak` is set."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.failure: Exception | None = None
+        self.speak = threading.Event()
+        self.speak.set()
+
+    def __call__(self) -> None:
+        self.asked += 1
+        assert self.speak.wait(30)
+        if self.failure is not None:
+            raise self.failure
+
+
+@pytest.fixture
+def remote() -> Iterator[Remote]:
+    remote = Remote()
+    yield remote
+    remote.speak.set()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def flight(clock: Clock, remote: Remote) -> Iterator[SingleFlight]:
+    with ThreadPoolExecutor(4) as pool:
+        yield SingleFlight(pool, Waiter(), clock)
+        remote.speak.set()
+
+
+def test_who_could_do_without_it_waits_a_second_in_all(
+    flight: SingleFlight, remote: Remote
+) -> None:
+    """README, Offline: who asks for a finished task waits a second at most while the API is away,
+    and once, not each time."""
+    remote.speak.clear()
+    began = time.monotonic()
+    for key in ("a", "a", "b", "c"):
+        with pytest.raises(Unavailable):
+            flight.once(key, remote, spare=True)
+    assert PATIENCE_S <= time.monotonic() - began < 4 * PATIENCE_S
+    assert (remote.asked, flight.is_away) == (1, True)
+    remote.speak.set()
+    flight.once("d", remote)
+    assert not flight.is_away
+    flight.once("e", remote, spare=True)  # an answer ends it at once
+    assert remote.asked == 3
+
+
+def test_after_a_failure_nobody_asks_for_a_while(
+    flight: SingleFlight, remote: Remote, clock: Clock
+) -> None:
+    """README, Offline: …; who needs the answer asks each time."""
+    remote.failure = BadAnswer("503")
+    with pytest.raises(BadAnswer):
+        flight.once("a", remote, spare=True)
+    with pytest.raises(Unavailable):
+        flight.once("a", remote, spare=True)
+    assert remote.asked == 1
+    with pytest.raises(BadAnswer):
+        flight.once("a", remote)
+    assert remote.asked == 2
+    clock.tick(AWAY_S + 0.1)
+    remote.failure = None
+    flight.once("a", remote, spare=True)
+    assert (remote.asked, flight.is_away) == (3, False)
+
+
+def test_a_404_is_an_answer(flight: SingleFlight, remote: Remote) -> None:
+    """README, Freshness: only a real 404 is ENOENT; it does not mean that the API is away."""
+    remote.failure = NotFound("x")
+    with pytest.raises(NotFound):
+        flight.once("a", remote, spare=True)
+    assert not flight.is_away
+    with pytest.raises(NotFound):
+        flight.here(remote)
+    assert remote.asked == 2
