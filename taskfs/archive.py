@@ -10,10 +10,11 @@ import msgspec
 
 from taskfs.blocks import BLOCK, BlockCache, BlockReader, next_owner
 from taskfs.buffers import Buffer
+from taskfs.cursors import SPAN
 from taskfs.decoders import DECODERS, METHOD_NAMES, STORED
 from taskfs.diskcache import DiskCache, cache_key
 from taskfs.errors import CorruptData, Unsupported
-from taskfs.inflate import SPAN, Inflater
+from taskfs.inflate import Inflater
 from taskfs.model import ObjectVersion, RemoteObject
 from taskfs.readahead import Stream, Walk, Windows
 from taskfs.readers import (

@@ -7,59 +7,24 @@ whoever reaches its end knows the CRC-32 of the whole.
 """
 
 import threading
+from bisect import bisect_right
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from taskfs.blocks import BlockCache, Extent, next_owner
 from taskfs.buffers import Buffer
-from taskfs.decoders import Decoder, crc32
+from taskfs.cursors import SPAN, Checkpoint, Cursor, Source
+from taskfs.decoders import Decoder
 from taskfs.errors import CorruptData, TaskFSError
 from taskfs.readahead import Windows
 from taskfs.rooms import CheckpointRoom
 from taskfs.waiting import POLL_S, Waiter
 
-SPAN: Final = 128 << 10
 FIRST_SPACING: Final = 4 << 20
 MAX_CHECKPOINTS: Final = 128  # of one member; then every other one goes and the spacing doubles
 MAX_CURSORS: Final = 4
 AHEAD_SPANS: Final = 16
-
-
-class Source(Protocol):
-    """The compressed bytes of one member, read forward by one cursor."""
-
-    def piece(self, offset: int) -> Buffer:
-        """Return some bytes from *offset* of the compressed data on; empty only at its end."""
-        ...
-
-    def close(self) -> None:
-        """No more pieces are wanted."""
-        ...
-
-
-@dataclass(slots=True)
-class _Checkpoint:
-    out: int  # a multiple of SPAN
-    fed: int
-    thaw: Callable[[], Decoder]
-    crc: int
-
-
-class _Cursor:
-    """One decoder on its way; `busy` while a thread drives it, and then only that thread may."""
-
-    def __init__(self, decoder: Decoder, source: Source) -> None:
-        self.decoder = decoder
-        self.source = source
-        self.out = 0  # where `span` begins, a multiple of SPAN
-        self.fed = 0
-        self.span = bytearray()  # the one at `out`, as far as `decoded`; never moved or resized
-        self.decoded = 0
-        self.is_hungry = True
-        self.crc = 0
-        self.busy = False
 
 
 class Inflater:
@@ -95,8 +60,8 @@ class Inflater:
         self._windows = windows or Windows(AHEAD_SPANS * SPAN)
         self._id = next_owner()
         self._changed = threading.Condition()
-        self._cursors: list[_Cursor] = []
-        self._checkpoints: list[_Checkpoint] = []
+        self._cursors: list[Cursor] = []
+        self._checkpoints: list[Checkpoint] = []
         self._spacing = FIRST_SPACING
         self._last_span = -1
         self._streak = 0
@@ -170,7 +135,7 @@ class Inflater:
             self._note_use(index)
             return memoryview(span)[start:stop]
 
-    def _claim(self, index: int) -> tuple[Buffer | None, _Cursor | None]:
+    def _claim(self, index: int) -> tuple[Buffer | None, Cursor | None]:
         """Return the span if it is there, else the cursor that is nearest before it, now busy.
 
         Neither, after some waiting, if another thread drives that: it may be about to pass.
@@ -186,40 +151,39 @@ class Inflater:
             cursor.busy = True
             return None, cursor
 
-    def _release(self, cursor: _Cursor) -> None:
+    def _release(self, cursor: Cursor) -> None:
         with self._changed:
             cursor.busy = False
-            if cursor.out >= self.size:
+            if cursor.is_at_end:
                 self._discard(cursor)
             self._changed.notify_all()
 
-    def _nearest(self, index: int) -> _Cursor:
+    def _nearest(self, index: int) -> Cursor:
         """Return the cursor with the shortest way to the span, a new one where that is nearer."""
         behind = [c for c in self._cursors if c.out <= index * SPAN]
         best = max(behind, key=lambda c: c.out + c.decoded, default=None)
-        marks = [c for c in self._checkpoints if c.out <= index * SPAN]
-        mark = marks[-1] if marks else None
+        before = bisect_right(self._checkpoints, index * SPAN, key=lambda mark: mark.out)
+        mark = self._checkpoints[before - 1] if before else None
         if best is not None and (mark is None or mark.out <= best.out):
             self._cursors.remove(best)
             self._cursors.append(best)
             return best
-        decoder = mark.thaw() if mark else self._make_decoder()
-        cursor = _Cursor(decoder, self._open_source(mark.fed if mark else 0))
         if mark is not None:
-            cursor.out, cursor.fed, cursor.crc = mark.out, mark.fed, mark.crc
-            cursor.is_hungry = False
+            cursor = Cursor.at(mark, self._open_source(mark.fed), self.size, self._crc)
+        else:
+            cursor = Cursor(self._make_decoder(), self._open_source(0), self.size, self._crc)
         self._cursors.append(cursor)
         idle = [c for c in self._cursors[:-1] if not c.busy]
         for old in idle[: max(0, len(self._cursors) - MAX_CURSORS)]:
             self._discard(old)
         return cursor
 
-    def _discard(self, cursor: _Cursor) -> None:
+    def _discard(self, cursor: Cursor) -> None:
         if cursor in self._cursors:
             self._cursors.remove(cursor)
             cursor.source.close()
 
-    def _drive(self, cursor: _Cursor, index: int, stop: int) -> bytearray:
+    def _drive(self, cursor: Cursor, index: int, stop: int) -> bytearray:
         """Decode until the span *index* is there, or as much of it as [0, stop) needs.
 
         The member's last bytes are there only once its end was seen and its CRC-32 is right.
@@ -239,69 +203,29 @@ class Inflater:
                 self._discard(cursor)
             raise
 
-    def _step(self, cursor: _Cursor) -> bytearray | None:
+    def _step(self, cursor: Cursor) -> bytearray | None:
         """Decode what one piece gives; return the span if that completed it, and keep it."""
-        if not cursor.decoded:
-            cursor.span = bytearray(min(SPAN, self.size - cursor.out))
-        span = cursor.span
-        if cursor.decoded < len(span):
-            count, at_end = self._decode(cursor, memoryview(span)[cursor.decoded :])
-            cursor.decoded += count
-            if not count and (at_end or cursor.decoder.ended):
-                reached = cursor.out + cursor.decoded
-                raise CorruptData(f"the data ends after {reached} of {self.size} bytes")
-            if cursor.decoded < len(span):
-                return None
-        crc = crc32(span, cursor.crc)
-        if cursor.out + len(span) == self.size:
-            self._finish(cursor, crc)
-        cursor.crc = crc
+        span = cursor.advance()
+        if span is None:
+            return None
         with self._changed:
             # At once: who finds the cursor past a span must find the span too.
             self._spans.put(Extent(self._id, cursor.out // SPAN, 1, span))
-            cursor.out += len(span)
-            cursor.decoded = 0
+            cursor.go_on()
+            self.verified = self.verified or cursor.is_at_end
             self._changed.notify_all()
-        if cursor.out % self._spacing == 0 and cursor.out < self.size:
+        if cursor.out % self._spacing == 0 and not cursor.is_at_end:
             self._mark(cursor)
         return span
 
-    @staticmethod
-    def _decode(cursor: _Cursor, out: memoryview) -> tuple[int, bool]:
-        """Fill some of *out*; return how much, and whether there is no more input to come."""
-        at_end = False
-        if cursor.is_hungry and not cursor.decoder.ended:
-            piece = cursor.source.piece(cursor.fed)
-            at_end = not len(piece)
-            if not at_end:
-                cursor.decoder.feed(piece)
-                cursor.fed += len(piece)
-        count = cursor.decoder.decode(out)
-        cursor.is_hungry = count < len(out)
-        return count, at_end
-
-    def _finish(self, cursor: _Cursor, crc: int) -> None:
-        """Check that the data ends here and is what the directory says."""
-        while cursor.decoder.marks_end and not cursor.decoder.ended:
-            count, at_end = self._decode(cursor, memoryview(bytearray(1)))
-            if count:
-                raise CorruptData(f"more data than the {self.size} bytes of the directory")
-            if at_end and not cursor.decoder.ended:
-                raise CorruptData("the data ends without an end mark")
-        if crc != self._crc:
-            raise CorruptData(f"CRC-32 {crc:08x} instead of {self._crc:08x}")
-        self.verified = True
-
-    def _mark(self, cursor: _Cursor) -> None:
+    def _mark(self, cursor: Cursor) -> None:
         """Leave a checkpoint where the cursor is, if there is none yet."""
         with self._changed:
             if any(mark.out == cursor.out for mark in self._checkpoints):
                 return
-            thaw = cursor.decoder.freeze()
-            if thaw is None:
+            mark = cursor.checkpoint()
+            if mark is None:
                 return
-            fed = cursor.fed - cursor.decoder.unused
-            mark = _Checkpoint(cursor.out, fed, thaw, cursor.crc)
             self._checkpoints.append(mark)
             self._checkpoints.sort(key=lambda mark: mark.out)
             if len(self._checkpoints) > MAX_CHECKPOINTS:
@@ -370,7 +294,7 @@ class Inflater:
         """Return the span before which the run ahead ends."""
         return min(self._ahead_until, -(-self.size // SPAN)) if self._streak else 0
 
-    def _idle_near(self, index: int) -> _Cursor | None:
+    def _idle_near(self, index: int) -> Cursor | None:
         """Return a cursor that nobody drives and that the reader of *index* has just used."""
         first, last = (index - AHEAD_SPANS) * SPAN, (index + AHEAD_SPANS) * SPAN
         near = [c for c in self._cursors if not c.busy and first <= c.out <= last]

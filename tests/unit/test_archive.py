@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from taskfs.archive import Archive, tail_length
 from taskfs.blocks import BLOCK
 from taskfs.compose import BLOCK_MEMORY, SPAN_MEMORY
+from taskfs.cursors import SPAN
 from taskfs.decoders import DECODERS, DeflateDecoder
 from taskfs.errors import (
     CorruptData,
@@ -32,7 +33,6 @@ from taskfs.errors import (
     Unavailable,
     Unsupported,
 )
-from taskfs.inflate import SPAN
 from taskfs.readahead import TOTAL_WINDOW
 from taskfs.readers import LOCAL, MemberReader
 from tests.zips import (

@@ -13,9 +13,10 @@ import pytest
 
 from taskfs import inflate
 from taskfs.blocks import BlockCache
+from taskfs.cursors import SPAN
 from taskfs.decoders import BZIP2, DECODERS, DEFLATED, LZMA
 from taskfs.errors import CorruptData, Interrupted, TaskFSError, Unavailable
-from taskfs.inflate import AHEAD_SPANS, FIRST_SPACING, SPAN, Inflater
+from taskfs.inflate import AHEAD_SPANS, FIRST_SPACING, Inflater
 from taskfs.rooms import CheckpointRoom
 from taskfs.waiting import Waiter
 from tests.zips import DaemonPool, cheap_bytes, deflate, lzma_alone, pack, run_threads

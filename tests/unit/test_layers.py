@@ -31,7 +31,7 @@ ROWS: Final = (
         "decoders",
         "singleflight",
     ),
-    ("coverage", "readahead", "diskcache", "zipindex"),
+    ("coverage", "readahead", "diskcache", "zipindex", "cursors"),
     ("inflate", "ledger"),
     ("store", "readers", "offline"),
     ("archive",),
@@ -77,7 +77,7 @@ THIRD_PARTY: Final = {
 ADAPTERS: Final = {"operations", "session", "mount", "daemon", "mountpoint"}
 READ_ENGINE: Final = {
     *("buffers", "zipend", "zipindex", "igzip", "decoders", "coverage", "blocks"),
-    *("readahead", "rooms", "inflate", "diskcache", "readers", "archive"),
+    *("readahead", "rooms", "cursors", "inflate", "diskcache", "readers", "archive"),
 }
 ROW_OF: Final = {name: number for number, row in enumerate(ROWS) for name in row}
 

@@ -1,0 +1,124 @@
+"""`Cursor`: one decoder on its way through the compressed data of one member."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from taskfs.buffers import Buffer
+from taskfs.decoders import Decoder, crc32
+from taskfs.errors import CorruptData
+
+SPAN: Final = 128 << 10
+
+
+class Source(Protocol):
+    """The compressed bytes of one member, read forward by one cursor."""
+
+    def piece(self, offset: int) -> Buffer:
+        """Return some bytes from *offset* of the compressed data on; empty only at its end."""
+        ...
+
+    def close(self) -> None:
+        """No more pieces are wanted."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A place from which a decoder can go on: where it is, what it was fed, what came out."""
+
+    out: int  # a multiple of SPAN
+    fed: int
+    thaw: Callable[[], Decoder]
+    crc: int
+
+
+class Cursor:
+    """Decodes forward, span after span, and checks the member's size and CRC-32 at its end.
+
+    Not safe for concurrent use: `busy` while a thread drives it, and then only that thread may.
+    """
+
+    def __init__(self, decoder: Decoder, source: Source, size: int, crc: int) -> None:
+        self.source = source
+        self.out = 0  # where `span` begins, a multiple of SPAN
+        self.span = bytearray()  # as far as `decoded`; never moved or resized
+        self.decoded = 0
+        self.busy = False
+        self._decoder = decoder
+        self._size = size
+        self._expected_crc = crc
+        self._fed = 0
+        self._crc = 0
+        self._is_hungry = True
+
+    @classmethod
+    def at(cls, mark: Checkpoint, source: Source, size: int, crc: int) -> "Cursor":
+        """Return a cursor that goes on from *mark*; *source* is for what was not fed then."""
+        cursor = cls(mark.thaw(), source, size, crc)
+        cursor.out, cursor._fed, cursor._crc = mark.out, mark.fed, mark.crc
+        cursor._is_hungry = False
+        return cursor
+
+    @property
+    def is_at_end(self) -> bool:
+        """Whether all spans are decoded, and the member's size and CRC-32 were right."""
+        return self.out >= self._size
+
+    def advance(self) -> bytearray | None:
+        """Decode what one piece gives; return the span if that completed it, else None.
+
+        Raises:
+            CorruptData: damaged data, or a size or CRC-32 that does not match at the end.
+        """
+        if not self.decoded:
+            self.span = bytearray(min(SPAN, self._size - self.out))
+        span = self.span
+        if self.decoded < len(span):
+            count, at_end = self._decode(memoryview(span)[self.decoded :])
+            self.decoded += count
+            if not count and (at_end or self._decoder.ended):
+                reached = self.out + self.decoded
+                raise CorruptData(f"the data ends after {reached} of {self._size} bytes")
+            if self.decoded < len(span):
+                return None
+        crc = crc32(span, self._crc)
+        if self.out + len(span) == self._size:
+            self._check_end(crc)
+        self._crc = crc
+        return span
+
+    def go_on(self) -> None:
+        """Leave the span that `advance` returned behind."""
+        self.out += len(self.span)
+        self.decoded = 0
+
+    def checkpoint(self) -> Checkpoint | None:
+        """Return the present place, between two spans; None if the method's library cannot."""
+        thaw = self._decoder.freeze()
+        fed = self._fed - self._decoder.unused
+        return None if thaw is None else Checkpoint(self.out, fed, thaw, self._crc)
+
+    def _decode(self, out: memoryview) -> tuple[int, bool]:
+        """Fill some of *out*; return how much, and whether there is no more input to come."""
+        at_end = False
+        if self._is_hungry and not self._decoder.ended:
+            piece = self.source.piece(self._fed)
+            at_end = not len(piece)
+            if not at_end:
+                self._decoder.feed(piece)
+                self._fed += len(piece)
+        count = self._decoder.decode(out)
+        self._is_hungry = count < len(out)
+        return count, at_end
+
+    def _check_end(self, crc: int) -> None:
+        """Check that the data ends here and is what the directory says."""
+        while self._decoder.marks_end and not self._decoder.ended:
+            count, at_end = self._decode(memoryview(bytearray(1)))
+            if count:
+                raise CorruptData(f"more data than the {self._size} bytes of the directory")
+            if at_end and not self._decoder.ended:
+                raise CorruptData("the data ends without an end mark")
+        if crc != self._expected_crc:
+            raise CorruptData(f"CRC-32 {crc:08x} instead of {self._expected_crc:08x}")
