@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from scripts.environments import make_environment, python_of
 
 from .archives import TOP
 from .cloud import Cloud
@@ -158,7 +159,7 @@ PEERS: Final = (
 
 def peers_python(cache: Path) -> Path:
     """Return the interpreter of the peers from PyPI, there or not."""
-    return cache / "peers" / "bin" / "python"
+    return python_of(cache / "peers")
 
 
 def find_program(name: str, cache: Path) -> str:
@@ -169,19 +170,4 @@ def find_program(name: str, cache: Path) -> str:
 
 def install_from_pypi(cache: Path) -> str:
     """Make the environment of the peers, unless it is there; return what went wrong, if so."""
-    python = peers_python(cache)
-    stamp = cache / "peers" / "packages.txt"
-    if stamp.exists() and stamp.read_text().split() == list(PACKAGES):
-        return ""
-    for command in (
-        [sys.executable, "-m", "venv", "--clear", str(cache / "peers")],
-        [str(python), "-m", "pip", "install", "--quiet", "--no-input", *PACKAGES],
-    ):
-        done = subprocess.run(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False
-        )
-        if done.returncode:
-            lines = [line for line in done.stderr.splitlines() if "ERROR" in line]
-            return (lines or ["pip failed"])[-1][:200]
-    stamp.write_text("\n".join(PACKAGES))
-    return ""
+    return make_environment(cache / "peers", PACKAGES)

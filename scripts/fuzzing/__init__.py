@@ -1,0 +1,1 @@
+"""Fuzzing of the archive index and of the member reader."""
