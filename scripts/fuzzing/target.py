@@ -31,10 +31,7 @@ KINDS: Final = [0x0001, 0x000A, 0x5455, 0x7075, 0x9901]
 def look(content: bytes) -> None:
     """Compare one input; whatever `compare` raises is a finding."""
     source = atheris.FuzzedDataProvider(content)
-    if source.ConsumeBool():
-        body = _built(source)
-    else:
-        body = source.ConsumeBytes(len(content))
+    body = _built(source) if source.ConsumeBool() else source.ConsumeBytes(len(content))
     SEEN.update(compare(body))
     SEEN["inputs"] += 1
     if SEEN["inputs"] % SAVED_EVERY == 0:
