@@ -214,7 +214,8 @@ class BlockReader:
 
     def drop(self, start: int, stop: int) -> None:
         """Forget the cached blocks of [start, stop): their bytes proved wrong."""
-        first, last = start // BLOCK, (max(stop, start + 1) - 1) // BLOCK
+        # What says where they end may be a lie: an exabyte is not walked through.
+        first, last = start // BLOCK, (min(max(stop, start + 1), self.size) - 1) // BLOCK
         self._drops += 1
         self._cache.drop(self._id, first, last)
         if self._disk is not None:

@@ -17,6 +17,7 @@ EOCD64_LOCATOR_MAGIC: Final = b"PK\x06\x07"
 EOCD64: Final = struct.Struct("<4sQ2H2L4Q")
 EOCD64_MAGIC: Final = b"PK\x06\x06"
 CENTRAL_MAGIC: Final = b"PK\x01\x02"
+ENCRYPTION_VERSION: Final = 62  # what an encrypted directory needs to be extracted (4.4.3.2)
 MAX_COMMENT: Final = 0xFFFF
 MAX_DIRECTORY: Final = 32 << 20  # some 300,000 members
 # The end record, its longest comment and both ZIP64 records: a tail this long always holds them.
@@ -43,7 +44,8 @@ def find_end(tail: bytes, tail_start: int) -> EndRecord:
 
     Raises:
         CorruptData: there is no end record, or it points outside the object.
-        Unsupported: the archive is split over several disks, or its directory is too large.
+        Unsupported: the archive is split over several disks, or its directory is encrypted or too
+            large.
     """
     lower = max(0, len(tail) - EOCD.size - MAX_COMMENT)
     positions = []
@@ -70,6 +72,8 @@ def find_end(tail: bytes, tail_start: int) -> EndRecord:
             or tail.startswith(CENTRAL_MAGIC, end.start - tail_start)
         ):
             ends.append(end)
+        elif _needed_version(tail, at) >= ENCRYPTION_VERSION:
+            refusal = refusal or Unsupported("the archive's directory is encrypted")
         else:
             refusal = refusal or CorruptData("the end record does not point to a directory")
     if len(ends) > 1:
@@ -77,6 +81,15 @@ def find_end(tail: bytes, tail_start: int) -> EndRecord:
     if not ends:
         raise refusal or CorruptData("there is no usable end record")
     return ends[0]
+
+
+def _needed_version(tail: bytes, at: int) -> int:
+    """Return the version that the ZIP64 end record before the one at *at* asks for, 0 without."""
+    locator = at - EOCD64_LOCATOR.size
+    if locator < 0 or not tail.startswith(EOCD64_LOCATOR_MAGIC, locator):
+        return 0
+    record = tail.rfind(EOCD64_MAGIC, 0, locator - EOCD64.size + len(EOCD64_MAGIC))
+    return int(EOCD64.unpack_from(tail, record)[3]) if record >= 0 else 0
 
 
 def _comment_length(tail: bytes, at: int) -> int:
