@@ -11,7 +11,7 @@ import msgspec
 from taskfs.blocks import BLOCK, BlockCache, BlockReader, next_owner
 from taskfs.buffers import Buffer
 from taskfs.cursors import SPAN
-from taskfs.decoders import DECODERS, METHOD_NAMES, STORED
+from taskfs.decoders import DECODERS, LZMA, METHOD_NAMES, STORED
 from taskfs.diskcache import DiskCache, cache_key
 from taskfs.errors import CorruptData, Unsupported
 from taskfs.inflate import Inflater
@@ -251,6 +251,9 @@ class Archive:
             if self._readers[inflater]:
                 return
             del self._readers[inflater]
+        if member.method == LZMA:  # it may hold a dictionary of 64 MiB
+            self._forget(member, inflater)
+            return
         self.engine.idle.keep(inflater, lambda: self._forget(member, inflater))
 
     def _forget(self, member: Member, inflater: Inflater) -> None:

@@ -218,7 +218,7 @@ class BlockReader:
         first, last = start // BLOCK, (min(max(stop, start + 1), self.size) - 1) // BLOCK
         self._drops += 1
         self._cache.drop(self._id, first, last)
-        if self._disk is not None:
+        if self._disk is not None and first <= last:
             self._disk.drop(first, last)
 
     def forget(self) -> None:

@@ -16,7 +16,7 @@ from taskfs.blocks import BlockCache, Extent, next_owner
 from taskfs.buffers import Buffer
 from taskfs.cursors import SPAN, Checkpoint, Cursor, Source
 from taskfs.decoders import Decoder
-from taskfs.errors import CorruptData, TaskFSError
+from taskfs.errors import CorruptData, TaskFSError, Unsupported
 from taskfs.readahead import Windows
 from taskfs.rooms import CheckpointRoom
 from taskfs.waiting import POLL_S, Waiter
@@ -198,7 +198,7 @@ class Inflater:
                 if span is not None and at == index * SPAN:
                     return span
                 self._waiter.check()
-        except CorruptData:
+        except (CorruptData, Unsupported):
             with self._changed:
                 self._discard(cursor)
             raise

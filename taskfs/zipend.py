@@ -102,9 +102,11 @@ def _read_end(tail: bytes, tail_start: int, at: int) -> EndRecord:
     stop = tail_start + at
     locator = at - EOCD64_LOCATOR.size
     if locator >= 0 and tail.startswith(EOCD64_LOCATOR_MAGIC, locator):
-        size, offset, stop = _read_zip64_end(tail, tail_start, locator)
+        entries, size, offset, stop = _read_zip64_end(tail, tail_start, locator)
     elif disk or first_disk or here != entries:
         raise Unsupported("the archive is split over several files")
+    if entries and not size:
+        raise CorruptData("the end record counts members, but gives their directory no length")
     start = stop - size
     shift = start - offset
     if start < 0 or shift < 0:
@@ -114,8 +116,8 @@ def _read_end(tail: bytes, tail_start: int, at: int) -> EndRecord:
     return EndRecord(start, stop, shift)
 
 
-def _read_zip64_end(tail: bytes, tail_start: int, locator: int) -> tuple[int, int, int]:
-    """Return size, offset and end of the central directory from the ZIP64 records."""
+def _read_zip64_end(tail: bytes, tail_start: int, locator: int) -> tuple[int, int, int, int]:
+    """Return entries, size, offset and end of the central directory from the ZIP64 records."""
     _, disk, claimed, disks = EOCD64_LOCATOR.unpack_from(tail, locator)
     if disk or disks > 1:
         raise Unsupported("the archive is split over several files")
@@ -123,5 +125,5 @@ def _read_zip64_end(tail: bytes, tail_start: int, locator: int) -> tuple[int, in
     for at in (locator - EOCD64.size, claimed - tail_start):
         if 0 <= at <= locator - EOCD64.size and tail.startswith(EOCD64_MAGIC, at):
             record = EOCD64.unpack_from(tail, at)
-            return record[8], record[9], tail_start + at
+            return record[7], record[8], record[9], tail_start + at
     raise CorruptData("the ZIP64 end record is missing")
