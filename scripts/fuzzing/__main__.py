@@ -18,7 +18,7 @@ from scripts.environments import make_environment, python_of
 ROOT: Final = Path(__file__).resolve().parents[2]
 CACHE: Final = Path(user_cache_dir("taskfs-fuzz", appauthor=False))
 ATHERIS: Final = "atheris==3.0.0"
-NEEDED: Final = ("zlib-ng", "cachetools", "msgspec")  # by the index and the readers
+NEEDED: Final = ("isal", "zlib-ng", "cachetools", "msgspec")  # by the index and the readers
 
 
 def main() -> int:
