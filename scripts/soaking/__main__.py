@@ -111,8 +111,10 @@ class _Soak:
             for number in range(READERS)
         ]
         self._going.set()
-        for part in (self.watch, self.trouble, *readers):
-            part.start()
+        self.watch.start()
+        self.trouble.start()
+        for reader in readers:
+            reader.start()
         self._wait(self.seconds * 0.4)
         self.usages["middle"] = self._rest(pid)
         self._wait(self.seconds * 0.6)
