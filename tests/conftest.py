@@ -6,6 +6,7 @@ tasks. `new_fs` gives both with options of the test's own and a cloud that no ot
 """
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from taskfs.compose import open_core
 from taskfs.config import Config, Secret
 from taskfs.options import BY_NAME
+from tests.caches import Mounting, Opening
 from tests.fake_api import FakeCloud
 from tests.mounts import Mount
 from tests.surfaces import InProcess, Mounted, Surface
@@ -159,3 +161,31 @@ def public_dir() -> Iterator[Path]:
         place = Path(name)
         place.chmod(0o755)
         yield place
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def opened(cloud: FakeCloud, cache: Path) -> Opening:
+    """Opens trees of the cloud in process, all on the one cache of the test."""
+
+    def tree(**options: str) -> contextlib.AbstractContextManager[InProcess]:
+        return in_process(cloud, cache, options)
+
+    return tree
+
+
+@pytest.fixture
+def mounted(cloud: FakeCloud, cache: Path, tmp_path: Path) -> Mounting:
+    """Mounts the cloud, always on the one cache of the test."""
+
+    @contextlib.contextmanager
+    def mount(**options: str) -> Iterator[Mount]:
+        home = tmp_path / f"mount{len(os.listdir(tmp_path))}"
+        with on_mount(cloud, home, {"cache_dir": str(cache), **options}) as mount:
+            yield mount
+
+    return mount

@@ -4,109 +4,30 @@ import contextlib
 import errno
 import os
 import random
-import shutil
 import stat
-import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
 
 import pytest
 
-from tests.conftest import in_process, on_mount
+from tests.caches import (
+    LONG_AGO,
+    QUICK,
+    Files,
+    Mounting,
+    Opening,
+    check,
+    disk_use,
+    finished,
+    kept_files,
+    noise,
+    outside,
+    put,
+    some_files,
+)
 from tests.fake_api import FakeCloud
-from tests.mounts import Mount, eventually
-from tests.odd_zips import Odd, odd_zip
-from tests.surfaces import InProcess, Mounted, Surface, assert_same, walk, write
-
-LONG_AGO: Final = "2025-06-11T08:00:00+00:00"
-QUICK: Final = {"attr_timeout": "100ms", "status_cache_time": "200ms", "dir_cache_time": "300ms"}
-SEGMENT: Final = 4 << 20
-Files = dict[str, bytes]
-Mounting = Callable[..., contextlib.AbstractContextManager[Mount]]
-Opening = Callable[..., contextlib.AbstractContextManager[InProcess]]
-
-
-def noise(seed: object, size: int) -> bytes:
-    return random.Random(str(seed)).randbytes(size)
-
-
-def some_files(seed: int) -> Files:
-    return {
-        "small": b"a few bytes of %d\n" % seed,
-        "text": b"".join(b"%d line of %d\n" % (number, seed) for number in range(60_000)),
-        "deep/noise": noise(seed, 700_000),
-    }
-
-
-def put(cloud: FakeCloud, task: str, files: Files, method: int = 8) -> None:
-    members = [Odd(f"artifacts/{name}".encode(), body, method) for name, body in files.items()]
-    cloud.put_object(f"{task}/output.zip", odd_zip(members))
-
-
-def finished(cloud: FakeCloud, files: Files, method: int = 8) -> str:
-    task = cloud.add_task(end_time=LONG_AGO)
-    put(cloud, task, files, method)
-    return task
-
-
-def check(fs: Surface, task: str, files: Files) -> None:
-    """Fail unless the tree lists and gives exactly these files."""
-    assert sorted(walk(fs, f"{task}/outputs")) == sorted(files)
-    for name, body in files.items():
-        assert fs.stat(f"{task}/outputs/{name}").st_size == len(body)
-        assert_same(fs.read(f"{task}/outputs/{name}"), body)
-
-
-def outside(cloud: FakeCloud) -> list[str]:
-    """Return what went out for archives: requests to the store, and for signed URLs."""
-    return [
-        f"{record.side} {record.path}"
-        for record in cloud.requests
-        if record.side == "store" or "url" in record.path or "output" in record.path
-    ]
-
-
-def kept_files(cache: Path, kind: str) -> list[Path]:
-    return sorted(path for path in (cache / "v1" / kind).rglob("*") if path.is_file())
-
-
-def disk_use(cache: Path) -> int:
-    total = 0
-    for top, _, names in os.walk(cache):
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):
-                total += Path(top, name).lstat().st_blocks * 512
-    return total
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def opened(cloud: FakeCloud, cache: Path) -> Opening:
-    """Opens trees of the cloud in process, all on the one cache of the test."""
-
-    def tree(**options: str) -> contextlib.AbstractContextManager[InProcess]:
-        return in_process(cloud, cache, options)
-
-    return tree
-
-
-@pytest.fixture
-def mounted(cloud: FakeCloud, cache: Path, tmp_path: Path) -> Mounting:
-    """Mounts the cloud, always on the one cache of the test."""
-
-    @contextlib.contextmanager
-    def mount(**options: str) -> Iterator[Mount]:
-        home = tmp_path / f"mount{len(os.listdir(tmp_path))}"
-        with on_mount(cloud, home, {"cache_dir": str(cache), **options}) as mount:
-            yield mount
-
-    return mount
+from tests.mounts import eventually
+from tests.surfaces import Mounted, Surface, assert_same, write
 
 
 @pytest.mark.mount
@@ -286,49 +207,6 @@ def test_an_archive_removed_while_nobody_looked(opened: Opening, cloud: FakeClou
         assert fs.names(f"{task}/outputs") == []
 
 
-def _flip(path: Path) -> None:
-    rng, content = random.Random(path.name), bytearray(path.read_bytes())
-    for at in (*rng.choices(range(len(content)), k=30), *range(0, len(content), 50_000)):
-        content[at] ^= 1 << rng.randrange(8)
-    path.write_bytes(content)
-
-
-def _swap(path: Path) -> None:
-    others = [other for other in path.parents[path.parts[-2] != "index"].rglob("*-0")]
-    path.replace(random.Random(path.name).choice(others or [path]))
-
-
-DAMAGES: Final[dict[str, Callable[[Path], None]]] = {
-    "flipped": _flip,
-    "cut": lambda path: os.truncate(path, path.stat().st_size // 2),
-    "emptied": lambda path: os.truncate(path, 0),
-    "removed": lambda path: path.unlink(),
-    "another's": _swap,
-}
-
-
-@pytest.mark.parametrize("when", ["between", "while open"])
-def test_a_damaged_cache_is_a_cache_miss(
-    opened: Opening, cloud: FakeCloud, cache: Path, when: str
-) -> None:
-    """README, Integrity: cached blocks are checked against their own checksum before they are used
-    again; a damaged cache is a cache miss: while nobody has it mounted and under a mount."""
-    tasks = {finished(cloud, some_files(number)): some_files(number) for number in range(2)}
-    for damage in DAMAGES.values():
-        with opened() as before:
-            for task, files in tasks.items():
-                check(before, task, files)
-            for path in kept_files(cache, "blocks") + kept_files(cache, "index"):
-                with contextlib.suppress(FileNotFoundError):  # swapped away
-                    damage(path)
-            with contextlib.ExitStack() as stack:
-                fs = before if when == "while open" else stack.enter_context(opened())
-                if when == "while open":
-                    fs.core.tree.parts.shelf.forget()
-                for task, files in tasks.items():
-                    check(fs, task, files)
-
-
 def test_a_byte_flipped_on_the_way_does_not_stay(opened: Opening, cloud: FakeCloud) -> None:
     """README, Integrity: a mismatch drops the blocks it came from, on disk too: a later mount gives
     what the store has."""
@@ -359,109 +237,6 @@ def test_a_directory_damaged_on_the_way_does_not_stay(opened: Opening, cloud: Fa
             assert_same(fs.read(f"{task}/outputs/x"), body)
     with opened() as fs:
         check(fs, task, {"x": body})
-
-
-@pytest.mark.mount
-def test_the_cache_deleted_underneath(mounted: Mounting, cloud: FakeCloud, cache: Path) -> None:
-    """Issue 4, processes: a cache directory deleted underneath: reads go on, right; what is read
-    from then on is kept again."""
-    tasks = {finished(cloud, some_files(number)): some_files(number) for number in range(3)}
-    first, second, third = tasks
-    with mounted() as mount:
-        fs = Mounted(cloud, mount.path)
-        check(fs, first, tasks[first])
-        with open(mount.path / second / "outputs/text", "rb") as file:
-            content = file.read(100_000)
-            shutil.rmtree(cache)
-            content += file.read()
-        assert_same(content, tasks[second]["text"])
-        for task, files in tasks.items():
-            check(fs, task, files)
-    cloud.clear_requests()
-    with mounted() as mount:
-        check(Mounted(cloud, mount.path), third, tasks[third])
-    assert outside(cloud) == []
-
-
-@pytest.mark.mount
-def test_a_disk_that_takes_no_more(cloud: FakeCloud, tmp_path: Path, cache: Path) -> None:
-    """Issue 4, processes: a full cache directory, here by a limit on the size of files: reads go
-    on, right; nothing half is left lying; the log says it once."""
-    files = some_files(7) | {f"{number:0100}": b"x" for number in range(1000)}
-    task = finished(cloud, files)
-    place = tmp_path / "mnt"
-    place.mkdir()
-    mount = Mount(cloud, place, tmp_path, {"cache_dir": str(cache)})
-    limit = ("prlimit", "--fsize=20000")
-    done = mount.taskfs("mount", *mount.flags, place, prefix=limit)
-    try:
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-        for name in ("small", "text", "deep/noise", "text"):
-            assert_same((place / task / "outputs" / name).read_bytes(), files[name])
-    finally:
-        mount.stop()
-    mount.check_log()
-    told = [line for line in mount.log.read_text().splitlines() if "cache" in line]
-    assert len(told) == 1, told
-    assert kept_files(cache, "index") == []
-
-
-@pytest.mark.parametrize("below", ["", "below"])
-def test_a_file_in_place_of_the_cache_directory(
-    cloud: FakeCloud, cache: Path, below: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Issue 4, processes: a cache directory that cannot be made: reads go on, right; the log says
-    it once."""
-    cache.write_bytes(b"a file")
-    task = finished(cloud, some_files(8))
-    with in_process(cloud, cache / below, {}) as fs:
-        check(fs, task, some_files(8))
-    assert len([record for record in caplog.records if "cache" in record.getMessage()]) == 1
-
-
-@pytest.mark.mount
-def test_two_mounts_on_one_cache(mounted: Mounting, cloud: FakeCloud, cache: Path) -> None:
-    """Issue 4, processes: two mounts on one cache: each gives right bytes while both read, write
-    and make room; disk stays under `--cache-size`, up to a segment per writer."""
-    size = 12 << 20
-    tasks = {}
-    for number in range(4):
-        files = {"stored": noise(number, 5_000_000)}
-        tasks[finished(cloud, files, 0)] = files
-    failures: list[BaseException] = []
-    most = 0
-
-    def read(mount: Mount, seed: int) -> None:
-        rng = random.Random(seed)
-        try:
-            for _ in range(3):
-                task = rng.choice(list(tasks))
-                check(Mounted(cloud, mount.path), task, tasks[task])
-                body = tasks[task]["stored"]
-                with open(mount.path / task / "outputs/stored", "rb", buffering=0) as file:
-                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-                    for _ in range(10):
-                        at = rng.randrange(len(body))
-                        assert_same(os.pread(file.fileno(), 9000, at), body[at : at + 9000])
-        except BaseException as exc:
-            failures.append(exc)
-
-    with contextlib.ExitStack() as stack:
-        mounts = [stack.enter_context(mounted(cache_size=str(size))) for _ in range(2)]
-        readers = [
-            threading.Thread(target=read, args=(mount, number), daemon=True)
-            for number, mount in enumerate(mounts * 2)
-        ]
-        for reader in readers:
-            reader.start()
-        deadline = time.monotonic() + 30
-        while any(reader.is_alive() for reader in readers):
-            assert time.monotonic() < deadline
-            most = max(most, disk_use(cache))
-            time.sleep(0.01)
-        if failures:
-            raise failures[0]
-    assert size // 3 < most <= size + 2 * SEGMENT
 
 
 def test_a_member_larger_than_the_cache(opened: Opening, cloud: FakeCloud, cache: Path) -> None:

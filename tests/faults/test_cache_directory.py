@@ -1,0 +1,248 @@
+"""Issue 4, point 7: whatever becomes of the cache directory is a miss, and never wrong data."""
+
+import contextlib
+import os
+import random
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.caches import (
+    SEGMENT,
+    Mounting,
+    Opening,
+    check,
+    disk_use,
+    finished,
+    kept_files,
+    noise,
+    outside,
+    some_files,
+)
+from tests.conftest import in_process
+from tests.fake_api import FakeCloud
+from tests.mounts import Mount
+from tests.surfaces import Mounted, assert_same
+
+
+@pytest.mark.mount
+def test_two_mounts_on_one_cache(mounted: Mounting, cloud: FakeCloud, cache: Path) -> None:
+    """Issue 4, processes: two mounts on one cache: each gives right bytes while both read, write
+    and make room; disk stays under `--cache-size`, up to a segment per writer."""
+    size = 12 << 20
+    tasks = {}
+    for number in range(4):
+        files = {"stored": noise(number, 5_000_000)}
+        tasks[finished(cloud, files, 0)] = files
+    failures: list[BaseException] = []
+    most = 0
+
+    def read(mount: Mount, seed: int) -> None:
+        rng = random.Random(seed)
+        try:
+            for _ in range(3):
+                task = rng.choice(list(tasks))
+                check(Mounted(cloud, mount.path), task, tasks[task])
+                body = tasks[task]["stored"]
+                with open(mount.path / task / "outputs/stored", "rb", buffering=0) as file:
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                    for _ in range(10):
+                        at = rng.randrange(len(body))
+                        assert_same(os.pread(file.fileno(), 9000, at), body[at : at + 9000])
+        except BaseException as exc:
+            failures.append(exc)
+
+    with contextlib.ExitStack() as stack:
+        mounts = [stack.enter_context(mounted(cache_size=str(size))) for _ in range(2)]
+        readers = [
+            threading.Thread(target=read, args=(mount, number), daemon=True)
+            for number, mount in enumerate(mounts * 2)
+        ]
+        for reader in readers:
+            reader.start()
+        deadline = time.monotonic() + 30
+        while any(reader.is_alive() for reader in readers):
+            assert time.monotonic() < deadline
+            most = max(most, disk_use(cache))
+            time.sleep(0.01)
+        if failures:
+            raise failures[0]
+    assert size // 3 < most <= size + 2 * SEGMENT
+
+
+@pytest.mark.mount
+def test_a_disk_that_takes_no_more(cloud: FakeCloud, tmp_path: Path, cache: Path) -> None:
+    """Issue 4, processes: a full cache directory, here by a limit on the size of files: reads go
+    on, right; nothing half is left lying; the log says it once."""
+    files = some_files(7) | {f"{number:0100}": b"x" for number in range(1000)}
+    task = finished(cloud, files)
+    place = tmp_path / "mnt"
+    place.mkdir()
+    mount = Mount(cloud, place, tmp_path, {"cache_dir": str(cache)})
+    limit = ("prlimit", "--fsize=20000")
+    done = mount.taskfs("mount", *mount.flags, place, prefix=limit)
+    try:
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        for name in ("small", "text", "deep/noise", "text"):
+            assert_same((place / task / "outputs" / name).read_bytes(), files[name])
+    finally:
+        mount.stop()
+    mount.check_log()
+    told = [line for line in mount.log.read_text().splitlines() if "cache" in line]
+    assert len(told) == 1, told
+    assert kept_files(cache, "index") == []
+
+
+@pytest.mark.parametrize("below", ["", "below"])
+def test_a_file_in_place_of_the_cache_directory(
+    cloud: FakeCloud, cache: Path, below: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Issue 4, processes: a cache directory that cannot be made: reads go on, right; the log says
+    it once."""
+    cache.write_bytes(b"a file")
+    task = finished(cloud, some_files(8))
+    with in_process(cloud, cache / below, {}) as fs:
+        check(fs, task, some_files(8))
+    assert len([record for record in caplog.records if "cache" in record.getMessage()]) == 1
+
+
+@pytest.mark.mount
+def test_the_cache_deleted_underneath(mounted: Mounting, cloud: FakeCloud, cache: Path) -> None:
+    """Issue 4, processes: a cache directory deleted underneath: reads go on, right; what is read
+    from then on is kept again."""
+    tasks = {finished(cloud, some_files(number)): some_files(number) for number in range(3)}
+    first, second, third = tasks
+    with mounted() as mount:
+        fs = Mounted(cloud, mount.path)
+        check(fs, first, tasks[first])
+        with open(mount.path / second / "outputs/text", "rb") as file:
+            content = file.read(100_000)
+            shutil.rmtree(cache)
+            content += file.read()
+        assert_same(content, tasks[second]["text"])
+        for task, files in tasks.items():
+            check(fs, task, files)
+    cloud.clear_requests()
+    with mounted() as mount:
+        check(Mounted(cloud, mount.path), third, tasks[third])
+    assert outside(cloud) == []
+
+
+def _flip(path: Path) -> None:
+    rng, content = random.Random(path.name), bytearray(path.read_bytes())
+    for at in (*rng.choices(range(len(content)), k=30), *range(0, len(content), 50_000)):
+        content[at] ^= 1 << rng.randrange(8)
+    path.write_bytes(content)
+
+
+def _swap(path: Path) -> None:
+    others = [other for other in path.parents[path.parts[-2] != "index"].rglob("*-0")]
+    path.replace(random.Random(path.name).choice(others or [path]))
+
+
+DAMAGES: Final[dict[str, Callable[[Path], None]]] = {
+    "flipped": _flip,
+    "cut": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "emptied": lambda path: os.truncate(path, 0),
+    "removed": lambda path: path.unlink(),
+    "another's": _swap,
+}
+
+
+@pytest.mark.parametrize("when", ["between", "while open"])
+def test_a_damaged_cache_is_a_cache_miss(
+    opened: Opening, cloud: FakeCloud, cache: Path, when: str
+) -> None:
+    """README, Integrity: cached blocks are checked against their own checksum before they are used
+    again; a damaged cache is a cache miss: while nobody has it mounted and under a mount."""
+    tasks = {finished(cloud, some_files(number)): some_files(number) for number in range(2)}
+    for damage in DAMAGES.values():
+        with opened() as before:
+            for task, files in tasks.items():
+                check(before, task, files)
+            for path in kept_files(cache, "blocks") + kept_files(cache, "index"):
+                with contextlib.suppress(FileNotFoundError):  # swapped away
+                    damage(path)
+            with contextlib.ExitStack() as stack:
+                fs = before if when == "while open" else stack.enter_context(opened())
+                if when == "while open":
+                    fs.core.tree.parts.shelf.forget()
+                for task, files in tasks.items():
+                    check(fs, task, files)
+
+
+@pytest.mark.parametrize("kind", ["index", "blocks"])
+def test_damaged_byte_by_byte(opened: Opening, cloud: FakeCloud, cache: Path, kind: str) -> None:
+    """Issue 4, 7: a cache directory … damaged byte by byte (a miss, never wrong data): every byte
+    of a kept index, and every fourth of a block with its entry in the table (all of them:
+    tests/unit/test_diskcache.py)."""
+    files = {"a": b"some text\n" * 5, "b": noise(12, 90)}
+    task = finished(cloud, files)
+    with opened() as fs:
+        check(fs, task, files)
+    (path,) = kept_files(cache, kind)
+    sound = path.read_bytes()
+    places = [at for at, byte in enumerate(sound) if byte]  # a hole has nothing to damage
+    assert len(places) > 100
+    for at in places[:: 1 if kind == "index" else 4]:
+        path.write_bytes(sound[:at] + bytes([sound[at] ^ 1 << at % 8]) + sound[at + 1 :])
+        with opened() as fs:
+            check(fs, task, files)
+
+
+@pytest.mark.mount
+@pytest.mark.parametrize("what", ["full", "read-only"])
+def test_a_disk_that_is_full_or_read_only(
+    mounted: Mounting, cloud: FakeCloud, cache: Path, what: str
+) -> None:
+    """Issue 4, 7: a cache directory full, read-only: reads go on, right, on this mount and on the
+    next; the log says it once."""
+    if os.getuid() != 0:
+        pytest.fail("only root can make a file system of its own: run these tests as root")
+    tasks = {finished(cloud, some_files(number)): some_files(number) for number in range(3)}
+    cache.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", cache], check=True)
+    try:
+        for _ in range(2):
+            with mounted() as mount:
+                if what == "read-only":
+                    subprocess.run(["mount", "-o", "remount,ro", cache], check=True)
+                for task, files in tasks.items():
+                    check(Mounted(cloud, mount.path), task, files)
+            told = [line for line in mount.log.read_text().splitlines() if "cache" in line]
+            assert len(told) == 1, told
+    finally:
+        subprocess.run(["umount", "-l", cache], check=True)
+
+
+@pytest.mark.mount
+def test_written_by_another_version(mounted: Mounting, cloud: FakeCloud, cache: Path) -> None:
+    """Issue 4, 7: a cache directory … written by another version: what it left is neither read nor
+    changed, nor removed for room; what looks like ours and is not is a miss."""
+    files = some_files(13)
+    task = finished(cloud, files)
+    with mounted() as mount:
+        check(Mounted(cloud, mount.path), task, files)
+    for path in kept_files(cache, "index"):
+        path.write_bytes(path.read_bytes().replace(b"taskfs index 1\n", b"taskfs index 2\n"))
+    for path in kept_files(cache, "blocks"):
+        path.write_bytes(b"another layout" * 5000)
+    shutil.copytree(cache / "v1", cache / "v0")
+    shutil.copytree(cache / "v1", cache / "v2")
+    (cache / "v2" / "index" / "unknown").write_bytes(noise(14, 3 << 20))
+
+    def others() -> dict[Path, tuple[bytes, int]]:
+        kept = [path for top in ("v0", "v2") for path in (cache / top).rglob("*")]
+        return {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in kept if p.is_file()}
+
+    before = others()
+    with mounted(cache_size="2M") as mount:
+        for _ in range(2):
+            check(Mounted(cloud, mount.path), task, files)
+    assert others() == before
