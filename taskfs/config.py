@@ -247,7 +247,7 @@ def _check_api_url(url: str, insecure_http: bool) -> str:
 
 
 def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
+    if host == "localhost":  # what a name server makes of NAME.localhost nobody knows
         return True
     try:
         return ipaddress.ip_address(host).is_loopback

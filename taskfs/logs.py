@@ -1,8 +1,10 @@
 """Where the log goes: a file of the user's alone, or standard error; never a secret in it."""
 
+import contextlib
 import logging
 import logging.handlers
 import os
+import stat
 import sys
 from io import TextIOWrapper
 from pathlib import Path
@@ -22,6 +24,9 @@ class _PrivateFile(logging.handlers.RotatingFileHandler):
 
     def _open(self) -> TextIOWrapper:
         descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):  # never a device: /dev/null is everybody's
+            with contextlib.suppress(OSError):
+                os.fchmod(descriptor, 0o600)  # it may have been there
         return open(descriptor, "a", encoding="utf-8", errors="backslashreplace")
 
 
@@ -50,8 +55,11 @@ def log_to_file(path: Path, level: str) -> None:
 
 def log_to_default_file(mountpoint: Path, level: str) -> None:
     """Send the log to where nobody asked for it; without it if that cannot be written."""
+    path = default_file(mountpoint)
+    with contextlib.suppress(OSError):
+        path.parent.chmod(0o700)  # it may have been there, for others to read
     try:
-        log_to_file(default_file(mountpoint), level)
+        log_to_file(path, level)
     except ConfigError:
         _install(logging.NullHandler(), level)
 

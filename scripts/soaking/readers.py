@@ -71,8 +71,9 @@ class _Judge:
         self._left = fitting
 
 
-def _forget_pages(descriptor: int, rng: random.Random) -> None:
-    if rng.randrange(2):
+def _forget_pages(place: Place, descriptor: int, rng: random.Random) -> None:
+    """Let the kernel ask again. It forgets what it can: what is then read may jump about."""
+    if not place.is_checked and rng.randrange(2):
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
@@ -86,7 +87,7 @@ def read_whole(stage: Stage, rng: random.Random) -> None:
             pieces.append(piece)
             at += len(piece)
         _check_whole(place, name, b"".join(pieces))
-        _forget_pages(descriptor, rng)
+        _forget_pages(place, descriptor, rng)
     finally:
         os.close(descriptor)
 
@@ -94,7 +95,8 @@ def read_whole(stage: Stage, rng: random.Random) -> None:
 def _check_whole(place: Place, name: str, content: bytes) -> None:
     if all(files[name] != content for files in list(place.versions)):
         sizes = [len(files[name]) for files in place.versions]
-        raise Wrong(f"{place.task} {name}: read whole: {len(content)} bytes, of {sizes}")
+        kind = "checked" if place.is_checked else "replaced" if place.is_replaced else "steady"
+        raise Wrong(f"{kind} {place.task} {name}: read whole: {len(content)} bytes, of {sizes}")
 
 
 def _read_at(stage: Stage, rng: random.Random, offsets: Callable[[int], Iterable[int]]) -> None:
@@ -104,7 +106,7 @@ def _read_at(stage: Stage, rng: random.Random, offsets: Callable[[int], Iterable
         judge = _Judge(place, name, descriptor)
         for offset in offsets(len(place.versions[-1][name])):
             judge.look(offset, rng.choice([1, 4096, 70_000]))
-        _forget_pages(descriptor, rng)
+        _forget_pages(place, descriptor, rng)
     finally:
         os.close(descriptor)
 

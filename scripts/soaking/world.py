@@ -41,7 +41,7 @@ class World:
         self._lock = threading.Lock()
         self.places = [Place(self._add()) for _ in range(4)]
         self.places += [Place(self._add(), is_replaced=True) for _ in range(2)]
-        self.places += [Place(self._add(), is_checked=True) for _ in range(2)]
+        self.places += [Place(self._add(), is_replaced=True, is_checked=True) for _ in range(2)]
         for place in self.places:
             self.replace(place)
         self.running = [cloud.add_task(status="computation-started") for _ in range(20)]

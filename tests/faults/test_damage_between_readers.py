@@ -1,0 +1,89 @@
+"""Issue 4, point 2, found by the soak: the kernel keeps pages for a path, not for a reader."""
+
+import errno
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.fake_api import FakeCloud, Fault
+from tests.mounts import Mount
+from tests.surfaces import assert_same
+from tests.zips import DEFLATED, STORED, build, cheap_bytes, file
+
+pytestmark = pytest.mark.mount
+
+LONG_AGO: Final = "2025-06-11T08:00:00+00:00"
+BODY: Final = {STORED: random.Random(1).randbytes(3_000_000), DEFLATED: cheap_bytes(3_000_000)}
+HALF: Final = 1_500_000
+
+
+def put(cloud: FakeCloud, method: int) -> tuple[str, Fault]:
+    """Return the path of a member, and what flips a byte of its first half on every way here."""
+    task = cloud.add_task(end_time=LONG_AGO)
+    cloud.put_object(f"{task}/output.zip", build([file("x", BODY[method], method=method)]))
+    fault = cloud.faults.add("flip", side="store", path=task, times=None, at=400_000)
+    return f"{task}/outputs/x", fault
+
+
+def rest_of(descriptor: int, offset: int) -> bytes:
+    pieces = []
+    while piece := os.pread(descriptor, 128 << 10, offset):
+        pieces.append(piece)
+        offset += len(piece)
+    return b"".join(pieces)
+
+
+@pytest.mark.parametrize("method", [STORED, DEFLATED])
+def test_who_shares_pages_with_a_damaged_read_does_not_end_well(
+    new_mount: Callable[..., Mount], cloud: FakeCloud, method: int
+) -> None:
+    """Flipped bytes: a reader that got a damaged one's pages from the kernel fails as that one
+    does, although nothing wrong was fetched for itself: its file never ends well."""
+    mount = new_mount()
+    path, fault = put(cloud, method)
+    one, two = (os.open(mount.path / path, os.O_RDONLY) for _ in range(2))
+    try:
+        wrong = os.pread(one, HALF, 0)
+        assert os.pread(two, HALF, 0) == wrong != BODY[method][: len(wrong)]
+        with pytest.raises(OSError) as caught:
+            rest_of(one, len(wrong))
+        assert caught.value.errno == errno.EIO
+        assert fault.hits
+        cloud.faults.clear()
+        with pytest.raises(OSError) as caught:
+            rest_of(two, len(wrong))
+        assert caught.value.errno == errno.EIO
+    finally:
+        os.close(one)
+        os.close(two)
+    assert_same((mount.path / path).read_bytes(), BODY[method])
+
+
+@pytest.mark.parametrize("method", [STORED, DEFLATED])
+def test_the_next_open_sees_no_page_of_a_damaged_read(
+    new_mount: Callable[..., Mount], cloud: FakeCloud, method: int
+) -> None:
+    """After that EIO, and the next open lets go of the kernel's pages too, so a damaged read is
+    never served again: also while a handle from before is still open, and once it is closed."""
+    mount = new_mount()
+    path, _ = put(cloud, method)
+    place: Path = mount.path / path
+    before = os.open(place, os.O_RDONLY)
+    try:
+        os.pread(before, HALF, 0)
+        with pytest.raises(OSError):
+            rest_of(before, HALF)
+        cloud.faults.clear()
+        assert_same(place.read_bytes(), BODY[method])
+        with pytest.raises(OSError):  # it had a wrong byte: it never ends well
+            rest_of(before, 0)
+        for _ in range(2):
+            assert_same(place.read_bytes(), BODY[method])
+    finally:
+        os.close(before)
+    for _ in range(2):
+        assert_same(place.read_bytes(), BODY[method])

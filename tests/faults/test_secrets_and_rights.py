@@ -1,0 +1,370 @@
+"""Issue 4, point 9: secrets and rights. Each clause of it has its test."""
+
+import ast
+import contextlib
+import errno
+import logging
+import os
+import re
+import stat
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from taskfs import logs
+from taskfs.redaction import redact, register_secret
+from tests.caches import finished, some_files
+from tests.conftest import on_mount
+from tests.fake_api import FakeCloud
+from tests.mounts import ROOT, Mount, Taskfs
+from tests.odd_zips import Odd, odd_zip
+from tests.surfaces import Mounted
+
+SECRET: Final = "sk-9f8e7d6c5b4a"
+SIGNATURE: Final = re.compile(rb"Signature=(?!\*\*\*)|[0-9a-f]{64}")
+mounted_only = pytest.mark.mount
+
+
+@pytest.fixture
+def logger() -> Iterator[logging.Logger]:
+    """The program's logger, as it was afterwards."""
+    found = logging.getLogger("taskfs")
+    kept = found.handlers[:], found.level, found.propagate, logging.raiseExceptions
+    yield found
+    for handler in found.handlers:
+        if handler not in kept[0]:
+            handler.close()
+    found.handlers[:], found.propagate, logging.raiseExceptions = kept[0], kept[2], kept[3]
+    found.setLevel(kept[1])
+
+
+def provoke(cloud: FakeCloud, mount: Path, task: str) -> None:
+    """Let everything go wrong that writes a line about a key or a signed URL."""
+    for kind, options in (
+        ("status", {"status": 500}),
+        ("status", {"status": 403}),
+        ("reset", {}),
+        ("redirect", {"to": f"https://nowhere.invalid/x?Signature=abc&key={cloud.api_key}"}),
+        ("redirect", {}),
+        ("html", {}),
+        ("header", {"name": "Content-Range", "value": f"?Signature=abc {cloud.api_key}"}),
+        ("body", {"content": f'{{"detail": "key {cloud.api_key} of /x?Signature=abc"}}'.encode()}),
+    ):
+        for side in ("api", "store"):
+            cloud.faults.add(kind, side=side, times=None, **options)
+            with contextlib.suppress(OSError):
+                (mount / ".taskfs/refresh").write_text("1")
+            for path in ("status", "outputs/small", "output_files_info", "error"):
+                with contextlib.suppress(OSError):
+                    (mount / task / path).read_bytes()
+            cloud.faults.clear()
+
+
+@mounted_only
+def test_keys_and_signatures_are_nowhere(cloud: FakeCloud, tmp_path: Path) -> None:
+    """Keys and signatures are written as `***` in every log, error and stats file: after every kind
+    of failure, at the most talkative level, no file beneath the user's home holds one."""
+    task = finished(cloud, some_files(1))
+    home = tmp_path / "home"
+    with on_mount(cloud, home, {"log_level": "debug", "timeout": "300ms"}) as mount:
+        provoke(cloud, mount.path, task)
+        (mount.path / task / "outputs/small").read_bytes()
+        command = Path(f"/proc/{mount.pid}/cmdline").read_bytes()
+        stats = (mount.path / ".taskfs/stats.json").read_bytes()
+    said = b""
+    for arguments in (
+        ["list"],
+        ["info", task],
+        ["info", "nosuchtask"],
+        ["doctor"],
+        ["kill", "-y", task],
+    ):
+        done = mount.taskfs(*arguments)
+        said += (done.stdout + done.stderr).encode()
+    refused = mount.taskfs("list", TASKFS_API_KEY="wrong" + cloud.api_key)
+    assert refused.returncode == 1
+    said += refused.stderr.encode()
+    written = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
+    assert any(b"***" in content for content in written.values())
+    for content in (command, stats, said, *written.values()):
+        assert cloud.api_key.encode() not in content
+        assert not SIGNATURE.search(content), SIGNATURE.search(content)
+
+
+def test_what_redact_knows() -> None:
+    """… a key wherever it stands; of a URL all that follows `?`, credentials, and header values."""
+    register_secret(SECRET)
+    for text in (
+        f"key {SECRET}.",
+        f"https://store/{SECRET}/x",
+        "GET https://store/b/output.zip?X-Goog-Signature=SIG&X=1 failed",
+        "/b/output.zip?Signature=SIG",
+        "url: /b/a name with spaces/x?Signature=SIG",
+        "?Signature=SIG",
+        "https://user:SIG@store/x",
+        "{'X-API-Key': 'SIG'}",
+        "x-api-key: SIG",
+    ):
+        shown = redact(text)
+        assert "SIG" not in shown and SECRET not in shown and "***" in shown
+    for text in ("no secret? none", "/a/b/c.txt", "https://store/x"):
+        assert redact(text) == text
+
+
+def test_redaction_takes_linear_time() -> None:
+    """An unwritable log never fails an operation, nor does a long line hold one up: a member may lie
+    30,000 directories deep, and each failure names its path."""
+    began = time.monotonic()
+    for text in ("/a" * 500_000, "http://" * 150_000, "x-api-key" * 100_000, "?" * 500_000):
+        redact(text)
+    assert time.monotonic() - began < 10  # 16 million characters squared would be years
+
+
+@mounted_only
+def test_a_name_writes_no_line_of_its_own(
+    cloud: FakeCloud, new_mount: Callable[..., Mount]
+) -> None:
+    """Each failure is one line in the log, whatever characters the member's name has, and none of
+    them speaks to the terminal that shows it."""
+    name = "x\n2025-06-11 08:00:00,000 ERROR taskfs: forged\x1b[2J\x7f\u0085"
+    task = cloud.add_task(end_time="2025-06-11T08:00:00+00:00")
+    cloud.put_object(
+        f"{task}/output.zip", odd_zip([Odd(f"artifacts/{name}".encode(), b"x" * 99, crc=1)])
+    )
+    mount = new_mount()
+    with pytest.raises(OSError) as caught:
+        Mounted(cloud, mount.path).read(f"{task}/outputs/{name}")
+    assert caught.value.errno == errno.EIO
+    lines = mount.log.read_bytes().decode().split("\n")
+    assert lines[-1] == "" and all("taskfs." in line for line in lines[:-1])
+    assert any("x\\x0a2025-06-11" in line and "\\x1b[2J" in line for line in lines)
+
+
+@mounted_only
+@pytest.mark.parametrize("what", ["full", "removed"])
+def test_an_unwritable_log_fails_no_operation(cloud: FakeCloud, tmp_path: Path, what: str) -> None:
+    """An unwritable log never fails an operation: on a full disk, and with its directory gone."""
+    files = some_files(2)
+    task = finished(cloud, files)
+    place = tmp_path / "mnt"
+    place.mkdir()
+    mount = Mount(cloud, place, tmp_path, {"log_level": "debug"})
+    (tmp_path / "logs").mkdir()
+    log = "/dev/full" if what == "full" else str(tmp_path / "logs" / "log")
+    mount.flags[mount.flags.index("--log-file") + 1] = log
+    mount.start()
+    try:
+        if what == "removed":
+            (tmp_path / "logs" / "log").unlink()
+            (tmp_path / "logs").rmdir()
+        for name, body in files.items():
+            assert (place / task / "outputs" / name).read_bytes() == body
+        with pytest.raises(FileNotFoundError):
+            (place / "no-such-task").stat()
+        with pytest.raises(ProcessLookupError):
+            (place / task / "kill").write_text("1")
+    finally:
+        mount.stop()
+    if what == "full":
+        assert stat.S_IMODE(os.stat("/dev/full").st_mode) == 0o666
+
+
+@mounted_only
+def test_cache_and_log_are_the_user_s_alone(cloud: FakeCloud, tmp_path: Path) -> None:
+    """Cache and log files are 0600 in 0700 directories: where nobody said where, whatever the umask
+    is, and where others could read what was there before."""
+    task = finished(cloud, some_files(3))
+    place = tmp_path / "mnt"
+    place.mkdir()
+    state = tmp_path / "state" / "taskfs" / "log"
+    state.mkdir(parents=True, mode=0o755)
+    cache = tmp_path / "cache" / "taskfs"
+    log = state / f"{str(place).strip('/').replace('/', '-')[-200:]}.log"
+    log.write_text("of an older version\n")
+    log.chmod(0o644)
+    mount = Mount(cloud, place, tmp_path)
+    mount.flags = ["--log-level", "debug"]
+    before = os.umask(0)
+    try:
+        mount.start()
+        (place / task / "outputs/text").read_bytes()
+    finally:
+        os.umask(before)
+        mount.stop()
+    assert log.stat().st_size > 100
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
+    assert stat.S_IMODE(state.stat().st_mode) == 0o700
+    assert [path for path in cache.rglob("*") if path.is_file()]
+    for path in (cache, *cache.rglob("*")):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o600 if path.is_file() else 0o700), path
+
+
+def test_a_named_log_is_closed_to_others(tmp_path: Path, logger: logging.Logger) -> None:
+    """Cache and log files are 0600: also `--log-file` of a file that was there; what is no file (a
+    terminal, /dev/null) and a directory of the user's keep their modes."""
+    path = tmp_path / "log"
+    path.write_text("before\n")
+    path.chmod(0o666)
+    tmp_path.chmod(0o755)
+    logs.log_to_file(path, "info")
+    logging.getLogger("taskfs.test").info("a line")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+    assert path.read_text().startswith("before\n")
+    modes = os.stat("/dev/null").st_mode
+    logs.log_to_file(Path("/dev/null"), "info")
+    assert os.stat("/dev/null").st_mode == modes
+
+
+def test_allow_other_explains_what_it_shares(cloud: FakeCloud, tmp_path: Path) -> None:
+    """`--allow-other` explains what it shares: in its help, and in the README."""
+    done = Taskfs(tmp_path, cloud)("mount", "--help", COLUMNS="200")
+    text = " ".join(done.stdout.split())
+    assert "every user of this machine read your tasks and all their files" in text
+    assert "every user of the machine" in " ".join((ROOT / "README.md").read_text().split())
+
+
+def _calls(tree: ast.AST) -> Iterator[ast.Call]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "taskfs").rglob("*.py")), ids=lambda p: p.name)
+def test_no_shell_is_ever_called(path: Path) -> None:
+    """No shell is ever called with a name from outside: none is called at all."""
+    for call in _calls(ast.parse(path.read_text())):
+        name = ast.unparse(call.func)
+        assert name not in ("os.system", "os.popen", "subprocess.getoutput", "eval", "exec"), name
+        assert not name.startswith(("os.exec", "os.spawn")), name
+        assert not [word for word in call.keywords if word.arg == "shell"], name
+
+
+@mounted_only
+def test_names_are_no_commands(cloud: FakeCloud, tmp_path: Path) -> None:
+    """… on a mountpoint, in a project and in an archive whose names a shell would obey."""
+    name = "-o ro,$(touch pwned) `touch pwned`;touch pwned '\"|&"
+    task = cloud.add_task(
+        project=name, outputs={f"{name}/{name}": b"fine"}, end_time="2025-06-11T08:00:00+00:00"
+    )
+    with on_mount(cloud, tmp_path / "home", {}) as first:
+        assert (first.path / task / "outputs" / name / name).read_bytes() == b"fine"
+        assert os.listdir(first.path / ".by-project" / name) == [task]
+    place = tmp_path / name
+    place.mkdir()
+    mount = Mount(cloud, place, tmp_path)
+    mount.start()
+    try:
+        assert (place / task / "status").read_text() == "success\n"
+    finally:
+        assert mount.taskfs("umount", place).returncode == 0
+    assert not [path for path in tmp_path.rglob("pwned")]
+    assert not Path("/pwned").exists()
+
+
+def test_the_embedded_cloud_binds_loopback_only(cloud: FakeCloud) -> None:
+    """The embedded cloud binds loopback only: both its ports, and under no other address."""
+    ports = {cloud.api.port, cloud.store.port}
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            address, _, port = fields[1].partition(":")
+            if fields[3] == "0A" and int(port, 16) in ports:  # it listens
+                assert address == "0100007F", line
+                found.add(int(port, 16))
+    assert found == ports
+
+
+@pytest.mark.parametrize(
+    ("url", "is_allowed"),
+    [
+        ("http://api.example", False),
+        ("http://10.0.0.1:8000", False),
+        ("http://127.0.0.1.example", False),
+        ("http://localhost.example", False),
+        ("http://api.localhost", False),  # what a name server makes of that, nobody knows
+        ("http://0.0.0.0:1", False),
+        ("http://[::]:1", False),
+        ("http://127.0.0.1:1", True),
+        ("http://127.9.9.9:1", True),
+        ("http://[::1]:1", True),
+        ("http://localhost:1", True),
+        ("https://127.0.0.1:1", True),
+    ],
+)
+def test_the_api_must_be_https_unless_it_is_loopback(
+    cloud: FakeCloud, tmp_path: Path, url: str, is_allowed: bool
+) -> None:
+    """The API must be https unless it is loopback (or `--insecure-http` says so): else nothing is
+    sent, and one line names the fix."""
+    taskfs = Taskfs(tmp_path, cloud)
+    done = taskfs("list", "--api-url", url, "--timeout", "200ms")
+    assert done.stderr.count("\n") == 1
+    assert ("--insecure-http" in done.stderr) != is_allowed
+    assert done.returncode != 0
+    assert cloud.api_key not in done.stderr
+    if not is_allowed and "example" not in url:
+        done = taskfs("list", "--api-url", url, "--timeout", "200ms", "--insecure-http")
+        assert "--insecure-http" not in done.stderr and done.returncode == 1
+
+
+@mounted_only
+def test_the_key_goes_to_the_api_alone(new_mount: Callable[..., Mount], cloud: FakeCloud) -> None:
+    """The API key goes to the API host alone, also across redirects: a store that signs its URLs, a
+    redirect to it and one to another port of this machine never see it."""
+    task = finished(cloud, some_files(4))
+    other = FakeCloud()
+    other.start()
+    try:
+        mount = new_mount(timeout="1s")
+        for target in (cloud.signed_url(f"{task}/output.zip"), f"{other.api_url}/tasks"):
+            (mount.path / ".taskfs/refresh").write_text("1")
+            cloud.faults.add("redirect", side="api", path="/tasks", to=target, times=2)
+            with contextlib.suppress(OSError):
+                os.listdir(mount.path)
+            cloud.faults.clear()
+        (mount.path / task / "outputs/small").read_bytes()
+        assert other.requests
+        assert not [record for record in other.requests if record.had_api_key]
+        assert cloud.store.leaked_keys == []
+    finally:
+        other.stop()
+
+
+def test_secrets_registered_while_others_log() -> None:
+    """… whichever thread writes: a key that is read meanwhile disturbs no line of the log."""
+    failures: list[BaseException] = []
+
+    def write() -> None:
+        try:
+            for number in range(2000):
+                redact(f"line {number}")
+        except BaseException as exc:
+            failures.append(exc)
+
+    writers = [threading.Thread(target=write) for _ in range(4)]
+    for writer in writers:
+        writer.start()
+    for number in range(300):
+        register_secret(f"{SECRET}-{number}-of-many")
+    for writer in writers:
+        writer.join()
+    assert failures == []
+
+
+def test_an_archive_cannot_write_outside_of_a_download(cloud: FakeCloud, tmp_path: Path) -> None:
+    """… nor does `taskfs download` follow a name out of its directory, or a link that lies there."""
+    task = cloud.add_task(end_time="2025-06-11T08:00:00+00:00")
+    names = (b"../../out", b"/tmp/taskfs-out", b"a/../../out", b"good")
+    members = [Odd(b"artifacts/" + name, b"content") for name in names]
+    cloud.put_object(f"{task}/output.zip", odd_zip(members))
+    done = Taskfs(tmp_path, cloud)("download", task, "--output-dir", tmp_path / "down")
+    assert done.returncode == 0, done.stderr
+    found = [path for path in (tmp_path / "down").rglob("*") if path.is_file()]
+    assert [path.name for path in found] == ["good"]
+    assert not list(tmp_path.rglob("out")) and not Path("/tmp/taskfs-out").exists()
+    assert subprocess.run(["find", tmp_path, "-type", "l"], capture_output=True).stdout == b""
