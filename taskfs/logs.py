@@ -76,5 +76,6 @@ def _install(target: logging.Handler, level: str) -> None:
     logger.setLevel(level.upper())
     for old in list(logger.handlers):
         logger.removeHandler(old)
+        old.close()
     logger.addHandler(target)
     logger.propagate = False

@@ -198,8 +198,8 @@ OPTIONS: Final = (
            "files, that are in the cache; needs no key.",
            commands=frozenset({"mount", "list", "info"})),
     Option("read_only", parse_flag, "Refuse kills and metadata changes as well."),
-    Option("allow_other", parse_flag, "Let every user of this machine read your tasks and all their files, "
-           "inputs and outputs, for as long as it is mounted; they cannot kill. Needs "
+    Option("allow_other", parse_flag, "Let every user of this machine read your tasks and all "
+           "their files, inputs and outputs, while it is mounted; they cannot kill. Needs "
            "user_allow_other in /etc/fuse.conf unless you are root."),
     Option("allow_root", parse_flag, "Let root, and nobody else, read the mount. Needs "
            "user_allow_other in /etc/fuse.conf unless you are root."),

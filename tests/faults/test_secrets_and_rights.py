@@ -90,7 +90,7 @@ def test_keys_and_signatures_are_nowhere(cloud: FakeCloud, tmp_path: Path) -> No
     assert refused.returncode == 1
     said += refused.stderr.encode()
     written = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
-    assert any(b"***" in content for content in written.values())
+    assert written[mount.log].count(b"\n") > 30
     for content in (command, stats, said, *written.values()):
         assert cloud.api_key.encode() not in content
         assert not SIGNATURE.search(content), SIGNATURE.search(content)
@@ -117,8 +117,8 @@ def test_what_redact_knows() -> None:
 
 
 def test_redaction_takes_linear_time() -> None:
-    """An unwritable log never fails an operation, nor does a long line hold one up: a member may lie
-    30,000 directories deep, and each failure names its path."""
+    """An unwritable log never fails an operation, nor does a long line hold one up: a member may
+    lie 30,000 directories deep, and each failure names its path."""
     began = time.monotonic()
     for text in ("/a" * 500_000, "http://" * 150_000, "x-api-key" * 100_000, "?" * 500_000):
         redact(text)
@@ -357,7 +357,7 @@ def test_secrets_registered_while_others_log() -> None:
 
 
 def test_an_archive_cannot_write_outside_of_a_download(cloud: FakeCloud, tmp_path: Path) -> None:
-    """… nor does `taskfs download` follow a name out of its directory, or a link that lies there."""
+    """… nor does `taskfs download` follow a name out of its directory."""
     task = cloud.add_task(end_time="2025-06-11T08:00:00+00:00")
     names = (b"../../out", b"/tmp/taskfs-out", b"a/../../out", b"good")
     members = [Odd(b"artifacts/" + name, b"content") for name in names]
