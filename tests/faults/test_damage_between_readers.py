@@ -1,5 +1,6 @@
 """Issue 4, point 2, found by the soak: the kernel keeps pages for a path, not for a reader."""
 
+import contextlib
 import errno
 import os
 import random
@@ -87,3 +88,40 @@ def test_the_next_open_sees_no_page_of_a_damaged_read(
         os.close(before)
     for _ in range(2):
         assert_same(place.read_bytes(), BODY[method])
+
+
+@pytest.mark.parametrize("method", [STORED, DEFLATED])
+def test_who_completes_a_file_that_another_began_is_told(
+    new_mount: Callable[..., Mount], cloud: FakeCloud, method: int
+) -> None:
+    """Flipped bytes: what a reader that stopped early left among the kernel's pages is checked when
+    another one reads the file to its end: EIO, and right from then on."""
+    mount = new_mount()
+    path, fault = put(cloud, method)
+    with open(mount.path / path, "rb", buffering=0) as opened:
+        wrong = os.pread(opened.fileno(), HALF, 0)
+    assert wrong != BODY[method][: len(wrong)]
+    assert fault.hits
+    cloud.faults.clear()
+    with pytest.raises(OSError) as caught:
+        (mount.path / path).read_bytes()
+    assert caught.value.errno == errno.EIO
+    for _ in range(2):
+        assert_same((mount.path / path).read_bytes(), BODY[method])
+
+
+@pytest.mark.parametrize("method", [STORED, DEFLATED])
+def test_a_refresh_lets_go_of_the_kernel_s_pages(
+    new_mount: Callable[..., Mount], cloud: FakeCloud, method: int
+) -> None:
+    """README, The tree: `.taskfs/refresh`: forget what is cached: by the kernel too."""
+    mount = new_mount()
+    path, _ = put(cloud, method)
+    with open(mount.path / path, "rb", buffering=0) as opened:
+        os.pread(opened.fileno(), HALF, 0)
+    cloud.faults.clear()
+    (mount.path / ".taskfs/refresh").write_text("1")
+    # What the blocks in memory still hold of the damage is found out once, and dropped.
+    with contextlib.suppress(OSError):
+        assert_same((mount.path / path).read_bytes(), BODY[method])
+    assert_same((mount.path / path).read_bytes(), BODY[method])

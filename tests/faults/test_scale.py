@@ -1,0 +1,156 @@
+"""Issue 4, point 10: scale. What grows with tasks and members is counted, not timed."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.conftest import in_process
+from tests.fake_api import FakeCloud
+from tests.mounts import ROOT, Mount, eventually
+from tests.surfaces import InProcess, text
+from tests.zips import Entry, build, run_threads
+
+LONG_AGO: Final = "2025-06-11T08:00:00+00:00"
+TASKS: Final = 20_000
+PAGES: Final = 40
+UNFINISHED: Final = 100
+MEMBERS: Final = 100_000
+
+
+@pytest.fixture(scope="module")
+def large_cloud() -> FakeCloud:
+    """An account of 20,000 tasks, of which 100 still run."""
+    cloud = FakeCloud()
+    for _ in range(TASKS - UNFINISHED):
+        cloud.add_task(end_time=LONG_AGO)
+    for _ in range(UNFINISHED):
+        cloud.add_task(status="computation-started")
+    return cloud
+
+
+@pytest.fixture
+def large(large_cloud: FakeCloud, tmp_path: Path) -> Iterator[InProcess]:
+    """Its tree, with listings that do not grow old during a test on a busy machine."""
+    large_cloud.start()
+    try:
+        options = {"dir_cache_time": "1h", "timeout": "60s"}
+        with in_process(large_cloud, tmp_path / "cache", options) as fs:
+            large_cloud.clear_requests()
+            yield fs
+    finally:
+        large_cloud.stop()
+
+
+def is_page(record: object) -> bool:
+    return getattr(record, "path", "") == "/tasks" and "active" not in getattr(record, "query", {})
+
+
+def test_20_000_tasks_list_in_40_requests_made_in_parallel(large: InProcess) -> None:
+    """20,000 tasks list in 40 requests, made in parallel: several wait for their answers at once,
+    and no page is asked for twice."""
+    stall = large.cloud.faults.add("stall", path="/tasks", times=None, skip=1)
+    names: list[str] = []
+
+    def release() -> None:
+        eventually(lambda: stall.hits >= 4)  # none of them has been answered
+        stall.times = 0
+        large.cloud.faults.release()
+
+    run_threads([lambda: names.extend(large.names()), release], 120)
+    assert len([name for name in names if not name.startswith(".")]) == TASKS
+    asked = [int(record.query["page"][0]) for record in large.cloud.requests]
+    assert sorted(asked) == list(range(1, PAGES + 1))
+
+
+def test_every_status_after_that_costs_the_bulk_refresh_alone(large: InProcess) -> None:
+    """… reading every `status` after that costs no more than the unfinished ones' refresh (bulk,
+    not one by one)."""
+    names = [name for name in large.names() if not name.startswith(".")]
+    large.cloud.clear_requests()
+    seen = [text(large, f"{name}/status") for name in names]
+    assert seen.count("success\n") == TASKS - UNFINISHED
+    assert seen.count("computation-started\n") == UNFINISHED
+    asked = large.cloud.requests
+    assert not [record for record in asked if record.path != "/tasks" or is_page(record)]
+    # One for each 2 s that it took; each brings all of the unfinished at once.
+    uptime_s = json.loads(text(large, ".taskfs/stats.json"))["uptime_seconds"]
+    assert len(asked) <= uptime_s / 2 + 1
+
+
+def put_members(cloud: FakeCloud, count: int) -> str:
+    """Return the outputs of a task with so many small files, 1,000 to a directory."""
+    entries = [
+        Entry(b"artifacts/step-%03d/file-%06d.vtk" % (n // 1000, n), packed=b"\3\0")
+        for n in range(count)
+    ]
+    task = cloud.add_task(end_time=LONG_AGO, metrics={"output_total_files": count})
+    cloud.put_object(f"{task}/output.zip", build(entries, zip64=True))
+    return f"{task}/outputs"
+
+
+@pytest.mark.mount
+def test_100_000_members_in_one_archive(
+    new_mount: Callable[..., Mount], cloud: FakeCloud, tmp_path: Path
+) -> None:
+    """100,000 members in one archive: a whole `find -ls` costs one signed URL and two ranges, less
+    than twice the directory's bytes; what it leaves in memory grows linearly, by less than the
+    kilobyte a member that the README states; a later mount asks the store for nothing."""
+    mount = new_mount(cache_dir=str(tmp_path / "cache"))
+
+    def resident() -> int:
+        return int(json.loads((mount.path / ".taskfs/stats.json").read_text())["memory_bytes"])
+
+    def find(mount: Mount, top: str) -> int:
+        done = subprocess.run(
+            ["find", mount.path / top, "-type", "f", "-ls"], capture_output=True, timeout=150
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        return done.stdout.count(b"\n")
+
+    find(mount, put_members(cloud, 1000))  # what there is only once
+    held = [resident()]
+    for count in (MEMBERS // 4, MEMBERS):
+        top = put_members(cloud, count)
+        cloud.clear_requests()
+        assert find(mount, top) == count
+        held.append(resident())
+        ranges = [record for record in cloud.requests if record.side == "store"]
+        stored = cloud.get_object(f"{Path(top).parent}/output.zip")
+        assert stored is not None
+        assert len(ranges) <= 2
+        assert sum(record.bytes_sent for record in ranges) < 1.2 * stored.source.size
+    small, large = held[1] - held[0], held[2] - held[1]
+    assert large < MEMBERS * 1000
+    assert large < 4 * small * 2 + (16 << 20)
+    mount.stop()
+    second = new_mount(cache_dir=str(tmp_path / "cache"))
+    cloud.clear_requests()
+    assert find(second, top) == MEMBERS
+    assert not [record for record in cloud.requests if record.side == "store"]
+
+
+@pytest.mark.mount
+@pytest.mark.timeout(300)
+def test_a_short_soak_ends_with_every_byte_right() -> None:
+    """A soak of mixed readers under random faults ends with every byte right, memory flat, no
+    thread left: `scripts/soak` for ten seconds; by hand, for ten minutes."""
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.soaking", "--minutes", "0.17", "--seed", "11"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("operations", "faults injected", "errors", "wrong", "memory", "threads"):
+        assert f"\n{name}" in done.stdout
+    counts = {line.split("  ")[0]: line for line in done.stdout.splitlines()}
+    assert counts["wrong"].split()[1] == "0"
+    assert not counts["operations"].split()[1] == "0"
