@@ -113,6 +113,8 @@ def reference(body: bytes) -> dict[str, tuple[int, int, int, int, int]] | None:
             part in ("", ".", "..") or "\0" in part or len(part.encode()) > 255 for part in parts
         ):
             continue
+        if max(info.file_size, info.compress_size) >= 1 << 63:
+            continue
         if path.endswith("/") or not path:
             folders.add(path.removesuffix("/"))
             parts.append("")
