@@ -65,6 +65,8 @@ class Config:
     uid: int = field(default_factory=os.getuid)
     gid: int = field(default_factory=os.getgid)
     umask: int = 0
+    fsname: str = "taskfs"
+    noexec: bool = False
     cache_dir: Path = field(default_factory=lambda: _default("cache_dir"))
     cache_size: int = 10 * 1024**3
     dir_cache_time_s: float = 10.0

@@ -11,6 +11,7 @@ from typing import Any, Final
 import click
 
 from taskfs import __version__
+from taskfs.cli import doctor, downloading, mount8, mounting, tasks, waiting
 from taskfs.cli.console import complain, with_fix
 from taskfs.errors import TaskFSError
 
@@ -104,6 +105,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    call = mount8.read_call(sys.argv[0], arguments, taskfs.commands)
+    if call is not None:
+        return call.mount()
     # Not `taskfs.main`: it would turn an interrupt into `Aborted!` and a broken pipe into 1.
     try:
         with taskfs.make_context("taskfs", arguments) as context:

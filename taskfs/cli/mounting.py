@@ -37,7 +37,7 @@ def mount(settings: Settings, mountpoint: Path, foreground: bool) -> None:
     mounted and the exit status is 1. The key is checked before mounting. A mount of taskfs on
     MOUNTPOINT whose process died is repaired first.
     """
-    _mount(settings, mountpoint, foreground)
+    mount_tasks(settings, mountpoint, foreground=foreground)
 
 
 @click.command(short_help="Unmount, and wait for the end of the process.")
@@ -89,12 +89,13 @@ def demo(
     if not is_dead(place):  # what a killed daemon left there is repaired by the mount
         place.mkdir(parents=True, exist_ok=True)
     settings.flags["demo"] = True
-    _mount(settings, place, foreground)
+    mount_tasks(settings, place, foreground=foreground)
     if not foreground:
         click.echo(f"The demo is mounted on {place}\nUnmount it with: taskfs umount {place}")
 
 
-def _mount(settings: Settings, mountpoint: Path, foreground: bool) -> None:
+def mount_tasks(settings: Settings, mountpoint: Path, *, foreground: bool) -> None:
+    """Mount what *settings* say on *mountpoint*; MountError or ConfigError say why not."""
     config = settings.load()
     if config.demo:
         _require_demo()
