@@ -3,7 +3,9 @@
 The words are those of libfuse 2.9 and of the fusermount of libfuse 2 and 3.
 """
 
+import os
 import re
+import shutil
 from typing import Final
 
 from taskfs.mountpoint import FUSE_PACKAGES
@@ -20,9 +22,13 @@ NEEDS_ALLOW_OTHER: Final = (
     "echo user_allow_other | sudo tee -a /etc/fuse.conf"
 )
 
+_MISSING: Final = f"fusermount is missing: {FUSE_PACKAGES}"
+_NOT_RUNNABLE: Final = (
+    "fusermount may not be run by you: join its group, or sudo chmod 4755 $(which fusermount)"
+)
+
 # The first row whose expression is found says it; the order is from the special to the general.
 _ROWS: Final = (
-    (r"fusermount.*No such file", f"fusermount is missing: {FUSE_PACKAGES}"),
     (r"user_allow_other", NEEDS_ALLOW_OTHER),
     (
         r"/dev/fuse.*ermission",
@@ -55,6 +61,9 @@ def explain(said: str, place: str) -> str:
     """Return the last words of libfuse as one line with the fix; empty if it said nothing."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     text = "; ".join(dict.fromkeys(lines))
+    if "exec fusermount" in text:  # EACCES, too, where a directory of PATH may not be searched
+        path = f"{os.environ.get('PATH', '')}:{os.defpath}"
+        return _NOT_RUNNABLE if shutil.which("fusermount", os.F_OK, path) else _MISSING
     for expression, fix in _ROWS:
         if re.search(expression, text):
             return fix.replace("{place}", place)

@@ -11,7 +11,7 @@ from typing import Any, Final
 import click
 
 from taskfs import __version__
-from taskfs.cli import doctor, downloading, mount8, mounting, tasks, waiting
+from taskfs.cli import doctor, downloading, mount8, mounting, systemd, tasks, waiting
 from taskfs.cli.console import complain, with_fix
 from taskfs.errors import TaskFSError
 
@@ -69,6 +69,22 @@ def taskfs(ctx: click.Context) -> None:
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
+
+
+for command in (
+    mounting.mount,
+    mounting.umount,
+    tasks.list_tasks,
+    tasks.show,
+    tasks.kill,
+    waiting.wait,
+    downloading.download,
+    doctor.doctor,
+    mounting.demo,
+    systemd.systemd_unit,
+    systemd.install_helper,
+):
+    taskfs.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

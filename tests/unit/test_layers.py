@@ -15,24 +15,12 @@ PACKAGE: Final = ROOT / "taskfs"
 # A module may import those of the rows above it; modules of one row do not know each other. A new
 # module is a new word in the highest row that it can have.
 ROWS: Final = (
-    ("errors", "redaction", "stats", "buffers"),
-    ("model", "options", "waiting", "igzip"),
-    (
-        "config",
-        "record",
-        "transport",
-        "logs",
-        "daemon",
-        "mountpoint",
-        "zipend",
-        "blocks",
-        "rooms",
-        "decoders",
-        "singleflight",
-    ),
-    ("coverage", "readahead", "diskcache", "zipindex", "cursors"),
-    ("inflate", "ledger"),
-    ("store", "readers", "offline"),
+    ("errors", "redaction", "stats", "model", "notify"),
+    ("options", "waiting", "decoders"),
+    ("config", "record", "transport", "logs", "daemon", "mountpoint", "zipend", "blocks", "rooms"),
+    ("coverage", "readahead", "diskcache", "zipindex"),
+    ("inflate",),
+    ("store", "readers"),
     ("archive",),
     ("api", "records", "shelf"),
     ("handles", "virtual", "texts", "metadata"),
@@ -44,7 +32,7 @@ ROWS: Final = (
     ("compose",),
     ("target",),
     ("fetching",),
-    ("download", "operations"),
+    ("download", "operations", "refusals"),
     ("session",),
     ("mount",),
     ("cli.options",),
@@ -52,6 +40,8 @@ ROWS: Final = (
     ("cli.report",),
     ("cli.tasks",),
     ("cli.doctor", "cli.downloading", "cli.mounting", "cli.waiting"),
+    ("cli.mount8",),
+    ("cli.systemd",),
     ("cli",),
     ("__main__",),
 )
@@ -73,7 +63,7 @@ THIRD_PARTY: Final = {
     "tomli": {"config"},
 }
 # What the core must be usable without: it is all that stands above `operations`.
-ADAPTERS: Final = {"operations", "session", "mount", "daemon", "mountpoint"}
+ADAPTERS: Final = {"operations", "session", "mount", "daemon", "mountpoint", "notify", "refusals"}
 READ_ENGINE: Final = {
     *("buffers", "zipend", "zipindex", "igzip", "decoders", "coverage", "blocks"),
     *("readahead", "rooms", "cursors", "inflate", "diskcache", "readers", "archive"),
