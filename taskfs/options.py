@@ -132,7 +132,8 @@ def _user_cache_dir() -> str:
     return str(path)
 
 
-EVERY: Final = frozenset({"mount", "list", "info", "kill", "wait", "download", "doctor"})
+EVERY: Final = frozenset({"mount", "list", "watch", "info", "kill", "wait", "download", "doctor"})
+SCOPED: Final = frozenset({"mount", "list", "watch"})
 LOGGED: Final = EVERY | {"demo"}
 MOUNT: Final = frozenset({"mount"})
 # A download keeps its files anyway; `list` and `info` look there with --offline.
@@ -196,9 +197,9 @@ OPTIONS: Final = (
     Option("insecure_http", parse_flag, "Allow an API that is neither https nor on this machine: "
            "the key then travels in clear text.", commands=EVERY),
     Option("project", str, "Only the tasks of this project.", "NAME", default_shown="all",
-           commands=frozenset({"mount", "list"})),
+           commands=SCOPED),
     Option("status", parse_words, "Only the tasks with this status; may be given several times.",
-           "STATUS", "", default_shown="all", commands=frozenset({"mount", "list"}),
+           "STATUS", "", default_shown="all", commands=SCOPED,
            repeatable=True),
     Option("last", parse_count, "Only the newest N tasks.", "N", default_shown="all"),
     Option("offline", parse_flag, "Ask nobody: only the finished tasks, and the bytes of their "
@@ -224,7 +225,7 @@ OPTIONS: Final = (
     Option("dir_cache_time", parse_duration, "How old a listing may be.", "TIME", "10s",
            field="dir_cache_time_s"),
     Option("status_cache_time", parse_duration, "How old the status of an unfinished task may be.",
-           "TIME", "2s", field="status_cache_time_s"),
+           "TIME", "2s", field="status_cache_time_s", commands=frozenset({"mount", "watch"})),
     Option("attr_timeout", parse_duration, "How long the kernel keeps attributes and names.",
            "TIME", "1s", field="attr_timeout_s"),
     Option("timeout", parse_positive_duration, "How long an operation may try before it fails "

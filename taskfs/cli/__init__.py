@@ -11,7 +11,7 @@ from typing import Any, Final
 import click
 
 from taskfs import __version__
-from taskfs.cli import doctor, downloading, mount8, mounting, systemd, tasks, waiting
+from taskfs.cli import doctor, downloading, mount8, mounting, systemd, tasks, waiting, watching
 from taskfs.cli.console import complain, with_fix
 from taskfs.errors import TaskFSError
 
@@ -75,6 +75,7 @@ for command in (
     mounting.mount,
     mounting.umount,
     tasks.list_tasks,
+    watching.watch,
     tasks.show,
     tasks.kill,
     waiting.wait,

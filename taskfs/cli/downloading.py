@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from taskfs.cli.console import complain, known_task, open_session
+from taskfs.cli.console import complain, is_terminal, known_task, open_session
 from taskfs.cli.options import EPILOG, Settings, config_options, reads
 from taskfs.cli.tasks import parse_task_id
 from taskfs.config import Config
@@ -157,7 +157,7 @@ def _fetch(fetches: "Sequence[Fetch]") -> int:
 @contextlib.contextmanager
 def _progress_bar(total: int) -> "Iterator[Progress]":
     """Yield what counts bytes: into a bar on standard error, if that is a terminal."""
-    if not sys.stderr.isatty() or not total:
+    if not is_terminal(sys.stderr) or not total:
         yield lambda size: None
         return
     from rich.console import Console
