@@ -11,7 +11,17 @@ from typing import Any, Final
 import click
 
 from taskfs import __version__
-from taskfs.cli import doctor, downloading, mount8, mounting, systemd, tasks, waiting, watching
+from taskfs.cli import (
+    completion,
+    doctor,
+    downloading,
+    mount8,
+    mounting,
+    systemd,
+    tasks,
+    waiting,
+    watching,
+)
 from taskfs.cli.console import complain, with_fix
 from taskfs.errors import TaskFSError
 
@@ -84,12 +94,16 @@ for command in (
     mounting.demo,
     systemd.systemd_unit,
     systemd.install_helper,
+    completion.completion,
 ):
     taskfs.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; each failure is one line on standard error."""
+    completed = completion.answer(taskfs)
+    if completed is not None:
+        _leave_at_once(completed)  # who was too slow to answer is not waited for
     try:
         status = _run(sys.argv[1:] if arguments is None else list(arguments))
         sys.stdout.flush()

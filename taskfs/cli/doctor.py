@@ -5,7 +5,7 @@ import ctypes.util
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -19,7 +19,7 @@ from taskfs.cli.options import Settings, config_options
 from taskfs.config import Config, find_api_key
 from taskfs.errors import TaskFSError
 from taskfs.model import format_size
-from taskfs.mountpoint import FSTYPE, FUSE_PACKAGES, is_dead
+from taskfs.mountpoint import FUSE_PACKAGES, is_dead, our_mounts
 
 if TYPE_CHECKING:
     from taskfs.api import TaskClient
@@ -194,25 +194,10 @@ def _demo(_: Surroundings) -> str:
 
 
 def _stale_mounts(_: Surroundings) -> str:
-    dead = [place for place in _our_mounts() if is_dead(Path(place))]
+    dead = [place for place in our_mounts() if is_dead(Path(place))]
     if dead:
         raise Failed(f"{', '.join(dead)}: the process ended: taskfs umount --lazy {dead[0]}")
     return "none of ours is dead"
-
-
-def _our_mounts() -> Iterator[str]:
-    """Yield the places where this machine has taskfs mounted, as /proc/self/mountinfo tells."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
-            fields, _, rest = line.partition(" - ")
-            if rest.startswith(f"{FSTYPE} "):
-                yield _unescaped(fields.split(" ")[4])
-
-
-def _unescaped(place: str) -> str:
-    for code in (0o40, 0o11, 0o12, 0o134):  # the four that the kernel writes as octal digits
-        place = place.replace(f"\\{code:03o}", chr(code))
-    return place
 
 
 # The order is the order of the lines. A new check is a new row.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from taskfs.cli import candidates
 from taskfs.cli.console import complain, is_terminal, known_task, open_session
 from taskfs.cli.options import EPILOG, Settings, config_options, reads
 from taskfs.cli.tasks import parse_task_id
@@ -22,7 +23,14 @@ if TYPE_CHECKING:
 
 
 @click.command(epilog=EPILOG, short_help="Download the files of tasks.")
-@click.argument("task_ids", metavar="ID...", nargs=-1, required=True, callback=reads(parse_task_id))
+@click.argument(
+    "task_ids",
+    metavar="ID...",
+    nargs=-1,
+    required=True,
+    callback=reads(parse_task_id),
+    shell_complete=candidates.tasks(),
+)
 @click.option(
     "--filenames",
     multiple=True,

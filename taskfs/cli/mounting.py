@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from taskfs.cli import candidates
 from taskfs.cli.console import configure_logging
 from taskfs.cli.options import EPILOG, Settings, config_options, reads
 from taskfs.errors import ConfigError, MountError
@@ -27,7 +28,7 @@ _foreground = click.option(
 
 
 @click.command(epilog=EPILOG, short_help="Mount your tasks on a directory.")
-@click.argument("mountpoint", callback=reads(parse_path))
+@click.argument("mountpoint", callback=reads(parse_path), shell_complete=candidates.directories)
 @_foreground
 @config_options("mount")
 def mount(settings: Settings, mountpoint: Path, foreground: bool) -> None:
@@ -41,7 +42,7 @@ def mount(settings: Settings, mountpoint: Path, foreground: bool) -> None:
 
 
 @click.command(short_help="Unmount, and wait for the end of the process.")
-@click.argument("mountpoint", callback=reads(parse_path))
+@click.argument("mountpoint", callback=reads(parse_path), shell_complete=candidates.mounts)
 @click.option(
     "-l",
     "--lazy",
@@ -54,7 +55,12 @@ def umount(mountpoint: Path, lazy: bool) -> None:
 
 
 @click.command(short_help="Mount or serve the embedded cloud.")
-@click.argument("mountpoint", callback=reads(parse_path), required=False)
+@click.argument(
+    "mountpoint",
+    callback=reads(parse_path),
+    required=False,
+    shell_complete=candidates.directories,
+)
 @click.option(
     "--serve",
     is_flag=True,

@@ -10,7 +10,7 @@ from typing import Final
 
 import click
 
-from taskfs.cli import mount8
+from taskfs.cli import candidates, mount8
 from taskfs.cli.options import reads
 from taskfs.config import find_api_key
 from taskfs.errors import ConfigError, MountError
@@ -43,7 +43,12 @@ WantedBy=default.target
 
 
 @click.command("systemd-unit", short_help="Print a systemd unit, or a line for fstab.")
-@click.argument("mountpoint", callback=reads(parse_path), required=False)
+@click.argument(
+    "mountpoint",
+    callback=reads(parse_path),
+    required=False,
+    shell_complete=candidates.directories,
+)
 @click.option(
     "-o",
     "mount_options",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from taskfs.cli import candidates
 from taskfs.cli.console import StatusLine, complain, known_task, open_session
 from taskfs.cli.options import Settings, config_options, reads
 from taskfs.cli.tasks import parse_task_id
@@ -27,7 +28,12 @@ class TimeIsUp(TaskFSError):
 
 
 @click.command(short_help="Wait until a task has ended.")
-@click.argument("task_id", metavar="ID", callback=reads(parse_task_id))
+@click.argument(
+    "task_id",
+    metavar="ID",
+    callback=reads(parse_task_id),
+    shell_complete=candidates.tasks(active=True),
+)
 @click.option(
     "--kill-on-interrupt",
     is_flag=True,

@@ -35,6 +35,7 @@ ROWS: Final = (
     ("download", "operations", "refusals"),
     ("session",),
     ("mount",),
+    ("cli.candidates",),
     ("cli.options",),
     ("cli.console", "cli.keys"),
     ("cli.report",),
@@ -42,7 +43,7 @@ ROWS: Final = (
     ("cli.watchscreen",),
     ("cli.doctor", "cli.downloading", "cli.mounting", "cli.waiting", "cli.watching"),
     ("cli.mount8",),
-    ("cli.systemd",),
+    ("cli.completion", "cli.systemd"),
     ("cli",),
     ("__main__",),
 )
