@@ -35,7 +35,7 @@ ROWS: Final = (
     ("download", "operations", "refusals"),
     ("session",),
     ("mount",),
-    ("cli.candidates",),
+    ("cli.candidates", "cli.manpage"),
     ("cli.options",),
     ("cli.console", "cli.keys"),
     ("cli.report",),
