@@ -2,6 +2,7 @@
 
 import ctypes
 import ctypes.util
+import json
 import os
 import shutil
 import stat
@@ -47,8 +48,14 @@ class Surroundings:
 
 
 @click.command(short_help="Check what taskfs needs here.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print a JSON array of objects with name, result and text.  [default: off]",
+)
 @config_options("doctor")
-def doctor(settings: Settings) -> int:
+def doctor(settings: Settings, as_json: bool) -> int:
     """Check what taskfs needs: libfuse, fusermount, /dev/fuse, the key, the API, clock and cache.
 
     Each check is a line: `ok`, `FAIL` with the fix, or `note` for what matters only to some. The
@@ -57,12 +64,15 @@ def doctor(settings: Settings) -> int:
     config = settings.load(need_key=False)
     configure_logging(config)
     surroundings = Surroundings(settings, config)
-    passed = True
+    outcomes = []
     for name, check in CHECKS:
         word, text = _outcome(check, surroundings)
-        passed = passed and word != "FAIL"
-        click.echo(f"{word:<4} {name}: {printable(text)}")
-    return 0 if passed else 1
+        outcomes.append({"name": name, "result": word, "text": text})
+        if not as_json:
+            click.echo(f"{word:<4} {name}: {printable(text)}")
+    if as_json:
+        click.echo(json.dumps(outcomes, indent=2))
+    return 1 if any(outcome["result"] == "FAIL" for outcome in outcomes) else 0
 
 
 def _outcome(check: Callable[[Surroundings], str], surroundings: Surroundings) -> tuple[str, str]:
