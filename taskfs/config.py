@@ -73,6 +73,7 @@ class Config:
     status_cache_time_s: float = 2.0
     attr_timeout_s: float = 1.0
     timeout_s: float = 30.0
+    completion_timeout_s: float = 1.5
     output_parent: str = "inductiva_output"
     demo: bool = False
     log_file: Path | None = None

@@ -230,6 +230,9 @@ OPTIONS: Final = (
            "TIME", "1s", field="attr_timeout_s"),
     Option("timeout", parse_positive_duration, "How long an operation may try before it fails "
            "with ETIMEDOUT.", "TIME", "30s", field="timeout_s", commands=EVERY - {"wait"}),
+    Option("completion_timeout", parse_positive_duration, "How long a shell's completion may wait "
+           "for the API.", "TIME", "1.5s", field="completion_timeout_s", commands=frozenset(),
+           in_mount_options=False),
     Option("output_parent", str, "The directory that holds a directory per downloaded task.",
            "DIR", "inductiva_output", commands=frozenset(), in_mount_options=False,
            service="INDUCTIVA_OUTPUT_DIR", empty_counts=True),

@@ -3,6 +3,7 @@
 Each function has the form that click asks for: a context, a parameter and what is typed so far.
 """
 
+import contextlib
 import re
 import threading
 from collections.abc import Callable, Iterable
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Final
 import click
 from click.shell_completion import CompletionItem
 
-from taskfs.config import load_config
+from taskfs.config import Config, load_config
+from taskfs.errors import TaskFSError
 from taskfs.model import KNOWN_STATUSES
 from taskfs.mountpoint import our_mounts
 from taskfs.options import BY_NAME, LOG_LEVELS, Option, parse_level, parse_path
@@ -24,11 +26,8 @@ if TYPE_CHECKING:
 Candidates = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 MAX_TASKS: Final = 500  # what one request brings
-TIMEOUT_S: Final = 1.0
 # Shells put a candidate on the command line as it is: one that they would read otherwise is none.
 _PLAIN: Final = re.compile(r"\w[\w.@%+=:,/-]*")
-# Looking up a host's name knows no timeout.
-PATIENCE_S: Final = 1.5
 
 
 def tasks(*, active: bool = False) -> Candidates:
@@ -83,21 +82,23 @@ def _words(words: Iterable[str]) -> Candidates:
 
 
 def _asked(ask: Callable[["TaskClient"], Iterable[CompletionItem]]) -> Candidates:
-    """Return what asks the API within `PATIENCE_S`: whatever goes wrong, there are none."""
+    """Return what asks the API within `completion_timeout`: whatever goes wrong, there are none."""
 
     def candidates(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
         answers: list[CompletionItem] = []
+        try:
+            config = _config(ctx)
+        except TaskFSError:
+            return []
 
         def work() -> None:
-            try:
-                with closing(_client(ctx)) as client:
-                    answers.extend(ask(client))
-            except Exception:
-                answers.clear()
+            with contextlib.suppress(Exception), closing(_client(config)) as client:
+                answers.extend(list(ask(client)))
 
+        # A thread, since looking up a host's name knows no timeout.
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
-        thread.join(PATIENCE_S)
+        thread.join(config.completion_timeout_s)
         given = {value for each in ctx.params.values() if isinstance(each, tuple) for value in each}
         return [
             item
@@ -110,12 +111,17 @@ def _asked(ask: Callable[["TaskClient"], Iterable[CompletionItem]]) -> Candidate
     return candidates
 
 
-def _client(ctx: click.Context) -> "TaskClient":
-    """Return a client as the command line so far asks for it."""
+def _config(ctx: click.Context) -> Config:
+    """Return the configuration as the command line so far says it; ConfigError where it is none."""
+    flags = {name: ctx.params.get(name) for name in BY_NAME}
+    return load_config(flags, file=ctx.params.get("config_file"))
+
+
+def _client(config: Config) -> "TaskClient":
     from taskfs import logs
     from taskfs.compose import open_client
 
     logs.log_nowhere()
-    flags = {name: ctx.params.get(name) for name in BY_NAME}
-    config = load_config(flags, file=ctx.params.get("config_file"))
-    return open_client(replace(config, timeout_s=min(TIMEOUT_S, config.timeout_s)))
+    return open_client(
+        replace(config, timeout_s=min(config.completion_timeout_s, config.timeout_s))
+    )

@@ -22,7 +22,8 @@ def completion(ctx: click.Context, shell: str) -> None:
     zsh:  taskfs completion zsh > DIRECTORY_OF_FPATH/_taskfs
     fish: taskfs completion fish > ~/.config/fish/completions/taskfs.fish
 
-    Task ids are asked for while you type, at most for a second and a half.
+    Task ids are asked for while you type, at most for a second and a half (or
+    TASKFS_COMPLETION_TIMEOUT).
     """
     kind = get_completion_class(shell)
     assert kind is not None, shell

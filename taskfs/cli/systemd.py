@@ -1,6 +1,7 @@
 """`taskfs systemd-unit` and `taskfs install-helper`: what makes a mount one of the system's own."""
 
 import os
+import shlex
 import shutil
 import stat
 import sys
@@ -139,7 +140,7 @@ def install_helper(remove: bool) -> None:
     """
     if os.geteuid():
         name = "install-helper --remove" if remove else "install-helper"
-        raise MountError(f"{HELPER} is root's: sudo {program()} {name}")
+        raise MountError(f"{HELPER} is root's: sudo {shlex.quote(sys.argv[0])} {name}")
     try:
         _remove() if remove else _install(program())
     except OSError as exc:

@@ -50,6 +50,7 @@ def complete(taskfs: Command, shell_path: str) -> Callable[..., list[str]]:
                 "_TASKFS_COMPLETE": "bash_complete",
                 "COMP_WORDS": " ".join(("taskfs", *words)),
                 "COMP_CWORD": str(len(words)),
+                "TASKFS_COMPLETION_TIMEOUT": "30s",  # this machine may be busy
                 **environment,
             },
             cwd=taskfs.cwd,
@@ -77,6 +78,7 @@ def test_tab_in_a_real_shell(
     script.write_text(taskfs("completion", shell).stdout)
     start, source = SHELLS[shell]
     environment = {**taskfs.environment, "PATH": shell_path, "TERM": "xterm", "LC_ALL": "C.UTF-8"}
+    environment["TASKFS_COMPLETION_TIMEOUT"] = "30s"  # this machine may be busy
     environment["PS1"] = "ready> "
     terminal = Terminal([executable, *start], taskfs.cwd, environment)
     try:
@@ -144,6 +146,7 @@ def test_silently_nothing_when_the_api_is_away(
         cloud.faults.add("stall", times=None)
     if trouble == "failing":
         cloud.fail()
+    environment["TASKFS_COMPLETION_TIMEOUT"] = "1s"
     began = time.monotonic()
     assert complete("info", "", **environment) == []
     assert time.monotonic() - began < 20
