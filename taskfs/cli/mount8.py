@@ -60,7 +60,12 @@ def read_call(
     if os.path.basename(program).startswith("mount."):
         return _parse(arguments)
     of_mount_fuse = len(arguments) > 2 and arguments[2] == "-o" and arguments[0] not in commands
-    return _parse(arguments) if of_mount_fuse and arguments[0][:1] != "-" else None
+    if not of_mount_fuse or arguments[0].startswith("-"):
+        return None
+    call = _parse(arguments)
+    if call.fake:  # mount.fuse never says so: it is somebody who knows sshfs
+        raise click.UsageError("to stay in the foreground, use `taskfs mount --foreground`")
+    return call
 
 
 def _parse(arguments: Sequence[str]) -> Mount8Call:

@@ -42,7 +42,8 @@ def run(program: Path, bare: Command, *arguments: str, prefix: tuple[str, ...] =
 
 def verify(text: str, directory: Path) -> None:
     """Fail unless systemd takes *text* for a user service without a word."""
-    assert shutil.which("systemd-analyze"), "systemd-analyze is missing: apt-get install systemd"
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed: apt-get install systemd")
     file = directory / "taskfs.service"
     file.write_text(text)
     (directory / "run").mkdir(exist_ok=True)

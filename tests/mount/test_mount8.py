@@ -21,7 +21,7 @@ LONG_AGO: Final = "2025-06-11T08:00:00+00:00"
 _OWN_SYSTEM: Final = """
 set -e
 mkdir "$HOME/keep" "$HOME/mnt" "$HOME/sbin" "$HOME/bin"
-cp -a /sbin/mount.fuse /sbin/ldconfig "$HOME/keep"
+cp -L --preserve=mode /sbin/mount.fuse /sbin/ldconfig "$HOME/keep"
 mount -t tmpfs none "$HOME/sbin" && cp -a "$HOME"/keep/* "$HOME/sbin"
 mount -t tmpfs none "$HOME/bin"
 mount --bind "$HOME/sbin" "$(realpath /sbin)"
@@ -215,12 +215,15 @@ def test_sloppy_and_fake(system: Callable[[str], list[str]]) -> None:
     info
     mount -s -t fuse.taskfs taskfs $mnt -o bogus=1; echo "sloppy $?"
     umount $mnt; echo "umount $?"
+    "$program" taskfs $mnt -o rw -f; echo "usage $?"
+    info
     /sbin/mount.fuse.taskfs taskfs; echo "usage $?"
     /sbin/mount.fuse.taskfs taskfs $mnt -x; echo "usage $?"
     """)
     assert [line for line in lines if not line.startswith("taskfs:")] == [
-        *("fake 0", "fake 0", "sloppy 0", "umount 0", "usage 2", "usage 2")
+        *("fake 0", "fake 0", "sloppy 0", "umount 0", "usage 2", "usage 2", "usage 2")
     ]
+    assert sum("taskfs mount --foreground" in line for line in lines) == 1
     assert sum("mount.fuse.taskfs SOURCE MOUNTPOINT" in line for line in lines) == 2
 
 
