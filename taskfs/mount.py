@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Final
 from taskfs import daemon, logs, mountpoint
 from taskfs.compose import Core, open_core
 from taskfs.config import Config, Secret
-from taskfs.errors import MountError, TaskFSError
+from taskfs.errors import BadAnswer, MountError, TaskFSError, Unavailable
 from taskfs.notify import READY, STOPPING, ServiceManager
+from taskfs.offline import OfflineAPI
 from taskfs.operations import TaskOperations
 from taskfs.refusals import CONTAINER, NEEDS_ALLOW_OTHER, explain
 from taskfs.session import Session, fuse_interrupted
@@ -128,7 +129,7 @@ def _serve(
     on_live: Callable[[], None],
     on_end: Callable[[], object] = lambda: None,
 ) -> None:
-    """Check the key, mount, and serve until unmounted."""
+    """List the tasks, mount, and serve until unmounted."""
     _tune_memory()
     # Before any thread exists: each inherits the mask, so one thread alone gets the signals.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)

@@ -11,23 +11,14 @@ from typing import Any, Final
 import click
 
 from taskfs import __version__
-from taskfs.cli import (
-    completion,
-    doctor,
-    downloading,
-    mount8,
-    mounting,
-    systemd,
-    tasks,
-    waiting,
-    watching,
-)
 from taskfs.cli.console import complain, with_fix
+from taskfs.cli.mount8 import read_call
 from taskfs.errors import TaskFSError
 
 log = logging.getLogger(__name__)
 
 INTERRUPTED = 130
+COMPLETING: Final = "_TASKFS_COMPLETE"  # the variable with which the scripts of shells ask
 BROKEN_PIPE = 141  # as if by SIGPIPE: what `| head` makes of any other command
 
 
@@ -37,12 +28,16 @@ COMMANDS: Final = {
     "mount": ("mounting", "mount"),
     "umount": ("mounting", "umount"),
     "list": ("tasks", "list_tasks"),
+    "watch": ("watching", "watch"),
     "info": ("tasks", "show"),
     "kill": ("tasks", "kill"),
     "wait": ("waiting", "wait"),
     "download": ("downloading", "download"),
     "doctor": ("doctor", "doctor"),
     "demo": ("mounting", "demo"),
+    "systemd-unit": ("systemd", "systemd_unit"),
+    "install-helper": ("systemd", "install_helper"),
+    "completion": ("completion", "completion"),
 }
 
 
@@ -81,29 +76,12 @@ def taskfs(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (
-    mounting.mount,
-    mounting.umount,
-    tasks.list_tasks,
-    watching.watch,
-    tasks.show,
-    tasks.kill,
-    waiting.wait,
-    downloading.download,
-    doctor.doctor,
-    mounting.demo,
-    systemd.systemd_unit,
-    systemd.install_helper,
-    completion.completion,
-):
-    taskfs.add_command(command)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; each failure is one line on standard error."""
-    completed = completion.answer(taskfs)
-    if completed is not None:
-        _leave_at_once(completed)  # who was too slow to answer is not waited for
+    if COMPLETING in os.environ:
+        from taskfs.cli.completion import answer
+
+        _leave_at_once(answer(taskfs))  # who was too slow to answer is not waited for
     try:
         status = _run(sys.argv[1:] if arguments is None else list(arguments))
         sys.stdout.flush()
@@ -136,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    call = mount8.read_call(sys.argv[0], arguments, taskfs.commands)
+    call = read_call(sys.argv[0], arguments, COMMANDS)
     if call is not None:
         return call.mount()
     # Not `taskfs.main`: it would turn an interrupt into `Aborted!` and a broken pipe into 1.

@@ -30,14 +30,12 @@ def completion(ctx: click.Context, shell: str) -> None:
     click.echo(kind(ctx.find_root().command, {}, "taskfs", VARIABLE).source())
 
 
-def answer(command: click.Command) -> int | None:
-    """Print what a script asks for, and return the exit status; None if none is asking.
+def answer(command: click.Command) -> int:
+    """Print what a script asks for, and return the exit status.
 
     Whatever goes wrong, nothing is printed: it would stand amid what somebody types.
     """
     shell, _, instruction = os.environ.get(VARIABLE, "").partition("_")
-    if not shell:
-        return None
     kind = get_completion_class(shell)
     if kind is None or instruction != "complete":
         return 1

@@ -58,7 +58,9 @@ def _lines(group: click.Group, date: str) -> Iterator[str]:
     yield ".SH DESCRIPTION"
     yield from _text(rest)
     yield ".SH COMMANDS"
-    for name, command in group.commands.items():
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None, name
         yield from _command(command, click.Context(command, context, info_name=name))
     yield ".SH MOUNT OPTIONS"
     yield from _text(_paragraphs(_MOUNT_8))

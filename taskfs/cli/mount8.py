@@ -14,8 +14,6 @@ from typing import Final
 
 import click
 
-from taskfs.cli.mounting import mount_tasks
-from taskfs.cli.options import Settings
 from taskfs.options import parse_mount_options, split_mount_options
 
 PROGRAM: Final = "mount.fuse.taskfs"
@@ -39,6 +37,9 @@ class Mount8Call:
 
     def mount(self) -> int:
         """Mount in the background, return 0 once it is live; our errors say why it cannot be."""
+        from taskfs.cli.mounting import mount_tasks
+        from taskfs.cli.options import Settings
+
         _find_home()
         # `rw` says only that nobody said `ro`: mount(8) always adds one of the two.
         words = [word for word in split_mount_options(self.options) if word != "rw"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from taskfs import __version__
-from taskfs.cli import taskfs
+from taskfs.cli import COMMANDS, taskfs
 from taskfs.cli.manpage import manual
 from taskfs.options import OPTIONS
 
@@ -31,7 +31,7 @@ def test_groff_takes_it_and_shows_all() -> None:
     if shutil.which("groff") is None:
         pytest.skip("groff is not installed: apt-get install groff-base")
     text = rendered(PAGE)
-    for name in taskfs.commands:
+    for name in COMMANDS:
         assert f"taskfs {name} [OPTIONS]" in text
     for option in OPTIONS:
         if option.commands:
