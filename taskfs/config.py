@@ -65,12 +65,15 @@ class Config:
     uid: int = field(default_factory=os.getuid)
     gid: int = field(default_factory=os.getgid)
     umask: int = 0
+    fsname: str = "taskfs"
+    noexec: bool = False
     cache_dir: Path = field(default_factory=lambda: _default("cache_dir"))
     cache_size: int = 10 * 1024**3
     dir_cache_time_s: float = 10.0
     status_cache_time_s: float = 2.0
     attr_timeout_s: float = 1.0
     timeout_s: float = 30.0
+    completion_timeout_s: float = 1.5
     output_parent: str = "inductiva_output"
     demo: bool = False
     log_file: Path | None = None

@@ -61,7 +61,12 @@ def log_to_default_file(mountpoint: Path, level: str) -> None:
     try:
         log_to_file(path, level)
     except ConfigError:
-        _install(logging.NullHandler(), level)
+        log_nowhere()
+
+
+def log_nowhere() -> None:
+    """Drop the log, where its lines would spoil what standard error shows."""
+    _install(logging.NullHandler(), "error")
 
 
 def log_to_stderr(level: str) -> None:

@@ -18,9 +18,10 @@ from taskfs import daemon, logs, mountpoint
 from taskfs.compose import Core, open_core
 from taskfs.config import Config, Secret
 from taskfs.errors import BadAnswer, MountError, TaskFSError, Unavailable
-from taskfs.mountpoint import FUSE_PACKAGES
+from taskfs.notify import READY, STOPPING, ServiceManager
 from taskfs.offline import OfflineAPI
 from taskfs.operations import TaskOperations
+from taskfs.refusals import CONTAINER, NEEDS_ALLOW_OTHER, explain
 from taskfs.session import Session, fuse_interrupted
 
 if TYPE_CHECKING:
@@ -48,11 +49,18 @@ def mount(config: Config, place: Path, *, foreground: bool) -> None:
     place = mountpoint.prepare(place)
     _check_machine(config)
     if foreground:
-        if config.log_file:
-            logs.log_to_file(config.log_file, config.log_level)
-        else:
-            logs.log_to_stderr(config.log_level)
-        _serve(config, place, lambda: None)
+        manager = ServiceManager()
+        with _libfuse_heard(place) as stop_listening:
+            if config.log_file:
+                logs.log_to_file(config.log_file, config.log_level)
+            else:
+                logs.log_to_stderr(config.log_level)
+
+            def on_live() -> None:
+                stop_listening()
+                manager.tell(READY, f"STATUS=Mounted on {place}")
+
+            _serve(config, place, on_live, lambda: manager.tell(STOPPING))
         return
 
     def work(report: daemon.Report) -> None:
@@ -60,60 +68,67 @@ def mount(config: Config, place: Path, *, foreground: bool) -> None:
             logs.log_to_file(config.log_file, config.log_level)
         else:
             logs.log_to_default_file(place, config.log_level)
-        with _captured_stderr() as said:
-            try:
-                _serve(config, place, report.live)
-            except MountError as exc:
-                raise MountError(_explain(said()) or str(exc)) from exc
+        with _libfuse_heard(place) as stop_listening:
+
+            def on_live() -> None:
+                stop_listening()
+                report.live()
+
+            _serve(config, place, on_live)
 
     daemon.start(work)
 
 
 def _check_machine(config: Config) -> None:
     if not DEVICE.exists():
-        raise MountError(
-            "/dev/fuse is missing: modprobe fuse; in a container, start it with "
-            "--device /dev/fuse --cap-add SYS_ADMIN"
-        )
+        raise MountError(f"/dev/fuse is missing: sudo modprobe fuse; {CONTAINER}")
     if (config.allow_other or config.allow_root) and os.getuid() != 0:
         try:
             allowed = re.search(r"(?m)^\s*user_allow_other\b", FUSE_CONF.read_text())
         except OSError:
             allowed = None
         if not allowed:
-            raise MountError(
-                "--allow-other and --allow-root need the line user_allow_other in /etc/fuse.conf"
-            )
-
-
-def _explain(said: str) -> str:
-    """Return libfuse's last words as one line with the fix, empty if it said nothing."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    text = "; ".join(dict.fromkeys(lines))
-    if "fusermount" in text and "No such file" in text:
-        return f"fusermount is missing: {FUSE_PACKAGES}"
-    if "/dev/fuse" in text and "ermission" in text:
-        return "/dev/fuse may not be used by you: chmod 0666 /dev/fuse (as root), or join its group"
-    return text
+            raise MountError(NEEDS_ALLOW_OTHER)
 
 
 @contextlib.contextmanager
-def _captured_stderr() -> Iterator[Callable[[], str]]:
-    """Collect what libfuse and fusermount print; they inherit a file, which holds no pipe open."""
+def _libfuse_heard(place: Path) -> Iterator[Callable[[], None]]:
+    """Collect what libfuse and fusermount print until the function yielded is called.
+
+    A MountError of the block then says what they said. They inherit descriptor 2, as long as the
+    mount lives: a file, which keeps no pipe open. Python's own standard error stays what it was.
+    """
     kept = os.memfd_create("taskfs-stderr")
+    try:
+        before = os.dup(2)
+    except OSError:  # who started us closed it
+        before = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    sys.stderr = open(  # noqa: SIM115  # for the rest of the process
+        os.dup(before), "w", buffering=1, errors="backslashreplace", closefd=False
+    )
     os.dup2(kept, 2)
 
-    def said() -> str:
-        size = os.fstat(kept).st_size
-        return os.pread(kept, min(size, 4096), max(0, size - 4096)).decode("utf-8", "replace")
+    def stop() -> None:
+        os.dup2(before, 2)
 
     try:
-        yield said
+        yield stop
+    except MountError as exc:
+        size = os.fstat(kept).st_size
+        said = os.pread(kept, min(size, 4096), max(0, size - 4096)).decode("utf-8", "replace")
+        raise MountError(explain(said, str(place)) or str(exc)) from exc
     finally:
+        stop()
+        os.close(before)
         os.close(kept)
 
 
-def _serve(config: Config, place: Path, on_live: Callable[[], None]) -> None:
+def _serve(
+    config: Config,
+    place: Path,
+    on_live: Callable[[], None],
+    on_end: Callable[[], object] = lambda: None,
+) -> None:
     """List the tasks, mount, and serve until unmounted."""
     _tune_memory()
     # Before any thread exists: each inherits the mask, so one thread alone gets the signals.
@@ -149,6 +164,7 @@ def _serve(config: Config, place: Path, on_live: Callable[[], None]) -> None:
         log.error("libfuse ended with status %s", exc)
     finally:
         ended.set()
+        on_end()
         _close(core, cloud)
     log.info("unmounted from %s", place)
     _leave()
@@ -173,7 +189,7 @@ def _begin(core: Core, config: Config) -> None:
 def _fuse_options(config: Config) -> dict[str, Any]:
     return {
         "foreground": True,
-        "fsname": "taskfs",
+        "fsname": config.fsname,
         "subtype": "taskfs",
         "use_ino": True,
         "auto_unmount": True,
@@ -181,6 +197,7 @@ def _fuse_options(config: Config) -> dict[str, Any]:
         "intr": True,
         "nosuid": True,
         "nodev": True,
+        "noexec": config.noexec,
         "ro": config.read_only,
         "allow_other": config.allow_other,
         "allow_root": config.allow_root,

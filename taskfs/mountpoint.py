@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -31,18 +31,23 @@ MAX_LINKS: Final = 40  # as the kernel, path_resolution(7)
 COMMAND_TIMEOUT_S: Final = 20.0
 
 
-def mounted_types(mountpoint: Path) -> list[str]:
-    """Return the types of the file systems mounted on *mountpoint*, the topmost last."""
-    types = []
+def _mounts() -> Iterator[tuple[str, str]]:
+    """Yield place and type of what is mounted, as /proc/self/mountinfo (proc(5)) tells it."""
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:
             fields, _, rest = line.partition(" - ")
             place = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), fields.split(" ")[4])
-            if place.encode("latin-1", "replace").decode("utf-8", "replace") == str(mountpoint) or (
-                place == str(mountpoint)
-            ):
-                types.append(rest.split(" ", 1)[0])
-    return types
+            yield place, rest.split(" ", 1)[0]
+
+
+def mounted_types(mountpoint: Path) -> list[str]:
+    """Return the types of the file systems mounted on *mountpoint*, the topmost last."""
+    return [kind for place, kind in _mounts() if place == str(mountpoint)]
+
+
+def our_mounts() -> list[str]:
+    """Return the places where this machine has taskfs mounted."""
+    return [place for place, kind in _mounts() if kind == FSTYPE]
 
 
 def absolute(mountpoint: Path) -> Path:

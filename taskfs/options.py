@@ -99,6 +99,13 @@ def parse_umask(text: str) -> int:
     return int(text, 8)
 
 
+def parse_source(text: str) -> str:
+    """Return *text* as what a table of mounts shows as the source of one."""
+    if not text or len(text.encode()) > 255 or re.search(r"[\x00-\x1f\x7f,\\]", text):
+        raise ConfigError(f"{text!r} is not the name of a source: write letters and digits")
+    return text
+
+
 def parse_level(text: str) -> str:
     """Return *text* as one of `LOG_LEVELS`."""
     level = text.strip().lower()
@@ -125,7 +132,8 @@ def _user_cache_dir() -> str:
     return str(path)
 
 
-EVERY: Final = frozenset({"mount", "list", "info", "kill", "wait", "download", "doctor"})
+EVERY: Final = frozenset({"mount", "list", "watch", "info", "kill", "wait", "download", "doctor"})
+SCOPED: Final = frozenset({"mount", "list", "watch"})
 LOGGED: Final = EVERY | {"demo"}
 MOUNT: Final = frozenset({"mount"})
 # A download keeps its files anyway; `list` and `info` look there with --offline.
@@ -189,9 +197,9 @@ OPTIONS: Final = (
     Option("insecure_http", parse_flag, "Allow an API that is neither https nor on this machine: "
            "the key then travels in clear text.", commands=EVERY),
     Option("project", str, "Only the tasks of this project.", "NAME", default_shown="all",
-           commands=frozenset({"mount", "list"})),
+           commands=SCOPED),
     Option("status", parse_words, "Only the tasks with this status; may be given several times.",
-           "STATUS", "", default_shown="all", commands=frozenset({"mount", "list"}),
+           "STATUS", "", default_shown="all", commands=SCOPED,
            repeatable=True),
     Option("last", parse_count, "Only the newest N tasks.", "N", default_shown="all"),
     Option("offline", parse_flag, "Ask nobody: only the finished tasks, and the bytes of their "
@@ -208,6 +216,9 @@ OPTIONS: Final = (
            "your group"),
     Option("umask", parse_umask, "Permission bits (octal) taken from 0755 for directories and "
            "0644 for files.", "BITS", "000"),
+    Option("fsname", parse_source, "What mount(8) and df(1) show as the source.", "NAME",
+           "taskfs", commands=frozenset()),
+    Option("noexec", parse_flag, "Let no file be run as a program.", commands=frozenset()),
     Option("cache_dir", parse_path, "Where blocks of archives are kept.", "DIR", _user_cache_dir,
            "~/.cache/taskfs", commands=CACHE),
     Option("cache_size", parse_size, "How much of the disk they may take; 0 keeps none.", "SIZE",
@@ -215,11 +226,14 @@ OPTIONS: Final = (
     Option("dir_cache_time", parse_duration, "How old a listing may be.", "TIME", "10s",
            field="dir_cache_time_s"),
     Option("status_cache_time", parse_duration, "How old the status of an unfinished task may be.",
-           "TIME", "2s", field="status_cache_time_s"),
+           "TIME", "2s", field="status_cache_time_s", commands=frozenset({"mount", "watch"})),
     Option("attr_timeout", parse_duration, "How long the kernel keeps attributes and names.",
            "TIME", "1s", field="attr_timeout_s"),
     Option("timeout", parse_positive_duration, "How long an operation may try before it fails "
            "with ETIMEDOUT.", "TIME", "30s", field="timeout_s", commands=EVERY - {"wait"}),
+    Option("completion_timeout", parse_positive_duration, "How long a shell's completion may wait "
+           "for the API.", "TIME", "1.5s", field="completion_timeout_s", commands=frozenset(),
+           in_mount_options=False),
     Option("output_parent", str, "The directory that holds a directory per downloaded task.",
            "DIR", "inductiva_output", commands=frozenset(), in_mount_options=False,
            service="INDUCTIVA_OUTPUT_DIR", empty_counts=True),
@@ -236,13 +250,14 @@ BY_NAME: Final = {option.name: option for option in OPTIONS}
 # What mount(8), fstab, systemd and libfuse put among the options and taskfs has no use for.
 _FOREIGN_WORDS: Final = """
     async atime auto auto_unmount blocking comment context default_permissions defaults dev diratime
-    dirsync exec fsname group helper intr iversion lazytime loud mand _netdev noatime noauto nodev
-    nodiratime noexec nofail nogroup noiversion nolazytime nomand noowner norelatime nostrictatime
+    dirsync group helper intr iversion lazytime loud mand _netdev noatime noauto nodev
+    nodiratime nofail nogroup noiversion nolazytime nomand noowner norelatime nostrictatime
     nosuid nouser nousers owner relatime silent strictatime subtype suid sync uhelper use_ino user
     users
 """
 _IGNORED: Final = frozenset(_FOREIGN_WORDS.split())
-_SYNONYMS: Final = {"ro": ("read_only", "true"), "rw": ("read_only", "false")}
+_SYNONYMS: Final = {"ro": ("read_only", "true"), "rw": ("read_only", "false"),
+                    "exec": ("noexec", "false")}  # fmt: skip
 
 
 def near_matches(name: str, known: Iterable[str]) -> str:
@@ -257,11 +272,11 @@ def split_mount_options(text: str) -> list[str]:
     return [re.sub(r"\\([,\\])", r"\1", word) for word in words]
 
 
-def parse_mount_options(text: str) -> dict[str, str]:
+def parse_mount_options(text: str, *, sloppy: bool = False) -> dict[str, str]:
     """Return the settings among the options of `-o`, by name; later words win.
 
-    What other parts of the system read is left out. An unknown word is a ConfigError, and so is a
-    key: command lines are public.
+    What other parts of the system read is left out. An unknown word is a ConfigError unless
+    *sloppy*; a key is one always: command lines are public.
     """
     known = {option.name for option in OPTIONS if option.in_mount_options}
     settings: dict[str, str] = {}
@@ -274,7 +289,11 @@ def parse_mount_options(text: str) -> dict[str, str]:
             plain, value = _SYNONYMS[name]
         elif plain in {"api_key", "key"}:
             raise ConfigError("-o: a key cannot be an option: use api_key_file=FILE")
+        elif plain == "remount":
+            raise ConfigError("-o: taskfs cannot be remounted: unmount it, and mount it anew")
         elif plain not in known:
+            if sloppy:
+                continue
             raise ConfigError(f"-o: unknown option {name!r}{near_matches(plain, known)}")
         elif not equals and not BY_NAME[plain].is_flag:
             raise ConfigError(f"-o: {name} needs a value: {name}={BY_NAME[plain].metavar}")

@@ -12,11 +12,13 @@ import click
 
 from taskfs import __version__
 from taskfs.cli.console import complain, with_fix
+from taskfs.cli.mount8 import read_call
 from taskfs.errors import TaskFSError
 
 log = logging.getLogger(__name__)
 
 INTERRUPTED = 130
+COMPLETING: Final = "_TASKFS_COMPLETE"  # the variable with which the scripts of shells ask
 BROKEN_PIPE = 141  # as if by SIGPIPE: what `| head` makes of any other command
 
 
@@ -26,12 +28,16 @@ COMMANDS: Final = {
     "mount": ("mounting", "mount"),
     "umount": ("mounting", "umount"),
     "list": ("tasks", "list_tasks"),
+    "watch": ("watching", "watch"),
     "info": ("tasks", "show"),
     "kill": ("tasks", "kill"),
     "wait": ("waiting", "wait"),
     "download": ("downloading", "download"),
     "doctor": ("doctor", "doctor"),
     "demo": ("mounting", "demo"),
+    "systemd-unit": ("systemd", "systemd_unit"),
+    "install-helper": ("systemd", "install_helper"),
+    "completion": ("completion", "completion"),
 }
 
 
@@ -72,6 +78,10 @@ def taskfs(ctx: click.Context) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; each failure is one line on standard error."""
+    if COMPLETING in os.environ:
+        from taskfs.cli.completion import answer
+
+        _leave_at_once(answer(taskfs))  # who was too slow to answer is not waited for
     try:
         status = _run(sys.argv[1:] if arguments is None else list(arguments))
         sys.stdout.flush()
@@ -104,6 +114,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    call = read_call(sys.argv[0], arguments, COMMANDS)
+    if call is not None:
+        return call.mount()
     # Not `taskfs.main`: it would turn an interrupt into `Aborted!` and a broken pipe into 1.
     try:
         with taskfs.make_context("taskfs", arguments) as context:

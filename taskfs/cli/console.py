@@ -1,6 +1,7 @@
 """What the commands share: the session with the API, and how they print."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -106,13 +107,18 @@ def local_time(time_ns: int | None) -> str:
     return datetime.fromtimestamp(time_ns / 1e9).strftime("%Y-%m-%d %H:%M:%S")
 
 
+def is_terminal(stream: TextIO) -> bool:
+    """Whether *stream* is a terminal that can move its cursor."""
+    return stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+
+
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table: drawn on a terminal, else plain aligned columns in which nothing is cut.
 
     The first column is never cut, on a terminal either.
     """
     rows = [[printable(cell) for cell in row] for row in rows]
-    if sys.stdout.isatty():
+    if is_terminal(sys.stdout):
         _draw_table(titles, rows)
     else:
         sys.stdout.writelines(f"{line}\n" for line in aligned([titles, *rows]))
@@ -137,11 +143,11 @@ def _draw_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         if number == 0:
             table.columns[0].min_width = max((len(row[0]) for row in rows), default=0)
     for row in rows:
-        table.add_row(*(Text(cell, _STYLES.get(cell, "")) for cell in row))
+        table.add_row(*(Text(cell, STATUS_STYLES.get(cell, "")) for cell in row))
     Console().print(table)
 
 
-_STYLES = {"success": "green", "failed": "red", "killed": "yellow", "pending-kill": "yellow"}
+STATUS_STYLES = {"success": "green", "failed": "red", "killed": "yellow", "pending-kill": "yellow"}
 
 
 class StatusLine:
@@ -149,7 +155,7 @@ class StatusLine:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._in_place = stream.isatty()
+        self._in_place = is_terminal(stream)
         self._open = False
         self._last = ""
 

@@ -2,10 +2,11 @@
 
 import ctypes
 import ctypes.util
+import json
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -19,7 +20,7 @@ from taskfs.cli.options import Settings, config_options
 from taskfs.config import Config, find_api_key
 from taskfs.errors import TaskFSError
 from taskfs.model import format_size
-from taskfs.mountpoint import FSTYPE, FUSE_PACKAGES, is_dead
+from taskfs.mountpoint import FUSE_PACKAGES, is_dead, our_mounts
 
 if TYPE_CHECKING:
     from taskfs.api import TaskClient
@@ -47,8 +48,14 @@ class Surroundings:
 
 
 @click.command(short_help="Check what taskfs needs here.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print a JSON array of objects with name, result and text.  [default: off]",
+)
 @config_options("doctor")
-def doctor(settings: Settings) -> int:
+def doctor(settings: Settings, as_json: bool) -> int:
     """Check what taskfs needs: libfuse, fusermount, /dev/fuse, the key, the API, clock and cache.
 
     Each check is a line: `ok`, `FAIL` with the fix, or `note` for what matters only to some. The
@@ -57,12 +64,15 @@ def doctor(settings: Settings) -> int:
     config = settings.load(need_key=False)
     configure_logging(config)
     surroundings = Surroundings(settings, config)
-    passed = True
+    outcomes = []
     for name, check in CHECKS:
         word, text = _outcome(check, surroundings)
-        passed = passed and word != "FAIL"
-        click.echo(f"{word:<4} {name}: {printable(text)}")
-    return 0 if passed else 1
+        outcomes.append({"name": name, "result": word, "text": text})
+        if not as_json:
+            click.echo(f"{word:<4} {name}: {printable(text)}")
+    if as_json:
+        click.echo(json.dumps(outcomes, indent=2))
+    return 1 if any(outcome["result"] == "FAIL" for outcome in outcomes) else 0
 
 
 def _outcome(check: Callable[[Surroundings], str], surroundings: Surroundings) -> tuple[str, str]:
@@ -194,25 +204,10 @@ def _demo(_: Surroundings) -> str:
 
 
 def _stale_mounts(_: Surroundings) -> str:
-    dead = [place for place in _our_mounts() if is_dead(Path(place))]
+    dead = [place for place in our_mounts() if is_dead(Path(place))]
     if dead:
         raise Failed(f"{', '.join(dead)}: the process ended: taskfs umount --lazy {dead[0]}")
     return "none of ours is dead"
-
-
-def _our_mounts() -> Iterator[str]:
-    """Yield the places where this machine has taskfs mounted, as /proc/self/mountinfo tells."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
-            fields, _, rest = line.partition(" - ")
-            if rest.startswith(f"{FSTYPE} "):
-                yield _unescaped(fields.split(" ")[4])
-
-
-def _unescaped(place: str) -> str:
-    for code in (0o40, 0o11, 0o12, 0o134):  # the four that the kernel writes as octal digits
-        place = place.replace(f"\\{code:03o}", chr(code))
-    return place
 
 
 # The order is the order of the lines. A new check is a new row.

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from taskfs.cli.console import complain, known_task, open_session
+from taskfs.cli import candidates
+from taskfs.cli.console import complain, is_terminal, known_task, open_session
 from taskfs.cli.options import EPILOG, Settings, config_options, reads
 from taskfs.cli.tasks import parse_task_id
 from taskfs.config import Config
@@ -22,7 +23,14 @@ if TYPE_CHECKING:
 
 
 @click.command(epilog=EPILOG, short_help="Download the files of tasks.")
-@click.argument("task_ids", metavar="ID...", nargs=-1, required=True, callback=reads(parse_task_id))
+@click.argument(
+    "task_ids",
+    metavar="ID...",
+    nargs=-1,
+    required=True,
+    callback=reads(parse_task_id),
+    shell_complete=candidates.tasks(),
+)
 @click.option(
     "--filenames",
     multiple=True,
@@ -157,7 +165,7 @@ def _fetch(fetches: "Sequence[Fetch]") -> int:
 @contextlib.contextmanager
 def _progress_bar(total: int) -> "Iterator[Progress]":
     """Yield what counts bytes: into a bar on standard error, if that is a terminal."""
-    if not sys.stderr.isatty() or not total:
+    if not is_terminal(sys.stderr) or not total:
         yield lambda size: None
         return
     from rich.console import Console

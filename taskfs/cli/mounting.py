@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from taskfs.cli import candidates
 from taskfs.cli.console import configure_logging
 from taskfs.cli.options import EPILOG, Settings, config_options, reads
 from taskfs.errors import ConfigError, MountError
@@ -27,7 +28,7 @@ _foreground = click.option(
 
 
 @click.command(epilog=EPILOG, short_help="Mount your tasks on a directory.")
-@click.argument("mountpoint", callback=reads(parse_path))
+@click.argument("mountpoint", callback=reads(parse_path), shell_complete=candidates.directories)
 @_foreground
 @config_options("mount")
 def mount(settings: Settings, mountpoint: Path, foreground: bool) -> None:
@@ -37,11 +38,11 @@ def mount(settings: Settings, mountpoint: Path, foreground: bool) -> None:
     mounted and the exit status is 1. The key is checked before mounting. A mount of taskfs on
     MOUNTPOINT whose process died is repaired first.
     """
-    _mount(settings, mountpoint, foreground)
+    mount_tasks(settings, mountpoint, foreground=foreground)
 
 
 @click.command(short_help="Unmount, and wait for the end of the process.")
-@click.argument("mountpoint", callback=reads(parse_path))
+@click.argument("mountpoint", callback=reads(parse_path), shell_complete=candidates.mounts)
 @click.option(
     "-l",
     "--lazy",
@@ -54,7 +55,12 @@ def umount(mountpoint: Path, lazy: bool) -> None:
 
 
 @click.command(short_help="Mount or serve the embedded cloud.")
-@click.argument("mountpoint", callback=reads(parse_path), required=False)
+@click.argument(
+    "mountpoint",
+    callback=reads(parse_path),
+    required=False,
+    shell_complete=candidates.directories,
+)
 @click.option(
     "--serve",
     is_flag=True,
@@ -89,12 +95,13 @@ def demo(
     if not is_dead(place):  # what a killed daemon left there is repaired by the mount
         place.mkdir(parents=True, exist_ok=True)
     settings.flags["demo"] = True
-    _mount(settings, place, foreground)
+    mount_tasks(settings, place, foreground=foreground)
     if not foreground:
         click.echo(f"The demo is mounted on {place}\nUnmount it with: taskfs umount {place}")
 
 
-def _mount(settings: Settings, mountpoint: Path, foreground: bool) -> None:
+def mount_tasks(settings: Settings, mountpoint: Path, *, foreground: bool) -> None:
+    """Mount what *settings* say on *mountpoint*; MountError or ConfigError say why not."""
     config = settings.load()
     if config.demo:
         _require_demo()

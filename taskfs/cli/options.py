@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from taskfs.cli import candidates
 from taskfs.config import Config, load_config
 from taskfs.errors import ConfigError
 from taskfs.options import OPTIONS, Option, parse_mount_options, parse_path
@@ -97,6 +98,7 @@ def _click_option(option: Option) -> Callable[[F], F]:
         metavar=option.metavar,
         multiple=option.repeatable,
         help=text,
+        shell_complete=candidates.of_option(option),
     )
 
 
@@ -113,6 +115,7 @@ def _common_options() -> list[Callable[[F], F]]:
             "config_file",
             callback=reads(parse_path),
             metavar="FILE",
+            shell_complete=candidates.files,
             help="The TOML file with settings.  [default: ~/.config/taskfs/config.toml, if any]",
         ),
     ]

@@ -128,14 +128,14 @@ def _costs(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     fee = _mapping(record.get("orchestration_fee"))
     charged = fee.get("amount") if fee.get("charged") else 0
     if isinstance(computation, (int, float)):
-        yield "Computation (estimate, US$)", _money(computation)
+        yield "Computation (estimate, US$)", format_money(computation)
     if fee and isinstance(charged, (int, float)):
-        yield "Orchestration fee (US$)", _money(charged)
+        yield "Orchestration fee (US$)", format_money(charged)
         if isinstance(computation, (int, float)):
-            yield "Together (US$)", _money(computation + charged)
+            yield "Together (US$)", format_money(computation + charged)
 
 
-def _money(amount: float) -> str:
+def format_money(amount: float) -> str:
     """Return *amount* with two decimals, or as many as show two digits that count."""
     digits = 2 if not 0 < amount < 0.1 else 1 - math.floor(math.log10(amount))
     return f"{amount:.{digits}f}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from taskfs.cli import candidates
 from taskfs.cli.console import (
     complain,
     known_task,
@@ -105,7 +106,12 @@ def _row(task: Task) -> tuple[str, ...]:
 
 
 @click.command("info", short_help="Show a task's record and timeline.")
-@click.argument("task_id", metavar="ID", callback=reads(parse_task_id))
+@click.argument(
+    "task_id",
+    metavar="ID",
+    callback=reads(parse_task_id),
+    shell_complete=candidates.tasks(),
+)
 @click.option(
     "--json",
     "as_json",
@@ -126,7 +132,14 @@ def show(settings: Settings, task_id: str, as_json: bool) -> None:
 
 
 @click.command(short_help="Kill tasks.")
-@click.argument("task_ids", metavar="ID...", nargs=-1, required=True, callback=reads(parse_task_id))
+@click.argument(
+    "task_ids",
+    metavar="ID...",
+    nargs=-1,
+    required=True,
+    callback=reads(parse_task_id),
+    shell_complete=candidates.tasks(active=True),
+)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.  [default: off]")
 @click.option(
     "-w",

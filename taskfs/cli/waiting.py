@@ -1,12 +1,14 @@
 """`taskfs wait`."""
 
 import errno
+import json
 import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from taskfs.cli import candidates
 from taskfs.cli.console import StatusLine, complain, known_task, open_session
 from taskfs.cli.options import Settings, config_options, reads
 from taskfs.cli.tasks import parse_task_id
@@ -27,7 +29,12 @@ class TimeIsUp(TaskFSError):
 
 
 @click.command(short_help="Wait until a task has ended.")
-@click.argument("task_id", metavar="ID", callback=reads(parse_task_id))
+@click.argument(
+    "task_id",
+    metavar="ID",
+    callback=reads(parse_task_id),
+    shell_complete=candidates.tasks(active=True),
+)
 @click.option(
     "--kill-on-interrupt",
     is_flag=True,
@@ -40,18 +47,31 @@ class TimeIsUp(TaskFSError):
     metavar="SECONDS",
     help="Give up after this long, with exit status 1; the task goes on.  [default: never]",
 )
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print the task's record as JSON once it has ended; what goes before, on standard error.  "
+    "[default: off]",
+)
 @config_options("wait")
-def wait(settings: Settings, task_id: str, kill_on_interrupt: bool, limit_s: float | None) -> int:
+def wait(
+    settings: Settings,
+    task_id: str,
+    kill_on_interrupt: bool,
+    limit_s: float | None,
+    as_json: bool,
+) -> int:
     """Wait until task ID has ended, showing its place in the queue, then its running time.
 
     On a terminal one line is kept up to date; otherwise there is a line for each change. The exit
     status is 0 for a task that ended as success, whose outputs are there by then, else 1. Failures
     of the network do not end the waiting. Ctrl+C does (130), and the task goes on.
     """
-    line = StatusLine(sys.stdout)
+    line = StatusLine(sys.stderr if as_json else sys.stdout)
     try:
         with open_session(settings, timeout_s=limit_s) as (_, client):
-            return _Watch(client, task_id, line, limit_s).until_ended()
+            return _Watch(client, task_id, line, limit_s, as_json).until_ended()
     except KeyboardInterrupt:
         line.end()
         if kill_on_interrupt:
@@ -84,11 +104,13 @@ class _Watch:
         task_id: str,
         line: StatusLine,
         limit_s: float | None,
+        as_json: bool,
     ) -> None:
         self._client = client
         self._id = task_id
         self._line = line
         self._limit_s = limit_s
+        self._as_json = as_json
         self._deadline = None if limit_s is None else time.monotonic() + limit_s
         self._task: Task | None = None
 
@@ -125,7 +147,10 @@ class _Watch:
             self._line.note("success, waiting for its outputs")
             self._await_outputs()
         self._line.clear()
-        click.echo(f"{status.status}, {elapsed}" if elapsed else status.status)
+        if self._as_json:
+            click.echo(json.dumps(self._client.task_detail(self._id), indent=2))
+        else:
+            click.echo(f"{status.status}, {elapsed}" if elapsed else status.status)
         if status.status == "success":
             return 0
         reasons = (self._task.error_detail, self._task.executer_error) if self._task else ()

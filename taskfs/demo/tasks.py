@@ -96,6 +96,8 @@ class CloudTask:
     @property
     def created(self) -> float:
         text = self.overrides.get("create_time")
+        # Before Python 3.11, fromisoformat knows no Z.
+        text = text and text.replace("Z", "+00:00")
         return datetime.fromisoformat(text).timestamp() if text else self.events[0].time
 
     @property

@@ -63,10 +63,11 @@ class Command:
             text=True,
         )
 
-    def terminal(self, *arguments: str, **environment: str) -> "contextlib.closing[Terminal]":
-        return contextlib.closing(
-            Terminal([*COMMAND, *arguments], self.cwd, self.environment | environment)
-        )
+    def terminal(
+        self, *arguments: str, term: str = "xterm-256color", **environment: str
+    ) -> "contextlib.closing[Terminal]":
+        environment = {**self.environment, **environment, "TERM": term}
+        return contextlib.closing(Terminal([*COMMAND, *arguments], self.cwd, environment))
 
 
 class Terminal:
@@ -78,7 +79,7 @@ class Terminal:
         self.process = subprocess.Popen(
             [*_ON_TERMINAL, *command],
             cwd=cwd,
-            env=environment | {"TERM": "xterm-256color"},
+            env=environment,
             stdin=inner,
             stdout=inner,
             stderr=inner,

@@ -1,5 +1,7 @@
 """`taskfs doctor`: a line for each check, with the fix where it fails."""
 
+import json
+
 import pytest
 
 from tests.cli.conftest import Command
@@ -72,3 +74,13 @@ def test_the_cache_directory(taskfs: Command) -> None:
     assert "--cache-dir" in line(done.stdout, "cache directory")
     done = taskfs("doctor", "--cache-size", "1000000T")
     assert line(done.stdout, "cache directory").startswith("note")
+
+
+def test_json(taskfs: Command) -> None:
+    """Issue 5.5: `--json` everywhere a script would want it: the same checks, the same status."""
+    plain, done = taskfs("doctor"), taskfs("doctor", "--json")
+    assert done.returncode == plain.returncode
+    outcomes = json.loads(done.stdout)
+    assert [f"{o['result']:<4} {o['name']}" for o in outcomes] == [
+        line.split(": ")[0] for line in plain.stdout.splitlines()
+    ]

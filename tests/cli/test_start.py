@@ -10,7 +10,10 @@ import pytest
 from tests.cli.conftest import COMMAND, Command
 from tests.fake_api import FakeCloud
 
-COMMANDS = ("mount", "umount", "list", "info", "kill", "wait", "download", "doctor", "demo")
+COMMANDS = (
+    *("mount", "umount", "list", "watch", "info", "kill", "wait", "download", "doctor", "demo"),
+    *("systemd-unit", "install-helper", "completion"),
+)
 
 
 @pytest.mark.parametrize("flag", ["--help", "--version"])

@@ -230,3 +230,13 @@ class TestKill:
         cloud.faults.add("reset", method="POST", acted=True)
         assert taskfs("kill", "-y", task).returncode == 0
         assert cloud.killed == [task]
+
+
+def test_no_colour(taskfs: Command, cloud: FakeCloud) -> None:
+    """Issue 5.5: Colours and bars only on a terminal; NO_COLOR respected."""
+    cloud.add_task(status="failed")
+    for no_color, coloured in (("", True), ("1", False)):
+        with taskfs.terminal("list", NO_COLOR=no_color) as terminal:
+            assert terminal.end() == 0
+        assert ("\x1b[31m" in terminal.text) is coloured
+    assert "\x1b" not in taskfs("list", FORCE_COLOR="1").stdout

@@ -1,5 +1,7 @@
 """`taskfs wait`: what it shows, when it ends, and what Ctrl+C does."""
 
+import json
+
 import pytest
 
 from tests.cli.conftest import Command, eventually, interrupt
@@ -23,6 +25,19 @@ def test_success_is_0_and_the_others_are_1(taskfs: Command, cloud: FakeCloud) ->
     assert done.returncode == 1
     assert done.stdout.startswith("executer-failed")
     assert "out of memory" in done.stderr
+
+
+def test_json(taskfs: Command, cloud: FakeCloud) -> None:
+    """Issue 5.5: `--json` everywhere a script would want it: the record, and nothing beside it."""
+    task = cloud.add_task(status="started", outputs=OUTPUTS)
+    process = taskfs.start("wait", task, "--json")
+    assert process.stderr
+    assert process.stderr.readline() == "started\n"
+    cloud.set_status(task, "success")
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    record = json.loads(out)
+    assert (record["task_id"], record["status"]) == (task, "success")
 
 
 def test_piped_there_is_a_line_per_change(taskfs: Command, cloud: FakeCloud) -> None:

@@ -372,13 +372,20 @@ class TestMountOptions:
 
     def test_what_others_read_is_ignored(self) -> None:
         foreign = (
-            "defaults,_netdev,nofail,dev,suid,nodev,nosuid,exec,noexec,auto,noauto,user,users,"
+            "defaults,_netdev,nofail,dev,suid,nodev,nosuid,auto,noauto,user,users,"
             "x-systemd.automount,x-systemd.idle-timeout=1min,x-gvfs-show,comment=mine,noatime,,"
         )
         assert parse_mount_options(foreign) == {}
 
     def test_the_last_word_counts(self) -> None:
         assert parse_mount_options("ro,rw") == {"read_only": "false"}
+        assert parse_mount_options("user,noexec,exec") == {"noexec": "false"}
+
+    def test_sloppy_leaves_out_what_it_does_not_know(self) -> None:
+        """mount(8): -s tolerates sloppy mount options rather than failing."""
+        assert parse_mount_options("frobnicate,ro,x=1", sloppy=True) == {"read_only": "true"}
+        with pytest.raises(ConfigError, match="api_key_file"):
+            parse_mount_options("api_key=secret", sloppy=True)
 
     @pytest.mark.parametrize(
         ("text", "complaint"),
@@ -388,6 +395,7 @@ class TestMountOptions:
             ("cache_size", "needs a value: cache_size=SIZE"),
             ("api_key=secret", "api_key_file"),
             ("ro=1", "unknown option 'ro'"),
+            ("remount,ro", "cannot be remounted: unmount it"),
         ],
     )
     def test_errors_name_the_option(self, text: str, complaint: str) -> None:

@@ -1,0 +1,29 @@
+"""Hatchling's build hook: the manual page, made from the help texts, goes into each wheel."""
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+
+class ManualPage(BuildHookInterface):  # type: ignore[type-arg]
+    """Adds share/man/man1/taskfs.1 to what a wheel installs beside its package."""
+
+    PLUGIN_NAME = "custom"
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        sys.path.insert(0, self.root)
+        try:
+            from taskfs.cli import taskfs
+            from taskfs.cli.manpage import manual
+        finally:
+            sys.path.remove(self.root)
+        self._place = tempfile.TemporaryDirectory()
+        page = Path(self._place.name) / "taskfs.1"
+        page.write_text(manual(taskfs))
+        build_data["shared_data"][str(page)] = "share/man/man1/taskfs.1"
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        self._place.cleanup()

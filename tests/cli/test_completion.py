@@ -1,0 +1,179 @@
+"""`taskfs completion`: in real shells, with task ids, and silently nothing when the API is away."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from taskfs.model import KNOWN_STATUSES
+from tests.cli.conftest import ROOT, Command, Terminal
+from tests.fake_api import FakeCloud
+
+# How each shell is started bare, and told where the script is.
+SHELLS: Final = {
+    "bash": (["--norc", "--noprofile", "-i"], "source {script}"),
+    "zsh": (["-f", "-i"], "autoload -U compinit; compinit -u; source {script}"),
+    "fish": (["--no-config", "-i"], "source {script}"),
+}
+
+
+@pytest.fixture
+def shell_path(taskfs: Command) -> str:
+    """A PATH on which `taskfs` is a program."""
+    program = taskfs.cwd / "bin/taskfs"
+    program.parent.mkdir()
+    program.write_text(
+        f"#!{sys.executable} -Werror\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\n"
+        "from taskfs.cli import main\nsys.exit(main())\n"
+    )
+    program.chmod(0o755)
+    return f"{program.parent}{os.pathsep}{os.defpath}"
+
+
+@pytest.fixture
+def complete(taskfs: Command, shell_path: str) -> Callable[..., list[str]]:
+    """Asks the program what a script of bash would, for words of which the last is unfinished."""
+
+    def ask(*words: str, **environment: str) -> list[str]:
+        done = subprocess.run(
+            ["taskfs"],
+            executable=shutil.which("taskfs", path=shell_path),
+            env={
+                **taskfs.environment,
+                "_TASKFS_COMPLETE": "bash_complete",
+                "COMP_WORDS": " ".join(("taskfs", *words)),
+                "COMP_CWORD": str(len(words)),
+                "TASKFS_COMPLETION_TIMEOUT": "30s",  # this machine may be busy
+                **environment,
+            },
+            cwd=taskfs.cwd,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.stderr == ""
+        return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
+
+    return ask
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_tab_in_a_real_shell(
+    taskfs: Command, cloud: FakeCloud, shell_path: str, shell: str
+) -> None:
+    """Issue 5.5: `taskfs completion bash|zsh|fish`, task ids included, tested in real shells."""
+    executable = shutil.which(shell)
+    if executable is None:
+        pytest.skip(f"{shell} is not installed: apt-get install {shell}")
+    task = cloud.add_task("q7" + "x" * 23, status="started")
+    cloud.add_task("z9" + "x" * 23, status="started")
+    script = taskfs.cwd / "script"
+    script.write_text(taskfs("completion", shell).stdout)
+    start, source = SHELLS[shell]
+    environment = {**taskfs.environment, "PATH": shell_path, "TERM": "xterm", "LC_ALL": "C.UTF-8"}
+    environment["TASKFS_COMPLETION_TIMEOUT"] = "30s"  # this machine may be busy
+    environment["PS1"] = "ready> "
+    terminal = Terminal([executable, *start], taskfs.cwd, environment)
+    try:
+        terminal.type(f"{source.format(script=script)}; echo loa''ded\n")
+        terminal.read_until("loaded\r\n")
+        terminal.type("taskfs kill q\t")
+        terminal.read_until(task[2:])
+        terminal.type("\x15taskfs comp\tfi\t")
+        terminal.read_until("letion")
+        terminal.read_until("sh")
+    finally:
+        terminal.close()
+    assert "Traceback" not in terminal.text
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_shell_takes_the_script(taskfs: Command, shell: str) -> None:
+    """Issue 5.5: the script is one that the shell itself finds nothing wrong with."""
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed: apt-get install {shell}")
+    done = taskfs("completion", shell)
+    assert (done.returncode, done.stderr) == (0, "")
+    script = taskfs.cwd / "script"
+    script.write_text(done.stdout)
+    checked = subprocess.run([shell, "-n", script], capture_output=True, text=True, timeout=60)
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_ids(complete: Callable[..., list[str]], cloud: FakeCloud) -> None:
+    """Issue 5.5: task ids included: where a command takes only unfinished tasks, those."""
+    running = cloud.add_task(status="started")
+    ended = cloud.add_task()
+    assert complete("info", "") == [ended, running]
+    assert complete("info", running[:3]) == [running]
+    assert complete("download", "") == [ended, running]
+    assert complete("kill", "") == [running]
+    assert complete("wait", "") == [running]
+    assert complete("kill", running, "") == []  # once is enough
+    assert complete("info", "--api-url", "http://127.0.0.1:1", "") == []
+
+
+def test_values(complete: Callable[..., list[str]], cloud: FakeCloud, taskfs: Command) -> None:
+    """Issue 5.5: completion knows commands, options and what an option takes."""
+    cloud.add_task(project="tank")
+    assert complete("li") == ["list"]
+    assert "--status-cache-time" in complete("watch", "--stat")
+    assert complete("list", "--status", "") == list(KNOWN_STATUSES)
+    assert complete("list", "--project", "t") == ["tank"]
+    assert complete("mount", "--log-level", "w") == ["warning"]
+    assert complete("completion", "") == ["bash", "zsh", "fish"]
+
+
+@pytest.mark.parametrize("trouble", ["no key", "wrong key", "refused", "stalled", "failing"])
+def test_silently_nothing_when_the_api_is_away(
+    complete: Callable[..., list[str]], taskfs: Command, cloud: FakeCloud, trouble: str
+) -> None:
+    """Issue 5.5: task ids must come quickly, and silently nothing when the API is away."""
+    cloud.add_task()
+    environment = {
+        "no key": {"INDUCTIVA_API_KEY": ""},
+        "wrong key": {"INDUCTIVA_API_KEY": "wrong"},
+        "refused": {"INDUCTIVA_API_URL": "http://127.0.0.1:1"},
+    }.get(trouble, {})
+    if trouble == "stalled":
+        cloud.faults.add("stall", times=None)
+    if trouble == "failing":
+        cloud.fail()
+    environment["TASKFS_COMPLETION_TIMEOUT"] = "1s"
+    began = time.monotonic()
+    assert complete("info", "", **environment) == []
+    assert time.monotonic() - began < 20
+    assert complete("inf", **environment) == ["info"]
+
+
+def test_names_cannot_break_out(complete: Callable[..., list[str]], cloud: FakeCloud) -> None:
+    """Issue 5.5: a shell puts candidates on its command line as they are: those that it would run
+    or split are left out, and so are lines within one."""
+    for project in ("a\nplain,b", "$(reboot)", "two words", "a;b", "-rf", "`c`", "good-1.2_x"):
+        cloud.add_task(project=project)
+    assert complete("list", "--project", "") == ["good-1.2_x"]
+    task = cloud.add_task(simulator="x\nplain,y")
+    assert task in complete("info", "") and "y" not in complete("info", "")
+
+
+def test_bad_requests_are_silent(taskfs: Command) -> None:
+    """Issue 5.5: silently nothing: a request that nobody should make, too."""
+    for request in ("bash_frobnicate", "tcsh_complete", "bash"):
+        done = taskfs("list", _TASKFS_COMPLETE=request)
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
+    done = taskfs("completion", "tcsh")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and re.search("bash.*zsh.*fish", done.stderr)
+
+
+def test_mountpoints_are_directories(complete: Callable[..., list[str]], tmp_path: Path) -> None:
+    """Issue 5.5: completion script: the shell completes directories by itself."""
+    assert complete("mount", str(tmp_path)) == [str(tmp_path)]
+    assert complete("umount", "/nonexistent") == ["/nonexistent"]

@@ -1,0 +1,78 @@
+"""The manual page: all that the help texts say, in roff that the usual programs take."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from taskfs import __version__
+from taskfs.cli import COMMANDS, taskfs
+from taskfs.cli.manpage import manual
+from taskfs.options import OPTIONS
+
+PAGE = manual(taskfs, "2026-01-02")
+
+
+def rendered(page: str) -> str:
+    done = subprocess.run(
+        ["groff", "-ww", "-man", "-Tascii", "-P-bcu", "-rLL=300n"],
+        input=page,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_groff_takes_it_and_shows_all() -> None:
+    """Issue 5.5: A man page generated from the help texts: each command, option and setting."""
+    if shutil.which("groff") is None:
+        pytest.skip("groff is not installed: apt-get install groff-base")
+    text = rendered(PAGE)
+    for name in COMMANDS:
+        assert f"taskfs {name} [OPTIONS]" in text
+    for option in OPTIONS:
+        if option.commands:
+            assert option.flag in text, option
+        elif option.in_mount_options:
+            assert f"\n       {option.name}" in text
+        assert " ".join(option.help.split()) in " ".join(text.split()) or not option.commands
+    for words in ("mount -t fuse.taskfs taskfs MOUNTPOINT", "INDUCTIVA_API_KEY", "NO_COLOR"):
+        assert words in text
+    assert f"taskfs {__version__}" in text and "2026-01-02" in text
+
+
+def test_mandoc_finds_nothing_wrong() -> None:
+    """Issue 5.5: check with `mandoc -T lint`."""
+    if shutil.which("mandoc") is None:
+        pytest.skip("mandoc is not installed: apt-get install mandoc")
+    done = subprocess.run(
+        ["mandoc", "-T", "lint", "-W", "warning"],
+        input=PAGE,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout + done.stderr == ""
+    assert done.returncode == 0
+
+
+def test_no_line_is_taken_for_a_request() -> None:
+    """roff(7): a line that begins with a dot or an apostrophe is a request."""
+    known = {".TH", ".SH", ".SS", ".PP", ".TP", ".nf", ".fi"}
+    requests = {line.split()[0] for line in PAGE.splitlines() if line[:1] in (".", "'")}
+    assert requests <= known
+    assert max(map(len, PAGE.splitlines())) < 200
+
+
+def test_the_date_can_be_that_of_the_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Issue 5.6: what is built twice is the same: SOURCE_DATE_EPOCH."""
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    assert '"2023-11-14"' in manual(taskfs)
+
+
+def test_the_page_tells_nothing_of_this_machine() -> None:
+    """Issue 5.6: a wheel is for any machine."""
+    assert str(Path.home()) not in PAGE or Path.home() == Path("/")

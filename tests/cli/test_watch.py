@@ -1,0 +1,307 @@
+"""`taskfs watch`: what it shows and asks for, its keys, and the terminal it leaves behind."""
+
+import json
+import os
+import re
+import signal
+import termios
+import time
+from collections.abc import Callable
+from typing import Final
+
+import pytest
+
+from taskfs.api import TaskClient
+from taskfs.cli.keys import Keyboard
+from taskfs.cli.unfinished import MAX_ASKED, Unfinished
+from tests.cli.conftest import Command, Terminal, eventually
+from tests.fake_api import FakeCloud
+
+LONG_AGO: Final = "2026-01-01T00:00:00+00:00"
+FAST: Final = ("--status-cache-time", "500ms")
+ALTERNATE: Final = ("\x1b[?1049h", "\x1b[?1049l")
+UP, DOWN = "\x1b[A", "\x1bOB"
+
+
+def places_asked(cloud: FakeCloud) -> int:
+    return sum(record.path.endswith("/status") for record in cloud.requests)
+
+
+def listings(cloud: FakeCloud) -> int:
+    return sum(record.path == "/tasks" for record in cloud.requests)
+
+
+def chosen(terminal: Terminal) -> str:
+    """Return the id that was last drawn reversed."""
+    found: list[str] = re.findall(r"\x1b\[7m([a-z0-9]{25})", terminal.text)
+    return found[-1]
+
+
+def read_on(terminal: Terminal, condition: Callable[[], bool]) -> None:
+    """Return once what the terminal shows makes *condition* true."""
+    eventually(lambda: condition() or not terminal._read() or condition())
+
+
+class TestWithoutATerminal:
+    def test_it_says_what_to_do(self, taskfs: Command) -> None:
+        """Issue 5.5: degrades with one line where there is no terminal."""
+        done = taskfs("watch")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("taskfs: watch needs a terminal: --once")
+        assert done.stderr.count("\n") == 1
+
+    def test_a_dumb_terminal_is_none(self, taskfs: Command) -> None:
+        """Issue 5.5: restores the terminal always: one that cannot move its cursor is not used."""
+        with taskfs.terminal("watch", term="dumb") as terminal:
+            assert terminal.end() == 1
+        assert "needs a terminal" in terminal.text and "\x1b" not in terminal.text
+
+    def test_once(self, taskfs: Command, cloud: FakeCloud) -> None:
+        """Issue 5.5: the unfinished tasks with status, queue position, computation time, machine
+        and cost."""
+        first = cloud.add_task(status="submitted", create_time="2026-01-01T00:00:00+00:00")
+        second = cloud.add_task(status="submitted", create_time="2026-01-02T00:00:00+00:00")
+        running = cloud.add_task(status="computation-started", estimated_computation_cost=0.0123)
+        ended = cloud.add_task()
+        done = taskfs("watch", "--once", NO_COLOR="1")
+        assert (done.returncode, done.stderr) == (0, "")
+        rows = {line.split()[0]: line for line in done.stdout.splitlines()}
+        assert list(rows) == ["ID", running, second, first] and ended not in rows
+        assert "0 ahead" in rows[first] and "1 ahead" in rows[second]
+        assert re.search(r"computation-started +00:00:\d\d +c2-standard-4 +0.012$", rows[running])
+
+    def test_json(self, taskfs: Command, cloud: FakeCloud) -> None:
+        """Issue 5.5: `--json` everywhere a script would want it."""
+        task = cloud.add_task(status="submitted")
+        cloud.add_task()
+        other = cloud.add_task(status="started")
+        records = json.loads(taskfs("watch", "--json").stdout)
+        assert [record["task_id"] for record in records] == [other, task]
+        assert records[0]["position_in_queue"] is None
+        assert records[1]["position_in_queue"] == {"tasks_ahead": 0}
+
+    def test_no_tasks(self, taskfs: Command) -> None:
+        """As `taskfs list`: nothing on standard output, and success."""
+        done = taskfs("watch", "--once")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "No unfinished tasks.\n")
+        assert json.loads(taskfs("watch", "--json").stdout) == []
+
+    def test_the_scope(self, taskfs: Command, cloud: FakeCloud) -> None:
+        """README, Options: `--project` and `--status` say which tasks are shown."""
+        mine = cloud.add_task(status="started", project="mine")
+        cloud.add_task(status="submitted", project="mine")
+        cloud.add_task(status="started", project="theirs")
+        done = taskfs("watch", "--json", "--project", "mine", "--status", "started")
+        assert [record["task_id"] for record in json.loads(done.stdout)] == [mine]
+
+
+class TestOnATerminal:
+    @pytest.mark.parametrize("key", ["q", "\x03"])
+    def test_it_follows_and_leaves_the_terminal_as_it_was(
+        self, taskfs: Command, cloud: FakeCloud, key: str
+    ) -> None:
+        """Issue 5.5: a live table; `q` or Ctrl+C leaves; the terminal is restored."""
+        task = cloud.add_task(status="submitted")
+        with taskfs.terminal("watch", *FAST) as terminal:
+            before = termios.tcgetattr(terminal._screen)
+            terminal.read_until("k kill")
+            assert task in terminal.text and "0 ahead" in terminal.text
+            assert termios.tcgetattr(terminal._screen)[3] & termios.ICANON == 0
+            cloud.set_status(task, "computation-started")
+            terminal.read_until("computation-started")
+            terminal.read_until("00:00:01")  # it counts
+            cloud.set_status(task, "success")
+            terminal.read_until(f"{task} ended as success")
+            terminal.read_until("No unfinished tasks.")
+            terminal.type(key)
+            # Not `end`: who holds the other side would have to be gone.
+            terminal.read_until(ALTERNATE[1])
+            eventually(lambda: terminal.process.poll() is not None)
+            assert terminal.process.returncode == (0 if key == "q" else 130)
+            assert termios.tcgetattr(terminal._screen) == before
+        assert terminal.text.index(ALTERNATE[0]) < terminal.text.index(ALTERNATE[1])
+        assert "\x1b[?25h" in terminal.text.rpartition("\x1b[?25l")[2]  # the cursor is back
+        assert "Traceback" not in terminal.text
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+    def test_a_signal_leaves_the_terminal_as_it_was(
+        self, taskfs: Command, cloud: FakeCloud, number: signal.Signals
+    ) -> None:
+        """Issue 5.5: restores the terminal always."""
+        with taskfs.terminal("watch") as terminal:
+            before = termios.tcgetattr(terminal._screen)
+            terminal.read_until("k kill")
+            terminal.process.send_signal(number)
+            terminal.read_until(ALTERNATE[1])
+            eventually(lambda: terminal.process.poll() is not None)
+            assert terminal.process.returncode == 128 + number
+            assert termios.tcgetattr(terminal._screen) == before
+
+    def test_a_failure_at_the_start_is_one_line(self, taskfs: Command) -> None:
+        """README, Commands: each failure is one line that names the fix."""
+        with taskfs.terminal("watch", INDUCTIVA_API_KEY="wrong") as terminal:
+            assert terminal.end() == 1
+        assert "inductiva auth login" in terminal.text
+        assert terminal.text.count("\n") == 1 and "\x1b" not in terminal.text
+
+    def test_k_asks_and_kills(self, taskfs: Command, cloud: FakeCloud) -> None:
+        """Issue 5.5: `k` on a row asks and kills; the arrow keys choose the row."""
+        tasks = [
+            cloud.add_task(status="started", create_time=f"2026-01-0{day}T00:00:00+00:00")
+            for day in (3, 2, 1)
+        ]
+        with taskfs.terminal("watch", *FAST) as terminal:
+            terminal.read_until("k kill")
+            assert chosen(terminal) == tasks[0]
+            terminal.type(DOWN + DOWN + UP)
+            read_on(terminal, lambda: chosen(terminal) == tasks[1])
+            terminal.type("k")
+            terminal.read_until(f"Kill {tasks[1]} (started)?")
+            terminal.type("n")
+            terminal.read_until("nothing was killed")
+            terminal.type("ky")
+            sent = f"Successfully sent kill request for task {tasks[1]}."
+            terminal.read_until(sent)
+            terminal.read_until("pending-kill")
+            terminal.type("q")
+            assert terminal.end() == 0
+        assert cloud.killed == [tasks[1]]
+        assert sent in terminal.text.rpartition(ALTERNATE[1])[2]  # it is there to be read later
+
+    def test_a_kill_that_is_refused(self, taskfs: Command, cloud: FakeCloud) -> None:
+        """Issue 5.5: `k` kills: what became of it is said."""
+        task = cloud.add_task(status="started")
+        cloud.faults.add("status", method="POST", status=403)
+        with taskfs.terminal("watch") as terminal:
+            terminal.read_until("k kill")
+            terminal.type("ky")
+            terminal.read_until(f"task {task} was not killed")
+            terminal.type("q")
+            assert terminal.end() == 0
+        assert cloud.killed == []
+
+    def test_the_api_goes_away_and_comes_back(self, taskfs: Command, cloud: FakeCloud) -> None:
+        """Issue 5.5: a live table: what was known stays, and the failure is said."""
+        task = cloud.add_task(status="started")
+        with taskfs.terminal("watch", *FAST, "--timeout", "500ms") as terminal:
+            terminal.read_until("k kill")
+            cloud.fail("api")
+            terminal.read_until("not up to date, trying again")
+            assert task in terminal.text.rpartition("\x1b[H")[2]
+            cloud.faults.clear()
+            cloud.set_status(task, "computation-started")
+            terminal.read_until("computation-started")
+            terminal.type("q")
+            assert terminal.end() == 0
+
+    def test_q_does_not_wait_for_the_api(self, taskfs: Command, cloud: FakeCloud) -> None:
+        """Issue 5.5: `q` leaves, also while a request is under way."""
+        cloud.add_task(status="started")
+        with taskfs.terminal("watch", *FAST) as terminal:
+            terminal.read_until("k kill")
+            stall = cloud.faults.add("stall", side="api", times=None)
+            eventually(lambda: stall.hits > 0)
+            began = time.monotonic()
+            terminal.type("q")
+            assert terminal.end() == 0
+        assert time.monotonic() - began < 10
+
+    def test_no_colour(self, taskfs: Command, cloud: FakeCloud) -> None:
+        """Issue 5.5: Colours and bars only on a terminal; NO_COLOR respected."""
+        cloud.add_task(status="pending-kill")
+        cloud.add_task(status="started")
+        shown = {}
+        for no_color in ("", "1"):
+            with taskfs.terminal("watch", NO_COLOR=no_color) as terminal:
+                terminal.read_until("k kill")
+                terminal.type("q")
+                assert terminal.end() == 0
+            shown[no_color] = re.findall(r"\x1b\[[0-9;]*m", terminal.text)
+        assert "\x1b[33m" in shown[""]
+        assert not [code for code in shown["1"] if re.search(r"\b[34][0-7]\b", code)]
+        assert "\x1b[7m" in shown["1"]  # which row is chosen is no matter of colour
+
+    def test_names_do_not_steer_the_terminal(self, taskfs: Command, cloud: FakeCloud) -> None:
+        """README, Commands: a name must not steer the terminal."""
+        cloud.add_task(status="started", simulator="evil\x1b]0;title\x07")
+        with taskfs.terminal("watch") as terminal:
+            terminal.read_until("k kill")
+            terminal.type("q")
+            assert terminal.end() == 0
+        assert "evil\\x1b]0;title\\x07" in terminal.text
+        assert "\x1b]0" not in terminal.text
+
+
+class TestRequests:
+    @pytest.fixture
+    def client(self, cloud: FakeCloud) -> TaskClient:
+        return TaskClient(cloud.api_url, cloud.api_key, timeout_s=10)
+
+    def test_a_refresh_is_one_request(self, cloud: FakeCloud, client: TaskClient) -> None:
+        """Issue 5.5: bulk requests only: places are asked for when a task joins or leaves the
+        queue, and after 30 s."""
+        now = 0.0
+        queued = [cloud.add_task(status="submitted") for _ in range(3)]
+        running = [cloud.add_task(status="computation-started") for _ in range(20)]
+        tasks = Unfinished(client, clock=lambda: now)
+        assert len(tasks.refresh().tasks) == 23
+        assert (listings(cloud), places_asked(cloud)) == (1, 3)
+        for _ in range(5):
+            tasks.refresh()
+        assert (listings(cloud), places_asked(cloud)) == (6, 3)
+        cloud.set_status(running[0], "pending-kill")
+        tasks.refresh()
+        assert places_asked(cloud) == 3
+        cloud.set_status(queued[0], "started")
+        snapshot = tasks.refresh()
+        assert places_asked(cloud) == 5
+        assert sorted(snapshot.tasks_ahead.values()) == [0, 1]
+        now = 31.0
+        tasks.refresh()
+        assert places_asked(cloud) == 7
+        cloud.clear_requests()
+        cloud.set_status(running[1], "success")
+        assert [task.id for task in tasks.refresh().ended] == [running[1]]
+        assert len(cloud.requests) == 2
+        client.close()
+
+    def test_a_long_queue(self, cloud: FakeCloud, client: TaskClient) -> None:
+        """Issue 5.5: do not poll one by one more often than needed: so many per refresh."""
+        for _ in range(2 * MAX_ASKED):
+            cloud.add_task(status="submitted")
+        tasks = Unfinished(client)
+        assert len(tasks.refresh().tasks_ahead) == MAX_ASKED
+        assert len(tasks.refresh().tasks_ahead) == 2 * MAX_ASKED
+        tasks.refresh()
+        assert places_asked(cloud) == 2 * MAX_ASKED
+        client.close()
+
+
+@pytest.mark.parametrize(
+    ("typed", "keys"),
+    [
+        ([b"q"], ["q"]),
+        ([b"\x1b[A\x1bOBk"], ["up", "down", "k"]),
+        ([b"\x1b", b"[A"], ["up"]),
+        ([b"\x1b[", b"5", b"~y"], ["page up", "y"]),
+        ([b"\x1b"], ["escape"]),
+        ([b"\x1bq"], ["escape", "q"]),
+        ([b"\x1b[I\x1b[?1;2c\x1b[1;5Dx"], ["x"]),
+        (["ä".encode()], ["ä"]),
+    ],
+)
+def test_keys(typed: list[bytes], keys: list[str]) -> None:
+    """Issue 5.5: arrow keys in both forms that terminals send; other sequences do nothing."""
+    reading, writing = os.pipe()
+    pieces = iter(typed)
+
+    class Slow(Keyboard):
+        def _receive(self, timeout_s: float) -> str:
+            os.write(writing, next(pieces, b""))
+            return super()._receive(0)
+
+    try:
+        assert Slow(reading).read(0) == keys
+    finally:
+        os.close(reading)
+        os.close(writing)

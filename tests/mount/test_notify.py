@@ -1,0 +1,120 @@
+"""README, mount(8), fstab and systemd: the service is ready when the mount is live."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fake_api import FakeCloud
+from tests.mounts import COMMAND, Taskfs, eventually, is_mounted
+
+pytestmark = pytest.mark.mount
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    place = tmp_path / "mnt"
+    place.mkdir()
+    yield place
+    if is_mounted(place):
+        subprocess.run(["fusermount", "-uz", place], check=False)
+
+
+@contextlib.contextmanager
+def service_manager(address: str) -> Iterator[socket.socket]:
+    """A socket as systemd has one for a service of Type=notify; `@` is an abstract one."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(address.replace("@", "\0", 1))
+        channel.settimeout(30)
+        yield channel
+
+
+def start(taskfs: Taskfs, place: Path, address: str, *options: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [*COMMAND, "mount", "--foreground", *options, str(place)],
+        env=taskfs.environment | {"NOTIFY_SOCKET": address},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("kind", ["file", "abstract"])
+def test_ready_comes_from_the_live_mount(
+    tmp_path: Path, place: Path, cloud: FakeCloud, kind: str
+) -> None:
+    """Issue 5.2: Type=notify, readiness from the live mount; the end is told, too, and children
+    inherit no NOTIFY_SOCKET."""
+    address = str(tmp_path / "notify") if kind == "file" else f"@taskfs-{os.getpid()}-{tmp_path}"
+    cloud.faults.add("stall", side="api", seconds=0.5)
+    with service_manager(address) as channel:
+        process = start(Taskfs(tmp_path, cloud), place, address)
+        lines = channel.recv(4096).decode().split("\n")
+        assert is_mounted(place)
+        assert ".by-status" in os.listdir(place)
+        assert lines == ["READY=1", f"STATUS=Mounted on {place}"]
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=30)
+        assert channel.recv(4096) == b"STOPPING=1"
+    assert (process.returncode, out, err) == (0, "", "")
+    assert not is_mounted(place)
+
+
+def test_a_mount_that_fails_is_never_ready(tmp_path: Path, place: Path, cloud: FakeCloud) -> None:
+    """Issue 5.2: readiness from the live mount, and from nothing else."""
+    taskfs = Taskfs(tmp_path, cloud)
+    taskfs.environment["INDUCTIVA_API_KEY"] = "wrong"
+    with service_manager(str(tmp_path / "notify")) as channel:
+        process = start(taskfs, place, str(tmp_path / "notify"))
+        _, err = process.communicate(timeout=30)
+        channel.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            channel.recv(4096)
+    assert process.returncode == 1
+    assert err.startswith("taskfs: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("address", ["/nonexistent/socket", "relative", "@"])
+def test_a_service_manager_that_is_away_fails_nothing(
+    tmp_path: Path, place: Path, cloud: FakeCloud, address: str
+) -> None:
+    """sd_notify(3): the service goes on where nobody listens."""
+    process = start(Taskfs(tmp_path, cloud), place, address)
+    eventually(lambda: is_mounted(place) and ".by-status" in os.listdir(place))
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (0, "", "")
+
+
+def test_a_mount_in_the_background_speaks_for_nobody(
+    tmp_path: Path, place: Path, cloud: FakeCloud
+) -> None:
+    """A script within a service may mount: it is not the service that is ready then."""
+    taskfs = Taskfs(tmp_path, cloud)
+    with service_manager(str(tmp_path / "notify")) as channel:
+        done = taskfs("mount", place, NOTIFY_SOCKET=str(tmp_path / "notify"))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert taskfs("umount", place).returncode == 0
+        channel.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            channel.recv(4096)
+
+
+def test_exec_stop(tmp_path: Path, place: Path, cloud: FakeCloud) -> None:
+    """Issue 5.2: `ExecStop`: `taskfs umount --lazy` ends the service, also while a file is open."""
+    taskfs = Taskfs(tmp_path, cloud)
+    with service_manager(str(tmp_path / "notify")) as channel:
+        process = start(taskfs, place, str(tmp_path / "notify"))
+        channel.recv(4096)
+        with open(place / ".taskfs/version"):
+            done = taskfs("umount", "--lazy", place)
+            assert (done.returncode, done.stderr) == (0, "")
+            assert not is_mounted(place)
+        assert process.wait(30) == 0
+        process.communicate()

@@ -1,0 +1,129 @@
+"""Issue 5.2: errors of mounts by ordinary users and in containers: one line that names the fix."""
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from taskfs.refusals import explain
+from tests.fake_api import FakeCloud
+from tests.mount.test_users import NOBODY, in_own_devices
+from tests.mounts import COMMAND, Taskfs, is_mounted
+
+FOREGROUND: Final[tuple[list[str], ...]] = ([], ["--foreground"])
+WITHOUT_SYS_ADMIN: Final = ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin")
+
+
+@pytest.mark.parametrize(
+    ("said", "fix"),
+    [
+        ("fusermount3: mount failed: Permission denied", "/etc/apparmor.d/local/fusermount3"),
+        ("fusermount: mount failed: Operation not permitted", "--cap-add SYS_ADMIN"),
+        ("fuse: device not found, try 'modprobe fuse' first", "sudo modprobe fuse"),
+        ("fusermount: failed to open /dev/fuse: Permission denied", "chmod 0666 /dev/fuse"),
+        ("fuse: failed to open /dev/fuse: Operation not permitted", "--device /dev/fuse"),
+        (
+            "fusermount: option allow_other only allowed if 'user_allow_other' is set in "
+            "/etc/fuse.conf",
+            "echo user_allow_other | sudo tee -a /etc/fuse.conf",
+        ),
+        ("fusermount: user has no write access to mountpoint /x", "sudo chown $USER /x"),
+        ("fusermount: mountpoint /x not owned by user", "sudo chown $USER /x"),
+        (
+            "fusermount: too many FUSE filesystems mounted; mount_max=N can be set in fuse.conf",
+            "mount_max",
+        ),
+        ("fuse: mountpoint is not empty", "choose an empty directory"),
+        ("what nobody\nforesaw", "what nobody; foresaw"),
+        ("", ""),
+    ],
+)
+def test_what_libfuse_says_becomes_the_fix(said: str, fix: str) -> None:
+    """Issue 5.2: AppArmor, a container, fusermount missing, no permission: each names the fix."""
+    line = explain(said, "/x")
+    assert fix in line
+    assert "\n" not in line
+
+
+def one_line(lines: list[str], fix: str) -> None:
+    """Fail unless *lines* are one complaint with *fix* and the status of a failure."""
+    assert len(lines) == 2, lines
+    assert lines[0].startswith("taskfs: ") and fix in lines[0], lines
+    assert lines[1] == "status 1"
+
+
+@pytest.mark.mount
+@pytest.mark.parametrize("flags", FOREGROUND)
+def test_of_an_ordinary_user(public_dir: Path, cloud: FakeCloud, flags: list[str]) -> None:
+    """Issue 5.2: no user_allow_other, no permission on the mountpoint, not empty, another's."""
+    home = public_dir / "home"
+    for name in ("mnt", "full/file", "private", "roots"):
+        (home / name).mkdir(parents=True)
+    for place in (home, home / "mnt", home / "full"):
+        os.chown(place, NOBODY, NOBODY)
+    (home / "private").chmod(0o700)
+    options = " ".join(flags)
+    script = f"""
+    try() {{ taskfs mount {options} "$@" 2>&1; echo "status $?"; }}
+    try --allow-other {home}/mnt
+    try {home}/private
+    try {home}/roots
+    try {home}/full
+    chmod 0600 /dev/fuse; try {home}/mnt; chmod 0666 /dev/fuse
+    """
+    environment = Taskfs(home, cloud).environment
+    lines = in_own_devices(script, public_dir / "dev", "0666", **environment).splitlines()
+    assert len(lines) == 10, lines
+    one_line(lines[:2], "echo user_allow_other | sudo tee -a /etc/fuse.conf")
+    one_line(lines[2:4], "choose another")
+    one_line(lines[4:6], f"sudo chown $USER {home}/roots")
+    one_line(lines[6:8], "choose an empty directory")
+    one_line(lines[8:10], "sudo chmod 0666 /dev/fuse")
+
+
+@pytest.mark.mount
+@pytest.mark.parametrize("flags", FOREGROUND)
+@pytest.mark.parametrize(
+    ("change", "fix"), [("rm", "apt-get install fuse"), ("chmod 0750", "join its group")]
+)
+def test_without_fusermount(
+    public_dir: Path, cloud: FakeCloud, flags: list[str], change: str, fix: str
+) -> None:
+    """Issue 5.2: fusermount missing, or not for everybody: one line that names the fix."""
+    home = public_dir / "home"
+    (home / "mnt").mkdir(parents=True)
+    for place in (home, home / "mnt"):
+        os.chown(place, NOBODY, NOBODY)
+    script = f"""
+    mkdir {public_dir}/dev/upper {public_dir}/dev/work
+    mount -t overlay none /usr/bin \\
+        -o lowerdir=/usr/bin,upperdir={public_dir}/dev/upper,workdir={public_dir}/dev/work
+    {change} /usr/bin/fusermount*
+    taskfs mount {" ".join(flags)} {home}/mnt 2>&1; echo "status $?"
+    """
+    environment = Taskfs(home, cloud).environment
+    lines = in_own_devices(script, public_dir / "dev", "0666", **environment).splitlines()
+    one_line(lines, fix)
+
+
+@pytest.mark.mount
+@pytest.mark.parametrize("flags", FOREGROUND)
+def test_in_a_container_without_sys_admin(
+    tmp_path: Path, cloud: FakeCloud, flags: list[str]
+) -> None:
+    """Issue 5.2: a container that may not mount: one line with the flag that lets it."""
+    place = tmp_path / "mnt"
+    place.mkdir()
+    done = subprocess.run(
+        [*WITHOUT_SYS_ADMIN, *COMMAND, "mount", *flags, str(place)],
+        env=Taskfs(tmp_path, cloud).environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    one_line([*done.stderr.splitlines(), "status 1"], "--cap-add SYS_ADMIN")
+    assert not is_mounted(place)
