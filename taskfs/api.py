@@ -10,7 +10,6 @@ import random
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
@@ -26,6 +25,7 @@ from taskfs.errors import (
     Unavailable,
 )
 from taskfs.model import RemoteObject, Task, TaskStatus
+from taskfs.pools import DaemonPool
 from taskfs.record import NOT_JSON, mend_json, parse_task
 from taskfs.redaction import register_secret
 from taskfs.stats import Stats
@@ -73,7 +73,7 @@ class TaskClient:
             headers={KEY_HEADER: api_key, "Accept": "application/json"},
         )
         self._store = Transport(timeout_s=timeout_s, stats=self._stats, side="store")
-        self._pages = ThreadPoolExecutor(8, thread_name_prefix="taskfs-pages")
+        self._pages = DaemonPool(8, "taskfs-pages")
         self._bad_records: set[str] = set()
         self._lock = threading.Lock()  # guards _bad_records
 

@@ -16,7 +16,7 @@ PACKAGE: Final = ROOT / "taskfs"
 # module is a new word in the highest row that it can have.
 ROWS: Final = (
     ("errors", "redaction", "stats", "buffers"),
-    ("model", "options", "waiting", "igzip"),
+    ("model", "options", "waiting", "igzip", "pools"),
     (
         "config",
         "record",
@@ -36,7 +36,7 @@ ROWS: Final = (
     ("archive",),
     ("api", "records", "shelf"),
     ("handles", "virtual", "texts", "metadata"),
-    ("nodes",),
+    ("nodes", "taskfile"),
     ("members", "views", "textnode"),
     ("parts",),
     ("service", "tasknode"),
@@ -44,7 +44,7 @@ ROWS: Final = (
     ("compose",),
     ("target",),
     ("fetching",),
-    ("download", "operations"),
+    ("download", "operations", "filesystem"),
     ("session",),
     ("mount",),
     ("cli.options",),
@@ -61,6 +61,7 @@ THIRD_PARTY: Final = {
     "requests": {"transport", "store"},
     "urllib3": {"transport"},
     "tenacity": {"transport"},
+    "fsspec": {"filesystem"},
     "cachetools": {"records", "shelf", "texts", "tree", "archive"},
     "msgspec": {"api", "record", "virtual", "archive", "ledger", "offline", "cli.report"},
     "platformdirs": {"config", "logs", "options"},
