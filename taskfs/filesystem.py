@@ -5,14 +5,9 @@ alone; the views are there by name, and what they link to is a directory there. 
 OSErrors with the errno that the mount gives.
 """
 
-import contextlib
 import errno
 import os
-import posixpath
 import re
-import threading
-import weakref
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -22,81 +17,18 @@ from typing import Any, Final, NoReturn
 from fsspec import AbstractFileSystem
 from fsspec.utils import glob_translate
 
-from taskfs.compose import open_core
-from taskfs.config import Config, find_api_key, load_config
-from taskfs.errors import ConfigError, NotFound, TaskFSError
+from taskfs.config import find_api_key, load_config
+from taskfs.errors import ConfigError
 from taskfs.fetching import chunks
 from taskfs.handles import Handle
-from taskfs.members import MEMBER_XATTRS, MemberNode
-from taskfs.nodes import Directory, Link, Node
-from taskfs.pools import DaemonPool
-from taskfs.redaction import redact
+from taskfs.nodes import Directory, Node
+from taskfs.paths import describe, kind, listing, resolve
 from taskfs.service import SERVICE
-from taskfs.taskfile import OpenedFile, TaskFile
+from taskfs.sharing import SharedCore, as_oserror, shared_core
+from taskfs.taskfile import TaskFile
 
-RANGES_AT_ONCE: Final = 8
 # What fsspec itself understands among the storage options; listings are cached by the core.
 _FSSPEC_OPTIONS: Final = frozenset({"use_listings_cache", "listings_expiry_time", "max_paths"})
-_XATTR_PREFIX: Final = "user.taskfs."
-
-
-@contextlib.contextmanager
-def _as_oserror(path: str) -> Iterator[None]:
-    """Let our errors out as the OSErrors that a mount would give, without what they were made of:
-    that may quote a signed URL."""
-    try:
-        yield
-    except ConfigError as exc:  # a setting is looked at when it is given: this is the key
-        raise PermissionError(errno.EACCES, redact(str(exc))) from None
-    except TaskFSError as exc:
-        raise OSError(exc.errno, redact(str(exc)), path) from None
-
-
-class _Opened:
-    """One core, shared by all instances of one configuration: fsspec makes one for each thread.
-
-    `left` holds the open files that nobody closed. They are found by the garbage collection, which
-    may come while the core holds its locks: so they are closed later, by whoever opens the next.
-    """
-
-    def __init__(self, config: Config) -> None:
-        self.core = open_core(replace(config, read_only=True))
-        self.pool = DaemonPool(RANGES_AT_ONCE, "taskfs-ranges")
-        self.pid = os.getpid()
-        self.left: deque[Handle] = deque()
-        weakref.finalize(self, _close, self.core.close, self.pid)
-
-    def open(self, node: Node) -> Handle:
-        while self.left:
-            self.left.popleft().close()
-        return node.open(writing=False)
-
-
-def _close(close: Any, pid: int) -> None:
-    if os.getpid() == pid:  # in a forked process the threads and sockets are the parent's
-        close()
-
-
-_table_lock = threading.Lock()
-_table: "weakref.WeakValueDictionary[Config, _Opened]" = weakref.WeakValueDictionary()
-
-
-def _open(config: Config) -> _Opened:
-    with _table_lock:
-        opened = _table.get(config)
-        if opened is None:
-            opened = _table[config] = _Opened(config)
-        return opened
-
-
-def _begin_anew() -> None:
-    """In a forked process: nothing of the parent's works there, its locks may be held."""
-    global _table_lock, _table
-    _table_lock = threading.Lock()
-    _table = weakref.WeakValueDictionary()
-
-
-os.register_at_fork(after_in_child=_begin_anew)
 
 
 class TaskFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is untyped
@@ -121,15 +53,18 @@ class TaskFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is unt
         except ConfigError as exc:
             raise ValueError(str(exc)) from None
         self._own_options = own
-        self._shared: _Opened | None = None
+        self._shared: SharedCore | None = None
 
     @property
-    def _opened(self) -> _Opened:
-        opened = self._shared
-        if opened is None or opened.pid != os.getpid():
+    def _core(self) -> SharedCore:
+        shared = self._shared
+        if shared is None or not shared.is_here:
             key = find_api_key(storage_options=self._own_options).key
-            opened = self._shared = _open(replace(self._config, api_key=key))
-        return opened
+            shared = self._shared = shared_core(replace(self._config, api_key=key))
+        return shared
+
+    def _resolve(self, path: str) -> tuple[Node, str | None]:
+        return resolve(self._core.core.tree, path)
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:
@@ -145,8 +80,8 @@ class TaskFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is unt
         bytes that the store has, its `ETag`; of a link `islink` and its `destination`.
         """
         path = self._strip_protocol(path)
-        with _as_oserror(path):
-            return self._describe(path, *self._find(path))
+        with as_oserror(path):
+            return describe(path, *self._resolve(path))
 
     def ls(
         self,
@@ -164,26 +99,14 @@ class TaskFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is unt
         path = self._strip_protocol(path)
         if pattern is not None and not _may_hold(path, pattern):
             return []
-        with _as_oserror(path):
-            node, destination = self._find(path)
+        with as_oserror(path):
+            node, destination = self._resolve(path)
             if not isinstance(node, Directory):
-                listed = [self._describe(path, node, destination)]
+                listed = [describe(path, node, destination)]
             else:
-                listed = list(self._list(path, node, full=detail and sizes))
+                tree = self._core.core.tree
+                listed = list(listing(tree, path, node, full=detail and sizes))
         return listed if detail else [info["name"] for info in listed]
-
-    def _list(self, path: str, node: Directory, *, full: bool) -> Iterator[dict[str, Any]]:
-        for entry in node.children():
-            if not path and entry.name.startswith("."):
-                continue  # the views: whatever walks the tree would meet each task four times
-            name = f"{path}/{entry.name}" if path else entry.name
-            if full:
-                with contextlib.suppress(NotFound):  # it went in between
-                    yield self._describe(name, *self._follow(name, node.lookup(entry.name)))
-            elif entry.mode & 0o170000 == 0o100000:
-                yield {"name": name, "size": None, "type": "file"}
-            else:  # what is linked to are the directories of tasks
-                yield {"name": name, "size": 0, "type": "directory"}
 
     def walk(
         self,
@@ -216,6 +139,14 @@ class TaskFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is unt
         kwargs["pattern"] = self._strip_protocol(path)
         return super().glob(path, maxdepth, **kwargs)
 
+    def _kind(self, path: str) -> str | None:
+        path = self._strip_protocol(path)
+        try:
+            with as_oserror(path):
+                return kind(self._resolve(path)[0])
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
     def exists(self, path: str, **kwargs: Any) -> bool:
         """Whether there is such a path; where nobody can tell, that is raised."""
         return self._kind(path) is not None
@@ -236,7 +167,7 @@ class TaskFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is unt
         """Forget what is kept of the remote side, as a write to `.taskfs/refresh` does."""
         super().invalidate_cache(path)
         if self._shared is not None:
-            refresh = self._opened.core.tree.resolve(f"/{SERVICE}/refresh")
+            refresh = self._core.core.tree.resolve(f"/{SERVICE}/refresh")
             refresh.open(writing=True).write(b"1")
 
     # What is in it.
@@ -254,24 +185,18 @@ class TaskFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is unt
             self._refuse(path)
         return TaskFile(self, path, block_size)
 
-    def open_handle(self, path: str) -> OpenedFile:
+    def open_handle(self, path: str) -> tuple[Handle, SharedCore]:
         """Return what a `TaskFile` reads through."""
-        with _as_oserror(path):
-            opened = self._opened
-            return OpenedFile(opened.open(self._find(path)[0]), opened.left, opened.pid)
-
-    def read_handle(self, path: str, handle: Handle, offset: int, size: int) -> bytes:
-        """Return up to *size* bytes from *offset* on of an open file; OSError as for all."""
-        with _as_oserror(path):
-            return handle.read_at(offset, size)
+        with as_oserror(path):
+            return self._core.open(self._resolve(path)[0]), self._core
 
     def cat_file(
         self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any
     ) -> bytes:
         """Return the bytes [start, end), which may count from the end, as in a slice."""
         path = self._strip_protocol(path)
-        with _as_oserror(path):
-            handle = self._opened.open(self._find(path)[0])
+        with as_oserror(path):
+            handle = self._core.open(self._resolve(path)[0])
             try:
                 return _read(handle, start, end)
             finally:
@@ -327,13 +252,13 @@ class TaskFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is unt
         for n in order:
             path = paths[n]
             try:
-                with _as_oserror(path):
+                with as_oserror(path):
                     if path not in handles:
-                        handles[path] = self._opened.open(self._find(path)[0])
+                        handles[path] = self._core.open(self._resolve(path)[0])
             except OSError as exc:
                 outcomes[n] = exc
                 continue
-            futures[n] = self._opened.pool.submit(
+            futures[n] = self._core.pool.submit(
                 self._read_range, path, handles[path], starts[n], ends[n]
             )
         try:
@@ -346,12 +271,12 @@ class TaskFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is unt
                 for handle in handles.values():
                     handle.close()
             else:  # we were interrupted, and some are being read
-                self._opened.left.extend(handles.values())
+                self._core.left.extend(handles.values())
         return outcomes
 
     @staticmethod
     def _read_range(path: str, handle: Handle, start: int | None, end: int | None) -> bytes:
-        with _as_oserror(path):
+        with as_oserror(path):
             return _read(handle, start, end)
 
     # What is refused.
@@ -373,60 +298,6 @@ class TaskFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is unt
         if not include_password:
             told.pop("api_key", None)
         return told
-
-    # Places in the tree.
-
-    def _find(self, path: str) -> tuple[Node, str | None]:
-        """Return the node at *path*, and the path it is a link to."""
-        tree = self._opened.core.tree
-        if not path.startswith("."):
-            return tree.resolve(f"/{path}"), None  # only the views hold links
-        names = path.split("/")
-        for depth in range(1, len(names)):
-            place = "/".join(names[:depth])
-            node = tree.resolve(f"/{place}")
-            if isinstance(node, Link):
-                beyond = posixpath.join(_target(place, node), *names[depth:])
-                return self._find(beyond)[0], None
-        return self._follow(path, tree.resolve(f"/{path}"))
-
-    def _follow(self, path: str, node: Node) -> tuple[Node, str | None]:
-        if not isinstance(node, Link):
-            return node, None
-        target = _target(path, node)
-        return self._find(target)[0], target
-
-    def _kind(self, path: str) -> str | None:
-        path = self._strip_protocol(path)
-        try:
-            with _as_oserror(path):
-                node, _ = self._find(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        return "directory" if isinstance(node, Directory) else "file"
-
-    @staticmethod
-    def _describe(path: str, node: Node, destination: str | None) -> dict[str, Any]:
-        attrs = node.attrs()
-        told: dict[str, Any] = {
-            "name": path,
-            "size": attrs.size,
-            "type": "directory" if isinstance(node, Directory) else "file",
-            "mtime": attrs.mtime_ns / 1e9,
-            "created": attrs.ctime_ns / 1e9,
-        }
-        if isinstance(node, MemberNode):
-            told |= {name.removeprefix(_XATTR_PREFIX): node.xattr(name) for name in MEMBER_XATTRS}
-            told["compressed_size"] = int(told["compressed_size"])
-        if node.etag:
-            told["ETag"] = node.etag
-        if destination is not None:
-            told |= {"islink": True, "destination": destination}
-        return told
-
-
-def _target(path: str, link: Link) -> str:
-    return posixpath.normpath(posixpath.join(posixpath.dirname(path), link.target()))
 
 
 def _read(handle: Handle, start: int | None, end: int | None) -> bytes:

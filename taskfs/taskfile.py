@@ -3,28 +3,19 @@
 import errno
 import io
 import os
-from collections import deque
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 from taskfs.handles import Handle
 from taskfs.model import ObjectVersion
+from taskfs.sharing import SharedCore, as_oserror
 
 BUFFER: Final = 128 << 10
-
-
-class OpenedFile(NamedTuple):
-    """A handle, where it is left if nobody closes it, and the process that it works in."""
-
-    handle: Handle
-    left: "deque[Handle]"
-    pid: int
 
 
 class Opener(Protocol):
     """The file system, as far as a file needs it."""
 
-    def open_handle(self, path: str) -> OpenedFile: ...
-    def read_handle(self, path: str, handle: Handle, offset: int, size: int) -> bytes: ...
+    def open_handle(self, path: str) -> tuple[Handle, SharedCore]: ...
     def info(self, path: str) -> dict[str, Any]: ...
     def unstrip_protocol(self, name: str) -> str: ...
 
@@ -41,9 +32,9 @@ class _RawFile(io.RawIOBase):
         super().__init__()
         self.name = path
         self._fs = fs
-        self._opened: OpenedFile | None = fs.open_handle(path)
-        self.size = self._opened.handle.size
-        self.version = self._opened.handle.version
+        self._opened: tuple[Handle, SharedCore] | None = fs.open_handle(path)
+        self.size = self._opened[0].size
+        self.version = self._opened[0].version
         self._offset = 0
 
     def readable(self) -> bool:
@@ -75,11 +66,12 @@ class _RawFile(io.RawIOBase):
         return b"".join(pieces)
 
     def _read(self, size: int) -> bytes:
-        opened = self._check_open()
-        if opened.pid != os.getpid():
-            opened = self._opened = self._fs.open_handle(self.name)
-            self.check_version(opened.handle.version)
-        piece = self._fs.read_handle(self.name, opened.handle, self._offset, size)
+        handle, shared = self._check_open()
+        if not shared.is_here:
+            handle, _ = self._opened = self._fs.open_handle(self.name)
+            self.check_version(handle.version)
+        with as_oserror(self.name):
+            piece = handle.read_at(self._offset, size)
         self._offset += len(piece)
         return piece
 
@@ -88,7 +80,7 @@ class _RawFile(io.RawIOBase):
         if version != self.version:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), self.name)
 
-    def _check_open(self) -> OpenedFile:
+    def _check_open(self) -> tuple[Handle, SharedCore]:
         if self._opened is None:
             raise ValueError("I/O operation on closed file")
         return self._opened
@@ -96,13 +88,13 @@ class _RawFile(io.RawIOBase):
     def close(self) -> None:
         opened, self._opened = self._opened, None
         super().close()
-        if opened is not None and opened.pid == os.getpid():
-            opened.handle.close()
+        if opened is not None and opened[1].is_here:
+            opened[0].close()
 
     def __del__(self) -> None:
         opened = getattr(self, "_opened", None)
-        if opened is not None and opened.pid == os.getpid():
-            opened.left.append(opened.handle)  # see filesystem: no lock may be taken here
+        if opened is not None and opened[1].is_here:
+            opened[1].left.append(opened[0])  # no lock may be taken here
 
 
 class TaskFile(io.BufferedReader):
