@@ -9,9 +9,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final, Protocol
 
 from taskfs.buffers import Buffer
+from taskfs.claims import fetch_missing
 from taskfs.model import ObjectVersion, RemoteObject
 from taskfs.stats import Stats
 from taskfs.waiting import Waiter
@@ -130,6 +132,10 @@ class StoredBlocks(Protocol):
 
     def drop(self, first: int, last: int) -> None:
         """Forget the blocks [first, last]."""
+        ...
+
+    def claim(self, first: int, last: int) -> AbstractContextManager[None]:
+        """Have other processes wait that want the blocks [first, last]; wait for those before."""
         ...
 
 
@@ -297,8 +303,8 @@ class BlockReader:
             return False
         if ahead:
             return self._disk.has(index)
-        block = self._disk.get(index)
-        if block is None or len(block) != min(BLOCK, self.size - index * BLOCK):
+        block = self._stored(index)
+        if block is None:
             return False
         self._stats.add("disk_hits")
         ready[index] = extent = self._extent(index, block)
@@ -306,12 +312,23 @@ class BlockReader:
         return True
 
     def _fetch_run(self, future: "Future[Extent]", first: int, stop: int) -> None:
+        """Fetch the blocks [first, stop), which no other process with the same disk fetches too."""
+        with self._disk.claim(first, stop - 1) if self._disk is not None else nullcontext():
+            self._fetch_claimed(future, first, stop)
+
+    def _fetch_range(self, first: int, stop: int) -> bytes | bytearray:
+        return self._remote.fetch_range(first * BLOCK, min(stop * BLOCK, self.size), self.version)
+
+    def _stored(self, index: int) -> bytes | None:
+        block = self._disk.get(index) if self._disk is not None else None
+        return block if block and len(block) == min(BLOCK, self.size - index * BLOCK) else None
+
+    def _fetch_claimed(self, future: "Future[Extent]", first: int, stop: int) -> None:
         """Fetch the blocks [first, stop) in one range; hand them out first, then keep them."""
         drops = self._drops
         failure: BaseException | None = None
         try:
-            begin = first * BLOCK
-            run = self._remote.fetch_range(begin, min(stop * BLOCK, self.size), self.version)
+            run = fetch_missing(self._stored, self._fetch_range, first, stop)
             extent = self._extent(first, run)
             self._cache.put(extent)
         except BaseException as exc:

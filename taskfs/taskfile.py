@@ -5,6 +5,7 @@ import io
 import os
 from typing import Any, Final, Protocol
 
+from taskfs.buffers import Buffer
 from taskfs.handles import Handle
 from taskfs.model import ObjectVersion
 from taskfs.sharing import SharedCore, as_oserror
@@ -65,7 +66,7 @@ class _RawFile(io.RawIOBase):
             pieces.append(piece)
         return b"".join(pieces)
 
-    def _read(self, size: int) -> bytes:
+    def _read(self, size: int) -> Buffer:
         handle, shared = self._check_open()
         if not shared.is_here:
             handle, _ = self._opened = self._fs.open_handle(self.name)

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 
@@ -337,6 +338,9 @@ class SlowDisk:
 
     def get(self, index: int) -> bytes | None:
         return self.kept.get(index)
+
+    def claim(self, first: int, last: int) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def put(self, first: int, run: Buffer) -> None:
         assert self.go.wait(10)

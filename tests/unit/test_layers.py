@@ -15,8 +15,8 @@ PACKAGE: Final = ROOT / "taskfs"
 # A module may import those of the rows above it; modules of one row do not know each other. A new
 # module is a new word in the highest row that it can have.
 ROWS: Final = (
-    ("errors", "redaction", "stats", "buffers"),
-    ("model", "options", "waiting", "igzip", "pools"),
+    ("errors", "redaction", "stats", "buffers", "pools", "claims"),
+    ("model", "options", "waiting", "igzip"),
     (
         "config",
         "record",
@@ -76,6 +76,7 @@ THIRD_PARTY: Final = {
 # What the core must be usable without: it is all that stands above `operations`.
 ADAPTERS: Final = {"operations", "session", "mount", "daemon", "mountpoint"}
 READ_ENGINE: Final = {
+    "claims",
     *("buffers", "zipend", "zipindex", "igzip", "decoders", "coverage", "blocks"),
     *("readahead", "rooms", "cursors", "inflate", "diskcache", "readers", "archive"),
 }
