@@ -56,18 +56,20 @@ def fetch_missing(
     first: int,
     stop: int,
 ) -> bytes | bytearray:
-    """Return the blocks [first, stop), fetching in one range what is between those that are kept
-    by now: whoever was waited for wanted a neighbour, or the same."""
-    before: list[bytes] = []
-    behind: list[bytes] = []
-    while first < stop and (block := kept(first)) is not None:
-        before.append(block)
-        first += 1
-    while first < stop and (block := kept(stop - 1)) is not None:
-        behind.append(block)
-        stop -= 1
-    fetched = fetch(first, stop) if first < stop else b""
-    return b"".join((*before, fetched, *reversed(behind))) if before or behind else fetched
+    """Return the blocks [first, stop), of which only those are fetched that are not *kept* by now:
+    whoever was waited for wanted some of them too."""
+    pieces: list[bytes | bytearray] = []
+    missing = first  # from here on
+    for index in range(first, stop):
+        block = kept(index)
+        if block is not None:
+            if missing < index:
+                pieces.append(fetch(missing, index))
+            pieces.append(block)
+            missing = index + 1
+    if missing < stop:
+        pieces.append(fetch(missing, stop))
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _wait(descriptor: int, start: int, length: int, is_there: Callable[[], bool]) -> None:

@@ -70,19 +70,21 @@ class _Segment:
         except OSError:
             return True
 
-    def read_table(self, first: int, count: int) -> None:
-        """Learn what the file says of *count* blocks."""
+    def read_table(self, first: int, count: int) -> bytes:
+        """Learn what the file says of *count* blocks; fewer where it ends before."""
         at = first * ENTRY.size
         entries = os.pread(self.descriptor, count * ENTRY.size, SEGMENT + at)
         self.table[at : at + len(entries)] = entries
+        return entries
 
     def entry(self, place: int) -> tuple[int, int]:
         """Return a block's length (0: absent) and checksum; another mount may have written it."""
-        for _ in range(2):
-            length, crc = ENTRY.unpack_from(self.table, place * ENTRY.size)
-            if length:
-                break
-            self.read_table(place, 1)
+        length, crc = ENTRY.unpack_from(self.table, place * ENTRY.size)
+        if length:
+            return length, crc
+        # Not from the table: another thread that looked before may write there what it saw.
+        entry = self.read_table(place, 1)
+        length, crc = ENTRY.unpack(entry) if len(entry) == ENTRY.size else (0, 0)
         return length, crc
 
     def checksum(self, place: int, block: bytes | memoryview) -> int:
