@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -104,6 +105,27 @@ def test_the_mean_of_a_column_over_ten_tasks(
     assert np.isclose(sum(total for total, _, _ in found) / len(values), values.mean())
     sent = sum(record.bytes_sent for record in cloud.requests if record.side == "store")
     assert sent <= (1 if shared else 2) * (whole + TASKS * BLOCK)
+
+
+def test_the_example_of_the_readme(by_environment: FakeCloud, tmp_path: Path) -> None:
+    """Issue 5, 4: the README shows it: the example runs as it is printed there."""
+    for n in range(4):
+        by_environment.add_task(
+            project="dam-break", outputs={f"probe{n}.csv": b"t,pressure\n0,0.25\n1,0.75\n"}
+        )
+    section = (ROOT / "README.md").read_text().split("## From Python, without a mount")[1]
+    example = re.findall(r"```python\n(.*?)```", section, re.DOTALL)[0]
+    (tmp_path / "mean.py").write_text(example)
+    done = subprocess.run(
+        [sys.executable, "mean.py"],
+        cwd=tmp_path,
+        env=dict(os.environ) | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split()[-1]) == pytest.approx(0.5)
 
 
 def size_of(cloud: FakeCloud, task: str) -> int:

@@ -1,0 +1,5 @@
+"""The fixtures of the fsspec file system, for the libraries that stand on it."""
+
+from tests.filesystem.conftest import by_environment, home, new_fs, remote
+
+__all__ = ["by_environment", "home", "new_fs", "remote"]
