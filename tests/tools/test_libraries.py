@@ -6,6 +6,7 @@ from typing import Any, Final
 import fsspec
 import numpy as np
 import pandas as pd
+
 from taskfs.filesystem import TaskFileSystem
 from tests.fake_api import FakeCloud
 

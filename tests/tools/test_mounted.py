@@ -1,4 +1,4 @@
-"""README, Scientific tools: those that need a large package, on the mount. See scripts/test-tools."""
+"""README, Scientific tools: those that need a large package, on the mount: `scripts/test-tools`."""
 
 import multiprocessing
 import subprocess
@@ -17,7 +17,7 @@ CELLS: Final = 40
 
 
 def elsewhere(function: Any, *given: Any) -> Any:
-    """Call *function* in another process: a reader may keep Python's lock, and the cloud is here."""
+    """Call *function* in another process: a reader may keep Python's lock; the cloud is here."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *given).result(150)
 
@@ -49,7 +49,8 @@ def test_pyvista(mnt: Path, cloud: FakeCloud, tmp_path: Path) -> None:
 
 
 def fio(cwd: Path, *options: str) -> None:
-    done = subprocess.run(["fio", "--output-format=terse", *options], cwd=cwd, capture_output=True, text=True, timeout=150)  # fmt: skip
+    command = ["fio", "--output-format=terse", *options]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
