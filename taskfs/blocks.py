@@ -9,11 +9,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future
-from contextlib import AbstractContextManager, nullcontext
-from typing import Final, Protocol
+from contextlib import nullcontext
+from typing import Final
 
 from taskfs.buffers import Buffer
-from taskfs.claims import fetch_missing
+from taskfs.claims import StoredBlocks, fetch_missing
 from taskfs.model import ObjectVersion, RemoteObject
 from taskfs.stats import Stats
 from taskfs.waiting import Waiter
@@ -113,30 +113,6 @@ class BlockCache:
         for key in extent.keys:
             if self._at.get(key) is extent:
                 del self._at[key]
-
-
-class StoredBlocks(Protocol):
-    """The blocks of one object version that outlive the process."""
-
-    def has(self, index: int) -> bool:
-        """Whether the block seems to be there."""
-        ...
-
-    def get(self, index: int) -> bytes | None:
-        """Return the block if it is there and right."""
-        ...
-
-    def put(self, first: int, run: Buffer) -> None:
-        """Keep the blocks of *run*, from *first* on."""
-        ...
-
-    def drop(self, first: int, last: int) -> None:
-        """Forget the blocks [first, last]."""
-        ...
-
-    def claim(self, first: int, last: int) -> AbstractContextManager[None]:
-        """Have other processes wait that want the blocks [first, last]; wait for those before."""
-        ...
 
 
 class BlockReader:
@@ -316,7 +292,7 @@ class BlockReader:
         with self._disk.claim(first, stop - 1) if self._disk is not None else nullcontext():
             self._fetch_claimed(future, first, stop)
 
-    def _fetch_range(self, first: int, stop: int) -> bytes | bytearray:
+    def _fetch_range(self, first: int, stop: int) -> Buffer:
         return self._remote.fetch_range(first * BLOCK, min(stop * BLOCK, self.size), self.version)
 
     def _stored(self, index: int) -> bytes | None:

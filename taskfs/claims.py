@@ -12,7 +12,9 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
+
+from taskfs.buffers import Buffer
 
 PATIENCE_S: Final = 10.0
 FIRST_PAUSE_S: Final = 0.002
@@ -22,6 +24,30 @@ _FLOCK: Final = struct.Struct("@hhqqi0q")
 # A key's ranges lie side by side, 2^22 units for each; two keys that meet wait in vain, no more.
 UNIT_BITS: Final = 22
 KEY_DIGITS: Final = 10
+
+
+class StoredBlocks(Protocol):
+    """The blocks of one object version that outlive the process."""
+
+    def has(self, index: int) -> bool:
+        """Whether the block seems to be there."""
+        ...
+
+    def get(self, index: int) -> bytes | None:
+        """Return the block if it is there and right."""
+        ...
+
+    def put(self, first: int, run: Buffer) -> None:
+        """Keep the blocks of *run*, from *first* on."""
+        ...
+
+    def drop(self, first: int, last: int) -> None:
+        """Forget the blocks [first, last]."""
+        ...
+
+    def claim(self, first: int, last: int) -> contextlib.AbstractContextManager[None]:
+        """Have other processes wait that want the blocks [first, last]; wait for those before."""
+        ...
 
 
 @contextlib.contextmanager
@@ -52,13 +78,13 @@ def claim(
 
 def fetch_missing(
     kept: Callable[[int], bytes | None],
-    fetch: Callable[[int, int], bytes | bytearray],
+    fetch: Callable[[int, int], Buffer],
     first: int,
     stop: int,
-) -> bytes | bytearray:
+) -> Buffer:
     """Return the blocks [first, stop), of which only those are fetched that are not *kept* by now:
     whoever was waited for wanted some of them too."""
-    pieces: list[bytes | bytearray] = []
+    pieces: list[Buffer] = []
     missing = first  # from here on
     for index in range(first, stop):
         block = kept(index)

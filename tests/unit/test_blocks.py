@@ -9,8 +9,9 @@ from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 
-from taskfs.blocks import BLOCK, MAX_RUN, BlockCache, BlockReader, Extent, StoredBlocks
+from taskfs.blocks import BLOCK, MAX_RUN, BlockCache, BlockReader, Extent
 from taskfs.buffers import Buffer
+from taskfs.claims import StoredBlocks
 from taskfs.errors import Interrupted, StaleObject, Unavailable
 from taskfs.stats import Stats
 from taskfs.waiting import Waiter

@@ -15,8 +15,8 @@ PACKAGE: Final = ROOT / "taskfs"
 # A module may import those of the rows above it; modules of one row do not know each other. A new
 # module is a new word in the highest row that it can have.
 ROWS: Final = (
-    ("errors", "redaction", "stats", "buffers", "pools", "claims"),
-    ("model", "options", "waiting", "igzip"),
+    ("errors", "redaction", "stats", "buffers", "pools"),
+    ("model", "options", "waiting", "igzip", "claims"),
     (
         "config",
         "record",
