@@ -17,7 +17,7 @@ from typing import Any, Final, NoReturn
 from fsspec import AbstractFileSystem
 from fsspec.utils import glob_translate
 
-from taskfs.config import find_api_key, load_config
+from taskfs.config import Secret, find_api_key, load_config
 from taskfs.errors import ConfigError
 from taskfs.fetching import chunks
 from taskfs.handles import Handle
@@ -48,6 +48,8 @@ class TaskFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is unt
     def __init__(self, **storage_options: Any) -> None:
         super().__init__(**storage_options)
         own = {k: v for k, v in storage_options.items() if k not in _FSSPEC_OPTIONS}
+        if own.get("api_key"):
+            own["api_key"] = Secret(own["api_key"])
         try:
             self._config = load_config(storage_options=own, need_key=False)
         except ConfigError as exc:

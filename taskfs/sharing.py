@@ -44,7 +44,7 @@ class SharedCore:
     """
 
     def __init__(self, config: Config) -> None:
-        self.core = open_core(replace(config, read_only=True))
+        self.core = open_core(replace(config, read_only=True, demo=False))
         self.pool = DaemonPool(RANGES_AT_ONCE, "taskfs-ranges")
         self.left: deque[Handle] = deque()
         self._pid = os.getpid()
