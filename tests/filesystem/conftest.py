@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from taskfs import sharing
 from taskfs.filesystem import TaskFileSystem
 from tests.fake_api import FakeCloud
 
@@ -14,23 +15,30 @@ NewFs = Callable[..., TaskFileSystem]
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty home and none of the machine's settings; no instance outlives its test."""
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home and none of the machine's settings."""
     for name in list(os.environ):
         if name.startswith(("TASKFS_", "INDUCTIVA_", "XDG_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    yield tmp_path / "home"
+    return tmp_path / "home"
+
+
+@pytest.fixture(autouse=True)
+def no_core_outlives_its_cloud(cloud: FakeCloud) -> Iterator[None]:
+    """Closes the connections before the cloud does."""
+    yield
+    for shared in list(sharing._shared.values()):
+        shared.core.close()
     TaskFileSystem.clear_instance_cache()
 
 
 @pytest.fixture
-def new_fs(cloud: FakeCloud, tmp_path: Path) -> Iterator[NewFs]:
+def new_fs(cloud: FakeCloud, tmp_path: Path) -> NewFs:
     """Makes file systems with options of the test's own, such as `timeout="1s"`."""
-    made: list[TaskFileSystem] = []
 
     def make(**options: Any) -> TaskFileSystem:
-        fs = TaskFileSystem(
+        return TaskFileSystem(
             **{
                 "api_url": cloud.api_url,
                 "api_key": cloud.api_key,
@@ -39,13 +47,8 @@ def new_fs(cloud: FakeCloud, tmp_path: Path) -> Iterator[NewFs]:
                 **options,
             }
         )
-        made.append(fs)
-        return fs
 
-    yield make
-    for fs in made:
-        if fs._shared is not None:
-            fs._shared.core.close()
+    return make
 
 
 @pytest.fixture
