@@ -192,15 +192,9 @@ def load_config(
     return Config(**values)
 
 
-def find_api_key(
-    flags: Mapping[str, Any] | None = None,
-    *,
-    file: Path | None = None,
-    storage_options: Mapping[str, Any] | None = None,
-) -> FoundKey:
+def find_api_key(flags: Mapping[str, Any] | None = None, *, file: Path | None = None) -> FoundKey:
     """Return the key and where it is from; raises ConfigError, which never tells the key."""
-    layers = _Layers(flags or {}, {}, file or _file_from_environment(), storage_options)
-    found = _look_for_key(layers)
+    found = _look_for_key(_Layers(flags or {}, {}, file or _file_from_environment()))
     if found is None:
         raise ConfigError(_no_key_anywhere())
     return found

@@ -17,7 +17,7 @@ from typing import Any, Final, NoReturn
 from fsspec import AbstractFileSystem
 from fsspec.utils import glob_translate
 
-from taskfs.config import Secret, find_api_key, load_config
+from taskfs.config import Secret, load_config
 from taskfs.errors import ConfigError
 from taskfs.fetching import chunks
 from taskfs.handles import Handle
@@ -61,7 +61,7 @@ class TaskFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is unt
     def _core(self) -> SharedCore:
         shared = self._shared
         if shared is None or not shared.is_here:
-            key = find_api_key(storage_options=self._own_options).key
+            key = load_config(storage_options=self._own_options).api_key
             shared = self._shared = shared_core(replace(self._config, api_key=key))
         return shared
 
