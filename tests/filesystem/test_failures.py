@@ -190,3 +190,21 @@ def test_no_signature_in_a_traceback(new_fs: Any, cloud: FakeCloud) -> None:
     text = "".join(traceback.format_exception(caught.value))
     assert "Signature=" not in text
     assert cloud.api_key not in text
+
+
+def test_offline(new_fs: Any, cloud: FakeCloud, tmp_path: Path) -> None:
+    """README, From Python: the storage option `offline`: what is cached is read, nobody is asked,
+    and the cache stays as it is."""
+    task = cloud.add_task(outputs={"a": WORDS, "b": WORDS[::-1]})
+    online = new_fs()
+    assert online.cat_file(f"{task}/outputs/a") == WORDS
+    online._core.core.close()
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")}
+    cloud.clear_requests()
+    fs = new_fs(offline=True)
+    assert fs.ls("", detail=False) == [task]
+    assert fs.cat_file(f"{task}/outputs/a") == WORDS
+    with pytest.raises(OSError):
+        fs.cat_file(f"{task}/outputs/b")
+    assert cloud.requests == []
+    assert set((tmp_path / "cache").rglob("*")) == set(files)
