@@ -8,7 +8,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
-class ManualPage(BuildHookInterface):  # type: ignore[type-arg]
+class ManualPage(BuildHookInterface):  # type: ignore[misc]  # hatchling is there to build
     """Adds share/man/man1/taskfs.1 to what a wheel installs beside its package."""
 
     PLUGIN_NAME = "custom"

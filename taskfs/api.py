@@ -26,7 +26,7 @@ from taskfs.errors import (
 )
 from taskfs.model import RemoteObject, Task, TaskStatus
 from taskfs.pages import Page, read_listing
-from taskfs.pools import Pool
+from taskfs.pools import DaemonPool
 from taskfs.record import NOT_JSON, mend_json, parse_task
 from taskfs.redaction import register_secret
 from taskfs.retries import Budget, Transient
@@ -68,7 +68,7 @@ class TaskClient:
             headers={KEY_HEADER: api_key, "Accept": "application/json"},
         )
         self._store = Transport(timeout_s=timeout_s, stats=self._stats, side="store")
-        self._pages = Pool(8, thread_name_prefix="taskfs-pages")
+        self._pages = DaemonPool(8, "taskfs-pages")
         self._bad_records: set[str] = set()
         self._lock = threading.Lock()  # guards _bad_records
 

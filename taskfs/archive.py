@@ -41,6 +41,9 @@ MAX_CHECKS: Final = 1024  # members that may be read in parts; those unused long
 DECODE_WINDOW: Final = 4 << 20  # bytes that all members together are decoded ahead
 
 
+_Index = tuple[ObjectVersion, EndRecord, bytes]  # what is kept of an archive on disk
+
+
 @dataclass(frozen=True, slots=True)
 class Engine:
     """What all archives of a mount share: pools, caches and the bounds on memory."""
@@ -85,6 +88,22 @@ def open_archive(
     """
     key = cache_key(engine.namespace, name, identity) if name and identity is not None else ""
     kept = _recall_index(key, engine)
+    if kept is not None or not key or engine.disk is None:
+        return _open_archive(remote, root, engine, expected_members, name, key, kept)
+    with engine.disk.claim_index(key):
+        kept = _recall_index(key, engine)  # what another process has just fetched
+        return _open_archive(remote, root, engine, expected_members, name, key, kept)
+
+
+def _open_archive(
+    remote: RemoteObject,
+    root: str,
+    engine: Engine,
+    expected_members: int | None,
+    name: str,
+    key: str,
+    kept: _Index | None,
+) -> "Archive":
     if kept is not None:
         version, end, directory = kept
     else:
@@ -113,7 +132,7 @@ def open_archive(
     return Archive(index, blocks, end.start, engine, key)
 
 
-def _recall_index(key: str, engine: Engine) -> tuple[ObjectVersion, EndRecord, bytes] | None:
+def _recall_index(key: str, engine: Engine) -> _Index | None:
     kept = engine.disk.get_index(key) if key and engine.disk is not None else None
     if kept is None:
         return None

@@ -9,9 +9,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future
-from typing import Final, Protocol
+from contextlib import nullcontext
+from typing import Final
 
 from taskfs.buffers import Buffer
+from taskfs.claims import StoredBlocks, fetch_missing
 from taskfs.model import ObjectVersion, RemoteObject
 from taskfs.stats import Stats
 from taskfs.waiting import Waiter
@@ -111,26 +113,6 @@ class BlockCache:
         for key in extent.keys:
             if self._at.get(key) is extent:
                 del self._at[key]
-
-
-class StoredBlocks(Protocol):
-    """The blocks of one object version that outlive the process."""
-
-    def has(self, index: int) -> bool:
-        """Whether the block seems to be there."""
-        ...
-
-    def get(self, index: int) -> bytes | None:
-        """Return the block if it is there and right."""
-        ...
-
-    def put(self, first: int, run: Buffer) -> None:
-        """Keep the blocks of *run*, from *first* on."""
-        ...
-
-    def drop(self, first: int, last: int) -> None:
-        """Forget the blocks [first, last]."""
-        ...
 
 
 class BlockReader:
@@ -298,8 +280,8 @@ class BlockReader:
             return False
         if ahead:
             return self._disk.has(index)
-        block = self._disk.get(index)
-        if block is None or len(block) != min(BLOCK, self.size - index * BLOCK):
+        block = self._stored(index)
+        if block is None:
             return False
         self._stats.add("disk_hits")
         ready[index] = extent = self._extent(index, block)
@@ -307,11 +289,22 @@ class BlockReader:
         return True
 
     def _fetch_run(self, future: "Future[Extent]", first: int, stop: int) -> None:
+        """Fetch the blocks [first, stop), which no other process with the same disk fetches too."""
+        with self._disk.claim(first, stop - 1) if self._disk is not None else nullcontext():
+            self._fetch_claimed(future, first, stop)
+
+    def _fetch_range(self, first: int, stop: int) -> Buffer:
+        return self._remote.fetch_range(first * BLOCK, min(stop * BLOCK, self.size), self.version)
+
+    def _stored(self, index: int) -> bytes | None:
+        block = self._disk.get(index) if self._disk is not None else None
+        return block if block and len(block) == min(BLOCK, self.size - index * BLOCK) else None
+
+    def _fetch_claimed(self, future: "Future[Extent]", first: int, stop: int) -> None:
         """Fetch the blocks [first, stop) in one range; hand them out first, then keep them."""
         failure: BaseException | None = None
         try:
-            begin = first * BLOCK
-            run = self._remote.fetch_range(begin, min(stop * BLOCK, self.size), self.version)
+            run = fetch_missing(self._stored, self._fetch_range, first, stop)
             extent = self._extent(first, run)
             self._cache.put(extent)
         except BaseException as exc:

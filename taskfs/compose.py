@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,7 +17,7 @@ from taskfs.ledger import Ledger, open_ledger
 from taskfs.model import Task
 from taskfs.offline import FrozenCache, OfflineAPI
 from taskfs.parts import Parts
-from taskfs.pools import Pool
+from taskfs.pools import DaemonPool
 from taskfs.readahead import Windows
 from taskfs.records import Records, Scope
 from taskfs.rooms import CheckpointRoom
@@ -41,6 +41,7 @@ class Core:
     tree: Tree
     client: TaskClient | OfflineAPI
     ledger: Ledger | None = None
+    pools: tuple[Executor, ...] = ()
 
     def begin(self) -> None:
         """Make the first listing, which tells whether the API answers and takes the key.
@@ -51,8 +52,11 @@ class Core:
         self.tree.parts.records.begin()
 
     def close(self) -> None:
-        """Close the connections, and have on disk what is to be kept."""
+        """Close the connections, have on disk what is to be kept, and let the threads end: whoever
+        waits for an answer is not waited for."""
         self.client.close()
+        for pool in self.pools:
+            pool.shutdown(wait=False, cancel_futures=True)
         if self.ledger is not None:
             self.ledger.close()
 
@@ -77,8 +81,8 @@ def open_engine(
 ) -> Engine:
     """Return what all archives of one process share; *namespace* is theirs on *disk*."""
     return Engine(
-        pool=Pool(STORE_THREADS, thread_name_prefix="taskfs-store"),
-        decoding=ThreadPoolExecutor(2, thread_name_prefix="taskfs-decode"),
+        pool=DaemonPool(STORE_THREADS, "taskfs-store"),
+        decoding=DaemonPool(2, "taskfs-decode"),
         waiter=waiter,
         stats=stats,
         blocks=BlockCache(BLOCK_MEMORY),
@@ -121,7 +125,8 @@ def open_core(
         client = open_client(config, stats)
         ledger = open_ledger(disk, config.api_url, config.api_key) if disk else None
     engine = open_engine(waiter, stats, disk, config.api_url)
-    pool = Pool(API_THREADS, thread_name_prefix="taskfs-api")
+    pool = DaemonPool(API_THREADS, "taskfs-api")
+    index_pool = DaemonPool(API_THREADS, "taskfs-index")
     attr_timeout_s = config.attr_timeout_s
     records = Records(
         client,
@@ -136,7 +141,7 @@ def open_core(
     shelf = Shelf(
         client,
         engine,
-        Pool(API_THREADS, thread_name_prefix="taskfs-index"),
+        index_pool,
         waiter,
         timeout_s=config.timeout_s,
         attr_timeout_s=attr_timeout_s,
@@ -156,4 +161,5 @@ def open_core(
         began_ns=time.time_ns(),
         mountpoint=mountpoint,
     )
-    return Core(Tree(parts), client, ledger)
+    pools = (pool, index_pool, engine.pool, engine.decoding)
+    return Core(Tree(parts), client, ledger, pools)

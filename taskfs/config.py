@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from taskfs.errors import ConfigError
 from taskfs.options import (
     BY_NAME,
+    FSSPEC,
     OPTIONS,
     Option,
     near_matches,
@@ -32,6 +33,9 @@ __all__ += ["parse_duration", "parse_size"]
 
 _KEY: Final = re.compile(r"[A-Za-z0-9._-]+")
 _MAX_KEY_BYTES: Final = 64 * 1024  # a file that is no key file may be a device or a film
+_STORAGE_OPTION: Final = "storage option"
+_KEY_ITSELF: Final = f"{_STORAGE_OPTION} api_key"
+_EXPLICIT: Final = ("-", _STORAGE_OPTION)  # how sources begin that somebody wrote for this call
 _NO_KEY: Final = "run `inductiva auth login`, or name a file with --api-key-file"
 
 
@@ -106,20 +110,32 @@ class _Layers:
     """The sources of settings, the strongest first; each is read once."""
 
     def __init__(
-        self, flags: Mapping[str, Any], mount_options: Mapping[str, str], file: Path | None
+        self,
+        flags: Mapping[str, Any],
+        mount_options: Mapping[str, str],
+        file: Path | None,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> None:
         self._flags = flags
         self._mount_options = mount_options
+        self._storage_options = _check_storage_options(storage_options or {})
         self._file, self._from_file = _read_file(file)
 
     def find(self, option: Option) -> _Setting | None:
         """Return the setting of the strongest source that has one."""
         return next(self.all(option), None)
 
+    @property
+    def explicit_key(self) -> str | None:
+        """The key itself, where a storage option gives it."""
+        return self._storage_options.get("api_key")
+
     def all(self, option: Option) -> Iterator[_Setting]:
         """Yield the settings that taskfs's own sources and then the service's have."""
         if (flag := self._flags.get(option.name)) not in (None, ()):
             yield _Setting(_as_text(flag), option.flag)
+        if (value := self._storage_options.get(option.name)) is not None:
+            yield _Setting(_as_text(value), f"{_STORAGE_OPTION} {option.name}")
         if option.name in self._mount_options:
             yield _Setting(self._mount_options[option.name], f"-o {option.name}")
         if text := os.environ.get(option.variable):
@@ -132,19 +148,31 @@ class _Layers:
                 yield _Setting(service, option.service)
 
 
+def _check_storage_options(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    known = [option.name for option in OPTIONS if FSSPEC in option.commands] + ["api_key"]
+    for name in given:
+        if name not in known:
+            raise ConfigError(f"unknown {_STORAGE_OPTION} {name!r}{near_matches(name, known)}")
+    return given
+
+
 def load_config(
     flags: Mapping[str, Any] | None = None,
     *,
     mount_options: Mapping[str, str] | None = None,
     file: Path | None = None,
     need_key: bool = True,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Config:
     """Return the configuration; raises ConfigError, naming the setting, its source and the fix.
 
     *flags* and *mount_options* are texts by the names of `OPTIONS` (None: not given). *file* is a
     TOML file that must exist; without it, the one in the user's configuration directory may.
+    *storage_options* are what an fsspec file system is given: values or texts, and `api_key`.
     """
-    layers = _Layers(flags or {}, mount_options or {}, file or _file_from_environment())
+    layers = _Layers(
+        flags or {}, mount_options or {}, file or _file_from_environment(), storage_options
+    )
     values: dict[str, Any] = {}
     for option in OPTIONS:
         if option.name == "api_key_file":
@@ -259,9 +287,10 @@ def _is_loopback(host: str) -> bool:
 
 
 def _look_for_key(layers: _Layers) -> FoundKey | None:
-    """Return the first key of: file named by flag or `-o`, environment, file, service's places."""
+    """Return the first key of: storage option, file named by flag, storage option or `-o`,
+    environment, file, service's places."""
     for setting in _key_places(layers):
-        if setting.source in {"TASKFS_API_KEY", "INDUCTIVA_API_KEY"}:
+        if setting.source in {_KEY_ITSELF, "TASKFS_API_KEY", "INDUCTIVA_API_KEY"}:
             return FoundKey(_check_key(setting.text, setting.source), setting.source)
         return _read_key_file(parse_path(setting.text), setting.source)
     default = _default_key_file()
@@ -284,10 +313,12 @@ def _no_key_anywhere() -> str:
 def _key_places(layers: _Layers) -> Iterator[_Setting]:
     """Yield where a key is given, the strongest first: the texts are keys or names of files."""
     files = list(layers.all(BY_NAME["api_key_file"]))
-    yield from (place for place in files if place.source.startswith("-"))
+    if key := layers.explicit_key:
+        yield _Setting(key, _KEY_ITSELF)
+    yield from (place for place in files if place.source.startswith(_EXPLICIT))
     if key := os.environ.get("TASKFS_API_KEY"):
         yield _Setting(key, "TASKFS_API_KEY")
-    yield from (place for place in files if not place.source.startswith("-"))
+    yield from (place for place in files if not place.source.startswith(_EXPLICIT))
     if key := os.environ.get("INDUCTIVA_API_KEY"):
         yield _Setting(key, "INDUCTIVA_API_KEY")
 

@@ -25,6 +25,7 @@ from typing import Final
 
 from taskfs.blocks import BLOCK
 from taskfs.buffers import Buffer
+from taskfs.claims import claim
 from taskfs.decoders import crc32
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ TOUCH_S: Final = 60.0
 PAUSE_S: Final = 60.0  # after a failed write nothing is written for so long
 RECOUNT: Final = 16  # other mounts write too: after this part of the size, what is there is counted
 KEEP: Final = 0.9  # what an eviction leaves of the allowed size
+CLAIMS: Final = "claims"
 INDEX_MAGIC: Final = b"taskfs index 1\n"
 INDEX: Final = "index"  # the kinds of small files that lie beside the blocks
 RECORDS: Final = "records"
@@ -68,19 +70,21 @@ class _Segment:
         except OSError:
             return True
 
-    def read_table(self, first: int, count: int) -> None:
-        """Learn what the file says of *count* blocks."""
+    def read_table(self, first: int, count: int) -> bytes:
+        """Learn what the file says of *count* blocks; fewer where it ends before."""
         at = first * ENTRY.size
         entries = os.pread(self.descriptor, count * ENTRY.size, SEGMENT + at)
         self.table[at : at + len(entries)] = entries
+        return entries
 
     def entry(self, place: int) -> tuple[int, int]:
         """Return a block's length (0: absent) and checksum; another mount may have written it."""
-        for _ in range(2):
-            length, crc = ENTRY.unpack_from(self.table, place * ENTRY.size)
-            if length:
-                break
-            self.read_table(place, 1)
+        length, crc = ENTRY.unpack_from(self.table, place * ENTRY.size)
+        if length:
+            return length, crc
+        # Not from the table: another thread that looked before may write there what it saw.
+        entry = self.read_table(place, 1)
+        length, crc = ENTRY.unpack(entry) if len(entry) == ENTRY.size else (0, 0)
         return length, crc
 
     def checksum(self, place: int, block: bytes | memoryview) -> int:
@@ -171,6 +175,19 @@ class DiskCache:
         with contextlib.suppress(OSError):
             for name in os.listdir(self._root / INDEX):
                 self.drop_index(name)
+
+    def claim(
+        self, key: str, first: int, last: int, is_there: Callable[[], bool]
+    ) -> contextlib.AbstractContextManager[None]:
+        """Have other processes wait that want the same; see `claims`."""
+        if not self._usable:
+            return contextlib.nullcontext()
+        return claim(self._root / CLAIMS, key, first, last, is_there)
+
+    def claim_index(self, key: str) -> contextlib.AbstractContextManager[None]:
+        """Have other processes wait that want the index kept under *key* as well."""
+        path = self._root / "index" / key
+        return self.claim(key, 0, 0, path.exists)
 
     def _try_write(self, write: Callable[[], None]) -> None:
         """Call *write*; that it fails is nobody's failure, then writing pauses for a while."""
@@ -300,7 +317,7 @@ class DiskCache:
             for _, size, path in files:
                 if used <= self._max_bytes * KEEP:
                     break
-                if path.name == "lock":
+                if path.name in ("lock", CLAIMS):
                     continue
                 with contextlib.suppress(OSError):
                     # Cut first: it takes no room then while another mount has it open.
@@ -374,6 +391,12 @@ class DiskBlocks:
             length = min(len(run) - at, (SEGMENT_BLOCKS - place) * BLOCK)
             self._cache.write(self._path(number), place, view[at : at + length])
             at += length
+
+    def claim(self, first: int, last: int) -> contextlib.AbstractContextManager[None]:
+        """Have other processes wait that want the blocks [first, last]; wait for those before."""
+        return self._cache.claim(
+            self._key, first, last, lambda: all(map(self.has, range(first, last + 1)))
+        )
 
     def drop(self, first: int, last: int) -> None:
         """Forget the blocks [first, last]."""

@@ -19,6 +19,7 @@ from taskfs.errors import (
     TaskFSError,
     Unavailable,
 )
+from taskfs.model import ObjectVersion
 from taskfs.readahead import Stream
 from taskfs.readers import MemberReader
 from taskfs.shelf import CacheMode, Lease, Shelf
@@ -27,9 +28,14 @@ REPETITION_S: Final = 0.2
 
 
 class Handle(Protocol):
-    """One open file."""
+    """One open file: how many bytes it has, and of which version of a remote object they are."""
 
     mode: CacheMode
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def version(self) -> ObjectVersion | None: ...
 
     def read_at(self, offset: int, size: int) -> Buffer:
         """Return the bytes [offset, offset + size) of the file, fewer only at its end."""
@@ -48,8 +54,10 @@ class TextHandle:
     """The text of a control file as it was when it was opened."""
 
     mode = CacheMode.DIRECT
+    version = None
 
     def __init__(self, text: bytes) -> None:
+        self.size = len(text)
         self._text = text
 
     def read_at(self, offset: int, size: int) -> Buffer:
@@ -72,6 +80,8 @@ class CommandHandle:
     """
 
     mode = CacheMode.DIRECT
+    size = 0
+    version = None
 
     def __init__(self, command: Callable[[], None]) -> None:
         self._command = command
@@ -129,8 +139,9 @@ class ArchiveHandle:
         shelf: Shelf,
     ) -> None:
         self.mode = mode
+        self.size = size
+        self.version = archive.version
         self._reader = reader
-        self._size = size
         self._archive = archive
         self._lease = lease
         self._shelf = shelf
@@ -140,7 +151,7 @@ class ArchiveHandle:
     def read_at(self, offset: int, size: int) -> Buffer:
         if self._stale:
             raise StaleObject(self._stale)
-        if offset >= self._size:
+        if offset >= self.size:
             return b""
         self._refuse_repetition(offset)
         task_id, which = self._lease.key

@@ -144,6 +144,10 @@ class MemberNode(Node):
     def attrs(self) -> Attrs:
         return _member_attrs(self.path, self._member, self._place)
 
+    @property
+    def etag(self) -> str:
+        return self._place.archive.version.etag
+
     def open(self, *, writing: bool) -> Handle:
         if writing:
             raise ReadOnly(f"{self.path} cannot be written")
@@ -188,6 +192,10 @@ class RawArchiveNode(Node):
             ctime_ns=mtime_ns,
             blocks=blocks_of(size),
         )
+
+    @property
+    def etag(self) -> str:
+        return self._archive.version.etag
 
     def open(self, *, writing: bool) -> Handle:
         if writing:

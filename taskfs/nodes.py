@@ -81,6 +81,11 @@ class Node:
         """Return what a listing shows, in the order of readdir."""
         raise NotADirectory(self.path)
 
+    @property
+    def etag(self) -> str:
+        """What the store says identifies the bytes; empty where they are not the store's."""
+        return ""
+
     def target(self) -> str:
         """Return what a link points to."""
         raise NotADirectory(self.path)

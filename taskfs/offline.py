@@ -1,5 +1,7 @@
 """`--offline`: what the ledger and the cache have, without a network; anything else ETIMEDOUT."""
 
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,6 +28,11 @@ class FrozenCache(DiskCache):
 
     def drop_indexes(self) -> None:
         pass
+
+    def claim(
+        self, key: str, first: int, last: int, is_there: Callable[[], bool]
+    ) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()  # nothing will be fetched
 
 
 class _FrozenBlocks(DiskBlocks):

@@ -132,12 +132,17 @@ def _user_cache_dir() -> str:
     return str(path)
 
 
-EVERY: Final = frozenset({"mount", "list", "watch", "info", "kill", "wait", "download", "doctor"})
-SCOPED: Final = frozenset({"mount", "list", "watch"})
-LOGGED: Final = EVERY | {"demo"}
+FSSPEC: Final = "fsspec"  # no command: the storage options of the fsspec file system
+COMMANDS: Final = frozenset(
+    {"mount", "list", "watch", "info", "kill", "wait", "download", "doctor"}
+)
+EVERY: Final = COMMANDS | {FSSPEC}
+SCOPED: Final = frozenset({"mount", "list", "watch", FSSPEC})
+LOGGED: Final = COMMANDS | {"demo"}
 MOUNT: Final = frozenset({"mount"})
+TREE: Final = frozenset({"mount", FSSPEC})
 # A download keeps its files anyway; `list` and `info` look there with --offline.
-CACHE: Final = frozenset({"mount", "doctor", "list", "info"})
+CACHE: Final = frozenset({"mount", "doctor", "list", "info", FSSPEC})
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,10 +206,11 @@ OPTIONS: Final = (
     Option("status", parse_words, "Only the tasks with this status; may be given several times.",
            "STATUS", "", default_shown="all", commands=SCOPED,
            repeatable=True),
-    Option("last", parse_count, "Only the newest N tasks.", "N", default_shown="all"),
+    Option("last", parse_count, "Only the newest N tasks.", "N", default_shown="all",
+           commands=TREE),
     Option("offline", parse_flag, "Ask nobody: only the finished tasks, and the bytes of their "
            "files, that are in the cache; needs no key.",
-           commands=frozenset({"mount", "list", "info"})),
+           commands=frozenset({"mount", "list", "info", FSSPEC})),
     Option("read_only", parse_flag, "Refuse kills and metadata changes as well."),
     Option("allow_other", parse_flag, "Let every user of this machine read your tasks and all "
            "their files, inputs and outputs, while it is mounted; they cannot kill. Needs "
@@ -224,9 +230,9 @@ OPTIONS: Final = (
     Option("cache_size", parse_size, "How much of the disk they may take; 0 keeps none.", "SIZE",
            "10G", commands=CACHE),
     Option("dir_cache_time", parse_duration, "How old a listing may be.", "TIME", "10s",
-           field="dir_cache_time_s"),
+           field="dir_cache_time_s", commands=TREE),
     Option("status_cache_time", parse_duration, "How old the status of an unfinished task may be.",
-           "TIME", "2s", field="status_cache_time_s", commands=frozenset({"mount", "watch"})),
+           "TIME", "2s", field="status_cache_time_s", commands=TREE | {"watch"}),
     Option("attr_timeout", parse_duration, "How long the kernel keeps attributes and names.",
            "TIME", "1s", field="attr_timeout_s"),
     Option("timeout", parse_positive_duration, "How long an operation may try before it fails "

@@ -1,15 +1,20 @@
-"""`Pool`: threads that know since when what they run was asked for.
+"""`DaemonPool`: an executor whose threads know since when what they run is waited for.
 
 Who waits in a queue waits all the same: while nobody answers, the last of a crowd must not wait
-for the timeouts of all before it.
+for the timeouts of all before it. And they never hold up the end of the interpreter: the standard
+executor joins its threads then, and whoever ends while a store is silent would wait with it.
 """
 
+import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from concurrent.futures import Executor, Future
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _running = threading.local()
@@ -20,20 +25,79 @@ def asked_s() -> float | None:
     return getattr(_running, "asked_s", None)
 
 
-class Pool(ThreadPoolExecutor):
-    """A ThreadPoolExecutor in whose threads `asked_s` tells when the work was submitted.
+class DaemonPool(Executor):
+    """At most *max_threads* daemon threads, started when there is work for them.
 
-    What is submitted from within such a thread is as old as the work that it is a part of.
+    Safe for concurrent use: the lock guards the number of threads and whether the pool is shut
+    down. The threads know the queue and not the pool, so they end with it.
     """
 
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
+    def __init__(self, max_threads: int, name: str) -> None:
+        self._max_threads = max_threads
+        self._name = name
+        self._lock = threading.RLock()  # a finalizer may come while it is held
+        self._work: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        self._idle = threading.Semaphore(0)
+        self._threads = 0
+        self._is_shut_down = False
+        weakref.finalize(self, self._work.put, None)
+
+    def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
+        """Have *function* called; RuntimeError after `shutdown`.
+
+        What is submitted from within a thread of a pool is as old as the work that it is part of.
+        """
+        future: Future[T] = Future()
         since_s = asked_s() or time.monotonic()
+        with self._lock:
+            if self._is_shut_down:
+                raise RuntimeError("the pool is shut down")
+            self._work.put((future, since_s, partial(function, *args, **kwargs)))
+            if not self._idle.acquire(blocking=False) and self._threads < self._max_threads:
+                self._threads += 1
+                threading.Thread(
+                    target=_serve,
+                    args=(self._work, self._idle),
+                    name=f"{self._name}-{self._threads}",
+                    daemon=True,
+                ).start()
+        return future
 
-        def run() -> T:
-            _running.asked_s = since_s
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more work and let the threads end; nobody is waited for, whatever *wait* says."""
+        with self._lock:
+            self._is_shut_down = True
+            while cancel_futures:
+                try:
+                    work = self._work.get_nowait()
+                except queue.Empty:
+                    break
+                if work is not None:
+                    work[0].cancel()
+            self._work.put(None)
+
+
+_Work = tuple["Future[Any]", float, Callable[[], Any]]
+
+
+def _serve(work: "queue.SimpleQueue[_Work | None]", idle: threading.Semaphore) -> None:
+    while True:
+        try:
+            item = work.get_nowait()
+        except queue.Empty:
+            idle.release()
+            item = work.get()
+        if item is None:
+            work.put(None)  # for the other threads
+            return
+        future, _running.asked_s, function = item
+        if future.set_running_or_notify_cancel():
             try:
-                return fn(*args, **kwargs)
-            finally:
-                _running.asked_s = None
-
-        return super().submit(run)
+                outcome = function()
+            except BaseException as exc:
+                future.set_exception(exc)
+            else:
+                future.set_result(outcome)
+                del outcome
+        _running.asked_s = None
+        del item, future, function  # nothing is held while the thread waits

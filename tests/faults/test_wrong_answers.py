@@ -276,7 +276,7 @@ def test_a_server_that_gives_less_at_once_is_asked_for_all(cloud: FakeCloud) -> 
         return True
 
     fault = cloud.faults.add("json", times=None, match=clamped, value=None)
-    client._pages._max_workers = 1  # the script above answers one page at a time
+    client._pages._max_threads = 1  # the script above answers one page at a time
     assert {task.id for task in client.list_tasks()} == tasks
     client.close()
 

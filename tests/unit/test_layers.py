@@ -16,7 +16,7 @@ PACKAGE: Final = ROOT / "taskfs"
 # module is a new word in the highest row that it can have.
 ROWS: Final = (
     ("errors", "redaction", "stats", "buffers", "clock", "pools", "notify"),
-    ("model", "options", "waiting", "igzip", "retries"),
+    ("model", "options", "waiting", "igzip", "retries", "claims"),
     (
         "config",
         "record",
@@ -42,10 +42,10 @@ ROWS: Final = (
     ("parts",),
     ("service", "tasknode"),
     ("tree",),
-    ("compose",),
-    ("target",),
-    ("fetching",),
-    ("download", "operations", "refusals"),
+    ("compose", "paths"),
+    ("target", "sharing"),
+    ("fetching", "taskfile"),
+    ("download", "operations", "refusals", "filesystem"),
     ("session",),
     ("mount",),
     ("cli.candidates", "cli.manpage"),
@@ -66,6 +66,7 @@ THIRD_PARTY: Final = {
     "requests": {"transport", "store"},
     "urllib3": {"transport"},
     "tenacity": {"retries"},
+    "fsspec": {"filesystem"},
     "cachetools": {"records", "shelf", "texts", "tree", "archive"},
     "msgspec": {"api", "record", "pages", "virtual", "archive", "ledger", "offline", "cli.report"},
     "platformdirs": {"config", "logs", "options"},
@@ -80,6 +81,7 @@ THIRD_PARTY: Final = {
 # What the core must be usable without: it is all that stands above `operations`.
 ADAPTERS: Final = {"operations", "session", "mount", "daemon", "mountpoint", "notify", "refusals"}
 READ_ENGINE: Final = {
+    "claims",
     *("buffers", "zipend", "zipindex", "igzip", "decoders", "coverage", "blocks"),
     *("readahead", "rooms", "cursors", "inflate", "diskcache", "readers", "archive"),
 }

@@ -1,0 +1,134 @@
+"""README, From Python, without a mount: Dask workers read one task's files in parallel."""
+
+import contextlib
+import io
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import fsspec
+import numpy as np
+import pandas as pd
+import pytest
+from distributed import Client
+
+from taskfs.blocks import BLOCK
+from tests.fake_api import FakeCloud
+from tests.mounts import ROOT, eventually
+
+TASKS: Final = 10
+FILES: Final = 5
+ROWS: Final = 15_000
+PATIENCE_S: Final = 90.0
+
+Tables = dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def tables() -> list[Tables]:
+    """The CSV files of each task."""
+    return [{f"part{n}.csv": table(task, n) for n in range(FILES)} for task in range(TASKS)]
+
+
+def table(task: int, number: int) -> bytes:
+    chance = np.random.default_rng(100 * task + number)
+    frame = pd.DataFrame({"t": np.arange(ROWS), "pressure": chance.normal(task, 1.0, ROWS)})
+    return str(frame.to_csv(index=False)).encode()
+
+
+def column(path: str) -> tuple[float, int, int]:
+    """Return the column's sum and length, and in which process: what a worker runs."""
+    frame = pd.read_csv(f"taskfs://{path}")
+    return float(frame["pressure"].sum()), len(frame), os.getpid()
+
+
+@contextlib.contextmanager
+def cluster(home: Path, cache_dirs: list[Path]) -> Iterator[Client]:
+    """A scheduler, and for each cache directory a worker process, as on a machine of its own."""
+    address = home / "scheduler.json"
+    common = ["--no-dashboard", "--scheduler-file", str(address)]
+    worker = ["--nthreads", "2", "--no-nanny", "--local-directory", str(home)]
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start(what: str, *arguments: str, **variables: str) -> None:
+        with open(home / f"{what}{len(processes)}.log", "wb") as log:
+            command = [sys.executable, "-m", f"distributed.cli.dask_{what}", *arguments, *common]
+            environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
+            processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+
+    try:
+        start("scheduler", "--host", "127.0.0.1", "--port", "0")
+        eventually(address.exists, PATIENCE_S)
+        for cache_dir in cache_dirs:
+            start("worker", *worker, TASKFS_CACHE_DIR=str(cache_dir))
+        with Client(scheduler_file=str(address), set_as_default=False) as client:
+            client.wait_for_workers(len(cache_dirs), timeout=PATIENCE_S)
+            yield client
+            client.shutdown()
+    finally:
+        for process in processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["one cache", "two caches"])
+@pytest.mark.filterwarnings("ignore")  # distributed's own
+def test_the_mean_of_a_column_over_ten_tasks(
+    by_environment: FakeCloud, tables: list[Tables], tmp_path: Path, shared: bool
+) -> None:
+    """Issue 5, 4: a Dask distributed cluster of two processes: the mean of a column over all
+    `outputs/*.csv` of ten tasks, each byte fetched once.
+
+    With one cache directory for both: all of each archive once, and once more the block in which
+    its tail begins. Without one no process fetches a byte twice, but both fetch the indexes, the
+    blocks in which the one's files meet the other's, and what they fetched ahead.
+    """
+    cloud = by_environment
+    tasks = [cloud.add_task(project="dam", outputs=files) for files in tables]
+    whole = sum(size_of(cloud, task) for task in tasks)
+    caches = [tmp_path / "one", tmp_path / ("one" if shared else "two")]
+    with cluster(tmp_path, caches) as client:
+        paths = fsspec.filesystem("taskfs", cache_dir=caches[0]).glob(".by-project/dam/*/outputs/*")
+        assert len(paths) == TASKS * FILES
+        found: Any = client.gather(client.map(column, paths))
+    assert len({process for _, _, process in found}) == 2
+    values = np.concatenate(
+        [pd.read_csv(io.BytesIO(body))["pressure"] for files in tables for body in files.values()]
+    )
+    assert sum(length for _, length, _ in found) == len(values)
+    assert np.isclose(sum(total for total, _, _ in found) / len(values), values.mean())
+    sent = sum(record.bytes_sent for record in cloud.requests if record.side == "store")
+    assert sent <= (1 if shared else 2) * (whole + TASKS * BLOCK)
+
+
+def test_the_example_of_the_readme(by_environment: FakeCloud, tmp_path: Path) -> None:
+    """Issue 5, 4: the README shows it: the example runs as it is printed there."""
+    for n in range(4):
+        by_environment.add_task(
+            project="dam-break", outputs={f"probe{n}.csv": b"t,pressure\n0,0.25\n1,0.75\n"}
+        )
+    section = (ROOT / "README.md").read_text().split("## From Python, without a mount")[1]
+    example = re.findall(r"```python\n(.*?)```", section, re.DOTALL)[0]
+    (tmp_path / "mean.py").write_text(example)
+    done = subprocess.run(
+        [sys.executable, "mean.py"],
+        cwd=tmp_path,
+        env=dict(os.environ) | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split()[-1]) == pytest.approx(0.5)
+
+
+def size_of(cloud: FakeCloud, task: str) -> int:
+    stored = cloud.get_object(f"{task}/output.zip")
+    assert stored is not None
+    return stored.source.size

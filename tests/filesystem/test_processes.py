@@ -1,0 +1,200 @@
+"""README, From Python, without a mount: threads, forked and spawned processes, and how they end."""
+
+import gc
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import fsspec
+import pytest
+
+from taskfs.demo.endpoint import RequestRecord
+from taskfs.filesystem import TaskFileSystem
+from tests.fake_api import FakeCloud
+from tests.mounts import ROOT, eventually
+from tests.zips import cheap_bytes
+
+WORDS: Final = cheap_bytes(2_000_000)
+PATIENCE_S: Final = 30.0
+
+
+def read_end(fs: TaskFileSystem, file: Any, path: str, answer: Any) -> None:
+    """What a child does with what it was given: a new read, and one of a file it inherited."""
+    answer.put((fs.cat_file(path, -10), file.read(10), fs.size(path)))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+# Python 3.12 and newer warn of a fork while threads run: that it works is what is tested here.
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_child_processes(by_environment: FakeCloud, method: str) -> None:
+    """Issue 5, 4: fork/spawn-safe: file systems and open files work in child processes."""
+    task = by_environment.add_task(outputs={"a": WORDS})
+    path = f"{task}/outputs/a"
+    fs = fsspec.filesystem("taskfs")
+    with fs.open(path) as file:
+        file.seek(1_000_000)
+        assert file.read(10) == WORDS[1_000_000:1_000_010]  # threads and connections are in use
+        context = multiprocessing.get_context(method)
+        answer = context.Queue()
+        child = context.Process(target=read_end, args=(fs, file, path, answer))  # type: ignore[attr-defined]
+        child.start()
+        assert answer.get(timeout=PATIENCE_S) == (
+            WORDS[-10:],
+            WORDS[1_000_010:1_000_020],
+            len(WORDS),
+        )
+        child.join(PATIENCE_S)
+        assert child.exitcode == 0
+        assert file.read(10) == WORDS[1_000_010:1_000_020]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_may_hold_no_lock_of_its_parent(by_environment: FakeCloud) -> None:
+    """Issue 5, 4: fork-safe: also while the parent's threads are at work."""
+    task = by_environment.add_task(outputs={f"{n}": WORDS[: 50_000 + n] for n in range(40)})
+    fs = fsspec.filesystem("taskfs", cache_size=0)
+    paths = [f"{task}/outputs/{n}" for n in range(40)]
+    ended = threading.Event()
+
+    def keep_reading() -> None:
+        while not ended.is_set():
+            fs.cat(paths)
+            fs.invalidate_cache()
+
+    reader = threading.Thread(target=keep_reading)
+    reader.start()
+    try:
+        for n in range(10):
+            child = os.fork()
+            if child == 0:
+                try:
+                    os._exit(0 if fs.cat_file(paths[n], -5) == WORDS[: 50_000 + n][-5:] else 1)
+                finally:
+                    os._exit(2)
+            states: list[int] = []
+
+            def is_over(child: int = child, states: list[int] = states) -> bool:
+                pid, status = os.waitpid(child, os.WNOHANG)
+                states.append(os.waitstatus_to_exitcode(status))
+                return pid == child
+
+            eventually(is_over)
+            assert states[-1] == 0
+    finally:
+        ended.set()
+        reader.join(PATIENCE_S)
+
+
+def test_threads_share_one_core(by_environment: FakeCloud) -> None:
+    """Issue 5, 4: instance caching of fsspec respected: it makes an instance for each thread, and
+    all of them share connections and caches."""
+    task = by_environment.add_task(outputs={"a": WORDS})
+    found = []
+
+    def read() -> None:
+        fs = fsspec.filesystem("taskfs")
+        found.append((fs, fs.cat_file(f"{task}/outputs/a") == WORDS))
+
+    threads = [threading.Thread(target=read) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert [right for _, right in found] == [True] * 6
+    assert len({id(fs._core) for fs, _ in found}) == 1
+    paths = [record.path for record in by_environment.requests]
+    assert paths.count("/tasks") == 1
+    assert fsspec.filesystem("taskfs", timeout="7s")._core is not found[0][0]._core
+
+
+def test_nothing_is_left_behind(by_environment: FakeCloud) -> None:
+    """Issue 5, 4: threads closed: they end with the last instance."""
+    before = set(threading.enumerate())
+    task = by_environment.add_task(outputs={"a": WORDS})
+    fs = fsspec.filesystem("taskfs", skip_instance_cache=True)
+    assert fs.cat([f"{task}/outputs/a", f"{task}/status"])
+    mine = [t for t in set(threading.enumerate()) - before if t.name.startswith("taskfs-")]
+    assert mine
+    del fs
+    gc.collect()
+    eventually(lambda: not any(thread.is_alive() for thread in mine))
+
+
+def test_files_nobody_closed_are_given_back(by_environment: FakeCloud) -> None:
+    """README, From Python: a file that is lost is closed by the next open, outside of the garbage
+    collection, which may come while locks are held."""
+    task = by_environment.add_task(outputs={"a": WORDS})
+    fs = fsspec.filesystem("taskfs")
+    path = f"{task}/outputs/a"
+    fs.open(path).read(10)
+    ring: list[Any] = [fs.open(path)]
+    ring.append(ring)
+    del ring
+    gc.collect()
+    assert 1 <= len(fs._core.left) <= 2
+    fs.open(path).close()
+    assert not fs._core.left
+
+
+PROGRAM: Final = """
+import fsspec, sys
+fs = fsspec.filesystem("taskfs", timeout="25s")
+file = fs.open(sys.argv[1])
+for _ in range(15):
+    assert len(file.read(100_000)) == 100_000
+assert 'fuse' not in sys.modules
+print("read", flush=True)
+sys.stdin.readline()
+"""
+
+
+def begin_of(record: RequestRecord) -> int:
+    """Return the first byte that a request asks for, 0 where it counts from the end."""
+    return int((record.range or "bytes=0-").removeprefix("bytes=").partition("-")[0] or 0)
+
+
+def test_the_end_waits_for_nobody(by_environment: FakeCloud) -> None:
+    """Issue 5, 4: threads closed at exit without hanging the interpreter, also while the store is
+    silent in the middle of what was fetched ahead; and no FUSE was loaded."""
+    noise = os.urandom(16_000_000)
+    task = by_environment.add_task(outputs={"a": noise})
+    stall = by_environment.faults.add(
+        "stall",
+        side="store",
+        times=None,
+        after_bytes=1000,
+        match=lambda record: begin_of(record) > 2_000_000,
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", PROGRAM, f"{task}/outputs/a"],
+        env=dict(os.environ) | {"PYTHONPATH": str(ROOT), "TASKFS_CACHE_SIZE": "0"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        eventually(lambda: stall.hits > 0 or process.poll() is not None)
+        began = time.monotonic()
+        out, err = process.communicate("\n", timeout=60)
+        assert (process.returncode, out, err) == (0, "read\n", "")
+        assert stall.hits
+        assert time.monotonic() - began < 15  # less than the silence lasts
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_an_instance_costs_nothing(cloud: FakeCloud, home: Path) -> None:
+    """README, From Python: nothing goes out, and no key is looked for, before the first call that
+    needs it: a scheduler may pass file systems on that it could not use."""
+    before = threading.active_count()
+    fsspec.filesystem("taskfs", api_url=cloud.api_url, timeout="9s")
+    assert threading.active_count() == before
+    assert not cloud.requests
+    assert not home.exists()

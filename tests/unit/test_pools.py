@@ -1,0 +1,101 @@
+"""`taskfs.pools`: threads that work as the standard pool's do, and hold up nobody."""
+
+import gc
+import subprocess
+import sys
+import threading
+import time
+from typing import Final
+
+import pytest
+
+from taskfs.pools import DaemonPool
+from tests.mounts import ROOT, eventually
+
+PATIENCE_S: Final = 20.0
+
+
+def test_as_many_threads_as_there_is_work_for() -> None:
+    """Style guide, Principle 13: at most so many threads, started when there is work for them."""
+    pool = DaemonPool(3, "test-pool")
+    gate, inside = threading.Event(), threading.Semaphore(0)
+
+    def work(number: int) -> int:
+        inside.release()
+        gate.wait(PATIENCE_S)
+        return number
+
+    futures = [pool.submit(work, number) for number in range(5)]
+    for _ in range(3):
+        assert inside.acquire(timeout=PATIENCE_S)
+    assert sum(t.name.startswith("test-pool-") for t in threading.enumerate()) == 3
+    gate.set()
+    assert [future.result(PATIENCE_S) for future in futures] == list(range(5))
+    assert list(pool.map(abs, (-1, -2))) == [1, 2]
+    assert sum(t.name.startswith("test-pool-") for t in threading.enumerate()) == 3
+
+
+def test_an_idle_thread_takes_the_next_work() -> None:
+    """Style guide, Principle 13: no thread is started while another has nothing to do."""
+    pool = DaemonPool(8, "test-idle")
+    for _ in range(20):
+        pool.submit(abs, 1).result(PATIENCE_S)
+        time.sleep(0.01)
+    assert sum(t.name.startswith("test-idle-") for t in threading.enumerate()) < 8
+
+
+def test_failures_and_cancelled_work() -> None:
+    """concurrent.futures: a failure is the future's, and what is cancelled is never called."""
+    pool = DaemonPool(1, "test-fail")
+    gate = threading.Event()
+    called: list[int] = []
+    pool.submit(gate.wait, PATIENCE_S)
+    failing = pool.submit(int, "x")
+    cancelled = pool.submit(called.append, 1)
+    assert cancelled.cancel()
+    left = pool.submit(called.append, 2)
+    pool.submit(called.append, 3)
+    gate.set()
+    with pytest.raises(ValueError):
+        failing.result(PATIENCE_S)
+    left.result(PATIENCE_S)
+    eventually(lambda: called == [2, 3])
+
+
+def test_shutdown_cancels_what_has_not_begun() -> None:
+    """concurrent.futures, Executor.shutdown: as the standard pool's, but nobody is waited for."""
+    pool = DaemonPool(1, "test-shut")
+    gate, begun = threading.Event(), threading.Event()
+
+    def work() -> bool:
+        begun.set()
+        return gate.wait(PATIENCE_S)
+
+    running = pool.submit(work)
+    assert begun.wait(PATIENCE_S)
+    waiting = pool.submit(abs, 1)
+    pool.shutdown(cancel_futures=True)
+    assert waiting.cancelled()
+    with pytest.raises(RuntimeError):
+        pool.submit(abs, 1)
+    gate.set()
+    assert running.result(PATIENCE_S)
+    eventually(lambda: not any(t.name.startswith("test-shut-") for t in threading.enumerate()))
+
+
+def test_the_threads_end_with_the_pool() -> None:
+    """`taskfs.pools`: The threads know the queue and not the pool, so they end with it."""
+    pool = DaemonPool(2, "test-gone")
+    pool.submit(abs, 1).result(PATIENCE_S)
+    del pool
+    gc.collect()
+    eventually(lambda: not any(t.name.startswith("test-gone-") for t in threading.enumerate()))
+
+
+def test_the_interpreter_ends_while_work_goes_on() -> None:
+    """`taskfs.pools`: threads never hold up the end of the interpreter."""
+    program = (
+        "import time\nfrom taskfs.pools import DaemonPool\npool = DaemonPool(2, 'x')\n"
+        "for _ in range(5): pool.submit(time.sleep, 600)"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=60, check=True)
