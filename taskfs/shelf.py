@@ -250,11 +250,16 @@ class Shelf:
             slot.absent_until_s = float("-inf")
 
     def _place(self, slot: _Slot, archive: Archive) -> None:
-        """Put *archive* into use; another version than before makes the kernel's pages suspect."""
-        if slot.version is not None and slot.version != archive.version:
-            slot.generation += 1
-            slot.changed_s = self._clock()
+        """Put *archive* into use; the kernel's pages are then suspect, once.
+
+        Those of another version are wrong; of those of the same one, what readers left there of
+        members that nobody read to their end was known to the archive before, and to no other.
+        """
+        if slot.version is not None:
             slot.clean = set()
+            if slot.version != archive.version:
+                slot.generation += 1
+                slot.changed_s = self._clock()
         slot.version = archive.version
         slot.archive = archive
         self.epoch += 1
