@@ -144,6 +144,7 @@ class Endpoint:
 
     async def close(self) -> None:
         if self._runner is not None:
+            await self.pause()  # an answer that nobody reads would keep its socket open
             await self._runner.cleanup()
 
     async def _attach(self, listener: socket.socket) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import socket
 import time
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -214,3 +218,23 @@ def test_failing_all_and_recovering(cloud: FakeCloud, url: str) -> None:
     assert {fetch(url).status_code, ask(cloud, "/tasks").status_code} == {503}
     cloud.faults.clear()
     assert {fetch(url).status_code, ask(cloud, "/tasks").status_code} == {200}
+
+
+def test_stop_cuts_an_answer_that_nobody_reads() -> None:
+    """EmbeddedCloud.stop: Cut all connections, also where the client has stopped reading."""
+    cloud = FakeCloud()
+    cloud.start()
+    cloud.put_object("big", bytes(32 << 20))
+    url = urlsplit(cloud.signed_url("big"))
+    with socket.create_connection((url.hostname or "", url.port or 0), timeout=20) as client:
+        request = f"GET {url.path}?{url.query} HTTP/1.1\r\nHost: {url.netloc}\r\n\r\n"
+        client.sendall(request.encode())
+        assert client.recv(10).startswith(b"HTTP/1.1 2")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            cloud.stop()
+            gc.collect()
+        assert [str(warning.message) for warning in caught] == []
+        with contextlib.suppress(ConnectionError):
+            while client.recv(1 << 20):
+                pass
