@@ -48,9 +48,10 @@ def main() -> int:
         (home / "mnt").mkdir()
         (home / "scratch").mkdir()
         options = OPTIONS | {"cache_dir": str(home / "cache"), "log_level": "warning"}
+        world = World(cloud, random.Random(seed))  # before the mount makes its first listing
         mount = Mount(cloud, home / "mnt", home, options).start()
         try:
-            soak = _Soak(mount, cloud, home, seed, asked.minutes * 60)
+            soak = _Soak(mount, cloud, world, home, seed, asked.minutes * 60)
             soak.run()
         finally:
             with contextlib.suppress(Exception):
@@ -83,6 +84,7 @@ class _Soak:
 
     mount: Mount
     cloud: FakeCloud
+    world: World
     home: Path
     seed: int
     seconds: float
@@ -96,14 +98,11 @@ class _Soak:
         self._ended = threading.Event()
         self._going = threading.Event()
         self._under_way: dict[int, tuple[str, float]] = {}
-        rng = random.Random(self.seed)
-        world = World(self.cloud, rng)
-        stage = Stage(self.mount.path, world, self.home / "scratch")
-        self._world = world
+        stage = Stage(self.mount.path, self.world, self.home / "scratch")
         pid = self.mount.pid
         self.usages["start"] = usage_of(pid)
         self.watch = Watch(pid)
-        self.trouble = Trouble(world, self.home / "cache", random.Random(self.seed + 1), 0.15)
+        self.trouble = Trouble(self.world, self.home / "cache", random.Random(self.seed + 1), 0.15)
         readers = [
             threading.Thread(
                 target=self._read, args=(stage, self.seed + 2 + number), name="reader", daemon=True
@@ -188,7 +187,7 @@ class _Soak:
         if self.cloud.store.leaked_keys:
             self.wrong.append(f"the key went to the store: {self.cloud.store.leaked_keys[:3]}")
         (self.mount.path / ".taskfs/refresh").write_text("1")
-        for place in self._world.places:
+        for place in self.world.places:
             for name, body in place.versions[-1].items():
                 content = (self.mount.path / place.task / "outputs" / name).read_bytes()
                 if content != body:
