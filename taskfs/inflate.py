@@ -25,6 +25,7 @@ FIRST_SPACING: Final = 4 << 20
 MAX_CHECKPOINTS: Final = 128  # of one member; then every other one goes and the spacing doubles
 MAX_CURSORS: Final = 4
 AHEAD_SPANS: Final = 16
+DISORDER: Final = 8
 
 
 class Inflater:
@@ -238,12 +239,14 @@ class Inflater:
     def _note_use(self, index: int) -> None:
         """Follow how the member is read: one read in order is decoded ahead."""
         with self._changed:
-            if index != self._last_span:
-                if index == self._last_span + 1:
-                    self._streak += 1
-                else:
-                    self._streak = self._ahead_until = 0
+            # The kernel sends the reads of one `cat` out of order, a few spans at most.
+            if self._last_span < index <= self._last_span + DISORDER:
+                self._streak += 1
                 self._last_span = index
+            elif not self._last_span - DISORDER <= index <= self._last_span:
+                self._streak = self._ahead_until = 0
+                self._last_span = index
+            index = self._last_span
             if self._streak < 2 or (index + 1) * SPAN >= self.size:
                 return
             if self._ahead_running:

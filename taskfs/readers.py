@@ -62,13 +62,16 @@ class Check:
         with self._lock:
             self._is_out = not add_checked(self._coverage, self._member, offset, piece)
 
-    def fail(self, damage: CorruptData) -> bool:
-        """Note that wrong bytes were met; return whether that is for good: some may be outside."""
+    def fail(self, damage: CorruptData, *, is_out: bool) -> bool:
+        """Note that wrong bytes were met; return whether that is for good: some may be outside.
+
+        *is_out* tells that the handle that met them has handed some out, whatever others confirmed.
+        """
         with self._lock:
-            if self._is_out:
-                self.damage = damage
             self._coverage.clear()
-            return self._is_out
+            if self._is_out or is_out:
+                self.damage = damage
+            return self._is_out or is_out
 
 
 def add_checked(coverage: Coverage, member: Member, offset: int, piece: Buffer) -> bool:
@@ -105,6 +108,7 @@ class MemberReader(ABC):
         self._lock = threading.Lock()
         self._start: int | None = None
         self._coverage = Coverage(member.size)
+        self._is_out = False  # whether this handle's own bytes wait for their checksum
         self._check = self._find_check()
 
     def read_at(self, offset: int, size: int) -> Buffer:
@@ -124,7 +128,7 @@ class MemberReader(ABC):
             piece = self._read_checked(offset, size)
         except CorruptData as exc:
             self._start_again()
-            if self._check.fail(exc):
+            if self._check.fail(exc, is_out=self._is_out):
                 # The kernel repeats a read-ahead that failed: it must not come out well then.
                 self.archive.forget_check(self.member)
                 raise
@@ -132,7 +136,7 @@ class MemberReader(ABC):
                 piece = self._read_checked(offset, size)
             except CorruptData as again:
                 self._start_again()
-                self._check.fail(again)
+                self._check.fail(again, is_out=self._is_out)
                 raise
         if offset + len(piece) >= self.size:
             start = self.member.header_offset
@@ -164,7 +168,8 @@ class MemberReader(ABC):
         """
         piece = self._read(offset, size)
         with self._lock:
-            add_checked(self._coverage, self.member, offset, piece)
+            self._is_out = True  # also while it turns out that they are wrong
+            self._is_out = not add_checked(self._coverage, self.member, offset, piece)
         self._check.add(offset, piece)
         return piece
 
