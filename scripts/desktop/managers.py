@@ -6,6 +6,7 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -18,12 +19,8 @@ from .world import FILES, TASK, wait_for
 
 _FIRST: Final = "Particles_000.vtk"
 _TEXT: Final = "stdout.txt"
+_BLANK: Final = (965, 560)  # where a window has its files, and none of them
 _COPY_S: Final = 180.0
-MIME_TYPE: Final = """<?xml version="1.0" encoding="UTF-8"?>
-<mime-info xmlns="http://www.freedesktop.org/standards/shared-mime-info">
-  <mime-type type="model/x-vtk"><glob pattern="*.vtk"/></mime-type>
-</mime-info>
-"""
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ class Manager(ABC):
     def steps(self) -> Iterator[Step]:
         """Yield what is done, in order."""
 
-    def shoot(self, path: Path) -> None:
+    def shoot(self, path: Path) -> None:  # noqa: B027
         """Write what is to be seen to *path*, whose suffix may change; or do nothing."""
 
     def close(self) -> None:
@@ -93,6 +90,14 @@ class Manager(ABC):
                 stderr=log,
                 start_new_session=True,
             )
+
+    def learn_types(self) -> None:
+        """Install what `taskfs mime-types` prints, for this home."""
+        packages = self.home / "share/mime/packages"
+        packages.mkdir(parents=True)
+        printed = self.run(sys.executable, "-m", "taskfs", "mime-types")
+        (packages / "taskfs.xml").write_text(printed)
+        self.run("update-mime-database", packages.parent)
 
     def run(self, *command: str | Path) -> str:
         """Return what a command printed.
@@ -123,8 +128,9 @@ class Manager(ABC):
 
 def _sizes(folder: Path) -> dict[str, int]:
     try:
-        return {entry.name: entry.stat().st_size for entry in os.scandir(folder)}
-    except FileNotFoundError:
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        return {str(path.relative_to(folder)): path.stat().st_size for path in files}
+    except FileNotFoundError:  # it was renamed meanwhile
         return {}
 
 
@@ -142,7 +148,8 @@ class Graphical(Manager):
         yield Step("open a text file", self._open_text, is_browsing=False)
         yield Step("close it", self._close_text)
         yield Step("open outputs/frames, pictures", self._open_pictures, is_browsing=False)
-        yield Step("copy outputs/vtk out", self._copy, is_browsing=False, copies="vtk")
+        yield Step("back to outputs/", lambda: self._go(self.outputs))
+        yield Step("copy all of it out", self._copy, is_browsing=False, copies=".")
 
     def shoot(self, path: Path) -> None:
         self.screen.shoot(path)
@@ -157,6 +164,7 @@ class Graphical(Manager):
         self.screen.write(str(folder))
         self.screen.press("Delete", "Return")  # Delete: what was completed beyond it
         self.screen.wait_for_window(folder.name)
+        self.screen.click(*_BLANK)
 
     def _open_text(self) -> None:
         self._go(self.outputs)
@@ -175,13 +183,10 @@ class Graphical(Manager):
         self._go(self.outputs / "frames")
 
     def _copy(self) -> None:
-        folder = self.target / "vtk"
-        folder.mkdir()
-        self._go(self.outputs / "vtk")
         self.screen.press("ctrl+a", "ctrl+c")
-        self._go(folder)
+        self._go(self.target)
         self.screen.press("ctrl+v")
-        self.wait_for_copy("vtk")
+        self.wait_for_copy(".")
 
 
 class Thunar(Graphical):
@@ -285,20 +290,8 @@ class Gio(Manager):
         self.run("gio", "copy", *sorted((self.outputs / "vtk").iterdir()), folder)
 
 
-class GioKnowing(Gio):
-    """The same where `*.vtk` is the name of a type (shared-mime-info)."""
-
-    def steps(self) -> Iterator[Step]:
-        packages = self.home / "share/mime/packages"
-        packages.mkdir(parents=True)
-        (packages / "vtk.xml").write_text(MIME_TYPE)
-        self.run("update-mime-database", packages.parent)
-        yield from super().steps()
-
-
 MANAGERS: Final[dict[str, type[Manager]]] = {
     "gio": Gio,
-    "gio, *.vtk known": GioKnowing,
     "mc": MidnightCommander,
     "Thunar": Thunar,
     "PCManFM": PCManFM,

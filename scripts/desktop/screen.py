@@ -47,11 +47,15 @@ class Screen:
         self._log.close()
 
     def press(self, *keys: str) -> None:
-        """Press keys or chords such as `ctrl+l`, one after another, in the window with the focus."""
+        """Press keys or chords such as `ctrl+l`, one after another, where the focus is."""
         self._run("xdotool", "key", "--clearmodifiers", "--delay", "60", *keys)
 
     def write(self, text: str) -> None:
         self._run("xdotool", "type", "--clearmodifiers", "--delay", "15", text)
+
+    def click(self, x: int, y: int) -> None:
+        """Click there once the window has drawn what it shows now."""
+        self._run("xdotool", "sleep", "0.5", "mousemove", str(x), str(y), "click", "1")
 
     def wait_for_window(self, title: str) -> None:
         """Return once the active window's title begins with *title*, whose letters count as such.
