@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
 import sys
 import tempfile
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ HEAD_BOUND: Final = 2 * BLOCK
 def main() -> int:
     """Drive the managers; 1 if one failed, fetched too much, or copied anything wrong."""
     asked = _parse()
+    signal.signal(signal.SIGTERM, _interrupt)
     if asked.screenshots:
         asked.screenshots.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="taskfs-desktop-") as folder, FakeCloud() as cloud:
@@ -42,6 +44,10 @@ def main() -> int:
     for line in check.wrong:
         print(f"wrong: {line}")
     return 1 if check.wrong else 0
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _parse() -> argparse.Namespace:

@@ -59,6 +59,7 @@ class Manager(ABC):
             "DISPLAY": self.screen.display,
             "LANG": "C.UTF-8",
             "TERM": "xterm-256color",
+            "GVFS_DISABLE_FUSE": "1",  # it would leave a mount of its own in the home
         }
 
     @property
@@ -169,8 +170,13 @@ class Graphical(Manager):
     def _open_text(self) -> None:
         self._go(self.outputs)
         self.screen.write("stdout")
-        self.screen.press("Return", "Return")
-        wait_for("the text", self._text_is_open)
+        self.screen.pause()
+        self.screen.press("Return")
+        try:
+            wait_for("the text", self._text_is_open, 10)
+        except TimeoutError:  # that ended the search, and this opens what it found
+            self.screen.press("Return")
+            wait_for("the text", self._text_is_open)
 
     def _text_is_open(self) -> bool:
         return _TEXT in self.screen.active_title()

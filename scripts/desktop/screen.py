@@ -53,9 +53,13 @@ class Screen:
     def write(self, text: str) -> None:
         self._run("xdotool", "type", "--clearmodifiers", "--delay", "15", text)
 
+    def pause(self) -> None:
+        """Let a window draw what was typed: nothing tells when it has."""
+        self._run("xdotool", "sleep", "0.8")
+
     def click(self, x: int, y: int) -> None:
-        """Click there once the window has drawn what it shows now."""
-        self._run("xdotool", "sleep", "0.5", "mousemove", str(x), str(y), "click", "1")
+        self.pause()
+        self._run("xdotool", "mousemove", str(x), str(y), "click", "1")
 
     def wait_for_window(self, title: str) -> None:
         """Return once the active window's title begins with *title*, whose letters count as such.

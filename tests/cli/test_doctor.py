@@ -11,7 +11,6 @@ from taskfs.cli import doctor
 from tests.cli.conftest import Command
 from tests.fake_api import FakeCloud
 
-
 # For checks that look at the machine alone.
 NOTHING_ELSE = cast(doctor.Surroundings, None)
 
