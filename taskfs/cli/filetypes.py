@@ -30,7 +30,7 @@ _TYPES: Final = (
 
 @click.command("mime-types", short_help="Print the types of simulation files for a desktop.")
 def mime_types() -> None:
-    """Print the types of simulation files that desktops do not know by their names (*.vtk and such).
+    """Print the types of simulation files that desktops do not know by name, such as *.vtk.
 
     File managers read the head of each file whose name tells them nothing. To spare them that:
 
