@@ -76,7 +76,7 @@ class _Check:
     def run(self, program: str, screen: Screen, knows_types: bool) -> None:
         """Let one manager do its steps on a mount with an empty cache."""
         name = f"{program}, types known" if knows_types else program
-        home = self.home / f"{len(list(self.home.iterdir()))}"
+        home = self.home / f"{len(list(self.home.iterdir()))}" / "home"
         for part in ("tasks", "copies", "run"):
             (home / part).mkdir(mode=0o700, parents=True)
         mount = Mount(self.world.cloud, home / "tasks", home, {"cache_dir": str(home / "blocks")})
