@@ -35,8 +35,9 @@ def mime_types() -> None:
     File managers read the head of each file whose name tells them nothing. To spare them that:
 
     \b
-      taskfs mime-types > taskfs.xml
-      xdg-mime install --novendor taskfs.xml
+      mkdir -p ~/.local/share/mime/packages
+      taskfs mime-types > ~/.local/share/mime/packages/taskfs.xml
+      update-mime-database ~/.local/share/mime
 
     The text is a package of the shared MIME-info specification. Nothing is written or installed.
     """
