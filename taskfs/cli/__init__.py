@@ -37,6 +37,7 @@ COMMANDS: Final = {
     "demo": ("mounting", "demo"),
     "systemd-unit": ("systemd", "systemd_unit"),
     "install-helper": ("systemd", "install_helper"),
+    "mime-types": ("filetypes", "mime_types"),
     "completion": ("completion", "completion"),
 }
 

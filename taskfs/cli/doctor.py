@@ -4,6 +4,7 @@ import ctypes
 import ctypes.util
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Callable
@@ -29,6 +30,7 @@ MAX_CLOCK_OFFSET_S: Final = 60.0
 MIN_CACHE_BYTES: Final = 256 * 1024**2
 FUSE_DEVICE: Final = Path("/dev/fuse")
 FUSE_CONF: Final = Path("/etc/fuse.conf")
+UPDATEDB_CONF: Final = Path("/etc/updatedb.conf")
 
 
 class Failed(Exception):
@@ -140,6 +142,22 @@ def _allow_other(_: Surroundings) -> str:
     raise Hint(f"not set: --allow-other needs it: echo user_allow_other | sudo tee -a {FUSE_CONF}")
 
 
+def _updatedb(_: Surroundings) -> str:
+    """Look whether locate(1)'s index leaves our mounts out: updatedb.conf(5), PRUNEFS."""
+    try:
+        text = UPDATEDB_CONF.read_text(errors="replace")
+    except OSError:
+        return "nothing here indexes mounts for locate"
+    line = re.search(r'^\s*PRUNEFS\s*=\s*"([^"]*)"', text, re.MULTILINE)
+    if line is None:
+        fix = f"echo 'PRUNEFS = \"fuse.taskfs\"' | sudo tee -a {UPDATEDB_CONF}"
+    elif "fuse.taskfs" in line[1].lower().split():
+        return f"fuse.taskfs is in PRUNEFS of {UPDATEDB_CONF}"
+    else:
+        fix = f"sudo sed -i '/^ *PRUNEFS/s/\"/\"fuse.taskfs /' {UPDATEDB_CONF}"
+    raise Hint(f"it lists every task of a mount that root may read; leave them out: {fix}")
+
+
 def _key(surroundings: Surroundings) -> str:
     settings = surroundings.settings
     return f"found in {find_api_key(settings.flags, file=settings.file).source}"
@@ -216,6 +234,7 @@ CHECKS: Final[tuple[tuple[str, Callable[[Surroundings], str]], ...]] = (
     ("fusermount", _fusermount),
     ("/dev/fuse", _device),
     ("user_allow_other", _allow_other),
+    ("updatedb", _updatedb),
     ("mounts", _stale_mounts),
     ("API key", _key),
     ("API", _api),

@@ -1,11 +1,18 @@
 """`taskfs doctor`: a line for each check, with the fix where it fails."""
 
 import json
+import subprocess
+from pathlib import Path
+from typing import cast
 
 import pytest
 
+from taskfs.cli import doctor
 from tests.cli.conftest import Command
 from tests.fake_api import FakeCloud
+
+# For checks that look at the machine alone.
+NOTHING_ELSE = cast(doctor.Surroundings, None)
 
 
 def line(text: str, name: str) -> str:
@@ -84,3 +91,28 @@ def test_json(taskfs: Command) -> None:
     assert [f"{o['result']:<4} {o['name']}" for o in outcomes] == [
         line.split(": ")[0] for line in plain.stdout.splitlines()
     ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'PRUNE_BIND_MOUNTS="yes"\nPRUNEFS="NFS fuse.rclone fuse.sshfs"\n',
+        '# PRUNEFS = "fuse.taskfs"\nPRUNEFS = ""\n',
+        "# PRUNEFS is not set\n",
+    ],
+)
+def test_updatedb_and_its_fix(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Issue 5.1: the PRUNEFS line for updatedb from `taskfs doctor`; done, it is the fix."""
+    conf = tmp_path / "updatedb.conf"
+    conf.write_text(text)
+    monkeypatch.setattr(doctor, "UPDATEDB_CONF", conf)
+    check = dict(doctor.CHECKS)["updatedb"]
+    with pytest.raises(doctor.Hint) as hint:
+        check(NOTHING_ELSE)
+    subprocess.run(
+        ["sh", "-c", str(hint.value).partition(": ")[2].replace("sudo ", "")], check=True
+    )
+    assert "fuse.taskfs is in PRUNEFS" in check(NOTHING_ELSE)
+    assert conf.read_text().count("fuse.taskfs") == 1 + text.count("fuse.taskfs")
+    conf.unlink()
+    assert check(NOTHING_ELSE)

@@ -48,7 +48,7 @@ ROWS: Final = (
     ("download", "operations", "refusals", "filesystem"),
     ("session",),
     ("mount",),
-    ("cli.candidates", "cli.manpage"),
+    ("cli.candidates", "cli.filetypes", "cli.manpage"),
     ("cli.options",),
     ("cli.console", "cli.keys"),
     ("cli.report",),
