@@ -151,6 +151,8 @@ class ArchiveHandle:
     def read_at(self, offset: int, size: int) -> Buffer:
         if self._stale:
             raise StaleObject(self._stale)
+        if offset + size > self.size and self._is_cut_elsewhere():
+            raise StaleObject(f"{self._lease.path}: the kernel has the size of another version")
         if offset >= self.size:
             return b""
         self._refuse_repetition(offset)
@@ -173,6 +175,10 @@ class ArchiveHandle:
         except CorruptData:
             self._shelf.damaged(task_id, which, self._archive, self._lease.path)
             raise
+
+    def _is_cut_elsewhere(self) -> bool:
+        """Whether the kernel fills what lacks behind this version's end, up to a newer one's."""
+        return self.mode is not CacheMode.DIRECT and self._shelf.is_outdated(self._lease)
 
     def _refuse_repetition(self, offset: int) -> None:
         unanswered = self._unanswered

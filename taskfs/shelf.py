@@ -190,6 +190,11 @@ class Shelf:
             if slot.opened[key] <= 0:
                 del slot.opened[key]
 
+    def is_outdated(self, lease: Lease) -> bool:
+        """Whether a newer version was seen than the one that is leased."""
+        slot = self._slots.get(lease.key)
+        return slot is not None and slot.generation > lease.generation
+
     def size_told(self, task_id: str, which: Which, path: str, size: int) -> int:
         """Return the size to tell of *path*: it does not shrink under who has an older one open."""
         slot = self._slots.get((task_id, which))
