@@ -203,10 +203,6 @@ class BlockReader:
         if self._disk is not None and first <= last:
             self._disk.drop(first, last)
 
-    def forget(self) -> None:
-        """Give up the memory of all blocks; what is on disk stays."""
-        self._cache.drop(self._id, 0, self.size // BLOCK)
-
     def _extent(self, first: int, body: Buffer) -> Extent:
         return Extent(self._id, first, -(-len(body) // BLOCK), body)
 
@@ -255,7 +251,7 @@ class BlockReader:
         self,
         index: int,
         ready: dict[int, Extent],
-        awaited: dict[int, "Future[Extent]"],
+        awaited: _Awaited,
         ahead: bool,
     ) -> bool:
         future = self._under_way.get(index)
@@ -273,7 +269,7 @@ class BlockReader:
         self,
         index: int,
         ready: dict[int, Extent],
-        awaited: dict[int, "Future[Extent]"],
+        awaited: _Awaited,
         ahead: bool,
     ) -> bool:
         if self._disk is None:

@@ -18,10 +18,15 @@ def allocate(size: int) -> memoryview:
     return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
+def addressable(buffer: Buffer) -> Buffer:
+    """Return *buffer*, or a copy of it where it is a view whose address Python does not tell."""
+    return bytes(buffer) if isinstance(buffer, memoryview) and buffer.readonly else buffer
+
+
 def address_of(buffer: Buffer) -> int:
     """Return where the bytes of *buffer* are in memory, for as long as it lives; 0 for none."""
     if isinstance(buffer, memoryview) and buffer.readonly:
-        raise ValueError("the address of a read-only view is not known: make bytes of it")
+        raise ValueError("a read-only view has no address: see addressable")
     if isinstance(buffer, bytes):
         return ctypes.cast(ctypes.c_char_p(buffer), ctypes.c_void_p).value or 0
     return ctypes.addressof(ctypes.c_char.from_buffer(buffer)) if len(buffer) else 0

@@ -1,20 +1,16 @@
 """Blocks and archive indexes on disk: shared by mounts, checked before use, never in the way.
 
-Blocks lie in segment files of `SEGMENT_BLOCKS` blocks each. A table at a segment's end holds, per
-block, its length and a CRC-32 that counts its place in; a block counts once its entry is right, so
-a crash, a full disk, a second writer, a damaged byte or a file under another's name makes a miss
-and nothing worse. Two mounts that write the same block write the same bytes. The least recently
-used files go first.
+Blocks lie in the files of `segments`, so a crash, a full disk, a second writer, a damaged byte or a
+file under another's name makes a miss and nothing worse. Two mounts that write the same block write
+the same bytes. The least recently used files go first.
 """
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import logging
 import os
 import stat
-import struct
 import threading
 import time
 import zlib
@@ -26,15 +22,11 @@ from typing import Final
 from taskfs.blocks import BLOCK
 from taskfs.buffers import Buffer
 from taskfs.claims import claim
-from taskfs.decoders import crc32
+from taskfs.segments import SEGMENT_BLOCKS, Segment
 
 log = logging.getLogger(__name__)
 
 FORMAT: Final = "v1"  # another layout takes another directory, so versions never misread each other
-SEGMENT_BLOCKS: Final = 64
-SEGMENT: Final = SEGMENT_BLOCKS * BLOCK
-ENTRY: Final = struct.Struct("<LL")  # length (0: absent) and CRC-32 of the block
-TABLE: Final = SEGMENT_BLOCKS * ENTRY.size
 MAX_OPEN: Final = 64
 TOUCH_S: Final = 60.0
 PAUSE_S: Final = 60.0  # after a failed write nothing is written for so long
@@ -51,51 +43,6 @@ def cache_key(*parts: object) -> str:
     return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
 
-class _Segment:
-    """One open segment file and its table as this process knows it."""
-
-    __slots__ = ("descriptor", "place_crc", "table", "touched_s")
-
-    def __init__(self, path: Path, descriptor: int) -> None:
-        self.descriptor = descriptor
-        self.table = bytearray(TABLE)
-        self.place_crc = zlib.crc32(path.name.encode())
-        self.touched_s = float("-inf")
-
-    @property
-    def is_removed(self) -> bool:
-        """Whether nobody else can find the file any more."""
-        try:
-            return not os.fstat(self.descriptor).st_nlink
-        except OSError:
-            return True
-
-    def read_table(self, first: int, count: int) -> bytes:
-        """Learn what the file says of *count* blocks; fewer where it ends before."""
-        at = first * ENTRY.size
-        entries = os.pread(self.descriptor, count * ENTRY.size, SEGMENT + at)
-        self.table[at : at + len(entries)] = entries
-        return entries
-
-    def entry(self, place: int) -> tuple[int, int]:
-        """Return a block's length (0: absent) and checksum; another mount may have written it."""
-        length, crc = ENTRY.unpack_from(self.table, place * ENTRY.size)
-        if length:
-            return length, crc
-        # Not from the table: another thread that looked before may write there what it saw.
-        entry = self.read_table(place, 1)
-        length, crc = ENTRY.unpack(entry) if len(entry) == ENTRY.size else (0, 0)
-        return length, crc
-
-    def checksum(self, place: int, block: bytes | memoryview) -> int:
-        """Return what the table must say of *block*, there and nowhere else."""
-        return crc32(block, (self.place_crc + place) & 0xFFFFFFFF)
-
-    def __del__(self) -> None:
-        with contextlib.suppress(OSError):
-            os.close(self.descriptor)
-
-
 class DiskCache:
     """The cache directory. Safe for concurrent use, by threads and by processes.
 
@@ -107,7 +54,7 @@ class DiskCache:
         self._root = directory / FORMAT
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._open: OrderedDict[Path, _Segment] = OrderedDict()
+        self._open: OrderedDict[Path, Segment] = OrderedDict()
         self._paused_until_s = float("-inf")
         self._complained = False
         self._used: int | None = None  # counted on disk; None: not yet
@@ -186,7 +133,7 @@ class DiskCache:
 
     def claim_index(self, key: str) -> contextlib.AbstractContextManager[None]:
         """Have other processes wait that want the index kept under *key* as well."""
-        path = self._root / "index" / key
+        path = self._root / INDEX / key
         return self.claim(key, 0, 0, path.exists)
 
     def _try_write(self, write: Callable[[], None]) -> None:
@@ -221,7 +168,7 @@ class DiskCache:
             return False
         return True
 
-    def segment(self, path: Path, *, create: bool) -> _Segment | None:
+    def segment(self, path: Path, *, create: bool) -> Segment | None:
         """Return the open segment, None if there is no such file (and none is to be made)."""
         if not self._usable:
             return None
@@ -243,7 +190,7 @@ class DiskCache:
                 return None
             path.parent.mkdir(mode=0o700, exist_ok=True)
             descriptor = os.open(path, flags, 0o600)
-        segment = _Segment(path, descriptor)
+        segment = Segment(path, descriptor)
         segment.read_table(0, SEGMENT_BLOCKS)
         with self._lock:
             segment = self._open.setdefault(path, segment)
@@ -251,7 +198,7 @@ class DiskCache:
                 self._open.popitem(last=False)  # closed once the last reader lets go of it
         return segment
 
-    def touch(self, segment: _Segment) -> None:
+    def touch(self, segment: Segment) -> None:
         """Note that the segment is in use."""
         now = time.monotonic()
         if now - segment.touched_s > TOUCH_S:
@@ -267,16 +214,7 @@ class DiskCache:
         segment = self.segment(path, create=True)
         if segment is None:
             return
-        entries = bytearray()
-        for at in range(0, len(run), BLOCK):
-            block = run[at : at + BLOCK]
-            place = first + at // BLOCK
-            entries += ENTRY.pack(len(block), segment.checksum(place, block))
-        if os.pwrite(segment.descriptor, run, first * BLOCK) < len(run):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        at = first * ENTRY.size
-        os.pwrite(segment.descriptor, entries, SEGMENT + at)
-        segment.table[at : at + len(entries)] = entries
+        segment.write(first, run)
         segment.touched_s = time.monotonic()
         self._note_written(len(run))
 
@@ -350,7 +288,7 @@ class DiskBlocks:
     def _path(self, number: int) -> Path:
         return self._directory / f"{self._key}-{number:x}"
 
-    def _find(self, index: int) -> tuple[_Segment, int, int] | None:
+    def _find(self, index: int) -> tuple[Segment, int, int] | None:
         number, place = divmod(index, SEGMENT_BLOCKS)
         try:
             segment = self._cache.segment(self._path(number), create=False)
@@ -373,7 +311,7 @@ class DiskBlocks:
         segment, length, crc = found
         place = index % SEGMENT_BLOCKS
         try:
-            block = os.pread(segment.descriptor, min(length, BLOCK), place * BLOCK)
+            block = segment.read(place, length)
         except OSError:
             return None
         if len(block) != length or segment.checksum(place, block) != crc:
@@ -408,8 +346,5 @@ class DiskBlocks:
             if segment is None:
                 continue
             base = number * SEGMENT_BLOCKS
-            begin = max(first - base, 0) * ENTRY.size
-            end = min(last - base + 1, SEGMENT_BLOCKS) * ENTRY.size
-            segment.table[begin:end] = bytes(end - begin)
             with contextlib.suppress(OSError):
-                os.pwrite(segment.descriptor, bytes(end - begin), SEGMENT + begin)
+                segment.clear(max(first - base, 0), min(last - base + 1, SEGMENT_BLOCKS))

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from taskfs.buffers import Buffer, address_of
+from taskfs.buffers import Buffer, address_of, addressable
 from taskfs.errors import CorruptData
 
 STATE_SIZE: Final = 87368  # sizeof(struct inflate_state) on 64-bit machines
@@ -63,10 +63,8 @@ class _Decoder:
         return int(self._head.avail_in)
 
     def feed(self, piece: Buffer) -> None:
-        if isinstance(piece, memoryview) and piece.readonly:
-            piece = bytes(piece)
-        self._fed = piece
-        self._head.next_in = address_of(piece)
+        self._fed = addressable(piece)
+        self._head.next_in = address_of(self._fed)
         self._head.avail_in = len(piece)
 
     def decode(self, out: memoryview) -> int:

@@ -105,12 +105,6 @@ class Inflater:
             for cursor in [c for c in self._cursors if not c.busy]:
                 self._discard(cursor)
 
-    def reset(self) -> None:
-        """Forget everything decoded so far: it came from bytes that proved wrong."""
-        self.forget()
-        self.verified = False
-        self._spans.drop(self._id, 0, self.size // SPAN)
-
     def close(self) -> None:
         """Give up what is held; reads after that start again."""
         self.forget()

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import fuse
 
-from taskfs.buffers import Buffer, address_of
+from taskfs.buffers import address_of, addressable
 from taskfs.nodes import Attrs, Entry
 from taskfs.operations import TaskOperations
 
@@ -166,9 +166,7 @@ class Session(fuse.FUSE):  # type: ignore[misc]  # fusepy is untyped
         return int(self.operations("release", path, fip.contents))
 
     def read(self, path: bytes, buf: Any, size: int, offset: int, fip: Any) -> int:
-        piece: Buffer = self.operations("read", path, size, offset, fip.contents)
-        if isinstance(piece, memoryview) and piece.readonly:
-            piece = bytes(piece)
+        piece = addressable(self.operations("read", path, size, offset, fip.contents))
         ctypes.memmove(buf, address_of(piece), len(piece))
         return len(piece)
 

@@ -45,7 +45,6 @@ class World:
         for place in self.places:
             self.replace(place)
         self.running = [cloud.add_task(status="computation-started") for _ in range(20)]
-        self.to_kill: list[str] = []
 
     def _add(self) -> str:
         return self.cloud.add_task(end_time=LONG_AGO)

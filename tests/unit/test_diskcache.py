@@ -27,17 +27,14 @@ from hypothesis import strategies as st
 
 from taskfs.blocks import BLOCK, BlockCache, BlockReader
 from taskfs.diskcache import (
-    ENTRY,
     FORMAT,
     MAX_OPEN,
     PAUSE_S,
-    SEGMENT,
-    SEGMENT_BLOCKS,
-    TABLE,
     DiskBlocks,
     DiskCache,
     cache_key,
 )
+from taskfs.segments import ENTRY, SEGMENT, SEGMENT_BLOCKS, TABLE
 from taskfs.stats import Stats
 from taskfs.waiting import Waiter
 from tests.mounts import PATIENCE_S, ROOT

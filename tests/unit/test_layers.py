@@ -31,9 +31,10 @@ ROWS: Final = (
         "decoders",
         "singleflight",
     ),
-    ("coverage", "readahead", "diskcache", "zipindex", "cursors"),
-    ("inflate", "ledger"),
-    ("store", "readers", "offline"),
+    ("coverage", "readahead", "segments", "zipindex", "cursors"),
+    ("inflate", "diskcache"),
+    ("store", "readers", "ledger"),
+    ("offline",),
     ("archive",),
     ("api", "records", "shelf"),
     ("handles", "virtual", "texts", "metadata"),
@@ -83,7 +84,8 @@ ADAPTERS: Final = {"operations", "session", "mount", "daemon", "mountpoint", "no
 READ_ENGINE: Final = {
     "claims",
     *("buffers", "zipend", "zipindex", "igzip", "decoders", "coverage", "blocks"),
-    *("readahead", "rooms", "cursors", "inflate", "diskcache", "readers", "archive"),
+    *("readahead", "rooms", "cursors", "inflate", "segments", "diskcache"),
+    *("readers", "archive"),
 }
 ROW_OF: Final = {name: number for number, row in enumerate(ROWS) for name in row}
 
