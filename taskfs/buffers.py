@@ -7,6 +7,7 @@ from typing import Final
 Buffer = bytes | bytearray | memoryview  # nobody changes them any more
 
 LARGE: Final = 256 << 10
+HUGE_PAGE: Final = 2 << 20
 
 
 def allocate(size: int) -> memoryview:
@@ -15,7 +16,10 @@ def allocate(size: int) -> memoryview:
         return memoryview(bytearray(size))
     # Its pages are made as they are filled, which may be outside of the interpreter's lock, and go
     # back to the system with the last view: nothing of it stays in an allocator's arenas.
-    return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    room = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if size >= HUGE_PAGE:
+        room.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(room)
 
 
 def addressable(buffer: Buffer) -> Buffer:

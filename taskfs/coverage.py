@@ -1,5 +1,6 @@
 """The CRC-32 of a member that is read in place, in whatever order its pieces come."""
 
+from array import array
 from bisect import bisect_left
 from functools import lru_cache
 from typing import Final
@@ -11,31 +12,45 @@ _POLYNOMIAL: Final = 0xEDB88320  # CRC-32, reflected (APPNOTE 4.4.7)
 MAX_PIECES: Final = 256
 
 
-def _multiply(a: int, b: int) -> int:
-    """Return a * b modulo the polynomial, bit 31 being the constant term."""
-    product = 0
-    for bit in range(31, -1, -1):
-        if a >> bit & 1:
-            product ^= b
-        b = b >> 1 ^ (_POLYNOMIAL if b & 1 else 0)
-    return product
+@lru_cache(maxsize=64)
+def _zeros(power: int) -> "array[int]":
+    """Return what 2***power* zero bytes make of a CRC-32: of each of its bytes, lowest first, one
+    table of 256. The map is linear, so the results are to be combined by exclusive or."""
+    images = []
+    for bit in range(32):
+        image = 1 << bit
+        if power:
+            for _ in range(2):
+                image = _after(image, _zeros(power - 1))
+        else:
+            for _ in range(8):
+                image = image >> 1 ^ (_POLYNOMIAL if image & 1 else 0)
+        images.append(image)
+    table = array("I", [0])
+    for low in range(0, 32, 8):
+        part = [0]
+        for image in images[low : low + 8]:
+            part += [image ^ other for other in part]
+        table[low * 32 :] = array("I", part)
+    return table
 
 
-@lru_cache(maxsize=1024)
-def _shift(length: int) -> int:
-    """Return x to the power of 8 * *length* modulo the polynomial."""
-    result, factor = 1 << 31, 1 << 23  # x^0 and x^8
-    while length:
-        if length & 1:
-            result = _multiply(factor, result)
-        factor = _multiply(factor, factor)
-        length >>= 1
-    return result
+def _after(crc: int, zeros: "array[int]") -> int:
+    return (
+        zeros[crc & 255]
+        ^ zeros[256 + (crc >> 8 & 255)]
+        ^ zeros[512 + (crc >> 16 & 255)]
+        ^ zeros[768 + (crc >> 24)]
+    )
 
 
 def combine(first: int, second: int, second_length: int) -> int:
     """Return the CRC-32 of two pieces in a row from their own and the second one's length."""
-    return _multiply(_shift(second_length), first) ^ second
+    while second_length:
+        bit = second_length & -second_length
+        first = _after(first, _zeros(bit.bit_length() - 1))
+        second_length ^= bit
+    return first ^ second
 
 
 class Coverage:
@@ -55,8 +70,11 @@ class Coverage:
         """Forget all that was seen."""
         self._starts, self._stops, self._crcs = [], [], []
 
-    def add(self, start: int, piece: Buffer) -> None:
-        """Note that *piece* is what stands at *start*; what was seen before does not count."""
+    def add(self, start: int, piece: Buffer, crc: int | None = None) -> None:
+        """Note that *piece* is what stands at *start*, with its CRC-32 where that is known.
+
+        What was seen before does not count.
+        """
         stop = start + len(piece)
         at = start
         while at < stop:
@@ -65,7 +83,9 @@ class Coverage:
                 at = self._stops[place - 1]
                 continue
             end = min(stop, self._starts[place]) if place < len(self._starts) else stop
-            self._insert(place, at, end, crc32(piece[at - start : end - start]))
+            if crc is None or end - at < len(piece):
+                crc = crc32(piece[at - start : end - start])
+            self._insert(place, at, end, crc)
             at = end
 
     def _insert(self, place: int, start: int, stop: int, crc: int) -> None:

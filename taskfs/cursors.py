@@ -34,15 +34,15 @@ class Checkpoint:
 
 
 class Cursor:
-    """Decodes forward, span after span, and checks the member's size and CRC-32 at its end.
+    """Decodes forward, some spans at a time, and checks the member's size and CRC-32 at its end.
 
     Not safe for concurrent use: `busy` while a thread drives it, and then only that thread may.
     """
 
     def __init__(self, decoder: Decoder, source: Source, size: int, crc: int) -> None:
         self.source = source
-        self.out = 0  # where `span` begins, a multiple of SPAN
-        self.span = bytearray()  # as far as `decoded`; never moved or resized
+        self.out = 0  # where `stretch` begins, a multiple of SPAN
+        self.stretch = bytearray()  # as far as `decoded`; never moved or resized
         self.decoded = 0
         self.busy = False
         self._decoder = decoder
@@ -65,32 +65,35 @@ class Cursor:
         """Whether all spans are decoded, and the member's size and CRC-32 were right."""
         return self.out >= self._size
 
-    def advance(self) -> bytearray | None:
-        """Decode what one piece gives; return the span if that completed it, else None.
+    def advance(self, spans: int) -> bytearray | None:
+        """Decode what one piece gives; return the stretch if that completed it, else None.
+
+        A new stretch ends where a multiple of *spans* spans does.
 
         Raises:
             CorruptData: damaged data, or a size or CRC-32 that does not match at the end.
         """
         if not self.decoded:
-            self.span = bytearray(min(SPAN, self._size - self.out))
-        span = self.span
-        if self.decoded < len(span):
-            count, at_end = self._decode(memoryview(span)[self.decoded :])
+            length = spans * SPAN - self.out % (spans * SPAN)
+            self.stretch = bytearray(min(length, self._size - self.out))
+        stretch = self.stretch
+        if self.decoded < len(stretch):
+            count, at_end = self._decode(memoryview(stretch)[self.decoded :])
             self.decoded += count
             if not count and (at_end or self._decoder.ended):
                 reached = self.out + self.decoded
                 raise CorruptData(f"the data ends after {reached} of {self._size} bytes")
-            if self.decoded < len(span):
+            if self.decoded < len(stretch):
                 return None
-        crc = crc32(span, self._crc)
-        if self.out + len(span) == self._size:
+        crc = crc32(stretch, self._crc)
+        if self.out + len(stretch) == self._size:
             self._check_end(crc)
         self._crc = crc
-        return span
+        return stretch
 
     def go_on(self) -> None:
-        """Leave the span that `advance` returned behind."""
-        self.out += len(self.span)
+        """Leave the stretch that `advance` returned behind."""
+        self.out += len(self.stretch)
         self.decoded = 0
 
     def checkpoint(self) -> Checkpoint | None:

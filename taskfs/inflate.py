@@ -25,15 +25,33 @@ FIRST_SPACING: Final = 4 << 20
 MAX_CHECKPOINTS: Final = 128  # of one member; then every other one goes and the spacing doubles
 MAX_CURSORS: Final = 4
 AHEAD_SPANS: Final = 16
+STRETCH: Final = 4  # spans that are decoded at once where nobody waits for the first
 DISORDER: Final = 8
+
+
+class _Sleeper:
+    """A thread that waits for a span that another one's cursor will pass."""
+
+    __slots__ = ("_lock", "index")
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def sleep(self) -> None:
+        self._lock.acquire(timeout=POLL_S)
+
+    def wake(self) -> None:
+        self._lock.release()
 
 
 class Inflater:
     """Random access to the decoded bytes of one member.
 
-    Safe for concurrent use: a condition guards the cursors and checkpoints; decoding runs outside
-    of it, by the one thread that has marked its cursor busy. Others that need a span this cursor
-    will pass wait for it.
+    Safe for concurrent use: a lock guards the cursors and checkpoints; decoding runs outside of it,
+    by the one thread that has marked its cursor busy. Others that need a span this cursor will
+    pass wait for it.
     """
 
     def __init__(
@@ -60,7 +78,8 @@ class Inflater:
         self._waiter = waiter
         self._windows = windows or Windows(AHEAD_SPANS * SPAN)
         self._id = next_owner()
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._sleepers: list[_Sleeper] = []
         self._cursors: list[Cursor] = []
         self._checkpoints: list[Checkpoint] = []
         self._spacing = FIRST_SPACING
@@ -100,7 +119,7 @@ class Inflater:
 
     def forget(self) -> None:
         """Let go of the checkpoints and of the cursors that nobody drives."""
-        with self._changed:
+        with self._lock:
             self._checkpoints.clear()
             for cursor in [c for c in self._cursors if not c.busy]:
                 self._discard(cursor)
@@ -114,12 +133,14 @@ class Inflater:
     def _piece(self, index: int, start: int, stop: int) -> memoryview:
         """Return the bytes [start, stop) of one span."""
         while True:
-            span, cursor = self._claim(index)
+            span, cursor, sleeper = self._claim(index)
             if span is not None:
                 self._note_use(index)
-                return memoryview(span)[start:stop]
-            if cursor is None:
+                return span[start:stop]
+            if sleeper is not None:
+                sleeper.sleep()
                 self._waiter.check()
+            if cursor is None:
                 continue
             try:
                 span = self._drive(cursor, index, stop)
@@ -128,30 +149,39 @@ class Inflater:
             if self._checkpoints:
                 self._room.note(self, len(self._checkpoints))
             self._note_use(index)
-            return memoryview(span)[start:stop]
+            return span[start:stop]
 
-    def _claim(self, index: int) -> tuple[Buffer | None, Cursor | None]:
+    def _claim(self, index: int) -> tuple[memoryview | None, Cursor | None, _Sleeper | None]:
         """Return the span if it is there, else the cursor that is nearest before it, now busy.
 
-        Neither, after some waiting, if another thread drives that: it may be about to pass.
+        If another thread drives that, it may be about to pass: return what to wait with.
         """
-        with self._changed:
+        with self._lock:
             extent = self._spans.find(self._id, index)
             if extent is not None:
-                return extent.body, None
+                return memoryview(extent.body)[(index - extent.first) * SPAN :], None, None
             cursor = self._nearest(index)
             if cursor.busy:
-                self._changed.wait(POLL_S)
-                return None, None
+                sleeper = _Sleeper(index)
+                self._sleepers.append(sleeper)
+                return None, None, sleeper
             cursor.busy = True
-            return None, cursor
+            return None, cursor, None
+
+    def _wake(self, spans: range | None = None) -> None:
+        """Wake who waits for one of *spans*, or everybody."""
+        woken = [s for s in self._sleepers if spans is None or s.index in spans]
+        if woken:
+            self._sleepers = [s for s in self._sleepers if s not in woken]
+            for sleeper in woken:
+                sleeper.wake()
 
     def _release(self, cursor: Cursor) -> None:
-        with self._changed:
+        with self._lock:
             cursor.busy = False
             if cursor.is_at_end:
                 self._discard(cursor)
-            self._changed.notify_all()
+            self._wake()
 
     def _nearest(self, index: int) -> Cursor:
         """Return the cursor with the shortest way to the span, a new one where that is nearer."""
@@ -178,44 +208,46 @@ class Inflater:
             self._cursors.remove(cursor)
             cursor.source.close()
 
-    def _drive(self, cursor: Cursor, index: int, stop: int) -> bytearray:
-        """Decode until the span *index* is there, or as much of it as [0, stop) needs.
+    def _drive(self, cursor: Cursor, index: int, stop: int) -> memoryview:
+        """Decode until the span *index* is there, or as much of it as [0, stop) needs; return it.
 
         The member's last bytes are there only once its end was seen and its CRC-32 is right.
         """
-        is_last = index * SPAN + stop >= self.size
+        start = index * SPAN
+        is_last = start + stop >= self.size
+        while True:
+            at = cursor.out
+            if start - at + stop <= cursor.decoded and not is_last:
+                return memoryview(cursor.stretch)[start - at :]
+            stretch = self._step(cursor, 1)
+            if stretch is not None and (start < cursor.out or cursor.is_at_end):
+                return memoryview(stretch)[start - at :]
+            self._waiter.check()
+
+    def _step(self, cursor: Cursor, spans: int) -> bytearray | None:
+        """Decode what one piece gives; return the stretch if that completed it, and keep it."""
         try:
-            while True:
-                at = cursor.out
-                if at == index * SPAN and cursor.decoded >= stop and not is_last:
-                    return cursor.span
-                span = self._step(cursor)
-                if span is not None and at == index * SPAN:
-                    return span
-                self._waiter.check()
+            stretch = cursor.advance(spans)
         except (CorruptData, Unsupported):
-            with self._changed:
+            with self._lock:
                 self._discard(cursor)
             raise
-
-    def _step(self, cursor: Cursor) -> bytearray | None:
-        """Decode what one piece gives; return the span if that completed it, and keep it."""
-        span = cursor.advance()
-        if span is None:
+        if stretch is None:
             return None
-        with self._changed:
+        with self._lock:
             # At once: who finds the cursor past a span must find the span too.
-            self._spans.put(Extent(self._id, cursor.out // SPAN, 1, span))
+            index, count = cursor.out // SPAN, -(-len(stretch) // SPAN)
+            self._spans.put(Extent(self._id, index, count, stretch))
             cursor.go_on()
             self.verified = self.verified or cursor.is_at_end
-            self._changed.notify_all()
+            self._wake(range(index, index + count))
         if cursor.out % self._spacing == 0 and not cursor.is_at_end:
             self._mark(cursor)
-        return span
+        return stretch
 
     def _mark(self, cursor: Cursor) -> None:
         """Leave a checkpoint where the cursor is, if there is none yet."""
-        with self._changed:
+        with self._lock:
             if any(mark.out == cursor.out for mark in self._checkpoints):
                 return
             mark = cursor.checkpoint()
@@ -232,7 +264,7 @@ class Inflater:
 
     def _note_use(self, index: int) -> None:
         """Follow how the member is read: one read in order is decoded ahead."""
-        with self._changed:
+        with self._lock:
             # The kernel sends the reads of one `cat` out of order, a few spans at most.
             if self._last_span < index <= self._last_span + DISORDER:
                 self._streak += 1
@@ -260,32 +292,35 @@ class Inflater:
 
     def _run_ahead(self) -> None:
         """Decode the spans before the reader, until far enough ahead or anything is wrong."""
-        reached = 0
         try:
-            while True:
-                with self._changed:
-                    # Never back: what a small cache lost again is the reader's to decode.
-                    reached = max(reached, self._last_span + 1)
-                    cursor = self._idle_near(reached) if reached < self._ahead_stop() else None
-                    if cursor is None:
-                        self._ahead_running = False
-                        return
-                    reached = max(reached, cursor.out // SPAN)
-                    if reached >= self._ahead_stop():
-                        self._ahead_running = False
-                        return
-                    cursor.busy = True
+            while (cursor := self._claim_ahead()) is not None:
                 try:
-                    self._drive(cursor, reached, min(SPAN, self.size - reached * SPAN))
+                    while (room := self._ahead_stop() - cursor.out // SPAN) > 0:
+                        while self._step(cursor, min(STRETCH, room)) is None:
+                            self._waiter.check()
+                        if cursor.is_at_end:
+                            break
                 finally:
                     self._release(cursor)
-                reached += 1
         except BaseException as exc:
-            with self._changed:
+            with self._lock:
                 self._ahead_running = False
             if not isinstance(exc, TaskFSError):
                 raise
             # Whoever reads there meets the same failure, and is told.
+
+    def _claim_ahead(self) -> Cursor | None:
+        """Return the cursor that decodes ahead, now busy; None, the run being over, if none need.
+
+        Never back: what a small cache lost again is the reader's to decode.
+        """
+        with self._lock:
+            cursor = self._idle_near(self._last_span + 1)
+            if cursor is None or cursor.out >= self._ahead_stop() * SPAN:
+                self._ahead_running = False
+                return None
+            cursor.busy = True
+            return cursor
 
     def _ahead_stop(self) -> int:
         """Return the span before which the run ahead ends."""

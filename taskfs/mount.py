@@ -34,8 +34,16 @@ SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 GRACE_S: Final = 2.0
 FUSE_CONF: Final = Path("/etc/fuse.conf")
 DEVICE: Final = Path("/dev/fuse")
-M_MMAP_THRESHOLD: Final = -3  # mallopt(3)
+# mallopt(3)
+M_TRIM_THRESHOLD: Final = -1
+M_MMAP_THRESHOLD: Final = -3
 M_ARENA_MAX: Final = -8
+MALLOC: Final = (
+    (M_ARENA_MAX, 2),
+    (M_MMAP_THRESHOLD, 1 << 20),
+    # What is decoded comes and goes: to fault its pages in each time costs as much as to copy it.
+    (M_TRIM_THRESHOLD, 4 << 20),
+)
 GC_THRESHOLD: Final = 50_000
 
 
@@ -219,7 +227,7 @@ def _tune_memory() -> None:
     gc.set_threshold(GC_THRESHOLD, 20, 20)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # musl has none, and needs none
-        for parameter, value in ((M_ARENA_MAX, 2), (M_MMAP_THRESHOLD, 256 << 10)):
+        for parameter, value in MALLOC:
             mallopt(parameter, value)
 
 

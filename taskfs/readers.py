@@ -57,10 +57,10 @@ class Check:
         self._is_out = False  # whether there are bytes outside that no checksum has confirmed
         self.damage: CorruptData | None = None
 
-    def add(self, offset: int, piece: Buffer) -> None:
+    def add(self, offset: int, piece: Buffer, crc: int) -> None:
         """Note that *piece* is to be handed out; CorruptData if it completes a wrong whole."""
         with self._lock:
-            self._is_out = not add_checked(self._coverage, self._member, offset, piece)
+            self._is_out = not add_checked(self._coverage, self._member, offset, piece, crc)
 
     def fail(self, damage: CorruptData, *, is_out: bool) -> bool:
         """Note that wrong bytes were met; return whether that is for good: some may be outside.
@@ -74,18 +74,18 @@ class Check:
             return self._is_out or is_out
 
 
-def add_checked(coverage: Coverage, member: Member, offset: int, piece: Buffer) -> bool:
-    """Add *piece* to what was seen of *member*; return whether that is all, and right.
+def add_checked(coverage: Coverage, member: Member, offset: int, piece: Buffer, crc: int) -> bool:
+    """Add *piece*, whose CRC-32 is *crc*, to what was seen of *member*: is that all, and right?
 
     What is all is forgotten, so that a second pass is checked too. CorruptData where it is wrong.
     """
-    coverage.add(offset, piece)
-    crc = coverage.crc
-    if crc is None:
+    coverage.add(offset, piece, crc)
+    whole = coverage.crc
+    if whole is None:
         return False
     coverage.clear()
-    if crc != member.crc32:
-        raise wrong_crc(member, crc)
+    if whole != member.crc32:
+        raise wrong_crc(member, whole)
     return True
 
 
@@ -167,10 +167,11 @@ class MemberReader(ABC):
         It is that of the bytes handed out here, which may have been fetched at different times.
         """
         piece = self._read(offset, size)
+        crc = crc32(piece)
         with self._lock:
             self._is_out = True  # also while it turns out that they are wrong
-            self._is_out = not add_checked(self._coverage, self.member, offset, piece)
-        self._check.add(offset, piece)
+            self._is_out = not add_checked(self._coverage, self.member, offset, piece, crc)
+        self._check.add(offset, piece, crc)
         return piece
 
     def _locate(self) -> int:

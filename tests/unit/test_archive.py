@@ -383,7 +383,7 @@ def test_a_second_pass_through_one_handle_is_checked_too(method: int) -> None:
         for offset in range(0, len(body), SPAN):
             assert reader.read_at(offset, SPAN) == body[offset : offset + SPAN]
         on.settle()
-        remote.on_range = Once(place_of(whole, "x") + 1000)
+        remote.on_range = Once(place_of(whole, "x") + BLOCK + 1000)
         with pytest.raises(CorruptData):
             for offset in range(0, len(body), SPAN):
                 reader.read_at(offset, SPAN)
