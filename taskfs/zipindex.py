@@ -163,6 +163,7 @@ def read_index(directory: bytes, end: EndRecord, root: str) -> ArchiveIndex:
             member.size > MAX_SIZE or member.compressed_size > MAX_SIZE
         ):
             left_out += 1
+            members.pop(path, None)  # an earlier one of its name is not the archive's last word
             if left_out <= 10:
                 log.warning("archive: a member is left out for its name or size: %.300r", path)
         elif folder is not None:

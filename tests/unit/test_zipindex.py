@@ -494,6 +494,13 @@ def test_the_last_of_two_equal_names_wins() -> None:
     assert at(index, "x").size == 3
 
 
+def test_an_earlier_namesake_does_not_stand_in_for_what_is_left_out() -> None:
+    """semantics, Names: the last of two equal names wins, also where it cannot be shown."""
+    liar = file("x", b"333", size=1 << 63, zip64=True)
+    index = index_of(build([file("x", b"1"), file("y", b"22"), liar]))
+    assert paths(index) == ["y"]
+
+
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 @pytest.mark.parametrize("directory", [folder("x"), file("x/y", b"1"), file("x/y/z", b"1")])
 def test_a_file_whose_name_is_also_a_directory_s_is_left_out(
