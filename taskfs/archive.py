@@ -38,6 +38,7 @@ from taskfs.zipindex import ArchiveIndex, Member, read_index
 ENTRY_GUESS: Final = 80
 MAX_TAIL: Final = 8 << 20
 MAX_CHECKS: Final = 1024  # members that may be read in parts; those unused longest go
+WALK_WINDOW: Final = 16 << 20
 DECODE_WINDOW: Final = 4 << 20  # bytes that all members together are decoded ahead
 
 
@@ -57,6 +58,7 @@ class Engine:
     windows: Windows
     room: CheckpointRoom
     idle: IdleInflaters = field(default_factory=IdleInflaters)
+    walk_windows: Windows = field(default_factory=lambda: Windows(WALK_WINDOW))
     decode_windows: Windows = field(default_factory=lambda: Windows(DECODE_WINDOW))
     disk: DiskCache | None = None
     namespace: str = ""  # whose objects these are: part of their names on disk
@@ -168,7 +170,7 @@ class Archive:
         self.blocks = blocks
         self.engine = engine
         self.number = next_owner()  # of its small members among the spans
-        self.walk = Walk(blocks, engine.windows)
+        self.walk = Walk(blocks, engine.walk_windows)
         self._directory_start = directory_start
         self._index_key = index_key
         self._lock = threading.Lock()
