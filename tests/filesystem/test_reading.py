@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import fsspec
+import h5py
+import numpy as np
 import pytest
 
 from taskfs.filesystem import TaskFileSystem
@@ -216,3 +218,18 @@ def test_behind_a_file_cache(by_environment: FakeCloud, tmp_path: Path) -> None:
     by_environment.put_object(f"{task}/output.zip", other.source)
     fs.fs.invalidate_cache()
     assert fs.cat_file(f"{task}/outputs/a.txt") == b"newer"
+
+
+@pytest.mark.parametrize("options", [{}, {"chunks": (4, 5000), "compression": "gzip"}])
+def test_h5py_reads_slices_of_an_open_file(
+    remote: TaskFileSystem, cloud: FakeCloud, options: dict[str, Any]
+) -> None:
+    """README, From Python, without a mount: `h5py.File(fs.open(…))["pressure"][100, :50]`."""
+    field = np.random.default_rng(5).normal(size=(120, 10_000))
+    whole = io.BytesIO()
+    with h5py.File(whole, "w") as made:
+        made.create_dataset("pressure", data=field, **options)
+    task = cloud.add_task(outputs={"run.h5": whole.getvalue()})
+    with remote.open(f"{task}/outputs/run.h5") as opened, h5py.File(opened, "r") as file:
+        assert np.array_equal(file["pressure"][100, :50], field[100, :50])
+        assert np.array_equal(file["pressure"][3:90:7, 9_000:], field[3:90:7, 9_000:])
