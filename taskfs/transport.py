@@ -16,11 +16,11 @@ from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
 
 from taskfs import __version__
 from taskfs.clock import age_clock
 from taskfs.errors import AccessDenied, BadAnswer, NotFound, TaskFSError, Unavailable
+from taskfs.heads import BoundedHeads
 from taskfs.pools import asked_s
 from taskfs.redaction import redact
 from taskfs.retries import Budget, Transient, http_date_s, retry_after_s, retrying
@@ -92,7 +92,7 @@ class Transport:
         self._used_s = age_clock()
         self._answered_s = float("-inf")  # when anything came from this side, by time.monotonic
         self._session = _Session()
-        self._adapter = HTTPAdapter(pool_connections=4, pool_maxsize=connections, max_retries=0)
+        self._adapter = BoundedHeads(pool_connections=4, pool_maxsize=connections, max_retries=0)
         self._session.mount("https://", self._adapter)
         self._session.mount("http://", self._adapter)
         # A ~/.netrc entry for the store's host would break a presigned request.

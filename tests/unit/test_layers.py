@@ -15,7 +15,7 @@ PACKAGE: Final = ROOT / "taskfs"
 # A module may import those of the rows above it; modules of one row do not know each other. A new
 # module is a new word in the highest row that it can have.
 ROWS: Final = (
-    ("errors", "redaction", "stats", "buffers", "clock", "pools", "notify"),
+    ("errors", "redaction", "stats", "buffers", "clock", "pools", "notify", "heads"),
     ("model", "options", "waiting", "igzip", "retries", "claims"),
     (
         "config",
@@ -64,8 +64,8 @@ ROWS: Final = (
 # Third-party code, and the only modules that may import it.
 THIRD_PARTY: Final = {
     "fuse": {"operations", "session"},
-    "requests": {"transport", "store"},
-    "urllib3": {"transport"},
+    "requests": {"transport", "store", "heads"},
+    "urllib3": {"transport", "heads"},
     "tenacity": {"retries"},
     "fsspec": {"filesystem"},
     "cachetools": {"records", "shelf", "texts", "tree", "archive"},

@@ -276,3 +276,34 @@ def test_retries_are_logged_and_counted(cloud: FakeCloud, caplog: pytest.LogCapt
     assert len(caplog.records) == 2
     assert "secret" not in caplog.text
     transport.close()
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\n"])
+def test_a_head_that_drips_is_broken_off(answer: bytes) -> None:
+    """README, Errors: no answer in time is ETIMEDOUT, also where a byte comes now and then."""
+    over = threading.Event()
+
+    def drip(peer: socket.socket) -> None:
+        with peer:
+            try:
+                peer.sendall(answer)
+                while not over.wait(0.1):
+                    peer.sendall(b"X")
+            except OSError:
+                pass  # it was broken off, and another try comes
+
+    def serve(listening: socket.socket) -> None:
+        while not over.is_set():
+            peer, _ = listening.accept()
+            threading.Thread(target=drip, args=(peer,), daemon=True).start()
+
+    transport = transport_of(1.5)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(20)
+        threading.Thread(target=serve, args=(listening,), daemon=True).start()
+        began = time.monotonic()
+        with pytest.raises(Unavailable):
+            get(transport, f"http://127.0.0.1:{listening.getsockname()[1]}/version")
+        assert time.monotonic() - began < 8
+        over.set()
+    transport.close()

@@ -1,0 +1,105 @@
+"""How long an answer's head may take: an HTTP adapter whose connections break off slow ones.
+
+A socket's timeout starts anew with every byte, so a head that drips would never end. One thread,
+asleep while nothing is asked, shuts the socket of an answer that is overdue: whoever reads it meets
+a broken connection, and tries again.
+"""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Final
+
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool, HTTPResponse, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+INTERVAL_S: Final = 0.25
+
+
+class _Overdue:
+    """Shuts sockets whose time is up. Safe for concurrent use."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._until_s: dict[socket.socket, float] = {}
+        self._is_running = False
+
+    @contextmanager
+    def watch(self, sock: socket.socket, seconds: float) -> Iterator[None]:
+        """Shut *sock* if the block takes longer than *seconds*; TimeoutError then."""
+        with self._changed:
+            self._until_s[sock] = time.monotonic() + seconds
+            if not self._is_running:
+                threading.Thread(target=self._run, name="taskfs-heads", daemon=True).start()
+                self._is_running = True
+            elif len(self._until_s) == 1:
+                self._changed.notify()
+        try:
+            yield
+        finally:
+            with self._changed:
+                is_overdue = self._until_s.pop(sock, None) is None
+        if is_overdue:  # the parser takes a head that ends anywhere for a whole one
+            raise TimeoutError("the answer's head takes too long")
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._until_s:
+                    self._changed.wait()
+                now_s = time.monotonic()
+                overdue = [sock for sock, until_s in self._until_s.items() if until_s < now_s]
+                for sock in overdue:
+                    del self._until_s[sock]
+                    with suppress(OSError):
+                        # Not a TLS socket's own, which would take its state from the reader.
+                        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+            time.sleep(INTERVAL_S)
+
+
+_overdue: Final = _Overdue()
+
+
+def _watched(connection: HTTPConnection) -> Any:
+    seconds = connection.timeout
+    assert connection.sock is not None
+    return _overdue.watch(connection.sock, seconds if isinstance(seconds, float) else 60.0)
+
+
+class _Connection(HTTPConnection):
+    def getresponse(self) -> HTTPResponse:  # type: ignore[override]
+        with _watched(self):
+            return super().getresponse()
+
+
+class _SecureConnection(HTTPSConnection):
+    def getresponse(self) -> HTTPResponse:  # type: ignore[override]
+        with _watched(self):
+            return super().getresponse()
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _SecurePool(HTTPSConnectionPool):
+    ConnectionCls = _SecureConnection
+
+
+_POOLS: Final = {"http": _Pool, "https": _SecurePool}
+
+
+class BoundedHeads(HTTPAdapter):
+    """An adapter whose read timeout bounds all of an answer's head, and not its next byte alone."""
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = _POOLS
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(*args, **kwargs)
+        manager.pool_classes_by_scheme = _POOLS
+        return manager
