@@ -5,6 +5,7 @@ asleep while nothing is asked, shuts the socket of an answer that is overdue: wh
 a broken connection, and tries again.
 """
 
+import os
 import socket
 import threading
 import time
@@ -60,7 +61,16 @@ class _Overdue:
             time.sleep(INTERVAL_S)
 
 
-_overdue: Final = _Overdue()
+_overdue = _Overdue()
+
+
+def _begin_anew() -> None:
+    """In a forked process the thread is missing, and the lock may be held for good."""
+    global _overdue
+    _overdue = _Overdue()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 def _watched(connection: HTTPConnection) -> Any:
