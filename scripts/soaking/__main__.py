@@ -229,4 +229,7 @@ def _listed(counts: Counter[str]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("soak: interrupted; nothing is said about what it saw")
