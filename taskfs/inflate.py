@@ -133,25 +133,24 @@ class Inflater:
     def _piece(self, index: int, start: int, stop: int) -> memoryview:
         """Return the bytes [start, stop) of one span."""
         while True:
-            span, cursor, sleeper = self._claim(index)
-            if span is not None:
-                self._note_use(index)
-                return span[start:stop]
-            if sleeper is not None:
-                sleeper.sleep()
+            found = self._claim(index)
+            if isinstance(found, _Sleeper):
+                found.sleep()
                 self._waiter.check()
-            if cursor is None:
                 continue
-            try:
-                span = self._drive(cursor, index, stop)
-            finally:
-                self._release(cursor)
-            if self._checkpoints:
-                self._room.note(self, len(self._checkpoints))
+            if isinstance(found, Cursor):
+                try:
+                    span = self._drive(found, index, stop)
+                finally:
+                    self._release(found)
+                if self._checkpoints:
+                    self._room.note(self, len(self._checkpoints))
+            else:
+                span = found
             self._note_use(index)
             return span[start:stop]
 
-    def _claim(self, index: int) -> tuple[memoryview | None, Cursor | None, _Sleeper | None]:
+    def _claim(self, index: int) -> memoryview | Cursor | _Sleeper:
         """Return the span if it is there, else the cursor that is nearest before it, now busy.
 
         If another thread drives that, it may be about to pass: return what to wait with.
@@ -159,14 +158,14 @@ class Inflater:
         with self._lock:
             extent = self._spans.find(self._id, index)
             if extent is not None:
-                return memoryview(extent.body)[(index - extent.first) * SPAN :], None, None
+                return memoryview(extent.body)[(index - extent.first) * SPAN :]
             cursor = self._nearest(index)
             if cursor.busy:
                 sleeper = _Sleeper(index)
                 self._sleepers.append(sleeper)
-                return None, None, sleeper
+                return sleeper
             cursor.busy = True
-            return None, cursor, None
+            return cursor
 
     def _wake(self, spans: range | None = None) -> None:
         """Wake who waits for one of *spans*, or everybody."""
