@@ -5,11 +5,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Final, TypeVar
-
-import tenacity
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from taskfs.errors import TaskFSError
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 T = TypeVar("T")
 
@@ -65,13 +66,27 @@ def retrying(
         the error inside the last `Transient` once the budget, or its own number of tries, is used
             up; whatever else *attempt* raises.
     """
+    first: Transient | None
+    try:
+        return attempt(budget)
+    except Transient as exc:
+        first = exc
+    import tenacity  # a tenth of what a command takes to start, and rarely needed
+
+    def next_attempt(budget: Budget) -> T:
+        nonlocal first
+        if first is not None:
+            failure, first = first, None
+            raise failure
+        return attempt(budget)
+
     jitter = tenacity.wait_random_exponential(multiplier=0.1, max=4.0)
     wrong_answers = 0  # other failures in between are no look at one
 
-    def wait(state: tenacity.RetryCallState) -> float:
+    def wait(state: "RetryCallState") -> float:
         return max(_failure(state).retry_after_s or 0.0, jitter(state))
 
-    def stop(state: tenacity.RetryCallState) -> bool:
+    def stop(state: "RetryCallState") -> bool:
         nonlocal wrong_answers
         tries = _failure(state).tries
         wrong_answers += tries is not None
@@ -86,12 +101,12 @@ def retrying(
         reraise=True,
     )
     try:
-        return tries(attempt, budget)
+        return tries(next_attempt, budget)
     except Transient as exc:
         raise exc.error from exc.__cause__
 
 
-def _failure(state: tenacity.RetryCallState) -> Transient:
+def _failure(state: "RetryCallState") -> Transient:
     assert state.outcome is not None
     failure = state.outcome.exception()
     assert isinstance(failure, Transient)
