@@ -76,7 +76,7 @@ os.register_at_fork(after_in_child=_begin_anew)
 def _watched(connection: HTTPConnection) -> Any:
     seconds = connection.timeout
     assert connection.sock is not None
-    return _overdue.watch(connection.sock, seconds if isinstance(seconds, float) else 60.0)
+    return _overdue.watch(connection.sock, seconds if isinstance(seconds, (int, float)) else 60.0)
 
 
 class _Connection(HTTPConnection):
