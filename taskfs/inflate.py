@@ -25,7 +25,7 @@ FIRST_SPACING: Final = 4 << 20
 MAX_CHECKPOINTS: Final = 128  # of one member; then every other one goes and the spacing doubles
 MAX_CURSORS: Final = 4
 AHEAD_SPANS: Final = 16
-STRETCH: Final = 4  # spans that are decoded at once where nobody waits for the first
+STRETCH: Final = 2  # spans that are decoded at once where nobody waits for the first
 DISORDER: Final = 8
 
 
