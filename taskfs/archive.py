@@ -38,7 +38,7 @@ from taskfs.zipindex import ArchiveIndex, Member, read_index
 ENTRY_GUESS: Final = 80
 MAX_TAIL: Final = 8 << 20
 MAX_CHECKS: Final = 1024  # members that may be read in parts; those unused longest go
-WALK_WINDOW: Final = 12 << 20
+WALK_WINDOW: Final = 12 << 20  # bytes that all walks together fetch ahead
 DECODE_WINDOW: Final = 4 << 20  # bytes that all members together are decoded ahead
 
 

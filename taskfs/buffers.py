@@ -22,14 +22,19 @@ def allocate(size: int) -> memoryview:
     return memoryview(room)
 
 
+def has_address(buffer: Buffer) -> bool:
+    """Whether Python tells where *buffer* is: of a read-only view it does not."""
+    return not (isinstance(buffer, memoryview) and buffer.readonly)
+
+
 def addressable(buffer: Buffer) -> Buffer:
-    """Return *buffer*, or a copy of it where it is a view whose address Python does not tell."""
-    return bytes(buffer) if isinstance(buffer, memoryview) and buffer.readonly else buffer
+    """Return *buffer*, or a copy of it where it has no address."""
+    return buffer if has_address(buffer) else bytes(buffer)
 
 
 def address_of(buffer: Buffer) -> int:
     """Return where the bytes of *buffer* are in memory, for as long as it lives; 0 for none."""
-    if isinstance(buffer, memoryview) and buffer.readonly:
+    if not has_address(buffer):
         raise ValueError("a read-only view has no address: see addressable")
     if isinstance(buffer, bytes):
         return ctypes.cast(ctypes.c_char_p(buffer), ctypes.c_void_p).value or 0

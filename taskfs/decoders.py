@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from taskfs import igzip
-from taskfs.buffers import Buffer, address_of
+from taskfs.buffers import Buffer, address_of, has_address
 from taskfs.errors import CorruptData, Unsupported
 
 try:
@@ -20,14 +20,11 @@ except ImportError:
     _zlib = importlib.import_module("zlib")
 
 
-_crc32 = igzip.find_crc32()
-
-
 def crc32(piece: Buffer, start: int = 0) -> int:
     """Return the CRC-32 of what gave *start*, followed by *piece* (APPNOTE 4.4.7)."""
     # zlib gives the interpreter's lock up, and to get it back may take longer than counting.
-    if _crc32 and len(piece) <= SHORT and not (isinstance(piece, memoryview) and piece.readonly):
-        return _crc32(start, address_of(piece), len(piece))
+    if len(piece) <= SHORT and has_address(piece) and (quick := igzip.find_crc32()):
+        return quick(start, address_of(piece), len(piece))
     return int(_zlib.crc32(piece, start))
 
 
