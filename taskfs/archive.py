@@ -16,7 +16,7 @@ from taskfs.diskcache import DiskCache, cache_key
 from taskfs.errors import CorruptData, Unsupported
 from taskfs.inflate import Inflater
 from taskfs.model import ObjectVersion, RemoteObject
-from taskfs.readahead import Stream, Walk, Windows
+from taskfs.readahead import Heads, Stream, Walk, Windows
 from taskfs.readers import (
     EXTRA_GUESS,
     LOCAL,
@@ -171,6 +171,7 @@ class Archive:
         self.engine = engine
         self.number = next_owner()  # of its small members among the spans
         self.walk = Walk(blocks, engine.walk_windows)
+        self.heads = Heads(blocks, lambda: (member.header_offset for member in index.members))
         self._directory_start = directory_start
         self._index_key = index_key
         self._lock = threading.Lock()

@@ -7,7 +7,9 @@ together are bounded, so memory is.
 
 import threading
 import time
+from bisect import bisect_left
 from collections import deque
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from taskfs.blocks import BLOCK, MAX_RUN, BlockReader
@@ -23,6 +25,10 @@ FIRST_RUN: Final = 4 * BLOCK  # shorter requests cost more than they bring
 IDLE_S: Final = 2.0
 RECENT: Final = 64
 WALK_GROWTH: Final = 4
+# What file(1) or a file manager reads of a member, as decoded by what the kernel asks for.
+HEAD: Final = 128 << 10
+PACKED_HEAD: Final = 8 << 10  # of it, with the local header, mostly enough
+HEADS_AHEAD: Final = 16
 
 
 class Windows:
@@ -162,3 +168,34 @@ class Walk:
             self._ahead = target
         if self._blocks.schedule(begin, target):
             self._windows.enter(self)
+
+
+class Heads:
+    """Members of one archive of which the beginnings alone are read in turn, as whoever tells the
+    types of files does.
+
+    Then those of the next ones are fetched too, several at once: else each costs a round trip.
+    Safe for concurrent use.
+    """
+
+    def __init__(self, blocks: BlockReader, find_starts: Callable[[], Iterable[int]]) -> None:
+        self._blocks = blocks
+        self._find_starts = find_starts
+        self._lock = threading.Lock()
+        self._starts: list[int] = []  # of all members, in the archive's order
+        self._progress = Progress(0)  # in members
+        self._ahead = 0
+
+    def passed(self, start: int) -> None:
+        """Note that the member stored from *start* on was closed, no more than its head read."""
+        with self._lock:
+            if not self._starts:
+                self._starts = sorted(self._find_starts())
+            place = bisect_left(self._starts, start)
+            gained = self._progress.note(place, place + 1, SLACK_READS)
+            reached = self._progress.reached
+            begin = max(self._ahead, reached) if gained else reached
+            self._ahead = max(begin, reached + min(gained, HEADS_AHEAD))
+            starts = self._starts[begin : self._ahead]
+        for start in starts:
+            self._blocks.schedule(start, start + PACKED_HEAD)

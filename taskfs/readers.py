@@ -11,7 +11,7 @@ from taskfs.coverage import Coverage
 from taskfs.decoders import STORED, crc32, decode_whole
 from taskfs.errors import CorruptData
 from taskfs.inflate import Inflater
-from taskfs.readahead import Stream
+from taskfs.readahead import HEAD, Stream
 from taskfs.zipindex import Member
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ class MemberReader(ABC):
         self._start: int | None = None
         self._coverage = Coverage(member.size)
         self._is_out = False  # whether this handle's own bytes wait for their checksum
+        self._reached = 0  # the end of what was read, as far as it goes
         self._check = self._find_check()
 
     def read_at(self, offset: int, size: int) -> Buffer:
@@ -138,13 +139,20 @@ class MemberReader(ABC):
                 self._start_again()
                 self._check.fail(again, is_out=self._is_out)
                 raise
+        self._reached = max(self._reached, offset + len(piece))
         if offset + len(piece) >= self.size:
             start = self.member.header_offset
             self.archive.walk.passed(start, start + self.member.compressed_size)
         return piece
 
-    def close(self) -> None:  # noqa: B027 - not every method holds something
+    def close(self) -> None:
         """Give up what only this handle holds."""
+        self._let_go()
+        if 0 < self._reached <= min(HEAD, self.size - 1):
+            self.archive.heads.passed(self.member.header_offset)
+
+    def _let_go(self) -> None:  # noqa: B027 - not every method holds something
+        """Give up what the next read would make anew."""
 
     def _find_check(self) -> Check:
         return self.archive.check_of(self.member)
@@ -219,14 +227,14 @@ class CompressedReader(MemberReader):
         super().__init__(archive, member)
         self._inflater: Inflater | None = None
 
-    def close(self) -> None:
+    def _let_go(self) -> None:
         with self._lock:
             inflater, self._inflater = self._inflater, None
         if inflater is not None:
             self.archive.give_back(self.member, inflater)
 
     def _start_again(self) -> None:
-        self.close()
+        self._let_go()
         super()._start_again()
 
     def _take(self) -> Inflater:
@@ -250,7 +258,7 @@ class StoredReader(MemberReader):
         super().__init__(archive, member)
         self._stream: Stream | None = None
 
-    def close(self) -> None:
+    def _let_go(self) -> None:
         with self._lock:
             stream, self._stream = self._stream, None
         if stream is not None:
@@ -258,7 +266,7 @@ class StoredReader(MemberReader):
 
     def _start_again(self) -> None:
         super()._start_again()
-        self.close()
+        self._let_go()
 
     def _open(self, start: int) -> Stream:
         with self._lock:

@@ -4,14 +4,14 @@ import itertools
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 
 from taskfs.archive import Archive
 from taskfs.blocks import BLOCK, MAX_RUN, BlockCache, BlockReader
 from taskfs.compose import BLOCK_MEMORY
-from taskfs.readahead import SLACK, TOTAL_WINDOW, Stream, Windows
+from taskfs.readahead import HEADS_AHEAD, SLACK, TOTAL_WINDOW, Stream, Windows
 from taskfs.stats import Stats
 from taskfs.waiting import Waiter
 from tests.zips import (
@@ -345,23 +345,68 @@ def test_small_members_read_by_eight_at_once_cost_few_requests() -> None:
         assert remote.fetched <= 1.1 * len(body)
 
 
-def heads(archive: Archive, count: int) -> None:
-    for number in range(count):
+def heads(archive: Archive, numbers: Iterable[int]) -> None:
+    for number in numbers:
         reader = archive.open_member(member(archive, f"f{number:05}"))
         assert len(reader.read_at(0, 4096)) == 4096
         reader.close()
 
 
 @pytest.mark.parametrize("method", [STORED, DEFLATED])
-def test_reading_only_heads_fetches_none_ahead(method: int) -> None:
+def test_reading_only_heads_fetches_little(method: int) -> None:
     """Issue 3, 5: 4 KB of each of 300 files of 2 MB fetches less than a sixth of them."""
     body = many(20, 2 << 20, method)
     with bench() as on:
         remote = FakeObject(body)
-        heads(on.open(remote), 20)
+        heads(on.open(remote), range(20))
         on.settle()
         assert remote.fetched < len(body) / 6
         assert len(remote.requests) <= 3 * 20
+
+
+@pytest.mark.parametrize("method", [STORED, DEFLATED])
+def test_heads_read_in_turn_are_fetched_several_at_once(method: int) -> None:
+    """README, Reading: a file manager that tells types waits for a few round trips, not for all."""
+    body = many(60, 1 << 20, method)
+    lock = threading.Lock()
+    under_way = most = 0
+
+    def slow(start: int, stop: int, answer: bytes) -> bytes:
+        nonlocal under_way, most
+        with lock:
+            under_way += 1
+            most = max(most, under_way)
+        time.sleep(0.02)
+        with lock:
+            under_way -= 1
+        return answer
+
+    with bench() as on:
+        heads(on.open(FakeObject(body, slow)), range(60))
+        on.settle()
+    assert most >= 8
+
+
+def test_heads_read_here_and_there_fetch_none_ahead() -> None:
+    """Issue 3, 3: a random reader fetches little more than it reads."""
+    numbers = list(range(0, 200, 20))
+    random.Random(3).shuffle(numbers)
+    with bench() as on:
+        remote = FakeObject(many(200, 200_000))
+        heads(on.open(remote), numbers)
+        on.settle()
+        assert remote.fetched <= 2 * BLOCK * len(numbers)
+
+
+def test_heads_fetched_ahead_are_few() -> None:
+    """Issue 3, 3: what is fetched in vain is bounded by what was wanted, and by 16 heads."""
+    with bench() as on:
+        remote = FakeObject(many(200, 200_000))
+        archive = on.open(remote)
+        for count in (3, 60):
+            heads(archive, range(count))
+            on.settle()
+            assert remote.fetched <= 2 * BLOCK * (count + min(count, HEADS_AHEAD))
 
 
 def whole_twice(on: Bench, remote: FakeObject, path: str) -> Callable[[], int]:
