@@ -6,9 +6,11 @@ import gc
 import logging
 import os
 import re
+import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -155,6 +157,7 @@ def _serve(
 
     def on_ready() -> None:
         live.set()
+        _watch_connection()
         log.info("mounted on %s", place)
         on_live()
 
@@ -269,6 +272,32 @@ def _watch_signals(place: Path, live: threading.Event, ended: threading.Event) -
         _leave()
 
     threading.Thread(target=watch, name="taskfs-signals", daemon=True).start()
+
+
+def _watch_connection() -> None:
+    """Have the process end soon after the kernel's side is gone, though requests hang.
+
+    libfuse would wait for all of them.
+    """
+
+    def watch() -> None:
+        poll = select.poll()
+        for descriptor in _open_devices():
+            poll.register(descriptor, 0)  # errors are told all the same
+        poll.poll()
+        time.sleep(2 * GRACE_S)
+        log.warning("the mount is gone: leaving without what still hangs")
+        _leave()
+
+    threading.Thread(target=watch, name="taskfs-connection", daemon=True).start()
+
+
+def _open_devices() -> Iterator[int]:
+    """Yield the descriptors of this process that are /dev/fuse."""
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the listing's own
+            if os.readlink(f"/proc/self/fd/{name}") == str(DEVICE):
+                yield int(name)
 
 
 def _close(core: Core, cloud: "EmbeddedCloud | None") -> None:

@@ -19,7 +19,15 @@ from typing import Any, Final
 
 from .archives import Archive
 from .cloud import Cloud, Counts
-from .machine import NotMounted, TooSlow, busy_seconds, cpu_seconds, end, peak_memory
+from .machine import (
+    NotMounted,
+    TooSlow,
+    busy_seconds,
+    cpu_seconds,
+    end,
+    peak_memory,
+    touch_memory,
+)
 from .peers import Peer, Place, peers_python
 from .works import Step, Work
 
@@ -185,6 +193,7 @@ def run(
     outcomes: list[Outcome] = []
     runs = cache / "runs"
     runs.mkdir(parents=True, exist_ok=True)
+    touch_memory()
     with tempfile.TemporaryDirectory(dir=runs, ignore_cleanup_errors=True) as folder:
         place = Place(Path(folder), archive.name, cloud, cache, conditions.limit_s)
         try:

@@ -221,3 +221,21 @@ def test_a_crowd_that_nobody_answers_is_told_in_time_and_served_later(
     cloud.faults.clear()
     with ThreadPoolExecutor(THREADS) as pool:
         assert set(pool.map(read, bodies)) == {0}
+
+
+def test_a_connection_that_is_aborted_ends_the_daemon_though_a_read_is_in_flight(
+    new_mount: Callable[..., Mount],
+) -> None:
+    """README, The end of a mount: no daemon outlives its mount by more than a few seconds, whatever
+    its requests wait for: libfuse itself would wait for all of them."""
+    mount = new_mount()
+    task = mount.cloud.add_task(outputs={"a": os.urandom(300_000)}, end_time=LONG_AGO)
+    assert (mount.path / task / "outputs/a").stat().st_size == 300_000
+    mount.cloud.faults.add("stall", side="store", times=None)
+    with subprocess.Popen(
+        ["cat", mount.path / task / "outputs/a"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as reader:
+        time.sleep(0.3)
+        subprocess.run(["umount", "-f", mount.path], stderr=subprocess.DEVNULL, check=False)
+        assert reader.wait(10) == 1
+    eventually(lambda: not processes_of(mount.path), 8)
