@@ -7,7 +7,7 @@ shorter. What is missing side by side is fetched in one range.
 import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from contextlib import nullcontext
 from typing import Final
@@ -217,9 +217,18 @@ class BlockReader:
         ready: dict[int, Extent] = {}
         awaited: _Awaited = {}
         missing: list[int] = []
-        indices: Iterable[int] = range(first, last + 1)
-        for look in (self._look_in_memory, self._look_on_disk):
-            indices = [index for index in indices if not look(index, ready, awaited, ahead)]
+        indices = [
+            index
+            for index in range(first, last + 1)
+            if not self._look_in_memory(index, ready, awaited, ahead)
+        ]
+        if indices and self._disk is not None:
+            there = set(self._disk.present(indices[0], indices[-1] + 1))
+            if not ahead:
+                there = {
+                    index for index in there.intersection(indices) if self._recall(index, ready)
+                }
+            indices = [index for index in indices if index not in there]
         if indices:
             with self._lock:
                 # Between the look and the lock another reader may have been here.
@@ -265,17 +274,8 @@ class BlockReader:
             ready[index] = extent
         return extent is not None
 
-    def _look_on_disk(
-        self,
-        index: int,
-        ready: dict[int, Extent],
-        awaited: _Awaited,
-        ahead: bool,
-    ) -> bool:
-        if self._disk is None:
-            return False
-        if ahead:
-            return self._disk.has(index)
+    def _recall(self, index: int, ready: dict[int, Extent]) -> bool:
+        """Have in memory what is on disk; return whether it is there and right."""
         block = self._stored(index)
         if block is None:
             return False
@@ -300,7 +300,13 @@ class BlockReader:
         """Fetch the blocks [first, stop) in one range; hand them out first, then keep them."""
         failure: BaseException | None = None
         try:
-            run = fetch_missing(self._stored, self._fetch_range, first, stop)
+            there = self._disk.present(first, stop) if self._disk is not None else []
+            run = fetch_missing(
+                lambda index: self._stored(index) if index in there else None,
+                self._fetch_range,
+                first,
+                stop,
+            )
             extent = self._extent(first, run)
             self._cache.put(extent)
         except BaseException as exc:

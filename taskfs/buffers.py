@@ -7,19 +7,47 @@ from typing import Final
 Buffer = bytes | bytearray | memoryview  # nobody changes them any more
 
 LARGE: Final = 256 << 10
-HUGE_PAGE: Final = 2 << 20
+ROOM: Final = 4 << 20  # the longest range of one request
+MAX_SPARE: Final = 2
+_spare: Final[list[mmap.mmap]] = []
 
 
 def allocate(size: int) -> memoryview:
-    """Return room for *size* bytes, to be filled once."""
+    """Return room for *size* bytes, to be filled once; what it held before is undefined."""
     if size < LARGE:
         return memoryview(bytearray(size))
+    if not ROOM // 4 * 3 < size <= ROOM:
+        return memoryview(_map(size))
+    try:
+        room = _spare.pop()
+    except IndexError:
+        room = _map(ROOM)
+        room.madvise(mmap.MADV_HUGEPAGE)
+    borrowed = _Borrowed.from_buffer(room)
+    borrowed.room = room
+    return memoryview(borrowed).cast("B")[:size]
+
+
+def give_spare_back() -> None:
+    """Return to the system what nobody has asked for again."""
+    _spare.clear()
+
+
+def _map(size: int) -> mmap.mmap:
     # Its pages are made as they are filled, which may be outside of the interpreter's lock, and go
     # back to the system with the last view: nothing of it stays in an allocator's arenas.
-    room = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if size >= HUGE_PAGE:
-        room.madvise(mmap.MADV_HUGEPAGE)
-    return memoryview(room)
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
+class _Borrowed(ctypes.c_char * ROOM):  # type: ignore[misc]
+    """Room that is used again once its last view is gone: the system would make its pages anew, and
+    to clear them costs more than what is put there."""
+
+    room: mmap.mmap
+
+    def __del__(self, spare: list[mmap.mmap] = _spare) -> None:
+        if len(spare) < MAX_SPARE:
+            spare.append(self.room)
 
 
 def has_address(buffer: Buffer) -> bool:

@@ -29,8 +29,8 @@ KEY_DIGITS: Final = 10
 class StoredBlocks(Protocol):
     """The blocks of one object version that outlive the process."""
 
-    def has(self, index: int) -> bool:
-        """Whether the block seems to be there."""
+    def present(self, first: int, stop: int) -> list[int]:
+        """Return which of the blocks [first, stop) seem to be there, in order."""
         ...
 
     def get(self, index: int) -> bytes | None:

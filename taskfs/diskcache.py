@@ -299,9 +299,17 @@ class DiskBlocks:
             return None
         return (segment, length, crc) if length else None
 
-    def has(self, index: int) -> bool:
-        """Whether the block seems to be there; its bytes are not looked at."""
-        return self._find(index) is not None
+    def present(self, first: int, stop: int) -> list[int]:
+        """Return which of the blocks [first, stop) seem to be there; no bytes are looked at."""
+        found: list[int] = []
+        for number in range(first // SEGMENT_BLOCKS, -(-stop // SEGMENT_BLOCKS)):
+            base = number * SEGMENT_BLOCKS
+            with contextlib.suppress(OSError):
+                segment = self._cache.segment(self._path(number), create=False)
+                if segment is not None:
+                    begin, end = max(first - base, 0), min(stop - base, SEGMENT_BLOCKS)
+                    found += [base + place for place in segment.present(begin, end)]
+        return found
 
     def get(self, index: int) -> bytes | None:
         """Return the block, None if it is not there or its checksum does not match."""
@@ -333,7 +341,7 @@ class DiskBlocks:
     def claim(self, first: int, last: int) -> contextlib.AbstractContextManager[None]:
         """Have other processes wait that want the blocks [first, last]; wait for those before."""
         return self._cache.claim(
-            self._key, first, last, lambda: all(map(self.has, range(first, last + 1)))
+            self._key, first, last, lambda: len(self.present(first, last + 1)) > last - first
         )
 
     def drop(self, first: int, last: int) -> None:

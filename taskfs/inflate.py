@@ -39,8 +39,9 @@ class _Sleeper:
         self._lock = threading.Lock()
         self._lock.acquire()
 
-    def sleep(self) -> None:
-        self._lock.acquire(timeout=POLL_S)
+    def sleep(self) -> bool:
+        """Return whether it was woken, else some time has passed."""
+        return self._lock.acquire(timeout=POLL_S)
 
     def wake(self) -> None:
         self._lock.release()
@@ -135,8 +136,8 @@ class Inflater:
         while True:
             found = self._claim(index)
             if isinstance(found, _Sleeper):
-                found.sleep()
-                self._waiter.check()
+                if not found.sleep():
+                    self._waiter.check()
                 continue
             if isinstance(found, Cursor):
                 try:

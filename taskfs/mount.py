@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from taskfs import daemon, logs, mountpoint
+from taskfs.buffers import give_spare_back
 from taskfs.compose import Core, open_core
 from taskfs.config import Config, Secret
 from taskfs.errors import BadAnswer, MountError, TaskFSError, Unavailable
@@ -241,8 +242,10 @@ def _tune_memory() -> None:
 def _give_memory_back(ended: threading.Event) -> None:
     """Give back what is free between the blocks that stay: in weeks of mixed reading it adds up."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    while trim is not None and not ended.wait(TRIM_S):
-        trim(0)
+    while not ended.wait(TRIM_S):
+        give_spare_back()
+        if trim is not None:
+            trim(0)
 
 
 def _start_demo() -> "EmbeddedCloud":

@@ -49,12 +49,25 @@ class Segment:
 
     def entry(self, place: int) -> tuple[int, int]:
         """Return a block's length (0: absent) and checksum; another mount may have written it."""
-        length, crc = ENTRY.unpack_from(self.table, place * ENTRY.size)
+        length, crc = self._known(place)
         if length:
             return length, crc
         # Not from the table: another thread that looked before may write there what it saw.
         entry = self.read_table(place, 1)
         length, crc = ENTRY.unpack(entry) if len(entry) == ENTRY.size else (0, 0)
+        return length, crc
+
+    def present(self, first: int, stop: int) -> list[int]:
+        """Return which of the blocks [first, stop) are not absent."""
+        known = [place for place in range(first, stop) if self._known(place)[0]]
+        if len(known) == stop - first:
+            return known
+        entries = self.read_table(first, stop - first)
+        entries = entries[: len(entries) - len(entries) % ENTRY.size]
+        return [first + n for n, (length, _) in enumerate(ENTRY.iter_unpack(entries)) if length]
+
+    def _known(self, place: int) -> tuple[int, int]:
+        length, crc = ENTRY.unpack_from(self.table, place * ENTRY.size)
         return length, crc
 
     def checksum(self, place: int, block: bytes | memoryview) -> int:

@@ -69,9 +69,13 @@ def _stat_packer() -> Callable[[tuple[int, ...]], bytes]:
 _pack_stat: Final = _stat_packer()
 
 
+# It only looks at its thread's own memory: to give the interpreter's lock up would take longer.
+_fuse_interrupted: Final = ctypes.PyDLL(fuse._libfuse._name).fuse_interrupted
+
+
 def fuse_interrupted() -> bool:
     """Whether the request that the calling thread serves was interrupted; False elsewhere."""
-    return bool(fuse._libfuse.fuse_interrupted())
+    return bool(_fuse_interrupted())
 
 
 class Session(fuse.FUSE):  # type: ignore[misc]  # fusepy is untyped

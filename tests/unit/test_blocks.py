@@ -334,8 +334,8 @@ class SlowDisk:
         self.kept: dict[int, bytes] = {}
         self.go = threading.Event()
 
-    def has(self, index: int) -> bool:
-        return index in self.kept
+    def present(self, first: int, stop: int) -> list[int]:
+        return [index for index in range(first, stop) if index in self.kept]
 
     def get(self, index: int) -> bytes | None:
         return self.kept.get(index)

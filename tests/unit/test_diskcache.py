@@ -132,7 +132,7 @@ def test_what_was_put_is_got_across_segments_and_processes(place: Path) -> None:
         for index in range(stop + 2):
             wanted = block_of("a", index)[: tail if index == stop - 1 else BLOCK]
             is_there = 5 <= index < stop
-            assert seen.has(index) is is_there
+            assert seen.present(index, index + 1) == ([index] if is_there else [])
             assert seen.get(index) == (wanted if is_there else None)
     assert sorted(path.name for path in files_of(place / FORMAT / "blocks")) == [
         f"{KEY}-{number}" for number in range(3)
@@ -388,7 +388,7 @@ def test_files_cut_at_any_length(place: Path, when: str) -> None:
     for length in (SEGMENT + TABLE + 99, SEGMENT + 20, SEGMENT + 4, SEGMENT, BLOCK + 7, 1, 0):
         if when == "while open":
             blocks = cache.blocks_of(KEY)
-            assert all(map(blocks.has, range(4))) or length < SEGMENT
+            assert blocks.present(0, 4) == [0, 1, 2, 3] or length < SEGMENT
             os.truncate(segment_path(place), length)
         else:
             os.truncate(segment_path(place), length)
@@ -439,7 +439,7 @@ def use_everything(cache: DiskCache) -> None:
         assert blocks.get(0) in (None, run[:BLOCK])
         blocks.put(0, run)
         assert blocks.get(2) in (None, run[2 * BLOCK :])
-        assert blocks.has(1) in (False, True)
+        assert blocks.present(1, 2) in ([], [1])
         cache.put_index(KEY, HEAD, BODY)
         assert cache.get_index(KEY) in (None, (HEAD, BODY))
         blocks.drop(0, 1)
@@ -901,8 +901,8 @@ def _full(place: str, what: str) -> None:
     blocks = cache.blocks_of(cache_key("cut"))
     blocks.put(SEGMENT_BLOCKS - 1, block_of("cut", SEGMENT_BLOCKS - 1))  # the table has its place
     blocks.put(0, run_of("cut", 0, SEGMENT_BLOCKS - 1))
-    seemed = [blocks.has(index) for index in range(SEGMENT_BLOCKS)]
-    assert seemed == [blocks.get(index) is not None for index in range(SEGMENT_BLOCKS)]
+    seemed = blocks.present(0, SEGMENT_BLOCKS)
+    assert seemed == [n for n in range(SEGMENT_BLOCKS) if blocks.get(n) is not None]
     for kept in (cache, DiskCache(directory, PLENTY)):
         reading = Reading(body, kept.blocks_of(KEY))
         check_random_reads(reading, 15)
