@@ -33,6 +33,7 @@ KEY_HEADER: Final = "X-API-Key"
 CHUNK: Final = 256 << 10
 TRANSIENT_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 MAX_REDIRECTS: Final = 5
+MAX_ORIGINS: Final = 64
 # Connections that nobody used for so long may have died unseen, as they do while a laptop sleeps.
 MAX_IDLE_S: Final = 60.0
 # What a request has at least that stood in a queue until its time was up.
@@ -62,8 +63,26 @@ class Filling:
 class _Session(requests.Session):
     """A session that leaves redirects alone: told not to follow one, it still unpacks its body."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._settings: dict[tuple[str, str | None, int | None], Any] = {}
+
     def get_redirect_target(self, resp: requests.Response) -> None:
         return None
+
+    def merge_environment_settings(
+        self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any
+    ) -> Any:
+        """Return what the environment says of proxies and certificates, looked up once per origin:
+        it takes a quarter of a small request's time, and nobody changes it."""
+        origin = _origin(url)
+        known = self._settings.get(origin)
+        if known is None:
+            if len(self._settings) >= MAX_ORIGINS:
+                self._settings.clear()
+            known = super().merge_environment_settings(url, proxies, stream, verify, cert)
+            self._settings[origin] = known
+        return known
 
 
 def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:

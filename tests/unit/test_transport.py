@@ -211,43 +211,60 @@ def test_the_key_stays_with_its_origin(cloud: FakeCloud) -> None:
     transport.close()
 
 
-def test_what_a_server_is_asked_for(cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A compressed body has other offsets, a ~/.netrc breaks a presigned request, a proxy's
-    cookie is nobody's business."""
-    seen: list[dict[str, str]] = []
+class Spy(threading.Thread):
+    """A server that answers two requests with `ok`, and keeps their heads."""
 
-    class Spy(threading.Thread):
-        def __init__(self) -> None:
-            super().__init__(daemon=True)
-            self.server = socket.create_server(("127.0.0.1", 0))
-            self.port = self.server.getsockname()[1]
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.heads: list[list[str]] = []
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._server.getsockname()[1]}"
+        self.start()
 
-        def run(self) -> None:
+    def run(self) -> None:
+        with self._server:
             for _ in range(2):
-                connection, _address = self.server.accept()
+                connection, _address = self._server.accept()
                 with connection:
-                    head = connection.recv(65536).decode().split("\r\n\r\n")[0].split("\r\n")[1:]
-                    seen.append(
-                        {k.lower(): v for k, _, v in (line.partition(": ") for line in head)}
-                    )
+                    head = connection.recv(65536).decode().split("\r\n\r\n")[0]
+                    self.heads.append(head.split("\r\n"))
                     connection.sendall(
                         b"HTTP/1.1 200 OK\r\nSet-Cookie: a=b\r\nContent-Length: 2\r\n"
                         b"Date: Wed, 11 Jun 2025 08:00:00 GMT\r\nConnection: close\r\n\r\nok"
                     )
 
+
+def test_what_a_server_is_asked_for() -> None:
+    """A compressed body has other offsets, a ~/.netrc breaks a presigned request, a proxy's
+    cookie is nobody's business."""
     spy = Spy()
-    spy.start()
     transport = transport_of(5)
     for _ in range(2):
-        assert get(transport, f"http://127.0.0.1:{spy.port}/") == b"ok"
+        assert get(transport, f"{spy.url}/") == b"ok"
     spy.join(10)
-    spy.server.close()
-    for headers in seen:
+    for head in spy.heads:
+        headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in head[1:])}
         assert headers["accept-encoding"] == "identity"
         assert headers["user-agent"].startswith("taskfs/")
         assert not {"cookie", "authorization", "x-api-key"} & set(headers)
     offset = transport.clock_offset_s
     assert offset is not None and offset < -1e6  # the spy's clock is far behind
+    transport.close()
+
+
+def test_proxies_are_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HTTP_PROXY and NO_PROXY count as everywhere, at the second request too."""
+    proxy, direct = Spy(), Spy()
+    monkeypatch.setenv("http_proxy", proxy.url)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    transport = transport_of(5)
+    for path in ("a", "b"):
+        assert get(transport, f"http://store.invalid/{path}") == b"ok"
+        assert get(transport, f"{direct.url}/{path}") == b"ok"
+    for spy, before in ((proxy, "http://store.invalid"), (direct, "")):
+        spy.join(10)
+        asked = [head[0].split()[1] for head in spy.heads]
+        assert asked == [f"{before}/a", f"{before}/b"]
     transport.close()
 
 
