@@ -1,8 +1,6 @@
 """`python -m taskfs` is the command `taskfs`."""
 
-import sys
-
-from taskfs.cli import main
+from taskfs.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -77,6 +77,14 @@ def taskfs(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
+def run() -> None:
+    """The command `taskfs`: `main`, whose status ends the process.
+
+    At once: to take the interpreter apart takes a fifth of the time that a mount does.
+    """
+    _leave_at_once(main())
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; each failure is one line on standard error."""
     if COMPLETING in os.environ:
