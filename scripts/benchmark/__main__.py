@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from platformdirs import user_cache_dir
+
+from scripts import interrupts
 
 from . import floor
 from .archives import TOP, Archive, open_archive
@@ -30,28 +31,26 @@ CACHE: Final = Path(user_cache_dir("taskfs-bench", appauthor=False))
 
 
 def main() -> int:
-    """Run what was asked for and print it; 1 if a target is missed."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+    """Run what was asked for and print it; 1 if a target is missed, 130 if interrupted."""
     asked = _parse()
     works = [work for work in WORKS if not asked.work or work.name in asked.work]
     peers, missing = _peers(asked)
     results = Results()
     if asked.compare:
         _recall(asked.compare, asked, [work.name for work in works], results)
+    is_whole = True
     try:
         _measure(works, peers, asked, results)
     except KeyboardInterrupt:
+        is_whole = False
         print("interrupted: what follows is not all", file=sys.stderr)
     lines = list(judge(results))
     print(_render(results, missing, lines, asked))
     if asked.json:
         asked.json.write_text(_as_json(results, missing, asked.scale))
+    if not is_whole:
+        return interrupts.INTERRUPTED
     return int(any(line.startswith("MISS") for line in lines))
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _parse() -> argparse.Namespace:
@@ -217,4 +216,4 @@ def _as_json(results: Results, missing: dict[str, str], scale: float) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    interrupts.run("bench", main)

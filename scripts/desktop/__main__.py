@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import signal
-import sys
+import subprocess
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from scripts import interrupts
 from taskfs.mountpoint import umount
 from tests.fake_api import FakeCloud
 from tests.mounts import Mount
@@ -29,25 +29,21 @@ HEAD_BOUND: Final = 2 * BLOCK
 def main() -> int:
     """Drive the managers; 1 if one failed, fetched too much, or copied anything wrong."""
     asked = _parse()
-    signal.signal(signal.SIGTERM, _interrupt)
     if asked.screenshots:
         asked.screenshots.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="taskfs-desktop-") as folder, FakeCloud() as cloud:
+    with (
+        # What a manager's services write last may come after their end.
+        tempfile.TemporaryDirectory("", "taskfs-desktop-", ignore_cleanup_errors=True) as folder,
+        FakeCloud() as cloud,
+        Screen(Path(folder) / "screen.log") as screen,
+    ):
         check = _Check(World(cloud), Path(folder), asked.screenshots)
-        screen = Screen(Path(folder) / "screen.log")
-        try:
-            for name in asked.managers or MANAGERS:
-                for knows_types in (False, True):
-                    check.run(name, screen, knows_types)
-        finally:
-            screen.close()
+        for name in asked.managers or MANAGERS:
+            for knows_types in (False, True):
+                check.run(name, screen, knows_types)
     for line in check.wrong:
         print(f"wrong: {line}")
     return 1 if check.wrong else 0
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _parse() -> argparse.Namespace:
@@ -81,13 +77,13 @@ class _Check:
             (home / part).mkdir(mode=0o700, parents=True)
         mount = Mount(self.world.cloud, home / "tasks", home, {"cache_dir": str(home / "blocks")})
         print(f"\n{name}\n{'':40}{'store':>8}{'bytes':>13}{'API':>5}{'bytes':>9}", flush=True)
-        mount.start()
         manager = MANAGERS[program](mount.path, home, home / "copies", screen)
         try:
+            mount.start()
             if knows_types:
                 manager.learn_types()
             self._judge(name, self._steps(name, manager), knows_types)
-        except (OSError, RuntimeError) as exc:
+        except (OSError, RuntimeError, subprocess.SubprocessError) as exc:
             self.wrong.append(f"{name}: {exc}")
             self._shoot(manager, f"{name} failed")
         finally:
@@ -153,4 +149,4 @@ def _print(step: Step, cost: Cost) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    interrupts.run("desktop-check", main)

@@ -13,30 +13,49 @@ _SIZE: Final = "1000x620x24"
 
 
 class Screen:
-    """One X server and openbox, until `close`. Not for concurrent use."""
+    """One X server and openbox, from `with` to its end. Not for concurrent use."""
 
     def __init__(self, log: Path) -> None:
         self._log = log.open("ab")
+        self._environment = dict(os.environ)
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self.display = ""
+
+    def __enter__(self) -> Screen:
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _open(self) -> None:
         read_end, write_end = os.pipe()
-        command = ["Xvfb", "-displayfd", str(write_end), "-screen", "0", _SIZE, "-nolisten", "tcp"]
-        self._processes = [self._start(command, dict(os.environ), (write_end,))]
+        self._start(
+            "Xvfb",
+            *("-displayfd", str(write_end), "-screen", "0", _SIZE, "-nolisten", "tcp"),
+            keep=(write_end,),
+        )
         os.close(write_end)
         with os.fdopen(read_end) as told:
             self.display = f":{told.readline().strip()}"
-        self._environment = os.environ | {"DISPLAY": self.display}
-        self._processes.append(self._start(["openbox"], self._environment))
+        self._environment["DISPLAY"] = self.display
+        self._start("openbox")
 
-    def _start(
-        self, command: list[str], environment: dict[str, str], keep: tuple[int, ...] = ()
-    ) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            command,
-            env=environment,
-            pass_fds=keep,
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=self._log,
-            start_new_session=True,
+    def _start(self, *command: str, keep: tuple[int, ...] = ()) -> None:
+        self._processes.append(
+            subprocess.Popen(
+                command,
+                env=self._environment,
+                pass_fds=keep,
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                start_new_session=True,
+            )
         )
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from typing import Final
 
 from platformdirs import user_cache_dir
 
+from scripts import interrupts
 from scripts.environments import make_environment, python_of
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -74,4 +75,4 @@ def _parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    interrupts.run("fuzz", main)

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import errno
 import random
-import signal
 import sys
 import tempfile
 import threading
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from scripts import interrupts
 from taskfs.mountpoint import umount
 from tests.fake_api import FakeCloud
 from tests.mounts import Mount
@@ -27,6 +27,7 @@ from .world import World
 
 READERS: Final = 8
 REST_S: Final = 2.0
+LEAVE_S: Final = 1.0
 HUNG_S: Final = 90.0  # an operation may try for `--timeout`, and some of them one after another
 OPTIONS: Final = {"timeout": "10s", "cache_size": "16M", "attr_timeout": "200ms"}
 # The bound that the README states for caches and buffers, an interpreter and what it imports.
@@ -39,21 +40,25 @@ MORE_DESCRIPTORS: Final = 72  # the cache keeps up to 64 files open
 def main() -> int:
     """Soak for as long as asked; 1 if a byte was wrong, something hung, or anything leaked."""
     asked = _parse()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
     seed = asked.seed if asked.seed is not None else random.randrange(1 << 30)
     print(f"soak: {asked.minutes:g} minutes, seed {seed}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="taskfs-soak-") as folder, FakeCloud() as cloud:
+    with (
+        # A reader that was not waited for may still write there.
+        tempfile.TemporaryDirectory("", "taskfs-soak-", ignore_cleanup_errors=True) as folder,
+        FakeCloud() as cloud,
+    ):
         home = Path(folder)
         (home / "mnt").mkdir()
         (home / "scratch").mkdir()
         options = OPTIONS | {"cache_dir": str(home / "cache"), "log_level": "warning"}
         world = World(cloud, random.Random(seed))  # before the mount makes its first listing
-        mount = Mount(cloud, home / "mnt", home, options).start()
+        mount = Mount(cloud, home / "mnt", home, options)
+        soak = _Soak(mount, cloud, world, home, seed, asked.minutes * 60)
         try:
-            soak = _Soak(mount, cloud, world, home, seed, asked.minutes * 60)
+            mount.start()
             soak.run()
         finally:
+            soak.stop(LEAVE_S)
             with contextlib.suppress(Exception):
                 umount(mount.path, lazy=True)
         try:
@@ -61,10 +66,6 @@ def main() -> int:
         except AssertionError as exc:
             soak.wrong.append(f"in the log: {str(exc)[:2000]}")
         return soak.report()
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _parse() -> argparse.Namespace:
@@ -93,17 +94,20 @@ class _Soak:
     wrong: list[str] = field(default_factory=list)
     usages: dict[str, Usage] = field(default_factory=dict)
 
-    def run(self) -> None:
+    def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._going = threading.Event()
         self._under_way: dict[int, tuple[str, float]] = {}
+        self._readers: list[threading.Thread] = []
+        self.trouble = Trouble(self.world, self.home / "cache", random.Random(self.seed + 1), 0.15)
+
+    def run(self) -> None:
         stage = Stage(self.mount.path, self.world, self.home / "scratch")
         pid = self.mount.pid
         self.usages["start"] = usage_of(pid)
         self.watch = Watch(pid)
-        self.trouble = Trouble(self.world, self.home / "cache", random.Random(self.seed + 1), 0.15)
-        readers = [
+        self._readers = [
             threading.Thread(
                 target=self._read, args=(stage, self.seed + 2 + number), name="reader", daemon=True
             )
@@ -112,19 +116,26 @@ class _Soak:
         self._going.set()
         self.watch.start()
         self.trouble.start()
-        for reader in readers:
+        for reader in self._readers:
             reader.start()
         self._wait(self.seconds * 0.4)
         self.usages["middle"] = self._rest(pid)
         self._wait(self.seconds * 0.6)
         self.trouble.stop()
         self.usages["end"] = self._rest(pid)
-        self._ended.set()
-        self._going.set()
-        for reader in readers:
-            reader.join(HUNG_S)
+        self.stop(HUNG_S)
         self.watch.stop()
         self._after()
+
+    def stop(self, patience_s: float) -> None:
+        """End the trouble and the readers, waiting for them no longer than *patience_s*."""
+        self._ended.set()
+        self._going.set()
+        self.trouble.stop()
+        until = time.monotonic() + patience_s
+        for reader in self._readers:
+            if reader.is_alive():
+                reader.join(max(0, until - time.monotonic()))
 
     def _wait(self, seconds: float) -> None:
         """Let it go on for so long, unless something hangs."""
@@ -229,7 +240,4 @@ def _listed(counts: Counter[str]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit("soak: interrupted; nothing is said about what it saw")
+    interrupts.run("soak", main)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import statistics
 import threading
@@ -31,6 +32,8 @@ def usage_of(pid: int) -> Usage:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         name, _, value = line.partition(":")
         fields[name] = value.split()
+    if "VmRSS" not in fields:
+        raise ProcessLookupError(errno.ESRCH, f"{pid} is ending")
     descriptors = len(os.listdir(f"/proc/{pid}/fd"))
     return Usage(int(fields["VmRSS"][0]) << 10, int(fields["Threads"][0]), descriptors)
 

@@ -61,10 +61,12 @@ class Trouble:
     def stop(self) -> None:
         """Make no more, and take back what is still to come."""
         self._ended.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
         self._world.cloud.faults.clear()
         for fault in self._faults:
             self.counts[f"wire: {fault.kind}"] += fault.hits
+        self._faults.clear()
 
     def _run(self) -> None:
         rng = self._rng
