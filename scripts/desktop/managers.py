@@ -203,6 +203,55 @@ class PCManFM(Graphical):
     program = "pcmanfm"
 
 
+class Nautilus(Graphical):
+    """Goes from folder to folder: what it completes in a path comes late, behind what was typed."""
+
+    program = "nautilus"
+    _place = Path("/")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return super().environment | {"GSK_RENDERER": "cairo"}
+
+    def _open(self) -> None:
+        # Drawn without a graphics card, a spinner that turns leaves no time to what it waits for.
+        settings = self.home / "config/gtk-4.0/settings.ini"
+        settings.parent.mkdir(parents=True)
+        settings.write_text("[Settings]\ngtk-enable-animations=false\n")
+        super()._open()
+        self._place = self.mount
+
+    def _go(self, folder: Path) -> None:
+        while not folder.is_relative_to(self._place):
+            self._arrive("alt+Up", self._place.parent)
+        for name in folder.relative_to(self._place).parts:
+            self._choose(name)
+            self._arrive("Return", self._place / name)
+
+    def _arrive(self, key: str, folder: Path) -> None:
+        self.screen.press(key)
+        self._place = folder
+        self._wait_for_place()
+        self.screen.pause()
+
+    def _choose(self, name: str) -> None:
+        self.screen.press("ctrl+s")
+        self.screen.wait_for_window("Select Items Matching")
+        self.screen.write(name)
+        self.screen.press("Return")
+        self._wait_for_place()
+
+    def _wait_for_place(self) -> None:
+        title = "Home" if self._place == self.home else self._place.name
+        self.screen.wait_for_window(title)
+
+    def _open_text(self) -> None:
+        self._go(self.outputs)
+        self._choose(_TEXT)
+        self.screen.press("Return")
+        wait_for("the text", self._text_is_open)
+
+
 class MidnightCommander(Manager):
     """mc in tmux."""
 
@@ -301,4 +350,5 @@ MANAGERS: Final[dict[str, type[Manager]]] = {
     "mc": MidnightCommander,
     "Thunar": Thunar,
     "PCManFM": PCManFM,
+    "Nautilus": Nautilus,
 }
