@@ -122,6 +122,7 @@ def _measure(
         path = archives["big"].path
         await_quiet(asked.patience, QUIET)
         results.inflate_s = floor.measure(peers_python(CACHE), path, TOP + LARGE)
+        results.bare_s = floor.measure_mounted(path, TOP + LARGE)
     if "mixed" in archives:
         results.mixed_bytes = sum(member.compressed for member in archives["mixed"].members)
     cloud = Cloud(archives.values())
@@ -204,6 +205,7 @@ def _as_json(results: Results, missing: dict[str, str], scale: float) -> str:
             "machine": describe(),
             "scale": scale,
             "inflate_s": results.inflate_s,
+            "bare_s": results.bare_s,
             "missing": missing,
             "outcomes": [asdict(outcome) for outcome in results.outcomes.values()],
             "floors": [

@@ -22,6 +22,7 @@ class Results:
     outcomes: dict[tuple[str, str, int, str], Outcome] = field(default_factory=dict)
     floors: dict[tuple[str, str], Floor] = field(default_factory=dict)
     inflate_s: float | None = None
+    bare_s: float | None = None
     inflating: set[tuple[str, str]] = field(default_factory=set)
     mixed_bytes: int = 0  # what the files of `mixed` are, compressed
 
@@ -91,6 +92,8 @@ def _floor(results: Results, work: str, step: str) -> str:
     text = f"{floor.requests} req, {_size(floor.sent)}"
     if (work, step) in results.inflating and results.inflate_s is not None:
         text = f"{_seconds(results.inflate_s)}, {text}"
+        if results.bare_s is not None:
+            text = f"{text}; {_seconds(results.bare_s)} through a bare fusepy mount"
     return text
 
 
