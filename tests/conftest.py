@@ -7,6 +7,7 @@ tasks. `new_fs` gives both with options of the test's own and a cloud that no ot
 
 import contextlib
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,9 @@ from tests.surfaces import InProcess, Mounted, Surface
 QUICK = {"attr_timeout": "100ms", "status_cache_time": "200ms", "dir_cache_time": "300ms"}
 SHARED = {**QUICK, "timeout": "6s"}
 ON_BOTH = ["tree", pytest.param("mount", marks=pytest.mark.mount)]
+
+# A shell's background jobs ignore Ctrl+C, and so would all that the tests start in one.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
