@@ -8,6 +8,7 @@ tasks. `new_fs` gives both with options of the test's own and a cloud that no ot
 import contextlib
 import os
 import signal
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,6 +30,9 @@ ON_BOTH = ["tree", pytest.param("mount", marks=pytest.mark.mount)]
 
 # A shell's background jobs ignore Ctrl+C, and so would all that the tests start in one.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# The clouds are threads of this process. A child that enters a mount asks one of them before it
+# runs its program, and until then vfork(2) would hold this process up.
+subprocess._USE_VFORK = False  # type: ignore[attr-defined]
 
 
 @pytest.fixture
