@@ -72,12 +72,12 @@ def measure_mounted(path: Path, member: str, repeats: int = 3) -> float | None:
     """Return the best of some seconds for reading *member* through `bare`, the mount left out."""
     from .machine import NotMounted, TooSlow, mounted, touch_memory  # not there for the program
 
+    numbers = [str(number) for number in _locate(path, member)]
     found = []
     for _ in range(repeats):
         touch_memory()
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder, "mount")
-            numbers = [str(number) for number in _locate(path, member)]
             command = [sys.executable, str(_BARE), str(path), *numbers, str(place)]
             try:
                 with mounted(command, place, os.environ, Path(folder, "log"), 30):

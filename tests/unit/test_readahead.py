@@ -98,28 +98,34 @@ def test_what_was_read_ahead_is_not_evicted_before_it_is_read(count: int) -> Non
     assert reading.fetched == part * count
 
 
+class Slow:
+    """Answers that take their time, and the most of them that were under way at once."""
+
+    def __init__(self, seconds: Callable[[int], float]) -> None:
+        self.most = 0
+        self._seconds = seconds  # by the length of a range
+        self._lock = threading.Lock()
+        self._now = 0
+
+    def __call__(self, start: int, stop: int, answer: bytes) -> bytes:
+        with self._lock:
+            self._now += 1
+            self.most = max(self.most, self._now)
+        time.sleep(self._seconds(stop - start))
+        with self._lock:
+            self._now -= 1
+        return answer
+
+
 def test_ranges_are_fetched_in_parallel() -> None:
     """Issue 3: a store capped per connection: a cold `cat` runs at three times one connection."""
     reading = Reading()
-    lock = threading.Lock()
-    now = most = 0
-
-    def slow(start: int, stop: int, answer: bytes) -> bytes:
-        nonlocal now, most
-        with lock:
-            now += 1
-            most = max(most, now)
-        time.sleep((stop - start) / (200 << 20))
-        with lock:
-            now -= 1
-        return answer
-
-    reading.remote.on_range = slow
+    reading.remote.on_range = slow = Slow(lambda length: length / (200 << 20))
     stream = reading.stream()
     for offset in range(0, len(BODY), READ):
         stream.read_at(offset, READ)
     assert reading.fetched == len(BODY)
-    assert most >= 3
+    assert slow.most >= 3
 
 
 @pytest.mark.parametrize("offset", [0, 1, BLOCK - 1, 10 * BLOCK, len(BODY) - 4096])
@@ -366,25 +372,12 @@ def test_reading_only_heads_fetches_little(method: int) -> None:
 
 @pytest.mark.parametrize("method", [STORED, DEFLATED])
 def test_heads_read_in_turn_are_fetched_several_at_once(method: int) -> None:
-    """README, Reading: a file manager that tells types waits for a few round trips, not for all."""
-    body = many(60, 1 << 20, method)
-    lock = threading.Lock()
-    under_way = most = 0
-
-    def slow(start: int, stop: int, answer: bytes) -> bytes:
-        nonlocal under_way, most
-        with lock:
-            under_way += 1
-            most = max(most, under_way)
-        time.sleep(0.02)
-        with lock:
-            under_way -= 1
-        return answer
-
+    """README, How it works: whoever tells types waits for a few round trips, not for all."""
+    slow = Slow(lambda length: 0.02)
     with bench() as on:
-        heads(on.open(FakeObject(body, slow)), range(60))
+        heads(on.open(FakeObject(many(60, 1 << 20, method), slow)), range(60))
         on.settle()
-    assert most >= 8
+    assert slow.most >= 8
 
 
 def test_heads_read_here_and_there_fetch_none_ahead() -> None:
