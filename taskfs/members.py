@@ -37,6 +37,7 @@ class MembersNode(Directory):
         self._task = task
         self._which = which
         self._shelf = shelf
+        self._listed: FolderNode | None = None  # what `children` showed
 
     def attrs(self) -> Attrs:
         archive = self._shelf.get(self._task, self._which)
@@ -47,10 +48,11 @@ class MembersNode(Directory):
 
     def folder(self) -> "FolderNode | None":
         """Return the archive's own folder, None while there is no archive."""
+        epoch = self._shelf.epoch
         archive = self._shelf.await_archive(self._task, self._which)
         if archive is None:
             return None
-        place = _Place(self._task, self._which, self._shelf, archive, inode_base(self.path))
+        place = _Place(self._task, self._which, self._shelf, archive, inode_base(self.path), epoch)
         return FolderNode(self.path, "", archive.index.root, place)
 
     def lookup(self, name: str) -> Node:
@@ -60,23 +62,33 @@ class MembersNode(Directory):
         return root.lookup(name)
 
     def children(self) -> Iterable[Entry]:
-        root = self.folder()
+        root = self._listed = self.folder()
         return [] if root is None else root.children()
+
+    def known_attrs(self, name: str) -> Attrs | None:
+        return self._listed.known_attrs(name) if self._listed is not None else None
 
 
 class _Place:
     """Where the members beneath one node come from."""
 
-    __slots__ = ("archive", "inode_base", "shelf", "task", "which")
+    __slots__ = ("archive", "epoch", "inode_base", "shelf", "task", "which")
 
     def __init__(
-        self, task: Task, which: Which, shelf: Shelf, archive: Archive, inode_base: int
+        self,
+        task: Task,
+        which: Which,
+        shelf: Shelf,
+        archive: Archive,
+        inode_base: int,
+        epoch: int,
     ) -> None:
         self.task = task
         self.which = which
         self.shelf = shelf
         self.archive = archive
         self.inode_base = inode_base
+        self.epoch = epoch  # of the shelf when the archive was asked for
 
 
 class FolderNode(Directory):
@@ -110,6 +122,10 @@ class FolderNode(Directory):
         if not isinstance(child, Member):
             return self.lookup(name).attrs()
         return _member_attrs(f"{self.path}/{name}", child, self._place)
+
+    def known_attrs(self, name: str) -> Attrs | None:
+        # A listing may be read on for long: by then another archive may be there.
+        return self.attrs_of(name) if self._place.epoch == self._place.shelf.epoch else None
 
     def children(self) -> Iterable[Entry]:
         base = self._place.inode_base

@@ -6,11 +6,9 @@ import gc
 import logging
 import os
 import re
-import select
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from taskfs import daemon, logs, mountpoint
 from taskfs.buffers import give_spare_back
+from taskfs.channel import Channel
 from taskfs.compose import Core, open_core
 from taskfs.config import Config, Secret
 from taskfs.errors import BadAnswer, MountError, TaskFSError, Unavailable
@@ -25,7 +24,8 @@ from taskfs.notify import READY, STOPPING, ServiceManager
 from taskfs.offline import OfflineAPI
 from taskfs.operations import TaskOperations
 from taskfs.refusals import CONTAINER, NEEDS_ALLOW_OTHER, explain
-from taskfs.session import Session, fuse_interrupted
+from taskfs.session import Session, interrupted
+from taskfs.wire import Packer
 
 if TYPE_CHECKING:
     from taskfs.demo.server import EmbeddedCloud
@@ -153,31 +153,21 @@ def _serve(
     cloud = _start_demo() if config.demo else None
     if cloud is not None:
         config = replace(config, api_url=cloud.api_url, api_key=Secret(cloud.api_key))
-    core = open_core(config, interrupted=fuse_interrupted, mountpoint=str(place))
+    core = open_core(config, interrupted=interrupted, mountpoint=str(place))
     _begin(core, config)
 
     def on_ready() -> None:
         live.set()
-        _watch_connection()
         log.info("mounted on %s", place)
         on_live()
 
-    operations = TaskOperations(core.tree, on_ready, ended.set)
     try:
-        session = Session(
-            operations,
-            str(place),
-            uid=config.uid,
-            gid=config.gid,
-            umask=config.umask,
-            **_fuse_options(config),
-        )
-        if session.failure is not None:
-            raise MountError(f"the mount ended: {session.failure}")
-    except RuntimeError as exc:
-        if not live.is_set():
-            raise MountError("libfuse could not mount: see its message, or taskfs doctor") from exc
-        log.error("libfuse ended with status %s", exc)
+        channel = Channel(str(place), **_mount_options(config))
+        try:
+            packer = Packer(config.uid, config.gid, config.umask, config.attr_timeout_s)
+            Session(TaskOperations(core.tree), channel, packer, on_ready).serve()
+        finally:
+            channel.close()
     finally:
         ended.set()
         on_end()
@@ -202,25 +192,18 @@ def _begin(core: Core, config: Config) -> None:
         ) from exc
 
 
-def _fuse_options(config: Config) -> dict[str, Any]:
+def _mount_options(config: Config) -> dict[str, Any]:
     return {
-        "foreground": True,
         "fsname": config.fsname,
         "subtype": "taskfs",
-        "use_ino": True,
         "auto_unmount": True,
         "default_permissions": True,
-        "intr": True,
         "nosuid": True,
         "nodev": True,
         "noexec": config.noexec,
         "ro": config.read_only,
         "allow_other": config.allow_other,
         "allow_root": config.allow_root,
-        "attr_timeout": config.attr_timeout_s,
-        "entry_timeout": config.attr_timeout_s,
-        # A name that is not there now may be a moment later, and asking costs no request.
-        "negative_timeout": 0,
     }
 
 
@@ -275,32 +258,6 @@ def _watch_signals(place: Path, live: threading.Event, ended: threading.Event) -
         _leave()
 
     threading.Thread(target=watch, name="taskfs-signals", daemon=True).start()
-
-
-def _watch_connection() -> None:
-    """Have the process end soon after the kernel's side is gone, though requests hang.
-
-    libfuse would wait for all of them.
-    """
-
-    def watch() -> None:
-        poll = select.poll()
-        for descriptor in _open_devices():
-            poll.register(descriptor, 0)  # errors are told all the same
-        poll.poll()
-        time.sleep(2 * GRACE_S)
-        log.warning("the mount is gone: leaving without what still hangs")
-        _leave()
-
-    threading.Thread(target=watch, name="taskfs-connection", daemon=True).start()
-
-
-def _open_devices() -> Iterator[int]:
-    """Yield the descriptors of this process that are /dev/fuse."""
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):  # the listing's own
-            if os.readlink(f"/proc/self/fd/{name}") == str(DEVICE):
-                yield int(name)
 
 
 def _close(core: Core, cloud: "EmbeddedCloud | None") -> None:

@@ -81,6 +81,11 @@ class Node:
         """Return what a listing shows, in the order of readdir."""
         raise NotADirectory(self.path)
 
+    def known_attrs(self, name: str) -> "Attrs | None":
+        """Return the attributes of *name* beneath this node where nothing goes out for them, so
+        that a listing can tell them too; None where they must be asked for."""
+        return None
+
     @property
     def etag(self) -> str:
         """What the store says identifies the bytes; empty where they are not the store's."""

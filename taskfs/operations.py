@@ -1,16 +1,14 @@
-"""FUSE requests in, attributes and bytes out, errors to errno; what a task looks like is decided
-in `tree`."""
+"""Requests by path in, attributes and bytes out, errors to errno; what a task looks like is decided
+in `tree`, and how the kernel puts a request in `dispatch`."""
 
 import errno
 import logging
 import os
-from collections.abc import Callable, Iterable
-from typing import Any, Final
-
-from fuse import FuseOSError, Operations
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
 
 from taskfs.buffers import Buffer
-from taskfs.errors import NoAttribute, TaskFSError
+from taskfs.errors import NoAttribute, ReadOnly, TaskFSError
 from taskfs.nodes import Attrs, Entry
 from taskfs.redaction import redact
 from taskfs.shelf import CacheMode
@@ -22,130 +20,111 @@ XATTR_PREFIX: Final = "user.taskfs."
 XATTR_CREATE: Final = 1
 XATTR_REPLACE: Final = 2
 WRITING: Final = os.O_WRONLY | os.O_RDWR
-# What `df` shows: room that is never full, told without the network.
 _UNITS: Final = 1 << 40
-_STATFS: Final = {
-    "f_bsize": 4096,
-    "f_frsize": 4096,
-    "f_blocks": _UNITS,
-    "f_bfree": _UNITS // 2,
-    "f_bavail": _UNITS // 2,
-    "f_files": 1 << 32,
-    "f_ffree": 1 << 31,
-    "f_favail": 1 << 31,
-    "f_namemax": 255,
-}
+
+
+class Room(NamedTuple):
+    """What `df` shows, in units of 4096 bytes: never full, and told without the network."""
+
+    blocks: int = _UNITS
+    free: int = _UNITS // 2
+    files: int = 1 << 32
+    free_files: int = 1 << 31
+    unit: int = 4096
+    longest_name: int = 255
+
+
+class Opened(NamedTuple):
+    """An open file's number, and what the kernel may do with its pages."""
+
+    fh: int
+    mode: CacheMode
+
+
+class Listed(NamedTuple):
+    """A listing, and what gives the attributes of what is in it where that costs nothing."""
+
+    entries: Sequence[Entry]
+    known_attrs: Callable[[str], Attrs | None]
+
+
 # Answers that programs ask for all the time: nothing failed.
 _QUIET: Final = frozenset({errno.ENOENT, errno.ENODATA, errno.EROFS, errno.EINTR, errno.ENOTDIR})
 
 
-class TaskOperations(Operations):  # type: ignore[misc]  # fusepy is untyped
+class TaskOperations:
     """One mounted tree. Safe for concurrent use, as the tree is."""
 
-    use_ns = True
-    # What the kernel need not ask: a close that flushes, the opening of a directory.
-    flush = opendir = releasedir = None
-
-    def __init__(
-        self, tree: Tree, on_ready: Callable[[], None], on_end: Callable[[], None]
-    ) -> None:
+    def __init__(self, tree: Tree) -> None:
         self._tree = tree
-        self._on_ready = on_ready
-        self._on_end = on_end
 
-    def __call__(self, op: str, *args: Any) -> Any:
-        """Serve one request: here an exception becomes an errno (`init` excepted: it must end
-        the mount)."""
-        if op == "init":
-            return self.init(*args)
+    def __call__(self, op: str, path: str, *args: Any) -> Any:
+        """Serve one request: here an exception becomes an OSError with its errno."""
         try:
-            return getattr(self, op)(*args)
-        except FuseOSError:
-            raise  # the refusals of the base class, such as EROFS for mkdir
+            return getattr(self, op)(path, *args)
         except TaskFSError as exc:
             level = logging.DEBUG if exc.errno in _QUIET else logging.WARNING
             name = errno.errorcode.get(exc.errno, "?")
-            log.log(level, "%s %s: %s: %s", op, _shown(args), name, redact(str(exc)))
-            raise FuseOSError(exc.errno) from exc
+            log.log(level, "%s %s: %s: %s", op, _shown(path), name, redact(str(exc)))
+            raise OSError(exc.errno, name) from exc
         except Exception as exc:
-            log.exception("%s %s: unexpected error", op, _shown(args))
-            raise FuseOSError(errno.EIO) from exc
+            log.exception("%s %s: unexpected error", op, _shown(path))
+            raise OSError(errno.EIO, "unexpected error") from exc
 
-    def init(self, path: str) -> None:
-        self._on_ready()
-
-    def destroy(self, path: str) -> None:
-        self._on_end()
-
-    def getattr(self, path: str, fh: Any = None) -> Attrs:
+    def getattr(self, path: str) -> Attrs:
         return self._tree.attrs(path)
 
-    def readdir(self, path: str, fh: Any) -> Iterable[Entry]:
-        return self._tree.resolve(path).children()
+    def readdir(self, path: str) -> Listed:
+        node = self._tree.resolve(path)
+        return Listed(list(node.children()), node.known_attrs)
 
     def readlink(self, path: str) -> str:
         return self._tree.resolve(path).target()
 
-    def open(self, path: str, fi: Any) -> int:
-        handle = self._tree.resolve(path).open(writing=bool(fi.flags & WRITING))
-        fi.fh = self._tree.handles.add(handle)
-        fi.direct_io = handle.mode is CacheMode.DIRECT
-        fi.keep_cache = handle.mode is CacheMode.KEEP
-        return 0
+    def open(self, path: str, flags: int) -> Opened:
+        handle = self._tree.resolve(path).open(writing=bool(flags & WRITING))
+        return Opened(self._tree.handles.add(handle), handle.mode)
 
-    def read(self, path: str, size: int, offset: int, fi: Any) -> Buffer:
-        return self._tree.handles.get(fi.fh).read_at(offset, size)
+    def read(self, path: str, size: int, offset: int, fh: int) -> Buffer:
+        return self._tree.handles.get(fh).read_at(offset, size)
 
-    def write(self, path: str, piece: bytes, offset: int, fi: Any) -> int:
-        return self._tree.handles.get(fi.fh).write(piece)
+    def write(self, path: str, piece: bytes, offset: int, fh: int) -> int:
+        return self._tree.handles.get(fh).write(piece)
 
-    def release(self, path: str, fi: Any) -> int:
-        self._tree.handles.close(fi.fh)
-        return 0
+    def release(self, path: str, fh: int) -> None:
+        self._tree.handles.close(fh)
 
-    def truncate(self, path: str, length: int, fh: Any = None) -> int:
+    def refuse(self, path: str, *args: Any) -> None:
+        """What would make, move or remove a name."""
+        raise ReadOnly(f"nothing is made, moved or removed: {path}")
+
+    create = link = mkdir = mknod = rename = rmdir = symlink = unlink = refuse
+
+    def setattr(self, path: str, *args: Any) -> None:
+        """What would set size, mode, owner or times."""
         self._tree.resolve(path).change()
-        return 0
 
-    def utimens(self, path: str, times: Any = None) -> int:
-        self._tree.resolve(path).change()
-        return 0
+    chmod = chown = truncate = utimens = setattr
 
-    def chmod(self, path: str, mode: int) -> int:
-        self._tree.resolve(path).change()
-        return 0
-
-    def chown(self, path: str, uid: int, gid: int) -> int:
-        self._tree.resolve(path).change()
-        return 0
-
-    def statfs(self, path: str) -> dict[str, int]:
-        return _STATFS
+    def statfs(self, path: str) -> Room:
+        return Room()
 
     def listxattr(self, path: str) -> list[str]:
         return self._tree.resolve(path).xattr_names()
 
-    def getxattr(self, path: str, name: str, position: int = 0) -> bytes:
+    def getxattr(self, path: str, name: str) -> bytes:
         if not name.startswith(XATTR_PREFIX):
             raise NoAttribute(name)  # the kernel asks for security.* all the time
         return self._tree.resolve(path).xattr(name).encode("utf-8", "surrogateescape")
 
-    def setxattr(self, path: str, name: str, value: bytes, options: int, position: int = 0) -> int:
+    def setxattr(self, path: str, name: str, value: bytes, flags: int) -> None:
         self._tree.resolve(path).set_xattr(
-            name,
-            value,
-            create=bool(options & XATTR_CREATE),
-            replace=bool(options & XATTR_REPLACE),
+            name, value, create=bool(flags & XATTR_CREATE), replace=bool(flags & XATTR_REPLACE)
         )
-        return 0
 
-    def removexattr(self, path: str, name: str) -> int:
+    def removexattr(self, path: str, name: str) -> None:
         self._tree.resolve(path).remove_xattr(name)
-        return 0
 
 
-def _shown(args: tuple[Any, ...]) -> str:
-    path = args[0] if args else ""
-    if isinstance(path, bytes):  # of a read, which does not need it
-        path = path.decode("utf-8", "surrogateescape")
-    return redact(str(path).encode("utf-8", "backslashreplace").decode())
+def _shown(path: str) -> str:
+    return redact((path or "/").encode("utf-8", "backslashreplace").decode())

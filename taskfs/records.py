@@ -141,6 +141,10 @@ class Records:
         self._requests.once("unfinished", self._load_unfinished)
         return self._known.get(task_id) or self._find_unlisted(task_id)
 
+    def peek(self, task_id: str) -> Known | None:
+        """Return what is known of the task, however old; nothing is asked."""
+        return self._known.get(task_id)
+
     def record(self, task_id: str) -> Known:
         """Return the task with its whole record at most as old as a listing may be.
 

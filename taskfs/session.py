@@ -1,189 +1,206 @@
-"""`Session`: fusepy 3.0.1 with the corrections that a production mount needs.
+"""`Session`: serves one mount, from the kernel's first request to its last.
 
-Each is measured in the project's notes on fusepy: its error boundary answers garbage to foreign
-exceptions, it makes a new thread state for every callback, one name that is not UTF-8 fails a
-whole listing, and attributes go through a dict and `setattr`.
+Requests are read by as many threads as there are requests that wait for something, and one more.
+They are threads of ours, so they keep their locals, and unlike libfuse's nobody waits for those
+that hang when the mount is gone.
 """
 
-import codecs
-import ctypes
 import errno
 import logging
-import struct
 import threading
+import time
 from collections.abc import Callable
-from operator import itemgetter
 from typing import Any, Final
 
-import fuse
-
-from taskfs.nodes import Attrs, Entry
+from taskfs.buffers import Buffer
+from taskfs.channel import Channel
+from taskfs.dispatch import NO_ANSWER, Answer, Dispatch
+from taskfs.errors import MountError, TaskFSError
 from taskfs.operations import TaskOperations
+from taskfs.wire import (
+    HEADER_IN,
+    HEADER_OUT,
+    INIT_IN,
+    INIT_OUT,
+    INTERRUPT_IN,
+    MAJOR,
+    MINOR,
+    NOTIFY_STORE,
+    NOTIFY_STORE_OUT,
+    OLDEST_MINOR,
+    PAGE,
+    Feature,
+    Opcode,
+    Packer,
+)
 
 log = logging.getLogger(__name__)
 
-ENCODING: Final = "taskfs-names"
+MAX_WRITE: Final = 64 << 10  # as long as an extended attribute may be
+ROOM: Final = MAX_WRITE + PAGE  # the longest request, with its header
+MAX_READ: Final = 1 << 20
+MAX_IDLE: Final = 8  # threads that wait for a request; a crowd's others end
+# Reads that the kernel sends ahead of its readers: of all of them together.
+BACKGROUND: Final = 64
+GRACE_S: Final = 2.0
+FEATURES: Final = (
+    Feature.ASYNC_READ
+    | Feature.BIG_WRITES
+    | Feature.DO_READDIRPLUS
+    | Feature.PARALLEL_DIROPS
+    | Feature.MAX_PAGES
+)
 
 
-def _find_codec(name: str) -> codecs.CodecInfo | None:
-    """UTF-8 whose invalid bytes survive, under a name that can be passed as an encoding."""
-    if name.replace("_", "-") != ENCODING:
-        return None
-    utf8 = codecs.lookup("utf-8")
-    return codecs.CodecInfo(
-        name=ENCODING,
-        encode=lambda text, errors="strict": utf8.encode(text, "surrogateescape"),
-        decode=lambda text, errors="strict": utf8.decode(text, "surrogateescape"),
-    )
+class _Request:
+    """A request that is being answered."""
+
+    __slots__ = ("interrupted",)
+
+    def __init__(self) -> None:
+        self.interrupted = False
 
 
-codecs.register(_find_codec)
-
-_STAT_FIELDS: Final = ("ino", "nlink", "mode", "uid", "gid", "size", "blksize", "blocks")
-_TIME_FIELDS: Final = ("atimespec", "mtimespec", "ctimespec")
-_CODES: Final = {4: "I", 8: "q"}
+_served = threading.local()
 
 
-def _stat_packer() -> Callable[[tuple[int, ...]], bytes]:
-    """Return what makes a `struct stat` of the values of `_STAT_FIELDS` and then of the seconds and
-    nanoseconds of `_TIME_FIELDS`: where each lies differs between machines."""
-    fields = [getattr(fuse.c_stat, f"st_{name}") for name in _STAT_FIELDS]
-    places = [(field.offset, field.size) for field in fields]
-    for name in _TIME_FIELDS:
-        field = getattr(fuse.c_stat, f"st_{name}")
-        places += [
-            (field.offset, field.size // 2),
-            (field.offset + field.size // 2, field.size // 2),
-        ]
-    order = sorted(range(len(places)), key=lambda number: places[number])
-    code, at = "=", 0
-    for number in order:
-        offset, size = places[number]
-        code += f"{offset - at}x{_CODES[size]}"
-        at = offset + size
-    layout = struct.Struct(f"{code}{ctypes.sizeof(fuse.c_stat) - at}x")
-    in_order = itemgetter(*order)
-    return lambda values: layout.pack(*in_order(values))
-
-
-_pack_stat: Final = _stat_packer()
-
-
-# It only looks at its thread's own memory: to give the interpreter's lock up would take longer.
-_fuse_interrupted: Final = ctypes.PyDLL(fuse._libfuse._name).fuse_interrupted
-
-
-def fuse_interrupted() -> bool:
+def interrupted() -> bool:
     """Whether the request that the calling thread serves was interrupted; False elsewhere."""
-    return bool(_fuse_interrupted())
+    request = getattr(_served, "request", None)
+    return request is not None and request.interrupted
 
 
-class Session(fuse.FUSE):  # type: ignore[misc]  # fusepy is untyped
-    """One mount from its start to its end; the constructor returns when it is unmounted.
+class Session:
+    """One mount. Safe for concurrent use: the lock guards the counts of threads and requests.
 
-    Raises:
-        whatever `init` failed with, or a BaseException that a callback met.
-        RuntimeError: libfuse could not mount.
+    *on_ready* is called once the kernel has its first answer: the mount may be used.
     """
 
     def __init__(
         self,
         operations: TaskOperations,
-        mountpoint: str,
-        *,
-        uid: int,
-        gid: int,
-        umask: int,
-        **options: Any,
+        channel: Channel,
+        packer: Packer,
+        on_ready: Callable[[], None],
     ) -> None:
-        self._uid = uid
-        self._gid = gid
-        self._umask = umask
-        self._kept = threading.local()
+        self._channel = channel
+        self._dispatch = Dispatch(operations, packer, self._store)
+        self._on_ready = on_ready
+        self._lock = threading.Lock()
+        self._idle = 0
+        self._running: dict[int, _Request] = {}
+        self._ended = threading.Event()
         self._failure: BaseException | None = None
-        # What the kernel asks the parent class for by these names must find ours.
-        super().__init__(operations, mountpoint, raw_fi=True, encoding=ENCODING, **options)
 
-    @property
-    def failure(self) -> BaseException | None:
-        """What ended the mount, if it did not end by being unmounted."""
-        return self._failure
+    def serve(self) -> None:
+        """Answer until the mount is gone; what is under way then has a moment to end.
 
-    def _wrapper(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
-        """Call one callback: the boundary behind which nothing may be raised."""
-        if not hasattr(self._kept, "state"):
-            # Keeps the native thread's state, and so its thread-locals, for its whole life.
-            self._kept.state = ctypes.pythonapi.PyGILState_Ensure()
+        Raises:
+            MountError: the kernel speaks another protocol, or *on_ready* failed, or a request
+                met what is no error of its own, such as SystemExit.
+        """
         try:
-            return func(*args, **kwargs) or 0
-        except OSError as exc:
-            if isinstance(exc.errno, int) and exc.errno > 0:
-                return -exc.errno
-            log.error("%s: an OSError without an errno", func.__name__, exc_info=True)
-            return -errno.EIO
-        except Exception as exc:
-            log.error("%s: unexpected error", func.__name__, exc_info=True)
-            if func.__name__ == "init":
-                self._end(exc)
-            return -errno.EIO
-        except BaseException as exc:
-            log.critical("%s: the mount ends", func.__name__, exc_info=True)
-            self._end(exc)
-            return -errno.EIO
-
-    def _end(self, exc: BaseException) -> None:
-        self._failure = exc
-        fuse.fuse_exit()
-
-    def init(self, conn: Any) -> Any:
-        # An OSError would look like an answer to a request, and the mount would go on.
-        try:
-            return super().init(conn)
+            if self._shake_hands():
+                self._add_thread()
+                self._on_ready()
+                self._ended.wait()
         except Exception as exc:
             self._end(exc)
-            return 0
+        deadline_s = time.monotonic() + GRACE_S
+        while self._running and self._failure is None and time.monotonic() < deadline_s:
+            time.sleep(GRACE_S / 100)
+        if self._failure is not None:
+            raise MountError(f"the mount ended: {self._failure}") from self._failure
 
-    def fgetattr(self, path: bytes, buf: Any, fip: Any) -> int:
-        attrs: Attrs = self.operations("getattr", path.decode("utf-8", "surrogateescape"))
-        mode, ino, size, mtime_ns, ctime_ns, blocks = attrs
-        if mode & 0o170000 != 0o120000:
-            mode &= ~self._umask
-        mtime_s, mtime_ns = divmod(mtime_ns, 10**9)
-        ctime_s, ctime_ns = divmod(ctime_ns, 10**9)
-        packed = _pack_stat(
-            (
-                *(ino, 1, mode, self._uid, self._gid, size, 4096, blocks),
-                *(mtime_s, mtime_ns, mtime_s, mtime_ns, ctime_s, ctime_ns),
-            )
+    def _shake_hands(self) -> bool:
+        """Answer INIT, the first request; return whether there was one."""
+        room = bytearray(ROOM)
+        if not self._channel.receive(room):
+            return False
+        _, opcode, unique, *_ = HEADER_IN.unpack_from(room)
+        major, minor, readahead, features = INIT_IN.unpack_from(room, HEADER_IN.size)
+        if opcode != Opcode.INIT or major != MAJOR or minor < OLDEST_MINOR:
+            raise MountError(f"the kernel speaks FUSE {major}.{minor}: Linux 3.15 or newer is needed")
+        answer = INIT_OUT.pack(
+            *(MAJOR, min(minor, MINOR), readahead, features & FEATURES),
+            *(BACKGROUND, BACKGROUND * 3 // 4, MAX_WRITE, 1, MAX_READ // PAGE, 0),
         )
-        ctypes.memmove(buf, packed, len(packed))
-        return 0
+        self._reply(unique, 0, (answer,))
+        return True
 
-    def getattr(self, path: bytes, buf: Any) -> int:
-        return self.fgetattr(path, buf, None)
+    def _end(self, failure: BaseException | None) -> None:
+        if failure is not None and self._failure is None:
+            self._failure = failure
+        self._ended.set()
 
-    def open(self, path: bytes, fip: Any) -> int:
-        return int(self.operations("open", path.decode("utf-8", "surrogateescape"), fip.contents))
+    def _add_thread(self) -> None:
+        self._idle += 1
+        threading.Thread(target=self._work, name="taskfs-session", daemon=True).start()
 
-    def release(self, path: bytes, fip: Any) -> int:
-        return int(self.operations("release", path, fip.contents))
+    def _work(self) -> None:
+        room = bytearray(ROOM)
+        view = memoryview(room)
+        try:
+            while length := self._channel.receive(room):
+                with self._lock:
+                    self._idle -= 1
+                    if not self._idle:
+                        self._add_thread()  # another must be there while this one waits
+                self._serve(view[:length])
+                with self._lock:
+                    if self._idle >= MAX_IDLE:
+                        return
+                    self._idle += 1
+            self._end(None)
+        except BaseException as exc:
+            log.critical("the mount ends", exc_info=True)
+            self._end(exc)
 
-    def read(self, path: bytes, buf: Any, size: int, offset: int, fip: Any) -> int:
-        piece = self.operations("read", path, size, offset, fip.contents)
-        room = (ctypes.c_char * size).from_address(ctypes.addressof(buf.contents))
-        # Not memmove: to give the interpreter's lock up and get it back takes longer than copying.
-        memoryview(room).cast("B")[: len(piece)] = piece
-        return len(piece)
+    def _serve(self, message: memoryview) -> None:
+        """Answer one request: the boundary behind which no error may be raised."""
+        _, opcode, unique, nodeid, *_ = HEADER_IN.unpack_from(message)
+        body = message[HEADER_IN.size :]
+        if opcode == Opcode.INTERRUPT:
+            self._interrupt(unique, *INTERRUPT_IN.unpack_from(body))
+            return
+        request = _served.request = self._running[unique] = _Request()
+        error, answer = 0, NO_ANSWER
+        try:
+            answer = self._dispatch.answer(opcode, nodeid, body)
+        except TaskFSError as exc:
+            error = exc.errno
+        except OSError as exc:
+            error = exc.errno if isinstance(exc.errno, int) and exc.errno > 0 else errno.EIO
+            if error is not exc.errno:
+                log.error("request %d: an OSError without an errno", opcode, exc_info=True)
+        except Exception:
+            log.error("request %d: unexpected error", opcode, exc_info=True)
+            error = errno.EIO
+        except BaseException:
+            self._reply(unique, errno.EIO, ())
+            raise
+        finally:
+            _served.request = None
+            del self._running[unique]
+        if error or answer:
+            self._reply(unique, error, answer)
 
-    def readdir(self, path: bytes, buf: Any, filler: Any, offset: int, fip: Any) -> int:
-        st = fuse.c_stat()
-        reference = ctypes.byref(st)
-        for name in (b".", b".."):
-            filler(buf, name, None, 0)
-        entry: Entry
-        for entry in self.operations("readdir", path.decode("utf-8", "surrogateescape"), 0):
-            st.st_mode = entry.mode
-            st.st_ino = entry.ino
-            if filler(buf, entry.name.encode("utf-8", "surrogateescape"), reference, 0):
-                break
-        return 0
+    def _reply(self, unique: int, error: int, parts: Answer) -> None:
+        length = HEADER_OUT.size + sum(map(len, parts))
+        self._channel.send((HEADER_OUT.pack(length, -error, unique), *parts))
+
+    def _interrupt(self, unique: int, interrupted: int) -> None:
+        """The caller of request *interrupted* gave it up."""
+        request = self._running.get(interrupted)
+        if request is not None:
+            request.interrupted = True
+        else:
+            # It may be in another thread's hands, and not noted yet: the kernel asks again, unless
+            # it has the answer by now.
+            self._reply(unique, errno.EAGAIN, ())
+
+    def _store(self, nodeid: int, offset: int, piece: Buffer) -> None:
+        """Put *piece* among the kernel's pages of a file, as if it had been read from *offset* on."""
+        told = NOTIFY_STORE_OUT.pack(nodeid, offset, len(piece), 0)
+        length = HEADER_OUT.size + len(told) + len(piece)
+        self._channel.send((HEADER_OUT.pack(length, NOTIFY_STORE, 0), told, piece))

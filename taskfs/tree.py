@@ -102,6 +102,12 @@ class RootNode(Directory):
             raise NotFound("there are no tasks")
         return Link(LATEST, tasks[0].id, tasks[0].create_ns or 0)
 
+    def known_attrs(self, name: str) -> Attrs | None:
+        known = self._parts.records.peek(name)
+        if known is None or not known.task.is_terminated:
+            return None
+        return TaskNode(name, self._parts, known).attrs()
+
     def children(self) -> Iterable[Entry]:
         tasks = self._parts.records.listing()
         entries = [self.entry(task.id, DIRECTORY_MODE) for task in tasks]
