@@ -169,9 +169,9 @@ def _serve(
         finally:
             channel.close()
     finally:
-        ended.set()
         on_end()
         _close(core, cloud)
+        ended.set()
     log.info("unmounted from %s", place)
     _leave()
 

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from taskfs.buffers import Buffer
 from taskfs.channel import Channel

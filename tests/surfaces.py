@@ -1,7 +1,7 @@
 """The mounted tree as tests use it, in process and through a kernel, in one shape.
 
-`InProcess` calls `TaskOperations` as fusepy would, `Mounted` the kernel: a scenario written against
-`Surface` runs on both. Paths are relative to the mountpoint; what fails is an OSError.
+`InProcess` calls `TaskOperations` as `Dispatch` does, `Mounted` the kernel: a scenario written
+against `Surface` runs on both. Paths are relative to the mountpoint; what fails is an OSError.
 """
 
 import os
@@ -11,11 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from fuse import FuseOSError
-
 from taskfs.buffers import Buffer
 from taskfs.compose import Core
-from taskfs.operations import TaskOperations
+from taskfs.operations import Opened, TaskOperations
 from tests.fake_api import FakeCloud
 
 REQUEST: Final = 128 << 10  # what the kernel asks for at once
@@ -94,16 +92,6 @@ def walk(surface: Surface, top: str) -> Iterator[str]:
             yield name
 
 
-@dataclass
-class FileInfo:
-    """What fusepy hands over of `struct fuse_file_info`."""
-
-    flags: int
-    fh: int = 0
-    direct_io: bool = False
-    keep_cache: bool = False
-
-
 @dataclass(frozen=True)
 class _Told:
     st_mode: int
@@ -114,23 +102,15 @@ class _Told:
     st_ctime_ns: int
 
 
-def ask(operations: TaskOperations, kind: str, *arguments: Any) -> Any:
-    """Return what the operation does, a refusal as the OSError that the kernel would make of it."""
-    try:
-        return operations(kind, *arguments)
-    except FuseOSError as exc:
-        raise OSError(exc.errno, exc.strerror, str(arguments[0])) from exc
-
-
 class _OpenInProcess:
-    def __init__(self, operations: TaskOperations, path: str, info: FileInfo) -> None:
-        self._operations, self._path, self.info = operations, path, info
+    def __init__(self, operations: TaskOperations, path: str, opened: Opened) -> None:
+        self._operations, self._path, self.opened = operations, path, opened
 
     def read_at(self, offset: int, size: int) -> bytes:
-        return bytes(ask(self._operations, "read", self._path, size, offset, self.info))
+        return bytes(self._operations("read", self._path, size, offset, self.opened.fh))
 
     def write(self, piece: bytes) -> int:
-        return int(ask(self._operations, "write", self._path, piece, 0, self.info))
+        return int(self._operations("write", self._path, piece, 0, self.opened.fh))
 
 
 @dataclass
@@ -142,31 +122,27 @@ class InProcess:
     operations: TaskOperations = field(init=False)
 
     def __post_init__(self) -> None:
-        self.operations = TaskOperations(self.core.tree, lambda: None, lambda: None)
-
-    def _ask(self, kind: str, *arguments: Any) -> Any:
-        return ask(self.operations, kind, *arguments)
+        self.operations = TaskOperations(self.core.tree)
 
     def stat(self, path: str) -> Stat:
-        attrs = self._ask("getattr", f"/{path}")
+        attrs = self.operations("getattr", f"/{path}")
         return _Told(
             attrs.mode, attrs.ino, attrs.size, attrs.blocks, attrs.mtime_ns, attrs.ctime_ns
         )
 
     def names(self, path: str = "") -> list[str]:
-        return [entry.name for entry in self._ask("readdir", f"/{path}", 0)]
+        return [entry.name for entry in self.operations("readdir", f"/{path}").entries]
 
     def target(self, path: str) -> str:
-        return str(self._ask("readlink", f"/{path}"))
+        return str(self.operations("readlink", f"/{path}"))
 
     @contextmanager
     def open(self, path: str, flags: int = os.O_RDONLY) -> Iterator[_OpenInProcess]:
-        info = FileInfo(flags)
-        self._ask("open", f"/{path}", info)
+        opened = self.operations("open", f"/{path}", flags)
         try:
-            yield _OpenInProcess(self.operations, f"/{path}", info)
+            yield _OpenInProcess(self.operations, f"/{path}", opened)
         finally:
-            self._ask("release", f"/{path}", info)
+            self.operations("release", f"/{path}", opened.fh)
 
     def read(self, path: str) -> bytes:
         content = b""
@@ -176,20 +152,20 @@ class InProcess:
         return content
 
     def xattrs(self, path: str) -> list[str]:
-        return list(self._ask("listxattr", f"/{path}"))
+        return list(self.operations("listxattr", f"/{path}"))
 
     def xattr(self, path: str, name: str) -> bytes:
-        return bytes(self._ask("getxattr", f"/{path}", name))
+        return bytes(self.operations("getxattr", f"/{path}", name))
 
     def set_xattr(self, path: str, name: str, value: bytes, flags: int = 0) -> None:
-        self._ask("setxattr", f"/{path}", name, value, flags)
+        self.operations("setxattr", f"/{path}", name, value, flags)
 
     def remove_xattr(self, path: str, name: str) -> None:
-        self._ask("removexattr", f"/{path}", name)
+        self.operations("removexattr", f"/{path}", name)
 
     def change(self, kind: str, path: str, *arguments: Any) -> None:
         """Make a change by its name in libfuse; a path among the arguments has its slash."""
-        self._ask(kind, f"/{path}", *arguments)
+        self.operations(kind, f"/{path}", *arguments)
 
 
 class _OpenOnMount:

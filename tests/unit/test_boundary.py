@@ -1,23 +1,28 @@
-"""The boundary: whatever is raised behind it, the kernel gets an errno and the log one line."""
+"""The boundary: whatever is raised behind it, the kernel gets an errno and the log one line.
 
-import ctypes
+Requests are the bytes that the kernel would send, and answers what it would get; there is no mount.
+"""
+
 import errno
 import logging
-import threading
-from collections.abc import Callable
+import struct
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-import fuse
 import pytest
 import requests
 
 from taskfs import errors
-from taskfs.errors import Interrupted, TaskFSError
+from taskfs.buffers import Buffer
+from taskfs.channel import Channel
+from taskfs.errors import Interrupted, MountError, TaskFSError
 from taskfs.handles import CommandHandle, HandleTable
 from taskfs.nodes import Attrs, Directory, Entry, Node
 from taskfs.operations import TaskOperations
-from taskfs.session import ENCODING, Session
+from taskfs.session import Session, interrupted
 from taskfs.tree import Tree
+from taskfs.wire import Opcode, Packer
 
 FOREIGN = (
     requests.ConnectionError("refused"),
@@ -32,7 +37,6 @@ FOREIGN = (
     ZeroDivisionError(),
     AssertionError(),
     UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"),
-    fuse.FuseOSError(errno.EIO),
 )
 OURS = [
     kind
@@ -57,57 +61,97 @@ class Failing:
         return self.resolve(path).attrs()
 
 
-def operations_on(tree: Any, on_ready: Callable[[], None] = lambda: None) -> TaskOperations:
-    return TaskOperations(cast(Tree, tree), on_ready, lambda: None)
+class Wire:
+    """A channel whose other side is the test: it gives *requests*, and keeps what is sent."""
+
+    def __init__(self, *requests: bytes) -> None:
+        self.requests = list(requests)
+        self.sent: list[bytes] = []
+
+    def receive(self, room: bytearray) -> int:
+        if not self.requests:
+            time.sleep(0.2)
+            return 0  # unmounted
+        request = self.requests.pop(0)
+        room[: len(request)] = request
+        return len(request)
+
+    def send(self, parts: Sequence[Buffer]) -> bool:
+        self.sent.append(b"".join(parts))
+        return True
 
 
-@pytest.fixture
-def ended(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Counts how often the mount was told to end, which needs one to work."""
-    ended: list[bool] = []
-    monkeypatch.setattr(fuse, "fuse_exit", lambda: ended.append(True))
-    return ended
+def request(opcode: int, body: bytes = b"", *, nodeid: int = 1, unique: int = 2) -> bytes:
+    """Return a request as the kernel sends it (struct fuse_in_header, linux/fuse.h)."""
+    head = struct.pack("=IIQQIIII", 40 + len(body), opcode, unique, nodeid, 0, 0, 0, 0)
+    return head + body
 
 
-def session_on(operations: TaskOperations) -> Session:
-    """Return a session that is not mounted."""
-    session = Session.__new__(Session)
-    session._uid, session._gid, session._umask = 1000, 1001, 0o027
-    session._kept = threading.local()
-    session._failure = None
-    session.operations = operations
-    session.raw_fi, session.encoding, session.use_ns = True, ENCODING, True
-    return session
+INIT = request(Opcode.INIT, struct.pack("=IIII", 7, 45, 131072, 0x73FFFFFB).ljust(64, b"\0"))
 
 
-def call(session: Session, name: str, *arguments: Any) -> int:
-    """Call one callback as libfuse would."""
-    return session._wrapper(getattr(session, name), *arguments)
+class Served:
+    """A session on a tree of the test's own."""
+
+    def __init__(self, tree: Any, on_ready: Callable[[], None] = lambda: None) -> None:
+        self.wire = Wire()
+        self.operations = TaskOperations(cast(Tree, tree))
+        packer = Packer(1000, 1001, 0o027, 1.5)
+        self.session = Session(self.operations, cast(Channel, self.wire), packer, on_ready)
+
+    def answers(self, opcode: int, body: bytes = b"", **head: int) -> list[tuple[int, bytes]]:
+        """Serve one request; return what went out: the errno and the body of each answer."""
+        self.wire.sent.clear()
+        self.session._serve(memoryview(request(opcode, body, **head)))
+        found = []
+        for answer in self.wire.sent:
+            length, error, unique = struct.unpack_from("=IiQ", answer)
+            assert (length, unique) == (len(answer), head.get("unique", 2))
+            found.append((-error, answer[16:]))
+        return found
+
+    def answer(self, opcode: int, body: bytes = b"", **head: int) -> tuple[int, bytes]:
+        [only] = self.answers(opcode, body, **head)
+        return only
 
 
 def errno_of(operations: TaskOperations, kind: str, *arguments: Any) -> int | None:
-    with pytest.raises(fuse.FuseOSError) as caught:
+    with pytest.raises(OSError) as caught:
         operations(kind, *arguments)
-    return cast("int | None", caught.value.errno)
+    return caught.value.errno
 
 
 @pytest.mark.parametrize("failure", FOREIGN, ids=lambda exc: f"{type(exc).__name__}-{exc}")
 def test_foreign_exceptions_are_eio_and_logged_once(
-    failure: Exception, caplog: pytest.LogCaptureFixture, ended: list[bool]
+    failure: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     """fusepy notes, Corrections 1: map everything else to -EIO, logged once: `requests` exceptions
     are OSErrors with errno None."""
-    session = session_on(operations_on(Failing(failure)))
-    stat = fuse.c_stat()
-    assert call(session, "getattr", b"/t/status", ctypes.pointer(stat)) == -errno.EIO
-    assert call(session, "truncate", b"/t/kill", 0) == -errno.EIO
-    assert call(session, "listxattr", b"/t", None, 0) == -errno.EIO
-    assert ended == []
-    if not isinstance(failure, fuse.FuseOSError):
-        assert len(caplog.records) == 3
-        record = caplog.records[0]
-        assert "getattr /t/status" in record.getMessage()
-        assert record.exc_info and record.exc_info[1] is failure
+    served = Served(Failing(failure))
+    assert served.answer(Opcode.LOOKUP, b"status\0") == (errno.EIO, b"")
+    assert served.answer(Opcode.SETATTR, struct.pack("=II80x", 8, 0)) == (errno.EIO, b"")
+    assert served.answer(Opcode.LISTXATTR, struct.pack("=II", 0, 0)) == (errno.EIO, b"")
+    assert len(caplog.records) == 3
+    record = caplog.records[0]
+    assert "getattr /status" in record.getMessage()
+    assert "truncate /" in caplog.records[1].getMessage()
+    assert record.exc_info and record.exc_info[1] is failure
+
+
+@pytest.mark.parametrize("failure", FOREIGN, ids=lambda exc: f"{type(exc).__name__}-{exc}")
+def test_what_passes_the_operations_is_caught_once_more(
+    failure: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    """fusepy notes, Corrections 1: test the boundary directly with each foreign exception."""
+    served = Served(Failing())
+
+    def fail(nodeid: int, body: memoryview) -> None:
+        raise failure
+
+    cast(Any, served.session._dispatch)._methods[Opcode.STATFS] = fail
+    assert served.answer(Opcode.STATFS) == (errno.EIO, b"")
+    assert len(caplog.records) == 1
+    assert not served.session._running
 
 
 @pytest.mark.parametrize("kind", OURS, ids=lambda kind: kind.__name__)
@@ -117,19 +161,19 @@ def test_our_errors_have_their_errno_and_are_logged_once(
     """README, Errors: Each failure is logged once, at the boundary, with operation, path and
     cause."""
     caplog.set_level(logging.DEBUG, "taskfs")
-    session = session_on(operations_on(Failing(kind("the cause"))))
-    assert call(session, "readlink", b"/t/link", None, 10) == -kind.errno
+    served = Served(Failing(kind("the cause")))
+    assert served.answer(Opcode.LOOKUP, b"link\0") == (kind.errno, b"")
     assert kind.errno > 0
     assert kind.errno != errno.EAGAIN
     assert len(caplog.records) == 1
-    for part in ("readlink", "/t/link", errno.errorcode[kind.errno], "the cause"):
+    for part in ("getattr", "/link", errno.errorcode[kind.errno], "the cause"):
         assert part in caplog.records[0].getMessage()
 
 
 def test_nothing_secret_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """README, Errors: … and without keys or signatures."""
     url = "https://store/t/output.zip?Signature=abcdef&Expires=1"
-    operations = operations_on(Failing(errors.BadAnswer(f"GET {url}: X-API-Key: sesame")))
+    operations = Served(Failing(errors.BadAnswer(f"GET {url}: X-API-Key: sesame"))).operations
     assert errno_of(operations, "getattr", f"/{url}") == errno.EIO
     assert "abcdef" not in caplog.text
     assert "sesame" not in caplog.text
@@ -137,51 +181,89 @@ def test_nothing_secret_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt(), SystemExit(1), GeneratorExit()])
 def test_a_base_exception_ends_the_mount(
-    failure: BaseException, caplog: pytest.LogCaptureFixture, ended: list[bool]
+    failure: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     """fusepy notes, Corrections 1: let BaseException end the mount."""
-    session = session_on(operations_on(Failing(failure)))
-    assert call(session, "truncate", b"/t/kill", 0) == -errno.EIO
-    assert session.failure is failure
-    assert ended == [True]
+    served = Served(Failing(failure))
+    served.wire.requests = [INIT, request(Opcode.LOOKUP, b"status\0")]
+    with pytest.raises(MountError) as caught:
+        served.session.serve()
+    assert caught.value.__cause__ is failure
+    told = [struct.unpack_from("=i", answer, 4)[0] for answer in served.wire.sent]
+    assert told == [0, -errno.EIO]
     assert len(caplog.records) == 1
 
 
 @pytest.mark.parametrize(
     "failure",
-    [KeyError("x"), OSError(errno.EPERM, "no"), requests.ConnectionError(), SystemExit(2)],
+    [KeyError("x"), OSError(errno.EPERM, "no"), requests.ConnectionError(), MountError("none")],
 )
-def test_a_failure_of_init_ends_the_mount(failure: BaseException, ended: list[bool]) -> None:
+def test_what_fails_when_the_mount_is_live_ends_it(failure: Exception) -> None:
     """fusepy notes, Corrections 1: An exception in `init` is swallowed: it must end the mount."""
 
     def fail() -> None:
         raise failure
 
-    session = session_on(operations_on(Failing(), fail))
-    call(session, "init", None)
-    assert session.failure is failure
-    assert ended == [True]
+    served = Served(Failing(), fail)
+    served.wire.requests = [INIT]
+    with pytest.raises(MountError):
+        served.session.serve()
 
 
-def test_init_that_succeeds_goes_on(ended: list[bool]) -> None:
-    """fusepy notes, Starting and stopping: its `init` says that the mount is live."""
-    ready: list[bool] = []
-    session = session_on(operations_on(Failing(), lambda: ready.append(True)))
-    assert call(session, "init", None) == 0
-    assert (ready, ended, session.failure) == ([True], [], None)
+def test_the_mount_is_live_once_the_kernel_has_its_answer() -> None:
+    """fusepy notes, Starting and stopping: exit status 0 only when the mount is live."""
+    ready: list[int] = []
+    served = Served(Failing(), lambda: ready.append(len(served.wire.sent)))
+    served.wire.requests = [INIT]
+    served.session.serve()
+    assert ready == [1]
+    [answer] = served.wire.sent
+    assert struct.unpack_from("=IiQII", answer) == (len(answer), 0, 2, 7, 31)
 
 
-def test_threads_keep_their_state() -> None:
-    """fusepy notes, Corrections 2: `threading.local` survives from callback to callback."""
-    session = session_on(operations_on(Failing()))
-    session._wrapper(lambda: 0)
-    kept = session._kept.state
-    session._wrapper(lambda: 0)
-    assert session._kept.state is kept
+@pytest.mark.parametrize("version", [(7, 22), (6, 45), (8, 0)])
+def test_a_kernel_that_speaks_another_protocol_is_refused(version: tuple[int, int]) -> None:
+    """README, Limits: Linux 3.15 or newer."""
+    served = Served(Failing())
+    served.wire.requests = [request(Opcode.INIT, struct.pack("=IIII48x", *version, 131072, 0))]
+    with pytest.raises(MountError, match=r"Linux 3\.15"):
+        served.session.serve()
 
 
-def test_attributes_become_struct_stat() -> None:
-    """fusepy notes, Corrections 4: `getattr` without a dict; README, Attributes: owner, umask."""
+def test_what_is_not_known_is_not_asked_again() -> None:
+    """linux/fuse.h: ENOSYS is for good: a flush, an access check, a request of newer kernels."""
+    served = Served(Failing())
+    for opcode in (25, 34, 46, 47, 51, 52, 4000):
+        assert served.answer(opcode) == (errno.ENOSYS, b"")
+    assert served.answer(Opcode.IOCTL) == (errno.ENOTTY, b"")
+
+
+def test_only_the_request_that_was_interrupted_knows() -> None:
+    """README, Control files: Ctrl+C ends any blocked operation within 1 s."""
+    seen = []
+
+    class Waiting(Failing):
+        def resolve(self, path: str) -> Node:
+            seen.append(interrupted())
+            other = struct.pack("=Q", 9)
+            served.session._serve(memoryview(request(Opcode.INTERRUPT, other, unique=11)))
+            seen.append(interrupted())
+            mine = struct.pack("=Q", 8)
+            served.session._serve(memoryview(request(Opcode.INTERRUPT, mine, unique=13)))
+            seen.append(interrupted())
+            raise Interrupted("a signal")
+
+    served = Served(Waiting())
+    served.session._serve(memoryview(request(Opcode.LOOKUP, b"status\0", unique=8)))
+    assert seen == [False, False, True]
+    # Who is not there, or not yet, is asked for again; the interrupt that counted has no answer.
+    told = [struct.unpack_from("=iQ", answer, 4) for answer in served.wire.sent]
+    assert told == [(-errno.EAGAIN, 11), (-errno.EINTR, 8)]
+    assert not interrupted()
+
+
+def test_attributes_become_what_the_kernel_knows() -> None:
+    """README, Attributes: owner, umask, times; linux/fuse.h: fuse_entry_out and fuse_attr."""
 
     class Place(Node):
         def attrs(self) -> Attrs:
@@ -192,53 +274,123 @@ def test_attributes_become_struct_stat() -> None:
             assert path == "/a\udcff"
             return Place(path)
 
-    stat = fuse.c_stat()
-    stat.st_size, stat.st_rdev = 99, 99
-    session = session_on(operations_on(Places()))
-    assert call(session, "getattr", b"/a\xff", ctypes.pointer(stat)) == 0
-    assert (stat.st_mode, stat.st_ino, stat.st_size, stat.st_blocks) == (0o100640, 77, 12345, 25)
-    assert (stat.st_uid, stat.st_gid, stat.st_nlink, stat.st_rdev) == (1000, 1001, 1, 0)
-    assert (stat.st_mtimespec.tv_sec, stat.st_mtimespec.tv_nsec) == (-1, 10**9 - 1)
-    assert (stat.st_ctimespec.tv_sec, stat.st_ctimespec.tv_nsec) == (1_700_000_000, 123_456_789)
+    served = Served(Places())
+    error, entry = served.answer(Opcode.LOOKUP, b"a\xff\0")
+    assert error == 0
+    nodeid, generation, *valid = struct.unpack_from("=QQQQII", entry)
+    assert nodeid > 1
+    assert (generation, valid) == (0, [1, 1, 500_000_000, 500_000_000])
+    attr = struct.unpack_from("=QQQqqqIIIIIIIIII", entry, 40)
+    assert attr == (
+        *(77, 12345, 25, -1, -1, 1_700_000_000, 10**9 - 1, 10**9 - 1, 123_456_789),
+        *(0o100640, 1, 1000, 1001, 0, 4096, 0),
+    )
+    error, told = served.answer(Opcode.GETATTR, bytes(16), nodeid=nodeid)
+    assert struct.unpack_from("=QII", told) == (1, 500_000_000, 0)
+    assert told[16:] == entry[40:]
+
+
+class Folder(Directory):
+    def children(self) -> list[Entry]:
+        return [Entry("a", 0o100644, 5), Entry("b\udcff", 0o040755, 6), Entry("ü", 0o120777, 7)]
+
+    def known_attrs(self, name: str) -> Attrs | None:
+        return Attrs(0o100644, 5, 9) if name == "a" else None
+
+
+class Folders(Failing):
+    def resolve(self, path: str) -> Node:
+        return Folder(path)
+
+
+def entries(listing: bytes, attrs: bool) -> list[tuple[int, int, int, int, bytes]]:
+    """Return the nodeid, inode, offset, type and name of each entry."""
+    found, at = [], 0
+    while at < len(listing):
+        nodeid = struct.unpack_from("=Q", listing, at)[0] if attrs else 0
+        at += 128 if attrs else 0
+        ino, offset, length, kind = struct.unpack_from("=QQII", listing, at)
+        found.append((nodeid, ino, offset, kind, listing[at + 24 : at + 24 + length]))
+        at += 24 + length + -length % 8
+    return found
 
 
 def test_one_name_that_is_not_utf8_does_not_fail_a_listing() -> None:
     """fusepy notes, Corrections 3: One name that is not UTF-8 makes a whole listing EINVAL."""
+    served = Served(Folders())
+    fh, *_ = struct.unpack("=QII", served.answer(Opcode.OPENDIR, bytes(8))[1])
+    _, listing = served.answer(Opcode.READDIR, struct.pack("=QQI20x", fh, 0, 4096))
+    names = [(kind, name) for *_, kind, name in entries(listing, attrs=False)]
+    assert names[2:] == [(8, b"a"), (4, b"b\xff"), (10, "ü".encode())]
 
-    class Place(Directory):
-        def children(self) -> list[Entry]:
-            return [Entry("a", 0o100644, 5), Entry("b\udcff", 0o040755, 6), Entry("ü", 0o120777, 7)]
+
+def test_a_listing_tells_attributes_where_they_cost_nothing() -> None:
+    """README, How it works: a listing tells the attributes of what is in an archive; of what must
+    be asked for it tells the name and type alone."""
+    served = Served(Folders())
+    fh, *_ = struct.unpack("=QII", served.answer(Opcode.OPENDIR, bytes(8))[1])
+    _, listing = served.answer(Opcode.READDIRPLUS, struct.pack("=QQI20x", fh, 0, 4096))
+    found = entries(listing, attrs=True)
+    assert [name for *_, name in found] == [b".", b"..", b"a", b"b\xff", "ü".encode()]
+    assert [bool(nodeid) for nodeid, *_ in found] == [False, False, True, False, False]
+    nodeid = found[2][0]
+    # The kernel knows it now, and forgets it as often as it was told.
+    assert served.answer(Opcode.READDIRPLUS, struct.pack("=QQI20x", fh, 2, 4096))[0] == 0
+    assert len(served.session._dispatch._places) == 1
+    assert served.answers(Opcode.FORGET, struct.pack("=Q", 1), nodeid=nodeid) == []
+    assert len(served.session._dispatch._places) == 1
+    assert served.answers(Opcode.BATCH_FORGET, struct.pack("=IIQQ", 1, 0, nodeid, 1)) == []
+    assert len(served.session._dispatch._places) == 0
+    assert served.answer(Opcode.GETATTR, bytes(16), nodeid=nodeid)[0] == errno.ENOENT
+
+
+@pytest.mark.parametrize("opcode", [Opcode.READDIR, Opcode.READDIRPLUS])
+@pytest.mark.parametrize("size", [200, 330, 400, 4096])
+def test_a_listing_goes_on_where_it_stopped(opcode: int, size: int) -> None:
+    """readdir(3): each name once, however little is asked for at once."""
+    served, found, offset = Served(Folders()), [], 0
+    fh, *_ = struct.unpack("=QII", served.answer(Opcode.OPENDIR, bytes(8))[1])
+    while True:
+        error, listing = served.answer(opcode, struct.pack("=QQI20x", fh, offset, size))
+        assert (error, len(listing) <= size) == (0, True)
+        if not listing:
+            break
+        part = entries(listing, attrs=opcode == Opcode.READDIRPLUS)
+        found += [name for *_, name in part]
+        offset = part[-1][2]
+    assert found == [b".", b"..", b"a", b"b\xff", "ü".encode()]
+    assert served.answer(Opcode.RELEASEDIR, struct.pack("=Q16x", fh)) == (0, b"")
+    body = struct.pack("=QQI20x", fh, 0, size)
+    assert served.answer(opcode, body)[0] == errno.EBADF
+
+
+def test_extended_attributes_that_do_not_fit_are_erange() -> None:
+    """getxattr(2): a size of 0 asks how much room it takes, too little room is ERANGE."""
+
+    class Marked(Node):
+        def xattr_names(self) -> list[str]:
+            return ["user.taskfs.a", "user.taskfs.b"]
 
     class Places(Failing):
         def resolve(self, path: str) -> Node:
-            return Place(path)
+            return Marked(path)
 
-    listed: list[tuple[bytes, int, int]] = []
-
-    def fill(buffer: Any, name: bytes, stat: Any, offset: int) -> int:
-        listed.append((name, stat._obj.st_mode, stat._obj.st_ino) if stat else (name, 0, 0))
-        return 0
-
-    session = session_on(operations_on(Places()))
-    assert call(session, "readdir", b"/", None, fill, 0, None) == 0
-    assert listed == [
-        *((b".", 0, 0), (b"..", 0, 0), (b"a", 0o100644, 5)),
-        *((b"b\xff", 0o040755, 6), ("ü".encode(), 0o120777, 7)),
-    ]
-    assert "x\udcff".encode(ENCODING) == b"x\xff"
-    assert b"x\xff".decode(ENCODING) == "x\udcff"
+    served = Served(Places())
+    told = b"user.taskfs.a\0user.taskfs.b\0"
+    assert served.answer(Opcode.LISTXATTR, struct.pack("=II", 0, 0)) == (
+        0,
+        struct.pack("=II", len(told), 0),
+    )
+    assert served.answer(Opcode.LISTXATTR, struct.pack("=II", 20, 0)) == (errno.ERANGE, b"")
+    assert served.answer(Opcode.LISTXATTR, struct.pack("=II", 200, 0)) == (0, told)
 
 
 def test_unknown_handles_are_ebadf() -> None:
     """README, Errors: a handle that is not open."""
-
-    class Info:
-        fh = 12345
-
-    operations = operations_on(Failing())
-    assert errno_of(operations, "read", "/t/status", 10, 0, Info()) == errno.EBADF
-    assert errno_of(operations, "write", "/t/kill", b"1", 0, Info()) == errno.EBADF
-    operations("release", "/t/status", Info())
+    operations = Served(Failing()).operations
+    assert errno_of(operations, "read", "/t/status", 10, 0, 12345) == errno.EBADF
+    assert errno_of(operations, "write", "/t/kill", b"1", 0, 12345) == errno.EBADF
+    operations("release", "/t/status", 12345)
 
 
 def test_a_command_with_an_unexpected_error_never_counts_as_done() -> None:
