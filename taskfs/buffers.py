@@ -7,30 +7,25 @@ from typing import Final
 Buffer = bytes | bytearray | memoryview  # nobody changes them any more
 
 LARGE: Final = 256 << 10
-ROOM: Final = 4 << 20  # the longest range of one request
-MAX_SPARE: Final = 2
-_spare: Final[list[mmap.mmap]] = []
+# What is borrowed and given back all the time: stretches that are decoded, ranges that are fetched.
+ROOMS: Final = (2 << 20, 4 << 20)
+MAX_SPARE: Final = 2  # of each
 
 
 def allocate(size: int) -> memoryview:
     """Return room for *size* bytes, to be filled once; what it held before is undefined."""
     if size < LARGE:
         return memoryview(bytearray(size))
-    if not ROOM // 4 * 3 < size <= ROOM:
-        return memoryview(_map(size))
-    try:
-        room = _spare.pop()
-    except IndexError:
-        room = _map(ROOM)
-        room.madvise(mmap.MADV_HUGEPAGE)
-    borrowed = _Borrowed.from_buffer(room)
-    borrowed.room = room
-    return memoryview(borrowed).cast("B")[:size]
+    for kind in _KINDS:
+        if kind.length // 4 * 3 < size <= kind.length:
+            return kind.borrow()[:size]
+    return memoryview(_map(size))
 
 
 def give_spare_back() -> None:
     """Return to the system what nobody has asked for again."""
-    _spare.clear()
+    for kind in _KINDS:
+        kind.spare.clear()
 
 
 def _map(size: int) -> mmap.mmap:
@@ -39,15 +34,36 @@ def _map(size: int) -> mmap.mmap:
     return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
-class _Borrowed(ctypes.c_char * ROOM):  # type: ignore[misc]
-    """Room that is used again once its last view is gone: the system would make its pages anew, and
-    to clear them costs more than what is put there."""
+class _Kind:
+    """Rooms of one length that are used again once their last view is gone: the system would make
+    their pages anew, and to clear them costs more than what is put there."""
 
-    room: mmap.mmap
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self.spare: list[mmap.mmap] = []
+        spare = self.spare
 
-    def __del__(self, spare: list[mmap.mmap] = _spare) -> None:
-        if len(spare) < MAX_SPARE:
-            spare.append(self.room)
+        class Borrowed(ctypes.c_char * length):  # type: ignore[misc]
+            room: mmap.mmap
+
+            def __del__(self) -> None:
+                if len(spare) < MAX_SPARE:
+                    spare.append(self.room)
+
+        self._borrowed = Borrowed
+
+    def borrow(self) -> memoryview:
+        try:
+            room = self.spare.pop()
+        except IndexError:
+            room = _map(self.length)
+            room.madvise(mmap.MADV_HUGEPAGE)
+        borrowed = self._borrowed.from_buffer(room)
+        borrowed.room = room
+        return memoryview(borrowed).cast("B")
+
+
+_KINDS: Final = tuple(map(_Kind, ROOMS))
 
 
 def has_address(buffer: Buffer) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from taskfs.buffers import Buffer
+from taskfs.buffers import Buffer, allocate
 from taskfs.decoders import Decoder, crc32
 from taskfs.errors import CorruptData
 
@@ -42,7 +42,7 @@ class Cursor:
     def __init__(self, decoder: Decoder, source: Source, size: int, crc: int) -> None:
         self.source = source
         self.out = 0  # where `stretch` begins, a multiple of SPAN
-        self.stretch = bytearray()  # as far as `decoded`; never moved or resized
+        self.stretch = memoryview(b"")  # as far as `decoded`; never moved or resized
         self.decoded = 0
         self.busy = False
         self._decoder = decoder
@@ -65,7 +65,7 @@ class Cursor:
         """Whether all spans are decoded, and the member's size and CRC-32 were right."""
         return self.out >= self._size
 
-    def advance(self, spans: int) -> bytearray | None:
+    def advance(self, spans: int) -> memoryview | None:
         """Decode what one piece gives; return the stretch if that completed it, else None.
 
         A new stretch ends where a multiple of *spans* spans does.
@@ -75,10 +75,10 @@ class Cursor:
         """
         if not self.decoded:
             length = spans * SPAN - self.out % (spans * SPAN)
-            self.stretch = bytearray(min(length, self._size - self.out))
+            self.stretch = allocate(min(length, self._size - self.out))
         stretch = self.stretch
         if self.decoded < len(stretch):
-            count, at_end = self._decode(memoryview(stretch)[self.decoded :])
+            count, at_end = self._decode(stretch[self.decoded :])
             self.decoded += count
             if not count and (at_end or self._decoder.ended):
                 reached = self.out + self.decoded

@@ -4,6 +4,7 @@ Paths, names and bytes come from the request, what they are from `operations`, t
 `wire`.
 """
 
+import contextlib
 import errno
 import itertools
 from collections.abc import Callable, Sequence
@@ -163,7 +164,14 @@ class Dispatch:
 
     def _read(self, nodeid: int, body: memoryview) -> Answer:
         fh, offset, size = READ_IN.unpack_from(body)
-        return (self._operations("read", self._path(nodeid), size, offset, fh),)
+        path = self._path(nodeid)
+        piece = self._operations("read", path, size, offset, fh)
+        # Before the answer: who waits for it goes on, and would ask for what comes here.
+        with contextlib.suppress(OSError):  # whoever reads there is told
+            while ready := self._operations("claim_ready", path, fh):
+                more = self._operations("read", path, len(ready), ready.start, fh)
+                self._store(nodeid, ready.start, more)
+        return (piece,)
 
     def _write(self, nodeid: int, body: memoryview) -> Answer:
         fh, offset, size, *_ = WRITE_IN.unpack_from(body)

@@ -41,6 +41,10 @@ class Handle(Protocol):
         """Return the bytes [offset, offset + size) of the file, fewer only at its end."""
         ...
 
+    def claim_ready(self) -> range:
+        """Return the bytes that a reader in order wants next and that cost no wait: told once."""
+        ...
+
     def write(self, piece: bytes) -> int:
         """Act on *piece*, return how many bytes of it count as written."""
         ...
@@ -62,6 +66,9 @@ class TextHandle:
 
     def read_at(self, offset: int, size: int) -> Buffer:
         return self._text[offset : offset + size]
+
+    def claim_ready(self) -> range:
+        return range(0)
 
     def write(self, piece: bytes) -> int:
         raise ReadOnly("the file cannot be written")
@@ -91,6 +98,9 @@ class CommandHandle:
 
     def read_at(self, offset: int, size: int) -> Buffer:
         return b""
+
+    def claim_ready(self) -> range:
+        return range(0)
 
     def write(self, piece: bytes) -> int:
         if not piece:
@@ -175,6 +185,11 @@ class ArchiveHandle:
         except CorruptData:
             self._shelf.damaged(task_id, which, self._archive, self._lease.path)
             raise
+
+    def claim_ready(self) -> range:
+        # The kernel keeps no pages of what it reads directly.
+        is_kept = self.mode is not CacheMode.DIRECT and not self._stale
+        return self._reader.claim_ready() if is_kept else range(0)
 
     def _is_cut_elsewhere(self) -> bool:
         """Whether the kernel fills what lacks behind this version's end, up to a newer one's."""

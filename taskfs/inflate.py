@@ -24,9 +24,13 @@ from taskfs.waiting import POLL_S, Waiter
 FIRST_SPACING: Final = 4 << 20
 MAX_CHECKPOINTS: Final = 128  # of one member; then every other one goes and the spacing doubles
 MAX_CURSORS: Final = 4
-AHEAD_SPANS: Final = 16
-STRETCH: Final = 2  # spans that are decoded at once where nobody waits for the first
+AHEAD_SPANS: Final = 32
+FIRST_AHEAD: Final = 8
+# Spans that are decoded at once for who reads in order: the kernel asks for the first two, and the
+# rest is put among its pages unasked, in one message instead of fourteen requests.
+STRETCH: Final = 16
 DISORDER: Final = 8
+STREAK: Final = 2
 
 
 class _Sleeper:
@@ -86,6 +90,8 @@ class Inflater:
         self._spacing = FIRST_SPACING
         self._last_span = -1
         self._streak = 0
+        self._streak_start = 0  # a span
+        self._asked = 0  # what lies before it was read or told by `claim_ready`
         self._ahead = 0  # how many spans are decoded ahead
         self._ahead_until = 0  # a span: the run ahead goes that far
         self._ahead_running = False
@@ -99,19 +105,30 @@ class Inflater:
             Interrupted: the caller gave up; what was decoded stays.
         """
         stop = min(offset + size, self.size)
+        self._note_asked(offset, stop)
         pieces = []
         while offset < stop:
-            index = offset // SPAN
-            end = min(stop, (index + 1) * SPAN)
-            pieces.append(self._piece(index, offset - index * SPAN, end - index * SPAN))
-            offset = end
+            piece = self._piece(offset, stop)
+            pieces.append(piece)
+            offset += len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def claim_ready(self) -> range:
+        """Return the bytes that a reader in order wants next and that are decoded: told once."""
+        with self._lock:
+            start = self._asked
+            if self._streak < STREAK or start >= self.size:
+                return range(0)
+            extent = self._spans.find(self._id, start // SPAN)
+            if extent is None:
+                return range(0)
+            self._asked = extent.first * SPAN + len(extent.body)
+            return range(start, self._asked)
 
     def verify(self) -> None:
         """Decode to the member's end, keeping what fits: raise CorruptData now or never."""
         if not self.verified:
-            last = max(0, self.size - 1)
-            self._piece(last // SPAN, 0, last % SPAN + 1 if self.size else 0)
+            self._piece(max(0, self.size - 1), self.size)
 
     @property
     def is_costly(self) -> bool:
@@ -131,8 +148,10 @@ class Inflater:
         self._room.leave(self)
         self._spans.drop(self._id, 0, self.size // SPAN)
 
-    def _piece(self, index: int, start: int, stop: int) -> memoryview:
-        """Return the bytes [start, stop) of one span."""
+    def _piece(self, offset: int, stop: int) -> memoryview:
+        """Return the bytes from *offset* on, as far as they lie in one piece, at most to *stop*."""
+        index = offset // SPAN
+        begin = index * SPAN
         while True:
             found = self._claim(index)
             if isinstance(found, _Sleeper):
@@ -140,16 +159,18 @@ class Inflater:
                     self._waiter.check()
                 continue
             if isinstance(found, Cursor):
+                stop = min(stop, begin + SPAN)
                 try:
-                    span = self._drive(found, index, stop)
+                    span = self._drive(found, index, stop - begin)
                 finally:
                     self._release(found)
                 if self._checkpoints:
                     self._room.note(self, len(self._checkpoints))
             else:
                 span = found
-            self._note_use(index)
-            return span[start:stop]
+            piece = span[offset - begin : stop - begin]
+            self._note_use(index, max(offset, offset + len(piece) - 1) // SPAN)
+            return piece
 
     def _claim(self, index: int) -> memoryview | Cursor | _Sleeper:
         """Return the span if it is there, else the cursor that is nearest before it, now busy.
@@ -218,13 +239,13 @@ class Inflater:
         while True:
             at = cursor.out
             if start - at + stop <= cursor.decoded and not is_last:
-                return memoryview(cursor.stretch)[start - at :]
+                return cursor.stretch[start - at :]
             stretch = self._step(cursor, 1)
             if stretch is not None and (start < cursor.out or cursor.is_at_end):
-                return memoryview(stretch)[start - at :]
+                return stretch[start - at :]
             self._waiter.check()
 
-    def _step(self, cursor: Cursor, spans: int) -> bytearray | None:
+    def _step(self, cursor: Cursor, spans: int) -> memoryview | None:
         """Decode what one piece gives; return the stretch if that completed it, and keep it."""
         try:
             stretch = cursor.advance(spans)
@@ -262,28 +283,32 @@ class Inflater:
             count = len(self._checkpoints)
         self._room.note(self, count)
 
-    def _note_use(self, index: int) -> None:
+    def _note_asked(self, offset: int, stop: int) -> None:
+        with self._lock:
+            is_near = abs(offset - self._asked) <= DISORDER * SPAN
+            self._asked = max(self._asked, stop) if is_near else stop
+
+    def _note_use(self, first: int, last: int) -> None:
         """Follow how the member is read: one read in order is decoded ahead."""
         with self._lock:
             # The kernel sends the reads of one `cat` out of order, a few spans at most.
-            if self._last_span < index <= self._last_span + DISORDER:
+            if first <= self._last_span + DISORDER and self._last_span < last:
                 self._streak += 1
-                self._last_span = index
-            elif not self._last_span - DISORDER <= index <= self._last_span:
+                self._last_span = last
+            elif not self._last_span - DISORDER <= first <= self._last_span:
                 self._streak = self._ahead_until = 0
-                self._last_span = index
+                self._last_span, self._streak_start = last, first
             index = self._last_span
-            if self._streak < 2 or (index + 1) * SPAN >= self.size:
+            if self._streak < STREAK or (index + 1) * SPAN >= self.size:
                 return
+            # Decoded ahead is only what stays until it is read, however many members are.
+            ahead = max(FIRST_AHEAD, 2 * (index + 1 - self._streak_start))
+            self._ahead = min(ahead, AHEAD_SPANS, self._windows.share(self) // SPAN)
             if self._ahead_running:
                 self._ahead_until = index + 1 + self._ahead
                 return
             # To wake a thread costs as much as to decode a span: it sleeps while half is there.
-            if index + self._ahead // 2 < self._ahead_until:
-                return
-            # Decoded ahead is only what stays until it is read, however many members are.
-            self._ahead = min(AHEAD_SPANS, self._windows.share(self) // SPAN)
-            if not self._ahead:
+            if not self._ahead or index + self._ahead // 2 < self._ahead_until:
                 return
             self._windows.enter(self)
             self._ahead_until = index + 1 + self._ahead
@@ -296,7 +321,9 @@ class Inflater:
             while (cursor := self._claim_ahead()) is not None:
                 try:
                     while (room := self._ahead_stop() - cursor.out // SPAN) > 0:
-                        while self._step(cursor, min(STRETCH, room)) is None:
+                        # A power of two, so that stretches end where checkpoints are left.
+                        spans = min(STRETCH, 1 << room.bit_length() - 1)
+                        while self._step(cursor, spans) is None:
                             self._waiter.check()
                         if cursor.is_at_end:
                             break

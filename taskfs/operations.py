@@ -88,6 +88,9 @@ class TaskOperations:
     def read(self, path: str, size: int, offset: int, fh: int) -> Buffer:
         return self._tree.handles.get(fh).read_at(offset, size)
 
+    def claim_ready(self, path: str, fh: int) -> range:
+        return self._tree.handles.get(fh).claim_ready()
+
     def write(self, path: str, piece: bytes, offset: int, fh: int) -> int:
         return self._tree.handles.get(fh).write(piece)
 

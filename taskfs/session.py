@@ -200,7 +200,7 @@ class Session:
             self._reply(unique, errno.EAGAIN, ())
 
     def _store(self, nodeid: int, offset: int, piece: Buffer) -> None:
-        """Put *piece* among the kernel's pages of a file, as if it had been read from *offset* on."""
+        """Put *piece* among the kernel's pages of a file, as if it had been read at *offset*."""
         told = NOTIFY_STORE_OUT.pack(nodeid, offset, len(piece), 0)
         length = HEADER_OUT.size + len(told) + len(piece)
         self._channel.send((HEADER_OUT.pack(length, NOTIFY_STORE, 0), told, piece))

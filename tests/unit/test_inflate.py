@@ -13,6 +13,7 @@ import pytest
 
 from taskfs import inflate
 from taskfs.blocks import BlockCache
+from taskfs.compose import SPAN_MEMORY
 from taskfs.cursors import SPAN
 from taskfs.decoders import BZIP2, DECODERS, DEFLATED, LZMA
 from taskfs.errors import CorruptData, Interrupted, TaskFSError, Unavailable
@@ -232,7 +233,7 @@ LONG, LONG_PACKED = long_body()
 
 def test_a_backward_read_after_a_first_pass_starts_at_a_checkpoint(decoding: Make) -> None:
     """Issue 3, 4: backward reads, reopening and interleaved readers start from the nearest one."""
-    one = decoding(LONG, LONG_PACKED, span_bytes=4 << 20)
+    one = decoding(LONG, LONG_PACKED, span_bytes=SPAN_MEMORY)
     one.check_whole(SPAN)
     one.over.set()  # no more runs ahead: what is fed from here on is fed to the reads
     one.pool.is_quiet()
