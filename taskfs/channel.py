@@ -62,7 +62,7 @@ class Channel:
         os.set_inheritable(self._device, False)
 
     def receive(self, room: bytearray) -> int:
-        """Wait for a request, put it into *room* and return its length; 0 once the mount is gone."""
+        """Wait for a request, put it into *room*, return its length; 0 once the mount is gone."""
         while True:
             try:
                 return os.readv(self._device, [room])
@@ -81,7 +81,6 @@ class Channel:
                 return False
             raise
         return True
-
 
     def close(self) -> None:
         """Unmount, if somebody has not yet, and let the device go."""

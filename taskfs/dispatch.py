@@ -8,12 +8,14 @@ import contextlib
 import errno
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from taskfs.buffers import Buffer
 from taskfs.nodes import DIRECTORY_MODE, Entry
 from taskfs.operations import Listed, Opened, Room, TaskOperations
 from taskfs.places import Places
+from taskfs.pushes import Pushes
 from taskfs.shelf import CacheMode
 from taskfs.wire import (
     BATCH_FORGET_IN,
@@ -87,6 +89,7 @@ class Dispatch:
         self._packer = packer
         self._store = store
         self._places = Places()
+        self._pushes = Pushes()
         self._listings: dict[int, _Listing] = {}
         self._numbers = itertools.count(1)
         self._methods: dict[int, Callable[[int, memoryview], Answer]] = {
@@ -165,13 +168,22 @@ class Dispatch:
     def _read(self, nodeid: int, body: memoryview) -> Answer:
         fh, offset, size = READ_IN.unpack_from(body)
         path = self._path(nodeid)
-        piece = self._operations("read", path, size, offset, fh)
-        # Before the answer: who waits for it goes on, and would ask for what comes here.
-        with contextlib.suppress(OSError):  # whoever reads there is told
-            while ready := self._operations("claim_ready", path, fh):
-                more = self._operations("read", path, len(ready), ready.start, fh)
-                self._store(nodeid, ready.start, more)
+        with self._pushes.read(nodeid, offset, offset + size):
+            piece = self._operations("read", path, size, offset, fh)
+            # Before the answer: who waits for it goes on, and would ask for what comes here.
+            with contextlib.suppress(OSError):  # whoever reads there is told
+                while self._push(nodeid, path, fh):
+                    pass
         return (piece,)
+
+    def _push(self, nodeid: int, path: str, fh: int) -> bool:
+        """Put what lies behind the bytes that were read among the kernel's pages, if it is here."""
+        claim = partial(self._operations, "claim_ready", path, fh)
+        with self._pushes.push(nodeid, claim) as ready:
+            if ready:
+                piece = self._operations("read", path, len(ready), ready.start, fh)
+                self._store(nodeid, ready.start, piece)
+            return bool(ready)
 
     def _write(self, nodeid: int, body: memoryview) -> Answer:
         fh, offset, size, *_ = WRITE_IN.unpack_from(body)

@@ -276,7 +276,7 @@ class Inflater:
                 return
             self._checkpoints.append(mark)
             self._checkpoints.sort(key=lambda mark: mark.out)
-            if len(self._checkpoints) > MAX_CHECKPOINTS:
+            while len(self._checkpoints) > MAX_CHECKPOINTS:
                 self._spacing *= 2
                 kept = [mark for mark in self._checkpoints if mark.out % self._spacing == 0]
                 self._checkpoints = kept

@@ -42,7 +42,7 @@ class Places:
         return f"{parent}/{name}"
 
     def tell(self, parent: str, name: str) -> int:
-        """Return the number of *name* in the directory *parent*; the kernel is told it once more."""
+        """Return the number of *name* in the directory *parent*; the kernel is told once more."""
         place = sys.intern(parent), name  # one string for all that is in the directory
         nodeid = hash(place) & _MASK
         with self._lock:

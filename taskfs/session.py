@@ -120,7 +120,9 @@ class Session:
         _, opcode, unique, *_ = HEADER_IN.unpack_from(room)
         major, minor, readahead, features = INIT_IN.unpack_from(room, HEADER_IN.size)
         if opcode != Opcode.INIT or major != MAJOR or minor < OLDEST_MINOR:
-            raise MountError(f"the kernel speaks FUSE {major}.{minor}: Linux 3.15 or newer is needed")
+            raise MountError(
+                f"the kernel speaks FUSE {major}.{minor}: Linux 3.15 or newer is needed"
+            )
         answer = INIT_OUT.pack(
             *(MAJOR, min(minor, MINOR), readahead, features & FEATURES),
             *(BACKGROUND, BACKGROUND * 3 // 4, MAX_WRITE, 1, MAX_READ // PAGE, 0),
@@ -163,7 +165,7 @@ class Session:
         if opcode == Opcode.INTERRUPT:
             self._interrupt(unique, *INTERRUPT_IN.unpack_from(body))
             return
-        request = _served.request = self._running[unique] = _Request()
+        _served.request = self._running[unique] = _Request()
         error, answer = 0, NO_ANSWER
         try:
             answer = self._dispatch.answer(opcode, nodeid, body)

@@ -21,6 +21,7 @@ from taskfs.handles import CommandHandle, HandleTable
 from taskfs.nodes import Attrs, Directory, Entry, Node
 from taskfs.operations import TaskOperations
 from taskfs.session import Session, interrupted
+from taskfs.shelf import CacheMode
 from taskfs.tree import Tree
 from taskfs.wire import Opcode, Packer
 
@@ -362,6 +363,60 @@ def test_a_listing_goes_on_where_it_stopped(opcode: int, size: int) -> None:
     assert served.answer(Opcode.RELEASEDIR, struct.pack("=Q16x", fh)) == (0, b"")
     body = struct.pack("=QQI20x", fh, 0, size)
     assert served.answer(opcode, body)[0] == errno.EBADF
+
+
+class Ahead:
+    """An open file of which two pieces lie behind what is read."""
+
+    def __init__(self, *ready: range, fails: bool = False) -> None:
+        self.mode = CacheMode.KEEP
+        self.size, self.version = 1 << 30, None
+        self.ready = list(ready)
+        self.fails = fails
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        if self.fails and offset:
+            raise errors.CorruptData("wrong")
+        return offset.to_bytes(8, "little") * (size // 8)
+
+    def claim_ready(self) -> range:
+        return self.ready.pop(0) if self.ready else range(0)
+
+    def write(self, piece: bytes) -> int:
+        raise errors.ReadOnly("no")
+
+    def close(self) -> None:
+        pass
+
+
+def read_of(served: Served, handle: Ahead) -> list[bytes]:
+    """Read the first 8 bytes through *handle*; return what went out."""
+    fh = cast(Any, served.operations)._tree.handles.add(handle)
+    served.answers(Opcode.STATFS)
+    served.wire.sent.clear()
+    body = struct.pack("=QQI20x", fh, 0, 8)
+    served.session._serve(memoryview(request(Opcode.READ, body)))
+    return served.wire.sent
+
+
+def test_what_is_here_goes_among_the_pages_before_the_answer() -> None:
+    """linux/fuse.h, NOTIFY_STORE: a message without a request (unique 0), and its code for errno."""
+    sent = read_of(Served(Failing()), Ahead(range(8, 24), range(24, 40)))
+    assert [struct.unpack_from("=IiQ", message) for message in sent] == [
+        *((56, 4, 0), (56, 4, 0)),
+        (24, 0, 2),
+    ]
+    assert struct.unpack_from("=QQII", sent[0], 16) == (1, 8, 16, 0)
+    assert sent[0][40:] == (8).to_bytes(8, "little") * 2
+    assert struct.unpack_from("=QQII", sent[1], 16) == (1, 24, 16, 0)
+    assert sent[2][16:] == bytes(8)
+
+
+def test_what_cannot_be_pushed_fails_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    """README, Errors: whoever reads what is wrong is told, and nobody else."""
+    sent = read_of(Served(Failing()), Ahead(range(8, 24), fails=True))
+    assert [struct.unpack_from("=IiQ", message) for message in sent] == [(24, 0, 2)]
+    assert len(caplog.records) == 1
 
 
 def test_extended_attributes_that_do_not_fit_are_erange() -> None:

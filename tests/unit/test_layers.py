@@ -47,7 +47,7 @@ ROWS: Final = (
     ("target", "sharing"),
     ("fetching", "taskfile"),
     ("download", "operations", "refusals", "filesystem", "channel", "wire"),
-    ("places",),
+    ("places", "pushes"),
     ("dispatch",),
     ("session",),
     ("mount",),
@@ -83,7 +83,7 @@ THIRD_PARTY: Final = {
 }
 # What the core must be usable without: it is all that stands above `operations`.
 ADAPTERS: Final = {
-    *("operations", "wire", "places", "dispatch", "channel", "session", "mount"),
+    *("operations", "wire", "places", "pushes", "dispatch", "channel", "session", "mount"),
     *("daemon", "mountpoint", "notify", "refusals"),
 }
 READ_ENGINE: Final = {

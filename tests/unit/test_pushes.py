@@ -1,0 +1,60 @@
+"""What goes among the kernel's pages unasked never waits for whoever waits for it."""
+
+import contextlib
+
+import pytest
+
+from taskfs.pushes import AT_ONCE, Pushes
+
+
+@pytest.mark.parametrize(
+    ("reads", "pushed"),
+    [
+        ([], range(100, 200)),
+        ([(0, 100)], range(100, 200)),
+        ([(0, 101)], range(100, 100)),
+        ([(150, 160)], range(100, 150)),
+        ([(199, 300), (120, 130)], range(100, 120)),
+        ([(200, 300)], range(100, 200)),
+    ],
+)
+def test_nothing_is_pushed_where_a_read_is_under_way(
+    reads: list[tuple[int, int]], pushed: range
+) -> None:
+    """README, How it works: a push waits for no read that was there before it."""
+    pushes = Pushes()
+    with contextlib.ExitStack() as stack:
+        for start, stop in reads:
+            stack.enter_context(pushes.read(7, start, stop))
+        stack.enter_context(pushes.read(8, 100, 200))  # of another file
+        with pushes.push(7, lambda: range(100, 200)) as ready:
+            assert ready == pushed
+    with pushes.push(7, lambda: range(100, 200)) as ready:
+        assert ready == range(100, 200)
+
+
+def test_a_read_under_way_twice_counts_until_both_have_ended() -> None:
+    """README, How it works: also where two programs read the same bytes at once."""
+    pushes = Pushes()
+    with pushes.read(7, 0, 10):
+        with pushes.read(7, 0, 10):
+            pass
+        with pushes.push(7, lambda: range(20)) as ready:
+            assert not ready
+
+
+def test_few_push_at_once() -> None:
+    """README, How it works: the kernel gives out so many reads at once, and all must not wait."""
+    pushes, asked = Pushes(), []
+
+    def claim() -> range:
+        asked.append(1)
+        return range(10)
+
+    with contextlib.ExitStack() as stack:
+        for _ in range(AT_ONCE):
+            assert stack.enter_context(pushes.push(7, claim))
+        assert not stack.enter_context(pushes.push(7, claim))
+        assert len(asked) == AT_ONCE
+    with pushes.push(7, claim) as ready:
+        assert ready
