@@ -19,7 +19,7 @@ from taskfs.decoders import Decoder
 from taskfs.errors import CorruptData, TaskFSError, Unsupported
 from taskfs.readahead import Windows
 from taskfs.rooms import CheckpointRoom
-from taskfs.waiting import POLL_S, Waiter
+from taskfs.waiting import Waiter
 
 FIRST_SPACING: Final = 4 << 20
 MAX_CHECKPOINTS: Final = 128  # of one member; then every other one goes and the spacing doubles
@@ -31,21 +31,26 @@ FIRST_AHEAD: Final = 8
 STRETCH: Final = 16
 DISORDER: Final = 8
 STREAK: Final = 2
+# So long does who waits for a span wait for the whole stretch, which is there sooner by far unless
+# the store is slow: then what is decoded of it is enough.
+PATIENCE_S: Final = 0.02
 
 
 class _Sleeper:
     """A thread that waits for a span that another one's cursor will pass."""
 
-    __slots__ = ("_lock", "index")
+    __slots__ = ("_lock", "index", "is_gone")
 
     def __init__(self, index: int) -> None:
         self.index = index
+        self.is_gone = False
         self._lock = threading.Lock()
         self._lock.acquire()
 
     def sleep(self) -> bool:
-        """Return whether it was woken, else some time has passed."""
-        return self._lock.acquire(timeout=POLL_S)
+        """Return whether it was woken, else some time has passed and it does not wait any more."""
+        self.is_gone = not self._lock.acquire(timeout=PATIENCE_S)
+        return not self.is_gone
 
     def wake(self) -> None:
         self._lock.release()
@@ -152,10 +157,12 @@ class Inflater:
         """Return the bytes from *offset* on, as far as they lie in one piece, at most to *stop*."""
         index = offset // SPAN
         begin = index * SPAN
+        was_patient = False
         while True:
-            found = self._claim(index)
+            found = self._claim(index, offset - begin if was_patient else None)
             if isinstance(found, _Sleeper):
-                if not found.sleep():
+                was_patient = not found.sleep()
+                if was_patient:
                     self._waiter.check()
                 continue
             if isinstance(found, Cursor):
@@ -172,17 +179,24 @@ class Inflater:
             self._note_use(index, max(offset, offset + len(piece) - 1) // SPAN)
             return piece
 
-    def _claim(self, index: int) -> memoryview | Cursor | _Sleeper:
+    def _claim(self, index: int, wanted: int | None = None) -> memoryview | Cursor | _Sleeper:
         """Return the span if it is there, else the cursor that is nearest before it, now busy.
 
-        If another thread drives that, it may be about to pass: return what to wait with.
+        If another thread drives that, it may be about to pass: return what to wait with. Who has
+        waited tells which byte of the span is *wanted*, and gets what is decoded from there on.
         """
         with self._lock:
+            # Who waited in vain is not to be woken any more.
+            self._sleepers = [s for s in self._sleepers if not s.is_gone]
             extent = self._spans.find(self._id, index)
             if extent is not None:
                 return memoryview(extent.body)[(index - extent.first) * SPAN :]
             cursor = self._nearest(index)
             if cursor.busy:
+                at = index * SPAN - cursor.out
+                stop = min(cursor.decoded, self.size - 1 - cursor.out)  # the last byte is checked
+                if wanted is not None and at + wanted < stop:
+                    return cursor.stretch[at:stop]
                 sleeper = _Sleeper(index)
                 self._sleepers.append(sleeper)
                 return sleeper

@@ -146,7 +146,7 @@ class Packer:
         self, name: bytes, ino: int, mode: int, offset: int, nodeid: int, attrs: Attrs | None
     ) -> bytes:
         """Return a `fuse_direntplus`; without *attrs* the kernel asks when it wants them."""
-        told = _NO_ATTRS
+        told: tuple[int, ...] = _NO_ATTRS
         if attrs is not None:
             told = (nodeid, 0, *self._entry_valid, *self._attr(attrs))
         head = _DIRENTPLUS_HEAD.pack(*told, ino, offset, len(name), mode >> 12 & 15)

@@ -400,7 +400,7 @@ def read_of(served: Served, handle: Ahead) -> list[bytes]:
 
 
 def test_what_is_here_goes_among_the_pages_before_the_answer() -> None:
-    """linux/fuse.h, NOTIFY_STORE: a message without a request (unique 0), and its code for errno."""
+    """linux/fuse.h, NOTIFY_STORE: a message without a request, its code in place of an errno."""
     sent = read_of(Served(Failing()), Ahead(range(8, 24), range(24, 40)))
     assert [struct.unpack_from("=IiQ", message) for message in sent] == [
         *((56, 4, 0), (56, 4, 0)),
