@@ -3,8 +3,7 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from taskfs.api import TaskClient
 from taskfs.archive import Archive, Engine, open_archive
@@ -34,8 +33,7 @@ STORE_THREADS: Final = 8
 API_THREADS: Final = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Core:
+class Core(NamedTuple):
     """A tree and what it stands on."""
 
     tree: Tree

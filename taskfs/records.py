@@ -12,8 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from cachetools import TTLCache
 
@@ -33,8 +32,7 @@ SINGLE_REQUESTS: Final = 16
 MAX_NEGATIVE: Final = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """A task and since when it is known like that.
 
     `as_of_s` is when the request began that told it, by `age_clock`. `status_seen_ns` and
@@ -47,16 +45,14 @@ class Known:
     record_seen_ns: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(NamedTuple):
     """The tasks of one listing, newest first, and which one it is."""
 
     ids: tuple[str, ...] = ()
     number: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(NamedTuple):
     """Which tasks a listing shows; all of them by default."""
 
     project: str | None = None
@@ -175,7 +171,7 @@ class Records:
             known = self._known.get(status.id)
             if known is None:
                 return
-            task = replace(known.task, status=status.status, is_terminated=status.is_terminated)
+            task = known.task._replace(status=status.status, is_terminated=status.is_terminated)
             self._put(task, self._clock())
 
     def forget(self) -> None:
@@ -184,7 +180,7 @@ class Records:
             self._listed_s = None
             self._absent.clear()
             past = self._clock() - 10 * (self._listing_ttl_s + self._status_ttl_s)
-            self._known = {i: replace(k, as_of_s=past) for i, k in self._known.items()}
+            self._known = {i: k._replace(as_of_s=past) for i, k in self._known.items()}
 
     def _recall(self, task_id: str) -> Known:
         known = self._known.get(task_id)
@@ -307,7 +303,7 @@ class Records:
             self._known[task.id] = Known(task, as_of_s)
             return
         if task == known.task:
-            self._known[task.id] = replace(known, as_of_s=as_of_s)
+            self._known[task.id] = known._replace(as_of_s=as_of_s)
             return
         now_ns = time.time_ns()
         status_seen_ns = known.status_seen_ns
