@@ -18,16 +18,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from taskfs import daemon, logs, mountpoint
 from taskfs.buffers import give_spare_back
-from taskfs.compose import Core, open_core
 from taskfs.config import Config, Secret
 from taskfs.errors import BadAnswer, MountError, TaskFSError, Unavailable
 from taskfs.notify import READY, STOPPING, ServiceManager
-from taskfs.offline import OfflineAPI
-from taskfs.operations import TaskOperations
+from taskfs.opening import Opening
 from taskfs.refusals import CONTAINER, NEEDS_ALLOW_OTHER, explain
-from taskfs.session import Session, fuse_interrupted
 
 if TYPE_CHECKING:
+    from taskfs.compose import Core
     from taskfs.demo.server import EmbeddedCloud
 
 log = logging.getLogger(__name__)
@@ -153,8 +151,17 @@ def _serve(
     cloud = _start_demo() if config.demo else None
     if cloud is not None:
         config = replace(config, api_url=cloud.api_url, api_key=Secret(cloud.api_key))
-    core = open_core(config, interrupted=fuse_interrupted, mountpoint=str(place))
-    _begin(core, config)
+    opening = None if config.offline else Opening(config)
+    # The rest is imported while the first listing is on its way.
+    try:
+        from taskfs.compose import open_core
+        from taskfs.operations import TaskOperations
+        from taskfs.session import Session, fuse_interrupted
+    except OSError:  # fusepy loads libfuse when it is imported; its words name no package
+        raise MountError(f"libfuse 2 is missing: {mountpoint.FUSE_PACKAGES}") from None
+    gc.freeze()
+    core = open_core(config, opening=opening, interrupted=fuse_interrupted, mountpoint=str(place))
+    _begin(core, config, opening)
 
     def on_ready() -> None:
         live.set()
@@ -186,12 +193,12 @@ def _serve(
     _leave()
 
 
-def _begin(core: Core, config: Config) -> None:
-    """Make the first listing; where the API is away, say what the cache could show instead."""
-    if isinstance(core.client, OfflineAPI):
+def _begin(core: "Core", config: Config, opening: Opening | None) -> None:
+    """Await the first listing; where the API is away, say what the cache could show instead."""
+    if config.offline:
         core.client.check()
     try:
-        core.begin()
+        core.begin(opening.asked if opening else None)
     except (Unavailable, BadAnswer) as exc:
         count = len(core.ledger.tasks()) if core.ledger is not None else 0
         if not count:
@@ -231,7 +238,6 @@ def _tune_memory() -> None:
     cycle, and every request makes a few: looking through all of them again and again costs more
     than answering.
     """
-    gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 20, 20)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # musl has none, and needs none
@@ -303,7 +309,7 @@ def _open_devices() -> Iterator[int]:
                 yield int(name)
 
 
-def _close(core: Core, cloud: "EmbeddedCloud | None") -> None:
+def _close(core: "Core", cloud: "EmbeddedCloud | None") -> None:
     try:
         core.close()
         if cloud is not None:

@@ -20,6 +20,7 @@ from taskfs.clock import age_clock
 from taskfs.errors import Interrupted, NotFound, TaskFSError
 from taskfs.ledger import Ledger
 from taskfs.model import Task, TaskAPI, TaskStatus
+from taskfs.scope import Asked, Scope
 from taskfs.singleflight import SingleFlight
 from taskfs.waiting import Waiter
 
@@ -50,14 +51,6 @@ class Listing(NamedTuple):
 
     ids: tuple[str, ...] = ()
     number: int = 0
-
-
-class Scope(NamedTuple):
-    """Which tasks a listing shows; all of them by default."""
-
-    project: str | None = None
-    statuses: tuple[str, ...] = ()
-    last: int | None = None
 
 
 class Records:
@@ -99,13 +92,17 @@ class Records:
         """Changes whenever a task comes, goes or moves: what groups all tasks is then old."""
         return self._version
 
-    def begin(self) -> None:
-        """Make the first listing, in the caller's thread: who lists next need not ask again.
+    def begin(self, asked: Asked | None = None) -> None:
+        """Make the first listing, in the caller's thread, or await the one that was *asked* for:
+        who lists next need not ask again.
 
         Raises:
             AccessDenied, Unavailable, BadAnswer, NotFound: the API does not answer, or refuses.
         """
-        self._requests.here(self._load_listing)
+        if asked is None:
+            self._requests.here(self._load_listing)
+        else:
+            self._requests.here(lambda: self._take_listing(asked.answer.result(), asked.began_s))
 
     def listing(self) -> list[Task]:
         """Return the tasks that the mount lists, newest first, at most the listing's age old."""
@@ -221,7 +218,9 @@ class Records:
 
     def _load_listing(self) -> None:
         began = self._clock()
-        tasks = self._list_scope()
+        self._take_listing(self._scope.list_tasks(self._api), began)
+
+    def _take_listing(self, tasks: list[Task], began: float) -> None:
         with self._lock:
             self._apply(tasks, began)
             ids = tuple(task.id for task in tasks)
@@ -236,20 +235,6 @@ class Records:
             self._id_lengths = frozenset(map(len, ids))
         if self._ledger is not None:
             self._ledger.keep(tasks, whole=self._scope == Scope())
-
-    def _list_scope(self) -> list[Task]:
-        """Return what the mount lists: of several statuses, each is asked for by itself."""
-        scope = self._scope
-        if len(scope.statuses) <= 1:
-            status = scope.statuses[0] if scope.statuses else None
-            return self._api.list_tasks(project=scope.project, status=status, last=scope.last)
-        tasks = {
-            task.id: task
-            for status in scope.statuses
-            for task in self._api.list_tasks(project=scope.project, status=status, last=scope.last)
-        }
-        newest_first = sorted(tasks.values(), key=lambda task: task.create_ns or 0, reverse=True)
-        return newest_first[: scope.last]
 
     def _load_unfinished(self) -> None:
         began = self._clock()

@@ -11,7 +11,7 @@ import click
 from taskfs.cli import candidates
 from taskfs.cli.console import configure_logging
 from taskfs.cli.options import EPILOG, Settings, config_options, reads
-from taskfs.errors import ConfigError, MountError
+from taskfs.errors import ConfigError
 from taskfs.mountpoint import is_dead
 from taskfs.mountpoint import umount as unmount
 from taskfs.options import parse_path
@@ -105,12 +105,8 @@ def mount_tasks(settings: Settings, mountpoint: Path, *, foreground: bool) -> No
     config = settings.load()
     if config.demo:
         _require_demo()
-    from taskfs.mountpoint import FUSE_PACKAGES
+    from taskfs.mount import mount as mount_tree
 
-    try:
-        from taskfs.mount import mount as mount_tree
-    except OSError:  # fusepy loads libfuse when it is imported; its words name no package
-        raise MountError(f"libfuse 2 is missing: {FUSE_PACKAGES}") from None
     mount_tree(config, mountpoint, foreground=foreground)
 
 
