@@ -160,6 +160,7 @@ def _serve(
     except OSError:  # fusepy loads libfuse when it is imported; its words name no package
         raise MountError(f"libfuse 2 is missing: {mountpoint.FUSE_PACKAGES}") from None
     gc.freeze()
+    gc.enable()
     core = open_core(config, opening=opening, interrupted=fuse_interrupted, mountpoint=str(place))
     _begin(core, config, opening)
 

@@ -1,5 +1,6 @@
 """`taskfs mount`, `taskfs umount` and `taskfs demo`."""
 
+import gc
 import signal
 import sys
 import threading
@@ -105,6 +106,7 @@ def mount_tasks(settings: Settings, mountpoint: Path, *, foreground: bool) -> No
     config = settings.load()
     if config.demo:
         _require_demo()
+    gc.disable()  # until all is imported: it stays, and to look for cycles in it takes a twentieth
     from taskfs.mount import mount as mount_tree
 
     mount_tree(config, mountpoint, foreground=foreground)
