@@ -35,6 +35,7 @@ SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 GRACE_S: Final = 2.0
 FUSE_CONF: Final = Path("/etc/fuse.conf")
 DEVICE: Final = Path("/dev/fuse")
+LIBFUSE: Final = "libfuse.so.2"
 # mallopt(3)
 M_TRIM_THRESHOLD: Final = -1
 M_MMAP_THRESHOLD: Final = -3
@@ -153,6 +154,7 @@ def _serve(
         config = replace(config, api_url=cloud.api_url, api_key=Secret(cloud.api_key))
     opening = None if config.offline else Opening(config)
     # The rest is imported while the first listing is on its way.
+    _name_libfuse()
     try:
         from taskfs.compose import open_core
         from taskfs.operations import TaskOperations
@@ -230,6 +232,14 @@ def _fuse_options(config: Config) -> dict[str, Any]:
         # A name that is not there now may be a moment later, and asking costs no request.
         "negative_timeout": 0,
     }
+
+
+def _name_libfuse() -> None:
+    """Tell fusepy what to load, where that is there: by itself it starts ldconfig to find out."""
+    if not os.environ.get("FUSE_LIBRARY_PATH"):
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(LIBFUSE)
+            os.environ["FUSE_LIBRARY_PATH"] = LIBFUSE
 
 
 def _tune_memory() -> None:
