@@ -3,8 +3,7 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from taskfs.api import TaskClient
 from taskfs.archive import Archive, Engine, open_archive
@@ -16,11 +15,13 @@ from taskfs.handles import HandleTable
 from taskfs.ledger import Ledger, open_ledger
 from taskfs.model import Task
 from taskfs.offline import FrozenCache, OfflineAPI
+from taskfs.opening import Opening, open_client, scope_of
 from taskfs.parts import Parts
 from taskfs.pools import DaemonPool
 from taskfs.readahead import Windows
-from taskfs.records import Records, Scope
+from taskfs.records import Records
 from taskfs.rooms import CheckpointRoom
+from taskfs.scope import Asked
 from taskfs.shelf import Shelf, Which
 from taskfs.stats import Stats
 from taskfs.texts import Pins
@@ -34,8 +35,7 @@ STORE_THREADS: Final = 8
 API_THREADS: Final = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Core:
+class Core(NamedTuple):
     """A tree and what it stands on."""
 
     tree: Tree
@@ -43,13 +43,14 @@ class Core:
     ledger: Ledger | None = None
     pools: tuple[Executor, ...] = ()
 
-    def begin(self) -> None:
-        """Make the first listing, which tells whether the API answers and takes the key.
+    def begin(self, asked: Asked | None = None) -> None:
+        """Make the first listing, or await the one that was *asked* for: it tells whether the API
+        answers and takes the key.
 
         Raises:
             AccessDenied, Unavailable, BadAnswer, NotFound: it does not.
         """
-        self.tree.parts.records.begin()
+        self.tree.parts.records.begin(asked)
 
     def close(self) -> None:
         """Close the connections, have on disk what is to be kept, and let the threads end: whoever
@@ -59,11 +60,6 @@ class Core:
             pool.shutdown(wait=False, cancel_futures=True)
         if self.ledger is not None:
             self.ledger.close()
-
-
-def open_client(config: Config, stats: Stats | None = None) -> TaskClient:
-    """Return the task API of *config*; nothing goes out yet."""
-    return TaskClient(config.api_url, config.api_key, timeout_s=config.timeout_s, stats=stats)
 
 
 def open_disk(config: Config) -> DiskCache:
@@ -108,13 +104,17 @@ def open_task_archive(client: TaskClient, task: Task, which: Which, engine: Engi
 
 
 def open_core(
-    config: Config, *, interrupted: Callable[[], bool] = never, mountpoint: str = ""
+    config: Config,
+    *,
+    opening: Opening | None = None,
+    interrupted: Callable[[], bool] = never,
+    mountpoint: str = "",
 ) -> Core:
-    """Return the tree that *config* describes; nothing goes out yet.
+    """Return the tree that *config* describes; nothing goes out, but for the *opening*'s client.
 
     *interrupted* is asked, by the thread that waits, whether its request was given up.
     """
-    stats = Stats()
+    stats = opening.stats if opening else Stats()
     waiter = Waiter(interrupted)
     disk = None if config.demo else open_disk(config)
     client: TaskClient | OfflineAPI
@@ -122,7 +122,7 @@ def open_core(
     if config.offline:
         client = open_offline(config, disk)
     else:
-        client = open_client(config, stats)
+        client = opening.client if opening else open_client(config, stats)
         ledger = open_ledger(disk, config.api_url, config.api_key) if disk else None
     engine = open_engine(waiter, stats, disk, config.api_url)
     pool = DaemonPool(API_THREADS, "taskfs-api")
@@ -135,7 +135,7 @@ def open_core(
         # The kernel keeps entries for as long again, so ours are that much younger.
         listing_ttl_s=max(0.0, config.dir_cache_time_s - attr_timeout_s),
         status_ttl_s=config.status_cache_time_s,
-        scope=Scope(config.project, config.status, config.last),
+        scope=scope_of(config),
         ledger=ledger,
     )
     shelf = Shelf(

@@ -1,8 +1,7 @@
 """`Cursor`: one decoder on its way through the compressed data of one member."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from taskfs.buffers import Buffer, allocate
 from taskfs.decoders import Decoder, crc32
@@ -23,8 +22,7 @@ class Source(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Checkpoint(NamedTuple):
     """A place from which a decoder can go on: where it is, what it was fed, what came out."""
 
     out: int  # a multiple of SPAN

@@ -6,8 +6,7 @@ came, so a field nobody here knows is shown all the same.
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from taskfs.buffers import Buffer
 
@@ -33,8 +32,7 @@ KNOWN_STATUSES: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(NamedTuple):
     """One task's record, as a listing gave it."""
 
     id: str
@@ -87,8 +85,7 @@ class Task:
         return max(0.0, (stop_ns - self.computation_start_ns) / 1e9)
 
 
-@dataclass(frozen=True, slots=True)
-class TaskStatus:
+class TaskStatus(NamedTuple):
     """What the API answers to a status or kill request."""
 
     id: str
@@ -116,16 +113,14 @@ def format_size(count: float) -> str:
     return f"{count / 1000:.2f} PB"
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectVersion:
+class ObjectVersion(NamedTuple):
     """Which bytes a remote object holds: its size and what the store says identifies them."""
 
     size: int
     etag: str
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(NamedTuple):
     """One answer to a range request: the bytes [start, start + len(body)) of *version*."""
 
     start: int

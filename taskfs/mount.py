@@ -16,18 +16,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from taskfs import daemon, logs, mountpoint
 from taskfs.buffers import give_spare_back
-from taskfs.channel import Channel
-from taskfs.compose import Core, open_core
 from taskfs.config import Config, Secret
 from taskfs.errors import BadAnswer, MountError, TaskFSError, Unavailable
 from taskfs.notify import READY, STOPPING, ServiceManager
-from taskfs.offline import OfflineAPI
-from taskfs.operations import TaskOperations
+from taskfs.opening import Opening
 from taskfs.refusals import CONTAINER, NEEDS_ALLOW_OTHER, explain
-from taskfs.session import Session, interrupted
-from taskfs.wire import Packer
 
 if TYPE_CHECKING:
+    from taskfs.compose import Core
     from taskfs.demo.server import EmbeddedCloud
 
 log = logging.getLogger(__name__)
@@ -37,6 +33,7 @@ SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 GRACE_S: Final = 2.0
 FUSE_CONF: Final = Path("/etc/fuse.conf")
 DEVICE: Final = Path("/dev/fuse")
+LIBFUSE: Final = "libfuse.so.2"
 # mallopt(3)
 M_TRIM_THRESHOLD: Final = -1
 M_MMAP_THRESHOLD: Final = -3
@@ -153,8 +150,21 @@ def _serve(
     cloud = _start_demo() if config.demo else None
     if cloud is not None:
         config = replace(config, api_url=cloud.api_url, api_key=Secret(cloud.api_key))
-    core = open_core(config, interrupted=interrupted, mountpoint=str(place))
-    _begin(core, config)
+    opening = None if config.offline else Opening(config)
+    # The rest is imported while the first listing is on its way.
+    _name_libfuse()
+    try:
+        from taskfs.channel import Channel
+        from taskfs.compose import open_core
+        from taskfs.operations import TaskOperations
+        from taskfs.session import Session, interrupted
+        from taskfs.wire import Packer
+    except OSError:  # fusepy loads libfuse when it is imported; its words name no package
+        raise MountError(f"libfuse 2 is missing: {mountpoint.FUSE_PACKAGES}") from None
+    gc.freeze()
+    gc.enable()
+    core = open_core(config, opening=opening, interrupted=interrupted, mountpoint=str(place))
+    _begin(core, config, opening)
 
     def on_ready() -> None:
         live.set()
@@ -176,12 +186,12 @@ def _serve(
     _leave()
 
 
-def _begin(core: Core, config: Config) -> None:
-    """Make the first listing; where the API is away, say what the cache could show instead."""
-    if isinstance(core.client, OfflineAPI):
+def _begin(core: "Core", config: Config, opening: Opening | None) -> None:
+    """Await the first listing; where the API is away, say what the cache could show instead."""
+    if config.offline:
         core.client.check()
     try:
-        core.begin()
+        core.begin(opening.asked if opening else None)
     except (Unavailable, BadAnswer) as exc:
         count = len(core.ledger.tasks()) if core.ledger is not None else 0
         if not count:
@@ -207,6 +217,14 @@ def _mount_options(config: Config) -> dict[str, Any]:
     }
 
 
+def _name_libfuse() -> None:
+    """Tell fusepy what to load, where that is there: by itself it starts ldconfig to find out."""
+    if not os.environ.get("FUSE_LIBRARY_PATH"):
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(LIBFUSE)
+            os.environ["FUSE_LIBRARY_PATH"] = LIBFUSE
+
+
 def _tune_memory() -> None:
     """Have glibc give freed buffers back, and Python look for cycles rarely.
 
@@ -214,7 +232,6 @@ def _tune_memory() -> None:
     cycle, and every request makes a few: looking through all of them again and again costs more
     than answering.
     """
-    gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 20, 20)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # musl has none, and needs none
@@ -260,7 +277,7 @@ def _watch_signals(place: Path, live: threading.Event, ended: threading.Event) -
     threading.Thread(target=watch, name="taskfs-signals", daemon=True).start()
 
 
-def _close(core: Core, cloud: "EmbeddedCloud | None") -> None:
+def _close(core: "Core", cloud: "EmbeddedCloud | None") -> None:
     try:
         core.close()
         if cloud is not None:

@@ -8,9 +8,8 @@ import difflib
 import os
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from taskfs.errors import ConfigError
 
@@ -145,8 +144,7 @@ TREE: Final = frozenset({"mount", FSSPEC})
 CACHE: Final = frozenset({"mount", "doctor", "list", "info", FSSPEC})
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(NamedTuple):
     """One setting: its name everywhere, how its text is read, and which commands have the flag.
 
     The flag is `--` and the name with dashes, the variable `TASKFS_` and the name in capitals; in

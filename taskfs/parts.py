@@ -1,7 +1,7 @@
 """What the nodes of one mount work with."""
 
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from taskfs.handles import HandleTable
 from taskfs.model import TaskAPI
@@ -13,8 +13,7 @@ from taskfs.views import Views
 from taskfs.waiting import Waiter
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
+class Parts(NamedTuple):
     """The parts of one mount, and how it was asked to behave."""
 
     api: TaskAPI

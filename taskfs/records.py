@@ -12,8 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from cachetools import TTLCache
 
@@ -21,6 +20,7 @@ from taskfs.clock import age_clock
 from taskfs.errors import Interrupted, NotFound, TaskFSError
 from taskfs.ledger import Ledger
 from taskfs.model import Task, TaskAPI, TaskStatus
+from taskfs.scope import Asked, Scope
 from taskfs.singleflight import SingleFlight
 from taskfs.waiting import Waiter
 
@@ -33,8 +33,7 @@ SINGLE_REQUESTS: Final = 16
 MAX_NEGATIVE: Final = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """A task and since when it is known like that.
 
     `as_of_s` is when the request began that told it, by `age_clock`. `status_seen_ns` and
@@ -47,21 +46,11 @@ class Known:
     record_seen_ns: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(NamedTuple):
     """The tasks of one listing, newest first, and which one it is."""
 
     ids: tuple[str, ...] = ()
     number: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """Which tasks a listing shows; all of them by default."""
-
-    project: str | None = None
-    statuses: tuple[str, ...] = ()
-    last: int | None = None
 
 
 class Records:
@@ -103,13 +92,17 @@ class Records:
         """Changes whenever a task comes, goes or moves: what groups all tasks is then old."""
         return self._version
 
-    def begin(self) -> None:
-        """Make the first listing, in the caller's thread: who lists next need not ask again.
+    def begin(self, asked: Asked | None = None) -> None:
+        """Make the first listing, in the caller's thread, or await the one that was *asked* for:
+        who lists next need not ask again.
 
         Raises:
             AccessDenied, Unavailable, BadAnswer, NotFound: the API does not answer, or refuses.
         """
-        self._requests.here(self._load_listing)
+        if asked is None:
+            self._requests.here(self._load_listing)
+        else:
+            self._requests.here(lambda: self._take_listing(asked.answer.result(), asked.began_s))
 
     def listing(self) -> list[Task]:
         """Return the tasks that the mount lists, newest first, at most the listing's age old."""
@@ -179,7 +172,7 @@ class Records:
             known = self._known.get(status.id)
             if known is None:
                 return
-            task = replace(known.task, status=status.status, is_terminated=status.is_terminated)
+            task = known.task._replace(status=status.status, is_terminated=status.is_terminated)
             self._put(task, self._clock())
 
     def forget(self) -> None:
@@ -188,7 +181,7 @@ class Records:
             self._listed_s = None
             self._absent.clear()
             past = self._clock() - 10 * (self._listing_ttl_s + self._status_ttl_s)
-            self._known = {i: replace(k, as_of_s=past) for i, k in self._known.items()}
+            self._known = {i: k._replace(as_of_s=past) for i, k in self._known.items()}
 
     def _recall(self, task_id: str) -> Known:
         known = self._known.get(task_id)
@@ -229,7 +222,9 @@ class Records:
 
     def _load_listing(self) -> None:
         began = self._clock()
-        tasks = self._list_scope()
+        self._take_listing(self._scope.list_tasks(self._api), began)
+
+    def _take_listing(self, tasks: list[Task], began: float) -> None:
         with self._lock:
             self._apply(tasks, began)
             ids = tuple(task.id for task in tasks)
@@ -244,20 +239,6 @@ class Records:
             self._id_lengths = frozenset(map(len, ids))
         if self._ledger is not None:
             self._ledger.keep(tasks, whole=self._scope == Scope())
-
-    def _list_scope(self) -> list[Task]:
-        """Return what the mount lists: of several statuses, each is asked for by itself."""
-        scope = self._scope
-        if len(scope.statuses) <= 1:
-            status = scope.statuses[0] if scope.statuses else None
-            return self._api.list_tasks(project=scope.project, status=status, last=scope.last)
-        tasks = {
-            task.id: task
-            for status in scope.statuses
-            for task in self._api.list_tasks(project=scope.project, status=status, last=scope.last)
-        }
-        newest_first = sorted(tasks.values(), key=lambda task: task.create_ns or 0, reverse=True)
-        return newest_first[: scope.last]
 
     def _load_unfinished(self) -> None:
         began = self._clock()
@@ -311,7 +292,7 @@ class Records:
             self._known[task.id] = Known(task, as_of_s)
             return
         if task == known.task:
-            self._known[task.id] = replace(known, as_of_s=as_of_s)
+            self._known[task.id] = known._replace(as_of_s=as_of_s)
             return
         now_ns = time.time_ns()
         status_seen_ns = known.status_seen_ns

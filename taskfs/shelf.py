@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from taskfs.archive import Archive, Engine, open_archive
 from taskfs.clock import age_clock
@@ -83,8 +83,7 @@ class _Slot:
         self.loading = self.ticket = None
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(NamedTuple):
     """One open file's claim on one version; give it back with `Shelf.give_back`."""
 
     key: tuple[str, Which]

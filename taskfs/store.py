@@ -7,8 +7,7 @@ import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import requests
 
@@ -35,8 +34,7 @@ SMALL_OBJECT: Final = 1 << 20
 MAX_REFUSAL: Final = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
+class _Part(NamedTuple):
     """What one answer said it holds: the bytes [start, stop) of *version*."""
 
     start: int

@@ -5,8 +5,7 @@ A new file is a new row; the tree, the handles and the tests read the table.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -15,8 +14,7 @@ from taskfs.model import Task, format_elapsed, format_size
 from taskfs.records import Known
 
 
-@dataclass(frozen=True, slots=True)
-class TaskView:
+class TaskView(NamedTuple):
     """What a text file is rendered from; `archive` asks for the output's index when called."""
 
     known: Known
@@ -28,8 +26,7 @@ class TaskView:
         return self.known.task
 
 
-@dataclass(frozen=True, slots=True)
-class TextFile:
+class TextFile(NamedTuple):
     """A text file in a task's directory: what reading it shows, and since when.
 
     `needs_record` tells that it shows more of the record than the status, which is final.

@@ -5,8 +5,7 @@ Formats are PKWARE's APPNOTE 6.3.10: end of central directory record (4.3.16) an
 """
 
 import struct
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from taskfs.errors import CorruptData, TaskFSError, Unsupported
 
@@ -24,8 +23,7 @@ MAX_DIRECTORY: Final = 32 << 20  # some 300,000 members
 MIN_TAIL: Final = EOCD.size + MAX_COMMENT + EOCD64_LOCATOR.size + EOCD64.size
 
 
-@dataclass(frozen=True, slots=True)
-class EndRecord:
+class EndRecord(NamedTuple):
     """Where the central directory lies: [start, stop) of the object, and what offsets count from.
 
     `shift` is added to every offset: the length of what was put before the archive.

@@ -119,7 +119,7 @@ def _config(ctx: click.Context) -> Config:
 
 def _client(config: Config) -> "TaskClient":
     from taskfs import logs
-    from taskfs.compose import open_client
+    from taskfs.opening import open_client
 
     logs.log_nowhere()
     return open_client(

@@ -45,7 +45,7 @@ def open_session(
     if timeout_s is not None:
         config = replace(config, timeout_s=min(timeout_s, config.timeout_s))
     configure_logging(config)
-    from taskfs.compose import open_client
+    from taskfs.opening import open_client
 
     with contextlib.closing(open_client(config)) as client:
         yield config, client

@@ -170,7 +170,7 @@ def _api(surroundings: Surroundings) -> str:
 
 
 def _client(surroundings: Surroundings) -> "closing[TaskClient]":
-    from taskfs.compose import open_client
+    from taskfs.opening import open_client
 
     if surroundings.config.offline:
         raise Hint("not asked: offline is set")

@@ -8,9 +8,8 @@ system's default path. Neither has HOME in its environment, or the user's PATH.
 import os
 import pwd
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import click
 
@@ -25,8 +24,7 @@ _ALONE: Final = "sfnvw"
 _READ_ONLY: Final = "r"
 
 
-@dataclass(frozen=True, slots=True)
-class Mount8Call:
+class Mount8Call(NamedTuple):
     """What mount(8) asks for."""
 
     source: str

@@ -1,5 +1,6 @@
 """`taskfs mount`, `taskfs umount` and `taskfs demo`."""
 
+import gc
 import signal
 import sys
 import threading
@@ -11,7 +12,7 @@ import click
 from taskfs.cli import candidates
 from taskfs.cli.console import configure_logging
 from taskfs.cli.options import EPILOG, Settings, config_options, reads
-from taskfs.errors import ConfigError, MountError
+from taskfs.errors import ConfigError
 from taskfs.mountpoint import is_dead
 from taskfs.mountpoint import umount as unmount
 from taskfs.options import parse_path
@@ -105,12 +106,9 @@ def mount_tasks(settings: Settings, mountpoint: Path, *, foreground: bool) -> No
     config = settings.load()
     if config.demo:
         _require_demo()
-    from taskfs.mountpoint import FUSE_PACKAGES
+    gc.disable()  # until all is imported: it stays, and to look for cycles in it takes a twentieth
+    from taskfs.mount import mount as mount_tree
 
-    try:
-        from taskfs.mount import mount as mount_tree
-    except OSError:  # fusepy loads libfuse when it is imported; its words name no package
-        raise MountError(f"libfuse 2 is missing: {FUSE_PACKAGES}") from None
     mount_tree(config, mountpoint, foreground=foreground)
 
 

@@ -66,7 +66,8 @@ def test_without_the_extra_it_says_how_to_install_it(bare: Command, arguments: l
 
 
 def test_libfuse_missing_names_the_package(bare: Command) -> None:
-    done = bare("mount", "--demo", str(bare.cwd), FUSE_LIBRARY_PATH="/nonexistent")
+    (bare.cwd / "mnt").mkdir()
+    done = bare("mount", "--demo", str(bare.cwd / "mnt"), FUSE_LIBRARY_PATH="/nonexistent")
     assert done.returncode == 1
     assert done.stderr.startswith("taskfs: libfuse 2 is missing: apt-get install")
     assert done.stderr.count("\n") == 1

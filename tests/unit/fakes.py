@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from taskfs.errors import NotFound, StaleObject, TaskFSError
@@ -50,7 +50,7 @@ class FakeAPI:
     def change(self, task_id: str, **fields: Any) -> None:
         if "status" in fields:
             fields.setdefault("is_terminated", fields["status"] in TERMINAL)
-        self.tasks[task_id] = replace(self.tasks[task_id], **fields)
+        self.tasks[task_id] = self.tasks[task_id]._replace(**fields)
 
     def _begin(self, call: str) -> None:
         with self._lock:

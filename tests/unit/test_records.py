@@ -13,7 +13,8 @@ from taskfs.errors import Interrupted, NotFound, Unavailable
 from taskfs.ledger import Ledger
 from taskfs.model import TaskStatus
 from taskfs.record import parse_task
-from taskfs.records import Records, Scope
+from taskfs.records import Records
+from taskfs.scope import Scope
 from taskfs.waiting import Waiter
 from tests.unit.fakes import Clock, FakeAPI, names, task_of
 

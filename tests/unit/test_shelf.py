@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +55,8 @@ def shelf_of(
 
 
 def done(task_id: str = "t", **fields: Any) -> Task:
-    return replace(
-        task_of(task_id, "success", output_path=f"{task_id}/output.zip", end_ns=1), **fields
-    )
+    task = task_of(task_id, "success", output_path=f"{task_id}/output.zip", end_ns=1)
+    return task._replace(**fields)
 
 
 def put(api: FakeAPI, *members: Odd, path: str = PATH) -> None:
@@ -105,7 +103,7 @@ def test_an_absent_one_is_asked_for_again_after_five_seconds(
 
 def test_without_a_path_nothing_is_asked(shelf: Shelf, api: FakeAPI) -> None:
     """remote-api.md: `storage_output_path` may be null."""
-    assert shelf.get(replace(done(), output_path=None), Which.OUTPUT) is None
+    assert shelf.get(done()._replace(output_path=None), Which.OUTPUT) is None
     assert shelf.get(done(), Which.INPUT) is None
     assert api.objects == {}
 
@@ -134,13 +132,13 @@ def test_a_record_that_tells_of_another_archive_is_believed(
     shelf: Shelf, api: FakeAPI, clock: Clock
 ) -> None:
     """README, Freshness: a member's bytes belong to one version of the archive."""
-    unfinished = replace(task_of("t", output_path=PATH))
+    unfinished = task_of("t", output_path=PATH)
     assert shelf.get(unfinished, Which.OUTPUT) is None
     put(api, Odd(b"artifacts/a", b"x"))
     first = get(shelf)  # it is terminal now: not asked for after 5 s, but at once
-    assert get(shelf, replace(done(), error_detail="nothing about the archive")) is first
+    assert get(shelf, done()._replace(error_detail="nothing about the archive")) is first
     put(api, Odd(b"artifacts/a", b"y"))
-    assert get(shelf, replace(done(), output_zipped_bytes=7)) is not first
+    assert get(shelf, done()._replace(output_zipped_bytes=7)) is not first
 
 
 def test_grace(shelf: Shelf) -> None:
