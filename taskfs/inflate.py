@@ -142,6 +142,7 @@ class Inflater:
 
     def forget(self) -> None:
         """Let go of the checkpoints and of the cursors that nobody drives."""
+        self._windows.leave(self)
         with self._lock:
             self._checkpoints.clear()
             for cursor in [c for c in self._cursors if not c.busy]:
@@ -313,7 +314,10 @@ class Inflater:
                 self._streak = self._ahead_until = 0
                 self._last_span, self._streak_start = last, first
             index = self._last_span
-            if self._streak < STREAK or (index + 1) * SPAN >= self.size:
+            if (index + 1) * SPAN >= self.size:
+                self._windows.leave(self)  # the next one's: this one has come to its end
+                return
+            if self._streak < STREAK:
                 return
             # Decoded ahead is only what stays until it is read, however many members are.
             ahead = max(FIRST_AHEAD, 2 * (index + 1 - self._streak_start))
