@@ -39,7 +39,7 @@ ENTRY_GUESS: Final = 80
 MAX_TAIL: Final = 8 << 20
 MAX_CHECKS: Final = 1024  # members that may be read in parts; those unused longest go
 WALK_WINDOW: Final = 12 << 20  # bytes that all walks together fetch ahead
-DECODE_WINDOW: Final = 4 << 20  # bytes that all members together are decoded ahead
+DECODE_WINDOW: Final = 8 << 20  # bytes that all members together are decoded ahead
 
 
 _Index = tuple[ObjectVersion, EndRecord, bytes]  # what is kept of an archive on disk

@@ -96,6 +96,13 @@ class BlockCache:
             while self._bytes > self._max_bytes:
                 self._remove(next(iter(self._used)))
 
+    def retire(self, owner: int, index: int) -> None:
+        """Let what ends with or before the block *index*, and holds it, be the first to go."""
+        with self._lock:
+            extent = self._at.get((owner, index))
+            if extent is not None and extent.first + extent.count - 1 <= index:
+                self._used.move_to_end(extent, last=False)
+
     def drop(self, owner: int, first: int, last: int) -> None:
         """Forget the blocks [first, last] of one owner."""
         with self._lock:

@@ -66,14 +66,13 @@ class Cursor:
     def advance(self, spans: int) -> memoryview | None:
         """Decode what one piece gives; return the stretch if that completed it, else None.
 
-        A new stretch ends where a multiple of *spans* spans does.
+        A new stretch has *spans* spans, fewer only at the member's end.
 
         Raises:
             CorruptData: damaged data, or a size or CRC-32 that does not match at the end.
         """
         if not self.decoded:
-            length = spans * SPAN - self.out % (spans * SPAN)
-            self.stretch = allocate(min(length, self._size - self.out))
+            self.stretch = allocate(min(spans * SPAN, self._size - self.out))
         stretch = self.stretch
         if self.decoded < len(stretch):
             count, at_end = self._decode(stretch[self.decoded :])

@@ -17,6 +17,7 @@ from taskfs.buffers import Buffer
 from taskfs.cursors import SPAN, Checkpoint, Cursor, Source
 from taskfs.decoders import Decoder
 from taskfs.errors import CorruptData, TaskFSError, Unsupported
+from taskfs.pace import AHEAD_SPANS, DISORDER, Pace
 from taskfs.readahead import Windows
 from taskfs.rooms import CheckpointRoom
 from taskfs.waiting import Waiter
@@ -24,13 +25,9 @@ from taskfs.waiting import Waiter
 FIRST_SPACING: Final = 4 << 20
 MAX_CHECKPOINTS: Final = 128  # of one member; then every other one goes and the spacing doubles
 MAX_CURSORS: Final = 4
-AHEAD_SPANS: Final = 32
-FIRST_AHEAD: Final = 8
 # Spans that are decoded at once for who reads in order: the kernel asks for the first two, and the
 # rest is put among its pages unasked, in one message instead of fourteen requests.
 STRETCH: Final = 16
-DISORDER: Final = 8
-STREAK: Final = 2
 # So long does who waits for a span wait for the whole stretch, which is there sooner by far unless
 # the store is slow: then what is decoded of it is enough.
 PATIENCE_S: Final = 0.02
@@ -93,13 +90,11 @@ class Inflater:
         self._cursors: list[Cursor] = []
         self._checkpoints: list[Checkpoint] = []
         self._spacing = FIRST_SPACING
-        self._last_span = -1
-        self._streak = 0
-        self._streak_start = 0  # a span
-        self._asked = 0  # what lies before it was read or told by `claim_ready`
-        self._ahead = 0  # how many spans are decoded ahead
+        self._pace = Pace()
         self._ahead_until = 0  # a span: the run ahead goes that far
         self._ahead_running = False
+        self._ahead_starting = False  # no cursor is driven by it yet
+        self._takes_ready = False  # whether readers take what is ready at once
 
     def read_at(self, offset: int, size: int) -> Buffer:
         """Return the decoded bytes [offset, offset + size), fewer only at the member's end.
@@ -110,7 +105,8 @@ class Inflater:
             Interrupted: the caller gave up; what was decoded stays.
         """
         stop = min(offset + size, self.size)
-        self._note_asked(offset, stop)
+        if offset < stop:
+            self._note(offset, stop)
         pieces = []
         while offset < stop:
             piece = self._piece(offset, stop)
@@ -121,14 +117,15 @@ class Inflater:
     def claim_ready(self) -> range:
         """Return the bytes that a reader in order wants next and that are decoded: told once."""
         with self._lock:
-            start = self._asked
-            if self._streak < STREAK or start >= self.size:
+            self._takes_ready = True
+            start = self._pace.asked
+            if not self._pace.is_in_order or start >= self.size:
                 return range(0)
             extent = self._spans.find(self._id, start // SPAN)
             if extent is None:
                 return range(0)
-            self._asked = extent.first * SPAN + len(extent.body)
-            return range(start, self._asked)
+            self._pace.asked = extent.first * SPAN + len(extent.body)
+            return range(start, self._pace.asked)
 
     def verify(self) -> None:
         """Decode to the member's end, keeping what fits: raise CorruptData now or never."""
@@ -177,7 +174,9 @@ class Inflater:
             else:
                 span = found
             piece = span[offset - begin : stop - begin]
-            self._note_use(index, max(offset, offset + len(piece) - 1) // SPAN)
+            if self._pace.is_in_order:
+                # What readers in order have left behind makes room before what they come to.
+                self._spans.retire(self._id, (offset + len(piece)) // SPAN - DISORDER - 1)
             return piece
 
     def _claim(self, index: int, wanted: int | None = None) -> memoryview | Cursor | _Sleeper:
@@ -193,16 +192,21 @@ class Inflater:
             if extent is not None:
                 return memoryview(extent.body)[(index - extent.first) * SPAN :]
             cursor = self._nearest(index)
+            if self._ahead_starting and wanted is None:
+                return self._wait_for(index)  # it decodes more at once
             if cursor.busy:
                 at = index * SPAN - cursor.out
                 stop = min(cursor.decoded, self.size - 1 - cursor.out)  # the last byte is checked
                 if wanted is not None and at + wanted < stop:
                     return cursor.stretch[at:stop]
-                sleeper = _Sleeper(index)
-                self._sleepers.append(sleeper)
-                return sleeper
+                return self._wait_for(index)
             cursor.busy = True
             return cursor
+
+    def _wait_for(self, index: int) -> _Sleeper:
+        sleeper = _Sleeper(index)
+        self._sleepers.append(sleeper)
+        return sleeper
 
     def _wake(self, spans: range | None = None) -> None:
         """Wake who waits for one of *spans*, or everybody."""
@@ -217,7 +221,10 @@ class Inflater:
             cursor.busy = False
             if cursor.is_at_end:
                 self._discard(cursor)
+            is_to_run = self._may_run()
             self._wake()
+        if is_to_run:
+            self._pool.submit(self._run_ahead)
 
     def _nearest(self, index: int) -> Cursor:
         """Return the cursor with the shortest way to the span, a new one where that is nearer."""
@@ -298,40 +305,40 @@ class Inflater:
             count = len(self._checkpoints)
         self._room.note(self, count)
 
-    def _note_asked(self, offset: int, stop: int) -> None:
-        with self._lock:
-            is_near = abs(offset - self._asked) <= DISORDER * SPAN
-            self._asked = max(self._asked, stop) if is_near else stop
-
-    def _note_use(self, first: int, last: int) -> None:
+    def _note(self, offset: int, stop: int) -> None:
         """Follow how the member is read: one read in order is decoded ahead."""
         with self._lock:
-            # The kernel sends the reads of one `cat` out of order, a few spans at most.
-            if first <= self._last_span + DISORDER and self._last_span < last:
-                self._streak += 1
-                self._last_span = last
-            elif not self._last_span - DISORDER <= first <= self._last_span:
-                self._streak = self._ahead_until = 0
-                self._last_span, self._streak_start = last, first
-            index = self._last_span
-            if (index + 1) * SPAN >= self.size:
+            pace = self._pace
+            pace.note(offset, stop)
+            if pace.has_jumped:
+                self._ahead_until = 0
+            if pace.reached * SPAN >= self.size:
                 self._windows.leave(self)  # the next one's: this one has come to its end
                 return
-            if self._streak < STREAK:
+            if not pace.is_in_order:
                 return
             # Decoded ahead is only what stays until it is read, however many members are.
-            ahead = max(FIRST_AHEAD, 2 * (index + 1 - self._streak_start))
-            self._ahead = min(ahead, AHEAD_SPANS, self._windows.share(self) // SPAN)
-            if self._ahead_running:
-                self._ahead_until = index + 1 + self._ahead
-                return
+            share = self._windows.share(self) // (1 if self._takes_ready else 4)
+            ahead = min(pace.ahead, share // SPAN)
             # To wake a thread costs as much as to decode a span: it sleeps while half is there.
-            if not self._ahead or index + self._ahead // 2 < self._ahead_until:
+            is_enough = pace.reached + ahead // 2 <= self._ahead_until
+            if not ahead or (is_enough and not self._ahead_running):
                 return
             self._windows.enter(self)
-            self._ahead_until = index + 1 + self._ahead
-            self._ahead_running = True
-        self._pool.submit(self._run_ahead)
+            self._ahead_until = pace.reached + ahead
+            is_to_run = self._may_run()
+        if is_to_run:
+            self._pool.submit(self._run_ahead)
+
+    def _may_run(self) -> bool:
+        """Whether a run ahead is to be started: then it counts as running."""
+        if self._ahead_running:
+            return False
+        cursor = self._idle_near(self._pace.reached)
+        if cursor is None or cursor.out >= self._ahead_stop() * SPAN:
+            return False
+        self._ahead_running = self._ahead_starting = True
+        return True
 
     def _run_ahead(self) -> None:
         """Decode the spans before the reader, until far enough ahead or anything is wrong."""
@@ -339,8 +346,8 @@ class Inflater:
             while (cursor := self._claim_ahead()) is not None:
                 try:
                     while (room := self._ahead_stop() - cursor.out // SPAN) > 0:
-                        # A power of two, so that stretches end where checkpoints are left.
-                        spans = min(STRETCH, 1 << room.bit_length() - 1)
+                        to_mark = (self._spacing - cursor.out % self._spacing) // SPAN
+                        spans = min(STRETCH, room, to_mark)
                         while self._step(cursor, spans) is None:
                             self._waiter.check()
                         if cursor.is_at_end:
@@ -360,16 +367,18 @@ class Inflater:
         Never back: what a small cache lost again is the reader's to decode.
         """
         with self._lock:
-            cursor = self._idle_near(self._last_span + 1)
+            self._ahead_starting = False
+            cursor = self._idle_near(self._pace.reached)
             if cursor is None or cursor.out >= self._ahead_stop() * SPAN:
                 self._ahead_running = False
+                self._wake()
                 return None
             cursor.busy = True
             return cursor
 
     def _ahead_stop(self) -> int:
         """Return the span before which the run ahead ends."""
-        return min(self._ahead_until, -(-self.size // SPAN)) if self._streak else 0
+        return min(self._ahead_until, -(-self.size // SPAN))
 
     def _idle_near(self, index: int) -> Cursor | None:
         """Return a cursor that nobody drives and that the reader of *index* has just used."""

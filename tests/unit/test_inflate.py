@@ -17,7 +17,8 @@ from taskfs.compose import SPAN_MEMORY
 from taskfs.cursors import SPAN
 from taskfs.decoders import BZIP2, DECODERS, DEFLATED, LZMA
 from taskfs.errors import CorruptData, Interrupted, TaskFSError, Unavailable
-from taskfs.inflate import AHEAD_SPANS, FIRST_SPACING, Inflater
+from taskfs.inflate import FIRST_SPACING, Inflater
+from taskfs.pace import AHEAD_SPANS
 from taskfs.rooms import CheckpointRoom
 from taskfs.waiting import Waiter
 from tests.zips import DaemonPool, cheap_bytes, deflate, lzma_alone, pack, run_threads

@@ -33,7 +33,8 @@ ROWS: Final = (
         "singleflight",
     ),
     ("coverage", "readahead", "segments", "zipindex", "cursors"),
-    ("inflate", "diskcache"),
+    ("pace", "diskcache"),
+    ("inflate",),
     ("store", "readers", "ledger"),
     ("offline",),
     ("archive",),
@@ -91,7 +92,7 @@ ADAPTERS: Final = {
 READ_ENGINE: Final = {
     "claims",
     *("buffers", "zipend", "zipindex", "igzip", "decoders", "coverage", "blocks"),
-    *("readahead", "rooms", "cursors", "inflate", "segments", "diskcache"),
+    *("readahead", "rooms", "cursors", "pace", "inflate", "segments", "diskcache"),
     *("readers", "archive"),
 }
 ROW_OF: Final = {name: number for number, row in enumerate(ROWS) for name in row}

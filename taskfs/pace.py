@@ -1,0 +1,48 @@
+"""`Pace`: how one member is read, in order or not, and how far ahead of that to decode."""
+
+from typing import Final
+
+from taskfs.cursors import SPAN
+
+FIRST_AHEAD: Final = 8
+AHEAD_SPANS: Final = 32
+# The kernel sends the reads of one `cat` out of order, a few spans at most.
+DISORDER: Final = 8
+STREAK: Final = 2
+
+
+class Pace:
+    """What the readers of one member asked for. Not safe for concurrent use."""
+
+    def __init__(self) -> None:
+        self.asked = 0  # what lies before this byte was read, or told to be ready
+        self.reached = 0  # the span behind the last one that was read
+        self._streak = 0  # reads that went on without a jump
+        self._start = 0  # the span that they began with
+
+    @property
+    def is_in_order(self) -> bool:
+        """Whether the member is read on and on."""
+        return self._streak >= STREAK
+
+    @property
+    def has_jumped(self) -> bool:
+        """Whether nothing was read on since the last jump."""
+        return not self._streak
+
+    @property
+    def ahead(self) -> int:
+        """How many spans ahead of the readers it pays to decode: as many again, and more."""
+        return min(AHEAD_SPANS, max(FIRST_AHEAD, 2 * (self.reached - self._start)))
+
+    def note(self, offset: int, stop: int) -> None:
+        """Note that somebody reads [offset, stop)."""
+        is_near = abs(offset - self.asked) <= DISORDER * SPAN
+        self.asked = max(self.asked, stop) if is_near else stop
+        first, behind = offset // SPAN, -(-stop // SPAN)
+        if first < self.reached + DISORDER and self.reached < behind:
+            self._streak += 1
+            self.reached = behind
+        elif not self.reached - DISORDER <= first + 1 <= self.reached:
+            self._streak = 0
+            self.reached, self._start = behind, first
