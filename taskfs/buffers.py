@@ -8,7 +8,7 @@ Buffer = bytes | bytearray | memoryview  # nobody changes them any more
 
 LARGE: Final = 256 << 10
 # What is borrowed and given back all the time: stretches that are decoded, ranges that are fetched.
-ROOMS: Final = (2 << 20, 4 << 20)
+ROOMS: Final = (512 << 10, 1 << 20, 2 << 20, 4 << 20)
 MAX_SPARE: Final = 2  # of each
 
 

@@ -347,7 +347,8 @@ class Inflater:
                 try:
                     while (room := self._ahead_stop() - cursor.out // SPAN) > 0:
                         to_mark = (self._spacing - cursor.out % self._spacing) // SPAN
-                        spans = min(STRETCH, room, to_mark)
+                        # A power of two: such buffers are used again.
+                        spans = 1 << min(STRETCH, room, to_mark).bit_length() - 1
                         while self._step(cursor, spans) is None:
                             self._waiter.check()
                         if cursor.is_at_end:

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 MAX_WRITE: Final = 64 << 10  # as long as an extended attribute may be
 ROOM: Final = MAX_WRITE + PAGE  # the longest request, with its header
 MAX_READ: Final = 1 << 20
-MAX_IDLE: Final = 8  # threads that wait for a request; a crowd's others end
+MAX_IDLE: Final = 16  # threads that wait for a request; a crowd's others end
 # Reads that the kernel sends ahead of its readers: of all of them together.
 BACKGROUND: Final = 64
 GRACE_S: Final = 2.0
