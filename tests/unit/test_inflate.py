@@ -247,6 +247,54 @@ def test_a_backward_read_after_a_first_pass_starts_at_a_checkpoint(decoding: Mak
         assert one.member.fed - before <= FIRST_SPACING + 3 * SPAN
 
 
+def test_what_is_ready_is_told_once_and_is_right(decoding: Make) -> None:
+    """README, How it works: what is decoded ahead of a reader in order goes out unasked, once."""
+    one = decoding(LONG, LONG_PACKED)
+    assert not one.inflater.claim_ready()
+    offset, told, reads = 0, 0, 0
+    while offset < len(LONG):
+        one.check(offset, SPAN)
+        offset, reads = offset + SPAN, reads + 1
+        while ready := one.inflater.claim_ready():
+            assert ready.start == offset
+            assert ready.stop <= len(LONG)
+            one.check(ready.start, len(ready))
+            told, offset = told + len(ready), ready.stop
+    assert offset >= len(LONG)
+    assert one.inflater.verified
+    assert told + reads * SPAN >= len(LONG)
+    assert one.member.fed <= 1.05 * len(LONG_PACKED)
+
+
+def test_nothing_is_ready_for_who_jumps(decoding: Make) -> None:
+    """Issue 3, 3: who picks gets what it picks."""
+    one = decoding(LONG, LONG_PACKED)
+    one.check_whole()
+    for percent in (90, 10, 50, 30, 70):
+        one.check(len(LONG) * percent // 100 // SPAN * SPAN, 4096)
+        assert not one.inflater.claim_ready()
+
+
+def test_a_store_that_stalls_holds_up_nobody_before_it(decoding: Make) -> None:
+    """README, How it works: a stretch is decoded at once, but nobody waits for bytes behind those
+    that were asked for."""
+    one = decoding(LONG, LONG_PACKED)
+    edge, go = 6 << 20, threading.Event()
+
+    def stall(offset: int) -> None:
+        if offset >= edge:
+            go.wait(LIMIT_S)
+
+    one.member.before = stall
+    try:
+        for offset in range(0, edge - 2 * PIECE, SPAN):
+            one.check(offset, SPAN)
+        assert not go.is_set()
+    finally:
+        go.set()
+    one.check_whole()
+
+
 def test_a_first_read_far_inside_leaves_checkpoints_on_its_way(decoding: Make) -> None:
     """Issue 3: 4 KiB at 50, 90, 25, 50 %: what is decoded on the way to one place serves others."""
     one = decoding(LONG, LONG_PACKED, span_bytes=4 << 20)

@@ -1,0 +1,126 @@
+"""What is put among the kernel's pages before it asks: it counts, it is right, it hangs nobody."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.fake_api import FakeCloud
+from tests.surfaces import assert_same
+from tests.zips import DEFLATED, build, cheap_bytes, deflate, file
+
+pytestmark = pytest.mark.mount
+
+LONG_AGO: Final = "2025-06-11T08:00:00+00:00"
+SIZE: Final = 12_345_678
+BODY: Final = cheap_bytes(SIZE)
+
+
+def served_bytes(mnt: Path) -> int:
+    return int(json.loads((mnt / ".taskfs/stats.json").read_text())["served_bytes"])
+
+
+def put(cloud: FakeCloud, *bodies: bytes, crc: int | None = None) -> str:
+    """Return a task whose outputs f0, f1, … have *bodies*; all of one *crc* where that is given."""
+    task = cloud.add_task(end_time=LONG_AGO)
+    entries = [
+        file(
+            f"f{number}",
+            packed=deflate(body, 1),
+            size=len(body),
+            crc=zlib.crc32(body) if crc is None else crc,
+            method=DEFLATED,
+        )
+        for number, body in enumerate(bodies)
+    ]
+    cloud.put_object(f"{task}/output.zip", build(entries))
+    return task
+
+
+def test_every_byte_of_a_member_that_is_read_in_order_comes_once(
+    shared_mnt: Path, shared_cloud: FakeCloud
+) -> None:
+    """README, How it works: what is decoded ahead goes among the kernel's pages, where a reader
+    finds it, and a second one too."""
+    place = shared_mnt / put(shared_cloud, BODY) / "outputs/f0"
+    before = served_bytes(shared_mnt)
+    assert_same(place.read_bytes(), BODY)
+    assert SIZE <= served_bytes(shared_mnt) - before <= 1.05 * SIZE
+    before = served_bytes(shared_mnt)
+    assert_same(place.read_bytes(), BODY)
+    assert served_bytes(shared_mnt) == before
+
+
+@pytest.mark.parametrize("step", [1000, 100_000, 300_001])
+def test_pages_that_come_unasked_are_the_right_ones(
+    shared_mnt: Path, shared_cloud: FakeCloud, step: int
+) -> None:
+    """README, How it works: whatever the sizes of the reads, also once they turn back."""
+    place = shared_mnt / put(shared_cloud, BODY) / "outputs/f0"
+    with open(place, "rb", buffering=0) as opened:
+        for start in (0, 3_000_001, 1_000_000):
+            opened.seek(start)
+            for at in range(start, start + min(3_000_000, 200 * step), step):
+                assert_same(opened.read(step), BODY[at : at + step])
+
+
+def test_the_last_bytes_of_a_wrong_member_are_never_among_the_pages(
+    shared_mnt: Path, shared_cloud: FakeCloud
+) -> None:
+    """README, Integrity: CRC-32 and size are checked on every member read from start to end before
+    its last bytes are handed out: also those that nobody asked for."""
+    place = shared_mnt / put(shared_cloud, BODY, crc=1234) / "outputs/f0"
+    for _ in range(2):
+        with open(place, "rb", buffering=0) as opened, pytest.raises(OSError) as caught:
+            while opened.read(100_000):
+                pass
+        assert caught.value.errno == 5
+        with open(place, "rb", buffering=0) as opened, pytest.raises(OSError):
+            opened.seek(SIZE - 10)
+            opened.read()
+
+
+PROGRAM: Final = """
+import random, sys, threading, zlib
+root, count, readers = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+wrong = []
+def read(number):
+    chance = random.Random(number)
+    with open(f"{root}/f{number % count}", "rb", buffering=0) as opened:
+        for _ in range(3):
+            start = 0 if number % 4 else chance.randrange(0, 4_000_000)
+            opened.seek(start)
+            crc, stop = 0, start
+            while piece := opened.read(chance.choice((5_000, 131_072, 1_000_000))):
+                crc, stop = zlib.crc32(piece, crc), stop + len(piece)
+            if start == 0:
+                sys.stdout.write(f"{number % count} {stop} {crc}\\n")
+threads = [threading.Thread(target=read, args=(number,)) for number in range(readers)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+
+
+def test_a_crowd_that_reads_in_order_never_waits_for_itself(
+    shared_mnt: Path, shared_cloud: FakeCloud
+) -> None:
+    """README, How it works: a push waits for no read that waits for it, however many there are:
+    more than the kernel gives out at once."""
+    bodies = [cheap_bytes(5_000_000 + 77 * number, number + 1) for number in range(6)]
+    root = shared_mnt / put(shared_cloud, *bodies) / "outputs"
+    crowd = [sys.executable, "-c", PROGRAM, str(root), str(len(bodies)), "90"]
+    done = subprocess.run(crowd, capture_output=True, text=True, timeout=100)
+    assert done.stderr == ""
+    expected = {f"{n} {len(body)} {zlib.crc32(body)}" for n, body in enumerate(bodies)}
+    assert set(done.stdout.splitlines()) == expected
+    chance = random.Random(4)
+    for number, body in enumerate(bodies):
+        at = chance.randrange(len(body))
+        with open(root / f"f{number}", "rb", buffering=0) as opened:
+            assert_same(os.pread(opened.fileno(), 4096, at), body[at : at + 4096])

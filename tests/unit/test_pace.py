@@ -1,0 +1,65 @@
+"""Whether a member is read in order, and how far ahead of that to decode."""
+
+import random
+
+import pytest
+
+from taskfs.cursors import SPAN
+from taskfs.pace import AHEAD_SPANS, DISORDER, FIRST_AHEAD, Pace
+
+
+def read(pace: Pace, *spans: int) -> Pace:
+    for span in spans:
+        pace.note(span * SPAN, (span + 1) * SPAN)
+    return pace
+
+
+def test_two_reads_from_the_start_are_in_order() -> None:
+    """Issue 3, 3: a sequential reader gets what comes next, a head does not."""
+    pace = read(Pace(), 0)
+    assert not pace.is_in_order
+    assert read(pace, 1).is_in_order
+    assert pace.reached == 2
+    assert pace.ahead == FIRST_AHEAD
+
+
+def test_what_is_decoded_ahead_grows_with_what_was_read() -> None:
+    """Issue 3, 3: growing, and bounded."""
+    pace, seen = Pace(), []
+    for span in range(100):
+        seen.append(read(pace, span).ahead)
+    assert seen == sorted(seen)
+    assert (seen[0], seen[-1]) == (FIRST_AHEAD, AHEAD_SPANS)
+    assert all(ahead <= max(FIRST_AHEAD, 2 * (n + 1)) for n, ahead in enumerate(seen))
+
+
+def test_the_kernels_disorder_is_order() -> None:
+    """semantics, Integrity: the kernel sends the reads of one `cat` out of order."""
+    pace, spans, rng = read(Pace(), 0, 1), list(range(2, 200)), random.Random(3)
+    for at in range(0, len(spans), DISORDER // 2):
+        part = spans[at : at + DISORDER // 2]
+        rng.shuffle(part)
+        read(pace, *part)
+        assert pace.is_in_order
+    assert (pace.reached, pace.asked) == (200, 200 * SPAN)
+
+
+@pytest.mark.parametrize("to", [100, 400])
+def test_a_jump_is_the_end_of_order(to: int) -> None:
+    """Issue 3, 3: a random reader fetches little more than it reads."""
+    pace = read(Pace(), *range(200, 210))
+    assert pace.is_in_order
+    read(pace, to)
+    assert pace.has_jumped
+    assert not pace.is_in_order
+    assert pace.asked == (to + 1) * SPAN
+    assert read(pace, to + 1, to + 2).is_in_order
+    assert pace.ahead == FIRST_AHEAD
+
+
+def test_one_piece_of_many_spans_is_one_read_on() -> None:
+    """README, How it works: what goes among the kernel's pages unasked counts as read."""
+    pace = read(Pace(), 0, 1)
+    pace.note(2 * SPAN, 18 * SPAN)
+    assert (pace.is_in_order, pace.reached, pace.asked) == (True, 18, 18 * SPAN)
+    assert read(pace, 18).is_in_order
