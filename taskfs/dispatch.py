@@ -192,7 +192,8 @@ class Dispatch:
         return (WRITE_OUT.pack(count, 0),)
 
     def _release(self, nodeid: int, body: memoryview) -> Answer:
-        self._operations("release", self._path(nodeid), *RELEASE_IN.unpack_from(body))
+        # By its number alone: a file is given back whatever became of its path.
+        self._operations("release", "", *RELEASE_IN.unpack_from(body))
         return EMPTY
 
     def _statfs(self, nodeid: int, body: memoryview) -> Answer:

@@ -20,6 +20,7 @@ from taskfs.errors import CorruptData, TaskFSError, Unsupported
 from taskfs.pace import AHEAD_SPANS, DISORDER, Pace
 from taskfs.readahead import Windows
 from taskfs.rooms import CheckpointRoom
+from taskfs.sleepers import Sleeper, Sleepers
 from taskfs.waiting import Waiter
 
 FIRST_SPACING: Final = 4 << 20
@@ -28,29 +29,6 @@ MAX_CURSORS: Final = 4
 # Spans that are decoded at once for who reads in order: the kernel asks for the first two, and the
 # rest is put among its pages unasked, in one message instead of fourteen requests.
 STRETCH: Final = 16
-# So long does who waits for a span wait for the whole stretch, which is there sooner by far unless
-# the store is slow: then what is decoded of it is enough.
-PATIENCE_S: Final = 0.02
-
-
-class _Sleeper:
-    """A thread that waits for a span that another one's cursor will pass."""
-
-    __slots__ = ("_lock", "index", "is_gone")
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.is_gone = False
-        self._lock = threading.Lock()
-        self._lock.acquire()
-
-    def sleep(self) -> bool:
-        """Return whether it was woken, else some time has passed and it does not wait any more."""
-        self.is_gone = not self._lock.acquire(timeout=PATIENCE_S)
-        return not self.is_gone
-
-    def wake(self) -> None:
-        self._lock.release()
 
 
 class Inflater:
@@ -86,7 +64,7 @@ class Inflater:
         self._windows = windows or Windows(AHEAD_SPANS * SPAN)
         self._id = next_owner()
         self._lock = threading.Lock()
-        self._sleepers: list[_Sleeper] = []
+        self._sleepers = Sleepers()
         self._cursors: list[Cursor] = []
         self._checkpoints: list[Checkpoint] = []
         self._spacing = FIRST_SPACING
@@ -158,7 +136,7 @@ class Inflater:
         was_patient = False
         while True:
             found = self._claim(index, offset - begin if was_patient else None)
-            if isinstance(found, _Sleeper):
+            if isinstance(found, Sleeper):
                 was_patient = not found.sleep()
                 if was_patient:
                     self._waiter.check()
@@ -179,42 +157,27 @@ class Inflater:
                 self._spans.retire(self._id, (offset + len(piece)) // SPAN - DISORDER - 1)
             return piece
 
-    def _claim(self, index: int, wanted: int | None = None) -> memoryview | Cursor | _Sleeper:
+    def _claim(self, index: int, wanted: int | None = None) -> memoryview | Cursor | Sleeper:
         """Return the span if it is there, else the cursor that is nearest before it, now busy.
 
         If another thread drives that, it may be about to pass: return what to wait with. Who has
         waited tells which byte of the span is *wanted*, and gets what is decoded from there on.
         """
         with self._lock:
-            # Who waited in vain is not to be woken any more.
-            self._sleepers = [s for s in self._sleepers if not s.is_gone]
             extent = self._spans.find(self._id, index)
             if extent is not None:
                 return memoryview(extent.body)[(index - extent.first) * SPAN :]
             cursor = self._nearest(index)
             if self._ahead_starting and wanted is None:
-                return self._wait_for(index)  # it decodes more at once
+                return self._sleepers.add(index)  # it decodes more at once
             if cursor.busy:
                 at = index * SPAN - cursor.out
                 stop = min(cursor.decoded, self.size - 1 - cursor.out)  # the last byte is checked
                 if wanted is not None and at + wanted < stop:
                     return cursor.stretch[at:stop]
-                return self._wait_for(index)
+                return self._sleepers.add(index)
             cursor.busy = True
             return cursor
-
-    def _wait_for(self, index: int) -> _Sleeper:
-        sleeper = _Sleeper(index)
-        self._sleepers.append(sleeper)
-        return sleeper
-
-    def _wake(self, spans: range | None = None) -> None:
-        """Wake who waits for one of *spans*, or everybody."""
-        woken = [s for s in self._sleepers if spans is None or s.index in spans]
-        if woken:
-            self._sleepers = [s for s in self._sleepers if s not in woken]
-            for sleeper in woken:
-                sleeper.wake()
 
     def _release(self, cursor: Cursor) -> None:
         with self._lock:
@@ -222,7 +185,7 @@ class Inflater:
             if cursor.is_at_end:
                 self._discard(cursor)
             is_to_run = self._may_run()
-            self._wake()
+            self._sleepers.wake()
         if is_to_run:
             self._pool.submit(self._run_ahead)
 
@@ -283,7 +246,7 @@ class Inflater:
             self._spans.put(Extent(self._id, index, count, stretch))
             cursor.go_on()
             self.verified = self.verified or cursor.is_at_end
-            self._wake(range(index, index + count))
+            self._sleepers.wake(range(index, index + count))
         if cursor.out % self._spacing == 0 and not cursor.is_at_end:
             self._mark(cursor)
         return stretch
@@ -372,7 +335,7 @@ class Inflater:
             cursor = self._idle_near(self._pace.reached)
             if cursor is None or cursor.out >= self._ahead_stop() * SPAN:
                 self._ahead_running = False
-                self._wake()
+                self._sleepers.wake()
                 return None
             cursor.busy = True
             return cursor

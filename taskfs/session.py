@@ -189,7 +189,11 @@ class Session:
 
     def _reply(self, unique: int, error: int, parts: Answer) -> None:
         length = HEADER_OUT.size + sum(map(len, parts))
-        self._channel.send((HEADER_OUT.pack(length, -error, unique), *parts))
+        try:
+            self._channel.send((HEADER_OUT.pack(length, -error, unique), *parts))
+        except OSError:  # the kernel has no room for it: whoever asked must not wait for ever
+            log.error("an answer of %d bytes was not taken", length, exc_info=True)
+            self._channel.send((HEADER_OUT.pack(HEADER_OUT.size, -errno.EIO, unique),))
 
     def _interrupt(self, unique: int, interrupted: int) -> None:
         """The caller of request *interrupted* gave it up."""

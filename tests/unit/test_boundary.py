@@ -239,6 +239,22 @@ def test_what_is_not_known_is_not_asked_again() -> None:
     assert served.answer(Opcode.IOCTL) == (errno.ENOTTY, b"")
 
 
+def test_an_answer_that_is_not_taken_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    """README, Errors: whoever asked is told, and the mount goes on."""
+    served = Served(Folders())
+    take, refused = served.wire.send, [OSError(errno.ENOMEM, "no room")]
+
+    def send(parts: Sequence[Buffer]) -> bool:
+        if refused:
+            raise refused.pop()
+        return take(parts)
+
+    served.wire.send = send  # type: ignore[method-assign]
+    assert served.answer(Opcode.STATFS) == (errno.EIO, b"")
+    assert served.answer(Opcode.STATFS)[0] == 0
+    assert len(caplog.records) == 1
+
+
 def test_only_the_request_that_was_interrupted_knows() -> None:
     """README, Control files: Ctrl+C ends any blocked operation within 1 s."""
     seen = []

@@ -15,7 +15,7 @@ PACKAGE: Final = ROOT / "taskfs"
 # A module may import those of the rows above it; modules of one row do not know each other. A new
 # module is a new word in the highest row that it can have.
 ROWS: Final = (
-    ("errors", "redaction", "stats", "buffers", "clock", "pools", "notify", "heads"),
+    ("errors", "redaction", "stats", "buffers", "clock", "pools", "notify", "heads", "sleepers"),
     ("model", "options", "waiting", "igzip", "retries", "claims"),
     (
         "config",
@@ -92,7 +92,7 @@ ADAPTERS: Final = {
 READ_ENGINE: Final = {
     "claims",
     *("buffers", "zipend", "zipindex", "igzip", "decoders", "coverage", "blocks"),
-    *("readahead", "rooms", "cursors", "pace", "inflate", "segments", "diskcache"),
+    *("readahead", "rooms", "sleepers", "cursors", "pace", "inflate", "segments", "diskcache"),
     *("readers", "archive"),
 }
 ROW_OF: Final = {name: number for number, row in enumerate(ROWS) for name in row}
