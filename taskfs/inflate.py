@@ -26,8 +26,7 @@ from taskfs.waiting import Waiter
 FIRST_SPACING: Final = 4 << 20
 MAX_CHECKPOINTS: Final = 128  # of one member; then every other one goes and the spacing doubles
 MAX_CURSORS: Final = 4
-# Spans that are decoded at once for who reads in order: the kernel asks for the first two, and the
-# rest is put among its pages unasked, in one message instead of fourteen requests.
+# Spans decoded at once for who reads in order: most are put among the kernel's pages unasked.
 STRETCH: Final = 16
 
 
