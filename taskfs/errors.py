@@ -1,7 +1,7 @@
 """What can go wrong, as types that know their errno.
 
 Everything that leaves the core is one of these: foreign exceptions are renamed where they enter,
-because `requests` errors are `OSError`s without an errno, on which fusepy answers garbage.
+because `requests` errors are `OSError`s without an errno, of which no kernel can be told.
 """
 
 import errno

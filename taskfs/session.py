@@ -101,7 +101,8 @@ class Session:
         """
         try:
             if self._shake_hands():
-                self._add_thread()
+                with self._lock:
+                    self._add_thread()
                 self._on_ready()
                 self._ended.wait()
         except Exception as exc:
@@ -136,8 +137,9 @@ class Session:
         self._ended.set()
 
     def _add_thread(self) -> None:
-        self._idle += 1
+        """Have one more thread wait for requests; RuntimeError if the system has none left."""
         threading.Thread(target=self._work, name="taskfs-session", daemon=True).start()
+        self._idle += 1
 
     def _work(self) -> None:
         room = bytearray(ROOM)
@@ -147,7 +149,7 @@ class Session:
                 with self._lock:
                     self._idle -= 1
                     if not self._idle:
-                        self._add_thread()  # another must be there while this one waits
+                        self._replace_me()
                 self._serve(view[:length])
                 with self._lock:
                     if self._idle >= MAX_IDLE:
@@ -157,6 +159,13 @@ class Session:
         except BaseException as exc:
             log.critical("the mount ends", exc_info=True)
             self._end(exc)
+
+    def _replace_me(self) -> None:
+        """Have another thread wait for requests while the calling one answers."""
+        try:
+            self._add_thread()
+        except RuntimeError as exc:  # one that is answering by now has to do
+            log.warning("%s: requests wait for each other", exc)
 
     def _serve(self, message: memoryview) -> None:
         """Answer one request: the boundary behind which no error may be raised."""
@@ -172,8 +181,10 @@ class Session:
         except TaskFSError as exc:
             error = exc.errno
         except OSError as exc:
-            error = exc.errno if isinstance(exc.errno, int) and exc.errno > 0 else errno.EIO
-            if error is not exc.errno:
+            if isinstance(exc.errno, int) and exc.errno > 0:
+                error = exc.errno
+            else:
+                error = errno.EIO
                 log.error("request %d: an OSError without an errno", opcode, exc_info=True)
         except Exception:
             log.error("request %d: unexpected error", opcode, exc_info=True)

@@ -48,7 +48,6 @@ class Opcode(IntEnum):
     RELEASEDIR = 29
     CREATE = 35
     INTERRUPT = 36
-    DESTROY = 38
     IOCTL = 39
     BATCH_FORGET = 42
     READDIRPLUS = 44

@@ -6,6 +6,7 @@ Requests are the bytes that the kernel would send, and answers what it would get
 import errno
 import logging
 import struct
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -237,6 +238,27 @@ def test_what_is_not_known_is_not_asked_again() -> None:
     for opcode in (25, 34, 46, 47, 51, 52, 4000):
         assert served.answer(opcode) == (errno.ENOSYS, b"")
     assert served.answer(Opcode.IOCTL) == (errno.ENOTTY, b"")
+
+
+def test_a_crowd_for_which_there_are_no_more_threads_is_served_in_turn(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Issue 4, 7: a crowd of readers exhausts nothing: the mount goes on with what it has."""
+    served, start = Served(Failing()), threading.Thread.start
+    started: list[threading.Thread] = []
+
+    def start_one(thread: threading.Thread) -> None:
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_one)
+    served.wire.requests = [INIT, *(request(Opcode.STATFS, unique=2 * n) for n in (2, 3, 4))]
+    served.session.serve()
+    told = [struct.unpack_from("=iQ", answer, 4) for answer in served.wire.sent]
+    assert told == [(0, 2), (0, 4), (0, 6), (0, 8)]
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
 
 
 def test_an_answer_that_is_not_taken_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
