@@ -171,7 +171,9 @@ class Archive:
         self.engine = engine
         self.number = next_owner()  # of its small members among the spans
         self.walk = Walk(blocks, engine.walk_windows)
-        self.heads = Heads(blocks, lambda: (member.header_offset for member in index.members))
+        self.heads = Heads(
+            blocks, lambda: (member.header_offset for member in index.members), self.walk
+        )
         self._directory_start = directory_start
         self._index_key = index_key
         self._lock = threading.Lock()
@@ -261,6 +263,7 @@ class Archive:
                     pool=self.engine.decoding,
                     waiter=self.engine.waiter,
                     windows=self.engine.decode_windows,
+                    is_in_turn=self.walk.is_on,
                 )
             self._readers[inflater] += 1
         self.engine.idle.take(inflater)

@@ -201,6 +201,11 @@ class BlockReader:
         first, last = start // BLOCK, (stop - 1) // BLOCK
         return self._collect(first, last, run_bytes, ahead=True)[2] > 0
 
+    def is_at_hand(self, start: int, stop: int) -> bool:
+        """Whether the bytes [start, stop) are in memory."""
+        blocks = range(start // BLOCK, -(-stop // BLOCK))
+        return all(self._cache.has(self._id, index) for index in blocks)
+
     def drop(self, start: int, stop: int) -> None:
         """Forget the cached blocks of [start, stop): their bytes proved wrong."""
         # What says where they end may be a lie: an exabyte is not walked through.

@@ -17,6 +17,10 @@ class Source(Protocol):
         """Return some bytes from *offset* of the compressed data on; empty only at its end."""
         ...
 
+    def is_at_hand(self, offset: int) -> bool:
+        """Whether the next piece, from *offset* on, need not be waited for."""
+        ...
+
     def close(self) -> None:
         """No more pieces are wanted."""
         ...
@@ -62,6 +66,11 @@ class Cursor:
     def is_at_end(self) -> bool:
         """Whether all spans are decoded, and the member's size and CRC-32 were right."""
         return self.out >= self._size
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether to decode more waits for nothing."""
+        return not self._is_hungry or self.source.is_at_hand(self._fed)
 
     def advance(self, spans: int) -> memoryview | None:
         """Decode what one piece gives; return the stretch if that completed it, else None.

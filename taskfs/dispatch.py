@@ -181,7 +181,7 @@ class Dispatch:
         claim = partial(self._operations, "claim_ready", path, fh)
         with self._pushes.push(nodeid, claim) as ready:
             if ready:
-                piece = self._operations("read", path, len(ready), ready.start, fh)
+                piece = self._operations("read_ready", path, len(ready), ready.start, fh)
                 self._store(nodeid, ready.start, piece)
             return bool(ready)
 

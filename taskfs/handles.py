@@ -45,6 +45,10 @@ class Handle(Protocol):
         """Return the bytes that a reader in order wants next and that cost no wait: told once."""
         ...
 
+    def read_ready(self, offset: int, size: int) -> Buffer:
+        """As `read_at`, of what was claimed: nobody has asked for it yet."""
+        ...
+
     def write(self, piece: bytes) -> int:
         """Act on *piece*, return how many bytes of it count as written."""
         ...
@@ -66,6 +70,8 @@ class TextHandle:
 
     def read_at(self, offset: int, size: int) -> Buffer:
         return self._text[offset : offset + size]
+
+    read_ready = read_at
 
     def claim_ready(self) -> range:
         return range(0)
@@ -98,6 +104,8 @@ class CommandHandle:
 
     def read_at(self, offset: int, size: int) -> Buffer:
         return b""
+
+    read_ready = read_at
 
     def claim_ready(self) -> range:
         return range(0)
@@ -159,6 +167,12 @@ class ArchiveHandle:
         self._unanswered: tuple[int, float, Unavailable] | None = None  # at which offset, and when
 
     def read_at(self, offset: int, size: int) -> Buffer:
+        return self._read(self._reader.read_at, offset, size)
+
+    def read_ready(self, offset: int, size: int) -> Buffer:
+        return self._read(self._reader.read_ready, offset, size)
+
+    def _read(self, read: Callable[[int, int], Buffer], offset: int, size: int) -> Buffer:
         if self._stale:
             raise StaleObject(self._stale)
         if offset + size > self.size and self._is_cut_elsewhere():
@@ -168,7 +182,7 @@ class ArchiveHandle:
         self._refuse_repetition(offset)
         task_id, which = self._lease.key
         try:
-            piece = self._reader.read_at(offset, size)
+            piece = read(offset, size)
             self._archive.engine.stats.add("served_bytes", len(piece))
             return piece
         except Unavailable as exc:

@@ -50,6 +50,7 @@ class Inflater:
         pool: Executor,
         waiter: Waiter,
         windows: Windows | None = None,
+        is_in_turn: bool = False,
     ) -> None:
         self.size = size
         self.verified = False
@@ -67,7 +68,9 @@ class Inflater:
         self._cursors: list[Cursor] = []
         self._checkpoints: list[Checkpoint] = []
         self._spacing = FIRST_SPACING
-        self._pace = Pace()
+        self._pace = Pace(is_in_turn=is_in_turn)
+        # Its first reader decodes all of it: no other thread has to be woken, nor the reader again.
+        self._is_at_once = is_in_turn and size <= STRETCH * SPAN
         self._ahead_until = 0  # a span: the run ahead goes that far
         self._ahead_running = False
         self._ahead_starting = False  # no cursor is driven by it yet
@@ -92,16 +95,20 @@ class Inflater:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def claim_ready(self) -> range:
-        """Return the bytes that a reader in order wants next and that are decoded: told once."""
+        """Return the bytes that a reader in order wants next and that are decoded: told once.
+
+        The member's last span is none of them: who reads to the end is to be known by that.
+        """
         with self._lock:
             self._takes_ready = True
             start = self._pace.asked
-            if not self._pace.is_in_order or start >= self.size:
+            last = (self.size - 1) // SPAN * SPAN
+            if not self._pace.is_in_order or start >= last:
                 return range(0)
             extent = self._spans.find(self._id, start // SPAN)
             if extent is None:
                 return range(0)
-            self._pace.asked = extent.first * SPAN + len(extent.body)
+            self._pace.asked = min(last, extent.first * SPAN + len(extent.body))
             return range(start, self._pace.asked)
 
     def verify(self) -> None:
@@ -216,18 +223,28 @@ class Inflater:
     def _drive(self, cursor: Cursor, index: int, stop: int) -> memoryview:
         """Decode until the span *index* is there, or as much of it as [0, stop) needs; return it.
 
+        Of a member that is decoded at once, what is not at hand is not waited for beyond that.
         The member's last bytes are there only once its end was seen and its CRC-32 is right.
         """
         start = index * SPAN
         is_last = start + stop >= self.size
         while True:
             at = cursor.out
-            if start - at + stop <= cursor.decoded and not is_last:
+            spans = self._spans_at_once()
+            is_there = start - at + stop <= cursor.decoded and not is_last
+            if is_there and (spans == 1 or not cursor.may_go_on):
                 return cursor.stretch[start - at :]
-            stretch = self._step(cursor, 1)
+            stretch = self._step(cursor, spans)
             if stretch is not None and (start < cursor.out or cursor.is_at_end):
                 return stretch[start - at :]
             self._waiter.check()
+
+    def _spans_at_once(self) -> int:
+        """Return how many spans a reader decodes at once that only waits for the first of them."""
+        if not self._is_at_once or not self._pace.is_in_order:
+            return 1
+        # It goes to the kernel as soon as it is decoded: what is decoded ahead stays for longer.
+        return max(1, min(STRETCH, 2 * self._windows.share(self) // SPAN))
 
     def _step(self, cursor: Cursor, spans: int) -> memoryview | None:
         """Decode what one piece gives; return the stretch if that completed it, and keep it."""
@@ -278,6 +295,9 @@ class Inflater:
                 self._windows.leave(self)  # the next one's: this one has come to its end
                 return
             if not pace.is_in_order:
+                return
+            if self._is_at_once:
+                self._windows.enter(self)
                 return
             # Decoded ahead is only what stays until it is read, however many members are.
             share = self._windows.share(self) // (1 if self._takes_ready else 4)

@@ -88,6 +88,9 @@ class TaskOperations:
     def read(self, path: str, size: int, offset: int, fh: int) -> Buffer:
         return self._tree.handles.get(fh).read_at(offset, size)
 
+    def read_ready(self, path: str, size: int, offset: int, fh: int) -> Buffer:
+        return self._tree.handles.get(fh).read_ready(offset, size)
+
     def claim_ready(self, path: str, fh: int) -> range:
         return self._tree.handles.get(fh).claim_ready()
 

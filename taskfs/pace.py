@@ -12,12 +12,16 @@ STREAK: Final = 2
 
 
 class Pace:
-    """What the readers of one member asked for. Not safe for concurrent use."""
+    """What the readers of one member asked for. Not safe for concurrent use.
 
-    def __init__(self) -> None:
+    One *in turn*, after others that were read to their ends, is expected to be read in order too.
+    """
+
+    def __init__(self, *, is_in_turn: bool = False) -> None:
         self.asked = 0  # what lies before this byte was read, or told to be ready
         self.reached = 0  # the span behind the last one that was read
-        self._streak = 0  # reads that went on without a jump
+        # Reads that went on without a jump.
+        self._streak = STREAK if is_in_turn else 0
         self._start = 0  # the span that they began with
 
     @property

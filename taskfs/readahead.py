@@ -106,6 +106,8 @@ class Stream:
             self._windows.enter(self)
         return self._blocks.read_at(offset, stop - offset)
 
+    read_ready = read_at
+
     def claim_ready(self) -> range:
         """Return the bytes that a reader in order wants next and that cost no wait: told once."""
         return range(0)
@@ -138,7 +140,7 @@ class Walk:
     """Members of one archive read to their ends in turn, as `cp -r` and `grep -r` do.
 
     Then what lies behind the last one is fetched too, so that many small files cost few requests.
-    Safe for concurrent use.
+    Safe for concurrent use. `is_on` tells that the next one will be read to its end as well.
     """
 
     def __init__(self, blocks: BlockReader, windows: Windows) -> None:
@@ -148,6 +150,7 @@ class Walk:
         self._progress = Progress(0)
         self._ahead = 0
         self._passed: deque[int] = deque(maxlen=RECENT)
+        self.is_on = False
 
     def passed(self, start: int, stop: int) -> None:
         """Note that the member stored at [start, stop) was read to its end."""
@@ -159,6 +162,7 @@ class Walk:
             slack = max(SLACK, self._ahead - self._progress.reached)
             gained = self._progress.note(start, stop, slack)
             reached = self._progress.reached
+            self.is_on = gained > 0
             if not gained:
                 self._ahead = reached
                 return
@@ -182,9 +186,12 @@ class Heads:
     Safe for concurrent use.
     """
 
-    def __init__(self, blocks: BlockReader, find_starts: Callable[[], Iterable[int]]) -> None:
+    def __init__(
+        self, blocks: BlockReader, find_starts: Callable[[], Iterable[int]], walk: Walk
+    ) -> None:
         self._blocks = blocks
         self._find_starts = find_starts
+        self._walk = walk
         self._lock = threading.Lock()
         self._starts: list[int] = []  # of all members, in the archive's order
         self._progress = Progress(0)  # in members
@@ -192,6 +199,7 @@ class Heads:
 
     def passed(self, start: int) -> None:
         """Note that the member stored from *start* on was closed, no more than its head read."""
+        self._walk.is_on = False
         with self._lock:
             if not self._starts:
                 self._starts = sorted(self._find_starts())

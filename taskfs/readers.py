@@ -29,6 +29,7 @@ class Pieces:
 
     def __init__(self, archive: "Archive", start: int, stop: int, fed: int) -> None:
         self._stream = Stream(archive.blocks, archive.engine.windows, start + fed, stop)
+        self._blocks = archive.blocks
         self._start = start
         self._stop = stop
         self._length = BLOCK
@@ -38,6 +39,10 @@ class Pieces:
         length, self._length = self._length, min(MAX_PIECE, 2 * self._length)
         # A copy: a cursor may rest on its piece for long, and a view would hold the whole run.
         return bytes(self._stream.read_at(at, min(self._stop - at, length - at % BLOCK)))
+
+    def is_at_hand(self, offset: int) -> bool:
+        at = self._start + offset
+        return self._blocks.is_at_hand(at, min(self._stop, at + self._length - at % BLOCK))
 
     def close(self) -> None:
         self._stream.close()
@@ -119,6 +124,15 @@ class MemberReader(ABC):
             CorruptData: a checksum, size or header that does not match (EIO).
             StaleObject, NotFound, Unavailable, …: as `RemoteObject.fetch_range`.
         """
+        piece = self.read_ready(offset, size)
+        self._reached = max(self._reached, offset + len(piece))
+        if piece and offset + len(piece) >= self.size:
+            start = self.member.header_offset
+            self.archive.walk.passed(start, start + self.member.compressed_size)
+        return piece
+
+    def read_ready(self, offset: int, size: int) -> Buffer:
+        """As `read_at`, but nobody has asked: it tells nothing of how the member is read."""
         if not self.size:
             self._check_empty()
         if offset >= self.size:
@@ -139,10 +153,6 @@ class MemberReader(ABC):
                 self._start_again()
                 self._check.fail(again, is_out=self._is_out)
                 raise
-        self._reached = max(self._reached, offset + len(piece))
-        if offset + len(piece) >= self.size:
-            start = self.member.header_offset
-            self.archive.walk.passed(start, start + self.member.compressed_size)
         return piece
 
     def claim_ready(self) -> range:

@@ -351,6 +351,7 @@ class DaemonPool(Executor):
         self._work: deque[Callable[[], None]] = deque()
         self._running = 0
         self._changed = threading.Condition()
+        self.submitted = 0
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
         """Have *fn* called by one of the threads."""
@@ -364,6 +365,7 @@ class DaemonPool(Executor):
 
         with self._changed:
             self._work.append(call)
+            self.submitted += 1
             needs_thread = self._running < self._most
             self._running += needs_thread
         if needs_thread:

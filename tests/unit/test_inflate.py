@@ -19,6 +19,7 @@ from taskfs.decoders import BZIP2, DECODERS, DEFLATED, LZMA
 from taskfs.errors import CorruptData, Interrupted, TaskFSError, Unavailable
 from taskfs.inflate import FIRST_SPACING, Inflater
 from taskfs.pace import AHEAD_SPANS
+from taskfs.readahead import Windows
 from taskfs.rooms import CheckpointRoom
 from taskfs.waiting import Waiter
 from tests.zips import DaemonPool, cheap_bytes, deflate, lzma_alone, pack, run_threads
@@ -37,6 +38,7 @@ class Member:
     opened: int = 0
     closed: int = 0
     first_piece: int = PIECE
+    here: int = 1 << 62  # what lies before that byte need not be waited for
     before: Callable[[int], None] = lambda offset: None
 
     @property
@@ -64,6 +66,9 @@ class Source:
         member.pieces.append((offset, stop))
         return member.packed[offset:stop]
 
+    def is_at_hand(self, offset: int) -> bool:
+        return offset < self.member.here
+
     def close(self) -> None:
         self.member.closed += 1
 
@@ -81,6 +86,8 @@ class Decoding:
         crc: int | None = None,
         span_bytes: int = 24 << 20,
         room: CheckpointRoom | None = None,
+        windows: Windows | None = None,
+        is_in_turn: bool = False,
     ) -> None:
         self.body = body
         self.member = Member(packed)
@@ -98,6 +105,8 @@ class Decoding:
             room=room or CheckpointRoom(),
             pool=self.pool,
             waiter=Waiter(lambda: self.is_over or self.interrupted.is_set()),
+            windows=windows,
+            is_in_turn=is_in_turn,
         )
 
     @property
@@ -264,6 +273,69 @@ def test_what_is_ready_is_told_once_and_is_right(decoding: Make) -> None:
     assert one.inflater.verified
     assert told + reads * SPAN >= len(LONG)
     assert one.member.fed <= 1.05 * len(LONG_PACKED)
+
+
+SHORT = cheap_bytes(15 * SPAN + 777, 3)
+SHORT_PACKED = deflate(SHORT, 0)
+
+
+def test_a_short_member_in_turn_is_decoded_by_its_first_reader(decoding: Make) -> None:
+    """README, How it works: files read in turn cost one answer each, but for their last bytes."""
+    one = decoding(SHORT, SHORT_PACKED, is_in_turn=True)
+    one.check(0, SPAN)
+    assert one.member.fed == len(SHORT_PACKED)
+    assert one.inflater.verified
+    assert one.inflater.claim_ready() == range(SPAN, 15 * SPAN)
+    assert not one.inflater.claim_ready()
+    one.check_whole()
+    assert one.pool.submitted == 0
+
+
+def test_the_end_of_a_member_is_never_ready(decoding: Make) -> None:
+    """README, How it works: that a member was read to its end is told by who asks for that."""
+    for size in (1, SPAN, SPAN + 1, 2 * SPAN, 3 * SPAN):
+        one = decoding(SHORT[:size], deflate(SHORT[:size], 0), is_in_turn=True)
+        one.check(0, SPAN)
+        ready = one.inflater.claim_ready()
+        assert ready.stop <= max(0, size - 1) // SPAN * SPAN
+
+
+def test_a_short_member_in_turn_waits_for_nothing_beyond_what_is_read(decoding: Make) -> None:
+    """Issue 3, 3: what was expected to be read costs only what is here already."""
+    one = decoding(SHORT, SHORT_PACKED, is_in_turn=True)
+    one.member.here = 0
+    one.check(0, SPAN)
+    assert one.member.fed <= SPAN + 2 * PIECE
+    one.member.here = 1 << 20
+    one.check(SPAN, SPAN)
+    assert 1 << 20 <= one.member.fed <= (1 << 20) + 2 * PIECE
+    one.check_whole()
+    assert one.member.fed <= 1.05 * len(SHORT_PACKED)
+
+
+def test_a_short_member_in_turn_may_be_read_from_anywhere(decoding: Make) -> None:
+    """Issue 3, 4: reads that are not in order are right as well."""
+    one = decoding(SHORT, SHORT_PACKED, is_in_turn=True)
+    one.check(12 * SPAN, 4096)
+    assert not one.inflater.claim_ready()
+    rng = random.Random(5)
+    for _ in range(50):
+        one.check(rng.randrange(len(SHORT)), 100_000)
+    one.check_whole()
+
+
+def test_many_short_members_in_turn_share_the_room(decoding: Make) -> None:
+    """Issue 3, 7: what is decoded at once is bounded for all members together."""
+    windows, crowd = Windows(8 << 20), [object() for _ in range(39)]
+    for other in crowd:
+        windows.enter(other)
+    one = decoding(SHORT, SHORT_PACKED, is_in_turn=True, windows=windows)
+    one.check(0, SPAN)
+    assert one.member.fed <= 2 * (8 << 20) / 40 + SPAN
+    for other in crowd:
+        windows.leave(other)
+    one.check_whole()
+    assert windows.share(object()) == 8 << 20  # it left the room behind
 
 
 def test_nothing_is_ready_for_who_jumps(decoding: Make) -> None:

@@ -12,6 +12,7 @@ from taskfs.archive import Archive
 from taskfs.blocks import BLOCK, MAX_RUN, BlockCache, BlockReader
 from taskfs.compose import BLOCK_MEMORY
 from taskfs.readahead import HEADS_AHEAD, SLACK, TOTAL_WINDOW, Stream, Windows
+from taskfs.readers import MemberReader
 from taskfs.stats import Stats
 from taskfs.waiting import Waiter
 from tests.zips import (
@@ -400,6 +401,48 @@ def test_heads_fetched_ahead_are_few() -> None:
             heads(archive, range(count))
             on.settle()
             assert remote.fetched <= 2 * BLOCK * (count + min(count, HEADS_AHEAD))
+
+
+def push(reader: MemberReader) -> None:
+    """Do what the FUSE boundary does after each read."""
+    while ready := reader.claim_ready():
+        reader.read_ready(ready.start, len(ready))
+
+
+def test_heads_after_a_walk_end_it() -> None:
+    """Issue 3, 5: whoever tells types after somebody has copied files fetches little all the same,
+    though what is at hand of a file goes to the kernel unasked."""
+    body = many(50, 2 << 20, DEFLATED)
+    with bench() as on:
+        remote = FakeObject(body)
+        archive = on.open(remote)
+        for number in range(10):
+            read_all(archive, f"f{number:05}")
+        assert archive.walk.is_on
+        on.settle()
+        before = remote.fetched
+        for number in range(10, 50):
+            reader = archive.open_member(member(archive, f"f{number:05}"))
+            assert len(reader.read_at(0, 16 << 10)) == 16 << 10  # as the kernel asks for 4 KiB
+            push(reader)
+            reader.close()
+            assert not archive.walk.is_on
+        on.settle()
+        assert remote.fetched - before < (len(body) - before) / 6
+
+
+def test_files_read_in_turn_are_known_by_their_ends_alone() -> None:
+    """README, How it works: what went to the kernel unasked does not count as read."""
+    with bench() as on:
+        archive = on.open(FakeObject(many(8, 1 << 20, DEFLATED)))
+        for number in range(8):
+            reader = archive.open_member(member(archive, f"f{number:05}"))
+            for offset in range(0, 1 << 20, READ):
+                reader.read_at(offset, READ)
+                push(reader)
+                is_second_end = number == 1 and offset + READ == 1 << 20
+                assert archive.walk.is_on == (is_second_end or number > 1)
+            reader.close()
 
 
 def whole_twice(on: Bench, remote: FakeObject, path: str) -> Callable[[], int]:
