@@ -206,7 +206,7 @@ class Archive:
         """Return the bytes [offset, offset + size) of the archive itself."""
         return self.blocks.read_at(offset, size)
 
-    def locate(self, member: Member) -> int:
+    def locate(self, member: Member, wanted: int = 0) -> int:
         """Return where the member's bytes begin, from its local header.
 
         Raises:
@@ -218,8 +218,9 @@ class Archive:
         if at + LOCAL.size > self._directory_start:
             raise CorruptData(f"{member.path}: the member lies outside the archive")
         # Header and first bytes lie side by side: one request brings both.
-        first = member.compressed_size if member.compressed_size <= BLOCK else EXTRA_GUESS
-        self.blocks.schedule(at, min(at + head_size + first, self._directory_start))
+        first = BLOCK if member.compressed_size <= BLOCK else wanted
+        stop = at + head_size + min(first, member.compressed_size)
+        self.blocks.schedule(at, min(stop, self._directory_start))
         head = self.blocks.read_at(at, LOCAL.size + len(member.raw_name))
         fields = LOCAL.unpack_from(head)
         name_length, extra_length = fields[9], fields[10]

@@ -69,12 +69,9 @@ class Inflater:
         self._checkpoints: list[Checkpoint] = []
         self._spacing = FIRST_SPACING
         self._pace = Pace(is_in_turn=is_in_turn)
-        # Its first reader decodes all of it: no other thread has to be woken, nor the reader again.
-        self._is_at_once = is_in_turn and size <= STRETCH * SPAN
         self._ahead_until = 0  # a span: the run ahead goes that far
         self._ahead_running = False
         self._ahead_starting = False  # no cursor is driven by it yet
-        self._takes_ready = False  # whether readers take what is ready at once
 
     def read_at(self, offset: int, size: int) -> Buffer:
         """Return the decoded bytes [offset, offset + size), fewer only at the member's end.
@@ -100,7 +97,7 @@ class Inflater:
         The member's last span is none of them: who reads to the end is to be known by that.
         """
         with self._lock:
-            self._takes_ready = True
+            self._windows.takes_ready = True
             start = self._pace.asked
             last = (self.size - 1) // SPAN * SPAN
             if not self._pace.is_in_order or start >= last:
@@ -239,11 +236,17 @@ class Inflater:
                 return stretch[start - at :]
             self._waiter.check()
 
+    def _is_at_once(self) -> bool:
+        """Whether who reads in order decodes all there is: it is little, and goes to the kernel as
+        one piece, so that no other thread has to be woken, nor this one again."""
+        is_little = self.size <= STRETCH * SPAN
+        return is_little and self._windows.takes_ready and self._pace.is_in_order
+
     def _spans_at_once(self) -> int:
         """Return how many spans a reader decodes at once that only waits for the first of them."""
-        if not self._is_at_once or not self._pace.is_in_order:
+        if not self._is_at_once():
             return 1
-        # It goes to the kernel as soon as it is decoded: what is decoded ahead stays for longer.
+        # It goes out as soon as it is decoded: what is decoded ahead stays for longer.
         return max(1, min(STRETCH, 2 * self._windows.share(self) // SPAN))
 
     def _step(self, cursor: Cursor, spans: int) -> memoryview | None:
@@ -296,11 +299,11 @@ class Inflater:
                 return
             if not pace.is_in_order:
                 return
-            if self._is_at_once:
+            if self._is_at_once():
                 self._windows.enter(self)
                 return
             # Decoded ahead is only what stays until it is read, however many members are.
-            share = self._windows.share(self) // (1 if self._takes_ready else 4)
+            share = self._windows.share(self) // (1 if self._windows.takes_ready else 4)
             ahead = min(pace.ahead, share // SPAN)
             # To wake a thread costs as much as to decode a span: it sleeps while half is there.
             is_enough = pace.reached + ahead // 2 <= self._ahead_until

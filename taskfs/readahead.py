@@ -32,9 +32,13 @@ HEADS_AHEAD: Final = 16
 
 
 class Windows:
-    """The room for read-ahead that all streams of a mount share. Safe for concurrent use."""
+    """The room for read-ahead that all streams of a mount share. Safe for concurrent use.
+
+    `takes_ready` tells that whoever reads takes what is there ahead of it at once.
+    """
 
     def __init__(self, total_bytes: int = TOTAL_WINDOW) -> None:
+        self.takes_ready = False
         self._total = total_bytes
         self._lock = threading.Lock()
         self._used: dict[int, float] = {}  # when each stream last asked, by its identity

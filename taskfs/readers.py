@@ -11,6 +11,7 @@ from taskfs.coverage import Coverage
 from taskfs.decoders import STORED, crc32, decode_whole
 from taskfs.errors import CorruptData
 from taskfs.inflate import Inflater
+from taskfs.pace import is_bulk
 from taskfs.readahead import HEAD, Stream
 from taskfs.zipindex import Member
 
@@ -21,6 +22,8 @@ LOCAL: Final = struct.Struct("<4s5H3L2H")  # local file header, APPNOTE 4.3.7
 LOCAL_MAGIC: Final = b"PK\x03\x04"
 # Extra fields are longer in local headers than in the directory; this much is usually enough.
 EXTRA_GUESS: Final = 64
+# What comes with the local header for who is to read on.
+EAGER: Final = 4 * BLOCK
 MAX_PIECE: Final = 4 * BLOCK
 
 
@@ -196,11 +199,11 @@ class MemberReader(ABC):
         self._check.add(offset, piece, crc)
         return piece
 
-    def _locate(self) -> int:
+    def _locate(self, wanted: int = 0) -> int:
         """Return where the member's bytes begin in the archive; looked up once."""
         start = self._start
         if start is None:
-            start = self._start = self.archive.locate(self.member)
+            start = self._start = self.archive.locate(self.member, wanted)
         return start
 
     @abstractmethod
@@ -255,15 +258,15 @@ class CompressedReader(MemberReader):
         inflater = self._inflater
         return inflater.claim_ready() if inflater is not None else range(0)
 
-    def _take(self) -> Inflater:
-        start = self._locate()
+    def _take(self, wanted: int) -> Inflater:
+        start = self._locate(wanted)
         with self._lock:
             if self._inflater is None:
                 self._inflater = self.archive.take_inflater(self.member, start)
             return self._inflater
 
     def _read(self, offset: int, size: int) -> Buffer:
-        inflater = self._take()
+        inflater = self._take(EAGER if is_bulk(offset, offset + size) else 0)
         if self.member.compressed_size <= BLOCK:
             inflater.verify()
         return inflater.read_at(offset, size)

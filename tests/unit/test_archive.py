@@ -34,7 +34,7 @@ from taskfs.errors import (
     Unsupported,
 )
 from taskfs.readahead import TOTAL_WINDOW
-from taskfs.readers import LOCAL, MemberReader
+from taskfs.readers import EAGER, LOCAL, MemberReader
 from tests.zips import (
     BZIP2,
     DEFLATED,
@@ -842,6 +842,23 @@ class Counting(DeflateDecoder):
         count = super().decode(out)
         Counting.decoded += count
         return count
+
+
+@pytest.mark.parametrize(("size", "requests"), [(16 << 10, 2), (SPAN, 1)])
+def test_who_is_to_read_on_gets_more_with_the_local_header(size: int, requests: int) -> None:
+    """Issue 3: a member of some 200 KB is one round trip for `cat`; a head fetches no more."""
+    body = cheap_bytes(3 * SPAN)
+    packed = deflate(body, 1)
+    assert 3 * BLOCK < len(packed) < EAGER
+    with bench() as on:
+        archive, remote = opened(on, file("x", body, packed=packed), padding())
+        before, fetched = len(remote.requests), remote.fetched
+        reader = reader_of(archive, "x")
+        assert reader.read_at(0, size) == body[:size]
+        on.settle()
+        assert len(remote.requests) - before <= requests
+        if size < SPAN:
+            assert remote.fetched - fetched <= 2 * BLOCK
 
 
 @pytest.mark.parametrize("count", [8, 60, 150])

@@ -275,17 +275,24 @@ def test_what_is_ready_is_told_once_and_is_right(decoding: Make) -> None:
     assert one.member.fed <= 1.05 * len(LONG_PACKED)
 
 
+def taken() -> Windows:
+    """The room of a mount: what is ready is taken at once."""
+    windows = Windows(AHEAD_SPANS * SPAN)
+    windows.takes_ready = True
+    return windows
+
+
 SHORT = cheap_bytes(15 * SPAN + 777, 3)
 SHORT_PACKED = deflate(SHORT, 0)
 
 
 def test_a_short_member_in_turn_is_decoded_by_its_first_reader(decoding: Make) -> None:
     """README, How it works: files read in turn cost one answer each, but for their last bytes."""
-    one = decoding(SHORT, SHORT_PACKED, is_in_turn=True)
-    one.check(0, SPAN)
+    one = decoding(SHORT, SHORT_PACKED, is_in_turn=True, windows=taken())
+    one.check(0, 4096)
     assert one.member.fed == len(SHORT_PACKED)
     assert one.inflater.verified
-    assert one.inflater.claim_ready() == range(SPAN, 15 * SPAN)
+    assert one.inflater.claim_ready() == range(4096, 15 * SPAN)
     assert not one.inflater.claim_ready()
     one.check_whole()
     assert one.pool.submitted == 0
@@ -294,7 +301,7 @@ def test_a_short_member_in_turn_is_decoded_by_its_first_reader(decoding: Make) -
 def test_the_end_of_a_member_is_never_ready(decoding: Make) -> None:
     """README, How it works: that a member was read to its end is told by who asks for that."""
     for size in (1, SPAN, SPAN + 1, 2 * SPAN, 3 * SPAN):
-        one = decoding(SHORT[:size], deflate(SHORT[:size], 0), is_in_turn=True)
+        one = decoding(SHORT[:size], deflate(SHORT[:size], 0), is_in_turn=True, windows=taken())
         one.check(0, SPAN)
         ready = one.inflater.claim_ready()
         assert ready.stop <= max(0, size - 1) // SPAN * SPAN
@@ -302,7 +309,7 @@ def test_the_end_of_a_member_is_never_ready(decoding: Make) -> None:
 
 def test_a_short_member_in_turn_waits_for_nothing_beyond_what_is_read(decoding: Make) -> None:
     """Issue 3, 3: what was expected to be read costs only what is here already."""
-    one = decoding(SHORT, SHORT_PACKED, is_in_turn=True)
+    one = decoding(SHORT, SHORT_PACKED, is_in_turn=True, windows=taken())
     one.member.here = 0
     one.check(0, SPAN)
     assert one.member.fed <= SPAN + 2 * PIECE
@@ -315,7 +322,7 @@ def test_a_short_member_in_turn_waits_for_nothing_beyond_what_is_read(decoding: 
 
 def test_a_short_member_in_turn_may_be_read_from_anywhere(decoding: Make) -> None:
     """Issue 3, 4: reads that are not in order are right as well."""
-    one = decoding(SHORT, SHORT_PACKED, is_in_turn=True)
+    one = decoding(SHORT, SHORT_PACKED, is_in_turn=True, windows=taken())
     one.check(12 * SPAN, 4096)
     assert not one.inflater.claim_ready()
     rng = random.Random(5)
@@ -324,9 +331,25 @@ def test_a_short_member_in_turn_may_be_read_from_anywhere(decoding: Make) -> Non
     one.check_whole()
 
 
+def test_wrong_bytes_at_hand_are_known_before_the_first_goes_out(decoding: Make) -> None:
+    """semantics, Integrity: what is known to be wrong is not handed out, were it only the start."""
+    one = decoding(SHORT, SHORT_PACKED, crc=1, is_in_turn=True, windows=taken())
+    with pytest.raises(CorruptData):
+        one.check(0, SPAN)
+
+
+def test_nobody_decodes_all_at_once_for_who_takes_little(decoding: Make) -> None:
+    """Issue 4, 7: where nothing goes to a kernel, what a crowd decodes ahead would not stay."""
+    one = decoding(SHORT, SHORT_PACKED, is_in_turn=True)
+    one.check(0, SPAN)
+    assert one.pool.is_quiet()
+    assert one.member.fed <= 10 * SPAN
+
+
 def test_many_short_members_in_turn_share_the_room(decoding: Make) -> None:
     """Issue 3, 7: what is decoded at once is bounded for all members together."""
     windows, crowd = Windows(8 << 20), [object() for _ in range(39)]
+    windows.takes_ready = True
     for other in crowd:
         windows.enter(other)
     one = decoding(SHORT, SHORT_PACKED, is_in_turn=True, windows=windows)

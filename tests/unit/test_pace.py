@@ -16,11 +16,31 @@ def read(pace: Pace, *spans: int) -> Pace:
 
 def test_two_reads_from_the_start_are_in_order() -> None:
     """Issue 3, 3: a sequential reader gets what comes next, a head does not."""
-    pace = read(Pace(), 0)
+    pace = Pace()
+    pace.note(0, 16 << 10)
     assert not pace.is_in_order
-    assert read(pace, 1).is_in_order
+    pace.note(16 << 10, SPAN + 1)
+    assert pace.is_in_order
     assert pace.reached == 2
     assert pace.ahead == FIRST_AHEAD
+
+
+def test_a_long_first_read_from_the_start_is_in_order() -> None:
+    """Issue 3, 3: who takes a whole span at first is to read on; elsewhere that tells nothing."""
+    assert read(Pace(), 0).is_in_order
+    assert not read(Pace(), 40).is_in_order
+    again = read(Pace(), *range(100, 110), 0)
+    assert again.is_in_order
+    assert (again.has_jumped, again.reached, again.ahead) == (True, 1, FIRST_AHEAD)
+    assert not read(again, 1).has_jumped
+
+
+def test_in_turn_a_first_read_of_any_length_is_in_order() -> None:
+    """Issue 3, 3: after files that were read to their ends, one more is."""
+    pace = Pace(is_in_turn=True)
+    pace.note(0, 4096)
+    assert pace.is_in_order
+    assert not read(Pace(is_in_turn=True), 40).is_in_order
 
 
 def test_what_is_decoded_ahead_grows_with_what_was_read() -> None:
