@@ -227,8 +227,9 @@ class Dispatch:
             raise OSError(errno.EBADF, "")
         if listing.listed is None or not offset:
             listing.listed = self._operations("readdir", listing.path)
-        entries, known_attrs = listing.listed
+        entries, known_attrs, keep_s = listing.listed
         answer, packer = [], self._packer
+        valid = packer.valid(keep_s())  # before they are looked up: see `Shelf.keep_listed`
         for number in range(offset, len(entries) + len(_DOTS)):
             dots = number < len(_DOTS)
             entry = _DOTS[number] if dots else entries[number - len(_DOTS)]
@@ -242,7 +243,7 @@ class Dispatch:
                 continue
             attrs = None if dots else known_attrs(entry.name)
             told = self._places.tell(listing.path, entry.name) if attrs else 0
-            answer.append(packer.looked_up(*listed, told, attrs))
+            answer.append(packer.looked_up(*listed, told, attrs, valid))
         return (b"".join(answer),)
 
     def _setxattr(self, nodeid: int, body: memoryview) -> Answer:

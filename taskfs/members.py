@@ -68,6 +68,9 @@ class MembersNode(Directory):
     def known_attrs(self, name: str) -> Attrs | None:
         return self._listed.known_attrs(name) if self._listed is not None else None
 
+    def keep_s(self) -> float:
+        return self._listed.keep_s() if self._listed is not None else 0.0
+
 
 class _Place:
     """Where the members beneath one node come from."""
@@ -126,6 +129,10 @@ class FolderNode(Directory):
     def known_attrs(self, name: str) -> Attrs | None:
         # A listing may be read on for long: by then another archive may be there.
         return self.attrs_of(name) if self._place.epoch == self._place.shelf.epoch else None
+
+    def keep_s(self) -> float:
+        place = self._place
+        return place.shelf.keep_listed(place.task.id, place.which, len(self._folder.children))
 
     def children(self) -> Iterable[Entry]:
         base = self._place.inode_base

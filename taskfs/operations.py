@@ -42,10 +42,12 @@ class Opened(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """A listing, and what gives the attributes of what is in it where that costs nothing."""
+    """A listing, what gives the attributes of what is in it where that costs nothing, and what
+    tells for how many seconds they may be kept."""
 
     entries: Sequence[Entry]
     known_attrs: Callable[[str], Attrs | None]
+    keep_s: Callable[[], float]
 
 
 # Answers that programs ask for all the time: nothing failed.
@@ -76,7 +78,7 @@ class TaskOperations:
 
     def readdir(self, path: str) -> Listed:
         node = self._tree.resolve(path)
-        return Listed(list(node.children()), node.known_attrs)
+        return Listed(list(node.children()), node.known_attrs, node.keep_s)
 
     def readlink(self, path: str) -> str:
         return self._tree.resolve(path).target()

@@ -25,6 +25,10 @@ ABSENT_TTL_S: Final = 5.0
 # So long after the end of a successful task its archive may still be on its way.
 GRACE_S: Final = 60.0
 GRACE_POLL_S: Final = 0.5
+# A walk over a thousand names takes as long as the kernel keeps a name, and over many, longer.
+KEPT_NAMES: Final = 1000
+MAX_KEEP_S: Final = 60.0
+SETTLE_S: Final = 0.5  # for what is on its way
 MAX_MEMBERS: Final = 250_000  # of all indexes in memory together; the ones unused longest go
 
 
@@ -68,7 +72,8 @@ class _Slot:
     archive: Archive | None = None
     version: ObjectVersion | None = None  # of the last archive, also while there is none
     generation: int = 0
-    changed_s: float = float("-inf")
+    told_until_s: float = float("-inf")  # the kernel may go by what listings told
+    settled_s: float = float("-inf")  # by then it has asked again after the last change
     absent_until_s: float = float("-inf")
     clean: set[str] | None = None  # paths without pages of older versions; None: all
     damaged: set[str] = field(default_factory=set)
@@ -203,6 +208,16 @@ class Shelf:
             older = [s for (p, g, s) in slot.opened if p == path and g < slot.generation]
         return max([size, *older])
 
+    def keep_listed(self, task_id: str, which: Which, count: int) -> float:
+        """Return for how many seconds the kernel may keep what is told of *count* members that lie
+        side by side: who walks over them is not to ask for each name again."""
+        timeout_s = self._attr_timeout_s
+        keep_s = min(timeout_s * (1 + count / KEPT_NAMES), max(timeout_s, MAX_KEEP_S))
+        with self._lock:
+            slot = self._slot(task_id, which)
+            slot.told_until_s = max(slot.told_until_s, self._clock() + keep_s)
+        return keep_s
+
     def replaced(self, task_id: str, which: Which, archive: Archive) -> None:
         """The store no longer has this version: the next who asks gets the new one."""
         archive.forget_index()  # before anybody can look for another
@@ -263,7 +278,8 @@ class Shelf:
             slot.clean = set()
             if slot.version != archive.version:
                 slot.generation += 1
-                slot.changed_s = self._clock()
+                kept_until_s = max(slot.told_until_s, self._clock() + self._attr_timeout_s)
+                slot.settled_s = kept_until_s + SETTLE_S
         slot.version = archive.version
         slot.archive = archive
         self.epoch += 1
@@ -271,8 +287,7 @@ class Shelf:
     def _cache_mode(self, slot: _Slot, path: str, generation: int) -> CacheMode:
         older = any(p == path and g < generation for (p, g, _) in slot.opened)
         # Until the kernel asks again it cuts what it caches at the size of the version before.
-        settling = self._clock() - slot.changed_s < self._attr_timeout_s + 0.5
-        if older or settling or generation < slot.generation:
+        if older or self._clock() < slot.settled_s or generation < slot.generation:
             return CacheMode.DIRECT
         if path in slot.damaged:
             slot.damaged.discard(path)

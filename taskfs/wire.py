@@ -106,6 +106,9 @@ _NO_ATTRS: Final = (0,) * 22
 _PADDING: Final = tuple(bytes(-length % 8) for length in range(8))
 
 
+Valid = tuple[int, int, int, int]  # of a name and its attributes: seconds, and nanoseconds of each
+
+
 def name_of(body: memoryview) -> bytes:
     """Return the first name of a request's body, which NUL ends."""
     return bytes(body).partition(b"\0")[0]
@@ -113,14 +116,19 @@ def name_of(body: memoryview) -> bytes:
 
 class Packer:
     """Makes what tells the kernel about files: owned by *uid* and *gid*, less *umask*, and kept
-    for *timeout_s*."""
+    for *timeout_s*, if not longer."""
 
     def __init__(self, uid: int, gid: int, umask: int, timeout_s: float) -> None:
         self._owner = uid, gid
         self._umask = umask
-        seconds, rest = divmod(round(timeout_s * 10**9), 10**9)
-        self._attr_valid = seconds, rest, 0
-        self._entry_valid = seconds, seconds, rest, rest
+        self._timeout_s = timeout_s
+        self._entry_valid = self.valid(timeout_s)
+        self._attr_valid = self._entry_valid[0], self._entry_valid[2], 0
+
+    def valid(self, keep_s: float) -> Valid:
+        """Return for how long a name and its attributes are kept: *keep_s*, or as long as all."""
+        seconds, rest = divmod(round(max(keep_s, self._timeout_s) * 10**9), 10**9)
+        return seconds, seconds, rest, rest
 
     def attributes(self, attrs: Attrs) -> bytes:
         """Return a `fuse_attr_out`."""
@@ -142,12 +150,19 @@ class Packer:
         return b"".join((head, name, _PADDING[len(name) % 8]))
 
     def looked_up(
-        self, name: bytes, ino: int, mode: int, offset: int, nodeid: int, attrs: Attrs | None
+        self,
+        name: bytes,
+        ino: int,
+        mode: int,
+        offset: int,
+        nodeid: int,
+        attrs: Attrs | None,
+        valid: Valid,
     ) -> bytes:
         """Return a `fuse_direntplus`; without *attrs* the kernel asks when it wants them."""
         told: tuple[int, ...] = _NO_ATTRS
         if attrs is not None:
-            told = (nodeid, 0, *self._entry_valid, *self._attr(attrs))
+            told = (nodeid, 0, *valid, *self._attr(attrs))
         head = _DIRENTPLUS_HEAD.pack(*told, ino, offset, len(name), mode >> 12 & 15)
         return b"".join((head, name, _PADDING[len(name) % 8]))
 

@@ -336,6 +336,9 @@ class Folder(Directory):
     def known_attrs(self, name: str) -> Attrs | None:
         return Attrs(0o100644, 5, 9) if name == "a" else None
 
+    def keep_s(self) -> float:
+        return 7.25 if self.path else 0.5
+
 
 class Folders(Failing):
     def resolve(self, path: str) -> Node:
@@ -381,6 +384,20 @@ def test_a_listing_tells_attributes_where_they_cost_nothing() -> None:
     assert served.answers(Opcode.BATCH_FORGET, struct.pack("=IIQQ", 1, 0, nodeid, 1)) == []
     assert len(served.session._dispatch._places) == 0
     assert served.answer(Opcode.GETATTR, bytes(16), nodeid=nodeid)[0] == errno.ENOENT
+
+
+def test_a_listing_tells_for_how_long_it_holds() -> None:
+    """README, Freshness: longer than the rest where it says so, and never shorter."""
+    served = Served(Folders())
+    fh, *_ = struct.unpack("=QII", served.answer(Opcode.OPENDIR, bytes(8))[1])
+    body = struct.pack("=QQI20x", fh, 2, 4096)
+    _, listing = served.answer(Opcode.READDIRPLUS, body)
+    _, _, *valid = struct.unpack_from("=QQQQII", listing)
+    assert valid == [1, 1, 500_000_000, 500_000_000]
+    served.session._dispatch._listings[fh].path = "/deeper"
+    served.session._dispatch._listings[fh].listed = None
+    _, listing = served.answer(Opcode.READDIRPLUS, body)
+    assert struct.unpack_from("=QQQQII", listing)[2:] == (7, 7, 250_000_000, 250_000_000)
 
 
 @pytest.mark.parametrize("opcode", [Opcode.READDIR, Opcode.READDIRPLUS])

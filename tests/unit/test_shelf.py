@@ -207,6 +207,24 @@ def test_until_the_kernel_has_asked_again_nothing_is_cached(
     assert mode_of(shelf, new) is CacheMode.DROP
 
 
+@pytest.mark.parametrize(("count", "kept_s"), [(0, 1), (500, 1.5), (20_000, 21), (10**6, 60)])
+def test_what_a_long_listing_told_is_kept_for_longer_and_waited_for(
+    shelf: Shelf, api: FakeAPI, clock: Clock, count: int, kept_s: float
+) -> None:
+    """README, Freshness: names side by side in an archive are kept for as long as a walk over them
+    takes; until the kernel has asked again nothing of a new version is cached."""
+    put(api, Odd(b"artifacts/a", b"1"))
+    old = get(shelf)
+    assert shelf.keep_listed("t", Which.OUTPUT, count) == kept_s
+    shelf.replaced("t", Which.OUTPUT, old)
+    put(api, Odd(b"artifacts/a", b"22"))
+    new = get(shelf)
+    clock.tick(kept_s + 0.4)
+    assert mode_of(shelf, new) is CacheMode.DIRECT
+    clock.tick(0.2)
+    assert mode_of(shelf, new) is CacheMode.DROP
+
+
 @pytest.mark.parametrize("disk", [False, True])
 def test_an_answer_on_its_way_is_forgotten_too(
     api: FakeAPI, pool: ThreadPoolExecutor, clock: Clock, tmp_path: Path, disk: bool
