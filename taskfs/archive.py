@@ -39,6 +39,7 @@ ENTRY_GUESS: Final = 80
 MAX_TAIL: Final = 8 << 20
 MAX_CHECKS: Final = 1024  # members that may be read in parts; those unused longest go
 WALK_WINDOW: Final = 12 << 20  # bytes that all walks together fetch ahead
+SAMPLE: Final = 16  # of so many small members in turn one is left to be asked for
 DECODE_WINDOW: Final = 8 << 20  # bytes that all members together are decoded ahead
 
 
@@ -180,6 +181,8 @@ class Archive:
         self._inflaters: dict[Member, Inflater] = {}
         self._readers: Counter[Inflater] = Counter()
         self._checks: OrderedDict[int, Check] = OrderedDict()
+        # By number: which members went out before anybody asked.
+        self._told = bytearray(max((m.number for m in index.members), default=-1) + 1)
 
     def open_member(self, member: Member) -> "MemberReader":
         """Return a reader of the member; nothing goes out before its first read.
@@ -289,6 +292,30 @@ class Archive:
             if self._inflaters.get(member) is inflater:
                 del self._inflaters[member]
         inflater.close()
+
+    def is_to_be_read(self, member: Member) -> bool:
+        """Whether who opens the member will read all of it, which is at hand: told once.
+
+        So it is where others were read to their ends just now. Some are left to be asked for: if
+        they are not, nobody reads.
+        """
+        at = member.header_offset
+        stop = at + LOCAL.size + len(member.raw_name) + EXTRA_GUESS + member.compressed_size
+        if (
+            not self.walk.is_on
+            or member.number % SAMPLE == 0
+            or self._told[member.number]
+            or not self.blocks.is_at_hand(at, min(stop, self._directory_start))
+        ):
+            return False
+        self._told[member.number] = True
+        self.walk.passed(at, at + member.compressed_size)
+        return True
+
+    def not_read(self, member: Member) -> None:
+        """The member was opened and closed: a walk ends there, unless it was told before."""
+        if not self._told[member.number]:
+            self.walk.is_on = False
 
     def drop(self, member: Member, start: int | None) -> None:
         """Forget the member's cached bytes, which begin at *start* if known: they proved wrong."""

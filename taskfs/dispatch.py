@@ -162,7 +162,10 @@ class Dispatch:
 
     def _open(self, nodeid: int, body: memoryview) -> Answer:
         flags, _ = OPEN_IN.unpack_from(body)
-        opened: Opened = self._operations("open", self._path(nodeid), flags)
+        path = self._path(nodeid)
+        opened: Opened = self._operations("open", path, flags)
+        if opened.mode is CacheMode.KEEP:
+            self._push_all(nodeid, path, opened.fh)
         return (OPEN_OUT.pack(opened.fh, _OPEN_FLAGS[opened.mode], 0),)
 
     def _read(self, nodeid: int, body: memoryview) -> Answer:
@@ -170,11 +173,14 @@ class Dispatch:
         path = self._path(nodeid)
         with self._pushes.read(nodeid, offset, offset + size):
             piece = self._operations("read", path, size, offset, fh)
-            # Before the answer: who waits for it goes on, and would ask for what comes here.
-            with contextlib.suppress(OSError):  # whoever reads there is told
-                while self._push(nodeid, path, fh):
-                    pass
+            self._push_all(nodeid, path, fh)
         return (piece,)
+
+    def _push_all(self, nodeid: int, path: str, fh: int) -> None:
+        """Before an answer: who waits for it goes on, and would ask for what comes here."""
+        with contextlib.suppress(OSError):  # whoever reads there is told
+            while self._push(nodeid, path, fh):
+                pass
 
     def _push(self, nodeid: int, path: str, fh: int) -> bool:
         """Put what lies behind the bytes that were read among the kernel's pages, if it is here."""

@@ -167,6 +167,8 @@ class MemberReader(ABC):
         self._let_go()
         if 0 < self._reached <= min(HEAD, self.size - 1):
             self.archive.heads.passed(self.member.header_offset)
+        if not self._reached:
+            self.archive.not_read(self.member)
 
     def _let_go(self) -> None:  # noqa: B027 - not every method holds something
         """Give up what the next read would make anew."""
@@ -227,6 +229,10 @@ class SmallReader(MemberReader):
             kept = Extent(archive.number, self.member.number, 1, self._decode())
             spans.put(kept)
         return memoryview(kept.body)[offset : offset + size]
+
+    def claim_ready(self) -> range:
+        is_wanted = not self._reached and self.archive.is_to_be_read(self.member)
+        return range(self.size if is_wanted else 0)
 
     def _decode(self) -> Buffer:
         member = self.member

@@ -470,6 +470,29 @@ def test_what_is_here_goes_among_the_pages_before_the_answer() -> None:
     assert sent[2][16:] == bytes(8)
 
 
+@pytest.mark.parametrize("mode", CacheMode)
+def test_what_is_here_goes_out_with_the_open(mode: CacheMode) -> None:
+    """README, How it works: where the kernel keeps its pages, else it would let them go at once."""
+    handle = Ahead(range(16))
+    handle.mode = mode
+
+    class Opening(Node):
+        def open(self, *, writing: bool) -> Any:
+            return handle
+
+    class Places(Failing):
+        handles = HandleTable()
+
+        def resolve(self, path: str) -> Node:
+            return Opening(path)
+
+    served = Served(Places())
+    served.wire.sent.clear()
+    served.session._serve(memoryview(request(Opcode.OPEN, bytes(8))))
+    told = [struct.unpack_from("=iQ", message, 4) for message in served.wire.sent]
+    assert told == ([(4, 0), (0, 2)] if mode is CacheMode.KEEP else [(0, 2)])
+
+
 def test_what_cannot_be_pushed_fails_nobody(caplog: pytest.LogCaptureFixture) -> None:
     """README, Errors: whoever reads what is wrong is told, and nobody else."""
     sent = read_of(Served(Failing()), Ahead(range(8, 24), fails=True))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from taskfs.archive import Archive
+from taskfs.archive import SAMPLE, Archive
 from taskfs.blocks import BLOCK, MAX_RUN, BlockCache, BlockReader
 from taskfs.compose import BLOCK_MEMORY
 from taskfs.readahead import HEADS_AHEAD, SLACK, TOTAL_WINDOW, Stream, Windows
@@ -443,6 +443,61 @@ def test_files_read_in_turn_are_known_by_their_ends_alone() -> None:
                 is_second_end = number == 1 and offset + READ == 1 << 20
                 assert archive.walk.is_on == (is_second_end or number > 1)
             reader.close()
+
+
+def test_small_files_in_turn_are_told_when_they_are_opened() -> None:
+    """README, How it works: in a walk over small files nobody has to ask for their bytes, but for a
+    few that tell whether somebody would; each is told once."""
+    count = 8 * SAMPLE
+    with bench() as on:
+        archive = on.open(FakeObject(many(count, 8000, DEFLATED)))
+        members = [member(archive, f"f{number:05}") for number in range(count)]
+        told = []
+        for one in members:
+            reader = archive.open_member(one)
+            if ready := reader.claim_ready():
+                assert ready == range(8000)
+                assert reader.read_ready(0, 8000) == cheap_bytes(8000)
+                told.append(one.number)
+            else:
+                assert reader.read_at(0, READ) == cheap_bytes(8000)
+            assert not reader.claim_ready()
+            reader.close()
+            on.settle()  # what is fetched ahead is at hand then
+        assert len(told) >= 6 * (SAMPLE - 1)
+        assert all(number % SAMPLE for number in told)
+        assert archive.walk.is_on
+        for one in members:
+            reader = archive.open_member(one)
+            assert one.number not in told or not reader.claim_ready()
+            reader.close()
+
+
+def test_small_files_that_nobody_reads_are_told_no_more() -> None:
+    """Issue 3, 3: who opens files and reads none ends what was expected."""
+    count = 10 * SAMPLE
+    with bench() as on:
+        archive = on.open(FakeObject(many(count, 8000, DEFLATED)))
+        for number in range(20):
+            assert not archive.open_member(member(archive, f"f{number + 80:05}")).claim_ready()
+        for number in range(2 * SAMPLE):
+            read_all(archive, f"f{number:05}")
+        on.settle()
+        told = 0
+        for number in range(2 * SAMPLE, count):
+            reader = archive.open_member(member(archive, f"f{number:05}"))
+            told += bool(reader.claim_ready())
+            reader.close()
+        assert not archive.walk.is_on
+        assert told <= SAMPLE
+
+
+def test_small_files_that_are_not_here_are_waited_for_by_who_reads_them() -> None:
+    """README, How it works: an open waits for no bytes."""
+    with bench() as on:
+        archive = on.open(FakeObject(many(20, 8000, DEFLATED)))
+        archive.walk.is_on = True
+        assert not archive.open_member(member(archive, "f00003")).claim_ready()
 
 
 def whole_twice(on: Bench, remote: FakeObject, path: str) -> Callable[[], int]:
