@@ -9,7 +9,7 @@ Buffer = bytes | bytearray | memoryview  # nobody changes them any more
 LARGE: Final = 256 << 10
 # What is borrowed and given back all the time: stretches that are decoded, ranges that are fetched.
 ROOMS: Final = (512 << 10, 1 << 20, 2 << 20, 4 << 20)
-MAX_SPARE: Final = 2  # of each
+MAX_SPARE: Final = 16 << 20  # bytes of all of them together
 
 
 def allocate(size: int) -> memoryview:
@@ -34,6 +34,9 @@ def _map(size: int) -> mmap.mmap:
     return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
+_KINDS: "Final[list[_Kind]]" = []
+
+
 class _Kind:
     """Rooms of one length that are used again once their last view is gone: the system would make
     their pages anew, and to clear them costs more than what is put there."""
@@ -41,13 +44,14 @@ class _Kind:
     def __init__(self, length: int) -> None:
         self.length = length
         self.spare: list[mmap.mmap] = []
-        spare = self.spare
+        # Not by their names: at the end of a process there are none.
+        spare, kinds, most = self.spare, _KINDS, MAX_SPARE
 
         class Borrowed(ctypes.c_char * length):  # type: ignore[misc]
             room: mmap.mmap
 
             def __del__(self) -> None:
-                if len(spare) < MAX_SPARE:
+                if sum(each.length * len(each.spare) for each in kinds) + length <= most:
                     spare.append(self.room)
 
         self._borrowed = Borrowed
@@ -63,7 +67,7 @@ class _Kind:
         return memoryview(borrowed).cast("B")
 
 
-_KINDS: Final = tuple(map(_Kind, ROOMS))
+_KINDS.extend(map(_Kind, ROOMS))
 
 
 def has_address(buffer: Buffer) -> bool:
