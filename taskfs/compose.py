@@ -29,7 +29,7 @@ from taskfs.tree import Tree
 from taskfs.views import Views
 from taskfs.waiting import Waiter, never
 
-BLOCK_MEMORY: Final = 40 << 20
+BLOCK_MEMORY: Final = 44 << 20
 SPAN_MEMORY: Final = 16 << 20
 STORE_THREADS: Final = 8
 API_THREADS: Final = 8
