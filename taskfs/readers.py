@@ -167,7 +167,7 @@ class MemberReader(ABC):
         self._let_go()
         if 0 < self._reached <= min(HEAD, self.size - 1):
             self.archive.heads.passed(self.member.header_offset)
-        if not self._reached:
+        if self.size and not self._reached:
             self.archive.not_read(self.member)
 
     def _let_go(self) -> None:  # noqa: B027 - not every method holds something

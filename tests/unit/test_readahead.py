@@ -492,6 +492,19 @@ def test_small_files_that_nobody_reads_are_told_no_more() -> None:
         assert told <= SAMPLE
 
 
+def test_an_empty_file_ends_no_walk() -> None:
+    """Issue 3, 3: the kernel asks for no byte of a file that has none."""
+    body = build([file(f"f{n:05}", cheap_bytes(8000 * (n != 5))) for n in range(6)])
+    with bench() as on:
+        archive = on.open(FakeObject(body))
+        for number in range(5):
+            read_all(archive, f"f{number:05}")
+        archive.open_member(member(archive, "f00005")).close()
+        assert archive.walk.is_on
+        archive.open_member(member(archive, "f00001")).close()
+        assert not archive.walk.is_on
+
+
 def test_small_files_that_are_not_here_are_waited_for_by_who_reads_them() -> None:
     """README, How it works: an open waits for no bytes."""
     with bench() as on:
