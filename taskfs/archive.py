@@ -154,6 +154,11 @@ def _keep_index(
         engine.disk.put_index(key, msgspec.json.encode((version, end)), directory)
 
 
+def _guessed_start(member: Member) -> int:
+    """Return where the member's bytes begin at the latest, unless its extra fields are long."""
+    return member.header_offset + LOCAL.size + len(member.raw_name) + EXTRA_GUESS
+
+
 class Archive:
     """One version of an archive. Safe for concurrent use: a lock guards the tables of inflaters."""
 
@@ -172,9 +177,7 @@ class Archive:
         self.engine = engine
         self.number = next_owner()  # of its small members among the spans
         self.walk = Walk(blocks, engine.walk_windows)
-        self.heads = Heads(
-            blocks, lambda: (member.header_offset for member in index.members), self.walk
-        )
+        self.heads = Heads(blocks, lambda: (member.header_offset for member in index.members))
         self._directory_start = directory_start
         self._index_key = index_key
         self._lock = threading.Lock()
@@ -217,12 +220,11 @@ class Archive:
                 outside of where members can be.
         """
         at = member.header_offset
-        head_size = LOCAL.size + len(member.raw_name) + EXTRA_GUESS
         if at + LOCAL.size > self._directory_start:
             raise CorruptData(f"{member.path}: the member lies outside the archive")
         # Header and first bytes lie side by side: one request brings both.
         first = BLOCK if member.compressed_size <= BLOCK else wanted
-        stop = at + head_size + min(first, member.compressed_size)
+        stop = _guessed_start(member) + min(first, member.compressed_size)
         self.blocks.schedule(at, min(stop, self._directory_start))
         head = self.blocks.read_at(at, LOCAL.size + len(member.raw_name))
         fields = LOCAL.unpack_from(head)
@@ -299,8 +301,7 @@ class Archive:
         So it is where others were read to their ends just now. Some are left to be asked for: if
         they are not, nobody reads.
         """
-        at = member.header_offset
-        stop = at + LOCAL.size + len(member.raw_name) + EXTRA_GUESS + member.compressed_size
+        at, stop = member.header_offset, _guessed_start(member) + member.compressed_size
         if (
             not self.walk.is_on
             or member.number % SAMPLE == 0
@@ -320,7 +321,7 @@ class Archive:
     def drop(self, member: Member, start: int | None) -> None:
         """Forget the member's cached bytes, which begin at *start* if known: they proved wrong."""
         if start is None:
-            start = member.header_offset + LOCAL.size + len(member.raw_name) + EXTRA_GUESS
+            start = _guessed_start(member)
         self.blocks.drop(member.header_offset, start + member.compressed_size)
         self.engine.spans.drop(self.number, member.number, member.number)
         with self._lock:

@@ -190,12 +190,9 @@ class Heads:
     Safe for concurrent use.
     """
 
-    def __init__(
-        self, blocks: BlockReader, find_starts: Callable[[], Iterable[int]], walk: Walk
-    ) -> None:
+    def __init__(self, blocks: BlockReader, find_starts: Callable[[], Iterable[int]]) -> None:
         self._blocks = blocks
         self._find_starts = find_starts
-        self._walk = walk
         self._lock = threading.Lock()
         self._starts: list[int] = []  # of all members, in the archive's order
         self._progress = Progress(0)  # in members
@@ -203,7 +200,6 @@ class Heads:
 
     def passed(self, start: int) -> None:
         """Note that the member stored from *start* on was closed, no more than its head read."""
-        self._walk.is_on = False
         with self._lock:
             if not self._starts:
                 self._starts = sorted(self._find_starts())

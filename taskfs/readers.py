@@ -166,6 +166,7 @@ class MemberReader(ABC):
         """Give up what only this handle holds."""
         self._let_go()
         if 0 < self._reached <= min(HEAD, self.size - 1):
+            self.archive.walk.is_on = False
             self.archive.heads.passed(self.member.header_offset)
         if self.size and not self._reached:
             self.archive.not_read(self.member)
