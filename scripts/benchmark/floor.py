@@ -70,12 +70,12 @@ def measure(python: Path, path: Path, member: str, repeats: int = 3) -> float | 
 
 def measure_mounted(path: Path, member: str, repeats: int = 3) -> float | None:
     """Return the best of some seconds for reading *member* through `bare`, the mount left out."""
-    from .machine import NotMounted, TooSlow, mounted, touch_memory  # not there for the program
+    from .machine import NotMounted, TooSlow, mounted, settle  # not there for the program
 
     numbers = [str(number) for number in _locate(path, member)]
     found = []
     for _ in range(repeats):
-        touch_memory()
+        settle()
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder, "mount")
             command = [sys.executable, str(_BARE), str(path), *numbers, str(place)]

@@ -145,11 +145,13 @@ def await_quiet(limit_s: float, cores: float) -> None:
             return
 
 
-def touch_memory() -> None:
-    """Have the host of a virtual machine give out memory that it took back.
+def settle() -> None:
+    """Charge nobody for what another left: write its files out, and use free memory once.
 
-    It does so on first use, page by page: whoever came first would be charged for all.
+    A virtual machine's host gives memory out on first use, page by page: whoever came first would
+    pay for all.
     """
+    os.sync()
     free = os.sysconf("SC_AVPHYS_PAGES") * mmap.PAGESIZE
     with contextlib.suppress(OSError), mmap.mmap(-1, max(1, min(_TOUCHED, free // 2))) as room:
         for at in range(0, len(room), mmap.PAGESIZE):

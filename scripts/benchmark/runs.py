@@ -26,7 +26,7 @@ from .machine import (
     cpu_seconds,
     end,
     peak_memory,
-    touch_memory,
+    settle,
 )
 from .peers import Peer, Place, peers_python
 from .works import Step, Work
@@ -193,7 +193,7 @@ def run(
     outcomes: list[Outcome] = []
     runs = cache / "runs"
     runs.mkdir(parents=True, exist_ok=True)
-    touch_memory()
+    settle()
     with tempfile.TemporaryDirectory(dir=runs, ignore_cleanup_errors=True) as folder:
         place = Place(Path(folder), archive.name, cloud, cache, conditions.limit_s)
         try:
