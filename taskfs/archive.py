@@ -310,8 +310,19 @@ class Archive:
         ):
             return False
         self._told[member.number] = True
-        self.walk.passed(at, at + member.compressed_size)
+        self.passed(member)
         return True
+
+    def passed(self, member: Member) -> None:
+        """The member was read to its end, or will have been in a moment."""
+        with self._lock:
+            others = sum(
+                other.compressed_size
+                for other, inflater in self._inflaters.items()
+                if inflater in self._readers and other is not member
+            )
+        at = member.header_offset
+        self.walk.passed(at, at + member.compressed_size, others)
 
     def not_read(self, member: Member) -> None:
         """The member was opened and closed: a walk ends there, unless it was told before."""

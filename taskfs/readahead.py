@@ -25,6 +25,7 @@ FIRST_RUN: Final = 4 * BLOCK  # shorter requests cost more than they bring
 IDLE_S: Final = 2.0
 RECENT: Final = 64
 WALK_GROWTH: Final = 4
+MAX_OTHERS: Final = 8 << 20
 # What file(1) or a file manager reads of a member, as decoded by what the kernel asks for.
 HEAD: Final = 128 << 10
 PACKED_HEAD: Final = 8 << 10  # of it, with the local header, mostly enough
@@ -156,14 +157,17 @@ class Walk:
         self._passed: deque[int] = deque(maxlen=RECENT)
         self.is_on = False
 
-    def passed(self, start: int, stop: int) -> None:
-        """Note that the member stored at [start, stop) was read to its end."""
+    def passed(self, start: int, stop: int, others: int = 0) -> None:
+        """Note that the member stored at [start, stop) was read to its end, while other members of
+        *others* bytes in all were open for reading."""
+        others = min(others, MAX_OTHERS)
         with self._lock:
             if start in self._passed:
                 return  # read again: that leads nowhere
             self._passed.append(start)
-            # Several readers at once finish out of order, within what was fetched for them.
-            slack = max(SLACK, self._ahead - self._progress.reached)
+            # Several readers at once finish out of order, within what they read and what was
+            # fetched for them.
+            slack = max(SLACK, self._ahead - self._progress.reached, others)
             gained = self._progress.note(start, stop, slack)
             reached = self._progress.reached
             self.is_on = gained > 0
@@ -171,7 +175,8 @@ class Walk:
                 self._ahead = reached
                 return
             window = min(WALK_GROWTH * gained, self._windows.share(self))
-            target = reached + window
+            # What the others read was fetched for them: only what lies behind it is ahead.
+            target = reached + min(others, window) + window
             begin = max(self._ahead, reached)
             if target - begin < min(MAX_RUN, max(FIRST_RUN // 2, window // 2)):
                 return

@@ -22,7 +22,8 @@ LOCAL: Final = struct.Struct("<4s5H3L2H")  # local file header, APPNOTE 4.3.7
 LOCAL_MAGIC: Final = b"PK\x03\x04"
 # Extra fields are longer in local headers than in the directory; this much is usually enough.
 EXTRA_GUESS: Final = 64
-# What comes with the local header for who is to read on.
+# What comes with the local header for who is to read on: a member of up to so much as a whole.
+WHOLE: Final = 16 * BLOCK
 EAGER: Final = 4 * BLOCK
 MAX_PIECE: Final = 4 * BLOCK
 
@@ -130,8 +131,7 @@ class MemberReader(ABC):
         piece = self.read_ready(offset, size)
         self._reached = max(self._reached, offset + len(piece))
         if piece and offset + len(piece) >= self.size:
-            start = self.member.header_offset
-            self.archive.walk.passed(start, start + self.member.compressed_size)
+            self.archive.passed(self.member)
         return piece
 
     def read_ready(self, offset: int, size: int) -> Buffer:
@@ -273,8 +273,10 @@ class CompressedReader(MemberReader):
             return self._inflater
 
     def _read(self, offset: int, size: int) -> Buffer:
-        inflater = self._take(EAGER if is_bulk(offset, offset + size) else 0)
-        if self.member.compressed_size <= BLOCK:
+        packed = self.member.compressed_size
+        wanted = packed if packed <= WHOLE else EAGER
+        inflater = self._take(wanted if is_bulk(offset, offset + size) else 0)
+        if packed <= BLOCK:
             inflater.verify()
         return inflater.read_at(offset, size)
 

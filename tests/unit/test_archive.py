@@ -34,7 +34,7 @@ from taskfs.errors import (
     Unsupported,
 )
 from taskfs.readahead import TOTAL_WINDOW
-from taskfs.readers import EAGER, LOCAL, MemberReader
+from taskfs.readers import EAGER, LOCAL, WHOLE, MemberReader
 from tests.zips import (
     BZIP2,
     DEFLATED,
@@ -844,21 +844,38 @@ class Counting(DeflateDecoder):
         return count
 
 
-@pytest.mark.parametrize(("size", "requests"), [(16 << 10, 2), (SPAN, 1)])
-def test_who_is_to_read_on_gets_more_with_the_local_header(size: int, requests: int) -> None:
-    """Issue 3: a member of some 200 KB is one round trip for `cat`; a head fetches no more."""
-    body = cheap_bytes(3 * SPAN)
-    packed = deflate(body, 1)
-    assert 3 * BLOCK < len(packed) < EAGER
+@pytest.mark.parametrize(
+    ("packed", "size", "requests", "fetched"),
+    [
+        (3 * BLOCK, SPAN, 1, 5 * BLOCK),
+        (WHOLE - BLOCK, SPAN, 1, WHOLE + BLOCK),
+        (WHOLE - BLOCK, 16 << 10, 2, 2 * BLOCK),
+    ],
+)
+def test_who_is_to_read_on_gets_more_with_the_local_header(
+    packed: int, size: int, requests: int, fetched: int
+) -> None:
+    """README, How it works: a member of up to 1 MiB is one round trip for `cat`; a head
+    fetches no more than itself."""
+    body = random.Random(7).randbytes(packed)
     with bench() as on:
-        archive, remote = opened(on, file("x", body, packed=packed), padding())
-        before, fetched = len(remote.requests), remote.fetched
-        reader = reader_of(archive, "x")
-        assert reader.read_at(0, size) == body[:size]
+        archive, remote = opened(on, file("x", body, packed=deflate(body, 0)), padding())
+        before = len(remote.requests), remote.fetched
+        assert reader_of(archive, "x").read_at(0, size) == body[:size]
         on.settle()
-        assert len(remote.requests) - before <= requests
-        if size < SPAN:
-            assert remote.fetched - fetched <= 2 * BLOCK
+        assert len(remote.requests) - before[0] <= requests
+        assert remote.fetched - before[1] <= fetched
+
+
+def test_of_a_long_member_a_part_comes_with_the_local_header() -> None:
+    """README, How it works: of a longer one 256 KiB come at once."""
+    body = random.Random(7).randbytes(WHOLE + BLOCK)
+    with bench() as on:
+        archive, remote = opened(on, file("x", body, packed=deflate(body, 0)), padding())
+        assert reader_of(archive, "x").read_at(0, SPAN) == body[:SPAN]
+        on.settle()
+        start, stop = remote.requests[0]
+        assert EAGER <= stop - start <= EAGER + BLOCK
 
 
 @pytest.mark.parametrize("count", [8, 60, 150])

@@ -352,6 +352,63 @@ def test_small_members_read_by_eight_at_once_cost_few_requests() -> None:
         assert remote.fetched <= 1.1 * len(body)
 
 
+def half_read(archive: Archive, numbers: Iterable[int], size: int) -> list[MemberReader]:
+    """Readers of the members, each of which has read the first half."""
+    readers = [archive.open_member(member(archive, f"f{number:05}")) for number in numbers]
+    for reader in readers:
+        for offset in range(0, size // 2, READ):
+            reader.read_at(offset, READ)
+    return readers
+
+
+def finish(reader: MemberReader) -> None:
+    for offset in range(reader.size // 2, reader.size, READ):
+        reader.read_at(offset, READ)
+    reader.close()
+
+
+def test_a_walk_by_eight_at_once_is_known_in_whatever_order_they_finish() -> None:
+    """Issue 3, 3: members side by side are fetched together, as `xargs -P8` reads them, also where
+    eight of them are more than a reader in order may be out of order."""
+    size = 8 * READ
+    body = many(30, size, DEFLATED)
+    assert len(body) / 30 > SLACK / 2
+    with bench() as on:
+        remote = FakeObject(body)
+        archive = on.open(remote)
+        readers = half_read(archive, range(8), size)
+        for number in (3, 0, 5, 1, 7, 2, 6, 4):
+            finish(readers[number])
+        on.settle()
+        before = len(remote.requests)
+        assert read_all(archive, "f00008") == cheap_bytes(size)
+        assert all(start >= stop_of(archive, 8) for start, _ in remote.requests[before:])
+
+
+def stop_of(archive: Archive, number: int) -> int:
+    """Where the bytes of the member end in the archive."""
+    one = member(archive, f"f{number:05}")
+    return one.header_offset + one.compressed_size
+
+
+def test_files_read_here_and_there_while_others_are_open_fetch_none_ahead() -> None:
+    """Issue 3, 3: a random reader fetches little more than it reads."""
+    size = 4 * READ
+    numbers = list(range(40, 400, 60))
+    random.Random(5).shuffle(numbers)
+    with bench() as on:
+        remote = FakeObject(many(400, size, DEFLATED))
+        archive = on.open(remote)
+        half_read(archive, range(40), size)
+        on.settle()
+        for number in numbers:
+            before = remote.fetched
+            read_all(archive, f"f{number:05}")
+            on.settle()
+            one = member(archive, f"f{number:05}")
+            assert remote.fetched - before <= one.compressed_size + 4 * BLOCK
+
+
 def heads(archive: Archive, numbers: Iterable[int]) -> None:
     for number in numbers:
         reader = archive.open_member(member(archive, f"f{number:05}"))
