@@ -319,7 +319,7 @@ class Archive:
             others = sum(
                 other.compressed_size
                 for other, inflater in self._inflaters.items()
-                if inflater in self._readers and other is not member
+                if inflater in self._readers and other.number != member.number
             )
         at = member.header_offset
         self.walk.passed(at, at + member.compressed_size, others)
