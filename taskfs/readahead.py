@@ -157,7 +157,7 @@ class Walk:
         self._passed: deque[int] = deque(maxlen=RECENT)
         self.is_on = False
 
-    def passed(self, start: int, stop: int, others: int = 0) -> None:
+    def passed(self, start: int, stop: int, others: int) -> None:
         """Note that the member stored at [start, stop) was read to its end, while other members of
         *others* bytes in all were open for reading."""
         others = min(others, MAX_OTHERS)

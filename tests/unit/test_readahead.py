@@ -5,13 +5,22 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
 
 from taskfs.archive import SAMPLE, Archive
 from taskfs.blocks import BLOCK, MAX_RUN, BlockCache, BlockReader
 from taskfs.compose import BLOCK_MEMORY
-from taskfs.readahead import HEADS_AHEAD, SLACK, TOTAL_WINDOW, Stream, Windows
+from taskfs.readahead import (
+    HEADS_AHEAD,
+    MAX_OTHERS,
+    SLACK,
+    TOTAL_WINDOW,
+    Stream,
+    Walk,
+    Windows,
+)
 from taskfs.readers import MemberReader
 from taskfs.stats import Stats
 from taskfs.waiting import Waiter
@@ -407,6 +416,33 @@ def test_files_read_here_and_there_while_others_are_open_fetch_none_ahead() -> N
             on.settle()
             one = member(archive, f"f{number:05}")
             assert remote.fetched - before <= one.compressed_size + 4 * BLOCK
+
+
+class Asked:
+    """Stands for the blocks of an object: which ranges a walk has asked for."""
+
+    def __init__(self) -> None:
+        self.ranges: list[tuple[int, int]] = []
+
+    def schedule(self, start: int, stop: int) -> bool:
+        self.ranges.append((start, stop))
+        return True
+
+
+@pytest.mark.parametrize("gap", [4 << 20, 12 << 20])
+def test_much_that_others_have_open_widens_a_walk_only_so_far(gap: int) -> None:
+    """README, How it works: a walk is ahead of what others read; what is fetched in vain is bounded
+    by what was wanted, however much they hold open."""
+    asked: Any = Asked()
+    walk = Walk(asked, Windows(64 << 20))
+    size = 16 << 20
+    walk.passed(0, size, 1 << 30)
+    walk.passed(size + gap, 2 * size + gap, 1 << 30)
+    assert walk.is_on == (gap <= MAX_OTHERS)
+    for start, stop in asked.ranges:
+        assert start >= 2 * size + gap
+        assert stop <= 2 * size + gap + MAX_OTHERS + (64 << 20)
+    assert bool(asked.ranges) == walk.is_on
 
 
 def heads(archive: Archive, numbers: Iterable[int]) -> None:
