@@ -190,6 +190,19 @@ class BlockReader:
             offset = end
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    def read_some(self, offset: int, size: int) -> Buffer:
+        """Return the first of the bytes [offset, offset + size): as far as they lie in one piece,
+        a view of what is in memory, or where they are not all those that `read_at` returns.
+        """
+        first = offset // BLOCK
+        extent = self._cache.find(self._id, first)
+        if extent is None:
+            return self.read_at(offset, size)
+        piece = extent.view(offset, min(offset + size, extent.stop))
+        last = (offset + len(piece) - 1) // BLOCK
+        self._note_read(first, last, last + 1 - first)
+        return piece
+
     def schedule(self, start: int, stop: int, run_bytes: int = MAX_RUN) -> bool:
         """Have the blocks of [start, stop) fetched in ranges of *run_bytes*, without waiting.
 

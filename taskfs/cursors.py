@@ -14,7 +14,10 @@ class Source(Protocol):
     """The compressed bytes of one member, read forward by one cursor."""
 
     def piece(self, offset: int) -> Buffer:
-        """Return some bytes from *offset* of the compressed data on; empty only at its end."""
+        """Return some bytes from *offset* of the compressed data on; empty only at its end.
+
+        They may be a view of much more: `Cursor.rest` lets go of them.
+        """
         ...
 
     def is_at_hand(self, offset: int) -> bool:
@@ -51,6 +54,7 @@ class Cursor:
         self._size = size
         self._expected_crc = crc
         self._fed = 0
+        self._piece: Buffer = b""  # what was fed last
         self._crc = 0
         self._is_hungry = True
 
@@ -102,6 +106,13 @@ class Cursor:
         self.out += len(self.stretch)
         self.decoded = 0
 
+    def rest(self) -> None:
+        """Let go of the piece fed last, of which nobody knows when the cursor will go on with it:
+        what the decoder has not taken is copied, as a view would hold the whole run it came in."""
+        if not isinstance(self._piece, bytes):
+            self._piece = bytes(self._piece[len(self._piece) - self._decoder.unused :])
+            self._decoder.feed(self._piece)
+
     def checkpoint(self) -> Checkpoint | None:
         """Return the present place, between two spans; None if the method's library cannot."""
         thaw = self._decoder.freeze()
@@ -112,9 +123,11 @@ class Cursor:
         """Fill some of *out*; return how much, and whether there is no more input to come."""
         at_end = False
         if self._is_hungry and not self._decoder.ended:
+            self.rest()  # the next piece may have to be waited for
             piece = self.source.piece(self._fed)
             at_end = not len(piece)
             if not at_end:
+                self._piece = piece
                 self._decoder.feed(piece)
                 self._fed += len(piece)
         count = self._decoder.decode(out)

@@ -72,7 +72,8 @@ class Decoder(Protocol):
         ...
 
     def feed(self, piece: Buffer) -> None:
-        """Take *piece* next; only after `decode` left room, and nothing is `unused`."""
+        """Take *piece* next; only after `decode` left room. It takes the place of what is `unused`,
+        of which it may be a copy."""
         ...
 
     def decode(self, out: memoryview) -> int:

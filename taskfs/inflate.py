@@ -183,6 +183,7 @@ class Inflater:
             return cursor
 
     def _release(self, cursor: Cursor) -> None:
+        cursor.rest()
         with self._lock:
             cursor.busy = False
             if cursor.is_at_end:

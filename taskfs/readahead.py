@@ -103,13 +103,13 @@ class Stream:
 
     def read_at(self, offset: int, size: int) -> Buffer:
         """Return the bytes [offset, offset + size) of the object, fetching ahead if that pays."""
-        stop = min(offset + size, self._limit)
-        with self._lock:
-            begin, end, run_bytes = self._advance(offset, stop)
-        # What is here already, or on its way for somebody else, takes no room of this stream's.
-        if begin < end and self._blocks.schedule(begin, end, run_bytes):
-            self._windows.enter(self)
-        return self._blocks.read_at(offset, stop - offset)
+        size = self._note(offset, size)
+        return self._blocks.read_at(offset, size)
+
+    def read_some(self, offset: int, size: int) -> Buffer:
+        """Return the first of these bytes, as `BlockReader.read_some`, fetching ahead as well."""
+        size = self._note(offset, size)
+        return self._blocks.read_some(offset, size)
 
     read_ready = read_at
 
@@ -121,6 +121,16 @@ class Stream:
         """Give the stream's share of the room back."""
         self._windows.leave(self)
 
+    def _note(self, offset: int, size: int) -> int:
+        """Fetch ahead for who reads *size* bytes from *offset* on; return how many there are."""
+        stop = min(offset + size, self._limit)
+        with self._lock:
+            begin, end, run_bytes = self._advance(offset, stop)
+        # What is here already, or on its way for somebody else, takes no room of this stream's.
+        if begin < end and self._blocks.schedule(begin, end, run_bytes):
+            self._windows.enter(self)
+        return stop - offset
+
     def _advance(self, offset: int, stop: int) -> tuple[int, int, int]:
         """Return the range to fetch ahead now, empty for none, and the length of its requests."""
         slack = min(SLACK, max(BLOCK, SLACK_READS * (stop - offset)))
@@ -131,11 +141,11 @@ class Stream:
             return 0, 0, 0
         window = min(2 * gained, self._windows.share(self))
         target = min(self._limit, reached + window)
-        if target < self._limit:
-            target -= target % BLOCK
         begin = max(self._ahead, offset)
-        run_bytes = min(MAX_RUN, max(FIRST_RUN, window // PARALLEL))
-        if window < BLOCK or (target - begin < run_bytes and target < self._limit):
+        run_bytes = min(MAX_RUN, max(FIRST_RUN, window // PARALLEL // BLOCK * BLOCK))
+        if target < self._limit:
+            target -= (target - begin // BLOCK * BLOCK) % run_bytes  # whole requests
+        if window < BLOCK or target <= begin:
             return 0, 0, 0
         self._ahead = max(self._ahead, target)
         return begin, target, run_bytes

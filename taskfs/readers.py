@@ -25,7 +25,7 @@ EXTRA_GUESS: Final = 64
 # What comes with the local header for who is to read on: a member of up to so much as a whole.
 WHOLE: Final = 16 * BLOCK
 EAGER: Final = 4 * BLOCK
-MAX_PIECE: Final = 4 * BLOCK
+MAX_PIECE: Final = 16 * BLOCK
 
 
 class Pieces:
@@ -38,15 +38,14 @@ class Pieces:
         self._stop = stop
         self._length = BLOCK
 
-    def piece(self, offset: int) -> bytes:
+    def piece(self, offset: int) -> Buffer:
         at = self._start + offset
         length, self._length = self._length, min(MAX_PIECE, 2 * self._length)
-        # A copy: a cursor may rest on its piece for long, and a view would hold the whole run.
-        return bytes(self._stream.read_at(at, min(self._stop - at, length - at % BLOCK)))
+        return self._stream.read_some(at, min(self._stop - at, length - at % BLOCK))
 
     def is_at_hand(self, offset: int) -> bool:
         at = self._start + offset
-        return self._blocks.is_at_hand(at, min(self._stop, at + self._length - at % BLOCK))
+        return self._blocks.is_at_hand(at, min(self._stop, at + 1))
 
     def close(self) -> None:
         self._stream.close()

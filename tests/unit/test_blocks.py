@@ -353,6 +353,30 @@ class SlowDisk:
             self.kept.pop(index, None)
 
 
+def test_some_bytes_are_those_that_lie_in_one_piece(reading: Reading) -> None:
+    """BlockReader.read_some: the first of the bytes, a view of what is in memory, counted."""
+    reading.blocks.read_at(0, 3 * BLOCK)
+    reading.blocks.read_at(3 * BLOCK, 2 * BLOCK)
+    (extent,) = {reading.cache.find(reading.blocks._id, index) for index in range(3)} - {None}
+    assert extent is not None
+    piece = reading.blocks.read_some(BLOCK + 10, 4 * BLOCK)
+    assert piece == BODY[BLOCK + 10 : 3 * BLOCK]
+    assert isinstance(piece, memoryview)
+    assert piece.obj is memoryview(extent.body).obj
+    assert reading.blocks.read_some(3 * BLOCK + 1, 5) == BODY[3 * BLOCK + 1 : 3 * BLOCK + 6]
+    assert len(reading.requests) == 2
+    assert reading.stats.snapshot()["block_hits"] == 3
+
+
+def test_some_bytes_that_are_not_in_memory_are_fetched(reading: Reading) -> None:
+    """BlockReader.read_some: where the bytes are not in memory, those that read_at returns."""
+    assert reading.blocks.read_some(5, 2 * BLOCK) == BODY[5 : 2 * BLOCK + 5]
+    for offset in (len(BODY) - 1, len(BODY), len(BODY) + 1):
+        for _ in range(2):
+            assert reading.blocks.read_some(offset, 7) == BODY[offset:]
+        assert reading.blocks.read_some(offset, 0) == b""
+
+
 def test_blocks_dropped_before_they_were_written_are_not_kept_on_disk() -> None:
     """Issue 4, 2: a mismatch drops the blocks it came from, also those on their way to disk."""
     disk = SlowDisk()

@@ -13,6 +13,7 @@ import pytest
 
 from taskfs import inflate
 from taskfs.blocks import BlockCache
+from taskfs.buffers import Buffer
 from taskfs.compose import SPAN_MEMORY
 from taskfs.cursors import SPAN
 from taskfs.decoders import BZIP2, DECODERS, DEFLATED, LZMA
@@ -33,7 +34,7 @@ BODY = cheap_bytes(4 * SPAN + 777)
 class Member:
     """A packed member, what its sources were asked for, and what they are told to do instead."""
 
-    packed: bytes
+    packed: bytes | memoryview
     pieces: list[tuple[int, int]] = field(default_factory=list)
     opened: int = 0
     closed: int = 0
@@ -57,7 +58,7 @@ class Source:
     def __init__(self, member: Member) -> None:
         self.member = member
 
-    def piece(self, offset: int) -> bytes:
+    def piece(self, offset: int) -> Buffer:
         member = self.member
         member.before(offset)
         edge = member.first_piece
@@ -525,6 +526,27 @@ def test_no_more_is_fed_than_the_decoder_needs(decoding: Make, method: int) -> N
     one = decoding(body, packed, method)
     one.check(len(body) // 4, 100)
     assert one.member.fed <= len(packed) / 4 + 2 * PIECE + SPAN // 4
+
+
+@pytest.mark.parametrize("method", [DEFLATED, BZIP2, LZMA])
+def test_a_cursor_at_rest_holds_no_view_of_what_it_was_fed(decoding: Make, method: int) -> None:
+    """Cursor.rest: memory is bounded: a view of a piece would hold the whole run it came in."""
+    fed = bytearray(pack(BODY, method))
+
+    def look(offset: int) -> None:
+        assert isinstance(one.member.packed, memoryview)
+        one.member.packed.release()
+        fed.append(0)  # BufferError while there is another view of it
+        fed.pop()
+        one.member.packed = memoryview(fed)
+
+    one = decoding(BODY, b"", method)
+    one.member.packed = memoryview(fed)
+    one.member.before = look  # whoever waits for more rests as well
+    one.check(SPAN + 5, 100)
+    one.settle()
+    look(0)
+    one.check_whole(SPAN)
 
 
 # Damage

@@ -13,6 +13,7 @@ from taskfs.archive import SAMPLE, Archive
 from taskfs.blocks import BLOCK, MAX_RUN, BlockCache, BlockReader
 from taskfs.compose import BLOCK_MEMORY
 from taskfs.readahead import (
+    FIRST_RUN,
     HEADS_AHEAD,
     MAX_OTHERS,
     SLACK,
@@ -94,6 +95,17 @@ def test_sequential_reads_get_growing_ranges_and_nothing_twice() -> None:
     assert max(lengths) >= 8 * READ
     assert max(lengths) <= MAX_RUN
     assert len(lengths) < len(BODY) / READ / 4
+
+
+@pytest.mark.parametrize("size", [100_000, READ, 3 * READ + 1])
+def test_what_is_fetched_ahead_comes_in_whole_requests(size: int) -> None:
+    """Stream: whatever the lengths of the reads, no odd remainders are asked for in between."""
+    reading = Reading()
+    stream = reading.stream(start=1000)
+    for offset in range(1000, len(BODY), size):
+        stream.read_at(offset, size)
+    *lengths, _ = [stop - start for start, stop in sorted(reading.requests) if start > 4 * size]
+    assert min(lengths) >= FIRST_RUN - BLOCK  # of the first one a block may be here
 
 
 @pytest.mark.parametrize("count", [1, 3])
