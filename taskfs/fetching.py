@@ -16,6 +16,7 @@ from typing import Final, Protocol
 
 from taskfs.archive import Archive
 from taskfs.buffers import Buffer
+from taskfs.decoders import crc32
 from taskfs.errors import CorruptData, Interrupted, Unsupported
 from taskfs.target import Target
 from taskfs.zipindex import Member
@@ -99,7 +100,7 @@ class MemberFetch:
         try:
             for chunk in chunks(reader.read_at, 0, self.member.size):
                 session.write(stream, chunk)
-                crc = zlib.crc32(chunk, crc)
+                crc = crc32(chunk, crc)
         finally:
             reader.close()
         if crc != self.member.crc32:
