@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import platform
 import signal
@@ -17,7 +16,7 @@ _POLL_S: Final = 0.002
 _PATIENCE_S: Final = 3.0
 _SAMPLE_S: Final = 0.5
 _MOUNTS: Final = Path("/proc/self/mountinfo")
-_TOUCHED: Final = 4 << 30
+_QUIET_S: Final = 3.0
 
 
 class NotMounted(Exception):
@@ -146,16 +145,13 @@ def await_quiet(limit_s: float, cores: float) -> None:
 
 
 def settle() -> None:
-    """Charge nobody for what another left: write its files out, and use free memory once.
+    """Charge nobody for what another left: write its files out, and let its memory go back.
 
-    A virtual machine's host gives memory out on first use, page by page: whoever came first would
-    pay for all.
+    Some virtual machines' hosts take free memory back, a second or two after it was given up, and
+    slow whoever runs meanwhile.
     """
     os.sync()
-    free = os.sysconf("SC_AVPHYS_PAGES") * mmap.PAGESIZE
-    with contextlib.suppress(OSError), mmap.mmap(-1, max(1, min(_TOUCHED, free // 2))) as room:
-        for at in range(0, len(room), mmap.PAGESIZE):
-            room[at] = 1
+    time.sleep(_QUIET_S)
 
 
 def describe() -> str:
