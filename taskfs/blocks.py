@@ -191,8 +191,8 @@ class BlockReader:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def read_some(self, offset: int, size: int) -> Buffer:
-        """Return the first of the bytes [offset, offset + size): as far as they lie in one piece,
-        a view of what is in memory, or where they are not all those that `read_at` returns.
+        """Return the bytes from *offset* on, at most *size*, as far as they lie in memory side by
+        side: a view. Where the first of them is not there, all of them, as `read_at` does.
         """
         first = offset // BLOCK
         extent = self._cache.find(self._id, first)

@@ -147,8 +147,8 @@ def await_quiet(limit_s: float, cores: float) -> None:
 def settle() -> None:
     """Charge nobody for what another left: write its files out, and let its memory go back.
 
-    Some virtual machines' hosts take free memory back, a second or two after it was given up, and
-    slow whoever runs meanwhile.
+    Some virtual machines' hosts take free memory back soon after it was given up, at the cost of
+    whoever runs then.
     """
     os.sync()
     time.sleep(_QUIET_S)
