@@ -7,7 +7,7 @@ shorter. What is missing side by side is fetched in one range.
 import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import nullcontext
 from typing import Final
@@ -44,9 +44,14 @@ class Extent:
         self.body = body
 
     @property
+    def indices(self) -> range:
+        """Its blocks."""
+        return range(self.first, self.first + self.count)
+
+    @property
     def keys(self) -> list[tuple[int, int]]:
         """What each of its blocks is found by."""
-        return [(self.owner, index) for index in range(self.first, self.first + self.count)]
+        return [(self.owner, index) for index in self.indices]
 
     @property
     def stop(self) -> int:
@@ -180,7 +185,7 @@ class BlockReader:
         ready, awaited, _ = self._collect(first, last)
         for future in awaited:
             extent = self._waiter.result(future)
-            for index in range(extent.first, extent.first + extent.count):
+            for index in extent.indices:
                 ready.setdefault(index, extent)
         pieces = []
         while offset < stop:
@@ -247,25 +252,28 @@ class BlockReader:
             for index in range(first, last + 1)
             if not self._look_in_memory(index, ready, awaited, ahead)
         ]
+        stored: set[int] = set()
         if indices and self._disk is not None:
-            there = set(self._disk.present(indices[0], indices[-1] + 1))
+            stored.update(self._disk.present(indices[0], indices[-1] + 1))
             if not ahead:
-                there = {
-                    index for index in there.intersection(indices) if self._recall(index, ready)
-                }
-            indices = [index for index in indices if index not in there]
+                for extent in self._recall(stored.intersection(indices)):
+                    self._cache.put(extent)
+                    ready.update(dict.fromkeys(extent.indices, extent))
+                indices = [index for index in indices if index not in ready]
         if indices:
             with self._lock:
                 # Between the look and the lock another reader may have been here.
                 missing = [i for i in indices if not self._look_in_memory(i, ready, awaited, ahead)]
-                for begin, end in _runs(missing, max(1, run_bytes // BLOCK)):
-                    future: Future[Extent] = Future()
-                    self._pool.submit(self._fetch_run, future, begin, end)
-                    awaited[id(future)] = future
-                    self._under_way.update(dict.fromkeys(range(begin, end), future))
-            if ahead and missing:
-                self._stats.add("read_ahead_bytes", len(missing) * BLOCK)
-                self._unused.update(missing)
+                to_fetch = [index for index in missing if index not in stored]
+                for wanted in (to_fetch, stored.intersection(missing)):
+                    for begin, end in _runs(wanted, max(1, run_bytes // BLOCK)):
+                        future: Future[Extent] = Future()
+                        self._pool.submit(self._fetch_run, future, begin, end)
+                        awaited[id(future)] = future
+                        self._under_way.update(dict.fromkeys(range(begin, end), future))
+            if ahead and to_fetch:
+                self._stats.add("read_ahead_bytes", len(to_fetch) * BLOCK)
+                self._unused.update(to_fetch)
         if not ahead:
             self._note_read(first, last, len(ready))
         return ready, list(awaited.values()), len(missing)
@@ -299,15 +307,16 @@ class BlockReader:
             ready[index] = extent
         return extent is not None
 
-    def _recall(self, index: int, ready: dict[int, Extent]) -> bool:
-        """Have in memory what is on disk; return whether it is there and right."""
-        block = self._stored(index)
-        if block is None:
-            return False
-        self._stats.add("disk_hits")
-        ready[index] = extent = self._extent(index, block)
-        self._cache.put(extent)
-        return True
+    def _recall(self, indices: Iterable[int]) -> Iterator[Extent]:
+        """Yield, in order, what is on disk of these blocks, and right."""
+        for begin, stop in _runs(indices, MAX_RUN // BLOCK):
+            while begin < stop:
+                run = self._stored(begin, stop)
+                if run:
+                    extent = self._extent(begin, run)
+                    self._stats.add("disk_hits", extent.count)
+                    yield extent
+                begin += extent.count if run else 1
 
     def _fetch_run(self, future: "Future[Extent]", first: int, stop: int) -> None:
         """Fetch the blocks [first, stop), which no other process with the same disk fetches too."""
@@ -317,22 +326,27 @@ class BlockReader:
     def _fetch_range(self, first: int, stop: int) -> Buffer:
         return self._remote.fetch_range(first * BLOCK, min(stop * BLOCK, self.size), self.version)
 
-    def _stored(self, index: int) -> bytes | None:
-        block = self._disk.get(index) if self._disk is not None else None
-        return block if block and len(block) == min(BLOCK, self.size - index * BLOCK) else None
+    def _stored(self, first: int, stop: int) -> Buffer:
+        """Return what is on disk of the blocks from *first* on, up to *stop*, of the right length;
+        empty if the first is not."""
+        run = (self._disk.get(first, stop - first) if self._disk is not None else None) or b""
+        whole = min(stop * BLOCK, self.size) - first * BLOCK
+        return run if len(run) == whole else run[: min(len(run), whole) // BLOCK * BLOCK]
 
     def _fetch_claimed(self, future: "Future[Extent]", first: int, stop: int) -> None:
         """Fetch the blocks [first, stop) in one range; hand them out first, then keep them."""
         failure: BaseException | None = None
+        fetched: list[tuple[int, Buffer]] = []
+
+        def fetch(begin: int, end: int) -> Buffer:
+            run = self._fetch_range(begin, end)
+            fetched.append((begin, run))
+            return run
+
         try:
             there = self._disk.present(first, stop) if self._disk is not None else []
-            run = fetch_missing(
-                lambda index: self._stored(index) if index in there else None,
-                self._fetch_range,
-                first,
-                stop,
-            )
-            extent = self._extent(first, run)
+            stored = ((e.first, e.first + e.count, e.body) for e in self._recall(there))
+            extent = self._extent(first, fetch_missing(stored, fetch, first, stop))
             self._cache.put(extent)
         except BaseException as exc:
             failure = exc
@@ -345,20 +359,22 @@ class BlockReader:
         future.set_result(extent)
         # Where bytes proved wrong, others on their way may be: they must not outlive this reader,
         # or the next one would meet them when the store is well again.
-        if self._disk is not None and not self._drops:
-            self._disk.put(first, run)
-            if self._drops:
-                self._disk.drop(first, stop - 1)
+        for begin, run in fetched:
+            if self._disk is not None and not self._drops:
+                self._disk.put(begin, run)
+                if self._drops:
+                    self._disk.drop(begin, stop - 1)
 
 
-def _runs(indices: list[int], longest: int) -> Iterator[tuple[int, int]]:
-    """Yield the half-open runs of neighbours among the sorted *indices*, at most *longest* each."""
-    at = 0
-    while at < len(indices):
-        stop = at + 1
-        while (
-            stop < len(indices) and stop - at < longest and indices[stop] == indices[stop - 1] + 1
-        ):
+def _runs(indices: Iterable[int], longest: int) -> Iterator[tuple[int, int]]:
+    """Yield the half-open runs of neighbours among the *indices*, at most *longest* each."""
+    begin = stop = -1
+    for index in sorted(indices):
+        if index == stop and stop - begin < longest:
             stop += 1
-        yield indices[at], indices[stop - 1] + 1
-        at = stop
+            continue
+        if begin < stop:
+            yield begin, stop
+        begin, stop = index, index + 1
+    if begin < stop:
+        yield begin, stop

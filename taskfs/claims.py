@@ -10,7 +10,7 @@ import fcntl
 import os
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -33,8 +33,8 @@ class StoredBlocks(Protocol):
         """Return which of the blocks [first, stop) seem to be there, in order."""
         ...
 
-    def get(self, index: int) -> bytes | None:
-        """Return the block if it is there and right."""
+    def get(self, first: int, count: int = 1) -> Buffer | None:
+        """Return up to *count* blocks from *first* on, as far as they are there and right."""
         ...
 
     def put(self, first: int, run: Buffer) -> None:
@@ -77,24 +77,21 @@ def claim(
 
 
 def fetch_missing(
-    kept: Callable[[int], bytes | None],
+    kept: Iterable[tuple[int, int, Buffer]],
     fetch: Callable[[int, int], Buffer],
     first: int,
     stop: int,
 ) -> Buffer:
-    """Return the blocks [first, stop), of which only those are fetched that are not *kept* by now:
-    whoever was waited for wanted some of them too."""
+    """Return the blocks [first, stop), of which only those are fetched that are not *kept* by now,
+    in runs of (first, stop, bytes): whoever was waited for wanted some of them too."""
     pieces: list[Buffer] = []
-    missing = first  # from here on
-    for index in range(first, stop):
-        block = kept(index)
-        if block is not None:
-            if missing < index:
-                pieces.append(fetch(missing, index))
-            pieces.append(block)
-            missing = index + 1
-    if missing < stop:
-        pieces.append(fetch(missing, stop))
+    for begin, end, run in kept:
+        if first < begin:
+            pieces.append(fetch(first, begin))
+        pieces.append(run)
+        first = end
+    if first < stop:
+        pieces.append(fetch(first, stop))
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 

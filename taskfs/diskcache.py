@@ -15,12 +15,12 @@ import threading
 import time
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 from taskfs.blocks import BLOCK
-from taskfs.buffers import Buffer
+from taskfs.buffers import Buffer, allocate
 from taskfs.claims import claim
 from taskfs.segments import SEGMENT_BLOCKS, Segment
 
@@ -288,17 +288,6 @@ class DiskBlocks:
     def _path(self, number: int) -> Path:
         return self._directory / f"{self._key}-{number:x}"
 
-    def _find(self, index: int) -> tuple[Segment, int, int] | None:
-        number, place = divmod(index, SEGMENT_BLOCKS)
-        try:
-            segment = self._cache.segment(self._path(number), create=False)
-            if segment is None:
-                return None
-            length, crc = segment.entry(place)
-        except OSError:
-            return None
-        return (segment, length, crc) if length else None
-
     def present(self, first: int, stop: int) -> list[int]:
         """Return which of the blocks [first, stop) seem to be there; no bytes are looked at."""
         found: list[int] = []
@@ -311,32 +300,39 @@ class DiskBlocks:
                     found += [base + place for place in segment.present(begin, end)]
         return found
 
-    def get(self, index: int) -> bytes | None:
-        """Return the block, None if it is not there or its checksum does not match."""
-        found = self._find(index)
-        if found is None:
-            return None
-        segment, length, crc = found
-        place = index % SEGMENT_BLOCKS
-        try:
-            block = segment.read(place, length)
-        except OSError:
-            return None
-        if len(block) != length or segment.checksum(place, block) != crc:
-            self.drop(index, index)
-            return None
-        self._cache.touch(segment)
-        return block
+    def get(self, first: int, count: int = 1) -> Buffer | None:
+        """Return up to *count* blocks from *first* on, as far as they are there and have the right
+        checksum; None if the first has not."""
+        room = allocate(count * BLOCK)
+        good = 0
+        for path, place, begin, end in self._parts(first, len(room)):
+            try:
+                segment = self._cache.segment(path, create=False)
+                read = segment.read(place, room[begin:end]) if segment is not None else 0
+            except OSError:
+                break
+            if segment is not None and read:
+                self._cache.touch(segment)
+            good += read
+            if good < end:
+                break
+        return room[:good] or None
 
     def put(self, first: int, run: Buffer) -> None:
         """Keep *run*, whole blocks from the block *first* on (the object's last may be short)."""
         view = memoryview(run)
+        for path, place, begin, end in self._parts(first, len(run)):
+            self._cache.write(path, place, view[begin:end])
+
+    def _parts(self, first: int, length: int) -> Iterator[tuple[Path, int, int, int]]:
+        """Yield which bytes of a run from the block *first* on lie in which file, from which of its
+        blocks on."""
         at = 0
-        while at < len(run):
+        while at < length:
             number, place = divmod(first + at // BLOCK, SEGMENT_BLOCKS)
-            length = min(len(run) - at, (SEGMENT_BLOCKS - place) * BLOCK)
-            self._cache.write(self._path(number), place, view[at : at + length])
-            at += length
+            end = min(length, at + (SEGMENT_BLOCKS - place) * BLOCK)
+            yield self._path(number), place, at, end
+            at = end
 
     def claim(self, first: int, last: int) -> contextlib.AbstractContextManager[None]:
         """Have other processes wait that want the blocks [first, last]; wait for those before."""

@@ -8,17 +8,23 @@ import contextlib
 import errno
 import os
 import struct
+import threading
 import zlib
 from pathlib import Path
 from typing import Final
 
 from taskfs.blocks import BLOCK
+from taskfs.buffers import LARGE, address_of, has_address
 from taskfs.decoders import crc32
 
 SEGMENT_BLOCKS: Final = 64
 SEGMENT: Final = SEGMENT_BLOCKS * BLOCK
 ENTRY: Final = struct.Struct("<LL")  # length (0: absent) and CRC-32 of the block
 TABLE: Final = SEGMENT_BLOCKS * ENTRY.size
+PAGE: Final = 4096  # what O_DIRECT wants memory and file offsets to be multiples of, at most
+# Who writes past the page cache waits for the disk. One does at a time: where the disk is slow, the
+# others leave what they have to the system and go on.
+_straight: Final = threading.Lock()
 
 
 class Segment:
@@ -47,36 +53,44 @@ class Segment:
         self.table[at : at + len(entries)] = entries
         return entries
 
-    def entry(self, place: int) -> tuple[int, int]:
-        """Return a block's length (0: absent) and checksum; another mount may have written it."""
-        length, crc = self._known(place)
-        if length:
-            return length, crc
+    def entries(self, first: int, stop: int) -> list[tuple[int, int]]:
+        """Return the length (0: absent) and checksum of the blocks [first, stop), fewer where the
+        file ends before; another mount may have written them."""
+        known = bytes(self.table[first * ENTRY.size : stop * ENTRY.size])
+        found = list(ENTRY.iter_unpack(known))
+        if all(length for length, _ in found):
+            return found
         # Not from the table: another thread that looked before may write there what it saw.
-        entry = self.read_table(place, 1)
-        length, crc = ENTRY.unpack(entry) if len(entry) == ENTRY.size else (0, 0)
-        return length, crc
+        entries = self.read_table(first, stop - first)
+        return list(ENTRY.iter_unpack(entries[: len(entries) - len(entries) % ENTRY.size]))
 
     def present(self, first: int, stop: int) -> list[int]:
         """Return which of the blocks [first, stop) are not absent."""
-        known = [place for place in range(first, stop) if self._known(place)[0]]
-        if len(known) == stop - first:
-            return known
-        entries = self.read_table(first, stop - first)
-        entries = entries[: len(entries) - len(entries) % ENTRY.size]
-        return [first + n for n, (length, _) in enumerate(ENTRY.iter_unpack(entries)) if length]
+        found = self.entries(first, stop)
+        return [first + n for n, (length, _) in enumerate(found) if length]
 
-    def _known(self, place: int) -> tuple[int, int]:
-        length, crc = ENTRY.unpack_from(self.table, place * ENTRY.size)
-        return length, crc
-
-    def checksum(self, place: int, block: bytes | memoryview) -> int:
+    def checksum(self, place: int, block: memoryview) -> int:
         """Return what the table must say of *block*, there and nowhere else."""
         return crc32(block, (self.place_crc + place) & 0xFFFFFFFF)
 
-    def read(self, place: int, length: int) -> bytes:
-        """Return what stands where the block lies, *length* bytes if they are there."""
-        return os.pread(self.descriptor, min(length, BLOCK), place * BLOCK)
+    def read(self, first: int, room: memoryview) -> int:
+        """Fill *room* with the blocks from *first* on, as far as they are there and right; return
+        how many bytes are. A block that is not right is absent from now on."""
+        entries = self.entries(first, first + len(room) // BLOCK)
+        count = next((n for n, (length, _) in enumerate(entries) if not length), len(entries))
+        room = room[: count * BLOCK]
+        room = room[: os.preadv(self.descriptor, [room], first * BLOCK)] if count else room
+        good = 0
+        for place, (length, crc) in enumerate(entries[:count], first):
+            block = room[good : good + min(length, BLOCK)]
+            if len(block) != length or self.checksum(place, block) != crc:
+                with contextlib.suppress(OSError):
+                    self.clear(place, place + 1)
+                break
+            good += length
+            if length < BLOCK:
+                break  # the object's last
+        return good
 
     def write(self, first: int, run: memoryview) -> None:
         """Put the whole blocks of *run* there, from the block *first* on; OSError if they do not
@@ -85,11 +99,32 @@ class Segment:
         for at in range(0, len(run), BLOCK):
             block = run[at : at + BLOCK]
             entries += ENTRY.pack(len(block), self.checksum(first + at // BLOCK, block))
-        if os.pwrite(self.descriptor, run, first * BLOCK) < len(run):
+        if self._put(run, first * BLOCK) < len(run):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         at = first * ENTRY.size
         os.pwrite(self.descriptor, entries, SEGMENT + at)
         self.table[at : at + len(entries)] = entries
+
+    def _put(self, run: memoryview, at: int) -> int:
+        """Write *run* to the file's bytes from *at* on; return how many were written.
+
+        A long one goes past the system's page cache: what is read of it is kept decoded, and the
+        pages would take memory from whoever computes on this machine.
+        """
+        is_long = len(run) >= LARGE and len(run) % BLOCK == 0 and has_address(run)
+        if is_long and address_of(run) % PAGE == 0 and _straight.acquire(blocking=False):
+            try:
+                flags = os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC
+                descriptor = os.open(f"/proc/self/fd/{self.descriptor}", flags)
+                try:
+                    return os.pwrite(descriptor, run, at)
+                finally:
+                    os.close(descriptor)
+            except OSError:
+                pass  # a file system that cannot; if it is something else, that is met again
+            finally:
+                _straight.release()
+        return os.pwrite(self.descriptor, run, at)
 
     def clear(self, first: int, stop: int) -> None:
         """Say of the blocks [first, stop) that they are absent."""

@@ -1,5 +1,6 @@
 """`taskfs.blocks` and `taskfs.waiting`: cached blocks of one version, without a network."""
 
+import itertools
 import random
 import threading
 import time
@@ -337,8 +338,9 @@ class SlowDisk:
     def present(self, first: int, stop: int) -> list[int]:
         return [index for index in range(first, stop) if index in self.kept]
 
-    def get(self, index: int) -> bytes | None:
-        return self.kept.get(index)
+    def get(self, first: int, count: int = 1) -> bytes | None:
+        there = itertools.takewhile(self.kept.__contains__, range(first, first + count))
+        return b"".join(self.kept[index] for index in there) or None
 
     def claim(self, first: int, last: int) -> AbstractContextManager[None]:
         return nullcontext()

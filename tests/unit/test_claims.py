@@ -188,6 +188,7 @@ def test_only_what_is_missing_is_fetched(
         asked.append((first, stop))
         return b"".join(b"%d" % n for n in range(first, stop))
 
-    found = fetch_missing(lambda n: b"%d" % n if n in kept else None, fetch, 0, 6)
+    runs = [(n, n + 1, b"%d" % n) for n in kept]
+    found = fetch_missing(runs, fetch, 0, 6)
     assert found == b"012345"
     assert asked == fetched
