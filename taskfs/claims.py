@@ -34,7 +34,8 @@ class StoredBlocks(Protocol):
         ...
 
     def get(self, first: int, count: int = 1) -> Buffer | None:
-        """Return up to *count* blocks from *first* on, as far as they are there and right."""
+        """Return up to *count* blocks from *first* on, as far as they are there and right; a short
+        one is the last."""
         ...
 
     def put(self, first: int, run: Buffer) -> None:

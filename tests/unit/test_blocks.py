@@ -1,6 +1,5 @@
 """`taskfs.blocks` and `taskfs.waiting`: cached blocks of one version, without a network."""
 
-import itertools
 import random
 import threading
 import time
@@ -333,20 +332,26 @@ class SlowDisk:
 
     def __init__(self) -> None:
         self.kept: dict[int, bytes] = {}
+        self.put_at: list[int] = []
         self.go = threading.Event()
 
     def present(self, first: int, stop: int) -> list[int]:
         return [index for index in range(first, stop) if index in self.kept]
 
     def get(self, first: int, count: int = 1) -> bytes | None:
-        there = itertools.takewhile(self.kept.__contains__, range(first, first + count))
-        return b"".join(self.kept[index] for index in there) or None
+        run = b""
+        for index in range(first, first + count):
+            run += self.kept.get(index, b"")
+            if len(run) < (index + 1 - first) * BLOCK:
+                break
+        return run or None
 
     def claim(self, first: int, last: int) -> AbstractContextManager[None]:
         return nullcontext()
 
     def put(self, first: int, run: Buffer) -> None:
         assert self.go.wait(10)
+        self.put_at.append(first)
         for at in range(0, len(run), BLOCK):
             self.kept[first + at // BLOCK] = bytes(run[at : at + BLOCK])
 
@@ -404,6 +409,37 @@ def test_blocks_on_disk_are_read_from_there() -> None:
     disk.kept[0] = b"short"
     assert reading.blocks.read_at(0, 10) == BODY[:10]
     assert len(reading.requests) == 2
+
+
+def test_what_is_ahead_comes_from_disk_before_it_is_read() -> None:
+    """Issue 3, read-ahead: blocks on disk are had in memory ahead of their reader, in runs, and
+    only what is missing between them is fetched; nothing is written there again."""
+    disk = SlowDisk()
+    disk.go.set()
+    disk.kept = {index: BODY[index * BLOCK : (index + 1) * BLOCK] for index in (0, 1, 2, 5, 6)}
+    reading = Reading(disk=disk)
+    assert reading.blocks.schedule(0, 8 * BLOCK)
+    assert reading.requests == [(3 * BLOCK, 5 * BLOCK), (7 * BLOCK, 8 * BLOCK)]
+    assert sorted(disk.put_at) == [3, 7]
+    assert reading.stats.snapshot()["disk_hits"] == 5
+    assert reading.stats.snapshot()["read_ahead_bytes"] == 3 * BLOCK
+    disk.kept.clear()
+    assert reading.blocks.is_at_hand(0, 8 * BLOCK)
+    assert reading.blocks.read_at(0, 8 * BLOCK) == BODY[: 8 * BLOCK]
+    assert len(reading.requests) == 2
+
+
+def test_what_is_wrong_on_disk_is_fetched_when_it_is_read_ahead() -> None:
+    """Issue 4, a damaged cache is a cache miss, for what is read ahead as well; what is right
+    beside it is not fetched."""
+    disk = SlowDisk()
+    disk.go.set()
+    disk.kept = {index: BODY[index * BLOCK : (index + 1) * BLOCK] for index in range(6)}
+    disk.kept[2] = b"short"
+    reading = Reading(disk=disk)
+    reading.blocks.schedule(0, 6 * BLOCK)
+    assert reading.blocks.read_at(0, 6 * BLOCK) == BODY[: 6 * BLOCK]
+    assert reading.requests == [(2 * BLOCK, 3 * BLOCK)]
 
 
 def test_a_failure_is_forgotten_before_it_is_told(reading: Reading) -> None:

@@ -26,6 +26,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taskfs.blocks import BLOCK, BlockCache, BlockReader
+from taskfs.buffers import LARGE, allocate
 from taskfs.diskcache import (
     FORMAT,
     MAX_OPEN,
@@ -56,6 +57,40 @@ def run_of(seed: object, first: int, stop: int, last_length: int = BLOCK) -> byt
     """Return the blocks [first, stop) in a row."""
     whole = [block_of(seed, index) for index in range(first, stop - 1)]
     return b"".join([*whole, block_of(seed, stop - 1)[:last_length]])
+
+
+def aligned(run: bytes) -> memoryview:
+    """Return *run* as what is fetched comes: in room that may go to the disk as it is."""
+    room = allocate(len(run))
+    room[:] = run
+    return room
+
+
+def in_page_cache(path: Path, at: int) -> bool:
+    """Whether the system has the file's byte *at* in memory; to ask may have it read."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return os.preadv(descriptor, [bytearray(1)], at, os.RWF_NOWAIT) == 1
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def writes_past_page_cache(directory: Path) -> bool:
+    """Whether files beneath *directory* can be written without the system's page cache."""
+    path = directory / "probe"
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_DIRECT)
+    except OSError:
+        return False
+    try:
+        os.pwrite(descriptor, aligned(bytes(LARGE)), 0)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return not in_page_cache(path, 0)
 
 
 def segment_path(directory: Path, key: str = KEY, number: int = 0) -> Path:
@@ -148,6 +183,46 @@ def test_the_last_block_keeps_its_length(place: Path, index: int, length: int) -
     blocks = DiskCache(place, PLENTY).blocks_of(KEY)
     assert blocks.get(index) == last
     assert blocks.get(index + 1) is None
+
+
+@pytest.mark.parametrize("first", [0, 3, SEGMENT_BLOCKS - 1])
+@pytest.mark.parametrize("tail", [BLOCK, BLOCK - 1])
+@pytest.mark.parametrize("shift", [0, 1])
+def test_long_runs_are_written_right(place: Path, first: int, tail: int, shift: int) -> None:
+    """StoredBlocks.put: a long run is kept as it is, past the page cache or not: wherever it
+    begins in a file and in memory, with a short block at its end or not."""
+    run = run_of("l", first, first + SEGMENT_BLOCKS + 9, tail)
+    DiskCache(place, PLENTY).blocks_of(KEY).put(first, aligned(bytes(shift) + run)[shift:])
+    blocks = DiskCache(place, PLENTY).blocks_of(KEY)
+    assert blocks.get(first, SEGMENT_BLOCKS + 20) == run
+    assert blocks.get(first + 7, 3) == run[7 * BLOCK : 10 * BLOCK]
+
+
+def test_long_runs_leave_the_page_cache_alone(place: Path) -> None:
+    """README, caches: what is fetched in long runs takes no memory besides; short ones stay
+    there, as they may be wanted again."""
+    place.mkdir()
+    blocks = DiskCache(place, PLENTY).blocks_of(KEY)
+    blocks.put(0, aligned(run_of("l", 0, SEGMENT_BLOCKS)))
+    blocks.put(SEGMENT_BLOCKS, aligned(run_of("l", SEGMENT_BLOCKS, SEGMENT_BLOCKS + 2)))
+    can = writes_past_page_cache(place)
+    assert in_page_cache(segment_path(place), 10 * BLOCK) != can
+    assert in_page_cache(segment_path(place, number=1), BLOCK)
+
+
+def test_a_run_ends_where_a_block_is_missing_or_wrong(place: Path) -> None:
+    """StoredBlocks.get: the blocks of a run as far as they are there and right; what is wrong is
+    gone, what lies behind it is not."""
+    stop = SEGMENT_BLOCKS + 20
+    blocks = DiskCache(place, PLENTY).blocks_of(KEY)
+    blocks.put(0, run_of("m", 0, stop))
+    blocks.drop(SEGMENT_BLOCKS + 9, SEGMENT_BLOCKS + 9)
+    flip(segment_path(place), 30 * BLOCK + 5, 1)
+    assert blocks.get(0, stop) == run_of("m", 0, 30)
+    assert blocks.present(0, stop) == [n for n in range(stop) if n not in (30, SEGMENT_BLOCKS + 9)]
+    assert blocks.get(30, stop) is None
+    assert blocks.get(31, stop - 31) == run_of("m", 31, SEGMENT_BLOCKS + 9)
+    assert blocks.get(SEGMENT_BLOCKS + 10, 100) == run_of("m", SEGMENT_BLOCKS + 10, stop)
 
 
 def test_puts_and_drops_in_any_order(place: Path) -> None:
@@ -900,7 +975,7 @@ def _full(place: str, what: str) -> None:
         subprocess.run(["mount", "-o", "remount,ro", place], check=True)
     blocks = cache.blocks_of(cache_key("cut"))
     blocks.put(SEGMENT_BLOCKS - 1, block_of("cut", SEGMENT_BLOCKS - 1))  # the table has its place
-    blocks.put(0, run_of("cut", 0, SEGMENT_BLOCKS - 1))
+    blocks.put(0, aligned(run_of("cut", 0, SEGMENT_BLOCKS - 1)))
     seemed = blocks.present(0, SEGMENT_BLOCKS)
     assert seemed == [n for n in range(SEGMENT_BLOCKS) if blocks.get(n) is not None]
     for kept in (cache, DiskCache(directory, PLENTY)):
