@@ -71,7 +71,7 @@ def _parse() -> argparse.Namespace:
         type=int,
         default=1,
         metavar="N",
-        help="measure up to N times, while other work disturbs; the fastest counts",
+        help="measure N times, all peers in turn; the median counts",
     )
     parser.add_argument(
         "--patience",
@@ -135,16 +135,16 @@ def _measure(
                     results.inflating.add((work.name, step.title))
             for rtt_ms in asked.rtt:
                 conditions = Conditions(asked.scale, rtt_ms, asked.limit)
-                disturbed = list(peers)
+                going = list(peers)
                 for _ in range(asked.repeat):
-                    for peer in tuple(disturbed):
+                    for peer in tuple(going):
                         await_quiet(asked.patience, QUIET)
                         outcomes = run(peer, work, archive, cloud, CACHE, conditions)
                         for outcome in outcomes:
                             results.add(outcome)
                             _tell(outcome)
-                        if all(outcome.others < QUIET for outcome in outcomes):
-                            disturbed.remove(peer)
+                        if any(outcome.failure for outcome in outcomes):
+                            going.remove(peer)  # it would fail again, after as long a wait
     finally:
         cloud.close()
 
@@ -173,7 +173,7 @@ def _render(
     today = datetime.now(timezone.utc).date().isoformat()
     parts = [f"{today}, {describe()}, scale {asked.scale:g}, load {_load()}."]
     if asked.repeat > 1:
-        parts[0] += f" The best of up to {asked.repeat} runs each."
+        parts[0] += f" The medians of {asked.repeat} runs each."
     if asked.compare:
         parts[0] += f" The peers are from {asked.compare.name}, not of this run."
     for title, table in tables(results):
@@ -207,7 +207,7 @@ def _as_json(results: Results, missing: dict[str, str], scale: float) -> str:
             "inflate_s": results.inflate_s,
             "bare_s": results.bare_s,
             "missing": missing,
-            "outcomes": [asdict(outcome) for outcome in results.outcomes.values()],
+            "outcomes": [asdict(outcome) for runs in results.runs.values() for outcome in runs],
             "floors": [
                 {"work": work, "step": step, "requests": least.requests, "sent": least.sent}
                 for (work, step), least in results.floors.items()

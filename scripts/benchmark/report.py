@@ -12,6 +12,7 @@ from .works import Floor
 
 MB: Final = 1_000_000
 QUIET: Final = 0.2  # cores: what others may compute without disturbing
+_Key = tuple[str, str, int, str]  # work, step, latency in ms, peer
 _TITLES: Final = {peer.name: peer.title for peer in PEERS}
 
 
@@ -19,7 +20,7 @@ _TITLES: Final = {peer.name: peer.title for peer in PEERS}
 class Results:
     """All outcomes of one run of the benchmark, and what they are compared with."""
 
-    outcomes: dict[tuple[str, str, int, str], Outcome] = field(default_factory=dict)
+    runs: dict[_Key, list[Outcome]] = field(default_factory=dict)
     floors: dict[tuple[str, str], Floor] = field(default_factory=dict)
     inflate_s: float | None = None
     bare_s: float | None = None
@@ -27,18 +28,23 @@ class Results:
     mixed_bytes: int = 0  # what the files of `mixed` are, compressed
 
     def add(self, outcome: Outcome) -> None:
-        """Keep an outcome; of a run that was repeated, the one that took least."""
+        """Keep an outcome, beside others of the same."""
         key = (outcome.work, outcome.step, outcome.rtt_ms, outcome.peer)
-        kept = self.outcomes.get(key)
-        if kept is None or kept.failure or (not outcome.failure and outcome.seconds < kept.seconds):
-            self.outcomes[key] = outcome
+        self.runs.setdefault(key, []).append(outcome)
+
+    def outcome(self, work: str, step: str, rtt_ms: int, peer: str) -> Outcome | None:
+        """Return the outcome that counts: one that failed, else the one of the median time."""
+        runs = self.runs.get((work, step, rtt_ms, peer), [])
+        failed = [outcome for outcome in runs if outcome.failure]
+        by_time = sorted(runs, key=lambda outcome: outcome.seconds)
+        return next(iter(failed), by_time[(len(runs) - 1) // 2] if runs else None)
 
     def get(self, work: str, index: int, rtt_ms: int, peer: str = "taskfs") -> Outcome | None:
         """Return the outcome of a work's step, by its number, if there is one that succeeded."""
         steps = self.steps(work)
         if index >= len(steps):
             return None
-        found = self.outcomes.get((work, steps[index], rtt_ms, peer))
+        found = self.outcome(work, steps[index], rtt_ms, peer)
         return None if found is None or found.failure else found
 
     def steps(self, work: str) -> list[str]:
@@ -54,16 +60,21 @@ class Results:
 
     @property
     def peers(self) -> list[str]:
-        ran = {peer for _, _, _, peer in self.outcomes}
+        ran = {peer for _, _, _, peer in self.runs}
         return [name for name in _TITLES if name in ran]
 
     @property
     def latencies(self) -> list[int]:
-        return sorted({rtt_ms for _, _, rtt_ms, _ in self.outcomes})
+        return sorted({rtt_ms for _, _, rtt_ms, _ in self.runs})
 
-    def peak(self, peer: str) -> int:
-        """Return the most memory that a peer took in any of its runs."""
-        return max((o.peak for o in self.outcomes.values() if o.peer == peer), default=0)
+    def peak(self, peer: str, work: str | None = None, rtt_ms: int | None = None) -> int:
+        """Return the most memory that a peer took in any of its runs, or of those of a work at a
+        latency."""
+        peaks = [0]
+        for (name, _, rtt, who), outcomes in self.runs.items():
+            if who == peer and work in (None, name) and rtt_ms in (None, rtt):
+                peaks += [outcome.peak for outcome in outcomes]
+        return max(peaks)
 
 
 Table = tuple[list[str], list[list[str]]]
@@ -79,7 +90,7 @@ def tables(results: Results) -> Iterable[tuple[str, Table]]:
             row = [step, _floor(results, work, step)]
             index = results.steps(work).index(step)
             for name in results.peers:
-                row.append(_cell(results.outcomes.get((work, step, rtt_ms, name))))
+                row.append(_cell(results.outcome(work, step, rtt_ms, name)))
             row += _ratios(results, work, index, step, rtt_ms)
             rows.append(row)
         memory = [f"{results.peak(name) / MB:.0f} MB" for name in results.peers]

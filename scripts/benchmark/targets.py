@@ -147,8 +147,7 @@ def _grep(results: Results, rtt_ms: int) -> Measures:
 
 def _memory(results: Results, rtt_ms: int) -> Measures:
     for work in dict.fromkeys(name for name, _ in results.floors):
-        found = [results.get(work, i, rtt_ms) for i in range(len(results.steps(work)))]
-        if peak := max((o.peak for o in found if o), default=0):
+        if peak := results.peak("taskfs", work, rtt_ms):
             yield Measure(f"MB in {work}", peak / MB, MEMORY / MB)
 
 
