@@ -41,14 +41,14 @@ class Pushes:
     def push(self, nodeid: int, claim: Callable[[], range]) -> Iterator[range]:
         """Yield what may be pushed during the block: of what *claim* returns, asked once."""
         with self._lock:
-            ready = range(0)
-            if self._pushing < AT_ONCE:
-                ready = claim()
+            may_push = self._pushing < AT_ONCE
+            self._pushing += 1
+        try:
+            ready = claim() if may_push else range(0)
+            with self._lock:
                 for start, stop in self._reads.get(nodeid, ()):
                     if start < ready.stop and ready.start < stop:
                         ready = range(ready.start, max(ready.start, start))
-            self._pushing += 1
-        try:
             yield ready
         finally:
             with self._lock:

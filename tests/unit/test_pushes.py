@@ -1,6 +1,7 @@
 """What goes among the kernel's pages unasked never waits for whoever waits for it."""
 
 import contextlib
+import threading
 
 import pytest
 
@@ -41,6 +42,23 @@ def test_a_read_under_way_twice_counts_until_both_have_ended() -> None:
             pass
         with pushes.push(7, lambda: range(20)) as ready:
             assert not ready
+
+
+def test_a_read_that_comes_during_a_claim_is_not_held_up_and_counts() -> None:
+    """README, How it works: what others read meanwhile waits for no claim, and is left out of what
+    it brings."""
+    pushes = Pushes()
+    with contextlib.ExitStack() as stack:
+
+        def claim() -> range:
+            reader = threading.Thread(target=lambda: stack.enter_context(pushes.read(7, 5, 8)))
+            reader.start()
+            reader.join(5)
+            assert not reader.is_alive()
+            return range(10)
+
+        with pushes.push(7, claim) as ready:
+            assert ready == range(5)
 
 
 def test_few_push_at_once() -> None:
