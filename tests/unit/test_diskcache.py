@@ -4,9 +4,11 @@ Run as a program, this module is one more process at a cache: see `_write_and_re
 """
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import logging
+import mmap
 import os
 import random
 import resource
@@ -25,8 +27,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from taskfs import segments
 from taskfs.blocks import BLOCK, BlockCache, BlockReader
-from taskfs.buffers import LARGE, allocate
+from taskfs.buffers import LARGE, address_of, allocate
 from taskfs.diskcache import (
     FORMAT,
     MAX_OPEN,
@@ -67,14 +70,15 @@ def aligned(run: bytes) -> memoryview:
 
 
 def in_page_cache(path: Path, at: int) -> bool:
-    """Whether the system has the file's byte *at* in memory; to ask may have it read."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        return os.preadv(descriptor, [bytearray(1)], at, os.RWF_NOWAIT) == 1
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(descriptor)
+    """Whether the system has the file's byte *at* in memory: see mincore(2)."""
+    with open(path, "rb") as file:
+        # Private, as ctypes tells no address of what must not be written.
+        pages = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE)
+    there = ctypes.c_ubyte()
+    where = address_of(memoryview(pages)) + at // mmap.PAGESIZE * mmap.PAGESIZE
+    libc = ctypes.CDLL(None)
+    assert libc.mincore(ctypes.c_void_p(where), ctypes.c_size_t(1), ctypes.byref(there)) == 0
+    return bool(there.value & 1)
 
 
 def writes_past_page_cache(directory: Path) -> bool:
@@ -208,6 +212,16 @@ def test_long_runs_leave_the_page_cache_alone(place: Path) -> None:
     can = writes_past_page_cache(place)
     assert in_page_cache(segment_path(place), 10 * BLOCK) != can
     assert in_page_cache(segment_path(place, number=1), BLOCK)
+
+
+def test_one_at_a_time_waits_for_the_disk(place: Path) -> None:
+    """README, caches: while one long run is on its way past the page cache, another is left to the
+    system, which writes it when it can."""
+    blocks = DiskCache(place, PLENTY).blocks_of(KEY)
+    with segments._straight:
+        blocks.put(0, aligned(run_of("o", 0, SEGMENT_BLOCKS)))
+    assert in_page_cache(segment_path(place), 10 * BLOCK)
+    assert blocks.get(0, SEGMENT_BLOCKS) == run_of("o", 0, SEGMENT_BLOCKS)
 
 
 def test_a_run_ends_where_a_block_is_missing_or_wrong(place: Path) -> None:
