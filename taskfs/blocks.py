@@ -252,31 +252,35 @@ class BlockReader:
             for index in range(first, last + 1)
             if not self._look_in_memory(index, ready, awaited, ahead)
         ]
-        stored: set[int] = set()
+        recalled = 0
         if indices and self._disk is not None:
-            stored.update(self._disk.present(indices[0], indices[-1] + 1))
-            if not ahead:
-                for extent in self._recall(stored.intersection(indices)):
+            there = self._disk.present(indices[0], indices[-1] + 1)
+            stored = set(there).intersection(indices)
+            if ahead:
+                for begin, end in _runs(stored, max(1, run_bytes // BLOCK)):
+                    self._pool.submit(self._recall_ahead, begin, end)
+                recalled = len(stored)
+            else:
+                for extent in self._recall(stored):
                     self._cache.put(extent)
                     ready.update(dict.fromkeys(extent.indices, extent))
-                indices = [index for index in indices if index not in ready]
+                stored.intersection_update(ready)
+            indices = [index for index in indices if index not in stored]
         if indices:
             with self._lock:
                 # Between the look and the lock another reader may have been here.
                 missing = [i for i in indices if not self._look_in_memory(i, ready, awaited, ahead)]
-                to_fetch = [index for index in missing if index not in stored]
-                for wanted in (to_fetch, stored.intersection(missing)):
-                    for begin, end in _runs(wanted, max(1, run_bytes // BLOCK)):
-                        future: Future[Extent] = Future()
-                        self._pool.submit(self._fetch_run, future, begin, end)
-                        awaited[id(future)] = future
-                        self._under_way.update(dict.fromkeys(range(begin, end), future))
-            if ahead and to_fetch:
-                self._stats.add("read_ahead_bytes", len(to_fetch) * BLOCK)
-                self._unused.update(to_fetch)
+                for begin, end in _runs(missing, max(1, run_bytes // BLOCK)):
+                    future: Future[Extent] = Future()
+                    self._pool.submit(self._fetch_run, future, begin, end)
+                    awaited[id(future)] = future
+                    self._under_way.update(dict.fromkeys(range(begin, end), future))
+            if ahead and missing:
+                self._stats.add("read_ahead_bytes", len(missing) * BLOCK)
+                self._unused.update(missing)
         if not ahead:
             self._note_read(first, last, len(ready))
-        return ready, list(awaited.values()), len(missing)
+        return ready, list(awaited.values()), len(missing) + recalled
 
     def _note_read(self, first: int, last: int, hits: int) -> None:
         if hits:
@@ -318,6 +322,16 @@ class BlockReader:
                     yield extent
                 begin += extent.count if run else 1
 
+    def _recall_ahead(self, first: int, stop: int) -> None:
+        """Have in memory what is on disk of the blocks [first, stop). Nobody waits for that: who
+        comes before it, or while the store holds up all threads, reads them there itself."""
+        drops = self._drops
+        for extent in self._recall(
+            i for i in range(first, stop) if not self._cache.has(self._id, i)
+        ):
+            if self._drops == drops:
+                self._cache.put(extent)
+
     def _fetch_run(self, future: "Future[Extent]", first: int, stop: int) -> None:
         """Fetch the blocks [first, stop), which no other process with the same disk fetches too."""
         with self._disk.claim(first, stop - 1) if self._disk is not None else nullcontext():
@@ -334,7 +348,8 @@ class BlockReader:
         return run if len(run) == whole else run[: min(len(run), whole) // BLOCK * BLOCK]
 
     def _fetch_claimed(self, future: "Future[Extent]", first: int, stop: int) -> None:
-        """Fetch the blocks [first, stop) in one range; hand them out first, then keep them."""
+        """Fetch what nobody has kept by now of the blocks [first, stop); hand all of them out
+        first, then keep it."""
         failure: BaseException | None = None
         fetched: list[tuple[int, Buffer]] = []
 

@@ -308,15 +308,21 @@ class DiskBlocks:
         for path, place, begin, end in self._parts(first, len(room)):
             try:
                 segment = self._cache.segment(path, create=False)
-                read = segment.read(place, room[begin:end]) if segment is not None else 0
+                if segment is None:
+                    break
+                read, is_wrong = segment.read(place, room[begin:end])
             except OSError:
                 break
-            if segment is not None and read:
+            if is_wrong:
+                wrong = first + (begin + read) // BLOCK
+                self.drop(wrong, wrong)
+            if read:
                 self._cache.touch(segment)
             good += read
             if good < end:
                 break
-        return room[:good] or None
+        # A short part must not hold all of the room for as long as it is kept.
+        return (room[:good] if good > len(room) // 2 else bytes(room[:good])) or None
 
     def put(self, first: int, run: Buffer) -> None:
         """Keep *run*, whole blocks from the block *first* on (the object's last may be short)."""

@@ -23,7 +23,7 @@ ENTRY: Final = struct.Struct("<LL")  # length (0: absent) and CRC-32 of the bloc
 TABLE: Final = SEGMENT_BLOCKS * ENTRY.size
 PAGE: Final = 4096  # what O_DIRECT wants memory and file offsets to be multiples of, at most
 # Who writes past the page cache waits for the disk. One does at a time: where the disk is slow, the
-# others leave what they have to the system and go on.
+# others, but for one that writes to the same file, leave what they have to the system and go on.
 _straight: Final = threading.Lock()
 
 
@@ -73,9 +73,9 @@ class Segment:
         """Return what the table must say of *block*, there and nowhere else."""
         return crc32(block, (self.place_crc + place) & 0xFFFFFFFF)
 
-    def read(self, first: int, room: memoryview) -> int:
+    def read(self, first: int, room: memoryview) -> tuple[int, bool]:
         """Fill *room* with the blocks from *first* on, as far as they are there and right; return
-        how many bytes are. A block that is not right is absent from now on."""
+        how many bytes are, and whether the block behind them is there and wrong."""
         entries = self.entries(first, first + len(room) // BLOCK)
         count = next((n for n, (length, _) in enumerate(entries) if not length), len(entries))
         room = room[: count * BLOCK]
@@ -84,13 +84,11 @@ class Segment:
         for place, (length, crc) in enumerate(entries[:count], first):
             block = room[good : good + min(length, BLOCK)]
             if len(block) != length or self.checksum(place, block) != crc:
-                with contextlib.suppress(OSError):
-                    self.clear(place, place + 1)
-                break
+                return good, True
             good += length
             if length < BLOCK:
                 break  # the object's last
-        return good
+        return good, False
 
     def write(self, first: int, run: memoryview) -> None:
         """Put the whole blocks of *run* there, from the block *first* on; OSError if they do not
@@ -121,7 +119,7 @@ class Segment:
                 finally:
                     os.close(descriptor)
             except OSError:
-                pass  # a file system that cannot; if it is something else, that is met again
+                pass  # mostly a file system that cannot; what else is wrong, the checksum tells
             finally:
                 _straight.release()
         return os.pwrite(self.descriptor, run, at)

@@ -71,7 +71,7 @@ def _parse() -> argparse.Namespace:
         type=int,
         default=1,
         metavar="N",
-        help="measure N times, all peers in turn; the median counts",
+        help="measure N times (an odd number), all peers in turn; the median counts",
     )
     parser.add_argument(
         "--patience",
@@ -90,6 +90,8 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--markdown", action="store_true", help="print what the README shows")
     asked = parser.parse_args()
+    if asked.repeat % 2 == 0:
+        parser.error(f"--repeat {asked.repeat}: give an odd number, of which there is a median")
     asked.rtt = asked.rtt or [0, 30]
     asked.only_taskfs |= asked.compare is not None
     return asked

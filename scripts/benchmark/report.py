@@ -33,11 +33,10 @@ class Results:
         self.runs.setdefault(key, []).append(outcome)
 
     def outcome(self, work: str, step: str, rtt_ms: int, peer: str) -> Outcome | None:
-        """Return the outcome that counts: one that failed, else the one of the median time."""
+        """Return the outcome that counts: that of the median time, of those that did not fail."""
         runs = self.runs.get((work, step, rtt_ms, peer), [])
-        failed = [outcome for outcome in runs if outcome.failure]
-        by_time = sorted(runs, key=lambda outcome: outcome.seconds)
-        return next(iter(failed), by_time[(len(runs) - 1) // 2] if runs else None)
+        whole = sorted((o for o in runs if not o.failure), key=lambda outcome: outcome.seconds)
+        return whole[(len(whole) - 1) // 2] if whole else next(iter(runs), None)
 
     def get(self, work: str, index: int, rtt_ms: int, peer: str = "taskfs") -> Outcome | None:
         """Return the outcome of a work's step, by its number, if there is one that succeeded."""

@@ -29,10 +29,11 @@ class Reading:
         body: bytes = BODY,
         cache_bytes: int = 64 << 20,
         disk: StoredBlocks | None = None,
+        threads: int = 16,
     ) -> None:
         self.remote = FakeObject(body)
         self.cache = BlockCache(cache_bytes)
-        self.pool = DaemonPool(16)
+        self.pool = DaemonPool(threads)
         self.stats = Stats()
         self.interrupted = threading.Event()
         self.blocks = BlockReader(
@@ -440,6 +441,57 @@ def test_what_is_wrong_on_disk_is_fetched_when_it_is_read_ahead() -> None:
     reading.blocks.schedule(0, 6 * BLOCK)
     assert reading.blocks.read_at(0, 6 * BLOCK) == BODY[: 6 * BLOCK]
     assert reading.requests == [(2 * BLOCK, 3 * BLOCK)]
+
+
+def test_what_is_on_disk_waits_for_no_store() -> None:
+    """README, Offline: with the API away under a mount, cached bytes are served: also to who had
+    them read ahead, behind what the store holds up."""
+    disk, go = SlowDisk(), threading.Event()
+    disk.kept = {index: BODY[index * BLOCK : (index + 1) * BLOCK] for index in (4, 5)}
+    reading = Reading(disk=disk, threads=1)
+
+    def held(start: int, stop: int, answer: bytes) -> bytes:
+        assert go.wait(10)
+        return answer
+
+    reading.remote.on_range = held
+    reading.blocks.schedule(0, BLOCK)
+    assert reading.blocks.schedule(4 * BLOCK, 6 * BLOCK)
+    began = time.monotonic()
+    assert reading.blocks.read_at(4 * BLOCK, 2 * BLOCK) == BODY[4 * BLOCK : 6 * BLOCK]
+    assert time.monotonic() - began < 5
+    go.set()
+    disk.go.set()
+
+
+def test_a_wrong_block_on_disk_fails_none_beside_it() -> None:
+    """Issue 4: a damaged cache is a cache miss of that block, whatever was read ahead with it
+    while the store is away."""
+    disk = SlowDisk()
+    disk.go.set()
+    disk.kept = {index: BODY[index * BLOCK : (index + 1) * BLOCK] for index in range(6)}
+    disk.kept[2] = b"short"
+    reading = Reading(disk=disk)
+
+    def away(start: int, stop: int, answer: bytes) -> bytes:
+        raise Unavailable("no answer")
+
+    reading.remote.on_range = away
+    reading.blocks.schedule(0, 6 * BLOCK)
+    for index in (0, 1, 3, 4, 5):
+        assert reading.blocks.read_at(index * BLOCK, BLOCK) == BODY[index * BLOCK :][:BLOCK]
+    with pytest.raises(Unavailable):
+        reading.blocks.read_at(2 * BLOCK, 1)
+
+
+def test_what_is_wrong_on_disk_is_fetched_with_its_neighbours() -> None:
+    """BlockReader: what is missing side by side is fetched in one range, wrong blocks as well."""
+    disk = SlowDisk()
+    disk.go.set()
+    disk.kept = {2: b"short"}
+    reading = Reading(disk=disk)
+    assert reading.blocks.read_at(0, 6 * BLOCK) == BODY[: 6 * BLOCK]
+    assert reading.requests == [(0, 6 * BLOCK)]
 
 
 def test_a_failure_is_forgotten_before_it_is_told(reading: Reading) -> None:

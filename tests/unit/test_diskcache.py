@@ -237,6 +237,9 @@ def test_a_run_ends_where_a_block_is_missing_or_wrong(place: Path) -> None:
     assert blocks.get(30, stop) is None
     assert blocks.get(31, stop - 31) == run_of("m", 31, SEGMENT_BLOCKS + 9)
     assert blocks.get(SEGMENT_BLOCKS + 10, 100) == run_of("m", SEGMENT_BLOCKS + 10, stop)
+    part = blocks.get(28, stop)
+    assert isinstance(part, bytes)  # not a view of room for all that was asked
+    assert len(part) == 2 * BLOCK
 
 
 def test_puts_and_drops_in_any_order(place: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from taskfs.diskcache import RECORDS, DiskCache, cache_key
+from taskfs.diskcache import FORMAT, RECORDS, DiskCache, cache_key
 from taskfs.errors import ConfigError, NotCached, Unavailable
 from taskfs.ledger import open_ledger
 from taskfs.model import ObjectVersion
@@ -90,3 +90,10 @@ def test_a_frozen_cache_serves_and_is_never_changed(place: Path) -> None:
         assert disk.blocks_of(cache_key("x")).get(0) == b"abc"
         assert disk.get_index(cache_key("i")) == (b"head", b"body")
         assert disk.get_index(cache_key("i"), RECORDS) is None
+    (path,) = (path for path in (place / FORMAT / "blocks").rglob("*") if path.is_file())
+    damaged = bytearray(path.read_bytes())
+    damaged[0] ^= 1
+    path.write_bytes(damaged)
+    frozen = FrozenCache(place, 1 << 30)
+    assert frozen.blocks_of(cache_key("x")).get(0) is None
+    assert path.read_bytes() == damaged

@@ -1,0 +1,28 @@
+"""`scripts.benchmark.report`: which of several runs counts."""
+
+import pytest
+
+from scripts.benchmark.report import Results
+from scripts.benchmark.runs import Outcome
+
+
+def outcome(seconds: float, failure: str = "") -> Outcome:
+    return Outcome("cat", "first", "taskfs", 0, seconds=seconds, failure=failure)
+
+
+@pytest.mark.parametrize(
+    ("runs", "counts"),
+    [
+        ([outcome(3.0)], outcome(3.0)),
+        ([outcome(9.0), outcome(1.0), outcome(2.0)], outcome(2.0)),
+        ([outcome(3.0), outcome(0.0, ">40 s")], outcome(3.0)),
+        ([outcome(0.0, ">40 s")], outcome(0.0, ">40 s")),
+        ([], None),
+    ],
+)
+def test_the_median_of_what_succeeded_counts(runs: list[Outcome], counts: Outcome | None) -> None:
+    """scripts/bench --repeat: the median counts; a failure where there is nothing else."""
+    results = Results()
+    for run in runs:
+        results.add(run)
+    assert results.outcome("cat", "first", 0, "taskfs") == counts
