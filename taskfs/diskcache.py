@@ -288,16 +288,24 @@ class DiskBlocks:
     def _path(self, number: int) -> Path:
         return self._directory / f"{self._key}-{number:x}"
 
+    def _parts(self, first: int, stop: int) -> Iterator[tuple[Path, int, int, int]]:
+        """Yield where the blocks [first, stop) lie, file by file: its path, which of its blocks
+        [place, end) they are, and the index of the first of them."""
+        index = first
+        while index < stop:
+            number, place = divmod(index, SEGMENT_BLOCKS)
+            end = min(SEGMENT_BLOCKS, place + stop - index)
+            yield self._path(number), place, end, index
+            index += end - place
+
     def present(self, first: int, stop: int) -> list[int]:
         """Return which of the blocks [first, stop) seem to be there; no bytes are looked at."""
         found: list[int] = []
-        for number in range(first // SEGMENT_BLOCKS, -(-stop // SEGMENT_BLOCKS)):
-            base = number * SEGMENT_BLOCKS
+        for path, place, end, index in self._parts(first, stop):
             with contextlib.suppress(OSError):
-                segment = self._cache.segment(self._path(number), create=False)
+                segment = self._cache.segment(path, create=False)
                 if segment is not None:
-                    begin, end = max(first - base, 0), min(stop - base, SEGMENT_BLOCKS)
-                    found += [base + place for place in segment.present(begin, end)]
+                    found += [index + there - place for there in segment.present(place, end)]
         return found
 
     def get(self, first: int, count: int = 1) -> Buffer | None:
@@ -305,21 +313,22 @@ class DiskBlocks:
         checksum; None if the first has not."""
         room = allocate(count * BLOCK)
         good = 0
-        for path, place, begin, end in self._parts(first, len(room)):
+        for path, place, end, index in self._parts(first, first + count):
+            at, length = (index - first) * BLOCK, (end - place) * BLOCK
             try:
                 segment = self._cache.segment(path, create=False)
                 if segment is None:
                     break
-                read, is_wrong = segment.read(place, room[begin:end])
+                read, is_wrong = segment.read(place, room[at : at + length])
             except OSError:
                 break
             if is_wrong:
-                wrong = first + (begin + read) // BLOCK
+                wrong = index + read // BLOCK
                 self.drop(wrong, wrong)
             if read:
                 self._cache.touch(segment)
             good += read
-            if good < end:
+            if read < length:
                 break
         # A short part must not hold all of the room for as long as it is kept.
         return (room[:good] if good > len(room) // 2 else bytes(room[:good])) or None
@@ -327,18 +336,9 @@ class DiskBlocks:
     def put(self, first: int, run: Buffer) -> None:
         """Keep *run*, whole blocks from the block *first* on (the object's last may be short)."""
         view = memoryview(run)
-        for path, place, begin, end in self._parts(first, len(run)):
-            self._cache.write(path, place, view[begin:end])
-
-    def _parts(self, first: int, length: int) -> Iterator[tuple[Path, int, int, int]]:
-        """Yield which bytes of a run from the block *first* on lie in which file, from which of its
-        blocks on."""
-        at = 0
-        while at < length:
-            number, place = divmod(first + at // BLOCK, SEGMENT_BLOCKS)
-            end = min(length, at + (SEGMENT_BLOCKS - place) * BLOCK)
-            yield self._path(number), place, at, end
-            at = end
+        for path, place, end, index in self._parts(first, first + -(-len(run) // BLOCK)):
+            at = (index - first) * BLOCK
+            self._cache.write(path, place, view[at : at + (end - place) * BLOCK])
 
     def claim(self, first: int, last: int) -> contextlib.AbstractContextManager[None]:
         """Have other processes wait that want the blocks [first, last]; wait for those before."""
@@ -348,13 +348,8 @@ class DiskBlocks:
 
     def drop(self, first: int, last: int) -> None:
         """Forget the blocks [first, last]."""
-        for number in range(first // SEGMENT_BLOCKS, last // SEGMENT_BLOCKS + 1):
-            try:
-                segment = self._cache.segment(self._path(number), create=False)
-            except OSError:
-                continue
-            if segment is None:
-                continue
-            base = number * SEGMENT_BLOCKS
+        for path, place, end, _ in self._parts(first, last + 1):
             with contextlib.suppress(OSError):
-                segment.clear(max(first - base, 0), min(last - base + 1, SEGMENT_BLOCKS))
+                segment = self._cache.segment(path, create=False)
+                if segment is not None:
+                    segment.clear(place, end)

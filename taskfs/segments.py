@@ -78,8 +78,7 @@ class Segment:
         how many bytes are, and whether the block behind them is there and wrong."""
         entries = self.entries(first, first + len(room) // BLOCK)
         count = next((n for n, (length, _) in enumerate(entries) if not length), len(entries))
-        room = room[: count * BLOCK]
-        room = room[: os.preadv(self.descriptor, [room], first * BLOCK)] if count else room
+        room = room[: os.preadv(self.descriptor, [room[: count * BLOCK]], first * BLOCK)]
         good = 0
         for place, (length, crc) in enumerate(entries[:count], first):
             block = room[good : good + min(length, BLOCK)]

@@ -331,8 +331,8 @@ def test_dropped_blocks_are_fetched_again(reading: Reading) -> None:
 class SlowDisk:
     """Blocks on disk whose writes take their time."""
 
-    def __init__(self) -> None:
-        self.kept: dict[int, bytes] = {}
+    def __init__(self, *indices: int) -> None:
+        self.kept = {index: BODY[index * BLOCK : (index + 1) * BLOCK] for index in indices}
         self.put_at: list[int] = []
         self.go = threading.Event()
 
@@ -415,9 +415,8 @@ def test_blocks_on_disk_are_read_from_there() -> None:
 def test_what_is_ahead_comes_from_disk_before_it_is_read() -> None:
     """Issue 3, read-ahead: blocks on disk are had in memory ahead of their reader, in runs, and
     only what is missing between them is fetched; nothing is written there again."""
-    disk = SlowDisk()
+    disk = SlowDisk(0, 1, 2, 5, 6)
     disk.go.set()
-    disk.kept = {index: BODY[index * BLOCK : (index + 1) * BLOCK] for index in (0, 1, 2, 5, 6)}
     reading = Reading(disk=disk)
     assert reading.blocks.schedule(0, 8 * BLOCK)
     assert reading.requests == [(3 * BLOCK, 5 * BLOCK), (7 * BLOCK, 8 * BLOCK)]
@@ -433,9 +432,8 @@ def test_what_is_ahead_comes_from_disk_before_it_is_read() -> None:
 def test_what_is_wrong_on_disk_is_fetched_when_it_is_read_ahead() -> None:
     """Issue 4, a damaged cache is a cache miss, for what is read ahead as well; what is right
     beside it is not fetched."""
-    disk = SlowDisk()
+    disk = SlowDisk(*range(6))
     disk.go.set()
-    disk.kept = {index: BODY[index * BLOCK : (index + 1) * BLOCK] for index in range(6)}
     disk.kept[2] = b"short"
     reading = Reading(disk=disk)
     reading.blocks.schedule(0, 6 * BLOCK)
@@ -446,8 +444,7 @@ def test_what_is_wrong_on_disk_is_fetched_when_it_is_read_ahead() -> None:
 def test_what_is_on_disk_waits_for_no_store() -> None:
     """README, Offline: with the API away under a mount, cached bytes are served: also to who had
     them read ahead, behind what the store holds up."""
-    disk, go = SlowDisk(), threading.Event()
-    disk.kept = {index: BODY[index * BLOCK : (index + 1) * BLOCK] for index in (4, 5)}
+    disk, go = SlowDisk(4, 5), threading.Event()
     reading = Reading(disk=disk, threads=1)
 
     def held(start: int, stop: int, answer: bytes) -> bytes:
@@ -467,9 +464,8 @@ def test_what_is_on_disk_waits_for_no_store() -> None:
 def test_a_wrong_block_on_disk_fails_none_beside_it() -> None:
     """Issue 4: a damaged cache is a cache miss of that block, whatever was read ahead with it
     while the store is away."""
-    disk = SlowDisk()
+    disk = SlowDisk(*range(6))
     disk.go.set()
-    disk.kept = {index: BODY[index * BLOCK : (index + 1) * BLOCK] for index in range(6)}
     disk.kept[2] = b"short"
     reading = Reading(disk=disk)
 
