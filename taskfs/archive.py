@@ -8,12 +8,13 @@ from typing import Final
 
 import msgspec
 
-from taskfs.blocks import BLOCK, BlockCache, BlockReader, next_owner
+from taskfs.blocks import BlockReader
 from taskfs.buffers import Buffer
 from taskfs.cursors import SPAN
 from taskfs.decoders import DECODERS, LZMA, METHOD_NAMES, STORED
 from taskfs.diskcache import DiskCache, cache_key
 from taskfs.errors import CorruptData, Unsupported
+from taskfs.extents import BLOCK, BlockCache, next_owner
 from taskfs.inflate import Inflater
 from taskfs.model import ObjectVersion, RemoteObject
 from taskfs.readahead import Heads, Stream, Walk, Windows

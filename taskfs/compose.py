@@ -7,10 +7,10 @@ from typing import Final, NamedTuple
 
 from taskfs.api import TaskClient
 from taskfs.archive import Archive, Engine, open_archive
-from taskfs.blocks import BlockCache
 from taskfs.config import Config
 from taskfs.diskcache import DiskCache
 from taskfs.errors import NotFound
+from taskfs.extents import BlockCache
 from taskfs.handles import HandleTable
 from taskfs.ledger import Ledger, open_ledger
 from taskfs.model import Task

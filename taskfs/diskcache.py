@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from taskfs.blocks import BLOCK
 from taskfs.buffers import Buffer, allocate
 from taskfs.claims import claim
+from taskfs.extents import BLOCK
 from taskfs.segments import SEGMENT_BLOCKS, Segment
 
 log = logging.getLogger(__name__)

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Final
 
-from taskfs.blocks import BlockCache, Extent, next_owner
 from taskfs.buffers import Buffer
 from taskfs.cursors import SPAN, Checkpoint, Cursor, Source
 from taskfs.decoders import Decoder
 from taskfs.errors import CorruptData, TaskFSError, Unsupported
+from taskfs.extents import BlockCache, Extent, next_owner
 from taskfs.pace import AHEAD_SPANS, DISORDER, Pace
 from taskfs.readahead import Windows
 from taskfs.rooms import CheckpointRoom

@@ -12,8 +12,9 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from taskfs.blocks import BLOCK, MAX_RUN, BlockReader
+from taskfs.blocks import MAX_RUN, BlockReader
 from taskfs.buffers import Buffer
+from taskfs.extents import BLOCK
 
 # Less than half of the blocks' memory: what is read stays there beside what will be.
 TOTAL_WINDOW: Final = 20 << 20

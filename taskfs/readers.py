@@ -5,11 +5,11 @@ import threading
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final
 
-from taskfs.blocks import BLOCK, Extent
 from taskfs.buffers import Buffer
 from taskfs.coverage import Coverage
 from taskfs.decoders import STORED, crc32, decode_whole
 from taskfs.errors import CorruptData
+from taskfs.extents import BLOCK, Extent
 from taskfs.inflate import Inflater
 from taskfs.pace import is_bulk
 from taskfs.readahead import HEAD, Stream

@@ -13,9 +13,9 @@ import zlib
 from pathlib import Path
 from typing import Final
 
-from taskfs.blocks import BLOCK
 from taskfs.buffers import LARGE, address_of, has_address
 from taskfs.decoders import crc32
+from taskfs.extents import BLOCK
 
 SEGMENT_BLOCKS: Final = 64
 SEGMENT: Final = SEGMENT_BLOCKS * BLOCK

@@ -20,8 +20,8 @@ from functools import lru_cache
 from typing import Any, Final, TypeVar
 
 from taskfs.archive import Archive, Engine, open_archive
-from taskfs.blocks import BlockCache
 from taskfs.buffers import Buffer
+from taskfs.extents import BlockCache
 from taskfs.model import Fetched, ObjectVersion
 from taskfs.readahead import Windows
 from taskfs.rooms import CheckpointRoom

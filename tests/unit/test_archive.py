@@ -20,7 +20,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from taskfs.archive import Archive, tail_length
-from taskfs.blocks import BLOCK
 from taskfs.compose import BLOCK_MEMORY, SPAN_MEMORY
 from taskfs.cursors import SPAN
 from taskfs.decoders import DECODERS, DeflateDecoder
@@ -33,6 +32,7 @@ from taskfs.errors import (
     Unavailable,
     Unsupported,
 )
+from taskfs.extents import BLOCK
 from taskfs.readahead import TOTAL_WINDOW
 from taskfs.readers import EAGER, LOCAL, WHOLE, MemberReader
 from tests.zips import (

@@ -9,10 +9,11 @@ from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 
-from taskfs.blocks import BLOCK, MAX_RUN, BlockCache, BlockReader, Extent
+from taskfs.blocks import MAX_RUN, BlockReader
 from taskfs.buffers import Buffer
 from taskfs.claims import StoredBlocks
 from taskfs.errors import Interrupted, StaleObject, Unavailable
+from taskfs.extents import BLOCK, BlockCache, Extent
 from taskfs.stats import Stats
 from taskfs.waiting import Waiter
 from tests.zips import DaemonPool, FakeObject, run_threads

@@ -12,9 +12,10 @@ from typing import Final
 import pytest
 
 from taskfs import claims
-from taskfs.blocks import BLOCK, BlockCache, BlockReader
+from taskfs.blocks import BlockReader
 from taskfs.claims import claim, fetch_missing
 from taskfs.diskcache import DiskCache, cache_key
+from taskfs.extents import BLOCK, BlockCache
 from taskfs.model import Fetched, ObjectVersion
 from taskfs.pools import DaemonPool
 from taskfs.stats import Stats

@@ -28,7 +28,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taskfs import segments
-from taskfs.blocks import BLOCK, BlockCache, BlockReader
+from taskfs.blocks import BlockReader
 from taskfs.buffers import LARGE, address_of, allocate
 from taskfs.diskcache import (
     FORMAT,
@@ -38,6 +38,7 @@ from taskfs.diskcache import (
     DiskCache,
     cache_key,
 )
+from taskfs.extents import BLOCK, BlockCache
 from taskfs.segments import ENTRY, SEGMENT, SEGMENT_BLOCKS, TABLE
 from taskfs.stats import Stats
 from taskfs.waiting import Waiter

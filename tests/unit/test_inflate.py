@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 import pytest
 
 from taskfs import inflate
-from taskfs.blocks import BlockCache
 from taskfs.buffers import Buffer
 from taskfs.compose import SPAN_MEMORY
 from taskfs.cursors import SPAN
 from taskfs.decoders import BZIP2, DECODERS, DEFLATED, LZMA
 from taskfs.errors import CorruptData, Interrupted, TaskFSError, Unavailable
+from taskfs.extents import BlockCache
 from taskfs.inflate import FIRST_SPACING, Inflater
 from taskfs.pace import AHEAD_SPANS
 from taskfs.readahead import Windows

@@ -16,7 +16,7 @@ PACKAGE: Final = ROOT / "taskfs"
 # module is a new word in the highest row that it can have.
 ROWS: Final = (
     ("errors", "redaction", "stats", "buffers", "clock", "pools", "notify", "heads", "sleepers"),
-    ("model", "options", "waiting", "igzip", "retries", "claims"),
+    ("model", "options", "waiting", "igzip", "retries", "claims", "extents"),
     (
         "config",
         "record",
@@ -91,7 +91,7 @@ ADAPTERS: Final = {
 }
 READ_ENGINE: Final = {
     "claims",
-    *("buffers", "zipend", "zipindex", "igzip", "decoders", "coverage", "blocks"),
+    *("buffers", "zipend", "zipindex", "igzip", "decoders", "coverage", "blocks", "extents"),
     *("readahead", "rooms", "sleepers", "cursors", "pace", "inflate", "segments", "diskcache"),
     *("readers", "archive"),
 }

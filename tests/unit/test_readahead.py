@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from taskfs.archive import SAMPLE, Archive
-from taskfs.blocks import BLOCK, MAX_RUN, BlockCache, BlockReader
+from taskfs.blocks import MAX_RUN, BlockReader
 from taskfs.compose import BLOCK_MEMORY
+from taskfs.extents import BLOCK, BlockCache
 from taskfs.readahead import (
     FIRST_RUN,
     HEADS_AHEAD,
