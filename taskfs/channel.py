@@ -1,7 +1,7 @@
 """`Channel`: /dev/fuse with a mount behind it, made and taken away by libfuse 2 as fusepy finds it.
 
-libfuse knows how an ordinary user mounts (fusermount, its socket, `auto_unmount`), which is all
-that is asked of it: what the kernel then asks for is read here, without its loop and without a
+libfuse knows how an ordinary user mounts (fusermount and its socket), which is all that is asked of
+it: what the kernel then asks for is read here, without its loop and without a
 ctypes callback for each request, which cost more than the answers.
 """
 
@@ -19,6 +19,8 @@ from taskfs.errors import MountError
 
 # What a read of the device gives where there is no request after all: fuse(4).
 _AGAIN: Final = frozenset({errno.EINTR, errno.EAGAIN, errno.ENOENT})
+# The mount has ended: unmounted, or its connection aborted (/sys/fs/fuse/connections/*/abort).
+_GONE: Final = frozenset({errno.ENODEV, errno.ECONNABORTED})
 
 
 class _Arguments(ctypes.Structure):
@@ -67,7 +69,7 @@ class Channel:
             try:
                 return os.readv(self._device, [room])
             except OSError as exc:
-                if exc.errno == errno.ENODEV:
+                if exc.errno in _GONE:
                     return 0
                 if exc.errno not in _AGAIN:
                     raise
@@ -77,7 +79,7 @@ class Channel:
         try:
             os.writev(self._device, parts)
         except OSError as exc:
-            if exc.errno in (errno.ENOENT, errno.ENODEV):  # given up meanwhile, or unmounted
+            if exc.errno == errno.ENOENT or exc.errno in _GONE:  # interrupted, or unmounted
                 return False
             raise
         return True

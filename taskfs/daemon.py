@@ -25,6 +25,8 @@ class Report:
         Raises:
             MountError: there is no caller any more, who was interrupted and expects no mount.
         """
+        with contextlib.suppress(OSError):  # a process group's first: it has a session already
+            os.setsid()
         try:
             self._send(_LIVE)
         except OSError as exc:
@@ -48,9 +50,11 @@ class Report:
 def start(work: Callable[[Report], None]) -> None:
     """Run *work* in the background; return once it reports that it is live.
 
-    Called before any thread exists. The background process has its own session, `/` as its
-    directory and /dev/null as descriptors 0 to 2: the fusermount helper inherits them, and lives
-    as long as the mount, so otherwise `$(taskfs mount …)` would never return.
+    Called before any thread exists. The background process has `/` as its directory and /dev/null
+    as descriptors 0 to 2, so that `$(taskfs mount …)` returns. Once it is live it has its own
+    session, and not before: an automounter recognises by the process group that it must not have
+    the process wait for the mount that the process is to make (autofs in the kernel's
+    documentation).
 
     Raises:
         MountError, or another of our errors: what *work* reported or failed with.
@@ -76,7 +80,6 @@ def _become_daemon(work: Callable[[Report], None], pipe: int) -> None:
     status = 1
     report = Report(pipe)
     try:
-        os.setsid()
         if os.fork():
             os._exit(0)
         os.chdir("/")

@@ -22,6 +22,7 @@ from taskfs.wire import (
     FORGET_IN,
     FORGET_ONE,
     GETXATTR,
+    NAME_MAX,
     OPEN_IN,
     OPEN_OUT,
     READ_IN,
@@ -51,6 +52,7 @@ _OPEN_FLAGS: Final = {
 _CHANGES: Final = ((1 << 3, "truncate"), (1 << 0, "chmod"), (1 << 1 | 1 << 2, "chown"))
 _REFUSED: Final = {
     Opcode.CREATE: "create",
+    Opcode.FALLOCATE: "fallocate",
     Opcode.LINK: "link",
     Opcode.MKDIR: "mkdir",
     Opcode.MKNOD: "mknod",
@@ -132,7 +134,10 @@ class Dispatch:
         return self._places.path(nodeid)
 
     def _lookup(self, nodeid: int, body: memoryview) -> Answer:
-        parent, name = self._path(nodeid), _text(name_of(body))
+        raw = name_of(body)
+        if len(raw) > NAME_MAX:
+            raise OSError(errno.ENAMETOOLONG, "")
+        parent, name = self._path(nodeid), _text(raw)
         attrs = self._operations("getattr", f"{parent}/{name}")
         return (self._packer.entry(self._places.tell(parent, name), attrs),)
 

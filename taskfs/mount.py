@@ -142,8 +142,9 @@ def _serve(
     _tune_memory()
     # Before any thread exists: each inherits the mask, so one thread alone gets the signals.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    live, ended = threading.Event(), threading.Event()
-    _watch_signals(place, live, ended)
+    state = _State(place)
+    live, ended = state.live, state.ended
+    _watch_signals(state)
     threading.Thread(
         target=_give_memory_back, args=(ended,), name="taskfs-trim", daemon=True
     ).start()
@@ -172,16 +173,22 @@ def _serve(
         on_live()
 
     try:
-        channel = Channel(str(place), **_mount_options(config))
+        with state.mounting:
+            channel = Channel(str(place), **_mount_options(config))
+            state.device = mountpoint.mounted_device(place)
         try:
             packer = Packer(config.uid, config.gid, config.umask, config.attr_timeout_s)
             Session(TaskOperations(core.tree), channel, packer, on_ready).serve()
         finally:
             channel.close()
+            # libfuse takes an aborted connection for an unmounted one.
+            mountpoint.detach(place, state.device)
     finally:
         on_end()
         _close(core, cloud)
         ended.set()
+    if not live.is_set():
+        raise MountError(f"{place} was unmounted before the mount was live")
     log.info("unmounted from %s", place)
     _leave()
 
@@ -206,7 +213,6 @@ def _mount_options(config: Config) -> dict[str, Any]:
     return {
         "fsname": config.fsname,
         "subtype": "taskfs",
-        "auto_unmount": True,
         "default_permissions": True,
         "nosuid": True,
         "nodev": True,
@@ -256,22 +262,40 @@ def _start_demo() -> "EmbeddedCloud":
     return cloud
 
 
-def _watch_signals(place: Path, live: threading.Event, ended: threading.Event) -> None:
+class _State:
+    """How far the mount on *place* has come.
+
+    The lock `mounting` is held while the kernel is asked to mount; `device` is the mount's number
+    from then on.
+    """
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.live = threading.Event()
+        self.ended = threading.Event()
+        self.mounting = threading.Lock()
+        self.device = ""
+
+
+def _watch_signals(state: _State) -> None:
     """Have SIGTERM, SIGINT and SIGHUP unmount, and end the process even if requests hang.
 
-    Before the mount is live there is nothing to unmount, and nobody to wait for.
+    Before the mount is live no request is waited for.
     """
 
     def watch() -> None:
         number = signal.sigwait(SIGNALS)
-        if not live.is_set():
-            _leave(128 + number)
-        log.info("signal %s: unmounting %s", signal.Signals(number).name, place)
+        was_live = state.live.is_set()
+        # A mount that is made just now must not stay behind; afterwards none is made any more.
+        state.mounting.acquire(timeout=GRACE_S)
+        log.info("signal %s: unmounting %s", signal.Signals(number).name, state.place)
         try:
-            mountpoint.run_fusermount("-u", "-z", place)
+            mountpoint.detach(state.place, state.device)
         except TaskFSError as exc:
             log.warning("%s", exc)
-        ended.wait(GRACE_S)
+        if not was_live:
+            _leave(128 + number)
+        state.ended.wait(GRACE_S)
         _leave()
 
     threading.Thread(target=watch, name="taskfs-signals", daemon=True).start()

@@ -8,19 +8,23 @@ import errno
 import json
 import os
 import re
+import shlex
 import shutil
+import stat
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from taskfs.errors import MountError
 
 T = TypeVar("T")
 
 FSTYPE: Final = "fuse.taskfs"
+AUTOFS: Final = "autofs"  # an automounter's trigger, which a mount goes on top of
 FUSE_PACKAGES: Final = "apt-get install fuse libfuse2 (libfuse2t64 on newer systems)"
 # errno of a path whose FUSE daemon is gone (fuse(4)): ENOTCONN, or ECONNABORTED while it goes.
 DEAD: Final = (errno.ENOTCONN, errno.ECONNABORTED)
@@ -29,25 +33,50 @@ LAZY_TIMEOUT_S: Final = 2.0
 ASK_TIMEOUT_S: Final = 2.0
 MAX_LINKS: Final = 40  # as the kernel, path_resolution(7)
 COMMAND_TIMEOUT_S: Final = 20.0
+MTAB_FIX: Final = "sudo ln -s /proc/self/mounts /etc/mtab"
+MNT_DETACH: Final = 2  # umount2(2)
 
 
-def _mounts() -> Iterator[tuple[str, str]]:
-    """Yield place and type of what is mounted, as /proc/self/mountinfo (proc(5)) tells it."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+class _Mounted(NamedTuple):
+    """A line of /proc/self/mountinfo: `device` is the number that no other mount has meanwhile,
+    `options` those of the file system."""
+
+    place: str
+    kind: str
+    device: str
+    options: str
+
+
+def _mounts() -> Iterator[_Mounted]:
+    """Yield the mounts, as /proc/self/mountinfo (proc(5)) tells them."""
+    encoding = sys.getfilesystemencoding()  # as paths are decoded
+    with open("/proc/self/mountinfo", encoding=encoding, errors="surrogateescape") as lines:
         for line in lines:
-            fields, _, rest = line.partition(" - ")
-            place = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), fields.split(" ")[4])
-            yield place, rest.split(" ", 1)[0]
+            head, _, tail = line.rstrip("\n").partition(" - ")
+            fields, rest = head.split(" "), tail.split(" ")
+            place = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), fields[4])
+            yield _Mounted(place, rest[0], fields[2], rest[-1])
+
+
+def _mounted(mountpoint: Path) -> list[_Mounted]:
+    """Return the mounts on *mountpoint*, the topmost last."""
+    return [mount for mount in _mounts() if mount.place == str(mountpoint)]
 
 
 def mounted_types(mountpoint: Path) -> list[str]:
     """Return the types of the file systems mounted on *mountpoint*, the topmost last."""
-    return [kind for place, kind in _mounts() if place == str(mountpoint)]
+    return [mount.kind for mount in _mounted(mountpoint)]
+
+
+def mounted_device(mountpoint: Path) -> str:
+    """Return the device number of the taskfs on *mountpoint*, empty without one."""
+    mounts = _mounted(mountpoint)
+    return mounts[-1].device if mounts and mounts[-1].kind == FSTYPE else ""
 
 
 def our_mounts() -> list[str]:
     """Return the places where this machine has taskfs mounted."""
-    return [place for place, kind in _mounts() if kind == FSTYPE]
+    return [mount.place for mount in _mounts() if mount.kind == FSTYPE]
 
 
 def absolute(mountpoint: Path) -> Path:
@@ -87,16 +116,12 @@ def prepare(mountpoint: Path) -> Path:
     mountpoint = absolute(mountpoint)
     types = mounted_types(mountpoint)
     if types and types[-1] == FSTYPE and is_dead(mountpoint):
-        try:
-            run_fusermount("-u", "-z", mountpoint)
-        except MountError:
-            if mounted_types(mountpoint)[-1:] == [FSTYPE]:
-                raise
-            # Else the daemon's own helper (auto_unmount) was faster.
+        _check_owner(mountpoint)
+        run_fusermount("-u", "-z", mountpoint)
         types = mounted_types(mountpoint)
     if types and types[-1] == FSTYPE:
         raise MountError(f"{mountpoint} is mounted already: unmount it with taskfs umount first")
-    if types:
+    if types and types[-1] != AUTOFS:
         raise MountError(f"{mountpoint} is busy ({types[-1]} is mounted there): choose another")
     try:
         names = os.listdir(mountpoint)
@@ -113,7 +138,7 @@ def prepare(mountpoint: Path) -> Path:
 
 def run_fusermount(*arguments: str | Path) -> None:
     """Run fusermount, the set-uid tool of libfuse 2; MountError with what it said if it fails."""
-    program = shutil.which("fusermount") or shutil.which("fusermount", path="/bin:/usr/bin")
+    program = find_fusermount()
     if program is None:
         raise MountError(f"fusermount is missing: {FUSE_PACKAGES}")
     try:
@@ -129,20 +154,72 @@ def run_fusermount(*arguments: str | Path) -> None:
     except subprocess.TimeoutExpired as exc:
         raise MountError("fusermount does not answer") from exc
     if done.returncode:
-        raise MountError(" ".join(done.stderr.split()) or f"fusermount failed ({done.returncode})")
+        said = " ".join(done.stderr.split()) or f"fusermount failed ({done.returncode})"
+        if re.search(r"/etc/mtab: No such file", said):
+            raise MountError(f"/etc/mtab is missing: {MTAB_FIX}")
+        raise MountError(said)
+
+
+def find_fusermount() -> str | None:
+    """Return the path of fusermount, which may not be on the PATH of a service."""
+    return shutil.which("fusermount") or shutil.which("fusermount", path="/bin:/usr/bin")
+
+
+def why_not_set_uid(program: str) -> str:
+    """Return why an ordinary user cannot mount with the fusermount *program*, with the fix; empty
+    if it is set-uid root, or the caller is root."""
+    found = os.stat(program)
+    if not os.geteuid() or (found.st_mode & stat.S_ISUID and found.st_uid == 0):
+        return ""
+    return f"{program} is not set-uid root: sudo chmod u+s {program}"
+
+
+def detach(mountpoint: Path, device: str) -> None:
+    """Unmount the taskfs with the number *device*, busy or not, if it is on *mountpoint*.
+
+    Another mount that came there meanwhile stays.
+
+    Raises:
+        MountError: it cannot be unmounted.
+    """
+    if not device or mounted_device(mountpoint) != device:
+        return
+    try:
+        run_fusermount("-u", "-z", mountpoint)
+    except MountError:
+        # root needs no fusermount, which an upgrade may have removed.
+        import ctypes  # a daemon has it; other commands start sooner without
+
+        if ctypes.CDLL(None).umount2(os.fsencode(mountpoint), MNT_DETACH):
+            raise
+
+
+def _check_owner(mountpoint: Path) -> None:
+    """Raise MountError if another user mounted *mountpoint*: only that user and root unmount it."""
+    owner = re.search(r"(?:^|,)user_id=(\d+)", _mounted(mountpoint)[-1].options)
+    if os.geteuid() and owner and int(owner[1]) != os.getuid():
+        raise MountError(
+            f"{mountpoint} was mounted by another user (uid {owner[1]}): only that user and root "
+            f"can unmount it: sudo umount {shlex.quote(str(mountpoint))}"
+        )
 
 
 def umount(mountpoint: Path, *, lazy: bool) -> None:
     """Unmount and wait until the daemon has ended; *lazy* detaches a mount that is in use.
 
+    A mount whose daemon has died is detached in any case: nothing works on it.
+
     Raises:
-        MountError: no taskfs is mounted there, it is busy, or its daemon does not end.
+        MountError: no taskfs is mounted there, it is another user's, it is busy, or its daemon
+            does not end.
     """
     mountpoint = absolute(mountpoint)
     types = mounted_types(mountpoint)
     if not types or types[-1] != FSTYPE:
         raise MountError(f"no taskfs is mounted on {mountpoint}")
+    _check_owner(mountpoint)
     pid = _ask_pid(mountpoint)
+    lazy = lazy or (pid is None and is_dead(mountpoint))
     try:
         run_fusermount("-u", *(["-z"] if lazy else []), mountpoint)
     except MountError as exc:

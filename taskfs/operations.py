@@ -106,7 +106,9 @@ class TaskOperations:
         """What would make, move or remove a name."""
         raise ReadOnly(f"nothing is made, moved or removed: {path}")
 
-    create = link = mkdir = mknod = rename = rmdir = symlink = unlink = refuse
+    # Of `fallocate` the kernel must not hear ENOSYS: glibc's posix_fallocate(3) would then write a
+    # byte, which is a kill.
+    create = fallocate = link = mkdir = mknod = rename = rmdir = symlink = unlink = refuse
 
     def setattr(self, path: str, *args: Any) -> None:
         """What would set size, mode, owner or times."""

@@ -7,7 +7,7 @@ from typing import Final
 from taskfs.errors import NotFound
 from taskfs.wire import ROOT_ID
 
-_MASK: Final = (1 << 62) - 1
+_MASK: Final = (1 << 53) - 1  # `.` and `..` show these numbers as inodes: see `nodes.INODE_BITS`
 
 
 class Places:

@@ -8,7 +8,7 @@ import re
 import shutil
 from typing import Final
 
-from taskfs.mountpoint import FUSE_PACKAGES
+from taskfs.mountpoint import FUSE_PACKAGES, find_fusermount, why_not_set_uid
 
 CONTAINER: Final = "in a container, start it with --device /dev/fuse --cap-add SYS_ADMIN"
 # AppArmor's profile of fusermount3 (Debian 13, Ubuntu 25.04 and newer) names where it may mount.
@@ -64,6 +64,9 @@ def explain(said: str, place: str) -> str:
     if "exec fusermount" in text:  # EACCES, too, where a directory of PATH may not be searched
         path = f"{os.environ.get('PATH', '')}:{os.defpath}"
         return _NOT_RUNNABLE if shutil.which("fusermount", os.F_OK, path) else _MISSING
+    program = find_fusermount()
+    if program and "Operation not permitted" in text and (fault := why_not_set_uid(program)):
+        return fault
     for expression, fix in _ROWS:
         if re.search(expression, text):
             return fix.replace("{place}", place)

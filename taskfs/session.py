@@ -122,7 +122,7 @@ class Session:
         major, minor, readahead, features = INIT_IN.unpack_from(room, HEADER_IN.size)
         if opcode != Opcode.INIT or major != MAJOR or minor < OLDEST_MINOR:
             raise MountError(
-                f"the kernel speaks FUSE {major}.{minor}: Linux 3.15 or newer is needed"
+                f"the kernel speaks FUSE {major}.{minor}: Linux 4.18 or newer is needed"
             )
         answer = INIT_OUT.pack(
             *(MAJOR, min(minor, MINOR), readahead, features & FEATURES),

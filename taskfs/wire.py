@@ -1,10 +1,11 @@
 """The kernel's side of FUSE, as it goes over /dev/fuse: numbers and layouts of linux/fuse.h.
 
-Version 7.31 of the protocol is spoken (Linux 5.4; older kernels down to 3.15 leave out what they do
-not know). All integers are in the machine's byte order, and every structure is without padding that
-is not spelled out.
+Version 7.31 of the protocol is spoken (Linux 5.4). Older kernels leave out the requests that they
+do not know; Linux 4.18 is the oldest that was run. All integers are in the machine's byte order,
+and every structure is without padding that is not spelled out.
 """
 
+import mmap
 from enum import IntEnum, IntFlag
 from struct import Struct
 from typing import Final
@@ -15,7 +16,8 @@ MAJOR: Final = 7
 MINOR: Final = 31
 OLDEST_MINOR: Final = 23
 ROOT_ID: Final = 1
-PAGE: Final = 4096
+PAGE: Final = mmap.PAGESIZE  # the kernel counts in its own pages, 64 KiB on some machines
+NAME_MAX: Final = 255  # bytes of a name, as statfs(2) reports them
 
 
 class Opcode(IntEnum):
@@ -50,6 +52,7 @@ class Opcode(IntEnum):
     INTERRUPT = 36
     IOCTL = 39
     BATCH_FORGET = 42
+    FALLOCATE = 43
     READDIRPLUS = 44
     RENAME2 = 45
 

@@ -5,8 +5,8 @@ import ctypes.util
 import json
 import os
 import re
+import shlex
 import shutil
-import stat
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from taskfs.cli.options import Settings, config_options
 from taskfs.config import Config, find_api_key
 from taskfs.errors import TaskFSError
 from taskfs.model import format_size
-from taskfs.mountpoint import FUSE_PACKAGES, is_dead, our_mounts
+from taskfs.mountpoint import FUSE_PACKAGES, is_dead, our_mounts, why_not_set_uid
 
 if TYPE_CHECKING:
     from taskfs.api import TaskClient
@@ -105,9 +105,8 @@ def _fusermount(_: Surroundings) -> str:
     path = shutil.which("fusermount")
     if not path:
         raise Failed(f"not found on PATH: {FUSE_PACKAGES}")
-    found = os.stat(path)
-    if os.geteuid() and not (found.st_mode & stat.S_ISUID and found.st_uid == 0):
-        raise Failed(f"{path} is not set-uid root: sudo chmod u+s {path}")
+    if fault := why_not_set_uid(path):
+        raise Failed(fault)
     return path
 
 
@@ -222,9 +221,13 @@ def _demo(_: Surroundings) -> str:
 
 
 def _stale_mounts(_: Surroundings) -> str:
-    dead = [place for place in our_mounts() if is_dead(Path(place))]
+    dead = [place for place in dict.fromkeys(our_mounts()) if is_dead(Path(place))]
     if dead:
-        raise Failed(f"{', '.join(dead)}: the process ended: taskfs umount --lazy {dead[0]}")
+        places = " ".join(map(shlex.quote, dead))
+        raise Failed(
+            f"the daemon has ended without unmounting {places}: taskfs mount repairs each, or "
+            f'end them: for m in {places}; do taskfs umount "$m"; done'
+        )
     return "none of ours is dead"
 
 

@@ -225,10 +225,10 @@ def test_the_mount_is_live_once_the_kernel_has_its_answer() -> None:
 
 @pytest.mark.parametrize("version", [(7, 22), (6, 45), (8, 0)])
 def test_a_kernel_that_speaks_another_protocol_is_refused(version: tuple[int, int]) -> None:
-    """README, Limits: Linux 3.15 or newer."""
+    """README, Install: Linux 4.18 or newer: an older protocol is refused."""
     served = Served(Failing())
     served.wire.requests = [request(Opcode.INIT, struct.pack("=IIII48x", *version, 131072, 0))]
-    with pytest.raises(MountError, match=r"Linux 3\.15"):
+    with pytest.raises(MountError, match=r"Linux 4\.18"):
         served.session.serve()
 
 
