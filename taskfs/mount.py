@@ -158,6 +158,7 @@ def _serve(
         from taskfs.channel import Channel
         from taskfs.compose import open_core
         from taskfs.operations import TaskOperations
+        from taskfs.preload import load_rest
         from taskfs.session import Session, interrupted
         from taskfs.wire import Packer
     except OSError:  # fusepy loads libfuse when it is imported; its words name no package
@@ -171,6 +172,7 @@ def _serve(
         live.set()
         log.info("mounted on %s", place)
         on_live()
+        threading.Thread(target=load_rest, name="taskfs-preload", daemon=True).start()
 
     try:
         with state.mounting:

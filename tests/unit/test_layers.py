@@ -50,7 +50,7 @@ ROWS: Final = (
     ("target", "sharing"),
     ("fetching", "taskfile"),
     ("download", "operations", "refusals", "filesystem", "channel", "wire"),
-    ("places", "pushes"),
+    ("places", "pushes", "preload"),
     ("dispatch",),
     ("session",),
     ("mount",),
@@ -71,7 +71,7 @@ THIRD_PARTY: Final = {
     "fuse": {"channel"},
     "requests": {"transport", "store", "heads"},
     "urllib3": {"transport", "heads"},
-    "tenacity": {"retries"},
+    "tenacity": {"retries", "preload"},
     "fsspec": {"filesystem"},
     "cachetools": {"records", "shelf", "texts", "tree", "archive"},
     "msgspec": {"api", "record", "pages", "virtual", "archive", "ledger", "offline", "cli.report"},
@@ -87,7 +87,7 @@ THIRD_PARTY: Final = {
 # What the core must be usable without: it is all that stands above `operations`.
 ADAPTERS: Final = {
     *("operations", "wire", "places", "pushes", "dispatch", "channel", "session", "mount"),
-    *("daemon", "mountpoint", "notify", "refusals"),
+    *("daemon", "mountpoint", "notify", "refusals", "preload"),
 }
 READ_ENGINE: Final = {
     "claims",
