@@ -4,6 +4,8 @@ import ctypes
 import mmap
 from typing import Final
 
+from taskfs.fallback import note_refusal
+
 Buffer = bytes | bytearray | memoryview  # nobody changes them any more
 
 LARGE: Final = 256 << 10
@@ -28,10 +30,23 @@ def give_spare_back() -> None:
         kind.spare.clear()
 
 
-def _map(size: int) -> mmap.mmap:
+def _map(size: int) -> mmap.mmap | bytearray:
     # Its pages are made as they are filled, which may be outside of the interpreter's lock, and go
     # back to the system with the last view: nothing of it stays in an allocator's arenas.
-    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as exc:  # for example vm.max_map_count is reached
+        note_refusal("mmap", exc)
+        return bytearray(size)
+
+
+def _use_huge_pages(room: mmap.mmap | bytearray) -> None:
+    """Ask for huge pages, which kernels without transparent huge pages refuse."""
+    if isinstance(room, mmap.mmap):
+        try:
+            room.madvise(mmap.MADV_HUGEPAGE)
+        except (OSError, AttributeError) as exc:
+            note_refusal("madvise", exc)
 
 
 _KINDS: "Final[list[_Kind]]" = []
@@ -43,12 +58,12 @@ class _Kind:
 
     def __init__(self, length: int) -> None:
         self.length = length
-        self.spare: list[mmap.mmap] = []
+        self.spare: list[mmap.mmap | bytearray] = []
         # Not by their names: at the end of a process there are none.
         spare, kinds, most = self.spare, _KINDS, MAX_SPARE
 
         class Borrowed(ctypes.c_char * length):  # type: ignore[misc]
-            room: mmap.mmap
+            room: mmap.mmap | bytearray
 
             def __del__(self) -> None:
                 if sum(each.length * len(each.spare) for each in kinds) + length <= most:
@@ -61,7 +76,7 @@ class _Kind:
             room = self.spare.pop()
         except IndexError:
             room = _map(self.length)
-            room.madvise(mmap.MADV_HUGEPAGE)
+            _use_huge_pages(room)
         borrowed = self._borrowed.from_buffer(room)
         borrowed.room = room
         return memoryview(borrowed).cast("B")

@@ -6,6 +6,7 @@ advice: where locks do not work, or somebody holds one for too long, both fetch.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import struct
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from taskfs.buffers import Buffer
+from taskfs.fallback import note_refusal
 
 PATIENCE_S: Final = 10.0
 FIRST_PAUSE_S: Final = 0.002
@@ -24,6 +26,7 @@ _FLOCK: Final = struct.Struct("@hhqqi0q")
 # A key's ranges lie side by side, 2^22 units for each; two keys that meet wait in vain, no more.
 UNIT_BITS: Final = 22
 KEY_DIGITS: Final = 10
+_HELD: Final = (errno.EAGAIN, errno.EACCES)  # another description holds the range: fcntl(2)
 
 
 class StoredBlocks(Protocol):
@@ -71,7 +74,7 @@ def claim(
         _wait(descriptor, start, last - first + 1, is_there)
         yield
     finally:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, AttributeError):
             # By word and not by closing: a child forked meanwhile has the description open too.
             _lock(descriptor, fcntl.F_UNLCK, start, last - first + 1)
         os.close(descriptor)
@@ -102,11 +105,12 @@ def _wait(descriptor: int, start: int, length: int, is_there: Callable[[], bool]
     while True:
         try:
             return _lock(descriptor, fcntl.F_WRLCK, start, length)
-        except (BlockingIOError, PermissionError):  # EAGAIN or EACCES: somebody holds it
+        except (OSError, AttributeError) as exc:
+            if not isinstance(exc, OSError) or exc.errno not in _HELD:
+                # A file system, a kernel or a sandbox without such locks.
+                return note_refusal("F_OFD_SETLK", exc)
             if time.monotonic() > deadline or is_there():
-                return
-        except OSError:
-            return  # a file system without such locks
+                return None
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 

@@ -14,10 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from taskfs import daemon, logs, mountpoint
-from taskfs.buffers import give_spare_back
+from taskfs import daemon, logs, memory, mountpoint
 from taskfs.config import Config, Secret
 from taskfs.errors import BadAnswer, MountError, TaskFSError, Unavailable
+from taskfs.fallback import note_refusal
 from taskfs.notify import READY, STOPPING, ServiceManager
 from taskfs.opening import Opening
 from taskfs.refusals import CONTAINER, NEEDS_ALLOW_OTHER, explain
@@ -34,18 +34,6 @@ GRACE_S: Final = 2.0
 FUSE_CONF: Final = Path("/etc/fuse.conf")
 DEVICE: Final = Path("/dev/fuse")
 LIBFUSE: Final = "libfuse.so.2"
-# mallopt(3)
-M_TRIM_THRESHOLD: Final = -1
-M_MMAP_THRESHOLD: Final = -3
-M_ARENA_MAX: Final = -8
-MALLOC: Final = (
-    (M_ARENA_MAX, 2),
-    (M_MMAP_THRESHOLD, 512 << 10),
-    # What is decoded comes and goes: to fault its pages in each time costs as much as to copy it.
-    (M_TRIM_THRESHOLD, 4 << 20),
-)
-TRIM_S: Final = 10.0
-GC_THRESHOLD: Final = 50_000
 
 
 def mount(config: Config, place: Path, *, foreground: bool) -> None:
@@ -107,7 +95,7 @@ def _libfuse_heard(place: Path) -> Iterator[Callable[[], None]]:
     A MountError of the block then says what they said. They inherit descriptor 2, as long as the
     mount lives: a file, which keeps no pipe open. Python's own standard error stays what it was.
     """
-    kept = os.memfd_create("taskfs-stderr")
+    kept = _unnamed_file("taskfs-stderr")
     try:
         before = os.dup(2)
     except OSError:  # who started us closed it
@@ -124,12 +112,32 @@ def _libfuse_heard(place: Path) -> Iterator[Callable[[], None]]:
         yield stop
     except MountError as exc:
         size = os.fstat(kept).st_size
-        said = os.pread(kept, min(size, 4096), max(0, size - 4096)).decode("utf-8", "replace")
+        last = os.pread(kept, min(size, 4096), max(0, size - 4096)) if size else b""
+        said = last.decode("utf-8", "replace")
         raise MountError(explain(said, str(place)) or str(exc)) from exc
     finally:
         stop()
         os.close(before)
         os.close(kept)
+
+
+def _unnamed_file(name: str) -> int:
+    """Return the descriptor of a new empty file that no other process finds.
+
+    Where none can be made it is /dev/null, which keeps nothing.
+    """
+    try:
+        return os.memfd_create(name)
+    except (OSError, AttributeError) as exc:
+        note_refusal("memfd_create", exc)
+    import tempfile  # it costs a start some milliseconds
+
+    try:
+        with tempfile.TemporaryFile() as file:
+            return os.dup(file.fileno())
+    except OSError as exc:
+        note_refusal("a temporary file", exc)
+        return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
 
 
 def _serve(
@@ -139,14 +147,14 @@ def _serve(
     on_end: Callable[[], object] = lambda: None,
 ) -> None:
     """List the tasks, mount, and serve until unmounted."""
-    _tune_memory()
+    memory.tune()
     # Before any thread exists: each inherits the mask, so one thread alone gets the signals.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     state = _State(place)
     live, ended = state.live, state.ended
     _watch_signals(state)
     threading.Thread(
-        target=_give_memory_back, args=(ended,), name="taskfs-trim", daemon=True
+        target=memory.give_back, args=(ended,), name="taskfs-trim", daemon=True
     ).start()
     cloud = _start_demo() if config.demo else None
     if cloud is not None:
@@ -231,29 +239,6 @@ def _name_libfuse() -> None:
         with contextlib.suppress(OSError):
             ctypes.CDLL(LIBFUSE)
             os.environ["FUSE_LIBRARY_PATH"] = LIBFUSE
-
-
-def _tune_memory() -> None:
-    """Have glibc give freed buffers back, and Python look for cycles rarely.
-
-    Many threads and large blocks fragment glibc's arenas. An index is 100,000 objects without a
-    cycle, and every request makes a few: looking through all of them again and again costs more
-    than answering.
-    """
-    gc.set_threshold(GC_THRESHOLD, 20, 20)
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # musl has none, and needs none
-        for parameter, value in MALLOC:
-            mallopt(parameter, value)
-
-
-def _give_memory_back(ended: threading.Event) -> None:
-    """Give back what is free between the blocks that stay: in weeks of mixed reading it adds up."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    while not ended.wait(TRIM_S):
-        give_spare_back()
-        if trim is not None:
-            trim(0)
 
 
 def _start_demo() -> "EmbeddedCloud":

@@ -25,7 +25,6 @@ _MODULES: Final = (
     "netrc",  # requests, for each new host
     "idna",  # requests, for a redirect to a host that is not ASCII
     "ctypes",  # `mountpoint.detach`
-    "tempfile",
     "concurrent.futures.thread",
     "email.message",  # heads of answers, and their dates
     "email.header",

@@ -16,6 +16,7 @@ from typing import Final
 from taskfs.buffers import LARGE, address_of, has_address
 from taskfs.decoders import crc32
 from taskfs.extents import BLOCK
+from taskfs.fallback import note_refusal
 
 SEGMENT_BLOCKS: Final = 64
 SEGMENT: Final = SEGMENT_BLOCKS * BLOCK
@@ -117,8 +118,9 @@ class Segment:
                     return os.pwrite(descriptor, run, at)
                 finally:
                     os.close(descriptor)
-            except OSError:
-                pass  # mostly a file system that cannot; what else is wrong, the checksum tells
+            except (OSError, AttributeError) as exc:
+                # Mostly a file system that cannot; what else is wrong, the checksum tells.
+                note_refusal("O_DIRECT", exc)
             finally:
                 _straight.release()
         return os.pwrite(self.descriptor, run, at)

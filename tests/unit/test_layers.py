@@ -15,8 +15,9 @@ PACKAGE: Final = ROOT / "taskfs"
 # A module may import those of the rows above it; modules of one row do not know each other. A new
 # module is a new word in the highest row that it can have.
 ROWS: Final = (
+    ("fallback",),
     ("errors", "redaction", "stats", "buffers", "clock", "pools", "notify", "heads", "sleepers"),
-    ("model", "options", "waiting", "igzip", "retries", "claims", "extents"),
+    ("model", "options", "waiting", "igzip", "retries", "claims", "extents", "memory"),
     (
         "config",
         "record",
@@ -87,10 +88,11 @@ THIRD_PARTY: Final = {
 # What the core must be usable without: it is all that stands above `operations`.
 ADAPTERS: Final = {
     *("operations", "wire", "places", "pushes", "dispatch", "channel", "session", "mount"),
-    *("daemon", "mountpoint", "notify", "refusals", "preload"),
+    *("daemon", "mountpoint", "notify", "refusals", "preload", "memory"),
 }
 READ_ENGINE: Final = {
     "claims",
+    "fallback",
     *("buffers", "zipend", "zipindex", "igzip", "decoders", "coverage", "blocks", "extents"),
     *("readahead", "rooms", "sleepers", "cursors", "pace", "inflate", "segments", "diskcache"),
     *("readers", "archive"),
