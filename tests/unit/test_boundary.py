@@ -5,11 +5,14 @@ Requests are the bytes that the kernel would send, and answers what it would get
 
 import errno
 import logging
+import os
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import pytest
 import requests
@@ -25,6 +28,7 @@ from taskfs.session import Session, interrupted
 from taskfs.shelf import CacheMode
 from taskfs.tree import Tree
 from taskfs.wire import Opcode, Packer
+from tests.mounts import ROOT
 
 FOREIGN = (
     requests.ConnectionError("refused"),
@@ -221,6 +225,47 @@ def test_the_mount_is_live_once_the_kernel_has_its_answer() -> None:
     assert ready == [1]
     [answer] = served.wire.sent
     assert struct.unpack_from("=IiQII", answer) == (len(answer), 0, 2, 7, 31)
+
+
+LARGE_PAGES: Final = """
+import mmap, os, struct, sys
+mmap.PAGESIZE = 65536
+from tests.unit.test_boundary import INIT, Failing, Served, request
+from taskfs.session import ROOM
+
+served = Served(Failing())
+served.wire.requests = [INIT]
+served.session.serve()
+[answer] = served.wire.sent
+*_, max_write, _, max_pages, _ = struct.unpack_from("=IIIIHHIIHH", answer, 16)
+print(max_pages * mmap.PAGESIZE, ROOM - max_write)
+attrs = served.session._dispatch._packer._attr((0o100644, 5, 1, 0, 0, 1))
+print(attrs[-2])
+"""
+
+
+def test_the_page_size_is_the_systems() -> None:
+    """README, Install: machines whose pages are of 64 KiB: a read is as long there, in pages."""
+    done = subprocess.run(
+        [sys.executable, "-c", LARGE_PAGES], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.split() == [str(1 << 20), "65536", "65536"], done.stderr
+
+
+@pytest.mark.parametrize("gone", [errno.ENODEV, errno.ECONNABORTED])
+def test_a_connection_that_is_gone_is_an_end_and_no_failure(gone: int) -> None:
+    """fuse(4): the device gives ENODEV once it is unmounted, ECONNABORTED once it is aborted."""
+    channel = Channel.__new__(Channel)
+    channel._device = -1
+
+    def refuse(*args: Any) -> int:
+        raise OSError(gone, os.strerror(gone))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "readv", refuse)
+        patched.setattr(os, "writev", refuse)
+        assert channel.receive(bytearray(100)) == 0
+        assert not channel.send([b"answer"])
 
 
 @pytest.mark.parametrize("version", [(7, 22), (6, 45), (8, 0)])
