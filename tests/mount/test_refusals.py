@@ -86,12 +86,21 @@ def test_of_an_ordinary_user(public_dir: Path, cloud: FakeCloud, flags: list[str
 @pytest.mark.mount
 @pytest.mark.parametrize("flags", FOREGROUND)
 @pytest.mark.parametrize(
-    ("change", "fix"), [("rm", "apt-get install fuse"), ("chmod 0750", "join its group")]
+    ("change", "fix"),
+    [
+        ("rm", "apt-get install fuse"),
+        ("chmod 0750", "join its group"),
+        (
+            "chmod u-s",
+            "/usr/bin/fusermount is not set-uid root: sudo chmod u+s /usr/bin/fusermount",
+        ),
+    ],
 )
 def test_without_fusermount(
     public_dir: Path, cloud: FakeCloud, flags: list[str], change: str, fix: str
 ) -> None:
-    """Issue 5.2: fusermount missing, or not for everybody: one line that names the fix."""
+    """Issue 5.2: fusermount missing, not for everybody, or without its set-uid bit: one line that
+    names the fix, the same as doctor's."""
     home = public_dir / "home"
     (home / "mnt").mkdir(parents=True)
     for place in (home, home / "mnt"):
@@ -106,6 +115,52 @@ def test_without_fusermount(
     environment = Taskfs(home, cloud).environment
     lines = in_own_devices(script, public_dir / "dev", "0666", **environment).splitlines()
     one_line(lines, fix)
+
+
+@pytest.mark.mount
+@pytest.mark.parametrize("state", ["alive", "dead"])
+def test_the_mount_of_another_user(public_dir: Path, cloud: FakeCloud, state: str) -> None:
+    """README, The end of a mount: `taskfs umount` of another user's mount says whose it is."""
+    home = public_dir / "home"
+    (home / "mnt").mkdir(parents=True)
+    end = "kill -9 $(cat DIR/mnt/.taskfs/stats.json | sed -n 's/.*\"pid\": \\([0-9]*\\).*/\\1/p')"
+    script = f"""
+    $PYTHON -m taskfs mount --allow-other {home}/mnt
+    [ {state} = alive ] || {{ {end.replace("DIR", str(home))}; sleep 0.5; }}
+    taskfs umount {home}/mnt 2>&1; echo "status $?"
+    taskfs umount --lazy {home}/mnt 2>&1; echo "status $?"
+    $PYTHON -m taskfs umount {home}/mnt; echo "root $?"
+    """
+    environment = Taskfs(home, cloud).environment
+    lines = in_own_devices(script, public_dir / "dev", "0666", **environment).splitlines()
+    for said in (lines[:2], lines[2:4]):
+        one_line(said, f"{home}/mnt was mounted by another user (uid 0): only that user and root")
+    assert lines[4:] == ["root 0"]
+
+
+@pytest.mark.mount
+def test_umount_without_mtab(public_dir: Path, cloud: FakeCloud) -> None:
+    """README, The end of a mount: without /etc/mtab, which fusermount reads, `taskfs umount` says
+    how to make it."""
+    home = public_dir / "home"
+    (home / "mnt").mkdir(parents=True)
+    for place in (home, home / "mnt"):
+        os.chown(place, NOBODY, NOBODY)
+    script = f"""
+    taskfs mount {home}/mnt; echo "mount $?"
+    mkdir {public_dir}/dev/upper {public_dir}/dev/work
+    mount -t overlay none /etc \
+        -o lowerdir=/etc,upperdir={public_dir}/dev/upper,workdir={public_dir}/dev/work
+    rm /etc/mtab
+    taskfs umount {home}/mnt 2>&1; echo "status $?"
+    ln -s /proc/self/mounts /etc/mtab
+    taskfs umount {home}/mnt 2>&1; echo "umount $?"
+    """
+    environment = Taskfs(home, cloud).environment
+    lines = in_own_devices(script, public_dir / "dev", "0666", **environment).splitlines()
+    assert lines[0] == "mount 0"
+    one_line(lines[1:3], "/etc/mtab is missing: sudo ln -s /proc/self/mounts /etc/mtab")
+    assert lines[3:] == ["umount 0"]
 
 
 @pytest.mark.mount
