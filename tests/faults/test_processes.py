@@ -1,6 +1,7 @@
 """Issue 4, point 7, processes: kill -9, signals, a busy mount, a crowd of readers, a start that is
 interrupted. Ctrl+C and blocked readers: test_interrupts.py; sleep and clocks: test_sleep.py."""
 
+import contextlib
 import errno
 import json
 import os
@@ -8,6 +9,7 @@ import random
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -155,6 +157,50 @@ def test_a_signal_at_any_time_of_a_start_leaves_no_mount(
         time.sleep(delay_s)
         process.send_signal(number)
         process.wait(20)
+    assert not is_mounted(place)
+
+
+FAILING_DEVICE: Final = """
+import errno, itertools, os, sys
+import taskfs.cli
+readv, reads, good = os.readv, itertools.count(1), int(sys.argv[1])
+
+def failing(*args):
+    received = readv(*args)
+    if next(reads) > good:
+        raise OSError(errno.EIO, "Input/output error")
+    return received
+
+os.readv = failing
+sys.exit(taskfs.cli.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("flags", [[], ["-f"]])
+@pytest.mark.parametrize("good", [0, 1, 20])
+def test_a_failure_that_ends_the_daemon_unmounts(
+    tmp_path: Path, cloud: FakeCloud, good: int, flags: list[str]
+) -> None:
+    """README, The end of a mount: a mount that fails to start leaves nothing mounted; a daemon that
+    a failure ends later unmounts."""
+    taskfs, place = Taskfs(tmp_path, cloud), tmp_path / "mnt"
+    place.mkdir()
+    words = [sys.executable, "-c", FAILING_DEVICE, str(good), "mount", *flags, str(place)]
+    with subprocess.Popen(
+        words, env=taskfs.environment, stderr=subprocess.PIPE, text=True, cwd="/"
+    ) as process:
+        if good > 1:
+            eventually(lambda: is_mounted(place))
+        with contextlib.suppress(OSError):
+            while good > 1 and is_mounted(place):
+                (place / ".taskfs/version").read_bytes()
+        assert process.stderr is not None
+        said = process.stderr.read()
+        process.wait(20)
+    if not good or flags:
+        assert process.returncode == 1
+        assert said.count("taskfs: the mount ended") == 1
+    eventually(lambda: not processes_of(place))
     assert not is_mounted(place)
 
 
