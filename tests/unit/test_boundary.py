@@ -252,6 +252,17 @@ def test_the_page_size_is_the_systems() -> None:
     assert done.stdout.split() == [str(1 << 20), "65536", "65536"], done.stderr
 
 
+def test_exports_are_not_offered_to_the_kernel() -> None:
+    """README, What is not promised: NFS export: FUSE_EXPORT_SUPPORT (1 << 4) says that handles live
+    longer than the kernel's names, which they do not."""
+    served = Served(Failing())
+    served.wire.requests = [INIT]
+    served.session.serve()
+    features = struct.unpack_from("=IIII", served.wire.sent[0], 16)[3]
+    assert features
+    assert not features & 1 << 4
+
+
 @pytest.mark.parametrize("gone", [errno.ENODEV, errno.ECONNABORTED])
 def test_a_connection_that_is_gone_is_an_end_and_no_failure(gone: int) -> None:
     """fuse(4): the device gives ENODEV once it is unmounted, ECONNABORTED once it is aborted."""
