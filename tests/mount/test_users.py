@@ -214,6 +214,38 @@ def test_an_ordinary_user_mounts_kills_and_unmounts(public_dir: Path, cloud: Fak
     eventually(lambda: str(home / "mnt") not in Path("/proc/self/mountinfo").read_text())
 
 
+def test_an_ordinary_user_repairs_a_dead_mount(public_dir: Path, cloud: FakeCloud) -> None:
+    """README, The end of a mount: `taskfs mount` on the directory of a dead mount repairs it, and
+    `taskfs umount` takes it away: fusermount lets its user do both."""
+    home = public_dir / "home"
+    (home / "mnt").mkdir(parents=True)
+    for place in (home, home / "mnt"):
+        os.chown(place, NOBODY, NOBODY)
+    script = f"""
+    as_nobody() {{ setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups "$@"; }}
+    end() {{
+        as_nobody cat {home}/mnt/.taskfs/stats.json > {home}/stats
+        kill -9 $(grep -o '"pid": [0-9]*' {home}/stats | tr -dc 0-9)
+        sleep 0.5
+        as_nobody cat {home}/mnt/.taskfs/version; echo "dead $?"
+    }}
+    taskfs mount {home}/mnt; echo "mount $?"
+    end
+    taskfs mount {home}/mnt; echo "repair $?"
+    as_nobody cat {home}/mnt/.taskfs/version >/dev/null; echo "alive $?"
+    end
+    taskfs umount {home}/mnt; echo "umount $?"
+    ls -A {home}/mnt; echo "empty $?"
+    """
+    environment = Taskfs(home, cloud).environment
+    said = in_own_devices(script, public_dir / "dev", "0666", **environment)
+    lines = [line for line in said.splitlines() if not line.startswith("cat: ")]
+    assert lines == [
+        *("mount 0", "dead 1", "repair 0", "alive 0", "dead 1", "umount 0", "empty 0"),
+    ]
+    assert said.count("not connected") == 2
+
+
 def test_a_background_process_that_cannot_begin_says_why(
     public_dir: Path, cloud: FakeCloud
 ) -> None:
