@@ -12,7 +12,6 @@ import shlex
 import shutil
 import stat
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -49,13 +48,12 @@ class _Mounted(NamedTuple):
 
 def _mounts() -> Iterator[_Mounted]:
     """Yield the mounts, as /proc/self/mountinfo (proc(5)) tells them."""
-    encoding = sys.getfilesystemencoding()  # as paths are decoded
-    with open("/proc/self/mountinfo", encoding=encoding, errors="surrogateescape") as lines:
+    with open("/proc/self/mountinfo", "rb") as lines:  # its names are bytes, in no encoding
         for line in lines:
-            head, _, tail = line.rstrip("\n").partition(" - ")
-            fields, rest = head.split(" "), tail.split(" ")
-            place = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), fields[4])
-            yield _Mounted(place, rest[0], fields[2], rest[-1])
+            head, _, tail = line.rstrip(b"\n").partition(b" - ")
+            fields, rest = head.split(b" "), tail.split(b" ")
+            place = re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), fields[4])
+            yield _Mounted(*map(os.fsdecode, (place, rest[0], fields[2], rest[-1])))
 
 
 def _mounted(mountpoint: Path) -> list[_Mounted]:
@@ -245,7 +243,7 @@ def _ask_pid(mountpoint: Path) -> int | None:
 
     def ask() -> int | None:
         try:
-            return int(json.loads((mountpoint / ".taskfs/stats.json").read_text())["pid"])
+            return int(json.loads((mountpoint / ".taskfs/stats.json").read_bytes())["pid"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
