@@ -171,3 +171,57 @@ def test_no_module_is_imported_once_all_are_loaded(cloud: FakeCloud, tmp_path: P
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
+
+
+CROWD: Final = """
+import sys, threading, time, traceback
+import taskfs.compose
+from taskfs import decoders, errors, igzip, preload, retries
+
+failed = []
+gate = threading.Barrier(9)
+
+def fail_once():
+    def attempt(budget):
+        if tries.pop():
+            raise retries.Transient(errors.Unavailable("503"))
+        return True
+    tries = [0, 1]
+    budget = retries.Budget(10.0, time.monotonic())
+    assert retries.retrying(attempt, budget, lambda *failure: None)
+
+def decode():
+    assert decoders.make_deflate_decoder()
+    "gr\\xfc\\xdfe.example".encode("idna"), b"\\x81".decode("cp437")
+
+def explain():
+    try:
+        [1, 2][1] / 0
+    except ZeroDivisionError:
+        traceback.format_exc()
+
+def run(work):
+    gate.wait()
+    try:
+        work()
+    except BaseException:
+        failed.append(traceback.format_exc())
+
+works = [preload.load_rest, *([fail_once, decode, explain] * 2), fail_once, decode]
+threads = [threading.Thread(target=run, args=(work,), daemon=True) for work in works]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join(20)
+print(*failed, sum(thread.is_alive() for thread in threads))
+"""
+
+
+@pytest.mark.parametrize("attempt", range(4))
+def test_requests_that_import_meanwhile_neither_wait_for_ever_nor_fail(attempt: int) -> None:
+    """README, The end of a mount: A running mount keeps working: what requests import while the
+    rest is loaded, each of them gets."""
+    done = subprocess.run(
+        [sys.executable, "-c", CROWD], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "0\n", done.stdout + done.stderr
