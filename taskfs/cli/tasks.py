@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from taskfs.cli import candidates
+from taskfs.cli import candidates, columns
 from taskfs.cli.console import (
     complain,
     known_task,
@@ -36,7 +36,10 @@ if TYPE_CHECKING:
 
 KILL_POLL_S = 1.0
 LISTED_BY_DEFAULT = 10  # as `inductiva tasks list`
-TITLES = ("ID", "Simulator", "Status", "Submitted", "Computation time", "Machine")
+COLUMNS = (
+    *(columns.ID, columns.SIMULATOR, columns.STATUS),
+    *(columns.SUBMITTED, columns.COMPUTATION_TIME, columns.MACHINE),
+)
 
 
 def parse_task_id(text: str) -> str:
@@ -65,8 +68,9 @@ def parse_task_id(text: str) -> str:
 def list_tasks(settings: Settings, count: int | None, everything: bool, as_json: bool) -> None:
     """List tasks, the newest first.
 
-    A table on a terminal; else plain lines of aligned columns, in which nothing is cut. Times are
-    local. The computation time of a task that still computes counts up to now.
+    A table on a terminal, which leaves out the least important columns where it is narrow; else
+    plain lines with all columns, aligned. Nothing is ever cut. Times are local. The computation
+    time of a task that still computes counts up to now.
     """
     if count and everything:
         raise click.UsageError("-n and --all exclude each other")
@@ -76,7 +80,7 @@ def list_tasks(settings: Settings, count: int | None, everything: bool, as_json:
     if as_json:
         click.echo(json.dumps([json.loads(task.record) for task in tasks], indent=2))
     elif tasks:
-        print_table(TITLES, [_row(task) for task in tasks])
+        print_table(COLUMNS, [_row(task) for task in tasks])
     else:
         click.echo("No tasks found.", err=True)
 

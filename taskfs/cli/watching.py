@@ -16,7 +16,7 @@ import click
 from taskfs.cli.console import is_terminal, open_session, print_table, with_fix
 from taskfs.cli.keys import HangUp, unbuffered
 from taskfs.cli.options import Settings, config_options
-from taskfs.cli.unfinished import TITLES, Snapshot, Unfinished
+from taskfs.cli.unfinished import COLUMNS, Snapshot, Unfinished
 from taskfs.cli.watchscreen import Screen
 from taskfs.errors import ConfigError, TaskFSError
 
@@ -64,7 +64,7 @@ def _print_once(snapshot: Snapshot, as_json: bool) -> None:
         click.echo(json.dumps([snapshot.record(task) for task in snapshot.tasks], indent=2))
     elif snapshot.tasks:
         now_ns = time.time_ns()
-        print_table(TITLES, [snapshot.row(task, now_ns) for task in snapshot.tasks])
+        print_table(COLUMNS, [snapshot.row(task, now_ns) for task in snapshot.tasks])
     else:
         click.echo("No unfinished tasks.", err=True)
 
