@@ -27,12 +27,14 @@ from taskfs.errors import (
     TaskFSError,
     Unavailable,
 )
-from taskfs.model import Task, TaskAPI, TaskStatus, format_elapsed
+from taskfs.filter_check import check_filter, statuses_explained
+from taskfs.model import Task, TaskStatus, format_elapsed
 from taskfs.options import parse_positive_duration
 
 if TYPE_CHECKING:
     from taskfs.api import TaskClient
     from taskfs.config import Config
+    from taskfs.offline import OfflineAPI
 
 KILL_POLL_S = 1.0
 LISTED_BY_DEFAULT = 10  # as `inductiva tasks list`
@@ -76,7 +78,9 @@ def list_tasks(settings: Settings, count: int | None, everything: bool, as_json:
         raise click.UsageError("-n and --all exclude each other")
     limit = None if everything else count or LISTED_BY_DEFAULT
     with open_reading(settings) as (config, client):
-        tasks = _matching(client, config, limit)
+        with statuses_explained(config.status):
+            tasks = _matching(client, config, limit)
+        check_filter(client, config.project, config.status, tasks)
     if as_json:
         click.echo(json.dumps([json.loads(task.record) for task in tasks], indent=2))
     elif tasks:
@@ -85,7 +89,7 @@ def list_tasks(settings: Settings, count: int | None, everything: bool, as_json:
         click.echo("No tasks found.", err=True)
 
 
-def _matching(client: TaskAPI, config: "Config", limit: int | None) -> list[Task]:
+def _matching(client: "TaskClient | OfflineAPI", config: "Config", limit: int | None) -> list[Task]:
     """Return the newest *limit* tasks of the project that have one of the statuses."""
     found = [
         task

@@ -29,6 +29,7 @@ ROWS: Final = (
         "blocks",
         "rooms",
         "decoders",
+        "filter_check",
         "scope",
         "singleflight",
     ),
