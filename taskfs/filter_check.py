@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Protocol
 
-from taskfs.errors import BadAnswer, ConfigError, NotFound
+from taskfs.errors import BadAnswer, ConfigError, TaskFSError
 from taskfs.model import KNOWN_STATUSES, Task
 from taskfs.options import near_matches
 
@@ -89,7 +89,7 @@ def _has_status(api: Lister, status: str) -> bool:
 def _check_project(api: Lister, project: str) -> None:
     try:
         names = [str(record.get("name", "")) for record in api.list_projects()]
-    except (BadAnswer, NotFound) as exc:
+    except TaskFSError as exc:  # the listing itself succeeded
         log.info("the project %r was not checked: %s", project, exc)
         return
     # The list of projects may be incomplete, so a task of the project counts too.
