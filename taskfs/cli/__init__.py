@@ -56,6 +56,15 @@ class _Commands(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            from taskfs.cli.suggestions import no_such_command
+
+            ctx.fail(no_such_command(args[0], COMMANDS))
+        return super().resolve_command(ctx, args)
+
 
 @click.group(
     cls=_Commands,
@@ -103,7 +112,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _leave_at_once(BROKEN_PIPE)
     except click.UsageError as exc:
         command = exc.ctx.command_path if exc.ctx else "taskfs"
-        complain(f"{exc.format_message().rstrip('.')} (see `{command} --help`)")
+        from taskfs.cli.suggestions import usage_text
+
+        complain(f"{usage_text(exc)} (see `{command} --help`)")
         status = exc.exit_code
     except click.ClickException as exc:
         complain(exc.format_message())

@@ -56,6 +56,7 @@ ROWS: Final = (
     ("session",),
     ("mount",),
     ("cli.candidates", "cli.columns", "cli.demo_environment", "cli.filetypes", "cli.manpage"),
+    ("cli.suggestions",),
     ("cli.options",),
     ("cli.console", "cli.keys"),
     ("cli.report",),
