@@ -14,6 +14,8 @@ _SYNONYMS: Final = {
     "get": "download",
     "help": "--help",
     "ls": "list",
+    "man": "manpage",
+    "manual": "manpage",
     "ps": "list",
     "rm": "kill",
     "show": "info",

@@ -56,7 +56,7 @@ ROWS: Final = (
     ("session",),
     ("mount",),
     ("cli.candidates", "cli.columns", "cli.demo_environment", "cli.filetypes", "cli.manpage"),
-    ("cli.suggestions",),
+    ("cli.suggestions", "cli.manual_command"),
     ("cli.options",),
     ("cli.console", "cli.keys"),
     ("cli.report",),
