@@ -97,6 +97,7 @@ def run() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; each failure is one line on standard error."""
+    _open_standard_streams()
     if COMPLETING in os.environ:
         from taskfs.cli.completion import answer
 
@@ -132,6 +133,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complain(f"unexpected error: {type(exc).__name__}: {exc} (-vv shows where)")
         status = 1
     return status
+
+
+def _open_standard_streams() -> None:
+    """Occupy the descriptors 0 to 2 that the caller closed, and give Python streams for them.
+
+    Otherwise the first sockets and files would get their numbers, and what is printed would go
+    there. What is printed to a closed descriptor fails (EBADF), as it does with other programs.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            stream = open(  # noqa: SIM115  # for the rest of the process
+                number, "w" if number else "r", errors="backslashreplace", closefd=False
+            )
+            setattr(sys, name, stream)
 
 
 def _run(arguments: list[str]) -> int:

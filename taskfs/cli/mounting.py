@@ -12,7 +12,7 @@ import click
 from taskfs.cli import candidates
 from taskfs.cli.console import configure_logging
 from taskfs.cli.options import EPILOG, Settings, config_options, reads
-from taskfs.errors import ConfigError
+from taskfs.errors import ConfigError, MountError
 from taskfs.installation import extra_fix
 from taskfs.mountpoint import is_dead
 from taskfs.mountpoint import umount as unmount
@@ -114,13 +114,23 @@ def demo(
 
         return click.echo("\n".join(exports(place)))
     if not is_dead(place):  # what a killed daemon left there is repaired by the mount
-        place.mkdir(parents=True, exist_ok=True)
+        _make(place)
     settings.flags["demo"] = True
     mount_tasks(settings, place, foreground=foreground)
     if not foreground:
         from taskfs.cli.demo_environment import instructions
 
         click.echo(instructions(place))
+
+
+def _make(place: Path) -> None:
+    """Make the directory *place* where it is missing; the mount says what is wrong with others."""
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise MountError(f"{place} is not a directory: choose another") from None
+    except OSError as exc:
+        raise MountError(f"{place} cannot be made ({exc.strerror}): choose another") from exc
 
 
 def mount_tasks(settings: Settings, mountpoint: Path, *, foreground: bool) -> None:

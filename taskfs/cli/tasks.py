@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from taskfs.offline import OfflineAPI
 
 KILL_POLL_S = 1.0
+MAX_ID = 255  # characters: an id is the name of a directory
 LISTED_BY_DEFAULT = 10  # as `inductiva tasks list`
 COLUMNS = (
     *(columns.ID, columns.SIMULATOR, columns.STATUS),
@@ -47,8 +48,9 @@ COLUMNS = (
 def parse_task_id(text: str) -> str:
     """Return the id of a task, of which nothing more is asked than that it can be one."""
     task_id = text.strip().rstrip("/")  # as the shell completes a task's directory
-    if not task_id or "/" in task_id or task_id.startswith("."):
-        raise ConfigError(f"{text!r} is not the id of a task: see `taskfs list`")
+    if not task_id or "/" in task_id or task_id.startswith(".") or len(task_id) > MAX_ID:
+        shown = text if len(text) <= MAX_ID else f"{text[:40]}..."
+        raise ConfigError(f"{shown!r} is not the id of a task: see `taskfs list`")
     return task_id
 
 

@@ -80,6 +80,7 @@ def test_version(bare: Command) -> None:
         (("mount", "--cache-size", "big", "/x"), "'big' is not a size: write 10G"),
         (("kill",), "Missing argument"),
         (("info", "a/b"), "not the id of a task"),
+        (("info", "x" * 5000), "xxx...' is not the id of a task"),
         (("list", "-n", "0"), "0 is not in the range"),
         (("list", "-n", "3", "--all"), "exclude each other"),
         (("wait", "--timeout", "0", "x"), "above 0"),
@@ -191,6 +192,68 @@ def test_a_full_disk_is_an_error(taskfs: Command, cloud: FakeCloud) -> None:
         )
     assert done.returncode == 1
     assert done.stderr == "taskfs: No space left on device\n"
+
+
+@pytest.mark.parametrize("command", ["list", "--help", "doctor", "manpage", "watch --once"])
+def test_a_closed_standard_output_is_an_error(
+    taskfs: Command, cloud: FakeCloud, command: str
+) -> None:
+    """README, Commands: Each failure is one line on standard error: also that of printing, which
+    other programs report as EBADF."""
+    cloud.add_task(status="started")
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"{' '.join(COMMAND)} {command} >&-"],
+        env=taskfs.environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=30,
+    )
+    assert (done.returncode, done.stderr) == (1, "taskfs: Bad file descriptor\n")
+
+
+def test_a_command_that_prints_nothing_needs_no_standard_output(
+    taskfs: Command, cloud: FakeCloud
+) -> None:
+    """A cron job may close standard output, and the files that are opened next get its number: none
+    of them may receive what is printed."""
+    task = cloud.add_task(outputs={"a.txt": b"hello"})
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"{' '.join(COMMAND)} download {task} >&- <&-"],
+        cwd=taskfs.cwd,
+        env=taskfs.environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=30,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    found = [path for path in (taskfs.cwd / "inductiva_output").rglob("*") if path.is_file()]
+    assert [path.read_bytes() for path in found] == [b"hello"]
+
+
+def test_an_empty_path_is_a_slip(bare: Command) -> None:
+    """An unset variable in `taskfs mount "$DIR"` must not mount on the current directory."""
+    for command in (
+        ("mount", ""),
+        ("umount", ""),
+        ("demo", ""),
+        ("mount", "--cache-dir", "", "/x"),
+    ):
+        done = bare(*command)
+        assert (done.returncode, done.stdout) == (2, ""), command
+        assert "the path is empty" in done.stderr and done.stderr.count("\n") == 1
+    done = bare("mount", "-o", "cache_dir=", "/x", INDUCTIVA_API_KEY="k")
+    assert done.returncode == 1 and "the path is empty" in done.stderr
+
+
+def test_a_demo_on_a_file_says_so(bare: Command) -> None:
+    """README, Commands: Each failure is one line on standard error that names the fix."""
+    (bare.cwd / "file").touch()
+    for place in ("file", "file/x"):
+        done = bare("demo", place)
+        assert done.returncode == 1
+        assert done.stderr == f"taskfs: {bare.cwd / place} is not a directory: choose another\n"
+    done = bare("demo", "/proc/nosuch")
+    assert done.returncode == 1 and "/proc/nosuch cannot be made" in done.stderr
 
 
 def test_closed_standard_streams(taskfs: Command, cloud: FakeCloud) -> None:
