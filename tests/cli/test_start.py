@@ -1,6 +1,7 @@
 """`taskfs` itself: it starts fast and without libfuse, and every failure is one line."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -265,3 +266,30 @@ def test_closed_standard_streams(taskfs: Command, cloud: FakeCloud) -> None:
         timeout=30,
     )
     assert done.returncode in (0, 1)
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_ctrl_c_during_the_imports_is_silent(bare: Command, ignored: bool) -> None:
+    """README, Commands: 130 after Ctrl+C, and never a traceback: at the very start too."""
+    (bare.cwd / "lib").mkdir()
+    # In the place of click: it is interrupted while it is imported, and imports the real one then.
+    (bare.cwd / "lib" / "click.py").write_text(
+        "import os, signal, sys\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.path.remove(os.path.dirname(__file__)); del sys.modules['click']\n"
+        "import click\n"
+    )
+    path = f"{bare.cwd / 'lib'}{os.pathsep}{bare.environment['PYTHONPATH']}"
+    if ignored:  # as in a script that runs in the background
+        done = subprocess.run(
+            ["/bin/sh", "-c", f"trap '' INT; {' '.join(COMMAND)} --version"],
+            env=bare.environment | {"PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("taskfs ")
+        return
+    process = bare.start("--version", PYTHONPATH=path)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (-signal.SIGINT, "", "")  # to a shell this is 130
