@@ -13,7 +13,6 @@ from taskfs.cli import candidates
 from taskfs.cli.console import configure_logging
 from taskfs.cli.options import EPILOG, Settings, config_options, reads
 from taskfs.errors import ConfigError, MountError
-from taskfs.installation import extra_fix
 from taskfs.mountpoint import is_dead
 from taskfs.mountpoint import umount as unmount
 from taskfs.options import parse_path
@@ -167,4 +166,6 @@ def _serve(settings: Settings, port: int) -> None:
 def _require_demo() -> None:
     """Raise the error that says how to install the web framework, unless it is there."""
     if find_spec("aiohttp") is None:
+        from taskfs.installation import extra_fix
+
         raise ConfigError(f"taskfs demo needs the extra `demo`: {extra_fix('demo')}")
