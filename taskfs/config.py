@@ -232,7 +232,8 @@ def _read_file(named: Path | None) -> tuple[Path | None, dict[str, str]]:
             return path, {}
         raise ConfigError(f"--config: there is no file {path}") from None
     except OSError as exc:
-        raise ConfigError(f"{path} cannot be read: {exc.strerror}") from None
+        fix = "name another with --config, or set HOME to your own"
+        raise ConfigError(f"{path} cannot be read ({exc.strerror}): {fix}") from None
     return path, dict(_file_settings(path, content))
 
 

@@ -18,6 +18,7 @@ from taskfs import daemon, logs, memory, mountpoint
 from taskfs.config import Config, Secret
 from taskfs.errors import BadAnswer, MountError, TaskFSError, Unavailable
 from taskfs.fallback import note_refusal
+from taskfs.filter_check import check_filter, statuses_explained
 from taskfs.notify import READY, STOPPING, ServiceManager
 from taskfs.opening import Opening
 from taskfs.refusals import CONTAINER, NEEDS_ALLOW_OTHER, explain
@@ -208,7 +209,11 @@ def _begin(core: "Core", config: Config, opening: Opening | None) -> None:
     if config.offline:
         core.client.check()
     try:
-        core.begin(opening.asked if opening else None)
+        with statuses_explained(config.status):
+            core.begin(opening.asked if opening else None)
+        if config.project is not None or config.status:
+            tasks = core.tree.parts.records.listing()
+            check_filter(core.client, config.project, config.status, tasks)
     except (Unavailable, BadAnswer) as exc:
         count = len(core.ledger.tasks()) if core.ledger is not None else 0
         if not count:

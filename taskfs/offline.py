@@ -82,6 +82,11 @@ class OfflineAPI:
         ]
         return found[:last]
 
+    def list_projects(self) -> list[dict[str, Any]]:
+        """Return the projects of the finished tasks, each with its name."""
+        names = {task.project for task in self._tasks.values() if task.project is not None}
+        return [{"name": name} for name in sorted(names)]
+
     def get_task(self, task_id: str) -> Task:
         """Return a finished task; NotCached for any other, whether there is one or not."""
         task = self._tasks.get(task_id)

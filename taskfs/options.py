@@ -71,6 +71,8 @@ def parse_words(text: str) -> tuple[str, ...]:
 
 def parse_path(text: str) -> Path:
     """Return *text* as an absolute path; `~` is the user's home. The daemon's directory is `/`."""
+    if not text.strip():  # an unset variable of a script; the current directory is written `.`
+        raise ConfigError("the path is empty: write one, or . for the current directory")
     expanded = os.path.expanduser(text)
     if expanded.startswith("~"):  # nobody knows that user, or us and there is no HOME
         raise ConfigError(f"{text!r}: there is no such home directory: write the whole path")
@@ -295,6 +297,8 @@ def parse_mount_options(text: str, *, sloppy: bool = False) -> dict[str, str]:
             raise ConfigError("-o: a key cannot be an option: use api_key_file=FILE")
         elif plain == "remount":
             raise ConfigError("-o: taskfs cannot be remounted: unmount it, and mount it anew")
+        elif name in _SYNONYMS:
+            raise ConfigError(f"-o: {name} takes no value: write {name}")
         elif plain not in known:
             if sloppy:
                 continue

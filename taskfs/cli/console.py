@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, TextIO
 
+from taskfs.cli.columns import GAP, Column, columns_that_fit
 from taskfs.cli.options import Settings
 from taskfs.config import Config
 from taskfs.errors import AccessDenied, ConfigError, NotFound, TaskFSError, Unavailable
@@ -112,15 +113,16 @@ def is_terminal(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
 
 
-def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table: drawn on a terminal, else plain aligned columns in which nothing is cut.
+def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table: on a terminal the columns that fit, elsewhere all of them as plain text.
 
-    The first column is never cut, on a terminal either.
+    No cell is cut. Where the columns that always stay do not fit either, each cell has a line.
     """
     rows = [[printable(cell) for cell in row] for row in rows]
     if is_terminal(sys.stdout):
-        _draw_table(titles, rows)
+        _draw_table(columns, rows)
     else:
+        titles = [column.title for column in columns]
         sys.stdout.writelines(f"{line}\n" for line in aligned([titles, *rows]))
 
 
@@ -132,19 +134,29 @@ def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
         yield "  ".join(cells).rstrip()
 
 
-def _draw_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _draw_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for number, title in enumerate(titles):
-        table.add_column(title, no_wrap=number == 0, overflow="fold")
-        if number == 0:
-            table.columns[0].min_width = max((len(row[0]) for row in rows), default=0)
-    for row in rows:
-        table.add_row(*(Text(cell, STATUS_STYLES.get(cell, "")) for cell in row))
-    Console().print(table)
+    console = Console()
+    shown = columns_that_fit(columns, rows, console.width, cell_len)
+    lines = [[Text(columns[number].title, "bold") for number in shown]]
+    lines += [[Text(row[n], STATUS_STYLES.get(row[n], "")) for n in shown] for row in rows]
+    widths = [max(cell.cell_len for cell in column) for column in zip(*lines, strict=True)]
+    if sum(widths) + GAP * (len(widths) - 1) > console.width:
+        for first, *others in lines:
+            console.print(first, soft_wrap=True)
+            for cell in others:
+                console.print(Text(" " * GAP) + cell, soft_wrap=True)
+        return
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, GAP, 0, 0))
+    for _ in shown:
+        table.add_column(no_wrap=True)
+    for line in lines:
+        table.add_row(*line)
+    console.print(table)
 
 
 STATUS_STYLES = {"success": "green", "failed": "red", "killed": "yellow", "pending-kill": "yellow"}

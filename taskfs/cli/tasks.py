@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from taskfs.cli import candidates
+from taskfs.cli import candidates, columns
 from taskfs.cli.console import (
     complain,
     known_task,
@@ -27,23 +27,30 @@ from taskfs.errors import (
     TaskFSError,
     Unavailable,
 )
-from taskfs.model import Task, TaskAPI, TaskStatus, format_elapsed
+from taskfs.filter_check import check_filter, statuses_explained
+from taskfs.model import Task, TaskStatus, format_elapsed
 from taskfs.options import parse_positive_duration
 
 if TYPE_CHECKING:
     from taskfs.api import TaskClient
     from taskfs.config import Config
+    from taskfs.offline import OfflineAPI
 
 KILL_POLL_S = 1.0
+MAX_ID = 255  # characters: an id is the name of a directory
 LISTED_BY_DEFAULT = 10  # as `inductiva tasks list`
-TITLES = ("ID", "Simulator", "Status", "Submitted", "Computation time", "Machine")
+COLUMNS = (
+    *(columns.ID, columns.SIMULATOR, columns.STATUS),
+    *(columns.SUBMITTED, columns.COMPUTATION_TIME, columns.MACHINE),
+)
 
 
 def parse_task_id(text: str) -> str:
     """Return the id of a task, of which nothing more is asked than that it can be one."""
     task_id = text.strip().rstrip("/")  # as the shell completes a task's directory
-    if not task_id or "/" in task_id or task_id.startswith("."):
-        raise ConfigError(f"{text!r} is not the id of a task: see `taskfs list`")
+    if not task_id or "/" in task_id or task_id.startswith(".") or len(task_id) > MAX_ID:
+        shown = text if len(text) <= MAX_ID else f"{text[:40]}..."
+        raise ConfigError(f"{shown!r} is not the id of a task: see `taskfs list`")
     return task_id
 
 
@@ -65,23 +72,26 @@ def parse_task_id(text: str) -> str:
 def list_tasks(settings: Settings, count: int | None, everything: bool, as_json: bool) -> None:
     """List tasks, the newest first.
 
-    A table on a terminal; else plain lines of aligned columns, in which nothing is cut. Times are
-    local. The computation time of a task that still computes counts up to now.
+    A table on a terminal, which leaves out the least important columns where it is narrow; else
+    plain lines with all columns, aligned. Nothing is ever cut. Times are local. The computation
+    time of a task that still computes counts up to now.
     """
     if count and everything:
         raise click.UsageError("-n and --all exclude each other")
     limit = None if everything else count or LISTED_BY_DEFAULT
     with open_reading(settings) as (config, client):
-        tasks = _matching(client, config, limit)
+        with statuses_explained(config.status):
+            tasks = _matching(client, config, limit)
+        check_filter(client, config.project, config.status, tasks)
     if as_json:
         click.echo(json.dumps([json.loads(task.record) for task in tasks], indent=2))
     elif tasks:
-        print_table(TITLES, [_row(task) for task in tasks])
+        print_table(COLUMNS, [_row(task) for task in tasks])
     else:
         click.echo("No tasks found.", err=True)
 
 
-def _matching(client: TaskAPI, config: "Config", limit: int | None) -> list[Task]:
+def _matching(client: "TaskClient | OfflineAPI", config: "Config", limit: int | None) -> list[Task]:
     """Return the newest *limit* tasks of the project that have one of the statuses."""
     found = [
         task

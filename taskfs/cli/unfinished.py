@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from taskfs.cli import columns
 from taskfs.cli.report import format_money
 from taskfs.errors import TaskFSError
 from taskfs.model import Task, format_elapsed
@@ -19,8 +20,9 @@ from taskfs.model import Task, format_elapsed
 if TYPE_CHECKING:
     from taskfs.api import TaskClient
 
-TITLES: Final = (
-    *("ID", "Simulator", "Status", "Queue", "Computation time", "Machine", "Cost (US$)"),
+COLUMNS: Final = (
+    *(columns.ID, columns.SIMULATOR, columns.STATUS, columns.QUEUE),
+    *(columns.COMPUTATION_TIME, columns.MACHINE, columns.COST),
 )
 QUEUED: Final = "submitted"
 # A place in the queue is asked for again when a task has left the queue, and after so long.
@@ -46,7 +48,7 @@ class Snapshot:
         return record
 
     def row(self, task: Task, now_ns: int) -> tuple[str, ...]:
-        """Return the task's cells, in the order of `TITLES`."""
+        """Return the task's cells, in the order of `COLUMNS`."""
         ahead = self.tasks_ahead.get(task.id)
         cost = json.loads(task.record).get("estimated_computation_cost")
         return (

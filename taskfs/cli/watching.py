@@ -16,9 +16,10 @@ import click
 from taskfs.cli.console import is_terminal, open_session, print_table, with_fix
 from taskfs.cli.keys import HangUp, unbuffered
 from taskfs.cli.options import Settings, config_options
-from taskfs.cli.unfinished import TITLES, Snapshot, Unfinished
+from taskfs.cli.unfinished import COLUMNS, MAX_ASKED, Snapshot, Unfinished
 from taskfs.cli.watchscreen import Screen
 from taskfs.errors import ConfigError, TaskFSError
+from taskfs.filter_check import check_filter
 
 if TYPE_CHECKING:
     from taskfs.api import TaskClient
@@ -53,10 +54,12 @@ def watch(settings: Settings, once: bool, as_json: bool) -> None:
         raise ConfigError(NO_TERMINAL)
     with open_session(settings) as (config, client):
         tasks = Unfinished(client, config.project, config.status)
+        first = tasks.refresh(max_asked=None if once or as_json else MAX_ASKED)
+        check_filter(client, config.project, config.status, first.tasks)
         if once or as_json:
-            _print_once(tasks.refresh(max_asked=None), as_json)
+            _print_once(first, as_json)
         else:
-            _Watch(config, client, tasks).until_left()
+            _Watch(config, client, tasks).until_left(first)
 
 
 def _print_once(snapshot: Snapshot, as_json: bool) -> None:
@@ -64,7 +67,7 @@ def _print_once(snapshot: Snapshot, as_json: bool) -> None:
         click.echo(json.dumps([snapshot.record(task) for task in snapshot.tasks], indent=2))
     elif snapshot.tasks:
         now_ns = time.time_ns()
-        print_table(TITLES, [snapshot.row(task, now_ns) for task in snapshot.tasks])
+        print_table(COLUMNS, [snapshot.row(task, now_ns) for task in snapshot.tasks])
     else:
         click.echo("No unfinished tasks.", err=True)
 
@@ -83,13 +86,13 @@ class _Watch:
         self._kills: dict[Future[Any], str] = {}
         self._outcomes: list[str] = []
 
-    def until_left(self) -> None:
-        """Show the table until somebody leaves it; then print what became of the kills."""
+    def until_left(self, first: Snapshot) -> None:
+        """Show *first* and later ones until the user leaves; then print what the kills did."""
         if not self._config.log_file:
             from taskfs import logs
 
             logs.log_nowhere()
-        self._screen.show(self._tasks.refresh())  # what is wrong with the key is said at once
+        self._screen.show(first)
         threading.Thread(target=self._follow, name="taskfs-watch", daemon=True).start()
         killing = ThreadPoolExecutor(1, thread_name_prefix="taskfs-kill")
         try:

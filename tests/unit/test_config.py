@@ -394,7 +394,7 @@ class TestMountOptions:
             ("frobnicate", "unknown option 'frobnicate'"),
             ("cache_size", "needs a value: cache_size=SIZE"),
             ("api_key=secret", "api_key_file"),
-            ("ro=1", "unknown option 'ro'"),
+            ("ro=1", "ro takes no value: write ro"),
             ("remount,ro", "cannot be remounted: unmount it"),
         ],
     )
