@@ -4,7 +4,6 @@ After these come the places where the service's own client looks, then the defau
 `options.OPTIONS` say what there is; here it is decided which source wins.
 """
 
-import ipaddress
 import os
 import re
 import sys
@@ -16,6 +15,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from taskfs.errors import ConfigError
+from taskfs.loopback import is_loopback
 from taskfs.options import (
     BY_NAME,
     FSSPEC,
@@ -268,20 +268,11 @@ def _check_api_url(url: str, insecure_http: bool) -> str:
         raise ConfigError("api_url must be https://HOST[:PORT][/PATH], with nothing else in it")
     if parts.scheme not in {"http", "https"} or not host:
         raise ConfigError(f"api_url {url!r} is not a web address: write https://HOST[:PORT]")
-    if parts.scheme == "http" and not insecure_http and not _is_loopback(host):
+    if parts.scheme == "http" and not insecure_http and not is_loopback(host):
         raise ConfigError(
             f"api_url {url!r} would send the key in clear text: use https, or --insecure-http"
         )
     return url.strip().rstrip("/")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":  # what a name server makes of NAME.localhost nobody knows
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _look_for_key(layers: _Layers) -> FoundKey | None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from taskfs import daemon, logs, mountpoint
 from taskfs.buffers import give_spare_back
 from taskfs.config import Config, Secret
-from taskfs.errors import BadAnswer, MountError, TaskFSError, Unavailable
+from taskfs.errors import BadAnswer, MountError, TaskFSError, Unavailable, Unreachable
 from taskfs.notify import READY, STOPPING, ServiceManager
 from taskfs.opening import Opening
 from taskfs.refusals import CONTAINER, NEEDS_ALLOW_OTHER, explain
@@ -196,9 +196,10 @@ def _begin(core: "Core", config: Config, opening: Opening | None) -> None:
         count = len(core.ledger.tasks()) if core.ledger is not None else 0
         if not count:
             raise
+        has_fix = isinstance(exc, Unreachable) or "--api-url" in str(exc)
+        fix = "" if has_fix else ": check the network and --api-url (`taskfs doctor`)"
         raise MountError(
-            f"{exc}: check the network and --api-url (`taskfs doctor`), or see the finished tasks "
-            f"that are cached ({count}) with --offline"
+            f"{exc}{fix}, or see the finished tasks that are cached ({count}) with --offline"
         ) from exc
 
 

@@ -28,7 +28,7 @@ _FIXES: dict[type[Exception], str] = {
 def with_fix(exc: TaskFSError) -> str:
     """Return the error's text, with what to do where only we know it."""
     fix = _FIXES.get(type(exc))
-    return f"{exc}: {fix}" if fix else str(exc)
+    return f"{str(exc).rstrip('.')}: {fix}" if fix else str(exc)
 
 
 @contextlib.contextmanager

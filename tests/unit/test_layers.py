@@ -15,7 +15,9 @@ PACKAGE: Final = ROOT / "taskfs"
 # A module may import those of the rows above it; modules of one row do not know each other. A new
 # module is a new word in the highest row that it can have.
 ROWS: Final = (
-    ("errors", "redaction", "stats", "buffers", "clock", "pools", "notify", "heads", "sleepers"),
+    ("errors", "redaction", "stats", "buffers", "clock", "pools", "notify", "sleepers"),
+    ("installation", "loopback", "trust"),
+    ("heads", "http_session", "connection_errors"),
     ("model", "options", "waiting", "igzip", "retries", "claims", "extents"),
     (
         "config",
@@ -69,8 +71,9 @@ ROWS: Final = (
 # Third-party code, and the only modules that may import it.
 THIRD_PARTY: Final = {
     "fuse": {"channel"},
-    "requests": {"transport", "store", "heads"},
-    "urllib3": {"transport", "heads"},
+    "requests": {"transport", "store", "heads", "http_session", "connection_errors"},
+    "urllib3": {"transport", "heads", "trust", "connection_errors"},
+    "certifi": {"trust"},
     "tenacity": {"retries"},
     "fsspec": {"filesystem"},
     "cachetools": {"records", "shelf", "texts", "tree", "archive"},
