@@ -10,11 +10,11 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from taskfs import daemon, logs, mountpoint
+from taskfs import __version__, daemon, logs, mountpoint
 from taskfs.buffers import give_spare_back
 from taskfs.config import Config, Secret
 from taskfs.errors import BadAnswer, MountError, TaskFSError, Unavailable, Unreachable
@@ -168,7 +168,10 @@ def _serve(
 
     def on_ready() -> None:
         live.set()
-        log.info("mounted on %s", place)
+        log.info(
+            "taskfs %s mounted on %s, pid %d, options: %s",
+            *(__version__, place, os.getpid(), _changed_options(config)),
+        )
         on_live()
 
     try:
@@ -216,6 +219,14 @@ def _mount_options(config: Config) -> dict[str, Any]:
         "allow_other": config.allow_other,
         "allow_root": config.allow_root,
     }
+
+
+def _changed_options(config: Config) -> str:
+    """Return the cache and the settings other than the defaults, for the log; never the key."""
+    plain = Config(cache_dir=config.cache_dir)  # without a home it has no default
+    names = (field.name for field in fields(Config) if field.repr)
+    changed = [name for name in names if getattr(config, name) != getattr(plain, name)]
+    return ", ".join(f"{name}={getattr(config, name)}" for name in ("cache_dir", *changed))
 
 
 def _name_libfuse() -> None:

@@ -24,6 +24,7 @@ from taskfs.errors import AccessDenied, BadAnswer, NotFound, TaskFSError, Unavai
 from taskfs.heads import BoundedHeads
 from taskfs.http_session import HTTPSession, origin_of
 from taskfs.pools import asked_s
+from taskfs.request_log import log_answer
 from taskfs.retries import Budget, Transient, http_date_s, retry_after_s, retrying
 from taskfs.stats import Stats
 
@@ -146,11 +147,13 @@ class Transport:
         """
         self._stats.add(f"{self._side}_requests")
         self._drop_idle_connections()
+        began_s = time.monotonic()
         try:
             response = self._follow(what, method, url, budget, headers or {}, params, json)
         except ValueError as exc:  # no URL at all
             raise proxy_setting_error(what, exc, self._proxy_of(url)) from exc
         except FOREIGN as exc:
+            log.debug("%s: no answer after %.0f ms", what, 1000 * (time.monotonic() - began_s))
             # What became of this connection became of its idle neighbours: the next try must not
             # wait for each of them in turn.
             self._adapter.close()
@@ -163,6 +166,9 @@ class Transport:
             raise Transient(Unavailable(f"{what}: no answer ({cause(exc)})")) from exc
         self._answered_s = time.monotonic()
         self._note_clock(response)
+        if response.status_code >= 400 and log.isEnabledFor(logging.INFO):
+            # Not every refusal's body is read, so its length is the one that is announced.
+            log_answer(log, what, response, response.headers.get("Content-Length", "?"))
         if (refused := proxy_refusal(response, what, self._proxy_of(response.url))) is not None:
             response.close()
             raise refused
@@ -247,7 +253,9 @@ class Transport:
         Raises:
             Transient: the body was cut, stalled, or the budget is used up.
         """
-        stop = None if most is None else len(sink) + most
+        before = len(sink)
+        stop = None if most is None else before + most
+        began_s = time.monotonic()
         with response:
             try:
                 # Not `read`, which comes back with all of it: bytes that drip must be noticed.
@@ -262,6 +270,9 @@ class Transport:
                         raise Transient(Unavailable(f"{what}: the answer takes too long"))
             except FOREIGN as exc:
                 raise Transient(Unavailable(f"{what}: cut short ({cause(exc)})")) from exc
+            finally:
+                if response.status_code < 400 and log.isEnabledFor(logging.INFO):
+                    log_answer(log, what, response, len(sink) - before, time.monotonic() - began_s)
 
     def receive_into(
         self, what: str, response: requests.Response, budget: Budget, body: Filling, size: int
@@ -274,6 +285,7 @@ class Transport:
             Transient: the body was cut, stalled, is too long, or the budget is used up.
         """
         before = body.filled
+        began_s = time.monotonic()
         with response, body.buffer[before : before + size] as room:
             source = getattr(response.raw, "_fp", None)
             if not isinstance(source, http.client.HTTPResponse):
@@ -291,6 +303,11 @@ class Transport:
                     raise Transient(BadAnswer(f"{what}: longer than announced"), tries=2)
             except FOREIGN as exc:
                 raise Transient(Unavailable(f"{what}: cut short ({cause(exc)})")) from exc
+            finally:
+                if log.isEnabledFor(logging.INFO):
+                    log_answer(
+                        log, what, response, body.filled - before, time.monotonic() - began_s
+                    )
             if body.filled < before + size:
                 raise Transient(Unavailable(f"{what}: cut short"))
             response.raw.release_conn()

@@ -16,7 +16,7 @@ PACKAGE: Final = ROOT / "taskfs"
 # module is a new word in the highest row that it can have.
 ROWS: Final = (
     ("errors", "redaction", "stats", "buffers", "clock", "pools", "notify", "sleepers"),
-    ("installation", "loopback", "trust"),
+    ("installation", "loopback", "trust", "request_log"),
     ("heads", "http_session", "connection_errors"),
     ("model", "options", "waiting", "igzip", "retries", "claims", "extents"),
     (
@@ -71,7 +71,7 @@ ROWS: Final = (
 # Third-party code, and the only modules that may import it.
 THIRD_PARTY: Final = {
     "fuse": {"channel"},
-    "requests": {"transport", "store", "heads", "http_session", "connection_errors"},
+    "requests": {"transport", "store", "heads", "http_session", "connection_errors", "request_log"},
     "urllib3": {"transport", "heads", "trust", "connection_errors"},
     "certifi": {"trust"},
     "tenacity": {"retries"},
