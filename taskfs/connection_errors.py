@@ -54,9 +54,9 @@ def cause(exc: BaseException) -> str:
         if not isinstance(inner, BaseException) or inner is seen:
             break
         seen = inner
-    text = (
-        redact(str(seen)).split(": ", 1)[-1] if isinstance(seen, OSError) else type(seen).__name__
-    )
+    text = ""
+    if isinstance(seen, OSError):
+        text = redact(seen.strerror or str(seen)).split(": ", 1)[-1]
     return text or type(seen).__name__
 
 

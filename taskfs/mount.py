@@ -14,7 +14,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from taskfs import __version__, daemon, logs, mountpoint
+from taskfs import __version__, daemon, logs, mountpoint, wait_notice
 from taskfs.buffers import give_spare_back
 from taskfs.config import Config, Secret
 from taskfs.errors import BadAnswer, MountError, TaskFSError, Unavailable, Unreachable
@@ -48,8 +48,16 @@ TRIM_S: Final = 10.0
 GC_THRESHOLD: Final = 50_000
 
 
-def mount(config: Config, place: Path, *, foreground: bool) -> None:
+def mount(
+    config: Config,
+    place: Path,
+    *,
+    foreground: bool,
+    on_note: Callable[[str], object] | None = None,
+) -> None:
     """Mount the tree on *place*; return once it is live, or with *foreground* once it has ended.
+
+    *on_note* is called with a text if the first answer of the API takes long.
 
     Raises:
         MountError: why it cannot be, in one line that names the fix; then nothing is mounted.
@@ -58,6 +66,7 @@ def mount(config: Config, place: Path, *, foreground: bool) -> None:
     place = mountpoint.prepare(place)
     _check_machine(config)
     if foreground:
+        wait_notice.tell_with(on_note)
         manager = ServiceManager()
         with _libfuse_heard(place) as stop_listening:
             if config.log_file:
@@ -73,6 +82,7 @@ def mount(config: Config, place: Path, *, foreground: bool) -> None:
         return
 
     def work(report: daemon.Report) -> None:
+        wait_notice.tell_with(report.note)
         if config.log_file:
             logs.log_to_file(config.log_file, config.log_level)
         else:
@@ -85,7 +95,7 @@ def mount(config: Config, place: Path, *, foreground: bool) -> None:
 
             _serve(config, place, on_live)
 
-    daemon.start(work)
+    daemon.start(work, on_note)
 
 
 def _check_machine(config: Config) -> None:

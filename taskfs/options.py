@@ -7,7 +7,7 @@ file are all made from `OPTIONS`: a new setting is a new row and a field of `con
 import difflib
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -268,6 +268,18 @@ def near_matches(name: str, known: Iterable[str]) -> str:
     """Return `: did you mean X or Y?` for a misspelt *name*, or nothing."""
     close = difflib.get_close_matches(name, list(known), n=3)
     return f": did you mean {' or '.join(close)}?" if close else ""
+
+
+def unknown_variables(names: Iterable[str]) -> Iterator[str]:
+    """Yield a text for each of the environment's *names* that begins like a setting and is none."""
+    known = [option.variable for option in OPTIONS] + ["TASKFS_CONFIG", "TASKFS_API_KEY"]
+    prefix = "TASKFS_"  # it is common to all, so it tells nothing of what is near
+    rests = [name.removeprefix(prefix) for name in known]
+    for name in sorted(set(names).difference(known)):
+        if name.startswith(prefix):
+            close = difflib.get_close_matches(name.removeprefix(prefix).upper(), rests, n=1)
+            suggestion = f": did you mean {prefix}{close[0]}?" if close else ""
+            yield f"{ascii(name)[1:-1]} is no setting{suggestion}"
 
 
 def split_mount_options(text: str) -> list[str]:

@@ -4,6 +4,7 @@ urllib3 reads a bundle of certificates anew for each connection, which takes lon
 handshake, so the context is made once and shared.
 """
 
+import contextlib
 import functools
 import os
 import re
@@ -46,7 +47,8 @@ def tls_context() -> ssl.SSLContext:
     if not named:
         import certifi
 
-        context.load_verify_locations(certifi.where())
+        with contextlib.suppress(OSError):  # an upgrade under a running mount may remove its file
+            context.load_verify_locations(certifi.where())
         _load_system(context)
     return context
 

@@ -16,7 +16,7 @@ PACKAGE: Final = ROOT / "taskfs"
 # module is a new word in the highest row that it can have.
 ROWS: Final = (
     ("errors", "redaction", "stats", "buffers", "clock", "pools", "notify", "sleepers"),
-    ("installation", "loopback", "trust", "request_log"),
+    ("installation", "loopback", "trust", "request_log", "wait_notice", "key_file"),
     ("heads", "http_session", "connection_errors"),
     ("model", "options", "waiting", "igzip", "retries", "claims", "extents"),
     (
