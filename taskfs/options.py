@@ -195,7 +195,8 @@ class Option(NamedTuple):
 OPTIONS: Final = (
     Option("api_url", str, "Where the task API is.", "URL", "https://api.inductiva.ai",
            commands=EVERY, service="INDUCTIVA_API_URL"),
-    Option("api_key_file", parse_path, "The file that holds the API key, and nothing else.",
+    Option("api_key_file", parse_path, "The file that holds the API key, and nothing else; "
+           "may be a pipe or /dev/stdin.",
            "FILE", default_shown="~/.inductiva/api_key", commands=EVERY),
     Option("insecure_http", parse_flag, "Allow an API that is neither https nor on this machine: "
            "the key then travels in clear text.", commands=EVERY),

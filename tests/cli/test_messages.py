@@ -44,6 +44,23 @@ def test_a_key_from_a_fifo(taskfs: Command, cloud: FakeCloud, command: tuple[str
         assert re.search(r"(?m)^ok   API: ", done.stdout), done.stdout
 
 
+@pytest.mark.mount
+def test_a_mount_s_key_from_a_fifo(taskfs: Command, cloud: FakeCloud) -> None:
+    """A mount takes its key from a FIFO as well, although another process serves it."""
+    task = cloud.add_task()
+    fifo, place = taskfs.cwd / "fifo", taskfs.cwd / "mnt"
+    os.mkfifo(fifo)
+    place.mkdir()
+    writer = write_to(fifo, cloud.api_key + "\n")
+    done = without_key(taskfs)("mount", str(place), "--api-key-file", str(fifo))
+    assert (done.returncode, done.stderr) == (0, "")
+    try:
+        writer.join(10)
+        assert task in os.listdir(place)
+    finally:
+        umount(place, lazy=False)
+
+
 @pytest.mark.parametrize("name", ["/dev/stdin", "/dev/fd/0"])
 @pytest.mark.parametrize("kind", ["pipe", "file", "socket"])
 def test_a_key_from_standard_input(taskfs: Command, cloud: FakeCloud, name: str, kind: str) -> None:
