@@ -7,6 +7,7 @@ without a usable id is left out and logged, and one bad record does not break th
 import contextlib
 import logging
 import random
+import re
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -41,6 +42,8 @@ KILL_TRIES: Final = 5
 KILL_PAUSE_S: Final = 1.0
 MAX_ANSWER: Final = 64 << 20
 MAX_BAD_RECORDS: Final = 1000
+# The errors of a 404, whatever its body was.
+_NOT_FOUND: Final = re.compile(r"\b404\b|Not Found")
 # What GET /tasks/{id} adds to a record as a listing gives it.
 DETAIL_ONLY: Final = ("status_history", "machine_operations", "steps")
 MAX_DETAIL: Final = 500
@@ -70,6 +73,7 @@ class TaskClient:
         self._store = Transport(timeout_s=timeout_s, stats=self._stats, side="store")
         self._pages = DaemonPool(8, "taskfs-pages")
         self._bad_records: set[str] = set()
+        self._has_listed = False
         self._lock = threading.Lock()  # guards _bad_records
 
     def close(self) -> None:
@@ -123,7 +127,17 @@ class TaskClient:
 
     def _page(self, number: int, per_page: int, filters: Mapping[str, Any]) -> Page:
         params = {"page": number, "per_page": per_page, **filters}
-        return self._call("GET", "/tasks", Page, params=params)
+        try:
+            page = self._call("GET", "/tasks", Page, params=params)
+        except (NotFound, BadAnswer) as exc:
+            # The API always has a listing: one that was never there is at another URL.
+            if self._has_listed or not _NOT_FOUND.search(str(exc)):
+                raise
+            raise BadAnswer(
+                f"no task API answers at {self._base} ({exc}): check --api-url"
+            ) from exc
+        self._has_listed = True
+        return page
 
     def _parse(self, records: Iterable[msgspec.Raw]) -> list[Task]:
         tasks = []

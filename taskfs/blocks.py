@@ -4,6 +4,7 @@ It knows no HTTP and no ZIP. A block is `BLOCK` bytes at a multiple of `BLOCK`; 
 shorter. What is missing side by side is fetched in one range.
 """
 
+import logging
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future
@@ -16,6 +17,8 @@ from taskfs.extents import BLOCK, BlockCache, Extent, next_owner
 from taskfs.model import ObjectVersion, RemoteObject
 from taskfs.stats import Stats
 from taskfs.waiting import Waiter
+
+log = logging.getLogger(__name__)
 
 MAX_RUN: Final = 4 << 20  # the longest range of one request
 _Awaited = dict[int, "Future[Extent]"]  # by identity
@@ -177,6 +180,9 @@ class BlockReader:
         return ready, list(awaited.values()), len(missing) + recalled
 
     def _note_read(self, first: int, last: int, hits: int) -> None:
+        if log.isEnabledFor(logging.DEBUG):
+            path = getattr(self._remote, "path", "object")
+            log.debug("%s: blocks %d to %d: %d cached", path, first, last, hits)
         if hits:
             self._stats.add("block_hits", hits)
         if hits <= last - first:

@@ -4,7 +4,6 @@ After these come the places where the service's own client looks, then the defau
 `options.OPTIONS` say what there is; here it is decided which source wins.
 """
 
-import ipaddress
 import os
 import re
 import sys
@@ -16,6 +15,8 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from taskfs.errors import ConfigError
+from taskfs.key_file import read_key_file
+from taskfs.loopback import is_loopback
 from taskfs.options import (
     BY_NAME,
     FSSPEC,
@@ -32,11 +33,13 @@ __all__ = ["Config", "FoundKey", "Secret", "find_api_key", "load_config"]
 __all__ += ["parse_duration", "parse_size"]
 
 _KEY: Final = re.compile(r"[A-Za-z0-9._-]+")
-_MAX_KEY_BYTES: Final = 64 * 1024  # a file that is no key file may be a device or a film
 _STORAGE_OPTION: Final = "storage option"
 _KEY_ITSELF: Final = f"{_STORAGE_OPTION} api_key"
 _EXPLICIT: Final = ("-", _STORAGE_OPTION)  # how sources begin that somebody wrote for this call
-_NO_KEY: Final = "run `inductiva auth login`, or name a file with --api-key-file"
+_NO_KEY: Final = (
+    "run `inductiva auth login`, or put the key that https://console.inductiva.ai/account shows "
+    "into a file and name it with --api-key-file"
+)
 
 
 class Secret(str):
@@ -269,20 +272,11 @@ def _check_api_url(url: str, insecure_http: bool) -> str:
         raise ConfigError("api_url must be https://HOST[:PORT][/PATH], with nothing else in it")
     if parts.scheme not in {"http", "https"} or not host:
         raise ConfigError(f"api_url {url!r} is not a web address: write https://HOST[:PORT]")
-    if parts.scheme == "http" and not insecure_http and not _is_loopback(host):
+    if parts.scheme == "http" and not insecure_http and not is_loopback(host):
         raise ConfigError(
             f"api_url {url!r} would send the key in clear text: use https, or --insecure-http"
         )
     return url.strip().rstrip("/")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":  # what a name server makes of NAME.localhost nobody knows
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _look_for_key(layers: _Layers) -> FoundKey | None:
@@ -324,8 +318,7 @@ def _key_places(layers: _Layers) -> Iterator[_Setting]:
 
 def _read_key_file(path: Path, source: str) -> FoundKey:
     try:
-        with open(path, "rb") as stream:
-            content = stream.read(_MAX_KEY_BYTES)
+        content = read_key_file(path)
     except OSError as exc:
         raise ConfigError(f"{source}: {path} cannot be read ({exc.strerror}): {_NO_KEY}") from None
     place = source if source == str(path) else f"{source} ({path})"

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Callable
 from typing import Final
 
@@ -11,13 +12,25 @@ from taskfs.errors import MountError, TaskFSError
 from taskfs.redaction import redact
 
 _LIVE: Final = b"+"
+_NOTE: Final = b"?"  # begins a line that comes before the outcome
 
 
 class Report:
-    """What the background process tells the caller: that it is live, or why not."""
+    """What the background process tells the caller: that it is live, or why not.
+
+    Safe for concurrent use: the lock is held while the pipe is written to.
+    """
 
     def __init__(self, pipe: int) -> None:
+        self._lock = threading.Lock()
         self._pipe: int | None = pipe
+
+    def note(self, text: str) -> None:
+        """Let the caller say *text* while it waits."""
+        line = " ".join(redact(text).split()).encode("utf-8", "replace")
+        with self._lock, contextlib.suppress(OSError):  # the caller was killed
+            if self._pipe is not None:
+                os.write(self._pipe, _NOTE + line + b"\n")
 
     def live(self) -> None:
         """Let the caller return with success; what follows is nobody's to wait for.
@@ -38,17 +51,20 @@ class Report:
             self._send(f"-{type(exc).__name__}:{redact(str(exc))}".encode("utf-8", "replace"))
 
     def _send(self, answer: bytes) -> None:
-        if self._pipe is None:
-            return
-        pipe, self._pipe = self._pipe, None
-        try:
-            os.write(pipe, answer)
-        finally:
-            os.close(pipe)
+        with self._lock:
+            if self._pipe is None:
+                return
+            pipe, self._pipe = self._pipe, None
+            try:
+                os.write(pipe, answer)
+            finally:
+                os.close(pipe)
 
 
-def start(work: Callable[[Report], None]) -> None:
+def start(work: Callable[[Report], None], on_note: Callable[[str], object] | None = None) -> None:
     """Run *work* in the background; return once it reports that it is live.
+
+    *on_note* is called with each text that *work* notes meanwhile.
 
     Called before any thread exists. The background process has `/` as its directory and /dev/null
     as descriptors 0 to 2, so that `$(taskfs mount …)` returns. Once it is live it has its own
@@ -69,7 +85,12 @@ def start(work: Callable[[Report], None]) -> None:
     os.close(writing)
     os.waitpid(child, 0)
     with os.fdopen(reading, "rb") as pipe:
-        answer = pipe.read()
+        answer = b""
+        for line in pipe:
+            if answer or not line.startswith(_NOTE):
+                answer += line
+            elif on_note is not None:
+                on_note(line[1:-1].decode("utf-8", "replace"))
     if answer != _LIVE:
         name, _, text = answer[1:].decode("utf-8", "replace").partition(":")
         kind = getattr(errors, name, MountError)

@@ -36,6 +36,14 @@ class NotCached(Unavailable):
     """It is not cached, and nobody is to be asked for it."""
 
 
+class Unreachable(Unavailable):
+    """No answer can come, so no further try is made; the text names the fix."""
+
+
+class ProxyRefused(AccessDenied):
+    """A proxy on the way refuses the request; the text names the fix."""
+
+
 class BadAnswer(TaskFSError):
     """An answer that makes no sense, or a server error that stayed after retries."""
 

@@ -17,6 +17,8 @@ from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPResponse, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
+from taskfs.trust import tls_context
+
 INTERVAL_S: Final = 0.25
 
 
@@ -109,7 +111,23 @@ class BoundedHeads(HTTPAdapter):
         super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = _POOLS
 
-    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(*args, **kwargs)
+    def proxy_manager_for(self, proxy: Any, **kwargs: Any) -> Any:
+        if proxy.lower().startswith("https:"):
+            kwargs["proxy_ssl_context"] = tls_context()
+        manager = super().proxy_manager_for(proxy, **kwargs)
         manager.pool_classes_by_scheme = _POOLS
         return manager
+
+    def build_connection_pool_key_attributes(
+        self, request: Any, verify: Any, cert: Any = None
+    ) -> Any:
+        """Have all connections share one TLS context, which reads the certificates once."""
+        host, settings = super().build_connection_pool_key_attributes(request, verify, cert)
+        if host["scheme"] == "https":
+            settings.pop("ca_certs", None)
+            settings.pop("ca_cert_dir", None)
+            settings["ssl_context"] = tls_context()
+        return host, settings
+
+    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
+        """Leave the pool as it is: the TLS context says which certificates count."""

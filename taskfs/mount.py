@@ -10,13 +10,13 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from taskfs import daemon, logs, memory, mountpoint
+from taskfs import __version__, daemon, logs, memory, mountpoint, wait_notice
 from taskfs.config import Config, Secret
-from taskfs.errors import BadAnswer, MountError, TaskFSError, Unavailable
+from taskfs.errors import BadAnswer, MountError, TaskFSError, Unavailable, Unreachable
 from taskfs.fallback import note_refusal
 from taskfs.filter_check import check_filter, statuses_explained
 from taskfs.notify import READY, STOPPING, ServiceManager
@@ -37,8 +37,16 @@ DEVICE: Final = Path("/dev/fuse")
 LIBFUSE: Final = "libfuse.so.2"
 
 
-def mount(config: Config, place: Path, *, foreground: bool) -> None:
+def mount(
+    config: Config,
+    place: Path,
+    *,
+    foreground: bool,
+    on_note: Callable[[str], object] | None = None,
+) -> None:
     """Mount the tree on *place*; return once it is live, or with *foreground* once it has ended.
+
+    *on_note* is called with a text if the first answer of the API takes long.
 
     Raises:
         MountError: why it cannot be, in one line that names the fix; then nothing is mounted.
@@ -47,6 +55,7 @@ def mount(config: Config, place: Path, *, foreground: bool) -> None:
     place = mountpoint.prepare(place)
     _check_machine(config)
     if foreground:
+        wait_notice.tell_with(on_note)
         manager = ServiceManager()
         with _libfuse_heard(place) as stop_listening:
             if config.log_file:
@@ -62,6 +71,7 @@ def mount(config: Config, place: Path, *, foreground: bool) -> None:
         return
 
     def work(report: daemon.Report) -> None:
+        wait_notice.tell_with(report.note)
         if config.log_file:
             logs.log_to_file(config.log_file, config.log_level)
         else:
@@ -74,7 +84,7 @@ def mount(config: Config, place: Path, *, foreground: bool) -> None:
 
             _serve(config, place, on_live)
 
-    daemon.start(work)
+    daemon.start(work, on_note)
 
 
 def _check_machine(config: Config) -> None:
@@ -179,7 +189,10 @@ def _serve(
 
     def on_ready() -> None:
         live.set()
-        log.info("mounted on %s", place)
+        log.info(
+            "taskfs %s mounted on %s, pid %d, options: %s",
+            *(__version__, place, os.getpid(), _changed_options(config)),
+        )
         on_live()
         threading.Thread(target=load_rest, name="taskfs-preload", daemon=True).start()
 
@@ -218,9 +231,10 @@ def _begin(core: "Core", config: Config, opening: Opening | None) -> None:
         count = len(core.ledger.tasks()) if core.ledger is not None else 0
         if not count:
             raise
+        has_fix = isinstance(exc, Unreachable) or "--api-url" in str(exc)
+        fix = "" if has_fix else ": check the network and --api-url (`taskfs doctor`)"
         raise MountError(
-            f"{exc}: check the network and --api-url (`taskfs doctor`), or see the finished tasks "
-            f"that are cached ({count}) with --offline"
+            f"{exc}{fix}, or see the finished tasks that are cached ({count}) with --offline"
         ) from exc
 
 
@@ -236,6 +250,14 @@ def _mount_options(config: Config) -> dict[str, Any]:
         "allow_other": config.allow_other,
         "allow_root": config.allow_root,
     }
+
+
+def _changed_options(config: Config) -> str:
+    """Return the cache and the settings other than the defaults, for the log; never the key."""
+    plain = Config(cache_dir=config.cache_dir)  # without a home it has no default
+    names = (field.name for field in fields(Config) if field.repr)
+    changed = [name for name in names if getattr(config, name) != getattr(plain, name)]
+    return ", ".join(f"{name}={getattr(config, name)}" for name in ("cache_dir", *changed))
 
 
 def _name_libfuse() -> None:

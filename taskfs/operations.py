@@ -4,6 +4,7 @@ in `tree`, and how the kernel puts a request in `dispatch`."""
 import errno
 import logging
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -62,8 +63,14 @@ class TaskOperations:
 
     def __call__(self, op: str, path: str, *args: Any) -> Any:
         """Serve one request: here an exception becomes an OSError with its errno."""
+        is_logged = log.isEnabledFor(logging.DEBUG)
+        began_s = time.monotonic() if is_logged else 0.0
         try:
-            return getattr(self, op)(path, *args)
+            result = getattr(self, op)(path, *args)
+            if is_logged:
+                taken_ms = 1000 * (time.monotonic() - began_s)
+                log.debug("%s %s: %s in %.1f ms", op, _shown(path), _size(args, result), taken_ms)
+            return result
         except TaskFSError as exc:
             level = logging.DEBUG if exc.errno in _QUIET else logging.WARNING
             name = errno.errorcode.get(exc.errno, "?")
@@ -134,6 +141,18 @@ class TaskOperations:
 
     def removexattr(self, path: str, name: str) -> None:
         self._tree.resolve(path).remove_xattr(name)
+
+
+def _size(args: Sequence[Any], result: Any) -> str:
+    """Return what a log says of an operation's numbers and of its result; no content of either."""
+    numbers = [str(arg) for arg in args if isinstance(arg, int)]
+    if isinstance(result, Listed):
+        outcome = f"{len(result.entries)} names"
+    elif isinstance(result, (bytes, bytearray, memoryview)):
+        outcome = f"{len(result)} bytes"
+    else:
+        outcome = "ok"
+    return f"({', '.join(numbers)}) {outcome}" if numbers else outcome
 
 
 def _shown(path: str) -> str:

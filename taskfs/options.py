@@ -7,7 +7,7 @@ file are all made from `OPTIONS`: a new setting is a new row and a field of `con
 import difflib
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -197,7 +197,8 @@ class Option(NamedTuple):
 OPTIONS: Final = (
     Option("api_url", str, "Where the task API is.", "URL", "https://api.inductiva.ai",
            commands=EVERY, service="INDUCTIVA_API_URL"),
-    Option("api_key_file", parse_path, "The file that holds the API key, and nothing else.",
+    Option("api_key_file", parse_path, "The file that holds the API key, and nothing else; "
+           "may be a pipe or /dev/stdin.",
            "FILE", default_shown="~/.inductiva/api_key", commands=EVERY),
     Option("insecure_http", parse_flag, "Allow an API that is neither https nor on this machine: "
            "the key then travels in clear text.", commands=EVERY),
@@ -270,6 +271,18 @@ def near_matches(name: str, known: Iterable[str]) -> str:
     """Return `: did you mean X or Y?` for a misspelt *name*, or nothing."""
     close = difflib.get_close_matches(name, list(known), n=3)
     return f": did you mean {' or '.join(close)}?" if close else ""
+
+
+def unknown_variables(names: Iterable[str]) -> Iterator[str]:
+    """Yield a text for each of the environment's *names* that begins like a setting and is none."""
+    known = [option.variable for option in OPTIONS] + ["TASKFS_CONFIG", "TASKFS_API_KEY"]
+    prefix = "TASKFS_"  # it is common to all, so it tells nothing of what is near
+    rests = [name.removeprefix(prefix) for name in known]
+    for name in sorted(set(names).difference(known)):
+        if name.startswith(prefix):
+            close = difflib.get_close_matches(name.removeprefix(prefix).upper(), rests, n=1)
+            suggestion = f": did you mean {prefix}{close[0]}?" if close else ""
+            yield f"{ascii(name)[1:-1]} is no setting{suggestion}"
 
 
 def split_mount_options(text: str) -> list[str]:

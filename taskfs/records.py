@@ -113,6 +113,8 @@ class Records:
     def _refresh_listing(self, *, spare: bool = False) -> None:
         if self._is_older(self._listed_s, self._listing_ttl_s):
             self._requests.once("listing", self._load_listing, spare=spare)
+        elif log.isEnabledFor(logging.DEBUG):
+            log.debug("listing: cached, %.1f s old", self._clock() - (self._listed_s or 0.0))
 
     def newest_ns(self) -> int:
         """Return the creation time of the newest task that is known, without asking."""
@@ -130,6 +132,8 @@ class Records:
         if known is None:
             known = self._find_unlisted(task_id)
         if known.task.is_terminated or not self._is_older(known.as_of_s, self._status_ttl_s):
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug("task %s: cached as %s", task_id, known.task.status)
             return known
         self._requests.once("unfinished", self._load_unfinished)
         return self._known.get(task_id) or self._find_unlisted(task_id)

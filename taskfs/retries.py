@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from taskfs import wait_notice
 from taskfs.errors import TaskFSError
 
 if TYPE_CHECKING:
@@ -68,7 +69,9 @@ def retrying(
     """
     first: Transient | None
     try:
-        return attempt(budget)
+        result = attempt(budget)
+        wait_notice.tell_with(None)
+        return result
     except Transient as exc:
         first = exc
     import tenacity  # a tenth of what a command takes to start, and rarely needed
@@ -82,6 +85,16 @@ def retrying(
 
     jitter = tenacity.wait_random_exponential(multiplier=0.1, max=4.0)
     wrong_answers = 0  # other failures in between are no look at one
+
+    failure = first
+
+    def pause(seconds: float) -> None:
+        wait_notice.pause(seconds, budget.began, budget.timeout_s, str(failure))
+
+    def before_pause(state: "RetryCallState") -> None:
+        nonlocal failure
+        failure = _failure(state)
+        again(failure, state.upcoming_sleep)
 
     def wait(state: "RetryCallState") -> float:
         return max(_failure(state).retry_after_s or 0.0, jitter(state))
@@ -97,11 +110,14 @@ def retrying(
         retry=tenacity.retry_if_exception_type(Transient),
         wait=wait,
         stop=stop,
-        before_sleep=lambda state: again(_failure(state), state.upcoming_sleep),
+        before_sleep=before_pause,
+        sleep=pause,
         reraise=True,
     )
     try:
-        return tries(next_attempt, budget)
+        result = tries(next_attempt, budget)
+        wait_notice.tell_with(None)
+        return result
     except Transient as exc:
         raise exc.error from exc.__cause__
 

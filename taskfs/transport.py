@@ -12,17 +12,19 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 import requests
 import urllib3
 
 from taskfs import __version__
 from taskfs.clock import age_clock
+from taskfs.connection_errors import cause, permanent_error, proxy_refusal, proxy_setting_error
 from taskfs.errors import AccessDenied, BadAnswer, NotFound, TaskFSError, Unavailable
 from taskfs.heads import BoundedHeads
+from taskfs.http_session import HTTPSession, origin_of
 from taskfs.pools import asked_s
-from taskfs.redaction import redact
+from taskfs.request_log import log_answer
 from taskfs.retries import Budget, Transient, http_date_s, retry_after_s, retrying
 from taskfs.stats import Stats
 
@@ -33,12 +35,10 @@ KEY_HEADER: Final = "X-API-Key"
 CHUNK: Final = 256 << 10
 TRANSIENT_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 MAX_REDIRECTS: Final = 5
-MAX_ORIGINS: Final = 64
 # Connections that nobody used for so long may have died unseen, as they do while a laptop sleeps.
 MAX_IDLE_S: Final = 60.0
 # What a request has at least that stood in a queue until its time was up.
 QUICK_S: Final = 1.0
-DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 FOREIGN: Final = (
     requests.RequestException,
     urllib3.exceptions.HTTPError,
@@ -47,42 +47,12 @@ FOREIGN: Final = (
 )
 
 
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or DEFAULT_PORTS.get(parts.scheme)
-
-
 @dataclass(slots=True)
 class Filling:
     """A buffer of the length that is wanted, filled from its start as bytes come."""
 
     buffer: memoryview
     filled: int = 0
-
-
-class _Session(requests.Session):
-    """A session that leaves redirects alone: told not to follow one, it still unpacks its body."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._settings: dict[tuple[str, str | None, int | None], Any] = {}
-
-    def get_redirect_target(self, resp: requests.Response) -> None:
-        return None
-
-    def merge_environment_settings(
-        self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any
-    ) -> Any:
-        """Return what the environment says of proxies and certificates, looked up once per origin:
-        it takes a quarter of a small request's time, and nobody changes it."""
-        origin = _origin(url)
-        known = self._settings.get(origin)
-        if known is None:
-            if len(self._settings) >= MAX_ORIGINS:
-                self._settings.clear()
-            known = super().merge_environment_settings(url, proxies, stream, verify, cert)
-            self._settings[origin] = known
-        return known
 
 
 def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -110,7 +80,7 @@ class Transport:
         self.clock_offset_s: float | None = None
         self._used_s = age_clock()
         self._answered_s = float("-inf")  # when anything came from this side, by time.monotonic
-        self._session = _Session()
+        self._session = HTTPSession()
         self._adapter = BoundedHeads(pool_connections=4, pool_maxsize=connections, max_retries=0)
         self._session.mount("https://", self._adapter)
         self._session.mount("http://", self._adapter)
@@ -154,7 +124,7 @@ class Transport:
 
         def again(failure: Transient, wait_s: float) -> None:
             self._stats.add(f"{self._side}_retries")
-            log.info("%s: %s; again in %.1f s", what, failure, wait_s)
+            log.info("%s; again in %.1f s", failure, wait_s)
 
         return retrying(attempt, budget or self.budget(), again)
 
@@ -177,17 +147,31 @@ class Transport:
         """
         self._stats.add(f"{self._side}_requests")
         self._drop_idle_connections()
+        began_s = time.monotonic()
         try:
             response = self._follow(what, method, url, budget, headers or {}, params, json)
         except ValueError as exc:  # no URL at all
-            raise BadAnswer(f"{what}: {redact(str(exc))}") from exc
+            raise proxy_setting_error(what, exc, self._proxy_of(url)) from exc
         except FOREIGN as exc:
+            log.debug("%s: no answer after %.0f ms", what, 1000 * (time.monotonic() - began_s))
             # What became of this connection became of its idle neighbours: the next try must not
             # wait for each of them in turn.
             self._adapter.close()
-            raise Transient(Unavailable(f"{what}: no answer ({_cause(exc)})")) from exc
+            asked = getattr(getattr(exc, "request", None), "url", None) or url
+            error = permanent_error(
+                what, exc, asked, self._proxy_of(asked), has_answered=self._has_answered
+            )
+            if error is not None:
+                raise error from exc
+            raise Transient(Unavailable(f"{what}: no answer ({cause(exc)})")) from exc
         self._answered_s = time.monotonic()
         self._note_clock(response)
+        if response.status_code >= 400 and log.isEnabledFor(logging.INFO):
+            # Not every refusal's body is read, so its length is the one that is announced.
+            log_answer(log, what, response, response.headers.get("Content-Length", "?"))
+        if (refused := proxy_refusal(response, what, self._proxy_of(response.url))) is not None:
+            response.close()
+            raise refused
         if response.status_code in TRANSIENT_STATUSES:
             wait_s = retry_after_s(response.headers.get("Retry-After"))
             text = f"{what}: {response.status_code} {response.reason}"
@@ -198,6 +182,16 @@ class Transport:
             )
             raise Transient(error, retry_after_s=wait_s)
         return response
+
+    @property
+    def _has_answered(self) -> bool:
+        return self._answered_s > float("-inf")
+
+    def _proxy_of(self, url: str) -> str | None:
+        try:
+            return self._session.proxy_of(url)
+        except ValueError:  # no URL at all
+            return None
 
     def _follow(
         self,
@@ -214,7 +208,7 @@ class Transport:
         `requests` would follow them itself, but unpacks their bodies whatever their size, adds
         what ~/.netrc says, and makes a GET of a POST.
         """
-        origin = _origin(url)
+        origin = origin_of(url)
         for _ in range(MAX_REDIRECTS + 1):
             response = self._session.request(
                 method,
@@ -230,7 +224,7 @@ class Transport:
                 return response
             response.close()
             url, params = urljoin(url, location), None
-            if _origin(url) != origin:
+            if origin_of(url) != origin:
                 headers = {**headers, KEY_HEADER: None}  # for all that follows
             if method != "GET" and (
                 KEY_HEADER in headers or response.status_code not in (307, 308)
@@ -259,7 +253,9 @@ class Transport:
         Raises:
             Transient: the body was cut, stalled, or the budget is used up.
         """
-        stop = None if most is None else len(sink) + most
+        before = len(sink)
+        stop = None if most is None else before + most
+        began_s = time.monotonic()
         with response:
             try:
                 # Not `read`, which comes back with all of it: bytes that drip must be noticed.
@@ -273,7 +269,10 @@ class Transport:
                     if budget.remaining_s <= 0:
                         raise Transient(Unavailable(f"{what}: the answer takes too long"))
             except FOREIGN as exc:
-                raise Transient(Unavailable(f"{what}: cut short ({_cause(exc)})")) from exc
+                raise Transient(Unavailable(f"{what}: cut short ({cause(exc)})")) from exc
+            finally:
+                if response.status_code < 400 and log.isEnabledFor(logging.INFO):
+                    log_answer(log, what, response, len(sink) - before, time.monotonic() - began_s)
 
     def receive_into(
         self, what: str, response: requests.Response, budget: Budget, body: Filling, size: int
@@ -286,6 +285,7 @@ class Transport:
             Transient: the body was cut, stalled, is too long, or the budget is used up.
         """
         before = body.filled
+        began_s = time.monotonic()
         with response, body.buffer[before : before + size] as room:
             source = getattr(response.raw, "_fp", None)
             if not isinstance(source, http.client.HTTPResponse):
@@ -302,7 +302,12 @@ class Transport:
                     body.filled = before
                     raise Transient(BadAnswer(f"{what}: longer than announced"), tries=2)
             except FOREIGN as exc:
-                raise Transient(Unavailable(f"{what}: cut short ({_cause(exc)})")) from exc
+                raise Transient(Unavailable(f"{what}: cut short ({cause(exc)})")) from exc
+            finally:
+                if log.isEnabledFor(logging.INFO):
+                    log_answer(
+                        log, what, response, body.filled - before, time.monotonic() - began_s
+                    )
             if body.filled < before + size:
                 raise Transient(Unavailable(f"{what}: cut short"))
             response.raw.release_conn()
@@ -338,17 +343,3 @@ def _read_into(source: Any, room: memoryview) -> int:
     count: int = source.fp.readinto1(room[: source.length])
     source.length -= count
     return count
-
-
-def _cause(exc: BaseException) -> str:
-    """Name the reason at the bottom: `requests` wraps it in texts that repeat the URL."""
-    seen = exc
-    while True:
-        inner = seen.__cause__ or seen.__context__ or getattr(seen, "reason", None)
-        if not isinstance(inner, BaseException) or inner is seen:
-            break
-        seen = inner
-    text = (
-        redact(str(seen)).split(": ", 1)[-1] if isinstance(seen, OSError) else type(seen).__name__
-    )
-    return text or type(seen).__name__

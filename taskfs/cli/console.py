@@ -3,9 +3,10 @@
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from taskfs.cli.columns import GAP, Column, columns_that_fit
@@ -29,7 +30,7 @@ _FIXES: dict[type[Exception], str] = {
 def with_fix(exc: TaskFSError) -> str:
     """Return the error's text, with what to do where only we know it."""
     fix = _FIXES.get(type(exc))
-    return f"{exc}: {fix}" if fix else str(exc)
+    return f"{str(exc).rstrip('.')}: {fix}" if fix else str(exc)
 
 
 @contextlib.contextmanager
@@ -46,7 +47,10 @@ def open_session(
     if timeout_s is not None:
         config = replace(config, timeout_s=min(timeout_s, config.timeout_s))
     configure_logging(config)
+    from taskfs import wait_notice
     from taskfs.opening import open_client
+
+    wait_notice.tell_with(notice_function())
 
     with contextlib.closing(open_client(config)) as client:
         yield config, client
@@ -85,6 +89,26 @@ def configure_logging(config: Config) -> None:
         logs.log_to_file(config.log_file, config.log_level)
     else:
         logs.log_to_stderr(config.log_level)
+
+
+def notice_function() -> Callable[[str], object] | None:
+    """Return what tells a person at a terminal something by the way, None where nobody looks."""
+    return complain if sys.stderr is not None and sys.stderr.isatty() else None
+
+
+def cache_problem(path: Path) -> str:
+    """Return why no cache can be kept in *path*, which is made if it is missing; empty if one can.
+
+    The text names the fix.
+    """
+    fix = "choose another with --cache-dir"
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as exc:
+        return f"{path} cannot be made ({exc.strerror}): {fix}"
+    if not os.access(path, os.W_OK | os.X_OK):
+        return f"{path} cannot be written to: {fix}"
+    return ""
 
 
 def complain(text: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from taskfs.cli import candidates
-from taskfs.cli.console import configure_logging
+from taskfs.cli.console import cache_problem, complain, configure_logging, notice_function
 from taskfs.cli.options import EPILOG, Settings, config_options, reads
 from taskfs.errors import ConfigError, MountError
 from taskfs.mountpoint import is_dead
@@ -137,10 +137,12 @@ def mount_tasks(settings: Settings, mountpoint: Path, *, foreground: bool) -> No
     config = settings.load()
     if config.demo:
         _require_demo()
+    elif config.cache_size and not config.offline and (why := cache_problem(config.cache_dir)):
+        complain(f"nothing is cached on disk: {why}")
     gc.disable()  # until all is imported: it stays, and to look for cycles in it takes a twentieth
     from taskfs.mount import mount as mount_tree
 
-    mount_tree(config, mountpoint, foreground=foreground)
+    mount_tree(config, mountpoint, foreground=foreground, on_note=notice_function())
 
 
 def _serve(settings: Settings, port: int) -> None:

@@ -12,7 +12,7 @@ from taskfs.cli import candidates
 from taskfs.cli.console import StatusLine, complain, known_task, open_session
 from taskfs.cli.options import Settings, config_options, reads
 from taskfs.cli.tasks import parse_task_id
-from taskfs.errors import BadAnswer, TaskFSError, Unavailable
+from taskfs.errors import BadAnswer, TaskFSError, Unavailable, Unreachable
 from taskfs.model import Task, TaskStatus, format_elapsed
 from taskfs.options import parse_positive_duration
 
@@ -170,7 +170,7 @@ class _Watch:
         while True:
             try:
                 archives.wait_for(self._id, Which.OUTPUT, self._remaining_s(GRACE_S))
-            except ArchiveLate:
+            except (ArchiveLate, Unreachable):
                 raise
             except (Unavailable, BadAnswer) as exc:
                 self._complain_of(exc)

@@ -59,6 +59,9 @@ def watch(settings: Settings, once: bool, as_json: bool) -> None:
         if once or as_json:
             _print_once(first, as_json)
         else:
+            from taskfs import wait_notice
+
+            wait_notice.tell_with(None)  # the screen is drawn: it shows a failure itself
             _Watch(config, client, tasks).until_left(first)
 
 
