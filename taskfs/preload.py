@@ -15,6 +15,7 @@ from typing import Final
 
 from taskfs import igzip
 from taskfs.redaction import RedactingFormatter
+from taskfs.trust import tls_context
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ def load_rest() -> None:
         *(_importing(name) for name in _MODULES[:1]),
         igzip.find_crc32,
         igzip.make_decoder,
+        tls_context,  # its CA bundle is a file of a package
         *(_importing(name) for name in _MODULES[1:]),
         *(_finding(name) for name in _CODECS),
         _format_errors,
