@@ -24,6 +24,7 @@ from taskfs.options import (
     near_matches,
     parse_duration,
     parse_path,
+    parse_relative_path,
     parse_size,
     user_dir,
 )
@@ -251,6 +252,9 @@ def _file_settings(path: Path, content: bytes) -> Iterator[tuple[str, str]]:
         if isinstance(value, dict) or (isinstance(value, list) and not option.repeatable):
             raise ConfigError(f"{key} in {path}: one value is needed: {key} = {option.metavar}")
         text = _as_text(value)
+        if option.parse in (parse_path, parse_relative_path):
+            # The path is its bytes in the file, which is UTF-8, whatever the locale's encoding.
+            text = os.fsdecode(text.encode("utf-8", "surrogateescape"))
         if option.parse is parse_path:  # relative to the file: nobody knows where we are started
             text = str(path.parent / os.path.expanduser(text))
         yield option.name, text

@@ -6,6 +6,7 @@ first byte is written; `fetching` then fetches.
 
 import errno
 import fnmatch
+import os
 import re
 import shutil
 import time
@@ -103,12 +104,25 @@ def select_members(members: Iterable[Member], names: Sequence[str]) -> list[Memb
     missing = []
     for name in names:
         found = _matching(members, name)
+        if not found and (other := _read_as_utf8(name)):
+            found = _matching(members, other)
         chosen.update(found)
         if not found:
             missing.append(name)
     if missing:
         raise NotFound(f"not in the archive: {', '.join(missing)}")
     return [member for member in members if member.path in chosen]
+
+
+def _read_as_utf8(name: str) -> str | None:
+    """Return *name*, which the locale decoded, as its bytes read in UTF-8; None if they are not.
+
+    A terminal may be UTF-8 where the locale is not.
+    """
+    try:
+        return os.fsencode(name).decode("utf-8")
+    except UnicodeError:
+        return None
 
 
 def _matching(members: Sequence[Member], name: str) -> set[str]:

@@ -18,7 +18,7 @@ from taskfs.archive import Archive
 from taskfs.buffers import Buffer
 from taskfs.decoders import crc32
 from taskfs.errors import CorruptData, Interrupted, Unsupported
-from taskfs.target import Target
+from taskfs.target import Target, file_name
 from taskfs.zipindex import Member
 
 CHUNK: Final = 1 << 20
@@ -78,7 +78,7 @@ class MemberFetch:
             try:
                 with os.fdopen(fd, "wb", buffering=0) as stream:
                     self._fill(stream, session)
-                session.finish_part(folder, part, name)
+                session.finish_part(folder, part, file_name(name))
             except BaseException:
                 session.discard_part(folder, part)
                 raise
@@ -218,7 +218,7 @@ class Session:
             self._parts.add((folder, name))
         return name, fd
 
-    def finish_part(self, folder: int, part: str, name: str) -> None:
+    def finish_part(self, folder: int, part: str, name: bytes) -> None:
         """Give the part, which is whole, its *name*; what had the name before is replaced."""
         os.replace(part, name, src_dir_fd=folder, dst_dir_fd=folder)
         with self._lock:

@@ -33,11 +33,11 @@ COMMAND_TIMEOUT_S: Final = 20.0
 
 def _mounts() -> Iterator[tuple[str, str]]:
     """Yield place and type of what is mounted, as /proc/self/mountinfo (proc(5)) tells it."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+    with open("/proc/self/mountinfo", "rb") as lines:  # its names are bytes, in no encoding
         for line in lines:
-            fields, _, rest = line.partition(" - ")
-            place = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), fields.split(" ")[4])
-            yield place, rest.split(" ", 1)[0]
+            fields, _, rest = line.partition(b" - ")
+            place = re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), fields.split(b" ")[4])
+            yield os.fsdecode(place), os.fsdecode(rest.split(b" ", 1)[0])
 
 
 def mounted_types(mountpoint: Path) -> list[str]:
@@ -168,7 +168,7 @@ def _ask_pid(mountpoint: Path) -> int | None:
 
     def ask() -> int | None:
         try:
-            return int(json.loads((mountpoint / ".taskfs/stats.json").read_text())["pid"])
+            return int(json.loads((mountpoint / ".taskfs/stats.json").read_bytes())["pid"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

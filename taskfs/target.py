@@ -13,6 +13,11 @@ from taskfs.zipindex import Member
 FAT_STEP_NS: Final = 2 * 10**9
 
 
+def file_name(name: str) -> bytes:
+    """Return the name of a member as the mount shows it: UTF-8, whatever the locale's encoding."""
+    return name.encode("utf-8", "surrogateescape")
+
+
 class Target:
     """The directory that is filled. Directories beneath it are entered one by one, by descriptor
     and never through a link, so that nothing is written elsewhere.
@@ -31,7 +36,7 @@ class Target:
             self._exists = True
         fd = os.open(self.path, flags)
         try:
-            for name in filter(None, path.split("/")):
+            for name in filter(None, file_name(path).split(b"/")):
                 inner = self._enter(name, fd, flags, path, create)
                 os.close(fd)
                 fd = inner
@@ -39,7 +44,7 @@ class Target:
         finally:
             os.close(fd)
 
-    def _enter(self, name: str, fd: int, flags: int, path: str, create: bool) -> int:
+    def _enter(self, name: bytes, fd: int, flags: int, path: str, create: bool) -> int:
         try:
             return os.open(name, flags | os.O_NOFOLLOW, dir_fd=fd)
         except FileNotFoundError:
@@ -48,7 +53,7 @@ class Target:
         except OSError as exc:
             if exc.errno not in (errno.ELOOP, errno.ENOTDIR):
                 raise
-            text = f"in the way of a directory ({name!r} is a link or a file): move it"
+            text = f"in the way of a directory ({os.fsdecode(name)!r} is a link or a file): move it"
             raise FileExistsError(errno.EEXIST, text, str(self.path / path)) from None
         with contextlib.suppress(FileExistsError):  # made by another thread meanwhile
             os.mkdir(name, dir_fd=fd)
@@ -59,7 +64,7 @@ class Target:
         parent, _, name = member.path.rpartition("/")
         try:
             with self.folder(parent, create=False) as folder:
-                found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                found = os.stat(file_name(name), dir_fd=folder, follow_symlinks=False)
         except (FileNotFoundError, FileExistsError):
             return False
         is_file = stat.S_ISREG(found.st_mode) and found.st_size == member.size

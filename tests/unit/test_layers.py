@@ -56,7 +56,7 @@ ROWS: Final = (
     ("mount",),
     ("cli.candidates", "cli.filetypes", "cli.manpage"),
     ("cli.options",),
-    ("cli.console", "cli.keys"),
+    ("cli.console", "cli.keys", "cli.streams"),
     ("cli.report",),
     ("cli.tasks", "cli.unfinished"),
     ("cli.watchscreen",),
