@@ -151,7 +151,9 @@ def _check_storage_options(given: Mapping[str, Any]) -> Mapping[str, Any]:
     known = [option.name for option in OPTIONS if FSSPEC in option.commands] + ["api_key"]
     for name in given:
         if name not in known:
-            raise ConfigError(f"unknown {_STORAGE_OPTION} {name!r}{near_matches(name, known)}")
+            near = near_matches(name, known)
+            options = f"the options are {', '.join(sorted(known))}"
+            raise ConfigError(f"unknown {_STORAGE_OPTION} {name!r}{near or ':'} {options}")
     return given
 
 
