@@ -159,8 +159,8 @@ def check_space(fetches: Iterable[Fetch]) -> None:
         device = existing.stat().st_dev
         needed[device] = (existing, needed.get(device, (existing, 0))[1] + size)
     for place, size in needed.values():
-        free = shutil.disk_usage(place).free
-        if size > free:
+        total, _, free = shutil.disk_usage(place)
+        if size > free and total:  # some file systems tell neither, and both are 0
             raise NoSpace(
                 f"{format_size(size)} are needed in {place}, where {format_size(free)} are free: "
                 "make room, or choose files with --filenames"

@@ -15,7 +15,7 @@ from taskfs.cli.options import EPILOG, Settings, config_options, reads
 from taskfs.cli.tasks import parse_task_id
 from taskfs.config import Config
 from taskfs.errors import NotFound
-from taskfs.model import format_size
+from taskfs.model import format_count, format_size
 
 if TYPE_CHECKING:
     from taskfs.api import TaskClient
@@ -150,14 +150,18 @@ def _fetch(fetches: "Sequence[Fetch]") -> int:
 
     engine.check_space(fetches)
     total = sum(fetch.size for fetch in fetches)
+    warnings: list[str] = []
     with _progress_bar(total) as advance:
-        failures = fetching.run(fetches, advance)
+        failures = fetching.run(fetches, advance, warnings.append)
+    for warning in warnings:
+        complain(f"warning: {warning}")
     for failure in failures:
         complain(f"{failure.path}: {failure.error}")
     if failures:
-        complain(f"{len(failures)} of {len(fetches)} files were not downloaded")
+        were = "was" if len(fetches) == 1 else "were"
+        complain(f"{len(failures)} of {format_count(len(fetches), 'file')} {were} not downloaded")
     elif sys.stderr.isatty():
-        done = f"{len(fetches)} files ({format_size(total)}) downloaded"
+        done = f"{format_count(len(fetches), 'file')} ({format_size(total)}) downloaded"
         click.echo(done if fetches else "everything is there already", err=True)
     return 1 if failures else 0
 
