@@ -214,7 +214,7 @@ class Session:
                 raise
             with self._lock:
                 self.untimed += 1
-                self.untimed_reason = exc.strerror
+                self.untimed_reason = exc.strerror or ""
 
     def count(self, size: int) -> None:
         """Tell the progress that *size* bytes are there."""

@@ -131,6 +131,7 @@ class _Plan:
     def of(self, task_id: str, target: Path) -> "list[Fetch]":
         """Return what is missing of one task's files in *target*."""
         from taskfs.download import plan_archive, plan_members
+        from taskfs.resume import make_resumable, reopener
 
         with known_task(task_id):
             self._client.get_status(task_id)  # a 404 here means the task, later an archive
@@ -138,9 +139,10 @@ class _Plan:
         if self._whole:
             return plan_archive(archive, target, f"{self._which.value}.zip")
         try:
-            return plan_members(archive, target, self._filenames)
+            fetches = plan_members(archive, target, self._filenames)
         except NotFound as exc:
             raise NotFound(f"task {task_id}: {exc}") from None
+        return make_resumable(fetches, target, reopener(self._client, task_id, self._which))
 
 
 def _fetch(fetches: "Sequence[Fetch]") -> int:

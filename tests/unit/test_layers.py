@@ -51,7 +51,7 @@ ROWS: Final = (
     ("fetching", "taskfile"),
     ("blockfile", "globbing"),
     ("download", "operations", "refusals", "filesystem", "channel", "wire"),
-    ("places", "pushes"),
+    ("places", "pushes", "resume"),
     ("dispatch",),
     ("session",),
     ("mount",),
