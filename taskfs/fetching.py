@@ -122,7 +122,10 @@ class ArchiveFetch:
 
     @property
     def size(self) -> int:
-        return self.archive.size
+        try:
+            return max(0, self.archive.size - self.part.stat().st_size)
+        except OSError:  # no part, or none that can be read
+            return self.archive.size
 
     @property
     def part(self) -> Path:
@@ -152,7 +155,6 @@ class ArchiveFetch:
             there = min(stream.seek(0, os.SEEK_END), self.archive.size)
             stream.seek(there)
             stream.truncate()
-            session.count(there)
             reader = self.archive.open_raw()
             try:
                 for chunk in chunks(reader.read_at, there, self.archive.size):

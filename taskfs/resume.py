@@ -5,6 +5,8 @@ decoder cannot begin in the middle. They are blocks of the disk cache: checksumm
 the version of the archive, so another version's bytes are never taken.
 """
 
+import contextlib
+import os
 import shutil
 import threading
 from collections.abc import Callable, Sequence
@@ -41,6 +43,35 @@ def reopener(client: TaskClient, task_id: str, which: Which) -> Reopen:
     return reopen
 
 
+class PartsCache(DiskCache):
+    """A disk cache that can be removed while readers still prefetch into it.
+
+    The gate is held across each write, so that none begins once the directory is to go.
+    """
+
+    def __init__(self, directory: Path, max_bytes: int) -> None:
+        super().__init__(directory, max_bytes)
+        self._directory = directory
+        self._gate = threading.Lock()
+        self._is_removed = False
+
+    def write(self, path: Path, first: int, run: memoryview) -> None:
+        with self._gate:
+            if not self._is_removed:
+                super().write(path, first, run)
+
+    def claim(
+        self, key: str, first: int, last: int, is_there: Callable[[], bool]
+    ) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()  # its files would come back after the removal
+
+    def remove(self) -> None:
+        """Remove the directory for good."""
+        with self._gate:
+            self._is_removed = True
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+
 class Parts:
     """The kept bytes of the large members that one target still lacks.
 
@@ -52,10 +83,12 @@ class Parts:
         self._folder = target / FOLDER
         self._target = target
         self._bytes = sum(fetch.member.compressed_size for fetch in fetches)
+        self._output = sum(fetch.size for fetch in fetches)
         self._missing = len(fetches)
         self._reopen = reopen
         self._lock = threading.Lock()
         self._archive: Archive | None = None
+        self._cache: PartsCache | None = None
 
     def open(self, plain: Archive) -> Archive:
         """Return *plain* with its blocks kept in the target, or as it is if they find no room.
@@ -70,19 +103,29 @@ class Parts:
 
     def _open(self, plain: Archive) -> Archive:
         self._target.mkdir(parents=True, exist_ok=True)
-        if shutil.disk_usage(self._target).free < HEADROOM * self._bytes + plain.size:
+        if shutil.disk_usage(self._target).free + self._kept() < self._output + self._bytes:
             return plain
-        archive = self._reopen(DiskCache(self._folder, HEADROOM * self._bytes))
+        self._cache = PartsCache(self._folder, HEADROOM * self._bytes)
+        archive = self._reopen(self._cache)
         if archive.version != plain.version:
             raise StaleObject("the archive was replaced meanwhile: download it again")
         return archive
+
+    def _kept(self) -> int:
+        """Return how many bytes of the disk an interrupted download has taken already."""
+        found = 0
+        for place, _, names in os.walk(self._folder):
+            for name in names:
+                with contextlib.suppress(OSError):  # another download has just removed it
+                    found += os.lstat(os.path.join(place, name)).st_blocks * 512
+        return found
 
     def note_whole(self) -> None:
         """Remove the kept bytes once no file needs them."""
         with self._lock:
             self._missing -= 1
-            if not self._missing:
-                shutil.rmtree(self._folder, ignore_errors=True)
+            if not self._missing and self._cache is not None:
+                self._cache.remove()
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,23 +174,8 @@ def _progress_bar(total: int) -> "Iterator[Progress]":
     if not is_terminal(sys.stderr) or not total:
         yield lambda size: None
         return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TaskProgressColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
+    from taskfs.cli.bar import download_bar
 
-    columns = (
-        TaskProgressColumn(),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with download_bar() as bar:
         task = bar.add_task("", total=total)
         yield lambda size: bar.advance(task, size)

@@ -380,3 +380,11 @@ def large_task(cloud: FakeCloud, size: int, method: int) -> tuple[str, bytes]:
     task = cloud.add_task()
     cloud.put_object(f"{task}/output.zip", buffer.getvalue())
     return task, content
+
+
+def test_one_file_is_singular(taskfs: Command, cloud: FakeCloud) -> None:
+    """Commands: "1 file", not "1 files"."""
+    task = cloud.add_task(outputs={"a": b"a"})
+    with taskfs.terminal("download", task) as terminal:
+        assert terminal.end() == 0
+    assert "1 file (1 B) downloaded" in terminal.text

@@ -55,7 +55,7 @@ ROWS: Final = (
     ("dispatch",),
     ("session",),
     ("mount",),
-    ("cli.candidates", "cli.filetypes", "cli.manpage"),
+    ("cli.bar", "cli.candidates", "cli.filetypes", "cli.manpage"),
     ("cli.options",),
     ("cli.console", "cli.keys", "cli.streams"),
     ("cli.report",),
