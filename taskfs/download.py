@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar, Final
@@ -142,7 +143,13 @@ def plan_members(archive: Archive, target: Path, names: Sequence[str]) -> list[F
     """Return what has to be fetched for *names* to be in *target*; nothing is written yet."""
     place = Target(target)
     chosen = select_members(archive.index.members, names)
-    return [MemberFetch(archive, member, place) for member in chosen if not place.has(member)]
+    cases = Counter(member.path.casefold() for member in chosen)
+    fetches: list[Fetch] = []
+    for member in chosen:
+        has_twin = cases[member.path.casefold()] > 1
+        if not place.has(member, has_twin=has_twin):
+            fetches.append(MemberFetch(archive, member, place, has_twin))
+    return fetches
 
 
 def plan_archive(archive: Archive, target: Path, name: str) -> list[Fetch]:

@@ -19,7 +19,15 @@ from taskfs.buffers import Buffer
 from taskfs.decoders import crc32
 from taskfs.errors import CorruptData, Interrupted, Unsupported
 from taskfs.model import format_count
-from taskfs.target import NO_TIMES, CannotHold, Target, file_name, lock, naming
+from taskfs.target import (
+    NO_TIMES,
+    CannotHold,
+    Target,
+    file_name,
+    lock,
+    naming,
+    refuse_another_case,
+)
 from taskfs.zipindex import Member
 
 CHUNK: Final = 1 << 20
@@ -63,6 +71,7 @@ class MemberFetch:
     archive: Archive
     member: Member
     target: Target
+    has_twin: bool = False  # the name of another member differs only in case
 
     @property
     def path(self) -> Path:
@@ -79,7 +88,7 @@ class MemberFetch:
             try:
                 with os.fdopen(fd, "wb", buffering=0) as stream:
                     self._fill(stream, session)
-                session.finish_part(folder, part, file_name(name))
+                session.finish_part(folder, part, file_name(name), has_twin=self.has_twin)
             except BaseException:
                 session.discard_part(folder, part)
                 raise
@@ -235,10 +244,13 @@ class Session:
             self._parts.add((folder, name))
         return name, fd
 
-    def finish_part(self, folder: int, part: str, name: bytes) -> None:
+    def finish_part(self, folder: int, part: str, name: bytes, *, has_twin: bool = False) -> None:
         """Give the part, which is whole, its *name*; what had the name before is replaced."""
-        with naming():
-            os.replace(part, name, src_dir_fd=folder, dst_dir_fd=folder)
+        with self._lock if has_twin else contextlib.nullcontext():  # twins one after the other
+            if has_twin:
+                refuse_another_case(folder, name)
+            with naming():
+                os.replace(part, name, src_dir_fd=folder, dst_dir_fd=folder)
         with self._lock:
             self._parts.discard((folder, part))
 

@@ -14,9 +14,9 @@ from taskfs.errors import TaskFSError
 from taskfs.zipindex import Member
 
 FAT_STEP_NS: Final = 2 * 10**9
-# What file systems answer to a name that they cannot hold: FAT to `:`, eCryptfs to 144 bytes, those
-# that take UTF-8 alone to other bytes.
-BAD_NAME: Final = (errno.EINVAL, errno.ENAMETOOLONG, errno.EILSEQ)
+# What file systems answer to a name that they cannot hold: FAT to `:` (EPERM from a FUSE one),
+# eCryptfs to 144 bytes, those that take UTF-8 alone to other bytes.
+BAD_NAME: Final = (errno.EINVAL, errno.ENAMETOOLONG, errno.EILSEQ, errno.EPERM)
 # flock(2) where the file system, or its server, has no locks.
 NO_LOCKS: Final = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 # Times that cannot be set: by the owner alone, by nobody, or not in that range.
@@ -36,6 +36,16 @@ def naming() -> Iterator[None]:
         if exc.errno not in BAD_NAME:
             raise
         raise CannotHold(f"the file system there cannot hold this name ({exc.strerror})") from None
+
+
+def refuse_another_case(folder: int, name: bytes) -> None:
+    """Raise CannotHold if *name* reaches a file whose name differs in case."""
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except OSError:
+        return
+    if os.fsdecode(name) not in os.listdir(folder):
+        raise CannotHold("the file system there takes this name for one that differs in case")
 
 
 def lock(stream: FileIO) -> None:
@@ -101,12 +111,17 @@ class Target:
             os.mkdir(name, dir_fd=fd)
         return self._enter(name, fd, flags, path, False)
 
-    def has(self, member: Member) -> bool:
-        """Whether the member is there already: a file of its size and time."""
+    def has(self, member: Member, *, has_twin: bool = False) -> bool:
+        """Whether the member is there already: a file of its size and time.
+
+        With *has_twin*, the name of another member differs only in case.
+        """
         parent, _, name = member.path.rpartition("/")
         try:
             with self.folder(parent, create=False) as folder, naming():
                 found = os.stat(file_name(name), dir_fd=folder, follow_symlinks=False)
+                if has_twin:
+                    refuse_another_case(folder, file_name(name))
         except (FileNotFoundError, FileExistsError, CannotHold):
             return False
         is_file = stat.S_ISREG(found.st_mode) and found.st_size == member.size

@@ -1,6 +1,8 @@
 """A file system that lacks something, as FAT, eCryptfs and network shares do: a pass-through mount.
 
-usage: odd_target.py SOURCE MOUNTPOINT LACK...     LACK: colons long_names ascii_only times
+usage: odd_target.py SOURCE MOUNTPOINT LACK...
+
+LACK: colons, colons_by_fuse (EPERM, as fusefat), long_names, ascii_only, times or case.
 
 It stays in the foreground until it is unmounted.
 """
@@ -25,12 +27,23 @@ class OddTarget(Operations):  # type: ignore[misc]  # fusepy is untyped
     def __call__(self, op: str, path: str, *args: Any) -> Any:
         for name in (path, *(arg for arg in args[:1] if op == "rename")):
             self._check(os.path.basename(name))
-        return super().__call__(op, self._source + path, *args)
+        if op == "rename":
+            args = (self._find(args[0]),)
+        return super().__call__(op, self._find(path), *args)
+
+    def _find(self, path: str) -> str:
+        """Return the path in the source, where names that differ in case may be one."""
+        folder, name = os.path.split(self._source + path)
+        if "case" in self._lacks and name:
+            name = next((n for n in os.listdir(folder) if n.lower() == name.lower()), name)
+        return os.path.join(folder, name)
 
     def _check(self, name: str) -> None:
         raw = name.encode("utf-8", "surrogateescape")
         if "colons" in self._lacks and ":" in name:
             raise FuseOSError(errno.EINVAL)
+        if "colons_by_fuse" in self._lacks and ":" in name:
+            raise FuseOSError(errno.EPERM)
         if "long_names" in self._lacks and len(raw) > MAX_NAME:
             raise FuseOSError(errno.ENAMETOOLONG)
         if "ascii_only" in self._lacks and not name.isascii():
@@ -51,7 +64,7 @@ class OddTarget(Operations):  # type: ignore[misc]  # fusepy is untyped
         os.unlink(path)
 
     def rename(self, old: str, new: str) -> None:
-        os.rename(old, self._source + new)
+        os.rename(old, new)
 
     def create(self, path: str, mode: int, fi: Any = None) -> int:
         return os.open(path, os.O_RDWR | os.O_CREAT, mode)

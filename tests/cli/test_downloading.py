@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+import subprocess
 import zipfile
 from pathlib import Path
 
@@ -330,6 +331,23 @@ class TestResuming:
         assert sorted(os.listdir(place)) == ["large.bin", "small.txt"]
         assert_same((place / "large.bin").read_bytes(), content)
         assert store_bytes(cloud) < self.SIZE - got + (6 << 20)
+
+    @pytest.mark.mount
+    def test_without_room_for_both_a_large_file_comes_all_the_same(
+        self, taskfs: Command, cloud: FakeCloud
+    ) -> None:
+        """`download`: where the disk has no room for both, nothing is kept beside the file."""
+        task, content = large_task(cloud, self.SIZE, zipfile.ZIP_STORED)
+        place = taskfs.cwd / "small"
+        place.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", place], check=True)
+        try:
+            done = taskfs("download", task, "--output-dir", str(place))
+            assert (done.returncode, done.stderr) == (0, "")
+            assert sorted(os.listdir(place)) == ["large.bin", "small.txt"]
+            assert_same((place / "large.bin").read_bytes(), content)
+        finally:
+            subprocess.run(["umount", place], check=True)
 
     def test_another_version_is_not_continued(self, taskfs: Command, cloud: FakeCloud) -> None:
         """Integrity: bytes belong to one object version."""

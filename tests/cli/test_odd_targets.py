@@ -53,6 +53,7 @@ def task(cloud: FakeCloud) -> str:
     ("lack", "refused", "reason"),
     [
         ("colons", {"t=0:01.vtk", "a:b/c.txt"}, "Invalid argument"),
+        ("colons_by_fuse", {"t=0:01.vtk", "a:b/c.txt"}, "Operation not permitted"),
         ("long_names", {LONG}, "File name too long"),
         ("ascii_only", {"é.txt"}, "Invalid or incomplete multibyte"),
     ],
@@ -73,6 +74,24 @@ def test_one_name_does_not_keep_the_others(
             assert all(reason in line for line in lines[:-1])
             assert f"{len(refused)} of " in lines[-1] and "not downloaded" in lines[-1]
             assert tree(place) == {k: v for k, v in FILES.items() if k not in refused}
+
+
+@pytest.mark.mount
+def test_names_that_differ_in_case(taskfs: Command, cloud: FakeCloud, tmp_path: Path) -> None:
+    """`download`: where `A` and `a` are one name, the second is named, the first stays."""
+    task = cloud.add_task(outputs={"A.txt": b"first", "a.txt": b"the second", "b.txt": b"b"})
+    place = tmp_path / "target"
+    with odd_target(place, "case"):
+        for _ in range(2):
+            done = taskfs("download", task, "--output-dir", str(place))
+            assert done.returncode == 1
+            assert "differs in case" in done.stderr
+            assert done.stderr.count("\n") == 2
+            found = tree(place)
+            assert found.pop("b.txt") == b"b"
+            assert found in ({"A.txt": b"first"}, {"a.txt": b"the second"})
+    assert taskfs("download", task, "--output-dir", str(tmp_path / "plain")).returncode == 0
+    assert len(tree(tmp_path / "plain")) == 3
 
 
 @pytest.mark.mount
