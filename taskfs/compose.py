@@ -100,7 +100,8 @@ def open_task_archive(client: TaskClient, task: Task, which: Which, engine: Engi
     if path is None:
         raise NotFound(f"task {task.id} has no {which.value} archive")
     expected = task.output_files if which is Which.OUTPUT else None
-    return open_archive(client.open_object(path, task.region), which.root, engine, expected)
+    remote = client.open_object(path, task.region)
+    return open_archive(remote, which.root, engine, expected, name=path)
 
 
 def open_core(

@@ -25,6 +25,7 @@ from taskfs.options import (
     near_matches,
     parse_duration,
     parse_path,
+    parse_relative_path,
     parse_size,
     user_dir,
 )
@@ -153,7 +154,9 @@ def _check_storage_options(given: Mapping[str, Any]) -> Mapping[str, Any]:
     known = [option.name for option in OPTIONS if FSSPEC in option.commands] + ["api_key"]
     for name in given:
         if name not in known:
-            raise ConfigError(f"unknown {_STORAGE_OPTION} {name!r}{near_matches(name, known)}")
+            near = near_matches(name, known)
+            options = f"the options are {', '.join(sorted(known))}"
+            raise ConfigError(f"unknown {_STORAGE_OPTION} {name!r}{near or ':'} {options}")
     return given
 
 
@@ -255,6 +258,9 @@ def _file_settings(path: Path, content: bytes) -> Iterator[tuple[str, str]]:
         if isinstance(value, dict) or (isinstance(value, list) and not option.repeatable):
             raise ConfigError(f"{key} in {path}: one value is needed: {key} = {option.metavar}")
         text = _as_text(value)
+        if option.parse in (parse_path, parse_relative_path):
+            # The path is its bytes in the file, which is UTF-8, whatever the locale's encoding.
+            text = os.fsdecode(text.encode("utf-8", "surrogateescape"))
         if option.parse is parse_path:  # relative to the file: nobody knows where we are started
             text = str(path.parent / os.path.expanduser(text))
         yield option.name, text

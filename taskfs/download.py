@@ -6,9 +6,11 @@ first byte is written; `fetching` then fetches.
 
 import errno
 import fnmatch
+import os
 import re
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar, Final
@@ -103,12 +105,25 @@ def select_members(members: Iterable[Member], names: Sequence[str]) -> list[Memb
     missing = []
     for name in names:
         found = _matching(members, name)
+        if not found and (other := _read_as_utf8(name)):
+            found = _matching(members, other)
         chosen.update(found)
         if not found:
             missing.append(name)
     if missing:
         raise NotFound(f"not in the archive: {', '.join(missing)}")
     return [member for member in members if member.path in chosen]
+
+
+def _read_as_utf8(name: str) -> str | None:
+    """Return *name*, which the locale decoded, as its bytes read in UTF-8; None if they are not.
+
+    A terminal may be UTF-8 where the locale is not.
+    """
+    try:
+        return os.fsencode(name).decode("utf-8")
+    except UnicodeError:
+        return None
 
 
 def _matching(members: Sequence[Member], name: str) -> set[str]:
@@ -128,7 +143,13 @@ def plan_members(archive: Archive, target: Path, names: Sequence[str]) -> list[F
     """Return what has to be fetched for *names* to be in *target*; nothing is written yet."""
     place = Target(target)
     chosen = select_members(archive.index.members, names)
-    return [MemberFetch(archive, member, place) for member in chosen if not place.has(member)]
+    cases = Counter(member.path.casefold() for member in chosen)
+    fetches: list[Fetch] = []
+    for member in chosen:
+        has_twin = cases[member.path.casefold()] > 1
+        if not place.has(member, has_twin=has_twin):
+            fetches.append(MemberFetch(archive, member, place, has_twin))
+    return fetches
 
 
 def plan_archive(archive: Archive, target: Path, name: str) -> list[Fetch]:
@@ -145,8 +166,8 @@ def check_space(fetches: Iterable[Fetch]) -> None:
         device = existing.stat().st_dev
         needed[device] = (existing, needed.get(device, (existing, 0))[1] + size)
     for place, size in needed.values():
-        free = shutil.disk_usage(place).free
-        if size > free:
+        total, _, free = shutil.disk_usage(place)
+        if size > free and total:  # some file systems tell neither, and both are 0
             raise NoSpace(
                 f"{format_size(size)} are needed in {place}, where {format_size(free)} are free: "
                 "make room, or choose files with --filenames"

@@ -4,7 +4,7 @@ Several at a time; nothing is written outside of the target directories, whateve
 """
 
 import contextlib
-import fcntl
+import errno
 import os
 import threading
 import zlib
@@ -18,13 +18,22 @@ from taskfs.archive import Archive
 from taskfs.buffers import Buffer
 from taskfs.decoders import crc32
 from taskfs.errors import CorruptData, Interrupted, Unsupported
-from taskfs.target import Target
+from taskfs.model import format_count
+from taskfs.target import (
+    NO_TIMES,
+    CannotHold,
+    Target,
+    file_name,
+    lock,
+    naming,
+    refuse_another_case,
+)
 from taskfs.zipindex import Member
 
 CHUNK: Final = 1 << 20
 FILES_AT_ONCE: Final = 2  # more only wait for the interpreter: the readers fetch ahead
 # These concern one file: the others are fetched all the same.
-OF_ONE_FILE: Final = (CorruptData, Unsupported)
+OF_ONE_FILE: Final = (CorruptData, Unsupported, CannotHold)
 
 Progress = Callable[[int], None]
 
@@ -62,6 +71,7 @@ class MemberFetch:
     archive: Archive
     member: Member
     target: Target
+    has_twin: bool = False  # the name of another member differs only in case
 
     @property
     def path(self) -> Path:
@@ -78,7 +88,7 @@ class MemberFetch:
             try:
                 with os.fdopen(fd, "wb", buffering=0) as stream:
                     self._fill(stream, session)
-                session.finish_part(folder, part, name)
+                session.finish_part(folder, part, file_name(name), has_twin=self.has_twin)
             except BaseException:
                 session.discard_part(folder, part)
                 raise
@@ -92,7 +102,7 @@ class MemberFetch:
             stream.seek(0)
             stream.truncate()
             self._copy(stream, session)
-        os.utime(stream.fileno(), ns=(self.member.mtime_ns, self.member.mtime_ns))
+        session.set_time(stream, self.member.mtime_ns)
 
     def _copy(self, stream: FileIO, session: "Session") -> None:
         reader = self.archive.open_member(self.member)
@@ -121,7 +131,10 @@ class ArchiveFetch:
 
     @property
     def size(self) -> int:
-        return self.archive.size
+        try:
+            return max(0, self.archive.size - self.part.stat().st_size)
+        except OSError:  # no part, or none that can be read
+            return self.archive.size
 
     @property
     def part(self) -> Path:
@@ -147,15 +160,10 @@ class ArchiveFetch:
         self.target.mkdir(parents=True, exist_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         with os.fdopen(os.open(self.part, flags, 0o666), "wb", buffering=0) as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as exc:
-                exc.strerror = "another download is at work on it"
-                raise
+            lock(stream)
             there = min(stream.seek(0, os.SEEK_END), self.archive.size)
             stream.seek(there)
             stream.truncate()
-            session.count(there)
             reader = self.archive.open_raw()
             try:
                 for chunk in chunks(reader.read_at, there, self.archive.size):
@@ -191,15 +199,33 @@ class Session:
         self._parts: set[tuple[int, str]] = set()
         self._stopped = False
         self._numbers = 0
+        self.untimed = 0  # files whose times could not be set, and why
+        self.untimed_reason = ""
 
     def write(self, stream: FileIO, chunk: Buffer) -> None:
         """Write all of *chunk*; Interrupted once the session was stopped."""
         if self._stopped:
             raise Interrupted("the download was stopped")
         view = memoryview(chunk)
-        while view:
-            view = view[stream.write(view) :]
+        try:
+            while view:
+                view = view[stream.write(view) :]
+        except OSError as exc:
+            if exc.errno != errno.EFBIG:
+                raise
+            raise CannotHold("the file system there cannot hold a file of this size") from None
         self.count(len(chunk))
+
+    def set_time(self, stream: FileIO, mtime_ns: int) -> None:
+        """Set the file's time; where the file system cannot, the file stays without."""
+        try:
+            os.utime(stream.fileno(), ns=(mtime_ns, mtime_ns))
+        except OSError as exc:
+            if exc.errno not in NO_TIMES:
+                raise
+            with self._lock:
+                self.untimed += 1
+                self.untimed_reason = exc.strerror or ""
 
     def count(self, size: int) -> None:
         """Tell the progress that *size* bytes are there."""
@@ -218,9 +244,13 @@ class Session:
             self._parts.add((folder, name))
         return name, fd
 
-    def finish_part(self, folder: int, part: str, name: str) -> None:
+    def finish_part(self, folder: int, part: str, name: bytes, *, has_twin: bool = False) -> None:
         """Give the part, which is whole, its *name*; what had the name before is replaced."""
-        os.replace(part, name, src_dir_fd=folder, dst_dir_fd=folder)
+        with self._lock if has_twin else contextlib.nullcontext():  # twins one after the other
+            if has_twin:
+                refuse_another_case(folder, name)
+            with naming():
+                os.replace(part, name, src_dir_fd=folder, dst_dir_fd=folder)
         with self._lock:
             self._parts.discard((folder, part))
 
@@ -240,12 +270,17 @@ class Session:
                     os.unlink(name, dir_fd=folder)
 
 
-def run(fetches: Sequence[Fetch], progress: Progress = lambda size: None) -> list[Failure]:
+def run(
+    fetches: Sequence[Fetch],
+    progress: Progress = lambda size: None,
+    warn: Callable[[str], None] = lambda text: None,
+) -> list[Failure]:
     """Fetch all files, several at a time; return those that failed, for others than all's reasons.
 
     *progress* is called with the number of bytes that were written, from several threads but one
     at a time. The first failure that concerns more than its own file (no answer, no access, the
     disk) ends the run and is raised, as is an interrupt; unfinished files are removed then.
+    *warn* is called with what is not as it should be, though all bytes are there.
     """
     session = Session(progress)
     queue = _Queue(fetches)
@@ -266,6 +301,12 @@ def run(fetches: Sequence[Fetch], progress: Progress = lambda size: None) -> lis
         raise
     if queue.fatal is not None:
         raise queue.fatal
+    if session.untimed:
+        count = format_count(session.untimed, "file")
+        warn(
+            f"the time of {count} could not be set ({session.untimed_reason}): "
+            "the next download fetches them again"
+        )
     return queue.failures
 
 

@@ -7,28 +7,35 @@ OSErrors with the errno that the mount gives.
 
 import errno
 import os
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any, Final, NoReturn
 
 from fsspec import AbstractFileSystem
-from fsspec.utils import glob_translate
 
+from taskfs.blockfile import BlockFile
 from taskfs.config import Secret, load_config
 from taskfs.errors import ConfigError
 from taskfs.fetching import chunks
+from taskfs.globbing import may_hold
 from taskfs.handles import Handle
+from taskfs.members import RawArchiveNode
 from taskfs.nodes import Directory, Node
 from taskfs.paths import describe, kind, listing, resolve
 from taskfs.service import SERVICE
 from taskfs.sharing import SharedCore, as_oserror, shared_core
 from taskfs.taskfile import TaskFile
 
-# What fsspec itself understands among the storage options; listings are cached by the core.
-_FSSPEC_OPTIONS: Final = frozenset({"use_listings_cache", "listings_expiry_time", "max_paths"})
+# Options that callers give to every fsspec file system. They change nothing here: the core caches
+# listings, batches ranges and has threads of its own.
+_FSSPEC_OPTIONS: Final = frozenset(
+    {
+        *("use_listings_cache", "listings_expiry_time", "max_paths", "skip_instance_cache"),
+        *("asynchronous", "loop", "batch_size"),
+    }
+)
 
 
 class TaskFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is untyped
@@ -56,6 +63,17 @@ class TaskFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is unt
             raise ValueError(str(exc)) from None
         self._own_options = own
         self._shared: SharedCore | None = None
+
+    @property
+    def storage_options(self) -> dict[str, Any]:
+        """The options by which another process makes this file system."""
+        found: dict[str, Any] = self.__dict__["storage_options"]
+        return found
+
+    @storage_options.setter
+    def storage_options(self, given: dict[str, Any]) -> None:
+        # An event loop belongs to one process and cannot be pickled.
+        self.__dict__["storage_options"] = {k: v for k, v in given.items() if k != "loop"}
 
     @property
     def _core(self) -> SharedCore:
@@ -99,7 +117,7 @@ class TaskFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is unt
         of `glob`, a directory that cannot hold what matches is shown as empty.
         """
         path = self._strip_protocol(path)
-        if pattern is not None and not _may_hold(path, pattern):
+        if pattern is not None and not may_hold(path, pattern):
             return []
         with as_oserror(path):
             node, destination = self._resolve(path)
@@ -182,15 +200,34 @@ class TaskFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is unt
         autocommit: bool = True,
         cache_options: Any = None,
         **kwargs: Any,
-    ) -> TaskFile:
+    ) -> TaskFile | BlockFile:
         if mode != "rb":
             self._refuse(path)
+        if kwargs.get("cache_type") == "none":  # `blockcache::` brings a cache of its own
+            return BlockFile(self, path, block_size, kwargs.get("size"))
         return TaskFile(self, path, block_size)
 
     def open_handle(self, path: str) -> tuple[Handle, SharedCore]:
         """Return what a `TaskFile` reads through."""
         with as_oserror(path):
             return self._core.open(self._resolve(path)[0]), self._core
+
+    def sign(self, path: str, expiration: int | None = None, **kwargs: Any) -> str:
+        """Return a new signed URL of a raw archive (`<id>/output.zip`), good for GET for a while.
+
+        The service decides for how long; *expiration* changes nothing.
+
+        Raises:
+            NotImplementedError: another file, which has no URL.
+        """
+        path = self._strip_protocol(path)
+        with as_oserror(path):
+            node, _ = self._resolve(path)
+            if not isinstance(node, RawArchiveNode):
+                text = "only a raw archive has a URL: sign('<id>/output.zip') or '<id>/input.zip'"
+                raise NotImplementedError(f"{path}: {text}")
+            stored, region = node.stored_at
+            return self._core.core.client.signed_url(stored, region)
 
     def cat_file(
         self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any
@@ -305,18 +342,6 @@ class TaskFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is unt
 def _read(handle: Handle, start: int | None, end: int | None) -> bytes:
     begin, stop, _ = slice(start, end).indices(handle.size)
     return b"".join(chunks(handle.read_at, begin, stop))
-
-
-def _may_hold(path: str, pattern: str) -> bool:
-    """Whether what lies beneath *path* may match the *pattern* of a glob."""
-    return all(_matches(path.split("/") if path else [], pattern.split("/")))
-
-
-def _matches(names: Iterable[str], patterns: Iterable[str]) -> Iterator[bool]:
-    for name, pattern in zip(names, patterns, strict=False):
-        if "**" in pattern:
-            return
-        yield re.match(glob_translate(pattern), name) is not None
 
 
 def _raise_unless_missing(error: OSError) -> None:

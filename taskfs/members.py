@@ -220,6 +220,11 @@ class RawArchiveNode(Node):
     def etag(self) -> str:
         return self._archive.version.etag
 
+    @property
+    def stored_at(self) -> tuple[str, str | None]:
+        """The archive's path in the store, and the region."""
+        return self._which.path(self._task) or "", self._task.region
+
     def open(self, *, writing: bool) -> Handle:
         if writing:
             raise ReadOnly(f"{self.path} cannot be written")

@@ -113,6 +113,11 @@ def format_size(count: float) -> str:
     return f"{count / 1000:.2f} PB"
 
 
+def format_count(count: int, noun: str) -> str:
+    """Return *count* with its *noun*: `1 file`, `2 files`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 class ObjectVersion(NamedTuple):
     """Which bytes a remote object holds: its size and what the store says identifies them."""
 

@@ -92,7 +92,9 @@ def _check_machine(config: Config) -> None:
         raise MountError(f"/dev/fuse is missing: sudo modprobe fuse; {CONTAINER}")
     if (config.allow_other or config.allow_root) and os.getuid() != 0:
         try:
-            allowed = re.search(r"(?m)^\s*user_allow_other\b", FUSE_CONF.read_text())
+            allowed = re.search(
+                r"(?m)^\s*user_allow_other\b", FUSE_CONF.read_text(errors="replace")
+            )
         except OSError:
             allowed = None
         if not allowed:

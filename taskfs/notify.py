@@ -32,6 +32,6 @@ class ServiceManager:
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel,
         ):
             channel.connect(address)
-            channel.sendall("\n".join(lines).encode())
+            channel.sendall("\n".join(lines).encode("utf-8", "backslashreplace"))
             return True
         return False

@@ -113,6 +113,10 @@ class OfflineAPI:
         """Send nothing."""
         _refuse(f"metadata of {task_id}")
 
+    def signed_url(self, path: str, region: str | None) -> str:
+        """Return nothing: a URL of the store is of no use without it."""
+        return _refuse(path)
+
     def open_object(self, path: str, region: str | None) -> RemoteObject:
         """Return an object of which nothing can be fetched."""
         return _Away(path)

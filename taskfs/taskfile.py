@@ -110,7 +110,7 @@ class TaskFile(io.BufferedReader):
         super().__init__(_RawFile(fs, path), block_size or BUFFER)
         self.fs = fs
         self.path = path
-        self.blocksize = block_size
+        self.blocksize = block_size or BUFFER
 
     @property
     def size(self) -> int:

@@ -13,6 +13,7 @@ import click
 from taskfs import __version__
 from taskfs.cli.console import complain, with_fix
 from taskfs.cli.mount8 import read_call
+from taskfs.cli.streams import tolerate_encodings
 from taskfs.errors import TaskFSError
 
 log = logging.getLogger(__name__)
@@ -98,6 +99,7 @@ def run() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; each failure is one line on standard error."""
     _open_standard_streams()
+    tolerate_encodings()
     if COMPLETING in os.environ:
         from taskfs.cli.completion import answer
 

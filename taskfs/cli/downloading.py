@@ -15,7 +15,7 @@ from taskfs.cli.options import EPILOG, Settings, config_options, reads
 from taskfs.cli.tasks import parse_task_id
 from taskfs.config import Config
 from taskfs.errors import NotFound
-from taskfs.model import format_size
+from taskfs.model import format_count, format_size
 
 if TYPE_CHECKING:
     from taskfs.api import TaskClient
@@ -131,6 +131,7 @@ class _Plan:
     def of(self, task_id: str, target: Path) -> "list[Fetch]":
         """Return what is missing of one task's files in *target*."""
         from taskfs.download import plan_archive, plan_members
+        from taskfs.resume import make_resumable, reopener
 
         with known_task(task_id):
             self._client.get_status(task_id)  # a 404 here means the task, later an archive
@@ -138,9 +139,10 @@ class _Plan:
         if self._whole:
             return plan_archive(archive, target, f"{self._which.value}.zip")
         try:
-            return plan_members(archive, target, self._filenames)
+            fetches = plan_members(archive, target, self._filenames)
         except NotFound as exc:
             raise NotFound(f"task {task_id}: {exc}") from None
+        return make_resumable(fetches, target, reopener(self._client, task_id, self._which))
 
 
 def _fetch(fetches: "Sequence[Fetch]") -> int:
@@ -150,14 +152,18 @@ def _fetch(fetches: "Sequence[Fetch]") -> int:
 
     engine.check_space(fetches)
     total = sum(fetch.size for fetch in fetches)
+    warnings: list[str] = []
     with _progress_bar(total) as advance:
-        failures = fetching.run(fetches, advance)
+        failures = fetching.run(fetches, advance, warnings.append)
+    for warning in warnings:
+        complain(f"warning: {warning}")
     for failure in failures:
         complain(f"{failure.path}: {failure.error}")
     if failures:
-        complain(f"{len(failures)} of {len(fetches)} files were not downloaded")
+        were = "was" if len(fetches) == 1 else "were"
+        complain(f"{len(failures)} of {format_count(len(fetches), 'file')} {were} not downloaded")
     elif sys.stderr.isatty():
-        done = f"{len(fetches)} files ({format_size(total)}) downloaded"
+        done = f"{format_count(len(fetches), 'file')} ({format_size(total)}) downloaded"
         click.echo(done if fetches else "everything is there already", err=True)
     return 1 if failures else 0
 
@@ -168,23 +174,8 @@ def _progress_bar(total: int) -> "Iterator[Progress]":
     if not is_terminal(sys.stderr) or not total:
         yield lambda size: None
         return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TaskProgressColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
+    from taskfs.cli.bar import download_bar
 
-    columns = (
-        TaskProgressColumn(),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with download_bar() as bar:
         task = bar.add_task("", total=total)
         yield lambda size: bar.advance(task, size)

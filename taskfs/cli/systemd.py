@@ -122,13 +122,22 @@ def _key_file() -> str:
 def _unit_word(text: str) -> str:
     """Return *text* as one word of a command line: `%` and `$` stand for themselves."""
     text = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
-    text = "".join(f"\\x{ord(c):02x}" if c < " " else c for c in text)
+    text = "".join(f"\\x{_byte(c):02x}" if c < " " or _is_byte(c) else c for c in text)
     return f'"{text}"' if any(c in text for c in " '\"\\;") or not text else text
 
 
 def _fstab_field(text: str) -> str:
     """Return *text* without blanks: they are octal digits in fstab(5)."""
-    return "".join(f"\\{ord(c):03o}" if c in " \t\n\\#" else c for c in text)
+    return "".join(f"\\{_byte(c):03o}" if c in " \t\n\\#" or _is_byte(c) else c for c in text)
+
+
+def _is_byte(character: str) -> bool:
+    """Whether the character stands for a byte that the locale cannot decode (PEP 383)."""
+    return "\udc80" <= character <= "\udcff"
+
+
+def _byte(character: str) -> int:
+    return ord(character) & 0xFF
 
 
 @click.command("install-helper", short_help="Let mount(8) find taskfs.")

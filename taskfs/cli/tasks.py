@@ -28,8 +28,8 @@ from taskfs.errors import (
     Unavailable,
 )
 from taskfs.filter_check import check_filter, statuses_explained
-from taskfs.model import Task, TaskStatus, format_elapsed
-from taskfs.options import parse_positive_duration
+from taskfs.model import Task, TaskAPI, TaskStatus, format_elapsed
+from taskfs.options import parse_positive_duration, parse_text
 
 if TYPE_CHECKING:
     from taskfs.api import TaskClient
@@ -47,7 +47,7 @@ COLUMNS = (
 
 def parse_task_id(text: str) -> str:
     """Return the id of a task, of which nothing more is asked than that it can be one."""
-    task_id = text.strip().rstrip("/")  # as the shell completes a task's directory
+    task_id = parse_text(text).strip().rstrip("/")  # as the shell completes a task's directory
     if not task_id or "/" in task_id or task_id.startswith(".") or len(task_id) > MAX_ID:
         shown = text if len(text) <= MAX_ID else f"{text[:40]}..."
         raise ConfigError(f"{shown!r} is not the id of a task: see `taskfs list`")
@@ -134,11 +134,25 @@ def show(settings: Settings, task_id: str, as_json: bool) -> None:
     with open_reading(settings) as (_, client), known_task(task_id):
         record = client.task_detail(task_id)
     if as_json:
-        click.echo(json.dumps(record, indent=2, ensure_ascii=False))
+        click.echo(as_json_text(record))
         return
     from taskfs.cli.report import report
 
     click.echo("\n".join(report(record, time.time_ns())))
+
+
+def as_json_text(record: object) -> str:
+    """Return *record* as indented JSON: in ASCII, unless standard output is UTF-8 and can hold it.
+
+    JSON is UTF-8 (RFC 8259), and a replaced character would be lost.
+    """
+    text = json.dumps(record, indent=2, ensure_ascii=False)
+    is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    try:
+        text.encode("utf-8" if is_utf8 else "ascii")
+    except UnicodeEncodeError:  # a lone surrogate has no UTF-8
+        return json.dumps(record, indent=2)
+    return text
 
 
 @click.command(short_help="Kill tasks.")

@@ -1,5 +1,6 @@
 """`taskfs.download`, `fetching` and `target` on archives in memory: no sockets, no commands."""
 
+import errno
 import fcntl
 import os
 import threading
@@ -260,11 +261,12 @@ class TestArchive:
         assert isinstance(fetch, fetching.ArchiveFetch)
         fetch.part.write_bytes(self.RAW[: fetching.CHUNK])
         counted: list[int] = []
+        assert fetch.size == len(self.RAW) - fetching.CHUNK  # a rate of what is there says nothing
 
         fetching.run([fetch], counted.append)
 
         assert min(archive.raw_reads) == fetching.CHUNK
-        assert sum(counted) == len(self.RAW)
+        assert sum(counted) == len(self.RAW) - fetching.CHUNK
         assert (tmp_path / "output.zip").read_bytes() == self.RAW
 
     def test_another_version_is_not_continued(self, tmp_path: Path) -> None:
@@ -295,3 +297,34 @@ def test_too_little_room_is_told_before_anything_is_written(tmp_path: Path) -> N
     with pytest.raises(download.NoSpace, match=r"PB are needed in .*make room"):
         download.check_space(fetches)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """`download --archive`: works where flock(2) is refused."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    archive = MemoryArchive({}, TestArchive.RAW)
+    assert fetching.run(plan_raw(archive, tmp_path)) == []
+    assert (tmp_path / "output.zip").read_bytes() == TestArchive.RAW
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS, errno.EINVAL])
+def test_a_file_system_without_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """`download`: where times cannot be set there is one warning, and the files are there."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "utime", refuse)
+    warnings: list[str] = []
+    assert fetching.run(plan(MemoryArchive(FILES), tmp_path), warn=warnings.append) == []
+    assert (tmp_path / "a.txt").read_bytes() == FILES["a.txt"]
+    assert len(warnings) == 1 and warnings[0].startswith("the time of 4 files could not be set")
