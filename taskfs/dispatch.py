@@ -208,8 +208,10 @@ class Dispatch:
         return (STATFS_OUT.pack(*blocks, room.unit, room.longest_name, room.unit, 0),)
 
     def _opendir(self, nodeid: int, body: memoryview) -> Answer:
+        path = self._path(nodeid)
+        self._operations("opendir", path)  # a directory that is gone is ENOENT here
         fh = next(self._numbers)
-        self._listings[fh] = _Listing(self._path(nodeid))
+        self._listings[fh] = _Listing(path)
         return (OPEN_OUT.pack(fh, 0, 0),)
 
     def _releasedir(self, nodeid: int, body: memoryview) -> Answer:
@@ -232,7 +234,7 @@ class Dispatch:
         if listing is None:
             raise OSError(errno.EBADF, "")
         if listing.listed is None or not offset:
-            listing.listed = self._operations("readdir", listing.path)
+            listing.listed = self._read_listing(listing.path)
         entries, known_attrs, keep_s = listing.listed
         answer, packer = [], self._packer
         valid = packer.valid(keep_s())  # before they are looked up: see `Shelf.keep_listed`
@@ -251,6 +253,15 @@ class Dispatch:
             told = self._places.tell(listing.path, entry.name) if attrs else 0
             answer.append(packer.looked_up(*listed, told, attrs, valid))
         return (b"".join(answer),)
+
+    def _read_listing(self, path: str) -> Listed:
+        try:
+            listed: Listed = self._operations("readdir", path)
+        except FileNotFoundError as exc:
+            # glibc's readdir(3) takes ENOENT for the end of the directory: a program would see an
+            # empty one, and `rsync --delete` would empty its copy.
+            raise OSError(errno.EIO, "the directory is gone") from exc
+        return listed
 
     def _setxattr(self, nodeid: int, body: memoryview) -> Answer:
         size, flags = SETXATTR_IN.unpack_from(body)

@@ -21,6 +21,7 @@ ROWS: Final = (
         "config",
         "record",
         "transport",
+        "answers",
         "pages",
         "logs",
         "daemon",
