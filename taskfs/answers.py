@@ -93,7 +93,7 @@ def version_of(headers: Mapping[str, str], size: int) -> ObjectVersion:
 
 def has_tag_of(headers: Mapping[str, str], version: ObjectVersion) -> bool:
     """Whether the answer carries the validator of *version*."""
-    return bool(version.etag) and _told(headers, version) == opaque_tag(version.etag)
+    return bool(version.etag) and validator(headers, version) == opaque_tag(version.etag)
 
 
 def contradicts(headers: Mapping[str, str], size: int, version: ObjectVersion) -> bool:
@@ -101,11 +101,12 @@ def contradicts(headers: Mapping[str, str], size: int, version: ObjectVersion) -
 
     A validator is compared with its own kind; an answer without that kind tells nothing.
     """
-    told = _told(headers, version)
+    told = validator(headers, version)
     return size != version.size or bool(told and version.etag and told != opaque_tag(version.etag))
 
 
-def _told(headers: Mapping[str, str], version: ObjectVersion) -> str:
+def validator(headers: Mapping[str, str], version: ObjectVersion) -> str:
+    """Return the answer's validator of the kind that *version* has; empty if it has none."""
     if _DATE.match(version.etag):
         return headers.get("Last-Modified", "").strip()
     return opaque_tag(headers.get("ETag", ""))

@@ -24,6 +24,7 @@ from taskfs.answers import (
     is_weak,
     looks_like_page,
     unsatisfied_size,
+    validator,
     version_of,
 )
 from taskfs.buffers import Buffer, allocate
@@ -72,7 +73,7 @@ class StoredObject:
         self._lock = threading.Lock()
         self._url: str | None = None
         self._signing: Future[str] | None = None
-        self._is_weak = False  # the store gives weak tags, at least at times
+        self._is_weak = False  # the store's tags fail If-Match, at least at times
 
     def fetch_tail(self, length: int) -> Fetched:
         """Return the last *length* bytes of the object (all of it if it is smaller); see model.
@@ -162,6 +163,7 @@ class StoredObject:
             headers["If-Match"] = version.etag
         response = self._send(headers, budget, returned)
         if response.status_code == 412 and version is not None:
+            response.close()
             response = self._repeat_unpinned(byte_range, version, budget)
         if is_weak(response.headers):
             self._is_weak = True
@@ -215,13 +217,17 @@ class StoredObject:
         """Repeat a request without If-Match, because a tag in its weak form fails it too.
 
         Raises:
-            StaleObject: the answer does not carry the tag of *version*.
+            StaleObject: the answer carries another tag than *version*, or is a 412 again.
+            Transient: it carries none, which leaves open why the first one was refused.
         """
         response = self._send({"Range": byte_range}, budget)
         if response.status_code in (200, 206) and not is_page(response.headers):
             if not has_tag_of(response.headers, version):
                 response.close()
-                raise StaleObject(f"{self.path}: the object was replaced")
+                stale = StaleObject(f"{self.path}: the object was replaced")
+                if validator(response.headers, version):
+                    raise stale
+                raise Transient(stale, tries=2)
             self._is_weak = True
         elif response.status_code == 412:
             response.close()
@@ -247,10 +253,14 @@ class StoredObject:
         size, out of the whole.
         """
         headers = response.headers
+        is_known = version is not None and has_tag_of(headers, version)
+        if response.status_code == 200 and is_page(headers) and not is_known:
+            response.close()
+            raise self._mismatch("a page instead of the object")
         if not is_plain(headers.get("Content-Encoding", "")):
             response.close()
             raise Unsupported(f"{self.path}: the store sends a compressed representation")
-        length = content_length(response.headers)
+        length = content_length(headers)
         if response.status_code == 200:
             self._check_whole(response, version, budget)
             size = length or 0
@@ -276,15 +286,13 @@ class StoredObject:
         first bytes do.
         """
         headers, size = response.headers, content_length(response.headers)
-        is_known = version is not None and has_tag_of(headers, version)
-        if is_page(headers) and not is_known:
+        if size == 0:
             response.close()
-            raise self._mismatch("a page instead of the object")
-        if version is not None and not (is_known and size == version.size):
-            is_other = size is None or contradicts(headers, size, version)
-            if is_other and not self._begins_as_archive(response, budget):
+            raise self._mismatch("an empty answer")
+        if version is not None and (size is None or contradicts(headers, size, version)):
+            if not self._begins_as_archive(response, budget):
                 raise self._mismatch("something else instead of the object")
-            if is_other and _is_small(response):
+            if _is_small(response):
                 raise StaleObject(f"{self.path}: the object was replaced")
         if not _is_small(response):
             response.close()
