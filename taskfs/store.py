@@ -111,8 +111,7 @@ class StoredObject:
                 response, None, lambda size: (max(0, size - length), size), budget
             )
         if not is_refused and is_page(response.headers):
-            response.close()
-            raise self._mismatch("a page instead of the object")
+            raise self._mismatch("a page instead of the object", response)
         response.close()
         response = self._get("bytes=0-0", None, budget)
         return response, self._part(response, None, lambda size: (0, min(1, size)), budget)
@@ -144,8 +143,7 @@ class StoredObject:
             response = self._get(f"bytes={at}-{stop - 1}", version, budget)
             part = self._part(response, version, lambda _: (at, stop), budget)
             if part.start != at or part.stop > stop:
-                response.close()
-                raise self._mismatch("the range is not the one asked for")
+                raise self._mismatch("the range is not the one asked for", response)
             self._receive(response, part, body, budget)
 
     def _get(
@@ -255,8 +253,7 @@ class StoredObject:
         headers = response.headers
         is_known = version is not None and has_tag_of(headers, version)
         if response.status_code == 200 and is_page(headers) and not is_known:
-            response.close()
-            raise self._mismatch("a page instead of the object")
+            raise self._mismatch("a page instead of the object", response)
         if not is_plain(headers.get("Content-Encoding", "")):
             response.close()
             raise Unsupported(f"{self.path}: the store sends a compressed representation")
@@ -267,11 +264,9 @@ class StoredObject:
             return _Part(*asked(size), version or version_of(headers, size))
         told = content_range(headers.get("Content-Range", ""))
         if told is None:
-            response.close()
-            raise self._mismatch("no usable Content-Range")
+            raise self._mismatch("no usable Content-Range", response)
         if not told.start < told.stop <= told.size or length not in (None, told.stop - told.start):
-            response.close()
-            raise self._mismatch("a Content-Range that contradicts itself")
+            raise self._mismatch("a Content-Range that contradicts itself", response)
         if version is not None and contradicts(headers, told.size, version):
             response.close()
             raise StaleObject(f"{self.path}: the object was replaced")
@@ -287,8 +282,7 @@ class StoredObject:
         """
         headers, size = response.headers, content_length(response.headers)
         if size == 0:
-            response.close()
-            raise self._mismatch("an empty answer")
+            raise self._mismatch("an empty answer", response)
         if version is not None and (size is None or contradicts(headers, size, version)):
             if not self._begins_as_archive(response, budget):
                 raise self._mismatch("something else instead of the object")
@@ -342,8 +336,10 @@ class StoredObject:
         mine.set_result(url)
         return url
 
-    def _mismatch(self, why: str) -> Transient:
-        """A wrong answer is looked at once more, then not believed."""
+    def _mismatch(self, why: str, response: requests.Response | None = None) -> Transient:
+        """Close a wrong answer; it is looked at once more, then not believed."""
+        if response is not None:
+            response.close()
         error: TaskFSError = BadAnswer(f"GET {self.path}: {why}")
         return Transient(error, tries=2)
 
