@@ -34,6 +34,7 @@ LEAVE_S: Final = 1.0
 HUNG_S: Final = 90.0  # an operation may try for `--timeout`, and some of them one after another
 KILL_EVERY_S: Final = (8.0, 30.0)
 DEAD_S: Final = (0.3, 2.0)  # for so long readers meet the mount of a killed daemon
+DEAD_PAUSE_S: Final = 0.05  # of a reader that met it, which would else do nothing but fail
 MOUNT_TRIES: Final = 5  # a mount begins with a listing, which a fault may refuse
 OPTIONS: Final = {"timeout": "10s", "cache_size": "16M", "attr_timeout": "200ms"}
 # The bound that the README states for caches and buffers, an interpreter and what it imports.
@@ -130,13 +131,15 @@ class _Soak:
         self.trouble.start()
         for reader in self._readers:
             reader.start()
-        # Later kills would hide a leak: from the middle to the end it is one daemon.
-        until = time.monotonic() + self.seconds * 0.4
+        # Later kills would hide a leak: from the middle to the end it is one daemon, and by the
+        # middle its pools have their threads.
+        until = time.monotonic() + self.seconds * 0.25
         while not self.wrong and (left_s := until - time.monotonic()) > 0:
             self._wait(min(left_s, self._rng.uniform(*KILL_EVERY_S)))
             self._kill_daemon()
+        self._wait(self.seconds * 0.35)
         self.usages["middle"] = self._rest()
-        self._wait(self.seconds * 0.6)
+        self._wait(self.seconds * 0.4)
         self.trouble.stop()
         self.usages["end"] = self._rest()
         self.watch.stop()
@@ -255,6 +258,8 @@ class _Soak:
                     self.errors[name] += 1
                 if failure:
                     self.wrong.append(failure)
+            if name == "ENOTCONN":
+                time.sleep(DEAD_PAUSE_S)
 
     def _after(self) -> None:
         """Look at what must hold once the trouble is over."""
