@@ -287,9 +287,12 @@ class TaskClient:
                 raise NotFound(f"{what}: {detail}")
             # A proxy that lost sight of the API says 404 too: it must not look like an empty
             # listing or a task that is gone.
-            text = f"{what}: {response.status_code}, which is not the task API's word"
+            text = f"{what}: {response.status_code}, which is not the task API's own answer"
             raise Transient(BadAnswer(text), tries=2)
-        if response.status_code >= 300:
+        if 300 <= response.status_code < 400:
+            text = f"{what}: {response.status_code}, which leads nowhere"
+            raise Transient(BadAnswer(text), tries=2)
+        if response.status_code >= 400:
             raise refusal(what, response.status_code, _detail(body) or response.reason)
         try:
             return msgspec.json.decode(body, type=kind)

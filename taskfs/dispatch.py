@@ -7,11 +7,12 @@ Paths, names and bytes come from the request, what they are from `operations`, t
 import contextlib
 import errno
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Final
 
 from taskfs.buffers import Buffer
+from taskfs.errors import NotFound
 from taskfs.nodes import DIRECTORY_MODE, Entry
 from taskfs.operations import Listed, Opened, Room, TaskOperations
 from taskfs.places import Places
@@ -219,10 +220,12 @@ class Dispatch:
         return EMPTY
 
     def _readdir(self, nodeid: int, body: memoryview) -> Answer:
-        return self._list(nodeid, body, plus=False)
+        with _without_enoent():
+            return self._list(nodeid, body, plus=False)
 
     def _readdirplus(self, nodeid: int, body: memoryview) -> Answer:
-        return self._list(nodeid, body, plus=True)
+        with _without_enoent():
+            return self._list(nodeid, body, plus=True)
 
     def _list(self, nodeid: int, body: memoryview, *, plus: bool) -> Answer:
         """Return the entries from an offset on that fit, with attributes where that costs nothing.
@@ -234,7 +237,7 @@ class Dispatch:
         if listing is None:
             raise OSError(errno.EBADF, "")
         if listing.listed is None or not offset:
-            listing.listed = self._read_listing(listing.path)
+            listing.listed = self._operations("readdir", listing.path)
         entries, known_attrs, keep_s = listing.listed
         answer, packer = [], self._packer
         valid = packer.valid(keep_s())  # before they are looked up: see `Shelf.keep_listed`
@@ -253,15 +256,6 @@ class Dispatch:
             told = self._places.tell(listing.path, entry.name) if attrs else 0
             answer.append(packer.looked_up(*listed, told, attrs, valid))
         return (b"".join(answer),)
-
-    def _read_listing(self, path: str) -> Listed:
-        try:
-            listed: Listed = self._operations("readdir", path)
-        except FileNotFoundError as exc:
-            # glibc's readdir(3) takes ENOENT for the end of the directory: a program would see an
-            # empty one, and `rsync --delete` would empty its copy.
-            raise OSError(errno.EIO, "the directory is gone") from exc
-        return listed
 
     def _setxattr(self, nodeid: int, body: memoryview) -> Answer:
         size, flags = SETXATTR_IN.unpack_from(body)
@@ -293,6 +287,18 @@ class Dispatch:
             raise OSError(errno.EROFS, "")
 
         return refuse
+
+
+@contextlib.contextmanager
+def _without_enoent() -> Iterator[None]:
+    """Turn ENOENT into EIO, because readdir(3) of glibc takes ENOENT for the end of the directory.
+
+    A program would see an empty directory, and `rsync --delete` would empty its copy.
+    """
+    try:
+        yield
+    except (NotFound, FileNotFoundError) as exc:
+        raise OSError(errno.EIO, "the directory is gone") from exc
 
 
 def _sized(size: int, value: bytes) -> Answer:

@@ -105,12 +105,12 @@ class StoredObject:
     def _first(self, length: int, budget: Budget) -> tuple[requests.Response, _Part]:
         """Send the first request for an object and return its answer, which tells the version."""
         response = self._get(f"bytes=-{length}", None, budget, returned=NO_SUFFIX)
-        is_refused = response.status_code in NO_SUFFIX
-        if not is_refused and (response.status_code == 206 or _is_small(response)):
+        status = response.status_code
+        if status == 206 or (status == 200 and _is_small(response)):
             return response, self._part(
                 response, None, lambda size: (max(0, size - length), size), budget
             )
-        if not is_refused and is_page(response.headers):
+        if status == 200 and is_page(response.headers):
             raise self._mismatch("a page instead of the object", response)
         response.close()
         response = self._get("bytes=0-0", None, budget)
@@ -168,13 +168,13 @@ class StoredObject:
         status = response.status_code
         if status in (200, 206):
             return response
-        told = response.headers.get("Content-Range", "")
+        size = unsatisfied_size(response.headers.get("Content-Range", ""))
         if status == 416 and version is not None:
+            if size == version.size:
+                raise self._mismatch("a range within the object is refused", response)
             response.close()
-            if unsatisfied_size(told) == version.size:
-                raise self._mismatch("a range within the object is refused")
             raise StaleObject(f"{self.path}: the object was replaced")
-        if status == 416 and unsatisfied_size(told) == 0:
+        if status == 416 and size == 0:
             response.close()
             raise BadAnswer(f"{self.path}: the object is empty")
         if status in returned:
@@ -185,6 +185,8 @@ class StoredObject:
             if code in ABSENT_CODES:
                 raise NotFound(f"GET {self.path}: {text}")
             raise self._mismatch(f"{text}, without the store's word that the object is absent")
+        if status < 400:
+            raise self._mismatch(f"{text} in place of a range")
         raise refusal(f"GET {self.path}", status, text)
 
     def _send(
@@ -247,8 +249,7 @@ class StoredObject:
     ) -> _Part:
         """Return what the answer's head says its body is, checked against *version*.
 
-        A 200 is taken for a small object: then the part is what was *asked* for, by the object's
-        size, out of the whole.
+        A 200 is taken for a small object: the part is what was *asked* for, by the object's size.
         """
         headers = response.headers
         is_known = version is not None and has_tag_of(headers, version)

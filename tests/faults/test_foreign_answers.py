@@ -224,3 +224,22 @@ def test_a_page_in_place_of_an_archives_end_is_eio(fs: Surface, page: str) -> No
     assert errno_of(lambda: fs.names(f"{task}/outputs")) == errno.EIO
     fs.cloud.faults.clear()
     assert fs.names(f"{task}/outputs") == ["a"]
+
+
+@pytest.mark.parametrize("status", [202, 204, 300, 304])
+def test_a_status_that_makes_no_sense_is_looked_at_once_more(fs: Surface, status: int) -> None:
+    """README, Errors: a wrong answer is looked at once more, on API and store alike."""
+    fs.names()
+    task = finished(fs.cloud, a=CONTENT)
+    wrong = answer(b"", "text/plain", status)
+    faults = [
+        add_fault(fs.cloud, where, task, "body", **wrong)
+        for where in ("record", "signing", "store")
+    ]
+    assert fs.names(f"{task}/outputs") == ["a"]
+    assert [fault.hits for fault in faults] == [1, 1, 1]
+    add_fault(fs.cloud, "store", task, "body", times=None, **wrong)
+    with fs.open(f"{task}/outputs/a") as opened:
+        assert errno_of(lambda: opened.read_at(0, PIECE)) == errno.EIO
+        fs.cloud.faults.clear()
+        assert_same(opened.read_at(0, PIECE), CONTENT[:PIECE])
