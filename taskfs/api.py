@@ -47,6 +47,8 @@ _NOT_FOUND: Final = re.compile(r"\b404\b|Not Found")
 # What GET /tasks/{id} adds to a record as a listing gives it.
 DETAIL_ONLY: Final = ("status_history", "machine_operations", "steps")
 MAX_DETAIL: Final = 500
+# Only a request for one task can be answered by "there is no such thing", never a collection.
+_ONE_TASK: Final = re.compile(r"/tasks/[^/]+(/|$)")
 
 
 class _Status(msgspec.Struct):
@@ -292,10 +294,18 @@ class TaskClient:
         self._transport.receive(what, response, budget, body, MAX_ANSWER)
         if len(body) > MAX_ANSWER:
             raise BadAnswer(f"{what}: an answer of more than {MAX_ANSWER >> 20} MiB")
-        if response.status_code == 404 and body.lstrip().startswith(b"<"):
-            # The API's own 404 is JSON: this one is a page of a proxy that lost sight of it.
-            raise Transient(BadAnswer(f"{what}: a page instead of an answer (404)"), tries=2)
-        if response.status_code >= 300:
+        if response.status_code in (404, 410):
+            detail = _detail(body)
+            if detail and _ONE_TASK.match(path):
+                raise NotFound(f"{what}: {detail}")
+            # A proxy that lost sight of the API says 404 too: it must not look like an empty
+            # listing or a task that is gone.
+            text = f"{what}: {response.status_code}, which is not the task API's own answer"
+            raise Transient(BadAnswer(text), tries=2)
+        if 300 <= response.status_code < 400:
+            text = f"{what}: {response.status_code}, which leads nowhere"
+            raise Transient(BadAnswer(text), tries=2)
+        if response.status_code >= 400:
             raise refusal(what, response.status_code, _detail(body) or response.reason)
         try:
             return msgspec.json.decode(body, type=kind)

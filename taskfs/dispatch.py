@@ -7,11 +7,12 @@ Paths, names and bytes come from the request, what they are from `operations`, t
 import contextlib
 import errno
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Final
 
 from taskfs.buffers import Buffer
+from taskfs.errors import NotFound
 from taskfs.nodes import DIRECTORY_MODE, Entry
 from taskfs.operations import Listed, Opened, Room, TaskOperations
 from taskfs.places import Places
@@ -213,8 +214,10 @@ class Dispatch:
         return (STATFS_OUT.pack(*blocks, room.unit, room.longest_name, room.unit, 0),)
 
     def _opendir(self, nodeid: int, body: memoryview) -> Answer:
+        path = self._path(nodeid)
+        self._operations("opendir", path)  # a directory that is gone is ENOENT here
         fh = next(self._numbers)
-        self._listings[fh] = _Listing(self._path(nodeid))
+        self._listings[fh] = _Listing(path)
         return (OPEN_OUT.pack(fh, 0, 0),)
 
     def _releasedir(self, nodeid: int, body: memoryview) -> Answer:
@@ -222,10 +225,12 @@ class Dispatch:
         return EMPTY
 
     def _readdir(self, nodeid: int, body: memoryview) -> Answer:
-        return self._list(nodeid, body, plus=False)
+        with _without_enoent():
+            return self._list(nodeid, body, plus=False)
 
     def _readdirplus(self, nodeid: int, body: memoryview) -> Answer:
-        return self._list(nodeid, body, plus=True)
+        with _without_enoent():
+            return self._list(nodeid, body, plus=True)
 
     def _list(self, nodeid: int, body: memoryview, *, plus: bool) -> Answer:
         """Return the entries from an offset on that fit, with attributes where that costs nothing.
@@ -287,6 +292,18 @@ class Dispatch:
             raise OSError(errno.EROFS, "")
 
         return refuse
+
+
+@contextlib.contextmanager
+def _without_enoent() -> Iterator[None]:
+    """Turn ENOENT into EIO, because readdir(3) of glibc takes ENOENT for the end of the directory.
+
+    A program would see an empty directory, and `rsync --delete` would empty its copy.
+    """
+    try:
+        yield
+    except (NotFound, FileNotFoundError) as exc:
+        raise OSError(errno.EIO, "the directory is gone") from exc
 
 
 def _sized(size: int, value: bytes) -> Answer:

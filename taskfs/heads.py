@@ -5,6 +5,7 @@ asleep while nothing is asked, shuts the socket of an answer that is overdue: wh
 a broken connection, and tries again.
 """
 
+import http.client
 import os
 import socket
 import threading
@@ -81,13 +82,32 @@ def _watched(connection: HTTPConnection) -> Any:
     return _overdue.watch(connection.sock, seconds if isinstance(seconds, (int, float)) else 60.0)
 
 
+class _FinalResponse(http.client.HTTPResponse):
+    """A response that skips what a server sends ahead of it, such as 103 Early Hints.
+
+    `http.client` skips 100 alone: it takes any other 1xx for the answer, and the answer itself for
+    that to the next request.
+    """
+
+    def _read_status(self) -> tuple[str, int, str]:
+        while True:
+            version, status, reason = super()._read_status()  # type: ignore[misc]
+            if not 101 < status < 200:
+                return version, status, reason
+            http.client.parse_headers(self.fp)
+
+
 class _Connection(HTTPConnection):
+    response_class = _FinalResponse
+
     def getresponse(self) -> HTTPResponse:  # type: ignore[override]
         with _watched(self):
             return super().getresponse()
 
 
 class _SecureConnection(HTTPSConnection):
+    response_class = _FinalResponse
+
     def getresponse(self) -> HTTPResponse:  # type: ignore[override]
         with _watched(self):
             return super().getresponse()

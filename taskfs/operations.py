@@ -83,6 +83,10 @@ class TaskOperations:
     def getattr(self, path: str) -> Attrs:
         return self._tree.attrs(path)
 
+    def opendir(self, path: str) -> None:
+        """Return if there is something at *path*."""
+        self._tree.resolve(path)
+
     def readdir(self, path: str) -> Listed:
         node = self._tree.resolve(path)
         return Listed(list(node.children()), node.known_attrs, node.keep_s)

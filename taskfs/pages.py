@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -40,39 +40,53 @@ def read_listing(ask: Ask, parse: Parse, pool: Executor, last: int | None) -> li
     all passes saw together.
 
     Raises:
-        BadAnswer: a listing without end.
+        BadAnswer: a listing without end, one that stays shorter than its own `total_size`, or one
+            without a single usable record.
     """
     seen: dict[str, Task] = {}
     for _ in range(TRIES):
-        tasks, whole = _read_pages(ask, parse, pool, last)
-        if whole:
-            return list(tasks.values())[:last]
-        seen |= tasks
+        one = _read_pages(ask, parse, pool, last)
+        if one.unusable and not one.tasks:
+            raise BadAnswer(f"GET /tasks: none of {one.unusable} records can be used")
+        if one.is_steady and len(one.tasks) + one.unusable >= one.wanted:
+            return list(one.tasks.values())[:last]
+        seen |= one.tasks
+    if len(seen) + one.unusable < one.wanted:
+        # Shown as it is, the tasks that are missing would look deleted.
+        raise BadAnswer(f"GET /tasks: {len(seen)} tasks of the {one.wanted} that are announced")
     return sorted(seen.values(), key=lambda task: task.create_ns or 0, reverse=True)[:last]
 
 
-def _read_pages(
-    ask: Ask, parse: Parse, pool: Executor, last: int | None
-) -> tuple[dict[str, Task], bool]:
-    """Return the tasks of one pass by id, and whether the pass saw all of them.
+class _Pass(NamedTuple):
+    """One pass over the pages: the tasks by id, how many records could not be used, and whether
+    all pages told of the same length. *wanted* is the least number of records that are there."""
 
-    Pages in which there is nothing new end the pass, whatever `total_size` says.
-    """
+    tasks: dict[str, Task]
+    unusable: int
+    wanted: int
+    is_steady: bool
+
+
+def _read_pages(ask: Ask, parse: Parse, pool: Executor, last: int | None) -> _Pass:
+    """Read all pages once; pages in which there is nothing new end the pass."""
     tasks: dict[str, Task] = {}
+    unusable = 0
 
     def add(page: Page) -> int:
         """Return how many of the page's records were not there yet, unusable ones included."""
+        nonlocal unusable
         before, parsed = len(tasks), parse(page.tasks)
         tasks.update((task.id, task) for task in parsed)
+        unusable += len(page.tasks) - len(parsed)
         return len(tasks) - before + len(page.tasks) - len(parsed)
 
     per_page = PAGE if last is None else max(1, min(PAGE, last))
     first = ask(1, per_page)
-    wanted = first.total_size if last is None else min(last, first.total_size)
+    wanted = least = first.total_size if last is None else min(last, first.total_size)
     if 0 < len(first.tasks) < min(per_page, wanted):
         per_page = len(first.tasks)  # all that this server gives at once
     count = -(-wanted // per_page)
-    told = add(first)
+    add(first)
     steady = True
     for start in range(2, count + 1, PAGES_AT_ONCE):
         if start > MAX_PAGES:
@@ -80,8 +94,8 @@ def _read_pages(
         numbers = range(start, min(start + PAGES_AT_ONCE, count + 1))
         pages = list(pool.map(lambda number: ask(number, per_page), numbers))
         news = sum(map(add, pages))
-        told += news
         steady = steady and all(page.total_size == first.total_size for page in pages)
+        least = min(least, *(page.total_size for page in pages))
         if not news:
             break
-    return tasks, count <= 1 or (steady and told >= wanted)
+    return _Pass(tasks, unusable, least, steady)

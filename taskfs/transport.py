@@ -9,7 +9,7 @@ import http.client
 import http.cookiejar
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 from urllib.parse import urljoin
@@ -20,7 +20,7 @@ import urllib3
 from taskfs import __version__
 from taskfs.clock import age_clock
 from taskfs.connection_errors import cause, permanent_error, proxy_refusal, proxy_setting_error
-from taskfs.errors import AccessDenied, BadAnswer, NotFound, TaskFSError, Unavailable
+from taskfs.errors import AccessDenied, BadAnswer, TaskFSError, Unavailable
 from taskfs.heads import BoundedHeads
 from taskfs.http_session import HTTPSession, origin_of
 from taskfs.pools import asked_s
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 KEY_HEADER: Final = "X-API-Key"
 CHUNK: Final = 256 << 10
-TRANSIENT_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+IMPATIENT_STATUSES: Final = frozenset({408, 425, 429})
 MAX_REDIRECTS: Final = 5
 # Connections that nobody used for so long may have died unseen, as they do while a laptop sleeps.
 MAX_IDLE_S: Final = 60.0
@@ -138,11 +138,13 @@ class Transport:
         headers: Mapping[str, str] | None = None,
         params: Any = None,
         json: Any = None,
+        returned: Collection[int] = (),
     ) -> requests.Response:
         """Send one request and return the answer's head; the body is still to be read.
 
         Raises:
-            Transient: no connection, no answer in time, 408, 429 or 5xx.
+            Transient: no connection, no answer in time, 408, 425, 429 or any 5xx that is not in
+                *returned*.
             BadAnswer: redirects without end, or a URL that cannot be requested.
         """
         self._stats.add(f"{self._side}_requests")
@@ -172,14 +174,13 @@ class Transport:
         if (refused := proxy_refusal(response, what, self._proxy_of(response.url))) is not None:
             response.close()
             raise refused
-        if response.status_code in TRANSIENT_STATUSES:
+        status = response.status_code
+        if (status in IMPATIENT_STATUSES or status >= 500) and status not in returned:
             wait_s = retry_after_s(response.headers.get("Retry-After"))
-            text = f"{what}: {response.status_code} {response.reason}"
+            text = f"{what}: {status} {response.reason}"
             response.close()
             # Too many requests is a request for patience, not a broken answer.
-            error = (
-                Unavailable(text) if response.status_code in (408, 425, 429) else BadAnswer(text)
-            )
+            error = Unavailable(text) if status in IMPATIENT_STATUSES else BadAnswer(text)
             raise Transient(error, retry_after_s=wait_s)
         return response
 
@@ -319,15 +320,12 @@ class Transport:
 
 
 def refusal(what: str, status: int, text: str) -> TaskFSError:
-    """Return the error that an HTTP status of 4xx (or an unexpected one) means to a user."""
+    """Return the error that an HTTP status of 4xx (or an unexpected one) means to a user.
+
+    Never NotFound: a status alone does not tell who answered, so callers look at the body first.
+    """
     text = f"{what}: {text or status}"
-    kinds: dict[int, type[TaskFSError]] = {
-        401: AccessDenied,
-        403: AccessDenied,
-        404: NotFound,
-        410: NotFound,
-    }
-    return kinds.get(status, BadAnswer)(text)
+    return AccessDenied(text) if status in (401, 403) else BadAnswer(text)
 
 
 def _read_into(source: Any, room: memoryview) -> int:

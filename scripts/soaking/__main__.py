@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import os
 import random
+import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -22,13 +25,17 @@ from tests.mounts import Mount
 
 from .daemon import Usage, Watch, usage_of
 from .faults import Trouble
-from .readers import EXPLAINED, WORKS, Stage, Wrong
+from .readers import DISCONNECTED, EXPLAINED, WORKS, Shorter, Stage, Wrong
 from .world import World
 
 READERS: Final = 8
 REST_S: Final = 2.0
 LEAVE_S: Final = 1.0
 HUNG_S: Final = 90.0  # an operation may try for `--timeout`, and some of them one after another
+KILL_EVERY_S: Final = (8.0, 30.0)
+DEAD_S: Final = (0.3, 2.0)  # for so long readers meet the mount of a killed daemon
+DEAD_PAUSE_S: Final = 0.05  # of a reader that met it, which would else do nothing but fail
+MOUNT_TRIES: Final = 5  # a mount begins with a listing, which a fault may refuse
 OPTIONS: Final = {"timeout": "10s", "cache_size": "16M", "attr_timeout": "200ms"}
 # The bound that the README states for caches and buffers, an interpreter and what it imports.
 PLAIN_MEMORY: Final = 160 << 20
@@ -92,6 +99,9 @@ class _Soak:
     done: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
+    false_enoent: int = 0
+    shorter: int = 0
+    kills: int = 0
     usages: dict[str, Usage] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -100,13 +110,16 @@ class _Soak:
         self._going = threading.Event()
         self._under_way: dict[int, tuple[str, float]] = {}
         self._readers: list[threading.Thread] = []
+        self._rng = random.Random(self.seed - 1)
+        self._pid = 0
+        self._back_s = float("-inf")  # when the daemon was last mounted again; inf until then
         self.trouble = Trouble(self.world, self.home / "cache", random.Random(self.seed + 1), 0.15)
 
     def run(self) -> None:
         stage = Stage(self.mount.path, self.world, self.home / "scratch")
-        pid = self.mount.pid
-        self.usages["start"] = usage_of(pid)
-        self.watch = Watch(pid)
+        self._pid = self.mount.pid
+        self.usages["start"] = usage_of(self._pid)
+        self.watch = Watch(self._pid)
         self._readers = [
             threading.Thread(
                 target=self._read, args=(stage, self.seed + 2 + number), name="reader", daemon=True
@@ -118,13 +131,20 @@ class _Soak:
         self.trouble.start()
         for reader in self._readers:
             reader.start()
+        # Later kills would hide a leak: from the middle to the end it is one daemon, and by the
+        # middle its pools have their threads.
+        until = time.monotonic() + self.seconds * 0.25
+        while not self.wrong and (left_s := until - time.monotonic()) > 0:
+            self._wait(min(left_s, self._rng.uniform(*KILL_EVERY_S)))
+            self._kill_daemon()
+        self._wait(self.seconds * 0.35)
+        self.usages["middle"] = self._rest()
         self._wait(self.seconds * 0.4)
-        self.usages["middle"] = self._rest(pid)
-        self._wait(self.seconds * 0.6)
         self.trouble.stop()
-        self.usages["end"] = self._rest(pid)
-        self.stop(HUNG_S)
+        self.usages["end"] = self._rest()
         self.watch.stop()
+        self._kill_daemon()
+        self.stop(HUNG_S)
         self._after()
 
     def stop(self, patience_s: float) -> None:
@@ -144,16 +164,59 @@ class _Soak:
             time.sleep(0.2)
             self._look_for_hung()
 
-    def _rest(self, pid: int) -> Usage:
+    def _rest(self) -> Usage:
         """Return what the daemon holds once nobody has asked it for anything for a moment."""
+        self._hold_readers()
+        time.sleep(REST_S)
+        usage = usage_of(self._pid)
+        self._going.set()
+        return usage
+
+    def _hold_readers(self) -> None:
+        """Return once no reader is in an operation; none begins another one."""
         self._going.clear()
+        time.sleep(0.1)  # a reader may be about to note what it does
         while self._under_way and not self.wrong:
             time.sleep(0.1)
             self._look_for_hung()
-        time.sleep(REST_S)
-        usage = usage_of(pid)
+
+    def _kill_daemon(self) -> None:
+        """Kill the daemon beneath its readers, and mount again.
+
+        The dead mount must answer ENOTCONN. Readers are held while it is replaced, because the
+        directory beneath it shows between the two mounts.
+        """
+        if self.wrong:
+            return
+        self.kills += 1
+        self._back_s = float("inf")
+        os.kill(self._pid, signal.SIGKILL)
+        time.sleep(self._rng.uniform(*DEAD_S))
+        self._check_disconnected()
+        self._hold_readers()
+        for _ in range(MOUNT_TRIES):
+            try:
+                self.mount.start()
+                break
+            except (AssertionError, subprocess.TimeoutExpired) as exc:
+                failure = str(exc)
+        else:
+            self.wrong.append(f"the mount of a killed daemon was not repaired: {failure[:500]}")
+            return
+        self._pid = self.mount.pid
+        self.watch.follow(self._pid)
+        self._back_s = time.monotonic()
         self._going.set()
-        return usage
+
+    def _check_disconnected(self) -> None:
+        try:
+            names = os.listdir(self.mount.path)
+        except OSError as exc:
+            if exc.errno != errno.ENOTCONN:
+                self.wrong.append(f"the mount of a killed daemon: {exc}")
+        else:
+            self.shorter += 1
+            self.wrong.append(f"the mount of a killed daemon lists {len(names)} names")
 
     def _look_for_hung(self) -> None:
         now = time.monotonic()
@@ -169,26 +232,34 @@ class _Soak:
         while not self._ended.is_set():
             self._going.wait()
             work = rng.choices(works, weights)[0]
-            self._under_way[me] = work.__name__, time.monotonic()
+            began_s = time.monotonic()
+            self._under_way[me] = work.__name__, began_s
             failure = ""
             name = ""
+            is_shorter = False
             try:
                 work(stage, rng)
             except OSError as exc:
                 name = errno.errorcode.get(exc.errno or 0, str(exc))
-                if exc.errno not in EXPLAINED:
+                is_killed = exc.errno in DISCONNECTED and began_s <= self._back_s
+                if exc.errno not in EXPLAINED and not is_killed:
                     failure = f"{work.__name__}: {exc}"
             except Wrong as exc:
+                is_shorter = isinstance(exc, Shorter)
                 failure = f"{work.__name__}: {exc}"
             except Exception as exc:
                 failure = f"{work.__name__}: {type(exc).__name__}: {exc}"
             with self._lock:
                 self._under_way.pop(me, None)
                 self.done[work.__name__] += 1
+                self.shorter += is_shorter
+                self.false_enoent += name == "ENOENT"
                 if name:
                     self.errors[name] += 1
                 if failure:
                     self.wrong.append(failure)
+            if name == "ENOTCONN":
+                time.sleep(DEAD_PAUSE_S)
 
     def _after(self) -> None:
         """Look at what must hold once the trouble is over."""
@@ -234,6 +305,9 @@ class _Soak:
         print(f"operations      {self.done.total():8d}   {_listed(self.done)}")
         print(f"faults injected {self.trouble.counts.total():8d}   {_listed(self.trouble.counts)}")
         print(f"errors          {self.errors.total():8d}   {_listed(self.errors)}")
+        print(f"daemon killed   {self.kills:8d}")
+        print(f"false ENOENT    {self.false_enoent:8d}")
+        print(f"short listings  {self.shorter:8d}   directories shorter than they are")
         print(f"wrong           {len(self.wrong):8d}")
         peak = max(self.watch.memory, default=0)
         print(f"memory          {_mb(peak)} at most; {_mb(second)} early, {_mb(last)} late (RSS)")

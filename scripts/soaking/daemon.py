@@ -46,6 +46,7 @@ class Watch:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self.memory: list[int] = []
+        self._since = 0  # where the samples of the present process begin
 
     def start(self) -> None:
         self._thread.start()
@@ -54,15 +55,21 @@ class Watch:
         self._ended.set()
         self._thread.join()
 
+    def follow(self, pid: int) -> None:
+        """Look at another process from now on."""
+        self._since, self._pid = len(self.memory), pid
+
     def _run(self) -> None:
         while not self._ended.wait(SAMPLE_S):
             try:
                 self.memory.append(usage_of(self._pid).rss)
             except OSError:
-                return  # it has ended: who reads will say so
+                continue  # it has ended; a reader reports that, unless it was killed on purpose
 
     def growth(self) -> tuple[int, int]:
-        """Return the median of the memory in the second and in the last quarter of the time."""
-        quarter = max(1, len(self.memory) // 4)
-        second = self.memory[quarter : 2 * quarter] or self.memory
-        return int(statistics.median(second)), int(statistics.median(self.memory[-quarter:]))
+        """Return the median of the memory in the second and in the last quarter of the time that
+        the present process was looked at."""
+        memory = self.memory[self._since :] or self.memory
+        quarter = max(1, len(memory) // 4)
+        second = memory[quarter : 2 * quarter] or memory
+        return int(statistics.median(second)), int(statistics.median(memory[-quarter:]))

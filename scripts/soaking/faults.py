@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from .world import World, damage_cache
 
@@ -15,7 +15,7 @@ Options = dict[str, Any]
 
 
 def _status(rng: random.Random) -> Options:
-    asked: Options = {"status": rng.choice([429, 500, 502, 503, 504])}
+    asked: Options = {"status": rng.choice([429, 500, 502, 503, 504, 507, *range(520, 528), 598])}
     if rng.randrange(3) == 0:
         asked["retry_after"] = rng.choice([0, 0.5, 1])
     return asked
@@ -25,20 +25,59 @@ def _cut(rng: random.Random) -> Options:
     return {"after_bytes": rng.choice([0, 1, 1000, 65_536, 300_000])}
 
 
+def _foreign_404(rng: random.Random) -> Options:
+    content, content_type = rng.choice(
+        [
+            (b"default backend - 404", "text/plain"),
+            (b"<html>404 Not Found</html>", "text/html"),
+            (b"", "text/plain"),
+            (b"<Error><Code>NoSuchBucket</Code></Error>", "application/xml"),
+        ]
+    )
+    return {"content": content, "content_type": content_type, "status": 404}
+
+
+class Row(NamedTuple):
+    """One thing that may happen to a request: a kind of `tests.fake_api`, its options, its sides.
+
+    The options may be drawn at random; `is_long` lasts for many requests."""
+
+    kind: str
+    options: Callable[[random.Random], Options]
+    sides: tuple[str, ...] = ("store", "api")
+    is_long: bool = False
+
+
+STORE: Final = ("store",)
 # What may become of any request; each is survived, or refused by an errno of the README's table.
-WIRE: Final[dict[str, Callable[[random.Random], Options]]] = {
-    "status": _status,
-    "reset": lambda rng: rng.choice([{}, _cut(rng)]),
-    "short": _cut,
-    "long": lambda rng: {},
-    "stall": lambda rng: {"seconds": rng.uniform(0.1, 4), **rng.choice([{}, _cut(rng)])},
-    "whole": lambda rng: {},
-    "header": lambda rng: {
-        "name": "Content-Range",
-        "value": rng.choice([None, "bytes 0-9/10", "bytes 5-1/9", "nonsense"]),
-    },
-    "html": lambda rng: {},
-    "body": lambda rng: {"content": b"[{]"},
+WIRE: Final[dict[str, Row]] = {
+    "status": Row("status", _status),
+    "reset": Row("reset", lambda rng: rng.choice([{}, _cut(rng)])),
+    "short": Row("short", _cut),
+    "long": Row("long", lambda rng: {}, STORE),
+    "stall": Row(
+        "stall", lambda rng: {"seconds": rng.uniform(0.1, 4), **rng.choice([{}, _cut(rng)])}
+    ),
+    "whole": Row("whole", lambda rng: {}, STORE),
+    "header": Row(
+        "header",
+        lambda rng: {
+            "name": "Content-Range",
+            "value": rng.choice([None, "bytes 0-9/10", "bytes 5-1/9", "nonsense"]),
+        },
+        STORE,
+    ),
+    "HTML 200": Row("html", lambda rng: {}),
+    "body": Row("body", lambda rng: {"content": b"[{]"}),
+    "foreign 404": Row("body", _foreign_404),
+    "early hints": Row("hints", lambda rng: {}),
+    "weak tags in turn": Row(
+        "tag", lambda rng: {"forms": ["strong", "weak", "absent"]}, STORE, is_long=True
+    ),
+    "capped answers": Row("capped", lambda rng: {"most": 50_000}, STORE, is_long=True),
+    "no suffix ranges": Row(
+        "no suffix", lambda rng: {"how": rng.choice([416, 501, "prefix"])}, STORE, is_long=True
+    ),
 }
 
 
@@ -53,7 +92,7 @@ class Trouble:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="trouble", daemon=True)
         self.counts: Counter[str] = Counter()
-        self._faults: list[Any] = []
+        self._faults: list[tuple[str, Any]] = []
 
     def start(self) -> None:
         self._thread.start()
@@ -64,8 +103,8 @@ class Trouble:
         if self._thread.is_alive():
             self._thread.join()
         self._world.cloud.faults.clear()
-        for fault in self._faults:
-            self.counts[f"wire: {fault.kind}"] += fault.hits
+        for name, fault in self._faults:
+            self.counts[f"wire: {name}"] += fault.hits
         self._faults.clear()
 
     def _run(self) -> None:
@@ -89,11 +128,14 @@ class Trouble:
 
     def _on_the_wire(self) -> None:
         rng, name = self._rng, self._rng.choice(list(WIRE))
-        side = "store" if name in ("whole", "header", "long") else rng.choice(["store", "api"])
+        row = WIRE[name]
         fault = self._world.cloud.faults.add(
-            name, side=side, times=rng.choice([1, 1, 1, 2, 3]), **WIRE[name](rng)
+            row.kind,
+            side=rng.choice(row.sides),
+            times=rng.choice([10, 30] if row.is_long else [1, 1, 1, 2, 3]),
+            **row.options(rng),
         )
-        self._faults.append(fault)
+        self._faults.append((name, fault))
 
     def _flip(self) -> None:
         place = self._rng.choice([place for place in self._world.places if place.is_checked])
@@ -101,7 +143,7 @@ class Trouble:
         fault = self._world.cloud.faults.add(
             "flip", side="store", path=place.task, times=self._rng.choice([1, 2, 5]), at=at
         )
-        self._faults.append(fault)
+        self._faults.append(("flip", fault))
 
     def _go_away(self) -> None:
         """Let nobody answer for a moment."""

@@ -21,12 +21,18 @@ PIECE: Final = 128 << 10
 EXPLAINED: Final = frozenset(
     {errno.EIO, errno.ETIMEDOUT, errno.EACCES, errno.EOPNOTSUPP, errno.ESTALE}
 )
+# What a killed daemon's mount answers until it is mounted again, and what was in flight then.
+DISCONNECTED: Final = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
 ALIVE: Final = frozenset({"computation-started\n", "pending-kill\n", "killed\n"})
 _BY_TEXT: Final = {os.strerror(number): number for number in errno.errorcode}
 
 
 class Wrong(Exception):
     """Bytes, names or an errno that no fault explains."""
+
+
+class Shorter(Wrong):
+    """A directory without some of its names, and no error."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +155,8 @@ def walk(stage: Stage, rng: random.Random) -> None:
         raise errors[0]
     versions = list(place.versions)
     if set(found) != set(versions[0]):
-        raise Wrong(f"{place.task}: a listing of {len(found)} files, not {len(versions[0])}")
+        kind = Shorter if set(versions[0]) - set(found) else Wrong
+        raise kind(f"{place.task}: a listing of {len(found)} files, not {len(versions[0])}")
     for name, size in found.items():
         if all(len(files[name]) != size for files in versions):
             raise Wrong(f"{place.task} {name}: st_size {size}")
@@ -168,7 +175,8 @@ def copy_tree(stage: Stage, rng: random.Random) -> None:
             target = copy / name
             content = target.read_bytes() if target.exists() else None
             if all(files[name] != content for files in versions) and not done.returncode:
-                raise Wrong(f"{place.task} {name}: cp -r was content with {target}")
+                kind = Shorter if content is None else Wrong
+                raise kind(f"{place.task} {name}: cp -r was content with {target}")
             if content and f"/{name}'" not in done.stderr:
                 _check_whole(place, name, content)
     if done.returncode:
@@ -216,7 +224,7 @@ def list_tasks(stage: Stage, rng: random.Random) -> None:
     names = set(os.listdir(stage.mount))
     missing = [place.task for place in stage.world.places if place.task not in names]
     if missing:
-        raise Wrong(f"a listing of {len(names)} names, without {missing[0]}")
+        raise Shorter(f"a listing of {len(names)} names, without {missing[0]}")
 
 
 def kill(stage: Stage, rng: random.Random) -> None:

@@ -28,7 +28,7 @@ from taskfs.errors import (
     Unavailable,
 )
 from taskfs.filter_check import check_filter, statuses_explained
-from taskfs.model import Task, TaskAPI, TaskStatus, format_elapsed
+from taskfs.model import Task, TaskStatus, format_elapsed
 from taskfs.options import parse_positive_duration, parse_text
 
 if TYPE_CHECKING:

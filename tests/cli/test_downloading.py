@@ -11,6 +11,7 @@ import pytest
 
 from tests.cli.conftest import Command, eventually, interrupt
 from tests.fake_api import FakeCloud
+from tests.faults.scenarios import NO_SUCH_KEY
 from tests.surfaces import assert_same
 
 OUTPUTS = {
@@ -230,7 +231,7 @@ class TestFailures:
     def test_the_archive_of_a_fresh_success_is_waited_for(
         self, taskfs: Command, cloud: FakeCloud, task: str
     ) -> None:
-        missing = cloud.faults.add("status", side="store", status=404, times=2)
+        missing = cloud.faults.add("body", side="store", times=2, **NO_SUCH_KEY)
         done = taskfs("download", task, "--filenames", "stdout.txt")
         assert done.returncode == 0, done.stderr
         assert missing.hits == 2

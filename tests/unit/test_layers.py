@@ -22,6 +22,7 @@ ROWS: Final = (
         "config",
         "record",
         "transport",
+        "answers",
         "pages",
         "logs",
         "daemon",

@@ -14,7 +14,7 @@ import pytest
 import requests
 import urllib3
 
-from taskfs.errors import AccessDenied, BadAnswer, NotFound, TaskFSError, Unavailable
+from taskfs.errors import AccessDenied, BadAnswer, TaskFSError, Unavailable
 from taskfs.retries import Budget, Transient, retry_after_s
 from taskfs.stats import Stats
 from taskfs.transport import KEY_HEADER, MAX_REDIRECTS, Transport, refusal
@@ -44,7 +44,7 @@ def get(transport: Transport, url: str, **options: Any) -> bytes:
     return transport.retrying("GET it", attempt)
 
 
-@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 501, 502, 503, 504, 507, 520, 527, 598])
 def test_transient_statuses_are_tried_again(
     cloud: FakeCloud, transport: Transport, status: int
 ) -> None:
@@ -69,6 +69,15 @@ def test_what_stays_is_told_when_the_time_is_up(
     assert time.monotonic() - began < 3
     assert len(cloud.requests) >= 2
     transport.close()
+
+
+def test_informational_answers_are_skipped(cloud: FakeCloud, transport: Transport) -> None:
+    """RFC 9110, 15.2: a client must be able to parse 1xx answers ahead of the final one; the
+    connection stays in step for the next request."""
+    fault = cloud.faults.add("hints", times=3)
+    for _ in range(4):
+        assert b"version" in get(transport, f"{cloud.api_url}/version")
+    assert (fault.hits, len(cloud.requests)) == (3, 4)
 
 
 @pytest.mark.parametrize("kind", ["reset", "stall"])
@@ -271,7 +280,13 @@ def test_proxies_are_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(401, AccessDenied), (403, AccessDenied), (404, NotFound), (410, NotFound), (418, BadAnswer)],
+    [
+        (401, AccessDenied),
+        (403, AccessDenied),
+        (404, BadAnswer),
+        (410, BadAnswer),
+        (418, BadAnswer),
+    ],
 )
 def test_refusals(status: int, kind: type[TaskFSError]) -> None:
     """README, Errors: the errno table."""
