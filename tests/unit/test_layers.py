@@ -15,7 +15,18 @@ PACKAGE: Final = ROOT / "taskfs"
 # A module may import those of the rows above it; modules of one row do not know each other. A new
 # module is a new word in the highest row that it can have.
 ROWS: Final = (
-    ("errors", "redaction", "stats", "buffers", "clock", "pools", "notify", "heads", "sleepers"),
+    (
+        "errors",
+        "redaction",
+        "stats",
+        "buffers",
+        "clock",
+        "pools",
+        "notify",
+        "heads",
+        "sleepers",
+        "eviction",
+    ),
     ("model", "options", "waiting", "igzip", "retries", "claims", "extents"),
     (
         "config",
@@ -90,7 +101,7 @@ ADAPTERS: Final = {
     *("daemon", "mountpoint", "notify", "refusals"),
 }
 READ_ENGINE: Final = {
-    "claims",
+    *("claims", "eviction"),
     *("buffers", "zipend", "zipindex", "igzip", "decoders", "coverage", "blocks", "extents"),
     *("readahead", "rooms", "sleepers", "cursors", "pace", "inflate", "segments", "diskcache"),
     *("readers", "archive"),
