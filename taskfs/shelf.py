@@ -138,7 +138,9 @@ class Shelf:
         with self._lock:
             slot = self._slot(task.id, which)
             self._match_record(slot, task, which)
-            if slot.archive is not None and (raw or not is_damage(slot.archive.refusal)):
+            # No read would notice that an empty one was replaced.
+            is_enough = raw and slot.archive is not None and slot.archive.size
+            if slot.archive is not None and (is_enough or not is_damage(slot.archive.refusal)):
                 return slot.archive
             if self._clock() < slot.absent_until_s:
                 return None

@@ -34,6 +34,10 @@ SMALL_OBJECT: Final = 1 << 20
 MAX_REFUSAL: Final = 4096
 
 
+class EmptyObject(BadAnswer):
+    """The object has no bytes, so no range of it can be asked for."""
+
+
 class _Part(NamedTuple):
     """What one answer said it holds: the bytes [start, stop) of *version*."""
 
@@ -78,7 +82,10 @@ class StoredObject:
             self._resume(seen.start, seen.stop, seen.version, body, budget)
             return Fetched(seen.start, bytes(body.buffer), seen.version)
 
-        return self._retrying(attempt)
+        try:
+            return self._retrying(attempt)
+        except EmptyObject:
+            return Fetched(0, b"", ObjectVersion(0, ""))
 
     def fetch_range(self, start: int, stop: int, version: ObjectVersion) -> Buffer:
         """Return the bytes [start, stop) of *version*, exactly that many; see model."""
@@ -140,7 +147,7 @@ class StoredObject:
             raise StaleObject(f"{self.path}: the object was replaced")
         if response.status_code == 416 and response.headers.get("Content-Range") == "bytes */0":
             response.close()
-            raise BadAnswer(f"{self.path}: the object is empty")
+            raise EmptyObject(f"{self.path}: the object is empty")
         text = self._refusal_text(response, budget)
         raise refusal(what, response.status_code, text)
 

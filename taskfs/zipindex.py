@@ -29,7 +29,9 @@ EXTRA_UNICODE_PATH: Final = 0x7075
 NTFS_EPOCH_100NS: Final = 116_444_736_000_000_000  # 1601 to 1970 in units of 100 ns
 NAME_MAX: Final = 255
 MAX_ENTRIES: Final = 600_000  # bounds an index to some 400 MB of memory
-MAX_FOLDERS: Final = 1_000_000  # a name of 64 KB can make 32,000 of them
+# A name of 64 KB can make 32,000 directories. Each member allows one more than these, so that 1 MB
+# cannot fill the memory.
+MAX_FOLDERS: Final = 500_000
 MAX_SIZE: Final = (1 << 63) - 1  # off_t
 OLDEST_NS: Final = -(1 << 63)
 
@@ -73,10 +75,11 @@ class ArchiveIndex:
     def __init__(self, members: Iterable[Member], folder_times: Mapping[str, int]) -> None:
         self.root = Folder()
         self._folder_count = 0
+        self.members = tuple(members)
+        self._max_folders = MAX_FOLDERS + len(self.members)
         shadowed: set[str] = set()
         for path, time_ns in folder_times.items():
             self._make_folder(path, shadowed).mtime_ns = time_ns
-        self.members = tuple(members)
         parent_path, parent = "", self.root
         for member in self.members:
             path, _, name = member.path.rpartition("/")
@@ -105,8 +108,8 @@ class ArchiveIndex:
                     shadowed.add(path[:stop])
                 folder.children[name] = child = Folder()
                 self._folder_count += 1
-                if self._folder_count > MAX_FOLDERS:
-                    raise Unsupported(f"the archive has more than {MAX_FOLDERS} directories")
+                if self._folder_count > self._max_folders:
+                    raise Unsupported(f"the archive has more than {self._max_folders} directories")
             folder = child
             at = stop + 1
         return folder

@@ -45,6 +45,7 @@ REFUSED: Final[dict[str, tuple[Callable[[], bytes], int, str]]] = {
         "directory",
     ),
     "no ZIP archive": (lambda: b"hello\n" * 999, errno.EIO, "not a ZIP archive"),
+    "empty": (lambda: b"", errno.EIO, "not a ZIP archive"),
     "one byte": (lambda: b"x", errno.EIO, "not a ZIP archive"),
     "encrypted": (_encrypted, errno.EOPNOTSUPP, "encrypted"),
     "split": (lambda: build([file("x")], end={"disk": 3}), errno.EOPNOTSUPP, "split"),
@@ -163,6 +164,19 @@ def test_a_refused_archive_that_is_removed_is_gone(
     cloud.remove_object(f"{task}/output.zip")
     assert fs.names(f"{task}/outputs") == []
     assert errno_of(lambda: fs.read(f"{task}/output.zip")) == errno.ENOENT
+
+
+def test_an_empty_archive_that_is_replaced_is_noticed(
+    new_fs: Callable[..., Surface], cloud: FakeCloud
+) -> None:
+    """README, Freshness: one with no bytes is looked at again with each open: no read of it could
+    notice that it was replaced."""
+    fs = new_fs(attr_timeout="0s")
+    task = put(fs, b"")
+    assert fs.read(f"{task}/output.zip") == b""
+    cloud.put_object(f"{task}/output.zip", GOOD)
+    assert_same(fs.read(f"{task}/output.zip"), GOOD)
+    assert sorted(fs.names(f"{task}/outputs")) == ["good", "more"]
 
 
 def test_280_000_members_are_listed(cloud: FakeCloud, tmp_path: Path) -> None:
