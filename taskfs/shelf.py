@@ -19,7 +19,7 @@ from taskfs.archive import Archive, Engine, open_archive
 from taskfs.clock import age_clock
 from taskfs.errors import NotFound, StaleObject, Unavailable
 from taskfs.model import ObjectVersion, Task, TaskAPI
-from taskfs.unshown import Complaint, is_damage, log_refusal
+from taskfs.unshown import Complaint, log_refusal
 from taskfs.waiting import Waiter
 
 ABSENT_TTL_S: Final = 5.0
@@ -129,8 +129,8 @@ class Shelf:
     def get(self, task: Task, which: Which, *, raw: bool = False) -> Archive | None:
         """Return the archive, None while there is none; that is asked for again after 5 s.
 
-        One that proved damaged is looked at again, because its bytes may have been damaged on their
-        way, unless its own bytes are wanted, *raw*.
+        One whose files could not be shown is looked at again, because its bytes may have been
+        damaged on their way, unless its own bytes are wanted, *raw*.
         """
         path = which.path(task)
         if path is None:
@@ -140,7 +140,7 @@ class Shelf:
             self._match_record(slot, task, which)
             # No read would notice that an empty one was replaced.
             is_enough = raw and slot.archive is not None and slot.archive.size
-            if slot.archive is not None and (is_enough or not is_damage(slot.archive.refusal)):
+            if slot.archive is not None and (is_enough or slot.archive.refusal is None):
                 return slot.archive
             if self._clock() < slot.absent_until_s:
                 return None
@@ -341,7 +341,7 @@ class Shelf:
                 if is_absent:
                     slot.archive = None
                     slot.absent_until_s = self._clock() + ABSENT_TTL_S - self._attr_timeout_s
-                if archive is not None and not _is_same_damage(archive, slot.archive):
+                if archive is not None and not _is_refused_again(archive, slot.archive):
                     self._place(slot, archive)
                     self._make_room(slot)
                 return
@@ -361,10 +361,10 @@ class Shelf:
                 slot.archive = None
 
 
-def _is_same_damage(archive: Archive, before: Archive | None) -> bool:
+def _is_refused_again(archive: Archive, before: Archive | None) -> bool:
     """Whether *archive* is no better than the one of the same version that is in use."""
     is_same_version = before is not None and archive.version == before.version
-    return is_same_version and is_damage(archive.refusal)
+    return is_same_version and archive.refusal is not None
 
 
 def is_in_grace(task: Task, clock_offset_s: float = 0.0) -> bool:

@@ -2,7 +2,7 @@
 
 import logging
 
-from taskfs.errors import CorruptData, TaskFSError
+from taskfs.errors import TaskFSError
 from taskfs.model import ObjectVersion
 
 log = logging.getLogger(__name__)
@@ -15,11 +15,6 @@ def copy_of(refusal: TaskFSError) -> TaskFSError:
     error = type(refusal)(str(refusal))
     error.is_logged = refusal.is_logged
     return error
-
-
-def is_damage(refusal: TaskFSError | None) -> bool:
-    """Whether the files might be shown if the archive's end were fetched once more."""
-    return isinstance(refusal, CorruptData)
 
 
 def log_refusal(
