@@ -13,27 +13,19 @@ from taskfs.buffers import Buffer
 from taskfs.cursors import SPAN
 from taskfs.decoders import DECODERS, LZMA, METHOD_NAMES, STORED
 from taskfs.diskcache import DiskCache, cache_key
-from taskfs.errors import CorruptData, Unsupported
+from taskfs.errors import CorruptData, TaskFSError, Unsupported
 from taskfs.extents import BLOCK, BlockCache, next_owner
 from taskfs.inflate import Inflater
+from taskfs.localheader import find_start, guessed_start
 from taskfs.model import ObjectVersion, RemoteObject
 from taskfs.readahead import Heads, Stream, Walk, Windows
-from taskfs.readers import (
-    EXTRA_GUESS,
-    LOCAL,
-    LOCAL_MAGIC,
-    Check,
-    CompressedReader,
-    MemberReader,
-    Pieces,
-    SmallReader,
-    StoredReader,
-)
+from taskfs.readers import Check, CompressedReader, MemberReader, Pieces, SmallReader, StoredReader
 from taskfs.rooms import CheckpointRoom, IdleInflaters
 from taskfs.stats import Stats
+from taskfs.unshown import copy_of
 from taskfs.waiting import Waiter
 from taskfs.zipend import MIN_TAIL, EndRecord, find_end
-from taskfs.zipindex import ArchiveIndex, Member, read_index
+from taskfs.zipindex import ArchiveIndex, Member, read_or_refuse
 
 # Less than most entries take: a second request costs less than fetching members in vain.
 ENTRY_GUESS: Final = 80
@@ -83,12 +75,15 @@ def open_archive(
 ) -> "Archive":
     """Return the archive with its index: one suffix range, a second one for a long directory.
 
+    One whose files cannot be shown, because it is damaged, too large or not a ZIP archive, has a
+    `refusal` instead of an index: its own bytes can be read all the same.
+
     *name* is where the store keeps it: blocks are kept on disk under it and the version. With an
     *identity*, what the record says of a finished archive, the index is too: then nothing goes out.
 
     Raises:
         NotFound: there is no such object (yet).
-        CorruptData, Unsupported: it is not an archive that can be read.
+        Unsupported: the store ignores byte ranges.
     """
     key = cache_key(engine.namespace, name, identity) if name and identity is not None else ""
     kept = _recall_index(key, engine)
@@ -108,16 +103,23 @@ def _open_archive(
     key: str,
     kept: _Index | None,
 ) -> "Archive":
+    index: ArchiveIndex | TaskFSError
     if kept is not None:
         version, end, directory = kept
+        index = read_or_refuse(directory, end, root)
     else:
         tail = remote.fetch_tail(tail_length(expected_members))
-        version, end = tail.version, find_end(tail.body, tail.start)
-        directory = tail.body[max(0, end.start - tail.start) : max(0, end.stop - tail.start)]
-        if end.start < tail.start:
-            missing = remote.fetch_range(end.start, min(end.stop, tail.start), version)
-            directory = bytes(missing) + directory
-    index = read_index(directory, end, root)
+        version = tail.version
+        try:
+            end = find_end(tail.body, tail.start)
+        except (CorruptData, Unsupported) as exc:
+            index, end = exc, EndRecord(version.size, version.size, 0)
+        else:
+            directory = tail.body[max(0, end.start - tail.start) : max(0, end.stop - tail.start)]
+            if end.start < tail.start:
+                missing = remote.fetch_range(end.start, min(end.stop, tail.start), version)
+                directory = bytes(missing) + directory
+            index = read_or_refuse(directory, end, root)
     disk = None
     if engine.disk is not None and name and version.etag:
         disk = engine.disk.blocks_of(cache_key(engine.namespace, name, version))
@@ -132,8 +134,9 @@ def _open_archive(
     )
     if kept is None:
         blocks.seed(tail.start, tail.body)
-        _keep_index(key, engine, version, end, directory)
-    return Archive(index, blocks, end.start, engine, key)
+        if isinstance(index, ArchiveIndex):
+            _keep_index(key, engine, version, end, directory)
+    return Archive(index, blocks, end.start, engine, key, root)
 
 
 def _recall_index(key: str, engine: Engine) -> _Index | None:
@@ -155,23 +158,21 @@ def _keep_index(
         engine.disk.put_index(key, msgspec.json.encode((version, end)), directory)
 
 
-def _guessed_start(member: Member) -> int:
-    """Return where the member's bytes begin at the latest, unless its extra fields are long."""
-    return member.header_offset + LOCAL.size + len(member.raw_name) + EXTRA_GUESS
-
-
 class Archive:
     """One version of an archive. Safe for concurrent use: a lock guards the tables of inflaters."""
 
     def __init__(
         self,
-        index: ArchiveIndex,
+        index: ArchiveIndex | TaskFSError,
         blocks: BlockReader,
         directory_start: int,
         engine: Engine,
         index_key: str = "",
+        root: str = "",
     ) -> None:
-        self.index = index
+        self.refusal = None if isinstance(index, ArchiveIndex) else index
+        index = self._index = index if isinstance(index, ArchiveIndex) else ArchiveIndex((), {})
+        self._root = root
         self.version = blocks.version
         self.size = blocks.size
         self.blocks = blocks
@@ -187,6 +188,22 @@ class Archive:
         self._checks: OrderedDict[int, Check] = OrderedDict()
         # By number: which members went out before anybody asked.
         self._told = bytearray(max((m.number for m in index.members), default=-1) + 1)
+
+    @property
+    def index(self) -> ArchiveIndex:
+        """The files beneath the root.
+
+        Raises:
+            CorruptData, Unsupported: they cannot be shown: the archive's `refusal`.
+        """
+        if self.refusal is not None:
+            raise copy_of(self.refusal)
+        return self._index
+
+    @property
+    def member_count(self) -> int:
+        """How many files the index holds, 0 if they cannot be shown."""
+        return len(self._index.members)
 
     def open_member(self, member: Member) -> "MemberReader":
         """Return a reader of the member; nothing goes out before its first read.
@@ -220,24 +237,8 @@ class Archive:
             CorruptData: the header is not there, names another member, or the bytes would lie
                 outside of where members can be.
         """
-        at = member.header_offset
-        if at + LOCAL.size > self._directory_start:
-            raise CorruptData(f"{member.path}: the member lies outside the archive")
-        # Header and first bytes lie side by side: one request brings both.
-        first = BLOCK if member.compressed_size <= BLOCK else wanted
-        stop = _guessed_start(member) + min(first, member.compressed_size)
-        self.blocks.schedule(at, min(stop, self._directory_start))
-        head = self.blocks.read_at(at, LOCAL.size + len(member.raw_name))
-        fields = LOCAL.unpack_from(head)
-        name_length, extra_length = fields[9], fields[10]
-        if fields[0] != LOCAL_MAGIC:
-            raise CorruptData(f"{member.path}: there is no local header at {at}")
-        if name_length != len(member.raw_name) or head[LOCAL.size :] != member.raw_name:
-            raise CorruptData(f"{member.path}: the local header names another member")
-        start = at + LOCAL.size + int(name_length) + int(extra_length)
-        if start + member.compressed_size > self._directory_start:
-            raise CorruptData(f"{member.path}: the member overlaps the archive's directory")
-        return start
+        name = self._root + member.path
+        return find_start(self.blocks, member, name, self._directory_start, wanted)
 
     def check_of(self, member: Member) -> Check:
         """Return what all readers of the member share, also with those that are closed by now."""
@@ -302,7 +303,7 @@ class Archive:
         So it is where others were read to their ends just now. Some are left to be asked for: if
         they are not, nobody reads.
         """
-        at, stop = member.header_offset, _guessed_start(member) + member.compressed_size
+        at, stop = member.header_offset, guessed_start(member) + member.compressed_size
         if (
             not self.walk.is_on
             or member.number % SAMPLE == 0
@@ -333,7 +334,7 @@ class Archive:
     def drop(self, member: Member, start: int | None) -> None:
         """Forget the member's cached bytes, which begin at *start* if known: they proved wrong."""
         if start is None:
-            start = _guessed_start(member)
+            start = guessed_start(member)
         self.blocks.drop(member.header_offset, start + member.compressed_size)
         self.engine.spans.drop(self.number, member.number, member.number)
         with self._lock:

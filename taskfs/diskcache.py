@@ -2,11 +2,10 @@
 
 Blocks lie in the files of `segments`, so a crash, a full disk, a second writer, a damaged byte or a
 file under another's name makes a miss and nothing worse. Two mounts that write the same block write
-the same bytes. The least recently used files go first.
+the same bytes. How much of the disk they may take, and which files go first, is in `eviction`.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import logging
 import os
@@ -21,6 +20,7 @@ from typing import Final
 
 from taskfs.buffers import Buffer, allocate
 from taskfs.claims import claim
+from taskfs.eviction import CLAIMS, FULL, DiskSpace, open_private
 from taskfs.extents import BLOCK
 from taskfs.segments import SEGMENT_BLOCKS, Segment
 
@@ -30,9 +30,6 @@ FORMAT: Final = "v1"  # another layout takes another directory, so versions neve
 MAX_OPEN: Final = 64
 TOUCH_S: Final = 60.0
 PAUSE_S: Final = 60.0  # after a failed write nothing is written for so long
-RECOUNT: Final = 16  # other mounts write too: after this part of the size, what is there is counted
-KEEP: Final = 0.9  # what an eviction leaves of the allowed size
-CLAIMS: Final = "claims"
 INDEX_MAGIC: Final = b"taskfs index 1\n"
 INDEX: Final = "index"  # the kinds of small files that lie beside the blocks
 RECORDS: Final = "records"
@@ -57,9 +54,9 @@ class DiskCache:
         self._open: OrderedDict[Path, Segment] = OrderedDict()
         self._paused_until_s = float("-inf")
         self._complained = False
-        self._used: int | None = None  # counted on disk; None: not yet
-        self._written = 0  # since then
+        self._space = DiskSpace(self._root, max_bytes, _forgetter(self._open, self._lock))
         self._usable = max_bytes > 0 and self._make_directories()
+        self._look_at_reserve()
 
     def blocks_of(self, key: str) -> "DiskBlocks":
         """Return the cached blocks of one object version; *key* is a `cache_key`."""
@@ -76,7 +73,7 @@ class DiskCache:
             return None
         path = self._root / kind / key
         try:
-            with open(path, "rb", opener=_private) as file:
+            with open(path, "rb", opener=open_private) as file:
                 packed = file.read()
         except OSError:
             return None
@@ -101,16 +98,16 @@ class DiskCache:
 
         def write() -> None:
             try:
-                with open(temporary, "wb", opener=_private) as file:
+                with open(temporary, "wb", opener=open_private) as file:
                     file.write(packed)
                 os.replace(temporary, path)
             except OSError:
                 with contextlib.suppress(OSError):
                     temporary.unlink()
                 raise
-            self._note_written(len(packed))
+            self._space.note_written(len(packed))
 
-        self._try_write(write)
+        self._try_write(write, len(packed))
 
     def drop_index(self, key: str) -> None:
         """Forget what is kept under *key*."""
@@ -136,9 +133,15 @@ class DiskCache:
         path = self._root / INDEX / key
         return self.claim(key, 0, 0, path.exists)
 
-    def _try_write(self, write: Callable[[], None]) -> None:
-        """Call *write*; that it fails is nobody's failure, then writing pauses for a while."""
+    def _try_write(self, write: Callable[[], None], count: int) -> None:
+        """Call *write*, which keeps *count* bytes, if the disk's reserve allows it.
+
+        No caller needs the write: on OSError, log once and suspend writes for `PAUSE_S`.
+        """
         if not self._usable or time.monotonic() < self._paused_until_s:
+            return
+        if not self._space.has_space(count):
+            self._complain("it would leave less than 5 % of its disk free")
             return
         try:
             try:
@@ -147,11 +150,24 @@ class DiskCache:
                 self._usable = self._make_directories()
                 if self._usable:
                     write()
+            except OSError as exc:
+                if exc.errno not in FULL:
+                    raise
+                self._space.shrink(count)
+                write()
         except OSError as exc:
             self._paused_until_s = time.monotonic() + PAUSE_S
-            if not self._complained:
-                self._complained = True
-                log.warning("the cache cannot be written (%s): reads go on without it", exc)
+            self._complain(exc)
+
+    def _complain(self, why: object) -> None:
+        if not self._complained:
+            self._complained = True
+            log.warning("the cache cannot be written (%s): reads go on without it", why)
+
+    def _look_at_reserve(self) -> None:
+        """Evict what takes the disk's reserve, at most every few seconds."""
+        if self._usable:
+            self._space.look()
 
     def _make_directories(self) -> bool:
         try:
@@ -200,6 +216,7 @@ class DiskCache:
 
     def touch(self, segment: Segment) -> None:
         """Note that the segment is in use."""
+        self._look_at_reserve()
         now = time.monotonic()
         if now - segment.touched_s > TOUCH_S:
             segment.touched_s = now
@@ -208,69 +225,32 @@ class DiskCache:
 
     def write(self, path: Path, first: int, run: memoryview) -> None:
         """Keep *run*, whole blocks from the segment's block *first* on."""
-        self._try_write(lambda: self._write(path, first, run))
+        self._try_write(lambda: self._write(path, first, run), len(run))
 
     def _write(self, path: Path, first: int, run: memoryview) -> None:
         segment = self.segment(path, create=True)
         if segment is None:
             return
-        segment.write(first, run)
-        segment.touched_s = time.monotonic()
-        self._note_written(len(run))
-
-    def _note_written(self, count: int) -> None:
-        """Count *count* more bytes on disk, and make room if there are too many."""
-        with self._lock:
-            self._written += count
-            if self._used is None or self._written > self._max_bytes // RECOUNT:
-                self._used = sum(size for _, size, _ in self._files())
-                self._written = 0
-            if self._used + self._written > self._max_bytes:
-                self._evict()
-
-    def _files(self) -> list[tuple[float, int, Path]]:
-        """Return when each file was last used, what it takes on disk, and its path."""
-        found = []
-        for directory, _, names in os.walk(self._root):
-            for name in names:
-                path = Path(directory, name)
-                with contextlib.suppress(OSError):
-                    status = path.lstat()
-                    found.append((status.st_mtime, status.st_blocks * 512, path))
-        return found
-
-    def _evict(self) -> None:
-        """Remove what was not used for longest; another mount may be doing the same."""
-        with contextlib.ExitStack() as stack:
-            try:
-                lock = stack.enter_context(open(self._root / "lock", "ab", opener=_private))
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self._used = None  # counted anew once the other one is done
-                return
-            except OSError:
-                pass  # a file system without locks: where two evict at once, too much goes
-            files = sorted(self._files())
-            used = sum(size for _, size, _ in files)
-            for _, size, path in files:
-                if used <= self._max_bytes * KEEP:
-                    break
-                if path.name in ("lock", CLAIMS):
-                    continue
-                with contextlib.suppress(OSError):
-                    # Cut first: it takes no room then while another mount has it open.
-                    os.close(_private(str(path), os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC))
+        try:
+            segment.write(first, run)
+        except OSError:
+            if not segment.present(0, SEGMENT_BLOCKS):  # only a part that no reader will find
                 with contextlib.suppress(OSError):
                     path.unlink()
-                self._open.pop(path, None)
-                used -= size
-            self._used = used
-            self._written = 0
+            raise
+        segment.touched_s = time.monotonic()
+        self._space.note_written(len(run))
 
 
-def _private(path: str, flags: int) -> int:
-    """Open a file of ours: nobody else's behind a link, and nothing that would have us wait."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+def _forgetter(segments: dict[Path, Segment], lock: threading.Lock) -> Callable[[Path], None]:
+    """Return what forgets an open segment. It does not know the cache, because a cycle would keep
+    the descriptors of a cache that is no longer used open."""
+
+    def forget(path: Path) -> None:
+        with lock:
+            segments.pop(path, None)
+
+    return forget
 
 
 def _index_sum(key: str, rest: bytes) -> bytes:

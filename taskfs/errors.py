@@ -12,6 +12,7 @@ class TaskFSError(Exception):
     """A failure of taskfs; `errno` is what the kernel is told."""
 
     errno: ClassVar[int] = errno.EIO
+    is_logged = False  # whether the log has the cause already, so that it is not said again
 
 
 class NotFound(TaskFSError):

@@ -40,8 +40,10 @@ class MembersNode(Directory):
         self._listed: FolderNode | None = None  # what `children` showed
 
     def attrs(self) -> Attrs:
-        archive = self._shelf.get(self._task, self._which)
-        mtime_ns = archive.index.root.mtime_ns if archive is not None else None
+        archive = self._shelf.get(self._task, self._which, raw=True)
+        # One whose files cannot be shown fails where they are listed: the task is not hidden by it.
+        is_shown = archive is not None and archive.refusal is None
+        mtime_ns = archive.index.root.mtime_ns if archive is not None and is_shown else None
         if mtime_ns is None:
             mtime_ns = self._task.last_change_ns
         return Attrs(DIRECTORY_MODE, inode(self.path), mtime_ns=mtime_ns, ctime_ns=mtime_ns)

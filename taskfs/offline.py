@@ -29,6 +29,9 @@ class FrozenCache(DiskCache):
     def drop_indexes(self) -> None:
         pass
 
+    def _look_at_reserve(self) -> None:
+        pass
+
     def claim(
         self, key: str, first: int, last: int, is_there: Callable[[], bool]
     ) -> contextlib.AbstractContextManager[None]:

@@ -72,7 +72,8 @@ class TaskOperations:
                 log.debug("%s %s: %s in %.1f ms", op, _shown(path), _size(args, result), taken_ms)
             return result
         except TaskFSError as exc:
-            level = logging.DEBUG if exc.errno in _QUIET else logging.WARNING
+            is_quiet = exc.is_logged or exc.errno in _QUIET
+            level = logging.DEBUG if is_quiet else logging.WARNING
             name = errno.errorcode.get(exc.errno, "?")
             log.log(level, "%s %s: %s: %s", op, _shown(path), name, redact(str(exc)))
             raise OSError(exc.errno, name) from exc

@@ -19,6 +19,7 @@ from taskfs.archive import Archive, Engine, open_archive
 from taskfs.clock import age_clock
 from taskfs.errors import NotFound, StaleObject, Unavailable
 from taskfs.model import ObjectVersion, Task, TaskAPI
+from taskfs.unshown import Complaint, log_refusal
 from taskfs.waiting import Waiter
 
 ABSENT_TTL_S: Final = 5.0
@@ -80,6 +81,7 @@ class _Slot:
     opened: Counter[tuple[str, int, int]] = field(default_factory=Counter)
     loading: "Future[Archive] | None" = None
     ticket: object = None  # of the load whose outcome still counts
+    complaint: Complaint | None = None  # what the log says of it
     disowned: int = 0  # loads under way whose outcome does not: they may still write to the disk
 
     def disown_load(self) -> None:
@@ -124,15 +126,21 @@ class Shelf:
         self._forgetting = 0  # who is about to drop what is kept on disk
         self.epoch = 0  # counts the archives that came and went: what was derived from one is old
 
-    def get(self, task: Task, which: Which) -> Archive | None:
-        """Return the archive, None while there is none; that is asked for again after 5 s."""
+    def get(self, task: Task, which: Which, *, raw: bool = False) -> Archive | None:
+        """Return the archive, None while there is none; that is asked for again after 5 s.
+
+        One whose files could not be shown is looked at again, because its bytes may have been
+        damaged on their way, unless its own bytes are wanted, *raw*.
+        """
         path = which.path(task)
         if path is None:
             return None
         with self._lock:
             slot = self._slot(task.id, which)
             self._match_record(slot, task, which)
-            if slot.archive is not None:
+            # No read would notice that an empty one was replaced.
+            is_enough = raw and slot.archive is not None and slot.archive.size
+            if slot.archive is not None and (is_enough or slot.archive.refusal is None):
                 return slot.archive
             if self._clock() < slot.absent_until_s:
                 return None
@@ -151,7 +159,7 @@ class Shelf:
         except NotFound:
             return None
 
-    def await_archive(self, task: Task, which: Which) -> Archive | None:
+    def await_archive(self, task: Task, which: Which, *, raw: bool = False) -> Archive | None:
         """Return the archive; one that a task which just succeeded must have is waited for.
 
         Raises:
@@ -159,7 +167,7 @@ class Shelf:
         """
         deadline_s = self._clock() + self._timeout_s
         while True:
-            archive = self.get(task, which)
+            archive = self.get(task, which, raw=raw)
             if archive is not None or which is Which.INPUT or not self._is_in_grace(task):
                 return archive
             if self._clock() >= deadline_s:
@@ -315,6 +323,8 @@ class Shelf:
                 archive = open_it(identity=identity)
             except StaleObject:  # replaced between its end and its directory: nobody saw either
                 archive = open_it(identity=identity)
+            if archive.refusal is not None:
+                slot.complaint = log_refusal(path, archive.version, archive.refusal, slot.complaint)
             return archive
         except NotFound:
             is_absent = True
@@ -329,8 +339,9 @@ class Shelf:
             if slot.ticket is ticket:
                 slot.loading = None
                 if is_absent:
+                    slot.archive = None
                     slot.absent_until_s = self._clock() + ABSENT_TTL_S - self._attr_timeout_s
-                if archive is not None:
+                if archive is not None and not _is_refused_again(archive, slot.archive):
                     self._place(slot, archive)
                     self._make_room(slot)
                 return
@@ -341,13 +352,19 @@ class Shelf:
 
     def _make_room(self, newest: _Slot) -> None:
         """Let go of the indexes unused longest, without forgetting what the kernel may hold."""
-        total = sum(len(s.archive.index.members) for s in self._slots.values() if s.archive)
+        total = sum(s.archive.member_count for s in self._slots.values() if s.archive)
         for slot in list(self._slots.values()):
             if total <= MAX_MEMBERS:
                 return
             if slot is not newest and slot.archive is not None and not slot.opened:
-                total -= len(slot.archive.index.members)
+                total -= slot.archive.member_count
                 slot.archive = None
+
+
+def _is_refused_again(archive: Archive, before: Archive | None) -> bool:
+    """Whether *archive* is no better than the one of the same version that is in use."""
+    is_same_version = before is not None and archive.version == before.version
+    return is_same_version and archive.refusal is not None
 
 
 def is_in_grace(task: Task, clock_offset_s: float = 0.0) -> bool:

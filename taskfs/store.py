@@ -50,6 +50,10 @@ MAX_REFUSAL: Final = 4096
 NO_SUFFIX: Final = frozenset({400, 416, 501})
 
 
+class EmptyObject(BadAnswer):
+    """The object has no bytes, so no range of it can be asked for."""
+
+
 class _Part(NamedTuple):
     """What one answer said it holds: the bytes [start, stop) of *version*."""
 
@@ -100,7 +104,10 @@ class StoredObject:
             self._resume(start, seen.size, seen, body, budget)
             return Fetched(start, bytes(body.buffer), seen)
 
-        return self._retrying(attempt)
+        try:
+            return self._retrying(attempt)
+        except EmptyObject:
+            return Fetched(0, b"", ObjectVersion(0, ""))
 
     def _first(self, length: int, budget: Budget) -> tuple[requests.Response, _Part]:
         """Send the first request for an object and return its answer, which tells the version."""
@@ -176,7 +183,7 @@ class StoredObject:
             raise StaleObject(f"{self.path}: the object was replaced")
         if status == 416 and size == 0:
             response.close()
-            raise BadAnswer(f"{self.path}: the object is empty")
+            raise EmptyObject(f"{self.path}: the object is empty")
         if status in returned:
             return response
         code = self._error_code(response, budget)

@@ -52,7 +52,7 @@ class TaskNode(MetadataAttributes, Directory):
         if (which := _FOLDERS.get(name)) is not None:
             return MembersNode(path, task, which, shelf)
         if (which := _RAW.get(name)) is not None:
-            archive = shelf.await_archive(task, which)
+            archive = shelf.await_archive(task, which, raw=True)
             if archive is not None:
                 return RawArchiveNode(path, task, which, shelf, archive)
         raise NotFound(f"there is no {path}")

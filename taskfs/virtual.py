@@ -69,9 +69,14 @@ def _render_output_files(view: TaskView) -> str:
 
 
 def list_members(archive: Archive) -> str:
-    """Return the table of the archive's files, in the shape that the public client prints."""
+    """Return the table of the archive's files, in the shape that the public client prints; why
+    there is none in its place."""
+    size = f"Archive size: {format_size(archive.size)}"
+    if archive.refusal is not None:
+        why = escape_controls(str(archive.refusal))
+        return f"{size}\nThe files of the archive cannot be listed: {why}.\n"
     lines = [
-        f"Archive size: {format_size(archive.size)}",
+        size,
         "Contents:",
         f"  {'Size':<12} {'Compressed':<12} Name",
     ]

@@ -18,7 +18,7 @@ EOCD64_MAGIC: Final = b"PK\x06\x06"
 CENTRAL_MAGIC: Final = b"PK\x01\x02"
 ENCRYPTION_VERSION: Final = 62  # what an encrypted directory needs to be extracted (4.4.3.2)
 MAX_COMMENT: Final = 0xFFFF
-MAX_DIRECTORY: Final = 32 << 20  # some 300,000 members
+MAX_DIRECTORY: Final = 64 << 20  # some 500,000 members with times of NTFS
 # The end record, its longest comment and both ZIP64 records: a tail this long always holds them.
 MIN_TAIL: Final = EOCD.size + MAX_COMMENT + EOCD64_LOCATOR.size + EOCD64.size
 

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from taskfs.errors import CorruptData, Unsupported
+from taskfs.errors import CorruptData, TaskFSError, Unsupported
+from taskfs.names import has_windows_separators, normalise
 from taskfs.zipend import CENTRAL_MAGIC, EndRecord
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,10 @@ EXTRA_TIMESTAMP: Final = 0x5455
 EXTRA_UNICODE_PATH: Final = 0x7075
 NTFS_EPOCH_100NS: Final = 116_444_736_000_000_000  # 1601 to 1970 in units of 100 ns
 NAME_MAX: Final = 255
-MAX_FOLDERS: Final = 500_000  # a name of 64 KB can make 32,000 of them
+MAX_ENTRIES: Final = 600_000  # bounds an index to some 400 MB of memory
+# A name of 64 KB can make 32,000 directories. Each member allows one more than these, so that 1 MB
+# cannot fill the memory.
+MAX_FOLDERS: Final = 500_000
 MAX_SIZE: Final = (1 << 63) - 1  # off_t
 OLDEST_NS: Final = -(1 << 63)
 
@@ -71,10 +75,11 @@ class ArchiveIndex:
     def __init__(self, members: Iterable[Member], folder_times: Mapping[str, int]) -> None:
         self.root = Folder()
         self._folder_count = 0
+        self.members = tuple(members)
+        self._max_folders = MAX_FOLDERS + len(self.members)
         shadowed: set[str] = set()
         for path, time_ns in folder_times.items():
             self._make_folder(path, shadowed).mtime_ns = time_ns
-        self.members = tuple(members)
         parent_path, parent = "", self.root
         for member in self.members:
             path, _, name = member.path.rpartition("/")
@@ -103,8 +108,8 @@ class ArchiveIndex:
                     shadowed.add(path[:stop])
                 folder.children[name] = child = Folder()
                 self._folder_count += 1
-                if self._folder_count > MAX_FOLDERS:
-                    raise Unsupported(f"the archive has more than {MAX_FOLDERS} directories")
+                if self._folder_count > self._max_folders:
+                    raise Unsupported(f"the archive has more than {self._max_folders} directories")
             folder = child
             at = stop + 1
         return folder
@@ -149,7 +154,12 @@ def read_index(directory: bytes, end: EndRecord, root: str) -> ArchiveIndex:
 
     Raises:
         CorruptData: the directory is cut short or damaged.
+        Unsupported: it has too many entries or directories.
     """
+    # Names may hold the magic number too, but in honest archives not so often that it counts.
+    is_long = len(directory) > MAX_ENTRIES * CENTRAL.size
+    if is_long and directory.count(CENTRAL_MAGIC) > MAX_ENTRIES:
+        raise Unsupported(f"the archive has more than {MAX_ENTRIES} members")
     members: dict[str, Member] = {}
     folder_times: dict[str, int] = {}
     showable: set[str] = set()  # folders whose names were looked at
@@ -173,7 +183,27 @@ def read_index(directory: bytes, end: EndRecord, root: str) -> ArchiveIndex:
             members[path] = member
     if left_out > 10:
         log.warning("archive: %d members are left out for their names or sizes", left_out)
+    if not members and not folder_times:
+        _log_nothing_shown(directory, root, left_out)
     return ArchiveIndex(members.values(), folder_times)
+
+
+def read_or_refuse(directory: bytes, end: EndRecord, root: str) -> ArchiveIndex | TaskFSError:
+    """As `read_index`, but return what it raises."""
+    try:
+        return read_index(directory, end, root)
+    except (CorruptData, Unsupported) as exc:
+        return exc
+
+
+def _log_nothing_shown(directory: bytes, root: str, left_out: int) -> None:
+    """Say why an archive that has members shows none: it is no empty one."""
+    if left_out:
+        log.warning("archive: every member beneath %s is left out", root)
+    elif directory.startswith(CENTRAL_MAGIC):
+        length = CENTRAL.unpack_from(directory)[10]
+        first = directory[CENTRAL.size : CENTRAL.size + length]
+        log.warning("archive: no member lies beneath %s, the first is %.300r", root, first)
 
 
 def _is_showable(path: str, showable: set[str]) -> bool:
@@ -196,6 +226,7 @@ def _is_file_name(name: str) -> bool:
 
 def _read_entries(directory: bytes, end: EndRecord, root: str) -> Iterator[Member]:
     """Yield the entries beneath *root*; `path` still ends in a slash for a directory."""
+    is_from_windows = has_windows_separators(directory)
     at, limit, number = 0, len(directory), -1
     while at < limit:
         number += 1
@@ -229,6 +260,10 @@ def _read_entries(directory: bytes, end: EndRecord, root: str) -> Iterator[Membe
         if mtime_ns is None:
             mtime_ns = _dos_ns(dos_date, dos_time)
         name = unicode_name or _decode_name(raw_name)
+        if is_from_windows:
+            name = name.replace("\\", "/")
+        if "//" in name or "/." in name or name.startswith("./"):
+            name = normalise(name)
         if not name.startswith(root):
             continue
         path = name[len(root) :]

@@ -144,6 +144,7 @@ class Entry:
     local_extra: bytes = b""
     local_magic: bytes = b"PK\x03\x04"
     is_listed: bool = True
+    host: int = 3  # the system that made it (APPNOTE 4.4.2): Unix
 
 
 def file(name: str, body: bytes = b"", **fields: Any) -> Entry:
@@ -250,7 +251,7 @@ def _central_header(entry: Entry, crc: int, size: int, compressed: int, offset: 
         struct.pack(
             "<4s6H3L5H2L",
             b"PK\x01\x02",
-            0x0314,
+            entry.host << 8 | 0x14,
             45 if entry.zip64 else 20,
             entry.flags | (0x0008 if entry.is_streamed else 0),
             entry.method,
@@ -298,6 +299,13 @@ def flipped(body: bytes, at: int, mask: int = 0x01) -> bytes:
     out = bytearray(body)
     out[at] ^= mask
     return bytes(out)
+
+
+def plain_name(name: str) -> str:
+    """Return *name* as unzip and 7-Zip understand it: `.` and empty components do not count."""
+    kept = [component for component in name.split("/") if component not in ("", ".")]
+    is_folder = name.endswith(("/", "/.")) and kept
+    return "/" * name.startswith("/") + "/".join(kept) + "/" * bool(is_folder)
 
 
 def index_of(body: bytes, root: str = ROOT, tail_length: int | None = None) -> ArchiveIndex:
@@ -402,8 +410,10 @@ class Bench:
         assert self.store.is_quiet(), "a fetch never ends"
 
     def open(self, remote: FakeObject, expected_members: int | None = None) -> Archive:
-        """Return the archive that *remote* holds."""
-        return open_archive(remote, ROOT, self.engine, expected_members)
+        """Return the archive that *remote* holds; raise why its files cannot be shown."""
+        archive = open_archive(remote, ROOT, self.engine, expected_members)
+        assert archive.index is not None
+        return archive
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from taskfs.cli.console import complain, is_terminal, known_task, open_session
 from taskfs.cli.options import EPILOG, Settings, config_options, reads
 from taskfs.cli.tasks import parse_task_id
 from taskfs.config import Config
-from taskfs.errors import NotFound
+from taskfs.errors import CorruptData, NotFound, Unsupported
 from taskfs.model import format_count, format_size
 
 if TYPE_CHECKING:
@@ -142,6 +142,9 @@ class _Plan:
             fetches = plan_members(archive, target, self._filenames)
         except NotFound as exc:
             raise NotFound(f"task {task_id}: {exc}") from None
+        except (CorruptData, Unsupported) as exc:
+            hint = "`taskfs download --archive` gets the archive as it is"
+            raise type(exc)(f"task {task_id}: {exc}: {hint}") from None
         return make_resumable(fetches, target, reopener(self._client, task_id, self._which))
 
 

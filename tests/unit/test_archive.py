@@ -54,6 +54,7 @@ from tests.zips import (
     lzma_alone,
     member,
     pack,
+    plain_name,
     read_all,
     run_threads,
     unicode_field,
@@ -232,9 +233,9 @@ def reference_contents(body: bytes) -> dict[str, bytes | None]:
     with zipfile.ZipFile(io.BytesIO(body)) as archive:
         for info in archive.infolist():
             try:
-                found[info.filename] = archive.read(info)
+                found[plain_name(info.filename)] = archive.read(info)
             except Exception:  # zlib.error, EOFError, NotImplementedError, …
-                found[info.filename] = None
+                found[plain_name(info.filename)] = None
     return found
 
 
@@ -271,7 +272,9 @@ def test_damaged_members_are_refused_by_name_or_read_as_zipfile_reads_them(
             return
         for path, got in found.items():
             raw_name = member(archive, path).raw_name
-            reference = expected.get(raw_name.decode("cp437"), expected.get(ROOT + path))
+            reference = expected.get(
+                plain_name(raw_name.decode("cp437")), expected.get(ROOT + path)
+            )
             if isinstance(got, bytes) and reference is not None:
                 assert got == reference
 
@@ -628,6 +631,68 @@ def test_a_local_header_that_names_another_member_is_refused(on: Bench) -> None:
         archive, _ = opened(on, file("x", b"evil" * 10, local_name=local_name))
         with pytest.raises(CorruptData, match="names another"):
             reader_of(archive, "x").read_at(0, 10)
+
+
+SAME_NAMES = [
+    ("café".encode(), "café".encode("cp437")),
+    ("café".encode("cp437"), "café".encode()),
+    (b"d/x", b"d\\x"),
+    (b"d\\x", b"d/x"),
+    (b"d/x", b"./d//x"),
+    ("dé/x".encode(), "dé\\x".encode("cp437")),
+]
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+@pytest.mark.parametrize(("listed", "local"), SAME_NAMES)
+def test_a_local_header_that_says_the_name_in_another_way_is_read(
+    on: Bench, listed: bytes, local: bytes, is_large: bool
+) -> None:
+    """README, Integrity: the local header's name is compared with the directory's: one that says
+    the same in another way, as unzip, 7-Zip and bsdtar read it, is the same."""
+    body = cheap_bytes(300_000) if is_large else b"well" * 9
+    root = ROOT.encode()
+    archive = on.open(
+        FakeObject(build([Entry(root + listed, body, local_name=root + local), padding()]))
+    )
+    (path,) = (one.path for one in archive.index.members if one.path != "padding")
+    assert read_all(archive, path) == body
+
+
+def test_a_unicode_path_field_beside_a_local_header_in_utf8(on: Bench) -> None:
+    """README, Integrity: a 0x7075 field and a local header in UTF-8 give one name."""
+    raw = ROOT.encode() + b"caf?"
+    entry = Entry(
+        raw,
+        b"well",
+        extra=unicode_field(ROOT + "café", raw),
+        local_name=(ROOT + "café").encode(),
+        flags=0x800,
+    )
+    archive = on.open(FakeObject(build([entry, padding()])))
+    assert read_all(archive, "café") == b"well"
+
+
+@pytest.mark.parametrize(
+    "local", ["caf", "cafe", "cafè", "CAFÉ", "café/x", "x/café", "../café", "caf\\é"]
+)
+def test_a_local_header_that_says_another_name_is_refused(on: Bench, local: str) -> None:
+    """README, Integrity: a truly different name is EIO, in whatever way it is written."""
+    for raw in (local.encode(), local.encode("cp437", "replace")):
+        entry = Entry(ROOT.encode() + "café".encode(), b"evil", local_name=ROOT.encode() + raw)
+        archive = on.open(FakeObject(build([entry, padding()])))
+        with pytest.raises(CorruptData, match="names another"):
+            read_all(archive, "café")
+
+
+@pytest.mark.parametrize("length", [300, 60_000])
+def test_a_local_header_s_name_ends_before_the_directory(on: Bench, length: int) -> None:
+    """README, Integrity: a name that is said to run into the directory is refused."""
+    body = bytearray(build([file("x", b"evil" * 10)]))
+    body[26:28] = length.to_bytes(2, "little")
+    archive = on.open(FakeObject(bytes(body)))
+    with pytest.raises(CorruptData):
+        read_all(archive, "x")
 
 
 @pytest.mark.parametrize("offset", [1, 5, 100, 0xFFFF_FFF0])

@@ -1002,7 +1002,7 @@ def _full(place: str, what: str) -> None:
     seemed = blocks.present(0, SEGMENT_BLOCKS)
     assert seemed == [n for n in range(SEGMENT_BLOCKS) if blocks.get(n) is not None]
     for kept in (cache, DiskCache(directory, PLENTY)):
-        reading = Reading(body, kept.blocks_of(KEY))
+        reading = Reading(body, kept.blocks_of(cache_key("body")))
         check_random_reads(reading, 15)
         assert_same(reading.blocks.read_at(0, len(body)), body)
         assert reading.fetched
