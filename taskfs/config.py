@@ -15,8 +15,6 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from taskfs.errors import ConfigError
-from taskfs.key_file import read_key_file
-from taskfs.loopback import is_loopback
 from taskfs.options import (
     BY_NAME,
     FSSPEC,
@@ -29,6 +27,8 @@ from taskfs.options import (
     parse_size,
     user_dir,
 )
+from taskfs.support.key_file import read_key_file
+from taskfs.support.loopback import is_loopback
 
 __all__ = ["Config", "FoundKey", "Secret", "find_api_key", "load_config"]
 __all__ += ["parse_duration", "parse_size"]

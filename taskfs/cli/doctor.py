@@ -21,9 +21,9 @@ from taskfs.cli.console import cache_problem, configure_logging, printable, with
 from taskfs.cli.options import Settings, config_options
 from taskfs.config import Config, FoundKey, find_api_key
 from taskfs.errors import ConfigError, TaskFSError
-from taskfs.installation import extra_fix
+from taskfs.fuse.mountpoint import FUSE_PACKAGES, is_dead, our_mounts, why_not_set_uid
 from taskfs.model import format_size
-from taskfs.mountpoint import FUSE_PACKAGES, is_dead, our_mounts, why_not_set_uid
+from taskfs.support.installation import extra_fix
 
 MAX_CLOCK_OFFSET_S: Final = 60.0
 MIN_CACHE_BYTES: Final = 256 * 1024**2
@@ -70,7 +70,7 @@ class Surroundings:
         Raises:
             Hint, Skipped: nothing can be asked.
         """
-        from taskfs.opening import open_client
+        from taskfs.first_listing import open_client
 
         if self.config.offline:
             raise Hint("not asked: offline is set")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from taskfs.cli import candidates, columns
+from taskfs.cli import columns
+from taskfs.cli import completers as candidates
 from taskfs.cli.console import (
     complain,
     known_task,
@@ -27,14 +28,14 @@ from taskfs.errors import (
     TaskFSError,
     Unavailable,
 )
-from taskfs.filter_check import check_filter, statuses_explained
 from taskfs.model import Task, TaskStatus, format_elapsed
 from taskfs.options import parse_positive_duration, parse_text
+from taskfs.tasks.filter_check import check_filter, statuses_explained
 
 if TYPE_CHECKING:
-    from taskfs.api import TaskClient
     from taskfs.config import Config
-    from taskfs.offline import OfflineAPI
+    from taskfs.remote.api_client import TaskClient
+    from taskfs.tasks.offline import OfflineAPI
 
 KILL_POLL_S = 1.0
 MAX_ID = 255  # characters: an id is the name of a directory

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from taskfs.cli.columns import GAP, columns_that_fit
 from taskfs.cli.console import STATUS_STYLES, printable
-from taskfs.cli.unfinished import COLUMNS, Snapshot
+from taskfs.cli.watch_tasks import COLUMNS, Snapshot
 from taskfs.model import Task
 
 if TYPE_CHECKING:

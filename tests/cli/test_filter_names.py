@@ -119,14 +119,14 @@ def test_many_projects_are_one_line(taskfs: Command, cloud: FakeCloud) -> None:
 
 def test_offline_names_what_is_cached(taskfs: Command, cloud: FakeCloud, mountpoint: Path) -> None:
     """README, Offline: nothing goes out, and the projects are those of the finished tasks."""
-    from taskfs.api import TaskClient
-    from taskfs.diskcache import DiskCache
-    from taskfs.ledger import open_ledger
+    from taskfs.cache.disk_cache import DiskCache
+    from taskfs.remote.api_client import TaskClient
+    from taskfs.tasks.finished_tasks import open_finished_tasks
 
     cloud.add_task(project="heat")
     cache = taskfs.cwd / "cache"
     client = TaskClient(cloud.api_url, cloud.api_key)
-    ledger = open_ledger(DiskCache(cache, 1 << 20), cloud.api_url, cloud.api_key)
+    ledger = open_finished_tasks(DiskCache(cache, 1 << 20), cloud.api_url, cloud.api_key)
     assert ledger is not None
     ledger.keep(client.list_tasks(), whole=True)
     ledger.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from taskfs.mountpoint import umount
+from taskfs.fuse.mountpoint import umount
 from tests.cli.conftest import COMMAND, Command
 from tests.fake_api import FakeCloud
 from tests.mounts import is_mounted

@@ -32,7 +32,7 @@ def xml(code: str) -> bytes:
     )
 
 
-FOREIGN: Final = {
+TRANSPORT_ERRORS: Final = {
     "an ingress": answer(b"default backend - 404", "text/plain"),
     "Go": answer(b"404 page not found\n", "text/plain; charset=utf-8"),
     "HTML": answer(b"<html>404 Not Found</html>", "text/html"),
@@ -43,7 +43,7 @@ FOREIGN: Final = {
 }
 OWN_DETAIL: Final = answer(b'{"detail": "Not Found"}', "application/json")
 NOT_OF_A_STORE: Final = {
-    **FOREIGN,
+    **TRANSPORT_ERRORS,
     "the API's": OWN_DETAIL,
     "no bucket": answer(xml("NoSuchBucket"), "application/xml"),
     "no container": answer(xml("ContainerNotFound"), "application/xml"),
@@ -60,7 +60,7 @@ ABSENT: Final = {
 }
 
 
-@pytest.mark.parametrize("foreign", [*FOREIGN, "the API's"])
+@pytest.mark.parametrize("foreign", [*TRANSPORT_ERRORS, "the API's"])
 def test_a_404_on_the_listing_is_never_an_empty_directory(fs: Surface, foreign: str) -> None:
     """README, Freshness: a transient failure is never shown as an empty directory: a 404 on a
     collection is looked at once more, then EIO, whatever its body says."""
@@ -80,20 +80,20 @@ def test_a_404_on_the_listing_is_never_an_empty_directory(fs: Surface, foreign: 
     assert task in fs.names()
 
 
-@pytest.mark.parametrize("foreign", FOREIGN)
+@pytest.mark.parametrize("foreign", TRANSPORT_ERRORS)
 def test_a_foreign_404_on_a_task_is_eio(fs: Surface, foreign: str) -> None:
     """README, Freshness: only a real 404 is ENOENT: the API's own, about the one thing that was
     asked for."""
     fs.names()
     task = finished(fs.cloud, a=CONTENT)
-    add_fault(fs.cloud, "record", task, "body", times=None, **FOREIGN[foreign])
+    add_fault(fs.cloud, "record", task, "body", times=None, **TRANSPORT_ERRORS[foreign])
     assert errno_of(lambda: fs.stat(task)) == errno.EIO
     assert errno_of(lambda: fs.set_xattr(task, METADATA, b"x")) == errno.EIO
     fs.cloud.faults.clear()
-    add_fault(fs.cloud, "record", task, "body", **FOREIGN[foreign])
+    add_fault(fs.cloud, "record", task, "body", **TRANSPORT_ERRORS[foreign])
     assert fs.stat(task).st_mode & 0o40000
     once = fs.cloud.faults.add(
-        "body", path=f"/tasks/{task}/metadata", method="PATCH", **FOREIGN[foreign]
+        "body", path=f"/tasks/{task}/metadata", method="PATCH", **TRANSPORT_ERRORS[foreign]
     )
     fs.set_xattr(task, METADATA, b"x")
     assert once.hits == 1
@@ -112,7 +112,7 @@ def test_the_apis_own_word_on_one_task_is_enoent(fs: Surface, status: int) -> No
     fs.cloud.faults.clear()
 
 
-@pytest.mark.parametrize("foreign", [*FOREIGN, "the API's"])
+@pytest.mark.parametrize("foreign", [*TRANSPORT_ERRORS, "the API's"])
 def test_a_404_on_the_signing_is_no_empty_outputs(fs: Surface, foreign: str) -> None:
     """README, Freshness: a transient failure is never shown as an empty directory: nor is a 404 of
     the call that signs URLs."""

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from taskfs import __version__, logs
+from taskfs import __version__
+from taskfs.support import logs
 from tests.caches import finished, some_files
 from tests.conftest import on_mount
 from tests.fake_api import FakeCloud

@@ -12,12 +12,12 @@ from typing import Final
 
 import pytest
 
-from taskfs import connection_errors
 from taskfs.errors import TaskFSError, Unavailable, Unreachable
-from taskfs.retries import Budget
-from taskfs.stats import Stats
-from taskfs.transport import Transport
-from taskfs.trust import BUNDLE_VARIABLES, OPENSSL_VARIABLES, tls_context
+from taskfs.remote import connection_errors
+from taskfs.remote.retry import Budget
+from taskfs.remote.transport import Transport
+from taskfs.remote.trust import BUNDLE_VARIABLES, OPENSSL_VARIABLES, tls_context
+from taskfs.support.stats import Stats
 from tests.fake_api import FakeCloud
 from tests.faults.networks import (
     Authority,

@@ -5,8 +5,8 @@ from typing import Any, Final
 import pytest
 
 from taskfs.errors import StaleObject, Unsupported
-from taskfs.store import StoredObject
-from taskfs.transport import Transport
+from taskfs.remote.object_store import StoredObject
+from taskfs.remote.transport import Transport
 from tests.fake_api import FakeCloud
 from tests.faults.scenarios import add_fault, finished, noise, put, read_whole
 from tests.surfaces import Surface, assert_same, write

@@ -18,7 +18,7 @@ from typing import Final
 
 import pytest
 
-from taskfs.mountpoint import DEAD, has_ended
+from taskfs.fuse.mountpoint import DEAD, has_ended
 from tests.fake_api import FakeCloud
 from tests.faults.scenarios import LONG_AGO, finished, noise
 from tests.mounts import COMMAND, Mount, Taskfs, eventually, is_mounted, processes_of

@@ -17,8 +17,8 @@ from typing import Any, Final
 
 import pytest
 
-from taskfs.mountpoint import has_ended
-from taskfs.preload import LOADED
+from taskfs.fuse.mountpoint import has_ended
+from taskfs.fuse.preload import LOADED
 from tests.fake_api import FakeCloud
 from tests.faults.scenarios import LONG_AGO, add_fault, errno_of, finished, noise
 from tests.mounts import ROOT, Mount, eventually, is_mounted
@@ -108,11 +108,12 @@ def test_a_mount_works_on_after_its_package_is_gone(
 PROGRAM: Final = """
 import dataclasses, errno, logging, sys, threading
 from pathlib import Path
-import taskfs.channel, taskfs.session
-from taskfs import mount, preload
-from taskfs.compose import open_core
+import taskfs.fuse.kernel.channel, taskfs.fuse.kernel.session
+from taskfs.fuse import mount
+from taskfs.fuse import preload
+from taskfs.core import open_core
 from taskfs.config import Config, Secret
-from taskfs.operations import TaskOperations
+from taskfs.fuse.operations import TaskOperations
 
 url, key, cache, log, tasks = *sys.argv[1:5], sys.argv[5:]
 logging.basicConfig(filename=log, level="DEBUG")
@@ -175,8 +176,12 @@ def test_no_module_is_imported_once_all_are_loaded(cloud: FakeCloud, tmp_path: P
 
 CROWD: Final = """
 import sys, threading, time, traceback
-import taskfs.compose
-from taskfs import decoders, errors, igzip, preload, retries
+import taskfs.core
+from taskfs.archive import decoders
+from taskfs import errors
+from taskfs.archive import isal as igzip
+from taskfs.fuse import preload
+from taskfs.remote import retry as retries
 
 failed = []
 gate = threading.Barrier(9)

@@ -12,8 +12,8 @@ from urllib.request import urlopen
 import fsspec
 import pytest
 
-from taskfs.filesystem import TaskFileSystem
-from taskfs.handles import REPETITION_S
+from taskfs.fsspec.filesystem import TaskFileSystem
+from taskfs.tree.handles import REPETITION_S
 from tests.fake_api import FakeCloud
 from tests.surfaces import assert_same
 

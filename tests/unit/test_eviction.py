@@ -1,4 +1,4 @@
-"""`taskfs.eviction`: how much of a disk the cache takes, and which files go first."""
+"""`taskfs.cache.eviction`: how much of a disk the cache takes, and which files go first."""
 
 import errno
 import logging
@@ -10,10 +10,10 @@ from typing import Any, Final
 
 import pytest
 
-from taskfs import eviction
-from taskfs.diskcache import DiskCache, cache_key
-from taskfs.extents import BLOCK
-from taskfs.segments import SEGMENT
+from taskfs.cache import eviction
+from taskfs.cache.disk_cache import DiskCache, cache_key
+from taskfs.cache.memory_cache import BLOCK
+from taskfs.cache.segment_file import SEGMENT
 from tests.caches import disk_use, fill_from_outside, free_part, small_disk
 
 PLENTY: Final = 1 << 40
@@ -46,7 +46,7 @@ def is_kept(cache: DiskCache, number: int) -> bool:
 
 
 def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.name == "taskfs.diskcache"]
+    return [r.getMessage() for r in caplog.records if r.name == "taskfs.cache.disk_cache"]
 
 
 def test_a_cache_leaves_the_reserve_free(place: Path, caplog: pytest.LogCaptureFixture) -> None:

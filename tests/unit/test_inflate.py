@@ -1,4 +1,4 @@
-"""`taskfs.inflate`: random access to decoded bytes, fed from memory by a source that counts."""
+"""`taskfs.archive.seekable_decoder`: random access to decoded bytes, fed from memory by a source that counts."""
 
 import bz2
 import random
@@ -11,18 +11,18 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from taskfs import inflate
-from taskfs.buffers import Buffer
-from taskfs.compose import SPAN_MEMORY
-from taskfs.cursors import SPAN
-from taskfs.decoders import BZIP2, DECODERS, DEFLATED, LZMA
+from taskfs.archive import seekable_decoder as inflate
+from taskfs.archive.decode_cursor import SPAN
+from taskfs.archive.decoder_limits import CheckpointBudget
+from taskfs.archive.decoders import BZIP2, DECODERS, DEFLATED, LZMA
+from taskfs.archive.read_pattern import AHEAD_SPANS
+from taskfs.archive.seekable_decoder import FIRST_SPACING, SeekableDecoder
+from taskfs.cache.memory_cache import ExtentCache
+from taskfs.cache.readahead import ReadAheadBudget
+from taskfs.core import SPAN_MEMORY
 from taskfs.errors import CorruptData, Interrupted, TaskFSError, Unavailable
-from taskfs.extents import BlockCache
-from taskfs.inflate import FIRST_SPACING, Inflater
-from taskfs.pace import AHEAD_SPANS
-from taskfs.readahead import Windows
-from taskfs.rooms import CheckpointRoom
-from taskfs.waiting import Waiter
+from taskfs.support.buffers import Buffer
+from taskfs.support.interruptible_wait import Waiter
 from tests.zips import DaemonPool, cheap_bytes, deflate, lzma_alone, pack, run_threads
 
 PIECE = 64 << 10
@@ -67,7 +67,7 @@ class Source:
         member.pieces.append((offset, stop))
         return member.packed[offset:stop]
 
-    def is_at_hand(self, offset: int) -> bool:
+    def is_cached(self, offset: int) -> bool:
         return offset < self.member.here
 
     def close(self) -> None:
@@ -86,8 +86,8 @@ class Decoding:
         size: int | None = None,
         crc: int | None = None,
         span_bytes: int = 24 << 20,
-        room: CheckpointRoom | None = None,
-        windows: Windows | None = None,
+        room: CheckpointBudget | None = None,
+        windows: ReadAheadBudget | None = None,
         is_in_turn: bool = False,
     ) -> None:
         self.body = body
@@ -96,14 +96,14 @@ class Decoding:
         self.deadline_s = time.monotonic() + LIMIT_S
         self.interrupted = threading.Event()
         self.pool = DaemonPool(2)
-        self.spans = BlockCache(span_bytes)
-        self.inflater = Inflater(
+        self.spans = ExtentCache(span_bytes)
+        self.inflater = SeekableDecoder(
             DECODERS[method],
             self.member.open,
             size=len(body) if size is None else size,
             crc=zlib.crc32(body) if crc is None else crc,
             spans=self.spans,
-            room=room or CheckpointRoom(),
+            room=room or CheckpointBudget(),
             pool=self.pool,
             waiter=Waiter(lambda: self.is_over or self.interrupted.is_set()),
             windows=windows,
@@ -260,12 +260,12 @@ def test_a_backward_read_after_a_first_pass_starts_at_a_checkpoint(decoding: Mak
 def test_what_is_ready_is_told_once_and_is_right(decoding: Make) -> None:
     """README, How it works: what is decoded ahead of a reader in order goes out unasked, once."""
     one = decoding(LONG, LONG_PACKED)
-    assert not one.inflater.claim_ready()
+    assert not one.inflater.take_pushable()
     offset, told, reads = 0, 0, 0
     while offset < len(LONG):
         one.check(offset, SPAN)
         offset, reads = offset + SPAN, reads + 1
-        while ready := one.inflater.claim_ready():
+        while ready := one.inflater.take_pushable():
             assert ready.start == offset
             assert ready.stop <= len(LONG)
             one.check(ready.start, len(ready))
@@ -276,9 +276,9 @@ def test_what_is_ready_is_told_once_and_is_right(decoding: Make) -> None:
     assert one.member.fed <= 1.05 * len(LONG_PACKED)
 
 
-def taken() -> Windows:
+def taken() -> ReadAheadBudget:
     """The room of a mount: what is ready is taken at once."""
-    windows = Windows(AHEAD_SPANS * SPAN)
+    windows = ReadAheadBudget(AHEAD_SPANS * SPAN)
     windows.takes_ready = True
     return windows
 
@@ -293,8 +293,8 @@ def test_a_short_member_in_turn_is_decoded_by_its_first_reader(decoding: Make) -
     one.check(0, 4096)
     assert one.member.fed == len(SHORT_PACKED)
     assert one.inflater.verified
-    assert one.inflater.claim_ready() == range(4096, 15 * SPAN)
-    assert not one.inflater.claim_ready()
+    assert one.inflater.take_pushable() == range(4096, 15 * SPAN)
+    assert not one.inflater.take_pushable()
     one.check_whole()
     assert one.pool.submitted == 0
 
@@ -304,7 +304,7 @@ def test_the_end_of_a_member_is_never_ready(decoding: Make) -> None:
     for size in (1, SPAN, SPAN + 1, 2 * SPAN, 3 * SPAN):
         one = decoding(SHORT[:size], deflate(SHORT[:size], 0), is_in_turn=True, windows=taken())
         one.check(0, SPAN)
-        ready = one.inflater.claim_ready()
+        ready = one.inflater.take_pushable()
         assert ready.stop <= max(0, size - 1) // SPAN * SPAN
 
 
@@ -325,7 +325,7 @@ def test_a_short_member_in_turn_may_be_read_from_anywhere(decoding: Make) -> Non
     """Issue 3, 4: reads that are not in order are right as well."""
     one = decoding(SHORT, SHORT_PACKED, is_in_turn=True, windows=taken())
     one.check(12 * SPAN, 4096)
-    assert not one.inflater.claim_ready()
+    assert not one.inflater.take_pushable()
     rng = random.Random(5)
     for _ in range(50):
         one.check(rng.randrange(len(SHORT)), 100_000)
@@ -349,17 +349,17 @@ def test_nobody_decodes_all_at_once_for_who_takes_little(decoding: Make) -> None
 
 def test_many_short_members_in_turn_share_the_room(decoding: Make) -> None:
     """Issue 3, 7: what is decoded at once is bounded for all members together."""
-    windows, crowd = Windows(8 << 20), [object() for _ in range(39)]
+    windows, crowd = ReadAheadBudget(8 << 20), [object() for _ in range(39)]
     windows.takes_ready = True
     for other in crowd:
-        windows.enter(other)
+        windows.register(other)
     one = decoding(SHORT, SHORT_PACKED, is_in_turn=True, windows=windows)
     one.check(0, SPAN)
     assert one.member.fed <= 2 * (8 << 20) / 40 + SPAN
     for other in crowd:
-        windows.leave(other)
+        windows.unregister(other)
     one.check_whole()
-    assert windows.share(object()) == 8 << 20  # it left the room behind
+    assert windows.allowance(object()) == 8 << 20  # it left the room behind
 
 
 def test_nothing_is_ready_for_who_jumps(decoding: Make) -> None:
@@ -368,7 +368,7 @@ def test_nothing_is_ready_for_who_jumps(decoding: Make) -> None:
     one.check_whole()
     for percent in (90, 10, 50, 30, 70):
         one.check(len(LONG) * percent // 100 // SPAN * SPAN, 4096)
-        assert not one.inflater.claim_ready()
+        assert not one.inflater.take_pushable()
 
 
 def test_a_store_that_stalls_holds_up_nobody_before_it(decoding: Make) -> None:
@@ -447,7 +447,7 @@ def test_the_checkpoints_of_all_members_are_bounded(
 ) -> None:
     """CheckpointRoom: bounds the checkpoints of all members."""
     monkeypatch.setattr(inflate, "FIRST_SPACING", SPAN)
-    room = CheckpointRoom(20)
+    room = CheckpointBudget(20)
     ones = [decoding(BODY, deflate(BODY, 0), room=room, span_bytes=SPAN) for _ in range(12)]
     for one in ones:
         one.check_whole()
@@ -462,7 +462,7 @@ def test_the_member_unused_for_longest_gives_up_its_checkpoints(
 ) -> None:
     """CheckpointRoom: the member unused for longest gives up its own; reading is use."""
     monkeypatch.setattr(inflate, "FIRST_SPACING", SPAN)
-    room = CheckpointRoom(10)
+    room = CheckpointBudget(10)
     one, two, three = (decoding(BODY, deflate(BODY, 0), room=room, span_bytes=SPAN) for _ in "abc")
     one.check_whole()
     two.check_whole()
@@ -475,7 +475,7 @@ def test_the_member_unused_for_longest_gives_up_its_checkpoints(
 
 def test_closed_inflaters_leave_the_room_and_their_sources(decoding: Make) -> None:
     """Inflater.close: gives up what is held; reads after that start again."""
-    room = CheckpointRoom()
+    room = CheckpointBudget()
     one = decoding(LONG, LONG_PACKED, room=room, span_bytes=200_000)
     one.check(6 << 20, 100)
     one.check(100, 100)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from taskfs.installation import EXTRAS, PROGRAM_FIX, extra_fix
+from taskfs.support.installation import EXTRAS, PROGRAM_FIX, extra_fix
 
 toml = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ def test_an_environment_without_pip_is_extended_with_uv(
     """uv makes environments that have no pip of their own."""
     monkeypatch.setattr(sys, "executable", "/a/bin/python")
     monkeypatch.setitem(sys.modules, "pip", None)
-    monkeypatch.setattr("taskfs.installation.find_spec", lambda name: None)
+    monkeypatch.setattr("taskfs.support.installation.find_spec", lambda name: None)
     assert extra_fix("demo") == "uv pip install --python /a/bin/python 'aiohttp>=3.10'"
 
 

@@ -1,4 +1,4 @@
-"""`taskfs.names` and what the index makes of it: names that are normalised, and which are not."""
+"""`taskfs.archive.member_names` and what the index makes of it: names that are normalised, and which are not."""
 
 import logging
 import time
@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskfs.names import has_windows_separators, is_same_name, normalise
-from taskfs.zipindex import ArchiveIndex
+from taskfs.archive.index import ArchiveIndex
+from taskfs.archive.member_names import has_windows_separators, is_same_name, normalise
 from tests.zips import DOS_SECONDS, ROOT, Entry, build, file, folder, index_of, timestamp_field
 
 ODD = st.text("ab./\\é", max_size=12)

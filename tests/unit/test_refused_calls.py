@@ -16,13 +16,15 @@ from typing import Any, Final
 
 import pytest
 
-from taskfs import fallback, memory, mount
-from taskfs.buffers import ROOMS, allocate, give_spare_back
-from taskfs.claims import claim
-from taskfs.clock import age_clock
-from taskfs.diskcache import DiskCache, cache_key
+from taskfs.cache.disk_cache import DiskCache, cache_key
+from taskfs.cache.memory_cache import BLOCK
+from taskfs.cache.range_locks import lock_range
 from taskfs.errors import MountError
-from taskfs.extents import BLOCK
+from taskfs.fuse import mount
+from taskfs.fuse import process_memory as memory
+from taskfs.support import fallback
+from taskfs.support.buffers import POOLED_SIZES, allocate, trim_pools
+from taskfs.support.clock import age_clock
 
 REFUSALS: Final = (
     OSError(errno.EINVAL, "Invalid argument"),
@@ -36,9 +38,9 @@ KEY: Final = cache_key("an object")
 @pytest.fixture(autouse=True)
 def _nothing_logged_yet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(fallback, "_logged", set())
-    give_spare_back()
+    trim_pools()
     yield
-    give_spare_back()
+    trim_pools()
 
 
 @pytest.fixture(params=REFUSALS, ids=str)
@@ -71,7 +73,7 @@ def refusing_map(refuse: Callable[..., Any]) -> type:
     return Map
 
 
-@pytest.mark.parametrize("size", [*ROOMS, ROOMS[-1] + 1])
+@pytest.mark.parametrize("size", [*POOLED_SIZES, POOLED_SIZES[-1] + 1])
 def test_without_huge_pages(
     size: int,
     refuse: Callable[..., Any],
@@ -84,7 +86,7 @@ def test_without_huge_pages(
         rooms = [allocate(size) for _ in range(2)]
         for room in rooms:
             room[:] = b"x" * size
-    assert logged() == (["madvise"] if size <= ROOMS[-1] else [])
+    assert logged() == (["madvise"] if size <= POOLED_SIZES[-1] else [])
 
 
 def test_without_mappings(logged: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +100,7 @@ def test_without_mappings(logged: Callable[[], list[str]], monkeypatch: pytest.M
             return refuse()  # type: ignore[no-any-return]
 
     monkeypatch.setattr(mmap, "mmap", Map)
-    for size in (*ROOMS, ROOMS[-1] + 1) * 2:
+    for size in (*POOLED_SIZES, POOLED_SIZES[-1] + 1) * 2:
         room = allocate(size)
         room[:] = b"x" * size
         assert len(room) == size
@@ -139,7 +141,7 @@ def test_without_locks(
     monkeypatch.setattr(fcntl, "fcntl", refuse)
     began = time.monotonic()
     for _ in range(2):
-        with claim(tmp_path / "locks", KEY, 0, 0, lambda: False):
+        with lock_range(tmp_path / "locks", KEY, 0, 0, lambda: False):
             pass
     assert time.monotonic() - began < 5  # a lock that is held would be waited for twice as long
     assert logged() == ["F_OFD_SETLK"]
