@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Final, NamedTuple, Protocol
 
-from taskfs.buffers import Buffer
+from taskfs.support.buffers import Buffer
 
 # The statuses the service documents; others are shown as they come (remote-api.md, Tasks).
 KNOWN_STATUSES: Final = (

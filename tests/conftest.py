@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from taskfs.compose import open_core
+from taskfs.core import open_core
 from taskfs.config import Config, Secret
 from taskfs.options import BY_NAME
 from tests.caches import Mounting, Opening

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from taskfs.errors import MountError
-from taskfs.mountpoint import umount
+from taskfs.fuse.mountpoint import umount
 from tests.fake_api import FakeCloud
 
 ROOT: Final = Path(__file__).parents[1]

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from taskfs.buffers import Buffer
-from taskfs.compose import Core
-from taskfs.operations import Opened, TaskOperations
+from taskfs.support.buffers import Buffer
+from taskfs.core import Core
+from taskfs.fuse.operations import Opened, TaskOperations
 from tests.fake_api import FakeCloud
 
 REQUEST: Final = 128 << 10  # what the kernel asks for at once

@@ -19,16 +19,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, TypeVar
 
-from taskfs.archive import Archive, Engine, open_archive
-from taskfs.buffers import Buffer
-from taskfs.extents import BlockCache
+from taskfs.archive.archive import Archive, Engine, open_archive
+from taskfs.support.buffers import Buffer
+from taskfs.cache.memory_cache import BlockCache
 from taskfs.model import Fetched, ObjectVersion
-from taskfs.readahead import Windows
-from taskfs.rooms import CheckpointRoom
-from taskfs.stats import Stats
-from taskfs.waiting import Waiter
-from taskfs.zipend import find_end
-from taskfs.zipindex import ArchiveIndex, Member, read_index
+from taskfs.cache.readahead import Windows
+from taskfs.archive.decoder_limits import CheckpointRoom
+from taskfs.support.stats import Stats
+from taskfs.support.interruptible_wait import Waiter
+from taskfs.archive.end_record import find_end
+from taskfs.archive.index import ArchiveIndex, Member, read_index
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ import click
 
 from taskfs import __version__
 from taskfs.cli.console import complain, with_fix
-from taskfs.cli.mount8 import read_call
+from taskfs.cli.mount_helper import read_call
 from taskfs.errors import TaskFSError
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from taskfs.config import Config
 from taskfs.errors import AccessDenied, ConfigError, NotFound, TaskFSError, Unavailable
 
 if TYPE_CHECKING:
-    from taskfs.api import TaskClient
-    from taskfs.offline import OfflineAPI
+    from taskfs.remote.api_client import TaskClient
+    from taskfs.tasks.offline import OfflineAPI
 
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 
@@ -45,7 +45,7 @@ def open_session(
     if timeout_s is not None:
         config = replace(config, timeout_s=min(timeout_s, config.timeout_s))
     configure_logging(config)
-    from taskfs.opening import open_client
+    from taskfs.first_listing import open_client
 
     with contextlib.closing(open_client(config)) as client:
         yield config, client
@@ -60,7 +60,7 @@ def open_reading(settings: Settings) -> "Iterator[tuple[Config, TaskClient | Off
             yield session
         return
     configure_logging(config)
-    from taskfs.compose import open_offline
+    from taskfs.core import open_offline
 
     offline = open_offline(config)
     offline.check()
@@ -78,7 +78,7 @@ def known_task(task_id: str) -> Iterator[None]:
 
 def configure_logging(config: Config) -> None:
     """Send the log of taskfs to the configured file or standard error, without secrets."""
-    from taskfs import logs
+    from taskfs.support import logs
 
     if config.log_file:
         logs.log_to_file(config.log_file, config.log_level)
@@ -88,7 +88,7 @@ def configure_logging(config: Config) -> None:
 
 def complain(text: str) -> None:
     """Print one line to standard error, without secrets, control characters or line breaks."""
-    from taskfs.redaction import redact
+    from taskfs.support.redaction import redact
 
     line = printable(" ".join(redact(text).split()))
     with contextlib.suppress(OSError, ValueError):  # nobody reads it: the exit status remains

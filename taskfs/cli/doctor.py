@@ -21,10 +21,10 @@ from taskfs.cli.options import Settings, config_options
 from taskfs.config import Config, find_api_key
 from taskfs.errors import TaskFSError
 from taskfs.model import format_size
-from taskfs.mountpoint import FUSE_PACKAGES, is_dead, our_mounts
+from taskfs.fuse.mountpoint import FUSE_PACKAGES, is_dead, our_mounts
 
 if TYPE_CHECKING:
-    from taskfs.api import TaskClient
+    from taskfs.remote.api_client import TaskClient
 
 MAX_CLOCK_OFFSET_S: Final = 60.0
 MIN_CACHE_BYTES: Final = 256 * 1024**2
@@ -170,7 +170,7 @@ def _api(surroundings: Surroundings) -> str:
 
 
 def _client(surroundings: Surroundings) -> "closing[TaskClient]":
-    from taskfs.opening import open_client
+    from taskfs.first_listing import open_client
 
     if surroundings.config.offline:
         raise Hint("not asked: offline is set")

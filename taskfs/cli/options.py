@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from taskfs.cli import candidates
+from taskfs.cli import completers as candidates
 from taskfs.config import Config, load_config
 from taskfs.errors import ConfigError
 from taskfs.options import OPTIONS, Option, parse_mount_options, parse_path

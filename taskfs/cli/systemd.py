@@ -11,11 +11,12 @@ from typing import Final
 
 import click
 
-from taskfs.cli import candidates, mount8
+from taskfs.cli import completers as candidates
+from taskfs.cli import mount_helper as mount8
 from taskfs.cli.options import reads
 from taskfs.config import find_api_key
 from taskfs.errors import ConfigError, MountError
-from taskfs.mountpoint import FSTYPE
+from taskfs.fuse.mountpoint import FSTYPE
 from taskfs.options import parse_mount_options, parse_path
 
 HELPER: Final = Path("/sbin") / mount8.PROGRAM

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from taskfs.cli import candidates
+from taskfs.cli import completers as candidates
 from taskfs.cli.console import (
     complain,
     known_task,
@@ -31,7 +31,7 @@ from taskfs.model import Task, TaskAPI, TaskStatus, format_elapsed
 from taskfs.options import parse_positive_duration
 
 if TYPE_CHECKING:
-    from taskfs.api import TaskClient
+    from taskfs.remote.api_client import TaskClient
     from taskfs.config import Config
 
 KILL_POLL_S = 1.0

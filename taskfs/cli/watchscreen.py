@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from taskfs.cli.console import STATUS_STYLES, printable
-from taskfs.cli.unfinished import TITLES, Snapshot
+from taskfs.cli.watch_tasks import TITLES, Snapshot
 from taskfs.model import Task
 
 if TYPE_CHECKING:

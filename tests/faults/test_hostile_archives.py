@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from taskfs.extents import BLOCK
+from taskfs.cache.memory_cache import BLOCK
 from tests.against_zipfile import compare
 from tests.fake_api import FakeCloud
 from tests.mounts import Mount

@@ -15,7 +15,7 @@ from typing import Final
 
 import pytest
 
-from taskfs.mountpoint import DEAD
+from taskfs.fuse.mountpoint import DEAD
 from tests.fake_api import FakeCloud
 from tests.faults.scenarios import LONG_AGO, finished, noise
 from tests.mounts import COMMAND, Mount, Taskfs, eventually, helpers_of, is_mounted, processes_of

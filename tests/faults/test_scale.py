@@ -141,7 +141,7 @@ def test_a_short_soak_ends_with_every_byte_right() -> None:
     """A soak of mixed readers under random faults ends with every byte right, memory flat, no
     thread left: `scripts/soak` for ten seconds; by hand, for ten minutes."""
     done = subprocess.run(
-        [sys.executable, "-m", "scripts.soaking", "--minutes", "0.17", "--seed", "11"],
+        [sys.executable, "-m", "tests.soak", "--minutes", "0.17", "--seed", "11"],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import pytest
 
-from taskfs.api import TaskClient
-from taskfs.store import SMALL_OBJECT, StoredObject
-from taskfs.transport import Transport
+from taskfs.remote.api_client import TaskClient
+from taskfs.remote.object_store import SMALL_OBJECT, StoredObject
+from taskfs.remote.transport import Transport
 from tests.fake_api import FakeCloud
 from tests.faults.scenarios import add_fault, errno_of, finished, noise, read_whole
 from tests.mounts import Mount

@@ -13,7 +13,7 @@ from typing import Final
 
 import pytest
 
-from taskfs.mountpoint import has_ended
+from taskfs.fuse.mountpoint import has_ended
 from tests.fake_api import FakeCloud
 from tests.mounts import (
     COMMAND,

@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from taskfs.refusals import explain
+from taskfs.fuse.mount_errors import explain
 from tests.fake_api import FakeCloud
 from tests.mount.test_users import NOBODY, in_own_devices
 from tests.mounts import COMMAND, Taskfs, is_mounted

@@ -22,7 +22,7 @@ LONG_AGO: Final = "2025-06-11T08:00:00+00:00"
 AS_NOBODY: Final = """
 import encodings.ascii, encodings.idna, encodings.latin_1, json, subprocess
 import os, platformdirs, requests, sys
-import taskfs.cli, taskfs.compose, taskfs.mount, taskfs.session
+import taskfs.cli, taskfs.core, taskfs.mount, taskfs.fuse.kernel.session
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)

@@ -7,7 +7,7 @@ import fsspec
 import numpy as np
 import pandas as pd
 
-from taskfs.filesystem import TaskFileSystem
+from taskfs.fsspec.filesystem import TaskFileSystem
 from tests.fake_api import FakeCloud
 
 FRAME: Final = pd.DataFrame({"t": np.arange(5000), "pressure": np.linspace(0.0, 1.0, 5000)})

@@ -1,4 +1,4 @@
-"""`taskfs.archive`: members read through blocks, read-ahead and decoders, against `zipfile`."""
+"""`taskfs.archive.archive`: members read through blocks, read-ahead and decoders, against `zipfile`."""
 
 import contextlib
 import errno
@@ -19,10 +19,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from taskfs.archive import Archive, tail_length
-from taskfs.compose import BLOCK_MEMORY, SPAN_MEMORY
-from taskfs.cursors import SPAN
-from taskfs.decoders import DECODERS, DeflateDecoder
+from taskfs.archive.archive import Archive, tail_length
+from taskfs.core import BLOCK_MEMORY, SPAN_MEMORY
+from taskfs.archive.decode_cursor import SPAN
+from taskfs.archive.decoders import DECODERS, DeflateDecoder
 from taskfs.errors import (
     CorruptData,
     Interrupted,
@@ -32,9 +32,9 @@ from taskfs.errors import (
     Unavailable,
     Unsupported,
 )
-from taskfs.extents import BLOCK
-from taskfs.readahead import TOTAL_WINDOW
-from taskfs.readers import EAGER, LOCAL, WHOLE, MemberReader
+from taskfs.cache.memory_cache import BLOCK
+from taskfs.cache.readahead import TOTAL_WINDOW
+from taskfs.archive.member_reader import EAGER, LOCAL, WHOLE, MemberReader
 from tests.zips import (
     BZIP2,
     DEFLATED,

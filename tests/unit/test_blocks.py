@@ -1,4 +1,4 @@
-"""`taskfs.blocks` and `taskfs.waiting`: cached blocks of one version, without a network."""
+"""`taskfs.cache.block_reader` and `taskfs.support.interruptible_wait`: cached blocks of one version, without a network."""
 
 import random
 import threading
@@ -9,13 +9,13 @@ from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 
-from taskfs.blocks import MAX_RUN, BlockReader
-from taskfs.buffers import Buffer
-from taskfs.claims import StoredBlocks
+from taskfs.cache.block_reader import MAX_RUN, BlockReader
+from taskfs.support.buffers import Buffer
+from taskfs.cache.range_locks import StoredBlocks
 from taskfs.errors import Interrupted, StaleObject, Unavailable
-from taskfs.extents import BLOCK, BlockCache, Extent
-from taskfs.stats import Stats
-from taskfs.waiting import Waiter
+from taskfs.cache.memory_cache import BLOCK, BlockCache, Extent
+from taskfs.support.stats import Stats
+from taskfs.support.interruptible_wait import Waiter
 from tests.zips import DaemonPool, FakeObject, run_threads
 
 BODY = random.Random(1).randbytes(10 * BLOCK + 1234)

@@ -15,16 +15,16 @@ import pytest
 import requests
 
 from taskfs import errors
-from taskfs.buffers import Buffer
-from taskfs.channel import Channel
+from taskfs.support.buffers import Buffer
+from taskfs.fuse.kernel.channel import Channel
 from taskfs.errors import Interrupted, MountError, TaskFSError
-from taskfs.handles import CommandHandle, HandleTable
-from taskfs.nodes import Attrs, Directory, Entry, Node
-from taskfs.operations import TaskOperations
-from taskfs.session import Session, interrupted
-from taskfs.shelf import CacheMode
-from taskfs.tree import Tree
-from taskfs.wire import Opcode, Packer
+from taskfs.tree.handles import CommandHandle, HandleTable
+from taskfs.tree.nodes import Attrs, Directory, Entry, Node
+from taskfs.fuse.operations import TaskOperations
+from taskfs.fuse.kernel.session import Session, interrupted
+from taskfs.tasks.archives import CacheMode
+from taskfs.tree.tree import Tree
+from taskfs.fuse.kernel.protocol import Opcode, Packer
 
 FOREIGN = (
     requests.ConnectionError("refused"),

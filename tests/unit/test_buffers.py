@@ -1,9 +1,9 @@
-"""`taskfs.buffers`: room that is used again, and how much of it waits for that."""
+"""`taskfs.support.buffers`: room that is used again, and how much of it waits for that."""
 
 import pytest
 
-from taskfs import buffers
-from taskfs.buffers import MAX_SPARE, ROOMS, address_of, allocate, give_spare_back
+from taskfs.support import buffers
+from taskfs.support.buffers import MAX_SPARE, ROOMS, address_of, allocate, give_spare_back
 
 
 @pytest.fixture(autouse=True)

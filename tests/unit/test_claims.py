@@ -1,4 +1,4 @@
-"""`taskfs.claims`: processes that share a cache directory fetch nothing twice."""
+"""`taskfs.cache.range_locks`: processes that share a cache directory fetch nothing twice."""
 
 import contextlib
 import random
@@ -11,15 +11,15 @@ from typing import Final
 
 import pytest
 
-from taskfs import claims
-from taskfs.blocks import BlockReader
-from taskfs.claims import claim, fetch_missing
-from taskfs.diskcache import DiskCache, cache_key
-from taskfs.extents import BLOCK, BlockCache
+from taskfs.cache import range_locks as claims
+from taskfs.cache.block_reader import BlockReader
+from taskfs.cache.range_locks import claim, fetch_missing
+from taskfs.cache.disk_cache import DiskCache, cache_key
+from taskfs.cache.memory_cache import BLOCK, BlockCache
 from taskfs.model import Fetched, ObjectVersion
-from taskfs.pools import DaemonPool
-from taskfs.stats import Stats
-from taskfs.waiting import Waiter
+from taskfs.support.thread_pool import DaemonPool
+from taskfs.support.stats import Stats
+from taskfs.support.interruptible_wait import Waiter
 from tests.mounts import ROOT, eventually
 
 KEY: Final = cache_key("an object")
@@ -127,9 +127,9 @@ def test_patience_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_claims_of_the_dead_are_free(tmp_path: Path) -> None:
-    """`taskfs.claims`: what a process held is free when it has died."""
+    """`taskfs.cache.range_locks`: what a process held is free when it has died."""
     program = (
-        "import sys, pathlib\nfrom taskfs.claims import claim\n"
+        "import sys, pathlib\nfrom taskfs.cache.range_locks import claim\n"
         "with claim(pathlib.Path(sys.argv[1]), sys.argv[2], 0, 9, lambda: False):\n"
         "    print('held', flush=True)\n    sys.stdin.read()"
     )
@@ -160,7 +160,7 @@ def test_the_claims_of_the_dead_are_free(tmp_path: Path) -> None:
 
 
 def test_without_locks_both_fetch(tmp_path: Path) -> None:
-    """`taskfs.claims`: They are advice: where locks do not work, both fetch."""
+    """`taskfs.cache.range_locks`: They are advice: where locks do not work, both fetch."""
     with claim(tmp_path / "no" / "such", KEY, 0, 0, never):
         pass
     with contextlib.suppress(ZeroDivisionError), claim(tmp_path / "x", KEY, 0, 0, never):

@@ -1,4 +1,4 @@
-"""`taskfs.coverage`: the CRC-32 of a whole from pieces in any order."""
+"""`taskfs.archive.integrity`: the CRC-32 of a whole from pieces in any order."""
 
 import itertools
 import random
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from taskfs.coverage import MAX_PIECES, Coverage, combine
+from taskfs.archive.integrity import MAX_PIECES, Coverage, combine
 
 SEARCHING = settings(max_examples=200, deadline=None, derandomize=True)
 

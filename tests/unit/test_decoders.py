@@ -1,4 +1,4 @@
-"""`taskfs.decoders`: one shape for all methods, fed in pieces of any length."""
+"""`taskfs.archive.decoders`: one shape for all methods, fed in pieces of any length."""
 
 import bz2
 import random
@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from taskfs import igzip
-from taskfs.decoders import (
+from taskfs.archive import isal as igzip
+from taskfs.archive.decoders import (
     BZIP2,
     DECODERS,
     DEFLATED,

@@ -1,4 +1,4 @@
-"""`taskfs.diskcache`: what is kept on disk is right or not there, whoever else was at it.
+"""`taskfs.cache.disk_cache`: what is kept on disk is right or not there, whoever else was at it.
 
 Run as a program, this module is one more process at a cache: see `_write_and_read` and `_full`.
 """
@@ -27,10 +27,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskfs import segments
-from taskfs.blocks import BlockReader
-from taskfs.buffers import LARGE, address_of, allocate
-from taskfs.diskcache import (
+from taskfs.cache import segment_file as segments
+from taskfs.cache.block_reader import BlockReader
+from taskfs.support.buffers import LARGE, address_of, allocate
+from taskfs.cache.disk_cache import (
     FORMAT,
     MAX_OPEN,
     PAUSE_S,
@@ -38,10 +38,10 @@ from taskfs.diskcache import (
     DiskCache,
     cache_key,
 )
-from taskfs.extents import BLOCK, BlockCache
-from taskfs.segments import ENTRY, SEGMENT, SEGMENT_BLOCKS, TABLE
-from taskfs.stats import Stats
-from taskfs.waiting import Waiter
+from taskfs.cache.memory_cache import BLOCK, BlockCache
+from taskfs.cache.segment_file import ENTRY, SEGMENT, SEGMENT_BLOCKS, TABLE
+from taskfs.support.stats import Stats
+from taskfs.support.interruptible_wait import Waiter
 from tests.mounts import PATIENCE_S, ROOT
 from tests.surfaces import assert_same
 from tests.zips import DaemonPool, FakeObject, run_threads
@@ -154,7 +154,7 @@ def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """What fails is logged once, never as an error."""
     yield
     records = [r for phase in ("setup", "call") for r in caplog.get_records(phase)]
-    told = [r.getMessage() for r in records if r.name == "taskfs.diskcache"]
+    told = [r.getMessage() for r in records if r.name == "taskfs.cache.disk_cache"]
     assert all(r.levelno <= logging.WARNING for r in records), told
 
 

@@ -1,4 +1,4 @@
-"""`taskfs.download`, `fetching` and `target` on archives in memory: no sockets, no commands."""
+"""`taskfs.download.plan`, `fetching` and `target` on archives in memory: no sockets, no commands."""
 
 import fcntl
 import os
@@ -10,12 +10,13 @@ from typing import Any, cast
 
 import pytest
 
-from taskfs import download, fetching
-from taskfs.archive import Archive
+from taskfs.download import plan as download
+from taskfs.download import fetch as fetching
+from taskfs.archive.archive import Archive
 from taskfs.errors import CorruptData, NotFound, Unavailable, Unsupported
 from taskfs.model import ObjectVersion
-from taskfs.target import Target
-from taskfs.zipindex import Member
+from taskfs.download.destination import Target
+from taskfs.archive.index import Member
 
 MTIME_NS = 1_700_000_000_123_456_700
 

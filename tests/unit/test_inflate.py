@@ -1,4 +1,4 @@
-"""`taskfs.inflate`: random access to decoded bytes, fed from memory by a source that counts."""
+"""`taskfs.archive.seekable_decoder`: random access to decoded bytes, fed from memory by a source that counts."""
 
 import bz2
 import random
@@ -11,18 +11,18 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from taskfs import inflate
-from taskfs.buffers import Buffer
-from taskfs.compose import SPAN_MEMORY
-from taskfs.cursors import SPAN
-from taskfs.decoders import BZIP2, DECODERS, DEFLATED, LZMA
+from taskfs.archive import seekable_decoder as inflate
+from taskfs.support.buffers import Buffer
+from taskfs.core import SPAN_MEMORY
+from taskfs.archive.decode_cursor import SPAN
+from taskfs.archive.decoders import BZIP2, DECODERS, DEFLATED, LZMA
 from taskfs.errors import CorruptData, Interrupted, TaskFSError, Unavailable
-from taskfs.extents import BlockCache
-from taskfs.inflate import FIRST_SPACING, Inflater
-from taskfs.pace import AHEAD_SPANS
-from taskfs.readahead import Windows
-from taskfs.rooms import CheckpointRoom
-from taskfs.waiting import Waiter
+from taskfs.cache.memory_cache import BlockCache
+from taskfs.archive.seekable_decoder import FIRST_SPACING, Inflater
+from taskfs.archive.read_pattern import AHEAD_SPANS
+from taskfs.cache.readahead import Windows
+from taskfs.archive.decoder_limits import CheckpointRoom
+from taskfs.support.interruptible_wait import Waiter
 from tests.zips import DaemonPool, cheap_bytes, deflate, lzma_alone, pack, run_threads
 
 PIECE = 64 << 10

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from taskfs.config import Secret
-from taskfs.diskcache import DiskCache
-from taskfs.ledger import LOOK_S, MAX_TASKS, SHARDS, Ledger, open_ledger
+from taskfs.cache.disk_cache import DiskCache
+from taskfs.tasks.finished_tasks import LOOK_S, MAX_TASKS, SHARDS, Ledger, open_ledger
 from taskfs.model import Task
-from taskfs.record import parse_task
-from taskfs.redaction import register_secret
+from taskfs.remote.task_json import parse_task
+from taskfs.support.redaction import register_secret
 from tests.unit.fakes import Clock
 
 URL = "https://api.example"
@@ -191,7 +191,7 @@ def test_only_what_changed_is_written(cache: Path) -> None:
 
 def test_the_oldest_go(ledger: Callable[..., Ledger], monkeypatch: pytest.MonkeyPatch) -> None:
     """README, Limits: at most so many tasks of an account are kept."""
-    monkeypatch.setattr("taskfs.ledger.MAX_TASKS", 2 * SHARDS)
+    monkeypatch.setattr("taskfs.tasks.finished_tasks.MAX_TASKS", 2 * SHARDS)
     keep(ledger(), *TASKS, whole=True)
     found = ledger().tasks()
     assert SHARDS < len(found) <= 2 * SHARDS < MAX_TASKS

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from taskfs.diskcache import FORMAT, RECORDS, DiskCache, cache_key
+from taskfs.cache.disk_cache import FORMAT, RECORDS, DiskCache, cache_key
 from taskfs.errors import ConfigError, NotCached, Unavailable
-from taskfs.ledger import open_ledger
+from taskfs.tasks.finished_tasks import open_ledger
 from taskfs.model import ObjectVersion
-from taskfs.offline import FrozenCache, OfflineAPI
-from taskfs.record import parse_task
+from taskfs.tasks.offline import FrozenCache, OfflineAPI
+from taskfs.remote.task_json import parse_task
 
 URL = "https://api.example"
 VERSION = ObjectVersion(3, '"1"')

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from taskfs.cursors import SPAN
-from taskfs.pace import AHEAD_SPANS, DISORDER, FIRST_AHEAD, Pace
+from taskfs.archive.decode_cursor import SPAN
+from taskfs.archive.read_pattern import AHEAD_SPANS, DISORDER, FIRST_AHEAD, Pace
 
 
 def read(pace: Pace, *spans: int) -> Pace:

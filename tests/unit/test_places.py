@@ -5,7 +5,7 @@ import random
 import pytest
 
 from taskfs.errors import NotFound
-from taskfs.places import Places
+from taskfs.fuse.kernel.node_table import Places
 
 
 def test_a_path_keeps_its_number_while_the_kernel_knows_it() -> None:

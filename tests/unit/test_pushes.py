@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from taskfs.pushes import AT_ONCE, Pushes
+from taskfs.fuse.kernel.page_push import AT_ONCE, Pushes
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`taskfs.readahead`: how far is fetched beyond what was asked, counted in requests and bytes."""
+"""`taskfs.cache.readahead`: how far is fetched beyond what was asked, counted in requests and bytes."""
 
 import itertools
 import random
@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from taskfs.archive import SAMPLE, Archive
-from taskfs.blocks import MAX_RUN, BlockReader
-from taskfs.compose import BLOCK_MEMORY
-from taskfs.extents import BLOCK, BlockCache
-from taskfs.readahead import (
+from taskfs.archive.archive import SAMPLE, Archive
+from taskfs.cache.block_reader import MAX_RUN, BlockReader
+from taskfs.core import BLOCK_MEMORY
+from taskfs.cache.memory_cache import BLOCK, BlockCache
+from taskfs.cache.readahead import (
     FIRST_RUN,
     HEADS_AHEAD,
     MAX_OTHERS,
@@ -23,9 +23,9 @@ from taskfs.readahead import (
     Walk,
     Windows,
 )
-from taskfs.readers import MemberReader
-from taskfs.stats import Stats
-from taskfs.waiting import Waiter
+from taskfs.archive.member_reader import MemberReader
+from taskfs.support.stats import Stats
+from taskfs.support.interruptible_wait import Waiter
 from tests.zips import (
     DEFLATED,
     STORED,
@@ -284,7 +284,7 @@ def test_a_stream_that_leaves_or_idles_gives_its_share_back(
     windows.leave(other)
     assert windows.share(one) == 16 << 20
     windows.enter(other)
-    monkeypatch.setattr("taskfs.readahead.IDLE_S", 0.02)
+    monkeypatch.setattr("taskfs.cache.readahead.IDLE_S", 0.02)
     time.sleep(0.05)
     assert windows.share(one) == windows.share(object()) == 16 << 20
     windows.leave(object())  # who never asked

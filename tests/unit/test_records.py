@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from taskfs.diskcache import DiskCache
+from taskfs.cache.disk_cache import DiskCache
 from taskfs.errors import Interrupted, NotFound, Unavailable
-from taskfs.ledger import Ledger
+from taskfs.tasks.finished_tasks import Ledger
 from taskfs.model import TaskStatus
-from taskfs.record import parse_task
-from taskfs.records import Records
-from taskfs.scope import Scope
-from taskfs.waiting import Waiter
+from taskfs.remote.task_json import parse_task
+from taskfs.tasks.task_cache import Records
+from taskfs.tasks.task_filter import Scope
+from taskfs.support.interruptible_wait import Waiter
 from tests.unit.fakes import Clock, FakeAPI, names, task_of
 
 ID = "abcdefghijklmnopqrstuvwx"  # one letter less than an id

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from taskfs.archive import Archive
-from taskfs.compose import open_engine
-from taskfs.diskcache import DiskCache
+from taskfs.archive.archive import Archive
+from taskfs.core import open_engine
+from taskfs.cache.disk_cache import DiskCache
 from taskfs.errors import CorruptData, Interrupted, StaleObject, Unavailable
-from taskfs.handles import ArchiveHandle
+from taskfs.tree.handles import ArchiveHandle
 from taskfs.model import Task
-from taskfs.shelf import ABSENT_TTL_S, GRACE_S, CacheMode, Shelf, Which, is_in_grace
-from taskfs.stats import Stats
-from taskfs.waiting import Waiter
-from taskfs.zipindex import Member
+from taskfs.tasks.archives import ABSENT_TTL_S, GRACE_S, CacheMode, Shelf, Which, is_in_grace
+from taskfs.support.stats import Stats
+from taskfs.support.interruptible_wait import Waiter
+from taskfs.archive.index import Member
 from tests.odd_zips import Odd, odd_zip
 from tests.unit.fakes import Clock, FakeAPI, task_of
 
@@ -399,7 +399,7 @@ def test_indexes_unused_longest_make_room(
     shelf: Shelf, api: FakeAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """README, Limits: Memory stays under a stated bound whatever is read."""
-    monkeypatch.setattr("taskfs.shelf.MAX_MEMBERS", 25)
+    monkeypatch.setattr("taskfs.tasks.archives.MAX_MEMBERS", 25)
     archives = []
     for name in "abcde":
         put(api, *(Odd(b"artifacts/%d" % n, b"x") for n in range(10)), path=f"{name}/output.zip")

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from taskfs.errors import BadAnswer, NotFound, Unavailable
-from taskfs.singleflight import AWAY_S, PATIENCE_S, SingleFlight
-from taskfs.waiting import Waiter
+from taskfs.support.single_flight import AWAY_S, PATIENCE_S, SingleFlight
+from taskfs.support.interruptible_wait import Waiter
 from tests.unit.fakes import Clock
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from taskfs.texts import MARGIN_S, MAX_PINS, Pins, Text
+from taskfs.tree.text_pins import MARGIN_S, MAX_PINS, Pins, Text
 from tests.unit.fakes import Clock
 
 

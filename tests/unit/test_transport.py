@@ -15,9 +15,9 @@ import requests
 import urllib3
 
 from taskfs.errors import AccessDenied, BadAnswer, NotFound, TaskFSError, Unavailable
-from taskfs.retries import Budget, Transient, retry_after_s
-from taskfs.stats import Stats
-from taskfs.transport import KEY_HEADER, MAX_REDIRECTS, Transport, refusal
+from taskfs.remote.retry import Budget, Transient, retry_after_s
+from taskfs.support.stats import Stats
+from taskfs.remote.transport import KEY_HEADER, MAX_REDIRECTS, Transport, refusal
 from tests.fake_api import FakeCloud
 
 

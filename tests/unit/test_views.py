@@ -6,10 +6,10 @@ import pytest
 
 from taskfs.errors import NotFound
 from taskfs.model import KNOWN_STATUSES
-from taskfs.nodes import LINK_MODE
-from taskfs.records import Records
-from taskfs.views import VIEWS, ViewNode, Views, view_name
-from taskfs.waiting import Waiter
+from taskfs.tree.nodes import LINK_MODE
+from taskfs.tasks.task_cache import Records
+from taskfs.tree.view_nodes import VIEWS, ViewNode, Views, view_name
+from taskfs.support.interruptible_wait import Waiter
 from tests.unit.fakes import Clock, FakeAPI, task_of
 
 POOL = ThreadPoolExecutor(1)

@@ -1,4 +1,4 @@
-"""`taskfs.zipindex`: what an archive holds, with Python's `zipfile` as the reference."""
+"""`taskfs.archive.index`: what an archive holds, with Python's `zipfile` as the reference."""
 
 import calendar
 import io
@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from taskfs.errors import CorruptData, TaskFSError, Unsupported
-from taskfs.zipend import MAX_DIRECTORY, MIN_TAIL, find_end
-from taskfs.zipindex import NTFS_EPOCH_100NS, ArchiveIndex, Folder, Member
+from taskfs.archive.end_record import MAX_DIRECTORY, MIN_TAIL, find_end
+from taskfs.archive.index import NTFS_EPOCH_100NS, ArchiveIndex, Folder, Member
 from tests.zips import (
     BZIP2,
     DEFLATED,

@@ -1,0 +1,114 @@
+"""`BlockCache`: bytes in memory, in extents of blocks (or spans) that lie side by side."""
+
+import itertools
+import threading
+from collections import OrderedDict
+from typing import Final
+
+from taskfs.support.buffers import Buffer
+
+BLOCK: Final = 64 << 10
+_owners = itertools.count()
+
+
+def next_owner() -> int:
+    """Return a number for what keeps extents in a cache, unlike all others."""
+    return next(_owners)
+
+
+class Extent:
+    """Bytes that lie side by side: *count* blocks (or spans) of one owner from *first* on.
+
+    They share one buffer, so they are given up together when there is no room.
+    """
+
+    __slots__ = ("body", "count", "first", "owner")
+
+    def __init__(self, owner: int, first: int, count: int, body: Buffer) -> None:
+        self.owner = owner
+        self.first = first
+        self.count = count
+        self.body = body
+
+    @property
+    def indices(self) -> range:
+        """Its blocks."""
+        return range(self.first, self.first + self.count)
+
+    @property
+    def keys(self) -> list[tuple[int, int]]:
+        """What each of its blocks is found by."""
+        return [(self.owner, index) for index in self.indices]
+
+    @property
+    def stop(self) -> int:
+        """The first byte of the object behind the blocks."""
+        return self.first * BLOCK + len(self.body)
+
+    def view(self, start: int, stop: int) -> memoryview:
+        """Return the bytes [start, stop) of the object, all of which are here."""
+        begin = self.first * BLOCK
+        return memoryview(self.body)[start - begin : stop - begin]
+
+
+class BlockCache:
+    """Extents of all owners in memory, at most *max_bytes*; least recently used goes first.
+
+    Safe for concurrent use: one lock, held for the tables only.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._used: OrderedDict[Extent, None] = OrderedDict()  # in the order of use
+        self._at: dict[tuple[int, int], Extent] = {}
+        self._bytes = 0
+
+    def find(self, owner: int, index: int) -> Extent | None:
+        """Return what holds the block, or None where it is not cached."""
+        with self._lock:
+            extent = self._at.get((owner, index))
+            if extent is not None:
+                self._used.move_to_end(extent)
+            return extent
+
+    def has(self, owner: int, index: int) -> bool:
+        """Whether the block is cached; asking does not count as a use."""
+        return (owner, index) in self._at
+
+    def put(self, extent: Extent) -> None:
+        """Keep the extent for a while."""
+        if len(extent.body) > self._max_bytes:
+            return
+        with self._lock:
+            self._used[extent] = None
+            self._bytes += len(extent.body)
+            for key in extent.keys:
+                self._at[key] = extent
+            while self._bytes > self._max_bytes:
+                self._remove(next(iter(self._used)))
+
+    def retire(self, owner: int, index: int) -> None:
+        """Let what ends with or before the block *index*, and holds it, be the first to go."""
+        with self._lock:
+            extent = self._at.get((owner, index))
+            if extent is not None and extent.first + extent.count - 1 <= index:
+                self._used.move_to_end(extent, last=False)
+
+    def drop(self, owner: int, first: int, last: int) -> None:
+        """Forget the blocks [first, last] of one owner."""
+        with self._lock:
+            if last - first < len(self._at):
+                keys = [(owner, index) for index in range(first, last + 1)]
+            else:
+                keys = [key for key in self._at if key[0] == owner and first <= key[1] <= last]
+            for extent in {self._at.pop(key) for key in keys if key in self._at}:
+                if not any(self._at.get(key) is extent for key in extent.keys):
+                    self._remove(extent)
+
+    def _remove(self, extent: Extent) -> None:
+        del self._used[extent]
+        self._bytes -= len(extent.body)
+        for key in extent.keys:
+            if self._at.get(key) is extent:
+                del self._at[key]

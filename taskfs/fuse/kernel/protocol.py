@@ -1,0 +1,179 @@
+"""The kernel's side of FUSE, as it goes over /dev/fuse: numbers and layouts of linux/fuse.h.
+
+Version 7.31 of the protocol is spoken (Linux 5.4; older kernels down to 3.15 leave out what they do
+not know). All integers are in the machine's byte order, and every structure is without padding that
+is not spelled out.
+"""
+
+from enum import IntEnum, IntFlag
+from struct import Struct
+from typing import Final
+
+from taskfs.tree.nodes import Attrs
+
+MAJOR: Final = 7
+MINOR: Final = 31
+OLDEST_MINOR: Final = 23
+ROOT_ID: Final = 1
+PAGE: Final = 4096
+
+
+class Opcode(IntEnum):
+    """What the kernel asks for (`enum fuse_opcode`)."""
+
+    LOOKUP = 1
+    FORGET = 2
+    GETATTR = 3
+    SETATTR = 4
+    READLINK = 5
+    SYMLINK = 6
+    MKNOD = 8
+    MKDIR = 9
+    UNLINK = 10
+    RMDIR = 11
+    RENAME = 12
+    LINK = 13
+    OPEN = 14
+    READ = 15
+    WRITE = 16
+    STATFS = 17
+    RELEASE = 18
+    SETXATTR = 21
+    GETXATTR = 22
+    LISTXATTR = 23
+    REMOVEXATTR = 24
+    INIT = 26
+    OPENDIR = 27
+    READDIR = 28
+    RELEASEDIR = 29
+    CREATE = 35
+    INTERRUPT = 36
+    IOCTL = 39
+    BATCH_FORGET = 42
+    READDIRPLUS = 44
+    RENAME2 = 45
+
+
+class Feature(IntFlag):
+    """What both sides must want for it to be used (`FUSE_…` flags of INIT)."""
+
+    ASYNC_READ = 1 << 0
+    BIG_WRITES = 1 << 5
+    DO_READDIRPLUS = 1 << 13
+    PARALLEL_DIROPS = 1 << 18
+    MAX_PAGES = 1 << 22
+
+
+class OpenFlag(IntFlag):
+    """What the kernel may do with an open file (`FOPEN_…`)."""
+
+    DIRECT_IO = 1 << 0
+    KEEP_CACHE = 1 << 1
+
+
+NOTIFY_STORE: Final = 4  # enum fuse_notify_code
+
+HEADER_IN: Final = Struct("=IIQQIIII")  # fuse_in_header: length, opcode, unique, nodeid, …
+HEADER_OUT: Final = Struct("=IiQ")  # fuse_out_header: length, negative errno, unique
+INIT_IN: Final = Struct("=IIII")  # the head of fuse_init_in: major, minor, readahead, flags
+INIT_OUT: Final = Struct("=IIIIHHIIHH32x")  # fuse_init_out
+FORGET_IN: Final = Struct("=Q")
+BATCH_FORGET_IN: Final = Struct("=II")
+FORGET_ONE: Final = Struct("=QQ")
+SETATTR_IN: Final = Struct("=II")  # the head of fuse_setattr_in: which attributes
+OPEN_IN: Final = Struct("=II")
+OPEN_OUT: Final = Struct("=QII")
+READ_IN: Final = Struct("=QQI")  # the head of fuse_read_in: handle, offset, size
+RELEASE_IN: Final = Struct("=Q")
+WRITE_IN: Final = Struct("=QQIIQII")
+WRITE_OUT: Final = Struct("=II")
+SETXATTR_IN: Final = Struct("=II")
+GETXATTR: Final = Struct("=II")  # fuse_getxattr_in and _out: size, padding
+INTERRUPT_IN: Final = Struct("=Q")
+STATFS_OUT: Final = Struct("=QQQQQIIII24x")  # fuse_statfs_out
+NOTIFY_STORE_OUT: Final = Struct("=QQII")  # fuse_notify_store_out: nodeid, offset, size
+
+# fuse_attr: ino, size, blocks, three times in seconds, in nanoseconds, mode, nlink, uid, gid, rdev,
+# blksize, flags.
+_ATTR: Final = "QQQqqqIIIIIIIIII"
+_DIRENT: Final = "QQII"  # fuse_dirent: ino, the offset behind it, length of the name, type
+_ATTR_OUT: Final = Struct(f"=QII{_ATTR}")
+_ENTRY_OUT: Final = Struct(f"=QQQQII{_ATTR}")
+_DIRENT_HEAD: Final = Struct(f"={_DIRENT}")
+_DIRENTPLUS_HEAD: Final = Struct(f"=QQQQII{_ATTR}{_DIRENT}")
+_NO_ATTRS: Final = (0,) * 22
+# Names are padded to the next multiple of 8 bytes (FUSE_DIRENT_ALIGN).
+_PADDING: Final = tuple(bytes(-length % 8) for length in range(8))
+
+
+Valid = tuple[int, int, int, int]  # of a name and its attributes: seconds, and nanoseconds of each
+
+
+def name_of(body: memoryview) -> bytes:
+    """Return the first name of a request's body, which NUL ends."""
+    return bytes(body).partition(b"\0")[0]
+
+
+class Packer:
+    """Makes what tells the kernel about files: owned by *uid* and *gid*, less *umask*, and kept
+    for *timeout_s*, if not longer."""
+
+    def __init__(self, uid: int, gid: int, umask: int, timeout_s: float) -> None:
+        self._owner = uid, gid
+        self._umask = umask
+        self._timeout_s = timeout_s
+        self._entry_valid = self.valid(timeout_s)
+        self._attr_valid = self._entry_valid[0], self._entry_valid[2], 0
+
+    def valid(self, keep_s: float) -> Valid:
+        """Return for how long a name and its attributes are kept: *keep_s*, or as long as all."""
+        seconds, rest = divmod(round(max(keep_s, self._timeout_s) * 10**9), 10**9)
+        return seconds, seconds, rest, rest
+
+    def attributes(self, attrs: Attrs) -> bytes:
+        """Return a `fuse_attr_out`."""
+        return _ATTR_OUT.pack(*self._attr_valid, *self._attr(attrs))
+
+    def entry(self, nodeid: int, attrs: Attrs) -> bytes:
+        """Return a `fuse_entry_out`: a name that was looked up."""
+        return _ENTRY_OUT.pack(nodeid, 0, *self._entry_valid, *self._attr(attrs))
+
+    @staticmethod
+    def listed_size(name: bytes, plus: bool) -> int:
+        """Return how long the `fuse_dirent` of *name* is, or with *plus* its `fuse_direntplus`."""
+        head = _DIRENTPLUS_HEAD.size if plus else _DIRENT_HEAD.size
+        return head + len(name) + -len(name) % 8
+
+    def listed(self, name: bytes, ino: int, mode: int, offset: int) -> bytes:
+        """Return a `fuse_dirent` whose successor is at *offset*."""
+        head = _DIRENT_HEAD.pack(ino, offset, len(name), mode >> 12 & 15)
+        return b"".join((head, name, _PADDING[len(name) % 8]))
+
+    def looked_up(
+        self,
+        name: bytes,
+        ino: int,
+        mode: int,
+        offset: int,
+        nodeid: int,
+        attrs: Attrs | None,
+        valid: Valid,
+    ) -> bytes:
+        """Return a `fuse_direntplus`; without *attrs* the kernel asks when it wants them."""
+        told: tuple[int, ...] = _NO_ATTRS
+        if attrs is not None:
+            told = (nodeid, 0, *valid, *self._attr(attrs))
+        head = _DIRENTPLUS_HEAD.pack(*told, ino, offset, len(name), mode >> 12 & 15)
+        return b"".join((head, name, _PADDING[len(name) % 8]))
+
+    def _attr(self, attrs: Attrs) -> tuple[int, ...]:
+        mode, ino, size, mtime_ns, ctime_ns, blocks = attrs
+        if mode & 0o170000 != 0o120000:
+            mode &= ~self._umask
+        mtime_s, mtime_ns = divmod(mtime_ns, 10**9)
+        ctime_s, ctime_ns = divmod(ctime_ns, 10**9)
+        uid, gid = self._owner
+        return (
+            *(ino, size, blocks, mtime_s, mtime_s, ctime_s, mtime_ns, mtime_ns, ctime_ns),
+            *(mode, 1, uid, gid, 0, PAGE, 0),
+        )

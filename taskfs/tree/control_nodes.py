@@ -1,0 +1,109 @@
+"""`.taskfs/`: what the daemon tells of itself, and how to make it forget."""
+
+import json
+import os
+import resource
+import time
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from taskfs import __version__
+from taskfs.errors import NotFound, Unavailable
+from taskfs.tree.handles import CommandHandle, Handle
+from taskfs.tree.nodes import DIRECTORY_MODE, FILE_MODE, Attrs, Directory, Entry, Node, inode
+from taskfs.tree.context import Parts
+from taskfs.tree.text_node import TextNode
+from taskfs.tree.text_pins import Text
+
+SERVICE: Final = ".taskfs"
+COUNTERS: Final = (
+    "api_requests",
+    "api_retries",
+    "api_bytes",
+    "store_requests",
+    "store_retries",
+    "store_bytes",
+    "served_bytes",
+    "block_hits",
+    "block_misses",
+    "disk_hits",
+    "read_ahead_bytes",
+    "read_ahead_used_bytes",
+)
+
+
+class ServiceNode(Directory):
+    """`.taskfs/`: what the daemon tells of itself, and how to make it forget."""
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(SERVICE)
+        self._parts = parts
+
+    def attrs(self) -> Attrs:
+        began_ns = self._parts.began_ns
+        return Attrs(DIRECTORY_MODE, inode(self.path), mtime_ns=began_ns, ctime_ns=began_ns)
+
+    def lookup(self, name: str) -> Node:
+        path = self.child_path(name)
+        if name == "refresh":
+            return RefreshNode(path, self._parts)
+        if name in self._texts():
+            render = self._texts()[name]
+            return TextNode(path, self._parts.pins, lambda: Text(render().encode(), time.time_ns()))
+        raise NotFound(f"there is no {path}")
+
+    def children(self) -> Iterable[Entry]:
+        return [self.entry(name, FILE_MODE) for name in (*self._texts(), "refresh")]
+
+    def _texts(self) -> dict[str, Callable[[], str]]:
+        return {"stats.json": self._stats, "version": lambda: f"{__version__}\n"}
+
+    def _stats(self) -> str:
+        parts = self._parts
+        counts = dict.fromkeys(COUNTERS, 0) | parts.stats.snapshot()
+        # What was fetched ahead and is not read yet may still be.
+        counts["read_ahead_unused_bytes"] = (
+            counts["read_ahead_bytes"] - counts["read_ahead_used_bytes"]
+        )
+        told = {
+            "version": __version__,
+            "pid": os.getpid(),
+            "mountpoint": parts.mountpoint,
+            "offline": parts.offline,
+            "uptime_seconds": (time.time_ns() - parts.began_ns) // 10**9,
+            "open_handles": len(parts.handles),
+            "memory_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "memory_bytes": _resident_bytes(),
+            **counts,
+        }
+        return json.dumps(told, indent=2) + "\n"
+
+
+def _resident_bytes() -> int:
+    with open("/proc/self/statm", encoding="ascii") as statm:
+        return int(statm.read().split()[1]) * resource.getpagesize()
+
+
+class RefreshNode(Node):
+    """The file that makes the mount forget what it keeps of the remote side."""
+
+    def __init__(self, path: str, parts: Parts) -> None:
+        super().__init__(path)
+        self._parts = parts
+
+    def attrs(self) -> Attrs:
+        began_ns = self._parts.began_ns
+        return Attrs(FILE_MODE, inode(self.path), mtime_ns=began_ns, ctime_ns=began_ns)
+
+    def open(self, *, writing: bool) -> Handle:
+        return CommandHandle(self._forget)
+
+    def change(self) -> None:
+        pass
+
+    def _forget(self) -> None:
+        if self._parts.offline:
+            raise Unavailable("--offline: what is forgotten could not be asked for again")
+        self._parts.records.forget()
+        self._parts.shelf.forget()
+        self._parts.pins.release("")

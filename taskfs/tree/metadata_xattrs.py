@@ -1,0 +1,103 @@
+"""A task's metadata as extended attributes `user.taskfs.metadata.<key>`, read and set."""
+
+import errno
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import ClassVar, Final, Protocol
+
+from taskfs.errors import InvalidValue, NoAttribute, ReadOnly, TaskFSError
+from taskfs.model import TaskAPI
+from taskfs.tasks.task_cache import Records
+from taskfs.support.interruptible_wait import Waiter
+
+PREFIX: Final = "user.taskfs.metadata."
+NAME_MAX: Final = 255  # of an attribute's name, xattr(7)
+
+
+class AttributeExists(TaskFSError):
+    """The attribute is there, and setxattr(2) was told to create it."""
+
+    errno: ClassVar[int] = errno.EEXIST
+
+
+class _Parts(Protocol):
+    @property
+    def api(self) -> TaskAPI: ...
+    @property
+    def records(self) -> Records: ...
+    @property
+    def pool(self) -> Executor: ...
+    @property
+    def waiter(self) -> Waiter: ...
+    @property
+    def read_only(self) -> bool: ...
+
+
+class MetadataAttributes:
+    """The extended attributes of one task's directory."""
+
+    def __init__(self, task_id: str, parts: _Parts) -> None:
+        self._task_id = task_id
+        self._of = parts
+
+    def _metadata(self) -> dict[str, str]:
+        return dict(self._of.records.record(self._task_id).task.metadata or {})
+
+    def xattr_names(self) -> list[str]:
+        """Return one name for each metadata key that can be one."""
+        names = [PREFIX + key for key in self._metadata() if key and "\0" not in key]
+        return [name for name in names if len(name.encode("utf-8", "replace")) <= NAME_MAX]
+
+    def xattr(self, name: str) -> str:
+        """Return the value of a metadata key; NoAttribute if there is none."""
+        key = _key(name)
+        metadata = self._metadata() if key else {}
+        if key not in metadata:
+            raise NoAttribute(name)
+        return metadata[key]
+
+    def set_xattr(self, name: str, value: bytes, *, create: bool, replace: bool) -> None:
+        """Set a metadata key remotely; an unchanged value sends nothing.
+
+        Raises:
+            InvalidValue: an empty value, or a key or value that is not UTF-8 (EINVAL).
+            ReadOnly: the name is not one of a metadata key, or the mount is read-only.
+        """
+        key = self._writable(name)
+        try:
+            key.encode("utf-8")  # what is not came as surrogates
+            text = value.decode("utf-8")
+        except UnicodeError as exc:
+            raise InvalidValue("a metadata key or value must be UTF-8") from exc
+        if not text:
+            raise InvalidValue("a metadata value cannot be empty")
+        metadata = self._metadata()
+        if create and key in metadata:
+            raise AttributeExists(name)
+        if replace and key not in metadata:
+            raise NoAttribute(name)
+        if metadata.get(key) != text:
+            self._send(lambda: self._of.api.set_metadata(self._task_id, key, text))
+
+    def remove_xattr(self, name: str) -> None:
+        """Remove a metadata key remotely."""
+        key = self._writable(name)
+        if key not in self._metadata():
+            raise NoAttribute(name)
+        self._send(lambda: self._of.api.remove_metadata(self._task_id, key))
+
+    def _writable(self, name: str) -> str:
+        if self._of.read_only:
+            raise ReadOnly("the mount is read-only")
+        key = _key(name)
+        if not key:
+            raise ReadOnly(f"{name} cannot be changed")
+        return key
+
+    def _send(self, request: Callable[[], None]) -> None:
+        self._of.waiter.result(self._of.pool.submit(request))
+        self._of.records.reload(self._task_id)
+
+
+def _key(name: str) -> str:
+    return name.removeprefix(PREFIX) if name.startswith(PREFIX) else ""

@@ -1,0 +1,34 @@
+"""A text file: rendered when its size is told or it is opened."""
+
+from collections.abc import Callable
+
+from taskfs.errors import ReadOnly
+from taskfs.tree.handles import Handle, TextHandle
+from taskfs.tree.nodes import FILE_MODE, Attrs, Node, blocks_of, inode
+from taskfs.tree.text_pins import Pins, Text
+
+
+class TextNode(Node):
+    """A text file whose content *render* gives; `pins` keeps what was told."""
+
+    def __init__(self, path: str, pins: Pins, render: Callable[[], Text]) -> None:
+        super().__init__(path)
+        self._pins = pins
+        self._render = render
+
+    def attrs(self) -> Attrs:
+        text = self._pins.tell(self.path, self._render)
+        size = len(text.body)
+        return Attrs(
+            FILE_MODE,
+            inode(self.path),
+            size=size,
+            mtime_ns=text.mtime_ns,
+            ctime_ns=text.mtime_ns,
+            blocks=blocks_of(size),
+        )
+
+    def open(self, *, writing: bool) -> Handle:
+        if writing:
+            raise ReadOnly(f"{self.path} cannot be written")
+        return TextHandle(self._pins.serve(self.path, self._render).body)

@@ -1,0 +1,117 @@
+"""The mounted tree: a path to a `Node`. It decides what the file system is and knows no FUSE.
+
+Nothing goes out for a name that cannot exist.
+"""
+
+import time
+from collections.abc import Iterable
+from typing import Final
+
+from taskfs.errors import NotFound
+from taskfs.tree.handles import HandleTable
+from taskfs.tree.archive_nodes import FolderNode, MembersNode
+from taskfs.tree.nodes import DIRECTORY_MODE, LINK_MODE, Attrs, Directory, Entry, Link, Node, inode
+from taskfs.tree.context import Parts
+from taskfs.tree.control_nodes import SERVICE, ServiceNode
+from taskfs.tree.task_node import TaskNode
+from taskfs.tree.view_nodes import VIEWS, ViewNode
+
+LATEST: Final = ".latest"
+MAX_FOLDERS: Final = 256
+FOLDER_TTL_S: Final = 1.0  # the kernel keeps a name for as long
+
+
+class Tree:
+    """The whole tree. Safe for concurrent use: its parts are, and nodes are never changed."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self._root = RootNode(parts)
+        # Folders of archives that were walked just now, with their end of life and epoch: a walk
+        # asks for one name after another. A dict's own operations need no lock.
+        self._folders: dict[str, tuple[float, int, FolderNode]] = {}
+
+    def resolve(self, path: str) -> Node:
+        """Return the node at *path*, which starts with a slash.
+
+        Raises:
+            NotFound: there is nothing.
+            NotADirectory: the path goes on beneath a file.
+        """
+        parent, _, last = path.rpartition("/")
+        folder = self._folder(parent)
+        if folder is not None and last:
+            return folder.lookup(last)
+        epoch = self.parts.shelf.epoch
+        node: Node = self._root
+        for name in parent.split("/"):
+            if name:
+                node = node.lookup(name)
+        if isinstance(node, MembersNode):
+            node = node.folder() or node
+        if isinstance(node, FolderNode):
+            if len(self._folders) >= MAX_FOLDERS:
+                self._folders.clear()
+            self._folders[parent] = (time.monotonic() + FOLDER_TTL_S, epoch, node)
+        return node.lookup(last) if last else node
+
+    def attrs(self, path: str) -> Attrs:
+        """Return the attributes of what is at *path*; raises as `resolve`."""
+        parent, _, last = path.rpartition("/")
+        folder = self._folder(parent)
+        return folder.attrs_of(last) if folder is not None and last else self.resolve(path).attrs()
+
+    def _folder(self, path: str) -> FolderNode | None:
+        """Return the folder of an archive at *path* if it was walked just now."""
+        known = self._folders.get(path)
+        if known is None or known[0] < time.monotonic() or known[1] != self.parts.shelf.epoch:
+            return None
+        return known[2]
+
+    @property
+    def handles(self) -> HandleTable:
+        """The open files."""
+        return self.parts.handles
+
+
+class RootNode(Directory):
+    """The mountpoint: a directory per task, the views, and `.taskfs/`, which is never listed."""
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__("")
+        self._parts = parts
+
+    def attrs(self) -> Attrs:
+        newest_ns = self._parts.records.newest_ns() or self._parts.began_ns
+        return Attrs(DIRECTORY_MODE, inode(""), mtime_ns=newest_ns, ctime_ns=newest_ns)
+
+    def lookup(self, name: str) -> Node:
+        if name.startswith("."):
+            if name == SERVICE:
+                return ServiceNode(self._parts)
+            if name in VIEWS:
+                return ViewNode(name, self._parts.views, self._parts.began_ns)
+            if name == LATEST:
+                return self._latest()
+            raise NotFound(f"there is no {name}")
+        return TaskNode(name, self._parts, self._parts.records.find(name))
+
+    def _latest(self) -> Link:
+        tasks = self._parts.records.listing()
+        if not tasks:
+            raise NotFound("there are no tasks")
+        return Link(LATEST, tasks[0].id, tasks[0].create_ns or 0)
+
+    def known_attrs(self, name: str) -> Attrs | None:
+        known = self._parts.records.peek(name)
+        if known is None or not known.task.is_terminated:
+            return None
+        return TaskNode(name, self._parts, known).attrs()
+
+    def children(self) -> Iterable[Entry]:
+        tasks = self._parts.records.listing()
+        entries = [self.entry(task.id, DIRECTORY_MODE) for task in tasks]
+        entries += [self.entry(name, DIRECTORY_MODE) for name in VIEWS]
+        if tasks:
+            entries.append(self.entry(LATEST, LINK_MODE))
+        return entries
