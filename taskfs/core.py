@@ -5,29 +5,29 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Final, NamedTuple
 
-from taskfs.remote.api_client import TaskClient
 from taskfs.archive.archive import Archive, Engine, open_archive
-from taskfs.config import Config
+from taskfs.archive.decoder_limits import CheckpointBudget
 from taskfs.cache.disk_cache import DiskCache
+from taskfs.cache.memory_cache import ExtentCache
+from taskfs.cache.readahead import ReadAheadBudget
+from taskfs.config import Config
 from taskfs.errors import NotFound
-from taskfs.cache.memory_cache import BlockCache
-from taskfs.tree.handles import HandleTable
-from taskfs.tasks.finished_tasks import Ledger, open_ledger
+from taskfs.first_listing import FirstListing, open_client, scope_of
 from taskfs.model import Task
-from taskfs.tasks.offline import FrozenCache, OfflineAPI
-from taskfs.first_listing import Opening, open_client, scope_of
-from taskfs.tree.context import Parts
-from taskfs.support.thread_pool import DaemonPool
-from taskfs.cache.readahead import Windows
-from taskfs.tasks.task_cache import Records
-from taskfs.archive.decoder_limits import CheckpointRoom
-from taskfs.tasks.task_filter import Asked
-from taskfs.tasks.archives import Shelf, Which
+from taskfs.remote.api_client import TaskClient
+from taskfs.support.interruptible_wait import Waiter, never
 from taskfs.support.stats import Stats
+from taskfs.support.thread_pool import DaemonPool
+from taskfs.tasks.archives import ArchiveKind, ArchiveRegistry
+from taskfs.tasks.finished_tasks import FinishedTaskStore, open_ledger
+from taskfs.tasks.offline import FrozenCache, OfflineAPI
+from taskfs.tasks.task_cache import TaskCache
+from taskfs.tasks.task_filter import PendingListing
+from taskfs.tree.context import TreeContext
+from taskfs.tree.handles import HandleTable
 from taskfs.tree.text_pins import Pins
 from taskfs.tree.tree import Tree
 from taskfs.tree.view_nodes import Views
-from taskfs.support.interruptible_wait import Waiter, never
 
 BLOCK_MEMORY: Final = 44 << 20
 SPAN_MEMORY: Final = 16 << 20
@@ -40,10 +40,10 @@ class Core(NamedTuple):
 
     tree: Tree
     client: TaskClient | OfflineAPI
-    ledger: Ledger | None = None
+    ledger: FinishedTaskStore | None = None
     pools: tuple[Executor, ...] = ()
 
-    def begin(self, asked: Asked | None = None) -> None:
+    def begin(self, asked: PendingListing | None = None) -> None:
         """Make the first listing, or await the one that was *asked* for: it tells whether the API
         answers and takes the key.
 
@@ -81,16 +81,18 @@ def open_engine(
         decoding=DaemonPool(2, "taskfs-decode"),
         waiter=waiter,
         stats=stats,
-        blocks=BlockCache(BLOCK_MEMORY),
-        spans=BlockCache(SPAN_MEMORY),
-        windows=Windows(),
-        room=CheckpointRoom(),
+        blocks=ExtentCache(BLOCK_MEMORY),
+        spans=ExtentCache(SPAN_MEMORY),
+        windows=ReadAheadBudget(),
+        room=CheckpointBudget(),
         disk=disk,
         namespace=namespace,
     )
 
 
-def open_task_archive(client: TaskClient, task: Task, which: Which, engine: Engine) -> Archive:
+def open_task_archive(
+    client: TaskClient, task: Task, which: ArchiveKind, engine: Engine
+) -> Archive:
     """Return one of the task's archives, for a command that needs no tree.
 
     Raises:
@@ -99,14 +101,14 @@ def open_task_archive(client: TaskClient, task: Task, which: Which, engine: Engi
     path = which.path(task)
     if path is None:
         raise NotFound(f"task {task.id} has no {which.value} archive")
-    expected = task.output_files if which is Which.OUTPUT else None
+    expected = task.output_files if which is ArchiveKind.OUTPUT else None
     return open_archive(client.open_object(path, task.region), which.root, engine, expected)
 
 
 def open_core(
     config: Config,
     *,
-    opening: Opening | None = None,
+    opening: FirstListing | None = None,
     interrupted: Callable[[], bool] = never,
     mountpoint: str = "",
 ) -> Core:
@@ -118,7 +120,7 @@ def open_core(
     waiter = Waiter(interrupted)
     disk = None if config.demo else open_disk(config)
     client: TaskClient | OfflineAPI
-    ledger: Ledger | None = None
+    ledger: FinishedTaskStore | None = None
     if config.offline:
         client = open_offline(config, disk)
     else:
@@ -128,7 +130,7 @@ def open_core(
     pool = DaemonPool(API_THREADS, "taskfs-api")
     index_pool = DaemonPool(API_THREADS, "taskfs-index")
     attr_timeout_s = config.attr_timeout_s
-    records = Records(
+    records = TaskCache(
         client,
         pool,
         waiter,
@@ -138,7 +140,7 @@ def open_core(
         scope=scope_of(config),
         ledger=ledger,
     )
-    shelf = Shelf(
+    shelf = ArchiveRegistry(
         client,
         engine,
         index_pool,
@@ -146,7 +148,7 @@ def open_core(
         timeout_s=config.timeout_s,
         attr_timeout_s=attr_timeout_s,
     )
-    parts = Parts(
+    parts = TreeContext(
         api=client,
         records=records,
         shelf=shelf,

@@ -4,10 +4,10 @@ Python takes longer to import the rest of a mount than the API to answer. So a l
 before anything is imported that it does not need.
 """
 
-from taskfs.remote.api_client import TaskClient
 from taskfs.config import Config
-from taskfs.tasks.task_filter import Scope
+from taskfs.remote.api_client import TaskClient
 from taskfs.support.stats import Stats
+from taskfs.tasks.task_filter import TaskFilter
 
 
 def open_client(config: Config, stats: Stats | None = None) -> TaskClient:
@@ -15,12 +15,12 @@ def open_client(config: Config, stats: Stats | None = None) -> TaskClient:
     return TaskClient(config.api_url, config.api_key, timeout_s=config.timeout_s, stats=stats)
 
 
-def scope_of(config: Config) -> Scope:
+def scope_of(config: Config) -> TaskFilter:
     """Return which tasks *config* has listed."""
-    return Scope(config.project, config.status, config.last)
+    return TaskFilter(config.project, config.status, config.last)
 
 
-class Opening:
+class FirstListing:
     """A client of the API, and the first listing that it asks for, from now on."""
 
     def __init__(self, config: Config) -> None:

@@ -12,9 +12,9 @@ from collections import Counter
 from typing import Final
 
 from taskfs.archive.archive import Archive
-from taskfs.errors import CorruptData, Unsupported
 from taskfs.archive.end_record import EOCD_MAGIC, find_end
 from taskfs.archive.index import Folder, Member
+from taskfs.errors import CorruptData, Unsupported
 from tests.zips import FakeObject, bench, read_all
 
 LARGEST: Final = 64 << 20  # a member that says it is larger is read at its ends alone

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from taskfs.core import open_core
 from taskfs.config import Config, Secret
+from taskfs.core import open_core
 from taskfs.options import BY_NAME
 from tests.caches import Mounting, Opening
 from tests.fake_api import FakeCloud

@@ -20,15 +20,15 @@ from functools import lru_cache
 from typing import Any, Final, TypeVar
 
 from taskfs.archive.archive import Archive, Engine, open_archive
-from taskfs.support.buffers import Buffer
-from taskfs.cache.memory_cache import BlockCache
-from taskfs.model import Fetched, ObjectVersion
-from taskfs.cache.readahead import Windows
-from taskfs.archive.decoder_limits import CheckpointRoom
-from taskfs.support.stats import Stats
-from taskfs.support.interruptible_wait import Waiter
+from taskfs.archive.decoder_limits import CheckpointBudget
 from taskfs.archive.end_record import find_end
 from taskfs.archive.index import ArchiveIndex, Member, read_index
+from taskfs.cache.memory_cache import ExtentCache
+from taskfs.cache.readahead import ReadAheadBudget
+from taskfs.model import Fetched, ObjectVersion
+from taskfs.support.buffers import Buffer
+from taskfs.support.interruptible_wait import Waiter
+from taskfs.support.stats import Stats
 
 T = TypeVar("T")
 
@@ -428,10 +428,10 @@ def bench(
         decoding=decoding,
         waiter=Waiter(lambda: over.is_set() or time.monotonic() > deadline_s or interrupted()),
         stats=Stats(),
-        blocks=BlockCache(block_bytes),
-        spans=BlockCache(span_bytes),
-        windows=Windows(window_bytes),
-        room=CheckpointRoom(checkpoints),
+        blocks=ExtentCache(block_bytes),
+        spans=ExtentCache(span_bytes),
+        windows=ReadAheadBudget(window_bytes),
+        room=CheckpointBudget(checkpoints),
     )
     try:
         yield Bench(engine, store, decoding)

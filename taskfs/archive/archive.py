@@ -8,32 +8,37 @@ from typing import Final
 
 import msgspec
 
-from taskfs.cache.block_reader import BlockReader
-from taskfs.support.buffers import Buffer
 from taskfs.archive.decode_cursor import SPAN
+from taskfs.archive.decoder_limits import CheckpointBudget, IdleDecoderCache
 from taskfs.archive.decoders import DECODERS, LZMA, METHOD_NAMES, STORED
-from taskfs.cache.disk_cache import DiskCache, cache_key
-from taskfs.errors import CorruptData, Unsupported
-from taskfs.cache.memory_cache import BLOCK, BlockCache, next_owner
-from taskfs.archive.seekable_decoder import Inflater
-from taskfs.model import ObjectVersion, RemoteObject
-from taskfs.cache.readahead import Heads, Stream, Walk, Windows
+from taskfs.archive.end_record import MIN_TAIL, EndRecord, find_end
+from taskfs.archive.index import ArchiveIndex, Member, read_index
 from taskfs.archive.member_reader import (
     EXTRA_GUESS,
     LOCAL,
     LOCAL_MAGIC,
-    Check,
     CompressedReader,
+    CompressedStream,
+    MemberIntegrity,
     MemberReader,
-    Pieces,
     SmallReader,
     StoredReader,
 )
-from taskfs.archive.decoder_limits import CheckpointRoom, IdleInflaters
-from taskfs.support.stats import Stats
+from taskfs.archive.seekable_decoder import SeekableDecoder
+from taskfs.cache.block_reader import BlockReader
+from taskfs.cache.disk_cache import DiskCache, cache_key
+from taskfs.cache.memory_cache import BLOCK, ExtentCache, next_owner
+from taskfs.cache.readahead import (
+    HeaderPrefetcher,
+    ReadAheadBudget,
+    ReadAheadReader,
+    SequentialMembers,
+)
+from taskfs.errors import CorruptData, Unsupported
+from taskfs.model import ObjectVersion, RemoteObject
+from taskfs.support.buffers import Buffer
 from taskfs.support.interruptible_wait import Waiter
-from taskfs.archive.end_record import MIN_TAIL, EndRecord, find_end
-from taskfs.archive.index import ArchiveIndex, Member, read_index
+from taskfs.support.stats import Stats
 
 # Less than most entries take: a second request costs less than fetching members in vain.
 ENTRY_GUESS: Final = 80
@@ -55,13 +60,13 @@ class Engine:
     decoding: Executor  # decodes ahead
     waiter: Waiter
     stats: Stats
-    blocks: BlockCache
-    spans: BlockCache
-    windows: Windows
-    room: CheckpointRoom
-    idle: IdleInflaters = field(default_factory=IdleInflaters)
-    walk_windows: Windows = field(default_factory=lambda: Windows(WALK_WINDOW))
-    decode_windows: Windows = field(default_factory=lambda: Windows(DECODE_WINDOW))
+    blocks: ExtentCache
+    spans: ExtentCache
+    windows: ReadAheadBudget
+    room: CheckpointBudget
+    idle: IdleDecoderCache = field(default_factory=IdleDecoderCache)
+    walk_windows: ReadAheadBudget = field(default_factory=lambda: ReadAheadBudget(WALK_WINDOW))
+    decode_windows: ReadAheadBudget = field(default_factory=lambda: ReadAheadBudget(DECODE_WINDOW))
     disk: DiskCache | None = None
     namespace: str = ""  # whose objects these are: part of their names on disk
 
@@ -177,14 +182,16 @@ class Archive:
         self.blocks = blocks
         self.engine = engine
         self.number = next_owner()  # of its small members among the spans
-        self.walk = Walk(blocks, engine.walk_windows)
-        self.heads = Heads(blocks, lambda: (member.header_offset for member in index.members))
+        self.walk = SequentialMembers(blocks, engine.walk_windows)
+        self.heads = HeaderPrefetcher(
+            blocks, lambda: (member.header_offset for member in index.members)
+        )
         self._directory_start = directory_start
         self._index_key = index_key
         self._lock = threading.Lock()
-        self._inflaters: dict[Member, Inflater] = {}
-        self._readers: Counter[Inflater] = Counter()
-        self._checks: OrderedDict[int, Check] = OrderedDict()
+        self._inflaters: dict[Member, SeekableDecoder] = {}
+        self._readers: Counter[SeekableDecoder] = Counter()
+        self._checks: OrderedDict[int, MemberIntegrity] = OrderedDict()
         # By number: which members went out before anybody asked.
         self._told = bytearray(max((m.number for m in index.members), default=-1) + 1)
 
@@ -205,9 +212,9 @@ class Archive:
             return SmallReader(self, member)
         return CompressedReader(self, member)
 
-    def open_raw(self) -> Stream:
+    def open_raw(self) -> ReadAheadReader:
         """Return a reader of the archive's own bytes."""
-        return Stream(self.blocks, self.engine.windows, 0, self.size)
+        return ReadAheadReader(self.blocks, self.engine.windows, 0, self.size)
 
     def read_raw(self, offset: int, size: int) -> Buffer:
         """Return the bytes [offset, offset + size) of the archive itself."""
@@ -239,12 +246,12 @@ class Archive:
             raise CorruptData(f"{member.path}: the member overlaps the archive's directory")
         return start
 
-    def check_of(self, member: Member) -> Check:
+    def check_of(self, member: Member) -> MemberIntegrity:
         """Return what all readers of the member share, also with those that are closed by now."""
         with self._lock:
             check = self._checks.get(member.number)
             if check is None:
-                check = self._checks[member.number] = Check(member)
+                check = self._checks[member.number] = MemberIntegrity(member)
             self._checks.move_to_end(member.number)
             if len(self._checks) > MAX_CHECKS:
                 self._checks.popitem(last=False)
@@ -255,14 +262,14 @@ class Archive:
         with self._lock:
             self._checks.pop(member.number, None)
 
-    def take_inflater(self, member: Member, start: int) -> Inflater:
+    def take_inflater(self, member: Member, start: int) -> SeekableDecoder:
         """Return the decoder that all readers of the member share, until `give_back`."""
         with self._lock:
             inflater = self._inflaters.get(member)
             if inflater is None:
-                inflater = self._inflaters[member] = Inflater(
+                inflater = self._inflaters[member] = SeekableDecoder(
                     DECODERS[member.method],
-                    lambda fed: Pieces(self, start, start + member.compressed_size, fed),
+                    lambda fed: CompressedStream(self, start, start + member.compressed_size, fed),
                     size=member.size,
                     crc=member.crc32,
                     spans=self.engine.spans,
@@ -276,7 +283,7 @@ class Archive:
         self.engine.idle.take(inflater)
         return inflater
 
-    def give_back(self, member: Member, inflater: Inflater) -> None:
+    def give_back(self, member: Member, inflater: SeekableDecoder) -> None:
         """Note that one reader less uses the decoder; a few stay for who comes back."""
         with self._lock:
             self._readers[inflater] -= 1
@@ -288,7 +295,7 @@ class Archive:
             return
         self.engine.idle.keep(inflater, lambda: self._forget(member, inflater))
 
-    def _forget(self, member: Member, inflater: Inflater) -> None:
+    def _forget(self, member: Member, inflater: SeekableDecoder) -> None:
         with self._lock:
             if inflater in self._readers:
                 return  # somebody came back for it

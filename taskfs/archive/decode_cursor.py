@@ -1,11 +1,11 @@
-"""`Cursor`: one decoder on its way through the compressed data of one member."""
+"""`DecodeCursor`: one decoder on its way through the compressed data of one member."""
 
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
-from taskfs.support.buffers import Buffer, allocate
 from taskfs.archive.decoders import Decoder, crc32
 from taskfs.errors import CorruptData
+from taskfs.support.buffers import Buffer, allocate
 
 SPAN: Final = 128 << 10
 
@@ -16,7 +16,7 @@ class Source(Protocol):
     def piece(self, offset: int) -> Buffer:
         """Return some bytes from *offset* of the compressed data on; empty only at its end.
 
-        They may be a view of much more: `Cursor.rest` lets go of them.
+        They may be a view of much more: `DecodeCursor.rest` lets go of them.
         """
         ...
 
@@ -38,7 +38,7 @@ class Checkpoint(NamedTuple):
     crc: int
 
 
-class Cursor:
+class DecodeCursor:
     """Decodes forward, some spans at a time, and checks the member's size and CRC-32 at its end.
 
     Not safe for concurrent use: `busy` while a thread drives it, and then only that thread may.
@@ -59,7 +59,7 @@ class Cursor:
         self._is_hungry = True
 
     @classmethod
-    def at(cls, mark: Checkpoint, source: Source, size: int, crc: int) -> "Cursor":
+    def at(cls, mark: Checkpoint, source: Source, size: int, crc: int) -> "DecodeCursor":
         """Return a cursor that goes on from *mark*; *source* is for what was not fed then."""
         cursor = cls(mark.thaw(), source, size, crc)
         cursor.out, cursor._fed, cursor._crc = mark.out, mark.fed, mark.crc

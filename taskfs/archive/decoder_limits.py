@@ -9,7 +9,7 @@ TOTAL_CHECKPOINTS: Final = 384  # of all members: about 40 KB each
 MAX_IDLE: Final = 16
 
 
-class Holder(Protocol):
+class Evictable(Protocol):
     """A decoder of one member, with what it keeps to start again from."""
 
     @property
@@ -22,7 +22,7 @@ class Holder(Protocol):
         ...
 
 
-class CheckpointRoom:
+class CheckpointBudget:
     """Bounds the checkpoints of all members: the member unused for longest gives up its own.
 
     Safe for concurrent use; it calls `forget` of a member without holding its own lock.
@@ -31,9 +31,9 @@ class CheckpointRoom:
     def __init__(self, total: int = TOTAL_CHECKPOINTS) -> None:
         self._total = total
         self._lock = threading.Lock()
-        self._counts: OrderedDict[Holder, int] = OrderedDict()
+        self._counts: OrderedDict[Evictable, int] = OrderedDict()
 
-    def note(self, inflater: Holder, count: int) -> None:
+    def note(self, inflater: Evictable, count: int) -> None:
         """*inflater* was used and holds *count* checkpoints now."""
         crowded = []
         with self._lock:
@@ -44,13 +44,13 @@ class CheckpointRoom:
         for other in crowded:
             other.forget()
 
-    def leave(self, inflater: Holder) -> None:
+    def leave(self, inflater: Evictable) -> None:
         """*inflater* is gone."""
         with self._lock:
             self._counts.pop(inflater, None)
 
 
-class IdleInflaters:
+class IdleDecoderCache:
     """The decoders that no open file uses: a few stay for who opens their members again.
 
     Those with checkpoints, which cost most to make, stay longest. Safe for concurrent use.
@@ -59,14 +59,14 @@ class IdleInflaters:
     def __init__(self, most: int = MAX_IDLE) -> None:
         self._most = most
         self._lock = threading.Lock()
-        self._forget: dict[Holder, Callable[[], None]] = {}
+        self._forget: dict[Evictable, Callable[[], None]] = {}
 
-    def take(self, inflater: Holder) -> None:
+    def take(self, inflater: Evictable) -> None:
         """*inflater* is in use."""
         with self._lock:
             self._forget.pop(inflater, None)
 
-    def keep(self, inflater: Holder, forget: Callable[[], None]) -> None:
+    def keep(self, inflater: Evictable, forget: Callable[[], None]) -> None:
         """*inflater* is in use no more; *forget* is called once there is no room for it."""
         with self._lock:
             self._forget[inflater] = forget

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from taskfs.archive import isal as igzip
-from taskfs.support.buffers import Buffer, address_of, has_address
 from taskfs.errors import CorruptData, Unsupported
+from taskfs.support.buffers import Buffer, address_of, has_address
 
 try:
     _zlib: Any = importlib.import_module("zlib_ng.zlib_ng")

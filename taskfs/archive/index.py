@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from taskfs.errors import CorruptData, Unsupported
 from taskfs.archive.end_record import CENTRAL_MAGIC, EndRecord
+from taskfs.errors import CorruptData, Unsupported
 
 log = logging.getLogger(__name__)
 

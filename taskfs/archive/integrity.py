@@ -5,8 +5,8 @@ from bisect import bisect_left
 from functools import lru_cache
 from typing import Final
 
-from taskfs.support.buffers import Buffer
 from taskfs.archive.decoders import crc32
+from taskfs.support.buffers import Buffer
 
 _POLYNOMIAL: Final = 0xEDB88320  # CRC-32, reflected (APPNOTE 4.4.7)
 MAX_PIECES: Final = 256

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from taskfs.support.buffers import Buffer, address_of, addressable
 from taskfs.errors import CorruptData
+from taskfs.support.buffers import Buffer, address_of, addressable
 
 STATE_SIZE: Final = 87368  # sizeof(struct inflate_state) on 64-bit machines
 VALID_AT: Final = 21208  # of tmp_out_valid: how much of tmp_out_buffer counts

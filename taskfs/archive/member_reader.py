@@ -5,15 +5,15 @@ import threading
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final
 
-from taskfs.support.buffers import Buffer
-from taskfs.archive.integrity import Coverage
 from taskfs.archive.decoders import STORED, crc32, decode_whole
-from taskfs.errors import CorruptData
-from taskfs.cache.memory_cache import BLOCK, Extent
-from taskfs.archive.seekable_decoder import Inflater
-from taskfs.archive.read_pattern import is_bulk
-from taskfs.cache.readahead import HEAD, Stream
 from taskfs.archive.index import Member
+from taskfs.archive.integrity import Coverage
+from taskfs.archive.read_pattern import is_bulk
+from taskfs.archive.seekable_decoder import SeekableDecoder
+from taskfs.cache.memory_cache import BLOCK, Extent
+from taskfs.cache.readahead import HEAD, ReadAheadReader
+from taskfs.errors import CorruptData
+from taskfs.support.buffers import Buffer
 
 if TYPE_CHECKING:
     from taskfs.archive.archive import Archive
@@ -28,11 +28,11 @@ EAGER: Final = 4 * BLOCK
 MAX_PIECE: Final = 16 * BLOCK
 
 
-class Pieces:
+class CompressedStream:
     """The compressed bytes of a member for one cursor, in pieces of whole blocks that grow."""
 
     def __init__(self, archive: "Archive", start: int, stop: int, fed: int) -> None:
-        self._stream = Stream(archive.blocks, archive.engine.windows, start + fed, stop)
+        self._stream = ReadAheadReader(archive.blocks, archive.engine.windows, start + fed, stop)
         self._blocks = archive.blocks
         self._start = start
         self._stop = stop
@@ -51,7 +51,7 @@ class Pieces:
         self._stream.close()
 
 
-class Check:
+class MemberIntegrity:
     """What was handed out of one member through all its handles, and whether it proved wrong.
 
     They share the kernel's pages: who reads a part from there and the rest through a handle of its
@@ -173,7 +173,7 @@ class MemberReader(ABC):
     def _let_go(self) -> None:  # noqa: B027 - not every method holds something
         """Give up what the next read would make anew."""
 
-    def _find_check(self) -> Check:
+    def _find_check(self) -> MemberIntegrity:
         return self.archive.check_of(self.member)
 
     def _start_again(self) -> None:
@@ -216,8 +216,8 @@ class MemberReader(ABC):
 class SmallReader(MemberReader):
     """A member that is decoded and checked as a whole, and kept by the archive for a while."""
 
-    def _find_check(self) -> Check:
-        return Check(self.member)  # nothing of it is handed out that is not checked
+    def _find_check(self) -> MemberIntegrity:
+        return MemberIntegrity(self.member)  # nothing of it is handed out that is not checked
 
     def _read_checked(self, offset: int, size: int) -> Buffer:
         return self._read(offset, size)
@@ -244,11 +244,11 @@ class SmallReader(MemberReader):
 
 
 class CompressedReader(MemberReader):
-    """A member that is decoded; all its readers share one `Inflater`."""
+    """A member that is decoded; all its readers share one `SeekableDecoder`."""
 
     def __init__(self, archive: "Archive", member: Member) -> None:
         super().__init__(archive, member)
-        self._inflater: Inflater | None = None
+        self._inflater: SeekableDecoder | None = None
 
     def _let_go(self) -> None:
         with self._lock:
@@ -264,7 +264,7 @@ class CompressedReader(MemberReader):
         inflater = self._inflater
         return inflater.claim_ready() if inflater is not None else range(0)
 
-    def _take(self, wanted: int) -> Inflater:
+    def _take(self, wanted: int) -> SeekableDecoder:
         start = self._locate(wanted)
         with self._lock:
             if self._inflater is None:
@@ -285,7 +285,7 @@ class StoredReader(MemberReader):
 
     def __init__(self, archive: "Archive", member: Member) -> None:
         super().__init__(archive, member)
-        self._stream: Stream | None = None
+        self._stream: ReadAheadReader | None = None
 
     def _let_go(self) -> None:
         with self._lock:
@@ -297,11 +297,13 @@ class StoredReader(MemberReader):
         super()._start_again()
         self._let_go()
 
-    def _open(self, start: int) -> Stream:
+    def _open(self, start: int) -> ReadAheadReader:
         with self._lock:
             if self._stream is None:
                 stop = start + self.size
-                self._stream = Stream(self.archive.blocks, self.archive.engine.windows, start, stop)
+                self._stream = ReadAheadReader(
+                    self.archive.blocks, self.archive.engine.windows, start, stop
+                )
             return self._stream
 
     def _read(self, offset: int, size: int) -> Buffer:

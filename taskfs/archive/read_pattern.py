@@ -1,4 +1,4 @@
-"""`Pace`: how one member is read, in order or not, and how far ahead of that to decode."""
+"""`ReadPattern`: how one member is read, in order or not, and how far ahead of that to decode."""
 
 from typing import Final
 
@@ -18,7 +18,7 @@ def is_bulk(offset: int, stop: int) -> bool:
     return not offset and stop >= BULK
 
 
-class Pace:
+class ReadPattern:
     """What the readers of one member asked for. Not safe for concurrent use.
 
     One *in turn*, after others that were read to their ends, is expected to be read in order too.

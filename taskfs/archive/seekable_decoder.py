@@ -12,15 +12,15 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Final
 
-from taskfs.support.buffers import Buffer
-from taskfs.archive.decode_cursor import SPAN, Checkpoint, Cursor, Source
+from taskfs.archive.decode_cursor import SPAN, Checkpoint, DecodeCursor, Source
+from taskfs.archive.decoder_limits import CheckpointBudget
 from taskfs.archive.decoders import Decoder
+from taskfs.archive.read_pattern import AHEAD_SPANS, DISORDER, ReadPattern
+from taskfs.archive.span_waiters import SpanWaiter, WaitQueue
+from taskfs.cache.memory_cache import Extent, ExtentCache, next_owner
+from taskfs.cache.readahead import ReadAheadBudget
 from taskfs.errors import CorruptData, TaskFSError, Unsupported
-from taskfs.cache.memory_cache import BlockCache, Extent, next_owner
-from taskfs.archive.read_pattern import AHEAD_SPANS, DISORDER, Pace
-from taskfs.cache.readahead import Windows
-from taskfs.archive.decoder_limits import CheckpointRoom
-from taskfs.archive.span_waiters import Sleeper, Sleepers
+from taskfs.support.buffers import Buffer
 from taskfs.support.interruptible_wait import Waiter
 
 FIRST_SPACING: Final = 4 << 20
@@ -30,7 +30,7 @@ MAX_CURSORS: Final = 4
 STRETCH: Final = 16
 
 
-class Inflater:
+class SeekableDecoder:
     """Random access to the decoded bytes of one member.
 
     Safe for concurrent use: a lock guards the cursors and checkpoints; decoding runs outside of it,
@@ -45,11 +45,11 @@ class Inflater:
         *,
         size: int,
         crc: int,
-        spans: BlockCache,
-        room: CheckpointRoom,
+        spans: ExtentCache,
+        room: CheckpointBudget,
         pool: Executor,
         waiter: Waiter,
-        windows: Windows | None = None,
+        windows: ReadAheadBudget | None = None,
         is_in_turn: bool = False,
     ) -> None:
         self.size = size
@@ -61,14 +61,14 @@ class Inflater:
         self._room = room
         self._pool = pool
         self._waiter = waiter
-        self._windows = windows or Windows(AHEAD_SPANS * SPAN)
+        self._windows = windows or ReadAheadBudget(AHEAD_SPANS * SPAN)
         self._id = next_owner()
         self._lock = threading.Lock()
-        self._sleepers = Sleepers()
-        self._cursors: list[Cursor] = []
+        self._sleepers = WaitQueue()
+        self._cursors: list[DecodeCursor] = []
         self._checkpoints: list[Checkpoint] = []
         self._spacing = FIRST_SPACING
-        self._pace = Pace(is_in_turn=is_in_turn)
+        self._pace = ReadPattern(is_in_turn=is_in_turn)
         self._ahead_until = 0  # a span: the run ahead goes that far
         self._ahead_running = False
         self._ahead_starting = False  # no cursor is driven by it yet
@@ -139,12 +139,12 @@ class Inflater:
         was_patient = False
         while True:
             found = self._claim(index, offset - begin if was_patient else None)
-            if isinstance(found, Sleeper):
+            if isinstance(found, SpanWaiter):
                 was_patient = not found.sleep()
                 if was_patient:
                     self._waiter.check()
                 continue
-            if isinstance(found, Cursor):
+            if isinstance(found, DecodeCursor):
                 stop = min(stop, begin + SPAN)
                 try:
                     span = self._drive(found, index, stop - begin)
@@ -160,7 +160,9 @@ class Inflater:
                 self._spans.retire(self._id, (offset + len(piece)) // SPAN - DISORDER - 1)
             return piece
 
-    def _claim(self, index: int, wanted: int | None = None) -> memoryview | Cursor | Sleeper:
+    def _claim(
+        self, index: int, wanted: int | None = None
+    ) -> memoryview | DecodeCursor | SpanWaiter:
         """Return the span if it is there, else the cursor that is nearest before it, now busy.
 
         If another thread drives that, it may be about to pass: return what to wait with. Who has
@@ -182,7 +184,7 @@ class Inflater:
             cursor.busy = True
             return cursor
 
-    def _release(self, cursor: Cursor) -> None:
+    def _release(self, cursor: DecodeCursor) -> None:
         cursor.rest()
         with self._lock:
             cursor.busy = False
@@ -193,7 +195,7 @@ class Inflater:
         if is_to_run:
             self._pool.submit(self._run_ahead)
 
-    def _nearest(self, index: int) -> Cursor:
+    def _nearest(self, index: int) -> DecodeCursor:
         """Return the cursor with the shortest way to the span, a new one where that is nearer."""
         behind = [c for c in self._cursors if c.out <= index * SPAN]
         best = max(behind, key=lambda c: c.out + c.decoded, default=None)
@@ -204,21 +206,21 @@ class Inflater:
             self._cursors.append(best)
             return best
         if mark is not None:
-            cursor = Cursor.at(mark, self._open_source(mark.fed), self.size, self._crc)
+            cursor = DecodeCursor.at(mark, self._open_source(mark.fed), self.size, self._crc)
         else:
-            cursor = Cursor(self._make_decoder(), self._open_source(0), self.size, self._crc)
+            cursor = DecodeCursor(self._make_decoder(), self._open_source(0), self.size, self._crc)
         self._cursors.append(cursor)
         idle = [c for c in self._cursors[:-1] if not c.busy]
         for old in idle[: max(0, len(self._cursors) - MAX_CURSORS)]:
             self._discard(old)
         return cursor
 
-    def _discard(self, cursor: Cursor) -> None:
+    def _discard(self, cursor: DecodeCursor) -> None:
         if cursor in self._cursors:
             self._cursors.remove(cursor)
             cursor.source.close()
 
-    def _drive(self, cursor: Cursor, index: int, stop: int) -> memoryview:
+    def _drive(self, cursor: DecodeCursor, index: int, stop: int) -> memoryview:
         """Decode until the span *index* is there, or as much of it as [0, stop) needs; return it.
 
         Of a member that is decoded at once, what is not at hand is not waited for beyond that.
@@ -250,7 +252,7 @@ class Inflater:
         # It goes out as soon as it is decoded: what is decoded ahead stays for longer.
         return max(1, min(STRETCH, 2 * self._windows.share(self) // SPAN))
 
-    def _step(self, cursor: Cursor, spans: int) -> memoryview | None:
+    def _step(self, cursor: DecodeCursor, spans: int) -> memoryview | None:
         """Decode what one piece gives; return the stretch if that completed it, and keep it."""
         try:
             stretch = cursor.advance(spans)
@@ -271,7 +273,7 @@ class Inflater:
             self._mark(cursor)
         return stretch
 
-    def _mark(self, cursor: Cursor) -> None:
+    def _mark(self, cursor: DecodeCursor) -> None:
         """Leave a checkpoint where the cursor is, if there is none yet."""
         with self._lock:
             if any(mark.out == cursor.out for mark in self._checkpoints):
@@ -348,7 +350,7 @@ class Inflater:
                 raise
             # Whoever reads there meets the same failure, and is told.
 
-    def _claim_ahead(self) -> Cursor | None:
+    def _claim_ahead(self) -> DecodeCursor | None:
         """Return the cursor that decodes ahead, now busy; None, the run being over, if none need.
 
         Never back: what a small cache lost again is the reader's to decode.
@@ -367,7 +369,7 @@ class Inflater:
         """Return the span before which the run ahead ends."""
         return min(self._ahead_until, -(-self.size // SPAN))
 
-    def _idle_near(self, index: int) -> Cursor | None:
+    def _idle_near(self, index: int) -> DecodeCursor | None:
         """Return a cursor that nobody drives and that the reader of *index* has just used."""
         first, last = (index - AHEAD_SPANS) * SPAN, (index + AHEAD_SPANS) * SPAN
         near = [c for c in self._cursors if not c.busy and first <= c.out <= last]

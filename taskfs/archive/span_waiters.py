@@ -8,7 +8,7 @@ from typing import Final
 PATIENCE_S: Final = 0.02
 
 
-class Sleeper:
+class SpanWaiter:
     """One thread that waits for one span. Only `sleep` is called without its list's lock."""
 
     __slots__ = ("_lock", "index", "is_gone")
@@ -29,16 +29,16 @@ class Sleeper:
         self._lock.release()
 
 
-class Sleepers:
+class WaitQueue:
     """Who waits for the spans of one member. Not safe for concurrent use."""
 
     def __init__(self) -> None:
-        self._all: list[Sleeper] = []
+        self._all: list[SpanWaiter] = []
 
-    def add(self, index: int) -> Sleeper:
+    def add(self, index: int) -> SpanWaiter:
         """Return what the caller is to sleep with until the span *index* is there."""
         self._all = [sleeper for sleeper in self._all if not sleeper.is_gone]
-        self._all.append(Sleeper(index))
+        self._all.append(SpanWaiter(index))
         return self._all[-1]
 
     def wake(self, spans: range | None = None) -> None:

@@ -10,12 +10,12 @@ from concurrent.futures import Executor, Future
 from contextlib import nullcontext
 from typing import Final
 
-from taskfs.support.buffers import Buffer
+from taskfs.cache.memory_cache import BLOCK, Extent, ExtentCache, next_owner
 from taskfs.cache.range_locks import StoredBlocks, fetch_missing
-from taskfs.cache.memory_cache import BLOCK, BlockCache, Extent, next_owner
 from taskfs.model import ObjectVersion, RemoteObject
-from taskfs.support.stats import Stats
+from taskfs.support.buffers import Buffer
 from taskfs.support.interruptible_wait import Waiter
+from taskfs.support.stats import Stats
 
 MAX_RUN: Final = 4 << 20  # the longest range of one request
 _Awaited = dict[int, "Future[Extent]"]  # by identity
@@ -35,7 +35,7 @@ class BlockReader:
         remote: RemoteObject,
         version: ObjectVersion,
         *,
-        cache: BlockCache,
+        cache: ExtentCache,
         pool: Executor,
         waiter: Waiter,
         stats: Stats,

@@ -19,10 +19,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from taskfs.support.buffers import Buffer, allocate
-from taskfs.cache.range_locks import claim
 from taskfs.cache.memory_cache import BLOCK
+from taskfs.cache.range_locks import claim
 from taskfs.cache.segment_file import SEGMENT_BLOCKS, Segment
+from taskfs.support.buffers import Buffer, allocate
 
 log = logging.getLogger(__name__)
 

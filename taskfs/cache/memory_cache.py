@@ -1,4 +1,4 @@
-"""`BlockCache`: bytes in memory, in extents of blocks (or spans) that lie side by side."""
+"""`ExtentCache`: bytes in memory, in extents of blocks (or spans) that lie side by side."""
 
 import itertools
 import threading
@@ -51,7 +51,7 @@ class Extent:
         return memoryview(self.body)[start - begin : stop - begin]
 
 
-class BlockCache:
+class ExtentCache:
     """Extents of all owners in memory, at most *max_bytes*; least recently used goes first.
 
     Safe for concurrent use: one lock, held for the tables only.

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from taskfs.cache.block_reader import MAX_RUN, BlockReader
-from taskfs.support.buffers import Buffer
 from taskfs.cache.memory_cache import BLOCK
+from taskfs.support.buffers import Buffer
 
 # Less than half of the blocks' memory: what is read stays there beside what will be.
 TOTAL_WINDOW: Final = 20 << 20
@@ -33,7 +33,7 @@ PACKED_HEAD: Final = 8 << 10  # of it, with the local header, mostly enough
 HEADS_AHEAD: Final = 16
 
 
-class Windows:
+class ReadAheadBudget:
     """The room for read-ahead that all streams of a mount share. Safe for concurrent use.
 
     `takes_ready` tells that whoever reads takes what is there ahead of it at once.
@@ -91,10 +91,12 @@ class Progress:
         return gained if 2 * self._read >= gained else 0
 
 
-class Stream:
+class ReadAheadReader:
     """One reader's way through [start, limit) of an object. Safe for concurrent use."""
 
-    def __init__(self, blocks: BlockReader, windows: Windows, start: int, limit: int) -> None:
+    def __init__(
+        self, blocks: BlockReader, windows: ReadAheadBudget, start: int, limit: int
+    ) -> None:
         self._blocks = blocks
         self._windows = windows
         self._limit = limit
@@ -152,14 +154,14 @@ class Stream:
         return begin, target, run_bytes
 
 
-class Walk:
+class SequentialMembers:
     """Members of one archive read to their ends in turn, as `cp -r` and `grep -r` do.
 
     Then what lies behind the last one is fetched too, so that many small files cost few requests.
     Safe for concurrent use. `is_on` tells that the next one will be read to its end as well.
     """
 
-    def __init__(self, blocks: BlockReader, windows: Windows) -> None:
+    def __init__(self, blocks: BlockReader, windows: ReadAheadBudget) -> None:
         self._blocks = blocks
         self._windows = windows
         self._lock = threading.Lock()
@@ -198,7 +200,7 @@ class Walk:
             self._windows.enter(self)
 
 
-class Heads:
+class HeaderPrefetcher:
     """Members of one archive of which the beginnings alone are read in turn, as whoever tells the
     types of files does.
 

@@ -16,8 +16,8 @@ from click.shell_completion import CompletionItem
 
 from taskfs.config import Config, load_config
 from taskfs.errors import TaskFSError
-from taskfs.model import KNOWN_STATUSES
 from taskfs.fuse.mountpoint import our_mounts
+from taskfs.model import KNOWN_STATUSES
 from taskfs.options import BY_NAME, LOG_LEVELS, Option, parse_level, parse_path
 
 if TYPE_CHECKING:
@@ -118,8 +118,8 @@ def _config(ctx: click.Context) -> Config:
 
 
 def _client(config: Config) -> "TaskClient":
-    from taskfs.support import logs
     from taskfs.first_listing import open_client
+    from taskfs.support import logs
 
     logs.log_nowhere()
     return open_client(

@@ -20,8 +20,8 @@ from taskfs.cli.console import configure_logging, printable, with_fix
 from taskfs.cli.options import Settings, config_options
 from taskfs.config import Config, find_api_key
 from taskfs.errors import TaskFSError
-from taskfs.model import format_size
 from taskfs.fuse.mountpoint import FUSE_PACKAGES, is_dead, our_mounts
+from taskfs.model import format_size
 
 if TYPE_CHECKING:
     from taskfs.remote.api_client import TaskClient

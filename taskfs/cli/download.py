@@ -18,8 +18,8 @@ from taskfs.errors import NotFound
 from taskfs.model import format_size
 
 if TYPE_CHECKING:
+    from taskfs.download.fetch import DownloadItem, Progress
     from taskfs.remote.api_client import TaskClient
-    from taskfs.download.fetch import Fetch, Progress
 
 
 @click.command(epilog=EPILOG, short_help="Download the files of tasks.")
@@ -76,7 +76,7 @@ def download(
     """
     _check_usage(task_ids, filenames, output_dir, archive)
     with open_session(settings) as (config, client):
-        fetches: list[Fetch] = []
+        fetches: list[DownloadItem] = []
         plan = _Plan(client, inputs, filenames, archive)
         for task_id in dict.fromkeys(task_ids):
             fetches += plan.of(task_id, _target(config, task_id, output_dir, inputs))
@@ -120,15 +120,15 @@ class _Plan:
         self, client: "TaskClient", inputs: bool, filenames: Sequence[str], whole: bool
     ) -> None:
         from taskfs.download.plan import Archives
-        from taskfs.tasks.archives import Which
+        from taskfs.tasks.archives import ArchiveKind
 
         self._client = client
         self._archives = Archives(client)
-        self._which = Which.INPUT if inputs else Which.OUTPUT
+        self._which = ArchiveKind.INPUT if inputs else ArchiveKind.OUTPUT
         self._filenames = filenames
         self._whole = whole
 
-    def of(self, task_id: str, target: Path) -> "list[Fetch]":
+    def of(self, task_id: str, target: Path) -> "list[DownloadItem]":
         """Return what is missing of one task's files in *target*."""
         from taskfs.download.plan import plan_archive, plan_members
 
@@ -143,10 +143,10 @@ class _Plan:
             raise NotFound(f"task {task_id}: {exc}") from None
 
 
-def _fetch(fetches: "Sequence[Fetch]") -> int:
+def _fetch(fetches: "Sequence[DownloadItem]") -> int:
     """Fetch all, with a bar on a terminal; return the exit status."""
-    from taskfs.download import plan as engine
     from taskfs.download import fetch as fetching
+    from taskfs.download import plan as engine
 
     engine.check_space(fetches)
     total = sum(fetch.size for fetch in fetches)

@@ -31,8 +31,8 @@ from taskfs.model import Task, TaskAPI, TaskStatus, format_elapsed
 from taskfs.options import parse_positive_duration
 
 if TYPE_CHECKING:
-    from taskfs.remote.api_client import TaskClient
     from taskfs.config import Config
+    from taskfs.remote.api_client import TaskClient
 
 KILL_POLL_S = 1.0
 LISTED_BY_DEFAULT = 10  # as `inductiva tasks list`

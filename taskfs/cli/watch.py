@@ -21,8 +21,8 @@ from taskfs.cli.watchscreen import Screen
 from taskfs.errors import ConfigError, TaskFSError
 
 if TYPE_CHECKING:
-    from taskfs.remote.api_client import TaskClient
     from taskfs.config import Config
+    from taskfs.remote.api_client import TaskClient
 
 MIN_PERIOD_S: Final = 0.5
 TICK_S: Final = 0.25

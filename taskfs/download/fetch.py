@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from taskfs.archive.archive import Archive
-from taskfs.support.buffers import Buffer
 from taskfs.archive.decoders import crc32
-from taskfs.errors import CorruptData, Interrupted, Unsupported
-from taskfs.download.destination import Target
 from taskfs.archive.index import Member
+from taskfs.download.destination import Target
+from taskfs.errors import CorruptData, Interrupted, Unsupported
+from taskfs.support.buffers import Buffer
 
 CHUNK: Final = 1 << 20
 FILES_AT_ONCE: Final = 2  # more only wait for the interpreter: the readers fetch ahead
@@ -37,7 +37,7 @@ class Failure:
     error: Exception
 
 
-class Fetch(Protocol):
+class DownloadItem(Protocol):
     """One file to be fetched."""
 
     @property
@@ -50,13 +50,13 @@ class Fetch(Protocol):
         """How many bytes are still to be fetched, as the progress counts them."""
         ...
 
-    def run(self, session: "Session") -> None:
+    def run(self, session: "DownloadRun") -> None:
         """Fetch it; it appears whole, checked and with its time, or not at all."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class MemberFetch:
+class MemberDownload:
     """One member of an archive, to become a file."""
 
     archive: Archive
@@ -71,7 +71,7 @@ class MemberFetch:
     def size(self) -> int:
         return self.member.size
 
-    def run(self, session: "Session") -> None:
+    def run(self, session: "DownloadRun") -> None:
         parent, _, name = self.member.path.rpartition("/")
         with self.target.folder(parent, create=True) as folder:
             part, fd = session.create_part(folder)
@@ -83,7 +83,7 @@ class MemberFetch:
                 session.discard_part(folder, part)
                 raise
 
-    def _fill(self, stream: FileIO, session: "Session") -> None:
+    def _fill(self, stream: FileIO, session: "DownloadRun") -> None:
         try:
             self._copy(stream, session)
         except CorruptData:
@@ -94,7 +94,7 @@ class MemberFetch:
             self._copy(stream, session)
         os.utime(stream.fileno(), ns=(self.member.mtime_ns, self.member.mtime_ns))
 
-    def _copy(self, stream: FileIO, session: "Session") -> None:
+    def _copy(self, stream: FileIO, session: "DownloadRun") -> None:
         reader = self.archive.open_member(self.member)
         crc = 0
         try:
@@ -108,7 +108,7 @@ class MemberFetch:
 
 
 @dataclass(frozen=True, slots=True)
-class ArchiveFetch:
+class ArchiveDownload:
     """An archive as it is. What an interrupted download has got stays beside, for the next run."""
 
     archive: Archive
@@ -143,7 +143,7 @@ class ArchiveFetch:
             return False
         return tail == self.archive.read_raw(start, self.archive.size - start)
 
-    def run(self, session: "Session") -> None:
+    def run(self, session: "DownloadRun") -> None:
         self.target.mkdir(parents=True, exist_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         with os.fdopen(os.open(self.part, flags, 0o666), "wb", buffering=0) as stream:
@@ -179,7 +179,7 @@ def chunks(read_at: Callable[[int, int], Buffer], start: int, stop: int) -> Iter
         start += len(chunk)
 
 
-class Session:
+class DownloadRun:
     """One run of downloads: its progress, the files that are not whole yet, and the way to stop it.
 
     Safe for concurrent use: the lock guards `_parts`, `_stopped` and the calls of the progress.
@@ -240,14 +240,14 @@ class Session:
                     os.unlink(name, dir_fd=folder)
 
 
-def run(fetches: Sequence[Fetch], progress: Progress = lambda size: None) -> list[Failure]:
+def run(fetches: Sequence[DownloadItem], progress: Progress = lambda size: None) -> list[Failure]:
     """Fetch all files, several at a time; return those that failed, for others than all's reasons.
 
     *progress* is called with the number of bytes that were written, from several threads but one
     at a time. The first failure that concerns more than its own file (no answer, no access, the
     disk) ends the run and is raised, as is an interrupt; unfinished files are removed then.
     """
-    session = Session(progress)
+    session = DownloadRun(progress)
     queue = _Queue(fetches)
     threads = [
         # Daemons: after an interrupt nobody waits for what they still read.
@@ -272,17 +272,17 @@ def run(fetches: Sequence[Fetch], progress: Progress = lambda size: None) -> lis
 class _Queue:
     """The files that nobody fetches yet, and what went wrong; the lock guards all of it."""
 
-    def __init__(self, fetches: Iterable[Fetch]) -> None:
+    def __init__(self, fetches: Iterable[DownloadItem]) -> None:
         self._waiting = iter(fetches)
         self._lock = threading.Lock()
         self.failures: list[Failure] = []
         self.fatal: Exception | None = None
 
-    def _next(self) -> Fetch | None:
+    def _next(self) -> DownloadItem | None:
         with self._lock:
             return None if self.fatal else next(self._waiting, None)
 
-    def work(self, session: Session) -> None:
+    def work(self, session: DownloadRun) -> None:
         """Fetch file after file until there is none, or a failure ends the run."""
         while (fetch := self._next()) is not None:
             try:
@@ -295,7 +295,7 @@ class _Queue:
             except Exception as exc:
                 self._give_up(exc, session)
 
-    def _give_up(self, error: Exception, session: Session) -> None:
+    def _give_up(self, error: Exception, session: DownloadRun) -> None:
         with self._lock:
             self.fatal = self.fatal or error
         session.stop()

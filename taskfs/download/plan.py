@@ -13,17 +13,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar, Final
 
-from taskfs.remote.api_client import TaskClient
 from taskfs.archive.archive import Archive
-from taskfs.core import open_engine, open_task_archive
-from taskfs.errors import NotFound, TaskFSError, Unavailable
-from taskfs.download.fetch import ArchiveFetch, Fetch, MemberFetch
-from taskfs.model import Task, format_size
-from taskfs.tasks.archives import Which
-from taskfs.support.stats import Stats
-from taskfs.download.destination import Target
-from taskfs.support.interruptible_wait import Waiter
 from taskfs.archive.index import Member
+from taskfs.core import open_engine, open_task_archive
+from taskfs.download.destination import Target
+from taskfs.download.fetch import ArchiveDownload, DownloadItem, MemberDownload
+from taskfs.errors import NotFound, TaskFSError, Unavailable
+from taskfs.model import Task, format_size
+from taskfs.remote.api_client import TaskClient
+from taskfs.support.interruptible_wait import Waiter
+from taskfs.support.stats import Stats
+from taskfs.tasks.archives import ArchiveKind
 
 GRACE_S: Final = 60.0  # so long after a success its archive may still be on its way
 POLL_S: Final = 1.0
@@ -46,7 +46,7 @@ class Archives:
         self._client = client
         self._engine = open_engine(Waiter(), Stats())
 
-    def wait_for(self, task_id: str, which: Which, patience_s: float = GRACE_S) -> Archive:
+    def wait_for(self, task_id: str, which: ArchiveKind, patience_s: float = GRACE_S) -> Archive:
         """Return an archive of the task; one of a task that succeeded just now is waited for.
 
         Raises:
@@ -72,9 +72,9 @@ class Archives:
                 )
             time.sleep(min(POLL_S, remaining_s))
 
-    def _grace_s(self, task: Task, which: Which) -> float:
+    def _grace_s(self, task: Task, which: ArchiveKind) -> float:
         """Return for how long the archive may still be on its way, 0 or less if it is not."""
-        if which is not Which.OUTPUT or task.status != "success":
+        if which is not ArchiveKind.OUTPUT or task.status != "success":
             return 0.0
         if task.end_ns is None:
             return GRACE_S
@@ -82,8 +82,8 @@ class Archives:
         return GRACE_S - max(0.0, now_s - task.end_ns / 1e9)
 
 
-def _why_no_archive(task: Task, which: Which) -> str:
-    if which is Which.INPUT:
+def _why_no_archive(task: Task, which: ArchiveKind) -> str:
+    if which is ArchiveKind.INPUT:
         return f"task {task.id} has no input archive: it was removed, or not sent yet"
     if not task.is_terminated:
         return f"task {task.id} is {task.status}, with no outputs yet: see `taskfs wait {task.id}`"
@@ -124,20 +124,20 @@ def _matching(members: Sequence[Member], name: str) -> set[str]:
     return {member.path for member in members if matches(member.path)}
 
 
-def plan_members(archive: Archive, target: Path, names: Sequence[str]) -> list[Fetch]:
+def plan_members(archive: Archive, target: Path, names: Sequence[str]) -> list[DownloadItem]:
     """Return what has to be fetched for *names* to be in *target*; nothing is written yet."""
     place = Target(target)
     chosen = select_members(archive.index.members, names)
-    return [MemberFetch(archive, member, place) for member in chosen if not place.has(member)]
+    return [MemberDownload(archive, member, place) for member in chosen if not place.has(member)]
 
 
-def plan_archive(archive: Archive, target: Path, name: str) -> list[Fetch]:
+def plan_archive(archive: Archive, target: Path, name: str) -> list[DownloadItem]:
     """Return what has to be fetched for the archive itself to be in *target* as *name*."""
-    fetch = ArchiveFetch(archive, target, name)
+    fetch = ArchiveDownload(archive, target, name)
     return [] if fetch.is_there() else [fetch]
 
 
-def check_space(fetches: Iterable[Fetch]) -> None:
+def check_space(fetches: Iterable[DownloadItem]) -> None:
     """Raise NoSpace where a disk has less room than the files need that go there."""
     needed: dict[int, tuple[Path, int]] = {}
     for place, size in _sizes_by_target(fetches).items():
@@ -153,10 +153,10 @@ def check_space(fetches: Iterable[Fetch]) -> None:
             )
 
 
-def _sizes_by_target(fetches: Iterable[Fetch]) -> dict[Path, int]:
+def _sizes_by_target(fetches: Iterable[DownloadItem]) -> dict[Path, int]:
     sizes: dict[Path, int] = {}
     for fetch in fetches:
-        place = fetch.target.path if isinstance(fetch, MemberFetch) else fetch.path.parent
+        place = fetch.target.path if isinstance(fetch, MemberDownload) else fetch.path.parent
         place = place.absolute()
         sizes[place] = sizes.get(place, 0) + fetch.size
     return sizes

@@ -5,10 +5,10 @@ import io
 import os
 from typing import Any, Final, Protocol
 
+from taskfs.fsspec.shared_core import SharedCore, as_oserror
+from taskfs.model import ObjectVersion
 from taskfs.support.buffers import Buffer
 from taskfs.tree.handles import Handle
-from taskfs.model import ObjectVersion
-from taskfs.fsspec.shared_core import SharedCore, as_oserror
 
 BUFFER: Final = 128 << 10
 

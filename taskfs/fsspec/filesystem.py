@@ -18,14 +18,14 @@ from fsspec import AbstractFileSystem
 from fsspec.utils import glob_translate
 
 from taskfs.config import Secret, load_config
-from taskfs.errors import ConfigError
 from taskfs.download.fetch import chunks
+from taskfs.errors import ConfigError
+from taskfs.fsspec.file import TaskFile
+from taskfs.fsspec.node_info import describe, kind, listing, resolve
+from taskfs.fsspec.shared_core import SharedCore, as_oserror, shared_core
+from taskfs.tree.control_nodes import SERVICE
 from taskfs.tree.handles import Handle
 from taskfs.tree.nodes import Directory, Node
-from taskfs.fsspec.node_info import describe, kind, listing, resolve
-from taskfs.tree.control_nodes import SERVICE
-from taskfs.fsspec.shared_core import SharedCore, as_oserror, shared_core
-from taskfs.fsspec.file import TaskFile
 
 # What fsspec itself understands among the storage options; listings are cached by the core.
 _FSSPEC_OPTIONS: Final = frozenset({"use_listings_cache", "listings_expiry_time", "max_paths"})

@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Final
 
-from taskfs.core import open_core
 from taskfs.config import Config
+from taskfs.core import open_core
 from taskfs.errors import ConfigError, TaskFSError
+from taskfs.support.redaction import redact
+from taskfs.support.thread_pool import DaemonPool
 from taskfs.tree.handles import Handle
 from taskfs.tree.nodes import Node
-from taskfs.support.thread_pool import DaemonPool
-from taskfs.support.redaction import redact
 
 RANGES_AT_ONCE: Final = 8
 

@@ -14,15 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from taskfs.fuse import daemonize as daemon
-from taskfs.support import logs
-from taskfs.fuse import mountpoint
-from taskfs.support.buffers import give_spare_back
 from taskfs.config import Config, Secret
 from taskfs.errors import BadAnswer, MountError, TaskFSError, Unavailable
-from taskfs.fuse.systemd import READY, STOPPING, ServiceManager
-from taskfs.first_listing import Opening
+from taskfs.first_listing import FirstListing
+from taskfs.fuse import daemonize as daemon
+from taskfs.fuse import mountpoint
 from taskfs.fuse.mount_errors import CONTAINER, NEEDS_ALLOW_OTHER, explain
+from taskfs.fuse.systemd import READY, STOPPING, ServiceManager
+from taskfs.support import logs
+from taskfs.support.buffers import trim_pools
 
 if TYPE_CHECKING:
     from taskfs.core import Core
@@ -152,15 +152,15 @@ def _serve(
     cloud = _start_demo() if config.demo else None
     if cloud is not None:
         config = replace(config, api_url=cloud.api_url, api_key=Secret(cloud.api_key))
-    opening = None if config.offline else Opening(config)
+    opening = None if config.offline else FirstListing(config)
     # The rest is imported while the first listing is on its way.
     _name_libfuse()
     try:
-        from taskfs.fuse.kernel.channel import Channel
         from taskfs.core import open_core
-        from taskfs.fuse.operations import TaskOperations
-        from taskfs.fuse.kernel.session import Session, interrupted
+        from taskfs.fuse.kernel.channel import Channel
         from taskfs.fuse.kernel.protocol import Packer
+        from taskfs.fuse.kernel.session import Session, interrupted
+        from taskfs.fuse.operations import TaskOperations
     except OSError:  # fusepy loads libfuse when it is imported; its words name no package
         raise MountError(f"libfuse 2 is missing: {mountpoint.FUSE_PACKAGES}") from None
     gc.freeze()
@@ -188,7 +188,7 @@ def _serve(
     _leave()
 
 
-def _begin(core: "Core", config: Config, opening: Opening | None) -> None:
+def _begin(core: "Core", config: Config, opening: FirstListing | None) -> None:
     """Await the first listing; where the API is away, say what the cache could show instead."""
     if config.offline:
         core.client.check()
@@ -245,7 +245,7 @@ def _give_memory_back(ended: threading.Event) -> None:
     """Give back what is free between the blocks that stay: in weeks of mixed reading it adds up."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     while not ended.wait(TRIM_S):
-        give_spare_back()
+        trim_pools()
         if trim is not None:
             trim(0)
 

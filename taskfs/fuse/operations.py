@@ -7,11 +7,11 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-from taskfs.support.buffers import Buffer
 from taskfs.errors import NoAttribute, ReadOnly, TaskFSError
-from taskfs.tree.nodes import Attrs, Entry
+from taskfs.support.buffers import Buffer
 from taskfs.support.redaction import redact
-from taskfs.tasks.archives import CacheMode
+from taskfs.tasks.archives import PageCacheMode
+from taskfs.tree.nodes import Attrs, Entry
 from taskfs.tree.tree import Tree
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ WRITING: Final = os.O_WRONLY | os.O_RDWR
 _UNITS: Final = 1 << 40
 
 
-class Room(NamedTuple):
+class StatFs(NamedTuple):
     """What `df` shows, in units of 4096 bytes: never full, and told without the network."""
 
     blocks: int = _UNITS
@@ -34,14 +34,14 @@ class Room(NamedTuple):
     longest_name: int = 255
 
 
-class Opened(NamedTuple):
+class OpenResult(NamedTuple):
     """An open file's number, and what the kernel may do with its pages."""
 
     fh: int
-    mode: CacheMode
+    mode: PageCacheMode
 
 
-class Listed(NamedTuple):
+class DirectoryListing(NamedTuple):
     """A listing, what gives the attributes of what is in it where that costs nothing, and what
     tells for how many seconds they may be kept."""
 
@@ -76,16 +76,16 @@ class TaskOperations:
     def getattr(self, path: str) -> Attrs:
         return self._tree.attrs(path)
 
-    def readdir(self, path: str) -> Listed:
+    def readdir(self, path: str) -> DirectoryListing:
         node = self._tree.resolve(path)
-        return Listed(list(node.children()), node.known_attrs, node.keep_s)
+        return DirectoryListing(list(node.children()), node.known_attrs, node.keep_s)
 
     def readlink(self, path: str) -> str:
         return self._tree.resolve(path).target()
 
-    def open(self, path: str, flags: int) -> Opened:
+    def open(self, path: str, flags: int) -> OpenResult:
         handle = self._tree.resolve(path).open(writing=bool(flags & WRITING))
-        return Opened(self._tree.handles.add(handle), handle.mode)
+        return OpenResult(self._tree.handles.add(handle), handle.mode)
 
     def read(self, path: str, size: int, offset: int, fh: int) -> Buffer:
         return self._tree.handles.get(fh).read_at(offset, size)
@@ -114,8 +114,8 @@ class TaskOperations:
 
     chmod = chown = truncate = utimens = setattr
 
-    def statfs(self, path: str) -> Room:
-        return Room()
+    def statfs(self, path: str) -> StatFs:
+        return StatFs()
 
     def listxattr(self, path: str) -> list[str]:
         return self._tree.resolve(path).xattr_names()

@@ -25,14 +25,14 @@ from taskfs.errors import (
     Unavailable,
 )
 from taskfs.model import RemoteObject, Task, TaskStatus
-from taskfs.remote.pagination import Page, read_listing
-from taskfs.support.thread_pool import DaemonPool
-from taskfs.remote.task_json import NOT_JSON, mend_json, parse_task
-from taskfs.support.redaction import register_secret
-from taskfs.remote.retry import Budget, Transient
-from taskfs.support.stats import Stats
 from taskfs.remote.object_store import StoredObject
+from taskfs.remote.pagination import Page, read_listing
+from taskfs.remote.retry import Budget, Transient
+from taskfs.remote.task_json import NOT_JSON, mend_json, parse_task
 from taskfs.remote.transport import KEY_HEADER, Transport, refusal
+from taskfs.support.redaction import register_secret
+from taskfs.support.stats import Stats
+from taskfs.support.thread_pool import DaemonPool
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

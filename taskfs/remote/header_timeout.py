@@ -20,7 +20,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 INTERVAL_S: Final = 0.25
 
 
-class _Overdue:
+class HeaderWatchdog:
     """Shuts sockets whose time is up. Safe for concurrent use."""
 
     def __init__(self) -> None:
@@ -61,13 +61,13 @@ class _Overdue:
             time.sleep(INTERVAL_S)
 
 
-_overdue = _Overdue()
+_overdue = HeaderWatchdog()
 
 
 def _begin_anew() -> None:
     """In a forked process the thread is missing, and the lock may be held for good."""
     global _overdue
-    _overdue = _Overdue()
+    _overdue = HeaderWatchdog()
 
 
 os.register_at_fork(after_in_child=_begin_anew)
@@ -102,7 +102,7 @@ class _SecurePool(HTTPSConnectionPool):
 _POOLS: Final = {"http": _Pool, "https": _SecurePool}
 
 
-class BoundedHeads(HTTPAdapter):
+class HeaderTimeoutAdapter(HTTPAdapter):
     """An adapter whose read timeout bounds all of an answer's head, and not its next byte alone."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:

@@ -11,7 +11,6 @@ from typing import Final, NamedTuple, TypeVar
 
 import requests
 
-from taskfs.support.buffers import Buffer, allocate
 from taskfs.errors import (
     AccessDenied,
     BadAnswer,
@@ -22,7 +21,8 @@ from taskfs.errors import (
 )
 from taskfs.model import Fetched, ObjectVersion
 from taskfs.remote.retry import Budget, Transient
-from taskfs.remote.transport import Filling, Transport, refusal
+from taskfs.remote.transport import ReceiveBuffer, Transport, refusal
+from taskfs.support.buffers import Buffer, allocate
 
 T = TypeVar("T")
 
@@ -60,7 +60,7 @@ class StoredObject:
 
     def fetch_tail(self, length: int) -> Fetched:
         """Return the last *length* bytes of the object (all of it if it is smaller); see model."""
-        body = Filling(allocate(0))
+        body = ReceiveBuffer(allocate(0))
         seen: _Part | None = None
 
         def attempt(budget: Budget) -> Fetched:
@@ -72,7 +72,7 @@ class StoredObject:
                 if seen.stop != seen.version.size or seen.stop - seen.start != expected:
                     response.close()
                     raise self._mismatch("the range is not the one asked for")
-                body = Filling(allocate(expected))
+                body = ReceiveBuffer(allocate(expected))
                 self._receive(response, seen, body, budget)
             # What came of the first answer is kept.
             self._resume(seen.start, seen.stop, seen.version, body, budget)
@@ -82,7 +82,7 @@ class StoredObject:
 
     def fetch_range(self, start: int, stop: int, version: ObjectVersion) -> Buffer:
         """Return the bytes [start, stop) of *version*, exactly that many; see model."""
-        body = Filling(allocate(stop - start))
+        body = ReceiveBuffer(allocate(stop - start))
 
         def attempt(budget: Budget) -> Buffer:
             self._resume(start, stop, version, body, budget)
@@ -100,7 +100,7 @@ class StoredObject:
             raise
 
     def _resume(
-        self, start: int, stop: int, version: ObjectVersion, body: Filling, budget: Budget
+        self, start: int, stop: int, version: ObjectVersion, body: ReceiveBuffer, budget: Budget
     ) -> None:
         """Fetch what *body* still lacks of [start, stop)."""
         while (at := start + body.filled) < stop:
@@ -190,14 +190,14 @@ class StoredObject:
         return part
 
     def _receive(
-        self, response: requests.Response, part: _Part, body: Filling, budget: Budget
+        self, response: requests.Response, part: _Part, body: ReceiveBuffer, budget: Budget
     ) -> None:
         """Add the part's bytes to *body*; one that is cut leaves there what came."""
         what = f"GET {self.path}"
         if response.status_code == 206:
             self._transport.receive_into(what, response, budget, body, part.stop - part.start)
             return
-        whole = Filling(allocate(part.version.size))
+        whole = ReceiveBuffer(allocate(part.version.size))
         self._transport.receive_into(what, response, budget, whole, part.version.size)
         after = body.filled + part.stop - part.start
         body.buffer[body.filled : after] = whole.buffer[part.start : part.stop]

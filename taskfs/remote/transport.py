@@ -18,13 +18,13 @@ import requests
 import urllib3
 
 from taskfs import __version__
-from taskfs.support.clock import age_clock
 from taskfs.errors import AccessDenied, BadAnswer, NotFound, TaskFSError, Unavailable
-from taskfs.remote.header_timeout import BoundedHeads
-from taskfs.support.thread_pool import asked_s
-from taskfs.support.redaction import redact
+from taskfs.remote.header_timeout import HeaderTimeoutAdapter
 from taskfs.remote.retry import Budget, Transient, http_date_s, retry_after_s, retrying
+from taskfs.support.clock import age_clock
+from taskfs.support.redaction import redact
 from taskfs.support.stats import Stats
+from taskfs.support.thread_pool import asked_s
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -39,7 +39,7 @@ MAX_IDLE_S: Final = 60.0
 # What a request has at least that stood in a queue until its time was up.
 QUICK_S: Final = 1.0
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
-FOREIGN: Final = (
+TRANSPORT_ERRORS: Final = (
     requests.RequestException,
     urllib3.exceptions.HTTPError,
     http.client.HTTPException,
@@ -53,7 +53,7 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
 
 
 @dataclass(slots=True)
-class Filling:
+class ReceiveBuffer:
     """A buffer of the length that is wanted, filled from its start as bytes come."""
 
     buffer: memoryview
@@ -111,7 +111,9 @@ class Transport:
         self._used_s = age_clock()
         self._answered_s = float("-inf")  # when anything came from this side, by time.monotonic
         self._session = _Session()
-        self._adapter = BoundedHeads(pool_connections=4, pool_maxsize=connections, max_retries=0)
+        self._adapter = HeaderTimeoutAdapter(
+            pool_connections=4, pool_maxsize=connections, max_retries=0
+        )
         self._session.mount("https://", self._adapter)
         self._session.mount("http://", self._adapter)
         # A ~/.netrc entry for the store's host would break a presigned request.
@@ -181,7 +183,7 @@ class Transport:
             response = self._follow(what, method, url, budget, headers or {}, params, json)
         except ValueError as exc:  # no URL at all
             raise BadAnswer(f"{what}: {redact(str(exc))}") from exc
-        except FOREIGN as exc:
+        except TRANSPORT_ERRORS as exc:
             # What became of this connection became of its idle neighbours: the next try must not
             # wait for each of them in turn.
             self._adapter.close()
@@ -272,11 +274,11 @@ class Transport:
                         return
                     if budget.remaining_s <= 0:
                         raise Transient(Unavailable(f"{what}: the answer takes too long"))
-            except FOREIGN as exc:
+            except TRANSPORT_ERRORS as exc:
                 raise Transient(Unavailable(f"{what}: cut short ({_cause(exc)})")) from exc
 
     def receive_into(
-        self, what: str, response: requests.Response, budget: Budget, body: Filling, size: int
+        self, what: str, response: requests.Response, budget: Budget, body: ReceiveBuffer, size: int
     ) -> None:
         """Fill *body* with the answer's, *size* bytes, as they come; a cut one leaves what came.
 
@@ -301,7 +303,7 @@ class Transport:
                 if body.filled == before + size and source.read(1):
                     body.filled = before
                     raise Transient(BadAnswer(f"{what}: longer than announced"), tries=2)
-            except FOREIGN as exc:
+            except TRANSPORT_ERRORS as exc:
                 raise Transient(Unavailable(f"{what}: cut short ({_cause(exc)})")) from exc
             if body.filled < before + size:
                 raise Transient(Unavailable(f"{what}: cut short"))

@@ -8,7 +8,7 @@ Buffer = bytes | bytearray | memoryview  # nobody changes them any more
 
 LARGE: Final = 256 << 10
 # What is borrowed and given back all the time: stretches that are decoded, ranges that are fetched.
-ROOMS: Final = (512 << 10, 1 << 20, 2 << 20, 4 << 20)
+POOLED_SIZES: Final = (512 << 10, 1 << 20, 2 << 20, 4 << 20)
 MAX_SPARE: Final = 16 << 20  # bytes of all of them together
 
 
@@ -22,7 +22,7 @@ def allocate(size: int) -> memoryview:
     return memoryview(_map(size))
 
 
-def give_spare_back() -> None:
+def trim_pools() -> None:
     """Return to the system what nobody has asked for again."""
     for kind in _KINDS:
         kind.spare.clear()
@@ -34,10 +34,10 @@ def _map(size: int) -> mmap.mmap:
     return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
-_KINDS: "Final[list[_Kind]]" = []
+_KINDS: "Final[list[BufferPool]]" = []
 
 
-class _Kind:
+class BufferPool:
     """Rooms of one length that are used again once their last view is gone: the system would make
     their pages anew, and to clear them costs more than what is put there."""
 
@@ -67,7 +67,7 @@ class _Kind:
         return memoryview(borrowed).cast("B")
 
 
-_KINDS.extend(map(_Kind, ROOMS))
+_KINDS.extend(map(BufferPool, POOLED_SIZES))
 
 
 def has_address(buffer: Buffer) -> bool:

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, Final
 
-from taskfs.support.clock import age_clock
 from taskfs.errors import NotFound, TaskFSError, Unavailable
+from taskfs.support.clock import age_clock
 from taskfs.support.interruptible_wait import Waiter
 
 # After a failure, who has something else to show shows it for so long before another try.
-AWAY_S: Final = 5.0
+BACKOFF_S: Final = 5.0
 # That other try is waited for so long, by all of them together.
 PATIENCE_S: Final = 1.0
 
@@ -83,4 +83,4 @@ class SingleFlight:
 
     def _note_failure(self) -> None:
         self.is_away = True
-        self._away_until_s = self._clock() + AWAY_S
+        self._away_until_s = self._clock() + BACKOFF_S

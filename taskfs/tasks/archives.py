@@ -1,4 +1,4 @@
-"""`Shelf`: which version of which task's archive is in use, and what the kernel may keep of it.
+"""`ArchiveRegistry`: which version of which task's archive is in use, and what the kernel may keep of it.
 
 The kernel's page cache and size belong to a path, not to an open file. So the shelf counts which
 versions are open, and says for each open whether the kernel may keep the pages it has, must let
@@ -16,9 +16,9 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from taskfs.archive.archive import Archive, Engine, open_archive
-from taskfs.support.clock import age_clock
 from taskfs.errors import NotFound, StaleObject, Unavailable
 from taskfs.model import ObjectVersion, Task, TaskAPI
+from taskfs.support.clock import age_clock
 from taskfs.support.interruptible_wait import Waiter
 
 ABSENT_TTL_S: Final = 5.0
@@ -32,7 +32,7 @@ SETTLE_S: Final = 0.5  # for what is on its way
 MAX_MEMBERS: Final = 250_000  # of all indexes in memory together; the ones unused longest go
 
 
-class Which(enum.Enum):
+class ArchiveKind(enum.Enum):
     """The two archives of a task, with the root of what is shown of them."""
 
     OUTPUT = "output"
@@ -41,22 +41,22 @@ class Which(enum.Enum):
     @property
     def root(self) -> str:
         """Where the shown members lie in the archive."""
-        return "artifacts/" if self is Which.OUTPUT else "sim_dir/"
+        return "artifacts/" if self is ArchiveKind.OUTPUT else "sim_dir/"
 
     def path(self, task: Task) -> str | None:
         """Return where the store keeps it, None if the record does not say."""
-        return task.output_path if self is Which.OUTPUT else task.input_path
+        return task.output_path if self is ArchiveKind.OUTPUT else task.input_path
 
     def identity(self, task: Task) -> tuple[object, ...] | None:
         """Return what the record tells of the archive's version, None while it may still change."""
-        if self is Which.INPUT:
+        if self is ArchiveKind.INPUT:
             return (task.id, task.input_submit_ns) if task.input_submit_ns else None
         if not task.is_terminated:
             return None
         return task.id, task.end_ns, task.output_zipped_bytes
 
 
-class CacheMode(enum.Enum):
+class PageCacheMode(enum.Enum):
     """What the kernel may do with the pages of a file that is opened."""
 
     KEEP = enum.auto()
@@ -89,15 +89,15 @@ class _Slot:
 
 
 class Lease(NamedTuple):
-    """One open file's claim on one version; give it back with `Shelf.give_back`."""
+    """One open file's claim on one version; give it back with `ArchiveRegistry.give_back`."""
 
-    key: tuple[str, Which]
+    key: tuple[str, ArchiveKind]
     path: str
     generation: int
     size: int
 
 
-class Shelf:
+class ArchiveRegistry:
     """The archives in use. Safe for concurrent use: the lock guards the slots, nothing goes out
     under it."""
 
@@ -120,11 +120,11 @@ class Shelf:
         self._attr_timeout_s = attr_timeout_s
         self._clock = clock
         self._lock = threading.Lock()
-        self._slots: OrderedDict[tuple[str, Which], _Slot] = OrderedDict()
+        self._slots: OrderedDict[tuple[str, ArchiveKind], _Slot] = OrderedDict()
         self._forgetting = 0  # who is about to drop what is kept on disk
         self.epoch = 0  # counts the archives that came and went: what was derived from one is old
 
-    def get(self, task: Task, which: Which) -> Archive | None:
+    def get(self, task: Task, which: ArchiveKind) -> Archive | None:
         """Return the archive, None while there is none; that is asked for again after 5 s."""
         path = which.path(task)
         if path is None:
@@ -151,7 +151,7 @@ class Shelf:
         except NotFound:
             return None
 
-    def await_archive(self, task: Task, which: Which) -> Archive | None:
+    def await_archive(self, task: Task, which: ArchiveKind) -> Archive | None:
         """Return the archive; one that a task which just succeeded must have is waited for.
 
         Raises:
@@ -160,7 +160,7 @@ class Shelf:
         deadline_s = self._clock() + self._timeout_s
         while True:
             archive = self.get(task, which)
-            if archive is not None or which is Which.INPUT or not self._is_in_grace(task):
+            if archive is not None or which is ArchiveKind.INPUT or not self._is_in_grace(task):
                 return archive
             if self._clock() >= deadline_s:
                 raise Unavailable(f"task {task.id} has succeeded, but its archive is not there yet")
@@ -173,8 +173,8 @@ class Shelf:
         return is_in_grace(task, self._api.clock_offset_s or 0.0)
 
     def lease(
-        self, task_id: str, which: Which, archive: Archive, path: str, size: int
-    ) -> tuple[Lease, CacheMode]:
+        self, task_id: str, which: ArchiveKind, archive: Archive, path: str, size: int
+    ) -> tuple[Lease, PageCacheMode]:
         """Note that *path* of this version is opened; return how the kernel may cache it."""
         with self._lock:
             slot = self._slot(task_id, which)
@@ -199,7 +199,7 @@ class Shelf:
         slot = self._slots.get(lease.key)
         return slot is not None and slot.generation > lease.generation
 
-    def size_told(self, task_id: str, which: Which, path: str, size: int) -> int:
+    def size_told(self, task_id: str, which: ArchiveKind, path: str, size: int) -> int:
         """Return the size to tell of *path*: it does not shrink under who has an older one open."""
         slot = self._slots.get((task_id, which))
         if slot is None or not slot.generation:
@@ -208,7 +208,7 @@ class Shelf:
             older = [s for (p, g, s) in slot.opened if p == path and g < slot.generation]
         return max([size, *older])
 
-    def keep_listed(self, task_id: str, which: Which, count: int) -> float:
+    def keep_listed(self, task_id: str, which: ArchiveKind, count: int) -> float:
         """Return for how many seconds the kernel may keep what is told of *count* members that lie
         side by side: who walks over them is not to ask for each name again."""
         timeout_s = self._attr_timeout_s
@@ -218,7 +218,7 @@ class Shelf:
             slot.told_until_s = max(slot.told_until_s, self._clock() + keep_s)
         return keep_s
 
-    def replaced(self, task_id: str, which: Which, archive: Archive) -> None:
+    def replaced(self, task_id: str, which: ArchiveKind, archive: Archive) -> None:
         """The store no longer has this version: the next who asks gets the new one."""
         archive.forget_index()  # before anybody can look for another
         with self._lock:
@@ -227,7 +227,7 @@ class Shelf:
                 slot.archive = None
                 self.epoch += 1
 
-    def damaged(self, task_id: str, which: Which, archive: Archive, path: str) -> None:
+    def damaged(self, task_id: str, which: ArchiveKind, archive: Archive, path: str) -> None:
         """Bytes of *path* did not match what its directory says.
 
         Wrong ones may be among the kernel's pages: its next open lets go of them. The directory
@@ -253,12 +253,12 @@ class Shelf:
             with self._lock:
                 self._forgetting -= 1
 
-    def _slot(self, task_id: str, which: Which) -> _Slot:
+    def _slot(self, task_id: str, which: ArchiveKind) -> _Slot:
         slot = self._slots.setdefault((task_id, which), _Slot())
         self._slots.move_to_end((task_id, which))
         return slot
 
-    def _match_record(self, slot: _Slot, task: Task, which: Which) -> None:
+    def _match_record(self, slot: _Slot, task: Task, which: ArchiveKind) -> None:
         """A record that tells of another archive than before makes the one in use an old one."""
         identity = (which.path(task), which.identity(task))
         if slot.identity != identity:
@@ -284,32 +284,32 @@ class Shelf:
         slot.archive = archive
         self.epoch += 1
 
-    def _cache_mode(self, slot: _Slot, path: str, generation: int) -> CacheMode:
+    def _cache_mode(self, slot: _Slot, path: str, generation: int) -> PageCacheMode:
         older = any(p == path and g < generation for (p, g, _) in slot.opened)
         # Until the kernel asks again it cuts what it caches at the size of the version before.
         if older or self._clock() < slot.settled_s or generation < slot.generation:
-            return CacheMode.DIRECT
+            return PageCacheMode.DIRECT
         if path in slot.damaged:
             slot.damaged.discard(path)
-            return CacheMode.DROP
+            return PageCacheMode.DROP
         if slot.clean is not None and path not in slot.clean:
             slot.clean.add(path)
-            return CacheMode.DROP
-        return CacheMode.KEEP
+            return PageCacheMode.DROP
+        return PageCacheMode.KEEP
 
     def _load(
         self,
         slot: _Slot,
         ticket: object,
         task: Task,
-        which: Which,
+        which: ArchiveKind,
         path: str,
         identity: tuple[object, ...] | None,
     ) -> Archive:
         archive, is_absent = None, False
         try:
             remote = self._api.open_object(path, task.region)
-            expected = task.output_files if which is Which.OUTPUT else None
+            expected = task.output_files if which is ArchiveKind.OUTPUT else None
             open_it = partial(open_archive, remote, which.root, self._engine, expected, name=path)
             try:
                 archive = open_it(identity=identity)

@@ -1,4 +1,4 @@
-"""`Ledger`: the finished tasks of one account as they were last seen, on disk.
+"""`FinishedTaskStore`: the finished tasks of one account as they were last seen, on disk.
 
 A terminal status is final, so what is kept here stays true: a mount with `--offline` lists it, and
 any mount falls back on it while the API is away. The records lie beside the blocks and indexes of
@@ -29,7 +29,7 @@ MAX_TASKS: Final = 100_000  # of one account; the oldest go
 LOOK_S: Final = 3600.0
 
 
-def open_ledger(disk: DiskCache, api_url: str, api_key: str) -> "Ledger | None":
+def open_ledger(disk: DiskCache, api_url: str, api_key: str) -> "FinishedTaskStore | None":
     """Return the ledger of the account that *api_key* opens; without a key, of the account that
     was used last with this API, None if none ever was."""
     last = cache_key("last account", api_url)
@@ -41,10 +41,10 @@ def open_ledger(disk: DiskCache, api_url: str, api_key: str) -> "Ledger | None":
         if found is None:
             return None
         account = found[0].decode("ascii", "replace")
-    return Ledger(disk, account, last)
+    return FinishedTaskStore(disk, account, last)
 
 
-class Ledger:
+class FinishedTaskStore:
     """The finished tasks of one account. Safe for concurrent use, by threads and by processes.
 
     Files appear whole, and one thread writes them, in the order of the calls, while nobody waits.

@@ -9,8 +9,8 @@ import msgspec
 
 from taskfs.cache.disk_cache import INDEX, DiskBlocks, DiskCache
 from taskfs.errors import ConfigError, NotCached
-from taskfs.tasks.finished_tasks import open_ledger
 from taskfs.model import Fetched, ObjectVersion, RemoteObject, Task, TaskStatus
+from taskfs.tasks.finished_tasks import open_ledger
 
 
 class FrozenCache(DiskCache):

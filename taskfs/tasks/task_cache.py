@@ -1,4 +1,4 @@
-"""`Records`: the account's tasks as this mount knows them, and how old that may be.
+"""`TaskCache`: the account's tasks as this mount knows them, and how old that may be.
 
 Everything arrives in bulk. A listing fills the records of all its tasks; the unfinished ones are
 refreshed together; a single request is made only for a name that no listing has shown. A failure
@@ -16,13 +16,13 @@ from typing import Final, NamedTuple
 
 from cachetools import TTLCache
 
-from taskfs.support.clock import age_clock
 from taskfs.errors import Interrupted, NotFound, TaskFSError
-from taskfs.tasks.finished_tasks import Ledger
 from taskfs.model import Task, TaskAPI, TaskStatus
-from taskfs.tasks.task_filter import Asked, Scope
-from taskfs.support.single_flight import SingleFlight
+from taskfs.support.clock import age_clock
 from taskfs.support.interruptible_wait import Waiter
+from taskfs.support.single_flight import SingleFlight
+from taskfs.tasks.finished_tasks import FinishedTaskStore
+from taskfs.tasks.task_filter import PendingListing, TaskFilter
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ SINGLE_REQUESTS: Final = 16
 MAX_NEGATIVE: Final = 1024
 
 
-class Known(NamedTuple):
+class CachedTask(NamedTuple):
     """A task and since when it is known like that.
 
     `as_of_s` is when the request began that told it, by `age_clock`. `status_seen_ns` and
@@ -53,7 +53,7 @@ class Listing(NamedTuple):
     number: int = 0
 
 
-class Records:
+class TaskCache:
     """What is known of the tasks. Safe for concurrent use.
 
     The lock guards the tables and is never held while anything goes out. However many callers
@@ -68,19 +68,19 @@ class Records:
         *,
         listing_ttl_s: float,
         status_ttl_s: float,
-        scope: Scope | None = None,
-        ledger: Ledger | None = None,
+        scope: TaskFilter | None = None,
+        ledger: FinishedTaskStore | None = None,
         clock: Callable[[], float] = age_clock,
     ) -> None:
         self._api = api
         self._requests = SingleFlight(pool, waiter, clock)
         self._listing_ttl_s = listing_ttl_s
         self._status_ttl_s = status_ttl_s
-        self._scope = scope or Scope()
+        self._scope = scope or TaskFilter()
         self._ledger = ledger
         self._clock = clock
         self._lock = threading.Lock()
-        self._known: dict[str, Known] = {}
+        self._known: dict[str, CachedTask] = {}
         self._listing = Listing()
         self._listed_s: float | None = None
         self._id_lengths: frozenset[int] = frozenset()
@@ -92,7 +92,7 @@ class Records:
         """Changes whenever a task comes, goes or moves: what groups all tasks is then old."""
         return self._version
 
-    def begin(self, asked: Asked | None = None) -> None:
+    def begin(self, asked: PendingListing | None = None) -> None:
         """Make the first listing, in the caller's thread, or await the one that was *asked* for:
         who lists next need not ask again.
 
@@ -120,7 +120,7 @@ class Records:
             first = next((self._known.get(i) for i in self._listing.ids), None)
         return (first.task.create_ns or 0) if first else 0
 
-    def find(self, task_id: str) -> Known:
+    def find(self, task_id: str) -> CachedTask:
         """Return the task: its status final, or at most the status's age old.
 
         Raises:
@@ -134,11 +134,11 @@ class Records:
         self._requests.once("unfinished", self._load_unfinished)
         return self._known.get(task_id) or self._find_unlisted(task_id)
 
-    def peek(self, task_id: str) -> Known | None:
+    def peek(self, task_id: str) -> CachedTask | None:
         """Return what is known of the task, however old; nothing is asked."""
         return self._known.get(task_id)
 
-    def record(self, task_id: str) -> Known:
+    def record(self, task_id: str) -> CachedTask:
         """Return the task with its whole record at most as old as a listing may be.
 
         The record of a finished task is shown as it was when the API is away.
@@ -183,13 +183,13 @@ class Records:
             past = self._clock() - 10 * (self._listing_ttl_s + self._status_ttl_s)
             self._known = {i: k._replace(as_of_s=past) for i, k in self._known.items()}
 
-    def _recall(self, task_id: str) -> Known:
+    def _recall(self, task_id: str) -> CachedTask:
         known = self._known.get(task_id)
         if known is None:
             raise NotFound(f"there is no task {task_id}")
         return known
 
-    def _find_unlisted(self, task_id: str) -> Known:
+    def _find_unlisted(self, task_id: str) -> CachedTask:
         """Return a task that is not known yet, asking for it if its name can be an id."""
         if not _OTHER_ID.fullmatch(task_id):
             raise NotFound(f"there is no task {task_id!r}")
@@ -238,7 +238,7 @@ class Records:
             self._listed_s = began
             self._id_lengths = frozenset(map(len, ids))
         if self._ledger is not None:
-            self._ledger.keep(tasks, whole=self._scope == Scope())
+            self._ledger.keep(tasks, whole=self._scope == TaskFilter())
 
     def _load_unfinished(self) -> None:
         began = self._clock()
@@ -289,7 +289,7 @@ class Records:
         known = self._known.get(task.id)
         if known is None:
             self._version += 1
-            self._known[task.id] = Known(task, as_of_s)
+            self._known[task.id] = CachedTask(task, as_of_s)
             return
         if task == known.task:
             self._known[task.id] = known._replace(as_of_s=as_of_s)
@@ -300,7 +300,7 @@ class Records:
             status_seen_ns = now_ns
         if _group_key(task) != _group_key(known.task):
             self._version += 1
-        self._known[task.id] = Known(task, as_of_s, status_seen_ns, now_ns)
+        self._known[task.id] = CachedTask(task, as_of_s, status_seen_ns, now_ns)
 
 
 def _group_key(task: Task) -> tuple[object, ...]:

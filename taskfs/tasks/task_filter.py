@@ -1,21 +1,21 @@
-"""`Scope`: which of the account's tasks a mount lists."""
+"""`TaskFilter`: which of the account's tasks a mount lists."""
 
 from concurrent.futures import Future
 from typing import NamedTuple
 
-from taskfs.support.clock import age_clock
 from taskfs.model import Task, TaskAPI
+from taskfs.support.clock import age_clock
 from taskfs.support.thread_pool import DaemonPool
 
 
-class Asked(NamedTuple):
+class PendingListing(NamedTuple):
     """A listing on its way, since `began_s` by `age_clock`."""
 
     began_s: float
     answer: "Future[list[Task]]"
 
 
-class Scope(NamedTuple):
+class TaskFilter(NamedTuple):
     """Which tasks a listing shows; all of them by default."""
 
     project: str | None = None
@@ -39,7 +39,7 @@ class Scope(NamedTuple):
         newest_first = sorted(tasks.values(), key=lambda task: task.create_ns or 0, reverse=True)
         return newest_first[: self.last]
 
-    def ask(self, api: TaskAPI) -> Asked:
+    def ask(self, api: TaskAPI) -> PendingListing:
         """Have them listed in a thread of its own, which nobody needs to wait for."""
         began_s = age_clock()
-        return Asked(began_s, DaemonPool(1, "taskfs-opening").submit(self.list_tasks, api))
+        return PendingListing(began_s, DaemonPool(1, "taskfs-opening").submit(self.list_tasks, api))

@@ -5,9 +5,11 @@ from typing import Final
 
 from taskfs.archive.archive import Archive
 from taskfs.archive.decoders import METHOD_NAMES
+from taskfs.archive.index import Folder, Member
 from taskfs.errors import NoAttribute, NotFound, ReadOnly
-from taskfs.tree.handles import ArchiveHandle, Handle
 from taskfs.model import Task
+from taskfs.tasks.archives import ArchiveKind, ArchiveRegistry
+from taskfs.tree.handles import ArchiveHandle, Handle
 from taskfs.tree.nodes import (
     DIRECTORY_MODE,
     FILE_MODE,
@@ -19,8 +21,6 @@ from taskfs.tree.nodes import (
     inode,
     inode_base,
 )
-from taskfs.tasks.archives import Shelf, Which
-from taskfs.archive.index import Folder, Member
 
 MEMBER_XATTRS: Final[dict[str, Callable[[Member], str]]] = {
     "user.taskfs.compressed_size": lambda member: str(member.compressed_size),
@@ -32,7 +32,7 @@ MEMBER_XATTRS: Final[dict[str, Callable[[Member], str]]] = {
 class MembersNode(Directory):
     """`outputs/` or `inputs/`: empty while there is no archive."""
 
-    def __init__(self, path: str, task: Task, which: Which, shelf: Shelf) -> None:
+    def __init__(self, path: str, task: Task, which: ArchiveKind, shelf: ArchiveRegistry) -> None:
         super().__init__(path)
         self._task = task
         self._which = which
@@ -80,8 +80,8 @@ class _Place:
     def __init__(
         self,
         task: Task,
-        which: Which,
-        shelf: Shelf,
+        which: ArchiveKind,
+        shelf: ArchiveRegistry,
         archive: Archive,
         inode_base: int,
         epoch: int,
@@ -194,7 +194,9 @@ class MemberNode(Node):
 class RawArchiveNode(Node):
     """`output.zip` or `input.zip` itself: there by name, not listed."""
 
-    def __init__(self, path: str, task: Task, which: Which, shelf: Shelf, archive: Archive) -> None:
+    def __init__(
+        self, path: str, task: Task, which: ArchiveKind, shelf: ArchiveRegistry, archive: Archive
+    ) -> None:
         super().__init__(path)
         self._task = task
         self._which = which
@@ -205,7 +207,7 @@ class RawArchiveNode(Node):
         task = self._task
         size = self._shelf.size_told(task.id, self._which, self.path, self._archive.size)
         mtime_ns = task.last_change_ns
-        if self._which is Which.INPUT:
+        if self._which is ArchiveKind.INPUT:
             mtime_ns = task.input_submit_ns or task.create_ns or 0
         return Attrs(
             FILE_MODE,

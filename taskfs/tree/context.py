@@ -3,22 +3,22 @@
 from concurrent.futures import Executor
 from typing import NamedTuple
 
-from taskfs.tree.handles import HandleTable
 from taskfs.model import TaskAPI
-from taskfs.tasks.task_cache import Records
-from taskfs.tasks.archives import Shelf
+from taskfs.support.interruptible_wait import Waiter
 from taskfs.support.stats import Stats
+from taskfs.tasks.archives import ArchiveRegistry
+from taskfs.tasks.task_cache import TaskCache
+from taskfs.tree.handles import HandleTable
 from taskfs.tree.text_pins import Pins
 from taskfs.tree.view_nodes import Views
-from taskfs.support.interruptible_wait import Waiter
 
 
-class Parts(NamedTuple):
+class TreeContext(NamedTuple):
     """The parts of one mount, and how it was asked to behave."""
 
     api: TaskAPI
-    records: Records
-    shelf: Shelf
+    records: TaskCache
+    shelf: ArchiveRegistry
     pins: Pins
     views: Views
     pool: Executor

@@ -9,9 +9,9 @@ from typing import Final
 
 from taskfs import __version__
 from taskfs.errors import NotFound, Unavailable
+from taskfs.tree.context import TreeContext
 from taskfs.tree.handles import CommandHandle, Handle
 from taskfs.tree.nodes import DIRECTORY_MODE, FILE_MODE, Attrs, Directory, Entry, Node, inode
-from taskfs.tree.context import Parts
 from taskfs.tree.text_node import TextNode
 from taskfs.tree.text_pins import Text
 
@@ -35,7 +35,7 @@ COUNTERS: Final = (
 class ServiceNode(Directory):
     """`.taskfs/`: what the daemon tells of itself, and how to make it forget."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: TreeContext) -> None:
         super().__init__(SERVICE)
         self._parts = parts
 
@@ -87,7 +87,7 @@ def _resident_bytes() -> int:
 class RefreshNode(Node):
     """The file that makes the mount forget what it keeps of the remote side."""
 
-    def __init__(self, path: str, parts: Parts) -> None:
+    def __init__(self, path: str, parts: TreeContext) -> None:
         super().__init__(path)
         self._parts = parts
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from taskfs.archive.archive import Archive
-from taskfs.support.buffers import Buffer
+from taskfs.archive.member_reader import MemberReader
+from taskfs.cache.readahead import ReadAheadReader
 from taskfs.errors import (
     BadAnswer,
     BadHandle,
@@ -20,9 +21,8 @@ from taskfs.errors import (
     Unavailable,
 )
 from taskfs.model import ObjectVersion
-from taskfs.cache.readahead import Stream
-from taskfs.archive.member_reader import MemberReader
-from taskfs.tasks.archives import CacheMode, Lease, Shelf
+from taskfs.support.buffers import Buffer
+from taskfs.tasks.archives import ArchiveRegistry, Lease, PageCacheMode
 
 REPETITION_S: Final = 0.2
 
@@ -30,7 +30,7 @@ REPETITION_S: Final = 0.2
 class Handle(Protocol):
     """One open file: how many bytes it has, and of which version of a remote object they are."""
 
-    mode: CacheMode
+    mode: PageCacheMode
 
     @property
     def size(self) -> int: ...
@@ -61,7 +61,7 @@ class Handle(Protocol):
 class TextHandle:
     """The text of a control file as it was when it was opened."""
 
-    mode = CacheMode.DIRECT
+    mode = PageCacheMode.DIRECT
     version = None
 
     def __init__(self, text: bytes) -> None:
@@ -92,7 +92,7 @@ class CommandHandle:
     after it raised Interrupted, and must send nothing twice.
     """
 
-    mode = CacheMode.DIRECT
+    mode = PageCacheMode.DIRECT
     size = 0
     version = None
 
@@ -149,12 +149,12 @@ class ArchiveHandle:
 
     def __init__(
         self,
-        reader: MemberReader | Stream,
+        reader: MemberReader | ReadAheadReader,
         size: int,
         archive: Archive,
         lease: Lease,
-        mode: CacheMode,
-        shelf: Shelf,
+        mode: PageCacheMode,
+        shelf: ArchiveRegistry,
     ) -> None:
         self.mode = mode
         self.size = size
@@ -186,7 +186,7 @@ class ArchiveHandle:
             self._archive.engine.stats.add("served_bytes", len(piece))
             return piece
         except Unavailable as exc:
-            if self.mode is not CacheMode.DIRECT:
+            if self.mode is not PageCacheMode.DIRECT:
                 self._unanswered = offset, time.monotonic(), exc
             raise
         except StaleObject as exc:
@@ -202,12 +202,12 @@ class ArchiveHandle:
 
     def claim_ready(self) -> range:
         # The kernel keeps no pages of what it reads directly.
-        is_kept = self.mode is not CacheMode.DIRECT and not self._stale
+        is_kept = self.mode is not PageCacheMode.DIRECT and not self._stale
         return self._reader.claim_ready() if is_kept else range(0)
 
     def _is_cut_elsewhere(self) -> bool:
         """Whether the kernel fills what lacks behind this version's end, up to a newer one's."""
-        return self.mode is not CacheMode.DIRECT and self._shelf.is_outdated(self._lease)
+        return self.mode is not PageCacheMode.DIRECT and self._shelf.is_outdated(self._lease)
 
     def _refuse_repetition(self, offset: int) -> None:
         unanswered = self._unanswered

@@ -7,8 +7,8 @@ from typing import ClassVar, Final, Protocol
 
 from taskfs.errors import InvalidValue, NoAttribute, ReadOnly, TaskFSError
 from taskfs.model import TaskAPI
-from taskfs.tasks.task_cache import Records
 from taskfs.support.interruptible_wait import Waiter
+from taskfs.tasks.task_cache import TaskCache
 
 PREFIX: Final = "user.taskfs.metadata."
 NAME_MAX: Final = 255  # of an attribute's name, xattr(7)
@@ -20,11 +20,11 @@ class AttributeExists(TaskFSError):
     errno: ClassVar[int] = errno.EEXIST
 
 
-class _Parts(Protocol):
+class _MetadataContext(Protocol):
     @property
     def api(self) -> TaskAPI: ...
     @property
-    def records(self) -> Records: ...
+    def records(self) -> TaskCache: ...
     @property
     def pool(self) -> Executor: ...
     @property
@@ -36,7 +36,7 @@ class _Parts(Protocol):
 class MetadataAttributes:
     """The extended attributes of one task's directory."""
 
-    def __init__(self, task_id: str, parts: _Parts) -> None:
+    def __init__(self, task_id: str, parts: _MetadataContext) -> None:
         self._task_id = task_id
         self._of = parts
 

@@ -6,28 +6,28 @@ from concurrent.futures import Future
 from typing import Final
 
 from taskfs.errors import AlreadyTerminated, NotFound, ReadOnly, TaskFSError
-from taskfs.tree.handles import CommandHandle, Handle
-from taskfs.tree.archive_nodes import MembersNode, RawArchiveNode
-from taskfs.tree.metadata_xattrs import MetadataAttributes
 from taskfs.model import TaskStatus
+from taskfs.tasks.archives import ArchiveKind
+from taskfs.tasks.task_cache import CachedTask
+from taskfs.tree.archive_nodes import MembersNode, RawArchiveNode
+from taskfs.tree.context import TreeContext
+from taskfs.tree.handles import CommandHandle, Handle
+from taskfs.tree.metadata_xattrs import MetadataAttributes
 from taskfs.tree.nodes import DIRECTORY_MODE, FILE_MODE, Attrs, Directory, Entry, Node, inode
-from taskfs.tree.context import Parts
-from taskfs.tasks.task_cache import Known
-from taskfs.tasks.archives import Which
+from taskfs.tree.text_files import TEXT_FILES, TaskView, TextFile
 from taskfs.tree.text_node import TextNode
 from taskfs.tree.text_pins import Text
-from taskfs.tree.text_files import TEXT_FILES, TaskView, TextFile
 
 _TEXTS: Final = {file.name: file for file in TEXT_FILES}
-_FOLDERS: Final = {"outputs": Which.OUTPUT, "inputs": Which.INPUT}
-_RAW: Final = {"output.zip": Which.OUTPUT, "input.zip": Which.INPUT}
+_FOLDERS: Final = {"outputs": ArchiveKind.OUTPUT, "inputs": ArchiveKind.INPUT}
+_RAW: Final = {"output.zip": ArchiveKind.OUTPUT, "input.zip": ArchiveKind.INPUT}
 KILL: Final = "kill"
 
 
 class TaskNode(MetadataAttributes, Directory):
     """A task's directory."""
 
-    def __init__(self, task_id: str, parts: Parts, known: Known) -> None:
+    def __init__(self, task_id: str, parts: TreeContext, known: CachedTask) -> None:
         Directory.__init__(self, task_id)
         MetadataAttributes.__init__(self, task_id, parts)
         self._parts = parts
@@ -65,7 +65,7 @@ class TaskNode(MetadataAttributes, Directory):
         # Asked for again: this node may have been resolved for what a pin answers.
         task_id, records = self._known.task.id, self._parts.records
         known = records.record(task_id) if file.needs_record else records.find(task_id)
-        view = TaskView(known, lambda: self._parts.shelf.get(known.task, Which.OUTPUT))
+        view = TaskView(known, lambda: self._parts.shelf.get(known.task, ArchiveKind.OUTPUT))
         as_of_s = float("inf") if known.task.is_terminated else known.as_of_s
         body = file.render(view).encode("utf-8", "surrogateescape")
         return Text(body, file.mtime_ns(view), as_of_s)
@@ -74,7 +74,7 @@ class TaskNode(MetadataAttributes, Directory):
 class KillNode(Node):
     """The file that kills: it reads as empty, and the first byte written sends the request."""
 
-    def __init__(self, path: str, known: Known, parts: Parts) -> None:
+    def __init__(self, path: str, known: CachedTask, parts: TreeContext) -> None:
         super().__init__(path)
         self._known = known
         self._parts = parts
@@ -98,7 +98,7 @@ class KillNode(Node):
 class _Kill:
     """The kill of one task through one open file: sent once, however often it is waited for."""
 
-    def __init__(self, task_id: str, parts: Parts) -> None:
+    def __init__(self, task_id: str, parts: TreeContext) -> None:
         self._task_id = task_id
         self._parts = parts
         self._sent: Future[TaskStatus] | None = None

@@ -11,13 +11,13 @@ import msgspec
 
 from taskfs.archive.archive import Archive
 from taskfs.model import Task, format_elapsed, format_size
-from taskfs.tasks.task_cache import Known
+from taskfs.tasks.task_cache import CachedTask
 
 
 class TaskView(NamedTuple):
     """What a text file is rendered from; `archive` asks for the output's index when called."""
 
-    known: Known
+    known: CachedTask
     archive: Callable[[], Archive | None]
 
     @property

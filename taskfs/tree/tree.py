@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from typing import Final
 
 from taskfs.errors import NotFound
-from taskfs.tree.handles import HandleTable
 from taskfs.tree.archive_nodes import FolderNode, MembersNode
-from taskfs.tree.nodes import DIRECTORY_MODE, LINK_MODE, Attrs, Directory, Entry, Link, Node, inode
-from taskfs.tree.context import Parts
+from taskfs.tree.context import TreeContext
 from taskfs.tree.control_nodes import SERVICE, ServiceNode
+from taskfs.tree.handles import HandleTable
+from taskfs.tree.nodes import DIRECTORY_MODE, LINK_MODE, Attrs, Directory, Entry, Link, Node, inode
 from taskfs.tree.task_node import TaskNode
 from taskfs.tree.view_nodes import VIEWS, ViewNode
 
@@ -24,7 +24,7 @@ FOLDER_TTL_S: Final = 1.0  # the kernel keeps a name for as long
 class Tree:
     """The whole tree. Safe for concurrent use: its parts are, and nodes are never changed."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: TreeContext) -> None:
         self.parts = parts
         self._root = RootNode(parts)
         # Folders of archives that were walked just now, with their end of life and epoch: a walk
@@ -77,7 +77,7 @@ class Tree:
 class RootNode(Directory):
     """The mountpoint: a directory per task, the views, and `.taskfs/`, which is never listed."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: TreeContext) -> None:
         super().__init__("")
         self._parts = parts
 

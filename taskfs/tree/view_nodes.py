@@ -6,8 +6,8 @@ from typing import Final
 
 from taskfs.errors import NotFound
 from taskfs.model import KNOWN_STATUSES, Task
+from taskfs.tasks.task_cache import TaskCache
 from taskfs.tree.nodes import DIRECTORY_MODE, LINK_MODE, Attrs, Directory, Entry, Link, Node, inode
-from taskfs.tasks.task_cache import Records
 
 VIEWS: Final[Mapping[str, Callable[[Task], str | None]]] = {
     ".by-status": lambda task: task.status,
@@ -33,7 +33,7 @@ class Views:
     Safe for concurrent use: what is made is never changed.
     """
 
-    def __init__(self, records: Records) -> None:
+    def __init__(self, records: TaskCache) -> None:
         self._records = records
         self._lock = threading.Lock()
         self._made: tuple[int, dict[str, dict[str, dict[str, Task]]]] | None = None

@@ -8,8 +8,8 @@ from typing import Final
 
 import pytest
 
-from taskfs.remote.api_client import TaskClient
 from taskfs.errors import Unavailable
+from taskfs.remote.api_client import TaskClient
 from taskfs.remote.object_store import StoredObject
 from taskfs.remote.transport import Transport
 from tests.fake_api import FakeCloud

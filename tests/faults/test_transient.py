@@ -13,9 +13,9 @@ from typing import Any, Final
 
 import pytest
 
-from taskfs.support.stats import Stats
 from taskfs.remote.object_store import StoredObject
 from taskfs.remote.transport import Transport
+from taskfs.support.stats import Stats
 from tests.fake_api import FakeCloud
 from tests.faults.scenarios import add_fault, errno_of, finished, noise, read_whole
 from tests.surfaces import Mounted, assert_same

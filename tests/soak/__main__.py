@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from tests import interrupts
 from taskfs.fuse.mountpoint import umount
+from tests import interrupts
 from tests.fake_api import FakeCloud
 from tests.mounts import Mount
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from taskfs.remote.api_client import KILL_TRIES, TaskClient
 from taskfs.errors import (
     AccessDenied,
     AlreadyTerminated,
@@ -16,6 +15,7 @@ from taskfs.errors import (
     NotFound,
     Unavailable,
 )
+from taskfs.remote.api_client import KILL_TRIES, TaskClient
 from tests.fake_api import FakeCloud
 
 LONG_AGO = "2025-06-11T08:00:00+00:00"

@@ -20,9 +20,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from taskfs.archive.archive import Archive, tail_length
-from taskfs.core import BLOCK_MEMORY, SPAN_MEMORY
 from taskfs.archive.decode_cursor import SPAN
 from taskfs.archive.decoders import DECODERS, DeflateDecoder
+from taskfs.archive.member_reader import EAGER, LOCAL, WHOLE, MemberReader
+from taskfs.cache.memory_cache import BLOCK
+from taskfs.cache.readahead import TOTAL_WINDOW
+from taskfs.core import BLOCK_MEMORY, SPAN_MEMORY
 from taskfs.errors import (
     CorruptData,
     Interrupted,
@@ -32,9 +35,6 @@ from taskfs.errors import (
     Unavailable,
     Unsupported,
 )
-from taskfs.cache.memory_cache import BLOCK
-from taskfs.cache.readahead import TOTAL_WINDOW
-from taskfs.archive.member_reader import EAGER, LOCAL, WHOLE, MemberReader
 from tests.zips import (
     BZIP2,
     DEFLATED,

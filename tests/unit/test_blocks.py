@@ -10,12 +10,12 @@ from contextlib import AbstractContextManager, nullcontext
 import pytest
 
 from taskfs.cache.block_reader import MAX_RUN, BlockReader
-from taskfs.support.buffers import Buffer
+from taskfs.cache.memory_cache import BLOCK, Extent, ExtentCache
 from taskfs.cache.range_locks import StoredBlocks
 from taskfs.errors import Interrupted, StaleObject, Unavailable
-from taskfs.cache.memory_cache import BLOCK, BlockCache, Extent
-from taskfs.support.stats import Stats
+from taskfs.support.buffers import Buffer
 from taskfs.support.interruptible_wait import Waiter
+from taskfs.support.stats import Stats
 from tests.zips import DaemonPool, FakeObject, run_threads
 
 BODY = random.Random(1).randbytes(10 * BLOCK + 1234)
@@ -33,7 +33,7 @@ class Reading:
         threads: int = 16,
     ) -> None:
         self.remote = FakeObject(body)
-        self.cache = BlockCache(cache_bytes)
+        self.cache = ExtentCache(cache_bytes)
         self.pool = DaemonPool(threads)
         self.stats = Stats()
         self.interrupted = threading.Event()
@@ -253,7 +253,7 @@ def test_memory_is_bounded_in_bytes_and_the_oldest_goes_first() -> None:
 
 def test_the_cache_counts_bytes_not_extents() -> None:
     """BlockCache: at most *max_bytes*; what is larger than all of it is not kept."""
-    cache = BlockCache(1000)
+    cache = ExtentCache(1000)
     for index in range(10):
         cache.put(Extent(1, index, 1, bytes(300)))
     assert [index for index in range(10) if cache.has(1, index)] == [7, 8, 9]
@@ -266,7 +266,7 @@ def test_the_cache_counts_bytes_not_extents() -> None:
 
 def test_what_shares_a_buffer_is_kept_and_given_up_together() -> None:
     """semantics, Limits: memory stays under a stated bound: no block holds a run that is gone."""
-    cache = BlockCache(1000)
+    cache = ExtentCache(1000)
     cache.put(Extent(1, 0, 4, bytes(400)))
     cache.put(Extent(1, 4, 4, bytes(400)))
     assert cache.find(1, 1) is cache.find(1, 3)
@@ -281,7 +281,7 @@ def test_what_shares_a_buffer_is_kept_and_given_up_together() -> None:
 
 def test_the_cache_keeps_readers_apart() -> None:
     """style, 9: caches are keyed by version and block."""
-    cache = BlockCache(1000)
+    cache = ExtentCache(1000)
     cache.put(Extent(1, 0, 1, b"one"))
     cache.put(Extent(2, 0, 1, b"two"))
     cache.drop(1, 0, 1 << 30)

@@ -15,18 +15,18 @@ import pytest
 import requests
 
 from taskfs import errors
-from taskfs.support.buffers import Buffer
-from taskfs.fuse.kernel.channel import Channel
 from taskfs.errors import Interrupted, MountError, TaskFSError
+from taskfs.fuse.kernel.channel import Channel
+from taskfs.fuse.kernel.protocol import Opcode, Packer
+from taskfs.fuse.kernel.session import Session, interrupted
+from taskfs.fuse.operations import TaskOperations
+from taskfs.support.buffers import Buffer
+from taskfs.tasks.archives import PageCacheMode
 from taskfs.tree.handles import CommandHandle, HandleTable
 from taskfs.tree.nodes import Attrs, Directory, Entry, Node
-from taskfs.fuse.operations import TaskOperations
-from taskfs.fuse.kernel.session import Session, interrupted
-from taskfs.tasks.archives import CacheMode
 from taskfs.tree.tree import Tree
-from taskfs.fuse.kernel.protocol import Opcode, Packer
 
-FOREIGN = (
+TRANSPORT_ERRORS = (
     requests.ConnectionError("refused"),
     requests.Timeout(),
     TimeoutError("timed out"),
@@ -123,7 +123,7 @@ def errno_of(operations: TaskOperations, kind: str, *arguments: Any) -> int | No
     return caught.value.errno
 
 
-@pytest.mark.parametrize("failure", FOREIGN, ids=lambda exc: f"{type(exc).__name__}-{exc}")
+@pytest.mark.parametrize("failure", TRANSPORT_ERRORS, ids=lambda exc: f"{type(exc).__name__}-{exc}")
 def test_foreign_exceptions_are_eio_and_logged_once(
     failure: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -140,7 +140,7 @@ def test_foreign_exceptions_are_eio_and_logged_once(
     assert record.exc_info and record.exc_info[1] is failure
 
 
-@pytest.mark.parametrize("failure", FOREIGN, ids=lambda exc: f"{type(exc).__name__}-{exc}")
+@pytest.mark.parametrize("failure", TRANSPORT_ERRORS, ids=lambda exc: f"{type(exc).__name__}-{exc}")
 def test_what_passes_the_operations_is_caught_once_more(
     failure: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -308,12 +308,12 @@ def test_attributes_become_what_the_kernel_knows() -> None:
         def attrs(self) -> Attrs:
             return Attrs(0o100644, 77, 12345, -1, 1_700_000_000_123_456_789, 25)
 
-    class Places(Failing):
+    class NodeTable(Failing):
         def resolve(self, path: str) -> Node:
             assert path == "/a\udcff"
             return Place(path)
 
-    served = Served(Places())
+    served = Served(NodeTable())
     error, entry = served.answer(Opcode.LOOKUP, b"a\xff\0")
     assert error == 0
     nodeid, generation, *valid = struct.unpack_from("=QQQQII", entry)
@@ -424,7 +424,7 @@ class Ahead:
     """An open file of which two pieces lie behind what is read."""
 
     def __init__(self, *ready: range, fails: bool = False) -> None:
-        self.mode = CacheMode.KEEP
+        self.mode = PageCacheMode.KEEP
         self.size, self.version = 1 << 30, None
         self.ready = list(ready)
         self.fails = fails
@@ -470,8 +470,8 @@ def test_what_is_here_goes_among_the_pages_before_the_answer() -> None:
     assert sent[2][16:] == bytes(8)
 
 
-@pytest.mark.parametrize("mode", CacheMode)
-def test_what_is_here_goes_out_with_the_open(mode: CacheMode) -> None:
+@pytest.mark.parametrize("mode", PageCacheMode)
+def test_what_is_here_goes_out_with_the_open(mode: PageCacheMode) -> None:
     """README, How it works: where the kernel keeps its pages, else it would let them go at once."""
     handle = Ahead(range(16))
     handle.mode = mode
@@ -480,17 +480,17 @@ def test_what_is_here_goes_out_with_the_open(mode: CacheMode) -> None:
         def open(self, *, writing: bool) -> Any:
             return handle
 
-    class Places(Failing):
+    class NodeTable(Failing):
         handles = HandleTable()
 
         def resolve(self, path: str) -> Node:
             return Opening(path)
 
-    served = Served(Places())
+    served = Served(NodeTable())
     served.wire.sent.clear()
     served.session._serve(memoryview(request(Opcode.OPEN, bytes(8))))
     told = [struct.unpack_from("=iQ", message, 4) for message in served.wire.sent]
-    assert told == ([(4, 0), (0, 2)] if mode is CacheMode.KEEP else [(0, 2)])
+    assert told == ([(4, 0), (0, 2)] if mode is PageCacheMode.KEEP else [(0, 2)])
 
 
 def test_what_cannot_be_pushed_fails_nobody(caplog: pytest.LogCaptureFixture) -> None:
@@ -507,11 +507,11 @@ def test_extended_attributes_that_do_not_fit_are_erange() -> None:
         def xattr_names(self) -> list[str]:
             return ["user.taskfs.a", "user.taskfs.b"]
 
-    class Places(Failing):
+    class NodeTable(Failing):
         def resolve(self, path: str) -> Node:
             return Marked(path)
 
-    served = Served(Places())
+    served = Served(NodeTable())
     told = b"user.taskfs.a\0user.taskfs.b\0"
     assert served.answer(Opcode.LISTXATTR, struct.pack("=II", 0, 0)) == (
         0,

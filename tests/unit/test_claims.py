@@ -13,13 +13,13 @@ import pytest
 
 from taskfs.cache import range_locks as claims
 from taskfs.cache.block_reader import BlockReader
-from taskfs.cache.range_locks import claim, fetch_missing
 from taskfs.cache.disk_cache import DiskCache, cache_key
-from taskfs.cache.memory_cache import BLOCK, BlockCache
+from taskfs.cache.memory_cache import BLOCK, ExtentCache
+from taskfs.cache.range_locks import claim, fetch_missing
 from taskfs.model import Fetched, ObjectVersion
-from taskfs.support.thread_pool import DaemonPool
-from taskfs.support.stats import Stats
 from taskfs.support.interruptible_wait import Waiter
+from taskfs.support.stats import Stats
+from taskfs.support.thread_pool import DaemonPool
 from tests.mounts import ROOT, eventually
 
 KEY: Final = cache_key("an object")
@@ -53,7 +53,7 @@ def process_of(remote: Remote, directory: Path) -> BlockReader:
     return BlockReader(
         remote,
         VERSION,
-        cache=BlockCache(64 << 20),
+        cache=ExtentCache(64 << 20),
         pool=DaemonPool(8, "test-store"),
         waiter=Waiter(),
         stats=Stats(),

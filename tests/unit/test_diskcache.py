@@ -29,7 +29,6 @@ from hypothesis import strategies as st
 
 from taskfs.cache import segment_file as segments
 from taskfs.cache.block_reader import BlockReader
-from taskfs.support.buffers import LARGE, address_of, allocate
 from taskfs.cache.disk_cache import (
     FORMAT,
     MAX_OPEN,
@@ -38,10 +37,11 @@ from taskfs.cache.disk_cache import (
     DiskCache,
     cache_key,
 )
-from taskfs.cache.memory_cache import BLOCK, BlockCache
+from taskfs.cache.memory_cache import BLOCK, ExtentCache
 from taskfs.cache.segment_file import ENTRY, SEGMENT, SEGMENT_BLOCKS, TABLE
-from taskfs.support.stats import Stats
+from taskfs.support.buffers import LARGE, address_of, allocate
 from taskfs.support.interruptible_wait import Waiter
+from taskfs.support.stats import Stats
 from tests.mounts import PATIENCE_S, ROOT
 from tests.surfaces import assert_same
 from tests.zips import DaemonPool, FakeObject, run_threads
@@ -296,7 +296,7 @@ class Reading:
         self.blocks = BlockReader(
             self.remote,
             self.remote.version,
-            cache=BlockCache(memory),
+            cache=ExtentCache(memory),
             pool=self.pool,
             waiter=Waiter(),
             stats=self.stats,

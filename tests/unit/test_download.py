@@ -10,13 +10,13 @@ from typing import Any, cast
 
 import pytest
 
-from taskfs.download import plan as download
-from taskfs.download import fetch as fetching
 from taskfs.archive.archive import Archive
+from taskfs.archive.index import Member
+from taskfs.download import fetch as fetching
+from taskfs.download import plan as download
+from taskfs.download.destination import Target
 from taskfs.errors import CorruptData, NotFound, Unavailable, Unsupported
 from taskfs.model import ObjectVersion
-from taskfs.download.destination import Target
-from taskfs.archive.index import Member
 
 MTIME_NS = 1_700_000_000_123_456_700
 
@@ -67,11 +67,11 @@ def member(path: str, content: bytes) -> Member:
     return Member(path, len(content), len(content), crc, 0, 0, 0, MTIME_NS, path.encode())
 
 
-def plan(archive: MemoryArchive, target: Path, *names: str) -> list[fetching.Fetch]:
+def plan(archive: MemoryArchive, target: Path, *names: str) -> list[fetching.DownloadItem]:
     return download.plan_members(cast(Archive, archive), target, names)
 
 
-def plan_raw(archive: MemoryArchive, target: Path) -> list[fetching.Fetch]:
+def plan_raw(archive: MemoryArchive, target: Path) -> list[fetching.DownloadItem]:
     return download.plan_archive(cast(Archive, archive), target, "output.zip")
 
 
@@ -195,7 +195,7 @@ class TestFiles:
                 return super().read_at(offset, size)
 
         archive.open_member = lambda member: Stuck(b"a" * 10)  # type: ignore[method-assign]
-        session = fetching.Session(lambda size: None)
+        session = fetching.DownloadRun(lambda size: None)
         (fetch,) = plan(archive, tmp_path)
         queue = fetching._Queue([fetch])
         thread = threading.Thread(target=queue.work, args=(session,))
@@ -258,7 +258,7 @@ class TestArchive:
     def test_it_goes_on_where_it_stopped(self, tmp_path: Path) -> None:
         archive = MemoryArchive({}, self.RAW)
         (fetch,) = plan_raw(archive, tmp_path)
-        assert isinstance(fetch, fetching.ArchiveFetch)
+        assert isinstance(fetch, fetching.ArchiveDownload)
         fetch.part.write_bytes(self.RAW[: fetching.CHUNK])
         counted: list[int] = []
 
@@ -272,7 +272,7 @@ class TestArchive:
         old, new = MemoryArchive({}, self.RAW), MemoryArchive({}, self.RAW[::-1])
         new.version = ObjectVersion(new.size, "another")
         (fetch,) = plan_raw(old, tmp_path)
-        assert isinstance(fetch, fetching.ArchiveFetch)
+        assert isinstance(fetch, fetching.ArchiveDownload)
         fetch.part.write_bytes(self.RAW[: fetching.CHUNK])
 
         fetching.run(plan_raw(new, tmp_path))
@@ -282,7 +282,7 @@ class TestArchive:
 
     def test_two_at_once_do_not_mix(self, tmp_path: Path) -> None:
         (fetch,) = plan_raw(MemoryArchive({}, self.RAW), tmp_path)
-        assert isinstance(fetch, fetching.ArchiveFetch)
+        assert isinstance(fetch, fetching.ArchiveDownload)
         with open(fetch.part, "wb") as other:
             fcntl.flock(other, fcntl.LOCK_EX)
             with pytest.raises(OSError, match="another download is at work"):

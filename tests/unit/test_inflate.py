@@ -12,16 +12,16 @@ from dataclasses import dataclass, field
 import pytest
 
 from taskfs.archive import seekable_decoder as inflate
-from taskfs.support.buffers import Buffer
-from taskfs.core import SPAN_MEMORY
 from taskfs.archive.decode_cursor import SPAN
+from taskfs.archive.decoder_limits import CheckpointBudget
 from taskfs.archive.decoders import BZIP2, DECODERS, DEFLATED, LZMA
-from taskfs.errors import CorruptData, Interrupted, TaskFSError, Unavailable
-from taskfs.cache.memory_cache import BlockCache
-from taskfs.archive.seekable_decoder import FIRST_SPACING, Inflater
 from taskfs.archive.read_pattern import AHEAD_SPANS
-from taskfs.cache.readahead import Windows
-from taskfs.archive.decoder_limits import CheckpointRoom
+from taskfs.archive.seekable_decoder import FIRST_SPACING, SeekableDecoder
+from taskfs.cache.memory_cache import ExtentCache
+from taskfs.cache.readahead import ReadAheadBudget
+from taskfs.core import SPAN_MEMORY
+from taskfs.errors import CorruptData, Interrupted, TaskFSError, Unavailable
+from taskfs.support.buffers import Buffer
 from taskfs.support.interruptible_wait import Waiter
 from tests.zips import DaemonPool, cheap_bytes, deflate, lzma_alone, pack, run_threads
 
@@ -86,8 +86,8 @@ class Decoding:
         size: int | None = None,
         crc: int | None = None,
         span_bytes: int = 24 << 20,
-        room: CheckpointRoom | None = None,
-        windows: Windows | None = None,
+        room: CheckpointBudget | None = None,
+        windows: ReadAheadBudget | None = None,
         is_in_turn: bool = False,
     ) -> None:
         self.body = body
@@ -96,14 +96,14 @@ class Decoding:
         self.deadline_s = time.monotonic() + LIMIT_S
         self.interrupted = threading.Event()
         self.pool = DaemonPool(2)
-        self.spans = BlockCache(span_bytes)
-        self.inflater = Inflater(
+        self.spans = ExtentCache(span_bytes)
+        self.inflater = SeekableDecoder(
             DECODERS[method],
             self.member.open,
             size=len(body) if size is None else size,
             crc=zlib.crc32(body) if crc is None else crc,
             spans=self.spans,
-            room=room or CheckpointRoom(),
+            room=room or CheckpointBudget(),
             pool=self.pool,
             waiter=Waiter(lambda: self.is_over or self.interrupted.is_set()),
             windows=windows,
@@ -276,9 +276,9 @@ def test_what_is_ready_is_told_once_and_is_right(decoding: Make) -> None:
     assert one.member.fed <= 1.05 * len(LONG_PACKED)
 
 
-def taken() -> Windows:
+def taken() -> ReadAheadBudget:
     """The room of a mount: what is ready is taken at once."""
-    windows = Windows(AHEAD_SPANS * SPAN)
+    windows = ReadAheadBudget(AHEAD_SPANS * SPAN)
     windows.takes_ready = True
     return windows
 
@@ -349,7 +349,7 @@ def test_nobody_decodes_all_at_once_for_who_takes_little(decoding: Make) -> None
 
 def test_many_short_members_in_turn_share_the_room(decoding: Make) -> None:
     """Issue 3, 7: what is decoded at once is bounded for all members together."""
-    windows, crowd = Windows(8 << 20), [object() for _ in range(39)]
+    windows, crowd = ReadAheadBudget(8 << 20), [object() for _ in range(39)]
     windows.takes_ready = True
     for other in crowd:
         windows.enter(other)
@@ -447,7 +447,7 @@ def test_the_checkpoints_of_all_members_are_bounded(
 ) -> None:
     """CheckpointRoom: bounds the checkpoints of all members."""
     monkeypatch.setattr(inflate, "FIRST_SPACING", SPAN)
-    room = CheckpointRoom(20)
+    room = CheckpointBudget(20)
     ones = [decoding(BODY, deflate(BODY, 0), room=room, span_bytes=SPAN) for _ in range(12)]
     for one in ones:
         one.check_whole()
@@ -462,7 +462,7 @@ def test_the_member_unused_for_longest_gives_up_its_checkpoints(
 ) -> None:
     """CheckpointRoom: the member unused for longest gives up its own; reading is use."""
     monkeypatch.setattr(inflate, "FIRST_SPACING", SPAN)
-    room = CheckpointRoom(10)
+    room = CheckpointBudget(10)
     one, two, three = (decoding(BODY, deflate(BODY, 0), room=room, span_bytes=SPAN) for _ in "abc")
     one.check_whole()
     two.check_whole()
@@ -475,7 +475,7 @@ def test_the_member_unused_for_longest_gives_up_its_checkpoints(
 
 def test_closed_inflaters_leave_the_room_and_their_sources(decoding: Make) -> None:
     """Inflater.close: gives up what is held; reads after that start again."""
-    room = CheckpointRoom()
+    room = CheckpointBudget()
     one = decoding(LONG, LONG_PACKED, room=room, span_bytes=200_000)
     one.check(6 << 20, 100)
     one.check(100, 100)

@@ -1,4 +1,4 @@
-"""`Ledger`: the finished tasks on disk; what is damaged is a miss, and no secret is written."""
+"""`FinishedTaskStore`: the finished tasks on disk; what is damaged is a miss, and no secret is written."""
 
 import json
 from collections.abc import Callable
@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from taskfs.config import Secret
 from taskfs.cache.disk_cache import DiskCache
-from taskfs.tasks.finished_tasks import LOOK_S, MAX_TASKS, SHARDS, Ledger, open_ledger
+from taskfs.config import Secret
 from taskfs.model import Task
 from taskfs.remote.task_json import parse_task
 from taskfs.support.redaction import register_secret
+from taskfs.tasks.finished_tasks import LOOK_S, MAX_TASKS, SHARDS, FinishedTaskStore, open_ledger
 from tests.unit.fakes import Clock
 
 URL = "https://api.example"
@@ -38,10 +38,10 @@ def cache(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def ledger(cache: Path) -> Callable[..., Ledger]:
+def ledger(cache: Path) -> Callable[..., FinishedTaskStore]:
     """Opens ledgers as each process has its own."""
 
-    def of(key: str = "key", url: str = URL, size: int = 1 << 30) -> Ledger:
+    def of(key: str = "key", url: str = URL, size: int = 1 << 30) -> FinishedTaskStore:
         found = open_ledger(DiskCache(cache, size), url, Secret(key))
         assert found is not None
         return found
@@ -53,13 +53,13 @@ def written(cache: Path) -> list[Path]:
     return sorted((cache / "v1/records").iterdir())
 
 
-def keep(ledger: Ledger, *tasks: Task, whole: bool = False) -> None:
+def keep(ledger: FinishedTaskStore, *tasks: Task, whole: bool = False) -> None:
     ledger.keep(tasks, whole=whole)
     ledger.close()
 
 
 def test_what_is_kept_is_found_by_the_next_process(
-    ledger: Callable[..., Ledger], cache: Path
+    ledger: Callable[..., FinishedTaskStore], cache: Path
 ) -> None:
     """README, Offline: finished tasks as they were last seen; Stored: 0600 in 0700."""
     keep(ledger(), *TASKS, task_of("running", is_terminated=False), whole=True)
@@ -71,7 +71,9 @@ def test_what_is_kept_is_found_by_the_next_process(
     assert (cache / "v1/records").stat().st_mode & 0o777 == 0o700
 
 
-def test_a_listing_replaces_and_a_part_of_one_adds(ledger: Callable[..., Ledger]) -> None:
+def test_a_listing_replaces_and_a_part_of_one_adds(
+    ledger: Callable[..., FinishedTaskStore],
+) -> None:
     """README, Offline: a task that the account no longer has is no longer shown."""
     keep(ledger(), *TASKS, whole=True)
     keep(ledger(), *TASKS[1:], whole=True)
@@ -90,7 +92,7 @@ def test_a_listing_replaces_and_a_part_of_one_adds(ledger: Callable[..., Ledger]
     assert ledger().tasks() == []
 
 
-def test_accounts_and_apis_are_apart(ledger: Callable[..., Ledger], cache: Path) -> None:
+def test_accounts_and_apis_are_apart(ledger: Callable[..., FinishedTaskStore], cache: Path) -> None:
     """README, Offline: a key shows its own account's tasks; no key, those of the one used last."""
     keep(ledger("a"), TASKS[0], whole=True)
     keep(ledger("b"), TASKS[1], whole=True)
@@ -103,7 +105,7 @@ def test_accounts_and_apis_are_apart(ledger: Callable[..., Ledger], cache: Path)
     assert ledger("", "https://other").tasks() == [TASKS[2]]
 
 
-def test_any_damage_is_a_miss(ledger: Callable[..., Ledger], cache: Path) -> None:
+def test_any_damage_is_a_miss(ledger: Callable[..., FinishedTaskStore], cache: Path) -> None:
     """README, Integrity: a damaged cache is a cache miss: no wrong record, and no error."""
     keep(ledger(), *TASKS, whole=True)
     for path in written(cache):
@@ -131,7 +133,7 @@ def test_any_damage_is_a_miss(ledger: Callable[..., Ledger], cache: Path) -> Non
     ],
 )
 def test_what_is_no_record_of_a_finished_task_is_a_miss(
-    ledger: Callable[..., Ledger], cache: Path, head: bytes, body: bytes
+    ledger: Callable[..., FinishedTaskStore], cache: Path, head: bytes, body: bytes
 ) -> None:
     """Issue 4: a cache written by another version: a miss, never wrong data."""
     keep(ledger(), *TASKS, whole=True)
@@ -142,7 +144,7 @@ def test_what_is_no_record_of_a_finished_task_is_a_miss(
     assert ledger().find("x") is None
 
 
-def test_no_secret_is_written(ledger: Callable[..., Ledger]) -> None:
+def test_no_secret_is_written(ledger: Callable[..., FinishedTaskStore]) -> None:
     """README, What is stored where: keys and signatures are written as `***`."""
     register_secret("very-secret-key")
     url = "https://store.example/a/b.zip?X-Goog-Signature=abc&x=1"
@@ -171,7 +173,7 @@ def test_only_what_changed_is_written(cache: Path) -> None:
     what nobody reads for long, comes back before an eviction would take it."""
     clock = Clock()
     disk = DiskCache(cache, 1 << 30)
-    ledger = Ledger(disk, "account", "last", clock)
+    ledger = FinishedTaskStore(disk, "account", "last", clock)
 
     def told(*tasks: Task) -> set[str]:
         before = {path.name: path.stat().st_ino for path in written(cache)}
@@ -189,7 +191,9 @@ def test_only_what_changed_is_written(cache: Path) -> None:
     assert told(task_of("new", 59), *TASKS) == set()
 
 
-def test_the_oldest_go(ledger: Callable[..., Ledger], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_go(
+    ledger: Callable[..., FinishedTaskStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """README, Limits: at most so many tasks of an account are kept."""
     monkeypatch.setattr("taskfs.tasks.finished_tasks.MAX_TASKS", 2 * SHARDS)
     keep(ledger(), *TASKS, whole=True)
@@ -198,7 +202,9 @@ def test_the_oldest_go(ledger: Callable[..., Ledger], monkeypatch: pytest.Monkey
     assert TASKS[0] in found
 
 
-def test_without_a_cache_nothing_is_kept(ledger: Callable[..., Ledger], cache: Path) -> None:
+def test_without_a_cache_nothing_is_kept(
+    ledger: Callable[..., FinishedTaskStore], cache: Path
+) -> None:
     """README, Options: --cache-size: 0 keeps none."""
     keep(ledger(size=0), *TASKS, whole=True)
     assert not cache.exists()

@@ -7,10 +7,10 @@ import pytest
 
 from taskfs.cache.disk_cache import FORMAT, RECORDS, DiskCache, cache_key
 from taskfs.errors import ConfigError, NotCached, Unavailable
-from taskfs.tasks.finished_tasks import open_ledger
 from taskfs.model import ObjectVersion
-from taskfs.tasks.offline import FrozenCache, OfflineAPI
 from taskfs.remote.task_json import parse_task
+from taskfs.tasks.finished_tasks import open_ledger
+from taskfs.tasks.offline import FrozenCache, OfflineAPI
 
 URL = "https://api.example"
 VERSION = ObjectVersion(3, '"1"')

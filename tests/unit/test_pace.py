@@ -5,10 +5,10 @@ import random
 import pytest
 
 from taskfs.archive.decode_cursor import SPAN
-from taskfs.archive.read_pattern import AHEAD_SPANS, DISORDER, FIRST_AHEAD, Pace
+from taskfs.archive.read_pattern import AHEAD_SPANS, DISORDER, FIRST_AHEAD, ReadPattern
 
 
-def read(pace: Pace, *spans: int) -> Pace:
+def read(pace: ReadPattern, *spans: int) -> ReadPattern:
     for span in spans:
         pace.note(span * SPAN, (span + 1) * SPAN)
     return pace
@@ -16,7 +16,7 @@ def read(pace: Pace, *spans: int) -> Pace:
 
 def test_two_reads_from_the_start_are_in_order() -> None:
     """Issue 3, 3: a sequential reader gets what comes next, a head does not."""
-    pace = Pace()
+    pace = ReadPattern()
     pace.note(0, 16 << 10)
     assert not pace.is_in_order
     pace.note(16 << 10, SPAN + 1)
@@ -27,9 +27,9 @@ def test_two_reads_from_the_start_are_in_order() -> None:
 
 def test_a_long_first_read_from_the_start_is_in_order() -> None:
     """Issue 3, 3: who takes a whole span at first is to read on; elsewhere that tells nothing."""
-    assert read(Pace(), 0).is_in_order
-    assert not read(Pace(), 40).is_in_order
-    again = read(Pace(), *range(100, 110), 0)
+    assert read(ReadPattern(), 0).is_in_order
+    assert not read(ReadPattern(), 40).is_in_order
+    again = read(ReadPattern(), *range(100, 110), 0)
     assert again.is_in_order
     assert (again.has_jumped, again.reached, again.ahead) == (True, 1, FIRST_AHEAD)
     assert not read(again, 1).has_jumped
@@ -37,15 +37,15 @@ def test_a_long_first_read_from_the_start_is_in_order() -> None:
 
 def test_in_turn_a_first_read_of_any_length_is_in_order() -> None:
     """Issue 3, 3: after files that were read to their ends, one more is."""
-    pace = Pace(is_in_turn=True)
+    pace = ReadPattern(is_in_turn=True)
     pace.note(0, 4096)
     assert pace.is_in_order
-    assert not read(Pace(is_in_turn=True), 40).is_in_order
+    assert not read(ReadPattern(is_in_turn=True), 40).is_in_order
 
 
 def test_what_is_decoded_ahead_grows_with_what_was_read() -> None:
     """Issue 3, 3: growing, and bounded."""
-    pace, seen = Pace(), []
+    pace, seen = ReadPattern(), []
     for span in range(100):
         seen.append(read(pace, span).ahead)
     assert seen == sorted(seen)
@@ -55,7 +55,7 @@ def test_what_is_decoded_ahead_grows_with_what_was_read() -> None:
 
 def test_the_kernels_disorder_is_order() -> None:
     """semantics, Integrity: the kernel sends the reads of one `cat` out of order."""
-    pace, spans, rng = read(Pace(), 0, 1), list(range(2, 200)), random.Random(3)
+    pace, spans, rng = read(ReadPattern(), 0, 1), list(range(2, 200)), random.Random(3)
     for at in range(0, len(spans), DISORDER // 2):
         part = spans[at : at + DISORDER // 2]
         rng.shuffle(part)
@@ -67,7 +67,7 @@ def test_the_kernels_disorder_is_order() -> None:
 @pytest.mark.parametrize("to", [100, 400])
 def test_a_jump_is_the_end_of_order(to: int) -> None:
     """Issue 3, 3: a random reader fetches little more than it reads."""
-    pace = read(Pace(), *range(200, 210))
+    pace = read(ReadPattern(), *range(200, 210))
     assert pace.is_in_order
     read(pace, to)
     assert pace.has_jumped
@@ -79,7 +79,7 @@ def test_a_jump_is_the_end_of_order(to: int) -> None:
 
 def test_one_piece_of_many_spans_is_one_read_on() -> None:
     """README, How it works: what goes among the kernel's pages unasked counts as read."""
-    pace = read(Pace(), 0, 1)
+    pace = read(ReadPattern(), 0, 1)
     pace.note(2 * SPAN, 18 * SPAN)
     assert (pace.is_in_order, pace.reached, pace.asked) == (True, 18, 18 * SPAN)
     assert read(pace, 18).is_in_order

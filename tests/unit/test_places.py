@@ -5,12 +5,12 @@ import random
 import pytest
 
 from taskfs.errors import NotFound
-from taskfs.fuse.kernel.node_table import Places
+from taskfs.fuse.kernel.node_table import NodeTable
 
 
 def test_a_path_keeps_its_number_while_the_kernel_knows_it() -> None:
     """linux/fuse.h, LOOKUP: one nodeid for one file, until FORGET took back all that was told."""
-    places = Places()
+    places = NodeTable()
     first = places.tell("/t/outputs", "a")
     assert places.tell("/t/outputs", "a") == first
     assert places.tell("/t/outputs", "b") != first
@@ -32,7 +32,7 @@ class _Twin(str):
 
 def test_paths_of_one_hash_are_told_apart() -> None:
     """README, Attributes: a name never leads to another file."""
-    places = Places()
+    places = NodeTable()
     numbers = [places.tell("/t", _Twin(name)) for name in "abcd"]
     assert len(set(numbers)) == 4
     assert [places.path(number) for number in numbers] == ["/t/a", "/t/b", "/t/c", "/t/d"]
@@ -42,7 +42,7 @@ def test_paths_of_one_hash_are_told_apart() -> None:
 
 def test_nothing_is_kept_of_what_the_kernel_forgot() -> None:
     """README, Limits: memory stays bounded however long a mount lives."""
-    places, chance = Places(), random.Random(5)
+    places, chance = NodeTable(), random.Random(5)
     told: dict[int, int] = {}
     for _ in range(5000):
         number = places.tell(f"/{chance.randrange(9)}", str(chance.randrange(50)))

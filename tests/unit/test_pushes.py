@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from taskfs.fuse.kernel.page_push import AT_ONCE, Pushes
+from taskfs.fuse.kernel.page_push import AT_ONCE, PagePush
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ def test_nothing_is_pushed_where_a_read_is_under_way(
     reads: list[tuple[int, int]], pushed: range
 ) -> None:
     """README, How it works: a push waits for no read that was there before it."""
-    pushes = Pushes()
+    pushes = PagePush()
     with contextlib.ExitStack() as stack:
         for start, stop in reads:
             stack.enter_context(pushes.read(7, start, stop))
@@ -36,7 +36,7 @@ def test_nothing_is_pushed_where_a_read_is_under_way(
 
 def test_a_read_under_way_twice_counts_until_both_have_ended() -> None:
     """README, How it works: also where two programs read the same bytes at once."""
-    pushes = Pushes()
+    pushes = PagePush()
     with pushes.read(7, 0, 10):
         with pushes.read(7, 0, 10):
             pass
@@ -47,7 +47,7 @@ def test_a_read_under_way_twice_counts_until_both_have_ended() -> None:
 def test_a_read_that_comes_during_a_claim_is_not_held_up_and_counts() -> None:
     """README, How it works: what others read meanwhile waits for no claim, and is left out of what
     it brings."""
-    pushes = Pushes()
+    pushes = PagePush()
     with contextlib.ExitStack() as stack:
 
         def claim() -> range:
@@ -63,7 +63,7 @@ def test_a_read_that_comes_during_a_claim_is_not_held_up_and_counts() -> None:
 
 def test_few_push_at_once() -> None:
     """README, How it works: the kernel gives out so many reads at once, and all must not wait."""
-    pushes, asked = Pushes(), []
+    pushes, asked = PagePush(), []
 
     def claim() -> range:
         asked.append(1)

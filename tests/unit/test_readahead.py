@@ -10,22 +10,22 @@ from typing import Any
 import pytest
 
 from taskfs.archive.archive import SAMPLE, Archive
+from taskfs.archive.member_reader import MemberReader
 from taskfs.cache.block_reader import MAX_RUN, BlockReader
-from taskfs.core import BLOCK_MEMORY
-from taskfs.cache.memory_cache import BLOCK, BlockCache
+from taskfs.cache.memory_cache import BLOCK, ExtentCache
 from taskfs.cache.readahead import (
     FIRST_RUN,
     HEADS_AHEAD,
     MAX_OTHERS,
     SLACK,
     TOTAL_WINDOW,
-    Stream,
-    Walk,
-    Windows,
+    ReadAheadBudget,
+    ReadAheadReader,
+    SequentialMembers,
 )
-from taskfs.archive.member_reader import MemberReader
-from taskfs.support.stats import Stats
+from taskfs.core import BLOCK_MEMORY
 from taskfs.support.interruptible_wait import Waiter
+from taskfs.support.stats import Stats
 from tests.zips import (
     DEFLATED,
     STORED,
@@ -55,19 +55,19 @@ class Reading:
     ) -> None:
         self.remote = FakeObject(body)
         self.pool = DaemonPool(16)
-        self.windows = Windows(window_bytes)
+        self.windows = ReadAheadBudget(window_bytes)
         self.blocks = BlockReader(
             self.remote,
             self.remote.version,
-            cache=BlockCache(cache_bytes),
+            cache=ExtentCache(cache_bytes),
             pool=self.pool,
             waiter=Waiter(),
             stats=Stats(),
         )
 
-    def stream(self, start: int = 0, limit: int | None = None) -> Stream:
+    def stream(self, start: int = 0, limit: int | None = None) -> ReadAheadReader:
         stop = self.remote.version.size if limit is None else limit
-        return Stream(self.blocks, self.windows, start, stop)
+        return ReadAheadReader(self.blocks, self.windows, start, stop)
 
     @property
     def requests(self) -> list[tuple[int, int]]:
@@ -262,7 +262,7 @@ def test_a_reader_is_never_far_behind_what_was_fetched() -> None:
 def test_the_windows_of_all_streams_share_the_bound(count: int) -> None:
     """readahead: the windows of all readers together are bounded, also those of 200 open files."""
     total = 16 << 20
-    windows = Windows(total)
+    windows = ReadAheadBudget(total)
     streams = [object() for _ in range(count)]
     for stream in streams:
         windows.enter(stream)
@@ -273,7 +273,7 @@ def test_a_stream_that_leaves_or_idles_gives_its_share_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Windows: the room is shared by who reads now."""
-    windows = Windows(16 << 20)
+    windows = ReadAheadBudget(16 << 20)
     one, other = object(), object()
     windows.enter(one)
     assert windows.share(one) == 16 << 20
@@ -431,7 +431,7 @@ def test_files_read_here_and_there_while_others_are_open_fetch_none_ahead() -> N
             assert remote.fetched - before <= one.compressed_size + 4 * BLOCK
 
 
-class Asked:
+class PendingListing:
     """Stands for the blocks of an object: which ranges a walk has asked for."""
 
     def __init__(self) -> None:
@@ -446,8 +446,8 @@ class Asked:
 def test_much_that_others_have_open_widens_a_walk_only_so_far(gap: int) -> None:
     """README, How it works: a walk is ahead of what others read; what is fetched in vain is bounded
     by what was wanted, however much they hold open."""
-    asked: Any = Asked()
-    walk = Walk(asked, Windows(64 << 20))
+    asked: Any = PendingListing()
+    walk = SequentialMembers(asked, ReadAheadBudget(64 << 20))
     size = 16 << 20
     walk.passed(0, size, 1 << 30)
     walk.passed(size + gap, 2 * size + gap, 1 << 30)

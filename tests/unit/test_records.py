@@ -1,4 +1,4 @@
-"""`Records`: what is known of the tasks, how old it is, and what it costs."""
+"""`TaskCache`: what is known of the tasks, how old it is, and what it costs."""
 
 import threading
 import time
@@ -10,12 +10,12 @@ import pytest
 
 from taskfs.cache.disk_cache import DiskCache
 from taskfs.errors import Interrupted, NotFound, Unavailable
-from taskfs.tasks.finished_tasks import Ledger
 from taskfs.model import TaskStatus
 from taskfs.remote.task_json import parse_task
-from taskfs.tasks.task_cache import Records
-from taskfs.tasks.task_filter import Scope
 from taskfs.support.interruptible_wait import Waiter
+from taskfs.tasks.finished_tasks import FinishedTaskStore
+from taskfs.tasks.task_cache import TaskCache
+from taskfs.tasks.task_filter import TaskFilter
 from tests.unit.fakes import Clock, FakeAPI, names, task_of
 
 ID = "abcdefghijklmnopqrstuvwx"  # one letter less than an id
@@ -34,17 +34,19 @@ def api() -> FakeAPI:
     return api
 
 
-def records_of(api: FakeAPI, clock: Callable[[], float], scope: Scope | None = None) -> Records:
-    return Records(api, POOL, Waiter(), listing_ttl_s=9, status_ttl_s=2, scope=scope, clock=clock)
+def records_of(
+    api: FakeAPI, clock: Callable[[], float], scope: TaskFilter | None = None
+) -> TaskCache:
+    return TaskCache(api, POOL, Waiter(), listing_ttl_s=9, status_ttl_s=2, scope=scope, clock=clock)
 
 
 @pytest.fixture
-def records(api: FakeAPI, clock: Clock) -> Records:
+def records(api: FakeAPI, clock: Clock) -> TaskCache:
     return records_of(api, clock)
 
 
 def test_a_listing_is_asked_for_once_in_its_time(
-    records: Records, api: FakeAPI, clock: Clock
+    records: TaskCache, api: FakeAPI, clock: Clock
 ) -> None:
     """README, Freshness: A listing is at most 10 s old, of which 1 s is the kernel's."""
     for _ in range(6):
@@ -53,7 +55,7 @@ def test_a_listing_is_asked_for_once_in_its_time(
     assert api.calls == ["list", "list"]
 
 
-def test_a_listing_fills_all_records(records: Records, api: FakeAPI, clock: Clock) -> None:
+def test_a_listing_fills_all_records(records: TaskCache, api: FakeAPI, clock: Clock) -> None:
     """README, Freshness: `cat */status` over N tasks costs N/500 requests."""
     records.listing()
     assert [records.find(name).task.status for name in api.tasks] == [
@@ -66,7 +68,7 @@ def test_a_listing_fills_all_records(records: Records, api: FakeAPI, clock: Cloc
 
 
 def test_unfinished_tasks_are_refreshed_together(
-    records: Records, api: FakeAPI, clock: Clock
+    records: TaskCache, api: FakeAPI, clock: Clock
 ) -> None:
     """README, Freshness: … plus one bulk refresh of the unfinished per 2 s."""
     api.add(*(task_of(f"{ID}{letter}") for letter in "abc"))
@@ -81,7 +83,7 @@ def test_unfinished_tasks_are_refreshed_together(
 
 
 def test_a_task_that_ended_is_asked_for_by_itself(
-    records: Records, api: FakeAPI, clock: Clock
+    records: TaskCache, api: FakeAPI, clock: Clock
 ) -> None:
     """README, Freshness: the status of an unfinished task at most 2 s old: its last one too."""
     records.listing()
@@ -109,7 +111,7 @@ def test_many_that_ended_at_once_make_a_listing(api: FakeAPI, clock: Clock) -> N
     assert api.calls == ["list", "active", "list"]
 
 
-def test_a_removed_task_is_not_found(records: Records, api: FakeAPI, clock: Clock) -> None:
+def test_a_removed_task_is_not_found(records: TaskCache, api: FakeAPI, clock: Clock) -> None:
     """README, Control files: Task unknown: ENOENT."""
     records.listing()
     del api.tasks[f"{ID}2"]
@@ -125,7 +127,7 @@ def test_a_removed_task_is_not_found(records: Records, api: FakeAPI, clock: Cloc
 
 
 def test_an_unknown_name_is_asked_for_if_it_can_be_one(
-    records: Records, api: FakeAPI, clock: Clock
+    records: TaskCache, api: FakeAPI, clock: Clock
 ) -> None:
     """README, Freshness: Asking for one task by its name finds it even if it is younger than the
     listing; The tree: probes of unknown names cost no request."""
@@ -146,13 +148,13 @@ def test_an_unknown_name_is_asked_for_if_it_can_be_one(
     assert records.find(f"{ID}9").task.id == f"{ID}9"
 
 
-def test_without_a_listing_a_name_brings_it(records: Records, api: FakeAPI) -> None:
+def test_without_a_listing_a_name_brings_it(records: TaskCache, api: FakeAPI) -> None:
     """README, Freshness: one page of the listing fills the records of its tasks."""
     assert records.find(f"{ID}1").task.status == "success"
     assert api.calls == ["list"]
 
 
-def test_a_failure_is_never_kept(records: Records, api: FakeAPI, clock: Clock) -> None:
+def test_a_failure_is_never_kept(records: TaskCache, api: FakeAPI, clock: Clock) -> None:
     """README, Freshness: A transient failure is never cached."""
     api.failure = Unavailable("no answer")
     for ask in (records.listing, lambda: records.find(f"{ID}2"), lambda: records.find(f"{ID}9")):
@@ -172,7 +174,7 @@ def test_a_failure_is_never_kept(records: Records, api: FakeAPI, clock: Clock) -
 
 
 def test_a_finished_record_is_shown_as_it_was_while_the_api_is_away(
-    records: Records, api: FakeAPI, clock: Clock
+    records: TaskCache, api: FakeAPI, clock: Clock
 ) -> None:
     """README, Freshness: the rest of its record is as fresh as the listing."""
     records.listing()
@@ -189,7 +191,7 @@ def test_a_finished_record_is_shown_as_it_was_while_the_api_is_away(
 
 
 def test_an_answer_to_an_earlier_question_does_not_count(
-    records: Records, api: FakeAPI, clock: Clock
+    records: TaskCache, api: FakeAPI, clock: Clock
 ) -> None:
     """README, Control files: After a kill the next `status` shows its effect."""
     records.listing()
@@ -206,7 +208,7 @@ def test_an_answer_to_an_earlier_question_does_not_count(
     assert records.find(f"{ID}2").task.status == "pending-kill"
 
 
-def test_a_finished_task_does_not_come_back(records: Records, api: FakeAPI, clock: Clock) -> None:
+def test_a_finished_task_does_not_come_back(records: TaskCache, api: FakeAPI, clock: Clock) -> None:
     """README, Freshness: A terminal status is final."""
     records.listing()
     api.change(f"{ID}1", status="started")
@@ -214,7 +216,7 @@ def test_a_finished_task_does_not_come_back(records: Records, api: FakeAPI, cloc
     assert [task.status for task in records.listing()] == ["started", "success", "failed"]
 
 
-def test_the_version_changes_when_groups_do(records: Records, api: FakeAPI, clock: Clock) -> None:
+def test_the_version_changes_when_groups_do(records: TaskCache, api: FakeAPI, clock: Clock) -> None:
     """README, The tree: views are as current as the listing."""
     versions = []
     for change in (
@@ -237,7 +239,7 @@ def test_the_version_changes_when_groups_do(records: Records, api: FakeAPI, cloc
     assert records.version not in versions
 
 
-def test_what_was_seen_to_change_is_dated(records: Records, api: FakeAPI, clock: Clock) -> None:
+def test_what_was_seen_to_change_is_dated(records: TaskCache, api: FakeAPI, clock: Clock) -> None:
     """README, Attributes: A text file's mtime is when its content last changed, as far as the
     record tells or this mount saw."""
     records.listing()
@@ -255,7 +257,7 @@ def test_what_was_seen_to_change_is_dated(records: Records, api: FakeAPI, clock:
     assert records.find(f"{ID}2").status_seen_ns == known.status_seen_ns
 
 
-def test_forget(records: Records, api: FakeAPI, clock: Clock) -> None:
+def test_forget(records: TaskCache, api: FakeAPI, clock: Clock) -> None:
     """README, The tree: refresh (write: forget what is cached)."""
     records.listing()
     with pytest.raises(NotFound):
@@ -272,12 +274,12 @@ def test_a_scope(api: FakeAPI, clock: Clock) -> None:
     """README, Commands: mount --project, --status (repeatable), --last."""
     for number, status in enumerate(("failed", "success", "failed", "started"), 1):
         api.add(task_of(f"{ID}{number}", status, project="p", create_ns=number))
-    both = records_of(api, clock, Scope("p", ("failed", "success"), 2))
+    both = records_of(api, clock, TaskFilter("p", ("failed", "success"), 2))
     assert names(both.listing()) == [f"{ID}3", f"{ID}2"]
     assert api.calls == ["list failed", "list success"]
-    one = records_of(api, clock, Scope(None, ("started",), None))
+    one = records_of(api, clock, TaskFilter(None, ("started",), None))
     assert names(one.listing()) == [f"{ID}4"]
-    last = records_of(api, clock, Scope(last=1))
+    last = records_of(api, clock, TaskFilter(last=1))
     assert names(last.listing()) == [f"{ID}4"]
     assert last.find(f"{ID}1").task.status == "failed"  # by its name all the same
 
@@ -293,7 +295,7 @@ def test_many_callers_make_one_request() -> None:
 
     api.before = wait
     with ThreadPoolExecutor(2) as pool, ThreadPoolExecutor(10) as callers:
-        records = Records(api, pool, Waiter(), listing_ttl_s=9, status_ttl_s=2)
+        records = TaskCache(api, pool, Waiter(), listing_ttl_s=9, status_ttl_s=2)
         futures = [callers.submit(records.listing) for _ in range(10)]
         assert asked.acquire(timeout=20)
         time.sleep(0.1)
@@ -315,7 +317,7 @@ def test_an_interrupted_caller_leaves_and_the_request_goes_on() -> None:
     interrupted.set()
     with ThreadPoolExecutor(2) as pool:
         waiter = Waiter(interrupted.is_set)
-        records = Records(api, pool, waiter, listing_ttl_s=9, status_ttl_s=2)
+        records = TaskCache(api, pool, waiter, listing_ttl_s=9, status_ttl_s=2)
         with pytest.raises(Interrupted):
             records.listing()
         go_on.set()
@@ -328,7 +330,7 @@ def test_what_the_listing_does_not_show_is_found_by_its_name_for_good(
     api: FakeAPI, clock: Clock
 ) -> None:
     """README, Freshness: Only a real 404 is ENOENT: not that a listing leaves the task out."""
-    records = records_of(api, clock, Scope(last=1))
+    records = records_of(api, clock, TaskFilter(last=1))
     outside = f"{ID}1"
     assert records.record(outside).task.status == "success"
     for _ in range(3):
@@ -342,7 +344,7 @@ def test_what_the_listing_does_not_show_is_found_by_its_name_for_good(
 
 def test_many_unfinished_tasks_of_another_project_stay_found(api: FakeAPI, clock: Clock) -> None:
     """README, Freshness: Only a real 404 is ENOENT."""
-    records = records_of(api, clock, Scope(project="mine"))
+    records = records_of(api, clock, TaskFilter(project="mine"))
     others = [f"{ID}{chr(97 + number)}" for number in range(20)]
     api.add(*(task_of(name, project="theirs") for name in others))
     for _ in range(3):
@@ -358,11 +360,11 @@ def test_what_an_earlier_mount_knew_counts_only_while_the_api_is_away(
     done = parse_task(
         b'{"task_id": "%s9", "status": "success", "is_terminated": true}' % ID.encode()
     )
-    ledger = Ledger(DiskCache(tmp_path, 1 << 30), "account", "last")
+    ledger = FinishedTaskStore(DiskCache(tmp_path, 1 << 30), "account", "last")
     ledger.keep([done])
     ledger.close()  # so that the 404 below does not take it from the disk
     waiter = Waiter()
-    records = Records(
+    records = TaskCache(
         api, POOL, waiter, listing_ttl_s=9, status_ttl_s=2, ledger=ledger, clock=clock
     )
     with pytest.raises(NotFound):  # the API is there, and does not know it

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from taskfs.errors import BadAnswer, NotFound, Unavailable
-from taskfs.support.single_flight import AWAY_S, PATIENCE_S, SingleFlight
 from taskfs.support.interruptible_wait import Waiter
+from taskfs.support.single_flight import BACKOFF_S, PATIENCE_S, SingleFlight
 from tests.unit.fakes import Clock
 
 
@@ -80,7 +80,7 @@ def test_after_a_failure_nobody_asks_for_a_while(
     with pytest.raises(BadAnswer):
         flight.once("a", remote)
     assert remote.asked == 2
-    clock.tick(AWAY_S + 0.1)
+    clock.tick(BACKOFF_S + 0.1)
     remote.failure = None
     flight.once("a", remote, spare=True)
     assert (remote.asked, flight.is_away) == (3, False)

@@ -15,9 +15,9 @@ from taskfs.errors import (
     Unsupported,
 )
 from taskfs.model import ObjectVersion
-from taskfs.support.stats import Stats
 from taskfs.remote.object_store import SMALL_OBJECT, StoredObject
 from taskfs.remote.transport import Transport
+from taskfs.support.stats import Stats
 from tests.fake_api import FakeCloud
 
 PATH = "t/output.zip"

@@ -16,8 +16,8 @@ import urllib3
 
 from taskfs.errors import AccessDenied, BadAnswer, NotFound, TaskFSError, Unavailable
 from taskfs.remote.retry import Budget, Transient, retry_after_s
-from taskfs.support.stats import Stats
 from taskfs.remote.transport import KEY_HEADER, MAX_REDIRECTS, Transport, refusal
+from taskfs.support.stats import Stats
 from tests.fake_api import FakeCloud
 
 

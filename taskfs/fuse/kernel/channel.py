@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import fuse
 
-from taskfs.support.buffers import Buffer
 from taskfs.errors import MountError
+from taskfs.support.buffers import Buffer
 
 # What a read of the device gives where there is no request after all: fuse(4).
 _AGAIN: Final = frozenset({errno.EINTR, errno.EAGAIN, errno.ENOENT})

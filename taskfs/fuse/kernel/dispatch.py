@@ -11,12 +11,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
-from taskfs.support.buffers import Buffer
-from taskfs.tree.nodes import DIRECTORY_MODE, Entry
-from taskfs.fuse.operations import Listed, Opened, Room, TaskOperations
-from taskfs.fuse.kernel.node_table import Places
-from taskfs.fuse.kernel.page_push import Pushes
-from taskfs.tasks.archives import CacheMode
+from taskfs.fuse.kernel.node_table import NodeTable
+from taskfs.fuse.kernel.page_push import PagePush
 from taskfs.fuse.kernel.protocol import (
     BATCH_FORGET_IN,
     FORGET_IN,
@@ -36,6 +32,10 @@ from taskfs.fuse.kernel.protocol import (
     Packer,
     name_of,
 )
+from taskfs.fuse.operations import DirectoryListing, OpenResult, StatFs, TaskOperations
+from taskfs.support.buffers import Buffer
+from taskfs.tasks.archives import PageCacheMode
+from taskfs.tree.nodes import DIRECTORY_MODE, Entry
 
 Answer = Sequence[Buffer]
 NO_ANSWER: Final[Answer] = ()  # where the kernel expects none
@@ -43,9 +43,9 @@ EMPTY: Final[Answer] = (b"",)
 _DOTS: Final = (Entry(".", DIRECTORY_MODE, 0), Entry("..", DIRECTORY_MODE, 0))
 
 _OPEN_FLAGS: Final = {
-    CacheMode.KEEP: int(OpenFlag.KEEP_CACHE),
-    CacheMode.DROP: 0,
-    CacheMode.DIRECT: int(OpenFlag.DIRECT_IO),
+    PageCacheMode.KEEP: int(OpenFlag.KEEP_CACHE),
+    PageCacheMode.DROP: 0,
+    PageCacheMode.DIRECT: int(OpenFlag.DIRECT_IO),
 }
 # What SETATTR sets, by the bits of `valid` (FATTR_…), and what a program calls it.
 _CHANGES: Final = ((1 << 3, "truncate"), (1 << 0, "chmod"), (1 << 1 | 1 << 2, "chown"))
@@ -69,7 +69,7 @@ class _Listing:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.listed: Listed | None = None
+        self.listed: DirectoryListing | None = None
 
 
 class Dispatch:
@@ -88,8 +88,8 @@ class Dispatch:
         self._operations = operations
         self._packer = packer
         self._store = store
-        self._places = Places()
-        self._pushes = Pushes()
+        self._places = NodeTable()
+        self._pushes = PagePush()
         self._listings: dict[int, _Listing] = {}
         self._numbers = itertools.count(1)
         self._methods: dict[int, Callable[[int, memoryview], Answer]] = {
@@ -163,8 +163,8 @@ class Dispatch:
     def _open(self, nodeid: int, body: memoryview) -> Answer:
         flags, _ = OPEN_IN.unpack_from(body)
         path = self._path(nodeid)
-        opened: Opened = self._operations("open", path, flags)
-        if opened.mode is CacheMode.KEEP:
+        opened: OpenResult = self._operations("open", path, flags)
+        if opened.mode is PageCacheMode.KEEP:
             self._push_all(nodeid, path, opened.fh)
         return (OPEN_OUT.pack(opened.fh, _OPEN_FLAGS[opened.mode], 0),)
 
@@ -203,7 +203,7 @@ class Dispatch:
         return EMPTY
 
     def _statfs(self, nodeid: int, body: memoryview) -> Answer:
-        room: Room = self._operations("statfs", "")
+        room: StatFs = self._operations("statfs", "")
         blocks = (room.blocks, room.free, room.free, room.files, room.free_files)
         return (STATFS_OUT.pack(*blocks, room.unit, room.longest_name, room.unit, 0),)
 
@@ -235,7 +235,9 @@ class Dispatch:
             listing.listed = self._operations("readdir", listing.path)
         entries, known_attrs, keep_s = listing.listed
         answer, packer = [], self._packer
-        valid = packer.valid(keep_s())  # before they are looked up: see `Shelf.keep_listed`
+        valid = packer.valid(
+            keep_s()
+        )  # before they are looked up: see `ArchiveRegistry.keep_listed`
         for number in range(offset, len(entries) + len(_DOTS)):
             dots = number < len(_DOTS)
             entry = _DOTS[number] if dots else entries[number - len(_DOTS)]

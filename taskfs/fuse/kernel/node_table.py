@@ -1,4 +1,4 @@
-"""`Places`: the paths that the kernel knows by number (nodeid), and how often it was told each."""
+"""`NodeTable`: the paths that the kernel knows by number (nodeid), and how often it was told each."""
 
 import sys
 import threading
@@ -10,7 +10,7 @@ from taskfs.fuse.kernel.protocol import ROOT_ID
 _MASK: Final = (1 << 62) - 1
 
 
-class Places:
+class NodeTable:
     """From nodeid to path and back. Safe for concurrent use.
 
     A place is kept as its directory's path and its name: both are somebody else's strings, so

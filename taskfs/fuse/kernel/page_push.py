@@ -1,4 +1,4 @@
-"""`Pushes`: which bytes may go among the kernel's pages of a file unasked, without a deadlock.
+"""`PagePush`: which bytes may go among the kernel's pages of a file unasked, without a deadlock.
 
 The kernel holds the pages that a read is to fill until that read is answered, and whoever puts
 bytes there waits for it. So nothing is pushed where a read is under way already: a push waits only
@@ -14,7 +14,7 @@ from typing import Final
 AT_ONCE: Final = 4
 
 
-class Pushes:
+class PagePush:
     """The reads under way, by file. Safe for concurrent use."""
 
     def __init__(self) -> None:

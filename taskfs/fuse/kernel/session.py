@@ -12,11 +12,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from taskfs.support.buffers import Buffer
+from taskfs.errors import MountError, TaskFSError
 from taskfs.fuse.kernel.channel import Channel
 from taskfs.fuse.kernel.dispatch import NO_ANSWER, Answer, Dispatch
-from taskfs.errors import MountError, TaskFSError
-from taskfs.fuse.operations import TaskOperations
 from taskfs.fuse.kernel.protocol import (
     HEADER_IN,
     HEADER_OUT,
@@ -33,6 +31,8 @@ from taskfs.fuse.kernel.protocol import (
     Opcode,
     Packer,
 )
+from taskfs.fuse.operations import TaskOperations
+from taskfs.support.buffers import Buffer
 
 log = logging.getLogger(__name__)
 
