@@ -99,7 +99,7 @@ def open_archive(
     kept = _recall_index(key, engine)
     if kept is not None or not key or engine.disk is None:
         return _open_archive(remote, root, engine, expected_members, name, key, kept)
-    with engine.disk.claim_index(key):
+    with engine.disk.lock_index(key):
         kept = _recall_index(key, engine)  # what another process has just fetched
         return _open_archive(remote, root, engine, expected_members, name, key, kept)
 
@@ -136,7 +136,7 @@ def _open_archive(
         disk=disk,
     )
     if kept is None:
-        blocks.seed(tail.start, tail.body)
+        blocks.prime(tail.start, tail.body)
         _keep_index(key, engine, version, end, directory)
     return Archive(index, blocks, end.start, engine, key)
 
@@ -233,7 +233,7 @@ class Archive:
         # Header and first bytes lie side by side: one request brings both.
         first = BLOCK if member.compressed_size <= BLOCK else wanted
         stop = _guessed_start(member) + min(first, member.compressed_size)
-        self.blocks.schedule(at, min(stop, self._directory_start))
+        self.blocks.prefetch(at, min(stop, self._directory_start))
         head = self.blocks.read_at(at, LOCAL.size + len(member.raw_name))
         fields = LOCAL.unpack_from(head)
         name_length, extra_length = fields[9], fields[10]
@@ -277,7 +277,7 @@ class Archive:
                     pool=self.engine.decoding,
                     waiter=self.engine.waiter,
                     windows=self.engine.decode_windows,
-                    is_in_turn=self.walk.is_on,
+                    is_in_turn=self.walk.is_active,
                 )
             self._readers[inflater] += 1
         self.engine.idle.take(inflater)
@@ -303,7 +303,7 @@ class Archive:
                 del self._inflaters[member]
         inflater.close()
 
-    def is_to_be_read(self, member: Member) -> bool:
+    def should_push_on_open(self, member: Member) -> bool:
         """Whether who opens the member will read all of it, which is at hand: told once.
 
         So it is where others were read to their ends just now. Some are left to be asked for: if
@@ -311,10 +311,10 @@ class Archive:
         """
         at, stop = member.header_offset, _guessed_start(member) + member.compressed_size
         if (
-            not self.walk.is_on
+            not self.walk.is_active
             or member.number % SAMPLE == 0
             or self._told[member.number]
-            or not self.blocks.is_at_hand(at, min(stop, self._directory_start))
+            or not self.blocks.is_cached(at, min(stop, self._directory_start))
         ):
             return False
         self._told[member.number] = True
@@ -335,7 +335,7 @@ class Archive:
     def not_read(self, member: Member) -> None:
         """The member was opened and closed: a walk ends there, unless it was told before."""
         if not self._told[member.number]:
-            self.walk.is_on = False
+            self.walk.is_active = False
 
     def drop(self, member: Member, start: int | None) -> None:
         """Forget the member's cached bytes, which begin at *start* if known: they proved wrong."""

@@ -20,7 +20,7 @@ class Source(Protocol):
         """
         ...
 
-    def is_at_hand(self, offset: int) -> bool:
+    def is_cached(self, offset: int) -> bool:
         """Whether the next piece, from *offset* on, need not be waited for."""
         ...
 
@@ -34,7 +34,7 @@ class Checkpoint(NamedTuple):
 
     out: int  # a multiple of SPAN
     fed: int
-    thaw: Callable[[], Decoder]
+    restore: Callable[[], Decoder]
     crc: int
 
 
@@ -61,7 +61,7 @@ class DecodeCursor:
     @classmethod
     def at(cls, mark: Checkpoint, source: Source, size: int, crc: int) -> "DecodeCursor":
         """Return a cursor that goes on from *mark*; *source* is for what was not fed then."""
-        cursor = cls(mark.thaw(), source, size, crc)
+        cursor = cls(mark.restore(), source, size, crc)
         cursor.out, cursor._fed, cursor._crc = mark.out, mark.fed, mark.crc
         cursor._is_hungry = False
         return cursor
@@ -74,7 +74,7 @@ class DecodeCursor:
     @property
     def may_go_on(self) -> bool:
         """Whether to decode more waits for nothing."""
-        return not self._is_hungry or self.source.is_at_hand(self._fed)
+        return not self._is_hungry or self.source.is_cached(self._fed)
 
     def advance(self, spans: int) -> memoryview | None:
         """Decode what one piece gives; return the stretch if that completed it, else None.
@@ -115,9 +115,9 @@ class DecodeCursor:
 
     def checkpoint(self) -> Checkpoint | None:
         """Return the present place, between two spans; None if the method's library cannot."""
-        thaw = self._decoder.freeze()
+        restore = self._decoder.snapshot()
         fed = self._fed - self._decoder.unused
-        return None if thaw is None else Checkpoint(self.out, fed, thaw, self._crc)
+        return None if restore is None else Checkpoint(self.out, fed, restore, self._crc)
 
     def _decode(self, out: memoryview) -> tuple[int, bool]:
         """Fill some of *out*; return how much, and whether there is no more input to come."""

@@ -44,7 +44,7 @@ class CheckpointBudget:
         for other in crowded:
             other.forget()
 
-    def leave(self, inflater: Evictable) -> None:
+    def unregister(self, inflater: Evictable) -> None:
         """*inflater* is gone."""
         with self._lock:
             self._counts.pop(inflater, None)

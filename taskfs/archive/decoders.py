@@ -85,7 +85,7 @@ class Decoder(Protocol):
         """
         ...
 
-    def freeze(self) -> "Callable[[], Decoder] | None":
+    def snapshot(self) -> "Callable[[], Decoder] | None":
         """Return what makes a decoder in the present state that was fed no `unused` bytes.
 
         None where the method's library cannot.
@@ -130,7 +130,7 @@ class DeflateDecoder:
             done += len(decoded)
         return done
 
-    def freeze(self) -> "Callable[[], DeflateDecoder]":
+    def snapshot(self) -> "Callable[[], DeflateDecoder]":
         # An empty piece makes the state let go of the input that it holds; what that brings to
         # light comes next.
         self._spill += self._state.decompress(b"", 1) if not self._state.eof else b""
@@ -194,7 +194,7 @@ class _BufferedDecoder:
             done += len(decoded)
         return done
 
-    def freeze(self) -> None:
+    def snapshot(self) -> None:
         return None
 
 

@@ -76,7 +76,7 @@ class _Decoder:
             raise CorruptData(f"damaged deflate data (igzip status {status})")
         return len(out) - int(head.avail_out)
 
-    def freeze(self) -> "Callable[[], _Decoder]":
+    def snapshot(self) -> "Callable[[], _Decoder]":
         valid = int.from_bytes(self._state[VALID_AT : VALID_AT + 4], "little")
         state = self._state[: TMP_OUT_AT + valid]
         _Head.from_buffer(state).avail_in = 0
@@ -136,5 +136,5 @@ def _goes_on_from_copies(library: Any) -> bool:
             count = decoder.decode(memoryview(out))
             seen += out[:count]
             fed = fed[len(fed) - decoder.unused :]
-            decoder = decoder.freeze()()
+            decoder = decoder.snapshot()()
     return seen == plain and decoder.ended

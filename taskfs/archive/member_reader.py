@@ -43,9 +43,9 @@ class CompressedStream:
         length, self._length = self._length, min(MAX_PIECE, 2 * self._length)
         return self._stream.read_some(at, min(self._stop - at, length - at % BLOCK))
 
-    def is_at_hand(self, offset: int) -> bool:
+    def is_cached(self, offset: int) -> bool:
         at = self._start + offset
-        return self._blocks.is_at_hand(at, min(self._stop, at + 1))
+        return self._blocks.is_cached(at, min(self._stop, at + 1))
 
     def close(self) -> None:
         self._stream.close()
@@ -127,13 +127,13 @@ class MemberReader(ABC):
             CorruptData: a checksum, size or header that does not match (EIO).
             StaleObject, NotFound, Unavailable, …: as `RemoteObject.fetch_range`.
         """
-        piece = self.read_ready(offset, size)
+        piece = self.read_for_push(offset, size)
         self._reached = max(self._reached, offset + len(piece))
         if piece and offset + len(piece) >= self.size:
             self.archive.passed(self.member)
         return piece
 
-    def read_ready(self, offset: int, size: int) -> Buffer:
+    def read_for_push(self, offset: int, size: int) -> Buffer:
         """As `read_at`, but nobody has asked: it tells nothing of how the member is read."""
         if not self.size:
             self._check_empty()
@@ -157,7 +157,7 @@ class MemberReader(ABC):
                 raise
         return piece
 
-    def claim_ready(self) -> range:
+    def take_pushable(self) -> range:
         """Return the bytes that a reader in order wants next and that cost no wait: told once."""
         return range(0)
 
@@ -165,7 +165,7 @@ class MemberReader(ABC):
         """Give up what only this handle holds."""
         self._let_go()
         if 0 < self._reached <= min(HEAD, self.size - 1):
-            self.archive.walk.is_on = False
+            self.archive.walk.is_active = False
             self.archive.heads.passed(self.member.header_offset)
         if self.size and not self._reached:
             self.archive.not_read(self.member)
@@ -230,8 +230,8 @@ class SmallReader(MemberReader):
             spans.put(kept)
         return memoryview(kept.body)[offset : offset + size]
 
-    def claim_ready(self) -> range:
-        is_wanted = not self._reached and self.archive.is_to_be_read(self.member)
+    def take_pushable(self) -> range:
+        is_wanted = not self._reached and self.archive.should_push_on_open(self.member)
         return range(self.size if is_wanted else 0)
 
     def _decode(self) -> Buffer:
@@ -260,9 +260,9 @@ class CompressedReader(MemberReader):
         self._let_go()
         super()._start_again()
 
-    def claim_ready(self) -> range:
+    def take_pushable(self) -> range:
         inflater = self._inflater
-        return inflater.claim_ready() if inflater is not None else range(0)
+        return inflater.take_pushable() if inflater is not None else range(0)
 
     def _take(self, wanted: int) -> SeekableDecoder:
         start = self._locate(wanted)
@@ -312,7 +312,7 @@ class StoredReader(MemberReader):
         if self._start is None and offset:
             # Where the bytes begin is known up to some extra field: both requests go out at once.
             guess = self.member.header_offset + LOCAL.size + len(self.member.raw_name) + offset
-            self.archive.blocks.schedule(guess, guess + EXTRA_GUESS)
+            self.archive.blocks.prefetch(guess, guess + EXTRA_GUESS)
         start = self._locate()
         stream = self._open(start)
         if self.size > BLOCK:

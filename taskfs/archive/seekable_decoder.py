@@ -91,7 +91,7 @@ class SeekableDecoder:
             offset += len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def claim_ready(self) -> range:
+    def take_pushable(self) -> range:
         """Return the bytes that a reader in order wants next and that are decoded: told once.
 
         The member's last span is none of them: who reads to the end is to be known by that.
@@ -120,7 +120,7 @@ class SeekableDecoder:
 
     def forget(self) -> None:
         """Let go of the checkpoints and of the cursors that nobody drives."""
-        self._windows.leave(self)
+        self._windows.unregister(self)
         with self._lock:
             self._checkpoints.clear()
             for cursor in [c for c in self._cursors if not c.busy]:
@@ -129,7 +129,7 @@ class SeekableDecoder:
     def close(self) -> None:
         """Give up what is held; reads after that start again."""
         self.forget()
-        self._room.leave(self)
+        self._room.unregister(self)
         self._spans.drop(self._id, 0, self.size // SPAN)
 
     def _piece(self, offset: int, stop: int) -> memoryview:
@@ -157,7 +157,7 @@ class SeekableDecoder:
             piece = span[offset - begin : stop - begin]
             if self._pace.is_in_order:
                 # What readers in order have left behind makes room before what they come to.
-                self._spans.retire(self._id, (offset + len(piece)) // SPAN - DISORDER - 1)
+                self._spans.demote(self._id, (offset + len(piece)) // SPAN - DISORDER - 1)
             return piece
 
     def _claim(
@@ -250,7 +250,7 @@ class SeekableDecoder:
         if not self._is_at_once():
             return 1
         # It goes out as soon as it is decoded: what is decoded ahead stays for longer.
-        return max(1, min(STRETCH, 2 * self._windows.share(self) // SPAN))
+        return max(1, min(STRETCH, 2 * self._windows.allowance(self) // SPAN))
 
     def _step(self, cursor: DecodeCursor, spans: int) -> memoryview | None:
         """Decode what one piece gives; return the stretch if that completed it, and keep it."""
@@ -298,21 +298,21 @@ class SeekableDecoder:
             if pace.has_jumped:
                 self._ahead_until = 0
             if pace.reached * SPAN >= self.size:
-                self._windows.leave(self)  # the next one's: this one has come to its end
+                self._windows.unregister(self)  # the next one's: this one has come to its end
                 return
             if not pace.is_in_order:
                 return
             if self._is_at_once():
-                self._windows.enter(self)
+                self._windows.register(self)
                 return
             # Decoded ahead is only what stays until it is read, however many members are.
-            share = self._windows.share(self) // (1 if self._windows.takes_ready else 4)
+            share = self._windows.allowance(self) // (1 if self._windows.takes_ready else 4)
             ahead = min(pace.ahead, share // SPAN)
             # To wake a thread costs as much as to decode a span: it sleeps while half is there.
             is_enough = pace.reached + ahead // 2 <= self._ahead_until
             if not ahead or (is_enough and not self._ahead_running):
                 return
-            self._windows.enter(self)
+            self._windows.register(self)
             self._ahead_until = pace.reached + ahead
             is_to_run = self._may_run()
         if is_to_run:

@@ -55,7 +55,7 @@ class BlockReader:
         self._drops = 0
         self._unused: set[int] = set()  # fetched ahead, and not read since
 
-    def seed(self, start: int, body: bytes) -> None:
+    def prime(self, start: int, body: bytes) -> None:
         """Keep the whole blocks of *body*, the bytes from *start* on, that came by other means."""
         first = -(-start // BLOCK)
         stop = start + len(body)
@@ -102,7 +102,7 @@ class BlockReader:
         self._note_read(first, last, last + 1 - first)
         return piece
 
-    def schedule(self, start: int, stop: int, run_bytes: int = MAX_RUN) -> bool:
+    def prefetch(self, start: int, stop: int, run_bytes: int = MAX_RUN) -> bool:
         """Have the blocks of [start, stop) fetched in ranges of *run_bytes*, without waiting.
 
         Return whether any of them was neither here nor on its way.
@@ -113,7 +113,7 @@ class BlockReader:
         first, last = start // BLOCK, (stop - 1) // BLOCK
         return self._collect(first, last, run_bytes, ahead=True)[2] > 0
 
-    def is_at_hand(self, start: int, stop: int) -> bool:
+    def is_cached(self, start: int, stop: int) -> bool:
         """Whether the bytes [start, stop) are in memory."""
         blocks = range(start // BLOCK, -(-stop // BLOCK))
         return all(self._cache.has(self._id, index) for index in blocks)
@@ -228,7 +228,7 @@ class BlockReader:
 
     def _fetch_run(self, future: "Future[Extent]", first: int, stop: int) -> None:
         """Fetch the blocks [first, stop), which no other process with the same disk fetches too."""
-        with self._disk.claim(first, stop - 1) if self._disk is not None else nullcontext():
+        with self._disk.lock_range(first, stop - 1) if self._disk is not None else nullcontext():
             self._fetch_claimed(future, first, stop)
 
     def _fetch_range(self, first: int, stop: int) -> Buffer:

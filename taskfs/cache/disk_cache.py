@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from taskfs.cache.memory_cache import BLOCK
-from taskfs.cache.range_locks import claim
+from taskfs.cache.range_locks import lock_range
 from taskfs.cache.segment_file import SEGMENT_BLOCKS, Segment
 from taskfs.support.buffers import Buffer, allocate
 
@@ -123,18 +123,18 @@ class DiskCache:
             for name in os.listdir(self._root / INDEX):
                 self.drop_index(name)
 
-    def claim(
+    def lock_range(
         self, key: str, first: int, last: int, is_there: Callable[[], bool]
     ) -> contextlib.AbstractContextManager[None]:
         """Have other processes wait that want the same; see `claims`."""
         if not self._usable:
             return contextlib.nullcontext()
-        return claim(self._root / CLAIMS, key, first, last, is_there)
+        return lock_range(self._root / CLAIMS, key, first, last, is_there)
 
-    def claim_index(self, key: str) -> contextlib.AbstractContextManager[None]:
+    def lock_index(self, key: str) -> contextlib.AbstractContextManager[None]:
         """Have other processes wait that want the index kept under *key* as well."""
         path = self._root / INDEX / key
-        return self.claim(key, 0, 0, path.exists)
+        return self.lock_range(key, 0, 0, path.exists)
 
     def _try_write(self, write: Callable[[], None]) -> None:
         """Call *write*; that it fails is nobody's failure, then writing pauses for a while."""
@@ -340,9 +340,9 @@ class DiskBlocks:
             at = (index - first) * BLOCK
             self._cache.write(path, place, view[at : at + (end - place) * BLOCK])
 
-    def claim(self, first: int, last: int) -> contextlib.AbstractContextManager[None]:
+    def lock_range(self, first: int, last: int) -> contextlib.AbstractContextManager[None]:
         """Have other processes wait that want the blocks [first, last]; wait for those before."""
-        return self._cache.claim(
+        return self._cache.lock_range(
             self._key, first, last, lambda: len(self.present(first, last + 1)) > last - first
         )
 

@@ -88,7 +88,7 @@ class ExtentCache:
             while self._bytes > self._max_bytes:
                 self._remove(next(iter(self._used)))
 
-    def retire(self, owner: int, index: int) -> None:
+    def demote(self, owner: int, index: int) -> None:
         """Let what ends with or before the block *index*, and holds it, be the first to go."""
         with self._lock:
             extent = self._at.get((owner, index))

@@ -46,13 +46,13 @@ class StoredBlocks(Protocol):
         """Forget the blocks [first, last]."""
         ...
 
-    def claim(self, first: int, last: int) -> contextlib.AbstractContextManager[None]:
+    def lock_range(self, first: int, last: int) -> contextlib.AbstractContextManager[None]:
         """Have other processes wait that want the blocks [first, last]; wait for those before."""
         ...
 
 
 @contextlib.contextmanager
-def claim(
+def lock_range(
     path: Path, key: str, first: int, last: int, is_there: Callable[[], bool]
 ) -> Iterator[None]:
     """Hold the units [first, last] of *key*, which begins with hexadecimal digits, while the body

@@ -45,7 +45,7 @@ class ReadAheadBudget:
         self._lock = threading.Lock()
         self._used: dict[int, float] = {}  # when each stream last asked, by its identity
 
-    def share(self, stream: object) -> int:
+    def allowance(self, stream: object) -> int:
         """Return how many bytes *stream* may be ahead of its reader now."""
         now = time.monotonic()
         with self._lock:
@@ -53,7 +53,7 @@ class ReadAheadBudget:
             others = sum(now - at < IDLE_S for key, at in self._used.items() if key != mine)
             return self._total // (others + 1)
 
-    def enter(self, stream: object) -> None:
+    def register(self, stream: object) -> None:
         """*stream* has just asked for bytes ahead of its reader: it counts for a while."""
         now = time.monotonic()
         with self._lock:
@@ -61,13 +61,13 @@ class ReadAheadBudget:
             if len(self._used) > 1:
                 self._used = {k: at for k, at in self._used.items() if now - at < IDLE_S}
 
-    def leave(self, stream: object) -> None:
+    def unregister(self, stream: object) -> None:
         """*stream* reads ahead no more."""
         with self._lock:
             self._used.pop(id(stream), None)
 
 
-class Progress:
+class SequentialDetector:
     """How far a reader has read on without a jump. Not safe for concurrent use."""
 
     def __init__(self, start: int) -> None:
@@ -101,7 +101,7 @@ class ReadAheadReader:
         self._windows = windows
         self._limit = limit
         self._lock = threading.Lock()
-        self._progress = Progress(start)
+        self._progress = SequentialDetector(start)
         self._ahead = start  # what lies before it was asked for
 
     def read_at(self, offset: int, size: int) -> Buffer:
@@ -114,15 +114,15 @@ class ReadAheadReader:
         size = self._note(offset, size)
         return self._blocks.read_some(offset, size)
 
-    read_ready = read_at
+    read_for_push = read_at
 
-    def claim_ready(self) -> range:
+    def take_pushable(self) -> range:
         """Return the bytes that a reader in order wants next and that cost no wait: told once."""
         return range(0)
 
     def close(self) -> None:
         """Give the stream's share of the room back."""
-        self._windows.leave(self)
+        self._windows.unregister(self)
 
     def _note(self, offset: int, size: int) -> int:
         """Fetch ahead for who reads *size* bytes from *offset* on; return how many there are."""
@@ -130,8 +130,8 @@ class ReadAheadReader:
         with self._lock:
             begin, end, run_bytes = self._advance(offset, stop)
         # What is here already, or on its way for somebody else, takes no room of this stream's.
-        if begin < end and self._blocks.schedule(begin, end, run_bytes):
-            self._windows.enter(self)
+        if begin < end and self._blocks.prefetch(begin, end, run_bytes):
+            self._windows.register(self)
         return stop - offset
 
     def _advance(self, offset: int, stop: int) -> tuple[int, int, int]:
@@ -142,7 +142,7 @@ class ReadAheadReader:
         if not gained:
             self._ahead = reached
             return 0, 0, 0
-        window = min(2 * gained, self._windows.share(self))
+        window = min(2 * gained, self._windows.allowance(self))
         target = min(self._limit, reached + window)
         begin = max(self._ahead, offset)
         run_bytes = min(MAX_RUN, max(FIRST_RUN, window // PARALLEL // BLOCK * BLOCK))
@@ -158,17 +158,17 @@ class SequentialMembers:
     """Members of one archive read to their ends in turn, as `cp -r` and `grep -r` do.
 
     Then what lies behind the last one is fetched too, so that many small files cost few requests.
-    Safe for concurrent use. `is_on` tells that the next one will be read to its end as well.
+    Safe for concurrent use. `is_active` tells that the next one will be read to its end as well.
     """
 
     def __init__(self, blocks: BlockReader, windows: ReadAheadBudget) -> None:
         self._blocks = blocks
         self._windows = windows
         self._lock = threading.Lock()
-        self._progress = Progress(0)
+        self._progress = SequentialDetector(0)
         self._ahead = 0
         self._passed: deque[int] = deque(maxlen=RECENT)
-        self.is_on = False
+        self.is_active = False
 
     def passed(self, start: int, stop: int, others: int) -> None:
         """Note that the member stored at [start, stop) was read to its end, while other members of
@@ -183,11 +183,11 @@ class SequentialMembers:
             slack = max(SLACK, self._ahead - self._progress.reached, others)
             gained = self._progress.note(start, stop, slack)
             reached = self._progress.reached
-            self.is_on = gained > 0
+            self.is_active = gained > 0
             if not gained:
                 self._ahead = reached
                 return
-            window = min(WALK_GROWTH * gained, self._windows.share(self))
+            window = min(WALK_GROWTH * gained, self._windows.allowance(self))
             # What the others read was fetched for them: only what lies behind it is ahead.
             target = reached + min(others, window) + window
             begin = max(self._ahead, reached)
@@ -196,8 +196,8 @@ class SequentialMembers:
             # Whole requests of the longest kind, where there is enough for one.
             target -= (target - begin) % MAX_RUN if target - begin > MAX_RUN else 0
             self._ahead = target
-        if self._blocks.schedule(begin, target):
-            self._windows.enter(self)
+        if self._blocks.prefetch(begin, target):
+            self._windows.register(self)
 
 
 class HeaderPrefetcher:
@@ -213,7 +213,7 @@ class HeaderPrefetcher:
         self._find_starts = find_starts
         self._lock = threading.Lock()
         self._starts: list[int] = []  # of all members, in the archive's order
-        self._progress = Progress(0)  # in members
+        self._progress = SequentialDetector(0)  # in members
         self._ahead = 0
 
     def passed(self, start: int) -> None:
@@ -228,4 +228,4 @@ class HeaderPrefetcher:
             self._ahead = max(begin, reached + min(gained, HEADS_AHEAD))
             starts = self._starts[begin : self._ahead]
         for start in starts:
-            self._blocks.schedule(start, start + PACKED_HEAD)
+            self._blocks.prefetch(start, start + PACKED_HEAD)

@@ -24,7 +24,7 @@ TABLE: Final = SEGMENT_BLOCKS * ENTRY.size
 PAGE: Final = 4096  # what O_DIRECT wants memory and file offsets to be multiples of, at most
 # Who writes past the page cache waits for the disk. One does at a time: where the disk is slow, the
 # others, but for one that writes to the same file, leave what they have to the system and go on.
-_straight: Final = threading.Lock()
+_direct_io_lock: Final = threading.Lock()
 
 
 class Segment:
@@ -109,7 +109,7 @@ class Segment:
         pages would take memory from whoever computes on this machine.
         """
         is_long = len(run) >= LARGE and len(run) % BLOCK == 0 and has_address(run)
-        if is_long and address_of(run) % PAGE == 0 and _straight.acquire(blocking=False):
+        if is_long and address_of(run) % PAGE == 0 and _direct_io_lock.acquire(blocking=False):
             try:
                 flags = os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC
                 descriptor = os.open(f"/proc/self/fd/{self.descriptor}", flags)
@@ -120,7 +120,7 @@ class Segment:
             except OSError:
                 pass  # mostly a file system that cannot; what else is wrong, the checksum tells
             finally:
-                _straight.release()
+                _direct_io_lock.release()
         return os.pwrite(self.descriptor, run, at)
 
     def clear(self, first: int, stop: int) -> None:

@@ -90,11 +90,11 @@ class TaskOperations:
     def read(self, path: str, size: int, offset: int, fh: int) -> Buffer:
         return self._tree.handles.get(fh).read_at(offset, size)
 
-    def read_ready(self, path: str, size: int, offset: int, fh: int) -> Buffer:
-        return self._tree.handles.get(fh).read_ready(offset, size)
+    def read_for_push(self, path: str, size: int, offset: int, fh: int) -> Buffer:
+        return self._tree.handles.get(fh).read_for_push(offset, size)
 
-    def claim_ready(self, path: str, fh: int) -> range:
-        return self._tree.handles.get(fh).claim_ready()
+    def take_pushable(self, path: str, fh: int) -> range:
+        return self._tree.handles.get(fh).take_pushable()
 
     def write(self, path: str, piece: bytes, offset: int, fh: int) -> int:
         return self._tree.handles.get(fh).write(piece)

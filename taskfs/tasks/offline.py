@@ -29,7 +29,7 @@ class FrozenCache(DiskCache):
     def drop_indexes(self) -> None:
         pass
 
-    def claim(
+    def lock_range(
         self, key: str, first: int, last: int, is_there: Callable[[], bool]
     ) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()  # nothing will be fetched

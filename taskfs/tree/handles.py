@@ -41,11 +41,11 @@ class Handle(Protocol):
         """Return the bytes [offset, offset + size) of the file, fewer only at its end."""
         ...
 
-    def claim_ready(self) -> range:
+    def take_pushable(self) -> range:
         """Return the bytes that a reader in order wants next and that cost no wait: told once."""
         ...
 
-    def read_ready(self, offset: int, size: int) -> Buffer:
+    def read_for_push(self, offset: int, size: int) -> Buffer:
         """As `read_at`, of what was claimed: nobody has asked for it yet."""
         ...
 
@@ -71,9 +71,9 @@ class TextHandle:
     def read_at(self, offset: int, size: int) -> Buffer:
         return self._text[offset : offset + size]
 
-    read_ready = read_at
+    read_for_push = read_at
 
-    def claim_ready(self) -> range:
+    def take_pushable(self) -> range:
         return range(0)
 
     def write(self, piece: bytes) -> int:
@@ -105,9 +105,9 @@ class CommandHandle:
     def read_at(self, offset: int, size: int) -> Buffer:
         return b""
 
-    read_ready = read_at
+    read_for_push = read_at
 
-    def claim_ready(self) -> range:
+    def take_pushable(self) -> range:
         return range(0)
 
     def write(self, piece: bytes) -> int:
@@ -169,8 +169,8 @@ class ArchiveHandle:
     def read_at(self, offset: int, size: int) -> Buffer:
         return self._read(self._reader.read_at, offset, size)
 
-    def read_ready(self, offset: int, size: int) -> Buffer:
-        return self._read(self._reader.read_ready, offset, size)
+    def read_for_push(self, offset: int, size: int) -> Buffer:
+        return self._read(self._reader.read_for_push, offset, size)
 
     def _read(self, read: Callable[[int, int], Buffer], offset: int, size: int) -> Buffer:
         if self._stale:
@@ -200,10 +200,10 @@ class ArchiveHandle:
             self._shelf.damaged(task_id, which, self._archive, self._lease.path)
             raise
 
-    def claim_ready(self) -> range:
+    def take_pushable(self) -> range:
         # The kernel keeps no pages of what it reads directly.
         is_kept = self.mode is not PageCacheMode.DIRECT and not self._stale
-        return self._reader.claim_ready() if is_kept else range(0)
+        return self._reader.take_pushable() if is_kept else range(0)
 
     def _is_cut_elsewhere(self) -> bool:
         """Whether the kernel fills what lacks behind this version's end, up to a newer one's."""

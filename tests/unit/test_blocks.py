@@ -230,7 +230,7 @@ def test_read_ahead_that_fails_fails_nobody_else(reading: Reading) -> None:
         raise Unavailable("no answer")
 
     reading.remote.on_range = fail
-    reading.blocks.schedule(0, 4 * BLOCK)
+    reading.blocks.prefetch(0, 4 * BLOCK)
     assert reading.pool.is_quiet()
     reading.remote.on_range = None
     assert reading.blocks.read_at(0, 10) == BODY[:10]
@@ -302,7 +302,7 @@ def test_reads_larger_than_the_cache(cache_bytes: int) -> None:
 def test_seeded_blocks_are_not_fetched(reading: Reading) -> None:
     """Issue 3, 1: what the suffix range brought is not asked for again."""
     start = 7 * BLOCK + 10
-    reading.blocks.seed(start, BODY[start:])
+    reading.blocks.prime(start, BODY[start:])
     assert reading.blocks.read_at(8 * BLOCK, 10 * BLOCK) == BODY[8 * BLOCK :]
     assert reading.requests == []
     assert reading.blocks.read_at(7 * BLOCK, BLOCK) == BODY[7 * BLOCK : 8 * BLOCK]
@@ -314,7 +314,7 @@ def test_seeded_blocks_are_not_fetched(reading: Reading) -> None:
 def test_seeds_of_any_place_and_length_are_never_wrong(start: int, length: int) -> None:
     """BlockReader.seed: keeps whole blocks only."""
     reading = Reading()
-    reading.blocks.seed(start, BODY[start : start + length])
+    reading.blocks.prime(start, BODY[start : start + length])
     assert reading.blocks.read_at(0, len(BODY)) == BODY
 
 
@@ -348,7 +348,7 @@ class SlowDisk:
                 break
         return run or None
 
-    def claim(self, first: int, last: int) -> AbstractContextManager[None]:
+    def lock_range(self, first: int, last: int) -> AbstractContextManager[None]:
         return nullcontext()
 
     def put(self, first: int, run: Buffer) -> None:
@@ -419,13 +419,13 @@ def test_what_is_ahead_comes_from_disk_before_it_is_read() -> None:
     disk = SlowDisk(0, 1, 2, 5, 6)
     disk.go.set()
     reading = Reading(disk=disk)
-    assert reading.blocks.schedule(0, 8 * BLOCK)
+    assert reading.blocks.prefetch(0, 8 * BLOCK)
     assert reading.requests == [(3 * BLOCK, 5 * BLOCK), (7 * BLOCK, 8 * BLOCK)]
     assert sorted(disk.put_at) == [3, 7]
     assert reading.stats.snapshot()["disk_hits"] == 5
     assert reading.stats.snapshot()["read_ahead_bytes"] == 3 * BLOCK
     disk.kept.clear()
-    assert reading.blocks.is_at_hand(0, 8 * BLOCK)
+    assert reading.blocks.is_cached(0, 8 * BLOCK)
     assert reading.blocks.read_at(0, 8 * BLOCK) == BODY[: 8 * BLOCK]
     assert len(reading.requests) == 2
 
@@ -437,7 +437,7 @@ def test_what_is_wrong_on_disk_is_fetched_when_it_is_read_ahead() -> None:
     disk.go.set()
     disk.kept[2] = b"short"
     reading = Reading(disk=disk)
-    reading.blocks.schedule(0, 6 * BLOCK)
+    reading.blocks.prefetch(0, 6 * BLOCK)
     assert reading.blocks.read_at(0, 6 * BLOCK) == BODY[: 6 * BLOCK]
     assert reading.requests == [(2 * BLOCK, 3 * BLOCK)]
 
@@ -453,8 +453,8 @@ def test_what_is_on_disk_waits_for_no_store() -> None:
         return answer
 
     reading.remote.on_range = held
-    reading.blocks.schedule(0, BLOCK)
-    assert reading.blocks.schedule(4 * BLOCK, 6 * BLOCK)
+    reading.blocks.prefetch(0, BLOCK)
+    assert reading.blocks.prefetch(4 * BLOCK, 6 * BLOCK)
     began = time.monotonic()
     assert reading.blocks.read_at(4 * BLOCK, 2 * BLOCK) == BODY[4 * BLOCK : 6 * BLOCK]
     assert time.monotonic() - began < 5
@@ -474,7 +474,7 @@ def test_a_wrong_block_on_disk_fails_none_beside_it() -> None:
         raise Unavailable("no answer")
 
     reading.remote.on_range = away
-    reading.blocks.schedule(0, 6 * BLOCK)
+    reading.blocks.prefetch(0, 6 * BLOCK)
     for index in (0, 1, 3, 4, 5):
         assert reading.blocks.read_at(index * BLOCK, BLOCK) == BODY[index * BLOCK :][:BLOCK]
     with pytest.raises(Unavailable):
@@ -517,8 +517,8 @@ def test_schedule_fetches_without_waiting_and_only_what_is_missing(reading: Read
         return answer
 
     reading.remote.on_range = held
-    reading.blocks.schedule(BLOCK + 1, 7 * BLOCK, 2 * BLOCK)
-    reading.blocks.schedule(0, 8 * BLOCK, 2 * BLOCK)
+    reading.blocks.prefetch(BLOCK + 1, 7 * BLOCK, 2 * BLOCK)
+    reading.blocks.prefetch(0, 8 * BLOCK, 2 * BLOCK)
     go.set()
     edges = [(0, 1), (1, 3), (3, 5), (5, 7), (7, 8)]
     assert reading.requests == [(first * BLOCK, stop * BLOCK) for first, stop in edges]
@@ -528,9 +528,9 @@ def test_schedule_fetches_without_waiting_and_only_what_is_missing(reading: Read
 
 def test_schedule_past_the_end_is_cut_there(reading: Reading) -> None:
     """BlockReader.schedule: nothing past the object's end goes out."""
-    reading.blocks.schedule(len(BODY) - 1, len(BODY) + 100 * BLOCK)
-    reading.blocks.schedule(len(BODY), len(BODY) + 1)
-    reading.blocks.schedule(5, 5)
+    reading.blocks.prefetch(len(BODY) - 1, len(BODY) + 100 * BLOCK)
+    reading.blocks.prefetch(len(BODY), len(BODY) + 1)
+    reading.blocks.prefetch(5, 5)
     assert reading.requests == [(LAST * BLOCK, len(BODY))]
 
 
@@ -596,7 +596,7 @@ def test_hits_and_misses_are_counted(reading: Reading) -> None:
     """Issue 3, 8: stats.json shows hits, misses and what was read ahead."""
     reading.blocks.read_at(0, 2 * BLOCK)
     reading.blocks.read_at(0, 3 * BLOCK)
-    reading.blocks.schedule(5 * BLOCK, 7 * BLOCK)
+    reading.blocks.prefetch(5 * BLOCK, 7 * BLOCK)
     counts = reading.stats.snapshot()
     assert (counts["block_misses"], counts["block_hits"]) == (3, 2)
     assert counts["read_ahead_bytes"] == 2 * BLOCK
@@ -620,7 +620,7 @@ def test_many_threads_with_a_tiny_cache_read_the_right_bytes() -> None:
             if rng.random() < 0.2:
                 reading.blocks.drop(offset, offset + size)
             if rng.random() < 0.2:
-                reading.blocks.schedule(offset, offset + size, BLOCK)
+                reading.blocks.prefetch(offset, offset + size, BLOCK)
             assert reading.blocks.read_at(offset, size) == BODY[offset : offset + size]
 
     run_threads([lambda s=s: read(s) for s in rng.sample(range(1000), 8)])  # type: ignore[misc]

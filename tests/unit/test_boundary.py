@@ -432,12 +432,12 @@ class Ahead:
     def read_at(self, offset: int, size: int) -> bytes:
         return offset.to_bytes(8, "little") * (size // 8)
 
-    def read_ready(self, offset: int, size: int) -> bytes:
+    def read_for_push(self, offset: int, size: int) -> bytes:
         if self.fails:
             raise errors.CorruptData("wrong")
         return self.read_at(offset, size)
 
-    def claim_ready(self) -> range:
+    def take_pushable(self) -> range:
         return self.ready.pop(0) if self.ready else range(0)
 
     def write(self, piece: bytes) -> int:

@@ -142,11 +142,11 @@ def test_a_frozen_deflate_decoder_goes_on_from_where_it_was_frozen(name: str, bo
         while len(first) < before:
             first += fill(decoder, before - len(first))
         unused = decoder.unused
-        thaw = decoder.freeze()
-        assert thaw is not None
+        restore = decoder.snapshot()
+        assert restore is not None
         rest = packed[len(packed) - unused :]
         decoder.feed(rest)
-        copies = [decoder, thaw(), thaw()]
+        copies = [decoder, restore(), restore()]
         outs = [b"", b"", b""]
         for copy in copies[1:]:
             copy.feed(rest)

@@ -219,7 +219,7 @@ def test_one_at_a_time_waits_for_the_disk(place: Path) -> None:
     """README, caches: while one long run is on its way past the page cache, another is left to the
     system, which writes it when it can."""
     blocks = DiskCache(place, PLENTY).blocks_of(KEY)
-    with segments._straight:
+    with segments._direct_io_lock:
         blocks.put(0, aligned(run_of("o", 0, SEGMENT_BLOCKS)))
     assert in_page_cache(segment_path(place), 10 * BLOCK)
     assert blocks.get(0, SEGMENT_BLOCKS) == run_of("o", 0, SEGMENT_BLOCKS)
@@ -326,7 +326,7 @@ def test_nothing_is_fetched_twice(place: Path) -> None:
     assert_same(first.blocks.read_at(0, len(body)), body)
     assert first.fetched == len(body)
     second = Reading(body, DiskCache(place, PLENTY).blocks_of(KEY))
-    second.blocks.schedule(0, len(body))
+    second.blocks.prefetch(0, len(body))
     check_random_reads(second)
     assert_same(second.blocks.read_at(0, len(body)), body)
     assert second.fetched == 0
@@ -352,7 +352,7 @@ def test_blocks_that_came_with_the_tail_are_kept(place: Path) -> None:
     body = random.Random(8).randbytes(6 * BLOCK + 9)
     first = Reading(body, DiskCache(place, PLENTY).blocks_of(KEY))
     start = 2 * BLOCK + 100
-    first.blocks.seed(start, body[start:])
+    first.blocks.prime(start, body[start:])
     second = Reading(body, DiskCache(place, PLENTY).blocks_of(KEY))
     assert_same(second.blocks.read_at(3 * BLOCK, len(body)), body[3 * BLOCK :])
     assert second.fetched == 0

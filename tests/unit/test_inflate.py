@@ -67,7 +67,7 @@ class Source:
         member.pieces.append((offset, stop))
         return member.packed[offset:stop]
 
-    def is_at_hand(self, offset: int) -> bool:
+    def is_cached(self, offset: int) -> bool:
         return offset < self.member.here
 
     def close(self) -> None:
@@ -260,12 +260,12 @@ def test_a_backward_read_after_a_first_pass_starts_at_a_checkpoint(decoding: Mak
 def test_what_is_ready_is_told_once_and_is_right(decoding: Make) -> None:
     """README, How it works: what is decoded ahead of a reader in order goes out unasked, once."""
     one = decoding(LONG, LONG_PACKED)
-    assert not one.inflater.claim_ready()
+    assert not one.inflater.take_pushable()
     offset, told, reads = 0, 0, 0
     while offset < len(LONG):
         one.check(offset, SPAN)
         offset, reads = offset + SPAN, reads + 1
-        while ready := one.inflater.claim_ready():
+        while ready := one.inflater.take_pushable():
             assert ready.start == offset
             assert ready.stop <= len(LONG)
             one.check(ready.start, len(ready))
@@ -293,8 +293,8 @@ def test_a_short_member_in_turn_is_decoded_by_its_first_reader(decoding: Make) -
     one.check(0, 4096)
     assert one.member.fed == len(SHORT_PACKED)
     assert one.inflater.verified
-    assert one.inflater.claim_ready() == range(4096, 15 * SPAN)
-    assert not one.inflater.claim_ready()
+    assert one.inflater.take_pushable() == range(4096, 15 * SPAN)
+    assert not one.inflater.take_pushable()
     one.check_whole()
     assert one.pool.submitted == 0
 
@@ -304,7 +304,7 @@ def test_the_end_of_a_member_is_never_ready(decoding: Make) -> None:
     for size in (1, SPAN, SPAN + 1, 2 * SPAN, 3 * SPAN):
         one = decoding(SHORT[:size], deflate(SHORT[:size], 0), is_in_turn=True, windows=taken())
         one.check(0, SPAN)
-        ready = one.inflater.claim_ready()
+        ready = one.inflater.take_pushable()
         assert ready.stop <= max(0, size - 1) // SPAN * SPAN
 
 
@@ -325,7 +325,7 @@ def test_a_short_member_in_turn_may_be_read_from_anywhere(decoding: Make) -> Non
     """Issue 3, 4: reads that are not in order are right as well."""
     one = decoding(SHORT, SHORT_PACKED, is_in_turn=True, windows=taken())
     one.check(12 * SPAN, 4096)
-    assert not one.inflater.claim_ready()
+    assert not one.inflater.take_pushable()
     rng = random.Random(5)
     for _ in range(50):
         one.check(rng.randrange(len(SHORT)), 100_000)
@@ -352,14 +352,14 @@ def test_many_short_members_in_turn_share_the_room(decoding: Make) -> None:
     windows, crowd = ReadAheadBudget(8 << 20), [object() for _ in range(39)]
     windows.takes_ready = True
     for other in crowd:
-        windows.enter(other)
+        windows.register(other)
     one = decoding(SHORT, SHORT_PACKED, is_in_turn=True, windows=windows)
     one.check(0, SPAN)
     assert one.member.fed <= 2 * (8 << 20) / 40 + SPAN
     for other in crowd:
-        windows.leave(other)
+        windows.unregister(other)
     one.check_whole()
-    assert windows.share(object()) == 8 << 20  # it left the room behind
+    assert windows.allowance(object()) == 8 << 20  # it left the room behind
 
 
 def test_nothing_is_ready_for_who_jumps(decoding: Make) -> None:
@@ -368,7 +368,7 @@ def test_nothing_is_ready_for_who_jumps(decoding: Make) -> None:
     one.check_whole()
     for percent in (90, 10, 50, 30, 70):
         one.check(len(LONG) * percent // 100 // SPAN * SPAN, 4096)
-        assert not one.inflater.claim_ready()
+        assert not one.inflater.take_pushable()
 
 
 def test_a_store_that_stalls_holds_up_nobody_before_it(decoding: Make) -> None:

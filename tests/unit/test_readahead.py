@@ -265,8 +265,8 @@ def test_the_windows_of_all_streams_share_the_bound(count: int) -> None:
     windows = ReadAheadBudget(total)
     streams = [object() for _ in range(count)]
     for stream in streams:
-        windows.enter(stream)
-    assert sum(windows.share(stream) for stream in streams) <= total
+        windows.register(stream)
+    assert sum(windows.allowance(stream) for stream in streams) <= total
 
 
 def test_a_stream_that_leaves_or_idles_gives_its_share_back(
@@ -275,19 +275,19 @@ def test_a_stream_that_leaves_or_idles_gives_its_share_back(
     """Windows: the room is shared by who reads now."""
     windows = ReadAheadBudget(16 << 20)
     one, other = object(), object()
-    windows.enter(one)
-    assert windows.share(one) == 16 << 20
-    assert windows.share(other) == 8 << 20
-    assert windows.share(one) == 16 << 20  # the other one only asked
-    windows.enter(other)
-    assert windows.share(one) == 8 << 20
-    windows.leave(other)
-    assert windows.share(one) == 16 << 20
-    windows.enter(other)
+    windows.register(one)
+    assert windows.allowance(one) == 16 << 20
+    assert windows.allowance(other) == 8 << 20
+    assert windows.allowance(one) == 16 << 20  # the other one only asked
+    windows.register(other)
+    assert windows.allowance(one) == 8 << 20
+    windows.unregister(other)
+    assert windows.allowance(one) == 16 << 20
+    windows.register(other)
     monkeypatch.setattr("taskfs.cache.readahead.IDLE_S", 0.02)
     time.sleep(0.05)
-    assert windows.share(one) == windows.share(object()) == 16 << 20
-    windows.leave(object())  # who never asked
+    assert windows.allowance(one) == windows.allowance(object()) == 16 << 20
+    windows.unregister(object())  # who never asked
 
 
 def test_each_stream_has_its_own_state() -> None:
@@ -437,7 +437,7 @@ class PendingListing:
     def __init__(self) -> None:
         self.ranges: list[tuple[int, int]] = []
 
-    def schedule(self, start: int, stop: int) -> bool:
+    def prefetch(self, start: int, stop: int) -> bool:
         self.ranges.append((start, stop))
         return True
 
@@ -451,11 +451,11 @@ def test_much_that_others_have_open_widens_a_walk_only_so_far(gap: int) -> None:
     size = 16 << 20
     walk.passed(0, size, 1 << 30)
     walk.passed(size + gap, 2 * size + gap, 1 << 30)
-    assert walk.is_on == (gap <= MAX_OTHERS)
+    assert walk.is_active == (gap <= MAX_OTHERS)
     for start, stop in asked.ranges:
         assert start >= 2 * size + gap
         assert stop <= 2 * size + gap + MAX_OTHERS + (64 << 20)
-    assert bool(asked.ranges) == walk.is_on
+    assert bool(asked.ranges) == walk.is_active
 
 
 def heads(archive: Archive, numbers: Iterable[int]) -> None:
@@ -511,8 +511,8 @@ def test_heads_fetched_ahead_are_few() -> None:
 
 def push(reader: MemberReader) -> None:
     """Do what the FUSE boundary does after each read."""
-    while ready := reader.claim_ready():
-        reader.read_ready(ready.start, len(ready))
+    while ready := reader.take_pushable():
+        reader.read_for_push(ready.start, len(ready))
 
 
 def test_heads_after_a_walk_end_it() -> None:
@@ -524,7 +524,7 @@ def test_heads_after_a_walk_end_it() -> None:
         archive = on.open(remote)
         for number in range(10):
             read_all(archive, f"f{number:05}")
-        assert archive.walk.is_on
+        assert archive.walk.is_active
         on.settle()
         before = remote.fetched
         for number in range(10, 50):
@@ -532,7 +532,7 @@ def test_heads_after_a_walk_end_it() -> None:
             assert len(reader.read_at(0, 16 << 10)) == 16 << 10  # as the kernel asks for 4 KiB
             push(reader)
             reader.close()
-            assert not archive.walk.is_on
+            assert not archive.walk.is_active
         on.settle()
         assert remote.fetched - before < (len(body) - before) / 6
 
@@ -547,7 +547,7 @@ def test_files_read_in_turn_are_known_by_their_ends_alone() -> None:
                 reader.read_at(offset, READ)
                 push(reader)
                 is_second_end = number == 1 and offset + READ == 1 << 20
-                assert archive.walk.is_on == (is_second_end or number > 1)
+                assert archive.walk.is_active == (is_second_end or number > 1)
             reader.close()
 
 
@@ -561,21 +561,21 @@ def test_small_files_in_turn_are_told_when_they_are_opened() -> None:
         told = []
         for one in members:
             reader = archive.open_member(one)
-            if ready := reader.claim_ready():
+            if ready := reader.take_pushable():
                 assert ready == range(8000)
-                assert reader.read_ready(0, 8000) == cheap_bytes(8000)
+                assert reader.read_for_push(0, 8000) == cheap_bytes(8000)
                 told.append(one.number)
             else:
                 assert reader.read_at(0, READ) == cheap_bytes(8000)
-            assert not reader.claim_ready()
+            assert not reader.take_pushable()
             reader.close()
             on.settle()  # what is fetched ahead is at hand then
         assert len(told) >= 6 * (SAMPLE - 1)
         assert all(number % SAMPLE for number in told)
-        assert archive.walk.is_on
+        assert archive.walk.is_active
         for one in members:
             reader = archive.open_member(one)
-            assert one.number not in told or not reader.claim_ready()
+            assert one.number not in told or not reader.take_pushable()
             reader.close()
 
 
@@ -585,16 +585,16 @@ def test_small_files_that_nobody_reads_are_told_no_more() -> None:
     with bench() as on:
         archive = on.open(FakeObject(many(count, 8000, DEFLATED)))
         for number in range(20):
-            assert not archive.open_member(member(archive, f"f{number + 80:05}")).claim_ready()
+            assert not archive.open_member(member(archive, f"f{number + 80:05}")).take_pushable()
         for number in range(2 * SAMPLE):
             read_all(archive, f"f{number:05}")
         on.settle()
         told = 0
         for number in range(2 * SAMPLE, count):
             reader = archive.open_member(member(archive, f"f{number:05}"))
-            told += bool(reader.claim_ready())
+            told += bool(reader.take_pushable())
             reader.close()
-        assert not archive.walk.is_on
+        assert not archive.walk.is_active
         assert told <= SAMPLE
 
 
@@ -606,17 +606,17 @@ def test_an_empty_file_ends_no_walk() -> None:
         for number in range(5):
             read_all(archive, f"f{number:05}")
         archive.open_member(member(archive, "f00005")).close()
-        assert archive.walk.is_on
+        assert archive.walk.is_active
         archive.open_member(member(archive, "f00001")).close()
-        assert not archive.walk.is_on
+        assert not archive.walk.is_active
 
 
 def test_small_files_that_are_not_here_are_waited_for_by_who_reads_them() -> None:
     """README, How it works: an open waits for no bytes."""
     with bench() as on:
         archive = on.open(FakeObject(many(20, 8000, DEFLATED)))
-        archive.walk.is_on = True
-        assert not archive.open_member(member(archive, "f00003")).claim_ready()
+        archive.walk.is_active = True
+        assert not archive.open_member(member(archive, "f00003")).take_pushable()
 
 
 def whole_twice(on: Bench, remote: FakeObject, path: str) -> Callable[[], int]:

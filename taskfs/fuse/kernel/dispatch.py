@@ -184,10 +184,10 @@ class Dispatch:
 
     def _push(self, nodeid: int, path: str, fh: int) -> bool:
         """Put what lies behind the bytes that were read among the kernel's pages, if it is here."""
-        claim = partial(self._operations, "claim_ready", path, fh)
+        claim = partial(self._operations, "take_pushable", path, fh)
         with self._pushes.push(nodeid, claim) as ready:
             if ready:
-                piece = self._operations("read_ready", path, len(ready), ready.start, fh)
+                piece = self._operations("read_for_push", path, len(ready), ready.start, fh)
                 self._store(nodeid, ready.start, piece)
             return bool(ready)
 
