@@ -1,34 +1,22 @@
-"""Decoders of the compression methods that members use (APPNOTE 4.4.5), one shape for all.
+"""Decoders of the compression methods of members (APPNOTE 4.4.5) behind one protocol.
 
-Deflate goes through ISA-L where that is installed, else zlib-ng, else zlib; all can copy their
-state, which is what makes a member seekable. The others are read from the start.
+DEFLATE goes through ISA-L where that is installed, else through zlib-ng. Both can copy their
+state, which makes a member seekable. Members of the other methods are decoded from their start.
 """
 
 import bz2
-import importlib
 import lzma
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from taskfs.archive import isal as igzip
+from zlib_ng import zlib_ng
+
+from taskfs.archive import isal
 from taskfs.errors import CorruptData, Unsupported
-from taskfs.support.buffers import Buffer, address_of, has_address
+from taskfs.support.buffers import Buffer
 
-try:
-    _zlib: Any = importlib.import_module("zlib_ng.zlib_ng")
-except ImportError:
-    _zlib = importlib.import_module("zlib")
+_zlib: Any = zlib_ng  # its stub leaves out `copy`
 
-
-def crc32(piece: Buffer, start: int = 0) -> int:
-    """Return the CRC-32 of what gave *start*, followed by *piece* (APPNOTE 4.4.7)."""
-    # zlib gives the interpreter's lock up, and to get it back may take longer than counting.
-    if len(piece) <= SHORT and has_address(piece) and (quick := igzip.find_crc32()):
-        return quick(start, address_of(piece), len(piece))
-    return int(_zlib.crc32(piece, start))
-
-
-SHORT: Final = 512 << 10
 STORED: Final = 0
 DEFLATED: Final = 8
 BZIP2: Final = 12
@@ -94,7 +82,7 @@ class Decoder(Protocol):
 
 
 class DeflateDecoder:
-    """Raw DEFLATE (RFC 1951) through zlib-ng or zlib."""
+    """Raw DEFLATE (RFC 1951) through zlib-ng."""
 
     marks_end = True
 
@@ -158,7 +146,7 @@ def decode_whole(method: int, packed: Buffer, size: int) -> memoryview:
 
 def make_deflate_decoder() -> Decoder:
     """Return a decoder of raw DEFLATE by the fastest library there is."""
-    make = igzip.make_decoder()
+    make = isal.make_decoder()
     return DeflateDecoder() if make is None else make()
 
 

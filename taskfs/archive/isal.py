@@ -84,22 +84,6 @@ class _Decoder:
 
 
 @functools.cache
-def find_crc32() -> "Callable[[int, int, int], int] | None":
-    """Return what gives the CRC-32 of (start, address, length), the interpreter's lock held;
-    None where there is no such library."""
-    try:
-        library = ctypes.PyDLL(importlib.import_module("isal.isal_zlib").__file__)
-        crc: Any = library.crc32_gzip_refl
-        crc.argtypes = (ctypes.c_uint32, ctypes.c_void_p, ctypes.c_uint64)
-        crc.restype = ctypes.c_uint32
-    except (ImportError, OSError, AttributeError, TypeError):
-        return None
-    text = bytearray(b"123456789" * 100)
-    expected = zlib.crc32(text, 7)
-    return crc if crc(7, address_of(text), len(text)) == expected else None
-
-
-@functools.cache
 def make_decoder() -> "Callable[[], _Decoder] | None":
     """Return what makes a decoder, None where there is no such library or it is another one."""
     try:

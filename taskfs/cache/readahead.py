@@ -7,9 +7,6 @@ together are bounded, so memory is.
 
 import threading
 import time
-from bisect import bisect_left
-from collections import deque
-from collections.abc import Callable, Iterable
 from typing import Final
 
 from taskfs.cache.block_reader import MAX_RUN, BlockReader
@@ -24,13 +21,6 @@ SLACK: Final = 1 << 20
 PARALLEL: Final = 5
 FIRST_RUN: Final = 4 * BLOCK  # shorter requests cost more than they bring
 IDLE_S: Final = 2.0
-RECENT: Final = 64
-WALK_GROWTH: Final = 4
-MAX_OTHERS: Final = 8 << 20
-# What file(1) or a file manager reads of a member, as decoded by what the kernel asks for.
-HEAD: Final = 128 << 10
-PACKED_HEAD: Final = 8 << 10  # of it, with the local header, mostly enough
-HEADS_AHEAD: Final = 16
 
 
 class ReadAheadBudget:
@@ -152,80 +142,3 @@ class ReadAheadReader:
             return 0, 0, 0
         self._ahead = max(self._ahead, target)
         return begin, target, run_bytes
-
-
-class SequentialMembers:
-    """Members of one archive read to their ends in turn, as `cp -r` and `grep -r` do.
-
-    Then what lies behind the last one is fetched too, so that many small files cost few requests.
-    Safe for concurrent use. `is_active` tells that the next one will be read to its end as well.
-    """
-
-    def __init__(self, blocks: BlockReader, windows: ReadAheadBudget) -> None:
-        self._blocks = blocks
-        self._windows = windows
-        self._lock = threading.Lock()
-        self._progress = SequentialDetector(0)
-        self._ahead = 0
-        self._passed: deque[int] = deque(maxlen=RECENT)
-        self.is_active = False
-
-    def passed(self, start: int, stop: int, others: int) -> None:
-        """Note that the member stored at [start, stop) was read to its end, while other members of
-        *others* bytes in all were open for reading."""
-        others = min(others, MAX_OTHERS)
-        with self._lock:
-            if start in self._passed:
-                return  # read again: that leads nowhere
-            self._passed.append(start)
-            # Several readers at once finish out of order, within what they read and what was
-            # fetched for them.
-            slack = max(SLACK, self._ahead - self._progress.reached, others)
-            gained = self._progress.note(start, stop, slack)
-            reached = self._progress.reached
-            self.is_active = gained > 0
-            if not gained:
-                self._ahead = reached
-                return
-            window = min(WALK_GROWTH * gained, self._windows.allowance(self))
-            # What the others read was fetched for them: only what lies behind it is ahead.
-            target = reached + min(others, window) + window
-            begin = max(self._ahead, reached)
-            if target - begin < min(MAX_RUN, max(FIRST_RUN // 2, window // 2)):
-                return
-            # Whole requests of the longest kind, where there is enough for one.
-            target -= (target - begin) % MAX_RUN if target - begin > MAX_RUN else 0
-            self._ahead = target
-        if self._blocks.prefetch(begin, target):
-            self._windows.register(self)
-
-
-class HeaderPrefetcher:
-    """Members of one archive of which the beginnings alone are read in turn, as whoever tells the
-    types of files does.
-
-    Then those of the next ones are fetched too, several at once: else each costs a round trip.
-    Safe for concurrent use.
-    """
-
-    def __init__(self, blocks: BlockReader, find_starts: Callable[[], Iterable[int]]) -> None:
-        self._blocks = blocks
-        self._find_starts = find_starts
-        self._lock = threading.Lock()
-        self._starts: list[int] = []  # of all members, in the archive's order
-        self._progress = SequentialDetector(0)  # in members
-        self._ahead = 0
-
-    def passed(self, start: int) -> None:
-        """Note that the member stored from *start* on was closed, no more than its head read."""
-        with self._lock:
-            if not self._starts:
-                self._starts = sorted(self._find_starts())
-            place = bisect_left(self._starts, start)
-            gained = self._progress.note(place, place + 1, SLACK_READS)
-            reached = self._progress.reached
-            begin = max(self._ahead, reached) if gained else reached
-            self._ahead = max(begin, reached + min(gained, HEADS_AHEAD))
-            starts = self._starts[begin : self._ahead]
-        for start in starts:
-            self._blocks.prefetch(start, start + PACKED_HEAD)

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, NamedTuple
 
-from taskfs.archive.archive import Archive, Engine, open_archive
+from taskfs.archive.archive import Archive, open_archive
+from taskfs.archive.engine import Engine
 from taskfs.errors import NotFound, StaleObject, Unavailable
 from taskfs.model import ObjectVersion, Task, TaskAPI
 from taskfs.support.clock import age_clock
