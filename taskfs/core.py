@@ -13,14 +13,14 @@ from taskfs.cache.memory_cache import ExtentCache
 from taskfs.cache.readahead import ReadAheadBudget
 from taskfs.config import Config
 from taskfs.errors import NotFound
-from taskfs.first_listing import FirstListing, open_client, scope_of
+from taskfs.first_listing import FirstListing, filter_of, open_client
 from taskfs.model import Task
 from taskfs.remote.api_client import TaskClient
 from taskfs.support.interruptible_wait import Waiter, never
 from taskfs.support.stats import Stats
 from taskfs.support.thread_pool import DaemonPool
 from taskfs.tasks.archives import ArchiveKind, ArchiveRegistry
-from taskfs.tasks.finished_tasks import FinishedTaskStore, open_ledger
+from taskfs.tasks.finished_tasks import FinishedTaskStore, open_finished_tasks
 from taskfs.tasks.offline import FrozenCache, OfflineAPI
 from taskfs.tasks.task_cache import TaskCache
 from taskfs.tasks.task_filter import PendingListing
@@ -41,7 +41,7 @@ class Core(NamedTuple):
 
     tree: Tree
     client: TaskClient | OfflineAPI
-    ledger: FinishedTaskStore | None = None
+    finished_tasks: FinishedTaskStore | None = None
     pools: tuple[Executor, ...] = ()
 
     def begin(self, asked: PendingListing | None = None) -> None:
@@ -51,7 +51,7 @@ class Core(NamedTuple):
         Raises:
             AccessDenied, Unavailable, BadAnswer, NotFound: it does not.
         """
-        self.tree.parts.records.begin(asked)
+        self.tree.context.task_cache.begin(asked)
 
     def close(self) -> None:
         """Close the connections, have on disk what is to be kept, and let the threads end: whoever
@@ -59,8 +59,8 @@ class Core(NamedTuple):
         self.client.close()
         for pool in self.pools:
             pool.shutdown(wait=False, cancel_futures=True)
-        if self.ledger is not None:
-            self.ledger.close()
+        if self.finished_tasks is not None:
+            self.finished_tasks.close()
 
 
 def open_disk(config: Config) -> DiskCache:
@@ -100,19 +100,17 @@ def open_engine(
     )
 
 
-def open_task_archive(
-    client: TaskClient, task: Task, which: ArchiveKind, engine: Engine
-) -> Archive:
+def open_task_archive(client: TaskClient, task: Task, kind: ArchiveKind, engine: Engine) -> Archive:
     """Return one of the task's archives, for a command that needs no tree.
 
     Raises:
         NotFound: there is none (yet).
     """
-    path = which.path(task)
+    path = kind.path(task)
     if path is None:
-        raise NotFound(f"task {task.id} has no {which.value} archive")
-    expected = task.output_files if which is ArchiveKind.OUTPUT else None
-    return open_archive(client.open_object(path, task.region), which.root, engine, expected)
+        raise NotFound(f"task {task.id} has no {kind.value} archive")
+    expected = task.output_files if kind is ArchiveKind.OUTPUT else None
+    return open_archive(client.open_object(path, task.region), kind.root, engine, expected)
 
 
 def open_core(
@@ -131,27 +129,27 @@ def open_core(
     waiter = Waiter(interrupted)
     disk = None if config.demo else open_disk(config)
     client: TaskClient | OfflineAPI
-    ledger: FinishedTaskStore | None = None
+    finished_tasks: FinishedTaskStore | None = None
     if config.offline:
         client = open_offline(config, disk)
     else:
         client = opening.client if opening else open_client(config, stats)
-        ledger = open_ledger(disk, config.api_url, config.api_key) if disk else None
+        finished_tasks = open_finished_tasks(disk, config.api_url, config.api_key) if disk else None
     engine = open_engine(waiter, stats, disk, config.api_url, push_enabled=push_enabled)
     pool = DaemonPool(API_THREADS, "taskfs-api")
     index_pool = DaemonPool(API_THREADS, "taskfs-index")
     attr_timeout_s = config.attr_timeout_s
-    records = TaskCache(
+    task_cache = TaskCache(
         client,
         pool,
         waiter,
         # The kernel keeps entries for as long again, so ours are that much younger.
         listing_ttl_s=max(0.0, config.dir_cache_time_s - attr_timeout_s),
         status_ttl_s=config.status_cache_time_s,
-        scope=scope_of(config),
-        ledger=ledger,
+        scope=filter_of(config),
+        finished_tasks=finished_tasks,
     )
-    shelf = ArchiveRegistry(
+    archives = ArchiveRegistry(
         client,
         engine,
         index_pool,
@@ -159,12 +157,12 @@ def open_core(
         timeout_s=config.timeout_s,
         attr_timeout_s=attr_timeout_s,
     )
-    parts = TreeContext(
+    context = TreeContext(
         api=client,
-        records=records,
-        shelf=shelf,
+        task_cache=task_cache,
+        archives=archives,
         pins=Pins(attr_timeout_s, config.status_cache_time_s),
-        views=Views(records),
+        views=Views(task_cache),
         pool=pool,
         waiter=waiter,
         stats=stats,
@@ -175,4 +173,4 @@ def open_core(
         mountpoint=mountpoint,
     )
     pools = (pool, index_pool, engine.pool, engine.decoding)
-    return Core(Tree(parts), client, ledger, pools)
+    return Core(Tree(context), client, finished_tasks, pools)

@@ -15,7 +15,7 @@ def open_client(config: Config, stats: Stats | None = None) -> TaskClient:
     return TaskClient(config.api_url, config.api_key, timeout_s=config.timeout_s, stats=stats)
 
 
-def scope_of(config: Config) -> TaskFilter:
+def filter_of(config: Config) -> TaskFilter:
     """Return which tasks *config* has listed."""
     return TaskFilter(config.project, config.status, config.last)
 
@@ -26,4 +26,4 @@ class FirstListing:
     def __init__(self, config: Config) -> None:
         self.stats = Stats()
         self.client = open_client(config, self.stats)
-        self.asked = scope_of(config).ask(self.client)
+        self.asked = filter_of(config).ask(self.client)

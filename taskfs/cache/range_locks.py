@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 from taskfs.support.buffers import Buffer
 
-PATIENCE_S: Final = 10.0
+LOCK_TIMEOUT_S: Final = 10.0
 FIRST_PAUSE_S: Final = 0.002
 LONGEST_PAUSE_S: Final = 0.05
 # struct flock (fcntl(2)): type, whence, start, length, pid, which must be 0.
@@ -58,7 +58,7 @@ def lock_range(
     """Hold the units [first, last] of *key*, which begins with hexadecimal digits, while the body
     runs.
 
-    Whoever else holds some of them is waited for, until *is_there* or for `PATIENCE_S` at most.
+    Whoever else holds some of them is waited for, until *is_there* or for `LOCK_TIMEOUT_S` at most.
     """
     try:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -97,7 +97,7 @@ def fetch_missing(
 
 
 def _wait(descriptor: int, start: int, length: int, is_there: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + LOCK_TIMEOUT_S
     pause_s = FIRST_PAUSE_S
     while True:
         try:

@@ -163,13 +163,13 @@ class _Watch:
 
         An archive that cannot be read is there: `download` will say what is wrong with it.
         """
-        from taskfs.download.plan import GRACE_S, ArchiveLate, Archives
+        from taskfs.download.plan import ARCHIVE_GRACE_S, ArchiveLate, Archives
         from taskfs.tasks.archives import ArchiveKind
 
         archives = Archives(self._client)
         while True:
             try:
-                archives.wait_for(self._id, ArchiveKind.OUTPUT, self._remaining_s(GRACE_S))
+                archives.wait_for(self._id, ArchiveKind.OUTPUT, self._remaining_s(ARCHIVE_GRACE_S))
             except ArchiveLate:
                 raise
             except (Unavailable, BadAnswer) as exc:

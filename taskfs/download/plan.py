@@ -25,7 +25,7 @@ from taskfs.support.interruptible_wait import Waiter
 from taskfs.support.stats import Stats
 from taskfs.tasks.archives import ArchiveKind
 
-GRACE_S: Final = 60.0  # so long after a success its archive may still be on its way
+ARCHIVE_GRACE_S: Final = 60.0  # so long after a success its archive may still be on its way
 POLL_S: Final = 1.0
 
 
@@ -46,7 +46,9 @@ class Archives:
         self._client = client
         self._engine = open_engine(Waiter(), Stats())
 
-    def wait_for(self, task_id: str, which: ArchiveKind, patience_s: float = GRACE_S) -> Archive:
+    def wait_for(
+        self, task_id: str, kind: ArchiveKind, patience_s: float = ARCHIVE_GRACE_S
+    ) -> Archive:
         """Return an archive of the task; one of a task that succeeded just now is waited for.
 
         Raises:
@@ -58,12 +60,12 @@ class Archives:
         while True:
             task = self._client.get_task(task_id)
             try:
-                return open_task_archive(self._client, task, which, self._engine)
+                return open_task_archive(self._client, task, kind, self._engine)
             except NotFound:
                 pass
-            grace_s = self._grace_s(task, which) if deadline is None else 0.0
+            grace_s = self._grace_s(task, kind) if deadline is None else 0.0
             if deadline is None and grace_s <= 0:
-                raise NotFound(_why_no_archive(task, which))
+                raise NotFound(_why_no_archive(task, kind))
             deadline = deadline or time.monotonic() + min(grace_s, patience_s)
             remaining_s = deadline - time.monotonic()
             if remaining_s <= 0:
@@ -72,18 +74,18 @@ class Archives:
                 )
             time.sleep(min(POLL_S, remaining_s))
 
-    def _grace_s(self, task: Task, which: ArchiveKind) -> float:
+    def _grace_s(self, task: Task, kind: ArchiveKind) -> float:
         """Return for how long the archive may still be on its way, 0 or less if it is not."""
-        if which is not ArchiveKind.OUTPUT or task.status != "success":
+        if kind is not ArchiveKind.OUTPUT or task.status != "success":
             return 0.0
         if task.end_ns is None:
-            return GRACE_S
+            return ARCHIVE_GRACE_S
         now_s = time.time() + (self._client.clock_offset_s or 0.0)
-        return GRACE_S - max(0.0, now_s - task.end_ns / 1e9)
+        return ARCHIVE_GRACE_S - max(0.0, now_s - task.end_ns / 1e9)
 
 
-def _why_no_archive(task: Task, which: ArchiveKind) -> str:
-    if which is ArchiveKind.INPUT:
+def _why_no_archive(task: Task, kind: ArchiveKind) -> str:
+    if kind is ArchiveKind.INPUT:
         return f"task {task.id} has no input archive: it was removed, or not sent yet"
     if not task.is_terminated:
         return f"task {task.id} is {task.status}, with no outputs yet: see `taskfs wait {task.id}`"

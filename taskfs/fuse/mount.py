@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 # Requests in flight may end in peace for so long after a signal.
-GRACE_S: Final = 2.0
+SHUTDOWN_TIMEOUT_S: Final = 2.0
 FUSE_CONF: Final = Path("/etc/fuse.conf")
 DEVICE: Final = Path("/dev/fuse")
 LIBFUSE: Final = "libfuse.so.2"
@@ -201,7 +201,7 @@ def _begin(core: "Core", config: Config, opening: FirstListing | None) -> None:
     try:
         core.begin(opening.asked if opening else None)
     except (Unavailable, BadAnswer) as exc:
-        count = len(core.ledger.tasks()) if core.ledger is not None else 0
+        count = len(core.finished_tasks.tasks()) if core.finished_tasks is not None else 0
         if not count:
             raise
         raise MountError(
@@ -279,7 +279,7 @@ def _watch_signals(place: Path, live: threading.Event, ended: threading.Event) -
             mountpoint.run_fusermount("-u", "-z", place)
         except TaskFSError as exc:
             log.warning("%s", exc)
-        ended.wait(GRACE_S)
+        ended.wait(SHUTDOWN_TIMEOUT_S)
         _leave()
 
     threading.Thread(target=watch, name="taskfs-signals", daemon=True).start()

@@ -47,7 +47,7 @@ class DirectoryListing(NamedTuple):
 
     entries: Sequence[Entry]
     known_attrs: Callable[[str], Attrs | None]
-    keep_s: Callable[[], float]
+    attr_lifetime_s: Callable[[], float]
 
 
 # Answers that programs ask for all the time: nothing failed.
@@ -78,7 +78,7 @@ class TaskOperations:
 
     def readdir(self, path: str) -> DirectoryListing:
         node = self._tree.resolve(path)
-        return DirectoryListing(list(node.children()), node.known_attrs, node.keep_s)
+        return DirectoryListing(list(node.children()), node.known_attrs, node.attr_lifetime_s)
 
     def readlink(self, path: str) -> str:
         return self._tree.resolve(path).target()

@@ -29,7 +29,7 @@ from taskfs.remote.object_store import StoredObject
 from taskfs.remote.pagination import Page, read_listing
 from taskfs.remote.retry import Budget, Transient
 from taskfs.remote.task_json import NOT_JSON, mend_json, parse_task
-from taskfs.remote.transport import KEY_HEADER, Transport, refusal
+from taskfs.remote.transport import KEY_HEADER, Transport, error_for_status
 from taskfs.support.redaction import register_secret
 from taskfs.support.stats import Stats
 from taskfs.support.thread_pool import DaemonPool
@@ -282,7 +282,7 @@ class TaskClient:
             # The API's own 404 is JSON: this one is a page of a proxy that lost sight of it.
             raise Transient(BadAnswer(f"{what}: a page instead of an answer (404)"), tries=2)
         if response.status_code >= 300:
-            raise refusal(what, response.status_code, _detail(body) or response.reason)
+            raise error_for_status(what, response.status_code, _detail(body) or response.reason)
         try:
             return msgspec.json.decode(body, type=kind)
         except NOT_JSON as exc:

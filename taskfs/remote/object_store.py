@@ -21,7 +21,7 @@ from taskfs.errors import (
 )
 from taskfs.model import Fetched, ObjectVersion
 from taskfs.remote.retry import Budget, Transient
-from taskfs.remote.transport import ReceiveBuffer, Transport, refusal
+from taskfs.remote.transport import ReceiveBuffer, Transport, error_for_status
 from taskfs.support.buffers import Buffer, allocate
 
 T = TypeVar("T")
@@ -132,7 +132,7 @@ class StoredObject:
                 ):
                     raise AccessDenied(f"{what}: the store says that a new URL has expired")
             else:
-                raise refusal(what, 400, text)
+                raise error_for_status(what, 400, text)
         if response.status_code in (200, 206):
             return response
         if response.status_code == 412 or (response.status_code == 416 and version is not None):
@@ -142,7 +142,7 @@ class StoredObject:
             response.close()
             raise BadAnswer(f"{self.path}: the object is empty")
         text = self._refusal_text(response, budget)
-        raise refusal(what, response.status_code, text)
+        raise error_for_status(what, response.status_code, text)
 
     def _refusal_text(self, response: requests.Response, budget: Budget) -> str:
         """Return the store's error code, such as `NoSuchKey`: the rest may quote the signature."""

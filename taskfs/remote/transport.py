@@ -315,7 +315,7 @@ class Transport:
             self.clock_offset_s = moment - time.time()
 
 
-def refusal(what: str, status: int, text: str) -> TaskFSError:
+def error_for_status(what: str, status: int, text: str) -> TaskFSError:
     """Return the error that an HTTP status of 4xx (or an unexpected one) means to a user."""
     text = f"{what}: {text or status}"
     kinds: dict[int, type[TaskFSError]] = {

@@ -25,7 +25,7 @@ def allocate(size: int) -> memoryview:
 def trim_pools() -> None:
     """Return to the system what nobody has asked for again."""
     for kind in _KINDS:
-        kind.spare.clear()
+        kind.has_fallback.clear()
 
 
 def _map(size: int) -> mmap.mmap:
@@ -43,22 +43,22 @@ class BufferPool:
 
     def __init__(self, length: int) -> None:
         self.length = length
-        self.spare: list[mmap.mmap] = []
+        self.has_fallback: list[mmap.mmap] = []
         # Not by their names: at the end of a process there are none.
-        spare, kinds, most = self.spare, _KINDS, MAX_SPARE
+        has_fallback, kinds, most = self.has_fallback, _KINDS, MAX_SPARE
 
         class Borrowed(ctypes.c_char * length):  # type: ignore[misc]
             room: mmap.mmap
 
             def __del__(self) -> None:
-                if sum(each.length * len(each.spare) for each in kinds) + length <= most:
-                    spare.append(self.room)
+                if sum(each.length * len(each.has_fallback) for each in kinds) + length <= most:
+                    has_fallback.append(self.room)
 
         self._borrowed = Borrowed
 
     def borrow(self) -> memoryview:
         try:
-            room = self.spare.pop()
+            room = self.has_fallback.pop()
         except IndexError:
             room = _map(self.length)
             room.madvise(mmap.MADV_HUGEPAGE)

@@ -15,13 +15,13 @@ from taskfs.support.interruptible_wait import Waiter
 # After a failure, who has something else to show shows it for so long before another try.
 BACKOFF_S: Final = 5.0
 # That other try is waited for so long, by all of them together.
-PATIENCE_S: Final = 1.0
+FALLBACK_WAIT_S: Final = 1.0
 
 
 class SingleFlight:
     """The requests under way, by key. Safe for concurrent use: the lock guards the table only.
 
-    `is_away` tells that the last request failed, or left who could do without it unanswered.
+    `is_failing` tells that the last request failed, or left who could do without it unanswered.
     """
 
     def __init__(
@@ -34,9 +34,9 @@ class SingleFlight:
         self._under_way: dict[Any, Future[None]] = {}
         self._away_until_s = float("-inf")
         self._patient_until_s = float("-inf")
-        self.is_away = False
+        self.is_failing = False
 
-    def once(self, key: Any, load: Callable[[], None], *, spare: bool = False) -> None:
+    def run(self, key: Any, load: Callable[[], None], *, has_fallback: bool = False) -> None:
         """Run *load* in the pool, joining one that is under way, and wait for its end.
 
         A *spare* caller has something else to show. It waits a second, and not at all where others
@@ -49,11 +49,11 @@ class SingleFlight:
         with self._lock:
             future = self._under_way.get(key)
             if future is None:
-                if spare and self.is_away and now < self._away_until_s:
+                if has_fallback and self.is_failing and now < self._away_until_s:
                     raise Unavailable("the API did not answer just now")
                 future = self._under_way[key] = self._pool.submit(self._run, key, load)
-                self._patient_until_s = now + PATIENCE_S
-        if not spare:
+                self._patient_until_s = now + FALLBACK_WAIT_S
+        if not has_fallback:
             return self._waiter.result(future)
         try:
             self._waiter.result(future, max(0.0, self._patient_until_s - now))
@@ -64,23 +64,23 @@ class SingleFlight:
 
     def _run(self, key: Any, load: Callable[[], None]) -> None:
         try:
-            self.here(load)
+            self.run_inline(load)
         finally:
             with self._lock:
                 self._under_way.pop(key, None)
 
-    def here(self, load: Callable[[], None]) -> None:
+    def run_inline(self, load: Callable[[], None]) -> None:
         """Run *load* in the caller's thread, and note whether the other side answered."""
         try:
             load()
-            self.is_away = False
+            self.is_failing = False
         except NotFound:
-            self.is_away = False
+            self.is_failing = False
             raise
         except TaskFSError:
             self._note_failure()
             raise
 
     def _note_failure(self) -> None:
-        self.is_away = True
+        self.is_failing = True
         self._away_until_s = self._clock() + BACKOFF_S

@@ -24,7 +24,7 @@ from taskfs.support.interruptible_wait import Waiter
 
 ABSENT_TTL_S: Final = 5.0
 # So long after the end of a successful task its archive may still be on its way.
-GRACE_S: Final = 60.0
+ARCHIVE_GRACE_S: Final = 60.0
 GRACE_POLL_S: Final = 0.5
 # A walk over a thousand names takes as long as the kernel keeps a name, and over many, longer.
 KEPT_NAMES: Final = 1000
@@ -73,24 +73,26 @@ class _Slot:
     archive: Archive | None = None
     version: ObjectVersion | None = None  # of the last archive, also while there is none
     generation: int = 0
-    told_until_s: float = float("-inf")  # the kernel may go by what listings told
+    reported_until_s: float = float("-inf")  # the kernel may go by what listings told
     settled_s: float = float("-inf")  # by then it has asked again after the last change
     absent_until_s: float = float("-inf")
     clean: set[str] | None = None  # paths without pages of older versions; None: all
     damaged: set[str] = field(default_factory=set)
     opened: Counter[tuple[str, int, int]] = field(default_factory=Counter)
     loading: "Future[Archive] | None" = None
-    ticket: object = None  # of the load whose outcome still counts
-    disowned: int = 0  # loads under way whose outcome does not: they may still write to the disk
+    load_id: object = None  # of the load whose outcome still counts
+    abandoned_loads: int = (
+        0  # loads under way whose outcome does not: they may still write to the disk
+    )
 
-    def disown_load(self) -> None:
+    def abandon_load(self) -> None:
         """What is on its way was asked for too early: nobody else is to wait for it or use it."""
-        self.disowned += self.loading is not None
-        self.loading = self.ticket = None
+        self.abandoned_loads += self.loading is not None
+        self.loading = self.load_id = None
 
 
 class Lease(NamedTuple):
-    """One open file's claim on one version; give it back with `ArchiveRegistry.give_back`."""
+    """One open file's claim on one version; give it back with `ArchiveRegistry.release`."""
 
     key: tuple[str, ArchiveKind]
     path: str
@@ -125,26 +127,26 @@ class ArchiveRegistry:
         self._forgetting = 0  # who is about to drop what is kept on disk
         self.epoch = 0  # counts the archives that came and went: what was derived from one is old
 
-    def get(self, task: Task, which: ArchiveKind) -> Archive | None:
+    def get(self, task: Task, kind: ArchiveKind) -> Archive | None:
         """Return the archive, None while there is none; that is asked for again after 5 s."""
-        path = which.path(task)
+        path = kind.path(task)
         if path is None:
             return None
         with self._lock:
-            slot = self._slot(task.id, which)
-            self._match_record(slot, task, which)
+            slot = self._slot(task.id, kind)
+            self._match_record(slot, task, kind)
             if slot.archive is not None:
                 return slot.archive
             if self._clock() < slot.absent_until_s:
                 return None
             future = slot.loading
             if future is None:
-                slot.ticket = object()
-                identity = which.identity(task)
-                if self._forgetting or slot.disowned:
+                slot.load_id = object()
+                identity = kind.identity(task)
+                if self._forgetting or slot.abandoned_loads:
                     identity = None  # what the disk has of it may be what is to be forgotten
                 future = self._pool.submit(
-                    self._load, slot, slot.ticket, task, which, path, identity
+                    self._load, slot, slot.load_id, task, kind, path, identity
                 )
                 slot.loading = future
         try:
@@ -152,7 +154,7 @@ class ArchiveRegistry:
         except NotFound:
             return None
 
-    def await_archive(self, task: Task, which: ArchiveKind) -> Archive | None:
+    def await_archive(self, task: Task, kind: ArchiveKind) -> Archive | None:
         """Return the archive; one that a task which just succeeded must have is waited for.
 
         Raises:
@@ -160,31 +162,31 @@ class ArchiveRegistry:
         """
         deadline_s = self._clock() + self._timeout_s
         while True:
-            archive = self.get(task, which)
-            if archive is not None or which is ArchiveKind.INPUT or not self._is_in_grace(task):
+            archive = self.get(task, kind)
+            if archive is not None or kind is ArchiveKind.INPUT or not self._is_archive_due(task):
                 return archive
             if self._clock() >= deadline_s:
                 raise Unavailable(f"task {task.id} has succeeded, but its archive is not there yet")
             self._waiter.check()
             time.sleep(GRACE_POLL_S)
             with self._lock:
-                self._slot(task.id, which).absent_until_s = float("-inf")
+                self._slot(task.id, kind).absent_until_s = float("-inf")
 
-    def _is_in_grace(self, task: Task) -> bool:
-        return is_in_grace(task, self._api.clock_offset_s or 0.0)
+    def _is_archive_due(self, task: Task) -> bool:
+        return is_archive_due(task, self._api.clock_offset_s or 0.0)
 
     def lease(
-        self, task_id: str, which: ArchiveKind, archive: Archive, path: str, size: int
+        self, task_id: str, kind: ArchiveKind, archive: Archive, path: str, size: int
     ) -> tuple[Lease, PageCacheMode]:
         """Note that *path* of this version is opened; return how the kernel may cache it."""
         with self._lock:
-            slot = self._slot(task_id, which)
+            slot = self._slot(task_id, kind)
             generation = slot.generation - (slot.version != archive.version)
             mode = self._cache_mode(slot, path, generation)
             slot.opened[path, generation, size] += 1
-            return Lease((task_id, which), path, generation, size), mode
+            return Lease((task_id, kind), path, generation, size), mode
 
-    def give_back(self, lease: Lease) -> None:
+    def release(self, lease: Lease) -> None:
         """Note that the open file is closed."""
         with self._lock:
             slot = self._slots.get(lease.key)
@@ -200,43 +202,43 @@ class ArchiveRegistry:
         slot = self._slots.get(lease.key)
         return slot is not None and slot.generation > lease.generation
 
-    def size_told(self, task_id: str, which: ArchiveKind, path: str, size: int) -> int:
+    def reported_size(self, task_id: str, kind: ArchiveKind, path: str, size: int) -> int:
         """Return the size to tell of *path*: it does not shrink under who has an older one open."""
-        slot = self._slots.get((task_id, which))
+        slot = self._slots.get((task_id, kind))
         if slot is None or not slot.generation:
             return size
         with self._lock:
             older = [s for (p, g, s) in slot.opened if p == path and g < slot.generation]
         return max([size, *older])
 
-    def keep_listed(self, task_id: str, which: ArchiveKind, count: int) -> float:
+    def attr_lifetime(self, task_id: str, kind: ArchiveKind, count: int) -> float:
         """Return for how many seconds the kernel may keep what is told of *count* members that lie
         side by side: who walks over them is not to ask for each name again."""
         timeout_s = self._attr_timeout_s
         keep_s = min(timeout_s * (1 + count / KEPT_NAMES), max(timeout_s, MAX_KEEP_S))
         with self._lock:
-            slot = self._slot(task_id, which)
-            slot.told_until_s = max(slot.told_until_s, self._clock() + keep_s)
+            slot = self._slot(task_id, kind)
+            slot.reported_until_s = max(slot.reported_until_s, self._clock() + keep_s)
         return keep_s
 
-    def replaced(self, task_id: str, which: ArchiveKind, archive: Archive) -> None:
+    def replaced(self, task_id: str, kind: ArchiveKind, archive: Archive) -> None:
         """The store no longer has this version: the next who asks gets the new one."""
         archive.forget_index()  # before anybody can look for another
         with self._lock:
-            slot = self._slot(task_id, which)
+            slot = self._slot(task_id, kind)
             if slot.archive is archive:
                 slot.archive = None
                 self.epoch += 1
 
-    def damaged(self, task_id: str, which: ArchiveKind, archive: Archive, path: str) -> None:
+    def damaged(self, task_id: str, kind: ArchiveKind, archive: Archive, path: str) -> None:
         """Bytes of *path* did not match what its directory says.
 
         Wrong ones may be among the kernel's pages: its next open lets go of them. The directory
         may be what is wrong: it is read again.
         """
         with self._lock:
-            self._slot(task_id, which).damaged.add(path)
-        self.replaced(task_id, which, archive)
+            self._slot(task_id, kind).damaged.add(path)
+        self.replaced(task_id, kind, archive)
 
     def forget(self) -> None:
         """Look for every archive again; open files keep the version they have."""
@@ -245,7 +247,7 @@ class ArchiveRegistry:
             for slot in self._slots.values():
                 slot.absent_until_s = float("-inf")
                 slot.archive = None
-                slot.disown_load()
+                slot.abandon_load()
             self.epoch += 1
         try:
             if self._engine.disk is not None:
@@ -254,17 +256,17 @@ class ArchiveRegistry:
             with self._lock:
                 self._forgetting -= 1
 
-    def _slot(self, task_id: str, which: ArchiveKind) -> _Slot:
-        slot = self._slots.setdefault((task_id, which), _Slot())
-        self._slots.move_to_end((task_id, which))
+    def _slot(self, task_id: str, kind: ArchiveKind) -> _Slot:
+        slot = self._slots.setdefault((task_id, kind), _Slot())
+        self._slots.move_to_end((task_id, kind))
         return slot
 
-    def _match_record(self, slot: _Slot, task: Task, which: ArchiveKind) -> None:
+    def _match_record(self, slot: _Slot, task: Task, kind: ArchiveKind) -> None:
         """A record that tells of another archive than before makes the one in use an old one."""
-        identity = (which.path(task), which.identity(task))
+        identity = (kind.path(task), kind.identity(task))
         if slot.identity != identity:
             slot.archive = None
-            slot.disown_load()
+            slot.abandon_load()
             self.epoch += 1
             slot.identity = identity
             slot.absent_until_s = float("-inf")
@@ -279,7 +281,7 @@ class ArchiveRegistry:
             slot.clean = set()
             if slot.version != archive.version:
                 slot.generation += 1
-                kept_until_s = max(slot.told_until_s, self._clock() + self._attr_timeout_s)
+                kept_until_s = max(slot.reported_until_s, self._clock() + self._attr_timeout_s)
                 slot.settled_s = kept_until_s + SETTLE_S
         slot.version = archive.version
         slot.archive = archive
@@ -301,17 +303,17 @@ class ArchiveRegistry:
     def _load(
         self,
         slot: _Slot,
-        ticket: object,
+        load_id: object,
         task: Task,
-        which: ArchiveKind,
+        kind: ArchiveKind,
         path: str,
         identity: tuple[object, ...] | None,
     ) -> Archive:
         archive, is_absent = None, False
         try:
             remote = self._api.open_object(path, task.region)
-            expected = task.output_files if which is ArchiveKind.OUTPUT else None
-            open_it = partial(open_archive, remote, which.root, self._engine, expected, name=path)
+            expected = task.output_files if kind is ArchiveKind.OUTPUT else None
+            open_it = partial(open_archive, remote, kind.root, self._engine, expected, name=path)
             try:
                 archive = open_it(identity=identity)
             except StaleObject:  # replaced between its end and its directory: nobody saw either
@@ -321,13 +323,13 @@ class ArchiveRegistry:
             is_absent = True
             raise
         finally:
-            self._finish_load(slot, ticket, archive, is_absent)
+            self._finish_load(slot, load_id, archive, is_absent)
 
     def _finish_load(
-        self, slot: _Slot, ticket: object, archive: Archive | None, is_absent: bool
+        self, slot: _Slot, load_id: object, archive: Archive | None, is_absent: bool
     ) -> None:
         with self._lock:  # in one step: who comes between would load it once more
-            if slot.ticket is ticket:
+            if slot.load_id is load_id:
                 slot.loading = None
                 if is_absent:
                     slot.absent_until_s = self._clock() + ABSENT_TTL_S - self._attr_timeout_s
@@ -338,7 +340,7 @@ class ArchiveRegistry:
         if archive is not None:
             archive.forget_index()
         with self._lock:
-            slot.disowned -= 1
+            slot.abandoned_loads -= 1
 
     def _make_room(self, newest: _Slot) -> None:
         """Let go of the indexes unused longest, without forgetting what the kernel may hold."""
@@ -351,11 +353,11 @@ class ArchiveRegistry:
                 slot.archive = None
 
 
-def is_in_grace(task: Task, clock_offset_s: float = 0.0) -> bool:
+def is_archive_due(task: Task, clock_offset_s: float = 0.0) -> bool:
     """Whether *task* succeeded so recently that its archive may still be on its way.
 
     *clock_offset_s* is what the clock that wrote its end is ahead of ours.
     """
     if task.status != "success" or task.end_ns is None:
         return False
-    return time.time_ns() + clock_offset_s * 1e9 - task.end_ns < GRACE_S * 1e9
+    return time.time_ns() + clock_offset_s * 1e9 - task.end_ns < ARCHIVE_GRACE_S * 1e9

@@ -29,7 +29,7 @@ MAX_TASKS: Final = 100_000  # of one account; the oldest go
 LOOK_S: Final = 3600.0
 
 
-def open_ledger(disk: DiskCache, api_url: str, api_key: str) -> "FinishedTaskStore | None":
+def open_finished_tasks(disk: DiskCache, api_url: str, api_key: str) -> "FinishedTaskStore | None":
     """Return the ledger of the account that *api_key* opens; without a key, of the account that
     was used last with this API, None if none ever was."""
     last = cache_key("last account", api_url)
@@ -67,7 +67,7 @@ class FinishedTaskStore:
         # Of the writing thread alone: what each shard was told last, and when.
         self._told: dict[int, tuple[bytes, float]] = {}
 
-    def find(self, task_id: str) -> Task | None:
+    def get(self, task_id: str) -> Task | None:
         """Return the finished task as it was last seen, None if it is not known."""
         name = task_id.encode("utf-8", "surrogateescape")
         lines = [line for line in self._read(_shard(task_id)) if name in line]

@@ -10,7 +10,7 @@ import msgspec
 from taskfs.cache.disk_cache import INDEX, DiskBlocks, DiskCache
 from taskfs.errors import ConfigError, NotCached
 from taskfs.model import Fetched, ObjectVersion, RemoteObject, Task, TaskStatus
-from taskfs.tasks.finished_tasks import open_ledger
+from taskfs.tasks.finished_tasks import open_finished_tasks
 
 
 class FrozenCache(DiskCache):
@@ -50,9 +50,9 @@ class OfflineAPI:
     """
 
     def __init__(self, disk: DiskCache, cache_dir: Path, api_url: str, api_key: str) -> None:
-        ledger = open_ledger(disk, api_url, api_key)
+        finished_tasks = open_finished_tasks(disk, api_url, api_key)
         self._place = f"nothing of {api_url} is kept in {cache_dir}"
-        self._tasks = {task.id: task for task in ledger.tasks()} if ledger else {}
+        self._tasks = {task.id: task for task in finished_tasks.tasks()} if finished_tasks else {}
 
     @property
     def clock_offset_s(self) -> None:

@@ -69,15 +69,15 @@ class TaskCache:
         listing_ttl_s: float,
         status_ttl_s: float,
         scope: TaskFilter | None = None,
-        ledger: FinishedTaskStore | None = None,
+        finished_tasks: FinishedTaskStore | None = None,
         clock: Callable[[], float] = age_clock,
     ) -> None:
         self._api = api
         self._requests = SingleFlight(pool, waiter, clock)
         self._listing_ttl_s = listing_ttl_s
         self._status_ttl_s = status_ttl_s
-        self._scope = scope or TaskFilter()
-        self._ledger = ledger
+        self._filter = scope or TaskFilter()
+        self._finished_tasks = finished_tasks
         self._clock = clock
         self._lock = threading.Lock()
         self._known: dict[str, CachedTask] = {}
@@ -100,9 +100,11 @@ class TaskCache:
             AccessDenied, Unavailable, BadAnswer, NotFound: the API does not answer, or refuses.
         """
         if asked is None:
-            self._requests.here(self._load_listing)
+            self._requests.run_inline(self._load_listing)
         else:
-            self._requests.here(lambda: self._take_listing(asked.answer.result(), asked.began_s))
+            self._requests.run_inline(
+                lambda: self._take_listing(asked.answer.result(), asked.began_s)
+            )
 
     def listing(self) -> list[Task]:
         """Return the tasks that the mount lists, newest first, at most the listing's age old."""
@@ -110,9 +112,9 @@ class TaskCache:
         with self._lock:
             return [self._known[i].task for i in self._listing.ids if i in self._known]
 
-    def _refresh_listing(self, *, spare: bool = False) -> None:
+    def _refresh_listing(self, *, has_fallback: bool = False) -> None:
         if self._is_older(self._listed_s, self._listing_ttl_s):
-            self._requests.once("listing", self._load_listing, spare=spare)
+            self._requests.run("listing", self._load_listing, has_fallback=has_fallback)
 
     def newest_ns(self) -> int:
         """Return the creation time of the newest task that is known, without asking."""
@@ -120,7 +122,7 @@ class TaskCache:
             first = next((self._known.get(i) for i in self._listing.ids), None)
         return (first.task.create_ns or 0) if first else 0
 
-    def find(self, task_id: str) -> CachedTask:
+    def get(self, task_id: str) -> CachedTask:
         """Return the task: its status final, or at most the status's age old.
 
         Raises:
@@ -131,27 +133,27 @@ class TaskCache:
             known = self._find_unlisted(task_id)
         if known.task.is_terminated or not self._is_older(known.as_of_s, self._status_ttl_s):
             return known
-        self._requests.once("unfinished", self._load_unfinished)
+        self._requests.run("unfinished", self._load_unfinished)
         return self._known.get(task_id) or self._find_unlisted(task_id)
 
-    def peek(self, task_id: str) -> CachedTask | None:
+    def get_cached(self, task_id: str) -> CachedTask | None:
         """Return what is known of the task, however old; nothing is asked."""
         return self._known.get(task_id)
 
-    def record(self, task_id: str) -> CachedTask:
+    def get_full(self, task_id: str) -> CachedTask:
         """Return the task with its whole record at most as old as a listing may be.
 
         The record of a finished task is shown as it was when the API is away.
         """
-        known = self.find(task_id)
+        known = self.get(task_id)
         if not self._is_older(known.as_of_s, self._listing_ttl_s):
             return known
-        spare = known.task.is_terminated and self._requests.is_away
+        has_fallback = known.task.is_terminated and self._requests.is_failing
         try:
-            self._refresh_listing(spare=spare)
+            self._refresh_listing(has_fallback=has_fallback)
             listed = self._known.get(task_id)  # none, if what is listed leaves it out
             if listed is None or self._is_older(listed.as_of_s, self._listing_ttl_s):
-                self.reload(task_id, spare=spare)
+                self.reload(task_id, has_fallback=has_fallback)
                 listed = self._recall(task_id)
             known = listed
         except (NotFound, Interrupted):
@@ -162,9 +164,11 @@ class TaskCache:
             log.info("record of %s: the API is away, shown as it was (%s)", task_id, exc)
         return known
 
-    def reload(self, task_id: str, *, spare: bool = False) -> None:
+    def reload(self, task_id: str, *, has_fallback: bool = False) -> None:
         """Ask for one task's record now."""
-        self._requests.once(("task", task_id), lambda: self._load_task(task_id), spare=spare)
+        self._requests.run(
+            ("task", task_id), lambda: self._load_task(task_id), has_fallback=has_fallback
+        )
 
     def note_status(self, status: TaskStatus) -> None:
         """The API just told this status: requests that began earlier no longer count."""
@@ -193,9 +197,9 @@ class TaskCache:
         """Return a task that is not known yet, asking for it if its name can be an id."""
         if not _OTHER_ID.fullmatch(task_id):
             raise NotFound(f"there is no task {task_id!r}")
-        kept = self._ledger.find(task_id) if self._ledger is not None else None
+        kept = self._finished_tasks.get(task_id) if self._finished_tasks is not None else None
         try:
-            self._ask_for(task_id, spare=kept is not None)
+            self._ask_for(task_id, has_fallback=kept is not None)
         except (NotFound, Interrupted):
             raise
         except TaskFSError as exc:
@@ -206,23 +210,23 @@ class TaskCache:
                 self._apply([kept], float("-inf"))
         return self._recall(task_id)
 
-    def _ask_for(self, task_id: str, *, spare: bool) -> None:
+    def _ask_for(self, task_id: str, *, has_fallback: bool) -> None:
         if self._listed_s is None:
-            self._refresh_listing(spare=spare)
+            self._refresh_listing(has_fallback=has_fallback)
             if task_id in self._known:
                 return
         with self._lock:
             plausible = _SERVICE_ID.fullmatch(task_id) or len(task_id) in self._id_lengths
             if not plausible or task_id in self._absent:
                 raise NotFound(f"there is no task {task_id}")
-        self.reload(task_id, spare=spare)
+        self.reload(task_id, has_fallback=has_fallback)
 
     def _is_older(self, as_of_s: float | None, age_s: float) -> bool:
         return as_of_s is None or self._clock() - as_of_s > age_s
 
     def _load_listing(self) -> None:
         began = self._clock()
-        self._take_listing(self._scope.list_tasks(self._api), began)
+        self._take_listing(self._filter.list_tasks(self._api), began)
 
     def _take_listing(self, tasks: list[Task], began: float) -> None:
         with self._lock:
@@ -237,12 +241,12 @@ class TaskCache:
             self._listing = Listing(ids, self._listing.number + 1)
             self._listed_s = began
             self._id_lengths = frozenset(map(len, ids))
-        if self._ledger is not None:
-            self._ledger.keep(tasks, whole=self._scope == TaskFilter())
+        if self._finished_tasks is not None:
+            self._finished_tasks.keep(tasks, whole=self._filter == TaskFilter())
 
     def _load_unfinished(self) -> None:
         began = self._clock()
-        tasks = self._api.list_tasks(project=self._scope.project, active=True)
+        tasks = self._api.list_tasks(project=self._filter.project, active=True)
         with self._lock:
             known = [i for i, k in self._known.items() if not k.task.is_terminated]
             mine = [task for task in tasks if task.id in self._known]
@@ -267,13 +271,13 @@ class TaskCache:
                 self._absent[task_id] = True
                 if self._known.pop(task_id, None) is not None:
                     self._version += 1
-            if self._ledger is not None:
-                self._ledger.drop(task_id)
+            if self._finished_tasks is not None:
+                self._finished_tasks.drop(task_id)
             raise
         with self._lock:
             self._apply([task], began)
-        if self._ledger is not None:
-            self._ledger.keep([task])
+        if self._finished_tasks is not None:
+            self._finished_tasks.keep([task])
 
     def _apply(self, tasks: Iterable[Task], began_s: float) -> None:
         for task in tasks:

@@ -32,15 +32,15 @@ MEMBER_XATTRS: Final[dict[str, Callable[[Member], str]]] = {
 class MembersNode(Directory):
     """`outputs/` or `inputs/`: empty while there is no archive."""
 
-    def __init__(self, path: str, task: Task, which: ArchiveKind, shelf: ArchiveRegistry) -> None:
+    def __init__(self, path: str, task: Task, kind: ArchiveKind, archives: ArchiveRegistry) -> None:
         super().__init__(path)
         self._task = task
-        self._which = which
-        self._shelf = shelf
+        self._kind = kind
+        self._archives = archives
         self._listed: FolderNode | None = None  # what `children` showed
 
     def attrs(self) -> Attrs:
-        archive = self._shelf.get(self._task, self._which)
+        archive = self._archives.get(self._task, self._kind)
         mtime_ns = archive.index.root.mtime_ns if archive is not None else None
         if mtime_ns is None:
             mtime_ns = self._task.last_change_ns
@@ -48,11 +48,13 @@ class MembersNode(Directory):
 
     def folder(self) -> "FolderNode | None":
         """Return the archive's own folder, None while there is no archive."""
-        epoch = self._shelf.epoch
-        archive = self._shelf.await_archive(self._task, self._which)
+        epoch = self._archives.epoch
+        archive = self._archives.await_archive(self._task, self._kind)
         if archive is None:
             return None
-        place = _Place(self._task, self._which, self._shelf, archive, inode_base(self.path), epoch)
+        place = _Place(
+            self._task, self._kind, self._archives, archive, inode_base(self.path), epoch
+        )
         return FolderNode(self.path, "", archive.index.root, place)
 
     def lookup(self, name: str) -> Node:
@@ -68,27 +70,27 @@ class MembersNode(Directory):
     def known_attrs(self, name: str) -> Attrs | None:
         return self._listed.known_attrs(name) if self._listed is not None else None
 
-    def keep_s(self) -> float:
-        return self._listed.keep_s() if self._listed is not None else 0.0
+    def attr_lifetime_s(self) -> float:
+        return self._listed.attr_lifetime_s() if self._listed is not None else 0.0
 
 
 class _Place:
     """Where the members beneath one node come from."""
 
-    __slots__ = ("archive", "epoch", "inode_base", "shelf", "task", "which")
+    __slots__ = ("archive", "archives", "epoch", "inode_base", "task", "which")
 
     def __init__(
         self,
         task: Task,
-        which: ArchiveKind,
-        shelf: ArchiveRegistry,
+        kind: ArchiveKind,
+        archives: ArchiveRegistry,
         archive: Archive,
         inode_base: int,
         epoch: int,
     ) -> None:
         self.task = task
-        self.which = which
-        self.shelf = shelf
+        self.which = kind
+        self.archives = archives
         self.archive = archive
         self.inode_base = inode_base
         self.epoch = epoch  # of the shelf when the archive was asked for
@@ -128,11 +130,11 @@ class FolderNode(Directory):
 
     def known_attrs(self, name: str) -> Attrs | None:
         # A listing may be read on for long: by then another archive may be there.
-        return self.attrs_of(name) if self._place.epoch == self._place.shelf.epoch else None
+        return self.attrs_of(name) if self._place.epoch == self._place.archives.epoch else None
 
-    def keep_s(self) -> float:
+    def attr_lifetime_s(self) -> float:
         place = self._place
-        return place.shelf.keep_listed(place.task.id, place.which, len(self._folder.children))
+        return place.archives.attr_lifetime(place.task.id, place.which, len(self._folder.children))
 
     def children(self) -> Iterable[Entry]:
         base = self._place.inode_base
@@ -148,7 +150,7 @@ def _member_attrs(path: str, member: Member, place: _Place) -> Attrs:
     return Attrs(
         FILE_MODE,
         place.inode_base + member.number,
-        place.shelf.size_told(place.task.id, place.which, path, member.size),
+        place.archives.reported_size(place.task.id, place.which, path, member.size),
         member.mtime_ns,
         member.mtime_ns,
         # None where there are bytes would make `tar -S` store zeros.
@@ -176,10 +178,10 @@ class MemberNode(Node):
             raise ReadOnly(f"{self.path} cannot be written")
         member, place = self._member, self._place
         reader = place.archive.open_member(member)
-        lease, mode = place.shelf.lease(
+        lease, mode = place.archives.lease(
             place.task.id, place.which, place.archive, self.path, member.size
         )
-        return ArchiveHandle(reader, member.size, place.archive, lease, mode, place.shelf)
+        return ArchiveHandle(reader, member.size, place.archive, lease, mode, place.archives)
 
     def xattr_names(self) -> list[str]:
         return list(MEMBER_XATTRS)
@@ -195,19 +197,19 @@ class RawArchiveNode(Node):
     """`output.zip` or `input.zip` itself: there by name, not listed."""
 
     def __init__(
-        self, path: str, task: Task, which: ArchiveKind, shelf: ArchiveRegistry, archive: Archive
+        self, path: str, task: Task, kind: ArchiveKind, archives: ArchiveRegistry, archive: Archive
     ) -> None:
         super().__init__(path)
         self._task = task
-        self._which = which
-        self._shelf = shelf
+        self._kind = kind
+        self._archives = archives
         self._archive = archive
 
     def attrs(self) -> Attrs:
         task = self._task
-        size = self._shelf.size_told(task.id, self._which, self.path, self._archive.size)
+        size = self._archives.reported_size(task.id, self._kind, self.path, self._archive.size)
         mtime_ns = task.last_change_ns
-        if self._which is ArchiveKind.INPUT:
+        if self._kind is ArchiveKind.INPUT:
             mtime_ns = task.input_submit_ns or task.create_ns or 0
         return Attrs(
             FILE_MODE,
@@ -226,7 +228,7 @@ class RawArchiveNode(Node):
         if writing:
             raise ReadOnly(f"{self.path} cannot be written")
         archive = self._archive
-        lease, mode = self._shelf.lease(
-            self._task.id, self._which, archive, self.path, archive.size
+        lease, mode = self._archives.lease(
+            self._task.id, self._kind, archive, self.path, archive.size
         )
-        return ArchiveHandle(archive.open_raw(), archive.size, archive, lease, mode, self._shelf)
+        return ArchiveHandle(archive.open_raw(), archive.size, archive, lease, mode, self._archives)

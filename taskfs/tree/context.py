@@ -17,8 +17,8 @@ class TreeContext(NamedTuple):
     """The parts of one mount, and how it was asked to behave."""
 
     api: TaskAPI
-    records: TaskCache
-    shelf: ArchiveRegistry
+    task_cache: TaskCache
+    archives: ArchiveRegistry
     pins: Pins
     views: Views
     pool: Executor

@@ -35,21 +35,23 @@ COUNTERS: Final = (
 class ServiceNode(Directory):
     """`.taskfs/`: what the daemon tells of itself, and how to make it forget."""
 
-    def __init__(self, parts: TreeContext) -> None:
+    def __init__(self, context: TreeContext) -> None:
         super().__init__(SERVICE)
-        self._parts = parts
+        self._context = context
 
     def attrs(self) -> Attrs:
-        began_ns = self._parts.began_ns
+        began_ns = self._context.began_ns
         return Attrs(DIRECTORY_MODE, inode(self.path), mtime_ns=began_ns, ctime_ns=began_ns)
 
     def lookup(self, name: str) -> Node:
         path = self.child_path(name)
         if name == "refresh":
-            return RefreshNode(path, self._parts)
+            return RefreshNode(path, self._context)
         if name in self._texts():
             render = self._texts()[name]
-            return TextNode(path, self._parts.pins, lambda: Text(render().encode(), time.time_ns()))
+            return TextNode(
+                path, self._context.pins, lambda: Text(render().encode(), time.time_ns())
+            )
         raise NotFound(f"there is no {path}")
 
     def children(self) -> Iterable[Entry]:
@@ -59,8 +61,8 @@ class ServiceNode(Directory):
         return {"stats.json": self._stats, "version": lambda: f"{__version__}\n"}
 
     def _stats(self) -> str:
-        parts = self._parts
-        counts = dict.fromkeys(COUNTERS, 0) | parts.stats.snapshot()
+        context = self._context
+        counts = dict.fromkeys(COUNTERS, 0) | context.stats.snapshot()
         # What was fetched ahead and is not read yet may still be.
         counts["read_ahead_unused_bytes"] = (
             counts["read_ahead_bytes"] - counts["read_ahead_used_bytes"]
@@ -68,10 +70,10 @@ class ServiceNode(Directory):
         told = {
             "version": __version__,
             "pid": os.getpid(),
-            "mountpoint": parts.mountpoint,
-            "offline": parts.offline,
-            "uptime_seconds": (time.time_ns() - parts.began_ns) // 10**9,
-            "open_handles": len(parts.handles),
+            "mountpoint": context.mountpoint,
+            "offline": context.offline,
+            "uptime_seconds": (time.time_ns() - context.began_ns) // 10**9,
+            "open_handles": len(context.handles),
             "memory_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "memory_bytes": _resident_bytes(),
             **counts,
@@ -87,12 +89,12 @@ def _resident_bytes() -> int:
 class RefreshNode(Node):
     """The file that makes the mount forget what it keeps of the remote side."""
 
-    def __init__(self, path: str, parts: TreeContext) -> None:
+    def __init__(self, path: str, context: TreeContext) -> None:
         super().__init__(path)
-        self._parts = parts
+        self._context = context
 
     def attrs(self) -> Attrs:
-        began_ns = self._parts.began_ns
+        began_ns = self._context.began_ns
         return Attrs(FILE_MODE, inode(self.path), mtime_ns=began_ns, ctime_ns=began_ns)
 
     def open(self, *, writing: bool) -> Handle:
@@ -102,8 +104,8 @@ class RefreshNode(Node):
         pass
 
     def _forget(self) -> None:
-        if self._parts.offline:
+        if self._context.offline:
             raise Unavailable("--offline: what is forgotten could not be asked for again")
-        self._parts.records.forget()
-        self._parts.shelf.forget()
-        self._parts.pins.release("")
+        self._context.task_cache.forget()
+        self._context.archives.forget()
+        self._context.pins.release("")

@@ -154,7 +154,7 @@ class ArchiveHandle:
         archive: Archive,
         lease: Lease,
         mode: PageCacheMode,
-        shelf: ArchiveRegistry,
+        archives: ArchiveRegistry,
     ) -> None:
         self.mode = mode
         self.size = size
@@ -162,7 +162,7 @@ class ArchiveHandle:
         self._reader = reader
         self._archive = archive
         self._lease = lease
-        self._shelf = shelf
+        self._archives = archives
         self._stale = ""  # why, once the version is gone
         self._unanswered: tuple[int, float, Unavailable] | None = None  # at which offset, and when
 
@@ -180,7 +180,7 @@ class ArchiveHandle:
         if offset >= self.size:
             return b""
         self._refuse_repetition(offset)
-        task_id, which = self._lease.key
+        task_id, kind = self._lease.key
         try:
             piece = read(offset, size)
             self._archive.engine.stats.add("served_bytes", len(piece))
@@ -191,13 +191,13 @@ class ArchiveHandle:
             raise
         except StaleObject as exc:
             self._stale = str(exc)
-            self._shelf.replaced(task_id, which, self._archive)
+            self._archives.replaced(task_id, kind, self._archive)
             raise
         except NotFound:
-            self._shelf.replaced(task_id, which, self._archive)
+            self._archives.replaced(task_id, kind, self._archive)
             raise
         except CorruptData:
-            self._shelf.damaged(task_id, which, self._archive, self._lease.path)
+            self._archives.damaged(task_id, kind, self._archive, self._lease.path)
             raise
 
     def take_pushable(self) -> range:
@@ -207,7 +207,7 @@ class ArchiveHandle:
 
     def _is_cut_elsewhere(self) -> bool:
         """Whether the kernel fills what lacks behind this version's end, up to a newer one's."""
-        return self.mode is not PageCacheMode.DIRECT and self._shelf.is_outdated(self._lease)
+        return self.mode is not PageCacheMode.DIRECT and self._archives.is_outdated(self._lease)
 
     def _refuse_repetition(self, offset: int) -> None:
         unanswered = self._unanswered
@@ -222,7 +222,7 @@ class ArchiveHandle:
 
     def close(self) -> None:
         self._reader.close()
-        self._shelf.give_back(self._lease)
+        self._archives.release(self._lease)
 
 
 class HandleTable:

@@ -24,7 +24,7 @@ class _MetadataContext(Protocol):
     @property
     def api(self) -> TaskAPI: ...
     @property
-    def records(self) -> TaskCache: ...
+    def task_cache(self) -> TaskCache: ...
     @property
     def pool(self) -> Executor: ...
     @property
@@ -36,12 +36,12 @@ class _MetadataContext(Protocol):
 class MetadataAttributes:
     """The extended attributes of one task's directory."""
 
-    def __init__(self, task_id: str, parts: _MetadataContext) -> None:
+    def __init__(self, task_id: str, context: _MetadataContext) -> None:
         self._task_id = task_id
-        self._of = parts
+        self._metadata_context = context
 
     def _metadata(self) -> dict[str, str]:
-        return dict(self._of.records.record(self._task_id).task.metadata or {})
+        return dict(self._metadata_context.task_cache.get_full(self._task_id).task.metadata or {})
 
     def xattr_names(self) -> list[str]:
         """Return one name for each metadata key that can be one."""
@@ -77,17 +77,17 @@ class MetadataAttributes:
         if replace and key not in metadata:
             raise NoAttribute(name)
         if metadata.get(key) != text:
-            self._send(lambda: self._of.api.set_metadata(self._task_id, key, text))
+            self._send(lambda: self._metadata_context.api.set_metadata(self._task_id, key, text))
 
     def remove_xattr(self, name: str) -> None:
         """Remove a metadata key remotely."""
         key = self._writable(name)
         if key not in self._metadata():
             raise NoAttribute(name)
-        self._send(lambda: self._of.api.remove_metadata(self._task_id, key))
+        self._send(lambda: self._metadata_context.api.remove_metadata(self._task_id, key))
 
     def _writable(self, name: str) -> str:
-        if self._of.read_only:
+        if self._metadata_context.read_only:
             raise ReadOnly("the mount is read-only")
         key = _key(name)
         if not key:
@@ -95,8 +95,8 @@ class MetadataAttributes:
         return key
 
     def _send(self, request: Callable[[], None]) -> None:
-        self._of.waiter.result(self._of.pool.submit(request))
-        self._of.records.reload(self._task_id)
+        self._metadata_context.waiter.result(self._metadata_context.pool.submit(request))
+        self._metadata_context.task_cache.reload(self._task_id)
 
 
 def _key(name: str) -> str:

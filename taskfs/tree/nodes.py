@@ -86,7 +86,7 @@ class Node:
         that a listing can tell them too; None where they must be asked for."""
         return None
 
-    def keep_s(self) -> float:
+    def attr_lifetime_s(self) -> float:
         """Return for how many seconds the kernel may keep what a listing of this node tells from
         now on, if that is longer than it keeps the rest."""
         return 0.0

@@ -27,10 +27,10 @@ KILL: Final = "kill"
 class TaskNode(MetadataAttributes, Directory):
     """A task's directory."""
 
-    def __init__(self, task_id: str, parts: TreeContext, known: CachedTask) -> None:
+    def __init__(self, task_id: str, context: TreeContext, known: CachedTask) -> None:
         Directory.__init__(self, task_id)
-        MetadataAttributes.__init__(self, task_id, parts)
-        self._parts = parts
+        MetadataAttributes.__init__(self, task_id, context)
+        self._context = context
         self._known = known
 
     def attrs(self) -> Attrs:
@@ -45,16 +45,16 @@ class TaskNode(MetadataAttributes, Directory):
     def lookup(self, name: str) -> Node:
         path = self.child_path(name)
         if (file := _TEXTS.get(name)) is not None:
-            return TextNode(path, self._parts.pins, lambda: self._render(file))
+            return TextNode(path, self._context.pins, lambda: self._render(file))
         if name == KILL:
-            return KillNode(path, self._known, self._parts)
-        task, shelf = self._known.task, self._parts.shelf
-        if (which := _FOLDERS.get(name)) is not None:
-            return MembersNode(path, task, which, shelf)
-        if (which := _RAW.get(name)) is not None:
-            archive = shelf.await_archive(task, which)
+            return KillNode(path, self._known, self._context)
+        task, archives = self._known.task, self._context.archives
+        if (kind := _FOLDERS.get(name)) is not None:
+            return MembersNode(path, task, kind, archives)
+        if (kind := _RAW.get(name)) is not None:
+            archive = archives.await_archive(task, kind)
             if archive is not None:
-                return RawArchiveNode(path, task, which, shelf, archive)
+                return RawArchiveNode(path, task, kind, archives, archive)
         raise NotFound(f"there is no {path}")
 
     def children(self) -> Iterable[Entry]:
@@ -63,9 +63,9 @@ class TaskNode(MetadataAttributes, Directory):
 
     def _render(self, file: TextFile) -> Text:
         # Asked for again: this node may have been resolved for what a pin answers.
-        task_id, records = self._known.task.id, self._parts.records
-        known = records.record(task_id) if file.needs_record else records.find(task_id)
-        view = TaskView(known, lambda: self._parts.shelf.get(known.task, ArchiveKind.OUTPUT))
+        task_id, task_cache = self._known.task.id, self._context.task_cache
+        known = task_cache.get_full(task_id) if file.needs_record else task_cache.get(task_id)
+        view = TaskView(known, lambda: self._context.archives.get(known.task, ArchiveKind.OUTPUT))
         as_of_s = float("inf") if known.task.is_terminated else known.as_of_s
         body = file.render(view).encode("utf-8", "surrogateescape")
         return Text(body, file.mtime_ns(view), as_of_s)
@@ -74,10 +74,10 @@ class TaskNode(MetadataAttributes, Directory):
 class KillNode(Node):
     """The file that kills: it reads as empty, and the first byte written sends the request."""
 
-    def __init__(self, path: str, known: CachedTask, parts: TreeContext) -> None:
+    def __init__(self, path: str, known: CachedTask, context: TreeContext) -> None:
         super().__init__(path)
         self._known = known
-        self._parts = parts
+        self._context = context
 
     def attrs(self) -> Attrs:
         created_ns = self._known.task.create_ns or 0
@@ -85,34 +85,34 @@ class KillNode(Node):
 
     def open(self, *, writing: bool) -> Handle:
         self._check_writable(writing)
-        return CommandHandle(_Kill(self._known.task.id, self._parts))
+        return CommandHandle(_Kill(self._known.task.id, self._context))
 
     def change(self) -> None:
         self._check_writable(True)
 
     def _check_writable(self, writing: bool) -> None:
-        if writing and self._parts.read_only:
+        if writing and self._context.read_only:
             raise ReadOnly("the mount is read-only")
 
 
 class _Kill:
     """The kill of one task through one open file: sent once, however often it is waited for."""
 
-    def __init__(self, task_id: str, parts: TreeContext) -> None:
+    def __init__(self, task_id: str, context: TreeContext) -> None:
         self._task_id = task_id
-        self._parts = parts
+        self._context = context
         self._sent: Future[TaskStatus] | None = None
 
     def __call__(self) -> None:
         """Send the request unless it is on its way; return once the API accepted it."""
-        parts, task_id = self._parts, self._task_id
+        context, task_id = self._context, self._task_id
         if self._sent is None:
-            task = parts.records.find(task_id).task
+            task = context.task_cache.get(task_id).task
             if task.is_terminated:
                 raise AlreadyTerminated(f"task {task_id} is {task.status}")
-            self._sent = parts.pool.submit(self._send)
+            self._sent = context.pool.submit(self._send)
         try:
-            if parts.waiter.result(self._sent).is_terminated:
+            if context.waiter.result(self._sent).is_terminated:
                 self._reload()  # a status alone does not tell when it ended, nor what it left
         except (AlreadyTerminated, NotFound):
             self._reload()
@@ -121,14 +121,14 @@ class _Kill:
     def _send(self) -> TaskStatus:
         """Send it and note its effect, also for a caller who was interrupted and left."""
         try:
-            answer = self._parts.api.kill_task(self._task_id)
-            self._parts.records.note_status(answer)
+            answer = self._context.api.kill_task(self._task_id)
+            self._context.task_cache.note_status(answer)
             return answer
         finally:
-            self._parts.pins.release(f"{self._task_id}/")
+            self._context.pins.release(f"{self._task_id}/")
 
     def _reload(self) -> None:
         """Have what is read next agree with what the write was told: our record was behind."""
         with contextlib.suppress(TaskFSError):
-            self._parts.records.reload(self._task_id)
-        self._parts.pins.release(f"{self._task_id}/")
+            self._context.task_cache.reload(self._task_id)
+        self._context.pins.release(f"{self._task_id}/")

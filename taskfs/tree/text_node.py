@@ -17,7 +17,7 @@ class TextNode(Node):
         self._render = render
 
     def attrs(self) -> Attrs:
-        text = self._pins.tell(self.path, self._render)
+        text = self._pins.report(self.path, self._render)
         size = len(text.body)
         return Attrs(
             FILE_MODE,

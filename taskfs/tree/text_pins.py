@@ -28,7 +28,7 @@ class Text:
     body: bytes
     mtime_ns: int
     as_of_s: float = float("inf")
-    told_s: float = float("-inf")
+    reported_s: float = float("-inf")
 
 
 class Pins:
@@ -48,12 +48,12 @@ class Pins:
             MAX_PINS, self._fresh_s + self._hold_s, timer=clock
         )
 
-    def tell(self, path: str, render: Callable[[], Text]) -> Text:
+    def report(self, path: str, render: Callable[[], Text]) -> Text:
         """Return the text for a `stat`: the one told just now while it is fresh, else a new one."""
         text = self._pinned(path)
         if text is None or self._clock() - text.as_of_s > self._fresh_s:
             text = self._pin(path, render())
-        text.told_s = self._clock()
+        text.reported_s = self._clock()
         return text
 
     def serve(self, path: str, render: Callable[[], Text]) -> Text:
@@ -61,7 +61,7 @@ class Pins:
         text = self._pinned(path)
         if text is None:
             text = self._pin(path, render())
-            text.told_s = self._clock()  # the fstat that follows an open is told the same
+            text.reported_s = self._clock()  # the fstat that follows an open is told the same
         return text
 
     def release(self, prefix: str) -> None:
@@ -73,7 +73,7 @@ class Pins:
     def _pinned(self, path: str) -> Text | None:
         with self._lock:
             text: Text | None = self._texts.get(path)
-        if text is None or self._clock() - text.told_s > self._hold_s:
+        if text is None or self._clock() - text.reported_s > self._hold_s:
             return None
         return text
 

@@ -24,9 +24,9 @@ FOLDER_TTL_S: Final = 1.0  # the kernel keeps a name for as long
 class Tree:
     """The whole tree. Safe for concurrent use: its parts are, and nodes are never changed."""
 
-    def __init__(self, parts: TreeContext) -> None:
-        self.parts = parts
-        self._root = RootNode(parts)
+    def __init__(self, context: TreeContext) -> None:
+        self.context = context
+        self._root = RootNode(context)
         # Folders of archives that were walked just now, with their end of life and epoch: a walk
         # asks for one name after another. A dict's own operations need no lock.
         self._folders: dict[str, tuple[float, int, FolderNode]] = {}
@@ -42,7 +42,7 @@ class Tree:
         folder = self._folder(parent)
         if folder is not None and last:
             return folder.lookup(last)
-        epoch = self.parts.shelf.epoch
+        epoch = self.context.archives.epoch
         node: Node = self._root
         for name in parent.split("/"):
             if name:
@@ -64,52 +64,52 @@ class Tree:
     def _folder(self, path: str) -> FolderNode | None:
         """Return the folder of an archive at *path* if it was walked just now."""
         known = self._folders.get(path)
-        if known is None or known[0] < time.monotonic() or known[1] != self.parts.shelf.epoch:
+        if known is None or known[0] < time.monotonic() or known[1] != self.context.archives.epoch:
             return None
         return known[2]
 
     @property
     def handles(self) -> HandleTable:
         """The open files."""
-        return self.parts.handles
+        return self.context.handles
 
 
 class RootNode(Directory):
     """The mountpoint: a directory per task, the views, and `.taskfs/`, which is never listed."""
 
-    def __init__(self, parts: TreeContext) -> None:
+    def __init__(self, context: TreeContext) -> None:
         super().__init__("")
-        self._parts = parts
+        self._context = context
 
     def attrs(self) -> Attrs:
-        newest_ns = self._parts.records.newest_ns() or self._parts.began_ns
+        newest_ns = self._context.task_cache.newest_ns() or self._context.began_ns
         return Attrs(DIRECTORY_MODE, inode(""), mtime_ns=newest_ns, ctime_ns=newest_ns)
 
     def lookup(self, name: str) -> Node:
         if name.startswith("."):
             if name == SERVICE:
-                return ServiceNode(self._parts)
+                return ServiceNode(self._context)
             if name in VIEWS:
-                return ViewNode(name, self._parts.views, self._parts.began_ns)
+                return ViewNode(name, self._context.views, self._context.began_ns)
             if name == LATEST:
                 return self._latest()
             raise NotFound(f"there is no {name}")
-        return TaskNode(name, self._parts, self._parts.records.find(name))
+        return TaskNode(name, self._context, self._context.task_cache.get(name))
 
     def _latest(self) -> Link:
-        tasks = self._parts.records.listing()
+        tasks = self._context.task_cache.listing()
         if not tasks:
             raise NotFound("there are no tasks")
         return Link(LATEST, tasks[0].id, tasks[0].create_ns or 0)
 
     def known_attrs(self, name: str) -> Attrs | None:
-        known = self._parts.records.peek(name)
+        known = self._context.task_cache.get_cached(name)
         if known is None or not known.task.is_terminated:
             return None
-        return TaskNode(name, self._parts, known).attrs()
+        return TaskNode(name, self._context, known).attrs()
 
     def children(self) -> Iterable[Entry]:
-        tasks = self._parts.records.listing()
+        tasks = self._context.task_cache.listing()
         entries = [self.entry(task.id, DIRECTORY_MODE) for task in tasks]
         entries += [self.entry(name, DIRECTORY_MODE) for name in VIEWS]
         if tasks:

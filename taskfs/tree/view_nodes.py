@@ -33,15 +33,15 @@ class Views:
     Safe for concurrent use: what is made is never changed.
     """
 
-    def __init__(self, records: TaskCache) -> None:
-        self._records = records
+    def __init__(self, task_cache: TaskCache) -> None:
+        self._task_cache = task_cache
         self._lock = threading.Lock()
         self._made: tuple[int, dict[str, dict[str, dict[str, Task]]]] | None = None
 
     def groups(self, view: str) -> dict[str, dict[str, Task]]:
         """Return the tasks of one view: group name to task id to task."""
-        tasks = self._records.listing()
-        version = self._records.version
+        tasks = self._task_cache.listing()
+        version = self._task_cache.version
         with self._lock:
             if self._made is None or self._made[0] != version:
                 self._made = (version, {name: _group(name, tasks) for name in VIEWS})

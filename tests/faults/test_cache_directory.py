@@ -173,7 +173,7 @@ def test_a_damaged_cache_is_a_cache_miss(
             with contextlib.ExitStack() as stack:
                 fs = before if when == "while open" else stack.enter_context(opened())
                 if when == "while open":
-                    fs.core.tree.parts.shelf.forget()
+                    fs.core.tree.context.archives.forget()
                 for task, files in tasks.items():
                     check(fs, task, files)
 

@@ -336,7 +336,7 @@ class Folder(Directory):
     def known_attrs(self, name: str) -> Attrs | None:
         return Attrs(0o100644, 5, 9) if name == "a" else None
 
-    def keep_s(self) -> float:
+    def attr_lifetime_s(self) -> float:
         return 7.25 if self.path else 0.5
 
 

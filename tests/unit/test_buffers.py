@@ -12,7 +12,7 @@ def _nothing_to_spare() -> None:
 
 
 def spare_bytes() -> int:
-    return sum(kind.length * len(kind.spare) for kind in buffers._KINDS)
+    return sum(kind.length * len(kind.has_fallback) for kind in buffers._KINDS)
 
 
 @pytest.mark.parametrize("length", POOLED_SIZES)

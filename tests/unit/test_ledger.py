@@ -12,7 +12,13 @@ from taskfs.config import Secret
 from taskfs.model import Task
 from taskfs.remote.task_json import parse_task
 from taskfs.support.redaction import register_secret
-from taskfs.tasks.finished_tasks import LOOK_S, MAX_TASKS, SHARDS, FinishedTaskStore, open_ledger
+from taskfs.tasks.finished_tasks import (
+    LOOK_S,
+    MAX_TASKS,
+    SHARDS,
+    FinishedTaskStore,
+    open_finished_tasks,
+)
 from tests.unit.fakes import Clock
 
 URL = "https://api.example"
@@ -42,7 +48,7 @@ def ledger(cache: Path) -> Callable[..., FinishedTaskStore]:
     """Opens ledgers as each process has its own."""
 
     def of(key: str = "key", url: str = URL, size: int = 1 << 30) -> FinishedTaskStore:
-        found = open_ledger(DiskCache(cache, size), url, Secret(key))
+        found = open_finished_tasks(DiskCache(cache, size), url, Secret(key))
         assert found is not None
         return found
 
@@ -64,9 +70,9 @@ def test_what_is_kept_is_found_by_the_next_process(
     """README, Offline: finished tasks as they were last seen; Stored: 0600 in 0700."""
     keep(ledger(), *TASKS, task_of("running", is_terminated=False), whole=True)
     assert ledger().tasks() == TASKS
-    assert ledger().find("task7") == next(task for task in TASKS if task.id == "task7")
+    assert ledger().get("task7") == next(task for task in TASKS if task.id == "task7")
     for name in ("task", "task77", "running", "", "ta\udcffsk"):
-        assert ledger().find(name) is None
+        assert ledger().get(name) is None
     assert {path.stat().st_mode & 0o777 for path in written(cache)} == {0o600}
     assert (cache / "v1/records").stat().st_mode & 0o777 == 0o700
 
@@ -86,7 +92,7 @@ def test_a_listing_replaces_and_a_part_of_one_adds(
     one = ledger()
     one.drop(TASKS[0].id)
     one.close()
-    assert ledger().find(TASKS[0].id) is None
+    assert ledger().get(TASKS[0].id) is None
     assert len(ledger().tasks()) == len(TASKS) - 1
     keep(ledger(), whole=True)
     assert ledger().tasks() == []
@@ -98,7 +104,7 @@ def test_accounts_and_apis_are_apart(ledger: Callable[..., FinishedTaskStore], c
     keep(ledger("b"), TASKS[1], whole=True)
     keep(ledger("a", "https://other"), TASKS[2], whole=True)
     assert [ledger(key).tasks() for key in ("a", "b", "c")] == [[TASKS[0]], [TASKS[1]], []]
-    assert open_ledger(DiskCache(cache, 1 << 30), "https://third", "") is None
+    assert open_finished_tasks(DiskCache(cache, 1 << 30), "https://third", "") is None
     assert ledger("").tasks() == [TASKS[1]]
     keep(ledger("a"), TASKS[0], whole=True)
     assert ledger("").tasks() == [TASKS[0]]
@@ -141,7 +147,7 @@ def test_what_is_no_record_of_a_finished_task_is_a_miss(
     for number in range(SHARDS):
         one._disk.put_index(one._key(number), head, body, "records")
     assert ledger().tasks() == []
-    assert ledger().find("x") is None
+    assert ledger().get("x") is None
 
 
 def test_no_secret_is_written(ledger: Callable[..., FinishedTaskStore]) -> None:
@@ -155,7 +161,7 @@ def test_no_secret_is_written(ledger: Callable[..., FinishedTaskStore]) -> None:
         f'"task_metadata": {{"link": "{url}", "odd": "{escaped}", "k": "is very-secret-key"}}}}'
     )
     keep(ledger(), parse_task(record.encode()), TASKS[0], whole=True)
-    found = ledger().find("x")
+    found = ledger().get("x")
     assert found is not None
     for secret in (b"very-secret-key", b"abc", b"Signature"):
         assert secret not in found.record
@@ -165,7 +171,7 @@ def test_no_secret_is_written(ledger: Callable[..., FinishedTaskStore]) -> None:
         "k": "is ***",
     }
     assert b"12345678901234567890" in found.record
-    assert ledger().find(TASKS[0].id) == TASKS[0]  # as it came, where there is nothing to hide
+    assert ledger().get(TASKS[0].id) == TASKS[0]  # as it came, where there is nothing to hide
 
 
 def test_only_what_changed_is_written(cache: Path) -> None:

@@ -11,9 +11,9 @@ from taskfs.fuse.kernel.node_table import NodeTable
 def test_a_path_keeps_its_number_while_the_kernel_knows_it() -> None:
     """linux/fuse.h, LOOKUP: one nodeid for one file, until FORGET took back all that was told."""
     places = NodeTable()
-    first = places.tell("/t/outputs", "a")
-    assert places.tell("/t/outputs", "a") == first
-    assert places.tell("/t/outputs", "b") != first
+    first = places.add_lookup("/t/outputs", "a")
+    assert places.add_lookup("/t/outputs", "a") == first
+    assert places.add_lookup("/t/outputs", "b") != first
     assert places.path(first) == "/t/outputs/a"
     assert places.path(1) == ""
     places.forget(first, 1)
@@ -33,7 +33,7 @@ class _Twin(str):
 def test_paths_of_one_hash_are_told_apart() -> None:
     """README, Attributes: a name never leads to another file."""
     places = NodeTable()
-    numbers = [places.tell("/t", _Twin(name)) for name in "abcd"]
+    numbers = [places.add_lookup("/t", _Twin(name)) for name in "abcd"]
     assert len(set(numbers)) == 4
     assert [places.path(number) for number in numbers] == ["/t/a", "/t/b", "/t/c", "/t/d"]
     places.forget(numbers[1], 1)
@@ -45,7 +45,7 @@ def test_nothing_is_kept_of_what_the_kernel_forgot() -> None:
     places, chance = NodeTable(), random.Random(5)
     told: dict[int, int] = {}
     for _ in range(5000):
-        number = places.tell(f"/{chance.randrange(9)}", str(chance.randrange(50)))
+        number = places.add_lookup(f"/{chance.randrange(9)}", str(chance.randrange(50)))
         told[number] = told.get(number, 0) + 1
         if chance.random() < 0.5:
             number = chance.choice(list(told))

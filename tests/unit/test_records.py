@@ -58,12 +58,12 @@ def test_a_listing_is_asked_for_once_in_its_time(
 def test_a_listing_fills_all_records(records: TaskCache, api: FakeAPI, clock: Clock) -> None:
     """README, Freshness: `cat */status` over N tasks costs N/500 requests."""
     records.listing()
-    assert [records.find(name).task.status for name in api.tasks] == [
+    assert [records.get(name).task.status for name in api.tasks] == [
         "started",
         "success",
         "failed",
     ]
-    assert [records.record(name).task.id for name in api.tasks] == list(api.tasks)
+    assert [records.get_full(name).task.id for name in api.tasks] == list(api.tasks)
     assert api.calls == ["list"]
 
 
@@ -75,10 +75,10 @@ def test_unfinished_tasks_are_refreshed_together(
     records.listing()
     clock.tick(2.1)
     for name in api.tasks:
-        records.find(name)
+        records.get(name)
     assert api.calls == ["list", "active"]
     clock.tick(1.9)
-    records.find(f"{ID}a")
+    records.get(f"{ID}a")
     assert api.calls == ["list", "active"]
 
 
@@ -89,12 +89,12 @@ def test_a_task_that_ended_is_asked_for_by_itself(
     records.listing()
     api.change(f"{ID}2", status="success", end_ns=77)
     clock.tick(2.1)
-    known = records.find(f"{ID}2")
+    known = records.get(f"{ID}2")
     assert (known.task.status, known.task.end_ns) == ("success", 77)
     assert known.status_seen_ns is not None
     assert api.calls == ["list", "active", f"get {ID}2"]
     clock.tick(60)
-    assert records.find(f"{ID}2").task.status == "success"
+    assert records.get(f"{ID}2").task.status == "success"
     assert len(api.calls) == 3
 
 
@@ -107,7 +107,7 @@ def test_many_that_ended_at_once_make_a_listing(api: FakeAPI, clock: Clock) -> N
     for name in tasks:
         api.change(name, status="success")
     clock.tick(2.1)
-    assert {records.find(name).task.status for name in tasks} == {"success"}
+    assert {records.get(name).task.status for name in tasks} == {"success"}
     assert api.calls == ["list", "active", "list"]
 
 
@@ -117,13 +117,13 @@ def test_a_removed_task_is_not_found(records: TaskCache, api: FakeAPI, clock: Cl
     del api.tasks[f"{ID}2"]
     clock.tick(2.1)
     with pytest.raises(NotFound):
-        records.find(f"{ID}2")
+        records.get(f"{ID}2")
     assert f"{ID}2" not in names(records.listing())
     clock.tick(8)
     del api.tasks[f"{ID}1"]
     assert names(records.listing()) == [f"{ID}0"]
     with pytest.raises(NotFound):
-        records.find(f"{ID}1")
+        records.get(f"{ID}1")
 
 
 def test_an_unknown_name_is_asked_for_if_it_can_be_one(
@@ -133,31 +133,31 @@ def test_an_unknown_name_is_asked_for_if_it_can_be_one(
     listing; The tree: probes of unknown names cost no request."""
     records.listing()
     api.add(task_of(f"{ID}y"))
-    assert records.find(f"{ID}y").task.status == "started"
+    assert records.get(f"{ID}y").task.status == "started"
     assert names(records.listing()) == [f"{ID}2", f"{ID}1", f"{ID}0"]
     for name in ("HEAD", "desktop.ini", f"{ID}22", ID, f"{ID}.", "", f"{ID}/", "ä" * 25, "x" * 300):
         with pytest.raises(NotFound):
-            records.find(name)
+            records.get(name)
     assert api.calls == ["list", f"get {ID}y"]
     for _ in range(3):
         with pytest.raises(NotFound):
-            records.find(f"{ID}9")
+            records.get(f"{ID}9")
     assert api.calls[2:] == [f"get {ID}9"]
     clock.tick(2.1)
     api.add(task_of(f"{ID}9"))
-    assert records.find(f"{ID}9").task.id == f"{ID}9"
+    assert records.get(f"{ID}9").task.id == f"{ID}9"
 
 
 def test_without_a_listing_a_name_brings_it(records: TaskCache, api: FakeAPI) -> None:
     """README, Freshness: one page of the listing fills the records of its tasks."""
-    assert records.find(f"{ID}1").task.status == "success"
+    assert records.get(f"{ID}1").task.status == "success"
     assert api.calls == ["list"]
 
 
 def test_a_failure_is_never_kept(records: TaskCache, api: FakeAPI, clock: Clock) -> None:
     """README, Freshness: A transient failure is never cached."""
     api.failure = Unavailable("no answer")
-    for ask in (records.listing, lambda: records.find(f"{ID}2"), lambda: records.find(f"{ID}9")):
+    for ask in (records.listing, lambda: records.get(f"{ID}2"), lambda: records.get(f"{ID}9")):
         with pytest.raises(Unavailable):
             ask()
     api.failure = None
@@ -167,10 +167,10 @@ def test_a_failure_is_never_kept(records: TaskCache, api: FakeAPI, clock: Clock)
     with pytest.raises(Unavailable):
         records.listing()
     with pytest.raises(Unavailable):
-        records.find(f"{ID}2")
-    assert records.find(f"{ID}1").task.status == "success"  # which is final
+        records.get(f"{ID}2")
+    assert records.get(f"{ID}1").task.status == "success"  # which is final
     api.failure = None
-    assert records.find(f"{ID}2").task.status == "started"
+    assert records.get(f"{ID}2").task.status == "started"
 
 
 def test_a_finished_record_is_shown_as_it_was_while_the_api_is_away(
@@ -181,13 +181,13 @@ def test_a_finished_record_is_shown_as_it_was_while_the_api_is_away(
     api.change(f"{ID}1", error_detail="new")
     clock.tick(9.5)
     api.failure = Unavailable("no answer")
-    assert records.record(f"{ID}1").task.error_detail == ""
+    assert records.get_full(f"{ID}1").task.error_detail == ""
     tries = len(api.calls)
-    assert records.record(f"{ID}1").task.error_detail == ""
+    assert records.get_full(f"{ID}1").task.error_detail == ""
     assert len(api.calls) == tries  # it is not asked for again and again
     api.failure = None
     clock.tick(5.1)
-    assert records.record(f"{ID}1").task.error_detail == "new"
+    assert records.get_full(f"{ID}1").task.error_detail == "new"
 
 
 def test_an_answer_to_an_earlier_question_does_not_count(
@@ -203,9 +203,9 @@ def test_an_answer_to_an_earlier_question_does_not_count(
             records.note_status(TaskStatus(f"{ID}2", "pending-kill", False))
 
     api.before = meanwhile
-    assert records.find(f"{ID}2").task.status == "pending-kill"
+    assert records.get(f"{ID}2").task.status == "pending-kill"
     api.before = lambda call: None
-    assert records.find(f"{ID}2").task.status == "pending-kill"
+    assert records.get(f"{ID}2").task.status == "pending-kill"
 
 
 def test_a_finished_task_does_not_come_back(records: TaskCache, api: FakeAPI, clock: Clock) -> None:
@@ -243,30 +243,30 @@ def test_what_was_seen_to_change_is_dated(records: TaskCache, api: FakeAPI, cloc
     """README, Attributes: A text file's mtime is when its content last changed, as far as the
     record tells or this mount saw."""
     records.listing()
-    assert records.find(f"{ID}2").status_seen_ns is None
+    assert records.get(f"{ID}2").status_seen_ns is None
     api.change(f"{ID}2", error_detail="x")
     clock.tick(2.1)
-    known = records.find(f"{ID}2")
+    known = records.get(f"{ID}2")
     assert known.status_seen_ns is None
     assert known.record_seen_ns and abs(known.record_seen_ns - time.time_ns()) < 60 * 10**9
     api.change(f"{ID}2", status="computation-started")
     clock.tick(2.1)
-    known = records.find(f"{ID}2")
+    known = records.get(f"{ID}2")
     assert known.status_seen_ns
     clock.tick(2.1)
-    assert records.find(f"{ID}2").status_seen_ns == known.status_seen_ns
+    assert records.get(f"{ID}2").status_seen_ns == known.status_seen_ns
 
 
 def test_forget(records: TaskCache, api: FakeAPI, clock: Clock) -> None:
     """README, The tree: refresh (write: forget what is cached)."""
     records.listing()
     with pytest.raises(NotFound):
-        records.find(f"{ID}9")
+        records.get(f"{ID}9")
     api.change(f"{ID}2", status="computation-started")
     api.add(task_of(f"{ID}9"))
     records.forget()
-    assert records.find(f"{ID}2").task.status == "computation-started"
-    assert records.find(f"{ID}9").task.id == f"{ID}9"
+    assert records.get(f"{ID}2").task.status == "computation-started"
+    assert records.get(f"{ID}9").task.id == f"{ID}9"
     assert names(records.listing())[0] == f"{ID}9"
 
 
@@ -281,7 +281,7 @@ def test_a_scope(api: FakeAPI, clock: Clock) -> None:
     assert names(one.listing()) == [f"{ID}4"]
     last = records_of(api, clock, TaskFilter(last=1))
     assert names(last.listing()) == [f"{ID}4"]
-    assert last.find(f"{ID}1").task.status == "failed"  # by its name all the same
+    assert last.get(f"{ID}1").task.status == "failed"  # by its name all the same
 
 
 def test_many_callers_make_one_request() -> None:
@@ -332,14 +332,14 @@ def test_what_the_listing_does_not_show_is_found_by_its_name_for_good(
     """README, Freshness: Only a real 404 is ENOENT: not that a listing leaves the task out."""
     records = records_of(api, clock, TaskFilter(last=1))
     outside = f"{ID}1"
-    assert records.record(outside).task.status == "success"
+    assert records.get_full(outside).task.status == "success"
     for _ in range(3):
         clock.tick(9.5)
-        assert records.record(outside).task.id == outside
+        assert records.get_full(outside).task.id == outside
     del api.tasks[outside]
     clock.tick(9.5)
     with pytest.raises(NotFound):
-        records.record(outside)
+        records.get_full(outside)
 
 
 def test_many_unfinished_tasks_of_another_project_stay_found(api: FakeAPI, clock: Clock) -> None:
@@ -348,7 +348,7 @@ def test_many_unfinished_tasks_of_another_project_stay_found(api: FakeAPI, clock
     others = [f"{ID}{chr(97 + number)}" for number in range(20)]
     api.add(*(task_of(name, project="theirs") for name in others))
     for _ in range(3):
-        assert {records.find(name).task.status for name in others} == {"started"}
+        assert {records.get(name).task.status for name in others} == {"started"}
         clock.tick(2.1)
 
 
@@ -365,23 +365,23 @@ def test_what_an_earlier_mount_knew_counts_only_while_the_api_is_away(
     ledger.close()  # so that the 404 below does not take it from the disk
     waiter = Waiter()
     records = TaskCache(
-        api, POOL, waiter, listing_ttl_s=9, status_ttl_s=2, ledger=ledger, clock=clock
+        api, POOL, waiter, listing_ttl_s=9, status_ttl_s=2, finished_tasks=ledger, clock=clock
     )
     with pytest.raises(NotFound):  # the API is there, and does not know it
-        records.find(done.id)
+        records.get(done.id)
     assert api.calls == ["list", f"get {done.id}"]
     clock.tick(2.1)
     api.failure = Unavailable("away")
-    assert records.find(done.id).task == done
-    assert records.record(done.id).task == done
+    assert records.get(done.id).task == done
+    assert records.get_full(done.id).task == done
     asked = len(api.calls)
     for _ in range(3):
-        assert records.record(done.id).task == done
+        assert records.get_full(done.id).task == done
     assert len(api.calls) == asked
     with pytest.raises(Unavailable):
-        records.find(f"{ID}8")
+        records.get(f"{ID}8")
     api.failure = None
     clock.tick(9.1)
     records.listing()
     with pytest.raises(NotFound):
-        records.find(done.id)
+        records.get(done.id)

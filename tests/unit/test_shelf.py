@@ -18,11 +18,11 @@ from taskfs.support.interruptible_wait import Waiter
 from taskfs.support.stats import Stats
 from taskfs.tasks.archives import (
     ABSENT_TTL_S,
-    GRACE_S,
+    ARCHIVE_GRACE_S,
     ArchiveKind,
     ArchiveRegistry,
     PageCacheMode,
-    is_in_grace,
+    is_archive_due,
 )
 from taskfs.tree.handles import ArchiveHandle
 from tests.odd_zips import Odd, odd_zip
@@ -86,7 +86,7 @@ def mode_of(
     shelf: ArchiveRegistry, archive: Archive, path: str = "a", size: int = 1
 ) -> PageCacheMode:
     lease, mode = shelf.lease("t", ArchiveKind.OUTPUT, archive, path, size)
-    shelf.give_back(lease)
+    shelf.release(lease)
     return mode
 
 
@@ -153,11 +153,11 @@ def test_a_record_that_tells_of_another_archive_is_believed(
 def test_grace(shelf: ArchiveRegistry) -> None:
     """README, Freshness: But for 60 s after the end of a `success` task reading waits."""
     now = time.time_ns()
-    assert is_in_grace(done(end_ns=now))
-    assert is_in_grace(done(end_ns=int(now - (GRACE_S - 5) * 1e9)))
-    assert not is_in_grace(done(end_ns=int(now - (GRACE_S + 1) * 1e9)))
-    assert not is_in_grace(done(status="failed", end_ns=now))
-    assert not is_in_grace(done(end_ns=None))
+    assert is_archive_due(done(end_ns=now))
+    assert is_archive_due(done(end_ns=int(now - (ARCHIVE_GRACE_S - 5) * 1e9)))
+    assert not is_archive_due(done(end_ns=int(now - (ARCHIVE_GRACE_S + 1) * 1e9)))
+    assert not is_archive_due(done(status="failed", end_ns=now))
+    assert not is_archive_due(done(end_ns=None))
 
 
 def test_waiting_for_the_archive_ends_when_interrupted(
@@ -192,10 +192,10 @@ def test_while_an_older_version_is_open_nothing_is_cached(
     assert mode_of(shelf, new) is PageCacheMode.DIRECT
     assert mode_of(shelf, old) is PageCacheMode.DIRECT
     assert mode_of(shelf, new, "b") is PageCacheMode.DROP
-    assert shelf.size_told("t", ArchiveKind.OUTPUT, "a", 5) == 9
-    assert shelf.size_told("t", ArchiveKind.OUTPUT, "b", 17) == 17
-    shelf.give_back(lease)
-    assert shelf.size_told("t", ArchiveKind.OUTPUT, "a", 5) == 5
+    assert shelf.reported_size("t", ArchiveKind.OUTPUT, "a", 5) == 9
+    assert shelf.reported_size("t", ArchiveKind.OUTPUT, "b", 17) == 17
+    shelf.release(lease)
+    assert shelf.reported_size("t", ArchiveKind.OUTPUT, "a", 5) == 5
     assert [mode_of(shelf, new) for _ in range(3)] == [
         *(PageCacheMode.DROP, PageCacheMode.KEEP, PageCacheMode.KEEP)
     ]
@@ -224,7 +224,7 @@ def test_what_a_long_listing_told_is_kept_for_longer_and_waited_for(
     takes; until the kernel has asked again nothing of a new version is cached."""
     put(api, Odd(b"artifacts/a", b"1"))
     old = get(shelf)
-    assert shelf.keep_listed("t", ArchiveKind.OUTPUT, count) == kept_s
+    assert shelf.attr_lifetime("t", ArchiveKind.OUTPUT, count) == kept_s
     shelf.replaced("t", ArchiveKind.OUTPUT, old)
     put(api, Odd(b"artifacts/a", b"22"))
     new = get(shelf)

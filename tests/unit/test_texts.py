@@ -40,7 +40,7 @@ def pins(clock: Clock) -> Pins:
 def test_an_open_serves_what_a_stat_told(pins: Pins, clock: Clock, source: Source) -> None:
     """README, Attributes: an `open` within the attr timeout (1 s) serves the text whose size was
     told."""
-    assert pins.tell("t/status", source).body == b"1"
+    assert pins.report("t/status", source).body == b"1"
     for _ in range(4):
         clock.tick(0.25)
         assert pins.serve("t/status", source).body == b"1"
@@ -54,7 +54,7 @@ def test_the_fstat_behind_an_open_is_told_the_same(
     """README, Attributes: rsync and tar, which read exactly that many bytes, never cut it."""
     assert pins.serve("t/status", source).body == b"1"
     clock.tick(0.5)
-    assert pins.tell("t/status", source).body == b"1"
+    assert pins.report("t/status", source).body == b"1"
     assert pins.serve("t/status", source).body == b"1"
 
 
@@ -63,7 +63,7 @@ def test_asking_on_does_not_keep_a_text_for_ever(pins: Pins, clock: Clock, sourc
     source.age_s = 1.5
     told = []
     for _ in range(20):
-        told.append(pins.tell("t/status", source).body)
+        told.append(pins.report("t/status", source).body)
         clock.tick(0.25)
     assert source.count >= 6
     assert told == sorted(told, key=int)
@@ -74,28 +74,28 @@ def test_what_is_told_is_at_most_as_old_as_it_may_be(
 ) -> None:
     """README, Freshness: the status of an unfinished task at most 2 s, when it is asked for."""
     source.age_s = 1.9
-    text = pins.tell("t/status", source)
+    text = pins.report("t/status", source)
     assert clock() - text.as_of_s == pytest.approx(1.9)
     clock.tick(0.2)
     source.age_s = 0
-    assert pins.tell("t/status", source).as_of_s == clock()
+    assert pins.report("t/status", source).as_of_s == clock()
 
 
 def test_what_does_not_age_stays_while_it_is_asked_for(
     pins: Pins, clock: Clock, source: Source
 ) -> None:
     """README, Attributes: A `stat` of a text file pins what it told."""
-    pins.tell("t/status", source)
+    pins.report("t/status", source)
     clock.tick(1.0)
-    assert pins.tell("t/status", source).body == b"1"
+    assert pins.report("t/status", source).body == b"1"
     clock.tick(1.0 + MARGIN_S + 0.01)
-    assert pins.tell("t/status", source).body == b"2"
+    assert pins.report("t/status", source).body == b"2"
 
 
 def test_a_kill_ends_the_pins_of_its_task_alone(pins: Pins, clock: Clock, source: Source) -> None:
     """README, Attributes: Only a kill through this mount ends the pin early."""
     for path in ("t/status", "t/info.json", "t2/status"):
-        pins.tell(path, source)
+        pins.report(path, source)
     pins.release("t/")
     assert pins.serve("t/status", source).body == b"4"
     assert pins.serve("t/info.json", source).body == b"5"
@@ -113,7 +113,7 @@ def test_releasing_what_expires_at_this_moment(source: Source) -> None:
 
     pins = Pins(1.0, 2.0, Running())
     for number in range(8):
-        pins.tell(f"t/{number}", source)
+        pins.report(f"t/{number}", source)
     pins.release("t/")
 
 
@@ -124,8 +124,8 @@ def test_a_failure_pins_nothing(pins: Pins, source: Source) -> None:
         raise OSError
 
     with pytest.raises(OSError):
-        pins.tell("t/status", fail)
-    assert pins.tell("t/status", source).body == b"1"
+        pins.report("t/status", fail)
+    assert pins.report("t/status", source).body == b"1"
 
 
 def test_the_pins_are_bounded(clock: Clock, source: Source) -> None:

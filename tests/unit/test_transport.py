@@ -16,7 +16,7 @@ import urllib3
 
 from taskfs.errors import AccessDenied, BadAnswer, NotFound, TaskFSError, Unavailable
 from taskfs.remote.retry import Budget, Transient, retry_after_s
-from taskfs.remote.transport import KEY_HEADER, MAX_REDIRECTS, Transport, refusal
+from taskfs.remote.transport import KEY_HEADER, MAX_REDIRECTS, Transport, error_for_status
 from taskfs.support.stats import Stats
 from tests.fake_api import FakeCloud
 
@@ -275,10 +275,10 @@ def test_proxies_are_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -
 )
 def test_refusals(status: int, kind: type[TaskFSError]) -> None:
     """README, Errors: the errno table."""
-    error = refusal("GET it", status, "a detail")
+    error = error_for_status("GET it", status, "a detail")
     assert type(error) is kind
     assert str(error) == "GET it: a detail"
-    assert str(refusal("GET it", status, "")) == f"GET it: {status}"
+    assert str(error_for_status("GET it", status, "")) == f"GET it: {status}"
 
 
 def test_retries_are_logged_and_counted(cloud: FakeCloud, caplog: pytest.LogCaptureFixture) -> None:

@@ -134,7 +134,7 @@ class Dispatch:
     def _lookup(self, nodeid: int, body: memoryview) -> Answer:
         parent, name = self._path(nodeid), _text(name_of(body))
         attrs = self._operations("getattr", f"{parent}/{name}")
-        return (self._packer.entry(self._places.tell(parent, name), attrs),)
+        return (self._packer.entry(self._places.add_lookup(parent, name), attrs),)
 
     def _forget(self, nodeid: int, body: memoryview) -> Answer:
         self._places.forget(nodeid, *FORGET_IN.unpack_from(body))
@@ -233,11 +233,11 @@ class Dispatch:
             raise OSError(errno.EBADF, "")
         if listing.listed is None or not offset:
             listing.listed = self._operations("readdir", listing.path)
-        entries, known_attrs, keep_s = listing.listed
+        entries, known_attrs, attr_lifetime_s = listing.listed
         answer, packer = [], self._packer
         valid = packer.valid(
-            keep_s()
-        )  # before they are looked up: see `ArchiveRegistry.keep_listed`
+            attr_lifetime_s()
+        )  # before they are looked up: see `ArchiveRegistry.attr_lifetime`
         for number in range(offset, len(entries) + len(_DOTS)):
             dots = number < len(_DOTS)
             entry = _DOTS[number] if dots else entries[number - len(_DOTS)]
@@ -247,11 +247,11 @@ class Dispatch:
                 break
             listed = name, entry.ino or nodeid, entry.mode, number + 1
             if not plus:
-                answer.append(packer.listed(*listed))
+                answer.append(packer.dirent(*listed))
                 continue
             attrs = None if dots else known_attrs(entry.name)
-            told = self._places.tell(listing.path, entry.name) if attrs else 0
-            answer.append(packer.looked_up(*listed, told, attrs, valid))
+            told = self._places.add_lookup(listing.path, entry.name) if attrs else 0
+            answer.append(packer.direntplus(*listed, told, attrs, valid))
         return (b"".join(answer),)
 
     def _setxattr(self, nodeid: int, body: memoryview) -> Answer:

@@ -41,7 +41,7 @@ class NodeTable:
             raise NotFound(f"no place has the number {nodeid}") from None
         return f"{parent}/{name}"
 
-    def tell(self, parent: str, name: str) -> int:
+    def add_lookup(self, parent: str, name: str) -> int:
         """Return the number of *name* in the directory *parent*; the kernel is told once more."""
         place = sys.intern(parent), name  # one string for all that is in the directory
         nodeid = hash(place) & _MASK

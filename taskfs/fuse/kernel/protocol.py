@@ -125,9 +125,9 @@ class Packer:
         self._entry_valid = self.valid(timeout_s)
         self._attr_valid = self._entry_valid[0], self._entry_valid[2], 0
 
-    def valid(self, keep_s: float) -> Valid:
+    def valid(self, attr_lifetime_s: float) -> Valid:
         """Return for how long a name and its attributes are kept: *keep_s*, or as long as all."""
-        seconds, rest = divmod(round(max(keep_s, self._timeout_s) * 10**9), 10**9)
+        seconds, rest = divmod(round(max(attr_lifetime_s, self._timeout_s) * 10**9), 10**9)
         return seconds, seconds, rest, rest
 
     def attributes(self, attrs: Attrs) -> bytes:
@@ -144,12 +144,12 @@ class Packer:
         head = _DIRENTPLUS_HEAD.size if plus else _DIRENT_HEAD.size
         return head + len(name) + -len(name) % 8
 
-    def listed(self, name: bytes, ino: int, mode: int, offset: int) -> bytes:
+    def dirent(self, name: bytes, ino: int, mode: int, offset: int) -> bytes:
         """Return a `fuse_dirent` whose successor is at *offset*."""
         head = _DIRENT_HEAD.pack(ino, offset, len(name), mode >> 12 & 15)
         return b"".join((head, name, _PADDING[len(name) % 8]))
 
-    def looked_up(
+    def direntplus(
         self,
         name: bytes,
         ino: int,

@@ -42,7 +42,7 @@ MAX_READ: Final = 1 << 20
 MAX_IDLE: Final = 16  # threads that wait for a request; a crowd's others end
 # Reads that the kernel sends ahead of its readers: of all of them together.
 BACKGROUND: Final = 64
-GRACE_S: Final = 2.0
+SHUTDOWN_TIMEOUT_S: Final = 2.0
 FEATURES: Final = (
     Feature.ASYNC_READ
     | Feature.BIG_WRITES
@@ -107,9 +107,9 @@ class Session:
                 self._ended.wait()
         except Exception as exc:
             self._end(exc)
-        deadline_s = time.monotonic() + GRACE_S
+        deadline_s = time.monotonic() + SHUTDOWN_TIMEOUT_S
         while self._running and self._failure is None and time.monotonic() < deadline_s:
-            time.sleep(GRACE_S / 100)
+            time.sleep(SHUTDOWN_TIMEOUT_S / 100)
         if self._failure is not None:
             raise MountError(f"the mount ended: {self._failure}") from self._failure
 
@@ -198,10 +198,10 @@ class Session:
         if error or answer:
             self._reply(unique, error, answer)
 
-    def _reply(self, unique: int, error: int, parts: Answer) -> None:
-        length = HEADER_OUT.size + sum(map(len, parts))
+    def _reply(self, unique: int, error: int, context: Answer) -> None:
+        length = HEADER_OUT.size + sum(map(len, context))
         try:
-            self._channel.send((HEADER_OUT.pack(length, -error, unique), *parts))
+            self._channel.send((HEADER_OUT.pack(length, -error, unique), *context))
         except OSError:  # the kernel has no room for it: whoever asked must not wait for ever
             log.error("an answer of %d bytes was not taken", length, exc_info=True)
             self._channel.send((HEADER_OUT.pack(HEADER_OUT.size, -errno.EIO, unique),))
