@@ -78,7 +78,7 @@ class CursorPool:
             self.discard(cursor)
 
     def add_checkpoint(self, cursor: DecodeCursor) -> bool:
-        """Keep a checkpoint where *cursor* is; return False if there is one, or none can be made."""
+        """Keep a checkpoint where *cursor* is; return False if one exists or none can be made."""
         if any(mark.out == cursor.out for mark in self.checkpoints):
             return False
         mark = cursor.checkpoint()

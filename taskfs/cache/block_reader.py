@@ -66,7 +66,7 @@ class BlockReader:
         self._unused: set[int] = set()  # blocks that were prefetched and not read since
 
     def prime(self, start: int, body: bytes) -> None:
-        """Cache the whole blocks of *body*, the bytes from *start* on, which the caller has fetched."""
+        """Cache the whole blocks of *body*, the bytes from *start* on, fetched by the caller."""
         first = -(-start // BLOCK)
         stop = start + len(body)
         last = -(-stop // BLOCK) if stop == self.size else stop // BLOCK

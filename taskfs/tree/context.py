@@ -1,4 +1,4 @@
-"""What the nodes of one mount work with."""
+"""`TreeContext`: the objects that the nodes of one mount share."""
 
 from concurrent.futures import Executor
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from taskfs.tree.view_nodes import Views
 
 
 class TreeContext(NamedTuple):
-    """The parts of one mount, and how it was asked to behave."""
+    """The objects that the nodes of one mount share, and the options that they need."""
 
     api: TaskAPI
     task_cache: TaskCache
@@ -27,5 +27,5 @@ class TreeContext(NamedTuple):
     handles: HandleTable
     read_only: bool
     offline: bool
-    began_ns: int
+    began_ns: int  # when the mount began, in ns since the epoch
     mountpoint: str = ""
