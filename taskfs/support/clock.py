@@ -1,12 +1,12 @@
-"""Which clock counts what: a laptop sleeps, and wakes up with what it knew."""
+"""The clock for ages, which also counts the time that a machine is suspended."""
 
 import time
 
 
 def age_clock() -> float:
-    """Return seconds that pass while the machine sleeps as well: for how old something is.
+    """Return seconds that include suspends, for the age of cached data.
 
-    CLOCK_BOOTTIME (clock_gettime(2)). `time.monotonic`, which stands still meanwhile, is for how
-    long something may take: who waits across a sleep has its tries left.
+    CLOCK_BOOTTIME (clock_gettime(2)). Timeouts use `time.monotonic`, which stands still during a
+    suspend: an operation that is waiting then still has its retries left.
     """
     return time.clock_gettime(time.CLOCK_BOOTTIME)

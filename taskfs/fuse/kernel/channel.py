@@ -72,10 +72,10 @@ class Channel:
                 if exc.errno not in _AGAIN:
                     raise
 
-    def send(self, context: Sequence[Buffer]) -> bool:
+    def send(self, parts: Sequence[Buffer]) -> bool:
         """Write one message; return whether the kernel still wanted it."""
         try:
-            os.writev(self._device, context)
+            os.writev(self._device, parts)
         except OSError as exc:
             if exc.errno in (errno.ENOENT, errno.ENODEV):  # given up meanwhile, or unmounted
                 return False

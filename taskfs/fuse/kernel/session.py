@@ -198,10 +198,10 @@ class Session:
         if error or answer:
             self._reply(unique, error, answer)
 
-    def _reply(self, unique: int, error: int, context: Answer) -> None:
-        length = HEADER_OUT.size + sum(map(len, context))
+    def _reply(self, unique: int, error: int, parts: Answer) -> None:
+        length = HEADER_OUT.size + sum(map(len, parts))
         try:
-            self._channel.send((HEADER_OUT.pack(length, -error, unique), *context))
+            self._channel.send((HEADER_OUT.pack(length, -error, unique), *parts))
         except OSError:  # the kernel has no room for it: whoever asked must not wait for ever
             log.error("an answer of %d bytes was not taken", length, exc_info=True)
             self._channel.send((HEADER_OUT.pack(HEADER_OUT.size, -errno.EIO, unique),))
