@@ -18,7 +18,7 @@ from aiohttp import web
 
 from taskfs.demo.endpoint import Answer, RequestRecord, Responder, json_answer, reset, whole
 from taskfs.demo.server import EmbeddedCloud
-from taskfs.demo.sources import BytesSource, Source
+from taskfs.demo.sources import ByteSource, BytesSource
 
 _POLL_SECONDS: Final = 0.01
 
@@ -137,7 +137,7 @@ class FakeCloud(EmbeddedCloud):
 class FlippedSource:
     """A source with the bytes at some offsets inverted."""
 
-    def __init__(self, source: Source, offsets: tuple[int, ...]) -> None:
+    def __init__(self, source: ByteSource, offsets: tuple[int, ...]) -> None:
         self._source = source
         self._offsets = offsets
 

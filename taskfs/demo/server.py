@@ -12,11 +12,11 @@ from types import TracebackType
 from typing import Any, Final, TypeVar
 
 from taskfs.demo.account import Account
-from taskfs.demo.api import TaskAPI
+from taskfs.demo.api import TaskEndpoint
 from taskfs.demo.endpoint import FaultHook, RequestRecord, bind
-from taskfs.demo.objects import StoredObject
-from taskfs.demo.sources import Source
-from taskfs.demo.store import ObjectStore
+from taskfs.demo.objects import CloudObject
+from taskfs.demo.sources import ByteSource
+from taskfs.demo.store import StoreEndpoint
 
 _MAX_RECORDS: Final = 100_000
 _Cloud = TypeVar("_Cloud", bound="EmbeddedCloud")
@@ -44,8 +44,8 @@ class EmbeddedCloud:
     ) -> None:
         self._records: deque[RequestRecord] = deque(maxlen=_MAX_RECORDS)
         self._account = Account(clock)
-        self.store = ObjectStore(self._account.objects, clock, self._records, faults)
-        self.api = TaskAPI(self._account, self.store, key, self._records, faults)
+        self.store = StoreEndpoint(self._account.objects, clock, self._records, faults)
+        self.api = TaskEndpoint(self._account, self.store, key, self._records, faults)
         self._ports = (api_port, store_port)
         self._populate = populate
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -150,7 +150,7 @@ class EmbeddedCloud:
         """Remove a task and its archives. Raises KeyError."""
         self._account.remove_task(id)
 
-    def put_object(self, path: str, content: bytes | Source) -> str:
+    def put_object(self, path: str, content: bytes | ByteSource) -> str:
         """Store an object, such as `<task id>/output.zip`, or a new version; return its ETag."""
         return self._account.put_object(path, content)
 
@@ -158,7 +158,7 @@ class EmbeddedCloud:
         """Remove an object, or all beneath a path that ends in `/`."""
         self._account.remove_object(path)
 
-    def get_object(self, path: str) -> StoredObject | None:
+    def get_object(self, path: str) -> CloudObject | None:
         """Return the object at *path* as it is now, without a request."""
         return self._account.objects.get(path)
 
@@ -201,8 +201,8 @@ class EmbeddedCloud:
         for endpoint in self._sides(None):
             self._run(endpoint.resume())
 
-    def _sides(self, side: str | None) -> list[TaskAPI | ObjectStore]:
-        sides: dict[str, TaskAPI | ObjectStore] = {"api": self.api, "store": self.store}
+    def _sides(self, side: str | None) -> list[TaskEndpoint | StoreEndpoint]:
+        sides: dict[str, TaskEndpoint | StoreEndpoint] = {"api": self.api, "store": self.store}
         return list(sides.values()) if side is None else [sides[side]]
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:

@@ -13,7 +13,7 @@ import pytest
 from taskfs.demo.archives import (
     LAYOUTS,
     STORED,
-    Member,
+    MemberSpec,
     Stamp,
     dos_stamp,
     extended_stamp,
@@ -47,7 +47,7 @@ def executed(until: str) -> dict[str, str | None]:
     return {n: EXECUTED[n] if names.index(n) <= names.index(until) else None for n in names}
 
 
-def stored(fs: Surface, task: str, members: list[Member], stamp: Stamp, layout: str) -> None:
+def stored(fs: Surface, task: str, members: list[MemberSpec], stamp: Stamp, layout: str) -> None:
     source = LAYOUTS[layout](members, stamp)
     fs.cloud.put_object(f"{task}/output.zip", bytes(source.read(0, source.size)))
 
@@ -207,7 +207,7 @@ def test_members_carry_the_archives_times(
     """README, Attributes: Members carry the archive's times: extended timestamp (0x5455), else NTFS
     (0x000a), else the DOS time taken as UTC."""
     task = fs.cloud.add_task()
-    stored(fs, task, [Member("artifacts/x", b"x", MOMENT)], stamp, layout)
+    stored(fs, task, [MemberSpec("artifacts/x", b"x", MOMENT)], stamp, layout)
     assert abs(fs.stat(f"{task}/outputs/x").st_mtime_ns - told) < 1000  # a float in the test's data
 
 
@@ -227,12 +227,12 @@ def test_directories_have_the_newest_time_beneath_them(fs: Surface) -> None:
     newest time beneath them, else the task's."""
     task = fs.cloud.add_task(inputs=None, **executed("end_time"))  # type: ignore[arg-type]
     members = [
-        Member("artifacts/a/old", b"x", 1_700_000_000),
-        Member("artifacts/a/b/new", b"x", 1_700_000_500),
-        Member("artifacts/own/", b"", 1_600_000_000),
-        Member("artifacts/own/newer", b"x", 1_700_000_400),
-        Member("artifacts/top", b"x", 1_700_000_300),
-        Member("meta.json", b"x", 1_800_000_000),
+        MemberSpec("artifacts/a/old", b"x", 1_700_000_000),
+        MemberSpec("artifacts/a/b/new", b"x", 1_700_000_500),
+        MemberSpec("artifacts/own/", b"", 1_600_000_000),
+        MemberSpec("artifacts/own/newer", b"x", 1_700_000_400),
+        MemberSpec("artifacts/top", b"x", 1_700_000_300),
+        MemberSpec("meta.json", b"x", 1_800_000_000),
     ]
     stored(fs, task, members, extended_stamp, "streamed")
     told = {

@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from taskfs.demo import embedded_cloud
-from taskfs.demo.archives import LAYOUTS, Member, dos_stamp, extended_stamp, ntfs_stamp
+from taskfs.demo.archives import LAYOUTS, MemberSpec, dos_stamp, extended_stamp, ntfs_stamp
 from taskfs.demo.catalogue import FINISHED
 from taskfs.demo.server import EmbeddedCloud
 from taskfs.demo.sources import FileSource, RepeatedSource, SourceFile
@@ -432,12 +432,12 @@ def test_the_same_task_has_the_same_bytes_after_a_restart(living: Caller) -> Non
 
 
 MEMBERS = (
-    Member("artifacts/", mtime=1.6e9),
-    Member("artifacts/stdout.txt", b"step\n" * 99, 1.6e9 + 1),
-    Member("artifacts/empty", b"", 1.6e9),
-    Member("artifacts/größe.txt", b"12", 1.6e9),
-    Member("artifacts/repeated", RepeatedSource(b"abcdefg" * 9, 1000), 1.6e9),
-    Member("artifacts/repeated_stored", RepeatedSource(b"abcdefg" * 9, 1001), 1.6e9, 0),
+    MemberSpec("artifacts/", mtime=1.6e9),
+    MemberSpec("artifacts/stdout.txt", b"step\n" * 99, 1.6e9 + 1),
+    MemberSpec("artifacts/empty", b"", 1.6e9),
+    MemberSpec("artifacts/größe.txt", b"12", 1.6e9),
+    MemberSpec("artifacts/repeated", RepeatedSource(b"abcdefg" * 9, 1000), 1.6e9),
+    MemberSpec("artifacts/repeated_stored", RepeatedSource(b"abcdefg" * 9, 1001), 1.6e9, 0),
 )
 
 
