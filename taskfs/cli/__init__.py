@@ -25,19 +25,19 @@ BROKEN_PIPE = 141  # as if by SIGPIPE: what `| head` makes of any other command
 # Where each command is; the order is that of the help. One that is not called is not imported:
 # mounting would take a third longer.
 COMMANDS: Final = {
-    "mount": ("mounting", "mount"),
-    "umount": ("mounting", "umount"),
+    "mount": ("mount", "mount"),
+    "umount": ("mount", "umount"),
     "list": ("tasks", "list_tasks"),
-    "watch": ("watching", "watch"),
+    "watch": ("watch", "watch"),
     "info": ("tasks", "show"),
     "kill": ("tasks", "kill"),
-    "wait": ("waiting", "wait"),
-    "download": ("downloading", "download"),
+    "wait": ("wait", "wait"),
+    "download": ("download", "download"),
     "doctor": ("doctor", "doctor"),
-    "demo": ("mounting", "demo"),
+    "demo": ("mount", "demo"),
     "systemd-unit": ("systemd", "systemd_unit"),
     "install-helper": ("systemd", "install_helper"),
-    "mime-types": ("filetypes", "mime_types"),
+    "mime-types": ("mime_types", "mime_types"),
     "completion": ("completion", "completion"),
 }
 
