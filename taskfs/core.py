@@ -5,8 +5,9 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Final, NamedTuple
 
-from taskfs.archive.archive import Archive, Engine, open_archive
+from taskfs.archive.archive import Archive, open_archive
 from taskfs.archive.decoder_limits import CheckpointBudget
+from taskfs.archive.engine import Engine
 from taskfs.cache.disk_cache import DiskCache
 from taskfs.cache.memory_cache import ExtentCache
 from taskfs.cache.readahead import ReadAheadBudget
@@ -73,9 +74,17 @@ def open_offline(config: Config, disk: DiskCache | None = None) -> OfflineAPI:
 
 
 def open_engine(
-    waiter: Waiter, stats: Stats, disk: DiskCache | None = None, namespace: str = ""
+    waiter: Waiter,
+    stats: Stats,
+    disk: DiskCache | None = None,
+    namespace: str = "",
+    *,
+    push_enabled: bool = False,
 ) -> Engine:
-    """Return what all archives of one process share; *namespace* is theirs on *disk*."""
+    """Return what all archives of one process share; *namespace* is theirs on *disk*.
+
+    *push_enabled* tells that the reader takes decoded bytes before it asks for them.
+    """
     return Engine(
         pool=DaemonPool(STORE_THREADS, "taskfs-store"),
         decoding=DaemonPool(2, "taskfs-decode"),
@@ -83,8 +92,9 @@ def open_engine(
         stats=stats,
         blocks=ExtentCache(BLOCK_MEMORY),
         spans=ExtentCache(SPAN_MEMORY),
-        windows=ReadAheadBudget(),
-        room=CheckpointBudget(),
+        budget=ReadAheadBudget(),
+        checkpoints=CheckpointBudget(),
+        push_enabled=push_enabled,
         disk=disk,
         namespace=namespace,
     )
@@ -110,6 +120,7 @@ def open_core(
     opening: FirstListing | None = None,
     interrupted: Callable[[], bool] = never,
     mountpoint: str = "",
+    push_enabled: bool = False,
 ) -> Core:
     """Return the tree that *config* describes; nothing goes out, but for the *opening*'s client.
 
@@ -125,7 +136,7 @@ def open_core(
     else:
         client = opening.client if opening else open_client(config, stats)
         finished_tasks = open_finished_tasks(disk, config.api_url, config.api_key) if disk else None
-    engine = open_engine(waiter, stats, disk, config.api_url)
+    engine = open_engine(waiter, stats, disk, config.api_url, push_enabled=push_enabled)
     pool = DaemonPool(API_THREADS, "taskfs-api")
     index_pool = DaemonPool(API_THREADS, "taskfs-index")
     attr_timeout_s = config.attr_timeout_s

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, TypeVar
 
-from taskfs.archive.archive import Archive, Engine, open_archive
+from taskfs.archive.archive import Archive, open_archive
 from taskfs.archive.decoder_limits import CheckpointBudget
 from taskfs.archive.end_record import find_end
+from taskfs.archive.engine import Engine
 from taskfs.archive.index import ArchiveIndex, Member, read_index
 from taskfs.cache.memory_cache import ExtentCache
 from taskfs.cache.readahead import ReadAheadBudget
@@ -440,8 +441,8 @@ def bench(
         stats=Stats(),
         blocks=ExtentCache(block_bytes),
         spans=ExtentCache(span_bytes),
-        windows=ReadAheadBudget(window_bytes),
-        room=CheckpointBudget(checkpoints),
+        budget=ReadAheadBudget(window_bytes),
+        checkpoints=CheckpointBudget(checkpoints),
     )
     try:
         yield Bench(engine, store, decoding)

@@ -1,73 +1,40 @@
 """One version of a remote ZIP archive: its index, its raw bytes and random reads of its members."""
 
-import threading
-from collections import Counter, OrderedDict
-from concurrent.futures import Executor
-from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
 
-from taskfs.archive.decode_cursor import SPAN
-from taskfs.archive.decoder_limits import CheckpointBudget, IdleDecoderCache
-from taskfs.archive.decoders import DECODERS, LZMA, METHOD_NAMES, STORED
+from taskfs.archive.decoder_cache import DecoderCache
+from taskfs.archive.decoders import DECODERS, METHOD_NAMES, STORED
 from taskfs.archive.end_record import MIN_TAIL, EndRecord, find_end
+from taskfs.archive.engine import Engine
 from taskfs.archive.index import ArchiveIndex, Member, read_or_refuse
-from taskfs.archive.local_header import find_start, guessed_start
+from taskfs.archive.integrity import IntegrityTable
+from taskfs.archive.local_header import LocalHeaders
 from taskfs.archive.member_reader import (
     CompressedReader,
-    CompressedStream,
-    MemberIntegrity,
     MemberReader,
+    ReaderContext,
     SmallReader,
     StoredReader,
 )
-from taskfs.archive.seekable_decoder import SeekableDecoder
+from taskfs.archive.prefetch import SPAN, Prefetcher
+from taskfs.archive.refusal import copy_of
 from taskfs.cache.block_reader import BlockReader
-from taskfs.cache.disk_cache import DiskCache, cache_key
-from taskfs.cache.memory_cache import BLOCK, ExtentCache, next_owner
-from taskfs.cache.readahead import (
-    HeaderPrefetcher,
-    ReadAheadBudget,
-    ReadAheadReader,
-    SequentialMembers,
-)
+from taskfs.cache.disk_cache import cache_key
+from taskfs.cache.memory_cache import BLOCK, next_owner
+from taskfs.cache.readahead import ReadAheadReader
 from taskfs.errors import CorruptData, TaskFSError, Unsupported
 from taskfs.model import ObjectVersion, RemoteObject
 from taskfs.support.buffers import Buffer
-from taskfs.support.interruptible_wait import Waiter
-from taskfs.support.stats import Stats
-from taskfs.tree.unshown import copy_of
 
-# Less than most entries take: a second request costs less than fetching members in vain.
+# Bytes of the directory per member, a low estimate: a second request costs less than fetching
+# members in vain.
 ENTRY_GUESS: Final = 80
+# Bytes that are fetched from the end of an archive at most, before its directory's size is known.
 MAX_TAIL: Final = 8 << 20
-MAX_CHECKS: Final = 1024  # members that may be read in parts; those unused longest go
-WALK_WINDOW: Final = 12 << 20  # bytes that all walks together fetch ahead
-SAMPLE: Final = 16  # of so many small members in turn one is left to be asked for
-DECODE_WINDOW: Final = 8 << 20  # bytes that all members together are decoded ahead
 
-
-_Index = tuple[ObjectVersion, EndRecord, bytes]  # what is kept of an archive on disk
-
-
-@dataclass(frozen=True, slots=True)
-class Engine:
-    """What all archives of a mount share: pools, caches and the bounds on memory."""
-
-    pool: Executor  # goes out to the store
-    decoding: Executor  # decodes ahead
-    waiter: Waiter
-    stats: Stats
-    blocks: ExtentCache
-    spans: ExtentCache
-    windows: ReadAheadBudget
-    room: CheckpointBudget
-    idle: IdleDecoderCache = field(default_factory=IdleDecoderCache)
-    walk_windows: ReadAheadBudget = field(default_factory=lambda: ReadAheadBudget(WALK_WINDOW))
-    decode_windows: ReadAheadBudget = field(default_factory=lambda: ReadAheadBudget(DECODE_WINDOW))
-    disk: DiskCache | None = None
-    namespace: str = ""  # whose objects these are: part of their names on disk
+_StoredIndex = tuple[ObjectVersion, EndRecord, bytes]  # as the disk cache keeps it
 
 
 def tail_length(expected_members: int | None) -> int:
@@ -113,7 +80,7 @@ def _open_archive(
     expected_members: int | None,
     name: str,
     key: str,
-    kept: _Index | None,
+    kept: _StoredIndex | None,
 ) -> "Archive":
     index: ArchiveIndex | TaskFSError
     if kept is not None:
@@ -151,7 +118,7 @@ def _open_archive(
     return Archive(index, blocks, end.start, engine, key, root)
 
 
-def _recall_index(key: str, engine: Engine) -> _Index | None:
+def _recall_index(key: str, engine: Engine) -> _StoredIndex | None:
     kept = engine.disk.get_index(key) if key and engine.disk is not None else None
     if kept is None:
         return None
@@ -171,7 +138,7 @@ def _keep_index(
 
 
 class Archive:
-    """One version of an archive. Safe for concurrent use: a lock guards the tables of inflaters."""
+    """One version of an archive. Safe for concurrent use: its collaborators are."""
 
     def __init__(
         self,
@@ -184,31 +151,33 @@ class Archive:
     ) -> None:
         self.refusal = None if isinstance(index, ArchiveIndex) else index
         index = self._index = index if isinstance(index, ArchiveIndex) else ArchiveIndex((), {})
-        self._root = root
         self.version = blocks.version
         self.size = blocks.size
-        self.blocks = blocks
         self.engine = engine
-        self.number = next_owner()  # of its small members among the spans
-        self.walk = SequentialMembers(blocks, engine.walk_windows)
-        self.heads = HeaderPrefetcher(
-            blocks, lambda: (member.header_offset for member in index.members)
-        )
-        self._directory_start = directory_start
+        self._blocks = blocks
         self._index_key = index_key
-        self._lock = threading.Lock()
-        self._inflaters: dict[Member, SeekableDecoder] = {}
-        self._readers: Counter[SeekableDecoder] = Counter()
-        self._checks: OrderedDict[int, MemberIntegrity] = OrderedDict()
-        # By number: which members went out before anybody asked.
-        self._told = bytearray(max((m.number for m in index.members), default=-1) + 1)
+        headers = LocalHeaders(blocks, directory_start, root)
+        decoders = DecoderCache(blocks, engine)
+        self.prefetch = Prefetcher(
+            blocks, headers, engine.walk_budget, index.members, decoders.bytes_open_beside
+        )
+        self._context = ReaderContext(
+            blocks=blocks,
+            headers=headers,
+            integrity=IntegrityTable(),
+            decoders=decoders,
+            prefetch=self.prefetch,
+            budget=engine.budget,
+            spans=engine.spans,
+            owner=next_owner(),
+        )
 
     @property
     def index(self) -> ArchiveIndex:
         """The files beneath the root.
 
         Raises:
-            CorruptData, Unsupported: they cannot be shown: the archive's `refusal`.
+            CorruptData, Unsupported: they cannot be shown, for the reason in `refusal`.
         """
         if self.refusal is not None:
             raise copy_of(self.refusal)
@@ -219,11 +188,11 @@ class Archive:
         """How many files the index holds, 0 if they cannot be shown."""
         return len(self._index.members)
 
-    def open_member(self, member: Member) -> "MemberReader":
-        """Return a reader of the member; nothing goes out before its first read.
+    def open_member(self, member: Member) -> MemberReader:
+        """Return a reader of the member; no request is sent before its first read.
 
         Raises:
-            Unsupported: the member is encrypted, or its method cannot be read here.
+            Unsupported: the member is encrypted, or its method cannot be decoded.
         """
         if member.is_encrypted:
             raise Unsupported(f"{member.path}: the member is encrypted")
@@ -231,132 +200,20 @@ class Archive:
             name = METHOD_NAMES.get(member.method, "unknown")
             raise Unsupported(f"{member.path}: compression method {member.method} ({name})")
         if member.method == STORED:
-            return StoredReader(self, member)
+            return StoredReader(self._context, member)
         if member.size <= SPAN and member.compressed_size <= BLOCK:
-            return SmallReader(self, member)
-        return CompressedReader(self, member)
+            return SmallReader(self._context, member)
+        return CompressedReader(self._context, member)
 
     def open_raw(self) -> ReadAheadReader:
         """Return a reader of the archive's own bytes."""
-        return ReadAheadReader(self.blocks, self.engine.windows, 0, self.size)
+        return ReadAheadReader(self._blocks, self.engine.budget, 0, self.size)
 
     def read_raw(self, offset: int, size: int) -> Buffer:
         """Return the bytes [offset, offset + size) of the archive itself."""
-        return self.blocks.read_at(offset, size)
-
-    def locate(self, member: Member, wanted: int = 0) -> int:
-        """Return where the member's bytes begin, from its local header.
-
-        Raises:
-            CorruptData: the header is not there, names another member, or the bytes would lie
-                outside of where members can be.
-        """
-        name = self._root + member.path
-        return find_start(self.blocks, member, name, self._directory_start, wanted)
-
-    def check_of(self, member: Member) -> MemberIntegrity:
-        """Return what all readers of the member share, also with those that are closed by now."""
-        with self._lock:
-            check = self._checks.get(member.number)
-            if check is None:
-                check = self._checks[member.number] = MemberIntegrity(member)
-            self._checks.move_to_end(member.number)
-            if len(self._checks) > MAX_CHECKS:
-                self._checks.popitem(last=False)
-            return check
-
-    def forget_check(self, member: Member) -> None:
-        """Let the readers to come start anew."""
-        with self._lock:
-            self._checks.pop(member.number, None)
-
-    def take_inflater(self, member: Member, start: int) -> SeekableDecoder:
-        """Return the decoder that all readers of the member share, until `give_back`."""
-        with self._lock:
-            inflater = self._inflaters.get(member)
-            if inflater is None:
-                inflater = self._inflaters[member] = SeekableDecoder(
-                    DECODERS[member.method],
-                    lambda fed: CompressedStream(self, start, start + member.compressed_size, fed),
-                    size=member.size,
-                    crc=member.crc32,
-                    spans=self.engine.spans,
-                    room=self.engine.room,
-                    pool=self.engine.decoding,
-                    waiter=self.engine.waiter,
-                    windows=self.engine.decode_windows,
-                    is_in_turn=self.walk.is_active,
-                )
-            self._readers[inflater] += 1
-        self.engine.idle.take(inflater)
-        return inflater
-
-    def give_back(self, member: Member, inflater: SeekableDecoder) -> None:
-        """Note that one reader less uses the decoder; a few stay for who comes back."""
-        with self._lock:
-            self._readers[inflater] -= 1
-            if self._readers[inflater]:
-                return
-            del self._readers[inflater]
-        if member.method == LZMA:  # it may hold a dictionary of 64 MiB
-            self._forget(member, inflater)
-            return
-        self.engine.idle.keep(inflater, lambda: self._forget(member, inflater))
-
-    def _forget(self, member: Member, inflater: SeekableDecoder) -> None:
-        with self._lock:
-            if inflater in self._readers:
-                return  # somebody came back for it
-            if self._inflaters.get(member) is inflater:
-                del self._inflaters[member]
-        inflater.close()
-
-    def should_push_on_open(self, member: Member) -> bool:
-        """Whether who opens the member will read all of it, which is at hand: told once.
-
-        So it is where others were read to their ends just now. Some are left to be asked for: if
-        they are not, nobody reads.
-        """
-        at, stop = member.header_offset, guessed_start(member) + member.compressed_size
-        if (
-            not self.walk.is_active
-            or member.number % SAMPLE == 0
-            or self._told[member.number]
-            or not self.blocks.is_cached(at, min(stop, self._directory_start))
-        ):
-            return False
-        self._told[member.number] = True
-        self.passed(member)
-        return True
-
-    def passed(self, member: Member) -> None:
-        """The member was read to its end, or will have been in a moment."""
-        with self._lock:
-            others = sum(
-                other.compressed_size
-                for other, inflater in self._inflaters.items()
-                if inflater in self._readers and other.number != member.number
-            )
-        at = member.header_offset
-        self.walk.passed(at, at + member.compressed_size, others)
-
-    def not_read(self, member: Member) -> None:
-        """The member was opened and closed: a walk ends there, unless it was told before."""
-        if not self._told[member.number]:
-            self.walk.is_active = False
-
-    def drop(self, member: Member, start: int | None) -> None:
-        """Forget the member's cached bytes, which begin at *start* if known: they proved wrong."""
-        if start is None:
-            start = guessed_start(member)
-        self.blocks.drop(member.header_offset, start + member.compressed_size)
-        self.engine.spans.drop(self.number, member.number, member.number)
-        with self._lock:
-            inflater = self._inflaters.pop(member, None)
-        if inflater is not None:
-            inflater.close()
+        return self._blocks.read_at(offset, size)
 
     def forget_index(self) -> None:
-        """The store no longer has this version: let its index on disk go."""
+        """Drop the index on disk: the store no longer has this version."""
         if self._index_key and self.engine.disk is not None:
             self.engine.disk.drop_index(self._index_key)

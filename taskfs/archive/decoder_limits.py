@@ -5,27 +5,29 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, Protocol
 
-TOTAL_CHECKPOINTS: Final = 384  # of all members: about 40 KB each
+# Checkpoints of all members together: about 54 KB each, so 20 MB at most.
+TOTAL_CHECKPOINTS: Final = 384
+# Decoders that are kept while no file of theirs is open.
 MAX_IDLE: Final = 16
 
 
 class Evictable(Protocol):
-    """A decoder of one member, with what it keeps to start again from."""
+    """A decoder whose state can be dropped and made again."""
 
     @property
-    def is_costly(self) -> bool:
-        """Whether it holds checkpoints."""
+    def checkpoint_count(self) -> int:
+        """How many checkpoints it holds."""
         ...
 
     def forget(self) -> None:
-        """Let go of the checkpoints and of what nobody drives."""
+        """Drop the checkpoints and the idle cursors."""
         ...
 
 
 class CheckpointBudget:
-    """Bounds the checkpoints of all members: the member unused for longest gives up its own.
+    """Bounds the checkpoints of all members: the least recently used decoder drops its own.
 
-    Safe for concurrent use; it calls `forget` of a member without holding its own lock.
+    Safe for concurrent use; it calls `forget` of a decoder without holding its own lock.
     """
 
     def __init__(self, total: int = TOTAL_CHECKPOINTS) -> None:
@@ -33,45 +35,45 @@ class CheckpointBudget:
         self._lock = threading.Lock()
         self._counts: OrderedDict[Evictable, int] = OrderedDict()
 
-    def note(self, inflater: Evictable, count: int) -> None:
-        """*inflater* was used and holds *count* checkpoints now."""
-        crowded = []
+    def note(self, decoder: Evictable, count: int) -> None:
+        """Note that *decoder* was used and holds *count* checkpoints now."""
+        evicted = []
         with self._lock:
-            self._counts[inflater] = count
-            self._counts.move_to_end(inflater)
+            self._counts[decoder] = count
+            self._counts.move_to_end(decoder)
             while sum(self._counts.values()) > self._total and len(self._counts) > 1:
-                crowded.append(self._counts.popitem(last=False)[0])
-        for other in crowded:
+                evicted.append(self._counts.popitem(last=False)[0])
+        for other in evicted:
             other.forget()
 
-    def unregister(self, inflater: Evictable) -> None:
-        """*inflater* is gone."""
+    def unregister(self, decoder: Evictable) -> None:
+        """Note that *decoder* was closed."""
         with self._lock:
-            self._counts.pop(inflater, None)
+            self._counts.pop(decoder, None)
 
 
 class IdleDecoderCache:
-    """The decoders that no open file uses: a few stay for who opens their members again.
+    """Keeps a few decoders whose files are closed, for programs that open the members again.
 
-    Those with checkpoints, which cost most to make, stay longest. Safe for concurrent use.
+    Those with checkpoints cost most to make and are evicted last. Safe for concurrent use.
     """
 
-    def __init__(self, most: int = MAX_IDLE) -> None:
-        self._most = most
+    def __init__(self, max_decoders: int = MAX_IDLE) -> None:
+        self._max_decoders = max_decoders
         self._lock = threading.Lock()
-        self._forget: dict[Evictable, Callable[[], None]] = {}
+        self._evict: dict[Evictable, Callable[[], None]] = {}
 
-    def take(self, inflater: Evictable) -> None:
-        """*inflater* is in use."""
+    def remove(self, decoder: Evictable) -> None:
+        """Note that *decoder* is in use again."""
         with self._lock:
-            self._forget.pop(inflater, None)
+            self._evict.pop(decoder, None)
 
-    def keep(self, inflater: Evictable, forget: Callable[[], None]) -> None:
-        """*inflater* is in use no more; *forget* is called once there is no room for it."""
+    def add(self, decoder: Evictable, evict: Callable[[], None]) -> None:
+        """Keep *decoder*, which is not in use; call *evict* once others need its place."""
         with self._lock:
-            self._forget[inflater] = forget
-            if len(self._forget) <= self._most:
+            self._evict[decoder] = evict
+            if len(self._evict) <= self._max_decoders:
                 return
-            plain = (each for each in self._forget if not each.is_costly)
-            crowded = self._forget.pop(next(plain, next(iter(self._forget))))
-        crowded()
+            plain = (each for each in self._evict if not each.checkpoint_count)
+            evicted = self._evict.pop(next(plain, next(iter(self._evict))))
+        evicted()

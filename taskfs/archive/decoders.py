@@ -1,34 +1,22 @@
-"""Decoders of the compression methods that members use (APPNOTE 4.4.5), one shape for all.
+"""Decoders of the compression methods of members (APPNOTE 4.4.5) behind one protocol.
 
-Deflate goes through ISA-L where that is installed, else zlib-ng, else zlib; all can copy their
-state, which is what makes a member seekable. The others are read from the start.
+DEFLATE goes through ISA-L where that is installed, else through zlib-ng. Both can copy their
+state, which makes a member seekable. Members of the other methods are decoded from their start.
 """
 
 import bz2
-import importlib
 import lzma
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from taskfs.archive import isal as igzip
+from zlib_ng import zlib_ng
+
+from taskfs.archive import isal
 from taskfs.errors import CorruptData, Unsupported
-from taskfs.support.buffers import Buffer, address_of, has_address
+from taskfs.support.buffers import Buffer
 
-try:
-    _zlib: Any = importlib.import_module("zlib_ng.zlib_ng")
-except ImportError:
-    _zlib = importlib.import_module("zlib")
+_zlib: Any = zlib_ng  # its stub leaves out `copy`
 
-
-def crc32(piece: Buffer, start: int = 0) -> int:
-    """Return the CRC-32 of what gave *start*, followed by *piece* (APPNOTE 4.4.7)."""
-    # zlib gives the interpreter's lock up, and to get it back may take longer than counting.
-    if len(piece) <= SHORT and has_address(piece) and (quick := igzip.find_crc32()):
-        return quick(start, address_of(piece), len(piece))
-    return int(_zlib.crc32(piece, start))
-
-
-SHORT: Final = 512 << 10
 STORED: Final = 0
 DEFLATED: Final = 8
 BZIP2: Final = 12
@@ -54,53 +42,56 @@ METHOD_NAMES: Final = {
 
 
 class Decoder(Protocol):
-    """A decoder that is fed pieces and fills what it is given; not safe for concurrent use."""
+    """A decoder that is fed pieces and fills buffers. Not safe for concurrent use."""
 
     @property
     def ended(self) -> bool:
-        """Whether the compressed data said that it is complete."""
+        """Whether the end mark of the compressed data was decoded."""
         ...
 
     @property
     def marks_end(self) -> bool:
-        """Whether complete data always says so; else only its size tells."""
+        """Whether complete data always has an end mark; without one only the size tells."""
         ...
 
     @property
     def unused(self) -> int:
-        """How many of the bytes fed it has not taken yet."""
+        """How many of the fed bytes it has not consumed yet."""
         ...
 
     def feed(self, piece: Buffer) -> None:
-        """Take *piece* next; only after `decode` left room. It takes the place of what is `unused`,
-        of which it may be a copy."""
+        """Consume *piece* next; call it only after `decode` left room in its buffer.
+
+        It replaces the bytes that are `unused`, of which it may be a copy.
+        """
         ...
 
     def decode(self, out: memoryview) -> int:
-        """Fill *out*, return how far: less than all of it means that more input is needed, or that
-        the data ended.
+        """Fill *out*; return how many bytes of it are filled.
+
+        Fewer than all means that more input is needed, or that the data has ended.
 
         Raises:
-            CorruptData: these bytes are not what the method promises.
+            CorruptData: the input is not valid for the method.
         """
         ...
 
     def snapshot(self) -> "Callable[[], Decoder] | None":
-        """Return what makes a decoder in the present state that was fed no `unused` bytes.
+        """Return a function that makes a decoder in the present state, without `unused` bytes.
 
-        None where the method's library cannot.
+        Return None where the method's library cannot copy its state.
         """
         ...
 
 
 class DeflateDecoder:
-    """Raw DEFLATE (RFC 1951) through zlib-ng or zlib."""
+    """Raw DEFLATE (RFC 1951) through zlib-ng."""
 
     marks_end = True
 
     def __init__(self, state: Any = None, spill: bytes = b"") -> None:
         self._state = state or _zlib.decompressobj(-15)
-        self._spill = spill  # decoded, and not handed out yet
+        self._spill = spill  # decoded but not returned yet
         self._fed: Buffer = b""
 
     @property
@@ -131,8 +122,7 @@ class DeflateDecoder:
         return done
 
     def snapshot(self) -> "Callable[[], DeflateDecoder]":
-        # An empty piece makes the state let go of the input that it holds; what that brings to
-        # light comes next.
+        # An empty piece makes the state release its input; the bytes decoded by that come next.
         self._spill += self._state.decompress(b"", 1) if not self._state.eof else b""
         frozen, spill = self._state.copy(), self._spill
         return lambda: DeflateDecoder(frozen.copy(), spill)
@@ -144,7 +134,7 @@ def decode_whole(method: int, packed: Buffer, size: int) -> memoryview:
     Raises:
         CorruptData: these are not what the method promises, or more or less than *size*.
     """
-    # A decoder that is quick to make beats one that is quick.
+    # Short data: zlib-ng's decoder takes less time to make than ISA-L's saves.
     decoder = DeflateDecoder() if method == DEFLATED else DECODERS[method]()
     decoder.feed(packed)
     room = memoryview(bytearray(size + 1))
@@ -157,13 +147,13 @@ def decode_whole(method: int, packed: Buffer, size: int) -> memoryview:
 
 
 def make_deflate_decoder() -> Decoder:
-    """Return a decoder of raw DEFLATE by the fastest library there is."""
-    make = igzip.make_decoder()
+    """Return a decoder of raw DEFLATE by the fastest library at hand."""
+    make = isal.make_decoder()
     return DeflateDecoder() if make is None else make()
 
 
 class _BufferedDecoder:
-    """Decoders that keep the input they have not used: bzip2, LZMA, Zstandard."""
+    """Decoders that buffer their unused input: bzip2, LZMA, Zstandard."""
 
     marks_end = True
     unused = 0
@@ -226,7 +216,7 @@ class LzmaDecoder(_BufferedDecoder):
         return super().decode(out)
 
     def _filter(self, size: int) -> dict[str, int]:
-        """Return the filter that the properties describe: lc, lp, pb and the dictionary's size."""
+        """Return the filter of the properties: lc, lp, pb and the dictionary's size."""
         if size != 5:
             raise ValueError(f"{size} bytes of properties instead of 5")
         packed = self._head[4]

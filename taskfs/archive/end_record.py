@@ -1,7 +1,7 @@
-"""The end of a ZIP archive: where its central directory lies.
+"""The end records of a ZIP archive, which tell where its central directory lies.
 
-Formats are PKWARE's APPNOTE 6.3.10: end of central directory record (4.3.16) and its ZIP64 forms
-(4.3.14, 4.3.15).
+The formats are PKWARE's APPNOTE 6.3.10: end of central directory record (4.3.16), ZIP64 end record
+(4.3.14) and its locator (4.3.15).
 """
 
 import struct
@@ -16,17 +16,17 @@ EOCD64_LOCATOR_MAGIC: Final = b"PK\x06\x07"
 EOCD64: Final = struct.Struct("<4sQ2H2L4Q")
 EOCD64_MAGIC: Final = b"PK\x06\x06"
 CENTRAL_MAGIC: Final = b"PK\x01\x02"
-ENCRYPTION_VERSION: Final = 62  # what an encrypted directory needs to be extracted (4.4.3.2)
+ENCRYPTION_VERSION: Final = 62  # version needed to extract an encrypted directory (4.4.3.2)
 MAX_COMMENT: Final = 0xFFFF
-MAX_DIRECTORY: Final = 64 << 20  # some 500,000 members with times of NTFS
-# The end record, its longest comment and both ZIP64 records: a tail this long always holds them.
+MAX_DIRECTORY: Final = 64 << 20  # bytes; some 500,000 members
+# Bytes of a tail that always holds the end record with its longest comment and the ZIP64 records.
 MIN_TAIL: Final = EOCD.size + MAX_COMMENT + EOCD64_LOCATOR.size + EOCD64.size
 
 
 class EndRecord(NamedTuple):
-    """Where the central directory lies: [start, stop) of the object, and what offsets count from.
+    """Where the central directory lies: [start, stop) of the object.
 
-    `shift` is added to every offset: the length of what was put before the archive.
+    `shift` is added to every offset of the archive: the length of data that precedes it.
     """
 
     start: int
@@ -37,8 +37,8 @@ class EndRecord(NamedTuple):
 def find_end(tail: bytes, tail_start: int) -> EndRecord:
     """Return where the central directory lies; *tail* is the object's end, from *tail_start* on.
 
-    An end record whose comment reaches exactly to the end of the object wins over one that is
-    followed by something else; of two such, one is a fake in the other's comment.
+    An end record whose comment ends exactly with the object is preferred to one with data behind
+    it. Of two such records, one is a fake in the comment of the other.
 
     Raises:
         CorruptData: there is no end record, or it points outside the object.
@@ -82,7 +82,7 @@ def find_end(tail: bytes, tail_start: int) -> EndRecord:
 
 
 def _needed_version(tail: bytes, at: int) -> int:
-    """Return the version that the ZIP64 end record before the one at *at* asks for, 0 without."""
+    """Return the version needed by the ZIP64 end record before the one at *at*, or 0."""
     locator = at - EOCD64_LOCATOR.size
     if locator < 0 or not tail.startswith(EOCD64_LOCATOR_MAGIC, locator):
         return 0
@@ -95,7 +95,7 @@ def _comment_length(tail: bytes, at: int) -> int:
 
 
 def _read_end(tail: bytes, tail_start: int, at: int) -> EndRecord:
-    """Return what the end record at *at* of the tail says."""
+    """Parse the end record at *at* of the tail."""
     _, disk, first_disk, here, entries, size, offset, _ = EOCD.unpack_from(tail, at)
     stop = tail_start + at
     locator = at - EOCD64_LOCATOR.size
@@ -119,7 +119,7 @@ def _read_zip64_end(tail: bytes, tail_start: int, locator: int) -> tuple[int, in
     _, disk, claimed, disks = EOCD64_LOCATOR.unpack_from(tail, locator)
     if disk or disks > 1:
         raise Unsupported("the archive is split over several files")
-    # It ends where its locator begins; with data before the archive the claimed place is off.
+    # It ends where its locator begins. Data before the archive makes the claimed offset wrong.
     for at in (locator - EOCD64.size, claimed - tail_start):
         if 0 <= at <= locator - EOCD64.size and tail.startswith(EOCD64_MAGIC, at):
             record = EOCD64.unpack_from(tail, at)

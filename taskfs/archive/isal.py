@@ -1,9 +1,9 @@
-"""Raw DEFLATE (RFC 1951) through ISA-L's igzip, about half as fast again as zlib-ng.
+"""Raw DEFLATE (RFC 1951) through ISA-L's igzip, which is faster than zlib-ng.
 
-The `isal` package has no way to copy a decoder's state, which is what makes a member seekable. Its
-extension module contains the C library, though, whose `struct inflate_state` (igzip_lib.h, the
-same in all of ISA-L 2) holds no pointer but those to the caller's input and output: its bytes are
-the state. Whether that holds of the library at hand is tried out before it is first used.
+The `isal` package cannot copy a decoder's state, and a member is seekable only with such copies.
+But its extension module contains the C library, whose `struct inflate_state` (igzip_lib.h, the same
+in all of ISA-L 2) points to nothing but the caller's input and output: its bytes are the state. A
+trial run checks this of the installed library before its first use.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ from taskfs.errors import CorruptData
 from taskfs.support.buffers import Buffer, address_of, addressable
 
 STATE_SIZE: Final = 87368  # sizeof(struct inflate_state) on 64-bit machines
-VALID_AT: Final = 21208  # of tmp_out_valid: how much of tmp_out_buffer counts
+VALID_AT: Final = 21208  # of tmp_out_valid: how many bytes of tmp_out_buffer are valid
 TMP_OUT_AT: Final = 21544  # of tmp_out_buffer, the last field: window and output to come
 BLOCK_STATE_AT: Final = 21160
 FINISHED: Final = 5  # ISAL_BLOCK_FINISH
@@ -41,7 +41,7 @@ class _Head(ctypes.Structure):
 
 
 class _Decoder:
-    """A decoder of raw DEFLATE over *library*, in the shape of `decoders.Decoder`."""
+    """A decoder of raw DEFLATE by *library*; implements `decoders.Decoder`."""
 
     marks_end = True
 
@@ -84,24 +84,8 @@ class _Decoder:
 
 
 @functools.cache
-def find_crc32() -> "Callable[[int, int, int], int] | None":
-    """Return what gives the CRC-32 of (start, address, length), the interpreter's lock held;
-    None where there is no such library."""
-    try:
-        library = ctypes.PyDLL(importlib.import_module("isal.isal_zlib").__file__)
-        crc: Any = library.crc32_gzip_refl
-        crc.argtypes = (ctypes.c_uint32, ctypes.c_void_p, ctypes.c_uint64)
-        crc.restype = ctypes.c_uint32
-    except (ImportError, OSError, AttributeError, TypeError):
-        return None
-    text = bytearray(b"123456789" * 100)
-    expected = zlib.crc32(text, 7)
-    return crc if crc(7, address_of(text), len(text)) == expected else None
-
-
-@functools.cache
 def make_decoder() -> "Callable[[], _Decoder] | None":
-    """Return what makes a decoder, None where there is no such library or it is another one."""
+    """Return a function that makes a decoder; None if the library is missing or unsuitable."""
     try:
         library = ctypes.CDLL(importlib.import_module("isal.isal_zlib").__file__)
         library.isal_inflate.argtypes = library.isal_inflate_init.argtypes = (ctypes.c_void_p,)
@@ -113,7 +97,7 @@ def make_decoder() -> "Callable[[], _Decoder] | None":
 
 
 def _has_layout(library: Any) -> bool:
-    """Whether the state is as large as it should be, as far as its being made shows."""
+    """Whether the library writes no more than `STATE_SIZE` bytes when it makes a state."""
     room = bytearray(CANARY * (STATE_SIZE + SPARE))
     library.isal_inflate_init(address_of(room))
     beyond = room[STATE_SIZE:]
@@ -121,7 +105,7 @@ def _has_layout(library: Any) -> bool:
 
 
 def _goes_on_from_copies(library: Any) -> bool:
-    """Decode more than the state's window, each piece with another copy of the state."""
+    """Whether data larger than the window decodes right, each piece from a copied state."""
     plain = b"".join(b"%d %s\n" % (number, b"x" * (number % 60)) for number in range(4000))
     packer = zlib.compressobj(1, zlib.DEFLATED, -15)
     packed = packer.compress(plain) + packer.flush()

@@ -1,50 +1,49 @@
-"""Threads that wait for a span that another one's cursor will pass."""
+"""Threads that wait for a span which the cursor of another thread will reach."""
 
 import threading
 from typing import Final
 
-# So long does who waits for a span wait for the whole stretch, which is there sooner by far unless
-# the store is slow: then what is decoded of it is enough.
-PATIENCE_S: Final = 0.02
+# Seconds. Wait this long for the full chunk; if the store is slow, accept what is decoded so far.
+CHUNK_WAIT_S: Final = 0.02
 
 
 class SpanWaiter:
-    """One thread that waits for one span. Only `sleep` is called without its list's lock."""
+    """One thread that waits for one span. All methods but `wait` need the lock of its queue."""
 
-    __slots__ = ("_lock", "index", "is_gone")
+    __slots__ = ("_lock", "has_left", "index")
 
     def __init__(self, index: int) -> None:
         self.index = index
-        self.is_gone = False
+        self.has_left = False
         self._lock = threading.Lock()
         self._lock.acquire()
 
-    def sleep(self) -> bool:
-        """Return whether it was woken, else some time has passed and it does not wait any more."""
-        self.is_gone = not self._lock.acquire(timeout=PATIENCE_S)
-        return not self.is_gone
+    def wait(self) -> bool:
+        """Return True once woken, or False after `CHUNK_WAIT_S`: then it waits no longer."""
+        self.has_left = not self._lock.acquire(timeout=CHUNK_WAIT_S)
+        return not self.has_left
 
     def wake(self) -> None:
-        """Let `sleep` return."""
+        """Let `wait` return True."""
         self._lock.release()
 
 
 class WaitQueue:
-    """Who waits for the spans of one member. Not safe for concurrent use."""
+    """The threads that wait for spans of one member. Not safe for concurrent use."""
 
     def __init__(self) -> None:
-        self._all: list[SpanWaiter] = []
+        self._waiters: list[SpanWaiter] = []
 
     def add(self, index: int) -> SpanWaiter:
-        """Return what the caller is to sleep with until the span *index* is there."""
-        self._all = [sleeper for sleeper in self._all if not sleeper.is_gone]
-        self._all.append(SpanWaiter(index))
-        return self._all[-1]
+        """Return a waiter for the span *index*."""
+        self._waiters = [waiter for waiter in self._waiters if not waiter.has_left]
+        self._waiters.append(SpanWaiter(index))
+        return self._waiters[-1]
 
     def wake(self, spans: range | None = None) -> None:
-        """Wake who waits for one of *spans*, or everybody."""
-        woken = [s for s in self._all if spans is None or s.index in spans]
+        """Wake the threads that wait for one of *spans*, or all of them."""
+        woken = [w for w in self._waiters if spans is None or w.index in spans]
         if woken:
-            self._all = [s for s in self._all if s not in woken]
-            for sleeper in woken:
-                sleeper.wake()
+            self._waiters = [w for w in self._waiters if w not in woken]
+            for waiter in woken:
+                waiter.wake()

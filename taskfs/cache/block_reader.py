@@ -1,7 +1,7 @@
 """`BlockReader`: random access to one version of a remote object through aligned, cached blocks.
 
 It knows no HTTP and no ZIP. A block is `BLOCK` bytes at a multiple of `BLOCK`; the last one is
-shorter. What is missing side by side is fetched in one range.
+shorter. Missing blocks that are adjacent are fetched in one range.
 """
 
 import logging
@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Final
 
 from taskfs.cache.memory_cache import BLOCK, Extent, ExtentCache, next_owner
@@ -20,17 +21,26 @@ from taskfs.support.stats import Stats
 
 log = logging.getLogger(__name__)
 
-MAX_RUN: Final = 4 << 20  # the longest range of one request
-_Awaited = dict[int, "Future[Extent]"]  # by identity
+MAX_RUN: Final = 4 << 20  # bytes of the longest range of one request
+
+
+@dataclass(slots=True)
+class Plan:
+    """Where the blocks of one range are."""
+
+    ready: dict[int, Extent] = field(default_factory=dict)  # in memory; empty for a prefetch
+    in_flight: dict[int, "Future[Extent]"] = field(default_factory=dict)  # by identity
+    on_disk: list[int] = field(default_factory=list)
+    missing: list[int] = field(default_factory=list)
 
 
 class BlockReader:
     """Random access to one immutable version of a remote object.
 
-    A block is looked for in memory, then on disk, then fetched. Memory is the cache's plus what
-    is in flight. Safe for concurrent use: the lock guards the table of runs under way only, so two
-    readers of one block cost one request and different blocks never wait for each other. A failure
-    is never kept: the next reader tries again.
+    A block is looked up in memory, then on disk, then fetched. Safe for concurrent use: the lock
+    guards the table of runs in flight only, so two readers of one block cost one request, and
+    readers of different blocks never wait for each other. A failure is never cached: the next
+    reader tries again.
     """
 
     def __init__(
@@ -54,12 +64,12 @@ class BlockReader:
         self._id = next_owner()
         self._lock = threading.Lock()
         self._disk = disk
-        self._under_way: dict[int, Future[Extent]] = {}
+        self._in_flight: dict[int, Future[Extent]] = {}
         self._drops = 0
-        self._unused: set[int] = set()  # fetched ahead, and not read since
+        self._unused: set[int] = set()  # blocks that were prefetched and not read since
 
     def prime(self, start: int, body: bytes) -> None:
-        """Keep the whole blocks of *body*, the bytes from *start* on, that came by other means."""
+        """Cache the whole blocks of *body*, the bytes from *start* on, fetched by the caller."""
         first = -(-start // BLOCK)
         stop = start + len(body)
         last = -(-stop // BLOCK) if stop == self.size else stop // BLOCK
@@ -79,8 +89,15 @@ class BlockReader:
         if offset >= stop:
             return b""
         first, last = offset // BLOCK, (stop - 1) // BLOCK
-        ready, awaited, _ = self._collect(first, last)
-        for future in awaited:
+        plan = self._plan(first, last)
+        ready = plan.ready
+        for extent in self._recall(plan.on_disk):
+            self._cache.put(extent)
+            ready.update(dict.fromkeys(extent.indices, extent))
+        damaged = [index for index in plan.on_disk if index not in ready]
+        self._start_fetches(plan, plan.missing + damaged, MAX_RUN)
+        self._note_read(first, last, len(ready))
+        for future in plan.in_flight.values():
             extent = self._waiter.result(future)
             for index in extent.indices:
                 ready.setdefault(index, extent)
@@ -93,8 +110,9 @@ class BlockReader:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def read_some(self, offset: int, size: int) -> Buffer:
-        """Return the bytes from *offset* on, at most *size*, as far as they lie in memory side by
-        side: a view. Where the first of them is not there, all of them, as `read_at` does.
+        """Return a view of at most *size* bytes from *offset* on that lie side by side in memory.
+
+        Where the first of them is not in memory, return all of them, as `read_at` does.
         """
         first = offset // BLOCK
         extent = self._cache.find(self._id, first)
@@ -106,15 +124,21 @@ class BlockReader:
         return piece
 
     def prefetch(self, start: int, stop: int, run_bytes: int = MAX_RUN) -> bool:
-        """Have the blocks of [start, stop) fetched in ranges of *run_bytes*, without waiting.
+        """Start to fetch the blocks of [start, stop) in ranges of *run_bytes*; do not wait.
 
-        Return whether any of them was neither here nor on its way.
+        Return whether any of them was neither in memory nor in flight.
         """
         stop = min(stop, self.size)
         if start >= stop:
             return False
-        first, last = start // BLOCK, (stop - 1) // BLOCK
-        return self._collect(first, last, run_bytes, ahead=True)[2] > 0
+        plan = self._plan(start // BLOCK, (stop - 1) // BLOCK, ahead=True)
+        for begin, end in _runs(plan.on_disk, max(1, run_bytes // BLOCK)):
+            self._pool.submit(self._recall_ahead, begin, end)
+        started = self._start_fetches(plan, plan.missing, run_bytes, ahead=True)
+        if started:
+            self._stats.add("read_ahead_bytes", len(started) * BLOCK)
+            self._unused.update(started)
+        return bool(started or plan.on_disk)
 
     def is_cached(self, start: int, stop: int) -> bool:
         """Whether the bytes [start, stop) are in memory."""
@@ -123,7 +147,7 @@ class BlockReader:
 
     def drop(self, start: int, stop: int) -> None:
         """Forget the cached blocks of [start, stop): their bytes proved wrong."""
-        # What says where they end may be a lie: an exabyte is not walked through.
+        # A damaged directory may give any *stop*: never walk through an exabyte of blocks.
         first, last = start // BLOCK, (min(max(stop, start + 1), self.size) - 1) // BLOCK
         self._drops += 1
         self._cache.drop(self._id, first, last)
@@ -133,51 +157,45 @@ class BlockReader:
     def _extent(self, first: int, body: Buffer) -> Extent:
         return Extent(self._id, first, -(-len(body) // BLOCK), body)
 
-    def _collect(
-        self, first: int, last: int, run_bytes: int = MAX_RUN, *, ahead: bool = False
-    ) -> tuple[dict[int, Extent], list["Future[Extent]"], int]:
-        """Return where the blocks [first, last] are that are here, the runs on their way with the
-        rest, and how many blocks nobody had asked for before.
+    def _plan(self, first: int, last: int, *, ahead: bool = False) -> Plan:
+        """Return where the blocks [first, last] are; a look *ahead* does not count as a use."""
+        plan = Plan()
+        indices = range(first, last + 1)
+        plan.missing = [i for i in indices if not self._look_in_memory(i, plan, ahead)]
+        if plan.missing and self._disk is not None:
+            present = self._disk.present(plan.missing[0], plan.missing[-1] + 1)
+            stored = set(present).intersection(plan.missing)
+            plan.on_disk = sorted(stored)
+            plan.missing = [index for index in plan.missing if index not in stored]
+        return plan
 
-        With *ahead* nobody waits for them, so what is here already is left where it is.
-        """
-        ready: dict[int, Extent] = {}
-        awaited: _Awaited = {}
-        missing: list[int] = []
-        indices = [
-            index
-            for index in range(first, last + 1)
-            if not self._look_in_memory(index, ready, awaited, ahead)
-        ]
-        recalled = 0
-        if indices and self._disk is not None:
-            there = self._disk.present(indices[0], indices[-1] + 1)
-            stored = set(there).intersection(indices)
-            if ahead:
-                for begin, end in _runs(stored, max(1, run_bytes // BLOCK)):
-                    self._pool.submit(self._recall_ahead, begin, end)
-                recalled = len(stored)
-            else:
-                for extent in self._recall(stored):
-                    self._cache.put(extent)
-                    ready.update(dict.fromkeys(extent.indices, extent))
-                stored.intersection_update(ready)
-            indices = [index for index in indices if index not in stored]
-        if indices:
-            with self._lock:
-                # Between the look and the lock another reader may have been here.
-                missing = [i for i in indices if not self._look_in_memory(i, ready, awaited, ahead)]
-                for begin, end in _runs(missing, max(1, run_bytes // BLOCK)):
-                    future: Future[Extent] = Future()
-                    self._pool.submit(self._fetch_run, future, begin, end)
-                    awaited[id(future)] = future
-                    self._under_way.update(dict.fromkeys(range(begin, end), future))
-            if ahead and missing:
-                self._stats.add("read_ahead_bytes", len(missing) * BLOCK)
-                self._unused.update(missing)
-        if not ahead:
-            self._note_read(first, last, len(ready))
-        return ready, list(awaited.values()), len(missing) + recalled
+    def _look_in_memory(self, index: int, plan: Plan, ahead: bool) -> bool:
+        """Whether the block is in flight or in memory; if so, note it in *plan*."""
+        future = self._in_flight.get(index)
+        if future is not None:
+            plan.in_flight[id(future)] = future
+            return True
+        if ahead:
+            return self._cache.has(self._id, index)
+        extent = self._cache.find(self._id, index)
+        if extent is not None:
+            plan.ready[index] = extent
+        return extent is not None
+
+    def _start_fetches(
+        self, plan: Plan, indices: list[int], run_bytes: int, *, ahead: bool = False
+    ) -> list[int]:
+        """Fetch these blocks; return those that no other reader has started to fetch meanwhile."""
+        if not indices:
+            return []
+        with self._lock:
+            started = [i for i in indices if not self._look_in_memory(i, plan, ahead)]
+            for begin, end in _runs(started, max(1, run_bytes // BLOCK)):
+                future: Future[Extent] = Future()
+                self._pool.submit(self._fetch_run, future, begin, end)
+                plan.in_flight[id(future)] = future
+                self._in_flight.update(dict.fromkeys(range(begin, end), future))
+        return started
 
     def _note_read(self, first: int, last: int, hits: int) -> None:
         if log.isEnabledFor(logging.DEBUG):
@@ -193,26 +211,8 @@ class BlockReader:
                 self._unused -= used
                 self._stats.add("read_ahead_used_bytes", len(used) * BLOCK)
 
-    def _look_in_memory(
-        self,
-        index: int,
-        ready: dict[int, Extent],
-        awaited: _Awaited,
-        ahead: bool,
-    ) -> bool:
-        future = self._under_way.get(index)
-        if future is not None:
-            awaited[id(future)] = future
-            return True
-        if ahead:
-            return self._cache.has(self._id, index)
-        extent = self._cache.find(self._id, index)
-        if extent is not None:
-            ready[index] = extent
-        return extent is not None
-
     def _recall(self, indices: Iterable[int]) -> Iterator[Extent]:
-        """Yield, in order, what is on disk of these blocks, and right."""
+        """Yield in order the runs of these blocks that the disk has undamaged."""
         for begin, stop in _runs(indices, MAX_RUN // BLOCK):
             while begin < stop:
                 run = self._stored(begin, stop)
@@ -223,33 +223,39 @@ class BlockReader:
                 begin += extent.count if run else 1
 
     def _recall_ahead(self, first: int, stop: int) -> None:
-        """Have in memory what is on disk of the blocks [first, stop). Nobody waits for that: who
-        comes before it, or while the store holds up all threads, reads them there itself."""
+        """Read the blocks [first, stop) from the disk into memory.
+
+        Readers never wait for read-ahead: one that comes earlier reads the disk itself.
+        """
         drops = self._drops
-        for extent in self._recall(
-            i for i in range(first, stop) if not self._cache.has(self._id, i)
-        ):
+        indices = (i for i in range(first, stop) if not self._cache.has(self._id, i))
+        for extent in self._recall(indices):
             if self._drops == drops:
                 self._cache.put(extent)
 
     def _fetch_run(self, future: "Future[Extent]", first: int, stop: int) -> None:
-        """Fetch the blocks [first, stop), which no other process with the same disk fetches too."""
-        with self._disk.lock_range(first, stop - 1) if self._disk is not None else nullcontext():
-            self._fetch_claimed(future, first, stop)
+        """Fetch the blocks [first, stop); processes with the same disk cache take turns."""
+        lock = self._disk.lock_range(first, stop - 1) if self._disk is not None else nullcontext()
+        with lock:
+            self._fetch_locked(future, first, stop)
 
     def _fetch_range(self, first: int, stop: int) -> Buffer:
         return self._remote.fetch_range(first * BLOCK, min(stop * BLOCK, self.size), self.version)
 
     def _stored(self, first: int, stop: int) -> Buffer:
-        """Return what is on disk of the blocks from *first* on, up to *stop*, of the right length;
-        empty if the first is not."""
+        """Return what the disk has of the blocks [first, stop), from *first* on, in whole blocks.
+
+        Empty if the first block is missing or damaged.
+        """
         run = (self._disk.get(first, stop - first) if self._disk is not None else None) or b""
         whole = min(stop * BLOCK, self.size) - first * BLOCK
         return run if len(run) == whole else run[: min(len(run), whole) // BLOCK * BLOCK]
 
-    def _fetch_claimed(self, future: "Future[Extent]", first: int, stop: int) -> None:
-        """Fetch what nobody has kept by now of the blocks [first, stop); hand all of them out
-        first, then keep it."""
+    def _fetch_locked(self, future: "Future[Extent]", first: int, stop: int) -> None:
+        """Fetch those of the blocks [first, stop) that are not on disk by now.
+
+        Readers get them first; then they are written to the disk.
+        """
         failure: BaseException | None = None
         fetched: list[tuple[int, Buffer]] = []
 
@@ -259,21 +265,21 @@ class BlockReader:
             return run
 
         try:
-            there = self._disk.present(first, stop) if self._disk is not None else []
-            stored = ((e.first, e.first + e.count, e.body) for e in self._recall(there))
+            present = self._disk.present(first, stop) if self._disk is not None else []
+            stored = ((e.first, e.first + e.count, e.body) for e in self._recall(present))
             extent = self._extent(first, fetch_missing(stored, fetch, first, stop))
             self._cache.put(extent)
         except BaseException as exc:
             failure = exc
         with self._lock:
             for index in range(first, stop):
-                self._under_way.pop(index, None)
+                self._in_flight.pop(index, None)
         if failure is not None:
             future.set_exception(failure)
             return
         future.set_result(extent)
-        # Where bytes proved wrong, others on their way may be: they must not outlive this reader,
-        # or the next one would meet them when the store is well again.
+        # Once bytes of this version proved wrong, those in flight may be wrong too. They must not
+        # reach the disk: a later reader would find them when the store has recovered.
         for begin, run in fetched:
             if self._disk is not None and not self._drops:
                 self._disk.put(begin, run)
@@ -282,7 +288,7 @@ class BlockReader:
 
 
 def _runs(indices: Iterable[int], longest: int) -> Iterator[tuple[int, int]]:
-    """Yield the half-open runs of neighbours among the *indices*, at most *longest* each."""
+    """Yield the half-open runs of adjacent *indices*, at most *longest* blocks each."""
     begin = stop = -1
     for index in sorted(indices):
         if index == stop and stop - begin < longest:

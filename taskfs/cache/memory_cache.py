@@ -1,4 +1,4 @@
-"""`ExtentCache`: bytes in memory, in extents of blocks (or spans) that lie side by side."""
+"""`ExtentCache`: bytes in memory, in extents of adjacent blocks (or spans)."""
 
 import itertools
 import threading
@@ -12,14 +12,14 @@ _owners = itertools.count()
 
 
 def next_owner() -> int:
-    """Return a number for what keeps extents in a cache, unlike all others."""
+    """Return a number that identifies one owner of extents."""
     return next(_owners)
 
 
 class Extent:
-    """Bytes that lie side by side: *count* blocks (or spans) of one owner from *first* on.
+    """Adjacent bytes: *count* blocks (or spans) of one owner from *first* on.
 
-    They share one buffer, so they are given up together when there is no room.
+    They share one buffer, so they are evicted together.
     """
 
     __slots__ = ("body", "count", "first", "owner")
@@ -32,29 +32,29 @@ class Extent:
 
     @property
     def indices(self) -> range:
-        """Its blocks."""
+        """The numbers of its blocks."""
         return range(self.first, self.first + self.count)
 
     @property
     def keys(self) -> list[tuple[int, int]]:
-        """What each of its blocks is found by."""
+        """The keys of its blocks in the cache."""
         return [(self.owner, index) for index in self.indices]
 
     @property
     def stop(self) -> int:
-        """The first byte of the object behind the blocks."""
+        """The offset in the object behind its last byte."""
         return self.first * BLOCK + len(self.body)
 
     def view(self, start: int, stop: int) -> memoryview:
-        """Return the bytes [start, stop) of the object, all of which are here."""
+        """Return the bytes [start, stop) of the object, which lie in the extent."""
         begin = self.first * BLOCK
         return memoryview(self.body)[start - begin : stop - begin]
 
 
 class ExtentCache:
-    """Extents of all owners in memory, at most *max_bytes*; least recently used goes first.
+    """Extents of all owners, at most *max_bytes*; the least recently used is evicted first.
 
-    Safe for concurrent use: one lock, held for the tables only.
+    Safe for concurrent use: one lock guards the tables.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -65,7 +65,7 @@ class ExtentCache:
         self._bytes = 0
 
     def find(self, owner: int, index: int) -> Extent | None:
-        """Return what holds the block, or None where it is not cached."""
+        """Return the extent that holds the block, or None."""
         with self._lock:
             extent = self._at.get((owner, index))
             if extent is not None:
@@ -73,11 +73,11 @@ class ExtentCache:
             return extent
 
     def has(self, owner: int, index: int) -> bool:
-        """Whether the block is cached; asking does not count as a use."""
+        """Whether the block is cached; this does not count as a use."""
         return (owner, index) in self._at
 
     def put(self, extent: Extent) -> None:
-        """Keep the extent for a while."""
+        """Cache the extent; evict others to make room."""
         if len(extent.body) > self._max_bytes:
             return
         with self._lock:
@@ -89,7 +89,7 @@ class ExtentCache:
                 self._remove(next(iter(self._used)))
 
     def demote(self, owner: int, index: int) -> None:
-        """Let what ends with or before the block *index*, and holds it, be the first to go."""
+        """Evict the extent of block *index* first, if it ends with or before that block."""
         with self._lock:
             extent = self._at.get((owner, index))
             if extent is not None and extent.first + extent.count - 1 <= index:

@@ -1,74 +1,61 @@
-"""Read-ahead that learns: how far to fetch beyond what was asked, from how a reader has moved.
+"""Read-ahead: how far to fetch beyond a read, from the reads before it.
 
-The window is a multiple of what a reader has read on without a jump, so what is fetched in vain is
-bounded by what was wanted, and it falls back to nothing with a jump. The windows of all readers
-together are bounded, so memory is.
+The window is a multiple of what was read since the last jump, so the bytes fetched in vain are
+bounded by the bytes read. A jump closes the window. The windows of all readers together are
+bounded, and so is memory.
 """
 
 import threading
 import time
-from bisect import bisect_left
-from collections import deque
-from collections.abc import Callable, Iterable
 from typing import Final
 
 from taskfs.cache.block_reader import MAX_RUN, BlockReader
 from taskfs.cache.memory_cache import BLOCK
 from taskfs.support.buffers import Buffer
 
-# Less than half of the blocks' memory: what is read stays there beside what will be.
+# Bytes of all windows together: less than half of the block cache, which also holds what was read.
 TOTAL_WINDOW: Final = 20 << 20
 # The kernel sends the reads of one `cat` out of order, by up to 8 requests of 128 KiB.
 SLACK_READS: Final = 8
-SLACK: Final = 1 << 20
-PARALLEL: Final = 5
-FIRST_RUN: Final = 4 * BLOCK  # shorter requests cost more than they bring
-IDLE_S: Final = 2.0
-RECENT: Final = 64
-WALK_GROWTH: Final = 4
-MAX_OTHERS: Final = 8 << 20
-# What file(1) or a file manager reads of a member, as decoded by what the kernel asks for.
-HEAD: Final = 128 << 10
-PACKED_HEAD: Final = 8 << 10  # of it, with the local header, mostly enough
-HEADS_AHEAD: Final = 16
+SLACK: Final = 1 << 20  # bytes
+PARALLEL: Final = 5  # requests that share one window
+# Bytes of the shortest request: the round trip of a shorter one costs more than its bytes.
+FIRST_RUN: Final = 4 * BLOCK
+IDLE_S: Final = 2.0  # a reader counts for this long after it last fetched ahead
 
 
 class ReadAheadBudget:
-    """The room for read-ahead that all streams of a mount share. Safe for concurrent use.
-
-    `takes_ready` tells that whoever reads takes what is there ahead of it at once.
-    """
+    """The bytes of read-ahead that all readers of a process share. Safe for concurrent use."""
 
     def __init__(self, total_bytes: int = TOTAL_WINDOW) -> None:
-        self.takes_ready = False
         self._total = total_bytes
         self._lock = threading.Lock()
-        self._used: dict[int, float] = {}  # when each stream last asked, by its identity
+        self._used: dict[int, float] = {}  # when each reader last fetched ahead, by its identity
 
-    def allowance(self, stream: object) -> int:
-        """Return how many bytes *stream* may be ahead of its reader now."""
+    def allowance(self, reader: object) -> int:
+        """Return how many bytes *reader* may be ahead now: an equal share."""
         now = time.monotonic()
         with self._lock:
-            mine = id(stream)
+            mine = id(reader)
             others = sum(now - at < IDLE_S for key, at in self._used.items() if key != mine)
             return self._total // (others + 1)
 
-    def register(self, stream: object) -> None:
-        """*stream* has just asked for bytes ahead of its reader: it counts for a while."""
+    def register(self, reader: object) -> None:
+        """Count *reader* for a while: it has just fetched ahead."""
         now = time.monotonic()
         with self._lock:
-            self._used[id(stream)] = now
+            self._used[id(reader)] = now
             if len(self._used) > 1:
                 self._used = {k: at for k, at in self._used.items() if now - at < IDLE_S}
 
-    def unregister(self, stream: object) -> None:
-        """*stream* reads ahead no more."""
+    def unregister(self, reader: object) -> None:
+        """Stop to count *reader*."""
         with self._lock:
-            self._used.pop(id(stream), None)
+            self._used.pop(id(reader), None)
 
 
 class SequentialDetector:
-    """How far a reader has read on without a jump. Not safe for concurrent use."""
+    """Measures how far a reader has read since its last jump. Not safe for concurrent use."""
 
     def __init__(self, start: int) -> None:
         self.reached = start
@@ -76,10 +63,10 @@ class SequentialDetector:
         self._read = 0
 
     def note(self, start: int, stop: int, slack: int) -> int:
-        """Note a read of [start, stop); return the bytes read on since the first one.
+        """Note a read of [start, stop); return how far the reader has come since its first read.
 
-        0 after a jump of more than *slack* bytes, and while less than half of what lies between
-        was read: a reader that picks is not one that reads on.
+        Return 0 after a jump of more than *slack*, and while less than half of the bytes between
+        were read: a reader that picks is not sequential.
         """
         if self._read == 0 or not self.reached - slack <= start <= self.reached + slack:
             self.reached = self._first_stop = stop
@@ -92,57 +79,60 @@ class SequentialDetector:
 
 
 class ReadAheadReader:
-    """One reader's way through [start, limit) of an object. Safe for concurrent use."""
+    """Reads [start, limit) of an object, and fetches ahead of a sequential reader.
+
+    Safe for concurrent use.
+    """
 
     def __init__(
-        self, blocks: BlockReader, windows: ReadAheadBudget, start: int, limit: int
+        self, blocks: BlockReader, budget: ReadAheadBudget, start: int, limit: int
     ) -> None:
         self._blocks = blocks
-        self._windows = windows
+        self._budget = budget
         self._limit = limit
         self._lock = threading.Lock()
-        self._progress = SequentialDetector(start)
-        self._ahead = start  # what lies before it was asked for
+        self._detector = SequentialDetector(start)
+        self._ahead = start  # the bytes before it were asked for
 
     def read_at(self, offset: int, size: int) -> Buffer:
-        """Return the bytes [offset, offset + size) of the object, fetching ahead if that pays."""
+        """Return the bytes [offset, offset + size) of the object, and fetch ahead."""
         size = self._note(offset, size)
         return self._blocks.read_at(offset, size)
 
     def read_some(self, offset: int, size: int) -> Buffer:
-        """Return the first of these bytes, as `BlockReader.read_some`, fetching ahead as well."""
+        """Return the first of these bytes, as `BlockReader.read_some` does, and fetch ahead."""
         size = self._note(offset, size)
         return self._blocks.read_some(offset, size)
 
     read_for_push = read_at
 
     def take_pushable(self) -> range:
-        """Return the bytes that a reader in order wants next and that cost no wait: told once."""
+        """Return no bytes: those of an archive itself are not pushed."""
         return range(0)
 
     def close(self) -> None:
-        """Give the stream's share of the room back."""
-        self._windows.unregister(self)
+        """Return the reader's share of the budget."""
+        self._budget.unregister(self)
 
     def _note(self, offset: int, size: int) -> int:
-        """Fetch ahead for who reads *size* bytes from *offset* on; return how many there are."""
+        """Fetch ahead of a read of *size* bytes at *offset*; return how many of them exist."""
         stop = min(offset + size, self._limit)
         with self._lock:
             begin, end, run_bytes = self._advance(offset, stop)
-        # What is here already, or on its way for somebody else, takes no room of this stream's.
+        # Blocks in memory, or in flight for another reader, use no share of this one.
         if begin < end and self._blocks.prefetch(begin, end, run_bytes):
-            self._windows.register(self)
+            self._budget.register(self)
         return stop - offset
 
     def _advance(self, offset: int, stop: int) -> tuple[int, int, int]:
-        """Return the range to fetch ahead now, empty for none, and the length of its requests."""
+        """Return the range to fetch ahead now, possibly empty, and the length of its requests."""
         slack = min(SLACK, max(BLOCK, SLACK_READS * (stop - offset)))
-        gained = self._progress.note(offset, stop, slack)
-        reached = self._progress.reached
+        gained = self._detector.note(offset, stop, slack)
+        reached = self._detector.reached
         if not gained:
             self._ahead = reached
             return 0, 0, 0
-        window = min(2 * gained, self._windows.allowance(self))
+        window = min(2 * gained, self._budget.allowance(self))
         target = min(self._limit, reached + window)
         begin = max(self._ahead, offset)
         run_bytes = min(MAX_RUN, max(FIRST_RUN, window // PARALLEL // BLOCK * BLOCK))
@@ -152,80 +142,3 @@ class ReadAheadReader:
             return 0, 0, 0
         self._ahead = max(self._ahead, target)
         return begin, target, run_bytes
-
-
-class SequentialMembers:
-    """Members of one archive read to their ends in turn, as `cp -r` and `grep -r` do.
-
-    Then what lies behind the last one is fetched too, so that many small files cost few requests.
-    Safe for concurrent use. `is_active` tells that the next one will be read to its end as well.
-    """
-
-    def __init__(self, blocks: BlockReader, windows: ReadAheadBudget) -> None:
-        self._blocks = blocks
-        self._windows = windows
-        self._lock = threading.Lock()
-        self._progress = SequentialDetector(0)
-        self._ahead = 0
-        self._passed: deque[int] = deque(maxlen=RECENT)
-        self.is_active = False
-
-    def passed(self, start: int, stop: int, others: int) -> None:
-        """Note that the member stored at [start, stop) was read to its end, while other members of
-        *others* bytes in all were open for reading."""
-        others = min(others, MAX_OTHERS)
-        with self._lock:
-            if start in self._passed:
-                return  # read again: that leads nowhere
-            self._passed.append(start)
-            # Several readers at once finish out of order, within what they read and what was
-            # fetched for them.
-            slack = max(SLACK, self._ahead - self._progress.reached, others)
-            gained = self._progress.note(start, stop, slack)
-            reached = self._progress.reached
-            self.is_active = gained > 0
-            if not gained:
-                self._ahead = reached
-                return
-            window = min(WALK_GROWTH * gained, self._windows.allowance(self))
-            # What the others read was fetched for them: only what lies behind it is ahead.
-            target = reached + min(others, window) + window
-            begin = max(self._ahead, reached)
-            if target - begin < min(MAX_RUN, max(FIRST_RUN // 2, window // 2)):
-                return
-            # Whole requests of the longest kind, where there is enough for one.
-            target -= (target - begin) % MAX_RUN if target - begin > MAX_RUN else 0
-            self._ahead = target
-        if self._blocks.prefetch(begin, target):
-            self._windows.register(self)
-
-
-class HeaderPrefetcher:
-    """Members of one archive of which the beginnings alone are read in turn, as whoever tells the
-    types of files does.
-
-    Then those of the next ones are fetched too, several at once: else each costs a round trip.
-    Safe for concurrent use.
-    """
-
-    def __init__(self, blocks: BlockReader, find_starts: Callable[[], Iterable[int]]) -> None:
-        self._blocks = blocks
-        self._find_starts = find_starts
-        self._lock = threading.Lock()
-        self._starts: list[int] = []  # of all members, in the archive's order
-        self._progress = SequentialDetector(0)  # in members
-        self._ahead = 0
-
-    def passed(self, start: int) -> None:
-        """Note that the member stored from *start* on was closed, no more than its head read."""
-        with self._lock:
-            if not self._starts:
-                self._starts = sorted(self._find_starts())
-            place = bisect_left(self._starts, start)
-            gained = self._progress.note(place, place + 1, SLACK_READS)
-            reached = self._progress.reached
-            begin = max(self._ahead, reached) if gained else reached
-            self._ahead = max(begin, reached + min(gained, HEADS_AHEAD))
-            starts = self._starts[begin : self._ahead]
-        for start in starts:
-            self._blocks.prefetch(start, start + PACKED_HEAD)

@@ -13,9 +13,9 @@ import zlib
 from pathlib import Path
 from typing import Final
 
-from taskfs.archive.decoders import crc32
 from taskfs.cache.memory_cache import BLOCK
 from taskfs.support.buffers import LARGE, address_of, has_address
+from taskfs.support.checksum import crc32
 from taskfs.support.fallback import note_refusal
 
 SEGMENT_BLOCKS: Final = 64

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from taskfs.archive.archive import Archive
-from taskfs.archive.decoders import crc32
 from taskfs.archive.index import Member
 from taskfs.download.destination import (
     NO_TIMES,
@@ -29,6 +28,7 @@ from taskfs.download.destination import (
 from taskfs.errors import CorruptData, Interrupted, Unsupported
 from taskfs.model import format_count
 from taskfs.support.buffers import Buffer
+from taskfs.support.checksum import crc32
 
 CHUNK: Final = 1 << 20
 FILES_AT_ONCE: Final = 2  # more only wait for the interpreter: the readers fetch ahead

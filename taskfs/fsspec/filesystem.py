@@ -24,7 +24,7 @@ from taskfs.fsspec.globbing import may_hold
 from taskfs.fsspec.node_info import describe, kind, listing, resolve
 from taskfs.fsspec.shared_core import SharedCore, as_oserror, shared_core
 from taskfs.tree.archive_nodes import RawArchiveNode
-from taskfs.tree.control_nodes import SERVICE
+from taskfs.tree.control_nodes import CONTROL_DIR
 from taskfs.tree.handles import Handle
 from taskfs.tree.nodes import Directory, Node
 
@@ -187,7 +187,7 @@ class TaskFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is unt
         """Forget what is kept of the remote side, as a write to `.taskfs/refresh` does."""
         super().invalidate_cache(path)
         if self._shared is not None:
-            refresh = self._core.core.tree.resolve(f"/{SERVICE}/refresh")
+            refresh = self._core.core.tree.resolve(f"/{CONTROL_DIR}/refresh")
             refresh.open(writing=True).write(b"1")
 
     # What is in it.

@@ -190,7 +190,13 @@ def _serve(
         raise MountError(f"libfuse 2 is missing: {mountpoint.FUSE_PACKAGES}") from None
     gc.freeze()
     gc.enable()
-    core = open_core(config, opening=opening, interrupted=interrupted, mountpoint=str(place))
+    core = open_core(
+        config,
+        opening=opening,
+        interrupted=interrupted,
+        mountpoint=str(place),
+        push_enabled=True,
+    )
     _begin(core, config, opening)
 
     def on_ready() -> None:

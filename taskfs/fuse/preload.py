@@ -15,6 +15,7 @@ from typing import Final
 
 from taskfs.archive import isal as igzip
 from taskfs.remote.trust import tls_context
+from taskfs.support.checksum import crc32
 from taskfs.support.redaction import RedactingFormatter
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ def load_rest() -> None:
     """Import all that a daemon may need later; what is not there is left out."""
     loads: list[Callable[[], object]] = [
         *(_importing(name) for name in _MODULES[:1]),
-        igzip.find_crc32,
+        lambda: crc32(b""),
         igzip.make_decoder,
         tls_context,  # its CA bundle is a file of a package
         *(_importing(name) for name in _MODULES[1:]),

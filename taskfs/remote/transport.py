@@ -31,7 +31,7 @@ from taskfs.remote.request_log import log_answer
 from taskfs.remote.retry import Budget, Transient, http_date_s, retry_after_s, retrying
 from taskfs.support.clock import age_clock
 from taskfs.support.stats import Stats
-from taskfs.support.thread_pool import asked_s
+from taskfs.support.thread_pool import submitted_s
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -110,7 +110,7 @@ class Transport:
         one quick try left, however long that was.
         """
         now_s = time.monotonic()
-        since_s = asked_s()
+        since_s = submitted_s()
         if since_s is None or self._answered_s > since_s:
             return Budget(self.timeout_s, now_s)
         quick_s = min(QUICK_S, self.timeout_s / 2)

@@ -1,4 +1,4 @@
-"""Which clock counts what: a laptop sleeps, and wakes up with what it knew."""
+"""The clock for ages, which also counts the time that a machine is suspended."""
 
 import time
 
@@ -6,11 +6,11 @@ from taskfs.support.fallback import note_refusal
 
 
 def age_clock() -> float:
-    """Return seconds that pass while the machine sleeps as well: for how old something is.
+    """Return seconds that include suspends, for the age of cached data.
 
-    CLOCK_BOOTTIME (clock_gettime(2)). `time.monotonic`, which stands still meanwhile, is for how
-    long something may take: who waits across a sleep has its tries left. It is used for ages too
-    where the system has no CLOCK_BOOTTIME: a system refuses it always or never.
+    CLOCK_BOOTTIME (clock_gettime(2)). Timeouts use `time.monotonic`, which stands still during a
+    suspend: an operation that is waiting then still has its retries left.
+    Where the system has no CLOCK_BOOTTIME, ages use `time.monotonic` too.
     """
     try:
         return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -18,24 +18,24 @@ POLL_S: Final = 0.2
 
 
 def never() -> bool:
-    """A caller that nobody interrupts."""
+    """Return False: the caller is never interrupted."""
     return False
 
 
 class Waiter:
-    """Waits for futures; `interrupted` tells whether the calling thread's request was given up."""
+    """Waits for futures, unless *interrupted* tells that the calling thread was interrupted."""
 
     def __init__(self, interrupted: Callable[[], bool] = never) -> None:
         self._interrupted = interrupted
 
-    def result(self, future: "Future[T]", patience_s: float | None = None) -> T:
-        """Return the future's result, or raise what it failed with.
+    def result(self, future: "Future[T]", timeout_s: float | None = None) -> T:
+        """Return the future's result, or raise its exception.
 
         Raises:
-            Interrupted: the caller was interrupted; the future goes on (EINTR).
-            Unavailable: there is none after *patience_s* seconds; the future goes on.
+            Interrupted: the caller was interrupted (EINTR); the work goes on.
+            Unavailable: there is no result after *timeout_s* seconds; the work goes on.
         """
-        deadline_s = time.monotonic() + patience_s if patience_s is not None else float("inf")
+        deadline_s = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
         while True:
             try:
                 remaining_s = max(0.0, deadline_s - time.monotonic())
@@ -48,6 +48,6 @@ class Waiter:
                     raise Unavailable("there is no answer yet") from None
 
     def check(self) -> None:
-        """Raise Interrupted if the calling thread's request was given up."""
+        """Raise Interrupted if the calling thread's request was interrupted."""
         if self._interrupted():
             raise Interrupted("interrupted")

@@ -1,6 +1,6 @@
-"""`SingleFlight`: a request is made once, however many wait for it, and who need not wait does not.
+"""`SingleFlight`: concurrent callers of one request share one run of it.
 
-It also knows whether the other side seems to be away, from the outcome of the last request.
+It remembers whether the last request failed, so that callers with a fallback need not wait.
 """
 
 import threading
@@ -12,16 +12,17 @@ from taskfs.errors import NotFound, TaskFSError, Unavailable
 from taskfs.support.clock import age_clock
 from taskfs.support.interruptible_wait import Waiter
 
-# After a failure, who has something else to show shows it for so long before another try.
+# Seconds after a failure during which callers with a fallback use it at once.
 BACKOFF_S: Final = 5.0
-# That other try is waited for so long, by all of them together.
+# Seconds for which all callers with a fallback together wait for one request.
 FALLBACK_WAIT_S: Final = 1.0
 
 
 class SingleFlight:
-    """The requests under way, by key. Safe for concurrent use: the lock guards the table only.
+    """The requests in flight, by key. Safe for concurrent use: the lock guards the table only.
 
-    `is_failing` tells that the last request failed, or left who could do without it unanswered.
+    `is_failing` is set while the last request has failed, or was too slow for a caller with a
+    fallback.
     """
 
     def __init__(
@@ -31,32 +32,33 @@ class SingleFlight:
         self._waiter = waiter
         self._clock = clock
         self._lock = threading.Lock()
-        self._under_way: dict[Any, Future[None]] = {}
-        self._away_until_s = float("-inf")
-        self._patient_until_s = float("-inf")
+        self._in_flight: dict[Any, Future[None]] = {}
+        self._failing_until_s = float("-inf")
+        self._wait_until_s = float("-inf")
         self.is_failing = False
 
     def run(self, key: Any, load: Callable[[], None], *, has_fallback: bool = False) -> None:
-        """Run *load* in the pool, joining one that is under way, and wait for its end.
+        """Run *load* in the pool, or join the run in flight, and wait for its end.
 
-        A *spare* caller has something else to show. It waits a second, and not at all where others
-        have waited for the same, or just after a failure; the request goes on without it.
+        A caller that *has_fallback* waits for one second at most, counted from the start of the
+        run, and not at all shortly after a failure. The run goes on without it.
 
         Raises:
-            whatever *load* failed with; Unavailable for a spare caller that waited long enough.
+            Unavailable: a caller with a fallback has waited long enough.
+            TaskFSError: the failure of *load*.
         """
         now = self._clock()
         with self._lock:
-            future = self._under_way.get(key)
+            future = self._in_flight.get(key)
             if future is None:
-                if has_fallback and self.is_failing and now < self._away_until_s:
+                if has_fallback and self.is_failing and now < self._failing_until_s:
                     raise Unavailable("the API did not answer just now")
-                future = self._under_way[key] = self._pool.submit(self._run, key, load)
-                self._patient_until_s = now + FALLBACK_WAIT_S
+                future = self._in_flight[key] = self._pool.submit(self._run, key, load)
+                self._wait_until_s = now + FALLBACK_WAIT_S
         if not has_fallback:
             return self._waiter.result(future)
         try:
-            self._waiter.result(future, max(0.0, self._patient_until_s - now))
+            self._waiter.result(future, max(0.0, self._wait_until_s - now))
         except Unavailable:
             if not future.done():
                 self._note_failure()
@@ -67,10 +69,10 @@ class SingleFlight:
             self.run_inline(load)
         finally:
             with self._lock:
-                self._under_way.pop(key, None)
+                self._in_flight.pop(key, None)
 
     def run_inline(self, load: Callable[[], None]) -> None:
-        """Run *load* in the caller's thread, and note whether the other side answered."""
+        """Run *load* in the calling thread, and remember whether it failed."""
         try:
             load()
             self.is_failing = False
@@ -83,4 +85,4 @@ class SingleFlight:
 
     def _note_failure(self) -> None:
         self.is_failing = True
-        self._away_until_s = self._clock() + BACKOFF_S
+        self._failing_until_s = self._clock() + BACKOFF_S

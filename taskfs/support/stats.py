@@ -1,4 +1,4 @@
-"""Counters of one mount or command: what went out, what came in, what was served from memory."""
+"""`Stats`: named counters of one mount or command, such as requests, bytes and cache hits."""
 
 import threading
 from collections import Counter

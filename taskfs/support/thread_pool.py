@@ -1,8 +1,10 @@
-"""`DaemonPool`: an executor whose threads know since when what they run is waited for.
+"""`DaemonPool`: an executor of daemon threads that count the time of work in the queue.
 
-Who waits in a queue waits all the same: while nobody answers, the last of a crowd must not wait
-for the timeouts of all before it. And they never hold up the end of the interpreter: the standard
-executor joins its threads then, and whoever ends while a store is silent would wait with it.
+A caller's timeout starts when it submits its work. While a server is silent, the last of many
+callers must not wait for the timeouts of all callers before it.
+
+The threads are daemons, because the standard executor joins its threads when the interpreter ends:
+a process would then wait for a silent server.
 """
 
 import queue
@@ -20,22 +22,22 @@ T = TypeVar("T")
 _running = threading.local()
 
 
-def asked_s() -> float | None:
-    """Return since when (`time.monotonic`) what the calling thread runs is waited for, if known."""
-    return getattr(_running, "asked_s", None)
+def submitted_s() -> float | None:
+    """Return when the work of the calling thread was submitted, by `time.monotonic`, if known."""
+    return getattr(_running, "submitted_s", None)
 
 
 class DaemonPool(Executor):
     """At most *max_threads* daemon threads, started when there is work for them.
 
-    Safe for concurrent use: the lock guards the number of threads and whether the pool is shut
-    down. The threads know the queue and not the pool, so they end with it.
+    Safe for concurrent use: the lock guards the number of threads and the shutdown flag. A thread
+    refers to the queue and not to the pool, so it ends when the pool is garbage collected.
     """
 
     def __init__(self, max_threads: int, name: str) -> None:
         self._max_threads = max_threads
         self._name = name
-        self._lock = threading.RLock()  # a finalizer may come while it is held
+        self._lock = threading.RLock()  # a finalizer may run while it is held
         self._work: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._idle = threading.Semaphore(0)
         self._threads = 0
@@ -43,12 +45,15 @@ class DaemonPool(Executor):
         weakref.finalize(self, self._work.put, None)
 
     def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
-        """Have *function* called; RuntimeError after `shutdown`.
+        """Call *function* in a thread of the pool.
 
-        What is submitted from within a thread of a pool is as old as the work that it is part of.
+        Work that a thread of a pool submits is as old as the work that this thread runs.
+
+        Raises:
+            RuntimeError: the pool is shut down.
         """
         future: Future[T] = Future()
-        since_s = asked_s() or time.monotonic()
+        since_s = submitted_s() or time.monotonic()
         with self._lock:
             if self._is_shut_down:
                 raise RuntimeError("the pool is shut down")
@@ -64,7 +69,7 @@ class DaemonPool(Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more work and let the threads end; nobody is waited for, whatever *wait* says."""
+        """Accept no more work and let the threads end; never wait for them, whatever *wait* is."""
         with self._lock:
             self._is_shut_down = True
             while cancel_futures:
@@ -90,7 +95,7 @@ def _serve(work: "queue.SimpleQueue[_Work | None]", idle: threading.Semaphore) -
         if item is None:
             work.put(None)  # for the other threads
             return
-        future, _running.asked_s, function = item
+        future, _running.submitted_s, function = item
         if future.set_running_or_notify_cancel():
             try:
                 outcome = function()
@@ -99,5 +104,5 @@ def _serve(work: "queue.SimpleQueue[_Work | None]", idle: threading.Semaphore) -
             else:
                 future.set_result(outcome)
                 del outcome
-        _running.asked_s = None
-        del item, future, function  # nothing is held while the thread waits
+        _running.submitted_s = None
+        del item, future, function  # an idle thread holds no references

@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, NamedTuple
 
-from taskfs.archive.archive import Archive, Engine, open_archive
+from taskfs.archive.archive import Archive, open_archive
+from taskfs.archive.engine import Engine
+from taskfs.archive.refusal import Complaint, log_refusal
 from taskfs.errors import NotFound, StaleObject, Unavailable
 from taskfs.model import ObjectVersion, Task, TaskAPI
 from taskfs.support.clock import age_clock
 from taskfs.support.interruptible_wait import Waiter
-from taskfs.tree.unshown import Complaint, log_refusal
 
 ABSENT_TTL_S: Final = 5.0
 # So long after the end of a successful task its archive may still be on its way.

@@ -174,6 +174,10 @@ class TaskCache:
             ("task", task_id), lambda: self._load_task(task_id), has_fallback=has_fallback
         )
 
+    def load(self, task_id: str) -> None:
+        """Ask for one task's record in the calling thread."""
+        self._requests.run_inline(lambda: self._load_task(task_id))
+
     def note_status(self, status: TaskStatus) -> None:
         """The API just told this status: requests that began earlier no longer count."""
         with self._lock:

@@ -30,14 +30,14 @@ MEMBER_XATTRS: Final[dict[str, Callable[[Member], str]]] = {
 
 
 class MembersNode(Directory):
-    """`outputs/` or `inputs/`: empty while there is no archive."""
+    """`outputs/` or `inputs/`: an empty directory while there is no archive."""
 
     def __init__(self, path: str, task: Task, kind: ArchiveKind, archives: ArchiveRegistry) -> None:
         super().__init__(path)
         self._task = task
         self._kind = kind
         self._archives = archives
-        self._listed: FolderNode | None = None  # what `children` showed
+        self._listed: FolderNode | None = None  # the folder that `children` listed
 
     def attrs(self) -> Attrs:
         archive = self._archives.get(self._task, self._kind, raw=True)
@@ -49,15 +49,15 @@ class MembersNode(Directory):
         return Attrs(DIRECTORY_MODE, inode(self.path), mtime_ns=mtime_ns, ctime_ns=mtime_ns)
 
     def folder(self) -> "FolderNode | None":
-        """Return the archive's own folder, None while there is no archive."""
+        """Return the root folder of the archive, None while there is no archive."""
         epoch = self._archives.epoch
         archive = self._archives.await_archive(self._task, self._kind)
         if archive is None:
             return None
-        place = _Place(
+        origin = _Origin(
             self._task, self._kind, self._archives, archive, inode_base(self.path), epoch
         )
-        return FolderNode(self.path, "", archive.index.root, place)
+        return FolderNode(self.path, "", archive.index.root, origin)
 
     def lookup(self, name: str) -> Node:
         root = self.folder()
@@ -76,10 +76,10 @@ class MembersNode(Directory):
         return self._listed.attr_lifetime_s() if self._listed is not None else 0.0
 
 
-class _Place:
-    """Where the members beneath one node come from."""
+class _Origin:
+    """The archive that the members beneath one node belong to."""
 
-    __slots__ = ("archive", "archives", "epoch", "inode_base", "task", "which")
+    __slots__ = ("archive", "archives", "epoch", "inode_base", "kind", "task")
 
     def __init__(
         self,
@@ -91,26 +91,26 @@ class _Place:
         epoch: int,
     ) -> None:
         self.task = task
-        self.which = kind
+        self.kind = kind
         self.archives = archives
         self.archive = archive
         self.inode_base = inode_base
-        self.epoch = epoch  # of the shelf when the archive was asked for
+        self.epoch = epoch  # of the registry when the archive was looked up
 
 
 class FolderNode(Directory):
     """A directory of an archive."""
 
-    def __init__(self, path: str, inner: str, folder: Folder, place: _Place) -> None:
+    def __init__(self, path: str, inner: str, folder: Folder, origin: _Origin) -> None:
         super().__init__(path)
         self._inner = inner
         self._folder = folder
-        self._place = place
+        self._origin = origin
 
     def attrs(self) -> Attrs:
         mtime_ns = self._folder.mtime_ns
         if mtime_ns is None:
-            mtime_ns = self._place.task.last_change_ns
+            mtime_ns = self._origin.task.last_change_ns
         return Attrs(DIRECTORY_MODE, inode(self.path), mtime_ns=mtime_ns, ctime_ns=mtime_ns)
 
     def lookup(self, name: str) -> Node:
@@ -120,26 +120,28 @@ class FolderNode(Directory):
             raise NotFound(f"there is no {path}")
         if isinstance(child, Folder):
             inner = f"{self._inner}/{name}" if self._inner else name
-            return FolderNode(path, inner, child, self._place)
-        return MemberNode(path, child, self._place)
+            return FolderNode(path, inner, child, self._origin)
+        return MemberNode(path, child, self._origin)
 
     def attrs_of(self, name: str) -> Attrs:
-        """Return the attributes of *name* beneath this directory; raises as `lookup`."""
+        """Return the attributes of the child *name*; raise as `lookup` does."""
         child = self._folder.children.get(name)
         if not isinstance(child, Member):
             return self.lookup(name).attrs()
-        return _member_attrs(f"{self.path}/{name}", child, self._place)
+        return _member_attrs(f"{self.path}/{name}", child, self._origin)
 
     def known_attrs(self, name: str) -> Attrs | None:
-        # A listing may be read on for long: by then another archive may be there.
-        return self.attrs_of(name) if self._place.epoch == self._place.archives.epoch else None
+        # The kernel may read on a listing much later, when the archive has been replaced.
+        return self.attrs_of(name) if self._origin.epoch == self._origin.archives.epoch else None
 
     def attr_lifetime_s(self) -> float:
-        place = self._place
-        return place.archives.attr_lifetime(place.task.id, place.which, len(self._folder.children))
+        origin = self._origin
+        return origin.archives.attr_lifetime(
+            origin.task.id, origin.kind, len(self._folder.children)
+        )
 
     def children(self) -> Iterable[Entry]:
-        base = self._place.inode_base
+        base = self._origin.inode_base
         return [
             self.entry(name, DIRECTORY_MODE)
             if isinstance(child, Folder)
@@ -148,14 +150,14 @@ class FolderNode(Directory):
         ]
 
 
-def _member_attrs(path: str, member: Member, place: _Place) -> Attrs:
+def _member_attrs(path: str, member: Member, origin: _Origin) -> Attrs:
     return Attrs(
         FILE_MODE,
-        place.inode_base + member.number,
-        place.archives.reported_size(place.task.id, place.which, path, member.size),
+        origin.inode_base + member.number,
+        origin.archives.reported_size(origin.task.id, origin.kind, path, member.size),
         member.mtime_ns,
         member.mtime_ns,
-        # None where there are bytes would make `tar -S` store zeros.
+        # `tar -S` stores a file with bytes but without blocks as zeros.
         blocks_of(member.compressed_size) or (1 if member.size else 0),
     )
 
@@ -163,27 +165,27 @@ def _member_attrs(path: str, member: Member, place: _Place) -> Attrs:
 class MemberNode(Node):
     """A file of an archive."""
 
-    def __init__(self, path: str, member: Member, place: _Place) -> None:
+    def __init__(self, path: str, member: Member, origin: _Origin) -> None:
         super().__init__(path)
         self._member = member
-        self._place = place
+        self._origin = origin
 
     def attrs(self) -> Attrs:
-        return _member_attrs(self.path, self._member, self._place)
+        return _member_attrs(self.path, self._member, self._origin)
 
     @property
     def etag(self) -> str:
-        return self._place.archive.version.etag
+        return self._origin.archive.version.etag
 
     def open(self, *, writing: bool) -> Handle:
         if writing:
             raise ReadOnly(f"{self.path} cannot be written")
-        member, place = self._member, self._place
-        reader = place.archive.open_member(member)
-        lease, mode = place.archives.lease(
-            place.task.id, place.which, place.archive, self.path, member.size
+        member, origin = self._member, self._origin
+        reader = origin.archive.open_member(member)
+        lease, mode = origin.archives.lease(
+            origin.task.id, origin.kind, origin.archive, self.path, member.size
         )
-        return ArchiveHandle(reader, member.size, place.archive, lease, mode, place.archives)
+        return ArchiveHandle(reader, member.size, origin.archive, lease, mode, origin.archives)
 
     def xattr_names(self) -> list[str]:
         return list(MEMBER_XATTRS)
@@ -196,7 +198,7 @@ class MemberNode(Node):
 
 
 class RawArchiveNode(Node):
-    """`output.zip` or `input.zip` itself: there by name, not listed."""
+    """`output.zip` or `input.zip` itself: found by name, not listed."""
 
     def __init__(
         self, path: str, task: Task, kind: ArchiveKind, archives: ArchiveRegistry, archive: Archive

@@ -1,4 +1,4 @@
-"""What the nodes of one mount work with."""
+"""`TreeContext`: the objects that the nodes of one mount share."""
 
 from collections.abc import Mapping
 from concurrent.futures import Executor
@@ -15,7 +15,7 @@ from taskfs.tree.view_nodes import Views
 
 
 class TreeContext(NamedTuple):
-    """The parts of one mount, and how it was asked to behave."""
+    """The objects that the nodes of one mount share, and the options that they need."""
 
     api: TaskAPI
     task_cache: TaskCache
@@ -28,7 +28,7 @@ class TreeContext(NamedTuple):
     handles: HandleTable
     read_only: bool
     offline: bool
-    began_ns: int
+    began_ns: int  # when the mount began, in ns since the epoch
     mountpoint: str = ""
     # The variables with which commands reach the embedded cloud; None for any other API.
     demo_environment: Mapping[str, str] | None = None

@@ -1,4 +1,4 @@
-"""`.taskfs/`: what the daemon tells of itself, and how to make it forget."""
+"""`.taskfs/`: the daemon's statistics and version, and the file that drops its caches."""
 
 import json
 import os
@@ -6,17 +6,18 @@ import resource
 import stat
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from typing import Final
 
 from taskfs import __version__
 from taskfs.errors import NotFound, Unavailable
 from taskfs.tree.context import TreeContext
-from taskfs.tree.handles import CommandHandle, Handle
+from taskfs.tree.handles import ControlHandle, Handle
 from taskfs.tree.nodes import DIRECTORY_MODE, FILE_MODE, Attrs, Directory, Entry, Node, inode
 from taskfs.tree.text_node import TextNode
 from taskfs.tree.text_pins import Text
 
-SERVICE: Final = ".taskfs"
+CONTROL_DIR: Final = ".taskfs"
 ENVIRONMENT: Final = "environment"
 PRIVATE_MODE: Final = stat.S_IFREG | 0o600
 COUNTERS: Final = (
@@ -35,11 +36,11 @@ COUNTERS: Final = (
 )
 
 
-class ServiceNode(Directory):
-    """`.taskfs/`: what the daemon tells of itself, and how to make it forget."""
+class ControlNode(Directory):
+    """`.taskfs/`: the daemon's statistics and version, and `refresh`."""
 
     def __init__(self, context: TreeContext) -> None:
-        super().__init__(SERVICE)
+        super().__init__(CONTROL_DIR)
         self._context = context
 
     def attrs(self) -> Attrs:
@@ -79,11 +80,11 @@ class ServiceNode(Directory):
     def _stats(self) -> str:
         context = self._context
         counts = dict.fromkeys(COUNTERS, 0) | context.stats.snapshot()
-        # What was fetched ahead and is not read yet may still be.
+        # Prefetched bytes that are not read yet may still be read.
         counts["read_ahead_unused_bytes"] = (
             counts["read_ahead_bytes"] - counts["read_ahead_used_bytes"]
         )
-        told = {
+        values = {
             "version": __version__,
             "pid": os.getpid(),
             "mountpoint": context.mountpoint,
@@ -94,7 +95,7 @@ class ServiceNode(Directory):
             "memory_bytes": _resident_bytes(),
             **counts,
         }
-        return json.dumps(told, indent=2) + "\n"
+        return json.dumps(values, indent=2) + "\n"
 
 
 def _mode_of(name: str) -> int:
@@ -108,7 +109,7 @@ def _resident_bytes() -> int:
 
 
 class RefreshNode(Node):
-    """The file that makes the mount forget what it keeps of the remote side."""
+    """The file that drops what the mount has cached: a write of any byte does it."""
 
     def __init__(self, path: str, context: TreeContext) -> None:
         super().__init__(path)
@@ -119,14 +120,17 @@ class RefreshNode(Node):
         return Attrs(FILE_MODE, inode(self.path), mtime_ns=began_ns, ctime_ns=began_ns)
 
     def open(self, *, writing: bool) -> Handle:
-        return CommandHandle(self._forget)
+        return ControlHandle(self._start_refresh, self._context.waiter)
 
     def change(self) -> None:
         pass
 
-    def _forget(self) -> None:
+    def _start_refresh(self) -> "Future[None]":
         if self._context.offline:
-            raise Unavailable("--offline: what is forgotten could not be asked for again")
+            raise Unavailable("--offline: what is dropped could not be fetched again")
+        return self._context.pool.submit(self._refresh)
+
+    def _refresh(self) -> None:
         self._context.task_cache.forget()
         self._context.archives.forget()
         self._context.pins.release("")

@@ -1,34 +1,35 @@
-"""Open files: what an open returned stays what its reads give, and a write acts at once."""
+"""Open files: reads return the content of the moment of the open; a write acts at once."""
 
 import itertools
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Final, Protocol
 
 from taskfs.archive.archive import Archive
 from taskfs.archive.member_reader import MemberReader
 from taskfs.cache.readahead import ReadAheadReader
 from taskfs.errors import (
-    BadAnswer,
     BadHandle,
     CorruptData,
     Interrupted,
     NotFound,
     ReadOnly,
     StaleObject,
-    TaskFSError,
     Unavailable,
 )
 from taskfs.model import ObjectVersion
 from taskfs.support.buffers import Buffer
+from taskfs.support.interruptible_wait import Waiter
 from taskfs.tasks.archives import ArchiveRegistry, Lease, PageCacheMode
 
+# Seconds. A read that the kernel repeats within this time after a timeout fails at once.
 REPETITION_S: Final = 0.2
 
 
 class Handle(Protocol):
-    """One open file: how many bytes it has, and of which version of a remote object they are."""
+    """One open file: its size in bytes, and the version of the remote object that it reads."""
 
     mode: PageCacheMode
 
@@ -42,24 +43,24 @@ class Handle(Protocol):
         ...
 
     def take_pushable(self) -> range:
-        """Return the bytes that a reader in order wants next and that cost no wait: told once."""
+        """Return bytes in memory that a sequential reader needs next; each is returned once."""
         ...
 
     def read_for_push(self, offset: int, size: int) -> Buffer:
-        """As `read_at`, of what was claimed: nobody has asked for it yet."""
+        """Read bytes that `take_pushable` returned; this does not count as a read by a program."""
         ...
 
     def write(self, piece: bytes) -> int:
-        """Act on *piece*, return how many bytes of it count as written."""
+        """Act on *piece*; return how many bytes of it count as written."""
         ...
 
     def close(self) -> None:
-        """Give up what the open file holds."""
+        """Release what the open file holds."""
         ...
 
 
 class TextHandle:
-    """The text of a control file as it was when it was opened."""
+    """The text of a text file as it was rendered for the open."""
 
     mode = PageCacheMode.DIRECT
     version = None
@@ -83,24 +84,23 @@ class TextHandle:
         pass
 
 
-class CommandHandle:
-    """A control file that acts: the first byte written through it sends one request.
+class ControlHandle:
+    """A control file: the first byte that is written through it starts one request.
 
-    Safe for concurrent use. Later writes through the same handle send nothing and get the first
-    one's outcome, since a shell may cut one line into several writes. To be interrupted is no
-    outcome: who writes again after a signal goes on waiting, so *command* may be called again
-    after it raised Interrupted, and must send nothing twice.
+    Later writes through the same handle start nothing and get the outcome of that request, because
+    a shell may cut one line into several writes. A write that is interrupted stops to wait; the
+    request goes on. Safe for concurrent use: the lock makes the request start once.
     """
 
     mode = PageCacheMode.DIRECT
     size = 0
     version = None
 
-    def __init__(self, command: Callable[[], None]) -> None:
-        self._command = command
+    def __init__(self, start: Callable[[], "Future[None]"], waiter: Waiter) -> None:
+        self._start = start
+        self._waiter = waiter
         self._lock = threading.Lock()
-        self._is_done = False
-        self._failure: TaskFSError | None = None
+        self._request: Future[None] | None = None
 
     def read_at(self, offset: int, size: int) -> Buffer:
         return b""
@@ -111,27 +111,22 @@ class CommandHandle:
         return range(0)
 
     def write(self, piece: bytes) -> int:
-        if not piece:
-            return 0
-        with self._lock:
-            if not self._is_done:
-                self._act()
-            if self._failure is not None:
-                raise self._failure
+        if piece:
+            with self._lock:
+                if self._request is None:
+                    self._request = self._try_start()
+            self._waiter.result(self._request)
         return len(piece)
 
-    def _act(self) -> None:
+    def _try_start(self) -> "Future[None]":
         try:
-            self._command()
+            return self._start()
         except Interrupted:
             raise
-        except TaskFSError as exc:
-            self._failure = exc
         except Exception as exc:
-            self._failure = BadAnswer(f"failed before: {type(exc).__name__}")
-            self._is_done = True
-            raise
-        self._is_done = True
+            refused: Future[None] = Future()
+            refused.set_exception(exc)
+            return refused
 
     def close(self) -> None:
         pass
@@ -140,11 +135,11 @@ class CommandHandle:
 class ArchiveHandle:
     """A member or a raw archive: its bytes belong to one version of the remote object.
 
-    Once that version is gone, every read fails: what the blocks still hold of it is not served,
-    so that nobody sees half a file end well.
+    Once that version is gone every read fails, cached bytes included: a program must not take half
+    a file for a whole one.
 
-    Where a read-ahead fails, the kernel tells nobody, and asks for its first page once more. That
-    request has had its answer: to wait for the network again would take a second timeout.
+    The kernel does not report a read-ahead that failed: it asks for the first page again. The
+    handle fails that request at once, because another wait would take a second timeout.
     """
 
     def __init__(
@@ -164,7 +159,7 @@ class ArchiveHandle:
         self._lease = lease
         self._archives = archives
         self._stale = ""  # why, once the version is gone
-        self._unanswered: tuple[int, float, Unavailable] | None = None  # at which offset, and when
+        self._unanswered: tuple[int, float, Unavailable] | None = None  # offset, time, failure
 
     def read_at(self, offset: int, size: int) -> Buffer:
         return self._read(self._reader.read_at, offset, size)
@@ -201,12 +196,12 @@ class ArchiveHandle:
             raise
 
     def take_pushable(self) -> range:
-        # The kernel keeps no pages of what it reads directly.
+        # The kernel keeps no pages of a file with direct I/O.
         is_kept = self.mode is not PageCacheMode.DIRECT and not self._stale
         return self._reader.take_pushable() if is_kept else range(0)
 
     def _is_cut_elsewhere(self) -> bool:
-        """Whether the kernel fills what lacks behind this version's end, up to a newer one's."""
+        """Whether the kernel knows a newer, longer version: it would fill the gap with zeros."""
         return self.mode is not PageCacheMode.DIRECT and self._archives.is_outdated(self._lease)
 
     def _refuse_repetition(self, offset: int) -> None:
@@ -237,14 +232,18 @@ class HandleTable:
         return len(self._handles)
 
     def add(self, handle: Handle) -> int:
-        """Return a number for *handle* that no other open file has had."""
+        """Return a number for *handle* that no other open file has had before."""
         with self._lock:
             number = next(self._numbers)
             self._handles[number] = handle
             return number
 
     def get(self, number: int) -> Handle:
-        """Return the open file; BadHandle if there is none of that number."""
+        """Return the open file with this number.
+
+        Raises:
+            BadHandle: there is none.
+        """
         try:
             return self._handles[number]
         except KeyError:

@@ -1,4 +1,4 @@
-"""A task's metadata as extended attributes `user.taskfs.metadata.<key>`, read and set."""
+"""A task's metadata as extended attributes `user.taskfs.metadata.<key>`."""
 
 import errno
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from taskfs.support.interruptible_wait import Waiter
 from taskfs.tasks.task_cache import TaskCache
 
 PREFIX: Final = "user.taskfs.metadata."
-NAME_MAX: Final = 255  # of an attribute's name, xattr(7)
+NAME_MAX: Final = 255  # bytes of an attribute's name, xattr(7)
 
 
 class AttributeExists(TaskFSError):
@@ -44,12 +44,16 @@ class MetadataAttributes:
         return dict(self._metadata_context.task_cache.get_full(self._task_id).task.metadata or {})
 
     def xattr_names(self) -> list[str]:
-        """Return one name for each metadata key that can be one."""
+        """Return one name for each metadata key that fits into a name."""
         names = [PREFIX + key for key in self._metadata() if key and "\0" not in key]
         return [name for name in names if len(name.encode("utf-8", "replace")) <= NAME_MAX]
 
     def xattr(self, name: str) -> str:
-        """Return the value of a metadata key; NoAttribute if there is none."""
+        """Return the value of a metadata key.
+
+        Raises:
+            NoAttribute: there is no such key.
+        """
         key = _key(name)
         metadata = self._metadata() if key else {}
         if key not in metadata:
@@ -57,15 +61,15 @@ class MetadataAttributes:
         return metadata[key]
 
     def set_xattr(self, name: str, value: bytes, *, create: bool, replace: bool) -> None:
-        """Set a metadata key remotely; an unchanged value sends nothing.
+        """Set a metadata key at the API; an unchanged value sends no request.
 
         Raises:
             InvalidValue: an empty value, or a key or value that is not UTF-8 (EINVAL).
-            ReadOnly: the name is not one of a metadata key, or the mount is read-only.
+            ReadOnly: the name is not that of a metadata key, or the mount is read-only.
         """
         key = self._writable(name)
         try:
-            key.encode("utf-8")  # what is not came as surrogates
+            key.encode("utf-8")  # other bytes are surrogates here
             text = value.decode("utf-8")
         except UnicodeError as exc:
             raise InvalidValue("a metadata key or value must be UTF-8") from exc
@@ -80,7 +84,7 @@ class MetadataAttributes:
             self._send(lambda: self._metadata_context.api.set_metadata(self._task_id, key, text))
 
     def remove_xattr(self, name: str) -> None:
-        """Remove a metadata key remotely."""
+        """Remove a metadata key at the API."""
         key = self._writable(name)
         if key not in self._metadata():
             raise NoAttribute(name)

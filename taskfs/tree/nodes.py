@@ -1,7 +1,7 @@
-"""What a place in the tree can be asked: attributes, names beneath it, what an open gives.
+"""`Node`: one place in the tree, with its attributes, children and open files.
 
-The base class refuses everything with the errno that a file system gives for it, so a kind of
-node says only what it can do.
+The base class refuses every operation with the errno of an ordinary file system, so a subclass
+implements only what it supports.
 """
 
 import hashlib
@@ -12,16 +12,18 @@ from typing import Final, NamedTuple
 from taskfs.errors import IsADirectory, NoAttribute, NotADirectory, NotFound, ReadOnly
 from taskfs.tree.handles import Handle
 
-INODE_BITS: Final = 53  # programs that hold numbers as doubles (Node, JSON) keep so many exact
-NUMBER_BITS: Final = 20  # more members than one archive may have
-BLOCK_UNIT: Final = 512  # of st_blocks, stat(2)
+# Programs that hold numbers as doubles (Node, JSON tools) keep integers of this many bits exact.
+INODE_BITS: Final = 53
+# Bits of an inode number that count the members of one archive: more than an archive may have.
+NUMBER_BITS: Final = 20
+BLOCK_UNIT: Final = 512  # bytes of one unit of st_blocks, stat(2)
 FILE_MODE: Final = stat.S_IFREG | 0o644
 DIRECTORY_MODE: Final = stat.S_IFDIR | 0o755
 LINK_MODE: Final = stat.S_IFLNK | 0o777
 
 
 class Attrs(NamedTuple):
-    """What stat(2) tells of a node; sizes in bytes, `blocks` in units of 512 bytes."""
+    """The attributes of a node for stat(2); sizes in bytes, `blocks` in units of 512 bytes."""
 
     mode: int
     ino: int
@@ -32,7 +34,7 @@ class Attrs(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A name as readdir lists it: with its type bits and inode number."""
+    """A directory entry: a name with its type bits and inode number."""
 
     name: str
     mode: int
@@ -40,20 +42,22 @@ class Entry(NamedTuple):
 
 
 def inode(path: str) -> int:
-    """Return the inode number of *path*: the same on every mount, 1 to 2^53 - 1.
+    """Return the inode number of *path*: equal on every mount, from 1 to 2^53 - 1.
 
-    Two of a million paths have the same number with a chance of 1 in 18,000.
+    Two of a million paths collide with a probability of 1 in 18,000.
     """
     digest = hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> (64 - INODE_BITS) or 1
 
 
 def inode_base(path: str) -> int:
-    """Return the inode number from which those of the files beneath *path* count.
+    """Return the inode number of the first member beneath *path*.
 
-    Programs such as grep and find read large directories by inode number: in the archive's order
-    they find what was fetched together. Two of 20,000 archives with 5,000 files each overlap with
-    a chance of 1 in 4,500, since the numbers begin anywhere.
+    Members are numbered in the archive's order, because programs such as grep and find read large
+    directories by inode number: then they read what was fetched together.
+
+    Numbers of two archives may overlap: with 20,000 archives of 5,000 files each the probability is
+    1 in 4,500.
     """
     # Not the number of the directory itself, which may be shown beside the files.
     return inode(f"{path}/") % ((1 << INODE_BITS) - (1 << NUMBER_BITS)) + 1
@@ -71,11 +75,15 @@ class Node:
         self.path = path
 
     def attrs(self) -> Attrs:
-        """Return the attributes; NotFound if the place is gone."""
+        """Return the attributes.
+
+        Raises:
+            NotFound: the node no longer exists.
+        """
         raise NotFound(self.path)
 
     def lookup(self, name: str) -> "Node":
-        """Return the node called *name* beneath this one.
+        """Return the child called *name*.
 
         Raises:
             NotFound: there is none.
@@ -84,34 +92,40 @@ class Node:
         raise NotADirectory(self.path)
 
     def children(self) -> Iterable[Entry]:
-        """Return what a listing shows, in the order of readdir."""
+        """Return the entries that a listing shows, in the order of readdir."""
         raise NotADirectory(self.path)
 
     def known_attrs(self, name: str) -> "Attrs | None":
-        """Return the attributes of *name* beneath this node where nothing goes out for them, so
-        that a listing can tell them too; None where they must be asked for."""
+        """Return the attributes of the child *name* if no request is needed, else None.
+
+        A listing includes them, so that the kernel need not ask for each name.
+        """
         return None
 
     def attr_lifetime_s(self) -> float:
-        """Return for how many seconds the kernel may keep what a listing of this node tells from
-        now on, if that is longer than it keeps the rest."""
+        """Return for how many seconds the kernel may keep the attributes of a listing that it reads
+        now; 0 for the attr timeout."""
         return 0.0
 
     @property
     def etag(self) -> str:
-        """What the store says identifies the bytes; empty where they are not the store's."""
+        """The ETag of the remote object that holds the bytes; empty for other nodes."""
         return ""
 
     def target(self) -> str:
-        """Return what a link points to."""
+        """Return the target of a link."""
         raise NotADirectory(self.path)
 
     def open(self, *, writing: bool) -> Handle:
-        """Return an open file; ReadOnly where *writing* is refused."""
+        """Return an open file.
+
+        Raises:
+            ReadOnly: *writing* is refused.
+        """
         raise IsADirectory(self.path)
 
     def change(self) -> None:
-        """Return if truncating the file or setting its mode or times succeeds and does nothing."""
+        """Accept a truncate, or new times or modes, without any effect; refused by default."""
         raise ReadOnly(f"{self.path} cannot be changed")
 
     def xattr_names(self) -> list[str]:
@@ -119,7 +133,11 @@ class Node:
         return []
 
     def xattr(self, name: str) -> str:
-        """Return the value of an extended attribute; NoAttribute if there is none."""
+        """Return the value of an extended attribute.
+
+        Raises:
+            NoAttribute: there is none of this name.
+        """
         raise NoAttribute(name)
 
     def set_xattr(self, name: str, value: bytes, *, create: bool, replace: bool) -> None:
@@ -132,17 +150,17 @@ class Node:
 
 
 class Directory(Node):
-    """A node with names beneath it."""
+    """A node with children."""
 
     def open(self, *, writing: bool) -> Handle:
         raise IsADirectory(self.path)
 
     def child_path(self, name: str) -> str:
-        """Return the path of *name* beneath this node."""
+        """Return the path of the child *name*."""
         return f"{self.path}/{name}" if self.path else name
 
     def entry(self, name: str, mode: int) -> Entry:
-        """Return the entry that a listing shows for *name*."""
+        """Return the directory entry of the child *name*."""
         return Entry(name, mode, inode(self.child_path(name)))
 
 

@@ -1,4 +1,4 @@
-"""A task's directory: its text files, `kill`, and the way to its archives."""
+"""A task's directory: its text files, `kill`, `outputs/`, `inputs/` and the raw archives."""
 
 import contextlib
 from collections.abc import Iterable
@@ -6,12 +6,11 @@ from concurrent.futures import Future
 from typing import Final
 
 from taskfs.errors import AlreadyTerminated, NotFound, ReadOnly, TaskFSError
-from taskfs.model import TaskStatus
 from taskfs.tasks.archives import ArchiveKind
 from taskfs.tasks.task_cache import CachedTask
 from taskfs.tree.archive_nodes import MembersNode, RawArchiveNode
 from taskfs.tree.context import TreeContext
-from taskfs.tree.handles import CommandHandle, Handle
+from taskfs.tree.handles import ControlHandle, Handle
 from taskfs.tree.metadata_xattrs import MetadataAttributes
 from taskfs.tree.nodes import DIRECTORY_MODE, FILE_MODE, Attrs, Directory, Entry, Node, inode
 from taskfs.tree.text_files import TEXT_FILES, TaskView, TextFile
@@ -27,14 +26,14 @@ KILL: Final = "kill"
 class TaskNode(MetadataAttributes, Directory):
     """A task's directory."""
 
-    def __init__(self, task_id: str, context: TreeContext, known: CachedTask) -> None:
+    def __init__(self, task_id: str, context: TreeContext, cached: CachedTask) -> None:
         Directory.__init__(self, task_id)
         MetadataAttributes.__init__(self, task_id, context)
         self._context = context
-        self._known = known
+        self._cached = cached
 
     def attrs(self) -> Attrs:
-        task = self._known.task
+        task = self._cached.task
         return Attrs(
             DIRECTORY_MODE,
             inode(self.path),
@@ -47,8 +46,8 @@ class TaskNode(MetadataAttributes, Directory):
         if (file := _TEXTS.get(name)) is not None:
             return TextNode(path, self._context.pins, lambda: self._render(file))
         if name == KILL:
-            return KillNode(path, self._known, self._context)
-        task, archives = self._known.task, self._context.archives
+            return KillNode(path, self._cached, self._context)
+        task, archives = self._cached.task, self._context.archives
         if (kind := _FOLDERS.get(name)) is not None:
             return MembersNode(path, task, kind, archives)
         if (kind := _RAW.get(name)) is not None:
@@ -62,30 +61,31 @@ class TaskNode(MetadataAttributes, Directory):
         return [*files, *(self.entry(name, DIRECTORY_MODE) for name in _FOLDERS)]
 
     def _render(self, file: TextFile) -> Text:
-        # Asked for again: this node may have been resolved for what a pin answers.
-        task_id, task_cache = self._known.task.id, self._context.task_cache
-        known = task_cache.get_full(task_id) if file.needs_record else task_cache.get(task_id)
-        view = TaskView(known, lambda: self._context.archives.get(known.task, ArchiveKind.OUTPUT))
-        as_of_s = float("inf") if known.task.is_terminated else known.as_of_s
+        # Looked up again: the node may be older than the text that is rendered now.
+        task_id, task_cache = self._cached.task.id, self._context.task_cache
+        cached = task_cache.get_full(task_id) if file.needs_record else task_cache.get(task_id)
+        archives = self._context.archives
+        view = TaskView(cached, lambda: archives.get(cached.task, ArchiveKind.OUTPUT))
+        as_of_s = float("inf") if cached.task.is_terminated else cached.as_of_s
         body = file.render(view).encode("utf-8", "surrogateescape")
         return Text(body, file.mtime_ns(view), as_of_s)
 
 
 class KillNode(Node):
-    """The file that kills: it reads as empty, and the first byte written sends the request."""
+    """The file that kills the task: it reads as empty; the first byte written sends the request."""
 
-    def __init__(self, path: str, known: CachedTask, context: TreeContext) -> None:
+    def __init__(self, path: str, cached: CachedTask, context: TreeContext) -> None:
         super().__init__(path)
-        self._known = known
+        self._cached = cached
         self._context = context
 
     def attrs(self) -> Attrs:
-        created_ns = self._known.task.create_ns or 0
+        created_ns = self._cached.task.create_ns or 0
         return Attrs(FILE_MODE, inode(self.path), mtime_ns=created_ns, ctime_ns=created_ns)
 
     def open(self, *, writing: bool) -> Handle:
         self._check_writable(writing)
-        return CommandHandle(_Kill(self._known.task.id, self._context))
+        return ControlHandle(self._start_kill, self._context.waiter)
 
     def change(self) -> None:
         self._check_writable(True)
@@ -94,41 +94,32 @@ class KillNode(Node):
         if writing and self._context.read_only:
             raise ReadOnly("the mount is read-only")
 
+    def _start_kill(self) -> "Future[None]":
+        """Send the kill request in the background.
 
-class _Kill:
-    """The kill of one task through one open file: sent once, however often it is waited for."""
+        Raises:
+            NotFound: there is no such task.
+            AlreadyTerminated: there is nothing to kill.
+        """
+        task = self._context.task_cache.get(self._cached.task.id).task
+        if task.is_terminated:
+            raise AlreadyTerminated(f"task {task.id} is {task.status}")
+        return self._context.pool.submit(self._kill, task.id)
 
-    def __init__(self, task_id: str, context: TreeContext) -> None:
-        self._task_id = task_id
-        self._context = context
-        self._sent: Future[TaskStatus] | None = None
-
-    def __call__(self) -> None:
-        """Send the request unless it is on its way; return once the API accepted it."""
-        context, task_id = self._context, self._task_id
-        if self._sent is None:
-            task = context.task_cache.get(task_id).task
-            if task.is_terminated:
-                raise AlreadyTerminated(f"task {task_id} is {task.status}")
-            self._sent = context.pool.submit(self._send)
+    def _kill(self, task_id: str) -> None:
+        """Send the request and record its effect, also if the writer was interrupted and left."""
+        context = self._context
         try:
-            if context.waiter.result(self._sent).is_terminated:
-                self._reload()  # a status alone does not tell when it ended, nor what it left
+            status = context.api.kill_task(task_id)
+            context.task_cache.note_status(status)
+            if status.is_terminated:
+                self._load(task_id)  # a status alone tells neither the end time nor the outputs
         except (AlreadyTerminated, NotFound):
-            self._reload()
+            self._load(task_id)  # the cached task was out of date
             raise
-
-    def _send(self) -> TaskStatus:
-        """Send it and note its effect, also for a caller who was interrupted and left."""
-        try:
-            answer = self._context.api.kill_task(self._task_id)
-            self._context.task_cache.note_status(answer)
-            return answer
         finally:
-            self._context.pins.release(f"{self._task_id}/")
+            context.pins.release(f"{task_id}/")
 
-    def _reload(self) -> None:
-        """Have what is read next agree with what the write was told: our record was behind."""
+    def _load(self, task_id: str) -> None:
         with contextlib.suppress(TaskFSError):
-            self._context.task_cache.reload(self._task_id)
-        self._context.pins.release(f"{self._task_id}/")
+            self._context.task_cache.load(task_id)

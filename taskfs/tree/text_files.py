@@ -1,6 +1,6 @@
-"""The files that no archive contains: a task's text files, as one table.
+"""The text files of a task's directory, as one table.
 
-A new file is a new row; the tree, the handles and the tests read the table.
+A new file is a new row. The tree, the documents and the tests read the table.
 """
 
 import time
@@ -15,21 +15,21 @@ from taskfs.tasks.task_cache import CachedTask
 
 
 class TaskView(NamedTuple):
-    """What a text file is rendered from; `archive` asks for the output's index when called."""
+    """The input of a text file; `archive` loads the index of the outputs when called."""
 
-    known: CachedTask
+    cached: CachedTask
     archive: Callable[[], Archive | None]
 
     @property
     def task(self) -> Task:
         """The task's record."""
-        return self.known.task
+        return self.cached.task
 
 
 class TextFile(NamedTuple):
-    """A text file in a task's directory: what reading it shows, and since when.
+    """A text file of a task's directory: its content, and when that last changed.
 
-    `needs_record` tells that it shows more of the record than the status, which is final.
+    `needs_record` is set where the content depends on more of the record than the status.
     """
 
     name: str
@@ -69,8 +69,10 @@ def _render_output_files(view: TaskView) -> str:
 
 
 def list_members(archive: Archive) -> str:
-    """Return the table of the archive's files, in the shape that the public client prints; why
-    there is none in its place."""
+    """Return the table of the archive's files in the format of the public client.
+
+    For an archive whose files cannot be shown, return its size and the reason.
+    """
     size = f"Archive size: {format_size(archive.size)}"
     if archive.refusal is not None:
         why = escape_controls(str(archive.refusal))
@@ -97,7 +99,8 @@ def escape_controls(name: str) -> str:
     )
 
 
-# When a task entered a status, by its record; what is not here is dated by what this mount saw.
+# When a task entered a status, by its record. A status that is missing here is dated by when this
+# mount first saw it.
 _STATUS_TIMES: Final[dict[str, Callable[[Task], int | None]]] = {
     "pending-input": lambda task: task.create_ns,
     "submitted": lambda task: task.input_submit_ns,
@@ -126,11 +129,11 @@ def _status_ns(view: TaskView) -> int:
     else:
         entered = _STATUS_TIMES.get(task.status)
         recorded = entered(task) if entered else None
-    return recorded or view.known.status_seen_ns or _newest_ns(task)
+    return recorded or view.cached.status_seen_ns or _newest_ns(task)
 
 
 def _start_ns(view: TaskView) -> int:
-    return view.task.start_ns or view.known.record_seen_ns or view.task.create_ns or 0
+    return view.task.start_ns or view.cached.record_seen_ns or view.task.create_ns or 0
 
 
 def _computation_ns(view: TaskView) -> int:
@@ -139,7 +142,7 @@ def _computation_ns(view: TaskView) -> int:
         return task.create_ns or 0
     stop_ns = task.computation_end_ns or task.end_ns
     if stop_ns is None and not task.is_terminated:
-        # While it counts, its content changes every second.
+        # The content changes every second while the computation runs.
         return time.time_ns() // 10**9 * 10**9
     return stop_ns or _newest_ns(task)
 
@@ -149,7 +152,7 @@ def _end_ns(view: TaskView) -> int:
 
 
 def _record_ns(view: TaskView) -> int:
-    return max(_newest_ns(view.task), view.known.record_seen_ns or 0)
+    return max(_newest_ns(view.task), view.cached.record_seen_ns or 0)
 
 
 # The order is the order of readdir.

@@ -1,4 +1,4 @@
-"""A text file: rendered when its size is told or it is opened."""
+"""A text file: rendered for a stat or an open."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from taskfs.tree.text_pins import Pins, Text
 
 
 class TextNode(Node):
-    """A text file whose content *render* gives; `pins` keeps what was told."""
+    """A text file that *render* renders; `pins` keeps the text whose size a stat reported."""
 
     def __init__(
         self, path: str, pins: Pins, render: Callable[[], Text], mode: int = FILE_MODE

@@ -1,7 +1,7 @@
-"""`Pins`: a text file serves the text whose size was told.
+"""`Pins`: an open serves the text whose size the last stat reported.
 
-`fstat` never carries a handle and the kernel remembers a size for the attr timeout, while rsync and
-tar read exactly the size that they were told. So a `stat` pins the text for that long.
+The kernel remembers a size for the attr timeout, and rsync and tar read exactly that size. So a
+stat pins the rendered text for that long.
 """
 
 import threading
@@ -14,15 +14,16 @@ from cachetools import TTLCache
 from taskfs.support.clock import age_clock
 
 MAX_PINS: Final = 100_000
-# The kernel starts to count when the answer arrives, a little after we do.
+# Seconds. The kernel starts its attr timeout when it receives the answer, a little after us.
 MARGIN_S: Final = 0.1
 
 
 @dataclass(slots=True)
 class Text:
-    """A rendered text and the time at which its content last changed.
+    """A rendered text and when its content last changed.
 
-    `as_of_s` is the time of `age_clock` since which that is known, infinite for what does not age.
+    `as_of_s` is when the content was known, by `age_clock`; infinite for a text that never ages.
+    `reported_s` is when a stat last reported its size.
     """
 
     body: bytes
@@ -32,7 +33,7 @@ class Text:
 
 
 class Pins:
-    """The texts that were told, by path. Safe for concurrent use; rendering runs unlocked."""
+    """The pinned texts by path. Safe for concurrent use; the lock is not held while rendering."""
 
     def __init__(
         self,
@@ -49,7 +50,7 @@ class Pins:
         )
 
     def report(self, path: str, render: Callable[[], Text]) -> Text:
-        """Return the text for a `stat`: the one told just now while it is fresh, else a new one."""
+        """Return the text for a stat: the pinned one while it is fresh, else a new one."""
         text = self._pinned(path)
         if text is None or self._clock() - text.as_of_s > self._fresh_s:
             text = self._pin(path, render())
@@ -57,18 +58,18 @@ class Pins:
         return text
 
     def serve(self, path: str, render: Callable[[], Text]) -> Text:
-        """Return the text for an `open`: the one that a `stat` told just now, else a new one."""
+        """Return the text for an open: the one whose size was just reported, else a new one."""
         text = self._pinned(path)
         if text is None:
             text = self._pin(path, render())
-            text.reported_s = self._clock()  # the fstat that follows an open is told the same
+            text.reported_s = self._clock()  # an fstat that follows reports the same
         return text
 
     def release(self, prefix: str) -> None:
-        """Unpin the texts beneath *prefix*: what was told no longer counts."""
+        """Unpin the texts whose paths begin with *prefix*."""
         with self._lock:
             for path in [path for path in self._texts if path.startswith(prefix)]:
-                self._texts.pop(path, None)  # `del` fails for one that expires at this moment
+                self._texts.pop(path, None)  # `del` fails if it expires just now
 
     def _pinned(self, path: str) -> Text | None:
         with self._lock:

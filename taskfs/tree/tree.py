@@ -1,6 +1,6 @@
-"""The mounted tree: a path to a `Node`. It decides what the file system is and knows no FUSE.
+"""`Tree`: from a path to a `Node`. It defines the file system, and knows no FUSE.
 
-Nothing goes out for a name that cannot exist.
+A name that cannot exist causes no request.
 """
 
 import time
@@ -10,7 +10,7 @@ from typing import Final
 from taskfs.errors import NotFound
 from taskfs.tree.archive_nodes import FolderNode, MembersNode
 from taskfs.tree.context import TreeContext
-from taskfs.tree.control_nodes import SERVICE, ServiceNode
+from taskfs.tree.control_nodes import CONTROL_DIR, ControlNode
 from taskfs.tree.handles import HandleTable
 from taskfs.tree.nodes import DIRECTORY_MODE, LINK_MODE, Attrs, Directory, Entry, Link, Node, inode
 from taskfs.tree.task_node import TaskNode
@@ -18,25 +18,25 @@ from taskfs.tree.view_nodes import VIEWS, ViewNode
 
 LATEST: Final = ".latest"
 MAX_FOLDERS: Final = 256
-FOLDER_TTL_S: Final = 1.0  # the kernel keeps a name for as long
+FOLDER_TTL_S: Final = 1.0  # the default attr timeout of the kernel
 
 
 class Tree:
-    """The whole tree. Safe for concurrent use: its parts are, and nodes are never changed."""
+    """The whole tree. Safe for concurrent use: its parts are, and a node never changes."""
 
     def __init__(self, context: TreeContext) -> None:
         self.context = context
         self._root = RootNode(context)
-        # Folders of archives that were walked just now, with their end of life and epoch: a walk
-        # asks for one name after another. A dict's own operations need no lock.
+        # Folders of archives that were resolved just now, with their expiry and the registry's
+        # epoch: a walk looks up one name after another. Single operations of a dict need no lock.
         self._folders: dict[str, tuple[float, int, FolderNode]] = {}
 
     def resolve(self, path: str) -> Node:
         """Return the node at *path*, which starts with a slash.
 
         Raises:
-            NotFound: there is nothing.
-            NotADirectory: the path goes on beneath a file.
+            NotFound: there is none.
+            NotADirectory: the path continues beneath a file.
         """
         parent, _, last = path.rpartition("/")
         folder = self._folder(parent)
@@ -56,17 +56,19 @@ class Tree:
         return node.lookup(last) if last else node
 
     def attrs(self, path: str) -> Attrs:
-        """Return the attributes of what is at *path*; raises as `resolve`."""
+        """Return the attributes of the node at *path*; raise as `resolve` does."""
         parent, _, last = path.rpartition("/")
         folder = self._folder(parent)
         return folder.attrs_of(last) if folder is not None and last else self.resolve(path).attrs()
 
     def _folder(self, path: str) -> FolderNode | None:
-        """Return the folder of an archive at *path* if it was walked just now."""
-        known = self._folders.get(path)
-        if known is None or known[0] < time.monotonic() or known[1] != self.context.archives.epoch:
+        """Return the folder of an archive at *path* if it was resolved just now."""
+        cached = self._folders.get(path)
+        if cached is None:
             return None
-        return known[2]
+        expiry_s, epoch, folder = cached
+        is_valid = time.monotonic() <= expiry_s and epoch == self.context.archives.epoch
+        return folder if is_valid else None
 
     @property
     def handles(self) -> HandleTable:
@@ -75,7 +77,7 @@ class Tree:
 
 
 class RootNode(Directory):
-    """The mountpoint: a directory per task, the views, and `.taskfs/`, which is never listed."""
+    """The mountpoint: a directory for each task, the views, and the unlisted `.taskfs/`."""
 
     def __init__(self, context: TreeContext) -> None:
         super().__init__("")
@@ -87,8 +89,8 @@ class RootNode(Directory):
 
     def lookup(self, name: str) -> Node:
         if name.startswith("."):
-            if name == SERVICE:
-                return ServiceNode(self._context)
+            if name == CONTROL_DIR:
+                return ControlNode(self._context)
             if name in VIEWS:
                 return ViewNode(name, self._context.views, self._context.began_ns)
             if name == LATEST:
@@ -103,10 +105,10 @@ class RootNode(Directory):
         return Link(LATEST, tasks[0].id, tasks[0].create_ns or 0)
 
     def known_attrs(self, name: str) -> Attrs | None:
-        known = self._context.task_cache.get_cached(name)
-        if known is None or not known.task.is_terminated:
+        cached = self._context.task_cache.get_cached(name)
+        if cached is None or not cached.task.is_terminated:
             return None
-        return TaskNode(name, self._context, known).attrs()
+        return TaskNode(name, self._context, cached).attrs()
 
     def children(self) -> Iterable[Entry]:
         tasks = self._context.task_cache.listing()

@@ -1,4 +1,4 @@
-"""The views: directories of links that group the listed tasks by status, project or simulator."""
+"""The views: directories of links that group the tasks by status, project or simulator."""
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -28,24 +28,24 @@ def view_name(value: str | None) -> str:
 
 
 class Views:
-    """The groups of every view, made anew when a status or the listing changed.
+    """The groups of every view, rebuilt when a status or the listing has changed.
 
-    Safe for concurrent use: what is made is never changed.
+    Safe for concurrent use: a group is never changed after it was built.
     """
 
     def __init__(self, task_cache: TaskCache) -> None:
         self._task_cache = task_cache
         self._lock = threading.Lock()
-        self._made: tuple[int, dict[str, dict[str, dict[str, Task]]]] | None = None
+        self._built: tuple[int, dict[str, dict[str, dict[str, Task]]]] | None = None
 
     def groups(self, view: str) -> dict[str, dict[str, Task]]:
-        """Return the tasks of one view: group name to task id to task."""
+        """Return the tasks of one view by group name and task id."""
         tasks = self._task_cache.listing()
         version = self._task_cache.version
         with self._lock:
-            if self._made is None or self._made[0] != version:
-                self._made = (version, {name: _group(name, tasks) for name in VIEWS})
-            return self._made[1][view]
+            if self._built is None or self._built[0] != version:
+                self._built = (version, {name: _group(name, tasks) for name in VIEWS})
+            return self._built[1][view]
 
 
 def _group(view: str, tasks: Iterable[Task]) -> dict[str, dict[str, Task]]:
@@ -58,7 +58,7 @@ def _group(view: str, tasks: Iterable[Task]) -> dict[str, dict[str, Task]]:
 
 
 class ViewNode(Directory):
-    """One view: a directory for each value."""
+    """One view: a directory for each value of its attribute."""
 
     def __init__(self, name: str, views: Views, began_ns: int) -> None:
         super().__init__(name)
@@ -81,7 +81,7 @@ class ViewNode(Directory):
 
 
 class GroupNode(Directory):
-    """One value's tasks, as links to their directories."""
+    """The tasks of one group, as links to their directories."""
 
     def __init__(self, path: str, tasks: Mapping[str, Task], began_ns: int) -> None:
         super().__init__(path)

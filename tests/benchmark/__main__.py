@@ -21,7 +21,7 @@ from . import floor
 from .archives import TOP, Archive, open_archive
 from .cloud import Cloud
 from .machine import await_quiet, describe
-from .peers import PEERS, Peer, install_from_pypi, peers_python
+from .peers import EARLIER, PEERS, Peer, install_from_pypi, peers_python
 from .report import QUIET, Results, as_markdown, as_text, tables
 from .runs import Conditions, Outcome, run
 from .targets import judge
@@ -67,6 +67,12 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--peers", nargs="+", choices=names, help="only these peers, and taskfs")
     parser.add_argument("--only-taskfs", action="store_true", help="no peers at all")
     parser.add_argument(
+        "--earlier",
+        type=Path,
+        metavar="TASKFS",
+        help="measure the program of an earlier version beside this one",
+    )
+    parser.add_argument(
         "--repeat",
         type=int,
         default=1,
@@ -93,6 +99,8 @@ def _parse() -> argparse.Namespace:
     if asked.repeat % 2 == 0:
         parser.error(f"--repeat {asked.repeat}: give an odd number, of which there is a median")
     asked.rtt = asked.rtt or [0, 30]
+    if asked.earlier:
+        os.environ[EARLIER] = str(asked.earlier.absolute())
     asked.only_taskfs |= asked.compare is not None
     return asked
 
@@ -101,10 +109,12 @@ def _peers(asked: argparse.Namespace) -> tuple[list[Peer], dict[str, str]]:
     """Return who takes part, and of those who cannot, why not."""
     wanted = {"taskfs"} if asked.only_taskfs else set(asked.peers or [p.name for p in PEERS])
     wanted.add("taskfs")
+    if asked.earlier:
+        wanted.add("earlier")
     failure = install_from_pypi(CACHE)
     taking_part, missing = [], {}
     for peer in PEERS:
-        if peer.name not in wanted:
+        if peer.name not in wanted or (peer.name == "earlier" and not asked.earlier):
             continue
         lacking = failure if failure and peer.library else peer.missing(CACHE)
         if lacking:

@@ -18,6 +18,8 @@ from .cloud import Cloud
 from .machine import mounted
 from .store import OBJECT
 
+# Names the `taskfs` of an earlier version, to be measured beside this one.
+EARLIER: Final = "TASKFS_BENCH_EARLIER"
 # What the peers from PyPI are; isal is for the floor.
 PACKAGES: Final = (
     "ratarmount==1.3.0",
@@ -72,6 +74,8 @@ class Peer:
     def missing(self, cache: Path) -> str:
         """Return what is not installed, or nothing."""
         lacking = [name for name in self.programs if not find_program(name, cache)]
+        if self.name == "earlier" and EARLIER not in os.environ:
+            lacking.append("--earlier TASKFS")
         if self.library and not peers_python(cache).exists():
             lacking.append(str(self.library))
         return ", ".join(lacking)
@@ -99,9 +103,16 @@ class Peer:
             yield str(before / self.root(place)), pids
 
 
-def _taskfs(place: Place, before: Path) -> list[str]:
-    program = str(Path(sys.executable).with_name("taskfs"))
+def _mount_with(program: str, place: Place) -> list[str]:
     return [program, "mount", "--foreground", "--cache-dir", str(place.folder / "cache")]
+
+
+def _taskfs(place: Place, before: Path) -> list[str]:
+    return _mount_with(str(Path(sys.executable).with_name("taskfs")), place)
+
+
+def _earlier(place: Place, before: Path) -> list[str]:
+    return _mount_with(os.environ[EARLIER], place)
 
 
 def _taskfs_settings(place: Place) -> dict[str, str]:
@@ -137,6 +148,12 @@ PEERS: Final = (
         "taskfs",
         "taskfs",
         stages=(Stage(_taskfs, _taskfs_settings),),
+        root=lambda place: f"{place.archive}/outputs",
+    ),
+    Peer(
+        "earlier",
+        "taskfs, earlier version",
+        stages=(Stage(_earlier, _taskfs_settings),),
         root=lambda place: f"{place.archive}/outputs",
     ),
     Peer("ratarmount", "ratarmount", ("ratarmount",), (Stage(_ratarmount),)),

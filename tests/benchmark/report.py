@@ -53,7 +53,11 @@ class Results:
         self, work: str, index: int, rtt_ms: int, *, mounts: bool = False
     ) -> Outcome | None:
         """Return the fastest outcome of the step by a peer, with *mounts* by one that mounts."""
-        names = [p.name for p in PEERS if p.name != "taskfs" and not (mounts and p.library)]
+        names = [
+            p.name
+            for p in PEERS
+            if p.name not in ("taskfs", "earlier") and not (mounts and p.library)
+        ]
         found = [self.get(work, index, rtt_ms, name) for name in names]
         return min((o for o in found if o), key=lambda outcome: outcome.seconds, default=None)
 

@@ -20,9 +20,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from taskfs.archive.archive import Archive, tail_length
-from taskfs.archive.decode_cursor import SPAN
 from taskfs.archive.decoders import DECODERS, DeflateDecoder
-from taskfs.archive.member_reader import EAGER, LOCAL, WHOLE, MemberReader
+from taskfs.archive.local_header import LOCAL
+from taskfs.archive.member_reader import MemberReader
+from taskfs.archive.prefetch import EAGER_BYTES, SPAN, WHOLE_MEMBER
 from taskfs.cache.memory_cache import BLOCK
 from taskfs.cache.readahead import TOTAL_WINDOW
 from taskfs.core import BLOCK_MEMORY, SPAN_MEMORY
@@ -913,8 +914,8 @@ class Counting(DeflateDecoder):
     ("packed", "size", "requests", "fetched"),
     [
         (3 * BLOCK, SPAN, 1, 5 * BLOCK),
-        (WHOLE - BLOCK, SPAN, 1, WHOLE + BLOCK),
-        (WHOLE - BLOCK, 16 << 10, 2, 2 * BLOCK),
+        (WHOLE_MEMBER - BLOCK, SPAN, 1, WHOLE_MEMBER + BLOCK),
+        (WHOLE_MEMBER - BLOCK, 16 << 10, 2, 2 * BLOCK),
     ],
 )
 def test_who_is_to_read_on_gets_more_with_the_local_header(
@@ -934,13 +935,13 @@ def test_who_is_to_read_on_gets_more_with_the_local_header(
 
 def test_of_a_long_member_a_part_comes_with_the_local_header() -> None:
     """README, How it works: of a longer one 256 KiB come at once."""
-    body = random.Random(7).randbytes(WHOLE + BLOCK)
+    body = random.Random(7).randbytes(WHOLE_MEMBER + BLOCK)
     with bench() as on:
         archive, remote = opened(on, file("x", body, packed=deflate(body, 0)), padding())
         assert reader_of(archive, "x").read_at(0, SPAN) == body[:SPAN]
         on.settle()
         start, stop = remote.requests[0]
-        assert EAGER <= stop - start <= EAGER + BLOCK
+        assert EAGER_BYTES <= stop - start <= EAGER_BYTES + BLOCK
 
 
 @pytest.mark.parametrize("count", [8, 60, 150])
@@ -1047,7 +1048,7 @@ def test_eight_threads_at_random_read_every_byte_right(block_bytes: int) -> None
                         offset, size = rng.randrange(len(body)), rng.choice([1, 4096, SPAN])
                         assert reader.read_at(offset, size) == body[offset : offset + size]
                     if rng.random() < 0.1:
-                        archive.drop(member(archive, name), None)
+                        reader.drop_cached()
                     reader.close()
                     counts[number] += 1
 

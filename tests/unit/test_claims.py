@@ -132,8 +132,8 @@ def test_patience_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_claims_of_the_dead_are_free(tmp_path: Path) -> None:
     """`taskfs.cache.range_locks`: what a process held is free when it has died."""
     program = (
-        "import sys, pathlib\nfrom taskfs.cache.range_locks import claim\n"
-        "with claim(pathlib.Path(sys.argv[1]), sys.argv[2], 0, 9, lambda: False):\n"
+        "import sys, pathlib\nfrom taskfs.cache.range_locks import lock_range\n"
+        "with lock_range(pathlib.Path(sys.argv[1]), sys.argv[2], 0, 9, lambda: False):\n"
         "    print('held', flush=True)\n    sys.stdin.read()"
     )
     process = subprocess.Popen(

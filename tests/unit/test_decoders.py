@@ -19,9 +19,9 @@ from taskfs.archive.decoders import (
     METHOD_NAMES,
     Decoder,
     DeflateDecoder,
-    crc32,
 )
 from taskfs.errors import CorruptData, TaskFSError, Unsupported
+from taskfs.support.checksum import crc32
 from tests.zips import cheap_bytes, deflate, lzma_alone
 
 SEARCHING = settings(max_examples=150, deadline=None, derandomize=True)

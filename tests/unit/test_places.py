@@ -58,4 +58,5 @@ def test_nothing_is_kept_of_what_the_kernel_forgot() -> None:
     for number, count in told.items():
         places.forget(number, count)
     assert len(places) == 0
-    assert not places._told
+    places.forget(places.add_lookup("", "again"), 1)  # it counts from one again
+    assert len(places) == 0

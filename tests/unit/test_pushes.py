@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from taskfs.fuse.kernel.page_push import AT_ONCE, PagePush
+from taskfs.fuse.kernel.page_push import MAX_PUSHES, PagePush
 
 
 @pytest.mark.parametrize(
@@ -70,9 +70,9 @@ def test_few_push_at_once() -> None:
         return range(10)
 
     with contextlib.ExitStack() as stack:
-        for _ in range(AT_ONCE):
+        for _ in range(MAX_PUSHES):
             assert stack.enter_context(pushes.push(7, claim))
         assert not stack.enter_context(pushes.push(7, claim))
-        assert len(asked) == AT_ONCE
+        assert len(asked) == MAX_PUSHES
     with pushes.push(7, claim) as ready:
         assert ready

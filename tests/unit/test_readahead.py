@@ -9,20 +9,18 @@ from typing import Any
 
 import pytest
 
-from taskfs.archive.archive import SAMPLE, Archive
+from taskfs.archive.archive import Archive
 from taskfs.archive.member_reader import MemberReader
-from taskfs.cache.block_reader import MAX_RUN, BlockReader
-from taskfs.cache.memory_cache import BLOCK, ExtentCache
-from taskfs.cache.readahead import (
-    FIRST_RUN,
-    HEADS_AHEAD,
-    MAX_OTHERS,
-    SLACK,
-    TOTAL_WINDOW,
-    ReadAheadBudget,
-    ReadAheadReader,
+from taskfs.archive.prefetch import (
+    HEADERS_AHEAD,
+    MAX_OPEN_BYTES,
+    SAMPLE_EVERY,
+    AccessPattern,
     SequentialMembers,
 )
+from taskfs.cache.block_reader import MAX_RUN, BlockReader
+from taskfs.cache.memory_cache import BLOCK, ExtentCache
+from taskfs.cache.readahead import FIRST_RUN, SLACK, TOTAL_WINDOW, ReadAheadBudget, ReadAheadReader
 from taskfs.core import BLOCK_MEMORY
 from taskfs.support.interruptible_wait import Waiter
 from taskfs.support.stats import Stats
@@ -431,7 +429,7 @@ def test_files_read_here_and_there_while_others_are_open_fetch_none_ahead() -> N
             assert remote.fetched - before <= one.compressed_size + 4 * BLOCK
 
 
-class Asked:
+class AskedRanges:
     """Stands for the blocks of an object: which ranges a walk has asked for."""
 
     def __init__(self) -> None:
@@ -446,16 +444,16 @@ class Asked:
 def test_much_that_others_have_open_widens_a_walk_only_so_far(gap: int) -> None:
     """README, How it works: a walk is ahead of what others read; what is fetched in vain is bounded
     by what was wanted, however much they hold open."""
-    asked: Any = Asked()
+    asked: Any = AskedRanges()
     walk = SequentialMembers(asked, ReadAheadBudget(64 << 20))
     size = 16 << 20
-    walk.passed(0, size, 1 << 30)
-    walk.passed(size + gap, 2 * size + gap, 1 << 30)
-    assert walk.is_active == (gap <= MAX_OTHERS)
+    assert not walk.note_read_to_end(0, size, 1 << 30)
+    continues = walk.note_read_to_end(size + gap, 2 * size + gap, 1 << 30)
+    assert continues == (gap <= MAX_OPEN_BYTES)
     for start, stop in asked.ranges:
         assert start >= 2 * size + gap
-        assert stop <= 2 * size + gap + MAX_OTHERS + (64 << 20)
-    assert bool(asked.ranges) == walk.is_active
+        assert stop <= 2 * size + gap + MAX_OPEN_BYTES + (64 << 20)
+    assert bool(asked.ranges) == continues
 
 
 def heads(archive: Archive, numbers: Iterable[int]) -> None:
@@ -506,7 +504,7 @@ def test_heads_fetched_ahead_are_few() -> None:
         for count in (3, 60):
             heads(archive, range(count))
             on.settle()
-            assert remote.fetched <= 2 * BLOCK * (count + min(count, HEADS_AHEAD))
+            assert remote.fetched <= 2 * BLOCK * (count + min(count, HEADERS_AHEAD))
 
 
 def push(reader: MemberReader) -> None:
@@ -524,7 +522,7 @@ def test_heads_after_a_walk_end_it() -> None:
         archive = on.open(remote)
         for number in range(10):
             read_all(archive, f"f{number:05}")
-        assert archive.walk.is_active
+        assert archive.prefetch.is_walking
         on.settle()
         before = remote.fetched
         for number in range(10, 50):
@@ -532,7 +530,7 @@ def test_heads_after_a_walk_end_it() -> None:
             assert len(reader.read_at(0, 16 << 10)) == 16 << 10  # as the kernel asks for 4 KiB
             push(reader)
             reader.close()
-            assert not archive.walk.is_active
+            assert not archive.prefetch.is_walking
         on.settle()
         assert remote.fetched - before < (len(body) - before) / 6
 
@@ -547,14 +545,14 @@ def test_files_read_in_turn_are_known_by_their_ends_alone() -> None:
                 reader.read_at(offset, READ)
                 push(reader)
                 is_second_end = number == 1 and offset + READ == 1 << 20
-                assert archive.walk.is_active == (is_second_end or number > 1)
+                assert archive.prefetch.is_walking == (is_second_end or number > 1)
             reader.close()
 
 
 def test_small_files_in_turn_are_told_when_they_are_opened() -> None:
     """README, How it works: in a walk over small files nobody has to ask for their bytes, but for a
     few that tell whether somebody would; each is told once."""
-    count = 8 * SAMPLE
+    count = 8 * SAMPLE_EVERY
     with bench() as on:
         archive = on.open(FakeObject(many(count, 8000, DEFLATED)))
         members = [member(archive, f"f{number:05}") for number in range(count)]
@@ -570,9 +568,9 @@ def test_small_files_in_turn_are_told_when_they_are_opened() -> None:
             assert not reader.take_pushable()
             reader.close()
             on.settle()  # what is fetched ahead is at hand then
-        assert len(told) >= 6 * (SAMPLE - 1)
-        assert all(number % SAMPLE for number in told)
-        assert archive.walk.is_active
+        assert len(told) >= 6 * (SAMPLE_EVERY - 1)
+        assert all(number % SAMPLE_EVERY for number in told)
+        assert archive.prefetch.is_walking
         for one in members:
             reader = archive.open_member(one)
             assert one.number not in told or not reader.take_pushable()
@@ -581,21 +579,21 @@ def test_small_files_in_turn_are_told_when_they_are_opened() -> None:
 
 def test_small_files_that_nobody_reads_are_told_no_more() -> None:
     """Issue 3, 3: who opens files and reads none ends what was expected."""
-    count = 10 * SAMPLE
+    count = 10 * SAMPLE_EVERY
     with bench() as on:
         archive = on.open(FakeObject(many(count, 8000, DEFLATED)))
         for number in range(20):
             assert not archive.open_member(member(archive, f"f{number + 80:05}")).take_pushable()
-        for number in range(2 * SAMPLE):
+        for number in range(2 * SAMPLE_EVERY):
             read_all(archive, f"f{number:05}")
         on.settle()
         told = 0
-        for number in range(2 * SAMPLE, count):
+        for number in range(2 * SAMPLE_EVERY, count):
             reader = archive.open_member(member(archive, f"f{number:05}"))
             told += bool(reader.take_pushable())
             reader.close()
-        assert not archive.walk.is_active
-        assert told <= SAMPLE
+        assert not archive.prefetch.is_walking
+        assert told <= SAMPLE_EVERY
 
 
 def test_an_empty_file_ends_no_walk() -> None:
@@ -606,16 +604,16 @@ def test_an_empty_file_ends_no_walk() -> None:
         for number in range(5):
             read_all(archive, f"f{number:05}")
         archive.open_member(member(archive, "f00005")).close()
-        assert archive.walk.is_active
+        assert archive.prefetch.is_walking
         archive.open_member(member(archive, "f00001")).close()
-        assert not archive.walk.is_active
+        assert not archive.prefetch.is_walking
 
 
 def test_small_files_that_are_not_here_are_waited_for_by_who_reads_them() -> None:
     """README, How it works: an open waits for no bytes."""
     with bench() as on:
         archive = on.open(FakeObject(many(20, 8000, DEFLATED)))
-        archive.walk.is_active = True
+        archive.prefetch.pattern = AccessPattern.WALKING
         assert not archive.open_member(member(archive, "f00003")).take_pushable()
 
 

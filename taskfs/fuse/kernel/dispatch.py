@@ -1,7 +1,7 @@
-"""`Dispatch`: one request of the kernel in, the parts of its answer out; no descriptor, no threads.
+"""`Dispatch`: from one request of the kernel to the parts of its answer.
 
-Paths, names and bytes come from the request, what they are from `operations`, the layouts from
-`wire`.
+It reads no device and starts no thread. `operations` serves the request by path; `protocol` knows
+the layouts.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ from taskfs.tasks.archives import PageCacheMode
 from taskfs.tree.nodes import DIRECTORY_MODE, Entry
 
 Answer = Sequence[Buffer]
-NO_ANSWER: Final[Answer] = ()  # where the kernel expects none
+NO_ANSWER: Final[Answer] = ()  # FORGET has none
 EMPTY: Final[Answer] = (b"",)
 _DOTS: Final = (Entry(".", DIRECTORY_MODE, 0), Entry("..", DIRECTORY_MODE, 0))
 
@@ -49,7 +49,7 @@ _OPEN_FLAGS: Final = {
     PageCacheMode.DROP: 0,
     PageCacheMode.DIRECT: int(OpenFlag.DIRECT_IO),
 }
-# What SETATTR sets, by the bits of `valid` (FATTR_…), and what a program calls it.
+# The change that a SETATTR makes, by the bits of `valid` (FATTR_…), as a program calls it.
 _CHANGES: Final = ((1 << 3, "truncate"), (1 << 0, "chmod"), (1 << 1 | 1 << 2, "chown"))
 _REFUSED: Final = {
     Opcode.CREATE: "create",
@@ -66,7 +66,7 @@ _REFUSED: Final = {
 
 
 class _Listing:
-    """An open directory: what it showed when it was last read from its start."""
+    """An open directory with the listing of its last read from the start."""
 
     __slots__ = ("listed", "path")
 
@@ -76,10 +76,10 @@ class _Listing:
 
 
 class Dispatch:
-    """Answers requests. Safe for concurrent use, as what it stands on is.
+    """Answers requests. Safe for concurrent use.
 
-    *store* is given what lies behind the bytes that were read, where it is there already: nodeid,
-    offset and bytes, for the kernel's pages.
+    *store* puts bytes into the kernel's page cache of a file: it gets a nodeid, an offset and the
+    bytes, which lie behind those that were just read.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Dispatch:
         self._operations = operations
         self._packer = packer
         self._store = store
-        self._places = NodeTable()
+        self._nodes = NodeTable()
         self._pushes = PagePush()
         self._listings: dict[int, _Listing] = {}
         self._numbers = itertools.count(1)
@@ -121,10 +121,10 @@ class Dispatch:
             self._methods[opcode] = self._refusing(name)
 
     def answer(self, opcode: int, nodeid: int, body: memoryview) -> Answer:
-        """Return the parts of the answer to one request whose body is *body*, valid until then.
+        """Return the parts of the answer to one request; *body* is valid during the call.
 
         Raises:
-            OSError: the request failed with that errno: ENOSYS where the kernel need not ask again.
+            OSError: the errno of the failure; ENOSYS tells the kernel never to ask again.
         """
         method = self._methods.get(opcode)
         if method is None:
@@ -132,7 +132,7 @@ class Dispatch:
         return method(nodeid, body)
 
     def _path(self, nodeid: int) -> str:
-        return self._places.path(nodeid)
+        return self._nodes.path(nodeid)
 
     def _lookup(self, nodeid: int, body: memoryview) -> Answer:
         raw = name_of(body)
@@ -140,10 +140,10 @@ class Dispatch:
             raise OSError(errno.ENAMETOOLONG, "")
         parent, name = self._path(nodeid), _text(raw)
         attrs = self._operations("getattr", f"{parent}/{name}")
-        return (self._packer.entry(self._places.add_lookup(parent, name), attrs),)
+        return (self._packer.entry(self._nodes.add_lookup(parent, name), attrs),)
 
     def _forget(self, nodeid: int, body: memoryview) -> Answer:
-        self._places.forget(nodeid, *FORGET_IN.unpack_from(body))
+        self._nodes.forget(nodeid, *FORGET_IN.unpack_from(body))
         return NO_ANSWER
 
     def _forget_many(self, nodeid: int, body: memoryview) -> Answer:
@@ -151,7 +151,7 @@ class Dispatch:
         start = BATCH_FORGET_IN.size
         stop = start + count * FORGET_ONE.size
         for forgotten, times in FORGET_ONE.iter_unpack(body[start:stop]):
-            self._places.forget(forgotten, times)
+            self._nodes.forget(forgotten, times)
         return NO_ANSWER
 
     def _getattr(self, nodeid: int, body: memoryview) -> Answer:
@@ -183,15 +183,15 @@ class Dispatch:
         return (piece,)
 
     def _push_all(self, nodeid: int, path: str, fh: int) -> None:
-        """Before an answer: who waits for it goes on, and would ask for what comes here."""
-        with contextlib.suppress(OSError):  # whoever reads there is told
+        """Push before the answer, because the program then asks for these bytes at once."""
+        with contextlib.suppress(OSError):  # a read of these bytes meets the failure again
             while self._push(nodeid, path, fh):
                 pass
 
     def _push(self, nodeid: int, path: str, fh: int) -> bool:
-        """Put what lies behind the bytes that were read among the kernel's pages, if it is here."""
-        claim = partial(self._operations, "take_pushable", path, fh)
-        with self._pushes.push(nodeid, claim) as ready:
+        """Push one piece that lies behind the bytes just read; return False if there is none."""
+        take = partial(self._operations, "take_pushable", path, fh)
+        with self._pushes.push(nodeid, take) as ready:
             if ready:
                 piece = self._operations("read_for_push", path, len(ready), ready.start, fh)
                 self._store(nodeid, ready.start, piece)
@@ -204,7 +204,7 @@ class Dispatch:
         return (WRITE_OUT.pack(count, 0),)
 
     def _release(self, nodeid: int, body: memoryview) -> Answer:
-        # By its number alone: a file is given back whatever became of its path.
+        # Without its path, which may be gone by now.
         self._operations("release", "", *RELEASE_IN.unpack_from(body))
         return EMPTY
 
@@ -233,7 +233,7 @@ class Dispatch:
             return self._list(nodeid, body, plus=True)
 
     def _list(self, nodeid: int, body: memoryview, *, plus: bool) -> Answer:
-        """Return the entries from an offset on that fit, with attributes where that costs nothing.
+        """Return the entries from an offset on that fit, with attributes if those cost no request.
 
         Offsets count entries, `.` and `..` being the first two.
         """
@@ -245,14 +245,13 @@ class Dispatch:
             listing.listed = self._operations("readdir", listing.path)
         entries, known_attrs, attr_lifetime_s = listing.listed
         answer, packer = [], self._packer
-        valid = packer.valid(
-            attr_lifetime_s()
-        )  # before they are looked up: see `ArchiveRegistry.attr_lifetime`
+        # Before the attributes are looked up: see `ArchiveRegistry.attr_lifetime`.
+        valid = packer.valid(attr_lifetime_s())
         for number in range(offset, len(entries) + len(_DOTS)):
             dots = number < len(_DOTS)
             entry = _DOTS[number] if dots else entries[number - len(_DOTS)]
             name = _raw(entry.name)
-            size -= packer.listed_size(name, plus)
+            size -= packer.dirent_size(name, plus)
             if size < 0:
                 break
             listed = name, entry.ino or nodeid, entry.mode, number + 1
@@ -260,8 +259,8 @@ class Dispatch:
                 answer.append(packer.dirent(*listed))
                 continue
             attrs = None if dots else known_attrs(entry.name)
-            told = self._places.add_lookup(listing.path, entry.name) if attrs else 0
-            answer.append(packer.direntplus(*listed, told, attrs, valid))
+            child = self._nodes.add_lookup(listing.path, entry.name) if attrs else 0
+            answer.append(packer.direntplus(*listed, child, attrs, valid))
         return (b"".join(answer),)
 
     def _setxattr(self, nodeid: int, body: memoryview) -> Answer:
@@ -286,7 +285,7 @@ class Dispatch:
         return EMPTY
 
     def _ioctl(self, nodeid: int, body: memoryview) -> Answer:
-        raise OSError(errno.ENOTTY, "")  # Python's `open` asks whether it is a terminal
+        raise OSError(errno.ENOTTY, "")  # Python's `open` asks whether the file is a terminal
 
     def _refusing(self, name: str) -> Callable[[int, memoryview], Answer]:
         def refuse(nodeid: int, body: memoryview) -> Answer:
@@ -309,7 +308,7 @@ def _without_enoent() -> Iterator[None]:
 
 
 def _sized(size: int, value: bytes) -> Answer:
-    """Return an extended attribute, or its length to who has no room and asks for that."""
+    """Return an extended attribute, or only its length if *size* is 0."""
     if not size:
         return (GETXATTR.pack(len(value), 0),)
     if len(value) > size:

@@ -1,9 +1,9 @@
-"""`PagePush`: which bytes may go among the kernel's pages of a file unasked, without a deadlock.
+"""`PagePush`: which bytes may be pushed into the kernel's page cache without a deadlock.
 
-The kernel holds the pages that a read is to fill until that read is answered, and whoever puts
-bytes there waits for it. So nothing is pushed where a read is under way already: a push waits only
-for reads that came after it was begun, those wait at most for later ones still, and the last waits
-for nobody. And the kernel gives out so many reads at once: a few may wait like that, never all.
+The kernel locks the pages of a read until the read is answered, and a push to a locked page waits.
+So nothing is pushed where a read is in flight. A push then waits only for reads that arrived after
+it began; those wait at most for later ones, and the last waits for none. The kernel sends a limited
+number of reads at once, so only a few threads may push at the same time.
 """
 
 import threading
@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-AT_ONCE: Final = 4
+MAX_PUSHES: Final = 4  # at the same time
 
 
 class PagePush:
-    """The reads under way, by file. Safe for concurrent use."""
+    """The reads in flight, by file. Safe for concurrent use."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -24,7 +24,7 @@ class PagePush:
 
     @contextmanager
     def read(self, nodeid: int, offset: int, stop: int) -> Iterator[None]:
-        """Until the block ends, nothing is pushed into the bytes [offset, stop) of the file."""
+        """Prevent pushes into the bytes [offset, stop) of the file while the block runs."""
         mine = offset, stop
         with self._lock:
             self._reads.setdefault(nodeid, []).append(mine)
@@ -38,13 +38,13 @@ class PagePush:
                     del self._reads[nodeid]
 
     @contextmanager
-    def push(self, nodeid: int, claim: Callable[[], range]) -> Iterator[range]:
-        """Yield what may be pushed during the block: of what *claim* returns, asked once."""
+    def push(self, nodeid: int, take: Callable[[], range]) -> Iterator[range]:
+        """Yield the bytes to push in the block: those that *take* returns and no read holds."""
         with self._lock:
-            may_push = self._pushing < AT_ONCE
+            may_push = self._pushing < MAX_PUSHES
             self._pushing += 1
         try:
-            ready = claim() if may_push else range(0)
+            ready = take() if may_push else range(0)
             with self._lock:
                 for start, stop in self._reads.get(nodeid, ()):
                     if start < ready.stop and ready.start < stop:

@@ -1,8 +1,8 @@
-"""The kernel's side of FUSE, as it goes over /dev/fuse: numbers and layouts of linux/fuse.h.
+"""The protocol of /dev/fuse: numbers and layouts of linux/fuse.h.
 
-Version 7.31 of the protocol is spoken (Linux 5.4). Older kernels leave out the requests that they
-do not know; Linux 4.18 is the oldest that was run. All integers are in the machine's byte order,
-and every structure is without padding that is not spelled out.
+This is version 7.31 (Linux 5.4); an older kernel leaves out what it does not know. Linux 4.18 is
+the oldest that was run. All integers are in the machine's byte order, and the structures have no
+implicit padding.
 """
 
 import mmap
@@ -21,7 +21,7 @@ NAME_MAX: Final = 255  # bytes of a name, as statfs(2) reports them
 
 
 class Opcode(IntEnum):
-    """What the kernel asks for (`enum fuse_opcode`)."""
+    """The kinds of requests (`enum fuse_opcode`)."""
 
     LOOKUP = 1
     FORGET = 2
@@ -58,7 +58,7 @@ class Opcode(IntEnum):
 
 
 class Feature(IntFlag):
-    """What both sides must want for it to be used (`FUSE_…` flags of INIT)."""
+    """Features that are used if both sides offer them (`FUSE_…` flags of INIT)."""
 
     ASYNC_READ = 1 << 0
     BIG_WRITES = 1 << 5
@@ -68,7 +68,7 @@ class Feature(IntFlag):
 
 
 class OpenFlag(IntFlag):
-    """What the kernel may do with an open file (`FOPEN_…`)."""
+    """How the kernel may cache an open file (`FOPEN_…`)."""
 
     DIRECT_IO = 1 << 0
     KEEP_CACHE = 1 << 1
@@ -99,7 +99,7 @@ NOTIFY_STORE_OUT: Final = Struct("=QQII")  # fuse_notify_store_out: nodeid, offs
 # fuse_attr: ino, size, blocks, three times in seconds, in nanoseconds, mode, nlink, uid, gid, rdev,
 # blksize, flags.
 _ATTR: Final = "QQQqqqIIIIIIIIII"
-_DIRENT: Final = "QQII"  # fuse_dirent: ino, the offset behind it, length of the name, type
+_DIRENT: Final = "QQII"  # fuse_dirent: ino, offset of the next entry, length of the name, type
 _ATTR_OUT: Final = Struct(f"=QII{_ATTR}")
 _ENTRY_OUT: Final = Struct(f"=QQQQII{_ATTR}")
 _DIRENT_HEAD: Final = Struct(f"={_DIRENT}")
@@ -109,17 +109,21 @@ _NO_ATTRS: Final = (0,) * 22
 _PADDING: Final = tuple(bytes(-length % 8) for length in range(8))
 
 
-Valid = tuple[int, int, int, int]  # of a name and its attributes: seconds, and nanoseconds of each
+# Lifetimes of a name and of its attributes: seconds of each, then nanoseconds of each.
+Valid = tuple[int, int, int, int]
 
 
 def name_of(body: memoryview) -> bytes:
-    """Return the first name of a request's body, which NUL ends."""
+    """Return the first name of a request's body, up to its NUL."""
     return bytes(body).partition(b"\0")[0]
 
 
 class Packer:
-    """Makes what tells the kernel about files: owned by *uid* and *gid*, less *umask*, and kept
-    for *timeout_s*, if not longer."""
+    """Packs attributes and directory entries.
+
+    Files belong to *uid* and *gid*; *umask* clears bits of their modes. The kernel keeps names and
+    attributes for *timeout_s* or longer.
+    """
 
     def __init__(self, uid: int, gid: int, umask: int, timeout_s: float) -> None:
         self._owner = uid, gid
@@ -129,7 +133,7 @@ class Packer:
         self._attr_valid = self._entry_valid[0], self._entry_valid[2], 0
 
     def valid(self, attr_lifetime_s: float) -> Valid:
-        """Return for how long a name and its attributes are kept: *keep_s*, or as long as all."""
+        """Return the lifetimes for *attr_lifetime_s*, and at least for the attr timeout."""
         seconds, rest = divmod(round(max(attr_lifetime_s, self._timeout_s) * 10**9), 10**9)
         return seconds, seconds, rest, rest
 
@@ -138,17 +142,17 @@ class Packer:
         return _ATTR_OUT.pack(*self._attr_valid, *self._attr(attrs))
 
     def entry(self, nodeid: int, attrs: Attrs) -> bytes:
-        """Return a `fuse_entry_out`: a name that was looked up."""
+        """Return a `fuse_entry_out`, the answer to a lookup."""
         return _ENTRY_OUT.pack(nodeid, 0, *self._entry_valid, *self._attr(attrs))
 
     @staticmethod
-    def listed_size(name: bytes, plus: bool) -> int:
-        """Return how long the `fuse_dirent` of *name* is, or with *plus* its `fuse_direntplus`."""
+    def dirent_size(name: bytes, plus: bool) -> int:
+        """Return the length of the `fuse_dirent` of *name*, or of its `fuse_direntplus`."""
         head = _DIRENTPLUS_HEAD.size if plus else _DIRENT_HEAD.size
         return head + len(name) + -len(name) % 8
 
     def dirent(self, name: bytes, ino: int, mode: int, offset: int) -> bytes:
-        """Return a `fuse_dirent` whose successor is at *offset*."""
+        """Return a `fuse_dirent`; the next entry is at *offset*."""
         head = _DIRENT_HEAD.pack(ino, offset, len(name), mode >> 12 & 15)
         return b"".join((head, name, _PADDING[len(name) % 8]))
 
@@ -162,11 +166,11 @@ class Packer:
         attrs: Attrs | None,
         valid: Valid,
     ) -> bytes:
-        """Return a `fuse_direntplus`; without *attrs* the kernel asks when it wants them."""
-        told: tuple[int, ...] = _NO_ATTRS
+        """Return a `fuse_direntplus`; without *attrs* the kernel asks for them when needed."""
+        entry: tuple[int, ...] = _NO_ATTRS
         if attrs is not None:
-            told = (nodeid, 0, *valid, *self._attr(attrs))
-        head = _DIRENTPLUS_HEAD.pack(*told, ino, offset, len(name), mode >> 12 & 15)
+            entry = (nodeid, 0, *valid, *self._attr(attrs))
+        head = _DIRENTPLUS_HEAD.pack(*entry, ino, offset, len(name), mode >> 12 & 15)
         return b"".join((head, name, _PADDING[len(name) % 8]))
 
     def _attr(self, attrs: Attrs) -> tuple[int, ...]:
