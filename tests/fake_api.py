@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from taskfs.demo.cloud import EmbeddedCloud
 from taskfs.demo.endpoint import Answer, RequestRecord, Responder, json_answer, reset, whole
-from taskfs.demo.server import EmbeddedCloud
 from taskfs.demo.sources import ByteSource, BytesSource
 
 _POLL_SECONDS: Final = 0.01

@@ -149,9 +149,9 @@ def _serve(settings: Settings, port: int) -> None:
     """Serve the embedded cloud until SIGINT or SIGTERM, either of which is the normal end."""
     configure_logging(settings.load(need_key=False))
     _require_demo()
-    from taskfs.demo import embedded_cloud
+    from taskfs.demo.cloud import EmbeddedCloud
 
-    cloud = embedded_cloud(api_port=port)
+    cloud = EmbeddedCloud(api_port=port)
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())

@@ -29,7 +29,7 @@ from taskfs.tasks.filter_check import check_filter, statuses_explained
 
 if TYPE_CHECKING:
     from taskfs.core import Core
-    from taskfs.demo.server import EmbeddedCloud
+    from taskfs.demo.cloud import EmbeddedCloud
 
 log = logging.getLogger(__name__)
 
@@ -281,9 +281,9 @@ def _name_libfuse() -> None:
 
 
 def _start_demo() -> "EmbeddedCloud":
-    from taskfs.demo import embedded_cloud
+    from taskfs.demo.cloud import EmbeddedCloud
 
-    cloud = embedded_cloud()
+    cloud = EmbeddedCloud()
     cloud.start()
     return cloud
 

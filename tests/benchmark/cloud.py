@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from taskfs.demo import embedded_cloud
+from taskfs.demo.cloud import EmbeddedCloud
 from taskfs.demo.sources import FileSource
 
 from .archives import Archive
@@ -102,7 +102,7 @@ class _Served:
     def serve(self, archives: list[tuple[str, str, int, int]]) -> tuple[str, str]:
         self._store = Store({name: Path(path) for name, path, _, _ in archives})
         self._store.start()
-        self._api = embedded_cloud(populate=False)
+        self._api = EmbeddedCloud(populate=False)
         # The API hands out URLs of the store here instead of those of the embedded cloud's own.
         setattr(self._api.store, "signed_url", self._store.signed_url)  # noqa: B010
         self._api.start()

@@ -15,10 +15,9 @@ from typing import Any
 import pytest
 import requests
 
-from taskfs.demo import embedded_cloud
 from taskfs.demo.archives import LAYOUTS, MemberSpec, dos_stamp, extended_stamp, ntfs_stamp
 from taskfs.demo.catalogue import FINISHED
-from taskfs.demo.server import EmbeddedCloud
+from taskfs.demo.cloud import EmbeddedCloud
 from taskfs.demo.sources import FileSource, RepeatedSource, SourceFile
 from taskfs.demo.tasks import STATUSES, TERMINAL
 from tests.fake_api import FakeCloud
@@ -100,7 +99,7 @@ def empty(clock: Clock) -> Iterator[Caller]:
 
 def test_neither_thread_nor_port_before_start_and_after_stop() -> None:
     threads = threading.active_count()
-    cloud = embedded_cloud()
+    cloud = EmbeddedCloud()
     assert threading.active_count() == threads
     cloud.start()
     port = cloud.api.port
