@@ -17,9 +17,10 @@ from typing import Final, NamedTuple
 
 import click
 
+from taskfs.api_key import FoundKey, find_api_key
 from taskfs.cli.console import cache_problem, configure_logging, printable, with_fix
 from taskfs.cli.options import Settings, config_options
-from taskfs.config import Config, FoundKey, find_api_key
+from taskfs.config import Config
 from taskfs.errors import ConfigError, TaskFSError
 from taskfs.fuse.mountpoint import FUSE_PACKAGES, is_dead, our_mounts, why_not_set_uid
 from taskfs.model import format_size
@@ -198,7 +199,7 @@ def _updatedb(_: Surroundings) -> str:
 
 
 def _key(surroundings: Surroundings) -> str:
-    place = surroundings.key.source
+    place = surroundings.key.location
     # A variable has a name, a file its whole path.
     if os.path.isabs(place) and os.path.isfile(place) and os.stat(place).st_mode & 0o044:
         raise Hint(f"found in {place}, which other users can read: chmod 600 {shlex.quote(place)}")

@@ -11,10 +11,10 @@ from typing import Final
 
 import click
 
+from taskfs.api_key import find_api_key
 from taskfs.cli import completers as candidates
 from taskfs.cli import mount_helper as mount8
 from taskfs.cli.options import reads
-from taskfs.config import find_api_key
 from taskfs.errors import ConfigError, MountError
 from taskfs.fuse.mountpoint import FSTYPE
 from taskfs.options import parse_mount_options, parse_path
@@ -114,10 +114,10 @@ def _has_key_file(given: Mapping[str, str]) -> bool:
 def _key_file() -> str:
     """Return the key's file, where it is or should be: at boot nobody's variables are set."""
     try:
-        source = find_api_key().source
+        location = find_api_key().location
     except ConfigError:
-        source = ""
-    return source if source.startswith("/") else str(parse_path("~/.inductiva/api_key"))
+        location = ""
+    return location if location.startswith("/") else str(parse_path("~/.inductiva/api_key"))
 
 
 def _unit_word(text: str) -> str:

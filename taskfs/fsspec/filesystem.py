@@ -15,7 +15,8 @@ from typing import Any, Final, NoReturn
 
 from fsspec import AbstractFileSystem
 
-from taskfs.config import Secret, load_config
+from taskfs.api_key import Secret
+from taskfs.config import load_config
 from taskfs.download.fetch import chunks
 from taskfs.errors import ConfigError
 from taskfs.fsspec.block_file import BlockFile

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from taskfs import __version__
-from taskfs.config import Config, Secret
+from taskfs.api_key import Secret
+from taskfs.config import Config
 from taskfs.errors import BadAnswer, MountError, TaskFSError, Unavailable, Unreachable
 from taskfs.first_listing import FirstListing
 from taskfs.fuse import daemonize as daemon

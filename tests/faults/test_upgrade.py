@@ -112,7 +112,8 @@ import taskfs.fuse.kernel.channel, taskfs.fuse.kernel.session
 from taskfs.fuse import mount
 from taskfs.fuse import preload
 from taskfs.core import open_core
-from taskfs.config import Config, Secret
+from taskfs.api_key import Secret
+from taskfs.config import Config
 from taskfs.fuse.operations import TaskOperations
 
 url, key, cache, log, tasks = *sys.argv[1:5], sys.argv[5:]

@@ -21,6 +21,7 @@ LAYERS: Final = (
     "support",
     "model",
     "options",
+    "sources",
     "api_key",
     "config",
     "remote",
@@ -53,7 +54,7 @@ THIRD_PARTY: Final[Mapping[str, frozenset[str]]] = {
         "requests": ["remote"],
         "rich": ["cli"],
         "tenacity": ["remote.retry"],
-        "tomli": ["config"],
+        "tomli": ["sources"],
         "urllib3": ["remote"],
         "zlib_ng": ["archive.decoders", "support.checksum"],
     }.items()

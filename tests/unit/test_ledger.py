@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from taskfs.api_key import Secret
 from taskfs.cache.disk_cache import DiskCache
-from taskfs.config import Secret
 from taskfs.model import Task
 from taskfs.remote.task_json import parse_task
 from taskfs.support.redaction import register_secret
