@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 LOADED: Final = "all modules are loaded"
 # The most needed first: a removal may come at any moment.
 _MODULES: Final = (
-    "tenacity",  # `retries`
     "netrc",  # requests, for each new host
     "idna",  # requests, for a redirect to a host that is not ASCII
     "ctypes",  # `mountpoint.detach`

@@ -270,8 +270,7 @@ class TaskClient:
         budget: Budget | None = None,
     ) -> T:
         """Return the answer to one call, decoded as *kind*, retried while that may help."""
-        return self._transport.retrying(
-            f"{method} {path}",
+        return self._transport.run_with_retries(
             lambda budget: self._attempt(method, path, kind, budget, params=params, json=json),
             budget,
         )
@@ -301,10 +300,10 @@ class TaskClient:
             # A proxy that lost sight of the API says 404 too: it must not look like an empty
             # listing or a task that is gone.
             text = f"{what}: {response.status_code}, which is not the task API's own answer"
-            raise Transient(BadAnswer(text), tries=2)
+            raise Transient(BadAnswer(text), max_tries=2)
         if 300 <= response.status_code < 400:
             text = f"{what}: {response.status_code}, which leads nowhere"
-            raise Transient(BadAnswer(text), tries=2)
+            raise Transient(BadAnswer(text), max_tries=2)
         if response.status_code >= 400:
             raise error_for_status(what, response.status_code, _detail(body) or response.reason)
         try:
@@ -314,7 +313,7 @@ class TaskClient:
                 return msgspec.json.decode(mend_json(body), type=kind)
             # A page of HTML from a proxy may be gone a moment later; wrong JSON stays wrong.
             error = BadAnswer(f"{what}: the answer is not what the API promises ({exc})")
-            raise Transient(error, tries=2) from exc
+            raise Transient(error, max_tries=2) from exc
 
 
 def _task_status(task_id: str, answer: _Status) -> TaskStatus:

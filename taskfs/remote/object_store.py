@@ -105,7 +105,7 @@ class StoredObject:
             return Fetched(start, bytes(body.buffer), seen)
 
         try:
-            return self._retrying(attempt)
+            return self._run(attempt)
         except EmptyObject:
             return Fetched(0, b"", ObjectVersion(0, ""))
 
@@ -131,12 +131,12 @@ class StoredObject:
             self._resume(start, stop, version, body, budget)
             return body.buffer
 
-        return self._retrying(attempt)
+        return self._run(attempt)
 
-    def _retrying(self, attempt: Callable[[Budget], T]) -> T:
-        """Return what *attempt* does; a URL that led to nothing is not used again."""
+    def _run(self, attempt: Callable[[Budget], T]) -> T:
+        """Run one operation with retries; a URL that led to a failure is not used again."""
         try:
-            return self._transport.retrying(f"GET {self.path}", attempt)
+            return self._transport.run_with_retries(attempt)
         except (BadAnswer, Unavailable):
             with self._lock:
                 self._url = None
@@ -234,7 +234,7 @@ class StoredObject:
                 stale = StaleObject(f"{self.path}: the object was replaced")
                 if validator(response.headers, version):
                     raise stale
-                raise Transient(stale, tries=2)
+                raise Transient(stale, max_tries=2)
             self._is_weak = True
         elif response.status_code == 412:
             response.close()
@@ -349,7 +349,7 @@ class StoredObject:
         if response is not None:
             response.close()
         error: TaskFSError = BadAnswer(f"GET {self.path}: {why}")
-        return Transient(error, tries=2)
+        return Transient(error, max_tries=2)
 
 
 def _is_small(response: requests.Response) -> bool:

@@ -1,136 +1,100 @@
-"""Which failures are tried again, for how long, and when: a blocked reader is waiting."""
+"""Retries of transient failures within a budget of seconds, because a reader waits meanwhile."""
 
 import email.utils
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
 from taskfs.errors import TaskFSError
 from taskfs.support import wait_notice
 
-if TYPE_CHECKING:
-    from tenacity import RetryCallState
-
 T = TypeVar("T")
 
 CONNECT_TIMEOUT_S: Final = 5.0
-# A body may take longer than the budget as long as bytes keep coming at this rate.
+# A body may take longer than the budget while its bytes arrive at this rate.
 MIN_BYTES_PER_S: Final = 16 * 1024
+# Upper limits, in seconds, of the pause before the second try and of all later pauses.
+FIRST_PAUSE_S: Final = 0.1
+MAX_PAUSE_S: Final = 4.0
 
 
 class Transient(Exception):
-    """A failure worth another try: `error` is raised once the budget is used up.
+    """A signal to `retry_transient`: *error* is worth another try, and is raised if all tries fail.
 
-    `retry_after_s` is how long the server asked to wait; `tries` bounds answers that a second
-    look may cure but patience will not.
+    *retry_after_s* is the server's Retry-After. *max_tries* bounds failures that a second try may
+    cure and a third will not, such as a wrong answer; None if the budget is the only bound.
     """
 
     def __init__(
-        self, error: TaskFSError, *, retry_after_s: float | None = None, tries: int | None = None
+        self,
+        error: TaskFSError,
+        *,
+        retry_after_s: float | None = None,
+        max_tries: int | None = None,
     ) -> None:
         super().__init__(str(error))
         self.error = error
         self.retry_after_s = retry_after_s
-        self.tries = tries
+        self.max_tries = max_tries
 
 
 @dataclass(slots=True)
 class Budget:
-    """How long one exchange may go on trying; bytes that arrive extend it."""
+    """The time of one operation with all its tries; received bytes extend it."""
 
     timeout_s: float
-    began: float
-    received: int = 0
+    began_s: float  # by time.monotonic
+    received: int = 0  # bytes
 
     @property
     def remaining_s(self) -> float:
         """Seconds left; 0 or less when the budget is used up."""
-        allowed = self.timeout_s + self.received / MIN_BYTES_PER_S
-        return self.began + allowed - time.monotonic()
+        allowed_s = self.timeout_s + self.received / MIN_BYTES_PER_S
+        return self.began_s + allowed_s - time.monotonic()
 
     def attempt_timeout_s(self) -> tuple[float, float]:
-        """The connect and read timeouts of one attempt: a stall leaves time for another one."""
-        remaining = max(0.05, self.remaining_s)
-        return min(CONNECT_TIMEOUT_S, remaining), min(max(1.0, self.timeout_s / 3), remaining)
+        """Return the connect and read timeouts of one try; a stall leaves time for another."""
+        remaining_s = max(0.05, self.remaining_s)
+        return min(CONNECT_TIMEOUT_S, remaining_s), min(max(1.0, self.timeout_s / 3), remaining_s)
 
 
-def retrying(
-    attempt: Callable[[Budget], T], budget: Budget, again: Callable[[Transient, float], None]
+def retry_transient(
+    attempt: Callable[[Budget], T], budget: Budget, before_pause: Callable[[Transient, float], None]
 ) -> T:
-    """Return what *attempt* returns, tried again with backoff and jitter while it is transient.
+    """Call *attempt* until it does not raise `Transient`, and return its result.
 
-    *again* is told each failure and how many seconds pass before the next try.
+    The pauses between the tries are random, and their upper limit doubles; `Retry-After` is a lower
+    limit. *before_pause* is called with each failure and the seconds until the next try.
 
     Raises:
-        the error inside the last `Transient` once the budget, or its own number of tries, is used
-            up; whatever else *attempt* raises.
+        TaskFSError: the error inside the last `Transient`, if the next try would come after the end
+            of the budget, or if there were `max_tries` failures of bounded tries.
+        Exception: what *attempt* raises apart from `Transient`.
     """
-    first: Transient | None
-    try:
-        result = attempt(budget)
-        wait_notice.tell_with(None)
-        return result
-    except Transient as exc:
-        first = exc
-    import tenacity  # a tenth of what a command takes to start, and rarely needed
-
-    def next_attempt(budget: Budget) -> T:
-        nonlocal first
-        if first is not None:
-            failure, first = first, None
-            raise failure
-        return attempt(budget)
-
-    jitter = tenacity.wait_random_exponential(multiplier=0.1, max=4.0)
-    wrong_answers = 0  # other failures in between are no look at one
-
-    failure = first
-
-    def pause(seconds: float) -> None:
-        wait_notice.pause(seconds, budget.began, budget.timeout_s, str(failure))
-
-    def before_pause(state: "RetryCallState") -> None:
-        nonlocal failure
-        failure = _failure(state)
-        again(failure, state.upcoming_sleep)
-
-    def wait(state: "RetryCallState") -> float:
-        return max(_failure(state).retry_after_s or 0.0, jitter(state))
-
-    def stop(state: "RetryCallState") -> bool:
-        nonlocal wrong_answers
-        tries = _failure(state).tries
-        wrong_answers += tries is not None
-        out_of_tries = tries is not None and wrong_answers >= tries
-        return out_of_tries or state.upcoming_sleep >= budget.remaining_s
-
-    tries = tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(Transient),
-        wait=wait,
-        stop=stop,
-        before_sleep=before_pause,
-        sleep=pause,
-        reraise=True,
-    )
-    try:
-        result = tries(next_attempt, budget)
-        wait_notice.tell_with(None)
-        return result
-    except Transient as exc:
-        raise exc.error from exc.__cause__
-
-
-def _failure(state: "RetryCallState") -> Transient:
-    assert state.outcome is not None
-    failure = state.outcome.exception()
-    assert isinstance(failure, Transient)
-    return failure
+    limit_s = FIRST_PAUSE_S
+    bounded_failures = 0
+    while True:
+        try:
+            result = attempt(budget)
+            break
+        except Transient as failure:
+            pause_s = max(failure.retry_after_s or 0.0, random.uniform(0.0, limit_s))
+            bounded_failures += failure.max_tries is not None
+            out_of_tries = failure.max_tries is not None and bounded_failures >= failure.max_tries
+            if out_of_tries or pause_s >= budget.remaining_s:
+                raise failure.error from failure.__cause__
+            before_pause(failure, pause_s)
+            wait_notice.pause(pause_s, budget.began_s, budget.timeout_s, str(failure))
+        limit_s = min(2 * limit_s, MAX_PAUSE_S)
+    wait_notice.tell_with(None)
+    return result
 
 
 def retry_after_s(value: str | None) -> float | None:
-    """Return the seconds that a Retry-After header asks for (RFC 9110, 10.2.3), or None."""
+    """Return the seconds in a Retry-After header (RFC 9110, 10.2.3), None if it has none."""
     if not value:
         return None
     try:
@@ -142,7 +106,7 @@ def retry_after_s(value: str | None) -> float | None:
 
 
 def http_date_s(date: str) -> float | None:
-    """Return an HTTP date (RFC 9110, 5.6.7) in Unix seconds, None for what is no date."""
+    """Return an HTTP date (RFC 9110, 5.6.7) in Unix seconds, None if *date* is not one."""
     try:
         moment = email.utils.parsedate_to_datetime(date)
         return _utc(moment).timestamp()

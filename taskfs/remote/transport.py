@@ -28,7 +28,7 @@ from taskfs.remote.connection_errors import (
 from taskfs.remote.header_timeout import HeaderTimeoutAdapter
 from taskfs.remote.http_session import HTTPSession, origin_of
 from taskfs.remote.request_log import log_answer
-from taskfs.remote.retry import Budget, Transient, http_date_s, retry_after_s, retrying
+from taskfs.remote.retry import Budget, Transient, http_date_s, retry_after_s, retry_transient
 from taskfs.support.clock import age_clock
 from taskfs.support.stats import Stats
 from taskfs.support.thread_pool import submitted_s
@@ -116,24 +116,20 @@ class Transport:
         quick_s = min(QUICK_S, self.timeout_s / 2)
         return Budget(self.timeout_s, max(since_s, now_s + quick_s - self.timeout_s))
 
-    def retrying(
-        self, what: str, attempt: Callable[[Budget], T], budget: Budget | None = None
-    ) -> T:
-        """Return what *attempt* returns, tried again with backoff and jitter while it is transient.
+    def run_with_retries(self, attempt: Callable[[Budget], T], budget: Budget | None = None) -> T:
+        """Call *attempt* until it does not raise `Transient`, and return its result.
 
-        *attempt* raises `Transient` for a failure worth another try; everything else passes.
-        `Retry-After` is respected; one that lies beyond the budget ends the tries at once. A
-        *budget* may be what is left of a longer operation's.
+        *budget* is the rest of a longer operation's; without it, the operation begins now.
 
         Raises:
-            the error inside the last `Transient` once `timeout_s` seconds are used up.
+            TaskFSError: the error inside the last `Transient`; see `retry_transient`.
         """
 
-        def again(failure: Transient, wait_s: float) -> None:
+        def before_pause(failure: Transient, pause_s: float) -> None:
             self._stats.add(f"{self._side}_retries")
-            log.info("%s; again in %.1f s", failure, wait_s)
+            log.info("%s; retry in %.1f s", failure, pause_s)
 
-        return retrying(attempt, budget or self.budget(), again)
+        return retry_transient(attempt, budget or self.budget(), before_pause)
 
     def send(
         self,
@@ -308,7 +304,7 @@ class Transport:
                         raise Transient(Unavailable(f"{what}: the answer takes too long"))
                 if body.filled == before + size and source.read(1):
                     body.filled = before
-                    raise Transient(BadAnswer(f"{what}: longer than announced"), tries=2)
+                    raise Transient(BadAnswer(f"{what}: longer than announced"), max_tries=2)
             except TRANSPORT_ERRORS as exc:
                 raise Transient(Unavailable(f"{what}: cut short ({cause(exc)})")) from exc
             finally:

@@ -44,8 +44,8 @@ def test_verbose_shows_each_request_and_each_retry(cloud: FakeCloud, tmp_path: P
     assert all(line.startswith("taskfs: GET /tasks: ") for line in lines), lines
     said = [line.removeprefix("taskfs: ") for line in lines]
     assert re.fullmatch(REQUEST.format("/tasks", 503), said[0])
-    assert re.fullmatch(r"GET /tasks: 503 [\w ]+; again in \d\.\d s", said[1])
-    assert re.fullmatch(r"GET /tasks: no answer \(.+\); again in \d\.\d s", said[2])
+    assert re.fullmatch(r"GET /tasks: 503 [\w ]+; retry in \d\.\d s", said[1])
+    assert re.fullmatch(r"GET /tasks: no answer \(.+\); retry in \d\.\d s", said[2])
     assert re.fullmatch(REQUEST.format("/tasks", 200), said[3]) and len(said) == 4
     assert taskfs("list").stderr == ""
 

@@ -319,9 +319,7 @@ def error_of(url: str, *, timeout_s: float, answered: str = "") -> TaskFSError:
         if answered:
             transport.send("GET it", "GET", answered, transport.budget()).close()
         with pytest.raises(TaskFSError) as caught:
-            transport.retrying(
-                "GET it", lambda budget: transport.send("GET it", "GET", url, budget)
-            )
+            transport.run_with_retries(lambda budget: transport.send("GET it", "GET", url, budget))
         return caught.value
     finally:
         transport.close()

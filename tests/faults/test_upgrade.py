@@ -194,7 +194,7 @@ def fail_once():
         return True
     tries = [0, 1]
     budget = retries.Budget(10.0, time.monotonic())
-    assert retries.retrying(attempt, budget, lambda *failure: None)
+    assert retries.retry_transient(attempt, budget, lambda *failure: None)
 
 def decode():
     assert decoders.make_deflate_decoder()

@@ -53,7 +53,6 @@ THIRD_PARTY: Final[Mapping[str, frozenset[str]]] = {
         "platformdirs": ["options", "support.logs"],
         "requests": ["remote"],
         "rich": ["cli"],
-        "tenacity": ["remote.retry"],
         "tomli": ["sources"],
         "urllib3": ["remote"],
         "zlib_ng": ["archive.decoders", "support.checksum"],

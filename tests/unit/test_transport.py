@@ -41,7 +41,7 @@ def get(transport: Transport, url: str, **options: Any) -> bytes:
         transport.receive("GET it", response, budget, body)
         return bytes(body)
 
-    return transport.retrying("GET it", attempt)
+    return transport.run_with_retries(attempt)
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 501, 502, 503, 504, 507, 520, 527, 598])
@@ -306,7 +306,7 @@ def test_retries_are_logged_and_counted(cloud: FakeCloud, caplog: pytest.LogCapt
     counts = stats.snapshot()
     assert (counts["api_requests"], counts["api_retries"]) == (3, 2)
     assert counts["api_bytes"] >= len(body)
-    retries = [record for record in caplog.messages if "; again in " in record]
+    retries = [record for record in caplog.messages if "; retry in " in record]
     assert len(retries) == 2
     assert all(text.count("GET it") == 1 for text in retries)
     assert "secret" not in caplog.text
