@@ -127,3 +127,17 @@ class MountError(TaskFSError):
     """The mount cannot be made or unmade; the text names the fix."""
 
     errno = errno.EIO
+
+
+class ArchiveLate(Unavailable):
+    """The task succeeded, but its archive did not appear in time."""
+
+
+class NoSpace(TaskFSError):
+    """The disk has less free space than a download needs."""
+
+    errno = errno.ENOSPC
+
+
+class TargetRefused(TaskFSError):
+    """The target's file system cannot hold this file; other files may be possible."""

@@ -18,7 +18,7 @@ from taskfs.errors import CorruptData, NotFound, Unsupported
 from taskfs.model import format_count, format_size
 
 if TYPE_CHECKING:
-    from taskfs.download.fetch import DownloadItem, Progress
+    from taskfs.download.run import DownloadItem, ProgressCallback
     from taskfs.remote.api_client import TaskClient
 
 
@@ -76,12 +76,12 @@ def download(
     """
     _check_usage(task_ids, filenames, output_dir, archive)
     with open_session(settings) as (config, client):
-        fetches: list[DownloadItem] = []
+        items: list[DownloadItem] = []
         plan = _Plan(client, inputs, filenames, archive)
         for task_id in dict.fromkeys(task_ids):
-            fetches += plan.of(task_id, _target(config, task_id, output_dir, inputs))
+            items += plan.of(task_id, _target(config, task_id, output_dir, inputs))
         _end_in_good_order()
-        return _fetch(fetches)
+        return _fetch(items)
 
 
 def _end_in_good_order() -> None:
@@ -119,11 +119,11 @@ class _Plan:
     def __init__(
         self, client: "TaskClient", inputs: bool, filenames: Sequence[str], whole: bool
     ) -> None:
-        from taskfs.download.plan import Archives
+        from taskfs.download.archives import ArchiveOpener
         from taskfs.tasks.archives import ArchiveKind
 
         self._client = client
-        self._archives = Archives(client)
+        self._opener = ArchiveOpener(client)
         self._which = ArchiveKind.INPUT if inputs else ArchiveKind.OUTPUT
         self._filenames = filenames
         self._whole = whole
@@ -135,44 +135,44 @@ class _Plan:
 
         with known_task(task_id):
             self._client.get_status(task_id)  # a 404 here means the task, later an archive
-        archive = self._archives.wait_for(task_id, self._which)
+        archive = self._opener.open(task_id, self._which)
         if self._whole:
             return plan_archive(archive, target, f"{self._which.value}.zip")
         try:
-            fetches = plan_members(archive, target, self._filenames)
+            items = plan_members(archive, target, self._filenames)
         except NotFound as exc:
             raise NotFound(f"task {task_id}: {exc}") from None
         except (CorruptData, Unsupported) as exc:
             hint = "`taskfs download --archive` gets the archive as it is"
             raise type(exc)(f"task {task_id}: {exc}: {hint}") from None
-        return make_resumable(fetches, target, reopener(self._client, task_id, self._which))
+        return make_resumable(items, target, reopener(self._client, task_id, self._which))
 
 
-def _fetch(fetches: "Sequence[DownloadItem]") -> int:
+def _fetch(items: "Sequence[DownloadItem]") -> int:
     """Fetch all, with a bar on a terminal; return the exit status."""
-    from taskfs.download import fetch as fetching
-    from taskfs.download import plan as engine
+    from taskfs.download.fetch import download_all
+    from taskfs.download.plan import check_space
 
-    engine.check_space(fetches)
-    total = sum(fetch.size for fetch in fetches)
+    check_space(items)
+    total = sum(item.remaining_bytes for item in items)
     warnings: list[str] = []
     with _progress_bar(total) as advance:
-        failures = fetching.run(fetches, advance, warnings.append)
+        failures = download_all(items, advance, warnings.append)
     for warning in warnings:
         complain(f"warning: {warning}")
     for failure in failures:
         complain(f"{failure.path}: {failure.error}")
     if failures:
-        were = "was" if len(fetches) == 1 else "were"
-        complain(f"{len(failures)} of {format_count(len(fetches), 'file')} {were} not downloaded")
+        were = "was" if len(items) == 1 else "were"
+        complain(f"{len(failures)} of {format_count(len(items), 'file')} {were} not downloaded")
     elif sys.stderr.isatty():
-        done = f"{format_count(len(fetches), 'file')} ({format_size(total)}) downloaded"
-        click.echo(done if fetches else "everything is there already", err=True)
+        done = f"{format_count(len(items), 'file')} ({format_size(total)}) downloaded"
+        click.echo(done if items else "everything is there already", err=True)
     return 1 if failures else 0
 
 
 @contextlib.contextmanager
-def _progress_bar(total: int) -> "Iterator[Progress]":
+def _progress_bar(total: int) -> "Iterator[ProgressCallback]":
     """Yield what counts bytes: into a bar on standard error, if that is a terminal."""
     if not is_terminal(sys.stderr) or not total:
         yield lambda size: None

@@ -12,7 +12,7 @@ from taskfs.cli import completers as candidates
 from taskfs.cli.console import StatusLine, complain, known_task, open_session
 from taskfs.cli.options import Settings, config_options, reads
 from taskfs.cli.tasks import parse_task_id
-from taskfs.errors import BadAnswer, TaskFSError, Unavailable, Unreachable
+from taskfs.errors import ArchiveLate, BadAnswer, TaskFSError, Unavailable, Unreachable
 from taskfs.model import Task, TaskStatus, format_elapsed
 from taskfs.options import parse_positive_duration
 
@@ -163,13 +163,13 @@ class _Watch:
 
         An archive that cannot be read is there: `download` will say what is wrong with it.
         """
-        from taskfs.download.plan import ARCHIVE_GRACE_S, ArchiveLate, Archives
-        from taskfs.tasks.archives import ArchiveKind
+        from taskfs.download.archives import ArchiveOpener
+        from taskfs.tasks.archives import ARCHIVE_GRACE_S, ArchiveKind
 
-        archives = Archives(self._client)
+        opener = ArchiveOpener(self._client)
         while True:
             try:
-                archives.wait_for(self._id, ArchiveKind.OUTPUT, self._remaining_s(ARCHIVE_GRACE_S))
+                opener.open(self._id, ArchiveKind.OUTPUT, self._remaining_s(ARCHIVE_GRACE_S))
             except (ArchiveLate, Unreachable):
                 raise
             except (Unavailable, BadAnswer) as exc:

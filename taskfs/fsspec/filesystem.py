@@ -17,13 +17,13 @@ from fsspec import AbstractFileSystem
 
 from taskfs.api_key import Secret
 from taskfs.config import load_config
-from taskfs.download.fetch import chunks
 from taskfs.errors import ConfigError
 from taskfs.fsspec.block_file import BlockFile
 from taskfs.fsspec.file import TaskFile
 from taskfs.fsspec.globbing import may_hold
 from taskfs.fsspec.node_info import describe, kind, listing, resolve
 from taskfs.fsspec.shared_core import SharedCore, as_oserror, shared_core
+from taskfs.support.chunks import read_chunks
 from taskfs.tree.archive_nodes import RawArchiveNode
 from taskfs.tree.control_nodes import CONTROL_DIR
 from taskfs.tree.handles import Handle
@@ -342,7 +342,7 @@ class TaskFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is unt
 
 def _read(handle: Handle, start: int | None, end: int | None) -> bytes:
     begin, stop, _ = slice(start, end).indices(handle.size)
-    return b"".join(chunks(handle.read_at, begin, stop))
+    return b"".join(read_chunks(handle.read_at, begin, stop))
 
 
 def _raise_unless_missing(error: OSError) -> None:
