@@ -1,6 +1,5 @@
 """`taskfs wait`."""
 
-import errno
 import json
 import sys
 import time
@@ -12,7 +11,14 @@ from taskfs.cli import completers as candidates
 from taskfs.cli.console import StatusLine, complain, known_task, open_session
 from taskfs.cli.options import Settings, config_options, reads
 from taskfs.cli.tasks import parse_task_id
-from taskfs.errors import ArchiveLate, BadAnswer, TaskFSError, Unavailable, Unreachable
+from taskfs.errors import (
+    ArchiveLate,
+    BadAnswer,
+    TaskFSError,
+    Unavailable,
+    Unreachable,
+    WaitTimeout,
+)
 from taskfs.model import Task, TaskStatus, format_elapsed
 from taskfs.options import parse_positive_duration
 
@@ -20,12 +26,6 @@ if TYPE_CHECKING:
     from taskfs.remote.api_client import TaskClient
 
 POLL_S = 1.0
-
-
-class TimeIsUp(TaskFSError):
-    """The limit that the user set has passed."""
-
-    errno = errno.ETIMEDOUT
 
 
 @click.command(short_help="Wait until a task has ended.")
@@ -202,5 +202,5 @@ class _Watch:
     def _pause(self, state: str) -> None:
         pause_s = self._remaining_s(POLL_S)
         if not pause_s:
-            raise TimeIsUp(f"task {self._id} is still {state} after {self._limit_s:g} s")
+            raise WaitTimeout(f"task {self._id} is still {state} after {self._limit_s:g} s")
         time.sleep(pause_s)

@@ -50,8 +50,8 @@ MAX_REFUSAL: Final = 4096
 NO_SUFFIX: Final = frozenset({400, 416, 501})
 
 
-class EmptyObject(BadAnswer):
-    """The object has no bytes, so no range of it can be asked for."""
+class _EmptyObject(BadAnswer):
+    """A signal to `fetch_tail`: the object has no bytes, so it has no range."""
 
 
 class _Part(NamedTuple):
@@ -106,7 +106,7 @@ class StoredObject:
 
         try:
             return self._run(attempt)
-        except EmptyObject:
+        except _EmptyObject:
             return Fetched(0, b"", ObjectVersion(0, ""))
 
     def _first(self, length: int, budget: Budget) -> tuple[requests.Response, _Part]:
@@ -183,7 +183,7 @@ class StoredObject:
             raise StaleObject(f"{self.path}: the object was replaced")
         if status == 416 and size == 0:
             response.close()
-            raise EmptyObject(f"{self.path}: the object is empty")
+            raise _EmptyObject(f"{self.path}: the object is empty")
         if status in returned:
             return response
         code = self._error_code(response, budget)
