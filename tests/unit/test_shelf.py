@@ -235,7 +235,7 @@ def test_what_a_long_listing_told_is_kept_for_longer_and_waited_for(
 
 
 @pytest.mark.parametrize("disk", [False, True])
-def test_an_answer_on_its_way_is_forgotten_too(
+def test_an_answer_before_reply_is_forgotten_too(
     api: FakeAPI, pool: ThreadPoolExecutor, clock: Clock, tmp_path: Path, disk: bool
 ) -> None:
     """README, The tree: refresh (write: forget what is cached): also what is just being fetched."""
@@ -247,11 +247,11 @@ def test_an_answer_on_its_way_is_forgotten_too(
     put(api, Odd(b"artifacts/old", b"x"))
 
     def meanwhile() -> None:
-        api.objects[PATH].on_its_way = lambda: None
+        api.objects[PATH].before_reply = lambda: None
         put(api, Odd(b"artifacts/new", b"y"))
         shelf.forget()
 
-    api.objects[PATH].on_its_way = meanwhile
+    api.objects[PATH].before_reply = meanwhile
     get(shelf)  # who asked before may get the old one
     assert get(shelf).index.lookup("new") is not None
     assert get(shelf).index.lookup("old") is None
@@ -315,7 +315,7 @@ def test_who_asks_while_an_index_is_forgotten_gets_the_new_one(
         forget_index(archive)
 
     def meanwhile() -> None:
-        api.objects[PATH].on_its_way = lambda: None
+        api.objects[PATH].before_reply = lambda: None
         put(api, Odd(b"artifacts/new", b"y"))
         shelf.forget()
 
@@ -325,7 +325,7 @@ def test_who_asks_while_an_index_is_forgotten_gets_the_new_one(
         monkeypatch.setattr(Archive, "forget_index", ask_and_forget)
         shelf.replaced("t", ArchiveKind.OUTPUT, archive)
     else:
-        api.objects[PATH].on_its_way = meanwhile
+        api.objects[PATH].before_reply = meanwhile
         monkeypatch.setattr(Archive, "forget_index", ask_and_forget)
         get(shelf)
     assert len(asked) == 1
@@ -338,11 +338,11 @@ def test_an_answer_to_an_older_record_does_not_count(shelf: ArchiveRegistry, api
     put(api, Odd(b"artifacts/old", b"x"))
 
     def meanwhile() -> None:
-        api.objects[PATH].on_its_way = lambda: None
+        api.objects[PATH].before_reply = lambda: None
         put(api, Odd(b"artifacts/new", b"y"))
         assert get(shelf, done(end_ns=2)).index.lookup("new") is not None
 
-    api.objects[PATH].on_its_way = meanwhile
+    api.objects[PATH].before_reply = meanwhile
     get(shelf, done(end_ns=1))
     assert get(shelf, done(end_ns=2)).index.lookup("new") is not None
 

@@ -1,4 +1,4 @@
-"""What the mounted cloud holds, in every version that there ever was."""
+"""The tasks of the mounted cloud, with every version of their files, and damage to the cache."""
 
 from __future__ import annotations
 
@@ -18,41 +18,41 @@ Files = dict[str, bytes]
 
 
 @dataclass
-class Place:
-    """One task's outputs. `versions` only grows; the last is what the store has now.
+class TaskFiles:
+    """The outputs of one task. `versions` only grows; the last one is the store's current version.
 
-    *is_checked*: bytes may be flipped on their way to it, so it is only read from start to end,
-    where every flip is found (README, What is not promised).
+    *is_damaged*: the injector flips bytes of its archive in transit. Readers then read whole files
+    only, because the CRC-32 covers whole files.
     """
 
-    task: str
+    id: str
     is_replaced: bool = False
-    is_checked: bool = False
+    is_damaged: bool = False
     versions: list[Files] = field(default_factory=list)
-    members_stop: int = 0  # where the members' bytes end in the archive
+    members_stop: int = 0  # offset in the archive where the members end
 
 
-class World:
-    """The tasks of a cloud. Safe for concurrent use: lists only grow, under one lock."""
+class Dataset:
+    """The tasks of a cloud. Safe for concurrent use: the lists only grow, under one lock."""
 
     def __init__(self, cloud: FakeCloud, rng: random.Random) -> None:
         self.cloud = cloud
         self._rng = rng
         self._lock = threading.Lock()
-        self.places = [Place(self._add()) for _ in range(4)]
-        self.places += [Place(self._add(), is_replaced=True) for _ in range(2)]
-        self.places += [Place(self._add(), is_replaced=True, is_checked=True) for _ in range(2)]
-        for place in self.places:
-            self.replace(place)
+        self.tasks = [TaskFiles(self._add()) for _ in range(4)]
+        self.tasks += [TaskFiles(self._add(), is_replaced=True) for _ in range(2)]
+        self.tasks += [TaskFiles(self._add(), is_replaced=True, is_damaged=True) for _ in range(2)]
+        for task in self.tasks:
+            self.replace(task)
         self.running = [cloud.add_task(status="computation-started") for _ in range(20)]
 
     def _add(self) -> str:
         return self.cloud.add_task(end_time=LONG_AGO)
 
-    def replace(self, place: Place) -> None:
-        """Put another version of the place's archive into the store."""
-        number = len(place.versions)
-        scale = 1 if place.is_replaced else 4
+    def replace(self, task: TaskFiles) -> None:
+        """Store a new version of the task's archive."""
+        number = len(task.versions)
+        scale = 1 if task.is_replaced else 4
         files = self._files(number, scale)
         methods = {"stored": STORED, "bzip2": BZIP2, "lzma": LZMA}
         entries = [
@@ -60,10 +60,10 @@ class World:
             for name, body in files.items()
         ]
         archive = build(entries)
-        with self._lock:  # who reads the new one finds it among the versions
-            place.versions.append(files)
-            place.members_stop = int.from_bytes(archive[-6:-2], "little")
-            self.cloud.put_object(f"{place.task}/output.zip", archive)
+        with self._lock:  # add the version first: a reader may see it at once
+            task.versions.append(files)
+            task.members_stop = int.from_bytes(archive[-6:-2], "little")
+            self.cloud.put_object(f"{task.id}/output.zip", archive)
 
     def _files(self, number: int, scale: int) -> Files:
         seed = self._rng.randrange(1 << 30)
@@ -79,8 +79,8 @@ class World:
             files[f"small/{index % 4}/{index}"] = head * (1 + index * 3)
         return files
 
-    def start_one(self) -> str:
-        """Add a task that runs, to be killed; return its id."""
+    def start_task(self) -> str:
+        """Add a running task and return its id."""
         return self.cloud.add_task(status="computation-started")
 
 
@@ -108,7 +108,7 @@ DAMAGES: Final[tuple[Callable[[Path, random.Random], None], ...]] = (
 
 
 def damage_cache(directory: Path, rng: random.Random) -> str:
-    """Do some harm to the cache; return what it was."""
+    """Damage, truncate or delete files of the cache; return a description."""
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     if not files:
         return "cache: nothing to damage"
@@ -119,5 +119,5 @@ def damage_cache(directory: Path, rng: random.Random) -> str:
         try:
             rng.choice(DAMAGES)(path, rng)
         except FileNotFoundError:
-            continue  # the daemon made room
+            continue  # the daemon evicted the file
     return "cache: damaged"
