@@ -120,7 +120,7 @@ class _Plan:
         self, client: "TaskClient", inputs: bool, filenames: Sequence[str], whole: bool
     ) -> None:
         from taskfs.download.archives import ArchiveOpener
-        from taskfs.tasks.archives import ArchiveKind
+        from taskfs.tasks.archive_kind import ArchiveKind
 
         self._client = client
         self._opener = ArchiveOpener(client)

@@ -164,7 +164,7 @@ class _Watch:
         An archive that cannot be read is there: `download` will say what is wrong with it.
         """
         from taskfs.download.archives import ArchiveOpener
-        from taskfs.tasks.archives import ARCHIVE_GRACE_S, ArchiveKind
+        from taskfs.tasks.archive_kind import ARCHIVE_GRACE_S, ArchiveKind
 
         opener = ArchiveOpener(self._client)
         while True:

@@ -10,7 +10,7 @@ from taskfs.model import Task
 from taskfs.remote.api_client import TaskClient
 from taskfs.support.interruptible_wait import Waiter
 from taskfs.support.stats import Stats
-from taskfs.tasks.archives import ARCHIVE_GRACE_S, ArchiveKind
+from taskfs.tasks.archive_kind import ARCHIVE_GRACE_S, ArchiveKind, remaining_grace_s
 
 POLL_S: Final = 1.0  # between two looks for a late archive: the upload takes seconds
 
@@ -38,8 +38,8 @@ class ArchiveOpener:
             except NotFound:
                 pass
             if deadline is None:
-                grace_s = self._remaining_grace_s(task, kind)
-                if grace_s <= 0:
+                grace_s = remaining_grace_s(task, kind, self._client.clock_offset_s)
+                if not grace_s:
                     raise NotFound(_why_no_archive(task, kind))
                 deadline = time.monotonic() + min(grace_s, max_wait_s)
             remaining_s = deadline - time.monotonic()
@@ -48,15 +48,6 @@ class ArchiveOpener:
                     f"task {task_id} succeeded, but its archive did not appear in time"
                 )
             time.sleep(min(POLL_S, remaining_s))
-
-    def _remaining_grace_s(self, task: Task, kind: ArchiveKind) -> float:
-        """Return for how many seconds the archive may still appear; 0 or less for never."""
-        if kind is not ArchiveKind.OUTPUT or task.status != "success":
-            return 0.0
-        if task.end_ns is None:
-            return ARCHIVE_GRACE_S
-        now_s = time.time() + (self._client.clock_offset_s or 0.0)
-        return ARCHIVE_GRACE_S - max(0.0, now_s - task.end_ns / 1e9)
 
 
 def _why_no_archive(task: Task, kind: ArchiveKind) -> str:

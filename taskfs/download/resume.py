@@ -23,7 +23,7 @@ from taskfs.errors import StaleObject
 from taskfs.remote.api_client import TaskClient
 from taskfs.support.interruptible_wait import Waiter
 from taskfs.support.stats import Stats
-from taskfs.tasks.archives import ArchiveKind
+from taskfs.tasks.archive_kind import ArchiveKind
 
 # Compressed bytes from which a member is resumable. A smaller one downloads again in seconds, which
 # is not worth the space of a second copy.

@@ -11,8 +11,8 @@ from typing import Any, Final, NamedTuple
 from taskfs.errors import NoAttribute, ReadOnly, TaskFSError
 from taskfs.support.buffers import Buffer
 from taskfs.support.redaction import redact
-from taskfs.tasks.archives import PageCacheMode
 from taskfs.tree.nodes import Attrs, Entry
+from taskfs.tree.page_cache import PageCacheMode
 from taskfs.tree.tree import Tree
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,8 @@ from taskfs.errors import (
 from taskfs.model import ObjectVersion
 from taskfs.support.buffers import Buffer
 from taskfs.support.interruptible_wait import Waiter
-from taskfs.tasks.archives import ArchiveRegistry, Lease, PageCacheMode
+from taskfs.tasks.archives import ArchiveRegistry
+from taskfs.tree.page_cache import Lease, PageCache, PageCacheMode
 
 # Seconds. A read that the kernel repeats within this time after a timeout fails at once.
 REPETITION_S: Final = 0.2
@@ -145,19 +146,19 @@ class ArchiveHandle:
     def __init__(
         self,
         reader: MemberReader | ReadAheadReader,
-        size: int,
         archive: Archive,
         lease: Lease,
-        mode: PageCacheMode,
         archives: ArchiveRegistry,
+        page_cache: PageCache,
     ) -> None:
-        self.mode = mode
-        self.size = size
+        self.mode = lease.mode
+        self.size = lease.size
         self.version = archive.version
         self._reader = reader
         self._archive = archive
         self._lease = lease
         self._archives = archives
+        self._page_cache = page_cache
         self._stale = ""  # why, once the version is gone
         self._unanswered: tuple[int, float, Unavailable] | None = None  # offset, time, failure
 
@@ -175,7 +176,6 @@ class ArchiveHandle:
         if offset >= self.size:
             return b""
         self._refuse_repetition(offset)
-        task_id, kind = self._lease.key
         try:
             piece = read(offset, size)
             self._archive.engine.stats.add("served_bytes", len(piece))
@@ -186,13 +186,15 @@ class ArchiveHandle:
             raise
         except StaleObject as exc:
             self._stale = str(exc)
-            self._archives.replaced(task_id, kind, self._archive)
+            self._archives.discard(self._lease.key, self._archive)
             raise
         except NotFound:
-            self._archives.replaced(task_id, kind, self._archive)
+            self._archives.discard(self._lease.key, self._archive)
             raise
         except CorruptData:
-            self._archives.damaged(task_id, kind, self._archive, self._lease.path)
+            # The directory may be what is wrong, so it is read again, too.
+            self._page_cache.note_damaged(self._lease)
+            self._archives.discard(self._lease.key, self._archive)
             raise
 
     def take_pushable(self) -> range:
@@ -202,7 +204,7 @@ class ArchiveHandle:
 
     def _is_cut_elsewhere(self) -> bool:
         """Whether the kernel knows a newer, longer version: it would fill the gap with zeros."""
-        return self.mode is not PageCacheMode.DIRECT and self._archives.is_outdated(self._lease)
+        return self.mode is not PageCacheMode.DIRECT and self._page_cache.is_outdated(self._lease)
 
     def _refuse_repetition(self, offset: int) -> None:
         unanswered = self._unanswered
@@ -217,7 +219,7 @@ class ArchiveHandle:
 
     def close(self) -> None:
         self._reader.close()
-        self._archives.release(self._lease)
+        self._page_cache.release(self._lease)
 
 
 class HandleTable:

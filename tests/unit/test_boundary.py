@@ -26,9 +26,9 @@ from taskfs.fuse.kernel.session import Session, interrupted
 from taskfs.fuse.operations import TaskOperations
 from taskfs.support.buffers import Buffer
 from taskfs.support.interruptible_wait import Waiter
-from taskfs.tasks.archives import PageCacheMode
 from taskfs.tree.handles import ControlHandle, HandleTable
 from taskfs.tree.nodes import Attrs, Directory, Entry, Node
+from taskfs.tree.page_cache import PageCacheMode
 from taskfs.tree.tree import Tree
 from tests.mounts import ROOT
 

@@ -36,8 +36,8 @@ from taskfs.fuse.kernel.protocol import (
 )
 from taskfs.fuse.operations import DirectoryListing, OpenResult, StatFs, TaskOperations
 from taskfs.support.buffers import Buffer
-from taskfs.tasks.archives import PageCacheMode
 from taskfs.tree.nodes import DIRECTORY_MODE, Entry
+from taskfs.tree.page_cache import PageCacheMode
 
 Answer = Sequence[Buffer]
 NO_ANSWER: Final[Answer] = ()  # FORGET has none
@@ -245,7 +245,7 @@ class Dispatch:
             listing.listed = self._operations("readdir", listing.path)
         entries, known_attrs, attr_lifetime_s = listing.listed
         answer, packer = [], self._packer
-        # Before the attributes are looked up: see `ArchiveRegistry.attr_lifetime`.
+        # Before the attributes are looked up: see `PageCache.attr_lifetime`.
         valid = packer.valid(attr_lifetime_s())
         for number in range(offset, len(entries) + len(_DOTS)):
             dots = number < len(_DOTS)

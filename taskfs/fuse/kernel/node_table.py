@@ -16,7 +16,7 @@ class NodeTable:
     A node is kept as the path of its directory and its name. Both strings exist elsewhere, so
     100,000 nodes take little memory. The nodeid is derived from their hash, so no second table is
     needed; a collision takes the next free number. Paths never change, because the file system has
-    no rename. Versions of an archive are told apart by the `ArchiveRegistry`, not here.
+    no rename. `PageCache` tells the versions of an archive apart, not this table.
     """
 
     def __init__(self) -> None:
