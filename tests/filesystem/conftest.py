@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from taskfs.fsspec import shared_core as sharing
 from taskfs.fsspec.filesystem import TaskFileSystem
+from taskfs.fsspec.shared_core import close_cores
 from tests.fake_api import FakeCloud
 
 NewFs = Callable[..., TaskFileSystem]
@@ -26,10 +26,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_core_outlives_its_cloud(cloud: FakeCloud) -> Iterator[None]:
-    """Closes the connections before the cloud does."""
+    """Close the connections before the cloud ends."""
     yield
-    for shared in list(sharing._shared.values()):
-        shared.core.close()
+    close_cores()
     TaskFileSystem.clear_instance_cache()
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from taskfs.demo.endpoint import RequestRecord
 from taskfs.fsspec.filesystem import TaskFileSystem
+from taskfs.fsspec.shared_core import SharedCore
 from tests.fake_api import FakeCloud
 from tests.mounts import ROOT, eventually
 from tests.zips import cheap_bytes
@@ -90,6 +91,13 @@ def test_a_forked_child_may_hold_no_lock_of_its_parent(by_environment: FakeCloud
         reader.join(PATIENCE_S)
 
 
+def core_of(fs: TaskFileSystem, path: str) -> SharedCore:
+    """Return the core that *fs* opens files with."""
+    handle, shared = fs.open_handle(path)
+    handle.close()
+    return shared
+
+
 def test_threads_share_one_core(by_environment: FakeCloud) -> None:
     """Issue 5, 4: instance caching of fsspec respected: it makes an instance for each thread, and
     all of them share connections and caches."""
@@ -106,10 +114,12 @@ def test_threads_share_one_core(by_environment: FakeCloud) -> None:
     for thread in threads:
         thread.join(PATIENCE_S)
     assert [right for _, right in found] == [True] * 6
-    assert len({id(fs._core) for fs, _ in found}) == 1
+    cores = [core_of(fs, f"{task}/status") for fs, _ in found]
+    assert len(set(map(id, cores))) == 1
     paths = [record.path for record in by_environment.requests]
     assert paths.count("/tasks") == 1
-    assert fsspec.filesystem("taskfs", timeout="7s")._core is not found[0][0]._core
+    other = fsspec.filesystem("taskfs", timeout="7s")
+    assert core_of(other, f"{task}/status") is not cores[0]
 
 
 def test_nothing_is_left_behind(by_environment: FakeCloud) -> None:
@@ -125,20 +135,21 @@ def test_nothing_is_left_behind(by_environment: FakeCloud) -> None:
     eventually(lambda: not any(thread.is_alive() for thread in mine))
 
 
-def test_files_nobody_closed_are_given_back(by_environment: FakeCloud) -> None:
+def test_unclosed_files_are_closed_by_the_next_open(by_environment: FakeCloud) -> None:
     """README, From Python: a file that is lost is closed by the next open, outside of the garbage
     collection, which may come while locks are held."""
     task = by_environment.add_task(outputs={"a": WORDS})
     fs = fsspec.filesystem("taskfs")
     path = f"{task}/outputs/a"
+    core = core_of(fs, path)
     fs.open(path).read(10)
     ring: list[Any] = [fs.open(path)]
     ring.append(ring)
     del ring
     gc.collect()
-    assert 1 <= len(fs._core.left) <= 2
+    assert 1 <= len(core.unclosed) <= 2
     fs.open(path).close()
-    assert not fs._core.left
+    assert not core.unclosed
 
 
 PROGRAM: Final = """
@@ -158,7 +169,7 @@ def begin_of(record: RequestRecord) -> int:
     return int((record.range or "bytes=0-").removeprefix("bytes=").partition("-")[0] or 0)
 
 
-def test_the_end_waits_for_nobody(by_environment: FakeCloud) -> None:
+def test_exit_waits_for_no_request(by_environment: FakeCloud) -> None:
     """Issue 5, 4: threads closed at exit without hanging the interpreter, also while the store is
     silent in the middle of what was fetched ahead; and no FUSE was loaded."""
     noise = os.urandom(16_000_000)
