@@ -13,12 +13,12 @@ from taskfs.cli.columns import GAP, Column, columns_that_fit
 from taskfs.cli.options import Settings
 from taskfs.config import Config
 from taskfs.errors import AccessDenied, ConfigError, NotFound, TaskFSError, Unavailable
+from taskfs.support.formatting import escape_controls
 
 if TYPE_CHECKING:
     from taskfs.remote.api_client import TaskClient
     from taskfs.tasks.offline import OfflineAPI
 
-_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 
 # What to do about errors whose texts come from the other side.
 _FIXES: dict[type[Exception], str] = {
@@ -115,14 +115,9 @@ def complain(text: str) -> None:
     """Print one line to standard error, without secrets, control characters or line breaks."""
     from taskfs.support.redaction import redact
 
-    line = printable(" ".join(redact(text).split()))
+    line = escape_controls(" ".join(redact(text).split()))
     with contextlib.suppress(OSError, ValueError):  # nobody reads it: the exit status remains
         print(f"taskfs: {line}", file=sys.stderr, flush=True)
-
-
-def printable(text: str) -> str:
-    """Return *text* with control characters as `\\xNN`: a name must not steer the terminal."""
-    return text.translate(_CONTROLS)
 
 
 def local_time(time_ns: int | None) -> str:
@@ -142,7 +137,7 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
 
     No cell is cut. Where the columns that always stay do not fit either, each cell has a line.
     """
-    rows = [[printable(cell) for cell in row] for row in rows]
+    rows = [[escape_controls(cell) for cell in row] for row in rows]
     if is_terminal(sys.stdout):
         _draw_table(columns, rows)
     else:
@@ -199,10 +194,10 @@ class StatusLine:
         """Show *state*; *detail*, which changes all the time, appears on a terminal only."""
         if self._in_place:
             text = f"{state}, {detail}" if detail else state
-            self._stream.write(f"\r\x1b[K{printable(text)}")
+            self._stream.write(f"\r\x1b[K{escape_controls(text)}")
             self._open = True
         elif state != self._last:
-            self._stream.write(printable(state) + "\n")
+            self._stream.write(escape_controls(state) + "\n")
         self._last = state
         self._stream.flush()
 

@@ -18,12 +18,12 @@ from typing import Final, NamedTuple
 import click
 
 from taskfs.api_key import FoundKey, find_api_key
-from taskfs.cli.console import cache_problem, configure_logging, printable, with_fix
+from taskfs.cli.console import cache_problem, configure_logging, with_fix
 from taskfs.cli.options import Settings, config_options
 from taskfs.config import Config
 from taskfs.errors import ConfigError, TaskFSError
 from taskfs.fuse.mountpoint import FUSE_PACKAGES, is_dead, our_mounts, why_not_set_uid
-from taskfs.model import format_size
+from taskfs.support.formatting import escape_controls, format_size
 from taskfs.support.installation import extra_fix
 
 MAX_CLOCK_OFFSET_S: Final = 60.0
@@ -110,7 +110,7 @@ def doctor(settings: Settings, as_json: bool) -> int:
         word, text = _outcome(check, surroundings)
         outcomes.append({"name": name, "result": word, "text": text})
         if not as_json:
-            click.echo(f"{word:<4} {name}: {printable(text)}")
+            click.echo(f"{word:<4} {name}: {escape_controls(text)}")
     if as_json:
         click.echo(json.dumps(outcomes, indent=2))
     return 1 if any(outcome["result"] == "FAIL" for outcome in outcomes) else 0

@@ -15,7 +15,7 @@ from taskfs.cli.options import EPILOG, Settings, config_options, reads
 from taskfs.cli.tasks import parse_task_id
 from taskfs.config import Config
 from taskfs.errors import CorruptData, NotFound, Unsupported
-from taskfs.model import format_count, format_size
+from taskfs.support.formatting import format_count, format_size
 
 if TYPE_CHECKING:
     from taskfs.download.run import DownloadItem, ProgressCallback

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, Final
 
-from taskfs.cli.console import aligned, local_time, printable
-from taskfs.model import Task, format_elapsed, format_size
+from taskfs.cli.console import aligned, local_time
+from taskfs.model import Task
+from taskfs.support.formatting import escape_controls, format_elapsed, format_size
 
 _SECONDS: Final = (
     ("total_seconds", "Total"),
@@ -59,7 +60,7 @@ def _pairs(pairs: Iterable[tuple[str, Any]]) -> Iterator[str]:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    return aligned([[printable(cell) for cell in row] for row in rows]) if rows else iter(())
+    return aligned([[escape_controls(cell) for cell in row] for row in rows]) if rows else iter(())
 
 
 def _heading(record: Mapping[str, Any], task: Task, now_ns: int) -> Iterator[tuple[str, Any]]:

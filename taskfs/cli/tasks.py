@@ -28,8 +28,9 @@ from taskfs.errors import (
     TaskFSError,
     Unavailable,
 )
-from taskfs.model import Task, TaskStatus, format_elapsed
+from taskfs.model import Task, TaskStatus
 from taskfs.options import parse_positive_duration, parse_text
+from taskfs.support.formatting import format_elapsed
 from taskfs.tasks.filter_check import check_filter, statuses_explained
 
 if TYPE_CHECKING:

@@ -19,8 +19,9 @@ from taskfs.errors import (
     Unreachable,
     WaitTimeout,
 )
-from taskfs.model import Task, TaskStatus, format_elapsed
+from taskfs.model import Task, TaskStatus
 from taskfs.options import parse_positive_duration
+from taskfs.support.formatting import format_elapsed
 
 if TYPE_CHECKING:
     from taskfs.remote.api_client import TaskClient

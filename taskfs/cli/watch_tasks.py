@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 from taskfs.cli import columns
 from taskfs.cli.report import format_money
 from taskfs.errors import TaskFSError
-from taskfs.model import Task, format_elapsed
+from taskfs.model import Task
+from taskfs.support.formatting import format_elapsed
 
 if TYPE_CHECKING:
     from taskfs.remote.api_client import TaskClient

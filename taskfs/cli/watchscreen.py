@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from taskfs.cli.columns import GAP, columns_that_fit
-from taskfs.cli.console import STATUS_STYLES, printable
+from taskfs.cli.console import STATUS_STYLES
 from taskfs.cli.watch_tasks import COLUMNS, Snapshot
 from taskfs.model import Task
+from taskfs.support.formatting import escape_controls
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -104,7 +105,9 @@ class Screen:
             Text(self._headline(), no_wrap=True, overflow="ellipsis"),
             table if rows else Text("No unfinished tasks." if self.snapshot else ""),
             Text(
-                f"\n{printable(question or self.failure or self.message)}", "bold", overflow="fold"
+                f"\n{escape_controls(question or self.failure or self.message)}",
+                "bold",
+                overflow="fold",
             ),
             Text(ASKING_SHOWN if self.asking else KEYS_SHOWN, "dim"),
         )
@@ -115,7 +118,7 @@ class Screen:
         count = len(self.snapshot.tasks)
         as_of = time.strftime("%H:%M:%S", time.localtime(self.snapshot.as_of_s))
         words = f"{count} unfinished task{'' if count == 1 else 's'}"
-        return printable(f"taskfs watch   {words}{self.heading}   as of {as_of}")
+        return escape_controls(f"taskfs watch   {words}{self.heading}   as of {as_of}")
 
     def _visible(self, most: int) -> list[Task]:
         """Return the rows to show, scrolled no further than the chosen one needs."""
@@ -127,4 +130,4 @@ class Screen:
 
     def _row(self, task: Task, now_ns: int) -> tuple[str, ...]:
         assert self.snapshot is not None
-        return tuple(printable(cell) for cell in self.snapshot.row(task, now_ns))
+        return tuple(escape_controls(cell) for cell in self.snapshot.row(task, now_ns))

@@ -7,7 +7,7 @@ from typing import Final
 
 from taskfs.download.run import DownloadItem, DownloadRun, ProgressCallback
 from taskfs.errors import CorruptData, TargetRefused, Unsupported
-from taskfs.model import format_count
+from taskfs.support.formatting import format_count
 
 # More threads only compete for the interpreter, because each reader reads ahead by itself.
 FILES_AT_ONCE: Final = 2

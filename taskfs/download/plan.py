@@ -14,7 +14,7 @@ from taskfs.download.items import ArchiveDownload, MemberDownload
 from taskfs.download.run import DownloadItem
 from taskfs.download.selection import select_members
 from taskfs.errors import NoSpace
-from taskfs.model import format_size
+from taskfs.support.formatting import format_size
 
 
 def plan_members(archive: Archive, directory: Path, names: Sequence[str]) -> list[DownloadItem]:
