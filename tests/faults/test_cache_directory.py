@@ -185,7 +185,7 @@ def test_a_damaged_cache_is_a_cache_miss(
 def test_damaged_byte_by_byte(opened: Opening, cloud: FakeCloud, cache: Path, kind: str) -> None:
     """Issue 4, 7: a cache directory … damaged byte by byte (a miss, never wrong data): every byte
     of a kept index, and every fourth of a block with its entry in the table (all of them:
-    tests/unit/test_diskcache.py)."""
+    tests/unit/test_disk_cache.py)."""
     files = {"a": b"some text\n" * 5, "b": noise(12, 90)}
     task = finished(cloud, files)
     with opened() as fs:

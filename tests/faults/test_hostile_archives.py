@@ -1,6 +1,6 @@
 """Issue 4, point 5: hostile archives. Each clause of it has its test, on a tree and on a mount.
 
-What only the byte-by-byte reader shows is in tests/unit/test_zipindex.py and test_archive.py.
+What only the byte-by-byte reader shows is in tests/unit/test_index.py and test_archive.py.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""`FinishedTaskStore`: the finished tasks on disk; what is damaged is a miss, and no secret is written."""
+"""`taskfs.tasks.finished_tasks`: damaged files are misses, and no secret is written."""
 
 import json
 from collections.abc import Callable

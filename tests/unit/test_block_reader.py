@@ -1,4 +1,4 @@
-"""`taskfs.cache.block_reader` and `taskfs.support.interruptible_wait`: cached blocks of one version, without a network."""
+"""`taskfs.cache.block_reader`: cached blocks of one version, without a network."""
 
 import random
 import threading

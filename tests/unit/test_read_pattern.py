@@ -1,4 +1,4 @@
-"""Whether a member is read in order, and how far ahead of that to decode."""
+"""`taskfs.archive.read_pattern`: is a member read in order, and how far to decode ahead."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""`taskfs.archive.index`: what an archive holds, with Python's `zipfile` as the reference."""
+"""`taskfs.archive.index`: the members of an archive; the reference is Python's `zipfile`."""
 
 import calendar
 import io

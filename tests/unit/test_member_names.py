@@ -1,4 +1,4 @@
-"""`taskfs.archive.member_names` and what the index makes of it: names that are normalised, and which are not."""
+"""`taskfs.archive.member_names` and the index: which names are normalised, and which are not."""
 
 import logging
 import time

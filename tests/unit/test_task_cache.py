@@ -1,4 +1,4 @@
-"""`TaskCache`: what is known of the tasks, how old it is, and what it costs."""
+"""`taskfs.tasks.task_cache`: how old its tasks are, and how many requests they cost."""
 
 import threading
 import time

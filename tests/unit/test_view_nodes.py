@@ -1,4 +1,4 @@
-"""The views: groups of links, made anew when a task comes, goes or moves."""
+"""`taskfs.tree.view_nodes`: groups of links, rebuilt when a task comes, goes or moves."""
 
 from concurrent.futures import ThreadPoolExecutor
 

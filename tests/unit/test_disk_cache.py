@@ -958,7 +958,7 @@ def test_a_file_system_without_locks(place: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def _child(*arguments: str | Path, **options: Any) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-W", "error", "-m", "tests.unit.test_diskcache"]
+    command = [sys.executable, "-W", "error", "-m", "tests.unit.test_disk_cache"]
     return subprocess.Popen([*command, *map(str, arguments)], cwd=ROOT, **options)
 
 
@@ -1030,7 +1030,7 @@ def test_a_disk_that_is_full_or_read_only(place: Path, what: str) -> None:
         subprocess.run([*own, "true"], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("no mounts of one's own here: unshare is missing or not allowed")
-    command = [*own, sys.executable, "-m", "tests.unit.test_diskcache", "full", str(place), what]
+    command = [*own, sys.executable, "-m", "tests.unit.test_disk_cache", "full", str(place), what]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
 

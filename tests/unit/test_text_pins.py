@@ -1,4 +1,4 @@
-"""`Pins`: a text whose size was told is served; and how old it may become by that."""
+"""`taskfs.tree.text_pins`: a text whose size was reported is served, for a bounded time."""
 
 import pytest
 

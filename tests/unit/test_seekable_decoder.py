@@ -1,4 +1,4 @@
-"""`taskfs.archive.seekable_decoder`: random access to decoded bytes, fed from memory by a source that counts."""
+"""`taskfs.archive.seekable_decoder`: random reads of decoded bytes; a source in memory counts."""
 
 import bz2
 import random
