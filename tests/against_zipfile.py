@@ -14,7 +14,8 @@ from typing import Final
 
 from taskfs.archive.archive import Archive
 from taskfs.archive.end_record import EOCD_MAGIC, find_end
-from taskfs.archive.index import Folder, Member
+from taskfs.archive.index import Folder
+from taskfs.archive.member import Member
 from taskfs.errors import CorruptData, Unsupported
 from tests.zips import FakeObject, bench, read_all
 

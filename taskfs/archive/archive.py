@@ -8,9 +8,10 @@ from taskfs.archive.decoder_cache import DecoderCache
 from taskfs.archive.decoders import DECODERS, METHOD_NAMES, STORED
 from taskfs.archive.end_record import MIN_TAIL, EndRecord, find_end
 from taskfs.archive.engine import Engine
-from taskfs.archive.index import ArchiveIndex, Member, read_or_refuse
+from taskfs.archive.index import ArchiveIndex, read_or_refuse
 from taskfs.archive.integrity import IntegrityTable
 from taskfs.archive.local_header import LocalHeaders
+from taskfs.archive.member import Member
 from taskfs.archive.member_reader import (
     CompressedReader,
     MemberReader,

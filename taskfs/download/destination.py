@@ -10,7 +10,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Final
 
-from taskfs.archive.index import Member
+from taskfs.archive.member import Member
 from taskfs.errors import TargetRefused
 
 # FAT rounds times to two seconds; no file system in use is coarser.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from taskfs.archive.archive import Archive
-from taskfs.archive.index import Member
+from taskfs.archive.member import Member
 from taskfs.download.destination import Destination, file_name, lock
 from taskfs.download.run import DownloadRun
 from taskfs.errors import CorruptData

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 
-from taskfs.archive.index import Member
+from taskfs.archive.member import Member
 from taskfs.errors import NotFound
 
 

@@ -5,7 +5,8 @@ from typing import Final, NamedTuple
 
 from taskfs.archive.archive import Archive
 from taskfs.archive.decoders import METHOD_NAMES
-from taskfs.archive.index import Folder, Member
+from taskfs.archive.index import Folder
+from taskfs.archive.member import Member
 from taskfs.errors import NoAttribute, NotFound, ReadOnly
 from taskfs.model import Task
 from taskfs.tasks.archive_kind import ArchiveKey, ArchiveKind

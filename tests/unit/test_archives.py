@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from taskfs.archive.archive import Archive
-from taskfs.archive.index import Member
+from taskfs.archive.member import Member
 from taskfs.cache.disk_cache import DiskCache
 from taskfs.core import open_engine
 from taskfs.errors import CorruptData, Interrupted, StaleObject, Unavailable

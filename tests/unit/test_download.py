@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from taskfs.archive.archive import Archive
-from taskfs.archive.index import Member
+from taskfs.archive.member import Member
 from taskfs.download.destination import Destination
 from taskfs.download.fetch import download_all
 from taskfs.download.items import ArchiveDownload

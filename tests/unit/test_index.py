@@ -16,8 +16,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from taskfs.archive.central_directory import NTFS_EPOCH_100NS
 from taskfs.archive.end_record import MAX_DIRECTORY, MIN_TAIL, find_end
-from taskfs.archive.index import NTFS_EPOCH_100NS, ArchiveIndex, Folder, Member
+from taskfs.archive.index import ArchiveIndex, Folder
+from taskfs.archive.member import Member
 from taskfs.errors import CorruptData, TaskFSError, Unsupported
 from tests.zips import (
     BZIP2,

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from taskfs.archive.central_directory import has_windows_separators
 from taskfs.archive.index import ArchiveIndex
-from taskfs.archive.member_names import has_windows_separators, is_same_name, normalise
+from taskfs.archive.member_names import is_same_name, normalise
 from tests.zips import DOS_SECONDS, ROOT, Entry, build, file, folder, index_of, timestamp_field
 
 ODD = st.text("ab./\\é", max_size=12)
