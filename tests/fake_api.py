@@ -17,7 +17,14 @@ from typing import Any, Final
 from aiohttp import web
 
 from taskfs.demo.cloud import EmbeddedCloud
-from taskfs.demo.endpoint import Answer, RequestRecord, Responder, json_answer, reset, whole
+from taskfs.demo.endpoint import (
+    CloudAnswer,
+    RequestRecord,
+    Responder,
+    bytes_answer,
+    json_answer,
+    reset,
+)
 from taskfs.demo.sources import ByteSource, BytesSource
 
 _POLL_SECONDS: Final = 0.01
@@ -103,7 +110,7 @@ class Faults:
 
     async def __call__(
         self, request: web.Request, record: RequestRecord, respond: Responder
-    ) -> Answer:
+    ) -> CloudAnswer:
         with self._lock:
             fault = next((fault for fault in self._faults if fault.takes(record)), None)
         if fault is None:
@@ -173,7 +180,7 @@ async def _status(
     status: int,
     retry_after: float | str | None = None,
     acted: bool = False,
-) -> Answer:
+) -> CloudAnswer:
     """Answer an error; with *acted*, only after the request had its effect."""
     if acted:
         await respond(request)
@@ -190,7 +197,7 @@ async def _reset(
     *,
     after_bytes: int | None = None,
     acted: bool = False,
-) -> Answer:
+) -> CloudAnswer:
     """RST instead of an answer; or within the body, after so many bytes of it."""
     if after_bytes is None:
         if acted:
@@ -203,7 +210,7 @@ async def _reset(
 
 async def _short(
     faults: Faults, request: web.Request, respond: Responder, *, after_bytes: int
-) -> Answer:
+) -> CloudAnswer:
     """Announce the whole body, send *after_bytes* of it, and close in good order."""
     answer = await respond(request)
     answer.interrupt_at, answer.interrupt = after_bytes, _close
@@ -212,7 +219,7 @@ async def _short(
 
 async def _long(
     faults: Faults, request: web.Request, respond: Responder, *, extra: bytes = b"surplus"
-) -> Answer:
+) -> CloudAnswer:
     """Send *extra* bytes behind the body that was announced, and close."""
 
     async def add_surplus(request: web.Request) -> None:
@@ -233,7 +240,7 @@ async def _stall(
     seconds: float | None = None,
     after_bytes: int | None = None,
     acted: bool = False,
-) -> Answer:
+) -> CloudAnswer:
     """Say nothing for *seconds* (None: until released): at first, or within the body.
 
     With *acted*, the request has its effect before the silence.
@@ -249,7 +256,7 @@ async def _stall(
     return answer
 
 
-async def _whole(faults: Faults, request: web.Request, respond: Responder) -> Answer:
+async def _whole(faults: Faults, request: web.Request, respond: Responder) -> CloudAnswer:
     """Ignore the range: 200 with all of the object."""
     answer = await respond(request)
     if answer.status == 206:
@@ -260,7 +267,7 @@ async def _whole(faults: Faults, request: web.Request, respond: Responder) -> An
 
 async def _header(
     faults: Faults, request: web.Request, respond: Responder, *, name: str, value: str | None
-) -> Answer:
+) -> CloudAnswer:
     """Answer with another value of a header, such as ETag or Content-Range; None leaves it out."""
     answer = await respond(request)
     answer.headers.pop(name, None)
@@ -269,7 +276,9 @@ async def _header(
     return answer
 
 
-async def _flip(faults: Faults, request: web.Request, respond: Responder, *, at: int) -> Answer:
+async def _flip(
+    faults: Faults, request: web.Request, respond: Responder, *, at: int
+) -> CloudAnswer:
     """Invert the byte at an offset of the object, where it is within what was asked for."""
     answer = await respond(request)
     answer.source = FlippedSource(answer.source, (at,))
@@ -285,14 +294,14 @@ async def _body(
     content_type: str = "application/json",
     status: int = 200,
     headers: Mapping[str, str] | None = None,
-) -> Answer:
+) -> CloudAnswer:
     """Answer these bytes, whatever was asked for."""
-    return whole(status, content, {"Content-Type": content_type, **(headers or {})})
+    return bytes_answer(status, content, {"Content-Type": content_type, **(headers or {})})
 
 
 async def _chunked(
     faults: Faults, request: web.Request, respond: Responder, *, extra: bytes = b""
-) -> Answer:
+) -> CloudAnswer:
     """Announce no length; send *extra* bytes behind the body."""
     answer = await respond(request)
     content = bytes(answer.source.read(answer.start, answer.stop)) + extra
@@ -306,7 +315,7 @@ async def _endless(
     *,
     status: int | None = None,
     headers: Mapping[str, str] | None = None,
-) -> Answer:
+) -> CloudAnswer:
     """Go on for ever, under the head of the true answer or the one given."""
     answer = await respond(request)
     return replace(
@@ -322,24 +331,24 @@ async def _endless(
 
 async def _drip(
     faults: Faults, request: web.Request, respond: Responder, *, speed: int = 5
-) -> Answer:
+) -> CloudAnswer:
     """Send so few bytes per second that no read times out, and none ends."""
     return replace(await respond(request), speed=speed)
 
 
 async def _html(
     faults: Faults, request: web.Request, respond: Responder, *, status: int = 200
-) -> Answer:
+) -> CloudAnswer:
     """Answer a page for humans, as proxies and login portals do."""
     page = b"<!DOCTYPE html><html><body>Please log in</body></html>"
-    return whole(status, page, {"Content-Type": "text/html"})
+    return bytes_answer(status, page, {"Content-Type": "text/html"})
 
 
 async def _json(
     faults: Faults, request: web.Request, respond: Responder, *, value: Any, status: int = 200
-) -> Answer:
+) -> CloudAnswer:
     """Answer this JSON, whatever was asked for."""
-    return whole(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
+    return bytes_answer(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
 
 async def _redirect(
@@ -349,12 +358,12 @@ async def _redirect(
     *,
     to: str | None = None,
     status: int = 302,
-) -> Answer:
+) -> CloudAnswer:
     """Send the client to another URL; with None to the same again, without end if repeated."""
-    return whole(status, b"", {"Location": to or request.path_qs})
+    return bytes_answer(status, b"", {"Location": to or request.path_qs})
 
 
-async def _hints(faults: Faults, request: web.Request, respond: Responder) -> Answer:
+async def _hints(faults: Faults, request: web.Request, respond: Responder) -> CloudAnswer:
     """Send two informational answers ahead of the true one (RFC 9110, 15.2)."""
     answer = await respond(request)
     if request.transport is not None:
@@ -367,7 +376,7 @@ async def _hints(faults: Faults, request: web.Request, respond: Responder) -> An
 
 async def _capped(
     faults: Faults, request: web.Request, respond: Responder, *, most: int, from_end: bool = False
-) -> Answer:
+) -> CloudAnswer:
     """Send at most so many bytes of a range, its first ones or its last ones."""
     answer = await respond(request)
     if answer.status == 206 and answer.stop - answer.start > most:
@@ -382,7 +391,7 @@ async def _capped(
 
 async def _no_suffix(
     faults: Faults, request: web.Request, respond: Responder, *, how: int | str
-) -> Answer:
+) -> CloudAnswer:
     """Serve plain ranges alone; a suffix range gets a status, or is taken for one from 0 on."""
     answer = await respond(request)
     asked = request.headers.get("Range", "")
@@ -395,13 +404,13 @@ async def _no_suffix(
     elif how == 200:
         return await _whole(faults, request, respond)
     else:
-        return whole(int(how), b"no suffix ranges here", {"Content-Type": "text/plain"})
+        return bytes_answer(int(how), b"no suffix ranges here", {"Content-Type": "text/plain"})
     return answer
 
 
 async def _range_case(
     faults: Faults, request: web.Request, respond: Responder, *, unit: str
-) -> Answer:
+) -> CloudAnswer:
     """Write the unit of Content-Range in another letter case."""
     answer = await respond(request)
     if told := answer.headers.get("Content-Range"):
@@ -411,20 +420,20 @@ async def _range_case(
 
 async def _tag(
     faults: Faults, request: web.Request, respond: Responder, *, forms: list[str]
-) -> Answer:
+) -> CloudAnswer:
     """Give the ETag in the *forms* strong, weak or absent, in turn. If-Match compares strongly, so
     a weak one fails it."""
     forms.append(form := forms.pop(0))
     answer = await respond(request)
     if form == "weak" and "If-Match" in request.headers:
-        return whole(412, b"", {})
+        return bytes_answer(412, b"", {})
     etag = answer.headers.pop("ETag", "")
     if etag and form != "absent":
         answer.headers["ETag"] = f"W/{etag}" if form == "weak" else etag
     return answer
 
 
-KINDS: Final[dict[str, Callable[..., Awaitable[Answer]]]] = {
+KINDS: Final[dict[str, Callable[..., Awaitable[CloudAnswer]]]] = {
     "status": _status,
     "reset": _reset,
     "short": _short,

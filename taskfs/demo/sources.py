@@ -1,4 +1,4 @@
-"""Where the bytes of a stored object come from: anything with a size that reads [start, stop)."""
+"""Sources of the bytes of stored objects: memory, files, repetitions and chains."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Protocol
 
 
 class ByteSource(Protocol):
-    """The bytes of one object; never changes, and is read by any thread."""
+    """The immutable bytes of one object; any thread may read them."""
 
     @property
     def size(self) -> int: ...
@@ -37,7 +37,7 @@ class BytesSource:
 
 
 class FileSource:
-    """A file on disk, whose size is looked up once; opened for each read, so none stays open."""
+    """A file on disk of constant size, opened for each read."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
@@ -54,7 +54,7 @@ class FileSource:
 
 @dataclass(frozen=True, slots=True)
 class RepeatedSource:
-    """One block, *count* times over: an object of any size that occupies one block."""
+    """One block repeated *count* times; it occupies the memory of one block."""
 
     block: bytes
     count: int
@@ -70,7 +70,7 @@ class RepeatedSource:
 
 
 class ChainSource:
-    """Sources one after another; a read copies what it returns."""
+    """The concatenation of sources; a read copies the bytes."""
 
     def __init__(self, parts: Sequence[ByteSource]) -> None:
         self._parts = [part for part in parts if part.size]
