@@ -1,7 +1,7 @@
-"""What is read: the works of the table, and how it is told that what was read is right.
+"""The workloads, with the expected value of each step.
 
-A new work is a new row of `WORKS`. A work is one fresh mount (empty caches) and the steps on it;
-a step is a row of the result, one call on a view of `reader.py`.
+A workload runs its steps on one fresh mount with empty caches. A step is one call on a view of
+`reader.py` and one row of the result. A new workload is a new row of `WORKLOADS`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STORED: Final = "restart.bin"
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """The least that must come from the store, for a reader that knows nothing yet."""
+    """The least that a reader with empty caches must fetch from the store."""
 
     requests: int
     sent: int
@@ -31,9 +31,9 @@ class Floor:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One row: a call of the reader, and what it must return.
+    """One row of the result: a call of the reader and the value it must return.
 
-    *inflates* tells that the time of the floor is that of inflating the large member.
+    *inflates*: the lower bound of its time is the time to inflate the large member.
     """
 
     title: str
@@ -44,8 +44,8 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """Steps on one fresh mount of one archive; *bandwidth* bounds each connection (bytes/s)."""
+class Workload:
+    """Steps on one fresh mount of one archive; *bandwidth* limits each connection, in bytes/s."""
 
     name: str
     archive: str
@@ -164,7 +164,7 @@ def _each(archive: Archive, scale: float) -> list[Step]:
 def _starts(archive: Archive, scale: float) -> list[Step]:
     files = FILES[archive.name](scale)
     names = [member.name for member in archive.members]
-    # What DEFLATE makes of 4 KiB of these texts, and one request for each.
+    # The compressed size of the first 4 KiB of each file, with one request per file.
     ratio = sum(m.compressed for m in archive.members) / sum(m.size for m in archive.members)
     needed = int(len(names) * WINDOW * ratio) + archive.directory
 
@@ -195,15 +195,15 @@ def _grep(archive: Archive, scale: float) -> list[Step]:
     ]
 
 
-WORKS: Final = (
-    Work("find", "many", _find),
-    Work("ls", "big", _ls),
-    Work("head", "big", _head),
-    Work("stored", "big", _stored),
-    Work("random", "big", _random),
-    Work("cat", "big", _cat),
-    Work("parallel", "mixed", _each),
-    Work("starts", "mixed", _starts),
-    Work("grep", "many", _grep),
-    Work("capped", "big", _capped, bandwidth=CAP),
+WORKLOADS: Final = (
+    Workload("find", "many", _find),
+    Workload("ls", "big", _ls),
+    Workload("head", "big", _head),
+    Workload("stored", "big", _stored),
+    Workload("random", "big", _random),
+    Workload("cat", "big", _cat),
+    Workload("parallel", "mixed", _each),
+    Workload("starts", "mixed", _starts),
+    Workload("grep", "many", _grep),
+    Workload("capped", "big", _capped, bandwidth=CAP),
 )
