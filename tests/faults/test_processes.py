@@ -162,7 +162,7 @@ def test_a_signal_at_any_time_of_a_start_leaves_no_mount(
 
 FAILING_DEVICE: Final = """
 import errno, itertools, os, sys
-import taskfs.cli
+import taskfs.cli.main
 readv, reads, good = os.readv, itertools.count(1), int(sys.argv[1])
 
 def failing(*args):
@@ -172,7 +172,7 @@ def failing(*args):
     return received
 
 os.readv = failing
-sys.exit(taskfs.cli.main(sys.argv[2:]))
+sys.exit(taskfs.cli.main.main(sys.argv[2:]))
 """
 
 

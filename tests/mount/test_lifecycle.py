@@ -294,6 +294,6 @@ def test_a_scope(new_mount: Callable[..., Mount], cloud: FakeCloud) -> None:
 
 def test_the_same_python_sees_no_libfuse_message(taskfs: Taskfs) -> None:
     """README, Commands: `taskfs --help` works without libfuse: the command line loads none."""
-    program = "import sys, taskfs.cli; sys.exit('fuse' in sys.modules)"
+    program = "import sys, taskfs.cli.main; sys.exit('fuse' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], env=taskfs.environment, timeout=30)
     assert done.returncode == 0

@@ -52,7 +52,7 @@ def test_serve_on_a_port(bare: Command) -> None:
 )
 def test_without_the_extra_it_says_how_to_install_it(bare: Command, arguments: list[str]) -> None:
     program = (
-        "import sys; sys.modules['aiohttp'] = None; from taskfs.cli import main; "
+        "import sys; sys.modules['aiohttp'] = None; from taskfs.cli.main import main; "
         f"sys.exit(main({arguments!r}))"
     )
     done = subprocess.run(

@@ -1,7 +1,6 @@
-"""A task's record as lines for a person: what `taskfs info` prints.
+"""The report about one task that `taskfs info` prints.
 
-The record is the JSON that came: every field may be missing, null or of a kind nobody expected,
-and is then left out.
+The record is unvalidated JSON: a field that is missing, null or of an unexpected type is left out.
 """
 
 import math
@@ -9,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, Final
 
-from taskfs.cli.console import aligned, local_time
+from taskfs.cli.output import align, format_local_time
 from taskfs.model import Task
 from taskfs.support.formatting import escape_controls, format_elapsed, format_size
 
@@ -33,8 +32,8 @@ _BYTES: Final = (
 )
 
 
-def report(record: Mapping[str, Any], now_ns: int) -> Iterator[str]:
-    """Yield the lines: the task, its timeline, its metrics and costs."""
+def report_lines(record: Mapping[str, Any], now_ns: int) -> Iterator[str]:
+    """Yield the lines of the report: the task, its timeline, metrics and cost."""
     import msgspec
 
     from taskfs.remote.task_json import parse_task
@@ -60,7 +59,7 @@ def _pairs(pairs: Iterable[tuple[str, Any]]) -> Iterator[str]:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    return aligned([[escape_controls(cell) for cell in row] for row in rows]) if rows else iter(())
+    return align([[escape_controls(cell) for cell in row] for row in rows]) if rows else iter(())
 
 
 def _heading(record: Mapping[str, Any], task: Task, now_ns: int) -> Iterator[tuple[str, Any]]:
@@ -77,10 +76,10 @@ def _heading(record: Mapping[str, Any], task: Task, now_ns: int) -> Iterator[tup
     yield "Machine group", record.get("machine_group_name")
     yield "CPUs (logical)", executer.get("cpu_count_logical")
     yield "Container image", record.get("container_image")
-    yield "Created", local_time(task.create_ns)
-    yield "Submitted", local_time(task.input_submit_ns)
-    yield "Started", local_time(task.start_ns)
-    yield "Ended", local_time(task.end_ns)
+    yield "Created", format_local_time(task.create_ns)
+    yield "Submitted", format_local_time(task.input_submit_ns)
+    yield "Started", format_local_time(task.start_ns)
+    yield "Ended", format_local_time(task.end_ns)
     yield "Computation time", format_elapsed(task.computation_elapsed(now_ns))
 
 
@@ -89,13 +88,13 @@ def _timeline(record: Mapping[str, Any], task: Task, now_ns: int) -> Iterator[st
     for step in _list(record.get("status_history")):
         began, ended = _time(step.get("timestamp")), _time(step.get("end_timestamp"))
         word = str(step.get("status") or step.get("alias") or "")
-        rows.append((_local(began), word, _duration(began, ended, task, now_ns)))
+        rows.append((_format_time(began), word, _duration(began, ended, task, now_ns)))
         for operation in _list(step.get("operations")):
             began = _time(operation.get("start_timestamp"))
             ended = _time(operation.get("end_timestamp"))
             attributes = _mapping(operation.get("attributes"))
             word = str(attributes.get("command") or operation.get("alias") or "")
-            rows.append((_local(began), f"- {word}", _duration(began, ended, task, now_ns)))
+            rows.append((_format_time(began), f"- {word}", _duration(began, ended, task, now_ns)))
     return _table(rows)
 
 
@@ -124,7 +123,7 @@ def _amounts(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _costs(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the computation's estimate, the fee if one is known, and their sum, in US dollars."""
+    """Yield the estimated computation cost, the fee if known, and their sum, in US dollars."""
     computation = record.get("estimated_computation_cost")
     fee = _mapping(record.get("orchestration_fee"))
     charged = fee.get("amount") if fee.get("charged") else 0
@@ -137,13 +136,13 @@ def _costs(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def format_money(amount: float) -> str:
-    """Return *amount* with two decimals, or as many as show two digits that count."""
+    """Return *amount* with two decimals, or for small amounts with two significant digits."""
     digits = 2 if not 0 < amount < 0.1 else 1 - math.floor(math.log10(amount))
     return f"{amount:.{digits}f}"
 
 
 def _time(text: Any) -> datetime | None:
-    """Return an ISO 8601 time; one without an offset is UTC."""
+    """Return an ISO 8601 time, in UTC if it has no offset; None if *text* is none."""
     import msgspec
 
     try:
@@ -153,8 +152,8 @@ def _time(text: Any) -> datetime | None:
     return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 
-def _local(moment: datetime | None) -> str:
-    return local_time(int(moment.timestamp() * 1e9)) if moment else ""
+def _format_time(moment: datetime | None) -> str:
+    return format_local_time(int(moment.timestamp() * 1e9)) if moment else ""
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

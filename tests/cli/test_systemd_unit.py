@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from taskfs.cli.systemd import fstab_line, unit
+from taskfs.cli.systemd_unit import fstab_line, unit_text
 from tests.cli.conftest import ROOT, Command
 
 ODD_NAMES = ["tasks", "with space", "100%", "$HOME", 'quo"te', "back\\slash", "semi;colon", "ä"]
@@ -22,7 +22,7 @@ def program(bare: Command) -> Path:
     script.parent.mkdir()
     script.write_text(
         f"#!{sys.executable} -Werror\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\n"
-        "from taskfs.cli import main\nsys.exit(main())\n"
+        "from taskfs.cli.main import main\nsys.exit(main())\n"
     )
     script.chmod(0o755)
     return script
@@ -70,7 +70,7 @@ def test_the_unit(program: Path, bare: Command) -> None:
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_the_unit_of_any_directory(bare: Command, program: Path, name: str) -> None:
     """Issue 5.2: `systemd-analyze verify`, whatever the mountpoint is called."""
-    verify(unit(bare.cwd / name, "project=a b%", program), bare.cwd)
+    verify(unit_text(bare.cwd / name, "project=a b%", program), bare.cwd)
 
 
 def test_without_a_mountpoint_it_is_in_the_home(program: Path, bare: Command) -> None:
@@ -121,7 +121,7 @@ def test_options_are_checked_as_a_mount_would(bare: Command) -> None:
 def test_install_helper_needs_root(bare: Command) -> None:
     """Issue 5.2: `install-helper` needs root, one-line error otherwise."""
     program = (
-        "import os, sys; os.geteuid = lambda: 1000\nfrom taskfs.cli import main\n"
+        "import os, sys; os.geteuid = lambda: 1000\nfrom taskfs.cli.main import main\n"
         "sys.exit(main(['install-helper']))"
     )
     done = subprocess.run(
@@ -138,5 +138,5 @@ def test_install_helper_needs_root(bare: Command) -> None:
 def test_bytes_that_are_no_text_are_escaped() -> None:
     """`systemd-unit`: a mountpoint in no encoding is written as escapes, and so is no other."""
     mountpoint = Path(os.fsdecode(b"/mnt/\xff t"))
-    assert '"/mnt/\\xff t"' in unit(mountpoint, "", Path("/usr/bin/taskfs"))
+    assert '"/mnt/\\xff t"' in unit_text(mountpoint, "", Path("/usr/bin/taskfs"))
     assert " /mnt/\\377\\040t " in fstab_line(mountpoint, "")

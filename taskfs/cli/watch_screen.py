@@ -1,11 +1,14 @@
-"""What `taskfs watch` shows, and what each key does to it; neither terminal nor network."""
+"""The screen of `taskfs watch`: what it shows and what each key does.
+
+This module uses neither the terminal nor the network.
+"""
 
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from taskfs.cli.columns import GAP, columns_that_fit
-from taskfs.cli.console import STATUS_STYLES
+from taskfs.cli.output import STATUS_STYLES
 from taskfs.cli.watch_tasks import COLUMNS, Snapshot
 from taskfs.model import Task
 from taskfs.support.formatting import escape_controls
@@ -13,27 +16,27 @@ from taskfs.support.formatting import escape_controls
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-KEYS_SHOWN: Final = "↑ ↓ choose   k kill   q leave"
-ASKING_SHOWN: Final = "y kill   any other key: no"
-# The lines that are not rows: the heading, the titles, a blank, the message, the keys.
+KEYS_HINT: Final = "↑ ↓ choose   k kill   q leave"
+CONFIRM_HINT: Final = "y kill   any other key: no"
+# Lines besides the rows: heading, titles, blank, message, keys.
 _OTHER_LINES: Final = 5
 _MOVES: Final = {"up": -1, "down": 1, "page up": -10, "page down": 10}
 
 
 @dataclass(slots=True)
 class Screen:
-    """The state of the screen: the rows, the chosen one, a question or a message.
+    """The state of the screen: the rows, the selected one, a question or a message.
 
-    *heading* is what stands above the table beside the number of tasks. *failure* says why they are
-    older than they should be, until newer ones come. Used by one thread.
+    *heading* follows the number of tasks above the table. *failure* says why the last refresh
+    failed, until one succeeds. Not thread-safe.
     """
 
     heading: str = ""
     snapshot: Snapshot | None = None
-    chosen: str | None = None
+    selected: str | None = None
     message: str = ""
     failure: str = ""
-    asking: Task | None = None
+    confirming: Task | None = None
     clock_offset_s: float = 0.0
     _first: int = field(default=0, repr=False)
 
@@ -42,22 +45,22 @@ class Screen:
         return list(self.snapshot.tasks) if self.snapshot else []
 
     def show(self, snapshot: Snapshot) -> None:
-        """Take newer tasks: the chosen one stays chosen, or its neighbour if it has ended."""
+        """Show newer tasks. The selected task stays selected; if it ended, its neighbour is."""
         before = [task.id for task in self.tasks]
-        place = before.index(self.chosen) if self.chosen in before else 0
+        index = before.index(self.selected) if self.selected in before else 0
         self.snapshot, self.failure = snapshot, ""
         now = [task.id for task in snapshot.tasks]
-        if self.chosen not in now:
-            self.chosen = now[min(place, len(now) - 1)] if now else None
+        if self.selected not in now:
+            self.selected = now[min(index, len(now) - 1)] if now else None
         for task in snapshot.ended:
             self.message = f"{task.id} ended as {task.status}"
-            if self.asking and self.asking.id == task.id:
-                self.asking = None
+            if self.confirming and self.confirming.id == task.id:
+                self.confirming = None
 
     def press(self, key: str) -> str | None:
-        """Do what *key* does; return `leave`, the id of a task to kill, or None."""
-        if self.asking is not None:
-            task, self.asking = self.asking, None
+        """Handle a key; return `leave`, the id of a task to kill, or None."""
+        if self.confirming is not None:
+            task, self.confirming = self.confirming, None
             if key in ("y", "Y"):
                 self.message = f"asking the API to kill {task.id} ..."
                 return task.id
@@ -68,21 +71,21 @@ class Screen:
         ids = [task.id for task in self.tasks]
         if not ids:
             return None
-        place = ids.index(self.chosen) if self.chosen in ids else 0
+        index = ids.index(self.selected) if self.selected in ids else 0
         if key in _MOVES:
-            self.chosen = ids[max(0, min(len(ids) - 1, place + _MOVES[key]))]
+            self.selected = ids[max(0, min(len(ids) - 1, index + _MOVES[key]))]
         elif key in ("home", "end"):
-            self.chosen = ids[0 if key == "home" else -1]
+            self.selected = ids[0 if key == "home" else -1]
         elif key == "k":
-            task = self.tasks[place]
+            task = self.tasks[index]
             if task.status == "pending-kill":
                 self.message = f"{task.id} is pending-kill already"
             else:
-                self.asking, self.message = task, ""
+                self.confirming, self.message = task, ""
         return None
 
     def render(self, width: int, height: int) -> "RenderableType":
-        """Return what fits into *height* lines of *width*, the chosen row among it."""
+        """Return the screen for *height* lines of *width* cells; it includes the selected row."""
         from rich.console import Group
         from rich.table import Table
         from rich.text import Text
@@ -96,20 +99,18 @@ class Screen:
             table.add_column(COLUMNS[number].title, no_wrap=True, overflow="ellipsis")
         table.columns[0].min_width = max((len(row[0]) for row in rows), default=0)
         for task, row in zip(visible, rows, strict=True):
-            is_chosen = task.id == self.chosen
-            styles = {} if is_chosen else STATUS_STYLES
+            is_selected = task.id == self.selected
+            styles = {} if is_selected else STATUS_STYLES
             cells = (Text(row[number], styles.get(row[number], "")) for number in shown)
-            table.add_row(*cells, style="reverse" if is_chosen else "")
-        question = f"Kill {self.asking.id} ({self.asking.status})?" if self.asking else ""
+            table.add_row(*cells, style="reverse" if is_selected else "")
+        asked = self.confirming
+        question = f"Kill {asked.id} ({asked.status})?" if asked else ""
+        message = escape_controls(question or self.failure or self.message)
         return Group(
             Text(self._headline(), no_wrap=True, overflow="ellipsis"),
             table if rows else Text("No unfinished tasks." if self.snapshot else ""),
-            Text(
-                f"\n{escape_controls(question or self.failure or self.message)}",
-                "bold",
-                overflow="fold",
-            ),
-            Text(ASKING_SHOWN if self.asking else KEYS_SHOWN, "dim"),
+            Text(f"\n{message}", "bold", overflow="fold"),
+            Text(CONFIRM_HINT if self.confirming else KEYS_HINT, "dim"),
         )
 
     def _headline(self) -> str:
@@ -121,10 +122,10 @@ class Screen:
         return escape_controls(f"taskfs watch   {words}{self.heading}   as of {as_of}")
 
     def _visible(self, most: int) -> list[Task]:
-        """Return the rows to show, scrolled no further than the chosen one needs."""
+        """Return the rows to show, scrolled just far enough to include the selected one."""
         tasks = self.tasks
-        place = next((n for n, task in enumerate(tasks) if task.id == self.chosen), 0)
-        lowest, highest = place - most + 1, min(place, max(0, len(tasks) - most))
+        index = next((n for n, task in enumerate(tasks) if task.id == self.selected), 0)
+        lowest, highest = index - most + 1, min(index, max(0, len(tasks) - most))
         self._first = max(0, lowest, min(self._first, highest))
         return tasks[self._first : self._first + most]
 

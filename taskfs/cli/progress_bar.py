@@ -1,4 +1,4 @@
-"""The bar of a download on a terminal."""
+"""The progress bar of a download on a terminal."""
 
 import sys
 from typing import Final
@@ -16,12 +16,13 @@ from rich.progress import (
 )
 from rich.text import Text
 
-# The first bytes come in a burst, which says nothing of the network: no rate is shown before.
+# Seconds before a rate is shown. The first bytes arrive in a burst from the connection's buffers,
+# and a rate measured over it is far too high.
 SETTLE_S: Final = 1.0
 
 
 class RateColumn(ProgressColumn):
-    """The rate of the last seconds; of a finished download, that of the whole."""
+    """The rate of the last seconds; after the end, the rate of the whole download."""
 
     def render(self, task: Task) -> Text:
         elapsed_s = task.finished_time if task.finished else task.elapsed
@@ -34,7 +35,7 @@ class RateColumn(ProgressColumn):
 
 
 class RemainingColumn(TimeRemainingColumn):
-    """The time that is left, once the rate is known."""
+    """The remaining time, once the rate is known."""
 
     def render(self, task: Task) -> Text:
         if task.finished or _has_settled(task):
@@ -46,8 +47,8 @@ def _has_settled(task: Task) -> bool:
     return (task.elapsed or 0.0) >= SETTLE_S
 
 
-def download_bar() -> Progress:
-    """Return the bar, on standard error."""
+def make_progress_bar() -> Progress:
+    """Return a progress bar on standard error."""
     return Progress(
         TaskProgressColumn(),
         BarColumn(),
