@@ -1,7 +1,7 @@
-"""The embedded cloud with faults by script on top: one server, two uses.
+"""The embedded cloud with scripted faults.
 
-`FakeCloud` starts empty, and its `faults` stand between each request and its answer. A fault is
-what goes wrong on the wire; the clients under test are real, and so are the connections.
+`FakeCloud` starts empty. Its `faults` change answers on the wire; the clients under test and their
+connections are real.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _POLL_SECONDS: Final = 0.01
 
 @dataclass(eq=False)
 class Fault:
-    """One line of the script: what happens to which requests, and how often it still will.
+    """One fault of the script: its kind, the requests it applies to, and how often.
 
-    *times* None means until `Faults.clear`; the first *skip* requests that match are spared.
-    `hits` counts how often it happened.
+    *times*: how many more requests it hits; None means until `Faults.clear`. The first *skip*
+    matching requests are not hit. `hits` counts the hits.
     """
 
     kind: str
@@ -48,8 +48,8 @@ class Fault:
     options: dict[str, Any] = field(default_factory=dict)
     hits: int = 0
 
-    def takes(self, record: RequestRecord) -> bool:
-        """Whether this request is hit; counts it if so."""
+    def hit(self, record: RequestRecord) -> bool:
+        """Whether this request is hit; if so, count it."""
         if (
             self.times == 0
             or self.side not in (None, record.side)
@@ -68,9 +68,9 @@ class Fault:
 
 
 class Faults:
-    """The script: the first fault that takes a request decides what becomes of it.
+    """The script of faults: the first fault that matches a request changes its answer.
 
-    Written by the test's thread, read by the server's; the lock guards the list and its counts.
+    The test's thread adds faults, the server's thread applies them; a lock guards the list.
     """
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class Faults:
         match: Callable[[RequestRecord], bool] | None = None,
         **options: Any,
     ) -> Fault:
-        """Add a fault of a *kind* of `KINDS`, whose function tells its options."""
+        """Add a fault of a *kind* of `KINDS`; *options* are the arguments of that function."""
         assert kind in KINDS, f"unknown fault {kind}, not one of {', '.join(KINDS)}"
         fault = Fault(kind, side, times, skip, path, method, match, options)
         with self._lock:
@@ -98,13 +98,13 @@ class Faults:
         return fault
 
     def clear(self) -> None:
-        """Forget all faults, and let go of whoever is stalled."""
+        """Remove all faults and release the stalled requests."""
         with self._lock:
             self._faults.clear()
         self.release()
 
     def release(self) -> None:
-        """Let go of the requests that are stalled now; later ones stall again."""
+        """Release the requests that are stalled now; later ones stall again."""
         self._released.set()
         self._released = threading.Event()
 
@@ -112,13 +112,13 @@ class Faults:
         self, request: web.Request, record: RequestRecord, respond: Responder
     ) -> CloudAnswer:
         with self._lock:
-            fault = next((fault for fault in self._faults if fault.takes(record)), None)
+            fault = next((fault for fault in self._faults if fault.hit(record)), None)
         if fault is None:
             return await respond(request)
         return await KINDS[fault.kind](self, request, respond, **fault.options)
 
     async def hold(self, seconds: float | None) -> None:
-        """Return after *seconds*, or with None once released."""
+        """Wait for *seconds* or until `release`; None waits for `release` only."""
         released = self._released
         until = time.monotonic() + seconds if seconds is not None else float("inf")
         while not released.is_set() and time.monotonic() < until:
@@ -126,14 +126,14 @@ class Faults:
 
 
 class FakeCloud(EmbeddedCloud):
-    """An empty cloud whose requests go through `faults`."""
+    """An empty cloud whose answers pass through `faults`."""
 
     def __init__(self, **options: Any) -> None:
         self.faults = Faults()
         super().__init__(**{"populate": False, "faults": self.faults, **options})
 
     def fail(self, side: str | None = None) -> None:
-        """Answer everything (of a side) by 503, until `faults.clear`."""
+        """Answer every request, or every one to *side*, with 503 until `faults.clear`."""
         self.faults.add("status", side=side, times=None, status=503)
 
     def stop(self) -> None:
@@ -161,7 +161,7 @@ class FlippedSource:
 
 
 class EndlessSource:
-    """Zeros, more than anybody can take."""
+    """Zeros without end, in practice."""
 
     size = 1 << 50
 
@@ -169,7 +169,7 @@ class EndlessSource:
         return bytes(stop - start)
 
 
-# The kinds: what each does in place of `await respond(request)`.
+# The kinds of faults. Each replaces `await respond(request)`.
 
 
 async def _status(
@@ -181,7 +181,7 @@ async def _status(
     retry_after: float | str | None = None,
     acted: bool = False,
 ) -> CloudAnswer:
-    """Answer an error; with *acted*, only after the request had its effect."""
+    """Answer with an error; with *acted*, execute the request first."""
     if acted:
         await respond(request)
     answer = json_answer({"detail": f"scripted {status}"}, status)
@@ -198,7 +198,7 @@ async def _reset(
     after_bytes: int | None = None,
     acted: bool = False,
 ) -> CloudAnswer:
-    """RST instead of an answer; or within the body, after so many bytes of it."""
+    """Reset the connection (RST) instead of answering, or after *after_bytes* of the body."""
     if after_bytes is None:
         if acted:
             await respond(request)
@@ -211,7 +211,7 @@ async def _reset(
 async def _short(
     faults: Faults, request: web.Request, respond: Responder, *, after_bytes: int
 ) -> CloudAnswer:
-    """Announce the whole body, send *after_bytes* of it, and close in good order."""
+    """Announce the whole body, send *after_bytes* of it, and close the connection (FIN)."""
     answer = await respond(request)
     answer.interrupt_at, answer.interrupt = after_bytes, _close
     return answer
@@ -220,7 +220,7 @@ async def _short(
 async def _long(
     faults: Faults, request: web.Request, respond: Responder, *, extra: bytes = b"surplus"
 ) -> CloudAnswer:
-    """Send *extra* bytes behind the body that was announced, and close."""
+    """Send *extra* bytes after the announced body, and close the connection."""
 
     async def add_surplus(request: web.Request) -> None:
         if request.transport is not None:
@@ -241,9 +241,9 @@ async def _stall(
     after_bytes: int | None = None,
     acted: bool = False,
 ) -> CloudAnswer:
-    """Say nothing for *seconds* (None: until released): at first, or within the body.
+    """Stall for *seconds* (None: until `release`), before the answer or after *after_bytes* of it.
 
-    With *acted*, the request has its effect before the silence.
+    With *acted*, execute the request before the stall.
     """
     if after_bytes is None and not acted:
         await faults.hold(seconds)
@@ -257,7 +257,7 @@ async def _stall(
 
 
 async def _whole(faults: Faults, request: web.Request, respond: Responder) -> CloudAnswer:
-    """Ignore the range: 200 with all of the object."""
+    """Ignore the range: answer 200 with the whole object."""
     answer = await respond(request)
     if answer.status == 206:
         answer.status, answer.start, answer.stop = 200, 0, answer.source.size
@@ -268,7 +268,7 @@ async def _whole(faults: Faults, request: web.Request, respond: Responder) -> Cl
 async def _header(
     faults: Faults, request: web.Request, respond: Responder, *, name: str, value: str | None
 ) -> CloudAnswer:
-    """Answer with another value of a header, such as ETag or Content-Range; None leaves it out."""
+    """Replace a header such as ETag or Content-Range; None removes it."""
     answer = await respond(request)
     answer.headers.pop(name, None)
     if value is not None:
@@ -279,7 +279,7 @@ async def _header(
 async def _flip(
     faults: Faults, request: web.Request, respond: Responder, *, at: int
 ) -> CloudAnswer:
-    """Invert the byte at an offset of the object, where it is within what was asked for."""
+    """Invert the byte at offset *at* of the object if the answer contains it."""
     answer = await respond(request)
     answer.source = FlippedSource(answer.source, (at,))
     return answer
@@ -295,14 +295,14 @@ async def _body(
     status: int = 200,
     headers: Mapping[str, str] | None = None,
 ) -> CloudAnswer:
-    """Answer these bytes, whatever was asked for."""
+    """Answer with *content*, whatever the request."""
     return bytes_answer(status, content, {"Content-Type": content_type, **(headers or {})})
 
 
 async def _chunked(
     faults: Faults, request: web.Request, respond: Responder, *, extra: bytes = b""
 ) -> CloudAnswer:
-    """Announce no length; send *extra* bytes behind the body."""
+    """Answer in chunks, without a length; send *extra* bytes after the body."""
     answer = await respond(request)
     content = bytes(answer.source.read(answer.start, answer.stop)) + extra
     return replace(answer, source=BytesSource(content), start=0, stop=len(content), chunked=True)
@@ -316,7 +316,7 @@ async def _endless(
     status: int | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> CloudAnswer:
-    """Go on for ever, under the head of the true answer or the one given."""
+    """Send an endless body, with the correct status and headers or the given ones."""
     answer = await respond(request)
     return replace(
         answer,
@@ -332,14 +332,14 @@ async def _endless(
 async def _drip(
     faults: Faults, request: web.Request, respond: Responder, *, speed: int = 5
 ) -> CloudAnswer:
-    """Send so few bytes per second that no read times out, and none ends."""
+    """Send *speed* bytes per second: no single read times out, but the answer takes for ever."""
     return replace(await respond(request), speed=speed)
 
 
 async def _html(
     faults: Faults, request: web.Request, respond: Responder, *, status: int = 200
 ) -> CloudAnswer:
-    """Answer a page for humans, as proxies and login portals do."""
+    """Answer with an HTML page, as proxies and login portals do."""
     page = b"<!DOCTYPE html><html><body>Please log in</body></html>"
     return bytes_answer(status, page, {"Content-Type": "text/html"})
 
@@ -347,7 +347,7 @@ async def _html(
 async def _json(
     faults: Faults, request: web.Request, respond: Responder, *, value: Any, status: int = 200
 ) -> CloudAnswer:
-    """Answer this JSON, whatever was asked for."""
+    """Answer with *value* as JSON, whatever the request."""
     return bytes_answer(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
 
@@ -359,12 +359,12 @@ async def _redirect(
     to: str | None = None,
     status: int = 302,
 ) -> CloudAnswer:
-    """Send the client to another URL; with None to the same again, without end if repeated."""
+    """Redirect to another URL; None redirects to the same URL."""
     return bytes_answer(status, b"", {"Location": to or request.path_qs})
 
 
 async def _hints(faults: Faults, request: web.Request, respond: Responder) -> CloudAnswer:
-    """Send two informational answers ahead of the true one (RFC 9110, 15.2)."""
+    """Send two informational answers before the final one (RFC 9110, 15.2)."""
     answer = await respond(request)
     if request.transport is not None:
         request.transport.write(
@@ -377,7 +377,7 @@ async def _hints(faults: Faults, request: web.Request, respond: Responder) -> Cl
 async def _capped(
     faults: Faults, request: web.Request, respond: Responder, *, most: int, from_end: bool = False
 ) -> CloudAnswer:
-    """Send at most so many bytes of a range, its first ones or its last ones."""
+    """Send at most *most* bytes of a range: the first ones, or the last ones with *from_end*."""
     answer = await respond(request)
     if answer.status == 206 and answer.stop - answer.start > most:
         if from_end:
@@ -392,14 +392,14 @@ async def _capped(
 async def _no_suffix(
     faults: Faults, request: web.Request, respond: Responder, *, how: int | str
 ) -> CloudAnswer:
-    """Serve plain ranges alone; a suffix range gets a status, or is taken for one from 0 on."""
+    """Refuse suffix ranges with status *how*, or treat them as ranges from 0 ("prefix")."""
     answer = await respond(request)
-    asked = request.headers.get("Range", "")
-    if not asked.startswith("bytes=-") or answer.status != 206:
+    range_header = request.headers.get("Range", "")
+    if not range_header.startswith("bytes=-") or answer.status != 206:
         return answer
     size = answer.source.size
     if how == "prefix":
-        answer.start, answer.stop = 0, min(int(asked.removeprefix("bytes=-")) + 1, size)
+        answer.start, answer.stop = 0, min(int(range_header.removeprefix("bytes=-")) + 1, size)
         answer.headers["Content-Range"] = f"bytes 0-{answer.stop - 1}/{size}"
     elif how == 200:
         return await _whole(faults, request, respond)
@@ -411,18 +411,20 @@ async def _no_suffix(
 async def _range_case(
     faults: Faults, request: web.Request, respond: Responder, *, unit: str
 ) -> CloudAnswer:
-    """Write the unit of Content-Range in another letter case."""
+    """Write the unit of Content-Range as *unit*, in another letter case."""
     answer = await respond(request)
-    if told := answer.headers.get("Content-Range"):
-        answer.headers["Content-Range"] = told.replace("bytes", unit)
+    if content_range := answer.headers.get("Content-Range"):
+        answer.headers["Content-Range"] = content_range.replace("bytes", unit)
     return answer
 
 
 async def _tag(
     faults: Faults, request: web.Request, respond: Responder, *, forms: list[str]
 ) -> CloudAnswer:
-    """Give the ETag in the *forms* strong, weak or absent, in turn. If-Match compares strongly, so
-    a weak one fails it."""
+    """Send the ETag in turn in each of *forms*: strong, weak or absent.
+
+    If-Match uses strong comparison, so a weak tag answers it with 412.
+    """
     forms.append(form := forms.pop(0))
     answer = await respond(request)
     if form == "weak" and "If-Match" in request.headers:
@@ -458,15 +460,15 @@ KINDS: Final[dict[str, Callable[..., Awaitable[CloudAnswer]]]] = {
 
 
 async def _cut(request: web.Request) -> None:
-    """End the connection with RST; does not return."""
+    """Reset the connection (RST); does not return."""
     if request.transport is not None:
-        await asyncio.sleep(_POLL_SECONDS)  # let the kernel hand over what was sent
+        await asyncio.sleep(_POLL_SECONDS)  # until the kernel has delivered the sent bytes
         reset(request.transport)
-    await asyncio.Event().wait()  # the server cancels who serves a lost connection
+    await asyncio.Event().wait()  # the server cancels the handler of a lost connection
 
 
 async def _close(request: web.Request) -> None:
-    """End the connection with FIN, behind what was sent; does not return."""
+    """Close the connection (FIN) after the sent bytes; does not return."""
     if request.transport is not None:
         request.transport.close()
     await asyncio.Event().wait()

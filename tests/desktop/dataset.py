@@ -1,4 +1,4 @@
-"""The mounted cloud: one task of 300 VTK files and pictures, and what was asked for."""
+"""The mounted cloud: one task with 300 VTK files and pictures, and the cost of all requests."""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ LONG_AGO: Final = "2025-06-11T08:00:00+00:00"
 FILES: Final = 300
 PICTURES: Final = 24
 POINTS: Final = 20_000
-PATIENCE_S: Final = 60.0
-QUIET_S: Final = 1.5  # thumbnailers and sniffers go on in the background; they do not rest so long
+TIMEOUT_S: Final = 60.0
+# Seconds without a request after which the background work of a manager has ended: thumbnailers and
+# type detection never pause this long.
+IDLE_S: Final = 1.5
 _POLL_S: Final = 0.1
 _OTHERS: Final = ("success", "failed", "computation-started", "submitted")
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Requests and the bytes of their answers' bodies."""
+    """Numbers of requests and of bytes in the bodies of their answers."""
 
     store: int = 0
     store_bytes: int = 0
@@ -45,8 +47,8 @@ class Cost:
         )
 
 
-class World:
-    """A cloud with the task in it; *members* are its outputs by name."""
+class Dataset:
+    """A cloud with the task; `members` has its outputs by name."""
 
     def __init__(self, cloud: FakeCloud) -> None:
         self.cloud = cloud
@@ -64,18 +66,18 @@ class World:
         cloud.put_object(f"{TASK}/output.zip", BytesSource(archive))
 
     def cost(self) -> Cost:
-        """Return what all requests so far cost."""
+        """Return the cost of all requests so far."""
         sides: dict[str, list[int]] = {"store": [], "api": []}
         for record in self.cloud.requests:
             sides[record.side].append(record.bytes_sent)
         store, api = sides["store"], sides["api"]
         return Cost(len(store), sum(store), len(api), sum(api))
 
-    def settle(self) -> Cost:
-        """Return what all requests cost, once nothing came to the store for a while."""
+    def cost_when_idle(self) -> Cost:
+        """Wait until the store has had no request for `IDLE_S`; return the cost of all requests."""
         cost, since = self.cost(), time.monotonic()
-        deadline = since + PATIENCE_S
-        while time.monotonic() < min(since + QUIET_S, deadline):
+        deadline = since + TIMEOUT_S
+        while time.monotonic() < min(since + IDLE_S, deadline):
             time.sleep(_POLL_S)
             now = self.cost()
             if now.store_bytes != cost.store_bytes:
@@ -84,16 +86,12 @@ class World:
         return cost
 
 
-def wait_for(what: str, condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
-    """Return once *condition* holds.
-
-    Raises:
-        TimeoutError: it does not within *patience_s*; says *what* did not come.
-    """
-    deadline = time.monotonic() + patience_s
+def wait_for(what: str, condition: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> None:
+    """Wait until *condition* is true; raise TimeoutError with *what* after *timeout_s*."""
+    deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{what} did not come within {patience_s:.0f} s")
+            raise TimeoutError(f"no {what} within {timeout_s:.0f} s")
         time.sleep(_POLL_S)
 
 
@@ -119,7 +117,7 @@ def _members() -> dict[str, bytes]:
 
 
 def _picture(number: int, rng: random.Random) -> bytes:
-    """Return a PNG (RFC 2083) of 320 by 240 grey pixels, noisy enough to be of some size."""
+    """Return a PNG (RFC 2083) of 320 by 240 grey pixels, with noise so that it has some size."""
     width, height = 320, 240
     noise = rng.randbytes(width * height)
     rows = bytearray()
