@@ -17,7 +17,7 @@ from click.shell_completion import CompletionItem
 
 from taskfs.config import Config, load_config
 from taskfs.errors import TaskFSError
-from taskfs.fuse.mountpoint import our_mounts
+from taskfs.fuse.mount_table import our_mounts
 from taskfs.model import KNOWN_STATUSES
 from taskfs.options import BY_NAME, LOG_LEVELS, Option, parse_level, parse_path
 

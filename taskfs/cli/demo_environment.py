@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from taskfs.errors import MountError
-from taskfs.fuse.mountpoint import FSTYPE, absolute, is_dead, mounted_types, read_answering
+from taskfs.fuse.mount_table import FSTYPE, mounted_types
+from taskfs.fuse.mountpoint import absolute, is_dead, read_answering
 
 _FILE: Final = ".taskfs/environment"  # in a mount of the demo: NAME=value lines
 

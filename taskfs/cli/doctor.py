@@ -23,7 +23,10 @@ from taskfs.cli.options import Settings, config_options
 from taskfs.cli.output import describe_error
 from taskfs.config import Config
 from taskfs.errors import ConfigError, TaskFSError
-from taskfs.fuse.mountpoint import FUSE_PACKAGES, is_dead, our_mounts, why_not_set_uid
+from taskfs.fuse.fusermount import FUSE_PACKAGES, find_fusermount, why_not_set_uid
+from taskfs.fuse.libfuse import LIBFUSE_PACKAGES
+from taskfs.fuse.mount_table import our_mounts
+from taskfs.fuse.mountpoint import is_dead
 from taskfs.support.formatting import escape_controls, format_size
 from taskfs.support.installation import extra_fix
 
@@ -136,18 +139,18 @@ def _run(check: Callable[[CheckContext], str], context: CheckContext) -> tuple[s
 def _libfuse(_: CheckContext) -> str:
     path = os.environ.get("FUSE_LIBRARY_PATH") or ctypes.util.find_library("fuse")
     if not path:
-        raise Failed(f"not found: {FUSE_PACKAGES}")
+        raise Failed(f"not found: {LIBFUSE_PACKAGES}")
     try:
         number = ctypes.CDLL(path).fuse_version()
     except (OSError, AttributeError):
-        raise Failed(f"{path} cannot be loaded: {FUSE_PACKAGES}") from None
+        raise Failed(f"{path} cannot be loaded: {LIBFUSE_PACKAGES}") from None
     if not 26 <= number < 30:
-        raise Failed(f"{path} is version {number / 10:g}, not 2.6 to 2.9: {FUSE_PACKAGES}")
+        raise Failed(f"{path} is version {number / 10:g}, not 2.6 to 2.9: {LIBFUSE_PACKAGES}")
     return f"{path}, version {number / 10:g}"
 
 
 def _fusermount(_: CheckContext) -> str:
-    path = shutil.which("fusermount")
+    path = find_fusermount()
     if not path:
         raise Failed(f"not found on PATH: {FUSE_PACKAGES}")
     if fault := why_not_set_uid(path):

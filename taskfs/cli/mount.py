@@ -1,11 +1,14 @@
 """`taskfs mount`."""
 
 import gc
+from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import click
 
+from taskfs.api_key import Secret
 from taskfs.cli import completers
 from taskfs.cli.api_session import find_cache_problem
 from taskfs.cli.options import (
@@ -16,6 +19,7 @@ from taskfs.cli.options import (
     parsed_by,
 )
 from taskfs.cli.output import print_error, terminal_notifier
+from taskfs.config import Config
 from taskfs.errors import ConfigError
 from taskfs.options import parse_path
 
@@ -50,8 +54,24 @@ def mount_tasks(settings: Settings, mountpoint: Path, *, foreground: bool) -> No
     # The imports below allocate objects that all stay: collecting among them takes 5 % of a mount.
     gc.disable()
     from taskfs.fuse.mount import mount
+    from taskfs.fuse.server import unchanged
 
-    mount(config, mountpoint, foreground=foreground, on_note=terminal_notifier())
+    mount(
+        config,
+        mountpoint,
+        foreground=foreground,
+        on_note=terminal_notifier(),
+        adjust=_start_cloud if config.demo else unchanged,
+    )
+
+
+def _start_cloud(config: Config) -> tuple[Config, Callable[[], object]]:
+    """Start the embedded cloud; return the configuration that names it, and what stops it."""
+    from taskfs.demo.cloud import EmbeddedCloud
+
+    cloud = EmbeddedCloud()
+    cloud.start()
+    return replace(config, api_url=cloud.api_url, api_key=Secret(cloud.api_key)), cloud.stop
 
 
 def require_demo() -> None:

@@ -12,7 +12,7 @@ from taskfs.cli import completers
 from taskfs.cli.options import parsed_by
 from taskfs.cli.program import find_program
 from taskfs.errors import ConfigError
-from taskfs.fuse.mountpoint import FSTYPE
+from taskfs.fuse.mount_table import FSTYPE
 from taskfs.options import parse_mount_options, parse_path
 
 _DEFAULT_FSTAB_MOUNTPOINT: Final = "/mnt/tasks"

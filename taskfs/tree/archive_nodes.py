@@ -11,7 +11,7 @@ from taskfs.errors import NoAttribute, NotFound, ReadOnly
 from taskfs.model import Task
 from taskfs.tasks.archive_kind import ArchiveKey, ArchiveKind
 from taskfs.tasks.archives import ArchiveRegistry
-from taskfs.tree.handles import ArchiveHandle, Handle
+from taskfs.tree.handles import ArchiveHandle, Handle, MemberHandle
 from taskfs.tree.nodes import (
     DIRECTORY_MODE,
     FILE_MODE,
@@ -188,7 +188,7 @@ class MemberNode(Node):
         member, origin = self._member, self._origin
         reader = origin.archive.open_member(member)
         lease = origin.page_cache.lease(origin.key, origin.archive.version, self.path, member.size)
-        return ArchiveHandle(reader, origin.archive, lease, origin.archives, origin.page_cache)
+        return MemberHandle(reader, origin.archive, lease, origin.archives, origin.page_cache)
 
     def xattr_names(self) -> list[str]:
         return list(MEMBER_XATTRS)

@@ -3,6 +3,7 @@
 import itertools
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Final, Protocol
@@ -43,14 +44,6 @@ class Handle(Protocol):
         """Return the bytes [offset, offset + size) of the file, fewer only at its end."""
         ...
 
-    def take_pushable(self) -> range:
-        """Return bytes in memory that a sequential reader needs next; each is returned once."""
-        ...
-
-    def read_for_push(self, offset: int, size: int) -> Buffer:
-        """Read bytes that `take_pushable` returned; this does not count as a read by a program."""
-        ...
-
     def write(self, piece: bytes) -> int:
         """Act on *piece*; return how many bytes of it count as written."""
         ...
@@ -58,6 +51,21 @@ class Handle(Protocol):
     def close(self) -> None:
         """Release what the open file holds."""
         ...
+
+
+class PushableHandle(ABC):
+    """The optional part of a `Handle`: bytes that may be given to the kernel before they are read.
+
+    Only an engine that can push pages asks for them.
+    """
+
+    @abstractmethod
+    def take_pushable(self) -> range:
+        """Return bytes in memory that a sequential reader needs next; each is returned once."""
+
+    @abstractmethod
+    def read_for_push(self, offset: int, size: int) -> Buffer:
+        """Read bytes that `take_pushable` returned; this does not count as a read by a program."""
 
 
 class TextHandle:
@@ -72,11 +80,6 @@ class TextHandle:
 
     def read_at(self, offset: int, size: int) -> Buffer:
         return self._text[offset : offset + size]
-
-    read_for_push = read_at
-
-    def take_pushable(self) -> range:
-        return range(0)
 
     def write(self, piece: bytes) -> int:
         raise ReadOnly("the file cannot be written")
@@ -105,11 +108,6 @@ class ControlHandle:
 
     def read_at(self, offset: int, size: int) -> Buffer:
         return b""
-
-    read_for_push = read_at
-
-    def take_pushable(self) -> range:
-        return range(0)
 
     def write(self, piece: bytes) -> int:
         if piece:
@@ -165,9 +163,6 @@ class ArchiveHandle:
     def read_at(self, offset: int, size: int) -> Buffer:
         return self._read(self._reader.read_at, offset, size)
 
-    def read_for_push(self, offset: int, size: int) -> Buffer:
-        return self._read(self._reader.read_for_push, offset, size)
-
     def _read(self, read: Callable[[int, int], Buffer], offset: int, size: int) -> Buffer:
         if self._stale:
             raise StaleObject(self._stale)
@@ -197,11 +192,6 @@ class ArchiveHandle:
             self._archives.discard(self._lease.key, self._archive)
             raise
 
-    def take_pushable(self) -> range:
-        # The kernel keeps no pages of a file with direct I/O.
-        is_kept = self.mode is not PageCacheMode.DIRECT and not self._stale
-        return self._reader.take_pushable() if is_kept else range(0)
-
     def _is_cut_elsewhere(self) -> bool:
         """Whether the kernel knows a newer, longer version: it would fill the gap with zeros."""
         return self.mode is not PageCacheMode.DIRECT and self._page_cache.is_outdated(self._lease)
@@ -220,6 +210,20 @@ class ArchiveHandle:
     def close(self) -> None:
         self._reader.close()
         self._page_cache.release(self._lease)
+
+
+class MemberHandle(ArchiveHandle, PushableHandle):
+    """A member of an archive, whose decoded bytes may be pushed."""
+
+    _reader: MemberReader
+
+    def take_pushable(self) -> range:
+        # The kernel keeps no pages of a file with direct I/O.
+        is_kept = self.mode is not PageCacheMode.DIRECT and not self._stale
+        return self._reader.take_pushable() if is_kept else range(0)
+
+    def read_for_push(self, offset: int, size: int) -> Buffer:
+        return self._read(self._reader.read_for_push, offset, size)
 
 
 class HandleTable:

@@ -22,7 +22,8 @@ LONG_AGO: Final = "2025-06-11T08:00:00+00:00"
 AS_NOBODY: Final = """
 import encodings.ascii, encodings.idna, encodings.latin_1, json, subprocess
 import os, platformdirs, requests, sys
-import taskfs.cli.main, taskfs.core, taskfs.mount, taskfs.fuse.kernel.session
+import taskfs.cli.main, taskfs.core, taskfs.fuse.mount, taskfs.fuse.engine_choice
+import taskfs.fuse.preload
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)

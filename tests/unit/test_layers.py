@@ -47,7 +47,7 @@ THIRD_PARTY: Final[Mapping[str, frozenset[str]]] = {
         "click": ["cli"],
         "compression": ["archive.decoders"],  # the standard library's, from Python 3.14 on
         "fsspec": ["fsspec"],
-        "fuse": ["fuse.kernel.channel"],
+        "fuse": ["fuse.fusepy_engine"],
         "isal": ["archive.isal", "support.checksum"],
         "msgspec": ["archive.archive", "cli", "remote", "tasks", "tree.text_files"],
         "platformdirs": ["options", "support.logs"],
