@@ -398,6 +398,9 @@ def test_attributes_become_what_the_kernel_knows() -> None:
 
 
 class Folder(Directory):
+    def attrs(self) -> Attrs:
+        return Attrs(0o040755, 4)
+
     def children(self) -> list[Entry]:
         return [Entry("a", 0o100644, 5), Entry("b\udcff", 0o040755, 6), Entry("ü", 0o120777, 7)]
 
