@@ -72,9 +72,9 @@ class RepeatedSource:
 class ChainSource:
     """The concatenation of sources; a read copies the bytes."""
 
-    def __init__(self, parts: Sequence[ByteSource]) -> None:
-        self._parts = [part for part in parts if part.size]
-        self._stops = list(accumulate(part.size for part in self._parts))
+    def __init__(self, sources: Sequence[ByteSource]) -> None:
+        self._sources = [source for source in sources if source.size]
+        self._stops = list(accumulate(source.size for source in self._sources))
 
     @property
     def size(self) -> int:
@@ -84,9 +84,9 @@ class ChainSource:
         pieces = []
         index = bisect_right(self._stops, start)
         while start < stop:
-            part, base = self._parts[index], self._stops[index] - self._parts[index].size
+            source, base = self._sources[index], self._stops[index] - self._sources[index].size
             end = min(stop, self._stops[index])
-            pieces.append(part.read(start - base, end - base))
+            pieces.append(source.read(start - base, end - base))
             start, index = end, index + 1
         return b"".join(pieces)
 

@@ -21,7 +21,7 @@ from tests.mounts import ROOT, eventually
 from tests.zips import cheap_bytes
 
 WORDS: Final = cheap_bytes(2_000_000)
-PATIENCE_S: Final = 30.0
+TIMEOUT_S: Final = 30.0
 
 
 def read_end(fs: TaskFileSystem, file: Any, path: str, answer: Any) -> None:
@@ -44,12 +44,12 @@ def test_child_processes(by_environment: FakeCloud, method: str) -> None:
         answer = context.Queue()
         child = context.Process(target=read_end, args=(fs, file, path, answer))  # type: ignore[attr-defined]
         child.start()
-        assert answer.get(timeout=PATIENCE_S) == (
+        assert answer.get(timeout=TIMEOUT_S) == (
             WORDS[-10:],
             WORDS[1_000_010:1_000_020],
             len(WORDS),
         )
-        child.join(PATIENCE_S)
+        child.join(TIMEOUT_S)
         assert child.exitcode == 0
         assert file.read(10) == WORDS[1_000_010:1_000_020]
 
@@ -60,10 +60,10 @@ def test_a_forked_child_may_hold_no_lock_of_its_parent(by_environment: FakeCloud
     task = by_environment.add_task(outputs={f"{n}": WORDS[: 50_000 + n] for n in range(40)})
     fs = fsspec.filesystem("taskfs", cache_size=0)
     paths = [f"{task}/outputs/{n}" for n in range(40)]
-    ended = threading.Event()
+    stopped = threading.Event()
 
     def keep_reading() -> None:
-        while not ended.is_set():
+        while not stopped.is_set():
             fs.cat(paths)
             fs.invalidate_cache()
 
@@ -87,8 +87,8 @@ def test_a_forked_child_may_hold_no_lock_of_its_parent(by_environment: FakeCloud
             eventually(is_over)
             assert states[-1] == 0
     finally:
-        ended.set()
-        reader.join(PATIENCE_S)
+        stopped.set()
+        reader.join(TIMEOUT_S)
 
 
 def core_of(fs: TaskFileSystem, path: str) -> SharedCore:
@@ -112,7 +112,7 @@ def test_threads_share_one_core(by_environment: FakeCloud) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(PATIENCE_S)
+        thread.join(TIMEOUT_S)
     assert [right for _, right in found] == [True] * 6
     cores = [core_of(fs, f"{task}/status") for fs, _ in found]
     assert len(set(map(id, cores))) == 1
@@ -136,8 +136,9 @@ def test_nothing_is_left_behind(by_environment: FakeCloud) -> None:
 
 
 def test_unclosed_files_are_closed_by_the_next_open(by_environment: FakeCloud) -> None:
-    """README, From Python: a file that is lost is closed by the next open, outside of the garbage
-    collection, which may come while locks are held."""
+    """P-15: A file that was never closed is released by the next open, not within the garbage
+    collection, which may run while locks are held.
+    """
     task = by_environment.add_task(outputs={"a": WORDS})
     fs = fsspec.filesystem("taskfs")
     path = f"{task}/outputs/a"
@@ -170,8 +171,9 @@ def begin_of(record: RequestRecord) -> int:
 
 
 def test_exit_waits_for_no_request(by_environment: FakeCloud) -> None:
-    """Issue 5, 4: threads closed at exit without hanging the interpreter, also while the store is
-    silent in the middle of what was fetched ahead; and no FUSE was loaded."""
+    """P-15: The interpreter ends at once, also while the store is silent during read-ahead, and no
+    FUSE was loaded.
+    """
     noise = os.urandom(16_000_000)
     task = by_environment.add_task(outputs={"a": noise})
     stall = by_environment.faults.add(

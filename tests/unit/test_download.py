@@ -226,12 +226,12 @@ class TestFiles:
         assert len(errors) == 1
         assert not list(tmp_path.iterdir())
 
-    @pytest.mark.parametrize("place", ["d", "d/e"])
-    def test_no_link_is_followed(self, tmp_path: Path, place: str) -> None:
+    @pytest.mark.parametrize("parent", ["d", "d/e"])
+    def test_no_link_is_followed(self, tmp_path: Path, parent: str) -> None:
         target, elsewhere = tmp_path / "target", tmp_path / "elsewhere"
-        (target / place).parent.mkdir(parents=True)
+        (target / parent).parent.mkdir(parents=True)
         elsewhere.mkdir()
-        (target / place).symlink_to(elsewhere)
+        (target / parent).symlink_to(elsewhere)
         with pytest.raises(FileExistsError, match="link"):
             download_all(plan(MemoryArchive(FILES), target))
         assert not list(elsewhere.iterdir())
