@@ -61,7 +61,7 @@ def cause(exc: BaseException) -> str:
 
 
 def permanent_error(
-    what: str, exc: BaseException, url: str, proxy: str | None, *, has_answered: bool
+    label: str, exc: BaseException, url: str, proxy: str | None, *, has_answered: bool
 ) -> TaskFSError | None:
     """Return the error whose text names the fix, None where another try may succeed.
 
@@ -69,15 +69,15 @@ def permanent_error(
     does not resolve is a network that is away for a while, as after a laptop slept.
     """
     for reason in _reasons(exc):
-        error = _proxy_error(what, reason, proxy) or _tls_error(what, reason, url, proxy)
+        error = _proxy_error(label, reason, proxy) or _tls_error(label, reason, url, proxy)
         if error is None and not has_answered:
-            error = _name_error(what, reason, url, proxy)
+            error = _name_error(label, reason, url, proxy)
         if error is not None:
             return error
     return None
 
 
-def proxy_refusal(response: requests.Response, what: str, proxy: str | None) -> TaskFSError | None:
+def proxy_refusal(response: requests.Response, label: str, proxy: str | None) -> TaskFSError | None:
     """Return the error that a proxy's own refusal is, None where the service answered.
 
     A 407 is a proxy's always (RFC 9110, 15.5.8). A 403 that came through a proxy is the proxy's
@@ -90,21 +90,21 @@ def proxy_refusal(response: requests.Response, what: str, proxy: str | None) -> 
     is_service = kind.endswith(("/json", "+json", "/xml")) or not kind
     if status == 403 and is_service:
         return None
-    return _refused_by_proxy(what, proxy, status, response.reason)
+    return _refused_by_proxy(label, proxy, status, response.reason)
 
 
-def proxy_setting_error(what: str, exc: ValueError, proxy: str | None) -> TaskFSError:
+def proxy_setting_error(label: str, exc: ValueError, proxy: str | None) -> TaskFSError:
     """Return the error that a URL, or a proxy's, without a meaning is."""
     if isinstance(exc, requests.exceptions.InvalidProxyURL):
         return ConfigError(
-            f"{what}: the proxy's address is not a URL: write http://HOST:PORT into http_proxy, "
+            f"{label}: the proxy's address is not a URL: write http://HOST:PORT into http_proxy, "
             "https_proxy or all_proxy"
         )
     if isinstance(exc, requests.exceptions.InvalidSchema) and "SOCKS" in str(exc):
         return ConfigError(
-            f"{what}: {_named(proxy)} needs the extra requests[socks]: {extra_fix('socks')}"
+            f"{label}: {_named(proxy)} needs the extra requests[socks]: {extra_fix('socks')}"
         )
-    return BadAnswer(f"{what}: {redact(str(exc))}")
+    return BadAnswer(f"{label}: {redact(str(exc))}")
 
 
 def _reasons(exc: BaseException) -> Iterator[BaseException]:
@@ -120,7 +120,7 @@ def _reasons(exc: BaseException) -> Iterator[BaseException]:
         waiting += [*found.args, getattr(found, "reason", None), found.__context__, found.__cause__]
 
 
-def _proxy_error(what: str, reason: BaseException, proxy: str | None) -> TaskFSError | None:
+def _proxy_error(label: str, reason: BaseException, proxy: str | None) -> TaskFSError | None:
     if proxy is None:
         return None
     # The first argument, because what wraps the reason quotes it among other text.
@@ -128,14 +128,16 @@ def _proxy_error(what: str, reason: BaseException, proxy: str | None) -> TaskFSE
     if isinstance(text, str) and (match := _TUNNEL.fullmatch(text)):
         status = int(match[1])
         if 400 <= status < 500 and status not in _TRANSIENT_TUNNEL:
-            return _refused_by_proxy(what, proxy, status, match[2])
+            return _refused_by_proxy(label, proxy, status, match[2])
     if isinstance(reason, urllib3.exceptions.ProxyError) and "only use HTTP" in str(reason):
-        return ConfigError(f"{what}: {_named(proxy)} does not speak https: write http://HOST:PORT")
+        return ConfigError(f"{label}: {_named(proxy)} does not speak https: write http://HOST:PORT")
     return None
 
 
-def _refused_by_proxy(what: str, proxy: str | None, status: int, reason: str | None) -> TaskFSError:
-    text = f"{what}: {_named(proxy)} refuses the request ({f'{status} {reason or str()}'.strip()})"
+def _refused_by_proxy(
+    label: str, proxy: str | None, status: int, reason: str | None
+) -> TaskFSError:
+    text = f"{label}: {_named(proxy)} refuses the request ({f'{status} {reason or str()}'.strip()})"
     if status == PROXY_AUTHENTICATION:
         return ProxyRefused(
             f"{text}: write its user and password before its host in http_proxy and https_proxy"
@@ -152,25 +154,27 @@ def _named(proxy: str | None) -> str:
     return f"the proxy {parts.netloc.rpartition('@')[2] or '?'}"
 
 
-def _tls_error(what: str, reason: BaseException, url: str, proxy: str | None) -> TaskFSError | None:
+def _tls_error(
+    label: str, reason: BaseException, url: str, proxy: str | None
+) -> TaskFSError | None:
     place = urlsplit(url).netloc.rpartition("@")[2]
     if isinstance(reason, ssl.SSLCertVerificationError):
-        return Unreachable(f"{what}: {_certificate_error(place, reason)}")
+        return Unreachable(f"{label}: {_certificate_error(place, reason)}")
     if isinstance(reason, ssl.SSLError):
         kind = reason.reason or ""
         if kind in _NO_TLS:
             if proxy and proxy.startswith("https:"):
                 place = f"{_named(proxy)} or {place}"
             return Unreachable(
-                f"{what}: {place} does not speak https there: check the port and --api-url"
+                f"{label}: {place} does not speak https there: check the port and --api-url"
             )
         if kind in _NO_COMMON_TLS:
             return Unreachable(
-                f"{what}: {place} refuses this machine's TLS ({kind.replace('_', ' ').lower()}): "
+                f"{label}: {place} refuses this machine's TLS ({kind.replace('_', ' ').lower()}): "
                 "ask its administrator which version or certificate it wants"
             )
     if isinstance(reason, http.client.BadStatusLine) and _TLS_ALERT in str(reason)[:8]:
-        return Unreachable(f"{what}: {place} speaks https there: write https:// in --api-url")
+        return Unreachable(f"{label}: {place} speaks https there: write https:// in --api-url")
     return None
 
 
@@ -184,7 +188,7 @@ def _certificate_error(place: str, reason: ssl.SSLCertVerificationError) -> str:
 
 
 def _name_error(
-    what: str, reason: BaseException, url: str, proxy: str | None
+    label: str, reason: BaseException, url: str, proxy: str | None
 ) -> TaskFSError | None:
     """Return the error of a name that does not exist; not while the network is down, when a
     resolver may say the same of every name."""
@@ -198,10 +202,10 @@ def _name_error(
     host = urlsplit(url).hostname
     if proxy:
         return Unreachable(
-            f"{what}: the name of {_named(proxy)} does not resolve: check http_proxy, https_proxy "
+            f"{label}: the name of {_named(proxy)} does not resolve: check http_proxy, https_proxy "
             "and all_proxy"
         )
-    return Unreachable(f"{what}: the name {host} does not resolve: check --api-url and the DNS")
+    return Unreachable(f"{label}: the name {host} does not resolve: check --api-url and the DNS")
 
 
 def _is_network_up() -> bool:

@@ -20,6 +20,7 @@ from taskfs.errors import (
     Unsupported,
 )
 from taskfs.model import Fetched, ObjectVersion
+from taskfs.remote.receive_buffer import ReceiveBuffer
 from taskfs.remote.retry import Budget, Transient
 from taskfs.remote.signed_url import SignedURL
 from taskfs.remote.store_headers import (
@@ -38,7 +39,7 @@ from taskfs.remote.store_headers import (
     validator,
     version_of,
 )
-from taskfs.remote.transport import ReceiveBuffer, Transport, error_for_status
+from taskfs.remote.transport import Transport, error_for_status
 from taskfs.support.buffers import Buffer, allocate
 
 T = TypeVar("T")
