@@ -31,6 +31,8 @@ ON_BOTH = ["tree", pytest.param("mount", marks=pytest.mark.mount)]
 
 # Background jobs of a shell ignore SIGINT, and the processes that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# nohup(1) ignores SIGHUP in the same way.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # The clouds are threads of this process. A child process that changes into a mount needs an answer
 # from one of them before exec, but vfork(2) suspends this process until exec: a deadlock.
 subprocess._USE_VFORK = False  # type: ignore[attr-defined]
