@@ -23,6 +23,7 @@ from taskfs.demo.endpoint import (
     json_answer,
     json_bytes,
 )
+from taskfs.demo.machines.signalling import Machines
 from taskfs.demo.profile import PROFILE_ANSWERS
 from taskfs.demo.storage import StorageCalls
 from taskfs.demo.store import ObjectStore
@@ -45,6 +46,7 @@ class TaskAPI(Endpoint):
         self,
         account: Account,
         store: ObjectStore,
+        machines: Machines,
         key: str | None,
         records: deque[RequestRecord],
         faults: FaultHook | None,
@@ -65,6 +67,7 @@ class TaskAPI(Endpoint):
             ("POST", "/projects", self._create_project),
             ("GET", "/projects/{name}", self._project),
             ("POST", "/projects/{name}/task/{id}/add", self._add_to_project),
+            *machines.routes(),
             *storage.routes(),
         ]
         public: list[tuple[str, str, Responder]] = [("*", "/{path:.*}", _no_such_page)]

@@ -42,18 +42,16 @@ def output_members(
     *done* is the part of the simulation that was computed: below 1 there is less of everything and
     an error on stderr.
     """
-    kind, frames = SIMULATORS[simulator], max(1, round(20 * done))
+    kind, frames = SIMULATORS[simulator], frame_count(done)
     step = (ended - started) / frames
-    error = "" if done >= 1 else _failure(simulator, frames)
     summary = {"task_id": task_id, "simulator": simulator, "frames": frames}
-    log = f"artifacts/log/{kind.log}"
+    texts = text_outputs(task_id, simulator, done)
+    log = f"log/{kind.log}"
     members = [
         Member("artifacts/", mtime=ended),
-        Member("artifacts/stdout.txt", _console(simulator, task_id, frames).encode(), ended),
-        Member("artifacts/stderr.txt", error.encode(), ended),
-        Member(f"artifacts/{kind.table}", _table(task_id, kind.columns, frames), ended),
+        *(Member(f"artifacts/{name}", texts[name], ended) for name in texts if name != log),
         Member("artifacts/log/", mtime=started),
-        Member(log, _log(simulator, frames).encode(), ended),
+        Member(f"artifacts/{log}", texts[log], ended),
         Member("artifacts/vtk/", mtime=ended),
     ]
     for frame in range(1, frames + 1):
@@ -64,6 +62,23 @@ def output_members(
     members.append(Member("output.json", json.dumps(summary).encode(), ended))
     members.append(Member("system_metrics.csv", b"time_s,cpu_percent\n0,3.1\n60,97.4\n", ended))
     return members
+
+
+def frame_count(done: float) -> int:
+    """Return how many frames a run leaves of which the part *done* is computed."""
+    return max(1, round(20 * done))
+
+
+def text_outputs(task_id: str, simulator: str, done: float) -> dict[str, bytes]:
+    """Return the texts that a run leaves, by name; each text of a shorter run begins alike."""
+    kind, frames = SIMULATORS[simulator], frame_count(done)
+    error = "" if done >= 1 else _failure(simulator, frames)
+    return {
+        "stdout.txt": _console(simulator, task_id, frames).encode(),
+        "stderr.txt": error.encode(),
+        kind.table: _table(task_id, kind.columns, frames),
+        f"log/{kind.log}": _log(simulator, frames).encode(),
+    }
 
 
 def input_members(task_id: str, simulator: str, submitted: float) -> list[Member]:

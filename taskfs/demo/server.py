@@ -14,6 +14,9 @@ from typing import Any, Final, TypeVar
 from taskfs.demo.account import Account
 from taskfs.demo.api import TaskAPI
 from taskfs.demo.endpoint import FaultHook, RequestRecord, bind
+from taskfs.demo.machines.files import WrittenFiles
+from taskfs.demo.machines.machine import Machine
+from taskfs.demo.machines.signalling import Machines
 from taskfs.demo.objects import StoredObject
 from taskfs.demo.sources import Source
 from taskfs.demo.store import ObjectStore
@@ -45,7 +48,8 @@ class EmbeddedCloud:
         self._records: deque[RequestRecord] = deque(maxlen=_MAX_RECORDS)
         self._account = Account(clock)
         self.store = ObjectStore(self._account.objects, clock, self._records, faults)
-        self.api = TaskAPI(self._account, self.store, key, self._records, faults)
+        self._machines = Machines(self._account, clock)
+        self.api = TaskAPI(self._account, self.store, self._machines, key, self._records, faults)
         self._ports = (api_port, store_port)
         self._populate = populate
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -80,6 +84,7 @@ class EmbeddedCloud:
         """Cut all connections and end the thread; nothing happens where it does not run."""
         if self._loop is None or self._thread is None:
             return
+        self._run(self._machines.close())
         for endpoint in (self.api, self.store):
             self._run(endpoint.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -173,6 +178,18 @@ class EmbeddedCloud:
     def revoke_urls(self) -> None:
         """Let all URLs signed so far be forbidden (403)."""
         self.store.revoke_urls()
+
+    def machine(self, id: str) -> Machine:
+        """Return the machine of a task: its faults, and the questions that it was asked."""
+        return self._machines.machine(id)
+
+    def machine_files(self, id: str) -> WrittenFiles:
+        """Return the files on the machine of a task, to be written; those before are gone."""
+        return self._machines.written(id)
+
+    def hang_up(self, id: str) -> None:
+        """Let the machine of a task say goodbye to all its clients."""
+        self._run(self._machines.machine(id).hang_up())
 
     # What was asked for.
 
