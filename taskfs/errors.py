@@ -60,6 +60,12 @@ class Unsupported(TaskFSError):
     errno = errno.EOPNOTSUPP
 
 
+class TooLarge(TaskFSError):
+    """A part of a running task's file that its machine cannot hand out."""
+
+    errno = errno.EFBIG
+
+
 class ReadOnly(TaskFSError):
     """A change other than those that the tree accepts."""
 

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 
 from taskfs.errors import Unavailable
 from taskfs.remote.live_connection import LiveConnection, require_aiortc
-from taskfs.remote.live_messages import Answer, Question
+from taskfs.remote.live_messages import Answer, Question, Witness
 from taskfs.remote.live_servers import IceServer
 from taskfs.remote.live_signalling import SignallingRequest, exchange_descriptions
 from taskfs.remote.live_task import TaskConnection
@@ -27,6 +27,9 @@ T = TypeVar("T")
 
 IDLE_TIME_S: Final = 30.0
 CONNECT_TIMEOUT_S: Final = 30.0
+# In seconds: longest time for one answer once there is a connection. A machine that computes may
+# take some seconds; 4 MiB take about one second of the reader's CPU.
+QUESTION_TIMEOUT_S: Final = 10.0
 # In seconds: wait this long for the STUN server before the offer goes out without it.
 SERVER_PATIENCE_S: Final = 0.3
 # In seconds after the machine's answer: then a connection without the STUN server has failed.
@@ -51,11 +54,13 @@ class LiveChannels:
         *,
         idle_time_s: float = IDLE_TIME_S,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        question_timeout_s: float = QUESTION_TIMEOUT_S,
         turn_server: str | None = None,
     ) -> None:
         self._request = request
         self.idle_time_s = idle_time_s
         self.connect_timeout_s = connect_timeout_s
+        self.question_timeout_s = question_timeout_s
         self._turn_server = turn_server
         self._reset()
 
@@ -77,7 +82,7 @@ class LiveChannels:
         question: Question,
         timeout_s: float,
         interrupted: Callable[[], bool],
-        witness: Question | None = None,
+        witness: Witness | None = None,
     ) -> Answer | None:
         """Ask a task's machine; see `LiveMachine.ask`. A new connection is made where needed."""
         if self._pid != os.getpid():
@@ -89,7 +94,9 @@ class LiveChannels:
                 task = self._tasks[task_id] = TaskConnection(
                     task_id, partial(self._open, task_id), self.idle_time_s
                 )
-            future = asyncio.run_coroutine_threadsafe(task.ask(question, timeout_s, witness), loop)
+            future = asyncio.run_coroutine_threadsafe(
+                task.ask(question, timeout_s, self.question_timeout_s, witness), loop
+            )
         try:
             # The coroutine ends in time by itself; a loop that does not run must not hang a reader.
             return Waiter(interrupted).result(future, timeout_s + 1.0)
@@ -189,7 +196,7 @@ class TaskMachine:
         question: Question,
         timeout_s: float,
         interrupted: Callable[[], bool],
-        witness: Question | None = None,
+        witness: Witness | None = None,
     ) -> Answer | None:
         return self._channels.ask(self._task_id, question, timeout_s, interrupted, witness)
 

@@ -11,6 +11,7 @@ from taskfs.remote.live_messages import (
     Answer,
     MachineGone,
     Question,
+    Witness,
     decode_answer,
     encode_question,
 )
@@ -27,10 +28,6 @@ MAX_MESSAGE_BYTES: Final = 16 << 20
 MAX_IN_FLIGHT: Final = 8
 # Channels with an unanswered question; beyond this number a new connection replaces this one.
 MAX_ABANDONED: Final = 200
-# In seconds after a question, when its witness is sent: most answers are there by then.
-WITNESS_AFTER_S: Final = 0.2
-# In seconds after the witness's answer, until the silence counts: packets may overtake each other.
-SILENCE_AFTER_S: Final = 0.4
 _closing: set["asyncio.Future[None]"] = set()  # a task without a reference may be dropped
 _SIZE_LINE: Final = re.compile(r"a=max-message-size:\d+")
 
@@ -83,7 +80,7 @@ class LiveConnection:
         self._free.append(channel)
 
     async def ask(
-        self, question: Question, timeout_s: float, witness: Question | None
+        self, question: Question, timeout_s: float, witness: Witness | None
     ) -> Answer | None:
         """Return the answer, None for a silence that the witness's answer proves.
 
@@ -101,15 +98,15 @@ class LiveConnection:
             self.in_flight -= 1
 
     async def _ask(
-        self, question: Question, timeout_s: float, witness: Question | None
+        self, question: Question, timeout_s: float, witness: Witness | None
     ) -> Answer | None:
         async with self._slots:
             channel = await self._channel(timeout_s)
             try:
                 answer = channel.send(question)
-                if witness is not None and not await self._settled(answer, WITNESS_AFTER_S):
-                    await self._ask_witness(witness, answer, timeout_s)
-                    if not await self._settled(answer, SILENCE_AFTER_S):
+                if witness is not None and not await self._settled(answer, witness.after_s):
+                    await self._ask_witness(witness.question, answer, timeout_s)
+                    if not await self._settled(answer, witness.silence_s):
                         return None
                 await self._wait(answer, timeout_s, "the machine did not answer")
                 return decode_answer(answer.result(), MAX_MESSAGE_BYTES)

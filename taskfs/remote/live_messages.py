@@ -40,6 +40,20 @@ def tail(name: str, lines: int) -> Question:
     return Question("tail", {"filename": name, "lines": lines})
 
 
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """A question that proves the silence on an earlier one: the machine answers in order.
+
+    It is sent *after_s* seconds after the earlier one, because most answers are there by then. The
+    silence counts *silence_s* seconds after the witness's answer, because a lost packet of the
+    earlier answer is sent again after about a second.
+    """
+
+    question: Question
+    after_s: float
+    silence_s: float
+
+
 class MachineGone(Unavailable):
     """The machine closed the connection, or the connection broke, during a question."""
 
@@ -52,7 +66,7 @@ class LiveMachine(Protocol):
         question: Question,
         timeout_s: float,
         interrupted: Callable[[], bool],
-        witness: Question | None = None,
+        witness: Witness | None = None,
     ) -> Answer | None:
         """Return the answer to *question*.
 

@@ -79,6 +79,7 @@ class IceServer:
                 transport.sendto(request)
                 await asyncio.wait([answered], timeout=after_s - before_s)
                 if answered.done():
+                    answered.result()
                     return address
             raise TimeoutError
         finally:
@@ -94,6 +95,10 @@ class _Probe(asyncio.DatagramProtocol):
         head = struct.pack(">H", _BINDING_SUCCESS)
         if data[:2] == head and data[8:20] == self._transaction and not self._answered.done():
             self._answered.set_result(None)
+
+    def error_received(self, exc: Exception) -> None:
+        if not self._answered.done():
+            self._answered.set_exception(exc)  # such as refused, which needs no more waiting
 
 
 async def _resolve(host: str, loop: asyncio.AbstractEventLoop) -> str:

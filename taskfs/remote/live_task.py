@@ -8,7 +8,7 @@ from typing import Any
 
 from taskfs.errors import Unavailable
 from taskfs.remote.live_connection import LiveConnection
-from taskfs.remote.live_messages import Answer, Question
+from taskfs.remote.live_messages import Answer, Question, Witness
 
 log = logging.getLogger(__name__)
 
@@ -34,14 +34,19 @@ class TaskConnection:
         return self._connection is not None or self._opening is not None
 
     async def ask(
-        self, question: Question, timeout_s: float, witness: Question | None
+        self,
+        question: Question,
+        timeout_s: float,
+        question_timeout_s: float,
+        witness: Witness | None,
     ) -> Answer | None:
+        """Ask within *timeout_s*, of which the question may take *question_timeout_s*."""
         deadline_s = time.monotonic() + timeout_s
         connection = await self._get(timeout_s)
         if self._idle is not None:
             self._idle.cancel()
         try:
-            remaining_s = max(0.0, deadline_s - time.monotonic())
+            remaining_s = min(question_timeout_s, max(0.0, deadline_s - time.monotonic()))
             return await connection.ask(question, remaining_s, witness)
         finally:
             self._after(connection)

@@ -1,0 +1,1 @@
+"""What is known of tasks: here, the files of a running one."""
