@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from taskfs.errors import Unavailable
-from taskfs.remote.live_connection import LiveConnection, require_aiortc
+from taskfs.remote.live_connection import LiveConnection, require_aiortc, wait_closed
 from taskfs.remote.live_messages import Answer, Question, Witness
 from taskfs.remote.live_servers import IceServer
 from taskfs.remote.live_signalling import SignallingRequest, exchange_descriptions
@@ -215,6 +215,7 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
 
 async def _close_all(tasks: list[TaskConnection]) -> None:
     await asyncio.gather(*(task.close() for task in tasks), return_exceptions=True)
+    await wait_closed(CLOSE_S / 2)
     rest = asyncio.all_tasks() - {asyncio.current_task()}
     for task in rest:
         task.cancel()

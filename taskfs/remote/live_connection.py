@@ -49,6 +49,7 @@ class LiveConnection:
         self._free: list[_Channel] = []
         self._slots = asyncio.Semaphore(MAX_IN_FLIGHT)
         self._gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._closing: asyncio.Future[None] | None = None
         self._abandoned = 0
         self._timed_out = False
         self.in_flight = 0
@@ -172,14 +173,18 @@ class LiveConnection:
 
     def close_soon(self) -> None:
         """Close in the background."""
-        closing = asyncio.ensure_future(self.close())
-        _closing.add(closing)
-        closing.add_done_callback(_closing.discard)
+        if self._closing is None:
+            self._set_gone()
+            # One task for all callers: aiortc's own close is never over once it was cancelled.
+            self._closing = asyncio.ensure_future(self._peer.close())
+            _closing.add(self._closing)
+            self._closing.add_done_callback(_closing.discard)
 
     async def close(self) -> None:
         """Say goodbye to the machine, so that it keeps nothing for this client."""
-        self._set_gone()
-        await self._peer.close()
+        self.close_soon()
+        assert self._closing is not None
+        await asyncio.shield(self._closing)
 
 
 class _Channel:
@@ -216,6 +221,13 @@ class _Channel:
             self.is_spoiled = True  # an answer too many: the next one could be taken for another
         else:
             self._answer.set_result(message)
+
+
+async def wait_closed(timeout_s: float) -> None:
+    """Return once the connections of this loop that are being closed are closed."""
+    loop = asyncio.get_running_loop()
+    if closing := {future for future in _closing if future.get_loop() is loop}:
+        await asyncio.wait(closing, timeout=timeout_s)
 
 
 def announce_size(sdp: str) -> str:

@@ -263,7 +263,7 @@ class LiveFile:
         return self._tail(ask, RETRY_LINES[-1], LARGE_WITNESS)
 
     def _tail_text(self, ask: Ask, lines: int) -> tuple[list[str] | None, int]:
-        """Return the answer to `tail` of *lines* lines or some more, and how many were asked for."""
+        """Return the answer to `tail` of *lines* lines or some more, and that number."""
         for _ in range(MAX_RETRIES):
             try:
                 return self._tail(ask, lines, LARGE_WITNESS), lines

@@ -41,6 +41,7 @@ class Peer:
         self._faults = faults
         self._note = note
         self._work: set[asyncio.Task[None]] = set()
+        self._closing: asyncio.Future[None] | None = None
         # No ICE server: both ends are on this machine.
         self._connection: RTCPeerConnection = aiortc.RTCPeerConnection(
             aiortc.RTCConfiguration(iceServers=[])
@@ -62,13 +63,20 @@ class Peer:
 
     async def close(self) -> None:
         """Say goodbye: close all channels and the connection."""
-        for task in self._work - {asyncio.current_task()}:
-            task.cancel()
-        await self._connection.close()
+        if self._closing is None:
+            for task in self._work - {asyncio.current_task()}:
+                task.cancel()
+            # One task for all callers: aiortc's own close is never over once it was cancelled.
+            self._closing = asyncio.ensure_future(self._connection.close())
+        await asyncio.shield(self._closing)
 
     def _on_channel(self, channel: RTCDataChannel) -> None:
         channel.on("message", lambda text: self._start(self._respond(channel, text)))
-        channel.on("close", lambda: self._start(self.close()))
+        channel.on("close", self._on_close)
+
+    def _on_close(self) -> None:
+        if self._closing is None:
+            self._start(self.close())
 
     def _start(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
