@@ -60,6 +60,11 @@ class LiveConnection:
         """Whether new questions may be put to this connection."""
         return not (self._gone.done() or self._timed_out or self._abandoned > MAX_ABANDONED)
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether the connection ended, by whichever side."""
+        return self._gone.done()
+
     async def open(self, exchange: Callable[[str], Awaitable[str]], patience_s: float) -> None:
         """Connect. *exchange* takes the offer's description to the machine and returns the answer.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from taskfs.errors import Unavailable
 from taskfs.remote.live_connection import LiveConnection
-from taskfs.remote.live_messages import Answer, Question, Witness
+from taskfs.remote.live_messages import Answer, MachineGone, Question, Witness
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,8 @@ class TaskConnection:
             old, self._connection = self._connection, None
             if old.in_flight == 0:
                 old.close_soon()
+            if old.is_gone:  # told once, because the task may have ended
+                raise MachineGone(f"task {self._task_id}: the machine closed the connection")
         if self._connection is not None:
             return self._connection
         if self._opening is None:

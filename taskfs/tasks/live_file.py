@@ -162,7 +162,7 @@ class LiveFile:
         asked_at_s = self._clock()
         text = self._text
         try:
-            if text is None or not text.content or not self._extend(text, ask):
+            if text is None or not text.content or not self._is_extended(text, ask):
                 self._read_anew(ask)
         except Unsupported:
             # A character may be half written: the next question is likely to find it whole.
@@ -176,6 +176,12 @@ class LiveFile:
         return snapshot
 
     # What is appended.
+
+    def _is_extended(self, text: _Text, ask: Ask) -> bool:
+        try:
+            return self._extend(text, ask)
+        except Unsupported:  # the whole file has no block that begins within a character
+            return False
 
     def _extend(self, text: _Text, ask: Ask) -> bool:
         """Append what is new to *text*; return False where only the whole file can tell."""
@@ -268,7 +274,7 @@ class LiveFile:
             try:
                 return self._tail(ask, lines, LARGE_WITNESS), lines
             except Unsupported:
-                lines += 1 + lines // 16
+                lines += max(min(lines, 256), lines // 16)
         return self._tail(ask, lines, LARGE_WITNESS), lines
 
     def _tail(self, ask: Ask, lines: int, witness: Witness) -> list[str] | None:

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,7 +71,7 @@ def test_many_readers_share_the_connection(
 ) -> None:
     """live, 10: One per task for all readers, several channels."""
     machine = channels.machine(task)
-    found: list[object] = []
+    found: list[tuple[int, Answer]] = []
     threads = [
         threading.Thread(target=lambda n=n: found.append((n, ask(machine, tail("stdout.txt", n)))))
         for n in (1, 2, 3) * 10
@@ -81,7 +82,7 @@ def test_many_readers_share_the_connection(
         thread.join()
     lines = ["one", "two", "three"]
     assert len(found) == 30
-    assert all(answer.message == lines[-n:] for n, answer in found)  # type: ignore[attr-defined, misc]
+    assert all(answer.message == lines[-n:] for n, answer in found)
     assert cloud.machine(task).connections == 1
 
 
@@ -251,7 +252,7 @@ def test_signalling_that_fails(
     cloud: FakeCloud, new_channels: NewChannels, task: str, kind: str
 ) -> None:
     """live, 8: Unreachable: ETIMEDOUT within `--timeout`."""
-    options = {"status": 503} if kind == "status" else {}
+    options: dict[str, Any] = {"status": 503} if kind == "status" else {}
     cloud.faults.add(kind, path="/offer", times=None, **options)
     machine = new_channels(connect_timeout_s=2.0).machine(task)
     start_s = time.monotonic()

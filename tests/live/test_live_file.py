@@ -236,10 +236,13 @@ def test_never_a_wrong_byte(
             after = world.refresh(pause_s)
         except Unsupported:
             continue
+        if world.file.age_s > 0:  # a block began within a character: the snapshot is one of before
+            assert before is not None and after.size == before.size
+            continue
         true = world.machine.files.read(world.name) or b""
         shown = content_of(after)
         if after.hole == 0 or after.hole < HOLE_BYTES:
-            assert after.size in (len(true), len(true) - 1) or before is after
+            assert after.size in (len(true), len(true) - 1)
             assert true[after.hole : after.size] == shown
             assert true[after.size :] in (b"", b"\n")
         else:
