@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 
 import pytest
 
+from taskfs.demo.server import EmbeddedCloud
 from taskfs.errors import Unavailable
 from taskfs.remote.live_channel import LiveChannels
 from taskfs.tasks.live import LIVE_STATUSES, LiveFiles
@@ -21,7 +22,7 @@ NO_SERVER = "127.0.0.1:9"
 class Requests:
     """Authenticated requests to the cloud, as the task API's client makes them."""
 
-    def __init__(self, cloud: FakeCloud) -> None:
+    def __init__(self, cloud: EmbeddedCloud) -> None:
         self._cloud = cloud
 
     def __call__(

@@ -17,6 +17,13 @@ PACKAGE: Final = ROOT / "taskfs"
 ROWS: Final = (
     ("errors", "redaction", "stats", "buffers", "clock", "pools", "notify", "heads", "sleepers"),
     ("model", "options", "waiting", "igzip", "retries", "claims", "extents"),
+    ("remote", "remote.live_messages", "remote.live_servers", "remote.live_signalling"),
+    ("remote.live_connection",),
+    ("remote.live_task",),
+    ("remote.live_channel",),
+    ("tasks", "tasks.live_text", "tasks.live_tree"),
+    ("tasks.live_file",),
+    ("tasks.live",),
     (
         "config",
         "record",
@@ -79,6 +86,7 @@ THIRD_PARTY: Final = {
     "click": {"cli"},
     "rich": {"cli"},
     "aiohttp": {"demo"},
+    "aiortc": {"remote.live_connection", "demo"},
     "zlib_ng": {"decoders"},
     "isal": {"igzip"},
     "compression": {"decoders"},  # of the standard library, from Python 3.14 on
@@ -201,7 +209,7 @@ def test_the_core_knows_no_fuse() -> None:
     assert {"api", "archive", "blocks", "tree", "compose", "download"} <= set(core)
     program = (
         f"import importlib, sys\nfor name in {core!r}: importlib.import_module('taskfs.' + name)\n"
-        "sys.exit(bool({'fuse', 'click', 'rich', 'aiohttp'} & set(sys.modules)))"
+        "sys.exit(bool({'fuse', 'click', 'rich', 'aiohttp', 'aiortc'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=60, check=False)
     assert done.returncode == 0
@@ -212,7 +220,7 @@ def test_the_command_line_starts_without_fuse_and_network_code() -> None:
     program = (
         "import sys, taskfs.cli\n"
         "status = taskfs.cli.main(['--version'])\n"
-        "sys.exit(status or bool({'fuse', 'requests', 'aiohttp'} & set(sys.modules)))"
+        "sys.exit(status or bool({'fuse', 'requests', 'aiohttp', 'aiortc'} & set(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, timeout=60, capture_output=True, check=False

@@ -79,7 +79,10 @@ class Tail:
             raise Refusal("error", f"File not found: {self._filename}")
         content = self._content()
         self._cursor = len(content)
-        return self._split(tail_bytes(content, self._lines), self._lines)
+        try:
+            return self._split(tail_bytes(content, self._lines), self._lines)
+        except TypeError:  # a number of lines that is none
+            raise Silence from None
 
     def _appended(self) -> list[str] | None:
         if not self._exists() or self._files.mtime(self._filename) == self._mtime:
