@@ -62,9 +62,12 @@ class LiveChannels:
         self.connect_timeout_s = connect_timeout_s
         self.question_timeout_s = question_timeout_s
         self._turn_server = turn_server
+        self._inherited: tuple[object, ...] = ()
         self._reset()
 
     def _reset(self) -> None:
+        # After a fork, the parent's connections are kept as they are: their finalizers would act.
+        self._inherited = (self.__dict__.get("_loop"), self.__dict__.get("_tasks"))
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from taskfs.errors import BadAnswer, Unavailable, Unsupported
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 # In bytes: largest message that the offer announces. The machine's aiortc may refuse to send more
 # than that, and then never answers. Four times what a file question aims at.
 MAX_MESSAGE_BYTES: Final = 16 << 20
+# In seconds: a STUN server that answered a probe of ours within 0.3 s has answered by then.
+GATHER_S: Final = 1.0
 # Questions in flight at once per connection: the machine answers them one by one.
 MAX_IN_FLIGHT: Final = 8
 # Channels with an unanswered question; beyond this number a new connection replaces this one.
@@ -75,6 +78,7 @@ class LiveConnection:
         import aiortc
 
         channel = self._new_channel()
+        _bound_gathering(self._peer)
         await self._peer.setLocalDescription(await self._peer.createOffer())
         answer = await exchange(announce_size(self._peer.localDescription.sdp))
         try:
@@ -226,6 +230,19 @@ class _Channel:
             self.is_spoiled = True  # an answer too many: the next one could be taken for another
         else:
             self._answer.set_result(message)
+
+
+def _bound_gathering(peer: "RTCPeerConnection") -> None:
+    """Let candidates be gathered for `GATHER_S` at most, instead of aioice's 5 s.
+
+    Gathering asks the STUN server from every interface, and waits for all answers. An interface
+    without a way out, such as a container bridge, would otherwise delay each connection.
+    """
+    transport = peer.sctp and peer.sctp.transport.transport
+    ice = getattr(transport, "_connection", None)
+    gather = getattr(ice, "get_component_candidates", None)
+    if ice is not None and gather is not None:
+        ice.get_component_candidates = partial(gather, timeout=GATHER_S)
 
 
 async def wait_closed(timeout_s: float) -> None:

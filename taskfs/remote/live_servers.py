@@ -21,8 +21,11 @@ _SEND_AT_S: Final = (0.0, 0.2, 0.6, 1.4)
 _PROBE_S: Final = 3.0
 # In seconds: how long an outcome holds. Networks change, for example on a laptop.
 _OUTCOME_S: Final = 60.0
-_BINDING_REQUEST: Final = 0x0001
-_BINDING_SUCCESS: Final = 0x0101
+# In seconds after the answer in one protocol: wait this long for the other one.
+_OTHER_S: Final = 0.1
+# The requests Binding and Allocate, both without attributes: the latter is refused, which shows
+# that the server speaks TURN, and allocates nothing.
+_REQUESTS: Final = {"stun": 0x0001, "turn": 0x0003}
 _MAGIC_COOKIE: Final = 0x2112A442
 
 
@@ -33,72 +36,87 @@ class IceServer:
         if address is None:
             address = os.environ.get(ENVIRONMENT) or DEFAULT_SERVER
         self._host, self._port = split_address(address)
-        self._probe: asyncio.Task[str | None] | None = None
+        self._probe: asyncio.Task[None] | None = None
         self._probed_at_s = float("-inf")
-        self._last: str | None = None
+        self._last: list[str] = []
 
     async def urls(self, patience_s: float) -> list[str]:
-        """Return the server's URLs; none if it does not answer within *patience_s*.
+        """Return the URLs in which the server answers within *patience_s*, for STUN and TURN.
 
         After a probe without an answer there is no waiting: a new probe runs beside the connection.
         """
         now = time.monotonic()
         is_fresh = now - self._probed_at_s < _OUTCOME_S
         if self._probe is None or (self._probe.done() and not (is_fresh and self._last)):
-            was_silent = is_fresh and self._probe is not None and self._last is None
+            was_silent = is_fresh and self._probe is not None and not self._last
             self._probe = asyncio.ensure_future(self._run_probe())
             if was_silent:
                 return []
         await asyncio.wait([self._probe], timeout=patience_s)
-        return self._urls() if self._probe.done() else []
+        return list(self._last) if self._probe.done() else []
 
-    def _urls(self) -> list[str]:
-        if self._last is None:
-            return []
-        return [f"stun:{self._last}:{self._port}", f"turn:{self._last}:{self._port}"]
-
-    async def _run_probe(self) -> str | None:
+    async def _run_probe(self) -> None:
         try:
-            self._last = await asyncio.wait_for(self._answering_address(), _PROBE_S)
+            self._last = await asyncio.wait_for(self._answering_urls(), _PROBE_S)
         except (OSError, asyncio.TimeoutError, ValueError):
-            self._last = None
+            self._last = []
         self._probed_at_s = time.monotonic()
-        return self._last
 
-    async def _answering_address(self) -> str:
+    async def _answering_urls(self) -> list[str]:
+        """Return the URLs of the protocols that the server answers in; raise OSError for none."""
         loop = asyncio.get_running_loop()
         address = await _resolve(self._host, loop)
-        transaction = secrets.token_bytes(12)
-        answered: asyncio.Future[None] = loop.create_future()
+        probe = _Probe()
         transport, _ = await loop.create_datagram_endpoint(
-            lambda: _Probe(transaction, answered), remote_addr=(address, self._port)
+            lambda: probe, remote_addr=(address, self._port)
         )
         try:
-            request = struct.pack(">HHI", _BINDING_REQUEST, 0, _MAGIC_COOKIE) + transaction
             for before_s, after_s in zip(_SEND_AT_S, (*_SEND_AT_S[1:], _PROBE_S), strict=True):
-                transport.sendto(request)
-                await asyncio.wait([answered], timeout=after_s - before_s)
-                if answered.done():
-                    answered.result()
-                    return address
-            raise TimeoutError
+                for scheme, transaction in probe.transactions.items():
+                    head = struct.pack(">HHI", _REQUESTS[scheme], 0, _MAGIC_COOKIE)
+                    transport.sendto(head + transaction)
+                if await probe.is_answered(after_s - before_s):
+                    return [f"{scheme}:{address}:{self._port}" for scheme in probe.answering()]
+            return []
         finally:
             transport.close()
 
 
 class _Probe(asyncio.DatagramProtocol):
-    def __init__(self, transaction: bytes, answered: "asyncio.Future[None]") -> None:
-        self._transaction = transaction
-        self._answered = answered
+    """One request of STUN and one of TURN. Any answer counts, because an error is quick, too."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.transactions = {scheme: secrets.token_bytes(12) for scheme in _REQUESTS}
+        self._answered: dict[str, asyncio.Future[None]] = {
+            scheme: loop.create_future() for scheme in _REQUESTS
+        }
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
-        head = struct.pack(">H", _BINDING_SUCCESS)
-        if data[:2] == head and data[8:20] == self._transaction and not self._answered.done():
-            self._answered.set_result(None)
+        for scheme, transaction in self.transactions.items():
+            if data[8:20] == transaction and not self._answered[scheme].done():
+                self._answered[scheme].set_result(None)
 
     def error_received(self, exc: Exception) -> None:
-        if not self._answered.done():
-            self._answered.set_exception(exc)  # such as refused, which needs no more waiting
+        for answered in self._answered.values():  # such as refused, which needs no more waiting
+            if not answered.done():
+                answered.cancel()
+
+    async def is_answered(self, timeout_s: float) -> bool:
+        """Return whether one protocol is answered, after a little time for the other as well."""
+        futures = list(self._answered.values())
+        first = asyncio.FIRST_COMPLETED
+        done, _ = await asyncio.wait(futures, timeout=timeout_s, return_when=first)
+        if done:
+            await asyncio.wait(futures, timeout=_OTHER_S)
+        return bool(done)
+
+    def answering(self) -> list[str]:
+        return [
+            scheme
+            for scheme, answered in self._answered.items()
+            if answered.done() and not answered.cancelled()
+        ]
 
 
 async def _resolve(host: str, loop: asyncio.AbstractEventLoop) -> str:

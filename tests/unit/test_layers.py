@@ -23,7 +23,7 @@ ROWS: Final = (
     ("remote.live_channel",),
     ("tasks", "tasks.live_text", "tasks.live_tree"),
     ("tasks.live_file",),
-    ("tasks.live",),
+    ("tasks.live", "tasks.live_end"),
     (
         "config",
         "record",
