@@ -4,7 +4,6 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from taskfs.errors import BadAnswer, Unavailable, Unsupported
@@ -233,16 +232,22 @@ class _Channel:
 
 
 def _bound_gathering(peer: "RTCPeerConnection") -> None:
-    """Let candidates be gathered for `GATHER_S` at most, instead of aioice's 5 s.
+    """Let candidates be gathered for `GATHER_S` at most, and on loopback if there is no other way.
 
-    Gathering asks the STUN server from every interface, and waits for all answers. An interface
-    without a way out, such as a container bridge, would otherwise delay each connection.
+    Gathering asks the STUN server from every interface, and waits 5 s for all answers. An interface
+    without a way out, such as a container bridge, would otherwise delay each connection. The
+    embedded cloud is reachable without any network.
     """
     transport = peer.sctp and peer.sctp.transport.transport
     ice = getattr(transport, "_connection", None)
     gather = getattr(ice, "get_component_candidates", None)
-    if ice is not None and gather is not None:
-        ice.get_component_candidates = partial(gather, timeout=GATHER_S)
+    if ice is None or gather is None:
+        return
+
+    def gather_bounded(component: int, addresses: list[str]) -> Any:
+        return gather(component, addresses or ["127.0.0.1"], timeout=GATHER_S)
+
+    ice.get_component_candidates = gather_bounded
 
 
 async def wait_closed(timeout_s: float) -> None:

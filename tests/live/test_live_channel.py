@@ -1,11 +1,14 @@
 """The data channel to a machine: connections, questions, and the faults of both."""
 
+import contextlib
 import logging
+import os
 import socket
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -403,3 +406,54 @@ def test_a_name_that_is_not_utf8(cloud: FakeCloud, channels: LiveChannels, task:
     machine = channels.machine(task)
     assert name in ask(machine, LS).message
     assert ask(machine, tail(name, 1)).message == ["text"]
+
+
+LOOPBACK_ALONE = """
+import subprocess
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+from taskfs.remote.live_channel import LiveChannels
+from taskfs.remote.live_messages import LS
+from tests.fake_api import FakeCloud
+from tests.live.conftest import NO_SERVER, Requests
+with FakeCloud() as cloud:
+    task = cloud.add_task(status="computation-started")
+    cloud.machine_files(task).write("a", b"b")
+    channels = LiveChannels(Requests(cloud), turn_server=NO_SERVER)
+    answer = channels.machine(task).ask(LS, 10.0, lambda: False)
+    assert answer.message == ["a"], answer
+    channels.close()
+"""
+
+
+def test_a_machine_without_any_network() -> None:
+    """live, 13: reachable over a real data channel on loopback, in a network namespace of its own
+    where there is nothing else."""
+    command = ["unshare", "--map-root-user", "--net", sys.executable, "-c", LOOPBACK_ALONE]
+    done = subprocess.run(
+        command, cwd=ROOT, timeout=60, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_forked_child_has_a_connection_of_its_own(
+    cloud: FakeCloud, channels: LiveChannels, task: str
+) -> None:
+    """live, 10: a child of fork(2) neither uses nor closes the connection of its parent."""
+    machine = channels.machine(task)
+    ask(machine, LS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # there are threads, as in a user's
+        child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            answer = machine.ask(LS, 10.0, lambda: False)
+            channels.close()
+            os._exit(0 if answer is not None else 1)
+        os._exit(2)
+    until_s = time.monotonic() + 15.0
+    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+        assert time.monotonic() < until_s
+        time.sleep(0.05)
+    assert ended[1] == 0
+    assert ask(machine, LS).status == "success"
+    assert cloud.machine(task).connections == 2

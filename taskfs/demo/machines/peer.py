@@ -58,8 +58,20 @@ class Peer:
 
         offer = aiortc.RTCSessionDescription(sdp=sdp, type="offer")
         await self._connection.setRemoteDescription(offer)
+        self._gather_on_loopback()
         await self._connection.setLocalDescription(await self._connection.createAnswer())
         return str(self._connection.localDescription.sdp)
+
+    def _gather_on_loopback(self) -> None:
+        """Offer the loopback address where the machine has no other, which aioice leaves out."""
+        assert self._connection.sctp is not None
+        ice: Any = self._connection.sctp.transport.transport._connection
+        gather = ice.get_component_candidates
+
+        def gather_somewhere(component: int, addresses: list[str]) -> Any:
+            return gather(component, addresses or ["127.0.0.1"])
+
+        ice.get_component_candidates = gather_somewhere
 
     async def close(self) -> None:
         """Say goodbye: close all channels and the connection."""
