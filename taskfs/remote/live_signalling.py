@@ -31,10 +31,12 @@ class SignallingRequest(Protocol):
     ) -> tuple[int, bytes]:
         """Return the HTTP status and the body.
 
-        *timeout_s* bounds the whole call, retries included. *path* begins with `/tasks/`.
+        *timeout_s* bounds the whole call. *path* begins with `/tasks/`. An error status is returned
+        or raised.
 
         Raises:
-            TaskFSError: there is no answer, or it is a refusal; the status may be returned instead.
+            Unavailable: there was no answer; the call is repeated while there is time.
+            TaskFSError: any other refusal, which is final.
         """
 
 
@@ -69,17 +71,22 @@ def exchange_descriptions(
             remaining_s = deadline_s - time.monotonic()
             if remaining_s <= 0 or abandoned():
                 raise Unavailable(f"task {task_id}: the machine was not reached in time")
-            status, content = request(
-                method,
-                base + path,
-                params=params,
-                json=body,
-                timeout_s=min(remaining_s, block_s + ROUND_TRIP_S),
-            )
-            if status < 500 and status != 429:
-                return _checked(f"{method} {path}", status), content
+            try:
+                status, content = request(
+                    method,
+                    base + path,
+                    params=params,
+                    json=body,
+                    timeout_s=min(remaining_s, block_s + ROUND_TRIP_S),
+                )
+            except Unavailable as exc:
+                failure = exc
+            else:
+                if status < 500 and status != 429:
+                    return _checked(f"{method} {path}", status), content
+                failure = Unavailable(f"{method} {path}: the API answers {status}")
             if time.monotonic() + RETRY_PAUSE_S >= deadline_s:
-                raise Unavailable(f"{method} {path}: the API answers {status}")
+                raise failure
             time.sleep(RETRY_PAUSE_S)
 
     call("POST", "/register", body={"sender_id": sender})

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
+from taskfs.api import TaskClient
 from taskfs.errors import AccessDenied, BadAnswer, Interrupted, Unavailable
 from taskfs.remote.live_channel import LiveChannels, TaskMachine
-from taskfs.remote.live_connection import MAX_MESSAGE_BYTES, announce_size
+from taskfs.remote.live_connection import MAX_ABANDONED, MAX_MESSAGE_BYTES, announce_size
 from taskfs.remote.live_messages import (
     LAST_MODIFIED_FILE,
     LS,
@@ -29,7 +30,7 @@ from taskfs.remote.live_messages import (
 )
 from taskfs.remote.live_servers import split_address
 from tests.fake_api import FakeCloud
-from tests.live.conftest import NewChannels
+from tests.live.conftest import NO_SERVER, NewChannels
 
 ROOT = Path(__file__).parents[2]
 WITNESS = Witness(LS, after_s=0.2, silence_s=0.3)
@@ -250,6 +251,34 @@ def test_signalling_that_fails_once(cloud: FakeCloud, channels: LiveChannels, ta
     assert ask(channels.machine(task), LS).status == "success"
 
 
+@pytest.mark.parametrize("kind", ["status", "reset"])
+def test_signalling_by_the_clients_requests(cloud: FakeCloud, task: str, kind: str) -> None:
+    """live, 8 and 10: the API client's requests carry the key, and are repeated where they fail."""
+    options: dict[str, Any] = {"status": 503} if kind == "status" else {}
+    for path in ("/register", "/offer", "/message"):
+        cloud.faults.add(kind, path=path, **options)
+    client = TaskClient(cloud.api_url, cloud.api_key, timeout_s=6.0)
+    channels = LiveChannels(client.signal, turn_server=NO_SERVER)
+    try:
+        assert ask(channels.machine(task), LS).status == "success"
+    finally:
+        channels.close()
+        client.close()
+
+
+def test_a_machine_that_answers_late(cloud: FakeCloud, task: str) -> None:
+    """live, 8: one call of signalling waits as long as the machine may take."""
+    client = TaskClient(cloud.api_url, cloud.api_key, timeout_s=6.0)
+    channels = LiveChannels(client.signal, turn_server=NO_SERVER)
+    cloud.faults.add("stall", path="/message", seconds=4.0)
+    try:
+        assert ask(channels.machine(task), LS).status == "success"
+        assert sum(r.path.endswith("/message") for r in cloud.requests) == 1
+    finally:
+        channels.close()
+        client.close()
+
+
 @pytest.mark.parametrize("kind", ["status", "reset", "stall"])
 def test_signalling_that_fails(
     cloud: FakeCloud, new_channels: NewChannels, task: str, kind: str
@@ -388,6 +417,20 @@ def test_no_secret_in_a_log(
         channels.close()
     for secret in (cloud.api_key, "ice-pwd", "a=candidate", "m=application", "fingerprint"):
         assert secret not in caplog.text
+
+
+def test_channels_without_an_answer_are_bounded(
+    cloud: FakeCloud, channels: LiveChannels, task: str
+) -> None:
+    """live, 10: channels whose question was never answered pile up, and a new connection replaces
+    the old one before they are many."""
+    cloud.machine_files(task).write("empty", b"")
+    machine = channels.machine(task)
+    at_once = Witness(LS, after_s=0.0, silence_s=0.0)
+    for _ in range(MAX_ABANDONED + 5):
+        assert machine.ask(tail("empty", -1), 10.0, lambda: False, at_once) is None
+    assert cloud.machine(task).connections == 2
+    wait_until(lambda: cloud.machine(task).open_connections == 1)
 
 
 def test_the_announced_size() -> None:
