@@ -18,6 +18,7 @@ from taskfs.errors import (
 )
 from taskfs.tasks.live import LastWrite, LiveEnded, LiveFiles, LiveHandle
 from tests.fake_api import FakeCloud
+from tests.live.machine_model import Clock, ModelMachine
 
 NewFiles = Callable[..., LiveFiles]
 
@@ -288,3 +289,39 @@ def test_a_minute_of_growth(cloud: FakeCloud, new_files: NewFiles, task: str) ->
     time.sleep(0.6)
     seen += read_on(handle, len(seen))
     assert seen + b"\n" == written.read("run.csv")
+
+
+def test_the_content_that_is_kept_is_bounded() -> None:
+    """live, 2: once a file was read, its size is known, also when its content is no longer kept."""
+    clock = Clock()
+    machine = ModelMachine(clock)
+    files = LiveFiles(machine, is_live=lambda: True, clock=clock)
+    content = b"".join(b"row %09d\n" % number for number in range(240_000))
+    names = [b"file%d.log" % number for number in range(14)]
+    for name in names:
+        machine.files.write(name.decode(), name + b"\n" + content)
+    for name in names:
+        files.open(name).close()
+    asked = len(machine.questions)
+    assert files.size(names[0]) == len(content) + 9  # its last newline is untold
+    assert len(machine.questions) == asked
+    clock.now_s += 20.0
+    handle = files.open(names[0])
+    assert handle.read(0, 18) == b"file0.log\nrow 0000"
+    assert len(machine.questions) > asked + 1
+
+
+def test_a_removed_file_is_not_found() -> None:
+    """live, 8: "File not found" counts where the task is live: ENOENT; else the task has ended."""
+    clock = Clock()
+    machine = ModelMachine(clock)
+    machine.files.write("a.log", b"x\n")
+    live = True
+    files = LiveFiles(machine, is_live=lambda: live, clock=clock)
+    files.listing()
+    machine.files.remove("a.log")  # after the listing, which is believed for a second
+    with pytest.raises(NotFound):
+        files.open(b"a.log")
+    live = False
+    with pytest.raises(LiveEnded):
+        files.open(b"a.log")
