@@ -87,6 +87,7 @@ class EmbeddedCloud:
         self._run(self._machines.close())
         for endpoint in (self.api, self.store):
             self._run(endpoint.close())
+        self._run(_cancel_rest())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -225,3 +226,11 @@ class EmbeddedCloud:
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         assert self._loop is not None, "the cloud is not started"
         asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+
+async def _cancel_rest() -> None:
+    """Cancel the tasks of connections that ended without a goodbye."""
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)

@@ -76,7 +76,7 @@ class LiveChannels:
         self._server: IceServer | None = None
 
     def machine(self, task_id: str) -> "TaskMachine":
-        """Return what asks the machine of a task; nothing goes out yet."""
+        """Return the machine of a task, to be asked; nothing goes out yet."""
         return TaskMachine(self, task_id)
 
     def ask(

@@ -97,8 +97,9 @@ class TaskConnection:
             connection.close_soon()
 
     async def close(self) -> None:
-        if self._opening is not None:
-            self._opening.cancel()
+        if (opening := self._opening) is not None:
+            opening.cancel()
+            await asyncio.wait([opening])
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()

@@ -1,1 +1,1 @@
-"""What is known of tasks: here, the files of a running one."""
+"""The state of tasks: the files of a running one."""

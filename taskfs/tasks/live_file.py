@@ -105,7 +105,7 @@ class Snapshot:
 
 
 class LiveFile:
-    """What is known of one file. Not safe for concurrent use; snapshots are, and never change.
+    """The known content of one file. Not safe for concurrent use; snapshots are, and never change.
 
     *whole_lines* says that the file is written in whole lines, as the task runner does.
     """

@@ -130,7 +130,7 @@ class GrowingFiles:
 
 
 def _written(count: int, name: str, progress: float) -> int:
-    """Return how many lines of a text there are; what goes wrong is told at the end alone."""
+    """Return how many lines of a text are written; errors are written at the end alone."""
     if name == "stderr.txt":
         return count if progress >= 1.0 else 0
     return int(count * progress)

@@ -15,9 +15,9 @@ _MAX_QUESTIONS: Final = 10_000
 
 
 class Machine:
-    """What is known of a machine by tests: its files, its faults and what it was asked.
+    """A machine as tests see it: its files, its faults, and the questions it was asked.
 
-    `is_deaf` lets offers lie unanswered. `files` is None while the account tells which there are.
+    `is_deaf` leaves offers unanswered. `written` is None while the run itself writes the files.
     """
 
     def __init__(self, task_id: str) -> None:
@@ -69,7 +69,9 @@ class Machine:
         files: Callable[[], FileSource | None],
     ) -> None:
         while (source := files()) is not None:
-            self._peers = [peer for peer in self._peers if not peer.is_closed]
+            for peer in [peer for peer in self._peers if peer.is_closed]:
+                self._peers.remove(peer)
+                await peer.close()  # a failed connection still has tasks
             try:
                 offer = await asyncio.wait_for(offers.get(), _LOOK_SECONDS)
             except asyncio.TimeoutError:

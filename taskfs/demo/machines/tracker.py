@@ -131,7 +131,7 @@ def tail_bytes(content: bytes, lines: int) -> bytes:
 def operation(
     question: Any, task_id: str, files: FileSource, sleep: Callable[[float], Awaitable[None]]
 ) -> Operation | Tail:
-    """Return what answers a question. Raises Silence, Refusal."""
+    """Return the operation that answers a question. Raises Silence, Refusal."""
     try:
         kind, arguments = question["type"], question["args"]
         if kind not in ("ls", "tail", "top", "last_modified_file"):
