@@ -259,6 +259,32 @@ class TaskClient:
         """Return the object stored at *path*; nothing goes out yet."""
         return StoredObject(path, lambda: self.signed_url(path, region), self._store)
 
+    def signal(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None,
+        json: Mapping[str, Any] | None,
+        timeout_s: float,
+    ) -> tuple[int, bytes]:
+        """Make one call of signalling, see `SignallingRequest`; return the status and the body.
+
+        Raises:
+            Unavailable: there was no usable answer, and another try may help.
+        """
+        what = f"{method} {path}"
+        # An attempt may take a third of its budget; this one waits for the machine all the time.
+        budget = Budget(3 * timeout_s, time.monotonic())
+        body = bytearray()
+        try:
+            url = self._base + path
+            response = self._transport.send(what, method, url, budget, params=params, json=json)
+            self._transport.receive(what, response, budget, body, MAX_ANSWER)
+        except Transient as exc:
+            raise Unavailable(str(exc)) from exc
+        return response.status_code, bytes(body)
+
     def _call(
         self,
         method: str,
