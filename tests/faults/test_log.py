@@ -10,10 +10,11 @@ import pytest
 
 from taskfs import __version__
 from taskfs.support import logs
-from tests.caches import finished, some_files
+from tests.caches import some_files
 from tests.conftest import on_mount
 from tests.fake_api import FakeCloud
 from tests.mounts import Taskfs
+from tests.outputs import add_finished_task as finished
 
 REQUEST = r"GET {}: {}, \d+ bytes in \d+ ms"
 

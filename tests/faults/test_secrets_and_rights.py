@@ -18,11 +18,12 @@ import pytest
 
 from taskfs.support import logs
 from taskfs.support.redaction import redact, register_secret
-from tests.caches import finished, some_files
+from tests.caches import some_files
 from tests.conftest import on_mount
 from tests.fake_api import FakeCloud
 from tests.mounts import ROOT, Mount, Taskfs
 from tests.odd_zips import Odd, odd_zip
+from tests.outputs import add_finished_task as finished
 from tests.surfaces import Mounted
 
 SECRET: Final = "sk-9f8e7d6c5b4a"

@@ -15,9 +15,10 @@ from taskfs.remote.api_client import TaskClient
 from taskfs.remote.object_store import SMALL_OBJECT, StoredObject
 from taskfs.remote.transport import Transport
 from tests.fake_api import FakeCloud
-from tests.faults.scenarios import add_fault, errno_of, finished, noise, read_whole
+from tests.faults.scenarios import add_fault, errno_of, finished, read_whole
 from tests.mounts import Mount
 from tests.odd_zips import DEFLATED, STORED
+from tests.outputs import noise
 from tests.surfaces import Mounted, assert_same
 
 CONTENT: Final = noise(2, 700_000)
