@@ -230,7 +230,7 @@ def test_a_listing_that_tells_of_more_than_it_has_ends(cloud: FakeCloud) -> None
     client = TaskClient(cloud.api_url, cloud.api_key, timeout_s=3)
     kind, options = NO_LISTING[PAGES_WITHOUT_END]
     cloud.faults.add(kind, path="/tasks", times=None, **options)  # each page is the first again
-    with pytest.raises(BadAnswer, match="30 tasks of the"):
+    with pytest.raises(BadAnswer, match="only 30 of the"):
         client.list_tasks()
     assert len(cloud.requests) < 250
     client.close()
