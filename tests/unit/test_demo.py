@@ -80,15 +80,16 @@ def clock() -> Clock:
 
 @pytest.fixture
 def demo(clock: Clock) -> Iterator[Client]:
-    with EmbeddedCloud(clock=clock) as cloud:
-        client = Client(cloud)
-        yield client
-        client.session.close()
+    yield from client_of(EmbeddedCloud(clock=clock))
 
 
 @pytest.fixture
 def empty(clock: Clock) -> Iterator[Client]:
-    with FakeCloud(clock=clock) as cloud:
+    yield from client_of(FakeCloud(clock=clock))
+
+
+def client_of(cloud: EmbeddedCloud) -> Iterator[Client]:
+    with cloud:
         client = Client(cloud)
         yield client
         client.session.close()
