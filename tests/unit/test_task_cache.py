@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,15 +15,9 @@ from taskfs.support.interruptible_wait import Waiter
 from taskfs.tasks.finished_tasks import FinishedTaskStore
 from taskfs.tasks.task_cache import TaskCache
 from taskfs.tasks.task_filter import TaskFilter
-from tests.unit.fakes import Clock, FakeAPI, names, task_of
+from tests.unit.fakes import Clock, FakeAPI, names, task_cache_of, task_of
 
 ID = "abcdefghijklmnopqrstuvwx"  # one letter less than an id
-POOL = ThreadPoolExecutor(2)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
@@ -34,15 +27,9 @@ def api() -> FakeAPI:
     return api
 
 
-def records_of(
-    api: FakeAPI, clock: Callable[[], float], scope: TaskFilter | None = None
-) -> TaskCache:
-    return TaskCache(api, POOL, Waiter(), listing_ttl_s=9, status_ttl_s=2, scope=scope, clock=clock)
-
-
 @pytest.fixture
 def records(api: FakeAPI, clock: Clock) -> TaskCache:
-    return records_of(api, clock)
+    return task_cache_of(api, clock=clock)
 
 
 def test_a_listing_is_asked_for_once_in_its_time(
@@ -102,7 +89,7 @@ def test_many_that_ended_at_once_make_a_listing(api: FakeAPI, clock: Clock) -> N
     """README, Freshness: one bulk refresh, whatever became of the tasks."""
     tasks = [f"{ID}{chr(97 + number)}" for number in range(20)]
     api.add(*map(task_of, tasks))
-    records = records_of(api, clock)
+    records = task_cache_of(api, clock=clock)
     records.listing()
     for name in tasks:
         api.change(name, status="success")
@@ -274,12 +261,12 @@ def test_a_scope(api: FakeAPI, clock: Clock) -> None:
     """README, Commands: mount --project, --status (repeatable), --last."""
     for number, status in enumerate(("failed", "success", "failed", "started"), 1):
         api.add(task_of(f"{ID}{number}", status, project="p", create_ns=number))
-    both = records_of(api, clock, TaskFilter("p", ("failed", "success"), 2))
+    both = task_cache_of(api, clock=clock, scope=TaskFilter("p", ("failed", "success"), 2))
     assert names(both.listing()) == [f"{ID}3", f"{ID}2"]
     assert api.calls == ["list failed", "list success"]
-    one = records_of(api, clock, TaskFilter(None, ("started",), None))
+    one = task_cache_of(api, clock=clock, scope=TaskFilter(None, ("started",), None))
     assert names(one.listing()) == [f"{ID}4"]
-    last = records_of(api, clock, TaskFilter(last=1))
+    last = task_cache_of(api, clock=clock, scope=TaskFilter(last=1))
     assert names(last.listing()) == [f"{ID}4"]
     assert last.get(f"{ID}1").task.status == "failed"  # by its name all the same
 
@@ -295,7 +282,7 @@ def test_many_callers_make_one_request() -> None:
 
     api.before = wait
     with ThreadPoolExecutor(2) as pool, ThreadPoolExecutor(10) as callers:
-        records = TaskCache(api, pool, Waiter(), listing_ttl_s=9, status_ttl_s=2)
+        records = task_cache_of(api, pool=pool)
         futures = [callers.submit(records.listing) for _ in range(10)]
         assert asked.acquire(timeout=20)
         time.sleep(0.1)
@@ -317,7 +304,7 @@ def test_an_interrupted_caller_leaves_and_the_request_goes_on() -> None:
     interrupted.set()
     with ThreadPoolExecutor(2) as pool:
         waiter = Waiter(interrupted.is_set)
-        records = TaskCache(api, pool, waiter, listing_ttl_s=9, status_ttl_s=2)
+        records = task_cache_of(api, pool=pool, waiter=waiter)
         with pytest.raises(Interrupted):
             records.listing()
         go_on.set()
@@ -330,7 +317,7 @@ def test_what_the_listing_does_not_show_is_found_by_its_name_for_good(
     api: FakeAPI, clock: Clock
 ) -> None:
     """README, Freshness: Only a real 404 is ENOENT: not that a listing leaves the task out."""
-    records = records_of(api, clock, TaskFilter(last=1))
+    records = task_cache_of(api, clock=clock, scope=TaskFilter(last=1))
     outside = f"{ID}1"
     assert records.get_full(outside).task.status == "success"
     for _ in range(3):
@@ -344,7 +331,7 @@ def test_what_the_listing_does_not_show_is_found_by_its_name_for_good(
 
 def test_many_unfinished_tasks_of_another_project_stay_found(api: FakeAPI, clock: Clock) -> None:
     """README, Freshness: Only a real 404 is ENOENT."""
-    records = records_of(api, clock, TaskFilter(project="mine"))
+    records = task_cache_of(api, clock=clock, scope=TaskFilter(project="mine"))
     others = [f"{ID}{chr(97 + number)}" for number in range(20)]
     api.add(*(task_of(name, project="theirs") for name in others))
     for _ in range(3):
@@ -364,9 +351,7 @@ def test_what_an_earlier_mount_knew_counts_only_while_the_api_is_away(
     ledger.keep([done])
     ledger.close()  # so that the 404 below does not take it from the disk
     waiter = Waiter()
-    records = TaskCache(
-        api, POOL, waiter, listing_ttl_s=9, status_ttl_s=2, finished_tasks=ledger, clock=clock
-    )
+    records = task_cache_of(api, waiter=waiter, finished_tasks=ledger, clock=clock)
     with pytest.raises(NotFound):  # the API is there, and does not know it
         records.get(done.id)
     assert api.calls == ["list", f"get {done.id}"]
