@@ -45,7 +45,7 @@ def read_whole(surface: Surface, path: str, expected: bytes) -> None:
 
 
 def add_fault(cloud: FakeCloud, where: str, task: str, kind: str, **options: Any) -> Fault:
-    """Add a fault for the requests of one *task*: those for its `record`, `signing` or the `store`."""
+    """Add a fault for one *task*: for its `record`, the `signing` of its URL, or the `store`."""
     matching: dict[str, dict[str, Any]] = {
         "record": {"side": "api", "path": f"/tasks/{task}"},
         "signing": {

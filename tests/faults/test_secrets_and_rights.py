@@ -31,19 +31,6 @@ SIGNATURE: Final = re.compile(rb"Signature=(?!\*\*\*)|[0-9a-f]{64}")
 mounted_only = pytest.mark.mount
 
 
-@pytest.fixture
-def logger() -> Iterator[logging.Logger]:
-    """The program's logger, as it was afterwards."""
-    found = logging.getLogger("taskfs")
-    kept = found.handlers[:], found.level, found.propagate, logging.raiseExceptions
-    yield found
-    for handler in found.handlers:
-        if handler not in kept[0]:
-            handler.close()
-    found.handlers[:], found.propagate, logging.raiseExceptions = kept[0], kept[2], kept[3]
-    found.setLevel(kept[1])
-
-
 def provoke(cloud: FakeCloud, mount: Path, task: str) -> None:
     """Let everything go wrong that writes a line about a key or a signed URL."""
     for kind, options in (
