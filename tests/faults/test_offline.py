@@ -275,7 +275,7 @@ def test_offline_needs_something_to_show(
         return done.stderr
 
     assert fails() == (
-        f"taskfs: nothing of {cloud.api_url} is kept in {tmp_path / 'cache'}: "
+        f"taskfs: {tmp_path / 'cache'} has no tasks of {cloud.api_url}: "
         "mount it once without --offline\n"
     )
     with mounted():
