@@ -15,7 +15,7 @@ SUBMITTED: Final = "2026-01-31 23:30:00"
 
 
 def screen(text: str) -> list[str]:
-    """Return the lines that a terminal shows, without colours."""
+    """Return the lines on a terminal, without colours."""
     return [line.rstrip() for line in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text).splitlines()]
 
 
@@ -27,7 +27,7 @@ def drawn(taskfs: Command, width: int, command: tuple[str, ...] = ("list",)) -> 
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_no_word_and_no_heading_is_cut(taskfs: Command, cloud: FakeCloud, width: int) -> None:
-    """README, Commands: On a narrow terminal whole columns are left out; no cell is ever cut."""
+    """A narrow terminal drops whole columns; no cell is cut."""
     shown: dict[str, Any] = {
         "simulator": "openfoam",
         "machine": "c2-standard-4",
@@ -47,7 +47,7 @@ def test_no_word_and_no_heading_is_cut(taskfs: Command, cloud: FakeCloud, width:
     whole |= {"success", "computation-started", "executer-terminated"}
     assert set(words) <= whole
     assert {"ID", "Status", *tasks} <= set(words)
-    if width == 40:  # an id and a long status share no line of 40
+    if width == 40:  # an id and a long status do not fit into one line of 40
         assert len(lines) == 2 * (1 + len(tasks))
         assert lines[0::2] == ["ID", *reversed(tasks)]
         assert lines[1] == "  Status"
@@ -58,7 +58,7 @@ def test_no_word_and_no_heading_is_cut(taskfs: Command, cloud: FakeCloud, width:
 
 
 def test_the_least_important_column_goes_first(taskfs: Command, cloud: FakeCloud) -> None:
-    """README, Commands: On a narrow terminal whole columns are left out, the simulator first."""
+    """A narrow terminal drops whole columns, the simulator first."""
     cloud.add_task(status="computation-started", simulator="openfoam", machine="c2-standard-4")
     for width, missing in (
         (200, set()),
@@ -74,7 +74,7 @@ def test_the_least_important_column_goes_first(taskfs: Command, cloud: FakeCloud
 def test_a_long_name_costs_its_column_and_no_other(
     taskfs: Command, cloud: FakeCloud, width: int
 ) -> None:
-    """README, Commands: no cell is ever cut, whatever the service sends."""
+    """No cell is cut, whatever the service sends."""
     cloud.add_task("t1", simulator="s" * 300, status="failed")
     lines = drawn(taskfs, width)
     assert "s" * 20 not in "".join(lines)
@@ -84,8 +84,8 @@ def test_a_long_name_costs_its_column_and_no_other(
 
 @pytest.mark.parametrize("width", (40, 80))
 def test_an_unknown_status_is_shown_whole(taskfs: Command, cloud: FakeCloud, width: int) -> None:
-    """README, The tree: the API's word, unknown words too."""
-    status = "waiting-for-a-machine-that-nobody-has-ever-seen-in-this-data-centre-or-in-another"
+    """A status that taskfs does not know is shown as the API sent it."""
+    status = "waiting-for-a-machine-that-is-in-none-of-the-data-centres-of-this-or-of-another-cloud"
     task = cloud.add_task()
     cloud.update_task(task, status=status)
     lines = drawn(taskfs, width)
@@ -94,7 +94,7 @@ def test_an_unknown_status_is_shown_whole(taskfs: Command, cloud: FakeCloud, wid
 
 
 def test_nothing_is_left_out_of_a_pipe(taskfs: Command, cloud: FakeCloud) -> None:
-    """README, Commands: A pipe gets all columns, whatever COLUMNS says: programs read it."""
+    """A pipe gets all columns, whatever COLUMNS says."""
     cloud.add_task(simulator="s" * 300, machine="c2-standard-4")
     for width in ("20", "80"):
         title, line = taskfs("list", COLUMNS=width).stdout.splitlines()
@@ -104,7 +104,7 @@ def test_nothing_is_left_out_of_a_pipe(taskfs: Command, cloud: FakeCloud) -> Non
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_watch_once_drops_columns_too(taskfs: Command, cloud: FakeCloud, width: int) -> None:
-    """README, Commands: `watch` and `list` leave columns out by one table."""
+    """`watch` and `list` drop columns by the same ranks."""
     task = cloud.add_task(status="computation-started", machine="c2-standard-4")
     lines = drawn(taskfs, width, ("watch", "--once"))
     assert all(len(line) <= width for line in lines)
@@ -114,7 +114,7 @@ def test_watch_once_drops_columns_too(taskfs: Command, cloud: FakeCloud, width: 
 
 
 def test_a_wide_character_counts_twice() -> None:
-    """A terminal shows some characters in two cells, and the columns fit all the same."""
+    """Wide characters count as two cells."""
     rows = [["t1", "計算中計算中", "m"]]
     table = (ID, STATUS, MACHINE)
     assert columns_that_fit(table, rows, 20, len) == [0, 1, 2]

@@ -1,4 +1,4 @@
-"""`taskfs completion`: in real shells, with task ids, and silently nothing when the API is away."""
+"""`taskfs completion`, in real shells and as single requests."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from taskfs.model import KNOWN_STATUSES
 from tests.cli.conftest import ROOT, Command, Terminal
 from tests.fake_api import FakeCloud
 
-# How each shell is started bare, and told where the script is.
+# Arguments that start each shell without its configuration, and the command that loads the script.
 SHELLS: Final = {
     "bash": (["--norc", "--noprofile", "-i"], "source {script}"),
     "zsh": (["-f", "-i"], "autoload -U compinit; compinit -u; source {script}"),
@@ -39,7 +39,7 @@ def shell_path(taskfs: Command) -> str:
 
 @pytest.fixture
 def complete(taskfs: Command, shell_path: str) -> Callable[..., list[str]]:
-    """Asks the program what a script of bash would, for words of which the last is unfinished."""
+    """Sends the request of a bash completion script; the last word is incomplete."""
 
     def ask(*words: str, **environment: str) -> list[str]:
         done = subprocess.run(
@@ -68,7 +68,7 @@ def complete(taskfs: Command, shell_path: str) -> Callable[..., list[str]]:
 def test_tab_in_a_real_shell(
     taskfs: Command, cloud: FakeCloud, shell_path: str, shell: str
 ) -> None:
-    """Issue 5.5: `taskfs completion bash|zsh|fish`, task ids included, tested in real shells."""
+    """The scripts complete commands and task ids in real shells."""
     executable = shutil.which(shell)
     if executable is None:
         pytest.skip(f"{shell} is not installed: apt-get install {shell}")
@@ -96,7 +96,7 @@ def test_tab_in_a_real_shell(
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_the_shell_takes_the_script(taskfs: Command, shell: str) -> None:
-    """Issue 5.5: the script is one that the shell itself finds nothing wrong with."""
+    """The shell finds no syntax error in the script."""
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed: apt-get install {shell}")
     done = taskfs("completion", shell)
@@ -108,7 +108,7 @@ def test_the_shell_takes_the_script(taskfs: Command, shell: str) -> None:
 
 
 def test_ids(complete: Callable[..., list[str]], cloud: FakeCloud) -> None:
-    """Issue 5.5: task ids included: where a command takes only unfinished tasks, those."""
+    """Task ids are completed; commands for unfinished tasks complete only unfinished ones."""
     running = cloud.add_task(status="started")
     ended = cloud.add_task()
     assert complete("info", "") == [ended, running]
@@ -116,12 +116,12 @@ def test_ids(complete: Callable[..., list[str]], cloud: FakeCloud) -> None:
     assert complete("download", "") == [ended, running]
     assert complete("kill", "") == [running]
     assert complete("wait", "") == [running]
-    assert complete("kill", running, "") == []  # once is enough
+    assert complete("kill", running, "") == []  # already given
     assert complete("info", "--api-url", "http://127.0.0.1:1", "") == []
 
 
 def test_values(complete: Callable[..., list[str]], cloud: FakeCloud, taskfs: Command) -> None:
-    """Issue 5.5: completion knows commands, options and what an option takes."""
+    """Commands, options and option values are completed."""
     cloud.add_task(project="tank")
     assert complete("li") == ["list"]
     assert "--status-cache-time" in complete("watch", "--stat")
@@ -132,10 +132,10 @@ def test_values(complete: Callable[..., list[str]], cloud: FakeCloud, taskfs: Co
 
 
 @pytest.mark.parametrize("trouble", ["no key", "wrong key", "refused", "stalled", "failing"])
-def test_silently_nothing_when_the_api_is_away(
+def test_an_unreachable_api_completes_nothing(
     complete: Callable[..., list[str]], taskfs: Command, cloud: FakeCloud, trouble: str
 ) -> None:
-    """Issue 5.5: task ids must come quickly, and silently nothing when the API is away."""
+    """If the API is unreachable, completion returns nothing, soon and silently."""
     cloud.add_task()
     environment = {
         "no key": {"INDUCTIVA_API_KEY": ""},
@@ -154,8 +154,8 @@ def test_silently_nothing_when_the_api_is_away(
 
 
 def test_names_cannot_break_out(complete: Callable[..., list[str]], cloud: FakeCloud) -> None:
-    """Issue 5.5: a shell puts candidates on its command line as they are: those that it would run
-    or split are left out, and so are lines within one."""
+    """A shell inserts candidates unquoted: candidates that it would run or split, and candidates
+    with line breaks, are left out."""
     for project in ("a\nplain,b", "$(reboot)", "two words", "a;b", "-rf", "`c`", "good-1.2_x"):
         cloud.add_task(project=project)
     assert complete("list", "--project", "") == ["good-1.2_x"]
@@ -164,7 +164,7 @@ def test_names_cannot_break_out(complete: Callable[..., list[str]], cloud: FakeC
 
 
 def test_bad_requests_are_silent(taskfs: Command) -> None:
-    """Issue 5.5: silently nothing: a request that nobody should make, too."""
+    """A malformed request prints nothing."""
     for request in ("bash_frobnicate", "tcsh_complete", "bash"):
         done = taskfs("list", _TASKFS_COMPLETE=request)
         assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
@@ -174,6 +174,6 @@ def test_bad_requests_are_silent(taskfs: Command) -> None:
 
 
 def test_mountpoints_are_directories(complete: Callable[..., list[str]], tmp_path: Path) -> None:
-    """Issue 5.5: completion script: the shell completes directories by itself."""
+    """The shell itself completes directories."""
     assert complete("mount", str(tmp_path)) == [str(tmp_path)]
     assert complete("umount", "/nonexistent") == ["/nonexistent"]

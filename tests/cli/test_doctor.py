@@ -1,4 +1,4 @@
-"""`taskfs doctor`: a line for each check, with the fix where it fails."""
+"""`taskfs doctor`: one line per check, with a fix for each failure."""
 
 import json
 import subprocess
@@ -12,8 +12,8 @@ from taskfs.cli import doctor
 from tests.cli.conftest import Command
 from tests.fake_api import FakeCloud
 
-# For checks that look at the machine alone.
-NOTHING_ELSE = cast(doctor.CheckContext, None)
+# The context of checks that only look at the machine.
+NO_CONTEXT = cast(doctor.CheckContext, None)
 
 
 def line(text: str, name: str) -> str:
@@ -85,7 +85,7 @@ def test_the_cache_directory(taskfs: Command) -> None:
 
 
 def test_json(taskfs: Command) -> None:
-    """Issue 5.5: `--json` everywhere a script would want it: the same checks, the same status."""
+    """--json prints the same checks and returns the same status."""
     plain, done = taskfs("doctor"), taskfs("doctor", "--json")
     assert done.returncode == plain.returncode
     outcomes = json.loads(done.stdout)
@@ -103,24 +103,24 @@ def test_json(taskfs: Command) -> None:
     ],
 )
 def test_updatedb_and_its_fix(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Issue 5.1: the PRUNEFS line for updatedb from `taskfs doctor`; done, it is the fix."""
+    """The printed command adds fuse.taskfs to PRUNEFS, and then the check passes."""
     conf = tmp_path / "updatedb.conf"
     conf.write_text(text)
     monkeypatch.setattr(doctor, "UPDATEDB_CONF", conf)
     check = dict(doctor.CHECKS)["updatedb"]
     with pytest.raises(doctor.Note) as hint:
-        check(NOTHING_ELSE)
+        check(NO_CONTEXT)
     subprocess.run(
         ["sh", "-c", str(hint.value).partition(": ")[2].replace("sudo ", "")], check=True
     )
-    assert "fuse.taskfs is in PRUNEFS" in check(NOTHING_ELSE)
+    assert "fuse.taskfs is in PRUNEFS" in check(NO_CONTEXT)
     assert conf.read_text().count("fuse.taskfs") == 1 + text.count("fuse.taskfs")
     conf.unlink()
-    assert check(NOTHING_ELSE)
+    assert check(NO_CONTEXT)
 
 
-def test_without_a_key_the_fix_is_told_once(bare: Command) -> None:
-    """Without a key, what depends on it is skipped and not failed."""
+def test_without_a_key_the_fix_is_printed_once(bare: Command) -> None:
+    """Without a key, the checks that need it are skipped, not failed."""
     done = bare("doctor")
     assert [line(done.stdout, name)[:4] for name in ("API key", "API", "clock")] == [
         *("FAIL", "skip", "skip")
@@ -130,7 +130,7 @@ def test_without_a_key_the_fix_is_told_once(bare: Command) -> None:
 
 
 def test_a_silent_api_costs_one_timeout(taskfs: Command, cloud: FakeCloud) -> None:
-    """The API and the clock are asked for with one request: a silent API is waited for once."""
+    """The API and clock checks share one request, so a silent API costs one timeout."""
     cloud.pause()
     began = time.monotonic()
     done = taskfs("doctor", "--timeout", "6s")
@@ -140,8 +140,8 @@ def test_a_silent_api_costs_one_timeout(taskfs: Command, cloud: FakeCloud) -> No
     assert taken_s < 11
 
 
-def test_a_ca_file_that_is_missing_is_told_once(bare: Command) -> None:
-    """A permanent failure ends at once, with its fix, in doctor as well."""
+def test_a_missing_ca_file_is_reported_once(bare: Command) -> None:
+    """A permanent failure is reported at once, with its fix."""
     began = time.monotonic()
     done = bare(
         *("doctor", "--api-url", "https://localhost:1"),
@@ -157,7 +157,7 @@ def test_a_ca_file_that_is_missing_is_told_once(bare: Command) -> None:
 def test_a_key_file_that_others_can_read(
     taskfs: Command, cloud: FakeCloud, mode: int, word: str
 ) -> None:
-    """A key file that other users can read is warned of, with the command that closes it."""
+    """A key file that other users can read is a note with the chmod command."""
     place = taskfs.cwd / "the key"
     place.write_text(cloud.api_key)
     place.chmod(mode)
@@ -169,7 +169,7 @@ def test_a_key_file_that_others_can_read(
 
 
 def test_a_wrong_key_reads_well(taskfs: Command, cloud: FakeCloud) -> None:
-    """The service's full stop does not stand before the fix."""
+    """The service's full stop is removed before the fix."""
     cloud.rotate_key()
     done = taskfs("doctor")
     assert ".:" not in line(done.stdout, "API") and ": check the API key" in done.stdout

@@ -1,4 +1,4 @@
-"""`taskfs download`: where files go, which are fetched, and what is left behind by failures."""
+"""`taskfs download`: destinations, choice of files, resumption, leftovers of failures."""
 
 import io
 import os
@@ -152,9 +152,7 @@ class TestArchive:
         taskfs("download", task, "--archive", "--inputs")
         assert zipfile.is_zipfile(taskfs.cwd / "inductiva_output" / task / "inputs" / "input.zip")
 
-    def test_an_interrupted_one_goes_on_where_it_stopped(
-        self, taskfs: Command, cloud: FakeCloud
-    ) -> None:
+    def test_an_interrupted_one_continues(self, taskfs: Command, cloud: FakeCloud) -> None:
         task = cloud.add_task(outputs=LARGE)
         place = taskfs.cwd / "inductiva_output" / task
         cloud.store.bandwidth_per_connection = 1 << 20
@@ -291,7 +289,7 @@ class TestFailures:
 
 
 def _archive_that_claims(size: int) -> bytes:
-    """Return an archive whose directory tells a size that nothing backs."""
+    """Return an archive whose directory claims a size that its data does not have."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("artifacts/huge", b"little")
@@ -318,10 +316,10 @@ class TestResuming:
         return kept(place)
 
     @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-    def test_a_large_file_goes_on_where_it_stopped(
+    def test_an_interrupted_large_file_continues(
         self, taskfs: Command, cloud: FakeCloud, method: int
     ) -> None:
-        """`download`: a large file that was interrupted goes on where it stopped."""
+        """An interrupted download of a large file continues where it stopped."""
         task, content = large_task(cloud, self.SIZE, method)
         got = self.interrupted(taskfs, cloud, task)
 
@@ -337,7 +335,7 @@ class TestResuming:
     def test_without_room_for_both_a_large_file_comes_all_the_same(
         self, taskfs: Command, cloud: FakeCloud
     ) -> None:
-        """`download`: where the disk has no room for both, nothing is kept beside the file."""
+        """If the disk is too small for both, no archive bytes are kept beside the file."""
         task, content = large_task(cloud, self.SIZE, zipfile.ZIP_STORED)
         place = taskfs.cwd / "small"
         place.mkdir()
@@ -351,7 +349,7 @@ class TestResuming:
             subprocess.run(["umount", place], check=True)
 
     def test_another_version_is_not_continued(self, taskfs: Command, cloud: FakeCloud) -> None:
-        """Integrity: bytes belong to one object version."""
+        """Bytes belong to one object version."""
         task, _ = large_task(cloud, self.SIZE, zipfile.ZIP_STORED)
         self.interrupted(taskfs, cloud, task)
         other, content = large_task(cloud, self.SIZE, zipfile.ZIP_STORED)
@@ -367,7 +365,7 @@ class TestResuming:
         assert sorted(os.listdir(place)) == ["large.bin", "small.txt"]
 
     def test_damaged_bytes_are_fetched_again(self, taskfs: Command, cloud: FakeCloud) -> None:
-        """Integrity: what was kept is checked before it is used."""
+        """Kept bytes are verified before use."""
         task, content = large_task(cloud, self.SIZE, zipfile.ZIP_DEFLATED)
         self.interrupted(taskfs, cloud, task)
         place = taskfs.cwd / "inductiva_output" / task
@@ -384,7 +382,7 @@ class TestResuming:
 
 
 def kept(place: Path) -> int:
-    """Return how many bytes of archives are kept for the next download."""
+    """Return the number of archive bytes kept for the next download."""
     files = (path for path in place.glob(".taskfs-parts/*/blocks/*/*"))
     return sum(path.stat().st_blocks * 512 for path in files)
 
@@ -402,7 +400,7 @@ def large_task(cloud: FakeCloud, size: int, method: int) -> tuple[str, bytes]:
 
 
 def test_one_file_is_singular(taskfs: Command, cloud: FakeCloud) -> None:
-    """Commands: "1 file", not "1 files"."""
+    """Counts use the singular: "1 file"."""
     task = cloud.add_task(outputs={"a": b"a"})
     with taskfs.terminal("download", task) as terminal:
         assert terminal.end() == 0

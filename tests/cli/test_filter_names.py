@@ -1,4 +1,4 @@
-"""A project or status that does not exist is an error that names those that do."""
+"""An unknown project or status is an error that names the known ones."""
 
 import json
 from pathlib import Path
@@ -28,8 +28,7 @@ def commands(mountpoint: Path) -> tuple[tuple[str, ...], ...]:
 def test_a_misspelt_status_names_the_known_ones(
     taskfs: Command, cloud: FakeCloud, mountpoint: Path
 ) -> None:
-    """README, Options of `mount`: A status that the service does not document and that no task has
-    is an error that names the known ones."""
+    """A status that is neither documented nor used is an error that names the known ones."""
     cloud.add_task()
     for command in commands(mountpoint):
         done = taskfs(*command, "--status", "succes")
@@ -42,8 +41,7 @@ def test_a_misspelt_status_names_the_known_ones(
 def test_a_service_that_shows_nothing_for_a_misspelt_status(
     taskfs: Command, cloud: FakeCloud
 ) -> None:
-    """README, Options of `mount`: the same where the service answers with an empty list instead of
-    refusing the status."""
+    """The same if the service returns an empty list instead of refusing the status."""
     cloud.add_task()
     cloud.faults.add("json", path="/tasks", value={"total_size": 0, "tasks": []}, times=2)
     done = taskfs("list", "--status", "succes")
@@ -52,7 +50,7 @@ def test_a_service_that_shows_nothing_for_a_misspelt_status(
 
 
 def test_a_status_of_a_later_service_is_shown(taskfs: Command, cloud: FakeCloud) -> None:
-    """README, Options of `mount`: A status that a task has is known, documented or not."""
+    """A status that some task has is accepted, documented or not."""
     task = cloud.add_task()
     cloud.update_task(task, status="brand-new", is_terminated=False)
     done = taskfs("list", "--status", "brand-new")
@@ -62,7 +60,7 @@ def test_a_status_of_a_later_service_is_shown(taskfs: Command, cloud: FakeCloud)
 
 
 def test_a_known_status_costs_nothing_and_may_be_empty(taskfs: Command, cloud: FakeCloud) -> None:
-    """README, Options of `mount`: A documented status that no task has shows nothing."""
+    """A documented status that no task has lists nothing."""
     cloud.add_task()
     cloud.clear_requests()
     done = taskfs("list", "--status", "zombie")
@@ -73,8 +71,7 @@ def test_a_known_status_costs_nothing_and_may_be_empty(taskfs: Command, cloud: F
 def test_a_missing_project_names_those_there_are(
     taskfs: Command, cloud: FakeCloud, mountpoint: Path
 ) -> None:
-    """README, Options of `mount`: A project that does not exist is an error that names the projects
-    of the account."""
+    """An unknown project is an error that names the account's projects."""
     for project in ("dam-break", "heat"):
         cloud.add_task(project=project)
     for command in commands(mountpoint):
@@ -86,7 +83,7 @@ def test_a_missing_project_names_those_there_are(
 
 
 def test_a_project_without_such_tasks_is_no_error(taskfs: Command, cloud: FakeCloud) -> None:
-    """README, Options of `mount`: A project that exists and holds nothing shows nothing."""
+    """An existing project without tasks lists nothing."""
     cloud.add_task(project="heat", status="success")
     done = taskfs("list", "--project", "heat", "--status", "failed")
     assert (done.returncode, done.stderr) == (0, "No tasks found.\n")
@@ -101,7 +98,7 @@ def test_a_project_without_such_tasks_is_no_error(taskfs: Command, cloud: FakeCl
 def test_a_service_that_tells_no_projects_is_believed(
     taskfs: Command, cloud: FakeCloud, status: int
 ) -> None:
-    """README, Errors: an error that only a check met does not stand for the command's own."""
+    """If the list of projects cannot be fetched, the command's own result stands."""
     cloud.faults.add("status", path="/projects", status=status, times=50)
     done = taskfs("list", "--project", "x", "--timeout", "2s")
     assert "there is no such project" not in done.stderr
@@ -109,7 +106,7 @@ def test_a_service_that_tells_no_projects_is_believed(
 
 
 def test_many_projects_are_one_line(taskfs: Command, cloud: FakeCloud) -> None:
-    """README, Commands: Each failure is one line on standard error."""
+    """Each failure is one line on standard error."""
     value = [{"name": f"p{number}\n"} for number in range(100)]
     cloud.faults.add("json", path="/projects", value=value)
     done = taskfs("list", "--project", "nosuch")
@@ -118,7 +115,7 @@ def test_many_projects_are_one_line(taskfs: Command, cloud: FakeCloud) -> None:
 
 
 def test_offline_names_what_is_cached(taskfs: Command, cloud: FakeCloud, mountpoint: Path) -> None:
-    """README, Offline: nothing goes out, and the projects are those of the finished tasks."""
+    """With --offline no request is sent, and the known projects are those of the finished tasks."""
     from taskfs.cache.disk_cache import DiskCache
     from taskfs.remote.api_client import TaskClient
     from taskfs.tasks.finished_tasks import open_finished_tasks
@@ -126,10 +123,10 @@ def test_offline_names_what_is_cached(taskfs: Command, cloud: FakeCloud, mountpo
     cloud.add_task(project="heat")
     cache = taskfs.cwd / "cache"
     client = TaskClient(cloud.api_url, cloud.api_key)
-    ledger = open_finished_tasks(DiskCache(cache, 1 << 20), cloud.api_url, cloud.api_key)
-    assert ledger is not None
-    ledger.keep(client.list_tasks(), whole=True)
-    ledger.close()
+    store = open_finished_tasks(DiskCache(cache, 1 << 20), cloud.api_url, cloud.api_key)
+    assert store is not None
+    store.put(client.list_tasks(), is_complete=True)
+    store.close()
     client.close()
     cloud.clear_requests()
     offline = ("list", "--offline", "--json", "--cache-dir", str(cache))

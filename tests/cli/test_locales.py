@@ -1,4 +1,4 @@
-"""Locales that are not UTF-8: no command fails over a character that they lack."""
+"""Non-UTF-8 locales: no command fails over a character that the encoding lacks."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import COMMAND, PATIENCE_S, Command
+from tests.cli.conftest import COMMAND, TIMEOUT_S, Command
 from tests.fake_api import FakeCloud
 
 FILES = {"plain.txt": b"p", "é.txt": b"e", "Σ/日本.txt": b"s"}
@@ -18,7 +18,7 @@ PROJECT = "été Σ"
 
 @pytest.fixture(scope="session")
 def locales(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the locale en_US, whose encoding is ISO-8859-1."""
+    """A directory with an en_US locale in ISO-8859-1."""
     place = tmp_path_factory.mktemp("locales")
     localedef = shutil.which("localedef")
     assert localedef, "localedef is missing: apt-get install libc-bin locales"
@@ -33,7 +33,7 @@ def locales(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=["en_US", "POSIX", "latin-1 streams", "ASCII streams"])
 def odd(request: pytest.FixtureRequest, taskfs: Command, locales: Path) -> Command:
-    """The command where streams, and with the first two file names, are not UTF-8."""
+    """The command with non-UTF-8 streams; the first two also have non-UTF-8 file names."""
     settings = {
         "en_US": {"LC_ALL": "en_US", "LOCPATH": str(locales)},
         "POSIX": {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
@@ -52,7 +52,7 @@ def call(
         env=taskfs.environment,
         input=stdin,
         capture_output=True,
-        timeout=PATIENCE_S,
+        timeout=TIMEOUT_S,
     )
     assert b"Unicode" not in done.stderr, done.stderr
     assert b"unexpected error" not in done.stderr, done.stderr
@@ -71,7 +71,7 @@ def task(cloud: FakeCloud) -> str:
 def test_what_the_terminal_cannot_show_is_replaced(
     odd: Command, task: str, command: Sequence[str]
 ) -> None:
-    """Commands: a character that the terminal's encoding lacks is shown as `?`."""
+    """A character that the terminal's encoding lacks is printed as `?`."""
     done = call(odd, *(task if word == "ID" else word for word in command))
     assert (done.returncode, done.stderr) == (0, b"")
     assert task.encode() in done.stdout or command[0] == "watch"
@@ -79,7 +79,7 @@ def test_what_the_terminal_cannot_show_is_replaced(
 
 @pytest.mark.parametrize("command", [["list"], ["info", "ID"], ["watch", "--once"]])
 def test_json_is_lossless(odd: Command, task: str, command: Sequence[str]) -> None:
-    """Commands: `--json` is ASCII or UTF-8, and says all, whatever the locale."""
+    """--json output is ASCII or UTF-8 and lossless, whatever the locale."""
     done = call(odd, *(task if word == "ID" else word for word in command), "--json")
     assert (done.returncode, done.stderr) == (0, b"")
     records = json.loads(done.stdout.decode("utf-8"))
@@ -88,7 +88,7 @@ def test_json_is_lossless(odd: Command, task: str, command: Sequence[str]) -> No
 
 
 def test_download_names_files_as_the_mount_does(odd: Command, task: str) -> None:
-    """`download`: file names are UTF-8, as in the mount, whatever the locale."""
+    """Downloaded file names are UTF-8, as in the mount, whatever the locale."""
     done = call(odd, "download", task)
     assert (done.returncode, done.stderr) == (0, b"")
     place = os.fsencode(odd.cwd / "inductiva_output" / task)
@@ -100,11 +100,11 @@ def test_download_names_files_as_the_mount_does(odd: Command, task: str) -> None
         for name in names
     }
     assert found == FILES
-    assert call(odd, "download", task).returncode == 0  # finds them all again
+    assert call(odd, "download", task).returncode == 0  # recognises the existing files
 
 
 def test_a_name_of_the_archive_is_typed_as_the_terminal_shows_it(odd: Command, task: str) -> None:
-    """`download --filenames`: a name with an accent chooses the member."""
+    """--filenames matches a name with an accent."""
     done = call(odd, "download", task, "--filenames", "é.txt")
     assert (done.returncode, done.stderr) == (0, b"")
     assert (odd.cwd / "inductiva_output" / task / "é.txt").read_bytes() == b"e"
@@ -118,14 +118,14 @@ def test_arguments_with_accents(odd: Command, task: str, arguments: Sequence[str
 
 
 def test_an_answer_with_an_accent_kills_nothing(odd: Command, cloud: FakeCloud) -> None:
-    """`kill`: anything but y or yes kills nothing."""
+    """Any answer but y or yes kills nothing."""
     done = call(odd, "kill", cloud.add_task(status="started"), stdin="é\xff\n".encode("latin-1"))
     assert done.returncode == 1
     assert b"nothing was killed" in done.stderr
 
 
 def test_a_path_with_an_accent_in_the_toml_file(odd: Command, task: str) -> None:
-    """Options of `mount`: the TOML file is UTF-8, and so are the paths in it."""
+    """The TOML file and the paths in it are UTF-8."""
     settings = odd.cwd / "settings.toml"
     settings.write_text('log_file = "é/log"\noutput_parent = "Σ"\n', encoding="utf-8")
     done = call(odd, "download", task, "--config", settings)
@@ -136,7 +136,7 @@ def test_a_path_with_an_accent_in_the_toml_file(odd: Command, task: str) -> None
 
 @pytest.mark.mount
 def test_a_mountpoint_with_an_accent(odd: Command, task: str) -> None:
-    """`umount`: finds the mount, and waits for the daemon's end; `mount` says that it is there."""
+    """mount and umount find a mount whose path is not ASCII."""
     place = odd.cwd / "é Σ"
     place.mkdir()
     try:
@@ -167,13 +167,13 @@ def test_a_mountpoint_with_an_accent(odd: Command, task: str) -> None:
 def test_no_other_command_fails_over_a_character(
     odd: Command, task: str, command: Sequence[str]
 ) -> None:
-    """Commands: a character that the terminal's encoding lacks is shown as `?`."""
+    """A character that the terminal's encoding lacks is printed as `?`."""
     done = call(odd, *(task if word == "ID" else word for word in command))
     assert done.stdout or done.stderr.count(b"\n") == 1
 
 
 def test_watch_on_a_terminal(odd: Command, cloud: FakeCloud) -> None:
-    """`watch`: the keys and the table are shown in ASCII where the terminal lacks the arrows."""
+    """Where the encoding lacks arrows, the key hints are ASCII."""
     killed = cloud.add_task(status="started", project=PROJECT, simulator="日本")
     with odd.terminal("watch") as terminal:
         terminal.read_until("choose")
@@ -185,7 +185,7 @@ def test_watch_on_a_terminal(odd: Command, cloud: FakeCloud) -> None:
 
 
 def test_the_progress_bar_is_ascii(odd: Command, task: str) -> None:
-    """`download`: the bar is drawn with what the terminal has."""
+    """The progress bar uses only characters of the terminal's encoding."""
     with odd.terminal("download", task) as terminal:
         assert terminal.end() == 0
     assert "100%" in terminal.text

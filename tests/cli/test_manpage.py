@@ -1,4 +1,4 @@
-"""The manual page: all that the help texts say, in roff that the usual programs take."""
+"""The manual page: complete, and valid roff."""
 
 import re
 import shutil
@@ -29,14 +29,14 @@ def rendered(page: str) -> str:
 
 
 def test_the_command_prints_the_source_into_a_pipe(bare: Command) -> None:
-    """README, Install: `taskfs manpage` prints the page where no installer put it."""
+    """In a pipe, `taskfs manpage` prints the page's source."""
     done = bare("manpage", SOURCE_DATE_EPOCH="1700000000")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == format_manual(taskfs, "2023-11-14")
 
 
 def test_the_command_shows_the_page_on_a_terminal(bare: Command) -> None:
-    """README, Install: on a terminal `taskfs manpage` shows the page with man(1)."""
+    """On a terminal, `taskfs manpage` shows the page with man(1)."""
     if shutil.which("man") is None:
         pytest.skip("man is not installed: apt-get install man-db")
     with bare.terminal("manpage", MANPAGER="cat", MANOPT="-P cat", MANWIDTH="100") as terminal:
@@ -47,7 +47,7 @@ def test_the_command_shows_the_page_on_a_terminal(bare: Command) -> None:
 
 
 def test_the_command_works_without_man(bare: Command) -> None:
-    """README, Install: where man(1) is missing too, all help texts are shown."""
+    """Without man(1), all help texts are shown."""
     with bare.terminal("manpage", PATH="/nonexistent", PAGER="") as terminal:
         assert terminal.end() == 0, terminal.text
     for name in COMMANDS:
@@ -55,7 +55,7 @@ def test_the_command_works_without_man(bare: Command) -> None:
 
 
 def test_groff_takes_it_and_shows_all() -> None:
-    """Issue 5.5: A man page generated from the help texts: each command, option and setting."""
+    """groff accepts the page, which contains each command, option and setting."""
     if shutil.which("groff") is None:
         pytest.skip("groff is not installed: apt-get install groff-base")
     text = rendered(PAGE)
@@ -73,7 +73,7 @@ def test_groff_takes_it_and_shows_all() -> None:
 
 
 def test_mandoc_finds_nothing_wrong() -> None:
-    """Issue 5.5: check with `mandoc -T lint`."""
+    """`mandoc -T lint` reports nothing."""
     if shutil.which("mandoc") is None:
         pytest.skip("mandoc is not installed: apt-get install mandoc")
     done = subprocess.run(
@@ -96,11 +96,11 @@ def test_no_line_is_taken_for_a_request() -> None:
 
 
 def test_the_date_can_be_that_of_the_sources(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Issue 5.6: what is built twice is the same: SOURCE_DATE_EPOCH."""
+    """Builds are reproducible with SOURCE_DATE_EPOCH."""
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     assert '"2023-11-14"' in format_manual(taskfs)
 
 
 def test_the_page_tells_nothing_of_this_machine() -> None:
-    """Issue 5.6: a wheel is for any machine."""
+    """The page contains nothing of the build machine."""
     assert str(Path.home()) not in PAGE or Path.home() == Path("/")

@@ -1,4 +1,4 @@
-"""What the commands say about keys, variables, the cache directory and an API that is away."""
+"""Messages about keys, variables, the cache directory and an unreachable API."""
 
 import os
 import re
@@ -24,7 +24,7 @@ def without_key(taskfs: Command) -> Command:
 
 
 def write_to(fifo: Path, text: str) -> threading.Thread:
-    """Write *text* to a pipe once it is opened, once."""
+    """Write *text* to a FIFO when it is opened for reading."""
     thread = threading.Thread(target=fifo.write_text, args=(text,), daemon=True)
     thread.start()
     return thread
@@ -32,7 +32,7 @@ def write_to(fifo: Path, text: str) -> threading.Thread:
 
 @pytest.mark.parametrize("command", [("list",), ("doctor",)])
 def test_a_key_from_a_fifo(taskfs: Command, cloud: FakeCloud, command: tuple[str, ...]) -> None:
-    """--api-key-file may be a FIFO, which is read once however often the key is needed."""
+    """--api-key-file may be a FIFO; it is read once."""
     fifo = taskfs.cwd / "fifo"
     os.mkfifo(fifo)
     writer = write_to(fifo, cloud.api_key + "\n")
@@ -46,7 +46,7 @@ def test_a_key_from_a_fifo(taskfs: Command, cloud: FakeCloud, command: tuple[str
 
 @pytest.mark.mount
 def test_a_mount_s_key_from_a_fifo(taskfs: Command, cloud: FakeCloud) -> None:
-    """A mount takes its key from a FIFO as well, although another process serves it."""
+    """A background mount accepts a key from a FIFO, although another process serves the mount."""
     task = cloud.add_task()
     fifo, place = taskfs.cwd / "fifo", taskfs.cwd / "mnt"
     os.mkfifo(fifo)
@@ -64,7 +64,7 @@ def test_a_mount_s_key_from_a_fifo(taskfs: Command, cloud: FakeCloud) -> None:
 @pytest.mark.parametrize("name", ["/dev/stdin", "/dev/fd/0"])
 @pytest.mark.parametrize("kind", ["pipe", "file", "socket"])
 def test_a_key_from_standard_input(taskfs: Command, cloud: FakeCloud, name: str, kind: str) -> None:
-    """--api-key-file may be /dev/stdin, whatever stands behind it."""
+    """--api-key-file may be /dev/stdin on a pipe, file or socket."""
     environment = without_key(taskfs).environment
     place = taskfs.cwd / "key"
     place.write_text(f"{cloud.api_key}\n")
@@ -101,7 +101,7 @@ def test_standard_input_that_is_closed(taskfs: Command) -> None:
 
 
 def test_a_misspelt_variable(taskfs: Command) -> None:
-    """A TASKFS_ variable that is no setting is warned of, with what it may have meant."""
+    """An unknown TASKFS_ variable is a warning with the probable name."""
     done = taskfs("list", TASKFS_CACHE_SIZ="1G", TASKFS_FROBNICATE="1", TASKFS_CACHE_DIR="/tmp/x")
     assert done.returncode == 0
     first, second, *_ = done.stderr.splitlines()
@@ -111,7 +111,7 @@ def test_a_misspelt_variable(taskfs: Command) -> None:
 
 
 def test_a_wrong_key_reads_well(taskfs: Command) -> None:
-    """The service's full stop does not stand before the fix."""
+    """The service's full stop is removed before the fix."""
     done = taskfs("list", INDUCTIVA_API_KEY="wrong")
     assert re.fullmatch(
         r"taskfs: GET /tasks: [^.]+: check the API key: `inductiva auth login`, or "
@@ -122,7 +122,7 @@ def test_a_wrong_key_reads_well(taskfs: Command) -> None:
 
 @pytest.mark.mount
 def test_a_cache_directory_that_cannot_be_used(taskfs: Command, cloud: FakeCloud) -> None:
-    """A mount whose --cache-dir cannot be used says so on standard error, and works."""
+    """A mount without a usable --cache-dir prints a warning and works."""
     task = cloud.add_task()
     place = taskfs.cwd / "mnt"
     place.mkdir()
@@ -146,7 +146,7 @@ NOTICE = "no answer yet (Connection refused), trying until 20 s"
 
 @pytest.fixture
 def unused() -> int:
-    """A port of this machine on which nothing listens."""
+    """A local port on which nothing listens."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
@@ -154,10 +154,10 @@ def unused() -> int:
 
 
 @pytest.mark.parametrize("arguments", [("list",), ("mount", "mnt"), ("mount", "-f", "mnt")])
-def test_an_api_that_is_away_is_told_to_a_person(
+def test_an_unreachable_api_is_a_notice_on_a_terminal(
     taskfs: Command, unused: int, arguments: tuple[str, ...]
 ) -> None:
-    """On a terminal, an API that refuses connections is told after 2 s, once."""
+    """On a terminal, one notice appears after 2 s without an answer."""
     (taskfs.cwd / "mnt").mkdir()
     url = f"http://127.0.0.1:{unused}"
     began = time.monotonic()
@@ -170,14 +170,14 @@ def test_an_api_that_is_away_is_told_to_a_person(
     assert not is_mounted(taskfs.cwd / "mnt")
 
 
-def test_a_pipe_is_told_the_outcome_alone(taskfs: Command, unused: int) -> None:
-    """Where standard error is no terminal, nothing but the outcome is printed."""
+def test_a_pipe_gets_no_notice(taskfs: Command, unused: int) -> None:
+    """If standard error is no terminal, only the outcome is printed."""
     done = taskfs("list", "--api-url", f"http://127.0.0.1:{unused}", "--timeout", "4s")
     assert done.returncode == 1
     assert "no answer yet" not in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_a_short_absence_is_not_told(taskfs: Command, cloud: FakeCloud) -> None:
+def test_a_short_outage_gets_no_notice(taskfs: Command, cloud: FakeCloud) -> None:
     """An answer within 2 s comes without a notice."""
     cloud.faults.add("status", side="api", status=503, times=2)
     with taskfs.terminal("list") as terminal:

@@ -1,4 +1,4 @@
-"""`taskfs mime-types`: what spares file managers the reading of heads."""
+"""`taskfs mime-types`: a valid package of the shared MIME-info specification."""
 
 from xml.etree import ElementTree
 
@@ -8,7 +8,7 @@ SPACE = "{http://www.freedesktop.org/standards/shared-mime-info}"
 
 
 def test_each_extension_has_one_type(bare: Command) -> None:
-    """README, In a file manager: `taskfs mime-types` names the types of simulation files."""
+    """Each extension belongs to one type."""
     done = bare("mime-types")
     assert (done.returncode, done.stderr) == (0, "")
     types = ElementTree.fromstring(done.stdout.encode()).findall(f"{SPACE}mime-type")

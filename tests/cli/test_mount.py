@@ -1,4 +1,4 @@
-"""`taskfs mount` and `demo` as far as they do not mount: what is printed, what is missing."""
+"""`taskfs mount` and `demo` without a mount: served output and errors."""
 
 import signal
 import subprocess
@@ -81,7 +81,7 @@ def test_nothing_to_unmount_needs_no_libfuse(bare: Command) -> None:
     assert done.stderr == f"taskfs: no taskfs is mounted on {bare.cwd}\n"
 
 
-def test_a_missing_key_is_told_before_anything_is_mounted(bare: Command) -> None:
+def test_a_missing_key_is_reported_before_mounting(bare: Command) -> None:
     done = bare("mount", str(bare.cwd))
     assert done.returncode == 1
     assert "inductiva auth login" in done.stderr

@@ -1,4 +1,4 @@
-"""`taskfs download` onto file systems that lack something: real ones, mounted for the test."""
+"""`taskfs download` to mounted file systems with real-world limits."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import COMMAND, PATIENCE_S, Command
+from tests.cli.conftest import COMMAND, TIMEOUT_S, Command
 from tests.cli.test_download import tree
 from tests.fake_api import FakeCloud
 from tests.mounts import eventually
@@ -28,7 +28,7 @@ FILES = {
 
 @contextlib.contextmanager
 def odd_target(place: Path, *lacks: str) -> Iterator[None]:
-    """Mount on *place* a file system that lacks something; see `odd_target`."""
+    """Mount on *place* the file system of `odd_target` with the given defects."""
     source = place.with_name("source")
     source.mkdir()
     place.mkdir(parents=True)
@@ -40,7 +40,7 @@ def odd_target(place: Path, *lacks: str) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["fusermount", "-uz", str(place)], check=True)
-        server.wait(PATIENCE_S)
+        server.wait(TIMEOUT_S)
 
 
 @pytest.fixture
@@ -61,10 +61,10 @@ def task(cloud: FakeCloud) -> str:
 def test_one_name_does_not_keep_the_others(
     taskfs: Command, task: str, tmp_path: Path, lack: str, refused: set[str], reason: str
 ) -> None:
-    """`download`: a file whose name the target cannot hold is named, the others come: exit 1."""
+    """A name that the destination cannot hold is reported, and the others are downloaded."""
     place = tmp_path / "target"
     with odd_target(place, lack):
-        for _ in range(2):  # the second run finds the others there
+        for _ in range(2):  # in the second run the other files exist
             done = taskfs("download", task, "--output-dir", str(place))
             assert done.returncode == 1
             lines = done.stderr.splitlines()
@@ -78,7 +78,7 @@ def test_one_name_does_not_keep_the_others(
 
 @pytest.mark.mount
 def test_names_that_differ_in_case(taskfs: Command, cloud: FakeCloud, tmp_path: Path) -> None:
-    """`download`: where `A` and `a` are one name, the second is named, the first stays."""
+    """If case does not distinguish names, the second of `A` and `a` is reported."""
     task = cloud.add_task(outputs={"A.txt": b"first", "a.txt": b"the second", "b.txt": b"b"})
     place = tmp_path / "target"
     with odd_target(place, "case"):
@@ -96,7 +96,7 @@ def test_names_that_differ_in_case(taskfs: Command, cloud: FakeCloud, tmp_path: 
 
 @pytest.mark.mount
 def test_times_that_cannot_be_set(taskfs: Command, task: str, tmp_path: Path) -> None:
-    """`download`: where times cannot be set there is a warning, and the files are there."""
+    """Times that cannot be set are a warning; the files are downloaded."""
     place = tmp_path / "target"
     with odd_target(place, "times"):
         done = taskfs("download", task, "--output-dir", str(place))
@@ -109,7 +109,7 @@ def test_times_that_cannot_be_set(taskfs: Command, task: str, tmp_path: Path) ->
 def test_a_file_that_is_too_large_for_the_target(
     taskfs: Command, cloud: FakeCloud, flags: list[str]
 ) -> None:
-    """`download`: one file that the target cannot hold (4 GiB on FAT: EFBIG here) is named."""
+    """A file that is too large for the destination (EFBIG, as above 4 GiB on FAT) is reported."""
     task = cloud.add_task(outputs={"large": os.urandom(200_000), "small": b"small"})
     done = subprocess.run(
         [*COMMAND, "download", task, *flags],
@@ -117,7 +117,7 @@ def test_a_file_that_is_too_large_for_the_target(
         env=taskfs.environment,
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=TIMEOUT_S,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
     )
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""`taskfs` itself: it starts fast and without libfuse, and every failure is one line."""
+"""The start of `taskfs`: fast, without libfuse, each failure one line."""
 
 import os
 import signal
@@ -22,13 +22,13 @@ def test_help_and_version_work_without_libfuse_in_well_under_a_second(
     bare: Command, flag: str
 ) -> None:
     fastest = 60.0
-    for _ in range(5):  # the machine may be busy; the program is as fast as its fastest run
+    for _ in range(5):  # the fastest run counts, because the machine may be busy
         began = time.monotonic()
         done = bare(flag, FUSE_LIBRARY_PATH="/nonexistent")
         fastest = min(fastest, time.monotonic() - began)
         assert done.returncode == 0, done.stderr
 
-    assert fastest < 5.0  # with slack for a busy machine
+    assert fastest < 5.0  # seconds: a bound for a busy machine
 
 
 @pytest.mark.parametrize(
@@ -199,8 +199,7 @@ def test_a_full_disk_is_an_error(taskfs: Command, cloud: FakeCloud) -> None:
 def test_a_closed_standard_output_is_an_error(
     taskfs: Command, cloud: FakeCloud, command: str
 ) -> None:
-    """README, Commands: Each failure is one line on standard error: also that of printing, which
-    other programs report as EBADF."""
+    """Printing to a closed standard output is a one-line error (EBADF), as in other programs."""
     cloud.add_task(status="started")
     done = subprocess.run(
         ["/bin/sh", "-c", f"{' '.join(COMMAND)} {command} >&-"],
@@ -215,8 +214,7 @@ def test_a_closed_standard_output_is_an_error(
 def test_a_command_that_prints_nothing_needs_no_standard_output(
     taskfs: Command, cloud: FakeCloud
 ) -> None:
-    """A cron job may close standard output, and the files that are opened next get its number: none
-    of them may receive what is printed."""
+    """If the caller closed standard output, no file that is opened later receives the output."""
     task = cloud.add_task(outputs={"a.txt": b"hello"})
     done = subprocess.run(
         ["/bin/sh", "-c", f"{' '.join(COMMAND)} download {task} >&- <&-"],
@@ -232,7 +230,7 @@ def test_a_command_that_prints_nothing_needs_no_standard_output(
 
 
 def test_an_empty_path_is_a_slip(bare: Command) -> None:
-    """An unset variable in `taskfs mount "$DIR"` must not mount on the current directory."""
+    """`taskfs mount "$UNSET"` must not mount on the current directory."""
     for command in (
         ("mount", ""),
         ("umount", ""),
@@ -247,7 +245,7 @@ def test_an_empty_path_is_a_slip(bare: Command) -> None:
 
 
 def test_a_demo_on_a_file_says_so(bare: Command) -> None:
-    """README, Commands: Each failure is one line on standard error that names the fix."""
+    """The failure is one line on standard error that names the fix."""
     (bare.cwd / "file").touch()
     for place in ("file", "file/x"):
         done = bare("demo", place)
@@ -258,7 +256,7 @@ def test_a_demo_on_a_file_says_so(bare: Command) -> None:
 
 
 def test_closed_standard_streams(taskfs: Command, cloud: FakeCloud) -> None:
-    """cron jobs and daemons may close them."""
+    """Cron jobs and daemons may close the standard streams."""
     cloud.add_task()
     done = subprocess.run(
         ["/bin/sh", "-c", f"{' '.join(COMMAND)} list >&- 2>&- <&-"],
@@ -270,9 +268,9 @@ def test_closed_standard_streams(taskfs: Command, cloud: FakeCloud) -> None:
 
 @pytest.mark.parametrize("ignored", [False, True])
 def test_ctrl_c_during_the_imports_is_silent(bare: Command, ignored: bool) -> None:
-    """README, Commands: 130 after Ctrl+C, and never a traceback: at the very start too."""
+    """Ctrl+C during the imports prints no traceback; a shell reports status 130."""
     (bare.cwd / "lib").mkdir()
-    # In the place of click: it is interrupted while it is imported, and imports the real one then.
+    # Shadows click: it interrupts the process during its import, then imports the real click.
     (bare.cwd / "lib" / "click.py").write_text(
         "import os, signal, sys\n"
         "os.kill(os.getpid(), signal.SIGINT)\n"
@@ -280,7 +278,7 @@ def test_ctrl_c_during_the_imports_is_silent(bare: Command, ignored: bool) -> No
         "import click\n"
     )
     path = f"{bare.cwd / 'lib'}{os.pathsep}{bare.environment['PYTHONPATH']}"
-    if ignored:  # as in a script that runs in the background
+    if ignored:  # as for a background job of a script
         done = subprocess.run(
             ["/bin/sh", "-c", f"trap '' INT; {' '.join(COMMAND)} --version"],
             env=bare.environment | {"PYTHONPATH": path},
@@ -292,4 +290,4 @@ def test_ctrl_c_during_the_imports_is_silent(bare: Command, ignored: bool) -> No
         return
     process = bare.start("--version", PYTHONPATH=path)
     out, err = process.communicate(timeout=30)
-    assert (process.returncode, out, err) == (-signal.SIGINT, "", "")  # to a shell this is 130
+    assert (process.returncode, out, err) == (-signal.SIGINT, "", "")  # a shell reports 130

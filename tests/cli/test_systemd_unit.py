@@ -1,4 +1,4 @@
-"""`taskfs systemd-unit` and `install-helper`, as far as they change nothing."""
+"""`taskfs systemd-unit` and `install-helper`, without changes to the system."""
 
 import os
 import shlex
@@ -17,7 +17,7 @@ ODD_NAMES = ["tasks", "with space", "100%", "$HOME", 'quo"te', "back\\slash", "s
 
 @pytest.fixture
 def program(bare: Command) -> Path:
-    """`taskfs` as an executable file, which a unit has to name."""
+    """An executable `taskfs`, which a unit must name."""
     script = bare.cwd / "bin/taskfs"
     script.parent.mkdir()
     script.write_text(
@@ -41,7 +41,7 @@ def run(program: Path, bare: Command, *arguments: str, prefix: tuple[str, ...] =
 
 
 def verify(text: str, directory: Path) -> None:
-    """Fail unless systemd takes *text* for a user service without a word."""
+    """Fail unless `systemd-analyze verify` accepts *text* without output."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed: apt-get install systemd")
     file = directory / "taskfs.service"
@@ -58,7 +58,7 @@ def verify(text: str, directory: Path) -> None:
 
 
 def test_the_unit(program: Path, bare: Command) -> None:
-    """Issue 5.2: a user service unit (`Type=notify`, `ExecStop`), tested with systemd-analyze."""
+    """The unit has Type=notify and ExecStop, and systemd accepts it."""
     text = run(program, bare, "systemd-unit", "/srv/tasks", "-o", "ro,project=mine")
     lines = text.splitlines()
     assert "Type=notify" in lines
@@ -69,17 +69,17 @@ def test_the_unit(program: Path, bare: Command) -> None:
 
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_the_unit_of_any_directory(bare: Command, program: Path, name: str) -> None:
-    """Issue 5.2: `systemd-analyze verify`, whatever the mountpoint is called."""
+    """Mountpoints with special characters give valid units."""
     verify(unit_text(bare.cwd / name, "project=a b%", program), bare.cwd)
 
 
 def test_without_a_mountpoint_it_is_in_the_home(program: Path, bare: Command) -> None:
-    """README, mount(8), fstab and systemd: the default is ~/tasks."""
+    """The default mountpoint is ~/tasks."""
     assert f"-- {bare.environment['HOME']}/tasks\n" in run(program, bare, "systemd-unit")
 
 
 def test_the_line_of_fstab(program: Path, bare: Command) -> None:
-    """Issue 5.2: an fstab line is printed; an ordinary user's names the user and the key file."""
+    """The fstab line names the user and the key file."""
     key = Path(bare.environment["HOME"]) / ".inductiva/api_key"
     key.parent.mkdir()
     key.write_text("k\n")
@@ -100,8 +100,8 @@ def test_the_line_of_fstab(program: Path, bare: Command) -> None:
     assert shlex.split(shown.stdout.replace("\\x20", " "))[:1] == ["taskfs"]
 
 
-def test_a_key_that_services_do_not_see_is_told(bare: Command, program: Path) -> None:
-    """Issue 5.2: what is printed works: a key in a variable of the shell would not."""
+def test_a_key_that_services_do_not_see_is_a_note(bare: Command, program: Path) -> None:
+    """A key that exists only in a shell variable is a note: services do not see it."""
     environment = bare.environment | {"INDUCTIVA_API_KEY": "sesame"}
     done = subprocess.run(
         [program, "systemd-unit"], env=environment, capture_output=True, text=True, timeout=60
@@ -112,14 +112,14 @@ def test_a_key_that_services_do_not_see_is_told(bare: Command, program: Path) ->
 
 
 def test_options_are_checked_as_a_mount_would(bare: Command) -> None:
-    """README, Commands: bad input is one line that names the fix."""
+    """A wrong mount option is one line."""
     done = bare("systemd-unit", "-o", "bogus")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "taskfs: -o: unknown option 'bogus'\n"
 
 
 def test_install_helper_needs_root(bare: Command) -> None:
-    """Issue 5.2: `install-helper` needs root, one-line error otherwise."""
+    """Without root, `install-helper` is a one-line error with the sudo command."""
     program = (
         "import os, sys; os.geteuid = lambda: 1000\nfrom taskfs.cli.main import main\n"
         "sys.exit(main(['install-helper']))"
@@ -136,7 +136,7 @@ def test_install_helper_needs_root(bare: Command) -> None:
 
 
 def test_bytes_that_are_no_text_are_escaped() -> None:
-    """`systemd-unit`: a mountpoint in no encoding is written as escapes, and so is no other."""
+    """Undecodable bytes of a mountpoint are escaped; other characters are not."""
     mountpoint = Path(os.fsdecode(b"/mnt/\xff t"))
     assert '"/mnt/\\xff t"' in unit_text(mountpoint, "", Path("/usr/bin/taskfs"))
     assert " /mnt/\\377\\040t " in fstab_line(mountpoint, "")

@@ -1,4 +1,4 @@
-"""`taskfs wait`: what it shows, when it ends, and what Ctrl+C does."""
+"""`taskfs wait`: output, exit statuses, Ctrl+C, failures."""
 
 import json
 
@@ -11,7 +11,7 @@ from tests.faults.scenarios import NO_SUCH_KEY
 OUTPUTS = {"stdout.txt": b"done\n"}
 
 
-def statuses_asked(cloud: FakeCloud) -> int:
+def statuses_requested(cloud: FakeCloud) -> int:
     return sum(record.path.endswith("/status") for record in cloud.requests)
 
 
@@ -29,7 +29,7 @@ def test_success_is_0_and_the_others_are_1(taskfs: Command, cloud: FakeCloud) ->
 
 
 def test_json(taskfs: Command, cloud: FakeCloud) -> None:
-    """Issue 5.5: `--json` everywhere a script would want it: the record, and nothing beside it."""
+    """--json prints the record alone to standard output."""
     task = cloud.add_task(status="started", outputs=OUTPUTS)
     process = taskfs.start("wait", task, "--json")
     assert process.stderr
@@ -48,8 +48,8 @@ def test_piped_there_is_a_line_per_change(taskfs: Command, cloud: FakeCloud) -> 
     assert process.stdout and process.stderr
 
     lines = [process.stdout.readline()]
-    seen = statuses_asked(cloud)
-    eventually(lambda: statuses_asked(cloud) > seen + 1)  # looked again: no change, no line
+    seen = statuses_requested(cloud)
+    eventually(lambda: statuses_requested(cloud) > seen + 1)  # polls print no line
     cloud.set_status(task, "started")
     lines.append(process.stdout.readline())
     cloud.set_status(task, "computation-started")
@@ -105,7 +105,7 @@ def test_an_interrupt_while_a_request_is_under_way(taskfs: Command, cloud: FakeC
     assert cloud.killed == [task]
 
 
-def test_a_kill_that_fails_is_said(taskfs: Command, cloud: FakeCloud) -> None:
+def test_a_failed_kill_is_reported(taskfs: Command, cloud: FakeCloud) -> None:
     task = cloud.add_task(status="started")
     process = taskfs.start("wait", task, "--kill-on-interrupt")
     assert process.stdout
@@ -156,7 +156,7 @@ def test_final_failures_end_it(taskfs: Command, cloud: FakeCloud, reason: str) -
 
 
 def test_success_waits_for_the_archive(taskfs: Command, cloud: FakeCloud) -> None:
-    """semantics.md: `taskfs wait ID && cp -r ID/outputs x` never copies nothing."""
+    """`taskfs wait ID && cp -r ID/outputs x` never copies an empty directory."""
     task = cloud.add_task(status="started", outputs=OUTPUTS)
     cloud.set_status(task, "success")
     missing = cloud.faults.add("body", side="store", times=3, **NO_SUCH_KEY)

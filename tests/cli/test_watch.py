@@ -1,4 +1,4 @@
-"""`taskfs watch`: what it shows and asks for, its keys, and the terminal it leaves behind."""
+"""`taskfs watch`: contents, requests, keys, and the restored terminal."""
 
 import json
 import os
@@ -23,7 +23,7 @@ ALTERNATE: Final = ("\x1b[?1049h", "\x1b[?1049l")
 UP, DOWN = "\x1b[A", "\x1bOB"
 
 
-def places_asked(cloud: FakeCloud) -> int:
+def positions_requested(cloud: FakeCloud) -> int:
     return sum(record.path.endswith("/status") for record in cloud.requests)
 
 
@@ -31,34 +31,33 @@ def listings(cloud: FakeCloud) -> int:
     return sum(record.path == "/tasks" for record in cloud.requests)
 
 
-def chosen(terminal: Terminal) -> str:
-    """Return the id that was last drawn reversed."""
+def selected(terminal: Terminal) -> str:
+    """Return the id that was last drawn in reverse video."""
     found: list[str] = re.findall(r"\x1b\[7m([a-z0-9]{25})", terminal.text)
     return found[-1]
 
 
-def read_on(terminal: Terminal, condition: Callable[[], bool]) -> None:
-    """Return once what the terminal shows makes *condition* true."""
+def read_terminal_until(terminal: Terminal, condition: Callable[[], bool]) -> None:
+    """Read the terminal until *condition* is true."""
     eventually(lambda: condition() or not terminal._read() or condition())
 
 
 class TestWithoutATerminal:
     def test_it_says_what_to_do(self, taskfs: Command) -> None:
-        """Issue 5.5: degrades with one line where there is no terminal."""
+        """Without a terminal, the error names --once."""
         done = taskfs("watch")
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.startswith("taskfs: watch needs a terminal: --once")
         assert done.stderr.count("\n") == 1
 
     def test_a_dumb_terminal_is_none(self, taskfs: Command) -> None:
-        """Issue 5.5: restores the terminal always: one that cannot move its cursor is not used."""
+        """A terminal that cannot move its cursor counts as no terminal."""
         with taskfs.terminal("watch", term="dumb") as terminal:
             assert terminal.end() == 1
         assert "needs a terminal" in terminal.text and "\x1b" not in terminal.text
 
     def test_once(self, taskfs: Command, cloud: FakeCloud) -> None:
-        """Issue 5.5: the unfinished tasks with status, queue position, computation time, machine
-        and cost."""
+        """--once prints status, queue position, computation time, machine and cost."""
         first = cloud.add_task(status="submitted", create_time="2026-01-01T00:00:00+00:00")
         second = cloud.add_task(status="submitted", create_time="2026-01-02T00:00:00+00:00")
         running = cloud.add_task(status="computation-started", estimated_computation_cost=0.0123)
@@ -71,7 +70,7 @@ class TestWithoutATerminal:
         assert re.search(r"computation-started +00:00:\d\d +c2-standard-4 +0.012$", rows[running])
 
     def test_json(self, taskfs: Command, cloud: FakeCloud) -> None:
-        """Issue 5.5: `--json` everywhere a script would want it."""
+        """--json prints the records with their positions in the queue."""
         task = cloud.add_task(status="submitted")
         cloud.add_task()
         other = cloud.add_task(status="started")
@@ -81,13 +80,13 @@ class TestWithoutATerminal:
         assert records[1]["position_in_queue"] == {"tasks_ahead": 0}
 
     def test_no_tasks(self, taskfs: Command) -> None:
-        """As `taskfs list`: nothing on standard output, and success."""
+        """Without tasks, standard output is empty and the status is 0."""
         done = taskfs("watch", "--once")
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "No unfinished tasks.\n")
         assert json.loads(taskfs("watch", "--json").stdout) == []
 
     def test_the_scope(self, taskfs: Command, cloud: FakeCloud) -> None:
-        """README, Options: `--project` and `--status` say which tasks are shown."""
+        """--project and --status filter the tasks."""
         mine = cloud.add_task(status="started", project="mine")
         cloud.add_task(status="submitted", project="mine")
         cloud.add_task(status="started", project="theirs")
@@ -100,7 +99,7 @@ class TestOnATerminal:
     def test_it_follows_and_leaves_the_terminal_as_it_was(
         self, taskfs: Command, cloud: FakeCloud, key: str
     ) -> None:
-        """Issue 5.5: a live table; `q` or Ctrl+C leaves; the terminal is restored."""
+        """The table follows the tasks; `q` or Ctrl+C leaves and restores the terminal."""
         task = cloud.add_task(status="submitted")
         with taskfs.terminal("watch", *FAST) as terminal:
             before = termios.tcgetattr(terminal._screen)
@@ -109,12 +108,12 @@ class TestOnATerminal:
             assert termios.tcgetattr(terminal._screen)[3] & termios.ICANON == 0
             cloud.set_status(task, "computation-started")
             terminal.read_until("computation-started")
-            terminal.read_until("00:00:01")  # it counts
+            terminal.read_until("00:00:01")  # the time advances
             cloud.set_status(task, "success")
             terminal.read_until(f"{task} ended as success")
             terminal.read_until("No unfinished tasks.")
             terminal.type(key)
-            # Not `end`: who holds the other side would have to be gone.
+            # Not `end`, which reads until the slave side is closed: termios needs it open.
             terminal.read_until(ALTERNATE[1])
             eventually(lambda: terminal.process.poll() is not None)
             assert terminal.process.returncode == (0 if key == "q" else 130)
@@ -127,7 +126,7 @@ class TestOnATerminal:
     def test_a_signal_leaves_the_terminal_as_it_was(
         self, taskfs: Command, cloud: FakeCloud, number: signal.Signals
     ) -> None:
-        """Issue 5.5: restores the terminal always."""
+        """A signal restores the terminal."""
         with taskfs.terminal("watch") as terminal:
             before = termios.tcgetattr(terminal._screen)
             terminal.read_until("k kill")
@@ -138,23 +137,23 @@ class TestOnATerminal:
             assert termios.tcgetattr(terminal._screen) == before
 
     def test_a_failure_at_the_start_is_one_line(self, taskfs: Command) -> None:
-        """README, Commands: each failure is one line that names the fix."""
+        """A failure at the start is one line that names the fix."""
         with taskfs.terminal("watch", INDUCTIVA_API_KEY="wrong") as terminal:
             assert terminal.end() == 1
         assert "inductiva auth login" in terminal.text
         assert terminal.text.count("\n") == 1 and "\x1b" not in terminal.text
 
     def test_k_asks_and_kills(self, taskfs: Command, cloud: FakeCloud) -> None:
-        """Issue 5.5: `k` on a row asks and kills; the arrow keys choose the row."""
+        """The arrow keys select a row; `k` asks and kills."""
         tasks = [
             cloud.add_task(status="started", create_time=f"2026-01-0{day}T00:00:00+00:00")
             for day in (3, 2, 1)
         ]
         with taskfs.terminal("watch", *FAST) as terminal:
             terminal.read_until("k kill")
-            assert chosen(terminal) == tasks[0]
+            assert selected(terminal) == tasks[0]
             terminal.type(DOWN + DOWN + UP)
-            read_on(terminal, lambda: chosen(terminal) == tasks[1])
+            read_terminal_until(terminal, lambda: selected(terminal) == tasks[1])
             terminal.type("k")
             terminal.read_until(f"Kill {tasks[1]} (started)?")
             terminal.type("n")
@@ -166,10 +165,10 @@ class TestOnATerminal:
             terminal.type("q")
             assert terminal.end() == 0
         assert cloud.killed == [tasks[1]]
-        assert sent in terminal.text.rpartition(ALTERNATE[1])[2]  # it is there to be read later
+        assert sent in terminal.text.rpartition(ALTERNATE[1])[2]  # after the screen
 
     def test_a_kill_that_is_refused(self, taskfs: Command, cloud: FakeCloud) -> None:
-        """Issue 5.5: `k` kills: what became of it is said."""
+        """A refused kill is reported."""
         task = cloud.add_task(status="started")
         cloud.faults.add("status", method="POST", status=403)
         with taskfs.terminal("watch") as terminal:
@@ -181,7 +180,7 @@ class TestOnATerminal:
         assert cloud.killed == []
 
     def test_the_api_goes_away_and_comes_back(self, taskfs: Command, cloud: FakeCloud) -> None:
-        """Issue 5.5: a live table: what was known stays, and the failure is said."""
+        """If a refresh fails, the old rows stay and the failure is shown."""
         task = cloud.add_task(status="started")
         with taskfs.terminal("watch", *FAST, "--timeout", "500ms") as terminal:
             terminal.read_until("k kill")
@@ -195,7 +194,7 @@ class TestOnATerminal:
             assert terminal.end() == 0
 
     def test_q_does_not_wait_for_the_api(self, taskfs: Command, cloud: FakeCloud) -> None:
-        """Issue 5.5: `q` leaves, also while a request is under way."""
+        """`q` leaves while a request is in flight."""
         cloud.add_task(status="started")
         with taskfs.terminal("watch", *FAST) as terminal:
             terminal.read_until("k kill")
@@ -207,7 +206,7 @@ class TestOnATerminal:
         assert time.monotonic() - began < 10
 
     def test_no_colour(self, taskfs: Command, cloud: FakeCloud) -> None:
-        """Issue 5.5: Colours and bars only on a terminal; NO_COLOR respected."""
+        """NO_COLOR disables colours."""
         cloud.add_task(status="pending-kill")
         cloud.add_task(status="started")
         shown = {}
@@ -219,10 +218,10 @@ class TestOnATerminal:
             shown[no_color] = re.findall(r"\x1b\[[0-9;]*m", terminal.text)
         assert "\x1b[33m" in shown[""]
         assert not [code for code in shown["1"] if re.search(r"\b[34][0-7]\b", code)]
-        assert "\x1b[7m" in shown["1"]  # which row is chosen is no matter of colour
+        assert "\x1b[7m" in shown["1"]  # reverse video is no colour
 
     def test_names_do_not_steer_the_terminal(self, taskfs: Command, cloud: FakeCloud) -> None:
-        """README, Commands: a name must not steer the terminal."""
+        """Control characters in a name do not reach the terminal."""
         cloud.add_task(status="started", simulator="evil\x1b]0;title\x07")
         with taskfs.terminal("watch") as terminal:
             terminal.read_until("k kill")
@@ -238,27 +237,26 @@ class TestRequests:
         return TaskClient(cloud.api_url, cloud.api_key, timeout_s=10)
 
     def test_a_refresh_is_one_request(self, cloud: FakeCloud, client: TaskClient) -> None:
-        """Issue 5.5: bulk requests only: places are asked for when a task joins or leaves the
-        queue, and after 30 s."""
+        """Positions are requested when a task joins or leaves the queue, and after 30 s."""
         now = 0.0
         queued = [cloud.add_task(status="submitted") for _ in range(3)]
         running = [cloud.add_task(status="computation-started") for _ in range(20)]
         tasks = UnfinishedTasks(client, clock=lambda: now)
         assert len(tasks.refresh().tasks) == 23
-        assert (listings(cloud), places_asked(cloud)) == (1, 3)
+        assert (listings(cloud), positions_requested(cloud)) == (1, 3)
         for _ in range(5):
             tasks.refresh()
-        assert (listings(cloud), places_asked(cloud)) == (6, 3)
+        assert (listings(cloud), positions_requested(cloud)) == (6, 3)
         cloud.set_status(running[0], "pending-kill")
         tasks.refresh()
-        assert places_asked(cloud) == 3
+        assert positions_requested(cloud) == 3
         cloud.set_status(queued[0], "started")
         snapshot = tasks.refresh()
-        assert places_asked(cloud) == 5
+        assert positions_requested(cloud) == 5
         assert sorted(snapshot.tasks_ahead.values()) == [0, 1]
         now = 31.0
         tasks.refresh()
-        assert places_asked(cloud) == 7
+        assert positions_requested(cloud) == 7
         cloud.clear_requests()
         cloud.set_status(running[1], "success")
         assert [task.id for task in tasks.refresh().ended] == [running[1]]
@@ -266,14 +264,14 @@ class TestRequests:
         client.close()
 
     def test_a_long_queue(self, cloud: FakeCloud, client: TaskClient) -> None:
-        """Issue 5.5: do not poll one by one more often than needed: so many per refresh."""
+        """A refresh requests a limited number of positions."""
         for _ in range(2 * MAX_REQUESTS):
             cloud.add_task(status="submitted")
         tasks = UnfinishedTasks(client)
         assert len(tasks.refresh().tasks_ahead) == MAX_REQUESTS
         assert len(tasks.refresh().tasks_ahead) == 2 * MAX_REQUESTS
         tasks.refresh()
-        assert places_asked(cloud) == 2 * MAX_REQUESTS
+        assert positions_requested(cloud) == 2 * MAX_REQUESTS
         client.close()
 
 
@@ -291,7 +289,7 @@ class TestRequests:
     ],
 )
 def test_keys(typed: list[bytes], keys: list[str]) -> None:
-    """Issue 5.5: arrow keys in both forms that terminals send; other sequences do nothing."""
+    """Both forms of arrow keys are decoded; unknown sequences are dropped."""
     reading, writing = os.pipe()
     pieces = iter(typed)
 

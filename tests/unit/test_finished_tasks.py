@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from taskfs.api_key import Secret
-from taskfs.cache.disk_cache import DiskCache
+from taskfs.cache.disk_cache import RECORDS, DiskCache
 from taskfs.model import Task
 from taskfs.remote.task_json import parse_task
 from taskfs.support.redaction import register_secret
 from taskfs.tasks.finished_tasks import (
-    LOOK_S,
     MAX_TASKS,
+    RECHECK_S,
     SHARDS,
     FinishedTaskStore,
     open_finished_tasks,
@@ -44,90 +44,93 @@ def cache(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def ledger(cache: Path) -> Callable[..., FinishedTaskStore]:
-    """Opens ledgers as each process has its own."""
+def open_store(cache: Path) -> Callable[..., FinishedTaskStore]:
+    """Return a function that opens a store, as a new process does."""
 
-    def of(key: str = "key", url: str = URL, size: int = 1 << 30) -> FinishedTaskStore:
-        found = open_finished_tasks(DiskCache(cache, size), url, Secret(key))
-        assert found is not None
-        return found
+    def open_one(key: str = "key", url: str = URL, size: int = 1 << 30) -> FinishedTaskStore:
+        store = open_finished_tasks(DiskCache(cache, size), url, Secret(key))
+        assert store is not None
+        return store
 
-    return of
+    return open_one
 
 
 def written(cache: Path) -> list[Path]:
     return sorted((cache / "v1/records").iterdir())
 
 
-def keep(ledger: FinishedTaskStore, *tasks: Task, whole: bool = False) -> None:
-    ledger.keep(tasks, whole=whole)
-    ledger.close()
+def put(store: FinishedTaskStore, *tasks: Task, is_complete: bool = False) -> None:
+    """Write *tasks* as the last act of a process."""
+    store.put(tasks, is_complete=is_complete)
+    store.close()
 
 
-def test_what_is_kept_is_found_by_the_next_process(
-    ledger: Callable[..., FinishedTaskStore], cache: Path
+def test_the_next_process_finds_stored_tasks(
+    open_store: Callable[..., FinishedTaskStore], cache: Path
 ) -> None:
     """README, Offline: finished tasks as they were last seen; Stored: 0600 in 0700."""
-    keep(ledger(), *TASKS, task_of("running", is_terminated=False), whole=True)
-    assert ledger().tasks() == TASKS
-    assert ledger().get("task7") == next(task for task in TASKS if task.id == "task7")
+    put(open_store(), *TASKS, task_of("running", is_terminated=False), is_complete=True)
+    assert open_store().tasks() == TASKS
+    assert open_store().get("task7") == next(task for task in TASKS if task.id == "task7")
     for name in ("task", "task77", "running", "", "ta\udcffsk"):
-        assert ledger().get(name) is None
+        assert open_store().get(name) is None
     assert {path.stat().st_mode & 0o777 for path in written(cache)} == {0o600}
     assert (cache / "v1/records").stat().st_mode & 0o777 == 0o700
 
 
-def test_a_listing_replaces_and_a_part_of_one_adds(
-    ledger: Callable[..., FinishedTaskStore],
+def test_a_complete_listing_replaces_and_other_tasks_are_added(
+    open_store: Callable[..., FinishedTaskStore],
 ) -> None:
     """README, Offline: a task that the account no longer has is no longer shown."""
-    keep(ledger(), *TASKS, whole=True)
-    keep(ledger(), *TASKS[1:], whole=True)
-    assert ledger().tasks() == TASKS[1:]
+    put(open_store(), *TASKS, is_complete=True)
+    put(open_store(), *TASKS[1:], is_complete=True)
+    assert open_store().tasks() == TASKS[1:]
     changed = task_of(TASKS[3].id, 24, project="other")
-    keep(ledger(), TASKS[0], changed)
-    found = {task.id: task for task in ledger().tasks()}
+    put(open_store(), TASKS[0], changed)
+    found = {task.id: task for task in open_store().tasks()}
     assert len(found) == len(TASKS)
     assert found[changed.id] == changed
-    one = ledger()
+    one = open_store()
     one.drop(TASKS[0].id)
     one.close()
-    assert ledger().get(TASKS[0].id) is None
-    assert len(ledger().tasks()) == len(TASKS) - 1
-    keep(ledger(), whole=True)
-    assert ledger().tasks() == []
+    assert open_store().get(TASKS[0].id) is None
+    assert len(open_store().tasks()) == len(TASKS) - 1
+    put(open_store(), is_complete=True)
+    assert open_store().tasks() == []
 
 
-def test_accounts_and_apis_are_apart(ledger: Callable[..., FinishedTaskStore], cache: Path) -> None:
+def test_accounts_and_apis_are_separate(
+    open_store: Callable[..., FinishedTaskStore], cache: Path
+) -> None:
     """README, Offline: a key shows its own account's tasks; no key, those of the one used last."""
-    keep(ledger("a"), TASKS[0], whole=True)
-    keep(ledger("b"), TASKS[1], whole=True)
-    keep(ledger("a", "https://other"), TASKS[2], whole=True)
-    assert [ledger(key).tasks() for key in ("a", "b", "c")] == [[TASKS[0]], [TASKS[1]], []]
+    put(open_store("a"), TASKS[0], is_complete=True)
+    put(open_store("b"), TASKS[1], is_complete=True)
+    put(open_store("a", "https://other"), TASKS[2], is_complete=True)
+    assert [open_store(key).tasks() for key in ("a", "b", "c")] == [[TASKS[0]], [TASKS[1]], []]
     assert open_finished_tasks(DiskCache(cache, 1 << 30), "https://third", "") is None
-    assert ledger("").tasks() == [TASKS[1]]
-    keep(ledger("a"), TASKS[0], whole=True)
-    assert ledger("").tasks() == [TASKS[0]]
-    assert ledger("", "https://other").tasks() == [TASKS[2]]
+    assert open_store("").tasks() == [TASKS[1]]
+    put(open_store("a"), TASKS[0], is_complete=True)
+    assert open_store("").tasks() == [TASKS[0]]
+    assert open_store("", "https://other").tasks() == [TASKS[2]]
 
 
-def test_any_damage_is_a_miss(ledger: Callable[..., FinishedTaskStore], cache: Path) -> None:
+def test_any_damage_is_a_miss(open_store: Callable[..., FinishedTaskStore], cache: Path) -> None:
     """README, Integrity: a damaged cache is a cache miss: no wrong record, and no error."""
-    keep(ledger(), *TASKS, whole=True)
+    put(open_store(), *TASKS, is_complete=True)
     for path in written(cache):
         whole = path.read_bytes()
         for at in range(0, len(whole), max(1, len(whole) // 8)):
             path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
-            assert all(task in TASKS for task in ledger().tasks())
+            assert all(task in TASKS for task in open_store().tasks())
             path.write_bytes(whole[:at])
-            assert all(task in TASKS for task in ledger().tasks())
+            assert all(task in TASKS for task in open_store().tasks())
         path.write_bytes(whole)
-    assert ledger().tasks() == TASKS
-    first, second = written(cache)[:2]  # under another's name
+    assert open_store().tasks() == TASKS
+    first, second = written(cache)[:2]  # a file under another file's name
     first.write_bytes(second.read_bytes())
-    assert len(ledger().tasks()) <= len(TASKS)
-    keep(ledger(), *TASKS, whole=True)
-    assert ledger().tasks() == TASKS
+    assert len(open_store().tasks()) <= len(TASKS)
+    put(open_store(), *TASKS, is_complete=True)
+    assert open_store().tasks() == TASKS
 
 
 @pytest.mark.parametrize(
@@ -138,19 +141,19 @@ def test_any_damage_is_a_miss(ledger: Callable[..., FinishedTaskStore], cache: P
         (b"tasks 1", b"no json\n[]\n{}\n\n"),
     ],
 )
-def test_what_is_no_record_of_a_finished_task_is_a_miss(
-    ledger: Callable[..., FinishedTaskStore], cache: Path, head: bytes, body: bytes
+def test_a_valid_file_without_records_of_finished_tasks_is_a_miss(
+    open_store: Callable[..., FinishedTaskStore], cache: Path, head: bytes, body: bytes
 ) -> None:
-    """Issue 4: a cache written by another version: a miss, never wrong data."""
-    keep(ledger(), *TASKS, whole=True)
-    one = ledger()
-    for number in range(SHARDS):
-        one._disk.put_index(one._key(number), head, body, "records")
-    assert ledger().tasks() == []
-    assert ledger().get("x") is None
+    """README, Integrity: a cache written by another version is a miss, never wrong data."""
+    put(open_store(), *TASKS, is_complete=True)
+    disk = DiskCache(cache, 1 << 30)
+    for path in written(cache):
+        disk.put_index(path.name, head, body, RECORDS)
+    assert open_store().tasks() == []
+    assert open_store().get("x") is None
 
 
-def test_no_secret_is_written(ledger: Callable[..., FinishedTaskStore]) -> None:
+def test_no_secret_is_written(open_store: Callable[..., FinishedTaskStore]) -> None:
     """README, What is stored where: keys and signatures are written as `***`."""
     register_secret("very-secret-key")
     url = "https://store.example/a/b.zip?X-Goog-Signature=abc&x=1"
@@ -160,8 +163,8 @@ def test_no_secret_is_written(ledger: Callable[..., FinishedTaskStore]) -> None:
         f'"count": 12345678901234567890, "list": ["{url}"], '
         f'"task_metadata": {{"link": "{url}", "odd": "{escaped}", "k": "is very-secret-key"}}}}'
     )
-    keep(ledger(), parse_task(record.encode()), TASKS[0], whole=True)
-    found = ledger().get("x")
+    put(open_store(), parse_task(record.encode()), TASKS[0], is_complete=True)
+    found = open_store().get("x")
     assert found is not None
     for secret in (b"very-secret-key", b"abc", b"Signature"):
         assert secret not in found.record
@@ -171,53 +174,54 @@ def test_no_secret_is_written(ledger: Callable[..., FinishedTaskStore]) -> None:
         "k": "is ***",
     }
     assert b"12345678901234567890" in found.record
-    assert ledger().get(TASKS[0].id) == TASKS[0]  # as it came, where there is nothing to hide
+    assert open_store().get(TASKS[0].id) == TASKS[0]  # unchanged, because it has no secret
 
 
 def test_only_what_changed_is_written(cache: Path) -> None:
     """README, How it works: a listing that tells nothing new writes nothing; what was lost, and
-    what nobody reads for long, comes back before an eviction would take it."""
+    what is not read for long, is written again before it would be evicted."""
     clock = Clock()
     disk = DiskCache(cache, 1 << 30)
-    ledger = FinishedTaskStore(disk, "account", "last", clock)
+    store = FinishedTaskStore(disk, "account", "last", clock)
 
-    def told(*tasks: Task) -> set[str]:
+    def rewritten(*tasks: Task) -> set[str]:
+        """Put a complete listing; return the names of the files that changed."""
         before = {path.name: path.stat().st_ino for path in written(cache)}
-        ledger._keep(tasks, True)
+        store._put_tasks(tasks, True)
         return {path.name for path in written(cache) if path.stat().st_ino != before.get(path.name)}
 
-    assert len(told(*TASKS)) == SHARDS + 1
-    assert told(*TASKS) == set()
-    assert len(told(task_of("new", 59), *TASKS)) == 1
+    assert len(rewritten(*TASKS)) == SHARDS + 1
+    assert rewritten(*TASKS) == set()
+    assert len(rewritten(task_of("new", 59), *TASKS)) == 1
     for path in written(cache):
         path.unlink()
-    assert len(told(task_of("new", 59), *TASKS)) == 1  # who was used last
-    clock.tick(LOOK_S + 1)
-    assert len(told(task_of("new", 59), *TASKS)) == SHARDS
-    assert told(task_of("new", 59), *TASKS) == set()
+    assert len(rewritten(task_of("new", 59), *TASKS)) == 1  # the file of the account used last
+    clock.tick(RECHECK_S + 1)
+    assert len(rewritten(task_of("new", 59), *TASKS)) == SHARDS
+    assert rewritten(task_of("new", 59), *TASKS) == set()
 
 
-def test_the_oldest_go(
-    ledger: Callable[..., FinishedTaskStore], monkeypatch: pytest.MonkeyPatch
+def test_the_oldest_tasks_are_dropped(
+    open_store: Callable[..., FinishedTaskStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """README, Limits: at most so many tasks of an account are kept."""
     monkeypatch.setattr("taskfs.tasks.finished_tasks.MAX_TASKS", 2 * SHARDS)
-    keep(ledger(), *TASKS, whole=True)
-    found = ledger().tasks()
+    put(open_store(), *TASKS, is_complete=True)
+    found = open_store().tasks()
     assert SHARDS < len(found) <= 2 * SHARDS < MAX_TASKS
     assert TASKS[0] in found
 
 
-def test_without_a_cache_nothing_is_kept(
-    ledger: Callable[..., FinishedTaskStore], cache: Path
+def test_without_a_cache_nothing_is_stored(
+    open_store: Callable[..., FinishedTaskStore], cache: Path
 ) -> None:
     """README, Options: --cache-size: 0 keeps none."""
-    keep(ledger(size=0), *TASKS, whole=True)
+    put(open_store(size=0), *TASKS, is_complete=True)
     assert not cache.exists()
     (cache / "v1").mkdir(parents=True)
     (cache / "v1/records").write_text("in the way")
-    keep(ledger(), *TASKS, whole=True)
-    assert ledger().tasks() == []
-    after = ledger()
+    put(open_store(), *TASKS, is_complete=True)
+    assert open_store().tasks() == []
+    after = open_store()
     after.close()
-    after.keep(TASKS)  # the mount is ending
+    after.put(TASKS)  # no effect, and no error
