@@ -36,6 +36,8 @@ from taskfs.support.stats import Stats
 from taskfs.support.thread_pool import DaemonPool
 
 log = logging.getLogger(__name__)
+# Bytes of an answer in signalling: an offer or answer has a few KB.
+MAX_SIGNALLING_ANSWER: Final = 1 << 20
 T = TypeVar("T")
 
 KILL_TRIES: Final = 5
@@ -290,7 +292,7 @@ class TaskClient:
         try:
             url = self._base + path
             response = self._transport.send(what, method, url, budget, params=params, json=json)
-            self._transport.receive(what, response, budget, body, MAX_ANSWER)
+            self._transport.receive(what, response, budget, body, MAX_SIGNALLING_ANSWER)
         except Transient as exc:
             raise Unavailable(str(exc)) from exc
         return response.status_code, bytes(body)
