@@ -7,7 +7,7 @@ import urllib.request
 
 import pytest
 
-from taskfs.support.installation import extra_fix
+from taskfs.support.installation import install_hint
 from tests.cli.conftest import Command
 
 
@@ -64,7 +64,7 @@ def test_without_the_extra_it_says_how_to_install_it(bare: Command, arguments: l
     )
     assert done.returncode == 1
     assert done.stderr.startswith("taskfs: taskfs demo needs the extra `demo`: ")
-    assert extra_fix("demo") in done.stderr and done.stderr.count("\n") == 1
+    assert install_hint("demo") in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_libfuse_missing_names_the_package(bare: Command) -> None:
