@@ -11,12 +11,13 @@ from typing import Final
 
 import pytest
 
+from tests.archive_bench import run_threads
 from tests.conftest import in_process
 from tests.fake_api import FakeCloud
 from tests.mounts import ROOT, Mount, eventually
 from tests.outputs import LONG_AGO
 from tests.surfaces import InProcess, text
-from tests.zips import Entry, build, run_threads
+from tests.zips import Entry, build
 
 TASKS: Final = 20_000
 PAGES: Final = 40

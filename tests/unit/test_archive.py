@@ -36,16 +36,14 @@ from taskfs.errors import (
     Unavailable,
     Unsupported,
 )
+from tests.archive_bench import Bench, FakeObject, bench, member, read_all, run_threads
 from tests.zips import (
     BZIP2,
     DEFLATED,
     LZMA,
     ROOT,
     STORED,
-    Bench,
     Entry,
-    FakeObject,
-    bench,
     build,
     cheap_bytes,
     deflate,
@@ -53,11 +51,8 @@ from tests.zips import (
     file,
     flipped,
     lzma_alone,
-    member,
     pack,
     plain_name,
-    read_all,
-    run_threads,
     unicode_field,
 )
 

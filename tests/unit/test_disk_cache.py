@@ -42,9 +42,9 @@ from taskfs.cache.segment_file import ENTRY, SEGMENT, SEGMENT_BLOCKS, TABLE
 from taskfs.support.buffers import LARGE, address_of, allocate
 from taskfs.support.interruptible_wait import Waiter
 from taskfs.support.stats import Stats
+from tests.archive_bench import DaemonPool, FakeObject, run_threads
 from tests.mounts import PATIENCE_S, ROOT
 from tests.surfaces import assert_same
-from tests.zips import DaemonPool, FakeObject, run_threads
 
 KEY: Final = cache_key("object", 1)
 HEAD, BODY = b'{"some": "head"}', random.Random(3).randbytes(700)

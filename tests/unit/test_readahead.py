@@ -24,22 +24,8 @@ from taskfs.cache.readahead import FIRST_RUN, SLACK, TOTAL_WINDOW, ReadAheadBudg
 from taskfs.core import BLOCK_MEMORY
 from taskfs.support.interruptible_wait import Waiter
 from taskfs.support.stats import Stats
-from tests.zips import (
-    DEFLATED,
-    STORED,
-    Bench,
-    DaemonPool,
-    Entry,
-    FakeObject,
-    bench,
-    build,
-    cheap_bytes,
-    deflate,
-    file,
-    member,
-    read_all,
-    run_threads,
-)
+from tests.archive_bench import Bench, DaemonPool, FakeObject, bench, member, read_all, run_threads
+from tests.zips import DEFLATED, STORED, Entry, build, cheap_bytes, deflate, file
 
 READ = 128 << 10
 BODY = cheap_bytes(24 << 20)

@@ -23,7 +23,8 @@ from taskfs.core import SPAN_MEMORY
 from taskfs.errors import CorruptData, Interrupted, TaskFSError, Unavailable
 from taskfs.support.buffers import Buffer
 from taskfs.support.interruptible_wait import Waiter
-from tests.zips import DaemonPool, cheap_bytes, deflate, lzma_alone, pack, run_threads
+from tests.archive_bench import DaemonPool, run_threads
+from tests.zips import cheap_bytes, deflate, lzma_alone, pack
 
 PIECE = 64 << 10
 LIMIT_S = 10.0
