@@ -135,7 +135,7 @@ def bench(
     interrupted: Callable[[], bool] = lambda: False,
     limit_s: float = 20.0,
 ) -> Iterator[Bench]:
-    """Yield an engine. Calls that still wait after the test, or after *limit_s*, are interrupted."""
+    """Yield an engine. Calls that still wait after the test or *limit_s* are interrupted."""
     closed = threading.Event()
     deadline_s = time.monotonic() + limit_s
     store, decoding = DaemonPool(16), DaemonPool(2)
