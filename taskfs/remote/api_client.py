@@ -4,14 +4,13 @@ Responses are parsed leniently, field by field: a field of the wrong type counts
 record without a usable id is left out and logged, and does not affect the others.
 """
 
-import contextlib
 import logging
 import random
 import re
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from urllib.parse import quote
 
 import msgspec
@@ -26,35 +25,26 @@ from taskfs.errors import (
     Unavailable,
 )
 from taskfs.model import RemoteObject, Task, TaskStatus
+from taskfs.remote.api_connection import APIConnection
 from taskfs.remote.object_store import StoredObject
 from taskfs.remote.pagination import Page, read_listing
 from taskfs.remote.retry import Budget, Transient
-from taskfs.remote.task_json import NOT_JSON, mend_json, parse_task
-from taskfs.remote.transport import KEY_HEADER, Transport, error_for_status
-from taskfs.support.redaction import register_secret
+from taskfs.remote.task_json import parse_task
+from taskfs.remote.transport import Transport
 from taskfs.support.stats import Stats
 from taskfs.support.thread_pool import DaemonPool
 
 log = logging.getLogger(__name__)
-# Bytes of an answer in signalling: an offer or answer has a few KB.
-MAX_SIGNALLING_ANSWER: Final = 1 << 20
-T = TypeVar("T")
 
 KILL_TRIES: Final = 5
 # Seconds between two tries of a kill, give or take a quarter.
 KILL_PAUSE_S: Final = 1.0
-# Bytes of one response: a page of 500 tasks has a few megabytes.
-MAX_RESPONSE: Final = 64 << 20
 # Bad records that are remembered, so that each is logged once.
 MAX_BAD_RECORDS: Final = 1000
 # The texts of errors after a 404, whatever its body was.
 _NOT_FOUND: Final = re.compile(r"\b404\b|Not Found")
 # The fields of a single record that a listing does not have.
 DETAIL_FIELDS: Final = ("status_history", "machine_operations", "steps")
-# Characters of the API's error text that go into ours.
-MAX_ERROR_TEXT: Final = 500
-# The paths of requests for one task: only there is a 404 the API's own, never for a collection.
-_ONE_TASK: Final = re.compile(r"/tasks/[^/]+(/|$)")
 
 
 class _Status(msgspec.Struct):
@@ -73,15 +63,9 @@ class TaskClient:
     def __init__(
         self, api_url: str, api_key: str, *, timeout_s: float = 30.0, stats: Stats | None = None
     ) -> None:
-        register_secret(api_key)
-        self._base = api_url.rstrip("/")
         self._stats = stats or Stats()
-        self._transport = Transport(
-            timeout_s=timeout_s,
-            stats=self._stats,
-            side="api",
-            headers={KEY_HEADER: api_key, "Accept": "application/json"},
-        )
+        self._api = APIConnection(api_url, api_key, timeout_s=timeout_s, stats=self._stats)
+        self.signal = self._api.signal  # the requests of a live channel's signalling
         self._store = Transport(timeout_s=timeout_s, stats=self._stats, side="store")
         self._pages = DaemonPool(8, "taskfs-pages")
         self._bad_records: set[str] = set()
@@ -91,7 +75,7 @@ class TaskClient:
     def close(self) -> None:
         """Close the connections; a later call opens new ones."""
         self._pages.shutdown(wait=False, cancel_futures=True)
-        self._transport.close()
+        self._api.transport.close()
         self._store.close()
 
     @property
@@ -100,7 +84,7 @@ class TaskClient:
 
         The resolution is 1 s, that of the Date header.
         """
-        return self._transport.clock_offset_s
+        return self._api.transport.clock_offset_s
 
     def check(self) -> None:
         """Raise an error unless the API responds and accepts the key.
@@ -142,13 +126,13 @@ class TaskClient:
     def _page(self, number: int, per_page: int, filters: Mapping[str, Any]) -> Page:
         params = {"page": number, "per_page": per_page, **filters}
         try:
-            page = self._call("GET", "/tasks", Page, params=params)
+            page = self._api.call("GET", "/tasks", Page, params=params)
         except (NotFound, BadAnswer) as exc:
             # Every task API has a listing. If there never was one, the URL is wrong.
             if self._has_listed or not _NOT_FOUND.search(str(exc)):
                 raise
             raise BadAnswer(
-                f"no task API answers at {self._base} ({exc}): check --api-url"
+                f"no task API answers at {self._api.url} ({exc}): check --api-url"
             ) from exc
         self._has_listed = True
         return page
@@ -170,7 +154,7 @@ class TaskClient:
 
     def get_task(self, task_id: str) -> Task:
         """Return one task as a listing contains it; raise NotFound if there is none."""
-        fields = self._call("GET", f"/tasks/{quote(task_id, safe='')}", dict[str, msgspec.Raw])
+        fields = self._api.call("GET", f"/tasks/{quote(task_id, safe='')}", dict[str, msgspec.Raw])
         for name in DETAIL_FIELDS:
             fields.pop(name, None)
         task = parse_task(msgspec.json.encode(fields))
@@ -180,15 +164,15 @@ class TaskClient:
 
     def task_detail(self, task_id: str) -> dict[str, Any]:
         """Return the whole record of one task, status history included, as the API sent it."""
-        return self._call("GET", f"/tasks/{quote(task_id, safe='')}", dict[str, Any])
+        return self._api.call("GET", f"/tasks/{quote(task_id, safe='')}", dict[str, Any])
 
     def get_status(self, task_id: str) -> TaskStatus:
         """Return the task's status and its position in the queue."""
-        return self._get_status(task_id, self._transport.budget())
+        return self._get_status(task_id, self._api.transport.budget())
 
     def _get_status(self, task_id: str, budget: Budget) -> TaskStatus:
         path = f"/tasks/{quote(task_id, safe='')}/status"
-        return _task_status(task_id, self._call("GET", path, _Status, budget=budget))
+        return _task_status(task_id, self._api.call("GET", path, _Status, budget=budget))
 
     def kill_task(self, task_id: str) -> TaskStatus:
         """Kill the task, and return its status afterwards.
@@ -201,7 +185,7 @@ class TaskClient:
             Unavailable: no response after 5 tries (ETIMEDOUT).
             BadAnswer: any other refusal (EIO).
         """
-        budget = self._transport.budget()
+        budget = self._api.transport.budget()
         lost: Transient | None = None
         for _ in range(KILL_TRIES):
             status = self._get_status(task_id, budget)
@@ -224,7 +208,7 @@ class TaskClient:
         """Send one kill request; raise Transient if the API may or may not have received it."""
         path = f"/tasks/{quote(task_id, safe='')}/kill"
         try:
-            response = self._attempt("POST", path, _Status, budget)
+            response = self._api.send_once("POST", path, _Status, budget)
         except (AccessDenied, NotFound):
             raise
         except BadAnswer as exc:
@@ -238,16 +222,16 @@ class TaskClient:
         """Set one metadata key of the task; raise InvalidValue for an empty key or value."""
         if not key or not value:
             raise InvalidValue("a metadata key or value cannot be empty")
-        self._call("PATCH", self._metadata_path(task_id), msgspec.Raw, json={key: value})
+        self._api.call("PATCH", self._metadata_path(task_id), msgspec.Raw, json={key: value})
 
     def remove_metadata(self, task_id: str, key: str) -> None:
         """Remove one metadata key of the task; raise NoAttribute if the task lacks it."""
         path = self._metadata_path(task_id)
-        metadata = self._call("GET", path, dict[str, Any])
+        metadata = self._api.call("GET", path, dict[str, Any])
         if key not in metadata:
             raise NoAttribute(f"task {task_id} has no metadata key {key!r}")
         del metadata[key]
-        self._call("PUT", path, msgspec.Raw, json=metadata)
+        self._api.call("PUT", path, msgspec.Raw, json=metadata)
 
     @staticmethod
     def _metadata_path(task_id: str) -> str:
@@ -255,14 +239,14 @@ class TaskClient:
 
     def list_projects(self) -> list[dict[str, Any]]:
         """Return the projects of the account as the API sent them."""
-        return self._call("GET", "/projects", list[dict[str, Any]])
+        return self._api.call("GET", "/projects", list[dict[str, Any]])
 
     def signed_url(self, path: str, region: str | None) -> str:
         """Return a new URL of the object at *path*; it is valid for GET, for a limited time."""
         params = {"operation": "download", "paths": path}
         if region:
             params["region"] = region
-        urls = self._call("GET", "/storage/signed-urls", list[str], params=params)
+        urls = self._api.call("GET", "/storage/signed-urls", list[str], params=params)
         if len(urls) != 1:
             raise BadAnswer(f"the API gave {len(urls)} URLs for {path}")
         return urls[0]
@@ -270,90 +254,6 @@ class TaskClient:
     def open_object(self, path: str, region: str | None) -> RemoteObject:
         """Return the object at *path* in the store; this sends no request."""
         return StoredObject(path, lambda: self.signed_url(path, region), self._store)
-
-    def signal(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, str] | None,
-        json: Mapping[str, Any] | None,
-        timeout_s: float,
-    ) -> tuple[int, bytes]:
-        """Make one call of signalling, see `SignallingRequest`; return the status and the body.
-
-        Raises:
-            Unavailable: there was no usable answer, and another try may help.
-        """
-        what = f"{method} {path}"
-        # An attempt may take a third of its budget; this one waits for the machine all the time.
-        budget = Budget(3 * timeout_s, time.monotonic())
-        body = bytearray()
-        try:
-            url = self._base + path
-            response = self._transport.send(what, method, url, budget, params=params, json=json)
-            self._transport.receive(what, response, budget, body, MAX_SIGNALLING_ANSWER)
-        except Transient as exc:
-            raise Unavailable(str(exc)) from exc
-        return response.status_code, bytes(body)
-
-    def _call(
-        self,
-        method: str,
-        path: str,
-        kind: type[T],
-        *,
-        params: Any = None,
-        json: Any = None,
-        budget: Budget | None = None,
-    ) -> T:
-        """Send a request with retries, and return the response decoded as *kind*."""
-        return self._transport.run_with_retries(
-            lambda budget: self._attempt(method, path, kind, budget, params=params, json=json),
-            budget,
-        )
-
-    def _attempt(
-        self,
-        method: str,
-        path: str,
-        kind: type[T],
-        budget: Budget,
-        *,
-        params: Any = None,
-        json: Any = None,
-    ) -> T:
-        label = f"{method} {path}"
-        response = self._transport.send(
-            label, method, self._base + path, budget, params=params, json=json
-        )
-        body = bytearray()
-        self._transport.receive(label, response, budget, body, MAX_RESPONSE)
-        if len(body) > MAX_RESPONSE:
-            raise BadAnswer(f"{label}: the response is larger than {MAX_RESPONSE >> 20} MiB")
-        if response.status_code in (404, 410):
-            detail = _error_text(body)
-            if detail and _ONE_TASK.match(path):
-                raise NotFound(f"{label}: {detail}")
-            # A proxy that cannot reach the API may send a 404 too. It must not look like an empty
-            # listing or a deleted task.
-            text = f"{label}: {response.status_code}, which the task API itself did not send"
-            raise Transient(BadAnswer(text), max_tries=2)
-        if 300 <= response.status_code < 400:
-            text = f"{label}: {response.status_code}, a redirect without a target"
-            raise Transient(BadAnswer(text), max_tries=2)
-        if response.status_code >= 400:
-            raise error_for_status(
-                label, response.status_code, _error_text(body) or response.reason
-            )
-        try:
-            return msgspec.json.decode(body, type=kind)
-        except NOT_JSON as exc:
-            with contextlib.suppress(*NOT_JSON):
-                return msgspec.json.decode(mend_json(body), type=kind)
-            # Worth one more try: it may be an HTML page of a proxy that is gone a moment later.
-            error = BadAnswer(f"{label}: the response is not what the API promises ({exc})")
-            raise Transient(error, max_tries=2) from exc
 
 
 def _task_status(task_id: str, response: _Status) -> TaskStatus:
@@ -365,14 +265,3 @@ def _task_status(task_id: str, response: _Status) -> TaskStatus:
         is_terminated=response.is_terminated is True,
         tasks_ahead=ahead if isinstance(ahead, int) else None,
     )
-
-
-def _error_text(body: bytes | bytearray) -> str:
-    """Return the text of an API error, `{"detail": …}` with a text or a list of `{loc, msg}`."""
-    try:
-        detail = msgspec.json.decode(body)["detail"]
-        if isinstance(detail, list):
-            detail = "; ".join(str(item["msg"]) for item in detail)
-        return str(detail)[:MAX_ERROR_TEXT]
-    except (*NOT_JSON, KeyError, TypeError):
-        return ""
