@@ -94,17 +94,17 @@ class Account:
             return [task.json(self._outputs) for task in tasks]
 
     def run_of(self, task: CloudTask) -> Run | None:
-        """Return what a task computes and until when; None for a task that a test added."""
+        """Return the computation of a task; None before its start and for a test's task."""
         with self._lock:
             blueprint = self._blueprints.get(task.id)
             begin = task.time_of("computation-started")
             if blueprint is None or begin is None:
                 return None
-            # As planned at first: a kill ends the writing, and does not hurry it.
+            # The end as planned: a kill stops the writing of files but does not speed it up.
             offset = {status: offset for offset, status in blueprint.timeline}
             end = offset.get("computation-ended", blueprint.timeline[-1][0])
             length = end - offset["computation-started"]
-            done = _done(blueprint.timeline[-1][1])
+            done = _computed_fraction(blueprint.timeline[-1][1])
             return Run(task.id, task.simulator, begin, begin + length, done)
 
     def tasks_ahead(self, task: CloudTask) -> int | None:
@@ -321,15 +321,15 @@ def _statuses_until(status: str) -> tuple[str, ...]:
 
 
 def _outputs(task_id: str, blueprint: Blueprint, end: Event, computing: float) -> BuiltArchive:
-    done = _done(end.status)
+    done = _computed_fraction(end.status)
     members = output_members(task_id, blueprint.simulator, computing, end.time, done=done)
     if blueprint.large:
         members[-2:-2] = trajectory_members(end.time)
     return _archive(members, str(blueprint.layout), blueprint.stamp, "artifacts/")
 
 
-def _done(status: str) -> float:
-    """Return which part of a task's simulation is computed when it ends in *status*."""
+def _computed_fraction(status: str) -> float:
+    """Return the fraction of the simulation that is computed when a task ends in *status*."""
     return 1.0 if status == "success" else 0.4
 
 

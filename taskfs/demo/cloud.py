@@ -89,7 +89,7 @@ class EmbeddedCloud:
         self._run(self._machines.close())
         for endpoint in (self.api, self.store):
             self._run(endpoint.close())
-        self._run(_cancel_rest())
+        self._run(_cancel_tasks())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -183,15 +183,15 @@ class EmbeddedCloud:
         self.store.revoke_urls()
 
     def machine(self, id: str) -> Machine:
-        """Return the machine of a task: its faults, and the questions that it was asked."""
+        """Return the machine of a task: its faults, and the questions that it received."""
         return self._machines.machine(id)
 
     def machine_files(self, id: str) -> WrittenFiles:
-        """Return the files on the machine of a task, to be written; those before are gone."""
+        """Return writable files for the machine of a task; they replace its earlier files."""
         return self._machines.written(id)
 
     def hang_up(self, id: str) -> None:
-        """Let the machine of a task say goodbye to all its clients."""
+        """Close all connections to the machine of a task."""
         self._run(self._machines.machine(id).hang_up())
 
     # The request log.
@@ -230,9 +230,9 @@ class EmbeddedCloud:
         asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
 
-async def _cancel_rest() -> None:
-    """Cancel the tasks of connections that ended without a goodbye."""
-    rest = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in rest:
+async def _cancel_tasks() -> None:
+    """Cancel the remaining tasks of the event loop, such as those of lost connections."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
         task.cancel()
-    await asyncio.gather(*rest, return_exceptions=True)
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -64,12 +64,12 @@ def output_members(
 
 
 def frame_count(done: float) -> int:
-    """Return how many frames a run leaves of which the part *done* is computed."""
+    """Return the number of frames of a run of which the fraction *done* is computed."""
     return max(1, round(20 * done))
 
 
 def text_outputs(task_id: str, simulator: str, done: float) -> dict[str, bytes]:
-    """Return the texts that a run leaves, by name; each text of a shorter run begins alike."""
+    """Return the text files of a run by name; those of a shorter run are prefixes of them."""
     kind, frames = SIMULATORS[simulator], frame_count(done)
     error = "" if done >= 1 else _failure(simulator, frames)
     return {

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from taskfs.demo.machines.files import WrittenFiles
-from taskfs.demo.machines.tracker import Refusal, Silence, operation
+from taskfs.demo.machines.tracker import ErrorStatus, NoAnswer, operation
 from taskfs.errors import Unavailable
 from taskfs.remote.live_messages import Answer, Question, Witness, decode_answer, encode_question
 
@@ -61,9 +61,9 @@ class ModelMachine:
             doing = operation(asked, "task", self.files, asyncio.sleep)
             message = _run(doing)
             return json.dumps({"status": "success", "message": message})
-        except Refusal as exc:
+        except ErrorStatus as exc:
             return json.dumps({"status": exc.status, "message": str(exc)})
-        except Silence:
+        except NoAnswer:
             return None
 
 

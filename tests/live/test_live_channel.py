@@ -323,7 +323,7 @@ def test_a_deaf_machine_holds_up_no_other(
     """live, 8: A silent machine holds up no other task."""
     deaf = [cloud.add_task(status="computation-started") for _ in range(12)]
     for other in deaf:
-        cloud.machine(other).is_deaf = True
+        cloud.machine(other).ignores_offers = True
     threads = [threading.Thread(target=_fail, args=(channels.machine(other),)) for other in deaf]
     for thread in threads:
         thread.start()
@@ -341,7 +341,7 @@ def _fail(machine: TaskMachine) -> None:
 
 def test_an_interrupt_frees_the_reader(cloud: FakeCloud, channels: LiveChannels, task: str) -> None:
     """live, 8: Ctrl+C frees the reader within 1 s."""
-    cloud.machine(task).is_deaf = True
+    cloud.machine(task).ignores_offers = True
     interrupted = threading.Event()
     threading.Timer(0.3, interrupted.set).start()
     start_s = time.monotonic()

@@ -159,7 +159,7 @@ def test_a_failure_is_remembered(cloud: FakeCloud, new_files: NewFiles, task: st
 
 def test_an_unreachable_machine(cloud: FakeCloud, new_files: NewFiles, task: str) -> None:
     """live, 8: Unreachable: ETIMEDOUT within `--timeout`."""
-    cloud.machine(task).is_deaf = True
+    cloud.machine(task).ignores_offers = True
     files = new_files(task, 2.0)
     start_s = time.monotonic()
     with pytest.raises(Unavailable):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from taskfs.demo.cloud import EmbeddedCloud
 from taskfs.demo.machines.files import WrittenFiles
 from taskfs.demo.machines.signalling import RUNNING
-from taskfs.demo.machines.tracker import Silence, Tail
+from taskfs.demo.machines.tracker import NoAnswer, Tail
 from taskfs.remote.live_channel import LiveChannels
 from taskfs.remote.live_messages import LS, Question, tail
 from taskfs.tasks.live import LIVE_STATUSES, LiveFiles
@@ -121,7 +121,7 @@ def test_following_repeats_what_the_runner_sends() -> None:
     assert step() == ["line"]
     clock.now_s += 1
     files.append("f", b"")
-    with pytest.raises(Silence):
+    with pytest.raises(NoAnswer):
         step()
 
 

@@ -1,1 +1,1 @@
-"""The machines of the embedded cloud: running tasks whose files are read over a data channel."""
+"""The machines of running tasks, which serve their files over WebRTC data channels."""

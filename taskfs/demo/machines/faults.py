@@ -1,4 +1,4 @@
-"""Faults of a machine by script: what happens to a question in place of its answer."""
+"""Scripted faults of a machine: how it answers a question wrongly or not at all."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ KINDS: Final = (
     "silence",  # no answer
     "late",  # the answer comes after *seconds*
     "nonsense",  # *text* in place of the answer
-    "goodbye",  # the connection is closed in good order in place of the answer
-    "vanish",  # the connection is gone without a word
-    "oversize",  # the answer comes whatever size was announced, with *size* more bytes
+    "goodbye",  # the connection is closed cleanly, without an answer
+    "vanish",  # the connection is lost without a close message
+    "oversize",  # the answer has *size* more bytes and ignores the client's size limit
 )
 
 
 @dataclass(eq=False)
 class MachineFault:
-    """One line of the script. *times* None is until `clear`; *skip* questions are spared first."""
+    """A fault for *times* questions (None: until `clear`), after the first *skip* ones."""
 
     kind: str
     question: str | None = None
@@ -31,14 +31,14 @@ class MachineFault:
 
 
 class MachineFaults:
-    """The script: the first fault that takes a question decides. Safe for concurrent use."""
+    """The script: the first fault that matches a question applies. Safe for concurrent use."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._faults: list[MachineFault] = []
 
     def add(self, kind: str, question: str | None = None, **options: Any) -> MachineFault:
-        """Add a fault of one of `KINDS` for questions of a type, or for all."""
+        """Add a fault of one of `KINDS` for questions of one type, or of all types."""
         assert kind in KINDS, f"unknown fault {kind}, not one of {', '.join(KINDS)}"
         fault = MachineFault(kind, question, **options)
         with self._lock:
@@ -50,7 +50,7 @@ class MachineFaults:
             self._faults.clear()
 
     def take(self, question: str) -> MachineFault | None:
-        """Return the fault that hits a question of this type, and count it."""
+        """Return the fault for a question of this type, and count the question."""
         with self._lock:
             for fault in self._faults:
                 if fault.times == 0 or fault.question not in (None, question):

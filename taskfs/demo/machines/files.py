@@ -14,17 +14,17 @@ Clock = Callable[[], float]
 _MACHINE_DIRECTORY: Final = "/workdir"
 
 
-class FileSource(Protocol):
-    """A directory of files. Names are relative, parts joined by `/`; a directory's end in `/`."""
+class OutputFiles(Protocol):
+    """A directory of files. Names are relative paths; the name of a directory ends in `/`."""
 
     def names(self) -> list[str] | None:
-        """Return the names in the order of a listing, None while there is no directory."""
+        """Return the names in listing order; None if the directory does not exist."""
 
     def read(self, name: str) -> bytes | None:
-        """Return all bytes of a file, None where there is none of that name."""
+        """Return the content of a file; None if it does not exist."""
 
     def mtime(self, name: str) -> float:
-        """Return when the file was last written, in Unix seconds."""
+        """Return the Unix time of the last write to the file."""
 
 
 class WrittenFiles:
@@ -36,13 +36,13 @@ class WrittenFiles:
         self._files: dict[str, tuple[bytes, float]] | None = {}
 
     def write(self, name: str, content: bytes) -> None:
-        """Make a file, or replace its content; a name that ends in `/` makes a directory."""
+        """Create or replace a file, or a directory if the name ends in `/`."""
         with self._lock:
             files = self._files = {} if self._files is None else self._files
             files[name] = (content, self._clock())
 
     def append(self, name: str, content: bytes) -> None:
-        """Add to the end of a file; make it where there is none."""
+        """Append to a file; create it first if needed."""
         with self._lock:
             files = self._files = {} if self._files is None else self._files
             before, _ = files.get(name, (b"", 0.0))
@@ -75,7 +75,7 @@ class WrittenFiles:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A computation: between which Unix times it writes, and which part of it is computed."""
+    """A computation: the Unix times between which it writes, and the computed fraction."""
 
     task_id: str
     simulator: str
@@ -85,9 +85,9 @@ class Run:
 
 
 class GrowingFiles:
-    """The files of a run so far: the texts of its archive up to the line that is written now.
+    """The files of a run up to the current time.
 
-    So each file is a beginning of the archive's member of the same name.
+    The content of each file is a prefix of the archive's member of the same name.
     """
 
     def __init__(self, run: Run, clock: Clock) -> None:
@@ -130,7 +130,7 @@ class GrowingFiles:
 
 
 def _written(count: int, name: str, progress: float) -> int:
-    """Return how many lines of a text are written; errors are written at the end alone."""
+    """Return the number of lines written so far; stderr is written only at the end."""
     if name == "stderr.txt":
         return count if progress >= 1.0 else 0
     return int(count * progress)

@@ -1,4 +1,4 @@
-"""One task's machine: it takes the offers that arrive in its mailbox, and answers questions."""
+"""The machine of one task: it accepts offers of connections and answers questions."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from taskfs.demo.machines.faults import MachineFaults
-from taskfs.demo.machines.files import FileSource, WrittenFiles
+from taskfs.demo.machines.files import OutputFiles, WrittenFiles
 
-_LOOK_SECONDS: Final = 0.5
+_STATUS_POLL_SECONDS: Final = 0.5
 _MAX_QUESTIONS: Final = 10_000
 
 
 class Machine:
-    """A machine as tests see it: its files, its faults, and the questions it was asked.
+    """A machine with its files, its faults, and the questions that it received.
 
-    `is_deaf` leaves offers unanswered. `written` is None while the run itself writes the files.
+    With `ignores_offers`, no connection comes about. `written` is None while the run itself writes
+    the files.
     """
 
     def __init__(self, task_id: str) -> None:
         self.task_id = task_id
         self.faults = MachineFaults()
-        self.is_deaf = False
+        self.ignores_offers = False
         self.written: WrittenFiles | None = None
         self.questions: list[dict[str, Any]] = []
         self.connections = 0
@@ -42,14 +43,14 @@ class Machine:
         self,
         offers: asyncio.Queue[dict[str, Any]],
         reply: Callable[[str, dict[str, Any]], None],
-        files: Callable[[], FileSource | None],
+        files: Callable[[], OutputFiles | None],
     ) -> None:
-        """Take offers from now on; *files* tells None once the task has ended."""
+        """Start accepting offers; *files* returns None once the task has ended."""
         if self._worker is None or self._worker.done():
             self._worker = asyncio.ensure_future(self._serve(offers, reply, files))
 
     async def close(self) -> None:
-        """Say goodbye to all clients, and take no more offers."""
+        """Close all connections and stop accepting offers."""
         if self._worker is not None:
             self._worker.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -57,7 +58,7 @@ class Machine:
         await self.hang_up()
 
     async def hang_up(self) -> None:
-        """Say goodbye to all clients."""
+        """Close all connections."""
         peers, self._peers = self._peers, []
         for peer in peers:
             await peer.close()
@@ -66,27 +67,27 @@ class Machine:
         self,
         offers: asyncio.Queue[dict[str, Any]],
         reply: Callable[[str, dict[str, Any]], None],
-        files: Callable[[], FileSource | None],
+        files: Callable[[], OutputFiles | None],
     ) -> None:
         while (source := files()) is not None:
             for peer in [peer for peer in self._peers if peer.is_closed]:
                 self._peers.remove(peer)
                 await peer.close()  # a failed connection still has tasks
             try:
-                offer = await asyncio.wait_for(offers.get(), _LOOK_SECONDS)
+                offer = await asyncio.wait_for(offers.get(), _STATUS_POLL_SECONDS)
             except asyncio.TimeoutError:
                 continue
-            if self.is_deaf:
+            if self.ignores_offers:
                 continue
             try:
                 from taskfs.demo.machines.peer import Peer
 
                 peer = Peer(self.task_id, source, self.faults, self._note)
-            except ImportError:  # aiortc is not installed: nothing answers
+            except ImportError:  # aiortc is not installed: the machine never answers
                 continue
             self._peers.append(peer)
             self.connections += 1
-            with contextlib.suppress(ValueError):  # an offer that makes no sense
+            with contextlib.suppress(ValueError):  # an invalid offer
                 answer = await peer.answer(offer["sdp"])
                 reply(offer["sender_id"], {"type": "answer", "sdp": answer})
         await self.hang_up()

@@ -1,4 +1,4 @@
-"""Signalling: the calls by which a client and a machine exchange the descriptions of their ends."""
+"""Signalling: the API calls with which client and machine exchange session descriptions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aiohttp import web
 
 from taskfs.demo.account import Account
 from taskfs.demo.endpoint import CloudAnswer, ErrorAnswer, Responder, bytes_answer, json_answer
-from taskfs.demo.machines.files import Clock, FileSource, GrowingFiles, Run, WrittenFiles
+from taskfs.demo.machines.files import Clock, GrowingFiles, OutputFiles, Run, WrittenFiles
 from taskfs.demo.machines.machine import Machine
 
 DEFAULT_BLOCK_SECONDS: Final = 10
@@ -21,9 +21,9 @@ RUNNING: Final = frozenset({"computation-started", "computation-ended", "pending
 
 
 class Machines:
-    """The mailboxes, and a machine for each running task. Lives in the cloud's event loop.
+    """The mailboxes, and a machine for each running task, in the cloud's event loop.
 
-    `machine` may be called by any thread.
+    Any thread may call `machine`.
     """
 
     def __init__(self, account: Account, clock: Clock) -> None:
@@ -41,11 +41,11 @@ class Machines:
         ]
 
     def machine(self, task_id: str) -> Machine:
-        """Return the machine of a task, whether it runs or not."""
+        """Return the machine of a task, running or not."""
         return self._machines.setdefault(task_id, Machine(task_id))
 
     def written(self, task_id: str) -> WrittenFiles:
-        """Return the files of a task's machine for a test to write; they replace all others."""
+        """Return writable files for a task's machine; they replace its other files."""
         machine = self.machine(task_id)
         if machine.written is None:
             machine.written = WrittenFiles(self._clock)
@@ -55,8 +55,8 @@ class Machines:
         for machine in self._machines.values():
             await machine.close()
 
-    def _files(self, task_id: str) -> FileSource | None:
-        """Return the files of a running task; None where it does not run."""
+    def _files(self, task_id: str) -> OutputFiles | None:
+        """Return the files of a task; None if it is not running."""
         task = self._account.get(task_id)
         if task is None or task.status not in RUNNING:
             return None
@@ -72,19 +72,19 @@ class Machines:
     def _mailbox(self, task_id: str, client: str) -> asyncio.Queue[dict[str, Any]]:
         return self._mailboxes.setdefault((task_id, client), asyncio.Queue())
 
-    def _known(self, request: web.Request) -> str:
+    def _require_task(self, request: web.Request) -> str:
         task_id = request.match_info["id"]
         if self._account.get(task_id) is None:
             raise ErrorAnswer(json_answer({"detail": f"Task {task_id} was not found."}, 404))
         return task_id
 
     async def _register(self, request: web.Request) -> CloudAnswer:
-        task_id = self._known(request)
+        task_id = self._require_task(request)
         self._mailbox(task_id, (await _fields(request, "sender_id"))["sender_id"])
         return json_answer(None)
 
     async def _offer(self, request: web.Request) -> CloudAnswer:
-        task_id = self._known(request)
+        task_id = self._require_task(request)
         message = await _fields(request, "sender_id", "receiver_id", "type", "sdp")
         offers = self._mailbox(task_id, message["receiver_id"])
         offers.put_nowait(message)
@@ -94,15 +94,15 @@ class Machines:
                 lambda client, answer: self._mailbox(task_id, client).put_nowait(
                     {"sender_id": task_id, "receiver_id": client, **answer}
                 ),
-                self._source_of(task_id),
+                self._files_function(task_id),
             )
         return json_answer(None)
 
-    def _source_of(self, task_id: str) -> Callable[[], FileSource | None]:
+    def _files_function(self, task_id: str) -> Callable[[], OutputFiles | None]:
         return lambda: self._files(task_id)
 
     async def _message(self, request: web.Request) -> CloudAnswer:
-        task_id = self._known(request)
+        task_id = self._require_task(request)
         client = request.query.get("client")
         block = request.query.get("block_s", str(DEFAULT_BLOCK_SECONDS))
         if client is None or not block.isdecimal() or int(block) > MAX_BLOCK_SECONDS:
@@ -115,7 +115,7 @@ class Machines:
 
 
 async def _fields(request: web.Request, *names: str) -> dict[str, str]:
-    """Return the body's fields of these names, each a string."""
+    """Return the named fields of the JSON body, which must be strings."""
     try:
         given = json.loads(await request.read())
     except ValueError:

@@ -1,7 +1,7 @@
-"""The answers of a machine's file tracker to the four questions, and its silences.
+"""The answers of a machine's file tracker to the four types of questions.
 
-An exception of the real tracker is a question that is never answered. `Silence` stands for all of
-them: `tail` of an empty file or of a directory, `ls` without a directory, wrong arguments.
+If the real tracker raises an exception, it never answers. `NoAnswer` stands for these cases: `tail`
+of an empty file or of a directory, `ls` without a directory, wrong arguments.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from taskfs.demo.machines.files import FileSource, machine_path
+from taskfs.demo.machines.files import OutputFiles, machine_path
 
 BLOCK_BYTES: Final = 1024
 WAIT_SECONDS: Final = 1.0
@@ -28,12 +28,12 @@ MiB Mem :  16008.1 total,  11890.4 free,   2903.2 used,   1214.5 buff/cache
 """
 
 
-class Silence(Exception):
-    """The tracker fails at this question, and never answers it."""
+class NoAnswer(Exception):
+    """The tracker fails and never answers this question."""
 
 
-class Refusal(Exception):
-    """The tracker answers with the status *status*."""
+class ErrorStatus(Exception):
+    """The tracker answers with an error *status*."""
 
     def __init__(self, status: str, message: str) -> None:
         super().__init__(message)
@@ -41,22 +41,22 @@ class Refusal(Exception):
 
 
 class Operation:
-    """A question that is answered once, or again and again where it is followed."""
+    """A question in progress; a followed one is executed repeatedly."""
 
     def __init__(self, answer: Callable[[], Any]) -> None:
         self._answer = answer
 
     async def execute(self) -> Any:
-        """Return the message of the next answer, None for none. Raises Silence, Refusal."""
+        """Return the next message, or None. Raises NoAnswer, ErrorStatus."""
         return self._answer()
 
 
 class Tail:
-    """The last lines of a file, then what is appended to it."""
+    """Return the last lines of a file first, then the appended ones."""
 
     def __init__(
         self,
-        files: FileSource,
+        files: OutputFiles,
         sleep: Callable[[float], Awaitable[None]],
         filename: str,
         lines: int = 10,
@@ -76,13 +76,13 @@ class Tail:
         while self._wait and not self._exists():
             await self._sleep(WAIT_SECONDS)
         if not self._exists():
-            raise Refusal("error", f"File not found: {self._filename}")
+            raise ErrorStatus("error", f"File not found: {self._filename}")
         content = self._content()
         self._cursor = len(content)
         try:
             return self._split(tail_bytes(content, self._lines), self._lines)
-        except TypeError:  # a number of lines that is none
-            raise Silence from None
+        except TypeError:  # the number of lines is not a number
+            raise NoAnswer from None
 
     def _appended(self) -> list[str] | None:
         if not self._exists() or self._files.mtime(self._filename) == self._mtime:
@@ -94,7 +94,7 @@ class Tail:
     def _content(self) -> bytes:
         content = self._files.read(self._filename)
         if content is None:  # a directory
-            raise Silence
+            raise NoAnswer
         self._mtime = self._files.mtime(self._filename)
         return content
 
@@ -107,17 +107,17 @@ class Tail:
         try:
             text = content.decode()
         except UnicodeDecodeError:
-            raise Refusal("error", f"File is not a text file: {self._filename}") from None
+            raise ErrorStatus("error", f"File is not a text file: {self._filename}") from None
         if not text:
-            raise Silence
+            raise NoAnswer
         parts = text.removesuffix("\n").split("\n")
         return parts if lines is None else parts[-lines:]
 
 
 def tail_bytes(content: bytes, lines: int) -> bytes:
-    """Return the end of *content*: whole blocks, counted from its end, of more than *lines* `\\n`.
+    """Return the last blocks of *content*, as many as contain more than *lines* newlines.
 
-    All of it where there are not that many.
+    Return all of it if it has fewer.
     """
     start, newlines = len(content), 0
     while start > 0:
@@ -129,19 +129,19 @@ def tail_bytes(content: bytes, lines: int) -> bytes:
 
 
 def operation(
-    question: Any, task_id: str, files: FileSource, sleep: Callable[[float], Awaitable[None]]
+    question: Any, task_id: str, files: OutputFiles, sleep: Callable[[float], Awaitable[None]]
 ) -> Operation | Tail:
     """Return the operation that answers a question. Raises Silence, Refusal."""
     try:
         kind, arguments = question["type"], question["args"]
         if kind not in ("ls", "tail", "top", "last_modified_file"):
-            raise Refusal("invalid", f"Unknown operation type: {kind}")
+            raise ErrorStatus("invalid", f"Unknown operation type: {kind}")
         if kind == "tail":
             return Tail(files, sleep, **arguments)
         if dict(arguments):
-            raise Silence
+            raise NoAnswer
     except (KeyError, TypeError, ValueError):
-        raise Silence from None
+        raise NoAnswer from None
     if kind == "ls":
         return Operation(lambda: listing(files))
     if kind == "top":
@@ -149,11 +149,11 @@ def operation(
     return Operation(lambda: last_modified_file(task_id, files))
 
 
-def listing(files: FileSource) -> list[Any]:
-    """Return the tree: a file is its name, a directory is `{name: [the same again]}`."""
+def listing(files: OutputFiles) -> list[Any]:
+    """Return the tree as JSON: a file is its name, a directory is `{name: [children]}`."""
     names = files.names()
     if names is None:
-        raise Silence
+        raise NoAnswer
     top: list[Any] = []
     directories: dict[str, list[Any]] = {"": top}
     for name in names:
@@ -169,7 +169,7 @@ def listing(files: FileSource) -> list[Any]:
     return top
 
 
-def last_modified_file(task_id: str, files: FileSource) -> dict[str, Any]:
+def last_modified_file(task_id: str, files: OutputFiles) -> dict[str, Any]:
     names = [name for name in files.names() or [] if not name.endswith("/")]
     times = {name: files.mtime(name) for name in names if name not in _NOT_COUNTED}
     newest = max(times, key=lambda name: times[name], default=None)
