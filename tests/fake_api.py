@@ -347,7 +347,9 @@ async def _html(
 async def _json(
     faults: Faults, request: web.Request, respond: Responder, *, value: Any, status: int = 200
 ) -> CloudAnswer:
-    """Answer with *value* as JSON, whatever the request."""
+    """Answer with *value* as JSON; if it is callable, with its result for the request."""
+    if callable(value):
+        value = value(request)
     return bytes_answer(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
 

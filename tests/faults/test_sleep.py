@@ -1,6 +1,7 @@
 """Issue 4, point 7: a laptop's sleep: the clocks jump, connections die unseen, the daemon stands
 still for a while."""
 
+import contextlib
 import email.utils
 import os
 import signal
@@ -14,6 +15,7 @@ from typing import Final
 import pytest
 
 from taskfs.remote.api_client import TaskClient
+from taskfs.support.stats import Stats
 from tests.conftest import in_process
 from tests.fake_api import FakeCloud
 from tests.faults.relay import relay_to
@@ -27,7 +29,7 @@ IDLE: Final = 6
 
 
 class Clocks:
-    """The machine's clocks, which a test lets jump: what sleep adds, and what somebody sets."""
+    """The patched clocks: `slept_s` is time asleep, `set_s` a change of the wall clock."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.slept_s = 0.0
@@ -50,16 +52,21 @@ def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
 
 
 @pytest.fixture
-def client(cloud: FakeCloud) -> Iterator[Callable[[str], TaskClient]]:
-    clients: list[TaskClient] = []
+def stats() -> Stats:
+    return Stats()
 
-    def client_of(url: str) -> TaskClient:
-        clients.append(TaskClient(url, cloud.api_key, timeout_s=6))
-        return clients[-1]
 
-    yield client_of
-    for made in clients:
-        made.close()
+@pytest.fixture
+def client(cloud: FakeCloud, stats: Stats) -> Iterator[Callable[[str], TaskClient]]:
+    """Opens clients of a URL that all count in `stats`."""
+    with contextlib.ExitStack() as stack:
+
+        def open_client(url: str) -> TaskClient:
+            client = TaskClient(url, cloud.api_key, timeout_s=6, stats=stats)
+            stack.callback(client.close)
+            return client
+
+        yield open_client
 
 
 def test_what_is_known_ages_while_the_machine_sleeps(
@@ -122,7 +129,7 @@ def test_the_wait_for_an_archive_goes_by_the_apis_clock(
 
 
 def tell_true_time(cloud: FakeCloud) -> None:
-    """Have the API tell the time as it is, whatever becomes of this machine's clock."""
+    """Make the API send the correct time, independent of the patched clocks."""
     now = email.utils.formatdate(time.time(), usegmt=True)
     cloud.faults.add("header", side="api", times=None, name="Date", value=now)
 
@@ -134,7 +141,7 @@ def archive_of(cloud: FakeCloud) -> bytes:
 
 
 def fill_pool(client: TaskClient, cloud: FakeCloud) -> None:
-    """Leave so many idle connections behind: as many requests at once as that."""
+    """Open `IDLE` idle connections by as many concurrent requests."""
     cloud.api.latency_s = 0.3
     with ThreadPoolExecutor(IDLE) as pool:
         list(pool.map(lambda _: client.list_projects(), range(IDLE)))
@@ -142,33 +149,33 @@ def fill_pool(client: TaskClient, cloud: FakeCloud) -> None:
 
 
 def test_connections_that_died_asleep_are_not_used(
-    cloud: FakeCloud, client: Callable[[str], TaskClient], clocks: Clocks
+    cloud: FakeCloud, client: Callable[[str], TaskClient], stats: Stats, clocks: Clocks
 ) -> None:
     """Issue 4, 7: a laptop's sleep: of connections that were idle for so long, none is trusted."""
     with relay_to(cloud.api.port) as relay:
-        awake = client(relay.url)
-        fill_pool(awake, cloud)
+        api = client(relay.url)
+        fill_pool(api, cloud)
         assert relay.accepted == IDLE
         relay.forget_all()
         clocks.slept_s += HOURS_S
         cloud.clear_requests()
-        retries = awake._stats.snapshot().get("api_retries", 0)
-        awake.list_projects()
-        assert awake._stats.snapshot().get("api_retries", 0) == retries
+        retries = stats.snapshot().get("api_retries", 0)
+        api.list_projects()
+        assert stats.snapshot().get("api_retries", 0) == retries
         assert relay.accepted == IDLE + 1
 
 
 def test_one_dead_connection_is_enough_to_distrust_the_others(
-    cloud: FakeCloud, client: Callable[[str], TaskClient]
+    cloud: FakeCloud, client: Callable[[str], TaskClient], stats: Stats
 ) -> None:
     """Issue 4, 7: connections that died unseen within a minute: the first of them costs a stall,
     and not each one in turn, which would be longer than `--timeout`."""
     with relay_to(cloud.api.port) as relay:
-        awake = client(relay.url)
-        fill_pool(awake, cloud)
+        api = client(relay.url)
+        fill_pool(api, cloud)
         relay.forget_all()
-        awake.list_projects()
-        assert awake._stats.snapshot()["api_retries"] == 1
+        api.list_projects()
+        assert stats.snapshot()["api_retries"] == 1
         assert relay.accepted == IDLE + 1
 
 

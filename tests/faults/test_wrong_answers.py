@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from aiohttp import web
 
 from taskfs.errors import BadAnswer
 from taskfs.remote.api_client import TaskClient
@@ -279,17 +280,13 @@ def test_a_server_that_gives_less_at_once_is_asked_for_all(cloud: FakeCloud) -> 
     client = TaskClient(cloud.api_url, cloud.api_key, timeout_s=5)
     records = [{"task_id": task, "create_time": "2025-06-11T08:00:00Z"} for task in sorted(tasks)]
 
-    def clamped(record: Any) -> bool:
-        if record.path != "/tasks":
-            return False
-        page, asked = int(record.query["page"][0]), int(record.query["per_page"][0])
-        size = min(asked, 50)
-        shown = records[(page - 1) * size : page * size]
-        fault.options["value"] = {"total_size": len(records), "tasks": shown}
-        return True
+    def clamped(request: web.Request) -> object:
+        page, size = int(request.query["page"]), min(int(request.query["per_page"]), 50)
+        return {"total_size": len(records), "tasks": records[(page - 1) * size : page * size]}
 
-    fault = cloud.faults.add("json", times=None, match=clamped, value=None)
-    client._pages._max_threads = 1  # the script above answers one page at a time
+    cloud.faults.add(
+        "json", times=None, match=lambda record: record.path == "/tasks", value=clamped
+    )
     assert {task.id for task in client.list_tasks()} == tasks
     client.close()
 
