@@ -39,6 +39,7 @@ COMMANDS: Final = {
     "install-helper": ("systemd", "install_helper"),
     "mime-types": ("filetypes", "mime_types"),
     "completion": ("completion", "completion"),
+    "docs": ("docs", "docs"),
 }
 
 

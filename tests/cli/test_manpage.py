@@ -10,6 +10,7 @@ from taskfs import __version__
 from taskfs.cli import COMMANDS, taskfs
 from taskfs.cli.manpage import manual
 from taskfs.options import OPTIONS
+from taskfs.virtual import TEXT_FILES
 
 PAGE = manual(taskfs, "2026-01-02")
 
@@ -61,7 +62,7 @@ def test_mandoc_finds_nothing_wrong() -> None:
 
 def test_no_line_is_taken_for_a_request() -> None:
     """roff(7): a line that begins with a dot or an apostrophe is a request."""
-    known = {".TH", ".SH", ".SS", ".PP", ".TP", ".nf", ".fi"}
+    known = {".TH", ".SH", ".SS", ".PP", ".TP", ".nf", ".fi", ".RS", ".RE"}
     requests = {line.split()[0] for line in PAGE.splitlines() if line[:1] in (".", "'")}
     assert requests <= known
     assert max(map(len, PAGE.splitlines())) < 200
@@ -76,3 +77,13 @@ def test_the_date_can_be_that_of_the_sources(monkeypatch: pytest.MonkeyPatch) ->
 def test_the_page_tells_nothing_of_this_machine() -> None:
     """Issue 5.6: a wheel is for any machine."""
     assert str(Path.home()) not in PAGE or Path.home() == Path("/")
+
+
+def test_the_tree_and_examples_are_in_it() -> None:
+    """C-11: The page has the tree of a mount, with every text file, and examples."""
+    text = rendered(PAGE)
+    for file in TEXT_FILES:
+        assert f"ID/{file.name}\n" in text, file.name
+    tree, examples = text.index("\nFILES IN A MOUNT\n"), text.index("\nEXAMPLES\n")
+    assert 0 < tree < examples < text.index("\nENVIRONMENT\n")
+    assert "taskfs wait ID && cp -r" in text[examples:]

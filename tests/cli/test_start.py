@@ -12,7 +12,7 @@ from tests.fake_api import FakeCloud
 
 COMMANDS = (
     *("mount", "umount", "list", "watch", "info", "kill", "wait", "download", "doctor", "demo"),
-    *("systemd-unit", "install-helper", "mime-types", "completion"),
+    *("systemd-unit", "install-helper", "mime-types", "completion", "docs"),
 )
 
 

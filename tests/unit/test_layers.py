@@ -54,7 +54,7 @@ ROWS: Final = (
     ("dispatch",),
     ("session",),
     ("mount",),
-    ("cli.candidates", "cli.filetypes", "cli.manpage"),
+    ("cli.candidates", "cli.docs", "cli.filetypes", "cli.manpage"),
     ("cli.options",),
     ("cli.console", "cli.keys"),
     ("cli.report",),
