@@ -17,6 +17,7 @@ from random import Random
 from typing import Final
 
 from taskfs.demo.archives import DEFLATED, STORED, Member
+from taskfs.demo.hdf5 import pressure_history
 from taskfs.demo.sources import RepeatedSource
 
 
@@ -32,6 +33,7 @@ class Simulator:
     frame: str
     draw: Callable[[Random, float], bytes]
     case: Sequence[str]
+    history: str = ""  # the name of an HDF5 file with the pressure over time, if it writes one
 
 
 def output_members(
@@ -56,6 +58,9 @@ def output_members(
         Member(log, _log(simulator, frames).encode(), ended),
         Member("artifacts/vtk/", mtime=ended),
     ]
+    if kind.history:
+        content = pressure_history(Random(task_id), frames)
+        members.append(Member(f"artifacts/{kind.history}", content, ended))
     for frame in range(1, frames + 1):
         # The same seed for each frame: one body that moves, not twenty that jump.
         content = kind.draw(Random(task_id), frame / 20)
@@ -242,6 +247,7 @@ SIMULATORS: Final = {
         "cavity",
         _vortex,
         ("system/controlDict", "system/fvSchemes", "constant/transportProperties", "0/U"),
+        "pressure.h5",
     ),
     "gromacs": Simulator(
         "docker://inductiva/kutu:gromacs_v2025.0",
