@@ -160,6 +160,21 @@ def open_core(
         offline=config.offline,
         began_ns=time.time_ns(),
         mountpoint=mountpoint,
+        demo_environment=_environment(config) if config.demo else None,
     )
     pools = (pool, index_pool, engine.pool, engine.decoding)
     return Core(Tree(parts), client, ledger, pools)
+
+
+def _environment(config: Config) -> dict[str, str]:
+    """Return the variables with which commands talk to the API of *config*.
+
+    The service's own client reads the first two. taskfs reads its own before those.
+    """
+    url, key = config.api_url, str(config.api_key)
+    return {
+        "INDUCTIVA_API_URL": url,
+        "INDUCTIVA_API_KEY": key,
+        "TASKFS_API_URL": url,
+        "TASKFS_API_KEY": key,
+    }

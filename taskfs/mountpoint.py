@@ -175,6 +175,25 @@ def _ask_pid(mountpoint: Path) -> int | None:
     return _answer(ask)
 
 
+def read_answering(path: Path) -> str | None:
+    """Return the text of a file on a mount, None if the mount does not answer in time.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+
+    def ask() -> str | OSError:
+        try:
+            return path.read_text()
+        except OSError as exc:
+            return exc
+
+    answer = _answer(ask)
+    if isinstance(answer, OSError):
+        raise answer
+    return answer
+
+
 def _answer(ask: Callable[[], T]) -> T | None:
     """Return what *ask* learns from a mount, None if that takes too long: it may take for ever."""
     answers: list[T] = []

@@ -1,5 +1,6 @@
 """What the nodes of one mount work with."""
 
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from typing import NamedTuple
 
@@ -29,3 +30,5 @@ class Parts(NamedTuple):
     offline: bool
     began_ns: int
     mountpoint: str = ""
+    # The variables with which commands reach the embedded cloud; None for any other API.
+    demo_environment: Mapping[str, str] | None = None

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import stat
 import time
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -16,6 +17,8 @@ from taskfs.textnode import TextNode
 from taskfs.texts import Text
 
 SERVICE: Final = ".taskfs"
+ENVIRONMENT: Final = "environment"
+PRIVATE_MODE: Final = stat.S_IFREG | 0o600
 COUNTERS: Final = (
     "api_requests",
     "api_retries",
@@ -49,14 +52,29 @@ class ServiceNode(Directory):
             return RefreshNode(path, self._parts)
         if name in self._texts():
             render = self._texts()[name]
-            return TextNode(path, self._parts.pins, lambda: Text(render().encode(), time.time_ns()))
+            return TextNode(
+                path,
+                self._parts.pins,
+                lambda: Text(render().encode(), time.time_ns()),
+                _mode_of(name),
+            )
         raise NotFound(f"there is no {path}")
 
     def children(self) -> Iterable[Entry]:
-        return [self.entry(name, FILE_MODE) for name in (*self._texts(), "refresh")]
+        return [self.entry(name, _mode_of(name)) for name in (*self._texts(), "refresh")]
 
     def _texts(self) -> dict[str, Callable[[], str]]:
-        return {"stats.json": self._stats, "version": lambda: f"{__version__}\n"}
+        texts: dict[str, Callable[[], str]] = {
+            "stats.json": self._stats,
+            "version": lambda: f"{__version__}\n",
+        }
+        if self._parts.demo_environment:
+            texts[ENVIRONMENT] = self._environment
+        return texts
+
+    def _environment(self) -> str:
+        variables = self._parts.demo_environment or {}
+        return "".join(f"{name}={value}\n" for name, value in variables.items())
 
     def _stats(self) -> str:
         parts = self._parts
@@ -77,6 +95,11 @@ class ServiceNode(Directory):
             **counts,
         }
         return json.dumps(told, indent=2) + "\n"
+
+
+def _mode_of(name: str) -> int:
+    """Return the mode of a file; the environment holds the key of the embedded cloud."""
+    return PRIVATE_MODE if name == ENVIRONMENT else FILE_MODE
 
 
 def _resident_bytes() -> int:

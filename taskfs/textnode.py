@@ -11,8 +11,11 @@ from taskfs.texts import Pins, Text
 class TextNode(Node):
     """A text file whose content *render* gives; `pins` keeps what was told."""
 
-    def __init__(self, path: str, pins: Pins, render: Callable[[], Text]) -> None:
+    def __init__(
+        self, path: str, pins: Pins, render: Callable[[], Text], mode: int = FILE_MODE
+    ) -> None:
         super().__init__(path)
+        self._mode = mode
         self._pins = pins
         self._render = render
 
@@ -20,7 +23,7 @@ class TextNode(Node):
         text = self._pins.tell(self.path, self._render)
         size = len(text.body)
         return Attrs(
-            FILE_MODE,
+            self._mode,
             inode(self.path),
             size=size,
             mtime_ns=text.mtime_ns,

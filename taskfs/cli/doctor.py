@@ -20,6 +20,7 @@ from taskfs.cli.console import configure_logging, printable, with_fix
 from taskfs.cli.options import Settings, config_options
 from taskfs.config import Config, find_api_key
 from taskfs.errors import TaskFSError
+from taskfs.installation import extra_fix
 from taskfs.model import format_size
 from taskfs.mountpoint import FUSE_PACKAGES, is_dead, our_mounts
 
@@ -218,7 +219,7 @@ def _demo(_: Surroundings) -> str:
     try:
         return f"aiohttp {version('aiohttp')}: taskfs demo works"
     except PackageNotFoundError:
-        raise Hint("taskfs demo needs the extra: pip install 'taskfs[demo]'") from None
+        raise Hint(f"taskfs demo needs the extra `demo`: {extra_fix('demo')}") from None
 
 
 def _stale_mounts(_: Surroundings) -> str:

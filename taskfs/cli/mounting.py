@@ -13,12 +13,12 @@ from taskfs.cli import candidates
 from taskfs.cli.console import configure_logging
 from taskfs.cli.options import EPILOG, Settings, config_options, reads
 from taskfs.errors import ConfigError
+from taskfs.installation import extra_fix
 from taskfs.mountpoint import is_dead
 from taskfs.mountpoint import umount as unmount
 from taskfs.options import parse_path
 
 DEMO_MOUNTPOINT = "~/taskfs-demo"
-NO_DEMO = "taskfs demo needs the extra: pip install 'taskfs[demo]'"
 
 _foreground = click.option(
     "-f",
@@ -76,16 +76,32 @@ def umount(mountpoint: Path, lazy: bool) -> None:
     metavar="PORT",
     help="With --serve: the port of the API on this machine.  [default: any that is free]",
 )
+@click.option(
+    "--env",
+    "as_environment",
+    is_flag=True,
+    help="Mount nothing: print the variables with which the other commands talk to the demo that "
+    'is mounted on MOUNTPOINT. In bash and zsh: eval "$(taskfs demo --env MOUNTPOINT)"; in fish: '
+    "taskfs demo --env MOUNTPOINT | source.  [default: off]",
+)
 @_foreground
 @config_options("demo")
 def demo(
-    settings: Settings, mountpoint: Path | None, serve: bool, port: int, foreground: bool
+    settings: Settings,
+    mountpoint: Path | None,
+    serve: bool,
+    port: int,
+    as_environment: bool,
+    foreground: bool,
 ) -> None:
     """Mount the embedded cloud: about ten living tasks, without an account or a network.
 
     MOUNTPOINT is created where it is missing; without one it is ~/taskfs-demo. `taskfs umount
-    MOUNTPOINT` ends the cloud as well.
+    MOUNTPOINT` ends the cloud as well. To try `taskfs list`, `watch`, `kill`, `download` and the
+    others on it, paste the line that --env describes into a shell.
     """
+    if as_environment and (serve or port or foreground):
+        raise click.UsageError("--env mounts and serves nothing: leave out the other options")
     if serve and mountpoint:
         raise click.UsageError("--serve mounts nothing: leave out MOUNTPOINT")
     if port and not serve:
@@ -93,12 +109,18 @@ def demo(
     if serve:
         return _serve(settings, port)
     place = mountpoint or parse_path(DEMO_MOUNTPOINT)
+    if as_environment:
+        from taskfs.cli.demo_environment import exports
+
+        return click.echo("\n".join(exports(place)))
     if not is_dead(place):  # what a killed daemon left there is repaired by the mount
         place.mkdir(parents=True, exist_ok=True)
     settings.flags["demo"] = True
     mount_tasks(settings, place, foreground=foreground)
     if not foreground:
-        click.echo(f"The demo is mounted on {place}\nUnmount it with: taskfs umount {place}")
+        from taskfs.cli.demo_environment import instructions
+
+        click.echo(instructions(place))
 
 
 def mount_tasks(settings: Settings, mountpoint: Path, *, foreground: bool) -> None:
@@ -135,4 +157,4 @@ def _serve(settings: Settings, port: int) -> None:
 def _require_demo() -> None:
     """Raise the error that says how to install the web framework, unless it is there."""
     if find_spec("aiohttp") is None:
-        raise ConfigError(NO_DEMO)
+        raise ConfigError(f"taskfs demo needs the extra `demo`: {extra_fix('demo')}")

@@ -15,6 +15,7 @@ from taskfs.cli import candidates, mount8
 from taskfs.cli.options import reads
 from taskfs.config import find_api_key
 from taskfs.errors import ConfigError, MountError
+from taskfs.installation import PROGRAM_FIX
 from taskfs.mountpoint import FSTYPE
 from taskfs.options import parse_mount_options, parse_path
 
@@ -196,4 +197,4 @@ def program() -> Path:
     for candidate in (name, Path(sys.executable).parent / "taskfs", shutil.which("taskfs")):
         if candidate and os.path.basename(candidate) == "taskfs" and os.access(candidate, os.X_OK):
             return Path(os.path.abspath(candidate))
-    raise ConfigError("the program taskfs is not installed: pipx install taskfs")
+    raise ConfigError(f"the program taskfs is not installed: {PROGRAM_FIX}")

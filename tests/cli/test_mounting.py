@@ -7,6 +7,7 @@ import urllib.request
 
 import pytest
 
+from taskfs.installation import extra_fix
 from tests.cli.conftest import Command
 
 
@@ -62,7 +63,8 @@ def test_without_the_extra_it_says_how_to_install_it(bare: Command, arguments: l
         timeout=30,
     )
     assert done.returncode == 1
-    assert done.stderr == "taskfs: taskfs demo needs the extra: pip install 'taskfs[demo]'\n"
+    assert done.stderr.startswith("taskfs: taskfs demo needs the extra `demo`: ")
+    assert extra_fix("demo") in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_libfuse_missing_names_the_package(bare: Command) -> None:

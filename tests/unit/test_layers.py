@@ -16,7 +16,7 @@ PACKAGE: Final = ROOT / "taskfs"
 # module is a new word in the highest row that it can have.
 ROWS: Final = (
     ("errors", "redaction", "stats", "buffers", "clock", "pools", "notify", "heads", "sleepers"),
-    ("model", "options", "waiting", "igzip", "retries", "claims", "extents"),
+    ("model", "options", "waiting", "igzip", "retries", "claims", "extents", "installation"),
     (
         "config",
         "record",
@@ -54,7 +54,7 @@ ROWS: Final = (
     ("dispatch",),
     ("session",),
     ("mount",),
-    ("cli.candidates", "cli.docs", "cli.filetypes", "cli.manpage"),
+    ("cli.candidates", "cli.demo_environment", "cli.docs", "cli.filetypes", "cli.manpage"),
     ("cli.options",),
     ("cli.console", "cli.keys"),
     ("cli.report",),

@@ -1,0 +1,141 @@
+"""The embedded cloud, mounted: other commands reach it, other users do not."""
+
+import json
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mounts import COMMAND, Taskfs, eventually, is_mounted, processes_of
+
+pytestmark = pytest.mark.mount
+
+MODULE = " ".join(COMMAND)
+NOBODY = 65534
+# How a shell reads what `demo --env` prints; fish knows both ways.
+SHELLS = {
+    "bash": f'eval "$({MODULE} demo --env "$PLACE")"; ',
+    "zsh": f'eval "$({MODULE} demo --env "$PLACE")"; ',
+    "fish": f'{MODULE} demo --env "$PLACE" | source; ',
+    "sh": f'eval "$({MODULE} demo --env "$PLACE")"; ',
+}
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Taskfs:
+    """The command without any key."""
+    return Taskfs(tmp_path, None)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """A place with a blank in its name, which is unmounted afterwards whatever happened."""
+    place = tmp_path / "my demo"
+    yield place
+    if is_mounted(place):
+        subprocess.run(["fusermount", "-uz", place], check=False)
+    eventually(lambda: not processes_of(place))
+
+
+@pytest.fixture
+def demo(bare: Taskfs, place: Path) -> Path:
+    done = bare("demo", place)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "demo --env " in done.stdout
+    return place
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_other_commands_talk_to_the_mounted_demo(bare: Taskfs, demo: Path, shell: str) -> None:
+    """README, Commands: `demo --env MOUNTPOINT` prints the variables with which the other commands
+    talk to the demo that is mounted there, whatever the variables were before."""
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed: apt-get install {shell}")
+    before = {"TASKFS_API_URL": "http://127.0.0.1:1", "TASKFS_API_KEY": "x", "PLACE": str(demo)}
+
+    def run(command: str) -> str:
+        done = subprocess.run(
+            [shell, "-c", SHELLS[shell] + f"{MODULE} {command}"],
+            env=bare.environment | before,
+            cwd=bare.home,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    listed = {record["task_id"] for record in json.loads(run("list --all --json"))}
+    assert listed == {path.name for path in demo.iterdir() if not path.name.startswith(".")}
+    assert json.loads(run("watch --json"))
+    finished = next((demo / ".by-status/success").iterdir()).name
+    assert finished in run(f"wait {finished} --json")
+    run(f"download {finished}")
+    assert any((bare.home / "inductiva_output" / finished).iterdir())
+
+
+def test_only_the_owner_reads_the_key(bare: Taskfs, place: Path) -> None:
+    """README, Security: `.taskfs/environment`, which holds the demo's key, is 0600."""
+    place.mkdir()
+    assert bare("mount", "--demo", "--allow-other", place).returncode == 0
+    file = place / ".taskfs/environment"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    program = "import sys; open(sys.argv[1])"
+    for path, status in ((place / ".taskfs/version", 0), (file, 1)):
+        done = subprocess.run(
+            ["setpriv", f"--reuid={NOBODY}", "--clear-groups", "--inh-caps=-all", sys.executable,
+             "-Sc", program, path.relative_to(place)],
+            cwd=place, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == status, done.stderr
+    assert "PermissionError" in done.stderr
+
+
+def test_an_account_has_no_such_file(bare: Taskfs, place: Path) -> None:
+    """README, The tree: `environment` is there on a mount of the demo alone."""
+    served = subprocess.Popen(
+        [*COMMAND, "demo", "--serve"], env=bare.environment, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert served.stdout is not None
+        lines = [served.stdout.readline().removeprefix("export ").strip() for _ in range(2)]
+        variables = dict(line.split("=", 1) for line in lines)
+        place.mkdir()
+        assert bare("mount", place, **variables).returncode == 0
+        assert sorted(path.name for path in (place / ".taskfs").iterdir()) == [
+            *("refresh", "stats.json", "version")
+        ]
+        done = bare("demo", "--env", place)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == f"taskfs: {place} shows no demo but the tasks of an account\n"
+        assert bare("umount", place).returncode == 0
+    finally:
+        served.terminate()
+        served.communicate(timeout=30)
+
+
+def test_without_a_living_demo_it_says_how_to_get_one(bare: Taskfs, demo: Path) -> None:
+    """README, Commands: Each failure is one line on standard error that names the fix."""
+    assert bare("umount", demo).returncode == 0
+    done = bare("demo", "--env", demo)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"taskfs: no demo is mounted on {demo}: taskfs demo '{demo}'\n"
+    done = bare("demo", "--env", "--serve")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+
+
+def test_the_script_has_help() -> None:
+    """`scripts/demo --help` says what the script does, and does nothing else."""
+    script = Path(__file__).parents[2] / "scripts/demo"
+    for flag in ("--help", "-h"):
+        done = subprocess.run([script, flag], capture_output=True, text=True, timeout=30)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith("scripts/demo [MOUNTPOINT]\n")
+    for arguments in (["--nonsense"], ["a", "b"]):
+        done = subprocess.run([script, *arguments], capture_output=True, text=True, timeout=30)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.count("\n") == 1 and "--help" in done.stderr

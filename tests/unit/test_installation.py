@@ -1,0 +1,71 @@
+"""The text that says how to add an extra works for the installation that shows it."""
+
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from taskfs.installation import EXTRAS, PROGRAM_FIX, extra_fix
+
+toml = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An environment of its own, without any mark of its maker."""
+    prefix = tmp_path / "taskfs"
+    prefix.mkdir()
+    monkeypatch.setattr(sys, "prefix", str(prefix))
+    return prefix
+
+
+def test_an_environment_of_pipx_is_extended_with_pipx(prefix: Path) -> None:
+    """pipx names the environment after the package, and adds to it with `inject`."""
+    (prefix / "pipx_metadata.json").write_text("{}")
+    assert extra_fix("demo") == "pipx inject taskfs 'aiohttp>=3.10'"
+
+
+def test_a_virtual_environment_is_extended_with_its_own_python(
+    prefix: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command names the interpreter, so it works without activating the environment."""
+    monkeypatch.setattr(sys, "executable", "/a b/bin/python")
+    assert extra_fix("socks") == "'/a b/bin/python' -m pip install 'requests[socks]'"
+
+
+def test_an_environment_without_pip_is_extended_with_uv(
+    prefix: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """uv makes environments that have no pip of their own."""
+    monkeypatch.setattr(sys, "executable", "/a/bin/python")
+    monkeypatch.setitem(sys.modules, "pip", None)
+    monkeypatch.setattr("taskfs.installation.find_spec", lambda name: None)
+    assert extra_fix("demo") == "uv pip install --python /a/bin/python 'aiohttp>=3.10'"
+
+
+def test_a_systems_python_is_left_alone(prefix: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian 12 refuses `pip install` outside an environment (PEP 668): pipx comes first."""
+    monkeypatch.setattr(sys, "base_prefix", sys.prefix)
+    text = extra_fix("demo")
+    assert text.index("pipx inject taskfs 'aiohttp>=3.10'") < text.index("virtual environment")
+    assert PROGRAM_FIX.index("pipx install .") < PROGRAM_FIX.index("virtual environment")
+
+
+def test_the_requirements_are_those_of_the_project() -> None:
+    """An extra means the same in pyproject.toml and in the error texts."""
+    project = toml.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for name, requirements in project["optional-dependencies"].items():
+        if name in EXTRAS:
+            assert requirements == [EXTRAS[name]]
+    assert EXTRAS.keys() - {"socks"} <= project["optional-dependencies"].keys()
+
+
+def test_no_text_names_a_package_that_no_index_has() -> None:
+    """taskfs is on no package index: `pip install taskfs` would fail, or fetch a stranger's."""
+    for path in [*(ROOT / "taskfs").rglob("*.py"), *(ROOT / "scripts").iterdir()]:
+        if path.is_file():
+            text = path.read_text(errors="replace")
+            assert "pip install 'taskfs" not in text, path
+            assert "pip install taskfs" not in text and "pipx install taskfs" not in text, path
