@@ -114,7 +114,7 @@ class Mount:
         self._checked = 0
 
     def start(self) -> "Mount":
-        assert DEVICE.exists(), "/dev/fuse is missing: these tests need it, see the README"
+        assert DEVICE.exists(), "/dev/fuse is missing: these tests need it: see the README"
         done = self.taskfs("mount", *self.flags, self.path)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         return self

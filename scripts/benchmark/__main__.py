@@ -88,7 +88,9 @@ def _parse() -> argparse.Namespace:
         metavar="FILE",
         help="take the peers' numbers from an earlier --json, and run taskfs alone",
     )
-    parser.add_argument("--markdown", action="store_true", help="print what the README shows")
+    parser.add_argument(
+        "--markdown", action="store_true", help="print the tables of docs/performance.md"
+    )
     asked = parser.parse_args()
     if asked.repeat % 2 == 0:
         parser.error(f"--repeat {asked.repeat}: give an odd number, of which there is a median")

@@ -30,7 +30,7 @@ REST_S: Final = 2.0
 LEAVE_S: Final = 1.0
 HUNG_S: Final = 90.0  # an operation may try for `--timeout`, and some of them one after another
 OPTIONS: Final = {"timeout": "10s", "cache_size": "16M", "attr_timeout": "200ms"}
-# The bound that the README states for caches and buffers, an interpreter and what it imports.
+# The bound of docs/performance.md for caches and buffers, an interpreter and what it imports.
 PLAIN_MEMORY: Final = 160 << 20
 GROWTH: Final = 16 << 20
 MORE_THREADS: Final = 12  # libfuse keeps up to ten idle ones

@@ -25,7 +25,7 @@ def _cut(rng: random.Random) -> Options:
     return {"after_bytes": rng.choice([0, 1, 1000, 65_536, 300_000])}
 
 
-# What may become of any request; each is survived, or refused by an errno of the README's table.
+# Faults of any request; each is survived, or refused by an errno of "Errors" in docs/semantics.md.
 WIRE: Final[dict[str, Callable[[random.Random], Options]]] = {
     "status": _status,
     "reset": lambda rng: rng.choice([{}, _cut(rng)]),

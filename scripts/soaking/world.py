@@ -22,7 +22,7 @@ class Place:
     """One task's outputs. `versions` only grows; the last is what the store has now.
 
     *is_checked*: bytes may be flipped on their way to it, so it is only read from start to end,
-    where every flip is found (README, What is not promised).
+    where every flip is found (U-1).
     """
 
     task: str

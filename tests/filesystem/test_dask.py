@@ -107,14 +107,15 @@ def test_the_mean_of_a_column_over_ten_tasks(
     assert sent <= (1 if shared else 2) * (whole + TASKS * BLOCK)
 
 
-def test_the_example_of_the_readme(by_environment: FakeCloud, tmp_path: Path) -> None:
-    """Issue 5, 4: the README shows it: the example runs as it is printed there."""
+def test_the_dask_example_of_the_document(by_environment: FakeCloud, tmp_path: Path) -> None:
+    """P-16: The Dask example in docs/fsspec.md runs as it is printed."""
     for n in range(4):
         by_environment.add_task(
-            project="dam-break", outputs={f"probe{n}.csv": b"t,pressure\n0,0.25\n1,0.75\n"}
+            project="coastal-defence",
+            outputs={"energy.csv": b"time_s,kinetic_j\n0,%d.25\n1,%d.75\n" % (n, n)},
         )
-    section = (ROOT / "README.md").read_text().split("## From Python, without a mount")[1]
-    example = re.findall(r"```python\n(.*?)```", section, re.DOTALL)[0]
+    document = (ROOT / "taskfs/docs/fsspec.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", document.split("## Dask")[1], re.DOTALL)
     (tmp_path / "mean.py").write_text(example)
     done = subprocess.run(
         [sys.executable, "mean.py"],
@@ -125,7 +126,7 @@ def test_the_example_of_the_readme(by_environment: FakeCloud, tmp_path: Path) ->
         timeout=150,
     )
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout.split()[-1]) == pytest.approx(0.5)
+    assert float(done.stdout.split()[-1]) == pytest.approx(2.0)
 
 
 def size_of(cloud: FakeCloud, task: str) -> int:
