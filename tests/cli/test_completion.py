@@ -68,7 +68,7 @@ def complete(taskfs: Command, shell_path: str) -> Callable[..., list[str]]:
 def test_tab_in_a_real_shell(
     taskfs: Command, cloud: FakeCloud, shell_path: str, shell: str
 ) -> None:
-    """Issue 5.5: `taskfs completion bash|zsh|fish`, task ids included, tested in real shells."""
+    """C-10: Tab in a real bash, zsh and fish completes commands, options and ids."""
     executable = shutil.which(shell)
     if executable is None:
         pytest.skip(f"{shell} is not installed: apt-get install {shell}")
@@ -96,7 +96,7 @@ def test_tab_in_a_real_shell(
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_the_shell_takes_the_script(taskfs: Command, shell: str) -> None:
-    """Issue 5.5: the script is one that the shell itself finds nothing wrong with."""
+    """C-10: The shell itself finds no fault in its script."""
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed: apt-get install {shell}")
     done = taskfs("completion", shell)
@@ -108,7 +108,7 @@ def test_the_shell_takes_the_script(taskfs: Command, shell: str) -> None:
 
 
 def test_ids(complete: Callable[..., list[str]], cloud: FakeCloud) -> None:
-    """Issue 5.5: task ids included: where a command takes only unfinished tasks, those."""
+    """C-10: Ids are completed; a command that takes only unfinished tasks gets only those."""
     running = cloud.add_task(status="started")
     ended = cloud.add_task()
     assert complete("info", "") == [ended, running]
@@ -121,7 +121,7 @@ def test_ids(complete: Callable[..., list[str]], cloud: FakeCloud) -> None:
 
 
 def test_values(complete: Callable[..., list[str]], cloud: FakeCloud, taskfs: Command) -> None:
-    """Issue 5.5: completion knows commands, options and what an option takes."""
+    """C-10: Commands, options and the values of options are completed."""
     cloud.add_task(project="tank")
     assert complete("li") == ["list"]
     assert "--status-cache-time" in complete("watch", "--stat")
@@ -135,7 +135,7 @@ def test_values(complete: Callable[..., list[str]], cloud: FakeCloud, taskfs: Co
 def test_silently_nothing_when_the_api_is_away(
     complete: Callable[..., list[str]], taskfs: Command, cloud: FakeCloud, trouble: str
 ) -> None:
-    """Issue 5.5: task ids must come quickly, and silently nothing when the API is away."""
+    """C-10: Without an answer, completion ends in time and prints nothing."""
     cloud.add_task()
     environment = {
         "no key": {"INDUCTIVA_API_KEY": ""},
@@ -154,8 +154,8 @@ def test_silently_nothing_when_the_api_is_away(
 
 
 def test_names_cannot_break_out(complete: Callable[..., list[str]], cloud: FakeCloud) -> None:
-    """Issue 5.5: a shell puts candidates on its command line as they are: those that it would run
-    or split are left out, and so are lines within one."""
+    """C-10, Y-11: A candidate that a shell would run or split is left out, and so is one with a
+    line break."""
     for project in ("a\nplain,b", "$(reboot)", "two words", "a;b", "-rf", "`c`", "good-1.2_x"):
         cloud.add_task(project=project)
     assert complete("list", "--project", "") == ["good-1.2_x"]
@@ -164,7 +164,7 @@ def test_names_cannot_break_out(complete: Callable[..., list[str]], cloud: FakeC
 
 
 def test_bad_requests_are_silent(taskfs: Command) -> None:
-    """Issue 5.5: silently nothing: a request that nobody should make, too."""
+    """C-10: A malformed completion request prints nothing."""
     for request in ("bash_frobnicate", "tcsh_complete", "bash"):
         done = taskfs("list", _TASKFS_COMPLETE=request)
         assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
@@ -174,6 +174,6 @@ def test_bad_requests_are_silent(taskfs: Command) -> None:
 
 
 def test_mountpoints_are_directories(complete: Callable[..., list[str]], tmp_path: Path) -> None:
-    """Issue 5.5: completion script: the shell completes directories by itself."""
+    """C-10: The shell completes directories itself."""
     assert complete("mount", str(tmp_path)) == [str(tmp_path)]
     assert complete("umount", "/nonexistent") == ["/nonexistent"]

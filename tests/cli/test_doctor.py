@@ -84,7 +84,7 @@ def test_the_cache_directory(taskfs: Command) -> None:
 
 
 def test_json(taskfs: Command) -> None:
-    """Issue 5.5: `--json` everywhere a script would want it: the same checks, the same status."""
+    """C-3: `doctor --json` reports the same checks with the same status."""
     plain, done = taskfs("doctor"), taskfs("doctor", "--json")
     assert done.returncode == plain.returncode
     outcomes = json.loads(done.stdout)
@@ -102,7 +102,7 @@ def test_json(taskfs: Command) -> None:
     ],
 )
 def test_updatedb_and_its_fix(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Issue 5.1: the PRUNEFS line for updatedb from `taskfs doctor`; done, it is the fix."""
+    """G-3: `doctor` prints the PRUNEFS line for updatedb, and that line is the fix."""
     conf = tmp_path / "updatedb.conf"
     conf.write_text(text)
     monkeypatch.setattr(doctor, "UPDATEDB_CONF", conf)

@@ -28,7 +28,7 @@ def rendered(page: str) -> str:
 
 
 def test_groff_takes_it_and_shows_all() -> None:
-    """Issue 5.5: A man page generated from the help texts: each command, option and setting."""
+    """C-11: groff renders the page, which has each command, option and setting."""
     if shutil.which("groff") is None:
         pytest.skip("groff is not installed: apt-get install groff-base")
     text = rendered(PAGE)
@@ -46,7 +46,7 @@ def test_groff_takes_it_and_shows_all() -> None:
 
 
 def test_mandoc_finds_nothing_wrong() -> None:
-    """Issue 5.5: check with `mandoc -T lint`."""
+    """C-11: `mandoc -T lint` finds no fault."""
     if shutil.which("mandoc") is None:
         pytest.skip("mandoc is not installed: apt-get install mandoc")
     done = subprocess.run(
@@ -69,13 +69,13 @@ def test_no_line_is_taken_for_a_request() -> None:
 
 
 def test_the_date_can_be_that_of_the_sources(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Issue 5.6: what is built twice is the same: SOURCE_DATE_EPOCH."""
+    """C-11: SOURCE_DATE_EPOCH sets the date, so two builds are equal."""
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     assert '"2023-11-14"' in manual(taskfs)
 
 
 def test_the_page_tells_nothing_of_this_machine() -> None:
-    """Issue 5.6: a wheel is for any machine."""
+    """C-11: The page names no path of the machine that builds it."""
     assert str(Path.home()) not in PAGE or Path.home() == Path("/")
 
 

@@ -233,7 +233,7 @@ class TestKill:
 
 
 def test_no_colour(taskfs: Command, cloud: FakeCloud) -> None:
-    """Issue 5.5: Colours and bars only on a terminal; NO_COLOR respected."""
+    """C-2: With NO_COLOR nothing is coloured."""
     cloud.add_task(status="failed")
     for no_color, coloured in (("", True), ("1", False)):
         with taskfs.terminal("list", NO_COLOR=no_color) as terminal:

@@ -28,7 +28,7 @@ def test_success_is_0_and_the_others_are_1(taskfs: Command, cloud: FakeCloud) ->
 
 
 def test_json(taskfs: Command, cloud: FakeCloud) -> None:
-    """Issue 5.5: `--json` everywhere a script would want it: the record, and nothing beside it."""
+    """C-3: `wait --json` prints the record and nothing else."""
     task = cloud.add_task(status="started", outputs=OUTPUTS)
     process = taskfs.start("wait", task, "--json")
     assert process.stderr

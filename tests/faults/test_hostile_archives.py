@@ -1,4 +1,5 @@
-"""Issue 4, point 5: hostile archives. Each clause of it has its test, on a tree and on a mount.
+"""Hostile archives, on a tree and on a mount. What only the byte-by-byte reader shows is in
+tests/unit/test_zipindex.py and test_archive.py.
 
 What only the byte-by-byte reader shows is in tests/unit/test_zipindex.py and test_archive.py.
 """
@@ -564,8 +565,8 @@ def test_bombs_leave_memory_and_disk_bounded(
 def test_a_million_entries_in_a_small_archive(
     new_mount: Callable[..., Mount], cloud: FakeCloud
 ) -> None:
-    """A million entries in a tiny archive: refused as too large a directory before it is fetched,
-    or listed; memory stays within the bound that the README's Limits state."""
+    """R-21, Y-10: A million entries in a tiny archive are refused before they are fetched, or
+    listed within the stated memory."""
     mount = new_mount()
     before = daemon_kb(mount, "VmRSS")
     header = struct.pack(

@@ -1,4 +1,4 @@
-"""Issue 4, point 2, found by the soak: the kernel keeps pages for a path, not for a reader."""
+"""The kernel keeps pages for a path, not for a reader."""
 
 import contextlib
 import os
@@ -65,7 +65,7 @@ def test_the_next_open_sees_no_page_of_a_damaged_read(
 def test_a_refresh_lets_go_of_the_kernel_s_pages(
     new_mount: Callable[..., Mount], cloud: FakeCloud, method: int
 ) -> None:
-    """README, The tree: `.taskfs/refresh`: forget what is cached: by the kernel too."""
+    """N-21: A write to `.taskfs/refresh` also drops the kernel's pages."""
     mount = new_mount()
     path, _ = put(cloud, method)
     with open(mount.path / path, "rb", buffering=0) as opened:

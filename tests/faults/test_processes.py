@@ -1,5 +1,5 @@
-"""Issue 4, point 7, processes: kill -9, signals, a busy mount, a crowd of readers, a start that is
-interrupted. Ctrl+C and blocked readers: test_interrupts.py; sleep and clocks: test_sleep.py."""
+"""kill -9, signals, a busy mount, a crowd of readers, an interrupted start. Ctrl+C and blocked
+readers: test_interrupts.py; sleep and clocks: test_sleep.py."""
 
 import errno
 import json
@@ -34,8 +34,7 @@ def threads_of(pid: int) -> int:
 
 
 def test_umount_of_a_busy_mount_says_so_and_leaves_it_well(new_mount: Callable[..., Mount]) -> None:
-    """Issue 4, 7: `umount` of a busy mount says so and leaves it well; README, Commands: `--lazy`
-    detaches it."""
+    """E-3, E-4: `umount` of a busy mount says so and leaves it intact; `--lazy` detaches it."""
     mount = new_mount()
     content = os.urandom(2_000_000)
     task = mount.cloud.add_task(outputs={"a": content}, end_time=LONG_AGO)
@@ -67,7 +66,7 @@ def test_a_mount_whose_daemon_was_killed_goes(new_mount: Callable[..., Mount]) -
 def test_after_kill_9_of_the_daemon_the_same_mount_command_works(
     new_mount: Callable[..., Mount], helper: str
 ) -> None:
-    """Issue 4, 7: kill -9 of the daemon, then the same mount command works."""
+    """E-2: After kill -9 of the daemon the same mount command works."""
     mount = new_mount()
     task = mount.cloud.add_task(status="started")
     if helper == "helper dies first":
@@ -99,7 +98,7 @@ def test_a_dead_mount_can_be_unmounted(new_mount: Callable[..., Mount]) -> None:
 def test_a_signal_unmounts_within_5_s_though_a_read_is_in_flight(
     new_mount: Callable[..., Mount],
 ) -> None:
-    """Issue 4, 7: SIGTERM, SIGINT and SIGHUP unmount within 5 s even with a read in flight."""
+    """E-1: SIGTERM, SIGINT and SIGHUP unmount within 5 s with a read in flight."""
     signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     mounts = [new_mount() for _ in signals]
     cloud = mounts[0].cloud
@@ -127,8 +126,8 @@ def test_a_signal_unmounts_within_5_s_though_a_read_is_in_flight(
 def test_a_start_that_is_interrupted_leaves_nothing(
     tmp_path: Path, cloud: FakeCloud, foreground: list[str]
 ) -> None:
-    """Issue 4, 7: SIGINT …: Ctrl+C while the API does not answer yet ends `taskfs mount` at once,
-    and no mount appears later."""
+    """E-11: Ctrl+C while the API does not answer ends `taskfs mount` at once, and no mount appears
+    later."""
     place = tmp_path / "mnt"
     place.mkdir()
     cloud.faults.add("stall", times=None)
@@ -154,8 +153,8 @@ def test_a_start_that_is_interrupted_leaves_nothing(
 def test_a_crowd_of_readers_neither_deadlocks_nor_exhausts_threads(
     new_mount: Callable[..., Mount],
 ) -> None:
-    """Issue 4, 7: a crowd of readers (64 threads, 200 open files) neither deadlocks nor exhausts
-    threads; 1: under transient faults."""
+    """R-19: 64 threads with 200 open files under transient faults neither deadlock nor exhaust
+    threads."""
     mount = new_mount(timeout="20s")
     cloud = mount.cloud
     names = [f"f{number:03}" for number in range(FILES // 2)]
@@ -196,8 +195,8 @@ def test_a_crowd_of_readers_neither_deadlocks_nor_exhausts_threads(
 def test_a_crowd_that_nobody_answers_is_told_in_time_and_served_later(
     new_mount: Callable[..., Mount],
 ) -> None:
-    """Issue 4, 7: a crowd of readers; 1: inside `--timeout`: the last in the queue does not wait
-    for the timeouts of all before it."""
+    """X-15, R-19: The last reader in a queue gets its error soon after the first, and all are
+    served later."""
     mount = new_mount(timeout="1s")
     cloud = mount.cloud
     bodies = {f"f{number:03}": noise(number, 70_000) for number in range(THREADS)}
@@ -226,8 +225,8 @@ def test_a_crowd_that_nobody_answers_is_told_in_time_and_served_later(
 def test_a_connection_that_is_aborted_ends_the_daemon_though_a_read_is_in_flight(
     new_mount: Callable[..., Mount],
 ) -> None:
-    """README, The end of a mount: no daemon outlives its mount by more than a few seconds, whatever
-    its requests wait for: libfuse itself would wait for all of them."""
+    """E-5: When the kernel's connection is aborted, the daemon ends within seconds although a read
+    is in flight."""
     mount = new_mount()
     task = mount.cloud.add_task(outputs={"a": os.urandom(300_000)}, end_time=LONG_AGO)
     assert (mount.path / task / "outputs/a").stat().st_size == 300_000

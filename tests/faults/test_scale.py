@@ -1,4 +1,4 @@
-"""Issue 4, point 10: scale. What grows with tasks and members is counted, not timed."""
+"""Scale: what grows with tasks and members is counted, not timed."""
 
 import json
 import os
@@ -98,9 +98,9 @@ def put_members(cloud: FakeCloud, count: int) -> str:
 def test_100_000_members_in_one_archive(
     new_mount: Callable[..., Mount], cloud: FakeCloud, tmp_path: Path
 ) -> None:
-    """100,000 members in one archive: a whole `find -ls` costs one signed URL and two ranges, less
-    than twice the directory's bytes; what it leaves in memory grows linearly, by less than the
-    kilobyte a member that the README states; a later mount asks the store for nothing."""
+    """A-13, R-11, R-13, R-21: `find -ls` over 100,000 members costs one signed URL and two ranges,
+    less than twice the directory's bytes and less than a kilobyte of memory a member; a later mount
+    asks the store for nothing."""
     mount = new_mount(cache_dir=str(tmp_path / "cache"))
 
     def resident() -> int:

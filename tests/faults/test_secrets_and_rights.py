@@ -1,4 +1,4 @@
-"""Issue 4, point 9: secrets and rights. Each clause of it has its test."""
+"""Secrets and rights: what others on this machine, and readers of logs, may see."""
 
 import ast
 import contextlib
@@ -222,7 +222,7 @@ def test_a_named_log_is_closed_to_others(tmp_path: Path, logger: logging.Logger)
 
 
 def test_allow_other_explains_what_it_shares(cloud: FakeCloud, tmp_path: Path) -> None:
-    """`--allow-other` explains what it shares: in its help, and in the README."""
+    """A-3: The help and the README say what `--allow-other` shares."""
     done = Taskfs(tmp_path, cloud)("mount", "--help", COLUMNS="200")
     text = " ".join(done.stdout.split())
     assert "every user of this machine read your tasks and all their files" in text

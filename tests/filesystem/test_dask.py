@@ -1,4 +1,4 @@
-"""README, From Python, without a mount: Dask workers read one task's files in parallel."""
+"""Dask workers read one task's files in parallel through fsspec."""
 
 import contextlib
 import io
@@ -82,8 +82,8 @@ def cluster(home: Path, cache_dirs: list[Path]) -> Iterator[Client]:
 def test_the_mean_of_a_column_over_ten_tasks(
     by_environment: FakeCloud, tables: list[Tables], tmp_path: Path, shared: bool
 ) -> None:
-    """Issue 5, 4: a Dask distributed cluster of two processes: the mean of a column over all
-    `outputs/*.csv` of ten tasks, each byte fetched once.
+    """P-16: A Dask cluster of two processes averages a column over the CSV files of ten tasks and
+    fetches each byte once.
 
     With one cache directory for both: all of each archive once, and once more the block in which
     its tail begins. Without one no process fetches a byte twice, but both fetch the indexes, the

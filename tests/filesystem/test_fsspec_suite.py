@@ -17,7 +17,7 @@ from tests.fake_api import FakeCloud
 
 
 class TestGet(AbstractGetTests, AbstractFixtures):  # type: ignore[misc]  # fsspec is untyped
-    """Issue 5, 4: fsspec's own abstract test suite passes where it applies."""
+    """P-17: fsspec's own abstract tests of `get` pass."""
 
     @pytest.fixture
     def fs(self, remote: TaskFileSystem) -> TaskFileSystem:

@@ -1,4 +1,4 @@
-"""README, From Python, without a mount: threads, forked and spawned processes, and how they end."""
+"""fsspec: threads, forked and spawned processes, and how they end."""
 
 import gc
 import multiprocessing
@@ -32,7 +32,7 @@ def read_end(fs: TaskFileSystem, file: Any, path: str, answer: Any) -> None:
 # Python 3.12 and newer warn of a fork while threads run: that it works is what is tested here.
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_child_processes(by_environment: FakeCloud, method: str) -> None:
-    """Issue 5, 4: fork/spawn-safe: file systems and open files work in child processes."""
+    """P-13: File systems and open files work in forked and spawned processes."""
     task = by_environment.add_task(outputs={"a": WORDS})
     path = f"{task}/outputs/a"
     fs = fsspec.filesystem("taskfs")
@@ -55,7 +55,7 @@ def test_child_processes(by_environment: FakeCloud, method: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_may_hold_no_lock_of_its_parent(by_environment: FakeCloud) -> None:
-    """Issue 5, 4: fork-safe: also while the parent's threads are at work."""
+    """P-13: A fork while the parent's threads work leaves the child no held lock."""
     task = by_environment.add_task(outputs={f"{n}": WORDS[: 50_000 + n] for n in range(40)})
     fs = fsspec.filesystem("taskfs", cache_size=0)
     paths = [f"{task}/outputs/{n}" for n in range(40)]
@@ -91,8 +91,7 @@ def test_a_forked_child_may_hold_no_lock_of_its_parent(by_environment: FakeCloud
 
 
 def test_threads_share_one_core(by_environment: FakeCloud) -> None:
-    """Issue 5, 4: instance caching of fsspec respected: it makes an instance for each thread, and
-    all of them share connections and caches."""
+    """P-14: fsspec makes an instance for each thread, and all share connections and caches."""
     task = by_environment.add_task(outputs={"a": WORDS})
     found = []
 
@@ -113,7 +112,7 @@ def test_threads_share_one_core(by_environment: FakeCloud) -> None:
 
 
 def test_nothing_is_left_behind(by_environment: FakeCloud) -> None:
-    """Issue 5, 4: threads closed: they end with the last instance."""
+    """P-15: Threads end with the last instance."""
     before = set(threading.enumerate())
     task = by_environment.add_task(outputs={"a": WORDS})
     fs = fsspec.filesystem("taskfs", skip_instance_cache=True)
@@ -126,8 +125,8 @@ def test_nothing_is_left_behind(by_environment: FakeCloud) -> None:
 
 
 def test_files_nobody_closed_are_given_back(by_environment: FakeCloud) -> None:
-    """README, From Python: a file that is lost is closed by the next open, outside of the garbage
-    collection, which may come while locks are held."""
+    """P-15: A file that was never closed is released by the next open, not within the garbage
+    collection, which may run while locks are held."""
     task = by_environment.add_task(outputs={"a": WORDS})
     fs = fsspec.filesystem("taskfs")
     path = f"{task}/outputs/a"
@@ -159,8 +158,8 @@ def begin_of(record: RequestRecord) -> int:
 
 
 def test_the_end_waits_for_nobody(by_environment: FakeCloud) -> None:
-    """Issue 5, 4: threads closed at exit without hanging the interpreter, also while the store is
-    silent in the middle of what was fetched ahead; and no FUSE was loaded."""
+    """P-15: The interpreter ends at once, also while the store is silent during read-ahead, and no
+    FUSE was loaded."""
     noise = os.urandom(16_000_000)
     task = by_environment.add_task(outputs={"a": noise})
     stall = by_environment.faults.add(
@@ -191,8 +190,8 @@ def test_the_end_waits_for_nobody(by_environment: FakeCloud) -> None:
 
 
 def test_an_instance_costs_nothing(cloud: FakeCloud, home: Path) -> None:
-    """README, From Python: nothing goes out, and no key is looked for, before the first call that
-    needs it: a scheduler may pass file systems on that it could not use."""
+    """P-11: An instance sends nothing and looks for no key, so a scheduler may pass on what it
+    cannot use."""
     before = threading.active_count()
     fsspec.filesystem("taskfs", api_url=cloud.api_url, timeout="9s")
     assert threading.active_count() == before

@@ -69,7 +69,7 @@ with open(sys.argv[1], "rb") as file:
 
 
 def test_reads_beside_reads(task: Path) -> None:
-    """README, The tree: lazily, at any offset: pread, readv, O_DIRECT and seeks agree."""
+    """S-7: pread, readv, O_DIRECT and seeks agree at any offset."""
     with open(task / "outputs/a", "rb", buffering=0) as file:
         assert file.seek(-10, os.SEEK_END) == len(CONTENT) - 10
         assert file.read() == CONTENT[-10:]
@@ -101,7 +101,7 @@ def test_files_of_gnome(task: Path, tmp_path: Path) -> None:
 
 
 def test_access_is_answered_by_the_mode_bits(task: Path) -> None:
-    """README, Attributes: `access(2)` answers from the mode bits: the kernel never asks us."""
+    """A-3: The kernel answers access(2) from the mode bits and never asks."""
     for name in ("kill", "status", "outputs/a", "."):
         assert os.access(task / name, os.R_OK | os.W_OK)
     assert os.access(task, os.X_OK)
@@ -128,7 +128,7 @@ def test_sync_and_locks_do_no_harm(shared_mnt: Path, shared_cloud: FakeCloud) ->
 
 
 def test_open_files_are_given_back(shared_mnt: Path, task: Path) -> None:
-    """README, Limits: Memory stays under a stated bound: no open file is kept for ever."""
+    """R-20: No open file is kept after its close."""
 
     def open_handles() -> int:
         return int(json.loads((shared_mnt / ".taskfs/stats.json").read_text())["open_handles"])
@@ -143,8 +143,7 @@ def test_open_files_are_given_back(shared_mnt: Path, task: Path) -> None:
 def test_a_name_that_was_not_there_is_asked_for_again(
     shared_mnt: Path, shared_cloud: FakeCloud
 ) -> None:
-    """README, Freshness: Asking for one task by its name finds it even if it is younger than the
-    listing: also after it was asked for in vain."""
+    """F-6: A task is found by its name also after that name was asked for in vain."""
     name = f"young{time.time_ns():020}"
     assert not (shared_mnt / name).exists()
     shared_cloud.add_task(name, status="submitted")
@@ -153,7 +152,7 @@ def test_a_name_that_was_not_there_is_asked_for_again(
 
 
 def test_many_threads_on_everything(shared_mnt: Path, shared_cloud: FakeCloud) -> None:
-    """Style guide, Principles 13: Safe for concurrent use: listings, reads, xattrs, kills."""
+    """R-19: Listings, reads, attributes and kills of many threads at once are right."""
     tasks = [
         shared_cloud.add_task(outputs={"a": CONTENT[:1000], "b/c": b"x"}, end_time=LONG_AGO)
         for _ in range(6)
@@ -179,7 +178,7 @@ def test_many_threads_on_everything(shared_mnt: Path, shared_cloud: FakeCloud) -
 
 
 def test_one_kill_for_two_writers_of_one_handle(shared_mnt: Path, shared_cloud: FakeCloud) -> None:
-    """README, Control files: through a handle sends one request: whoever writes."""
+    """K-2, K-3: Two writers of one handle send one request."""
     victim = shared_cloud.add_task(status="started")
     shared_cloud.clear_requests()
     descriptor = os.open(shared_mnt / victim / "kill", os.O_WRONLY)

@@ -1,4 +1,4 @@
-"""Issue 5.2: errors of mounts by ordinary users and in containers: one line that names the fix."""
+"""Mounts by ordinary users and in containers: one line that names the fix."""
 
 import os
 import subprocess
@@ -41,7 +41,7 @@ WITHOUT_SYS_ADMIN: Final = ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=
     ],
 )
 def test_what_libfuse_says_becomes_the_fix(said: str, fix: str) -> None:
-    """Issue 5.2: AppArmor, a container, fusermount missing, no permission: each names the fix."""
+    """E-6: AppArmor, a container, a missing fusermount and a missing right each name the fix."""
     line = explain(said, "/x")
     assert fix in line
     assert "\n" not in line
@@ -57,7 +57,8 @@ def one_line(lines: list[str], fix: str) -> None:
 @pytest.mark.mount
 @pytest.mark.parametrize("flags", FOREGROUND)
 def test_of_an_ordinary_user(public_dir: Path, cloud: FakeCloud, flags: list[str]) -> None:
-    """Issue 5.2: no user_allow_other, no permission on the mountpoint, not empty, another's."""
+    """E-6: A missing user_allow_other, and a mountpoint that is not empty or another user's, name
+    the fix."""
     home = public_dir / "home"
     for name in ("mnt", "full/file", "private", "roots"):
         (home / name).mkdir(parents=True)
@@ -91,7 +92,7 @@ def test_of_an_ordinary_user(public_dir: Path, cloud: FakeCloud, flags: list[str
 def test_without_fusermount(
     public_dir: Path, cloud: FakeCloud, flags: list[str], change: str, fix: str
 ) -> None:
-    """Issue 5.2: fusermount missing, or not for everybody: one line that names the fix."""
+    """E-6: A fusermount that is missing or not for every user is one line that names the fix."""
     home = public_dir / "home"
     (home / "mnt").mkdir(parents=True)
     for place in (home, home / "mnt"):
@@ -113,7 +114,7 @@ def test_without_fusermount(
 def test_in_a_container_without_sys_admin(
     tmp_path: Path, cloud: FakeCloud, flags: list[str]
 ) -> None:
-    """Issue 5.2: a container that may not mount: one line with the flag that lets it."""
+    """E-6: A container that may not mount is one line with the flag that allows it."""
     place = tmp_path / "mnt"
     place.mkdir()
     done = subprocess.run(

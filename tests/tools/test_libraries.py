@@ -1,4 +1,4 @@
-"""README, From Python, without a mount: the libraries that take fsspec's URLs and files."""
+"""Libraries that take fsspec's URLs and files."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +15,7 @@ CSV: Final = FRAME.to_csv(index=False).encode()
 
 
 def test_dask_data_frames(by_environment: FakeCloud) -> None:
-    """README, From Python: `dask.dataframe.read_csv` of a pattern."""
+    """P-16: `dask.dataframe.read_csv` reads a pattern."""
     import dask
     import dask.dataframe as dd
 
@@ -29,7 +29,7 @@ def test_dask_data_frames(by_environment: FakeCloud) -> None:
 
 
 def test_pyarrow_datasets(remote: TaskFileSystem, cloud: FakeCloud, tmp_path: Path) -> None:
-    """Issue 5, 4: pyarrow's datasets over fsspec: CSV and Parquet."""
+    """P-16: pyarrow's datasets read CSV and Parquet over fsspec."""
     import pyarrow.dataset
     import pyarrow.parquet
 
@@ -43,7 +43,7 @@ def test_pyarrow_datasets(remote: TaskFileSystem, cloud: FakeCloud, tmp_path: Pa
 
 
 def test_xarray(remote: TaskFileSystem, cloud: FakeCloud, tmp_path: Path) -> None:
-    """Issue 5, 4: xarray over the file object, whole and in chunks."""
+    """P-16: xarray reads the file object, whole and in chunks."""
     import xarray
 
     field = xarray.DataArray(np.random.default_rng(1).normal(size=(50, 400)), dims=("t", "x"))

@@ -160,8 +160,7 @@ def test_what_passes_the_operations_is_caught_once_more(
 def test_our_errors_have_their_errno_and_are_logged_once(
     kind: type[TaskFSError], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """README, Errors: Each failure is logged once, at the boundary, with operation, path and
-    cause."""
+    """X-10: Each failure is logged once, with operation, path and cause."""
     caplog.set_level(logging.DEBUG, "taskfs")
     served = Served(Failing(kind("the cause")))
     assert served.answer(Opcode.LOOKUP, b"link\0") == (kind.errno, b"")
@@ -173,7 +172,7 @@ def test_our_errors_have_their_errno_and_are_logged_once(
 
 
 def test_nothing_secret_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """README, Errors: … and without keys or signatures."""
+    """Y-6: Logs hold no keys or signatures."""
     url = "https://store/t/output.zip?Signature=abcdef&Expires=1"
     operations = Served(Failing(errors.BadAnswer(f"GET {url}: X-API-Key: sesame"))).operations
     assert errno_of(operations, "getattr", f"/{url}") == errno.EIO
@@ -225,7 +224,7 @@ def test_the_mount_is_live_once_the_kernel_has_its_answer() -> None:
 
 @pytest.mark.parametrize("version", [(7, 22), (6, 45), (8, 0)])
 def test_a_kernel_that_speaks_another_protocol_is_refused(version: tuple[int, int]) -> None:
-    """README, Limits: Linux 3.15 or newer."""
+    """R-23: A kernel with too old a protocol is refused."""
     served = Served(Failing())
     served.wire.requests = [request(Opcode.INIT, struct.pack("=IIII48x", *version, 131072, 0))]
     with pytest.raises(MountError, match=r"Linux 3\.15"):
@@ -243,7 +242,7 @@ def test_what_is_not_known_is_not_asked_again() -> None:
 def test_a_crowd_for_which_there_are_no_more_threads_is_served_in_turn(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Issue 4, 7: a crowd of readers exhausts nothing: the mount goes on with what it has."""
+    """R-19: Where no more threads can start, a crowd is served in turn."""
     served, start = Served(Failing()), threading.Thread.start
     started: list[threading.Thread] = []
 
@@ -262,7 +261,8 @@ def test_a_crowd_for_which_there_are_no_more_threads_is_served_in_turn(
 
 
 def test_an_answer_that_is_not_taken_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
-    """README, Errors: whoever asked is told, and the mount goes on."""
+    """X-4: An answer that the kernel refuses becomes an error for its caller, and the mount goes
+    on."""
     served = Served(Folders())
     take, refused = served.wire.send, [OSError(errno.ENOMEM, "no room")]
 
@@ -278,7 +278,7 @@ def test_an_answer_that_is_not_taken_is_an_error(caplog: pytest.LogCaptureFixtur
 
 
 def test_only_the_request_that_was_interrupted_knows() -> None:
-    """README, Control files: Ctrl+C ends any blocked operation within 1 s."""
+    """K-13: Only the interrupted request learns of its interruption."""
     seen = []
 
     class Waiting(Failing):
@@ -302,7 +302,8 @@ def test_only_the_request_that_was_interrupted_knows() -> None:
 
 
 def test_attributes_become_what_the_kernel_knows() -> None:
-    """README, Attributes: owner, umask, times; linux/fuse.h: fuse_entry_out and fuse_attr."""
+    """A-1, A-2: Attributes become fuse_entry_out and fuse_attr (linux/fuse.h), with owner, umask
+    and times."""
 
     class Place(Node):
         def attrs(self) -> Attrs:
@@ -367,8 +368,7 @@ def test_one_name_that_is_not_utf8_does_not_fail_a_listing() -> None:
 
 
 def test_a_listing_tells_attributes_where_they_cost_nothing() -> None:
-    """README, How it works: a listing tells the attributes of what is in an archive; of what must
-    be asked for it tells the name and type alone."""
+    """R-11: A listing reports attributes where they cost nothing, else name and type."""
     served = Served(Folders())
     fh, *_ = struct.unpack("=QII", served.answer(Opcode.OPENDIR, bytes(8))[1])
     _, listing = served.answer(Opcode.READDIRPLUS, struct.pack("=QQI20x", fh, 0, 4096))
@@ -387,7 +387,7 @@ def test_a_listing_tells_attributes_where_they_cost_nothing() -> None:
 
 
 def test_a_listing_tells_for_how_long_it_holds() -> None:
-    """README, Freshness: longer than the rest where it says so, and never shorter."""
+    """F-10: A listing's lifetime is longer where it says so, and never shorter."""
     served = Served(Folders())
     fh, *_ = struct.unpack("=QII", served.answer(Opcode.OPENDIR, bytes(8))[1])
     body = struct.pack("=QQI20x", fh, 2, 4096)
@@ -472,7 +472,7 @@ def test_what_is_here_goes_among_the_pages_before_the_answer() -> None:
 
 @pytest.mark.parametrize("mode", CacheMode)
 def test_what_is_here_goes_out_with_the_open(mode: CacheMode) -> None:
-    """README, How it works: where the kernel keeps its pages, else it would let them go at once."""
+    """R-9: Cached bytes are pushed with the open where the kernel keeps its pages."""
     handle = Ahead(range(16))
     handle.mode = mode
 
@@ -494,7 +494,7 @@ def test_what_is_here_goes_out_with_the_open(mode: CacheMode) -> None:
 
 
 def test_what_cannot_be_pushed_fails_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    """README, Errors: whoever reads what is wrong is told, and nobody else."""
+    """R-9: A push that fails fails no reader of right bytes."""
     sent = read_of(Served(Failing()), Ahead(range(8, 24), fails=True))
     assert [struct.unpack_from("=IiQ", message) for message in sent] == [(24, 0, 2)]
     assert len(caplog.records) == 1
@@ -522,7 +522,7 @@ def test_extended_attributes_that_do_not_fit_are_erange() -> None:
 
 
 def test_unknown_handles_are_ebadf() -> None:
-    """README, Errors: a handle that is not open."""
+    """X-4: A handle that is not open is EBADF."""
     operations = Served(Failing()).operations
     assert errno_of(operations, "read", "/t/status", 10, 0, 12345) == errno.EBADF
     assert errno_of(operations, "write", "/t/kill", b"1", 0, 12345) == errno.EBADF
@@ -530,8 +530,7 @@ def test_unknown_handles_are_ebadf() -> None:
 
 
 def test_a_command_with_an_unexpected_error_never_counts_as_done() -> None:
-    """README, Control files: `write(2)` returns once the API accepted it or refused it: a later
-    write does not succeed where the first one failed, whatever it failed with."""
+    """K-3: After an unexpected error a later write through the handle fails too."""
 
     def fail() -> None:
         raise MemoryError
@@ -544,8 +543,7 @@ def test_a_command_with_an_unexpected_error_never_counts_as_done() -> None:
 
 
 def test_an_interrupted_command_is_not_an_outcome() -> None:
-    """README, Control files: EINTR: a program that tries again after a signal (PEP 475) waits for
-    the outcome of what was sent, and does not get EINTR for ever."""
+    """K-13, K-3: A write after EINTR waits for the outcome of the request that was sent."""
     outcomes: list[TaskFSError | None] = [Interrupted("a signal"), Interrupted("a signal"), None]
 
     def command() -> None:

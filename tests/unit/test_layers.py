@@ -1,4 +1,4 @@
-"""Who imports whom: style guide, Layout. A module imports only from rows above its own."""
+"""Which module may import which: only from rows above its own."""
 
 import ast
 import subprocess
@@ -146,7 +146,7 @@ def is_demo(name: str) -> bool:
 
 
 def test_every_module_has_its_row() -> None:
-    """Style guide, Layout: A test enforces the import layering: no module escapes it."""
+    """Every module has a row."""
     missing = [name for name in MODULES if name and not is_demo(name) and name not in ROW_OF]
     assert missing == [], "give each a place in ROWS"
     assert [name for name in ROW_OF if name not in MODULES] == []
@@ -155,7 +155,7 @@ def test_every_module_has_its_row() -> None:
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name and not is_demo(name)])
 def test_a_module_imports_only_from_rows_above(name: str) -> None:
-    """Style guide, Layout: A module imports only from rows above it."""
+    """A module imports only from rows above it."""
     row = ROW_OF.get(name, len(ROWS))
     for other in core_imports(name):
         if is_demo(other):
@@ -166,7 +166,7 @@ def test_a_module_imports_only_from_rows_above(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_third_party_code_only_where_it_belongs(name: str) -> None:
-    """Style guide, Layout: third-party code only where named."""
+    """Third-party code is imported only where the table allows it."""
     for imported in imports_of(name):
         top = imported.split(".")[0]
         # tomllib is of the standard library from 3.11 on, and not asked for before.
@@ -181,19 +181,18 @@ def test_third_party_code_only_where_it_belongs(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in MODULES if is_demo(name)])
 def test_the_demo_knows_nothing_of_the_rest(name: str) -> None:
-    """Style guide, Layout: `demo/` knows nothing of the rows above but the API's JSON."""
+    """`demo/` shares nothing with the rest but the API's JSON."""
     assert [other for other in core_imports(name) if not is_demo(other)] == []
 
 
 @pytest.mark.parametrize("name", sorted(READ_ENGINE))
 def test_the_read_engine_knows_no_tasks_and_no_http(name: str) -> None:
-    """Style guide, The style in code: A cached range reader knows no HTTP."""
+    """The cached range reader knows no tasks and no HTTP."""
     assert set(core_imports(name)) <= READ_ENGINE | {"errors", "model", "stats", "waiting"}
 
 
 def test_the_core_knows_no_fuse() -> None:
-    """Style guide, Principles 1 and 2: One module says what the file system is; the adapter only
-    translates, and the core runs without a kernel and without libfuse."""
+    """The core runs without a kernel and without libfuse."""
     core = [name for name in MODULES if name and not is_demo(name) and "cli" not in name]
     core = [name for name in core if name not in (*ADAPTERS, "__main__")]
     for name in core:
@@ -208,7 +207,7 @@ def test_the_core_knows_no_fuse() -> None:
 
 
 def test_the_command_line_starts_without_fuse_and_network_code() -> None:
-    """README, Commands: `taskfs --help` and `--version` work without libfuse."""
+    """C-4: The command line starts without FUSE and network code."""
     program = (
         "import sys, taskfs.cli\n"
         "status = taskfs.cli.main(['--version'])\n"
@@ -222,5 +221,5 @@ def test_the_command_line_starts_without_fuse_and_network_code() -> None:
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name != "__main__"])
 def test_a_module_says_what_it_is_for(name: str) -> None:
-    """Style guide, Principles 13 and 14: what a module is for stands at its head."""
+    """Every module begins with a docstring."""
     assert ast.get_docstring(ast.parse(MODULES[name].read_text()))

@@ -61,7 +61,8 @@ def keep(ledger: Ledger, *tasks: Task, whole: bool = False) -> None:
 def test_what_is_kept_is_found_by_the_next_process(
     ledger: Callable[..., Ledger], cache: Path
 ) -> None:
-    """README, Offline: finished tasks as they were last seen; Stored: 0600 in 0700."""
+    """O-1, O-3, Y-1: Finished tasks are found by the next process as they were last seen, in 0600
+    files in 0700 directories."""
     keep(ledger(), *TASKS, task_of("running", is_terminated=False), whole=True)
     assert ledger().tasks() == TASKS
     assert ledger().find("task7") == next(task for task in TASKS if task.id == "task7")
@@ -72,7 +73,7 @@ def test_what_is_kept_is_found_by_the_next_process(
 
 
 def test_a_listing_replaces_and_a_part_of_one_adds(ledger: Callable[..., Ledger]) -> None:
-    """README, Offline: a task that the account no longer has is no longer shown."""
+    """O-3: A whole listing removes tasks that the account no longer has; a part of one adds."""
     keep(ledger(), *TASKS, whole=True)
     keep(ledger(), *TASKS[1:], whole=True)
     assert ledger().tasks() == TASKS[1:]
@@ -91,7 +92,7 @@ def test_a_listing_replaces_and_a_part_of_one_adds(ledger: Callable[..., Ledger]
 
 
 def test_accounts_and_apis_are_apart(ledger: Callable[..., Ledger], cache: Path) -> None:
-    """README, Offline: a key shows its own account's tasks; no key, those of the one used last."""
+    """O-8: A key shows its own account's tasks; no key shows those of the last one used."""
     keep(ledger("a"), TASKS[0], whole=True)
     keep(ledger("b"), TASKS[1], whole=True)
     keep(ledger("a", "https://other"), TASKS[2], whole=True)
@@ -104,7 +105,7 @@ def test_accounts_and_apis_are_apart(ledger: Callable[..., Ledger], cache: Path)
 
 
 def test_any_damage_is_a_miss(ledger: Callable[..., Ledger], cache: Path) -> None:
-    """README, Integrity: a damaged cache is a cache miss: no wrong record, and no error."""
+    """I-7: Damage is a miss: no wrong record and no error."""
     keep(ledger(), *TASKS, whole=True)
     for path in written(cache):
         whole = path.read_bytes()
@@ -133,7 +134,7 @@ def test_any_damage_is_a_miss(ledger: Callable[..., Ledger], cache: Path) -> Non
 def test_what_is_no_record_of_a_finished_task_is_a_miss(
     ledger: Callable[..., Ledger], cache: Path, head: bytes, body: bytes
 ) -> None:
-    """Issue 4: a cache written by another version: a miss, never wrong data."""
+    """R-16: A record that is not one of a finished task, as of another version, is a miss."""
     keep(ledger(), *TASKS, whole=True)
     one = ledger()
     for number in range(SHARDS):
@@ -143,7 +144,7 @@ def test_what_is_no_record_of_a_finished_task_is_a_miss(
 
 
 def test_no_secret_is_written(ledger: Callable[..., Ledger]) -> None:
-    """README, What is stored where: keys and signatures are written as `***`."""
+    """Y-3, Y-6: Neither keys nor signatures are written."""
     register_secret("very-secret-key")
     url = "https://store.example/a/b.zip?X-Goog-Signature=abc&x=1"
     escaped = url.replace("&", "\\u0026").replace("?", "\\u003f")
@@ -167,8 +168,8 @@ def test_no_secret_is_written(ledger: Callable[..., Ledger]) -> None:
 
 
 def test_only_what_changed_is_written(cache: Path) -> None:
-    """README, How it works: a listing that tells nothing new writes nothing; what was lost, and
-    what nobody reads for long, comes back before an eviction would take it."""
+    """R-24: A listing that tells nothing new writes nothing; lost or long unread files are written
+    again before an eviction would take them."""
     clock = Clock()
     disk = DiskCache(cache, 1 << 30)
     ledger = Ledger(disk, "account", "last", clock)
@@ -190,7 +191,7 @@ def test_only_what_changed_is_written(cache: Path) -> None:
 
 
 def test_the_oldest_go(ledger: Callable[..., Ledger], monkeypatch: pytest.MonkeyPatch) -> None:
-    """README, Limits: at most so many tasks of an account are kept."""
+    """R-24: At most so many tasks of an account are kept."""
     monkeypatch.setattr("taskfs.ledger.MAX_TASKS", 2 * SHARDS)
     keep(ledger(), *TASKS, whole=True)
     found = ledger().tasks()
@@ -199,7 +200,7 @@ def test_the_oldest_go(ledger: Callable[..., Ledger], monkeypatch: pytest.Monkey
 
 
 def test_without_a_cache_nothing_is_kept(ledger: Callable[..., Ledger], cache: Path) -> None:
-    """README, Options: --cache-size: 0 keeps none."""
+    """C-14: With `--cache-size 0` nothing is kept."""
     keep(ledger(size=0), *TASKS, whole=True)
     assert not cache.exists()
     (cache / "v1").mkdir(parents=True)

@@ -16,7 +16,7 @@ PATIENCE_S: Final = 20.0
 
 
 def test_as_many_threads_as_there_is_work_for() -> None:
-    """Style guide, Principle 13: at most so many threads, started when there is work for them."""
+    """R-19: A pool starts as many threads as there is work for, up to its bound."""
     pool = DaemonPool(3, "test-pool")
     gate, inside = threading.Event(), threading.Semaphore(0)
 
@@ -36,7 +36,7 @@ def test_as_many_threads_as_there_is_work_for() -> None:
 
 
 def test_an_idle_thread_takes_the_next_work() -> None:
-    """Style guide, Principle 13: no thread is started while another has nothing to do."""
+    """R-19: No thread is started while another is idle."""
     pool = DaemonPool(8, "test-idle")
     for _ in range(20):
         pool.submit(abs, 1).result(PATIENCE_S)

@@ -46,7 +46,7 @@ def records(api: FakeAPI, clock: Clock) -> Records:
 def test_a_listing_is_asked_for_once_in_its_time(
     records: Records, api: FakeAPI, clock: Clock
 ) -> None:
-    """README, Freshness: A listing is at most 10 s old, of which 1 s is the kernel's."""
+    """F-1: A listing is asked for once in 10 s, of which 1 s is the kernel's."""
     for _ in range(6):
         assert names(records.listing()) == [f"{ID}2", f"{ID}1", f"{ID}0"]
         clock.tick(2.2)
@@ -54,7 +54,7 @@ def test_a_listing_is_asked_for_once_in_its_time(
 
 
 def test_a_listing_fills_all_records(records: Records, api: FakeAPI, clock: Clock) -> None:
-    """README, Freshness: `cat */status` over N tasks costs N/500 requests."""
+    """F-7: One listing fills the records of all its tasks."""
     records.listing()
     assert [records.find(name).task.status for name in api.tasks] == [
         "started",
@@ -68,7 +68,7 @@ def test_a_listing_fills_all_records(records: Records, api: FakeAPI, clock: Cloc
 def test_unfinished_tasks_are_refreshed_together(
     records: Records, api: FakeAPI, clock: Clock
 ) -> None:
-    """README, Freshness: … plus one bulk refresh of the unfinished per 2 s."""
+    """F-7, F-2: Unfinished tasks are refreshed together."""
     api.add(*(task_of(f"{ID}{letter}") for letter in "abc"))
     records.listing()
     clock.tick(2.1)
@@ -83,7 +83,7 @@ def test_unfinished_tasks_are_refreshed_together(
 def test_a_task_that_ended_is_asked_for_by_itself(
     records: Records, api: FakeAPI, clock: Clock
 ) -> None:
-    """README, Freshness: the status of an unfinished task at most 2 s old: its last one too."""
+    """F-2: A task that left the unfinished ones is asked for by itself."""
     records.listing()
     api.change(f"{ID}2", status="success", end_ns=77)
     clock.tick(2.1)
@@ -97,7 +97,7 @@ def test_a_task_that_ended_is_asked_for_by_itself(
 
 
 def test_many_that_ended_at_once_make_a_listing(api: FakeAPI, clock: Clock) -> None:
-    """README, Freshness: one bulk refresh, whatever became of the tasks."""
+    """F-7: Many tasks that ended at once cost one listing."""
     tasks = [f"{ID}{chr(97 + number)}" for number in range(20)]
     api.add(*map(task_of, tasks))
     records = records_of(api, clock)
@@ -110,7 +110,7 @@ def test_many_that_ended_at_once_make_a_listing(api: FakeAPI, clock: Clock) -> N
 
 
 def test_a_removed_task_is_not_found(records: Records, api: FakeAPI, clock: Clock) -> None:
-    """README, Control files: Task unknown: ENOENT."""
+    """K-4, X-1: A removed task is not found."""
     records.listing()
     del api.tasks[f"{ID}2"]
     clock.tick(2.1)
@@ -127,8 +127,7 @@ def test_a_removed_task_is_not_found(records: Records, api: FakeAPI, clock: Cloc
 def test_an_unknown_name_is_asked_for_if_it_can_be_one(
     records: Records, api: FakeAPI, clock: Clock
 ) -> None:
-    """README, Freshness: Asking for one task by its name finds it even if it is younger than the
-    listing; The tree: probes of unknown names cost no request."""
+    """F-6, N-19: An unknown name is asked for only if it can be an id."""
     records.listing()
     api.add(task_of(f"{ID}y"))
     assert records.find(f"{ID}y").task.status == "started"
@@ -147,13 +146,13 @@ def test_an_unknown_name_is_asked_for_if_it_can_be_one(
 
 
 def test_without_a_listing_a_name_brings_it(records: Records, api: FakeAPI) -> None:
-    """README, Freshness: one page of the listing fills the records of its tasks."""
+    """F-6, F-7: Without a listing, a name brings one page of it."""
     assert records.find(f"{ID}1").task.status == "success"
     assert api.calls == ["list"]
 
 
 def test_a_failure_is_never_kept(records: Records, api: FakeAPI, clock: Clock) -> None:
-    """README, Freshness: A transient failure is never cached."""
+    """F-15: A failure is never cached."""
     api.failure = Unavailable("no answer")
     for ask in (records.listing, lambda: records.find(f"{ID}2"), lambda: records.find(f"{ID}9")):
         with pytest.raises(Unavailable):
@@ -174,7 +173,7 @@ def test_a_failure_is_never_kept(records: Records, api: FakeAPI, clock: Clock) -
 def test_a_finished_record_is_shown_as_it_was_while_the_api_is_away(
     records: Records, api: FakeAPI, clock: Clock
 ) -> None:
-    """README, Freshness: the rest of its record is as fresh as the listing."""
+    """O-12, F-5: A finished record is shown as it was while the API is away."""
     records.listing()
     api.change(f"{ID}1", error_detail="new")
     clock.tick(9.5)
@@ -191,7 +190,7 @@ def test_a_finished_record_is_shown_as_it_was_while_the_api_is_away(
 def test_an_answer_to_an_earlier_question_does_not_count(
     records: Records, api: FakeAPI, clock: Clock
 ) -> None:
-    """README, Control files: After a kill the next `status` shows its effect."""
+    """K-12: An answer to a request from before the kill does not count."""
     records.listing()
     clock.tick(3)
 
@@ -207,7 +206,7 @@ def test_an_answer_to_an_earlier_question_does_not_count(
 
 
 def test_a_finished_task_does_not_come_back(records: Records, api: FakeAPI, clock: Clock) -> None:
-    """README, Freshness: A terminal status is final."""
+    """F-4: A finished task does not become unfinished again."""
     records.listing()
     api.change(f"{ID}1", status="started")
     clock.tick(10)
@@ -215,7 +214,7 @@ def test_a_finished_task_does_not_come_back(records: Records, api: FakeAPI, cloc
 
 
 def test_the_version_changes_when_groups_do(records: Records, api: FakeAPI, clock: Clock) -> None:
-    """README, The tree: views are as current as the listing."""
+    """N-10: The views' version changes when a group does."""
     versions = []
     for change in (
         {},
@@ -238,8 +237,7 @@ def test_the_version_changes_when_groups_do(records: Records, api: FakeAPI, cloc
 
 
 def test_what_was_seen_to_change_is_dated(records: Records, api: FakeAPI, clock: Clock) -> None:
-    """README, Attributes: A text file's mtime is when its content last changed, as far as the
-    record tells or this mount saw."""
+    """A-9: A change that this mount saw has its time."""
     records.listing()
     assert records.find(f"{ID}2").status_seen_ns is None
     api.change(f"{ID}2", error_detail="x")
@@ -256,7 +254,7 @@ def test_what_was_seen_to_change_is_dated(records: Records, api: FakeAPI, clock:
 
 
 def test_forget(records: Records, api: FakeAPI, clock: Clock) -> None:
-    """README, The tree: refresh (write: forget what is cached)."""
+    """N-21: `forget` drops what is cached."""
     records.listing()
     with pytest.raises(NotFound):
         records.find(f"{ID}9")
@@ -269,7 +267,7 @@ def test_forget(records: Records, api: FakeAPI, clock: Clock) -> None:
 
 
 def test_a_scope(api: FakeAPI, clock: Clock) -> None:
-    """README, Commands: mount --project, --status (repeatable), --last."""
+    """C-6: `--project`, `--status` (repeatable) and `--last` say which tasks are listed."""
     for number, status in enumerate(("failed", "success", "failed", "started"), 1):
         api.add(task_of(f"{ID}{number}", status, project="p", create_ns=number))
     both = records_of(api, clock, Scope("p", ("failed", "success"), 2))
@@ -283,7 +281,7 @@ def test_a_scope(api: FakeAPI, clock: Clock) -> None:
 
 
 def test_many_callers_make_one_request() -> None:
-    """README, Freshness: N/500 requests, however many ask at once."""
+    """F-7: Many callers at once make one request."""
     api, asked, go_on = FakeAPI(), threading.Semaphore(0), threading.Event()
     api.add(task_of(f"{ID}1"))
 
@@ -303,7 +301,7 @@ def test_many_callers_make_one_request() -> None:
 
 
 def test_an_interrupted_caller_leaves_and_the_request_goes_on() -> None:
-    """README, Control files: Ctrl+C ends any blocked operation within 1 s."""
+    """K-13: An interrupted caller leaves, and the request goes on."""
     api, go_on = FakeAPI(), threading.Event()
     api.add(task_of(f"{ID}1"))
 
@@ -327,7 +325,7 @@ def test_an_interrupted_caller_leaves_and_the_request_goes_on() -> None:
 def test_what_the_listing_does_not_show_is_found_by_its_name_for_good(
     api: FakeAPI, clock: Clock
 ) -> None:
-    """README, Freshness: Only a real 404 is ENOENT: not that a listing leaves the task out."""
+    """F-6, F-14: A task that the listing leaves out stays found by its name."""
     records = records_of(api, clock, Scope(last=1))
     outside = f"{ID}1"
     assert records.record(outside).task.status == "success"
@@ -341,7 +339,7 @@ def test_what_the_listing_does_not_show_is_found_by_its_name_for_good(
 
 
 def test_many_unfinished_tasks_of_another_project_stay_found(api: FakeAPI, clock: Clock) -> None:
-    """README, Freshness: Only a real 404 is ENOENT."""
+    """F-14, F-6: Many unfinished tasks of another project stay found."""
     records = records_of(api, clock, Scope(project="mine"))
     others = [f"{ID}{chr(97 + number)}" for number in range(20)]
     api.add(*(task_of(name, project="theirs") for name in others))
@@ -353,8 +351,7 @@ def test_many_unfinished_tasks_of_another_project_stay_found(api: FakeAPI, clock
 def test_what_an_earlier_mount_knew_counts_only_while_the_api_is_away(
     api: FakeAPI, clock: Clock, tmp_path: Path
 ) -> None:
-    """README, Offline: finished tasks that this mount or an earlier one has seen keep working;
-    Freshness: what the API says counts, and what is asked for is the same."""
+    """O-12, O-15: What an earlier mount knew counts only while the API is away."""
     done = parse_task(
         b'{"task_id": "%s9", "status": "success", "is_terminated": true}' % ID.encode()
     )

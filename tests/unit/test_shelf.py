@@ -82,7 +82,7 @@ def mode_of(shelf: Shelf, archive: Archive, path: str = "a", size: int = 1) -> C
 
 
 def test_an_archive_is_opened_once(shelf: Shelf, api: FakeAPI) -> None:
-    """README, Attributes: the first `stat` of one of them costs one signed URL and one range."""
+    """A-13: An archive costs one signed URL and one range, once."""
     put(api, Odd(b"artifacts/a", b"x"))
     assert {id(get(shelf)) for _ in range(5)} == {id(get(shelf))}
     assert api.objects[PATH].fetches == 1
@@ -91,7 +91,7 @@ def test_an_archive_is_opened_once(shelf: Shelf, api: FakeAPI) -> None:
 def test_an_absent_one_is_asked_for_again_after_five_seconds(
     shelf: Shelf, api: FakeAPI, clock: Clock
 ) -> None:
-    """README, Freshness: asked for again after at most 5 s, of which the kernel's 1 s is one."""
+    """F-12: A missing archive is asked for again after 5 s, of which 1 s is the kernel's."""
     for _ in range(8):
         assert shelf.get(done(), Which.OUTPUT) is None
         clock.tick(0.5)
@@ -109,7 +109,7 @@ def test_without_a_path_nothing_is_asked(shelf: Shelf, api: FakeAPI) -> None:
 
 
 def test_a_failure_is_not_kept(shelf: Shelf, api: FakeAPI) -> None:
-    """README, Freshness: A transient failure is never cached, nor shown as an empty directory."""
+    """F-15: A failure is neither cached nor shown as an empty directory."""
     put(api, Odd(b"artifacts/a", b"x"))
     for failure in (Unavailable("no answer"), CorruptData("damaged")):
         api.objects[PATH].failure = failure
@@ -120,7 +120,7 @@ def test_a_failure_is_not_kept(shelf: Shelf, api: FakeAPI) -> None:
 
 
 def test_a_404_drops_the_index(shelf: Shelf, api: FakeAPI, clock: Clock) -> None:
-    """README, Freshness: one removed by its owner likewise (a 404 drops its index)."""
+    """F-12: A 404 drops the index."""
     put(api, Odd(b"artifacts/a", b"x" * 200_000, 0))
     archive = get(shelf)
     shelf.replaced("t", Which.OUTPUT, archive)
@@ -131,7 +131,7 @@ def test_a_404_drops_the_index(shelf: Shelf, api: FakeAPI, clock: Clock) -> None
 def test_a_record_that_tells_of_another_archive_is_believed(
     shelf: Shelf, api: FakeAPI, clock: Clock
 ) -> None:
-    """README, Freshness: a member's bytes belong to one version of the archive."""
+    """F-8, F-11: A record that tells of another archive brings the new version."""
     unfinished = task_of("t", output_path=PATH)
     assert shelf.get(unfinished, Which.OUTPUT) is None
     put(api, Odd(b"artifacts/a", b"x"))
@@ -142,7 +142,7 @@ def test_a_record_that_tells_of_another_archive_is_believed(
 
 
 def test_grace(shelf: Shelf) -> None:
-    """README, Freshness: But for 60 s after the end of a `success` task reading waits."""
+    """F-13: For 60 s after a `success` a read waits for the archive."""
     now = time.time_ns()
     assert is_in_grace(done(end_ns=now))
     assert is_in_grace(done(end_ns=int(now - (GRACE_S - 5) * 1e9)))
@@ -154,7 +154,7 @@ def test_grace(shelf: Shelf) -> None:
 def test_waiting_for_the_archive_ends_when_interrupted(
     api: FakeAPI, pool: ThreadPoolExecutor, clock: Clock
 ) -> None:
-    """README, Control files: Ctrl+C ends any blocked operation: also who waits for an archive."""
+    """K-13: A reader that waits for an archive can be interrupted."""
     shelf = shelf_of(api, pool, clock, Waiter(lambda: True))
     with pytest.raises(Interrupted):
         shelf.await_archive(done(end_ns=time.time_ns()), Which.OUTPUT)
@@ -170,8 +170,8 @@ def test_the_kernel_keeps_the_pages_of_one_version(shelf: Shelf, api: FakeAPI) -
 def test_while_an_older_version_is_open_nothing_is_cached(
     shelf: Shelf, api: FakeAPI, clock: Clock
 ) -> None:
-    """README, Freshness: while a handle of an older version is open, new opens of it use direct I/O
-    and its `st_size` does not shrink."""
+    """F-9: While an older version is open, new opens bypass the page cache and `st_size` does not
+    shrink."""
     put(api, Odd(b"artifacts/a", b"long text"))
     old = get(shelf)
     lease, mode = shelf.lease("t", Which.OUTPUT, old, "a", 9)
@@ -196,8 +196,7 @@ def test_while_an_older_version_is_open_nothing_is_cached(
 def test_until_the_kernel_has_asked_again_nothing_is_cached(
     shelf: Shelf, api: FakeAPI, clock: Clock
 ) -> None:
-    """README, Freshness: Old bytes and new are never mixed, although the kernel's page cache and
-    size belong to the path."""
+    """F-9: Until the kernel has asked for attributes again, nothing of a new version is cached."""
     put(api, Odd(b"artifacts/a", b"1"))
     shelf.replaced("t", Which.OUTPUT, get(shelf))
     put(api, Odd(b"artifacts/a", b"22"))
@@ -211,8 +210,8 @@ def test_until_the_kernel_has_asked_again_nothing_is_cached(
 def test_what_a_long_listing_told_is_kept_for_longer_and_waited_for(
     shelf: Shelf, api: FakeAPI, clock: Clock, count: int, kept_s: float
 ) -> None:
-    """README, Freshness: names side by side in an archive are kept for as long as a walk over them
-    takes; until the kernel has asked again nothing of a new version is cached."""
+    """F-10, F-9: A long listing is kept for longer, and nothing of a new version is cached until it
+    has expired."""
     put(api, Odd(b"artifacts/a", b"1"))
     old = get(shelf)
     assert shelf.keep_listed("t", Which.OUTPUT, count) == kept_s
@@ -229,7 +228,7 @@ def test_what_a_long_listing_told_is_kept_for_longer_and_waited_for(
 def test_an_answer_on_its_way_is_forgotten_too(
     api: FakeAPI, pool: ThreadPoolExecutor, clock: Clock, tmp_path: Path, disk: bool
 ) -> None:
-    """README, The tree: refresh (write: forget what is cached): also what is just being fetched."""
+    """N-21: A refresh also forgets an answer in flight."""
     cache = DiskCache(tmp_path, 1 << 30) if disk else None
     engine = open_engine(Waiter(), Stats(), cache, "http://localhost")
     shelf = Shelf(api, engine, pool, Waiter(), timeout_s=30, attr_timeout_s=1, clock=clock)
@@ -264,7 +263,7 @@ def test_who_asks_while_the_disk_is_cleared_gets_the_new_one(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """README, The tree: refresh (write: forget what is cached): what the disk keeps as well."""
+    """N-21: An open while the disk is cleared gets the new version."""
     shelf, disk = shelf_on_disk(api, pool, clock, tmp_path)
     put(api, Odd(b"artifacts/old", b"x"))
     get(shelf)
@@ -289,7 +288,7 @@ def test_who_asks_while_an_index_is_forgotten_gets_the_new_one(
     monkeypatch: pytest.MonkeyPatch,
     kind: str,
 ) -> None:
-    """README, Errors: the remote object was replaced: the next who asks gets the new one."""
+    """X-5, F-8: After a replacement the next open gets the new version."""
     shelf, _ = shelf_on_disk(api, pool, clock, tmp_path)
     put(api, Odd(b"artifacts/old", b"x"))
     forget_index = Archive.forget_index
@@ -318,8 +317,7 @@ def test_who_asks_while_an_index_is_forgotten_gets_the_new_one(
 
 
 def test_an_answer_to_an_older_record_does_not_count(shelf: Shelf, api: FakeAPI) -> None:
-    """README, Freshness: a member's bytes belong to one version of the archive: that of the record
-    that is shown."""
+    """F-8: An archive opened for an older record does not count for a newer one."""
     put(api, Odd(b"artifacts/old", b"x"))
 
     def meanwhile() -> None:
@@ -335,8 +333,7 @@ def test_an_answer_to_an_older_record_does_not_count(shelf: Shelf, api: FakeAPI)
 def test_an_absence_noticed_before_the_end_does_not_count_after_it(
     shelf: Shelf, api: FakeAPI
 ) -> None:
-    """README, Freshness: An archive that is not there yet is asked for again: at once, when the
-    record tells that the task has ended."""
+    """F-12: An absence from before the task's end is asked for again at once after it."""
     running = task_of("t", "started", output_path=PATH)
 
     assert shelf.get(running, Which.OUTPUT) is None
@@ -345,8 +342,8 @@ def test_an_absence_noticed_before_the_end_does_not_count_after_it(
 
 
 def test_the_same_version_again_is_no_new_one(shelf: Shelf, api: FakeAPI) -> None:
-    """README, The tree: refresh (write: forget what is cached): the version that is still true is
-    no new one, but the kernel's pages go once: nobody knows any more what of them was checked."""
+    """N-21: After a refresh the same version is no new one, but the kernel's pages are dropped
+    once."""
     put(api, Odd(b"artifacts/a", b"1"))
     before = get(shelf)
     shelf.forget()
@@ -357,7 +354,7 @@ def test_the_same_version_again_is_no_new_one(shelf: Shelf, api: FakeAPI) -> Non
 
 
 def test_pages_that_proved_wrong_are_let_go(shelf: Shelf, api: FakeAPI) -> None:
-    """README, Integrity: a mismatch is EIO: and the next reader starts anew."""
+    """I-5: After a mismatch the next open starts without the kernel's pages."""
     put(api, Odd(b"artifacts/a", b"1"))
     archive = get(shelf)
     shelf.damaged("t", Which.OUTPUT, archive, "a")
@@ -365,8 +362,7 @@ def test_pages_that_proved_wrong_are_let_go(shelf: Shelf, api: FakeAPI) -> None:
 
 
 def test_a_stale_handle_stays_stale(shelf: Shelf, api: FakeAPI) -> None:
-    """README, Freshness: if the remote object is replaced, reads through the old handle fail with
-    ESTALE; README, Errors: the next who asks gets the new one."""
+    """F-8, X-5: A stale handle stays ESTALE, and the next open gets the new version."""
     content = bytes(range(256)) * 2000
     put(api, Odd(b"artifacts/a", content, 0))
     archive = get(shelf)
@@ -387,7 +383,7 @@ def test_a_stale_handle_stays_stale(shelf: Shelf, api: FakeAPI) -> None:
 
 
 def test_many_callers_open_it_once(shelf: Shelf, api: FakeAPI) -> None:
-    """README, Attributes: costs one signed URL and one range, however many ask at once."""
+    """A-13: Many callers at once cost one signed URL and one range."""
     put(api, Odd(b"artifacts/a", b"x"))
     with ThreadPoolExecutor(10) as callers:
         found = list(callers.map(lambda _: get(shelf), range(30)))
@@ -398,7 +394,7 @@ def test_many_callers_open_it_once(shelf: Shelf, api: FakeAPI) -> None:
 def test_indexes_unused_longest_make_room(
     shelf: Shelf, api: FakeAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """README, Limits: Memory stays under a stated bound whatever is read."""
+    """R-20: The indexes that were unused longest are evicted."""
     monkeypatch.setattr("taskfs.shelf.MAX_MEMBERS", 25)
     archives = []
     for name in "abcde":
