@@ -20,6 +20,7 @@ def line(text: str, name: str) -> str:
 
 
 def test_each_check_is_a_line(taskfs: Command) -> None:
+    """C-23: Each check is one line."""
     done = taskfs("doctor")
 
     words = {text[5:].partition(":")[0]: text[:4].strip() for text in done.stdout.splitlines()}
@@ -31,6 +32,7 @@ def test_each_check_is_a_line(taskfs: Command) -> None:
 
 
 def test_a_library_that_is_missing_names_the_package(taskfs: Command) -> None:
+    """C-23: A missing library names its package."""
     done = taskfs("doctor", FUSE_LIBRARY_PATH="/nonexistent")
     assert done.returncode == 1
     assert line(done.stdout, "libfuse 2").startswith("FAIL")
@@ -38,11 +40,13 @@ def test_a_library_that_is_missing_names_the_package(taskfs: Command) -> None:
 
 
 def test_fusermount_missing(taskfs: Command) -> None:
+    """C-23: A missing fusermount fails its check."""
     done = taskfs("doctor", PATH="/nonexistent")
     assert line(done.stdout, "fusermount").startswith("FAIL")
 
 
 def test_no_key(bare: Command) -> None:
+    """C-23: A missing key is named with its fix."""
     done = bare("doctor")
     assert done.returncode == 1
     assert line(done.stdout, "API key").startswith("FAIL")
@@ -52,6 +56,7 @@ def test_no_key(bare: Command) -> None:
 
 @pytest.mark.parametrize("reason", ["key", "down"])
 def test_the_api(taskfs: Command, cloud: FakeCloud, reason: str) -> None:
+    """C-23: An API that refuses the key or does not answer fails its check, with the fix."""
     if reason == "key":
         cloud.rotate_key()
     else:
@@ -64,6 +69,7 @@ def test_the_api(taskfs: Command, cloud: FakeCloud, reason: str) -> None:
 
 
 def test_a_clock_that_is_wrong(taskfs: Command, cloud: FakeCloud) -> None:
+    """C-23: A wrong clock is named with its fix."""
     cloud.faults.add(
         "header", times=None, name="Date", value="Mon, 01 Jan 2001 00:00:00 GMT", side="api"
     )
@@ -73,6 +79,8 @@ def test_a_clock_that_is_wrong(taskfs: Command, cloud: FakeCloud) -> None:
 
 
 def test_the_cache_directory(taskfs: Command) -> None:
+    """C-23: A cache directory that others can enter, cannot be used, or is too small is named with
+    the fix."""
     open_to_all = taskfs.cwd / "cache"
     open_to_all.mkdir(mode=0o755)
     done = taskfs("doctor", "--cache-dir", str(open_to_all))

@@ -20,6 +20,7 @@ COMMANDS = (
 def test_help_and_version_work_without_libfuse_in_well_under_a_second(
     bare: Command, flag: str
 ) -> None:
+    """C-4: `--help` and `--version` work without libfuse and start fast."""
     fastest = 60.0
     for _ in range(5):  # the machine may be busy; the program is as fast as its fastest run
         began = time.monotonic()
@@ -34,6 +35,7 @@ def test_help_and_version_work_without_libfuse_in_well_under_a_second(
     "heavy", ["fuse", "requests", "rich", "msgspec", "aiohttp", "platformdirs"]
 )
 def test_help_imports_nothing_heavy(bare: Command, heavy: str) -> None:
+    """C-4: `--help` imports nothing heavy."""
     program = (
         "import sys; from taskfs.cli import main; main(['mount', '--help']); "
         f"sys.exit({heavy!r} in sys.modules)"
@@ -46,6 +48,7 @@ def test_help_imports_nothing_heavy(bare: Command, heavy: str) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_that_shows_defaults(bare: Command, command: str) -> None:
+    """C-11: Every command has a help text that shows defaults."""
     done = bare(command, "--help")
 
     assert done.returncode == 0
@@ -55,6 +58,7 @@ def test_every_command_has_help_that_shows_defaults(bare: Command, command: str)
 
 
 def test_version(bare: Command) -> None:
+    """C-4: `--version` prints the version."""
     from taskfs import __version__
 
     assert bare("--version").stdout == f"taskfs {__version__}\n"
@@ -81,6 +85,7 @@ def test_version(bare: Command) -> None:
 def test_wrong_usage_is_one_line_and_status_2(
     bare: Command, arguments: tuple[str, ...], complaint: str
 ) -> None:
+    """C-1: A wrong call is one line, with exit status 2."""
     done = bare(*arguments)
 
     assert done.returncode == 2
@@ -92,6 +97,7 @@ def test_wrong_usage_is_one_line_and_status_2(
 
 
 def test_a_key_is_never_an_argument(bare: Command) -> None:
+    """Y-3: No command takes a key as an argument."""
     assert bare("list", "--api-key", "abc").returncode == 2
     done = bare("mount", "-o", "api_key=sesame", "/x")
     assert (done.returncode, "sesame" in done.stderr) == (1, False)
@@ -100,6 +106,7 @@ def test_a_key_is_never_an_argument(bare: Command) -> None:
 
 @pytest.mark.parametrize("command", [("list",), ("info", "x"), ("kill", "x"), ("wait", "x")])
 def test_a_missing_key_names_the_fix(bare: Command, command: tuple[str, ...]) -> None:
+    """C-1, X-2: A missing key is one line that names the fix."""
     done = bare(*command)
 
     assert done.returncode == 1
@@ -109,6 +116,7 @@ def test_a_missing_key_names_the_fix(bare: Command, command: tuple[str, ...]) ->
 
 
 def test_a_wrong_key_names_the_fix_and_is_not_printed(taskfs: Command) -> None:
+    """C-1, Y-3: A wrong key is one line that names the fix and not the key."""
     done = taskfs("list", INDUCTIVA_API_KEY="sesame")
 
     assert done.returncode == 1
@@ -118,6 +126,7 @@ def test_a_wrong_key_names_the_fix_and_is_not_printed(taskfs: Command) -> None:
 
 
 def test_an_api_that_is_not_reached_names_the_fix(bare: Command) -> None:
+    """C-1, X-3: An API that is not reached is one line that names the fix."""
     done = bare(
         *("list", "--api-url", "http://127.0.0.1:1", "--timeout", "500ms"), INDUCTIVA_API_KEY="k"
     )
@@ -129,6 +138,7 @@ def test_an_api_that_is_not_reached_names_the_fix(bare: Command) -> None:
 
 
 def test_key_file_and_configuration_file(bare: Command, cloud: FakeCloud) -> None:
+    """C-24, C-25: The key file and the configuration file are read."""
     task = cloud.add_task()
     (bare.cwd / "key").write_text(cloud.api_key + "\n")
     (bare.cwd / "settings.toml").write_text(f'api_url = "{cloud.api_url}"\n')
@@ -142,6 +152,7 @@ def test_key_file_and_configuration_file(bare: Command, cloud: FakeCloud) -> Non
 def test_nothing_printed_or_logged_tells_the_key_or_a_signature(
     taskfs: Command, cloud: FakeCloud
 ) -> None:
+    """Y-3, Y-6: Neither output nor log shows the key or a signature."""
     task = cloud.add_task(outputs={"stdout.txt": b"hello"})
     log = taskfs.cwd / "log"
 
@@ -155,6 +166,7 @@ def test_nothing_printed_or_logged_tells_the_key_or_a_signature(
 
 
 def test_a_reader_that_leaves_ends_the_command_quietly(taskfs: Command, cloud: FakeCloud) -> None:
+    """C-1: A closed pipe ends the command without a message."""
     for _ in range(300):
         cloud.add_task()
     process = taskfs.start("list", "--all", "--json")
@@ -168,6 +180,7 @@ def test_a_reader_that_leaves_ends_the_command_quietly(taskfs: Command, cloud: F
 
 
 def test_a_full_disk_is_an_error(taskfs: Command, cloud: FakeCloud) -> None:
+    """C-1: Output that cannot be written is an error."""
     cloud.add_task()
     with open("/dev/full", "w") as full:
         done = subprocess.run(

@@ -80,7 +80,7 @@ class TestWithoutATerminal:
         assert records[1]["position_in_queue"] == {"tasks_ahead": 0}
 
     def test_no_tasks(self, taskfs: Command) -> None:
-        """As `taskfs list`: nothing on standard output, and success."""
+        """C-7: Without unfinished tasks nothing is printed on standard output; the status is 0."""
         done = taskfs("watch", "--once")
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "No unfinished tasks.\n")
         assert json.loads(taskfs("watch", "--json").stdout) == []

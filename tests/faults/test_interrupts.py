@@ -163,7 +163,7 @@ def test_what_was_interrupted_goes_on_and_others_get_it(place: Path, cloud: Fake
 
 
 def test_one_slow_read_blocks_nobody_else(place: Path, cloud: FakeCloud) -> None:
-    """fusepy notes, Options: multi-threaded (else one slow read blocks every `stat`)."""
+    """R-19: One slow read blocks no other request."""
     slow = cloud.add_task(outputs={"a": CONTENT}, end_time=LONG_AGO)
     other = cloud.add_task(outputs={"b": b"b"}, end_time=LONG_AGO)
     assert (place / slow / "outputs/a").stat().st_size == len(CONTENT)

@@ -41,8 +41,8 @@ def rest_of(descriptor: int, offset: int) -> bytes:
 def test_the_next_open_sees_no_page_of_a_damaged_read(
     new_mount: Callable[..., Mount], cloud: FakeCloud, method: int
 ) -> None:
-    """After that EIO, and the next open lets go of the kernel's pages too, so a damaged read is
-    never served again: also while a handle from before is still open, and once it is closed."""
+    """I-5: After EIO the next open drops the kernel's pages, also while an older handle is open and
+    once it is closed."""
     mount = new_mount()
     path, _ = put(cloud, method)
     place: Path = mount.path / path

@@ -71,7 +71,7 @@ def test_old_bytes_and_new_are_never_mixed(fs: Surface, sizes: tuple[int, int]) 
 
 
 def test_a_replacement_is_noticed_by_reading(fs: Surface) -> None:
-    """X-5, F-8: A read that meets the new object is ESTALE, and the next open gets the new version."""
+    """X-5, F-8: A read that meets the new object is ESTALE; the next open gets the new version."""
     old, new = noise(1, 900_000), noise(2, 800_000)
     task = fs.cloud.add_task(end_time=LONG_AGO)
     put(fs.cloud, task, x=old, y=old[::-1])
@@ -192,8 +192,7 @@ def test_an_older_handle_sees_no_zeros_behind_its_end(
 
 @pytest.mark.mount
 def test_what_was_read_before_is_read_from_memory(mnt: Path, cloud: FakeCloud) -> None:
-    """fusepy notes, Options: per open, `keep_cache` on immutable members: a second reader costs no
-    request."""
+    """R-2: A second reader of a member is served by the page cache and costs no request."""
     content = noise(1, 2_000_000)
     task = cloud.add_task(end_time=LONG_AGO)
     put(cloud, task, x=content)
@@ -206,8 +205,7 @@ def test_what_was_read_before_is_read_from_memory(mnt: Path, cloud: FakeCloud) -
 
 @pytest.mark.mount
 def test_pages_of_the_old_version_are_let_go(mnt: Path, cloud: FakeCloud) -> None:
-    """fusepy notes, Options: No global `kernel_cache`: it served stale bytes after a remote
-    change. The same size and time do not hide that the bytes are others."""
+    """F-9, F-11: Pages of the old version are dropped, although size and time are equal."""
     old, new = noise(1, 500_000), noise(2, 500_000)
     task = cloud.add_task(end_time=LONG_AGO)
     put(cloud, task, x=old)

@@ -55,7 +55,7 @@ def test_umount_of_a_busy_mount_says_so_and_leaves_it_well(new_mount: Callable[.
 
 
 def test_a_mount_whose_daemon_was_killed_goes(new_mount: Callable[..., Mount]) -> None:
-    """fusepy notes, Starting and stopping: with `auto_unmount` it was gone within 0.5 s."""
+    """E-2: The mount of a killed daemon disappears."""
     mount = new_mount()
     os.kill(mount.pid, signal.SIGKILL)
     eventually(lambda: not is_mounted(mount.path), 10)
@@ -80,7 +80,7 @@ def test_after_kill_9_of_the_daemon_the_same_mount_command_works(
 
 
 def test_a_dead_mount_can_be_unmounted(new_mount: Callable[..., Mount]) -> None:
-    """fusepy notes, Starting and stopping: after `kill -9` of the daemon, unmounting repairs."""
+    """E-2: After `kill -9` of the daemon `taskfs umount` repairs."""
     mount = new_mount()
     for pid in helpers_of(mount.path):
         os.kill(pid, signal.SIGKILL)

@@ -228,7 +228,7 @@ def test_a_name_that_does_not_resolve_is_survived(
 
 
 def test_a_name_that_does_not_resolve_is_etimedout_and_forgotten(hasty: Mounted) -> None:
-    """X-3, F-15: A name that stays unresolved is ETIMEDOUT, and the URL that led there is not kept."""
+    """X-3, F-15: A name that stays unresolved is ETIMEDOUT; the URL that led there is dropped."""
     task = finished(hasty.cloud, a=CONTENT)
     assert hasty.stat(f"{task}/outputs/a").st_size == len(CONTENT)
     hasty.cloud.expire_urls()

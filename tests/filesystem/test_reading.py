@@ -155,7 +155,7 @@ def test_cat_ranges_goes_out_at_once(remote: TaskFileSystem, cloud: FakeCloud) -
 
 
 def test_cat_ranges_tells_of_failures(remote: TaskFileSystem, task: str) -> None:
-    """fsspec, cat_ranges: on_error says whether a failure takes its range's place or is raised."""
+    """P-6: `on_error` of cat_ranges says whether a failure replaces its range or is raised."""
     paths = [f"{task}/outputs/noise.bin", f"{task}/nothing", f"{task}/outputs"]
     found = remote.cat_ranges(paths, 0, 5)
     assert found[0] == NOISE[:5]
@@ -194,7 +194,7 @@ def test_each_byte_is_fetched_once(new_fs: Any, task: str, cloud: FakeCloud) -> 
 
 
 def test_get(remote: TaskFileSystem, task: str, tmp_path: Path) -> None:
-    """fsspec, get: a directory is copied with all beneath it."""
+    """P-6: `get` copies a directory with all beneath it."""
     remote.get(f"{task}/outputs", str(tmp_path / "copy"), recursive=True)
     for name, content in OUTPUTS.items():
         assert_same((tmp_path / "copy" / name).read_bytes(), content)

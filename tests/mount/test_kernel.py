@@ -31,7 +31,7 @@ def task(shared_mnt: Path, shared_cloud: FakeCloud) -> Path:
 
 
 def test_sendfile_and_copy_file_range(task: Path, tmp_path: Path) -> None:
-    """fusepy notes, Control files: direct I/O with the real size served sendfile and cp alike."""
+    """S-7: sendfile and copy_file_range read text files, which use direct I/O."""
     for name, content in (("status", b"success\n"), ("outputs/a", CONTENT)):
         shutil.copyfile(task / name, tmp_path / "copy")
         assert_same((tmp_path / "copy").read_bytes(), content)
@@ -46,7 +46,7 @@ def test_sendfile_and_copy_file_range(task: Path, tmp_path: Path) -> None:
 
 
 def test_mapping(task: Path) -> None:
-    """fusepy notes, Control files: Only `mmap` with MAP_SHARED fails on what is read directly."""
+    """U-5, S-2: Members can be mapped; of text files only a MAP_SHARED mapping fails."""
     # In a process of its own: a page fault holds Python's lock, which the cloud here needs.
     program = """
 import hashlib, mmap, sys
@@ -85,7 +85,7 @@ def test_reads_beside_reads(task: Path) -> None:
 
 
 def test_files_of_gnome(task: Path, tmp_path: Path) -> None:
-    """fusepy notes, Control files: `gio cat` and `gio copy` are served alike."""
+    """G-2: `gio cat` and `gio copy` give the bytes of members and text files."""
     if shutil.which("gio") is None:
         pytest.skip("gio is not installed here")
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
@@ -109,7 +109,7 @@ def test_access_is_answered_by_the_mode_bits(task: Path) -> None:
 
 
 def test_sync_and_locks_do_no_harm(shared_mnt: Path, shared_cloud: FakeCloud) -> None:
-    """fusepy notes, Control files: what is not the write does nothing, and succeeds."""
+    """K-1: fsync, flush and locks on `kill` succeed and send nothing."""
     victim = shared_mnt / shared_cloud.add_task(status="started")
     descriptor = os.open(victim / "kill", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     try:

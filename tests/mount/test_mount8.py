@@ -182,7 +182,7 @@ def test_the_home_is_that_of_the_password_database(system: Callable[[str], list[
 def test_errors_are_one_line(
     system: Callable[[str], list[str]], cloud: FakeCloud, link: str
 ) -> None:
-    """E-6, E-12: An error through mount(8) is one line that names the fix, and nothing is mounted."""
+    """E-6, E-12: An error through mount(8) is one line that names the fix; nothing is mounted."""
     lines = system(f"""
     {LINKS[link]}
     try() {{ mount -t fuse.taskfs taskfs "$@"; echo "status $?"; }}
@@ -208,7 +208,7 @@ def test_errors_are_one_line(
 
 
 def test_sloppy_and_fake(system: Callable[[str], list[str]]) -> None:
-    """mount(8): -s tolerates unknown options, -f does everything but mount."""
+    """E-12: As mount(8) has it, -s tolerates unknown options and -f mounts nothing."""
     lines = system("""
     ln -s "$program" /sbin/mount.fuse.taskfs
     mount -f -n -t fuse.taskfs taskfs $mnt; echo "fake $?"

@@ -84,7 +84,7 @@ def test_a_mount_that_fails_is_never_ready(tmp_path: Path, place: Path, cloud: F
 def test_a_service_manager_that_is_away_fails_nothing(
     tmp_path: Path, place: Path, cloud: FakeCloud, address: str
 ) -> None:
-    """sd_notify(3): the service goes on where nobody listens."""
+    """E-16: A service manager that does not listen fails nothing (sd_notify(3))."""
     process = start(Taskfs(tmp_path, cloud), place, address)
     eventually(lambda: is_mounted(place) and ".by-status" in os.listdir(place))
     process.send_signal(signal.SIGINT)
@@ -95,7 +95,7 @@ def test_a_service_manager_that_is_away_fails_nothing(
 def test_a_mount_in_the_background_speaks_for_nobody(
     tmp_path: Path, place: Path, cloud: FakeCloud
 ) -> None:
-    """A script within a service may mount: it is not the service that is ready then."""
+    """E-16: A background mount of a script within a service does not report the service ready."""
     taskfs = Taskfs(tmp_path, cloud)
     with service_manager(str(tmp_path / "notify")) as channel:
         done = taskfs("mount", place, NOTIFY_SOCKET=str(tmp_path / "notify"))

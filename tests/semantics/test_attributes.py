@@ -309,7 +309,7 @@ def test_inode_numbers_are_stable_across_mounts(
 
 @pytest.mark.mount
 def test_listings_tell_the_same_inodes_and_types(shared_mnt: Path, shared_cloud: FakeCloud) -> None:
-    """fusepy notes, Corrections 4: `readdir` tells types and inode numbers, with `use_ino`."""
+    """A-15: readdir reports the inode numbers and types that stat does."""
     task = shared_cloud.add_task(outputs={"a/b": b"x"})
     eventually(lambda: task in os.listdir(shared_mnt))
     for directory in (shared_mnt, shared_mnt / task, shared_mnt / task / "outputs"):

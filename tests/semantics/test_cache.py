@@ -257,7 +257,7 @@ def test_a_member_larger_than_the_cache(opened: Opening, cloud: FakeCloud, cache
 
 
 def test_a_cache_size_of_0_keeps_nothing(opened: Opening, cloud: FakeCloud, cache: Path) -> None:
-    """`--cache-size`: 0 keeps none."""
+    """C-14: `--cache-size 0` keeps nothing."""
     files = some_files(11)
     task = finished(cloud, files)
     for _ in range(2):

@@ -186,7 +186,7 @@ def test_texts_end_in_one_newline(fs: Surface) -> None:
 
 
 def test_the_service_directory(fs: Surface) -> None:
-    """N-6, N-22: `.taskfs` holds stats.json with the pid, version and refresh, and is not listed."""
+    """N-6, N-22: `.taskfs` is not listed and holds stats.json with the pid, version, refresh."""
     assert ".taskfs" not in fs.names()
     assert sorted(fs.names(".taskfs")) == ["refresh", "stats.json", "version"]
     stats = json.loads(text(fs, ".taskfs/stats.json"))

@@ -59,7 +59,7 @@ def test_xarray(remote: TaskFileSystem, cloud: FakeCloud, tmp_path: Path) -> Non
 
 
 def test_zarr_style_mapping(by_environment: FakeCloud) -> None:
-    """fsspec, get_mapper: what zarr reads through: several keys are fetched at once."""
+    """P-6, P-16: fsspec's mapper, which zarr reads through, fetches several keys at once."""
     task = by_environment.add_task(outputs={f"z/{n}": b"%d" % n for n in range(5)})
     found: Any = fsspec.get_mapper(f"taskfs://{task}/outputs/z")
     assert sorted(found) == [str(n) for n in range(5)]
