@@ -68,7 +68,7 @@ def test_listings_come_in_pages_of_500(cloud: FakeCloud, client: TaskClient) -> 
 
 
 def test_filters(cloud: FakeCloud, client: TaskClient) -> None:
-    """remote-api.md: Filters: `status`, `project`, `active=true`."""
+    """C-6: The filters of a listing are `status`, `project` and `active=true`."""
     failed = cloud.add_task(status="failed", project="p")
     started = cloud.add_task(status="started", project="p")
     other = cloud.add_task(status="started")
@@ -154,7 +154,7 @@ def test_a_name_cannot_escape_its_path(cloud: FakeCloud, client: TaskClient) -> 
 
 
 def test_the_queue(cloud: FakeCloud, client: TaskClient) -> None:
-    """remote-api.md: `position_in_queue`: {"tasks_ahead": int} or null."""
+    """C-7: The place in the queue comes from `position_in_queue`, which may be null."""
     first, second = cloud.add_task(status="submitted"), cloud.add_task(status="submitted")
     assert client.get_status(second).tasks_ahead in (0, 1)
     assert client.get_status(cloud.add_task(status="started")).tasks_ahead is None
@@ -262,7 +262,7 @@ def test_metadata(cloud: FakeCloud, client: TaskClient) -> None:
 
 
 def test_signed_urls(cloud: FakeCloud, client: TaskClient) -> None:
-    """remote-api.md, Archives: GET /storage/signed-urls."""
+    """Y-5: Signed URLs are asked for by path and region."""
     assert client.signed_url("a b/output.zip", "mars").startswith("http://127.0.0.1:")
     query = cloud.requests[-1].query
     assert query == {"operation": ["download"], "paths": ["a b/output.zip"], "region": ["mars"]}
@@ -295,7 +295,7 @@ def test_opening_an_object_asks_nothing(cloud: FakeCloud, client: TaskClient) ->
 def test_the_detail_of_an_error_is_told(
     cloud: FakeCloud, client: TaskClient, content: bytes, expected: str
 ) -> None:
-    """remote-api.md: Errors are JSON `{"detail": …}` (a string, or for 422 a list)."""
+    """C-1: The API's error detail, a string or for 422 a list, is in the message."""
     cloud.faults.add("body", content=content, status=403)
     with pytest.raises(AccessDenied) as caught:
         client.list_tasks()
@@ -314,7 +314,7 @@ def test_pages_of_html_are_looked_at_once_more(cloud: FakeCloud, client: TaskCli
 
 
 def test_projects_and_the_clock(cloud: FakeCloud, client: TaskClient) -> None:
-    """remote-api.md: GET /projects; `taskfs doctor` compares the clocks."""
+    """C-10, C-23: Projects are listed, and the answer's date gives the API's clock."""
     cloud.add_task(project="p")
     assert client.clock_offset_s is None
     assert [project["name"] for project in client.list_projects()] == ["p"]

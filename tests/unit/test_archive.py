@@ -139,7 +139,8 @@ def test_every_byte_of_every_method_and_size(on: Bench, size: int, method: int) 
 @pytest.mark.parametrize("is_streamed", [False, True])
 @pytest.mark.parametrize("zip64", [False, True])
 def test_the_three_kinds_of_archive(on: Bench, zip64: bool, is_streamed: bool) -> None:
-    """remote-api, Archives: zero sizes in local headers, data descriptors, ZIP64 everywhere."""
+    """I-8: Archives with zero sizes in local headers, with data descriptors and with ZIP64
+    everywhere are read."""
     kind = {"zip64": zip64, "is_streamed": is_streamed}
     archive, _ = opened(
         on,

@@ -127,8 +127,8 @@ def errno_of(operations: TaskOperations, kind: str, *arguments: Any) -> int | No
 def test_foreign_exceptions_are_eio_and_logged_once(
     failure: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """fusepy notes, Corrections 1: map everything else to -EIO, logged once: `requests` exceptions
-    are OSErrors with errno None."""
+    """X-4, X-10: A foreign exception is EIO and logged once, also an OSError without an errno, as
+    `requests` raises."""
     served = Served(Failing(failure))
     assert served.answer(Opcode.LOOKUP, b"status\0") == (errno.EIO, b"")
     assert served.answer(Opcode.SETATTR, struct.pack("=II80x", 8, 0)) == (errno.EIO, b"")
@@ -144,7 +144,7 @@ def test_foreign_exceptions_are_eio_and_logged_once(
 def test_what_passes_the_operations_is_caught_once_more(
     failure: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """fusepy notes, Corrections 1: test the boundary directly with each foreign exception."""
+    """X-4: An exception that passes the operations is caught at the boundary."""
     served = Served(Failing())
 
     def fail(nodeid: int, body: memoryview) -> None:
@@ -184,7 +184,7 @@ def test_nothing_secret_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_base_exception_ends_the_mount(
     failure: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """fusepy notes, Corrections 1: let BaseException end the mount."""
+    """E-5: A BaseException ends the mount."""
     served = Served(Failing(failure))
     served.wire.requests = [INIT, request(Opcode.LOOKUP, b"status\0")]
     with pytest.raises(MountError) as caught:
@@ -200,7 +200,7 @@ def test_a_base_exception_ends_the_mount(
     [KeyError("x"), OSError(errno.EPERM, "no"), requests.ConnectionError(), MountError("none")],
 )
 def test_what_fails_when_the_mount_is_live_ends_it(failure: Exception) -> None:
-    """fusepy notes, Corrections 1: An exception in `init` is swallowed: it must end the mount."""
+    """E-6: A failure in the callback of a live mount ends the mount."""
 
     def fail() -> None:
         raise failure
@@ -212,7 +212,7 @@ def test_what_fails_when_the_mount_is_live_ends_it(failure: Exception) -> None:
 
 
 def test_the_mount_is_live_once_the_kernel_has_its_answer() -> None:
-    """fusepy notes, Starting and stopping: exit status 0 only when the mount is live."""
+    """E-6: The mount counts as live once the kernel has the answer to INIT."""
     ready: list[int] = []
     served = Served(Failing(), lambda: ready.append(len(served.wire.sent)))
     served.wire.requests = [INIT]
@@ -359,7 +359,7 @@ def entries(listing: bytes, attrs: bool) -> list[tuple[int, int, int, int, bytes
 
 
 def test_one_name_that_is_not_utf8_does_not_fail_a_listing() -> None:
-    """fusepy notes, Corrections 3: One name that is not UTF-8 makes a whole listing EINVAL."""
+    """X-17, N-17: One name that is not UTF-8 does not fail a listing."""
     served = Served(Folders())
     fh, *_ = struct.unpack("=QII", served.answer(Opcode.OPENDIR, bytes(8))[1])
     _, listing = served.answer(Opcode.READDIR, struct.pack("=QQI20x", fh, 0, 4096))

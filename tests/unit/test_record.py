@@ -40,7 +40,7 @@ def parse(**changes: Any) -> Task:
 
 
 def test_a_whole_record() -> None:
-    """remote-api.md, Tasks: the fields of a record."""
+    """T-7: All fields of a record are read."""
     task = parse()
     second = 10**9
     start = 1_749_628_800 * second
@@ -77,7 +77,7 @@ def test_a_field_of_the_wrong_type_is_a_missing_one(value: Any) -> None:
     "time", ["", "soon", "2025-13-01T00:00:00Z", "2025-06-11", "99999-01-01T00:00:00Z"]
 )
 def test_times_that_are_none(time: str) -> None:
-    """remote-api.md, Tasks: ISO 8601 with offset, or null."""
+    """X-17: A time that is not ISO 8601 with an offset counts as missing."""
     assert parse(end_time=time).end_ns is None
     assert parse(end_time=time).last_change_ns == parse().start_ns
 
@@ -120,7 +120,7 @@ def test_the_record_keeps_what_nobody_here_knows() -> None:
     [("c2-standard-4", "c2-standard-4"), ("a/b/n2", "n2"), ("a/b/", "b"), ("", ""), ("/", "")],
 )
 def test_machine_types(vm_type: str, shown: str) -> None:
-    """remote-api.md: Machine type: the last `/`-separated part of `executer.vm_type`."""
+    """T-3: The machine type is the last part of `executer.vm_type`."""
     assert parse(executer={"vm_type": vm_type}).machine_type == shown
 
 
@@ -135,7 +135,7 @@ def test_directory_names() -> None:
     [(None, ""), (0, "00:00:00"), (59.9, "00:00:59"), (192, "00:03:12"), (362_439, "100:40:39")],
 )
 def test_elapsed_times(seconds: float | None, shown: str) -> None:
-    """remote-api.md: Written `HH:MM:SS`; more than 99 hours keeps counting hours."""
+    """T-4: Times are HH:MM:SS, and hours count on beyond 99."""
     assert format_elapsed(seconds) == shown
 
 

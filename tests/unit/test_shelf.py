@@ -102,7 +102,7 @@ def test_an_absent_one_is_asked_for_again_after_five_seconds(
 
 
 def test_without_a_path_nothing_is_asked(shelf: Shelf, api: FakeAPI) -> None:
-    """remote-api.md: `storage_output_path` may be null."""
+    """F-12: A record without a path costs no request."""
     assert shelf.get(done()._replace(output_path=None), Which.OUTPUT) is None
     assert shelf.get(done(), Which.INPUT) is None
     assert api.objects == {}
@@ -161,7 +161,7 @@ def test_waiting_for_the_archive_ends_when_interrupted(
 
 
 def test_the_kernel_keeps_the_pages_of_one_version(shelf: Shelf, api: FakeAPI) -> None:
-    """fusepy notes, Options: `fi.keep_cache=1` on immutable members."""
+    """F-9: The kernel keeps the pages of one version (`keep_cache`)."""
     put(api, Odd(b"artifacts/a", b"x"))
     archive = get(shelf)
     assert [mode_of(shelf, archive) for _ in range(3)] == [CacheMode.KEEP] * 3

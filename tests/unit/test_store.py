@@ -97,8 +97,8 @@ def test_one_url_serves_many_requests(
 def test_an_url_that_is_good_no_more_is_renewed_once(
     cloud: FakeCloud, signer: Signer, stored: StoredObject, version: ObjectVersion, kind: str
 ) -> None:
-    """remote-api.md, Archives: an expired one: 400 `ExpiredToken`, others 403: ask for a new URL
-    once and repeat the same range."""
+    """Y-5: An expired URL (400 `ExpiredToken`, or 403) is renewed once, and the same range is
+    repeated."""
     getattr(cloud, f"{kind}_urls")()
     with ThreadPoolExecutor(8) as pool:
         parts = pool.map(lambda n: stored.fetch_range(n, n + 1, version), range(16))
@@ -284,7 +284,7 @@ def test_a_store_that_stalls(cloud: FakeCloud, signer: Signer) -> None:
 def test_the_key_is_never_sent(
     cloud: FakeCloud, stored: StoredObject, version: ObjectVersion
 ) -> None:
-    """remote-api.md: A storage URL is on another host and must never see that header."""
+    """Y-3: The store never gets the key."""
     stored.fetch_range(0, 10, version)
     assert cloud.store.leaked_keys == []
     assert not any(r.had_api_key for r in cloud.requests if r.side == "store")

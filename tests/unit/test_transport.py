@@ -198,8 +198,7 @@ def test_a_redirect_to_nowhere_is_a_bad_answer(
 
 
 def test_the_key_stays_with_its_origin(cloud: FakeCloud) -> None:
-    """remote-api.md: a storage URL is on another host and must never see that header, not even
-    after a redirect."""
+    """Y-3: The key goes to its own origin only, also after a redirect."""
     transport = transport_of(2, headers={KEY_HEADER: cloud.api_key})
     cloud.put_object("t/x", b"content")
     cloud.faults.add("redirect", side="api", to=cloud.signed_url("t/x"))

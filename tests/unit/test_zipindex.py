@@ -198,7 +198,8 @@ def archives(draw: st.DrawFn, *, honest: bool = True) -> bytes:
 @SEARCHING
 @given(archives())
 def test_where_zipfile_reads_we_index_the_same(body: bytes) -> None:
-    """remote-api, Archives: trust the central directory only: sizes, CRCs, offsets."""
+    """I-8: Where zipfile reads, the index has the same sizes, CRCs and offsets, from the central
+    directory only."""
     expected = reference(body)
     if expected is None:  # bit 11 without UTF-8: zipfile gives up, semantics.md does not
         indexed(body)
@@ -223,7 +224,7 @@ def test_where_zipfile_reads_we_index_the_same(body: bytes) -> None:
 def test_what_zipfile_writes_we_index(
     written: list[tuple[str, bytes, int]], comment: bytes, prepended: bytes
 ) -> None:
-    """remote-api, Archives: archives made by Python's zipfile, with what it may put around them."""
+    """I-8: Archives made by Python's zipfile are indexed, with what may surround them."""
     stream = io.BytesIO(prepended)
     stream.seek(0, io.SEEK_END)
     with zipfile.ZipFile(stream, "a" if prepended else "w") as archive:
