@@ -17,7 +17,7 @@ from typing import Final
 from .world import Files, Place, World
 
 PIECE: Final = 128 << 10
-# The errnos of a fault (docs/semantics.md, Errors). Never EAGAIN, and never ENOENT for what is there.
+# The errnos of a fault (docs/semantics.md). Never EAGAIN, and never ENOENT for an existing name.
 EXPLAINED: Final = frozenset(
     {errno.EIO, errno.ETIMEDOUT, errno.EACCES, errno.EOPNOTSUPP, errno.ESTALE}
 )

@@ -44,7 +44,7 @@ _EXAMPLES: Final = (
      ("taskfs wait ID && cp -r ~/tasks/ID/outputs ~/results",)),
     ("Kill a task:", ("echo 1 > ~/tasks/ID/kill",)),
     ("Copy every night, but only from a live mount:",
-     ("test -e ~/tasks/.taskfs/version && rsync -a ~/tasks/ /backup/tasks/",)),
+     ("cat ~/tasks/.taskfs/version >/dev/null && rsync -a --delete ~/tasks/ /backup/tasks/",)),
 )  # fmt: skip
 _FILES: Final = (
     ("~/.inductiva/api_key", "The API key, unless another place is named."),
