@@ -261,8 +261,7 @@ def test_a_crowd_for_which_there_are_no_more_threads_is_served_in_turn(
 
 
 def test_an_answer_that_is_not_taken_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
-    """X-4: An answer that the kernel refuses becomes an error for its caller, and the mount goes
-    on."""
+    """An answer that the kernel refuses becomes an error for its caller, and the mount goes on."""
     served = Served(Folders())
     take, refused = served.wire.send, [OSError(errno.ENOMEM, "no room")]
 
@@ -522,7 +521,7 @@ def test_extended_attributes_that_do_not_fit_are_erange() -> None:
 
 
 def test_unknown_handles_are_ebadf() -> None:
-    """X-4: A handle that is not open is EBADF."""
+    """A handle that is not open is EBADF."""
     operations = Served(Failing()).operations
     assert errno_of(operations, "read", "/t/status", 10, 0, 12345) == errno.EBADF
     assert errno_of(operations, "write", "/t/kill", b"1", 0, 12345) == errno.EBADF
