@@ -1,4 +1,4 @@
-"""Hatchling's build hook: the manual page, made from the help texts, goes into each wheel."""
+"""Hatchling build hook: add the manual page, rendered from the help texts, to each wheel."""
 
 import sys
 import tempfile
@@ -8,8 +8,8 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
-class ManualPage(BuildHookInterface):  # type: ignore[misc]  # hatchling is there to build
-    """Adds share/man/man1/taskfs.1 to what a wheel installs beside its package."""
+class ManualPage(BuildHookInterface):  # type: ignore[misc]  # hatchling is present only in a build
+    """Adds share/man/man1/taskfs.1 to the wheel's data files."""
 
     PLUGIN_NAME = "custom"
 
@@ -20,10 +20,10 @@ class ManualPage(BuildHookInterface):  # type: ignore[misc]  # hatchling is ther
             from taskfs.cli.manpage import manual
         finally:
             sys.path.remove(self.root)
-        self._place = tempfile.TemporaryDirectory()
-        page = Path(self._place.name) / "taskfs.1"
+        self._folder = tempfile.TemporaryDirectory()
+        page = Path(self._folder.name) / "taskfs.1"
         page.write_text(manual(taskfs))
         build_data["shared_data"][str(page)] = "share/man/man1/taskfs.1"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
-        self._place.cleanup()
+        self._folder.cleanup()

@@ -12,6 +12,7 @@ class TaskFSError(Exception):
     """A failure of taskfs; `errno` is what the kernel is told."""
 
     errno: ClassVar[int] = errno.EIO
+    is_logged = False  # whether the log has the cause already, so that it is not said again
 
 
 class NotFound(TaskFSError):
@@ -34,6 +35,14 @@ class Unavailable(TaskFSError):
 
 class NotCached(Unavailable):
     """It is not cached, and nobody is to be asked for it."""
+
+
+class Unreachable(Unavailable):
+    """No answer can come, so no further try is made; the text names the fix."""
+
+
+class ProxyRefused(AccessDenied):
+    """A proxy on the way refuses the request; the text names the fix."""
 
 
 class BadAnswer(TaskFSError):

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Final, NamedTuple, Protocol
 
-from taskfs.buffers import Buffer
+from taskfs.support.buffers import Buffer
 
 # The statuses the service documents; others are shown as they come.
 KNOWN_STATUSES: Final = (
@@ -111,6 +111,11 @@ def format_size(count: float) -> str:
         if count < 1000:
             return f"{count:.2f} {unit}"
     return f"{count / 1000:.2f} PB"
+
+
+def format_count(count: int, noun: str) -> str:
+    """Return *count* with its *noun*: `1 file`, `2 files`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 class ObjectVersion(NamedTuple):

@@ -7,7 +7,7 @@ file are all made from `OPTIONS`: a new setting is a new row and a field of `con
 import difflib
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -64,17 +64,36 @@ def parse_flag(text: str) -> bool:
         raise ConfigError(f"{text!r} is neither yes nor no: write true or false") from None
 
 
+def parse_text(text: str) -> str:
+    """Return *text* as Unicode.
+
+    Python keeps bytes of arguments and variables that the locale cannot decode as surrogates: they
+    are read as UTF-8, because the API accepts nothing else.
+    """
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        raise ConfigError(f"{text!r} is not UTF-8: write it in UTF-8") from None
+
+
 def parse_words(text: str) -> tuple[str, ...]:
     """Return the words of a list that is separated by commas."""
-    return tuple(word for word in (part.strip() for part in text.split(",")) if word)
+    return tuple(word for word in (part.strip() for part in parse_text(text).split(",")) if word)
 
 
 def parse_path(text: str) -> Path:
     """Return *text* as an absolute path; `~` is the user's home. The daemon's directory is `/`."""
+    if not text.strip():  # an unset variable of a script; the current directory is written `.`
+        raise ConfigError("the path is empty: write one, or . for the current directory")
     expanded = os.path.expanduser(text)
     if expanded.startswith("~"):  # nobody knows that user, or us and there is no HOME
         raise ConfigError(f"{text!r}: there is no such home directory: write the whole path")
     return Path(os.path.abspath(expanded))
+
+
+def parse_relative_path(text: str) -> str:
+    """Return *text*, a path relative to where the command was started, as it is."""
+    return text
 
 
 def parse_count(text: str) -> int:
@@ -193,13 +212,14 @@ class Option(NamedTuple):
 
 # The order is the order of the help texts. A new setting is a new row and a field of Config.
 OPTIONS: Final = (
-    Option("api_url", str, "Where the task API is.", "URL", "https://api.inductiva.ai",
+    Option("api_url", parse_text, "Where the task API is.", "URL", "https://api.inductiva.ai",
            commands=EVERY, service="INDUCTIVA_API_URL"),
-    Option("api_key_file", parse_path, "The file that holds the API key, and nothing else.",
+    Option("api_key_file", parse_path, "The file that holds the API key, and nothing else; "
+           "may be a pipe or /dev/stdin.",
            "FILE", default_shown="~/.inductiva/api_key", commands=EVERY),
     Option("insecure_http", parse_flag, "Allow an API that is neither https nor on this machine: "
            "the key then travels in clear text.", commands=EVERY),
-    Option("project", str, "Only the tasks of this project.", "NAME", default_shown="all",
+    Option("project", parse_text, "Only the tasks of this project.", "NAME", default_shown="all",
            commands=SCOPED),
     Option("status", parse_words, "Only the tasks with this status; may be given several times.",
            "STATUS", "", default_shown="all", commands=SCOPED,
@@ -238,8 +258,9 @@ OPTIONS: Final = (
     Option("completion_timeout", parse_positive_duration, "How long a shell's completion may wait "
            "for the API.", "TIME", "1.5s", field="completion_timeout_s", commands=frozenset(),
            in_mount_options=False),
-    Option("output_parent", str, "The directory that holds a directory per downloaded task.",
-           "DIR", "inductiva_output", commands=frozenset(), in_mount_options=False,
+    Option("output_parent", parse_relative_path,
+           "The directory that holds a directory per downloaded task.", "DIR", "inductiva_output",
+           commands=frozenset(), in_mount_options=False,
            service="INDUCTIVA_OUTPUT_DIR", empty_counts=True),
     Option("demo", parse_flag, "Mount the embedded cloud of living example tasks; needs no key."),
     Option("log_file", parse_path, "Append the log to this file.", "FILE",
@@ -270,6 +291,18 @@ def near_matches(name: str, known: Iterable[str]) -> str:
     return f": did you mean {' or '.join(close)}?" if close else ""
 
 
+def unknown_variables(names: Iterable[str]) -> Iterator[str]:
+    """Yield a text for each of the environment's *names* that begins like a setting and is none."""
+    known = [option.variable for option in OPTIONS] + ["TASKFS_CONFIG", "TASKFS_API_KEY"]
+    prefix = "TASKFS_"  # it is common to all, so it tells nothing of what is near
+    rests = [name.removeprefix(prefix) for name in known]
+    for name in sorted(set(names).difference(known)):
+        if name.startswith(prefix):
+            close = difflib.get_close_matches(name.removeprefix(prefix).upper(), rests, n=1)
+            suggestion = f": did you mean {prefix}{close[0]}?" if close else ""
+            yield f"{ascii(name)[1:-1]} is no setting{suggestion}"
+
+
 def split_mount_options(text: str) -> list[str]:
     """Return the words of `a,b=c`; a comma or backslash after a backslash belongs to the word."""
     words = re.findall(r"(?:\\.|[^,\\]|\\$)+", text)
@@ -295,6 +328,8 @@ def parse_mount_options(text: str, *, sloppy: bool = False) -> dict[str, str]:
             raise ConfigError("-o: a key cannot be an option: use api_key_file=FILE")
         elif plain == "remount":
             raise ConfigError("-o: taskfs cannot be remounted: unmount it, and mount it anew")
+        elif name in _SYNONYMS:
+            raise ConfigError(f"-o: {name} takes no value: write {name}")
         elif plain not in known:
             if sloppy:
                 continue

@@ -11,10 +11,10 @@ import zlib
 from collections import Counter
 from typing import Final
 
-from taskfs.archive import Archive
+from taskfs.archive.archive import Archive
+from taskfs.archive.end_record import EOCD_MAGIC, find_end
+from taskfs.archive.index import Folder, Member
 from taskfs.errors import CorruptData, Unsupported
-from taskfs.zipend import EOCD_MAGIC, find_end
-from taskfs.zipindex import Folder, Member
 from tests.zips import FakeObject, bench, read_all
 
 LARGEST: Final = 64 << 20  # a member that says it is larger is read at its ends alone

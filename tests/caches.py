@@ -3,9 +3,13 @@
 import contextlib
 import os
 import random
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Final
+
+import pytest
 
 from tests.fake_api import FakeCloud
 from tests.mounts import Mount
@@ -71,3 +75,44 @@ def disk_use(cache: Path) -> int:
             with contextlib.suppress(FileNotFoundError):
                 total += Path(top, name).lstat().st_blocks * 512
     return total
+
+
+@contextlib.contextmanager
+def small_disk(place: Path, size: int) -> Iterator[None]:
+    """Have *place* on a disk of *size* bytes: a file system of its own as root, else one that
+    statvfs(2) describes so to this process."""
+    place.mkdir(parents=True, exist_ok=True)
+    if os.geteuid() == 0:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", place], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run(["umount", "-l", place], check=True)
+        return
+    with pytest.MonkeyPatch.context() as patch:
+
+        def statvfs(path: object) -> SimpleNamespace:
+            free = max(0, size - disk_use(place)) // 4096
+            return SimpleNamespace(f_blocks=size // 4096, f_bavail=free, f_frsize=4096)
+
+        patch.setattr(os, "statvfs", statvfs)
+        yield
+
+
+def free_part(place: Path) -> float:
+    """Return which part of the disk is free to an ordinary user."""
+    status = os.statvfs(place)
+    return status.f_bavail / status.f_blocks
+
+
+def fill_from_outside(place: Path, leave: float) -> Path:
+    """Have another process write a file until *leave* of the disk is free; return its path.
+
+    The disk may be full before, where taskfs still writes.
+    """
+    status = os.statvfs(place)
+    size = (status.f_bavail - int(status.f_blocks * leave)) * status.f_frsize
+    path = place / f"of another program, at {leave}, beside {len(os.listdir(place))}"
+    command = ["dd", "if=/dev/zero", f"of={path}", "bs=4096", f"count={max(0, size) // 4096}"]
+    subprocess.run(command, check=False, capture_output=True)
+    return path

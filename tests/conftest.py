@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from taskfs.compose import open_core
-from taskfs.config import Config, Secret
+from taskfs.api_key import Secret
+from taskfs.config import Config
+from taskfs.core import open_core
 from taskfs.options import BY_NAME
 from tests.caches import Mounting, Opening
 from tests.fake_api import FakeCloud

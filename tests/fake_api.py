@@ -16,9 +16,9 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from taskfs.demo.cloud import EmbeddedCloud
 from taskfs.demo.endpoint import Answer, RequestRecord, Responder, json_answer, reset, whole
-from taskfs.demo.server import EmbeddedCloud
-from taskfs.demo.sources import BytesSource, Source
+from taskfs.demo.sources import ByteSource, BytesSource
 
 _POLL_SECONDS: Final = 0.01
 
@@ -137,7 +137,7 @@ class FakeCloud(EmbeddedCloud):
 class FlippedSource:
     """A source with the bytes at some offsets inverted."""
 
-    def __init__(self, source: Source, offsets: tuple[int, ...]) -> None:
+    def __init__(self, source: ByteSource, offsets: tuple[int, ...]) -> None:
         self._source = source
         self._offsets = offsets
 
@@ -354,6 +354,76 @@ async def _redirect(
     return whole(status, b"", {"Location": to or request.path_qs})
 
 
+async def _hints(faults: Faults, request: web.Request, respond: Responder) -> Answer:
+    """Send two informational answers ahead of the true one (RFC 9110, 15.2)."""
+    answer = await respond(request)
+    if request.transport is not None:
+        request.transport.write(
+            b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n"
+            b"HTTP/1.1 102 Processing\r\n\r\n"
+        )
+    return answer
+
+
+async def _capped(
+    faults: Faults, request: web.Request, respond: Responder, *, most: int, from_end: bool = False
+) -> Answer:
+    """Send at most so many bytes of a range, its first ones or its last ones."""
+    answer = await respond(request)
+    if answer.status == 206 and answer.stop - answer.start > most:
+        if from_end:
+            answer.start = answer.stop - most
+        else:
+            answer.stop = answer.start + most
+        size = answer.source.size
+        answer.headers["Content-Range"] = f"bytes {answer.start}-{answer.stop - 1}/{size}"
+    return answer
+
+
+async def _no_suffix(
+    faults: Faults, request: web.Request, respond: Responder, *, how: int | str
+) -> Answer:
+    """Serve plain ranges alone; a suffix range gets a status, or is taken for one from 0 on."""
+    answer = await respond(request)
+    asked = request.headers.get("Range", "")
+    if not asked.startswith("bytes=-") or answer.status != 206:
+        return answer
+    size = answer.source.size
+    if how == "prefix":
+        answer.start, answer.stop = 0, min(int(asked.removeprefix("bytes=-")) + 1, size)
+        answer.headers["Content-Range"] = f"bytes 0-{answer.stop - 1}/{size}"
+    elif how == 200:
+        return await _whole(faults, request, respond)
+    else:
+        return whole(int(how), b"no suffix ranges here", {"Content-Type": "text/plain"})
+    return answer
+
+
+async def _range_case(
+    faults: Faults, request: web.Request, respond: Responder, *, unit: str
+) -> Answer:
+    """Write the unit of Content-Range in another letter case."""
+    answer = await respond(request)
+    if told := answer.headers.get("Content-Range"):
+        answer.headers["Content-Range"] = told.replace("bytes", unit)
+    return answer
+
+
+async def _tag(
+    faults: Faults, request: web.Request, respond: Responder, *, forms: list[str]
+) -> Answer:
+    """Give the ETag in the *forms* strong, weak or absent, in turn. If-Match compares strongly, so
+    a weak one fails it."""
+    forms.append(form := forms.pop(0))
+    answer = await respond(request)
+    if form == "weak" and "If-Match" in request.headers:
+        return whole(412, b"", {})
+    etag = answer.headers.pop("ETag", "")
+    if etag and form != "absent":
+        answer.headers["ETag"] = f"W/{etag}" if form == "weak" else etag
+    return answer
+
+
 KINDS: Final[dict[str, Callable[..., Awaitable[Answer]]]] = {
     "status": _status,
     "reset": _reset,
@@ -370,6 +440,11 @@ KINDS: Final[dict[str, Callable[..., Awaitable[Answer]]]] = {
     "html": _html,
     "json": _json,
     "redirect": _redirect,
+    "hints": _hints,
+    "capped": _capped,
+    "no suffix": _no_suffix,
+    "range case": _range_case,
+    "tag": _tag,
 }
 
 

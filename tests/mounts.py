@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from taskfs.errors import MountError
-from taskfs.mountpoint import umount
+from taskfs.fuse.mountpoint import umount
 from tests.fake_api import FakeCloud
 
 ROOT: Final = Path(__file__).parents[1]
@@ -36,7 +36,7 @@ def flags_of(options: dict[str, str]) -> list[str]:
 
 
 def processes_of(place: Path) -> list[int]:
-    """Return the processes whose command line names *place*: daemons and their helpers."""
+    """Return the processes whose command line names *place*: daemons, and commands."""
     found = []
     for entry in os.listdir("/proc"):
         if not entry.isdigit() or int(entry) == os.getpid():
@@ -49,15 +49,6 @@ def processes_of(place: Path) -> list[int]:
         if os.fsencode(place) in words and state != "Z":
             found.append(int(entry))
     return found
-
-
-def helpers_of(place: Path) -> list[int]:
-    """Return the fusermount processes that unmount *place* when its daemon dies."""
-    return [
-        pid
-        for pid in processes_of(place)
-        if b"fusermount" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
-    ]
 
 
 def is_mounted(place: Path) -> bool:

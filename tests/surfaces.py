@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from taskfs.buffers import Buffer
-from taskfs.compose import Core
-from taskfs.operations import Opened, TaskOperations
+from taskfs.core import Core
+from taskfs.fuse.operations import OpenResult, TaskOperations
+from taskfs.support.buffers import Buffer
 from tests.fake_api import FakeCloud
 
 REQUEST: Final = 128 << 10  # what the kernel asks for at once
@@ -103,7 +103,7 @@ class _Told:
 
 
 class _OpenInProcess:
-    def __init__(self, operations: TaskOperations, path: str, opened: Opened) -> None:
+    def __init__(self, operations: TaskOperations, path: str, opened: OpenResult) -> None:
         self._operations, self._path, self.opened = operations, path, opened
 
     def read_at(self, offset: int, size: int) -> bytes:

@@ -19,16 +19,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, TypeVar
 
-from taskfs.archive import Archive, Engine, open_archive
-from taskfs.buffers import Buffer
-from taskfs.extents import BlockCache
+from taskfs.archive.archive import Archive, open_archive
+from taskfs.archive.decoder_limits import CheckpointBudget
+from taskfs.archive.end_record import find_end
+from taskfs.archive.engine import Engine
+from taskfs.archive.index import ArchiveIndex, Member, read_index
+from taskfs.cache.memory_cache import ExtentCache
+from taskfs.cache.readahead import ReadAheadBudget
 from taskfs.model import Fetched, ObjectVersion
-from taskfs.readahead import Windows
-from taskfs.rooms import CheckpointRoom
-from taskfs.stats import Stats
-from taskfs.waiting import Waiter
-from taskfs.zipend import find_end
-from taskfs.zipindex import ArchiveIndex, Member, read_index
+from taskfs.support.buffers import Buffer
+from taskfs.support.interruptible_wait import Waiter
+from taskfs.support.stats import Stats
 
 T = TypeVar("T")
 
@@ -144,6 +145,7 @@ class Entry:
     local_extra: bytes = b""
     local_magic: bytes = b"PK\x03\x04"
     is_listed: bool = True
+    host: int = 3  # the system that made it (APPNOTE 4.4.2): Unix
 
 
 def file(name: str, body: bytes = b"", **fields: Any) -> Entry:
@@ -250,7 +252,7 @@ def _central_header(entry: Entry, crc: int, size: int, compressed: int, offset: 
         struct.pack(
             "<4s6H3L5H2L",
             b"PK\x01\x02",
-            0x0314,
+            entry.host << 8 | 0x14,
             45 if entry.zip64 else 20,
             entry.flags | (0x0008 if entry.is_streamed else 0),
             entry.method,
@@ -298,6 +300,13 @@ def flipped(body: bytes, at: int, mask: int = 0x01) -> bytes:
     out = bytearray(body)
     out[at] ^= mask
     return bytes(out)
+
+
+def plain_name(name: str) -> str:
+    """Return *name* as unzip and 7-Zip understand it: `.` and empty components do not count."""
+    kept = [component for component in name.split("/") if component not in ("", ".")]
+    is_folder = name.endswith(("/", "/.")) and kept
+    return "/" * name.startswith("/") + "/".join(kept) + "/" * bool(is_folder)
 
 
 def index_of(body: bytes, root: str = ROOT, tail_length: int | None = None) -> ArchiveIndex:
@@ -402,8 +411,10 @@ class Bench:
         assert self.store.is_quiet(), "a fetch never ends"
 
     def open(self, remote: FakeObject, expected_members: int | None = None) -> Archive:
-        """Return the archive that *remote* holds."""
-        return open_archive(remote, ROOT, self.engine, expected_members)
+        """Return the archive that *remote* holds; raise why its files cannot be shown."""
+        archive = open_archive(remote, ROOT, self.engine, expected_members)
+        assert archive.index is not None
+        return archive
 
 
 @contextlib.contextmanager
@@ -428,10 +439,10 @@ def bench(
         decoding=decoding,
         waiter=Waiter(lambda: over.is_set() or time.monotonic() > deadline_s or interrupted()),
         stats=Stats(),
-        blocks=BlockCache(block_bytes),
-        spans=BlockCache(span_bytes),
-        windows=Windows(window_bytes),
-        room=CheckpointRoom(checkpoints),
+        blocks=ExtentCache(block_bytes),
+        spans=ExtentCache(span_bytes),
+        budget=ReadAheadBudget(window_bytes),
+        checkpoints=CheckpointBudget(checkpoints),
     )
     try:
         yield Bench(engine, store, decoding)

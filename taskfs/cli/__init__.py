@@ -12,7 +12,8 @@ import click
 
 from taskfs import __version__
 from taskfs.cli.console import complain, with_fix
-from taskfs.cli.mount8 import read_call
+from taskfs.cli.mount_helper import read_call
+from taskfs.cli.streams import tolerate_encodings
 from taskfs.errors import TaskFSError
 
 log = logging.getLogger(__name__)
@@ -25,21 +26,22 @@ BROKEN_PIPE = 141  # as if by SIGPIPE: what `| head` makes of any other command
 # Where each command is; the order is that of the help. One that is not called is not imported:
 # mounting would take a third longer.
 COMMANDS: Final = {
-    "mount": ("mounting", "mount"),
-    "umount": ("mounting", "umount"),
+    "mount": ("mount", "mount"),
+    "umount": ("mount", "umount"),
     "list": ("tasks", "list_tasks"),
-    "watch": ("watching", "watch"),
+    "watch": ("watch", "watch"),
     "info": ("tasks", "show"),
     "kill": ("tasks", "kill"),
-    "wait": ("waiting", "wait"),
-    "download": ("downloading", "download"),
+    "wait": ("wait", "wait"),
+    "download": ("download", "download"),
     "doctor": ("doctor", "doctor"),
-    "demo": ("mounting", "demo"),
+    "demo": ("mount", "demo"),
     "systemd-unit": ("systemd", "systemd_unit"),
     "install-helper": ("systemd", "install_helper"),
-    "mime-types": ("filetypes", "mime_types"),
+    "mime-types": ("mime_types", "mime_types"),
     "completion": ("completion", "completion"),
     "docs": ("docs", "docs"),
+    "manpage": ("manual_command", "manpage"),
 }
 
 
@@ -56,6 +58,15 @@ class _Commands(click.Group):
         command: Any = getattr(import_module(f"taskfs.cli.{module}"), name)
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            from taskfs.cli.suggestions import no_such_command
+
+            ctx.fail(no_such_command(args[0], COMMANDS))
+        return super().resolve_command(ctx, args)
 
 
 @click.group(
@@ -88,6 +99,8 @@ def run() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; each failure is one line on standard error."""
+    _open_standard_streams()
+    tolerate_encodings()
     if COMPLETING in os.environ:
         from taskfs.cli.completion import answer
 
@@ -104,7 +117,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _leave_at_once(BROKEN_PIPE)
     except click.UsageError as exc:
         command = exc.ctx.command_path if exc.ctx else "taskfs"
-        complain(f"{exc.format_message().rstrip('.')} (see `{command} --help`)")
+        from taskfs.cli.suggestions import usage_text
+
+        complain(f"{usage_text(exc)} (see `{command} --help`)")
         status = exc.exit_code
     except click.ClickException as exc:
         complain(exc.format_message())
@@ -121,6 +136,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complain(f"unexpected error: {type(exc).__name__}: {exc} (-vv shows where)")
         status = 1
     return status
+
+
+def _open_standard_streams() -> None:
+    """Occupy the descriptors 0 to 2 that the caller closed, and give Python streams for them.
+
+    Otherwise the first sockets and files would get their numbers, and what is printed would go
+    there. What is printed to a closed descriptor fails (EBADF), as it does with other programs.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            stream = open(  # noqa: SIM115  # for the rest of the process
+                number, "w" if number else "r", errors="backslashreplace", closefd=False
+            )
+            setattr(sys, name, stream)
 
 
 def _run(arguments: list[str]) -> int:

@@ -3,18 +3,20 @@
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from taskfs.cli.columns import GAP, Column, columns_that_fit
 from taskfs.cli.options import Settings
 from taskfs.config import Config
 from taskfs.errors import AccessDenied, ConfigError, NotFound, TaskFSError, Unavailable
 
 if TYPE_CHECKING:
-    from taskfs.api import TaskClient
-    from taskfs.offline import OfflineAPI
+    from taskfs.remote.api_client import TaskClient
+    from taskfs.tasks.offline import OfflineAPI
 
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 
@@ -28,7 +30,7 @@ _FIXES: dict[type[Exception], str] = {
 def with_fix(exc: TaskFSError) -> str:
     """Return the error's text, with what to do where only we know it."""
     fix = _FIXES.get(type(exc))
-    return f"{exc}: {fix}" if fix else str(exc)
+    return f"{str(exc).rstrip('.')}: {fix}" if fix else str(exc)
 
 
 @contextlib.contextmanager
@@ -45,7 +47,10 @@ def open_session(
     if timeout_s is not None:
         config = replace(config, timeout_s=min(timeout_s, config.timeout_s))
     configure_logging(config)
-    from taskfs.opening import open_client
+    from taskfs.first_listing import open_client
+    from taskfs.support import wait_notice
+
+    wait_notice.tell_with(notice_function())
 
     with contextlib.closing(open_client(config)) as client:
         yield config, client
@@ -60,7 +65,7 @@ def open_reading(settings: Settings) -> "Iterator[tuple[Config, TaskClient | Off
             yield session
         return
     configure_logging(config)
-    from taskfs.compose import open_offline
+    from taskfs.core import open_offline
 
     offline = open_offline(config)
     offline.check()
@@ -78,7 +83,7 @@ def known_task(task_id: str) -> Iterator[None]:
 
 def configure_logging(config: Config) -> None:
     """Send the log of taskfs to the configured file or standard error, without secrets."""
-    from taskfs import logs
+    from taskfs.support import logs
 
     if config.log_file:
         logs.log_to_file(config.log_file, config.log_level)
@@ -86,9 +91,29 @@ def configure_logging(config: Config) -> None:
         logs.log_to_stderr(config.log_level)
 
 
+def notice_function() -> Callable[[str], object] | None:
+    """Return what tells a person at a terminal something by the way, None where nobody looks."""
+    return complain if sys.stderr is not None and sys.stderr.isatty() else None
+
+
+def cache_problem(path: Path) -> str:
+    """Return why no cache can be kept in *path*, which is made if it is missing; empty if one can.
+
+    The text names the fix.
+    """
+    fix = "choose another with --cache-dir"
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as exc:
+        return f"{path} cannot be made ({exc.strerror}): {fix}"
+    if not os.access(path, os.W_OK | os.X_OK):
+        return f"{path} cannot be written to: {fix}"
+    return ""
+
+
 def complain(text: str) -> None:
     """Print one line to standard error, without secrets, control characters or line breaks."""
-    from taskfs.redaction import redact
+    from taskfs.support.redaction import redact
 
     line = printable(" ".join(redact(text).split()))
     with contextlib.suppress(OSError, ValueError):  # nobody reads it: the exit status remains
@@ -112,15 +137,16 @@ def is_terminal(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
 
 
-def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table: drawn on a terminal, else plain aligned columns in which nothing is cut.
+def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table: on a terminal the columns that fit, elsewhere all of them as plain text.
 
-    The first column is never cut, on a terminal either.
+    No cell is cut. Where the columns that always stay do not fit either, each cell has a line.
     """
     rows = [[printable(cell) for cell in row] for row in rows]
     if is_terminal(sys.stdout):
-        _draw_table(titles, rows)
+        _draw_table(columns, rows)
     else:
+        titles = [column.title for column in columns]
         sys.stdout.writelines(f"{line}\n" for line in aligned([titles, *rows]))
 
 
@@ -132,19 +158,29 @@ def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
         yield "  ".join(cells).rstrip()
 
 
-def _draw_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _draw_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for number, title in enumerate(titles):
-        table.add_column(title, no_wrap=number == 0, overflow="fold")
-        if number == 0:
-            table.columns[0].min_width = max((len(row[0]) for row in rows), default=0)
-    for row in rows:
-        table.add_row(*(Text(cell, STATUS_STYLES.get(cell, "")) for cell in row))
-    Console().print(table)
+    console = Console()
+    shown = columns_that_fit(columns, rows, console.width, cell_len)
+    lines = [[Text(columns[number].title, "bold") for number in shown]]
+    lines += [[Text(row[n], STATUS_STYLES.get(row[n], "")) for n in shown] for row in rows]
+    widths = [max(cell.cell_len for cell in column) for column in zip(*lines, strict=True)]
+    if sum(widths) + GAP * (len(widths) - 1) > console.width:
+        for first, *others in lines:
+            console.print(first, soft_wrap=True)
+            for cell in others:
+                console.print(Text(" " * GAP) + cell, soft_wrap=True)
+        return
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, GAP, 0, 0))
+    for _ in shown:
+        table.add_column(no_wrap=True)
+    for line in lines:
+        table.add_row(*line)
+    console.print(table)
 
 
 STATUS_STYLES = {"success": "green", "failed": "red", "killed": "yellow", "pending-kill": "yellow"}

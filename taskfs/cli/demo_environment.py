@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from taskfs.errors import MountError
-from taskfs.mountpoint import FSTYPE, absolute, is_dead, mounted_types, read_answering
+from taskfs.fuse.mountpoint import FSTYPE, absolute, is_dead, mounted_types, read_answering
 
 _FILE: Final = ".taskfs/environment"
 

@@ -5,27 +5,26 @@ import ctypes.util
 import json
 import os
 import re
+import shlex
 import shutil
-import stat
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final, NamedTuple
 
 import click
 
-from taskfs.cli.console import configure_logging, printable, with_fix
+from taskfs.api_key import FoundKey, find_api_key
+from taskfs.cli.console import cache_problem, configure_logging, printable, with_fix
 from taskfs.cli.options import Settings, config_options
-from taskfs.config import Config, find_api_key
-from taskfs.errors import TaskFSError
-from taskfs.installation import extra_fix
+from taskfs.config import Config
+from taskfs.errors import ConfigError, TaskFSError
+from taskfs.fuse.mountpoint import FUSE_PACKAGES, is_dead, our_mounts, why_not_set_uid
 from taskfs.model import format_size
-from taskfs.mountpoint import FUSE_PACKAGES, is_dead, our_mounts
-
-if TYPE_CHECKING:
-    from taskfs.api import TaskClient
+from taskfs.support.installation import extra_fix
 
 MAX_CLOCK_OFFSET_S: Final = 60.0
 MIN_CACHE_BYTES: Final = 256 * 1024**2
@@ -42,12 +41,50 @@ class Hint(Exception):
     """A check that did not pass and does not matter to everybody."""
 
 
-@dataclass(frozen=True, slots=True)
+class Skipped(Exception):
+    """A check that cannot be made because an earlier one failed; the text says which."""
+
+
+class Answer(NamedTuple):
+    """What the API said to one request: the failure, if any, and its clock minus ours."""
+
+    failure: TaskFSError | None
+    clock_offset_s: float | None
+
+
+@dataclass
 class Surroundings:
     """What the checks look at besides the machine."""
 
     settings: Settings
     config: Config
+
+    @cached_property
+    def key(self) -> FoundKey:
+        """The API key and its place; ConfigError where none can be used."""
+        return find_api_key(self.settings.flags, file=self.settings.file)
+
+    @cached_property
+    def answer(self) -> Answer:
+        """The API's answer to one request, which all checks share: a silent API costs one timeout.
+
+        Raises:
+            Hint, Skipped: nothing can be asked.
+        """
+        from taskfs.first_listing import open_client
+
+        if self.config.offline:
+            raise Hint("not asked: offline is set")
+        try:
+            config = replace(self.config, api_key=self.key.key)
+        except ConfigError:
+            raise Skipped("without an API key nothing can be asked") from None
+        with closing(open_client(config)) as client:
+            try:
+                client.check()
+            except TaskFSError as exc:
+                return Answer(exc, client.clock_offset_s)
+            return Answer(None, client.clock_offset_s)
 
 
 @click.command(short_help="Check what taskfs needs here.")
@@ -61,8 +98,9 @@ class Surroundings:
 def doctor(settings: Settings, as_json: bool) -> int:
     """Check what taskfs needs: libfuse, fusermount, /dev/fuse, the key, the API, clock and cache.
 
-    Each check is a line: `ok`, `FAIL` with the fix, or `note` for what matters only to some. The
-    exit status is 0 if nothing failed, else 1.
+    Each check is a line: `ok`, `FAIL` with the fix, `note` for what matters only to some, or `skip`
+    for what an earlier failure keeps from being checked. The exit status is 0 if nothing failed,
+    else 1.
     """
     config = settings.load(need_key=False)
     configure_logging(config)
@@ -85,6 +123,8 @@ def _outcome(check: Callable[[Surroundings], str], surroundings: Surroundings) -
         return "FAIL", str(exc)
     except Hint as exc:
         return "note", str(exc)
+    except Skipped as exc:
+        return "skip", str(exc)
     except TaskFSError as exc:
         return "FAIL", " ".join(with_fix(exc).split())
 
@@ -106,9 +146,8 @@ def _fusermount(_: Surroundings) -> str:
     path = shutil.which("fusermount")
     if not path:
         raise Failed(f"not found on PATH: {FUSE_PACKAGES}")
-    found = os.stat(path)
-    if os.geteuid() and not (found.st_mode & stat.S_ISUID and found.st_uid == 0):
-        raise Failed(f"{path} is not set-uid root: sudo chmod u+s {path}")
+    if fault := why_not_set_uid(path):
+        raise Failed(fault)
     return path
 
 
@@ -160,33 +199,23 @@ def _updatedb(_: Surroundings) -> str:
 
 
 def _key(surroundings: Surroundings) -> str:
-    settings = surroundings.settings
-    return f"found in {find_api_key(settings.flags, file=settings.file).source}"
+    place = surroundings.key.location
+    # A variable has a name, a file its whole path.
+    if os.path.isabs(place) and os.path.isfile(place) and os.stat(place).st_mode & 0o044:
+        raise Hint(f"found in {place}, which other users can read: chmod 600 {shlex.quote(place)}")
+    return f"found in {place}"
 
 
 def _api(surroundings: Surroundings) -> str:
-    with _client(surroundings) as client:
-        client.check()
+    if (failure := surroundings.answer.failure) is not None:
+        raise failure
     return f"{surroundings.config.api_url} answers and takes the key"
 
 
-def _client(surroundings: Surroundings) -> "closing[TaskClient]":
-    from taskfs.opening import open_client
-
-    if surroundings.config.offline:
-        raise Hint("not asked: offline is set")
-    settings = surroundings.settings
-    key = find_api_key(settings.flags, file=settings.file).key
-    return closing(open_client(replace(surroundings.config, api_key=key)))
-
-
 def _clock(surroundings: Surroundings) -> str:
-    with _client(surroundings) as client:
-        with suppress(TaskFSError):  # the check before says so; a refusal tells the time as well
-            client.check()
-        offset_s = client.clock_offset_s
+    offset_s = surroundings.answer.clock_offset_s  # a refusal tells the time as well
     if offset_s is None:
-        raise Hint("unknown: the API did not answer")
+        raise Skipped("the API did not answer")
     if abs(offset_s) > MAX_CLOCK_OFFSET_S:
         raise Failed(f"{offset_s:+.0f} s off the API's: sudo timedatectl set-ntp true")
     return f"within {max(1.0, abs(offset_s)):.0f} s of the API's"
@@ -196,14 +225,13 @@ def _cache(surroundings: Surroundings) -> str:
     """Check the directory as a mount would use it, so it is made where it is missing."""
     path, size = surroundings.config.cache_dir, surroundings.config.cache_size
     fix = "choose another with --cache-dir"
+    if why := cache_problem(path):
+        raise Failed(why)
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
         mode = path.stat().st_mode
         free = shutil.disk_usage(path).free
     except OSError as exc:
-        raise Failed(f"{path} cannot be made ({exc.strerror}): {fix}") from None
-    if not path.is_dir() or not os.access(path, os.W_OK | os.X_OK):
-        raise Failed(f"{path} cannot be written to: {fix}")
+        raise Failed(f"{path} cannot be looked at ({exc.strerror}): {fix}") from None
     if mode & 0o077:
         raise Failed(f"{path} is open to other users: chmod 700 {path}")
     if size and free < MIN_CACHE_BYTES:
@@ -223,9 +251,13 @@ def _demo(_: Surroundings) -> str:
 
 
 def _stale_mounts(_: Surroundings) -> str:
-    dead = [place for place in our_mounts() if is_dead(Path(place))]
+    dead = [place for place in dict.fromkeys(our_mounts()) if is_dead(Path(place))]
     if dead:
-        raise Failed(f"{', '.join(dead)}: the process ended: taskfs umount --lazy {dead[0]}")
+        places = " ".join(map(shlex.quote, dead))
+        raise Failed(
+            f"the daemon has ended without unmounting {places}: taskfs mount repairs each, or "
+            f'end them: for m in {places}; do taskfs umount "$m"; done'
+        )
     return "none of ours is dead"
 
 

@@ -75,7 +75,8 @@ def manual(group: click.Group, date: str | None = None) -> str:
 
 
 def _lines(group: click.Group, date: str) -> Iterator[str]:
-    context = click.Context(group, info_name="taskfs", terminal_width=80)
+    settings = {"terminal_width": 80, **group.context_settings}
+    context = click.Context(group, info_name="taskfs", **settings)
     title, *rest = _paragraphs(group.help)
     yield f'.TH TASKFS 1 "{date}" "taskfs {__version__}" "User Commands"'
     yield ".SH NAME"

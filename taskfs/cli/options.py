@@ -1,6 +1,7 @@
 """The click options of the commands, made from the table `taskfs.options.OPTIONS`."""
 
 import functools
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,10 +9,10 @@ from typing import Any, TypeVar
 
 import click
 
-from taskfs.cli import candidates
+from taskfs.cli import completers as candidates
 from taskfs.config import Config, load_config
 from taskfs.errors import ConfigError
-from taskfs.options import OPTIONS, Option, parse_mount_options, parse_path
+from taskfs.options import OPTIONS, Option, parse_mount_options, parse_path, unknown_variables
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -73,6 +74,8 @@ def config_options(command: str) -> Callable[[F], F]:
                 parse_mount_options(",".join(parameters.pop("mount_options", ()))),
                 parameters.pop("config_file"),
             )
+            for text in unknown_variables(os.environ):
+                click.echo(f"taskfs: {text}", err=True)
             return function(settings=settings, **parameters)
 
         decorators = [*map(_click_option, rows), *_common_options()]

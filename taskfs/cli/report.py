@@ -36,7 +36,7 @@ def report(record: Mapping[str, Any], now_ns: int) -> Iterator[str]:
     """Yield the lines: the task, its timeline, its metrics and costs."""
     import msgspec
 
-    from taskfs.record import parse_task
+    from taskfs.remote.task_json import parse_task
 
     task = parse_task(msgspec.json.encode(record))
     yield from _pairs(_heading(record, task, now_ns))

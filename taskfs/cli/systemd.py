@@ -11,13 +11,14 @@ from typing import Final
 
 import click
 
-from taskfs.cli import candidates, mount8
+from taskfs.api_key import find_api_key
+from taskfs.cli import completers as candidates
+from taskfs.cli import mount_helper as mount8
 from taskfs.cli.options import reads
-from taskfs.config import find_api_key
 from taskfs.errors import ConfigError, MountError
-from taskfs.installation import PROGRAM_FIX
-from taskfs.mountpoint import FSTYPE
+from taskfs.fuse.mountpoint import FSTYPE
 from taskfs.options import parse_mount_options, parse_path
+from taskfs.support.installation import PROGRAM_FIX
 
 HELPER: Final = Path("/sbin") / mount8.PROGRAM
 _SYSTEM_MOUNTPOINT: Final = "/mnt/tasks"
@@ -113,22 +114,31 @@ def _has_key_file(given: Mapping[str, str]) -> bool:
 def _key_file() -> str:
     """Return the key's file, where it is or should be: at boot nobody's variables are set."""
     try:
-        source = find_api_key().source
+        location = find_api_key().location
     except ConfigError:
-        source = ""
-    return source if source.startswith("/") else str(parse_path("~/.inductiva/api_key"))
+        location = ""
+    return location if location.startswith("/") else str(parse_path("~/.inductiva/api_key"))
 
 
 def _unit_word(text: str) -> str:
     """Return *text* as one word of a command line: `%` and `$` stand for themselves."""
     text = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
-    text = "".join(f"\\x{ord(c):02x}" if c < " " else c for c in text)
+    text = "".join(f"\\x{_byte(c):02x}" if c < " " or _is_byte(c) else c for c in text)
     return f'"{text}"' if any(c in text for c in " '\"\\;") or not text else text
 
 
 def _fstab_field(text: str) -> str:
     """Return *text* without blanks: they are octal digits in fstab(5)."""
-    return "".join(f"\\{ord(c):03o}" if c in " \t\n\\#" else c for c in text)
+    return "".join(f"\\{_byte(c):03o}" if c in " \t\n\\#" or _is_byte(c) else c for c in text)
+
+
+def _is_byte(character: str) -> bool:
+    """Whether the character stands for a byte that the locale cannot decode (PEP 383)."""
+    return "\udc80" <= character <= "\udcff"
+
+
+def _byte(character: str) -> int:
+    return ord(character) & 0xFF
 
 
 @click.command("install-helper", short_help="Let mount(8) find taskfs.")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from taskfs.cli import candidates
+from taskfs.cli import columns
+from taskfs.cli import completers as candidates
 from taskfs.cli.console import (
     complain,
     known_task,
@@ -27,23 +28,30 @@ from taskfs.errors import (
     TaskFSError,
     Unavailable,
 )
-from taskfs.model import Task, TaskAPI, TaskStatus, format_elapsed
-from taskfs.options import parse_positive_duration
+from taskfs.model import Task, TaskStatus, format_elapsed
+from taskfs.options import parse_positive_duration, parse_text
+from taskfs.tasks.filter_check import check_filter, statuses_explained
 
 if TYPE_CHECKING:
-    from taskfs.api import TaskClient
     from taskfs.config import Config
+    from taskfs.remote.api_client import TaskClient
+    from taskfs.tasks.offline import OfflineAPI
 
 KILL_POLL_S = 1.0
+MAX_ID = 255  # characters: an id is the name of a directory
 LISTED_BY_DEFAULT = 10  # as `inductiva tasks list`
-TITLES = ("ID", "Simulator", "Status", "Submitted", "Computation time", "Machine")
+COLUMNS = (
+    *(columns.ID, columns.SIMULATOR, columns.STATUS),
+    *(columns.SUBMITTED, columns.COMPUTATION_TIME, columns.MACHINE),
+)
 
 
 def parse_task_id(text: str) -> str:
     """Return the id of a task, of which nothing more is asked than that it can be one."""
-    task_id = text.strip().rstrip("/")  # as the shell completes a task's directory
-    if not task_id or "/" in task_id or task_id.startswith("."):
-        raise ConfigError(f"{text!r} is not the id of a task: see `taskfs list`")
+    task_id = parse_text(text).strip().rstrip("/")  # as the shell completes a task's directory
+    if not task_id or "/" in task_id or task_id.startswith(".") or len(task_id) > MAX_ID:
+        shown = text if len(text) <= MAX_ID else f"{text[:40]}..."
+        raise ConfigError(f"{shown!r} is not the id of a task: see `taskfs list`")
     return task_id
 
 
@@ -65,23 +73,26 @@ def parse_task_id(text: str) -> str:
 def list_tasks(settings: Settings, count: int | None, everything: bool, as_json: bool) -> None:
     """List tasks, the newest first.
 
-    A table on a terminal; else plain lines of aligned columns, in which nothing is cut. Times are
-    local. The computation time of a task that still computes counts up to now.
+    A table on a terminal, which leaves out the least important columns where it is narrow; else
+    plain lines with all columns, aligned. Nothing is ever cut. Times are local. The computation
+    time of a task that still computes counts up to now.
     """
     if count and everything:
         raise click.UsageError("-n and --all exclude each other")
     limit = None if everything else count or LISTED_BY_DEFAULT
     with open_reading(settings) as (config, client):
-        tasks = _matching(client, config, limit)
+        with statuses_explained(config.status):
+            tasks = _matching(client, config, limit)
+        check_filter(client, config.project, config.status, tasks)
     if as_json:
         click.echo(json.dumps([json.loads(task.record) for task in tasks], indent=2))
     elif tasks:
-        print_table(TITLES, [_row(task) for task in tasks])
+        print_table(COLUMNS, [_row(task) for task in tasks])
     else:
         click.echo("No tasks found.", err=True)
 
 
-def _matching(client: TaskAPI, config: "Config", limit: int | None) -> list[Task]:
+def _matching(client: "TaskClient | OfflineAPI", config: "Config", limit: int | None) -> list[Task]:
     """Return the newest *limit* tasks of the project that have one of the statuses."""
     found = [
         task
@@ -124,11 +135,25 @@ def show(settings: Settings, task_id: str, as_json: bool) -> None:
     with open_reading(settings) as (_, client), known_task(task_id):
         record = client.task_detail(task_id)
     if as_json:
-        click.echo(json.dumps(record, indent=2, ensure_ascii=False))
+        click.echo(as_json_text(record))
         return
     from taskfs.cli.report import report
 
     click.echo("\n".join(report(record, time.time_ns())))
+
+
+def as_json_text(record: object) -> str:
+    """Return *record* as indented JSON: in ASCII, unless standard output is UTF-8 and can hold it.
+
+    JSON is UTF-8 (RFC 8259), and a replaced character would be lost.
+    """
+    text = json.dumps(record, indent=2, ensure_ascii=False)
+    is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    try:
+        text.encode("utf-8" if is_utf8 else "ascii")
+    except UnicodeEncodeError:  # a lone surrogate has no UTF-8
+        return json.dumps(record, indent=2)
+    return text
 
 
 @click.command(short_help="Kill tasks.")

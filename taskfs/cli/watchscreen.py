@@ -1,12 +1,12 @@
 """What `taskfs watch` shows, and what each key does to it; neither terminal nor network."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from taskfs.cli.columns import GAP, columns_that_fit
 from taskfs.cli.console import STATUS_STYLES, printable
-from taskfs.cli.unfinished import TITLES, Snapshot
+from taskfs.cli.watch_tasks import COLUMNS, Snapshot
 from taskfs.model import Task
 
 if TYPE_CHECKING:
@@ -16,9 +16,6 @@ KEYS_SHOWN: Final = "↑ ↓ choose   k kill   q leave"
 ASKING_SHOWN: Final = "y kill   any other key: no"
 # The lines that are not rows: the heading, the titles, a blank, the message, the keys.
 _OTHER_LINES: Final = 5
-# What is left out first where the terminal is narrow.
-_LEAST_IMPORTANT: Final = ("Simulator", "Cost (US$)", "Machine", "Computation time")
-_GAP: Final = 2
 _MOVES: Final = {"up": -1, "down": 1, "page up": -10, "page down": 10}
 
 
@@ -92,10 +89,10 @@ class Screen:
         now_ns = int((time.time() + self.clock_offset_s) * 1e9)
         visible = self._visible(max(1, height - _OTHER_LINES))
         rows = [self._row(task, now_ns) for task in visible]
-        shown = _columns_that_fit(rows, width)
-        table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, _GAP, 0, 0))
+        shown = columns_that_fit(COLUMNS, rows, width)
+        table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, GAP, 0, 0))
         for number in shown:
-            table.add_column(TITLES[number], no_wrap=True, overflow="ellipsis")
+            table.add_column(COLUMNS[number].title, no_wrap=True, overflow="ellipsis")
         table.columns[0].min_width = max((len(row[0]) for row in rows), default=0)
         for task, row in zip(visible, rows, strict=True):
             is_chosen = task.id == self.chosen
@@ -131,13 +128,3 @@ class Screen:
     def _row(self, task: Task, now_ns: int) -> tuple[str, ...]:
         assert self.snapshot is not None
         return tuple(printable(cell) for cell in self.snapshot.row(task, now_ns))
-
-
-def _columns_that_fit(rows: Sequence[Sequence[str]], width: int) -> list[int]:
-    """Return the numbers of the columns to show, in order."""
-    widths = [max(map(len, column)) + _GAP for column in zip(TITLES, *rows, strict=True)]
-    shown = list(range(len(TITLES)))
-    for title in _LEAST_IMPORTANT:
-        if sum(widths[number] for number in shown) - _GAP > width:
-            shown.remove(TITLES.index(title))
-    return shown

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from taskfs.demo.archives import LAYOUTS, Archive, Member, Stamp, extended_stamp
+from taskfs.demo.archives import LAYOUTS, BuiltArchive, MemberSpec, Stamp, extended_stamp
 from taskfs.demo.catalogue import (
     FINISHED,
     LIVING_AT_START,
@@ -22,7 +22,7 @@ from taskfs.demo.catalogue import (
 )
 from taskfs.demo.objects import LazyArchive, ObjectTable
 from taskfs.demo.results import input_members, output_members, trajectory_members
-from taskfs.demo.sources import Source
+from taskfs.demo.sources import ByteSource
 from taskfs.demo.tasks import MACHINES, STEPS, TERMINAL, CloudTask, Event
 
 KILL_SECONDS: Final = 3.0
@@ -177,7 +177,7 @@ class Account:
                 (task.input_path, "sim_dir/", inputs),
             ):
                 if path is not None and files is not None:
-                    members = [Member(top + name, text, now) for name, text in files.items()]
+                    members = [MemberSpec(top + name, text, now) for name, text in files.items()]
                     build = partial(_archive, members, layout, extended_stamp, top)
                     self.objects.put_lazily(path, LazyArchive(build, now))
             return task_id
@@ -212,7 +212,7 @@ class Account:
                 if path is not None:
                     self.objects.remove(path)
 
-    def put_object(self, path: str, content: bytes | Source) -> str:
+    def put_object(self, path: str, content: bytes | ByteSource) -> str:
         """Store an object, or a new version of it; return its ETag."""
         with self._lock:
             self._forget_metrics(path)
@@ -286,7 +286,7 @@ class Account:
                 build = partial(_outputs, task.id, blueprint, event, computing)
                 self.objects.put_lazily(str(task.output_path), LazyArchive(build, event.time))
 
-    def _outputs(self, task: CloudTask) -> Archive | None:
+    def _outputs(self, task: CloudTask) -> BuiltArchive | None:
         path = task.output_path
         return self.objects.archive(path) if path and task.is_terminated else None
 
@@ -306,7 +306,7 @@ def _way_to(status: str) -> tuple[str, ...]:
     return (*STEPS, status) if status in TERMINAL else (*STEPS[:4], status)
 
 
-def _outputs(task_id: str, blueprint: Blueprint, end: Event, computing: float) -> Archive:
+def _outputs(task_id: str, blueprint: Blueprint, end: Event, computing: float) -> BuiltArchive:
     done = 1.0 if end.status == "success" else 0.4
     members = output_members(task_id, blueprint.simulator, computing, end.time, done=done)
     if blueprint.large:
@@ -315,11 +315,11 @@ def _outputs(task_id: str, blueprint: Blueprint, end: Event, computing: float) -
 
 
 def _archive(
-    members: Sequence[Member],
+    members: Sequence[MemberSpec],
     layout: str,
     stamp: Stamp,
     top: str,
-) -> Archive:
+) -> BuiltArchive:
     source = LAYOUTS[layout](members, stamp)
     files = [m for m in members if m.name.startswith(top) and not m.name.endswith("/")]
-    return Archive(source, len(files), sum(member.size for member in files))
+    return BuiltArchive(source, len(files), sum(member.size for member in files))

@@ -25,7 +25,7 @@ from taskfs.demo.endpoint import (
 )
 from taskfs.demo.profile import PROFILE_ANSWERS
 from taskfs.demo.storage import StorageCalls
-from taskfs.demo.store import ObjectStore
+from taskfs.demo.store import StoreEndpoint
 from taskfs.demo.tasks import STATUSES, CloudTask, iso
 
 MAX_PER_PAGE: Final = 500
@@ -38,13 +38,13 @@ _SORT_KEYS: Final[dict[str, Callable[[CloudTask], Any]]] = {
 }
 
 
-class TaskAPI(Endpoint):
+class TaskEndpoint(Endpoint):
     """Serves the account to whoever has its key."""
 
     def __init__(
         self,
         account: Account,
-        store: ObjectStore,
+        store: StoreEndpoint,
         key: str | None,
         records: deque[RequestRecord],
         faults: FaultHook | None,

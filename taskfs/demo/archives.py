@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from taskfs.demo.sources import BytesSource, ChainSource, RepeatedSource, Source
+from taskfs.demo.sources import ByteSource, BytesSource, ChainSource, RepeatedSource
 
 STORED: Final = 0
 DEFLATED: Final = 8
@@ -29,7 +29,7 @@ _NTFS_EPOCH_S: Final = 11_644_473_600  # from 1601-01-01 to 1970-01-01
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class MemberSpec:
     """A file to be archived, or a directory where the name ends in `/`; *mtime* in Unix seconds."""
 
     name: str
@@ -46,25 +46,25 @@ Stamp = Callable[[float], tuple[bytes, bytes]]  # an mtime to its extra fields (
 
 
 @dataclass(frozen=True, slots=True)
-class Archive:
+class BuiltArchive:
     """A finished archive, with what the API's metrics tell of the files shown (bytes)."""
 
-    source: Source
+    source: ByteSource
     total_files: int
     total_size: int
 
 
-def streamed(members: Sequence[Member], stamp: Stamp) -> Source:
+def streamed(members: Sequence[MemberSpec], stamp: Stamp) -> ByteSource:
     """Return what `7zz a -tzip -mx=1 -so` writes: sizes only in descriptors and the directory."""
     return _write(members, stamp, zip64=False)
 
 
-def zip64(members: Sequence[Member], stamp: Stamp) -> Source:
+def zip64(members: Sequence[MemberSpec], stamp: Stamp) -> ByteSource:
     """Return what `stream-zip` writes: ZIP64 in every header, and no entries for directories."""
     return _write([m for m in members if not m.name.endswith("/")], stamp, zip64=True)
 
 
-def plain(members: Sequence[Member], stamp: Stamp) -> Source:
+def plain(members: Sequence[MemberSpec], stamp: Stamp) -> ByteSource:
     """Return what Python's `zipfile` writes: true local headers, DOS times alone."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
@@ -77,7 +77,7 @@ def plain(members: Sequence[Member], stamp: Stamp) -> Source:
     return BytesSource(buffer.getvalue())
 
 
-LAYOUTS: Final[dict[str, Callable[[Sequence[Member], Stamp], Source]]] = {
+LAYOUTS: Final[dict[str, Callable[[Sequence[MemberSpec], Stamp], ByteSource]]] = {
     "streamed": streamed,
     "plain": plain,
     "zip64": zip64,
@@ -101,8 +101,8 @@ def dos_stamp(mtime: float) -> tuple[bytes, bytes]:
     return b"", b""
 
 
-def _write(members: Sequence[Member], stamp: Stamp, *, zip64: bool) -> Source:
-    parts: list[Source] = []
+def _write(members: Sequence[MemberSpec], stamp: Stamp, *, zip64: bool) -> ByteSource:
+    parts: list[ByteSource] = []
     directory: list[bytes] = []
     offset = 0
     for member in members:
@@ -166,7 +166,7 @@ def _zip64_end(count: int, listing_size: int, listing_offset: int) -> bytes:
     return record + struct.pack("<4sIQI", b"PK\x06\x07", 0, listing_offset + listing_size, 1)
 
 
-def _pack(content: bytes | RepeatedSource, method: int) -> tuple[int, int, list[Source]]:
+def _pack(content: bytes | RepeatedSource, method: int) -> tuple[int, int, list[ByteSource]]:
     """Return the CRC-32 and size of *content*, and its packed bytes."""
     if isinstance(content, RepeatedSource):
         return repeated_crc(content), content.size, _pack_repeated(content, method)
@@ -177,7 +177,7 @@ def _pack(content: bytes | RepeatedSource, method: int) -> tuple[int, int, list[
     return zlib.crc32(content), len(content), [BytesSource(packed)]
 
 
-def _pack_repeated(content: RepeatedSource, method: int) -> list[Source]:
+def _pack_repeated(content: RepeatedSource, method: int) -> list[ByteSource]:
     if method == STORED:
         return [content]
     squeeze = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 from aiohttp import web
 
-from taskfs.demo.sources import BytesSource, Source
+from taskfs.demo.sources import ByteSource, BytesSource
 
 CHUNK_BYTES: Final = 1 << 18
 API_KEY_HEADER: Final = "X-API-Key"
@@ -46,7 +46,7 @@ class Answer:
     """
 
     status: int
-    source: Source
+    source: ByteSource
     headers: dict[str, str] = field(default_factory=dict)
     start: int = 0
     stop: int = 0
@@ -223,7 +223,7 @@ class Endpoint:
     async def _send_range(
         self,
         response: web.StreamResponse,
-        source: Source,
+        source: ByteSource,
         start: int,
         stop: int,
         record: RequestRecord,

@@ -8,17 +8,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 
-from taskfs.demo.archives import Archive
-from taskfs.demo.sources import BytesSource, Source
+from taskfs.demo.archives import BuiltArchive
+from taskfs.demo.sources import ByteSource, BytesSource
 
 _ETAG_EDGE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class StoredObject:
+class CloudObject:
     """One version of an object; *modified* in Unix seconds, *etag* strong and with its quotes."""
 
-    source: Source
+    source: ByteSource
     etag: str
     modified: float
 
@@ -26,29 +26,29 @@ class StoredObject:
 class LazyArchive:
     """An archive built by the first who needs it, and kept. Safe for concurrent use."""
 
-    def __init__(self, build: Callable[[], Archive], modified: float) -> None:
+    def __init__(self, build: Callable[[], BuiltArchive], modified: float) -> None:
         self._build = build
         self._modified = modified
         self._lock = threading.Lock()
-        self._built: tuple[Archive, StoredObject] | None = None
+        self._built: tuple[BuiltArchive, CloudObject] | None = None
 
     @property
-    def archive(self) -> Archive:
+    def archive(self) -> BuiltArchive:
         return self._both()[0]
 
     @property
-    def stored(self) -> StoredObject:
+    def stored(self) -> CloudObject:
         return self._both()[1]
 
-    def _both(self) -> tuple[Archive, StoredObject]:
+    def _both(self) -> tuple[BuiltArchive, CloudObject]:
         with self._lock:
             if self._built is None:
                 archive = self._build()
-                self._built = archive, StoredObject(archive.source, _etag(archive), self._modified)
+                self._built = archive, CloudObject(archive.source, _etag(archive), self._modified)
             return self._built
 
 
-def _etag(archive: Archive) -> str:
+def _etag(archive: BuiltArchive) -> str:
     # A ZIP ends with its directory, and that has every CRC: the end tells versions apart, after a
     # restart too, without reading the whole of a large one.
     source = archive.source
@@ -62,14 +62,14 @@ class ObjectTable:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._objects: dict[str, StoredObject | LazyArchive] = {}
+        self._objects: dict[str, CloudObject | LazyArchive] = {}
         self._generation = count(1)
 
-    def put(self, path: str, content: bytes | Source) -> StoredObject:
+    def put(self, path: str, content: bytes | ByteSource) -> CloudObject:
         """Store *content* at *path*, as a new version if there is one already."""
         source = BytesSource(content) if isinstance(content, bytes) else content
         etag = f'"{next(self._generation):016x}"'
-        stored = StoredObject(source, etag, self._clock())
+        stored = CloudObject(source, etag, self._clock())
         with self._lock:
             self._objects[path] = stored
         return stored
@@ -89,12 +89,12 @@ class ObjectTable:
         with self._lock:
             return path in self._objects
 
-    def get(self, path: str) -> StoredObject | None:
+    def get(self, path: str) -> CloudObject | None:
         with self._lock:
             found = self._objects.get(path)
         return found.stored if isinstance(found, LazyArchive) else found
 
-    def archive(self, path: str) -> Archive | None:
+    def archive(self, path: str) -> BuiltArchive | None:
         """Return the archive the cloud itself made for *path*, with its metrics, if it did."""
         with self._lock:
             found = self._objects.get(path)

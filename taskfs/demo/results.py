@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
-from taskfs.demo.archives import DEFLATED, STORED, Member
+from taskfs.demo.archives import DEFLATED, STORED, MemberSpec
 from taskfs.demo.hdf5 import pressure_history
 from taskfs.demo.sources import RepeatedSource
 
@@ -38,7 +38,7 @@ class Simulator:
 
 def output_members(
     task_id: str, simulator: str, started: float, ended: float, *, done: float = 1.0
-) -> list[Member]:
+) -> list[MemberSpec]:
     """Return the members of a task's output.zip, written between the Unix times given.
 
     *done* is the part of the simulation that was computed: below 1 there is less of everything and
@@ -50,41 +50,41 @@ def output_members(
     summary = {"task_id": task_id, "simulator": simulator, "frames": frames}
     log = f"artifacts/log/{kind.log}"
     members = [
-        Member("artifacts/", mtime=ended),
-        Member("artifacts/stdout.txt", _console(simulator, task_id, frames).encode(), ended),
-        Member("artifacts/stderr.txt", error.encode(), ended),
-        Member(f"artifacts/{kind.table}", _table(task_id, kind.columns, frames), ended),
-        Member("artifacts/log/", mtime=started),
-        Member(log, _log(simulator, frames).encode(), ended),
-        Member("artifacts/vtk/", mtime=ended),
+        MemberSpec("artifacts/", mtime=ended),
+        MemberSpec("artifacts/stdout.txt", _console(simulator, task_id, frames).encode(), ended),
+        MemberSpec("artifacts/stderr.txt", error.encode(), ended),
+        MemberSpec(f"artifacts/{kind.table}", _table(task_id, kind.columns, frames), ended),
+        MemberSpec("artifacts/log/", mtime=started),
+        MemberSpec(log, _log(simulator, frames).encode(), ended),
+        MemberSpec("artifacts/vtk/", mtime=ended),
     ]
     if kind.history:
         content = pressure_history(Random(task_id), frames)
-        members.append(Member(f"artifacts/{kind.history}", content, ended))
+        members.append(MemberSpec(f"artifacts/{kind.history}", content, ended))
     for frame in range(1, frames + 1):
         # The same seed for each frame: one body that moves, not twenty that jump.
         content = kind.draw(Random(task_id), frame / 20)
         name = f"artifacts/vtk/{kind.frame}_{frame}.vtk"
-        members.append(Member(name, content, started + frame * step))
-    members.append(Member("output.json", json.dumps(summary).encode(), ended))
-    members.append(Member("system_metrics.csv", b"time_s,cpu_percent\n0,3.1\n60,97.4\n", ended))
+        members.append(MemberSpec(name, content, started + frame * step))
+    members.append(MemberSpec("output.json", json.dumps(summary).encode(), ended))
+    members.append(MemberSpec("system_metrics.csv", b"time_s,cpu_percent\n0,3.1\n60,97.4\n", ended))
     return members
 
 
-def input_members(task_id: str, simulator: str, submitted: float) -> list[Member]:
+def input_members(task_id: str, simulator: str, submitted: float) -> list[MemberSpec]:
     """Return the members of a task's input.zip: `sim_dir/` and the request beside it."""
     kind, random = SIMULATORS[simulator], Random(task_id)
-    members = [Member("sim_dir/", mtime=submitted)]
+    members = [MemberSpec("sim_dir/", mtime=submitted)]
     for name in kind.case:
         settings = f"endTime {random.randint(2, 9)};\ndeltaT {random.choice((1, 2, 5))}e-3;\n"
         text = f"// {simulator} case of {task_id}\n{settings}writeInterval 20;\n"
-        members.append(Member(f"sim_dir/{name}", text.encode(), submitted - 3600))
+        members.append(MemberSpec(f"sim_dir/{name}", text.encode(), submitted - 3600))
     request = {"simulator": simulator, "sim_dir": "sim_dir", "commands": [kind.command]}
-    members.append(Member("input.json", json.dumps(request).encode(), submitted))
+    members.append(MemberSpec("input.json", json.dumps(request).encode(), submitted))
     return members
 
 
-def trajectory_members(ended: float) -> Iterator[Member]:
+def trajectory_members(ended: float) -> Iterator[MemberSpec]:
     """Yield two members, over 100 MB packed, that cost one block of memory each.
 
     The trajectory is one vibration of a crystal, again and again, which is why its blocks repeat.
@@ -100,9 +100,9 @@ def trajectory_members(ended: float) -> Iterator[Member]:
             dx, dy = swing * math.cos(number), swing * math.sin(number)
             lines.append(f"Ar {x + dx:10.6f} {y + dy:10.6f} {z:10.6f}\n")
     block = "".join(lines).encode()
-    yield Member("artifacts/trajectory.xyz", RepeatedSource(block, 1300), ended, DEFLATED)
+    yield MemberSpec("artifacts/trajectory.xyz", RepeatedSource(block, 1300), ended, DEFLATED)
     velocities = array("f", (random.gauss(0, 1) for _ in range(16_384))).tobytes()
-    yield Member("artifacts/velocities.bin", RepeatedSource(velocities, 1000), ended, STORED)
+    yield MemberSpec("artifacts/velocities.bin", RepeatedSource(velocities, 1000), ended, STORED)
 
 
 def _particles(random: Random, phase: float) -> bytes:

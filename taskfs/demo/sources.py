@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 
-class Source(Protocol):
+class ByteSource(Protocol):
     """The bytes of one object; never changes, and is read by any thread."""
 
     @property
@@ -72,7 +72,7 @@ class RepeatedSource:
 class ChainSource:
     """Sources one after another; a read copies what it returns."""
 
-    def __init__(self, parts: Sequence[Source]) -> None:
+    def __init__(self, parts: Sequence[ByteSource]) -> None:
         self._parts = [part for part in parts if part.size]
         self._stops = list(accumulate(part.size for part in self._parts))
 
@@ -94,7 +94,7 @@ class ChainSource:
 class SourceFile(io.RawIOBase):
     """A source as a seekable binary file, for `zipfile`."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: ByteSource) -> None:
         super().__init__()
         self._source = source
         self._offset = 0

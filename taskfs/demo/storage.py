@@ -11,8 +11,8 @@ from aiohttp import web
 
 from taskfs.demo.account import Account
 from taskfs.demo.endpoint import Answer, Refused, Route, json_answer
-from taskfs.demo.sources import Source, SourceFile
-from taskfs.demo.store import ObjectStore
+from taskfs.demo.sources import ByteSource, SourceFile
+from taskfs.demo.store import StoreEndpoint
 
 _LOCAL_HEADER_BYTES: Final = 30
 
@@ -20,7 +20,7 @@ _LOCAL_HEADER_BYTES: Final = 30
 class StorageCalls:
     """What the API answers under `/storage`."""
 
-    def __init__(self, account: Account, store: ObjectStore) -> None:
+    def __init__(self, account: Account, store: StoreEndpoint) -> None:
         self._account = account
         self._objects = account.objects
         self._store = store
@@ -83,7 +83,7 @@ class StorageCalls:
         self._account.remove_object(path)
         return json_answer(None)
 
-    def _archive(self, request: web.Request) -> tuple[Source, zipfile.ZipFile]:
+    def _archive(self, request: web.Request) -> tuple[ByteSource, zipfile.ZipFile]:
         path = request.query.get("path", "")
         stored = self._objects.get(path)
         if stored is None:
@@ -99,7 +99,7 @@ def _refused(status: int, detail: str | Iterable[dict[str, Any]]) -> Refused:
 
 
 def _row(
-    name: str, source: Source | None = None, entry: zipfile.ZipInfo | None = None
+    name: str, source: ByteSource | None = None, entry: zipfile.ZipInfo | None = None
 ) -> dict[str, Any]:
     year, *rest = entry.date_time if entry else (1980, 1, 1, 0, 0, 0)
     return {
@@ -112,7 +112,7 @@ def _row(
     }
 
 
-def _packed_start(source: Source, entry: zipfile.ZipInfo) -> int:
+def _packed_start(source: ByteSource, entry: zipfile.ZipInfo) -> int:
     """Return where the member's packed bytes begin: after its local header (APPNOTE 4.3.7)."""
     start = entry.header_offset
     header = bytes(source.read(start, start + _LOCAL_HEADER_BYTES))

@@ -24,13 +24,13 @@ from taskfs.demo.endpoint import (
     RequestRecord,
     whole,
 )
-from taskfs.demo.objects import ObjectTable, StoredObject
+from taskfs.demo.objects import CloudObject, ObjectTable
 
 BUCKET: Final = "demo-bucket"
 _ONE_RANGE: Final = re.compile(r"bytes=(\d*)-(\d*)")
 
 
-class ObjectStore(Endpoint):
+class StoreEndpoint(Endpoint):
     """Serves the objects to whoever has a URL signed here, until it expires or is revoked.
 
     `leaked_keys` tells the paths of requests that carried the API's key, which must never be.
@@ -105,7 +105,7 @@ class ObjectStore(Endpoint):
             raise _refused(400, "ExpiredToken", "The provided token has expired.")
 
 
-def _ranged(request: web.Request, stored: StoredObject) -> Answer:
+def _ranged(request: web.Request, stored: CloudObject) -> Answer:
     """Return the object, or the one range of it that was asked for (RFC 9110, 14.2 and 14.4).
 
     Several ranges, and what is no range, are answered with the whole, as Google's store does.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Final, NamedTuple
 
-from taskfs.demo.archives import Archive
+from taskfs.demo.archives import BuiltArchive
 from taskfs.demo.results import SIMULATORS
 
 STATUSES: Final = {
@@ -120,13 +120,13 @@ class CloudTask:
     def changed(self) -> None:
         self._json = None
 
-    def json(self, outputs: Callable[[CloudTask], Archive | None]) -> bytes:
+    def json(self, outputs: Callable[[CloudTask], BuiltArchive | None]) -> bytes:
         """Return the record as a listing gives it; kept until the task changes."""
         if self._json is None:
             self._json = json.dumps(self.record(outputs(self))).encode()
         return self._json
 
-    def record(self, archive: Archive | None) -> dict[str, Any]:
+    def record(self, archive: BuiltArchive | None) -> dict[str, Any]:
         """Return the fields of the API's `Task`; *archive* is its outputs, for the metrics."""
         status, terminated = self.status, self.is_terminated
         alias = STATUSES.get(status, (status.replace("-", " ").title(), ""))[0]

@@ -64,18 +64,20 @@ class Command:
         )
 
     def terminal(
-        self, *arguments: str, term: str = "xterm-256color", **environment: str
+        self, *arguments: str, term: str = "xterm-256color", columns: int = 120, **environment: str
     ) -> "contextlib.closing[Terminal]":
         environment = {**self.environment, **environment, "TERM": term}
-        return contextlib.closing(Terminal([*COMMAND, *arguments], self.cwd, environment))
+        return contextlib.closing(Terminal([*COMMAND, *arguments], self.cwd, environment, columns))
 
 
 class Terminal:
-    """A process on a terminal of its own, 120 columns wide, as a person would run it."""
+    """A process on a terminal of its own, as a person would run it."""
 
-    def __init__(self, command: list[str], cwd: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self, command: list[str], cwd: Path, environment: dict[str, str], columns: int = 120
+    ) -> None:
         self._screen, inner = pty.openpty()
-        fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("4H", 40, 120, 0, 0))
+        fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("4H", 40, columns, 0, 0))
         self.process = subprocess.Popen(
             [*_ON_TERMINAL, *command],
             cwd=cwd,

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 from pathlib import Path
 from typing import cast
 
@@ -124,3 +125,59 @@ def test_updatedb_and_its_fix(text: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert conf.read_text().count("fuse.taskfs") == 1 + text.count("fuse.taskfs")
     conf.unlink()
     assert check(NOTHING_ELSE)
+
+
+def test_without_a_key_the_fix_is_told_once(bare: Command) -> None:
+    """C-23: Without a key, checks that depend on it are `skip`, and the fix stands once."""
+    done = bare("doctor")
+    assert [line(done.stdout, name)[:4] for name in ("API key", "API", "clock")] == [
+        *("FAIL", "skip", "skip")
+    ]
+    assert done.stdout.count("inductiva auth login") == 1
+    assert "https://console.inductiva.ai/account" in line(done.stdout, "API key")
+
+
+def test_a_silent_api_costs_one_timeout(taskfs: Command, cloud: FakeCloud) -> None:
+    """C-23, X-15: The API and the clock are checked with one request."""
+    cloud.pause()
+    began = time.monotonic()
+    done = taskfs("doctor", "--timeout", "6s")
+    taken_s = time.monotonic() - began
+    assert line(done.stdout, "API").startswith("FAIL")
+    assert line(done.stdout, "clock").startswith("skip")
+    assert taken_s < 11
+
+
+def test_a_ca_file_that_is_missing_is_told_once(bare: Command) -> None:
+    """C-23, X-23: A missing CA file ends at once with its fix."""
+    began = time.monotonic()
+    done = bare(
+        *("doctor", "--api-url", "https://localhost:1"),
+        INDUCTIVA_API_KEY="k",
+        REQUESTS_CA_BUNDLE="/nonexistent/ca.pem",
+    )
+    assert time.monotonic() - began < 10
+    assert "REQUESTS_CA_BUNDLE: /nonexistent/ca.pem" in line(done.stdout, "API")
+    assert done.stdout.count("REQUESTS_CA_BUNDLE") == 1
+
+
+@pytest.mark.parametrize(("mode", "word"), [(0o600, "ok"), (0o640, "note"), (0o604, "note")])
+def test_a_key_file_that_others_can_read(
+    taskfs: Command, cloud: FakeCloud, mode: int, word: str
+) -> None:
+    """C-23: A key file that other users can read is a `note` with the command that closes it."""
+    place = taskfs.cwd / "the key"
+    place.write_text(cloud.api_key)
+    place.chmod(mode)
+    done = taskfs("doctor", "--api-key-file", str(place))
+    found = line(done.stdout, "API key")
+    assert found.startswith(word)
+    assert (f"chmod 600 '{place}'" in found) == (word == "note")
+    assert line(done.stdout, "API").startswith("ok")
+
+
+def test_a_wrong_key_reads_well(taskfs: Command, cloud: FakeCloud) -> None:
+    """C-23: The service's full stop does not stand before the fix."""
+    cloud.rotate_key()
+    done = taskfs("doctor")
+    assert ".:" not in line(done.stdout, "API") and ": check the API key" in done.stdout

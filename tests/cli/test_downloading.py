@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+import subprocess
 import zipfile
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 
 from tests.cli.conftest import Command, eventually, interrupt
 from tests.fake_api import FakeCloud
+from tests.faults.scenarios import NO_SUCH_KEY
+from tests.surfaces import assert_same
 
 OUTPUTS = {
     "stdout.txt": b"hello\n" * 1000,
@@ -248,7 +251,7 @@ class TestFailures:
         self, taskfs: Command, cloud: FakeCloud, task: str
     ) -> None:
         """F-13: A download waits for the archive of a fresh success."""
-        missing = cloud.faults.add("status", side="store", status=404, times=2)
+        missing = cloud.faults.add("body", side="store", times=2, **NO_SUCH_KEY)
         done = taskfs("download", task, "--filenames", "stdout.txt")
         assert done.returncode == 0, done.stderr
         assert missing.hits == 2
@@ -318,3 +321,113 @@ def _archive_that_claims(size: int) -> bytes:
         archive.writestr("artifacts/huge", b"little")
         archive.filelist[0].file_size = size
     return buffer.getvalue()
+
+
+class TestResuming:
+    SIZE = 48 << 20
+
+    def interrupted(self, taskfs: Command, cloud: FakeCloud, task: str) -> int:
+        """Interrupt a download of the task; return how many bytes of its archive are kept."""
+        place = taskfs.cwd / "inductiva_output" / task
+        cloud.store.bandwidth_per_connection = 8 << 20
+        process = taskfs.start("download", task)
+        eventually(lambda: kept(place) > 12 << 20)
+        interrupt(process)
+        process.communicate(timeout=10)
+        assert process.returncode == 130
+        assert not (place / "large.bin").exists()
+        assert not list(place.glob(".*.part"))
+        cloud.store.bandwidth_per_connection = None
+        cloud.clear_requests()
+        return kept(place)
+
+    @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+    def test_a_large_file_goes_on_where_it_stopped(
+        self, taskfs: Command, cloud: FakeCloud, method: int
+    ) -> None:
+        """C-39: A large file that was interrupted goes on where it stopped."""
+        task, content = large_task(cloud, self.SIZE, method)
+        got = self.interrupted(taskfs, cloud, task)
+
+        done = taskfs("download", task)
+
+        assert (done.returncode, done.stderr) == (0, "")
+        place = taskfs.cwd / "inductiva_output" / task
+        assert sorted(os.listdir(place)) == ["large.bin", "small.txt"]
+        assert_same((place / "large.bin").read_bytes(), content)
+        assert store_bytes(cloud) < self.SIZE - got + (6 << 20)
+
+    @pytest.mark.mount
+    def test_without_room_for_both_a_large_file_comes_all_the_same(
+        self, taskfs: Command, cloud: FakeCloud
+    ) -> None:
+        """C-39: Where the disk has no room for both, nothing is kept beside the file."""
+        task, content = large_task(cloud, self.SIZE, zipfile.ZIP_STORED)
+        place = taskfs.cwd / "small"
+        place.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", place], check=True)
+        try:
+            done = taskfs("download", task, "--output-dir", str(place))
+            assert (done.returncode, done.stderr) == (0, "")
+            assert sorted(os.listdir(place)) == ["large.bin", "small.txt"]
+            assert_same((place / "large.bin").read_bytes(), content)
+        finally:
+            subprocess.run(["umount", place], check=True)
+
+    def test_another_version_is_not_continued(self, taskfs: Command, cloud: FakeCloud) -> None:
+        """C-39, F-9: A file of another version is not continued."""
+        task, _ = large_task(cloud, self.SIZE, zipfile.ZIP_STORED)
+        self.interrupted(taskfs, cloud, task)
+        other, content = large_task(cloud, self.SIZE, zipfile.ZIP_STORED)
+        stored = cloud.get_object(f"{other}/output.zip")
+        assert stored is not None
+        cloud.put_object(f"{task}/output.zip", stored.source)
+
+        done = taskfs("download", task)
+
+        assert (done.returncode, done.stderr) == (0, "")
+        place = taskfs.cwd / "inductiva_output" / task
+        assert_same((place / "large.bin").read_bytes(), content)
+        assert sorted(os.listdir(place)) == ["large.bin", "small.txt"]
+
+    def test_damaged_bytes_are_fetched_again(self, taskfs: Command, cloud: FakeCloud) -> None:
+        """C-39, I-7: Kept bytes are checked before they are used."""
+        task, content = large_task(cloud, self.SIZE, zipfile.ZIP_DEFLATED)
+        self.interrupted(taskfs, cloud, task)
+        place = taskfs.cwd / "inductiva_output" / task
+        for path in place.glob(".taskfs-parts/*/blocks/*/*"):
+            with open(path, "r+b") as file:
+                for offset in range(1 << 20, os.path.getsize(path), 1 << 20):
+                    file.seek(offset)
+                    file.write(b"damaged")
+
+        done = taskfs("download", task)
+
+        assert (done.returncode, done.stderr) == (0, "")
+        assert_same((place / "large.bin").read_bytes(), content)
+
+
+def kept(place: Path) -> int:
+    """Return how many bytes of archives are kept for the next download."""
+    files = (path for path in place.glob(".taskfs-parts/*/blocks/*/*"))
+    return sum(path.stat().st_blocks * 512 for path in files)
+
+
+def large_task(cloud: FakeCloud, size: int, method: int) -> tuple[str, bytes]:
+    """Return a task with a large file in its archive, and the file's bytes."""
+    content = os.urandom(size)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method, compresslevel=1) as archive:
+        archive.writestr("artifacts/large.bin", content)
+        archive.writestr("artifacts/small.txt", b"small")
+    task = cloud.add_task()
+    cloud.put_object(f"{task}/output.zip", buffer.getvalue())
+    return task, content
+
+
+def test_one_file_is_singular(taskfs: Command, cloud: FakeCloud) -> None:
+    """One file is "1 file", not "1 files"."""
+    task = cloud.add_task(outputs={"a": b"a"})
+    with taskfs.terminal("download", task) as terminal:
+        assert terminal.end() == 0
+    assert "1 file (1 B) downloaded" in terminal.text

@@ -1,5 +1,6 @@
 """The manual page: all that the help texts say, in roff that the usual programs take."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,7 +11,8 @@ from taskfs import __version__
 from taskfs.cli import COMMANDS, taskfs
 from taskfs.cli.manpage import manual
 from taskfs.options import OPTIONS
-from taskfs.virtual import TEXT_FILES
+from taskfs.tree.text_files import TEXT_FILES
+from tests.cli.conftest import Command
 
 PAGE = manual(taskfs, "2026-01-02")
 
@@ -25,6 +27,32 @@ def rendered(page: str) -> str:
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
+
+
+def test_the_command_prints_the_source_into_a_pipe(bare: Command) -> None:
+    """C-32: `taskfs manpage` prints the roff source into a pipe."""
+    done = bare("manpage", SOURCE_DATE_EPOCH="1700000000")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == manual(taskfs, "2023-11-14")
+
+
+def test_the_command_shows_the_page_on_a_terminal(bare: Command) -> None:
+    """C-32: On a terminal `taskfs manpage` shows the page with man(1)."""
+    if shutil.which("man") is None:
+        pytest.skip("man is not installed: apt-get install man-db")
+    with bare.terminal("manpage", MANPAGER="cat", MANOPT="-P cat", MANWIDTH="100") as terminal:
+        assert terminal.end() == 0, terminal.text
+    shown = re.sub(r".\x08|\x1b\[[0-9;]*m", "", terminal.text)
+    assert "NAME" in shown and "taskfs mount" in shown
+    assert ".SH" not in shown
+
+
+def test_the_command_works_without_man(bare: Command) -> None:
+    """C-32: Without man(1) all help texts are shown."""
+    with bare.terminal("manpage", PATH="/nonexistent", PAGER="") as terminal:
+        assert terminal.end() == 0, terminal.text
+    for name in COMMANDS:
+        assert f"taskfs {name} [OPTIONS]" in terminal.text
 
 
 def test_groff_takes_it_and_shows_all() -> None:

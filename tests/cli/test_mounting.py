@@ -7,7 +7,7 @@ import urllib.request
 
 import pytest
 
-from taskfs.installation import extra_fix
+from taskfs.support.installation import extra_fix
 from tests.cli.conftest import Command
 
 

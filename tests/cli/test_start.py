@@ -1,6 +1,7 @@
 """`taskfs` itself: it starts fast and without libfuse, and every failure is one line."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from tests.fake_api import FakeCloud
 
 COMMANDS = (
     *("mount", "umount", "list", "watch", "info", "kill", "wait", "download", "doctor", "demo"),
-    *("systemd-unit", "install-helper", "mime-types", "completion", "docs"),
+    *("systemd-unit", "install-helper", "mime-types", "completion", "docs", "manpage"),
 )
 
 
@@ -69,10 +70,22 @@ def test_version(bare: Command) -> None:
     [
         (("frobnicate",), "No such command 'frobnicate'"),
         (("list", "--frobnicate"), "--frobnicate"),
+        (("lsit",), "No such command 'lsit': did you mean list?"),
+        (("Mount", "/x"), "did you mean mount"),
+        (("unmount", "/x"), "did you mean umount?"),
+        (("ls",), "did you mean list?"),
+        (("stop", "x"), "did you mean kill?"),
+        (("--versoin",), "No such option '--versoin': did you mean --version?"),
+        (("-v", "list"), "'-v': the options of a command follow its name"),
+        (("list", "--projct", "x"), "No such option '--projct': did you mean --project?"),
+        (("mount", "--cache-sze", "1", "/x"), "did you mean --cache-size or --cache-dir"),
+        (("mount", "--no-allow-othr", "/x"), "did you mean --no-allow-other"),
+        (("list", "-z"), "No such option '-z' (see"),
         (("mount",), "Missing argument 'MOUNTPOINT'"),
         (("mount", "--cache-size", "big", "/x"), "'big' is not a size: write 10G"),
         (("kill",), "Missing argument"),
         (("info", "a/b"), "not the id of a task"),
+        (("info", "x" * 5000), "xxx...' is not the id of a task"),
         (("list", "-n", "0"), "0 is not in the range"),
         (("list", "-n", "3", "--all"), "exclude each other"),
         (("wait", "--timeout", "0", "x"), "above 0"),
@@ -195,6 +208,67 @@ def test_a_full_disk_is_an_error(taskfs: Command, cloud: FakeCloud) -> None:
     assert done.stderr == "taskfs: No space left on device\n"
 
 
+@pytest.mark.parametrize("command", ["list", "--help", "doctor", "manpage", "watch --once"])
+def test_a_closed_standard_output_is_an_error(
+    taskfs: Command, cloud: FakeCloud, command: str
+) -> None:
+    """C-35: Output to a closed descriptor is one line on standard error, exit status 1."""
+    cloud.add_task(status="started")
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"{' '.join(COMMAND)} {command} >&-"],
+        env=taskfs.environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=30,
+    )
+    assert (done.returncode, done.stderr) == (1, "taskfs: Bad file descriptor\n")
+
+
+def test_a_command_that_prints_nothing_needs_no_standard_output(
+    taskfs: Command, cloud: FakeCloud
+) -> None:
+    """C-35: A file that gets the number of a closed descriptor receives nothing that is printed."""
+    task = cloud.add_task(outputs={"a.txt": b"hello"})
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"{' '.join(COMMAND)} download {task} >&- <&-"],
+        cwd=taskfs.cwd,
+        env=taskfs.environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=30,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    found = [path for path in (taskfs.cwd / "inductiva_output").rglob("*") if path.is_file()]
+    assert [path.read_bytes() for path in found] == [b"hello"]
+
+
+def test_an_empty_path_is_a_slip(bare: Command) -> None:
+    """C-34: An empty path is a wrong call, so an unset variable does not mount on the current
+    directory."""
+    for command in (
+        ("mount", ""),
+        ("umount", ""),
+        ("demo", ""),
+        ("mount", "--cache-dir", "", "/x"),
+    ):
+        done = bare(*command)
+        assert (done.returncode, done.stdout) == (2, ""), command
+        assert "the path is empty" in done.stderr and done.stderr.count("\n") == 1
+    done = bare("mount", "-o", "cache_dir=", "/x", INDUCTIVA_API_KEY="k")
+    assert done.returncode == 1 and "the path is empty" in done.stderr
+
+
+def test_a_demo_on_a_file_says_so(bare: Command) -> None:
+    """C-1: A demo on a file is one line that names the fix."""
+    (bare.cwd / "file").touch()
+    for place in ("file", "file/x"):
+        done = bare("demo", place)
+        assert done.returncode == 1
+        assert done.stderr == f"taskfs: {bare.cwd / place} is not a directory: choose another\n"
+    done = bare("demo", "/proc/nosuch")
+    assert done.returncode == 1 and "/proc/nosuch cannot be made" in done.stderr
+
+
 def test_closed_standard_streams(taskfs: Command, cloud: FakeCloud) -> None:
     """cron jobs and daemons may close them."""
     cloud.add_task()
@@ -204,3 +278,30 @@ def test_closed_standard_streams(taskfs: Command, cloud: FakeCloud) -> None:
         timeout=30,
     )
     assert done.returncode in (0, 1)
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_ctrl_c_during_the_imports_is_silent(bare: Command, ignored: bool) -> None:
+    """C-1: Ctrl+C during the imports ends with status 130 and no traceback."""
+    (bare.cwd / "lib").mkdir()
+    # In the place of click: it is interrupted while it is imported, and imports the real one then.
+    (bare.cwd / "lib" / "click.py").write_text(
+        "import os, signal, sys\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.path.remove(os.path.dirname(__file__)); del sys.modules['click']\n"
+        "import click\n"
+    )
+    path = f"{bare.cwd / 'lib'}{os.pathsep}{bare.environment['PYTHONPATH']}"
+    if ignored:  # as in a script that runs in the background
+        done = subprocess.run(
+            ["/bin/sh", "-c", f"trap '' INT; {' '.join(COMMAND)} --version"],
+            env=bare.environment | {"PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("taskfs ")
+        return
+    process = bare.start("--version", PYTHONPATH=path)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (-signal.SIGINT, "", "")  # to a shell this is 130

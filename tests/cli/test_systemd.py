@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from taskfs.cli.systemd import unit
+from taskfs.cli.systemd import fstab_line, unit
 from tests.cli.conftest import ROOT, Command
 
 ODD_NAMES = ["tasks", "with space", "100%", "$HOME", 'quo"te', "back\\slash", "semi;colon", "ä"]
@@ -133,3 +133,10 @@ def test_install_helper_needs_root(bare: Command) -> None:
     )
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert "/sbin/mount.fuse.taskfs is root's: sudo " in done.stderr
+
+
+def test_bytes_that_are_no_text_are_escaped() -> None:
+    """C-12: A mountpoint in no encoding is written with escapes, and no other is."""
+    mountpoint = Path(os.fsdecode(b"/mnt/\xff t"))
+    assert '"/mnt/\\xff t"' in unit(mountpoint, "", Path("/usr/bin/taskfs"))
+    assert " /mnt/\\377\\040t " in fstab_line(mountpoint, "")

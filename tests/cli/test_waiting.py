@@ -6,6 +6,7 @@ import pytest
 
 from tests.cli.conftest import Command, eventually, interrupt
 from tests.fake_api import FakeCloud
+from tests.faults.scenarios import NO_SUCH_KEY
 
 OUTPUTS = {"stdout.txt": b"done\n"}
 
@@ -167,7 +168,7 @@ def test_success_waits_for_the_archive(taskfs: Command, cloud: FakeCloud) -> Non
     """F-13, C-20: `wait` returns when the archive of a success is there."""
     task = cloud.add_task(status="started", outputs=OUTPUTS)
     cloud.set_status(task, "success")
-    missing = cloud.faults.add("status", side="store", status=404, times=3)
+    missing = cloud.faults.add("body", side="store", times=3, **NO_SUCH_KEY)
 
     done = taskfs("wait", task)
 

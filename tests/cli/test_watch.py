@@ -11,9 +11,9 @@ from typing import Final
 
 import pytest
 
-from taskfs.api import TaskClient
-from taskfs.cli.keys import Keyboard
-from taskfs.cli.unfinished import MAX_ASKED, Unfinished
+from taskfs.cli.keyboard import Keyboard
+from taskfs.cli.watch_tasks import MAX_ASKED, Unfinished
+from taskfs.remote.api_client import TaskClient
 from tests.cli.conftest import Command, Terminal, eventually
 from tests.fake_api import FakeCloud
 

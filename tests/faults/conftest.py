@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from taskfs.stats import Stats
-from taskfs.transport import Transport
+from taskfs.remote.transport import Transport
+from taskfs.support.stats import Stats
 from tests.conftest import on_mount
 from tests.fake_api import FakeCloud
 from tests.mounts import Mount

@@ -11,6 +11,12 @@ from tests.fake_api import FakeCloud, Fault
 from tests.odd_zips import STORED, Odd, odd_zip
 from tests.surfaces import Surface, assert_same
 
+# What a store says of an object that is not there, as the options of the fault "body".
+NO_SUCH_KEY: Final[dict[str, Any]] = {
+    "content": b"<?xml version='1.0' encoding='UTF-8'?><Error><Code>NoSuchKey</Code></Error>",
+    "content_type": "application/xml",
+    "status": 404,
+}
 LONG_AGO: Final = "2025-06-11T08:00:00+00:00"
 
 

@@ -26,6 +26,7 @@ LONG_AGO: Final = "2025-06-11T08:00:00+00:00"
 CONTENT: Final = os.urandom(400_000)
 # 1 s is promised; the machine may be busy, and a Python that is interrupted prints its traceback.
 PROMPT_S: Final = 3.0
+STILL_S: Final = 0.3  # a process that starts is run again sooner, also on a busy machine
 PYTHON: Final = {
     "python reads": "open(sys.argv[1] + '/outputs/a', 'rb').read()",
     "python stats": "os.stat(sys.argv[1] + '/outputs/a')",
@@ -68,11 +69,24 @@ def cloud(stalled: tuple[Mount, FakeCloud]) -> FakeCloud:
     return stalled[1]
 
 
+def progress_of(pid: int) -> tuple[str, ...]:
+    """Return the state of a process, its program and how often it was run (proc(5))."""
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    fields = dict(line.split(":\t", 1) for line in status if ":\t" in line)
+    names = ("Name", "State", "voluntary_ctxt_switches", "nonvoluntary_ctxt_switches")
+    return tuple(fields[name] for name in names)
+
+
 def waits(process: "subprocess.Popen[Any]") -> bool:
-    """Whether the process is in the kernel, where it waits for an answer of the mount."""
+    """Whether the process sleeps, as it does until the mount answers.
+
+    Its kernel function (/proc/PID/wchan) would tell more, but not every kernel shows that, and its
+    name differs between versions.
+    """
     assert process.poll() is None, "it has ended"
-    where = Path(f"/proc/{process.pid}/wchan").read_text()
-    return where.startswith(("request_wait", "fuse", "folio_wait", "wait_on_page"))
+    before = progress_of(process.pid)
+    time.sleep(STILL_S)
+    return before[1][0] in "SD" and progress_of(process.pid) == before
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pytest
 
-from taskfs.mountpoint import umount
+from taskfs.fuse.mountpoint import umount
 from tests.fake_api import FakeCloud
 from tests.mounts import Mount, Taskfs, is_mounted
 from tests.odd_zips import Odd, odd_zip

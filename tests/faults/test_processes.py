@@ -1,12 +1,15 @@
 """kill -9, signals, a busy mount, a crowd of readers, an interrupted start. Ctrl+C and blocked
 readers: test_interrupts.py; sleep and clocks: test_sleep.py."""
 
+import contextlib
 import errno
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +18,10 @@ from typing import Final
 
 import pytest
 
-from taskfs.mountpoint import DEAD
+from taskfs.fuse.mountpoint import DEAD, has_ended
 from tests.fake_api import FakeCloud
 from tests.faults.scenarios import LONG_AGO, finished, noise
-from tests.mounts import COMMAND, Mount, Taskfs, eventually, helpers_of, is_mounted, processes_of
+from tests.mounts import COMMAND, Mount, Taskfs, eventually, is_mounted, processes_of
 from tests.odd_zips import DEFLATED
 from tests.surfaces import assert_same
 
@@ -54,24 +57,54 @@ def test_umount_of_a_busy_mount_says_so_and_leaves_it_well(new_mount: Callable[.
     eventually(lambda: not processes_of(mount.path))
 
 
-def test_a_mount_whose_daemon_was_killed_goes(new_mount: Callable[..., Mount]) -> None:
-    """E-2: The mount of a killed daemon disappears."""
+def killed(mount: Mount) -> None:
+    """End the daemon of *mount* as the system does that is out of memory."""
+    pid = mount.pid
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: has_ended(pid))
+
+
+def test_a_mount_whose_daemon_was_killed_stays_and_fails(new_mount: Callable[..., Mount]) -> None:
+    """E-2: If the daemon dies, the mount stays and answers ENOTCONN."""
     mount = new_mount()
-    os.kill(mount.pid, signal.SIGKILL)
-    eventually(lambda: not is_mounted(mount.path), 10)
+    task = mount.cloud.add_task()
+    version = mount.path / ".taskfs/version"
+    live = ["cat", str(version)]  # what the README gives scripts as the test for a live mount
+    assert subprocess.run(live, stdout=subprocess.DEVNULL).returncode == 0
+    killed(mount)
+    assert is_mounted(mount.path)
+    for path in (mount.path, mount.path / task, version):
+        with pytest.raises(OSError) as caught:
+            os.statvfs(path)
+        assert caught.value.errno in DEAD
+    assert subprocess.run(live, stderr=subprocess.DEVNULL).returncode == 1
+    mount.stop()
     assert os.listdir(mount.path) == []
+    assert subprocess.run(live, stderr=subprocess.DEVNULL).returncode == 1
 
 
-@pytest.mark.parametrize("helper", ["helper lives", "helper dies first"])
-def test_after_kill_9_of_the_daemon_the_same_mount_command_works(
-    new_mount: Callable[..., Mount], helper: str
+def test_a_backup_survives_the_end_of_the_daemon(
+    new_mount: Callable[..., Mount], cloud: FakeCloud, tmp_path: Path
 ) -> None:
-    """E-2: After kill -9 of the daemon the same mount command works."""
+    """E-2, E-18: `rsync --delete` from a dead mount fails and deletes nothing."""
+    task = cloud.add_task(outputs={"a": b"x" * 1000}, end_time=LONG_AGO)
+    mount = new_mount()
+    backup = tmp_path / "backup"
+    rsync = ["rsync", "-a", "--delete", f"{mount.path}/", f"{backup}/"]
+    assert subprocess.run(rsync, timeout=60).returncode == 0
+    assert (backup / task / "outputs/a").read_bytes() == b"x" * 1000
+    killed(mount)
+    done = subprocess.run(rsync, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0, done.stderr
+    assert (backup / task / "outputs/a").read_bytes() == b"x" * 1000
+
+
+def test_after_kill_9_of_the_daemon_the_same_mount_command_works(
+    new_mount: Callable[..., Mount],
+) -> None:
+    """E-2: After `kill -9` of the daemon the same mount command works."""
     mount = new_mount()
     task = mount.cloud.add_task(status="started")
-    if helper == "helper dies first":
-        for pid in helpers_of(mount.path):
-            os.kill(pid, signal.SIGKILL)
     os.kill(mount.pid, signal.SIGKILL)
     mount.start()
     assert (mount.path / task / "status").read_text() == "started\n"
@@ -79,20 +112,126 @@ def test_after_kill_9_of_the_daemon_the_same_mount_command_works(
     assert mount.cloud.killed == [task]
 
 
-def test_a_dead_mount_can_be_unmounted(new_mount: Callable[..., Mount]) -> None:
-    """E-2: After `kill -9` of the daemon `taskfs umount` repairs."""
+def test_a_dead_mount_can_be_unmounted_though_it_is_in_use(
+    new_mount: Callable[..., Mount],
+) -> None:
+    """E-2: `taskfs umount` removes a dead mount, in use or not."""
     mount = new_mount()
-    for pid in helpers_of(mount.path):
-        os.kill(pid, signal.SIGKILL)
+    with open(mount.path / ".taskfs/version", "rb"):
+        killed(mount)
+        done = mount.taskfs("umount", mount.path)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert os.listdir(mount.path) == []
+
+
+def test_doctor_names_each_dead_mount_and_the_fix(new_mount: Callable[..., Mount]) -> None:
+    """E-2, C-23: `taskfs doctor` lists dead mounts, and its fix, pasted, ends them."""
+    dead, alive = [new_mount(), new_mount()], new_mount()
+    for mount in dead:
+        killed(mount)
+    done = alive.taskfs("doctor")
+    line = next(line for line in done.stdout.splitlines() if " mounts: " in line)
+    assert line.startswith("FAIL")
+    assert str(alive.path) not in line
+    assert all(str(mount.path) in line for mount in dead)
+    fix = line[line.index("for m in") :]
+    script = 'taskfs() { "$@"; }; ' + fix.replace("taskfs umount", f"{shlex.join(COMMAND)} umount")
+    subprocess.run(["sh", "-c", script], check=True, env=alive.taskfs.environment, timeout=60)
+    assert not any(is_mounted(mount.path) for mount in dead)
+    assert is_mounted(alive.path)
+
+
+@pytest.mark.parametrize("delay_s", [0.1, 0.2, 0.3, 0.4, 0.6])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_at_any_time_of_a_start_leaves_no_mount(
+    tmp_path: Path, cloud: FakeCloud, delay_s: float, number: int
+) -> None:
+    """E-1, E-11: A signal at any time of the start leaves no mount."""
+    taskfs, place = Taskfs(tmp_path, cloud), tmp_path / "mnt"
+    place.mkdir()
+    with subprocess.Popen(
+        [*COMMAND, "mount", "-f", str(place)], env=taskfs.environment, stderr=subprocess.DEVNULL
+    ) as process:
+        time.sleep(delay_s)
+        process.send_signal(number)
+        process.wait(20)
+    assert not is_mounted(place)
+
+
+FAILING_DEVICE: Final = """
+import errno, itertools, os, sys
+import taskfs.cli
+readv, reads, good = os.readv, itertools.count(1), int(sys.argv[1])
+
+def failing(*args):
+    received = readv(*args)
+    if next(reads) > good:
+        raise OSError(errno.EIO, "Input/output error")
+    return received
+
+os.readv = failing
+sys.exit(taskfs.cli.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("flags", [[], ["-f"]])
+@pytest.mark.parametrize("good", [0, 1, 20])
+def test_a_failure_that_ends_the_daemon_unmounts(
+    tmp_path: Path, cloud: FakeCloud, good: int, flags: list[str]
+) -> None:
+    """E-5, E-11: A mount that fails to start leaves nothing mounted, and a daemon that a failure
+    ends unmounts."""
+    taskfs, place = Taskfs(tmp_path, cloud), tmp_path / "mnt"
+    place.mkdir()
+    words = [sys.executable, "-c", FAILING_DEVICE, str(good), "mount", *flags, str(place)]
+    with subprocess.Popen(
+        words, env=taskfs.environment, stderr=subprocess.PIPE, text=True, cwd="/"
+    ) as process:
+        if good > 1:
+            eventually(lambda: is_mounted(place))
+        with contextlib.suppress(OSError):
+            while good > 1 and is_mounted(place):
+                (place / ".taskfs/version").read_bytes()
+        assert process.stderr is not None
+        said = process.stderr.read()
+        process.wait(20)
+    if not good or flags:
+        assert process.returncode == 1
+        assert said.count("taskfs: the mount ended") == 1
+    eventually(lambda: not processes_of(place))
+    assert not is_mounted(place)
+
+
+def test_an_aborted_connection_ends_the_mount_without_a_failure(
+    new_mount: Callable[..., Mount],
+) -> None:
+    """E-1: A connection that root aborts ends the mount without a failure."""
+    mount = new_mount()
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    device = next(line.split()[2] for line in mounts if line.split()[4] == str(mount.path))
+    control = Path("/sys/fs/fuse/connections")
+    if not (control / device.split(":")[1]).exists():
+        subprocess.run(["mount", "-t", "fusectl", "none", control], check=True)
     pid = mount.pid
-    os.kill(pid, signal.SIGKILL)
-    eventually(lambda: not processes_of(mount.path))
-    with pytest.raises(OSError) as caught:
-        os.statvfs(mount.path)
-    assert caught.value.errno in DEAD
-    done = mount.taskfs("umount", mount.path)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert os.listdir(mount.path) == []
+    (control / device.split(":")[1] / "abort").write_text("1")
+    eventually(lambda: has_ended(pid))
+    assert not is_mounted(mount.path)
+    assert "CRITICAL" not in mount.log.read_text()
+
+
+def test_a_signal_to_an_old_daemon_leaves_the_new_mount_alone(
+    new_mount: Callable[..., Mount],
+) -> None:
+    """E-4, E-8: The end of a daemon that was detached leaves a newer mount on its mountpoint in
+    place."""
+    mount = new_mount()
+    with open(mount.path / ".taskfs/version", "rb"):
+        old = mount.pid
+        assert mount.taskfs("umount", "--lazy", mount.path).returncode == 0
+        mount.start()
+        os.kill(old, signal.SIGTERM)
+        eventually(lambda: has_ended(old))
+        assert mount.pid != old
 
 
 def test_a_signal_unmounts_within_5_s_though_a_read_is_in_flight(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -140,7 +141,7 @@ def test_a_short_soak_ends_with_every_byte_right() -> None:
     """R-19, R-20: Ten seconds of `scripts/soak`: under random faults every byte is right, memory is
     flat and no thread is left."""
     done = subprocess.run(
-        [sys.executable, "-m", "scripts.soaking", "--minutes", "0.17", "--seed", "11"],
+        [sys.executable, "-m", "tests.soak", "--minutes", "0.17", "--seed", "11"],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -148,6 +149,9 @@ def test_a_short_soak_ends_with_every_byte_right() -> None:
         timeout=280,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("false ENOENT", "short listings"):
+        assert re.search(rf"^{name} +0\b", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(r"^daemon killed +[1-9]", done.stdout, re.MULTILINE), done.stdout
     for name in ("operations", "faults injected", "errors", "wrong", "memory", "threads"):
         assert f"\n{name}" in done.stdout
     counts = {line.split("  ")[0]: line for line in done.stdout.splitlines()}

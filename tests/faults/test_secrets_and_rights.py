@@ -16,8 +16,8 @@ from typing import Final
 
 import pytest
 
-from taskfs import logs
-from taskfs.redaction import redact, register_secret
+from taskfs.support import logs
+from taskfs.support.redaction import redact, register_secret
 from tests.caches import finished, some_files
 from tests.conftest import on_mount
 from tests.fake_api import FakeCloud

@@ -8,10 +8,10 @@ from typing import Final
 
 import pytest
 
-from taskfs.api import TaskClient
 from taskfs.errors import Unavailable
-from taskfs.store import StoredObject
-from taskfs.transport import Transport
+from taskfs.remote.api_client import TaskClient
+from taskfs.remote.object_store import StoredObject
+from taskfs.remote.transport import Transport
 from tests.fake_api import FakeCloud
 from tests.faults.scenarios import add_fault, errno_of, finished, noise, read_whole
 from tests.surfaces import Mounted, assert_same

@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from taskfs.api import TaskClient
+from taskfs.remote.api_client import TaskClient
 from tests.conftest import in_process
 from tests.fake_api import FakeCloud
 from tests.faults.relay import relay_to

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 import pytest
 
-from taskfs.stats import Stats
-from taskfs.store import StoredObject
-from taskfs.transport import Transport
+from taskfs.remote.object_store import StoredObject
+from taskfs.remote.transport import Transport
+from taskfs.support.stats import Stats
 from tests.fake_api import FakeCloud
 from tests.faults.scenarios import add_fault, errno_of, finished, noise, read_whole
 from tests.surfaces import Mounted, assert_same
@@ -207,7 +207,7 @@ def test_the_network_gone_for_a_while_and_back(hasty: Mounted) -> None:
 def test_a_name_that_does_not_resolve_is_survived(
     cloud: FakeCloud, transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """X-12: A host name that does not resolve at first is survived."""
+    """X-22: A host name that does not resolve at first is survived."""
     cloud.put_object("x", CONTENT)
     real, asked = socket.getaddrinfo, 0
 

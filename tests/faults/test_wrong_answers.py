@@ -10,9 +10,10 @@ from typing import Any, Final
 
 import pytest
 
-from taskfs.api import TaskClient
-from taskfs.store import SMALL_OBJECT, StoredObject
-from taskfs.transport import Transport
+from taskfs.errors import BadAnswer
+from taskfs.remote.api_client import TaskClient
+from taskfs.remote.object_store import SMALL_OBJECT, StoredObject
+from taskfs.remote.transport import Transport
 from tests.fake_api import FakeCloud
 from tests.faults.scenarios import add_fault, errno_of, finished, noise, read_whole
 from tests.mounts import Mount
@@ -184,6 +185,15 @@ NO_LISTING: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "a size that is too small": ("json", {"value": {"total_size": 1, "tasks": [{}, {}, {}]}}),
     "half an answer": ("body", {"content": b'{"total_size": 3, "tasks": ['}),
     "nothing": ("body", {"content": b""}),
+    "no content": ("body", {"content": b"", "status": 204}),
+    "blanks": ("body", {"content": b" \n"}),
+    "no records where some are announced": ("json", {"value": {"total_size": 3, "tasks": []}}),
+    "null in place of the records": ("json", {"value": {"total_size": 0, "tasks": None}}),
+    "fewer records than announced": (
+        "json",
+        {"value": {"total_size": 3, "tasks": [{"task_id": "t1"}, {"task_id": "t2"}]}},
+    ),
+    "records of which none can be used": ("json", {"value": {"total_size": 2, "tasks": [{}, {}]}}),
     "a packed answer": (
         "body",
         {"content": gzip.compress(b" " * 1000), "headers": {"Content-Encoding": "gzip"}},
@@ -214,11 +224,13 @@ def test_a_wrong_answer_of_the_api_is_eio_and_no_empty_directory(
 
 
 def test_a_listing_that_tells_of_more_than_it_has_ends(cloud: FakeCloud) -> None:
-    """X-14: A listing whose `total_size` is too large ends."""
+    """F-17: A listing that has fewer tasks than it announces is read again and then fails; what
+    never ends is given up."""
     client = TaskClient(cloud.api_url, cloud.api_key, timeout_s=3)
     kind, options = NO_LISTING[PAGES_WITHOUT_END]
     cloud.faults.add(kind, path="/tasks", times=None, **options)  # each page is the first again
-    assert len(client.list_tasks()) == 30
+    with pytest.raises(BadAnswer, match="30 tasks of the"):
+        client.list_tasks()
     assert len(cloud.requests) < 250
     client.close()
 

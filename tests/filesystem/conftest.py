@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from taskfs import sharing
-from taskfs.filesystem import TaskFileSystem
+from taskfs.fsspec import shared_core as sharing
+from taskfs.fsspec.filesystem import TaskFileSystem
 from tests.fake_api import FakeCloud
 
 NewFs = Callable[..., TaskFileSystem]

@@ -10,7 +10,7 @@ from typing import Any, Final
 import fsspec
 import pytest
 
-from taskfs.filesystem import TaskFileSystem
+from taskfs.fsspec.filesystem import TaskFileSystem
 from tests.fake_api import FakeCloud
 from tests.zips import cheap_bytes
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from fsspec.tests.abstract import AbstractFixtures, AbstractGetTests
 
-from taskfs.filesystem import TaskFileSystem
+from taskfs.fsspec.filesystem import TaskFileSystem
 from tests.fake_api import FakeCloud
 
 

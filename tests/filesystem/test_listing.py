@@ -6,7 +6,7 @@ from typing import Any, Final
 import fsspec
 import pytest
 
-from taskfs.filesystem import TaskFileSystem
+from taskfs.fsspec.filesystem import TaskFileSystem
 from tests.fake_api import FakeCloud
 
 OUTPUTS: Final = {

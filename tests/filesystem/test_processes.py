@@ -14,7 +14,7 @@ import fsspec
 import pytest
 
 from taskfs.demo.endpoint import RequestRecord
-from taskfs.filesystem import TaskFileSystem
+from taskfs.fsspec.filesystem import TaskFileSystem
 from tests.fake_api import FakeCloud
 from tests.mounts import ROOT, eventually
 from tests.zips import cheap_bytes

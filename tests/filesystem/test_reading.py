@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
-from taskfs.filesystem import TaskFileSystem
+from taskfs.fsspec.filesystem import TaskFileSystem
 from tests.fake_api import FakeCloud
 from tests.mounts import eventually
 from tests.surfaces import assert_same

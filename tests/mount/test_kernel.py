@@ -127,6 +127,36 @@ def test_sync_and_locks_do_no_harm(shared_mnt: Path, shared_cloud: FakeCloud) ->
         os.open(victim / "kill", os.O_WRONLY | os.O_CREAT | os.O_EXCL)
 
 
+def test_preallocating_kills_nothing(shared_mnt: Path, shared_cloud: FakeCloud) -> None:
+    """K-14: posix_fallocate(3) on `kill` is EROFS and kills nothing."""
+    victim = shared_cloud.add_task(status="started")
+    shared_cloud.clear_requests()
+    for path in (shared_mnt / victim / "kill", shared_mnt / ".taskfs/refresh"):
+        descriptor = os.open(path, os.O_RDWR)
+        try:
+            for _ in range(2):
+                with pytest.raises(OSError) as caught:
+                    os.posix_fallocate(descriptor, 0, 4096)
+                assert caught.value.errno == errno.EROFS
+        finally:
+            os.close(descriptor)
+    assert victim not in shared_cloud.killed
+    assert not [request for request in shared_cloud.requests if request.method != "GET"]
+
+
+def test_names_longer_than_a_name_may_be(task: Path, shared_cloud: FakeCloud) -> None:
+    """N-27: A name of more than 255 bytes is ENAMETOOLONG, without a request."""
+    for place in (task.parent, task, task / "outputs", task.parent / ".by-status"):
+        assert not (place / ("n" * 255)).exists()
+        shared_cloud.clear_requests()
+        for name in ("n" * 256, "é" * 128, "n" * 1024):
+            for ask in (os.stat, os.mkdir, os.listdir):
+                with pytest.raises(OSError) as caught:
+                    ask(place / name)
+                assert caught.value.errno == errno.ENAMETOOLONG
+        assert shared_cloud.requests == []
+
+
 def test_open_files_are_given_back(shared_mnt: Path, task: Path) -> None:
     """R-20: No open file is kept after its close."""
 

@@ -13,14 +13,13 @@ from typing import Final
 
 import pytest
 
-from taskfs.mountpoint import has_ended
+from taskfs.fuse.mountpoint import has_ended
 from tests.fake_api import FakeCloud
 from tests.mounts import (
     COMMAND,
     Mount,
     Taskfs,
     eventually,
-    helpers_of,
     is_mounted,
     processes_of,
 )
@@ -74,7 +73,7 @@ def test_a_shell_gets_its_prompt_back(taskfs: Taskfs, place: Path) -> None:
     )
     assert done.stdout == "status 0 said <>\nrefresh\nstats.json\nversion\n"
     assert done.stderr == ""
-    pid = next(pid for pid in processes_of(place) if pid not in helpers_of(place))
+    [pid] = processes_of(place)
     assert os.readlink(f"/proc/{pid}/cwd") == "/"
     for number in (0, 1):
         assert os.readlink(f"/proc/{pid}/fd/{number}") == "/dev/null"

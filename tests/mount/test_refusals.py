@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from taskfs.refusals import explain
+from taskfs.fuse.mount_errors import explain
 from tests.fake_api import FakeCloud
 from tests.mount.test_users import NOBODY, in_own_devices
 from tests.mounts import COMMAND, Taskfs, is_mounted
@@ -87,12 +87,21 @@ def test_of_an_ordinary_user(public_dir: Path, cloud: FakeCloud, flags: list[str
 @pytest.mark.mount
 @pytest.mark.parametrize("flags", FOREGROUND)
 @pytest.mark.parametrize(
-    ("change", "fix"), [("rm", "apt-get install fuse"), ("chmod 0750", "join its group")]
+    ("change", "fix"),
+    [
+        ("rm", "apt-get install fuse"),
+        ("chmod 0750", "join its group"),
+        (
+            "chmod u-s",
+            "/usr/bin/fusermount is not set-uid root: sudo chmod u+s /usr/bin/fusermount",
+        ),
+    ],
 )
 def test_without_fusermount(
     public_dir: Path, cloud: FakeCloud, flags: list[str], change: str, fix: str
 ) -> None:
-    """E-6: A fusermount that is missing or not for every user is one line that names the fix."""
+    """E-6: A fusermount that is missing, not for every user or without its set-uid bit is one line
+    that names the fix, as doctor does."""
     home = public_dir / "home"
     (home / "mnt").mkdir(parents=True)
     for place in (home, home / "mnt"):
@@ -107,6 +116,51 @@ def test_without_fusermount(
     environment = Taskfs(home, cloud).environment
     lines = in_own_devices(script, public_dir / "dev", "0666", **environment).splitlines()
     one_line(lines, fix)
+
+
+@pytest.mark.mount
+@pytest.mark.parametrize("state", ["alive", "dead"])
+def test_the_mount_of_another_user(public_dir: Path, cloud: FakeCloud, state: str) -> None:
+    """E-19: `taskfs umount` of another user's mount says whose it is."""
+    home = public_dir / "home"
+    (home / "mnt").mkdir(parents=True)
+    end = "kill -9 $(cat DIR/mnt/.taskfs/stats.json | sed -n 's/.*\"pid\": \\([0-9]*\\).*/\\1/p')"
+    script = f"""
+    $PYTHON -m taskfs mount --allow-other {home}/mnt
+    [ {state} = alive ] || {{ {end.replace("DIR", str(home))}; sleep 0.5; }}
+    taskfs umount {home}/mnt 2>&1; echo "status $?"
+    taskfs umount --lazy {home}/mnt 2>&1; echo "status $?"
+    $PYTHON -m taskfs umount {home}/mnt; echo "root $?"
+    """
+    environment = Taskfs(home, cloud).environment
+    lines = in_own_devices(script, public_dir / "dev", "0666", **environment).splitlines()
+    for said in (lines[:2], lines[2:4]):
+        one_line(said, f"{home}/mnt was mounted by another user (uid 0): only that user and root")
+    assert lines[4:] == ["root 0"]
+
+
+@pytest.mark.mount
+def test_umount_without_mtab(public_dir: Path, cloud: FakeCloud) -> None:
+    """E-19: Without /etc/mtab `taskfs umount` names the command that makes it."""
+    home = public_dir / "home"
+    (home / "mnt").mkdir(parents=True)
+    for place in (home, home / "mnt"):
+        os.chown(place, NOBODY, NOBODY)
+    script = f"""
+    taskfs mount {home}/mnt; echo "mount $?"
+    mkdir {public_dir}/dev/upper {public_dir}/dev/work
+    mount -t overlay none /etc \
+        -o lowerdir=/etc,upperdir={public_dir}/dev/upper,workdir={public_dir}/dev/work
+    rm /etc/mtab
+    taskfs umount {home}/mnt 2>&1; echo "status $?"
+    ln -s /proc/self/mounts /etc/mtab
+    taskfs umount {home}/mnt 2>&1; echo "umount $?"
+    """
+    environment = Taskfs(home, cloud).environment
+    lines = in_own_devices(script, public_dir / "dev", "0666", **environment).splitlines()
+    assert lines[0] == "mount 0"
+    one_line(lines[1:3], "/etc/mtab is missing: sudo ln -s /proc/self/mounts /etc/mtab")
+    assert lines[3:] == ["umount 0"]
 
 
 @pytest.mark.mount

@@ -22,7 +22,7 @@ LONG_AGO: Final = "2025-06-11T08:00:00+00:00"
 AS_NOBODY: Final = """
 import encodings.ascii, encodings.idna, encodings.latin_1, json, subprocess
 import os, platformdirs, requests, sys
-import taskfs.cli, taskfs.compose, taskfs.mount, taskfs.session
+import taskfs.cli, taskfs.core, taskfs.mount, taskfs.fuse.kernel.session
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
@@ -211,6 +211,38 @@ def test_an_ordinary_user_mounts_kills_and_unmounts(public_dir: Path, cloud: Fak
     assert log.stat().st_mode & 0o777 == 0o600
     assert "Traceback" not in log.read_text()
     eventually(lambda: str(home / "mnt") not in Path("/proc/self/mountinfo").read_text())
+
+
+def test_an_ordinary_user_repairs_a_dead_mount(public_dir: Path, cloud: FakeCloud) -> None:
+    """E-2: An ordinary user repairs a dead mount with `taskfs mount` and removes it with `taskfs
+    umount`."""
+    home = public_dir / "home"
+    (home / "mnt").mkdir(parents=True)
+    for place in (home, home / "mnt"):
+        os.chown(place, NOBODY, NOBODY)
+    script = f"""
+    as_nobody() {{ setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups "$@"; }}
+    end() {{
+        as_nobody cat {home}/mnt/.taskfs/stats.json > {home}/stats
+        kill -9 $(grep -o '"pid": [0-9]*' {home}/stats | tr -dc 0-9)
+        sleep 0.5
+        as_nobody cat {home}/mnt/.taskfs/version; echo "dead $?"
+    }}
+    taskfs mount {home}/mnt; echo "mount $?"
+    end
+    taskfs mount {home}/mnt; echo "repair $?"
+    as_nobody cat {home}/mnt/.taskfs/version >/dev/null; echo "alive $?"
+    end
+    taskfs umount {home}/mnt; echo "umount $?"
+    ls -A {home}/mnt; echo "empty $?"
+    """
+    environment = Taskfs(home, cloud).environment
+    said = in_own_devices(script, public_dir / "dev", "0666", **environment)
+    lines = [line for line in said.splitlines() if not line.startswith("cat: ")]
+    assert lines == [
+        *("mount 0", "dead 1", "repair 0", "alive 0", "dead 1", "umount 0", "empty 0"),
+    ]
+    assert said.count("not connected") == 2
 
 
 def test_a_background_process_that_cannot_begin_says_why(

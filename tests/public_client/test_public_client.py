@@ -15,7 +15,7 @@ from typing import Final
 
 import pytest
 
-from taskfs.demo import embedded_cloud
+from taskfs.demo.cloud import EmbeddedCloud
 
 CLIENT: Final = "inductiva==0.18.12"
 FINISHED: Final = "i4ir3kvv62odsfrhko4y8w2an"
@@ -39,7 +39,7 @@ def client_python() -> Path:
 
 
 def test_listing_status_outputs_download_and_kill(client_python: Path, tmp_path: Path) -> None:
-    with embedded_cloud() as cloud:
+    with EmbeddedCloud() as cloud:
         (running,) = (i for i, s in cloud.statuses().items() if s == "computation-started")
         environment = {
             "PATH": os.environ.get("PATH", ""),

@@ -1,5 +1,6 @@
 """What stat(2) reports."""
 
+import itertools
 import os
 import stat
 import subprocess
@@ -13,12 +14,13 @@ import pytest
 from taskfs.demo.archives import (
     LAYOUTS,
     STORED,
-    Member,
+    MemberSpec,
     Stamp,
     dos_stamp,
     extended_stamp,
     ntfs_stamp,
 )
+from taskfs.tree.nodes import inode, inode_base
 from tests.conftest import in_process
 from tests.fake_api import FakeCloud
 from tests.mounts import Mount, eventually
@@ -47,7 +49,7 @@ def executed(until: str) -> dict[str, str | None]:
     return {n: EXECUTED[n] if names.index(n) <= names.index(until) else None for n in names}
 
 
-def stored(fs: Surface, task: str, members: list[Member], stamp: Stamp, layout: str) -> None:
+def stored(fs: Surface, task: str, members: list[MemberSpec], stamp: Stamp, layout: str) -> None:
     source = LAYOUTS[layout](members, stamp)
     fs.cloud.put_object(f"{task}/output.zip", bytes(source.read(0, source.size)))
 
@@ -204,7 +206,7 @@ def test_members_carry_the_archives_times(
     """A-8: Members carry the extended timestamp (0x5455), else the NTFS time (0x000a), else the DOS
     time as UTC."""
     task = fs.cloud.add_task()
-    stored(fs, task, [Member("artifacts/x", b"x", MOMENT)], stamp, layout)
+    stored(fs, task, [MemberSpec("artifacts/x", b"x", MOMENT)], stamp, layout)
     assert abs(fs.stat(f"{task}/outputs/x").st_mtime_ns - told) < 1000  # a float in the test's data
 
 
@@ -223,12 +225,12 @@ def test_directories_have_the_newest_time_beneath_them(fs: Surface) -> None:
     """A-10: Directories without an entry carry the newest time beneath them, else the task's."""
     task = fs.cloud.add_task(inputs=None, **executed("end_time"))  # type: ignore[arg-type]
     members = [
-        Member("artifacts/a/old", b"x", 1_700_000_000),
-        Member("artifacts/a/b/new", b"x", 1_700_000_500),
-        Member("artifacts/own/", b"", 1_600_000_000),
-        Member("artifacts/own/newer", b"x", 1_700_000_400),
-        Member("artifacts/top", b"x", 1_700_000_300),
-        Member("meta.json", b"x", 1_800_000_000),
+        MemberSpec("artifacts/a/old", b"x", 1_700_000_000),
+        MemberSpec("artifacts/a/b/new", b"x", 1_700_000_500),
+        MemberSpec("artifacts/own/", b"", 1_600_000_000),
+        MemberSpec("artifacts/own/newer", b"x", 1_700_000_400),
+        MemberSpec("artifacts/top", b"x", 1_700_000_300),
+        MemberSpec("meta.json", b"x", 1_800_000_000),
     ]
     stored(fs, task, members, extended_stamp, "streamed")
     told = {
@@ -268,7 +270,7 @@ def test_st_size_is_exact_for_every_file(fs: Surface, status: str) -> None:
             assert len(fs.read(path)) == told.st_size, path
     assert fs.stat(f"{task}/kill").st_size == 0
     link = f".by-project/π/{task}"
-    eventually(lambda: task in fs.names(".by-project/π"))
+    eventually(lambda: "π" in fs.names(".by-project") and task in fs.names(".by-project/π"))
     assert fs.stat(link).st_size == len(fs.target(link))
 
 
@@ -305,6 +307,32 @@ def test_inode_numbers_are_stable_across_mounts(
     assert len(set(told.values())) == len(paths)
     with in_process(cloud, tmp_path / "other", {}) as other:
         assert {path: other.stat(path).st_ino for path in paths} == told
+
+
+def test_inode_numbers_are_exact_as_doubles(fs: Surface) -> None:
+    """A-22, A-15: Inode numbers are below 2^53 and different."""
+    outputs = {f"{folder}/{number}": b"x" for folder in ("a", "b") for number in range(12)}
+    task = fs.cloud.add_task(outputs=outputs, inputs={"c": b"x"}, **EXECUTED)
+    paths = [
+        *("", ".by-status", ".by-status/success"),
+        *(".taskfs", ".taskfs/stats.json", ".taskfs/refresh", task, f"{task}/outputs"),
+        *(f"{task}/{name}" for name in ("status", "kill", "info.json", "output.zip", "inputs")),
+        *(f"{task}/outputs/{name}" for name in ("a", "b", *outputs)),
+        f"{task}/inputs/c",
+    ]
+    numbers = [fs.stat(path).st_ino for path in paths]
+    assert all(0 < number < 1 << 53 for number in numbers)
+    assert len({float(number) for number in numbers}) == len(numbers)
+
+
+def test_numbers_of_many_archives_do_not_meet() -> None:
+    """A-22: The numbers of 20,000 archives of 5,000 files each differ."""
+    bases = sorted(inode_base(f"task{number}/outputs") for number in range(20_000))
+    assert bases[-1] + (1 << 20) <= 1 << 53
+    assert min(b - a for a, b in itertools.pairwise(bases)) > 5000
+    numbers = {inode(f"task{number}/status") for number in range(200_000)}
+    assert len(numbers) == 200_000
+    assert 0 < min(numbers) < max(numbers) < 1 << 53
 
 
 @pytest.mark.mount

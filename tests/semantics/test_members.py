@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from taskfs.demo.archives import LAYOUTS, STORED, Member, extended_stamp
+from taskfs.demo.archives import LAYOUTS, STORED, MemberSpec, extended_stamp
 from tests.odd_zips import ENCRYPTED, Odd, odd_zip
 from tests.surfaces import Surface, assert_same, walk
 
@@ -31,12 +31,12 @@ CONTENTS: Final = {
 
 def archive(layout: str, root: str, beside: str) -> bytes:
     now = time.time()
-    folders = [Member(f"{root}{name}", b"", now) for name in ("", "log/", "vtk/")]
+    folders = [MemberSpec(f"{root}{name}", b"", now) for name in ("", "log/", "vtk/")]
     files = [
-        Member(root + name, content, now, *([STORED] if name == "stored.bin" else []))
+        MemberSpec(root + name, content, now, *([STORED] if name == "stored.bin" else []))
         for name, content in CONTENTS.items()
     ]
-    source = LAYOUTS[layout]([*folders, *files, Member(beside, b"{}", now)], extended_stamp)
+    source = LAYOUTS[layout]([*folders, *files, MemberSpec(beside, b"{}", now)], extended_stamp)
     return bytes(source.read(0, source.size))
 
 

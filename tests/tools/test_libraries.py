@@ -6,11 +6,13 @@ from typing import Any, Final
 import fsspec
 import numpy as np
 import pandas as pd
+import pytest
 
-from taskfs.filesystem import TaskFileSystem
+from taskfs.fsspec.filesystem import TaskFileSystem
 from tests.fake_api import FakeCloud
 
 FRAME: Final = pd.DataFrame({"t": np.arange(5000), "pressure": np.linspace(0.0, 1.0, 5000)})
+FIELD: Final = np.random.default_rng(1).normal(size=(50, 400))
 CSV: Final = FRAME.to_csv(index=False).encode()
 
 
@@ -64,3 +66,38 @@ def test_zarr_style_mapping(by_environment: FakeCloud) -> None:
     found: Any = fsspec.get_mapper(f"taskfs://{task}/outputs/z")
     assert sorted(found) == [str(n) for n in range(5)]
     assert found.getitems(["1", "3"]) == {"1": b"1", "3": b"3"}
+
+
+def zarr_store(place: Path) -> dict[str, bytes]:
+    """Return the files of a zarr store with the array `p` of 50 by 400."""
+    import xarray
+
+    field = xarray.DataArray(FIELD, dims=("t", "x"), name="p")
+    xarray.Dataset({"p": field}).to_zarr(place, consolidated=True)
+    files = (path for path in place.rglob("*") if path.is_file())
+    return {f"run.zarr/{path.relative_to(place)}": path.read_bytes() for path in files}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:zarr", "ignore::ResourceWarning")
+def test_zarr(by_environment: FakeCloud, tmp_path: Path) -> None:
+    """P-20: `zarr.open` of a URL works, which asks for an asynchronous file system."""
+    import zarr
+
+    task = by_environment.add_task(outputs=zarr_store(tmp_path / "made.zarr"))
+    group = zarr.open(f"taskfs://{task}/outputs/run.zarr", mode="r")
+    assert np.array_equal(group["p"][7:9], FIELD[7:9])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:zarr", "ignore::ResourceWarning")
+@pytest.mark.parametrize("options", [{}, {"chunks": {}}])
+def test_xarray_open_zarr(
+    by_environment: FakeCloud, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    """P-20: `xarray.open_zarr` of a URL works, whole, in chunks and with storage options."""
+    import xarray
+
+    task = by_environment.add_task(outputs=zarr_store(tmp_path / "made.zarr"))
+    url = f"taskfs://{task}/outputs/run.zarr"
+    with xarray.open_zarr(url, storage_options={"timeout": "20s"}, **options) as found:
+        assert np.array_equal(found["p"][7:9].values, FIELD[7:9])
+        assert np.isclose(float(found["p"].mean()), FIELD.mean())

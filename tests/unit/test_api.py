@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from taskfs.api import KILL_TRIES, TaskClient
 from taskfs.errors import (
     AccessDenied,
     AlreadyTerminated,
@@ -16,6 +15,7 @@ from taskfs.errors import (
     NotFound,
     Unavailable,
 )
+from taskfs.remote.api_client import KILL_TRIES, TaskClient
 from tests.fake_api import FakeCloud
 
 LONG_AGO = "2025-06-11T08:00:00+00:00"
@@ -31,7 +31,7 @@ def client(cloud: FakeCloud) -> Iterator[TaskClient]:
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kill requests 1 s apart would take the tests' time, and show nothing more."""
-    monkeypatch.setattr("taskfs.api.KILL_PAUSE_S", 0.02)
+    monkeypatch.setattr("taskfs.remote.api_client.KILL_PAUSE_S", 0.02)
 
 
 def kills(cloud: FakeCloud) -> list[str]:

@@ -1,9 +1,9 @@
-"""`scripts.benchmark.report`: which of several runs counts."""
+"""`tests.benchmark.report`: which of several runs counts."""
 
 import pytest
 
-from scripts.benchmark.report import Results
-from scripts.benchmark.runs import Outcome
+from tests.benchmark.report import Results
+from tests.benchmark.runs import Outcome
 
 
 def outcome(seconds: float, failure: str = "") -> Outcome:

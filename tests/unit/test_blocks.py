@@ -1,4 +1,4 @@
-"""`taskfs.blocks` and `taskfs.waiting`: cached blocks of one version, without a network."""
+"""`taskfs.cache.block_reader` and `taskfs.support.interruptible_wait`: cached blocks of one version, without a network."""
 
 import random
 import threading
@@ -9,13 +9,13 @@ from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 
-from taskfs.blocks import MAX_RUN, BlockReader
-from taskfs.buffers import Buffer
-from taskfs.claims import StoredBlocks
+from taskfs.cache.block_reader import MAX_RUN, BlockReader
+from taskfs.cache.memory_cache import BLOCK, Extent, ExtentCache
+from taskfs.cache.range_locks import StoredBlocks
 from taskfs.errors import Interrupted, StaleObject, Unavailable
-from taskfs.extents import BLOCK, BlockCache, Extent
-from taskfs.stats import Stats
-from taskfs.waiting import Waiter
+from taskfs.support.buffers import Buffer
+from taskfs.support.interruptible_wait import Waiter
+from taskfs.support.stats import Stats
 from tests.zips import DaemonPool, FakeObject, run_threads
 
 BODY = random.Random(1).randbytes(10 * BLOCK + 1234)
@@ -33,7 +33,7 @@ class Reading:
         threads: int = 16,
     ) -> None:
         self.remote = FakeObject(body)
-        self.cache = BlockCache(cache_bytes)
+        self.cache = ExtentCache(cache_bytes)
         self.pool = DaemonPool(threads)
         self.stats = Stats()
         self.interrupted = threading.Event()
@@ -230,7 +230,7 @@ def test_read_ahead_that_fails_fails_nobody_else(reading: Reading) -> None:
         raise Unavailable("no answer")
 
     reading.remote.on_range = fail
-    reading.blocks.schedule(0, 4 * BLOCK)
+    reading.blocks.prefetch(0, 4 * BLOCK)
     assert reading.pool.is_quiet()
     reading.remote.on_range = None
     assert reading.blocks.read_at(0, 10) == BODY[:10]
@@ -253,7 +253,7 @@ def test_memory_is_bounded_in_bytes_and_the_oldest_goes_first() -> None:
 
 def test_the_cache_counts_bytes_not_extents() -> None:
     """BlockCache: at most *max_bytes*; what is larger than all of it is not kept."""
-    cache = BlockCache(1000)
+    cache = ExtentCache(1000)
     for index in range(10):
         cache.put(Extent(1, index, 1, bytes(300)))
     assert [index for index in range(10) if cache.has(1, index)] == [7, 8, 9]
@@ -266,7 +266,7 @@ def test_the_cache_counts_bytes_not_extents() -> None:
 
 def test_what_shares_a_buffer_is_kept_and_given_up_together() -> None:
     """semantics, Limits: memory stays under a stated bound: no block holds a run that is gone."""
-    cache = BlockCache(1000)
+    cache = ExtentCache(1000)
     cache.put(Extent(1, 0, 4, bytes(400)))
     cache.put(Extent(1, 4, 4, bytes(400)))
     assert cache.find(1, 1) is cache.find(1, 3)
@@ -281,7 +281,7 @@ def test_what_shares_a_buffer_is_kept_and_given_up_together() -> None:
 
 def test_the_cache_keeps_readers_apart() -> None:
     """style, 9: caches are keyed by version and block."""
-    cache = BlockCache(1000)
+    cache = ExtentCache(1000)
     cache.put(Extent(1, 0, 1, b"one"))
     cache.put(Extent(2, 0, 1, b"two"))
     cache.drop(1, 0, 1 << 30)
@@ -302,7 +302,7 @@ def test_reads_larger_than_the_cache(cache_bytes: int) -> None:
 def test_seeded_blocks_are_not_fetched(reading: Reading) -> None:
     """R-2: Blocks that the suffix range brought are not fetched again."""
     start = 7 * BLOCK + 10
-    reading.blocks.seed(start, BODY[start:])
+    reading.blocks.prime(start, BODY[start:])
     assert reading.blocks.read_at(8 * BLOCK, 10 * BLOCK) == BODY[8 * BLOCK :]
     assert reading.requests == []
     assert reading.blocks.read_at(7 * BLOCK, BLOCK) == BODY[7 * BLOCK : 8 * BLOCK]
@@ -314,7 +314,7 @@ def test_seeded_blocks_are_not_fetched(reading: Reading) -> None:
 def test_seeds_of_any_place_and_length_are_never_wrong(start: int, length: int) -> None:
     """BlockReader.seed: keeps whole blocks only."""
     reading = Reading()
-    reading.blocks.seed(start, BODY[start : start + length])
+    reading.blocks.prime(start, BODY[start : start + length])
     assert reading.blocks.read_at(0, len(BODY)) == BODY
 
 
@@ -348,7 +348,7 @@ class SlowDisk:
                 break
         return run or None
 
-    def claim(self, first: int, last: int) -> AbstractContextManager[None]:
+    def lock_range(self, first: int, last: int) -> AbstractContextManager[None]:
         return nullcontext()
 
     def put(self, first: int, run: Buffer) -> None:
@@ -419,13 +419,13 @@ def test_what_is_ahead_comes_from_disk_before_it_is_read() -> None:
     disk = SlowDisk(0, 1, 2, 5, 6)
     disk.go.set()
     reading = Reading(disk=disk)
-    assert reading.blocks.schedule(0, 8 * BLOCK)
+    assert reading.blocks.prefetch(0, 8 * BLOCK)
     assert reading.requests == [(3 * BLOCK, 5 * BLOCK), (7 * BLOCK, 8 * BLOCK)]
     assert sorted(disk.put_at) == [3, 7]
     assert reading.stats.snapshot()["disk_hits"] == 5
     assert reading.stats.snapshot()["read_ahead_bytes"] == 3 * BLOCK
     disk.kept.clear()
-    assert reading.blocks.is_at_hand(0, 8 * BLOCK)
+    assert reading.blocks.is_cached(0, 8 * BLOCK)
     assert reading.blocks.read_at(0, 8 * BLOCK) == BODY[: 8 * BLOCK]
     assert len(reading.requests) == 2
 
@@ -436,7 +436,7 @@ def test_what_is_wrong_on_disk_is_fetched_when_it_is_read_ahead() -> None:
     disk.go.set()
     disk.kept[2] = b"short"
     reading = Reading(disk=disk)
-    reading.blocks.schedule(0, 6 * BLOCK)
+    reading.blocks.prefetch(0, 6 * BLOCK)
     assert reading.blocks.read_at(0, 6 * BLOCK) == BODY[: 6 * BLOCK]
     assert reading.requests == [(2 * BLOCK, 3 * BLOCK)]
 
@@ -451,8 +451,8 @@ def test_what_is_on_disk_waits_for_no_store() -> None:
         return answer
 
     reading.remote.on_range = held
-    reading.blocks.schedule(0, BLOCK)
-    assert reading.blocks.schedule(4 * BLOCK, 6 * BLOCK)
+    reading.blocks.prefetch(0, BLOCK)
+    assert reading.blocks.prefetch(4 * BLOCK, 6 * BLOCK)
     began = time.monotonic()
     assert reading.blocks.read_at(4 * BLOCK, 2 * BLOCK) == BODY[4 * BLOCK : 6 * BLOCK]
     assert time.monotonic() - began < 5
@@ -471,7 +471,7 @@ def test_a_wrong_block_on_disk_fails_none_beside_it() -> None:
         raise Unavailable("no answer")
 
     reading.remote.on_range = away
-    reading.blocks.schedule(0, 6 * BLOCK)
+    reading.blocks.prefetch(0, 6 * BLOCK)
     for index in (0, 1, 3, 4, 5):
         assert reading.blocks.read_at(index * BLOCK, BLOCK) == BODY[index * BLOCK :][:BLOCK]
     with pytest.raises(Unavailable):
@@ -514,8 +514,8 @@ def test_schedule_fetches_without_waiting_and_only_what_is_missing(reading: Read
         return answer
 
     reading.remote.on_range = held
-    reading.blocks.schedule(BLOCK + 1, 7 * BLOCK, 2 * BLOCK)
-    reading.blocks.schedule(0, 8 * BLOCK, 2 * BLOCK)
+    reading.blocks.prefetch(BLOCK + 1, 7 * BLOCK, 2 * BLOCK)
+    reading.blocks.prefetch(0, 8 * BLOCK, 2 * BLOCK)
     go.set()
     edges = [(0, 1), (1, 3), (3, 5), (5, 7), (7, 8)]
     assert reading.requests == [(first * BLOCK, stop * BLOCK) for first, stop in edges]
@@ -525,9 +525,9 @@ def test_schedule_fetches_without_waiting_and_only_what_is_missing(reading: Read
 
 def test_schedule_past_the_end_is_cut_there(reading: Reading) -> None:
     """BlockReader.schedule: nothing past the object's end goes out."""
-    reading.blocks.schedule(len(BODY) - 1, len(BODY) + 100 * BLOCK)
-    reading.blocks.schedule(len(BODY), len(BODY) + 1)
-    reading.blocks.schedule(5, 5)
+    reading.blocks.prefetch(len(BODY) - 1, len(BODY) + 100 * BLOCK)
+    reading.blocks.prefetch(len(BODY), len(BODY) + 1)
+    reading.blocks.prefetch(5, 5)
     assert reading.requests == [(LAST * BLOCK, len(BODY))]
 
 
@@ -593,7 +593,7 @@ def test_hits_and_misses_are_counted(reading: Reading) -> None:
     """N-22: Hits, misses and read-ahead are counted."""
     reading.blocks.read_at(0, 2 * BLOCK)
     reading.blocks.read_at(0, 3 * BLOCK)
-    reading.blocks.schedule(5 * BLOCK, 7 * BLOCK)
+    reading.blocks.prefetch(5 * BLOCK, 7 * BLOCK)
     counts = reading.stats.snapshot()
     assert (counts["block_misses"], counts["block_hits"]) == (3, 2)
     assert counts["read_ahead_bytes"] == 2 * BLOCK
@@ -617,7 +617,7 @@ def test_many_threads_with_a_tiny_cache_read_the_right_bytes() -> None:
             if rng.random() < 0.2:
                 reading.blocks.drop(offset, offset + size)
             if rng.random() < 0.2:
-                reading.blocks.schedule(offset, offset + size, BLOCK)
+                reading.blocks.prefetch(offset, offset + size, BLOCK)
             assert reading.blocks.read_at(offset, size) == BODY[offset : offset + size]
 
     run_threads([lambda s=s: read(s) for s in rng.sample(range(1000), 8)])  # type: ignore[misc]

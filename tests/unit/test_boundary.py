@@ -5,28 +5,34 @@ Requests are the bytes that the kernel would send, and answers what it would get
 
 import errno
 import logging
+import os
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from concurrent.futures import Future
+from typing import Any, Final, cast
 
 import pytest
 import requests
 
 from taskfs import errors
-from taskfs.buffers import Buffer
-from taskfs.channel import Channel
 from taskfs.errors import Interrupted, MountError, TaskFSError
-from taskfs.handles import CommandHandle, HandleTable
-from taskfs.nodes import Attrs, Directory, Entry, Node
-from taskfs.operations import TaskOperations
-from taskfs.session import Session, interrupted
-from taskfs.shelf import CacheMode
-from taskfs.tree import Tree
-from taskfs.wire import Opcode, Packer
+from taskfs.fuse.kernel.channel import Channel
+from taskfs.fuse.kernel.protocol import Opcode, Packer
+from taskfs.fuse.kernel.session import Session, interrupted
+from taskfs.fuse.operations import TaskOperations
+from taskfs.support.buffers import Buffer
+from taskfs.support.interruptible_wait import Waiter
+from taskfs.tasks.archives import PageCacheMode
+from taskfs.tree.handles import ControlHandle, HandleTable
+from taskfs.tree.nodes import Attrs, Directory, Entry, Node
+from taskfs.tree.tree import Tree
+from tests.mounts import ROOT
 
-FOREIGN = (
+TRANSPORT_ERRORS = (
     requests.ConnectionError("refused"),
     requests.Timeout(),
     TimeoutError("timed out"),
@@ -123,7 +129,7 @@ def errno_of(operations: TaskOperations, kind: str, *arguments: Any) -> int | No
     return caught.value.errno
 
 
-@pytest.mark.parametrize("failure", FOREIGN, ids=lambda exc: f"{type(exc).__name__}-{exc}")
+@pytest.mark.parametrize("failure", TRANSPORT_ERRORS, ids=lambda exc: f"{type(exc).__name__}-{exc}")
 def test_foreign_exceptions_are_eio_and_logged_once(
     failure: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -140,7 +146,7 @@ def test_foreign_exceptions_are_eio_and_logged_once(
     assert record.exc_info and record.exc_info[1] is failure
 
 
-@pytest.mark.parametrize("failure", FOREIGN, ids=lambda exc: f"{type(exc).__name__}-{exc}")
+@pytest.mark.parametrize("failure", TRANSPORT_ERRORS, ids=lambda exc: f"{type(exc).__name__}-{exc}")
 def test_what_passes_the_operations_is_caught_once_more(
     failure: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -222,12 +228,63 @@ def test_the_mount_is_live_once_the_kernel_has_its_answer() -> None:
     assert struct.unpack_from("=IiQII", answer) == (len(answer), 0, 2, 7, 31)
 
 
+LARGE_PAGES: Final = """
+import mmap, os, struct, sys
+mmap.PAGESIZE = 65536
+from tests.unit.test_boundary import INIT, Failing, Served, request
+from taskfs.fuse.kernel.session import ROOM
+
+served = Served(Failing())
+served.wire.requests = [INIT]
+served.session.serve()
+[answer] = served.wire.sent
+*_, max_write, _, max_pages, _ = struct.unpack_from("=IIIIHHIIHH", answer, 16)
+print(max_pages * mmap.PAGESIZE, ROOM - max_write)
+attrs = served.session._dispatch._packer._attr((0o100644, 5, 1, 0, 0, 1))
+print(attrs[-2])
+"""
+
+
+def test_the_page_size_is_the_systems() -> None:
+    """R-26: With pages of 64 KiB a read is as long, in pages."""
+    done = subprocess.run(
+        [sys.executable, "-c", LARGE_PAGES], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.split() == [str(1 << 20), "65536", "65536"], done.stderr
+
+
+def test_exports_are_not_offered_to_the_kernel() -> None:
+    """U-8: FUSE_EXPORT_SUPPORT is not offered to the kernel."""
+    served = Served(Failing())
+    served.wire.requests = [INIT]
+    served.session.serve()
+    features = struct.unpack_from("=IIII", served.wire.sent[0], 16)[3]
+    assert features
+    assert not features & 1 << 4
+
+
+@pytest.mark.parametrize("gone", [errno.ENODEV, errno.ECONNABORTED])
+def test_a_connection_that_is_gone_is_an_end_and_no_failure(gone: int) -> None:
+    """E-1: ENODEV and ECONNABORTED from /dev/fuse (fuse(4)) are an end and no failure."""
+    channel = Channel.__new__(Channel)
+    channel._device = -1
+
+    def refuse(*args: Any) -> int:
+        raise OSError(gone, os.strerror(gone))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "readv", refuse)
+        patched.setattr(os, "writev", refuse)
+        assert channel.receive(bytearray(100)) == 0
+        assert not channel.send([b"answer"])
+
+
 @pytest.mark.parametrize("version", [(7, 22), (6, 45), (8, 0)])
 def test_a_kernel_that_speaks_another_protocol_is_refused(version: tuple[int, int]) -> None:
     """R-23: A kernel with too old a protocol is refused."""
     served = Served(Failing())
     served.wire.requests = [request(Opcode.INIT, struct.pack("=IIII48x", *version, 131072, 0))]
-    with pytest.raises(MountError, match=r"Linux 3\.15"):
+    with pytest.raises(MountError, match=r"Linux 4\.18"):
         served.session.serve()
 
 
@@ -308,12 +365,12 @@ def test_attributes_become_what_the_kernel_knows() -> None:
         def attrs(self) -> Attrs:
             return Attrs(0o100644, 77, 12345, -1, 1_700_000_000_123_456_789, 25)
 
-    class Places(Failing):
+    class NodeTable(Failing):
         def resolve(self, path: str) -> Node:
             assert path == "/a\udcff"
             return Place(path)
 
-    served = Served(Places())
+    served = Served(NodeTable())
     error, entry = served.answer(Opcode.LOOKUP, b"a\xff\0")
     assert error == 0
     nodeid, generation, *valid = struct.unpack_from("=QQQQII", entry)
@@ -336,7 +393,7 @@ class Folder(Directory):
     def known_attrs(self, name: str) -> Attrs | None:
         return Attrs(0o100644, 5, 9) if name == "a" else None
 
-    def keep_s(self) -> float:
+    def attr_lifetime_s(self) -> float:
         return 7.25 if self.path else 0.5
 
 
@@ -377,11 +434,9 @@ def test_a_listing_tells_attributes_where_they_cost_nothing() -> None:
     nodeid = found[2][0]
     # The kernel knows it now, and forgets it as often as it was told.
     assert served.answer(Opcode.READDIRPLUS, struct.pack("=QQI20x", fh, 2, 4096))[0] == 0
-    assert len(served.session._dispatch._places) == 1
     assert served.answers(Opcode.FORGET, struct.pack("=Q", 1), nodeid=nodeid) == []
-    assert len(served.session._dispatch._places) == 1
+    assert served.answer(Opcode.GETATTR, bytes(16), nodeid=nodeid)[0] == 0
     assert served.answers(Opcode.BATCH_FORGET, struct.pack("=IIQQ", 1, 0, nodeid, 1)) == []
-    assert len(served.session._dispatch._places) == 0
     assert served.answer(Opcode.GETATTR, bytes(16), nodeid=nodeid)[0] == errno.ENOENT
 
 
@@ -423,7 +478,7 @@ class Ahead:
     """An open file of which two pieces lie behind what is read."""
 
     def __init__(self, *ready: range, fails: bool = False) -> None:
-        self.mode = CacheMode.KEEP
+        self.mode = PageCacheMode.KEEP
         self.size, self.version = 1 << 30, None
         self.ready = list(ready)
         self.fails = fails
@@ -431,12 +486,12 @@ class Ahead:
     def read_at(self, offset: int, size: int) -> bytes:
         return offset.to_bytes(8, "little") * (size // 8)
 
-    def read_ready(self, offset: int, size: int) -> bytes:
+    def read_for_push(self, offset: int, size: int) -> bytes:
         if self.fails:
             raise errors.CorruptData("wrong")
         return self.read_at(offset, size)
 
-    def claim_ready(self) -> range:
+    def take_pushable(self) -> range:
         return self.ready.pop(0) if self.ready else range(0)
 
     def write(self, piece: bytes) -> int:
@@ -469,8 +524,8 @@ def test_what_is_here_goes_among_the_pages_before_the_answer() -> None:
     assert sent[2][16:] == bytes(8)
 
 
-@pytest.mark.parametrize("mode", CacheMode)
-def test_what_is_here_goes_out_with_the_open(mode: CacheMode) -> None:
+@pytest.mark.parametrize("mode", PageCacheMode)
+def test_what_is_here_goes_out_with_the_open(mode: PageCacheMode) -> None:
     """R-9: Cached bytes are pushed with the open where the kernel keeps its pages."""
     handle = Ahead(range(16))
     handle.mode = mode
@@ -479,17 +534,17 @@ def test_what_is_here_goes_out_with_the_open(mode: CacheMode) -> None:
         def open(self, *, writing: bool) -> Any:
             return handle
 
-    class Places(Failing):
+    class NodeTable(Failing):
         handles = HandleTable()
 
         def resolve(self, path: str) -> Node:
             return Opening(path)
 
-    served = Served(Places())
+    served = Served(NodeTable())
     served.wire.sent.clear()
     served.session._serve(memoryview(request(Opcode.OPEN, bytes(8))))
     told = [struct.unpack_from("=iQ", message, 4) for message in served.wire.sent]
-    assert told == ([(4, 0), (0, 2)] if mode is CacheMode.KEEP else [(0, 2)])
+    assert told == ([(4, 0), (0, 2)] if mode is PageCacheMode.KEEP else [(0, 2)])
 
 
 def test_what_cannot_be_pushed_fails_nobody(caplog: pytest.LogCaptureFixture) -> None:
@@ -506,11 +561,11 @@ def test_extended_attributes_that_do_not_fit_are_erange() -> None:
         def xattr_names(self) -> list[str]:
             return ["user.taskfs.a", "user.taskfs.b"]
 
-    class Places(Failing):
+    class NodeTable(Failing):
         def resolve(self, path: str) -> Node:
             return Marked(path)
 
-    served = Served(Places())
+    served = Served(NodeTable())
     told = b"user.taskfs.a\0user.taskfs.b\0"
     assert served.answer(Opcode.LISTXATTR, struct.pack("=II", 0, 0)) == (
         0,
@@ -531,28 +586,33 @@ def test_unknown_handles_are_ebadf() -> None:
 def test_a_command_with_an_unexpected_error_never_counts_as_done() -> None:
     """K-3: After an unexpected error a later write through the handle fails too."""
 
-    def fail() -> None:
+    starts = []
+
+    def fail() -> "Future[None]":
+        starts.append(1)
         raise MemoryError
 
-    handle = CommandHandle(fail)
-    with pytest.raises(MemoryError):
-        handle.write(b"1")
-    with pytest.raises(TaskFSError):
-        handle.write(b"1")
+    handle = ControlHandle(fail, Waiter())
+    for _ in range(2):
+        with pytest.raises(MemoryError):
+            handle.write(b"1")
+    assert len(starts) == 1
 
 
 def test_an_interrupted_command_is_not_an_outcome() -> None:
     """K-13, K-3: A write after EINTR waits for the outcome of the request that was sent."""
-    outcomes: list[TaskFSError | None] = [Interrupted("a signal"), Interrupted("a signal"), None]
+    signals = iter([True, True])
+    request: Future[None] = Future()
+    starts = []
 
-    def command() -> None:
-        outcome = outcomes.pop(0)
-        if outcome is not None:
-            raise outcome
+    def start() -> "Future[None]":
+        starts.append(1)
+        return request
 
-    handle = CommandHandle(command)
+    handle = ControlHandle(start, Waiter(lambda: next(signals, False)))
     for _ in range(2):
         with pytest.raises(Interrupted):
             handle.write(b"1")
+    request.set_result(None)
     assert [handle.write(b"1"), handle.write(b"23")] == [1, 2]
-    assert outcomes == []
+    assert len(starts) == 1

@@ -1,21 +1,21 @@
-"""`taskfs.buffers`: room that is used again, and how much of it waits for that."""
+"""`taskfs.support.buffers`: room that is used again, and how much of it waits for that."""
 
 import pytest
 
-from taskfs import buffers
-from taskfs.buffers import MAX_SPARE, ROOMS, address_of, allocate, give_spare_back
+from taskfs.support import buffers
+from taskfs.support.buffers import MAX_SPARE, POOLED_SIZES, address_of, allocate, trim_pools
 
 
 @pytest.fixture(autouse=True)
 def _nothing_to_spare() -> None:
-    give_spare_back()
+    trim_pools()
 
 
 def spare_bytes() -> int:
-    return sum(kind.length * len(kind.spare) for kind in buffers._KINDS)
+    return sum(kind.length * len(kind.has_fallback) for kind in buffers._KINDS)
 
 
-@pytest.mark.parametrize("length", ROOMS)
+@pytest.mark.parametrize("length", POOLED_SIZES)
 def test_room_is_used_again_once_its_last_view_is_gone(length: int) -> None:
     """R-20: A buffer is used again once its last view is gone."""
     room = allocate(length)
@@ -30,14 +30,16 @@ def test_room_is_used_again_once_its_last_view_is_gone(length: int) -> None:
 
 def test_what_waits_to_be_used_again_is_bounded() -> None:
     """R-20: Pooled buffers are bounded, whatever lengths were used at once."""
-    crowd = [allocate(length) for length in ROOMS for _ in range(40)]
+    crowd = [allocate(length) for length in POOLED_SIZES for _ in range(40)]
     crowd.clear()
-    assert MAX_SPARE - ROOMS[-1] < spare_bytes() <= MAX_SPARE
-    give_spare_back()
+    assert MAX_SPARE - POOLED_SIZES[-1] < spare_bytes() <= MAX_SPARE
+    trim_pools()
     assert spare_bytes() == 0
 
 
-@pytest.mark.parametrize("size", [0, 1, 1000, 300_000, ROOMS[1] // 2 + 5, ROOMS[-1] + 1])
+@pytest.mark.parametrize(
+    "size", [0, 1, 1000, 300_000, POOLED_SIZES[1] // 2 + 5, POOLED_SIZES[-1] + 1]
+)
 def test_other_lengths_are_right_too(size: int) -> None:
     """`allocate`: room for so many bytes, to be written."""
     room = allocate(size)

@@ -1,4 +1,4 @@
-"""`taskfs.claims`: processes that share a cache directory fetch nothing twice."""
+"""`taskfs.cache.range_locks`: processes that share a cache directory fetch nothing twice."""
 
 import contextlib
 import random
@@ -11,15 +11,15 @@ from typing import Final
 
 import pytest
 
-from taskfs import claims
-from taskfs.blocks import BlockReader
-from taskfs.claims import claim, fetch_missing
-from taskfs.diskcache import DiskCache, cache_key
-from taskfs.extents import BLOCK, BlockCache
+from taskfs.cache import range_locks as claims
+from taskfs.cache.block_reader import BlockReader
+from taskfs.cache.disk_cache import DiskCache, cache_key
+from taskfs.cache.memory_cache import BLOCK, ExtentCache
+from taskfs.cache.range_locks import fetch_missing, lock_range
 from taskfs.model import Fetched, ObjectVersion
-from taskfs.pools import DaemonPool
-from taskfs.stats import Stats
-from taskfs.waiting import Waiter
+from taskfs.support.interruptible_wait import Waiter
+from taskfs.support.stats import Stats
+from taskfs.support.thread_pool import DaemonPool
 from tests.mounts import ROOT, eventually
 
 KEY: Final = cache_key("an object")
@@ -53,7 +53,7 @@ def process_of(remote: Remote, directory: Path) -> BlockReader:
     return BlockReader(
         remote,
         VERSION,
-        cache=BlockCache(64 << 20),
+        cache=ExtentCache(64 << 20),
         pool=DaemonPool(8, "test-store"),
         waiter=Waiter(),
         stats=Stats(),
@@ -81,30 +81,30 @@ def test_no_block_is_fetched_by_two_processes(tmp_path: Path) -> None:
 
 
 def test_disjoint_claims_do_not_wait(tmp_path: Path) -> None:
-    """`claim`: Whoever else holds some of them is waited for; others are not."""
+    """`lock_range`: Whoever else holds some of them is waited for; others are not."""
     path = tmp_path / "claims"
 
     def waited() -> bool:
         raise AssertionError("it waited")
 
     with (
-        claim(path, KEY, 0, 4, waited),
-        claim(path, KEY, 5, 9, waited),
-        claim(path, cache_key("another"), 0, 9, waited),
+        lock_range(path, KEY, 0, 4, waited),
+        lock_range(path, KEY, 5, 9, waited),
+        lock_range(path, cache_key("another"), 0, 9, waited),
     ):
         pass
 
 
 def test_a_claim_is_waited_for(tmp_path: Path) -> None:
-    """`claim`: Hold the units while the body runs."""
+    """`lock_range`: Hold the units while the body runs."""
     path, order = tmp_path / "claims", list[str]()
 
     def second() -> None:
-        with claim(path, KEY, 4, 8, never):
+        with lock_range(path, KEY, 4, 8, never):
             order.append("second")
 
     thread = threading.Thread(target=second)
-    with claim(path, KEY, 0, 4, never):
+    with lock_range(path, KEY, 0, 4, never):
         thread.start()
         thread.join(0.1)
         order.append("first")
@@ -113,23 +113,26 @@ def test_a_claim_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_what_came_meanwhile_is_not_waited_for(tmp_path: Path) -> None:
-    """`claim`: waited for, until *is_there*."""
-    with claim(tmp_path / "x", KEY, 0, 0, never), claim(tmp_path / "x", KEY, 0, 0, lambda: True):
+    """`lock_range`: waited for, until *is_there*."""
+    with (
+        lock_range(tmp_path / "x", KEY, 0, 0, never),
+        lock_range(tmp_path / "x", KEY, 0, 0, lambda: True),
+    ):
         pass
 
 
 def test_patience_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`claim`: for `PATIENCE_S` at most: then both fetch."""
+    """`lock_range`: for `PATIENCE_S` at most: then both fetch."""
     monkeypatch.setattr(claims, "PATIENCE_S", 0.05)
-    with claim(tmp_path / "x", KEY, 0, 0, never), claim(tmp_path / "x", KEY, 0, 0, never):
+    with lock_range(tmp_path / "x", KEY, 0, 0, never), lock_range(tmp_path / "x", KEY, 0, 0, never):
         pass
 
 
 def test_the_claims_of_the_dead_are_free(tmp_path: Path) -> None:
-    """`taskfs.claims`: what a process held is free when it has died."""
+    """`taskfs.cache.range_locks`: what a process held is free when it has died."""
     program = (
-        "import sys, pathlib\nfrom taskfs.claims import claim\n"
-        "with claim(pathlib.Path(sys.argv[1]), sys.argv[2], 0, 9, lambda: False):\n"
+        "import sys, pathlib\nfrom taskfs.cache.range_locks import lock_range\n"
+        "with lock_range(pathlib.Path(sys.argv[1]), sys.argv[2], 0, 9, lambda: False):\n"
         "    print('held', flush=True)\n    sys.stdin.read()"
     )
     process = subprocess.Popen(
@@ -144,7 +147,7 @@ def test_the_claims_of_the_dead_are_free(tmp_path: Path) -> None:
         entered = threading.Event()
 
         def enter() -> None:
-            with claim(tmp_path / "x", KEY, 9, 9, never):
+            with lock_range(tmp_path / "x", KEY, 9, 9, never):
                 entered.set()
 
         waiting = threading.Thread(target=enter)
@@ -159,12 +162,12 @@ def test_the_claims_of_the_dead_are_free(tmp_path: Path) -> None:
 
 
 def test_without_locks_both_fetch(tmp_path: Path) -> None:
-    """`taskfs.claims`: They are advice: where locks do not work, both fetch."""
-    with claim(tmp_path / "no" / "such", KEY, 0, 0, never):
+    """`taskfs.cache.range_locks`: They are advice: where locks do not work, both fetch."""
+    with lock_range(tmp_path / "no" / "such", KEY, 0, 0, never):
         pass
-    with contextlib.suppress(ZeroDivisionError), claim(tmp_path / "x", KEY, 0, 0, never):
+    with contextlib.suppress(ZeroDivisionError), lock_range(tmp_path / "x", KEY, 0, 0, never):
         raise ZeroDivisionError
-    with claim(tmp_path / "x", KEY, 0, 0, never):  # given back all the same
+    with lock_range(tmp_path / "x", KEY, 0, 0, never):  # given back all the same
         pass
 
 

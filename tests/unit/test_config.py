@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from taskfs.config import Config, Secret, find_api_key, load_config, parse_duration, parse_size
+from taskfs.api_key import Secret, find_api_key
+from taskfs.config import Config, load_config
 from taskfs.errors import ConfigError
 from taskfs.options import (
     OPTIONS,
+    parse_duration,
     parse_mount_options,
+    parse_size,
     parse_umask,
     split_mount_options,
 )
@@ -254,9 +257,9 @@ class TestKey:
         assert places == [KEY, "service", "file", "variable", "direct", "option", "flag"]
 
     def test_where_it_was_found(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert find_api_key().source == str(home / ".inductiva" / "api_key")
+        assert find_api_key().location == str(home / ".inductiva" / "api_key")
         monkeypatch.setenv("INDUCTIVA_API_KEY", "service")
-        assert find_api_key().source == "INDUCTIVA_API_KEY"
+        assert find_api_key().location == "INDUCTIVA_API_KEY"
 
     def test_missing_says_where_it_looked_and_what_to_do(self, home: Path) -> None:
         """C-25, X-2: A missing key names the places and the fix."""
@@ -407,7 +410,7 @@ class TestMountOptions:
             ("frobnicate", "unknown option 'frobnicate'"),
             ("cache_size", "needs a value: cache_size=SIZE"),
             ("api_key=secret", "api_key_file"),
-            ("ro=1", "unknown option 'ro'"),
+            ("ro=1", "ro takes no value: write ro"),
             ("remount,ro", "cannot be remounted: unmount it"),
         ],
     )

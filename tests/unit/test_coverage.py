@@ -1,4 +1,4 @@
-"""`taskfs.coverage`: the CRC-32 of a whole from pieces in any order."""
+"""`taskfs.archive.integrity`: the CRC-32 of a whole from pieces in any order."""
 
 import itertools
 import random
@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from taskfs.coverage import MAX_PIECES, Coverage, combine
+from taskfs.archive.integrity import MAX_RANGES, Coverage
+from taskfs.support.checksum import crc32_combine
 
 SEARCHING = settings(max_examples=200, deadline=None, derandomize=True)
 
@@ -18,7 +19,7 @@ SEARCHING = settings(max_examples=200, deadline=None, derandomize=True)
 def test_combine_is_the_crc_of_both_in_a_row(first: bytes, second: bytes) -> None:
     """coverage.combine: the CRC-32 of two pieces in a row, empty ones too."""
     whole = zlib.crc32(first + second)
-    assert combine(zlib.crc32(first), zlib.crc32(second), len(second)) == whole
+    assert crc32_combine(zlib.crc32(first), zlib.crc32(second), len(second)) == whole
 
 
 @pytest.mark.parametrize("length", [1, 255, 1 << 16, (1 << 20) + 1, 5_000_011])
@@ -26,14 +27,14 @@ def test_combine_of_long_pieces(length: int) -> None:
     """coverage.combine: lengths of any number of bits."""
     first, second = b"head", random.Random(length).randbytes(length)
     whole = zlib.crc32(first + second)
-    assert combine(zlib.crc32(first), zlib.crc32(second), length) == whole
+    assert crc32_combine(zlib.crc32(first), zlib.crc32(second), length) == whole
 
 
 def test_combine_is_associative_for_lengths_that_no_memory_holds() -> None:
     """semantics, Limits: a member may be larger than memory: lengths beyond 2**40."""
     a, b, c, length = 0x12345678, 0x9ABCDEF0, 0x0F1E2D3C, 3 << 40
-    left = combine(combine(a, b, length), c, 77)
-    assert left == combine(a, combine(b, c, 77), length + 77)
+    left = crc32_combine(crc32_combine(a, b, length), c, 77)
+    assert left == crc32_combine(a, crc32_combine(b, c, 77), length + 77)
 
 
 @SEARCHING
@@ -80,9 +81,9 @@ def test_one_piece_that_covers_many_others() -> None:
 def test_scattered_pieces_are_bounded() -> None:
     """Coverage: a reader that jumps about is not checked, and costs no memory."""
     coverage = Coverage(1 << 30)
-    for start in range(0, 40 * MAX_PIECES, 2):
+    for start in range(0, 40 * MAX_RANGES, 2):
         coverage.add(start, b"x")
-    assert len(coverage._starts) <= MAX_PIECES
+    assert len(coverage._starts) <= MAX_RANGES
     assert coverage.crc is None
 
 

@@ -1,4 +1,4 @@
-"""`taskfs.decoders`: one shape for all methods, fed in pieces of any length."""
+"""`taskfs.archive.decoders`: one shape for all methods, fed in pieces of any length."""
 
 import bz2
 import random
@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from taskfs import igzip
-from taskfs.decoders import (
+from taskfs.archive import isal as igzip
+from taskfs.archive.decoders import (
     BZIP2,
     DECODERS,
     DEFLATED,
@@ -19,9 +19,9 @@ from taskfs.decoders import (
     METHOD_NAMES,
     Decoder,
     DeflateDecoder,
-    crc32,
 )
 from taskfs.errors import CorruptData, TaskFSError, Unsupported
+from taskfs.support.checksum import crc32
 from tests.zips import cheap_bytes, deflate, lzma_alone
 
 SEARCHING = settings(max_examples=150, deadline=None, derandomize=True)
@@ -142,11 +142,11 @@ def test_a_frozen_deflate_decoder_goes_on_from_where_it_was_frozen(name: str, bo
         while len(first) < before:
             first += fill(decoder, before - len(first))
         unused = decoder.unused
-        thaw = decoder.freeze()
-        assert thaw is not None
+        restore = decoder.snapshot()
+        assert restore is not None
         rest = packed[len(packed) - unused :]
         decoder.feed(rest)
-        copies = [decoder, thaw(), thaw()]
+        copies = [decoder, restore(), restore()]
         outs = [b"", b"", b""]
         for copy in copies[1:]:
             copy.feed(rest)

@@ -18,11 +18,10 @@ import numpy as np
 import pytest
 import requests
 
-from taskfs.demo import embedded_cloud
-from taskfs.demo.archives import LAYOUTS, Member, dos_stamp, extended_stamp, ntfs_stamp
+from taskfs.demo.archives import LAYOUTS, MemberSpec, dos_stamp, extended_stamp, ntfs_stamp
 from taskfs.demo.catalogue import FINISHED
+from taskfs.demo.cloud import EmbeddedCloud
 from taskfs.demo.hdf5 import pressure_history
-from taskfs.demo.server import EmbeddedCloud
 from taskfs.demo.sources import FileSource, RepeatedSource, SourceFile
 from taskfs.demo.tasks import STATUSES, TERMINAL
 from tests.fake_api import FakeCloud
@@ -104,7 +103,7 @@ def empty(clock: Clock) -> Iterator[Caller]:
 
 def test_neither_thread_nor_port_before_start_and_after_stop() -> None:
     threads = threading.active_count()
-    cloud = embedded_cloud()
+    cloud = EmbeddedCloud()
     assert threading.active_count() == threads
     cloud.start()
     port = cloud.api.port
@@ -436,12 +435,12 @@ def test_the_same_task_has_the_same_bytes_after_a_restart(living: Caller) -> Non
 
 
 MEMBERS = (
-    Member("artifacts/", mtime=1.6e9),
-    Member("artifacts/stdout.txt", b"step\n" * 99, 1.6e9 + 1),
-    Member("artifacts/empty", b"", 1.6e9),
-    Member("artifacts/größe.txt", b"12", 1.6e9),
-    Member("artifacts/repeated", RepeatedSource(b"abcdefg" * 9, 1000), 1.6e9),
-    Member("artifacts/repeated_stored", RepeatedSource(b"abcdefg" * 9, 1001), 1.6e9, 0),
+    MemberSpec("artifacts/", mtime=1.6e9),
+    MemberSpec("artifacts/stdout.txt", b"step\n" * 99, 1.6e9 + 1),
+    MemberSpec("artifacts/empty", b"", 1.6e9),
+    MemberSpec("artifacts/größe.txt", b"12", 1.6e9),
+    MemberSpec("artifacts/repeated", RepeatedSource(b"abcdefg" * 9, 1000), 1.6e9),
+    MemberSpec("artifacts/repeated_stored", RepeatedSource(b"abcdefg" * 9, 1001), 1.6e9, 0),
 )
 
 

@@ -1,4 +1,4 @@
-"""`taskfs.diskcache`: what is kept on disk is right or not there, whoever else was at it.
+"""`taskfs.cache.disk_cache`: what is kept on disk is right or not there, whoever else was at it.
 
 Run as a program, this module is one more process at a cache: see `_write_and_read` and `_full`.
 """
@@ -27,10 +27,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskfs import segments
-from taskfs.blocks import BlockReader
-from taskfs.buffers import LARGE, address_of, allocate
-from taskfs.diskcache import (
+from taskfs.cache import segment_file as segments
+from taskfs.cache.block_reader import BlockReader
+from taskfs.cache.disk_cache import (
     FORMAT,
     MAX_OPEN,
     PAUSE_S,
@@ -38,10 +37,11 @@ from taskfs.diskcache import (
     DiskCache,
     cache_key,
 )
-from taskfs.extents import BLOCK, BlockCache
-from taskfs.segments import ENTRY, SEGMENT, SEGMENT_BLOCKS, TABLE
-from taskfs.stats import Stats
-from taskfs.waiting import Waiter
+from taskfs.cache.memory_cache import BLOCK, ExtentCache
+from taskfs.cache.segment_file import ENTRY, SEGMENT, SEGMENT_BLOCKS, TABLE
+from taskfs.support.buffers import LARGE, address_of, allocate
+from taskfs.support.interruptible_wait import Waiter
+from taskfs.support.stats import Stats
 from tests.mounts import PATIENCE_S, ROOT
 from tests.surfaces import assert_same
 from tests.zips import DaemonPool, FakeObject, run_threads
@@ -154,7 +154,7 @@ def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """What fails is logged once, never as an error."""
     yield
     records = [r for phase in ("setup", "call") for r in caplog.get_records(phase)]
-    told = [r.getMessage() for r in records if r.name == "taskfs.diskcache"]
+    told = [r.getMessage() for r in records if r.name == "taskfs.cache.disk_cache"]
     assert all(r.levelno <= logging.WARNING for r in records), told
 
 
@@ -217,7 +217,7 @@ def test_long_runs_leave_the_page_cache_alone(place: Path) -> None:
 def test_one_at_a_time_waits_for_the_disk(place: Path) -> None:
     """R-17: While one long run bypasses the page cache, another takes the ordinary way."""
     blocks = DiskCache(place, PLENTY).blocks_of(KEY)
-    with segments._straight:
+    with segments._direct_io_lock:
         blocks.put(0, aligned(run_of("o", 0, SEGMENT_BLOCKS)))
     assert in_page_cache(segment_path(place), 10 * BLOCK)
     assert blocks.get(0, SEGMENT_BLOCKS) == run_of("o", 0, SEGMENT_BLOCKS)
@@ -294,7 +294,7 @@ class Reading:
         self.blocks = BlockReader(
             self.remote,
             self.remote.version,
-            cache=BlockCache(memory),
+            cache=ExtentCache(memory),
             pool=self.pool,
             waiter=Waiter(),
             stats=self.stats,
@@ -323,7 +323,7 @@ def test_nothing_is_fetched_twice(place: Path) -> None:
     assert_same(first.blocks.read_at(0, len(body)), body)
     assert first.fetched == len(body)
     second = Reading(body, DiskCache(place, PLENTY).blocks_of(KEY))
-    second.blocks.schedule(0, len(body))
+    second.blocks.prefetch(0, len(body))
     check_random_reads(second)
     assert_same(second.blocks.read_at(0, len(body)), body)
     assert second.fetched == 0
@@ -348,7 +348,7 @@ def test_blocks_that_came_with_the_tail_are_kept(place: Path) -> None:
     body = random.Random(8).randbytes(6 * BLOCK + 9)
     first = Reading(body, DiskCache(place, PLENTY).blocks_of(KEY))
     start = 2 * BLOCK + 100
-    first.blocks.seed(start, body[start:])
+    first.blocks.prime(start, body[start:])
     second = Reading(body, DiskCache(place, PLENTY).blocks_of(KEY))
     assert_same(second.blocks.read_at(3 * BLOCK, len(body)), body[3 * BLOCK :])
     assert second.fetched == 0
@@ -993,7 +993,7 @@ def _full(place: str, what: str) -> None:
     seemed = blocks.present(0, SEGMENT_BLOCKS)
     assert seemed == [n for n in range(SEGMENT_BLOCKS) if blocks.get(n) is not None]
     for kept in (cache, DiskCache(directory, PLENTY)):
-        reading = Reading(body, kept.blocks_of(KEY))
+        reading = Reading(body, kept.blocks_of(cache_key("body")))
         check_random_reads(reading, 15)
         assert_same(reading.blocks.read_at(0, len(body)), body)
         assert reading.fetched

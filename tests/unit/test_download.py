@@ -1,5 +1,6 @@
-"""`taskfs.download`, `fetching` and `target` on archives in memory: no sockets, no commands."""
+"""`taskfs.download.plan`, `fetching` and `target` on archives in memory: no sockets, no commands."""
 
+import errno
 import fcntl
 import os
 import threading
@@ -10,12 +11,13 @@ from typing import Any, cast
 
 import pytest
 
-from taskfs import download, fetching
-from taskfs.archive import Archive
+from taskfs.archive.archive import Archive
+from taskfs.archive.index import Member
+from taskfs.download import fetch as fetching
+from taskfs.download import plan as download
+from taskfs.download.destination import Target
 from taskfs.errors import CorruptData, NotFound, Unavailable, Unsupported
 from taskfs.model import ObjectVersion
-from taskfs.target import Target
-from taskfs.zipindex import Member
 
 MTIME_NS = 1_700_000_000_123_456_700
 
@@ -66,11 +68,11 @@ def member(path: str, content: bytes) -> Member:
     return Member(path, len(content), len(content), crc, 0, 0, 0, MTIME_NS, path.encode())
 
 
-def plan(archive: MemoryArchive, target: Path, *names: str) -> list[fetching.Fetch]:
+def plan(archive: MemoryArchive, target: Path, *names: str) -> list[fetching.DownloadItem]:
     return download.plan_members(cast(Archive, archive), target, names)
 
 
-def plan_raw(archive: MemoryArchive, target: Path) -> list[fetching.Fetch]:
+def plan_raw(archive: MemoryArchive, target: Path) -> list[fetching.DownloadItem]:
     return download.plan_archive(cast(Archive, archive), target, "output.zip")
 
 
@@ -194,7 +196,7 @@ class TestFiles:
                 return super().read_at(offset, size)
 
         archive.open_member = lambda member: Stuck(b"a" * 10)  # type: ignore[method-assign]
-        session = fetching.Session(lambda size: None)
+        session = fetching.DownloadRun(lambda size: None)
         (fetch,) = plan(archive, tmp_path)
         queue = fetching._Queue([fetch])
         thread = threading.Thread(target=queue.work, args=(session,))
@@ -257,21 +259,22 @@ class TestArchive:
     def test_it_goes_on_where_it_stopped(self, tmp_path: Path) -> None:
         archive = MemoryArchive({}, self.RAW)
         (fetch,) = plan_raw(archive, tmp_path)
-        assert isinstance(fetch, fetching.ArchiveFetch)
+        assert isinstance(fetch, fetching.ArchiveDownload)
         fetch.part.write_bytes(self.RAW[: fetching.CHUNK])
         counted: list[int] = []
+        assert fetch.size == len(self.RAW) - fetching.CHUNK  # a rate of what is there says nothing
 
         fetching.run([fetch], counted.append)
 
         assert min(archive.raw_reads) == fetching.CHUNK
-        assert sum(counted) == len(self.RAW)
+        assert sum(counted) == len(self.RAW) - fetching.CHUNK
         assert (tmp_path / "output.zip").read_bytes() == self.RAW
 
     def test_another_version_is_not_continued(self, tmp_path: Path) -> None:
         old, new = MemoryArchive({}, self.RAW), MemoryArchive({}, self.RAW[::-1])
         new.version = ObjectVersion(new.size, "another")
         (fetch,) = plan_raw(old, tmp_path)
-        assert isinstance(fetch, fetching.ArchiveFetch)
+        assert isinstance(fetch, fetching.ArchiveDownload)
         fetch.part.write_bytes(self.RAW[: fetching.CHUNK])
 
         fetching.run(plan_raw(new, tmp_path))
@@ -281,7 +284,7 @@ class TestArchive:
 
     def test_two_at_once_do_not_mix(self, tmp_path: Path) -> None:
         (fetch,) = plan_raw(MemoryArchive({}, self.RAW), tmp_path)
-        assert isinstance(fetch, fetching.ArchiveFetch)
+        assert isinstance(fetch, fetching.ArchiveDownload)
         with open(fetch.part, "wb") as other:
             fcntl.flock(other, fcntl.LOCK_EX)
             with pytest.raises(OSError, match="another download is at work"):
@@ -295,3 +298,34 @@ def test_too_little_room_is_told_before_anything_is_written(tmp_path: Path) -> N
     with pytest.raises(download.NoSpace, match=r"PB are needed in .*make room"):
         download.check_space(fetches)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """C-38: `download --archive` works where flock(2) is refused."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    archive = MemoryArchive({}, TestArchive.RAW)
+    assert fetching.run(plan_raw(archive, tmp_path)) == []
+    assert (tmp_path / "output.zip").read_bytes() == TestArchive.RAW
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS, errno.EINVAL])
+def test_a_file_system_without_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """C-38: Where times cannot be set there is one warning, and the files are there."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "utime", refuse)
+    warnings: list[str] = []
+    assert fetching.run(plan(MemoryArchive(FILES), tmp_path), warn=warnings.append) == []
+    assert (tmp_path / "a.txt").read_bytes() == FILES["a.txt"]
+    assert len(warnings) == 1 and warnings[0].startswith("the time of 4 files could not be set")

@@ -1,4 +1,4 @@
-"""`taskfs.inflate`: random access to decoded bytes, fed from memory by a source that counts."""
+"""`taskfs.archive.seekable_decoder`: random access to decoded bytes, fed from memory by a source that counts."""
 
 import bz2
 import random
@@ -11,18 +11,18 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from taskfs import inflate
-from taskfs.buffers import Buffer
-from taskfs.compose import SPAN_MEMORY
-from taskfs.cursors import SPAN
-from taskfs.decoders import BZIP2, DECODERS, DEFLATED, LZMA
+from taskfs.archive import cursor_pool
+from taskfs.archive.cursor_pool import FIRST_SPACING
+from taskfs.archive.decoder_limits import CheckpointBudget
+from taskfs.archive.decoders import BZIP2, DECODERS, DEFLATED, LZMA
+from taskfs.archive.prefetch import MAX_AHEAD_SPANS, SPAN
+from taskfs.archive.seekable_decoder import SeekableDecoder
+from taskfs.cache.memory_cache import ExtentCache
+from taskfs.cache.readahead import ReadAheadBudget
+from taskfs.core import SPAN_MEMORY
 from taskfs.errors import CorruptData, Interrupted, TaskFSError, Unavailable
-from taskfs.extents import BlockCache
-from taskfs.inflate import FIRST_SPACING, Inflater
-from taskfs.pace import AHEAD_SPANS
-from taskfs.readahead import Windows
-from taskfs.rooms import CheckpointRoom
-from taskfs.waiting import Waiter
+from taskfs.support.buffers import Buffer
+from taskfs.support.interruptible_wait import Waiter
 from tests.zips import DaemonPool, cheap_bytes, deflate, lzma_alone, pack, run_threads
 
 PIECE = 64 << 10
@@ -67,7 +67,7 @@ class Source:
         member.pieces.append((offset, stop))
         return member.packed[offset:stop]
 
-    def is_at_hand(self, offset: int) -> bool:
+    def is_cached(self, offset: int) -> bool:
         return offset < self.member.here
 
     def close(self) -> None:
@@ -86,9 +86,10 @@ class Decoding:
         size: int | None = None,
         crc: int | None = None,
         span_bytes: int = 24 << 20,
-        room: CheckpointRoom | None = None,
-        windows: Windows | None = None,
-        is_in_turn: bool = False,
+        room: CheckpointBudget | None = None,
+        windows: ReadAheadBudget | None = None,
+        push_enabled: bool = False,
+        in_turn: bool = False,
     ) -> None:
         self.body = body
         self.member = Member(packed)
@@ -96,18 +97,19 @@ class Decoding:
         self.deadline_s = time.monotonic() + LIMIT_S
         self.interrupted = threading.Event()
         self.pool = DaemonPool(2)
-        self.spans = BlockCache(span_bytes)
-        self.inflater = Inflater(
+        self.spans = ExtentCache(span_bytes)
+        self.inflater = SeekableDecoder(
             DECODERS[method],
             self.member.open,
             size=len(body) if size is None else size,
             crc=zlib.crc32(body) if crc is None else crc,
             spans=self.spans,
-            room=room or CheckpointRoom(),
+            checkpoints=room or CheckpointBudget(),
             pool=self.pool,
             waiter=Waiter(lambda: self.is_over or self.interrupted.is_set()),
-            windows=windows,
-            is_in_turn=is_in_turn,
+            budget=windows or ReadAheadBudget(MAX_AHEAD_SPANS * SPAN),
+            push_enabled=push_enabled,
+            in_turn=in_turn,
         )
 
     @property
@@ -249,7 +251,7 @@ def test_a_backward_read_after_a_first_pass_starts_at_a_checkpoint(decoding: Mak
     one.over.set()  # no more runs ahead: what is fed from here on is fed to the reads
     one.pool.is_quiet()
     one.over.clear()
-    assert one.member.fed <= 1.05 * len(LONG_PACKED) + AHEAD_SPANS * SPAN
+    assert one.member.fed <= 1.05 * len(LONG_PACKED) + MAX_AHEAD_SPANS * SPAN
     rng = random.Random(1)
     for _ in range(8):
         before = one.member.fed
@@ -260,12 +262,12 @@ def test_a_backward_read_after_a_first_pass_starts_at_a_checkpoint(decoding: Mak
 def test_what_is_ready_is_told_once_and_is_right(decoding: Make) -> None:
     """R-9: Bytes decoded ahead are offered for a push once, and are right."""
     one = decoding(LONG, LONG_PACKED)
-    assert not one.inflater.claim_ready()
+    assert not one.inflater.take_pushable()
     offset, told, reads = 0, 0, 0
     while offset < len(LONG):
         one.check(offset, SPAN)
         offset, reads = offset + SPAN, reads + 1
-        while ready := one.inflater.claim_ready():
+        while ready := one.inflater.take_pushable():
             assert ready.start == offset
             assert ready.stop <= len(LONG)
             one.check(ready.start, len(ready))
@@ -276,25 +278,18 @@ def test_what_is_ready_is_told_once_and_is_right(decoding: Make) -> None:
     assert one.member.fed <= 1.05 * len(LONG_PACKED)
 
 
-def taken() -> Windows:
-    """The room of a mount: what is ready is taken at once."""
-    windows = Windows(AHEAD_SPANS * SPAN)
-    windows.takes_ready = True
-    return windows
-
-
 SHORT = cheap_bytes(15 * SPAN + 777, 3)
 SHORT_PACKED = deflate(SHORT, 0)
 
 
 def test_a_short_member_in_turn_is_decoded_by_its_first_reader(decoding: Make) -> None:
     """R-9: A short member read in turn is decoded by its first read, but for its last bytes."""
-    one = decoding(SHORT, SHORT_PACKED, is_in_turn=True, windows=taken())
+    one = decoding(SHORT, SHORT_PACKED, in_turn=True, push_enabled=True)
     one.check(0, 4096)
     assert one.member.fed == len(SHORT_PACKED)
     assert one.inflater.verified
-    assert one.inflater.claim_ready() == range(4096, 15 * SPAN)
-    assert not one.inflater.claim_ready()
+    assert one.inflater.take_pushable() == range(4096, 15 * SPAN)
+    assert not one.inflater.take_pushable()
     one.check_whole()
     assert one.pool.submitted == 0
 
@@ -302,15 +297,15 @@ def test_a_short_member_in_turn_is_decoded_by_its_first_reader(decoding: Make) -
 def test_the_end_of_a_member_is_never_ready(decoding: Make) -> None:
     """R-9: The end of a member is never offered for a push."""
     for size in (1, SPAN, SPAN + 1, 2 * SPAN, 3 * SPAN):
-        one = decoding(SHORT[:size], deflate(SHORT[:size], 0), is_in_turn=True, windows=taken())
+        one = decoding(SHORT[:size], deflate(SHORT[:size], 0), in_turn=True, push_enabled=True)
         one.check(0, SPAN)
-        ready = one.inflater.claim_ready()
+        ready = one.inflater.take_pushable()
         assert ready.stop <= max(0, size - 1) // SPAN * SPAN
 
 
 def test_a_short_member_in_turn_waits_for_nothing_beyond_what_is_read(decoding: Make) -> None:
     """R-18: A short member in turn waits for no bytes beyond those that are read."""
-    one = decoding(SHORT, SHORT_PACKED, is_in_turn=True, windows=taken())
+    one = decoding(SHORT, SHORT_PACKED, in_turn=True, push_enabled=True)
     one.member.here = 0
     one.check(0, SPAN)
     assert one.member.fed <= SPAN + 2 * PIECE
@@ -323,9 +318,9 @@ def test_a_short_member_in_turn_waits_for_nothing_beyond_what_is_read(decoding: 
 
 def test_a_short_member_in_turn_may_be_read_from_anywhere(decoding: Make) -> None:
     """R-8: Reads of a short member that are not in order are right."""
-    one = decoding(SHORT, SHORT_PACKED, is_in_turn=True, windows=taken())
+    one = decoding(SHORT, SHORT_PACKED, in_turn=True, push_enabled=True)
     one.check(12 * SPAN, 4096)
-    assert not one.inflater.claim_ready()
+    assert not one.inflater.take_pushable()
     rng = random.Random(5)
     for _ in range(50):
         one.check(rng.randrange(len(SHORT)), 100_000)
@@ -334,14 +329,14 @@ def test_a_short_member_in_turn_may_be_read_from_anywhere(decoding: Make) -> Non
 
 def test_wrong_bytes_at_hand_are_known_before_the_first_goes_out(decoding: Make) -> None:
     """semantics, Integrity: what is known to be wrong is not handed out, were it only the start."""
-    one = decoding(SHORT, SHORT_PACKED, crc=1, is_in_turn=True, windows=taken())
+    one = decoding(SHORT, SHORT_PACKED, crc=1, in_turn=True, push_enabled=True)
     with pytest.raises(CorruptData):
         one.check(0, SPAN)
 
 
 def test_nobody_decodes_all_at_once_for_who_takes_little(decoding: Make) -> None:
     """R-20: Where nothing goes to a kernel, small reads do not decode a whole member."""
-    one = decoding(SHORT, SHORT_PACKED, is_in_turn=True)
+    one = decoding(SHORT, SHORT_PACKED, in_turn=True)
     one.check(0, SPAN)
     assert one.pool.is_quiet()
     assert one.member.fed <= 10 * SPAN
@@ -349,17 +344,16 @@ def test_nobody_decodes_all_at_once_for_who_takes_little(decoding: Make) -> None
 
 def test_many_short_members_in_turn_share_the_room(decoding: Make) -> None:
     """R-20: Decoding at once is bounded for all members together."""
-    windows, crowd = Windows(8 << 20), [object() for _ in range(39)]
-    windows.takes_ready = True
+    windows, crowd = ReadAheadBudget(8 << 20), [object() for _ in range(39)]
     for other in crowd:
-        windows.enter(other)
-    one = decoding(SHORT, SHORT_PACKED, is_in_turn=True, windows=windows)
+        windows.register(other)
+    one = decoding(SHORT, SHORT_PACKED, in_turn=True, push_enabled=True, windows=windows)
     one.check(0, SPAN)
     assert one.member.fed <= 2 * (8 << 20) / 40 + SPAN
     for other in crowd:
-        windows.leave(other)
+        windows.unregister(other)
     one.check_whole()
-    assert windows.share(object()) == 8 << 20  # it left the room behind
+    assert windows.allowance(object()) == 8 << 20  # it left the room behind
 
 
 def test_nothing_is_ready_for_who_jumps(decoding: Make) -> None:
@@ -368,7 +362,7 @@ def test_nothing_is_ready_for_who_jumps(decoding: Make) -> None:
     one.check_whole()
     for percent in (90, 10, 50, 30, 70):
         one.check(len(LONG) * percent // 100 // SPAN * SPAN, 4096)
-        assert not one.inflater.claim_ready()
+        assert not one.inflater.take_pushable()
 
 
 def test_a_store_that_stalls_holds_up_nobody_before_it(decoding: Make) -> None:
@@ -405,20 +399,17 @@ def test_checkpoints_are_thinned_and_reads_stay_right(
     decoding: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R-8, R-20: Checkpoints are thinned so that memory is bounded for a member of 100 GB."""
-    monkeypatch.setattr(inflate, "FIRST_SPACING", SPAN)
-    monkeypatch.setattr(inflate, "MAX_CHECKPOINTS", 8)
+    monkeypatch.setattr(cursor_pool, "FIRST_SPACING", SPAN)
+    monkeypatch.setattr(cursor_pool, "MAX_CHECKPOINTS", 8)
     body = LONG[: 100 * SPAN + 5]
     packed = deflate(body, 0)
     one = decoding(body, packed, span_bytes=4 << 20)
     for offset in range(0, len(body), 3 * SPAN):
         one.check(offset, 3 * SPAN)
-        assert len(one.inflater._checkpoints) <= 8
+        assert one.inflater.checkpoint_count <= 8
     one.over.set()
     one.pool.is_quiet()
     one.over.clear()
-    outs = [mark.out for mark in one.inflater._checkpoints]
-    assert outs == sorted(outs)
-    assert outs[-1] >= len(body) * 0.7
     rng = random.Random(2)
     for _ in range(15):
         before = one.member.fed
@@ -431,7 +422,7 @@ def test_checkpoints_within_matches_and_blocks_go_on_right(
     decoding: Make, monkeypatch: pytest.MonkeyPatch, level: int
 ) -> None:
     """R-8: A copied decoder state is exact wherever it was copied."""
-    monkeypatch.setattr(inflate, "FIRST_SPACING", SPAN)
+    monkeypatch.setattr(cursor_pool, "FIRST_SPACING", SPAN)
     rng = random.Random(level)
     runs = [bytes([rng.randrange(256)]) * rng.randrange(1, 5000) for _ in range(600)]
     body = b"".join(runs) + cheap_bytes(4 * SPAN)
@@ -445,13 +436,13 @@ def test_the_checkpoints_of_all_members_are_bounded(
     decoding: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """CheckpointRoom: bounds the checkpoints of all members."""
-    monkeypatch.setattr(inflate, "FIRST_SPACING", SPAN)
-    room = CheckpointRoom(20)
+    monkeypatch.setattr(cursor_pool, "FIRST_SPACING", SPAN)
+    room = CheckpointBudget(20)
     ones = [decoding(BODY, deflate(BODY, 0), room=room, span_bytes=SPAN) for _ in range(12)]
     for one in ones:
         one.check_whole()
-    assert sum(len(one.inflater._checkpoints) for one in ones) <= 20
-    assert ones[-1].inflater._checkpoints
+    assert sum(one.inflater.checkpoint_count for one in ones) <= 20
+    assert ones[-1].inflater.checkpoint_count
     for one in ones:
         one.check(3 * SPAN, 100)  # who gave its own up reads right all the same
 
@@ -460,29 +451,28 @@ def test_the_member_unused_for_longest_gives_up_its_checkpoints(
     decoding: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """CheckpointRoom: the member unused for longest gives up its own; reading is use."""
-    monkeypatch.setattr(inflate, "FIRST_SPACING", SPAN)
-    room = CheckpointRoom(10)
+    monkeypatch.setattr(cursor_pool, "FIRST_SPACING", SPAN)
+    room = CheckpointBudget(10)
     one, two, three = (decoding(BODY, deflate(BODY, 0), room=room, span_bytes=SPAN) for _ in "abc")
     one.check_whole()
     two.check_whole()
     for _ in range(5):
         one.check(3 * SPAN, 100)
     three.check_whole()
-    assert one.inflater._checkpoints
-    assert not two.inflater._checkpoints
+    assert one.inflater.checkpoint_count
+    assert not two.inflater.checkpoint_count
 
 
 def test_closed_inflaters_leave_the_room_and_their_sources(decoding: Make) -> None:
     """Inflater.close: gives up what is held; reads after that start again."""
-    room = CheckpointRoom()
+    room = CheckpointBudget()
     one = decoding(LONG, LONG_PACKED, room=room, span_bytes=200_000)
     one.check(6 << 20, 100)
     one.check(100, 100)
     one.settle()
     one.inflater.close()
     assert one.member.closed == one.member.opened
-    assert not one.inflater._checkpoints
-    assert not room._counts
+    assert not one.inflater.checkpoint_count
     one.check(100, 100)
 
 
@@ -734,7 +724,7 @@ def test_a_sequential_reader_is_decoded_ahead_and_no_further(decoding: Make) -> 
     for offset in range(0, 8 * SPAN, SPAN):
         one.check(offset, SPAN)
     one.settle()
-    assert 8 * SPAN < one.member.fed <= (8 + AHEAD_SPANS + 2) * SPAN
+    assert 8 * SPAN < one.member.fed <= (8 + MAX_AHEAD_SPANS + 2) * SPAN
 
 
 @pytest.mark.parametrize("span_bytes", [200_000, 24 << 20])
@@ -747,7 +737,7 @@ def test_a_reader_that_pauses_lets_the_decoder_rest(decoding: Make, span_bytes: 
     before = one.member.fed
     time.sleep(0.1)
     assert one.member.fed == before
-    assert before <= 3 * (6 + AHEAD_SPANS) * SPAN
+    assert before <= 3 * (6 + MAX_AHEAD_SPANS) * SPAN
 
 
 def test_heads_and_jumps_are_not_decoded_ahead(decoding: Make) -> None:
@@ -798,7 +788,7 @@ def test_interleaved_readers_in_threads(decoding: Make, method: int, span_bytes:
 
     run_threads([forward(0), forward(0), forward(3 * SPAN), *map(jumping, range(3))])
     one.settle()
-    assert not any(cursor.busy for cursor in one.inflater._cursors)
+    one.check_whole()  # no cursor was left busy
 
 
 def test_two_readers_of_one_place_decode_it_once(decoding: Make) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 SCRIPT = """
 import time
-from scripts import interrupts
+from tests import interrupts
 
 def main():
     try:
@@ -63,5 +63,5 @@ def test_what_nohup_ignores_stays_ignored() -> None:
 
 
 def test_without_an_interrupt_the_status_is_that_of_main() -> None:
-    script = "from scripts import interrupts; interrupts.run('script', lambda: 3)"
+    script = "from tests import interrupts; interrupts.run('script', lambda: 3)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 3

@@ -3,7 +3,8 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Final
 
@@ -12,195 +13,147 @@ import pytest
 ROOT: Final = Path(__file__).parents[2]
 PACKAGE: Final = ROOT / "taskfs"
 
-# A module may import those of the rows above it; modules of one row do not know each other. A new
-# module is a new word in the highest row that it can have.
-ROWS: Final = (
-    ("errors", "redaction", "stats", "buffers", "clock", "pools", "notify", "heads", "sleepers"),
-    ("model", "options", "waiting", "igzip", "retries", "claims", "extents", "installation"),
-    (
-        "config",
-        "record",
-        "transport",
-        "pages",
-        "logs",
-        "daemon",
-        "mountpoint",
-        "zipend",
-        "blocks",
-        "rooms",
-        "decoders",
-        "scope",
-        "singleflight",
-    ),
-    ("coverage", "readahead", "segments", "zipindex", "cursors"),
-    ("pace", "diskcache"),
-    ("inflate",),
-    ("store", "readers", "ledger"),
-    ("offline",),
-    ("archive",),
-    ("api", "records", "shelf"),
-    ("opening",),
-    ("handles", "virtual", "texts", "metadata"),
-    ("nodes",),
-    ("members", "views", "textnode"),
-    ("parts",),
-    ("service", "tasknode"),
-    ("tree",),
-    ("compose", "paths"),
-    ("target", "sharing"),
-    ("fetching", "taskfile"),
-    ("download", "operations", "refusals", "filesystem", "channel", "wire"),
-    ("places", "pushes"),
-    ("dispatch",),
-    ("session",),
-    ("mount",),
-    ("cli.candidates", "cli.demo_environment", "cli.docs", "cli.filetypes", "cli.manpage"),
-    ("cli.options",),
-    ("cli.console", "cli.keys"),
-    ("cli.report",),
-    ("cli.tasks", "cli.unfinished"),
-    ("cli.watchscreen",),
-    ("cli.doctor", "cli.downloading", "cli.mounting", "cli.waiting", "cli.watching"),
-    ("cli.mount8",),
-    ("cli.completion", "cli.systemd"),
-    ("cli",),
-    ("__main__",),
+# A module may import modules of its own layer and of the layers before it. The modules of the root
+# are layers of their own; `demo` is the embedded cloud and imports nothing else of taskfs.
+LAYERS: Final = (
+    "demo",
+    "errors",
+    "support",
+    "model",
+    "options",
+    "sources",
+    "api_key",
+    "config",
+    "remote",
+    "cache",
+    "archive",
+    "tasks",
+    "tree",
+    "first_listing",
+    "core",
+    "download",
+    "fsspec",
+    "fuse",
+    "cli",
+    "__main__",
 )
-# Third-party code, and the only modules that may import it.
-THIRD_PARTY: Final = {
-    "fuse": {"channel"},
-    "requests": {"transport", "store", "heads"},
-    "urllib3": {"transport", "heads"},
-    "tenacity": {"retries"},
-    "fsspec": {"filesystem"},
-    "cachetools": {"records", "shelf", "texts", "tree", "archive"},
-    "msgspec": {"api", "record", "pages", "virtual", "archive", "ledger", "offline", "cli.report"},
-    "platformdirs": {"config", "logs", "options"},
-    "click": {"cli"},
-    "rich": {"cli"},
-    "aiohttp": {"demo"},
-    "zlib_ng": {"decoders"},
-    "isal": {"igzip"},
-    "compression": {"decoders"},  # of the standard library, from Python 3.14 on
-    "tomli": {"config"},
+# Third-party packages, and the only places that may import them.
+THIRD_PARTY: Final[Mapping[str, frozenset[str]]] = {
+    package: frozenset(places)
+    for package, places in {
+        "aiohttp": ["demo"],
+        "cachetools": ["tasks.task_cache", "tree.text_pins"],
+        "certifi": ["remote.trust"],
+        "click": ["cli"],
+        "compression": ["archive.decoders"],  # the standard library's, from Python 3.14 on
+        "fsspec": ["fsspec"],
+        "fuse": ["fuse.kernel.channel"],
+        "isal": ["archive.isal", "support.checksum"],
+        "msgspec": ["archive.archive", "cli", "remote", "tasks", "tree.text_files"],
+        "platformdirs": ["options", "support.logs"],
+        "requests": ["remote"],
+        "rich": ["cli"],
+        "tomli": ["sources"],
+        "urllib3": ["remote"],
+        "zlib_ng": ["archive.decoders", "support.checksum"],
+    }.items()
 }
-# What the core must be usable without: it is all that stands above `operations`.
-ADAPTERS: Final = {
-    *("operations", "wire", "places", "pushes", "dispatch", "channel", "session", "mount"),
-    *("daemon", "mountpoint", "notify", "refusals"),
-}
-READ_ENGINE: Final = {
-    "claims",
-    *("buffers", "zipend", "zipindex", "igzip", "decoders", "coverage", "blocks", "extents"),
-    *("readahead", "rooms", "sleepers", "cursors", "pace", "inflate", "segments", "diskcache"),
-    *("readers", "archive"),
-}
-ROW_OF: Final = {name: number for number, row in enumerate(ROWS) for name in row}
+# The adapters: everything else works without a kernel, a terminal and libfuse.
+ADAPTERS: Final = frozenset({"fuse", "cli", "__main__"})
 
 
-def modules() -> dict[str, Path]:
-    """Return the files of the package by dotted name, packages by their own."""
-    found = {}
+def find_modules() -> dict[str, Path]:
+    """Return the modules of the package by dotted name without `taskfs.`; packages by their own."""
+    modules = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
-        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        found[name] = path
-    return found
+        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return modules
 
 
-MODULES: Final = modules()
+MODULES: Final = find_modules()
+NAMED: Final = [name for name in MODULES if name]
 
 
 def imports_of(name: str) -> Iterator[str]:
-    """Yield the dotted names that a module imports, wherever in it, `taskfs.` left out.
-
-    What is imported for type checkers alone does not count; a relative import is refused.
-    """
-    tree = ast.parse(MODULES[name].read_text())
-    ignored: set[ast.AST] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            ignored.update(child for part in node.body for child in ast.walk(part))
-    for node in ast.walk(tree):
-        if node in ignored:
-            continue
+    """Yield the dotted names that a module imports, without `taskfs.`, for type checking too."""
+    for node in ast.walk(ast.parse(MODULES[name].read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name.removeprefix("taskfs.") for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{name}: a relative import"
             module = node.module or ""
+            if module.partition(".")[0] != "taskfs":
+                yield f"<{module}"
+                continue
             for alias in node.names:
                 whole = f"{module}.{alias.name}".removeprefix("taskfs.")
                 yield whole if whole in MODULES else module.removeprefix("taskfs.")
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
-            names = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
-            yield from (str(part).split(".")[0] for part in names if isinstance(part, str))
+            for part in ast.walk(node):
+                if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                    yield f"<{part.value}"
 
 
-def core_imports(name: str) -> list[str]:
-    return [other for other in imports_of(name) if other in MODULES and other not in ("", "taskfs")]
+def core_imports(name: str) -> set[str]:
+    """Return the modules of taskfs that a module imports."""
+    return {other for other in imports_of(name) if other in MODULES and other not in ("", name)}
 
 
-def is_demo(name: str) -> bool:
-    return name.split(".")[0] == "demo"
+def layer_of(name: str) -> str:
+    return name.partition(".")[0]
 
 
-def test_every_module_has_its_row() -> None:
-    """Every module has a row."""
-    missing = [name for name in MODULES if name and not is_demo(name) and name not in ROW_OF]
-    assert missing == [], "give each a place in ROWS"
-    assert [name for name in ROW_OF if name not in MODULES] == []
-    assert sum(map(len, ROWS)) == len(ROW_OF)
+def test_every_module_lies_in_a_layer() -> None:
+    """docs/architecture.md: every module lies in one of the packages or is one of the root's."""
+    layers = {layer_of(name) for name in NAMED}
+    assert layers - set(LAYERS) == set()
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name and not is_demo(name)])
-def test_a_module_imports_only_from_rows_above(name: str) -> None:
-    """A module imports only from rows above it."""
-    row = ROW_OF.get(name, len(ROWS))
+@pytest.mark.parametrize("name", NAMED)
+def test_a_module_imports_its_own_and_earlier_layers(name: str) -> None:
+    """docs/architecture.md: a package imports only from packages above it in the table."""
+    mine = LAYERS.index(layer_of(name))
     for other in core_imports(name):
-        if is_demo(other):
-            assert name in ("mount", "cli.mounting"), f"{name} imports the demo"
-        else:
-            assert ROW_OF[other] < row, f"{name} imports {other}, which is not above it"
+        assert LAYERS.index(layer_of(other)) <= mine, f"{name} imports {other}"
+        if layer_of(other) == "demo" != layer_of(name):
+            assert layer_of(name) in ADAPTERS, f"{name} imports the embedded cloud"
+
+
+def test_no_modules_import_each_other() -> None:
+    """docs/architecture.md: there is no cycle between modules, imports for types included."""
+    graph = {name: core_imports(name) for name in NAMED}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as exc:
+        pytest.fail(f"a cycle: {' -> '.join(exc.args[1])}")
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_third_party_code_only_where_it_belongs(name: str) -> None:
-    """Third-party code is imported only where the table allows it."""
+def test_third_party_code_is_imported_only_where_it_belongs(name: str) -> None:
+    """docs/architecture.md: each third-party package is imported in few places."""
     for imported in imports_of(name):
-        top = imported.split(".")[0]
-        # tomllib is of the standard library from 3.11 on, and not asked for before.
-        if imported in MODULES or top in ("taskfs", "tomllib", *sys.stdlib_module_names):
+        top = imported.removeprefix("<").partition(".")[0]
+        if imported in MODULES or top in ("taskfs", "tomllib", "", *sys.stdlib_module_names):
             continue
-        allowed = THIRD_PARTY.get(top, set())
-        places = {name, name.split(".")[0]}
-        assert places & allowed, (
-            f"{name or 'taskfs'} imports {top}, which {allowed or 'nobody'} may"
-        )
+        allowed = THIRD_PARTY.get(top, frozenset())
+        assert {name, layer_of(name)} & allowed, f"{name} imports {top}: allowed in {set(allowed)}"
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if is_demo(name)])
-def test_the_demo_knows_nothing_of_the_rest(name: str) -> None:
-    """`demo/` shares nothing with the rest but the API's JSON."""
-    assert [other for other in core_imports(name) if not is_demo(other)] == []
+@pytest.mark.parametrize("name", [n for n in NAMED if MODULES[n] != PACKAGE / "__init__.py"])
+def test_a_package_file_holds_a_docstring_alone(name: str) -> None:
+    """docs/architecture.md: re-exports would load what a command does not need."""
+    if MODULES[name].name == "__init__.py" and name != "cli":
+        assert len(ast.parse(MODULES[name].read_text()).body) == 1
 
 
-@pytest.mark.parametrize("name", sorted(READ_ENGINE))
-def test_the_read_engine_knows_no_tasks_and_no_http(name: str) -> None:
-    """The cached range reader knows no tasks and no HTTP."""
-    assert set(core_imports(name)) <= READ_ENGINE | {"errors", "model", "stats", "waiting"}
-
-
-def test_the_core_knows_no_fuse() -> None:
-    """The core runs without a kernel and without libfuse."""
-    core = [name for name in MODULES if name and not is_demo(name) and "cli" not in name]
-    core = [name for name in core if name not in (*ADAPTERS, "__main__")]
-    for name in core:
-        assert not set(core_imports(name)) & ADAPTERS - {"mountpoint"}
-    assert {"api", "archive", "blocks", "tree", "compose", "download"} <= set(core)
+def test_the_core_needs_no_adapter() -> None:
+    """docs/architecture.md: the core runs without a kernel, without libfuse and a terminal."""
+    core = [n for n in NAMED if layer_of(n) not in {*ADAPTERS, "demo"}]
+    assert {"remote.api_client", "archive.archive", "tree.tree", "core"} <= set(core)
     program = (
         f"import importlib, sys\nfor name in {core!r}: importlib.import_module('taskfs.' + name)\n"
-        "sys.exit(bool({'fuse', 'click', 'rich', 'aiohttp'} & set(sys.modules)))"
+        "sys.exit(bool({'fuse', 'click', 'rich', 'aiohttp', 'aiortc'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=60, check=False)
     assert done.returncode == 0
@@ -211,7 +164,7 @@ def test_the_command_line_starts_without_fuse_and_network_code() -> None:
     program = (
         "import sys, taskfs.cli\n"
         "status = taskfs.cli.main(['--version'])\n"
-        "sys.exit(status or bool({'fuse', 'requests', 'aiohttp'} & set(sys.modules)))"
+        "sys.exit(status or bool({'fuse', 'requests', 'aiohttp', 'aiortc'} & set(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, timeout=60, capture_output=True, check=False
@@ -220,6 +173,8 @@ def test_the_command_line_starts_without_fuse_and_network_code() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name != "__main__"])
-def test_a_module_says_what_it_is_for(name: str) -> None:
-    """Every module begins with a docstring."""
-    assert ast.get_docstring(ast.parse(MODULES[name].read_text()))
+def test_a_module_has_a_docstring_and_at_most_350_lines(name: str) -> None:
+    """docs/contributing.md: a module has one idea, which its docstring names."""
+    text = MODULES[name].read_text()
+    assert ast.get_docstring(ast.parse(text))
+    assert text.count("\n") <= 350

@@ -1,4 +1,4 @@
-"""`Ledger`: the finished tasks on disk; what is damaged is a miss, and no secret is written."""
+"""`FinishedTaskStore`: the finished tasks on disk; what is damaged is a miss, and no secret is written."""
 
 import json
 from collections.abc import Callable
@@ -7,12 +7,18 @@ from typing import Any
 
 import pytest
 
-from taskfs.config import Secret
-from taskfs.diskcache import DiskCache
-from taskfs.ledger import LOOK_S, MAX_TASKS, SHARDS, Ledger, open_ledger
+from taskfs.api_key import Secret
+from taskfs.cache.disk_cache import DiskCache
 from taskfs.model import Task
-from taskfs.record import parse_task
-from taskfs.redaction import register_secret
+from taskfs.remote.task_json import parse_task
+from taskfs.support.redaction import register_secret
+from taskfs.tasks.finished_tasks import (
+    LOOK_S,
+    MAX_TASKS,
+    SHARDS,
+    FinishedTaskStore,
+    open_finished_tasks,
+)
 from tests.unit.fakes import Clock
 
 URL = "https://api.example"
@@ -38,11 +44,11 @@ def cache(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def ledger(cache: Path) -> Callable[..., Ledger]:
+def ledger(cache: Path) -> Callable[..., FinishedTaskStore]:
     """Opens ledgers as each process has its own."""
 
-    def of(key: str = "key", url: str = URL, size: int = 1 << 30) -> Ledger:
-        found = open_ledger(DiskCache(cache, size), url, Secret(key))
+    def of(key: str = "key", url: str = URL, size: int = 1 << 30) -> FinishedTaskStore:
+        found = open_finished_tasks(DiskCache(cache, size), url, Secret(key))
         assert found is not None
         return found
 
@@ -53,26 +59,28 @@ def written(cache: Path) -> list[Path]:
     return sorted((cache / "v1/records").iterdir())
 
 
-def keep(ledger: Ledger, *tasks: Task, whole: bool = False) -> None:
+def keep(ledger: FinishedTaskStore, *tasks: Task, whole: bool = False) -> None:
     ledger.keep(tasks, whole=whole)
     ledger.close()
 
 
 def test_what_is_kept_is_found_by_the_next_process(
-    ledger: Callable[..., Ledger], cache: Path
+    ledger: Callable[..., FinishedTaskStore], cache: Path
 ) -> None:
     """O-1, O-3, Y-1: Finished tasks are found by the next process as they were last seen, in 0600
     files in 0700 directories."""
     keep(ledger(), *TASKS, task_of("running", is_terminated=False), whole=True)
     assert ledger().tasks() == TASKS
-    assert ledger().find("task7") == next(task for task in TASKS if task.id == "task7")
+    assert ledger().get("task7") == next(task for task in TASKS if task.id == "task7")
     for name in ("task", "task77", "running", "", "ta\udcffsk"):
-        assert ledger().find(name) is None
+        assert ledger().get(name) is None
     assert {path.stat().st_mode & 0o777 for path in written(cache)} == {0o600}
     assert (cache / "v1/records").stat().st_mode & 0o777 == 0o700
 
 
-def test_a_listing_replaces_and_a_part_of_one_adds(ledger: Callable[..., Ledger]) -> None:
+def test_a_listing_replaces_and_a_part_of_one_adds(
+    ledger: Callable[..., FinishedTaskStore],
+) -> None:
     """O-3: A whole listing removes tasks that the account no longer has; a part of one adds."""
     keep(ledger(), *TASKS, whole=True)
     keep(ledger(), *TASKS[1:], whole=True)
@@ -85,26 +93,26 @@ def test_a_listing_replaces_and_a_part_of_one_adds(ledger: Callable[..., Ledger]
     one = ledger()
     one.drop(TASKS[0].id)
     one.close()
-    assert ledger().find(TASKS[0].id) is None
+    assert ledger().get(TASKS[0].id) is None
     assert len(ledger().tasks()) == len(TASKS) - 1
     keep(ledger(), whole=True)
     assert ledger().tasks() == []
 
 
-def test_accounts_and_apis_are_apart(ledger: Callable[..., Ledger], cache: Path) -> None:
+def test_accounts_and_apis_are_apart(ledger: Callable[..., FinishedTaskStore], cache: Path) -> None:
     """O-8: A key shows its own account's tasks; no key shows those of the last one used."""
     keep(ledger("a"), TASKS[0], whole=True)
     keep(ledger("b"), TASKS[1], whole=True)
     keep(ledger("a", "https://other"), TASKS[2], whole=True)
     assert [ledger(key).tasks() for key in ("a", "b", "c")] == [[TASKS[0]], [TASKS[1]], []]
-    assert open_ledger(DiskCache(cache, 1 << 30), "https://third", "") is None
+    assert open_finished_tasks(DiskCache(cache, 1 << 30), "https://third", "") is None
     assert ledger("").tasks() == [TASKS[1]]
     keep(ledger("a"), TASKS[0], whole=True)
     assert ledger("").tasks() == [TASKS[0]]
     assert ledger("", "https://other").tasks() == [TASKS[2]]
 
 
-def test_any_damage_is_a_miss(ledger: Callable[..., Ledger], cache: Path) -> None:
+def test_any_damage_is_a_miss(ledger: Callable[..., FinishedTaskStore], cache: Path) -> None:
     """I-7: Damage is a miss: no wrong record and no error."""
     keep(ledger(), *TASKS, whole=True)
     for path in written(cache):
@@ -132,7 +140,7 @@ def test_any_damage_is_a_miss(ledger: Callable[..., Ledger], cache: Path) -> Non
     ],
 )
 def test_what_is_no_record_of_a_finished_task_is_a_miss(
-    ledger: Callable[..., Ledger], cache: Path, head: bytes, body: bytes
+    ledger: Callable[..., FinishedTaskStore], cache: Path, head: bytes, body: bytes
 ) -> None:
     """R-16: A record that is not one of a finished task, as of another version, is a miss."""
     keep(ledger(), *TASKS, whole=True)
@@ -140,10 +148,10 @@ def test_what_is_no_record_of_a_finished_task_is_a_miss(
     for number in range(SHARDS):
         one._disk.put_index(one._key(number), head, body, "records")
     assert ledger().tasks() == []
-    assert ledger().find("x") is None
+    assert ledger().get("x") is None
 
 
-def test_no_secret_is_written(ledger: Callable[..., Ledger]) -> None:
+def test_no_secret_is_written(ledger: Callable[..., FinishedTaskStore]) -> None:
     """Y-3, Y-6: Neither keys nor signatures are written."""
     register_secret("very-secret-key")
     url = "https://store.example/a/b.zip?X-Goog-Signature=abc&x=1"
@@ -154,7 +162,7 @@ def test_no_secret_is_written(ledger: Callable[..., Ledger]) -> None:
         f'"task_metadata": {{"link": "{url}", "odd": "{escaped}", "k": "is very-secret-key"}}}}'
     )
     keep(ledger(), parse_task(record.encode()), TASKS[0], whole=True)
-    found = ledger().find("x")
+    found = ledger().get("x")
     assert found is not None
     for secret in (b"very-secret-key", b"abc", b"Signature"):
         assert secret not in found.record
@@ -164,7 +172,7 @@ def test_no_secret_is_written(ledger: Callable[..., Ledger]) -> None:
         "k": "is ***",
     }
     assert b"12345678901234567890" in found.record
-    assert ledger().find(TASKS[0].id) == TASKS[0]  # as it came, where there is nothing to hide
+    assert ledger().get(TASKS[0].id) == TASKS[0]  # as it came, where there is nothing to hide
 
 
 def test_only_what_changed_is_written(cache: Path) -> None:
@@ -172,7 +180,7 @@ def test_only_what_changed_is_written(cache: Path) -> None:
     again before an eviction would take them."""
     clock = Clock()
     disk = DiskCache(cache, 1 << 30)
-    ledger = Ledger(disk, "account", "last", clock)
+    ledger = FinishedTaskStore(disk, "account", "last", clock)
 
     def told(*tasks: Task) -> set[str]:
         before = {path.name: path.stat().st_ino for path in written(cache)}
@@ -190,16 +198,20 @@ def test_only_what_changed_is_written(cache: Path) -> None:
     assert told(task_of("new", 59), *TASKS) == set()
 
 
-def test_the_oldest_go(ledger: Callable[..., Ledger], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_go(
+    ledger: Callable[..., FinishedTaskStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """R-24: At most so many tasks of an account are kept."""
-    monkeypatch.setattr("taskfs.ledger.MAX_TASKS", 2 * SHARDS)
+    monkeypatch.setattr("taskfs.tasks.finished_tasks.MAX_TASKS", 2 * SHARDS)
     keep(ledger(), *TASKS, whole=True)
     found = ledger().tasks()
     assert SHARDS < len(found) <= 2 * SHARDS < MAX_TASKS
     assert TASKS[0] in found
 
 
-def test_without_a_cache_nothing_is_kept(ledger: Callable[..., Ledger], cache: Path) -> None:
+def test_without_a_cache_nothing_is_kept(
+    ledger: Callable[..., FinishedTaskStore], cache: Path
+) -> None:
     """C-14: With `--cache-size 0` nothing is kept."""
     keep(ledger(size=0), *TASKS, whole=True)
     assert not cache.exists()

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from taskfs.diskcache import FORMAT, RECORDS, DiskCache, cache_key
+from taskfs.cache.disk_cache import FORMAT, RECORDS, DiskCache, cache_key
 from taskfs.errors import ConfigError, NotCached, Unavailable
-from taskfs.ledger import open_ledger
 from taskfs.model import ObjectVersion
-from taskfs.offline import FrozenCache, OfflineAPI
-from taskfs.record import parse_task
+from taskfs.remote.task_json import parse_task
+from taskfs.tasks.finished_tasks import open_finished_tasks
+from taskfs.tasks.offline import FrozenCache, OfflineAPI
 
 URL = "https://api.example"
 VERSION = ObjectVersion(3, '"1"')
@@ -20,7 +20,7 @@ VERSION = ObjectVersion(3, '"1"')
 def place(tmp_path: Path) -> Path:
     """A cache that knows three tasks, one block and one index."""
     disk = DiskCache(tmp_path, 1 << 30)
-    ledger = open_ledger(disk, URL, "key")
+    ledger = open_finished_tasks(disk, URL, "key")
     assert ledger is not None
     fields = [("c", "success", "p"), ("b", "failed", "p"), ("a", "success", None)]
     ledger.keep(

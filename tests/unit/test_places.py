@@ -5,15 +5,15 @@ import random
 import pytest
 
 from taskfs.errors import NotFound
-from taskfs.places import Places
+from taskfs.fuse.kernel.node_table import NodeTable
 
 
 def test_a_path_keeps_its_number_while_the_kernel_knows_it() -> None:
     """linux/fuse.h, LOOKUP: one nodeid for one file, until FORGET took back all that was told."""
-    places = Places()
-    first = places.tell("/t/outputs", "a")
-    assert places.tell("/t/outputs", "a") == first
-    assert places.tell("/t/outputs", "b") != first
+    places = NodeTable()
+    first = places.add_lookup("/t/outputs", "a")
+    assert places.add_lookup("/t/outputs", "a") == first
+    assert places.add_lookup("/t/outputs", "b") != first
     assert places.path(first) == "/t/outputs/a"
     assert places.path(1) == ""
     places.forget(first, 1)
@@ -32,8 +32,8 @@ class _Twin(str):
 
 def test_paths_of_one_hash_are_told_apart() -> None:
     """A-15: Paths with one hash get different node numbers."""
-    places = Places()
-    numbers = [places.tell("/t", _Twin(name)) for name in "abcd"]
+    places = NodeTable()
+    numbers = [places.add_lookup("/t", _Twin(name)) for name in "abcd"]
     assert len(set(numbers)) == 4
     assert [places.path(number) for number in numbers] == ["/t/a", "/t/b", "/t/c", "/t/d"]
     places.forget(numbers[1], 1)
@@ -42,10 +42,10 @@ def test_paths_of_one_hash_are_told_apart() -> None:
 
 def test_nothing_is_kept_of_what_the_kernel_forgot() -> None:
     """R-20: Nothing is kept of a name that the kernel forgot."""
-    places, chance = Places(), random.Random(5)
+    places, chance = NodeTable(), random.Random(5)
     told: dict[int, int] = {}
     for _ in range(5000):
-        number = places.tell(f"/{chance.randrange(9)}", str(chance.randrange(50)))
+        number = places.add_lookup(f"/{chance.randrange(9)}", str(chance.randrange(50)))
         told[number] = told.get(number, 0) + 1
         if chance.random() < 0.5:
             number = chance.choice(list(told))
@@ -58,4 +58,5 @@ def test_nothing_is_kept_of_what_the_kernel_forgot() -> None:
     for number, count in told.items():
         places.forget(number, count)
     assert len(places) == 0
-    assert not places._told
+    places.forget(places.add_lookup("", "again"), 1)  # it counts from one again
+    assert len(places) == 0

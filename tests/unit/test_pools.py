@@ -1,4 +1,4 @@
-"""`taskfs.pools`: threads that work as the standard pool's do, and hold up nobody."""
+"""`taskfs.support.thread_pool`: threads that work as the standard pool's do, and hold up nobody."""
 
 import gc
 import subprocess
@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from taskfs.pools import DaemonPool
+from taskfs.support.thread_pool import DaemonPool
 from tests.mounts import ROOT, eventually
 
 PATIENCE_S: Final = 20.0
@@ -84,7 +84,7 @@ def test_shutdown_cancels_what_has_not_begun() -> None:
 
 
 def test_the_threads_end_with_the_pool() -> None:
-    """`taskfs.pools`: The threads know the queue and not the pool, so they end with it."""
+    """`taskfs.support.thread_pool`: The threads know the queue and not the pool, so they end with it."""
     pool = DaemonPool(2, "test-gone")
     pool.submit(abs, 1).result(PATIENCE_S)
     del pool
@@ -93,9 +93,9 @@ def test_the_threads_end_with_the_pool() -> None:
 
 
 def test_the_interpreter_ends_while_work_goes_on() -> None:
-    """`taskfs.pools`: threads never hold up the end of the interpreter."""
+    """`taskfs.support.thread_pool`: threads never hold up the end of the interpreter."""
     program = (
-        "import time\nfrom taskfs.pools import DaemonPool\npool = DaemonPool(2, 'x')\n"
+        "import time\nfrom taskfs.support.thread_pool import DaemonPool\npool = DaemonPool(2, 'x')\n"
         "for _ in range(5): pool.submit(time.sleep, 600)"
     )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=60, check=True)

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from taskfs.pushes import AT_ONCE, Pushes
+from taskfs.fuse.kernel.page_push import MAX_PUSHES, PagePush
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ def test_nothing_is_pushed_where_a_read_is_under_way(
     reads: list[tuple[int, int]], pushed: range
 ) -> None:
     """R-10: Nothing is pushed where a read is in flight."""
-    pushes = Pushes()
+    pushes = PagePush()
     with contextlib.ExitStack() as stack:
         for start, stop in reads:
             stack.enter_context(pushes.read(7, start, stop))
@@ -36,7 +36,7 @@ def test_nothing_is_pushed_where_a_read_is_under_way(
 
 def test_a_read_under_way_twice_counts_until_both_have_ended() -> None:
     """R-10: Two reads of the same bytes both count until they have ended."""
-    pushes = Pushes()
+    pushes = PagePush()
     with pushes.read(7, 0, 10):
         with pushes.read(7, 0, 10):
             pass
@@ -47,7 +47,7 @@ def test_a_read_under_way_twice_counts_until_both_have_ended() -> None:
 def test_a_read_that_comes_during_a_claim_is_not_held_up_and_counts() -> None:
     """R-10, R-18: A read that arrives while a push is prepared does not wait for it, and is left
     out of the push."""
-    pushes = Pushes()
+    pushes = PagePush()
     with contextlib.ExitStack() as stack:
 
         def claim() -> range:
@@ -63,16 +63,16 @@ def test_a_read_that_comes_during_a_claim_is_not_held_up_and_counts() -> None:
 
 def test_few_push_at_once() -> None:
     """R-10: At most four push at once."""
-    pushes, asked = Pushes(), []
+    pushes, asked = PagePush(), []
 
     def claim() -> range:
         asked.append(1)
         return range(10)
 
     with contextlib.ExitStack() as stack:
-        for _ in range(AT_ONCE):
+        for _ in range(MAX_PUSHES):
             assert stack.enter_context(pushes.push(7, claim))
         assert not stack.enter_context(pushes.push(7, claim))
-        assert len(asked) == AT_ONCE
+        assert len(asked) == MAX_PUSHES
     with pushes.push(7, claim) as ready:
         assert ready

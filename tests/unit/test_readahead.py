@@ -1,4 +1,4 @@
-"""`taskfs.readahead`: how far is fetched beyond what was asked, counted in requests and bytes."""
+"""`taskfs.cache.readahead`: how far is fetched beyond what was asked, counted in requests and bytes."""
 
 import itertools
 import random
@@ -9,23 +9,21 @@ from typing import Any
 
 import pytest
 
-from taskfs.archive import SAMPLE, Archive
-from taskfs.blocks import MAX_RUN, BlockReader
-from taskfs.compose import BLOCK_MEMORY
-from taskfs.extents import BLOCK, BlockCache
-from taskfs.readahead import (
-    FIRST_RUN,
-    HEADS_AHEAD,
-    MAX_OTHERS,
-    SLACK,
-    TOTAL_WINDOW,
-    Stream,
-    Walk,
-    Windows,
+from taskfs.archive.archive import Archive
+from taskfs.archive.member_reader import MemberReader
+from taskfs.archive.prefetch import (
+    HEADERS_AHEAD,
+    MAX_OPEN_BYTES,
+    SAMPLE_EVERY,
+    AccessPattern,
+    SequentialMembers,
 )
-from taskfs.readers import MemberReader
-from taskfs.stats import Stats
-from taskfs.waiting import Waiter
+from taskfs.cache.block_reader import MAX_RUN, BlockReader
+from taskfs.cache.memory_cache import BLOCK, ExtentCache
+from taskfs.cache.readahead import FIRST_RUN, SLACK, TOTAL_WINDOW, ReadAheadBudget, ReadAheadReader
+from taskfs.core import BLOCK_MEMORY
+from taskfs.support.interruptible_wait import Waiter
+from taskfs.support.stats import Stats
 from tests.zips import (
     DEFLATED,
     STORED,
@@ -55,19 +53,19 @@ class Reading:
     ) -> None:
         self.remote = FakeObject(body)
         self.pool = DaemonPool(16)
-        self.windows = Windows(window_bytes)
+        self.windows = ReadAheadBudget(window_bytes)
         self.blocks = BlockReader(
             self.remote,
             self.remote.version,
-            cache=BlockCache(cache_bytes),
+            cache=ExtentCache(cache_bytes),
             pool=self.pool,
             waiter=Waiter(),
             stats=Stats(),
         )
 
-    def stream(self, start: int = 0, limit: int | None = None) -> Stream:
+    def stream(self, start: int = 0, limit: int | None = None) -> ReadAheadReader:
         stop = self.remote.version.size if limit is None else limit
-        return Stream(self.blocks, self.windows, start, stop)
+        return ReadAheadReader(self.blocks, self.windows, start, stop)
 
     @property
     def requests(self) -> list[tuple[int, int]]:
@@ -262,32 +260,32 @@ def test_a_reader_is_never_far_behind_what_was_fetched() -> None:
 def test_the_windows_of_all_streams_share_the_bound(count: int) -> None:
     """readahead: the windows of all readers together are bounded, also those of 200 open files."""
     total = 16 << 20
-    windows = Windows(total)
+    windows = ReadAheadBudget(total)
     streams = [object() for _ in range(count)]
     for stream in streams:
-        windows.enter(stream)
-    assert sum(windows.share(stream) for stream in streams) <= total
+        windows.register(stream)
+    assert sum(windows.allowance(stream) for stream in streams) <= total
 
 
 def test_a_stream_that_leaves_or_idles_gives_its_share_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Windows: the room is shared by who reads now."""
-    windows = Windows(16 << 20)
+    windows = ReadAheadBudget(16 << 20)
     one, other = object(), object()
-    windows.enter(one)
-    assert windows.share(one) == 16 << 20
-    assert windows.share(other) == 8 << 20
-    assert windows.share(one) == 16 << 20  # the other one only asked
-    windows.enter(other)
-    assert windows.share(one) == 8 << 20
-    windows.leave(other)
-    assert windows.share(one) == 16 << 20
-    windows.enter(other)
-    monkeypatch.setattr("taskfs.readahead.IDLE_S", 0.02)
+    windows.register(one)
+    assert windows.allowance(one) == 16 << 20
+    assert windows.allowance(other) == 8 << 20
+    assert windows.allowance(one) == 16 << 20  # the other one only asked
+    windows.register(other)
+    assert windows.allowance(one) == 8 << 20
+    windows.unregister(other)
+    assert windows.allowance(one) == 16 << 20
+    windows.register(other)
+    monkeypatch.setattr("taskfs.cache.readahead.IDLE_S", 0.02)
     time.sleep(0.05)
-    assert windows.share(one) == windows.share(object()) == 16 << 20
-    windows.leave(object())  # who never asked
+    assert windows.allowance(one) == windows.allowance(object()) == 16 << 20
+    windows.unregister(object())  # who never asked
 
 
 def test_each_stream_has_its_own_state() -> None:
@@ -431,13 +429,13 @@ def test_files_read_here_and_there_while_others_are_open_fetch_none_ahead() -> N
             assert remote.fetched - before <= one.compressed_size + 4 * BLOCK
 
 
-class Asked:
+class AskedRanges:
     """Stands for the blocks of an object: which ranges a walk has asked for."""
 
     def __init__(self) -> None:
         self.ranges: list[tuple[int, int]] = []
 
-    def schedule(self, start: int, stop: int) -> bool:
+    def prefetch(self, start: int, stop: int) -> bool:
         self.ranges.append((start, stop))
         return True
 
@@ -445,16 +443,16 @@ class Asked:
 @pytest.mark.parametrize("gap", [4 << 20, 12 << 20])
 def test_much_that_others_have_open_widens_a_walk_only_so_far(gap: int) -> None:
     """R-6, R-20: However much other readers hold open, a walk's prefetch stays bounded."""
-    asked: Any = Asked()
-    walk = Walk(asked, Windows(64 << 20))
+    asked: Any = AskedRanges()
+    walk = SequentialMembers(asked, ReadAheadBudget(64 << 20))
     size = 16 << 20
-    walk.passed(0, size, 1 << 30)
-    walk.passed(size + gap, 2 * size + gap, 1 << 30)
-    assert walk.is_on == (gap <= MAX_OTHERS)
+    assert not walk.note_read_to_end(0, size, 1 << 30)
+    continues = walk.note_read_to_end(size + gap, 2 * size + gap, 1 << 30)
+    assert continues == (gap <= MAX_OPEN_BYTES)
     for start, stop in asked.ranges:
         assert start >= 2 * size + gap
-        assert stop <= 2 * size + gap + MAX_OTHERS + (64 << 20)
-    assert bool(asked.ranges) == walk.is_on
+        assert stop <= 2 * size + gap + MAX_OPEN_BYTES + (64 << 20)
+    assert bool(asked.ranges) == continues
 
 
 def heads(archive: Archive, numbers: Iterable[int]) -> None:
@@ -505,13 +503,13 @@ def test_heads_fetched_ahead_are_few() -> None:
         for count in (3, 60):
             heads(archive, range(count))
             on.settle()
-            assert remote.fetched <= 2 * BLOCK * (count + min(count, HEADS_AHEAD))
+            assert remote.fetched <= 2 * BLOCK * (count + min(count, HEADERS_AHEAD))
 
 
 def push(reader: MemberReader) -> None:
     """Do what the FUSE boundary does after each read."""
-    while ready := reader.claim_ready():
-        reader.read_ready(ready.start, len(ready))
+    while ready := reader.take_pushable():
+        reader.read_for_push(ready.start, len(ready))
 
 
 def test_heads_after_a_walk_end_it() -> None:
@@ -522,7 +520,7 @@ def test_heads_after_a_walk_end_it() -> None:
         archive = on.open(remote)
         for number in range(10):
             read_all(archive, f"f{number:05}")
-        assert archive.walk.is_on
+        assert archive.prefetch.is_walking
         on.settle()
         before = remote.fetched
         for number in range(10, 50):
@@ -530,7 +528,7 @@ def test_heads_after_a_walk_end_it() -> None:
             assert len(reader.read_at(0, 16 << 10)) == 16 << 10  # as the kernel asks for 4 KiB
             push(reader)
             reader.close()
-            assert not archive.walk.is_on
+            assert not archive.prefetch.is_walking
         on.settle()
         assert remote.fetched - before < (len(body) - before) / 6
 
@@ -545,55 +543,55 @@ def test_files_read_in_turn_are_known_by_their_ends_alone() -> None:
                 reader.read_at(offset, READ)
                 push(reader)
                 is_second_end = number == 1 and offset + READ == 1 << 20
-                assert archive.walk.is_on == (is_second_end or number > 1)
+                assert archive.prefetch.is_walking == (is_second_end or number > 1)
             reader.close()
 
 
 def test_small_files_in_turn_are_told_when_they_are_opened() -> None:
     """R-9: In a walk over small files each is pushed once on open, but for those that sample
     whether they are read."""
-    count = 8 * SAMPLE
+    count = 8 * SAMPLE_EVERY
     with bench() as on:
         archive = on.open(FakeObject(many(count, 8000, DEFLATED)))
         members = [member(archive, f"f{number:05}") for number in range(count)]
         told = []
         for one in members:
             reader = archive.open_member(one)
-            if ready := reader.claim_ready():
+            if ready := reader.take_pushable():
                 assert ready == range(8000)
-                assert reader.read_ready(0, 8000) == cheap_bytes(8000)
+                assert reader.read_for_push(0, 8000) == cheap_bytes(8000)
                 told.append(one.number)
             else:
                 assert reader.read_at(0, READ) == cheap_bytes(8000)
-            assert not reader.claim_ready()
+            assert not reader.take_pushable()
             reader.close()
             on.settle()  # what is fetched ahead is at hand then
-        assert len(told) >= 6 * (SAMPLE - 1)
-        assert all(number % SAMPLE for number in told)
-        assert archive.walk.is_on
+        assert len(told) >= 6 * (SAMPLE_EVERY - 1)
+        assert all(number % SAMPLE_EVERY for number in told)
+        assert archive.prefetch.is_walking
         for one in members:
             reader = archive.open_member(one)
-            assert one.number not in told or not reader.claim_ready()
+            assert one.number not in told or not reader.take_pushable()
             reader.close()
 
 
 def test_small_files_that_nobody_reads_are_told_no_more() -> None:
     """R-9: Files that are opened and not read end the pushes."""
-    count = 10 * SAMPLE
+    count = 10 * SAMPLE_EVERY
     with bench() as on:
         archive = on.open(FakeObject(many(count, 8000, DEFLATED)))
         for number in range(20):
-            assert not archive.open_member(member(archive, f"f{number + 80:05}")).claim_ready()
-        for number in range(2 * SAMPLE):
+            assert not archive.open_member(member(archive, f"f{number + 80:05}")).take_pushable()
+        for number in range(2 * SAMPLE_EVERY):
             read_all(archive, f"f{number:05}")
         on.settle()
         told = 0
-        for number in range(2 * SAMPLE, count):
+        for number in range(2 * SAMPLE_EVERY, count):
             reader = archive.open_member(member(archive, f"f{number:05}"))
-            told += bool(reader.claim_ready())
+            told += bool(reader.take_pushable())
             reader.close()
-        assert not archive.walk.is_on
-        assert told <= SAMPLE
+        assert not archive.prefetch.is_walking
+        assert told <= SAMPLE_EVERY
 
 
 def test_an_empty_file_ends_no_walk() -> None:
@@ -604,17 +602,17 @@ def test_an_empty_file_ends_no_walk() -> None:
         for number in range(5):
             read_all(archive, f"f{number:05}")
         archive.open_member(member(archive, "f00005")).close()
-        assert archive.walk.is_on
+        assert archive.prefetch.is_walking
         archive.open_member(member(archive, "f00001")).close()
-        assert not archive.walk.is_on
+        assert not archive.prefetch.is_walking
 
 
 def test_small_files_that_are_not_here_are_waited_for_by_who_reads_them() -> None:
     """R-18: An open waits for no bytes."""
     with bench() as on:
         archive = on.open(FakeObject(many(20, 8000, DEFLATED)))
-        archive.walk.is_on = True
-        assert not archive.open_member(member(archive, "f00003")).claim_ready()
+        archive.prefetch.pattern = AccessPattern.WALKING
+        assert not archive.open_member(member(archive, "f00003")).take_pushable()
 
 
 def whole_twice(on: Bench, remote: FakeObject, path: str) -> Callable[[], int]:

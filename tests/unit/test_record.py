@@ -7,7 +7,7 @@ import pytest
 
 from taskfs.errors import BadAnswer
 from taskfs.model import Task, format_elapsed, format_size
-from taskfs.record import is_directory_name, parse_task
+from taskfs.remote.task_json import is_directory_name, parse_task
 
 WHOLE: dict[str, Any] = {
     "task_id": "i4ir3kvv62odsfrhko4y8w2an",

@@ -1,4 +1,4 @@
-"""`Records`: what is known of the tasks, how old it is, and what it costs."""
+"""`TaskCache`: what is known of the tasks, how old it is, and what it costs."""
 
 import threading
 import time
@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from taskfs.diskcache import DiskCache
+from taskfs.cache.disk_cache import DiskCache
 from taskfs.errors import Interrupted, NotFound, Unavailable
-from taskfs.ledger import Ledger
 from taskfs.model import TaskStatus
-from taskfs.record import parse_task
-from taskfs.records import Records
-from taskfs.scope import Scope
-from taskfs.waiting import Waiter
+from taskfs.remote.task_json import parse_task
+from taskfs.support.interruptible_wait import Waiter
+from taskfs.tasks.finished_tasks import FinishedTaskStore
+from taskfs.tasks.task_cache import TaskCache
+from taskfs.tasks.task_filter import TaskFilter
 from tests.unit.fakes import Clock, FakeAPI, names, task_of
 
 ID = "abcdefghijklmnopqrstuvwx"  # one letter less than an id
@@ -34,17 +34,19 @@ def api() -> FakeAPI:
     return api
 
 
-def records_of(api: FakeAPI, clock: Callable[[], float], scope: Scope | None = None) -> Records:
-    return Records(api, POOL, Waiter(), listing_ttl_s=9, status_ttl_s=2, scope=scope, clock=clock)
+def records_of(
+    api: FakeAPI, clock: Callable[[], float], scope: TaskFilter | None = None
+) -> TaskCache:
+    return TaskCache(api, POOL, Waiter(), listing_ttl_s=9, status_ttl_s=2, scope=scope, clock=clock)
 
 
 @pytest.fixture
-def records(api: FakeAPI, clock: Clock) -> Records:
+def records(api: FakeAPI, clock: Clock) -> TaskCache:
     return records_of(api, clock)
 
 
 def test_a_listing_is_asked_for_once_in_its_time(
-    records: Records, api: FakeAPI, clock: Clock
+    records: TaskCache, api: FakeAPI, clock: Clock
 ) -> None:
     """F-1: A listing is asked for once in 10 s, of which 1 s is the kernel's."""
     for _ in range(6):
@@ -53,46 +55,46 @@ def test_a_listing_is_asked_for_once_in_its_time(
     assert api.calls == ["list", "list"]
 
 
-def test_a_listing_fills_all_records(records: Records, api: FakeAPI, clock: Clock) -> None:
+def test_a_listing_fills_all_records(records: TaskCache, api: FakeAPI, clock: Clock) -> None:
     """F-7: One listing fills the records of all its tasks."""
     records.listing()
-    assert [records.find(name).task.status for name in api.tasks] == [
+    assert [records.get(name).task.status for name in api.tasks] == [
         "started",
         "success",
         "failed",
     ]
-    assert [records.record(name).task.id for name in api.tasks] == list(api.tasks)
+    assert [records.get_full(name).task.id for name in api.tasks] == list(api.tasks)
     assert api.calls == ["list"]
 
 
 def test_unfinished_tasks_are_refreshed_together(
-    records: Records, api: FakeAPI, clock: Clock
+    records: TaskCache, api: FakeAPI, clock: Clock
 ) -> None:
     """F-7, F-2: Unfinished tasks are refreshed together."""
     api.add(*(task_of(f"{ID}{letter}") for letter in "abc"))
     records.listing()
     clock.tick(2.1)
     for name in api.tasks:
-        records.find(name)
+        records.get(name)
     assert api.calls == ["list", "active"]
     clock.tick(1.9)
-    records.find(f"{ID}a")
+    records.get(f"{ID}a")
     assert api.calls == ["list", "active"]
 
 
 def test_a_task_that_ended_is_asked_for_by_itself(
-    records: Records, api: FakeAPI, clock: Clock
+    records: TaskCache, api: FakeAPI, clock: Clock
 ) -> None:
     """F-2: A task that left the unfinished ones is asked for by itself."""
     records.listing()
     api.change(f"{ID}2", status="success", end_ns=77)
     clock.tick(2.1)
-    known = records.find(f"{ID}2")
+    known = records.get(f"{ID}2")
     assert (known.task.status, known.task.end_ns) == ("success", 77)
     assert known.status_seen_ns is not None
     assert api.calls == ["list", "active", f"get {ID}2"]
     clock.tick(60)
-    assert records.find(f"{ID}2").task.status == "success"
+    assert records.get(f"{ID}2").task.status == "success"
     assert len(api.calls) == 3
 
 
@@ -105,56 +107,56 @@ def test_many_that_ended_at_once_make_a_listing(api: FakeAPI, clock: Clock) -> N
     for name in tasks:
         api.change(name, status="success")
     clock.tick(2.1)
-    assert {records.find(name).task.status for name in tasks} == {"success"}
+    assert {records.get(name).task.status for name in tasks} == {"success"}
     assert api.calls == ["list", "active", "list"]
 
 
-def test_a_removed_task_is_not_found(records: Records, api: FakeAPI, clock: Clock) -> None:
+def test_a_removed_task_is_not_found(records: TaskCache, api: FakeAPI, clock: Clock) -> None:
     """K-4, X-1: A removed task is not found."""
     records.listing()
     del api.tasks[f"{ID}2"]
     clock.tick(2.1)
     with pytest.raises(NotFound):
-        records.find(f"{ID}2")
+        records.get(f"{ID}2")
     assert f"{ID}2" not in names(records.listing())
     clock.tick(8)
     del api.tasks[f"{ID}1"]
     assert names(records.listing()) == [f"{ID}0"]
     with pytest.raises(NotFound):
-        records.find(f"{ID}1")
+        records.get(f"{ID}1")
 
 
 def test_an_unknown_name_is_asked_for_if_it_can_be_one(
-    records: Records, api: FakeAPI, clock: Clock
+    records: TaskCache, api: FakeAPI, clock: Clock
 ) -> None:
     """F-6, N-19: An unknown name is asked for only if it can be an id."""
     records.listing()
     api.add(task_of(f"{ID}y"))
-    assert records.find(f"{ID}y").task.status == "started"
+    assert records.get(f"{ID}y").task.status == "started"
     assert names(records.listing()) == [f"{ID}2", f"{ID}1", f"{ID}0"]
     for name in ("HEAD", "desktop.ini", f"{ID}22", ID, f"{ID}.", "", f"{ID}/", "ä" * 25, "x" * 300):
         with pytest.raises(NotFound):
-            records.find(name)
+            records.get(name)
     assert api.calls == ["list", f"get {ID}y"]
     for _ in range(3):
         with pytest.raises(NotFound):
-            records.find(f"{ID}9")
+            records.get(f"{ID}9")
     assert api.calls[2:] == [f"get {ID}9"]
     clock.tick(2.1)
     api.add(task_of(f"{ID}9"))
-    assert records.find(f"{ID}9").task.id == f"{ID}9"
+    assert records.get(f"{ID}9").task.id == f"{ID}9"
 
 
-def test_without_a_listing_a_name_brings_it(records: Records, api: FakeAPI) -> None:
+def test_without_a_listing_a_name_brings_it(records: TaskCache, api: FakeAPI) -> None:
     """F-6, F-7: Without a listing, a name brings one page of it."""
-    assert records.find(f"{ID}1").task.status == "success"
+    assert records.get(f"{ID}1").task.status == "success"
     assert api.calls == ["list"]
 
 
-def test_a_failure_is_never_kept(records: Records, api: FakeAPI, clock: Clock) -> None:
+def test_a_failure_is_never_kept(records: TaskCache, api: FakeAPI, clock: Clock) -> None:
     """F-15: A failure is never cached."""
     api.failure = Unavailable("no answer")
-    for ask in (records.listing, lambda: records.find(f"{ID}2"), lambda: records.find(f"{ID}9")):
+    for ask in (records.listing, lambda: records.get(f"{ID}2"), lambda: records.get(f"{ID}9")):
         with pytest.raises(Unavailable):
             ask()
     api.failure = None
@@ -164,31 +166,31 @@ def test_a_failure_is_never_kept(records: Records, api: FakeAPI, clock: Clock) -
     with pytest.raises(Unavailable):
         records.listing()
     with pytest.raises(Unavailable):
-        records.find(f"{ID}2")
-    assert records.find(f"{ID}1").task.status == "success"  # which is final
+        records.get(f"{ID}2")
+    assert records.get(f"{ID}1").task.status == "success"  # which is final
     api.failure = None
-    assert records.find(f"{ID}2").task.status == "started"
+    assert records.get(f"{ID}2").task.status == "started"
 
 
 def test_a_finished_record_is_shown_as_it_was_while_the_api_is_away(
-    records: Records, api: FakeAPI, clock: Clock
+    records: TaskCache, api: FakeAPI, clock: Clock
 ) -> None:
     """O-12, F-5: A finished record is shown as it was while the API is away."""
     records.listing()
     api.change(f"{ID}1", error_detail="new")
     clock.tick(9.5)
     api.failure = Unavailable("no answer")
-    assert records.record(f"{ID}1").task.error_detail == ""
+    assert records.get_full(f"{ID}1").task.error_detail == ""
     tries = len(api.calls)
-    assert records.record(f"{ID}1").task.error_detail == ""
+    assert records.get_full(f"{ID}1").task.error_detail == ""
     assert len(api.calls) == tries  # it is not asked for again and again
     api.failure = None
     clock.tick(5.1)
-    assert records.record(f"{ID}1").task.error_detail == "new"
+    assert records.get_full(f"{ID}1").task.error_detail == "new"
 
 
 def test_an_answer_to_an_earlier_question_does_not_count(
-    records: Records, api: FakeAPI, clock: Clock
+    records: TaskCache, api: FakeAPI, clock: Clock
 ) -> None:
     """K-12: An answer to a request from before the kill does not count."""
     records.listing()
@@ -200,12 +202,12 @@ def test_an_answer_to_an_earlier_question_does_not_count(
             records.note_status(TaskStatus(f"{ID}2", "pending-kill", False))
 
     api.before = meanwhile
-    assert records.find(f"{ID}2").task.status == "pending-kill"
+    assert records.get(f"{ID}2").task.status == "pending-kill"
     api.before = lambda call: None
-    assert records.find(f"{ID}2").task.status == "pending-kill"
+    assert records.get(f"{ID}2").task.status == "pending-kill"
 
 
-def test_a_finished_task_does_not_come_back(records: Records, api: FakeAPI, clock: Clock) -> None:
+def test_a_finished_task_does_not_come_back(records: TaskCache, api: FakeAPI, clock: Clock) -> None:
     """F-4: A finished task does not become unfinished again."""
     records.listing()
     api.change(f"{ID}1", status="started")
@@ -213,7 +215,7 @@ def test_a_finished_task_does_not_come_back(records: Records, api: FakeAPI, cloc
     assert [task.status for task in records.listing()] == ["started", "success", "failed"]
 
 
-def test_the_version_changes_when_groups_do(records: Records, api: FakeAPI, clock: Clock) -> None:
+def test_the_version_changes_when_groups_do(records: TaskCache, api: FakeAPI, clock: Clock) -> None:
     """N-10: The views' version changes when a group does."""
     versions = []
     for change in (
@@ -236,33 +238,33 @@ def test_the_version_changes_when_groups_do(records: Records, api: FakeAPI, cloc
     assert records.version not in versions
 
 
-def test_what_was_seen_to_change_is_dated(records: Records, api: FakeAPI, clock: Clock) -> None:
+def test_what_was_seen_to_change_is_dated(records: TaskCache, api: FakeAPI, clock: Clock) -> None:
     """A-9: A change that this mount saw has its time."""
     records.listing()
-    assert records.find(f"{ID}2").status_seen_ns is None
+    assert records.get(f"{ID}2").status_seen_ns is None
     api.change(f"{ID}2", error_detail="x")
     clock.tick(2.1)
-    known = records.find(f"{ID}2")
+    known = records.get(f"{ID}2")
     assert known.status_seen_ns is None
     assert known.record_seen_ns and abs(known.record_seen_ns - time.time_ns()) < 60 * 10**9
     api.change(f"{ID}2", status="computation-started")
     clock.tick(2.1)
-    known = records.find(f"{ID}2")
+    known = records.get(f"{ID}2")
     assert known.status_seen_ns
     clock.tick(2.1)
-    assert records.find(f"{ID}2").status_seen_ns == known.status_seen_ns
+    assert records.get(f"{ID}2").status_seen_ns == known.status_seen_ns
 
 
-def test_forget(records: Records, api: FakeAPI, clock: Clock) -> None:
+def test_forget(records: TaskCache, api: FakeAPI, clock: Clock) -> None:
     """N-21: `forget` drops what is cached."""
     records.listing()
     with pytest.raises(NotFound):
-        records.find(f"{ID}9")
+        records.get(f"{ID}9")
     api.change(f"{ID}2", status="computation-started")
     api.add(task_of(f"{ID}9"))
     records.forget()
-    assert records.find(f"{ID}2").task.status == "computation-started"
-    assert records.find(f"{ID}9").task.id == f"{ID}9"
+    assert records.get(f"{ID}2").task.status == "computation-started"
+    assert records.get(f"{ID}9").task.id == f"{ID}9"
     assert names(records.listing())[0] == f"{ID}9"
 
 
@@ -270,14 +272,14 @@ def test_a_scope(api: FakeAPI, clock: Clock) -> None:
     """C-6: `--project`, `--status` (repeatable) and `--last` say which tasks are listed."""
     for number, status in enumerate(("failed", "success", "failed", "started"), 1):
         api.add(task_of(f"{ID}{number}", status, project="p", create_ns=number))
-    both = records_of(api, clock, Scope("p", ("failed", "success"), 2))
+    both = records_of(api, clock, TaskFilter("p", ("failed", "success"), 2))
     assert names(both.listing()) == [f"{ID}3", f"{ID}2"]
     assert api.calls == ["list failed", "list success"]
-    one = records_of(api, clock, Scope(None, ("started",), None))
+    one = records_of(api, clock, TaskFilter(None, ("started",), None))
     assert names(one.listing()) == [f"{ID}4"]
-    last = records_of(api, clock, Scope(last=1))
+    last = records_of(api, clock, TaskFilter(last=1))
     assert names(last.listing()) == [f"{ID}4"]
-    assert last.find(f"{ID}1").task.status == "failed"  # by its name all the same
+    assert last.get(f"{ID}1").task.status == "failed"  # by its name all the same
 
 
 def test_many_callers_make_one_request() -> None:
@@ -291,7 +293,7 @@ def test_many_callers_make_one_request() -> None:
 
     api.before = wait
     with ThreadPoolExecutor(2) as pool, ThreadPoolExecutor(10) as callers:
-        records = Records(api, pool, Waiter(), listing_ttl_s=9, status_ttl_s=2)
+        records = TaskCache(api, pool, Waiter(), listing_ttl_s=9, status_ttl_s=2)
         futures = [callers.submit(records.listing) for _ in range(10)]
         assert asked.acquire(timeout=20)
         time.sleep(0.1)
@@ -313,7 +315,7 @@ def test_an_interrupted_caller_leaves_and_the_request_goes_on() -> None:
     interrupted.set()
     with ThreadPoolExecutor(2) as pool:
         waiter = Waiter(interrupted.is_set)
-        records = Records(api, pool, waiter, listing_ttl_s=9, status_ttl_s=2)
+        records = TaskCache(api, pool, waiter, listing_ttl_s=9, status_ttl_s=2)
         with pytest.raises(Interrupted):
             records.listing()
         go_on.set()
@@ -326,25 +328,25 @@ def test_what_the_listing_does_not_show_is_found_by_its_name_for_good(
     api: FakeAPI, clock: Clock
 ) -> None:
     """F-6, F-14: A task that the listing leaves out stays found by its name."""
-    records = records_of(api, clock, Scope(last=1))
+    records = records_of(api, clock, TaskFilter(last=1))
     outside = f"{ID}1"
-    assert records.record(outside).task.status == "success"
+    assert records.get_full(outside).task.status == "success"
     for _ in range(3):
         clock.tick(9.5)
-        assert records.record(outside).task.id == outside
+        assert records.get_full(outside).task.id == outside
     del api.tasks[outside]
     clock.tick(9.5)
     with pytest.raises(NotFound):
-        records.record(outside)
+        records.get_full(outside)
 
 
 def test_many_unfinished_tasks_of_another_project_stay_found(api: FakeAPI, clock: Clock) -> None:
     """F-14, F-6: Many unfinished tasks of another project stay found."""
-    records = records_of(api, clock, Scope(project="mine"))
+    records = records_of(api, clock, TaskFilter(project="mine"))
     others = [f"{ID}{chr(97 + number)}" for number in range(20)]
     api.add(*(task_of(name, project="theirs") for name in others))
     for _ in range(3):
-        assert {records.find(name).task.status for name in others} == {"started"}
+        assert {records.get(name).task.status for name in others} == {"started"}
         clock.tick(2.1)
 
 
@@ -355,28 +357,28 @@ def test_what_an_earlier_mount_knew_counts_only_while_the_api_is_away(
     done = parse_task(
         b'{"task_id": "%s9", "status": "success", "is_terminated": true}' % ID.encode()
     )
-    ledger = Ledger(DiskCache(tmp_path, 1 << 30), "account", "last")
+    ledger = FinishedTaskStore(DiskCache(tmp_path, 1 << 30), "account", "last")
     ledger.keep([done])
     ledger.close()  # so that the 404 below does not take it from the disk
     waiter = Waiter()
-    records = Records(
-        api, POOL, waiter, listing_ttl_s=9, status_ttl_s=2, ledger=ledger, clock=clock
+    records = TaskCache(
+        api, POOL, waiter, listing_ttl_s=9, status_ttl_s=2, finished_tasks=ledger, clock=clock
     )
     with pytest.raises(NotFound):  # the API is there, and does not know it
-        records.find(done.id)
+        records.get(done.id)
     assert api.calls == ["list", f"get {done.id}"]
     clock.tick(2.1)
     api.failure = Unavailable("away")
-    assert records.find(done.id).task == done
-    assert records.record(done.id).task == done
+    assert records.get(done.id).task == done
+    assert records.get_full(done.id).task == done
     asked = len(api.calls)
     for _ in range(3):
-        assert records.record(done.id).task == done
+        assert records.get_full(done.id).task == done
     assert len(api.calls) == asked
     with pytest.raises(Unavailable):
-        records.find(f"{ID}8")
+        records.get(f"{ID}8")
     api.failure = None
     clock.tick(9.1)
     records.listing()
     with pytest.raises(NotFound):
-        records.find(done.id)
+        records.get(done.id)

@@ -1,4 +1,4 @@
-"""`Shelf`: which version of an archive is in use, and what the kernel may keep of it."""
+"""`ArchiveRegistry`: which version of an archive is in use, and what the kernel may keep of it."""
 
 import time
 from collections.abc import Iterator
@@ -8,16 +8,23 @@ from typing import Any
 
 import pytest
 
-from taskfs.archive import Archive
-from taskfs.compose import open_engine
-from taskfs.diskcache import DiskCache
+from taskfs.archive.archive import Archive
+from taskfs.archive.index import Member
+from taskfs.cache.disk_cache import DiskCache
+from taskfs.core import open_engine
 from taskfs.errors import CorruptData, Interrupted, StaleObject, Unavailable
-from taskfs.handles import ArchiveHandle
 from taskfs.model import Task
-from taskfs.shelf import ABSENT_TTL_S, GRACE_S, CacheMode, Shelf, Which, is_in_grace
-from taskfs.stats import Stats
-from taskfs.waiting import Waiter
-from taskfs.zipindex import Member
+from taskfs.support.interruptible_wait import Waiter
+from taskfs.support.stats import Stats
+from taskfs.tasks.archives import (
+    ABSENT_TTL_S,
+    ARCHIVE_GRACE_S,
+    ArchiveKind,
+    ArchiveRegistry,
+    PageCacheMode,
+    is_archive_due,
+)
+from taskfs.tree.handles import ArchiveHandle
 from tests.odd_zips import Odd, odd_zip
 from tests.unit.fakes import Clock, FakeAPI, task_of
 
@@ -41,15 +48,15 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 @pytest.fixture
-def shelf(api: FakeAPI, pool: ThreadPoolExecutor, clock: Clock) -> Shelf:
+def shelf(api: FakeAPI, pool: ThreadPoolExecutor, clock: Clock) -> ArchiveRegistry:
     return shelf_of(api, pool, clock)
 
 
 def shelf_of(
     api: FakeAPI, pool: ThreadPoolExecutor, clock: Clock, waiter: Waiter | None = None
-) -> Shelf:
+) -> ArchiveRegistry:
     engine = open_engine(Waiter(), Stats())
-    return Shelf(
+    return ArchiveRegistry(
         *(api, engine, pool, waiter or Waiter()), timeout_s=30, attr_timeout_s=1, clock=clock
     )
 
@@ -63,8 +70,8 @@ def put(api: FakeAPI, *members: Odd, path: str = PATH) -> None:
     api.put(path, odd_zip(members))
 
 
-def get(shelf: Shelf, task: Task | None = None) -> Archive:
-    archive = shelf.get(task or done(), Which.OUTPUT)
+def get(shelf: ArchiveRegistry, task: Task | None = None) -> Archive:
+    archive = shelf.get(task or done(), ArchiveKind.OUTPUT)
     assert archive is not None
     return archive
 
@@ -75,13 +82,15 @@ def member_of(archive: Archive, path: str) -> Member:
     return found
 
 
-def mode_of(shelf: Shelf, archive: Archive, path: str = "a", size: int = 1) -> CacheMode:
-    lease, mode = shelf.lease("t", Which.OUTPUT, archive, path, size)
-    shelf.give_back(lease)
+def mode_of(
+    shelf: ArchiveRegistry, archive: Archive, path: str = "a", size: int = 1
+) -> PageCacheMode:
+    lease, mode = shelf.lease("t", ArchiveKind.OUTPUT, archive, path, size)
+    shelf.release(lease)
     return mode
 
 
-def test_an_archive_is_opened_once(shelf: Shelf, api: FakeAPI) -> None:
+def test_an_archive_is_opened_once(shelf: ArchiveRegistry, api: FakeAPI) -> None:
     """A-13: An archive costs one signed URL and one range, once."""
     put(api, Odd(b"artifacts/a", b"x"))
     assert {id(get(shelf)) for _ in range(5)} == {id(get(shelf))}
@@ -89,51 +98,51 @@ def test_an_archive_is_opened_once(shelf: Shelf, api: FakeAPI) -> None:
 
 
 def test_an_absent_one_is_asked_for_again_after_five_seconds(
-    shelf: Shelf, api: FakeAPI, clock: Clock
+    shelf: ArchiveRegistry, api: FakeAPI, clock: Clock
 ) -> None:
     """F-12: A missing archive is asked for again after 5 s, of which 1 s is the kernel's."""
     for _ in range(8):
-        assert shelf.get(done(), Which.OUTPUT) is None
+        assert shelf.get(done(), ArchiveKind.OUTPUT) is None
         clock.tick(0.5)
     assert api.objects[PATH].fetches == 1
     clock.tick(ABSENT_TTL_S - 1 - 4 + 0.01)
     put(api, Odd(b"artifacts/a", b"x"))
-    assert shelf.get(done(), Which.OUTPUT) is not None
+    assert shelf.get(done(), ArchiveKind.OUTPUT) is not None
 
 
-def test_without_a_path_nothing_is_asked(shelf: Shelf, api: FakeAPI) -> None:
+def test_without_a_path_nothing_is_asked(shelf: ArchiveRegistry, api: FakeAPI) -> None:
     """F-12: A record without a path costs no request."""
-    assert shelf.get(done()._replace(output_path=None), Which.OUTPUT) is None
-    assert shelf.get(done(), Which.INPUT) is None
+    assert shelf.get(done()._replace(output_path=None), ArchiveKind.OUTPUT) is None
+    assert shelf.get(done(), ArchiveKind.INPUT) is None
     assert api.objects == {}
 
 
-def test_a_failure_is_not_kept(shelf: Shelf, api: FakeAPI) -> None:
+def test_a_failure_is_not_kept(shelf: ArchiveRegistry, api: FakeAPI) -> None:
     """F-15: A failure is neither cached nor shown as an empty directory."""
     put(api, Odd(b"artifacts/a", b"x"))
     for failure in (Unavailable("no answer"), CorruptData("damaged")):
         api.objects[PATH].failure = failure
         with pytest.raises(type(failure)):
-            shelf.get(done(), Which.OUTPUT)
+            shelf.get(done(), ArchiveKind.OUTPUT)
     api.objects[PATH].failure = None
-    assert shelf.get(done(), Which.OUTPUT) is not None
+    assert shelf.get(done(), ArchiveKind.OUTPUT) is not None
 
 
-def test_a_404_drops_the_index(shelf: Shelf, api: FakeAPI, clock: Clock) -> None:
+def test_a_404_drops_the_index(shelf: ArchiveRegistry, api: FakeAPI, clock: Clock) -> None:
     """F-12: A 404 drops the index."""
     put(api, Odd(b"artifacts/a", b"x" * 200_000, 0))
     archive = get(shelf)
-    shelf.replaced("t", Which.OUTPUT, archive)
+    shelf.replaced("t", ArchiveKind.OUTPUT, archive)
     api.objects[PATH].content = None
-    assert shelf.get(done(), Which.OUTPUT) is None
+    assert shelf.get(done(), ArchiveKind.OUTPUT) is None
 
 
 def test_a_record_that_tells_of_another_archive_is_believed(
-    shelf: Shelf, api: FakeAPI, clock: Clock
+    shelf: ArchiveRegistry, api: FakeAPI, clock: Clock
 ) -> None:
     """F-8, F-11: A record that tells of another archive brings the new version."""
     unfinished = task_of("t", output_path=PATH)
-    assert shelf.get(unfinished, Which.OUTPUT) is None
+    assert shelf.get(unfinished, ArchiveKind.OUTPUT) is None
     put(api, Odd(b"artifacts/a", b"x"))
     first = get(shelf)  # it is terminal now: not asked for after 5 s, but at once
     assert get(shelf, done()._replace(error_detail="nothing about the archive")) is first
@@ -141,14 +150,14 @@ def test_a_record_that_tells_of_another_archive_is_believed(
     assert get(shelf, done()._replace(output_zipped_bytes=7)) is not first
 
 
-def test_grace(shelf: Shelf) -> None:
+def test_grace(shelf: ArchiveRegistry) -> None:
     """F-13: For 60 s after a `success` a read waits for the archive."""
     now = time.time_ns()
-    assert is_in_grace(done(end_ns=now))
-    assert is_in_grace(done(end_ns=int(now - (GRACE_S - 5) * 1e9)))
-    assert not is_in_grace(done(end_ns=int(now - (GRACE_S + 1) * 1e9)))
-    assert not is_in_grace(done(status="failed", end_ns=now))
-    assert not is_in_grace(done(end_ns=None))
+    assert is_archive_due(done(end_ns=now))
+    assert is_archive_due(done(end_ns=int(now - (ARCHIVE_GRACE_S - 5) * 1e9)))
+    assert not is_archive_due(done(end_ns=int(now - (ARCHIVE_GRACE_S + 1) * 1e9)))
+    assert not is_archive_due(done(status="failed", end_ns=now))
+    assert not is_archive_due(done(end_ns=None))
 
 
 def test_waiting_for_the_archive_ends_when_interrupted(
@@ -157,71 +166,71 @@ def test_waiting_for_the_archive_ends_when_interrupted(
     """K-13: A reader that waits for an archive can be interrupted."""
     shelf = shelf_of(api, pool, clock, Waiter(lambda: True))
     with pytest.raises(Interrupted):
-        shelf.await_archive(done(end_ns=time.time_ns()), Which.OUTPUT)
+        shelf.await_archive(done(end_ns=time.time_ns()), ArchiveKind.OUTPUT)
 
 
-def test_the_kernel_keeps_the_pages_of_one_version(shelf: Shelf, api: FakeAPI) -> None:
+def test_the_kernel_keeps_the_pages_of_one_version(shelf: ArchiveRegistry, api: FakeAPI) -> None:
     """F-9: The kernel keeps the pages of one version (`keep_cache`)."""
     put(api, Odd(b"artifacts/a", b"x"))
     archive = get(shelf)
-    assert [mode_of(shelf, archive) for _ in range(3)] == [CacheMode.KEEP] * 3
+    assert [mode_of(shelf, archive) for _ in range(3)] == [PageCacheMode.KEEP] * 3
 
 
 def test_while_an_older_version_is_open_nothing_is_cached(
-    shelf: Shelf, api: FakeAPI, clock: Clock
+    shelf: ArchiveRegistry, api: FakeAPI, clock: Clock
 ) -> None:
     """F-9: While an older version is open, new opens bypass the page cache and `st_size` does not
     shrink."""
     put(api, Odd(b"artifacts/a", b"long text"))
     old = get(shelf)
-    lease, mode = shelf.lease("t", Which.OUTPUT, old, "a", 9)
-    assert mode is CacheMode.KEEP
-    shelf.replaced("t", Which.OUTPUT, old)
+    lease, mode = shelf.lease("t", ArchiveKind.OUTPUT, old, "a", 9)
+    assert mode is PageCacheMode.KEEP
+    shelf.replaced("t", ArchiveKind.OUTPUT, old)
     put(api, Odd(b"artifacts/a", b"short"), Odd(b"artifacts/b", b"never read before"))
     new = get(shelf)
     clock.tick(60)
-    assert mode_of(shelf, new) is CacheMode.DIRECT
-    assert mode_of(shelf, old) is CacheMode.DIRECT
-    assert mode_of(shelf, new, "b") is CacheMode.DROP
-    assert shelf.size_told("t", Which.OUTPUT, "a", 5) == 9
-    assert shelf.size_told("t", Which.OUTPUT, "b", 17) == 17
-    shelf.give_back(lease)
-    assert shelf.size_told("t", Which.OUTPUT, "a", 5) == 5
+    assert mode_of(shelf, new) is PageCacheMode.DIRECT
+    assert mode_of(shelf, old) is PageCacheMode.DIRECT
+    assert mode_of(shelf, new, "b") is PageCacheMode.DROP
+    assert shelf.reported_size("t", ArchiveKind.OUTPUT, "a", 5) == 9
+    assert shelf.reported_size("t", ArchiveKind.OUTPUT, "b", 17) == 17
+    shelf.release(lease)
+    assert shelf.reported_size("t", ArchiveKind.OUTPUT, "a", 5) == 5
     assert [mode_of(shelf, new) for _ in range(3)] == [
-        *(CacheMode.DROP, CacheMode.KEEP, CacheMode.KEEP)
+        *(PageCacheMode.DROP, PageCacheMode.KEEP, PageCacheMode.KEEP)
     ]
-    assert mode_of(shelf, new, "b") is CacheMode.KEEP
+    assert mode_of(shelf, new, "b") is PageCacheMode.KEEP
 
 
 def test_until_the_kernel_has_asked_again_nothing_is_cached(
-    shelf: Shelf, api: FakeAPI, clock: Clock
+    shelf: ArchiveRegistry, api: FakeAPI, clock: Clock
 ) -> None:
     """F-9: Until the kernel has asked for attributes again, nothing of a new version is cached."""
     put(api, Odd(b"artifacts/a", b"1"))
-    shelf.replaced("t", Which.OUTPUT, get(shelf))
+    shelf.replaced("t", ArchiveKind.OUTPUT, get(shelf))
     put(api, Odd(b"artifacts/a", b"22"))
     new = get(shelf)
-    assert mode_of(shelf, new) is CacheMode.DIRECT
+    assert mode_of(shelf, new) is PageCacheMode.DIRECT
     clock.tick(1.6)
-    assert mode_of(shelf, new) is CacheMode.DROP
+    assert mode_of(shelf, new) is PageCacheMode.DROP
 
 
 @pytest.mark.parametrize(("count", "kept_s"), [(0, 1), (500, 1.5), (20_000, 21), (10**6, 60)])
 def test_what_a_long_listing_told_is_kept_for_longer_and_waited_for(
-    shelf: Shelf, api: FakeAPI, clock: Clock, count: int, kept_s: float
+    shelf: ArchiveRegistry, api: FakeAPI, clock: Clock, count: int, kept_s: float
 ) -> None:
     """F-10, F-9: A long listing is kept for longer, and nothing of a new version is cached until it
     has expired."""
     put(api, Odd(b"artifacts/a", b"1"))
     old = get(shelf)
-    assert shelf.keep_listed("t", Which.OUTPUT, count) == kept_s
-    shelf.replaced("t", Which.OUTPUT, old)
+    assert shelf.attr_lifetime("t", ArchiveKind.OUTPUT, count) == kept_s
+    shelf.replaced("t", ArchiveKind.OUTPUT, old)
     put(api, Odd(b"artifacts/a", b"22"))
     new = get(shelf)
     clock.tick(kept_s + 0.4)
-    assert mode_of(shelf, new) is CacheMode.DIRECT
+    assert mode_of(shelf, new) is PageCacheMode.DIRECT
     clock.tick(0.2)
-    assert mode_of(shelf, new) is CacheMode.DROP
+    assert mode_of(shelf, new) is PageCacheMode.DROP
 
 
 @pytest.mark.parametrize("disk", [False, True])
@@ -231,7 +240,9 @@ def test_an_answer_on_its_way_is_forgotten_too(
     """N-21: A refresh also forgets an answer in flight."""
     cache = DiskCache(tmp_path, 1 << 30) if disk else None
     engine = open_engine(Waiter(), Stats(), cache, "http://localhost")
-    shelf = Shelf(api, engine, pool, Waiter(), timeout_s=30, attr_timeout_s=1, clock=clock)
+    shelf = ArchiveRegistry(
+        api, engine, pool, Waiter(), timeout_s=30, attr_timeout_s=1, clock=clock
+    )
     put(api, Odd(b"artifacts/old", b"x"))
 
     def meanwhile() -> None:
@@ -243,16 +254,20 @@ def test_an_answer_on_its_way_is_forgotten_too(
     get(shelf)  # who asked before may get the old one
     assert get(shelf).index.lookup("new") is not None
     assert get(shelf).index.lookup("old") is None
-    again = Shelf(api, engine, pool, Waiter(), timeout_s=30, attr_timeout_s=1, clock=clock)
+    again = ArchiveRegistry(
+        api, engine, pool, Waiter(), timeout_s=30, attr_timeout_s=1, clock=clock
+    )
     assert get(again).index.lookup("new") is not None
 
 
 def shelf_on_disk(
     api: FakeAPI, pool: ThreadPoolExecutor, clock: Clock, place: Path
-) -> tuple[Shelf, DiskCache]:
+) -> tuple[ArchiveRegistry, DiskCache]:
     cache = DiskCache(place, 1 << 30)
     engine = open_engine(Waiter(), Stats(), cache, "http://localhost")
-    shelf = Shelf(api, engine, pool, Waiter(), timeout_s=30, attr_timeout_s=1, clock=clock)
+    shelf = ArchiveRegistry(
+        api, engine, pool, Waiter(), timeout_s=30, attr_timeout_s=1, clock=clock
+    )
     return shelf, cache
 
 
@@ -307,7 +322,7 @@ def test_who_asks_while_an_index_is_forgotten_gets_the_new_one(
         archive = get(shelf)
         put(api, Odd(b"artifacts/new", b"y"))
         monkeypatch.setattr(Archive, "forget_index", ask_and_forget)
-        shelf.replaced("t", Which.OUTPUT, archive)
+        shelf.replaced("t", ArchiveKind.OUTPUT, archive)
     else:
         api.objects[PATH].on_its_way = meanwhile
         monkeypatch.setattr(Archive, "forget_index", ask_and_forget)
@@ -316,7 +331,7 @@ def test_who_asks_while_an_index_is_forgotten_gets_the_new_one(
     assert get(shelf).index.lookup("new") is not None
 
 
-def test_an_answer_to_an_older_record_does_not_count(shelf: Shelf, api: FakeAPI) -> None:
+def test_an_answer_to_an_older_record_does_not_count(shelf: ArchiveRegistry, api: FakeAPI) -> None:
     """F-8: An archive opened for an older record does not count for a newer one."""
     put(api, Odd(b"artifacts/old", b"x"))
 
@@ -331,17 +346,17 @@ def test_an_answer_to_an_older_record_does_not_count(shelf: Shelf, api: FakeAPI)
 
 
 def test_an_absence_noticed_before_the_end_does_not_count_after_it(
-    shelf: Shelf, api: FakeAPI
+    shelf: ArchiveRegistry, api: FakeAPI
 ) -> None:
     """F-12: An absence from before the task's end is asked for again at once after it."""
     running = task_of("t", "started", output_path=PATH)
 
-    assert shelf.get(running, Which.OUTPUT) is None
+    assert shelf.get(running, ArchiveKind.OUTPUT) is None
     put(api, Odd(b"artifacts/new", b"y"))
     assert get(shelf).index.lookup("new") is not None
 
 
-def test_the_same_version_again_is_no_new_one(shelf: Shelf, api: FakeAPI) -> None:
+def test_the_same_version_again_is_no_new_one(shelf: ArchiveRegistry, api: FakeAPI) -> None:
     """N-21: After a refresh the same version is no new one, but the kernel's pages are dropped
     once."""
     put(api, Odd(b"artifacts/a", b"1"))
@@ -350,24 +365,24 @@ def test_the_same_version_again_is_no_new_one(shelf: Shelf, api: FakeAPI) -> Non
     after = get(shelf)
     assert after is not before
     assert after.version == before.version
-    assert [mode_of(shelf, after) for _ in range(2)] == [CacheMode.DROP, CacheMode.KEEP]
+    assert [mode_of(shelf, after) for _ in range(2)] == [PageCacheMode.DROP, PageCacheMode.KEEP]
 
 
-def test_pages_that_proved_wrong_are_let_go(shelf: Shelf, api: FakeAPI) -> None:
+def test_pages_that_proved_wrong_are_let_go(shelf: ArchiveRegistry, api: FakeAPI) -> None:
     """I-5: After a mismatch the next open starts without the kernel's pages."""
     put(api, Odd(b"artifacts/a", b"1"))
     archive = get(shelf)
-    shelf.damaged("t", Which.OUTPUT, archive, "a")
-    assert [mode_of(shelf, archive) for _ in range(2)] == [CacheMode.DROP, CacheMode.KEEP]
+    shelf.damaged("t", ArchiveKind.OUTPUT, archive, "a")
+    assert [mode_of(shelf, archive) for _ in range(2)] == [PageCacheMode.DROP, PageCacheMode.KEEP]
 
 
-def test_a_stale_handle_stays_stale(shelf: Shelf, api: FakeAPI) -> None:
+def test_a_stale_handle_stays_stale(shelf: ArchiveRegistry, api: FakeAPI) -> None:
     """F-8, X-5: A stale handle stays ESTALE, and the next open gets the new version."""
     content = bytes(range(256)) * 2000
     put(api, Odd(b"artifacts/a", content, 0))
     archive = get(shelf)
     member = member_of(archive, "a")
-    lease, mode = shelf.lease("t", Which.OUTPUT, archive, "a", member.size)
+    lease, mode = shelf.lease("t", ArchiveKind.OUTPUT, archive, "a", member.size)
     handle = ArchiveHandle(archive.open_member(member), member.size, archive, lease, mode, shelf)
     assert handle.read_at(0, 10) == content[:10]
     put(api, Odd(b"artifacts/a", content[::-1], 0))
@@ -382,7 +397,7 @@ def test_a_stale_handle_stays_stale(shelf: Shelf, api: FakeAPI) -> None:
     assert new.open_member(member_of(new, "a")).read_at(0, 3) == content[::-1][:3]
 
 
-def test_many_callers_open_it_once(shelf: Shelf, api: FakeAPI) -> None:
+def test_many_callers_open_it_once(shelf: ArchiveRegistry, api: FakeAPI) -> None:
     """A-13: Many callers at once cost one signed URL and one range."""
     put(api, Odd(b"artifacts/a", b"x"))
     with ThreadPoolExecutor(10) as callers:
@@ -392,10 +407,10 @@ def test_many_callers_open_it_once(shelf: Shelf, api: FakeAPI) -> None:
 
 
 def test_indexes_unused_longest_make_room(
-    shelf: Shelf, api: FakeAPI, monkeypatch: pytest.MonkeyPatch
+    shelf: ArchiveRegistry, api: FakeAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R-20: The indexes that were unused longest are evicted."""
-    monkeypatch.setattr("taskfs.shelf.MAX_MEMBERS", 25)
+    monkeypatch.setattr("taskfs.tasks.archives.MAX_MEMBERS", 25)
     archives = []
     for name in "abcde":
         put(api, *(Odd(b"artifacts/%d" % n, b"x") for n in range(10)), path=f"{name}/output.zip")

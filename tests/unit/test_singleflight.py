@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from taskfs.errors import BadAnswer, NotFound, Unavailable
-from taskfs.singleflight import AWAY_S, PATIENCE_S, SingleFlight
-from taskfs.waiting import Waiter
+from taskfs.support.interruptible_wait import Waiter
+from taskfs.support.single_flight import BACKOFF_S, FALLBACK_WAIT_S, SingleFlight
 from tests.unit.fakes import Clock
 
 
@@ -56,13 +56,13 @@ def test_who_could_do_without_it_waits_a_second_in_all(
     began = time.monotonic()
     for key in ("a", "a", "b", "c"):
         with pytest.raises(Unavailable):
-            flight.once(key, remote, spare=True)
-    assert PATIENCE_S <= time.monotonic() - began < 4 * PATIENCE_S
-    assert (remote.asked, flight.is_away) == (1, True)
+            flight.run(key, remote, has_fallback=True)
+    assert FALLBACK_WAIT_S <= time.monotonic() - began < 4 * FALLBACK_WAIT_S
+    assert (remote.asked, flight.is_failing) == (1, True)
     remote.speak.set()
-    flight.once("d", remote)
-    assert not flight.is_away
-    flight.once("e", remote, spare=True)  # an answer ends it at once
+    flight.run("d", remote)
+    assert not flight.is_failing
+    flight.run("e", remote, has_fallback=True)  # an answer ends it at once
     assert remote.asked == 3
 
 
@@ -73,25 +73,25 @@ def test_after_a_failure_nobody_asks_for_a_while(
     each time."""
     remote.failure = BadAnswer("503")
     with pytest.raises(BadAnswer):
-        flight.once("a", remote, spare=True)
+        flight.run("a", remote, has_fallback=True)
     with pytest.raises(Unavailable):
-        flight.once("a", remote, spare=True)
+        flight.run("a", remote, has_fallback=True)
     assert remote.asked == 1
     with pytest.raises(BadAnswer):
-        flight.once("a", remote)
+        flight.run("a", remote)
     assert remote.asked == 2
-    clock.tick(AWAY_S + 0.1)
+    clock.tick(BACKOFF_S + 0.1)
     remote.failure = None
-    flight.once("a", remote, spare=True)
-    assert (remote.asked, flight.is_away) == (3, False)
+    flight.run("a", remote, has_fallback=True)
+    assert (remote.asked, flight.is_failing) == (3, False)
 
 
 def test_a_404_is_an_answer(flight: SingleFlight, remote: Remote) -> None:
     """F-14: A 404 is an answer and does not mean that the API is away."""
     remote.failure = NotFound("x")
     with pytest.raises(NotFound):
-        flight.once("a", remote, spare=True)
-    assert not flight.is_away
+        flight.run("a", remote, has_fallback=True)
+    assert not flight.is_failing
     with pytest.raises(NotFound):
-        flight.here(remote)
+        flight.run_inline(remote)
     assert remote.asked == 2

@@ -2,7 +2,7 @@
 
 import pytest
 
-from taskfs.texts import MARGIN_S, MAX_PINS, Pins, Text
+from taskfs.tree.text_pins import MARGIN_S, MAX_PINS, Pins, Text
 from tests.unit.fakes import Clock
 
 
@@ -39,7 +39,7 @@ def pins(clock: Clock) -> Pins:
 
 def test_an_open_serves_what_a_stat_told(pins: Pins, clock: Clock, source: Source) -> None:
     """T-10: An open within the attribute timeout serves the text that was reported."""
-    assert pins.tell("t/status", source).body == b"1"
+    assert pins.report("t/status", source).body == b"1"
     for _ in range(4):
         clock.tick(0.25)
         assert pins.serve("t/status", source).body == b"1"
@@ -53,7 +53,7 @@ def test_the_fstat_behind_an_open_is_told_the_same(
     """T-10: The fstat after an open reports the same size."""
     assert pins.serve("t/status", source).body == b"1"
     clock.tick(0.5)
-    assert pins.tell("t/status", source).body == b"1"
+    assert pins.report("t/status", source).body == b"1"
     assert pins.serve("t/status", source).body == b"1"
 
 
@@ -62,7 +62,7 @@ def test_asking_on_does_not_keep_a_text_for_ever(pins: Pins, clock: Clock, sourc
     source.age_s = 1.5
     told = []
     for _ in range(20):
-        told.append(pins.tell("t/status", source).body)
+        told.append(pins.report("t/status", source).body)
         clock.tick(0.25)
     assert source.count >= 6
     assert told == sorted(told, key=int)
@@ -73,28 +73,28 @@ def test_what_is_told_is_at_most_as_old_as_it_may_be(
 ) -> None:
     """F-2: A reported text is at most as old as it may be."""
     source.age_s = 1.9
-    text = pins.tell("t/status", source)
+    text = pins.report("t/status", source)
     assert clock() - text.as_of_s == pytest.approx(1.9)
     clock.tick(0.2)
     source.age_s = 0
-    assert pins.tell("t/status", source).as_of_s == clock()
+    assert pins.report("t/status", source).as_of_s == clock()
 
 
 def test_what_does_not_age_stays_while_it_is_asked_for(
     pins: Pins, clock: Clock, source: Source
 ) -> None:
     """T-10: A text that does not age stays pinned while it is asked for."""
-    pins.tell("t/status", source)
+    pins.report("t/status", source)
     clock.tick(1.0)
-    assert pins.tell("t/status", source).body == b"1"
+    assert pins.report("t/status", source).body == b"1"
     clock.tick(1.0 + MARGIN_S + 0.01)
-    assert pins.tell("t/status", source).body == b"2"
+    assert pins.report("t/status", source).body == b"2"
 
 
 def test_a_kill_ends_the_pins_of_its_task_alone(pins: Pins, clock: Clock, source: Source) -> None:
     """T-11: A kill ends the pins of its own task only."""
     for path in ("t/status", "t/info.json", "t2/status"):
-        pins.tell(path, source)
+        pins.report(path, source)
     pins.release("t/")
     assert pins.serve("t/status", source).body == b"4"
     assert pins.serve("t/info.json", source).body == b"5"
@@ -111,7 +111,7 @@ def test_releasing_what_expires_at_this_moment(source: Source) -> None:
 
     pins = Pins(1.0, 2.0, Running())
     for number in range(8):
-        pins.tell(f"t/{number}", source)
+        pins.report(f"t/{number}", source)
     pins.release("t/")
 
 
@@ -122,8 +122,8 @@ def test_a_failure_pins_nothing(pins: Pins, source: Source) -> None:
         raise OSError
 
     with pytest.raises(OSError):
-        pins.tell("t/status", fail)
-    assert pins.tell("t/status", source).body == b"1"
+        pins.report("t/status", fail)
+    assert pins.report("t/status", source).body == b"1"
 
 
 def test_the_pins_are_bounded(clock: Clock, source: Source) -> None:

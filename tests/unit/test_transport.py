@@ -14,10 +14,10 @@ import pytest
 import requests
 import urllib3
 
-from taskfs.errors import AccessDenied, BadAnswer, NotFound, TaskFSError, Unavailable
-from taskfs.retries import Budget, Transient, retry_after_s
-from taskfs.stats import Stats
-from taskfs.transport import KEY_HEADER, MAX_REDIRECTS, Transport, refusal
+from taskfs.errors import AccessDenied, BadAnswer, TaskFSError, Unavailable
+from taskfs.remote.retry import Budget, Transient, retry_after_s
+from taskfs.remote.transport import KEY_HEADER, MAX_REDIRECTS, Transport, error_for_status
+from taskfs.support.stats import Stats
 from tests.fake_api import FakeCloud
 
 
@@ -41,10 +41,10 @@ def get(transport: Transport, url: str, **options: Any) -> bytes:
         transport.receive("GET it", response, budget, body)
         return bytes(body)
 
-    return transport.retrying("GET it", attempt)
+    return transport.run_with_retries(attempt)
 
 
-@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 501, 502, 503, 504, 507, 520, 527, 598])
 def test_transient_statuses_are_tried_again(
     cloud: FakeCloud, transport: Transport, status: int
 ) -> None:
@@ -70,6 +70,15 @@ def test_what_stays_is_told_when_the_time_is_up(
     assert time.monotonic() - began < 3
     assert len(cloud.requests) >= 2
     transport.close()
+
+
+def test_informational_answers_are_skipped(cloud: FakeCloud, transport: Transport) -> None:
+    """X-20: 1xx answers are skipped (RFC 9110, 15.2), and the connection stays in step for the next
+    request."""
+    fault = cloud.faults.add("hints", times=3)
+    for _ in range(4):
+        assert b"version" in get(transport, f"{cloud.api_url}/version")
+    assert (fault.hits, len(cloud.requests)) == (3, 4)
 
 
 @pytest.mark.parametrize("kind", ["reset", "stall"])
@@ -271,14 +280,20 @@ def test_proxies_are_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(401, AccessDenied), (403, AccessDenied), (404, NotFound), (410, NotFound), (418, BadAnswer)],
+    [
+        (401, AccessDenied),
+        (403, AccessDenied),
+        (404, BadAnswer),
+        (410, BadAnswer),
+        (418, BadAnswer),
+    ],
 )
 def test_refusals(status: int, kind: type[TaskFSError]) -> None:
     """X-1, X-2, X-4: Each refusing status has the errno of the table."""
-    error = refusal("GET it", status, "a detail")
+    error = error_for_status("GET it", status, "a detail")
     assert type(error) is kind
     assert str(error) == "GET it: a detail"
-    assert str(refusal("GET it", status, "")) == f"GET it: {status}"
+    assert str(error_for_status("GET it", status, "")) == f"GET it: {status}"
 
 
 def test_retries_are_logged_and_counted(cloud: FakeCloud, caplog: pytest.LogCaptureFixture) -> None:
@@ -291,7 +306,9 @@ def test_retries_are_logged_and_counted(cloud: FakeCloud, caplog: pytest.LogCapt
     counts = stats.snapshot()
     assert (counts["api_requests"], counts["api_retries"]) == (3, 2)
     assert counts["api_bytes"] >= len(body)
-    assert len(caplog.records) == 2
+    retries = [record for record in caplog.messages if "; retry in " in record]
+    assert len(retries) == 2
+    assert all(text.count("GET it") == 1 for text in retries)
     assert "secret" not in caplog.text
     transport.close()
 

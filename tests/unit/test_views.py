@@ -6,10 +6,10 @@ import pytest
 
 from taskfs.errors import NotFound
 from taskfs.model import KNOWN_STATUSES
-from taskfs.nodes import LINK_MODE
-from taskfs.records import Records
-from taskfs.views import VIEWS, ViewNode, Views, view_name
-from taskfs.waiting import Waiter
+from taskfs.support.interruptible_wait import Waiter
+from taskfs.tasks.task_cache import TaskCache
+from taskfs.tree.nodes import LINK_MODE
+from taskfs.tree.view_nodes import VIEWS, ViewNode, Views, view_name
 from tests.unit.fakes import Clock, FakeAPI, task_of
 
 POOL = ThreadPoolExecutor(1)
@@ -33,7 +33,7 @@ def api() -> FakeAPI:
 
 @pytest.fixture
 def views(api: FakeAPI, clock: Clock) -> Views:
-    return Views(Records(api, POOL, Waiter(), listing_ttl_s=9, status_ttl_s=2, clock=clock))
+    return Views(TaskCache(api, POOL, Waiter(), listing_ttl_s=9, status_ttl_s=2, clock=clock))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`taskfs.zipindex`: what an archive holds, with Python's `zipfile` as the reference."""
+"""`taskfs.archive.index`: what an archive holds, with Python's `zipfile` as the reference."""
 
 import calendar
 import io
@@ -16,9 +16,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from taskfs.archive.end_record import MAX_DIRECTORY, MIN_TAIL, find_end
+from taskfs.archive.index import NTFS_EPOCH_100NS, ArchiveIndex, Folder, Member
 from taskfs.errors import CorruptData, TaskFSError, Unsupported
-from taskfs.zipend import MAX_DIRECTORY, MIN_TAIL, find_end
-from taskfs.zipindex import NTFS_EPOCH_100NS, ArchiveIndex, Folder, Member
 from tests.zips import (
     BZIP2,
     DEFLATED,
@@ -34,6 +34,7 @@ from tests.zips import (
     folder,
     index_of,
     ntfs_field,
+    plain_name,
     timestamp_field,
     unicode_field,
 )
@@ -104,7 +105,7 @@ def reference(body: bytes) -> dict[str, tuple[int, int, int, int, int]] | None:
     files: dict[str, tuple[int, int, int, int, int]] = {}
     folders: set[str] = set()
     for info in infos:
-        name = reference_name(info)
+        name = plain_name(reference_name(info))
         if not name.startswith(ROOT):
             continue
         path = name[len(ROOT) :]
@@ -435,15 +436,15 @@ def test_a_digital_signature_may_follow_the_entries() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "../x", "..", ".", "a/../x", "a/./x", "./x", "/x", "//x", "a//x", "a\0b", "\0", "a/..",
-        "../", "a/../", "./", "/", "a//", "//", "a/./", "n" * 256, "é" * 128, "d/" + "n" * 256,
+        "../x", "..", "./..", "a/../x", "a/.././x", "./../x", "/../x", "//..//x", "a\0b", "\0",
+        "a/..", "../", "a/../", "../.", "..//", "n" * 256, "é" * 128, "d/" + "n" * 256,
         "n" * 256 + "/x", "n" * 256 + "/", "x" + "\U0001f600" * 64,
     ],
 )  # fmt: skip
 def test_names_that_cannot_be_shown_are_left_out_and_logged_once(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """semantics, Names: `..`, `.`, empty, absolute, NUL, over 255 bytes: left out, logged once."""
+    """N-11, N-12, N-15: `..`, NUL and over 255 bytes are left out and logged once."""
     body = build([file("good", b"1"), file(name, b"evil", extra=timestamp_field(5))])
     with caplog.at_level(logging.WARNING):
         index = index_of(body)
@@ -562,7 +563,7 @@ def test_unicode_path_fields_name_the_member(extra: bytes, name: str) -> None:
     assert paths(index_of(build([Entry(RAW, extra=extra)]))) == [name]
 
 
-@pytest.mark.parametrize("name", ["../x", "/x", "a\0", "n" * 256, "a//b", ".."])
+@pytest.mark.parametrize("name", ["../x", "a\0", "n" * 256, "a//../b", "./..", ".."])
 def test_unicode_path_fields_do_not_climb(name: str) -> None:
     """semantics, Names: what is left out is left out whichever field said it."""
     body = build([file("y", b"1", extra=unicode_field(ROOT + name, b"artifacts/y"))])
@@ -811,7 +812,7 @@ def test_folders_without_number_are_refused() -> None:
         index = index_of(body)
     except TaskFSError:
         return
-    assert count_folders(index.root) <= 500_000
+    assert count_folders(index.root) <= 500_000 + len(names)
 
 
 @example(0)

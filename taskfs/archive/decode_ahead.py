@@ -1,0 +1,85 @@
+"""`DecodeAhead`: how far one member is decoded ahead of a sequential reader."""
+
+import enum
+
+from taskfs.archive.prefetch import MAX_STEP_SPANS, SPAN
+from taskfs.archive.read_pattern import ReadPattern
+from taskfs.cache.readahead import ReadAheadBudget
+
+
+class RunState(enum.Enum):
+    """The state of the background run of one member."""
+
+    IDLE = enum.auto()
+    STARTING = enum.auto()  # submitted to the pool; drives no cursor yet
+    RUNNING = enum.auto()
+
+
+class DecodeAhead:
+    """Decides how much of one member to decode before its readers ask for it.
+
+    It decides only; `SeekableDecoder` decodes. Not safe for concurrent use: the caller holds the
+    lock of the member's `SeekableDecoder`, except for the two questions that say otherwise.
+    """
+
+    def __init__(
+        self, size: int, budget: ReadAheadBudget, *, in_turn: bool, push_enabled: bool
+    ) -> None:
+        self.pattern = ReadPattern(in_turn=in_turn)
+        self.state = RunState.IDLE
+        self._size = size
+        self._budget = budget
+        self._push_enabled = push_enabled
+        self._stop = 0  # the span before which the run ends
+
+    def note(self, offset: int, stop: int) -> bool:
+        """Note a read of the decoded bytes [offset, stop); return whether a run should go on."""
+        pattern = self.pattern
+        pattern.note(offset, stop)
+        if pattern.has_jumped:
+            self._stop = 0
+        if pattern.next_span * SPAN >= self._size:
+            self.close()  # the room is for the next member: this one was read to its end
+            return False
+        if not pattern.is_in_order:
+            return False
+        if self._decodes_at_once():
+            self._budget.register(self)
+            return False
+        # Decode ahead only what stays in memory until it is read, however many members are open.
+        allowance = self._budget.allowance(self) // (1 if self._push_enabled else 4)
+        ahead = min(pattern.readahead_spans, allowance // SPAN)
+        # To wake a thread costs as much as to decode a span: it sleeps while half is there.
+        is_enough = pattern.next_span + ahead // 2 <= self._stop
+        if not ahead or (is_enough and self.state is RunState.IDLE):
+            return False
+        self._budget.register(self)
+        self._stop = pattern.next_span + ahead
+        return True
+
+    @property
+    def stop_span(self) -> int:
+        """The span before which the run ends. Needs no lock."""
+        return min(self._stop, -(-self._size // SPAN))
+
+    def step_spans(self) -> int:
+        """Return how many spans a reader decodes at once that waits for the first of them.
+
+        Needs no lock.
+        """
+        if not self._decodes_at_once():
+            return 1
+        # The output goes to the kernel as soon as it is decoded, so it may exceed the allowance.
+        return max(1, min(MAX_STEP_SPANS, 2 * self._budget.allowance(self) // SPAN))
+
+    def close(self) -> None:
+        """Give the budget back."""
+        self._budget.unregister(self)
+
+    def _decodes_at_once(self) -> bool:
+        """Whether a sequential reader decodes the whole member itself.
+
+        A short member goes to the kernel in one push: no second thread has to be woken.
+        """
+        is_short = self._size <= MAX_STEP_SPANS * SPAN
+        return is_short and self._push_enabled and self.pattern.is_in_order

@@ -1,0 +1,145 @@
+"""`DecodeCursor`: one decoder on its way through the compressed data of one member."""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from taskfs.archive.decoders import Decoder
+from taskfs.archive.prefetch import SPAN
+from taskfs.errors import CorruptData
+from taskfs.support.buffers import Buffer, allocate
+from taskfs.support.checksum import crc32
+
+
+class Source(Protocol):
+    """The compressed bytes of one member, read forward by one cursor."""
+
+    def piece(self, offset: int) -> Buffer:
+        """Return some bytes from *offset* of the compressed data on; empty only at its end.
+
+        They may be a view of a much larger buffer: `DecodeCursor.release_input` copies the rest.
+        """
+        ...
+
+    def is_cached(self, offset: int) -> bool:
+        """Whether the next piece, from *offset* on, is in memory."""
+        ...
+
+    def close(self) -> None:
+        """Note that no more pieces are wanted."""
+        ...
+
+
+class Checkpoint(NamedTuple):
+    """A state from which a decoder can go on."""
+
+    out: int  # decoded bytes before it, a multiple of SPAN
+    fed: int  # compressed bytes before it
+    restore: Callable[[], Decoder]
+    crc: int  # CRC-32 of the decoded bytes before it
+
+
+class DecodeCursor:
+    """Decodes forward, some spans at a time, and checks the member's size and CRC-32 at its end.
+
+    Not safe for concurrent use: the thread that set `busy` is the only one that may use it.
+    """
+
+    def __init__(self, decoder: Decoder, source: Source, size: int, crc: int) -> None:
+        self.source = source
+        self.out = 0  # where `output` begins, a multiple of SPAN
+        self.output = memoryview(b"")  # filled up to `decoded`; never moved or resized
+        self.decoded = 0
+        self.busy = False
+        self._decoder = decoder
+        self._size = size
+        self._expected_crc = crc
+        self._fed = 0
+        self._input: Buffer = b""  # the piece that was fed last
+        self._crc = 0
+        self._needs_input = True
+
+    @classmethod
+    def at(cls, mark: Checkpoint, source: Source, size: int, crc: int) -> "DecodeCursor":
+        """Return a cursor that goes on from *mark*; *source* gives the bytes behind it."""
+        cursor = cls(mark.restore(), source, size, crc)
+        cursor.out, cursor._fed, cursor._crc = mark.out, mark.fed, mark.crc
+        cursor._needs_input = False
+        return cursor
+
+    @property
+    def is_at_end(self) -> bool:
+        """Whether all spans are decoded, and the member's size and CRC-32 are right."""
+        return self.out >= self._size
+
+    @property
+    def has_input(self) -> bool:
+        """Whether the next step waits for no fetch."""
+        return not self._needs_input or self.source.is_cached(self._fed)
+
+    def advance(self, spans: int) -> memoryview | None:
+        """Decode what one piece gives; return the output if that completed it, else None.
+
+        A new output has *spans* spans, fewer only at the member's end.
+
+        Raises:
+            CorruptData: damaged data, or a size or CRC-32 that does not match at the end.
+        """
+        if not self.decoded:
+            self.output = allocate(min(spans * SPAN, self._size - self.out))
+        output = self.output
+        if self.decoded < len(output):
+            count, at_end = self._decode(output[self.decoded :])
+            self.decoded += count
+            if not count and (at_end or self._decoder.ended):
+                reached = self.out + self.decoded
+                raise CorruptData(f"the data ends after {reached} of {self._size} bytes")
+            if self.decoded < len(output):
+                return None
+        crc = crc32(output, self._crc)
+        if self.out + len(output) == self._size:
+            self._check_end(crc)
+        self._crc = crc
+        return output
+
+    def commit(self) -> None:
+        """Move behind the output that `advance` returned."""
+        self.out += len(self.output)
+        self.decoded = 0
+
+    def release_input(self) -> None:
+        """Copy the input that is left, because a view of it would keep the whole run in memory."""
+        if not isinstance(self._input, bytes):
+            self._input = bytes(self._input[len(self._input) - self._decoder.unused :])
+            self._decoder.feed(self._input)
+
+    def checkpoint(self) -> Checkpoint | None:
+        """Return the present state, between two spans; None if the method's library cannot."""
+        restore = self._decoder.snapshot()
+        fed = self._fed - self._decoder.unused
+        return None if restore is None else Checkpoint(self.out, fed, restore, self._crc)
+
+    def _decode(self, out: memoryview) -> tuple[int, bool]:
+        """Fill some of *out*; return how much, and whether the compressed data has ended."""
+        at_end = False
+        if self._needs_input and not self._decoder.ended:
+            self.release_input()  # the next piece may have to be fetched
+            piece = self.source.piece(self._fed)
+            at_end = not len(piece)
+            if not at_end:
+                self._input = piece
+                self._decoder.feed(piece)
+                self._fed += len(piece)
+        count = self._decoder.decode(out)
+        self._needs_input = count < len(out)
+        return count, at_end
+
+    def _check_end(self, crc: int) -> None:
+        """Raise CorruptData unless the data ends here and matches the central directory."""
+        while self._decoder.marks_end and not self._decoder.ended:
+            count, at_end = self._decode(memoryview(bytearray(1)))
+            if count:
+                raise CorruptData(f"more data than the {self._size} bytes of the directory")
+            if at_end and not self._decoder.ended:
+                raise CorruptData("the data ends without an end mark")
+        if crc != self._expected_crc:
+            raise CorruptData(f"CRC-32 {crc:08x} instead of {self._expected_crc:08x}")

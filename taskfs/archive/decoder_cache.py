@@ -1,0 +1,117 @@
+"""`DecoderCache`: the decoders of the members of one archive."""
+
+import threading
+from collections import Counter
+from functools import partial
+
+from taskfs.archive.decoders import DECODERS, LZMA
+from taskfs.archive.engine import Engine
+from taskfs.archive.index import Member
+from taskfs.archive.prefetch import MAX_PIECE
+from taskfs.archive.seekable_decoder import SeekableDecoder
+from taskfs.cache.block_reader import BlockReader
+from taskfs.cache.memory_cache import BLOCK
+from taskfs.cache.readahead import ReadAheadBudget, ReadAheadReader
+from taskfs.support.buffers import Buffer
+
+
+class CompressedStream:
+    """The compressed bytes of a member for one cursor, in pieces of whole blocks that grow."""
+
+    def __init__(
+        self, blocks: BlockReader, budget: ReadAheadBudget, start: int, stop: int, fed: int
+    ) -> None:
+        self._reader = ReadAheadReader(blocks, budget, start + fed, stop)
+        self._blocks = blocks
+        self._start = start
+        self._stop = stop
+        self._length = BLOCK
+
+    def piece(self, offset: int) -> Buffer:
+        at = self._start + offset
+        length, self._length = self._length, min(MAX_PIECE, 2 * self._length)
+        return self._reader.read_some(at, min(self._stop - at, length - at % BLOCK))
+
+    def is_cached(self, offset: int) -> bool:
+        at = self._start + offset
+        return self._blocks.is_cached(at, min(self._stop, at + 1))
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+class DecoderCache:
+    """One decoder for each member that is open, shared by its handles, and some idle ones.
+
+    Safe for concurrent use: the lock guards the tables, and no decoder is used under it.
+    """
+
+    def __init__(self, blocks: BlockReader, engine: Engine) -> None:
+        self._blocks = blocks
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._decoders: dict[Member, SeekableDecoder] = {}
+        self._users: Counter[SeekableDecoder] = Counter()
+
+    def acquire(self, member: Member, start: int, *, in_turn: bool) -> SeekableDecoder:
+        """Return the decoder of *member*, whose data begins at *start*, until `release`.
+
+        *in_turn* tells a new decoder that members are being read to their ends one after another.
+        """
+        engine = self._engine
+        with self._lock:
+            decoder = self._decoders.get(member)
+            if decoder is None:
+                stop = start + member.compressed_size
+                decoder = self._decoders[member] = SeekableDecoder(
+                    DECODERS[member.method],
+                    partial(CompressedStream, self._blocks, engine.budget, start, stop),
+                    size=member.size,
+                    crc=member.crc32,
+                    spans=engine.spans,
+                    checkpoints=engine.checkpoints,
+                    pool=engine.decoding,
+                    waiter=engine.waiter,
+                    budget=engine.decode_budget,
+                    in_turn=in_turn,
+                    push_enabled=engine.push_enabled,
+                )
+            self._users[decoder] += 1
+        engine.idle.remove(decoder)
+        return decoder
+
+    def release(self, member: Member, decoder: SeekableDecoder) -> None:
+        """Note that one handle less uses *decoder*; an unused one stays cached for a while."""
+        with self._lock:
+            self._users[decoder] -= 1
+            if self._users[decoder]:
+                return
+            del self._users[decoder]
+        if member.method == LZMA:  # it may hold a dictionary of 64 MiB
+            self._evict(member, decoder)
+            return
+        self._engine.idle.add(decoder, lambda: self._evict(member, decoder))
+
+    def discard(self, member: Member) -> None:
+        """Close the decoder of *member*, if there is one: its bytes proved wrong."""
+        with self._lock:
+            decoder = self._decoders.pop(member, None)
+        if decoder is not None:
+            decoder.close()
+
+    def bytes_open_beside(self, member: Member) -> int:
+        """Return the compressed size of all other members whose decoders are in use."""
+        with self._lock:
+            return sum(
+                other.compressed_size
+                for other, decoder in self._decoders.items()
+                if decoder in self._users and other.number != member.number
+            )
+
+    def _evict(self, member: Member, decoder: SeekableDecoder) -> None:
+        with self._lock:
+            if decoder in self._users:
+                return  # the member was opened again
+            if self._decoders.get(member) is decoder:
+                del self._decoders[member]
+        decoder.close()

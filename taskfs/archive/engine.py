@@ -1,0 +1,34 @@
+"""`Engine`: what all archives of a process share."""
+
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+
+from taskfs.archive.decoder_limits import CheckpointBudget, IdleDecoderCache
+from taskfs.archive.prefetch import DECODE_AHEAD_BYTES, WALK_BYTES
+from taskfs.cache.disk_cache import DiskCache
+from taskfs.cache.memory_cache import ExtentCache
+from taskfs.cache.readahead import ReadAheadBudget
+from taskfs.support.interruptible_wait import Waiter
+from taskfs.support.stats import Stats
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """Thread pools, caches and memory bounds that all archives of a process share."""
+
+    pool: Executor  # sends requests to the store
+    decoding: Executor  # decodes ahead of readers
+    waiter: Waiter
+    stats: Stats
+    blocks: ExtentCache
+    spans: ExtentCache
+    budget: ReadAheadBudget
+    checkpoints: CheckpointBudget
+    idle: IdleDecoderCache = field(default_factory=IdleDecoderCache)
+    walk_budget: ReadAheadBudget = field(default_factory=lambda: ReadAheadBudget(WALK_BYTES))
+    decode_budget: ReadAheadBudget = field(
+        default_factory=lambda: ReadAheadBudget(DECODE_AHEAD_BYTES)
+    )
+    push_enabled: bool = False  # the reader takes decoded bytes before it asks for them
+    disk: DiskCache | None = None
+    namespace: str = ""  # part of the objects' names on disk: whose they are

@@ -1,0 +1,124 @@
+"""Raw DEFLATE (RFC 1951) through ISA-L's igzip, which is faster than zlib-ng.
+
+The `isal` package cannot copy a decoder's state, and a member is seekable only with such copies.
+But its extension module contains the C library, whose `struct inflate_state` (igzip_lib.h, the same
+in all of ISA-L 2) points to nothing but the caller's input and output: its bytes are the state. A
+trial run checks this of the installed library before its first use.
+"""
+
+import ctypes
+import functools
+import importlib
+import zlib
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+from taskfs.errors import CorruptData
+from taskfs.support.buffers import Buffer, address_of, addressable
+
+STATE_SIZE: Final = 87368  # sizeof(struct inflate_state) on 64-bit machines
+VALID_AT: Final = 21208  # of tmp_out_valid: how many bytes of tmp_out_buffer are valid
+TMP_OUT_AT: Final = 21544  # of tmp_out_buffer, the last field: window and output to come
+BLOCK_STATE_AT: Final = 21160
+FINISHED: Final = 5  # ISAL_BLOCK_FINISH
+CANARY: Final = b"\xa5"
+SPARE: Final = 4096
+
+
+class _Head(ctypes.Structure):
+    """The first fields of `struct inflate_state`."""
+
+    _fields_ = (
+        ("next_out", ctypes.c_void_p),
+        ("avail_out", ctypes.c_uint32),
+        ("total_out", ctypes.c_uint32),
+        ("next_in", ctypes.c_void_p),
+        ("read_in", ctypes.c_uint64),
+        ("avail_in", ctypes.c_uint32),
+        ("read_in_length", ctypes.c_int32),
+    )
+
+
+class _Decoder:
+    """A decoder of raw DEFLATE by *library*; implements `decoders.Decoder`."""
+
+    marks_end = True
+
+    def __init__(self, library: Any, saved: bytes | None = None) -> None:
+        self._library = library
+        self._state = bytearray(saved or b"").ljust(STATE_SIZE, b"\0")
+        self._fed: Buffer = b""  # the library reads it in place
+        self._head = _Head.from_buffer(self._state)
+        self._address = ctypes.addressof(self._head)
+        if saved is None:
+            library.isal_inflate_init(self._address)
+
+    @property
+    def ended(self) -> bool:
+        return self._state[BLOCK_STATE_AT] == FINISHED
+
+    @property
+    def unused(self) -> int:
+        return int(self._head.avail_in)
+
+    def feed(self, piece: Buffer) -> None:
+        self._fed = addressable(piece)
+        self._head.next_in = address_of(self._fed)
+        self._head.avail_in = len(piece)
+
+    def decode(self, out: memoryview) -> int:
+        head = self._head
+        head.next_out = address_of(out)
+        head.avail_out = len(out)
+        status = self._library.isal_inflate(self._address)
+        if status < 0:
+            raise CorruptData(f"damaged deflate data (igzip status {status})")
+        return len(out) - int(head.avail_out)
+
+    def snapshot(self) -> "Callable[[], _Decoder]":
+        valid = int.from_bytes(self._state[VALID_AT : VALID_AT + 4], "little")
+        state = self._state[: TMP_OUT_AT + valid]
+        _Head.from_buffer(state).avail_in = 0
+        return partial(_Decoder, self._library, bytes(state))
+
+
+@functools.cache
+def make_decoder() -> "Callable[[], _Decoder] | None":
+    """Return a function that makes a decoder; None if the library is missing or unsuitable."""
+    try:
+        library = ctypes.CDLL(importlib.import_module("isal.isal_zlib").__file__)
+        library.isal_inflate.argtypes = library.isal_inflate_init.argtypes = (ctypes.c_void_p,)
+        library.isal_inflate_init.restype = None
+        works = _has_layout(library) and _goes_on_from_copies(library)
+    except (ImportError, OSError, AttributeError, TypeError, CorruptData):
+        return None
+    return partial(_Decoder, library) if works else None
+
+
+def _has_layout(library: Any) -> bool:
+    """Whether the library writes no more than `STATE_SIZE` bytes when it makes a state."""
+    room = bytearray(CANARY * (STATE_SIZE + SPARE))
+    library.isal_inflate_init(address_of(room))
+    beyond = room[STATE_SIZE:]
+    return ctypes.sizeof(ctypes.c_void_p) == 8 and beyond == CANARY * SPARE
+
+
+def _goes_on_from_copies(library: Any) -> bool:
+    """Whether data larger than the window decodes right, each piece from a copied state."""
+    plain = b"".join(b"%d %s\n" % (number, b"x" * (number % 60)) for number in range(4000))
+    packer = zlib.compressobj(1, zlib.DEFLATED, -15)
+    packed = packer.compress(plain) + packer.flush()
+    decoder = _Decoder(library)
+    seen = bytearray()
+    for at in range(0, len(packed), 4001):
+        fed = packed[at : at + 4001]
+        count = -1
+        while count:
+            decoder.feed(fed)
+            out = bytearray(20_000)
+            count = decoder.decode(memoryview(out))
+            seen += out[:count]
+            fed = fed[len(fed) - decoder.unused :]
+            decoder = decoder.snapshot()()
+    return seen == plain and decoder.ended

@@ -1,0 +1,81 @@
+"""Local file headers (APPNOTE 4.3.7): where the bytes of a member begin."""
+
+import struct
+from typing import Final
+
+from taskfs.archive.index import Member
+from taskfs.archive.member_names import is_same_name
+from taskfs.cache.block_reader import BlockReader
+from taskfs.cache.memory_cache import BLOCK
+from taskfs.errors import CorruptData
+
+LOCAL: Final = struct.Struct("<4s5H3L2H")
+LOCAL_MAGIC: Final = b"PK\x03\x04"
+# Bytes. Extra fields are longer in local headers than in the central directory; this much usually
+# holds them.
+EXTRA_GUESS: Final = 64
+
+
+def guess_data_start(member: Member) -> int:
+    """Return an offset at or behind the first byte of the member's data, short of long extras."""
+    return member.header_offset + LOCAL.size + len(member.raw_name) + EXTRA_GUESS
+
+
+class LocalHeaders:
+    """The local headers of one archive. Safe for concurrent use: nothing changes."""
+
+    def __init__(self, blocks: BlockReader, directory_start: int, root: str) -> None:
+        self._blocks = blocks
+        self._directory_start = directory_start  # members end before it
+        self._root = root  # precedes the paths of the members in the archive
+
+    def stop_guess(self, member: Member) -> int:
+        """Return where the member's data ends at the latest, as far as is known without a read."""
+        stop = guess_data_start(member) + member.compressed_size
+        return min(stop, self._directory_start)
+
+    def data_start(self, member: Member, wanted: int = 0) -> int:
+        """Return the offset of the member's first data byte in the archive.
+
+        The header is fetched together with the first *wanted* bytes of data; a member of up to
+        one block always comes whole.
+
+        Raises:
+            CorruptData: the header is missing, names another member, or places the data outside
+                the area of members.
+            StaleObject, NotFound, Unavailable, …: as `BlockReader.read_at`.
+        """
+        at = member.header_offset
+        if at + LOCAL.size > self._directory_start:
+            raise CorruptData(f"{member.path}: the member lies outside the archive")
+        first = BLOCK if member.compressed_size <= BLOCK else wanted
+        stop = guess_data_start(member) + min(first, member.compressed_size)
+        self._blocks.prefetch(at, min(stop, self._directory_start))
+        header = self._blocks.read_at(at, LOCAL.size + len(member.raw_name))
+        fields = LOCAL.unpack_from(header)
+        name_length, extra_length = int(fields[9]), int(fields[10])
+        if fields[0] != LOCAL_MAGIC:
+            raise CorruptData(f"{member.path}: there is no local header at {at}")
+        if name_length != len(member.raw_name) or header[LOCAL.size :] != member.raw_name:
+            self._check_other_spelling(member, name_length)
+        start = at + LOCAL.size + name_length + extra_length
+        if start + member.compressed_size > self._directory_start:
+            raise CorruptData(f"{member.path}: the member overlaps the central directory")
+        return start
+
+    def _check_other_spelling(self, member: Member, name_length: int) -> None:
+        """Raise CorruptData unless the header spells the name of the directory in another way."""
+        start = member.header_offset + LOCAL.size
+        name = b""
+        if start + name_length <= self._directory_start:
+            name = bytes(self._blocks.read_at(start, name_length))
+        if not is_same_name(name, member.raw_name, self._root + member.path):
+            raise CorruptData(f"{member.path}: the local header names another member")
+
+    def prefetch_at(self, member: Member, offset: int) -> None:
+        """Fetch the stored byte *offset* of a member whose data start is only guessed yet.
+
+        The header and the data then travel at the same time.
+        """
+        guess = guess_data_start(member) - EXTRA_GUESS + offset
+        self._blocks.prefetch(guess, guess + EXTRA_GUESS)

@@ -1,0 +1,57 @@
+"""`ReadPattern`: whether one member is read in order, and how far ahead of that to decode."""
+
+from taskfs.archive.prefetch import (
+    BULK_READ,
+    DISORDER_SPANS,
+    MAX_AHEAD_SPANS,
+    MIN_AHEAD_SPANS,
+    SPAN,
+    STREAK_READS,
+)
+
+
+def is_bulk_read(offset: int, stop: int) -> bool:
+    """Whether a first read of [offset, stop) comes from a program that goes on reading."""
+    return not offset and stop >= BULK_READ
+
+
+class ReadPattern:
+    """The reads of one member, through all handles. Not safe for concurrent use.
+
+    A member that is opened *in_turn*, after others that were read to their ends, is expected to be
+    read in order too.
+    """
+
+    def __init__(self, *, in_turn: bool = False) -> None:
+        self.next_offset = 0  # the bytes before it were read, or pushed
+        self.next_span = 0  # the span behind the last one that was read
+        self.has_jumped = False  # with the last read
+        self._streak = STREAK_READS if in_turn else 0  # reads since the last jump
+        self._first_span = 0  # of the streak
+
+    @property
+    def is_in_order(self) -> bool:
+        """Whether the member is read sequentially."""
+        return self._streak >= STREAK_READS
+
+    @property
+    def readahead_spans(self) -> int:
+        """How many spans ahead of the readers to decode: twice what was read since the jump."""
+        read = self.next_span - self._first_span
+        return min(MAX_AHEAD_SPANS, max(MIN_AHEAD_SPANS, 2 * read))
+
+    def note(self, offset: int, stop: int) -> None:
+        """Note a read of the decoded bytes [offset, stop)."""
+        is_near = abs(offset - self.next_offset) <= DISORDER_SPANS * SPAN
+        self.next_offset = max(self.next_offset, stop) if is_near else stop
+        first, behind = offset // SPAN, -(-stop // SPAN)
+        self.has_jumped = False
+        if first < self.next_span + DISORDER_SPANS and self.next_span < behind:
+            self._streak += 1
+            self.next_span = behind
+        elif not self.next_span - DISORDER_SPANS <= first + 1 <= self.next_span:
+            self.has_jumped = True
+            self._streak = 0
+            self.next_span, self._first_span = behind, first
+        if is_bulk_read(offset, stop):
+            self._streak = max(self._streak, STREAK_READS)

@@ -1,0 +1,284 @@
+"""Seekable decompression: random access to the decoded bytes of one compressed member.
+
+The decoded bytes are cut into spans of `SPAN` bytes. A cursor decodes forward, puts every span into
+a bounded cache, and every few MiB leaves a checkpoint: a copy of the decoder's state, from which a
+later read starts instead of from the first byte. Each chain of decoding starts at the member's
+first byte, so the cursor that reaches the end knows the CRC-32 of the whole member.
+"""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor
+
+from taskfs.archive.cursor_pool import CursorPool
+from taskfs.archive.decode_ahead import DecodeAhead, RunState
+from taskfs.archive.decode_cursor import DecodeCursor, Source
+from taskfs.archive.decoder_limits import CheckpointBudget
+from taskfs.archive.decoders import Decoder
+from taskfs.archive.prefetch import DISORDER_SPANS, MAX_STEP_SPANS, SPAN
+from taskfs.archive.span_waiters import SpanWaiter, WaitQueue
+from taskfs.cache.memory_cache import Extent, ExtentCache, next_owner
+from taskfs.cache.readahead import ReadAheadBudget
+from taskfs.errors import CorruptData, TaskFSError, Unsupported
+from taskfs.support.buffers import Buffer
+from taskfs.support.interruptible_wait import Waiter
+
+
+class SeekableDecoder:
+    """Random access to the decoded bytes of one member.
+
+    Safe for concurrent use: one lock guards the cursors, the checkpoints and the run ahead.
+    Decoding happens outside of it, by the one thread that has marked its cursor busy. Other
+    threads that need a span of that cursor wait for it.
+    """
+
+    def __init__(
+        self,
+        make_decoder: Callable[[], Decoder],
+        open_source: Callable[[int], Source],
+        *,
+        size: int,
+        crc: int,
+        spans: ExtentCache,
+        checkpoints: CheckpointBudget,
+        pool: Executor,
+        waiter: Waiter,
+        budget: ReadAheadBudget,
+        in_turn: bool = False,
+        push_enabled: bool = False,
+    ) -> None:
+        self.size = size
+        self.verified = False
+        self._spans = spans
+        self._checkpoint_budget = checkpoints
+        self._pool = pool
+        self._waiter = waiter
+        self._id = next_owner()
+        self._lock = threading.Lock()
+        self._waiters = WaitQueue()
+        self._cursors = CursorPool(make_decoder, open_source, size, crc)
+        self._ahead = DecodeAhead(size, budget, in_turn=in_turn, push_enabled=push_enabled)
+
+    def read_at(self, offset: int, size: int) -> Buffer:
+        """Return the decoded bytes [offset, offset + size), fewer only at the member's end.
+
+        Raises:
+            CorruptData: damaged data, or a size or CRC-32 that does not match. The CRC-32 is known,
+                and checked, before the member's last byte is returned.
+            Interrupted: the caller's request was interrupted; what was decoded stays cached.
+        """
+        stop = min(offset + size, self.size)
+        if offset < stop:
+            with self._lock:
+                starts_run = self._ahead.note(offset, stop) and self._may_run()
+            if starts_run:
+                self._pool.submit(self._run_ahead)
+        pieces = []
+        while offset < stop:
+            piece = self._piece(offset, stop)
+            pieces.append(piece)
+            offset += len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def take_pushable(self) -> range:
+        """Return decoded bytes that a sequential reader needs next; each byte is returned once.
+
+        The last span is never among them: a read of it shows that the member is read to its end.
+        """
+        with self._lock:
+            pattern = self._ahead.pattern
+            start = pattern.next_offset
+            last = (self.size - 1) // SPAN * SPAN
+            if not pattern.is_in_order or start >= last:
+                return range(0)
+            extent = self._spans.find(self._id, start // SPAN)
+            if extent is None:
+                return range(0)
+            pattern.next_offset = min(last, extent.first * SPAN + len(extent.body))
+            return range(start, pattern.next_offset)
+
+    def verify(self) -> None:
+        """Decode to the member's end; raise CorruptData if the member is damaged."""
+        if not self.verified:
+            self._piece(max(0, self.size - 1), self.size)
+
+    @property
+    def checkpoint_count(self) -> int:
+        """How many checkpoints it holds."""
+        return len(self._cursors.checkpoints)
+
+    def forget(self) -> None:
+        """Drop the checkpoints and the idle cursors."""
+        self._ahead.close()
+        with self._lock:
+            self._cursors.clear()
+
+    def close(self) -> None:
+        """Drop everything it holds; a later read starts again."""
+        self.forget()
+        self._checkpoint_budget.unregister(self)
+        self._spans.drop(self._id, 0, self.size // SPAN)
+
+    def _piece(self, offset: int, stop: int) -> memoryview:
+        """Return the bytes from *offset* on that lie in one piece, at most up to *stop*."""
+        index = offset // SPAN
+        begin = index * SPAN
+        has_waited = False
+        while True:
+            found = self._find(index, offset - begin if has_waited else None)
+            if isinstance(found, SpanWaiter):
+                has_waited = not found.wait()
+                if has_waited:
+                    self._waiter.check()
+                continue
+            if isinstance(found, DecodeCursor):
+                stop = min(stop, begin + SPAN)
+                try:
+                    span = self._drive(found, index, stop - begin)
+                finally:
+                    self._release(found)
+                if count := self.checkpoint_count:
+                    self._checkpoint_budget.note(self, count)
+            else:
+                span = found
+            piece = span[offset - begin : stop - begin]
+            if self._ahead.pattern.is_in_order:
+                # Spans behind sequential readers are evicted before those ahead of them.
+                behind = (offset + len(piece)) // SPAN - DISORDER_SPANS - 1
+                self._spans.demote(self._id, behind)
+            return piece
+
+    def _find(
+        self, index: int, wanted: int | None = None
+    ) -> memoryview | DecodeCursor | SpanWaiter:
+        """Return the span *index* if it is cached, else the nearest cursor before it, now busy.
+
+        If another thread drives that cursor, return a waiter. A thread that has waited in vain
+        passes the byte of the span that it has *wanted*, and gets what is decoded from there on.
+        """
+        with self._lock:
+            extent = self._spans.find(self._id, index)
+            if extent is not None:
+                return memoryview(extent.body)[(index - extent.first) * SPAN :]
+            cursor = self._cursors.nearest(index)
+            if self._ahead.state is RunState.STARTING and wanted is None:
+                return self._waiters.add(index)  # the run decodes more at once
+            if cursor.busy:
+                at = index * SPAN - cursor.out
+                # Without the member's last byte: the CRC-32 is checked before it is handed out.
+                stop = min(cursor.decoded, self.size - 1 - cursor.out)
+                if wanted is not None and at + wanted < stop:
+                    return cursor.output[at:stop]
+                return self._waiters.add(index)
+            cursor.busy = True
+            return cursor
+
+    def _release(self, cursor: DecodeCursor) -> None:
+        cursor.release_input()
+        with self._lock:
+            cursor.busy = False
+            if cursor.is_at_end:
+                self._cursors.discard(cursor)
+            starts_run = self._may_run()
+            self._waiters.wake()
+        if starts_run:
+            self._pool.submit(self._run_ahead)
+
+    def _drive(self, cursor: DecodeCursor, index: int, stop: int) -> memoryview:
+        """Decode until the bytes [0, stop) of the span *index* are there; return the span so far.
+
+        A member that is decoded at once gives more, as far as its input is in memory. The member's
+        last bytes are returned only after its end was seen and its CRC-32 is right.
+        """
+        start = index * SPAN
+        is_last = start + stop >= self.size
+        while True:
+            spans = self._ahead.step_spans()
+            is_there = start - cursor.out + stop <= cursor.decoded and not is_last
+            if is_there and (spans == 1 or not cursor.has_input):
+                return cursor.output[start - cursor.out :]
+            at = cursor.out
+            output = self._step(cursor, spans)
+            if output is not None and (start < cursor.out or cursor.is_at_end):
+                return output[start - at :]
+            self._waiter.check()
+
+    def _step(self, cursor: DecodeCursor, spans: int) -> memoryview | None:
+        """Decode what one piece gives; if that completed the output, cache it and return it."""
+        try:
+            output = cursor.advance(spans)
+        except (CorruptData, Unsupported):
+            with self._lock:
+                self._cursors.discard(cursor)
+            raise
+        if output is None:
+            return None
+        with self._lock:
+            # In one step, so that a thread that finds the cursor past a span finds the span too.
+            index, count = cursor.out // SPAN, -(-len(output) // SPAN)
+            self._spans.put(Extent(self._id, index, count, output))
+            cursor.commit()
+            self.verified = self.verified or cursor.is_at_end
+            self._waiters.wake(range(index, index + count))
+        if cursor.out % self._cursors.spacing == 0 and not cursor.is_at_end:
+            self._add_checkpoint(cursor)
+        return output
+
+    def _add_checkpoint(self, cursor: DecodeCursor) -> None:
+        with self._lock:
+            if not self._cursors.add_checkpoint(cursor):
+                return
+            count = self.checkpoint_count
+        self._checkpoint_budget.note(self, count)
+
+    def _may_run(self) -> bool:
+        """Whether to submit a run ahead; then it counts as starting. The caller holds the lock."""
+        if self._ahead.state is not RunState.IDLE or self._next_to_run() is None:
+            return False
+        self._ahead.state = RunState.STARTING
+        return True
+
+    def _next_to_run(self) -> DecodeCursor | None:
+        """Return the idle cursor of the reader if a run should move it. The caller holds the lock.
+
+        A run never goes back: a span that a small cache has evicted again is left to the reader.
+        """
+        cursor = self._cursors.idle_near(self._ahead.pattern.next_span)
+        if cursor is None or cursor.out >= self._ahead.stop_span * SPAN:
+            return None
+        return cursor
+
+    def _run_ahead(self) -> None:
+        """Decode the spans before the reader, until far enough ahead or until a failure."""
+        try:
+            while (cursor := self._take_for_run()) is not None:
+                try:
+                    while (room := self._ahead.stop_span - cursor.out // SPAN) > 0:
+                        spacing = self._cursors.spacing
+                        to_checkpoint = (spacing - cursor.out % spacing) // SPAN
+                        # A power of two, because buffers of such sizes are pooled.
+                        spans = 1 << min(MAX_STEP_SPANS, room, to_checkpoint).bit_length() - 1
+                        while self._step(cursor, spans) is None:
+                            self._waiter.check()
+                        if cursor.is_at_end:
+                            break
+                finally:
+                    self._release(cursor)
+        except BaseException as exc:
+            with self._lock:
+                self._ahead.state = RunState.IDLE
+            if not isinstance(exc, TaskFSError):
+                raise
+            # The reader that comes there meets the same failure, and reports it.
+
+    def _take_for_run(self) -> DecodeCursor | None:
+        """Return the cursor to decode ahead with, now busy, or None: then the run is over."""
+        with self._lock:
+            cursor = self._next_to_run()
+            if cursor is None:
+                self._ahead.state = RunState.IDLE
+                self._waiters.wake()
+                return None
+            self._ahead.state = RunState.RUNNING
+            cursor.busy = True
+            return cursor

@@ -1,0 +1,42 @@
+"""The columns of the tables of tasks, and which of them a narrow terminal shows."""
+
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+GAP: Final = 2  # blanks between two columns
+
+
+class Column(NamedTuple):
+    """A title, and when a narrow terminal loses the column: the lowest rank first, 0 never."""
+
+    title: str
+    rank: int = 0
+
+
+ID: Final = Column("ID")
+STATUS: Final = Column("Status")
+SIMULATOR: Final = Column("Simulator", 1)
+COST: Final = Column("Cost (US$)", 2)
+SUBMITTED: Final = Column("Submitted", 3)
+MACHINE: Final = Column("Machine", 4)
+COMPUTATION_TIME: Final = Column("Computation time", 5)
+QUEUE: Final = Column("Queue", 6)
+
+
+def columns_that_fit(
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[str]],
+    width: int,
+    length: Callable[[str], int] = len,
+) -> list[int]:
+    """Return the numbers of the columns to show in *width* cells, in order.
+
+    Columns of rank 0 are always among them, so the rows may still be wider than *width*.
+    """
+    titles = [column.title for column in columns]
+    widths = [max(map(length, cells)) + GAP for cells in zip(titles, *rows, strict=True)]
+    shown = list(range(len(columns)))
+    for number in sorted(shown, key=lambda number: columns[number].rank):
+        if columns[number].rank and sum(widths[each] for each in shown) - GAP > width:
+            shown.remove(number)
+    return shown

@@ -1,0 +1,192 @@
+"""Builds the objects of one mount or command from a `Config`; knows no FUSE."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Final, NamedTuple
+
+from taskfs.archive.archive import Archive, open_archive
+from taskfs.archive.decoder_limits import CheckpointBudget
+from taskfs.archive.engine import Engine
+from taskfs.cache.disk_cache import DiskCache
+from taskfs.cache.memory_cache import ExtentCache
+from taskfs.cache.readahead import ReadAheadBudget
+from taskfs.config import Config
+from taskfs.errors import NotFound
+from taskfs.first_listing import FirstListing, filter_of, open_client
+from taskfs.model import Task
+from taskfs.remote.api_client import TaskClient
+from taskfs.support.interruptible_wait import Waiter, never
+from taskfs.support.stats import Stats
+from taskfs.support.thread_pool import DaemonPool
+from taskfs.tasks.archives import ArchiveKind, ArchiveRegistry
+from taskfs.tasks.finished_tasks import FinishedTaskStore, open_finished_tasks
+from taskfs.tasks.offline import FrozenCache, OfflineAPI
+from taskfs.tasks.task_cache import TaskCache
+from taskfs.tasks.task_filter import PendingListing
+from taskfs.tree.context import TreeContext
+from taskfs.tree.handles import HandleTable
+from taskfs.tree.text_pins import Pins
+from taskfs.tree.tree import Tree
+from taskfs.tree.view_nodes import Views
+
+BLOCK_MEMORY: Final = 44 << 20
+SPAN_MEMORY: Final = 16 << 20
+STORE_THREADS: Final = 8
+API_THREADS: Final = 8
+
+
+class Core(NamedTuple):
+    """A tree and what it stands on."""
+
+    tree: Tree
+    client: TaskClient | OfflineAPI
+    finished_tasks: FinishedTaskStore | None = None
+    pools: tuple[Executor, ...] = ()
+
+    def begin(self, asked: PendingListing | None = None) -> None:
+        """Make the first listing, or await the one that was *asked* for: it tells whether the API
+        answers and takes the key.
+
+        Raises:
+            AccessDenied, Unavailable, BadAnswer, NotFound: it does not.
+        """
+        self.tree.context.task_cache.begin(asked)
+
+    def close(self) -> None:
+        """Close the connections, have on disk what is to be kept, and let the threads end: whoever
+        waits for an answer is not waited for."""
+        self.client.close()
+        for pool in self.pools:
+            pool.shutdown(wait=False, cancel_futures=True)
+        if self.finished_tasks is not None:
+            self.finished_tasks.close()
+
+
+def open_disk(config: Config) -> DiskCache:
+    """Return the cache on disk; offline nothing of it is changed."""
+    return (FrozenCache if config.offline else DiskCache)(config.cache_dir, config.cache_size)
+
+
+def open_offline(config: Config, disk: DiskCache | None = None) -> OfflineAPI:
+    """Return what is known of the account's tasks without asking anybody."""
+    return OfflineAPI(disk or open_disk(config), config.cache_dir, config.api_url, config.api_key)
+
+
+def open_engine(
+    waiter: Waiter,
+    stats: Stats,
+    disk: DiskCache | None = None,
+    namespace: str = "",
+    *,
+    push_enabled: bool = False,
+) -> Engine:
+    """Return what all archives of one process share; *namespace* is theirs on *disk*.
+
+    *push_enabled* tells that the reader takes decoded bytes before it asks for them.
+    """
+    return Engine(
+        pool=DaemonPool(STORE_THREADS, "taskfs-store"),
+        decoding=DaemonPool(2, "taskfs-decode"),
+        waiter=waiter,
+        stats=stats,
+        blocks=ExtentCache(BLOCK_MEMORY),
+        spans=ExtentCache(SPAN_MEMORY),
+        budget=ReadAheadBudget(),
+        checkpoints=CheckpointBudget(),
+        push_enabled=push_enabled,
+        disk=disk,
+        namespace=namespace,
+    )
+
+
+def open_task_archive(client: TaskClient, task: Task, kind: ArchiveKind, engine: Engine) -> Archive:
+    """Return one of the task's archives, for a command that needs no tree.
+
+    Raises:
+        NotFound: there is none (yet).
+    """
+    path = kind.path(task)
+    if path is None:
+        raise NotFound(f"task {task.id} has no {kind.value} archive")
+    expected = task.output_files if kind is ArchiveKind.OUTPUT else None
+    remote = client.open_object(path, task.region)
+    return open_archive(remote, kind.root, engine, expected, name=path)
+
+
+def open_core(
+    config: Config,
+    *,
+    opening: FirstListing | None = None,
+    interrupted: Callable[[], bool] = never,
+    mountpoint: str = "",
+    push_enabled: bool = False,
+) -> Core:
+    """Return the tree that *config* describes; nothing goes out, but for the *opening*'s client.
+
+    *interrupted* is asked, by the thread that waits, whether its request was given up.
+    """
+    stats = opening.stats if opening else Stats()
+    waiter = Waiter(interrupted)
+    disk = None if config.demo else open_disk(config)
+    client: TaskClient | OfflineAPI
+    finished_tasks: FinishedTaskStore | None = None
+    if config.offline:
+        client = open_offline(config, disk)
+    else:
+        client = opening.client if opening else open_client(config, stats)
+        finished_tasks = open_finished_tasks(disk, config.api_url, config.api_key) if disk else None
+    engine = open_engine(waiter, stats, disk, config.api_url, push_enabled=push_enabled)
+    pool = DaemonPool(API_THREADS, "taskfs-api")
+    index_pool = DaemonPool(API_THREADS, "taskfs-index")
+    attr_timeout_s = config.attr_timeout_s
+    task_cache = TaskCache(
+        client,
+        pool,
+        waiter,
+        # The kernel keeps entries for as long again, so ours are that much younger.
+        listing_ttl_s=max(0.0, config.dir_cache_time_s - attr_timeout_s),
+        status_ttl_s=config.status_cache_time_s,
+        scope=filter_of(config),
+        finished_tasks=finished_tasks,
+    )
+    archives = ArchiveRegistry(
+        client,
+        engine,
+        index_pool,
+        waiter,
+        timeout_s=config.timeout_s,
+        attr_timeout_s=attr_timeout_s,
+    )
+    context = TreeContext(
+        api=client,
+        task_cache=task_cache,
+        archives=archives,
+        pins=Pins(attr_timeout_s, config.status_cache_time_s),
+        views=Views(task_cache),
+        pool=pool,
+        waiter=waiter,
+        stats=stats,
+        handles=HandleTable(),
+        read_only=config.read_only,
+        offline=config.offline,
+        began_ns=time.time_ns(),
+        mountpoint=mountpoint,
+        demo_environment=_environment(config) if config.demo else None,
+    )
+    pools = (pool, index_pool, engine.pool, engine.decoding)
+    return Core(Tree(context), client, finished_tasks, pools)
+
+
+def _environment(config: Config) -> dict[str, str]:
+    """Return the variables with which commands talk to the API of *config*.
+
+    The service's own client reads the first two. taskfs reads its own before those.
+    """
+    url, key = config.api_url, str(config.api_key)
+    return {
+        "INDUCTIVA_API_URL": url,
+        "INDUCTIVA_API_KEY": key,
+        "TASKFS_API_URL": url,
+        "TASKFS_API_KEY": key,
+    }

@@ -1,0 +1,1 @@
+"""Downloads of archives and of their members."""

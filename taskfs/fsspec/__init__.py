@@ -1,0 +1,1 @@
+"""The tree as an fsspec file system."""

@@ -1,0 +1,1 @@
+"""The adapter from the tree to a mount."""

@@ -1,0 +1,324 @@
+"""`Dispatch`: from one request of the kernel to the parts of its answer.
+
+It reads no device and starts no thread. `operations` serves the request by path; `protocol` knows
+the layouts.
+"""
+
+import contextlib
+import errno
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Final
+
+from taskfs.errors import NotFound
+from taskfs.fuse.kernel.node_table import NodeTable
+from taskfs.fuse.kernel.page_push import PagePush
+from taskfs.fuse.kernel.protocol import (
+    BATCH_FORGET_IN,
+    FORGET_IN,
+    FORGET_ONE,
+    GETXATTR,
+    NAME_MAX,
+    OPEN_IN,
+    OPEN_OUT,
+    READ_IN,
+    RELEASE_IN,
+    SETATTR_IN,
+    SETXATTR_IN,
+    STATFS_OUT,
+    WRITE_IN,
+    WRITE_OUT,
+    Opcode,
+    OpenFlag,
+    Packer,
+    name_of,
+)
+from taskfs.fuse.operations import DirectoryListing, OpenResult, StatFs, TaskOperations
+from taskfs.support.buffers import Buffer
+from taskfs.tasks.archives import PageCacheMode
+from taskfs.tree.nodes import DIRECTORY_MODE, Entry
+
+Answer = Sequence[Buffer]
+NO_ANSWER: Final[Answer] = ()  # FORGET has none
+EMPTY: Final[Answer] = (b"",)
+_DOTS: Final = (Entry(".", DIRECTORY_MODE, 0), Entry("..", DIRECTORY_MODE, 0))
+
+_OPEN_FLAGS: Final = {
+    PageCacheMode.KEEP: int(OpenFlag.KEEP_CACHE),
+    PageCacheMode.DROP: 0,
+    PageCacheMode.DIRECT: int(OpenFlag.DIRECT_IO),
+}
+# The change that a SETATTR makes, by the bits of `valid` (FATTR_…), as a program calls it.
+_CHANGES: Final = ((1 << 3, "truncate"), (1 << 0, "chmod"), (1 << 1 | 1 << 2, "chown"))
+_REFUSED: Final = {
+    Opcode.CREATE: "create",
+    Opcode.FALLOCATE: "fallocate",
+    Opcode.LINK: "link",
+    Opcode.MKDIR: "mkdir",
+    Opcode.MKNOD: "mknod",
+    Opcode.RENAME: "rename",
+    Opcode.RENAME2: "rename",
+    Opcode.RMDIR: "rmdir",
+    Opcode.SYMLINK: "symlink",
+    Opcode.UNLINK: "unlink",
+}
+
+
+class _Listing:
+    """An open directory with the listing of its last read from the start."""
+
+    __slots__ = ("listed", "path")
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.listed: DirectoryListing | None = None
+
+
+class Dispatch:
+    """Answers requests. Safe for concurrent use.
+
+    *store* puts bytes into the kernel's page cache of a file: it gets a nodeid, an offset and the
+    bytes, which lie behind those that were just read.
+    """
+
+    def __init__(
+        self,
+        operations: TaskOperations,
+        packer: Packer,
+        store: Callable[[int, int, Buffer], None],
+    ) -> None:
+        self._operations = operations
+        self._packer = packer
+        self._store = store
+        self._nodes = NodeTable()
+        self._pushes = PagePush()
+        self._listings: dict[int, _Listing] = {}
+        self._numbers = itertools.count(1)
+        self._methods: dict[int, Callable[[int, memoryview], Answer]] = {
+            Opcode.LOOKUP: self._lookup,
+            Opcode.FORGET: self._forget,
+            Opcode.BATCH_FORGET: self._forget_many,
+            Opcode.GETATTR: self._getattr,
+            Opcode.SETATTR: self._setattr,
+            Opcode.READLINK: self._readlink,
+            Opcode.OPEN: self._open,
+            Opcode.READ: self._read,
+            Opcode.WRITE: self._write,
+            Opcode.RELEASE: self._release,
+            Opcode.STATFS: self._statfs,
+            Opcode.OPENDIR: self._opendir,
+            Opcode.READDIR: self._readdir,
+            Opcode.READDIRPLUS: self._readdirplus,
+            Opcode.RELEASEDIR: self._releasedir,
+            Opcode.SETXATTR: self._setxattr,
+            Opcode.GETXATTR: self._getxattr,
+            Opcode.LISTXATTR: self._listxattr,
+            Opcode.REMOVEXATTR: self._removexattr,
+            Opcode.IOCTL: self._ioctl,
+        }
+        for opcode, name in _REFUSED.items():
+            self._methods[opcode] = self._refusing(name)
+
+    def answer(self, opcode: int, nodeid: int, body: memoryview) -> Answer:
+        """Return the parts of the answer to one request; *body* is valid during the call.
+
+        Raises:
+            OSError: the errno of the failure; ENOSYS tells the kernel never to ask again.
+        """
+        method = self._methods.get(opcode)
+        if method is None:
+            raise OSError(errno.ENOSYS, "")
+        return method(nodeid, body)
+
+    def _path(self, nodeid: int) -> str:
+        return self._nodes.path(nodeid)
+
+    def _lookup(self, nodeid: int, body: memoryview) -> Answer:
+        raw = name_of(body)
+        if len(raw) > NAME_MAX:
+            raise OSError(errno.ENAMETOOLONG, "")
+        parent, name = self._path(nodeid), _text(raw)
+        attrs = self._operations("getattr", f"{parent}/{name}")
+        return (self._packer.entry(self._nodes.add_lookup(parent, name), attrs),)
+
+    def _forget(self, nodeid: int, body: memoryview) -> Answer:
+        self._nodes.forget(nodeid, *FORGET_IN.unpack_from(body))
+        return NO_ANSWER
+
+    def _forget_many(self, nodeid: int, body: memoryview) -> Answer:
+        count, _ = BATCH_FORGET_IN.unpack_from(body)
+        start = BATCH_FORGET_IN.size
+        stop = start + count * FORGET_ONE.size
+        for forgotten, times in FORGET_ONE.iter_unpack(body[start:stop]):
+            self._nodes.forget(forgotten, times)
+        return NO_ANSWER
+
+    def _getattr(self, nodeid: int, body: memoryview) -> Answer:
+        return (self._packer.attributes(self._operations("getattr", self._path(nodeid))),)
+
+    def _setattr(self, nodeid: int, body: memoryview) -> Answer:
+        valid, _ = SETATTR_IN.unpack_from(body)
+        name = next((name for bits, name in _CHANGES if valid & bits), "utimens")
+        self._operations(name, self._path(nodeid))
+        return self._getattr(nodeid, body)
+
+    def _readlink(self, nodeid: int, body: memoryview) -> Answer:
+        return (_raw(self._operations("readlink", self._path(nodeid))),)
+
+    def _open(self, nodeid: int, body: memoryview) -> Answer:
+        flags, _ = OPEN_IN.unpack_from(body)
+        path = self._path(nodeid)
+        opened: OpenResult = self._operations("open", path, flags)
+        if opened.mode is PageCacheMode.KEEP:
+            self._push_all(nodeid, path, opened.fh)
+        return (OPEN_OUT.pack(opened.fh, _OPEN_FLAGS[opened.mode], 0),)
+
+    def _read(self, nodeid: int, body: memoryview) -> Answer:
+        fh, offset, size = READ_IN.unpack_from(body)
+        path = self._path(nodeid)
+        with self._pushes.read(nodeid, offset, offset + size):
+            piece = self._operations("read", path, size, offset, fh)
+            self._push_all(nodeid, path, fh)
+        return (piece,)
+
+    def _push_all(self, nodeid: int, path: str, fh: int) -> None:
+        """Push before the answer, because the program then asks for these bytes at once."""
+        with contextlib.suppress(OSError):  # a read of these bytes meets the failure again
+            while self._push(nodeid, path, fh):
+                pass
+
+    def _push(self, nodeid: int, path: str, fh: int) -> bool:
+        """Push one piece that lies behind the bytes just read; return False if there is none."""
+        take = partial(self._operations, "take_pushable", path, fh)
+        with self._pushes.push(nodeid, take) as ready:
+            if ready:
+                piece = self._operations("read_for_push", path, len(ready), ready.start, fh)
+                self._store(nodeid, ready.start, piece)
+            return bool(ready)
+
+    def _write(self, nodeid: int, body: memoryview) -> Answer:
+        fh, offset, size, *_ = WRITE_IN.unpack_from(body)
+        piece = bytes(body[WRITE_IN.size : WRITE_IN.size + size])
+        count = self._operations("write", self._path(nodeid), piece, offset, fh)
+        return (WRITE_OUT.pack(count, 0),)
+
+    def _release(self, nodeid: int, body: memoryview) -> Answer:
+        # Without its path, which may be gone by now.
+        self._operations("release", "", *RELEASE_IN.unpack_from(body))
+        return EMPTY
+
+    def _statfs(self, nodeid: int, body: memoryview) -> Answer:
+        room: StatFs = self._operations("statfs", "")
+        blocks = (room.blocks, room.free, room.free, room.files, room.free_files)
+        return (STATFS_OUT.pack(*blocks, room.unit, room.longest_name, room.unit, 0),)
+
+    def _opendir(self, nodeid: int, body: memoryview) -> Answer:
+        path = self._path(nodeid)
+        self._operations("opendir", path)  # a directory that is gone is ENOENT here
+        fh = next(self._numbers)
+        self._listings[fh] = _Listing(path)
+        return (OPEN_OUT.pack(fh, 0, 0),)
+
+    def _releasedir(self, nodeid: int, body: memoryview) -> Answer:
+        self._listings.pop(RELEASE_IN.unpack_from(body)[0], None)
+        return EMPTY
+
+    def _readdir(self, nodeid: int, body: memoryview) -> Answer:
+        with _without_enoent():
+            return self._list(nodeid, body, plus=False)
+
+    def _readdirplus(self, nodeid: int, body: memoryview) -> Answer:
+        with _without_enoent():
+            return self._list(nodeid, body, plus=True)
+
+    def _list(self, nodeid: int, body: memoryview, *, plus: bool) -> Answer:
+        """Return the entries from an offset on that fit, with attributes if those cost no request.
+
+        Offsets count entries, `.` and `..` being the first two.
+        """
+        fh, offset, size = READ_IN.unpack_from(body)
+        listing = self._listings.get(fh)
+        if listing is None:
+            raise OSError(errno.EBADF, "")
+        if listing.listed is None or not offset:
+            listing.listed = self._operations("readdir", listing.path)
+        entries, known_attrs, attr_lifetime_s = listing.listed
+        answer, packer = [], self._packer
+        # Before the attributes are looked up: see `ArchiveRegistry.attr_lifetime`.
+        valid = packer.valid(attr_lifetime_s())
+        for number in range(offset, len(entries) + len(_DOTS)):
+            dots = number < len(_DOTS)
+            entry = _DOTS[number] if dots else entries[number - len(_DOTS)]
+            name = _raw(entry.name)
+            size -= packer.dirent_size(name, plus)
+            if size < 0:
+                break
+            listed = name, entry.ino or nodeid, entry.mode, number + 1
+            if not plus:
+                answer.append(packer.dirent(*listed))
+                continue
+            attrs = None if dots else known_attrs(entry.name)
+            child = self._nodes.add_lookup(listing.path, entry.name) if attrs else 0
+            answer.append(packer.direntplus(*listed, child, attrs, valid))
+        return (b"".join(answer),)
+
+    def _setxattr(self, nodeid: int, body: memoryview) -> Answer:
+        size, flags = SETXATTR_IN.unpack_from(body)
+        rest = bytes(body[SETXATTR_IN.size :])
+        name, _, value = rest.partition(b"\0")
+        self._operations("setxattr", self._path(nodeid), _text(name), value[:size], flags)
+        return EMPTY
+
+    def _getxattr(self, nodeid: int, body: memoryview) -> Answer:
+        size, _ = GETXATTR.unpack_from(body)
+        name = _text(name_of(body[GETXATTR.size :]))
+        return _sized(size, self._operations("getxattr", self._path(nodeid), name))
+
+    def _listxattr(self, nodeid: int, body: memoryview) -> Answer:
+        size, _ = GETXATTR.unpack_from(body)
+        names = self._operations("listxattr", self._path(nodeid))
+        return _sized(size, b"".join(_raw(name) + b"\0" for name in names))
+
+    def _removexattr(self, nodeid: int, body: memoryview) -> Answer:
+        self._operations("removexattr", self._path(nodeid), _text(name_of(body)))
+        return EMPTY
+
+    def _ioctl(self, nodeid: int, body: memoryview) -> Answer:
+        raise OSError(errno.ENOTTY, "")  # Python's `open` asks whether the file is a terminal
+
+    def _refusing(self, name: str) -> Callable[[int, memoryview], Answer]:
+        def refuse(nodeid: int, body: memoryview) -> Answer:
+            self._operations(name, self._path(nodeid))
+            raise OSError(errno.EROFS, "")
+
+        return refuse
+
+
+@contextlib.contextmanager
+def _without_enoent() -> Iterator[None]:
+    """Turn ENOENT into EIO, because readdir(3) of glibc takes ENOENT for the end of the directory.
+
+    A program would see an empty directory, and `rsync --delete` would empty its copy.
+    """
+    try:
+        yield
+    except (NotFound, FileNotFoundError) as exc:
+        raise OSError(errno.EIO, "the directory is gone") from exc
+
+
+def _sized(size: int, value: bytes) -> Answer:
+    """Return an extended attribute, or only its length if *size* is 0."""
+    if not size:
+        return (GETXATTR.pack(len(value), 0),)
+    if len(value) > size:
+        raise OSError(errno.ERANGE, "")
+    return (value,)
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
+
+
+def _raw(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")

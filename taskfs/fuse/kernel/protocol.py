@@ -1,0 +1,186 @@
+"""The protocol of /dev/fuse: numbers and layouts of linux/fuse.h.
+
+This is version 7.31 (Linux 5.4); an older kernel leaves out what it does not know. Linux 4.18 is
+the oldest that was run. All integers are in the machine's byte order, and the structures have no
+implicit padding.
+"""
+
+import mmap
+from enum import IntEnum, IntFlag
+from struct import Struct
+from typing import Final
+
+from taskfs.tree.nodes import Attrs
+
+MAJOR: Final = 7
+MINOR: Final = 31
+OLDEST_MINOR: Final = 23
+ROOT_ID: Final = 1
+PAGE: Final = mmap.PAGESIZE  # the kernel counts in its own pages, 64 KiB on some machines
+NAME_MAX: Final = 255  # bytes of a name, as statfs(2) reports them
+
+
+class Opcode(IntEnum):
+    """The kinds of requests (`enum fuse_opcode`)."""
+
+    LOOKUP = 1
+    FORGET = 2
+    GETATTR = 3
+    SETATTR = 4
+    READLINK = 5
+    SYMLINK = 6
+    MKNOD = 8
+    MKDIR = 9
+    UNLINK = 10
+    RMDIR = 11
+    RENAME = 12
+    LINK = 13
+    OPEN = 14
+    READ = 15
+    WRITE = 16
+    STATFS = 17
+    RELEASE = 18
+    SETXATTR = 21
+    GETXATTR = 22
+    LISTXATTR = 23
+    REMOVEXATTR = 24
+    INIT = 26
+    OPENDIR = 27
+    READDIR = 28
+    RELEASEDIR = 29
+    CREATE = 35
+    INTERRUPT = 36
+    IOCTL = 39
+    BATCH_FORGET = 42
+    FALLOCATE = 43
+    READDIRPLUS = 44
+    RENAME2 = 45
+
+
+class Feature(IntFlag):
+    """Features that are used if both sides offer them (`FUSE_…` flags of INIT)."""
+
+    ASYNC_READ = 1 << 0
+    BIG_WRITES = 1 << 5
+    DO_READDIRPLUS = 1 << 13
+    PARALLEL_DIROPS = 1 << 18
+    MAX_PAGES = 1 << 22
+
+
+class OpenFlag(IntFlag):
+    """How the kernel may cache an open file (`FOPEN_…`)."""
+
+    DIRECT_IO = 1 << 0
+    KEEP_CACHE = 1 << 1
+
+
+NOTIFY_STORE: Final = 4  # enum fuse_notify_code
+
+HEADER_IN: Final = Struct("=IIQQIIII")  # fuse_in_header: length, opcode, unique, nodeid, …
+HEADER_OUT: Final = Struct("=IiQ")  # fuse_out_header: length, negative errno, unique
+INIT_IN: Final = Struct("=IIII")  # the head of fuse_init_in: major, minor, readahead, flags
+INIT_OUT: Final = Struct("=IIIIHHIIHH32x")  # fuse_init_out
+FORGET_IN: Final = Struct("=Q")
+BATCH_FORGET_IN: Final = Struct("=II")
+FORGET_ONE: Final = Struct("=QQ")
+SETATTR_IN: Final = Struct("=II")  # the head of fuse_setattr_in: which attributes
+OPEN_IN: Final = Struct("=II")
+OPEN_OUT: Final = Struct("=QII")
+READ_IN: Final = Struct("=QQI")  # the head of fuse_read_in: handle, offset, size
+RELEASE_IN: Final = Struct("=Q")
+WRITE_IN: Final = Struct("=QQIIQII")
+WRITE_OUT: Final = Struct("=II")
+SETXATTR_IN: Final = Struct("=II")
+GETXATTR: Final = Struct("=II")  # fuse_getxattr_in and _out: size, padding
+INTERRUPT_IN: Final = Struct("=Q")
+STATFS_OUT: Final = Struct("=QQQQQIIII24x")  # fuse_statfs_out
+NOTIFY_STORE_OUT: Final = Struct("=QQII")  # fuse_notify_store_out: nodeid, offset, size
+
+# fuse_attr: ino, size, blocks, three times in seconds, in nanoseconds, mode, nlink, uid, gid, rdev,
+# blksize, flags.
+_ATTR: Final = "QQQqqqIIIIIIIIII"
+_DIRENT: Final = "QQII"  # fuse_dirent: ino, offset of the next entry, length of the name, type
+_ATTR_OUT: Final = Struct(f"=QII{_ATTR}")
+_ENTRY_OUT: Final = Struct(f"=QQQQII{_ATTR}")
+_DIRENT_HEAD: Final = Struct(f"={_DIRENT}")
+_DIRENTPLUS_HEAD: Final = Struct(f"=QQQQII{_ATTR}{_DIRENT}")
+_NO_ATTRS: Final = (0,) * 22
+# Names are padded to the next multiple of 8 bytes (FUSE_DIRENT_ALIGN).
+_PADDING: Final = tuple(bytes(-length % 8) for length in range(8))
+
+
+# Lifetimes of a name and of its attributes: seconds of each, then nanoseconds of each.
+Valid = tuple[int, int, int, int]
+
+
+def name_of(body: memoryview) -> bytes:
+    """Return the first name of a request's body, up to its NUL."""
+    return bytes(body).partition(b"\0")[0]
+
+
+class Packer:
+    """Packs attributes and directory entries.
+
+    Files belong to *uid* and *gid*; *umask* clears bits of their modes. The kernel keeps names and
+    attributes for *timeout_s* or longer.
+    """
+
+    def __init__(self, uid: int, gid: int, umask: int, timeout_s: float) -> None:
+        self._owner = uid, gid
+        self._umask = umask
+        self._timeout_s = timeout_s
+        self._entry_valid = self.valid(timeout_s)
+        self._attr_valid = self._entry_valid[0], self._entry_valid[2], 0
+
+    def valid(self, attr_lifetime_s: float) -> Valid:
+        """Return the lifetimes for *attr_lifetime_s*, and at least for the attr timeout."""
+        seconds, rest = divmod(round(max(attr_lifetime_s, self._timeout_s) * 10**9), 10**9)
+        return seconds, seconds, rest, rest
+
+    def attributes(self, attrs: Attrs) -> bytes:
+        """Return a `fuse_attr_out`."""
+        return _ATTR_OUT.pack(*self._attr_valid, *self._attr(attrs))
+
+    def entry(self, nodeid: int, attrs: Attrs) -> bytes:
+        """Return a `fuse_entry_out`, the answer to a lookup."""
+        return _ENTRY_OUT.pack(nodeid, 0, *self._entry_valid, *self._attr(attrs))
+
+    @staticmethod
+    def dirent_size(name: bytes, plus: bool) -> int:
+        """Return the length of the `fuse_dirent` of *name*, or of its `fuse_direntplus`."""
+        head = _DIRENTPLUS_HEAD.size if plus else _DIRENT_HEAD.size
+        return head + len(name) + -len(name) % 8
+
+    def dirent(self, name: bytes, ino: int, mode: int, offset: int) -> bytes:
+        """Return a `fuse_dirent`; the next entry is at *offset*."""
+        head = _DIRENT_HEAD.pack(ino, offset, len(name), mode >> 12 & 15)
+        return b"".join((head, name, _PADDING[len(name) % 8]))
+
+    def direntplus(
+        self,
+        name: bytes,
+        ino: int,
+        mode: int,
+        offset: int,
+        nodeid: int,
+        attrs: Attrs | None,
+        valid: Valid,
+    ) -> bytes:
+        """Return a `fuse_direntplus`; without *attrs* the kernel asks for them when needed."""
+        entry: tuple[int, ...] = _NO_ATTRS
+        if attrs is not None:
+            entry = (nodeid, 0, *valid, *self._attr(attrs))
+        head = _DIRENTPLUS_HEAD.pack(*entry, ino, offset, len(name), mode >> 12 & 15)
+        return b"".join((head, name, _PADDING[len(name) % 8]))
+
+    def _attr(self, attrs: Attrs) -> tuple[int, ...]:
+        mode, ino, size, mtime_ns, ctime_ns, blocks = attrs
+        if mode & 0o170000 != 0o120000:
+            mode &= ~self._umask
+        mtime_s, mtime_ns = divmod(mtime_ns, 10**9)
+        ctime_s, ctime_ns = divmod(ctime_ns, 10**9)
+        uid, gid = self._owner
+        return (
+            *(ino, size, blocks, mtime_s, mtime_s, ctime_s, mtime_ns, mtime_ns, ctime_ns),
+            *(mode, 1, uid, gid, 0, PAGE, 0),
+        )

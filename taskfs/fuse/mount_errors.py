@@ -1,0 +1,73 @@
+"""Why libfuse or fusermount would not mount: their words, and what to do about each.
+
+The words are those of libfuse 2.9 and of the fusermount of libfuse 2 and 3.
+"""
+
+import os
+import re
+import shutil
+from typing import Final
+
+from taskfs.fuse.mountpoint import FUSE_PACKAGES, find_fusermount, why_not_set_uid
+
+CONTAINER: Final = "in a container, start it with --device /dev/fuse --cap-add SYS_ADMIN"
+# AppArmor's profile of fusermount3 (Debian 13, Ubuntu 25.04 and newer) names where it may mount.
+_CONFINED: Final = (
+    "a security policy such as AppArmor's refuses it: choose a mountpoint below your home "
+    "directory, /mnt, /media or /tmp, or allow this one in /etc/apparmor.d/local/fusermount3 "
+    "(in a container: start it with --security-opt apparmor=unconfined)"
+)
+NEEDS_ALLOW_OTHER: Final = (
+    "--allow-other and --allow-root need the line user_allow_other in /etc/fuse.conf: "
+    "echo user_allow_other | sudo tee -a /etc/fuse.conf"
+)
+
+_MISSING: Final = f"fusermount is missing: {FUSE_PACKAGES}"
+_NOT_RUNNABLE: Final = (
+    "fusermount may not be run by you: join its group, or sudo chmod 4755 $(which fusermount)"
+)
+
+# The first row whose expression is found says it; the order is from the special to the general.
+_ROWS: Final = (
+    (r"user_allow_other", NEEDS_ALLOW_OTHER),
+    (
+        r"/dev/fuse.*ermission",
+        "/dev/fuse may not be used by you: sudo chmod 0666 /dev/fuse, or join its group",
+    ),
+    (
+        r"device not found|/dev/fuse.*(No such file|No such device|Operation not permitted)",
+        f"/dev/fuse is missing: sudo modprobe fuse; {CONTAINER}",
+    ),
+    (
+        r"no write access to mountpoint|not owned by user",
+        "{place} is not yours: choose a directory of your own, or have it given to you: "
+        "sudo chown $USER {place}",
+    ),
+    (
+        r"too many FUSE filesystems",
+        "too many FUSE mounts: unmount some, or raise mount_max in /etc/fuse.conf",
+    ),
+    (r"mounting over filesystem type", "nothing may be mounted over {place}: choose another"),
+    (r"(not empty|nonempty)", "{place} is not empty: choose an empty directory"),
+    (r"mount failed: Permission denied", "{place} may not be mounted on: " + _CONFINED),
+    (
+        r"mount failed: Operation not permitted",
+        "the kernel refuses the mount (no CAP_SYS_ADMIN): " + CONTAINER,
+    ),
+)
+
+
+def explain(said: str, place: str) -> str:
+    """Return the last words of libfuse as one line with the fix; empty if it said nothing."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    text = "; ".join(dict.fromkeys(lines))
+    if "exec fusermount" in text:  # EACCES, too, where a directory of PATH may not be searched
+        path = f"{os.environ.get('PATH', '')}:{os.defpath}"
+        return _NOT_RUNNABLE if shutil.which("fusermount", os.F_OK, path) else _MISSING
+    program = find_fusermount()
+    if program and "Operation not permitted" in text and (fault := why_not_set_uid(program)):
+        return fault
+    for expression, fix in _ROWS:
+        if re.search(expression, text):
+            return fix.replace("{place}", place)
+    return text

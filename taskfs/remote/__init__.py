@@ -1,0 +1,1 @@
+"""HTTP to the task API and to the object store."""

@@ -1,0 +1,118 @@
+"""Retries of transient failures within a budget of seconds, because a reader waits meanwhile."""
+
+import email.utils
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Final, TypeVar
+
+from taskfs.errors import TaskFSError
+from taskfs.support import wait_notice
+
+T = TypeVar("T")
+
+CONNECT_TIMEOUT_S: Final = 5.0
+# A body may take longer than the budget while its bytes arrive at this rate.
+MIN_BYTES_PER_S: Final = 16 * 1024
+# Upper limits, in seconds, of the pause before the second try and of all later pauses.
+FIRST_PAUSE_S: Final = 0.1
+MAX_PAUSE_S: Final = 4.0
+
+
+class Transient(Exception):
+    """A signal to `retry_transient`: *error* is worth another try, and is raised if all tries fail.
+
+    *retry_after_s* is the server's Retry-After. *max_tries* bounds failures that a second try may
+    cure and a third will not, such as a wrong answer; None if the budget is the only bound.
+    """
+
+    def __init__(
+        self,
+        error: TaskFSError,
+        *,
+        retry_after_s: float | None = None,
+        max_tries: int | None = None,
+    ) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.retry_after_s = retry_after_s
+        self.max_tries = max_tries
+
+
+@dataclass(slots=True)
+class Budget:
+    """The time of one operation with all its tries; received bytes extend it."""
+
+    timeout_s: float
+    began_s: float  # by time.monotonic
+    received: int = 0  # bytes
+
+    @property
+    def remaining_s(self) -> float:
+        """Seconds left; 0 or less when the budget is used up."""
+        allowed_s = self.timeout_s + self.received / MIN_BYTES_PER_S
+        return self.began_s + allowed_s - time.monotonic()
+
+    def attempt_timeout_s(self) -> tuple[float, float]:
+        """Return the connect and read timeouts of one try; a stall leaves time for another."""
+        remaining_s = max(0.05, self.remaining_s)
+        return min(CONNECT_TIMEOUT_S, remaining_s), min(max(1.0, self.timeout_s / 3), remaining_s)
+
+
+def retry_transient(
+    attempt: Callable[[Budget], T], budget: Budget, before_pause: Callable[[Transient, float], None]
+) -> T:
+    """Call *attempt* until it does not raise `Transient`, and return its result.
+
+    The pauses between the tries are random, and their upper limit doubles; `Retry-After` is a lower
+    limit. *before_pause* is called with each failure and the seconds until the next try.
+
+    Raises:
+        TaskFSError: the error inside the last `Transient`, if the next try would come after the end
+            of the budget, or if there were `max_tries` failures of bounded tries.
+        Exception: what *attempt* raises apart from `Transient`.
+    """
+    limit_s = FIRST_PAUSE_S
+    bounded_failures = 0
+    while True:
+        try:
+            result = attempt(budget)
+            break
+        except Transient as failure:
+            pause_s = max(failure.retry_after_s or 0.0, random.uniform(0.0, limit_s))
+            bounded_failures += failure.max_tries is not None
+            out_of_tries = failure.max_tries is not None and bounded_failures >= failure.max_tries
+            if out_of_tries or pause_s >= budget.remaining_s:
+                raise failure.error from failure.__cause__
+            before_pause(failure, pause_s)
+            wait_notice.pause(pause_s, budget.began_s, budget.timeout_s, str(failure))
+        limit_s = min(2 * limit_s, MAX_PAUSE_S)
+    wait_notice.tell_with(None)
+    return result
+
+
+def retry_after_s(value: str | None) -> float | None:
+    """Return the seconds in a Retry-After header (RFC 9110, 10.2.3), None if it has none."""
+    if not value:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    moment = http_date_s(value)
+    return None if moment is None else max(0.0, moment - time.time())
+
+
+def http_date_s(date: str) -> float | None:
+    """Return an HTTP date (RFC 9110, 5.6.7) in Unix seconds, None if *date* is not one."""
+    try:
+        moment = email.utils.parsedate_to_datetime(date)
+        return _utc(moment).timestamp()
+    except (TypeError, ValueError, OverflowError, IndexError):
+        return None
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)

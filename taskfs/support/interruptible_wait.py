@@ -1,0 +1,53 @@
+"""Waiting for what is under way without holding a caller that was interrupted.
+
+All that goes out runs in pools; a caller only waits. So Ctrl+C frees a blocked reader at once while
+the request goes on and fills the caches.
+"""
+
+import concurrent.futures
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Final, TypeVar
+
+from taskfs.errors import Interrupted, Unavailable
+
+T = TypeVar("T")
+
+POLL_S: Final = 0.2
+
+
+def never() -> bool:
+    """Return False: the caller is never interrupted."""
+    return False
+
+
+class Waiter:
+    """Waits for futures, unless *interrupted* tells that the calling thread was interrupted."""
+
+    def __init__(self, interrupted: Callable[[], bool] = never) -> None:
+        self._interrupted = interrupted
+
+    def result(self, future: "Future[T]", timeout_s: float | None = None) -> T:
+        """Return the future's result, or raise its exception.
+
+        Raises:
+            Interrupted: the caller was interrupted (EINTR); the work goes on.
+            Unavailable: there is no result after *timeout_s* seconds; the work goes on.
+        """
+        deadline_s = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
+        while True:
+            try:
+                remaining_s = max(0.0, deadline_s - time.monotonic())
+                return future.result(timeout=min(POLL_S, remaining_s))
+            except concurrent.futures.TimeoutError:
+                if future.done():
+                    return future.result()  # it failed with a TimeoutError of its own
+                self.check()
+                if time.monotonic() >= deadline_s:
+                    raise Unavailable("there is no answer yet") from None
+
+    def check(self) -> None:
+        """Raise Interrupted if the calling thread's request was interrupted."""
+        if self._interrupted():
+            raise Interrupted("interrupted")

@@ -1,0 +1,86 @@
+"""Where the log goes: a file of the user's alone, or standard error; never a secret in it."""
+
+import contextlib
+import logging
+import logging.handlers
+import os
+import stat
+import sys
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Final
+
+import platformdirs
+
+from taskfs.errors import ConfigError
+from taskfs.support.redaction import RedactingFormatter
+
+MAX_BYTES: Final = 4 << 20
+FILE_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class _PrivateFile(logging.handlers.RotatingFileHandler):
+    """A log file that only its owner can read, and whose failure is nobody else's."""
+
+    def _open(self) -> TextIOWrapper:
+        descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):  # never a device: /dev/null is everybody's
+            with contextlib.suppress(OSError):
+                os.fchmod(descriptor, 0o600)  # it may have been there
+        return open(descriptor, "a", encoding="utf-8", errors="backslashreplace")
+
+
+def default_file(mountpoint: Path) -> Path:
+    """Return where the log of the daemon of *mountpoint* goes if nothing else is said."""
+    name = str(mountpoint).strip("/").replace("/", "-")[-200:] or "root"
+    return Path(platformdirs.user_log_dir("taskfs")) / f"{name}.log"
+
+
+def log_to_file(path: Path, level: str) -> None:
+    """Send the log to *path*, 0600 in a directory that is made 0700.
+
+    Raises:
+        ConfigError: it cannot be written now. That it cannot later fails nothing.
+    """
+    logging.raiseExceptions = False  # a full disk must not fail a read
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        target = _PrivateFile(path, maxBytes=MAX_BYTES, backupCount=1)
+    except OSError as exc:
+        reason = exc.strerror or exc
+        raise ConfigError(f"the log {path} cannot be written ({reason}): see --log-file") from exc
+    target.setFormatter(RedactingFormatter(FILE_FORMAT))
+    _install(target, level)
+
+
+def log_to_default_file(mountpoint: Path, level: str) -> None:
+    """Send the log to where nobody asked for it; without it if that cannot be written."""
+    path = default_file(mountpoint)
+    with contextlib.suppress(OSError):
+        path.parent.chmod(0o700)  # it may have been there, for others to read
+    try:
+        log_to_file(path, level)
+    except ConfigError:
+        log_nowhere()
+
+
+def log_nowhere() -> None:
+    """Drop the log, where its lines would spoil what standard error shows."""
+    _install(logging.NullHandler(), "error")
+
+
+def log_to_stderr(level: str) -> None:
+    """Send the log to standard error."""
+    target = logging.StreamHandler(sys.stderr)
+    target.setFormatter(RedactingFormatter("taskfs: %(message)s"))
+    _install(target, level)
+
+
+def _install(target: logging.Handler, level: str) -> None:
+    logger = logging.getLogger("taskfs")
+    logger.setLevel(level.upper())
+    for old in list(logger.handlers):
+        logger.removeHandler(old)
+        old.close()
+    logger.addHandler(target)
+    logger.propagate = False

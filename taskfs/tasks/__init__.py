@@ -1,0 +1,1 @@
+"""The tasks of the account and the versions of their archives."""

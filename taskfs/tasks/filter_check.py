@@ -1,0 +1,102 @@
+"""Whether a project and statuses that a user named exist, where a listing shows nothing of them."""
+
+import contextlib
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final, Protocol
+
+from taskfs.errors import BadAnswer, ConfigError, TaskFSError
+from taskfs.model import KNOWN_STATUSES, Task
+from taskfs.options import near_matches
+
+log = logging.getLogger(__name__)
+
+MAX_NAMES: Final = 20  # project names in one error: it is one line
+
+
+class Lister(Protocol):
+    """The calls of the task API that the check needs."""
+
+    def list_tasks(
+        self, *, project: str | None = None, status: str | None = None, last: int | None = None
+    ) -> list[Task]:
+        """Return tasks, newest first, at most *last*."""
+        ...
+
+    def list_projects(self) -> list[dict[str, Any]]:
+        """Return the projects, each with its `name`."""
+        ...
+
+
+def check_filter(
+    api: Lister, project: str | None, statuses: Sequence[str], tasks: Iterable[Task]
+) -> None:
+    """Return if *project* and *statuses* exist; *tasks* is the listing that was made with them.
+
+    Nothing goes out where the listing shows them, or where the service documents the statuses. A
+    status that is not documented exists if any task of the account has it, because the service
+    adds statuses over time.
+
+    Raises:
+        ConfigError: one does not exist; the text names those that do.
+        AccessDenied, Unavailable: the API does not answer.
+    """
+    listed = list(tasks)
+    seen = {task.status for task in listed}
+    for status in unknown_statuses(statuses):
+        if status not in seen and not _has_status(api, status):
+            raise ConfigError(status_error(status, seen))
+    if project is not None and not listed:
+        _check_project(api, project)
+
+
+def unknown_statuses(statuses: Sequence[str]) -> list[str]:
+    """Return those that the service does not document."""
+    return [status for status in statuses if status not in KNOWN_STATUSES]
+
+
+def status_error(status: str, seen: Iterable[str] = ()) -> str:
+    """Return the text about a status that no task has; *seen* are statuses that tasks have."""
+    known = [*KNOWN_STATUSES, *sorted(set(seen) - set(KNOWN_STATUSES))]
+    guess = near_matches(status, known)
+    return f"--status {status!r}: no task has this status{guess} (known: {', '.join(known)})"
+
+
+@contextlib.contextmanager
+def statuses_explained(statuses: Sequence[str]) -> Iterator[None]:
+    """Within it, a listing that the API refuses is blamed on a status that it does not know.
+
+    Raises:
+        ConfigError: instead of BadAnswer, where there is such a status.
+    """
+    try:
+        yield
+    except BadAnswer as exc:
+        unknown = unknown_statuses(statuses)
+        if not unknown:
+            raise
+        log.info("the listing was refused: %s", exc)
+        raise ConfigError(status_error(unknown[0])) from exc
+
+
+def _has_status(api: Lister, status: str) -> bool:
+    try:
+        return bool(api.list_tasks(status=status, last=1))
+    except BadAnswer:  # the service refuses a status that it does not know (422)
+        return False
+
+
+def _check_project(api: Lister, project: str) -> None:
+    try:
+        names = [str(record.get("name", "")) for record in api.list_projects()]
+    except TaskFSError as exc:  # the listing itself succeeded
+        log.info("the project %r was not checked: %s", project, exc)
+        return
+    # The list of projects may be incomplete, so a task of the project counts too.
+    if project in names or api.list_tasks(project=project, last=1):
+        return
+    if not names:
+        raise ConfigError(f"--project {project!r}: the account has no project yet")
+    shown = ", ".join(names[:MAX_NAMES]) + (", ..." if len(names) > MAX_NAMES else "")
+    guess = near_matches(project, names)
+    raise ConfigError(f"--project {project!r}: there is no such project{guess} (known: {shown})")

@@ -1,0 +1,1 @@
+"""The directory tree of a mount; knows no FUSE and no HTTP."""

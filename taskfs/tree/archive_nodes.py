@@ -1,0 +1,243 @@
+"""The nodes beneath `outputs/` and `inputs/`, and the raw archives."""
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from taskfs.archive.archive import Archive
+from taskfs.archive.decoders import METHOD_NAMES
+from taskfs.archive.index import Folder, Member
+from taskfs.errors import NoAttribute, NotFound, ReadOnly
+from taskfs.model import Task
+from taskfs.tasks.archives import ArchiveKind, ArchiveRegistry
+from taskfs.tree.handles import ArchiveHandle, Handle
+from taskfs.tree.nodes import (
+    DIRECTORY_MODE,
+    FILE_MODE,
+    Attrs,
+    Directory,
+    Entry,
+    Node,
+    blocks_of,
+    inode,
+    inode_base,
+)
+
+MEMBER_XATTRS: Final[dict[str, Callable[[Member], str]]] = {
+    "user.taskfs.compressed_size": lambda member: str(member.compressed_size),
+    "user.taskfs.crc32": lambda member: f"{member.crc32:08x}",
+    "user.taskfs.compression": lambda member: METHOD_NAMES.get(member.method, str(member.method)),
+}
+
+
+class MembersNode(Directory):
+    """`outputs/` or `inputs/`: an empty directory while there is no archive."""
+
+    def __init__(self, path: str, task: Task, kind: ArchiveKind, archives: ArchiveRegistry) -> None:
+        super().__init__(path)
+        self._task = task
+        self._kind = kind
+        self._archives = archives
+        self._listed: FolderNode | None = None  # the folder that `children` listed
+
+    def attrs(self) -> Attrs:
+        archive = self._archives.get(self._task, self._kind, raw=True)
+        # One whose files cannot be shown fails where they are listed: the task is not hidden by it.
+        is_shown = archive is not None and archive.refusal is None
+        mtime_ns = archive.index.root.mtime_ns if archive is not None and is_shown else None
+        if mtime_ns is None:
+            mtime_ns = self._task.last_change_ns
+        return Attrs(DIRECTORY_MODE, inode(self.path), mtime_ns=mtime_ns, ctime_ns=mtime_ns)
+
+    def folder(self) -> "FolderNode | None":
+        """Return the root folder of the archive, None while there is no archive."""
+        epoch = self._archives.epoch
+        archive = self._archives.await_archive(self._task, self._kind)
+        if archive is None:
+            return None
+        origin = _Origin(
+            self._task, self._kind, self._archives, archive, inode_base(self.path), epoch
+        )
+        return FolderNode(self.path, "", archive.index.root, origin)
+
+    def lookup(self, name: str) -> Node:
+        root = self.folder()
+        if root is None:
+            raise NotFound(f"there is no {self.child_path(name)}")
+        return root.lookup(name)
+
+    def children(self) -> Iterable[Entry]:
+        root = self._listed = self.folder()
+        return [] if root is None else root.children()
+
+    def known_attrs(self, name: str) -> Attrs | None:
+        return self._listed.known_attrs(name) if self._listed is not None else None
+
+    def attr_lifetime_s(self) -> float:
+        return self._listed.attr_lifetime_s() if self._listed is not None else 0.0
+
+
+class _Origin:
+    """The archive that the members beneath one node belong to."""
+
+    __slots__ = ("archive", "archives", "epoch", "inode_base", "kind", "task")
+
+    def __init__(
+        self,
+        task: Task,
+        kind: ArchiveKind,
+        archives: ArchiveRegistry,
+        archive: Archive,
+        inode_base: int,
+        epoch: int,
+    ) -> None:
+        self.task = task
+        self.kind = kind
+        self.archives = archives
+        self.archive = archive
+        self.inode_base = inode_base
+        self.epoch = epoch  # of the registry when the archive was looked up
+
+
+class FolderNode(Directory):
+    """A directory of an archive."""
+
+    def __init__(self, path: str, inner: str, folder: Folder, origin: _Origin) -> None:
+        super().__init__(path)
+        self._inner = inner
+        self._folder = folder
+        self._origin = origin
+
+    def attrs(self) -> Attrs:
+        mtime_ns = self._folder.mtime_ns
+        if mtime_ns is None:
+            mtime_ns = self._origin.task.last_change_ns
+        return Attrs(DIRECTORY_MODE, inode(self.path), mtime_ns=mtime_ns, ctime_ns=mtime_ns)
+
+    def lookup(self, name: str) -> Node:
+        child = self._folder.children.get(name)
+        path = f"{self.path}/{name}"
+        if child is None:
+            raise NotFound(f"there is no {path}")
+        if isinstance(child, Folder):
+            inner = f"{self._inner}/{name}" if self._inner else name
+            return FolderNode(path, inner, child, self._origin)
+        return MemberNode(path, child, self._origin)
+
+    def attrs_of(self, name: str) -> Attrs:
+        """Return the attributes of the child *name*; raise as `lookup` does."""
+        child = self._folder.children.get(name)
+        if not isinstance(child, Member):
+            return self.lookup(name).attrs()
+        return _member_attrs(f"{self.path}/{name}", child, self._origin)
+
+    def known_attrs(self, name: str) -> Attrs | None:
+        # The kernel may read on a listing much later, when the archive has been replaced.
+        return self.attrs_of(name) if self._origin.epoch == self._origin.archives.epoch else None
+
+    def attr_lifetime_s(self) -> float:
+        origin = self._origin
+        return origin.archives.attr_lifetime(
+            origin.task.id, origin.kind, len(self._folder.children)
+        )
+
+    def children(self) -> Iterable[Entry]:
+        base = self._origin.inode_base
+        return [
+            self.entry(name, DIRECTORY_MODE)
+            if isinstance(child, Folder)
+            else Entry(name, FILE_MODE, base + child.number)
+            for name, child in self._folder.children.items()
+        ]
+
+
+def _member_attrs(path: str, member: Member, origin: _Origin) -> Attrs:
+    return Attrs(
+        FILE_MODE,
+        origin.inode_base + member.number,
+        origin.archives.reported_size(origin.task.id, origin.kind, path, member.size),
+        member.mtime_ns,
+        member.mtime_ns,
+        # `tar -S` stores a file with bytes but without blocks as zeros.
+        blocks_of(member.compressed_size) or (1 if member.size else 0),
+    )
+
+
+class MemberNode(Node):
+    """A file of an archive."""
+
+    def __init__(self, path: str, member: Member, origin: _Origin) -> None:
+        super().__init__(path)
+        self._member = member
+        self._origin = origin
+
+    def attrs(self) -> Attrs:
+        return _member_attrs(self.path, self._member, self._origin)
+
+    @property
+    def etag(self) -> str:
+        return self._origin.archive.version.etag
+
+    def open(self, *, writing: bool) -> Handle:
+        if writing:
+            raise ReadOnly(f"{self.path} cannot be written")
+        member, origin = self._member, self._origin
+        reader = origin.archive.open_member(member)
+        lease, mode = origin.archives.lease(
+            origin.task.id, origin.kind, origin.archive, self.path, member.size
+        )
+        return ArchiveHandle(reader, member.size, origin.archive, lease, mode, origin.archives)
+
+    def xattr_names(self) -> list[str]:
+        return list(MEMBER_XATTRS)
+
+    def xattr(self, name: str) -> str:
+        try:
+            return MEMBER_XATTRS[name](self._member)
+        except KeyError:
+            raise NoAttribute(name) from None
+
+
+class RawArchiveNode(Node):
+    """`output.zip` or `input.zip` itself: found by name, not listed."""
+
+    def __init__(
+        self, path: str, task: Task, kind: ArchiveKind, archives: ArchiveRegistry, archive: Archive
+    ) -> None:
+        super().__init__(path)
+        self._task = task
+        self._kind = kind
+        self._archives = archives
+        self._archive = archive
+
+    def attrs(self) -> Attrs:
+        task = self._task
+        size = self._archives.reported_size(task.id, self._kind, self.path, self._archive.size)
+        mtime_ns = task.last_change_ns
+        if self._kind is ArchiveKind.INPUT:
+            mtime_ns = task.input_submit_ns or task.create_ns or 0
+        return Attrs(
+            FILE_MODE,
+            inode(self.path),
+            size=size,
+            mtime_ns=mtime_ns,
+            ctime_ns=mtime_ns,
+            blocks=blocks_of(size),
+        )
+
+    @property
+    def etag(self) -> str:
+        return self._archive.version.etag
+
+    @property
+    def stored_at(self) -> tuple[str, str | None]:
+        """The archive's path in the store, and the region."""
+        return self._kind.path(self._task) or "", self._task.region
+
+    def open(self, *, writing: bool) -> Handle:
+        if writing:
+            raise ReadOnly(f"{self.path} cannot be written")
+        archive = self._archive
+        lease, mode = self._archives.lease(
+            self._task.id, self._kind, archive, self.path, archive.size
+        )
+        return ArchiveHandle(archive.open_raw(), archive.size, archive, lease, mode, self._archives)

@@ -1,0 +1,34 @@
+"""`TreeContext`: the objects that the nodes of one mount share."""
+
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from typing import NamedTuple
+
+from taskfs.model import TaskAPI
+from taskfs.support.interruptible_wait import Waiter
+from taskfs.support.stats import Stats
+from taskfs.tasks.archives import ArchiveRegistry
+from taskfs.tasks.task_cache import TaskCache
+from taskfs.tree.handles import HandleTable
+from taskfs.tree.text_pins import Pins
+from taskfs.tree.view_nodes import Views
+
+
+class TreeContext(NamedTuple):
+    """The objects that the nodes of one mount share, and the options that they need."""
+
+    api: TaskAPI
+    task_cache: TaskCache
+    archives: ArchiveRegistry
+    pins: Pins
+    views: Views
+    pool: Executor
+    waiter: Waiter
+    stats: Stats
+    handles: HandleTable
+    read_only: bool
+    offline: bool
+    began_ns: int  # when the mount began, in ns since the epoch
+    mountpoint: str = ""
+    # The variables with which commands reach the embedded cloud; None for any other API.
+    demo_environment: Mapping[str, str] | None = None

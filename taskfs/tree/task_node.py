@@ -1,0 +1,125 @@
+"""A task's directory: its text files, `kill`, `outputs/`, `inputs/` and the raw archives."""
+
+import contextlib
+from collections.abc import Iterable
+from concurrent.futures import Future
+from typing import Final
+
+from taskfs.errors import AlreadyTerminated, NotFound, ReadOnly, TaskFSError
+from taskfs.tasks.archives import ArchiveKind
+from taskfs.tasks.task_cache import CachedTask
+from taskfs.tree.archive_nodes import MembersNode, RawArchiveNode
+from taskfs.tree.context import TreeContext
+from taskfs.tree.handles import ControlHandle, Handle
+from taskfs.tree.metadata_xattrs import MetadataAttributes
+from taskfs.tree.nodes import DIRECTORY_MODE, FILE_MODE, Attrs, Directory, Entry, Node, inode
+from taskfs.tree.text_files import TEXT_FILES, TaskView, TextFile
+from taskfs.tree.text_node import TextNode
+from taskfs.tree.text_pins import Text
+
+_TEXTS: Final = {file.name: file for file in TEXT_FILES}
+_FOLDERS: Final = {"outputs": ArchiveKind.OUTPUT, "inputs": ArchiveKind.INPUT}
+_RAW: Final = {"output.zip": ArchiveKind.OUTPUT, "input.zip": ArchiveKind.INPUT}
+KILL: Final = "kill"
+
+
+class TaskNode(MetadataAttributes, Directory):
+    """A task's directory."""
+
+    def __init__(self, task_id: str, context: TreeContext, cached: CachedTask) -> None:
+        Directory.__init__(self, task_id)
+        MetadataAttributes.__init__(self, task_id, context)
+        self._context = context
+        self._cached = cached
+
+    def attrs(self) -> Attrs:
+        task = self._cached.task
+        return Attrs(
+            DIRECTORY_MODE,
+            inode(self.path),
+            mtime_ns=task.last_change_ns,
+            ctime_ns=task.create_ns or task.last_change_ns,
+        )
+
+    def lookup(self, name: str) -> Node:
+        path = self.child_path(name)
+        if (file := _TEXTS.get(name)) is not None:
+            return TextNode(path, self._context.pins, lambda: self._render(file))
+        if name == KILL:
+            return KillNode(path, self._cached, self._context)
+        task, archives = self._cached.task, self._context.archives
+        if (kind := _FOLDERS.get(name)) is not None:
+            return MembersNode(path, task, kind, archives)
+        if (kind := _RAW.get(name)) is not None:
+            archive = archives.await_archive(task, kind, raw=True)
+            if archive is not None:
+                return RawArchiveNode(path, task, kind, archives, archive)
+        raise NotFound(f"there is no {path}")
+
+    def children(self) -> Iterable[Entry]:
+        files = [self.entry(name, FILE_MODE) for name in (*_TEXTS, KILL)]
+        return [*files, *(self.entry(name, DIRECTORY_MODE) for name in _FOLDERS)]
+
+    def _render(self, file: TextFile) -> Text:
+        # Looked up again: the node may be older than the text that is rendered now.
+        task_id, task_cache = self._cached.task.id, self._context.task_cache
+        cached = task_cache.get_full(task_id) if file.needs_record else task_cache.get(task_id)
+        archives = self._context.archives
+        view = TaskView(cached, lambda: archives.get(cached.task, ArchiveKind.OUTPUT))
+        as_of_s = float("inf") if cached.task.is_terminated else cached.as_of_s
+        body = file.render(view).encode("utf-8", "surrogateescape")
+        return Text(body, file.mtime_ns(view), as_of_s)
+
+
+class KillNode(Node):
+    """The file that kills the task: it reads as empty; the first byte written sends the request."""
+
+    def __init__(self, path: str, cached: CachedTask, context: TreeContext) -> None:
+        super().__init__(path)
+        self._cached = cached
+        self._context = context
+
+    def attrs(self) -> Attrs:
+        created_ns = self._cached.task.create_ns or 0
+        return Attrs(FILE_MODE, inode(self.path), mtime_ns=created_ns, ctime_ns=created_ns)
+
+    def open(self, *, writing: bool) -> Handle:
+        self._check_writable(writing)
+        return ControlHandle(self._start_kill, self._context.waiter)
+
+    def change(self) -> None:
+        self._check_writable(True)
+
+    def _check_writable(self, writing: bool) -> None:
+        if writing and self._context.read_only:
+            raise ReadOnly("the mount is read-only")
+
+    def _start_kill(self) -> "Future[None]":
+        """Send the kill request in the background.
+
+        Raises:
+            NotFound: there is no such task.
+            AlreadyTerminated: there is nothing to kill.
+        """
+        task = self._context.task_cache.get(self._cached.task.id).task
+        if task.is_terminated:
+            raise AlreadyTerminated(f"task {task.id} is {task.status}")
+        return self._context.pool.submit(self._kill, task.id)
+
+    def _kill(self, task_id: str) -> None:
+        """Send the request and record its effect, also if the writer was interrupted and left."""
+        context = self._context
+        try:
+            status = context.api.kill_task(task_id)
+            context.task_cache.note_status(status)
+            if status.is_terminated:
+                self._load(task_id)  # a status alone tells neither the end time nor the outputs
+        except (AlreadyTerminated, NotFound):
+            self._load(task_id)  # the cached task was out of date
+            raise
+        finally:
+            context.pins.release(f"{task_id}/")
+
+    def _load(self, task_id: str) -> None:
+        with contextlib.suppress(TaskFSError):
+            self._context.task_cache.load(task_id)

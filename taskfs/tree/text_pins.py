@@ -1,0 +1,85 @@
+"""`Pins`: an open serves the text whose size the last stat reported.
+
+The kernel remembers a size for the attr timeout, and rsync and tar read exactly that size. So a
+stat pins the rendered text for that long.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from cachetools import TTLCache
+
+from taskfs.support.clock import age_clock
+
+MAX_PINS: Final = 100_000
+# Seconds. The kernel starts its attr timeout when it receives the answer, a little after us.
+MARGIN_S: Final = 0.1
+
+
+@dataclass(slots=True)
+class Text:
+    """A rendered text and when its content last changed.
+
+    `as_of_s` is when the content was known, by `age_clock`; infinite for a text that never ages.
+    `reported_s` is when a stat last reported its size.
+    """
+
+    body: bytes
+    mtime_ns: int
+    as_of_s: float = float("inf")
+    reported_s: float = float("-inf")
+
+
+class Pins:
+    """The pinned texts by path. Safe for concurrent use; the lock is not held while rendering."""
+
+    def __init__(
+        self,
+        attr_timeout_s: float,
+        fresh_s: float,
+        clock: Callable[[], float] = age_clock,
+    ) -> None:
+        self._hold_s = attr_timeout_s + MARGIN_S
+        self._fresh_s = max(fresh_s, self._hold_s)
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._texts: TTLCache[str, Text] = TTLCache(
+            MAX_PINS, self._fresh_s + self._hold_s, timer=clock
+        )
+
+    def report(self, path: str, render: Callable[[], Text]) -> Text:
+        """Return the text for a stat: the pinned one while it is fresh, else a new one."""
+        text = self._pinned(path)
+        if text is None or self._clock() - text.as_of_s > self._fresh_s:
+            text = self._pin(path, render())
+        text.reported_s = self._clock()
+        return text
+
+    def serve(self, path: str, render: Callable[[], Text]) -> Text:
+        """Return the text for an open: the one whose size was just reported, else a new one."""
+        text = self._pinned(path)
+        if text is None:
+            text = self._pin(path, render())
+            text.reported_s = self._clock()  # an fstat that follows reports the same
+        return text
+
+    def release(self, prefix: str) -> None:
+        """Unpin the texts whose paths begin with *prefix*."""
+        with self._lock:
+            for path in [path for path in self._texts if path.startswith(prefix)]:
+                self._texts.pop(path, None)  # `del` fails if it expires just now
+
+    def _pinned(self, path: str) -> Text | None:
+        with self._lock:
+            text: Text | None = self._texts.get(path)
+        if text is None or self._clock() - text.reported_s > self._hold_s:
+            return None
+        return text
+
+    def _pin(self, path: str, text: Text) -> Text:
+        text.as_of_s = min(text.as_of_s, self._clock())
+        with self._lock:
+            self._texts[path] = text
+        return text

@@ -1,0 +1,119 @@
+"""`Tree`: from a path to a `Node`. It defines the file system, and knows no FUSE.
+
+A name that cannot exist causes no request.
+"""
+
+import time
+from collections.abc import Iterable
+from typing import Final
+
+from taskfs.errors import NotFound
+from taskfs.tree.archive_nodes import FolderNode, MembersNode
+from taskfs.tree.context import TreeContext
+from taskfs.tree.control_nodes import CONTROL_DIR, ControlNode
+from taskfs.tree.handles import HandleTable
+from taskfs.tree.nodes import DIRECTORY_MODE, LINK_MODE, Attrs, Directory, Entry, Link, Node, inode
+from taskfs.tree.task_node import TaskNode
+from taskfs.tree.view_nodes import VIEWS, ViewNode
+
+LATEST: Final = ".latest"
+MAX_FOLDERS: Final = 256
+FOLDER_TTL_S: Final = 1.0  # the default attr timeout of the kernel
+
+
+class Tree:
+    """The whole tree. Safe for concurrent use: its parts are, and a node never changes."""
+
+    def __init__(self, context: TreeContext) -> None:
+        self.context = context
+        self._root = RootNode(context)
+        # Folders of archives that were resolved just now, with their expiry and the registry's
+        # epoch: a walk looks up one name after another. Single operations of a dict need no lock.
+        self._folders: dict[str, tuple[float, int, FolderNode]] = {}
+
+    def resolve(self, path: str) -> Node:
+        """Return the node at *path*, which starts with a slash.
+
+        Raises:
+            NotFound: there is none.
+            NotADirectory: the path continues beneath a file.
+        """
+        parent, _, last = path.rpartition("/")
+        folder = self._folder(parent)
+        if folder is not None and last:
+            return folder.lookup(last)
+        epoch = self.context.archives.epoch
+        node: Node = self._root
+        for name in parent.split("/"):
+            if name:
+                node = node.lookup(name)
+        if isinstance(node, MembersNode):
+            node = node.folder() or node
+        if isinstance(node, FolderNode):
+            if len(self._folders) >= MAX_FOLDERS:
+                self._folders.clear()
+            self._folders[parent] = (time.monotonic() + FOLDER_TTL_S, epoch, node)
+        return node.lookup(last) if last else node
+
+    def attrs(self, path: str) -> Attrs:
+        """Return the attributes of the node at *path*; raise as `resolve` does."""
+        parent, _, last = path.rpartition("/")
+        folder = self._folder(parent)
+        return folder.attrs_of(last) if folder is not None and last else self.resolve(path).attrs()
+
+    def _folder(self, path: str) -> FolderNode | None:
+        """Return the folder of an archive at *path* if it was resolved just now."""
+        cached = self._folders.get(path)
+        if cached is None:
+            return None
+        expiry_s, epoch, folder = cached
+        is_valid = time.monotonic() <= expiry_s and epoch == self.context.archives.epoch
+        return folder if is_valid else None
+
+    @property
+    def handles(self) -> HandleTable:
+        """The open files."""
+        return self.context.handles
+
+
+class RootNode(Directory):
+    """The mountpoint: a directory for each task, the views, and the unlisted `.taskfs/`."""
+
+    def __init__(self, context: TreeContext) -> None:
+        super().__init__("")
+        self._context = context
+
+    def attrs(self) -> Attrs:
+        newest_ns = self._context.task_cache.newest_ns() or self._context.began_ns
+        return Attrs(DIRECTORY_MODE, inode(""), mtime_ns=newest_ns, ctime_ns=newest_ns)
+
+    def lookup(self, name: str) -> Node:
+        if name.startswith("."):
+            if name == CONTROL_DIR:
+                return ControlNode(self._context)
+            if name in VIEWS:
+                return ViewNode(name, self._context.views, self._context.began_ns)
+            if name == LATEST:
+                return self._latest()
+            raise NotFound(f"there is no {name}")
+        return TaskNode(name, self._context, self._context.task_cache.get(name))
+
+    def _latest(self) -> Link:
+        tasks = self._context.task_cache.listing()
+        if not tasks:
+            raise NotFound("there are no tasks")
+        return Link(LATEST, tasks[0].id, tasks[0].create_ns or 0)
+
+    def known_attrs(self, name: str) -> Attrs | None:
+        cached = self._context.task_cache.get_cached(name)
+        if cached is None or not cached.task.is_terminated:
+            return None
+        return TaskNode(name, self._context, cached).attrs()
+
+    def children(self) -> Iterable[Entry]:
+        tasks = self._context.task_cache.listing()
+        entries = [self.entry(task.id, DIRECTORY_MODE) for task in tasks]
+        entries += [self.entry(name, DIRECTORY_MODE) for name in VIEWS]
+        if tasks:
+            entries.append(self.entry(LATEST, LINK_MODE))
+        return entries

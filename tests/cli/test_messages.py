@@ -1,0 +1,185 @@
+"""What the commands say about keys, variables, the cache directory and an API that is away."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from taskfs.fuse.mountpoint import umount
+from tests.cli.conftest import COMMAND, Command
+from tests.fake_api import FakeCloud
+from tests.mounts import is_mounted
+
+
+def without_key(taskfs: Command) -> Command:
+    """Return the command with the cloud's URL and without its key."""
+    kept = {k: v for k, v in taskfs.environment.items() if k != "INDUCTIVA_API_KEY"}
+    return Command(taskfs.cwd, kept)
+
+
+def write_to(fifo: Path, text: str) -> threading.Thread:
+    """Write *text* to a pipe once it is opened, once."""
+    thread = threading.Thread(target=fifo.write_text, args=(text,), daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("command", [("list",), ("doctor",)])
+def test_a_key_from_a_fifo(taskfs: Command, cloud: FakeCloud, command: tuple[str, ...]) -> None:
+    """C-26: A FIFO is read once, however often the key is needed."""
+    fifo = taskfs.cwd / "fifo"
+    os.mkfifo(fifo)
+    writer = write_to(fifo, cloud.api_key + "\n")
+    done = without_key(taskfs)(*command, "--api-key-file", str(fifo))
+    writer.join(10)
+    if command == ("list",):
+        assert (done.returncode, done.stderr) == (0, "No tasks found.\n")
+    else:
+        assert re.search(r"(?m)^ok   API: ", done.stdout), done.stdout
+
+
+@pytest.mark.mount
+def test_a_mount_s_key_from_a_fifo(taskfs: Command, cloud: FakeCloud) -> None:
+    """C-26: A mount takes its key from a FIFO, although another process serves it."""
+    task = cloud.add_task()
+    fifo, place = taskfs.cwd / "fifo", taskfs.cwd / "mnt"
+    os.mkfifo(fifo)
+    place.mkdir()
+    writer = write_to(fifo, cloud.api_key + "\n")
+    done = without_key(taskfs)("mount", str(place), "--api-key-file", str(fifo))
+    assert (done.returncode, done.stderr) == (0, "")
+    try:
+        writer.join(10)
+        assert task in os.listdir(place)
+    finally:
+        umount(place, lazy=False)
+
+
+@pytest.mark.parametrize("name", ["/dev/stdin", "/dev/fd/0"])
+@pytest.mark.parametrize("kind", ["pipe", "file", "socket"])
+def test_a_key_from_standard_input(taskfs: Command, cloud: FakeCloud, name: str, kind: str) -> None:
+    """C-26: `--api-key-file` may be /dev/stdin, whatever is behind it."""
+    environment = without_key(taskfs).environment
+    place = taskfs.cwd / "key"
+    place.write_text(f"{cloud.api_key}\n")
+    ours, theirs = socket.socketpair()
+    with ours, theirs, place.open() as file:
+        reading, writing = os.pipe()
+        for end in (writing, ours.fileno()):
+            os.write(end, place.read_bytes())
+        os.close(writing)
+        stdin = {"pipe": reading, "file": file.fileno(), "socket": theirs.fileno()}[kind]
+        done = subprocess.run(
+            [*COMMAND, "doctor", "--api-key-file", name],
+            env=environment,
+            stdin=stdin,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        os.close(reading)
+    assert re.search(r"(?m)^ok   API: ", done.stdout), done.stdout
+
+
+def test_standard_input_that_is_closed(taskfs: Command) -> None:
+    """C-26, C-1: A closed standard input is one line with the fix."""
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"{' '.join(COMMAND)} list --api-key-file /dev/stdin <&-"],
+        env=without_key(taskfs).environment | {"PATH": os.defpath},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert "/dev/stdin" in done.stderr and "inductiva auth login" in done.stderr
+
+
+def test_a_misspelt_variable(taskfs: Command) -> None:
+    """C-27: A TASKFS_ variable that is no setting is warned of, with the probable one."""
+    done = taskfs("list", TASKFS_CACHE_SIZ="1G", TASKFS_FROBNICATE="1", TASKFS_CACHE_DIR="/tmp/x")
+    assert done.returncode == 0
+    first, second, *_ = done.stderr.splitlines()
+    assert first == "taskfs: TASKFS_CACHE_SIZ is no setting: did you mean TASKFS_CACHE_SIZE?"
+    assert second == "taskfs: TASKFS_FROBNICATE is no setting"
+    assert done.stderr.count("TASKFS_CACHE_DIR is") == 0
+
+
+def test_a_wrong_key_reads_well(taskfs: Command) -> None:
+    """C-1: The service's full stop does not stand before the fix."""
+    done = taskfs("list", INDUCTIVA_API_KEY="wrong")
+    assert re.fullmatch(
+        r"taskfs: GET /tasks: [^.]+: check the API key: `inductiva auth login`, or "
+        r"--api-key-file\n",
+        done.stderr,
+    ), done.stderr
+
+
+@pytest.mark.mount
+def test_a_cache_directory_that_cannot_be_used(taskfs: Command, cloud: FakeCloud) -> None:
+    """C-29: A mount whose cache directory cannot be used says so and works."""
+    task = cloud.add_task()
+    place = taskfs.cwd / "mnt"
+    place.mkdir()
+    (taskfs.cwd / "file").write_text("")
+    for directory in ("/dev/null/x", str(taskfs.cwd / "file")):
+        done = taskfs("mount", str(place), "--cache-dir", directory)
+        try:
+            assert (done.returncode, done.stderr.count("\n")) == (0, 1), done.stderr
+            assert done.stderr.startswith(f"taskfs: nothing is cached on disk: {directory} cannot")
+            assert "--cache-dir" in done.stderr
+            assert task in os.listdir(place)
+        finally:
+            umount(place, lazy=False)
+    done = taskfs("mount", str(place), "--cache-dir", "/dev/null/x", "--cache-size", "0")
+    umount(place, lazy=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+NOTICE = "no answer yet (Connection refused), trying until 20 s"
+
+
+@pytest.fixture
+def unused() -> int:
+    """A port of this machine on which nothing listens."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@pytest.mark.parametrize("arguments", [("list",), ("mount", "mnt"), ("mount", "-f", "mnt")])
+def test_an_api_that_is_away_is_told_to_a_person(
+    taskfs: Command, unused: int, arguments: tuple[str, ...]
+) -> None:
+    """C-28: On a terminal an API that refuses connections is reported after 2 s, once."""
+    (taskfs.cwd / "mnt").mkdir()
+    url = f"http://127.0.0.1:{unused}"
+    began = time.monotonic()
+    with taskfs.terminal(*arguments, "--api-url", url, "--timeout", "20s") as terminal:
+        terminal.read_until(NOTICE)
+        assert time.monotonic() - began > 2
+        terminal.process.send_signal(signal.SIGINT)
+        terminal.end()
+        assert terminal.text.count("no answer yet") == 1
+    assert not is_mounted(taskfs.cwd / "mnt")
+
+
+def test_a_pipe_is_told_the_outcome_alone(taskfs: Command, unused: int) -> None:
+    """C-28: Where standard error is no terminal, only the outcome is printed."""
+    done = taskfs("list", "--api-url", f"http://127.0.0.1:{unused}", "--timeout", "4s")
+    assert done.returncode == 1
+    assert "no answer yet" not in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_short_absence_is_not_told(taskfs: Command, cloud: FakeCloud) -> None:
+    """C-28: An answer within 2 s comes without a notice."""
+    cloud.faults.add("status", side="api", status=503, times=2)
+    with taskfs.terminal("list") as terminal:
+        assert terminal.end() == 0
+    assert "no answer yet" not in terminal.text

@@ -1,0 +1,128 @@
+"""`taskfs download` onto file systems that lack something: real ones, mounted for the test."""
+
+import contextlib
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import COMMAND, PATIENCE_S, Command
+from tests.cli.test_downloading import tree
+from tests.fake_api import FakeCloud
+from tests.mounts import eventually
+
+LONG = "n" * 144
+FILES = {
+    "plain.txt": b"plain",
+    "t=0:01.vtk": b"colon",
+    "a:b/c.txt": b"colon above",
+    LONG: b"long",
+    "é.txt": b"accent",
+    "d/e.txt": b"deep",
+}
+
+
+@contextlib.contextmanager
+def odd_target(place: Path, *lacks: str) -> Iterator[None]:
+    """Mount on *place* a file system that lacks something; see `odd_target`."""
+    source = place.with_name("source")
+    source.mkdir()
+    place.mkdir(parents=True)
+    program = Path(__file__).with_name("odd_target.py")
+    server = subprocess.Popen([sys.executable, str(program), str(source), str(place), *lacks])
+    try:
+        eventually(lambda: os.path.ismount(place) or server.poll() is not None)
+        assert server.poll() is None
+        yield
+    finally:
+        subprocess.run(["fusermount", "-uz", str(place)], check=True)
+        server.wait(PATIENCE_S)
+
+
+@pytest.fixture
+def task(cloud: FakeCloud) -> str:
+    return cloud.add_task(outputs=FILES)
+
+
+@pytest.mark.mount
+@pytest.mark.parametrize(
+    ("lack", "refused", "reason"),
+    [
+        ("colons", {"t=0:01.vtk", "a:b/c.txt"}, "Invalid argument"),
+        ("colons_by_fuse", {"t=0:01.vtk", "a:b/c.txt"}, "Operation not permitted"),
+        ("long_names", {LONG}, "File name too long"),
+        ("ascii_only", {"é.txt"}, "Invalid or incomplete multibyte"),
+    ],
+)
+def test_one_name_does_not_keep_the_others(
+    taskfs: Command, task: str, tmp_path: Path, lack: str, refused: set[str], reason: str
+) -> None:
+    """C-38: A file whose name the target cannot hold is named, the others come, and the status is
+    1."""
+    place = tmp_path / "target"
+    with odd_target(place, lack):
+        for _ in range(2):  # the second run finds the others there
+            done = taskfs("download", task, "--output-dir", str(place))
+            assert done.returncode == 1
+            lines = done.stderr.splitlines()
+            assert {line.split(": the file system")[0] for line in lines[:-1]} == {
+                f"taskfs: {place}/{name}" for name in refused
+            }
+            assert all(reason in line for line in lines[:-1])
+            assert f"{len(refused)} of " in lines[-1] and "not downloaded" in lines[-1]
+            assert tree(place) == {k: v for k, v in FILES.items() if k not in refused}
+
+
+@pytest.mark.mount
+def test_names_that_differ_in_case(taskfs: Command, cloud: FakeCloud, tmp_path: Path) -> None:
+    """C-40: Where `A` and `a` are one name, the second is named and the first stays."""
+    task = cloud.add_task(outputs={"A.txt": b"first", "a.txt": b"the second", "b.txt": b"b"})
+    place = tmp_path / "target"
+    with odd_target(place, "case"):
+        for _ in range(2):
+            done = taskfs("download", task, "--output-dir", str(place))
+            assert done.returncode == 1
+            assert "differs in case" in done.stderr
+            assert done.stderr.count("\n") == 2
+            found = tree(place)
+            assert found.pop("b.txt") == b"b"
+            assert found in ({"A.txt": b"first"}, {"a.txt": b"the second"})
+    assert taskfs("download", task, "--output-dir", str(tmp_path / "plain")).returncode == 0
+    assert len(tree(tmp_path / "plain")) == 3
+
+
+@pytest.mark.mount
+def test_times_that_cannot_be_set(taskfs: Command, task: str, tmp_path: Path) -> None:
+    """C-38: Where times cannot be set there is one warning, and the files are there."""
+    place = tmp_path / "target"
+    with odd_target(place, "times"):
+        done = taskfs("download", task, "--output-dir", str(place))
+        assert done.returncode == 0
+        assert done.stderr.startswith("taskfs: warning: the time of 6 files could not be set (Op")
+        assert tree(place) == FILES
+
+
+@pytest.mark.parametrize("flags", [[], ["--archive"]])
+def test_a_file_that_is_too_large_for_the_target(
+    taskfs: Command, cloud: FakeCloud, flags: list[str]
+) -> None:
+    """C-38: A file that is too large for the target (4 GiB on FAT, EFBIG here) is named."""
+    task = cloud.add_task(outputs={"large": os.urandom(200_000), "small": b"small"})
+    done = subprocess.run(
+        [*COMMAND, "download", task, *flags],
+        cwd=taskfs.cwd,
+        env=taskfs.environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+    )
+    assert done.returncode == 1
+    assert "cannot hold a file of this size" in done.stderr
+    assert "Traceback" not in done.stderr
+    if not flags:
+        assert tree(taskfs.cwd / "inductiva_output" / task) == {"small": b"small"}

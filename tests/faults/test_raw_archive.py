@@ -1,0 +1,226 @@
+"""Archives whose files cannot be shown: their own bytes can be read, and failures say why."""
+
+import contextlib
+import errno
+import itertools
+import logging
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from taskfs.model import format_size
+from tests.conftest import in_process
+from tests.fake_api import FakeCloud
+from tests.mounts import Taskfs
+from tests.surfaces import Surface, assert_same, text
+from tests.zips import STORED, build, cheap_bytes, file
+
+LONG_AGO: Final = "2025-06-11T08:00:00+00:00"
+BODY: Final = cheap_bytes(300_000)
+GOOD: Final = build([file("good", b"as it should be\n"), file("more", BODY, method=STORED)])
+
+
+def _encrypted() -> bytes:
+    archive = bytearray(build([file("x", BODY)], zip64=True, end64={"needed": 62}))
+    at = archive.index(b"PK\x01\x02")
+    archive[at : at + 46] = bytes(46)
+    return bytes(archive)
+
+
+def _too_large() -> bytes:
+    size = (64 << 20) + 1
+    return BODY + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, size, 0, 0).rjust(size + 22, b"-")
+
+
+# What cannot be shown: its bytes, the errno of a listing, and what is said of it.
+REFUSED: Final[dict[str, tuple[Callable[[], bytes], int, str]]] = {
+    "cut in the middle": (lambda: GOOD[:200_000], errno.EIO, "no end record"),
+    "cut at its end": (lambda: GOOD[:-10], errno.EIO, "no end record"),
+    "its directory is damaged": (
+        lambda: GOOD.replace(b"PK\x01\x02", b"KP\x01\x02", 1),
+        errno.EIO,
+        "directory",
+    ),
+    "no ZIP archive": (lambda: b"hello\n" * 999, errno.EIO, "not a ZIP archive"),
+    "empty": (lambda: b"", errno.EIO, "not a ZIP archive"),
+    "one byte": (lambda: b"x", errno.EIO, "not a ZIP archive"),
+    "encrypted": (_encrypted, errno.EOPNOTSUPP, "encrypted"),
+    "split": (lambda: build([file("x")], end={"disk": 3}), errno.EOPNOTSUPP, "split"),
+    "too large a directory": (_too_large, errno.EOPNOTSUPP, "MiB"),
+}
+
+
+def errno_of(call: Callable[[], object]) -> int | None:
+    with pytest.raises(OSError) as caught:
+        call()
+    return caught.value.errno
+
+
+def put(fs: Surface, body: bytes, **fields: Any) -> str:
+    task = fs.cloud.add_task(end_time=LONG_AGO, **fields)
+    fs.cloud.put_object(f"{task}/output.zip", body)
+    return task
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_the_raw_archive_does_not_need_its_directory(fs: Surface, kind: str) -> None:
+    """N-24, T-12, X-18: `output.zip` can be read whatever the archive holds; where its files cannot
+    be shown, `outputs/` fails and the rest of the task works."""
+    make, code, why = REFUSED[kind]
+    body = make()
+    task = put(fs, body, error_detail="the disk was full")
+    for _ in range(2):
+        assert fs.stat(f"{task}/output.zip").st_size == len(body)
+        assert_same(fs.read(f"{task}/output.zip"), body)
+        assert errno_of(lambda: fs.names(f"{task}/outputs")) == code
+        assert errno_of(lambda: fs.read(f"{task}/outputs/good")) == code
+    assert fs.stat(f"{task}/outputs").st_mode & 0o170000 == 0o040000
+    assert "outputs" in fs.names(task)
+    table = text(fs, f"{task}/output_files_info")
+    assert fs.stat(f"{task}/output_files_info").st_size == len(table)
+    first, second = table.splitlines()
+    assert first == f"Archive size: {format_size(len(body))}"
+    assert second.startswith("The files of the archive cannot be listed: ") and why in second
+    assert text(fs, f"{task}/error") == "the disk was full\n"
+    assert text(fs, f"{task}/status") == "success\n"
+
+
+def test_the_raw_input_archive(fs: Surface) -> None:
+    """N-24: `input.zip` can be read as well."""
+    task = fs.cloud.add_task(end_time=LONG_AGO)
+    fs.cloud.put_object(f"{task}/input.zip", GOOD[:-9])
+    assert_same(fs.read(f"{task}/input.zip"), GOOD[:-9])
+    assert errno_of(lambda: fs.names(f"{task}/inputs")) == errno.EIO
+
+
+def test_the_log_says_once_why(
+    cloud: FakeCloud, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """X-10, X-18: Where an archive cannot be shown, the log says why once for each version."""
+    for body, why in ((GOOD[:-9], "no end record"), (b"PK", "no end record")):
+        with in_process(cloud, tmp_path / "cache", {"attr_timeout": "0s"}) as fs:
+            task = put(fs, body)
+            with caplog.at_level(logging.INFO):
+                for _ in range(3):
+                    text(fs, f"{task}/output_files_info")
+                    errno_of(lambda: fs.names(f"{task}/outputs"))  # noqa: B023
+                    errno_of(lambda: fs.read(f"{task}/outputs/x"))  # noqa: B023
+            told = [r.getMessage() for r in caplog.records if why in r.getMessage()]
+            assert len(told) == 1, told
+            assert f"{task}/output.zip" in told[0]
+            caplog.clear()
+
+
+def test_damage_on_the_way_is_not_kept(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
+    """X-18, F-15: Where the archive's end came damaged, the next listing is right, whether or not
+    the raw archive was opened before."""
+    fs = new_fs(attr_timeout="0s")
+    # The end record's magic, which looks like damage, and its disk number, like a split archive.
+    for is_read_first, at in itertools.product((False, True), (21, 18)):
+        task = put(fs, GOOD)
+        cloud.faults.add("flip", side="store", times=1, at=len(GOOD) - at)
+        if is_read_first:
+            assert fs.stat(f"{task}/output.zip").st_size == len(GOOD)
+        else:
+            with contextlib.suppress(OSError):  # a mount looks it up first: the listing is right
+                assert sorted(fs.names(f"{task}/outputs")) == ["good", "more"]
+        assert sorted(fs.names(f"{task}/outputs")) == ["good", "more"]
+        assert_same(fs.read(f"{task}/outputs/more"), BODY)
+        assert_same(fs.read(f"{task}/output.zip"), GOOD)
+
+
+@pytest.mark.parametrize("after", ["good", "refused"])
+def test_raw_reads_are_of_one_version(
+    new_fs: Callable[..., Surface], cloud: FakeCloud, after: str
+) -> None:
+    """F-8, N-24: Reads of a raw archive through an old handle are ESTALE, also where its files
+    cannot be shown."""
+    fs = new_fs(attr_timeout="0s")
+    old = cheap_bytes(9_000_000, seed=1)
+    new = GOOD if after == "good" else cheap_bytes(9_000_000, seed=2)
+    task = put(fs, old)
+    with fs.open(f"{task}/output.zip") as file_:
+        assert_same(file_.read_at(0, 1000), old[:1000])
+        cloud.put_object(f"{task}/output.zip", new)
+        assert errno_of(lambda: file_.read_at(4_000_000, 1000)) == errno.ESTALE
+        assert errno_of(lambda: file_.read_at(5_000_000, 1000)) == errno.ESTALE
+    assert_same(fs.read(f"{task}/output.zip"), new)
+    if after == "good":
+        assert sorted(fs.names(f"{task}/outputs")) == ["good", "more"]
+    else:
+        assert errno_of(lambda: fs.names(f"{task}/outputs")) == errno.EIO
+
+
+def test_a_refused_archive_that_is_removed_is_gone(
+    new_fs: Callable[..., Surface], cloud: FakeCloud
+) -> None:
+    """F-12, X-18: A refused archive that its owner removed shows as an empty `outputs/`."""
+    fs = new_fs(attr_timeout="0s")
+    task = put(fs, GOOD[:-9])
+    assert errno_of(lambda: fs.names(f"{task}/outputs")) == errno.EIO
+    cloud.remove_object(f"{task}/output.zip")
+    assert fs.names(f"{task}/outputs") == []
+    assert errno_of(lambda: fs.read(f"{task}/output.zip")) == errno.ENOENT
+
+
+def test_an_empty_archive_that_is_replaced_is_noticed(
+    new_fs: Callable[..., Surface], cloud: FakeCloud
+) -> None:
+    """F-11, N-24: An archive without bytes is looked at again with each open."""
+    fs = new_fs(attr_timeout="0s")
+    task = put(fs, b"")
+    assert fs.read(f"{task}/output.zip") == b""
+    cloud.put_object(f"{task}/output.zip", GOOD)
+    assert_same(fs.read(f"{task}/output.zip"), GOOD)
+    assert sorted(fs.names(f"{task}/outputs")) == ["good", "more"]
+
+
+def test_280_000_members_are_listed(cloud: FakeCloud, tmp_path: Path) -> None:
+    """R-21: A directory of 64 MiB is listed."""
+    times = struct.pack("<HHIHH3Q", 10, 32, 0, 1, 24, *[133_000_000_000_000_000] * 3)
+    names = (
+        b"artifacts/processor%d/0.%d/uniform/f%d" % (n % 360, n // 360, n) for n in range(280_000)
+    )
+    head = struct.Struct("<4s6H3L5H2L")
+    directory = b"".join(
+        head.pack(
+            *(b"PK\1\2", 0x33F, 20, 0, 0, 0x6000, 0x5ACB, 0, 0, 0, len(name), 36, 0, 0, 0),
+            *(0o100644 << 16, 0),
+        )
+        + name
+        + times
+        for name in names
+    )
+    assert len(directory) > 32 << 20
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 65535, 65535, len(directory), 0, 0)
+    with in_process(cloud, tmp_path / "cache", {}) as fs:
+        task = put(fs, directory + end)
+        assert len(fs.names(f"{task}/outputs")) == 360
+        assert fs.names(f"{task}/outputs/processor7/0.1/uniform") == ["f367"]
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_download_of_an_archive_that_cannot_be_shown(
+    cloud: FakeCloud, tmp_path: Path, kind: str
+) -> None:
+    """C-41: `download --archive` gives the bytes; without it one line says why there are no files
+    and names `--archive`."""
+    make, _, why = REFUSED[kind]
+    body = make()
+    task = cloud.add_task(end_time=LONG_AGO)
+    cloud.put_object(f"{task}/output.zip", body)
+    taskfs = Taskfs(tmp_path, cloud)
+    done = taskfs("download", task, "--archive", "--output-dir", str(tmp_path / "out"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert_same((tmp_path / "out" / "output.zip").read_bytes(), body)
+    assert os.listdir(tmp_path / "out") == ["output.zip"]
+    done = taskfs("download", task, "--output-dir", str(tmp_path / "files"))
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert task in line and why in line and "--archive" in line
+    with contextlib.suppress(FileNotFoundError):
+        assert os.listdir(tmp_path / "files") == []

@@ -1,0 +1,207 @@
+"""`taskfs.cache.eviction`: how much of a disk the cache takes, and which files go first."""
+
+import errno
+import logging
+import os
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from taskfs.cache import eviction
+from taskfs.cache.disk_cache import DiskCache, cache_key
+from taskfs.cache.memory_cache import BLOCK
+from taskfs.cache.segment_file import SEGMENT
+from tests.caches import disk_use, fill_from_outside, free_part, small_disk
+
+PLENTY: Final = 1 << 40
+DISK: Final = 24 << 20
+RUN: Final = 16 * BLOCK
+RESERVE: Final = 0.05
+HEAD, BODY = b'{"some": "head"}', random.Random(3).randbytes(700)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    place = tmp_path / "disk"
+    with small_disk(place, DISK):
+        yield place
+
+
+def run_of(number: int) -> bytes:
+    return random.Random(number).randbytes(RUN)
+
+
+def put(cache: DiskCache, number: int) -> None:
+    cache.blocks_of(cache_key("run", number)).put(0, run_of(number))
+
+
+def is_kept(cache: DiskCache, number: int) -> bool:
+    """Return whether the run is on disk; what is there must be right."""
+    kept = cache.blocks_of(cache_key("run", number)).get(0, RUN // BLOCK)
+    assert kept is None or bytes(kept) == run_of(number)
+    return kept is not None
+
+
+def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.name == "taskfs.cache.disk_cache"]
+
+
+def test_a_cache_leaves_the_reserve_free(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """R-25, R-14: The cache evicts the least recently used to leave 5 % of its disk free, and keeps
+    what comes."""
+    cache = DiskCache(place / "cache", PLENTY)
+    for number in range(3 * DISK // RUN):
+        put(cache, number)
+        cache.put_index(cache_key("index", number), HEAD, BODY)
+        assert free_part(place) >= RESERVE
+        assert is_kept(cache, number)
+    last = 3 * DISK // RUN
+    assert not is_kept(cache, 0)
+    assert sum(is_kept(cache, number) for number in range(last)) > 0.5 * DISK / RUN
+    assert complaints(caplog) == []
+
+
+@pytest.mark.parametrize("by", ["write", "read"])
+def test_another_program_that_fills_the_disk_gets_the_reserve(
+    place: Path, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R-25: The reserve holds where another program takes the space while the cache is written or
+    read."""
+    cache = DiskCache(place / "cache", PLENTY)
+    for number in range(12):
+        put(cache, number)
+    fill_from_outside(place, leave=0.01)
+    assert free_part(place) < RESERVE
+    if by == "write":
+        put(cache, 12)
+        assert is_kept(cache, 12)
+    else:
+        monkeypatch.setattr(eviction, "LOOK_S", 0.0)
+        assert is_kept(cache, 11)
+    assert free_part(place) >= RESERVE
+    assert any(is_kept(cache, number) for number in range(12)), "more was evicted than needed"
+
+
+def test_a_cache_that_an_earlier_mount_left_too_large_is_cut(place: Path) -> None:
+    """R-25: A mount begins by evicting down to the reserve."""
+    earlier = DiskCache(place / "cache", PLENTY)
+    for number in range(12):
+        put(earlier, number)
+    fill_from_outside(place, leave=0.02)
+    assert free_part(place) < RESERVE
+    later = DiskCache(place / "cache", PLENTY)
+    assert free_part(place) >= RESERVE
+    assert 0 < sum(is_kept(later, number) for number in range(12)) < 12
+
+
+def test_a_disk_without_its_reserve_takes_nothing(
+    place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """R-25: Where other programs take more, the cache keeps nothing, says so once, and works again
+    once there is space."""
+    foreign = fill_from_outside(place, leave=0.01)
+    cache = DiskCache(place / "cache", PLENTY)
+    before = disk_use(place)
+    for number in range(5):
+        put(cache, number)
+        cache.put_index(cache_key("index", number), HEAD, BODY)
+        assert not is_kept(cache, number)
+        assert cache.get_index(cache_key("index", number)) is None
+    assert disk_use(place) <= before + (1 << 16)
+    assert len(complaints(caplog)) == 1
+    assert "5 %" in complaints(caplog)[0]
+    foreign.unlink()
+    put(cache, 1)
+    assert is_kept(cache, 1)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_quota_is_a_limit_as_the_size_is(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    code: int,
+    direct: bool,
+) -> None:
+    """R-25: Where a quota or the disk is full, the cache evicts and leaves a part to the user's
+    other files, and no write fails because of that."""
+    quota = 6 * SEGMENT
+    real = os.pwrite
+
+    def pwrite(descriptor: int, piece: Any, at: int) -> int:
+        if disk_use(tmp_path) + len(piece) > quota:
+            raise OSError(code, os.strerror(code))
+        return real(descriptor, piece, at)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    cache = DiskCache(tmp_path / "cache", PLENTY)
+    count = 3 * quota // RUN
+    for number in range(count):
+        if direct:
+            put(cache, number)
+        else:
+            for at in range(0, RUN, BLOCK):
+                piece = run_of(number)[at : at + BLOCK]
+                cache.blocks_of(cache_key("run", number)).put(at // BLOCK, piece)
+        assert is_kept(cache, number)
+    assert disk_use(tmp_path) <= 0.95 * quota
+    assert not is_kept(cache, 0)
+    assert complaints(caplog) == []
+
+
+def test_what_a_full_disk_cut_is_not_left_lying(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """R-16: A write that stops in the middle leaves no file that no reader uses."""
+    real = os.pwrite
+
+    def pwrite(descriptor: int, piece: Any, at: int) -> int:
+        if at == 0 and len(piece) > BLOCK:
+            return real(descriptor, piece[:BLOCK], at)  # as a quota that ends there
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    cache = DiskCache(tmp_path / "cache", PLENTY)
+    put(cache, 1)
+    assert not is_kept(cache, 1)
+    assert disk_use(tmp_path / "cache" / "v1" / "blocks") == 0
+    assert len(complaints(caplog)) == 1
+
+
+def _refused(path: object) -> os.statvfs_result:
+    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+
+def _silent(path: object) -> os.statvfs_result:
+    return os.statvfs_result((4096, 4096, 0, 0, 0, 0, 0, 0, 0, 255))
+
+
+@pytest.mark.parametrize("statvfs", [_refused, _silent])
+def test_a_disk_that_does_not_tell_its_space_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statvfs: Callable[..., Any]
+) -> None:
+    """R-26: Where statvfs(2) fails, or a network file system reports zeros, the cache works."""
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    cache = DiskCache(tmp_path / "cache", PLENTY)
+    put(cache, 1)
+    assert is_kept(cache, 1)
+
+
+def test_a_mount_that_waits_for_another_s_eviction_goes_on(
+    place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """R-25, R-18: While one mount evicts, another keeps nothing beyond the reserve and does not
+    wait."""
+    import fcntl
+
+    cache = DiskCache(place / "cache", PLENTY)
+    with open(place / "cache" / "v1" / "lock", "ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for number in range(2 * DISK // RUN):
+            put(cache, number)
+            assert free_part(place) >= RESERVE
+    assert all(record.levelno <= logging.WARNING for record in caplog.records)
