@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from taskfs.mountpoint import umount
+from taskfs.fuse.mountpoint import umount
 from tests.docs.transcript import blocks, matches, run, section, steps
 from tests.fake_api import FakeCloud
 from tests.mounts import COMMAND, ROOT, is_mounted
