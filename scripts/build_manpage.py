@@ -16,13 +16,13 @@ class ManualPage(BuildHookInterface):  # type: ignore[misc]  # hatchling is pres
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         sys.path.insert(0, self.root)
         try:
-            from taskfs.cli import taskfs
-            from taskfs.cli.manpage import manual
+            from taskfs.cli.main import taskfs
+            from taskfs.cli.roff import format_manual
         finally:
             sys.path.remove(self.root)
         self._folder = tempfile.TemporaryDirectory()
         page = Path(self._folder.name) / "taskfs.1"
-        page.write_text(manual(taskfs))
+        page.write_text(format_manual(taskfs))
         build_data["shared_data"][str(page)] = "share/man/man1/taskfs.1"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:

@@ -12,7 +12,7 @@ def run() -> None:
     handler = signal.getsignal(signal.SIGINT)
     if handler is signal.default_int_handler:  # else the caller had SIGINT ignored: it stays so
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from taskfs.cli import run as run_command
+    from taskfs.cli.main import run as run_command
 
     signal.signal(signal.SIGINT, handler)
     run_command()

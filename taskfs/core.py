@@ -19,13 +19,15 @@ from taskfs.remote.api_client import TaskClient
 from taskfs.support.interruptible_wait import Waiter, never
 from taskfs.support.stats import Stats
 from taskfs.support.thread_pool import DaemonPool
-from taskfs.tasks.archives import ArchiveKind, ArchiveRegistry
+from taskfs.tasks.archive_kind import ArchiveKind
+from taskfs.tasks.archives import ArchiveRegistry
 from taskfs.tasks.finished_tasks import FinishedTaskStore, open_finished_tasks
 from taskfs.tasks.offline import FrozenCache, OfflineAPI
 from taskfs.tasks.task_cache import TaskCache
 from taskfs.tasks.task_filter import PendingListing
 from taskfs.tree.context import TreeContext
 from taskfs.tree.handles import HandleTable
+from taskfs.tree.page_cache import PageCache
 from taskfs.tree.text_pins import Pins
 from taskfs.tree.tree import Tree
 from taskfs.tree.view_nodes import Views
@@ -109,9 +111,8 @@ def open_task_archive(client: TaskClient, task: Task, kind: ArchiveKind, engine:
     path = kind.path(task)
     if path is None:
         raise NotFound(f"task {task.id} has no {kind.value} archive")
-    expected = task.output_files if kind is ArchiveKind.OUTPUT else None
     remote = client.open_object(path, task.region)
-    return open_archive(remote, kind.root, engine, expected, name=path)
+    return open_archive(remote, kind.root, engine, kind.expected_members(task), name=path)
 
 
 def open_core(
@@ -150,11 +151,13 @@ def open_core(
         scope=filter_of(config),
         finished_tasks=finished_tasks,
     )
+    page_cache = PageCache(attr_timeout_s)
     archives = ArchiveRegistry(
         client,
         engine,
         index_pool,
         waiter,
+        page_cache,
         timeout_s=config.timeout_s,
         attr_timeout_s=attr_timeout_s,
     )
@@ -162,6 +165,7 @@ def open_core(
         api=client,
         task_cache=task_cache,
         archives=archives,
+        page_cache=page_cache,
         pins=Pins(attr_timeout_s, config.status_cache_time_s),
         views=Views(task_cache),
         pool=pool,

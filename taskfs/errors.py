@@ -1,7 +1,8 @@
-"""What can go wrong, as types that know their errno.
+"""The errors of taskfs, one type for each kind of failure; each type knows its errno.
 
-Everything that leaves the core is one of these: foreign exceptions are renamed where they enter,
-because `requests` errors are `OSError`s without an errno, of which no kernel can be told.
+Every error that leaves the core is one of these. Foreign exceptions are converted where they enter,
+because a `requests` error is an `OSError` without an errno, which the kernel cannot be sent.
+Signals that never leave their module, such as `retry.Transient`, are defined there.
 """
 
 import errno
@@ -9,52 +10,62 @@ from typing import ClassVar
 
 
 class TaskFSError(Exception):
-    """A failure of taskfs; `errno` is what the kernel is told."""
+    """A failure of taskfs; the kernel is sent `errno`.
+
+    `is_logged` is set once the log has the cause, so that it is logged once.
+    """
 
     errno: ClassVar[int] = errno.EIO
-    is_logged = False  # whether the log has the cause already, so that it is not said again
+    is_logged = False
+
+
+# --- The task API, the store and the network between.
 
 
 class NotFound(TaskFSError):
-    """The API or the store says there is no such thing."""
+    """The API or the store answers that there is no such task or object."""
 
     errno = errno.ENOENT
 
 
 class AccessDenied(TaskFSError):
-    """The key is missing, wrong or not allowed to."""
+    """The key is missing, wrong or lacks the permission."""
 
     errno = errno.EACCES
 
 
+class ProxyRefused(AccessDenied):
+    """A proxy refuses the request; the text names the fix."""
+
+
 class Unavailable(TaskFSError):
-    """No usable answer in time, after retries."""
+    """There is no usable answer in time, after retries."""
 
     errno = errno.ETIMEDOUT
 
 
-class NotCached(Unavailable):
-    """It is not cached, and nobody is to be asked for it."""
-
-
 class Unreachable(Unavailable):
-    """No answer can come, so no further try is made; the text names the fix."""
+    """No answer can come, so there are no retries; the text names the fix."""
 
 
-class ProxyRefused(AccessDenied):
-    """A proxy on the way refuses the request; the text names the fix."""
+class NotCached(Unavailable):
+    """The data is not cached, and offline mode sends no request for it."""
+
+
+class ArchiveLate(Unavailable):
+    """The task succeeded, but its archive did not appear in time."""
 
 
 class BadAnswer(TaskFSError):
-    """An answer that makes no sense, or a server error that stayed after retries."""
+    """The answer violates the protocol, or is a server error that stayed after retries."""
 
     errno = errno.EIO
 
 
-class CorruptData(TaskFSError):
-    """A checksum or size that does not match, or a damaged archive."""
+class AlreadyTerminated(TaskFSError):
+    """The task has ended, so it cannot be killed; the errno is that of kill(2)."""
 
-    errno = errno.EIO
+    errno = errno.ESRCH
 
 
 class StaleObject(TaskFSError):
@@ -63,28 +74,46 @@ class StaleObject(TaskFSError):
     errno = errno.ESTALE
 
 
+# --- Archives.
+
+
+class CorruptData(TaskFSError):
+    """A checksum or a size does not match, or the archive is damaged."""
+
+    errno = errno.EIO
+
+
 class Unsupported(TaskFSError):
-    """An archive or store feature that cannot be read."""
+    """The archive or the store uses a feature that taskfs does not support."""
 
     errno = errno.EOPNOTSUPP
 
 
+# --- Calls on the tree.
+
+
+class NotADirectory(TaskFSError):
+    """The path continues below a file."""
+
+    errno = errno.ENOTDIR
+
+
+class IsADirectory(TaskFSError):
+    """The path names a directory, and the call needs a file."""
+
+    errno = errno.EISDIR
+
+
+class BadHandle(TaskFSError):
+    """The file handle is not open, or not open for this operation."""
+
+    errno = errno.EBADF
+
+
 class ReadOnly(TaskFSError):
-    """A change other than those that the tree accepts."""
+    """The tree does not accept this change."""
 
     errno = errno.EROFS
-
-
-class AlreadyTerminated(TaskFSError):
-    """The task is terminal: there is nothing to kill, as kill(2) says it."""
-
-    errno = errno.ESRCH
-
-
-class Interrupted(TaskFSError):
-    """Whoever waited was interrupted by a signal."""
-
-    errno = errno.EINTR
 
 
 class NoAttribute(TaskFSError):
@@ -93,37 +122,50 @@ class NoAttribute(TaskFSError):
     errno = errno.ENODATA
 
 
+class AttributeExists(TaskFSError):
+    """The extended attribute exists, and setxattr(2) has the flag XATTR_CREATE."""
+
+    errno = errno.EEXIST
+
+
 class InvalidValue(TaskFSError):
-    """A value that the remote side cannot hold."""
+    """The API cannot store this value."""
 
     errno = errno.EINVAL
 
 
-class NotADirectory(TaskFSError):
-    """A path goes on beneath a file."""
+class Interrupted(TaskFSError):
+    """A signal interrupted the waiting caller."""
 
-    errno = errno.ENOTDIR
-
-
-class IsADirectory(TaskFSError):
-    """A directory where a file was needed."""
-
-    errno = errno.EISDIR
+    errno = errno.EINTR
 
 
-class BadHandle(TaskFSError):
-    """A file handle that is not open, or not open for this."""
-
-    errno = errno.EBADF
+# --- Commands.
 
 
 class ConfigError(TaskFSError):
-    """A setting that cannot be used; the text names the setting and the fix."""
+    """A setting cannot be used; the text names the setting and the fix."""
 
     errno = errno.EINVAL
 
 
 class MountError(TaskFSError):
-    """The mount cannot be made or unmade; the text names the fix."""
+    """The file system cannot be mounted or unmounted; the text names the fix."""
 
     errno = errno.EIO
+
+
+class NoSpace(TaskFSError):
+    """The disk lacks the space for a download."""
+
+    errno = errno.ENOSPC
+
+
+class TargetRefused(TaskFSError):
+    """The target's file system cannot hold this file; other files may be possible."""
+
+
+class WaitTimeout(TaskFSError):
+    """The time limit of `taskfs wait` has passed."""
+
+    errno = errno.ETIMEDOUT

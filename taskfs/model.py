@@ -94,30 +94,6 @@ class TaskStatus(NamedTuple):
     tasks_ahead: int | None = None
 
 
-def format_elapsed(seconds: float | None) -> str:
-    """Return *seconds* as `HH:MM:SS`, hours counting past 99; empty when there is no time."""
-    if seconds is None:
-        return ""
-    whole = int(seconds)
-    return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}"
-
-
-def format_size(count: float) -> str:
-    """Return *count* bytes as the public client writes sizes: `859 B`, `3.12 KB` (1000 B)."""
-    if count < 1000:
-        return f"{count:.0f} B"
-    for unit in ("KB", "MB", "GB", "TB"):
-        count /= 1000
-        if count < 1000:
-            return f"{count:.2f} {unit}"
-    return f"{count / 1000:.2f} PB"
-
-
-def format_count(count: int, noun: str) -> str:
-    """Return *count* with its *noun*: `1 file`, `2 files`."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
 class ObjectVersion(NamedTuple):
     """Which bytes a remote object holds: its size and what the store says identifies them."""
 

@@ -1,6 +1,7 @@
-"""taskfs beside Python's `zipfile` on any bytes: where it reads, we read the same or refuse.
+"""Compare taskfs with Python's `zipfile` on arbitrary bytes.
 
-What hypothesis makes up in the tests and what `scripts/fuzz` finds goes through `compare`.
+Every member that both read must have the same bytes; taskfs may refuse an archive or a member. The
+inputs come from hypothesis in the tests and from atheris in `scripts/fuzz`.
 """
 
 import io
@@ -13,48 +14,49 @@ from typing import Final
 
 from taskfs.archive.archive import Archive
 from taskfs.archive.end_record import EOCD_MAGIC, find_end
-from taskfs.archive.index import Folder, Member
+from taskfs.archive.index import Folder
+from taskfs.archive.member import Member
 from taskfs.errors import CorruptData, Unsupported
 from tests.zips import FakeObject, bench, read_all
 
-LARGEST: Final = 64 << 20  # a member that says it is larger is read at its ends alone
+MAX_READ: Final = 64 << 20  # bytes; a member that claims to be larger is only read in parts
 MAX_TIME_NS: Final = 1 << 63
 
 
 def compare(body: bytes) -> Counter[str]:
-    """Return how many archives and members were read, and how many refused, by whom.
+    """Read all members of an archive; return how many were read and refused.
 
     Raises:
-        AssertionError: bytes, sizes or names that differ, or that no file can have.
-        Exception: whatever is none of the two refusals is a bug.
+        AssertionError: bytes or sizes differ, or a name, size or time cannot belong to a file.
+        Exception: a bug; the only expected errors are CorruptData and Unsupported.
     """
-    seen: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     with bench() as on:
         try:
             archive = on.open(FakeObject(body))
         except (CorruptData, Unsupported):
-            seen["archives refused"] += 1
-            return seen
-        seen["archives"] += 1
+            counts["archives refused"] += 1
+            return counts
+        counts["archives"] += 1
         check_tree(archive.index.root)
         reference = _open_reference(body)
         for member in archive.index.members:
             ours = _read(archive, member)
             if ours is None:
-                seen["members refused"] += 1
+                counts["members refused"] += 1
                 continue
-            seen["members"] += 1
-            assert len(ours) == min(member.size, LARGEST)
+            counts["members"] += 1
+            assert len(ours) == min(member.size, MAX_READ)
             assert len(ours) < member.size or zlib.crc32(ours) == member.crc32
             theirs = _read_reference(reference, member)
             if theirs is not None:
-                seen["members read by both"] += 1
-                assert ours == theirs[:LARGEST], member
-    return seen
+                counts["members read by both"] += 1
+                assert ours == theirs[:MAX_READ], member
+    return counts
 
 
 def check_tree(root: Folder) -> None:
-    """Fail where a name, a size or a time could not be shown by a kernel."""
+    """Fail if a kernel cannot show a name, a size or a time."""
     todo = [root]
     while todo:
         for name, child in todo.pop().children.items():
@@ -77,18 +79,18 @@ def _is_encodable(name: str) -> bool:
 
 
 def _read(archive: Archive, member: Member) -> bytes | None:
-    """Return the member as one reader gives it, after another has looked here and there."""
+    """Return a member read whole, after another reader has read it at random; None if refused."""
     rng = random.Random(member.crc32)
     pieces = []
     try:
         reader = archive.open_member(member)
         try:
             for _ in range(3):
-                at, size = rng.randrange(min(member.size, LARGEST) + 1), rng.choice([1, 500, 4096])
+                at, size = rng.randrange(min(member.size, MAX_READ) + 1), rng.choice([1, 500, 4096])
                 pieces.append((at, reader.read_at(at, size)))
         finally:
             reader.close()
-        whole = read_all(archive, member.path) if member.size <= LARGEST else None
+        whole = read_all(archive, member.path) if member.size <= MAX_READ else None
     except (CorruptData, Unsupported):
         return None
     if whole is None:
@@ -101,15 +103,15 @@ def _read(archive: Archive, member: Member) -> bytes | None:
 
 def _open_reference(body: bytes) -> zipfile.ZipFile | None:
     if body.count(EOCD_MAGIC, find_end(body, 0).stop) > 1:
-        return None  # it takes the last end record, also where that is a quote in the comment
+        return None  # zipfile takes the last end record, even one inside the archive comment
     try:
         return zipfile.ZipFile(io.BytesIO(body))
-    except Exception:  # it raises more than BadZipFile
+    except Exception:  # not only BadZipFile
         return None
 
 
 def _read_reference(archive: zipfile.ZipFile | None, member: Member) -> bytes | None:
-    """Return what zipfile reads of the same entry of the directory, None where it refuses."""
+    """Return the content that zipfile reads for the same directory entry; None if it fails."""
     if archive is None:
         return None
     info = archive.infolist()[member.number]
@@ -120,5 +122,5 @@ def _read_reference(archive: zipfile.ZipFile | None, member: Member) -> bytes | 
         content = archive.read(info)
     except Exception:  # zlib.error, EOFError, NotImplementedError, …
         return None
-    # It ends short, and says nothing, where the data do.
+    # zipfile returns truncated data without an error.
     return content if len(content) == info.file_size else None

@@ -1,4 +1,4 @@
-"""What tests of the cache on disk share: tasks, what they hold, and what is kept of them."""
+"""Shared set-up for tests of the disk cache: tasks with files, and the cached files on disk."""
 
 import contextlib
 import os
@@ -48,7 +48,7 @@ def finished(cloud: FakeCloud, files: Files, method: int = 8) -> str:
 
 
 def check(fs: Surface, task: str, files: Files) -> None:
-    """Fail unless the tree lists and gives exactly these files."""
+    """Fail unless the task's outputs are exactly *files*."""
     assert sorted(walk(fs, f"{task}/outputs")) == sorted(files)
     for name, body in files.items():
         assert fs.stat(f"{task}/outputs/{name}").st_size == len(body)
@@ -56,7 +56,7 @@ def check(fs: Surface, task: str, files: Files) -> None:
 
 
 def outside(cloud: FakeCloud) -> list[str]:
-    """Return what went out for archives: requests to the store, and for signed URLs."""
+    """Return the requests that concern archives: those to the store and those for signed URLs."""
     return [
         f"{record.side} {record.path}"
         for record in cloud.requests
@@ -78,41 +78,40 @@ def disk_use(cache: Path) -> int:
 
 
 @contextlib.contextmanager
-def small_disk(place: Path, size: int) -> Iterator[None]:
-    """Have *place* on a disk of *size* bytes: a file system of its own as root, else one that
-    statvfs(2) describes so to this process."""
-    place.mkdir(parents=True, exist_ok=True)
+def small_disk(folder: Path, size: int) -> Iterator[None]:
+    """Put *folder* on a disk of *size* bytes: a tmpfs as root, else a patched statvfs(2)."""
+    folder.mkdir(parents=True, exist_ok=True)
     if os.geteuid() == 0:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", place], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder], check=True)
         try:
             yield
         finally:
-            subprocess.run(["umount", "-l", place], check=True)
+            subprocess.run(["umount", "-l", folder], check=True)
         return
     with pytest.MonkeyPatch.context() as patch:
 
         def statvfs(path: object) -> SimpleNamespace:
-            free = max(0, size - disk_use(place)) // 4096
+            free = max(0, size - disk_use(folder)) // 4096
             return SimpleNamespace(f_blocks=size // 4096, f_bavail=free, f_frsize=4096)
 
         patch.setattr(os, "statvfs", statvfs)
         yield
 
 
-def free_part(place: Path) -> float:
-    """Return which part of the disk is free to an ordinary user."""
-    status = os.statvfs(place)
+def free_part(folder: Path) -> float:
+    """Return the fraction of the disk that is free to an ordinary user."""
+    status = os.statvfs(folder)
     return status.f_bavail / status.f_blocks
 
 
-def fill_from_outside(place: Path, leave: float) -> Path:
-    """Have another process write a file until *leave* of the disk is free; return its path.
+def fill_from_outside(folder: Path, leave: float) -> Path:
+    """Fill the disk from another process until a fraction *leave* is free; return the file.
 
-    The disk may be full before, where taskfs still writes.
+    If taskfs writes meanwhile, the disk may be full earlier.
     """
-    status = os.statvfs(place)
+    status = os.statvfs(folder)
     size = (status.f_bavail - int(status.f_blocks * leave)) * status.f_frsize
-    path = place / f"of another program, at {leave}, beside {len(os.listdir(place))}"
+    path = folder / f"filler {len(os.listdir(folder))}, leaving {leave}"
     command = ["dd", "if=/dev/zero", f"of={path}", "bs=4096", f"count={max(0, size) // 4096}"]
     subprocess.run(command, check=False, capture_output=True)
     return path

@@ -1,8 +1,8 @@
-"""Clouds, trees and mounts for tests.
+"""Fixtures for clouds, trees and mounts.
 
-`fs` runs a scenario in process and on a real mount, which many tests share: each makes its own
-tasks. `new_fs` gives both with options of the test's own and a cloud that no other test has seen;
-`mnt` and `new_mount` are for what only a kernel shows.
+`fs` runs a test in process and on a real mount. Tests share it, so each creates its own tasks.
+`new_fs` does the same with a new cloud and the options of the test. `mnt` and `new_mount` are for
+tests that need a kernel.
 """
 
 import contextlib
@@ -24,15 +24,17 @@ from tests.fake_api import FakeCloud
 from tests.mounts import Mount
 from tests.surfaces import InProcess, Mounted, Surface
 
-# Short enough that a test may wait for each of them to pass.
+# Short enough that a test can wait until each of them expires.
 QUICK = {"attr_timeout": "100ms", "status_cache_time": "200ms", "dir_cache_time": "300ms"}
 SHARED = {**QUICK, "timeout": "6s"}
 ON_BOTH = ["tree", pytest.param("mount", marks=pytest.mark.mount)]
 
-# A shell's background jobs ignore Ctrl+C, and so would all that the tests start in one.
+# Background jobs of a shell ignore SIGINT, and the processes that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# The clouds are threads of this process. A child that enters a mount asks one of them before it
-# runs its program, and until then vfork(2) would hold this process up.
+# nohup(1) ignores SIGHUP in the same way.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# The clouds are threads of this process. A child process that changes into a mount needs an answer
+# from one of them before exec, but vfork(2) suspends this process until exec: a deadlock.
 subprocess._USE_VFORK = False  # type: ignore[attr-defined]
 
 
@@ -44,7 +46,7 @@ def cloud() -> Iterator[FakeCloud]:
 
 
 def make_config(cloud: FakeCloud, cache_dir: Path, options: dict[str, str]) -> Config:
-    """Return the configuration that the flags *options* give, whatever is on this machine."""
+    """Return the configuration for flags *options*; environment and files are ignored."""
     values = {}
     for name, text in options.items():
         option = BY_NAME[name]
@@ -66,9 +68,9 @@ def in_process(cloud: FakeCloud, cache_dir: Path, options: dict[str, str]) -> It
 @contextlib.contextmanager
 def on_mount(cloud: FakeCloud, home: Path, options: dict[str, str]) -> Iterator[Mount]:
     home.mkdir(exist_ok=True)
-    place = home / "mnt"
-    place.mkdir()
-    mount = Mount(cloud, place, home, options)
+    mountpoint = home / "mnt"
+    mountpoint.mkdir()
+    mount = Mount(cloud, mountpoint, home, options)
     try:
         yield mount.start()
     finally:
@@ -78,14 +80,14 @@ def on_mount(cloud: FakeCloud, home: Path, options: dict[str, str]) -> Iterator[
 
 @pytest.fixture
 def tree(cloud: FakeCloud, tmp_path: Path) -> Iterator[InProcess]:
-    """The operations in process, with the cache times that a user has."""
+    """The operations in process, with the default cache times."""
     with in_process(cloud, tmp_path / "cache", {}) as surface:
         yield surface
 
 
 @pytest.fixture
 def new_mount(tmp_path: Path, cloud: FakeCloud) -> Iterator[Callable[..., Mount]]:
-    """Mounts the cloud with options, such as `timeout="1s"`, for as long as the test runs."""
+    """Mounts the cloud with options such as `timeout="1s"` until the test ends."""
     with contextlib.ExitStack() as stack:
         count = 0
 
@@ -99,7 +101,7 @@ def new_mount(tmp_path: Path, cloud: FakeCloud) -> Iterator[Callable[..., Mount]
 
 @pytest.fixture
 def mnt(new_mount: Callable[..., Mount]) -> Path:
-    """A mount of the cloud, as a user has it."""
+    """A mount of the cloud with the default options."""
     return new_mount().path
 
 
@@ -107,7 +109,7 @@ def mnt(new_mount: Callable[..., Mount]) -> Path:
 def new_fs(
     request: pytest.FixtureRequest, tmp_path: Path, cloud: FakeCloud
 ) -> Iterator[Callable[..., Surface]]:
-    """A surface of the test's own `cloud`, with options such as `timeout="1s"`."""
+    """Opens a surface of the test's own `cloud`, with options such as `timeout="1s"`."""
     with contextlib.ExitStack() as stack:
 
         def surface(**options: str) -> Surface:
@@ -144,7 +146,7 @@ def shared_mount(
 
 @pytest.fixture(params=ON_BOTH)
 def fs(request: pytest.FixtureRequest, shared_cloud: FakeCloud) -> Iterator[Surface]:
-    """A surface that many tests share: what a test shows of it are the tasks that it made."""
+    """A surface shared by many tests: a test looks only at tasks that it created."""
     if request.param == "tree":
         yield request.getfixturevalue("shared_tree")
         shared_cloud.faults.clear()
@@ -157,7 +159,7 @@ def fs(request: pytest.FixtureRequest, shared_cloud: FakeCloud) -> Iterator[Surf
 
 @pytest.fixture
 def shared_mnt(shared_cloud: FakeCloud, shared_mount: Mount) -> Iterator[Path]:
-    """The shared mount alone, for what only a kernel shows."""
+    """The shared mount, for tests that need a kernel."""
     yield shared_mount.path
     shared_cloud.faults.clear()
     shared_mount.check_log()
@@ -165,11 +167,11 @@ def shared_mnt(shared_cloud: FakeCloud, shared_mount: Mount) -> Iterator[Path]:
 
 @pytest.fixture
 def public_dir() -> Iterator[Path]:
-    """A directory that every user of the machine may enter, unlike those of `tmp_path`."""
+    """A directory that every user of the machine may enter, unlike `tmp_path`."""
     with tempfile.TemporaryDirectory(prefix="taskfs-test-") as name:
-        place = Path(name)
-        place.chmod(0o755)
-        yield place
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
 
 
 @pytest.fixture
@@ -179,7 +181,7 @@ def cache(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def opened(cloud: FakeCloud, cache: Path) -> Opening:
-    """Opens trees of the cloud in process, all on the one cache of the test."""
+    """Opens trees of the cloud in process; all use the cache of the test."""
 
     def tree(**options: str) -> contextlib.AbstractContextManager[InProcess]:
         return in_process(cloud, cache, options)
@@ -189,7 +191,7 @@ def opened(cloud: FakeCloud, cache: Path) -> Opening:
 
 @pytest.fixture
 def mounted(cloud: FakeCloud, cache: Path, tmp_path: Path) -> Mounting:
-    """Mounts the cloud, always on the one cache of the test."""
+    """Mounts the cloud; all mounts use the cache of the test."""
 
     @contextlib.contextmanager
     def mount(**options: str) -> Iterator[Mount]:

@@ -1,4 +1,4 @@
-"""Environments of their own for what only a script needs, made when it first does."""
+"""Virtual environments for packages that only one script needs, created on first use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def make_environment(folder: Path, packages: Sequence[str]) -> str:
-    """Make *folder* an environment with *packages*, unless it is; return what went wrong, if so."""
+    """Create an environment with *packages* unless it exists; return an error text or ''."""
     stamp = folder / "packages.txt"
     if stamp.exists() and stamp.read_text().split("\n") == list(packages):
         return ""
@@ -28,5 +28,5 @@ def make_environment(folder: Path, packages: Sequence[str]) -> str:
 
 
 def python_of(folder: Path) -> Path:
-    """Return the interpreter of an environment, there or not."""
+    """Return the path of an environment's interpreter, which may not exist."""
     return folder / "bin" / "python"

@@ -1,7 +1,7 @@
-"""The embedded cloud with faults by script on top: one server, two uses.
+"""The embedded cloud with scripted faults.
 
-`FakeCloud` starts empty, and its `faults` stand between each request and its answer. A fault is
-what goes wrong on the wire; the clients under test are real, and so are the connections.
+`FakeCloud` starts empty. Its `faults` change answers on the wire; the clients under test and their
+connections are real.
 """
 
 from __future__ import annotations
@@ -17,7 +17,14 @@ from typing import Any, Final
 from aiohttp import web
 
 from taskfs.demo.cloud import EmbeddedCloud
-from taskfs.demo.endpoint import Answer, RequestRecord, Responder, json_answer, reset, whole
+from taskfs.demo.endpoint import (
+    CloudAnswer,
+    RequestRecord,
+    Responder,
+    bytes_answer,
+    json_answer,
+    reset,
+)
 from taskfs.demo.sources import ByteSource, BytesSource
 
 _POLL_SECONDS: Final = 0.01
@@ -25,10 +32,10 @@ _POLL_SECONDS: Final = 0.01
 
 @dataclass(eq=False)
 class Fault:
-    """One line of the script: what happens to which requests, and how often it still will.
+    """One fault of the script: its kind, the requests it applies to, and how often.
 
-    *times* None means until `Faults.clear`; the first *skip* requests that match are spared.
-    `hits` counts how often it happened.
+    *times*: how many more requests it hits; None means until `Faults.clear`. The first *skip*
+    matching requests are not hit. `hits` counts the hits.
     """
 
     kind: str
@@ -41,8 +48,8 @@ class Fault:
     options: dict[str, Any] = field(default_factory=dict)
     hits: int = 0
 
-    def takes(self, record: RequestRecord) -> bool:
-        """Whether this request is hit; counts it if so."""
+    def hit(self, record: RequestRecord) -> bool:
+        """Whether this request is hit; if so, count it."""
         if (
             self.times == 0
             or self.side not in (None, record.side)
@@ -61,9 +68,9 @@ class Fault:
 
 
 class Faults:
-    """The script: the first fault that takes a request decides what becomes of it.
+    """The script of faults: the first fault that matches a request changes its answer.
 
-    Written by the test's thread, read by the server's; the lock guards the list and its counts.
+    The test's thread adds faults, the server's thread applies them; a lock guards the list.
     """
 
     def __init__(self) -> None:
@@ -83,7 +90,7 @@ class Faults:
         match: Callable[[RequestRecord], bool] | None = None,
         **options: Any,
     ) -> Fault:
-        """Add a fault of a *kind* of `KINDS`, whose function tells its options."""
+        """Add a fault of a *kind* of `KINDS`; *options* are the arguments of that function."""
         assert kind in KINDS, f"unknown fault {kind}, not one of {', '.join(KINDS)}"
         fault = Fault(kind, side, times, skip, path, method, match, options)
         with self._lock:
@@ -91,27 +98,27 @@ class Faults:
         return fault
 
     def clear(self) -> None:
-        """Forget all faults, and let go of whoever is stalled."""
+        """Remove all faults and release the stalled requests."""
         with self._lock:
             self._faults.clear()
         self.release()
 
     def release(self) -> None:
-        """Let go of the requests that are stalled now; later ones stall again."""
+        """Release the requests that are stalled now; later ones stall again."""
         self._released.set()
         self._released = threading.Event()
 
     async def __call__(
         self, request: web.Request, record: RequestRecord, respond: Responder
-    ) -> Answer:
+    ) -> CloudAnswer:
         with self._lock:
-            fault = next((fault for fault in self._faults if fault.takes(record)), None)
+            fault = next((fault for fault in self._faults if fault.hit(record)), None)
         if fault is None:
             return await respond(request)
         return await KINDS[fault.kind](self, request, respond, **fault.options)
 
     async def hold(self, seconds: float | None) -> None:
-        """Return after *seconds*, or with None once released."""
+        """Wait for *seconds* or until `release`; None waits for `release` only."""
         released = self._released
         until = time.monotonic() + seconds if seconds is not None else float("inf")
         while not released.is_set() and time.monotonic() < until:
@@ -119,14 +126,14 @@ class Faults:
 
 
 class FakeCloud(EmbeddedCloud):
-    """An empty cloud whose requests go through `faults`."""
+    """An empty cloud whose answers pass through `faults`."""
 
     def __init__(self, **options: Any) -> None:
         self.faults = Faults()
         super().__init__(**{"populate": False, "faults": self.faults, **options})
 
     def fail(self, side: str | None = None) -> None:
-        """Answer everything (of a side) by 503, until `faults.clear`."""
+        """Answer every request, or every one to *side*, with 503 until `faults.clear`."""
         self.faults.add("status", side=side, times=None, status=503)
 
     def stop(self) -> None:
@@ -154,7 +161,7 @@ class FlippedSource:
 
 
 class EndlessSource:
-    """Zeros, more than anybody can take."""
+    """Zeros without end, in practice."""
 
     size = 1 << 50
 
@@ -162,7 +169,7 @@ class EndlessSource:
         return bytes(stop - start)
 
 
-# The kinds: what each does in place of `await respond(request)`.
+# The kinds of faults. Each replaces `await respond(request)`.
 
 
 async def _status(
@@ -173,8 +180,8 @@ async def _status(
     status: int,
     retry_after: float | str | None = None,
     acted: bool = False,
-) -> Answer:
-    """Answer an error; with *acted*, only after the request had its effect."""
+) -> CloudAnswer:
+    """Answer with an error; with *acted*, execute the request first."""
     if acted:
         await respond(request)
     answer = json_answer({"detail": f"scripted {status}"}, status)
@@ -190,8 +197,8 @@ async def _reset(
     *,
     after_bytes: int | None = None,
     acted: bool = False,
-) -> Answer:
-    """RST instead of an answer; or within the body, after so many bytes of it."""
+) -> CloudAnswer:
+    """Reset the connection (RST) instead of answering, or after *after_bytes* of the body."""
     if after_bytes is None:
         if acted:
             await respond(request)
@@ -203,8 +210,8 @@ async def _reset(
 
 async def _short(
     faults: Faults, request: web.Request, respond: Responder, *, after_bytes: int
-) -> Answer:
-    """Announce the whole body, send *after_bytes* of it, and close in good order."""
+) -> CloudAnswer:
+    """Announce the whole body, send *after_bytes* of it, and close the connection (FIN)."""
     answer = await respond(request)
     answer.interrupt_at, answer.interrupt = after_bytes, _close
     return answer
@@ -212,8 +219,8 @@ async def _short(
 
 async def _long(
     faults: Faults, request: web.Request, respond: Responder, *, extra: bytes = b"surplus"
-) -> Answer:
-    """Send *extra* bytes behind the body that was announced, and close."""
+) -> CloudAnswer:
+    """Send *extra* bytes after the announced body, and close the connection."""
 
     async def add_surplus(request: web.Request) -> None:
         if request.transport is not None:
@@ -233,10 +240,10 @@ async def _stall(
     seconds: float | None = None,
     after_bytes: int | None = None,
     acted: bool = False,
-) -> Answer:
-    """Say nothing for *seconds* (None: until released): at first, or within the body.
+) -> CloudAnswer:
+    """Stall for *seconds* (None: until `release`), before the answer or after *after_bytes* of it.
 
-    With *acted*, the request has its effect before the silence.
+    With *acted*, execute the request before the stall.
     """
     if after_bytes is None and not acted:
         await faults.hold(seconds)
@@ -249,8 +256,8 @@ async def _stall(
     return answer
 
 
-async def _whole(faults: Faults, request: web.Request, respond: Responder) -> Answer:
-    """Ignore the range: 200 with all of the object."""
+async def _whole(faults: Faults, request: web.Request, respond: Responder) -> CloudAnswer:
+    """Ignore the range: answer 200 with the whole object."""
     answer = await respond(request)
     if answer.status == 206:
         answer.status, answer.start, answer.stop = 200, 0, answer.source.size
@@ -260,8 +267,8 @@ async def _whole(faults: Faults, request: web.Request, respond: Responder) -> An
 
 async def _header(
     faults: Faults, request: web.Request, respond: Responder, *, name: str, value: str | None
-) -> Answer:
-    """Answer with another value of a header, such as ETag or Content-Range; None leaves it out."""
+) -> CloudAnswer:
+    """Replace a header such as ETag or Content-Range; None removes it."""
     answer = await respond(request)
     answer.headers.pop(name, None)
     if value is not None:
@@ -269,8 +276,10 @@ async def _header(
     return answer
 
 
-async def _flip(faults: Faults, request: web.Request, respond: Responder, *, at: int) -> Answer:
-    """Invert the byte at an offset of the object, where it is within what was asked for."""
+async def _flip(
+    faults: Faults, request: web.Request, respond: Responder, *, at: int
+) -> CloudAnswer:
+    """Invert the byte at offset *at* of the object if the answer contains it."""
     answer = await respond(request)
     answer.source = FlippedSource(answer.source, (at,))
     return answer
@@ -285,15 +294,15 @@ async def _body(
     content_type: str = "application/json",
     status: int = 200,
     headers: Mapping[str, str] | None = None,
-) -> Answer:
-    """Answer these bytes, whatever was asked for."""
-    return whole(status, content, {"Content-Type": content_type, **(headers or {})})
+) -> CloudAnswer:
+    """Answer with *content*, whatever the request."""
+    return bytes_answer(status, content, {"Content-Type": content_type, **(headers or {})})
 
 
 async def _chunked(
     faults: Faults, request: web.Request, respond: Responder, *, extra: bytes = b""
-) -> Answer:
-    """Announce no length; send *extra* bytes behind the body."""
+) -> CloudAnswer:
+    """Answer in chunks, without a length; send *extra* bytes after the body."""
     answer = await respond(request)
     content = bytes(answer.source.read(answer.start, answer.stop)) + extra
     return replace(answer, source=BytesSource(content), start=0, stop=len(content), chunked=True)
@@ -306,8 +315,8 @@ async def _endless(
     *,
     status: int | None = None,
     headers: Mapping[str, str] | None = None,
-) -> Answer:
-    """Go on for ever, under the head of the true answer or the one given."""
+) -> CloudAnswer:
+    """Send an endless body, with the correct status and headers or the given ones."""
     answer = await respond(request)
     return replace(
         answer,
@@ -322,24 +331,24 @@ async def _endless(
 
 async def _drip(
     faults: Faults, request: web.Request, respond: Responder, *, speed: int = 5
-) -> Answer:
-    """Send so few bytes per second that no read times out, and none ends."""
+) -> CloudAnswer:
+    """Send *speed* bytes per second: no single read times out, but the answer takes for ever."""
     return replace(await respond(request), speed=speed)
 
 
 async def _html(
     faults: Faults, request: web.Request, respond: Responder, *, status: int = 200
-) -> Answer:
-    """Answer a page for humans, as proxies and login portals do."""
+) -> CloudAnswer:
+    """Answer with an HTML page, as proxies and login portals do."""
     page = b"<!DOCTYPE html><html><body>Please log in</body></html>"
-    return whole(status, page, {"Content-Type": "text/html"})
+    return bytes_answer(status, page, {"Content-Type": "text/html"})
 
 
 async def _json(
     faults: Faults, request: web.Request, respond: Responder, *, value: Any, status: int = 200
-) -> Answer:
-    """Answer this JSON, whatever was asked for."""
-    return whole(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
+) -> CloudAnswer:
+    """Answer with *value* as JSON, whatever the request."""
+    return bytes_answer(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
 
 async def _redirect(
@@ -349,13 +358,13 @@ async def _redirect(
     *,
     to: str | None = None,
     status: int = 302,
-) -> Answer:
-    """Send the client to another URL; with None to the same again, without end if repeated."""
-    return whole(status, b"", {"Location": to or request.path_qs})
+) -> CloudAnswer:
+    """Redirect to another URL; None redirects to the same URL."""
+    return bytes_answer(status, b"", {"Location": to or request.path_qs})
 
 
-async def _hints(faults: Faults, request: web.Request, respond: Responder) -> Answer:
-    """Send two informational answers ahead of the true one (RFC 9110, 15.2)."""
+async def _hints(faults: Faults, request: web.Request, respond: Responder) -> CloudAnswer:
+    """Send two informational answers before the final one (RFC 9110, 15.2)."""
     answer = await respond(request)
     if request.transport is not None:
         request.transport.write(
@@ -367,8 +376,8 @@ async def _hints(faults: Faults, request: web.Request, respond: Responder) -> An
 
 async def _capped(
     faults: Faults, request: web.Request, respond: Responder, *, most: int, from_end: bool = False
-) -> Answer:
-    """Send at most so many bytes of a range, its first ones or its last ones."""
+) -> CloudAnswer:
+    """Send at most *most* bytes of a range: the first ones, or the last ones with *from_end*."""
     answer = await respond(request)
     if answer.status == 206 and answer.stop - answer.start > most:
         if from_end:
@@ -382,49 +391,51 @@ async def _capped(
 
 async def _no_suffix(
     faults: Faults, request: web.Request, respond: Responder, *, how: int | str
-) -> Answer:
-    """Serve plain ranges alone; a suffix range gets a status, or is taken for one from 0 on."""
+) -> CloudAnswer:
+    """Refuse suffix ranges with status *how*, or treat them as ranges from 0 ("prefix")."""
     answer = await respond(request)
-    asked = request.headers.get("Range", "")
-    if not asked.startswith("bytes=-") or answer.status != 206:
+    range_header = request.headers.get("Range", "")
+    if not range_header.startswith("bytes=-") or answer.status != 206:
         return answer
     size = answer.source.size
     if how == "prefix":
-        answer.start, answer.stop = 0, min(int(asked.removeprefix("bytes=-")) + 1, size)
+        answer.start, answer.stop = 0, min(int(range_header.removeprefix("bytes=-")) + 1, size)
         answer.headers["Content-Range"] = f"bytes 0-{answer.stop - 1}/{size}"
     elif how == 200:
         return await _whole(faults, request, respond)
     else:
-        return whole(int(how), b"no suffix ranges here", {"Content-Type": "text/plain"})
+        return bytes_answer(int(how), b"no suffix ranges here", {"Content-Type": "text/plain"})
     return answer
 
 
 async def _range_case(
     faults: Faults, request: web.Request, respond: Responder, *, unit: str
-) -> Answer:
-    """Write the unit of Content-Range in another letter case."""
+) -> CloudAnswer:
+    """Write the unit of Content-Range as *unit*, in another letter case."""
     answer = await respond(request)
-    if told := answer.headers.get("Content-Range"):
-        answer.headers["Content-Range"] = told.replace("bytes", unit)
+    if content_range := answer.headers.get("Content-Range"):
+        answer.headers["Content-Range"] = content_range.replace("bytes", unit)
     return answer
 
 
 async def _tag(
     faults: Faults, request: web.Request, respond: Responder, *, forms: list[str]
-) -> Answer:
-    """Give the ETag in the *forms* strong, weak or absent, in turn. If-Match compares strongly, so
-    a weak one fails it."""
+) -> CloudAnswer:
+    """Send the ETag in turn in each of *forms*: strong, weak or absent.
+
+    If-Match uses strong comparison, so a weak tag answers it with 412.
+    """
     forms.append(form := forms.pop(0))
     answer = await respond(request)
     if form == "weak" and "If-Match" in request.headers:
-        return whole(412, b"", {})
+        return bytes_answer(412, b"", {})
     etag = answer.headers.pop("ETag", "")
     if etag and form != "absent":
         answer.headers["ETag"] = f"W/{etag}" if form == "weak" else etag
     return answer
 
 
-KINDS: Final[dict[str, Callable[..., Awaitable[Answer]]]] = {
+KINDS: Final[dict[str, Callable[..., Awaitable[CloudAnswer]]]] = {
     "status": _status,
     "reset": _reset,
     "short": _short,
@@ -449,15 +460,15 @@ KINDS: Final[dict[str, Callable[..., Awaitable[Answer]]]] = {
 
 
 async def _cut(request: web.Request) -> None:
-    """End the connection with RST; does not return."""
+    """Reset the connection (RST); does not return."""
     if request.transport is not None:
-        await asyncio.sleep(_POLL_SECONDS)  # let the kernel hand over what was sent
+        await asyncio.sleep(_POLL_SECONDS)  # until the kernel has delivered the sent bytes
         reset(request.transport)
-    await asyncio.Event().wait()  # the server cancels who serves a lost connection
+    await asyncio.Event().wait()  # the server cancels the handler of a lost connection
 
 
 async def _close(request: web.Request) -> None:
-    """End the connection with FIN, behind what was sent; does not return."""
+    """Close the connection (FIN) after the sent bytes; does not return."""
     if request.transport is not None:
         request.transport.close()
     await asyncio.Event().wait()

@@ -1,4 +1,4 @@
-"""Ctrl+C ends a script by an exception, so that what it started is ended, and then in one line."""
+"""End a script on Ctrl+C: clean up what it started, then print one line."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import time
 from collections.abc import Callable
 from typing import Final, NoReturn
 
-INTERRUPTED: Final = 130  # as shells say it of a program that Ctrl+C ended
+INTERRUPTED: Final = 130  # the exit status that shells give a program ended by SIGINT
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_CLEANING_S: Final = 5.0
+# Ignore interrupts for this many seconds after one, so that they do not stop the cleanup.
+_CLEANUP_S: Final = 5.0
 
 
 def run(name: str, main: Callable[[], int]) -> NoReturn:
-    """Exit with what *main* returns; once interrupted, with 130 and a line that begins with *name*.
+    """Exit with the status of *main*; after an interrupt, print a line with *name* and exit 130.
 
-    Signals that are ignored, as by nohup, stay ignored.
+    Signals that are ignored, for example by nohup, stay ignored.
     """
     interrupt = _Interrupt()
     for number in _SIGNALS:
@@ -30,13 +31,13 @@ def run(name: str, main: Callable[[], int]) -> NoReturn:
 
 
 class _Interrupt:
-    """Raises KeyboardInterrupt, but not while the last one is still seen to: keys repeat."""
+    """Signal handler that raises KeyboardInterrupt at most once in `_CLEANUP_S`: keys repeat."""
 
     def __init__(self) -> None:
-        self._last = -_CLEANING_S
+        self._last = -_CLEANUP_S
 
     def __call__(self, number: int, frame: object) -> None:
         now = time.monotonic()
-        if now - self._last >= _CLEANING_S:
+        if now - self._last >= _CLEANUP_S:
             self._last = now
             raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Real mounts for tests: `taskfs mount` as a process of its own, with its own home."""
+"""Real mounts for tests: `taskfs mount` in its own process, with its own home directory."""
 
 import json
 import os
@@ -20,23 +20,23 @@ PATIENCE_S: Final = 30.0
 
 
 def eventually(condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
-    """Return once *condition* is true."""
+    """Wait until *condition* is true; fail after *patience_s* seconds."""
     deadline = time.monotonic() + patience_s
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
+        assert time.monotonic() < deadline, f"not true within {patience_s:g} s"
         time.sleep(0.02)
 
 
 def flags_of(options: dict[str, str]) -> list[str]:
-    """Return `name=text` as the command line has it; an empty text is a switch."""
+    """Return options as flags of the command line; an empty text is a flag without a value."""
     flags: list[str] = []
     for name, text in options.items():
         flags += [f"--{name.replace('_', '-')}", *([text] if text else [])]
     return flags
 
 
-def processes_of(place: Path) -> list[int]:
-    """Return the processes whose command line names *place*: daemons, and commands."""
+def processes_of(path: Path) -> list[int]:
+    """Return the processes with *path* among their arguments: daemons and commands."""
     found = []
     for entry in os.listdir("/proc"):
         if not entry.isdigit() or int(entry) == os.getpid():
@@ -46,20 +46,20 @@ def processes_of(place: Path) -> list[int]:
             state = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
             continue
-        if os.fsencode(place) in words and state != "Z":
+        if os.fsencode(path) in words and state != "Z":
             found.append(int(entry))
     return found
 
 
-def is_mounted(place: Path) -> bool:
-    """Whether the kernel has a mount at *place*, alive or dead."""
+def is_mounted(path: Path) -> bool:
+    """Whether the kernel has a mount at *path*, alive or dead."""
     lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
-    escaped = str(place).replace("\\", "\\134").replace(" ", "\\040")
+    escaped = str(path).replace("\\", "\\134").replace(" ", "\\040")
     return any(line.split(" ")[4] == escaped for line in lines)
 
 
 class Taskfs:
-    """The command `taskfs` with a home of its own and the key of a cloud."""
+    """The command `taskfs` with its own home directory and the key of a cloud."""
 
     def __init__(self, home: Path, cloud: FakeCloud | None) -> None:
         self.home = home
@@ -91,35 +91,38 @@ class Taskfs:
 
 
 class Mount:
-    """One `taskfs mount` of a cloud on `place`, from `start` to `stop`."""
+    """One `taskfs mount` of a cloud, from `start` to `stop`."""
 
     def __init__(
-        self, cloud: FakeCloud, place: Path, home: Path, options: dict[str, str] | None = None
+        self, cloud: FakeCloud, mountpoint: Path, home: Path, options: dict[str, str] | None = None
     ) -> None:
         self.cloud = cloud
-        self.path = place
+        self.path = mountpoint
         self.log = home / "taskfs.log"
         self.taskfs = Taskfs(home, cloud)
         self.flags = ["--log-file", str(self.log), *flags_of(options or {})]
         self._keys = {cloud.api_key}
-        self._checked = 0
+        self._checked_chars = 0
+        self.warning = ""  # what the start printed on standard error
 
     def start(self) -> "Mount":
-        assert DEVICE.exists(), "/dev/fuse is missing: these tests need it: see the README"
+        assert DEVICE.exists(), "/dev/fuse is missing: these tests need it"
         done = self.taskfs("mount", *self.flags, self.path)
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert (done.returncode, done.stdout) == (0, ""), done.stderr
+        # One warning is no failure: a cache directory that cannot be written.
+        self.warning = done.stderr
+        assert not self.warning or self.warning.startswith("taskfs: nothing is cached"), (
+            self.warning
+        )
         return self
 
     @property
     def pid(self) -> int:
-        """The daemon's process."""
+        """The process id of the daemon."""
         return int(json.loads((self.path / ".taskfs/stats.json").read_text())["pid"])
 
     def stop(self) -> None:
-        """Unmount as `taskfs umount` does; a mount that cannot be is detached, and fails the test.
-
-        Without a process of its own, which would take longer than all the rest.
-        """
+        """Unmount as `taskfs umount` does, but in this process; on failure, detach and raise."""
         if not is_mounted(self.path):
             return
         try:
@@ -129,8 +132,8 @@ class Mount:
             raise
 
     def check_log(self) -> None:
-        """Fail where the log, since the last check, tells of a bug or gives a secret away."""
+        """Fail if the log, since the last check, reports a bug or contains a secret."""
         text = self.log.read_text() if self.log.exists() else ""
-        news, self._checked = text[self._checked :], len(text)
+        added, self._checked_chars = text[self._checked_chars :], len(text)
         for sign in ("Traceback", "unexpected error", "CRITICAL", "Signature=", *self._keys):
-            assert sign not in news, news
+            assert sign not in added, added

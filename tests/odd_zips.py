@@ -1,4 +1,4 @@
-"""ZIP archives byte by byte (APPNOTE 6.3.10, 4.3.7 and 4.3.12), for what no writer would write."""
+"""ZIP archives that no normal writer produces (APPNOTE 6.3.10, 4.3.7 and 4.3.12)."""
 
 import struct
 import zlib

@@ -1,7 +1,7 @@
-"""The mounted tree as tests use it, in process and through a kernel, in one shape.
+"""One interface to the tree for tests: in process and through a kernel.
 
-`InProcess` calls `TaskOperations` as `Dispatch` does, `Mounted` the kernel: a scenario written
-against `Surface` runs on both. Paths are relative to the mountpoint; what fails is an OSError.
+`InProcess` calls `TaskOperations` as `Dispatch` does; `Mounted` makes system calls. A test written
+against `Surface` runs on both. Paths are relative to the mountpoint; every failure is an OSError.
 """
 
 import os
@@ -16,11 +16,11 @@ from taskfs.fuse.operations import OpenResult, TaskOperations
 from taskfs.support.buffers import Buffer
 from tests.fake_api import FakeCloud
 
-REQUEST: Final = 128 << 10  # what the kernel asks for at once
+REQUEST: Final = 128 << 10  # bytes of the largest read request of a kernel
 
 
 class Stat(Protocol):
-    """What `os.stat` tells, as far as both surfaces do."""
+    """The fields of `os.stat` that both surfaces have."""
 
     @property
     def st_mode(self) -> int: ...
@@ -44,7 +44,7 @@ class OpenFile(Protocol):
 
 
 class Surface(Protocol):
-    """A tree to look at and write to."""
+    """A tree that can be read and written to."""
 
     cloud: FakeCloud
 
@@ -71,14 +71,14 @@ def write(surface: Surface, path: str, piece: bytes = b"1\n") -> int:
         return int(opened.write(piece))
 
 
-def assert_same(given: Buffer, wanted: bytes) -> None:
-    """Fail where the two differ first: pytest's own comparison of long bytes takes minutes."""
-    if given != wanted:
-        pairs = enumerate(zip(given, wanted, strict=False))
-        at = next((n for n, (a, b) in pairs if a != b), min(len(given), len(wanted)))
+def assert_same(actual: Buffer, expected: bytes) -> None:
+    """Fail with the first difference. pytest's own comparison of long bytes takes minutes."""
+    if actual != expected:
+        pairs = enumerate(zip(actual, expected, strict=False))
+        at = next((n for n, (a, b) in pairs if a != b), min(len(actual), len(expected)))
         raise AssertionError(
-            f"{len(given)} bytes instead of {len(wanted)}, differing from {at} on: "
-            f"{given[at : at + 20]!r} instead of {wanted[at : at + 20]!r}"
+            f"{len(actual)} bytes instead of {len(expected)}, differing from {at} on: "
+            f"{actual[at : at + 20]!r} instead of {expected[at : at + 20]!r}"
         )
 
 
@@ -93,7 +93,7 @@ def walk(surface: Surface, top: str) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class _Told:
+class _Stat:
     st_mode: int
     st_ino: int
     st_size: int
@@ -115,7 +115,7 @@ class _OpenInProcess:
 
 @dataclass
 class InProcess:
-    """The operations without a kernel."""
+    """The operations called directly, without a kernel."""
 
     cloud: FakeCloud
     core: Core
@@ -126,7 +126,7 @@ class InProcess:
 
     def stat(self, path: str) -> Stat:
         attrs = self.operations("getattr", f"/{path}")
-        return _Told(
+        return _Stat(
             attrs.mode, attrs.ino, attrs.size, attrs.blocks, attrs.mtime_ns, attrs.ctime_ns
         )
 
@@ -164,7 +164,7 @@ class InProcess:
         self.operations("removexattr", f"/{path}", name)
 
     def change(self, kind: str, path: str, *arguments: Any) -> None:
-        """Make a change by its name in libfuse; a path among the arguments has its slash."""
+        """Call a modifying operation by its name in libfuse; path arguments begin with a slash."""
         self.operations(kind, f"/{path}", *arguments)
 
 
@@ -181,7 +181,7 @@ class _OpenOnMount:
 
 @dataclass
 class Mounted:
-    """The same through the kernel."""
+    """A mount, through system calls."""
 
     cloud: FakeCloud
     path: Path
@@ -219,17 +219,17 @@ class Mounted:
         os.removexattr(self.path / path, name, follow_symlinks=False)
 
     def change(self, kind: str, path: str, *arguments: Any) -> None:
-        """Make a change by its name in libfuse; a path among the arguments has its slash."""
-        place = self.path / path
+        """Call a modifying operation by its name in libfuse; path arguments begin with a slash."""
+        target = self.path / path
         if kind == "create":
-            os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, *arguments[:1]))
+            os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, *arguments[:1]))
         elif kind == "utimens":
-            os.utime(place)
+            os.utime(target)
         elif kind == "rename":
-            os.rename(place, f"{self.path}{arguments[0]}")
+            os.rename(target, f"{self.path}{arguments[0]}")
         elif kind == "symlink":
-            os.symlink(arguments[0], place)
+            os.symlink(arguments[0], target)
         elif kind == "link":
-            os.link(f"{self.path}{arguments[0]}", place)
+            os.link(f"{self.path}{arguments[0]}", target)
         else:
-            getattr(os, kind)(place, *arguments)
+            getattr(os, kind)(target, *arguments)

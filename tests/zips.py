@@ -23,7 +23,8 @@ from taskfs.archive.archive import Archive, open_archive
 from taskfs.archive.decoder_limits import CheckpointBudget
 from taskfs.archive.end_record import find_end
 from taskfs.archive.engine import Engine
-from taskfs.archive.index import ArchiveIndex, Member, read_index
+from taskfs.archive.index import ArchiveIndex, read_index
+from taskfs.archive.member import Member
 from taskfs.cache.memory_cache import ExtentCache
 from taskfs.cache.readahead import ReadAheadBudget
 from taskfs.model import Fetched, ObjectVersion

@@ -8,9 +8,10 @@ from taskfs.archive.decoder_cache import DecoderCache
 from taskfs.archive.decoders import DECODERS, METHOD_NAMES, STORED
 from taskfs.archive.end_record import MIN_TAIL, EndRecord, find_end
 from taskfs.archive.engine import Engine
-from taskfs.archive.index import ArchiveIndex, Member, read_or_refuse
+from taskfs.archive.index import ArchiveIndex, read_or_refuse
 from taskfs.archive.integrity import IntegrityTable
 from taskfs.archive.local_header import LocalHeaders
+from taskfs.archive.member import Member
 from taskfs.archive.member_reader import (
     CompressedReader,
     MemberReader,
@@ -19,7 +20,6 @@ from taskfs.archive.member_reader import (
     StoredReader,
 )
 from taskfs.archive.prefetch import SPAN, Prefetcher
-from taskfs.archive.refusal import copy_of
 from taskfs.cache.block_reader import BlockReader
 from taskfs.cache.disk_cache import cache_key
 from taskfs.cache.memory_cache import BLOCK, next_owner
@@ -180,7 +180,7 @@ class Archive:
             CorruptData, Unsupported: they cannot be shown, for the reason in `refusal`.
         """
         if self.refusal is not None:
-            raise copy_of(self.refusal)
+            raise _copy_of(self.refusal)
         return self._index
 
     @property
@@ -217,3 +217,10 @@ class Archive:
         """Drop the index on disk: the store no longer has this version."""
         if self._index_key and self.engine.disk is not None:
             self.engine.disk.drop_index(self._index_key)
+
+
+def _copy_of(refusal: TaskFSError) -> TaskFSError:
+    """Return an error to raise: one that several threads raise would collect their tracebacks."""
+    error = type(refusal)(str(refusal))
+    error.is_logged = refusal.is_logged
+    return error

@@ -6,7 +6,7 @@ from functools import partial
 
 from taskfs.archive.decoders import DECODERS, LZMA
 from taskfs.archive.engine import Engine
-from taskfs.archive.index import Member
+from taskfs.archive.member import Member
 from taskfs.archive.prefetch import MAX_PIECE
 from taskfs.archive.seekable_decoder import SeekableDecoder
 from taskfs.cache.block_reader import BlockReader

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections import OrderedDict
 from typing import Final
 
-from taskfs.archive.index import Member
+from taskfs.archive.member import Member
 from taskfs.errors import CorruptData
 from taskfs.support.buffers import Buffer
 from taskfs.support.checksum import crc32, crc32_combine

@@ -3,7 +3,7 @@
 import struct
 from typing import Final
 
-from taskfs.archive.index import Member
+from taskfs.archive.member import Member
 from taskfs.archive.member_names import is_same_name
 from taskfs.cache.block_reader import BlockReader
 from taskfs.cache.memory_cache import BLOCK

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from taskfs.archive.decoder_cache import DecoderCache
 from taskfs.archive.decoders import STORED, decode_whole
-from taskfs.archive.index import Member
 from taskfs.archive.integrity import IntegrityTable, MemberIntegrity, Trust, wrong_crc
 from taskfs.archive.local_header import LocalHeaders, guess_data_start
+from taskfs.archive.member import Member
 from taskfs.archive.prefetch import EAGER_BYTES, WHOLE_MEMBER, Prefetcher
 from taskfs.archive.read_pattern import is_bulk_read
 from taskfs.archive.seekable_decoder import SeekableDecoder

@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from taskfs.archive.index import Member
 from taskfs.archive.local_header import LocalHeaders
+from taskfs.archive.member import Member
 from taskfs.cache.block_reader import MAX_RUN, BlockReader
 from taskfs.cache.memory_cache import BLOCK
 from taskfs.cache.readahead import (

@@ -104,12 +104,6 @@ class ReadAheadReader:
         size = self._note(offset, size)
         return self._blocks.read_some(offset, size)
 
-    read_for_push = read_at
-
-    def take_pushable(self) -> range:
-        """Return no bytes: those of an archive itself are not pushed."""
-        return range(0)
-
     def close(self) -> None:
         """Return the reader's share of the budget."""
         self._budget.unregister(self)

@@ -1,4 +1,4 @@
-"""The columns of the tables of tasks, and which of them a narrow terminal shows."""
+"""The columns of the task tables, and which of them a narrow terminal shows."""
 
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
@@ -7,7 +7,10 @@ GAP: Final = 2  # blanks between two columns
 
 
 class Column(NamedTuple):
-    """A title, and when a narrow terminal loses the column: the lowest rank first, 0 never."""
+    """A column title and its rank.
+
+    A narrow terminal drops the column with the lowest rank first; it never drops rank 0.
+    """
 
     title: str
     rank: int = 0
@@ -29,9 +32,9 @@ def columns_that_fit(
     width: int,
     length: Callable[[str], int] = len,
 ) -> list[int]:
-    """Return the numbers of the columns to show in *width* cells, in order.
+    """Return the indexes of the columns that fit into *width* cells, in order.
 
-    Columns of rank 0 are always among them, so the rows may still be wider than *width*.
+    Columns of rank 0 are always included, so the result may still be wider than *width*.
     """
     titles = [column.title for column in columns]
     widths = [max(map(length, cells)) + GAP for cells in zip(titles, *rows, strict=True)]

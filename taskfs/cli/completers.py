@@ -1,6 +1,7 @@
-"""What a shell may complete: tasks, projects, mounts, statuses. Quick, or silently nothing.
+"""Completion candidates: tasks, projects, mounts, statuses.
 
-Each function has the form that click asks for: a context, a parameter and what is typed so far.
+Each completer has click's signature: a context, a parameter and the text typed so far. On any
+error it returns no candidates.
 """
 
 import contextlib
@@ -16,108 +17,113 @@ from click.shell_completion import CompletionItem
 
 from taskfs.config import Config, load_config
 from taskfs.errors import TaskFSError
-from taskfs.fuse.mountpoint import our_mounts
+from taskfs.fuse.mount_table import our_mounts
 from taskfs.model import KNOWN_STATUSES
 from taskfs.options import BY_NAME, LOG_LEVELS, Option, parse_level, parse_path
 
 if TYPE_CHECKING:
     from taskfs.remote.api_client import TaskClient
 
-Candidates = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
-MAX_TASKS: Final = 500  # what one request brings
-# Shells put a candidate on the command line as it is: one that they would read otherwise is none.
-_PLAIN: Final = re.compile(r"\w[\w.@%+=:,/-]*")
+MAX_TASKS: Final = 500  # tasks: the listing that one request returns
+# Shells insert candidates into the command line unquoted, so candidates with other characters,
+# which a shell would interpret, are left out.
+_SAFE: Final = re.compile(r"\w[\w.@%+=:,/-]*")
 
 
-def tasks(*, active: bool = False) -> Candidates:
-    """Return what completes the ids of tasks, the newest first; *active*, of unfinished ones."""
+def complete_tasks(*, active: bool = False) -> Completer:
+    """Return a completer of task ids, the newest first; with *active*, of unfinished tasks."""
 
-    def ask(client: "TaskClient") -> Iterable[CompletionItem]:
+    def fetch(client: "TaskClient") -> Iterable[CompletionItem]:
         for task in client.list_tasks(active=active, last=MAX_TASKS):
             words = (task.status, task.simulator, task.project)
             shown = " ".join(filter(None, words))
             yield CompletionItem(task.id, help=shown if shown.isprintable() else None)
 
-    return _asked(ask)
+    return _complete_from_api(fetch)
 
 
-def _projects(client: "TaskClient") -> Iterable[CompletionItem]:
+def _fetch_projects(client: "TaskClient") -> Iterable[CompletionItem]:
     for project in client.list_projects():
         yield CompletionItem(str(project["name"]))
 
 
-def mounts(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Complete the places where taskfs is mounted, or directories where there are none such."""
-    found = [CompletionItem(place) for place in our_mounts() if place.startswith(incomplete)]
-    return found or directories(_, __, incomplete)
+def complete_mounts(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Complete the mountpoints of taskfs, or directories if none matches."""
+    found = [CompletionItem(path) for path in our_mounts() if path.startswith(incomplete)]
+    return found or complete_directories(ctx, param, incomplete)
 
 
-def directories(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def complete_directories(
+    _: click.Context, __: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
     """Let the shell complete a directory."""
     return [CompletionItem(incomplete, type="dir")]
 
 
-def files(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def complete_files(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Let the shell complete a file."""
     return [CompletionItem(incomplete, type="file")]
 
 
-def of_option(option: Option) -> Candidates | None:
-    """Return what completes the value of a setting, None where nobody can know it."""
+def completer_of(option: Option) -> Completer | None:
+    """Return the completer of a setting's value, None if its values cannot be listed."""
     if option.parse is parse_path:
-        return directories if option.metavar == "DIR" else files
+        return complete_directories if option.metavar == "DIR" else complete_files
     if option.parse is parse_level:
-        return _words(LOG_LEVELS)
+        return _complete_words(LOG_LEVELS)
     if option.name == "status":
-        return _words(KNOWN_STATUSES)
-    return _asked(_projects) if option.name == "project" else None
+        return _complete_words(KNOWN_STATUSES)
+    return _complete_from_api(_fetch_projects) if option.name == "project" else None
 
 
-def _words(words: Iterable[str]) -> Candidates:
-    def candidates(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def _complete_words(words: Iterable[str]) -> Completer:
+    def complete(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
         return [CompletionItem(word) for word in words if word.startswith(incomplete)]
 
-    return candidates
+    return complete
 
 
-def _asked(ask: Callable[["TaskClient"], Iterable[CompletionItem]]) -> Candidates:
-    """Return what asks the API within `completion_timeout`: whatever goes wrong, there are none."""
+def _complete_from_api(fetch: Callable[["TaskClient"], Iterable[CompletionItem]]) -> Completer:
+    """Return a completer that runs *fetch* for at most `completion_timeout`."""
 
-    def candidates(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        answers: list[CompletionItem] = []
+    def complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        fetched: list[CompletionItem] = []
         try:
-            config = _config(ctx)
+            config = _load_config(ctx)
         except TaskFSError:
             return []
 
         def work() -> None:
-            with contextlib.suppress(Exception), closing(_client(config)) as client:
-                answers.extend(list(ask(client)))
+            with contextlib.suppress(Exception), closing(_open_client(config)) as client:
+                fetched.extend(list(fetch(client)))
 
-        # A thread, since looking up a host's name knows no timeout.
+        # A thread, because a host name lookup has no timeout.
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
         thread.join(config.completion_timeout_s)
         given = {value for each in ctx.params.values() if isinstance(each, tuple) for value in each}
         return [
             item
-            for item in list(answers)
-            if _PLAIN.fullmatch(item.value)
+            for item in list(fetched)
+            if _SAFE.fullmatch(item.value)
             and item.value.startswith(incomplete)
             and item.value not in given
         ]
 
-    return candidates
+    return complete
 
 
-def _config(ctx: click.Context) -> Config:
-    """Return the configuration as the command line so far says it; ConfigError where it is none."""
+def _load_config(ctx: click.Context) -> Config:
+    """Return the configuration with the flags typed so far; raise ConfigError if it is wrong."""
     flags = {name: ctx.params.get(name) for name in BY_NAME}
     return load_config(flags, file=ctx.params.get("config_file"))
 
 
-def _client(config: Config) -> "TaskClient":
+def _open_client(config: Config) -> "TaskClient":
     from taskfs.first_listing import open_client
     from taskfs.support import logs
 

@@ -30,9 +30,9 @@ def _title(text: str) -> str:
     return text.split("\n", 1)[0].lstrip("# ").replace("`", "")
 
 
-@click.command(short_help="Show the documents.")
+@click.command("docs", short_help="Show the documents.")
 @click.argument("topic", required=False, shell_complete=_complete)
-def docs(topic: str | None) -> None:
+def command(topic: str | None) -> None:
     """Show the document TOPIC in a pager; without TOPIC, list the topics.
 
     The variable PAGER names the pager. If the output is not a terminal, the text is printed.

@@ -1,4 +1,4 @@
-"""`taskfs doctor`: what a mount needs, checked one by one, each with its fix."""
+"""`taskfs doctor`: checks of what a mount needs, each with its fix."""
 
 import ctypes
 import ctypes.util
@@ -18,15 +18,22 @@ from typing import Final, NamedTuple
 import click
 
 from taskfs.api_key import FoundKey, find_api_key
-from taskfs.cli.console import cache_problem, configure_logging, printable, with_fix
+from taskfs.cli.api_session import configure_logging, find_cache_problem
 from taskfs.cli.options import Settings, config_options
+from taskfs.cli.output import describe_error
 from taskfs.config import Config
 from taskfs.errors import ConfigError, TaskFSError
-from taskfs.fuse.mountpoint import FUSE_PACKAGES, is_dead, our_mounts, why_not_set_uid
-from taskfs.model import format_size
+from taskfs.fuse.fusermount import FUSE_PACKAGES, find_fusermount, why_not_set_uid
+from taskfs.fuse.libfuse import LIBFUSE_PACKAGES
+from taskfs.fuse.mount_table import our_mounts
+from taskfs.fuse.mountpoint import is_dead
+from taskfs.support.formatting import escape_controls, format_size
 from taskfs.support.installation import extra_fix
 
+# Seconds between the API's clock and ours. Running times and the ages of archives are differences
+# of the two; below a minute the error is small beside them.
 MAX_CLOCK_OFFSET_S: Final = 60.0
+# Free bytes for a useful cache: a few archive indexes and the blocks of one large file.
 MIN_CACHE_BYTES: Final = 256 * 1024**2
 FUSE_DEVICE: Final = Path("/dev/fuse")
 FUSE_CONF: Final = Path("/etc/fuse.conf")
@@ -34,60 +41,60 @@ UPDATEDB_CONF: Final = Path("/etc/updatedb.conf")
 
 
 class Failed(Exception):
-    """A check that did not pass; the text is what is wrong, a colon, and the fix."""
+    """The check failed; the text is the problem, a colon and the fix."""
 
 
-class Hint(Exception):
-    """A check that did not pass and does not matter to everybody."""
+class Note(Exception):
+    """The check failed, but matters only to some users."""
 
 
 class Skipped(Exception):
-    """A check that cannot be made because an earlier one failed; the text says which."""
+    """The check needs the result of a check that failed; the text says which."""
 
 
-class Answer(NamedTuple):
-    """What the API said to one request: the failure, if any, and its clock minus ours."""
+class Probe(NamedTuple):
+    """The outcome of one API request: the failure, if any, and the API's clock minus ours."""
 
     failure: TaskFSError | None
     clock_offset_s: float | None
 
 
 @dataclass
-class Surroundings:
-    """What the checks look at besides the machine."""
+class CheckContext:
+    """The inputs of the checks besides the machine; requests run once and are shared."""
 
     settings: Settings
     config: Config
 
     @cached_property
     def key(self) -> FoundKey:
-        """The API key and its place; ConfigError where none can be used."""
+        """The API key and its source; raises ConfigError if there is no usable key."""
         return find_api_key(self.settings.flags, file=self.settings.file)
 
     @cached_property
-    def answer(self) -> Answer:
-        """The API's answer to one request, which all checks share: a silent API costs one timeout.
+    def probe(self) -> Probe:
+        """The outcome of one request, shared so that an unreachable API costs one timeout.
 
         Raises:
-            Hint, Skipped: nothing can be asked.
+            Note, Skipped: no request can be sent.
         """
         from taskfs.first_listing import open_client
 
         if self.config.offline:
-            raise Hint("not asked: offline is set")
+            raise Note("not asked: offline is set")
         try:
             config = replace(self.config, api_key=self.key.key)
         except ConfigError:
-            raise Skipped("without an API key nothing can be asked") from None
+            raise Skipped("there is no API key") from None
         with closing(open_client(config)) as client:
             try:
                 client.check()
             except TaskFSError as exc:
-                return Answer(exc, client.clock_offset_s)
-            return Answer(None, client.clock_offset_s)
+                return Probe(exc, client.clock_offset_s)
+            return Probe(None, client.clock_offset_s)
 
 
-@click.command(short_help="Check what taskfs needs here.")
+@click.command("doctor", short_help="Check what taskfs needs here.")
 @click.option(
     "--json",
     "as_json",
@@ -95,55 +102,55 @@ class Surroundings:
     help="Print a JSON array of objects with name, result and text.  [default: off]",
 )
 @config_options("doctor")
-def doctor(settings: Settings, as_json: bool) -> int:
+def command(settings: Settings, as_json: bool) -> int:
     """Check what taskfs needs: libfuse, fusermount, /dev/fuse, the key, the API, clock and cache.
 
-    Each check is a line: `ok`, `FAIL` with the fix, `note` for what matters only to some, or `skip`
-    for what an earlier failure keeps from being checked. The exit status is 0 if nothing failed,
-    else 1.
+    Each check is a line: `ok`; `FAIL` with the fix; `note` for a problem that matters only to some
+    users; or `skip` if an earlier failure prevents the check. The exit status is 0 if nothing
+    failed, else 1.
     """
     config = settings.load(need_key=False)
     configure_logging(config)
-    surroundings = Surroundings(settings, config)
+    context = CheckContext(settings, config)
     outcomes = []
     for name, check in CHECKS:
-        word, text = _outcome(check, surroundings)
+        word, text = _run(check, context)
         outcomes.append({"name": name, "result": word, "text": text})
         if not as_json:
-            click.echo(f"{word:<4} {name}: {printable(text)}")
+            click.echo(f"{word:<4} {name}: {escape_controls(text)}")
     if as_json:
         click.echo(json.dumps(outcomes, indent=2))
     return 1 if any(outcome["result"] == "FAIL" for outcome in outcomes) else 0
 
 
-def _outcome(check: Callable[[Surroundings], str], surroundings: Surroundings) -> tuple[str, str]:
+def _run(check: Callable[[CheckContext], str], context: CheckContext) -> tuple[str, str]:
     try:
-        return "ok", check(surroundings)
+        return "ok", check(context)
     except Failed as exc:
         return "FAIL", str(exc)
-    except Hint as exc:
+    except Note as exc:
         return "note", str(exc)
     except Skipped as exc:
         return "skip", str(exc)
     except TaskFSError as exc:
-        return "FAIL", " ".join(with_fix(exc).split())
+        return "FAIL", " ".join(describe_error(exc).split())
 
 
-def _libfuse(_: Surroundings) -> str:
+def _libfuse(_: CheckContext) -> str:
     path = os.environ.get("FUSE_LIBRARY_PATH") or ctypes.util.find_library("fuse")
     if not path:
-        raise Failed(f"not found: {FUSE_PACKAGES}")
+        raise Failed(f"not found: {LIBFUSE_PACKAGES}")
     try:
         number = ctypes.CDLL(path).fuse_version()
     except (OSError, AttributeError):
-        raise Failed(f"{path} cannot be loaded: {FUSE_PACKAGES}") from None
+        raise Failed(f"{path} cannot be loaded: {LIBFUSE_PACKAGES}") from None
     if not 26 <= number < 30:
-        raise Failed(f"{path} is version {number / 10:g}, not 2.6 to 2.9: {FUSE_PACKAGES}")
+        raise Failed(f"{path} is version {number / 10:g}, not 2.6 to 2.9: {LIBFUSE_PACKAGES}")
     return f"{path}, version {number / 10:g}"
 
 
-def _fusermount(_: Surroundings) -> str:
-    path = shutil.which("fusermount")
+def _fusermount(_: CheckContext) -> str:
+    path = find_fusermount()
     if not path:
         raise Failed(f"not found on PATH: {FUSE_PACKAGES}")
     if fault := why_not_set_uid(path):
@@ -151,7 +158,7 @@ def _fusermount(_: Surroundings) -> str:
     return path
 
 
-def _device(_: Surroundings) -> str:
+def _device(_: CheckContext) -> str:
     try:
         os.close(os.open(FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:
@@ -160,7 +167,7 @@ def _device(_: Surroundings) -> str:
             "--device /dev/fuse --cap-add SYS_ADMIN"
         ) from None
     except PermissionError:
-        # fusermount is set-uid root, but it opens the device as the user who calls it.
+        # fusermount is set-uid root, but opens the device with the calling user's rights.
         raise Failed(f"{FUSE_DEVICE} cannot be opened: sudo chmod 666 {FUSE_DEVICE}") from None
     except OSError as exc:
         raise Failed(
@@ -170,7 +177,7 @@ def _device(_: Surroundings) -> str:
     return f"{FUSE_DEVICE} opens"
 
 
-def _allow_other(_: Surroundings) -> str:
+def _allow_other(_: CheckContext) -> str:
     if os.geteuid() == 0:
         return "root may use --allow-other"
     try:
@@ -179,11 +186,11 @@ def _allow_other(_: Surroundings) -> str:
         lines = []
     if "user_allow_other" in (line.strip() for line in lines):
         return f"set in {FUSE_CONF}: --allow-other works"
-    raise Hint(f"not set: --allow-other needs it: echo user_allow_other | sudo tee -a {FUSE_CONF}")
+    raise Note(f"not set: --allow-other needs it: echo user_allow_other | sudo tee -a {FUSE_CONF}")
 
 
-def _updatedb(_: Surroundings) -> str:
-    """Look whether locate(1)'s index leaves our mounts out: updatedb.conf(5), PRUNEFS."""
+def _updatedb(_: CheckContext) -> str:
+    """Check that the index of locate(1) excludes taskfs mounts: updatedb.conf(5), PRUNEFS."""
     try:
         text = UPDATEDB_CONF.read_text(errors="replace")
     except OSError:
@@ -195,25 +202,25 @@ def _updatedb(_: Surroundings) -> str:
         return f"fuse.taskfs is in PRUNEFS of {UPDATEDB_CONF}"
     else:
         fix = f"sudo sed -i '/^ *PRUNEFS/s/\"/\"fuse.taskfs /' {UPDATEDB_CONF}"
-    raise Hint(f"it lists every task of a mount that root may read; leave them out: {fix}")
+    raise Note(f"it lists every task of a mount that root may read; leave them out: {fix}")
 
 
-def _key(surroundings: Surroundings) -> str:
-    place = surroundings.key.location
-    # A variable has a name, a file its whole path.
-    if os.path.isabs(place) and os.path.isfile(place) and os.stat(place).st_mode & 0o044:
-        raise Hint(f"found in {place}, which other users can read: chmod 600 {shlex.quote(place)}")
-    return f"found in {place}"
+def _key(context: CheckContext) -> str:
+    location = context.key.location  # an absolute path, or the name of a variable
+    if os.path.isabs(location) and os.path.isfile(location) and os.stat(location).st_mode & 0o044:
+        fix = f"chmod 600 {shlex.quote(location)}"
+        raise Note(f"found in {location}, which other users can read: {fix}")
+    return f"found in {location}"
 
 
-def _api(surroundings: Surroundings) -> str:
-    if (failure := surroundings.answer.failure) is not None:
+def _api(context: CheckContext) -> str:
+    if (failure := context.probe.failure) is not None:
         raise failure
-    return f"{surroundings.config.api_url} answers and takes the key"
+    return f"{context.config.api_url} answers and accepts the key"
 
 
-def _clock(surroundings: Surroundings) -> str:
-    offset_s = surroundings.answer.clock_offset_s  # a refusal tells the time as well
+def _clock(context: CheckContext) -> str:
+    offset_s = context.probe.clock_offset_s  # known from a refusal as well
     if offset_s is None:
         raise Skipped("the API did not answer")
     if abs(offset_s) > MAX_CLOCK_OFFSET_S:
@@ -221,48 +228,48 @@ def _clock(surroundings: Surroundings) -> str:
     return f"within {max(1.0, abs(offset_s)):.0f} s of the API's"
 
 
-def _cache(surroundings: Surroundings) -> str:
-    """Check the directory as a mount would use it, so it is made where it is missing."""
-    path, size = surroundings.config.cache_dir, surroundings.config.cache_size
+def _cache(context: CheckContext) -> str:
+    """Check the directory as a mount does; it is created if it is missing."""
+    path, size = context.config.cache_dir, context.config.cache_size
     fix = "choose another with --cache-dir"
-    if why := cache_problem(path):
-        raise Failed(why)
+    if problem := find_cache_problem(path):
+        raise Failed(problem)
     try:
         mode = path.stat().st_mode
         free = shutil.disk_usage(path).free
     except OSError as exc:
-        raise Failed(f"{path} cannot be looked at ({exc.strerror}): {fix}") from None
+        raise Failed(f"{path} cannot be examined ({exc.strerror}): {fix}") from None
     if mode & 0o077:
         raise Failed(f"{path} is open to other users: chmod 700 {path}")
     if size and free < MIN_CACHE_BYTES:
         raise Failed(f"{path} has {format_size(free)} free: make room, or {fix}")
     if free < size:
-        raise Hint(
+        raise Note(
             f"{path} has {format_size(free)} free, less than --cache-size: it will hold less"
         )
     return f"{path}, {format_size(free)} free"
 
 
-def _demo(_: Surroundings) -> str:
+def _demo(_: CheckContext) -> str:
     try:
         return f"aiohttp {version('aiohttp')}: taskfs demo works"
     except PackageNotFoundError:
-        raise Hint(f"taskfs demo needs the extra `demo`: {extra_fix('demo')}") from None
+        raise Note(f"taskfs demo needs the extra `demo`: {extra_fix('demo')}") from None
 
 
-def _stale_mounts(_: Surroundings) -> str:
-    dead = [place for place in dict.fromkeys(our_mounts()) if is_dead(Path(place))]
+def _stale_mounts(_: CheckContext) -> str:
+    dead = [path for path in dict.fromkeys(our_mounts()) if is_dead(Path(path))]
     if dead:
-        places = " ".join(map(shlex.quote, dead))
+        paths = " ".join(map(shlex.quote, dead))
         raise Failed(
-            f"the daemon has ended without unmounting {places}: taskfs mount repairs each, or "
-            f'end them: for m in {places}; do taskfs umount "$m"; done'
+            f"the daemon has ended without unmounting {paths}: taskfs mount repairs each, or "
+            f'end them: for m in {paths}; do taskfs umount "$m"; done'
         )
-    return "none of ours is dead"
+    return "none is dead"
 
 
-# The order is the order of the lines. A new check is a new row.
-CHECKS: Final[tuple[tuple[str, Callable[[Surroundings], str]], ...]] = (
+# The checks in the order of their lines. A new check is a new row.
+CHECKS: Final[tuple[tuple[str, Callable[[CheckContext], str]], ...]] = (
     ("libfuse 2", _libfuse),
     ("fusermount", _fusermount),
     ("/dev/fuse", _device),

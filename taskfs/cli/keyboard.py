@@ -1,4 +1,4 @@
-"""Keys as they are typed: a terminal without line editing and echo, and its escape sequences."""
+"""Single key presses from a terminal, with the escape sequences of special keys decoded."""
 
 import contextlib
 import os
@@ -8,7 +8,8 @@ import termios
 from collections.abc import Iterator
 from typing import Final
 
-# What terminals send for a key (ECMA-48 CSI, and SS3 in the application mode of xterm).
+# The bytes of one key: ECMA-48 CSI sequences, SS3 sequences (xterm's application mode), a lone
+# escape, or a character.
 _KEY: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1bO[A-Za-z]|\x1b(?=[^\[O])|[^\x1b]", re.S)
 _NAMES: Final = {
     **dict.fromkeys(("\x1b[A", "\x1bOA"), "up"),
@@ -19,12 +20,13 @@ _NAMES: Final = {
     "\x1b[6~": "page down",
     "\x1b": "escape",
 }
-# So long a sequence may take to arrive; after that the escape was a key by itself.
-_REST_S: Final = 0.05
+# Seconds to wait for the rest of an escape sequence before the escape counts as a key of its own.
+# Over ssh, the bytes of one sequence may arrive in several packets.
+_SEQUENCE_TIMEOUT_S: Final = 0.05
 
 
 class HangUp(Exception):
-    """Nobody types any more: the terminal is gone."""
+    """The terminal is gone."""
 
 
 class Keyboard:
@@ -35,9 +37,9 @@ class Keyboard:
         self._pending = ""
 
     def read(self, timeout_s: float) -> list[str]:
-        """Return the keys typed within *timeout_s*: at once if there are any, else none.
+        """Return the keys typed so far, after waiting at most *timeout_s* for the first.
 
-        A key is its character, or a name such as `up`; sequences of unknown keys are left out.
+        A key is its character or a name such as `up`. Sequences of unknown keys are dropped.
 
         Raises:
             HangUp: the terminal is gone.
@@ -46,7 +48,7 @@ class Keyboard:
         keys = []
         while self._pending:
             match = _KEY.match(self._pending)
-            if match is None and (more := self._receive(_REST_S)):
+            if match is None and (more := self._receive(_SEQUENCE_TIMEOUT_S)):
                 self._pending += more
                 continue
             key = match[0] if match else "\x1b"
@@ -58,20 +60,20 @@ class Keyboard:
         if not select.select([self._descriptor], [], [], timeout_s)[0]:
             return ""
         try:
-            typed = os.read(self._descriptor, 1024)
-        except OSError as exc:  # EIO: a hang-up
+            received = os.read(self._descriptor, 1024)
+        except OSError as exc:  # EIO after a hang-up
             raise HangUp from exc
-        if not typed:
+        if not received:
             raise HangUp
-        return typed.decode("utf-8", "replace")
+        return received.decode("utf-8", "replace")
 
 
 @contextlib.contextmanager
 def unbuffered(descriptor: int) -> Iterator[Keyboard]:
-    """Yield the keyboard of a terminal: each key at once, unseen; Ctrl+C interrupts as ever.
+    """Yield the keyboard of a terminal without line buffering and echo; restore it afterwards.
 
-    Ctrl+Z does nothing meanwhile: it would leave the terminal like that. Afterwards the terminal
-    is what it was, whatever happens.
+    Ctrl+C still interrupts. Ctrl+Z is disabled, because it would suspend the process and leave the
+    terminal in this mode.
     """
     before = termios.tcgetattr(descriptor)
     during = termios.tcgetattr(descriptor)
@@ -83,5 +85,5 @@ def unbuffered(descriptor: int) -> Iterator[Keyboard]:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, during)
         yield Keyboard(descriptor)
     finally:
-        with contextlib.suppress(termios.error):  # it is gone
+        with contextlib.suppress(termios.error):  # the terminal is gone
             termios.tcsetattr(descriptor, termios.TCSADRAIN, before)

@@ -1,183 +1,50 @@
-"""The manual page taskfs(1), made from the help texts: man(7), one .SS for each command."""
+"""`taskfs manpage`."""
 
-import inspect
-import os
-import re
-import textwrap
-import time
-from collections.abc import Iterator
-from typing import Final
+import contextlib
+import shutil
+import subprocess
+import sys
 
 import click
 
-from taskfs import __version__
-from taskfs.options import OPTIONS
 
-_MOUNT_8: Final = """\
-`mount -t fuse.taskfs taskfs MOUNTPOINT -o OPT[,OPT...]` and a line of fstab(5) mount as
-`taskfs mount` does. They find the program by the link that `taskfs install-helper` makes, or on the
-system's own path. `taskfs systemd-unit --fstab` prints such a line.
+@click.command("manpage", short_help="Show the manual page.")
+@click.pass_context
+def command(ctx: click.Context) -> int:
+    """Show the manual page taskfs(1) on a terminal; elsewhere print its source.
 
-In -o alone there are also:"""
-_TREE: Final = (
-    ("ID/", "One directory per task of the account."),
-    ("ID/status", "The task's status, as the API names it."),
-    ("ID/machine_type", "The machine type; empty until a machine is assigned."),
-    ("ID/computation_time", "HH:MM:SS; counts while the task computes."),
-    ("ID/output_files_info", "The table of the output archive; empty until there is one."),
-    ("ID/info.json", "The task's record, indented."),
-    ("ID/error", "The error of the API and of the executer; empty where there is none."),
-    ("ID/kill", "A write of at least one byte kills the task."),
-    ("ID/outputs/, ID/inputs/", "The files inside output.zip and input.zip, read by range."),
-    ("ID/output.zip, ID/input.zip", "The raw archives. They exist by name and are not listed."),
-    (".by-status/, .by-project/, .by-simulator/", "Links to the tasks, by group."),
-    (".latest", "A link to the newest task."),
-    (".taskfs/stats.json, version, refresh", "Counters; the version; a write forgets the cache. "
-     "`.taskfs` is not listed."),
-)  # fmt: skip
-_EXAMPLES: Final = (
-    ("Try it without an account:", ("taskfs demo ~/taskfs-demo", "ls ~/taskfs-demo")),
-    ("Mount your tasks, look into a result, and unmount:",
-     ("taskfs mount ~/tasks", "tail ~/tasks/ID/outputs/stdout.txt", "taskfs umount ~/tasks")),
-    ("Why did the failed tasks fail?", ("grep . ~/tasks/.by-status/failed/*/error",)),
-    ("Wait for a task, then copy its files:",
-     ("taskfs wait ID && cp -r ~/tasks/ID/outputs ~/results",)),
-    ("Kill a task:", ("echo 1 > ~/tasks/ID/kill",)),
-    ("Copy every night, but only from a live mount:",
-     ("cat ~/tasks/.taskfs/version >/dev/null && rsync -a --delete ~/tasks/ /backup/tasks/",)),
-)  # fmt: skip
-_FILES: Final = (
-    ("~/.inductiva/api_key", "The API key, unless another place is named."),
-    ("~/.config/taskfs/config.toml", "Settings, one a line: cache_size = \"20G\"."),
-    ("~/.cache/taskfs", "Blocks and indexes of archives."),
-    ("~/.local/state/taskfs/log", "The log of each mount in the background."),
-)  # fmt: skip
-_ENVIRONMENT: Final = (
-    ("TASKFS_NAME", "Any setting, such as TASKFS_CACHE_SIZE for --cache-size."),
-    ("TASKFS_API_KEY, INDUCTIVA_API_KEY", "The API key."),
-    ("INDUCTIVA_API_URL, INDUCTIVA_OUTPUT_DIR", "What the service's own client reads."),
-    ("NO_COLOR", "If it is set, nothing is coloured."),
-)
-_STATUS: Final = (
-    ("0", "Success; of wait: the task ended as success."),
-    ("1", "A failure, which one line on standard error explains."),
-    ("2", "A wrong call."),
-    ("130", "Ctrl+C."),
-)
-_SEE_ALSO: Final = "mount(8), fstab(5), fusermount(1), systemd.service(5)"
+    `man taskfs` finds the page if the installer put it into place: pip does, and pipx since 1.3.
+    With an older pipx, install it yourself:
+
+    \b
+    mkdir -p ~/.local/share/man/man1
+    taskfs manpage > ~/.local/share/man/man1/taskfs.1
+    """
+    from taskfs.cli.roff import format_manual
+
+    group = ctx.find_root().command
+    assert isinstance(group, click.Group)
+    page = format_manual(group)
+    viewer = shutil.which("man")
+    if not sys.stdout.isatty():
+        click.echo(page, nl=False)
+    elif viewer is None:
+        click.echo_via_pager(_help_texts(ctx.find_root()))
+    else:
+        # man(1) reads the page from standard input with `-l -`, and its keys from the terminal.
+        with contextlib.suppress(BrokenPipeError):  # the user quit early
+            done = subprocess.run([viewer, "-l", "-"], input=page.encode(), check=False)
+            return done.returncode
+    return 0
 
 
-def manual(group: click.Group, date: str | None = None) -> str:
-    """Return the page as roff; *date* is YYYY-MM-DD, else that of SOURCE_DATE_EPOCH or today's."""
-    seconds = float(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
-    date = date or time.strftime("%Y-%m-%d", time.gmtime(seconds))
-    return "\n".join(_lines(group, date)) + "\n"
-
-
-def _lines(group: click.Group, date: str) -> Iterator[str]:
-    settings = {"terminal_width": 80, **group.context_settings}
-    context = click.Context(group, info_name="taskfs", **settings)
-    title, *rest = _paragraphs(group.help)
-    yield f'.TH TASKFS 1 "{date}" "taskfs {__version__}" "User Commands"'
-    yield ".SH NAME"
-    yield f"taskfs \\- {_plain(title[:1].lower() + title[1:]).rstrip('.')}"
-    yield ".SH SYNOPSIS"
-    yield "\\fBtaskfs\\fR [\\-\\-version] [\\-\\-help] \\fICOMMAND\\fR [\\fIARGUMENT\\fR ...]"
-    yield ".SH DESCRIPTION"
-    yield from _text(rest)
-    yield ".SH COMMANDS"
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        assert command is not None, name
-        yield from _command(command, click.Context(command, context, info_name=name))
-    yield ".SH MOUNT OPTIONS"
-    yield from _text(_paragraphs(_MOUNT_8))
-    hidden = [option for option in OPTIONS if option.in_mount_options and not option.commands]
-    yield from _tagged(
-        [
-            (option.name + (f"={option.metavar}" if option.metavar else ""), option.help)
-            for option in hidden
-        ]
-    )
-    yield ".SH FILES IN A MOUNT"
-    yield from _tagged(_TREE)
-    yield ".SH EXAMPLES"
-    yield from _examples()
-    for heading, rows in (
-        ("ENVIRONMENT", _ENVIRONMENT),
-        ("FILES", _FILES),
-        ("EXIT STATUS", _STATUS),
-    ):
-        yield f".SH {heading}"
-        yield from _tagged(rows)
-    yield ".SH SEE ALSO"
-    yield _plain(_SEE_ALSO)
-
-
-def _command(command: click.Command, context: click.Context) -> Iterator[str]:
-    usage = " ".join(command.collect_usage_pieces(context))
-    yield f".SS {_plain(f'taskfs {command.name} {usage}')}"
-    yield from _text(_paragraphs(command.help))
-    records = (parameter.get_help_record(context) for parameter in command.get_params(context))
-    yield from _tagged([record for record in records if record is not None and record[1]])
-    if command.epilog:
-        yield ".PP"
-        yield from _text(_paragraphs(command.epilog))
-
-
-def _examples() -> Iterator[str]:
-    for number, (title, commands) in enumerate(_EXAMPLES):
-        if number:
-            yield ".PP"
-        yield from _wrapped(title)
-        yield ".PP"
-        yield ".RS 4"
-        yield ".nf"
-        yield from map(_plain, commands)
-        yield ".fi"
-        yield ".RE"
-
-
-def _paragraphs(text: str | None) -> list[str]:
-    return re.split(r"\n\s*\n", inspect.cleandoc(text or ""))
-
-
-def _text(paragraphs: list[str]) -> Iterator[str]:
-    """Yield paragraphs; one that begins with `\\b`, as click has it, keeps its lines."""
-    for number, paragraph in enumerate(paragraphs):
-        if number:
-            yield ".PP"
-        if paragraph.startswith("\b"):
-            yield ".nf"
-            yield from map(_plain, paragraph[1:].strip("\n").split("\n"))
-            yield ".fi"
-        else:
-            yield from _wrapped(paragraph)
-
-
-def _tagged(rows: "list[tuple[str, str]] | tuple[tuple[str, str], ...]") -> Iterator[str]:
-    for tag, text in rows:
-        yield ".TP"
-        yield f"\\fB{_plain(tag)}\\fR"
-        yield from _wrapped(text)
-
-
-def _wrapped(text: str) -> Iterator[str]:
-    """Yield lines as short as roff wants its input; where they end says nothing."""
-    marked = re.sub(r"`([^`]*)`", r"\\fB\1\\fR", _escaped(" ".join(text.split())))
-    lines = textwrap.wrap(marked, 78, break_long_words=False, break_on_hyphens=False)
-    yield from map(_guarded, lines)
-
-
-def _plain(text: str) -> str:
-    return _guarded(_escaped(text))
-
-
-def _escaped(text: str) -> str:
-    """Return *text* so that roff prints it; a dash is one that can be typed again."""
-    return text.replace("\\", "\\e").replace("-", "\\-")
-
-
-def _guarded(line: str) -> str:
-    """Return *line* as text, also where it begins as a request does."""
-    return f"\\&{line}" if line[:1] in (".", "'") else line
+def _help_texts(root: click.Context) -> str:
+    """Return all help texts, the page of a machine without man(1)."""
+    group = root.command
+    assert isinstance(group, click.Group)
+    texts = [group.get_help(root)]
+    for name in group.list_commands(root):
+        subcommand = group.get_command(root, name)
+        assert subcommand is not None, name
+        texts.append(subcommand.get_help(click.Context(subcommand, root, info_name=name)))
+    return "\n\n\n".join(texts)

@@ -1,14 +1,14 @@
-"""`taskfs mime-types`: the names of simulation files, for desktops that know none of them.
+"""`taskfs mime-types`: the types of simulation files, as a package for desktops.
 
-A file manager that cannot tell a type by the name reads the head of the file, of every file that a
-directory lists; where the name tells, it reads nothing.
+For each listed file whose type does not follow from its name, a file manager reads the head of the
+file, which here means a download. These names spare it that.
 """
 
 from typing import Final
 
 import click
 
-# Type, what it is a kind of, extensions: what shared-mime-info 2.2 leaves out.
+# Type, parent type, extensions: types that shared-mime-info 2.2 lacks.
 _TYPES: Final = (
     ("application/x-vtk", "", "vtk"),
     ("application/x-vtk-xml", "", "vti vtp vtr vts vtu vtm vtmb pvti pvtp pvtr pvts pvtu"),
@@ -29,26 +29,26 @@ _TYPES: Final = (
 
 
 @click.command("mime-types", short_help="Print the types of simulation files for a desktop.")
-def mime_types() -> None:
+def command() -> None:
     """Print the types of simulation files that desktops do not know by name, such as *.vtk.
 
-    File managers read the head of each file whose name tells them nothing. To spare them that:
+    File managers read the head of each file whose name they do not know. To avoid these reads:
 
     \b
       mkdir -p ~/.local/share/mime/packages
       taskfs mime-types > ~/.local/share/mime/packages/taskfs.xml
       update-mime-database ~/.local/share/mime
 
-    The text is a package of the shared MIME-info specification. Nothing is written or installed.
+    The output is a package of the shared MIME-info specification. Nothing is installed.
     """
     lines = [
         '<?xml version="1.0" encoding="UTF-8"?>',
         '<mime-info xmlns="http://www.freedesktop.org/standards/shared-mime-info">',
     ]
-    for name, kind, extensions in _TYPES:
+    for name, parent, extensions in _TYPES:
         lines.append(f'  <mime-type type="{name}">')
-        if kind:
-            lines.append(f'    <sub-class-of type="{kind}"/>')
+        if parent:
+            lines.append(f'    <sub-class-of type="{parent}"/>')
         lines += [f'    <glob pattern="*.{extension}"/>' for extension in extensions.split()]
         lines.append("  </mime-type>")
     click.echo("\n".join([*lines, "</mime-info>"]))

@@ -5,29 +5,36 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
-from taskfs.cli import completers as candidates
+from taskfs.cli import completers
 from taskfs.config import Config, load_config
 from taskfs.errors import ConfigError
 from taskfs.options import OPTIONS, Option, parse_mount_options, parse_path, unknown_variables
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-EPILOG = (
+SETTINGS_EPILOG: Final = (
     "Every setting can also be a variable (TASKFS_CACHE_SIZE=20G for --cache-size 20G) or a line "
-    'of the TOML file (cache_size = "20G"); flags come first, then -o, then variables, then the '
-    "file. Durations take ms, s, m, h (a bare number is seconds), sizes K, M, G, T (powers of "
-    "1024) or KB, MB, GB (powers of 1000)."
+    'of the TOML file (cache_size = "20G"). Flags take precedence over -o, -o over variables, and '
+    "variables over the file. Durations take ms, s, m, h (a bare number is seconds), sizes K, M, "
+    "G, T (powers of 1024) or KB, MB, GB (powers of 1000)."
+)
+
+foreground_option = click.option(
+    "-f",
+    "--foreground",
+    is_flag=True,
+    help="Stay in the foreground, and unmount when interrupted.  [default: off]",
 )
 
 
-def reads(parse: Callable[[str], Any], *, keep_text: bool = False) -> Callable[..., Any]:
-    """Return the callback of a parameter whose text *parse* reads; a slip is a usage error.
+def parsed_by(parse: Callable[[str], Any], *, keep_text: bool = False) -> Callable[..., Any]:
+    """Return a parameter callback that parses its text; a ConfigError becomes a usage error.
 
-    With *keep_text* the text is only tried: `load_config` reads it together with other sources.
+    With *keep_text* the value stays text, because `load_config` parses it with the other sources.
     """
 
     def callback(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
@@ -45,21 +52,21 @@ def reads(parse: Callable[[str], Any], *, keep_text: bool = False) -> Callable[.
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the command line said, before the other sources are asked."""
+    """The settings given on the command line."""
 
     flags: dict[str, Any] = field(default_factory=dict)
     mount_options: dict[str, str] = field(default_factory=dict)
     file: Path | None = None
 
     def load(self, *, need_key: bool = True) -> Config:
-        """Return the whole configuration; ConfigError where a source says nonsense."""
+        """Return the configuration from all sources; raise ConfigError if one is wrong."""
         return load_config(
             self.flags, mount_options=self.mount_options, file=self.file, need_key=need_key
         )
 
 
 def config_options(command: str) -> Callable[[F], F]:
-    """Give *command* the flags of its rows in the table; it is called with `settings=Settings`."""
+    """Add the options of *command* in the table; the function is called with `settings`."""
     rows = [option for option in OPTIONS if command in option.commands]
 
     def decorate(function: F) -> F:
@@ -83,7 +90,7 @@ def config_options(command: str) -> Callable[[F], F]:
             decorators.append(_mount_options())
         for decorator in reversed(decorators):
             call = decorator(call)
-        return call  # type: ignore[return-value]  # the same command, with options
+        return call  # type: ignore[return-value]  # the same function, with click's parameters
 
     return decorate
 
@@ -97,11 +104,11 @@ def _click_option(option: Option) -> Callable[[F], F]:
     return click.option(
         option.flag,
         option.name,
-        callback=reads(option.parse, keep_text=True),
+        callback=parsed_by(option.parse, keep_text=True),
         metavar=option.metavar,
         multiple=option.repeatable,
         help=text,
-        shell_complete=candidates.of_option(option),
+        shell_complete=completers.completer_of(option),
     )
 
 
@@ -111,14 +118,14 @@ def _common_options() -> list[Callable[[F], F]]:
             "-v",
             "--verbose",
             count=True,
-            help="Log what happens (the level info); twice: everything (debug).",
+            help="Log at the level info; given twice, at the level debug.",
         ),
         click.option(
             "--config",
             "config_file",
-            callback=reads(parse_path),
+            callback=parsed_by(parse_path),
             metavar="FILE",
-            shell_complete=candidates.files,
+            shell_complete=completers.complete_files,
             help="The TOML file with settings.  [default: ~/.config/taskfs/config.toml, if any]",
         ),
     ]
@@ -131,6 +138,6 @@ def _mount_options() -> Callable[[F], F]:
         multiple=True,
         metavar="OPT[,OPT...]",
         help="The same settings as mount(8) spells them: ro, allow_other, cache_dir=DIR, ... A "
-        "comma within a value is written \\,. What other programs read (_netdev, nofail, dev, "
-        "suid, x-systemd.*, ...) is accepted and ignored.",
+        "comma within a value is written \\,. Options for other programs (_netdev, nofail, dev, "
+        "suid, x-systemd.*, ...) are accepted and ignored.",
     )

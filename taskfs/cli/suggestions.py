@@ -1,4 +1,4 @@
-"""What a misspelt command or option was probably meant to be."""
+"""Messages about misspelt commands and options, with the probable spelling."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -7,7 +7,7 @@ import click
 
 from taskfs.options import near_matches
 
-# Words of other programs, and what taskfs calls the same.
+# Names that other programs use for our commands.
 _SYNONYMS: Final = {
     "cancel": "kill",
     "cp": "download",
@@ -28,8 +28,8 @@ _SYNONYMS: Final = {
 }
 
 
-def no_such_command(name: str, commands: Iterable[str]) -> str:
-    """Return the text about a command that does not exist."""
+def describe_unknown_command(name: str, commands: Iterable[str]) -> str:
+    """Return the message about a command that does not exist."""
     word = name.lower()
     if word in _SYNONYMS:
         guess = f": did you mean {_SYNONYMS[word]}?"
@@ -38,8 +38,8 @@ def no_such_command(name: str, commands: Iterable[str]) -> str:
     return f"No such command {name!r}{guess}"
 
 
-def usage_text(exc: click.UsageError) -> str:
-    """Return the text of a wrong call, without a full stop."""
+def describe_usage_error(exc: click.UsageError) -> str:
+    """Return the message about a wrong command line, without a full stop."""
     if isinstance(exc, click.NoSuchOption) and exc.ctx is not None:
         parameters = exc.ctx.command.get_params(exc.ctx)
         known = [

@@ -1,7 +1,7 @@
-"""The unfinished tasks as `taskfs watch` shows them: one bulk request for each refresh.
+"""The unfinished tasks for `taskfs watch`: one listing request per refresh.
 
-Places in the queue are in no listing, only in the status of one task: they are asked for when they
-may have changed, and no sooner.
+Listings do not contain positions in the queue; only the status of a single task does. A position is
+requested again when it may have changed.
 """
 
 import contextlib
@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from taskfs.cli import columns
-from taskfs.cli.report import format_money
+from taskfs.cli.task_report import format_money
 from taskfs.errors import TaskFSError
-from taskfs.model import Task, format_elapsed
+from taskfs.model import Task
+from taskfs.support.formatting import format_elapsed
 
 if TYPE_CHECKING:
     from taskfs.remote.api_client import TaskClient
@@ -24,16 +25,17 @@ COLUMNS: Final = (
     *(columns.ID, columns.SIMULATOR, columns.STATUS, columns.QUEUE),
     *(columns.COMPUTATION_TIME, columns.MACHINE, columns.COST),
 )
-QUEUED: Final = "submitted"
-# A place in the queue is asked for again when a task has left the queue, and after so long.
-PLACE_AGE_S: Final = 30.0
-MAX_ASKED: Final = 16  # places, and ends of tasks, per refresh
-THREADS: Final = 8
+QUEUED: Final = "submitted"  # the status of a task that waits in the queue
+# Seconds after which a queue position is stale. A task that leaves the queue makes all positions
+# stale at once; this interval covers changes that the listing does not show.
+POSITION_LIFETIME_S: Final = 30.0
+MAX_REQUESTS: Final = 16  # status requests, and record requests, per refresh: bounds its duration
+THREADS: Final = 8  # requests at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The unfinished tasks at one time, newest first; *ended* are those that were there before."""
+    """The unfinished tasks at one time, newest first, and those that ended since the last one."""
 
     tasks: Sequence[Task] = ()
     tasks_ahead: Mapping[str, int] = field(default_factory=dict)
@@ -41,14 +43,14 @@ class Snapshot:
     as_of_s: float = 0.0
 
     def record(self, task: Task) -> dict[str, Any]:
-        """Return the task's record with its place in the queue, as the API's status tells it."""
+        """Return the task's record with `position_in_queue`, in the form of the API's status."""
         record: dict[str, Any] = json.loads(task.record)
         ahead = self.tasks_ahead.get(task.id)
         record["position_in_queue"] = None if ahead is None else {"tasks_ahead": ahead}
         return record
 
     def row(self, task: Task, now_ns: int) -> tuple[str, ...]:
-        """Return the task's cells, in the order of `COLUMNS`."""
+        """Return the task's cells in the order of `COLUMNS`."""
         ahead = self.tasks_ahead.get(task.id)
         cost = json.loads(task.record).get("estimated_computation_cost")
         return (
@@ -62,8 +64,8 @@ class Snapshot:
         )
 
 
-class Unfinished:
-    """Follows the unfinished tasks. One thread at a time calls `refresh`."""
+class UnfinishedTasks:
+    """Follows the unfinished tasks. Not thread-safe: one thread at a time calls `refresh`."""
 
     def __init__(
         self,
@@ -78,45 +80,49 @@ class Unfinished:
         self._clock = clock
         self._tasks: dict[str, Task] = {}
         self._ahead: dict[str, int] = {}
-        self._asked_s: dict[str, float] = {}  # when each place was asked for
+        self._requested_s: dict[str, float] = {}  # when each position was last requested
 
-    def refresh(self, max_asked: int | None = MAX_ASKED) -> Snapshot:
-        """Return the tasks as they are now, with at most *max_asked* places asked for anew.
+    def refresh(self, max_positions: int | None = MAX_REQUESTS) -> Snapshot:
+        """Fetch the tasks, and at most *max_positions* queue positions (None: all stale ones).
 
         Raises:
-            AccessDenied, Unavailable, BadAnswer: the listing failed; what was known stays.
+            AccessDenied, Unavailable, BadAnswer: the listing failed; the state is unchanged.
         """
         listed = self._client.list_tasks(project=self._project, active=True)
-        alive = {task.id: task for task in listed}
-        gone = [task_id for task_id in self._tasks if task_id not in alive]
-        tasks = {i: t for i, t in alive.items() if t.status in (self._statuses or {t.status})}
+        unfinished = {task.id: task for task in listed}
+        gone = [task_id for task_id in self._tasks if task_id not in unfinished]
+        tasks = {
+            task_id: task
+            for task_id, task in unfinished.items()
+            if not self._statuses or task.status in self._statuses
+        }
         queue = {task_id for task_id, task in tasks.items() if task.status == QUEUED}
-        if self._asked_s.keys() - queue:  # who is behind moved up
-            self._asked_s.clear()
+        if self._requested_s.keys() - queue:  # a task left the queue: the others moved up
+            self._requested_s.clear()
         self._ahead = {i: ahead for i, ahead in self._ahead.items() if i in queue}
         with ThreadPoolExecutor(THREADS) as pool:
-            ended = [task for task in pool.map(self._last_record, gone[:MAX_ASKED]) if task]
-            list(pool.map(self._ask_place, self._outdated(queue)[:max_asked]))
+            ended = [task for task in pool.map(self._fetch_ended, gone[:MAX_REQUESTS]) if task]
+            list(pool.map(self._fetch_position, self._stale_positions(queue)[:max_positions]))
         self._tasks = tasks
         return Snapshot(tuple(tasks.values()), dict(self._ahead), tuple(ended), time.time())
 
-    def _outdated(self, queue: set[str]) -> list[str]:
-        """Return whose place may have changed, those asked for longest ago first."""
-        oldest = self._clock() - PLACE_AGE_S
+    def _stale_positions(self, queue: set[str]) -> list[str]:
+        """Return the tasks whose positions may have changed, the longest unrequested first."""
+        oldest = self._clock() - POSITION_LIFETIME_S
         never = float("-inf")
-        outdated = [i for i in queue if self._asked_s.get(i, never) < oldest]
-        return sorted(outdated, key=lambda task_id: self._asked_s.get(task_id, never))
+        stale = [i for i in queue if self._requested_s.get(i, never) < oldest]
+        return sorted(stale, key=lambda task_id: self._requested_s.get(task_id, never))
 
-    def _ask_place(self, task_id: str) -> None:
-        self._asked_s[task_id] = self._clock()
-        with contextlib.suppress(TaskFSError):  # the old place is shown until the next time
+    def _fetch_position(self, task_id: str) -> None:
+        self._requested_s[task_id] = self._clock()
+        with contextlib.suppress(TaskFSError):  # keep the old position until the next request
             status = self._client.get_status(task_id)
             self._ahead.pop(task_id, None)
             if status.tasks_ahead is not None:
                 self._ahead[task_id] = status.tasks_ahead
 
-    def _last_record(self, task_id: str) -> Task | None:
-        """Return the task that is no longer listed, None if it is gone or moved elsewhere."""
+    def _fetch_ended(self, task_id: str) -> Task | None:
+        """Return the task if it has ended, None if it is gone or merely left the filter."""
         try:
             task = self._client.get_task(task_id)
         except TaskFSError:

@@ -1,4 +1,4 @@
-"""The state of the embedded cloud: tasks that live in time, their projects and their objects."""
+"""The state of the embedded cloud: its tasks, which change over time, projects and objects."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from taskfs.demo.archives import LAYOUTS, BuiltArchive, MemberSpec, Stamp, extended_stamp
 from taskfs.demo.catalogue import (
+    ACTIVE_AT_START,
     FINISHED,
-    LIVING_AT_START,
     MAX_ARRIVALS,
     SECONDS_BETWEEN_ARRIVALS,
     Blueprint,
@@ -31,10 +31,10 @@ _ID_LETTERS: Final = string.ascii_lowercase + string.digits
 
 
 class Account:
-    """All tasks of one account. What is asked for is as of the clock's present.
+    """All tasks of one account. Each method first applies the status changes that are due.
 
-    Safe for concurrent use: one lock, held while state is read or changed, and while the archive
-    of a task that just finished is built for its metrics (some 20 ms); never across I/O.
+    Safe for concurrent use: one lock is held while state is read or changed, also while the archive
+    of a finished task is built for its metrics, but never across I/O.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -46,19 +46,19 @@ class Account:
         self._blueprints: dict[str, Blueprint] = {}
         self._projects: dict[str, float] = {}
         self._newest_first: list[CloudTask] | None = None
-        self._living: dict[str, CloudTask] = {}  # those with something planned
+        self._active: dict[str, CloudTask] = {}  # the tasks with planned events
         self._arrivals: list[tuple[float, Blueprint]] = []
         self._next_due = math.inf
-        self._ids_made = 0
+        self._id_count = 0
 
     def populate(self) -> None:
-        """Fill the account with its first tasks, which live from now on."""
+        """Create the first tasks, whose planned events count from now."""
         with self._lock:
             now = self._clock()
             for task_id, created, blueprint in FINISHED:
-                self._admit(task_id, created, blueprint)
-            for blueprint in LIVING_AT_START:
-                self._admit(self._new_id(), now, blueprint)
+                self._create(task_id, created, blueprint)
+            for blueprint in ACTIVE_AT_START:
+                self._create(self._new_id(), now, blueprint)
             self._arrivals = [
                 (now + (number + 1) * SECONDS_BETWEEN_ARRIVALS, arrival(number))
                 for number in range(MAX_ARRIVALS)
@@ -66,7 +66,7 @@ class Account:
             self._next_due = now
             self._advance()
 
-    # What the API asks for.
+    # For the API.
 
     def get(self, task_id: str) -> CloudTask | None:
         with self._lock:
@@ -74,26 +74,26 @@ class Account:
             return self._tasks.get(task_id)
 
     def newest_first(self) -> Sequence[CloudTask]:
-        """Return all tasks; what is returned is not changed later."""
+        """Return all tasks, newest first; the list never changes afterwards."""
         with self._lock:
             self._advance()
             if self._newest_first is None:
-                tasks = list(self._tasks.values())[::-1]  # of two with one time, the later added
+                tasks = list(self._tasks.values())[::-1]  # at equal times, the later one first
                 self._newest_first = sorted(tasks, key=lambda task: -task.created)
             return self._newest_first
 
     def record(self, task: CloudTask) -> dict[str, Any]:
-        """Return one task as the API tells it when asked for that one."""
+        """Return the JSON object of a single task: with its status history."""
         with self._lock:
             return task.record(self._outputs(task)) | task.history()
 
     def json(self, tasks: Iterable[CloudTask]) -> list[bytes]:
-        """Return the JSON of each task as a listing gives it."""
+        """Return the encoded JSON object of each task in a listing."""
         with self._lock:
             return [task.json(self._outputs) for task in tasks]
 
     def tasks_ahead(self, task: CloudTask) -> int | None:
-        """Return how many wait before *task*, or None where it waits for no machine."""
+        """Return the number of tasks queued before *task*, or None if it is not queued."""
         with self._lock:
             if task.status != "submitted":
                 return None
@@ -102,7 +102,7 @@ class Account:
             return sum(other < since for other in waiting)
 
     def kill(self, task: CloudTask) -> bool:
-        """Accept a kill request, unless the task is over; return whether it was accepted."""
+        """Accept a kill request; return False if the task is terminated already."""
         with self._lock:
             self._advance()
             if task.is_terminated:
@@ -110,34 +110,34 @@ class Account:
             self.killed.append(task.id)
             if task.status != "pending-kill":
                 now = self._clock()
-                self._happen(task, [Event(now, "pending-kill")])
+                self._apply(task, [Event(now, "pending-kill")])
                 self._plan(task, [Event(now + KILL_SECONDS, "killed")])
             return True
 
     def set_metadata(self, task: CloudTask, metadata: Mapping[str, str], *, replace: bool) -> None:
         with self._lock:
             task.metadata = {**({} if replace else task.metadata), **metadata}
-            task.changed()
+            task.invalidate()
 
     def projects(self) -> dict[str, tuple[float, list[CloudTask]]]:
-        """Return for each project since when it is (Unix seconds), and its tasks."""
+        """Return the creation time (Unix seconds) and the tasks of each project."""
         with self._lock:
             found: dict[str, tuple[float, list[CloudTask]]] = {}
-            for name, born in self._projects.items():
-                found[name] = born, []
+            for name, created in self._projects.items():
+                found[name] = created, []
             for task in reversed(self.newest_first()):
                 found.setdefault(task.project, (task.created, []))[1].append(task)
             return found
 
     def add_to_project(self, name: str, task: CloudTask | None = None) -> None:
-        """Make a project where there is none of that *name*, and move *task* into it."""
+        """Create the project *name* if it does not exist; move *task* into it."""
         with self._lock:
             self._projects.setdefault(name, self._clock())
             if task is not None:
                 task.project = name
-                task.changed()
+                task.invalidate()
 
-    # What tests change.
+    # For tests.
 
     def add_task(
         self,
@@ -152,20 +152,19 @@ class Account:
         layout: str = "streamed",
         **fields: Any,
     ) -> str:
-        """Add a task that stays in *status*; return its id, made up unless given.
+        """Add a task, created a minute ago, that stays in *status*; return its id.
 
-        It was created a minute ago. *outputs* and *inputs* are files by name, which end up under
-        `artifacts/` and `sim_dir/` of archives in the *layout* named; without them the task has
-        none. Any other field of the API's JSON may be given, and says what it is given as (an
-        object completes the usual one).
+        *outputs* and *inputs* map names to contents. They become the files beneath `artifacts/`
+        and `sim_dir/` of archives in the given *layout*; without them the task has no archive.
+        Other *fields* override fields of the API's JSON; an object is merged into the original.
         """
         with self._lock:
             now = self._clock()
             task_id = task_id or self._new_id()
-            way = _way_to(status)
-            pace = _ADDED_AGE_SECONDS / max(1, len(way) - 1)
+            statuses = _statuses_until(status)
+            interval = _ADDED_AGE_SECONDS / max(1, len(statuses) - 1)
             start = now - _ADDED_AGE_SECONDS
-            events = [Event(start + pace * index, step) for index, step in enumerate(way)]
+            events = [Event(start + interval * n, passed) for n, passed in enumerate(statuses)]
             metadata = dict(fields.pop("task_metadata", None) or {})
             kind = MACHINES.get(machine) or replace(MACHINES["c2-standard-4"], name=machine)
             task = CloudTask(task_id, simulator, project, kind, events, metadata=metadata)
@@ -183,7 +182,7 @@ class Account:
             return task_id
 
     def set_status(self, task_id: str, status: str) -> None:
-        """Let *status* begin now, with what comes before it where that was not yet; plan nothing.
+        """Begin *status* now, and any status before it that is missing; cancel planned events.
 
         Raises:
             KeyError: there is no such task.
@@ -191,22 +190,22 @@ class Account:
         with self._lock:
             self._advance()
             task, now = self._tasks[task_id], self._clock()
-            missing = [step for step in _way_to(status)[:-1] if task.time_of(step) is None]
+            missing = [step for step in _statuses_until(status)[:-1] if task.time_of(step) is None]
             self._plan(task, [])
-            self._happen(task, [Event(now, step) for step in (*missing, status)])
+            self._apply(task, [Event(now, step) for step in (*missing, status)])
 
     def update_task(self, task_id: str, **fields: Any) -> None:
-        """Let the task's JSON say *fields* from now on, as in `add_task`."""
+        """Override *fields* of the task's JSON, as in `add_task`."""
         with self._lock:
             task = self._tasks[task_id]
             task.overrides |= fields
-            task.changed()
+            task.invalidate()
             self._newest_first = None
 
     def remove_task(self, task_id: str) -> None:
         with self._lock:
             task = self._tasks.pop(task_id)
-            self._living.pop(task_id, None)
+            self._active.pop(task_id, None)
             self._newest_first = None
             for path in (task.output_path, task.input_path):
                 if path is not None:
@@ -215,40 +214,40 @@ class Account:
     def put_object(self, path: str, content: bytes | ByteSource) -> str:
         """Store an object, or a new version of it; return its ETag."""
         with self._lock:
-            self._forget_metrics(path)
+            self._drop_cached_json(path)
             return self.objects.put(path, content).etag
 
     def remove_object(self, path: str) -> None:
         with self._lock:
-            self._forget_metrics(path)
+            self._drop_cached_json(path)
             self.objects.remove(path)
 
-    def _forget_metrics(self, path: str) -> None:
+    def _drop_cached_json(self, path: str) -> None:
         if task := self._tasks.get(path.partition("/")[0]):
-            task.changed()
+            task.invalidate()
 
-    # Life.
+    # The passing of time.
 
     def _advance(self) -> None:
         now = self._clock()
         if now < self._next_due:
             return
         while self._arrivals and self._arrivals[0][0] <= now:
-            born, blueprint = self._arrivals.pop(0)
-            self._admit(self._new_id(), born, blueprint)
-        for task in list(self._living.values()):
+            created, blueprint = self._arrivals.pop(0)
+            self._create(self._new_id(), created, blueprint)
+        for task in list(self._active.values()):
             due = [event for event in task.planned if event.time <= now]
             if due:
                 self._plan(task, task.planned[len(due) :])
-                self._happen(task, due)
-        pending = [task.planned[0].time for task in self._living.values()]
+                self._apply(task, due)
+        pending = [task.planned[0].time for task in self._active.values()]
         self._next_due = min(
-            [*pending, *(born for born, _ in self._arrivals[:1])], default=math.inf
+            [*pending, *(created for created, _ in self._arrivals[:1])], default=math.inf
         )
 
-    def _admit(self, task_id: str, base: float, blueprint: Blueprint) -> None:
-        """Add a task whose whole life is still planned; the next `_advance` makes it happen."""
-        first, *planned = (Event(base + offset, status) for offset, status in blueprint.life)
+    def _create(self, task_id: str, base: float, blueprint: Blueprint) -> None:
+        """Add a task with its whole timeline planned; the next `_advance` applies what is due."""
+        first, *planned = (Event(base + offset, status) for offset, status in blueprint.timeline)
         task = CloudTask(
             task_id,
             blueprint.simulator,
@@ -265,18 +264,18 @@ class Account:
 
     def _plan(self, task: CloudTask, events: list[Event]) -> None:
         task.planned = events
-        self._living.pop(task.id, None)
+        self._active.pop(task.id, None)
         if events:
-            self._living[task.id] = task
+            self._active[task.id] = task
             self._next_due = min(self._next_due, events[0].time)
 
-    def _happen(self, task: CloudTask, events: Sequence[Event]) -> None:
-        """Let *events* happen, together with the archives that are there from then on."""
+    def _apply(self, task: CloudTask, events: Sequence[Event]) -> None:
+        """Apply *events*, and create the archives that they complete."""
         task.events += events
-        task.changed()
+        task.invalidate()
         blueprint = self._blueprints.get(task.id)
         for event in events if blueprint else ():
-            # Uploaded once, however often the task is submitted again.
+            # The inputs are uploaded once, even if the task is submitted again.
             if event.status == "submitted" and task.input_path not in self.objects:
                 members = input_members(task.id, task.simulator, event.time)
                 build = partial(_archive, members, "plain", extended_stamp, "sim_dir/")
@@ -291,14 +290,14 @@ class Account:
         return self.objects.archive(path) if path and task.is_terminated else None
 
     def _new_id(self) -> str:
-        """Return an id in the service's shape, another one after each start of the clock."""
-        self._ids_made += 1
-        digest = hashlib.sha256(f"{self._clock()}:{self._ids_made}".encode()).digest()
+        """Return an id in the service's format, different after each start of the cloud."""
+        self._id_count += 1
+        digest = hashlib.sha256(f"{self._clock()}:{self._id_count}".encode()).digest()
         return "".join(_ID_LETTERS[byte % len(_ID_LETTERS)] for byte in digest[:25])
 
 
-def _way_to(status: str) -> tuple[str, ...]:
-    """Return the statuses a task goes through until *status*, that one included."""
+def _statuses_until(status: str) -> tuple[str, ...]:
+    """Return the statuses that a task passes through up to *status*, inclusive."""
     if status in STEPS:
         return STEPS[: STEPS.index(status) + 1]
     if status == "killed":

@@ -1,4 +1,4 @@
-"""The task API, as the public client (PyPI `inductiva` 0.18.12) and its models expect it."""
+"""The task API of the embedded cloud, as the public client (`inductiva` 0.18.12) expects it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from aiohttp import web
 from taskfs.demo.account import Account
 from taskfs.demo.endpoint import (
     API_KEY_HEADER,
-    Answer,
+    CloudAnswer,
     Endpoint,
+    ErrorAnswer,
     FaultHook,
-    Refused,
     RequestRecord,
     Responder,
+    encoded_json_answer,
     json_answer,
-    json_bytes,
 )
 from taskfs.demo.profile import PROFILE_ANSWERS
 from taskfs.demo.storage import StorageCalls
@@ -39,7 +39,7 @@ _SORT_KEYS: Final[dict[str, Callable[[CloudTask], Any]]] = {
 
 
 class TaskEndpoint(Endpoint):
-    """Serves the account to whoever has its key."""
+    """Serve the account to requests with its key."""
 
     def __init__(
         self,
@@ -67,41 +67,43 @@ class TaskEndpoint(Endpoint):
             ("POST", "/projects/{name}/task/{id}/add", self._add_to_project),
             *storage.routes(),
         ]
-        public: list[tuple[str, str, Responder]] = [("*", "/{path:.*}", _no_such_page)]
+        public: list[tuple[str, str, Responder]] = [("*", "/{path:.*}", _not_found)]
         for path, (needs_key, value) in PROFILE_ANSWERS.items():
             (private if needs_key else public).insert(0, ("GET", path, _constant(value)))
-        routes = [(method, path, self._guarded(respond)) for method, path, respond in private]
+        routes = [(method, path, self._require_key(respond)) for method, path, respond in private]
         super().__init__("api", routes + public, records, faults)
 
     def rotate_key(self, key: str | None) -> None:
-        """Ask for another key from now on: *key*, or a random one of `[A-Za-z0-9_-]`."""
+        """Replace the key by *key*, or by a random one of `[A-Za-z0-9_-]`."""
         self.key = key or secrets.token_urlsafe(24)
 
-    def _guarded(self, respond: Responder) -> Responder:
-        async def guarded(request: web.Request) -> Answer:
+    def _require_key(self, respond: Responder) -> Responder:
+        async def guarded(request: web.Request) -> CloudAnswer:
             given = request.headers.get(API_KEY_HEADER, "")
             if not hmac.compare_digest(given.encode(), self.key.encode()):
-                raise refused(401, "Invalid API key." if given else "Not authenticated.")
+                raise error_answer(401, "Invalid API key." if given else "Not authenticated.")
             return await respond(request)
 
         return guarded
 
-    def _task_of(self, request: web.Request) -> CloudTask:
+    def _requested_task(self, request: web.Request) -> CloudTask:
         task = self._account.get(request.match_info["id"])
         if task is None:
-            raise refused(404, f"Task {request.match_info['id']} was not found.")
+            raise error_answer(404, f"Task {request.match_info['id']} was not found.")
         return task
 
-    async def _list(self, request: web.Request) -> Answer:
-        page = _whole_number(request, "page", 1, 1, None)
-        per_page = _whole_number(request, "per_page", 10, 1, MAX_PER_PAGE)
-        tasks = self._selected(request)
+    async def _list(self, request: web.Request) -> CloudAnswer:
+        page = _integer(request, "page", 1, 1, None)
+        per_page = _integer(request, "per_page", 10, 1, MAX_PER_PAGE)
+        tasks = self._filter_tasks(request)
         first = (page - 1) * per_page
         shown = self._account.json(tasks[first : first + per_page])
-        return json_bytes([b'{"total_size":%d,"tasks":[' % len(tasks), b",".join(shown), b"]}"])
+        return encoded_json_answer(
+            [b'{"total_size":%d,"tasks":[' % len(tasks), b",".join(shown), b"]}"]
+        )
 
-    def _selected(self, request: web.Request) -> Sequence[CloudTask]:
-        """Return the tasks that the query's filters leave, in the order it asks for."""
+    def _filter_tasks(self, request: web.Request) -> Sequence[CloudTask]:
+        """Return the tasks that match the filters of the query, in its sort order."""
         tasks = self._account.newest_first()
         query = request.query
         statuses = {s for text in query.getall("status", []) for s in text.split(",")}
@@ -120,17 +122,17 @@ class TaskEndpoint(Endpoint):
             name, _, order = term.partition(":")
             if name not in _SORT_KEYS or order not in ("", "asc", "desc"):
                 raise invalid("sort", f"cannot sort by {term}", "value_error")
-            if (name, order) != ("create_time", "desc"):  # which is how they come
+            if (name, order) != ("create_time", "desc"):  # the order that they have already
                 tasks = sorted(tasks, key=_SORT_KEYS[name], reverse=order == "desc")
         return tasks
 
-    async def _task(self, request: web.Request) -> Answer:
-        return json_answer(self._account.record(self._task_of(request)))
+    async def _task(self, request: web.Request) -> CloudAnswer:
+        return json_answer(self._account.record(self._requested_task(request)))
 
-    async def _status(self, request: web.Request) -> Answer:
-        return self._status_of(self._task_of(request))
+    async def _status(self, request: web.Request) -> CloudAnswer:
+        return self._status_answer(self._requested_task(request))
 
-    def _status_of(self, task: CloudTask) -> Answer:
+    def _status_answer(self, task: CloudTask) -> CloudAnswer:
         ahead = self._account.tasks_ahead(task)
         return json_answer(
             {
@@ -141,17 +143,19 @@ class TaskEndpoint(Endpoint):
             }
         )
 
-    async def _kill(self, request: web.Request) -> Answer:
-        task = self._task_of(request)
+    async def _kill(self, request: web.Request) -> CloudAnswer:
+        task = self._requested_task(request)
         if not self._account.kill(task):
-            raise refused(400, f"Task {task.id} is already in a terminal state: {task.status}.")
-        return self._status_of(task)
+            raise error_answer(
+                400, f"Task {task.id} is already in a terminal state: {task.status}."
+            )
+        return self._status_answer(task)
 
-    async def _metadata(self, request: web.Request) -> Answer:
-        return json_answer(self._task_of(request).metadata)
+    async def _metadata(self, request: web.Request) -> CloudAnswer:
+        return json_answer(self._requested_task(request).metadata)
 
-    async def _change_metadata(self, request: web.Request) -> Answer:
-        task = self._task_of(request)
+    async def _change_metadata(self, request: web.Request) -> CloudAnswer:
+        task = self._requested_task(request)
         given = await _json_body(request)
         if not isinstance(given, dict):
             raise invalid("body", "Input should be a valid dictionary", "dict_type")
@@ -161,11 +165,11 @@ class TaskEndpoint(Endpoint):
         self._account.set_metadata(task, given, replace=request.method == "PUT")
         return json_answer(task.metadata)
 
-    async def _projects(self, request: web.Request) -> Answer:
+    async def _projects(self, request: web.Request) -> CloudAnswer:
         projects = self._account.projects()
         return json_answer([_project_json(name, *about) for name, about in projects.items()])
 
-    async def _create_project(self, request: web.Request) -> Answer:
+    async def _create_project(self, request: web.Request) -> CloudAnswer:
         given = await _json_body(request)
         name = given.get("name") if isinstance(given, dict) else None
         if not isinstance(name, str) or not 1 <= len(name) <= 128:
@@ -173,34 +177,34 @@ class TaskEndpoint(Endpoint):
         self._account.add_to_project(name)
         return json_answer(_project_json(name, *self._account.projects()[name]))
 
-    async def _project(self, request: web.Request) -> Answer:
+    async def _project(self, request: web.Request) -> CloudAnswer:
         name = request.match_info["name"]
         about = self._account.projects().get(name)
         if about is None:
-            raise refused(404, f"Project {name} was not found.")
+            raise error_answer(404, f"Project {name} was not found.")
         return json_answer(_project_json(name, *about))
 
-    async def _add_to_project(self, request: web.Request) -> Answer:
-        self._account.add_to_project(request.match_info["name"], self._task_of(request))
+    async def _add_to_project(self, request: web.Request) -> CloudAnswer:
+        self._account.add_to_project(request.match_info["name"], self._requested_task(request))
         return json_answer(None)
 
 
-def refused(status: int, detail: str) -> Refused:
-    return Refused(json_answer({"detail": detail}, status))
+def error_answer(status: int, detail: str) -> ErrorAnswer:
+    return ErrorAnswer(json_answer({"detail": detail}, status))
 
 
-def invalid(name: str, message: str, kind: str) -> Refused:
-    """Return the 422 of a parameter that makes no sense, in the shape of FastAPI's."""
+def invalid(name: str, message: str, kind: str) -> ErrorAnswer:
+    """Return the 422 answer for an invalid parameter, in the format of FastAPI."""
     problem = {"loc": ["query", name], "msg": message, "type": kind}
-    return Refused(json_answer({"detail": [problem]}, 422))
+    return ErrorAnswer(json_answer({"detail": [problem]}, 422))
 
 
-async def _no_such_page(request: web.Request) -> Answer:
-    raise refused(404, "Not Found")
+async def _not_found(request: web.Request) -> CloudAnswer:
+    raise error_answer(404, "Not Found")
 
 
 def _constant(value: Any) -> Responder:
-    async def constant(request: web.Request) -> Answer:
+    async def constant(request: web.Request) -> CloudAnswer:
         return json_answer(value)
 
     return constant
@@ -213,7 +217,7 @@ async def _json_body(request: web.Request) -> Any:
         raise invalid("body", "JSON decode error", "json_invalid") from None
 
 
-def _whole_number(
+def _integer(
     request: web.Request, name: str, default: int, lowest: int, highest: int | None
 ) -> int:
     text = request.query.get(name, str(default))
@@ -224,7 +228,7 @@ def _whole_number(
     return int(text)
 
 
-def _project_json(name: str, born: float, tasks: Sequence[CloudTask]) -> dict[str, Any]:
+def _project_json(name: str, created: float, tasks: Sequence[CloudTask]) -> dict[str, Any]:
     overview: dict[str, int] = {}
     for task in tasks:
         overview[task.status] = overview.get(task.status, 0) + 1
@@ -232,7 +236,7 @@ def _project_json(name: str, born: float, tasks: Sequence[CloudTask]) -> dict[st
         "name": name,
         "project_type": "project",
         "id": f"project-{name}",
-        "created_at": iso(born),
+        "created_at": iso(created),
         "num_tasks": len(tasks),
         "estimated_computation_cost": 0.0,
         "total_orchestration_fee": 0.01 * len(tasks),

@@ -1,4 +1,4 @@
-"""ZIP archives as the service stores them, in the three layouts that exist.
+"""ZIP archives in the three layouts that the service stores.
 
 Structures are those of PKWARE's APPNOTE 6.3.10: local header 4.3.7, data descriptor 4.3.9,
 central directory 4.3.12, ZIP64 records 4.3.14 to 4.3.16, extra fields 4.5.3 (ZIP64), 4.5.5 (NTFS)
@@ -23,14 +23,14 @@ DEFLATED: Final = 8
 _DESCRIPTOR_FLAG: Final = 0x0008
 _UTF8_FLAG: Final = 0x0800
 _MADE_BY_UNIX: Final = 3 << 8
-_EMPTY_FINAL_BLOCK: Final = b"\x03\x00"  # RFC 1951, 3.2.6: a last block of fixed codes, at its end
-_OLDEST: Final = 315_532_800.0  # 1980-01-01, where DOS times begin
+_EMPTY_FINAL_BLOCK: Final = b"\x03\x00"  # RFC 1951, 3.2.6: an empty last block with fixed codes
+_OLDEST: Final = 315_532_800.0  # 1980-01-01, the earliest DOS time
 _NTFS_EPOCH_S: Final = 11_644_473_600  # from 1601-01-01 to 1970-01-01
 
 
 @dataclass(frozen=True, slots=True)
 class MemberSpec:
-    """A file to be archived, or a directory where the name ends in `/`; *mtime* in Unix seconds."""
+    """A file of an archive, or a directory if the name ends in `/`; *mtime* in Unix seconds."""
 
     name: str
     content: bytes | RepeatedSource = b""
@@ -42,12 +42,12 @@ class MemberSpec:
         return len(self.content) if isinstance(self.content, bytes) else self.content.size
 
 
-Stamp = Callable[[float], tuple[bytes, bytes]]  # an mtime to its extra fields (local, central)
+Stamp = Callable[[float], tuple[bytes, bytes]]  # from an mtime to the extra fields (local, central)
 
 
 @dataclass(frozen=True, slots=True)
 class BuiltArchive:
-    """A finished archive, with what the API's metrics tell of the files shown (bytes)."""
+    """A finished archive, and the number and bytes of its files for the API's metrics."""
 
     source: ByteSource
     total_files: int
@@ -55,17 +55,17 @@ class BuiltArchive:
 
 
 def streamed(members: Sequence[MemberSpec], stamp: Stamp) -> ByteSource:
-    """Return what `7zz a -tzip -mx=1 -so` writes: sizes only in descriptors and the directory."""
+    """Write as `7zz a -tzip -mx=1 -so`: sizes only in data descriptors and the directory."""
     return _write(members, stamp, zip64=False)
 
 
 def zip64(members: Sequence[MemberSpec], stamp: Stamp) -> ByteSource:
-    """Return what `stream-zip` writes: ZIP64 in every header, and no entries for directories."""
+    """Write as `stream-zip`: ZIP64 in every header, no entries for directories."""
     return _write([m for m in members if not m.name.endswith("/")], stamp, zip64=True)
 
 
 def plain(members: Sequence[MemberSpec], stamp: Stamp) -> ByteSource:
-    """Return what Python's `zipfile` writes: true local headers, DOS times alone."""
+    """Write as Python's `zipfile`: sizes in local headers, DOS times only."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for member in members:
@@ -73,7 +73,7 @@ def plain(members: Sequence[MemberSpec], stamp: Stamp) -> ByteSource:
             is_directory = member.name.endswith("/")
             entry.external_attr = _unix_mode(is_directory) << 16 | (0x10 if is_directory else 0)
             method = STORED if is_directory else member.method
-            archive.writestr(entry, _whole(member.content), method)
+            archive.writestr(entry, _content_bytes(member.content), method)
     return BytesSource(buffer.getvalue())
 
 
@@ -85,19 +85,19 @@ LAYOUTS: Final[dict[str, Callable[[Sequence[MemberSpec], Stamp], ByteSource]]] =
 
 
 def extended_stamp(mtime: float) -> tuple[bytes, bytes]:
-    """Return the extra fields (local, central) with *mtime* in whole Unix seconds: 0x5455."""
+    """Return the extended timestamp (0x5455) in whole Unix seconds: local, central."""
     extra = struct.pack("<HHBi", 0x5455, 5, 1, int(mtime))
     return extra, extra
 
 
 def ntfs_stamp(mtime: float) -> tuple[bytes, bytes]:
-    """Return the extra fields with *mtime* in 100 ns since 1601: 0x000a, central alone as 7-Zip."""
+    """Return the NTFS times (0x000a) in 100 ns since 1601; like 7-Zip, only in the directory."""
     ticks = round((mtime + _NTFS_EPOCH_S) * 10_000_000)
     return b"", struct.pack("<HHIHHQQQ", 0x000A, 32, 0, 1, 24, ticks, ticks, ticks)
 
 
 def dos_stamp(mtime: float) -> tuple[bytes, bytes]:
-    """Return no extra fields: the DOS time is all there is."""
+    """Return no extra fields: the entry has only its DOS time."""
     return b"", b""
 
 
@@ -112,7 +112,7 @@ def _write(members: Sequence[MemberSpec], stamp: Stamp, *, zip64: bool) -> ByteS
         crc, size, packed = _pack(member.content, method)
         packed_size = sum(part.size for part in packed)
         local_stamp, central_stamp = stamp(member.mtime)
-        # 7-Zip knows all about a directory beforehand, so it gets no descriptor.
+        # 7-Zip writes no descriptor for a directory, whose sizes are known in advance.
         flags = 0 if is_directory else _DESCRIPTOR_FLAG
         flags |= 0 if member.name.isascii() else _UTF8_FLAG
         version = 45 if zip64 else 20
@@ -149,8 +149,8 @@ def _write(members: Sequence[MemberSpec], stamp: Stamp, *, zip64: bool) -> ByteS
     listing = b"".join(directory)
     end = _zip64_end(len(directory), len(listing), offset) if zip64 else b""
     counts = (0xFFFF, 0xFFFF) if zip64 else (len(directory), len(directory))
-    places = (0xFFFFFFFF, 0xFFFFFFFF) if zip64 else (len(listing), offset)
-    end += struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, *counts, *places, 0)
+    positions = (0xFFFFFFFF, 0xFFFFFFFF) if zip64 else (len(listing), offset)
+    end += struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, *counts, *positions, 0)
     parts.append(BytesSource(listing + end))
     if any(isinstance(member.content, RepeatedSource) for member in members):
         return ChainSource(parts)
@@ -172,24 +172,25 @@ def _pack(content: bytes | RepeatedSource, method: int) -> tuple[int, int, list[
         return repeated_crc(content), content.size, _pack_repeated(content, method)
     if method == STORED:
         return zlib.crc32(content), len(content), [BytesSource(content)]
-    squeeze = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
-    packed = squeeze.compress(content) + squeeze.flush()
+    compressor = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
+    packed = compressor.compress(content) + compressor.flush()
     return zlib.crc32(content), len(content), [BytesSource(packed)]
 
 
 def _pack_repeated(content: RepeatedSource, method: int) -> list[ByteSource]:
     if method == STORED:
         return [content]
-    squeeze = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
-    # A full flush ends on a byte and forgets the window, so the packed block may repeat as well.
-    block = squeeze.compress(content.block) + squeeze.flush(zlib.Z_FULL_FLUSH)
+    compressor = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
+    # A full flush ends on a byte boundary and resets the window, so the packed block can repeat.
+    block = compressor.compress(content.block) + compressor.flush(zlib.Z_FULL_FLUSH)
     return [RepeatedSource(block, content.count), BytesSource(_EMPTY_FINAL_BLOCK)]
 
 
 def repeated_crc(content: RepeatedSource) -> int:
-    """Return the CRC-32 of a repeated block from 33 passes over one block, however many there are.
+    """Return the CRC-32 of a repeated block from 33 passes over one block.
 
-    `crc32(block, crc)` is linear over GF(2) in *crc*, but for the constant `crc32(block, 0)`.
+    `crc32(block, crc)` is affine over GF(2) in *crc*: 32 columns and the constant
+    `crc32(block, 0)` describe it.
     """
     constant = zlib.crc32(content.block)
     columns = [zlib.crc32(content.block, 1 << bit) ^ constant for bit in range(32)]
@@ -203,7 +204,7 @@ def repeated_crc(content: RepeatedSource) -> int:
     return crc
 
 
-def _whole(content: bytes | RepeatedSource) -> bytes:
+def _content_bytes(content: bytes | RepeatedSource) -> bytes:
     return content if isinstance(content, bytes) else content.read(0, content.size)
 
 
@@ -212,6 +213,6 @@ def _unix_mode(is_directory: bool) -> int:
 
 
 def _dos_time(mtime: float) -> tuple[int, int]:
-    """Return (time, date) of 4.4.6, in UTC and two-second steps."""
+    """Return the DOS (time, date) of 4.4.6 in UTC; the resolution is two seconds."""
     year, month, day, hour, minute, second = time.gmtime(mtime)[:6]
     return hour << 11 | minute << 5 | second // 2, (year - 1980) << 9 | month << 5 | day

@@ -1,4 +1,4 @@
-"""The tasks that the embedded cloud starts with, and those that arrive while it runs: tables."""
+"""Tables of the tasks in the embedded cloud: at the start, and those that arrive later."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 from taskfs.demo.archives import Stamp, dos_stamp, extended_stamp, ntfs_stamp
 
-Life = tuple[tuple[float, str], ...]
+Timeline = tuple[tuple[float, str], ...]
 
 COASTAL: Final = "coastal-defence"
 MIXING: Final = "mixing-tank"
@@ -17,16 +17,16 @@ BINDING: Final = "ligand-binding"
 
 @dataclass(frozen=True, slots=True)
 class Blueprint:
-    """A task to be: what it runs, and its life as (seconds from its base time, status).
+    """The description of a task. Its timeline holds (seconds from a base time, status).
 
-    *layout* names how its output.zip is written, None for a task that leaves none; *large* adds
-    the members that make it exceed 100 MB. *error* is what the task and its executer report.
+    *layout* is that of its output.zip, or None for a task without one. *large* adds the members
+    that make it exceed 100 MB. *error* holds the error details of the task and of its executer.
     """
 
     simulator: str
     project: str
     machine: str
-    life: Life
+    timeline: Timeline
     layout: str | None = "streamed"
     stamp: Stamp = ntfs_stamp
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -34,8 +34,8 @@ class Blueprint:
     large: bool = False
 
 
-def _ended(status: str, computing: float) -> Life:
-    """A life that ends with *status* after *computing* seconds of computation."""
+def _timeline(status: str, computing: float) -> Timeline:
+    """Return a timeline that ends with *status* after *computing* seconds of computation."""
     return (
         (0, "pending-input"),
         (2.5, "submitted"),
@@ -55,7 +55,7 @@ FINISHED: Final = (
             "splishsplash",
             COASTAL,
             "c2-standard-4",
-            _ended("success", 192),
+            _timeline("success", 192),
             metadata={"study": "dam break", "resolution": "0.02"},
         ),
     ),
@@ -66,7 +66,7 @@ FINISHED: Final = (
             "openfoam",
             MIXING,
             "c3d-highcpu-16",
-            _ended("success", 1_264.25),
+            _timeline("success", 1_264.25),
             layout="plain",
             stamp=dos_stamp,
         ),
@@ -78,7 +78,7 @@ FINISHED: Final = (
             "reef3d",
             COASTAL,
             "n2-standard-8",
-            _ended("success", 4_021.5),
+            _timeline("success", 4_021.5),
             layout="zip64",
             stamp=extended_stamp,
             metadata={"study": "breakwater"},
@@ -91,7 +91,7 @@ FINISHED: Final = (
             "gromacs",
             BINDING,
             "c3d-highcpu-16",
-            _ended("success", 362_730),
+            _timeline("success", 362_730),
             stamp=extended_stamp,
             large=True,
         ),
@@ -103,7 +103,7 @@ FINISHED: Final = (
             "openfoam",
             MIXING,
             "c2-standard-4",
-            _ended("failed", 77),
+            _timeline("failed", 77),
             layout="plain",
             stamp=dos_stamp,
             error=("icoFoam exited with code 1", "command failed: solution diverged"),
@@ -127,7 +127,7 @@ FINISHED: Final = (
             "reef3d",
             COASTAL,
             "c2-standard-4",
-            (*_ended("executer-terminated", 610)[:4], (653.5, "executer-terminated")),
+            (*_timeline("executer-terminated", 610)[:4], (653.5, "executer-terminated")),
             layout=None,
             error=(None, "The machine was terminated while the task was running."),
         ),
@@ -139,7 +139,7 @@ FINISHED: Final = (
             "splishsplash",
             COASTAL,
             "c2-standard-4",
-            (*_ended("ttl-exceeded", 3_600)[:4], (3_643.5, "ttl-exceeded")),
+            (*_timeline("ttl-exceeded", 3_600)[:4], (3_643.5, "ttl-exceeded")),
             layout="zip64",
             stamp=extended_stamp,
             error=("The task exceeded its time to live of 3600 s.", None),
@@ -147,8 +147,8 @@ FINISHED: Final = (
     ),
 )
 
-# Offsets count from the start of the cloud; what is below zero has happened by then.
-LIVING_AT_START: Final = (
+# Offsets count from the start of the cloud; events below zero have happened by then.
+ACTIVE_AT_START: Final = (
     Blueprint(
         "gromacs",
         BINDING,
@@ -236,8 +236,8 @@ _ARRIVING: Final = (
 
 
 def arrival(number: int) -> Blueprint:
-    """Return the task that arrives as *number* (from 0), its life counted from its arrival."""
+    """Return task *number* (from 0) of the later arrivals; its timeline starts at its arrival."""
     simulator, project, computing, end = _ARRIVING[number % len(_ARRIVING)]
     error = (f"{simulator} exited with code 1", "command failed") if end == "failed" else None
-    life = _ended(end, computing)
-    return Blueprint(simulator, project, "c2-standard-4", life, error=error or (None, None))
+    timeline = _timeline(end, computing)
+    return Blueprint(simulator, project, "c2-standard-4", timeline, error=error or (None, None))

@@ -1,4 +1,4 @@
-"""The embedded cloud as one object: started and stopped, and changed under way by tests."""
+"""The embedded cloud as one object, which starts, stops and changes it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _Cloud = TypeVar("_Cloud", bound="EmbeddedCloud")
 class EmbeddedCloud:
     """The task API and its store on two loopback ports, served by one daemon thread.
 
-    There is neither thread nor socket before `start` and after `stop`. Every method may be called
-    by any thread; methods that change what is there have done so when they return.
+    Port 0 means any free port; the key is random by default. No thread and no socket exists before
+    `start` and after `stop`. Any thread may call any method; changes are in effect on return.
 
     `api` and `store` are the two endpoints (`latency_s`, `bandwidth_per_connection`; the store's
     `leaked_keys`).
@@ -52,10 +52,10 @@ class EmbeddedCloud:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Serve; return once both ports accept connections.
+        """Start the server; return once both ports accept connections.
 
         Raises:
-            OSError: a port is taken.
+            OSError: a port is in use.
         """
         listeners: list[socket.socket] = []
         try:
@@ -77,7 +77,7 @@ class EmbeddedCloud:
             self._run(endpoint.listen(listener))
 
     def stop(self) -> None:
-        """Cut all connections and end the thread; nothing happens where it does not run."""
+        """Reset all connections and end the thread; do nothing if it does not run."""
         if self._loop is None or self._thread is None:
             return
         for endpoint in (self.api, self.store):
@@ -108,23 +108,23 @@ class EmbeddedCloud:
         return self.api.key
 
     def rotate_key(self, key: str | None = None) -> str:
-        """Replace the key, by a random one unless given; return it. The old one is worth a 401."""
+        """Replace the key by *key*, or by a random one; return it. The old key gets a 401."""
         self.api.rotate_key(key)
         return self.api.key
 
     @property
     def url_lifetime_s(self) -> float:
-        """How long URLs signed from now on are good for."""
+        """The lifetime of URLs that are signed from now on."""
         return self.store.url_lifetime_s
 
     @url_lifetime_s.setter
     def url_lifetime_s(self, seconds: float) -> None:
         self.store.url_lifetime_s = seconds
 
-    # What is there.
+    # Tasks and objects.
 
     def statuses(self) -> dict[str, str]:
-        """Return the present status of each task by its id, newest first."""
+        """Return the current status of each task by its id, newest first."""
         return {task.id: task.status for task in self._account.newest_first()}
 
     def add_task(
@@ -135,15 +135,15 @@ class EmbeddedCloud:
         outputs: Mapping[str, bytes] | None = None,
         **fields: Any,
     ) -> str:
-        """Add a task that stays as it is; return its id. See `Account.add_task` for *fields*."""
+        """Add a task that stays in *status*; return its id. See `Account.add_task`."""
         return self._account.add_task(id, status=status, outputs=outputs, **fields)
 
     def set_status(self, id: str, status: str) -> None:
-        """Let *status* begin now, with the times that go with it. Raises KeyError."""
+        """Begin *status* now and set the times that belong to it. Raises KeyError."""
         self._account.set_status(id, status)
 
     def update_task(self, id: str, **fields: Any) -> None:
-        """Let the task's JSON say *fields* from now on. Raises KeyError."""
+        """Override *fields* of the task's JSON. Raises KeyError."""
         self._account.update_task(id, **fields)
 
     def remove_task(self, id: str) -> None:
@@ -159,40 +159,40 @@ class EmbeddedCloud:
         self._account.remove_object(path)
 
     def get_object(self, path: str) -> CloudObject | None:
-        """Return the object at *path* as it is now, without a request."""
+        """Return the current object at *path*, without a request."""
         return self._account.objects.get(path)
 
     def signed_url(self, path: str) -> str:
-        """Return a URL as the API gives it, without a request."""
+        """Return a signed URL like those of the API, without a request."""
         return self.store.signed_url(path)
 
     def expire_urls(self) -> None:
-        """Let all URLs signed so far be expired (400)."""
+        """Expire all URLs signed so far: the store answers 400."""
         self.store.expire_urls()
 
     def revoke_urls(self) -> None:
-        """Let all URLs signed so far be forbidden (403)."""
+        """Revoke all URLs signed so far: the store answers 403."""
         self.store.revoke_urls()
 
-    # What was asked for.
+    # The request log.
 
     @property
     def killed(self) -> list[str]:
-        """The task of each kill request that was accepted, in order."""
+        """The task id of each accepted kill request, in order."""
         return list(self._account.killed)
 
     @property
     def requests(self) -> list[RequestRecord]:
-        """The latest requests to both ports, in the order they came."""
+        """The latest requests to both ports, in order of arrival."""
         return list(self._records)
 
     def clear_requests(self) -> None:
         self._records.clear()
 
-    # Whether it answers.
+    # Outages.
 
     def pause(self, side: str | None = None) -> None:
-        """Refuse connections and cut those there are, on both sides or on *side* alone."""
+        """Refuse new connections and reset open ones, on both sides or only on *side*."""
         for endpoint in self._sides(side):
             self._run(endpoint.pause())
 

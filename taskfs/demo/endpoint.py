@@ -1,4 +1,4 @@
-"""One listening side of the embedded cloud: its socket, its records, and how answers are sent."""
+"""An HTTP server of the embedded cloud: its socket, its request log, and sending answers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _JSON_HEADERS: Final = {"Content-Type": "application/json"}
 
 @dataclass(slots=True)
 class RequestRecord:
-    """What came in and what went out; the last two grow while the answer is sent."""
+    """A request and its answer; `bytes_sent` grows while the body is sent."""
 
     side: str
     method: str
@@ -37,12 +37,12 @@ class RequestRecord:
 
 
 @dataclass(slots=True)
-class Answer:
-    """The bytes [start, stop) of a source, under a status and headers.
+class CloudAnswer:
+    """A status, headers, and the bytes [start, stop) of a source as the body.
 
-    For faults: *length* is announced where it is given, whatever is sent; *chunked* announces none.
-    Once *interrupt_at* bytes of the body are on their way (0: the headers), *interrupt* is awaited.
-    *speed* is in bytes per second, instead of the endpoint's.
+    The other fields inject faults. *length* replaces the Content-Length; *chunked* sends none.
+    After *interrupt_at* bytes of the body (0: after the headers), *interrupt* is awaited. *speed*,
+    in bytes per second, replaces the endpoint's bandwidth.
     """
 
     status: int
@@ -57,46 +57,46 @@ class Answer:
     interrupt: Callable[[web.Request], Awaitable[None]] | None = None
 
 
-class Refused(Exception):
-    """A request ends here, with this answer."""
+class ErrorAnswer(Exception):
+    """Raised to end a request with an error status."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: CloudAnswer) -> None:
         super().__init__(answer.status)
         self.answer = answer
 
 
-Responder = Callable[[web.Request], Awaitable[Answer]]
+Responder = Callable[[web.Request], Awaitable[CloudAnswer]]
 Route = tuple[str, str, Responder]
 
 
 class FaultHook(Protocol):
-    """Stands between every request and its answer, and may give another answer or none."""
+    """A function that may replace the answer to any request."""
 
     async def __call__(
         self, request: web.Request, record: RequestRecord, respond: Responder
-    ) -> Answer:
-        """Return what to send; *respond* does what the request asks for and tells its answer."""
+    ) -> CloudAnswer:
+        """Return the answer to send; *respond* performs the request and returns its answer."""
 
 
-def whole(status: int, content: bytes, headers: dict[str, str]) -> Answer:
-    """Return an answer with all of *content*."""
-    return Answer(status, BytesSource(content), headers, stop=len(content))
+def bytes_answer(status: int, content: bytes, headers: dict[str, str]) -> CloudAnswer:
+    """Return an answer whose body is *content*."""
+    return CloudAnswer(status, BytesSource(content), headers, stop=len(content))
 
 
-def json_answer(value: Any, status: int = 200) -> Answer:
-    return whole(status, json.dumps(value).encode(), dict(_JSON_HEADERS))
+def json_answer(value: Any, status: int = 200) -> CloudAnswer:
+    return bytes_answer(status, json.dumps(value).encode(), dict(_JSON_HEADERS))
 
 
-def json_bytes(pieces: Iterable[bytes]) -> Answer:
-    """Return an answer of JSON that is encoded already."""
-    return whole(200, b"".join(pieces), dict(_JSON_HEADERS))
+def encoded_json_answer(pieces: Iterable[bytes]) -> CloudAnswer:
+    """Return an answer with JSON that is encoded already."""
+    return bytes_answer(200, b"".join(pieces), dict(_JSON_HEADERS))
 
 
 class Endpoint:
-    """A server on one loopback port. Lives in the cloud's event loop; the attributes may be set by
-    any thread and hold from the next answer on.
+    """A server on one loopback port, in the cloud's event loop.
 
-    *latency_s* passes before each answer; *bandwidth_per_connection* is in bytes per second.
+    Any thread may set `latency_s`, the delay before each answer, and `bandwidth_per_connection`,
+    in bytes per second; the next answer uses the new value.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Endpoint:
         self._site: web.SockSite | None = None
 
     async def listen(self, listener: socket.socket) -> None:
-        """Serve what arrives at a bound socket."""
+        """Serve the connections of a bound socket."""
         app = web.Application(client_max_size=1 << 20)
         for method, path, respond in self._routes:
             app.router.add_route(method, path, self._handler(respond))
@@ -128,7 +128,7 @@ class Endpoint:
         await self._attach(listener)
 
     async def pause(self) -> None:
-        """Refuse connections, and cut those there are, until `resume`."""
+        """Refuse new connections and reset the open ones until `resume`."""
         if self._site is not None:
             await self._site.stop()
             self._site = None
@@ -144,7 +144,8 @@ class Endpoint:
 
     async def close(self) -> None:
         if self._runner is not None:
-            await self.pause()  # an answer that nobody reads would keep its socket open
+            # An answer that no client reads would keep its socket open.
+            await self.pause()
             await self._runner.cleanup()
 
     async def _attach(self, listener: socket.socket) -> None:
@@ -156,10 +157,10 @@ class Endpoint:
     def _handler(
         self, respond: Responder
     ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        async def settled(request: web.Request) -> Answer:
+        async def respond_or_refuse(request: web.Request) -> CloudAnswer:
             try:
                 return await respond(request)
-            except Refused as refusal:
+            except ErrorAnswer as refusal:
                 return refusal.answer
 
         async def handle(request: web.Request) -> web.StreamResponse:
@@ -176,15 +177,15 @@ class Endpoint:
             if self.latency_s:
                 await asyncio.sleep(self.latency_s)
             if self._faults is None:
-                answer = await settled(request)
+                answer = await respond_or_refuse(request)
             else:
-                answer = await self._faults(request, record, settled)
+                answer = await self._faults(request, record, respond_or_refuse)
             return await self._send(request, answer, record)
 
         return handle
 
     async def _send(
-        self, request: web.Request, answer: Answer, record: RequestRecord
+        self, request: web.Request, answer: CloudAnswer, record: RequestRecord
     ) -> web.StreamResponse:
         response = web.StreamResponse(status=answer.status, headers=answer.headers)
         size = answer.stop - answer.start
@@ -199,14 +200,14 @@ class Endpoint:
                 await self._send_body(request, response, answer, record)
             await response.write_eof()
         except ConnectionError:
-            pass  # the client left, as it may
+            pass  # the client closed the connection, as it may
         return response
 
     async def _send_body(
         self,
         request: web.Request,
         response: web.StreamResponse,
-        answer: Answer,
+        answer: CloudAnswer,
         record: RequestRecord,
     ) -> None:
         middle = answer.stop
@@ -215,8 +216,8 @@ class Endpoint:
         speed = answer.speed or self.bandwidth_per_connection
         await self._send_range(response, answer.source, answer.start, middle, record, speed)
         if answer.interrupt is not None:
-            await response.write(b"")  # the headers, where they have not gone out with the body
-            await drained(request)
+            await response.write(b"")  # sends the headers if no byte of the body did
+            await wait_until_sent(request)
             await answer.interrupt(request)
         await self._send_range(response, answer.source, middle, answer.stop, record, speed)
 
@@ -233,7 +234,8 @@ class Endpoint:
         due = asyncio.get_running_loop().time()
         while start < stop:
             end = min(start + step, stop)
-            record.bytes_sent += end - start  # before the write: who has it all sees it counted
+            # Counted before the write, so that a client with all bytes sees them counted.
+            record.bytes_sent += end - start
             await response.write(source.read(start, end))
             if speed:
                 due += (end - start) / speed
@@ -241,8 +243,8 @@ class Endpoint:
             start = end
 
 
-async def drained(request: web.Request) -> None:
-    """Return once what was written so far is with the kernel."""
+async def wait_until_sent(request: web.Request) -> None:
+    """Return once the kernel has all bytes written so far."""
     while request.transport is not None and request.transport.get_write_buffer_size():
         await asyncio.sleep(0.005)
 

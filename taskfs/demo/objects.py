@@ -1,4 +1,4 @@
-"""The objects of the store: archives made when first asked for, and whatever a test puts there."""
+"""The objects of the store: archives that are built on first use, and uploads by tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ETAG_EDGE_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class CloudObject:
-    """One version of an object; *modified* in Unix seconds, *etag* strong and with its quotes."""
+    """One version of an object; *modified* in Unix seconds, *etag* strong and quoted."""
 
     source: ByteSource
     etag: str
@@ -24,7 +24,7 @@ class CloudObject:
 
 
 class LazyArchive:
-    """An archive built by the first who needs it, and kept. Safe for concurrent use."""
+    """An archive that is built on first use and kept. Safe for concurrent use."""
 
     def __init__(self, build: Callable[[], BuiltArchive], modified: float) -> None:
         self._build = build
@@ -34,13 +34,13 @@ class LazyArchive:
 
     @property
     def archive(self) -> BuiltArchive:
-        return self._both()[0]
+        return self._built_once()[0]
 
     @property
     def stored(self) -> CloudObject:
-        return self._both()[1]
+        return self._built_once()[1]
 
-    def _both(self) -> tuple[BuiltArchive, CloudObject]:
+    def _built_once(self) -> tuple[BuiltArchive, CloudObject]:
         with self._lock:
             if self._built is None:
                 archive = self._build()
@@ -49,15 +49,15 @@ class LazyArchive:
 
 
 def _etag(archive: BuiltArchive) -> str:
-    # A ZIP ends with its directory, and that has every CRC: the end tells versions apart, after a
-    # restart too, without reading the whole of a large one.
+    # The end of a ZIP holds its directory, with every CRC. A hash of it identifies the version,
+    # also after a restart, and does not read all of a large archive.
     source = archive.source
     edge = source.read(max(0, source.size - _ETAG_EDGE_BYTES), source.size)
     return f'"{hashlib.sha256(b"%d:" % source.size + edge).hexdigest()[:32]}"'
 
 
 class ObjectTable:
-    """Objects by path. Safe for concurrent use: one lock around the table, none while building."""
+    """Objects by path. Safe for concurrent use: one lock guards the table, not the building."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -66,7 +66,7 @@ class ObjectTable:
         self._generation = count(1)
 
     def put(self, path: str, content: bytes | ByteSource) -> CloudObject:
-        """Store *content* at *path*, as a new version if there is one already."""
+        """Store *content* at *path*, replacing any earlier version."""
         source = BytesSource(content) if isinstance(content, bytes) else content
         etag = f'"{next(self._generation):016x}"'
         stored = CloudObject(source, etag, self._clock())
@@ -79,7 +79,7 @@ class ObjectTable:
             self._objects[path] = archive
 
     def remove(self, path: str) -> None:
-        """Forget the object at *path*, or all objects beneath it where it ends in `/`."""
+        """Remove the object at *path*, or all objects beneath a *path* that ends in `/`."""
         with self._lock:
             under = [name for name in self._objects if path.endswith("/") and name.startswith(path)]
             for name in [path, *under]:
@@ -95,7 +95,7 @@ class ObjectTable:
         return found.stored if isinstance(found, LazyArchive) else found
 
     def archive(self, path: str) -> BuiltArchive | None:
-        """Return the archive the cloud itself made for *path*, with its metrics, if it did."""
+        """Return the archive at *path* with its metrics; None unless the cloud built it."""
         with self._lock:
             found = self._objects.get(path)
         return found.archive if isinstance(found, LazyArchive) else None

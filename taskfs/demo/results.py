@@ -1,8 +1,7 @@
-"""What simulations leave behind: text logs, tables, and VTK files that a viewer opens.
+"""The files of simulations: text logs, tables, and VTK files for viewers.
 
-Everything follows from the task's id, so a task has the same files after every restart. The VTK
-files are in the legacy format ("VTK File Formats", simple legacy formats): particles in ASCII,
-grids in binary (big-endian).
+The contents depend only on the task's id, so a task has the same files after a restart. The VTK
+files have the simple legacy format: particles in ASCII, grids in binary (big-endian).
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from taskfs.demo.sources import RepeatedSource
 
 @dataclass(frozen=True, slots=True)
 class Simulator:
-    """How a simulator is run, and what its outputs look like."""
+    """The command of a simulator, and the names and contents of its files."""
 
     image: str
     command: str
@@ -39,10 +38,10 @@ class Simulator:
 def output_members(
     task_id: str, simulator: str, started: float, ended: float, *, done: float = 1.0
 ) -> list[MemberSpec]:
-    """Return the members of a task's output.zip, written between the Unix times given.
+    """Return the members of a task's output.zip, with mtimes from *started* to *ended*.
 
-    *done* is the part of the simulation that was computed: below 1 there is less of everything and
-    an error on stderr.
+    *done* is the computed fraction of the simulation: below 1, the files are shorter and stderr
+    holds an error.
     """
     kind, frames = SIMULATORS[simulator], max(1, round(20 * done))
     step = (ended - started) / frames
@@ -62,7 +61,7 @@ def output_members(
         content = pressure_history(Random(task_id), frames)
         members.append(MemberSpec(f"artifacts/{kind.history}", content, ended))
     for frame in range(1, frames + 1):
-        # The same seed for each frame: one body that moves, not twenty that jump.
+        # The same seed for each frame makes the frames an animation of one body.
         content = kind.draw(Random(task_id), frame / 20)
         name = f"artifacts/vtk/{kind.frame}_{frame}.vtk"
         members.append(MemberSpec(name, content, started + frame * step))
@@ -72,7 +71,7 @@ def output_members(
 
 
 def input_members(task_id: str, simulator: str, submitted: float) -> list[MemberSpec]:
-    """Return the members of a task's input.zip: `sim_dir/` and the request beside it."""
+    """Return the members of a task's input.zip: `sim_dir/` and the request."""
     kind, random = SIMULATORS[simulator], Random(task_id)
     members = [MemberSpec("sim_dir/", mtime=submitted)]
     for name in kind.case:
@@ -85,9 +84,9 @@ def input_members(task_id: str, simulator: str, submitted: float) -> list[Member
 
 
 def trajectory_members(ended: float) -> Iterator[MemberSpec]:
-    """Yield two members, over 100 MB packed, that cost one block of memory each.
+    """Yield two members of over 100 MB compressed that occupy one block of memory each.
 
-    The trajectory is one vibration of a crystal, again and again, which is why its blocks repeat.
+    The trajectory repeats one vibration of a crystal.
     """
     random = Random("trajectory")
     atoms, period = 64, 64
@@ -106,7 +105,7 @@ def trajectory_members(ended: float) -> Iterator[MemberSpec]:
 
 
 def _particles(random: Random, phase: float) -> bytes:
-    """A falling column of fluid that spreads over the floor: positions, density and velocity."""
+    """Return a falling column of fluid: positions, density and velocity."""
     count, spread = 150, 0.2 + 1.8 * phase
     points, density, velocity = [], [], []
     for _ in range(count):
@@ -119,7 +118,7 @@ def _particles(random: Random, phase: float) -> bytes:
 
 
 def _atoms(random: Random, phase: float) -> bytes:
-    """Atoms that vibrate around their sites and drift: positions, kinetic energy and velocity."""
+    """Return vibrating and drifting atoms: positions, kinetic energy and velocity."""
     count, swing = 120, math.sin(2 * math.pi * phase)
     points, energy, velocity = [], [], []
     for number in range(count):
@@ -133,7 +132,7 @@ def _atoms(random: Random, phase: float) -> bytes:
 
 
 def _waves(random: Random, phase: float) -> bytes:
-    """A train of waves that runs along a flume: the elevation of the free surface."""
+    """Return a train of waves in a flume: the elevation of the free surface."""
     nx, ny, length = 80, 24, random.uniform(8, 14)
     values = array("f")
     for j in range(ny):
@@ -144,7 +143,7 @@ def _waves(random: Random, phase: float) -> bytes:
 
 
 def _vortex(random: Random, phase: float) -> bytes:
-    """A lid-driven cavity spinning up: the speed of the flow."""
+    """Return a lid-driven cavity that spins up: the speed of the flow."""
     nx = ny = 40
     centre, strength = random.uniform(0.4, 0.6), 1 - math.exp(-4 * phase)
     values = array("f")

@@ -1,4 +1,4 @@
-"""Where the bytes of a stored object come from: anything with a size that reads [start, stop)."""
+"""Sources of the bytes of stored objects: memory, files, repetitions and chains."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Protocol
 
 
 class ByteSource(Protocol):
-    """The bytes of one object; never changes, and is read by any thread."""
+    """The immutable bytes of one object; any thread may read them."""
 
     @property
     def size(self) -> int: ...
@@ -37,7 +37,7 @@ class BytesSource:
 
 
 class FileSource:
-    """A file on disk, whose size is looked up once; opened for each read, so none stays open."""
+    """A file on disk of constant size, opened for each read."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
@@ -54,7 +54,7 @@ class FileSource:
 
 @dataclass(frozen=True, slots=True)
 class RepeatedSource:
-    """One block, *count* times over: an object of any size that occupies one block."""
+    """One block repeated *count* times; it occupies the memory of one block."""
 
     block: bytes
     count: int
@@ -70,11 +70,11 @@ class RepeatedSource:
 
 
 class ChainSource:
-    """Sources one after another; a read copies what it returns."""
+    """The concatenation of sources; a read copies the bytes."""
 
-    def __init__(self, parts: Sequence[ByteSource]) -> None:
-        self._parts = [part for part in parts if part.size]
-        self._stops = list(accumulate(part.size for part in self._parts))
+    def __init__(self, sources: Sequence[ByteSource]) -> None:
+        self._sources = [source for source in sources if source.size]
+        self._stops = list(accumulate(source.size for source in self._sources))
 
     @property
     def size(self) -> int:
@@ -84,9 +84,9 @@ class ChainSource:
         pieces = []
         index = bisect_right(self._stops, start)
         while start < stop:
-            part, base = self._parts[index], self._stops[index] - self._parts[index].size
+            source, base = self._sources[index], self._stops[index] - self._sources[index].size
             end = min(stop, self._stops[index])
-            pieces.append(part.read(start - base, end - base))
+            pieces.append(source.read(start - base, end - base))
             start, index = end, index + 1
         return b"".join(pieces)
 

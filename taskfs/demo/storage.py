@@ -1,4 +1,4 @@
-"""The API's calls about storage: presigned URLs, and what is in an archive."""
+"""The storage calls of the API: presigned URLs, and the contents of archives."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from taskfs.demo.account import Account
-from taskfs.demo.endpoint import Answer, Refused, Route, json_answer
+from taskfs.demo.endpoint import CloudAnswer, ErrorAnswer, Route, json_answer
 from taskfs.demo.sources import ByteSource, SourceFile
 from taskfs.demo.store import StoreEndpoint
 
@@ -18,7 +18,7 @@ _LOCAL_HEADER_BYTES: Final = 30
 
 
 class StorageCalls:
-    """What the API answers under `/storage`."""
+    """The routes under `/storage`."""
 
     def __init__(self, account: Account, store: StoreEndpoint) -> None:
         self._account = account
@@ -33,15 +33,15 @@ class StorageCalls:
             ("DELETE", "/storage/", self._delete),
         ]
 
-    async def _signed_urls(self, request: web.Request) -> Answer:
+    async def _signed_urls(self, request: web.Request) -> CloudAnswer:
         paths = request.query.getall("paths", [])
         if not paths:
-            raise _refused(422, [{"loc": ["query", "paths"], "msg": "Field required"}])
+            raise _error_answer(422, [{"loc": ["query", "paths"], "msg": "Field required"}])
         if request.query.get("operation") != "download":
-            raise _refused(403, "This cloud only gives out URLs for downloads.")
+            raise _error_answer(403, "This cloud signs URLs for downloads only.")
         return json_answer([self._store.signed_url(path) for path in paths])
 
-    async def _zip_contents(self, request: web.Request) -> Answer:
+    async def _zip_contents(self, request: web.Request) -> CloudAnswer:
         top = request.query.get("zip_relative_path", "").rstrip("/")
         recursive = request.query.get("recursive", "false").lower() == "true"
         source, archive = self._archive(request)
@@ -59,15 +59,15 @@ class StorageCalls:
                 rows[name] = _row(name, source, entry)
         return json_answer({"size": source.size, "contents": list(rows.values())})
 
-    async def _zip_file_range(self, request: web.Request) -> Answer:
+    async def _zip_file_range(self, request: web.Request) -> CloudAnswer:
         top = request.query.get("zip_relative_path", "").rstrip("/")
         name = request.query.get("filename", "")
         source, archive = self._archive(request)
         try:
             entry = archive.getinfo(f"{top}/{name}" if top else name)
         except KeyError:
-            raise _refused(404, f"{name} is not in the archive.") from None
-        start = _packed_start(source, entry)
+            raise _error_answer(404, f"{name} is not in the archive.") from None
+        start = _data_start(source, entry)
         return json_answer(
             {
                 "range_start": start,
@@ -76,10 +76,10 @@ class StorageCalls:
             }
         )
 
-    async def _delete(self, request: web.Request) -> Answer:
+    async def _delete(self, request: web.Request) -> CloudAnswer:
         path = request.query.get("path", "")
         if not any(name == path or name.startswith(path) for name in self._objects.paths()):
-            raise _refused(404, f"{path} was not found.")
+            raise _error_answer(404, f"{path} was not found.")
         self._account.remove_object(path)
         return json_answer(None)
 
@@ -87,15 +87,15 @@ class StorageCalls:
         path = request.query.get("path", "")
         stored = self._objects.get(path)
         if stored is None:
-            raise _refused(404, f"{path} was not found.")
+            raise _error_answer(404, f"{path} was not found.")
         try:
             return stored.source, zipfile.ZipFile(SourceFile(stored.source))
         except zipfile.BadZipFile:
-            raise _refused(400, f"{path} is not a ZIP archive.") from None
+            raise _error_answer(400, f"{path} is not a ZIP archive.") from None
 
 
-def _refused(status: int, detail: str | Iterable[dict[str, Any]]) -> Refused:
-    return Refused(json_answer({"detail": detail}, status))
+def _error_answer(status: int, detail: str | Iterable[dict[str, Any]]) -> ErrorAnswer:
+    return ErrorAnswer(json_answer({"detail": detail}, status))
 
 
 def _row(
@@ -106,14 +106,14 @@ def _row(
         "name": name,
         "size": entry.file_size if entry else 0,
         "compressed_size": entry.compress_size if entry else 0,
-        "range_start": _packed_start(source, entry) if source and entry else None,
+        "range_start": _data_start(source, entry) if source and entry else None,
         "creation_time": "{}-{:02}-{:02}T{:02}:{:02}:{:02}+00:00".format(year, *rest),
         "compress_type": entry.compress_type if entry else None,
     }
 
 
-def _packed_start(source: ByteSource, entry: zipfile.ZipInfo) -> int:
-    """Return where the member's packed bytes begin: after its local header (APPNOTE 4.3.7)."""
+def _data_start(source: ByteSource, entry: zipfile.ZipInfo) -> int:
+    """Return the offset of the member's compressed bytes, after its local header (4.3.7)."""
     start = entry.header_offset
     header = bytes(source.read(start, start + _LOCAL_HEADER_BYTES))
     name_size, extra_size = struct.unpack("<2H", header[26:])

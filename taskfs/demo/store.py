@@ -1,4 +1,4 @@
-"""The store: objects behind presigned URLs, answered in the manner of Google's (GET only)."""
+"""The object store: objects behind presigned URLs, GET only, with the answers of Google's."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from aiohttp import web
 
 from taskfs.demo.endpoint import (
     API_KEY_HEADER,
-    Answer,
+    CloudAnswer,
     Endpoint,
+    ErrorAnswer,
     FaultHook,
-    Refused,
     RequestRecord,
-    whole,
+    bytes_answer,
 )
 from taskfs.demo.objects import CloudObject, ObjectTable
 
@@ -31,9 +31,10 @@ _ONE_RANGE: Final = re.compile(r"bytes=(\d*)-(\d*)")
 
 
 class StoreEndpoint(Endpoint):
-    """Serves the objects to whoever has a URL signed here, until it expires or is revoked.
+    """Serve the objects to requests with a valid signature.
 
-    `leaked_keys` tells the paths of requests that carried the API's key, which must never be.
+    `leaked_keys` lists the paths of requests that carried the API key, which a client must never
+    send to the store.
     """
 
     def __init__(
@@ -49,13 +50,13 @@ class StoreEndpoint(Endpoint):
         self._objects = objects
         self._clock = clock
         self._secret = secrets.token_bytes(32)
-        self._lock = threading.Lock()  # around the serial number alone
+        self._lock = threading.Lock()  # guards the serial number
         self._last_serial = 0
         self._last_expired = 0
         self._last_revoked = 0
 
     def signed_url(self, path: str) -> str:
-        """Return a URL that reads the object at *path*, there or not, for `url_lifetime_s`."""
+        """Return a URL for the object at *path*, existing or not, valid for `url_lifetime_s`."""
         with self._lock:
             self._last_serial += 1
             serial = str(self._last_serial)
@@ -66,49 +67,49 @@ class StoreEndpoint(Endpoint):
         return f"http://127.0.0.1:{self.port}{quote(full_path)}?{query}"
 
     def expire_urls(self) -> None:
-        """Let every URL signed so far be expired."""
+        """Expire all URLs signed so far."""
         self._last_expired = self._last_serial
 
     def revoke_urls(self) -> None:
-        """Let every URL signed so far be forbidden."""
+        """Revoke all URLs signed so far."""
         self._last_revoked = self._last_serial
 
     def _signature(self, path: str, serial: str, expires: str) -> str:
         text = f"{path}\n{serial}\n{expires}"
         return hmac.new(self._secret, text.encode(), hashlib.sha256).hexdigest()
 
-    async def _object(self, request: web.Request) -> Answer:
+    async def _object(self, request: web.Request) -> CloudAnswer:
         if API_KEY_HEADER in request.headers:
             self.leaked_keys.append(request.path)
         self._check(request)
         path = request.path.removeprefix(f"/{BUCKET}/")
         stored = self._objects.get(path)
         if stored is None:
-            raise _refused(404, "NoSuchKey", "The specified key does not exist.")
+            raise _error_answer(404, "NoSuchKey", "The specified key does not exist.")
         expected = request.headers.get("If-Match")
         if expected not in (None, "*", stored.etag):
-            raise _refused(412, "PreconditionFailed", "A precondition did not hold.")
+            raise _error_answer(412, "PreconditionFailed", "A precondition did not hold.")
         return _ranged(request, stored)
 
     def _check(self, request: web.Request) -> None:
-        """Refuse what is no GET with a signature of ours that is still good."""
+        """Raise the error answer unless it is a GET with a valid signature."""
         if request.method != "GET":
-            raise _refused(403, "SignatureDoesNotMatch", "This URL was signed for GET.")
+            raise _error_answer(403, "SignatureDoesNotMatch", "This URL was signed for GET.")
         expires = request.query.get("Expires", "")
         serial = request.query.get("Serial", "")
         signature = self._signature(request.path, serial, expires)
         if not hmac.compare_digest(signature, request.query.get("Signature", "")):
-            raise _refused(403, "SignatureDoesNotMatch", "The signature does not match.")
+            raise _error_answer(403, "SignatureDoesNotMatch", "The signature does not match.")
         if int(serial) <= self._last_revoked:
-            raise _refused(403, "AccessDenied", "Access denied.")
+            raise _error_answer(403, "AccessDenied", "Access denied.")
         if int(serial) <= self._last_expired or float(expires) <= self._clock():
-            raise _refused(400, "ExpiredToken", "The provided token has expired.")
+            raise _error_answer(400, "ExpiredToken", "The provided token has expired.")
 
 
-def _ranged(request: web.Request, stored: CloudObject) -> Answer:
-    """Return the object, or the one range of it that was asked for (RFC 9110, 14.2 and 14.4).
+def _ranged(request: web.Request, stored: CloudObject) -> CloudAnswer:
+    """Return the object, or the requested range of it (RFC 9110, 14.2 and 14.4).
 
-    Several ranges, and what is no range, are answered with the whole, as Google's store does.
+    Like Google's store, ignore several ranges and an invalid range: return the whole object.
     """
     size = stored.source.size
     headers = {
@@ -117,30 +118,32 @@ def _ranged(request: web.Request, stored: CloudObject) -> Answer:
         "ETag": stored.etag,
         "Last-Modified": formatdate(stored.modified, usegmt=True),
     }
-    answer = Answer(200, stored.source, headers, 0, size)
-    asked = _ONE_RANGE.fullmatch(request.headers.get("Range", "").replace(" ", ""))
-    if asked is None or asked.group() == "bytes=-":
+    answer = CloudAnswer(200, stored.source, headers, 0, size)
+    requested = _ONE_RANGE.fullmatch(request.headers.get("Range", "").replace(" ", ""))
+    if requested is None or requested.group() == "bytes=-":
         return answer
     if request.headers.get("If-Range", stored.etag) != stored.etag:
         return answer
-    first, last = asked.groups()
+    first, last = requested.groups()
     if first:
         start, stop = int(first), min(int(last) + 1, size) if last else size
         if last and int(last) < int(first):
-            return answer  # not a range at all
+            return answer  # an invalid range
     else:
         start, stop = max(0, size - int(last)), size
     if start >= size:
-        refusal = _refused(416, "InvalidRange", "The requested range cannot be satisfied.")
+        refusal = _error_answer(416, "InvalidRange", "The requested range cannot be satisfied.")
         refusal.answer.headers["Content-Range"] = f"bytes */{size}"
         raise refusal
     headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
-    return Answer(206, stored.source, headers, start, stop)
+    return CloudAnswer(206, stored.source, headers, start, stop)
 
 
-def _refused(status: int, code: str, message: str) -> Refused:
+def _error_answer(status: int, code: str, message: str) -> ErrorAnswer:
     text = (
         "<?xml version='1.0' encoding='UTF-8'?>"
         f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
     )
-    return Refused(whole(status, text.encode(), {"Content-Type": "application/xml; charset=UTF-8"}))
+    return ErrorAnswer(
+        bytes_answer(status, text.encode(), {"Content-Type": "application/xml; charset=UTF-8"})
+    )

@@ -1,4 +1,4 @@
-"""One task of the embedded cloud: its life as dated statuses, and its record as the API's JSON.
+"""One task of the embedded cloud: its dated statuses, and its JSON in the API.
 
 The fields are those of the public client's models `Task` and `TaskWithStatusHistory` (0.18.12).
 """
@@ -15,7 +15,7 @@ from taskfs.demo.archives import BuiltArchive
 from taskfs.demo.results import SIMULATORS
 
 STATUSES: Final = {
-    # status: (alias, description), as a timeline shows them
+    # status: (alias, description)
     "pending-input": ("Pending Input", "The task is waiting for its input files."),
     "submitted": ("Submitted", "The task waits in the queue for a machine."),
     "started": ("Started", "A machine took the task and prepares it."),
@@ -34,14 +34,14 @@ STATUSES: Final = {
     "executer-terminated-credits-exhausted": ("Executer Terminated", "There are no credits left."),
     "ttl-exceeded": ("TTL Exceeded", "The task ran longer than it was allowed to."),
 }
-LIVING: Final = (*STATUSES,)[:7]
+ACTIVE: Final = (*STATUSES,)[:7]
 TERMINAL: Final = frozenset((*STATUSES,)[7:])
-# What a task goes through on its way; terminal statuses come after the last of these.
-STEPS: Final = LIVING[:5]
+# The statuses of a task that succeeds, in order, before the terminal one.
+STEPS: Final = ACTIVE[:5]
 
 
 class Event(NamedTuple):
-    """A status and the Unix time from which it holds."""
+    """A status and the Unix time at which it begins."""
 
     time: float
     status: str
@@ -69,9 +69,9 @@ MACHINES: Final = {
 
 @dataclass(slots=True, eq=False)
 class CloudTask:
-    """A task; *events* have happened, *planned* will. Guarded by the account's lock.
+    """A task with its past *events* and its *planned* ones. The account's lock guards it.
 
-    *overrides* are fields of the JSON that say something else than the life does (a test's).
+    *overrides* are fields of the JSON that a test has set.
     """
 
     id: str
@@ -109,7 +109,7 @@ class CloudTask:
         return self._path("storage_input_path", "input.zip")
 
     def time_of(self, status: str) -> float | None:
-        """Return when *status* last began, or None."""
+        """Return the Unix time at which *status* last began, or None."""
         times = [event.time for event in self.events if event.status == status]
         return times[-1] if times else None
 
@@ -117,26 +117,26 @@ class CloudTask:
         time = self.time_of(status)
         return None if start is None or time is None or time < start else time
 
-    def changed(self) -> None:
+    def invalidate(self) -> None:
         self._json = None
 
     def json(self, outputs: Callable[[CloudTask], BuiltArchive | None]) -> bytes:
-        """Return the record as a listing gives it; kept until the task changes."""
+        """Return the encoded JSON object of a listing; cached until the task changes."""
         if self._json is None:
             self._json = json.dumps(self.record(outputs(self))).encode()
         return self._json
 
     def record(self, archive: BuiltArchive | None) -> dict[str, Any]:
-        """Return the fields of the API's `Task`; *archive* is its outputs, for the metrics."""
+        """Return the fields of the API's `Task`; the metrics describe *archive*, the outputs."""
         status, terminated = self.status, self.is_terminated
         alias = STATUSES.get(status, (status.replace("-", " ").title(), ""))[0]
         submitted = self.time_of("submitted")
-        # What was before a resubmission does not count.
+        # Times before a resubmission do not count.
         started = self._time_after(submitted, "started")
         computing = self._time_after(started, "computation-started")
         has_machine = started or self.overrides.get("executer")
         end = self.events[-1].time if terminated else None
-        # Who is killed or cut off while computing has computed until then.
+        # A task that is killed or lost while computing has computed until then.
         computed = self._time_after(computing, "computation-ended") or (computing and end)
         seconds = round(computed - computing, 3) if computed and computing else None
         total = round(end - self.created, 3) if end else None
@@ -194,10 +194,10 @@ class CloudTask:
             "duration_seconds": total,
             "orchestration_fee": {"amount": 0.01, "charged": terminated, "currency": "USD"},
         }
-        return record | _merged(record, self.overrides)
+        return record | _merge_overrides(record, self.overrides)
 
     def history(self) -> dict[str, Any]:
-        """Return what the API adds when it is asked for one task: its timeline."""
+        """Return the fields that only the request for a single task contains: its timeline."""
         ends = [iso(event.time) for event in self.events[1:]] + [None]
         spans = list(zip(self.events, ends, strict=True))
         return {
@@ -258,14 +258,14 @@ class CloudTask:
 
 
 def iso(time: float | None) -> str | None:
-    """Return a Unix time as ISO 8601 with offset, in UTC."""
+    """Return a Unix time in ISO 8601, in UTC with its offset."""
     if time is None:
         return None
     return datetime.fromtimestamp(time, timezone.utc).isoformat(timespec="microseconds")
 
 
-def _merged(record: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return *overrides*, those that are objects completed by what *record* has in their place."""
+def _merge_overrides(record: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *overrides*, with objects merged into those of *record*."""
     return {
         name: {**record[name], **value}
         if isinstance(value, dict) and isinstance(record.get(name), dict)

@@ -1,1 +1,1 @@
-"""Downloads of archives and of their members."""
+"""Downloads of archives and of their members into a directory."""

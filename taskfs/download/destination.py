@@ -1,4 +1,4 @@
-"""The directory that a download fills, without ever leaving it."""
+"""The directory that a download fills, and what its file system can hold."""
 
 import contextlib
 import errno
@@ -10,49 +10,47 @@ from io import FileIO
 from pathlib import Path
 from typing import Final
 
-from taskfs.archive.index import Member
-from taskfs.errors import TaskFSError
+from taskfs.archive.member import Member
+from taskfs.errors import TargetRefused
 
+# FAT rounds times to two seconds; no file system in use is coarser.
 FAT_STEP_NS: Final = 2 * 10**9
-# What file systems answer to a name that they cannot hold: FAT to `:` (EPERM from a FUSE one),
-# eCryptfs to 144 bytes, those that take UTF-8 alone to other bytes.
+# Errors for a name that the file system cannot hold: FAT refuses `:` (with EPERM over FUSE),
+# eCryptfs more than 143 bytes, UTF-8-only file systems any other bytes.
 BAD_NAME: Final = (errno.EINVAL, errno.ENAMETOOLONG, errno.EILSEQ, errno.EPERM)
-# flock(2) where the file system, or its server, has no locks.
+# Errors of flock(2) on a file system, or a file server, without locks.
 NO_LOCKS: Final = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
-# Times that cannot be set: by the owner alone, by nobody, or not in that range.
+# Errors of utime(2): only the owner may set times, no times at all, or a time out of range.
 NO_TIMES: Final = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
-class CannotHold(TaskFSError):
-    """One file that the target's file system cannot hold; others may be possible."""
-
-
 @contextlib.contextmanager
-def naming() -> Iterator[None]:
-    """Within it, a refused name is CannotHold."""
+def rename_bad_name() -> Iterator[None]:
+    """Turn the error for a name that the file system cannot hold into TargetRefused."""
     try:
         yield
     except OSError as exc:
         if exc.errno not in BAD_NAME:
             raise
-        raise CannotHold(f"the file system there cannot hold this name ({exc.strerror})") from None
+        text = f"the file system there cannot hold this name ({exc.strerror})"
+        raise TargetRefused(text) from None
 
 
 def refuse_another_case(folder: int, name: bytes) -> None:
-    """Raise CannotHold if *name* reaches a file whose name differs in case."""
+    """Raise TargetRefused if *name* opens an existing file whose name differs in case."""
     try:
         os.stat(name, dir_fd=folder, follow_symlinks=False)
     except OSError:
         return
     if os.fsdecode(name) not in os.listdir(folder):
-        raise CannotHold("the file system there takes this name for one that differs in case")
+        raise TargetRefused("the file system there takes this name for one that differs in case")
 
 
 def lock(stream: FileIO) -> None:
-    """Lock *stream* against other downloads, where the file system has locks.
+    """Lock *stream* against other downloads; do nothing if the file system has no locks.
 
     Raises:
-        BlockingIOError: another download works on it.
+        BlockingIOError: another download holds the lock.
     """
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -65,26 +63,28 @@ def lock(stream: FileIO) -> None:
 
 
 def file_name(name: str) -> bytes:
-    """Return the name of a member as the mount shows it: UTF-8, whatever the locale's encoding."""
+    """Return the file name of a member as on the mount: UTF-8, independent of the locale."""
     return name.encode("utf-8", "surrogateescape")
 
 
-class Target:
-    """The directory that is filled. Directories beneath it are entered one by one, by descriptor
-    and never through a link, so that nothing is written elsewhere.
+class Destination:
+    """The target directory of a download.
+
+    Directories beneath it are entered one by one, by descriptor and without following links, so
+    that no file is written outside of it. Safe for concurrent use.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._exists = False
+        self._is_created = False
 
     @contextlib.contextmanager
     def folder(self, path: str, *, create: bool) -> Iterator[int]:
-        """Yield a descriptor of the directory at *path* beneath; made where *create* says so."""
+        """Yield a descriptor of the directory at *path* beneath, created first with *create*."""
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-        if create and not self._exists:
+        if create and not self._is_created:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._exists = True
+            self._is_created = True
         fd = os.open(self.path, flags)
         try:
             for name in filter(None, file_name(path).split(b"/")):
@@ -97,7 +97,7 @@ class Target:
 
     def _enter(self, name: bytes, fd: int, flags: int, path: str, create: bool) -> int:
         try:
-            with naming():
+            with rename_bad_name():
                 return os.open(name, flags | os.O_NOFOLLOW, dir_fd=fd)
         except FileNotFoundError:
             if not create:
@@ -107,28 +107,29 @@ class Target:
                 raise
             text = f"in the way of a directory ({os.fsdecode(name)!r} is a link or a file): move it"
             raise FileExistsError(errno.EEXIST, text, str(self.path / path)) from None
-        with contextlib.suppress(FileExistsError), naming():  # made by another thread meanwhile
+        # Another thread may create the directory at the same time.
+        with contextlib.suppress(FileExistsError), rename_bad_name():
             os.mkdir(name, dir_fd=fd)
         return self._enter(name, fd, flags, path, False)
 
     def has(self, member: Member, *, has_twin: bool = False) -> bool:
-        """Whether the member is there already: a file of its size and time.
+        """Whether the directory holds *member* already: a file of its size and time.
 
         With *has_twin*, the name of another member differs only in case.
         """
         parent, _, name = member.path.rpartition("/")
         try:
-            with self.folder(parent, create=False) as folder, naming():
+            with self.folder(parent, create=False) as folder, rename_bad_name():
                 found = os.stat(file_name(name), dir_fd=folder, follow_symlinks=False)
                 if has_twin:
                     refuse_another_case(folder, file_name(name))
-        except (FileNotFoundError, FileExistsError, CannotHold):
+        except (FileNotFoundError, FileExistsError, TargetRefused):
             return False
         is_file = stat.S_ISREG(found.st_mode) and found.st_size == member.size
-        return is_file and _same_time(found.st_mtime_ns, member.mtime_ns)
+        return is_file and _is_same_time(found.st_mtime_ns, member.mtime_ns)
 
 
-def _same_time(found_ns: int, wanted_ns: int) -> bool:
-    """Whether a file has the time that was set, as far as its file system can keep times."""
-    was_rounded = found_ns % 10**9 == 0  # FAT keeps even seconds, others whole ones
-    return found_ns == wanted_ns or (was_rounded and abs(found_ns - wanted_ns) < FAT_STEP_NS)
+def _is_same_time(found_ns: int, expected_ns: int) -> bool:
+    """Whether the times are equal, up to the rounding of file systems that store whole seconds."""
+    was_rounded = found_ns % 10**9 == 0
+    return found_ns == expected_ns or (was_rounded and abs(found_ns - expected_ns) < FAT_STEP_NS)

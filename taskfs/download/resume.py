@@ -1,8 +1,8 @@
-"""Large members whose interrupted download goes on where it stopped.
+"""Continuing the interrupted download of a large member.
 
-Their compressed bytes are kept in a directory of the target until the file is whole, because the
-decoder cannot begin in the middle. They are blocks of the disk cache: checksummed, and named after
-the version of the archive, so another version's bytes are never taken.
+A decoder cannot start in the middle of a member. So the compressed blocks are kept in a directory
+of the target until the file is complete, in the format of the disk cache: with checksums, and keyed
+by the version of the archive, so that blocks of another version are never used.
 """
 
 import contextlib
@@ -17,24 +17,27 @@ from typing import Final
 from taskfs.archive.archive import Archive
 from taskfs.cache.disk_cache import DiskCache
 from taskfs.core import open_engine, open_task_archive
-from taskfs.download.fetch import DownloadItem, DownloadRun, MemberDownload
+from taskfs.download.items import MemberDownload
+from taskfs.download.run import DownloadItem, DownloadRun
 from taskfs.errors import StaleObject
 from taskfs.remote.api_client import TaskClient
 from taskfs.support.interruptible_wait import Waiter
 from taskfs.support.stats import Stats
-from taskfs.tasks.archives import ArchiveKind
+from taskfs.tasks.archive_kind import ArchiveKind
 
-# A smaller file comes again sooner than its bytes are worth keeping twice.
+# Compressed bytes from which a member is resumable. A smaller one downloads again in seconds, which
+# is not worth the space of a second copy.
 RESUMABLE_BYTES: Final = 32 << 20
-FOLDER: Final = ".taskfs-parts"
-# The cache evicts at nine tenths, and counts whole file system blocks.
-HEADROOM: Final = 2
+BLOCKS_DIRECTORY: Final = ".taskfs-parts"
+# The size limit of the cache over the bytes it will hold. Nothing may be evicted, and the cache
+# evicts at nine tenths of the limit and counts whole blocks of the file system.
+LIMIT_FACTOR: Final = 2
 
 Reopen = Callable[[DiskCache], Archive]
 
 
 def reopener(client: TaskClient, task_id: str, kind: ArchiveKind) -> Reopen:
-    """Return what opens an archive of the task on a disk cache."""
+    """Return a function that opens an archive of the task on a disk cache."""
 
     def reopen(disk: DiskCache) -> Archive:
         engine = open_engine(Waiter(), Stats(), disk)
@@ -43,10 +46,10 @@ def reopener(client: TaskClient, task_id: str, kind: ArchiveKind) -> Reopen:
     return reopen
 
 
-class PartsCache(DiskCache):
+class RemovableDiskCache(DiskCache):
     """A disk cache that can be removed while readers still prefetch into it.
 
-    The gate is held across each write, so that none begins once the directory is to go.
+    The gate is held across each write, so that no write begins after the removal.
     """
 
     def __init__(self, directory: Path, max_bytes: int) -> None:
@@ -63,110 +66,117 @@ class PartsCache(DiskCache):
     def claim(
         self, key: str, first: int, last: int, is_there: Callable[[], bool]
     ) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()  # its files would come back after the removal
+        """Lock nothing: a lock file could be created after the removal."""
+        return contextlib.nullcontext()
 
     def remove(self) -> None:
-        """Remove the directory for good."""
+        """Remove the directory; later writes do nothing."""
         with self._gate:
             self._is_removed = True
             shutil.rmtree(self._directory, ignore_errors=True)
 
 
-class TreeContext:
-    """The kept bytes of the large members that one target still lacks.
+class KeptBlocks:
+    """The kept compressed blocks of all large members that one target directory lacks.
 
-    Safe for concurrent use: the lock guards the archive, which is opened by the first file that
-    needs it, and the count of the files.
+    Safe for concurrent use: the lock guards the archive, which the first download opens, and the
+    number of unfinished files.
     """
 
-    def __init__(self, target: Path, fetches: Sequence[MemberDownload], reopen: Reopen) -> None:
-        self._folder = target / FOLDER
-        self._target = target
-        self._bytes = sum(fetch.member.compressed_size for fetch in fetches)
-        self._output = sum(fetch.size for fetch in fetches)
-        self._missing = len(fetches)
+    def __init__(self, directory: Path, items: Sequence[MemberDownload], reopen: Reopen) -> None:
+        self._blocks_path = directory / BLOCKS_DIRECTORY
+        self._directory = directory
+        self._compressed_bytes = sum(item.member.compressed_size for item in items)
+        self._file_bytes = sum(item.remaining_bytes for item in items)
+        self._unfinished = len(items)
         self._reopen = reopen
         self._lock = threading.Lock()
         self._archive: Archive | None = None
-        self._cache: PartsCache | None = None
+        self._cache: RemovableDiskCache | None = None
 
-    def open(self, plain: Archive) -> Archive:
-        """Return *plain* with its blocks kept in the target, or as it is if they find no room.
+    def open(self, archive: Archive) -> Archive:
+        """Return *archive* opened on the kept blocks, or itself if the disk is too full for them.
 
         Raises:
             StaleObject: the archive was replaced after the download was planned.
         """
         with self._lock:
             if self._archive is None:
-                self._archive = self._open(plain)
+                self._archive = self._open(archive)
             return self._archive
 
-    def _open(self, plain: Archive) -> Archive:
-        self._target.mkdir(parents=True, exist_ok=True)
-        if shutil.disk_usage(self._target).free + self._kept() < self._output + self._bytes:
-            return plain
-        self._cache = PartsCache(self._folder, HEADROOM * self._bytes)
-        archive = self._reopen(self._cache)
-        if archive.version != plain.version:
+    def _open(self, archive: Archive) -> Archive:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        available = shutil.disk_usage(self._directory).free + self._kept_bytes()
+        if available < self._file_bytes + self._compressed_bytes:
+            return archive
+        self._cache = RemovableDiskCache(self._blocks_path, LIMIT_FACTOR * self._compressed_bytes)
+        reopened = self._reopen(self._cache)
+        if reopened.version != archive.version:
             raise StaleObject("the archive was replaced meanwhile: download it again")
-        return archive
+        return reopened
 
-    def _kept(self) -> int:
-        """Return how many bytes of the disk an interrupted download has taken already."""
-        found = 0
-        for place, _, names in os.walk(self._folder):
+    def _kept_bytes(self) -> int:
+        """Return the disk space that an interrupted download already uses."""
+        total = 0
+        for parent, _, names in os.walk(self._blocks_path):
             for name in names:
                 with contextlib.suppress(OSError):  # another download has just removed it
-                    found += os.lstat(os.path.join(place, name)).st_blocks * 512
-        return found
+                    total += os.lstat(os.path.join(parent, name)).st_blocks * 512
+        return total
 
-    def note_whole(self) -> None:
-        """Remove the kept bytes once no file needs them."""
+    def note_finished(self) -> None:
+        """Count a finished file; remove the kept blocks after the last one."""
         with self._lock:
-            self._missing -= 1
-            if not self._missing and self._cache is not None:
+            self._unfinished -= 1
+            if not self._unfinished and self._cache is not None:
                 self._cache.remove()
 
 
 @dataclass(frozen=True, slots=True)
-class LargeFetch:
-    """A member whose bytes are kept until the file is whole."""
+class ResumableDownload:
+    """Downloads a member and keeps its compressed blocks until the file is complete."""
 
-    fetch: MemberDownload
-    parts: TreeContext
+    item: MemberDownload
+    blocks: KeptBlocks
+
+    @property
+    def directory(self) -> Path:
+        return self.item.directory
 
     @property
     def path(self) -> Path:
-        return self.fetch.path
+        return self.item.path
 
     @property
-    def size(self) -> int:
-        return self.fetch.size
+    def remaining_bytes(self) -> int:
+        return self.item.remaining_bytes
 
-    def run(self, session: DownloadRun) -> None:
-        archive = self.parts.open(self.fetch.archive)
-        replace(self.fetch, archive=archive).run(session)
-        self.parts.note_whole()
+    def download(self, run: DownloadRun) -> None:
+        archive = self.blocks.open(self.item.archive)
+        replace(self.item, archive=archive).download(run)
+        self.blocks.note_finished()
 
 
 def make_resumable(
-    fetches: Sequence[DownloadItem], target: Path, reopen: Reopen
+    items: Sequence[DownloadItem], directory: Path, reopen: Reopen
 ) -> list[DownloadItem]:
-    """Return *fetches* of one archive, of which the large ones keep what has come in *target*.
+    """Return *items*, downloads from one archive, with the large members made resumable.
 
-    *reopen* opens the archive again, on a cache. Nothing is written yet.
+    Their blocks are kept in *directory*. *reopen* opens the archive on a disk cache. Nothing is
+    written yet.
     """
-    large = [fetch for fetch in fetches if isinstance(fetch, MemberDownload) and _is_large(fetch)]
+    large = [item for item in items if isinstance(item, MemberDownload) and _is_large(item)]
     if not large:
-        return list(fetches)
-    parts = TreeContext(target, large, reopen)
+        return list(items)
+    blocks = KeptBlocks(directory, large, reopen)
     return [
-        LargeFetch(fetch, parts)
-        if isinstance(fetch, MemberDownload) and _is_large(fetch)
-        else fetch
-        for fetch in fetches
+        ResumableDownload(item, blocks)
+        if isinstance(item, MemberDownload) and _is_large(item)
+        else item
+        for item in items
     ]
 
 
-def _is_large(fetch: MemberDownload) -> bool:
-    return fetch.member.compressed_size >= RESUMABLE_BYTES
+def _is_large(item: MemberDownload) -> bool:
+    return item.member.compressed_size >= RESUMABLE_BYTES

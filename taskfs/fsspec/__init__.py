@@ -1,1 +1,1 @@
-"""The tree as an fsspec file system."""
+"""The tree as an fsspec file system: read-only, without a mount and without FUSE."""

@@ -1,4 +1,4 @@
-"""`BlockFile`: an open file as fsspec's own caches of blocks (`blockcache::`) need it."""
+"""`BlockFile`: an open file for fsspec's own block cache (`blockcache::`)."""
 
 import errno
 import threading
@@ -10,10 +10,11 @@ from taskfs.fsspec.file import Opener, TaskFile
 
 
 class BlockFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec is untyped
-    """A file whose blocks come through `cache`, which its caller replaces.
+    """A file that is read through `cache`, which fsspec replaces by its block cache.
 
-    All blocks are of the version that was opened (ESTALE once it is replaced). *size* is what the
-    caller kept of an earlier one: another size is another version, and its blocks must not mix.
+    All blocks belong to the version that was opened; reads fail with ESTALE once it is replaced.
+    *size* is the file's size when fsspec cached its first blocks. A different size means another
+    version, whose blocks must not mix with the cached ones.
     """
 
     def __init__(
@@ -29,13 +30,14 @@ class BlockFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec is untype
 
     @property
     def cache(self) -> Any:
-        """What reads go through."""
+        """The cache that reads go through."""
         return self._cache
 
     @cache.setter
     def cache(self, cache: Any) -> None:
         if hasattr(cache, "multi_fetcher"):
-            cache.multi_fetcher = None  # it would open the path anew, maybe another version of it
+            # It would open the path again, and perhaps get another version.
+            cache.multi_fetcher = None
         self._cache = cache
 
     def read(self, length: int = -1) -> bytes:
@@ -48,7 +50,8 @@ class BlockFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec is untype
         try:
             return bytes(super().read(length))
         except BaseException:
-            # The cache notes blocks before they come: unless taken back, they would read as zeros.
+            # fsspec marks blocks as cached before they arrive. Unless the marks are removed, the
+            # missing blocks would read as zeros.
             blocks.difference_update(missing)
             raise
 

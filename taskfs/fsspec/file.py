@@ -1,4 +1,4 @@
-"""`TaskFile`: an open file of the fsspec file system, as Python's own file objects are."""
+"""`TaskFile`: an open file of the fsspec file system, like Python's own binary files."""
 
 import errno
 import io
@@ -10,11 +10,13 @@ from taskfs.model import ObjectVersion
 from taskfs.support.buffers import Buffer
 from taskfs.tree.handles import Handle
 
-BUFFER: Final = 128 << 10
+BUFFER_BYTES: Final = 128 << 10  # the kernel's largest read-ahead on a mount
+# Bytes per read of a whole file: fewer and larger reads than through the buffer.
+READALL_BYTES: Final = 1 << 20
 
 
 class Opener(Protocol):
-    """The file system, as far as a file needs it."""
+    """The part of the file system that an open file uses."""
 
     def open_handle(self, path: str) -> tuple[Handle, SharedCore]: ...
     def info(self, path: str) -> dict[str, Any]: ...
@@ -22,9 +24,9 @@ class Opener(Protocol):
 
 
 class _RawFile(io.RawIOBase):
-    """The bytes of one version of a file. Not safe for concurrent use: its buffer's lock guards it.
+    """The bytes of one version of a file. A forked process opens the file again on its first read.
 
-    Whoever reads it in a forked process has it opened again there.
+    Not safe for concurrent use: the lock of the BufferedReader around it guards it.
     """
 
     mode = "rb"
@@ -45,7 +47,7 @@ class _RawFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._check_open()
+        self._require_open()
         if whence not in (io.SEEK_SET, io.SEEK_CUR, io.SEEK_END):
             raise ValueError(f"whence cannot be {whence}")
         target = (0, self._offset, self.size)[whence] + offset
@@ -56,32 +58,32 @@ class _RawFile(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
-        piece = self._read(len(view))
-        view[: len(piece)] = piece
-        return len(piece)
+        chunk = self._read(len(view))
+        view[: len(chunk)] = chunk
+        return len(chunk)
 
     def readall(self) -> bytes:
-        pieces = []
-        while piece := self._read(8 * BUFFER):
-            pieces.append(piece)
-        return b"".join(pieces)
+        chunks = []
+        while chunk := self._read(READALL_BYTES):
+            chunks.append(chunk)
+        return b"".join(chunks)
 
     def _read(self, size: int) -> Buffer:
-        handle, shared = self._check_open()
-        if not shared.is_here:
+        handle, shared = self._require_open()
+        if not shared.is_usable:
             handle, _ = self._opened = self._fs.open_handle(self.name)
             self.check_version(handle.version)
         with as_oserror(self.name):
-            piece = handle.read_at(self._offset, size)
-        self._offset += len(piece)
-        return piece
+            chunk = handle.read_at(self._offset, size)
+        self._offset += len(chunk)
+        return chunk
 
     def check_version(self, version: ObjectVersion | None) -> None:
-        """Raise ESTALE if the remote object that the file was opened from is another one now."""
+        """Raise ESTALE unless *version* is the one that was opened."""
         if version != self.version:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), self.name)
 
-    def _check_open(self) -> tuple[Handle, SharedCore]:
+    def _require_open(self) -> tuple[Handle, SharedCore]:
         if self._opened is None:
             raise ValueError("I/O operation on closed file")
         return self._opened
@@ -89,28 +91,30 @@ class _RawFile(io.RawIOBase):
     def close(self) -> None:
         opened, self._opened = self._opened, None
         super().close()
-        if opened is not None and opened[1].is_here:
+        if opened is not None and opened[1].is_usable:
             opened[0].close()
 
     def __del__(self) -> None:
         opened = getattr(self, "_opened", None)
-        if opened is not None and opened[1].is_here:
-            opened[1].left.append(opened[0])  # no lock may be taken here
+        if opened is not None and opened[1].is_usable:
+            # To close the handle takes locks, which this thread may hold already.
+            opened[1].unclosed.append(opened[0])
 
 
 class TaskFile(io.BufferedReader):
-    """An open file: buffered, seekable, and pickled as its path, its version and its position.
+    """An open file: buffered, seekable, and pickled as its path, version and position.
 
-    `size` is that of the version that was opened; reads of a replaced one fail with ESTALE.
+    `size` is the size of the version that was opened. Once that version is replaced, reads fail
+    with ESTALE.
     """
 
     raw: _RawFile
 
     def __init__(self, fs: Opener, path: str, block_size: int | None = None) -> None:
-        super().__init__(_RawFile(fs, path), block_size or BUFFER)
+        super().__init__(_RawFile(fs, path), block_size or BUFFER_BYTES)
         self.fs = fs
         self.path = path
-        self.blocksize = block_size or BUFFER
+        self.blocksize = block_size or BUFFER_BYTES
 
     @property
     def size(self) -> int:
@@ -119,7 +123,7 @@ class TaskFile(io.BufferedReader):
 
     @property
     def details(self) -> dict[str, Any]:
-        """What the file system tells of the path now."""
+        """The current `info` of the path."""
         return self.fs.info(self.path)
 
     @property
@@ -132,10 +136,10 @@ class TaskFile(io.BufferedReader):
         return _reopen, (self.fs, self.path, self.blocksize, self.raw.version, position)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return self.__reduce__()  # the base class's own says that it cannot be pickled
+        return self.__reduce__()  # that of BufferedReader refuses to pickle
 
     def __del__(self) -> None:
-        pass  # the raw file knows what to do
+        pass  # that of BufferedReader would close the file, and so take locks
 
 
 def _reopen(

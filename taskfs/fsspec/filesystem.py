@@ -1,14 +1,12 @@
-"""`TaskFileSystem`: the tree as an fsspec file system, read-only, without a mount and without FUSE.
+"""`TaskFileSystem`: the tree as an fsspec file system.
 
-Paths are those beneath a mountpoint: `taskfs://<task id>/outputs/x.csv`. The root lists the tasks
-alone; the views are there by name, and what they link to is a directory there. Failures are
-OSErrors with the errno that the mount gives.
+Paths are the same as beneath a mountpoint: `taskfs://<task id>/outputs/x.csv`. The root lists only
+the tasks; the views exist by name, and their links appear as directories. Errors are OSErrors with
+the errno that a mount gives.
 """
 
 import errno
 import os
-from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any, Final, NoReturn
@@ -17,20 +15,20 @@ from fsspec import AbstractFileSystem
 
 from taskfs.api_key import Secret
 from taskfs.config import load_config
-from taskfs.download.fetch import chunks
 from taskfs.errors import ConfigError
 from taskfs.fsspec.block_file import BlockFile
 from taskfs.fsspec.file import TaskFile
-from taskfs.fsspec.globbing import may_hold
-from taskfs.fsspec.node_info import describe, kind, listing, resolve
+from taskfs.fsspec.globbing import may_match_beneath
+from taskfs.fsspec.node_info import describe, list_directory, node_type, resolve
+from taskfs.fsspec.ranges import read_range, read_ranges
 from taskfs.fsspec.shared_core import SharedCore, as_oserror, shared_core
 from taskfs.tree.archive_nodes import RawArchiveNode
 from taskfs.tree.control_nodes import CONTROL_DIR
 from taskfs.tree.handles import Handle
 from taskfs.tree.nodes import Directory, Node
 
-# Options that callers give to every fsspec file system. They change nothing here: the core caches
-# listings, batches ranges and has threads of its own.
+# Options that callers pass to any fsspec file system. They are accepted and ignored, because the
+# core itself caches listings, batches ranges and has its own threads.
 _FSSPEC_OPTIONS: Final = frozenset(
     {
         *("use_listings_cache", "listings_expiry_time", "max_paths", "skip_instance_cache"),
@@ -40,15 +38,15 @@ _FSSPEC_OPTIONS: Final = frozenset(
 
 
 class TaskFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is untyped
-    """The tasks of one account. Safe for concurrent use, and in forked processes.
+    """The tasks of one account. Safe for concurrent use, also in forked processes.
 
-    The storage options are the rows of `options.OPTIONS` for `FSSPEC`, and `api_key`. Where they
-    say nothing the environment and the configuration file do, on each machine its own: what is
-    pickled are the options alone. Nothing goes out, and no key is looked for, before the first
-    call that needs it.
+    The storage options are the rows of `options.OPTIONS` for `FSSPEC`, and `api_key`. Others come
+    from the environment and the configuration file. Only the storage options are pickled, so each
+    machine uses its own environment. The first call that needs the API reads the key and sends
+    the first request.
 
     Raises:
-        ValueError: an option that is unknown or cannot be used.
+        ValueError: an option is unknown or has an invalid value.
     """
 
     protocol = "taskfs"
@@ -63,42 +61,44 @@ class TaskFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is unt
         except ConfigError as exc:
             raise ValueError(str(exc)) from None
         self._own_options = own
-        self._shared: SharedCore | None = None
+        self._last_core: SharedCore | None = None
 
     @property
     def storage_options(self) -> dict[str, Any]:
-        """The options by which another process makes this file system."""
-        found: dict[str, Any] = self.__dict__["storage_options"]
-        return found
+        """The options with which another process creates an equal file system."""
+        options: dict[str, Any] = self.__dict__["storage_options"]
+        return options
 
     @storage_options.setter
-    def storage_options(self, given: dict[str, Any]) -> None:
+    def storage_options(self, options: dict[str, Any]) -> None:
         # An event loop belongs to one process and cannot be pickled.
-        self.__dict__["storage_options"] = {k: v for k, v in given.items() if k != "loop"}
+        self.__dict__["storage_options"] = {k: v for k, v in options.items() if k != "loop"}
 
     @property
-    def _core(self) -> SharedCore:
-        shared = self._shared
-        if shared is None or not shared.is_here:
+    def _shared(self) -> SharedCore:
+        """The core of this process, opened on first use."""
+        shared = self._last_core
+        if shared is None or not shared.is_usable:
             key = load_config(storage_options=self._own_options).api_key
-            shared = self._shared = shared_core(replace(self._config, api_key=key))
+            shared = self._last_core = shared_core(replace(self._config, api_key=key))
         return shared
 
     def _resolve(self, path: str) -> tuple[Node, str | None]:
-        return resolve(self._core.core.tree, path)
+        return resolve(self._shared.core.tree, path)
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:
         stripped = super()._strip_protocol(path)
         return stripped.lstrip("/") if isinstance(stripped, str) else stripped
 
-    # What is there.
+    # Listings and details.
 
     def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
         """Return `name`, `size`, `type`, `mtime` and `created` (seconds since 1970).
 
-        Of a file in an archive also `crc32` (hexadecimal), `compressed_size` and `compression`; of
-        bytes that the store has, its `ETag`; of a link `islink` and its `destination`.
+        A file in an archive also has `crc32` (hexadecimal), `compressed_size` and `compression`;
+        a raw archive and its files have the `ETag` of the object; a link has `islink` and
+        `destination`.
         """
         path = self._strip_protocol(path)
         with as_oserror(path):
@@ -112,21 +112,21 @@ class TaskFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is unt
         sizes: bool = True,
         **kwargs: Any,
     ) -> Any:
-        """List a directory, or the one file.
+        """List a directory, or a single file.
 
-        Without *sizes* the `size` of files is None and no archive is asked for. With a *pattern*
-        of `glob`, a directory that cannot hold what matches is shown as empty.
+        Without *sizes* the `size` of files is None and no archive is read. With the *pattern* of a
+        `glob`, a directory that cannot contain a match is returned as empty.
         """
         path = self._strip_protocol(path)
-        if pattern is not None and not may_hold(path, pattern):
+        if pattern is not None and not may_match_beneath(path, pattern):
             return []
         with as_oserror(path):
             node, destination = self._resolve(path)
             if not isinstance(node, Directory):
                 listed = [describe(path, node, destination)]
             else:
-                tree = self._core.core.tree
-                listed = list(listing(tree, path, node, full=detail and sizes))
+                tree = self._shared.core.tree
+                listed = list(list_directory(tree, path, node, full=detail and sizes))
         return listed if detail else [info["name"] for info in listed]
 
     def walk(
@@ -137,8 +137,10 @@ class TaskFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is unt
         on_error: Any = "omit",
         **kwargs: Any,
     ) -> Any:
-        """Walk as fsspec does, but "omit" leaves out only what is not there (any more): no answer
-        from the network must not look like an empty directory."""
+        """Walk as fsspec does, except that "omit" leaves out only paths that do not exist.
+
+        A directory whose listing fails for another reason must not look empty.
+        """
         kwargs.setdefault("sizes", kwargs.get("detail", False))
         if on_error == "omit":
             on_error = _raise_unless_missing
@@ -164,12 +166,12 @@ class TaskFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is unt
         path = self._strip_protocol(path)
         try:
             with as_oserror(path):
-                return kind(self._resolve(path)[0])
+                return node_type(self._resolve(path)[0])
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def exists(self, path: str, **kwargs: Any) -> bool:
-        """Whether there is such a path; where nobody can tell, that is raised."""
+        """Whether *path* exists. An error other than "not found" is raised."""
         return self._kind(path) is not None
 
     def isdir(self, path: str) -> bool:
@@ -185,13 +187,13 @@ class TaskFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is unt
         return datetime.fromtimestamp(self.info(path)["mtime"], tz=timezone.utc)
 
     def invalidate_cache(self, path: str | None = None) -> None:
-        """Forget what is kept of the remote side, as a write to `.taskfs/refresh` does."""
+        """Drop cached listings and task data, as a write to `.taskfs/refresh` does."""
         super().invalidate_cache(path)
-        if self._shared is not None:
-            refresh = self._core.core.tree.resolve(f"/{CONTROL_DIR}/refresh")
+        if self._last_core is not None:
+            refresh = self._shared.core.tree.resolve(f"/{CONTROL_DIR}/refresh")
             refresh.open(writing=True).write(b"1")
 
-    # What is in it.
+    # Contents.
 
     def _open(
         self,
@@ -204,22 +206,22 @@ class TaskFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is unt
     ) -> TaskFile | BlockFile:
         if mode != "rb":
             self._refuse(path)
-        if kwargs.get("cache_type") == "none":  # `blockcache::` brings a cache of its own
+        if kwargs.get("cache_type") == "none":  # fsspec's `blockcache::` adds its own cache
             return BlockFile(self, path, block_size, kwargs.get("size"))
         return TaskFile(self, path, block_size)
 
     def open_handle(self, path: str) -> tuple[Handle, SharedCore]:
-        """Return what a `TaskFile` reads through."""
+        """Return an open handle of the file at *path*, and the core that it belongs to."""
         with as_oserror(path):
-            return self._core.open(self._resolve(path)[0]), self._core
+            return self._shared.open(self._resolve(path)[0]), self._shared
 
     def sign(self, path: str, expiration: int | None = None, **kwargs: Any) -> str:
-        """Return a new signed URL of a raw archive (`<id>/output.zip`), good for GET for a while.
+        """Return a signed URL that reads a raw archive (`<id>/output.zip`).
 
-        The service decides for how long; *expiration* changes nothing.
+        The service decides how long it is valid; *expiration* is ignored.
 
         Raises:
-            NotImplementedError: another file, which has no URL.
+            NotImplementedError: *path* is another file, which has no URL.
         """
         path = self._strip_protocol(path)
         with as_oserror(path):
@@ -228,17 +230,17 @@ class TaskFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is unt
                 text = "only a raw archive has a URL: sign('<id>/output.zip') or '<id>/input.zip'"
                 raise NotImplementedError(f"{path}: {text}")
             stored, region = node.stored_at
-            return self._core.core.client.signed_url(stored, region)
+            return self._shared.core.client.signed_url(stored, region)
 
     def cat_file(
         self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any
     ) -> bytes:
-        """Return the bytes [start, end), which may count from the end, as in a slice."""
+        """Return the bytes [start, end), which may be None or negative as in a slice."""
         path = self._strip_protocol(path)
         with as_oserror(path):
-            handle = self._core.open(self._resolve(path)[0])
+            handle = self._shared.open(self._resolve(path)[0])
             try:
-                return _read(handle, start, end)
+                return read_range(handle, start, end)
             finally:
                 handle.close()
 
@@ -251,16 +253,17 @@ class TaskFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is unt
         on_error: str = "return",
         **kwargs: Any,
     ) -> list[Any]:
-        """Return the ranges, several fetched at a time; each block goes over the wire once.
+        """Return the bytes of each range, fetched concurrently; no block is fetched twice.
 
-        *max_gap* has no meaning here: what lies in one block is fetched together.
+        *max_gap* is ignored, because ranges in the same block share one request anyway.
         """
         if not isinstance(paths, list):
             raise TypeError("paths must be a list")
         starts, ends = (x if isinstance(x, list) else [x] * len(paths) for x in (starts, ends))
         if not len(paths) == len(starts) == len(ends):
             raise ValueError("paths, starts and ends differ in length")
-        outcomes = self._cat_at_once([self._strip_protocol(path) for path in paths], starts, ends)
+        stripped = [self._strip_protocol(path) for path in paths]
+        outcomes = read_ranges(self.open_handle, stripped, starts, ends)
         if on_error == "raise":
             for outcome in outcomes:
                 if isinstance(outcome, Exception):
@@ -270,59 +273,22 @@ class TaskFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is unt
     def cat(
         self, path: Any, recursive: bool = False, on_error: str = "raise", **kwargs: Any
     ) -> Any:
-        """Return one file's bytes, or of several a table by path, several fetched at a time."""
+        """Return the bytes of one file, or a dictionary from paths to bytes, read concurrently."""
         paths = self.expand_path(path, recursive=recursive)
         if isinstance(path, str) and paths == [self._strip_protocol(path)] and not recursive:
             return self.cat_file(paths[0])
         files = [path for path in paths if not (recursive and self.isdir(path))]
-        how = "raise" if on_error == "raise" else "return"
-        found = dict(zip(files, self.cat_ranges(files, None, None, on_error=how), strict=True))
+        on_range_error = "raise" if on_error == "raise" else "return"
+        contents = self.cat_ranges(files, None, None, on_error=on_range_error)
+        found = dict(zip(files, contents, strict=True))
         if on_error == "omit":
-            return {name: piece for name, piece in found.items() if isinstance(piece, bytes)}
+            return {name: content for name, content in found.items() if isinstance(content, bytes)}
         return found
 
-    def _cat_at_once(
-        self, paths: Sequence[str], starts: Sequence[Any], ends: Sequence[Any]
-    ) -> list[Any]:
-        handles: dict[str, Handle] = {}
-        outcomes: list[Any] = [None] * len(paths)
-        futures: dict[int, Future[bytes]] = {}
-        # In the order of the bytes: a compressed file is decoded once from front to back.
-        order = sorted(range(len(paths)), key=lambda n: (paths[n], starts[n] or 0))
-        for n in order:
-            path = paths[n]
-            try:
-                with as_oserror(path):
-                    if path not in handles:
-                        handles[path] = self._core.open(self._resolve(path)[0])
-            except OSError as exc:
-                outcomes[n] = exc
-                continue
-            futures[n] = self._core.pool.submit(
-                self._read_range, path, handles[path], starts[n], ends[n]
-            )
-        try:
-            for n, future in futures.items():
-                outcomes[n] = future.exception() or future.result()
-        finally:
-            for future in futures.values():
-                future.cancel()
-            if all(future.done() for future in futures.values()):
-                for handle in handles.values():
-                    handle.close()
-            else:  # we were interrupted, and some are being read
-                self._core.left.extend(handles.values())
-        return outcomes
-
-    @staticmethod
-    def _read_range(path: str, handle: Handle, start: int | None, end: int | None) -> bytes:
-        with as_oserror(path):
-            return _read(handle, start, end)
-
-    # What is refused.
+    # Changes, which are refused.
 
     def _refuse(self, path: Any, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refuse a change: kills and metadata are for the mount and the commands."""
+        """Raise EROFS. Tasks are changed through a mount or the commands."""
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
     mkdir = rmdir = rm = rm_file = _rm = touch = pipe_file = _refuse
@@ -333,16 +299,11 @@ class TaskFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is unt
             self._refuse(path)
 
     def to_dict(self, *, include_password: bool = True) -> dict[str, Any]:
-        """Return the options, with `api_key` only where it was one and passwords are asked for."""
-        told: dict[str, Any] = super().to_dict(include_password=include_password)
+        """Return the options; `api_key` only if it was passed as one, and with passwords."""
+        options: dict[str, Any] = super().to_dict(include_password=include_password)
         if not include_password:
-            told.pop("api_key", None)
-        return told
-
-
-def _read(handle: Handle, start: int | None, end: int | None) -> bytes:
-    begin, stop, _ = slice(start, end).indices(handle.size)
-    return b"".join(chunks(handle.read_at, begin, stop))
+            options.pop("api_key", None)
+        return options
 
 
 def _raise_unless_missing(error: OSError) -> None:

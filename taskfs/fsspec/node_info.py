@@ -1,4 +1,4 @@
-"""The tree as fsspec tells it: a path to a node, links followed, and a node to its details."""
+"""From a path to a node, following links, and from a node to fsspec's details of it."""
 
 import contextlib
 import posixpath
@@ -15,19 +15,19 @@ _XATTR_PREFIX: Final = "user.taskfs."
 
 
 def resolve(tree: Tree, path: str) -> tuple[Node, str | None]:
-    """Return the node at *path*, and where that is if the path is a link's.
+    """Return the node at *path*, and the target's path if *path* is a link.
 
     Raises:
-        NotFound, NotADirectory: there is nothing.
+        NotFound, NotADirectory: there is no such path.
     """
     if not path.startswith("."):
-        return tree.resolve(f"/{path}"), None  # only the views hold links
+        return tree.resolve(f"/{path}"), None  # only the views contain links
     names = path.split("/")
     for depth in range(1, len(names)):
-        place = "/".join(names[:depth])
-        node = tree.resolve(f"/{place}")
+        parent = "/".join(names[:depth])
+        node = tree.resolve(f"/{parent}")
         if isinstance(node, Link):
-            return resolve(tree, posixpath.join(_target(place, node), *names[depth:]))[0], None
+            return resolve(tree, posixpath.join(_target(parent, node), *names[depth:]))[0], None
     return _follow(tree, path, tree.resolve(f"/{path}"))
 
 
@@ -42,44 +42,46 @@ def _target(path: str, link: Link) -> str:
     return posixpath.normpath(posixpath.join(posixpath.dirname(path), link.target()))
 
 
-def kind(node: Node) -> str:
-    """Return what fsspec calls the type of *node*."""
+def node_type(node: Node) -> str:
+    """Return fsspec's type of *node*."""
     return "directory" if isinstance(node, Directory) else "file"
 
 
 def describe(path: str, node: Node, destination: str | None) -> dict[str, Any]:
-    """Return the details of what is at *path*; see `TaskFileSystem.info`."""
+    """Return the details of *node*, which is at *path*; see `TaskFileSystem.info`."""
     attrs = node.attrs()
-    told: dict[str, Any] = {
+    details: dict[str, Any] = {
         "name": path,
         "size": attrs.size,
-        "type": kind(node),
+        "type": node_type(node),
         "mtime": attrs.mtime_ns / 1e9,
         "created": attrs.ctime_ns / 1e9,
     }
     if isinstance(node, MemberNode):
-        told |= {name.removeprefix(_XATTR_PREFIX): node.xattr(name) for name in MEMBER_XATTRS}
-        told["compressed_size"] = int(told["compressed_size"])
+        details |= {name.removeprefix(_XATTR_PREFIX): node.xattr(name) for name in MEMBER_XATTRS}
+        details["compressed_size"] = int(details["compressed_size"])
     if node.etag:
-        told["ETag"] = node.etag
+        details["ETag"] = node.etag
     if destination is not None:
-        told |= {"islink": True, "destination": destination}
-    return told
+        details |= {"islink": True, "destination": destination}
+    return details
 
 
-def listing(tree: Tree, path: str, node: Directory, *, full: bool) -> Iterator[dict[str, Any]]:
-    """Yield the details of what *node*, which is at *path*, holds.
+def list_directory(
+    tree: Tree, path: str, node: Directory, *, full: bool
+) -> Iterator[dict[str, Any]]:
+    """Yield the details of the children of *node*, which is at *path*.
 
-    Unless *full*, only what a listing itself tells: then the size of a file is None.
+    Unless *full*, only the details that a listing contains; the size of a file is then None.
     """
     for entry in node.children():
         if not path and entry.name.startswith("."):
-            continue  # the views: whatever walks the tree would meet each task four times
+            continue  # the views: a walk through them would meet each task several times
         name = f"{path}/{entry.name}" if path else entry.name
         if full:
-            with contextlib.suppress(NotFound):  # it went in between
+            with contextlib.suppress(NotFound):  # it disappeared after the listing
                 yield describe(name, *_follow(tree, name, node.lookup(entry.name)))
         elif stat.S_ISREG(entry.mode):
             yield {"name": name, "size": None, "type": "file"}
-        else:  # what is linked to are the directories of tasks
+        else:  # a directory, or a link, which leads to the directory of a task
             yield {"name": name, "size": 0, "type": "directory"}

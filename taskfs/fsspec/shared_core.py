@@ -1,6 +1,7 @@
 """One core for all fsspec instances of a process that have the same configuration.
 
-fsspec makes an instance for every thread; connections, caches and what is under way are shared.
+fsspec creates an instance per thread. All of them share connections, caches and the requests in
+flight.
 """
 
 import contextlib
@@ -21,70 +22,81 @@ from taskfs.support.thread_pool import DaemonPool
 from taskfs.tree.handles import Handle
 from taskfs.tree.nodes import Node
 
-RANGES_AT_ONCE: Final = 8
+# Threads that read ranges: enough to hide the store's latency, within its connection pool.
+RANGE_THREADS: Final = 8
 
 
 @contextlib.contextmanager
 def as_oserror(path: str) -> Iterator[None]:
-    """Let our errors out as the OSErrors that a mount would give, without what they were made of:
-    that may quote a signed URL."""
+    """Turn a TaskFSError into the OSError that a mount would give for *path*.
+
+    The cause is dropped, because its text may contain a signed URL.
+    """
     try:
         yield
-    except ConfigError as exc:  # a setting is looked at when it is given: this is the key
+    except ConfigError as exc:  # options are checked on construction, so this is about the key
         raise PermissionError(errno.EACCES, redact(str(exc))) from None
     except TaskFSError as exc:
         raise OSError(exc.errno, redact(str(exc)), path) from None
 
 
 class SharedCore:
-    """A core, and the threads that read ranges for its callers. It works in one process only.
+    """A core and the threads that read ranges. It works only in the process that created it.
 
-    `left` holds the open files that nobody closed. They are found by the garbage collection, which
-    may come while the core holds its locks: so they are closed later, by whoever opens the next.
+    `unclosed` holds the handles of files that were garbage-collected while open. The garbage
+    collector may run while the core holds its locks, so the next `open` closes them instead.
     """
 
     def __init__(self, config: Config) -> None:
         self.core = open_core(replace(config, read_only=True, demo=False))
-        self.pool = DaemonPool(RANGES_AT_ONCE, "taskfs-ranges")
-        self.left: deque[Handle] = deque()
+        self.range_pool = DaemonPool(RANGE_THREADS, "taskfs-ranges")
+        self.unclosed: deque[Handle] = deque()
         self._pid = os.getpid()
         weakref.finalize(self, _close, self.core.close, self._pid)
 
     @property
-    def is_here(self) -> bool:
-        """Whether this is its process, and not one forked from it: threads are not inherited."""
+    def is_usable(self) -> bool:
+        """Whether this process created it: a forked process inherits no threads."""
         return self._pid == os.getpid()
 
     def open(self, node: Node) -> Handle:
         """Open *node* for reading."""
-        while self.left:
-            self.left.popleft().close()
+        while self.unclosed:
+            self.unclosed.popleft().close()
         return node.open(writing=False)
 
 
 def _close(close: Callable[[], None], pid: int) -> None:
-    if os.getpid() == pid:  # in a forked process the sockets are the parent's
+    if os.getpid() == pid:  # in a forked process, the sockets belong to the parent
         close()
 
 
 _lock = threading.Lock()
-_shared: "weakref.WeakValueDictionary[Config, SharedCore]" = weakref.WeakValueDictionary()
+_cores: "weakref.WeakValueDictionary[Config, SharedCore]" = weakref.WeakValueDictionary()
 
 
 def shared_core(config: Config) -> SharedCore:
-    """Return the core of *config* in this process, as long as somebody holds it always the same."""
+    """Return this process's core of *config*; it lives as long as a caller refers to it."""
     with _lock:
-        found = _shared.get(config)
+        found = _cores.get(config)
         if found is None:
-            found = _shared[config] = SharedCore(config)
+            found = _cores[config] = SharedCore(config)
         return found
 
 
-def _begin_anew() -> None:
-    """In a forked process nothing of the parent's works, and its locks may be held for good."""
-    global _lock, _shared
+def close_cores() -> None:
+    """Close the connections of all cores in use, for example before their server ends."""
+    with _lock:
+        cores = list(_cores.values())
+    for shared in cores:
+        shared.core.close()
+
+
+def _reset_after_fork() -> None:
+    """Forget the parent's cores and its lock, which another thread may have held at the fork."""
+    global _lock, _cores
     _lock = threading.Lock()
-    _shared = weakref.WeakValueDictionary()
+    _cores = weakref.WeakValueDictionary()
 
 
-os.register_at_fork(after_in_child=_begin_anew)
+os.register_at_fork(after_in_child=_reset_after_fork)

@@ -1,4 +1,4 @@
-"""Going into the background: the caller returns once the work is live, or with its real error."""
+"""Going into the background: the caller returns once the work is live, or with its error."""
 
 import contextlib
 import os
@@ -12,13 +12,14 @@ from taskfs.errors import MountError, TaskFSError
 from taskfs.support.redaction import redact
 
 _LIVE: Final = b"+"
-_NOTE: Final = b"?"  # begins a line that comes before the outcome
+_FAILED: Final = "-"
+_NOTE: Final = b"?"  # begins a line that precedes the outcome
 
 
 class Report:
-    """What the background process tells the caller: that it is live, or why not.
+    """The pipe from the background process to its caller: notes, then one outcome.
 
-    Safe for concurrent use: the lock is held while the pipe is written to.
+    Safe for concurrent use: the lock is held while the pipe is written.
     """
 
     def __init__(self, pipe: int) -> None:
@@ -26,19 +27,19 @@ class Report:
         self._pipe: int | None = pipe
 
     def note(self, text: str) -> None:
-        """Let the caller say *text* while it waits."""
+        """Have the caller print *text* while it waits."""
         line = " ".join(redact(text).split()).encode("utf-8", "replace")
         with self._lock, contextlib.suppress(OSError):  # the caller was killed
             if self._pipe is not None:
                 os.write(self._pipe, _NOTE + line + b"\n")
 
     def live(self) -> None:
-        """Let the caller return with success; what follows is nobody's to wait for.
+        """Begin a session of its own, and have the caller return with success.
 
         Raises:
-            MountError: there is no caller any more, who was interrupted and expects no mount.
+            MountError: the caller was interrupted, so it expects no mount.
         """
-        with contextlib.suppress(OSError):  # a process group's first: it has a session already
+        with contextlib.suppress(OSError):  # a process group leader has a session already
             os.setsid()
         try:
             self._send(_LIVE)
@@ -46,17 +47,18 @@ class Report:
             raise MountError("interrupted before the mount was live") from exc
 
     def failed(self, exc: TaskFSError) -> None:
-        """Let the caller fail with an error of the same type and text."""
-        with contextlib.suppress(OSError):  # the caller was killed: there is nobody to tell
-            self._send(f"-{type(exc).__name__}:{redact(str(exc))}".encode("utf-8", "replace"))
+        """Have the caller fail with an error of the same type and text."""
+        with contextlib.suppress(OSError):  # the caller was killed
+            outcome = f"{_FAILED}{type(exc).__name__}:{redact(str(exc))}"
+            self._send(outcome.encode("utf-8", "replace"))
 
-    def _send(self, answer: bytes) -> None:
+    def _send(self, outcome: bytes) -> None:
         with self._lock:
             if self._pipe is None:
                 return
             pipe, self._pipe = self._pipe, None
             try:
-                os.write(pipe, answer)
+                os.write(pipe, outcome)
             finally:
                 os.close(pipe)
 
@@ -66,14 +68,13 @@ def start(work: Callable[[Report], None], on_note: Callable[[str], object] | Non
 
     *on_note* is called with each text that *work* notes meanwhile.
 
-    Called before any thread exists. The background process has `/` as its directory and /dev/null
-    as descriptors 0 to 2, so that `$(taskfs mount …)` returns. Once it is live it has its own
-    session, and not before: an automounter recognises by the process group that it must not have
-    the process wait for the mount that the process is to make (autofs in the kernel's
-    documentation).
+    Must be called before any other thread exists, because it forks. The background process has `/`
+    as its directory and /dev/null as descriptors 0 to 2, so that `$(taskfs mount …)` returns. It
+    begins its own session only once it is live: an automounter recognises by the process group
+    which process makes the mount and must not wait for it (autofs in the kernel's documentation).
 
     Raises:
-        MountError, or another of our errors: what *work* reported or failed with.
+        MountError, or another TaskFSError: *work* failed with it.
     """
     reading, writing = os.pipe()
     sys.stdout.flush()
@@ -85,19 +86,20 @@ def start(work: Callable[[Report], None], on_note: Callable[[str], object] | Non
     os.close(writing)
     os.waitpid(child, 0)
     with os.fdopen(reading, "rb") as pipe:
-        answer = b""
+        outcome = b""
         for line in pipe:
-            if answer or not line.startswith(_NOTE):
-                answer += line
+            if outcome or not line.startswith(_NOTE):
+                outcome += line
             elif on_note is not None:
                 on_note(line[1:-1].decode("utf-8", "replace"))
-    if answer != _LIVE:
-        name, _, text = answer[1:].decode("utf-8", "replace").partition(":")
+    if outcome != _LIVE:
+        name, _, text = outcome[1:].decode("utf-8", "replace").partition(":")
         kind = getattr(errors, name, MountError)
         raise kind(text or "the background process ended before the mount was live")
 
 
 def _become_daemon(work: Callable[[Report], None], pipe: int) -> None:
+    """Fork again, so that the caller's child can be waited for, and run *work*; never return."""
     status = 1
     report = Report(pipe)
     try:

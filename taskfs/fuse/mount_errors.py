@@ -1,6 +1,7 @@
-"""Why libfuse or fusermount would not mount: their words, and what to do about each.
+"""Why the kernel, fusermount or libfuse refused a mount, and the fix for each reason.
 
-The words are those of libfuse 2.9 and of the fusermount of libfuse 2 and 3.
+The texts matched here are those of the mount(2) errors of `kernel.mounting`, of libfuse 2.9, and
+of the fusermount of libfuse 2 and 3.
 """
 
 import os
@@ -8,10 +9,10 @@ import re
 import shutil
 from typing import Final
 
-from taskfs.fuse.mountpoint import FUSE_PACKAGES, find_fusermount, why_not_set_uid
+from taskfs.fuse.fusermount import MISSING, PROGRAMS, find_fusermount, why_not_set_uid
 
 CONTAINER: Final = "in a container, start it with --device /dev/fuse --cap-add SYS_ADMIN"
-# AppArmor's profile of fusermount3 (Debian 13, Ubuntu 25.04 and newer) names where it may mount.
+# AppArmor's profile of fusermount3 (Debian 13, Ubuntu 25.04 and newer) lists where it may mount.
 _CONFINED: Final = (
     "a security policy such as AppArmor's refuses it: choose a mountpoint below your home "
     "directory, /mnt, /media or /tmp, or allow this one in /etc/apparmor.d/local/fusermount3 "
@@ -22,12 +23,11 @@ NEEDS_ALLOW_OTHER: Final = (
     "echo user_allow_other | sudo tee -a /etc/fuse.conf"
 )
 
-_MISSING: Final = f"fusermount is missing: {FUSE_PACKAGES}"
 _NOT_RUNNABLE: Final = (
     "fusermount may not be run by you: join its group, or sudo chmod 4755 $(which fusermount)"
 )
 
-# The first row whose expression is found says it; the order is from the special to the general.
+# The first row whose expression matches gives the text; special rows come before general ones.
 _ROWS: Final = (
     (r"user_allow_other", NEEDS_ALLOW_OTHER),
     (
@@ -57,16 +57,19 @@ _ROWS: Final = (
 )
 
 
-def explain(said: str, place: str) -> str:
-    """Return the last words of libfuse as one line with the fix; empty if it said nothing."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+def explain(output: str, place: str) -> str:
+    """Return *output*, the last text that fusermount or libfuse printed, as one line with the fix;
+    empty if there is none."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     text = "; ".join(dict.fromkeys(lines))
-    if "exec fusermount" in text:  # EACCES, too, where a directory of PATH may not be searched
+    if text == MISSING or "exec fusermount" in text:
+        # Also where a directory of PATH may not be searched: EACCES.
         path = f"{os.environ.get('PATH', '')}:{os.defpath}"
-        return _NOT_RUNNABLE if shutil.which("fusermount", os.F_OK, path) else _MISSING
+        is_there = any(shutil.which(name, os.F_OK, path) for name in PROGRAMS)
+        return _NOT_RUNNABLE if is_there else MISSING
     program = find_fusermount()
-    if program and "Operation not permitted" in text and (fault := why_not_set_uid(program)):
-        return fault
+    if program and "Operation not permitted" in text and (reason := why_not_set_uid(program)):
+        return reason
     for expression, fix in _ROWS:
         if re.search(expression, text):
             return fix.replace("{place}", place)

@@ -1,5 +1,7 @@
-"""Requests by path in, attributes and bytes out, errors to errno; what a task looks like is decided
-in `tree`, and how the kernel puts a request in `dispatch`."""
+"""Requests by path in, attributes and bytes out, errors to errno.
+
+The tree decides what a task looks like; an engine knows how the kernel puts a request.
+"""
 
 import errno
 import logging
@@ -8,11 +10,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-from taskfs.errors import NoAttribute, ReadOnly, TaskFSError
+from taskfs.errors import BadHandle, NoAttribute, ReadOnly, TaskFSError
+from taskfs.fuse.attributes import AttributePolicy, FileAttributes
 from taskfs.support.buffers import Buffer
 from taskfs.support.redaction import redact
-from taskfs.tasks.archives import PageCacheMode
-from taskfs.tree.nodes import Attrs, Entry
+from taskfs.tree.handles import PushableHandle
+from taskfs.tree.nodes import Entry
+from taskfs.tree.page_cache import PageCacheMode
 from taskfs.tree.tree import Tree
 
 log = logging.getLogger(__name__)
@@ -21,48 +25,64 @@ XATTR_PREFIX: Final = "user.taskfs."
 XATTR_CREATE: Final = 1
 XATTR_REPLACE: Final = 2
 WRITING: Final = os.O_WRONLY | os.O_RDWR
-_UNITS: Final = 1 << 40
+# Blocks of 4096 bytes: 4 PiB, more than any account holds, so that no program sees a full disk.
+_BLOCKS: Final = 1 << 40
 
 
 class StatFs(NamedTuple):
-    """What `df` shows, in units of 4096 bytes: never full, and told without the network."""
+    """The figures of statfs(2), in blocks of `unit` bytes. They are constant: the true ones would
+    need the network."""
 
-    blocks: int = _UNITS
-    free: int = _UNITS // 2
+    blocks: int = _BLOCKS
+    free: int = _BLOCKS // 2
     files: int = 1 << 32
     free_files: int = 1 << 31
     unit: int = 4096
-    longest_name: int = 255
+    name_max: int = 255
 
 
 class OpenResult(NamedTuple):
-    """An open file's number, and what the kernel may do with its pages."""
+    """An open file's number, how the kernel may cache its pages, and whether an engine may push
+    bytes there before they are read."""
 
     fh: int
     mode: PageCacheMode
+    can_push: bool = False
 
 
 class DirectoryListing(NamedTuple):
-    """A listing, what gives the attributes of what is in it where that costs nothing, and what
-    tells for how many seconds they may be kept."""
+    """The entries of a directory.
+
+    The rest is for an engine that sends attributes with a listing: `known_attrs` returns those of a
+    name if they cost no request, and `attr_lifetime_s` for how many seconds the kernel may keep
+    them.
+    """
 
     entries: Sequence[Entry]
-    known_attrs: Callable[[str], Attrs | None]
+    known_attrs: Callable[[str], FileAttributes | None]
     attr_lifetime_s: Callable[[], float]
 
 
-# Answers that programs ask for all the time: nothing failed.
+# Programs provoke these all the time; they are no failures, and logged at the debug level.
 _QUIET: Final = frozenset({errno.ENOENT, errno.ENODATA, errno.EROFS, errno.EINTR, errno.ENOTDIR})
 
 
 class TaskOperations:
-    """One mounted tree. Safe for concurrent use, as the tree is."""
+    """The operations on one mounted tree, with the attributes that *policy* adds.
 
-    def __init__(self, tree: Tree) -> None:
+    Safe for concurrent use, as the tree is: it holds no lock and changes nothing of its own.
+    """
+
+    def __init__(self, tree: Tree, policy: AttributePolicy | None = None) -> None:
         self._tree = tree
+        self._policy = policy or AttributePolicy()
 
     def __call__(self, op: str, path: str, *args: Any) -> Any:
-        """Serve one request: here an exception becomes an OSError with its errno."""
+        """Serve the request *op*, and turn every exception into an OSError with an errno.
+
+        Raises:
+            OSError: the request failed; the log has the reason, once.
+        """
         is_logged = log.isEnabledFor(logging.DEBUG)
         began_s = time.monotonic() if is_logged else 0.0
         try:
@@ -81,32 +101,45 @@ class TaskOperations:
             log.exception("%s %s: unexpected error", op, _shown(path))
             raise OSError(errno.EIO, "unexpected error") from exc
 
-    def getattr(self, path: str) -> Attrs:
-        return self._tree.attrs(path)
+    def getattr(self, path: str) -> FileAttributes:
+        return self._policy.apply(self._tree.attrs(path))
 
     def opendir(self, path: str) -> None:
-        """Return if there is something at *path*."""
+        """Raise NotFound if there is nothing at *path*."""
         self._tree.resolve(path)
 
     def readdir(self, path: str) -> DirectoryListing:
         node = self._tree.resolve(path)
-        return DirectoryListing(list(node.children()), node.known_attrs, node.attr_lifetime_s)
+
+        def known_attrs(name: str) -> FileAttributes | None:
+            attrs = node.known_attrs(name)
+            return None if attrs is None else self._policy.apply(attrs)
+
+        return DirectoryListing(list(node.children()), known_attrs, node.attr_lifetime_s)
 
     def readlink(self, path: str) -> str:
         return self._tree.resolve(path).target()
 
     def open(self, path: str, flags: int) -> OpenResult:
         handle = self._tree.resolve(path).open(writing=bool(flags & WRITING))
-        return OpenResult(self._tree.handles.add(handle), handle.mode)
+        # The kernel keeps no pages of a file with direct I/O.
+        can_push = handle.mode is not PageCacheMode.DIRECT and isinstance(handle, PushableHandle)
+        return OpenResult(self._tree.handles.add(handle), handle.mode, can_push)
 
     def read(self, path: str, size: int, offset: int, fh: int) -> Buffer:
         return self._tree.handles.get(fh).read_at(offset, size)
 
-    def read_for_push(self, path: str, size: int, offset: int, fh: int) -> Buffer:
-        return self._tree.handles.get(fh).read_for_push(offset, size)
-
     def take_pushable(self, path: str, fh: int) -> range:
-        return self._tree.handles.get(fh).take_pushable()
+        return self._pushable(fh).take_pushable()
+
+    def read_for_push(self, path: str, size: int, offset: int, fh: int) -> Buffer:
+        return self._pushable(fh).read_for_push(offset, size)
+
+    def _pushable(self, fh: int) -> PushableHandle:
+        handle = self._tree.handles.get(fh)
+        if not isinstance(handle, PushableHandle):
+            raise BadHandle(f"bytes of the open file {fh} cannot be pushed")
+        return handle
 
     def write(self, path: str, piece: bytes, offset: int, fh: int) -> int:
         return self._tree.handles.get(fh).write(piece)
@@ -115,15 +148,15 @@ class TaskOperations:
         self._tree.handles.close(fh)
 
     def refuse(self, path: str, *args: Any) -> None:
-        """What would make, move or remove a name."""
+        """Refuse to make, move or remove a name."""
         raise ReadOnly(f"nothing is made, moved or removed: {path}")
 
-    # Of `fallocate` the kernel must not hear ENOSYS: glibc's posix_fallocate(3) would then write a
-    # byte, which is a kill.
+    # `fallocate` must not fail with ENOSYS: posix_fallocate(3) of glibc would then write a byte,
+    # which is a kill.
     create = fallocate = link = mkdir = mknod = rename = rmdir = symlink = unlink = refuse
 
     def setattr(self, path: str, *args: Any) -> None:
-        """What would set size, mode, owner or times."""
+        """Accept a new size, mode, owner or time where the node does, without any effect."""
         self._tree.resolve(path).change()
 
     chmod = chown = truncate = utimens = setattr
@@ -136,7 +169,7 @@ class TaskOperations:
 
     def getxattr(self, path: str, name: str) -> bytes:
         if not name.startswith(XATTR_PREFIX):
-            raise NoAttribute(name)  # the kernel asks for security.* all the time
+            raise NoAttribute(name)  # the kernel asks for security.* with each write
         return self._tree.resolve(path).xattr(name).encode("utf-8", "surrogateescape")
 
     def setxattr(self, path: str, name: str, value: bytes, flags: int) -> None:
@@ -149,7 +182,7 @@ class TaskOperations:
 
 
 def _size(args: Sequence[Any], result: Any) -> str:
-    """Return what a log says of an operation's numbers and of its result; no content of either."""
+    """Return an operation's numeric arguments and the size of its result, for the log."""
     numbers = [str(arg) for arg in args if isinstance(arg, int)]
     if isinstance(result, DirectoryListing):
         outcome = f"{len(result.entries)} names"

@@ -1,8 +1,9 @@
-"""Imports of the rare paths, made once a mount is live: its daemon outlives its package.
+"""Import rarely used modules once a mount is live, because its daemon outlives its package.
 
-`pip install -U`, pipx and conda remove files under a running daemon. A module that is imported late
-would then fail, and with it every retry. Requests may run meanwhile, and may import the same: both
-name a module in the same way, so one waits for the other and neither for a cycle.
+`pip install -U`, pipx and conda remove files under a running daemon. A module that is imported
+after that fails to load, and the request that needs it fails too. Requests run while this module
+imports, and may import the same modules. Both import a module under the same name, so one waits for
+the other and no cycle of waits is possible.
 """
 
 import codecs
@@ -13,7 +14,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Final
 
-from taskfs.archive import isal as igzip
+from taskfs.archive import isal
 from taskfs.remote.trust import tls_context
 from taskfs.support.checksum import crc32
 from taskfs.support.redaction import RedactingFormatter
@@ -21,13 +22,13 @@ from taskfs.support.redaction import RedactingFormatter
 log = logging.getLogger(__name__)
 
 LOADED: Final = "all modules are loaded"
-# The most needed first: a removal may come at any moment.
+# In the order of need, because the files may be removed at any moment.
 _MODULES: Final = (
     "netrc",  # requests, for each new host
     "idna",  # requests, for a redirect to a host that is not ASCII
-    "ctypes",  # `mountpoint.detach`
+    "ctypes",  # `mountpoint`
     "concurrent.futures.thread",
-    "email.message",  # heads of answers, and their dates
+    "email.message",  # headers of responses, and their dates
     "email.header",
     "email.generator",
     "email.quoprimime",
@@ -37,19 +38,18 @@ _MODULES: Final = (
     "decimal",
     "uuid",
 )
-# For host names, heads of answers, and names in archives.
+# For host names, headers of responses, and names in archives.
 _CODECS: Final = ("idna", "punycode", "ascii", "latin-1", "cp437", "utf-8-sig", "unicode_escape")
 
 
 def load_rest() -> None:
-    """Import all that a daemon may need later; what is not there is left out."""
+    """Import every module that a daemon may need later; skip those that are not installed."""
     loads: list[Callable[[], object]] = [
-        *(_importing(name) for name in _MODULES[:1]),
         lambda: crc32(b""),
-        igzip.make_decoder,
+        isal.make_decoder,
         tls_context,  # its CA bundle is a file of a package
-        *(_importing(name) for name in _MODULES[1:]),
-        *(_finding(name) for name in _CODECS),
+        *(_import(name) for name in _MODULES),
+        *(_find_codec(name) for name in _CODECS),
         _format_errors,
     ]
     for load in loads:
@@ -60,16 +60,16 @@ def load_rest() -> None:
     log.debug(LOADED)
 
 
-def _importing(name: str) -> Callable[[], ModuleType]:
+def _import(name: str) -> Callable[[], ModuleType]:
     return lambda: import_module(name)
 
 
-def _finding(name: str) -> Callable[[], object]:
+def _find_codec(name: str) -> Callable[[], object]:
     return lambda: codecs.lookup(name)
 
 
 def _format_errors() -> None:
-    """Format exceptions as the log does: Python imports what marks and explains them by kind."""
+    """Format exceptions as the log does, because Python imports modules that explain some types."""
     formatter = RedactingFormatter("%(message)s")
     failures: tuple[Callable[[], object], ...] = (
         lambda: [1, 2][len("..") + 1] / 0,

@@ -1,4 +1,4 @@
-"""Memory of a daemon: what glibc keeps of freed buffers, and when Python looks for cycles."""
+"""Memory of a long-running daemon: glibc's malloc and Python's garbage collector."""
 
 import ctypes
 import gc
@@ -14,43 +14,51 @@ M_TRIM_THRESHOLD: Final = -1
 M_MMAP_THRESHOLD: Final = -3
 M_ARENA_MAX: Final = -8
 MALLOC: Final = (
+    # Each thread gets an arena of its own by default, and each arena keeps freed memory.
     (M_ARENA_MAX, 2),
+    # Bytes. Larger blocks are mappings of their own, which leave with the block.
     (M_MMAP_THRESHOLD, 512 << 10),
-    # What is decoded comes and goes: to fault its pages in each time costs as much as to copy it.
+    # Bytes kept free at the top of the heap. Decoded data comes and goes, and to fault its pages in
+    # again costs as much as to copy it.
     (M_TRIM_THRESHOLD, 4 << 20),
 )
+# Seconds between two trims. One trim takes milliseconds; memory grows over minutes.
 TRIM_S: Final = 10.0
+# Allocations between two collections of the youngest generation (Python's default is 700 to 2000).
 GC_THRESHOLD: Final = 50_000
 
 
 def tune() -> None:
-    """Have glibc give freed buffers back, and Python look for cycles rarely.
+    """Make glibc return freed buffers, and Python look for cycles rarely.
 
-    Many threads and large blocks fragment glibc's arenas. An index is 100,000 objects without a
-    cycle, and every request makes a few: looking through all of them again and again costs more
-    than answering.
+    Many threads and large blocks fragment glibc's arenas. An archive's index is 100,000 objects
+    without a cycle, and each request allocates a few more: frequent collections would cost more
+    than the requests.
     """
     gc.set_threshold(GC_THRESHOLD, 20, 20)
-    mallopt = _libc("mallopt")
+    mallopt = _c_function("mallopt")
     if mallopt is not None:
         for parameter, value in MALLOC:
             if not mallopt(parameter, value):
                 note_refusal("mallopt", parameter)
 
 
-def _libc(name: str) -> Callable[..., int] | None:
-    """Return a function of the C library; None where it has none: musl needs none of ours."""
+def _c_function(name: str) -> Callable[..., int] | None:
+    """Return a function of the C library; None if it has none, as musl and the BSDs' have not."""
     try:
-        found: Callable[..., int] = getattr(ctypes.CDLL(None), name)
-        return found
+        function: Callable[..., int] = getattr(ctypes.CDLL(None), name)
+        return function
     except (OSError, AttributeError) as exc:
         note_refusal(name, exc)
         return None
 
 
-def give_back(ended: threading.Event) -> None:
-    """Give back what is free between the blocks that stay: in weeks of mixed reading it adds up."""
-    trim = _libc("malloc_trim")
+def trim_until(ended: threading.Event) -> None:
+    """Return free memory to the system every TRIM_S seconds until *ended* is set.
+
+    Blocks that stay keep the free memory between them, which adds up over weeks of mixed reads.
+    """
+    trim = _c_function("malloc_trim")
     while not ended.wait(TRIM_S):
         trim_pools()
         if trim is not None:

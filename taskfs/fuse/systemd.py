@@ -1,4 +1,4 @@
-"""Telling systemd how a service stands: sd_notify(3) over a datagram socket."""
+"""Notify systemd of a service's state: sd_notify(3) over a datagram socket."""
 
 import contextlib
 import os
@@ -11,16 +11,17 @@ _VARIABLE: Final = "NOTIFY_SOCKET"
 
 
 class ServiceManager:
-    """The service manager that started this process, if one waits to be told of its state.
+    """The service manager that started this process, if it listens for the service's state.
 
-    The variable that names its socket is taken out of the environment: what we start in turn must
-    not speak for us. A message that cannot be delivered is lost: the work goes on all the same.
+    The variable that names its socket is removed from the environment, because a child of this
+    process must not report for it. A notification that cannot be delivered is dropped: the mount
+    works without it.
     """
 
     def __init__(self) -> None:
         self._address = os.environ.pop(_VARIABLE, "")
 
-    def tell(self, *lines: str) -> bool:
+    def notify(self, *lines: str) -> bool:
         """Send assignments such as `READY=1` in one message; return whether it was delivered."""
         address = self._address
         if address[:1] not in ("/", "@"):
@@ -28,7 +29,7 @@ class ServiceManager:
         if address[0] == "@":  # an abstract socket, unix(7)
             address = "\0" + address[1:]
         with (
-            contextlib.suppress(OSError),
+            contextlib.suppress(OSError, AttributeError),  # no SOCK_CLOEXEC, and no systemd, on BSD
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel,
         ):
             channel.connect(address)

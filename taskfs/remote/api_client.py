@@ -285,34 +285,34 @@ class TaskClient:
         params: Any = None,
         json: Any = None,
     ) -> T:
-        what = f"{method} {path}"
+        label = f"{method} {path}"
         response = self._transport.send(
-            what, method, self._base + path, budget, params=params, json=json
+            label, method, self._base + path, budget, params=params, json=json
         )
         body = bytearray()
-        self._transport.receive(what, response, budget, body, MAX_ANSWER)
+        self._transport.receive(label, response, budget, body, MAX_ANSWER)
         if len(body) > MAX_ANSWER:
-            raise BadAnswer(f"{what}: an answer of more than {MAX_ANSWER >> 20} MiB")
+            raise BadAnswer(f"{label}: an answer of more than {MAX_ANSWER >> 20} MiB")
         if response.status_code in (404, 410):
             detail = _detail(body)
             if detail and _ONE_TASK.match(path):
-                raise NotFound(f"{what}: {detail}")
+                raise NotFound(f"{label}: {detail}")
             # A proxy that lost sight of the API says 404 too: it must not look like an empty
             # listing or a task that is gone.
-            text = f"{what}: {response.status_code}, which is not the task API's own answer"
+            text = f"{label}: {response.status_code}, which is not the task API's own answer"
             raise Transient(BadAnswer(text), max_tries=2)
         if 300 <= response.status_code < 400:
-            text = f"{what}: {response.status_code}, which leads nowhere"
+            text = f"{label}: {response.status_code}, which leads nowhere"
             raise Transient(BadAnswer(text), max_tries=2)
         if response.status_code >= 400:
-            raise error_for_status(what, response.status_code, _detail(body) or response.reason)
+            raise error_for_status(label, response.status_code, _detail(body) or response.reason)
         try:
             return msgspec.json.decode(body, type=kind)
         except NOT_JSON as exc:
             with contextlib.suppress(*NOT_JSON):
                 return msgspec.json.decode(mend_json(body), type=kind)
             # A page of HTML from a proxy may be gone a moment later; wrong JSON stays wrong.
-            error = BadAnswer(f"{what}: the answer is not what the API promises ({exc})")
+            error = BadAnswer(f"{label}: the answer is not what the API promises ({exc})")
             raise Transient(error, max_tries=2) from exc
 
 

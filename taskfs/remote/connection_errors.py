@@ -1,7 +1,7 @@
-"""Why a request got no answer: which of the reasons no further try can cure, and how to cure them.
+"""Permanent connection errors, with texts that name the fix.
 
-`requests` wraps a reason several times and names no fix. The reason is looked for among all that it
-wraps.
+`requests` wraps the cause of a failure several times and names no fix. These functions search all
+wrapped exceptions for a cause that another try cannot change.
 """
 
 import contextlib
@@ -21,19 +21,19 @@ from taskfs.errors import BadAnswer, ConfigError, ProxyRefused, TaskFSError, Unr
 from taskfs.support.installation import extra_fix
 from taskfs.support.redaction import redact
 
-# The kernel's tables of routes; one that leads everywhere tells that a network is up.
+# The kernel's routing tables; the network is up if they have a default route.
 IPV4_ROUTES: Final = Path("/proc/net/route")
 IPV6_ROUTES: Final = Path("/proc/net/ipv6_route")
 PROXY_AUTHENTICATION: Final = 407
 _TUNNEL: Final = re.compile(r"Tunnel connection failed: ([0-9]{3}) ?(.*)")
-# A proxy's answers to CONNECT that a later try may change.
+# Statuses of CONNECT that are worth another try.
 _TRANSIENT_TUNNEL: Final = frozenset({408, 425, 429})
 _NO_TLS: Final = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST")
 _NO_COMMON_TLS: Final = (
     *("UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION", "NO_PROTOCOLS_AVAILABLE"),
     *("TLSV13_ALERT_CERTIFICATE_REQUIRED", "SSLV3_ALERT_HANDSHAKE_FAILURE"),
 )
-# The first bytes of a TLS alert, as they look to a parser of HTTP.
+# The first bytes of a TLS alert, where `http.client` expects a status line.
 _TLS_ALERT: Final = "\x15\x03"
 # X509_V_ERR_… of OpenSSL.
 _NOT_YET_VALID: Final = 9
@@ -47,41 +47,40 @@ _TRUST_FIX: Final = (
 
 
 def cause(exc: BaseException) -> str:
-    """Return the innermost reason of *exc*: what wraps it repeats the URL."""
-    seen = exc
+    """Return the text of the innermost exception in *exc*; the outer ones repeat the URL."""
     while True:
-        inner = seen.__cause__ or seen.__context__ or getattr(seen, "reason", None)
-        if not isinstance(inner, BaseException) or inner is seen:
+        inner = exc.__cause__ or exc.__context__ or getattr(exc, "reason", None)
+        if not isinstance(inner, BaseException) or inner is exc:
             break
-        seen = inner
+        exc = inner
     text = ""
-    if isinstance(seen, OSError):
-        text = redact(seen.strerror or str(seen)).split(": ", 1)[-1]
-    return text or type(seen).__name__
+    if isinstance(exc, OSError):
+        text = redact(exc.strerror or str(exc)).split(": ", 1)[-1]
+    return text or type(exc).__name__
 
 
 def permanent_error(
-    what: str, exc: BaseException, url: str, proxy: str | None, *, has_answered: bool
+    label: str, exc: BaseException, url: str, proxy: str | None, *, has_answered: bool
 ) -> TaskFSError | None:
-    """Return the error whose text names the fix, None where another try may succeed.
+    """Return the error to raise, whose text names the fix; None if another try may succeed.
 
-    *has_answered* tells that this side of the network has answered before. A name that it then
-    does not resolve is a network that is away for a while, as after a laptop slept.
+    *has_answered* is whether the server has answered before. A name that then does not resolve
+    means that the network is down for a while, for example after a laptop slept.
     """
     for reason in _reasons(exc):
-        error = _proxy_error(what, reason, proxy) or _tls_error(what, reason, url, proxy)
+        error = _proxy_error(label, reason, proxy) or _tls_error(label, reason, url, proxy)
         if error is None and not has_answered:
-            error = _name_error(what, reason, url, proxy)
+            error = _name_error(label, reason, url, proxy)
         if error is not None:
             return error
     return None
 
 
-def proxy_refusal(response: requests.Response, what: str, proxy: str | None) -> TaskFSError | None:
-    """Return the error that a proxy's own refusal is, None where the service answered.
+def proxy_refusal(response: requests.Response, label: str, proxy: str | None) -> TaskFSError | None:
+    """Return the error for a response of the proxy itself, None for one of the service.
 
-    A 407 is a proxy's always (RFC 9110, 15.5.8). A 403 that came through a proxy is the proxy's
-    if it is neither JSON, as the API's errors are, nor XML, as those of stores are.
+    A 407 always comes from a proxy (RFC 9110, 15.5.8). A 403 through a proxy comes from the proxy
+    unless it is JSON, like the API's errors, or XML, like the stores' errors.
     """
     status = response.status_code
     if status != PROXY_AUTHENTICATION and not (status == 403 and proxy):
@@ -90,52 +89,58 @@ def proxy_refusal(response: requests.Response, what: str, proxy: str | None) -> 
     is_service = kind.endswith(("/json", "+json", "/xml")) or not kind
     if status == 403 and is_service:
         return None
-    return _refused_by_proxy(what, proxy, status, response.reason)
+    return _refused_by_proxy(label, proxy, status, response.reason)
 
 
-def proxy_setting_error(what: str, exc: ValueError, proxy: str | None) -> TaskFSError:
-    """Return the error that a URL, or a proxy's, without a meaning is."""
+def proxy_setting_error(label: str, exc: ValueError, proxy: str | None) -> TaskFSError:
+    """Return the error for an unusable URL, or an unusable address of a proxy."""
     if isinstance(exc, requests.exceptions.InvalidProxyURL):
         return ConfigError(
-            f"{what}: the proxy's address is not a URL: write http://HOST:PORT into http_proxy, "
+            f"{label}: the proxy's address is not a URL: write http://HOST:PORT into http_proxy, "
             "https_proxy or all_proxy"
         )
     if isinstance(exc, requests.exceptions.InvalidSchema) and "SOCKS" in str(exc):
         return ConfigError(
-            f"{what}: {_named(proxy)} needs the extra requests[socks]: {extra_fix('socks')}"
+            f"{label}: {_proxy_name(proxy)} needs the extra requests[socks]: {extra_fix('socks')}"
         )
-    return BadAnswer(f"{what}: {redact(str(exc))}")
+    return BadAnswer(f"{label}: {redact(str(exc))}")
 
 
 def _reasons(exc: BaseException) -> Iterator[BaseException]:
-    """Yield *exc* and all that it wraps, each once."""
+    """Yield *exc* and all exceptions that it wraps, each once."""
     seen: list[BaseException] = []
-    waiting: list[object] = [exc]
-    while waiting:
-        found = waiting.pop()
+    candidates: list[object] = [exc]
+    while candidates:
+        found = candidates.pop()
         if not isinstance(found, BaseException) or any(found is other for other in seen):
             continue
         seen.append(found)
         yield found
-        waiting += [*found.args, getattr(found, "reason", None), found.__context__, found.__cause__]
+        reason = getattr(found, "reason", None)
+        candidates += [*found.args, reason, found.__context__, found.__cause__]
 
 
-def _proxy_error(what: str, reason: BaseException, proxy: str | None) -> TaskFSError | None:
+def _proxy_error(label: str, reason: BaseException, proxy: str | None) -> TaskFSError | None:
     if proxy is None:
         return None
-    # The first argument, because what wraps the reason quotes it among other text.
+    # Not str(reason): an outer exception quotes the text of the inner one among other text.
     text = reason.args[0] if isinstance(reason, OSError) and reason.args else None
     if isinstance(text, str) and (match := _TUNNEL.fullmatch(text)):
         status = int(match[1])
         if 400 <= status < 500 and status not in _TRANSIENT_TUNNEL:
-            return _refused_by_proxy(what, proxy, status, match[2])
+            return _refused_by_proxy(label, proxy, status, match[2])
     if isinstance(reason, urllib3.exceptions.ProxyError) and "only use HTTP" in str(reason):
-        return ConfigError(f"{what}: {_named(proxy)} does not speak https: write http://HOST:PORT")
+        return ConfigError(
+            f"{label}: {_proxy_name(proxy)} does not speak https: write http://HOST:PORT"
+        )
     return None
 
 
-def _refused_by_proxy(what: str, proxy: str | None, status: int, reason: str | None) -> TaskFSError:
-    text = f"{what}: {_named(proxy)} refuses the request ({f'{status} {reason or str()}'.strip()})"
+def _refused_by_proxy(
+    label: str, proxy: str | None, status: int, reason: str | None
+) -> TaskFSError:
+    response = f"{status} {reason or ''}".strip()
+    text = f"{label}: {_proxy_name(proxy)} refuses the request ({response})"
     if status == PROXY_AUTHENTICATION:
         return ProxyRefused(
             f"{text}: write its user and password before its host in http_proxy and https_proxy"
@@ -145,52 +150,56 @@ def _refused_by_proxy(what: str, proxy: str | None, status: int, reason: str | N
     )
 
 
-def _named(proxy: str | None) -> str:
+def _proxy_name(proxy: str | None) -> str:
     if not proxy:
         return "a proxy on the way"
     parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     return f"the proxy {parts.netloc.rpartition('@')[2] or '?'}"
 
 
-def _tls_error(what: str, reason: BaseException, url: str, proxy: str | None) -> TaskFSError | None:
-    place = urlsplit(url).netloc.rpartition("@")[2]
+def _tls_error(
+    label: str, reason: BaseException, url: str, proxy: str | None
+) -> TaskFSError | None:
+    server = urlsplit(url).netloc.rpartition("@")[2]
     if isinstance(reason, ssl.SSLCertVerificationError):
-        return Unreachable(f"{what}: {_certificate_error(place, reason)}")
+        return Unreachable(f"{label}: {_certificate_error(server, reason)}")
     if isinstance(reason, ssl.SSLError):
         kind = reason.reason or ""
         if kind in _NO_TLS:
             if proxy and proxy.startswith("https:"):
-                place = f"{_named(proxy)} or {place}"
+                server = f"{_proxy_name(proxy)} or {server}"
             return Unreachable(
-                f"{what}: {place} does not speak https there: check the port and --api-url"
+                f"{label}: {server} does not speak https there: check the port and --api-url"
             )
         if kind in _NO_COMMON_TLS:
             return Unreachable(
-                f"{what}: {place} refuses this machine's TLS ({kind.replace('_', ' ').lower()}): "
+                f"{label}: {server} refuses this machine's TLS ({kind.replace('_', ' ').lower()}): "
                 "ask its administrator which version or certificate it wants"
             )
     if isinstance(reason, http.client.BadStatusLine) and _TLS_ALERT in str(reason)[:8]:
-        return Unreachable(f"{what}: {place} speaks https there: write https:// in --api-url")
+        return Unreachable(f"{label}: {server} speaks https there: write https:// in --api-url")
     return None
 
 
-def _certificate_error(place: str, reason: ssl.SSLCertVerificationError) -> str:
+def _certificate_error(server: str, reason: ssl.SSLCertVerificationError) -> str:
     why = reason.verify_message
     if reason.verify_code in (_EXPIRED, _NOT_YET_VALID):
-        return f"the certificate of {place} is not valid now ({why}): {_CLOCK_FIX}"
+        return f"the certificate of {server} is not valid now ({why}): {_CLOCK_FIX}"
     if reason.verify_code in _WRONG_HOST:
-        return f"the certificate of {place} is another host's ({why}): check --api-url"
-    return f"the certificate of {place} is not trusted ({why}): {_TRUST_FIX}"
+        return f"the certificate of {server} is another host's ({why}): check --api-url"
+    return f"the certificate of {server} is not trusted ({why}): {_TRUST_FIX}"
 
 
 def _name_error(
-    what: str, reason: BaseException, url: str, proxy: str | None
+    label: str, reason: BaseException, url: str, proxy: str | None
 ) -> TaskFSError | None:
-    """Return the error of a name that does not exist; not while the network is down, when a
-    resolver may say the same of every name."""
+    """Return the error for a host name that does not exist.
+
+    Return None while the network is down, because a resolver may then deny every name.
+    """
     if not isinstance(reason, socket.gaierror):
         return None
-    # EAI_AGAIN is a resolver that does not answer: it may at the next try.
+    # EAI_AGAIN means that the resolver does not answer, so another try may succeed.
     if reason.errno not in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", None)):
         return None
     if not _is_network_up():
@@ -198,10 +207,10 @@ def _name_error(
     host = urlsplit(url).hostname
     if proxy:
         return Unreachable(
-            f"{what}: the name of {_named(proxy)} does not resolve: check http_proxy, https_proxy "
-            "and all_proxy"
+            f"{label}: the name of {_proxy_name(proxy)} does not resolve: check http_proxy, "
+            "https_proxy and all_proxy"
         )
-    return Unreachable(f"{what}: the name {host} does not resolve: check --api-url and the DNS")
+    return Unreachable(f"{label}: the name {host} does not resolve: check --api-url and the DNS")
 
 
 def _is_network_up() -> bool:

@@ -1,8 +1,8 @@
-"""How long an answer's head may take: an HTTP adapter whose connections break off slow ones.
+"""An HTTP adapter with a timeout for all headers of a response.
 
-A socket's timeout starts anew with every byte, so a head that drips would never end. One thread,
-asleep while nothing is asked, shuts the socket of an answer that is overdue: whoever reads it meets
-a broken connection, and tries again.
+A socket's timeout restarts with every byte, so it does not bound headers that arrive slowly. One
+thread, asleep while no request is in flight, shuts the sockets of overdue responses. The reader of
+such a socket meets a broken connection, and the request is tried again.
 """
 
 import http.client
@@ -20,11 +20,12 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from taskfs.remote.trust import tls_context
 
+# Seconds between two checks of the sockets, so a timeout is exceeded by no more than this.
 INTERVAL_S: Final = 0.25
 
 
 class HeaderWatchdog:
-    """Shuts sockets whose time is up. Safe for concurrent use."""
+    """Shuts overdue sockets. Safe for concurrent use: the condition's lock guards the table."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -33,7 +34,7 @@ class HeaderWatchdog:
 
     @contextmanager
     def watch(self, sock: socket.socket, seconds: float) -> Iterator[None]:
-        """Shut *sock* if the block takes longer than *seconds*; TimeoutError then."""
+        """Shut *sock* and raise TimeoutError if the block takes longer than *seconds*."""
         with self._changed:
             self._until_s[sock] = time.monotonic() + seconds
             if not self._is_running:
@@ -46,7 +47,7 @@ class HeaderWatchdog:
         finally:
             with self._changed:
                 is_overdue = self._until_s.pop(sock, None) is None
-        if is_overdue:  # the parser takes a head that ends anywhere for a whole one
+        if is_overdue:  # the parser does not notice headers that are cut off
             raise TimeoutError("the answer's head takes too long")
 
     def _run(self) -> None:
@@ -59,34 +60,37 @@ class HeaderWatchdog:
                 for sock in overdue:
                     del self._until_s[sock]
                     with suppress(OSError):
-                        # Not a TLS socket's own, which would take its state from the reader.
+                        # The shutdown of SSLSocket would drop the TLS state under the reader.
                         socket.socket.shutdown(sock, socket.SHUT_RDWR)
             time.sleep(INTERVAL_S)
 
 
-_overdue = HeaderWatchdog()
+_watchdog = HeaderWatchdog()
 
 
-def _begin_anew() -> None:
-    """In a forked process the thread is missing, and the lock may be held for good."""
-    global _overdue
-    _overdue = HeaderWatchdog()
+def _replace_watchdog() -> None:
+    """Replace the watchdog in a forked process, where its thread is missing.
+
+    Its lock may be held, by a thread that is missing as well.
+    """
+    global _watchdog
+    _watchdog = HeaderWatchdog()
 
 
-os.register_at_fork(after_in_child=_begin_anew)
+os.register_at_fork(after_in_child=_replace_watchdog)
 
 
 def _watched(connection: HTTPConnection) -> Any:
     seconds = connection.timeout
     assert connection.sock is not None
-    return _overdue.watch(connection.sock, seconds if isinstance(seconds, (int, float)) else 60.0)
+    return _watchdog.watch(connection.sock, seconds if isinstance(seconds, (int, float)) else 60.0)
 
 
 class _FinalResponse(http.client.HTTPResponse):
-    """A response that skips what a server sends ahead of it, such as 103 Early Hints.
+    """A response that skips interim responses, such as 103 Early Hints.
 
-    `http.client` skips 100 alone: it takes any other 1xx for the answer, and the answer itself for
-    that to the next request.
+    `http.client` skips only 100. It would take another 1xx for the response, and the response for
+    that of the next request.
     """
 
     def _read_status(self) -> tuple[str, int, str]:
@@ -125,7 +129,7 @@ _POOLS: Final = {"http": _Pool, "https": _SecurePool}
 
 
 class HeaderTimeoutAdapter(HTTPAdapter):
-    """An adapter whose read timeout bounds all of an answer's head, and not its next byte alone."""
+    """An adapter whose read timeout bounds all headers of a response, not only the next byte."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
@@ -141,7 +145,7 @@ class HeaderTimeoutAdapter(HTTPAdapter):
     def build_connection_pool_key_attributes(
         self, request: Any, verify: Any, cert: Any = None
     ) -> Any:
-        """Have all connections share one TLS context, which reads the certificates once."""
+        """Use one TLS context for all connections, because it loads the certificates."""
         host, settings = super().build_connection_pool_key_attributes(request, verify, cert)
         if host["scheme"] == "https":
             settings.pop("ca_certs", None)
@@ -150,4 +154,4 @@ class HeaderTimeoutAdapter(HTTPAdapter):
         return host, settings
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
-        """Leave the pool as it is: the TLS context says which certificates count."""
+        """Do nothing, because the TLS context has the trusted certificates."""

@@ -1,4 +1,4 @@
-"""The HTTP session: what it takes from the environment, and what it does not."""
+"""The HTTP session: proxies and certificates from the environment, and no redirects."""
 
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -8,6 +8,7 @@ from requests.utils import select_proxy
 
 from taskfs.support.loopback import is_loopback
 
+# Origins whose settings are cached: the API, the store and a few redirects.
 MAX_ORIGINS: Final = 64
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
@@ -21,7 +22,7 @@ def origin_of(url: str) -> Origin:
 
 
 class HTTPSession(requests.Session):
-    """A session that follows no redirect, and that reaches loopback without a proxy.
+    """A session that follows no redirects and uses no proxy for loopback addresses.
 
     Safe for concurrent use: two threads may look up the same settings, with the same result.
     """
@@ -31,29 +32,29 @@ class HTTPSession(requests.Session):
         self._settings: dict[Origin, Any] = {}
 
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """Return None, because requests unpacks a redirect's body even if it must not follow."""
+        """Return None, because `requests` unpacks the body of a redirect even without following."""
         return None
 
     def merge_environment_settings(
         self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any
     ) -> Any:
-        """Return the proxies and certificates that the environment names, looked up once per origin
-        because the look-up takes a quarter of a small request's time.
+        """Return the proxies and certificates that the environment names, cached by origin.
 
-        No proxy reaches the loopback of this machine, and the API key would pass it in clear text.
+        The lookup takes a quarter of the time of a small request. Loopback addresses have no proxy:
+        a proxy cannot reach them, and would see the API key in clear text.
         """
         origin = origin_of(url)
-        known = self._settings.get(origin)
-        if known is None:
+        settings = self._settings.get(origin)
+        if settings is None:
             if len(self._settings) >= MAX_ORIGINS:
                 self._settings.clear()
-            known = super().merge_environment_settings(url, proxies, stream, verify, cert)
+            settings = super().merge_environment_settings(url, proxies, stream, verify, cert)
             if is_loopback(origin[1] or ""):
-                known["proxies"] = {}
-            self._settings[origin] = known
-        return known
+                settings["proxies"] = {}
+            self._settings[origin] = settings
+        return settings
 
     def proxy_of(self, url: str) -> str | None:
-        """Return the proxy that requests for *url* go through, None where they go straight."""
+        """Return the proxy for requests to *url*, None if there is none."""
         settings = self.merge_environment_settings(url, {}, True, None, None)
         return select_proxy(url, settings["proxies"])

@@ -1,4 +1,4 @@
-"""A listing from its pages, which shift while they are read and need not tell the truth."""
+"""Reads a whole listing page by page; pages may shift meanwhile, and may be inconsistent."""
 
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -9,57 +9,67 @@ import msgspec
 from taskfs.errors import BadAnswer
 from taskfs.model import Task
 
-PAGE: Final = 500  # the most that the API gives at once
-# So often is a listing read whose pages shift meanwhile.
-TRIES: Final = 3
+PAGE_TASKS: Final = 500  # tasks per page, the API's maximum
+# Passes over a listing whose pages shift, because each pass may shift again.
+MAX_PASSES: Final = 3
+# Pages requested before the first of them is examined; bounds the memory of an endless listing.
 PAGES_AT_ONCE: Final = 64
-MAX_PAGES: Final = 2000  # what needs more is an answer without end
+# Pages of one listing, a million tasks: a longer listing is taken for an error of the server.
+MAX_PAGES: Final = 2000
 
 
 class Page(msgspec.Struct):
-    """One page as the API gives it (remote-api.md, Tasks)."""
+    """One page as the API sends it."""
 
     total_size: int
     tasks: list[msgspec.Raw]
 
     def __post_init__(self) -> None:
         if self.total_size < len(self.tasks):
-            raise ValueError("total_size is less than one page has")
+            raise ValueError("total_size is less than the length of one page")
 
 
-Ask = Callable[[int, int], Page]
-Parse = Callable[[list[msgspec.Raw]], list[Task]]
+FetchPage = Callable[[int, int], Page]
+ParseTasks = Callable[[list[msgspec.Raw]], list[Task]]
 
 
-def read_listing(ask: Ask, parse: Parse, pool: Executor, last: int | None) -> list[Task]:
-    """Return the tasks, newest first, each once: at most *last*; the later pages in parallel.
+def read_listing(
+    fetch_page: FetchPage, parse: ParseTasks, pool: Executor, last: int | None
+) -> list[Task]:
+    """Return at most *last* tasks, newest first, each once; fetch the later pages in parallel.
 
-    *ask* gives the page of a number, from 1, and a length; *parse* the tasks of its records that
-    can be used. A task that moves over a page's edge between two requests would be missing: a
-    listing whose length changes meanwhile is read again, and one that never holds still is what
-    all passes saw together.
+    A task that moves to another page between two requests would be missing. So a listing whose
+    length changes meanwhile is read again. If it changes in every pass, the result is the union of
+    all passes.
+
+    Args:
+        fetch_page: returns a page by its number, from 1, and its length.
+        parse: returns the tasks of the usable records.
 
     Raises:
-        BadAnswer: a listing without end, one that stays shorter than its own `total_size`, or one
-            without a single usable record.
+        BadAnswer: the listing does not end, stays shorter than its `total_size`, or has no usable
+            record.
     """
     seen: dict[str, Task] = {}
-    for _ in range(TRIES):
-        one = _read_pages(ask, parse, pool, last)
-        if one.unusable and not one.tasks:
-            raise BadAnswer(f"GET /tasks: none of {one.unusable} records can be used")
-        if one.is_steady and len(one.tasks) + one.unusable >= one.wanted:
-            return list(one.tasks.values())[:last]
-        seen |= one.tasks
-    if len(seen) + one.unusable < one.wanted:
-        # Shown as it is, the tasks that are missing would look deleted.
-        raise BadAnswer(f"GET /tasks: {len(seen)} tasks of the {one.wanted} that are announced")
+    for _ in range(MAX_PASSES):
+        current = _read_pages(fetch_page, parse, pool, last)
+        if current.unusable and not current.tasks:
+            raise BadAnswer(f"GET /tasks: none of {current.unusable} records can be used")
+        if current.is_steady and len(current.tasks) + current.unusable >= current.wanted:
+            return list(current.tasks.values())[:last]
+        seen |= current.tasks
+    if len(seen) + current.unusable < current.wanted:
+        # The missing tasks would look deleted.
+        raise BadAnswer(f"GET /tasks: only {len(seen)} of the {current.wanted} tasks it announces")
     return sorted(seen.values(), key=lambda task: task.create_ns or 0, reverse=True)[:last]
 
 
 class _Pass(NamedTuple):
-    """One pass over the pages: the tasks by id, how many records could not be used, and whether
-    all pages told of the same length. *wanted* is the least number of records that are there."""
+    """One pass over the pages: tasks by id, and the number of unusable records.
+
+    *wanted* is the smallest `total_size` of all pages, at most *last*; *is_steady* is whether it is
+    the same on all pages.
+    """
 
     tasks: dict[str, Task]
     unusable: int
@@ -67,32 +77,34 @@ class _Pass(NamedTuple):
     is_steady: bool
 
 
-def _read_pages(ask: Ask, parse: Parse, pool: Executor, last: int | None) -> _Pass:
-    """Read all pages once; pages in which there is nothing new end the pass."""
+def _read_pages(
+    fetch_page: FetchPage, parse: ParseTasks, pool: Executor, last: int | None
+) -> _Pass:
+    """Read all pages once; stop after pages without a new task."""
     tasks: dict[str, Task] = {}
     unusable = 0
 
     def add(page: Page) -> int:
-        """Return how many of the page's records were not there yet, unusable ones included."""
+        """Add a page; return the number of its new records, unusable ones included."""
         nonlocal unusable
         before, parsed = len(tasks), parse(page.tasks)
         tasks.update((task.id, task) for task in parsed)
         unusable += len(page.tasks) - len(parsed)
         return len(tasks) - before + len(page.tasks) - len(parsed)
 
-    per_page = PAGE if last is None else max(1, min(PAGE, last))
-    first = ask(1, per_page)
+    per_page = PAGE_TASKS if last is None else max(1, min(PAGE_TASKS, last))
+    first = fetch_page(1, per_page)
     wanted = least = first.total_size if last is None else min(last, first.total_size)
     if 0 < len(first.tasks) < min(per_page, wanted):
-        per_page = len(first.tasks)  # all that this server gives at once
+        per_page = len(first.tasks)  # the server's own maximum
     count = -(-wanted // per_page)
     add(first)
     steady = True
     for start in range(2, count + 1, PAGES_AT_ONCE):
         if start > MAX_PAGES:
-            raise BadAnswer(f"GET /tasks: {first.total_size} tasks, and no end of pages")
+            raise BadAnswer(f"GET /tasks: {first.total_size} tasks are too many pages")
         numbers = range(start, min(start + PAGES_AT_ONCE, count + 1))
-        pages = list(pool.map(lambda number: ask(number, per_page), numbers))
+        pages = list(pool.map(lambda number: fetch_page(number, per_page), numbers))
         news = sum(map(add, pages))
         steady = steady and all(page.total_size == first.total_size for page in pages)
         least = min(least, *(page.total_size for page in pages))

@@ -1,7 +1,7 @@
-"""A task's JSON record to a `Task`, read leniently, field by field.
+"""Parses a task's JSON record leniently, field by field.
 
-A field of the wrong type is a missing one; new fields and new statuses appear over time and break
-nothing.
+A field of the wrong type counts as missing. The service adds fields and statuses over time, so
+unknown ones are no errors.
 """
 
 import json
@@ -15,12 +15,12 @@ import msgspec
 from taskfs.errors import BadAnswer
 from taskfs.model import Task
 
-# What reading JSON raises where there is none, or one that is nested without end.
+# The exceptions of JSON parsers for invalid JSON, or for JSON that is nested too deeply.
 NOT_JSON: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 def parse_task(record: bytes) -> Task:
-    """Return the task that the JSON *record* describes; BadAnswer where it has no usable id."""
+    """Parse a task's JSON *record*; raise BadAnswer if it has no usable id."""
     try:
         try:
             fields = msgspec.json.decode(record)
@@ -56,17 +56,17 @@ def parse_task(record: bytes) -> Task:
         input_path=_text(fields, "storage_input_path") or None,
         region=_text(fields, "storage_region") or None,
         metadata={k: v for k, v in metadata.items() if isinstance(v, str)},
-        # Without its blanks: a record asked for by itself may have others than a listing's, and
-        # what did not change must not look as if it had.
+        # Without whitespace, because it may differ between a listing and a single record, and an
+        # unchanged task must compare equal.
         packed_record=zlib.compress(msgspec.json.format(record, indent=-1), 1),
     )
 
 
 def mend_json(content: bytes | bytearray) -> bytes:
-    """Return *content* as JSON for a strict reader: half characters as `?`, NaN as null.
+    """Return *content* as strict JSON, with incomplete characters as `?` and NaN as null.
 
-    A text that somebody cut within a character must not cost the whole answer. Raises one of
-    `NOT_JSON` where it is none.
+    One text that was cut within a character must not make the whole response unusable. Raises one
+    of `NOT_JSON` if *content* is not JSON.
     """
     lenient = json.loads(content.decode("utf-8", "replace"), parse_constant=lambda _: None)
     return json.dumps(lenient, ensure_ascii=False).encode("utf-8", "replace")
@@ -101,7 +101,7 @@ def _count(fields: Mapping[str, Any], name: str) -> int | None:
 
 
 def _time_ns(fields: Mapping[str, Any], name: str) -> int | None:
-    """Return an ISO 8601 time in nanoseconds; one without an offset is UTC."""
+    """Return an ISO 8601 time in nanoseconds since the epoch; a time without an offset is UTC."""
     text = _text(fields, name)
     if not text:
         return None
@@ -118,6 +118,6 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 def _to_ns(moment: datetime) -> int:
-    # Integer arithmetic: a float of seconds has no room for microseconds of today.
+    # Integers, because a float of seconds since the epoch loses microseconds.
     elapsed = moment - _EPOCH
     return ((elapsed.days * 86400 + elapsed.seconds) * 10**6 + elapsed.microseconds) * 1000

@@ -1,8 +1,7 @@
-"""HTTP: sessions, timeouts, retries within a budget; renames HTTP failures to ours.
+"""`Transport`: HTTP requests with timeouts, redirects and retries; converts the errors of HTTP.
 
-Two sides use it. The API side sends the key, and only to the API's own origin, also across
-redirects. The store side sends no key, asks for byte ranges and never sends HEAD, which a
-presigned URL refuses.
+There are two transports. The API's sends the key, and only to the API's own origin, also across
+redirects. The store's sends no key, and no HEAD requests, which presigned URLs refuse.
 """
 
 import http.client
@@ -10,7 +9,6 @@ import http.cookiejar
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 from urllib.parse import urljoin
 
@@ -27,6 +25,7 @@ from taskfs.remote.connection_errors import (
 )
 from taskfs.remote.header_timeout import HeaderTimeoutAdapter
 from taskfs.remote.http_session import HTTPSession, origin_of
+from taskfs.remote.receive_buffer import ReceiveBuffer, body_source, read_available
 from taskfs.remote.request_log import log_answer
 from taskfs.remote.retry import Budget, Transient, http_date_s, retry_after_s, retry_transient
 from taskfs.support.clock import age_clock
@@ -37,12 +36,15 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 KEY_HEADER: Final = "X-API-Key"
+# Bytes per read from a socket: the budget and the counters are updated after each.
 CHUNK: Final = 256 << 10
-IMPATIENT_STATUSES: Final = frozenset({408, 425, 429})
+# Statuses that ask for another try later; they do not mean a broken response.
+TRY_LATER_STATUSES: Final = frozenset({408, 425, 429})
 MAX_REDIRECTS: Final = 5
-# Connections that nobody used for so long may have died unseen, as they do while a laptop sleeps.
+# Seconds after which idle connections are dropped: they may be dead, for example after a laptop
+# slept.
 MAX_IDLE_S: Final = 60.0
-# What a request has at least that stood in a queue until its time was up.
+# Seconds that are left to an operation that spent its budget in a queue.
 QUICK_S: Final = 1.0
 TRANSPORT_ERRORS: Final = (
     requests.RequestException,
@@ -52,22 +54,16 @@ TRANSPORT_ERRORS: Final = (
 )
 
 
-@dataclass(slots=True)
-class ReceiveBuffer:
-    """A buffer of the length that is wanted, filled from its start as bytes come."""
-
-    buffer: memoryview
-    filled: int = 0
-
-
 def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 
 class Transport:
-    """One side of the network: a pool of connections and the retries over it.
+    """A pool of connections to the API or to the store, with retries.
 
-    Safe for concurrent use: the session is never changed after construction.
+    *side*, `api` or `store`, is the prefix of the names of its counters. Safe for concurrent use:
+    the session is not changed after construction, and a race over the times costs at most a
+    connection.
     """
 
     def __init__(
@@ -84,7 +80,7 @@ class Transport:
         self._side = side
         self.clock_offset_s: float | None = None
         self._used_s = age_clock()
-        self._answered_s = float("-inf")  # when anything came from this side, by time.monotonic
+        self._received_s = float("-inf")  # when the last bytes arrived, by time.monotonic
         self._session = HTTPSession()
         self._adapter = HeaderTimeoutAdapter(
             pool_connections=4, pool_maxsize=connections, max_retries=0
@@ -95,7 +91,7 @@ class Transport:
         self._session.auth = _no_auth
         self._session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
         self._session.headers["User-Agent"] = f"taskfs/{__version__}"
-        # A compressed representation has other byte offsets than the object.
+        # Byte offsets of a compressed representation would not be those of the object.
         self._session.headers["Accept-Encoding"] = "identity"
         self._session.headers.update(headers or {})
 
@@ -104,14 +100,14 @@ class Transport:
         self._session.close()
 
     def budget(self) -> Budget:
-        """Return the time that one operation has from now on.
+        """Return the budget of an operation that begins now.
 
-        Its time in a queue counts where nothing at all came from this side meanwhile; then it has
-        one quick try left, however long that was.
+        The operation's time in the queue of its thread pool counts if the server was silent
+        meanwhile. There is always time for one quick try.
         """
         now_s = time.monotonic()
         since_s = submitted_s()
-        if since_s is None or self._answered_s > since_s:
+        if since_s is None or self._received_s > since_s:
             return Budget(self.timeout_s, now_s)
         quick_s = min(QUICK_S, self.timeout_s / 2)
         return Budget(self.timeout_s, max(since_s, now_s + quick_s - self.timeout_s))
@@ -133,7 +129,7 @@ class Transport:
 
     def send(
         self,
-        what: str,
+        label: str,
         method: str,
         url: str,
         budget: Budget,
@@ -143,53 +139,55 @@ class Transport:
         json: Any = None,
         returned: Collection[int] = (),
     ) -> requests.Response:
-        """Send one request and return the answer's head; the body is still to be read.
+        """Send one request, follow redirects, and return the response with its body unread.
+
+        *label* names the request in errors and in the log, without secrets: `GET /tasks`.
 
         Raises:
-            Transient: no connection, no answer in time, 408, 425, 429 or any 5xx that is not in
-                *returned*.
-            BadAnswer: redirects without end, or a URL that cannot be requested.
+            Transient: no connection, no response in time, or the status is 408, 425, 429 or 5xx,
+                and not in *returned*.
+            Unreachable, ProxyRefused, ConfigError: another try would fail as well.
+            BadAnswer: too many redirects, or a URL that cannot be requested.
         """
         self._stats.add(f"{self._side}_requests")
         self._drop_idle_connections()
         began_s = time.monotonic()
         try:
-            response = self._follow(what, method, url, budget, headers or {}, params, json)
+            response = self._follow(label, method, url, budget, headers or {}, params, json)
         except ValueError as exc:  # no URL at all
-            raise proxy_setting_error(what, exc, self._proxy_of(url)) from exc
+            raise proxy_setting_error(label, exc, self._proxy_of(url)) from exc
         except TRANSPORT_ERRORS as exc:
-            log.debug("%s: no answer after %.0f ms", what, 1000 * (time.monotonic() - began_s))
-            # What became of this connection became of its idle neighbours: the next try must not
-            # wait for each of them in turn.
+            log.debug("%s: no answer after %.0f ms", label, 1000 * (time.monotonic() - began_s))
+            # Idle connections to this host are probably dead too. Drop them, or the next try waits
+            # for each in turn.
             self._adapter.close()
-            asked = getattr(getattr(exc, "request", None), "url", None) or url
+            failed_url = getattr(getattr(exc, "request", None), "url", None) or url
             error = permanent_error(
-                what, exc, asked, self._proxy_of(asked), has_answered=self._has_answered
+                label, exc, failed_url, self._proxy_of(failed_url), has_answered=self._has_answered
             )
             if error is not None:
                 raise error from exc
-            raise Transient(Unavailable(f"{what}: no answer ({cause(exc)})")) from exc
-        self._answered_s = time.monotonic()
+            raise Transient(Unavailable(f"{label}: no answer ({cause(exc)})")) from exc
+        self._received_s = time.monotonic()
         self._note_clock(response)
         if response.status_code >= 400 and log.isEnabledFor(logging.INFO):
-            # Not every refusal's body is read, so its length is the one that is announced.
-            log_answer(log, what, response, response.headers.get("Content-Length", "?"))
-        if (refused := proxy_refusal(response, what, self._proxy_of(response.url))) is not None:
+            # Not every error body is read, so log the declared length.
+            log_answer(log, label, response, response.headers.get("Content-Length", "?"))
+        if (refused := proxy_refusal(response, label, self._proxy_of(response.url))) is not None:
             response.close()
             raise refused
         status = response.status_code
-        if (status in IMPATIENT_STATUSES or status >= 500) and status not in returned:
+        if (status in TRY_LATER_STATUSES or status >= 500) and status not in returned:
             wait_s = retry_after_s(response.headers.get("Retry-After"))
-            text = f"{what}: {status} {response.reason}"
+            text = f"{label}: {status} {response.reason}"
             response.close()
-            # Too many requests is a request for patience, not a broken answer.
-            error = Unavailable(text) if status in IMPATIENT_STATUSES else BadAnswer(text)
+            error = Unavailable(text) if status in TRY_LATER_STATUSES else BadAnswer(text)
             raise Transient(error, retry_after_s=wait_s)
         return response
 
     @property
     def _has_answered(self) -> bool:
-        return self._answered_s > float("-inf")
+        return self._received_s > float("-inf")
 
     def _proxy_of(self, url: str) -> str | None:
         try:
@@ -199,7 +197,7 @@ class Transport:
 
     def _follow(
         self,
-        what: str,
+        label: str,
         method: str,
         url: str,
         budget: Budget,
@@ -207,10 +205,10 @@ class Transport:
         params: Any,
         json: Any,
     ) -> requests.Response:
-        """Send the request, to where redirects lead; the key goes to the first origin alone.
+        """Send the request and follow redirects; only the first origin is sent the key.
 
-        `requests` would follow them itself, but unpacks their bodies whatever their size, adds
-        what ~/.netrc says, and makes a GET of a POST.
+        `requests` is not left to follow them, because it unpacks the bodies of redirects whatever
+        their size, adds credentials from ~/.netrc, and turns a POST into a GET.
         """
         origin = origin_of(url)
         for _ in range(MAX_REDIRECTS + 1):
@@ -229,12 +227,12 @@ class Transport:
             response.close()
             url, params = urljoin(url, location), None
             if origin_of(url) != origin:
-                headers = {**headers, KEY_HEADER: None}  # for all that follows
+                headers = {**headers, KEY_HEADER: None}  # for all further redirects
             if method != "GET" and (
                 KEY_HEADER in headers or response.status_code not in (307, 308)
             ):
-                raise BadAnswer(f"{what}: redirected to where it cannot be sent")
-        raise BadAnswer(f"{what}: redirects without end")
+                raise BadAnswer(f"{label}: redirected to a URL that it must not be sent to")
+        raise BadAnswer(f"{label}: too many redirects")
 
     def _drop_idle_connections(self) -> None:
         now_s = age_clock()
@@ -244,76 +242,82 @@ class Transport:
 
     def receive(
         self,
-        what: str,
+        label: str,
         response: requests.Response,
         budget: Budget,
         sink: bytearray,
-        most: int | None = None,
+        max_bytes: int | None = None,
     ) -> None:
-        """Append the answer's body to *sink* as it comes, so that a cut one can be resumed.
+        """Append the body of *response* to *sink* as it arrives.
 
-        Of a body longer than *most* bytes, not much more is taken, and the rest is not awaited.
+        Reading stops soon after *max_bytes* bytes.
 
         Raises:
-            Transient: the body was cut, stalled, or the budget is used up.
+            Transient: the body was cut short or stalled, or the budget is used up; *sink* keeps
+                the bytes that arrived.
         """
         before = len(sink)
-        stop = None if most is None else before + most
+        stop = None if max_bytes is None else before + max_bytes
         began_s = time.monotonic()
         with response:
             try:
-                # Not `read`, which comes back with all of it: bytes that drip must be noticed.
+                # `read` would return only when the chunk is full, so a slow body would not be
+                # noticed.
                 while chunk := response.raw.read1(CHUNK, decode_content=False):
                     sink += chunk
                     budget.received += len(chunk)
-                    self._answered_s = time.monotonic()
+                    self._received_s = time.monotonic()
                     self._stats.add(f"{self._side}_bytes", len(chunk))
                     if stop is not None and len(sink) > stop:
                         return
                     if budget.remaining_s <= 0:
-                        raise Transient(Unavailable(f"{what}: the answer takes too long"))
+                        raise Transient(Unavailable(f"{label}: the answer takes too long"))
             except TRANSPORT_ERRORS as exc:
-                raise Transient(Unavailable(f"{what}: cut short ({cause(exc)})")) from exc
+                raise Transient(Unavailable(f"{label}: cut short ({cause(exc)})")) from exc
             finally:
                 if response.status_code < 400 and log.isEnabledFor(logging.INFO):
-                    log_answer(log, what, response, len(sink) - before, time.monotonic() - began_s)
+                    log_answer(log, label, response, len(sink) - before, time.monotonic() - began_s)
 
     def receive_into(
-        self, what: str, response: requests.Response, budget: Budget, body: ReceiveBuffer, size: int
+        self,
+        label: str,
+        response: requests.Response,
+        budget: Budget,
+        body: ReceiveBuffer,
+        size: int,
     ) -> None:
-        """Fill *body* with the answer's, *size* bytes, as they come; a cut one leaves what came.
+        """Append the body of *response*, *size* bytes, to *body* as it arrives.
 
-        They go from the socket to where they stay: `requests` would copy each of them three times.
+        The bytes go from the socket into their buffer; `requests` would copy them three times.
 
         Raises:
-            Transient: the body was cut, stalled, is too long, or the budget is used up.
+            Transient: the response was cut short, stalled or too long, or the budget is used up;
+                *body* keeps the bytes that arrived.
         """
         before = body.filled
         began_s = time.monotonic()
-        with response, body.buffer[before : before + size] as room:
-            source = getattr(response.raw, "_fp", None)
-            if not isinstance(source, http.client.HTTPResponse):
-                source = response.raw
+        with response, body.buffer[before : before + size] as target:
+            source = body_source(response)
             try:
-                while count := _read_into(source, room[body.filled - before :][:CHUNK]):
+                while count := read_available(source, target[body.filled - before :][:CHUNK]):
                     body.filled += count
                     budget.received += count
-                    self._answered_s = time.monotonic()
+                    self._received_s = time.monotonic()
                     self._stats.add(f"{self._side}_bytes", count)
                     if budget.remaining_s <= 0:
-                        raise Transient(Unavailable(f"{what}: the answer takes too long"))
+                        raise Transient(Unavailable(f"{label}: the answer takes too long"))
                 if body.filled == before + size and source.read(1):
                     body.filled = before
-                    raise Transient(BadAnswer(f"{what}: longer than announced"), max_tries=2)
+                    raise Transient(BadAnswer(f"{label}: longer than announced"), max_tries=2)
             except TRANSPORT_ERRORS as exc:
-                raise Transient(Unavailable(f"{what}: cut short ({cause(exc)})")) from exc
+                raise Transient(Unavailable(f"{label}: cut short ({cause(exc)})")) from exc
             finally:
                 if log.isEnabledFor(logging.INFO):
                     log_answer(
-                        log, what, response, body.filled - before, time.monotonic() - began_s
+                        log, label, response, body.filled - before, time.monotonic() - began_s
                     )
             if body.filled < before + size:
-                raise Transient(Unavailable(f"{what}: cut short"))
+                raise Transient(Unavailable(f"{label}: cut short"))
             response.raw.release_conn()
 
     def _note_clock(self, response: requests.Response) -> None:
@@ -322,25 +326,10 @@ class Transport:
             self.clock_offset_s = moment - time.time()
 
 
-def error_for_status(what: str, status: int, text: str) -> TaskFSError:
-    """Return the error that an HTTP status of 4xx (or an unexpected one) means to a user.
+def error_for_status(label: str, status: int, text: str) -> TaskFSError:
+    """Return the error for a 4xx or an unexpected status.
 
-    Never NotFound: a status alone does not tell who answered, so callers look at the body first.
+    It is never NotFound, because a proxy may send a 404 too: callers must examine the body first.
     """
-    text = f"{what}: {text or status}"
+    text = f"{label}: {text or status}"
     return AccessDenied(text) if status in (401, 403) else BadAnswer(text)
-
-
-def _read_into(source: Any, room: memoryview) -> int:
-    """Fill *room* with what is there at once, and return how much that is; 0 at the end.
-
-    `HTTPResponse.readinto` comes back only with all of it: then bytes that drip go unnoticed, and
-    those that came before a connection broke are lost.
-    """
-    if not isinstance(source, http.client.HTTPResponse) or source.chunked or not source.length:
-        piece = source.read1(len(room))
-        room[: len(piece)] = piece
-        return len(piece)
-    count: int = source.fp.readinto1(room[: source.length])
-    source.length -= count
-    return count

@@ -2,14 +2,15 @@
 
 import logging
 import re
-from typing import Any, Final
+from typing import Any
+
+from taskfs.support.formatting import escape_controls
 
 # Whatever follows `?` may be a URL's signature, whatever the store calls it. What stands before is
 # not looked at: a path of 64 KB would be gone through once for each of its slashes.
 _QUERY = re.compile(r"\?[^\s'\"<>]+")
 _USERINFO = re.compile(r"(https?://)[^/\s@'\"]+@")
 _KEY_HEADER = re.compile(r"(?i)(x-api-key['\"]?\s*[:=]\s*['\"]?)[^\s'\",}]+")
-_ESCAPES: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 
 _secrets: set[str] = set()
 
@@ -40,9 +41,9 @@ class RedactingFormatter(logging.Formatter):
         return redact(super().format(record))
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        record.message = record.message.translate(_ESCAPES)
+        record.message = escape_controls(record.message)
         return super().formatMessage(record)
 
     def formatException(self, ei: Any) -> str:
         lines = super().formatException(ei).split("\n")
-        return "\n".join(line.translate(_ESCAPES) for line in lines)
+        return "\n".join(escape_controls(line) for line in lines)

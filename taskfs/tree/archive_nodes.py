@@ -1,15 +1,17 @@
 """The nodes beneath `outputs/` and `inputs/`, and the raw archives."""
 
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 from taskfs.archive.archive import Archive
 from taskfs.archive.decoders import METHOD_NAMES
-from taskfs.archive.index import Folder, Member
+from taskfs.archive.index import Folder
+from taskfs.archive.member import Member
 from taskfs.errors import NoAttribute, NotFound, ReadOnly
 from taskfs.model import Task
-from taskfs.tasks.archives import ArchiveKind, ArchiveRegistry
-from taskfs.tree.handles import ArchiveHandle, Handle
+from taskfs.tasks.archive_kind import ArchiveKey, ArchiveKind
+from taskfs.tasks.archives import ArchiveRegistry
+from taskfs.tree.handles import ArchiveHandle, Handle, MemberHandle
 from taskfs.tree.nodes import (
     DIRECTORY_MODE,
     FILE_MODE,
@@ -21,6 +23,7 @@ from taskfs.tree.nodes import (
     inode,
     inode_base,
 )
+from taskfs.tree.page_cache import PageCache
 
 MEMBER_XATTRS: Final[dict[str, Callable[[Member], str]]] = {
     "user.taskfs.compressed_size": lambda member: str(member.compressed_size),
@@ -32,11 +35,19 @@ MEMBER_XATTRS: Final[dict[str, Callable[[Member], str]]] = {
 class MembersNode(Directory):
     """`outputs/` or `inputs/`: an empty directory while there is no archive."""
 
-    def __init__(self, path: str, task: Task, kind: ArchiveKind, archives: ArchiveRegistry) -> None:
+    def __init__(
+        self,
+        path: str,
+        task: Task,
+        kind: ArchiveKind,
+        archives: ArchiveRegistry,
+        page_cache: PageCache,
+    ) -> None:
         super().__init__(path)
         self._task = task
         self._kind = kind
         self._archives = archives
+        self._page_cache = page_cache
         self._listed: FolderNode | None = None  # the folder that `children` listed
 
     def attrs(self) -> Attrs:
@@ -55,7 +66,13 @@ class MembersNode(Directory):
         if archive is None:
             return None
         origin = _Origin(
-            self._task, self._kind, self._archives, archive, inode_base(self.path), epoch
+            task=self._task,
+            key=ArchiveKey(self._task.id, self._kind),
+            archive=archive,
+            archives=self._archives,
+            page_cache=self._page_cache,
+            inode_base=inode_base(self.path),
+            epoch=epoch,
         )
         return FolderNode(self.path, "", archive.index.root, origin)
 
@@ -76,26 +93,16 @@ class MembersNode(Directory):
         return self._listed.attr_lifetime_s() if self._listed is not None else 0.0
 
 
-class _Origin:
+class _Origin(NamedTuple):
     """The archive that the members beneath one node belong to."""
 
-    __slots__ = ("archive", "archives", "epoch", "inode_base", "kind", "task")
-
-    def __init__(
-        self,
-        task: Task,
-        kind: ArchiveKind,
-        archives: ArchiveRegistry,
-        archive: Archive,
-        inode_base: int,
-        epoch: int,
-    ) -> None:
-        self.task = task
-        self.kind = kind
-        self.archives = archives
-        self.archive = archive
-        self.inode_base = inode_base
-        self.epoch = epoch  # of the registry when the archive was looked up
+    task: Task
+    key: ArchiveKey
+    archive: Archive
+    archives: ArchiveRegistry
+    page_cache: PageCache
+    inode_base: int
+    epoch: int  # of the registry when the archive was looked up
 
 
 class FolderNode(Directory):
@@ -136,9 +143,7 @@ class FolderNode(Directory):
 
     def attr_lifetime_s(self) -> float:
         origin = self._origin
-        return origin.archives.attr_lifetime(
-            origin.task.id, origin.kind, len(self._folder.children)
-        )
+        return origin.page_cache.attr_lifetime(origin.key, len(self._folder.children))
 
     def children(self) -> Iterable[Entry]:
         base = self._origin.inode_base
@@ -154,7 +159,7 @@ def _member_attrs(path: str, member: Member, origin: _Origin) -> Attrs:
     return Attrs(
         FILE_MODE,
         origin.inode_base + member.number,
-        origin.archives.reported_size(origin.task.id, origin.kind, path, member.size),
+        origin.page_cache.reported_size(origin.key, path, member.size),
         member.mtime_ns,
         member.mtime_ns,
         # `tar -S` stores a file with bytes but without blocks as zeros.
@@ -182,10 +187,8 @@ class MemberNode(Node):
             raise ReadOnly(f"{self.path} cannot be written")
         member, origin = self._member, self._origin
         reader = origin.archive.open_member(member)
-        lease, mode = origin.archives.lease(
-            origin.task.id, origin.kind, origin.archive, self.path, member.size
-        )
-        return ArchiveHandle(reader, member.size, origin.archive, lease, mode, origin.archives)
+        lease = origin.page_cache.lease(origin.key, origin.archive.version, self.path, member.size)
+        return MemberHandle(reader, origin.archive, lease, origin.archives, origin.page_cache)
 
     def xattr_names(self) -> list[str]:
         return list(MEMBER_XATTRS)
@@ -201,19 +204,26 @@ class RawArchiveNode(Node):
     """`output.zip` or `input.zip` itself: found by name, not listed."""
 
     def __init__(
-        self, path: str, task: Task, kind: ArchiveKind, archives: ArchiveRegistry, archive: Archive
+        self,
+        path: str,
+        task: Task,
+        kind: ArchiveKind,
+        archive: Archive,
+        archives: ArchiveRegistry,
+        page_cache: PageCache,
     ) -> None:
         super().__init__(path)
         self._task = task
-        self._kind = kind
-        self._archives = archives
+        self._key = ArchiveKey(task.id, kind)
         self._archive = archive
+        self._archives = archives
+        self._page_cache = page_cache
 
     def attrs(self) -> Attrs:
         task = self._task
-        size = self._archives.reported_size(task.id, self._kind, self.path, self._archive.size)
+        size = self._page_cache.reported_size(self._key, self.path, self._archive.size)
         mtime_ns = task.last_change_ns
-        if self._kind is ArchiveKind.INPUT:
+        if self._key.kind is ArchiveKind.INPUT:
             mtime_ns = task.input_submit_ns or task.create_ns or 0
         return Attrs(
             FILE_MODE,
@@ -231,13 +241,11 @@ class RawArchiveNode(Node):
     @property
     def stored_at(self) -> tuple[str, str | None]:
         """The archive's path in the store, and the region."""
-        return self._kind.path(self._task) or "", self._task.region
+        return self._key.kind.path(self._task) or "", self._task.region
 
     def open(self, *, writing: bool) -> Handle:
         if writing:
             raise ReadOnly(f"{self.path} cannot be written")
         archive = self._archive
-        lease, mode = self._archives.lease(
-            self._task.id, self._kind, archive, self.path, archive.size
-        )
-        return ArchiveHandle(archive.open_raw(), archive.size, archive, lease, mode, self._archives)
+        lease = self._page_cache.lease(self._key, archive.version, self.path, archive.size)
+        return ArchiveHandle(archive.open_raw(), archive, lease, self._archives, self._page_cache)

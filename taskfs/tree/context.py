@@ -10,6 +10,7 @@ from taskfs.support.stats import Stats
 from taskfs.tasks.archives import ArchiveRegistry
 from taskfs.tasks.task_cache import TaskCache
 from taskfs.tree.handles import HandleTable
+from taskfs.tree.page_cache import PageCache
 from taskfs.tree.text_pins import Pins
 from taskfs.tree.view_nodes import Views
 
@@ -20,6 +21,7 @@ class TreeContext(NamedTuple):
     api: TaskAPI
     task_cache: TaskCache
     archives: ArchiveRegistry
+    page_cache: PageCache
     pins: Pins
     views: Views
     pool: Executor

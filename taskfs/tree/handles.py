@@ -3,6 +3,7 @@
 import itertools
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Final, Protocol
@@ -22,7 +23,8 @@ from taskfs.errors import (
 from taskfs.model import ObjectVersion
 from taskfs.support.buffers import Buffer
 from taskfs.support.interruptible_wait import Waiter
-from taskfs.tasks.archives import ArchiveRegistry, Lease, PageCacheMode
+from taskfs.tasks.archives import ArchiveRegistry
+from taskfs.tree.page_cache import Lease, PageCache, PageCacheMode
 
 # Seconds. A read that the kernel repeats within this time after a timeout fails at once.
 REPETITION_S: Final = 0.2
@@ -42,14 +44,6 @@ class Handle(Protocol):
         """Return the bytes [offset, offset + size) of the file, fewer only at its end."""
         ...
 
-    def take_pushable(self) -> range:
-        """Return bytes in memory that a sequential reader needs next; each is returned once."""
-        ...
-
-    def read_for_push(self, offset: int, size: int) -> Buffer:
-        """Read bytes that `take_pushable` returned; this does not count as a read by a program."""
-        ...
-
     def write(self, piece: bytes) -> int:
         """Act on *piece*; return how many bytes of it count as written."""
         ...
@@ -57,6 +51,21 @@ class Handle(Protocol):
     def close(self) -> None:
         """Release what the open file holds."""
         ...
+
+
+class PushableHandle(ABC):
+    """The optional part of a `Handle`: bytes that may be given to the kernel before they are read.
+
+    Only an engine that can push pages asks for them.
+    """
+
+    @abstractmethod
+    def take_pushable(self) -> range:
+        """Return bytes in memory that a sequential reader needs next; each is returned once."""
+
+    @abstractmethod
+    def read_for_push(self, offset: int, size: int) -> Buffer:
+        """Read bytes that `take_pushable` returned; this does not count as a read by a program."""
 
 
 class TextHandle:
@@ -71,11 +80,6 @@ class TextHandle:
 
     def read_at(self, offset: int, size: int) -> Buffer:
         return self._text[offset : offset + size]
-
-    read_for_push = read_at
-
-    def take_pushable(self) -> range:
-        return range(0)
 
     def write(self, piece: bytes) -> int:
         raise ReadOnly("the file cannot be written")
@@ -104,11 +108,6 @@ class ControlHandle:
 
     def read_at(self, offset: int, size: int) -> Buffer:
         return b""
-
-    read_for_push = read_at
-
-    def take_pushable(self) -> range:
-        return range(0)
 
     def write(self, piece: bytes) -> int:
         if piece:
@@ -145,27 +144,24 @@ class ArchiveHandle:
     def __init__(
         self,
         reader: MemberReader | ReadAheadReader,
-        size: int,
         archive: Archive,
         lease: Lease,
-        mode: PageCacheMode,
         archives: ArchiveRegistry,
+        page_cache: PageCache,
     ) -> None:
-        self.mode = mode
-        self.size = size
+        self.mode = lease.mode
+        self.size = lease.size
         self.version = archive.version
         self._reader = reader
         self._archive = archive
         self._lease = lease
         self._archives = archives
+        self._page_cache = page_cache
         self._stale = ""  # why, once the version is gone
         self._unanswered: tuple[int, float, Unavailable] | None = None  # offset, time, failure
 
     def read_at(self, offset: int, size: int) -> Buffer:
         return self._read(self._reader.read_at, offset, size)
-
-    def read_for_push(self, offset: int, size: int) -> Buffer:
-        return self._read(self._reader.read_for_push, offset, size)
 
     def _read(self, read: Callable[[int, int], Buffer], offset: int, size: int) -> Buffer:
         if self._stale:
@@ -175,7 +171,6 @@ class ArchiveHandle:
         if offset >= self.size:
             return b""
         self._refuse_repetition(offset)
-        task_id, kind = self._lease.key
         try:
             piece = read(offset, size)
             self._archive.engine.stats.add("served_bytes", len(piece))
@@ -186,23 +181,20 @@ class ArchiveHandle:
             raise
         except StaleObject as exc:
             self._stale = str(exc)
-            self._archives.replaced(task_id, kind, self._archive)
+            self._archives.discard(self._lease.key, self._archive)
             raise
         except NotFound:
-            self._archives.replaced(task_id, kind, self._archive)
+            self._archives.discard(self._lease.key, self._archive)
             raise
         except CorruptData:
-            self._archives.damaged(task_id, kind, self._archive, self._lease.path)
+            # The directory may be what is wrong, so it is read again, too.
+            self._page_cache.note_damaged(self._lease)
+            self._archives.discard(self._lease.key, self._archive)
             raise
-
-    def take_pushable(self) -> range:
-        # The kernel keeps no pages of a file with direct I/O.
-        is_kept = self.mode is not PageCacheMode.DIRECT and not self._stale
-        return self._reader.take_pushable() if is_kept else range(0)
 
     def _is_cut_elsewhere(self) -> bool:
         """Whether the kernel knows a newer, longer version: it would fill the gap with zeros."""
-        return self.mode is not PageCacheMode.DIRECT and self._archives.is_outdated(self._lease)
+        return self.mode is not PageCacheMode.DIRECT and self._page_cache.is_outdated(self._lease)
 
     def _refuse_repetition(self, offset: int) -> None:
         unanswered = self._unanswered
@@ -217,7 +209,21 @@ class ArchiveHandle:
 
     def close(self) -> None:
         self._reader.close()
-        self._archives.release(self._lease)
+        self._page_cache.release(self._lease)
+
+
+class MemberHandle(ArchiveHandle, PushableHandle):
+    """A member of an archive, whose decoded bytes may be pushed."""
+
+    _reader: MemberReader
+
+    def take_pushable(self) -> range:
+        # The kernel keeps no pages of a file with direct I/O.
+        is_kept = self.mode is not PageCacheMode.DIRECT and not self._stale
+        return self._reader.take_pushable() if is_kept else range(0)
+
+    def read_for_push(self, offset: int, size: int) -> Buffer:
+        return self._read(self._reader.read_for_push, offset, size)
 
 
 class HandleTable:

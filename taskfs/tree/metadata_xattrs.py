@@ -1,23 +1,16 @@
 """A task's metadata as extended attributes `user.taskfs.metadata.<key>`."""
 
-import errno
 from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import ClassVar, Final, Protocol
+from typing import Final, Protocol
 
-from taskfs.errors import InvalidValue, NoAttribute, ReadOnly, TaskFSError
+from taskfs.errors import AttributeExists, InvalidValue, NoAttribute, ReadOnly
 from taskfs.model import TaskAPI
 from taskfs.support.interruptible_wait import Waiter
 from taskfs.tasks.task_cache import TaskCache
 
 PREFIX: Final = "user.taskfs.metadata."
 NAME_MAX: Final = 255  # bytes of an attribute's name, xattr(7)
-
-
-class AttributeExists(TaskFSError):
-    """The attribute is there, and setxattr(2) was told to create it."""
-
-    errno: ClassVar[int] = errno.EEXIST
 
 
 class _MetadataContext(Protocol):

@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from typing import Final
 
 from taskfs.errors import AlreadyTerminated, NotFound, ReadOnly, TaskFSError
-from taskfs.tasks.archives import ArchiveKind
+from taskfs.tasks.archive_kind import ArchiveKind
 from taskfs.tasks.task_cache import CachedTask
 from taskfs.tree.archive_nodes import MembersNode, RawArchiveNode
 from taskfs.tree.context import TreeContext
@@ -49,11 +49,12 @@ class TaskNode(MetadataAttributes, Directory):
             return KillNode(path, self._cached, self._context)
         task, archives = self._cached.task, self._context.archives
         if (kind := _FOLDERS.get(name)) is not None:
-            return MembersNode(path, task, kind, archives)
+            return MembersNode(path, task, kind, archives, self._context.page_cache)
         if (kind := _RAW.get(name)) is not None:
             archive = archives.await_archive(task, kind, raw=True)
             if archive is not None:
-                return RawArchiveNode(path, task, kind, archives, archive)
+                page_cache = self._context.page_cache
+                return RawArchiveNode(path, task, kind, archive, archives, page_cache)
         raise NotFound(f"there is no {path}")
 
     def children(self) -> Iterable[Entry]:

@@ -10,7 +10,8 @@ from typing import Final, NamedTuple
 import msgspec
 
 from taskfs.archive.archive import Archive
-from taskfs.model import Task, format_elapsed, format_size
+from taskfs.model import Task
+from taskfs.support.formatting import escape_controls, format_elapsed, format_size
 from taskfs.tasks.task_cache import CachedTask
 
 
@@ -88,15 +89,6 @@ def list_members(archive: Archive) -> str:
         for member in archive.index.members
     ]
     return "\n".join(lines) + "\n"
-
-
-def escape_controls(name: str) -> str:
-    """Return *name* with control characters as `\\xNN`, so that a line stays a line."""
-    if name.isprintable():
-        return name
-    return "".join(
-        f"\\x{ord(char):02x}" if ord(char) < 32 or 127 <= ord(char) < 160 else char for char in name
-    )
 
 
 # When a task entered a status, by its record. A status that is missing here is dated by when this

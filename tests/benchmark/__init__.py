@@ -1,1 +1,1 @@
-"""The benchmark: taskfs and its peers in turn, on the same work, against the same range server."""
+"""The benchmark: taskfs and its peers run the same workloads against the same range server."""

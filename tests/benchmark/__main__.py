@@ -1,4 +1,4 @@
-"""The command line of the benchmark."""
+"""Command line of the benchmark."""
 
 from __future__ import annotations
 
@@ -20,145 +20,169 @@ from tests import interrupts
 from . import floor
 from .archives import TOP, Archive, open_archive
 from .cloud import Cloud
-from .machine import await_quiet, describe
+from .machine import describe, wait_until_idle
 from .peers import EARLIER, PEERS, Peer, install_from_pypi, peers_python
-from .report import QUIET, Results, as_markdown, as_text, tables
+from .report import IDLE_CORES, Results, as_markdown, as_text, tables
 from .runs import Conditions, Outcome, run
 from .targets import judge
-from .works import LARGE, WORKS, Work
+from .workloads import LARGE, WORKLOADS, Workload
 
 CACHE: Final = Path(user_cache_dir("taskfs-bench", appauthor=False))
 
 
 def main() -> int:
-    """Run what was asked for and print it; 1 if a target is missed, 130 if interrupted."""
-    asked = _parse()
-    works = [work for work in WORKS if not asked.work or work.name in asked.work]
-    peers, missing = _peers(asked)
+    """Run the chosen workloads and print the results; return 1 if a target is missed."""
+    arguments = _parse_arguments()
+    workloads = [
+        workload
+        for workload in WORKLOADS
+        if not arguments.workload or workload.name in arguments.workload
+    ]
+    peers, missing = _peers(arguments)
     results = Results()
-    if asked.compare:
-        _recall(asked.compare, asked, [work.name for work in works], results)
-    is_whole = True
+    if arguments.compare:
+        _load_outcomes(
+            arguments.compare, arguments, [workload.name for workload in workloads], results
+        )
+    is_complete = True
     try:
-        _measure(works, peers, asked, results)
+        _measure(workloads, peers, arguments, results)
     except KeyboardInterrupt:
-        is_whole = False
-        print("interrupted: what follows is not all", file=sys.stderr)
+        is_complete = False
+        print("interrupted: the results below are incomplete", file=sys.stderr)
     lines = list(judge(results))
-    print(_render(results, missing, lines, asked))
-    if asked.json:
-        asked.json.write_text(_as_json(results, missing, asked.scale))
-    if not is_whole:
+    print(_render(results, missing, lines, arguments))
+    if arguments.json:
+        arguments.json.write_text(_as_json(results, missing, arguments.scale))
+    if not is_complete:
         return interrupts.INTERRUPTED
     return int(any(line.startswith("MISS") for line in lines))
 
 
-def _parse() -> argparse.Namespace:
+def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="bench", description="taskfs and its peers on the same work, measured in one run."
+        prog="bench", description="Measure taskfs and its peers on the same workloads in one run."
     )
-    parser.add_argument("--scale", type=float, default=1.0, help="of the archives (1: 1 GiB, …)")
     parser.add_argument(
-        "--rtt", type=int, action="append", metavar="MS", help="latencies [default: 0 and 30]"
+        "--scale",
+        type=float,
+        default=1.0,
+        help="size of the archives; 1 means a member of 1 GiB [default: 1]",
     )
-    names = [work.name for work in WORKS]
-    parser.add_argument("--work", action="append", choices=names, help="only these works")
+    parser.add_argument(
+        "--rtt",
+        type=int,
+        action="append",
+        metavar="MS",
+        help="latency; may be repeated [default: 0 and 30]",
+    )
+    names = [workload.name for workload in WORKLOADS]
+    parser.add_argument(
+        "--workload", action="append", choices=names, help="only this workload; may be repeated"
+    )
     names = [peer.name for peer in PEERS]
-    parser.add_argument("--peers", nargs="+", choices=names, help="only these peers, and taskfs")
-    parser.add_argument("--only-taskfs", action="store_true", help="no peers at all")
+    parser.add_argument("--peers", nargs="+", choices=names, help="only taskfs and these peers")
+    parser.add_argument("--only-taskfs", action="store_true", help="no peers")
     parser.add_argument(
         "--earlier",
         type=Path,
         metavar="TASKFS",
-        help="measure the program of an earlier version beside this one",
+        help="also measure this program of an earlier version",
     )
     parser.add_argument(
         "--repeat",
         type=int,
         default=1,
         metavar="N",
-        help="measure N times (an odd number), all peers in turn; the median counts",
+        help="measure N times (an odd number), all peers in turn, and report the median",
     )
     parser.add_argument(
-        "--patience",
+        "--idle-wait",
         type=float,
         default=0,
         metavar="S",
-        help="before each run, wait so many seconds at most until other work leaves the machine",
+        help="wait up to S seconds before each run for other processes to become idle",
     )
-    parser.add_argument("--limit", type=float, default=120, help="seconds until a run is given up")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there as well")
+    parser.add_argument(
+        "--limit", type=float, default=120, help="abort a run after this many seconds"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all numbers to FILE")
     parser.add_argument(
         "--compare",
         type=Path,
         metavar="FILE",
-        help="take the peers' numbers from an earlier --json, and run taskfs alone",
+        help="run only taskfs and take the peers' numbers from an earlier --json FILE",
     )
-    parser.add_argument(
-        "--markdown", action="store_true", help="print the tables of docs/performance.md"
-    )
-    asked = parser.parse_args()
-    if asked.repeat % 2 == 0:
-        parser.error(f"--repeat {asked.repeat}: give an odd number, of which there is a median")
-    asked.rtt = asked.rtt or [0, 30]
-    if asked.earlier:
-        os.environ[EARLIER] = str(asked.earlier.absolute())
-    asked.only_taskfs |= asked.compare is not None
-    return asked
+    parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
+    arguments = parser.parse_args()
+    if arguments.repeat % 2 == 0:
+        parser.error(f"--repeat {arguments.repeat}: give an odd number")
+    arguments.rtt = arguments.rtt or [0, 30]
+    if arguments.earlier:
+        os.environ[EARLIER] = str(arguments.earlier.absolute())
+    arguments.only_taskfs |= arguments.compare is not None
+    return arguments
 
 
-def _peers(asked: argparse.Namespace) -> tuple[list[Peer], dict[str, str]]:
-    """Return who takes part, and of those who cannot, why not."""
-    wanted = {"taskfs"} if asked.only_taskfs else set(asked.peers or [p.name for p in PEERS])
+def _peers(arguments: argparse.Namespace) -> tuple[list[Peer], dict[str, str]]:
+    """Return the peers to measure, and the missing ones by title with the reason."""
+    wanted = (
+        {"taskfs"} if arguments.only_taskfs else set(arguments.peers or [p.name for p in PEERS])
+    )
     wanted.add("taskfs")
-    if asked.earlier:
+    if arguments.earlier:
         wanted.add("earlier")
     failure = install_from_pypi(CACHE)
-    taking_part, missing = [], {}
+    available, missing = [], {}
     for peer in PEERS:
-        if peer.name not in wanted or (peer.name == "earlier" and not asked.earlier):
+        if peer.name not in wanted or (peer.name == "earlier" and not arguments.earlier):
             continue
-        lacking = failure if failure and peer.library else peer.missing(CACHE)
-        if lacking:
-            missing[peer.title] = lacking
-            print(f"{peer.title} takes no part: {lacking}", file=sys.stderr)
+        reason = failure if failure and peer.library else peer.missing(CACHE)
+        if reason:
+            missing[peer.title] = reason
+            print(f"{peer.title} is not measured: {reason}", file=sys.stderr)
         else:
-            taking_part.append(peer)
-    return taking_part, missing
+            available.append(peer)
+    return available, missing
 
 
 def _measure(
-    works: Sequence[Work], peers: Sequence[Peer], asked: argparse.Namespace, results: Results
+    workloads: Sequence[Workload],
+    peers: Sequence[Peer],
+    arguments: argparse.Namespace,
+    results: Results,
 ) -> None:
-    names = dict.fromkeys(work.archive for work in works)
-    archives = {name: _open(name, asked.scale) for name in names}
+    names = dict.fromkeys(workload.archive for workload in workloads)
+    archives = {name: _open(name, arguments.scale) for name in names}
     if "big" in archives:
         path = archives["big"].path
-        await_quiet(asked.patience, QUIET)
+        wait_until_idle(arguments.idle_wait, IDLE_CORES)
         results.inflate_s = floor.measure(peers_python(CACHE), path, TOP + LARGE)
         results.bare_s = floor.measure_mounted(path, TOP + LARGE)
     if "mixed" in archives:
         results.mixed_bytes = sum(member.compressed for member in archives["mixed"].members)
     cloud = Cloud(archives.values())
     try:
-        for work in works:
-            archive = archives[work.archive]
-            for step in work.steps(archive, asked.scale):
-                results.floors[work.name, step.title] = step.floor
+        for workload in workloads:
+            archive = archives[workload.archive]
+            for step in workload.steps(archive, arguments.scale):
+                results.floors[workload.name, step.title] = step.floor
                 if step.inflates:
-                    results.inflating.add((work.name, step.title))
-            for rtt_ms in asked.rtt:
-                conditions = Conditions(asked.scale, rtt_ms, asked.limit)
-                going = list(peers)
-                for _ in range(asked.repeat):
-                    for peer in tuple(going):
-                        await_quiet(asked.patience, QUIET)
-                        outcomes = run(peer, work, archive, cloud, CACHE, conditions)
+                    results.inflating.add((workload.name, step.title))
+            for rtt_ms in arguments.rtt:
+                conditions = Conditions(arguments.scale, rtt_ms, arguments.limit)
+                remaining = list(peers)
+                for _ in range(arguments.repeat):
+                    for peer in tuple(remaining):
+                        wait_until_idle(arguments.idle_wait, IDLE_CORES)
+                        outcomes = run(peer, workload, archive, cloud, CACHE, conditions)
                         for outcome in outcomes:
                             results.add(outcome)
-                            _tell(outcome)
+                            _print_outcome(outcome)
                         if any(outcome.failure for outcome in outcomes):
-                            going.remove(peer)  # it would fail again, after as long a wait
+                            remaining.remove(
+                                peer
+                            )  # it would probably fail again, after the same time
     finally:
         cloud.close()
 
@@ -167,49 +191,55 @@ def _open(name: str, scale: float) -> Archive:
     began = time.monotonic()
     archive = open_archive(name, scale, CACHE)
     if (taken := time.monotonic() - began) > 1:
-        print(f"made the archive {name} in {taken:.0f} s", file=sys.stderr)
+        print(f"created the archive {name} in {taken:.0f} s", file=sys.stderr)
     return archive
 
 
-def _tell(outcome: Outcome) -> None:
-    """Say at once what came out, for whoever waits."""
-    said = outcome.failure or (
+def _print_outcome(outcome: Outcome) -> None:
+    """Print one outcome as soon as it is measured."""
+    text = outcome.failure or (
         f"{outcome.seconds:.3f} s (mount {outcome.mount_s:.3f}, cpu {outcome.cpu_s:.2f}, "
         f"others {outcome.others:.2f}), {outcome.requests} requests, "
         f"{outcome.sent / 1e6:.3f} MB, {outcome.peak / 1e6:.0f} MB of memory"
     )
-    print(f"  {outcome.rtt_ms:3d} ms  {outcome.peer:11s} {outcome.step}: {said}", file=sys.stderr)
+    print(f"  {outcome.rtt_ms:3d} ms  {outcome.peer:11s} {outcome.step}: {text}", file=sys.stderr)
 
 
 def _render(
-    results: Results, missing: dict[str, str], lines: Sequence[str], asked: argparse.Namespace
+    results: Results, missing: dict[str, str], lines: Sequence[str], arguments: argparse.Namespace
 ) -> str:
     today = datetime.now(timezone.utc).date().isoformat()
-    parts = [f"{today}, {describe()}, scale {asked.scale:g}, load {_load()}."]
-    if asked.repeat > 1:
-        parts[0] += f" The medians of {asked.repeat} runs each."
-    if asked.compare:
-        parts[0] += f" The peers are from {asked.compare.name}, not of this run."
+    parts = [f"{today}, {describe()}, scale {arguments.scale:g}, load {_load()}."]
+    if arguments.repeat > 1:
+        parts[0] += f" Medians of {arguments.repeat} runs."
+    if arguments.compare:
+        parts[0] += f" The peers' numbers are from {arguments.compare.name}, not from this run."
     for title, table in tables(results):
-        parts += [f"**{title}**" if asked.markdown else title]
-        parts += [as_markdown(table) if asked.markdown else as_text(table)]
+        parts += [f"**{title}**" if arguments.markdown else title]
+        parts += [as_markdown(table) if arguments.markdown else as_text(table)]
     parts += [f"Not installed: {name} ({why})." for name, why in missing.items()]
-    targets = "\n".join(f"- {line}" if asked.markdown else line for line in lines)
+    targets = "\n".join(f"- {line}" if arguments.markdown else line for line in lines)
     return "\n\n".join([*parts, targets])
 
 
-def _recall(file: Path, asked: argparse.Namespace, works: Sequence[str], results: Results) -> None:
+def _load_outcomes(
+    file: Path, arguments: argparse.Namespace, workloads: Sequence[str], results: Results
+) -> None:
     """Add the peers' outcomes of an earlier run to the results."""
     earlier = json.loads(file.read_text())
-    if earlier["scale"] != asked.scale:
-        raise SystemExit(f"{file} is of scale {earlier['scale']:g}")
-    for kept in earlier["outcomes"]:
-        if kept["peer"] != "taskfs" and kept["work"] in works and kept["rtt_ms"] in asked.rtt:
-            results.add(Outcome(**kept))
+    if earlier["scale"] != arguments.scale:
+        raise SystemExit(f"{file} has scale {earlier['scale']:g}")
+    for loaded in earlier["outcomes"]:
+        if (
+            loaded["peer"] != "taskfs"
+            and loaded["workload"] in workloads
+            and loaded["rtt_ms"] in arguments.rtt
+        ):
+            results.add(Outcome(**loaded))
 
 
 def _load() -> str:
-    """Return the load averages: what else this machine did while it measured."""
+    """Return the load averages, which show what else the machine did."""
     return " ".join(f"{load:.1f}" for load in os.getloadavg())
 
 
@@ -223,8 +253,8 @@ def _as_json(results: Results, missing: dict[str, str], scale: float) -> str:
             "missing": missing,
             "outcomes": [asdict(outcome) for runs in results.runs.values() for outcome in runs],
             "floors": [
-                {"work": work, "step": step, "requests": least.requests, "sent": least.sent}
-                for (work, step), least in results.floors.items()
+                {"workload": workload, "step": step, "requests": least.requests, "sent": least.sent}
+                for (workload, step), least in results.floors.items()
             ],
         },
         indent=1,

@@ -1,4 +1,4 @@
-"""The three archives that are read, made once per scale and kept with a description of each."""
+"""The three archives of the benchmark, created once per scale and cached with a description."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Final
 
 from .content import Content
 
-FORMAT: Final = 1  # of what is kept; another number makes everything again
+FORMAT: Final = 1  # of the cached archives; increase it to create them again
 TOP: Final = "artifacts/"
 NEEDLE: Final = "diverged-at-cell"
 _NEEDLE_EVERY: Final = 500
@@ -39,8 +39,10 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """An archive on disk and what is in it; *directory* counts the bytes from the central
-    directory to the end of the file."""
+    """An archive on disk and its members.
+
+    *directory* is the number of bytes from the central directory to the end of the file.
+    """
 
     name: str
     path: Path
@@ -66,7 +68,7 @@ def big_files(scale: float) -> Files:
 
 
 def many_files(scale: float) -> Files:
-    """Return 50,000 small texts, of which a few contain `NEEDLE`."""
+    """Return 50,000 small texts; a few contain `NEEDLE`."""
     files: dict[str, Content | bytes] = {}
     for number in range(max(100, int(50_000 * scale))):
         text = Content(f"probe {number}", _SMALL_BYTES, phase=number * 1_999 % 4_000_000)
@@ -92,7 +94,8 @@ def mixed_files(scale: float) -> Files:
     return files
 
 
-# What 7zz makes of the first name is stored, of the second deflated; `zipfile` makes the rest.
+# The archives by name. 7zz writes them, except those of `_BY_ZIPFILE`; the members in `_STORED` are
+# not compressed.
 FILES: Final[dict[str, Callable[[float], Files]]] = {
     "big": big_files,
     "many": many_files,
@@ -103,22 +106,22 @@ _BY_ZIPFILE: Final = frozenset({"many"})
 
 
 def open_archive(name: str, scale: float, cache: Path) -> Archive:
-    """Return an archive of `FILES`, from *cache* if it was made before."""
+    """Return an archive of `FILES`; create it in *cache* if it is missing."""
     folder = cache / "archives" / f"v{FORMAT}-{scale:g}"
     path, description = folder / f"{name}.zip", folder / f"{name}.json"
     if not description.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        made = _make(name, FILES[name](scale), path)
+        created = _create(name, FILES[name](scale), path)
         part = description.with_suffix(".part")
-        part.write_text(json.dumps(asdict(made), default=str))
+        part.write_text(json.dumps(asdict(created), default=str))
         part.replace(description)
-    kept = json.loads(description.read_text())
-    kept["path"] = path
-    kept["members"] = tuple(Member(**member) for member in kept["members"])
-    return Archive(**kept)
+    loaded = json.loads(description.read_text())
+    loaded["path"] = path
+    loaded["members"] = tuple(Member(**member) for member in loaded["members"])
+    return Archive(**loaded)
 
 
-def _make(name: str, files: Files, path: Path) -> Archive:
+def _create(name: str, files: Files, path: Path) -> Archive:
     path.unlink(missing_ok=True)
     packer = None if name in _BY_ZIPFILE else shutil.which("7zz") or shutil.which("7z")
     if packer:
@@ -129,7 +132,7 @@ def _make(name: str, files: Files, path: Path) -> Archive:
 
 
 def _pack_by_7zip(packer: str, files: Files, path: Path) -> None:
-    """Pack as the service does, from files in a scratch directory that is removed again."""
+    """Pack as the service does, from files in a temporary directory."""
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         for name, content in files.items():
             target = Path(scratch, TOP, name)
@@ -152,7 +155,7 @@ def _pack_by_zipfile(files: Files, path: Path) -> None:
             entry = zipfile.ZipInfo(TOP + name, _DATE)
             entry.compress_type = zipfile.ZIP_STORED if name in _STORED else zipfile.ZIP_DEFLATED
             entry.external_attr = (stat.S_IFREG | 0o644) << 16
-            entry._compresslevel = 1  # type: ignore[attr-defined]  # renamed, but kept, in 3.13
+            entry._compresslevel = 1  # type: ignore[attr-defined]  # renamed in 3.13; the old name still works
             entry.file_size = sum(len(piece) for piece in _pieces(content))
             with target.open(entry, "w") as file:
                 for piece in _pieces(content):
@@ -164,7 +167,7 @@ def _pieces(content: Content | bytes) -> Iterable[bytes]:
 
 
 def _describe(name: str, path: Path, encoder: str, files: Files) -> Archive:
-    """Return the description, after checking what the packer did."""
+    """Return the description; raise RuntimeError if the packed members are wrong."""
     with zipfile.ZipFile(path) as archive:
         entries = [entry for entry in archive.infolist() if not entry.is_dir()]
         directory = path.stat().st_size - archive.start_dir
@@ -175,7 +178,7 @@ def _describe(name: str, path: Path, encoder: str, files: Files) -> Archive:
         {m.name for m in members} ^ files.keys()
     )
     if wrong:
-        raise RuntimeError(f"{path} was packed wrongly: {min(wrong)}")
+        raise RuntimeError(f"{path}: wrong member {min(wrong)}")
     return Archive(name, path, path.stat().st_size, directory, encoder, members)
 
 

@@ -1,7 +1,7 @@
-"""The least that a fusepy mount can do: one deflated member, from a file, for one reader in order.
+"""A minimal fusepy mount of one deflated member of a local file, for one sequential reader.
 
-A program of its own: PATH START PACKED SIZE MOUNTPOINT. Three threads' work and nothing else: no
-store, no checksum, no cache, no way back. What taskfs takes beyond it is what there is to gain.
+Run as a program: PATH START PACKED SIZE MOUNTPOINT. It has no store, no checksum, no cache and no
+seeking, so its time is the lower bound for a mount.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import fuse
 from isal import isal_zlib  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
 _PIECE: Final = 256 << 10
-_AHEAD: Final = 32 << 20
-_BEHIND: Final = 4 << 20  # the kernel sends the reads of one reader a little out of order
+_AHEAD: Final = 32 << 20  # bytes to decode ahead of the reader
+_BEHIND: Final = 4 << 20  # bytes to keep behind the reader: the kernel reorders reads slightly
 
 
 class _Member(fuse.Operations):  # type: ignore[misc]  # fusepy is untyped
-    """The member, decoded from when it is first read."""
+    """The member; a thread starts to decode it at the first read."""
 
     def __init__(self, path: str, start: int, packed: int, size: int) -> None:
         self._source = path, start, packed
@@ -37,9 +37,9 @@ class _Member(fuse.Operations):  # type: ignore[misc]  # fusepy is untyped
         decoder = isal_zlib.decompressobj(-15)
         with open(path, "rb", buffering=0) as file:
             file.seek(start)
-            while packed and (fed := file.read(min(_PIECE, packed))):
-                packed -= len(fed)
-                piece = decoder.decompress(fed)
+            while packed and (packed_piece := file.read(min(_PIECE, packed))):
+                packed -= len(packed_piece)
+                piece = decoder.decompress(packed_piece)
                 with self._changed:
                     while self._decoded - self._reached > _AHEAD:
                         self._changed.wait()

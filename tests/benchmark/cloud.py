@@ -1,7 +1,7 @@
-"""The remote side, in a process of its own: the store, and the task API in front of it.
+"""The store and the task API, in a separate process.
 
-The process reads commands from its standard input, one JSON list to a line, and answers each with
-a line of JSON; it ends with its input.
+The process reads commands from standard input, one JSON list per line, and answers each with one
+line of JSON. It exits at the end of its input.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from taskfs.demo.sources import FileSource
 from .archives import Archive
 from .store import OBJECT, Store
 
-_QUIET_S: Final = 0.05
-_QUIET_LIMIT_S: Final = 1.0
+_IDLE_S: Final = 0.05  # seconds without a change of the counters
+_IDLE_TIMEOUT_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What came to the store and to the API so far; *active* requests are being answered."""
+    """Requests and bytes so far; *active* requests are being answered."""
 
     requests: int
     sent: int
@@ -39,7 +39,7 @@ class Counts:
 
 
 class Cloud:
-    """The process, as its parent sees it. Not for concurrent use."""
+    """The process, controlled by its parent. Not for concurrent use."""
 
     def __init__(self, archives: Iterable[Archive]) -> None:
         root = Path(__file__).resolve().parents[2]
@@ -53,31 +53,31 @@ class Cloud:
         )
         self.pid = self._process.pid
         described = [[a.name, str(a.path), len(a.members), a.size] for a in archives]
-        self.api_url, self.api_key = self._ask("serve", described)
+        self.api_url, self.api_key = self._call("serve", described)
 
-    def shape(self, latency_s: float, bandwidth: int) -> None:
-        """Let each answer take *latency_s*, and each connection get *bandwidth* (0: no bound)."""
-        self._ask("shape", latency_s, bandwidth)
+    def set_network(self, latency_s: float, bandwidth: int) -> None:
+        """Set the latency of each answer and the bytes/s of each connection (0: no limit)."""
+        self._call("set_network", latency_s, bandwidth)
 
     def signed_url(self, name: str) -> str:
-        return str(self._ask("signed_url", name))
+        return str(self._call("signed_url", name))
 
     def plain_url(self, name: str) -> str:
-        return str(self._ask("plain_url", name))
+        return str(self._call("plain_url", name))
 
     def counts(self) -> Counts:
-        """Return the counters, once nothing was under way for a moment (at most a second)."""
-        deadline = time.monotonic() + _QUIET_LIMIT_S
-        counts = Counts(*self._ask("counts"))
+        """Return the counters once no request is active; wait at most a second."""
+        deadline = time.monotonic() + _IDLE_TIMEOUT_S
+        counts = Counts(*self._call("counts"))
         while time.monotonic() < deadline:
-            time.sleep(_QUIET_S)
-            before, counts = counts, Counts(*self._ask("counts"))
+            time.sleep(_IDLE_S)
+            before, counts = counts, Counts(*self._call("counts"))
             if counts == before and not counts.active:
                 break
         return counts
 
     def close(self) -> None:
-        """End the process."""
+        """End the process; kill it after 2 seconds."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
@@ -86,24 +86,24 @@ class Cloud:
             self._process.kill()
             self._process.wait()
 
-    def _ask(self, *command: Any) -> Any:
+    def _call(self, *command: Any) -> Any:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(json.dumps(command) + "\n")
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
         if not answer:
-            raise RuntimeError("the range server ended")
+            raise RuntimeError("the range server exited")
         return json.loads(answer)
 
 
 class _Served:
-    """The two servers, as commands reach them."""
+    """The two servers; each method is a command."""
 
     def serve(self, archives: list[tuple[str, str, int, int]]) -> tuple[str, str]:
         self._store = Store({name: Path(path) for name, path, _, _ in archives})
         self._store.start()
         self._api = EmbeddedCloud(populate=False)
-        # The API hands out URLs of the store here instead of those of the embedded cloud's own.
+        # The API must sign URLs of this store instead of the embedded cloud's own.
         setattr(self._api.store, "signed_url", self._store.signed_url)  # noqa: B010
         self._api.start()
         for name, path, count, size in archives:
@@ -112,7 +112,7 @@ class _Served:
             self._api.put_object(f"{name}/{OBJECT}", FileSource(path))
         return self._api.api_url, self._api.api_key
 
-    def shape(self, latency_s: float, bandwidth: int) -> None:
+    def set_network(self, latency_s: float, bandwidth: int) -> None:
         self._store.latency_s = self._api.api.latency_s = latency_s
         self._store.bandwidth = bandwidth
 

@@ -1,8 +1,8 @@
-"""What the archives hold: texts and floats like a simulation's, the same on every machine.
+"""The content of the archives: text and floats like a simulation's, the same on every machine.
 
-A content is frames one after another: a line that names the content and numbers the frame, then a
-body. Bodies are larger than DEFLATE's window, so that repeating one makes nothing smaller; the
-numbered lines tell a read from the wrong place.
+A content is a sequence of frames: a line with the content's name and the frame's number, then a
+body that is the same in all frames. The body is larger than DEFLATE's window, so the repetition
+does not compress better. The numbered lines reveal reads at a wrong offset.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PIECE_BYTES: Final = 4 << 20
 
 @cache
 def _text_body() -> bytes:
-    """Return lines of numbers that DEFLATE makes about 0.41 of their size."""
+    """Return lines of numbers, which DEFLATE compresses to about 41 %."""
     draw = random.Random(20250612)
     lines, size, step = [], 0, 0
     while size < _BODY_BYTES:
@@ -48,7 +48,7 @@ _BODIES: Final = {"text": _text_body, "binary": _binary_body}
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The bytes of one member; *phase* is where in the body its frames begin."""
+    """The bytes of one member; *phase* is the offset in the body at which frames begin."""
 
     label: str
     size: int
@@ -73,6 +73,6 @@ class Content:
         return b"".join(pieces)
 
     def pieces(self) -> Iterator[bytes]:
-        """Yield the whole, a few MiB at a time."""
+        """Yield the whole content in pieces of `_PIECE_BYTES`."""
         for offset in range(0, self.size, _PIECE_BYTES):
             yield self.read(offset, _PIECE_BYTES)

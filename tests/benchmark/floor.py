@@ -1,8 +1,6 @@
-"""How long inflating the large member takes: isal, fed by a thread that reads the file; alone, and
-read through a fusepy mount that does nothing else (`bare`).
+"""The shortest time to inflate the large member: with isal alone, and through the mount `bare`.
 
-A program of its own, run by the peers' interpreter, which has isal: PATH START SIZE, and it prints
-the seconds.
+Run as a program by the peers' interpreter, which has isal: PATH START SIZE. It prints the seconds.
 """
 
 from __future__ import annotations
@@ -33,7 +31,7 @@ def _feed(path: str, start: int, size: int) -> None:
 
 
 def _inflate(path: str, start: int, size: int) -> float:
-    from isal import isal_zlib  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    from isal import isal_zlib  # type: ignore[import-not-times, import-untyped, unused-ignore]
 
     began = time.monotonic()
     threading.Thread(target=_feed, args=(path, start, size), daemon=True).start()
@@ -44,7 +42,7 @@ def _inflate(path: str, start: int, size: int) -> float:
 
 
 def _locate(path: Path, member: str) -> tuple[int, int, int]:
-    """Return where the member's bytes begin in the archive, how many they are, and unpacked."""
+    """Return the offset of the member's packed bytes, their number, and the unpacked size."""
     with zipfile.ZipFile(path) as archive:
         entry = archive.getinfo(member)
     with path.open("rb") as file:
@@ -55,41 +53,46 @@ def _locate(path: Path, member: str) -> tuple[int, int, int]:
 
 
 def measure(python: Path, path: Path, member: str, repeats: int = 3) -> float | None:
-    """Return the best of some seconds for *member* of the archive at *path*; None without isal."""
+    """Return the shortest of *repeats* times to inflate *member*, in seconds; None without isal."""
     start, packed, _ = _locate(path, member)
     command = [str(python), __file__, str(path), str(start), str(packed)]
-    found = []
+    times = []
     for _ in range(repeats):
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=True)
         except (OSError, subprocess.CalledProcessError):
             return None
-        found.append(float(done.stdout))
-    return min(found)
+        times.append(float(done.stdout))
+    return min(times)
 
 
 def measure_mounted(path: Path, member: str, repeats: int = 3) -> float | None:
-    """Return the best of some seconds for reading *member* through `bare`, the mount left out."""
-    from .machine import NotMounted, TooSlow, mounted, settle  # not there for the program
+    """Return the shortest of *repeats* times to read *member* through `bare`, without mounting."""
+    from .machine import (  # not importable when run as a program
+        NotMounted,
+        TooSlow,
+        mounted,
+        sync_and_pause,
+    )
 
     numbers = [str(number) for number in _locate(path, member)]
-    found = []
+    times = []
     for _ in range(repeats):
-        settle()
+        sync_and_pause()
         with tempfile.TemporaryDirectory() as folder:
-            place = Path(folder, "mount")
-            command = [sys.executable, str(_BARE), str(path), *numbers, str(place)]
+            mountpoint = Path(folder, "mount")
+            command = [sys.executable, str(_BARE), str(path), *numbers, str(mountpoint)]
             try:
-                with mounted(command, place, os.environ, Path(folder, "log"), 30):
+                with mounted(command, mountpoint, os.environ, Path(folder, "log"), 30):
                     began = time.monotonic()
                     buffer = bytearray(1 << 20)
-                    with open(place / "member", "rb", buffering=0) as file:
+                    with open(mountpoint / "member", "rb", buffering=0) as file:
                         while file.readinto(buffer):
                             pass
-                    found.append(time.monotonic() - began)
+                    times.append(time.monotonic() - began)
             except (NotMounted, TooSlow, OSError):
                 return None
-    return min(found)
+    return min(times)
 
 
 if __name__ == "__main__":

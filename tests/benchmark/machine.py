@@ -1,4 +1,4 @@
-"""What the benchmark does with this machine's processes and mounts, and how it undoes it."""
+"""Processes and mounts of the benchmark, and the state of the machine."""
 
 from __future__ import annotations
 
@@ -16,33 +16,39 @@ _POLL_S: Final = 0.002
 _PATIENCE_S: Final = 3.0
 _SAMPLE_S: Final = 0.5
 _MOUNTS: Final = Path("/proc/self/mountinfo")
-_QUIET_S: Final = 3.0
+_PAUSE_S: Final = 3.0
 
 
 class NotMounted(Exception):
-    """A program ended before its mount was there."""
+    """A program exited before it had mounted."""
 
 
 class TooSlow(Exception):
-    """The limit of a run passed."""
+    """A run exceeded its time limit."""
 
 
-def is_mounted(place: Path) -> bool:
-    """Return whether anything is mounted on *place*, without asking the file system there."""
-    return any(line.split(" ", 5)[4] == str(place) for line in _MOUNTS.read_text().splitlines())
+def is_mounted(mountpoint: Path) -> bool:
+    """Whether something is mounted on *mountpoint*; does not access that file system."""
+    return any(
+        line.split(" ", 5)[4] == str(mountpoint) for line in _MOUNTS.read_text().splitlines()
+    )
 
 
 @contextlib.contextmanager
 def mounted(
-    command: Sequence[str], place: Path, environment: Mapping[str, str], log: Path, limit_s: float
+    command: Sequence[str],
+    mountpoint: Path,
+    environment: Mapping[str, str],
+    log: Path,
+    limit_s: float,
 ) -> Iterator[int]:
-    """Run *command*, which mounts on *place* and stays; yield its pid once the mount is there.
+    """Run *command*, which mounts on *mountpoint* in the foreground; yield its pid once mounted.
 
     Raises:
-        NotMounted: with the last line that the program printed.
-        TooSlow: it was not there in time.
+        NotMounted: the program exited; the text has the last line it printed.
+        TooSlow: not mounted within *limit_s*.
     """
-    place.mkdir(parents=True)
+    mountpoint.mkdir(parents=True)
     deadline = time.monotonic() + limit_s
     with log.open("wb") as out:
         process = subprocess.Popen(
@@ -55,29 +61,29 @@ def mounted(
             start_new_session=True,
         )
     try:
-        while not is_mounted(place):
+        while not is_mounted(mountpoint):
             if process.poll() is not None:
-                raise NotMounted(f"it ended: {last_line(log)}")
+                raise NotMounted(f"exited: {last_line(log)}")
             if time.monotonic() > deadline:
                 raise TooSlow
             time.sleep(_POLL_S)
         yield process.pid
     finally:
-        _unmount(place)
+        _unmount(mountpoint)
         end(process)
 
 
-def _unmount(place: Path) -> None:
-    while is_mounted(place):
+def _unmount(mountpoint: Path) -> None:
+    while is_mounted(mountpoint):
         done = subprocess.run(
-            ["fusermount", "-u", "-z", str(place)], stderr=subprocess.DEVNULL, check=False
+            ["fusermount", "-u", "-z", str(mountpoint)], stderr=subprocess.DEVNULL, check=False
         )
         if done.returncode:
             return
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """See a process end that has no reason to stay; kill it, and what it started, if it does."""
+    """Wait for a process to exit; terminate and then kill it and its children if it does not."""
     children = descendants(process.pid)
     for number in (0, signal.SIGTERM, signal.SIGKILL):
         process.send_signal(number)
@@ -90,13 +96,13 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def last_line(log: Path) -> str:
-    """Return the last line of a log that says anything."""
+    """Return the last line of a log that is not empty."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1][:200] if lines else "it said nothing"
+    return lines[-1][:200] if lines else "no output"
 
 
 def descendants(pid: int) -> list[int]:
-    """Return the children of a process, and theirs."""
+    """Return the children of a process and their descendants."""
     found: list[int] = []
     with contextlib.suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
@@ -106,7 +112,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def peak_memory(pids: Sequence[int]) -> int:
-    """Return the sum of the most that each process, and what it started, was ever resident."""
+    """Return the sum of the peak resident memory of the processes and their descendants."""
     total = 0
     for pid in {process for root in pids for process in (root, *descendants(root))}:
         with contextlib.suppress(OSError):
@@ -117,7 +123,7 @@ def peak_memory(pids: Sequence[int]) -> int:
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """Return what each process, and what it started, has computed so far."""
+    """Return the CPU time so far of the processes and their descendants, in seconds."""
     ticks = 0
     for pid in {process for root in pids for process in (root, *descendants(root))}:
         with contextlib.suppress(OSError):
@@ -127,15 +133,15 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 def busy_seconds() -> float:
-    """Return what all cores of this machine have computed since it started."""
+    """Return the CPU time of all cores since the machine started, in seconds."""
     fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
     # user, nice, system, then (after idle and iowait) irq and softirq
     ticks = sum(int(fields[index]) for index in (1, 2, 3, 6, 7))
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def await_quiet(limit_s: float, cores: float) -> None:
-    """Wait, at most *limit_s*, until this machine computes with less than *cores*."""
+def wait_until_idle(limit_s: float, cores: float) -> None:
+    """Wait until the machine uses less than *cores* cores, at most *limit_s* seconds."""
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
         began, before = time.monotonic(), busy_seconds()
@@ -144,18 +150,17 @@ def await_quiet(limit_s: float, cores: float) -> None:
             return
 
 
-def settle() -> None:
-    """Charge nobody for what another left: write its files out, and let its memory go back.
+def sync_and_pause() -> None:
+    """Write dirty pages to disk and pause, so that one run does not slow down the next.
 
-    Some virtual machines' hosts take free memory back soon after it was given up, at the cost of
-    whoever runs then.
+    Some hypervisors reclaim freed memory for a few seconds and slow down the programs meanwhile.
     """
     os.sync()
-    time.sleep(_QUIET_S)
+    time.sleep(_PAUSE_S)
 
 
 def describe() -> str:
-    """Return this machine in a few words."""
+    """Describe this machine in a few words."""
     cpu = platform.machine()
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():

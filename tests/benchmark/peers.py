@@ -1,4 +1,4 @@
-"""taskfs and its peers: what each is started with. A new peer is a new row of `PEERS`."""
+"""taskfs and its peers with their commands. A new peer is a new row of `PEERS`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .cloud import Cloud
 from .machine import mounted
 from .store import OBJECT
 
-# Names the `taskfs` of an earlier version, to be measured beside this one.
+# The environment variable with the path of an earlier version's `taskfs`.
 EARLIER: Final = "TASKFS_BENCH_EARLIER"
-# What the peers from PyPI are; isal is for the floor.
+# The peers from PyPI; `floor` needs isal.
 PACKAGES: Final = (
     "ratarmount==1.3.0",
     "remotezip==0.12.6",
@@ -31,8 +31,8 @@ PACKAGES: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where one run happens: a directory of its own, an archive, the remote side, a limit."""
+class RunContext:
+    """The context of one run: its directory, the archive, the cloud and the time limit."""
 
     folder: Path
     archive: str
@@ -42,104 +42,103 @@ class Place:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment of a peer: nothing of the user's own settings and caches."""
+        """The environment of a peer, without the user's settings and caches."""
         kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
         return kept | {"HOME": str(self.folder)}
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One program that mounts, told what is mounted already; it gets its mountpoint last."""
+    """One program that mounts. *command* gets the previous mountpoint; its own is appended."""
 
-    command: Callable[[Place, Path], list[str]]
-    settings: Callable[[Place], dict[str, str]] = lambda place: {}
+    command: Callable[[RunContext, Path], list[str]]
+    settings: Callable[[RunContext], dict[str, str]] = lambda context: {}
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """One way to read a remote archive.
+    """One way to read a remote archive: mounts or a library.
 
-    It mounts *stages* one after another, each given the mountpoint of the one before, and the
-    files are at `root` beneath the last; or it is a library, which `reader.py` knows as *library*
-    and which is given a URL. *programs* must be there, and are what is said to be missing.
+    *stages* are mounted in order, each on top of the previous one; the files are at `root` of the
+    last. A *library* is a view of `reader.py` and gets a URL. *programs* must be installed.
     """
 
     name: str
     title: str
     programs: tuple[str, ...] = ()
     stages: tuple[Stage, ...] = ()
-    root: Callable[[Place], str] = lambda place: TOP
+    root: Callable[[RunContext], str] = lambda context: TOP
     library: str = ""
 
     def missing(self, cache: Path) -> str:
-        """Return what is not installed, or nothing."""
-        lacking = [name for name in self.programs if not find_program(name, cache)]
+        """Return the missing programs as text, or ''."""
+        missing = [name for name in self.programs if not find_program(name, cache)]
         if self.name == "earlier" and EARLIER not in os.environ:
-            lacking.append("--earlier TASKFS")
+            missing.append("--earlier TASKFS")
         if self.library and not peers_python(cache).exists():
-            lacking.append(str(self.library))
-        return ", ".join(lacking)
+            missing.append(str(self.library))
+        return ", ".join(missing)
 
     @contextlib.contextmanager
-    def mount(self, place: Place) -> Iterator[tuple[str, list[int]]]:
-        """Yield where the files are, and the processes that serve them."""
+    def mount(self, context: RunContext) -> Iterator[tuple[str, list[int]]]:
+        """Mount; yield the directory of the files and the processes that serve them."""
         with contextlib.ExitStack() as stack:
             pids = []
-            before = place.folder
+            before = context.folder
             for number, stage in enumerate(self.stages):
-                mountpoint = place.folder / f"mount{number}"
+                mountpoint = context.folder / f"mount{number}"
                 pids.append(
                     stack.enter_context(
                         mounted(
-                            [*stage.command(place, before), str(mountpoint)],
+                            [*stage.command(context, before), str(mountpoint)],
                             mountpoint,
-                            place.environment | stage.settings(place),
-                            place.folder / f"log{number}",
-                            place.limit_s,
+                            context.environment | stage.settings(context),
+                            context.folder / f"log{number}",
+                            context.limit_s,
                         )
                     )
                 )
                 before = mountpoint
-            yield str(before / self.root(place)), pids
+            yield str(before / self.root(context)), pids
 
 
-def _mount_with(program: str, place: Place) -> list[str]:
-    return [program, "mount", "--foreground", "--cache-dir", str(place.folder / "cache")]
+def _mount_with(program: str, context: RunContext) -> list[str]:
+    return [program, "mount", "--foreground", "--cache-dir", str(context.folder / "cache")]
 
 
-def _taskfs(place: Place, before: Path) -> list[str]:
-    return _mount_with(str(Path(sys.executable).with_name("taskfs")), place)
+def _taskfs(context: RunContext, before: Path) -> list[str]:
+    return _mount_with(str(Path(sys.executable).with_name("taskfs")), context)
 
 
-def _earlier(place: Place, before: Path) -> list[str]:
-    return _mount_with(os.environ[EARLIER], place)
+def _earlier(context: RunContext, before: Path) -> list[str]:
+    return _mount_with(os.environ[EARLIER], context)
 
 
-def _taskfs_settings(place: Place) -> dict[str, str]:
-    return {"INDUCTIVA_API_URL": place.cloud.api_url, "INDUCTIVA_API_KEY": place.cloud.api_key}
+def _taskfs_settings(context: RunContext) -> dict[str, str]:
+    return {"INDUCTIVA_API_URL": context.cloud.api_url, "INDUCTIVA_API_KEY": context.cloud.api_key}
 
 
-def _ratarmount(place: Place, before: Path) -> list[str]:
-    program = find_program("ratarmount", place.cache)
-    url = place.cloud.plain_url(place.archive) + OBJECT
-    return [program, "-f", "--index-file", str(place.folder / "index.sqlite"), url]
+def _ratarmount(context: RunContext, before: Path) -> list[str]:
+    program = find_program("ratarmount", context.cache)
+    url = context.cloud.plain_url(context.archive) + OBJECT
+    return [program, "-f", "--index-file", str(context.folder / "index.sqlite"), url]
 
 
-def _rclone(place: Place, before: Path) -> list[str]:
+def _rclone(context: RunContext, before: Path) -> list[str]:
     return [
         *("rclone", "mount", "--config", "/dev/null", "--read-only", "--vfs-cache-mode", "full"),
-        *("--cache-dir", str(place.folder / "cache")),
-        *("--http-url", place.cloud.plain_url(place.archive), ":http:"),
+        *("--cache-dir", str(context.folder / "cache")),
+        *("--http-url", context.cloud.plain_url(context.archive), ":http:"),
     ]
 
 
-def _httpfs2(place: Place, before: Path) -> list[str]:
-    log = place.folder / "console"
+def _httpfs2(context: RunContext, before: Path) -> list[str]:
+    log = context.folder / "console"
     log.touch()
-    return ["httpfs2", "-c", str(log), "-f", place.cloud.plain_url(place.archive) + OBJECT]
+    return ["httpfs2", "-c", str(log), "-f", context.cloud.plain_url(context.archive) + OBJECT]
 
 
-def _fuse_zip(place: Place, before: Path) -> list[str]:
+def _fuse_zip(context: RunContext, before: Path) -> list[str]:
     return ["fuse-zip", "-f", "-r", str(before / OBJECT)]
 
 
@@ -148,13 +147,13 @@ PEERS: Final = (
         "taskfs",
         "taskfs",
         stages=(Stage(_taskfs, _taskfs_settings),),
-        root=lambda place: f"{place.archive}/outputs",
+        root=lambda context: f"{context.archive}/outputs",
     ),
     Peer(
         "earlier",
         "taskfs, earlier version",
         stages=(Stage(_earlier, _taskfs_settings),),
-        root=lambda place: f"{place.archive}/outputs",
+        root=lambda context: f"{context.archive}/outputs",
     ),
     Peer("ratarmount", "ratarmount", ("ratarmount",), (Stage(_ratarmount),)),
     Peer("remotezip", "remotezip", library="remotezip"),
@@ -170,21 +169,21 @@ PEERS: Final = (
         ("httpfs2", "fuse-zip"),
         (Stage(_httpfs2), Stage(_fuse_zip)),
     ),
-    Peer("client", "public client's way", library="client"),
+    Peer("client", "public client", library="client"),
 )
 
 
 def peers_python(cache: Path) -> Path:
-    """Return the interpreter of the peers from PyPI, there or not."""
+    """Return the path of the interpreter of the peers from PyPI; it may not exist."""
     return python_of(cache / "peers")
 
 
 def find_program(name: str, cache: Path) -> str:
-    """Return a program of the peers' own environment, else of this machine's, else nothing."""
+    """Return the path of a program in the peers' environment or on PATH, or ''."""
     own = peers_python(cache).with_name(name)
     return str(own) if own.exists() else shutil.which(name) or ""
 
 
 def install_from_pypi(cache: Path) -> str:
-    """Make the environment of the peers, unless it is there; return what went wrong, if so."""
+    """Create the peers' environment unless it exists; return an error text or ''."""
     return make_environment(cache / "peers", PACKAGES)

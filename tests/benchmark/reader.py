@@ -1,9 +1,8 @@
-"""The process that reads: one request per line of its input, one answer per line of its output.
+"""The reader process: one request per line of its input, one answer per line of its output.
 
-It runs as a program under the interpreter of taskfs or of the peers, so it imports neither. What
-it reads comes through a file system (`Files`) or through a library (`RemoteZips`,
-`PublicClient`); the methods have the names of the requests, and each returns what is needed to
-tell whether the bytes were the right ones. Times are those of CLOCK_MONOTONIC, in seconds.
+It runs under the interpreter of taskfs or of the peers, so it imports neither. A view reads through
+a file system (`Files`) or a library (`RemoteZips`, `PublicClient`). Its methods are the requests;
+each returns the value by which the caller checks the bytes. Times are CLOCK_MONOTONIC, in seconds.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 try:
-    from zlib_ng.zlib_ng import crc32  # ten times as fast, so that checking does not count
+    from zlib_ng.zlib_ng import crc32  # ten times as fast, so that the check costs little
 except ImportError:
     from zlib import crc32
 
@@ -36,7 +35,7 @@ def sha256(content: bytes) -> str:
 
 
 def checksum(file: Any) -> tuple[int, int]:
-    """Return how many bytes *file* has from where it stands, and their CRC-32."""
+    """Return the number of bytes from the current position to the end, and their CRC-32."""
     buffer = memoryview(bytearray(PIECE))
     size = crc = 0
     while count := file.readinto(buffer):
@@ -46,29 +45,29 @@ def checksum(file: Any) -> tuple[int, int]:
 
 
 class Files:
-    """Reads beneath a directory, with the system's own programs where there is one."""
+    """Reads below a directory, with the system's programs where possible."""
 
     def __init__(self, root: str, scratch: str) -> None:
         self._root = Path(root)
         self._listing = Path(scratch, "listing")
         self._open: dict[str, int] = {}
 
-    def find(self) -> _Later:
-        """Return how many entries `find -ls` shows, and the sum of the files' sizes."""
+    def find(self) -> _Deferred:
+        """Return the number of entries of `find -ls` and the sum of the file sizes."""
         with self._listing.open("wb") as out:
             _run("find", str(self._root), "-ls", out=out)
-        return _Later(self._sum_listing)
+        return _Deferred(self._sum_listing)
 
     def _sum_listing(self) -> tuple[int, int]:
         lines = [line.split(maxsplit=7) for line in self._listing.read_text().splitlines()]
         return len(lines), sum(int(line[6]) for line in lines if line[2].startswith("-"))
 
     def ls(self) -> int:
-        """Return how many names `ls` shows."""
+        """Return the number of names that `ls` prints."""
         return len(_output("ls", str(self._root)).splitlines())
 
     def head(self, name: str) -> str:
-        """Return the SHA-256 of what `head` shows of a file."""
+        """Return the SHA-256 of the output of `head`."""
         return sha256(_output("head", str(self._root / name)))
 
     def read(self, name: str, windows: Sequence[tuple[int, int]], reopen: bool) -> list[str]:
@@ -98,7 +97,7 @@ class Files:
         return found
 
     def grep(self, needle: str) -> int:
-        """Return how many files `grep -r` finds *needle* in."""
+        """Return the number of files in which `grep -r` finds *needle*."""
         return len(_output("grep", "-rlF", needle, str(self._root)).splitlines())
 
     def close(self) -> None:
@@ -107,7 +106,7 @@ class Files:
 
 
 class RemoteZips:
-    """Reads members through PyPI `remotezip`: the archive stays open, members are streams."""
+    """Reads through PyPI `remotezip`: the archive stays open, members are streams."""
 
     def __init__(self, url: str, scratch: str) -> None:
         from remotezip import RemoteZip  # type: ignore[import-not-found, unused-ignore]
@@ -144,13 +143,13 @@ class RemoteZips:
             return checksum(file)
 
     def each(self, names: Sequence[str], workers: int) -> list[tuple[int, int]]:
-        # An archive object serves one thread; each gets its own, and so reads the directory again.
-        mine = threading.local()
+        # An archive object is for one thread: each opens its own and reads the directory again.
+        local = threading.local()
 
         def read(name: str) -> tuple[int, int]:
-            if not hasattr(mine, "archive"):
-                mine.archive = self._make()
-            with mine.archive.open(TOP + name) as file:
+            if not hasattr(local, "archive"):
+                local.archive = self._make()
+            with local.archive.open(TOP + name) as file:
                 return checksum(file)
 
         with ThreadPoolExecutor(workers) as pool:
@@ -171,10 +170,10 @@ class RemoteZips:
 
 
 class PublicClient:
-    """Reads as the public client (PyPI `inductiva` 0.18.12) fetches some files of a task.
+    """Reads as the public client (PyPI `inductiva` 0.18.12) downloads some files of a task.
 
-    Its `utils.data._download_partial_files` opens the URL with fsspec, and writes what
-    `ZipFile.open(name).read()` returns, a whole member, to a file; here, then, one reads that file.
+    Its `utils.data._download_partial_files` opens the URL with fsspec and writes the result of
+    `ZipFile.open(name).read()`, a whole member, to a file. This view then reads that file.
     """
 
     def __init__(self, url: str, scratch: str) -> None:
@@ -234,8 +233,8 @@ class PublicClient:
         shutil.rmtree(self._scratch, ignore_errors=True)
 
 
-class _Later:
-    """An answer that is worked out after the clock stopped."""
+class _Deferred:
+    """A value that is computed after the time was taken."""
 
     def __init__(self, value: Callable[[], Any]) -> None:
         self.value = value
@@ -246,11 +245,11 @@ def _output(*command: str) -> bytes:
 
 
 def _run(*command: str, out: Any) -> bytes:
-    """Run a program and return what it printed to a pipe; raise the last thing it complained of."""
+    """Run a program; return its output if *out* is a pipe. On failure raise its last error line."""
     done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, check=False)
     if done.returncode:
-        said = done.stderr.decode(errors="replace").splitlines() or ["it found nothing"]
-        raise RuntimeError(said[-1])
+        lines = done.stderr.decode(errors="replace").splitlines() or ["no output"]
+        raise RuntimeError(lines[-1])
     return done.stdout or b""
 
 
@@ -263,7 +262,7 @@ VIEWS: Final = {"files": Files, "remotezip": RemoteZips, "client": PublicClient}
 
 
 def main() -> None:
-    """Serve the requests of standard input: `["open", view, place, scratch]`, then the calls."""
+    """Serve the requests of standard input: `["open", view, root or URL, scratch]`, then calls."""
     view: Any = None
     for line in sys.stdin:
         name, *arguments = json.loads(line)
@@ -274,7 +273,7 @@ def main() -> None:
             elif name != "ready":
                 value = getattr(view, name)(*arguments)
             stopped = time.monotonic()
-            if isinstance(value, _Later):
+            if isinstance(value, _Deferred):
                 value = value.value()
             answer = {"stopped": stopped, "value": value}
         except Exception as exc:

@@ -1,4 +1,4 @@
-"""One run: a peer does a work on a fresh mount, and what that took is measured."""
+"""One run: a peer executes a workload on a fresh mount and is measured."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from .machine import (
     cpu_seconds,
     end,
     peak_memory,
-    settle,
+    sync_and_pause,
 )
-from .peers import Peer, Place, peers_python
-from .works import Step, Work
+from .peers import Peer, RunContext, peers_python
+from .workloads import Step, Workload
 
 _READER: Final = Path(__file__).with_name("reader.py")
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one step took; *failure* says why there is nothing to compare, if so.
+    """The measurements of one step, or the reason of its *failure*.
 
-    *seconds* of a first step include *mount_s*. *cpu_s* is what the peer and the reader computed,
-    *others* how many cores were busy with anything else meanwhile; *peak* is the most memory up to
-    then, in bytes.
+    The *seconds* of a first step include *mount_s*. *cpu_s* is the CPU time of peer and reader,
+    *others* the average number of cores that other processes used. *peak* is the peak memory so
+    far, in bytes.
     """
 
-    work: str
+    workload: str
     step: str
     peer: str
     rtt_ms: int
@@ -60,7 +60,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """Under what a run happens: the scale and the latency that hold, the limit of each step."""
+    """The scale, the latency and the time limit of each step."""
 
     scale: float
     rtt_ms: int
@@ -68,16 +68,16 @@ class Conditions:
 
 
 class ReadFailed(Exception):
-    """The reader met an error, which the text tells, or read something wrong."""
+    """The reader failed or read wrong bytes."""
 
 
 class Reader:
-    """The process that reads, driven by lines of JSON. Not for concurrent use."""
+    """The reader process, controlled by lines of JSON. Not for concurrent use."""
 
-    def __init__(self, python: str, place: Place) -> None:
+    def __init__(self, python: str, context: RunContext) -> None:
         self._process = subprocess.Popen(
             [python, str(_READER)],
-            env=place.environment,
+            env=context.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -86,12 +86,12 @@ class Reader:
         self.pid = self._process.pid
         self._pending = b""
 
-    def ask(self, call: Sequence[Any], deadline: float) -> tuple[float, Any]:
-        """Return when the call had done its work, and its value.
+    def call(self, call: Sequence[Any], deadline: float) -> tuple[float, Any]:
+        """Return the time at which the call ended, and its value.
 
         Raises:
-            TooSlow: not by *deadline*, in seconds of the monotonic clock.
-            ReadFailed: it met an error.
+            TooSlow: no answer by *deadline*, in seconds of the monotonic clock.
+            ReadFailed: the call failed.
         """
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(call).encode() + b"\n")
@@ -109,18 +109,18 @@ class Reader:
                 raise TooSlow
             more = os.read(pipe, 1 << 20)
             if not more:
-                raise ReadFailed("the reader died")
+                raise ReadFailed("the reader exited")
             self._pending += more
         line, _, self._pending = self._pending.partition(b"\n")
         return line
 
     def kill(self) -> None:
-        """End the process, and what it started, now."""
+        """Kill the process and its children."""
         with contextlib.suppress(OSError):
             os.killpg(self.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """Let the process end."""
+        """Close the process's input and wait for it to exit."""
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
             self._process.stdin.close()
@@ -129,7 +129,7 @@ class Reader:
 
 @dataclass(frozen=True, slots=True)
 class _Meter:
-    """The clocks and counters at one moment."""
+    """All clocks and counters at one moment."""
 
     time: float
     busy: float
@@ -139,20 +139,20 @@ class _Meter:
 
     @classmethod
     def read(cls, cloud: Cloud, pids: Sequence[int]) -> _Meter:
-        """Read all of them; the time last, so that a step that begins then is not charged."""
+        """Read all of them, the time last, so that the next step does not include the reading."""
         counts = cloud.counts()
         cpu, cloud_cpu, busy = cpu_seconds(pids), cpu_seconds([cloud.pid]), busy_seconds()
         return cls(time.monotonic(), busy, cloud_cpu, cpu, counts)
 
     def others(self, before: _Meter) -> float:
-        """Return how many cores were busy since *before* with what is not of the benchmark."""
+        """Return the average number of cores that other processes used since *before*."""
         ours = self.cpu - before.cpu + self.cloud_cpu - before.cloud_cpu
         return max(0.0, (self.busy - before.busy - ours) / (self.time - before.time))
 
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """A reader that has something to read, and since when; the processes that it costs."""
+    """A reader with an open view, the time at which opening began, and the processes involved."""
 
     reader: Reader
     began: float
@@ -161,47 +161,52 @@ class _View:
 
 
 @contextlib.contextmanager
-def _opened(peer: Peer, place: Place) -> Iterator[_View]:
-    """Mount what there is to mount, the reader being ready; a library is all in the reader."""
+def _open_view(peer: Peer, context: RunContext) -> Iterator[_View]:
+    """Start the reader and mount the peer; a library runs inside the reader."""
     with contextlib.ExitStack() as stack:
-        scratch = place.folder / "scratch"
+        scratch = context.folder / "scratch"
         scratch.mkdir()
         if peer.library:
-            url = place.cloud.signed_url(place.archive)
+            url = context.cloud.signed_url(context.archive)
             began = time.monotonic()
-            reader = Reader(str(peers_python(place.cache)), place)
+            reader = Reader(str(peers_python(context.cache)), context)
             stack.callback(reader.close)
             pids = [reader.pid]
         else:
-            reader = Reader(sys.executable, place)
+            reader = Reader(sys.executable, context)
             stack.callback(reader.close)
-            reader.ask(("ready",), time.monotonic() + place.limit_s)
+            reader.call(("ready",), time.monotonic() + context.limit_s)
             began = time.monotonic()
-            url, pids = stack.enter_context(peer.mount(place))
+            url, pids = stack.enter_context(peer.mount(context))
         stack.push(lambda kind, *_: reader.kill() if kind else None)
-        reader.ask(("open", peer.library or "files", url, str(scratch)), began + place.limit_s)
+        reader.call(("open", peer.library or "files", url, str(scratch)), began + context.limit_s)
         yield _View(reader, began, time.monotonic() - began, pids)
 
 
 def run(
-    peer: Peer, work: Work, archive: Archive, cloud: Cloud, cache: Path, conditions: Conditions
+    peer: Peer,
+    workload: Workload,
+    archive: Archive,
+    cloud: Cloud,
+    cache: Path,
+    conditions: Conditions,
 ) -> list[Outcome]:
-    """Return the outcome of each step; after one that failed, the others are not tried."""
-    steps = work.steps(archive, conditions.scale)
-    cloud.shape(conditions.rtt_ms / 1000, work.bandwidth)
-    outcome = partial(Outcome, work=work.name, peer=peer.name, rtt_ms=conditions.rtt_ms)
+    """Return the outcome of each step; the steps after a failed one are not run."""
+    steps = workload.steps(archive, conditions.scale)
+    cloud.set_network(conditions.rtt_ms / 1000, workload.bandwidth)
+    outcome = partial(Outcome, workload=workload.name, peer=peer.name, rtt_ms=conditions.rtt_ms)
     outcomes: list[Outcome] = []
     runs = cache / "runs"
     runs.mkdir(parents=True, exist_ok=True)
-    settle()
+    sync_and_pause()
     with tempfile.TemporaryDirectory(dir=runs, ignore_cleanup_errors=True) as folder:
-        place = Place(Path(folder), archive.name, cloud, cache, conditions.limit_s)
+        context = RunContext(Path(folder), archive.name, cloud, cache, conditions.limit_s)
         try:
             before = _Meter.read(cloud, [])
-            with _opened(peer, place) as view:
+            with _open_view(peer, context) as view:
                 began, mount_s = view.began, view.mount_s
                 for step in steps:
-                    stopped, value = view.reader.ask(step.call, began + conditions.limit_s)
+                    stopped, value = view.reader.call(step.call, began + conditions.limit_s)
                     after = _Meter.read(cloud, [*view.pids, view.reader.pid])
                     _check(step, value)
                     taken = after.counts - before.counts
@@ -222,10 +227,10 @@ def run(
         except TooSlow:
             failure = f">{conditions.limit_s:g} s"
         except (ReadFailed, NotMounted) as exc:
-            failure = f"fails: {exc}"[:200]
+            failure = f"failed: {exc}"[:200]
         for step in steps[len(outcomes) :]:
             outcomes.append(outcome(step=step.title, failure=failure))
-            failure = "not tried"
+            failure = "not run"
     return outcomes
 
 

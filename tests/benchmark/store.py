@@ -1,8 +1,7 @@
-"""A store that serves files by range, made to cost its clients' machine little: sendfile, threads.
+"""A store that serves ranges of files with little CPU time: threads and sendfile(2).
 
-Under `/signed/` it answers as a presigned URL does: GET alone, with the signature. Under `/plain/`
-it is a web server: HEAD too, and a page of links for a directory, without which some peers cannot
-run at all.
+Under `/signed/` it behaves like a presigned URL: only GET, with the signature. Under `/plain/` it
+is a web server with HEAD and a page of links for each directory, because some peers need both.
 """
 
 from __future__ import annotations
@@ -44,10 +43,10 @@ class _Request:
 
 
 class Store:
-    """Serves each of *files* under its name until the process ends.
+    """Serves each of *files* under its name until the process exits.
 
-    `latency_s` passes before each answer; `bandwidth` is bytes per second of each connection, 0
-    for no bound. Both may be set, and the counters read, by any thread; one lock guards the latter.
+    `latency_s` is the delay of each answer, `bandwidth` the bytes per second of each connection (0:
+    no limit). Any thread may set them and read the counters; a lock guards the counters.
     """
 
     def __init__(self, files: Mapping[str, Path]) -> None:
@@ -63,15 +62,15 @@ class Store:
         self.port: int = self._listener.getsockname()[1]
 
     def signed_url(self, path: str) -> str:
-        """Return a URL good for GET of the object at *path* (`<name>/output.zip`)."""
+        """Return a URL for GET of the object at *path* (`<name>/output.zip`)."""
         return f"http://127.0.0.1:{self.port}/signed/{path}?Signature={self._secret}"
 
     def plain_url(self, name: str) -> str:
-        """Return the URL of the directory that holds the object of *name*, with its slash."""
+        """Return the URL of the directory with the object of *name*, with a trailing slash."""
         return f"http://127.0.0.1:{self.port}/plain/{name}/"
 
     def start(self) -> None:
-        """Accept connections, in threads that end with the process."""
+        """Accept connections in daemon threads."""
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
@@ -102,10 +101,10 @@ class Store:
                     if not keep:
                         return
             except (OSError, ValueError):
-                return  # the client left, or speaks something else
+                return  # the client closed the connection or does not speak HTTP
 
     def _answer(self, connection: socket.socket, request: _Request) -> bool:
-        """Answer one request; return whether another may follow."""
+        """Answer one request; return whether the connection stays open."""
         if self.latency_s:
             time.sleep(self.latency_s)
         keep = request.headers.get("connection", "").lower() != "close"
@@ -171,7 +170,7 @@ class Store:
 
 
 def _opened(path: Path) -> _Object:
-    """Open a file for the life of the process, and have the kernel hold its pages."""
+    """Open a file and read it once, so that its pages are in the page cache."""
     file = os.open(path, os.O_RDONLY)
     size = os.fstat(file).st_size
     for offset in range(0, size, 8 * _CHUNK):
@@ -191,11 +190,11 @@ def _parse(head: str) -> _Request:
 
 
 def _range(text: str, size: int) -> tuple[int, int, int]:
-    """Return the half-open range that is asked for, and the status it is answered with."""
-    asked = _RANGE.fullmatch(text.replace(" ", ""))
-    if asked is None or asked.group() == "bytes=-":
+    """Return the requested half-open range and the status of the answer."""
+    match = _RANGE.fullmatch(text.replace(" ", ""))
+    if match is None or match.group() == "bytes=-":
         return 0, size, 200
-    first, last = asked.groups()
+    first, last = match.groups()
     if first:
         start, stop = int(first), min(int(last) + 1, size) if last else size
     else:

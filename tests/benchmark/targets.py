@@ -1,4 +1,4 @@
-"""The targets: what the issue says that the benchmark must show, each as a row of `TARGETS`."""
+"""The targets of the benchmark. A target is a row of `TARGETS`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 from .report import Results
 from .runs import Outcome
-from .works import CAP
+from .workloads import CAP
 
 MB: Final = 1_000_000
 MEMORY: Final = 160 * MB
@@ -16,7 +16,7 @@ MEMORY: Final = 160 * MB
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One number that a target bounds; *limit* None where what it compares with did not run."""
+    """One measured number and its limit; None if the peer to compare with did not run."""
 
     what: str
     value: float
@@ -31,7 +31,7 @@ class Measure:
 
     def __str__(self) -> str:
         if self.limit is None:
-            return f"{self.what} {self.value:.4g} (nothing to compare with)"
+            return f"{self.what} {self.value:.4g} (no peer to compare with)"
         return f"{self.what} {self.value:.4g} {'>=' if self.at_least else '<='} {self.limit:.4g}"
 
 
@@ -40,12 +40,12 @@ Measures = Iterator[Measure]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A sentence of the issue, and what of a work's steps it bounds at one latency."""
+    """A target in words, and the measures of one workload that it bounds at one latency."""
 
     text: str
-    work: str
+    workload: str
     measures: Callable[[Results, int], Measures]
-    only_rtt: bool = False  # holds with latency alone
+    only_rtt: bool = False  # applies only with latency
     once: bool = False  # not one for each latency
 
 
@@ -56,24 +56,24 @@ def _bounds(outcome: Outcome | None, requests: int, sent: float) -> Measures:
 
 
 def _api(outcome: Outcome | None) -> Measures:
-    # The check of the key before mounting is a listing of one page as well.
+    # Checking the key before the mount takes one more request: a listing of one page.
     if outcome is not None:
         yield Measure("API requests", outcome.api, 3)
 
 
 def _against(
-    results: Results, work: str, index: int, rtt_ms: int, share: float, what: str = "s"
+    results: Results, workload: str, index: int, rtt_ms: int, share: float, what: str = "s"
 ) -> Measures:
-    mine, best = results.get(work, index, rtt_ms), results.best_peer(work, index, rtt_ms)
+    mine, best = results.get(workload, index, rtt_ms), results.best_peer(workload, index, rtt_ms)
     if mine is not None:
         limit = best.seconds * share if best else None
         yield Measure(what, mine.seconds, limit)
 
 
-def _first_look(work: str, sent: float) -> Callable[[Results, int], Measures]:
+def _first_look(workload: str, sent: float) -> Callable[[Results, int], Measures]:
     def measures(results: Results, rtt_ms: int) -> Measures:
-        yield from _bounds(results.get(work, 0, rtt_ms), 2, sent)
-        yield from _api(results.get(work, 0, rtt_ms))
+        yield from _bounds(results.get(workload, 0, rtt_ms), 2, sent)
+        yield from _api(results.get(workload, 0, rtt_ms))
 
     return measures
 
@@ -81,21 +81,21 @@ def _first_look(work: str, sent: float) -> Callable[[Results, int], Measures]:
 def _find(results: Results, rtt_ms: int) -> Measures:
     mine = results.get("find", 0, rtt_ms)
     if mine is not None:
-        # 4.7 MB for a directory of 4.2 MB; at another scale in proportion.
+        # 4.7 MB for a directory of 4.2 MB, in proportion at other scales.
         floor = results.floors["find", mine.step].sent
         yield from _bounds(mine, 3, max(4.7 / 4.2 * floor, 128 << 10))
-        # Libraries list and walk nothing; the mounts do what `find -ls` does.
+        # Libraries do not walk a tree, so compare with mounts first.
         best = results.best_peer("find", 0, rtt_ms, mounts=True)
         yield Measure("s against mounts", mine.seconds, best.seconds if best else None)
     yield from _against(results, "find", 0, rtt_ms, 1.0, "s against all")
 
 
 def _bytes(
-    results: Results, work: str, rtt_ms: int, share: float, indices: tuple[int, ...] = (0,)
+    results: Results, workload: str, rtt_ms: int, share: float, indices: tuple[int, ...] = (0,)
 ) -> Measures:
-    found = [results.get(work, index, rtt_ms) for index in indices]
+    found = [results.get(workload, index, rtt_ms) for index in indices]
     sent = sum(o.sent for o in found if o)
-    floor = sum(results.floors[work, o.step].sent for o in found if o)
+    floor = sum(results.floors[workload, o.step].sent for o in found if o)
     if all(found):
         yield Measure("x the floor's bytes", sent / floor, share)
 
@@ -136,7 +136,7 @@ def _starts(results: Results, rtt_ms: int) -> Measures:
 def _capped(results: Results, rtt_ms: int) -> Measures:
     if mine := results.get("capped", 0, rtt_ms):
         rate = results.floors["capped", mine.step].sent / mine.seconds / CAP
-        yield Measure("connections' worth", rate, 3, at_least=True)
+        yield Measure("x one connection", rate, 3, at_least=True)
 
 
 def _grep(results: Results, rtt_ms: int) -> Measures:
@@ -146,13 +146,13 @@ def _grep(results: Results, rtt_ms: int) -> Measures:
 
 
 def _memory(results: Results, rtt_ms: int) -> Measures:
-    for work in dict.fromkeys(name for name, _ in results.floors):
-        if peak := results.peak("taskfs", work, rtt_ms):
-            yield Measure(f"MB in {work}", peak / MB, MEMORY / MB)
+    for workload in dict.fromkeys(name for name, _ in results.floors):
+        if peak := results.peak("taskfs", workload, rtt_ms):
+            yield Measure(f"MB in {workload}", peak / MB, MEMORY / MB)
 
 
-def _no_slower(work: str) -> Callable[[Results, int], Measures]:
-    return lambda results, rtt_ms: _against(results, work, 0, rtt_ms, 1.0)
+def _no_slower(workload: str) -> Callable[[Results, int], Measures]:
+    return lambda results, rtt_ms: _against(results, workload, 0, rtt_ms, 1.0)
 
 
 TARGETS: Final = (
@@ -191,8 +191,8 @@ def judge(results: Results) -> Iterator[str]:
             if target.only_rtt and not rtt_ms:
                 continue
             if not measures:
-                if any(w == target.work for w, _ in results.floors):
-                    yield f"MISS  {target.text} ({rtt_ms} ms): it failed"
+                if any(w == target.workload for w, _ in results.floors):
+                    yield f"MISS  {target.text} ({rtt_ms} ms): the workload failed"
                 continue
             missed = [m for m in measures if m.holds is False]
             unknown = [m for m in measures if m.holds is None]

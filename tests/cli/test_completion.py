@@ -31,7 +31,7 @@ def shell_path(taskfs: Command) -> str:
     program.parent.mkdir()
     program.write_text(
         f"#!{sys.executable} -Werror\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\n"
-        "from taskfs.cli import main\nsys.exit(main())\n"
+        "from taskfs.cli.main import main\nsys.exit(main())\n"
     )
     program.chmod(0o755)
     return f"{program.parent}{os.pathsep}{os.defpath}"

@@ -13,7 +13,7 @@ from tests.cli.conftest import Command
 from tests.fake_api import FakeCloud
 
 # For checks that look at the machine alone.
-NOTHING_ELSE = cast(doctor.Surroundings, None)
+NOTHING_ELSE = cast(doctor.CheckContext, None)
 
 
 def line(text: str, name: str) -> str:
@@ -116,7 +116,7 @@ def test_updatedb_and_its_fix(text: str, tmp_path: Path, monkeypatch: pytest.Mon
     conf.write_text(text)
     monkeypatch.setattr(doctor, "UPDATEDB_CONF", conf)
     check = dict(doctor.CHECKS)["updatedb"]
-    with pytest.raises(doctor.Hint) as hint:
+    with pytest.raises(doctor.Note) as hint:
         check(NOTHING_ELSE)
     subprocess.run(
         ["sh", "-c", str(hint.value).partition(": ")[2].replace("sudo ", "")], check=True

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from taskfs import __version__
-from taskfs.cli import COMMANDS, taskfs
-from taskfs.cli.manpage import manual
+from taskfs.cli.main import COMMANDS, taskfs
+from taskfs.cli.roff import format_manual
 from taskfs.options import OPTIONS
 from taskfs.tree.text_files import TEXT_FILES
 from tests.cli.conftest import Command
 
-PAGE = manual(taskfs, "2026-01-02")
+PAGE = format_manual(taskfs, "2026-01-02")
 
 
 def rendered(page: str) -> str:
@@ -33,7 +33,7 @@ def test_the_command_prints_the_source_into_a_pipe(bare: Command) -> None:
     """C-32: `taskfs manpage` prints the roff source into a pipe."""
     done = bare("manpage", SOURCE_DATE_EPOCH="1700000000")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == manual(taskfs, "2023-11-14")
+    assert done.stdout == format_manual(taskfs, "2023-11-14")
 
 
 def test_the_command_shows_the_page_on_a_terminal(bare: Command) -> None:
@@ -99,7 +99,7 @@ def test_no_line_is_taken_for_a_request() -> None:
 def test_the_date_can_be_that_of_the_sources(monkeypatch: pytest.MonkeyPatch) -> None:
     """C-11: SOURCE_DATE_EPOCH sets the date, so two builds are equal."""
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
-    assert '"2023-11-14"' in manual(taskfs)
+    assert '"2023-11-14"' in format_manual(taskfs)
 
 
 def test_the_page_tells_nothing_of_this_machine() -> None:

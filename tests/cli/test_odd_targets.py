@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import COMMAND, PATIENCE_S, Command
-from tests.cli.test_downloading import tree
+from tests.cli.test_download import tree
 from tests.fake_api import FakeCloud
 from tests.mounts import eventually
 

@@ -38,7 +38,7 @@ def test_help_and_version_work_without_libfuse_in_well_under_a_second(
 def test_help_imports_nothing_heavy(bare: Command, heavy: str) -> None:
     """C-4: `--help` imports nothing heavy."""
     program = (
-        "import sys; from taskfs.cli import main; main(['mount', '--help']); "
+        "import sys; from taskfs.cli.main import main; main(['mount', '--help']); "
         f"sys.exit({heavy!r} in sys.modules)"
     )
     done = subprocess.run(

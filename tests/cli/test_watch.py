@@ -12,7 +12,7 @@ from typing import Final
 import pytest
 
 from taskfs.cli.keyboard import Keyboard
-from taskfs.cli.watch_tasks import MAX_ASKED, Unfinished
+from taskfs.cli.watch_tasks import MAX_REQUESTS, UnfinishedTasks
 from taskfs.remote.api_client import TaskClient
 from tests.cli.conftest import Command, Terminal, eventually
 from tests.fake_api import FakeCloud
@@ -242,7 +242,7 @@ class TestRequests:
         now = 0.0
         queued = [cloud.add_task(status="submitted") for _ in range(3)]
         running = [cloud.add_task(status="computation-started") for _ in range(20)]
-        tasks = Unfinished(client, clock=lambda: now)
+        tasks = UnfinishedTasks(client, clock=lambda: now)
         assert len(tasks.refresh().tasks) == 23
         assert (listings(cloud), places_asked(cloud)) == (1, 3)
         for _ in range(5):
@@ -266,13 +266,13 @@ class TestRequests:
 
     def test_a_long_queue(self, cloud: FakeCloud, client: TaskClient) -> None:
         """C-9: In a long queue only a few places are asked for per refresh."""
-        for _ in range(2 * MAX_ASKED):
+        for _ in range(2 * MAX_REQUESTS):
             cloud.add_task(status="submitted")
-        tasks = Unfinished(client)
-        assert len(tasks.refresh().tasks_ahead) == MAX_ASKED
-        assert len(tasks.refresh().tasks_ahead) == 2 * MAX_ASKED
+        tasks = UnfinishedTasks(client)
+        assert len(tasks.refresh().tasks_ahead) == MAX_REQUESTS
+        assert len(tasks.refresh().tasks_ahead) == 2 * MAX_REQUESTS
         tasks.refresh()
-        assert places_asked(cloud) == 2 * MAX_ASKED
+        assert places_asked(cloud) == 2 * MAX_REQUESTS
         client.close()
 
 

@@ -1,4 +1,4 @@
-"""What is done in each file manager, as steps with a name: open, look, copy out."""
+"""The file managers and the steps in each: open directories, look at files, copy."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from .dataset import FILES, TASK, wait_for
 from .screen import Screen
-from .world import FILES, TASK, wait_for
 
 _FIRST: Final = "Particles_000.vtk"
 _TEXT: Final = "stdout.txt"
-_BLANK: Final = (965, 560)  # where a window has its files, and none of them
-_COPY_S: Final = 180.0
+_BLANK: Final = (965, 560)  # a point of the file area with no file
+_COPY_TIMEOUT_S: Final = 180.0
 
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that a person does; *do* returns once it is on the screen.
+    """One user action; *run* returns once its effect is on the screen.
 
-    What *is_browsing* shows names, and may read no more than heads of files. *copies* is the
-    directory of outputs that is in the place for copies afterwards.
+    A step that *is_browsing* may read only the heads of files. *copies* is the directory of outputs
+    that the step copies.
     """
 
     name: str
-    do: Callable[[], object]
+    run: Callable[[], object]
     is_browsing: bool = True
     copies: str = ""
 
 
 @dataclass
 class Manager(ABC):
-    """One file manager on *mount*, with a *home* of its own; it copies into *target*."""
+    """One file manager on *mount* with its own *home*; it copies into *target*."""
 
     mount: Path
     home: Path
@@ -59,7 +59,7 @@ class Manager(ABC):
             "DISPLAY": self.screen.display,
             "LANG": "C.UTF-8",
             "TERM": "xterm-256color",
-            "GVFS_DISABLE_FUSE": "1",  # it would leave a mount of its own in the home
+            "GVFS_DISABLE_FUSE": "1",  # gvfs would leave a FUSE mount in the home directory
         }
 
     @property
@@ -68,20 +68,20 @@ class Manager(ABC):
 
     @abstractmethod
     def steps(self) -> Iterator[Step]:
-        """Yield what is done, in order."""
+        """Yield the steps in order."""
 
     def shoot(self, path: Path) -> None:  # noqa: B027
-        """Write what is to be seen to *path*, whose suffix may change; or do nothing."""
+        """Write a picture of the screen to *path*, if the manager has one; the suffix may change."""
 
     def close(self) -> None:
-        """End what `start` started, and what that started."""
+        """Terminate the process group that `start` created."""
         if self._process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGTERM)
             self._process.wait()
 
     def start(self, *command: str | Path) -> None:
-        """Start *command* on a session bus of its own."""
+        """Start *command* on its own session bus."""
         with (self.home / "session.log").open("ab") as log:
             self._process = subprocess.Popen(
                 ["dbus-run-session", "--", *command],
@@ -93,7 +93,7 @@ class Manager(ABC):
             )
 
     def learn_types(self) -> None:
-        """Install what `taskfs mime-types` prints, for this home."""
+        """Install the output of `taskfs mime-types` for this home directory."""
         packages = self.home / "share/mime/packages"
         packages.mkdir(parents=True)
         printed = self.run(sys.executable, "-m", "taskfs", "mime-types")
@@ -101,11 +101,7 @@ class Manager(ABC):
         self.run("update-mime-database", packages.parent)
 
     def run(self, *command: str | Path) -> str:
-        """Return what a command printed.
-
-        Raises:
-            RuntimeError: it failed; says what it said.
-        """
+        """Return the output of a command; raise RuntimeError with its stderr if it fails."""
         done = subprocess.run(
             command,
             env=self.environment,
@@ -113,7 +109,7 @@ class Manager(ABC):
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=_COPY_S,
+            timeout=_COPY_TIMEOUT_S,
             check=False,
         )
         if done.returncode:
@@ -121,22 +117,22 @@ class Manager(ABC):
         return done.stdout
 
     def wait_for_copy(self, name: str) -> None:
-        """Return once the copy of the directory *name* is as long as the original."""
-        wanted = _sizes(self.outputs / name)
+        """Wait until every file in the copy of the directory *name* has its full size."""
+        expected = _sizes(self.outputs / name)
         copy = self.target / name
-        wait_for(f"the copy of {name}", lambda: _sizes(copy) == wanted, _COPY_S)
+        wait_for(f"the copy of {name}", lambda: _sizes(copy) == expected, _COPY_TIMEOUT_S)
 
 
 def _sizes(folder: Path) -> dict[str, int]:
     try:
         files = [path for path in folder.rglob("*") if path.is_file()]
         return {str(path.relative_to(folder)): path.stat().st_size for path in files}
-    except FileNotFoundError:  # it was renamed meanwhile
+    except FileNotFoundError:  # a file was renamed meanwhile
         return {}
 
 
 class Graphical(Manager):
-    """A file manager with a window, driven by keys."""
+    """A file manager with a window, controlled by keys."""
 
     program: str = ""
 
@@ -147,10 +143,10 @@ class Graphical(Manager):
         yield Step(f"open outputs/vtk, {FILES} files", lambda: self._go(self.outputs / "vtk"))
         yield Step("scroll to its end", lambda: self.screen.press("End"))
         yield Step("open a text file", self._open_text, is_browsing=False)
-        yield Step("close it", self._close_text)
+        yield Step("close the text file", self._close_text)
         yield Step("open outputs/frames, pictures", self._open_pictures, is_browsing=False)
-        yield Step("back to outputs/", lambda: self._go(self.outputs))
-        yield Step("copy all of it out", self._copy, is_browsing=False, copies=".")
+        yield Step("return to outputs/", lambda: self._go(self.outputs))
+        yield Step("copy outputs/ to disk", self._copy, is_browsing=False, copies=".")
 
     def shoot(self, path: Path) -> None:
         self.screen.shoot(path)
@@ -163,7 +159,7 @@ class Graphical(Manager):
     def _go(self, folder: Path) -> None:
         self.screen.press("ctrl+l")
         self.screen.write(str(folder))
-        self.screen.press("Delete", "Return")  # Delete: what was completed beyond it
+        self.screen.press("Delete", "Return")  # Delete removes the completed part
         self.screen.wait_for_window(folder.name)
         self.screen.click(*_BLANK)
 
@@ -174,7 +170,7 @@ class Graphical(Manager):
         self.screen.press("Return")
         try:
             wait_for("the text", self._text_is_open, 10)
-        except TimeoutError:  # that ended the search, and this opens what it found
+        except TimeoutError:  # Return ended the search; a second one opens the file
             self.screen.press("Return")
             wait_for("the text", self._text_is_open)
 
@@ -204,34 +200,34 @@ class PCManFM(Graphical):
 
 
 class Nautilus(Graphical):
-    """Goes from folder to folder: what it completes in a path comes late, behind what was typed."""
+    """Opens one directory after another, because its path completion arrives after the keys."""
 
     program = "nautilus"
-    _place = Path("/")
+    _folder = Path("/")
 
     @property
     def environment(self) -> dict[str, str]:
         return super().environment | {"GSK_RENDERER": "cairo"}
 
     def _open(self) -> None:
-        # Drawn without a graphics card, a spinner that turns leaves no time to what it waits for.
+        # Without a graphics card, drawing an animation takes all CPU time.
         settings = self.home / "config/gtk-4.0/settings.ini"
         settings.parent.mkdir(parents=True)
         settings.write_text("[Settings]\ngtk-enable-animations=false\n")
         super()._open()
-        self._place = self.mount
+        self._folder = self.mount
 
     def _go(self, folder: Path) -> None:
-        while not folder.is_relative_to(self._place):
-            self._arrive("alt+Up", self._place.parent)
-        for name in folder.relative_to(self._place).parts:
+        while not folder.is_relative_to(self._folder):
+            self._arrive("alt+Up", self._folder.parent)
+        for name in folder.relative_to(self._folder).parts:
             self._choose(name)
-            self._arrive("Return", self._place / name)
+            self._arrive("Return", self._folder / name)
 
     def _arrive(self, key: str, folder: Path) -> None:
         self.screen.press(key)
-        self._place = folder
-        self._wait_for_place()
+        self._folder = folder
+        self._wait_for_folder()
         self.screen.pause()
 
     def _choose(self, name: str) -> None:
@@ -239,10 +235,10 @@ class Nautilus(Graphical):
         self.screen.wait_for_window("Select Items Matching")
         self.screen.write(name)
         self.screen.press("Return")
-        self._wait_for_place()
+        self._wait_for_folder()
 
-    def _wait_for_place(self) -> None:
-        title = "Home" if self._place == self.home else self._place.name
+    def _wait_for_folder(self) -> None:
+        title = "Home" if self._folder == self.home else self._folder.name
         self.screen.wait_for_window(title)
 
     def _open_text(self) -> None:
@@ -253,7 +249,7 @@ class Nautilus(Graphical):
 
 
 class MidnightCommander(Manager):
-    """mc in tmux."""
+    """Midnight Commander in tmux."""
 
     def steps(self) -> Iterator[Step]:
         yield Step("open the mount", self._open)
@@ -264,7 +260,7 @@ class MidnightCommander(Manager):
         )
         yield Step("scroll to its end", self._scroll)
         yield Step("open a text file", self._view, is_browsing=False)
-        yield Step("copy outputs/vtk out", self._copy, is_browsing=False, copies="vtk")
+        yield Step("copy outputs/vtk to disk", self._copy, is_browsing=False, copies="vtk")
 
     def shoot(self, path: Path) -> None:
         path.with_suffix(".txt").write_text(self._shown())
@@ -300,7 +296,7 @@ class MidnightCommander(Manager):
         self._wait_for(f"Particles_{FILES - 1:03}.vtk")
 
     def _choose(self, name: str) -> None:
-        """Let the cursor go to *name* by typing its letters."""
+        """Move the cursor to *name* with the quick search."""
         self._press("C-s")
         self._tmux("send-keys", "-l", name)
 
@@ -321,7 +317,7 @@ class MidnightCommander(Manager):
 
 
 class Gio(Manager):
-    """GLib's own tool, which asks as Nautilus does: all attributes, content types sniffed."""
+    """GLib's command-line tool. It queries all attributes and sniffs types, as Nautilus does."""
 
     def steps(self) -> Iterator[Step]:
         yield Step("list the mount", lambda: self._list(self.mount))
@@ -331,9 +327,9 @@ class Gio(Manager):
             f"list outputs/vtk, {FILES} files, names and sizes",
             lambda: self.run("gio", "list", "--long", self.outputs / "vtk"),
         )
-        yield Step(f"with {FILES} content types", lambda: self._list(self.outputs / "vtk"))
+        yield Step("the same with content types", lambda: self._list(self.outputs / "vtk"))
         yield Step("print a text file", lambda: self.run("gio", "cat", self.outputs / _TEXT), False)
-        yield Step("copy outputs/vtk out", self._copy, is_browsing=False, copies="vtk")
+        yield Step("copy outputs/vtk to disk", self._copy, is_browsing=False, copies="vtk")
 
     def _list(self, folder: Path) -> None:
         attributes = "standard::*,access::*,thumbnail::*,time::*,owner::*"

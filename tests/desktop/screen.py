@@ -1,4 +1,4 @@
-"""A screen that nobody sees: Xvfb with a window manager, keys by xdotool, pictures by import."""
+"""A virtual screen: Xvfb with a window manager, keys by xdotool, pictures by import."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-from .world import wait_for
+from .dataset import wait_for
 
 _SIZE: Final = "1000x620x24"
 
 
 class Screen:
-    """One X server and openbox, from `with` to its end. Not for concurrent use."""
+    """One X server with openbox, a context manager. Not for concurrent use."""
 
     def __init__(self, log: Path) -> None:
         self._log = log.open("ab")
@@ -40,8 +40,8 @@ class Screen:
             keep=(write_end,),
         )
         os.close(write_end)
-        with os.fdopen(read_end) as told:
-            self.display = f":{told.readline().strip()}"
+        with os.fdopen(read_end) as pipe:
+            self.display = f":{pipe.readline().strip()}"
         self._environment["DISPLAY"] = self.display
         self._start("openbox")
 
@@ -59,21 +59,21 @@ class Screen:
         )
 
     def close(self) -> None:
-        """End the window manager, then the server."""
+        """Terminate the window manager, then the server."""
         for process in reversed(self._processes):
             process.terminate()
             process.wait()
         self._log.close()
 
     def press(self, *keys: str) -> None:
-        """Press keys or chords such as `ctrl+l`, one after another, where the focus is."""
+        """Press keys or chords such as `ctrl+l` in turn, in the focused window."""
         self._run("xdotool", "key", "--clearmodifiers", "--delay", "60", *keys)
 
     def write(self, text: str) -> None:
         self._run("xdotool", "type", "--clearmodifiers", "--delay", "15", text)
 
     def pause(self) -> None:
-        """Let a window draw what was typed: nothing tells when it has."""
+        """Give a window time to draw: there is no event for it."""
         self._run("xdotool", "sleep", "0.8")
 
     def click(self, x: int, y: int) -> None:
@@ -81,22 +81,18 @@ class Screen:
         self._run("xdotool", "mousemove", str(x), str(y), "click", "1")
 
     def wait_for_window(self, title: str) -> None:
-        """Return once the active window's title begins with *title*, whose letters count as such.
-
-        Raises:
-            TimeoutError: there is none.
-        """
+        """Wait until the title of the active window begins with *title*; raise TimeoutError."""
         wait_for(f"a window {title!r}", lambda: self.active_title().startswith(title))
 
     def active_title(self) -> str:
         return self._run("xdotool", "getactivewindow", "getwindowname", check=False)
 
     def widen(self) -> None:
-        """Let the active window fill the screen."""
+        """Resize the active window to fill the screen."""
         self._run("xdotool", "getactivewindow", "windowmove", "0", "0", "windowsize", "998", "596")
 
     def shoot(self, path: Path) -> None:
-        """Write what the screen shows, as a PNG of 64 colours."""
+        """Write the screen as a PNG of 64 colours."""
         self._run("import", "-window", "root", "-colors", "64", f"png8:{path}")
 
     def _run(self, *command: str, check: bool = True) -> str:

@@ -209,8 +209,9 @@ def test_a_disk_that_is_full_or_read_only(
     cache.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", cache], check=True)
     try:
-        for _ in range(2):
+        for run in range(2):
             with mounted() as mount:
+                assert bool(mount.warning) == (what == "read-only" and run == 1)
                 if what == "read-only":
                     subprocess.run(["mount", "-o", "remount,ro", cache], check=True)
                 for task, files in tasks.items():

@@ -155,7 +155,7 @@ def test_a_proxy_that_is_busy_is_tried_again(cloud: FakeCloud) -> None:
 def test_a_socks_proxy_without_its_extra(taskfs: Taskfs) -> None:
     """C-1: A SOCKS proxy without PySocks names the extra and the command that adds it."""
     program = (
-        "import sys; sys.modules['socks'] = None; from taskfs.cli import main; "
+        "import sys; sys.modules['socks'] = None; from taskfs.cli.main import main; "
         f"sys.exit(main(['list', '--api-url', {SITE!r}, '--insecure-http']))"
     )
     done = subprocess.run(
@@ -222,7 +222,7 @@ def test_the_system_s_certificates_count(
         f"    os.environ['SSL_CERT_FILE'] = {str(authority.file)!r}\n"
         "    real(context)\n"
         "ssl.SSLContext.set_default_verify_paths = load\n"
-        "from taskfs.cli import main\n"
+        "from taskfs.cli.main import main\n"
         "sys.exit(main(['list', *sys.argv[1:]]))\n"
     )
     with serving(behind_tls(authority.context("DNS:localhost"), cloud.api.port)) as server:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pytest
 
-from taskfs.model import format_size
+from taskfs.support.formatting import format_size
 from tests.conftest import in_process
 from tests.fake_api import FakeCloud
 from tests.mounts import Taskfs

@@ -110,8 +110,8 @@ def test_a_mount_works_on_after_its_package_is_gone(
 PROGRAM: Final = """
 import dataclasses, errno, logging, sys, threading
 from pathlib import Path
-import taskfs.fuse.kernel.channel, taskfs.fuse.kernel.session
-from taskfs.fuse import mount
+import taskfs.fuse.engine_choice
+import taskfs.fuse.server
 from taskfs.fuse import preload
 from taskfs.core import open_core
 from taskfs.api_key import Secret

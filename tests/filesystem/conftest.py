@@ -1,4 +1,4 @@
-"""The fsspec file system over a cloud of the test's own, without this machine's settings."""
+"""The fsspec file system over the test's cloud, without the settings of this machine."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from taskfs.fsspec import shared_core as sharing
 from taskfs.fsspec.filesystem import TaskFileSystem
+from taskfs.fsspec.shared_core import close_cores
 from tests.fake_api import FakeCloud
 
 NewFs = Callable[..., TaskFileSystem]
@@ -16,7 +16,7 @@ NewFs = Callable[..., TaskFileSystem]
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home and none of the machine's settings."""
+    """An empty home; no variable or file of this machine is read."""
     for name in list(os.environ):
         if name.startswith(("TASKFS_", "INDUCTIVA_", "XDG_")):
             monkeypatch.delenv(name)
@@ -26,16 +26,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_core_outlives_its_cloud(cloud: FakeCloud) -> Iterator[None]:
-    """Closes the connections before the cloud does."""
+    """Close the connections before the cloud ends."""
     yield
-    for shared in list(sharing._shared.values()):
-        shared.core.close()
+    close_cores()
     TaskFileSystem.clear_instance_cache()
 
 
 @pytest.fixture
 def new_fs(cloud: FakeCloud, tmp_path: Path) -> NewFs:
-    """Makes file systems with options of the test's own, such as `timeout="1s"`."""
+    """Return a function that makes a file system with more options, such as `timeout="1s"`."""
 
     def make(**options: Any) -> TaskFileSystem:
         return TaskFileSystem(
@@ -53,7 +52,7 @@ def new_fs(cloud: FakeCloud, tmp_path: Path) -> NewFs:
 
 @pytest.fixture
 def remote(new_fs: NewFs) -> TaskFileSystem:
-    """The file system with the cache times that a user has."""
+    """The file system with the default cache times."""
     return new_fs()
 
 

@@ -85,13 +85,13 @@ def test_caches_of_fsspec(task: str, tmp_path: Path, cache: str) -> None:
                 assert_same(file.read(), content)
 
 
-def block_cached(task: str, place: Path, name: str = "noise.bin", **options: Any) -> Any:
+def block_cached(task: str, directory: Path, name: str = "noise.bin", **options: Any) -> Any:
     """Return an open file behind `blockcache::`, with small blocks."""
     fs = fsspec.filesystem(
         "blockcache",
         target_protocol="taskfs",
         target_options={"cache_size": 0, "timeout": "4s", "dir_cache_time": "0s"},
-        cache_storage=str(place),
+        cache_storage=str(directory),
         skip_instance_cache=True,
         **options,
     )

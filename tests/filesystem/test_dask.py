@@ -23,7 +23,7 @@ from tests.mounts import ROOT, eventually
 TASKS: Final = 10
 FILES: Final = 5
 ROWS: Final = 15_000
-PATIENCE_S: Final = 90.0
+TIMEOUT_S: Final = 90.0
 
 Tables = dict[str, bytes]
 
@@ -62,11 +62,11 @@ def cluster(home: Path, cache_dirs: list[Path]) -> Iterator[Client]:
 
     try:
         start("scheduler", "--host", "127.0.0.1", "--port", "0")
-        eventually(address.exists, PATIENCE_S)
+        eventually(address.exists, TIMEOUT_S)
         for cache_dir in cache_dirs:
             start("worker", *worker, TASKFS_CACHE_DIR=str(cache_dir))
         with Client(scheduler_file=str(address), set_as_default=False) as client:
-            client.wait_for_workers(len(cache_dirs), timeout=PATIENCE_S)
+            client.wait_for_workers(len(cache_dirs), timeout=TIMEOUT_S)
             yield client
             client.shutdown()
     finally:

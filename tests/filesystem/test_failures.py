@@ -11,6 +11,7 @@ import fsspec
 import pytest
 
 from taskfs.fsspec.filesystem import TaskFileSystem
+from taskfs.fsspec.shared_core import close_cores
 from tests.fake_api import FakeCloud
 from tests.zips import cheap_bytes
 
@@ -95,7 +96,7 @@ def test_no_answer_is_no_empty_directory(new_fs: Any, cloud: FakeCloud) -> None:
     task = cloud.add_task(outputs={"a": b"a"})
     fs.ls("")
     cloud.faults.add("reset", side="store", times=None)
-    for ask in (
+    for call in (
         lambda: fs.exists(f"{task}/outputs/a"),
         lambda: fs.isfile(f"{task}/outputs/a"),
         lambda: fs.glob("*/outputs/*"),
@@ -103,7 +104,7 @@ def test_no_answer_is_no_empty_directory(new_fs: Any, cloud: FakeCloud) -> None:
         lambda: list(fs.walk(task)),
     ):
         with pytest.raises(TimeoutError):
-            ask()
+            call()
     cloud.faults.clear()
     assert fs.find(f"{task}/outputs") == [f"{task}/outputs/a"]
 
@@ -151,8 +152,8 @@ def test_what_is_pickled_are_the_options(by_environment: FakeCloud) -> None:
     with fs.open(f"{task}/outputs/a") as file:
         assert file.read(100) == WORDS[:100]
         packed = pickle.dumps((fs, file))
-        told = packed.decode("latin-1") + repr((fs, file, vars(fs))) + str(fs) + fs.to_json()
-        assert key not in told
+        visible = packed.decode("latin-1") + repr((fs, file, vars(fs))) + str(fs) + fs.to_json()
+        assert key not in visible
         assert len(packed) < 2000
         other, again = pickle.loads(packed)
         assert other == fs
@@ -198,7 +199,7 @@ def test_offline(new_fs: Any, cloud: FakeCloud, tmp_path: Path) -> None:
     task = cloud.add_task(outputs={"a": WORDS, "b": WORDS[::-1]})
     online = new_fs()
     assert online.cat_file(f"{task}/outputs/a") == WORDS
-    online._core.core.close()
+    close_cores()
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")}
     cloud.clear_requests()
     fs = new_fs(offline=True)

@@ -23,7 +23,7 @@ def finished(cloud: FakeCloud, **fields: Any) -> str:
     return cloud.add_task(outputs=OUTPUTS, inputs=INPUTS, **fields)
 
 
-def asked(cloud: FakeCloud) -> list[str]:
+def requested_paths(cloud: FakeCloud) -> list[str]:
     return [record.path for record in cloud.requests]
 
 
@@ -139,15 +139,15 @@ def test_a_glob_asks_only_where_it_may_find(remote: TaskFileSystem, cloud: FakeC
     """P-4: `glob` looks only into directories that may hold a match."""
     tasks = [finished(cloud) for _ in range(3)]
     assert remote.glob("*/status") == sorted(f"{task}/status" for task in tasks)
-    assert asked(cloud) == ["/tasks"]
+    assert requested_paths(cloud) == ["/tasks"]
     cloud.clear_requests()
     remote.glob("*/outputs/*.csv")
-    archives = [path for path in asked(cloud) if path.endswith(".zip")]
+    archives = [path for path in requested_paths(cloud) if path.endswith(".zip")]
     assert sorted(path.rpartition("/")[2] for path in archives) == ["output.zip"] * 3
     cloud.clear_requests()
     remote.glob(f"{tasks[0]}/inputs/*.json")
     remote.find(f"{tasks[0]}/outputs")
-    assert len([path for path in asked(cloud) if path.endswith(".zip")]) == 1
+    assert len([path for path in requested_paths(cloud) if path.endswith(".zip")]) == 1
 
 
 def test_views_are_directories_of_tasks(remote: TaskFileSystem, cloud: FakeCloud) -> None:

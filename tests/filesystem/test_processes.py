@@ -15,12 +15,13 @@ import pytest
 
 from taskfs.demo.endpoint import RequestRecord
 from taskfs.fsspec.filesystem import TaskFileSystem
+from taskfs.fsspec.shared_core import SharedCore
 from tests.fake_api import FakeCloud
 from tests.mounts import ROOT, eventually
 from tests.zips import cheap_bytes
 
 WORDS: Final = cheap_bytes(2_000_000)
-PATIENCE_S: Final = 30.0
+TIMEOUT_S: Final = 30.0
 
 
 def read_end(fs: TaskFileSystem, file: Any, path: str, answer: Any) -> None:
@@ -43,12 +44,12 @@ def test_child_processes(by_environment: FakeCloud, method: str) -> None:
         answer = context.Queue()
         child = context.Process(target=read_end, args=(fs, file, path, answer))  # type: ignore[attr-defined]
         child.start()
-        assert answer.get(timeout=PATIENCE_S) == (
+        assert answer.get(timeout=TIMEOUT_S) == (
             WORDS[-10:],
             WORDS[1_000_010:1_000_020],
             len(WORDS),
         )
-        child.join(PATIENCE_S)
+        child.join(TIMEOUT_S)
         assert child.exitcode == 0
         assert file.read(10) == WORDS[1_000_010:1_000_020]
 
@@ -59,10 +60,10 @@ def test_a_forked_child_may_hold_no_lock_of_its_parent(by_environment: FakeCloud
     task = by_environment.add_task(outputs={f"{n}": WORDS[: 50_000 + n] for n in range(40)})
     fs = fsspec.filesystem("taskfs", cache_size=0)
     paths = [f"{task}/outputs/{n}" for n in range(40)]
-    ended = threading.Event()
+    stopped = threading.Event()
 
     def keep_reading() -> None:
-        while not ended.is_set():
+        while not stopped.is_set():
             fs.cat(paths)
             fs.invalidate_cache()
 
@@ -86,8 +87,15 @@ def test_a_forked_child_may_hold_no_lock_of_its_parent(by_environment: FakeCloud
             eventually(is_over)
             assert states[-1] == 0
     finally:
-        ended.set()
-        reader.join(PATIENCE_S)
+        stopped.set()
+        reader.join(TIMEOUT_S)
+
+
+def core_of(fs: TaskFileSystem, path: str) -> SharedCore:
+    """Return the core that *fs* opens files with."""
+    handle, shared = fs.open_handle(path)
+    handle.close()
+    return shared
 
 
 def test_threads_share_one_core(by_environment: FakeCloud) -> None:
@@ -103,12 +111,14 @@ def test_threads_share_one_core(by_environment: FakeCloud) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(PATIENCE_S)
+        thread.join(TIMEOUT_S)
     assert [right for _, right in found] == [True] * 6
-    assert len({id(fs._core) for fs, _ in found}) == 1
+    cores = [core_of(fs, f"{task}/status") for fs, _ in found]
+    assert len(set(map(id, cores))) == 1
     paths = [record.path for record in by_environment.requests]
     assert paths.count("/tasks") == 1
-    assert fsspec.filesystem("taskfs", timeout="7s")._core is not found[0][0]._core
+    other = fsspec.filesystem("taskfs", timeout="7s")
+    assert core_of(other, f"{task}/status") is not cores[0]
 
 
 def test_nothing_is_left_behind(by_environment: FakeCloud) -> None:
@@ -124,20 +134,22 @@ def test_nothing_is_left_behind(by_environment: FakeCloud) -> None:
     eventually(lambda: not any(thread.is_alive() for thread in mine))
 
 
-def test_files_nobody_closed_are_given_back(by_environment: FakeCloud) -> None:
+def test_unclosed_files_are_closed_by_the_next_open(by_environment: FakeCloud) -> None:
     """P-15: A file that was never closed is released by the next open, not within the garbage
-    collection, which may run while locks are held."""
+    collection, which may run while locks are held.
+    """
     task = by_environment.add_task(outputs={"a": WORDS})
     fs = fsspec.filesystem("taskfs")
     path = f"{task}/outputs/a"
+    core = core_of(fs, path)
     fs.open(path).read(10)
     ring: list[Any] = [fs.open(path)]
     ring.append(ring)
     del ring
     gc.collect()
-    assert 1 <= len(fs._core.left) <= 2
+    assert 1 <= len(core.unclosed) <= 2
     fs.open(path).close()
-    assert not fs._core.left
+    assert not core.unclosed
 
 
 PROGRAM: Final = """
@@ -157,9 +169,10 @@ def begin_of(record: RequestRecord) -> int:
     return int((record.range or "bytes=0-").removeprefix("bytes=").partition("-")[0] or 0)
 
 
-def test_the_end_waits_for_nobody(by_environment: FakeCloud) -> None:
+def test_exit_waits_for_no_request(by_environment: FakeCloud) -> None:
     """P-15: The interpreter ends at once, also while the store is silent during read-ahead, and no
-    FUSE was loaded."""
+    FUSE was loaded.
+    """
     noise = os.urandom(16_000_000)
     task = by_environment.add_task(outputs={"a": noise})
     stall = by_environment.faults.add(

@@ -15,38 +15,38 @@ from tests.mounts import COMMAND, Taskfs, eventually, is_mounted, processes_of
 pytestmark = pytest.mark.mount
 
 MODULE = " ".join(COMMAND)
-NOBODY = 65534
-# How a shell reads what `demo --env` prints; fish knows both ways.
+UNPRIVILEGED = 65534
+# How each shell evaluates the output of `demo --env`.
 SHELLS = {
-    "bash": f'eval "$({MODULE} demo --env "$PLACE")"; ',
-    "zsh": f'eval "$({MODULE} demo --env "$PLACE")"; ',
-    "fish": f'{MODULE} demo --env "$PLACE" | source; ',
-    "sh": f'eval "$({MODULE} demo --env "$PLACE")"; ',
+    "bash": f'eval "$({MODULE} demo --env "$MOUNTPOINT")"; ',
+    "zsh": f'eval "$({MODULE} demo --env "$MOUNTPOINT")"; ',
+    "fish": f'{MODULE} demo --env "$MOUNTPOINT" | source; ',
+    "sh": f'eval "$({MODULE} demo --env "$MOUNTPOINT")"; ',
 }
 
 
 @pytest.fixture
 def bare(tmp_path: Path) -> Taskfs:
-    """The command without any key."""
+    """The command without an API key."""
     return Taskfs(tmp_path, None)
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
-    """A place with a blank in its name, which is unmounted afterwards whatever happened."""
-    place = tmp_path / "my demo"
-    yield place
-    if is_mounted(place):
-        subprocess.run(["fusermount", "-uz", place], check=False)
-    eventually(lambda: not processes_of(place))
+def mountpoint(tmp_path: Path) -> Iterator[Path]:
+    """A mountpoint with a blank in its name; it is unmounted at the end."""
+    mountpoint = tmp_path / "my demo"
+    yield mountpoint
+    if is_mounted(mountpoint):
+        subprocess.run(["fusermount", "-uz", mountpoint], check=False)
+    eventually(lambda: not processes_of(mountpoint))
 
 
 @pytest.fixture
-def demo(bare: Taskfs, place: Path) -> Path:
-    done = bare("demo", place)
+def demo(bare: Taskfs, mountpoint: Path) -> Path:
+    done = bare("demo", mountpoint)
     assert (done.returncode, done.stderr) == (0, "")
     assert "demo --env " in done.stdout
-    return place
+    return mountpoint
 
 
 @pytest.mark.parametrize("shell", SHELLS)
@@ -55,7 +55,11 @@ def test_other_commands_talk_to_the_mounted_demo(bare: Taskfs, demo: Path, shell
     mounted demo, whatever the variables were before."""
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed: apt-get install {shell}")
-    before = {"TASKFS_API_URL": "http://127.0.0.1:1", "TASKFS_API_KEY": "x", "PLACE": str(demo)}
+    before = {
+        "TASKFS_API_URL": "http://127.0.0.1:1",
+        "TASKFS_API_KEY": "x",
+        "MOUNTPOINT": str(demo),
+    }
 
     def run(command: str) -> str:
         done = subprocess.run(
@@ -78,24 +82,24 @@ def test_other_commands_talk_to_the_mounted_demo(bare: Taskfs, demo: Path, shell
     assert any((bare.home / "inductiva_output" / finished).iterdir())
 
 
-def test_only_the_owner_reads_the_key(bare: Taskfs, place: Path) -> None:
+def test_only_the_owner_reads_the_key(bare: Taskfs, mountpoint: Path) -> None:
     """N-23, Y-3: `.taskfs/environment`, which holds the demo's key, is 0600."""
-    place.mkdir()
-    assert bare("mount", "--demo", "--allow-other", place).returncode == 0
-    file = place / ".taskfs/environment"
+    mountpoint.mkdir()
+    assert bare("mount", "--demo", "--allow-other", mountpoint).returncode == 0
+    file = mountpoint / ".taskfs/environment"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     program = "import sys; open(sys.argv[1])"
-    for path, status in ((place / ".taskfs/version", 0), (file, 1)):
+    for path, status in ((mountpoint / ".taskfs/version", 0), (file, 1)):
         done = subprocess.run(
-            ["setpriv", f"--reuid={NOBODY}", "--clear-groups", "--inh-caps=-all", sys.executable,
-             "-Sc", program, path.relative_to(place)],
-            cwd=place, capture_output=True, text=True, timeout=60,
+            ["setpriv", f"--reuid={UNPRIVILEGED}", "--clear-groups", "--inh-caps=-all",
+             sys.executable, "-Sc", program, path.relative_to(mountpoint)],
+            cwd=mountpoint, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
         assert done.returncode == status, done.stderr
     assert "PermissionError" in done.stderr
 
 
-def test_an_account_has_no_such_file(bare: Taskfs, place: Path) -> None:
+def test_an_account_has_no_such_file(bare: Taskfs, mountpoint: Path) -> None:
     """N-23: A mount of an account has no `.taskfs/environment`."""
     served = subprocess.Popen(
         [*COMMAND, "demo", "--serve"], env=bare.environment, stdout=subprocess.PIPE, text=True
@@ -104,15 +108,15 @@ def test_an_account_has_no_such_file(bare: Taskfs, place: Path) -> None:
         assert served.stdout is not None
         lines = [served.stdout.readline().removeprefix("export ").strip() for _ in range(2)]
         variables = dict(line.split("=", 1) for line in lines)
-        place.mkdir()
-        assert bare("mount", place, **variables).returncode == 0
-        assert sorted(path.name for path in (place / ".taskfs").iterdir()) == [
+        mountpoint.mkdir()
+        assert bare("mount", mountpoint, **variables).returncode == 0
+        assert sorted(path.name for path in (mountpoint / ".taskfs").iterdir()) == [
             *("refresh", "stats.json", "version")
         ]
-        done = bare("demo", "--env", place)
+        done = bare("demo", "--env", mountpoint)
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr == f"taskfs: {place} shows no demo but the tasks of an account\n"
-        assert bare("umount", place).returncode == 0
+        assert done.stderr == f"taskfs: {mountpoint} shows no demo but the tasks of an account\n"
+        assert bare("umount", mountpoint).returncode == 0
     finally:
         served.terminate()
         served.communicate(timeout=30)

@@ -293,6 +293,6 @@ def test_a_scope(new_mount: Callable[..., Mount], cloud: FakeCloud) -> None:
 
 def test_the_same_python_sees_no_libfuse_message(taskfs: Taskfs) -> None:
     """C-4: The command line loads no libfuse."""
-    program = "import sys, taskfs.cli; sys.exit('fuse' in sys.modules)"
+    program = "import sys, taskfs.cli.main; sys.exit('fuse' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], env=taskfs.environment, timeout=30)
     assert done.returncode == 0

@@ -41,7 +41,7 @@ def program(tmp_path: Path) -> Path:
     script.write_text(
         f"#!{sys.executable} -Werror\n"
         f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
-        "from taskfs.cli import main\nsys.exit(main())\n"
+        "from taskfs.cli.main import main\nsys.exit(main())\n"
     )
     script.chmod(0o755)
     return script

@@ -22,11 +22,12 @@ LONG_AGO: Final = "2025-06-11T08:00:00+00:00"
 AS_NOBODY: Final = """
 import encodings.ascii, encodings.idna, encodings.latin_1, json, subprocess
 import os, platformdirs, requests, sys
-import taskfs.cli, taskfs.core, taskfs.mount, taskfs.fuse.kernel.session
+import taskfs.cli.main, taskfs.core, taskfs.fuse.mount, taskfs.fuse.engine_choice
+import taskfs.fuse.preload
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
-sys.exit(taskfs.cli.main(sys.argv[1:]))
+sys.exit(taskfs.cli.main.main(sys.argv[1:]))
 """
 # Devices as they are on most machines; only those who enter the mount namespace see them.
 PRIVATE_DEVICES: Final = """

@@ -1,1 +1,1 @@
-"""The soak: mixed readers on a real mount under random faults, every byte looked at."""
+"""The soak test: mixed readers on a real mount under random faults; every byte is compared."""

@@ -1,4 +1,4 @@
-"""The command line of the soak: starts cloud and mount, lets readers and trouble loose, judges."""
+"""Command line of the soak test: start cloud and mount, run readers and faults, report."""
 
 from __future__ import annotations
 
@@ -23,34 +23,38 @@ from tests import interrupts
 from tests.fake_api import FakeCloud
 from tests.mounts import Mount
 
-from .daemon import Usage, Watch, usage_of
-from .faults import Trouble
-from .readers import DISCONNECTED, EXPLAINED, WORKS, Shorter, Stage, Wrong
-from .world import World
+from .daemon import MemorySampler, Usage, usage_of
+from .dataset import Dataset
+from .faults import FaultInjector
+from .leaks import LONG_RUN_S, find_leaks, format_counts, megabytes
+from .readers import ACTIONS, ALLOWED_ERRNOS, DISCONNECTED, Context, ShortListing, Violation
 
 READERS: Final = 8
-REST_S: Final = 2.0
-LEAVE_S: Final = 1.0
-HUNG_S: Final = 90.0  # an operation may try for `--timeout`, and some of them one after another
+# Seconds without any operation before the daemon's resources are measured.
+IDLE_S: Final = 2.0
+# Seconds to wait for the readers when the run is aborted.
+ABORT_TIMEOUT_S: Final = 1.0
+# Seconds after which an operation counts as hung. One system call may retry for `--timeout`, and an
+# action makes several calls.
+HUNG_S: Final = 90.0
+# Seconds between two kills of the daemon, drawn from this range.
 KILL_EVERY_S: Final = (8.0, 30.0)
-DEAD_S: Final = (0.3, 2.0)  # for so long readers meet the mount of a killed daemon
-DEAD_PAUSE_S: Final = 0.05  # of a reader that met it, which would else do nothing but fail
-MOUNT_TRIES: Final = 5  # a mount begins with a listing, which a fault may refuse
+# Seconds that the mount of a killed daemon stays in place, drawn from this range.
+DEAD_S: Final = (0.3, 2.0)
+# Seconds that a reader pauses after ENOTCONN, so that it does not spin on the dead mount.
+DEAD_PAUSE_S: Final = 0.05
+# Attempts to mount: a mount starts with a listing of the tasks, which an injected fault may refuse.
+MOUNT_ATTEMPTS: Final = 5
 OPTIONS: Final = {"timeout": "10s", "cache_size": "16M", "attr_timeout": "200ms"}
-# The bound of docs/performance.md for caches and buffers, an interpreter and what it imports.
-PLAIN_MEMORY: Final = 160 << 20
-GROWTH: Final = 16 << 20
-MORE_THREADS: Final = 12  # libfuse keeps up to ten idle ones
-MORE_DESCRIPTORS: Final = 72  # the cache keeps up to 64 files open
 
 
 def main() -> int:
-    """Soak for as long as asked; 1 if a byte was wrong, something hung, or anything leaked."""
-    asked = _parse()
-    seed = asked.seed if asked.seed is not None else random.randrange(1 << 30)
-    print(f"soak: {asked.minutes:g} minutes, seed {seed}", flush=True)
+    """Run the soak test; return 1 if a check failed, an operation hung or a resource leaked."""
+    arguments = _parse_arguments()
+    seed = arguments.seed if arguments.seed is not None else random.randrange(1 << 30)
+    print(f"soak: {arguments.minutes:g} minutes, seed {seed}", flush=True)
     with (
-        # A reader that was not waited for may still write there.
+        # A reader that did not end in time may still write there.
         tempfile.TemporaryDirectory("", "taskfs-soak-", ignore_cleanup_errors=True) as folder,
         FakeCloud() as cloud,
     ):
@@ -58,231 +62,247 @@ def main() -> int:
         (home / "mnt").mkdir()
         (home / "scratch").mkdir()
         options = OPTIONS | {"cache_dir": str(home / "cache"), "log_level": "warning"}
-        world = World(cloud, random.Random(seed))  # before the mount makes its first listing
+        dataset = Dataset(cloud, random.Random(seed))  # before the first listing of the mount
         mount = Mount(cloud, home / "mnt", home, options)
-        soak = _Soak(mount, cloud, world, home, seed, asked.minutes * 60)
+        soak = _Soak(mount, cloud, dataset, home, seed, arguments.minutes * 60)
         try:
             mount.start()
             soak.run()
         finally:
-            soak.stop(LEAVE_S)
+            soak.stop(ABORT_TIMEOUT_S)
             with contextlib.suppress(Exception):
                 umount(mount.path, lazy=True)
         try:
             mount.check_log()
         except AssertionError as exc:
-            soak.wrong.append(f"in the log: {str(exc)[:2000]}")
+            soak.violations.append(f"in the log: {str(exc)[:2000]}")
         return soak.report()
 
 
-def _parse() -> argparse.Namespace:
+def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="soak",
-        description="Mixed readers on a real mount of the embedded cloud, under random faults on "
-        "the wire, in the cache and in the store; every byte is compared.",
+        description="Run mixed readers on a real mount of the embedded cloud while faults are "
+        "injected into its answers, its cache and its store. Every byte read is compared. "
+        "Exit status 1 if a check fails.",
     )
-    parser.add_argument("--minutes", type=float, default=10.0, metavar="N", help="[default: 10]")
-    parser.add_argument("--seed", type=int, metavar="S", help="of what is done and goes wrong")
+    parser.add_argument(
+        "--minutes", type=float, default=10.0, metavar="N", help="length of the run [default: 10]"
+    )
+    parser.add_argument(
+        "--seed", type=int, metavar="S", help="seed of actions and faults [default: random]"
+    )
     return parser.parse_args()
 
 
 @dataclass
 class _Soak:
-    """One run. The readers' threads add to the counters under the lock."""
+    """One run. The reader threads update the counters under the lock."""
 
     mount: Mount
     cloud: FakeCloud
-    world: World
+    dataset: Dataset
     home: Path
     seed: int
     seconds: float
-    done: Counter[str] = field(default_factory=Counter)
+    actions: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
-    wrong: list[str] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
     false_enoent: int = 0
-    shorter: int = 0
+    short_listings: int = 0
     kills: int = 0
     usages: dict[str, Usage] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
-        self._ended = threading.Event()
-        self._going = threading.Event()
-        self._under_way: dict[int, tuple[str, float]] = {}
+        self._stopped = threading.Event()
+        self._resumed = threading.Event()
+        self._in_progress: dict[int, tuple[str, float]] = {}
         self._readers: list[threading.Thread] = []
         self._rng = random.Random(self.seed - 1)
         self._pid = 0
-        self._back_s = float("-inf")  # when the daemon was last mounted again; inf until then
-        self.trouble = Trouble(self.world, self.home / "cache", random.Random(self.seed + 1), 0.15)
+        # Time of the last remount; infinity between a kill and the remount.
+        self._remounted_s = float("-inf")
+        self.injector = FaultInjector(
+            self.dataset, self.home / "cache", random.Random(self.seed + 1), pause_s=0.15
+        )
 
     def run(self) -> None:
-        stage = Stage(self.mount.path, self.world, self.home / "scratch")
+        context = Context(self.mount.path, self.dataset, self.home / "scratch")
         self._pid = self.mount.pid
         self.usages["start"] = usage_of(self._pid)
-        self.watch = Watch(self._pid)
+        self.sampler = MemorySampler(self._pid)
         self._readers = [
             threading.Thread(
-                target=self._read, args=(stage, self.seed + 2 + number), name="reader", daemon=True
+                target=self._read,
+                args=(context, self.seed + 2 + number),
+                name="reader",
+                daemon=True,
             )
             for number in range(READERS)
         ]
-        self._going.set()
-        self.watch.start()
-        self.trouble.start()
+        self._resumed.set()
+        self.sampler.start()
+        self.injector.start()
         for reader in self._readers:
             reader.start()
-        # Later kills would hide a leak: from the middle to the end it is one daemon, and by the
-        # middle its pools have their threads.
-        until = time.monotonic() + self.seconds * 0.25
-        while not self.wrong and (left_s := until - time.monotonic()) > 0:
+        # Kill the daemon in the first quarter only: the leak checks compare the middle with the end
+        # of the run, so one daemon must live through both.
+        deadline_s = time.monotonic() + self.seconds * 0.25
+        while not self.violations and (left_s := deadline_s - time.monotonic()) > 0:
             self._wait(min(left_s, self._rng.uniform(*KILL_EVERY_S)))
             self._kill_daemon()
         self._wait(self.seconds * 0.35)
-        self.usages["middle"] = self._rest()
+        self.usages["middle"] = self._measure_idle()
         self._wait(self.seconds * 0.4)
-        self.trouble.stop()
-        self.usages["end"] = self._rest()
-        self.watch.stop()
+        self.injector.stop()
+        self.usages["end"] = self._measure_idle()
+        self.sampler.stop()
         self._kill_daemon()
         self.stop(HUNG_S)
-        self._after()
+        self._check_afterwards()
 
-    def stop(self, patience_s: float) -> None:
-        """End the trouble and the readers, waiting for them no longer than *patience_s*."""
-        self._ended.set()
-        self._going.set()
-        self.trouble.stop()
-        until = time.monotonic() + patience_s
+    def stop(self, timeout_s: float) -> None:
+        """Stop faults and readers; wait at most *timeout_s* for the readers."""
+        self._stopped.set()
+        self._resumed.set()
+        self.injector.stop()
+        deadline_s = time.monotonic() + timeout_s
         for reader in self._readers:
             if reader.is_alive():
-                reader.join(max(0, until - time.monotonic()))
+                reader.join(max(0, deadline_s - time.monotonic()))
 
     def _wait(self, seconds: float) -> None:
-        """Let it go on for so long, unless something hangs."""
-        until = time.monotonic() + seconds
-        while time.monotonic() < until and not self.wrong:
+        """Sleep while the readers run; return early after a violation."""
+        deadline_s = time.monotonic() + seconds
+        while time.monotonic() < deadline_s and not self.violations:
             time.sleep(0.2)
-            self._look_for_hung()
+            self._check_hung()
 
-    def _rest(self) -> Usage:
-        """Return what the daemon holds once nobody has asked it for anything for a moment."""
-        self._hold_readers()
-        time.sleep(REST_S)
+    def _measure_idle(self) -> Usage:
+        """Pause the readers for `IDLE_S` and return what the daemon holds then."""
+        self._pause_readers()
+        time.sleep(IDLE_S)
         usage = usage_of(self._pid)
-        self._going.set()
+        self._resumed.set()
         return usage
 
-    def _hold_readers(self) -> None:
-        """Return once no reader is in an operation; none begins another one."""
-        self._going.clear()
-        time.sleep(0.1)  # a reader may be about to note what it does
-        while self._under_way and not self.wrong:
+    def _pause_readers(self) -> None:
+        """Stop the readers from starting actions and wait for the running ones."""
+        self._resumed.clear()
+        time.sleep(0.1)  # a reader that passed the gate registers its action meanwhile
+        while self._in_progress and not self.violations:
             time.sleep(0.1)
-            self._look_for_hung()
+            self._check_hung()
 
     def _kill_daemon(self) -> None:
-        """Kill the daemon beneath its readers, and mount again.
+        """Kill the daemon with SIGKILL while the readers run, and mount again.
 
-        The dead mount must answer ENOTCONN. Readers are held while it is replaced, because the
-        directory beneath it shows between the two mounts.
+        The dead mount must answer ENOTCONN. Readers pause during the remount, because between the
+        two mounts they would see the empty directory underneath.
         """
-        if self.wrong:
+        if self.violations:
             return
         self.kills += 1
-        self._back_s = float("inf")
+        self._remounted_s = float("inf")
         os.kill(self._pid, signal.SIGKILL)
         time.sleep(self._rng.uniform(*DEAD_S))
         self._check_disconnected()
-        self._hold_readers()
-        for _ in range(MOUNT_TRIES):
+        self._pause_readers()
+        for _ in range(MOUNT_ATTEMPTS):
             try:
                 self.mount.start()
                 break
             except (AssertionError, subprocess.TimeoutExpired) as exc:
                 failure = str(exc)
         else:
-            self.wrong.append(f"the mount of a killed daemon was not repaired: {failure[:500]}")
+            self.violations.append(f"mounting over the dead mount failed: {failure[:500]}")
             return
         self._pid = self.mount.pid
-        self.watch.follow(self._pid)
-        self._back_s = time.monotonic()
-        self._going.set()
+        self.sampler.follow(self._pid)
+        self._remounted_s = time.monotonic()
+        self._resumed.set()
 
     def _check_disconnected(self) -> None:
         try:
             names = os.listdir(self.mount.path)
         except OSError as exc:
             if exc.errno != errno.ENOTCONN:
-                self.wrong.append(f"the mount of a killed daemon: {exc}")
+                self.violations.append(f"listing the dead mount: {exc}")
         else:
-            self.shorter += 1
-            self.wrong.append(f"the mount of a killed daemon lists {len(names)} names")
+            self.short_listings += 1
+            self.violations.append(f"the dead mount lists {len(names)} names instead of ENOTCONN")
 
-    def _look_for_hung(self) -> None:
+    def _check_hung(self) -> None:
         now = time.monotonic()
-        for name, began in list(self._under_way.values()):
-            if now - began > HUNG_S:
-                self.wrong.append(f"{name}: it hangs for {now - began:.0f} s")
+        for name, began_s in list(self._in_progress.values()):
+            if now - began_s > HUNG_S:
+                self.violations.append(f"{name}: hangs for {now - began_s:.0f} s")
 
-    def _read(self, stage: Stage, seed: int) -> None:
+    def _read(self, context: Context, seed: int) -> None:
         rng = random.Random(seed)
-        works = list(WORKS)
-        weights = list(WORKS.values())
-        me = threading.get_ident()
-        while not self._ended.is_set():
-            self._going.wait()
-            work = rng.choices(works, weights)[0]
+        actions = list(ACTIONS)
+        weights = list(ACTIONS.values())
+        thread_id = threading.get_ident()
+        while not self._stopped.is_set():
+            self._resumed.wait()
+            action = rng.choices(actions, weights)[0]
             began_s = time.monotonic()
-            self._under_way[me] = work.__name__, began_s
+            self._in_progress[thread_id] = action.__name__, began_s
             failure = ""
-            name = ""
-            is_shorter = False
+            errno_name = ""
+            is_short_listing = False
             try:
-                work(stage, rng)
+                action(context, rng)
             except OSError as exc:
-                name = errno.errorcode.get(exc.errno or 0, str(exc))
-                is_killed = exc.errno in DISCONNECTED and began_s <= self._back_s
-                if exc.errno not in EXPLAINED and not is_killed:
-                    failure = f"{work.__name__}: {exc}"
-            except Wrong as exc:
-                is_shorter = isinstance(exc, Shorter)
-                failure = f"{work.__name__}: {exc}"
+                errno_name = errno.errorcode.get(exc.errno or 0, str(exc))
+                is_killed = exc.errno in DISCONNECTED and began_s <= self._remounted_s
+                if exc.errno not in ALLOWED_ERRNOS and not is_killed:
+                    failure = f"{action.__name__}: {exc}"
+            except Violation as exc:
+                is_short_listing = isinstance(exc, ShortListing)
+                failure = f"{action.__name__}: {exc}"
             except Exception as exc:
-                failure = f"{work.__name__}: {type(exc).__name__}: {exc}"
+                failure = f"{action.__name__}: {type(exc).__name__}: {exc}"
             with self._lock:
-                self._under_way.pop(me, None)
-                self.done[work.__name__] += 1
-                self.shorter += is_shorter
-                self.false_enoent += name == "ENOENT"
-                if name:
-                    self.errors[name] += 1
+                self._in_progress.pop(thread_id, None)
+                self.actions[action.__name__] += 1
+                self.short_listings += is_short_listing
+                self.false_enoent += errno_name == "ENOENT"
+                if errno_name:
+                    self.errors[errno_name] += 1
                 if failure:
-                    self.wrong.append(failure)
-            if name == "ENOTCONN":
+                    self.violations.append(failure)
+            if errno_name == "ENOTCONN":
                 time.sleep(DEAD_PAUSE_S)
 
-    def _after(self) -> None:
-        """Look at what must hold once the trouble is over."""
-        for task, times in Counter(self.cloud.killed).items():
-            if times > 1:
-                self.wrong.append(f"{task}: {times} kill requests for one write")
+    def _check_afterwards(self) -> None:
+        """Check kills, leaked keys and the content of every file once all faults have ended."""
+        for task_id, count in Counter(self.cloud.killed).items():
+            if count > 1:
+                self.violations.append(f"{task_id}: {count} kill requests for one write")
         if self.cloud.store.leaked_keys:
-            self.wrong.append(f"the key went to the store: {self.cloud.store.leaked_keys[:3]}")
+            self.violations.append(
+                f"the API key was sent to the store: {self.cloud.store.leaked_keys[:3]}"
+            )
         (self.mount.path / ".taskfs/refresh").write_text("1")
-        for place in self.world.places:
-            for name, body in place.versions[-1].items():
-                path = self.mount.path / place.task / "outputs" / name
+        for task in self.dataset.tasks:
+            for name, body in task.versions[-1].items():
+                path = self.mount.path / task.id / "outputs" / name
                 try:
                     content = self._read_afterwards(path)
                 except OSError as exc:
-                    self.wrong.append(f"{place.task} {name}: {exc.strerror}, afterwards")
+                    self.violations.append(f"{task.id} {name}: {exc.strerror}, afterwards")
                     continue
                 if content != body:
-                    self.wrong.append(f"{place.task} {name}: not what the store has, afterwards")
+                    self.violations.append(f"{task.id} {name}: differs from the store, afterwards")
 
     def _read_afterwards(self, path: Path) -> bytes:
-        """Return the file's bytes. What came wrong over the wire, and was read by nobody since, may
-        be found only now, when some of the file has been handed out: the next open is right."""
+        """Return the file's bytes, with a second attempt after EIO.
+
+        A block damaged in transit may still be cached. Its CRC-32 fails only at the end of this
+        read; the read fails with EIO, the block is dropped, and the next open fetches it again.
+        """
         try:
             return path.read_bytes()
         except OSError as exc:
@@ -292,41 +312,29 @@ class _Soak:
             return path.read_bytes()
 
     def report(self) -> int:
-        """Print what was; return the exit status."""
-        second, last = self.watch.growth()
+        """Print the results; return the exit status."""
+        second, last = self.sampler.growth()
         start, middle, end = (self.usages[name] for name in ("start", "middle", "end"))
-        leaks = []
-        if last > max(second * 1.1 + GROWTH, PLAIN_MEMORY):
-            leaks.append(f"memory grew from {_mb(second)} to {_mb(last)}")
-        if end.threads > middle.threads + MORE_THREADS:
-            leaks.append(f"threads grew from {middle.threads} to {end.threads}")
-        if end.descriptors > middle.descriptors + MORE_DESCRIPTORS:
-            leaks.append(f"descriptors grew from {middle.descriptors} to {end.descriptors}")
-        print(f"operations      {self.done.total():8d}   {_listed(self.done)}")
-        print(f"faults injected {self.trouble.counts.total():8d}   {_listed(self.trouble.counts)}")
-        print(f"errors          {self.errors.total():8d}   {_listed(self.errors)}")
+        leaks = find_leaks(middle, end, second, last, is_long=self.seconds >= LONG_RUN_S)
+        print(f"actions         {self.actions.total():8d}   {format_counts(self.actions)}")
+        faults = self.injector.counts
+        print(f"faults injected {faults.total():8d}   {format_counts(faults)}")
+        print(f"errors          {self.errors.total():8d}   {format_counts(self.errors)}")
         print(f"daemon killed   {self.kills:8d}")
         print(f"false ENOENT    {self.false_enoent:8d}")
-        print(f"short listings  {self.shorter:8d}   directories shorter than they are")
-        print(f"wrong           {len(self.wrong):8d}")
-        peak = max(self.watch.memory, default=0)
-        print(f"memory          {_mb(peak)} at most; {_mb(second)} early, {_mb(last)} late (RSS)")
-        for name, one, two, three in (
+        print(f"short listings  {self.short_listings:8d}")
+        print(f"violations      {len(self.violations):8d}")
+        peak = max(self.sampler.memory, default=0)
+        growth = f"{megabytes(second)} early, {megabytes(last)} late"
+        print(f"memory          {megabytes(peak)} peak RSS; {growth}")
+        for name, *counts in (
             ("threads", start.threads, middle.threads, end.threads),
             ("descriptors", start.descriptors, middle.descriptors, end.descriptors),
         ):
-            print(f"{name:15} {one} at the start, {two} in the middle, {three} at the end")
-        for line in (*self.wrong[:20], *leaks):
+            print(f"{name:15} start {counts[0]}, middle {counts[1]}, end {counts[2]}")
+        for line in (*self.violations[:20], *leaks):
             print(f"soak: {line}", file=sys.stderr)
-        return int(bool(self.wrong or leaks))
-
-
-def _mb(count: int) -> str:
-    return f"{count / 1e6:.0f} MB"
-
-
-def _listed(counts: Counter[str]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in counts.most_common())
+        return int(bool(self.violations or leaks))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The daemon as /proc shows it: memory, threads, open files."""
+"""Memory, threads and open files of a process, from /proc."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-SAMPLE_S: Final = 0.25
+SAMPLE_S: Final = 0.25  # seconds between two samples of the memory
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What one process holds at one moment; memory in bytes."""
+    """Resources of one process at one moment; memory in bytes."""
 
     rss: int
     threads: int
@@ -23,53 +23,49 @@ class Usage:
 
 
 def usage_of(pid: int) -> Usage:
-    """Return what a process holds now.
-
-    Raises:
-        OSError: it has ended.
-    """
+    """Return the resources of a process now; raise OSError if the process has ended."""
     fields = {}
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         name, _, value = line.partition(":")
         fields[name] = value.split()
     if "VmRSS" not in fields:
-        raise ProcessLookupError(errno.ESRCH, f"{pid} is ending")
+        raise ProcessLookupError(errno.ESRCH, f"process {pid} is exiting")
     descriptors = len(os.listdir(f"/proc/{pid}/fd"))
     return Usage(int(fields["VmRSS"][0]) << 10, int(fields["Threads"][0]), descriptors)
 
 
-class Watch:
-    """Looks at a process again and again, from a thread of its own."""
+class MemorySampler:
+    """Samples the memory of a process from its own thread, until `stop`."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="memory-sampler", daemon=True)
         self.memory: list[int] = []
-        self._since = 0  # where the samples of the present process begin
+        self._first_sample = 0  # index of the current process's first sample in `memory`
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        self._ended.set()
+        self._stopped.set()
         self._thread.join()
 
     def follow(self, pid: int) -> None:
-        """Look at another process from now on."""
-        self._since, self._pid = len(self.memory), pid
+        """Sample another process from now on."""
+        self._first_sample, self._pid = len(self.memory), pid
 
     def _run(self) -> None:
-        while not self._ended.wait(SAMPLE_S):
+        while not self._stopped.wait(SAMPLE_S):
             try:
                 self.memory.append(usage_of(self._pid).rss)
             except OSError:
-                continue  # it has ended; a reader reports that, unless it was killed on purpose
+                continue  # the process ended: killed by the test, or a reader reports ENOTCONN
 
     def growth(self) -> tuple[int, int]:
-        """Return the median of the memory in the second and in the last quarter of the time that
-        the present process was looked at."""
-        memory = self.memory[self._since :] or self.memory
+        """Return the median memory in the second and in the last quarter of the current process's
+        samples."""
+        memory = self.memory[self._first_sample :] or self.memory
         quarter = max(1, len(memory) // 4)
         second = memory[quarter : 2 * quarter] or memory
         return int(statistics.median(second)), int(statistics.median(memory[-quarter:]))

@@ -1,4 +1,4 @@
-"""Trouble: what goes wrong on the wire, on the disk and with the store, at random moments."""
+"""Random faults: on the wire, in the cache directory and in the store."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from .world import World, damage_cache
+from .dataset import Dataset, damage_cache
 
 Options = dict[str, Any]
 
 
 def _status(rng: random.Random) -> Options:
-    asked: Options = {"status": rng.choice([429, 500, 502, 503, 504, 507, *range(520, 528), 598])}
+    options: Options = {"status": rng.choice([429, 500, 502, 503, 504, 507, *range(520, 528), 598])}
     if rng.randrange(3) == 0:
-        asked["retry_after"] = rng.choice([0, 0.5, 1])
-    return asked
+        options["retry_after"] = rng.choice([0, 0.5, 1])
+    return options
 
 
 def _cut(rng: random.Random) -> Options:
@@ -37,10 +37,11 @@ def _foreign_404(rng: random.Random) -> Options:
     return {"content": content, "content_type": content_type, "status": 404}
 
 
-class Row(NamedTuple):
-    """One thing that may happen to a request: a kind of `tests.fake_api`, its options, its sides.
+class WireFault(NamedTuple):
+    """One fault of the table: its kind in `tests.fake_api`, its random options, the sides it hits.
 
-    The options may be drawn at random; `is_long` lasts for many requests."""
+    *is_long*: the fault hits 10 or 30 requests instead of at most 3.
+    """
 
     kind: str
     options: Callable[[random.Random], Options]
@@ -49,17 +50,17 @@ class Row(NamedTuple):
 
 
 STORE: Final = ("store",)
-# Faults of any request; each is survived, or refused by an errno of docs/semantics.md.
-WIRE: Final[dict[str, Row]] = {
-    "status": Row("status", _status),
-    "reset": Row("reset", lambda rng: rng.choice([{}, _cut(rng)])),
-    "short": Row("short", _cut),
-    "long": Row("long", lambda rng: {}, STORE),
-    "stall": Row(
+# taskfs must hide each of these from readers, or answer one of `ALLOWED_ERRNOS`.
+WIRE: Final[dict[str, WireFault]] = {
+    "status": WireFault("status", _status),
+    "reset": WireFault("reset", lambda rng: rng.choice([{}, _cut(rng)])),
+    "short": WireFault("short", _cut),
+    "long": WireFault("long", lambda rng: {}, STORE),
+    "stall": WireFault(
         "stall", lambda rng: {"seconds": rng.uniform(0.1, 4), **rng.choice([{}, _cut(rng)])}
     ),
-    "whole": Row("whole", lambda rng: {}, STORE),
-    "header": Row(
+    "whole": WireFault("whole", lambda rng: {}, STORE),
+    "header": WireFault(
         "header",
         lambda rng: {
             "name": "Content-Range",
@@ -67,30 +68,30 @@ WIRE: Final[dict[str, Row]] = {
         },
         STORE,
     ),
-    "HTML 200": Row("html", lambda rng: {}),
-    "body": Row("body", lambda rng: {"content": b"[{]"}),
-    "foreign 404": Row("body", _foreign_404),
-    "early hints": Row("hints", lambda rng: {}),
-    "weak tags in turn": Row(
+    "HTML 200": WireFault("html", lambda rng: {}),
+    "body": WireFault("body", lambda rng: {"content": b"[{]"}),
+    "foreign 404": WireFault("body", _foreign_404),
+    "early hints": WireFault("hints", lambda rng: {}),
+    "weak tags in turn": WireFault(
         "tag", lambda rng: {"forms": ["strong", "weak", "absent"]}, STORE, is_long=True
     ),
-    "capped answers": Row("capped", lambda rng: {"most": 50_000}, STORE, is_long=True),
-    "no suffix ranges": Row(
+    "capped answers": WireFault("capped", lambda rng: {"most": 50_000}, STORE, is_long=True),
+    "no suffix ranges": WireFault(
         "no suffix", lambda rng: {"how": rng.choice([416, 501, "prefix"])}, STORE, is_long=True
     ),
 }
 
 
-class Trouble:
-    """Makes trouble until told to stop, from one thread; `counts` says what."""
+class FaultInjector:
+    """Injects random faults from its own thread until `stop`; `counts` has the number of each."""
 
-    def __init__(self, world: World, cache: Path, rng: random.Random, pause_s: float) -> None:
-        self._world = world
+    def __init__(self, dataset: Dataset, cache: Path, rng: random.Random, pause_s: float) -> None:
+        self._dataset = dataset
         self._cache = cache
         self._rng = rng
         self._pause_s = pause_s
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="trouble", daemon=True)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="faults", daemon=True)
         self.counts: Counter[str] = Counter()
         self._faults: list[tuple[str, Any]] = []
 
@@ -98,18 +99,18 @@ class Trouble:
         self._thread.start()
 
     def stop(self) -> None:
-        """Make no more, and take back what is still to come."""
-        self._ended.set()
+        """Stop injecting, and withdraw the faults that have not hit yet."""
+        self._stopped.set()
         if self._thread.is_alive():
             self._thread.join()
-        self._world.cloud.faults.clear()
+        self._dataset.cloud.faults.clear()
         for name, fault in self._faults:
             self.counts[f"wire: {name}"] += fault.hits
         self._faults.clear()
 
     def _run(self) -> None:
         rng = self._rng
-        while not self._ended.wait(rng.uniform(0, 2 * self._pause_s)):
+        while not self._stopped.wait(rng.uniform(0, 2 * self._pause_s)):
             kind = rng.random()
             if kind < 0.8:
                 self._on_the_wire()
@@ -118,18 +119,18 @@ class Trouble:
             elif kind < 0.9:
                 self.counts[damage_cache(self._cache, rng)] += 1
             elif kind < 0.93:
-                self._world.replace(rng.choice([p for p in self._world.places if p.is_replaced]))
+                self._dataset.replace(rng.choice([t for t in self._dataset.tasks if t.is_replaced]))
                 self.counts["archive replaced"] += 1
             elif kind < 0.96:
-                rng.choice([self._world.cloud.expire_urls, self._world.cloud.revoke_urls])()
+                rng.choice([self._dataset.cloud.expire_urls, self._dataset.cloud.revoke_urls])()
                 self.counts["signed URLs expired or revoked"] += 1
             else:
-                self._go_away()
+                self._pause_cloud()
 
     def _on_the_wire(self) -> None:
         rng, name = self._rng, self._rng.choice(list(WIRE))
         row = WIRE[name]
-        fault = self._world.cloud.faults.add(
+        fault = self._dataset.cloud.faults.add(
             row.kind,
             side=rng.choice(row.sides),
             times=rng.choice([10, 30] if row.is_long else [1, 1, 1, 2, 3]),
@@ -138,16 +139,16 @@ class Trouble:
         self._faults.append((name, fault))
 
     def _flip(self) -> None:
-        place = self._rng.choice([place for place in self._world.places if place.is_checked])
-        at = self._rng.randrange(place.members_stop)
-        fault = self._world.cloud.faults.add(
-            "flip", side="store", path=place.task, times=self._rng.choice([1, 2, 5]), at=at
+        task = self._rng.choice([task for task in self._dataset.tasks if task.is_damaged])
+        at = self._rng.randrange(task.members_stop)
+        fault = self._dataset.cloud.faults.add(
+            "flip", side="store", path=task.id, times=self._rng.choice([1, 2, 5]), at=at
         )
         self._faults.append(("flip", fault))
 
-    def _go_away(self) -> None:
-        """Let nobody answer for a moment."""
-        self._world.cloud.pause(self._rng.choice([None, "api", "store"]))
-        self._ended.wait(self._rng.uniform(0.2, 3))
-        self._world.cloud.resume()
+    def _pause_cloud(self) -> None:
+        """Refuse connections to the API, the store or both for up to 3 seconds."""
+        self._dataset.cloud.pause(self._rng.choice([None, "api", "store"]))
+        self._stopped.wait(self._rng.uniform(0.2, 3))
+        self._dataset.cloud.resume()
         self.counts["connections refused for a while"] += 1

@@ -1,4 +1,7 @@
-"""What is done on the mount, all of it at once, and how each byte is judged: a work is a row."""
+"""The readers' actions on the mount, and the checks of every byte they read.
+
+An action is a row of `ACTIONS`.
+"""
 
 from __future__ import annotations
 
@@ -14,138 +17,145 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from .world import Files, Place, World
+from .dataset import Dataset, Files, TaskFiles
 
 PIECE: Final = 128 << 10
-# The errnos of a fault (docs/semantics.md). Never EAGAIN, and never ENOENT for an existing name.
-EXPLAINED: Final = frozenset(
+# The errnos that an injected fault may cause (taskfs/docs/semantics.md). Neither EAGAIN nor ENOENT.
+ALLOWED_ERRNOS: Final = frozenset(
     {errno.EIO, errno.ETIMEDOUT, errno.EACCES, errno.EOPNOTSUPP, errno.ESTALE}
 )
-# What a killed daemon's mount answers until it is mounted again, and what was in flight then.
+# The errnos of a dead mount, and of the requests that were in flight when its daemon was killed.
 DISCONNECTED: Final = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
-ALIVE: Final = frozenset({"computation-started\n", "pending-kill\n", "killed\n"})
-_BY_TEXT: Final = {os.strerror(number): number for number in errno.errorcode}
+RUNNING_STATUSES: Final = frozenset({"computation-started\n", "pending-kill\n", "killed\n"})
+_ERRNO_BY_TEXT: Final = {os.strerror(number): number for number in errno.errorcode}
 
 
-class Wrong(Exception):
-    """Bytes, names or an errno that no fault explains."""
+class Violation(Exception):
+    """Bytes, names or an errno that no injected fault may cause."""
 
 
-class Shorter(Wrong):
-    """A directory without some of its names, and no error."""
+class ShortListing(Violation):
+    """A listing without some of the directory's names, and no error."""
 
 
 @dataclass(frozen=True)
-class Stage:
-    """Where the works happen; immutable, so any thread may use it."""
+class Context:
+    """The mount, its expected content and a scratch directory. Immutable; shared by all threads."""
 
     mount: Path
-    world: World
+    dataset: Dataset
     scratch: Path
 
-    def path(self, place: Place, name: str = "") -> Path:
-        return self.mount / place.task / "outputs" / name
+    def path(self, task: TaskFiles, name: str = "") -> Path:
+        return self.mount / task.id / "outputs" / name
 
 
-def _pick(stage: Stage, rng: random.Random, *, at_random: bool = False) -> tuple[Place, str]:
-    """Return a file; with *at_random*, none that is only promised to be right as a whole."""
-    places = [p for p in stage.world.places if not (at_random and p.is_checked)]
-    place = rng.choice(places)
-    return place, rng.choice(list(place.versions[-1]))
+def _pick(
+    context: Context, rng: random.Random, *, at_random: bool = False
+) -> tuple[TaskFiles, str]:
+    """Return a random file; with *at_random* only one whose parts may be compared."""
+    tasks = [t for t in context.dataset.tasks if not (at_random and t.is_damaged)]
+    task = rng.choice(tasks)
+    return task, rng.choice(list(task.versions[-1]))
 
 
-class _Judge:
-    """Follows one open file: all its bytes must be of one version, whichever it is."""
+class _VersionCheck:
+    """Checks that all bytes read through one descriptor belong to one version of the file."""
 
-    def __init__(self, place: Place, name: str, descriptor: int) -> None:
-        self._what = f"{place.task} {name}"
-        self._left = [files[name] for files in list(place.versions)]
+    def __init__(self, task: TaskFiles, name: str, descriptor: int) -> None:
+        self._label = f"{task.id} {name}"
+        self._candidates = [files[name] for files in list(task.versions)]
         self._descriptor = descriptor
 
-    def look(self, offset: int, size: int) -> None:
-        """Fail unless what is read is what one version has there, all *size* bytes to its end."""
+    def check(self, offset: int, size: int) -> None:
+        """Read a range; fail unless one version has exactly these bytes there.
+
+        A result shorter than *size* passes only at the end of that version.
+        """
         piece = b""
-        while len(piece) < size:  # the kernel gives what it has before it tells of an error
+        while len(piece) < size:  # the kernel returns cached bytes before an error
             more = os.pread(self._descriptor, size - len(piece), offset + len(piece))
             if not more:
                 break
             piece += more
-        fitting = [body for body in self._left if body[offset : offset + size] == piece]
-        if not fitting:
-            lengths = [len(body) for body in self._left]
-            raise Wrong(f"{self._what}: {len(piece)} of {size} bytes at {offset}, of {lengths}")
-        self._left = fitting
+        matching = [body for body in self._candidates if body[offset : offset + size] == piece]
+        if not matching:
+            lengths = [len(body) for body in self._candidates]
+            raise Violation(
+                f"{self._label}: {len(piece)} of {size} bytes at {offset}, of {lengths}"
+            )
+        self._candidates = matching
 
 
-def _forget_pages(place: Place, descriptor: int, rng: random.Random) -> None:
-    """Let the kernel ask again. It forgets what it can: what is then read may jump about."""
-    if not place.is_checked and rng.randrange(2):
+def _drop_pages(task: TaskFiles, descriptor: int, rng: random.Random) -> None:
+    """Drop the file's pages from the page cache half the time: the next read reaches the daemon."""
+    if not task.is_damaged and rng.randrange(2):
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def read_whole(stage: Stage, rng: random.Random) -> None:
-    """From start to end; what fails in the middle was not read at all."""
-    place, name = _pick(stage, rng)
-    descriptor = os.open(stage.path(place, name), os.O_RDONLY)
+def read_whole(context: Context, rng: random.Random) -> None:
+    """Read a file from start to end; compare it only if no read fails."""
+    task, name = _pick(context, rng)
+    descriptor = os.open(context.path(task, name), os.O_RDONLY)
     try:
         pieces, at, size = [], 0, rng.choice([PIECE, 4096, 1 << 20])
         while piece := os.pread(descriptor, size, at):
             pieces.append(piece)
             at += len(piece)
-        _check_whole(place, name, b"".join(pieces))
-        _forget_pages(place, descriptor, rng)
+        _check_whole(task, name, b"".join(pieces))
+        _drop_pages(task, descriptor, rng)
     finally:
         os.close(descriptor)
 
 
-def _check_whole(place: Place, name: str, content: bytes) -> None:
-    if all(files[name] != content for files in list(place.versions)):
-        sizes = [len(files[name]) for files in place.versions]
-        kind = "checked" if place.is_checked else "replaced" if place.is_replaced else "steady"
-        raise Wrong(f"{kind} {place.task} {name}: read whole: {len(content)} bytes, of {sizes}")
+def _check_whole(task: TaskFiles, name: str, content: bytes) -> None:
+    if all(files[name] != content for files in list(task.versions)):
+        sizes = [len(files[name]) for files in task.versions]
+        kind = "damaged" if task.is_damaged else "replaced" if task.is_replaced else "steady"
+        raise Violation(f"{kind} {task.id} {name}: read whole: {len(content)} bytes, of {sizes}")
 
 
-def _read_at(stage: Stage, rng: random.Random, offsets: Callable[[int], Iterable[int]]) -> None:
-    place, name = _pick(stage, rng, at_random=True)
-    descriptor = os.open(stage.path(place, name), os.O_RDONLY)
+def _read_at(context: Context, rng: random.Random, offsets: Callable[[int], Iterable[int]]) -> None:
+    task, name = _pick(context, rng, at_random=True)
+    descriptor = os.open(context.path(task, name), os.O_RDONLY)
     try:
-        judge = _Judge(place, name, descriptor)
-        for offset in offsets(len(place.versions[-1][name])):
-            judge.look(offset, rng.choice([1, 4096, 70_000]))
-        _forget_pages(place, descriptor, rng)
+        check = _VersionCheck(task, name, descriptor)
+        for offset in offsets(len(task.versions[-1][name])):
+            check.check(offset, rng.choice([1, 4096, 70_000]))
+        _drop_pages(task, descriptor, rng)
     finally:
         os.close(descriptor)
 
 
-def read_at_random(stage: Stage, rng: random.Random) -> None:
-    """Here and there, beyond the end too."""
-    _read_at(stage, rng, lambda size: [rng.randrange(size + 5000) for _ in range(8)])
+def read_at_random(context: Context, rng: random.Random) -> None:
+    """Read at random offsets, some beyond the end."""
+    _read_at(context, rng, lambda size: [rng.randrange(size + 5000) for _ in range(8)])
 
 
-def read_backward(stage: Stage, rng: random.Random) -> None:
-    """From the end to the start, in steps."""
-    _read_at(stage, rng, lambda size: range(size, -1, -max(1, size // 12)))
+def read_backward(context: Context, rng: random.Random) -> None:
+    """Read backwards in steps."""
+    _read_at(context, rng, lambda size: range(size, -1, -max(1, size // 12)))
 
 
-def read_head(stage: Stage, rng: random.Random) -> None:
-    """The first bytes, as `head` and `file` do."""
-    _read_at(stage, rng, lambda size: [0])
+def read_head(context: Context, rng: random.Random) -> None:
+    """Read the first bytes, as `head` and `file` do."""
+    _read_at(context, rng, lambda size: [0])
 
 
-def reopen(stage: Stage, rng: random.Random) -> None:
-    """The same few bytes through one handle after another."""
-    place, name = _pick(stage, rng, at_random=True)
-    offset = rng.randrange(len(place.versions[-1][name]) + 1)
+def reopen(context: Context, rng: random.Random) -> None:
+    """Read the same range through three handles in turn."""
+    task, name = _pick(context, rng, at_random=True)
+    offset = rng.randrange(len(task.versions[-1][name]) + 1)
     for _ in range(3):
-        with open(stage.path(place, name), "rb", buffering=0) as opened:
-            _Judge(place, name, opened.fileno()).look(offset, 9000)
+        with open(context.path(task, name), "rb", buffering=0) as opened:
+            _VersionCheck(task, name, opened.fileno()).check(offset, 9000)
 
 
-def walk(stage: Stage, rng: random.Random) -> None:
-    """Every name with its size, as `ls -lR`."""
-    place, _ = _pick(stage, rng)
+def walk(context: Context, rng: random.Random) -> None:
+    """List every name with its size, as `ls -lR` does."""
+    task, _ = _pick(context, rng)
     found = {}
-    top = stage.path(place)
+    top = context.path(task)
     errors: list[OSError] = []
     for folder, _, names in os.walk(top, onerror=errors.append):
         for name in names:
@@ -153,108 +163,108 @@ def walk(stage: Stage, rng: random.Random) -> None:
             found[str(path.relative_to(top))] = path.lstat().st_size
     if errors:
         raise errors[0]
-    versions = list(place.versions)
+    versions = list(task.versions)
     if set(found) != set(versions[0]):
-        kind = Shorter if set(versions[0]) - set(found) else Wrong
-        raise kind(f"{place.task}: a listing of {len(found)} files, not {len(versions[0])}")
+        kind = ShortListing if set(versions[0]) - set(found) else Violation
+        raise kind(f"{task.id}: {len(found)} files listed, not {len(versions[0])}")
     for name, size in found.items():
         if all(len(files[name]) != size for files in versions):
-            raise Wrong(f"{place.task} {name}: st_size {size}")
+            raise Violation(f"{task.id} {name}: st_size {size}")
 
 
-def copy_tree(stage: Stage, rng: random.Random) -> None:
-    """`cp -r`, a process: what it does not complain about is right."""
-    place, _ = _pick(stage, rng)
-    with tempfile.TemporaryDirectory(dir=stage.scratch) as folder:
+def copy_tree(context: Context, rng: random.Random) -> None:
+    """Copy with `cp -r`: each file that it reports no error for must be complete and correct."""
+    task, _ = _pick(context, rng)
+    with tempfile.TemporaryDirectory(dir=context.scratch) as folder:
         copy = Path(folder, "copy")
         done = subprocess.run(
-            ["cp", "-r", stage.path(place), copy], capture_output=True, text=True, check=False
+            ["cp", "-r", context.path(task), copy], capture_output=True, text=True, check=False
         )
-        versions: list[Files] = list(place.versions)
+        versions: list[Files] = list(task.versions)
         for name in versions[0]:
             target = copy / name
             content = target.read_bytes() if target.exists() else None
             if all(files[name] != content for files in versions) and not done.returncode:
-                kind = Shorter if content is None else Wrong
-                raise kind(f"{place.task} {name}: cp -r was content with {target}")
+                kind = ShortListing if content is None else Violation
+                raise kind(f"{task.id} {name}: cp -r exited 0 with a wrong {target}")
             if content and f"/{name}'" not in done.stderr:
-                _check_whole(place, name, content)
+                _check_whole(task, name, content)
     if done.returncode:
-        raise _told(done.stderr)
+        raise _first_error(done.stderr)
 
 
-def cat(stage: Stage, rng: random.Random) -> None:
-    """`cat`, a process; at times interrupted, which may leave nothing behind."""
-    place, name = _pick(stage, rng)
+def cat(context: Context, rng: random.Random) -> None:
+    """Read with `cat`, and interrupt it at random."""
+    task, name = _pick(context, rng)
     process = subprocess.Popen(
-        ["cat", stage.path(place, name)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ["cat", context.path(task, name)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     is_interrupted = rng.randrange(4) == 0
     if is_interrupted:
         time.sleep(rng.uniform(0, 0.05))
         process.send_signal(signal.SIGINT)
-    content, said = process.communicate()
+    content, stderr = process.communicate()
     if process.returncode > 0:
-        raise _told(said.decode(errors="replace"))
+        raise _first_error(stderr.decode(errors="replace"))
     if process.returncode == 0:
-        _check_whole(place, name, content)
+        _check_whole(task, name, content)
 
 
-def _told(stderr: str) -> OSError:
-    """Return what a program's first complaint means."""
-    line = stderr.splitlines()[0] if stderr else "said nothing"
-    number = _BY_TEXT.get(line.rpartition(": ")[2])
+def _first_error(stderr: str) -> OSError:
+    """Return the OSError that the first line of *stderr* reports."""
+    line = stderr.splitlines()[0] if stderr else "no message"
+    number = _ERRNO_BY_TEXT.get(line.rpartition(": ")[2])
     if number is None:
-        raise Wrong(f"a program failed: {line}")
+        raise Violation(f"a program failed: {line}")
     return OSError(number, line)
 
 
-def poll_statuses(stage: Stage, rng: random.Random) -> None:
-    """The status of each task, finished and running."""
-    for place in stage.world.places:
-        if (status := (stage.mount / place.task / "status").read_text()) != "success\n":
-            raise Wrong(f"{place.task}: status {status!r}")
-    for task in stage.world.running:
-        if (status := (stage.mount / task / "status").read_text()) not in ALIVE:
-            raise Wrong(f"{task}: status {status!r}")
+def poll_statuses(context: Context, rng: random.Random) -> None:
+    """Read the status of every task, finished and running."""
+    for task in context.dataset.tasks:
+        if (status := (context.mount / task.id / "status").read_text()) != "success\n":
+            raise Violation(f"{task.id}: status {status!r}")
+    for task_id in context.dataset.running:
+        if (status := (context.mount / task_id / "status").read_text()) not in RUNNING_STATUSES:
+            raise Violation(f"{task_id}: status {status!r}")
 
 
-def list_tasks(stage: Stage, rng: random.Random) -> None:
-    """The mountpoint: never without a task that is there."""
-    names = set(os.listdir(stage.mount))
-    missing = [place.task for place in stage.world.places if place.task not in names]
+def list_tasks(context: Context, rng: random.Random) -> None:
+    """List the mountpoint: every task must be there."""
+    names = set(os.listdir(context.mount))
+    missing = [task.id for task in context.dataset.tasks if task.id not in names]
     if missing:
-        raise Shorter(f"a listing of {len(names)} names, without {missing[0]}")
+        raise ShortListing(f"{len(names)} tasks listed, without {missing[0]}")
 
 
-def kill(stage: Stage, rng: random.Random) -> None:
-    """A task of this work's own: one request, whatever becomes of the answer."""
-    task = stage.world.start_one()
-    with open(stage.mount / task / "kill", "wb", buffering=0) as opened:
+def kill(context: Context, rng: random.Random) -> None:
+    """Kill a new task; the API must have received the request if the write succeeds."""
+    task_id = context.dataset.start_task()
+    with open(context.mount / task_id / "kill", "wb", buffering=0) as opened:
         opened.write(b"1")
-    if task not in stage.world.cloud.killed:
-        raise Wrong(f"{task}: the kill succeeded, and the API knows nothing of it")
+    if task_id not in context.dataset.cloud.killed:
+        raise Violation(f"{task_id}: the write succeeded, but the API received no kill")
 
 
-def refresh(stage: Stage, rng: random.Random) -> None:
-    """Forget what is cached."""
-    (stage.mount / ".taskfs/refresh").write_text("1")
+def refresh(context: Context, rng: random.Random) -> None:
+    """Drop the caches through `.taskfs/refresh`."""
+    (context.mount / ".taskfs/refresh").write_text("1")
 
 
-def look_at_service(stage: Stage, rng: random.Random) -> None:
-    """The mount's own files, a directory without end, and names that are not there."""
-    (stage.mount / ".taskfs/stats.json").read_bytes()
-    place, _ = _pick(stage, rng)
+def look_up(context: Context, rng: random.Random) -> None:
+    """Read the statistics, and look up a name that does not exist."""
+    (context.mount / ".taskfs/stats.json").read_bytes()
+    task, _ = _pick(context, rng)
     try:
-        (stage.path(place) / "no such file").stat()
+        (context.path(task) / "no such file").stat()
     except FileNotFoundError:
         return
-    raise Wrong("a name that is not there was found")
+    raise Violation("a name that does not exist was found")
 
 
-Work = Callable[[Stage, random.Random], None]
-# How often each is done, relative to the others.
-WORKS: Final[dict[Work, int]] = {
+Action = Callable[[Context, random.Random], None]
+# Every action with its relative frequency.
+ACTIONS: Final[dict[Action, int]] = {
     read_whole: 20,
     read_at_random: 20,
     read_backward: 8,
@@ -267,5 +277,5 @@ WORKS: Final[dict[Work, int]] = {
     list_tasks: 4,
     kill: 1,
     refresh: 1,
-    look_at_service: 3,
+    look_up: 3,
 }

@@ -68,14 +68,14 @@ def test_zarr_style_mapping(by_environment: FakeCloud) -> None:
     assert found.getitems(["1", "3"]) == {"1": b"1", "3": b"3"}
 
 
-def zarr_store(place: Path) -> dict[str, bytes]:
+def zarr_store(directory: Path) -> dict[str, bytes]:
     """Return the files of a zarr store with the array `p` of 50 by 400."""
     import xarray
 
     field = xarray.DataArray(FIELD, dims=("t", "x"), name="p")
-    xarray.Dataset({"p": field}).to_zarr(place, consolidated=True)
-    files = (path for path in place.rglob("*") if path.is_file())
-    return {f"run.zarr/{path.relative_to(place)}": path.read_bytes() for path in files}
+    xarray.Dataset({"p": field}).to_zarr(directory, consolidated=True)
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return {f"run.zarr/{path.relative_to(directory)}": path.read_bytes() for path in files}
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:zarr", "ignore::ResourceWarning")

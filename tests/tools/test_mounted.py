@@ -16,7 +16,7 @@ pytestmark = pytest.mark.mount
 CELLS: Final = 40
 
 
-def elsewhere(function: Any, *given: Any) -> Any:
+def in_another_process(function: Any, *given: Any) -> Any:
     """Call *function* in another process: a reader may keep Python's lock; the cloud is here."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *given).result(150)
@@ -42,7 +42,7 @@ def test_pyvista(mnt: Path, cloud: FakeCloud, tmp_path: Path) -> None:
         files[f"vtk/{name}"] = (tmp_path / name).read_bytes()
     task = cloud.add_task(outputs=files)
     for name in files:
-        dimensions, found, above = elsewhere(read_volume, mnt / task / "outputs" / name)
+        dimensions, found, above = in_another_process(read_volume, mnt / task / "outputs" / name)
         assert tuple(dimensions) == (CELLS + 1,) * 3
         assert np.array_equal(found, values)
         assert above == int((values >= 0.5).sum())

@@ -1,4 +1,4 @@
-"""A clock that moves when it is told to, and a task API without a network."""
+"""A clock that tests advance, and a task API and objects in memory."""
 
 import threading
 from collections.abc import Callable, Iterable
@@ -12,7 +12,7 @@ TERMINAL = ("success", "failed", "killed")
 
 
 class Clock:
-    """Seconds that pass only when they are told to."""
+    """A clock that moves only by `tick`."""
 
     def __init__(self, now_s: float = 1000.0) -> None:
         self.now_s = now_s
@@ -30,9 +30,9 @@ def task_of(task_id: str, status: str = "started", **fields: Any) -> Task:
 
 @dataclass
 class FakeAPI:
-    """The tasks of one account, newest first; `calls` tells what was asked for, `failure` fails.
+    """The tasks of one account, newest first. `calls` lists the calls; `failure` is raised by each.
 
-    `before` is called when a call begins, with its name: for what happens meanwhile.
+    `before` is called with the name of each call before it returns.
     """
 
     tasks: dict[str, Task] = field(default_factory=dict)
@@ -108,14 +108,14 @@ class FakeAPI:
 
 
 class FakeObject:
-    """One object, whose versions replace each other; absent before the first `put`."""
+    """One object; each `put` stores a new version. Absent before the first `put`."""
 
     def __init__(self) -> None:
         self.content: bytes | None = None
         self.number = 0
         self.fetches = 0
         self.failure: TaskFSError | None = None
-        self.on_its_way: Callable[[], None] = lambda: None  # called once an answer is made
+        self.before_reply: Callable[[], None] = lambda: None  # called after the content is read
 
     def put(self, content: bytes) -> None:
         self.content = content
@@ -131,7 +131,7 @@ class FakeObject:
 
     def fetch_tail(self, length: int) -> Fetched:
         content, version = self._current()
-        self.on_its_way()
+        self.before_reply()
         start = max(0, len(content) - length)
         return Fetched(start, content[start:], version)
 

@@ -1,4 +1,4 @@
-"""`taskfs.archive.archive`: members read through blocks, read-ahead and decoders, against `zipfile`."""
+"""`taskfs.archive.archive`: reads of members and raw bytes; the reference is `zipfile`."""
 
 import contextlib
 import errno

@@ -1,4 +1,4 @@
-"""`tests.benchmark.report`: which of several runs counts."""
+"""`tests.benchmark.report`: the outcome reported for several runs."""
 
 import pytest
 
@@ -20,8 +20,10 @@ def outcome(seconds: float, failure: str = "") -> Outcome:
         ([], None),
     ],
 )
-def test_the_median_of_what_succeeded_counts(runs: list[Outcome], counts: Outcome | None) -> None:
-    """scripts/bench --repeat: the median counts; a failure where there is nothing else."""
+def test_the_median_of_the_successful_runs_is_reported(
+    runs: list[Outcome], counts: Outcome | None
+) -> None:
+    """`scripts/bench --repeat` reports the median; a failure only if every run failed."""
     results = Results()
     for run in runs:
         results.add(run)

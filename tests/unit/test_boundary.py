@@ -20,15 +20,16 @@ import requests
 
 from taskfs import errors
 from taskfs.errors import Interrupted, MountError, TaskFSError
+from taskfs.fuse.attributes import AttributePolicy
 from taskfs.fuse.kernel.channel import Channel
 from taskfs.fuse.kernel.protocol import Opcode, Packer
 from taskfs.fuse.kernel.session import Session, interrupted
 from taskfs.fuse.operations import TaskOperations
 from taskfs.support.buffers import Buffer
 from taskfs.support.interruptible_wait import Waiter
-from taskfs.tasks.archives import PageCacheMode
-from taskfs.tree.handles import ControlHandle, HandleTable
+from taskfs.tree.handles import ControlHandle, HandleTable, PushableHandle
 from taskfs.tree.nodes import Attrs, Directory, Entry, Node
+from taskfs.tree.page_cache import PageCacheMode
 from taskfs.tree.tree import Tree
 from tests.mounts import ROOT
 
@@ -89,9 +90,11 @@ class Wire:
         return True
 
 
-def request(opcode: int, body: bytes = b"", *, nodeid: int = 1, unique: int = 2) -> bytes:
+def request(
+    opcode: int, body: bytes = b"", *, nodeid: int = 1, unique: int = 2, uid: int = 0
+) -> bytes:
     """Return a request as the kernel sends it (struct fuse_in_header, linux/fuse.h)."""
-    head = struct.pack("=IIQQIIII", 40 + len(body), opcode, unique, nodeid, 0, 0, 0, 0)
+    head = struct.pack("=IIQQIIII", 40 + len(body), opcode, unique, nodeid, uid, 0, 0, 0)
     return head + body
 
 
@@ -101,11 +104,17 @@ INIT = request(Opcode.INIT, struct.pack("=IIII", 7, 45, 131072, 0x73FFFFFB).ljus
 class Served:
     """A session on a tree of the test's own."""
 
-    def __init__(self, tree: Any, on_ready: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        tree: Any,
+        on_ready: Callable[[], None] = lambda: None,
+        users: frozenset[int] | None = None,
+    ) -> None:
         self.wire = Wire()
-        self.operations = TaskOperations(cast(Tree, tree))
-        packer = Packer(1000, 1001, 0o027, 1.5)
-        self.session = Session(self.operations, cast(Channel, self.wire), packer, on_ready)
+        policy = AttributePolicy(1000, 1001, 0o027)
+        self.operations = TaskOperations(cast(Tree, tree), policy)
+        channel, packer = cast(Channel, self.wire), Packer(1.5)
+        self.session = Session(self.operations, channel, packer, on_ready, users)
 
     def answers(self, opcode: int, body: bytes = b"", **head: int) -> list[tuple[int, bytes]]:
         """Serve one request; return what went out: the errno and the body of each answer."""
@@ -232,16 +241,17 @@ LARGE_PAGES: Final = """
 import mmap, os, struct, sys
 mmap.PAGESIZE = 65536
 from tests.unit.test_boundary import INIT, Failing, Served, request
-from taskfs.fuse.kernel.session import ROOM
+from taskfs.fuse.kernel.session import MAX_REQUEST
 
 served = Served(Failing())
 served.wire.requests = [INIT]
 served.session.serve()
 [answer] = served.wire.sent
 *_, max_write, _, max_pages, _ = struct.unpack_from("=IIIIHHIIHH", answer, 16)
-print(max_pages * mmap.PAGESIZE, ROOM - max_write)
-attrs = served.session._dispatch._packer._attr((0o100644, 5, 1, 0, 0, 1))
-print(attrs[-2])
+print(max_pages * mmap.PAGESIZE, MAX_REQUEST - max_write)
+from taskfs.fuse.attributes import AttributePolicy
+from taskfs.tree.nodes import Attrs
+print(AttributePolicy().apply(Attrs(0o100644, 5, 1, 0, 0, 1)).block_size)
 """
 
 
@@ -387,6 +397,9 @@ def test_attributes_become_what_the_kernel_knows() -> None:
 
 
 class Folder(Directory):
+    def attrs(self) -> Attrs:
+        return Attrs(0o040755, 4)
+
     def children(self) -> list[Entry]:
         return [Entry("a", 0o100644, 5), Entry("b\udcff", 0o040755, 6), Entry("ü", 0o120777, 7)]
 
@@ -448,8 +461,8 @@ def test_a_listing_tells_for_how_long_it_holds() -> None:
     _, listing = served.answer(Opcode.READDIRPLUS, body)
     _, _, *valid = struct.unpack_from("=QQQQII", listing)
     assert valid == [1, 1, 500_000_000, 500_000_000]
-    served.session._dispatch._listings[fh].path = "/deeper"
-    served.session._dispatch._listings[fh].listed = None
+    served.session._dispatch._directories[fh].path = "/deeper"
+    served.session._dispatch._directories[fh].listing = None
     _, listing = served.answer(Opcode.READDIRPLUS, body)
     assert struct.unpack_from("=QQQQII", listing)[2:] == (7, 7, 250_000_000, 250_000_000)
 
@@ -474,7 +487,7 @@ def test_a_listing_goes_on_where_it_stopped(opcode: int, size: int) -> None:
     assert served.answer(opcode, body)[0] == errno.EBADF
 
 
-class Ahead:
+class Ahead(PushableHandle):
     """An open file of which two pieces lie behind what is read."""
 
     def __init__(self, *ready: range, fails: bool = False) -> None:
@@ -504,7 +517,7 @@ class Ahead:
 def read_of(served: Served, handle: Ahead) -> list[bytes]:
     """Read the first 8 bytes through *handle*; return what went out."""
     fh = cast(Any, served.operations)._tree.handles.add(handle)
-    served.answers(Opcode.STATFS)
+    served.session._dispatch._pushable.add(fh)
     served.wire.sent.clear()
     body = struct.pack("=QQI20x", fh, 0, 8)
     served.session._serve(memoryview(request(Opcode.READ, body)))
@@ -573,6 +586,14 @@ def test_extended_attributes_that_do_not_fit_are_erange() -> None:
     )
     assert served.answer(Opcode.LISTXATTR, struct.pack("=II", 20, 0)) == (errno.ERANGE, b"")
     assert served.answer(Opcode.LISTXATTR, struct.pack("=II", 200, 0)) == (0, told)
+
+
+def test_with_allow_root_other_users_are_refused() -> None:
+    """Y-8: `--allow-root` admits root only: the kernel knows only allow_other, so the session
+    checks each request's user."""
+    served = Served(Folders(), users=frozenset({0, 1000}))
+    for uid, error in ((0, 0), (1000, 0), (65534, errno.EACCES)):
+        assert served.answer(Opcode.OPENDIR, bytes(8), uid=uid)[0] == error
 
 
 def test_unknown_handles_are_ebadf() -> None:

@@ -1,4 +1,4 @@
-"""The embedded cloud, asked over loopback: the API, the store, the archives, and time passing."""
+"""The embedded cloud over loopback: the API, the store, the archives, and the passing of time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ START = 1_760_000_000.0
 
 
 class Clock:
-    """A clock that stands still until it is told to move."""
+    """A clock that a test moves."""
 
     def __init__(self, now: float = START) -> None:
         self.now = now
@@ -40,21 +40,21 @@ class Clock:
         return self.now
 
 
-class Caller:
-    """What a client does: requests with the key to the API, without it to the store."""
+class Client:
+    """A client that sends the key to the API but not to the store."""
 
     def __init__(self, cloud: EmbeddedCloud) -> None:
         self.cloud = cloud
         self.session = requests.Session()
 
-    def ask(self, path: str, *, method: str = "GET", **options: Any) -> requests.Response:
+    def request(self, path: str, *, method: str = "GET", **options: Any) -> requests.Response:
         headers = {"X-API-Key": self.cloud.api_key}
         return self.session.request(
             method, self.cloud.api_url + path, headers=headers, timeout=5, **options
         )
 
     def tasks(self, **query: Any) -> list[dict[str, Any]]:
-        answer = self.ask("/tasks", params={"per_page": 500, **query})
+        answer = self.request("/tasks", params={"per_page": 500, **query})
         assert answer.status_code == 200, answer.text
         listed: list[dict[str, Any]] = answer.json()["tasks"]
         return listed
@@ -64,7 +64,7 @@ class Caller:
 
     def url(self, path: str) -> str:
         query = {"operation": "download", "paths": path, "region": "europe-west1"}
-        return str(self.ask("/storage/signed-urls", params=query).json()[0])
+        return str(self.request("/storage/signed-urls", params=query).json()[0])
 
     def fetch(self, url: str, *ranges: str, **headers: str) -> requests.Response:
         if ranges:
@@ -83,19 +83,19 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def living(clock: Clock) -> Iterator[Caller]:
+def demo(clock: Clock) -> Iterator[Client]:
     with EmbeddedCloud(clock=clock) as cloud:
-        caller = Caller(cloud)
-        yield caller
-        caller.session.close()
+        client = Client(cloud)
+        yield client
+        client.session.close()
 
 
 @pytest.fixture
-def empty(clock: Clock) -> Iterator[Caller]:
+def empty(clock: Clock) -> Iterator[Client]:
     with FakeCloud(clock=clock) as cloud:
-        caller = Caller(cloud)
-        yield caller
-        caller.session.close()
+        client = Client(cloud)
+        yield client
+        client.session.close()
 
 
 # Starting and stopping.
@@ -122,17 +122,17 @@ def test_a_port_that_is_taken_is_an_os_error() -> None:
 
 
 def test_starting_and_the_first_listing_take_less_than_half_a_second() -> None:
-    began = time.process_time()  # which a busy machine does not stretch
+    began = time.process_time()  # unlike wall time, it is the same on a busy machine
     with EmbeddedCloud() as cloud:
-        assert Caller(cloud).tasks()
+        assert Client(cloud).tasks()
         assert time.process_time() - began < 0.5
 
 
 # The API.
 
 
-def test_every_status_worth_seeing_is_there(living: Caller) -> None:
-    statuses = list(living.statuses().values())
+def test_the_tasks_have_all_common_statuses(demo: Client) -> None:
+    statuses = list(demo.statuses().values())
     assert (
         {
             *("pending-input", "submitted", "started", "computation-started", "computation-ended"),
@@ -143,46 +143,46 @@ def test_every_status_worth_seeing_is_there(living: Caller) -> None:
         <= STATUSES.keys()
     )
     assert statuses.count("success") > 2
-    assert len({task["project"] for task in living.tasks()}) >= 2
-    assert len({task["simulator"] for task in living.tasks()}) >= 4
+    assert len({task["project"] for task in demo.tasks()}) >= 2
+    assert len({task["simulator"] for task in demo.tasks()}) >= 4
 
 
-def test_ids_have_the_shape_of_the_service_and_finished_ones_never_change(living: Caller) -> None:
-    ids = living.statuses().keys()
+def test_ids_have_the_shape_of_the_service_and_finished_ones_never_change(demo: Client) -> None:
+    ids = demo.statuses().keys()
     assert all(len(i) == 25 and i.isalnum() and i.islower() and i.isascii() for i in ids)
     assert {row[0] for row in FINISHED} <= ids
 
 
-def test_a_key_that_is_missing_wrong_or_rotated_away_is_refused(living: Caller) -> None:
-    url, old = living.cloud.api_url + "/tasks", living.cloud.api_key
+def test_a_key_that_is_missing_wrong_or_rotated_away_is_refused(demo: Client) -> None:
+    url, old = demo.cloud.api_url + "/tasks", demo.cloud.api_key
     assert requests.get(url, timeout=5).status_code == 401
     assert requests.get(url, headers={"X-API-Key": "no"}, timeout=5).json()["detail"]
-    living.cloud.rotate_key()
+    demo.cloud.rotate_key()
     assert requests.get(url, headers={"X-API-Key": old}, timeout=5).status_code == 401
-    assert living.ask("/tasks").status_code == 200
+    assert demo.request("/tasks").status_code == 200
 
 
-def test_what_is_not_there_is_404_with_a_detail(living: Caller) -> None:
+def test_an_unknown_path_is_404_with_a_detail(demo: Client) -> None:
     for path in ("/tasks/" + "0" * 25, "/tasks/x/status", "/projects/none", "/nowhere"):
-        answer = living.ask(path)
+        answer = demo.request(path)
         assert (answer.status_code, list(answer.json())) == (404, ["detail"])
 
 
 @pytest.mark.parametrize(
     "query", ["page=0", "per_page=0", "per_page=501", "page=x", "status=nonsense", "sort=size:up"]
 )
-def test_a_query_that_makes_no_sense_is_422_with_a_list(living: Caller, query: str) -> None:
-    answer = living.ask(f"/tasks?{query}")
+def test_an_invalid_query_is_422_with_a_list(demo: Client, query: str) -> None:
+    answer = demo.request(f"/tasks?{query}")
     assert answer.status_code == 422
     assert {"loc", "msg", "type"} == answer.json()["detail"][0].keys()
 
 
-def test_pages_and_filters(empty: Caller) -> None:
+def test_pages_and_filters(empty: Client) -> None:
     for number in range(7):
         status = "started" if number % 2 else "success"
         empty.cloud.add_task(f"t{number}", status=status, project=f"p{number % 3}")
     assert [t["task_id"] for t in empty.tasks()] == [f"t{n}" for n in range(6, -1, -1)]
-    page = empty.ask("/tasks?per_page=3&page=3").json()
+    page = empty.request("/tasks?per_page=3&page=3").json()
     assert (page["total_size"], [t["task_id"] for t in page["tasks"]]) == (7, ["t0"])
     assert empty.tasks(page=9) == []
     assert [t["task_id"] for t in empty.tasks(status="started")] == ["t5", "t3", "t1"]
@@ -196,7 +196,7 @@ def test_pages_and_filters(empty: Caller) -> None:
     assert [t["task_id"] for t in by_project][:3] == ["t6", "t3", "t0"]
 
 
-def test_twenty_thousand_tasks_are_listed_quickly(empty: Caller) -> None:
+def test_twenty_thousand_tasks_are_listed_quickly(empty: Client) -> None:
     for number in range(20_000):
         empty.cloud.add_task(f"t{number:024d}")
     empty.tasks()
@@ -205,15 +205,15 @@ def test_twenty_thousand_tasks_are_listed_quickly(empty: Caller) -> None:
     assert time.process_time() - began < 0.5
 
 
-def test_one_task_comes_with_its_history(living: Caller) -> None:
-    task = living.ask(f"/tasks/{DAM_BREAK}").json()
-    listed = next(t for t in living.tasks() if t["task_id"] == DAM_BREAK)
+def test_one_task_comes_with_its_history(demo: Client) -> None:
+    task = demo.request(f"/tasks/{DAM_BREAK}").json()
+    listed = next(t for t in demo.tasks() if t["task_id"] == DAM_BREAK)
     assert {**task, **listed} == task
     assert task.keys() - listed.keys() == {"status_history", "machine_operations", "steps"}
     assert [s["status"] for s in task["status_history"]][-1] == task["status"] == "success"
     assert task["executer"]["vm_type"].endswith("/machineTypes/c2-standard-4")
     assert task["metrics"]["computation_seconds"] == 192.0
-    assert living.ask(f"/tasks/{DAM_BREAK}/status").json() == {
+    assert demo.request(f"/tasks/{DAM_BREAK}/status").json() == {
         "id": DAM_BREAK,
         "status": "success",
         "position_in_queue": None,
@@ -221,45 +221,48 @@ def test_one_task_comes_with_its_history(living: Caller) -> None:
     }
 
 
-def test_a_failed_task_tells_why_in_both_places(living: Caller) -> None:
-    (failed,) = living.tasks(status="failed")
+def test_a_failed_task_tells_why_in_both_places(demo: Client) -> None:
+    (failed,) = demo.tasks(status="failed")
     assert failed["error_detail"] and failed["executer"]["error_detail"]
 
 
-def test_who_waits_in_the_queue_has_a_position_and_no_machine(living: Caller) -> None:
-    first, second = living.tasks(status="submitted", sort="create_time:asc")
+def test_a_queued_task_has_a_position_and_no_machine(demo: Client) -> None:
+    first, second = demo.tasks(status="submitted", sort="create_time:asc")
     for task, ahead in ((first, 0), (second, 1)):
-        status = living.ask(f"/tasks/{task['task_id']}/status").json()
+        status = demo.request(f"/tasks/{task['task_id']}/status").json()
         assert status["position_in_queue"] == {"tasks_ahead": ahead}
         assert task["executer"] is None
 
 
-def test_metadata_is_replaced_by_put_and_updated_by_patch(living: Caller) -> None:
+def test_metadata_is_replaced_by_put_and_updated_by_patch(demo: Client) -> None:
     path = f"/tasks/{DAM_BREAK}/metadata"
-    assert living.ask(path, method="PUT", json={"a": "1", "b": "2"}).json() == {"a": "1", "b": "2"}
-    living.ask(path, method="PATCH", json={"b": "3"})
-    assert living.ask(path).json() == {"a": "1", "b": "3"}
-    assert next(t for t in living.tasks() if t["task_id"] == DAM_BREAK)["task_metadata"]["b"] == "3"
+    assert demo.request(path, method="PUT", json={"a": "1", "b": "2"}).json() == {
+        "a": "1",
+        "b": "2",
+    }
+    demo.request(path, method="PATCH", json={"b": "3"})
+    assert demo.request(path).json() == {"a": "1", "b": "3"}
+    assert next(t for t in demo.tasks() if t["task_id"] == DAM_BREAK)["task_metadata"]["b"] == "3"
     for wrong in ({"a": ""}, {"": "x"}, {"a": 1}, ["a"]):
-        assert living.ask(path, method="PATCH", json=wrong).status_code == 422
-    assert living.ask(path, method="PATCH", data=b"{").status_code == 422
+        assert demo.request(path, method="PATCH", json=wrong).status_code == 422
+    assert demo.request(path, method="PATCH", data=b"{").status_code == 422
 
 
-def test_projects_count_their_tasks(living: Caller) -> None:
-    projects = {project["name"]: project for project in living.ask("/projects").json()}
-    assert sum(p["num_tasks"] for p in projects.values()) == len(living.tasks())
+def test_projects_count_their_tasks(demo: Client) -> None:
+    projects = {project["name"]: project for project in demo.request("/projects").json()}
+    assert sum(p["num_tasks"] for p in projects.values()) == len(demo.tasks())
     mixing = projects["mixing-tank"]
-    assert mixing["num_tasks"] == len(living.tasks(project="mixing-tank"))
+    assert mixing["num_tasks"] == len(demo.tasks(project="mixing-tank"))
     assert sum(mixing["task_status_overview"].values()) == mixing["num_tasks"]
 
 
-def test_zip_contents_tells_what_is_in_an_archive(living: Caller) -> None:
+def test_zip_contents_lists_an_archive(demo: Client) -> None:
     query = {"path": f"{DAM_BREAK}/output.zip", "zip_relative_path": "artifacts/"}
-    listed = living.ask("/storage/zip-contents", params=query).json()
+    listed = demo.request("/storage/zip-contents", params=query).json()
     names = {row["name"] for row in listed["contents"]}
     assert names == {"stdout.txt", "stderr.txt", "energy.csv", "log/", "vtk/"}
-    deep = living.ask("/storage/zip-contents", params={**query, "recursive": "true"}).json()
-    archive = living.archive(query["path"])
+    deep = demo.request("/storage/zip-contents", params={**query, "recursive": "true"}).json()
+    archive = demo.archive(query["path"])
     row = next(row for row in deep["contents"] if row["name"] == "stdout.txt")
     assert row["size"] == archive.getinfo("artifacts/stdout.txt").file_size
     assert len(deep["contents"]) == 24
@@ -268,35 +271,35 @@ def test_zip_contents_tells_what_is_in_an_archive(living: Caller) -> None:
 # Killing.
 
 
-def test_kill_is_pending_first_and_done_after_seconds(living: Caller, clock: Clock) -> None:
-    (running,) = living.tasks(status="computation-started")
+def test_kill_is_pending_first_and_done_after_seconds(demo: Client, clock: Clock) -> None:
+    (running,) = demo.tasks(status="computation-started")
     path = f"/tasks/{running['task_id']}"
-    assert living.ask(f"{path}/kill", method="POST").json()["status"] == "pending-kill"
-    assert living.ask(f"{path}/kill", method="POST").status_code == 200
+    assert demo.request(f"{path}/kill", method="POST").json()["status"] == "pending-kill"
+    assert demo.request(f"{path}/kill", method="POST").status_code == 200
     clock.now += 1
-    assert living.ask(f"{path}/status").json()["status"] == "pending-kill"
+    assert demo.request(f"{path}/status").json()["status"] == "pending-kill"
     clock.now += 2.5
-    task = living.ask(path).json()
+    task = demo.request(path).json()
     assert (task["status"], task["is_terminated"]) == ("killed", True)
     assert task["metrics"]["computation_seconds"] == pytest.approx(388 + 3, abs=0.01)
-    assert living.cloud.killed == [running["task_id"]] * 2
+    assert demo.cloud.killed == [running["task_id"]] * 2
 
 
-def test_what_is_over_cannot_be_killed(living: Caller) -> None:
-    answer = living.ask(f"/tasks/{DAM_BREAK}/kill", method="POST")
+def test_a_terminated_task_cannot_be_killed(demo: Client) -> None:
+    answer = demo.request(f"/tasks/{DAM_BREAK}/kill", method="POST")
     assert answer.status_code == 400 and "terminal" in answer.json()["detail"]
-    assert living.cloud.killed == []
+    assert demo.cloud.killed == []
 
 
-# Life.
+# The passing of time.
 
 
-def test_queued_tasks_start_and_running_ones_finish(living: Caller, clock: Clock) -> None:
-    before = living.statuses()
+def test_queued_tasks_start_and_running_ones_finish(demo: Client, clock: Clock) -> None:
+    before = demo.statuses()
     seen: dict[str, list[str]] = {task_id: [status] for task_id, status in before.items()}
     for _ in range(400):
         clock.now += 3
-        for task_id, status in living.statuses().items():
+        for task_id, status in demo.statuses().items():
             history = seen.setdefault(task_id, [status])
             if history[-1] != status:
                 history.append(status)
@@ -312,49 +315,49 @@ def test_queued_tasks_start_and_running_ones_finish(living: Caller, clock: Clock
 
 
 def test_a_task_that_lost_its_machine_comes_back_with_the_same_inputs(
-    living: Caller, clock: Clock
+    demo: Client, clock: Clock
 ) -> None:
-    (task,) = living.tasks(status="spot-instance-preempted")
-    path, url = f"/tasks/{task['task_id']}", living.url(task["storage_input_path"])
-    before = living.fetch(url).content
+    (task,) = demo.tasks(status="spot-instance-preempted")
+    path, url = f"/tasks/{task['task_id']}", demo.url(task["storage_input_path"])
+    before = demo.fetch(url).content
     assert not task["is_terminated"]
     clock.now += 250
-    waiting = living.ask(path).json()
+    waiting = demo.request(path).json()
     assert (waiting["status"], waiting["executer"]) == ("submitted", None)
     clock.now += 400
-    done = living.ask(path).json()
+    done = demo.request(path).json()
     assert (done["status"], done["num_retries"]) == ("success", 1)
     assert done["metrics"]["computation_seconds"] == pytest.approx(560 - 312)
     assert done["metrics"]["queue_time_seconds"] == pytest.approx(60)
-    assert living.fetch(url).content == before
+    assert demo.fetch(url).content == before
 
 
-def test_new_tasks_come_at_most_one_a_minute_and_only_so_many(living: Caller, clock: Clock) -> None:
-    count = len(living.tasks())
+def test_new_tasks_come_at_most_one_a_minute_and_only_so_many(demo: Client, clock: Clock) -> None:
+    count = len(demo.tasks())
     clock.now += 60
-    assert count <= len(living.tasks()) <= count + 1
+    assert count <= len(demo.tasks()) <= count + 1
     clock.now += 100_000
-    assert len(living.tasks()) <= 30
-    assert {task["status"] for task in living.tasks()} <= TERMINAL
+    assert len(demo.tasks()) <= 30
+    assert {task["status"] for task in demo.tasks()} <= TERMINAL
 
 
-def test_success_has_its_archive_from_the_moment_it_shows(living: Caller, clock: Clock) -> None:
+def test_success_has_its_archive_from_the_moment_it_shows(demo: Client, clock: Clock) -> None:
     finished: set[str] = set()
     for _ in range(60):
         clock.now += 30
-        for task in living.tasks(status="success"):
+        for task in demo.tasks(status="success"):
             if task["task_id"] not in finished:
                 finished.add(task["task_id"])
-                answer = living.fetch(living.url(task["storage_output_path"]), "-22")
+                answer = demo.fetch(demo.url(task["storage_output_path"]), "-22")
                 assert answer.status_code == 206
     assert len(finished) > 10
 
 
-def test_a_finished_task_is_told_consistently(living: Caller, clock: Clock) -> None:
+def test_the_fields_of_a_finished_task_agree(demo: Client, clock: Clock) -> None:
     clock.now += 2000
-    for task in living.tasks(status="success"):
+    for task in demo.tasks(status="success"):
         metrics, path = task["metrics"], task["storage_output_path"]
-        archive = living.archive(path) if metrics["output_size_bytes"] < 10**7 else None
+        archive = demo.archive(path) if metrics["output_size_bytes"] < 10**7 else None
         for field in ("create_time", "start_time", "computation_start_time", "end_time"):
             assert task[field].endswith("+00:00")
         assert task["is_terminated"] and metrics["computation_seconds"] > 0
@@ -363,18 +366,18 @@ def test_a_finished_task_is_told_consistently(living: Caller, clock: Clock) -> N
             files = [i for i in files if not i.is_dir()]
             assert metrics["output_total_files"] == len(files)
             assert metrics["output_size_bytes"] == sum(i.file_size for i in files)
-            size = living.fetch(living.url(path), "0-0").headers["Content-Range"]
+            size = demo.fetch(demo.url(path), "0-0").headers["Content-Range"]
             assert size == f"bytes 0-0/{metrics['output_zipped_size_bytes']}"
 
 
 # The archives.
 
 
-def test_finished_archives_are_valid_and_hold_what_users_look_for(living: Caller) -> None:
-    for task in living.tasks(status="success"):
+def test_finished_archives_are_valid_and_hold_what_users_look_for(demo: Client) -> None:
+    for task in demo.tasks(status="success"):
         if task["metrics"]["output_zipped_size_bytes"] > 10**8:
             continue
-        archive = living.archive(task["storage_output_path"])
+        archive = demo.archive(task["storage_output_path"])
         assert archive.testzip() is None
         names = archive.namelist()
         assert {"artifacts/stdout.txt", "artifacts/stderr.txt", "output.json"} <= set(names)
@@ -383,7 +386,7 @@ def test_finished_archives_are_valid_and_hold_what_users_look_for(living: Caller
         assert len(frames) == 20
         positions = [vtk_points(archive.read(name)) for name in frames]
         assert len(set(positions)) == 20, "nothing moves"
-        inputs = living.archive(task["storage_input_path"])
+        inputs = demo.archive(task["storage_input_path"])
         assert inputs.testzip() is None and "input.json" in inputs.namelist()
         assert any(name.startswith("sim_dir/") for name in inputs.namelist())
 
@@ -409,25 +412,25 @@ def vtk_points(content: bytes) -> bytes:
     return b" ".join(words[3 : 3 + 3 * count])
 
 
-def test_the_large_archive_is_valid_and_cheap(living: Caller) -> None:
-    large = max(living.tasks(), key=lambda t: t["metrics"]["output_zipped_size_bytes"] or 0)
+def test_the_large_archive_is_valid_and_cheap(demo: Client) -> None:
+    large = max(demo.tasks(), key=lambda t: t["metrics"]["output_zipped_size_bytes"] or 0)
     assert large["metrics"]["output_zipped_size_bytes"] > 10**8
-    url = living.url(large["storage_output_path"])
-    total = int(living.fetch(url, "0-0").headers["Content-Range"].rpartition("/")[2])
-    tail = living.fetch(url, "-65536").content
-    assert living.fetch(url, f"{total - 22}-").content == tail[-22:]
-    stored = living.cloud.get_object(large["storage_output_path"])
+    url = demo.url(large["storage_output_path"])
+    total = int(demo.fetch(url, "0-0").headers["Content-Range"].rpartition("/")[2])
+    tail = demo.fetch(url, "-65536").content
+    assert demo.fetch(url, f"{total - 22}-").content == tail[-22:]
+    stored = demo.cloud.get_object(large["storage_output_path"])
     assert stored is not None and stored.source.size == total
     archive = zipfile.ZipFile(SourceFile(stored.source))
     assert archive.testzip() is None
     assert {e.compress_type for e in archive.infolist() if e.file_size > 10**7} == {0, 8}
 
 
-def test_the_same_task_has_the_same_bytes_after_a_restart(living: Caller) -> None:
+def test_the_same_task_has_the_same_bytes_after_a_restart(demo: Client) -> None:
     with EmbeddedCloud() as cloud:
-        again = Caller(cloud)
+        again = Client(cloud)
         for path in (f"{DAM_BREAK}/output.zip", f"{DAM_BREAK}/input.zip"):
-            one, other = living.fetch(living.url(path)), again.fetch(again.url(path))
+            one, other = demo.fetch(demo.url(path)), again.fetch(again.url(path))
             assert one.content == other.content
             assert one.headers["ETag"] == other.headers["ETag"]
             assert one.headers["Last-Modified"] == other.headers["Last-Modified"]
@@ -474,11 +477,11 @@ def test_each_layout_is_a_valid_zip(layout: str, stamp: Any) -> None:
 # The store.
 
 
-def test_ranges(empty: Caller) -> None:
+def test_ranges(empty: Client) -> None:
     content = bytes(range(256)) * 8
     etag = empty.cloud.put_object("t/output.zip", content)
     url = empty.url("t/output.zip")
-    for asked, start, stop in (
+    for requested, start, stop in (
         ("0-0", 0, 1),
         ("5-9", 5, 10),
         ("2000-", 2000, 2048),
@@ -486,7 +489,7 @@ def test_ranges(empty: Caller) -> None:
         ("2040-9999", 2040, 2048),
         ("-9999", 0, 2048),
     ):
-        answer = empty.fetch(url, asked)
+        answer = empty.fetch(url, requested)
         assert (answer.status_code, answer.content) == (206, content[start:stop])
         assert answer.headers["Content-Range"] == f"bytes {start}-{stop - 1}/2048"
         assert answer.headers["ETag"] == etag and answer.headers["Accept-Ranges"] == "bytes"
@@ -494,12 +497,12 @@ def test_ranges(empty: Caller) -> None:
     for odd in (("0-1", "4-5"), ("9-5",), ("x",), ("-",)):
         answer = empty.fetch(url, *odd)
         assert (answer.status_code, answer.content) == (200, content)
-    for asked in ("2048-", "-0", "5000-6000"):
-        answer = empty.fetch(url, asked)
+    for requested in ("2048-", "-0", "5000-6000"):
+        answer = empty.fetch(url, requested)
         assert (answer.status_code, answer.headers["Content-Range"]) == (416, "bytes */2048")
 
 
-def test_a_replaced_object_has_another_etag(empty: Caller) -> None:
+def test_a_replaced_object_has_another_etag(empty: Client) -> None:
     old = empty.cloud.put_object("t/output.zip", b"old")
     url = empty.url("t/output.zip")
     assert empty.fetch(url, "0-1", **{"If-Match": old}).content == b"ol"
@@ -512,7 +515,7 @@ def test_a_replaced_object_has_another_etag(empty: Caller) -> None:
     assert gone.status_code == 404 and "<Code>NoSuchKey</Code>" in gone.text
 
 
-def test_urls_expire_and_cannot_be_forged(empty: Caller, clock: Clock) -> None:
+def test_urls_expire_and_cannot_be_forged(empty: Client, clock: Clock) -> None:
     empty.cloud.put_object("a b/ö.zip", b"bytes")
     url = empty.url("a b/ö.zip")
     assert empty.fetch(url).content == b"bytes"
@@ -539,7 +542,7 @@ def test_urls_expire_and_cannot_be_forged(empty: Caller, clock: Clock) -> None:
     assert empty.fetch(empty.url("a b/ö.zip")).status_code == 200
 
 
-def test_a_key_sent_to_the_store_is_noticed(empty: Caller) -> None:
+def test_a_key_sent_to_the_store_is_noticed(empty: Client) -> None:
     empty.cloud.put_object("t/output.zip", b"bytes")
     url = empty.url("t/output.zip")
     empty.fetch(url)
@@ -548,12 +551,12 @@ def test_a_key_sent_to_the_store_is_noticed(empty: Caller) -> None:
     assert empty.cloud.store.leaked_keys == ["/demo-bucket/t/output.zip"]
 
 
-def test_requests_are_recorded_without_signatures(empty: Caller) -> None:
+def test_requests_are_recorded_without_signatures(empty: Client) -> None:
     empty.cloud.put_object("t/output.zip", b"0123456789")
     url = empty.url("t/output.zip")
     empty.cloud.clear_requests()
     empty.fetch(url, "2-4")
-    empty.ask("/tasks?per_page=1&status=success")
+    empty.request("/tasks?per_page=1&status=success")
     store, api = empty.cloud.requests
     assert (store.side, store.method, store.range, store.status) == (
         "store",
@@ -567,7 +570,7 @@ def test_requests_are_recorded_without_signatures(empty: Caller) -> None:
     assert api.query == {"per_page": ["1"], "status": ["success"]}
 
 
-def test_latency_and_bandwidth_are_what_they_are_set_to(empty: Caller) -> None:
+def test_latency_and_bandwidth_can_be_set(empty: Client) -> None:
     empty.cloud.put_object("t/output.zip", bytes(100_000))
     url = empty.url("t/output.zip")
     empty.cloud.store.latency_s = 0.1
@@ -577,7 +580,7 @@ def test_latency_and_bandwidth_are_what_they_are_set_to(empty: Caller) -> None:
     assert 0.28 < time.monotonic() - began < 1
 
 
-def test_a_file_on_disk_can_be_an_object(empty: Caller, tmp_path: Path) -> None:
+def test_a_file_on_disk_can_be_an_object(empty: Client, tmp_path: Path) -> None:
     (tmp_path / "big").write_bytes(bytes(range(256)) * 10_000)
     empty.cloud.put_object("t/output.zip", FileSource(tmp_path / "big"))
     url = empty.url("t/output.zip")
@@ -585,10 +588,10 @@ def test_a_file_on_disk_can_be_an_object(empty: Caller, tmp_path: Path) -> None:
     assert empty.fetch(url, "255-257").content == b"\xff\0\1"
 
 
-# What tests control.
+# Changes by tests.
 
 
-def test_added_tasks_say_what_they_are_told(empty: Caller) -> None:
+def test_added_tasks_have_the_given_fields(empty: Client) -> None:
     made = empty.cloud.add_task(
         outputs={"stdout.txt": b"hello\n"},
         inputs={"case": b"x"},
@@ -606,21 +609,21 @@ def test_added_tasks_say_what_they_are_told(empty: Caller) -> None:
     assert (listed["t1"]["status"], listed["t1"]["is_terminated"]) == ("brand-new", False)
     assert (listed["t1"]["executer"], listed["t1"]["error_detail"]) == (None, "why")
     empty.cloud.remove_task("t1")
-    assert empty.ask("/tasks/t1").status_code == 404
+    assert empty.request("/tasks/t1").status_code == 404
 
 
-def test_set_status_fills_in_the_times(empty: Caller, clock: Clock) -> None:
+def test_set_status_fills_in_the_times(empty: Client, clock: Clock) -> None:
     empty.cloud.add_task("t1", status="submitted")
-    task = empty.ask("/tasks/t1").json()
+    task = empty.request("/tasks/t1").json()
     assert task["input_submit_time"] and not task["start_time"] and not task["executer"]
     clock.now += 10
     empty.cloud.set_status("t1", "computation-started")
-    task = empty.ask("/tasks/t1").json()
+    task = empty.request("/tasks/t1").json()
     assert task["start_time"] == task["computation_start_time"] and not task["end_time"]
     assert task["executer"]["vm_type"].endswith("c2-standard-4")
     clock.now += 90
     empty.cloud.set_status("t1", "success")
-    task = empty.ask("/tasks/t1").json()
+    task = empty.request("/tasks/t1").json()
     assert task["metrics"]["computation_seconds"] == 90
     assert task["end_time"] == task["computation_end_time"] and task["is_terminated"]
 

@@ -31,7 +31,7 @@ def test_the_table_of_packages_names_modules_that_exist() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
 def test_paths_in_documents_exist(document: Path) -> None:
-    """Each path with a slash below taskfs/, tests/ or scripts/, and each `package/module`, exists."""
+    """Each path below taskfs/, tests/ or scripts/, and each `package/module`, exists."""
     text = re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL)
     packages = {path.name for path in PACKAGE.iterdir() if path.is_dir()}
     missing = []

@@ -1,4 +1,4 @@
-"""`taskfs.download.plan`, `fetching` and `target` on archives in memory: no sockets, no commands."""
+"""`taskfs.download` on archives in memory: no sockets, no commands."""
 
 import errno
 import fcntl
@@ -12,13 +12,18 @@ from typing import Any, cast
 import pytest
 
 from taskfs.archive.archive import Archive
-from taskfs.archive.index import Member
-from taskfs.download import fetch as fetching
-from taskfs.download import plan as download
-from taskfs.download.destination import Target
-from taskfs.errors import CorruptData, NotFound, Unavailable, Unsupported
+from taskfs.archive.member import Member
+from taskfs.download.destination import Destination
+from taskfs.download.fetch import download_all
+from taskfs.download.items import ArchiveDownload
+from taskfs.download.plan import check_space, plan_archive, plan_members
+from taskfs.download.run import DownloadItem
+from taskfs.download.selection import select_members
+from taskfs.errors import CorruptData, NoSpace, NotFound, Unavailable, Unsupported
 from taskfs.model import ObjectVersion
+from tests.mounts import eventually
 
+MEGABYTE = 1 << 20
 MTIME_NS = 1_700_000_000_123_456_700
 
 
@@ -68,12 +73,12 @@ def member(path: str, content: bytes) -> Member:
     return Member(path, len(content), len(content), crc, 0, 0, 0, MTIME_NS, path.encode())
 
 
-def plan(archive: MemoryArchive, target: Path, *names: str) -> list[fetching.DownloadItem]:
-    return download.plan_members(cast(Archive, archive), target, names)
+def plan(archive: MemoryArchive, target: Path, *names: str) -> list[DownloadItem]:
+    return plan_members(cast(Archive, archive), target, names)
 
 
-def plan_raw(archive: MemoryArchive, target: Path) -> list[fetching.DownloadItem]:
-    return download.plan_archive(cast(Archive, archive), target, "output.zip")
+def plan_raw(archive: MemoryArchive, target: Path) -> list[DownloadItem]:
+    return plan_archive(cast(Archive, archive), target, "output.zip")
 
 
 FILES = {"a.txt": b"a" * 10, "d/b.txt": b"b" * 20, "d/e/c.txt": b"", "[x].txt": b"x"}
@@ -93,12 +98,12 @@ class TestSelect:
         ],
     )
     def test_names(self, names: tuple[str, ...], expected: list[str]) -> None:
-        chosen = download.select_members(MemoryArchive(FILES).members, names)
+        chosen = select_members(MemoryArchive(FILES).members, names)
         assert [member.path for member in chosen] == expected
 
     def test_each_missing_name_is_named(self) -> None:
         with pytest.raises(NotFound, match=r"not in the archive: nope, \*\.vtk$"):
-            download.select_members(MemoryArchive(FILES).members, ["nope", "a.txt", "*.vtk"])
+            select_members(MemoryArchive(FILES).members, ["nope", "a.txt", "*.vtk"])
 
 
 class TestFiles:
@@ -106,7 +111,7 @@ class TestFiles:
         archive = MemoryArchive(FILES)
         counted: list[int] = []
 
-        assert fetching.run(plan(archive, tmp_path), counted.append) == []
+        assert download_all(plan(archive, tmp_path), counted.append) == []
 
         for path, content in FILES.items():
             assert (tmp_path / path).read_bytes() == content
@@ -117,7 +122,7 @@ class TestFiles:
     @pytest.mark.parametrize("change", ["size", "time", "gone", "link"])
     def test_what_is_not_as_it_was_is_fetched_again(self, tmp_path: Path, change: str) -> None:
         archive = MemoryArchive(FILES)
-        fetching.run(plan(archive, tmp_path))
+        download_all(plan(archive, tmp_path))
         path = tmp_path / "d/b.txt"
         path.unlink()
         if change == "size":
@@ -128,16 +133,16 @@ class TestFiles:
         elif change == "link":
             path.symlink_to(tmp_path / "a.txt")
 
-        fetches = plan(archive, tmp_path)
-        fetching.run(fetches)
+        items = plan(archive, tmp_path)
+        download_all(items)
 
-        assert [fetch.path for fetch in fetches] == [path]
+        assert [item.path for item in items] == [path]
         assert path.read_bytes() == FILES["d/b.txt"]
         assert (tmp_path / "a.txt").read_bytes() == FILES["a.txt"]
 
     def test_a_file_system_that_rounds_times(self, tmp_path: Path) -> None:
         archive = MemoryArchive({"a": b"a"})
-        fetching.run(plan(archive, tmp_path))
+        download_all(plan(archive, tmp_path))
         rounded = MTIME_NS // (2 * 10**9) * 2 * 10**9  # FAT
         os.utime(tmp_path / "a", ns=(rounded, rounded))
         assert plan(archive, tmp_path) == []
@@ -147,7 +152,7 @@ class TestFiles:
         archive.wrong["a.txt"] = [b"A" * 10]
         counted: list[int] = []
 
-        assert fetching.run(plan(archive, tmp_path, "a.txt"), counted.append) == []
+        assert download_all(plan(archive, tmp_path, "a.txt"), counted.append) == []
 
         assert (tmp_path / "a.txt").read_bytes() == b"a" * 10
         assert sum(counted) == 10
@@ -161,7 +166,7 @@ class TestFiles:
         archive = MemoryArchive(FILES)
         archive.wrong["a.txt"] = [wrong, wrong]
 
-        failures = fetching.run(plan(archive, tmp_path))
+        failures = download_all(plan(archive, tmp_path))
 
         assert [failure.path for failure in failures] == [str(tmp_path / "a.txt")]
         assert (tmp_path / "d/b.txt").exists()
@@ -173,7 +178,7 @@ class TestFiles:
         archive.wrong["5"] = [Unavailable("no answer")]
 
         with pytest.raises(Unavailable):
-            fetching.run(plan(archive, tmp_path))
+            download_all(plan(archive, tmp_path))
 
         assert len(archive.opened) < 100
         assert not list(tmp_path.rglob(".*"))
@@ -181,50 +186,60 @@ class TestFiles:
     def test_an_error_of_the_disk_names_the_file(self, tmp_path: Path) -> None:
         (tmp_path / "a.txt").mkdir()
         with pytest.raises(IsADirectoryError) as caught:
-            fetching.run(plan(MemoryArchive(FILES), tmp_path, "a.txt"))
+            download_all(plan(MemoryArchive(FILES), tmp_path, "a.txt"))
         assert caught.value.filename == str(tmp_path / "a.txt")
         assert not list(tmp_path.rglob(".*"))
 
-    def test_stopping_removes_what_a_stuck_reader_has_begun(self, tmp_path: Path) -> None:
-        archive = MemoryArchive({"a": b"a" * 10})
-        reading, go_on = threading.Event(), threading.Event()
+    def test_a_fatal_error_removes_the_file_of_a_blocked_reader(self, tmp_path: Path) -> None:
+        archive = MemoryArchive({"a": b"a" * 10, "b": b"b"})
+        reading, resumed = threading.Event(), threading.Event()
 
-        class Stuck(MemoryReader):
+        class BlockedReader(MemoryReader):
             def read_at(self, offset: int, size: int) -> bytes:
                 reading.set()
-                go_on.wait(10)
+                assert resumed.wait(10)
                 return super().read_at(offset, size)
 
-        archive.open_member = lambda member: Stuck(b"a" * 10)  # type: ignore[method-assign]
-        session = fetching.DownloadRun(lambda size: None)
-        (fetch,) = plan(archive, tmp_path)
-        queue = fetching._Queue([fetch])
-        thread = threading.Thread(target=queue.work, args=(session,))
+        def open_member(member: Member) -> MemoryReader:
+            if member.path == "a":
+                return BlockedReader(b"a" * 10)
+            assert reading.wait(10)
+            assert list(tmp_path.glob(".*.part"))
+            raise Unavailable("no answer")
+
+        archive.open_member = open_member  # type: ignore[method-assign]
+        errors: list[Exception] = []
+
+        def download() -> None:
+            try:
+                download_all(plan(archive, tmp_path))
+            except Unavailable as exc:
+                errors.append(exc)
+
+        thread = threading.Thread(target=download)
         thread.start()
-        reading.wait(10)
-        assert list(tmp_path.glob(".*.part"))
+        assert reading.wait(10)
+        eventually(lambda: not list(tmp_path.iterdir()))
 
-        session.stop()
-
-        assert not list(tmp_path.iterdir())
-        go_on.set()
-        thread.join()
+        resumed.set()
+        thread.join(10)
+        assert len(errors) == 1
         assert not list(tmp_path.iterdir())
 
-    @pytest.mark.parametrize("place", ["d", "d/e"])
-    def test_no_link_is_followed(self, tmp_path: Path, place: str) -> None:
+    @pytest.mark.parametrize("parent", ["d", "d/e"])
+    def test_no_link_is_followed(self, tmp_path: Path, parent: str) -> None:
         target, elsewhere = tmp_path / "target", tmp_path / "elsewhere"
-        (target / place).parent.mkdir(parents=True)
+        (target / parent).parent.mkdir(parents=True)
         elsewhere.mkdir()
-        (target / place).symlink_to(elsewhere)
+        (target / parent).symlink_to(elsewhere)
         with pytest.raises(FileExistsError, match="link"):
-            fetching.run(plan(MemoryArchive(FILES), target))
+            download_all(plan(MemoryArchive(FILES), target))
         assert not list(elsewhere.iterdir())
 
     def test_the_target_itself_may_be_a_link(self, tmp_path: Path) -> None:
         (tmp_path / "real").mkdir()
         (tmp_path / "link").symlink_to(tmp_path / "real")
-        fetching.run(plan(MemoryArchive(FILES), tmp_path / "link"))
+        download_all(plan(MemoryArchive(FILES), tmp_path / "link"))
         assert (tmp_path / "real" / "a.txt").exists()
 
     def test_a_target_that_is_a_file(self, tmp_path: Path) -> None:
@@ -236,67 +251,67 @@ class TestFiles:
         before = os.listdir("/proc/self/fd")
         archive = MemoryArchive(FILES)
         archive.wrong["a.txt"] = [b"", b""]
-        fetching.run(plan(archive, tmp_path))
-        assert not Target(tmp_path).has(member("no/such/path", b""))
+        download_all(plan(archive, tmp_path))
+        assert not Destination(tmp_path).has(member("no/such/path", b""))
         assert os.listdir("/proc/self/fd") == before
 
 
 class TestArchive:
-    RAW = os.urandom(3 * fetching.CHUNK + 5)
+    RAW = os.urandom(3 * MEGABYTE + 5)
 
     def test_whole(self, tmp_path: Path) -> None:
         archive = MemoryArchive({}, self.RAW)
-        fetching.run(plan_raw(archive, tmp_path))
+        download_all(plan_raw(archive, tmp_path))
         assert (tmp_path / "output.zip").read_bytes() == self.RAW
         assert os.listdir(tmp_path) == ["output.zip"]
         assert plan_raw(archive, tmp_path) == []
 
     def test_another_one_of_the_same_size_is_replaced(self, tmp_path: Path) -> None:
         (tmp_path / "output.zip").write_bytes(bytes(len(self.RAW)))
-        fetching.run(plan_raw(MemoryArchive({}, self.RAW), tmp_path))
+        download_all(plan_raw(MemoryArchive({}, self.RAW), tmp_path))
         assert (tmp_path / "output.zip").read_bytes() == self.RAW
 
     def test_it_goes_on_where_it_stopped(self, tmp_path: Path) -> None:
         archive = MemoryArchive({}, self.RAW)
-        (fetch,) = plan_raw(archive, tmp_path)
-        assert isinstance(fetch, fetching.ArchiveDownload)
-        fetch.part.write_bytes(self.RAW[: fetching.CHUNK])
+        (item,) = plan_raw(archive, tmp_path)
+        assert isinstance(item, ArchiveDownload)
+        item.partial_path.write_bytes(self.RAW[:MEGABYTE])
         counted: list[int] = []
-        assert fetch.size == len(self.RAW) - fetching.CHUNK  # a rate of what is there says nothing
+        assert item.remaining_bytes == len(self.RAW) - MEGABYTE
 
-        fetching.run([fetch], counted.append)
+        download_all([item], counted.append)
 
-        assert min(archive.raw_reads) == fetching.CHUNK
-        assert sum(counted) == len(self.RAW) - fetching.CHUNK
+        assert min(archive.raw_reads) == MEGABYTE
+        assert sum(counted) == len(self.RAW) - MEGABYTE
         assert (tmp_path / "output.zip").read_bytes() == self.RAW
 
     def test_another_version_is_not_continued(self, tmp_path: Path) -> None:
         old, new = MemoryArchive({}, self.RAW), MemoryArchive({}, self.RAW[::-1])
         new.version = ObjectVersion(new.size, "another")
-        (fetch,) = plan_raw(old, tmp_path)
-        assert isinstance(fetch, fetching.ArchiveDownload)
-        fetch.part.write_bytes(self.RAW[: fetching.CHUNK])
+        (item,) = plan_raw(old, tmp_path)
+        assert isinstance(item, ArchiveDownload)
+        item.partial_path.write_bytes(self.RAW[:MEGABYTE])
 
-        fetching.run(plan_raw(new, tmp_path))
+        download_all(plan_raw(new, tmp_path))
 
         assert (tmp_path / "output.zip").read_bytes() == self.RAW[::-1]
         assert os.listdir(tmp_path) == ["output.zip"]
 
     def test_two_at_once_do_not_mix(self, tmp_path: Path) -> None:
-        (fetch,) = plan_raw(MemoryArchive({}, self.RAW), tmp_path)
-        assert isinstance(fetch, fetching.ArchiveDownload)
-        with open(fetch.part, "wb") as other:
+        (item,) = plan_raw(MemoryArchive({}, self.RAW), tmp_path)
+        assert isinstance(item, ArchiveDownload)
+        with open(item.partial_path, "wb") as other:
             fcntl.flock(other, fcntl.LOCK_EX)
             with pytest.raises(OSError, match="another download is at work"):
-                fetching.run([fetch])
+                download_all([item])
 
 
 def test_too_little_room_is_told_before_anything_is_written(tmp_path: Path) -> None:
     archive = MemoryArchive({"huge": b""})
     archive.members[0] = Member("huge", 1 << 60, 1, 0, 0, 0, 0, 0, b"huge")
-    fetches = plan(archive, tmp_path / "a" / "b")
-    with pytest.raises(download.NoSpace, match=r"PB are needed in .*make room"):
-        download.check_space(fetches)
+    items = plan(archive, tmp_path / "a" / "b")
+    with pytest.raises(NoSpace, match=r"PB are needed in .*make room"):
+        check_space(items)
     assert not list(tmp_path.iterdir())
 
 
@@ -311,7 +326,7 @@ def test_a_file_system_without_locks(
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     archive = MemoryArchive({}, TestArchive.RAW)
-    assert fetching.run(plan_raw(archive, tmp_path)) == []
+    assert download_all(plan_raw(archive, tmp_path)) == []
     assert (tmp_path / "output.zip").read_bytes() == TestArchive.RAW
 
 
@@ -326,6 +341,6 @@ def test_a_file_system_without_times(
 
     monkeypatch.setattr(os, "utime", refuse)
     warnings: list[str] = []
-    assert fetching.run(plan(MemoryArchive(FILES), tmp_path), warn=warnings.append) == []
+    assert download_all(plan(MemoryArchive(FILES), tmp_path), warn=warnings.append) == []
     assert (tmp_path / "a.txt").read_bytes() == FILES["a.txt"]
     assert len(warnings) == 1 and warnings[0].startswith("the time of 4 files could not be set")

@@ -84,7 +84,7 @@ def test_shutdown_cancels_what_has_not_begun() -> None:
 
 
 def test_the_threads_end_with_the_pool() -> None:
-    """`taskfs.support.thread_pool`: The threads know the queue and not the pool, so they end with it."""
+    """Threads know the queue and not the pool, so they end with it."""
     pool = DaemonPool(2, "test-gone")
     pool.submit(abs, 1).result(PATIENCE_S)
     del pool

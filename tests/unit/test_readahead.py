@@ -1,4 +1,4 @@
-"""`taskfs.cache.readahead`: how far is fetched beyond what was asked, counted in requests and bytes."""
+"""`taskfs.cache.readahead`: how far it fetches ahead, in requests and bytes."""
 
 import itertools
 import random

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from taskfs.errors import BadAnswer
-from taskfs.model import Task, format_elapsed, format_size
+from taskfs.model import Task
 from taskfs.remote.task_json import is_directory_name, parse_task
+from taskfs.support.formatting import format_elapsed, format_size
 
 WHOLE: dict[str, Any] = {
     "task_id": "i4ir3kvv62odsfrhko4y8w2an",

@@ -20,8 +20,8 @@ from taskfs.cache.disk_cache import DiskCache, cache_key
 from taskfs.cache.memory_cache import BLOCK
 from taskfs.cache.range_locks import lock_range
 from taskfs.errors import MountError
-from taskfs.fuse import mount
 from taskfs.fuse import process_memory as memory
+from taskfs.fuse.stderr_capture import explain_mount_errors
 from taskfs.support import fallback
 from taskfs.support.buffers import POOLED_SIZES, allocate, trim_pools
 from taskfs.support.clock import age_clock
@@ -173,7 +173,7 @@ def test_without_files_in_memory(
     monkeypatch.setattr(os, "memfd_create", refuse)
     if disk == "no disk":
         monkeypatch.setattr("tempfile.TemporaryFile", refuse_with(errno.EROFS))
-    with pytest.raises(MountError) as caught, mount._libfuse_heard(tmp_path):
+    with pytest.raises(MountError) as caught, explain_mount_errors(str(tmp_path)):
         os.write(2, b"fusermount: too many FUSE filesystems mounted\n")
         raise MountError("libfuse could not mount")
     if disk == "a disk":
@@ -209,5 +209,5 @@ def test_without_glibc(logged: Callable[[], list[str]], monkeypatch: pytest.Monk
         memory.tune()
         ended = threading.Event()
         threading.Timer(0.05, ended.set).start()
-        memory.give_back(ended)
+        memory.trim_until(ended)
     assert logged() == ["mallopt", "malloc_trim"] * 3

@@ -1,7 +1,7 @@
-"""`Dispatch`: from one request of the kernel to the parts of its answer.
+"""`Dispatch`: turns one request of the kernel into the parts of its answer.
 
-It reads no device and starts no thread. `operations` serves the request by path; `protocol` knows
-the layouts.
+It reads no device and starts no thread. `fuse.operations` serves the request by path, and
+`protocol` knows the layouts.
 """
 
 import contextlib
@@ -36,8 +36,8 @@ from taskfs.fuse.kernel.protocol import (
 )
 from taskfs.fuse.operations import DirectoryListing, OpenResult, StatFs, TaskOperations
 from taskfs.support.buffers import Buffer
-from taskfs.tasks.archives import PageCacheMode
 from taskfs.tree.nodes import DIRECTORY_MODE, Entry
+from taskfs.tree.page_cache import PageCacheMode
 
 Answer = Sequence[Buffer]
 NO_ANSWER: Final[Answer] = ()  # FORGET has none
@@ -49,7 +49,7 @@ _OPEN_FLAGS: Final = {
     PageCacheMode.DROP: 0,
     PageCacheMode.DIRECT: int(OpenFlag.DIRECT_IO),
 }
-# The change that a SETATTR makes, by the bits of `valid` (FATTR_…), as a program calls it.
+# The operation of a SETATTR, by the bits of its field `valid` (FATTR_…). Other bits are times.
 _CHANGES: Final = ((1 << 3, "truncate"), (1 << 0, "chmod"), (1 << 1 | 1 << 2, "chown"))
 _REFUSED: Final = {
     Opcode.CREATE: "create",
@@ -65,21 +65,24 @@ _REFUSED: Final = {
 }
 
 
-class _Listing:
+class _OpenDirectory:
     """An open directory with the listing of its last read from the start."""
 
-    __slots__ = ("listed", "path")
+    __slots__ = ("listing", "path")
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.listed: DirectoryListing | None = None
+        self.listing: DirectoryListing | None = None
 
 
 class Dispatch:
-    """Answers requests. Safe for concurrent use.
+    """Answers requests.
 
-    *store* puts bytes into the kernel's page cache of a file: it gets a nodeid, an offset and the
-    bytes, which lie behind those that were just read.
+    Safe for concurrent use: the tables of nodes and pushes have locks of their own, and the others
+    change by single operations of a dict or set.
+
+    *store* puts bytes into the kernel's page cache of a file. It gets a nodeid, an offset and the
+    bytes, which lie behind the bytes that were read last.
     """
 
     def __init__(
@@ -93,7 +96,8 @@ class Dispatch:
         self._store = store
         self._nodes = NodeTable()
         self._pushes = PagePush()
-        self._listings: dict[int, _Listing] = {}
+        self._directories: dict[int, _OpenDirectory] = {}
+        self._pushable: set[int] = set()  # numbers of open files whose bytes may be pushed
         self._numbers = itertools.count(1)
         self._methods: dict[int, Callable[[int, memoryview], Answer]] = {
             Opcode.LOOKUP: self._lookup,
@@ -121,10 +125,10 @@ class Dispatch:
             self._methods[opcode] = self._refusing(name)
 
     def answer(self, opcode: int, nodeid: int, body: memoryview) -> Answer:
-        """Return the parts of the answer to one request; *body* is valid during the call.
+        """Return the parts of the answer to one request; *body* is valid only during the call.
 
         Raises:
-            OSError: the errno of the failure; ENOSYS tells the kernel never to ask again.
+            OSError: the request failed. After ENOSYS the kernel never sends this opcode again.
         """
         method = self._methods.get(opcode)
         if method is None:
@@ -170,26 +174,34 @@ class Dispatch:
         flags, _ = OPEN_IN.unpack_from(body)
         path = self._path(nodeid)
         opened: OpenResult = self._operations("open", path, flags)
-        if opened.mode is PageCacheMode.KEEP:
-            self._push_all(nodeid, path, opened.fh)
+        if opened.can_push:
+            self._pushable.add(opened.fh)
+            # In any other mode the kernel drops the pages of the file as it opens.
+            if opened.mode is PageCacheMode.KEEP:
+                self._push_all(nodeid, path, opened.fh)
         return (OPEN_OUT.pack(opened.fh, _OPEN_FLAGS[opened.mode], 0),)
 
     def _read(self, nodeid: int, body: memoryview) -> Answer:
         fh, offset, size = READ_IN.unpack_from(body)
         path = self._path(nodeid)
+        if fh not in self._pushable:
+            return (self._operations("read", path, size, offset, fh),)
         with self._pushes.read(nodeid, offset, offset + size):
             piece = self._operations("read", path, size, offset, fh)
             self._push_all(nodeid, path, fh)
         return (piece,)
 
     def _push_all(self, nodeid: int, path: str, fh: int) -> None:
-        """Push before the answer, because the program then asks for these bytes at once."""
-        with contextlib.suppress(OSError):  # a read of these bytes meets the failure again
+        """Push every piece that is ready.
+
+        This happens before the answer, because the program asks for these bytes right after it.
+        """
+        with contextlib.suppress(OSError):  # a read of these bytes fails again, and is answered
             while self._push(nodeid, path, fh):
                 pass
 
     def _push(self, nodeid: int, path: str, fh: int) -> bool:
-        """Push one piece that lies behind the bytes just read; return False if there is none."""
+        """Push one piece that lies behind the bytes read last; return False if there is none."""
         take = partial(self._operations, "take_pushable", path, fh)
         with self._pushes.push(nodeid, take) as ready:
             if ready:
@@ -204,24 +216,25 @@ class Dispatch:
         return (WRITE_OUT.pack(count, 0),)
 
     def _release(self, nodeid: int, body: memoryview) -> Answer:
-        # Without its path, which may be gone by now.
-        self._operations("release", "", *RELEASE_IN.unpack_from(body))
+        (fh,) = RELEASE_IN.unpack_from(body)
+        self._pushable.discard(fh)
+        self._operations("release", "", fh)  # without the path, which may no longer exist
         return EMPTY
 
     def _statfs(self, nodeid: int, body: memoryview) -> Answer:
-        room: StatFs = self._operations("statfs", "")
-        blocks = (room.blocks, room.free, room.free, room.files, room.free_files)
-        return (STATFS_OUT.pack(*blocks, room.unit, room.longest_name, room.unit, 0),)
+        stat: StatFs = self._operations("statfs", "")
+        counts = (stat.blocks, stat.free, stat.free, stat.files, stat.free_files)
+        return (STATFS_OUT.pack(*counts, stat.unit, stat.name_max, stat.unit, 0),)
 
     def _opendir(self, nodeid: int, body: memoryview) -> Answer:
         path = self._path(nodeid)
         self._operations("opendir", path)  # a directory that is gone is ENOENT here
         fh = next(self._numbers)
-        self._listings[fh] = _Listing(path)
+        self._directories[fh] = _OpenDirectory(path)
         return (OPEN_OUT.pack(fh, 0, 0),)
 
     def _releasedir(self, nodeid: int, body: memoryview) -> Answer:
-        self._listings.pop(RELEASE_IN.unpack_from(body)[0], None)
+        self._directories.pop(RELEASE_IN.unpack_from(body)[0], None)
         return EMPTY
 
     def _readdir(self, nodeid: int, body: memoryview) -> Answer:
@@ -233,19 +246,19 @@ class Dispatch:
             return self._list(nodeid, body, plus=True)
 
     def _list(self, nodeid: int, body: memoryview, *, plus: bool) -> Answer:
-        """Return the entries from an offset on that fit, with attributes if those cost no request.
+        """Return the entries from the offset on that fit, for *plus* with the known attributes.
 
-        Offsets count entries, `.` and `..` being the first two.
+        Offsets count entries; `.` and `..` are the first two.
         """
         fh, offset, size = READ_IN.unpack_from(body)
-        listing = self._listings.get(fh)
-        if listing is None:
+        directory = self._directories.get(fh)
+        if directory is None:
             raise OSError(errno.EBADF, "")
-        if listing.listed is None or not offset:
-            listing.listed = self._operations("readdir", listing.path)
-        entries, known_attrs, attr_lifetime_s = listing.listed
+        if directory.listing is None or not offset:
+            directory.listing = self._operations("readdir", directory.path)
+        entries, known_attrs, attr_lifetime_s = directory.listing
         answer, packer = [], self._packer
-        # Before the attributes are looked up: see `ArchiveRegistry.attr_lifetime`.
+        # Before the attributes are looked up: see `PageCache.attr_lifetime`.
         valid = packer.valid(attr_lifetime_s())
         for number in range(offset, len(entries) + len(_DOTS)):
             dots = number < len(_DOTS)
@@ -254,13 +267,13 @@ class Dispatch:
             size -= packer.dirent_size(name, plus)
             if size < 0:
                 break
-            listed = name, entry.ino or nodeid, entry.mode, number + 1
+            fields = name, entry.ino or nodeid, entry.mode, number + 1
             if not plus:
-                answer.append(packer.dirent(*listed))
+                answer.append(packer.dirent(*fields))
                 continue
             attrs = None if dots else known_attrs(entry.name)
-            child = self._nodes.add_lookup(listing.path, entry.name) if attrs else 0
-            answer.append(packer.direntplus(*listed, child, attrs, valid))
+            child = self._nodes.add_lookup(directory.path, entry.name) if attrs else 0
+            answer.append(packer.direntplus(*fields, child, attrs, valid))
         return (b"".join(answer),)
 
     def _setxattr(self, nodeid: int, body: memoryview) -> Answer:
@@ -285,7 +298,7 @@ class Dispatch:
         return EMPTY
 
     def _ioctl(self, nodeid: int, body: memoryview) -> Answer:
-        raise OSError(errno.ENOTTY, "")  # Python's `open` asks whether the file is a terminal
+        raise OSError(errno.ENOTTY, "")  # Python's `open` checks whether the file is a terminal
 
     def _refusing(self, name: str) -> Callable[[int, memoryview], Answer]:
         def refuse(nodeid: int, body: memoryview) -> Answer:

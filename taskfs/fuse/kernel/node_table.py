@@ -7,16 +7,17 @@ from typing import Final
 from taskfs.errors import NotFound
 from taskfs.fuse.kernel.protocol import ROOT_ID
 
-_MASK: Final = (1 << 53) - 1  # `.` and `..` show these numbers as inodes: see `nodes.INODE_BITS`
+# 53 bits, because `.` and `..` show nodeids as inode numbers: see `nodes.INODE_BITS`.
+_MASK: Final = (1 << 53) - 1
 
 
 class NodeTable:
-    """From nodeid to path and back. Safe for concurrent use.
+    """Maps nodeids to paths and back. Safe for concurrent use: the lock guards both dicts.
 
-    A node is kept as the path of its directory and its name. Both strings exist elsewhere, so
-    100,000 nodes take little memory. The nodeid is derived from their hash, so no second table is
-    needed; a collision takes the next free number. Paths never change, because the file system has
-    no rename. Versions of an archive are told apart by the `ArchiveRegistry`, not here.
+    An entry is the path of the directory and the name. Both strings exist elsewhere, so 100,000
+    nodes take little memory. The nodeid is derived from their hash, so no second table is needed; a
+    collision takes the next free number. Paths never change, because the file system has no rename.
+    `PageCache` distinguishes the versions of an archive; a path has one nodeid for all of them.
     """
 
     def __init__(self) -> None:

@@ -2,8 +2,7 @@
 
 The kernel locks the pages of a read until the read is answered, and a push to a locked page waits.
 So nothing is pushed where a read is in flight. A push then waits only for reads that arrived after
-it began; those wait at most for later ones, and the last waits for none. The kernel sends a limited
-number of reads at once, so only a few threads may push at the same time.
+it began. Those wait at most for later reads, and the last one waits for none.
 """
 
 import threading
@@ -11,11 +10,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-MAX_PUSHES: Final = 4  # at the same time
+# Pushes at the same time. The kernel has a limited number of reads in flight (session.BACKGROUND),
+# so some threads must be left to answer them.
+MAX_PUSHES: Final = 4
 
 
 class PagePush:
-    """The reads in flight, by file. Safe for concurrent use."""
+    """The reads in flight, by file, and the number of pushes.
+
+    Safe for concurrent use: the lock guards both, and is never held during a read or a push.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

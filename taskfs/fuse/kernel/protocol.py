@@ -1,8 +1,8 @@
 """The protocol of /dev/fuse: numbers and layouts of linux/fuse.h.
 
-This is version 7.31 (Linux 5.4); an older kernel leaves out what it does not know. Linux 4.18 is
-the oldest that was run. All integers are in the machine's byte order, and the structures have no
-implicit padding.
+This is version 7.31 (Linux 5.4); an older kernel does not send requests that it does not know.
+Linux 4.18 is the oldest that was tested. All integers are in the machine's byte order, and the
+structures have no implicit padding.
 """
 
 import mmap
@@ -10,7 +10,7 @@ from enum import IntEnum, IntFlag
 from struct import Struct
 from typing import Final
 
-from taskfs.tree.nodes import Attrs
+from taskfs.fuse.attributes import FileAttributes
 
 MAJOR: Final = 7
 MINOR: Final = 31
@@ -58,7 +58,7 @@ class Opcode(IntEnum):
 
 
 class Feature(IntFlag):
-    """Features that are used if both sides offer them (`FUSE_…` flags of INIT)."""
+    """Features that are on if both sides offer them (`FUSE_…` flags of INIT)."""
 
     ASYNC_READ = 1 << 0
     BIG_WRITES = 1 << 5
@@ -119,29 +119,26 @@ def name_of(body: memoryview) -> bytes:
 
 
 class Packer:
-    """Packs attributes and directory entries.
+    """Packs attributes and directory entries. Immutable.
 
-    Files belong to *uid* and *gid*; *umask* clears bits of their modes. The kernel keeps names and
-    attributes for *timeout_s* or longer.
+    The kernel keeps names and attributes for *timeout_s*, those of a listing possibly longer.
     """
 
-    def __init__(self, uid: int, gid: int, umask: int, timeout_s: float) -> None:
-        self._owner = uid, gid
-        self._umask = umask
+    def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._entry_valid = self.valid(timeout_s)
         self._attr_valid = self._entry_valid[0], self._entry_valid[2], 0
 
     def valid(self, attr_lifetime_s: float) -> Valid:
-        """Return the lifetimes for *attr_lifetime_s*, and at least for the attr timeout."""
+        """Return lifetimes of *attr_lifetime_s* seconds, but at least of the attr timeout."""
         seconds, rest = divmod(round(max(attr_lifetime_s, self._timeout_s) * 10**9), 10**9)
         return seconds, seconds, rest, rest
 
-    def attributes(self, attrs: Attrs) -> bytes:
+    def attributes(self, attrs: FileAttributes) -> bytes:
         """Return a `fuse_attr_out`."""
         return _ATTR_OUT.pack(*self._attr_valid, *self._attr(attrs))
 
-    def entry(self, nodeid: int, attrs: Attrs) -> bytes:
+    def entry(self, nodeid: int, attrs: FileAttributes) -> bytes:
         """Return a `fuse_entry_out`, the answer to a lookup."""
         return _ENTRY_OUT.pack(nodeid, 0, *self._entry_valid, *self._attr(attrs))
 
@@ -163,7 +160,7 @@ class Packer:
         mode: int,
         offset: int,
         nodeid: int,
-        attrs: Attrs | None,
+        attrs: FileAttributes | None,
         valid: Valid,
     ) -> bytes:
         """Return a `fuse_direntplus`; without *attrs* the kernel asks for them when needed."""
@@ -173,14 +170,12 @@ class Packer:
         head = _DIRENTPLUS_HEAD.pack(*entry, ino, offset, len(name), mode >> 12 & 15)
         return b"".join((head, name, _PADDING[len(name) % 8]))
 
-    def _attr(self, attrs: Attrs) -> tuple[int, ...]:
-        mode, ino, size, mtime_ns, ctime_ns, blocks = attrs
-        if mode & 0o170000 != 0o120000:
-            mode &= ~self._umask
+    @staticmethod
+    def _attr(attrs: FileAttributes) -> tuple[int, ...]:
+        mode, ino, size, mtime_ns, ctime_ns, blocks, nlink, uid, gid, block_size = attrs
         mtime_s, mtime_ns = divmod(mtime_ns, 10**9)
         ctime_s, ctime_ns = divmod(ctime_ns, 10**9)
-        uid, gid = self._owner
         return (
             *(ino, size, blocks, mtime_s, mtime_s, ctime_s, mtime_ns, mtime_ns, ctime_ns),
-            *(mode, 1, uid, gid, 0, PAGE, 0),
+            *(mode, nlink, uid, gid, 0, block_size, 0),
         )

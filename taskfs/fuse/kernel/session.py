@@ -1,8 +1,8 @@
 """`Session`: serves one mount, from the kernel's first request to its last.
 
-Requests are read by as many threads as there are requests that wait for something, and one more.
-They are threads of ours, so they keep their locals, and unlike libfuse's nobody waits for those
-that hang when the mount is gone.
+Each thread reads a request and answers it. One more thread than there are requests under way waits
+in the read, up to MAX_IDLE after a burst. The threads are Python's own, so thread-local data
+survives, and they are daemons, so a request that hangs cannot keep the process from ending.
 """
 
 import errno
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from taskfs.errors import MountError, TaskFSError
+from taskfs.fuse.engine import ProtocolRefused
 from taskfs.fuse.kernel.channel import Channel
 from taskfs.fuse.kernel.dispatch import NO_ANSWER, Answer, Dispatch
 from taskfs.fuse.kernel.protocol import (
@@ -36,12 +37,14 @@ from taskfs.support.buffers import Buffer
 
 log = logging.getLogger(__name__)
 
-MAX_WRITE: Final = 64 << 10  # as long as an extended attribute may be
-ROOM: Final = MAX_WRITE + PAGE  # the longest request, with its header
-MAX_READ: Final = 1 << 20
-MAX_IDLE: Final = 16  # threads that wait for a request; a crowd's others end
-# Reads that the kernel sends ahead of its readers: of all of them together.
+MAX_WRITE: Final = 64 << 10  # bytes of a write; the longest extended attribute is as long
+MAX_REQUEST: Final = MAX_WRITE + PAGE  # bytes of the longest request, with its header
+MAX_READ: Final = 1 << 20  # bytes of a read; the kernel's own limit is 256 pages
+MAX_IDLE: Final = 16  # threads that wait for a request; further ones end after a burst
+# Reads in flight that the kernel sends ahead of programs, for all files together. Its default of 12
+# leaves fast stores idle.
 BACKGROUND: Final = 64
+# Seconds that requests under way get to end once the mount is gone.
 SHUTDOWN_TIMEOUT_S: Final = 2.0
 FEATURES: Final = (
     Feature.ASYNC_READ
@@ -50,10 +53,16 @@ FEATURES: Final = (
     | Feature.PARALLEL_DIROPS
     | Feature.MAX_PAGES
 )
+# Requests that an open file or directory sends. With `allow_root` they are served for any user: a
+# process may have opened the file before it changed its user, as in libfuse.
+_OF_OPEN_FILES: Final = frozenset(
+    {Opcode.INIT, Opcode.READ, Opcode.WRITE, Opcode.RELEASE, Opcode.READDIR, Opcode.READDIRPLUS}
+    | {Opcode.RELEASEDIR, Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT}
+)
 
 
 class _Request:
-    """A request that is being answered."""
+    """A request under way, and whether the kernel reported that its caller was interrupted."""
 
     __slots__ = ("interrupted",)
 
@@ -61,19 +70,23 @@ class _Request:
         self.interrupted = False
 
 
-_served = threading.local()
+_serving = threading.local()
 
 
 def interrupted() -> bool:
     """Whether the request that the calling thread serves was interrupted; False elsewhere."""
-    request = getattr(_served, "request", None)
+    request = getattr(_serving, "request", None)
     return request is not None and request.interrupted
 
 
 class Session:
-    """One mount. Safe for concurrent use: the lock guards the counts of threads and requests.
+    """One mount.
 
-    *on_ready* is called once the kernel has its first answer: the mount may be used.
+    Safe for concurrent use. The lock guards the number of idle threads and is never held during a
+    request; the dict of requests under way changes by single operations.
+
+    *on_ready* is called once the kernel has its first answer: the mount may be used. With *users*,
+    only these user ids are served.
     """
 
     def __init__(
@@ -82,10 +95,12 @@ class Session:
         channel: Channel,
         packer: Packer,
         on_ready: Callable[[], None],
+        users: frozenset[int] | None = None,
     ) -> None:
         self._channel = channel
         self._dispatch = Dispatch(operations, packer, self._store)
         self._on_ready = on_ready
+        self._users = users
         self._lock = threading.Lock()
         self._idle = 0
         self._running: dict[int, _Request] = {}
@@ -93,11 +108,11 @@ class Session:
         self._failure: BaseException | None = None
 
     def serve(self) -> None:
-        """Answer until the mount is gone; what is under way then has a moment to end.
+        """Answer requests until the mount is gone; then give those under way a moment to end.
 
         Raises:
-            MountError: the kernel speaks another protocol, or *on_ready* failed, or a request
-                met what is no error of its own, such as SystemExit.
+            ProtocolRefused: the kernel speaks another version of the protocol.
+            MountError: *on_ready* failed, or a request raised a BaseException such as SystemExit.
         """
         try:
             if self._shake_hands():
@@ -105,6 +120,8 @@ class Session:
                     self._add_thread()
                 self._on_ready()
                 self._ended.wait()
+        except ProtocolRefused:
+            raise
         except Exception as exc:
             self._end(exc)
         deadline_s = time.monotonic() + SHUTDOWN_TIMEOUT_S
@@ -114,14 +131,14 @@ class Session:
             raise MountError(f"the mount ended: {self._failure}") from self._failure
 
     def _shake_hands(self) -> bool:
-        """Answer INIT, the first request; return whether there was one."""
-        room = bytearray(ROOM)
-        if not self._channel.receive(room):
+        """Answer INIT, the first request; return False if the mount is gone before it."""
+        buffer = bytearray(MAX_REQUEST)
+        if not self._channel.receive(buffer):
             return False
-        _, opcode, unique, *_ = HEADER_IN.unpack_from(room)
-        major, minor, readahead, features = INIT_IN.unpack_from(room, HEADER_IN.size)
+        _, opcode, unique, *_ = HEADER_IN.unpack_from(buffer)
+        major, minor, readahead, features = INIT_IN.unpack_from(buffer, HEADER_IN.size)
         if opcode != Opcode.INIT or major != MAJOR or minor < OLDEST_MINOR:
-            raise MountError(
+            raise ProtocolRefused(
                 f"the kernel speaks FUSE {major}.{minor}: Linux 4.18 or newer is needed"
             )
         answer = INIT_OUT.pack(
@@ -137,19 +154,19 @@ class Session:
         self._ended.set()
 
     def _add_thread(self) -> None:
-        """Have one more thread wait for requests; RuntimeError if the system has none left."""
+        """Start one more thread; RuntimeError if the system has none left. Needs the lock."""
         threading.Thread(target=self._work, name="taskfs-session", daemon=True).start()
         self._idle += 1
 
     def _work(self) -> None:
-        room = bytearray(ROOM)
-        view = memoryview(room)
+        buffer = bytearray(MAX_REQUEST)
+        view = memoryview(buffer)
         try:
-            while length := self._channel.receive(room):
+            while length := self._channel.receive(buffer):
                 with self._lock:
                     self._idle -= 1
                     if not self._idle:
-                        self._replace_me()
+                        self._add_replacement()
                 self._serve(view[:length])
                 with self._lock:
                     if self._idle >= MAX_IDLE:
@@ -160,24 +177,27 @@ class Session:
             log.critical("the mount ends", exc_info=True)
             self._end(exc)
 
-    def _replace_me(self) -> None:
-        """Have another thread wait for requests while the calling one answers."""
+    def _add_replacement(self) -> None:
+        """Start a thread that waits for requests while the calling one answers."""
         try:
             self._add_thread()
-        except RuntimeError as exc:  # one that is answering by now has to do
+        except RuntimeError as exc:  # the threads that answer now take the next requests
             log.warning("%s: requests wait for each other", exc)
 
     def _serve(self, message: memoryview) -> None:
-        """Answer one request: the boundary behind which no error may be raised."""
-        _, opcode, unique, nodeid, *_ = HEADER_IN.unpack_from(message)
+        """Answer one request. This is the boundary: no Exception leaves it."""
+        _, opcode, unique, nodeid, uid, *_ = HEADER_IN.unpack_from(message)
         body = message[HEADER_IN.size :]
         if opcode == Opcode.INTERRUPT:
             self._interrupt(unique, *INTERRUPT_IN.unpack_from(body))
             return
-        _served.request = self._running[unique] = _Request()
+        _serving.request = self._running[unique] = _Request()
         error, answer = 0, NO_ANSWER
         try:
-            answer = self._dispatch.answer(opcode, nodeid, body)
+            if self._users is not None and opcode not in _OF_OPEN_FILES and uid not in self._users:
+                error = errno.EACCES
+            else:
+                answer = self._dispatch.answer(opcode, nodeid, body)
         except TaskFSError as exc:
             error = exc.errno
         except OSError as exc:
@@ -193,7 +213,7 @@ class Session:
             self._reply(unique, errno.EIO, ())
             raise
         finally:
-            _served.request = None
+            _serving.request = None
             del self._running[unique]
         if error or answer:
             self._reply(unique, error, answer)
@@ -202,22 +222,22 @@ class Session:
         length = HEADER_OUT.size + sum(map(len, parts))
         try:
             self._channel.send((HEADER_OUT.pack(length, -error, unique), *parts))
-        except OSError:  # the kernel has no room for it: whoever asked must not wait for ever
-            log.error("an answer of %d bytes was not taken", length, exc_info=True)
+        except OSError:  # for example ENOMEM: the caller must get an error, or it waits for ever
+            log.error("the kernel refused an answer of %d bytes", length, exc_info=True)
             self._channel.send((HEADER_OUT.pack(HEADER_OUT.size, -errno.EIO, unique),))
 
     def _interrupt(self, unique: int, interrupted: int) -> None:
-        """The caller of request *interrupted* gave it up."""
+        """Note that the caller of the request *interrupted* was interrupted."""
         request = self._running.get(interrupted)
         if request is not None:
             request.interrupted = True
         else:
-            # It may be in another thread's hands, and not noted yet: the kernel asks again, unless
-            # it has the answer by now.
+            # Another thread may have read the request and not noted it yet. After EAGAIN the kernel
+            # sends the interrupt again, unless it has the request's answer by then.
             self._reply(unique, errno.EAGAIN, ())
 
     def _store(self, nodeid: int, offset: int, piece: Buffer) -> None:
-        """Put *piece* among the kernel's pages of a file, as if it had been read at *offset*."""
-        told = NOTIFY_STORE_OUT.pack(nodeid, offset, len(piece), 0)
-        length = HEADER_OUT.size + len(told) + len(piece)
-        self._channel.send((HEADER_OUT.pack(length, NOTIFY_STORE, 0), told, piece))
+        """Put *piece* into the kernel's page cache of a file, as if read at *offset*."""
+        head = NOTIFY_STORE_OUT.pack(nodeid, offset, len(piece), 0)
+        length = HEADER_OUT.size + len(head) + len(piece)
+        self._channel.send((HEADER_OUT.pack(length, NOTIFY_STORE, 0), head, piece))

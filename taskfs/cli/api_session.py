@@ -1,0 +1,98 @@
+"""The configuration and the API client of one run of a command."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from taskfs.cli.options import Settings
+from taskfs.cli.output import terminal_notifier
+from taskfs.config import Config
+from taskfs.errors import ConfigError, NotFound
+
+if TYPE_CHECKING:
+    from taskfs.remote.api_client import TaskClient
+    from taskfs.tasks.offline import OfflineAPI
+
+
+@contextlib.contextmanager
+def open_session(
+    settings: Settings, *, timeout_s: float | None = None
+) -> "Iterator[tuple[Config, TaskClient]]":
+    """Yield the configuration and an API client.
+
+    *timeout_s* lowers the configured time limit of each call.
+
+    Raises:
+        ConfigError: the configuration is wrong, or it says `offline`.
+    """
+    config = settings.load()
+    if config.offline:
+        raise ConfigError("this command needs the API, and offline is set: set TASKFS_OFFLINE=no")
+    if timeout_s is not None:
+        config = replace(config, timeout_s=min(timeout_s, config.timeout_s))
+    configure_logging(config)
+    from taskfs.first_listing import open_client
+    from taskfs.support import wait_notice
+
+    wait_notice.tell_with(terminal_notifier())
+
+    with contextlib.closing(open_client(config)) as client:
+        yield config, client
+
+
+@contextlib.contextmanager
+def open_reader(settings: Settings) -> "Iterator[tuple[Config, TaskClient | OfflineAPI]]":
+    """Yield the configuration and a source of task records: the cache where `offline` is set."""
+    config = settings.load()
+    if not config.offline:
+        with open_session(settings) as session:
+            yield session
+        return
+    configure_logging(config)
+    from taskfs.core import open_offline
+
+    offline = open_offline(config)
+    offline.check()
+    yield config, offline
+
+
+@contextlib.contextmanager
+def task_must_exist(task_id: str) -> Iterator[None]:
+    """Re-raise NotFound with a message that names the task and the fix."""
+    try:
+        yield
+    except NotFound:
+        raise NotFound(missing_task(task_id)) from None
+
+
+def missing_task(task_id: str) -> str:
+    """Return the message about a task that does not exist."""
+    return f"there is no task {task_id}: see `taskfs list --all`"
+
+
+def configure_logging(config: Config) -> None:
+    """Log to the configured file, or to standard error, with secrets redacted."""
+    from taskfs.support import logs
+
+    if config.log_file:
+        logs.log_to_file(config.log_file, config.log_level)
+    else:
+        logs.log_to_stderr(config.log_level)
+
+
+def find_cache_problem(path: Path) -> str:
+    """Create the cache directory *path* if it is missing.
+
+    Return why it cannot be used, with the fix, or an empty string if it can.
+    """
+    fix = "choose another with --cache-dir"
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as exc:
+        return f"{path} cannot be made ({exc.strerror}): {fix}"
+    if not os.access(path, os.W_OK | os.X_OK):
+        return f"{path} cannot be written to: {fix}"
+    return ""

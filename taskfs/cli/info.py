@@ -1,0 +1,37 @@
+"""`taskfs info`."""
+
+import time
+
+import click
+
+from taskfs.cli import completers
+from taskfs.cli.api_session import open_reader, task_must_exist
+from taskfs.cli.options import Settings, config_options, parsed_by
+from taskfs.cli.output import format_json
+from taskfs.cli.task_ids import parse_task_id
+
+
+@click.command("info", short_help="Show a task's record and timeline.")
+@click.argument(
+    "task_id",
+    metavar="ID",
+    callback=parsed_by(parse_task_id),
+    shell_complete=completers.complete_tasks(),
+)
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print the API's record as JSON.  [default: off]",
+)
+@config_options("info")
+def command(settings: Settings, task_id: str, as_json: bool) -> None:
+    """Show the record of task ID: its state, timeline, metrics and cost."""
+    with open_reader(settings) as (_, client), task_must_exist(task_id):
+        record = client.task_detail(task_id)
+    if as_json:
+        click.echo(format_json(record))
+        return
+    from taskfs.cli.task_report import report_lines
+
+    click.echo("\n".join(report_lines(record, time.time_ns())))

@@ -1,0 +1,119 @@
+"""How the commands print: errors, tables, times and JSON."""
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from typing import Final, TextIO
+
+from taskfs.cli.columns import GAP, Column, columns_that_fit
+from taskfs.errors import AccessDenied, TaskFSError, Unavailable
+from taskfs.support.formatting import escape_controls
+
+STATUS_STYLES: Final = {
+    "success": "green",
+    "failed": "red",
+    "killed": "yellow",
+    "pending-kill": "yellow",
+}
+
+# The fix for errors whose text comes from a server.
+_FIXES: Final[dict[type[Exception], str]] = {
+    AccessDenied: "check the API key: `inductiva auth login`, or --api-key-file",
+    Unavailable: "check the network and --api-url: `taskfs doctor`",
+}
+
+
+def describe_error(exc: TaskFSError) -> str:
+    """Return the error's text, with the fix where the text does not name one."""
+    fix = _FIXES.get(type(exc))
+    return f"{str(exc).rstrip('.')}: {fix}" if fix else str(exc)
+
+
+def print_error(text: str) -> None:
+    """Print one line to standard error, with secrets redacted and control characters escaped."""
+    from taskfs.support.redaction import redact
+
+    line = escape_controls(" ".join(redact(text).split()))
+    with contextlib.suppress(OSError, ValueError):  # standard error is gone: the status remains
+        print(f"taskfs: {line}", file=sys.stderr, flush=True)
+
+
+def terminal_notifier() -> Callable[[str], object] | None:
+    """Return a function that prints notices to standard error, None if it is no terminal."""
+    return print_error if sys.stderr is not None and sys.stderr.isatty() else None
+
+
+def format_local_time(time_ns: int | None) -> str:
+    """Return a time as `2024-02-08 13:25:49` in the local time zone, empty for None."""
+    if time_ns is None:
+        return ""
+    return datetime.fromtimestamp(time_ns / 1e9).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def format_json(value: object) -> str:
+    """Return *value* as indented JSON.
+
+    The text is ASCII unless standard output is UTF-8 and can encode it: JSON is UTF-8 (RFC 8259),
+    and a character that the stream replaces would be lost.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    try:
+        text.encode("utf-8" if is_utf8 else "ascii")
+    except UnicodeEncodeError:  # UTF-8 cannot encode a lone surrogate
+        return json.dumps(value, indent=2)
+    return text
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Return whether *stream* is a terminal that can move its cursor."""
+    return stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+
+
+def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table: the columns that fit on a terminal, all columns as plain text elsewhere.
+
+    Cells are never cut. If even the columns of rank 0 are too wide, each cell gets its own line.
+    """
+    rows = [[escape_controls(cell) for cell in row] for row in rows]
+    if is_terminal(sys.stdout):
+        _draw_table(columns, rows)
+    else:
+        titles = [column.title for column in columns]
+        sys.stdout.writelines(f"{line}\n" for line in align([titles, *rows]))
+
+
+def align(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield each row as a line with aligned columns, two blanks apart."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield "  ".join(cells).rstrip()
+
+
+def _draw_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    from rich.cells import cell_len
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    shown = columns_that_fit(columns, rows, console.width, cell_len)
+    lines = [[Text(columns[number].title, "bold") for number in shown]]
+    lines += [[Text(row[n], STATUS_STYLES.get(row[n], "")) for n in shown] for row in rows]
+    widths = [max(cell.cell_len for cell in column) for column in zip(*lines, strict=True)]
+    if sum(widths) + GAP * (len(widths) - 1) > console.width:
+        for first, *others in lines:
+            console.print(first, soft_wrap=True)
+            for cell in others:
+                console.print(Text(" " * GAP) + cell, soft_wrap=True)
+        return
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, GAP, 0, 0))
+    for _ in shown:
+        table.add_column(no_wrap=True)
+    for line in lines:
+        table.add_row(*line)
+    console.print(table)

@@ -1,0 +1,58 @@
+"""Opening the archives of tasks, and waiting for one that is still being uploaded."""
+
+import time
+from typing import Final
+
+from taskfs.archive.archive import Archive
+from taskfs.core import open_engine, open_task_archive
+from taskfs.errors import ArchiveLate, NotFound
+from taskfs.model import Task
+from taskfs.remote.api_client import TaskClient
+from taskfs.support.interruptible_wait import Waiter
+from taskfs.support.stats import Stats
+from taskfs.tasks.archive_kind import ARCHIVE_GRACE_S, ArchiveKind, remaining_grace_s
+
+POLL_S: Final = 1.0  # between two looks for a late archive: the upload takes seconds
+
+
+class ArchiveOpener:
+    """Opens the archives of the tasks of one command; they share pools and memory."""
+
+    def __init__(self, client: TaskClient) -> None:
+        self._client = client
+        self._engine = open_engine(Waiter(), Stats())
+
+    def open(self, task_id: str, kind: ArchiveKind, max_wait_s: float = ARCHIVE_GRACE_S) -> Archive:
+        """Return an archive of the task. Wait for it if the task succeeded just now.
+
+        Raises:
+            NotFound: there is no archive, and none is expected; or there is no such task.
+            ArchiveLate: the task succeeded, but there is no archive after its grace period or
+                after *max_wait_s*, whichever ends first.
+        """
+        deadline: float | None = None  # set once the archive was missing for the first time
+        while True:
+            task = self._client.get_task(task_id)
+            try:
+                return open_task_archive(self._client, task, kind, self._engine)
+            except NotFound:
+                pass
+            if deadline is None:
+                grace_s = remaining_grace_s(task, kind, self._client.clock_offset_s)
+                if not grace_s:
+                    raise NotFound(_why_no_archive(task, kind))
+                deadline = time.monotonic() + min(grace_s, max_wait_s)
+            remaining_s = deadline - time.monotonic()
+            if remaining_s <= 0:
+                raise ArchiveLate(
+                    f"task {task_id} succeeded, but its archive did not appear in time"
+                )
+            time.sleep(min(POLL_S, remaining_s))
+
+
+def _why_no_archive(task: Task, kind: ArchiveKind) -> str:
+    if kind is ArchiveKind.INPUT:
+        return f"task {task.id} has no input archive: it was removed, or not sent yet"
+    if not task.is_terminated:
+        return f"task {task.id} is {task.status}, with no outputs yet: see `taskfs wait {task.id}`"
+    return f"task {task.id} ({task.status}) has no output archive: it was removed, or never made"

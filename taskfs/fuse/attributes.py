@@ -1,0 +1,50 @@
+"""The attributes that a mount adds to those of the tree: owner, umask, links, block size."""
+
+import mmap
+import os
+import stat
+from typing import Final, NamedTuple
+
+from taskfs.tree.nodes import Attrs
+
+# Files have one name, and directories do not count their subdirectories: that would cost a listing
+# for each stat. 1 tells find(1) and others not to rely on the count.
+LINK_COUNT: Final = 1
+# Bytes. st_blksize, the unit in which programs read; the kernel reads whole pages in any case.
+BLOCK_SIZE: Final = mmap.PAGESIZE
+
+
+class FileAttributes(NamedTuple):
+    """All attributes that stat(2) shows: `Attrs` of the tree, with those of the mount."""
+
+    mode: int
+    ino: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    blocks: int
+    nlink: int
+    uid: int
+    gid: int
+    block_size: int
+
+
+class AttributePolicy:
+    """The attributes that all files of one mount share. Immutable.
+
+    Files belong to *uid* and *gid*, by default those of the process. *umask* clears bits of their
+    modes; links keep theirs, because no system checks the mode of a link.
+    """
+
+    def __init__(self, uid: int | None = None, gid: int | None = None, umask: int = 0) -> None:
+        uid = os.getuid() if uid is None else uid
+        gid = os.getgid() if gid is None else gid
+        self._umask = umask
+        self._shared = LINK_COUNT, uid, gid, BLOCK_SIZE
+
+    def apply(self, attrs: Attrs) -> FileAttributes:
+        """Return *attrs* with the mount's attributes."""
+        mode = attrs.mode
+        if self._umask and not stat.S_ISLNK(mode):
+            mode &= ~self._umask
+        return FileAttributes(mode, *attrs[1:], *self._shared)

@@ -1,0 +1,67 @@
+"""The seam between a file system and the program that serves it at a mountpoint.
+
+`TaskOperations` answers requests by path; a `MountEngine` mounts, takes the kernel's requests and
+sends the answers. There are two: `kernel.engine` speaks the protocol of /dev/fuse itself,
+`fusepy_engine` lets libfuse 2 do it. Owner, umask, link count and block size are applied above the
+seam, so both engines show the same files.
+
+What only the kernel engine can do is optional, and asked for by it alone: it pushes pages of
+handles that are `PushableHandle`s, and sends the attributes and the lifetime that a
+`DirectoryListing` knows.
+"""
+
+from collections.abc import Callable
+from typing import Final, NamedTuple, Protocol
+
+from taskfs.errors import MountError
+from taskfs.fuse.operations import TaskOperations
+
+SUBTYPE: Final = "taskfs"
+
+
+class MountOptions(NamedTuple):
+    """The options of one mount, for any engine.
+
+    *attr_timeout_s* bounds how long the kernel keeps names and attributes. With *allow_root*, root
+    and the user that mounted are served, and nobody else.
+    """
+
+    fsname: str = SUBTYPE
+    read_only: bool = False
+    noexec: bool = False
+    allow_other: bool = False
+    allow_root: bool = False
+    attr_timeout_s: float = 1.0
+
+
+class ProtocolRefused(MountError):
+    """The kernel speaks a version of the FUSE protocol that the engine does not."""
+
+
+class MountEngine(Protocol):
+    """Serves one mount."""
+
+    name: str
+    # Whether decoded bytes are pushed into the page cache before a program reads them.
+    pushes_pages: bool
+
+    def serve(
+        self,
+        operations: TaskOperations,
+        on_mounted: Callable[[], None],
+        on_live: Callable[[], None],
+    ) -> None:
+        """Mount, and answer requests until the mount is gone.
+
+        Call *on_mounted* once the kernel's mount table has the mount, and *on_live* once requests
+        are answered. Requests under way when the mount goes get a moment to end.
+
+        Raises:
+            ProtocolRefused: the kernel's protocol is unknown; nothing is mounted any more.
+            MountError: it could not be mounted, or a callback or a request ended the mount.
+        """
+        ...
+
+    def interrupted(self) -> bool:
+        """Whether the request that the calling thread serves was interrupted; False elsewhere."""
+        ...

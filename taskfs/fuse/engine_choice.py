@@ -1,0 +1,68 @@
+"""Which engine serves a mount, and the fallback from one to the next."""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from taskfs.config import Config
+from taskfs.fuse.engine import MountEngine, MountOptions, ProtocolRefused
+from taskfs.fuse.kernel.engine import KernelEngine
+from taskfs.fuse.operations import TaskOperations
+from taskfs.fuse.signals import MountState
+
+log = logging.getLogger(__name__)
+
+
+class Engines:
+    """The engines to try in turn. `current` is the one that serves, or is about to.
+
+    One thread serves; any thread asks `interrupted` and `current`.
+    """
+
+    def __init__(self, engines: Sequence[MountEngine]) -> None:
+        self._engines = engines
+        self.current = engines[0]
+
+    @property
+    def pushes_pages(self) -> bool:
+        """Whether the first engine pushes bytes before they are read."""
+        return self.current.pushes_pages
+
+    def interrupted(self) -> bool:
+        """Whether the request that the calling thread serves was interrupted."""
+        return self.current.interrupted()
+
+    def serve(
+        self, operations: TaskOperations, state: MountState, on_live: Callable[[], None]
+    ) -> None:
+        """Serve with the first engine that speaks the kernel's protocol, until the mount is gone.
+
+        Raises:
+            MountError: the mount cannot be made, or ended by an error.
+        """
+        for engine in self._engines:
+            self.current = engine
+            state.begin()
+            try:
+                engine.serve(operations, state.mounted, on_live)
+                return
+            except ProtocolRefused as exc:
+                if engine is self._engines[-1]:
+                    raise
+                log.warning("the %s engine cannot serve here (%s): fallback", engine.name, exc)
+            finally:
+                state.engine_ended()
+                state.detach()  # an aborted connection leaves its mount in the table
+
+
+def choose_engines(config: Config, place: Path) -> Engines:
+    """Return the engines that *config* allows for the mountpoint *place*."""
+    options = MountOptions(
+        fsname=config.fsname,
+        read_only=config.read_only,
+        noexec=config.noexec,
+        allow_other=config.allow_other,
+        allow_root=config.allow_root,
+        attr_timeout_s=config.attr_timeout_s,
+    )
+    return Engines([KernelEngine(place, options)])

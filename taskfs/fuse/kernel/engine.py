@@ -1,0 +1,49 @@
+"""The kernel engine: mounts and speaks the protocol of /dev/fuse itself. Linux only."""
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from taskfs.errors import MountError
+from taskfs.fuse.engine import MountOptions, ProtocolRefused
+from taskfs.fuse.kernel.channel import Channel
+from taskfs.fuse.kernel.mounting import mount_device
+from taskfs.fuse.kernel.protocol import Packer
+from taskfs.fuse.kernel.session import Session, interrupted
+from taskfs.fuse.mount_table import mounted_device
+from taskfs.fuse.mountpoint import detach
+from taskfs.fuse.operations import TaskOperations
+
+
+class KernelEngine:
+    """A `MountEngine` for *mountpoint*; see there for what `serve` does."""
+
+    name = "kernel"
+    pushes_pages = True
+
+    def __init__(self, mountpoint: Path, options: MountOptions) -> None:
+        self._mountpoint = mountpoint
+        self._options = options
+
+    def serve(
+        self,
+        operations: TaskOperations,
+        on_mounted: Callable[[], None],
+        on_live: Callable[[], None],
+    ) -> None:
+        channel = Channel(mount_device(str(self._mountpoint), self._options))
+        on_mounted()
+        users = frozenset({0, os.getuid()}) if self._options.allow_root else None
+        packer = Packer(self._options.attr_timeout_s)
+        try:
+            Session(operations, channel, packer, on_live, users).serve()
+        except ProtocolRefused:
+            with contextlib.suppress(MountError):
+                detach(self._mountpoint, mounted_device(self._mountpoint))
+            raise
+        finally:
+            channel.close()
+
+    def interrupted(self) -> bool:
+        return interrupted()

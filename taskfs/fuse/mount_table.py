@@ -1,0 +1,92 @@
+"""The mounts of this machine, read without asking the mounted file systems.
+
+Linux lists them in /proc/self/mountinfo (proc(5)). Calls such as `stat` say nothing useful about a
+mount whose daemon has died: they fail with ENOTCONN, and `os.path.ismount` is False. Elsewhere the
+output of mount(8) is read.
+"""
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+FSTYPE: Final = "fuse.taskfs"
+AUTOFS: Final = "autofs"  # an automounter's trigger, which a mount goes on top of
+MOUNTINFO: Final = "/proc/self/mountinfo"
+# Seconds. mount(8) only prints a table of the kernel, so a longer wait would not end.
+COMMAND_TIMEOUT_S: Final = 5.0
+_BSD_LINE: Final = re.compile(rb"(.*?) on (.*) \((.*)\)")
+# The types of FUSE mounts in the table of macOS (macFUSE, FUSE-T) and FreeBSD.
+_BSD_FUSE: Final = re.compile(r"(macfuse|osxfuse|fusefs|nfs)(\..*)?")
+
+
+class MountEntry(NamedTuple):
+    """One mount: `device` identifies it among the mounts of the moment; `options` are those of the
+    file system."""
+
+    mountpoint: str
+    type: str
+    device: str
+    options: str
+
+
+def mounts() -> Iterator[MountEntry]:
+    """Yield the mounts in the order of the kernel's table."""
+    try:
+        lines = open(MOUNTINFO, "rb")  # noqa: SIM115  # closed below; names are bytes
+    except FileNotFoundError:
+        yield from _bsd_mounts()
+        return
+    with lines:
+        for line in lines:
+            head, _, tail = line.rstrip(b"\n").partition(b" - ")
+            fields, rest = head.split(b" "), tail.split(b" ")
+            mountpoint = re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), fields[4])
+            yield MountEntry(*map(os.fsdecode, (mountpoint, rest[0], fields[2], rest[-1])))
+
+
+def _bsd_mounts() -> Iterator[MountEntry]:
+    """Yield the mounts that mount(8) lists as `SOURCE on MOUNTPOINT (TYPE, OPTION, …)`.
+
+    A FUSE mount counts as taskfs if its source or its subtype is `taskfs`, because the table names
+    no program.
+    """
+    try:
+        table = subprocess.run(
+            ["mount"], capture_output=True, timeout=COMMAND_TIMEOUT_S, check=False
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return
+    for line in table.splitlines():
+        match = _BSD_LINE.fullmatch(line)
+        if match is None:
+            continue
+        source, mountpoint, options = map(os.fsdecode, match.groups())
+        kind, _, rest = options.partition(", ")
+        fuse = _BSD_FUSE.fullmatch(kind)
+        if fuse and (source == "taskfs" or fuse[2] == ".taskfs"):
+            kind = FSTYPE
+        yield MountEntry(mountpoint, kind, f"{source} on {mountpoint}", rest)
+
+
+def mounts_on(mountpoint: Path) -> list[MountEntry]:
+    """Return the mounts on *mountpoint*, the topmost last."""
+    return [mount for mount in mounts() if mount.mountpoint == str(mountpoint)]
+
+
+def mounted_types(mountpoint: Path) -> list[str]:
+    """Return the types of the file systems mounted on *mountpoint*, the topmost last."""
+    return [mount.type for mount in mounts_on(mountpoint)]
+
+
+def mounted_device(mountpoint: Path) -> str:
+    """Return the device of the taskfs on *mountpoint*; empty if the topmost mount is another."""
+    found = mounts_on(mountpoint)
+    return found[-1].device if found and found[-1].type == FSTYPE else ""
+
+
+def our_mounts() -> list[str]:
+    """Return the mountpoints of all taskfs mounts of this machine."""
+    return [mount.mountpoint for mount in mounts() if mount.type == FSTYPE]

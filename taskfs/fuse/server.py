@@ -1,0 +1,143 @@
+"""Serve one mount in this process: list the tasks, build the tree, run an engine, close."""
+
+import gc
+import logging
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from taskfs import __version__
+from taskfs.config import Config
+from taskfs.errors import BadAnswer, MountError, Unavailable, Unreachable
+from taskfs.first_listing import FirstListing
+from taskfs.fuse import process_memory
+from taskfs.fuse.signals import MountState, end_process, watch_signals
+from taskfs.tasks.filter_check import check_filter, statuses_explained
+
+if TYPE_CHECKING:
+    from taskfs.core import Core
+
+log = logging.getLogger(__name__)
+
+# Returns the configuration to use, and a function to call at the end.
+Adjust = Callable[[Config], tuple[Config, Callable[[], object]]]
+
+
+def unchanged(config: Config) -> tuple[Config, Callable[[], object]]:
+    """Return *config*, and a function that does nothing: the `Adjust` of an ordinary mount."""
+    return config, lambda: None
+
+
+def serve(
+    config: Config,
+    place: Path,
+    *,
+    on_live: Callable[[], object],
+    on_end: Callable[[], object] = lambda: None,
+    adjust: Adjust = unchanged,
+) -> None:
+    """Mount the tree that *config* describes on *place*, and serve it until it is unmounted.
+
+    The process then ends, because threads may still wait for answers of the network. *on_live* is
+    called once requests are answered, *on_end* before all is closed. Must be called before any
+    other thread exists.
+
+    Raises:
+        MountError, TaskFSError: it cannot be mounted; the process goes on.
+    """
+    process_memory.tune()
+    state = MountState(place)
+    watch_signals(state)
+    threading.Thread(
+        target=process_memory.trim_until, args=(state.ended,), name="taskfs-trim", daemon=True
+    ).start()
+    config, close_adjusted = adjust(config)
+    listing = None if config.offline else FirstListing(config)
+    # The rest is imported while the first listing is on its way.
+    from taskfs.core import open_core
+    from taskfs.fuse.attributes import AttributePolicy
+    from taskfs.fuse.engine_choice import choose_engines
+    from taskfs.fuse.operations import TaskOperations
+
+    gc.freeze()
+    gc.enable()
+    engines = choose_engines(config, place)
+    core = open_core(
+        config,
+        opening=listing,
+        interrupted=engines.interrupted,
+        mountpoint=str(place),
+        push_enabled=engines.pushes_pages,
+    )
+    _await_first_listing(core, config, listing)
+    policy = AttributePolicy(config.uid, config.gid, config.umask)
+
+    def note_live() -> None:
+        state.live.set()
+        log.info(
+            "taskfs %s mounted on %s, pid %d, options: %s",
+            *(__version__, place, os.getpid(), _changed_options(config)),
+        )
+        on_live()
+        from taskfs.fuse.preload import load_rest
+
+        threading.Thread(target=load_rest, name="taskfs-preload", daemon=True).start()
+
+    try:
+        engines.serve(TaskOperations(core.tree, policy), state, note_live)
+    finally:
+        on_end()
+        _close(core.close, close_adjusted)
+        state.ended.set()
+    if not state.live.is_set():
+        raise MountError(f"{place} was unmounted before the mount was live")
+    log.info("unmounted from %s", place)
+    end_process()
+
+
+def _await_first_listing(core: "Core", config: Config, listing: FirstListing | None) -> None:
+    """Wait for the first listing; if the API is away, say how many tasks the cache could show.
+
+    Raises:
+        TaskFSError: the API is away, rejects the key, or knows no task of the filter.
+    """
+    if config.offline:
+        core.client.check()
+    try:
+        with statuses_explained(config.status):
+            core.begin(listing.asked if listing else None)
+        if config.project is not None or config.status:
+            tasks = core.tree.context.task_cache.listing()
+            check_filter(core.client, config.project, config.status, tasks)
+    except (Unavailable, BadAnswer) as exc:
+        count = len(core.finished_tasks.tasks()) if core.finished_tasks is not None else 0
+        if not count:
+            raise
+        has_fix = isinstance(exc, Unreachable) or "--api-url" in str(exc)
+        fix = "" if has_fix else ": check the network and --api-url (`taskfs doctor`)"
+        raise MountError(
+            f"{exc}{fix}, or see the finished tasks that are cached ({count}) with --offline"
+        ) from exc
+
+
+def _changed_options(config: Config) -> str:
+    """Return the cache directory and the settings that differ from the defaults, for the log.
+
+    The key is never among them: its field has no `repr`.
+    """
+    plain = Config(cache_dir=config.cache_dir)  # its default would need a home directory
+    names = (field.name for field in fields(Config) if field.repr)
+    changed = [name for name in names if getattr(config, name) != getattr(plain, name)]
+    return ", ".join(f"{name}={getattr(config, name)}" for name in ("cache_dir", *changed))
+
+
+def _close(*closes: Callable[[], object]) -> None:
+    """Call each function; a failure is logged, because the mount has ended already."""
+    for close in closes:
+        try:
+            close()
+        except Exception:
+            log.exception("closing failed")

@@ -1,0 +1,209 @@
+"""The workloads, with the expected value of each step.
+
+A workload runs its steps on one fresh mount with empty caches. A step is one call on a view of
+`reader.py` and one row of the result. A new workload is a new row of `WORKLOADS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Final
+
+from .archives import FILES, NEEDLE, Archive
+from .content import Content
+
+WINDOW: Final = 4096
+CAP: Final = 20_000_000
+READERS: Final = 8
+LARGE: Final = "results.dat"
+STORED: Final = "restart.bin"
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """The least that a reader with empty caches must fetch from the store."""
+
+    requests: int
+    sent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One row of the result: a call of the reader and the value it must return.
+
+    *inflates*: the lower bound of its time is the time to inflate the large member.
+    """
+
+    title: str
+    call: tuple[Any, ...]
+    expected: Callable[[], Any]
+    floor: Floor
+    inflates: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Steps on one fresh mount of one archive; *bandwidth* limits each connection, in bytes/s."""
+
+    name: str
+    archive: str
+    steps: Callable[[Archive, float], Sequence[Step]]
+    bandwidth: int = 0
+
+
+def _content(archive: Archive, scale: float, name: str) -> Content:
+    content = FILES[archive.name](scale)[name]
+    assert isinstance(content, Content)
+    return content
+
+
+def _windows(content: Content, windows: Sequence[tuple[int, int]]) -> list[str]:
+    return [sha256(content.read(offset, size)).hexdigest() for offset, size in windows]
+
+
+def _find(archive: Archive, scale: float) -> list[Step]:
+    count = len(archive.members)
+    total = sum(member.size for member in archive.members)
+    return [
+        Step(
+            f"`find -ls` of {count + 1:,} entries",
+            ("find",),
+            lambda: [count + 1, total],
+            Floor(2, archive.directory),
+        )
+    ]
+
+
+def _ls(archive: Archive, scale: float) -> list[Step]:
+    count = len(archive.members)
+    return [Step("`ls`", ("ls",), lambda: count, Floor(2, archive.directory))]
+
+
+def _head(archive: Archive, scale: float) -> list[Step]:
+    content = _content(archive, scale, "run.log")
+    lines = content.read(0, content.size).splitlines(keepends=True)[:10]
+    return [
+        Step(
+            "`head` of one small file",
+            ("head", "run.log"),
+            lambda: sha256(b"".join(lines)).hexdigest(),
+            Floor(2, archive.directory + archive.member("run.log").compressed),
+        )
+    ]
+
+
+def _stored(archive: Archive, scale: float) -> list[Step]:
+    content = _content(archive, scale, STORED)
+    windows = [(content.size // 2, WINDOW)]
+    return [
+        Step(
+            "4 KiB in the middle of the stored member",
+            ("read", STORED, windows, False),
+            lambda: _windows(content, windows),
+            Floor(2, archive.directory + WINDOW),
+        )
+    ]
+
+
+def _random(archive: Archive, scale: float) -> list[Step]:
+    content = _content(archive, scale, LARGE)
+    needed = int(archive.member(LARGE).compressed * 0.9) + archive.directory
+
+    def at(*percents: int) -> list[tuple[int, int]]:
+        return [(content.size * percent // 100, WINDOW) for percent in percents]
+
+    def step(title: str, floor: Floor, reopen: bool, *percents: int) -> Step:
+        windows = at(*percents)
+        call = ("read", LARGE, windows, reopen)
+        return Step(title, call, lambda: _windows(content, windows), floor)
+
+    none = Floor(0, 0)
+    return [
+        step(
+            "4 KiB at 50, 90, 25, 50 % of the deflated one", Floor(2, needed), False, 50, 90, 25, 50
+        ),
+        step("- then backwards, at 40 %", none, False, 40),
+        step("- then reopened, at 70 %", none, True, 70),
+    ]
+
+
+def _cat(archive: Archive, scale: float) -> list[Step]:
+    member = archive.member(LARGE)
+    expected = [member.size, member.crc]
+    floor = Floor(2, member.compressed + archive.directory)
+    size = f"{member.size / (1 << 30):.2g} GiB"
+    call = ("cat", LARGE)
+    return [
+        Step(f"`cat` of the deflated one ({size})", call, lambda: expected, floor, inflates=True),
+        Step("- again, warm", call, lambda: expected, Floor(0, 0)),
+    ]
+
+
+def _capped(archive: Archive, scale: float) -> list[Step]:
+    member = archive.member(LARGE)
+    floor = Floor(2, member.compressed + archive.directory)
+    title = f"`cat`, each connection capped at {CAP // 1_000_000} MB/s"
+    return [Step(title, ("cat", LARGE), lambda: [member.size, member.crc], floor)]
+
+
+def _each(archive: Archive, scale: float) -> list[Step]:
+    names = [member.name for member in archive.members]
+    compressed = sum(member.compressed for member in archive.members)
+    return [
+        Step(
+            f"{len(names)} files, {READERS} readers at once",
+            ("each", names, READERS),
+            lambda: [[member.size, member.crc] for member in archive.members],
+            Floor(2, compressed + archive.directory),
+        )
+    ]
+
+
+def _starts(archive: Archive, scale: float) -> list[Step]:
+    files = FILES[archive.name](scale)
+    names = [member.name for member in archive.members]
+    # The compressed size of the first 4 KiB of each file, with one request per file.
+    ratio = sum(m.compressed for m in archive.members) / sum(m.size for m in archive.members)
+    needed = int(len(names) * WINDOW * ratio) + archive.directory
+
+    def expected() -> list[str]:
+        contents = [_content(archive, scale, name) for name in names]
+        return [_windows(content, [(0, WINDOW)])[0] for content in contents]
+
+    assert files.keys() == set(names)
+    return [
+        Step(
+            f"the first 4 KiB of each of {len(names)} files",
+            ("starts", names, WINDOW),
+            expected,
+            Floor(len(names) + 2, needed),
+        )
+    ]
+
+
+def _grep(archive: Archive, scale: float) -> list[Step]:
+    matching = sum(isinstance(content, bytes) for content in FILES[archive.name](scale).values())
+    return [
+        Step(
+            f"`grep -r` over {len(archive.members):,} files",
+            ("grep", NEEDLE),
+            lambda: matching,
+            Floor(2, archive.size),
+        )
+    ]
+
+
+WORKLOADS: Final = (
+    Workload("find", "many", _find),
+    Workload("ls", "big", _ls),
+    Workload("head", "big", _head),
+    Workload("stored", "big", _stored),
+    Workload("random", "big", _random),
+    Workload("cat", "big", _cat),
+    Workload("parallel", "mixed", _each),
+    Workload("starts", "mixed", _starts),
+    Workload("grep", "many", _grep),
+    Workload("capped", "big", _capped, bandwidth=CAP),
+)

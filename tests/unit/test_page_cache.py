@@ -1,0 +1,111 @@
+"""`taskfs.tree.page_cache`: what the kernel may keep of the versions of an archive."""
+
+import pytest
+
+from taskfs.model import ObjectVersion
+from taskfs.tasks.archive_kind import ArchiveKey, ArchiveKind
+from taskfs.tree.page_cache import PageCache, PageCacheMode
+from tests.unit.fakes import Clock
+
+ARCHIVE = ArchiveKey("t", ArchiveKind.OUTPUT)
+OLD = ObjectVersion(1000, '"1"')
+NEW = ObjectVersion(900, '"2"')
+KEEP, DROP, DIRECT = PageCacheMode
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def page_cache(clock: Clock) -> PageCache:
+    """A page cache with an attr timeout of 1 s, to which the old version was loaded."""
+    page_cache = PageCache(1.0, clock)
+    page_cache.note_version(ARCHIVE, OLD)
+    return page_cache
+
+
+def open_once(page_cache: PageCache, version: ObjectVersion, path: str = "a") -> PageCacheMode:
+    """Open and close *path*; return how the kernel may cache it."""
+    lease = page_cache.lease(ARCHIVE, version, path, 1)
+    page_cache.release(lease)
+    return lease.mode
+
+
+def test_the_kernel_keeps_the_pages_of_one_version(page_cache: PageCache) -> None:
+    """F-9: The kernel keeps the pages of one version (`keep_cache`)."""
+    assert [open_once(page_cache, OLD) for _ in range(3)] == [KEEP] * 3
+
+
+def test_while_an_older_version_is_open_nothing_is_cached(
+    page_cache: PageCache, clock: Clock
+) -> None:
+    """F-9: While an older version is open, new opens bypass the page cache and `st_size` does not
+    shrink."""
+    lease = page_cache.lease(ARCHIVE, OLD, "a", 9)
+    assert lease.mode is KEEP
+    page_cache.note_version(ARCHIVE, NEW)
+    clock.tick(60)
+    assert open_once(page_cache, NEW) is DIRECT
+    assert open_once(page_cache, OLD) is DIRECT
+    assert open_once(page_cache, NEW, "b") is DROP
+    assert page_cache.reported_size(ARCHIVE, "a", 5) == 9
+    assert page_cache.reported_size(ARCHIVE, "b", 17) == 17
+    assert page_cache.is_outdated(lease)
+    page_cache.release(lease)
+    assert page_cache.reported_size(ARCHIVE, "a", 5) == 5
+    assert [open_once(page_cache, NEW) for _ in range(3)] == [DROP, KEEP, KEEP]
+    assert open_once(page_cache, NEW, "b") is KEEP
+
+
+def test_until_the_kernel_has_asked_again_nothing_is_cached(
+    page_cache: PageCache, clock: Clock
+) -> None:
+    """F-9: Until the kernel has asked for attributes again, nothing of a new version is cached."""
+    page_cache.note_version(ARCHIVE, NEW)
+    assert open_once(page_cache, NEW) is DIRECT
+    clock.tick(1.6)
+    assert open_once(page_cache, NEW) is DROP
+
+
+@pytest.mark.parametrize(("count", "lifetime_s"), [(0, 1), (500, 1.5), (20_000, 21), (10**6, 60)])
+def test_the_attributes_of_a_long_listing_live_longer(
+    page_cache: PageCache, clock: Clock, count: int, lifetime_s: float
+) -> None:
+    """F-10, F-9: The attributes of a long listing live longer, and until they expire nothing of a
+    new version is cached."""
+    assert page_cache.attr_lifetime(ARCHIVE, count) == lifetime_s
+    page_cache.note_version(ARCHIVE, NEW)
+    clock.tick(lifetime_s + 0.4)
+    assert open_once(page_cache, NEW) is DIRECT
+    clock.tick(0.2)
+    assert open_once(page_cache, NEW) is DROP
+
+
+def test_the_same_version_loaded_again_is_not_a_new_one(page_cache: PageCache) -> None:
+    """N-21: After a refresh the same version is no new one, but the pages are dropped once, because
+    nothing says which were verified."""
+    lease = page_cache.lease(ARCHIVE, OLD, "a", 1)
+    page_cache.note_version(ARCHIVE, OLD)
+    assert not page_cache.is_outdated(lease)
+    assert [open_once(page_cache, OLD) for _ in range(2)] == [DROP, KEEP]
+
+
+def test_pages_that_may_be_damaged_are_dropped_once(page_cache: PageCache) -> None:
+    """I-5: After a mismatch the next open starts without the kernel's pages."""
+    lease = page_cache.lease(ARCHIVE, OLD, "a", 1)
+    page_cache.note_damaged(lease)
+    page_cache.release(lease)
+    assert open_once(page_cache, OLD, "b") is KEEP
+    assert [open_once(page_cache, OLD) for _ in range(2)] == [DROP, KEEP]
+
+
+def test_open_files_are_counted(page_cache: PageCache) -> None:
+    """R-20: Open files are counted, so their archive is not evicted."""
+    leases = [page_cache.lease(ARCHIVE, OLD, "a", 1) for _ in range(2)]
+    for lease in leases:
+        assert page_cache.has_open_files(ARCHIVE)
+        page_cache.release(lease)
+    assert not page_cache.has_open_files(ARCHIVE)
+    assert not page_cache.has_open_files(ArchiveKey("other", ArchiveKind.INPUT))

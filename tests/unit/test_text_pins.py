@@ -1,0 +1,133 @@
+"""`taskfs.tree.text_pins`: a text whose size was reported is served, for a bounded time."""
+
+import pytest
+
+from taskfs.tree.text_pins import MARGIN_S, MAX_PINS, Pins, Text
+from tests.unit.fakes import Clock
+
+
+class Source:
+    """A text that counts how often it was rendered; `as_of_s` is how old what it shows is."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.count = 0
+        self.age_s: float | None = None
+
+    def __call__(self) -> Text:
+        self.count += 1
+        text = Text(b"%d" % self.count, self.count)
+        if self.age_s is not None:
+            text.as_of_s = self._clock() - self.age_s
+        return text
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def source(clock: Clock) -> Source:
+    return Source(clock)
+
+
+@pytest.fixture
+def pins(clock: Clock) -> Pins:
+    return Pins(1.0, 2.0, clock)
+
+
+def test_an_open_serves_what_a_stat_told(pins: Pins, clock: Clock, source: Source) -> None:
+    """T-10: An open within the attribute timeout serves the text that was reported."""
+    assert pins.report("t/status", source).body == b"1"
+    for _ in range(4):
+        clock.tick(0.25)
+        assert pins.serve("t/status", source).body == b"1"
+    clock.tick(1.0)
+    assert pins.serve("t/status", source).body == b"2"
+
+
+def test_the_fstat_behind_an_open_is_told_the_same(
+    pins: Pins, clock: Clock, source: Source
+) -> None:
+    """T-10: The fstat after an open reports the same size."""
+    assert pins.serve("t/status", source).body == b"1"
+    clock.tick(0.5)
+    assert pins.report("t/status", source).body == b"1"
+    assert pins.serve("t/status", source).body == b"1"
+
+
+def test_asking_on_does_not_keep_a_text_for_ever(pins: Pins, clock: Clock, source: Source) -> None:
+    """F-2: Repeated `stat`s do not keep an old text for ever."""
+    source.age_s = 1.5
+    told = []
+    for _ in range(20):
+        told.append(pins.report("t/status", source).body)
+        clock.tick(0.25)
+    assert source.count >= 6
+    assert told == sorted(told, key=int)
+
+
+def test_what_is_told_is_at_most_as_old_as_it_may_be(
+    pins: Pins, clock: Clock, source: Source
+) -> None:
+    """F-2: A reported text is at most as old as it may be."""
+    source.age_s = 1.9
+    text = pins.report("t/status", source)
+    assert clock() - text.as_of_s == pytest.approx(1.9)
+    clock.tick(0.2)
+    source.age_s = 0
+    assert pins.report("t/status", source).as_of_s == clock()
+
+
+def test_what_does_not_age_stays_while_it_is_asked_for(
+    pins: Pins, clock: Clock, source: Source
+) -> None:
+    """T-10: A text that does not age stays pinned while it is asked for."""
+    pins.report("t/status", source)
+    clock.tick(1.0)
+    assert pins.report("t/status", source).body == b"1"
+    clock.tick(1.0 + MARGIN_S + 0.01)
+    assert pins.report("t/status", source).body == b"2"
+
+
+def test_a_kill_ends_the_pins_of_its_task_alone(pins: Pins, clock: Clock, source: Source) -> None:
+    """T-11: A kill ends the pins of its own task only."""
+    for path in ("t/status", "t/info.json", "t2/status"):
+        pins.report(path, source)
+    pins.release("t/")
+    assert pins.serve("t/status", source).body == b"4"
+    assert pins.serve("t/info.json", source).body == b"5"
+    assert pins.serve("t2/status", source).body == b"3"
+
+
+def test_releasing_what_expires_at_this_moment(source: Source) -> None:
+    """T-11, K-2: Releasing a pin that expires at the same moment does not fail the kill."""
+
+    class Running(Clock):
+        def __call__(self) -> float:
+            self.now_s += 0.4
+            return self.now_s
+
+    pins = Pins(1.0, 2.0, Running())
+    for number in range(8):
+        pins.report(f"t/{number}", source)
+    pins.release("t/")
+
+
+def test_a_failure_pins_nothing(pins: Pins, source: Source) -> None:
+    """F-15: A failure pins nothing."""
+
+    def fail() -> Text:
+        raise OSError
+
+    with pytest.raises(OSError):
+        pins.report("t/status", fail)
+    assert pins.report("t/status", source).body == b"1"
+
+
+def test_the_pins_are_bounded(clock: Clock, source: Source) -> None:
+    """R-20: The pins are bounded."""
+    pins = Pins(1.0, 2.0, clock)
+    assert MAX_PINS == 100_000
+    assert pins._texts.maxsize == MAX_PINS

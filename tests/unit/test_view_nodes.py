@@ -1,0 +1,103 @@
+"""`taskfs.tree.view_nodes`: groups of links, rebuilt when a task comes, goes or moves."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from taskfs.errors import NotFound
+from taskfs.model import KNOWN_STATUSES
+from taskfs.support.interruptible_wait import Waiter
+from taskfs.tasks.task_cache import TaskCache
+from taskfs.tree.nodes import LINK_MODE
+from taskfs.tree.view_nodes import VIEWS, ViewNode, Views, view_name
+from tests.unit.fakes import Clock, FakeAPI, task_of
+
+POOL = ThreadPoolExecutor(1)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def api() -> FakeAPI:
+    api = FakeAPI()
+    api.add(
+        task_of("t3", "started", project="a/b", simulator="reef3d"),
+        task_of("t2", "success", project="a/b", create_ns=5, end_ns=70),
+        task_of("t1", "oddity", simulator=".."),
+    )
+    return api
+
+
+@pytest.fixture
+def views(api: FakeAPI, clock: Clock) -> Views:
+    return Views(TaskCache(api, POOL, Waiter(), listing_ttl_s=9, status_ttl_s=2, clock=clock))
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        *((None, "none"), ("", "none"), (".", "%2E"), ("..", "%2E%2E"), ("/", "%2F")),
+        *(("a/b\0c", "a%2Fb%00c"), (".a", ".a"), ("50%", "50%"), ("π", "π"), ("...", "...")),
+    ],
+)
+def test_names(value: str | None, name: str) -> None:
+    """N-9: `/`, NUL, `.` and `..` are percent-encoded and null shows as `none`."""
+    assert view_name(value) == name
+
+
+def test_groups(views: Views) -> None:
+    """N-7, N-8: Tasks are grouped, and every known status has a directory."""
+    assert set(views.groups(".by-status")) == {*KNOWN_STATUSES, "oddity"}
+    assert list(views.groups(".by-status")["success"]) == ["t2"]
+    assert {name: list(tasks) for name, tasks in views.groups(".by-project").items()} == {
+        "a%2Fb": ["t3", "t2"],
+        "none": ["t1"],
+    }
+    assert list(views.groups(".by-simulator")) == ["reef3d", "none", "%2E%2E"]
+
+
+def test_groups_are_made_when_something_moved(views: Views, api: FakeAPI, clock: Clock) -> None:
+    """N-10: Groups are rebuilt when the listing changed."""
+    before = views.groups(".by-project")
+    clock.tick(10)
+    assert views.groups(".by-project") is before
+    api.change("t3", project="c")
+    clock.tick(10)
+    assert list(views.groups(".by-project")["c"]) == ["t3"]
+    del api.tasks["t3"]
+    clock.tick(10)
+    assert "c" not in views.groups(".by-project")
+
+
+def test_links(views: Views) -> None:
+    """N-7: Links point to `../../<id>`."""
+    view = ViewNode(".by-project", views, began_ns=3)
+    assert [entry.name for entry in view.children()] == ["a%2Fb", "none"]
+    group = view.lookup("a%2Fb")
+    assert [(entry.name, entry.mode) for entry in group.children()] == [
+        *(("t3", LINK_MODE), ("t2", LINK_MODE))
+    ]
+    link = group.lookup("t2")
+    assert link.target() == "../../t2"
+    assert link.attrs().size == len("../../t2")
+    assert link.attrs().mtime_ns == group.attrs().mtime_ns == 70
+    for node, name in ((view, "a/b"), (group, "t1"), (view, "")):
+        with pytest.raises(NotFound):
+            node.lookup(name)
+
+
+def test_a_name_that_no_directory_can_have_is_left_out(
+    views: Views, api: FakeAPI, clock: Clock
+) -> None:
+    """N-12: A group whose name is longer than 255 bytes is left out."""
+    api.add(task_of("t4", project="ä" * 128), task_of("t5", project="ä" * 127))
+    assert "ä" * 127 in views.groups(".by-project")
+    assert "ä" * 128 not in views.groups(".by-project")
+
+
+def test_the_views_are_these() -> None:
+    """N-7: The views are .by-status, .by-project and .by-simulator."""
+    assert list(VIEWS) == [".by-status", ".by-project", ".by-simulator"]
