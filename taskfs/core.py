@@ -46,14 +46,13 @@ class Core(NamedTuple):
     finished_tasks: FinishedTaskStore | None = None
     pools: tuple[Executor, ...] = ()
 
-    def begin(self, asked: PendingListing | None = None) -> None:
-        """Make the first listing, or await the one that was *asked* for: it tells whether the API
-        answers and takes the key.
+    def begin(self, pending: PendingListing | None = None) -> None:
+        """Load the first listing, or wait for the *pending* one.
 
         Raises:
-            AccessDenied, Unavailable, BadAnswer, NotFound: it does not.
+            AccessDenied, Unavailable, BadAnswer, NotFound: the API does not answer, or refuses.
         """
-        self.tree.context.task_cache.begin(asked)
+        self.tree.context.task_cache.load_first_listing(pending)
 
     def close(self) -> None:
         """Close the connections, have on disk what is to be kept, and let the threads end: whoever
@@ -148,7 +147,7 @@ def open_core(
         # The kernel keeps entries for as long again, so ours are that much younger.
         listing_ttl_s=max(0.0, config.dir_cache_time_s - attr_timeout_s),
         status_ttl_s=config.status_cache_time_s,
-        scope=filter_of(config),
+        task_filter=filter_of(config),
         finished_tasks=finished_tasks,
     )
     page_cache = PageCache(attr_timeout_s)

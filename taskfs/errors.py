@@ -110,6 +110,12 @@ class BadHandle(TaskFSError):
     errno = errno.EBADF
 
 
+class TooLarge(TaskFSError):
+    """A part of a running task's file that its machine cannot hand out."""
+
+    errno = errno.EFBIG
+
+
 class ReadOnly(TaskFSError):
     """The tree does not accept this change."""
 

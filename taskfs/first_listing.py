@@ -26,4 +26,4 @@ class FirstListing:
     def __init__(self, config: Config) -> None:
         self.stats = Stats()
         self.client = open_client(config, self.stats)
-        self.asked = filter_of(config).ask(self.client)
+        self.pending = filter_of(config).start_listing(self.client)

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import random
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,19 +12,12 @@ import pytest
 
 from tests.fake_api import FakeCloud
 from tests.mounts import Mount
-from tests.odd_zips import Odd, odd_zip
+from tests.outputs import Files, noise
 from tests.surfaces import InProcess, Surface, assert_same, walk
 
-LONG_AGO: Final = "2025-06-11T08:00:00+00:00"
-QUICK: Final = {"attr_timeout": "100ms", "status_cache_time": "200ms", "dir_cache_time": "300ms"}
 SEGMENT: Final = 4 << 20
-Files = dict[str, bytes]
 Mounting = Callable[..., contextlib.AbstractContextManager[Mount]]
 Opening = Callable[..., contextlib.AbstractContextManager[InProcess]]
-
-
-def noise(seed: object, size: int) -> bytes:
-    return random.Random(str(seed)).randbytes(size)
 
 
 def some_files(seed: int) -> Files:
@@ -34,17 +26,6 @@ def some_files(seed: int) -> Files:
         "text": b"".join(b"%d line of %d\n" % (number, seed) for number in range(60_000)),
         "deep/noise": noise(seed, 700_000),
     }
-
-
-def put(cloud: FakeCloud, task: str, files: Files, method: int = 8) -> None:
-    members = [Odd(f"artifacts/{name}".encode(), body, method) for name, body in files.items()]
-    cloud.put_object(f"{task}/output.zip", odd_zip(members))
-
-
-def finished(cloud: FakeCloud, files: Files, method: int = 8) -> str:
-    task = cloud.add_task(end_time=LONG_AGO)
-    put(cloud, task, files, method)
-    return task
 
 
 def check(fs: Surface, task: str, files: Files) -> None:

@@ -22,10 +22,9 @@ from taskfs.options import BY_NAME
 from tests.caches import Mounting, Opening
 from tests.fake_api import FakeCloud
 from tests.mounts import Mount
+from tests.outputs import QUICK
 from tests.surfaces import InProcess, Mounted, Surface
 
-# Short enough that a test can wait until each of them expires.
-QUICK = {"attr_timeout": "100ms", "status_cache_time": "200ms", "dir_cache_time": "300ms"}
 SHARED = {**QUICK, "timeout": "6s"}
 ON_BOTH = ["tree", pytest.param("mount", marks=pytest.mark.mount)]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from taskfs.support.buffers import Buffer
-from taskfs.support.fallback import note_refusal
+from taskfs.support.fallback import log_fallback
 
 LOCK_TIMEOUT_S: Final = 10.0
 FIRST_PAUSE_S: Final = 0.002
@@ -108,7 +108,7 @@ def _wait(descriptor: int, start: int, length: int, is_there: Callable[[], bool]
         except (OSError, AttributeError) as exc:
             if not isinstance(exc, OSError) or exc.errno not in _HELD:
                 # A file system, a kernel or a sandbox without such locks.
-                return note_refusal("F_OFD_SETLK", exc)
+                return log_fallback("F_OFD_SETLK", exc)
             if time.monotonic() > deadline or is_there():
                 return None
         time.sleep(pause_s)

@@ -16,7 +16,7 @@ from typing import Final
 from taskfs.cache.memory_cache import BLOCK
 from taskfs.support.buffers import LARGE, address_of, has_address
 from taskfs.support.checksum import crc32
-from taskfs.support.fallback import note_refusal
+from taskfs.support.fallback import log_fallback
 
 SEGMENT_BLOCKS: Final = 64
 SEGMENT: Final = SEGMENT_BLOCKS * BLOCK
@@ -120,7 +120,7 @@ class Segment:
                     os.close(descriptor)
             except (OSError, AttributeError) as exc:
                 # Mostly a file system that cannot; what else is wrong, the checksum tells.
-                note_refusal("O_DIRECT", exc)
+                log_fallback("O_DIRECT", exc)
             finally:
                 _direct_io_lock.release()
         return os.pwrite(self.descriptor, run, at)

@@ -35,9 +35,9 @@ def open_session(
         config = replace(config, timeout_s=min(timeout_s, config.timeout_s))
     configure_logging(config)
     from taskfs.first_listing import open_client
-    from taskfs.support import wait_notice
+    from taskfs.remote import wait_notice
 
-    wait_notice.tell_with(terminal_notifier())
+    wait_notice.set_notifier(terminal_notifier())
 
     with contextlib.closing(open_client(config)) as client:
         yield config, client

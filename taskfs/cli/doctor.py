@@ -28,7 +28,7 @@ from taskfs.fuse.libfuse import LIBFUSE_PACKAGES
 from taskfs.fuse.mount_table import our_mounts
 from taskfs.fuse.mountpoint import is_dead
 from taskfs.support.formatting import escape_controls, format_size
-from taskfs.support.installation import extra_fix
+from taskfs.support.installation import install_hint
 
 # Seconds between the API's clock and ours. Running times and the ages of archives are differences
 # of the two; below a minute the error is small beside them.
@@ -254,7 +254,7 @@ def _demo(_: CheckContext) -> str:
     try:
         return f"aiohttp {version('aiohttp')}: taskfs demo works"
     except PackageNotFoundError:
-        raise Note(f"taskfs demo needs the extra `demo`: {extra_fix('demo')}") from None
+        raise Note(f"taskfs demo needs the extra `demo`: {install_hint('demo')}") from None
 
 
 def _stale_mounts(_: CheckContext) -> str:

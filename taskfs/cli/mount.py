@@ -77,6 +77,6 @@ def _start_cloud(config: Config) -> tuple[Config, Callable[[], object]]:
 def require_demo() -> None:
     """Raise ConfigError, which says how to install the extra `demo`, if it is missing."""
     if find_spec("aiohttp") is None:
-        from taskfs.support.installation import extra_fix
+        from taskfs.support.installation import install_hint
 
-        raise ConfigError(f"taskfs demo needs the extra `demo`: {extra_fix('demo')}")
+        raise ConfigError(f"taskfs demo needs the extra `demo`: {install_hint('demo')}")

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from taskfs.errors import ConfigError
-from taskfs.support.installation import PROGRAM_FIX
+from taskfs.support.installation import INSTALL_HINT
 
 
 def find_program() -> Path:
@@ -19,4 +19,4 @@ def find_program() -> Path:
     for candidate in (name, Path(sys.executable).parent / "taskfs", shutil.which("taskfs")):
         if candidate and os.path.basename(candidate) == "taskfs" and os.access(candidate, os.X_OK):
             return Path(os.path.abspath(candidate))
-    raise ConfigError(f"the program taskfs is not installed: {PROGRAM_FIX}")
+    raise ConfigError(f"the program taskfs is not installed: {INSTALL_HINT}")

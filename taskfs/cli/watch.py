@@ -60,9 +60,9 @@ def command(settings: Settings, once: bool, as_json: bool) -> None:
         if once or as_json:
             _print_once(first, as_json)
         else:
-            from taskfs.support import wait_notice
+            from taskfs.remote import wait_notice
 
-            wait_notice.tell_with(None)  # the screen shows failures
+            wait_notice.set_notifier(None)  # the screen shows failures
             _LiveTable(config, client, tasks).run(first)
 
 

@@ -20,6 +20,7 @@ from taskfs.demo.catalogue import (
     Blueprint,
     arrival,
 )
+from taskfs.demo.machines.files import Run
 from taskfs.demo.objects import LazyArchive, ObjectTable
 from taskfs.demo.results import input_members, output_members, trajectory_members
 from taskfs.demo.sources import ByteSource
@@ -91,6 +92,20 @@ class Account:
         """Return the encoded JSON object of each task in a listing."""
         with self._lock:
             return [task.json(self._outputs) for task in tasks]
+
+    def run_of(self, task: CloudTask) -> Run | None:
+        """Return what a task computes and until when; None for a task that a test added."""
+        with self._lock:
+            blueprint = self._blueprints.get(task.id)
+            begin = task.time_of("computation-started")
+            if blueprint is None or begin is None:
+                return None
+            # As planned at first: a kill ends the writing, and does not hurry it.
+            offset = {status: offset for offset, status in blueprint.timeline}
+            end = offset.get("computation-ended", blueprint.timeline[-1][0])
+            length = end - offset["computation-started"]
+            done = _done(blueprint.timeline[-1][1])
+            return Run(task.id, task.simulator, begin, begin + length, done)
 
     def tasks_ahead(self, task: CloudTask) -> int | None:
         """Return the number of tasks queued before *task*, or None if it is not queued."""
@@ -306,11 +321,16 @@ def _statuses_until(status: str) -> tuple[str, ...]:
 
 
 def _outputs(task_id: str, blueprint: Blueprint, end: Event, computing: float) -> BuiltArchive:
-    done = 1.0 if end.status == "success" else 0.4
+    done = _done(end.status)
     members = output_members(task_id, blueprint.simulator, computing, end.time, done=done)
     if blueprint.large:
         members[-2:-2] = trajectory_members(end.time)
     return _archive(members, str(blueprint.layout), blueprint.stamp, "artifacts/")
+
+
+def _done(status: str) -> float:
+    """Return which part of a task's simulation is computed when it ends in *status*."""
+    return 1.0 if status == "success" else 0.4
 
 
 def _archive(

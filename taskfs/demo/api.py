@@ -23,6 +23,7 @@ from taskfs.demo.endpoint import (
     encoded_json_answer,
     json_answer,
 )
+from taskfs.demo.machines.signalling import Machines
 from taskfs.demo.profile import PROFILE_ANSWERS
 from taskfs.demo.storage import StorageCalls
 from taskfs.demo.store import StoreEndpoint
@@ -45,6 +46,7 @@ class TaskEndpoint(Endpoint):
         self,
         account: Account,
         store: StoreEndpoint,
+        machines: Machines,
         key: str | None,
         records: deque[RequestRecord],
         faults: FaultHook | None,
@@ -65,6 +67,7 @@ class TaskEndpoint(Endpoint):
             ("POST", "/projects", self._create_project),
             ("GET", "/projects/{name}", self._project),
             ("POST", "/projects/{name}/task/{id}/add", self._add_to_project),
+            *machines.routes(),
             *storage.routes(),
         ]
         public: list[tuple[str, str, Responder]] = [("*", "/{path:.*}", _not_found)]

@@ -102,59 +102,70 @@ def dos_stamp(mtime: float) -> tuple[bytes, bytes]:
 
 
 def _write(members: Sequence[MemberSpec], stamp: Stamp, *, zip64: bool) -> ByteSource:
-    parts: list[ByteSource] = []
+    sources: list[ByteSource] = []
     directory: list[bytes] = []
     offset = 0
     for member in members:
-        name, when = member.name.encode(), _dos_time(member.mtime)
-        is_directory = member.name.endswith("/")
-        method = STORED if is_directory else member.method
-        crc, size, packed = _pack(member.content, method)
-        packed_size = sum(part.size for part in packed)
-        local_stamp, central_stamp = stamp(member.mtime)
-        # 7-Zip writes no descriptor for a directory, whose sizes are known in advance.
-        flags = 0 if is_directory else _DESCRIPTOR_FLAG
-        flags |= 0 if member.name.isascii() else _UTF8_FLAG
-        version = 45 if zip64 else 20
-        unknown = 0xFFFFFFFF if zip64 else 0
-        local_extra = (struct.pack("<HHQQ", 1, 16, 0, 0) if zip64 else b"") + local_stamp
-        header = struct.pack(
-            "<4s5H3I2H",
-            *(b"PK\x03\x04", version, flags, method, *when),
-            *(0, unknown, unknown, len(name), len(local_extra)),
-        )
-        descriptor = b""
-        if flags & _DESCRIPTOR_FLAG:
-            layout = "<4sIQQ" if zip64 else "<4sIII"
-            descriptor = struct.pack(layout, b"PK\x07\x08", crc, packed_size, size)
-        parts += [BytesSource(header + name + local_extra), *packed, BytesSource(descriptor)]
-
-        central_extra = central_stamp
-        sizes = (packed_size, size)
-        if zip64:
-            central_extra = struct.pack("<HHQQQ", 1, 24, size, packed_size, offset) + central_stamp
-            sizes = (0xFFFFFFFF, 0xFFFFFFFF)
-        attributes = _unix_mode(is_directory) << 16 | (0x10 if is_directory else 0)
-        entry = struct.pack(
-            "<4s6H3I5H2I",
-            *(b"PK\x01\x02", _MADE_BY_UNIX | version, version, flags, method, *when),
-            *(crc, *sizes, len(name), len(central_extra), 0, 0, 0, attributes),
-            0xFFFFFFFF if zip64 else offset,
-        )
-        directory.append(entry + name + central_extra)
-        offset = sum(
-            (len(header), len(name), len(local_extra), packed_size, len(descriptor)), offset
-        )
-
+        written, entry = _write_member(member, stamp, offset, zip64=zip64)
+        sources += written
+        directory.append(entry)
+        offset += sum(source.size for source in written)
     listing = b"".join(directory)
-    end = _zip64_end(len(directory), len(listing), offset) if zip64 else b""
-    counts = (0xFFFF, 0xFFFF) if zip64 else (len(directory), len(directory))
-    positions = (0xFFFFFFFF, 0xFFFFFFFF) if zip64 else (len(listing), offset)
-    end += struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, *counts, *positions, 0)
-    parts.append(BytesSource(listing + end))
+    sources.append(BytesSource(listing + _end(len(directory), len(listing), offset, zip64=zip64)))
     if any(isinstance(member.content, RepeatedSource) for member in members):
-        return ChainSource(parts)
-    return BytesSource(b"".join(part.read(0, part.size) for part in parts))
+        return ChainSource(sources)
+    return BytesSource(b"".join(source.read(0, source.size) for source in sources))
+
+
+def _write_member(
+    member: MemberSpec, stamp: Stamp, offset: int, *, zip64: bool
+) -> tuple[list[ByteSource], bytes]:
+    """Return the member's header, data and descriptor at *offset*, and its directory entry."""
+    name, when = member.name.encode(), _dos_time(member.mtime)
+    is_directory = member.name.endswith("/")
+    method = STORED if is_directory else member.method
+    crc, size, packed = _pack(member.content, method)
+    packed_size = sum(source.size for source in packed)
+    local_stamp, central_stamp = stamp(member.mtime)
+    # 7-Zip writes no descriptor for a directory, whose sizes are known in advance.
+    flags = 0 if is_directory else _DESCRIPTOR_FLAG
+    flags |= 0 if member.name.isascii() else _UTF8_FLAG
+    version = 45 if zip64 else 20
+    unknown = 0xFFFFFFFF if zip64 else 0
+    local_extra = (struct.pack("<HHQQ", 1, 16, 0, 0) if zip64 else b"") + local_stamp
+    header = struct.pack(
+        "<4s5H3I2H",
+        *(b"PK\x03\x04", version, flags, method, *when),
+        *(0, unknown, unknown, len(name), len(local_extra)),
+    )
+    descriptor = b""
+    if flags & _DESCRIPTOR_FLAG:
+        layout = "<4sIQQ" if zip64 else "<4sIII"
+        descriptor = struct.pack(layout, b"PK\x07\x08", crc, packed_size, size)
+
+    central_extra = central_stamp
+    sizes = (packed_size, size)
+    if zip64:
+        central_extra = struct.pack("<HHQQQ", 1, 24, size, packed_size, offset) + central_stamp
+        sizes = (0xFFFFFFFF, 0xFFFFFFFF)
+    attributes = _unix_mode(is_directory) << 16 | (0x10 if is_directory else 0)
+    entry = struct.pack(
+        "<4s6H3I5H2I",
+        *(b"PK\x01\x02", _MADE_BY_UNIX | version, version, flags, method, *when),
+        *(crc, *sizes, len(name), len(central_extra), 0, 0, 0, attributes),
+        0xFFFFFFFF if zip64 else offset,
+    )
+    head = BytesSource(header + name + local_extra)
+    return [head, *packed, BytesSource(descriptor)], entry + name + central_extra
+
+
+def _end(count: int, listing_size: int, listing_offset: int, *, zip64: bool) -> bytes:
+    """Return the end record (4.3.16), after the ZIP64 records if there are any."""
+    values = (count, count, listing_size, listing_offset)
+    if zip64:
+        values = (0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF)
+    end = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, *values, 0)
+    return (_zip64_end(count, listing_size, listing_offset) if zip64 else b"") + end
 
 
 def _zip64_end(count: int, listing_size: int, listing_offset: int) -> bytes:

@@ -14,6 +14,9 @@ from typing import Any, Final, TypeVar
 from taskfs.demo.account import Account
 from taskfs.demo.api import TaskEndpoint
 from taskfs.demo.endpoint import FaultHook, RequestRecord, bind
+from taskfs.demo.machines.files import WrittenFiles
+from taskfs.demo.machines.machine import Machine
+from taskfs.demo.machines.signalling import Machines
 from taskfs.demo.objects import CloudObject
 from taskfs.demo.sources import ByteSource
 from taskfs.demo.store import StoreEndpoint
@@ -45,7 +48,10 @@ class EmbeddedCloud:
         self._records: deque[RequestRecord] = deque(maxlen=_MAX_RECORDS)
         self._account = Account(clock)
         self.store = StoreEndpoint(self._account.objects, clock, self._records, faults)
-        self.api = TaskEndpoint(self._account, self.store, key, self._records, faults)
+        self._machines = Machines(self._account, clock)
+        self.api = TaskEndpoint(
+            self._account, self.store, self._machines, key, self._records, faults
+        )
         self._ports = (api_port, store_port)
         self._populate = populate
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -80,8 +86,10 @@ class EmbeddedCloud:
         """Reset all connections and end the thread; do nothing if it does not run."""
         if self._loop is None or self._thread is None:
             return
+        self._run(self._machines.close())
         for endpoint in (self.api, self.store):
             self._run(endpoint.close())
+        self._run(_cancel_rest())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -174,6 +182,18 @@ class EmbeddedCloud:
         """Revoke all URLs signed so far: the store answers 403."""
         self.store.revoke_urls()
 
+    def machine(self, id: str) -> Machine:
+        """Return the machine of a task: its faults, and the questions that it was asked."""
+        return self._machines.machine(id)
+
+    def machine_files(self, id: str) -> WrittenFiles:
+        """Return the files on the machine of a task, to be written; those before are gone."""
+        return self._machines.written(id)
+
+    def hang_up(self, id: str) -> None:
+        """Let the machine of a task say goodbye to all its clients."""
+        self._run(self._machines.machine(id).hang_up())
+
     # The request log.
 
     @property
@@ -208,3 +228,11 @@ class EmbeddedCloud:
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         assert self._loop is not None, "the cloud is not started"
         asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+
+async def _cancel_rest() -> None:
+    """Cancel the tasks of connections that ended without a goodbye."""
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)

@@ -43,18 +43,16 @@ def output_members(
     *done* is the computed fraction of the simulation: below 1, the files are shorter and stderr
     holds an error.
     """
-    kind, frames = SIMULATORS[simulator], max(1, round(20 * done))
+    kind, frames = SIMULATORS[simulator], frame_count(done)
     step = (ended - started) / frames
-    error = "" if done >= 1 else _failure(simulator, frames)
     summary = {"task_id": task_id, "simulator": simulator, "frames": frames}
-    log = f"artifacts/log/{kind.log}"
+    texts = text_outputs(task_id, simulator, done)
+    log = f"log/{kind.log}"
     members = [
         MemberSpec("artifacts/", mtime=ended),
-        MemberSpec("artifacts/stdout.txt", _console(simulator, task_id, frames).encode(), ended),
-        MemberSpec("artifacts/stderr.txt", error.encode(), ended),
-        MemberSpec(f"artifacts/{kind.table}", _table(task_id, kind.columns, frames), ended),
+        *(MemberSpec(f"artifacts/{name}", texts[name], ended) for name in texts if name != log),
         MemberSpec("artifacts/log/", mtime=started),
-        MemberSpec(log, _log(simulator, frames).encode(), ended),
+        MemberSpec(f"artifacts/{log}", texts[log], ended),
         MemberSpec("artifacts/vtk/", mtime=ended),
     ]
     if kind.history:
@@ -68,6 +66,23 @@ def output_members(
     members.append(MemberSpec("output.json", json.dumps(summary).encode(), ended))
     members.append(MemberSpec("system_metrics.csv", b"time_s,cpu_percent\n0,3.1\n60,97.4\n", ended))
     return members
+
+
+def frame_count(done: float) -> int:
+    """Return how many frames a run leaves of which the part *done* is computed."""
+    return max(1, round(20 * done))
+
+
+def text_outputs(task_id: str, simulator: str, done: float) -> dict[str, bytes]:
+    """Return the texts that a run leaves, by name; each text of a shorter run begins alike."""
+    kind, frames = SIMULATORS[simulator], frame_count(done)
+    error = "" if done >= 1 else _failure(simulator, frames)
+    return {
+        "stdout.txt": _console(simulator, task_id, frames).encode(),
+        "stderr.txt": error.encode(),
+        kind.table: _table(task_id, kind.columns, frames),
+        f"log/{kind.log}": _log(simulator, frames).encode(),
+    }
 
 
 def input_members(task_id: str, simulator: str, submitted: float) -> list[MemberSpec]:

@@ -52,7 +52,7 @@ class ArchiveOpener:
 
 def _why_no_archive(task: Task, kind: ArchiveKind) -> str:
     if kind is ArchiveKind.INPUT:
-        return f"task {task.id} has no input archive: it was removed, or not sent yet"
+        return f"task {task.id} has no input archive: it was removed, or not uploaded yet"
     if not task.is_terminated:
         return f"task {task.id} is {task.status}, with no outputs yet: see `taskfs wait {task.id}`"
-    return f"task {task.id} ({task.status}) has no output archive: it was removed, or never made"
+    return f"task {task.id} ({task.status}) has no output archive: it was removed, or never created"

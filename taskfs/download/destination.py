@@ -1,4 +1,4 @@
-"""The directory that a download fills, and what its file system can hold."""
+"""The target directory of a download, and the limits of its file system."""
 
 import contextlib
 import errno
@@ -15,7 +15,7 @@ from taskfs.errors import TargetRefused
 
 # FAT rounds times to two seconds; no file system in use is coarser.
 FAT_STEP_NS: Final = 2 * 10**9
-# Errors for a name that the file system cannot hold: FAT refuses `:` (with EPERM over FUSE),
+# Errors for a name that the file system cannot store: FAT refuses `:` (with EPERM over FUSE),
 # eCryptfs more than 143 bytes, UTF-8-only file systems any other bytes.
 BAD_NAME: Final = (errno.EINVAL, errno.ENAMETOOLONG, errno.EILSEQ, errno.EPERM)
 # Errors of flock(2) on a file system, or a file server, without locks.
@@ -26,13 +26,13 @@ NO_TIMES: Final = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, er
 
 @contextlib.contextmanager
 def rename_bad_name() -> Iterator[None]:
-    """Turn the error for a name that the file system cannot hold into TargetRefused."""
+    """Turn the error for a name that the file system cannot store into TargetRefused."""
     try:
         yield
     except OSError as exc:
         if exc.errno not in BAD_NAME:
             raise
-        text = f"the file system there cannot hold this name ({exc.strerror})"
+        text = f"the file system there cannot store this name ({exc.strerror})"
         raise TargetRefused(text) from None
 
 
@@ -43,7 +43,7 @@ def refuse_another_case(folder: int, name: bytes) -> None:
     except OSError:
         return
     if os.fsdecode(name) not in os.listdir(folder):
-        raise TargetRefused("the file system there takes this name for one that differs in case")
+        raise TargetRefused("the file system there has a file whose name differs in case")
 
 
 def lock(stream: FileIO) -> None:
@@ -55,7 +55,7 @@ def lock(stream: FileIO) -> None:
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as exc:
-        exc.strerror = "another download is at work on it"
+        exc.strerror = "another download of this file is running"
         raise
     except OSError as exc:
         if exc.errno not in NO_LOCKS:
@@ -105,7 +105,7 @@ class Destination:
         except OSError as exc:
             if exc.errno not in (errno.ELOOP, errno.ENOTDIR):
                 raise
-            text = f"in the way of a directory ({os.fsdecode(name)!r} is a link or a file): move it"
+            text = f"a directory is needed, but {os.fsdecode(name)!r} is a link or a file: move it"
             raise FileExistsError(errno.EEXIST, text, str(self.path / path)) from None
         # Another thread may create the directory at the same time.
         with contextlib.suppress(FileExistsError), rename_bad_name():

@@ -1,4 +1,4 @@
-"""Downloading files, several at a time, and what the failure of one means for the others."""
+"""Downloading files, several at a time. Some errors concern one file, others end the run."""
 
 import threading
 from collections.abc import Callable, Iterable, Sequence

@@ -17,7 +17,8 @@ from taskfs.fuse import daemonize, mountpoint
 from taskfs.fuse.mount_errors import CONTAINER, NEEDS_ALLOW_OTHER
 from taskfs.fuse.server import Adjust, serve, unchanged
 from taskfs.fuse.systemd import READY, STOPPING, ServiceManager
-from taskfs.support import logs, wait_notice
+from taskfs.remote import wait_notice
+from taskfs.support import logs
 
 FUSE_CONF: Final = Path("/etc/fuse.conf")
 DEVICE: Final = Path("/dev/fuse")
@@ -48,7 +49,7 @@ def mount(
         return
 
     def work(report: daemonize.Report) -> None:
-        wait_notice.tell_with(report.note)
+        wait_notice.set_notifier(report.note)
         if config.log_file:
             logs.log_to_file(config.log_file, config.log_level)
         else:
@@ -61,7 +62,7 @@ def mount(
 def _mount_in_foreground(
     config: Config, place: Path, on_note: Callable[[str], object] | None, adjust: Adjust
 ) -> None:
-    wait_notice.tell_with(on_note)
+    wait_notice.set_notifier(on_note)
     manager = ServiceManager()
     if config.log_file:
         logs.log_to_file(config.log_file, config.log_level)

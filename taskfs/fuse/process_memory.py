@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from taskfs.support.buffers import trim_pools
-from taskfs.support.fallback import note_refusal
+from taskfs.support.fallback import log_fallback
 
 # mallopt(3)
 M_TRIM_THRESHOLD: Final = -1
@@ -40,7 +40,7 @@ def tune() -> None:
     if mallopt is not None:
         for parameter, value in MALLOC:
             if not mallopt(parameter, value):
-                note_refusal("mallopt", parameter)
+                log_fallback("mallopt", parameter)
 
 
 def _c_function(name: str) -> Callable[..., int] | None:
@@ -49,7 +49,7 @@ def _c_function(name: str) -> Callable[..., int] | None:
         function: Callable[..., int] = getattr(ctypes.CDLL(None), name)
         return function
     except (OSError, AttributeError) as exc:
-        note_refusal(name, exc)
+        log_fallback(name, exc)
         return None
 
 

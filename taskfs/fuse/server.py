@@ -108,7 +108,7 @@ def _await_first_listing(core: "Core", config: Config, listing: FirstListing | N
         core.client.check()
     try:
         with statuses_explained(config.status):
-            core.begin(listing.asked if listing else None)
+            core.begin(listing.pending if listing else None)
         if config.project is not None or config.status:
             tasks = core.tree.context.task_cache.listing()
             check_filter(core.client, config.project, config.status, tasks)

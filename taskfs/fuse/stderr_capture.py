@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from taskfs.errors import MountError
 from taskfs.fuse.mount_errors import explain
-from taskfs.support.fallback import note_refusal
+from taskfs.support.fallback import log_fallback
 
 # Bytes. The last lines of the output hold the reason; libfuse prints a few hundred bytes.
 MAX_OUTPUT = 4096
@@ -75,12 +75,12 @@ def _unnamed_file(name: str) -> int:
     try:
         return os.memfd_create(name)
     except (OSError, AttributeError) as exc:
-        note_refusal("memfd_create", exc)
+        log_fallback("memfd_create", exc)
     import tempfile  # importing it slows each start down by milliseconds
 
     try:
         with tempfile.TemporaryFile() as file:
             return os.dup(file.fileno())
     except OSError as exc:
-        note_refusal("a temporary file", exc)
+        log_fallback("a temporary file", exc)
         return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)

@@ -1,1 +1,1 @@
-"""HTTP to the task API and to the object store."""
+"""The remote side: the data channel to the machine of a running task."""

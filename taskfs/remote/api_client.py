@@ -1,7 +1,7 @@
-"""`TaskClient`: typed calls on the task API (remote-api.md).
+"""`TaskClient`: typed calls of the task API.
 
-An answer is read leniently, field by field: a field of the wrong type is a missing one, a record
-without a usable id is left out and logged, and one bad record does not break the others.
+Responses are parsed leniently, field by field: a field of the wrong type counts as missing. A
+record without a usable id is left out and logged, and does not affect the others.
 """
 
 import contextlib
@@ -36,18 +36,24 @@ from taskfs.support.stats import Stats
 from taskfs.support.thread_pool import DaemonPool
 
 log = logging.getLogger(__name__)
+# Bytes of an answer in signalling: an offer or answer has a few KB.
+MAX_SIGNALLING_ANSWER: Final = 1 << 20
 T = TypeVar("T")
 
 KILL_TRIES: Final = 5
+# Seconds between two tries of a kill, give or take a quarter.
 KILL_PAUSE_S: Final = 1.0
-MAX_ANSWER: Final = 64 << 20
+# Bytes of one response: a page of 500 tasks has a few megabytes.
+MAX_RESPONSE: Final = 64 << 20
+# Bad records that are remembered, so that each is logged once.
 MAX_BAD_RECORDS: Final = 1000
-# The errors of a 404, whatever its body was.
+# The texts of errors after a 404, whatever its body was.
 _NOT_FOUND: Final = re.compile(r"\b404\b|Not Found")
-# What GET /tasks/{id} adds to a record as a listing gives it.
-DETAIL_ONLY: Final = ("status_history", "machine_operations", "steps")
-MAX_DETAIL: Final = 500
-# Only a request for one task can be answered by "there is no such thing", never a collection.
+# The fields of a single record that a listing does not have.
+DETAIL_FIELDS: Final = ("status_history", "machine_operations", "steps")
+# Characters of the API's error text that go into ours.
+MAX_ERROR_TEXT: Final = 500
+# The paths of requests for one task: only there is a 404 the API's own, never for a collection.
 _ONE_TASK: Final = re.compile(r"/tasks/[^/]+(/|$)")
 
 
@@ -58,7 +64,11 @@ class _Status(msgspec.Struct):
 
 
 class TaskClient:
-    """The task API of one account. Safe for concurrent use; nothing goes out before a call."""
+    """The task API of one account. Construction sends no request.
+
+    Safe for concurrent use: the lock guards the set of logged records, the rest is immutable or one
+    flag.
+    """
 
     def __init__(
         self, api_url: str, api_key: str, *, timeout_s: float = 30.0, stats: Stats | None = None
@@ -79,21 +89,24 @@ class TaskClient:
         self._lock = threading.Lock()  # guards _bad_records
 
     def close(self) -> None:
-        """Close the connections; a call after that opens new ones."""
+        """Close the connections; a later call opens new ones."""
         self._pages.shutdown(wait=False, cancel_futures=True)
         self._transport.close()
         self._store.close()
 
     @property
     def clock_offset_s(self) -> float | None:
-        """The API's clock minus ours in seconds (resolution 1 s), None before any answer."""
+        """The API's clock minus the local one, in seconds; None before the first response.
+
+        The resolution is 1 s, that of the Date header.
+        """
         return self._transport.clock_offset_s
 
     def check(self) -> None:
-        """Return if the API answers and takes the key.
+        """Raise an error unless the API responds and accepts the key.
 
         Raises:
-            AccessDenied, Unavailable, BadAnswer, NotFound: it does not.
+            AccessDenied, Unavailable, BadAnswer, NotFound: as for any request.
         """
         self._page(1, 1, {})
 
@@ -105,13 +118,12 @@ class TaskClient:
         active: bool = False,
         last: int | None = None,
     ) -> list[Task]:
-        """Return the tasks, newest first, each once: at most *last*, *active* the unfinished only.
+        """Return at most *last* tasks, newest first, each once; with *active*, the unfinished ones.
 
-        One request for each 500 tasks, the pages after the first in parallel. A listing whose
-        length changed between its pages is read again: see `read_listing`.
+        This takes one request per 500 tasks, in parallel after the first; see `read_listing`.
 
         Raises:
-            AccessDenied, Unavailable, BadAnswer: there is no listing.
+            AccessDenied, Unavailable, BadAnswer: as for any request.
         """
         filters: dict[str, Any] = {"sort": "create_time:desc"}
         if project is not None:
@@ -132,7 +144,7 @@ class TaskClient:
         try:
             page = self._call("GET", "/tasks", Page, params=params)
         except (NotFound, BadAnswer) as exc:
-            # The API always has a listing: one that was never there is at another URL.
+            # Every task API has a listing. If there never was one, the URL is wrong.
             if self._has_listed or not _NOT_FOUND.search(str(exc)):
                 raise
             raise BadAnswer(
@@ -153,13 +165,13 @@ class TaskClient:
                     if is_new:
                         self._bad_records.add(str(exc))
                 if is_new:
-                    log.warning("a record of the listing is left out: %s", exc)
+                    log.warning("a task is missing from the listing: %s", exc)
         return tasks
 
     def get_task(self, task_id: str) -> Task:
-        """Return one task's record as a listing would give it; NotFound if there is none."""
+        """Return one task as a listing contains it; raise NotFound if there is none."""
         fields = self._call("GET", f"/tasks/{quote(task_id, safe='')}", dict[str, msgspec.Raw])
-        for name in DETAIL_ONLY:
+        for name in DETAIL_FIELDS:
             fields.pop(name, None)
         task = parse_task(msgspec.json.encode(fields))
         if task.id != task_id:
@@ -167,11 +179,11 @@ class TaskClient:
         return task
 
     def task_detail(self, task_id: str) -> dict[str, Any]:
-        """Return the whole record of one task, with its status history, as the API gave it."""
+        """Return the whole record of one task, status history included, as the API sent it."""
         return self._call("GET", f"/tasks/{quote(task_id, safe='')}", dict[str, Any])
 
     def get_status(self, task_id: str) -> TaskStatus:
-        """Return the task's status and its place in the queue."""
+        """Return the task's status and its position in the queue."""
         return self._get_status(task_id, self._transport.budget())
 
     def _get_status(self, task_id: str, budget: Budget) -> TaskStatus:
@@ -179,14 +191,14 @@ class TaskClient:
         return _task_status(task_id, self._call("GET", path, _Status, budget=budget))
 
     def kill_task(self, task_id: str) -> TaskStatus:
-        """Ask the API to kill the task; return what it says of it then.
+        """Kill the task, and return its status afterwards.
 
-        Nothing is sent for a task that is already `pending-kill`. If an answer was lost, the
-        status is read before the request is repeated.
+        A task that is already `pending-kill` is sent no request. If a response was lost, the status
+        is read before the request is repeated.
 
         Raises:
             NotFound, AlreadyTerminated, AccessDenied: refused (ENOENT, ESRCH, EACCES).
-            Unavailable: no answer after 5 tries (ETIMEDOUT).
+            Unavailable: no response after 5 tries (ETIMEDOUT).
             BadAnswer: any other refusal (EIO).
         """
         budget = self._transport.budget()
@@ -201,7 +213,7 @@ class TaskClient:
                 return self._send_kill(task_id, budget)
             except Transient as exc:
                 lost = exc
-                log.info("kill %s: %s; its status is read before another try", task_id, exc)
+                log.info("kill %s: %s; checking the status before another try", task_id, exc)
             pause_s = max(lost.retry_after_s or 0.0, KILL_PAUSE_S * random.uniform(0.75, 1.25))
             if pause_s >= budget.remaining_s:
                 break
@@ -209,10 +221,10 @@ class TaskClient:
         raise Unavailable(f"kill {task_id}: no answer from the API ({lost})") from lost
 
     def _send_kill(self, task_id: str, budget: Budget) -> TaskStatus:
-        """Send one kill request; Transient where nobody knows whether it arrived."""
+        """Send one kill request; raise Transient if the API may or may not have received it."""
         path = f"/tasks/{quote(task_id, safe='')}/kill"
         try:
-            answer = self._attempt("POST", path, _Status, budget)
+            response = self._attempt("POST", path, _Status, budget)
         except (AccessDenied, NotFound):
             raise
         except BadAnswer as exc:
@@ -220,16 +232,16 @@ class TaskClient:
             if status.is_terminated:
                 raise AlreadyTerminated(f"task {task_id} is {status.status}") from exc
             raise
-        return _task_status(task_id, answer)
+        return _task_status(task_id, response)
 
     def set_metadata(self, task_id: str, key: str, value: str) -> None:
-        """Set one metadata key of the task; InvalidValue for an empty key or value."""
+        """Set one metadata key of the task; raise InvalidValue for an empty key or value."""
         if not key or not value:
             raise InvalidValue("a metadata key or value cannot be empty")
         self._call("PATCH", self._metadata_path(task_id), msgspec.Raw, json={key: value})
 
     def remove_metadata(self, task_id: str, key: str) -> None:
-        """Remove one metadata key of the task; NoAttribute if it is not there."""
+        """Remove one metadata key of the task; raise NoAttribute if the task lacks it."""
         path = self._metadata_path(task_id)
         metadata = self._call("GET", path, dict[str, Any])
         if key not in metadata:
@@ -242,11 +254,11 @@ class TaskClient:
         return f"/tasks/{quote(task_id, safe='')}/metadata"
 
     def list_projects(self) -> list[dict[str, Any]]:
-        """Return the projects of the account as the API gave them."""
+        """Return the projects of the account as the API sent them."""
         return self._call("GET", "/projects", list[dict[str, Any]])
 
     def signed_url(self, path: str, region: str | None) -> str:
-        """Return a new URL, good for GET for a while, of the object stored at *path*."""
+        """Return a new URL of the object at *path*; it is valid for GET, for a limited time."""
         params = {"operation": "download", "paths": path}
         if region:
             params["region"] = region
@@ -256,8 +268,34 @@ class TaskClient:
         return urls[0]
 
     def open_object(self, path: str, region: str | None) -> RemoteObject:
-        """Return the object stored at *path*; nothing goes out yet."""
+        """Return the object at *path* in the store; this sends no request."""
         return StoredObject(path, lambda: self.signed_url(path, region), self._store)
+
+    def signal(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None,
+        json: Mapping[str, Any] | None,
+        timeout_s: float,
+    ) -> tuple[int, bytes]:
+        """Make one call of signalling, see `SignallingRequest`; return the status and the body.
+
+        Raises:
+            Unavailable: there was no usable answer, and another try may help.
+        """
+        what = f"{method} {path}"
+        # An attempt may take a third of its budget; this one waits for the machine all the time.
+        budget = Budget(3 * timeout_s, time.monotonic())
+        body = bytearray()
+        try:
+            url = self._base + path
+            response = self._transport.send(what, method, url, budget, params=params, json=json)
+            self._transport.receive(what, response, budget, body, MAX_SIGNALLING_ANSWER)
+        except Transient as exc:
+            raise Unavailable(str(exc)) from exc
+        return response.status_code, bytes(body)
 
     def _call(
         self,
@@ -269,7 +307,7 @@ class TaskClient:
         json: Any = None,
         budget: Budget | None = None,
     ) -> T:
-        """Return the answer to one call, decoded as *kind*, retried while that may help."""
+        """Send a request with retries, and return the response decoded as *kind*."""
         return self._transport.run_with_retries(
             lambda budget: self._attempt(method, path, kind, budget, params=params, json=json),
             budget,
@@ -290,49 +328,51 @@ class TaskClient:
             label, method, self._base + path, budget, params=params, json=json
         )
         body = bytearray()
-        self._transport.receive(label, response, budget, body, MAX_ANSWER)
-        if len(body) > MAX_ANSWER:
-            raise BadAnswer(f"{label}: an answer of more than {MAX_ANSWER >> 20} MiB")
+        self._transport.receive(label, response, budget, body, MAX_RESPONSE)
+        if len(body) > MAX_RESPONSE:
+            raise BadAnswer(f"{label}: the response is larger than {MAX_RESPONSE >> 20} MiB")
         if response.status_code in (404, 410):
-            detail = _detail(body)
+            detail = _error_text(body)
             if detail and _ONE_TASK.match(path):
                 raise NotFound(f"{label}: {detail}")
-            # A proxy that lost sight of the API says 404 too: it must not look like an empty
-            # listing or a task that is gone.
-            text = f"{label}: {response.status_code}, which is not the task API's own answer"
+            # A proxy that cannot reach the API may send a 404 too. It must not look like an empty
+            # listing or a deleted task.
+            text = f"{label}: {response.status_code}, which the task API itself did not send"
             raise Transient(BadAnswer(text), max_tries=2)
         if 300 <= response.status_code < 400:
-            text = f"{label}: {response.status_code}, which leads nowhere"
+            text = f"{label}: {response.status_code}, a redirect without a target"
             raise Transient(BadAnswer(text), max_tries=2)
         if response.status_code >= 400:
-            raise error_for_status(label, response.status_code, _detail(body) or response.reason)
+            raise error_for_status(
+                label, response.status_code, _error_text(body) or response.reason
+            )
         try:
             return msgspec.json.decode(body, type=kind)
         except NOT_JSON as exc:
             with contextlib.suppress(*NOT_JSON):
                 return msgspec.json.decode(mend_json(body), type=kind)
-            # A page of HTML from a proxy may be gone a moment later; wrong JSON stays wrong.
-            error = BadAnswer(f"{label}: the answer is not what the API promises ({exc})")
+            # Worth one more try: it may be an HTML page of a proxy that is gone a moment later.
+            error = BadAnswer(f"{label}: the response is not what the API promises ({exc})")
             raise Transient(error, max_tries=2) from exc
 
 
-def _task_status(task_id: str, answer: _Status) -> TaskStatus:
-    queue = answer.position_in_queue
+def _task_status(task_id: str, response: _Status) -> TaskStatus:
+    queue = response.position_in_queue
     ahead = queue.get("tasks_ahead") if isinstance(queue, dict) else None
     return TaskStatus(
         id=task_id,
-        status=answer.status,
-        is_terminated=answer.is_terminated is True,
+        status=response.status,
+        is_terminated=response.is_terminated is True,
         tasks_ahead=ahead if isinstance(ahead, int) else None,
     )
 
 
-def _detail(body: bytes | bytearray) -> str:
-    """Return the text of an API error: `{"detail": …}`, a string or a list of `{loc, msg}`."""
+def _error_text(body: bytes | bytearray) -> str:
+    """Return the text of an API error, `{"detail": …}` with a text or a list of `{loc, msg}`."""
     try:
         detail = msgspec.json.decode(body)["detail"]
         if isinstance(detail, list):
             detail = "; ".join(str(item["msg"]) for item in detail)
-        return str(detail)[:MAX_DETAIL]
+        return str(detail)[:MAX_ERROR_TEXT]
     except (*NOT_JSON, KeyError, TypeError):
         return ""

@@ -18,7 +18,7 @@ import requests
 import urllib3
 
 from taskfs.errors import BadAnswer, ConfigError, ProxyRefused, TaskFSError, Unreachable
-from taskfs.support.installation import extra_fix
+from taskfs.support.installation import install_hint
 from taskfs.support.redaction import redact
 
 # The kernel's routing tables; the network is up if they have a default route.
@@ -101,7 +101,8 @@ def proxy_setting_error(label: str, exc: ValueError, proxy: str | None) -> TaskF
         )
     if isinstance(exc, requests.exceptions.InvalidSchema) and "SOCKS" in str(exc):
         return ConfigError(
-            f"{label}: {_proxy_name(proxy)} needs the extra requests[socks]: {extra_fix('socks')}"
+            f"{label}: {_proxy_name(proxy)} needs the extra requests[socks]: "
+            f"{install_hint('socks')}"
         )
     return BadAnswer(f"{label}: {redact(str(exc))}")
 

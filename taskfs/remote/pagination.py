@@ -60,7 +60,9 @@ def read_listing(
         seen |= current.tasks
     if len(seen) + current.unusable < current.wanted:
         # The missing tasks would look deleted.
-        raise BadAnswer(f"GET /tasks: only {len(seen)} of the {current.wanted} tasks it announces")
+        raise BadAnswer(
+            f"GET /tasks: only {len(seen)} of the {current.wanted} announced tasks arrived"
+        )
     return sorted(seen.values(), key=lambda task: task.create_ns or 0, reverse=True)[:last]
 
 

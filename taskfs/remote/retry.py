@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from typing import Final, TypeVar
 
 from taskfs.errors import TaskFSError
-from taskfs.support import wait_notice
+from taskfs.remote import wait_notice
 
 T = TypeVar("T")
 
@@ -87,9 +87,9 @@ def retry_transient(
             if out_of_tries or pause_s >= budget.remaining_s:
                 raise failure.error from failure.__cause__
             before_pause(failure, pause_s)
-            wait_notice.pause(pause_s, budget.began_s, budget.timeout_s, str(failure))
+            wait_notice.pause_before_retry(pause_s, budget.began_s, budget.timeout_s, str(failure))
         limit_s = min(2 * limit_s, MAX_PAUSE_S)
-    wait_notice.tell_with(None)
+    wait_notice.set_notifier(None)
     return result
 
 

@@ -1,102 +1,109 @@
-"""Bytes without copies: what the read engine hands from one part to the next."""
+"""Buffers for fetched and decoded bytes, which pass through the read path without copies."""
 
 import ctypes
 import mmap
 from typing import Final
 
-from taskfs.support.fallback import note_refusal
+from taskfs.support.fallback import log_fallback
 
-Buffer = bytes | bytearray | memoryview  # nobody changes them any more
+Buffer = bytes | bytearray | memoryview  # by convention not changed once it is filled
 
+# Bytes from which a buffer is mapped, or comes from a pool, instead of the allocator.
 LARGE: Final = 256 << 10
-# What is borrowed and given back all the time: stretches that are decoded, ranges that are fetched.
+# Lengths of the pooled buffers: those of decoded chunks and of fetched ranges.
 POOLED_SIZES: Final = (512 << 10, 1 << 20, 2 << 20, 4 << 20)
-MAX_SPARE: Final = 16 << 20  # bytes of all of them together
+# Bytes that all pools together keep.
+MAX_POOLED: Final = 16 << 20
 
 
 def allocate(size: int) -> memoryview:
-    """Return room for *size* bytes, to be filled once; what it held before is undefined."""
+    """Return a buffer of *size* bytes with undefined content, to be filled once."""
     if size < LARGE:
         return memoryview(bytearray(size))
-    for kind in _KINDS:
-        if kind.length // 4 * 3 < size <= kind.length:
-            return kind.borrow()[:size]
+    for pool in _POOLS:
+        if pool.length // 4 * 3 < size <= pool.length:
+            return pool.borrow()[:size]
     return memoryview(_map(size))
 
 
 def trim_pools() -> None:
-    """Return to the system what nobody has asked for again."""
-    for kind in _KINDS:
-        kind.has_fallback.clear()
+    """Return the memory of unused pooled buffers to the system."""
+    for pool in _POOLS:
+        pool.unused.clear()
 
 
 def _map(size: int) -> mmap.mmap | bytearray:
-    # Its pages are made as they are filled, which may be outside of the interpreter's lock, and go
-    # back to the system with the last view: nothing of it stays in an allocator's arenas.
+    # The kernel adds the pages when they are filled, often without the interpreter's lock held.
+    # They return to the system with the last view, while an allocator might keep them.
     try:
         return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as exc:  # for example vm.max_map_count is reached
-        note_refusal("mmap", exc)
+        log_fallback("mmap", exc)
         return bytearray(size)
 
 
-def _use_huge_pages(room: mmap.mmap | bytearray) -> None:
-    """Ask for huge pages, which kernels without transparent huge pages refuse."""
-    if isinstance(room, mmap.mmap):
+def _use_huge_pages(memory: mmap.mmap | bytearray) -> None:
+    """Ask for huge pages; a kernel without transparent huge pages refuses."""
+    if isinstance(memory, mmap.mmap):
         try:
-            room.madvise(mmap.MADV_HUGEPAGE)
+            memory.madvise(mmap.MADV_HUGEPAGE)
         except (OSError, AttributeError) as exc:
-            note_refusal("madvise", exc)
+            log_fallback("madvise", exc)
 
 
-_KINDS: "Final[list[BufferPool]]" = []
+_POOLS: "Final[list[BufferPool]]" = []
 
 
 class BufferPool:
-    """Rooms of one length that are used again once their last view is gone: the system would make
-    their pages anew, and to clear them costs more than what is put there."""
+    """Buffers of one length that are reused after their last view is gone.
+
+    New memory would cost more than its content, because the kernel clears each page. Safe for
+    concurrent use: it relies on the atomic `append` and `pop` of a list.
+    """
 
     def __init__(self, length: int) -> None:
         self.length = length
-        self.has_fallback: list[mmap.mmap | bytearray] = []
-        # Not by their names: at the end of a process there are none.
-        has_fallback, kinds, most = self.has_fallback, _KINDS, MAX_SPARE
+        self.unused: list[mmap.mmap | bytearray] = []
+        # Locals, because globals may be gone when the interpreter ends.
+        unused, pools, max_pooled = self.unused, _POOLS, MAX_POOLED
 
         class Borrowed(ctypes.c_char * length):  # type: ignore[misc]
-            room: mmap.mmap | bytearray
+            memory: mmap.mmap | bytearray
 
             def __del__(self) -> None:
-                if sum(each.length * len(each.has_fallback) for each in kinds) + length <= most:
-                    has_fallback.append(self.room)
+                pooled = sum(pool.length * len(pool.unused) for pool in pools)
+                if pooled + length <= max_pooled:
+                    unused.append(self.memory)
 
         self._borrowed = Borrowed
 
     def borrow(self) -> memoryview:
+        """Return a buffer, which returns to the pool with its last view."""
         try:
-            room = self.has_fallback.pop()
+            memory = self.unused.pop()
         except IndexError:
-            room = _map(self.length)
-            _use_huge_pages(room)
-        borrowed = self._borrowed.from_buffer(room)
-        borrowed.room = room
+            memory = _map(self.length)
+            _use_huge_pages(memory)
+        borrowed = self._borrowed.from_buffer(memory)
+        borrowed.memory = memory
         return memoryview(borrowed).cast("B")
 
 
-_KINDS.extend(map(BufferPool, POOLED_SIZES))
+_POOLS.extend(map(BufferPool, POOLED_SIZES))
 
 
 def has_address(buffer: Buffer) -> bool:
-    """Whether Python tells where *buffer* is: of a read-only view it does not."""
+    """Whether `address_of` works; Python hides the address of a read-only view."""
     return not (isinstance(buffer, memoryview) and buffer.readonly)
 
 
 def addressable(buffer: Buffer) -> Buffer:
-    """Return *buffer*, or a copy of it where it has no address."""
+    """Return *buffer*, or a copy of it if it has no address."""
     return buffer if has_address(buffer) else bytes(buffer)
 
 
 def address_of(buffer: Buffer) -> int:
-    """Return where the bytes of *buffer* are in memory, for as long as it lives; 0 for none."""
+    """Return the memory address of *buffer*, valid while it lives; 0 for an empty one."""
     if not has_address(buffer):
         raise ValueError("a read-only view has no address: see addressable")
     if isinstance(buffer, bytes):

@@ -1,19 +1,18 @@
-"""The clock for ages, which also counts the time that a machine is suspended."""
+"""The clock for the age of cached data, which does not stop during a suspend."""
 
 import time
 
-from taskfs.support.fallback import note_refusal
+from taskfs.support.fallback import log_fallback
 
 
 def age_clock() -> float:
-    """Return seconds that include suspends, for the age of cached data.
+    """Return seconds of CLOCK_BOOTTIME (clock_gettime(2)), suspended time included.
 
-    CLOCK_BOOTTIME (clock_gettime(2)). Timeouts use `time.monotonic`, which stands still during a
-    suspend: an operation that is waiting then still has its retries left.
-    Where the system has no CLOCK_BOOTTIME, ages use `time.monotonic` too.
+    If the system lacks this clock, return `time.monotonic`. Timeouts always use `time.monotonic`,
+    which stops during a suspend, so that a waiting operation keeps its retries.
     """
     try:
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     except (OSError, AttributeError) as exc:
-        note_refusal("CLOCK_BOOTTIME", exc)
+        log_fallback("CLOCK_BOOTTIME", exc)
         return time.monotonic()

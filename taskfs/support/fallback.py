@@ -1,4 +1,4 @@
-"""Optimisations that the system may refuse: the plain way is taken then, and logged once."""
+"""The log of optimisations that the system refuses; the caller then uses a slower way."""
 
 import logging
 from typing import Final
@@ -8,8 +8,8 @@ log = logging.getLogger(__name__)
 _logged: Final[set[str]] = set()
 
 
-def note_refusal(call: str, reason: object) -> None:
-    """Log, the first time for each *call*, that the system refuses it."""
+def log_fallback(call: str, reason: object) -> None:
+    """Log that the system refuses *call*, once per call and process."""
     if call not in _logged:
         _logged.add(call)
-        log.debug("%s is refused (%s): the plain way is taken", call, reason)
+        log.debug("the system refuses %s (%s): falling back", call, reason)

@@ -1,7 +1,7 @@
-"""Waiting for what is under way without holding a caller that was interrupted.
+"""`Waiter`: waits for a future until the caller is interrupted.
 
-All that goes out runs in pools; a caller only waits. So Ctrl+C frees a blocked reader at once while
-the request goes on and fills the caches.
+All requests run in thread pools, and callers only wait for them. So Ctrl+C frees a blocked reader
+at once, while the request continues and fills the caches.
 """
 
 import concurrent.futures
@@ -14,6 +14,7 @@ from taskfs.errors import Interrupted, Unavailable
 
 T = TypeVar("T")
 
+# Seconds between two checks for an interrupt: the delay of Ctrl+C.
 POLL_S: Final = 0.2
 
 
@@ -23,7 +24,11 @@ def never() -> bool:
 
 
 class Waiter:
-    """Waits for futures, unless *interrupted* tells that the calling thread was interrupted."""
+    """Waits for futures. *interrupted* returns whether the request of the calling thread was
+    interrupted.
+
+    Safe for concurrent use, because it is immutable.
+    """
 
     def __init__(self, interrupted: Callable[[], bool] = never) -> None:
         self._interrupted = interrupted
@@ -32,8 +37,8 @@ class Waiter:
         """Return the future's result, or raise its exception.
 
         Raises:
-            Interrupted: the caller was interrupted (EINTR); the work goes on.
-            Unavailable: there is no result after *timeout_s* seconds; the work goes on.
+            Interrupted: the caller was interrupted (EINTR); the work continues.
+            Unavailable: there is no result after *timeout_s* seconds; the work continues.
         """
         deadline_s = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
         while True:
@@ -42,7 +47,7 @@ class Waiter:
                 return future.result(timeout=min(POLL_S, remaining_s))
             except concurrent.futures.TimeoutError:
                 if future.done():
-                    return future.result()  # it failed with a TimeoutError of its own
+                    return future.result()  # its own TimeoutError
                 self.check()
                 if time.monotonic() >= deadline_s:
                     raise Unavailable("there is no answer yet") from None

@@ -1,4 +1,4 @@
-"""Where the log goes: a file of the user's alone, or standard error; never a secret in it."""
+"""The log: a file that only the user can read, or standard error; secrets are redacted."""
 
 import contextlib
 import logging
@@ -15,32 +15,33 @@ import platformdirs
 from taskfs.errors import ConfigError
 from taskfs.support.redaction import RedactingFormatter
 
+# Bytes of one log file; one older file is kept beside it.
 MAX_BYTES: Final = 4 << 20
 FILE_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class _PrivateFile(logging.handlers.RotatingFileHandler):
-    """A log file that only its owner can read, and whose failure is nobody else's."""
+    """A log file that only its owner can read."""
 
     def _open(self) -> TextIOWrapper:
         descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        if stat.S_ISREG(os.fstat(descriptor).st_mode):  # never a device: /dev/null is everybody's
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):  # a device such as /dev/null is shared
             with contextlib.suppress(OSError):
-                os.fchmod(descriptor, 0o600)  # it may have been there
+                os.fchmod(descriptor, 0o600)  # an existing file may have another mode
         return open(descriptor, "a", encoding="utf-8", errors="backslashreplace")
 
 
 def default_file(mountpoint: Path) -> Path:
-    """Return where the log of the daemon of *mountpoint* goes if nothing else is said."""
+    """Return the default log file of the daemon of *mountpoint*."""
     name = str(mountpoint).strip("/").replace("/", "-")[-200:] or "root"
     return Path(platformdirs.user_log_dir("taskfs")) / f"{name}.log"
 
 
 def log_to_file(path: Path, level: str) -> None:
-    """Send the log to *path*, 0600 in a directory that is made 0700.
+    """Send the log to *path*, with mode 0600; a new directory for it has mode 0700.
 
     Raises:
-        ConfigError: it cannot be written now. That it cannot later fails nothing.
+        ConfigError: the file cannot be opened. Later write errors are ignored.
     """
     logging.raiseExceptions = False  # a full disk must not fail a read
     try:
@@ -54,10 +55,10 @@ def log_to_file(path: Path, level: str) -> None:
 
 
 def log_to_default_file(mountpoint: Path, level: str) -> None:
-    """Send the log to where nobody asked for it; without it if that cannot be written."""
+    """Send the log to the default file, or drop it if that file cannot be opened."""
     path = default_file(mountpoint)
     with contextlib.suppress(OSError):
-        path.parent.chmod(0o700)  # it may have been there, for others to read
+        path.parent.chmod(0o700)  # an existing directory may be readable by others
     try:
         log_to_file(path, level)
     except ConfigError:
@@ -65,7 +66,7 @@ def log_to_default_file(mountpoint: Path, level: str) -> None:
 
 
 def log_nowhere() -> None:
-    """Drop the log, where its lines would spoil what standard error shows."""
+    """Drop the log, for commands that draw on the terminal."""
     _install(logging.NullHandler(), "error")
 
 

@@ -1,12 +1,12 @@
-"""Addresses of this machine itself: requests to them leave neither it nor through a proxy."""
+"""Detection of loopback addresses: requests to them need neither TLS nor a proxy."""
 
 import ipaddress
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether *host* is `localhost` or a loopback address, without asking a name server.
+    """Whether *host* is `localhost` or a loopback address, without a DNS lookup.
 
-    `NAME.localhost` is not: a name server may give it any address.
+    `NAME.localhost` does not count, because the DNS may give it any address.
     """
     if host == "localhost":
         return True

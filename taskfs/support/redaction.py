@@ -1,4 +1,4 @@
-"""Keeps keys and URL signatures out of everything a person or a file gets to see."""
+"""Removes keys and URL signatures from logs, errors and output."""
 
 import logging
 import re
@@ -6,8 +6,8 @@ from typing import Any
 
 from taskfs.support.formatting import escape_controls
 
-# Whatever follows `?` may be a URL's signature, whatever the store calls it. What stands before is
-# not looked at: a path of 64 KB would be gone through once for each of its slashes.
+# Any text after `?` may be a URL's signature, whose name differs from store to store. The pattern
+# does not match the URL before it, because that takes quadratic time on long paths.
 _QUERY = re.compile(r"\?[^\s'\"<>]+")
 _USERINFO = re.compile(r"(https?://)[^/\s@'\"]+@")
 _KEY_HEADER = re.compile(r"(?i)(x-api-key['\"]?\s*[:=]\s*['\"]?)[^\s'\",}]+")
@@ -16,14 +16,14 @@ _secrets: set[str] = set()
 
 
 def register_secret(secret: str) -> None:
-    """From now on *secret* is written as `***` wherever `redact` is applied."""
+    """Have `redact` replace *secret* with `***` from now on."""
     if secret:
         _secrets.add(secret)
 
 
 def redact(text: str) -> str:
     """Return *text* with registered secrets, URL queries and credentials in URLs as `***`."""
-    for secret in tuple(_secrets):  # another thread may register one
+    for secret in tuple(_secrets):  # a copy, because another thread may add one
         text = text.replace(secret, "***")
     text = _QUERY.sub("?***", text)
     text = _USERINFO.sub(r"\1***@", text)
@@ -31,10 +31,9 @@ def redact(text: str) -> str:
 
 
 class RedactingFormatter(logging.Formatter):
-    """Formats a record as usual, traceback included, and redacts the result.
+    """Formats a record with its traceback, redacts it, and escapes control characters.
 
-    Control characters, which the name of a member may have, are written as `\\xNN`: they neither
-    begin a line of their own nor speak to a terminal.
+    The name of a member may contain control characters.
     """
 
     def format(self, record: logging.LogRecord) -> str:

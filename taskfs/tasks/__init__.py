@@ -1,1 +1,1 @@
-"""The tasks of the account and the versions of their archives."""
+"""The state of tasks: the files of a running one."""

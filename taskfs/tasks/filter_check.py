@@ -1,4 +1,4 @@
-"""Whether a project and statuses that a user named exist, where a listing shows nothing of them."""
+"""Checks that the project and the statuses of a task filter exist."""
 
 import contextlib
 import logging
@@ -31,14 +31,14 @@ class Lister(Protocol):
 def check_filter(
     api: Lister, project: str | None, statuses: Sequence[str], tasks: Iterable[Task]
 ) -> None:
-    """Return if *project* and *statuses* exist; *tasks* is the listing that was made with them.
+    """Check that *project* and *statuses* exist; *tasks* is the listing that they select.
 
-    Nothing goes out where the listing shows them, or where the service documents the statuses. A
-    status that is not documented exists if any task of the account has it, because the service
-    adds statuses over time.
+    No request is sent if the listing shows them, or if the service documents the statuses. The
+    service adds statuses over time, so an undocumented one exists if any task of the account has
+    it.
 
     Raises:
-        ConfigError: one does not exist; the text names those that do.
+        ConfigError: one does not exist; the message names those that do.
         AccessDenied, Unavailable: the API does not answer.
     """
     listed = list(tasks)
@@ -51,12 +51,12 @@ def check_filter(
 
 
 def unknown_statuses(statuses: Sequence[str]) -> list[str]:
-    """Return those that the service does not document."""
+    """Return the statuses that the service does not document."""
     return [status for status in statuses if status not in KNOWN_STATUSES]
 
 
 def status_error(status: str, seen: Iterable[str] = ()) -> str:
-    """Return the text about a status that no task has; *seen* are statuses that tasks have."""
+    """Return the message for a status that no task has; *seen* are statuses that tasks have."""
     known = [*KNOWN_STATUSES, *sorted(set(seen) - set(KNOWN_STATUSES))]
     guess = near_matches(status, known)
     return f"--status {status!r}: no task has this status{guess} (known: {', '.join(known)})"
@@ -64,10 +64,10 @@ def status_error(status: str, seen: Iterable[str] = ()) -> str:
 
 @contextlib.contextmanager
 def statuses_explained(statuses: Sequence[str]) -> Iterator[None]:
-    """Within it, a listing that the API refuses is blamed on a status that it does not know.
+    """Explain a refused listing in the body by an undocumented status, if there is one.
 
     Raises:
-        ConfigError: instead of BadAnswer, where there is such a status.
+        ConfigError: in place of BadAnswer.
     """
     try:
         yield
@@ -82,7 +82,7 @@ def statuses_explained(statuses: Sequence[str]) -> Iterator[None]:
 def _has_status(api: Lister, status: str) -> bool:
     try:
         return bool(api.list_tasks(status=status, last=1))
-    except BadAnswer:  # the service refuses a status that it does not know (422)
+    except BadAnswer:  # 422: the service has no such status
         return False
 
 

@@ -1,10 +1,11 @@
-"""`FinishedTaskStore`: the finished tasks of one account as they were last seen, on disk.
+"""`FinishedTaskStore`: the finished tasks of one account on disk, as they were last seen.
 
-A terminal status is final, so what is kept here stays true: a mount with `--offline` lists it, and
-any mount falls back on it while the API is away. The records lie beside the blocks and indexes of
-their archives, in `SHARDS` files that are replaced whole, each under a checksum; what is damaged,
-or not the record of a finished task, is a miss. Neither keys nor signatures are written: an account
-is known by a digest of its key.
+A terminal status is final, so what is stored stays true. A mount with `--offline` lists these
+tasks, and any mount falls back on them while the API fails.
+
+The records lie in `SHARDS` files in the cache directory, beside the blocks and indexes of their
+archives. Each file is replaced as a whole and has a checksum; a damaged file is a miss. No key and
+no signature is written: the account is identified by a digest of its key.
 """
 
 import contextlib
@@ -22,19 +23,22 @@ from taskfs.model import Task
 from taskfs.remote.task_json import NOT_JSON, parse_task
 from taskfs.support.redaction import redact
 
-FORMAT: Final = b"tasks 1"  # stands at the head of each file: of another layout none is read
-SHARDS: Final = 16  # one task more costs a sixteenth of writing all of them
-MAX_TASKS: Final = 100_000  # of one account; the oldest go
-# A file is looked at again after so long: it counts as used then, and comes back if it was lost.
-LOOK_S: Final = 3600.0
+FORMAT: Final = b"tasks 1"  # the head of each file; a file of another layout is a miss
+SHARDS: Final = 16  # files; one new task costs rewriting one of them
+MAX_TASKS: Final = 100_000  # of one account; the oldest are dropped
+# Seconds after which an unchanged shard is read again: this marks the file as used, so that it is
+# not evicted, and writes it again if it was.
+RECHECK_S: Final = 3600.0
 
 
 def open_finished_tasks(disk: DiskCache, api_url: str, api_key: str) -> "FinishedTaskStore | None":
-    """Return the ledger of the account that *api_key* opens; without a key, of the account that
-    was used last with this API, None if none ever was."""
+    """Return the store of the account of *api_key*.
+
+    Without a key, return the store of the account that was last used with this API, or None.
+    """
     last = cache_key("last account", api_url)
     if api_key:
-        # Not the text as it is: its type may refuse to be shown, and all keys would be one.
+        # `str`, because the repr of a key is the same for all keys.
         account = cache_key("account", api_url, str(api_key))
     else:
         found = disk.get_index(last, RECORDS)
@@ -45,11 +49,12 @@ def open_finished_tasks(disk: DiskCache, api_url: str, api_key: str) -> "Finishe
 
 
 class FinishedTaskStore:
-    """The finished tasks of one account. Safe for concurrent use, by threads and by processes.
+    """The finished tasks of one account.
 
-    Files appear whole, and one thread writes them, in the order of the calls, while nobody waits.
-    Two mounts may overwrite each other's: what is lost so comes back with a later listing.
-    Nothing here raises: what cannot be read or written is not there.
+    Safe for concurrent use, by threads and by processes. One background thread writes the files, in
+    the order of the calls. Two mounts may overwrite each other's files; tasks that are lost by that
+    come back with a later listing. No method raises: a file that cannot be read or written counts
+    as empty.
     """
 
     def __init__(
@@ -63,65 +68,66 @@ class FinishedTaskStore:
         self._account = account
         self._last_key = last_key
         self._clock = clock
-        self._writing = ThreadPoolExecutor(1, thread_name_prefix="taskfs-ledger")
-        # Of the writing thread alone: what each shard was told last, and when.
-        self._told: dict[int, tuple[bytes, float]] = {}
+        self._writing = ThreadPoolExecutor(1, thread_name_prefix="taskfs-finished")
+        # For the writing thread only: the digest of the tasks that each shard got last, and when.
+        self._written: dict[int, tuple[bytes, float]] = {}
 
     def get(self, task_id: str) -> Task | None:
-        """Return the finished task as it was last seen, None if it is not known."""
+        """Return the finished task as it was last seen, or None."""
         name = task_id.encode("utf-8", "surrogateescape")
         lines = [line for line in self._read(_shard(task_id)) if name in line]
         return next((task for task in _parse(lines) if task.id == task_id), None)
 
     def tasks(self) -> list[Task]:
-        """Return all finished tasks that are known, newest first."""
+        """Return all finished tasks, newest first."""
         found = {task.id: task for n in range(SHARDS) for task in _parse(self._read(n))}
         return sorted(found.values(), key=lambda task: task.create_ns or 0, reverse=True)
 
-    def keep(self, tasks: Iterable[Task], *, whole: bool = False) -> None:
-        """Have the finished ones of *tasks*, newest first, on disk before long.
+    def put(self, tasks: Iterable[Task], *, is_complete: bool = False) -> None:
+        """Write the finished ones of *tasks*, which are sorted newest first, in the background.
 
-        With *whole* they are all that the account has: what is not among them is forgotten.
+        If *tasks* *is_complete*, all other stored tasks are dropped.
         """
         finished = [task for task in tasks if task.is_terminated]
-        self._submit(lambda: self._keep(finished, whole))
+        self._submit(lambda: self._put_tasks(finished, is_complete))
 
     def drop(self, task_id: str) -> None:
-        """Forget a task that the API says is not there."""
+        """Drop a task that no longer exists."""
         self._submit(lambda: self._replace(_shard(task_id), [], {task_id}))
 
     def close(self) -> None:
-        """Return once everything is written; what is kept later is not."""
+        """Write what is pending and return; later calls write nothing."""
         self._writing.shutdown(wait=True)
 
     def _submit(self, work: Callable[[], None]) -> None:
         with contextlib.suppress(RuntimeError):  # closed: the mount is ending
             self._writing.submit(work)
 
-    def _keep(self, tasks: Sequence[Task], whole: bool) -> None:
-        shards: dict[int, list[Task]] = {n: [] for n in range(SHARDS)} if whole else {}
+    def _put_tasks(self, tasks: Sequence[Task], is_complete: bool) -> None:
+        shards: dict[int, list[Task]] = {n: [] for n in range(SHARDS)} if is_complete else {}
         for task in tasks:
             shards.setdefault(_shard(task.id), []).append(task)
         for number, part in shards.items():
-            digest = hashlib.blake2b(b"".join(t.packed_record for t in part), digest_size=16)
-            told, at_s = self._told.get(number, (b"", 0.0))
-            if told == digest.digest() and self._clock() - at_s < LOOK_S:
+            hasher = hashlib.blake2b(b"".join(t.packed_record for t in part), digest_size=16)
+            digest, now_s = hasher.digest(), self._clock()
+            written, written_s = self._written.get(number, (b"", 0.0))
+            if written == digest and now_s - written_s < RECHECK_S:
                 continue
-            self._replace(number, part, None if whole else {task.id for task in part})
-            self._told[number] = (digest.digest(), self._clock())
+            self._replace(number, part, None if is_complete else {task.id for task in part})
+            self._written[number] = digest, now_s
         if tasks:
-            self._put(self._last_key, self._account.encode(), b"")
+            self._write(self._last_key, self._account.encode(), b"")
 
     def _replace(self, number: int, tasks: Iterable[Task], replaced: set[str] | None) -> None:
-        """Have *tasks* in the shard instead of those *replaced* (None: instead of all)."""
+        """Write *tasks* to the shard in place of the tasks *replaced*, or of all if it is None."""
         lines = [line for task in tasks if (line := _without_secrets(task.record))]
         if replaced is not None:
             others = (line for line in self._read(number) if _id_of(line) not in replaced)
             lines += others
-        self._told.pop(number, None)
-        self._put(self._key(number), FORMAT, b"\n".join(lines[: MAX_TASKS // SHARDS]))
+        self._written.pop(number, None)
+        self._write(self._key(number), FORMAT, b"\n".join(lines[: MAX_TASKS // SHARDS]))
 
-    def _put(self, key: str, head: bytes, body: bytes) -> None:
+    def _write(self, key: str, head: bytes, body: bytes) -> None:
         if self._disk.get_index(key, RECORDS) != (head, body):
             self._disk.put_index(key, head, body, RECORDS)
 
@@ -152,10 +158,10 @@ def _id_of(line: bytes) -> str:
 
 
 def _without_secrets(record: bytes) -> bytes:
-    """Return the record with keys and signatures as `***`, nothing where it is not JSON."""
+    """Return the record with `***` for keys and signatures; empty if it is not JSON."""
     try:
         fields = msgspec.json.decode(record)
-        text = msgspec.json.encode(fields).decode()  # in which no escape hides anything
+        text = msgspec.json.encode(fields).decode()  # an escape in the record may hide a secret
         return record if redact(text) == text else msgspec.json.encode(_redacted(fields))
     except (*NOT_JSON, OverflowError):
         return b""

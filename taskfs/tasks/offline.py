@@ -1,4 +1,4 @@
-"""`--offline`: what the ledger and the cache have, without a network; anything else ETIMEDOUT."""
+"""`--offline`: the tasks and archives on disk, without a network; anything else is ETIMEDOUT."""
 
 import contextlib
 from collections.abc import Callable
@@ -14,8 +14,10 @@ from taskfs.tasks.finished_tasks import open_finished_tasks
 
 
 class FrozenCache(DiskCache):
-    """The cache directory as it is: whatever proves wrong or is forgotten stays on disk, since
-    nobody could bring it back."""
+    """The cache directory, read only.
+
+    Damaged blocks and dropped indexes stay on disk, because they could not be fetched again.
+    """
 
     def blocks_of(self, key: str) -> DiskBlocks:
         return _FrozenBlocks(self, self.blocks_directory(key), key)
@@ -35,7 +37,7 @@ class FrozenCache(DiskCache):
     def lock_range(
         self, key: str, first: int, last: int, is_there: Callable[[], bool]
     ) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()  # nothing will be fetched
+        return contextlib.nullcontext()  # there are no fetches to coordinate
 
 
 class _FrozenBlocks(DiskBlocks):
@@ -47,27 +49,27 @@ class _FrozenBlocks(DiskBlocks):
 
 
 class OfflineAPI:
-    """The task API of a mount or command that asks nobody. Safe for concurrent use: never changed.
+    """A task API without a network: the finished tasks that were on disk at the start.
 
-    The finished tasks are as the ledger had them at the start. Everything else raises NotCached.
+    Everything else raises NotCached. Safe for concurrent use, because it never changes.
     """
 
     def __init__(self, disk: DiskCache, cache_dir: Path, api_url: str, api_key: str) -> None:
         finished_tasks = open_finished_tasks(disk, api_url, api_key)
-        self._place = f"nothing of {api_url} is kept in {cache_dir}"
+        self._empty_message = f"{cache_dir} has no tasks of {api_url}"
         self._tasks = {task.id: task for task in finished_tasks.tasks()} if finished_tasks else {}
 
     @property
     def clock_offset_s(self) -> None:
-        """Nobody tells the time."""
+        """None: there is no server whose clock could differ."""
 
     def check(self) -> None:
-        """Raise ConfigError if there is nothing to show: an empty tree would tell a lie."""
+        """Raise ConfigError if no task is on disk, because an empty tree would mislead."""
         if not self._tasks:
-            raise ConfigError(f"{self._place}: mount it once without --offline")
+            raise ConfigError(f"{self._empty_message}: mount it once without --offline")
 
     def close(self) -> None:
-        """Nothing was opened."""
+        """Do nothing: there are no connections."""
 
     def list_tasks(
         self,
@@ -77,7 +79,7 @@ class OfflineAPI:
         active: bool = False,
         last: int | None = None,
     ) -> list[Task]:
-        """Return the finished tasks, newest first, as far as they match; *active* are none."""
+        """Return the finished tasks that match, newest first; none if *active*."""
         found = [
             task
             for task in self._tasks.values()
@@ -91,7 +93,7 @@ class OfflineAPI:
         return [{"name": name} for name in sorted(names)]
 
     def get_task(self, task_id: str) -> Task:
-        """Return a finished task; NotCached for any other, whether there is one or not."""
+        """Return a finished task; raise NotCached for any other, because it may exist."""
         task = self._tasks.get(task_id)
         return task if task is not None else _refuse(f"task {task_id}")
 
@@ -105,28 +107,28 @@ class OfflineAPI:
         return TaskStatus(task.id, task.status, task.is_terminated)
 
     def kill_task(self, task_id: str) -> TaskStatus:
-        """Send nothing."""
+        """Raise NotCached."""
         return _refuse(f"kill {task_id}")
 
     def set_metadata(self, task_id: str, key: str, value: str) -> None:
-        """Send nothing."""
+        """Raise NotCached."""
         _refuse(f"metadata of {task_id}")
 
     def remove_metadata(self, task_id: str, key: str) -> None:
-        """Send nothing."""
+        """Raise NotCached."""
         _refuse(f"metadata of {task_id}")
 
     def signed_url(self, path: str, region: str | None) -> str:
-        """Return nothing: a URL of the store is of no use without it."""
+        """Raise NotCached: the API signs URLs."""
         return _refuse(path)
 
     def open_object(self, path: str, region: str | None) -> RemoteObject:
-        """Return an object of which nothing can be fetched."""
-        return _Away(path)
+        """Return an object whose fetches raise NotCached."""
+        return _UnreachableObject(path)
 
 
-class _Away:
-    """An object in a store that nobody asks."""
+class _UnreachableObject:
+    """An object in a store that cannot be reached."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -138,5 +140,5 @@ class _Away:
         return _refuse(self._path)
 
 
-def _refuse(what: str) -> NoReturn:
-    raise NotCached(f"{what}: not cached, and --offline asks nobody")
+def _refuse(name: str) -> NoReturn:
+    raise NotCached(f"{name}: not cached, and --offline sends no requests")

@@ -1,9 +1,9 @@
-"""`TaskCache`: the account's tasks as this mount knows them, and how old that may be.
+"""`TaskCache`: the account's tasks in memory, with the age of each.
 
-Everything arrives in bulk. A listing fills the records of all its tasks; the unfinished ones are
-refreshed together; a single request is made only for a name that no listing has shown. A failure
-is never kept. While the API is away, finished tasks are shown as they were: as this mount or, by
-the ledger, another one before it saw them last.
+Tasks are loaded in bulk: a listing brings the records of all its tasks, and one request refreshes
+all unfinished tasks. A single task is requested only if no listing has shown it. A failure is never
+cached. While the API fails, finished tasks are served as this mount, or an earlier one, saw them
+last.
 """
 
 import logging
@@ -28,16 +28,17 @@ log = logging.getLogger(__name__)
 
 _SERVICE_ID: Final = re.compile(r"[a-z0-9]{25}")
 _OTHER_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,255}")
-# So many tasks that left the unfinished ones are asked for one by one; more make a new listing.
-SINGLE_REQUESTS: Final = 16
-MAX_NEGATIVE: Final = 1024
+# If more tasks than this ended between two refreshes, a listing is cheaper than one request each.
+MAX_SINGLE_REQUESTS: Final = 16
+MAX_ABSENT: Final = 1024  # names without a task that are remembered; about 100 KB
 
 
 class CachedTask(NamedTuple):
-    """A task and since when it is known like that.
+    """A task and its age.
 
-    `as_of_s` is when the request began that told it, by `age_clock`. `status_seen_ns` and
-    `record_seen_ns` are when this mount saw it change, None if it did not.
+    `as_of_s` is the time, by `age_clock`, when the request that returned it began.
+    `status_seen_ns` and `record_seen_ns` are the times when this mount saw the status or the record
+    change, None if it did not.
     """
 
     task: Task
@@ -47,17 +48,17 @@ class CachedTask(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """The tasks of one listing, newest first, and which one it is."""
+    """The tasks of the last listing, newest first."""
 
     ids: tuple[str, ...] = ()
-    number: int = 0
+    as_of_s: float | None = None  # None: there was none yet, or `forget` was called
 
 
 class TaskCache:
-    """What is known of the tasks. Safe for concurrent use.
+    """The tasks of the account, each at most as old as its TTL.
 
-    The lock guards the tables and is never held while anything goes out. However many callers
-    wait for an answer, it is asked for once.
+    Safe for concurrent use: the lock guards the tables, and is never held during a request.
+    Concurrent callers share one request.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class TaskCache:
         *,
         listing_ttl_s: float,
         status_ttl_s: float,
-        scope: TaskFilter | None = None,
+        task_filter: TaskFilter | None = None,
         finished_tasks: FinishedTaskStore | None = None,
         clock: Callable[[], float] = age_clock,
     ) -> None:
@@ -76,156 +77,158 @@ class TaskCache:
         self._requests = SingleFlight(pool, waiter, clock)
         self._listing_ttl_s = listing_ttl_s
         self._status_ttl_s = status_ttl_s
-        self._filter = scope or TaskFilter()
+        self._filter = task_filter or TaskFilter()
         self._finished_tasks = finished_tasks
         self._clock = clock
         self._lock = threading.Lock()
-        self._known: dict[str, CachedTask] = {}
+        self._tasks: dict[str, CachedTask] = {}
         self._listing = Listing()
-        self._listed_s: float | None = None
-        self._id_lengths: frozenset[int] = frozenset()
-        self._absent: TTLCache[str, bool] = TTLCache(MAX_NEGATIVE, max(0.1, status_ttl_s), clock)
-        self._version = 0  # counts changes of what tells tasks apart, and of membership
+        self._id_lengths: frozenset[int] = frozenset()  # of the listing's tasks
+        self._absent: TTLCache[str, bool] = TTLCache(MAX_ABSENT, max(0.1, status_ttl_s), clock)
+        self._version = 0
 
     @property
     def version(self) -> int:
-        """Changes whenever a task comes, goes or moves: what groups all tasks is then old."""
+        """A number that changes when a task comes, goes or changes its group in a view."""
         return self._version
 
-    def begin(self, asked: PendingListing | None = None) -> None:
-        """Make the first listing, in the caller's thread, or await the one that was *asked* for:
-        who lists next need not ask again.
+    def load_first_listing(self, pending: PendingListing | None = None) -> None:
+        """Load the first listing in the calling thread, or wait for the *pending* one.
 
         Raises:
             AccessDenied, Unavailable, BadAnswer, NotFound: the API does not answer, or refuses.
         """
-        if asked is None:
+        if pending is None:
             self._requests.run_inline(self._load_listing)
         else:
             self._requests.run_inline(
-                lambda: self._take_listing(asked.answer.result(), asked.began_s)
+                lambda: self._apply_listing(pending.tasks.result(), pending.began_s)
             )
 
     def listing(self) -> list[Task]:
-        """Return the tasks that the mount lists, newest first, at most the listing's age old."""
+        """Return the tasks that the mount lists, newest first, at most one listing TTL old."""
         self._refresh_listing()
         with self._lock:
-            return [self._known[i].task for i in self._listing.ids if i in self._known]
+            return [self._tasks[i].task for i in self._listing.ids if i in self._tasks]
 
     def _refresh_listing(self, *, has_fallback: bool = False) -> None:
-        if self._is_older(self._listed_s, self._listing_ttl_s):
+        if self._is_older(self._listing.as_of_s, self._listing_ttl_s):
             self._requests.run("listing", self._load_listing, has_fallback=has_fallback)
         elif log.isEnabledFor(logging.DEBUG):
-            log.debug("listing: cached, %.1f s old", self._clock() - (self._listed_s or 0.0))
+            log.debug("listing: cached, %.1f s old", self._clock() - (self._listing.as_of_s or 0.0))
 
     def newest_ns(self) -> int:
-        """Return the creation time of the newest task that is known, without asking."""
+        """Return the creation time of the newest cached task, or 0; send no request."""
         with self._lock:
-            first = next((self._known.get(i) for i in self._listing.ids), None)
+            first = next((self._tasks.get(i) for i in self._listing.ids), None)
         return (first.task.create_ns or 0) if first else 0
 
     def get(self, task_id: str) -> CachedTask:
-        """Return the task: its status final, or at most the status's age old.
+        """Return the task; its status is final, or at most one status TTL old.
 
         Raises:
-            NotFound: there is no such task, or the name cannot be one (then nothing is asked).
+            NotFound: there is no such task, or *task_id* is not a valid id; then no request is
+                sent.
         """
-        known = self._known.get(task_id)
-        if known is None:
-            known = self._find_unlisted(task_id)
-        if known.task.is_terminated or not self._is_older(known.as_of_s, self._status_ttl_s):
+        cached = self._tasks.get(task_id)
+        if cached is None:
+            cached = self._load_unlisted(task_id)
+        if cached.task.is_terminated or not self._is_older(cached.as_of_s, self._status_ttl_s):
             if log.isEnabledFor(logging.DEBUG):
-                log.debug("task %s: cached as %s", task_id, known.task.status)
-            return known
+                log.debug("task %s: cached as %s", task_id, cached.task.status)
+            return cached
         self._requests.run("unfinished", self._load_unfinished)
-        return self._known.get(task_id) or self._find_unlisted(task_id)
+        return self._tasks.get(task_id) or self._load_unlisted(task_id)
 
     def get_cached(self, task_id: str) -> CachedTask | None:
-        """Return what is known of the task, however old; nothing is asked."""
-        return self._known.get(task_id)
+        """Return the task, however old, or None; send no request."""
+        return self._tasks.get(task_id)
 
     def get_full(self, task_id: str) -> CachedTask:
-        """Return the task with its whole record at most as old as a listing may be.
+        """Return the task; its whole record is at most one listing TTL old.
 
-        The record of a finished task is shown as it was when the API is away.
+        While the API fails, the record of a finished task may be older.
+
+        Raises:
+            NotFound: as `get`.
         """
-        known = self.get(task_id)
-        if not self._is_older(known.as_of_s, self._listing_ttl_s):
-            return known
-        has_fallback = known.task.is_terminated and self._requests.is_failing
+        cached = self.get(task_id)
+        if not self._is_older(cached.as_of_s, self._listing_ttl_s):
+            return cached
+        has_fallback = cached.task.is_terminated and self._requests.is_failing
         try:
             self._refresh_listing(has_fallback=has_fallback)
-            listed = self._known.get(task_id)  # none, if what is listed leaves it out
-            if listed is None or self._is_older(listed.as_of_s, self._listing_ttl_s):
+            fresh = self._tasks.get(task_id)  # None if the task filter leaves the task out
+            if fresh is None or self._is_older(fresh.as_of_s, self._listing_ttl_s):
                 self.reload(task_id, has_fallback=has_fallback)
-                listed = self._recall(task_id)
-            known = listed
+                fresh = self._get_loaded(task_id)
         except (NotFound, Interrupted):
             raise
         except TaskFSError as exc:
-            if not known.task.is_terminated:
+            if not cached.task.is_terminated:
                 raise
-            log.info("record of %s: the API is away, shown as it was (%s)", task_id, exc)
-        return known
+            log.info("task %s: the API fails, an older record is used (%s)", task_id, exc)
+            return cached
+        return fresh
 
     def reload(self, task_id: str, *, has_fallback: bool = False) -> None:
-        """Ask for one task's record now."""
+        """Request one task's record now."""
         self._requests.run(
             ("task", task_id), lambda: self._load_task(task_id), has_fallback=has_fallback
         )
 
     def load(self, task_id: str) -> None:
-        """Ask for one task's record in the calling thread."""
+        """Request one task's record in the calling thread."""
         self._requests.run_inline(lambda: self._load_task(task_id))
 
     def note_status(self, status: TaskStatus) -> None:
-        """The API just told this status: requests that began earlier no longer count."""
+        """Store a status that the API has just returned; responses to older requests are stale."""
         with self._lock:
-            known = self._known.get(status.id)
-            if known is None:
+            cached = self._tasks.get(status.id)
+            if cached is None:
                 return
-            task = known.task._replace(status=status.status, is_terminated=status.is_terminated)
+            task = cached.task._replace(status=status.status, is_terminated=status.is_terminated)
             self._put(task, self._clock())
 
     def forget(self) -> None:
-        """Let everything be asked for again; what is known stays until then."""
+        """Expire everything: the next caller requests it again. Finished tasks stay a fallback."""
         with self._lock:
-            self._listed_s = None
+            self._listing = self._listing._replace(as_of_s=None)
             self._absent.clear()
             past = self._clock() - 10 * (self._listing_ttl_s + self._status_ttl_s)
-            self._known = {i: k._replace(as_of_s=past) for i, k in self._known.items()}
+            self._tasks = {i: c._replace(as_of_s=past) for i, c in self._tasks.items()}
 
-    def _recall(self, task_id: str) -> CachedTask:
-        known = self._known.get(task_id)
-        if known is None:
+    def _get_loaded(self, task_id: str) -> CachedTask:
+        cached = self._tasks.get(task_id)
+        if cached is None:
             raise NotFound(f"there is no task {task_id}")
-        return known
+        return cached
 
-    def _find_unlisted(self, task_id: str) -> CachedTask:
-        """Return a task that is not known yet, asking for it if its name can be an id."""
+    def _load_unlisted(self, task_id: str) -> CachedTask:
+        """Load and return a task that is not cached, if *task_id* is a valid id."""
         if not _OTHER_ID.fullmatch(task_id):
             raise NotFound(f"there is no task {task_id!r}")
-        kept = self._finished_tasks.get(task_id) if self._finished_tasks is not None else None
+        stored = self._finished_tasks.get(task_id) if self._finished_tasks is not None else None
         try:
-            self._ask_for(task_id, has_fallback=kept is not None)
+            self._request_unlisted(task_id, has_fallback=stored is not None)
         except (NotFound, Interrupted):
             raise
         except TaskFSError as exc:
-            if kept is None:
+            if stored is None:
                 raise
-            log.info("%s: the API is away, shown as it was before this mount (%s)", task_id, exc)
+            log.info("task %s: the API fails, an earlier mount's record is used (%s)", task_id, exc)
             with self._lock:
-                self._apply([kept], float("-inf"))
-        return self._recall(task_id)
+                self._apply([stored], float("-inf"))
+        return self._get_loaded(task_id)
 
-    def _ask_for(self, task_id: str, *, has_fallback: bool) -> None:
-        if self._listed_s is None:
+    def _request_unlisted(self, task_id: str, *, has_fallback: bool) -> None:
+        if self._listing.as_of_s is None:
             self._refresh_listing(has_fallback=has_fallback)
-            if task_id in self._known:
+            if task_id in self._tasks:
                 return
         with self._lock:
-            plausible = _SERVICE_ID.fullmatch(task_id) or len(task_id) in self._id_lengths
-            if not plausible or task_id in self._absent:
+            is_plausible = _SERVICE_ID.fullmatch(task_id) or len(task_id) in self._id_lengths
+            if not is_plausible or task_id in self._absent:
                 raise NotFound(f"there is no task {task_id}")
         self.reload(task_id, has_fallback=has_fallback)
 
@@ -233,88 +236,92 @@ class TaskCache:
         return as_of_s is None or self._clock() - as_of_s > age_s
 
     def _load_listing(self) -> None:
-        began = self._clock()
-        self._take_listing(self._filter.list_tasks(self._api), began)
+        began_s = self._clock()
+        self._apply_listing(self._filter.list_tasks(self._api), began_s)
 
-    def _take_listing(self, tasks: list[Task], began: float) -> None:
+    def _apply_listing(self, tasks: list[Task], began_s: float) -> None:
         with self._lock:
-            self._apply(tasks, began)
+            self._apply(tasks, began_s)
             ids = tuple(task.id for task in tasks)
             listed = set(ids)
-            gone = [i for i, k in self._known.items() if i not in listed and k.as_of_s < began]
+            gone = [i for i, c in self._tasks.items() if i not in listed and c.as_of_s < began_s]
             for task_id in gone:
-                del self._known[task_id]
+                del self._tasks[task_id]
             if gone or ids != self._listing.ids:
                 self._version += 1
-            self._listing = Listing(ids, self._listing.number + 1)
-            self._listed_s = began
+            self._listing = Listing(ids, began_s)
             self._id_lengths = frozenset(map(len, ids))
         if self._finished_tasks is not None:
-            self._finished_tasks.keep(tasks, whole=self._filter == TaskFilter())
+            self._finished_tasks.put(tasks, is_complete=self._filter == TaskFilter())
 
     def _load_unfinished(self) -> None:
-        began = self._clock()
+        began_s = self._clock()
         tasks = self._api.list_tasks(project=self._filter.project, active=True)
         with self._lock:
-            known = [i for i, k in self._known.items() if not k.task.is_terminated]
-            mine = [task for task in tasks if task.id in self._known]
-            self._apply(mine, began)
-            seen = {task.id for task in tasks}
-            missing = [i for i in known if i not in seen and self._known[i].as_of_s < began]
-        if len(missing) > SINGLE_REQUESTS:
+            unfinished = [i for i, c in self._tasks.items() if not c.task.is_terminated]
+            self._apply([task for task in tasks if task.id in self._tasks], began_s)
+            active = {task.id for task in tasks}
+            ended = [i for i in unfinished if i not in active and self._is_stale(i, began_s)]
+        if len(ended) > MAX_SINGLE_REQUESTS:
             self._load_listing()
-            missing = [i for i in missing if i in self._known and self._known[i].as_of_s < began]
-        for task_id in missing:
+            ended = [i for i in ended if self._is_stale(i, began_s)]
+        for task_id in ended:
             try:
                 self._load_task(task_id)
             except NotFound:
-                continue  # it was removed, and is no longer known
+                continue  # it was removed, and is no longer cached
+
+    def _is_stale(self, task_id: str, began_s: float) -> bool:
+        """Whether the task is cached from a request before *began_s*."""
+        cached = self._tasks.get(task_id)
+        return cached is not None and cached.as_of_s < began_s
 
     def _load_task(self, task_id: str) -> None:
-        began = self._clock()
+        began_s = self._clock()
         try:
             task = self._api.get_task(task_id)
         except NotFound:
             with self._lock:
                 self._absent[task_id] = True
-                if self._known.pop(task_id, None) is not None:
+                if self._tasks.pop(task_id, None) is not None:
                     self._version += 1
             if self._finished_tasks is not None:
                 self._finished_tasks.drop(task_id)
             raise
         with self._lock:
-            self._apply([task], began)
+            self._apply([task], began_s)
         if self._finished_tasks is not None:
-            self._finished_tasks.keep([task])
+            self._finished_tasks.put([task])
 
     def _apply(self, tasks: Iterable[Task], began_s: float) -> None:
+        """Cache the tasks of a response to a request that began at *began_s*."""
         for task in tasks:
-            known = self._known.get(task.id)
-            # An answer to a question asked earlier, or one that revives a finished task, is old.
-            if known is not None and known.as_of_s > began_s:
+            cached = self._tasks.get(task.id)
+            # Responses may overtake each other, and a terminal status is final.
+            if cached is not None and cached.as_of_s > began_s:
                 continue
-            if known is not None and known.task.is_terminated and not task.is_terminated:
+            if cached is not None and cached.task.is_terminated and not task.is_terminated:
                 continue
             self._put(task, began_s)
 
     def _put(self, task: Task, as_of_s: float) -> None:
-        known = self._known.get(task.id)
-        if known is None:
+        cached = self._tasks.get(task.id)
+        if cached is None:
             self._version += 1
-            self._known[task.id] = CachedTask(task, as_of_s)
+            self._tasks[task.id] = CachedTask(task, as_of_s)
             return
-        if task == known.task:
-            self._known[task.id] = known._replace(as_of_s=as_of_s)
+        if task == cached.task:
+            self._tasks[task.id] = cached._replace(as_of_s=as_of_s)
             return
         now_ns = time.time_ns()
-        status_seen_ns = known.status_seen_ns
-        if task.status != known.task.status:
+        status_seen_ns = cached.status_seen_ns
+        if task.status != cached.task.status:
             status_seen_ns = now_ns
-        if _group_key(task) != _group_key(known.task):
+        if _group_key(task) != _group_key(cached.task):
             self._version += 1
-        self._known[task.id] = CachedTask(task, as_of_s, status_seen_ns, now_ns)
+        self._tasks[task.id] = CachedTask(task, as_of_s, status_seen_ns, now_ns)
 
 
 def _group_key(task: Task) -> tuple[object, ...]:
-    """Return what groups of tasks are made and dated by."""
+    """Return the fields by which views group tasks and date the groups."""
     return task.status, task.project, task.simulator, task.last_change_ns

@@ -1,4 +1,4 @@
-"""`TaskFilter`: which of the account's tasks a mount lists."""
+"""`TaskFilter`: selects the tasks that a mount lists."""
 
 from concurrent.futures import Future
 from typing import NamedTuple
@@ -9,21 +9,21 @@ from taskfs.support.thread_pool import DaemonPool
 
 
 class PendingListing(NamedTuple):
-    """A listing on its way, since `began_s` by `age_clock`."""
+    """A listing in flight; its request began at `began_s` by `age_clock`."""
 
     began_s: float
-    answer: "Future[list[Task]]"
+    tasks: "Future[list[Task]]"
 
 
 class TaskFilter(NamedTuple):
-    """Which tasks a listing shows; all of them by default."""
+    """The tasks that a listing shows: all of them by default, at most the *last* newest."""
 
     project: str | None = None
     statuses: tuple[str, ...] = ()
     last: int | None = None
 
     def list_tasks(self, api: TaskAPI) -> list[Task]:
-        """Return them, newest first: of several statuses, each is asked for by itself.
+        """Return the tasks, newest first; send one request for each status.
 
         Raises:
             AccessDenied, Unavailable, BadAnswer, NotFound: the API does not answer, or refuses.
@@ -39,7 +39,7 @@ class TaskFilter(NamedTuple):
         newest_first = sorted(tasks.values(), key=lambda task: task.create_ns or 0, reverse=True)
         return newest_first[: self.last]
 
-    def ask(self, api: TaskAPI) -> PendingListing:
-        """Have them listed in a thread of its own, which nobody needs to wait for."""
+    def start_listing(self, api: TaskAPI) -> PendingListing:
+        """Start a listing in a daemon thread, which does not delay the end of the process."""
         began_s = age_clock()
         return PendingListing(began_s, DaemonPool(1, "taskfs-opening").submit(self.list_tasks, api))

@@ -1,4 +1,4 @@
-"""The command `taskfs` as a process of its own, against the embedded cloud."""
+"""The command `taskfs` as a child process, against the embedded cloud."""
 
 import contextlib
 import fcntl
@@ -21,10 +21,10 @@ from tests.fake_api import FakeCloud
 
 ROOT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-W", "error", "-m", "taskfs")
-PATIENCE_S = 30
+TIMEOUT_S = 30
 
-# SIGINT is ignored where the tests run in the background; and a `preexec_fn` needs a fork, which
-# Python warns of since the cloud is a thread of ours.
+# A shell ignores SIGINT in background jobs, and with it in these tests. A `preexec_fn` cannot reset
+# it, because forking with the cloud's thread running is a DeprecationWarning.
 _PRELUDE = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
 _TAKE = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
 _EXEC = "os.execv(sys.argv[1], sys.argv[1:])"
@@ -34,7 +34,7 @@ _ON_TERMINAL = (sys.executable, "-ISc", _PRELUDE + _TAKE + _EXEC)
 
 @dataclass
 class Command:
-    """Runs `taskfs` in a directory and a home of its own."""
+    """Runs `taskfs` with a temporary directory and home."""
 
     cwd: Path
     environment: dict[str, str] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class Command:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=PATIENCE_S,
+            timeout=TIMEOUT_S,
         )
 
     def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
@@ -71,7 +71,7 @@ class Command:
 
 
 class Terminal:
-    """A process on a terminal of its own, as a person would run it."""
+    """A process on a pseudo-terminal."""
 
     def __init__(
         self, command: list[str], cwd: Path, environment: dict[str, str], columns: int = 120
@@ -94,20 +94,20 @@ class Terminal:
         os.write(self._screen, text.encode())
 
     def read_until(self, awaited: str) -> None:
-        """Return once *awaited* is on the screen."""
-        deadline = time.monotonic() + PATIENCE_S
+        """Wait until *awaited* is on the screen."""
+        deadline = time.monotonic() + TIMEOUT_S
         while awaited not in self.text:
             assert time.monotonic() < deadline, f"no {awaited!r} in {self.text!r}"
             assert self._read(), f"no {awaited!r} in {self.text!r}"
 
     def end(self) -> int:
-        """Return the exit status once the process has ended; `text` is all that it showed."""
+        """Wait for the end and return the exit status; `text` then holds the whole output."""
         while self._read():
             pass
-        return self.process.wait(PATIENCE_S)
+        return self.process.wait(TIMEOUT_S)
 
     def _read(self) -> bool:
-        ready, _, _ = select.select([self._screen], [], [], PATIENCE_S)
+        ready, _, _ = select.select([self._screen], [], [], TIMEOUT_S)
         assert ready, f"silence after {self.text!r}"
         try:
             piece = os.read(self._screen, 65536)
@@ -132,7 +132,7 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def bare(tmp_path: Path, home: Path) -> Command:
-    """The command without any setting."""
+    """The command without settings."""
     kept = {name: os.environ[name] for name in ("PATH", "TZ") if name in os.environ}
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     return Command(tmp_path, {**kept, "HOME": str(home), "PYTHONPATH": path})
@@ -140,14 +140,14 @@ def bare(tmp_path: Path, home: Path) -> Command:
 
 @pytest.fixture
 def taskfs(bare: Command, cloud: FakeCloud) -> Command:
-    """The command with the key of the cloud, as the service's users have it."""
+    """The command with the cloud's URL and key in the public client's variables."""
     service = {"INDUCTIVA_API_URL": cloud.api_url, "INDUCTIVA_API_KEY": cloud.api_key}
     return Command(bare.cwd, bare.environment | service)
 
 
 def eventually(condition: Callable[[], bool]) -> None:
-    """Return once *condition* is true."""
-    deadline = time.monotonic() + PATIENCE_S
+    """Wait until *condition* is true."""
+    deadline = time.monotonic() + TIMEOUT_S
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.02)

@@ -18,7 +18,7 @@ MAX_NAME = 143  # eCryptfs
 
 
 class OddTarget(Operations):  # type: ignore[misc]  # fusepy is untyped
-    """SOURCE, without what it lacks."""
+    """A pass-through of SOURCE that refuses the given operations."""
 
     def __init__(self, source: str, lacks: set[str]) -> None:
         self._source = source
@@ -32,7 +32,7 @@ class OddTarget(Operations):  # type: ignore[misc]  # fusepy is untyped
         return super().__call__(op, self._find(path), *args)
 
     def _find(self, path: str) -> str:
-        """Return the path in the source, where names that differ in case may be one."""
+        """Return the path in the source; names that differ only in case may be the same."""
         folder, name = os.path.split(self._source + path)
         if "case" in self._lacks and name:
             name = next((n for n in os.listdir(folder) if n.lower() == name.lower()), name)

@@ -15,7 +15,7 @@ SUBMITTED: Final = "2026-01-31 23:30:00"
 
 
 def screen(text: str) -> list[str]:
-    """Return the lines that a terminal shows, without colours."""
+    """Return the lines on a terminal, without colours."""
     return [line.rstrip() for line in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text).splitlines()]
 
 
@@ -47,7 +47,7 @@ def test_no_word_and_no_heading_is_cut(taskfs: Command, cloud: FakeCloud, width:
     whole |= {"success", "computation-started", "executer-terminated"}
     assert set(words) <= whole
     assert {"ID", "Status", *tasks} <= set(words)
-    if width == 40:  # an id and a long status share no line of 40
+    if width == 40:  # an id and a long status do not fit into one line of 40
         assert len(lines) == 2 * (1 + len(tasks))
         assert lines[0::2] == ["ID", *reversed(tasks)]
         assert lines[1] == "  Status"
@@ -85,7 +85,7 @@ def test_a_long_name_costs_its_column_and_no_other(
 @pytest.mark.parametrize("width", (40, 80))
 def test_an_unknown_status_is_shown_whole(taskfs: Command, cloud: FakeCloud, width: int) -> None:
     """C-33, T-2: An unknown status is shown whole."""
-    status = "waiting-for-a-machine-that-nobody-has-ever-seen-in-this-data-centre-or-in-another"
+    status = "waiting-for-a-machine-that-is-in-none-of-the-data-centres-of-this-or-of-another-cloud"
     task = cloud.add_task()
     cloud.update_task(task, status=status)
     lines = drawn(taskfs, width)

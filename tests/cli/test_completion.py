@@ -1,4 +1,4 @@
-"""`taskfs completion`: in real shells, with task ids, and silently nothing when the API is away."""
+"""`taskfs completion`, in real shells and as single requests."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from taskfs.model import KNOWN_STATUSES
 from tests.cli.conftest import ROOT, Command, Terminal
 from tests.fake_api import FakeCloud
 
-# How each shell is started bare, and told where the script is.
+# Arguments that start each shell without its configuration, and the command that loads the script.
 SHELLS: Final = {
     "bash": (["--norc", "--noprofile", "-i"], "source {script}"),
     "zsh": (["-f", "-i"], "autoload -U compinit; compinit -u; source {script}"),
@@ -39,7 +39,7 @@ def shell_path(taskfs: Command) -> str:
 
 @pytest.fixture
 def complete(taskfs: Command, shell_path: str) -> Callable[..., list[str]]:
-    """Asks the program what a script of bash would, for words of which the last is unfinished."""
+    """Sends the request of a bash completion script; the last word is incomplete."""
 
     def ask(*words: str, **environment: str) -> list[str]:
         done = subprocess.run(
@@ -116,7 +116,7 @@ def test_ids(complete: Callable[..., list[str]], cloud: FakeCloud) -> None:
     assert complete("download", "") == [ended, running]
     assert complete("kill", "") == [running]
     assert complete("wait", "") == [running]
-    assert complete("kill", running, "") == []  # once is enough
+    assert complete("kill", running, "") == []  # already given
     assert complete("info", "--api-url", "http://127.0.0.1:1", "") == []
 
 
@@ -132,10 +132,10 @@ def test_values(complete: Callable[..., list[str]], cloud: FakeCloud, taskfs: Co
 
 
 @pytest.mark.parametrize("trouble", ["no key", "wrong key", "refused", "stalled", "failing"])
-def test_silently_nothing_when_the_api_is_away(
+def test_an_unreachable_api_completes_nothing(
     complete: Callable[..., list[str]], taskfs: Command, cloud: FakeCloud, trouble: str
 ) -> None:
-    """C-10: Without an answer, completion ends in time and prints nothing."""
+    """C-10: If the API is unreachable, completion returns nothing, soon and silently."""
     cloud.add_task()
     environment = {
         "no key": {"INDUCTIVA_API_KEY": ""},

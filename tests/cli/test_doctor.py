@@ -1,4 +1,4 @@
-"""`taskfs doctor`: a line for each check, with the fix where it fails."""
+"""`taskfs doctor`: one line per check, with a fix for each failure."""
 
 import json
 import subprocess
@@ -12,8 +12,8 @@ from taskfs.cli import doctor
 from tests.cli.conftest import Command
 from tests.fake_api import FakeCloud
 
-# For checks that look at the machine alone.
-NOTHING_ELSE = cast(doctor.CheckContext, None)
+# The context of checks that only look at the machine.
+NO_CONTEXT = cast(doctor.CheckContext, None)
 
 
 def line(text: str, name: str) -> str:
@@ -117,18 +117,18 @@ def test_updatedb_and_its_fix(text: str, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(doctor, "UPDATEDB_CONF", conf)
     check = dict(doctor.CHECKS)["updatedb"]
     with pytest.raises(doctor.Note) as hint:
-        check(NOTHING_ELSE)
+        check(NO_CONTEXT)
     subprocess.run(
         ["sh", "-c", str(hint.value).partition(": ")[2].replace("sudo ", "")], check=True
     )
-    assert "fuse.taskfs is in PRUNEFS" in check(NOTHING_ELSE)
+    assert "fuse.taskfs is in PRUNEFS" in check(NO_CONTEXT)
     assert conf.read_text().count("fuse.taskfs") == 1 + text.count("fuse.taskfs")
     conf.unlink()
-    assert check(NOTHING_ELSE)
+    assert check(NO_CONTEXT)
 
 
-def test_without_a_key_the_fix_is_told_once(bare: Command) -> None:
-    """C-23: Without a key, checks that depend on it are `skip`, and the fix stands once."""
+def test_without_a_key_the_fix_is_printed_once(bare: Command) -> None:
+    """C-23: Without a key, the checks that need it are skipped, not failed."""
     done = bare("doctor")
     assert [line(done.stdout, name)[:4] for name in ("API key", "API", "clock")] == [
         *("FAIL", "skip", "skip")
@@ -148,8 +148,8 @@ def test_a_silent_api_costs_one_timeout(taskfs: Command, cloud: FakeCloud) -> No
     assert taken_s < 11
 
 
-def test_a_ca_file_that_is_missing_is_told_once(bare: Command) -> None:
-    """C-23, X-23: A missing CA file ends at once with its fix."""
+def test_a_missing_ca_file_is_reported_once(bare: Command) -> None:
+    """C-23, X-23: A missing CA file is reported at once, with its fix."""
     began = time.monotonic()
     done = bare(
         *("doctor", "--api-url", "https://localhost:1"),

@@ -1,4 +1,4 @@
-"""`taskfs download`: where files go, which are fetched, and what is left behind by failures."""
+"""`taskfs download`: destinations, choice of files, resumption, leftovers of failures."""
 
 import io
 import os
@@ -164,9 +164,7 @@ class TestArchive:
         taskfs("download", task, "--archive", "--inputs")
         assert zipfile.is_zipfile(taskfs.cwd / "inductiva_output" / task / "inputs" / "input.zip")
 
-    def test_an_interrupted_one_goes_on_where_it_stopped(
-        self, taskfs: Command, cloud: FakeCloud
-    ) -> None:
+    def test_an_interrupted_one_continues(self, taskfs: Command, cloud: FakeCloud) -> None:
         """C-21: An interrupted archive continues where it stopped."""
         task = cloud.add_task(outputs=LARGE)
         place = taskfs.cwd / "inductiva_output" / task
@@ -315,7 +313,7 @@ class TestFailures:
 
 
 def _archive_that_claims(size: int) -> bytes:
-    """Return an archive whose directory tells a size that nothing backs."""
+    """Return an archive whose directory claims a size that its data does not have."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("artifacts/huge", b"little")
@@ -342,10 +340,10 @@ class TestResuming:
         return kept(place)
 
     @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-    def test_a_large_file_goes_on_where_it_stopped(
+    def test_an_interrupted_large_file_continues(
         self, taskfs: Command, cloud: FakeCloud, method: int
     ) -> None:
-        """C-39: A large file that was interrupted goes on where it stopped."""
+        """C-39: An interrupted download of a large file continues where it stopped."""
         task, content = large_task(cloud, self.SIZE, method)
         got = self.interrupted(taskfs, cloud, task)
 
@@ -408,7 +406,7 @@ class TestResuming:
 
 
 def kept(place: Path) -> int:
-    """Return how many bytes of archives are kept for the next download."""
+    """Return the number of archive bytes kept for the next download."""
     files = (path for path in place.glob(".taskfs-parts/*/blocks/*/*"))
     return sum(path.stat().st_blocks * 512 for path in files)
 

@@ -1,4 +1,4 @@
-"""A project or status that does not exist is an error that names those that do."""
+"""An unknown project or status is an error that names the known ones."""
 
 import json
 from pathlib import Path
@@ -124,10 +124,10 @@ def test_offline_names_what_is_cached(taskfs: Command, cloud: FakeCloud, mountpo
     cloud.add_task(project="heat")
     cache = taskfs.cwd / "cache"
     client = TaskClient(cloud.api_url, cloud.api_key)
-    ledger = open_finished_tasks(DiskCache(cache, 1 << 20), cloud.api_url, cloud.api_key)
-    assert ledger is not None
-    ledger.keep(client.list_tasks(), whole=True)
-    ledger.close()
+    store = open_finished_tasks(DiskCache(cache, 1 << 20), cloud.api_url, cloud.api_key)
+    assert store is not None
+    store.put(client.list_tasks(), is_complete=True)
+    store.close()
     client.close()
     cloud.clear_requests()
     offline = ("list", "--offline", "--json", "--cache-dir", str(cache))

@@ -1,4 +1,4 @@
-"""Locales that are not UTF-8: no command fails over a character that they lack."""
+"""Non-UTF-8 locales: no command fails over a character that the encoding lacks."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import COMMAND, PATIENCE_S, Command
+from tests.cli.conftest import COMMAND, TIMEOUT_S, Command
 from tests.fake_api import FakeCloud
 
 FILES = {"plain.txt": b"p", "é.txt": b"e", "Σ/日本.txt": b"s"}
@@ -18,7 +18,7 @@ PROJECT = "été Σ"
 
 @pytest.fixture(scope="session")
 def locales(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the locale en_US, whose encoding is ISO-8859-1."""
+    """A directory with an en_US locale in ISO-8859-1."""
     place = tmp_path_factory.mktemp("locales")
     localedef = shutil.which("localedef")
     assert localedef, "localedef is missing: apt-get install libc-bin locales"
@@ -33,7 +33,7 @@ def locales(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=["en_US", "POSIX", "latin-1 streams", "ASCII streams"])
 def odd(request: pytest.FixtureRequest, taskfs: Command, locales: Path) -> Command:
-    """The command where streams, and with the first two file names, are not UTF-8."""
+    """The command with non-UTF-8 streams; the first two also have non-UTF-8 file names."""
     settings = {
         "en_US": {"LC_ALL": "en_US", "LOCPATH": str(locales)},
         "POSIX": {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
@@ -52,7 +52,7 @@ def call(
         env=taskfs.environment,
         input=stdin,
         capture_output=True,
-        timeout=PATIENCE_S,
+        timeout=TIMEOUT_S,
     )
     assert b"Unicode" not in done.stderr, done.stderr
     assert b"unexpected error" not in done.stderr, done.stderr
@@ -100,7 +100,7 @@ def test_download_names_files_as_the_mount_does(odd: Command, task: str) -> None
         for name in names
     }
     assert found == FILES
-    assert call(odd, "download", task).returncode == 0  # finds them all again
+    assert call(odd, "download", task).returncode == 0  # recognises the existing files
 
 
 def test_a_name_of_the_archive_is_typed_as_the_terminal_shows_it(odd: Command, task: str) -> None:

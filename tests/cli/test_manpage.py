@@ -1,4 +1,4 @@
-"""The manual page: all that the help texts say, in roff that the usual programs take."""
+"""The manual page: complete, and valid roff."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""What the commands say about keys, variables, the cache directory and an API that is away."""
+"""Messages about keys, variables, the cache directory and an unreachable API."""
 
 import os
 import re
@@ -24,7 +24,7 @@ def without_key(taskfs: Command) -> Command:
 
 
 def write_to(fifo: Path, text: str) -> threading.Thread:
-    """Write *text* to a pipe once it is opened, once."""
+    """Write *text* to a FIFO when it is opened for reading."""
     thread = threading.Thread(target=fifo.write_text, args=(text,), daemon=True)
     thread.start()
     return thread
@@ -146,7 +146,7 @@ NOTICE = "no answer yet (Connection refused), trying until 20 s"
 
 @pytest.fixture
 def unused() -> int:
-    """A port of this machine on which nothing listens."""
+    """A local port on which nothing listens."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
@@ -154,10 +154,10 @@ def unused() -> int:
 
 
 @pytest.mark.parametrize("arguments", [("list",), ("mount", "mnt"), ("mount", "-f", "mnt")])
-def test_an_api_that_is_away_is_told_to_a_person(
+def test_an_unreachable_api_is_a_notice_on_a_terminal(
     taskfs: Command, unused: int, arguments: tuple[str, ...]
 ) -> None:
-    """C-28: On a terminal an API that refuses connections is reported after 2 s, once."""
+    """C-28: On a terminal, one notice appears after 2 s without an answer."""
     (taskfs.cwd / "mnt").mkdir()
     url = f"http://127.0.0.1:{unused}"
     began = time.monotonic()
@@ -170,14 +170,14 @@ def test_an_api_that_is_away_is_told_to_a_person(
     assert not is_mounted(taskfs.cwd / "mnt")
 
 
-def test_a_pipe_is_told_the_outcome_alone(taskfs: Command, unused: int) -> None:
-    """C-28: Where standard error is no terminal, only the outcome is printed."""
+def test_a_pipe_gets_no_notice(taskfs: Command, unused: int) -> None:
+    """C-28: If standard error is no terminal, only the outcome is printed."""
     done = taskfs("list", "--api-url", f"http://127.0.0.1:{unused}", "--timeout", "4s")
     assert done.returncode == 1
     assert "no answer yet" not in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_a_short_absence_is_not_told(taskfs: Command, cloud: FakeCloud) -> None:
+def test_a_short_outage_gets_no_notice(taskfs: Command, cloud: FakeCloud) -> None:
     """C-28: An answer within 2 s comes without a notice."""
     cloud.faults.add("status", side="api", status=503, times=2)
     with taskfs.terminal("list") as terminal:

@@ -1,4 +1,4 @@
-"""`taskfs mime-types`: what spares file managers the reading of heads."""
+"""`taskfs mime-types`: a valid package of the shared MIME-info specification."""
 
 from xml.etree import ElementTree
 

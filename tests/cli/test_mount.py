@@ -1,4 +1,4 @@
-"""`taskfs mount` and `demo` as far as they do not mount: what is printed, what is missing."""
+"""`taskfs mount` and `demo` without a mount: served output and errors."""
 
 import signal
 import subprocess
@@ -7,7 +7,7 @@ import urllib.request
 
 import pytest
 
-from taskfs.support.installation import extra_fix
+from taskfs.support.installation import install_hint
 from tests.cli.conftest import Command
 
 
@@ -67,7 +67,7 @@ def test_without_the_extra_it_says_how_to_install_it(bare: Command, arguments: l
     )
     assert done.returncode == 1
     assert done.stderr.startswith("taskfs: taskfs demo needs the extra `demo`: ")
-    assert extra_fix("demo") in done.stderr and done.stderr.count("\n") == 1
+    assert install_hint("demo") in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_libfuse_missing_names_the_package(bare: Command) -> None:
@@ -86,7 +86,7 @@ def test_nothing_to_unmount_needs_no_libfuse(bare: Command) -> None:
     assert done.stderr == f"taskfs: no taskfs is mounted on {bare.cwd}\n"
 
 
-def test_a_missing_key_is_told_before_anything_is_mounted(bare: Command) -> None:
+def test_a_missing_key_is_reported_before_mounting(bare: Command) -> None:
     """C-5, X-2: A missing key is reported before anything is mounted."""
     done = bare("mount", str(bare.cwd))
     assert done.returncode == 1

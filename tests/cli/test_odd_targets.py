@@ -1,4 +1,4 @@
-"""`taskfs download` onto file systems that lack something: real ones, mounted for the test."""
+"""`taskfs download` to mounted file systems with real-world limits."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import COMMAND, PATIENCE_S, Command
+from tests.cli.conftest import COMMAND, TIMEOUT_S, Command
 from tests.cli.test_download import tree
 from tests.fake_api import FakeCloud
 from tests.mounts import eventually
@@ -28,7 +28,7 @@ FILES = {
 
 @contextlib.contextmanager
 def odd_target(place: Path, *lacks: str) -> Iterator[None]:
-    """Mount on *place* a file system that lacks something; see `odd_target`."""
+    """Mount on *place* the file system of `odd_target` with the given defects."""
     source = place.with_name("source")
     source.mkdir()
     place.mkdir(parents=True)
@@ -40,7 +40,7 @@ def odd_target(place: Path, *lacks: str) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["fusermount", "-uz", str(place)], check=True)
-        server.wait(PATIENCE_S)
+        server.wait(TIMEOUT_S)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_one_name_does_not_keep_the_others(
     1."""
     place = tmp_path / "target"
     with odd_target(place, lack):
-        for _ in range(2):  # the second run finds the others there
+        for _ in range(2):  # in the second run the other files exist
             done = taskfs("download", task, "--output-dir", str(place))
             assert done.returncode == 1
             lines = done.stderr.splitlines()
@@ -118,7 +118,7 @@ def test_a_file_that_is_too_large_for_the_target(
         env=taskfs.environment,
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=TIMEOUT_S,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
     )
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""`taskfs` itself: it starts fast and without libfuse, and every failure is one line."""
+"""The start of `taskfs`: fast, without libfuse, each failure one line."""
 
 import os
 import signal
@@ -23,13 +23,13 @@ def test_help_and_version_work_without_libfuse_in_well_under_a_second(
 ) -> None:
     """C-4: `--help` and `--version` work without libfuse and start fast."""
     fastest = 60.0
-    for _ in range(5):  # the machine may be busy; the program is as fast as its fastest run
+    for _ in range(5):  # the fastest run counts, because the machine may be busy
         began = time.monotonic()
         done = bare(flag, FUSE_LIBRARY_PATH="/nonexistent")
         fastest = min(fastest, time.monotonic() - began)
         assert done.returncode == 0, done.stderr
 
-    assert fastest < 5.0  # with slack for a busy machine
+    assert fastest < 5.0  # seconds: a bound for a busy machine
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_a_demo_on_a_file_says_so(bare: Command) -> None:
 
 
 def test_closed_standard_streams(taskfs: Command, cloud: FakeCloud) -> None:
-    """cron jobs and daemons may close them."""
+    """Cron jobs and daemons may close the standard streams."""
     cloud.add_task()
     done = subprocess.run(
         ["/bin/sh", "-c", f"{' '.join(COMMAND)} list >&- 2>&- <&-"],
@@ -284,7 +284,7 @@ def test_closed_standard_streams(taskfs: Command, cloud: FakeCloud) -> None:
 def test_ctrl_c_during_the_imports_is_silent(bare: Command, ignored: bool) -> None:
     """C-1: Ctrl+C during the imports ends with status 130 and no traceback."""
     (bare.cwd / "lib").mkdir()
-    # In the place of click: it is interrupted while it is imported, and imports the real one then.
+    # Shadows click: it interrupts the process during its import, then imports the real click.
     (bare.cwd / "lib" / "click.py").write_text(
         "import os, signal, sys\n"
         "os.kill(os.getpid(), signal.SIGINT)\n"
@@ -292,7 +292,7 @@ def test_ctrl_c_during_the_imports_is_silent(bare: Command, ignored: bool) -> No
         "import click\n"
     )
     path = f"{bare.cwd / 'lib'}{os.pathsep}{bare.environment['PYTHONPATH']}"
-    if ignored:  # as in a script that runs in the background
+    if ignored:  # as for a background job of a script
         done = subprocess.run(
             ["/bin/sh", "-c", f"trap '' INT; {' '.join(COMMAND)} --version"],
             env=bare.environment | {"PYTHONPATH": path},
@@ -304,4 +304,4 @@ def test_ctrl_c_during_the_imports_is_silent(bare: Command, ignored: bool) -> No
         return
     process = bare.start("--version", PYTHONPATH=path)
     out, err = process.communicate(timeout=30)
-    assert (process.returncode, out, err) == (-signal.SIGINT, "", "")  # to a shell this is 130
+    assert (process.returncode, out, err) == (-signal.SIGINT, "", "")  # a shell reports 130

@@ -1,4 +1,4 @@
-"""`taskfs systemd-unit` and `install-helper`, as far as they change nothing."""
+"""`taskfs systemd-unit` and `install-helper`, without changes to the system."""
 
 import os
 import shlex
@@ -17,7 +17,7 @@ ODD_NAMES = ["tasks", "with space", "100%", "$HOME", 'quo"te', "back\\slash", "s
 
 @pytest.fixture
 def program(bare: Command) -> Path:
-    """`taskfs` as an executable file, which a unit has to name."""
+    """An executable `taskfs`, which a unit must name."""
     script = bare.cwd / "bin/taskfs"
     script.parent.mkdir()
     script.write_text(
@@ -41,7 +41,7 @@ def run(program: Path, bare: Command, *arguments: str, prefix: tuple[str, ...] =
 
 
 def verify(text: str, directory: Path) -> None:
-    """Fail unless systemd takes *text* for a user service without a word."""
+    """Fail unless `systemd-analyze verify` accepts *text* without output."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed: apt-get install systemd")
     file = directory / "taskfs.service"
@@ -100,8 +100,8 @@ def test_the_line_of_fstab(program: Path, bare: Command) -> None:
     assert shlex.split(shown.stdout.replace("\\x20", " "))[:1] == ["taskfs"]
 
 
-def test_a_key_that_services_do_not_see_is_told(bare: Command, program: Path) -> None:
-    """C-12: A key in a variable of the shell, which services do not see, is warned of."""
+def test_a_key_that_services_do_not_see_is_a_note(bare: Command, program: Path) -> None:
+    """C-12: A key that exists only in a shell variable is a note: services do not see it."""
     environment = bare.environment | {"INDUCTIVA_API_KEY": "sesame"}
     done = subprocess.run(
         [program, "systemd-unit"], env=environment, capture_output=True, text=True, timeout=60

@@ -1,4 +1,4 @@
-"""`taskfs wait`: what it shows, when it ends, and what Ctrl+C does."""
+"""`taskfs wait`: output, exit statuses, Ctrl+C, failures."""
 
 import json
 
@@ -11,7 +11,7 @@ from tests.faults.scenarios import NO_SUCH_KEY
 OUTPUTS = {"stdout.txt": b"done\n"}
 
 
-def statuses_asked(cloud: FakeCloud) -> int:
+def statuses_requested(cloud: FakeCloud) -> int:
     return sum(record.path.endswith("/status") for record in cloud.requests)
 
 
@@ -50,8 +50,8 @@ def test_piped_there_is_a_line_per_change(taskfs: Command, cloud: FakeCloud) -> 
     assert process.stdout and process.stderr
 
     lines = [process.stdout.readline()]
-    seen = statuses_asked(cloud)
-    eventually(lambda: statuses_asked(cloud) > seen + 1)  # looked again: no change, no line
+    seen = statuses_requested(cloud)
+    eventually(lambda: statuses_requested(cloud) > seen + 1)  # polls print no line
     cloud.set_status(task, "started")
     lines.append(process.stdout.readline())
     cloud.set_status(task, "computation-started")
@@ -110,7 +110,7 @@ def test_an_interrupt_while_a_request_is_under_way(taskfs: Command, cloud: FakeC
     assert cloud.killed == [task]
 
 
-def test_a_kill_that_fails_is_said(taskfs: Command, cloud: FakeCloud) -> None:
+def test_a_failed_kill_is_reported(taskfs: Command, cloud: FakeCloud) -> None:
     """C-20: A kill on interrupt that fails is reported."""
     task = cloud.add_task(status="started")
     process = taskfs.start("wait", task, "--kill-on-interrupt")

@@ -1,4 +1,4 @@
-"""`taskfs watch`: what it shows and asks for, its keys, and the terminal it leaves behind."""
+"""`taskfs watch`: contents, requests, keys, and the restored terminal."""
 
 import json
 import os
@@ -23,7 +23,7 @@ ALTERNATE: Final = ("\x1b[?1049h", "\x1b[?1049l")
 UP, DOWN = "\x1b[A", "\x1bOB"
 
 
-def places_asked(cloud: FakeCloud) -> int:
+def positions_requested(cloud: FakeCloud) -> int:
     return sum(record.path.endswith("/status") for record in cloud.requests)
 
 
@@ -31,14 +31,14 @@ def listings(cloud: FakeCloud) -> int:
     return sum(record.path == "/tasks" for record in cloud.requests)
 
 
-def chosen(terminal: Terminal) -> str:
-    """Return the id that was last drawn reversed."""
+def selected(terminal: Terminal) -> str:
+    """Return the id that was last drawn in reverse video."""
     found: list[str] = re.findall(r"\x1b\[7m([a-z0-9]{25})", terminal.text)
     return found[-1]
 
 
-def read_on(terminal: Terminal, condition: Callable[[], bool]) -> None:
-    """Return once what the terminal shows makes *condition* true."""
+def read_terminal_until(terminal: Terminal, condition: Callable[[], bool]) -> None:
+    """Read the terminal until *condition* is true."""
     eventually(lambda: condition() or not terminal._read() or condition())
 
 
@@ -108,12 +108,12 @@ class TestOnATerminal:
             assert termios.tcgetattr(terminal._screen)[3] & termios.ICANON == 0
             cloud.set_status(task, "computation-started")
             terminal.read_until("computation-started")
-            terminal.read_until("00:00:01")  # it counts
+            terminal.read_until("00:00:01")  # the time advances
             cloud.set_status(task, "success")
             terminal.read_until(f"{task} ended as success")
             terminal.read_until("No unfinished tasks.")
             terminal.type(key)
-            # Not `end`: who holds the other side would have to be gone.
+            # Not `end`, which reads until the slave side is closed: termios needs it open.
             terminal.read_until(ALTERNATE[1])
             eventually(lambda: terminal.process.poll() is not None)
             assert terminal.process.returncode == (0 if key == "q" else 130)
@@ -151,9 +151,9 @@ class TestOnATerminal:
         ]
         with taskfs.terminal("watch", *FAST) as terminal:
             terminal.read_until("k kill")
-            assert chosen(terminal) == tasks[0]
+            assert selected(terminal) == tasks[0]
             terminal.type(DOWN + DOWN + UP)
-            read_on(terminal, lambda: chosen(terminal) == tasks[1])
+            read_terminal_until(terminal, lambda: selected(terminal) == tasks[1])
             terminal.type("k")
             terminal.read_until(f"Kill {tasks[1]} (started)?")
             terminal.type("n")
@@ -165,7 +165,7 @@ class TestOnATerminal:
             terminal.type("q")
             assert terminal.end() == 0
         assert cloud.killed == [tasks[1]]
-        assert sent in terminal.text.rpartition(ALTERNATE[1])[2]  # it is there to be read later
+        assert sent in terminal.text.rpartition(ALTERNATE[1])[2]  # after the screen
 
     def test_a_kill_that_is_refused(self, taskfs: Command, cloud: FakeCloud) -> None:
         """C-8: The outcome of a refused kill is shown."""
@@ -218,7 +218,7 @@ class TestOnATerminal:
             shown[no_color] = re.findall(r"\x1b\[[0-9;]*m", terminal.text)
         assert "\x1b[33m" in shown[""]
         assert not [code for code in shown["1"] if re.search(r"\b[34][0-7]\b", code)]
-        assert "\x1b[7m" in shown["1"]  # which row is chosen is no matter of colour
+        assert "\x1b[7m" in shown["1"]  # reverse video is no colour
 
     def test_names_do_not_steer_the_terminal(self, taskfs: Command, cloud: FakeCloud) -> None:
         """Y-7: A name with control characters does not steer the terminal."""
@@ -244,20 +244,20 @@ class TestRequests:
         running = [cloud.add_task(status="computation-started") for _ in range(20)]
         tasks = UnfinishedTasks(client, clock=lambda: now)
         assert len(tasks.refresh().tasks) == 23
-        assert (listings(cloud), places_asked(cloud)) == (1, 3)
+        assert (listings(cloud), positions_requested(cloud)) == (1, 3)
         for _ in range(5):
             tasks.refresh()
-        assert (listings(cloud), places_asked(cloud)) == (6, 3)
+        assert (listings(cloud), positions_requested(cloud)) == (6, 3)
         cloud.set_status(running[0], "pending-kill")
         tasks.refresh()
-        assert places_asked(cloud) == 3
+        assert positions_requested(cloud) == 3
         cloud.set_status(queued[0], "started")
         snapshot = tasks.refresh()
-        assert places_asked(cloud) == 5
+        assert positions_requested(cloud) == 5
         assert sorted(snapshot.tasks_ahead.values()) == [0, 1]
         now = 31.0
         tasks.refresh()
-        assert places_asked(cloud) == 7
+        assert positions_requested(cloud) == 7
         cloud.clear_requests()
         cloud.set_status(running[1], "success")
         assert [task.id for task in tasks.refresh().ended] == [running[1]]
@@ -272,7 +272,7 @@ class TestRequests:
         assert len(tasks.refresh().tasks_ahead) == MAX_REQUESTS
         assert len(tasks.refresh().tasks_ahead) == 2 * MAX_REQUESTS
         tasks.refresh()
-        assert places_asked(cloud) == 2 * MAX_REQUESTS
+        assert positions_requested(cloud) == 2 * MAX_REQUESTS
         client.close()
 
 

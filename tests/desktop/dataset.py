@@ -15,9 +15,9 @@ from typing import Final
 
 from taskfs.demo.sources import BytesSource
 from tests.fake_api import FakeCloud
+from tests.outputs import LONG_AGO
 
 TASK: Final = "i4ir3kvv62odsfrhko4y8w2an"
-LONG_AGO: Final = "2025-06-11T08:00:00+00:00"
 FILES: Final = 300
 PICTURES: Final = 24
 POINTS: Final = 20_000

@@ -71,7 +71,7 @@ class Manager(ABC):
         """Yield the steps in order."""
 
     def shoot(self, path: Path) -> None:  # noqa: B027
-        """Write a picture of the screen to *path*, if the manager has one; the suffix may change."""
+        """Write a picture of the screen to *path*, whose suffix may change; by default nothing."""
 
     def close(self) -> None:
         """Terminate the process group that `start` created."""

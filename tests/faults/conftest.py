@@ -1,9 +1,10 @@
-"""Mounts for faults: a patient one, which many tests share, and a hasty one that gives up soon.
+"""Fixtures for fault tests: shared mounts with a long and a short timeout, transport and logger.
 
-Each test makes its own tasks, so what another did to the mount does not show. What must survive
-runs on `patient`; what must fail, and then be well again, on `hasty`.
+Each test creates its own tasks, so it does not see the effects of others. Faults that taskfs must
+survive run on `patient`; faults that must fail, and recover, run on `hasty`.
 """
 
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -15,7 +16,7 @@ from tests.fake_api import FakeCloud
 from tests.mounts import Mount
 from tests.surfaces import Mounted
 
-# So soon that a test may wait for it, so late that a busy machine still answers.
+# Short enough for a test to wait, long enough for a busy machine to answer.
 HASTY = {
     "timeout": "1s",
     "attr_timeout": "0s",
@@ -26,7 +27,7 @@ HASTY = {
 
 @pytest.fixture
 def patient(shared_cloud: FakeCloud, shared_mount: Mount) -> Iterator[Mounted]:
-    """A real mount that tries for 6 s."""
+    """A real mount with a timeout of 6 s."""
     yield Mounted(shared_cloud, shared_mount.path)
     shared_cloud.faults.clear()
     shared_mount.check_log()
@@ -41,7 +42,7 @@ def hasty_mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Fake
 
 @pytest.fixture
 def hasty(hasty_mount: tuple[FakeCloud, Mount]) -> Iterator[Mounted]:
-    """A real mount that tries for 1 s and keeps nothing of the API's."""
+    """A real mount with a timeout of 1 s that caches no answer of the API."""
     cloud, mount = hasty_mount
     yield Mounted(cloud, mount.path)
     cloud.faults.clear()
@@ -51,7 +52,22 @@ def hasty(hasty_mount: tuple[FakeCloud, Mount]) -> Iterator[Mounted]:
 
 @pytest.fixture
 def transport() -> Iterator[Transport]:
-    """The store's side of the network, without a mount."""
+    """A transport to the store, without a mount."""
     transport = Transport(timeout_s=3, stats=Stats(), side="store")
     yield transport
     transport.close()
+
+
+@pytest.fixture
+def logger() -> Iterator[logging.Logger]:
+    """The logger of taskfs; its handlers and level are restored after the test."""
+    logger = logging.getLogger("taskfs")
+    handlers, level, propagate = logger.handlers[:], logger.level, logger.propagate
+    raises = logging.raiseExceptions
+    yield logger
+    for handler in logger.handlers:
+        if handler not in handlers:
+            handler.close()
+    logger.handlers[:], logger.propagate = handlers, propagate
+    logger.setLevel(level)
+    logging.raiseExceptions = raises

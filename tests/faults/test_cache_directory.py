@@ -20,10 +20,8 @@ from tests.caches import (
     check,
     disk_use,
     fill_from_outside,
-    finished,
     free_part,
     kept_files,
-    noise,
     outside,
     small_disk,
     some_files,
@@ -31,6 +29,8 @@ from tests.caches import (
 from tests.conftest import in_process
 from tests.fake_api import FakeCloud
 from tests.mounts import Mount, eventually
+from tests.outputs import add_finished_task as finished
+from tests.outputs import noise
 from tests.surfaces import Mounted, assert_same
 
 

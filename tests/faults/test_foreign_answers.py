@@ -11,8 +11,9 @@ from typing import Any, Final
 import pytest
 
 from tests.fake_api import FakeCloud
-from tests.faults.scenarios import add_fault, errno_of, finished, noise
+from tests.faults.scenarios import add_fault, errno_of, finished
 from tests.mounts import eventually
+from tests.outputs import noise
 from tests.surfaces import Mounted, Surface, assert_same, write
 
 CONTENT: Final = noise(7, 700_000)

@@ -25,6 +25,7 @@ from taskfs.cache.memory_cache import BLOCK
 from tests.against_zipfile import compare
 from tests.fake_api import FakeCloud
 from tests.mounts import Mount
+from tests.outputs import LONG_AGO
 from tests.surfaces import InProcess, Surface, assert_same, text, walk
 from tests.zips import (
     BZIP2,
@@ -48,7 +49,6 @@ from tests.zips import (
     unicode_field,
 )
 
-LONG_AGO: Final = "2025-06-11T08:00:00+00:00"
 GOOD: Final = file("good", b"as it should be\n")
 BODY: Final = cheap_bytes(100_000)
 SEARCHING: Final = settings(

@@ -18,11 +18,11 @@ import pytest
 from tests.conftest import on_mount
 from tests.fake_api import FakeCloud
 from tests.mounts import Mount, eventually
+from tests.outputs import LONG_AGO
 from tests.surfaces import assert_same
 
 pytestmark = pytest.mark.mount
 
-LONG_AGO: Final = "2025-06-11T08:00:00+00:00"
 CONTENT: Final = os.urandom(400_000)
 # 1 s is promised; the machine may be busy, and a Python that is interrupted prints its traceback.
 PROMPT_S: Final = 3.0

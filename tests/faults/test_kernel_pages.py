@@ -11,12 +11,12 @@ import pytest
 
 from tests.fake_api import FakeCloud, Fault
 from tests.mounts import Mount
+from tests.outputs import LONG_AGO
 from tests.surfaces import assert_same
 from tests.zips import DEFLATED, STORED, build, cheap_bytes, file
 
 pytestmark = pytest.mark.mount
 
-LONG_AGO: Final = "2025-06-11T08:00:00+00:00"
 BODY: Final = {STORED: random.Random(1).randbytes(3_000_000), DEFLATED: cheap_bytes(3_000_000)}
 HALF: Final = 1_500_000
 

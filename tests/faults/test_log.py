@@ -3,32 +3,19 @@
 import logging
 import re
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from taskfs import __version__
 from taskfs.support import logs
-from tests.caches import finished, some_files
+from tests.caches import some_files
 from tests.conftest import on_mount
 from tests.fake_api import FakeCloud
 from tests.mounts import Taskfs
+from tests.outputs import add_finished_task as finished
 
 REQUEST = r"GET {}: {}, \d+ bytes in \d+ ms"
-
-
-@pytest.fixture
-def logger() -> Iterator[logging.Logger]:
-    """The program's logger, as it was afterwards."""
-    found = logging.getLogger("taskfs")
-    kept = found.handlers[:], found.level, found.propagate, logging.raiseExceptions
-    yield found
-    for handler in found.handlers:
-        if handler not in kept[0]:
-            handler.close()
-    found.handlers[:], found.propagate, logging.raiseExceptions = kept[0], kept[2], kept[3]
-    found.setLevel(kept[1])
 
 
 def test_verbose_shows_each_request_and_each_retry(cloud: FakeCloud, tmp_path: Path) -> None:

@@ -406,7 +406,7 @@ def test_a_name_under_a_live_mount_is_transient(
     ],
 )
 def test_a_wrong_path_in_the_url(taskfs: Taskfs, kind: str, body: bytes) -> None:
-    """X-24: A server that answers all requests with 404 is no task API, and --api-url is named."""
+    """X-24: A server that answers all requests with 404 is no task API; --api-url is named."""
     page = answer("404 Not Found", kind, body)
 
     def serve(client: socket.socket) -> None:

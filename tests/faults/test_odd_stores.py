@@ -8,7 +8,8 @@ from taskfs.errors import StaleObject, Unsupported
 from taskfs.remote.object_store import StoredObject
 from taskfs.remote.transport import Transport
 from tests.fake_api import FakeCloud
-from tests.faults.scenarios import add_fault, finished, noise, put, read_whole
+from tests.faults.scenarios import add_fault, finished, put, read_whole
+from tests.outputs import noise
 from tests.surfaces import Surface, assert_same, write
 
 CONTENT: Final = noise(8, 1_500_000)  # more than a 200 is accepted for

@@ -18,12 +18,12 @@ from taskfs.fuse.mountpoint import umount
 from tests.fake_api import FakeCloud
 from tests.mounts import Mount, Taskfs, is_mounted
 from tests.odd_zips import Odd, odd_zip
+from tests.outputs import LONG_AGO, QUICK
+from tests.outputs import put_outputs as put
 from tests.surfaces import Mounted, assert_same, walk
 
 pytestmark = pytest.mark.mount
 
-LONG_AGO: Final = "2025-06-11T08:00:00+00:00"
-QUICK: Final = {"attr_timeout": "100ms", "status_cache_time": "200ms", "dir_cache_time": "300ms"}
 TEXTS: Final = ("status", "machine_type", "computation_time", "output_files_info", "info.json")
 PATIENT: Final = "300s"  # what takes less has not waited for it
 AT_ONCE_S: Final = 60.0
@@ -41,11 +41,6 @@ def finished(cloud: FakeCloud, **fields: Any) -> tuple[str, dict[str, bytes]]:
     put(cloud, task, files)
     cloud.put_object(f"{task}/input.zip", odd_zip([Odd(b"sim_dir/case", b"what to do\n")]))
     return task, files
-
-
-def put(cloud: FakeCloud, task: str, files: dict[str, bytes]) -> None:
-    members = [Odd(f"artifacts/{name}".encode(), body, 8) for name, body in files.items()]
-    cloud.put_object(f"{task}/output.zip", odd_zip(members))
 
 
 @pytest.fixture
@@ -279,7 +274,7 @@ def test_offline_needs_something_to_show(
         return done.stderr
 
     assert fails() == (
-        f"taskfs: nothing of {cloud.api_url} is kept in {tmp_path / 'cache'}: "
+        f"taskfs: {tmp_path / 'cache'} has no tasks of {cloud.api_url}: "
         "mount it once without --offline\n"
     )
     with mounted():

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from tests.fake_api import FakeCloud
-from tests.faults.scenarios import LONG_AGO, add_fault, errno_of, finished, noise, put, read_whole
+from tests.faults.scenarios import add_fault, errno_of, finished, put, read_whole
 from tests.mounts import eventually
 from tests.odd_zips import Odd, odd_zip
+from tests.outputs import LONG_AGO, noise
 from tests.surfaces import OpenFile, Surface, assert_same, write
 
 PIECE = 100_000

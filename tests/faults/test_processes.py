@@ -20,9 +20,10 @@ import pytest
 
 from taskfs.fuse.mountpoint import DEAD, has_ended
 from tests.fake_api import FakeCloud
-from tests.faults.scenarios import LONG_AGO, finished, noise
+from tests.faults.scenarios import finished
 from tests.mounts import COMMAND, Mount, Taskfs, eventually, is_mounted, processes_of
 from tests.odd_zips import DEFLATED
+from tests.outputs import LONG_AGO, noise
 from tests.surfaces import assert_same
 
 pytestmark = pytest.mark.mount

@@ -16,10 +16,10 @@ from taskfs.support.formatting import format_size
 from tests.conftest import in_process
 from tests.fake_api import FakeCloud
 from tests.mounts import Taskfs
+from tests.outputs import LONG_AGO
 from tests.surfaces import Surface, assert_same, text
 from tests.zips import STORED, build, cheap_bytes, file
 
-LONG_AGO: Final = "2025-06-11T08:00:00+00:00"
 BODY: Final = cheap_bytes(300_000)
 GOOD: Final = build([file("good", b"as it should be\n"), file("more", BODY, method=STORED)])
 

@@ -14,10 +14,10 @@ import pytest
 from tests.conftest import in_process
 from tests.fake_api import FakeCloud
 from tests.mounts import ROOT, Mount, eventually
+from tests.outputs import LONG_AGO
 from tests.surfaces import InProcess, text
 from tests.zips import Entry, build, run_threads
 
-LONG_AGO: Final = "2025-06-11T08:00:00+00:00"
 TASKS: Final = 20_000
 PAGES: Final = 40
 UNFINISHED: Final = 100

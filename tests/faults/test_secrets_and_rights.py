@@ -18,29 +18,17 @@ import pytest
 
 from taskfs.support import logs
 from taskfs.support.redaction import redact, register_secret
-from tests.caches import finished, some_files
+from tests.caches import some_files
 from tests.conftest import on_mount
 from tests.fake_api import FakeCloud
 from tests.mounts import ROOT, Mount, Taskfs
 from tests.odd_zips import Odd, odd_zip
+from tests.outputs import add_finished_task as finished
 from tests.surfaces import Mounted
 
 SECRET: Final = "sk-9f8e7d6c5b4a"
 SIGNATURE: Final = re.compile(rb"Signature=(?!\*\*\*)|[0-9a-f]{64}")
 mounted_only = pytest.mark.mount
-
-
-@pytest.fixture
-def logger() -> Iterator[logging.Logger]:
-    """The program's logger, as it was afterwards."""
-    found = logging.getLogger("taskfs")
-    kept = found.handlers[:], found.level, found.propagate, logging.raiseExceptions
-    yield found
-    for handler in found.handlers:
-        if handler not in kept[0]:
-            handler.close()
-    found.handlers[:], found.propagate, logging.raiseExceptions = kept[0], kept[2], kept[3]
-    found.setLevel(kept[1])
 
 
 def provoke(cloud: FakeCloud, mount: Path, task: str) -> None:

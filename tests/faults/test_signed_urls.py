@@ -13,7 +13,8 @@ from taskfs.remote.api_client import TaskClient
 from taskfs.remote.object_store import StoredObject
 from taskfs.remote.transport import Transport
 from tests.fake_api import FakeCloud
-from tests.faults.scenarios import add_fault, errno_of, finished, noise, read_whole
+from tests.faults.scenarios import add_fault, errno_of, finished, read_whole
+from tests.outputs import noise
 from tests.surfaces import Mounted, assert_same
 
 READERS: Final = 16

@@ -16,8 +16,9 @@ from taskfs.remote.api_client import TaskClient
 from tests.conftest import in_process
 from tests.fake_api import FakeCloud
 from tests.faults.relay import relay_to
-from tests.faults.scenarios import finished, noise, read_whole
+from tests.faults.scenarios import finished, read_whole
 from tests.mounts import Mount
+from tests.outputs import noise
 from tests.surfaces import Mounted, text
 
 HOURS_S: Final = 8 * 3600.0

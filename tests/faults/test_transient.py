@@ -17,7 +17,8 @@ from taskfs.remote.object_store import StoredObject
 from taskfs.remote.transport import Transport
 from taskfs.support.stats import Stats
 from tests.fake_api import FakeCloud
-from tests.faults.scenarios import add_fault, errno_of, finished, noise, read_whole
+from tests.faults.scenarios import add_fault, errno_of, finished, read_whole
+from tests.outputs import noise
 from tests.surfaces import Mounted, assert_same
 
 CONTENT: Final = noise(1, 300_000)

@@ -22,8 +22,9 @@ import pytest
 from taskfs.fuse.mountpoint import has_ended
 from taskfs.fuse.preload import LOADED
 from tests.fake_api import FakeCloud
-from tests.faults.scenarios import LONG_AGO, add_fault, errno_of, finished, noise
+from tests.faults.scenarios import add_fault, errno_of, finished
 from tests.mounts import ROOT, Mount, eventually, is_mounted
+from tests.outputs import LONG_AGO, noise
 from tests.surfaces import assert_same
 
 REFUSING: Final = """

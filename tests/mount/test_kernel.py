@@ -17,11 +17,11 @@ import pytest
 
 from tests.fake_api import FakeCloud
 from tests.mounts import eventually
+from tests.outputs import LONG_AGO
 from tests.surfaces import assert_same
 
 pytestmark = pytest.mark.mount
 
-LONG_AGO: Final = "2025-06-11T08:00:00+00:00"
 CONTENT: Final = os.urandom(500_000)
 
 

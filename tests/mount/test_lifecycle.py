@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
 
 import pytest
 
@@ -23,10 +22,9 @@ from tests.mounts import (
     is_mounted,
     processes_of,
 )
+from tests.outputs import LONG_AGO
 
 pytestmark = pytest.mark.mount
-
-LONG_AGO: Final = "2025-06-11T08:00:00+00:00"
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ import pytest
 
 from tests.fake_api import FakeCloud
 from tests.mounts import ROOT
+from tests.outputs import LONG_AGO
 
 pytestmark = pytest.mark.mount
 
-LONG_AGO: Final = "2025-06-11T08:00:00+00:00"
 # /sbin and /usr/local/bin with nothing but what the test puts there; the machine's own stay as
 # they are, and so do its mounts.
 _OWN_SYSTEM: Final = """

@@ -13,12 +13,12 @@ from typing import Final
 import pytest
 
 from tests.fake_api import FakeCloud
+from tests.outputs import LONG_AGO
 from tests.surfaces import assert_same
 from tests.zips import DEFLATED, build, cheap_bytes, deflate, file
 
 pytestmark = pytest.mark.mount
 
-LONG_AGO: Final = "2025-06-11T08:00:00+00:00"
 SIZE: Final = 12_345_678
 BODY: Final = cheap_bytes(SIZE)
 

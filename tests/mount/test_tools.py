@@ -10,11 +10,11 @@ import pytest
 
 from tests.fake_api import FakeCloud
 from tests.mounts import Mount
+from tests.outputs import LONG_AGO
 from tests.surfaces import assert_same
 
 pytestmark = pytest.mark.mount
 
-LONG_AGO: Final = "2025-06-11T08:00:00+00:00"
 OUTPUTS: Final = {
     "stdout.txt": b"".join(b"%04d line\n" % number for number in range(3000, 0, -1)),
     "stderr.txt": b"",

@@ -13,11 +13,11 @@ import pytest
 from tests.conftest import on_mount
 from tests.fake_api import FakeCloud
 from tests.mounts import Mount, Taskfs, eventually
+from tests.outputs import LONG_AGO
 
 pytestmark = pytest.mark.mount
 
 NOBODY: Final = 65534
-LONG_AGO: Final = "2025-06-11T08:00:00+00:00"
 # Python may lie where nobody else can read it: everything is imported before the user changes.
 AS_NOBODY: Final = """
 import encodings.ascii, encodings.idna, encodings.latin_1, json, subprocess

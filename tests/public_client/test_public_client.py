@@ -80,3 +80,44 @@ def test_listing_status_outputs_download_and_kill(client_python: Path, tmp_path:
     assert seen["metadata"] == {"asked": "by the public client"}
     assert (seen["kill"], seen["killed"], seen["kill_finished"]) == (True, "killed", False)
     assert (killed, leaked) == ([running], [])
+
+
+def test_files_of_a_running_task(client_python: Path, tmp_path: Path) -> None:
+    """live, 13: the public client's `list-files`, `tail` and `top` run against the embedded cloud's
+    machine."""
+    client = client_python.with_name("inductiva")
+    with EmbeddedCloud() as cloud:
+        (running,) = (i for i, s in cloud.statuses().items() if s == "computation-started")
+        environment = {
+            "PATH": os.environ.get("PATH", ""),
+            "HOME": str(tmp_path),
+            "INDUCTIVA_API_URL": cloud.api_url,
+            "INDUCTIVA_API_KEY": cloud.api_key,
+            "INDUCTIVA_TURN_SERVER_URL": "127.0.0.1:9",
+            "NO_PROXY": "127.0.0.1",
+        }
+
+        def output(*arguments: str) -> str:
+            run = subprocess.run(
+                [str(client), "tasks", *arguments],
+                env=environment,
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
+            assert run.returncode == 0, run.stdout + run.stderr
+            return run.stdout
+
+        listed = output("list-files", running)
+        console = output("tail", running, "stdout.txt", "-l", "2")
+        top = output("top", running)
+        written = output("last-modified-file", running)
+        questions = [question["type"] for question in cloud.machine(running).questions]
+
+    for name in ("stdout.txt", "stderr.txt", "wave_gauges.csv", "REEF3D_log.txt"):
+        assert name in listed
+    assert "last 2 lines from stdout.txt" in console and "writing frame" in console
+    assert "COMMAND" in top
+    assert f"/workdir/{running}/output/artifacts/" in written
+    assert questions == ["ls", "tail", "top", "last_modified_file"]

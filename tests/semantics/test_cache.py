@@ -10,23 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.caches import (
-    LONG_AGO,
-    QUICK,
-    Files,
-    Mounting,
-    Opening,
-    check,
-    disk_use,
-    finished,
-    kept_files,
-    noise,
-    outside,
-    put,
-    some_files,
-)
+from tests.caches import Mounting, Opening, check, disk_use, kept_files, outside, some_files
 from tests.fake_api import FakeCloud
 from tests.mounts import eventually
+from tests.outputs import LONG_AGO, QUICK, Files, noise
+from tests.outputs import add_finished_task as finished
+from tests.outputs import put_outputs as put
 from tests.surfaces import Mounted, Surface, assert_same, write
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from tests.fake_api import FakeCloud
 from tests.odd_zips import Odd, odd_zip
+from tests.outputs import LONG_AGO
 from tests.surfaces import Mounted, OpenFile, Surface, assert_same, text, write
 
-LONG_AGO = "2025-06-11T08:00:00+00:00"
 CHANGES: tuple[tuple[Any, ...], ...] = (
     ("mkdir", "new", 0o755),
     ("mkdir", "{task}/outputs/new", 0o755),

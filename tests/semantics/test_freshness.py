@@ -15,9 +15,9 @@ import pytest
 from tests.fake_api import FakeCloud
 from tests.mounts import eventually
 from tests.odd_zips import Odd, odd_zip
+from tests.outputs import LONG_AGO
 from tests.surfaces import Mounted, Surface, text, write
 
-LONG_AGO = "2025-06-11T08:00:00+00:00"
 SLACK_S = 1.0  # of a busy machine
 
 

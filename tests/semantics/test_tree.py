@@ -14,6 +14,7 @@ from taskfs.demo.tasks import STATUSES
 from taskfs.model import KNOWN_STATUSES
 from tests.fake_api import FakeCloud
 from tests.mounts import eventually
+from tests.outputs import LONG_AGO
 from tests.surfaces import Surface, text, write
 
 IN_A_TASK = (
@@ -21,7 +22,6 @@ IN_A_TASK = (
     *("kill", "outputs", "inputs"),
 )
 VIEWS = (".by-status", ".by-project", ".by-simulator")
-LONG_AGO = "2025-06-11T08:00:00+00:00"
 
 
 def listed_record(cloud: FakeCloud, task: str) -> object:

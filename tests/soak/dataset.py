@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from tests.fake_api import FakeCloud
+from tests.outputs import LONG_AGO
 from tests.zips import BZIP2, DEFLATED, LZMA, STORED, build, cheap_bytes, file
 
-LONG_AGO: Final = "2025-06-11T08:00:00+00:00"
 Files = dict[str, bytes]
 
 

@@ -2,13 +2,17 @@
 
 import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from taskfs.errors import NotFound, StaleObject, TaskFSError
 from taskfs.model import Fetched, ObjectVersion, RemoteObject, Task, TaskStatus
+from taskfs.support.interruptible_wait import Waiter
+from taskfs.tasks.task_cache import TaskCache
 
 TERMINAL = ("success", "failed", "killed")
+POOL = ThreadPoolExecutor(2)
 
 
 class Clock:
@@ -26,6 +30,13 @@ class Clock:
 
 def task_of(task_id: str, status: str = "started", **fields: Any) -> Task:
     return Task(id=task_id, status=status, is_terminated=status in TERMINAL, **fields)
+
+
+def task_cache_of(api: "FakeAPI", **options: Any) -> TaskCache:
+    """Return a cache of *api* whose listings are valid for 9 s and its statuses for 2 s."""
+    defaults: dict[str, Any] = {"pool": POOL, "waiter": Waiter()}
+    defaults |= {"listing_ttl_s": 9, "status_ttl_s": 2}
+    return TaskCache(api, **(defaults | options))
 
 
 @dataclass

@@ -18,8 +18,6 @@ from taskfs.errors import (
 from taskfs.remote.api_client import KILL_TRIES, TaskClient
 from tests.fake_api import FakeCloud
 
-LONG_AGO = "2025-06-11T08:00:00+00:00"
-
 
 @pytest.fixture
 def client(cloud: FakeCloud) -> Iterator[TaskClient]:

@@ -28,11 +28,6 @@ OUTPUT = ArchiveKey("t", ArchiveKind.OUTPUT)
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def api() -> FakeAPI:
     return FakeAPI()
 

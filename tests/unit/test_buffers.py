@@ -3,7 +3,7 @@
 import pytest
 
 from taskfs.support import buffers
-from taskfs.support.buffers import MAX_SPARE, POOLED_SIZES, address_of, allocate, trim_pools
+from taskfs.support.buffers import MAX_POOLED, POOLED_SIZES, address_of, allocate, trim_pools
 
 
 @pytest.fixture(autouse=True)
@@ -11,8 +11,8 @@ def _nothing_to_spare() -> None:
     trim_pools()
 
 
-def spare_bytes() -> int:
-    return sum(kind.length * len(kind.has_fallback) for kind in buffers._KINDS)
+def pooled_bytes() -> int:
+    return sum(pool.length * len(pool.unused) for pool in buffers._POOLS)
 
 
 @pytest.mark.parametrize("length", POOLED_SIZES)
@@ -22,9 +22,9 @@ def test_room_is_used_again_once_its_last_view_is_gone(length: int) -> None:
     place = address_of(room)
     part = room[5:10]
     del room
-    assert spare_bytes() == 0
+    assert pooled_bytes() == 0
     del part
-    assert spare_bytes() == length
+    assert pooled_bytes() == length
     assert address_of(allocate(length - 1)) == place
 
 
@@ -32,9 +32,9 @@ def test_what_waits_to_be_used_again_is_bounded() -> None:
     """R-20: Pooled buffers are bounded, whatever lengths were used at once."""
     crowd = [allocate(length) for length in POOLED_SIZES for _ in range(40)]
     crowd.clear()
-    assert MAX_SPARE - POOLED_SIZES[-1] < spare_bytes() <= MAX_SPARE
+    assert MAX_POOLED - POOLED_SIZES[-1] < pooled_bytes() <= MAX_POOLED
     trim_pools()
-    assert spare_bytes() == 0
+    assert pooled_bytes() == 0
 
 
 @pytest.mark.parametrize(

@@ -25,19 +25,10 @@ from taskfs.demo.hdf5 import pressure_history
 from taskfs.demo.sources import FileSource, RepeatedSource, SourceFile
 from taskfs.demo.tasks import STATUSES, TERMINAL
 from tests.fake_api import FakeCloud
+from tests.unit.fakes import Clock
 
 DAM_BREAK = "i4ir3kvv62odsfrhko4y8w2an"
 START = 1_760_000_000.0
-
-
-class Clock:
-    """A clock that a test moves."""
-
-    def __init__(self, now: float = START) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Client:
@@ -79,20 +70,21 @@ class Client:
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(START)
 
 
 @pytest.fixture
 def demo(clock: Clock) -> Iterator[Client]:
-    with EmbeddedCloud(clock=clock) as cloud:
-        client = Client(cloud)
-        yield client
-        client.session.close()
+    yield from client_of(EmbeddedCloud(clock=clock))
 
 
 @pytest.fixture
 def empty(clock: Clock) -> Iterator[Client]:
-    with FakeCloud(clock=clock) as cloud:
+    yield from client_of(FakeCloud(clock=clock))
+
+
+def client_of(cloud: EmbeddedCloud) -> Iterator[Client]:
+    with cloud:
         client = Client(cloud)
         yield client
         client.session.close()
@@ -102,13 +94,13 @@ def empty(clock: Clock) -> Iterator[Client]:
 
 
 def test_neither_thread_nor_port_before_start_and_after_stop() -> None:
-    threads = threading.active_count()
+    before = set(threading.enumerate())
     cloud = EmbeddedCloud()
-    assert threading.active_count() == threads
+    assert set(threading.enumerate()) <= before
     cloud.start()
     port = cloud.api.port
     cloud.stop()
-    assert threading.active_count() == threads
+    assert set(threading.enumerate()) <= before
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=1)
 
@@ -276,9 +268,9 @@ def test_kill_is_pending_first_and_done_after_seconds(demo: Client, clock: Clock
     path = f"/tasks/{running['task_id']}"
     assert demo.request(f"{path}/kill", method="POST").json()["status"] == "pending-kill"
     assert demo.request(f"{path}/kill", method="POST").status_code == 200
-    clock.now += 1
+    clock.tick(1)
     assert demo.request(f"{path}/status").json()["status"] == "pending-kill"
-    clock.now += 2.5
+    clock.tick(2.5)
     task = demo.request(path).json()
     assert (task["status"], task["is_terminated"]) == ("killed", True)
     assert task["metrics"]["computation_seconds"] == pytest.approx(388 + 3, abs=0.01)
@@ -298,7 +290,7 @@ def test_queued_tasks_start_and_running_ones_finish(demo: Client, clock: Clock) 
     before = demo.statuses()
     seen: dict[str, list[str]] = {task_id: [status] for task_id, status in before.items()}
     for _ in range(400):
-        clock.now += 3
+        clock.tick(3)
         for task_id, status in demo.statuses().items():
             history = seen.setdefault(task_id, [status])
             if history[-1] != status:
@@ -321,10 +313,10 @@ def test_a_task_that_lost_its_machine_comes_back_with_the_same_inputs(
     path, url = f"/tasks/{task['task_id']}", demo.url(task["storage_input_path"])
     before = demo.fetch(url).content
     assert not task["is_terminated"]
-    clock.now += 250
+    clock.tick(250)
     waiting = demo.request(path).json()
     assert (waiting["status"], waiting["executer"]) == ("submitted", None)
-    clock.now += 400
+    clock.tick(400)
     done = demo.request(path).json()
     assert (done["status"], done["num_retries"]) == ("success", 1)
     assert done["metrics"]["computation_seconds"] == pytest.approx(560 - 312)
@@ -334,9 +326,9 @@ def test_a_task_that_lost_its_machine_comes_back_with_the_same_inputs(
 
 def test_new_tasks_come_at_most_one_a_minute_and_only_so_many(demo: Client, clock: Clock) -> None:
     count = len(demo.tasks())
-    clock.now += 60
+    clock.tick(60)
     assert count <= len(demo.tasks()) <= count + 1
-    clock.now += 100_000
+    clock.tick(100_000)
     assert len(demo.tasks()) <= 30
     assert {task["status"] for task in demo.tasks()} <= TERMINAL
 
@@ -344,7 +336,7 @@ def test_new_tasks_come_at_most_one_a_minute_and_only_so_many(demo: Client, cloc
 def test_success_has_its_archive_from_the_moment_it_shows(demo: Client, clock: Clock) -> None:
     finished: set[str] = set()
     for _ in range(60):
-        clock.now += 30
+        clock.tick(30)
         for task in demo.tasks(status="success"):
             if task["task_id"] not in finished:
                 finished.add(task["task_id"])
@@ -354,7 +346,7 @@ def test_success_has_its_archive_from_the_moment_it_shows(demo: Client, clock: C
 
 
 def test_the_fields_of_a_finished_task_agree(demo: Client, clock: Clock) -> None:
-    clock.now += 2000
+    clock.tick(2000)
     for task in demo.tasks(status="success"):
         metrics, path = task["metrics"], task["storage_output_path"]
         archive = demo.archive(path) if metrics["output_size_bytes"] < 10**7 else None
@@ -530,7 +522,7 @@ def test_urls_expire_and_cannot_be_forged(empty: Client, clock: Clock) -> None:
         assert answer.status_code == 403 and answer.headers["Content-Type"].startswith(
             "application/xml"
         )
-    clock.now += empty.cloud.url_lifetime_s
+    clock.tick(empty.cloud.url_lifetime_s)
     expired = empty.fetch(url)
     assert expired.status_code == 400 and "<Code>ExpiredToken</Code>" in expired.text
     url = empty.url("a b/ö.zip")
@@ -616,12 +608,12 @@ def test_set_status_fills_in_the_times(empty: Client, clock: Clock) -> None:
     empty.cloud.add_task("t1", status="submitted")
     task = empty.request("/tasks/t1").json()
     assert task["input_submit_time"] and not task["start_time"] and not task["executer"]
-    clock.now += 10
+    clock.tick(10)
     empty.cloud.set_status("t1", "computation-started")
     task = empty.request("/tasks/t1").json()
     assert task["start_time"] == task["computation_start_time"] and not task["end_time"]
     assert task["executer"]["vm_type"].endswith("c2-standard-4")
-    clock.now += 90
+    clock.tick(90)
     empty.cloud.set_status("t1", "success")
     task = empty.request("/tasks/t1").json()
     assert task["metrics"]["computation_seconds"] == 90

@@ -39,7 +39,7 @@ class MemoryReader:
 
 
 class MemoryArchive:
-    """An archive whose members, and whose faults, the test decides."""
+    """An archive with given members. `wrong` holds the contents or errors of their first opens."""
 
     def __init__(self, files: dict[str, bytes], raw: bytes = b"PK") -> None:
         self.files = files
@@ -91,7 +91,7 @@ class TestSelect:
             ((), list(FILES)),
             (("d",), ["d/b.txt", "d/e/c.txt"]),
             (("d/e/",), ["d/e/c.txt"]),
-            (("[x].txt",), ["[x].txt"]),  # a name before it is a glob
+            (("[x].txt",), ["[x].txt"]),  # an exact name goes before a glob
             (("?.txt",), ["a.txt"]),
             (("*/e/",), ["d/e/c.txt"]),
             (("d/b.txt", "a.txt", "a.txt"), ["a.txt", "d/b.txt"]),  # archive order
@@ -101,13 +101,13 @@ class TestSelect:
         chosen = select_members(MemoryArchive(FILES).members, names)
         assert [member.path for member in chosen] == expected
 
-    def test_each_missing_name_is_named(self) -> None:
+    def test_the_error_lists_the_missing_names(self) -> None:
         with pytest.raises(NotFound, match=r"not in the archive: nope, \*\.vtk$"):
             select_members(MemoryArchive(FILES).members, ["nope", "a.txt", "*.vtk"])
 
 
 class TestFiles:
-    def test_they_are_whole_and_have_their_times(self, tmp_path: Path) -> None:
+    def test_files_are_complete_and_have_their_times(self, tmp_path: Path) -> None:
         archive = MemoryArchive(FILES)
         counted: list[int] = []
 
@@ -120,7 +120,7 @@ class TestFiles:
         assert plan(archive, tmp_path) == []
 
     @pytest.mark.parametrize("change", ["size", "time", "gone", "link"])
-    def test_what_is_not_as_it_was_is_fetched_again(self, tmp_path: Path, change: str) -> None:
+    def test_a_changed_file_is_downloaded_again(self, tmp_path: Path, change: str) -> None:
         archive = MemoryArchive(FILES)
         download_all(plan(archive, tmp_path))
         path = tmp_path / "d/b.txt"
@@ -147,7 +147,7 @@ class TestFiles:
         os.utime(tmp_path / "a", ns=(rounded, rounded))
         assert plan(archive, tmp_path) == []
 
-    def test_wrong_bytes_are_read_once_more(self, tmp_path: Path) -> None:
+    def test_wrong_bytes_are_read_again_once(self, tmp_path: Path) -> None:
         archive = MemoryArchive(FILES)
         archive.wrong["a.txt"] = [b"A" * 10]
         counted: list[int] = []
@@ -160,7 +160,7 @@ class TestFiles:
     @pytest.mark.parametrize(
         "wrong", [b"A" * 10, b"a" * 9, CorruptData("damaged"), Unsupported("encrypted")]
     )
-    def test_one_bad_file_does_not_keep_the_others(
+    def test_one_damaged_file_does_not_stop_the_others(
         self, tmp_path: Path, wrong: bytes | Exception
     ) -> None:
         archive = MemoryArchive(FILES)
@@ -173,7 +173,7 @@ class TestFiles:
         assert not (tmp_path / "a.txt").exists()
         assert not list(tmp_path.rglob(".*"))
 
-    def test_a_failure_that_concerns_all_ends_the_run(self, tmp_path: Path) -> None:
+    def test_an_unavailable_store_ends_the_run(self, tmp_path: Path) -> None:
         archive = MemoryArchive({f"{number}": b"x" for number in range(100)})
         archive.wrong["5"] = [Unavailable("no answer")]
 
@@ -259,19 +259,19 @@ class TestFiles:
 class TestArchive:
     RAW = os.urandom(3 * MEGABYTE + 5)
 
-    def test_whole(self, tmp_path: Path) -> None:
+    def test_the_file_is_the_archive(self, tmp_path: Path) -> None:
         archive = MemoryArchive({}, self.RAW)
         download_all(plan_raw(archive, tmp_path))
         assert (tmp_path / "output.zip").read_bytes() == self.RAW
         assert os.listdir(tmp_path) == ["output.zip"]
         assert plan_raw(archive, tmp_path) == []
 
-    def test_another_one_of_the_same_size_is_replaced(self, tmp_path: Path) -> None:
+    def test_another_file_of_the_same_size_is_replaced(self, tmp_path: Path) -> None:
         (tmp_path / "output.zip").write_bytes(bytes(len(self.RAW)))
         download_all(plan_raw(MemoryArchive({}, self.RAW), tmp_path))
         assert (tmp_path / "output.zip").read_bytes() == self.RAW
 
-    def test_it_goes_on_where_it_stopped(self, tmp_path: Path) -> None:
+    def test_an_interrupted_download_is_continued(self, tmp_path: Path) -> None:
         archive = MemoryArchive({}, self.RAW)
         (item,) = plan_raw(archive, tmp_path)
         assert isinstance(item, ArchiveDownload)
@@ -297,16 +297,16 @@ class TestArchive:
         assert (tmp_path / "output.zip").read_bytes() == self.RAW[::-1]
         assert os.listdir(tmp_path) == ["output.zip"]
 
-    def test_two_at_once_do_not_mix(self, tmp_path: Path) -> None:
+    def test_a_second_download_at_the_same_time_fails(self, tmp_path: Path) -> None:
         (item,) = plan_raw(MemoryArchive({}, self.RAW), tmp_path)
         assert isinstance(item, ArchiveDownload)
         with open(item.partial_path, "wb") as other:
             fcntl.flock(other, fcntl.LOCK_EX)
-            with pytest.raises(OSError, match="another download is at work"):
+            with pytest.raises(OSError, match="another download of this file is running"):
                 download_all([item])
 
 
-def test_too_little_room_is_told_before_anything_is_written(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_before_the_first_write(tmp_path: Path) -> None:
     archive = MemoryArchive({"huge": b""})
     archive.members[0] = Member("huge", 1 << 60, 1, 0, 0, 0, 0, 0, b"huge")
     items = plan(archive, tmp_path / "a" / "b")

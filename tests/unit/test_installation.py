@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from taskfs.support.installation import EXTRAS, PROGRAM_FIX, extra_fix
+from taskfs.support.installation import EXTRAS, INSTALL_HINT, install_hint
 
 toml = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 ROOT = Path(__file__).parents[2]
@@ -24,7 +24,7 @@ def prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_an_environment_of_pipx_is_extended_with_pipx(prefix: Path) -> None:
     """C-1: In an environment of pipx the fix is `pipx inject` with the environment's name."""
     (prefix / "pipx_metadata.json").write_text("{}")
-    assert extra_fix("demo") == "pipx inject taskfs 'aiohttp>=3.10'"
+    assert install_hint("demo") == "pipx inject taskfs 'aiohttp>=3.10'"
 
 
 def test_a_virtual_environment_is_extended_with_its_own_python(
@@ -32,7 +32,7 @@ def test_a_virtual_environment_is_extended_with_its_own_python(
 ) -> None:
     """C-1: In a virtual environment the fix names its interpreter."""
     monkeypatch.setattr(sys, "executable", "/a b/bin/python")
-    assert extra_fix("socks") == "'/a b/bin/python' -m pip install 'requests[socks]'"
+    assert install_hint("socks") == "'/a b/bin/python' -m pip install 'requests[socks]'"
 
 
 def test_an_environment_without_pip_is_extended_with_uv(
@@ -42,15 +42,15 @@ def test_an_environment_without_pip_is_extended_with_uv(
     monkeypatch.setattr(sys, "executable", "/a/bin/python")
     monkeypatch.setitem(sys.modules, "pip", None)
     monkeypatch.setattr("taskfs.support.installation.find_spec", lambda name: None)
-    assert extra_fix("demo") == "uv pip install --python /a/bin/python 'aiohttp>=3.10'"
+    assert install_hint("demo") == "uv pip install --python /a/bin/python 'aiohttp>=3.10'"
 
 
 def test_a_systems_python_is_left_alone(prefix: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """C-1: For a system's own Python, which refuses pip (PEP 668), the fix is pipx."""
     monkeypatch.setattr(sys, "base_prefix", sys.prefix)
-    text = extra_fix("demo")
+    text = install_hint("demo")
     assert text.index("pipx inject taskfs 'aiohttp>=3.10'") < text.index("virtual environment")
-    assert PROGRAM_FIX.index("pipx install .") < PROGRAM_FIX.index("virtual environment")
+    assert INSTALL_HINT.index("pipx install .") < INSTALL_HINT.index("virtual environment")
 
 
 def test_the_requirements_are_those_of_the_project() -> None:

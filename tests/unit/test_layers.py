@@ -42,6 +42,8 @@ THIRD_PARTY: Final[Mapping[str, frozenset[str]]] = {
     package: frozenset(places)
     for package, places in {
         "aiohttp": ["demo"],
+        "aioice": ["remote", "demo"],
+        "aiortc": ["remote", "demo"],
         "cachetools": ["tasks.task_cache", "tree.text_pins"],
         "certifi": ["remote.trust"],
         "click": ["cli"],

@@ -20,10 +20,10 @@ VERSION = ObjectVersion(3, '"1"')
 def place(tmp_path: Path) -> Path:
     """A cache that knows three tasks, one block and one index."""
     disk = DiskCache(tmp_path, 1 << 30)
-    ledger = open_finished_tasks(disk, URL, "key")
-    assert ledger is not None
+    store = open_finished_tasks(disk, URL, "key")
+    assert store is not None
     fields = [("c", "success", "p"), ("b", "failed", "p"), ("a", "success", None)]
-    ledger.keep(
+    store.put(
         parse_task(
             json.dumps(
                 {
@@ -37,7 +37,7 @@ def place(tmp_path: Path) -> Path:
         )
         for number, (name, status, project) in reversed(list(enumerate(fields)))
     )
-    ledger.close()
+    store.close()
     disk.blocks_of(cache_key("x")).put(0, b"abc")
     disk.put_index(cache_key("i"), b"head", b"body")
     return tmp_path

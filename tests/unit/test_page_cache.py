@@ -14,11 +14,6 @@ KEEP, DROP, DIRECT = PageCacheMode
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def page_cache(clock: Clock) -> PageCache:
     """A page cache with an attr timeout of 1 s, to which the old version was loaded."""
     page_cache = PageCache(1.0, clock)

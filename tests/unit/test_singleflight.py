@@ -37,11 +37,6 @@ def remote() -> Iterator[Remote]:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def flight(clock: Clock, remote: Remote) -> Iterator[SingleFlight]:
     with ThreadPoolExecutor(4) as pool:
         yield SingleFlight(pool, Waiter(), clock)

@@ -23,11 +23,6 @@ class Source:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def source(clock: Clock) -> Source:
     return Source(clock)
 

@@ -1,23 +1,12 @@
 """`taskfs.tree.view_nodes`: groups of links, rebuilt when a task comes, goes or moves."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
 
 from taskfs.errors import NotFound
 from taskfs.model import KNOWN_STATUSES
-from taskfs.support.interruptible_wait import Waiter
-from taskfs.tasks.task_cache import TaskCache
 from taskfs.tree.nodes import LINK_MODE
 from taskfs.tree.view_nodes import VIEWS, ViewNode, Views, view_name
-from tests.unit.fakes import Clock, FakeAPI, task_of
-
-POOL = ThreadPoolExecutor(1)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
+from tests.unit.fakes import Clock, FakeAPI, task_cache_of, task_of
 
 
 @pytest.fixture
@@ -33,7 +22,7 @@ def api() -> FakeAPI:
 
 @pytest.fixture
 def views(api: FakeAPI, clock: Clock) -> Views:
-    return Views(TaskCache(api, POOL, Waiter(), listing_ttl_s=9, status_ttl_s=2, clock=clock))
+    return Views(task_cache_of(api, clock=clock))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,126 @@
+"""Signalling: three calls of the task API that bring the two ends of a data channel together."""
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
+from urllib.parse import quote
+
+from taskfs.errors import AccessDenied, BadAnswer, Unavailable
+
+# In seconds: longest time that one call may wait for the machine's answer. Proxies cut longer ones.
+MAX_BLOCK_S: Final = 20
+# In seconds, added to the waiting time of a call: the way to the API and back.
+ROUND_TRIP_S: Final = 5.0
+# In seconds, between two tries of a call that the API failed at.
+RETRY_PAUSE_S: Final = 0.5
+
+
+class SignallingRequest(Protocol):
+    """An authenticated request to the task API. Called by threads of this package, in parallel."""
+
+    def __call__(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None,
+        json: Mapping[str, Any] | None,
+        timeout_s: float,
+    ) -> tuple[int, bytes]:
+        """Return the HTTP status and the body.
+
+        *timeout_s* bounds the whole call. *path* begins with `/tasks/`. An error status is returned
+        or raised.
+
+        Raises:
+            Unavailable: there was no answer; the call is repeated while there is time.
+            TaskFSError: any other refusal, which is final.
+        """
+
+
+def exchange_descriptions(
+    request: SignallingRequest,
+    task_id: str,
+    offer_sdp: str,
+    deadline_s: float,
+    abandoned: Callable[[], bool],
+) -> str:
+    """Send the offer to the task's machine, and return the description that it answers with.
+
+    Blocks until *deadline_s* (`time.monotonic`) at most. The mailbox is a new one for each offer.
+
+    Raises:
+        Unavailable: the machine did not answer, or the API failed until the deadline.
+        AccessDenied: the API refuses the key.
+        BadAnswer: an answer makes no sense.
+    """
+    base = f"/tasks/{quote(task_id, safe='')}"
+    sender = str(uuid.uuid4())
+
+    def call(
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        block_s: int = 0,
+    ) -> tuple[int, bytes]:
+        while True:
+            remaining_s = deadline_s - time.monotonic()
+            if remaining_s <= 0 or abandoned():
+                raise Unavailable(f"task {task_id}: the machine was not reached in time")
+            try:
+                status, content = request(
+                    method,
+                    base + path,
+                    params=params,
+                    json=body,
+                    timeout_s=min(remaining_s, block_s + ROUND_TRIP_S),
+                )
+            except Unavailable as exc:
+                failure = exc
+            else:
+                if status < 500 and status != 429:
+                    return _checked(f"{method} {path}", status), content
+                failure = Unavailable(f"{method} {path}: the API answers {status}")
+            if time.monotonic() + RETRY_PAUSE_S >= deadline_s:
+                raise failure
+            time.sleep(RETRY_PAUSE_S)
+
+    call("POST", "/register", body={"sender_id": sender})
+    offer = {"sender_id": sender, "receiver_id": task_id, "type": "offer", "sdp": offer_sdp}
+    call("POST", "/offer", body=offer)
+    while True:
+        # Never longer than the time that is left, and at least a second, as a whole number.
+        block_s = max(1, min(MAX_BLOCK_S, int(deadline_s - time.monotonic())))
+        params = {"client": sender, "block_s": str(block_s)}
+        status, content = call("GET", "/message", params=params, block_s=block_s)
+        if status == 200 and (answer := _answer_sdp(content)) is not None:
+            return answer
+
+
+def _checked(call: str, status: int) -> int:
+    if status in (200, 201, 204):
+        return status
+    if status in (401, 403):
+        raise AccessDenied(f"{call}: the API refuses the key ({status})")
+    if status == 404:  # says nothing of a file on the machine, so it is not NotFound
+        raise Unavailable(f"{call}: the API knows no machine of this task (404)")
+    raise BadAnswer(f"{call}: the API answers {status}")
+
+
+def _answer_sdp(content: bytes) -> str | None:
+    """Return the description in a message, None for a message of another type."""
+    try:
+        message = json.loads(content)
+    except ValueError as exc:
+        raise BadAnswer("GET /message: the answer is not JSON") from exc
+    if not isinstance(message, dict):
+        raise BadAnswer("GET /message: the answer is not an object")
+    if message.get("type") != "answer":
+        return None
+    if not isinstance(message.get("sdp"), str):
+        raise BadAnswer("GET /message: the answer has no description")
+    return str(message["sdp"])

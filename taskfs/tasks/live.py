@@ -1,0 +1,337 @@
+"""`LiveFiles`: the files of one running task, read from its machine while it runs."""
+
+import contextlib
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from taskfs.errors import (
+    BadAnswer,
+    Interrupted,
+    IsADirectory,
+    NotFound,
+    StaleObject,
+    TaskFSError,
+    Unavailable,
+    Unsupported,
+)
+from taskfs.remote.live_messages import (
+    LAST_MODIFIED_FILE,
+    LS,
+    TOP,
+    Answer,
+    LiveMachine,
+    MachineGone,
+    Question,
+    Witness,
+)
+from taskfs.support.interruptible_wait import POLL_S, never
+from taskfs.tasks.live_file import LiveFile, Snapshot, check_generation
+from taskfs.tasks.live_tree import LiveDirectory, parse_listing
+
+# The statuses in which a machine serves the files of its task.
+LIVE_STATUSES: Final = frozenset({"computation-started", "computation-ended", "pending-kill"})
+# Files that the task runner writes, in whole lines.
+RUNNER_LOGS: Final = frozenset({b"stdout.txt", b"stderr.txt"})
+# In seconds: longest age of a listing, which costs the machine a walk over its directory.
+LISTING_S: Final = 1.0
+# In seconds: longest age of a file that is not asked for again. A reader that has come to the end
+# of a growing file thereby ends.
+REFRESH_S: Final = 0.5
+# In seconds: a failure is remembered, so that a walk over names does not wait for each.
+FAILURE_S: Final = 10.0
+# In bytes: content kept of files that are not open, all files of one task together.
+MAX_KEPT_BYTES: Final = 32 << 20
+
+
+class LiveEnded(Unavailable):
+    """The task has left the statuses in which its machine serves its files."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastWrite:
+    """The newest file on the machine, by its absolute path there, and its age in seconds.
+
+    Both are None where the machine has no file.
+    """
+
+    path: str | None
+    age_s: float | None
+
+
+@dataclass(slots=True)
+class _Entry:
+    file: LiveFile
+    lock: threading.Lock
+    handles: int = 0
+
+
+class LiveFiles:
+    """The files of one task. Safe for concurrent use; nothing goes out before a call.
+
+    The lock guards the tables alone. Each file has a lock of its own, held while it is asked for:
+    a second reader of the file waits for the first, and no longer than its own time or until it is
+    interrupted.
+
+    *is_live* asks the API whether the task's status is one of `LIVE_STATUSES`; it is called where
+    the machine says that a file is missing, and where the machine is gone.
+
+    Every call raises, besides what it names: Unavailable (ETIMEDOUT; `LiveEnded` where the task has
+    ended), BadAnswer (EIO), AccessDenied (EACCES), Unsupported (EOPNOTSUPP), Interrupted (EINTR).
+    """
+
+    def __init__(
+        self,
+        machine: LiveMachine,
+        *,
+        is_live: Callable[[], bool],
+        timeout_s: float = 30.0,
+        interrupted: Callable[[], bool] = never,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._machine = machine
+        self._is_live = is_live
+        self._timeout_s = timeout_s
+        self._interrupted = interrupted
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._listing_lock = threading.Lock()
+        self._listing: tuple[float, LiveDirectory] | None = None
+        self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
+        self._sizes: dict[bytes, int] = {}
+        # By path, None for the machine as a whole: until when a failure counts.
+        self._failures: dict[bytes | None, tuple[float, TaskFSError]] = {}
+
+    # The tree.
+
+    def listing(self) -> LiveDirectory:
+        """Return the tree of names, at most `LISTING_S` seconds old."""
+        deadline_s = self._clock() + self._timeout_s
+        with self._held(self._listing_lock, deadline_s):
+            if self._listing is not None and self._clock() - self._listing[0] <= LISTING_S:
+                return self._listing[1]
+            asked_at_s = self._clock()
+            tree = parse_listing(self._message(LS, deadline_s))
+            self._listing = asked_at_s, tree
+            return tree
+
+    def find(self, path: bytes) -> LiveDirectory | None:
+        """Return the directory that *path* names, None for a file.
+
+        Raises:
+            NotFound, NotADirectory: the machine lists nothing of that name.
+        """
+        return self.listing().find(path)
+
+    # Files.
+
+    def size(self, path: bytes) -> int:
+        """Return a file's size: 0 until it was read, then as exact as a new question tells.
+
+        A file that was never read is not asked for.
+        """
+        with self._lock:
+            entry = self._entries.get(path)
+        if entry is None or entry.file.snapshot is None:
+            return self._sizes.get(path, 0)
+        return self._refreshed(path, entry).size
+
+    def open(self, path: bytes) -> "LiveHandle":
+        """Return an open file, with a snapshot as of now.
+
+        Raises:
+            NotFound: neither the listing nor the machine knows it, and the task is still live.
+            IsADirectory: it is a directory.
+        """
+        if self.find(path) is not None:
+            raise IsADirectory(f"{path!r} is a directory")
+        entry = self._entry(path)
+        try:
+            return LiveHandle(self, path, entry, self._refreshed(path, entry))
+        except BaseException:
+            self._release(entry)
+            raise
+
+    def _entry(self, path: bytes) -> _Entry:
+        """Return the entry of a file, held for one more handle."""
+        with self._lock:
+            entry = self._entries.get(path)
+            if entry is None:
+                file = LiveFile(path, whole_lines=path in RUNNER_LOGS, clock=self._clock)
+                entry = self._entries[path] = _Entry(file, threading.Lock())
+            self._entries.move_to_end(path)
+            entry.handles += 1
+            return entry
+
+    def _release(self, entry: _Entry) -> None:
+        with self._lock:
+            entry.handles -= 1
+            kept = sum(other.file.kept_bytes for other in self._entries.values())
+            for other in list(self._entries.values()):
+                if kept <= MAX_KEPT_BYTES:
+                    break
+                if other.handles == 0:
+                    kept -= other.file.kept_bytes
+                    other.file.forget()
+
+    def _refreshed(self, path: bytes, entry: _Entry) -> Snapshot:
+        """Return a snapshot that is at most `REFRESH_S` seconds old."""
+        deadline_s = self._clock() + self._timeout_s
+        with self._held(entry.lock, deadline_s):
+            snapshot = entry.file.snapshot
+            if snapshot is not None and entry.file.age_s <= REFRESH_S:
+                return snapshot
+            self._check_failure(path)
+
+            def ask(question: Question, witness: Witness | None = None) -> Answer | None:
+                return self._ask(question, deadline_s, witness)
+
+            try:
+                snapshot = entry.file.refresh(ask)
+            except NotFound as exc:
+                self._check_live()
+                raise NotFound(str(exc)) from exc
+            except (Unsupported, BadAnswer, Unavailable) as exc:
+                if not isinstance(exc, LiveEnded):
+                    self._remember(path, exc)
+                raise
+            self._sizes[path] = snapshot.size
+            return snapshot
+
+    # Beyond files.
+
+    def top(self) -> str:
+        """Return the machine's processes, as top(1) prints them."""
+        message = self._message(TOP, self._clock() + self._timeout_s)
+        if not isinstance(message, str):
+            raise BadAnswer("the task's machine answered top with something else than text")
+        return message
+
+    def last_write(self) -> LastWrite:
+        """Return which file on the machine was written last, and how long ago."""
+        message = self._message(LAST_MODIFIED_FILE, self._clock() + self._timeout_s)
+        if not isinstance(message, dict):
+            raise BadAnswer("the task's machine answered last_modified_file with no object")
+        path, age_s = message.get("most_recent_file"), message.get("time_since_last_mod")
+        if path is None and age_s is None:
+            return LastWrite(None, None)
+        if isinstance(path, str) and isinstance(age_s, (int, float)):
+            return LastWrite(path, max(0.0, float(age_s)))
+        raise BadAnswer("the task's machine answered last_modified_file without file and age")
+
+    # Questions.
+
+    def _message(self, question: Question, deadline_s: float) -> Any:
+        answer = self._ask(question, deadline_s)
+        if answer is None or answer.status != "success":
+            raise BadAnswer(f"the task's machine refused {question.type}")
+        return answer.message
+
+    def _ask(
+        self, question: Question, deadline_s: float, witness: Witness | None = None
+    ) -> Answer | None:
+        """Ask, a second time if the connection ends while the task is live."""
+        self._check_failure(None)
+        for is_last in (False, True):
+            remaining_s = max(0.0, deadline_s - self._clock())
+            try:
+                answer = self._machine.ask(question, remaining_s, self._interrupted, witness)
+            except MachineGone as exc:
+                self._check_live()
+                if is_last:
+                    self._remember(None, exc)
+                    raise
+            except (Unavailable, Unsupported) as exc:
+                self._remember(None, exc)
+                if isinstance(exc, Unavailable):
+                    self._check_live()
+                raise
+            else:
+                return answer
+        raise AssertionError("unreachable")
+
+    def _check_live(self) -> None:
+        """Raise LiveEnded if the task has ended: a silence then tells nothing about a file."""
+        if not self._is_live():
+            raise LiveEnded("the task has ended: its files come with its archive")
+
+    def _remember(self, key: bytes | None, error: TaskFSError) -> None:
+        with self._lock:
+            now = self._clock()
+            expired = [other for other, (until_s, _) in self._failures.items() if until_s <= now]
+            for other in expired:
+                del self._failures[other]
+            self._failures[key] = now + FAILURE_S, error
+
+    def _check_failure(self, key: bytes | None) -> None:
+        """Raise what failed less than `FAILURE_S` seconds ago."""
+        with self._lock:
+            until_s, error = self._failures.get(key, (0.0, None))
+        if error is not None and self._clock() < until_s:
+            raise type(error)(str(error))
+
+    @contextlib.contextmanager
+    def _held(self, lock: threading.Lock, deadline_s: float) -> Iterator[None]:
+        """Hold a lock that another reader may hold while it asks the machine.
+
+        Raises:
+            Interrupted: the caller was interrupted while it waited.
+            Unavailable: the other reader still waits at the deadline.
+        """
+        while not lock.acquire(timeout=POLL_S):
+            if self._interrupted():
+                raise Interrupted("interrupted")
+            if self._clock() >= deadline_s:
+                raise Unavailable("an earlier question to the task's machine is still unanswered")
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+class LiveHandle:
+    """An open file of a running task. Safe for concurrent use.
+
+    The middle is read from the snapshot; a read that reaches its end asks for what was appended.
+    """
+
+    def __init__(self, files: LiveFiles, path: bytes, entry: _Entry, snapshot: Snapshot) -> None:
+        self._files = files
+        self._path = path
+        self._entry = entry
+        self._is_open = True
+        self.snapshot = snapshot
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return the bytes [offset, offset + size), fewer at the end of the file.
+
+        Raises:
+            StaleObject: the file was rewritten since it was opened (ESTALE).
+            TooLarge: of so large a file, only the end can be read (EFBIG).
+        """
+        snapshot = self.snapshot
+        if offset + size > snapshot.size:
+            snapshot = self.refresh()
+        return snapshot.read(offset, size)
+
+    def size(self) -> int:
+        """Return the size as of now. Raises StaleObject."""
+        return self.refresh().size
+
+    def refresh(self) -> Snapshot:
+        """Return a snapshot of now, which goes on from the one before. Raises StaleObject."""
+        try:
+            after = self._files._refreshed(self._path, self._entry)
+        except NotFound as exc:
+            raise StaleObject("the file was removed since it was opened") from exc
+        check_generation(self.snapshot, after)
+        self.snapshot = after
+        return after
+
+    def close(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            self._files._release(self._entry)

@@ -1,0 +1,334 @@
+"""One text file of a running task: exact bytes from answers without size and offset."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from taskfs.errors import BadAnswer, NotFound, StaleObject, TooLarge, Unavailable, Unsupported
+from taskfs.remote.live_messages import LS, Answer, Question, Witness, tail
+from taskfs.tasks.live_text import (
+    EVIDENCE_BYTES,
+    certain_bytes,
+    count_last_lines,
+    find_overlap,
+    lines_of,
+    wire_ratio,
+)
+from taskfs.tasks.live_tree import name_text
+
+# In seconds: an overlap is believed this long after the last answer; then the whole is asked for.
+OVERLAP_S: Final = 10.0
+# In bytes: invented size of the hole before the end of a large file. It is far beyond a real log,
+# because the true offset is unknown and must not be taken for one.
+HOLE_BYTES: Final = 1 << 40
+# Lines asked for after "not a text file". The machine says so of text, too, where its first block
+# begins within a character; each of these counts lets the first block begin elsewhere.
+RETRY_LINES: Final = (0, 4, 16, 64, 256)
+MAX_RETRIES: Final = len(RETRY_LINES)
+# In seconds: pause before the last try, because a character may be half written.
+HALF_CHARACTER_S: Final = 0.25
+# Silence proves an empty file. A file known as empty needs less proof that it still is, and a large
+# answer more time.
+FIRST_WITNESS: Final = Witness(LS, after_s=0.4, silence_s=1.5)
+NEXT_WITNESS: Final = Witness(LS, after_s=0.3, silence_s=0.1)
+LARGE_WITNESS: Final = Witness(LS, after_s=3.0, silence_s=1.5)
+MAX_STEPS: Final = 12
+MAX_STEP_FACTOR: Final = 16
+NOT_FOUND: Final = "File not found: "
+NOT_TEXT: Final = "File is not a text file: "
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes in bytes that bound what one file costs.
+
+    *answer*: largest message that a question aims at; the time to reassemble one is quadratic.
+    *enough*: an answer of this size, below the aim because line lengths vary, shows a large file.
+    *steps*: what the answers on the way to a whole file aim at, so that a small file costs little.
+    *small*: a known file up to this size is asked for as a whole each time.
+    *evidence*: see `find_overlap`.
+    *kept*: beyond this size, the beginning of a followed file is dropped.
+    """
+
+    answer: int = 4 << 20
+    enough: int = 3 << 20
+    steps: tuple[int, ...] = (64 << 10, 512 << 10)
+    small: int = 64 << 10
+    evidence: int = EVIDENCE_BYTES
+    kept: int = 16 << 20
+
+
+class Ask(Protocol):
+    """Puts a question to the file's machine; see `LiveMachine.ask`."""
+
+    def __call__(self, question: Question, witness: Witness | None = None) -> Answer | None: ...
+
+
+class _Text:
+    """Bytes of one generation of a file from offset *start* on. They are only ever appended to."""
+
+    def __init__(self, start: int, content: bytes) -> None:
+        self.start = start
+        self.content = bytearray(content)
+
+    @property
+    def size(self) -> int:
+        return self.start + len(self.content)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A file as it was at one moment: *size* bytes, of which those before *hole* are unknown.
+
+    Two snapshots of one *generation* are the same file, of which the later one is longer. A file
+    that was rewritten is another generation.
+    """
+
+    generation: int
+    size: int
+    hole: int
+    _text: _Text
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return the bytes [offset, offset + size) as far as there are any.
+
+        Raises:
+            TooLarge: the range begins in the hole (EFBIG).
+        """
+        if offset >= self.size or size <= 0:
+            return b""
+        if offset < self.hole:
+            raise TooLarge("only the end of this file can be read while its task runs")
+        start = self._text.start
+        return bytes(self._text.content[offset - start : min(offset + size, self.size) - start])
+
+
+class LiveFile:
+    """The known content of one file. Not safe for concurrent use; snapshots are, and never change.
+
+    *whole_lines* says that the file is written in whole lines, as the task runner does.
+    """
+
+    def __init__(
+        self,
+        name: bytes,
+        *,
+        whole_lines: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        limits: Limits = Limits(),
+    ) -> None:
+        self._name = name_text(name)
+        self._whole_lines = whole_lines
+        self._clock = clock
+        self._sleep = sleep
+        self._limits = limits
+        self._text: _Text | None = None
+        self._generation = 0
+        self._growth = 0
+        self._asked_at_s = float("-inf")
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """The latest snapshot, None before the first `refresh` and after `forget`."""
+        text = self._text
+        if text is None:
+            return None
+        return Snapshot(self._generation, text.size, text.start, text)
+
+    @property
+    def age_s(self) -> float:
+        """The seconds since the latest snapshot was asked for."""
+        return self._clock() - self._asked_at_s
+
+    @property
+    def kept_bytes(self) -> int:
+        return len(self._text.content) if self._text else 0
+
+    def forget(self) -> None:
+        """Drop the content; snapshots keep theirs, and the next one is another generation."""
+        self._text = None
+
+    def refresh(self, ask: Ask) -> Snapshot:
+        """Ask for what changed, and return the new snapshot.
+
+        Raises:
+            NotFound: the machine says so; believe it only after a look at the task's status.
+            Unsupported: the file is not UTF-8 text.
+            BadAnswer: an answer makes no sense.
+            whatever *ask* raises. What was known before stays known.
+        """
+        asked_at_s = self._clock()
+        text = self._text
+        try:
+            if text is None or not text.content or not self._is_extended(text, ask):
+                self._read_anew(ask)
+        except Unsupported:
+            # A character may be half written: the next question is likely to find it whole.
+            if self.snapshot is None or self.age_s > OVERLAP_S:
+                raise
+            return self.snapshot
+        self._asked_at_s = asked_at_s
+        self._trim()
+        snapshot = self.snapshot
+        assert snapshot is not None
+        return snapshot
+
+    # What is appended.
+
+    def _is_extended(self, text: _Text, ask: Ask) -> bool:
+        try:
+            return self._extend(text, ask)
+        except Unsupported:  # the whole file has no block that begins within a character
+            return False
+
+    def _extend(self, text: _Text, ask: Ask) -> bool:
+        """Append what is new to *text*; return False where only the whole file can tell."""
+        limits = self._limits
+        is_small = text.start == 0 and len(text.content) <= limits.small
+        if is_small:
+            window = len(text.content)
+        elif self.age_s <= OVERLAP_S or text.size > limits.answer:
+            window = 2 * limits.evidence + 2 * self._growth
+        else:
+            return False
+        lines = count_last_lines(text.content, window)
+        if is_small:
+            lines += max(16, lines // 4)  # room for new lines, so that the whole file comes
+        while True:
+            found, lines = self._tail_text(ask, lines)
+            if found is None:
+                return False
+            end = certain_bytes(found, whole_lines=self._whole_lines)
+            if len(found) < lines:
+                self._commit(end)
+                return True
+            overlap = None if is_small else find_overlap(text.content, end, limits.evidence)
+            if overlap is not None:
+                self._append(text, end[overlap:])
+                return True
+            if MAX_STEP_FACTOR * len(end) * wire_ratio(found) > limits.answer:
+                return False
+            lines *= MAX_STEP_FACTOR
+
+    # The whole file.
+
+    def _read_anew(self, ask: Ask) -> None:
+        """Read the whole file, or the end of a large one, in steps that grow."""
+        found, lines = self._probe(ask), 0
+        if found is None:
+            self._commit(b"")
+            return
+        steps = iter(self._limits.steps)
+        for _ in range(MAX_STEPS):
+            size = sum(map(len, found)) + len(found)
+            aim = next(steps, self._limits.answer * 15 // 16) / wire_ratio(found)
+            before = max(lines, len(found), 1)
+            # Line lengths vary: a step that trusts the last block too far could be huge.
+            wanted = int(aim * len(found) / max(1, size))
+            lines = max(2 * before, min(wanted, MAX_STEP_FACTOR * before))
+            answer, lines = self._tail_text(ask, lines)
+            if answer is None:
+                self._commit_silence(ask)
+                return
+            found = answer
+            end = certain_bytes(found, whole_lines=self._whole_lines)
+            if len(found) < lines:
+                self._commit(end)
+                return
+            if len(end) * wire_ratio(found) >= self._limits.enough:
+                break
+        self._commit_end(end)
+
+    def _commit_silence(self, ask: Ask) -> None:
+        """Let the file be empty if a probe is met with silence, too."""
+        if self._probe(ask) is not None:
+            raise Unavailable("the task's machine does not send so large an answer")
+        self._commit(b"")
+
+    def _probe(self, ask: Ask) -> list[str] | None:
+        """Return the lines of the last block, or some more; None where the file is empty."""
+        is_known_empty = self._text is not None and not self._text.content
+        witness = NEXT_WITNESS if is_known_empty else FIRST_WITNESS
+        try:
+            found = self._tail(ask, -1, witness)
+        except Unsupported:
+            return self._probe_again(ask)
+        if found == []:  # one line fills the block: there is no bounded question about it
+            found = self._tail(ask, 0, LARGE_WITNESS)
+        return found
+
+    def _probe_again(self, ask: Ask) -> list[str] | None:
+        for lines in RETRY_LINES:
+            try:
+                return self._tail(ask, lines, LARGE_WITNESS)
+            except Unsupported:
+                continue
+        self._sleep(HALF_CHARACTER_S)
+        return self._tail(ask, RETRY_LINES[-1], LARGE_WITNESS)
+
+    def _tail_text(self, ask: Ask, lines: int) -> tuple[list[str] | None, int]:
+        """Return the answer to `tail` of *lines* lines or some more, and that number."""
+        for _ in range(MAX_RETRIES):
+            try:
+                return self._tail(ask, lines, LARGE_WITNESS), lines
+            except Unsupported:
+                lines += max(min(lines, 256), lines // 16)
+        return self._tail(ask, lines, LARGE_WITNESS), lines
+
+    def _tail(self, ask: Ask, lines: int, witness: Witness) -> list[str] | None:
+        """Return the answer to one `tail`; None where the machine fails at it."""
+        answer = ask(tail(self._name, lines), witness)
+        if answer is None:
+            return None
+        if answer.status == "success":
+            return lines_of(answer.message)
+        if answer.message == NOT_FOUND + self._name:
+            raise NotFound(f"the task's machine says: no file {self._name!r}")
+        if answer.message == NOT_TEXT + self._name:
+            raise Unsupported(f"{self._name!r} is not UTF-8 text: read it once its task has ended")
+        raise BadAnswer("the task's machine refused tail for no known reason")
+
+    # What is known.
+
+    def _commit(self, content: bytes) -> None:
+        """Let the file be *content*, from its beginning on."""
+        text = self._text
+        if text is not None and text.start < HOLE_BYTES:
+            size = text.size
+            if len(content) >= size and content.startswith(text.content, text.start):
+                self._append(text, content[size:])
+                return
+        self._replace(_Text(0, content))
+
+    def _commit_end(self, end: bytes) -> None:
+        """Let a large file end with *end*; its offsets stay if *end* overlaps what is known."""
+        text, evidence = self._text, self._limits.evidence
+        if text is not None:
+            overlap = find_overlap(text.content, end, evidence)
+            if overlap is not None:
+                self._append(text, end[overlap:])
+                return
+        self._replace(_Text(HOLE_BYTES, end))
+
+    def _append(self, text: _Text, new: bytes) -> None:
+        self._growth = len(new)
+        text.content += new
+
+    def _replace(self, text: _Text) -> None:
+        self._generation += 1
+        self._growth = 0
+        self._text = text
+
+    def _trim(self) -> None:
+        text = self._text
+        if text is not None and len(text.content) > self._limits.kept:
+            dropped = len(text.content) // 2
+            self._text = _Text(text.start + dropped, bytes(text.content[dropped:]))
+
+
+def check_generation(before: Snapshot, after: Snapshot) -> None:
+    """Raise StaleObject if the file was rewritten between two snapshots."""
+    if before.generation != after.generation:
+        raise StaleObject("the file was rewritten since it was opened")

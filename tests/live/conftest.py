@@ -1,0 +1,98 @@
+"""A cloud with machines, and the channel to them through the requests of a plain client."""
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+
+from taskfs.demo.cloud import EmbeddedCloud
+from taskfs.errors import Unavailable
+from taskfs.remote.live_channel import LiveChannels
+from taskfs.tasks.live import LIVE_STATUSES, LiveFiles
+from tests.fake_api import FakeCloud
+
+# Refuses at once; a silent server has a test of its own.
+NO_SERVER = "127.0.0.1:9"
+
+
+class Requests:
+    """Authenticated requests to the cloud, as the task API's client makes them."""
+
+    def __init__(self, cloud: EmbeddedCloud) -> None:
+        self._cloud = cloud
+
+    def __call__(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None,
+        json: Mapping[str, Any] | None,
+        timeout_s: float,
+    ) -> tuple[int, bytes]:
+        url = self._cloud.api_url + path + ("?" + urlencode(params) if params else "")
+        headers = {"X-API-Key": self._cloud.api_key, "Content-Type": "application/json"}
+        body = None if json is None else _encode(json)
+        request = urllib.request.Request(url, body, headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=timeout_s) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as exc:
+            with exc:
+                return exc.code, exc.read()
+        except OSError as exc:
+            raise Unavailable(f"{method} {path}: {type(exc).__name__}") from exc
+
+
+def _encode(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+NewChannels = Callable[..., LiveChannels]
+
+
+@pytest.fixture
+def new_channels(cloud: FakeCloud) -> Iterator[NewChannels]:
+    made: list[LiveChannels] = []
+
+    def new(**options: Any) -> LiveChannels:
+        made.append(LiveChannels(Requests(cloud), **{"turn_server": NO_SERVER, **options}))
+        return made[-1]
+
+    yield new
+    for channels in made:
+        channels.close()
+
+
+@pytest.fixture
+def channels(new_channels: NewChannels) -> LiveChannels:
+    return new_channels()
+
+
+@pytest.fixture
+def task(cloud: FakeCloud) -> str:
+    """A running task whose machine has two files."""
+    task_id = cloud.add_task(status="computation-started")
+    files = cloud.machine_files(task_id)
+    files.write("stdout.txt", b"one\ntwo\nthree\n")
+    files.write("log/solver.log", b"residual 1\nresidual 2\n")
+    return task_id
+
+
+@pytest.fixture
+def new_files(cloud: FakeCloud, new_channels: NewChannels) -> Callable[..., LiveFiles]:
+    """Opens the files of a task; options of `LiveChannels` may be given."""
+
+    def new(task_id: str, timeout_s: float = 10.0, **options: Any) -> LiveFiles:
+        machine = new_channels(connect_timeout_s=timeout_s, **options).machine(task_id)
+        return LiveFiles(
+            machine,
+            is_live=lambda: cloud.statuses()[task_id] in LIVE_STATUSES,
+            timeout_s=timeout_s,
+        )
+
+    return new

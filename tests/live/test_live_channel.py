@@ -1,0 +1,502 @@
+"""The data channel to a machine: connections, questions, and the faults of both."""
+
+import contextlib
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taskfs.errors import AccessDenied, BadAnswer, Interrupted, Unavailable
+from taskfs.remote.api_client import TaskClient
+from taskfs.remote.live_channel import LiveChannels, TaskMachine
+from taskfs.remote.live_connection import MAX_ABANDONED, MAX_MESSAGE_BYTES, announce_size
+from taskfs.remote.live_messages import (
+    LAST_MODIFIED_FILE,
+    LS,
+    TOP,
+    Answer,
+    MachineGone,
+    Question,
+    Witness,
+    tail,
+)
+from taskfs.remote.live_servers import split_address
+from tests.fake_api import FakeCloud
+from tests.live.conftest import NO_SERVER, NewChannels
+
+ROOT = Path(__file__).parents[2]
+WITNESS = Witness(LS, after_s=0.2, silence_s=0.3)
+
+
+def ask(
+    machine: TaskMachine,
+    question: Question,
+    timeout_s: float = 10.0,
+    witness: Witness | None = None,
+) -> Answer:
+    answer = machine.ask(question, timeout_s, lambda: False, witness)
+    assert answer is not None
+    return answer
+
+
+def wait_until(happened: "object", timeout_s: float = 5.0) -> None:
+    assert callable(happened)
+    until_s = time.monotonic() + timeout_s
+    while not happened():
+        assert time.monotonic() < until_s, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def test_four_questions_on_one_connection(
+    cloud: FakeCloud, channels: LiveChannels, task: str
+) -> None:
+    """live, 10: One connection per task for all readers."""
+    machine = channels.machine(task)
+    assert ask(machine, LS).message == ["stdout.txt", {"log": ["solver.log"]}]
+    assert ask(machine, tail("stdout.txt", 2)).message == ["two", "three"]
+    assert "PID" in ask(machine, TOP).message
+    assert ask(machine, LAST_MODIFIED_FILE).message["most_recent_file"].endswith("solver.log")
+    assert ask(machine, tail("none", 1)) == Answer("error", "File not found: none")
+    assert ask(machine, Question("what")).status == "invalid"
+    assert cloud.machine(task).connections == 1
+    assert all(question["follow"] is False for question in cloud.machine(task).questions)
+
+
+def test_many_readers_share_the_connection(
+    cloud: FakeCloud, channels: LiveChannels, task: str
+) -> None:
+    """live, 10: One per task for all readers, several channels."""
+    machine = channels.machine(task)
+    found: list[tuple[int, Answer]] = []
+    threads = [
+        threading.Thread(target=lambda n=n: found.append((n, ask(machine, tail("stdout.txt", n)))))
+        for n in (1, 2, 3) * 10
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    lines = ["one", "two", "three"]
+    assert len(found) == 30
+    assert all(answer.message == lines[-n:] for n, answer in found)
+    assert cloud.machine(task).connections == 1
+
+
+def test_nothing_goes_out_before_a_question(cloud: FakeCloud, task: str) -> None:
+    """live, 1: taskfs connects, and imports aiortc, only when a program looks into `live/`."""
+    program = (
+        "import sys, threading\nfrom taskfs.remote.live_channel import LiveChannels\n"
+        "from taskfs.tasks.live import LiveFiles\n"
+        "LiveChannels(lambda *a, **k: sys.exit(1)).machine('t')\n"
+        "sys.exit('aiortc' in sys.modules or threading.active_count() > 1)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=60, check=False)
+    assert done.returncode == 0
+
+
+def test_without_the_extra(cloud: FakeCloud, task: str) -> None:
+    """live, 11: without it, looking into `live/` is EOPNOTSUPP with the fix."""
+    program = (
+        "import sys\nsys.modules['aiortc'] = None\n"
+        "from taskfs.errors import Unsupported\n"
+        "from taskfs.remote.live_channel import LiveChannels\n"
+        "from taskfs.remote.live_messages import LS\n"
+        "channels = LiveChannels(lambda *a, **k: sys.exit(1))\n"
+        "try: channels.machine('t').ask(LS, 5, lambda: False)\n"
+        "except Unsupported as exc: sys.exit(0 if 'taskfs[live]' in str(exc) else 3)\n"
+        "sys.exit(2)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=60, check=False)
+    assert done.returncode == 0
+
+
+def test_silence_is_proved_by_a_witness(
+    cloud: FakeCloud, channels: LiveChannels, task: str
+) -> None:
+    """live, 7: a one-block probe stays silent while a later `ls` on another channel is answered."""
+    cloud.machine_files(task).write("empty", b"")
+    machine = channels.machine(task)
+    assert machine.ask(tail("empty", -1), 10.0, lambda: False, WITNESS) is None
+    assert machine.ask(tail("log", -1), 10.0, lambda: False, WITNESS) is None
+    assert ask(machine, tail("stdout.txt", 1), witness=WITNESS).message == ["three"]
+    assert cloud.machine(task).connections == 1
+
+
+def test_a_question_without_an_answer(
+    cloud: FakeCloud, new_channels: NewChannels, task: str
+) -> None:
+    """live, 8: silent: ETIMEDOUT; a question has its own, shorter timeout."""
+    machine = new_channels(question_timeout_s=0.5).machine(task)
+    ask(machine, LS)
+    cloud.machine(task).faults.add("silence", times=2)
+    start_s = time.monotonic()
+    with pytest.raises(Unavailable):
+        machine.ask(tail("stdout.txt", -1), 20.0, lambda: False, WITNESS)
+    assert time.monotonic() - start_s < 2.0
+    assert ask(machine, tail("stdout.txt", 1)).message == ["three"]
+
+
+def test_a_late_answer_is_not_taken_for_another(
+    cloud: FakeCloud, new_channels: NewChannels, task: str
+) -> None:
+    """live, 10: a channel with an unanswered question is not used again."""
+    machine = new_channels().machine(task)
+    ask(machine, LS)
+    cloud.machine(task).faults.add("late", "tail", seconds=1.0)
+    assert machine.ask(tail("stdout.txt", 1), 5.0, lambda: False, WITNESS) is None
+    until_s = time.monotonic() + 1.5
+    while time.monotonic() < until_s:
+        assert ask(machine, tail("log/solver.log", 1)).message == ["residual 2"]
+        time.sleep(0.05)
+    assert cloud.machine(task).connections == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["", "nonsense", "[1]", '{"status": "odd"}', "[" * 100_000, '{"message": []}']
+)
+def test_nonsense_is_a_bad_answer(
+    cloud: FakeCloud, channels: LiveChannels, task: str, text: str
+) -> None:
+    """live, 8: Answers that make no sense: EIO."""
+    cloud.machine(task).faults.add("nonsense", text=text)
+    machine = channels.machine(task)
+    with pytest.raises(BadAnswer):
+        ask(machine, LS)
+    assert ask(machine, LS).status == "success"
+
+
+def test_a_goodbye_in_the_middle(cloud: FakeCloud, channels: LiveChannels, task: str) -> None:
+    """live, 8 and 9: a goodbye frees the reader at once; the next question connects anew."""
+    machine = channels.machine(task)
+    ask(machine, LS)
+    cloud.machine(task).faults.add("goodbye")
+    start_s = time.monotonic()
+    with pytest.raises(MachineGone):
+        ask(machine, LS)
+    assert time.monotonic() - start_s < 2.0
+    assert ask(machine, LS).status == "success"
+    assert cloud.machine(task).connections == 2
+
+
+def test_a_goodbye_between_two_questions(
+    cloud: FakeCloud, channels: LiveChannels, task: str
+) -> None:
+    machine = channels.machine(task)
+    ask(machine, LS)
+    cloud.hang_up(task)
+    wait_until(lambda: channels.open_connections == 0 or _asked(machine))
+    assert ask(machine, LS).status == "success"
+
+
+def _asked(machine: TaskMachine) -> bool:
+    try:
+        return ask(machine, LS).status == "success"
+    except MachineGone:
+        return False
+
+
+def test_a_machine_that_is_gone_without_a_goodbye(
+    cloud: FakeCloud, new_channels: NewChannels, task: str
+) -> None:
+    """live, 8: a machine gone without a word is ETIMEDOUT within the question's timeout."""
+    machine = new_channels(question_timeout_s=1.0).machine(task)
+    ask(machine, LS)
+    cloud.machine(task).faults.add("vanish")
+    start_s = time.monotonic()
+    with pytest.raises(Unavailable):
+        ask(machine, LS)
+    assert time.monotonic() - start_s < 3.0
+    assert ask(machine, LS).status == "success"
+
+
+def test_a_large_answer_arrives(cloud: FakeCloud, channels: LiveChannels, task: str) -> None:
+    """live, 6: the offer announces what we take, or the machine would send no large answer."""
+    content = b"a line of the log\n" * 100_000
+    cloud.machine_files(task).write("large", content)
+    lines = ask(channels.machine(task), tail("large", 200_000)).message
+    assert "\n".join(lines).encode() == content[:-1]
+
+
+def test_an_answer_larger_than_announced(
+    cloud: FakeCloud, new_channels: NewChannels, task: str
+) -> None:
+    """live, 8: an answer larger than announced is EIO or ETIMEDOUT, and the next one arrives."""
+    machine = new_channels(question_timeout_s=3.0).machine(task)
+    ask(machine, LS)
+    cloud.machine(task).faults.add("oversize", size=MAX_MESSAGE_BYTES)
+    with pytest.raises((BadAnswer, Unavailable)):
+        ask(machine, LS)
+    wait_until(lambda: _answers(machine), 20.0)
+
+
+def _answers(machine: TaskMachine) -> bool:
+    try:
+        return ask(machine, LS, 5.0).status == "success"
+    except Unavailable:
+        return False
+
+
+def test_signalling_that_fails_once(cloud: FakeCloud, channels: LiveChannels, task: str) -> None:
+    """live, 8: signalling is tried again while there is time."""
+    for path in ("/register", "/offer", "/message"):
+        cloud.faults.add("status", path=path, status=503)
+    assert ask(channels.machine(task), LS).status == "success"
+
+
+@pytest.mark.parametrize("kind", ["status", "reset"])
+def test_signalling_by_the_clients_requests(cloud: FakeCloud, task: str, kind: str) -> None:
+    """live, 8 and 10: the API client's requests carry the key, and are repeated where they fail."""
+    options: dict[str, Any] = {"status": 503} if kind == "status" else {}
+    for path in ("/register", "/offer", "/message"):
+        cloud.faults.add(kind, path=path, **options)
+    client = TaskClient(cloud.api_url, cloud.api_key, timeout_s=6.0)
+    channels = LiveChannels(client.signal, turn_server=NO_SERVER)
+    try:
+        assert ask(channels.machine(task), LS).status == "success"
+    finally:
+        channels.close()
+        client.close()
+
+
+def test_a_machine_that_answers_late(cloud: FakeCloud, task: str) -> None:
+    """live, 8: one call of signalling waits as long as the machine may take."""
+    client = TaskClient(cloud.api_url, cloud.api_key, timeout_s=6.0)
+    channels = LiveChannels(client.signal, turn_server=NO_SERVER)
+    cloud.faults.add("stall", path="/message", seconds=4.0)
+    try:
+        assert ask(channels.machine(task), LS).status == "success"
+        assert sum(r.path.endswith("/message") for r in cloud.requests) == 1
+    finally:
+        channels.close()
+        client.close()
+
+
+@pytest.mark.parametrize("kind", ["status", "reset", "stall"])
+def test_signalling_that_fails(
+    cloud: FakeCloud, new_channels: NewChannels, task: str, kind: str
+) -> None:
+    """live, 8: Unreachable: ETIMEDOUT within `--timeout`."""
+    options: dict[str, Any] = {"status": 503} if kind == "status" else {}
+    cloud.faults.add(kind, path="/offer", times=None, **options)
+    machine = new_channels(connect_timeout_s=2.0).machine(task)
+    start_s = time.monotonic()
+    with pytest.raises(Unavailable):
+        ask(machine, LS, 2.0)
+    assert time.monotonic() - start_s < 4.0
+
+
+@pytest.mark.parametrize("body", [b"no json", b"[]", b'{"type": "answer"}'])
+def test_signalling_that_makes_no_sense(
+    cloud: FakeCloud, channels: LiveChannels, task: str, body: bytes
+) -> None:
+    """live, 8: Answers that make no sense: EIO."""
+    cloud.faults.add("body", path="/message", content=body)
+    with pytest.raises(BadAnswer):
+        ask(channels.machine(task), LS)
+
+
+def test_a_description_that_makes_no_sense(
+    cloud: FakeCloud, channels: LiveChannels, task: str
+) -> None:
+    cloud.faults.add("json", path="/message", value={"type": "answer", "sdp": "v=9\r\nodd"})
+    with pytest.raises((BadAnswer, Unavailable)):
+        ask(channels.machine(task), LS, 3.0)
+
+
+def test_a_refused_key(cloud: FakeCloud, channels: LiveChannels, task: str) -> None:
+    cloud.faults.add("status", path="/register", status=403)
+    with pytest.raises(AccessDenied):
+        ask(channels.machine(task), LS)
+
+
+def test_a_deaf_machine_holds_up_no_other(
+    cloud: FakeCloud, channels: LiveChannels, task: str
+) -> None:
+    """live, 8: A silent machine holds up no other task."""
+    deaf = [cloud.add_task(status="computation-started") for _ in range(12)]
+    for other in deaf:
+        cloud.machine(other).is_deaf = True
+    threads = [threading.Thread(target=_fail, args=(channels.machine(other),)) for other in deaf]
+    for thread in threads:
+        thread.start()
+    start_s = time.monotonic()
+    assert ask(channels.machine(task), LS).status == "success"
+    assert time.monotonic() - start_s < 3.0
+    for thread in threads:
+        thread.join()
+
+
+def _fail(machine: TaskMachine) -> None:
+    with pytest.raises(Unavailable):
+        ask(machine, LS, 4.0)
+
+
+def test_an_interrupt_frees_the_reader(cloud: FakeCloud, channels: LiveChannels, task: str) -> None:
+    """live, 8: Ctrl+C frees the reader within 1 s."""
+    cloud.machine(task).is_deaf = True
+    interrupted = threading.Event()
+    threading.Timer(0.3, interrupted.set).start()
+    start_s = time.monotonic()
+    with pytest.raises(Interrupted):
+        channels.machine(task).ask(LS, 20.0, interrupted.is_set)
+    assert time.monotonic() - start_s < 1.3
+
+
+def test_a_silent_server_does_not_delay(
+    cloud: FakeCloud, new_channels: NewChannels, task: str
+) -> None:
+    """live, 8: A STUN server that does not answer does not delay a machine that is reachable
+    without it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        server = f"127.0.0.1:{silent.getsockname()[1]}"
+        channels = new_channels(turn_server=server, idle_time_s=0.1)
+        start_s = time.monotonic()
+        ask(channels.machine(task), LS)
+        assert time.monotonic() - start_s < 2.0
+        silent.settimeout(1.0)
+        assert len(silent.recv(100)) == 20
+
+
+def test_the_servers_address_comes_from_the_environment(
+    cloud: FakeCloud, new_channels: NewChannels, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """live, 10: `INDUCTIVA_TURN_SERVER_URL` is honoured."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setenv("INDUCTIVA_TURN_SERVER_URL", address)
+        ask(new_channels(turn_server=None).machine(task), LS)
+        server.settimeout(1.0)
+        assert len(server.recv(100)) == 20
+    assert split_address("turn.example.org") == ("turn.example.org", 3478)
+    assert split_address("turn.example.org:99") == ("turn.example.org", 99)
+
+
+def test_an_idle_connection_is_closed(
+    cloud: FakeCloud, new_channels: NewChannels, task: str
+) -> None:
+    """live, 10: closed after `TASKFS_LIVE_IDLE_TIME` and at unmount."""
+    channels = new_channels(idle_time_s=0.3)
+    ask(channels.machine(task), LS)
+    assert cloud.machine(task).open_connections == 1
+    wait_until(lambda: cloud.machine(task).open_connections == 0)
+    assert channels.open_connections == 0
+    ask(channels.machine(task), LS)
+    assert cloud.machine(task).connections == 2
+
+
+def test_close_says_goodbye_and_ends_the_thread(
+    cloud: FakeCloud, channels: LiveChannels, task: str
+) -> None:
+    """live, 10: closed at unmount."""
+    ask(channels.machine(task), LS)
+    assert any(thread.name == "taskfs-live" for thread in threading.enumerate())
+    channels.close()
+    wait_until(lambda: cloud.machine(task).open_connections == 0)
+    assert not any(thread.name == "taskfs-live" for thread in threading.enumerate())
+
+
+def test_no_secret_in_a_log(
+    cloud: FakeCloud, channels: LiveChannels, task: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """live, 10: no key, ICE password or SDP in a log."""
+    with caplog.at_level(logging.DEBUG):
+        ask(channels.machine(task), LS)
+        cloud.machine(task).faults.add("goodbye")
+        with pytest.raises(MachineGone):
+            ask(channels.machine(task), LS)
+        channels.close()
+    for secret in (cloud.api_key, "ice-pwd", "a=candidate", "m=application", "fingerprint"):
+        assert secret not in caplog.text
+
+
+def test_channels_without_an_answer_are_bounded(
+    cloud: FakeCloud, channels: LiveChannels, task: str
+) -> None:
+    """live, 10: channels whose question was never answered pile up, and a new connection replaces
+    the old one before they are many."""
+    cloud.machine_files(task).write("empty", b"")
+    machine = channels.machine(task)
+    at_once = Witness(LS, after_s=0.0, silence_s=0.0)
+    for _ in range(MAX_ABANDONED + 5):
+        assert machine.ask(tail("empty", -1), 10.0, lambda: False, at_once) is None
+    assert cloud.machine(task).connections == 2
+    wait_until(lambda: cloud.machine(task).open_connections == 1)
+
+
+def test_the_announced_size() -> None:
+    """live, 6: announce what we can take."""
+    line = f"a=max-message-size:{MAX_MESSAGE_BYTES}"
+    assert (
+        announce_size("v=0\r\na=max-message-size:65536\r\na=x\r\n") == f"v=0\r\n{line}\r\na=x\r\n"
+    )
+    assert announce_size("v=0\r\n") == f"v=0\r\n{line}\r\n"
+
+
+def test_a_name_that_is_not_utf8(cloud: FakeCloud, channels: LiveChannels, task: str) -> None:
+    """live, 4: Names are handled as bytes."""
+    name = b"caf\xe9.log".decode("utf-8", "surrogateescape")
+    cloud.machine_files(task).write(name, b"text\n")
+    machine = channels.machine(task)
+    assert name in ask(machine, LS).message
+    assert ask(machine, tail(name, 1)).message == ["text"]
+
+
+LOOPBACK_ALONE = """
+import subprocess
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+from taskfs.remote.live_channel import LiveChannels
+from taskfs.remote.live_messages import LS
+from tests.fake_api import FakeCloud
+from tests.live.conftest import NO_SERVER, Requests
+with FakeCloud() as cloud:
+    task = cloud.add_task(status="computation-started")
+    cloud.machine_files(task).write("a", b"b")
+    channels = LiveChannels(Requests(cloud), turn_server=NO_SERVER)
+    answer = channels.machine(task).ask(LS, 10.0, lambda: False)
+    assert answer.message == ["a"], answer
+    channels.close()
+"""
+
+
+def test_a_machine_without_any_network() -> None:
+    """live, 13: reachable over a real data channel on loopback, in a network namespace of its own
+    where there is nothing else."""
+    command = ["unshare", "--map-root-user", "--net", sys.executable, "-c", LOOPBACK_ALONE]
+    done = subprocess.run(
+        command, cwd=ROOT, timeout=60, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_forked_child_has_a_connection_of_its_own(
+    cloud: FakeCloud, channels: LiveChannels, task: str
+) -> None:
+    """live, 10: a child of fork(2) neither uses nor closes the connection of its parent."""
+    machine = channels.machine(task)
+    ask(machine, LS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # there are threads, as in a user's
+        child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            answer = machine.ask(LS, 10.0, lambda: False)
+            channels.close()
+            os._exit(0 if answer is not None else 1)
+        os._exit(2)
+    until_s = time.monotonic() + 15.0
+    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+        assert time.monotonic() < until_s
+        time.sleep(0.05)
+    assert ended[1] == 0
+    assert ask(machine, LS).status == "success"
+    assert cloud.machine(task).connections == 2

@@ -1,0 +1,327 @@
+"""The files of a running task, over a real data channel."""
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from taskfs.errors import (
+    BadAnswer,
+    IsADirectory,
+    NotADirectory,
+    NotFound,
+    StaleObject,
+    TooLarge,
+    Unavailable,
+    Unsupported,
+)
+from taskfs.tasks.live import LastWrite, LiveEnded, LiveFiles, LiveHandle
+from tests.fake_api import FakeCloud
+from tests.live.machine_model import Clock, ModelMachine
+
+NewFiles = Callable[..., LiveFiles]
+
+
+def everything(files: LiveFiles, path: bytes) -> bytes:
+    handle = files.open(path)
+    try:
+        return read_on(handle, 0)
+    finally:
+        handle.close()
+
+
+def read_on(handle: LiveHandle, offset: int) -> bytes:
+    found = b""
+    while piece := handle.read(offset + len(found), 4096):
+        found += piece
+    return found
+
+
+def wait_for_growth(handle: LiveHandle, size: int, timeout_s: float = 3.0) -> None:
+    until_s = time.monotonic() + timeout_s
+    while handle.size() <= size:
+        assert time.monotonic() < until_s, "the new line is not seen in time"
+        time.sleep(0.1)
+
+
+def test_the_tree_of_names(cloud: FakeCloud, new_files: NewFiles, task: str) -> None:
+    """live, 1: shows the machine's tree; 4: absolute names and names with `..` are left out."""
+    written = cloud.machine_files(task)
+    for name in ("a/b/c.txt", "empty/", "caf\udce9"):
+        written.write(name, b"x\n")
+    files = new_files(task)
+    assert list(files.listing().entries) == [b"stdout.txt", b"log", b"a", b"empty", b"caf\xe9"]
+    assert files.find(b"a/b/c.txt") is None
+    assert files.find(b"empty") is not None
+    with pytest.raises(NotFound):
+        files.find(b"a/none")
+    with pytest.raises(NotADirectory):
+        files.find(b"stdout.txt/x")
+    with pytest.raises(IsADirectory):
+        files.open(b"log")
+    assert everything(files, b"caf\xe9") == b"x"
+
+
+def test_sizes_are_known_once_read(cloud: FakeCloud, new_files: NewFiles, task: str) -> None:
+    """live, 2: `stat` fetches no content: 0 until the file was read, then exact."""
+    files = new_files(task)
+    assert files.size(b"stdout.txt") == 0
+    assert cloud.machine(task).questions == []
+    assert everything(files, b"stdout.txt") == b"one\ntwo\nthree\n"
+    assert files.size(b"stdout.txt") == 14
+    cloud.machine_files(task).append("stdout.txt", b"four\n")
+    time.sleep(0.6)
+    assert files.size(b"stdout.txt") == 19
+
+
+def test_a_follower_sees_new_lines(cloud: FakeCloud, new_files: NewFiles, task: str) -> None:
+    """live, 5: `tail -f` sees a new line within 3 s; 3: reads never block at the end of a file."""
+    handle = new_files(task).open(b"stdout.txt")
+    seen = read_on(handle, 0)
+    written = cloud.machine_files(task)
+    for line in (b"four\n", b"five\n\n -------\n"):
+        written.append("stdout.txt", line)
+        wait_for_growth(handle, len(seen))
+        seen += read_on(handle, len(seen))
+        assert seen == written.read("stdout.txt")
+    start_s = time.monotonic()
+    assert handle.read(len(seen), 4096) == b""
+    assert time.monotonic() - start_s < 1.0
+    assert cloud.machine(task).connections == 1
+
+
+def test_a_rewritten_file_is_stale(cloud: FakeCloud, new_files: NewFiles, task: str) -> None:
+    """live, 4: A file rewritten under an open handle is ESTALE there, and new for the next open."""
+    files = new_files(task)
+    handle = files.open(b"log/solver.log")
+    cloud.machine_files(task).write("log/solver.log", b"something else\n")
+    time.sleep(0.6)
+    with pytest.raises(StaleObject):
+        handle.read(5, 4096)
+    assert everything(files, b"log/solver.log") == b"something else"
+    cloud.machine_files(task).remove("log/solver.log")
+    time.sleep(0.6)
+    with pytest.raises(StaleObject):
+        handle.refresh()
+
+
+def test_empty_and_unreadable_files(cloud: FakeCloud, new_files: NewFiles, task: str) -> None:
+    """live, 7: a file counts as empty where a one-block probe stays silent while a later `ls` is
+    answered. Binary: EOPNOTSUPP by name, what is text beside it is read."""
+    written = cloud.machine_files(task)
+    written.write("stderr.txt", b"")
+    written.write("restart.bin", bytes(range(256)) * 100)
+    files = new_files(task)
+    assert everything(files, b"stderr.txt") == b""
+    with pytest.raises(Unsupported, match="restart"):
+        files.open(b"restart.bin")
+    asked = len(cloud.machine(task).questions)
+    with pytest.raises(Unsupported, match="restart"):
+        files.open(b"restart.bin")
+    assert len(cloud.machine(task).questions) <= asked + 1
+    assert everything(files, b"stdout.txt") == b"one\ntwo\nthree\n"
+    written.append("stderr.txt", b"warning\n")
+    time.sleep(0.6)
+    assert everything(files, b"stderr.txt") == b"warning\n"
+
+
+def test_a_large_file(cloud: FakeCloud, new_files: NewFiles, task: str) -> None:
+    """live, 6: the end is served behind a hole, so `tail -n` and `tail -f` work; reading the start
+    is EFBIG."""
+    content = b"".join(b"step %09d\n" % number for number in range(600_000))
+    cloud.machine_files(task).write("large.log", content)
+    handle = new_files(task, 30.0, question_timeout_s=30.0).open(b"large.log")
+    with pytest.raises(TooLarge):
+        handle.read(0, 4096)
+    size = handle.snapshot.size
+    assert handle.read(size - 4096, 4096) == content[-4097:-1]
+    cloud.machine_files(task).append("large.log", b"the end\n\n")
+    wait_for_growth(handle, size, 10.0)
+    assert read_on(handle, size) == b"\nthe end\n\n"
+
+
+def test_a_failure_is_remembered(cloud: FakeCloud, new_files: NewFiles, task: str) -> None:
+    """live, 8: silent: ETIMEDOUT, remembered so that a walk does not wait for each name; never an
+    empty directory, never a false ENOENT."""
+    files = new_files(task, question_timeout_s=0.5)
+    files.listing()
+    cloud.machine(task).faults.add("silence", times=None)
+    time.sleep(1.1)
+    start_s = time.monotonic()
+    for path in (b"stdout.txt", b"log/solver.log", b"none"):
+        with pytest.raises(Unavailable):
+            files.open(path)
+    with pytest.raises(Unavailable):
+        files.listing()
+    assert time.monotonic() - start_s < 2.0
+
+
+def test_an_unreachable_machine(cloud: FakeCloud, new_files: NewFiles, task: str) -> None:
+    """live, 8: Unreachable: ETIMEDOUT within `--timeout`."""
+    cloud.machine(task).is_deaf = True
+    files = new_files(task, 2.0)
+    start_s = time.monotonic()
+    with pytest.raises(Unavailable):
+        files.listing()
+    assert time.monotonic() - start_s < 4.0
+
+
+def test_nonsense_in_place_of_a_listing(cloud: FakeCloud, new_files: NewFiles, task: str) -> None:
+    """live, 8: Answers that make no sense: EIO."""
+    files = new_files(task)
+    for text in (
+        '{"status": "success", "message": "a.txt"}',
+        '{"status": "success", "message": [1]}',
+        '{"status": "success", "message": [{"a": 1}]}',
+        '{"status": "error", "message": "no"}',
+    ):
+        cloud.machine(task).faults.add("nonsense", "ls", text=text)
+        with pytest.raises(BadAnswer):
+            files.listing()
+    names = '["../x", "/etc/passwd", "", ".", "..", "a\\u0000b", "\\ud800", "ok", {"..": []}]'
+    answer = '{"status": "success", "message": %s}' % names  # noqa: UP031
+    cloud.machine(task).faults.add("nonsense", "ls", text=answer)
+    assert list(files.listing().entries) == [b"ok"]
+
+
+@pytest.mark.parametrize("message", ["[1]", '"text"', "null", '["a\\nb"]', '["\\ud800"]'])
+def test_nonsense_in_place_of_lines(
+    cloud: FakeCloud, new_files: NewFiles, task: str, message: str
+) -> None:
+    files = new_files(task)
+    text = '{"status": "success", "message": %s}' % message  # noqa: UP031
+    cloud.machine(task).faults.add("nonsense", "tail", text=text, times=None)
+    with pytest.raises(BadAnswer):
+        files.open(b"stdout.txt")
+
+
+def test_the_end_of_the_task(cloud: FakeCloud, new_files: NewFiles, task: str) -> None:
+    """live, 8: "File not found" counts only after the status was looked at."""
+    files = new_files(task)
+    handle = files.open(b"stdout.txt")
+    cloud.machine_files(task).remove("stdout.txt")
+    cloud.set_status(task, "success")
+    time.sleep(0.6)
+    start_s = time.monotonic()
+    with pytest.raises(LiveEnded):
+        handle.read(14, 100)
+    assert time.monotonic() - start_s < 2.0
+
+
+def test_a_goodbye_is_no_news_about_the_task(
+    cloud: FakeCloud, new_files: NewFiles, task: str
+) -> None:
+    """live, 8: a connection that ends while the task runs is made anew within the call."""
+    files = new_files(task)
+    files.listing()
+    cloud.machine(task).faults.add("goodbye")
+    assert everything(files, b"stdout.txt") == b"one\ntwo\nthree\n"
+    assert cloud.machine(task).connections == 2
+
+
+def test_the_machine_says_goodbye_when_the_task_ends(
+    cloud: FakeCloud, new_files: NewFiles, task: str
+) -> None:
+    """live, 13: the embedded cloud's machine closes its connections when its task has ended."""
+    files = new_files(task)
+    files.listing()
+    cloud.set_status(task, "success")
+    until_s = time.monotonic() + 5
+    while cloud.machine(task).open_connections:
+        assert time.monotonic() < until_s
+        time.sleep(0.05)
+
+
+def test_top_and_last_write(cloud: FakeCloud, new_files: NewFiles, task: str) -> None:
+    """live, 12: `top`, and how long ago a running task last wrote anything."""
+    files = new_files(task)
+    assert "COMMAND" in files.top()
+    last = files.last_write()
+    assert last.path is not None and last.path.endswith("/artifacts/log/solver.log")
+    assert last.age_s is not None and 0 <= last.age_s < 60
+    for name in ("stdout.txt", "log/solver.log"):
+        cloud.machine_files(task).remove(name)
+    assert files.last_write() == LastWrite(None, None)
+    for message in ("[]", '{"most_recent_file": 1}', '{"most_recent_file": "x"}'):
+        text = '{"status": "success", "message": %s}' % message  # noqa: UP031
+        cloud.machine(task).faults.add("nonsense", text=text)
+        with pytest.raises(BadAnswer):
+            files.last_write()
+
+
+def test_readers_of_one_file_at_once(cloud: FakeCloud, new_files: NewFiles, task: str) -> None:
+    """live, 10: One connection for all readers."""
+    files = new_files(task)
+    found: list[bytes] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(everything(files, b"stdout.txt")))
+        for _ in range(16)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [b"one\ntwo\nthree\n"] * 16
+    assert sum(q["type"] == "tail" for q in cloud.machine(task).questions) < 6
+
+
+def test_a_minute_of_growth(cloud: FakeCloud, new_files: NewFiles, task: str) -> None:
+    """live, 4 and 5: bytes handed out are those that the machine writes, block-buffered or not."""
+    files = new_files(task)
+    written = cloud.machine_files(task)
+    written.write("run.csv", b"")
+    stop = threading.Event()
+
+    def write() -> None:
+        text = "".join(f"{n / 10:.1f},größe {n},0.5\n" for n in range(4000)).encode()
+        for start in range(0, len(text), 997):
+            written.append("run.csv", text[start : start + 997])
+            stop.wait(0.05)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    seen, handle = b"", files.open(b"run.csv")
+    while writer.is_alive():
+        seen += read_on(handle, len(seen))
+        assert (written.read("run.csv") or b"").startswith(seen)
+        time.sleep(0.3)
+    time.sleep(0.6)
+    seen += read_on(handle, len(seen))
+    assert seen + b"\n" == written.read("run.csv")
+
+
+def test_the_content_that_is_kept_is_bounded() -> None:
+    """live, 2: once a file was read, its size is known, also when its content is no longer kept."""
+    clock = Clock()
+    machine = ModelMachine(clock)
+    files = LiveFiles(machine, is_live=lambda: True, clock=clock)
+    content = b"".join(b"row %09d\n" % number for number in range(240_000))
+    names = [b"file%d.log" % number for number in range(14)]
+    for name in names:
+        machine.files.write(name.decode(), name + b"\n" + content)
+    for name in names:
+        files.open(name).close()
+    asked = len(machine.questions)
+    assert files.size(names[0]) == len(content) + 9  # its last newline is untold
+    assert len(machine.questions) == asked
+    clock.now_s += 20.0
+    handle = files.open(names[0])
+    assert handle.read(0, 18) == b"file0.log\nrow 0000"
+    assert len(machine.questions) > asked + 1
+
+
+def test_a_removed_file_is_not_found() -> None:
+    """live, 8: "File not found" counts where the task is live: ENOENT; else the task has ended."""
+    clock = Clock()
+    machine = ModelMachine(clock)
+    machine.files.write("a.log", b"x\n")
+    live = True
+    files = LiveFiles(machine, is_live=lambda: live, clock=clock)
+    files.listing()
+    machine.files.remove("a.log")  # after the listing, which is believed for a second
+    with pytest.raises(NotFound):
+        files.open(b"a.log")
+    live = False
+    with pytest.raises(LiveEnded):
+        files.open(b"a.log")

@@ -1,0 +1,163 @@
+"""The STUN and TURN server: used where it answers, and no delay where it does not."""
+
+import contextlib
+import re
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from taskfs.remote.live_channel import LiveChannels
+from taskfs.remote.live_connection import MAX_MESSAGE_BYTES
+from taskfs.remote.live_messages import LS
+from tests.fake_api import FakeCloud
+from tests.live.conftest import Requests
+
+MAGIC = 0x2112A442
+CANDIDATE = re.compile(rb"(udp \d+ )\S+ \d+( typ)")
+
+
+class StunServer:
+    """Answers Binding with the address it sees, and refuses Allocate."""
+
+    def __init__(self, delay_s: float = 0.0, turn: bool = True) -> None:
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        # Not 127.0.0.1, which cannot be reached from the address of another interface.
+        self.socket.bind(("0.0.0.0", 0))
+        self.delay_s, self.turn = delay_s, turn
+        self.requests = 0
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                data, peer = self.socket.recvfrom(2000)
+            except OSError:
+                return
+            if len(data) < 20:
+                return
+            self.requests += 1
+            kind, transaction = struct.unpack(">H", data[:2])[0], data[8:20]
+            answer = None
+            if kind == 0x0001:
+                port, address = peer[1] ^ (MAGIC >> 16), _number(peer[0]) ^ MAGIC
+                mapped = struct.pack(">HHBBHI", 0x0020, 8, 0, 1, port, address)
+                answer = struct.pack(">HHI", 0x0101, len(mapped), MAGIC) + transaction + mapped
+            elif kind == 0x0003 and self.turn:
+                error = struct.pack(">HHHBB", 0x0009, 4, 0, 4, 1)
+                answer = struct.pack(">HHI", 0x0113, len(error), MAGIC) + transaction + error
+            if answer is not None:
+                threading.Timer(self.delay_s, self._send, (answer, peer)).start()
+
+    def _send(self, answer: bytes, peer: Any) -> None:
+        with contextlib.suppress(OSError):
+            self.socket.sendto(answer, peer)
+
+    def close(self) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as waker:
+            waker.sendto(b"end", ("127.0.0.1", self.socket.getsockname()[1]))
+        self._thread.join()
+        self.socket.close()
+
+
+def _number(address: str) -> int:
+    return int.from_bytes(socket.inet_aton(address), "big")
+
+
+class WatchedRequests(Requests):
+    """Keeps the offers; lets the addresses in the first offers and answers lead nowhere."""
+
+    def __init__(self, cloud: FakeCloud, unreachable: int = 0) -> None:
+        super().__init__(cloud)
+        self.offers: list[str] = []
+        self.unreachable = unreachable
+
+    def __call__(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None,
+        json: Mapping[str, Any] | None,
+        timeout_s: float,
+    ) -> tuple[int, bytes]:
+        if json and "sdp" in json:
+            self.offers.append(json["sdp"])
+            if self.unreachable:
+                lost = CANDIDATE.sub(rb"\g<1>192.0.2.77 9\2", json["sdp"].encode()).decode()
+                json = {**json, "sdp": lost}
+        status, content = super().__call__(
+            method, path, params=params, json=json, timeout_s=timeout_s
+        )
+        if path.endswith("/message") and status == 200 and self.unreachable:
+            self.unreachable -= 1
+            content = CANDIDATE.sub(rb"\g<1>192.0.2.77 9\2", content)
+        return status, content
+
+
+@pytest.fixture
+def server() -> Iterator[StunServer]:
+    server = StunServer()
+    yield server
+    server.close()
+
+
+def address_of(server: StunServer) -> str:
+    return f"{_own_address()}:{server.socket.getsockname()[1]}"
+
+
+def _own_address() -> str:
+    """Return the machine's address towards the network; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))
+        return str(probe.getsockname()[0])
+
+
+def first_question_s(cloud: FakeCloud, requests: WatchedRequests, server: str, task: str) -> float:
+    channels = LiveChannels(requests, turn_server=server)
+    start_s = time.monotonic()
+    try:
+        assert channels.machine(task).ask(LS, 15.0, lambda: False) is not None
+        return time.monotonic() - start_s
+    finally:
+        channels.close()
+
+
+def test_a_server_that_answers_is_used(cloud: FakeCloud, server: StunServer, task: str) -> None:
+    """live, 10: `INDUCTIVA_TURN_SERVER_URL` is honoured; 6: the offer announces what we take."""
+    requests = WatchedRequests(cloud)
+    assert first_question_s(cloud, requests, address_of(server), task) < 3.0
+    assert server.requests > 2  # those of the probe, and those of aiortc
+    (offer,) = requests.offers
+    assert "typ srflx" in offer
+    assert f"a=max-message-size:{MAX_MESSAGE_BYTES}\r\n" in offer
+
+
+def test_a_server_that_speaks_no_turn_does_not_delay(cloud: FakeCloud, task: str) -> None:
+    """live, 8: A server that does not answer does not delay a machine that is reachable."""
+    server = StunServer(turn=False)
+    try:
+        requests = WatchedRequests(cloud)
+        assert first_question_s(cloud, requests, address_of(server), task) < 3.0
+    finally:
+        server.close()
+
+
+def test_a_slow_server_is_used_where_the_machine_is_not_reachable_without(
+    cloud: FakeCloud, task: str
+) -> None:
+    """live, 8: the first offer does not wait for a slow server, and a second one uses it."""
+    server = StunServer(delay_s=0.6)
+    try:
+        requests = WatchedRequests(cloud, unreachable=1)
+        taken_s = first_question_s(cloud, requests, address_of(server), task)
+        assert 5.0 < taken_s < 9.0
+        assert len(requests.offers) == 2
+        assert server.requests > 4
+    finally:
+        server.close()
