@@ -95,7 +95,8 @@ def test_the_threads_end_with_the_pool() -> None:
 def test_the_interpreter_ends_while_work_goes_on() -> None:
     """`taskfs.support.thread_pool`: threads never hold up the end of the interpreter."""
     program = (
-        "import time\nfrom taskfs.support.thread_pool import DaemonPool\npool = DaemonPool(2, 'x')\n"
+        "import time\nfrom taskfs.support.thread_pool import DaemonPool\n"
+        "pool = DaemonPool(2, 'x')\n"
         "for _ in range(5): pool.submit(time.sleep, 600)"
     )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=60, check=True)
