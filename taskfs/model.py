@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, Protocol
 
 from taskfs.support.buffers import Buffer
 
-# The statuses the service documents; others are shown as they come (remote-api.md, Tasks).
+# The statuses the service documents; others are shown as they come.
 KNOWN_STATUSES: Final = (
     "pending-input",
     "submitted",

@@ -42,6 +42,7 @@ COMMANDS: Final = (
     "install-helper",
     "mime-types",
     "completion",
+    "docs",
     "manpage",
 )
 

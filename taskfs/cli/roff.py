@@ -19,6 +19,33 @@ _MOUNT_OPTIONS: Final = """\
 in the system's directories. `taskfs systemd-unit --fstab` prints such a line.
 
 These options exist only in -o:"""
+_TREE: Final = (
+    ("ID/", "One directory per task of the account."),
+    ("ID/status", "The task's status, as the API names it."),
+    ("ID/machine_type", "The machine type; empty until a machine is assigned."),
+    ("ID/computation_time", "HH:MM:SS; counts while the task computes."),
+    ("ID/output_files_info", "The table of the output archive; empty until there is one."),
+    ("ID/info.json", "The task's record, indented."),
+    ("ID/error", "The error of the API and of the executer; empty where there is none."),
+    ("ID/kill", "A write of at least one byte kills the task."),
+    ("ID/outputs/, ID/inputs/", "The files inside output.zip and input.zip, read by range."),
+    ("ID/output.zip, ID/input.zip", "The raw archives. They exist by name and are not listed."),
+    (".by-status/, .by-project/, .by-simulator/", "Links to the tasks, by group."),
+    (".latest", "A link to the newest task."),
+    (".taskfs/stats.json, version, refresh", "Counters; the version; a write forgets the cache. "
+     "`.taskfs` is not listed."),
+)  # fmt: skip
+_EXAMPLES: Final = (
+    ("Try it without an account:", ("taskfs demo ~/taskfs-demo", "ls ~/taskfs-demo")),
+    ("Mount your tasks, look into a result, and unmount:",
+     ("taskfs mount ~/tasks", "tail ~/tasks/ID/outputs/stdout.txt", "taskfs umount ~/tasks")),
+    ("Why did the failed tasks fail?", ("grep . ~/tasks/.by-status/failed/*/error",)),
+    ("Wait for a task, then copy its files:",
+     ("taskfs wait ID && cp -r ~/tasks/ID/outputs ~/results",)),
+    ("Kill a task:", ("echo 1 > ~/tasks/ID/kill",)),
+    ("Copy every night, but only from a live mount:",
+     ("cat ~/tasks/.taskfs/version >/dev/null && rsync -a --delete ~/tasks/ /backup/tasks/",)),
+)  # fmt: skip
 _FILES: Final = (
     ("~/.inductiva/api_key", "The API key, unless --api-key-file names another file."),
     ("~/.config/taskfs/config.toml", "Settings, one per line: cache_size = \"20G\"."),
@@ -75,6 +102,10 @@ def _lines(group: click.Group, date: str) -> Iterator[str]:
             for option in mount_only
         ]
     )
+    yield ".SH FILES IN A MOUNT"
+    yield from _format_tagged(_TREE)
+    yield ".SH EXAMPLES"
+    yield from _examples()
     for heading, rows in (
         ("ENVIRONMENT", _ENVIRONMENT),
         ("FILES", _FILES),
@@ -95,6 +126,19 @@ def _command(command: click.Command, context: click.Context) -> Iterator[str]:
     if command.epilog:
         yield ".PP"
         yield from _format_paragraphs(_split_paragraphs(command.epilog))
+
+
+def _examples() -> Iterator[str]:
+    for number, (title, commands) in enumerate(_EXAMPLES):
+        if number:
+            yield ".PP"
+        yield from _wrap(title)
+        yield ".PP"
+        yield ".RS 4"
+        yield ".nf"
+        yield from map(_escape_line, commands)
+        yield ".fi"
+        yield ".RE"
 
 
 def _split_paragraphs(text: str | None) -> list[str]:

@@ -16,6 +16,7 @@ from random import Random
 from typing import Final
 
 from taskfs.demo.archives import DEFLATED, STORED, MemberSpec
+from taskfs.demo.hdf5 import pressure_history
 from taskfs.demo.sources import RepeatedSource
 
 
@@ -31,6 +32,7 @@ class Simulator:
     frame: str
     draw: Callable[[Random, float], bytes]
     case: Sequence[str]
+    history: str = ""  # the name of an HDF5 file with the pressure over time, if it writes one
 
 
 def output_members(
@@ -53,6 +55,9 @@ def output_members(
         MemberSpec(f"artifacts/{log}", texts[log], ended),
         MemberSpec("artifacts/vtk/", mtime=ended),
     ]
+    if kind.history:
+        content = pressure_history(Random(task_id), frames)
+        members.append(MemberSpec(f"artifacts/{kind.history}", content, ended))
     for frame in range(1, frames + 1):
         # The same seed for each frame makes the frames an animation of one body.
         content = kind.draw(Random(task_id), frame / 20)
@@ -256,6 +261,7 @@ SIMULATORS: Final = {
         "cavity",
         _vortex,
         ("system/controlDict", "system/fvSchemes", "constant/transportProperties", "0/U"),
+        "pressure.h5",
     ),
     "gromacs": Simulator(
         "docker://inductiva/kutu:gromacs_v2025.0",

@@ -27,7 +27,7 @@ def drawn(taskfs: Command, width: int, command: tuple[str, ...] = ("list",)) -> 
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_no_word_and_no_heading_is_cut(taskfs: Command, cloud: FakeCloud, width: int) -> None:
-    """A narrow terminal drops whole columns; no cell is cut."""
+    """C-33: On a narrow terminal whole columns are left out, and no cell is cut."""
     shown: dict[str, Any] = {
         "simulator": "openfoam",
         "machine": "c2-standard-4",
@@ -58,7 +58,7 @@ def test_no_word_and_no_heading_is_cut(taskfs: Command, cloud: FakeCloud, width:
 
 
 def test_the_least_important_column_goes_first(taskfs: Command, cloud: FakeCloud) -> None:
-    """A narrow terminal drops whole columns, the simulator first."""
+    """C-33: The simulator is left out first."""
     cloud.add_task(status="computation-started", simulator="openfoam", machine="c2-standard-4")
     for width, missing in (
         (200, set()),
@@ -74,7 +74,7 @@ def test_the_least_important_column_goes_first(taskfs: Command, cloud: FakeCloud
 def test_a_long_name_costs_its_column_and_no_other(
     taskfs: Command, cloud: FakeCloud, width: int
 ) -> None:
-    """No cell is cut, whatever the service sends."""
+    """C-33: A long name costs its own column only."""
     cloud.add_task("t1", simulator="s" * 300, status="failed")
     lines = drawn(taskfs, width)
     assert "s" * 20 not in "".join(lines)
@@ -84,7 +84,7 @@ def test_a_long_name_costs_its_column_and_no_other(
 
 @pytest.mark.parametrize("width", (40, 80))
 def test_an_unknown_status_is_shown_whole(taskfs: Command, cloud: FakeCloud, width: int) -> None:
-    """A status that taskfs does not know is shown as the API sent it."""
+    """C-33, T-2: An unknown status is shown whole."""
     status = "waiting-for-a-machine-that-is-in-none-of-the-data-centres-of-this-or-of-another-cloud"
     task = cloud.add_task()
     cloud.update_task(task, status=status)
@@ -94,7 +94,7 @@ def test_an_unknown_status_is_shown_whole(taskfs: Command, cloud: FakeCloud, wid
 
 
 def test_nothing_is_left_out_of_a_pipe(taskfs: Command, cloud: FakeCloud) -> None:
-    """A pipe gets all columns, whatever COLUMNS says."""
+    """C-33: A pipe gets all columns, whatever COLUMNS says."""
     cloud.add_task(simulator="s" * 300, machine="c2-standard-4")
     for width in ("20", "80"):
         title, line = taskfs("list", COLUMNS=width).stdout.splitlines()
@@ -104,7 +104,7 @@ def test_nothing_is_left_out_of_a_pipe(taskfs: Command, cloud: FakeCloud) -> Non
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_watch_once_drops_columns_too(taskfs: Command, cloud: FakeCloud, width: int) -> None:
-    """`watch` and `list` drop columns by the same ranks."""
+    """C-33: `watch` leaves columns out by the same table."""
     task = cloud.add_task(status="computation-started", machine="c2-standard-4")
     lines = drawn(taskfs, width, ("watch", "--once"))
     assert all(len(line) <= width for line in lines)
@@ -114,7 +114,7 @@ def test_watch_once_drops_columns_too(taskfs: Command, cloud: FakeCloud, width: 
 
 
 def test_a_wide_character_counts_twice() -> None:
-    """Wide characters count as two cells."""
+    """C-33: Characters that take two cells are counted as two."""
     rows = [["t1", "計算中計算中", "m"]]
     table = (ID, STATUS, MACHINE)
     assert columns_that_fit(table, rows, 20, len) == [0, 1, 2]
@@ -122,4 +122,5 @@ def test_a_wide_character_counts_twice() -> None:
 
 
 def test_columns_that_always_stay_stay() -> None:
+    """C-33: Id and status are never left out."""
     assert columns_that_fit((ID, STATUS, COST), [["i" * 50, "s" * 50, "1"]], 10) == [0, 1]

@@ -68,7 +68,7 @@ def complete(taskfs: Command, shell_path: str) -> Callable[..., list[str]]:
 def test_tab_in_a_real_shell(
     taskfs: Command, cloud: FakeCloud, shell_path: str, shell: str
 ) -> None:
-    """The scripts complete commands and task ids in real shells."""
+    """C-10: Tab in a real bash, zsh and fish completes commands, options and ids."""
     executable = shutil.which(shell)
     if executable is None:
         pytest.skip(f"{shell} is not installed: apt-get install {shell}")
@@ -96,7 +96,7 @@ def test_tab_in_a_real_shell(
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_the_shell_takes_the_script(taskfs: Command, shell: str) -> None:
-    """The shell finds no syntax error in the script."""
+    """C-10: The shell itself finds no fault in its script."""
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed: apt-get install {shell}")
     done = taskfs("completion", shell)
@@ -108,7 +108,7 @@ def test_the_shell_takes_the_script(taskfs: Command, shell: str) -> None:
 
 
 def test_ids(complete: Callable[..., list[str]], cloud: FakeCloud) -> None:
-    """Task ids are completed; commands for unfinished tasks complete only unfinished ones."""
+    """C-10: Ids are completed; a command that takes only unfinished tasks gets only those."""
     running = cloud.add_task(status="started")
     ended = cloud.add_task()
     assert complete("info", "") == [ended, running]
@@ -121,7 +121,7 @@ def test_ids(complete: Callable[..., list[str]], cloud: FakeCloud) -> None:
 
 
 def test_values(complete: Callable[..., list[str]], cloud: FakeCloud, taskfs: Command) -> None:
-    """Commands, options and option values are completed."""
+    """C-10: Commands, options and the values of options are completed."""
     cloud.add_task(project="tank")
     assert complete("li") == ["list"]
     assert "--status-cache-time" in complete("watch", "--stat")
@@ -135,7 +135,7 @@ def test_values(complete: Callable[..., list[str]], cloud: FakeCloud, taskfs: Co
 def test_an_unreachable_api_completes_nothing(
     complete: Callable[..., list[str]], taskfs: Command, cloud: FakeCloud, trouble: str
 ) -> None:
-    """If the API is unreachable, completion returns nothing, soon and silently."""
+    """C-10: If the API is unreachable, completion returns nothing, soon and silently."""
     cloud.add_task()
     environment = {
         "no key": {"INDUCTIVA_API_KEY": ""},
@@ -154,8 +154,8 @@ def test_an_unreachable_api_completes_nothing(
 
 
 def test_names_cannot_break_out(complete: Callable[..., list[str]], cloud: FakeCloud) -> None:
-    """A shell inserts candidates unquoted: candidates that it would run or split, and candidates
-    with line breaks, are left out."""
+    """C-10, Y-11: A candidate that a shell would run or split is left out, and so is one with a
+    line break."""
     for project in ("a\nplain,b", "$(reboot)", "two words", "a;b", "-rf", "`c`", "good-1.2_x"):
         cloud.add_task(project=project)
     assert complete("list", "--project", "") == ["good-1.2_x"]
@@ -164,7 +164,7 @@ def test_names_cannot_break_out(complete: Callable[..., list[str]], cloud: FakeC
 
 
 def test_bad_requests_are_silent(taskfs: Command) -> None:
-    """A malformed request prints nothing."""
+    """C-10: A malformed completion request prints nothing."""
     for request in ("bash_frobnicate", "tcsh_complete", "bash"):
         done = taskfs("list", _TASKFS_COMPLETE=request)
         assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
@@ -174,6 +174,6 @@ def test_bad_requests_are_silent(taskfs: Command) -> None:
 
 
 def test_mountpoints_are_directories(complete: Callable[..., list[str]], tmp_path: Path) -> None:
-    """The shell itself completes directories."""
+    """C-10: The shell completes directories itself."""
     assert complete("mount", str(tmp_path)) == [str(tmp_path)]
     assert complete("umount", "/nonexistent") == ["/nonexistent"]

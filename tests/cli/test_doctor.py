@@ -21,6 +21,7 @@ def line(text: str, name: str) -> str:
 
 
 def test_each_check_is_a_line(taskfs: Command) -> None:
+    """C-23: Each check is one line."""
     done = taskfs("doctor")
 
     words = {text[5:].partition(":")[0]: text[:4].strip() for text in done.stdout.splitlines()}
@@ -32,6 +33,7 @@ def test_each_check_is_a_line(taskfs: Command) -> None:
 
 
 def test_a_library_that_is_missing_names_the_package(taskfs: Command) -> None:
+    """C-23: A missing library names its package."""
     done = taskfs("doctor", FUSE_LIBRARY_PATH="/nonexistent")
     assert done.returncode == 1
     assert line(done.stdout, "libfuse 2").startswith("FAIL")
@@ -39,11 +41,13 @@ def test_a_library_that_is_missing_names_the_package(taskfs: Command) -> None:
 
 
 def test_fusermount_missing(taskfs: Command) -> None:
+    """C-23: A missing fusermount fails its check."""
     done = taskfs("doctor", PATH="/nonexistent")
     assert line(done.stdout, "fusermount").startswith("FAIL")
 
 
 def test_no_key(bare: Command) -> None:
+    """C-23: A missing key is named with its fix."""
     done = bare("doctor")
     assert done.returncode == 1
     assert line(done.stdout, "API key").startswith("FAIL")
@@ -53,6 +57,7 @@ def test_no_key(bare: Command) -> None:
 
 @pytest.mark.parametrize("reason", ["key", "down"])
 def test_the_api(taskfs: Command, cloud: FakeCloud, reason: str) -> None:
+    """C-23: An API that refuses the key or does not answer fails its check, with the fix."""
     if reason == "key":
         cloud.rotate_key()
     else:
@@ -65,6 +70,7 @@ def test_the_api(taskfs: Command, cloud: FakeCloud, reason: str) -> None:
 
 
 def test_a_clock_that_is_wrong(taskfs: Command, cloud: FakeCloud) -> None:
+    """C-23: A wrong clock is named with its fix."""
     cloud.faults.add(
         "header", times=None, name="Date", value="Mon, 01 Jan 2001 00:00:00 GMT", side="api"
     )
@@ -74,6 +80,8 @@ def test_a_clock_that_is_wrong(taskfs: Command, cloud: FakeCloud) -> None:
 
 
 def test_the_cache_directory(taskfs: Command) -> None:
+    """C-23: A cache directory that others can enter, cannot be used, or is too small is named with
+    the fix."""
     open_to_all = taskfs.cwd / "cache"
     open_to_all.mkdir(mode=0o755)
     done = taskfs("doctor", "--cache-dir", str(open_to_all))
@@ -85,7 +93,7 @@ def test_the_cache_directory(taskfs: Command) -> None:
 
 
 def test_json(taskfs: Command) -> None:
-    """--json prints the same checks and returns the same status."""
+    """C-3: `doctor --json` reports the same checks with the same status."""
     plain, done = taskfs("doctor"), taskfs("doctor", "--json")
     assert done.returncode == plain.returncode
     outcomes = json.loads(done.stdout)
@@ -103,7 +111,7 @@ def test_json(taskfs: Command) -> None:
     ],
 )
 def test_updatedb_and_its_fix(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The printed command adds fuse.taskfs to PRUNEFS, and then the check passes."""
+    """G-3: `doctor` prints the PRUNEFS line for updatedb, and that line is the fix."""
     conf = tmp_path / "updatedb.conf"
     conf.write_text(text)
     monkeypatch.setattr(doctor, "UPDATEDB_CONF", conf)
@@ -120,7 +128,7 @@ def test_updatedb_and_its_fix(text: str, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_without_a_key_the_fix_is_printed_once(bare: Command) -> None:
-    """Without a key, the checks that need it are skipped, not failed."""
+    """C-23: Without a key, the checks that need it are skipped, not failed."""
     done = bare("doctor")
     assert [line(done.stdout, name)[:4] for name in ("API key", "API", "clock")] == [
         *("FAIL", "skip", "skip")
@@ -130,7 +138,7 @@ def test_without_a_key_the_fix_is_printed_once(bare: Command) -> None:
 
 
 def test_a_silent_api_costs_one_timeout(taskfs: Command, cloud: FakeCloud) -> None:
-    """The API and clock checks share one request, so a silent API costs one timeout."""
+    """C-23, X-15: The API and the clock are checked with one request."""
     cloud.pause()
     began = time.monotonic()
     done = taskfs("doctor", "--timeout", "6s")
@@ -141,7 +149,7 @@ def test_a_silent_api_costs_one_timeout(taskfs: Command, cloud: FakeCloud) -> No
 
 
 def test_a_missing_ca_file_is_reported_once(bare: Command) -> None:
-    """A permanent failure is reported at once, with its fix."""
+    """C-23, X-23: A missing CA file is reported at once, with its fix."""
     began = time.monotonic()
     done = bare(
         *("doctor", "--api-url", "https://localhost:1"),
@@ -157,7 +165,7 @@ def test_a_missing_ca_file_is_reported_once(bare: Command) -> None:
 def test_a_key_file_that_others_can_read(
     taskfs: Command, cloud: FakeCloud, mode: int, word: str
 ) -> None:
-    """A key file that other users can read is a note with the chmod command."""
+    """C-23: A key file that other users can read is a `note` with the command that closes it."""
     place = taskfs.cwd / "the key"
     place.write_text(cloud.api_key)
     place.chmod(mode)
@@ -169,7 +177,7 @@ def test_a_key_file_that_others_can_read(
 
 
 def test_a_wrong_key_reads_well(taskfs: Command, cloud: FakeCloud) -> None:
-    """The service's full stop is removed before the fix."""
+    """C-23: The service's full stop does not stand before the fix."""
     cloud.rotate_key()
     done = taskfs("doctor")
     assert ".:" not in line(done.stdout, "API") and ": check the API key" in done.stdout

@@ -41,6 +41,7 @@ def task(cloud: FakeCloud) -> str:
 
 class TestWhere:
     def test_by_default(self, taskfs: Command, task: str) -> None:
+        """C-21: Files go to `inductiva_output/<id>/`."""
         done = taskfs("download", task)
 
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -50,21 +51,25 @@ class TestWhere:
     def test_the_parent_is_what_the_service_says(
         self, taskfs: Command, task: str, parent: str, tmp_path: Path
     ) -> None:
+        """C-21: INDUCTIVA_OUTPUT_DIR names the parent."""
         parent = str(tmp_path / "absolute") if parent == "/absolute" else parent
         taskfs("download", task, INDUCTIVA_OUTPUT_DIR=parent)
         assert tree(taskfs.cwd / parent / task) == OUTPUTS
 
     def test_output_dir_replaces_the_id(self, taskfs: Command, task: str) -> None:
+        """C-21: `--output-dir` takes the place of the id."""
         taskfs("download", task, "--output-dir", "mine")
         assert tree(taskfs.cwd / "inductiva_output" / "mine") == OUTPUTS
 
     def test_several(self, taskfs: Command, cloud: FakeCloud, task: str) -> None:
+        """C-21: Several tasks are downloaded, each into its own directory."""
         other = cloud.add_task(outputs={"b": b"b"})
         assert taskfs("download", task, other, task).returncode == 0
         assert tree(taskfs.cwd / "inductiva_output" / other) == {"b": b"b"}
         assert tree(taskfs.cwd / "inductiva_output" / task) == OUTPUTS
 
     def test_inputs(self, taskfs: Command, task: str) -> None:
+        """C-21: `--inputs` takes the input archive in place of the output archive."""
         assert taskfs("download", task, "--inputs").returncode == 0
         expected = {"inputs/config.json": b"{}", "inputs/mesh/m.obj": b"o"}
         assert tree(taskfs.cwd / "inductiva_output" / task) == expected
@@ -84,6 +89,7 @@ class TestWhich:
         ],
     )
     def test_names(self, taskfs: Command, task: str, names: list[str], expected: set[str]) -> None:
+        """C-21: `--filenames` selects files, directories and patterns."""
         flags = [flag for name in names for flag in ("--filenames", name)]
         assert taskfs("download", task, *flags).returncode == 0
         assert set(tree(taskfs.cwd / "inductiva_output" / task)) == expected
@@ -91,6 +97,7 @@ class TestWhich:
     def test_a_missing_name_is_an_error_and_nothing_is_written(
         self, taskfs: Command, cloud: FakeCloud, task: str
     ) -> None:
+        """C-22, C-1: A name that is not in the archive is an error, and nothing is written."""
         other = cloud.add_task(outputs={"stdout.txt": b""})
         names = ("--filenames", "stdout.txt", "--filenames", "vtk/*", "--filenames", "nope*")
 
@@ -101,6 +108,7 @@ class TestWhich:
         assert not (taskfs.cwd / "inductiva_output").exists()
 
     def test_only_the_bytes_needed_are_fetched(self, taskfs: Command, cloud: FakeCloud) -> None:
+        """C-21: Only the bytes of the selected files are fetched."""
         task = cloud.add_task(outputs=LARGE)
         taskfs("download", task, "--filenames", "small.txt")
         assert store_bytes(cloud) < 2 << 20
@@ -108,6 +116,7 @@ class TestWhich:
     def test_a_second_run_fetches_only_what_is_missing(
         self, taskfs: Command, cloud: FakeCloud
     ) -> None:
+        """C-21: A second run fetches only what is missing."""
         task = cloud.add_task(outputs=LARGE)
         place = taskfs.cwd / "inductiva_output" / task
         taskfs("download", task)
@@ -122,6 +131,7 @@ class TestWhich:
         assert store_bytes(cloud) < 2 << 20
 
     def test_files_have_their_times(self, taskfs: Command, cloud: FakeCloud) -> None:
+        """C-21, A-8: Files have the times of their members."""
         task = cloud.add_task()
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as archive:
@@ -137,6 +147,7 @@ class TestWhich:
 
 class TestArchive:
     def test_it_is_kept_as_it_is(self, taskfs: Command, cloud: FakeCloud, task: str) -> None:
+        """C-21: `--archive` keeps the archive as it is."""
         done = taskfs("download", task, "--archive")
         assert (done.returncode, done.stderr) == (0, "")
         place = taskfs.cwd / "inductiva_output" / task
@@ -149,10 +160,12 @@ class TestArchive:
         assert (place / "output.zip").stat().st_ino == inode
 
     def test_inputs(self, taskfs: Command, task: str) -> None:
+        """C-21: `--inputs` takes the input archive in place of the output archive."""
         taskfs("download", task, "--archive", "--inputs")
         assert zipfile.is_zipfile(taskfs.cwd / "inductiva_output" / task / "inputs" / "input.zip")
 
     def test_an_interrupted_one_continues(self, taskfs: Command, cloud: FakeCloud) -> None:
+        """C-21: An interrupted archive continues where it stopped."""
         task = cloud.add_task(outputs=LARGE)
         place = taskfs.cwd / "inductiva_output" / task
         cloud.store.bandwidth_per_connection = 1 << 20
@@ -176,6 +189,7 @@ class TestArchive:
 
 class TestProgress:
     def test_one_bar_on_a_terminal(self, taskfs: Command, cloud: FakeCloud, task: str) -> None:
+        """C-2: On a terminal there is one progress bar."""
         other = cloud.add_task(outputs={"b": b"b" * 1000})
         with taskfs.terminal("download", task, other) as terminal:
             assert terminal.end() == 0
@@ -184,6 +198,7 @@ class TestProgress:
         assert "6 files (87.00 KB) downloaded" in terminal.text
 
     def test_ctrl_c_leaves_no_unfinished_file(self, taskfs: Command, cloud: FakeCloud) -> None:
+        """C-21, C-1: Ctrl+C leaves no partial file."""
         task = cloud.add_task(outputs=LARGE)
         cloud.store.bandwidth_per_connection = 1 << 17
         place = taskfs.cwd / "inductiva_output" / task
@@ -198,6 +213,7 @@ class TestProgress:
     def test_a_termination_leaves_no_unfinished_file(
         self, taskfs: Command, cloud: FakeCloud
     ) -> None:
+        """C-21: SIGTERM leaves no partial file."""
         task = cloud.add_task(outputs=LARGE)
         cloud.store.bandwidth_per_connection = 1 << 17
         place = taskfs.cwd / "inductiva_output" / task
@@ -211,16 +227,19 @@ class TestProgress:
 
 class TestFailures:
     def test_unknown_task(self, taskfs: Command) -> None:
+        """C-1: An unknown task is one line."""
         done = taskfs("download", "nope")
         assert done.returncode == 1
         assert done.stderr == "taskfs: there is no task nope: see `taskfs list --all`\n"
 
     def test_running_task(self, taskfs: Command, cloud: FakeCloud) -> None:
+        """C-1: A running task is one line."""
         done = taskfs("download", cloud.add_task(status="started"))
         assert done.returncode == 1
         assert "is started, with no outputs yet: see `taskfs wait" in done.stderr
 
     def test_a_removed_archive(self, taskfs: Command, cloud: FakeCloud) -> None:
+        """C-1: A removed archive is one line."""
         task = cloud.add_task(end_time="2026-01-01T00:00:00+00:00")
         done = taskfs("download", task)
         assert done.returncode == 1
@@ -229,6 +248,7 @@ class TestFailures:
     def test_the_archive_of_a_fresh_success_is_waited_for(
         self, taskfs: Command, cloud: FakeCloud, task: str
     ) -> None:
+        """F-13: A download waits for the archive of a fresh success."""
         missing = cloud.faults.add("body", side="store", times=2, **NO_SUCH_KEY)
         done = taskfs("download", task, "--filenames", "stdout.txt")
         assert done.returncode == 0, done.stderr
@@ -237,6 +257,7 @@ class TestFailures:
     def test_a_damaged_member_is_named_and_the_others_are_there(
         self, taskfs: Command, cloud: FakeCloud
     ) -> None:
+        """C-22, I-3: A damaged member is named, and the others are written."""
         task = cloud.add_task()
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as archive:
@@ -254,6 +275,7 @@ class TestFailures:
         assert tree(place) == {"good": b"jumps over the lazy dog"}
 
     def test_no_answer_leaves_no_unfinished_file(self, taskfs: Command, cloud: FakeCloud) -> None:
+        """C-21: A store without an answer leaves no partial file."""
         task = cloud.add_task(outputs=LARGE)
         cloud.faults.add("status", side="store", status=503, times=None, skip=1)
         done = taskfs("download", task, "--timeout", "500ms")
@@ -262,6 +284,7 @@ class TestFailures:
         assert not list((taskfs.cwd / "inductiva_output").rglob(".*.part"))
 
     def test_a_link_in_the_target_leads_nowhere(self, taskfs: Command, task: str) -> None:
+        """C-22: A link in the target directory is refused by name and not followed."""
         place = taskfs.cwd / "inductiva_output" / task
         place.mkdir(parents=True)
         elsewhere = taskfs.cwd / "elsewhere"
@@ -280,6 +303,7 @@ class TestFailures:
         assert os.listdir(elsewhere) == []
 
     def test_too_little_room(self, taskfs: Command, cloud: FakeCloud) -> None:
+        """C-22: Too little room on the disk is named before the transfer."""
         task = cloud.add_task()
         cloud.put_object(f"{task}/output.zip", _archive_that_claims(1 << 50))
         done = taskfs("download", task)
@@ -319,7 +343,7 @@ class TestResuming:
     def test_an_interrupted_large_file_continues(
         self, taskfs: Command, cloud: FakeCloud, method: int
     ) -> None:
-        """An interrupted download of a large file continues where it stopped."""
+        """C-39: An interrupted download of a large file continues where it stopped."""
         task, content = large_task(cloud, self.SIZE, method)
         got = self.interrupted(taskfs, cloud, task)
 
@@ -335,7 +359,7 @@ class TestResuming:
     def test_without_room_for_both_a_large_file_comes_all_the_same(
         self, taskfs: Command, cloud: FakeCloud
     ) -> None:
-        """If the disk is too small for both, no archive bytes are kept beside the file."""
+        """C-39: Where the disk has no room for both, nothing is kept beside the file."""
         task, content = large_task(cloud, self.SIZE, zipfile.ZIP_STORED)
         place = taskfs.cwd / "small"
         place.mkdir()
@@ -349,7 +373,7 @@ class TestResuming:
             subprocess.run(["umount", place], check=True)
 
     def test_another_version_is_not_continued(self, taskfs: Command, cloud: FakeCloud) -> None:
-        """Bytes belong to one object version."""
+        """C-39, F-9: A file of another version is not continued."""
         task, _ = large_task(cloud, self.SIZE, zipfile.ZIP_STORED)
         self.interrupted(taskfs, cloud, task)
         other, content = large_task(cloud, self.SIZE, zipfile.ZIP_STORED)
@@ -365,7 +389,7 @@ class TestResuming:
         assert sorted(os.listdir(place)) == ["large.bin", "small.txt"]
 
     def test_damaged_bytes_are_fetched_again(self, taskfs: Command, cloud: FakeCloud) -> None:
-        """Kept bytes are verified before use."""
+        """C-39, I-7: Kept bytes are checked before they are used."""
         task, content = large_task(cloud, self.SIZE, zipfile.ZIP_DEFLATED)
         self.interrupted(taskfs, cloud, task)
         place = taskfs.cwd / "inductiva_output" / task
@@ -400,7 +424,7 @@ def large_task(cloud: FakeCloud, size: int, method: int) -> tuple[str, bytes]:
 
 
 def test_one_file_is_singular(taskfs: Command, cloud: FakeCloud) -> None:
-    """Counts use the singular: "1 file"."""
+    """One file is "1 file", not "1 files"."""
     task = cloud.add_task(outputs={"a": b"a"})
     with taskfs.terminal("download", task) as terminal:
         assert terminal.end() == 0

@@ -28,7 +28,8 @@ def commands(mountpoint: Path) -> tuple[tuple[str, ...], ...]:
 def test_a_misspelt_status_names_the_known_ones(
     taskfs: Command, cloud: FakeCloud, mountpoint: Path
 ) -> None:
-    """A status that is neither documented nor used is an error that names the known ones."""
+    """C-36: A status that is neither documented nor any task's is an error that names the known
+    ones."""
     cloud.add_task()
     for command in commands(mountpoint):
         done = taskfs(*command, "--status", "succes")
@@ -41,7 +42,7 @@ def test_a_misspelt_status_names_the_known_ones(
 def test_a_service_that_shows_nothing_for_a_misspelt_status(
     taskfs: Command, cloud: FakeCloud
 ) -> None:
-    """The same if the service returns an empty list instead of refusing the status."""
+    """C-36: The same holds where the service answers with an empty list."""
     cloud.add_task()
     cloud.faults.add("json", path="/tasks", value={"total_size": 0, "tasks": []}, times=2)
     done = taskfs("list", "--status", "succes")
@@ -50,7 +51,7 @@ def test_a_service_that_shows_nothing_for_a_misspelt_status(
 
 
 def test_a_status_of_a_later_service_is_shown(taskfs: Command, cloud: FakeCloud) -> None:
-    """A status that some task has is accepted, documented or not."""
+    """C-36: A status that a task has is known, documented or not."""
     task = cloud.add_task()
     cloud.update_task(task, status="brand-new", is_terminated=False)
     done = taskfs("list", "--status", "brand-new")
@@ -60,7 +61,7 @@ def test_a_status_of_a_later_service_is_shown(taskfs: Command, cloud: FakeCloud)
 
 
 def test_a_known_status_costs_nothing_and_may_be_empty(taskfs: Command, cloud: FakeCloud) -> None:
-    """A documented status that no task has lists nothing."""
+    """C-36: A documented status that no task has shows nothing, without a request of its own."""
     cloud.add_task()
     cloud.clear_requests()
     done = taskfs("list", "--status", "zombie")
@@ -71,7 +72,7 @@ def test_a_known_status_costs_nothing_and_may_be_empty(taskfs: Command, cloud: F
 def test_a_missing_project_names_those_there_are(
     taskfs: Command, cloud: FakeCloud, mountpoint: Path
 ) -> None:
-    """An unknown project is an error that names the account's projects."""
+    """C-36: A project that does not exist is an error that names the account's projects."""
     for project in ("dam-break", "heat"):
         cloud.add_task(project=project)
     for command in commands(mountpoint):
@@ -83,7 +84,7 @@ def test_a_missing_project_names_those_there_are(
 
 
 def test_a_project_without_such_tasks_is_no_error(taskfs: Command, cloud: FakeCloud) -> None:
-    """An existing project without tasks lists nothing."""
+    """C-36: A project that exists and holds nothing shows nothing."""
     cloud.add_task(project="heat", status="success")
     done = taskfs("list", "--project", "heat", "--status", "failed")
     assert (done.returncode, done.stderr) == (0, "No tasks found.\n")
@@ -98,7 +99,7 @@ def test_a_project_without_such_tasks_is_no_error(taskfs: Command, cloud: FakeCl
 def test_a_service_that_tells_no_projects_is_believed(
     taskfs: Command, cloud: FakeCloud, status: int
 ) -> None:
-    """If the list of projects cannot be fetched, the command's own result stands."""
+    """C-36: If the service does not tell its projects, nothing is refused."""
     cloud.faults.add("status", path="/projects", status=status, times=50)
     done = taskfs("list", "--project", "x", "--timeout", "2s")
     assert "there is no such project" not in done.stderr
@@ -106,7 +107,7 @@ def test_a_service_that_tells_no_projects_is_believed(
 
 
 def test_many_projects_are_one_line(taskfs: Command, cloud: FakeCloud) -> None:
-    """Each failure is one line on standard error."""
+    """C-36, C-1: Many projects are named in one line."""
     value = [{"name": f"p{number}\n"} for number in range(100)]
     cloud.faults.add("json", path="/projects", value=value)
     done = taskfs("list", "--project", "nosuch")
@@ -115,7 +116,7 @@ def test_many_projects_are_one_line(taskfs: Command, cloud: FakeCloud) -> None:
 
 
 def test_offline_names_what_is_cached(taskfs: Command, cloud: FakeCloud, mountpoint: Path) -> None:
-    """With --offline no request is sent, and the known projects are those of the finished tasks."""
+    """C-36, O-2: Offline the projects are those of the cached tasks, and nothing goes out."""
     from taskfs.cache.disk_cache import DiskCache
     from taskfs.remote.api_client import TaskClient
     from taskfs.tasks.finished_tasks import open_finished_tasks

@@ -7,6 +7,7 @@ from tests.fake_api import FakeCloud
 
 
 def test_record_and_timeline(taskfs: Command, cloud: FakeCloud) -> None:
+    """C-18: `info` shows the record and the timeline."""
     task = cloud.add_task(task_metadata={"study": "waves"}, estimated_computation_cost=0.0123)
 
     done = taskfs("info", task)
@@ -18,11 +19,13 @@ def test_record_and_timeline(taskfs: Command, cloud: FakeCloud) -> None:
 
 
 def test_running(taskfs: Command, cloud: FakeCloud) -> None:
+    """C-18: `info` of a running task marks what is ongoing."""
     task = cloud.add_task(status="computation-started")
     assert "(ongoing)" in taskfs("info", task).stdout
 
 
 def test_json_is_the_record_of_the_api(taskfs: Command, cloud: FakeCloud) -> None:
+    """C-3: `info --json` is the API's record."""
     task = cloud.add_task(brand_new_field=[1])
     record = json.loads(taskfs("info", task, "--json").stdout)
     assert record["task_id"] == task
@@ -31,12 +34,14 @@ def test_json_is_the_record_of_the_api(taskfs: Command, cloud: FakeCloud) -> Non
 
 
 def test_unknown(taskfs: Command) -> None:
+    """C-1: An unknown task is one line."""
     done = taskfs("info", "nope")
     assert done.returncode == 1
     assert done.stderr == "taskfs: there is no task nope: see `taskfs list --all`\n"
 
 
 def test_a_record_of_nulls(taskfs: Command, cloud: FakeCloud) -> None:
+    """C-18: A record of nulls is shown."""
     names = ("metrics", "executer", "status_history", "orchestration_fee", "end_time")
     record = dict.fromkeys(names) | {"task_id": "odd", "create_time": "yesterday"}
     cloud.faults.add("json", value=record | {"simulator": 7, "steps": [1]})

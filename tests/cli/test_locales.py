@@ -71,7 +71,7 @@ def task(cloud: FakeCloud) -> str:
 def test_what_the_terminal_cannot_show_is_replaced(
     odd: Command, task: str, command: Sequence[str]
 ) -> None:
-    """A character that the terminal's encoding lacks is printed as `?`."""
+    """C-31: A character that the terminal's encoding lacks is shown as `?`."""
     done = call(odd, *(task if word == "ID" else word for word in command))
     assert (done.returncode, done.stderr) == (0, b"")
     assert task.encode() in done.stdout or command[0] == "watch"
@@ -79,7 +79,7 @@ def test_what_the_terminal_cannot_show_is_replaced(
 
 @pytest.mark.parametrize("command", [["list"], ["info", "ID"], ["watch", "--once"]])
 def test_json_is_lossless(odd: Command, task: str, command: Sequence[str]) -> None:
-    """--json output is ASCII or UTF-8 and lossless, whatever the locale."""
+    """C-31: `--json` is lossless in every locale."""
     done = call(odd, *(task if word == "ID" else word for word in command), "--json")
     assert (done.returncode, done.stderr) == (0, b"")
     records = json.loads(done.stdout.decode("utf-8"))
@@ -88,7 +88,7 @@ def test_json_is_lossless(odd: Command, task: str, command: Sequence[str]) -> No
 
 
 def test_download_names_files_as_the_mount_does(odd: Command, task: str) -> None:
-    """Downloaded file names are UTF-8, as in the mount, whatever the locale."""
+    """C-37: File names of a download are UTF-8, whatever the locale."""
     done = call(odd, "download", task)
     assert (done.returncode, done.stderr) == (0, b"")
     place = os.fsencode(odd.cwd / "inductiva_output" / task)
@@ -104,7 +104,7 @@ def test_download_names_files_as_the_mount_does(odd: Command, task: str) -> None
 
 
 def test_a_name_of_the_archive_is_typed_as_the_terminal_shows_it(odd: Command, task: str) -> None:
-    """--filenames matches a name with an accent."""
+    """C-37, C-21: A name with an accent selects its member."""
     done = call(odd, "download", task, "--filenames", "é.txt")
     assert (done.returncode, done.stderr) == (0, b"")
     assert (odd.cwd / "inductiva_output" / task / "é.txt").read_bytes() == b"e"
@@ -112,20 +112,20 @@ def test_a_name_of_the_archive_is_typed_as_the_terminal_shows_it(odd: Command, t
 
 @pytest.mark.parametrize("arguments", [["list", "--project", "é"], ["info", "é"], ["kill", "é"]])
 def test_arguments_with_accents(odd: Command, task: str, arguments: Sequence[str]) -> None:
-    """Each failure is one line on standard error that names the fix."""
+    """C-31, C-1: An argument with an accent in an error is one line."""
     done = call(odd, *arguments)
     assert done.stderr.count(b"\n") == 1, done.stderr
 
 
 def test_an_answer_with_an_accent_kills_nothing(odd: Command, cloud: FakeCloud) -> None:
-    """Any answer but y or yes kills nothing."""
+    """C-19: An answer with an accent kills nothing."""
     done = call(odd, "kill", cloud.add_task(status="started"), stdin="é\xff\n".encode("latin-1"))
     assert done.returncode == 1
     assert b"nothing was killed" in done.stderr
 
 
 def test_a_path_with_an_accent_in_the_toml_file(odd: Command, task: str) -> None:
-    """The TOML file and the paths in it are UTF-8."""
+    """C-37: The TOML file is UTF-8, and so are its paths."""
     settings = odd.cwd / "settings.toml"
     settings.write_text('log_file = "é/log"\noutput_parent = "Σ"\n', encoding="utf-8")
     done = call(odd, "download", task, "--config", settings)
@@ -136,7 +136,7 @@ def test_a_path_with_an_accent_in_the_toml_file(odd: Command, task: str) -> None
 
 @pytest.mark.mount
 def test_a_mountpoint_with_an_accent(odd: Command, task: str) -> None:
-    """mount and umount find a mount whose path is not ASCII."""
+    """C-31, E-10: `umount` finds a mountpoint with an accent and waits for the daemon's end."""
     place = odd.cwd / "é Σ"
     place.mkdir()
     try:
@@ -167,13 +167,13 @@ def test_a_mountpoint_with_an_accent(odd: Command, task: str) -> None:
 def test_no_other_command_fails_over_a_character(
     odd: Command, task: str, command: Sequence[str]
 ) -> None:
-    """A character that the terminal's encoding lacks is printed as `?`."""
+    """C-31: No other command fails over a character."""
     done = call(odd, *(task if word == "ID" else word for word in command))
     assert done.stdout or done.stderr.count(b"\n") == 1
 
 
 def test_watch_on_a_terminal(odd: Command, cloud: FakeCloud) -> None:
-    """Where the encoding lacks arrows, the key hints are ASCII."""
+    """C-31, C-8: Keys and table are shown in ASCII where the terminal lacks the arrows."""
     killed = cloud.add_task(status="started", project=PROJECT, simulator="日本")
     with odd.terminal("watch") as terminal:
         terminal.read_until("choose")
@@ -185,7 +185,7 @@ def test_watch_on_a_terminal(odd: Command, cloud: FakeCloud) -> None:
 
 
 def test_the_progress_bar_is_ascii(odd: Command, task: str) -> None:
-    """The progress bar uses only characters of the terminal's encoding."""
+    """C-31: The progress bar is drawn with the characters that the terminal has."""
     with odd.terminal("download", task) as terminal:
         assert terminal.end() == 0
     assert "100%" in terminal.text

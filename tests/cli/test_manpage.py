@@ -11,6 +11,7 @@ from taskfs import __version__
 from taskfs.cli.main import COMMANDS, taskfs
 from taskfs.cli.roff import format_manual
 from taskfs.options import OPTIONS
+from taskfs.tree.text_files import TEXT_FILES
 from tests.cli.conftest import Command
 
 PAGE = format_manual(taskfs, "2026-01-02")
@@ -29,14 +30,14 @@ def rendered(page: str) -> str:
 
 
 def test_the_command_prints_the_source_into_a_pipe(bare: Command) -> None:
-    """In a pipe, `taskfs manpage` prints the page's source."""
+    """C-32: `taskfs manpage` prints the roff source into a pipe."""
     done = bare("manpage", SOURCE_DATE_EPOCH="1700000000")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == format_manual(taskfs, "2023-11-14")
 
 
 def test_the_command_shows_the_page_on_a_terminal(bare: Command) -> None:
-    """On a terminal, `taskfs manpage` shows the page with man(1)."""
+    """C-32: On a terminal `taskfs manpage` shows the page with man(1)."""
     if shutil.which("man") is None:
         pytest.skip("man is not installed: apt-get install man-db")
     with bare.terminal("manpage", MANPAGER="cat", MANOPT="-P cat", MANWIDTH="100") as terminal:
@@ -47,7 +48,7 @@ def test_the_command_shows_the_page_on_a_terminal(bare: Command) -> None:
 
 
 def test_the_command_works_without_man(bare: Command) -> None:
-    """Without man(1), all help texts are shown."""
+    """C-32: Without man(1) all help texts are shown."""
     with bare.terminal("manpage", PATH="/nonexistent", PAGER="") as terminal:
         assert terminal.end() == 0, terminal.text
     for name in COMMANDS:
@@ -55,7 +56,7 @@ def test_the_command_works_without_man(bare: Command) -> None:
 
 
 def test_groff_takes_it_and_shows_all() -> None:
-    """groff accepts the page, which contains each command, option and setting."""
+    """C-11: groff renders the page, which has each command, option and setting."""
     if shutil.which("groff") is None:
         pytest.skip("groff is not installed: apt-get install groff-base")
     text = rendered(PAGE)
@@ -73,7 +74,7 @@ def test_groff_takes_it_and_shows_all() -> None:
 
 
 def test_mandoc_finds_nothing_wrong() -> None:
-    """`mandoc -T lint` reports nothing."""
+    """C-11: `mandoc -T lint` finds no fault."""
     if shutil.which("mandoc") is None:
         pytest.skip("mandoc is not installed: apt-get install mandoc")
     done = subprocess.run(
@@ -89,18 +90,28 @@ def test_mandoc_finds_nothing_wrong() -> None:
 
 def test_no_line_is_taken_for_a_request() -> None:
     """roff(7): a line that begins with a dot or an apostrophe is a request."""
-    known = {".TH", ".SH", ".SS", ".PP", ".TP", ".nf", ".fi"}
+    known = {".TH", ".SH", ".SS", ".PP", ".TP", ".nf", ".fi", ".RS", ".RE"}
     requests = {line.split()[0] for line in PAGE.splitlines() if line[:1] in (".", "'")}
     assert requests <= known
     assert max(map(len, PAGE.splitlines())) < 200
 
 
 def test_the_date_can_be_that_of_the_sources(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Builds are reproducible with SOURCE_DATE_EPOCH."""
+    """C-11: SOURCE_DATE_EPOCH sets the date, so two builds are equal."""
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     assert '"2023-11-14"' in format_manual(taskfs)
 
 
 def test_the_page_tells_nothing_of_this_machine() -> None:
-    """The page contains nothing of the build machine."""
+    """C-11: The page names no path of the machine that builds it."""
     assert str(Path.home()) not in PAGE or Path.home() == Path("/")
+
+
+def test_the_tree_and_examples_are_in_it() -> None:
+    """C-11: The page has the tree of a mount, with every text file, and examples."""
+    text = rendered(PAGE)
+    for file in TEXT_FILES:
+        assert f"ID/{file.name}\n" in text, file.name
+    tree, examples = text.index("\nFILES IN A MOUNT\n"), text.index("\nEXAMPLES\n")
+    assert 0 < tree < examples < text.index("\nENVIRONMENT\n")
+    assert "taskfs wait ID && cp -r" in text[examples:]

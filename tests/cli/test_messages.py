@@ -32,7 +32,7 @@ def write_to(fifo: Path, text: str) -> threading.Thread:
 
 @pytest.mark.parametrize("command", [("list",), ("doctor",)])
 def test_a_key_from_a_fifo(taskfs: Command, cloud: FakeCloud, command: tuple[str, ...]) -> None:
-    """--api-key-file may be a FIFO; it is read once."""
+    """C-26: A FIFO is read once, however often the key is needed."""
     fifo = taskfs.cwd / "fifo"
     os.mkfifo(fifo)
     writer = write_to(fifo, cloud.api_key + "\n")
@@ -46,7 +46,7 @@ def test_a_key_from_a_fifo(taskfs: Command, cloud: FakeCloud, command: tuple[str
 
 @pytest.mark.mount
 def test_a_mount_s_key_from_a_fifo(taskfs: Command, cloud: FakeCloud) -> None:
-    """A background mount accepts a key from a FIFO, although another process serves the mount."""
+    """C-26: A mount takes its key from a FIFO, although another process serves it."""
     task = cloud.add_task()
     fifo, place = taskfs.cwd / "fifo", taskfs.cwd / "mnt"
     os.mkfifo(fifo)
@@ -64,7 +64,7 @@ def test_a_mount_s_key_from_a_fifo(taskfs: Command, cloud: FakeCloud) -> None:
 @pytest.mark.parametrize("name", ["/dev/stdin", "/dev/fd/0"])
 @pytest.mark.parametrize("kind", ["pipe", "file", "socket"])
 def test_a_key_from_standard_input(taskfs: Command, cloud: FakeCloud, name: str, kind: str) -> None:
-    """--api-key-file may be /dev/stdin on a pipe, file or socket."""
+    """C-26: `--api-key-file` may be /dev/stdin, whatever is behind it."""
     environment = without_key(taskfs).environment
     place = taskfs.cwd / "key"
     place.write_text(f"{cloud.api_key}\n")
@@ -88,7 +88,7 @@ def test_a_key_from_standard_input(taskfs: Command, cloud: FakeCloud, name: str,
 
 
 def test_standard_input_that_is_closed(taskfs: Command) -> None:
-    """A key that cannot be read from /dev/stdin is one line with the fix."""
+    """C-26, C-1: A closed standard input is one line with the fix."""
     done = subprocess.run(
         ["/bin/sh", "-c", f"{' '.join(COMMAND)} list --api-key-file /dev/stdin <&-"],
         env=without_key(taskfs).environment | {"PATH": os.defpath},
@@ -101,7 +101,7 @@ def test_standard_input_that_is_closed(taskfs: Command) -> None:
 
 
 def test_a_misspelt_variable(taskfs: Command) -> None:
-    """An unknown TASKFS_ variable is a warning with the probable name."""
+    """C-27: A TASKFS_ variable that is no setting is warned of, with the probable one."""
     done = taskfs("list", TASKFS_CACHE_SIZ="1G", TASKFS_FROBNICATE="1", TASKFS_CACHE_DIR="/tmp/x")
     assert done.returncode == 0
     first, second, *_ = done.stderr.splitlines()
@@ -111,7 +111,7 @@ def test_a_misspelt_variable(taskfs: Command) -> None:
 
 
 def test_a_wrong_key_reads_well(taskfs: Command) -> None:
-    """The service's full stop is removed before the fix."""
+    """C-1: The service's full stop does not stand before the fix."""
     done = taskfs("list", INDUCTIVA_API_KEY="wrong")
     assert re.fullmatch(
         r"taskfs: GET /tasks: [^.]+: check the API key: `inductiva auth login`, or "
@@ -122,7 +122,7 @@ def test_a_wrong_key_reads_well(taskfs: Command) -> None:
 
 @pytest.mark.mount
 def test_a_cache_directory_that_cannot_be_used(taskfs: Command, cloud: FakeCloud) -> None:
-    """A mount without a usable --cache-dir prints a warning and works."""
+    """C-29: A mount whose cache directory cannot be used says so and works."""
     task = cloud.add_task()
     place = taskfs.cwd / "mnt"
     place.mkdir()
@@ -157,7 +157,7 @@ def unused() -> int:
 def test_an_unreachable_api_is_a_notice_on_a_terminal(
     taskfs: Command, unused: int, arguments: tuple[str, ...]
 ) -> None:
-    """On a terminal, one notice appears after 2 s without an answer."""
+    """C-28: On a terminal, one notice appears after 2 s without an answer."""
     (taskfs.cwd / "mnt").mkdir()
     url = f"http://127.0.0.1:{unused}"
     began = time.monotonic()
@@ -171,14 +171,14 @@ def test_an_unreachable_api_is_a_notice_on_a_terminal(
 
 
 def test_a_pipe_gets_no_notice(taskfs: Command, unused: int) -> None:
-    """If standard error is no terminal, only the outcome is printed."""
+    """C-28: If standard error is no terminal, only the outcome is printed."""
     done = taskfs("list", "--api-url", f"http://127.0.0.1:{unused}", "--timeout", "4s")
     assert done.returncode == 1
     assert "no answer yet" not in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_a_short_outage_gets_no_notice(taskfs: Command, cloud: FakeCloud) -> None:
-    """An answer within 2 s comes without a notice."""
+    """C-28: An answer within 2 s comes without a notice."""
     cloud.faults.add("status", side="api", status=503, times=2)
     with taskfs.terminal("list") as terminal:
         assert terminal.end() == 0

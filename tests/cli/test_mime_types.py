@@ -8,7 +8,7 @@ SPACE = "{http://www.freedesktop.org/standards/shared-mime-info}"
 
 
 def test_each_extension_has_one_type(bare: Command) -> None:
-    """Each extension belongs to one type."""
+    """G-1: `taskfs mime-types` gives each extension of simulation files one type."""
     done = bare("mime-types")
     assert (done.returncode, done.stderr) == (0, "")
     types = ElementTree.fromstring(done.stdout.encode()).findall(f"{SPACE}mime-type")

@@ -15,6 +15,7 @@ from tests.cli.conftest import Command
 def test_serve_prints_what_a_shell_needs_and_ends_quietly(
     bare: Command, number: signal.Signals
 ) -> None:
+    """C-16: `demo --serve` prints two export lines and ends without a message."""
     process = bare.start("demo", "--serve")
     assert process.stdout and process.stderr
     lines = [process.stdout.readline(), process.stdout.readline()]  # flushed at once
@@ -31,6 +32,7 @@ def test_serve_prints_what_a_shell_needs_and_ends_quietly(
 
 
 def test_serve_on_a_port(bare: Command) -> None:
+    """C-16, C-1: `--port` serves on that port; a port that is taken is one line."""
     first = bare.start("demo", "--serve")
     assert first.stdout
     url = first.stdout.readline().split("=")[1].strip()
@@ -51,6 +53,7 @@ def test_serve_on_a_port(bare: Command) -> None:
     "arguments", [["demo", "--serve"], ["demo", "/tmp"], ["mount", "--demo", "/tmp"]]
 )
 def test_without_the_extra_it_says_how_to_install_it(bare: Command, arguments: list[str]) -> None:
+    """C-1: Without the extra the error says how to install it."""
     program = (
         "import sys; sys.modules['aiohttp'] = None; from taskfs.cli.main import main; "
         f"sys.exit(main({arguments!r}))"
@@ -68,6 +71,7 @@ def test_without_the_extra_it_says_how_to_install_it(bare: Command, arguments: l
 
 
 def test_libfuse_missing_names_the_package(bare: Command) -> None:
+    """E-6, C-1: A missing libfuse names its package."""
     (bare.cwd / "mnt").mkdir()
     done = bare("mount", "--demo", str(bare.cwd / "mnt"), FUSE_LIBRARY_PATH="/nonexistent")
     assert done.returncode == 1
@@ -76,12 +80,14 @@ def test_libfuse_missing_names_the_package(bare: Command) -> None:
 
 
 def test_nothing_to_unmount_needs_no_libfuse(bare: Command) -> None:
+    """C-4, C-1: `umount` where nothing is mounted needs no libfuse."""
     done = bare("umount", str(bare.cwd), FUSE_LIBRARY_PATH="/nonexistent")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"taskfs: no taskfs is mounted on {bare.cwd}\n"
 
 
 def test_a_missing_key_is_reported_before_mounting(bare: Command) -> None:
+    """C-5, X-2: A missing key is reported before anything is mounted."""
     done = bare("mount", str(bare.cwd))
     assert done.returncode == 1
     assert "inductiva auth login" in done.stderr

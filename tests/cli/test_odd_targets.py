@@ -61,7 +61,8 @@ def task(cloud: FakeCloud) -> str:
 def test_one_name_does_not_keep_the_others(
     taskfs: Command, task: str, tmp_path: Path, lack: str, refused: set[str], reason: str
 ) -> None:
-    """A name that the destination cannot hold is reported, and the others are downloaded."""
+    """C-38: A file whose name the target cannot hold is named, the others come, and the status is
+    1."""
     place = tmp_path / "target"
     with odd_target(place, lack):
         for _ in range(2):  # in the second run the other files exist
@@ -78,7 +79,7 @@ def test_one_name_does_not_keep_the_others(
 
 @pytest.mark.mount
 def test_names_that_differ_in_case(taskfs: Command, cloud: FakeCloud, tmp_path: Path) -> None:
-    """If case does not distinguish names, the second of `A` and `a` is reported."""
+    """C-40: Where `A` and `a` are one name, the second is named and the first stays."""
     task = cloud.add_task(outputs={"A.txt": b"first", "a.txt": b"the second", "b.txt": b"b"})
     place = tmp_path / "target"
     with odd_target(place, "case"):
@@ -96,7 +97,7 @@ def test_names_that_differ_in_case(taskfs: Command, cloud: FakeCloud, tmp_path: 
 
 @pytest.mark.mount
 def test_times_that_cannot_be_set(taskfs: Command, task: str, tmp_path: Path) -> None:
-    """Times that cannot be set are a warning; the files are downloaded."""
+    """C-38: Where times cannot be set there is one warning, and the files are there."""
     place = tmp_path / "target"
     with odd_target(place, "times"):
         done = taskfs("download", task, "--output-dir", str(place))
@@ -109,7 +110,7 @@ def test_times_that_cannot_be_set(taskfs: Command, task: str, tmp_path: Path) ->
 def test_a_file_that_is_too_large_for_the_target(
     taskfs: Command, cloud: FakeCloud, flags: list[str]
 ) -> None:
-    """A file that is too large for the destination (EFBIG, as above 4 GiB on FAT) is reported."""
+    """C-38: A file that is too large for the target (4 GiB on FAT, EFBIG here) is named."""
     task = cloud.add_task(outputs={"large": os.urandom(200_000), "small": b"small"})
     done = subprocess.run(
         [*COMMAND, "download", task, *flags],

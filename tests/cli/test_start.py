@@ -13,7 +13,7 @@ from tests.fake_api import FakeCloud
 
 COMMANDS = (
     *("mount", "umount", "list", "watch", "info", "kill", "wait", "download", "doctor", "demo"),
-    *("systemd-unit", "install-helper", "mime-types", "completion", "manpage"),
+    *("systemd-unit", "install-helper", "mime-types", "completion", "docs", "manpage"),
 )
 
 
@@ -21,6 +21,7 @@ COMMANDS = (
 def test_help_and_version_work_without_libfuse_in_well_under_a_second(
     bare: Command, flag: str
 ) -> None:
+    """C-4: `--help` and `--version` work without libfuse and start fast."""
     fastest = 60.0
     for _ in range(5):  # the fastest run counts, because the machine may be busy
         began = time.monotonic()
@@ -35,6 +36,7 @@ def test_help_and_version_work_without_libfuse_in_well_under_a_second(
     "heavy", ["fuse", "requests", "rich", "msgspec", "aiohttp", "platformdirs"]
 )
 def test_help_imports_nothing_heavy(bare: Command, heavy: str) -> None:
+    """C-4: `--help` imports nothing heavy."""
     program = (
         "import sys; from taskfs.cli.main import main; main(['mount', '--help']); "
         f"sys.exit({heavy!r} in sys.modules)"
@@ -47,6 +49,7 @@ def test_help_imports_nothing_heavy(bare: Command, heavy: str) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_that_shows_defaults(bare: Command, command: str) -> None:
+    """C-11: Every command has a help text that shows defaults."""
     done = bare(command, "--help")
 
     assert done.returncode == 0
@@ -56,6 +59,7 @@ def test_every_command_has_help_that_shows_defaults(bare: Command, command: str)
 
 
 def test_version(bare: Command) -> None:
+    """C-4: `--version` prints the version."""
     from taskfs import __version__
 
     assert bare("--version").stdout == f"taskfs {__version__}\n"
@@ -94,6 +98,7 @@ def test_version(bare: Command) -> None:
 def test_wrong_usage_is_one_line_and_status_2(
     bare: Command, arguments: tuple[str, ...], complaint: str
 ) -> None:
+    """C-1: A wrong call is one line, with exit status 2."""
     done = bare(*arguments)
 
     assert done.returncode == 2
@@ -105,6 +110,7 @@ def test_wrong_usage_is_one_line_and_status_2(
 
 
 def test_a_key_is_never_an_argument(bare: Command) -> None:
+    """Y-3: No command takes a key as an argument."""
     assert bare("list", "--api-key", "abc").returncode == 2
     done = bare("mount", "-o", "api_key=sesame", "/x")
     assert (done.returncode, "sesame" in done.stderr) == (1, False)
@@ -113,6 +119,7 @@ def test_a_key_is_never_an_argument(bare: Command) -> None:
 
 @pytest.mark.parametrize("command", [("list",), ("info", "x"), ("kill", "x"), ("wait", "x")])
 def test_a_missing_key_names_the_fix(bare: Command, command: tuple[str, ...]) -> None:
+    """C-1, X-2: A missing key is one line that names the fix."""
     done = bare(*command)
 
     assert done.returncode == 1
@@ -122,6 +129,7 @@ def test_a_missing_key_names_the_fix(bare: Command, command: tuple[str, ...]) ->
 
 
 def test_a_wrong_key_names_the_fix_and_is_not_printed(taskfs: Command) -> None:
+    """C-1, Y-3: A wrong key is one line that names the fix and not the key."""
     done = taskfs("list", INDUCTIVA_API_KEY="sesame")
 
     assert done.returncode == 1
@@ -131,6 +139,7 @@ def test_a_wrong_key_names_the_fix_and_is_not_printed(taskfs: Command) -> None:
 
 
 def test_an_api_that_is_not_reached_names_the_fix(bare: Command) -> None:
+    """C-1, X-3: An API that is not reached is one line that names the fix."""
     done = bare(
         *("list", "--api-url", "http://127.0.0.1:1", "--timeout", "500ms"), INDUCTIVA_API_KEY="k"
     )
@@ -142,6 +151,7 @@ def test_an_api_that_is_not_reached_names_the_fix(bare: Command) -> None:
 
 
 def test_key_file_and_configuration_file(bare: Command, cloud: FakeCloud) -> None:
+    """C-24, C-25: The key file and the configuration file are read."""
     task = cloud.add_task()
     (bare.cwd / "key").write_text(cloud.api_key + "\n")
     (bare.cwd / "settings.toml").write_text(f'api_url = "{cloud.api_url}"\n')
@@ -155,6 +165,7 @@ def test_key_file_and_configuration_file(bare: Command, cloud: FakeCloud) -> Non
 def test_nothing_printed_or_logged_tells_the_key_or_a_signature(
     taskfs: Command, cloud: FakeCloud
 ) -> None:
+    """Y-3, Y-6: Neither output nor log shows the key or a signature."""
     task = cloud.add_task(outputs={"stdout.txt": b"hello"})
     log = taskfs.cwd / "log"
 
@@ -168,6 +179,7 @@ def test_nothing_printed_or_logged_tells_the_key_or_a_signature(
 
 
 def test_a_reader_that_leaves_ends_the_command_quietly(taskfs: Command, cloud: FakeCloud) -> None:
+    """C-1: A closed pipe ends the command without a message."""
     for _ in range(300):
         cloud.add_task()
     process = taskfs.start("list", "--all", "--json")
@@ -181,6 +193,7 @@ def test_a_reader_that_leaves_ends_the_command_quietly(taskfs: Command, cloud: F
 
 
 def test_a_full_disk_is_an_error(taskfs: Command, cloud: FakeCloud) -> None:
+    """C-1: Output that cannot be written is an error."""
     cloud.add_task()
     with open("/dev/full", "w") as full:
         done = subprocess.run(
@@ -199,7 +212,7 @@ def test_a_full_disk_is_an_error(taskfs: Command, cloud: FakeCloud) -> None:
 def test_a_closed_standard_output_is_an_error(
     taskfs: Command, cloud: FakeCloud, command: str
 ) -> None:
-    """Printing to a closed standard output is a one-line error (EBADF), as in other programs."""
+    """C-35: Output to a closed descriptor is one line on standard error, exit status 1."""
     cloud.add_task(status="started")
     done = subprocess.run(
         ["/bin/sh", "-c", f"{' '.join(COMMAND)} {command} >&-"],
@@ -214,7 +227,7 @@ def test_a_closed_standard_output_is_an_error(
 def test_a_command_that_prints_nothing_needs_no_standard_output(
     taskfs: Command, cloud: FakeCloud
 ) -> None:
-    """If the caller closed standard output, no file that is opened later receives the output."""
+    """C-35: A file that gets the number of a closed descriptor receives nothing that is printed."""
     task = cloud.add_task(outputs={"a.txt": b"hello"})
     done = subprocess.run(
         ["/bin/sh", "-c", f"{' '.join(COMMAND)} download {task} >&- <&-"],
@@ -230,7 +243,8 @@ def test_a_command_that_prints_nothing_needs_no_standard_output(
 
 
 def test_an_empty_path_is_a_slip(bare: Command) -> None:
-    """`taskfs mount "$UNSET"` must not mount on the current directory."""
+    """C-34: An empty path is a wrong call, so an unset variable does not mount on the current
+    directory."""
     for command in (
         ("mount", ""),
         ("umount", ""),
@@ -245,7 +259,7 @@ def test_an_empty_path_is_a_slip(bare: Command) -> None:
 
 
 def test_a_demo_on_a_file_says_so(bare: Command) -> None:
-    """The failure is one line on standard error that names the fix."""
+    """C-1: A demo on a file is one line that names the fix."""
     (bare.cwd / "file").touch()
     for place in ("file", "file/x"):
         done = bare("demo", place)
@@ -268,7 +282,7 @@ def test_closed_standard_streams(taskfs: Command, cloud: FakeCloud) -> None:
 
 @pytest.mark.parametrize("ignored", [False, True])
 def test_ctrl_c_during_the_imports_is_silent(bare: Command, ignored: bool) -> None:
-    """Ctrl+C during the imports prints no traceback; a shell reports status 130."""
+    """C-1: Ctrl+C during the imports ends with status 130 and no traceback."""
     (bare.cwd / "lib").mkdir()
     # Shadows click: it interrupts the process during its import, then imports the real click.
     (bare.cwd / "lib" / "click.py").write_text(

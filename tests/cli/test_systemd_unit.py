@@ -58,7 +58,7 @@ def verify(text: str, directory: Path) -> None:
 
 
 def test_the_unit(program: Path, bare: Command) -> None:
-    """The unit has Type=notify and ExecStop, and systemd accepts it."""
+    """C-12, E-16, E-17: The unit is `Type=notify` with ExecStop, and systemd-analyze accepts it."""
     text = run(program, bare, "systemd-unit", "/srv/tasks", "-o", "ro,project=mine")
     lines = text.splitlines()
     assert "Type=notify" in lines
@@ -69,17 +69,17 @@ def test_the_unit(program: Path, bare: Command) -> None:
 
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_the_unit_of_any_directory(bare: Command, program: Path, name: str) -> None:
-    """Mountpoints with special characters give valid units."""
+    """C-12: systemd-analyze accepts the unit for any name of the mountpoint."""
     verify(unit_text(bare.cwd / name, "project=a b%", program), bare.cwd)
 
 
 def test_without_a_mountpoint_it_is_in_the_home(program: Path, bare: Command) -> None:
-    """The default mountpoint is ~/tasks."""
+    """C-12: Without a mountpoint the unit names ~/tasks."""
     assert f"-- {bare.environment['HOME']}/tasks\n" in run(program, bare, "systemd-unit")
 
 
 def test_the_line_of_fstab(program: Path, bare: Command) -> None:
-    """The fstab line names the user and the key file."""
+    """C-12: The line for an ordinary user names the uid, the gid and the key file."""
     key = Path(bare.environment["HOME"]) / ".inductiva/api_key"
     key.parent.mkdir()
     key.write_text("k\n")
@@ -101,7 +101,7 @@ def test_the_line_of_fstab(program: Path, bare: Command) -> None:
 
 
 def test_a_key_that_services_do_not_see_is_a_note(bare: Command, program: Path) -> None:
-    """A key that exists only in a shell variable is a note: services do not see it."""
+    """C-12: A key that exists only in a shell variable is a note: services do not see it."""
     environment = bare.environment | {"INDUCTIVA_API_KEY": "sesame"}
     done = subprocess.run(
         [program, "systemd-unit"], env=environment, capture_output=True, text=True, timeout=60
@@ -112,14 +112,14 @@ def test_a_key_that_services_do_not_see_is_a_note(bare: Command, program: Path) 
 
 
 def test_options_are_checked_as_a_mount_would(bare: Command) -> None:
-    """A wrong mount option is one line."""
+    """C-1: An option that a mount would refuse is one line that names the fix."""
     done = bare("systemd-unit", "-o", "bogus")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "taskfs: -o: unknown option 'bogus'\n"
 
 
 def test_install_helper_needs_root(bare: Command) -> None:
-    """Without root, `install-helper` is a one-line error with the sudo command."""
+    """E-15, C-1: Without root, `install-helper` is a one-line error."""
     program = (
         "import os, sys; os.geteuid = lambda: 1000\nfrom taskfs.cli.main import main\n"
         "sys.exit(main(['install-helper']))"
@@ -136,7 +136,7 @@ def test_install_helper_needs_root(bare: Command) -> None:
 
 
 def test_bytes_that_are_no_text_are_escaped() -> None:
-    """Undecodable bytes of a mountpoint are escaped; other characters are not."""
+    """C-12: A mountpoint in no encoding is written with escapes, and no other is."""
     mountpoint = Path(os.fsdecode(b"/mnt/\xff t"))
     assert '"/mnt/\\xff t"' in unit_text(mountpoint, "", Path("/usr/bin/taskfs"))
     assert " /mnt/\\377\\040t " in fstab_line(mountpoint, "")

@@ -16,6 +16,7 @@ def statuses_requested(cloud: FakeCloud) -> int:
 
 
 def test_success_is_0_and_the_others_are_1(taskfs: Command, cloud: FakeCloud) -> None:
+    """C-20: The exit status is 0 for `success` and 1 for any other end."""
     good = cloud.add_task(outputs=OUTPUTS)
     bad = cloud.add_task(status="executer-failed", error_detail="out of memory")
 
@@ -29,7 +30,7 @@ def test_success_is_0_and_the_others_are_1(taskfs: Command, cloud: FakeCloud) ->
 
 
 def test_json(taskfs: Command, cloud: FakeCloud) -> None:
-    """--json prints the record alone to standard output."""
+    """C-3: `wait --json` prints the record and nothing else."""
     task = cloud.add_task(status="started", outputs=OUTPUTS)
     process = taskfs.start("wait", task, "--json")
     assert process.stderr
@@ -42,6 +43,7 @@ def test_json(taskfs: Command, cloud: FakeCloud) -> None:
 
 
 def test_piped_there_is_a_line_per_change(taskfs: Command, cloud: FakeCloud) -> None:
+    """C-20: Piped, there is one line per change."""
     cloud.add_task(status="submitted", create_time="2026-01-01T00:00:00+00:00")
     task = cloud.add_task(status="submitted", outputs=OUTPUTS)
     process = taskfs.start("wait", task)
@@ -65,6 +67,7 @@ def test_piped_there_is_a_line_per_change(taskfs: Command, cloud: FakeCloud) -> 
 
 
 def test_on_a_terminal_one_line_is_kept_up_to_date(taskfs: Command, cloud: FakeCloud) -> None:
+    """C-20: On a terminal one line is kept up to date."""
     task = cloud.add_task(status="computation-started", outputs=OUTPUTS)
     with taskfs.terminal("wait", task) as terminal:
         terminal.read_until("computation-started, 00:00:")
@@ -78,6 +81,7 @@ def test_on_a_terminal_one_line_is_kept_up_to_date(taskfs: Command, cloud: FakeC
 
 @pytest.mark.parametrize("kill", [False, True])
 def test_ctrl_c_ends_the_waiting(taskfs: Command, cloud: FakeCloud, kill: bool) -> None:
+    """C-20, C-1: Ctrl+C ends the waiting."""
     task = cloud.add_task(status="computation-started")
     flags = ["--kill-on-interrupt"] if kill else []
     with taskfs.terminal("wait", task, *flags) as terminal:
@@ -92,6 +96,7 @@ def test_ctrl_c_ends_the_waiting(taskfs: Command, cloud: FakeCloud, kill: bool) 
 
 
 def test_an_interrupt_while_a_request_is_under_way(taskfs: Command, cloud: FakeCloud) -> None:
+    """C-20: Ctrl+C ends the waiting while a request is in flight."""
     task = cloud.add_task(status="started")
     stall = cloud.faults.add("stall", path="/status", skip=1)
     process = taskfs.start("wait", task, "--kill-on-interrupt")
@@ -106,6 +111,7 @@ def test_an_interrupt_while_a_request_is_under_way(taskfs: Command, cloud: FakeC
 
 
 def test_a_failed_kill_is_reported(taskfs: Command, cloud: FakeCloud) -> None:
+    """C-20: A kill on interrupt that fails is reported."""
     task = cloud.add_task(status="started")
     process = taskfs.start("wait", task, "--kill-on-interrupt")
     assert process.stdout
@@ -120,6 +126,7 @@ def test_a_failed_kill_is_reported(taskfs: Command, cloud: FakeCloud) -> None:
 
 
 def test_the_timeout_of_the_user(taskfs: Command, cloud: FakeCloud) -> None:
+    """C-20: The waiting ends with the user's timeout."""
     task = cloud.add_task(status="started")
     done = taskfs("wait", task, "--timeout", "1.5s")
     assert done.returncode == 1
@@ -128,6 +135,7 @@ def test_the_timeout_of_the_user(taskfs: Command, cloud: FakeCloud) -> None:
 
 
 def test_transient_failures_do_not_end_it(taskfs: Command, cloud: FakeCloud) -> None:
+    """C-20, X-11: Transient failures do not end the waiting."""
     task = cloud.add_task(status="started", outputs=OUTPUTS)
     process = taskfs.start("wait", task, TASKFS_TIMEOUT="500ms")
     assert process.stdout and process.stderr
@@ -147,6 +155,7 @@ def test_transient_failures_do_not_end_it(taskfs: Command, cloud: FakeCloud) -> 
 
 @pytest.mark.parametrize("reason", ["unknown", "key"])
 def test_final_failures_end_it(taskfs: Command, cloud: FakeCloud, reason: str) -> None:
+    """C-20: A final failure ends the waiting."""
     task = "nope" if reason == "unknown" else cloud.add_task(status="started")
     key = "wrong" if reason == "key" else cloud.api_key
     done = taskfs("wait", task, INDUCTIVA_API_KEY=key)
@@ -156,7 +165,7 @@ def test_final_failures_end_it(taskfs: Command, cloud: FakeCloud, reason: str) -
 
 
 def test_success_waits_for_the_archive(taskfs: Command, cloud: FakeCloud) -> None:
-    """`taskfs wait ID && cp -r ID/outputs x` never copies an empty directory."""
+    """F-13, C-20: `wait` returns when the archive of a success is there."""
     task = cloud.add_task(status="started", outputs=OUTPUTS)
     cloud.set_status(task, "success")
     missing = cloud.faults.add("body", side="store", times=3, **NO_SUCH_KEY)
@@ -168,6 +177,7 @@ def test_success_waits_for_the_archive(taskfs: Command, cloud: FakeCloud) -> Non
 
 
 def test_an_archive_that_does_not_come_is_a_failure(taskfs: Command, cloud: FakeCloud) -> None:
+    """F-13, C-20: An archive that does not come is a failure."""
     task = cloud.add_task(status="success")
     done = taskfs("wait", task, "--timeout", "2")
     assert done.returncode == 1
@@ -175,6 +185,7 @@ def test_an_archive_that_does_not_come_is_a_failure(taskfs: Command, cloud: Fake
 
 
 def test_an_archive_removed_long_ago_is_not_waited_for(taskfs: Command, cloud: FakeCloud) -> None:
+    """F-13, C-20: The archive of a task that ended long ago is not waited for."""
     task = cloud.add_task(status="success", end_time="2026-01-01T00:00:00+00:00")
     done = taskfs("wait", task)
     assert done.returncode == 0

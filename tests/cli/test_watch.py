@@ -44,20 +44,20 @@ def read_terminal_until(terminal: Terminal, condition: Callable[[], bool]) -> No
 
 class TestWithoutATerminal:
     def test_it_says_what_to_do(self, taskfs: Command) -> None:
-        """Without a terminal, the error names --once."""
+        """C-7, C-1: Where there is no terminal, `watch` ends with one line that names the fix."""
         done = taskfs("watch")
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.startswith("taskfs: watch needs a terminal: --once")
         assert done.stderr.count("\n") == 1
 
     def test_a_dumb_terminal_is_none(self, taskfs: Command) -> None:
-        """A terminal that cannot move its cursor counts as no terminal."""
+        """C-7: A terminal that cannot move its cursor is not used."""
         with taskfs.terminal("watch", term="dumb") as terminal:
             assert terminal.end() == 1
         assert "needs a terminal" in terminal.text and "\x1b" not in terminal.text
 
     def test_once(self, taskfs: Command, cloud: FakeCloud) -> None:
-        """--once prints status, queue position, computation time, machine and cost."""
+        """C-7: `--once` shows status, queue position, computation time, machine and cost."""
         first = cloud.add_task(status="submitted", create_time="2026-01-01T00:00:00+00:00")
         second = cloud.add_task(status="submitted", create_time="2026-01-02T00:00:00+00:00")
         running = cloud.add_task(status="computation-started", estimated_computation_cost=0.0123)
@@ -70,7 +70,7 @@ class TestWithoutATerminal:
         assert re.search(r"computation-started +00:00:\d\d +c2-standard-4 +0.012$", rows[running])
 
     def test_json(self, taskfs: Command, cloud: FakeCloud) -> None:
-        """--json prints the records with their positions in the queue."""
+        """C-3: `watch --json` prints JSON and nothing else."""
         task = cloud.add_task(status="submitted")
         cloud.add_task()
         other = cloud.add_task(status="started")
@@ -80,13 +80,13 @@ class TestWithoutATerminal:
         assert records[1]["position_in_queue"] == {"tasks_ahead": 0}
 
     def test_no_tasks(self, taskfs: Command) -> None:
-        """Without tasks, standard output is empty and the status is 0."""
+        """C-7: Without unfinished tasks nothing is printed on standard output; the status is 0."""
         done = taskfs("watch", "--once")
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "No unfinished tasks.\n")
         assert json.loads(taskfs("watch", "--json").stdout) == []
 
     def test_the_scope(self, taskfs: Command, cloud: FakeCloud) -> None:
-        """--project and --status filter the tasks."""
+        """C-6: `--project` and `--status` say which tasks are shown."""
         mine = cloud.add_task(status="started", project="mine")
         cloud.add_task(status="submitted", project="mine")
         cloud.add_task(status="started", project="theirs")
@@ -99,7 +99,7 @@ class TestOnATerminal:
     def test_it_follows_and_leaves_the_terminal_as_it_was(
         self, taskfs: Command, cloud: FakeCloud, key: str
     ) -> None:
-        """The table follows the tasks; `q` or Ctrl+C leaves and restores the terminal."""
+        """C-7: The table follows the tasks, and the terminal is restored after `q` and Ctrl+C."""
         task = cloud.add_task(status="submitted")
         with taskfs.terminal("watch", *FAST) as terminal:
             before = termios.tcgetattr(terminal._screen)
@@ -126,7 +126,7 @@ class TestOnATerminal:
     def test_a_signal_leaves_the_terminal_as_it_was(
         self, taskfs: Command, cloud: FakeCloud, number: signal.Signals
     ) -> None:
-        """A signal restores the terminal."""
+        """C-7: A signal leaves the terminal as it was."""
         with taskfs.terminal("watch") as terminal:
             before = termios.tcgetattr(terminal._screen)
             terminal.read_until("k kill")
@@ -137,14 +137,14 @@ class TestOnATerminal:
             assert termios.tcgetattr(terminal._screen) == before
 
     def test_a_failure_at_the_start_is_one_line(self, taskfs: Command) -> None:
-        """A failure at the start is one line that names the fix."""
+        """C-1: A failure at the start is one line that names the fix."""
         with taskfs.terminal("watch", INDUCTIVA_API_KEY="wrong") as terminal:
             assert terminal.end() == 1
         assert "inductiva auth login" in terminal.text
         assert terminal.text.count("\n") == 1 and "\x1b" not in terminal.text
 
     def test_k_asks_and_kills(self, taskfs: Command, cloud: FakeCloud) -> None:
-        """The arrow keys select a row; `k` asks and kills."""
+        """C-8: The arrow keys choose a row, and `k` asks and kills its task."""
         tasks = [
             cloud.add_task(status="started", create_time=f"2026-01-0{day}T00:00:00+00:00")
             for day in (3, 2, 1)
@@ -168,7 +168,7 @@ class TestOnATerminal:
         assert sent in terminal.text.rpartition(ALTERNATE[1])[2]  # after the screen
 
     def test_a_kill_that_is_refused(self, taskfs: Command, cloud: FakeCloud) -> None:
-        """A refused kill is reported."""
+        """C-8: The outcome of a refused kill is shown."""
         task = cloud.add_task(status="started")
         cloud.faults.add("status", method="POST", status=403)
         with taskfs.terminal("watch") as terminal:
@@ -180,7 +180,7 @@ class TestOnATerminal:
         assert cloud.killed == []
 
     def test_the_api_goes_away_and_comes_back(self, taskfs: Command, cloud: FakeCloud) -> None:
-        """If a refresh fails, the old rows stay and the failure is shown."""
+        """C-7: While the API is away, what was known stays and the failure is shown."""
         task = cloud.add_task(status="started")
         with taskfs.terminal("watch", *FAST, "--timeout", "500ms") as terminal:
             terminal.read_until("k kill")
@@ -194,7 +194,7 @@ class TestOnATerminal:
             assert terminal.end() == 0
 
     def test_q_does_not_wait_for_the_api(self, taskfs: Command, cloud: FakeCloud) -> None:
-        """`q` leaves while a request is in flight."""
+        """C-8: `q` leaves at once, also while a request is in flight."""
         cloud.add_task(status="started")
         with taskfs.terminal("watch", *FAST) as terminal:
             terminal.read_until("k kill")
@@ -206,7 +206,7 @@ class TestOnATerminal:
         assert time.monotonic() - began < 10
 
     def test_no_colour(self, taskfs: Command, cloud: FakeCloud) -> None:
-        """NO_COLOR disables colours."""
+        """C-2: With NO_COLOR the table is not coloured."""
         cloud.add_task(status="pending-kill")
         cloud.add_task(status="started")
         shown = {}
@@ -221,7 +221,7 @@ class TestOnATerminal:
         assert "\x1b[7m" in shown["1"]  # reverse video is no colour
 
     def test_names_do_not_steer_the_terminal(self, taskfs: Command, cloud: FakeCloud) -> None:
-        """Control characters in a name do not reach the terminal."""
+        """Y-7: A name with control characters does not steer the terminal."""
         cloud.add_task(status="started", simulator="evil\x1b]0;title\x07")
         with taskfs.terminal("watch") as terminal:
             terminal.read_until("k kill")
@@ -237,7 +237,8 @@ class TestRequests:
         return TaskClient(cloud.api_url, cloud.api_key, timeout_s=10)
 
     def test_a_refresh_is_one_request(self, cloud: FakeCloud, client: TaskClient) -> None:
-        """Positions are requested when a task joins or leaves the queue, and after 30 s."""
+        """C-9: A refresh is one request; places are asked for when a task joins or leaves the
+        queue, and after 30 s."""
         now = 0.0
         queued = [cloud.add_task(status="submitted") for _ in range(3)]
         running = [cloud.add_task(status="computation-started") for _ in range(20)]
@@ -264,7 +265,7 @@ class TestRequests:
         client.close()
 
     def test_a_long_queue(self, cloud: FakeCloud, client: TaskClient) -> None:
-        """A refresh requests a limited number of positions."""
+        """C-9: In a long queue only a few places are asked for per refresh."""
         for _ in range(2 * MAX_REQUESTS):
             cloud.add_task(status="submitted")
         tasks = UnfinishedTasks(client)
@@ -289,7 +290,7 @@ class TestRequests:
     ],
 )
 def test_keys(typed: list[bytes], keys: list[str]) -> None:
-    """Both forms of arrow keys are decoded; unknown sequences are dropped."""
+    """C-8: Arrow keys work in both forms that terminals send; other sequences do nothing."""
     reading, writing = os.pipe()
     pieces = iter(typed)
 

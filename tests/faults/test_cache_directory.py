@@ -1,4 +1,4 @@
-"""Issue 4, point 7: whatever becomes of the cache directory is a miss, and never wrong data."""
+"""The cache directory in bad shape: always a miss, never wrong data."""
 
 import contextlib
 import os
@@ -36,8 +36,8 @@ from tests.surfaces import Mounted, assert_same
 
 @pytest.mark.mount
 def test_two_mounts_on_one_cache(mounted: Mounting, cloud: FakeCloud, cache: Path) -> None:
-    """Issue 4, processes: two mounts on one cache: each gives right bytes while both read, write
-    and make room; disk stays under `--cache-size`, up to a segment per writer."""
+    """R-14, R-15: Two mounts on one cache read, write and evict: all bytes are right, and the disk
+    stays within `--cache-size`, up to a segment per writer."""
     size = 12 << 20
     tasks = {}
     for number in range(4):
@@ -81,8 +81,8 @@ def test_two_mounts_on_one_cache(mounted: Mounting, cloud: FakeCloud, cache: Pat
 
 @pytest.mark.mount
 def test_a_disk_that_takes_no_more(cloud: FakeCloud, tmp_path: Path, cache: Path) -> None:
-    """Issue 4, processes: a full cache directory, here by a limit on the size of files: reads go
-    on, right; nothing half is left lying; the log says it once."""
+    """R-16: Under a limit on file sizes reads go on, no partial file stays, and the log says it
+    once."""
     files = some_files(7) | {f"{number:0100}": b"x" for number in range(1000)}
     task = finished(cloud, files)
     place = tmp_path / "mnt"
@@ -106,8 +106,7 @@ def test_a_disk_that_takes_no_more(cloud: FakeCloud, tmp_path: Path, cache: Path
 def test_a_file_in_place_of_the_cache_directory(
     cloud: FakeCloud, cache: Path, below: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Issue 4, processes: a cache directory that cannot be made: reads go on, right; the log says
-    it once."""
+    """R-16: Where no cache directory can be made, reads go on and the log says it once."""
     cache.write_bytes(b"a file")
     task = finished(cloud, some_files(8))
     with in_process(cloud, cache / below, {}) as fs:
@@ -117,8 +116,7 @@ def test_a_file_in_place_of_the_cache_directory(
 
 @pytest.mark.mount
 def test_the_cache_deleted_underneath(mounted: Mounting, cloud: FakeCloud, cache: Path) -> None:
-    """Issue 4, processes: a cache directory deleted underneath: reads go on, right; what is read
-    from then on is kept again."""
+    """R-16: After the cache is deleted under a mount, reads go on and new blocks are kept again."""
     tasks = {finished(cloud, some_files(number)): some_files(number) for number in range(3)}
     first, second, third = tasks
     with mounted() as mount:
@@ -163,8 +161,7 @@ DAMAGES: Final[dict[str, Callable[[Path], None]]] = {
 def test_a_damaged_cache_is_a_cache_miss(
     opened: Opening, cloud: FakeCloud, cache: Path, when: str
 ) -> None:
-    """README, Integrity: cached blocks are checked against their own checksum before they are used
-    again; a damaged cache is a cache miss: while nobody has it mounted and under a mount."""
+    """I-7: A cache damaged between mounts or under one is a miss, and the bytes are right."""
     tasks = {finished(cloud, some_files(number)): some_files(number) for number in range(2)}
     for damage in DAMAGES.values():
         with opened() as before:
@@ -183,9 +180,8 @@ def test_a_damaged_cache_is_a_cache_miss(
 
 @pytest.mark.parametrize("kind", ["index", "blocks"])
 def test_damaged_byte_by_byte(opened: Opening, cloud: FakeCloud, cache: Path, kind: str) -> None:
-    """Issue 4, 7: a cache directory … damaged byte by byte (a miss, never wrong data): every byte
-    of a kept index, and every fourth of a block with its entry in the table (all of them:
-    tests/unit/test_disk_cache.py)."""
+    """I-7: Every damaged byte of an index, and every fourth of a block with its table entry, is a
+    miss (all of them: tests/unit/test_diskcache.py)."""
     files = {"a": b"some text\n" * 5, "b": noise(12, 90)}
     task = finished(cloud, files)
     with opened() as fs:
@@ -205,8 +201,8 @@ def test_damaged_byte_by_byte(opened: Opening, cloud: FakeCloud, cache: Path, ki
 def test_a_disk_that_is_full_or_read_only(
     mounted: Mounting, cloud: FakeCloud, cache: Path, what: str
 ) -> None:
-    """Issue 4, 7: a cache directory full, read-only: reads go on, right, on this mount and on the
-    next; the log says it once."""
+    """R-16: With a full or read-only cache directory reads go on, on this mount and the next, and
+    the log says it once."""
     if os.getuid() != 0:
         pytest.fail("only root can make a file system of its own: run these tests as root")
     tasks = {finished(cloud, some_files(number)): some_files(number) for number in range(3)}
@@ -230,8 +226,8 @@ def test_a_disk_that_is_full_or_read_only(
 
 @pytest.mark.mount
 def test_written_by_another_version(mounted: Mounting, cloud: FakeCloud, cache: Path) -> None:
-    """Issue 4, 7: a cache directory … written by another version: what it left is neither read nor
-    changed, nor removed for room; what looks like ours and is not is a miss."""
+    """R-16: Files of another format version are neither read, changed nor evicted; look-alikes are
+    a miss."""
     files = some_files(13)
     task = finished(cloud, files)
     with mounted() as mount:
@@ -259,8 +255,8 @@ def test_written_by_another_version(mounted: Mounting, cloud: FakeCloud, cache: 
 def test_a_disk_that_another_program_fills(
     mounted: Mounting, cloud: FakeCloud, cache: Path, tmp_path: Path
 ) -> None:
-    """README, Limits: the cache leaves 5 % of its disk free: while taskfs fills it, while another
-    program does, and where an earlier mount left more; reads go on, right."""
+    """R-25: The cache leaves 5 % of its disk free while taskfs fills it, while another program
+    does, and where an earlier mount left more; reads go on."""
     if os.getuid() != 0:
         pytest.fail("only root can make a file system of its own: run these tests as root")
     tasks = {}
@@ -293,8 +289,7 @@ def test_a_disk_that_another_program_fills(
 
 
 def test_a_small_disk_in_process(opened: Opening, cloud: FakeCloud, cache: Path) -> None:
-    """README, Limits: the cache leaves 5 % of its disk free; run without a mount, also by users who
-    cannot make a file system."""
+    """R-25: The same without a mount, for users who cannot make a file system."""
     tasks = {}
     for number in range(4):
         files = {"stored": noise(number, 5_000_000)}
@@ -310,7 +305,7 @@ def test_a_small_disk_in_process(opened: Opening, cloud: FakeCloud, cache: Path)
 
 @pytest.mark.mount
 def test_a_cache_size_of_0_writes_nothing(mounted: Mounting, cloud: FakeCloud, cache: Path) -> None:
-    """README, Options: `--cache-size 0` keeps none, whatever the disk has."""
+    """C-14: `--cache-size 0` writes nothing, whatever the disk has."""
     files = some_files(3)
     task = finished(cloud, files)
     with mounted(cache_size="0") as mount:

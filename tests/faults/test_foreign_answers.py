@@ -63,8 +63,8 @@ ABSENT: Final = {
 
 @pytest.mark.parametrize("foreign", [*TRANSPORT_ERRORS, "the API's"])
 def test_a_404_on_the_listing_is_never_an_empty_directory(fs: Surface, foreign: str) -> None:
-    """README, Freshness: a transient failure is never shown as an empty directory: a 404 on a
-    collection is looked at once more, then EIO, whatever its body says."""
+    """F-14, F-15: A 404 on a listing is asked for once more and is then EIO, whatever its body
+    says."""
     task = finished(fs.cloud, a=CONTENT)
     write(fs, ".taskfs/refresh")
     assert task in fs.names()
@@ -83,8 +83,7 @@ def test_a_404_on_the_listing_is_never_an_empty_directory(fs: Surface, foreign: 
 
 @pytest.mark.parametrize("foreign", TRANSPORT_ERRORS)
 def test_a_foreign_404_on_a_task_is_eio(fs: Surface, foreign: str) -> None:
-    """README, Freshness: only a real 404 is ENOENT: the API's own, about the one thing that was
-    asked for."""
+    """F-14: A 404 on a task that is not the API's own is EIO."""
     fs.names()
     task = finished(fs.cloud, a=CONTENT)
     add_fault(fs.cloud, "record", task, "body", times=None, **TRANSPORT_ERRORS[foreign])
@@ -103,7 +102,7 @@ def test_a_foreign_404_on_a_task_is_eio(fs: Surface, foreign: str) -> None:
 
 @pytest.mark.parametrize("status", [404, 410])
 def test_the_apis_own_word_on_one_task_is_enoent(fs: Surface, status: int) -> None:
-    """README, Errors: the API or the store says there is no such thing: ENOENT."""
+    """F-14, X-1: The API's own 404 on one task is ENOENT."""
     fs.names()
     task = finished(fs.cloud, a=CONTENT)
     own = {**OWN_DETAIL, "status": status}
@@ -115,8 +114,7 @@ def test_the_apis_own_word_on_one_task_is_enoent(fs: Surface, status: int) -> No
 
 @pytest.mark.parametrize("foreign", [*TRANSPORT_ERRORS, "the API's"])
 def test_a_404_on_the_signing_is_no_empty_outputs(fs: Surface, foreign: str) -> None:
-    """README, Freshness: a transient failure is never shown as an empty directory: nor is a 404 of
-    the call that signs URLs."""
+    """F-14, F-15: A 404 of the call that signs URLs is not an empty `outputs/`."""
     task = finished(fs.cloud, a=CONTENT)
     wrong = NOT_OF_A_STORE[foreign]
     add_fault(fs.cloud, "signing", task, "body", times=None, **wrong)
@@ -128,8 +126,8 @@ def test_a_404_on_the_signing_is_no_empty_outputs(fs: Surface, foreign: str) -> 
 
 @pytest.mark.parametrize("foreign", NOT_OF_A_STORE)
 def test_a_foreign_404_of_the_store_is_no_empty_outputs(fs: Surface, foreign: str) -> None:
-    """README, Freshness: only a real 404 is ENOENT: of the store, one that says that the object is
-    absent. Any other is looked at once more, then EIO; the handle reads on afterwards."""
+    """F-14, X-14: A 404 that is not the store's word on the object is asked for once more and is
+    then EIO; the handle reads on afterwards."""
     task = finished(fs.cloud, a=CONTENT, filler=noise(3, 300_000))
     wrong = NOT_OF_A_STORE[foreign]
     add_fault(fs.cloud, "store", task, "body", times=None, **wrong)
@@ -147,7 +145,7 @@ def test_a_foreign_404_of_the_store_is_no_empty_outputs(fs: Surface, foreign: st
 
 @pytest.mark.parametrize("own", ABSENT)
 def test_a_store_that_says_that_the_object_is_absent_is_believed(fs: Surface, own: str) -> None:
-    """README, Freshness: an archive that is not there yet shows as an empty `outputs/`."""
+    """F-12, F-14: A store's own word that the object is absent shows as an empty `outputs/`."""
     task = finished(fs.cloud, a=CONTENT)
     fault = add_fault(fs.cloud, "store", task, "body", times=None, **ABSENT[own])
     assert fs.names(f"{task}/outputs") == []
@@ -156,8 +154,7 @@ def test_a_store_that_says_that_the_object_is_absent_is_believed(fs: Surface, ow
 
 @pytest.mark.mount
 def test_readdir_never_says_enoent(shared_mnt: Path, shared_cloud: FakeCloud) -> None:
-    """README, Errors: a directory that vanished is ENOENT by lookup or opendir, else EIO:
-    readdir(3) takes ENOENT for the end of the directory."""
+    """X-19: A directory that vanished is ENOENT by lookup or opendir, and never by READDIR."""
     task = finished(shared_cloud, a=CONTENT)
     fs = Mounted(shared_cloud, shared_mnt)
     with os.scandir(shared_mnt / task) as entries:  # opened, and nothing read yet
@@ -185,8 +182,8 @@ PAGES: Final = {
 
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_in_the_middle_of_a_read_is_eio_and_the_handle_lives(fs: Surface, page: str) -> None:
-    """README, Errors: a wrong answer (HTML, …) is looked at once more, then EIO: it is no replaced
-    object, so the next read through the same handle works."""
+    """X-14: A page in the middle of a read is asked for once more and is then EIO, and the next
+    read through the same handle works."""
     task = finished(fs.cloud, a=CONTENT, filler=noise(3, 300_000))
     path = f"{task}/outputs/a"
     assert fs.stat(path).st_size == len(CONTENT)
@@ -202,8 +199,7 @@ def test_a_page_in_the_middle_of_a_read_is_eio_and_the_handle_lives(fs: Surface,
 
 
 def test_a_page_without_a_length_is_eio_too(fs: Surface) -> None:
-    """README, Errors: a wrong answer is EIO: a page in chunks, as portals send them, does not mean
-    that the store ignores ranges."""
+    """X-14, X-6: A page in chunks is EIO and does not mean that the store ignores ranges."""
     task, unopened = (finished(fs.cloud, a=CONTENT, filler=noise(3, 300_000)) for _ in range(2))
     assert fs.stat(f"{task}/outputs/a").st_size == len(CONTENT)
     page = {"status": 200, "headers": {"Content-Type": "text/html", "ETag": '"page"'}}
@@ -219,7 +215,7 @@ def test_a_page_without_a_length_is_eio_too(fs: Surface) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_in_place_of_an_archives_end_is_eio(fs: Surface, page: str) -> None:
-    """README, Freshness: a transient failure is never shown as an empty directory."""
+    """F-15, X-14: A page in place of an archive's end is EIO and not an empty directory."""
     task = finished(fs.cloud, a=CONTENT)
     add_fault(fs.cloud, "store", task, "body", times=None, **PAGES[page])
     assert errno_of(lambda: fs.names(f"{task}/outputs")) == errno.EIO
@@ -229,7 +225,7 @@ def test_a_page_in_place_of_an_archives_end_is_eio(fs: Surface, page: str) -> No
 
 @pytest.mark.parametrize("status", [202, 204, 300, 304])
 def test_a_status_that_makes_no_sense_is_looked_at_once_more(fs: Surface, status: int) -> None:
-    """README, Errors: a wrong answer is looked at once more, on API and store alike."""
+    """X-14: A status that makes no sense is asked for once more, on API and store alike."""
     fs.names()
     task = finished(fs.cloud, a=CONTENT)
     wrong = answer(b"", "text/plain", status)

@@ -1,4 +1,5 @@
-"""Issue 4, point 5: hostile archives. Each clause of it has its test, on a tree and on a mount.
+"""Hostile archives, on a tree and on a mount. What only the byte-by-byte reader shows is in
+tests/unit/test_zipindex.py and test_archive.py.
 
 What only the byte-by-byte reader shows is in tests/unit/test_index.py and test_archive.py.
 """
@@ -124,8 +125,8 @@ def is_well(fs: Surface, top: str) -> None:
     ids=lambda name: repr(name[:14])[2:-1],
 )
 def test_names_that_climb_nul_or_over_long_are_left_out(fs: Surface, name: bytes) -> None:
-    """Names that climb, with NUL, over-long: not shown, neither by their own name nor as
-    anything else, whichever field said it; the rest is."""
+    """N-11, N-12: Names that climb, with NUL or over-long are not shown, whichever field has them;
+    the rest is."""
     raw = ROOT.encode() + name
     decoy = Entry(
         ROOT.encode() + b"decoy", b"?", extra=unicode_field(raw, ROOT.encode() + b"decoy")
@@ -139,7 +140,7 @@ def test_names_that_climb_nul_or_over_long_are_left_out(fs: Surface, name: bytes
 
 
 def test_duplicate_names_show_the_last_one(fs: Surface) -> None:
-    """Names … duplicate: one file, whose size and bytes are of the same member."""
+    """N-13: Of duplicate names one file is shown, and its size and bytes are of the same member."""
     copies = [file("twice", b"%d" % number * (number + 1)) for number in range(5)]
     top = put_entries(fs, *copies, GOOD, file("twice", b"the last"))
     assert sorted(fs.names(top)) == ["good", "twice"]
@@ -148,8 +149,8 @@ def test_duplicate_names_show_the_last_one(fs: Surface) -> None:
 
 
 def test_names_with_control_characters_or_not_utf8(fs: Surface) -> None:
-    """Names … with control characters or not UTF-8: shown as they are or as CP437, readable by what
-    a listing says; the table of the outputs stays one line per file."""
+    """N-16, N-17, T-5: Names with control characters or not UTF-8 are shown and can be read, and
+    the table stays one line per file."""
     raw = [
         b"new\nline",
         b"\x1b[31mred",
@@ -170,14 +171,14 @@ def test_names_with_control_characters_or_not_utf8(fs: Surface) -> None:
 
 
 def test_unicode_path_field_with_a_wrong_crc_names_nothing(fs: Surface) -> None:
-    """A 0x7075 field that was made for another name does not count."""
+    """N-17: A 0x7075 field that was made for another name does not count."""
     name = ROOT.encode() + b"true"
     top = put_entries(fs, Entry(name, b"1", extra=unicode_field(ROOT + "false", name, crc=1)))
     assert list(walk(fs, top)) == ["true"]
 
 
 def test_a_file_that_is_also_a_directory(fs: Surface) -> None:
-    """A file that is also a directory: the directory is shown, in either order."""
+    """N-14: Of a file and a directory with one name the directory is shown, in either order."""
     before = [file("a", b"file"), file("a/b", b"below"), file("c/d", b"below"), file("c", b"file")]
     top = put_entries(fs, *before, file("e", b"file"), folder("e"), GOOD)
     assert sorted(walk(fs, top)) == ["a/b", "c/d", "good"]
@@ -185,8 +186,8 @@ def test_a_file_that_is_also_a_directory(fs: Surface) -> None:
 
 
 def test_nesting_of_30_000_components(fs: Surface) -> None:
-    """A name of 65,535 bytes, 32,000 directories deep: shown as far as a path reaches, in a time
-    that a listing may take, and what fails that deep is logged as fast."""
+    """N-12, Y-6: A name 32,000 directories deep is shown as far as a path reaches, in bounded time,
+    and failures there are logged as fast."""
     deep = ROOT.encode() + b"d/" * 32_000 + b"x"
     top = put_entries(fs, Entry(deep, b"?", crc=1), GOOD)
     began = time.monotonic()
@@ -204,7 +205,7 @@ def test_nesting_of_30_000_components(fs: Surface) -> None:
 
 @pytest.mark.parametrize("offset", [1 << 20, UINT32_MAX, 1 << 40, (1 << 64) - 1])
 def test_an_entry_that_points_outside_the_archive(fs: Surface, offset: int) -> None:
-    """A directory entry that points outside the archive: listed, EIO when read, nothing else."""
+    """I-8, X-4: An entry that points outside the archive is listed, and EIO when read."""
     top = put_entries(fs, file("bad", BODY, offset=offset, zip64=True), GOOD)
     assert fs.stat(f"{top}/bad").st_size == len(BODY)
     assert errno_of_read(fs, f"{top}/bad") == errno.EIO
@@ -216,8 +217,8 @@ def test_an_entry_that_points_outside_the_archive(fs: Surface, offset: int) -> N
 def test_a_member_that_overlaps_the_directory_whatever_its_length(
     fs: Surface, method: int, size: int
 ) -> None:
-    """… or overlaps another; ZIP64 fields with absurd values: EIO in a moment, whatever the length
-    of what the entry says to be its bytes, and none of them is asked for."""
+    """I-8, X-4: A member that overlaps the directory is EIO at once, whatever its length, and none
+    of its bytes is asked for."""
     lie = file("bad", BODY, method=method, size=size, compressed_size=size, zip64=True)
     top = put_entries(fs, lie, GOOD)
     assert fs.stat(f"{top}/bad").st_size == size
@@ -229,14 +230,14 @@ def test_a_member_that_overlaps_the_directory_whatever_its_length(
 
 @pytest.mark.parametrize("size", [1 << 63, (1 << 64) - 1])
 def test_sizes_that_look_negative_are_left_out(fs: Surface, size: int) -> None:
-    """ZIP64 fields with absurd values: a size that no file can have is not shown at all."""
+    """I-8: A size that no file can have is not shown."""
     top = put_entries(fs, file("bad", b"x", size=size, zip64=True), GOOD)
     assert list(walk(fs, top)) == ["good"]
 
 
 def test_a_header_that_points_into_another_member(fs: Surface) -> None:
-    """An entry whose local header lies among another member's bytes, as an archive in an archive
-    has it: it must name the member, and its bytes are checked by the entry's own sum."""
+    """I-6, I-8: A local header among another member's bytes must name its member, and the bytes
+    must match the entry's checksum."""
     inner = build([file("inner", b"of the inner archive")])
     at = build([file("outer", inner, method=STORED)]).index(inner)
     hidden = file("inner", b"of the inner archive", offset=at)
@@ -253,7 +254,7 @@ def test_a_header_that_points_into_another_member(fs: Surface) -> None:
 @pytest.mark.parametrize("method", [STORED, DEFLATED, BZIP2, LZMA])
 @pytest.mark.parametrize("by", [-1000, -1, 1, 1000, 1 << 40])
 def test_sizes_that_lie_in_either_direction(fs: Surface, by: int, method: int) -> None:
-    """Sizes that lie in either direction: EIO, never a short file, never bytes beyond it."""
+    """I-8, X-9: A size that lies is EIO, never a short file and never bytes beyond it."""
     lie = file("bad", BODY, method=method, size=len(BODY) + by, zip64=True)
     top = put_entries(fs, lie, GOOD)
     assert errno_of_read(fs, f"{top}/bad") == errno.EIO
@@ -297,8 +298,8 @@ def overlapping_bomb(members: int, kernel: bytes) -> bytes:
 
 
 def test_overlapping_entries_read_by_their_own_sums(fs: Surface) -> None:
-    """… or overlaps another: a bomb of overlapping members is an archive like any other: what is
-    read is right, and nothing is unpacked that nobody reads."""
+    """I-8, Y-10: A bomb of overlapping members is an archive like any other: reads are right, and
+    only what is read is unpacked."""
     archive = overlapping_bomb(40, bytes(200_000))
     top = put(fs.cloud, archive)
     names = sorted(fs.names(top))
@@ -318,8 +319,8 @@ def test_overlapping_entries_read_by_their_own_sums(fs: Surface) -> None:
 
 
 def test_a_comment_that_fakes_an_end_record(fs: Surface) -> None:
-    """A comment that fakes an end record, or quotes a true one: the true members, or EIO where both
-    could be meant; never the fake's."""
+    """I-8: A comment that fakes or quotes an end record gives the true members, or EIO where both
+    are possible."""
     other = build([file("fake", b"?")])
     top = put_entries(fs, GOOD, comment=b"see: " + other + b".")
     assert list(walk(fs, top)) == ["good"]
@@ -331,13 +332,13 @@ def test_a_comment_that_fakes_an_end_record(fs: Surface) -> None:
 
 @pytest.mark.parametrize("trailing", [b"\0", b"\n", b"trailing data" * 4000])
 def test_trailing_data(fs: Surface, trailing: bytes) -> None:
-    """Truncated and trailing data: what stands behind the end is read past."""
+    """I-8: Data behind the end of the archive is skipped."""
     is_well(fs, put_entries(fs, GOOD, trailing=trailing))
 
 
 @pytest.mark.parametrize("left", [0, 1, 21, 22, 60, 150, -1])
 def test_truncated_archives_are_eio(fs: Surface, left: int) -> None:
-    """Truncated … data: EIO, never an empty directory and never another exception."""
+    """X-4, F-15: A truncated archive is EIO and never an empty directory."""
     whole = build([GOOD, file("more", BODY)])
     top = put(fs.cloud, whole[:left])
     assert errno_of(lambda: fs.names(top)) == errno.EIO
@@ -346,14 +347,14 @@ def test_truncated_archives_are_eio(fs: Surface, left: int) -> None:
 
 @pytest.mark.parametrize("shifted", [False, True])
 def test_data_before_the_archive(fs: Surface, shifted: bool) -> None:
-    """A self-extracting archive: a program stands before it, whichever begin offsets count from."""
+    """I-8: A self-extracting archive is read, whichever start its offsets count from."""
     program = b"#!/bin/sh\nexit 1\n" + b"\x7fELF" * 40_000
     is_well(fs, put_entries(fs, GOOD, prepended=program, shifted=shifted))
 
 
 @pytest.mark.parametrize("count", [0, 1, 0xFFFE])
 def test_a_count_of_entries_that_lies(fs: Surface, count: int) -> None:
-    """A directory count that lies: the entries that are there count."""
+    """I-8: A count of entries that lies is ignored."""
     lie = {"here": count, "entries": count}
     top = put_entries(fs, file("a", b"1"), file("b", b"2"), GOOD, end=lie)
     assert sorted(walk(fs, top)) == ["a", "b", "good"]
@@ -364,8 +365,8 @@ def test_a_count_of_entries_that_lies(fs: Surface, count: int) -> None:
 @pytest.mark.parametrize("place", ["size", "offset", "at"])
 @pytest.mark.parametrize("value", [0, 1 << 31, 1 << 63, (1 << 64) - 1])
 def test_zip64_ends_with_absurd_values(fs: Surface, place: str, value: int) -> None:
-    """ZIP64 fields with absurd values: refused by name or read right, never an empty directory;
-    nothing of that size is asked for or set aside."""
+    """I-8, R-20: Absurd ZIP64 values are refused by name or read right; nothing of that size is
+    asked for or allocated."""
     fields = {"locator" if place == "at" else "end64": {place: value}}
     top = put_entries(fs, GOOD, zip64=True, **fields)
     try:
@@ -376,7 +377,7 @@ def test_zip64_ends_with_absurd_values(fs: Surface, place: str, value: int) -> N
 
 
 def test_an_encrypted_directory_is_eopnotsupp(fs: Surface) -> None:
-    """Encryption: of the directory itself (APPNOTE 7.3): EOPNOTSUPP, not damage."""
+    """X-6: An encrypted directory (APPNOTE 7.3) is EOPNOTSUPP, not damage."""
     archive = bytearray(build([GOOD], zip64=True, end64={"needed": 62}))
     at = archive.index(b"PK\x01\x02")
     archive[at : at + 46] = os.urandom(46)
@@ -386,7 +387,8 @@ def test_an_encrypted_directory_is_eopnotsupp(fs: Surface) -> None:
 
 @pytest.mark.parametrize("flags", [0x0001, 0x0041, 0x2001])
 def test_encrypted_members_are_eopnotsupp(fs: Surface, flags: int) -> None:
-    """Encryption: listed with its size, EOPNOTSUPP when opened; the others are read."""
+    """X-6: An encrypted member is listed with its size and EOPNOTSUPP when opened; the others are
+    read."""
     top = put_entries(fs, file("secret", b"?" * 50, flags=flags), GOOD)
     assert fs.stat(f"{top}/secret").st_size == 50
     assert errno_of_read(fs, f"{top}/secret") == errno.EOPNOTSUPP
@@ -395,14 +397,14 @@ def test_encrypted_members_are_eopnotsupp(fs: Surface, flags: int) -> None:
 
 @pytest.mark.parametrize("method", [1, 6, 9, 10, 19, 97, 98, 99, 65_535])
 def test_unknown_methods_are_eopnotsupp(fs: Surface, method: int) -> None:
-    """Unknown methods: Deflate64, PPMd and what nobody knows: EOPNOTSUPP; the others are read."""
+    """X-6, R-22: Deflate64, PPMd and unknown methods are EOPNOTSUPP; the other members are read."""
     top = put_entries(fs, file("odd", b"?" * 50, method=method), GOOD)
     assert errno_of_read(fs, f"{top}/odd") == errno.EOPNOTSUPP
     is_well(fs, top)
 
 
 def test_a_giant_lzma_dictionary_is_eopnotsupp(fs: Surface) -> None:
-    """A bomb (memory … stays bounded): a header that asks for 4 GB is refused, each time."""
+    """R-22: An LZMA header that asks for 4 GB is refused each time."""
     packed = bytearray(lzma_alone(BODY))
     packed[5:9] = b"\xff\xff\xff\xff"
     top = put_entries(fs, file("giant", BODY, method=LZMA, packed=bytes(packed)), GOOD)
@@ -413,7 +415,7 @@ def test_a_giant_lzma_dictionary_is_eopnotsupp(fs: Surface) -> None:
 
 @pytest.mark.parametrize("mode", [0o104755, 0o102755, 0o120777, 0o060644, 0o020644, 0o010644])
 def test_set_uid_bits_links_and_devices_are_plain_files(fs: Surface, mode: int) -> None:
-    """Set-uid bits and links: whatever the Unix mode says, a plain file of 0644."""
+    """N-18: Whatever the Unix mode says, a member is a plain file of 0644."""
     archive = bytearray(build([file("odd", b"/etc/passwd", method=STORED), GOOD]))
     struct.pack_into("<L", archive, archive.index(b"PK\x01\x02") + 38, mode << 16)
     top = put(fs.cloud, bytes(archive))
@@ -438,7 +440,7 @@ def test_set_uid_bits_links_and_devices_are_plain_files(fs: Surface, mode: int) 
     ],
 )
 def test_extra_fields_that_lie_in_length(fs: Surface, extra: bytes) -> None:
-    """Extra fields that lie in length lose themselves, not the member nor the ones behind it."""
+    """I-8: Extra fields with a wrong length are ignored; the member and those behind it are not."""
     top = put_entries(fs, file("odd", b"fine", extra=extra, local_extra=extra), GOOD)
     assert fs.read(f"{top}/odd") == b"fine"
     assert fs.stat(f"{top}/odd").st_mtime_ns == DOS_SECONDS * 10**9
@@ -460,7 +462,7 @@ def test_extra_fields_that_lie_in_length(fs: Surface, extra: bytes) -> None:
     ],
 )
 def test_dates_out_of_range(fs: Surface, fields: dict[str, Any], seconds: int | None) -> None:
-    """Dates out of range (month 0, day 32) and 64-bit times: some time that a file can have."""
+    """A-8: Dates out of range, and 64-bit times, become a time that a file can have."""
     top = put_entries(fs, file("odd", b"fine", **fields))
     shown = fs.stat(f"{top}/odd").st_mtime_ns
     assert -(2**63) <= shown < 2**63
@@ -501,8 +503,7 @@ def lying_entries(draw: st.DrawFn) -> Entry:
 def test_where_zipfile_reads_we_read_the_same_or_refuse_by_name(
     entries: Sequence[Entry], comment: bytes, zip64: bool, flips: Sequence[tuple[int, int]]
 ) -> None:
-    """Fuzz the index and the member reader against Python's `zipfile` as the reference: where it
-    reads, we read the same bytes or refuse by name; and it is no other exception, ever."""
+    """I-8: Fuzzed archives read as zipfile reads them or are refused by an error of ours."""
     body = build(entries, comment=comment, zip64=zip64)
     for place, mask in flips:
         body = flipped(body, place % len(body), mask)
@@ -512,7 +513,7 @@ def test_where_zipfile_reads_we_read_the_same_or_refuse_by_name(
 @SEARCHING
 @given(st.binary(max_size=200), st.integers(0, 80))
 def test_any_bytes_are_refused_by_name(noise: bytes, cut: int) -> None:
-    """… truncated and made-up data: one of our refusals, and no other exception."""
+    """I-8: Truncated and made-up data are refused by an error of ours."""
     whole = build([GOOD, file("b", noise)], comment=noise[:5])
     compare(noise)
     compare(noise + whole[cut:])
@@ -538,9 +539,8 @@ def disk_use(place: Path) -> int:
 def test_bombs_leave_memory_and_disk_bounded(
     new_mount: Callable[..., Mount], cloud: FakeCloud, tmp_path: Path
 ) -> None:
-    """A bomb (memory and disk stay bounded): deflate, bzip2 and LZMA that unpack to a thousand
-    times their size, whole and in part, eight at once: the daemon keeps within its caches' bound,
-    and the disk holds no more than the archive."""
+    """Y-10, R-20: Deflate, bzip2 and LZMA bombs, read whole and in part, eight at once, keep the
+    daemon within its bounds and the disk within the archive's size."""
     zeros = bytes(60 << 20)
     noisy = os.urandom(BLOCK + 1000) + bytes(40 << 20)
     giant = bytearray(lzma_alone(noisy, preset=0))
@@ -578,8 +578,8 @@ def test_bombs_leave_memory_and_disk_bounded(
 def test_a_million_entries_in_a_small_archive(
     new_mount: Callable[..., Mount], cloud: FakeCloud
 ) -> None:
-    """A million entries in a tiny archive: refused as too large a directory before it is fetched,
-    or listed; memory stays within the bound that the README's Limits state."""
+    """R-21, Y-10: A million entries in a tiny archive are refused before they are fetched, or
+    listed within the stated memory."""
     mount = new_mount()
     before = daemon_kb(mount, "VmRSS")
     header = struct.pack(
@@ -600,8 +600,8 @@ def test_a_million_entries_in_a_small_archive(
 def test_tools_walk_and_copy_a_zoo(
     shared_mnt: Path, shared_cloud: FakeCloud, tmp_path: Path
 ) -> None:
-    """… all of it at once, on a real mount: `ls -lR`, `find`, `du`, `tar` and `cp -r` end; what
-    cannot be read is an error of that file alone, nothing lands outside of the copy."""
+    """I-8, N-11: On a mount of all of these `ls -lR`, `find`, `du`, `tar` and `cp -r` end; an
+    unreadable file is an error of its own, and nothing lands outside the copy."""
     bad = [
         *(file("../out", b"?"), file("/etc/out", b"?"), file("d", b"file"), file("d/e", b"below")),
         *(

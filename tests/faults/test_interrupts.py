@@ -1,4 +1,4 @@
-"""README, Semantics, Control files: Ctrl+C ends any blocked operation; others go on meanwhile."""
+"""Ctrl+C ends any blocked operation, and other readers go on."""
 
 import contextlib
 import hashlib
@@ -117,8 +117,7 @@ def commands(task: Path) -> dict[str, list[str]]:
 
 
 def test_ctrl_c_ends_every_blocked_operation(place: Path, cloud: FakeCloud) -> None:
-    """README, Control files: Ctrl+C ends any blocked operation within 1 s, in Python programs
-    too."""
+    """K-13: Ctrl+C ends each blocked operation within 1 s, in Python programs too."""
     ways = {
         name: cloud.add_task(
             status="started" if "kill" in name or "started" in name else "success",
@@ -146,7 +145,7 @@ def test_ctrl_c_ends_every_blocked_operation(place: Path, cloud: FakeCloud) -> N
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_other_signals_end_it_too(place: Path, cloud: FakeCloud, number: signal.Signals) -> None:
-    """README, Control files: Ctrl+C ends any blocked operation within 1 s: so does kill(1)."""
+    """K-13: kill(1) ends a blocked operation within 1 s as well."""
     task = cloud.add_task(outputs={"a": CONTENT}, end_time=LONG_AGO)
     assert (place / task / "outputs/a").stat().st_size == len(CONTENT)
     cloud.faults.add("stall", side="store", times=None)
@@ -158,8 +157,7 @@ def test_other_signals_end_it_too(place: Path, cloud: FakeCloud, number: signal.
 
 
 def test_what_was_interrupted_goes_on_and_others_get_it(place: Path, cloud: FakeCloud) -> None:
-    """README, Control files: Ctrl+C ends any blocked operation: of one reader, not of the others;
-    what was asked for is fetched all the same."""
+    """K-13: An interrupted request goes on, and other readers get its bytes."""
     task = cloud.add_task(outputs={"a": CONTENT}, end_time=LONG_AGO)
     path = place / task / "outputs/a"
     assert path.stat().st_size == len(CONTENT)
@@ -179,7 +177,7 @@ def test_what_was_interrupted_goes_on_and_others_get_it(place: Path, cloud: Fake
 
 
 def test_one_slow_read_blocks_nobody_else(place: Path, cloud: FakeCloud) -> None:
-    """fusepy notes, Options: multi-threaded (else one slow read blocks every `stat`)."""
+    """R-19: One slow read blocks no other request."""
     slow = cloud.add_task(outputs={"a": CONTENT}, end_time=LONG_AGO)
     other = cloud.add_task(outputs={"b": b"b"}, end_time=LONG_AGO)
     assert (place / slow / "outputs/a").stat().st_size == len(CONTENT)
@@ -196,7 +194,7 @@ def test_one_slow_read_blocks_nobody_else(place: Path, cloud: FakeCloud) -> None
 
 
 def test_an_interrupted_kill_is_sent_once(place: Path, cloud: FakeCloud) -> None:
-    """README, Control files: one request: also when whoever wrote did not wait for the answer."""
+    """K-13, K-2: A kill whose writer was interrupted is sent once."""
     task = cloud.add_task(status="started")
     assert (place / task / "status").read_text() == "started\n"
     cloud.clear_requests()
@@ -211,8 +209,8 @@ def test_an_interrupted_kill_is_sent_once(place: Path, cloud: FakeCloud) -> None
 
 
 def test_a_signal_handler_may_go_on(place: Path, cloud: FakeCloud) -> None:
-    """README, Control files: EINTR; a program that goes on after a signal (PEP 475) gets the right
-    bytes, and its kill is one request."""
+    """K-13: A program that goes on after a signal (PEP 475) gets the right bytes, and its kill is
+    one request."""
     task = cloud.add_task(outputs={"a": CONTENT}, end_time=LONG_AGO)
     path = place / task / "outputs/a"
     assert path.stat().st_size == len(CONTENT)

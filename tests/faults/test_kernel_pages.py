@@ -1,4 +1,4 @@
-"""Issue 4, point 2, found by the soak: the kernel keeps pages for a path, not for a reader."""
+"""The kernel keeps pages for a path, not for a reader."""
 
 import contextlib
 import os
@@ -41,8 +41,8 @@ def rest_of(descriptor: int, offset: int) -> bytes:
 def test_the_next_open_sees_no_page_of_a_damaged_read(
     new_mount: Callable[..., Mount], cloud: FakeCloud, method: int
 ) -> None:
-    """After that EIO, and the next open lets go of the kernel's pages too, so a damaged read is
-    never served again: also while a handle from before is still open, and once it is closed."""
+    """I-5: After EIO the next open drops the kernel's pages, also while an older handle is open and
+    once it is closed."""
     mount = new_mount()
     path, _ = put(cloud, method)
     place: Path = mount.path / path
@@ -65,7 +65,7 @@ def test_the_next_open_sees_no_page_of_a_damaged_read(
 def test_a_refresh_lets_go_of_the_kernel_s_pages(
     new_mount: Callable[..., Mount], cloud: FakeCloud, method: int
 ) -> None:
-    """README, The tree: `.taskfs/refresh`: forget what is cached: by the kernel too."""
+    """N-21: A write to `.taskfs/refresh` also drops the kernel's pages."""
     mount = new_mount()
     path, _ = put(cloud, method)
     with open(mount.path / path, "rb", buffering=0) as opened:

@@ -1,5 +1,6 @@
-"""Issue 4, point 6: kill sends one request per write that counts, none by accident; a lost answer
-is looked up before it is repeated; refusals reach the shell.
+"""One request per write that counts, none by accident; a lost answer is looked up before the
+request is repeated; refusals reach the shell. Which statuses can be killed:
+tests/semantics/test_control.py. Which programs write to `kill`: tests/mount/test_tools.py.
 
 What `kill` is and which statuses can be killed: tests/semantics/test_control.py. Which programs
 write to it, and which only seem to: tests/mount/test_tools.py.
@@ -63,8 +64,8 @@ NEVER_ARRIVED: Final[dict[str, tuple[str, dict[str, Any]]]] = {
 def test_a_lost_answer_is_looked_up_before_it_is_repeated(
     patient: Mounted, task: str, fault: str
 ) -> None:
-    """Issue 4, 6: a lost answer is looked up before it is repeated: the kill had its effect, so one
-    request was sent, and the shell is told of success."""
+    """K-9: The kill had its effect although its answer was lost: one request was sent, and the
+    write succeeds."""
     kind, options = LOST[fault]
     script = patient.cloud.faults.add(kind, path=f"{task}/kill", **options)
     assert shell(patient, task) == (0, "")
@@ -76,8 +77,7 @@ def test_a_lost_answer_is_looked_up_before_it_is_repeated(
 
 @pytest.mark.parametrize("fault", NEVER_ARRIVED)
 def test_a_request_that_never_arrived_is_repeated(patient: Mounted, task: str, fault: str) -> None:
-    """Issue 4, 6: … before it is repeated: the status says that nothing happened, so it is sent
-    again, and accepted once."""
+    """K-9: The status shows no effect, so the request is sent again and accepted once."""
     kind, options = NEVER_ARRIVED[fault]
     patient.cloud.faults.add(kind, path=f"{task}/kill", times=2, **options)
     assert shell(patient, task) == (0, "")
@@ -86,7 +86,7 @@ def test_a_request_that_never_arrived_is_repeated(patient: Mounted, task: str, f
 
 
 def test_the_look_up_may_fail_for_a_while_too(patient: Mounted, task: str) -> None:
-    """Issue 4, 6 and 1: a lost answer, then a status that cannot be read at first."""
+    """K-9, X-11: A lost answer, then a status that cannot be read at first, still ends well."""
     patient.cloud.faults.add("reset", path=f"{task}/kill", acted=True)
     patient.cloud.faults.add("status", path=f"{task}/status", status=503, times=2, skip=1)
     assert shell(patient, task) == (0, "")
@@ -105,8 +105,8 @@ REFUSED: Final[dict[str, tuple[str, dict[str, Any], str]]] = {
 
 @pytest.mark.parametrize("fault", REFUSED)
 def test_a_refusal_reaches_the_shell(patient: Mounted, task: str, fault: str) -> None:
-    """Issue 4, 6: refusals reach the shell: nothing that is no acceptance counts as one, nor the
-    answer of a page to which a kill was redirected as a GET."""
+    """K-2, K-8: A refusal reaches the shell; no answer but an acceptance counts as one, nor that of
+    a page to which the kill was redirected."""
     kind, options, said = REFUSED[fault]
     add_fault(patient.cloud, "record", f"{task}/kill", kind, times=None, **options)
     status, error = shell(patient, task)
@@ -118,7 +118,7 @@ def test_a_refusal_reaches_the_shell(patient: Mounted, task: str, fault: str) ->
 
 
 def test_a_redirect_that_keeps_the_method_is_followed(patient: Mounted, task: str) -> None:
-    """Issue 4, 6: sends one request that counts: a 307 sends it on (RFC 9110, 15.4.8)."""
+    """K-2: A 307 sends the kill on as a POST (RFC 9110, 15.4.8)."""
     path = f"/tasks/{task}/kill"
     patient.cloud.faults.add("redirect", path=path, status=307, to=f"{patient.cloud.api_url}{path}")
     assert shell(patient, task) == (0, "")
@@ -126,7 +126,7 @@ def test_a_redirect_that_keeps_the_method_is_followed(patient: Mounted, task: st
 
 
 def test_a_finished_task_is_no_such_process(patient: Mounted) -> None:
-    """Issue 4, 6: refusals reach the shell."""
+    """K-5: The shell reports ESRCH for a finished task."""
     task = patient.cloud.add_task(status="failed")
     status, error = shell(patient, task)
     assert status != 0
@@ -135,7 +135,7 @@ def test_a_finished_task_is_no_such_process(patient: Mounted) -> None:
 
 
 def test_an_api_that_does_not_answer_is_timed_out_in_time(hasty: Mounted) -> None:
-    """Issue 4, 6: refusals reach the shell; 1: inside `--timeout`: of all its tries together."""
+    """K-10, X-15: All tries of a kill together end within `--timeout`."""
     task = hasty.cloud.add_task(status="started")
     assert (hasty.path / task / "status").read_text() == "started\n"
     hasty.cloud.faults.add("stall", path=f"{task}/", times=None)
@@ -175,7 +175,7 @@ ACCIDENTS: Final = (
 
 @pytest.mark.parametrize("line", ACCIDENTS)
 def test_no_accident_kills(patient: Mounted, line: str) -> None:
-    """Issue 4, 6: none by accident (`touch`, truncate, copying trees back, editors' swap files)."""
+    """K-1, A-5: `touch`, truncation, copying a tree back and editors' swap files send no kill."""
     task = patient.cloud.add_task(status="started")
     shell(patient, task, line)
     assert kills(patient.cloud, task) == 0

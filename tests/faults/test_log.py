@@ -19,8 +19,7 @@ REQUEST = r"GET {}: {}, \d+ bytes in \d+ ms"
 
 
 def test_verbose_shows_each_request_and_each_retry(cloud: FakeCloud, tmp_path: Path) -> None:
-    """`-v` shows every request (method, path, status, bytes, time) and why it was tried again; a
-    retry names the request once."""
+    """C-30: `-v` shows every request and why it was tried again."""
     cloud.add_task()
     cloud.faults.add("status", side="api", status=503)
     cloud.faults.add("reset", side="api")
@@ -40,7 +39,7 @@ def test_verbose_shows_each_request_and_each_retry(cloud: FakeCloud, tmp_path: P
 def test_the_store_s_requests_are_shown_without_their_signatures(
     cloud: FakeCloud, tmp_path: Path
 ) -> None:
-    """`-v` shows the path of a signed URL without the signature, and the bytes that came."""
+    """C-30, Y-6: `-v` shows a signed URL's path without the signature, and the bytes that came."""
     task = cloud.add_task(outputs={"stdout.txt": b"hello"}, end_time="2025-06-11T08:00:00+00:00")
     done = Taskfs(tmp_path, cloud)("download", task, "-v")
     assert done.returncode == 0
@@ -52,8 +51,8 @@ def test_the_store_s_requests_are_shown_without_their_signatures(
 
 @pytest.mark.mount
 def test_a_mount_s_log(cloud: FakeCloud, tmp_path: Path) -> None:
-    """The log of a mount begins with version, pid and options and ends with the unmount. At the
-    level debug it has every operation and every look into the caches, and never a key."""
+    """C-30, Y-3: A mount's log begins with version, pid and options and ends with the unmount;
+    debug has every operation and cache look-up, and never a key."""
     files = some_files(1)
     task = finished(cloud, files)
     options = {"log_level": "debug", "last": "7"}
@@ -75,7 +74,7 @@ def test_a_mount_s_log(cloud: FakeCloud, tmp_path: Path) -> None:
 
 
 def test_the_log_is_bounded(tmp_path: Path, logger: logging.Logger) -> None:
-    """A log file is rotated: it and its predecessor are at most 4 MiB each, and both 0600."""
+    """C-30, Y-2: A log file and its predecessor are at most 4 MiB each, and both 0600."""
     path = tmp_path / "log"
     logs.log_to_file(path, "debug")
     line = "x" * 10_000

@@ -67,7 +67,7 @@ def failing(taskfs: Taskfs, *arguments: str, **environment: str) -> str:
 def test_loopback_needs_no_proxy(
     cloud: FakeCloud, taskfs: Taskfs, variable: str, host: str
 ) -> None:
-    """No request for this machine goes through a proxy, so a proxy never sees its key."""
+    """Y-13: No request for this machine goes through a proxy."""
     if variable == "HTTP_PROXY" and host != "localhost":
         variable = "https_proxy"  # redundant for http, and harmless
     task = cloud.add_task()
@@ -95,7 +95,7 @@ def test_loopback_needs_no_proxy(
 
 
 def test_other_hosts_go_through_the_proxy(cloud: FakeCloud, taskfs: Taskfs) -> None:
-    """http_proxy counts for every host but this machine."""
+    """Y-13: http_proxy counts for every other host."""
     task = cloud.add_task()
     proxy = Proxy(cloud.api.port)
     with serving(proxy) as server:
@@ -114,7 +114,7 @@ def test_other_hosts_go_through_the_proxy(cloud: FakeCloud, taskfs: Taskfs) -> N
 def test_a_proxy_s_own_refusal_is_the_proxy_s(
     cloud: FakeCloud, taskfs: Taskfs, url: str, status: str, kind: str
 ) -> None:
-    """A proxy's 403 or 407 is reported as the proxy's, at once, and never as a wrong key."""
+    """X-21: A proxy's 403 or 407 is reported as the proxy's, at once."""
     proxy = Proxy(cloud.api.port)
     proxy.refusal = answer(status, kind, HTML)
     with serving(proxy) as server:
@@ -130,7 +130,7 @@ def test_a_proxy_s_own_refusal_is_the_proxy_s(
 
 
 def test_the_service_s_own_refusal_through_a_proxy(cloud: FakeCloud, taskfs: Taskfs) -> None:
-    """A 403 in the API's JSON is the service's, also behind a proxy: the key is to be checked."""
+    """X-21, X-2: A 403 in the API's JSON is the service's, also behind a proxy."""
     proxy = Proxy(cloud.api.port)
     proxy.refusal = answer("403 Forbidden", "application/json", b'{"detail": "No such right."}')
     with serving(proxy) as server:
@@ -142,7 +142,7 @@ def test_the_service_s_own_refusal_through_a_proxy(cloud: FakeCloud, taskfs: Tas
 
 
 def test_a_proxy_that_is_busy_is_tried_again(cloud: FakeCloud) -> None:
-    """A proxy that answers CONNECT with 503 is a transient failure."""
+    """X-11: A proxy that answers CONNECT with 503 is a transient failure."""
     proxy = Proxy(cloud.api.port)
     proxy.refusal = answer("503 Busy", "text/html", HTML)
     with serving(proxy) as server, pytest.MonkeyPatch.context() as patch:
@@ -153,7 +153,7 @@ def test_a_proxy_that_is_busy_is_tried_again(cloud: FakeCloud) -> None:
 
 
 def test_a_socks_proxy_without_its_extra(taskfs: Taskfs) -> None:
-    """A SOCKS proxy without PySocks names the extra and the command that adds it."""
+    """C-1: A SOCKS proxy without PySocks names the extra and the command that adds it."""
     program = (
         "import sys; sys.modules['socks'] = None; from taskfs.cli.main import main; "
         f"sys.exit(main(['list', '--api-url', {SITE!r}, '--insecure-http']))"
@@ -172,7 +172,7 @@ def test_a_socks_proxy_without_its_extra(taskfs: Taskfs) -> None:
 
 @pytest.mark.parametrize("address", ["http://", "http://:80"])
 def test_a_proxy_that_is_no_address(taskfs: Taskfs, address: str) -> None:
-    """A proxy variable without a host is named, at once."""
+    """X-22: A proxy variable without a host is named at once."""
     said = failing(taskfs, "list", "--api-url", SITE, "--insecure-http", http_proxy=address)
     assert "http_proxy" in said
 
@@ -183,7 +183,8 @@ def test_a_proxy_that_is_no_address(taskfs: Taskfs, address: str) -> None:
 def test_an_unknown_ca_is_named_at_once(
     cloud: FakeCloud, taskfs: Taskfs, authority: Authority
 ) -> None:
-    """A certificate of an unknown CA ends the tries; each way to make the CA known works."""
+    """X-22, Y-14: A certificate of an unknown CA ends the tries, and each way to make the CA known
+    works."""
     task = cloud.add_task()
     with serving(behind_tls(authority.context("DNS:localhost"), cloud.api.port)) as server:
         url = f"https://localhost:{server.port}"
@@ -207,7 +208,7 @@ def test_an_unknown_ca_is_named_at_once(
 def test_the_system_s_certificates_count(
     cloud: FakeCloud, taskfs: Taskfs, authority: Authority, form: str
 ) -> None:
-    """A CA that the system trusts is trusted, in the directory of Debian as in the file of RHEL."""
+    """Y-14: A CA that the system trusts is trusted, in Debian's directory and RHEL's file."""
     task = cloud.add_task()
     directory = authority.hashed_directory()
     paths = f"(None, {str(directory)!r})" if form == "directory" else "(None, None)"
@@ -238,7 +239,7 @@ def test_the_system_s_certificates_count(
 def test_a_certificate_of_another_host(
     cloud: FakeCloud, taskfs: Taskfs, authority: Authority
 ) -> None:
-    """A certificate for another name ends the tries and is told apart from an unknown CA."""
+    """X-22: A certificate for another name ends the tries and is told apart from an unknown CA."""
     context = authority.context("DNS:other.example")
     with serving(behind_tls(context, cloud.api.port)) as server:
         said = failing(
@@ -253,7 +254,7 @@ def test_a_certificate_of_another_host(
 def test_a_ca_file_that_is_none(
     taskfs: Taskfs, tmp_path: Path, variable: str, content: str | None
 ) -> None:
-    """A wrong path in a CA variable, or a file without certificates, names the variable."""
+    """X-23: A wrong path in a CA variable, or a file without certificates, names the variable."""
     place = tmp_path / "company.pem"
     if content is not None:
         place.write_text(content)
@@ -262,14 +263,14 @@ def test_a_ca_file_that_is_none(
 
 
 def test_https_spoken_to_a_plain_port(cloud: FakeCloud, taskfs: Taskfs) -> None:
-    """https to a port that speaks http ends the tries and names the port."""
+    """X-22: https to a port that speaks http ends the tries, and the port is named."""
     said = failing(taskfs, "list", "--api-url", f"https://127.0.0.1:{cloud.api.port}")
     assert f"127.0.0.1:{cloud.api.port} does not speak https there" in said
     assert "--api-url" in said
 
 
 def test_http_spoken_to_a_tls_port(taskfs: Taskfs) -> None:
-    """http to a port that speaks TLS ends the tries and says to write https."""
+    """X-22: http to a port that speaks TLS ends the tries and says to write https."""
 
     def serve(client: socket.socket) -> None:
         read_head(client)
@@ -281,7 +282,7 @@ def test_http_spoken_to_a_tls_port(taskfs: Taskfs) -> None:
 
 
 def test_tls_connections_share_one_context(cloud: FakeCloud, authority: Authority) -> None:
-    """Certificates are read once per process, and each connection is verified all the same."""
+    """Y-14: Certificates are read once per process; each connection is verified."""
     with (
         serving(behind_tls(authority.context("DNS:localhost"), cloud.api.port)) as server,
         pytest.MonkeyPatch.context() as patch,
@@ -357,7 +358,7 @@ def routes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_a_name_that_does_not_exist_ends_the_tries(resolver: dict[str, int], routes: Path) -> None:
-    """A name that does not resolve while the network is up ends the tries, at once."""
+    """X-22: A name that does not resolve while the network is up ends the tries at once."""
     routes.write_text(f"Iface\n{BRIDGE}{ROUTE}")
     error = error_of("https://unknown.example/x?Signature=abc", timeout_s=20)
     assert type(error) is Unreachable
@@ -368,7 +369,7 @@ def test_a_name_that_does_not_exist_ends_the_tries(resolver: dict[str, int], rou
 def test_a_name_that_does_not_resolve_without_a_network(
     resolver: dict[str, int], routes: Path
 ) -> None:
-    """A name that does not resolve while the network is down is transient: it may come up."""
+    """X-22: A name that does not resolve while the network is down is transient."""
     routes.write_text(f"Iface\n{BRIDGE}")
     error = error_of("https://unknown.example/", timeout_s=1)
     assert type(error) is Unavailable and resolver["unknown.example"] > 1
@@ -377,7 +378,7 @@ def test_a_name_that_does_not_resolve_without_a_network(
 def test_a_resolver_that_does_not_answer_is_transient(
     resolver: dict[str, int], routes: Path
 ) -> None:
-    """EAI_AGAIN is a resolver's failure, not a name's."""
+    """X-22: EAI_AGAIN is a failure of the resolver and transient."""
     routes.write_text(f"Iface\n{ROUTE}")
     error = error_of("https://later.example/", timeout_s=1)
     assert type(error) is Unavailable and resolver["later.example"] > 1
@@ -386,7 +387,7 @@ def test_a_resolver_that_does_not_answer_is_transient(
 def test_a_name_under_a_live_mount_is_transient(
     cloud: FakeCloud, resolver: dict[str, int], routes: Path
 ) -> None:
-    """Once the side has answered, a name that does not resolve is tried again, as after a sleep."""
+    """X-22: Once the side has answered, a name that does not resolve is tried again."""
     routes.write_text(f"Iface\n{ROUTE}")
     error = error_of("https://unknown.example/", timeout_s=1, answered=f"{cloud.api_url}/version")
     assert type(error) is Unavailable and resolver["unknown.example"] > 1
@@ -405,7 +406,7 @@ def test_a_name_under_a_live_mount_is_transient(
     ],
 )
 def test_a_wrong_path_in_the_url(taskfs: Taskfs, kind: str, body: bytes) -> None:
-    """A server that answers every request with 404 is no task API, and --api-url is named."""
+    """X-24: A server that answers all requests with 404 is no task API; --api-url is named."""
     page = answer("404 Not Found", kind, body)
 
     def serve(client: socket.socket) -> None:

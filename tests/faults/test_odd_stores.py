@@ -39,8 +39,8 @@ TAIL_ONLY: Final = frozenset({"at most the last 100,000 bytes at once"})
 @pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("content", [SMALL, CONTENT], ids=["small", "large"])
 def test_an_odd_store_is_read_whole(fs: Surface, store: str, content: bytes) -> None:
-    """README, Errors: only a store that ignores ranges on a large object is EOPNOTSUPP: one that
-    lacks suffix ranges, caps its answers or writes its headers in another way is read."""
+    """X-20: A store that lacks suffix ranges, caps its answers or writes its headers in another way
+    is read whole."""
     task = finished(fs.cloud, a=content, z=b"z")
     kind, options = STORES[store]
     options = {name: list(v) if isinstance(v, list) else v for name, v in options.items()}
@@ -57,8 +57,8 @@ def test_an_odd_store_is_read_whole(fs: Surface, store: str, content: bytes) -> 
     ids="-".join,
 )
 def test_the_forms_of_one_tag_are_one_version(fs: Surface, forms: list[str]) -> None:
-    """RFC 9110, 8.8.3.2: tags are compared weakly, and an answer without one tells nothing: one
-    version is not taken for two. README, Freshness: a replaced object is ESTALE all the same."""
+    """X-20: Entity tags are compared weakly, and an answer without one tells nothing, so one
+    version is not taken for two."""
     task = finished(fs.cloud, a=CONTENT, z=b"z")
     path = f"{task}/outputs/a"
     add_fault(fs.cloud, "store", task, "tag", times=None, forms=list(forms))
@@ -75,7 +75,7 @@ def test_the_forms_of_one_tag_are_one_version(fs: Surface, forms: list[str]) -> 
 def test_a_replaced_object_is_stale_whatever_the_form_of_its_tag(
     cloud: FakeCloud, transport: Transport, forms: list[str], size: int
 ) -> None:
-    """README, Errors: the remote object was replaced: ESTALE."""
+    """X-5, X-20: A replaced object is ESTALE whatever the form of its tag."""
     cloud.put_object("x", CONTENT)
     cloud.faults.add("tag", side="store", times=None, forms=list(forms))
     stored = StoredObject("x", lambda: cloud.signed_url("x"), transport)
@@ -89,7 +89,7 @@ def test_a_replaced_object_is_stale_whatever_the_form_of_its_tag(
 
 
 def test_an_archive_that_is_replaced_on_a_store_with_weak_tags(fs: Surface) -> None:
-    """README, Freshness: old bytes and new are never mixed."""
+    """F-9, X-20: On a store with weak tags old bytes and new are never mixed."""
     task = finished(fs.cloud, a=CONTENT, z=b"z")
     add_fault(fs.cloud, "store", task, "tag", times=None, forms=["weak"])
     read_whole(fs, f"{task}/outputs/a", CONTENT)
@@ -100,7 +100,7 @@ def test_an_archive_that_is_replaced_on_a_store_with_weak_tags(fs: Surface) -> N
 
 @pytest.mark.parametrize("status", [501, 505, 507, 520, 521, 522, 523, 524, 525, 526, 527, 598])
 def test_every_5xx_is_transient(fs: Surface, status: int) -> None:
-    """README, Errors: tried again … are 408, 425, 429 and every 5xx, on API and store alike."""
+    """X-11: 408, 425, 429 and every 5xx are tried again, on API and store alike."""
     fs.names()
     task = finished(fs.cloud, a=SMALL)
     faults = [
@@ -118,8 +118,7 @@ def test_every_5xx_is_transient(fs: Surface, status: int) -> None:
 def test_a_compressed_representation_is_refused(
     cloud: FakeCloud, transport: Transport, coding: str
 ) -> None:
-    """README, Errors: a store feature that cannot be read: EOPNOTSUPP. A compressed representation
-    has other byte offsets than the object."""
+    """X-6: A compressed representation, whose offsets differ from the object's, is EOPNOTSUPP."""
     cloud.put_object("x", CONTENT)
     cloud.faults.add("header", name="Content-Encoding", value=coding, side="store", times=None)
     with pytest.raises(Unsupported):
@@ -131,8 +130,8 @@ def test_a_compressed_representation_is_refused(
 def test_the_tail_is_exactly_the_tail(
     cloud: FakeCloud, transport: Transport, store: str, length: int
 ) -> None:
-    """Plain ranges bring what a suffix range would: the last bytes, with their offset and the
-    object's version; a plain range is asked for only where the first answer does not bring them."""
+    """X-20, R-1: Plain ranges bring what a suffix range would, and are asked for only where the
+    first answer does not."""
     kind, options = STORES[store]
     times = 1 if store in TAIL_ONLY else None
     for content in (SMALL, CONTENT):
@@ -146,8 +145,8 @@ def test_the_tail_is_exactly_the_tail(
 
 
 def test_a_cut_tail_is_resumed_by_plain_ranges(cloud: FakeCloud, transport: Transport) -> None:
-    """README, Errors: a body that was cut is resumed where it stopped, also after a store refused
-    the suffix range."""
+    """X-13, X-20: A cut tail is resumed by plain ranges, also after a store refused the suffix
+    range."""
     cloud.put_object("x", CONTENT)
     cloud.faults.add("no suffix", side="store", how=416)
     cloud.faults.add("short", side="store", skip=1, after_bytes=200_000)

@@ -1,4 +1,4 @@
-"""README, Offline: what a mount shows without the network, with `--offline` and without it."""
+"""What a mount shows without the network, with `--offline` and without it."""
 
 import contextlib
 import errno
@@ -120,8 +120,8 @@ def counting_connections(cloud: FakeCloud) -> Iterator[Callable[[], int]]:
 def test_offline_shows_what_was_seen_and_connects_to_nobody(
     mounted: Mounting, cloud: FakeCloud, at_once: None
 ) -> None:
-    """README, Offline: `--offline` serves everything that is cached (finished tasks, their trees,
-    the bytes once read) without one request; it needs no key."""
+    """O-1, O-2, O-3, O-5, O-7: `--offline` shows the finished tasks, their trees and the bytes once
+    read, without a connection and without a key."""
     tasks = [
         finished(cloud, task_metadata={"owner": "me"}),
         finished(cloud, status="failed", error_detail="it diverged", project="other"),
@@ -155,7 +155,7 @@ def test_offline_shows_what_was_seen_and_connects_to_nobody(
 def test_offline_anything_else_is_etimedout_at_once(
     mounted: Mounting, cloud: FakeCloud, at_once: None
 ) -> None:
-    """README, Offline: anything else ETIMEDOUT at once; nothing is sent, also where the API would
+    """O-2, O-4: Anything else is ETIMEDOUT at once, and nothing is sent although the API would
     answer."""
     task, files = finished(cloud)
     unread, _ = finished(cloud)
@@ -195,8 +195,8 @@ def test_offline_anything_else_is_etimedout_at_once(
 def test_offline_the_part_that_was_read(
     mounted: Mounting, cloud: FakeCloud, at_once: None, method: int
 ) -> None:
-    """README, Offline: the bytes once read: of a large member those, and no others; a reader that
-    met the end of what is cached goes on with what is."""
+    """O-3, O-4: Of a large member the bytes once read are served and no others; a reader that met
+    the end of the cached bytes goes on with the rest."""
     task, _ = finished(cloud)
     body = random.Random(1).randbytes(12 << 20)
     cloud.put_object(f"{task}/output.zip", odd_zip([Odd(b"artifacts/large", body, method)]))
@@ -216,7 +216,7 @@ def test_offline_the_part_that_was_read(
 
 
 def test_offline_each_failure_is_logged_once(mounted: Mounting, cloud: FakeCloud) -> None:
-    """README, Errors: each failure is logged once, with operation, path and cause."""
+    """X-10: Offline, each failure is logged once with operation, path and cause."""
     task, _ = finished(cloud)
     with mounted() as mount:
         os.stat(mount.path / task / "outputs" / "text")
@@ -231,8 +231,7 @@ def test_offline_each_failure_is_logged_once(mounted: Mounting, cloud: FakeCloud
 
 
 def test_offline_forgets_nothing(mounted: Mounting, cloud: FakeCloud, tmp_path: Path) -> None:
-    """README, Offline: what is cached stays: a refresh is refused, and neither it nor a damaged
-    member costs the tree that nobody could bring back."""
+    """O-6: A refresh is refused, and neither it nor a damaged member costs the cached tree."""
     task, _ = finished(cloud)
     wrong = odd_zip(
         [Odd(b"artifacts/good", b"good\n"), Odd(b"artifacts/bad", b"worse\n" * 9, crc=1)]
@@ -259,8 +258,8 @@ def test_offline_forgets_nothing(mounted: Mounting, cloud: FakeCloud, tmp_path: 
 def test_offline_needs_something_to_show(
     mounted: Mounting, cloud: FakeCloud, tmp_path: Path
 ) -> None:
-    """README, Offline: where nothing is cached the mount fails and says so; another account's
-    tasks are not shown."""
+    """O-8, O-10: Where nothing is cached the mount fails and says so; another account's tasks are
+    not shown."""
     finished(cloud)
     (tmp_path / "home").mkdir()
     place = tmp_path / "place"
@@ -299,7 +298,7 @@ def test_offline_needs_something_to_show(
 
 
 def test_offline_lists_what_the_account_still_has(mounted: Mounting, cloud: FakeCloud) -> None:
-    """README, Offline: the finished tasks as they were last seen: a removed one no more."""
+    """O-3: A task that was removed from the account is no longer shown."""
     tasks = [finished(cloud)[0] for _ in range(3)]
     with mounted():
         pass
@@ -319,7 +318,7 @@ def test_offline_lists_what_the_account_still_has(mounted: Mounting, cloud: Fake
 
 
 def test_a_task_that_ends_during_a_mount_is_kept(mounted: Mounting, cloud: FakeCloud) -> None:
-    """README, Offline: finished tasks: also those that finished while they were watched."""
+    """O-1: A task that ends during a mount is kept."""
     task = cloud.add_task(status="computation-started")
     with mounted(**QUICK) as mount:
         assert (mount.path / task / "status").read_text() == "computation-started\n"
@@ -334,8 +333,7 @@ def test_a_task_that_ends_during_a_mount_is_kept(mounted: Mounting, cloud: FakeC
 def test_a_mount_without_the_api_names_the_way_out(
     mounted: Mounting, cloud: FakeCloud, tmp_path: Path
 ) -> None:
-    """README, Offline: a mount needs the API; where it is away and the cache has something, the
-    error names `--offline`."""
+    """O-11: Where the API is away and the cache has something, the error names `--offline`."""
     (tmp_path / "home").mkdir()
     place = tmp_path / "place"
     place.mkdir()
@@ -377,8 +375,8 @@ def break_off(cloud: FakeCloud, how: str) -> None:
 def test_known_finished_tasks_outlive_the_api(
     mounted: Mounting, cloud: FakeCloud, how: str
 ) -> None:
-    """Issue 4: without the flag, with the API away, paths of known finished tasks keep working and
-    cached bytes keep being served: at most one of them waits for a whole --timeout."""
+    """O-12, O-13, O-14: Finished tasks that this mount has seen keep working while the API is away;
+    at most one operation waits a whole `--timeout`."""
     known, files = finished(cloud)
     running = cloud.add_task(status="computation-started")
     timeout_s = 4.0
@@ -412,7 +410,7 @@ def test_known_finished_tasks_outlive_the_api(
 def test_tasks_known_from_an_earlier_mount_outlive_the_api(
     mounted: Mounting, cloud: FakeCloud, how: str
 ) -> None:
-    """Issue 4: …, also tasks that an earlier mount saw and this one did not yet."""
+    """O-12, O-13: So do tasks that only an earlier mount has seen."""
     earlier = [finished(cloud)[0] for _ in range(8)]
     newest, _ = finished(cloud)
     timeout_s = 4.0
@@ -455,8 +453,8 @@ def _still_there(fs: Mounted, tasks: list[str]) -> list[str]:
 
 
 def test_offline_commands(mounted: Mounting, cloud: FakeCloud, tmp_path: Path) -> None:
-    """README, Commands: `list` and `info` show with --offline what the cache knows; a command that
-    must ask says so in one line."""
+    """C-13, C-1: `list` and `info` show the cache with --offline; a command that must ask says so
+    in one line."""
     task, _ = finished(cloud)
     cloud.add_task(status="computation-started")
     with mounted():

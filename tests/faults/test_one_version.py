@@ -1,5 +1,5 @@
-"""Issue 4, point 4: an archive replaced while open is ESTALE on the old handle, and the new content
-on a new one, with the kernel's shared page cache in mind (README, Semantics, Freshness)."""
+"""An archive that is replaced while open: ESTALE on the old handle and the new content on a new
+one, although the kernel's page cache belongs to the path."""
 
 import errno
 import os
@@ -44,10 +44,8 @@ def read_everywhere(opened: OpenFile, old: bytes) -> set[int]:
     "sizes", [(1_000_000, 1_000_000), (1_000_000, 400_000), (400_000, 900_000)]
 )
 def test_old_bytes_and_new_are_never_mixed(fs: Surface, sizes: tuple[int, int]) -> None:
-    """README, Freshness: if the remote object is replaced, reads through the old handle fail with
-    ESTALE. Old bytes and new are never mixed: while a handle of an older version is open, new opens
-    of it use direct I/O and its `st_size` does not shrink (test: old handle open, new open read
-    whole, old handle read everywhere)."""
+    """F-8, F-9: With an old handle open, a new open reads the new version whole and the old handle
+    fails with ESTALE everywhere."""
     old, new = noise(1, sizes[0]), noise(2, sizes[1])
     task = fs.cloud.add_task(end_time=LONG_AGO)
     put(fs.cloud, task, x=old, filler=noise(3, 300_000))
@@ -74,7 +72,7 @@ def test_old_bytes_and_new_are_never_mixed(fs: Surface, sizes: tuple[int, int]) 
 
 
 def test_a_replacement_is_noticed_by_reading(fs: Surface) -> None:
-    """README, Errors: the remote object was replaced: ESTALE; the next open gets the new one."""
+    """X-5, F-8: A read that meets the new object is ESTALE; the next open gets the new version."""
     old, new = noise(1, 900_000), noise(2, 800_000)
     task = fs.cloud.add_task(end_time=LONG_AGO)
     put(fs.cloud, task, x=old, y=old[::-1])
@@ -90,8 +88,7 @@ def test_a_replacement_is_noticed_by_reading(fs: Surface) -> None:
 
 
 def test_the_record_tells_of_a_new_archive(fs: Surface) -> None:
-    """README, Freshness: a member's bytes belong to one version of the archive: what a record that
-    changed tells of is another one."""
+    """F-8, F-11: A record that changed announces a new version, and the next open gets it."""
     task = fs.cloud.add_task(end_time=LONG_AGO)
     put(fs.cloud, task, x=b"first")
     assert fs.read(f"{task}/outputs/x") == b"first"
@@ -107,8 +104,7 @@ def test_the_record_tells_of_a_new_archive(fs: Surface) -> None:
 
 
 def test_the_raw_archive_belongs_to_one_version_too(fs: Surface) -> None:
-    """README, Freshness: if the remote object is replaced, reads through the old handle fail with
-    ESTALE."""
+    """F-8: Reads of the raw archive through an old handle fail with ESTALE."""
     old, new = noise(1, 900_000), noise(2, 950_000)
     task = fs.cloud.add_task(end_time=LONG_AGO)
     put(fs.cloud, task, x=old)
@@ -125,8 +121,7 @@ def test_the_raw_archive_belongs_to_one_version_too(fs: Surface) -> None:
 def test_readers_beside_a_replacement_get_one_version_or_estale(
     shared_mnt: Path, shared_cloud: FakeCloud
 ) -> None:
-    """README, Freshness: Old bytes and new are never mixed, although the kernel's page cache and
-    size belong to the path."""
+    """F-9: Readers beside a replacement get bytes of one version, or ESTALE."""
     task = shared_cloud.add_task(end_time=LONG_AGO)
     versions = [noise(seed, 600_000 + 150_000 * (seed % 3)) for seed in range(8)]
     put(shared_cloud, task, x=versions[0])
@@ -174,8 +169,7 @@ def test_readers_beside_a_replacement_get_one_version_or_estale(
 def test_an_older_handle_sees_no_zeros_behind_its_end(
     shared_mnt: Path, shared_cloud: FakeCloud
 ) -> None:
-    """README, Freshness: Old bytes and new are never mixed: nor is an old, shorter file filled up
-    to the new size."""
+    """F-9: An old, shorter file is not filled up with zeros to the new size."""
     old, new = noise(1, 50_001), noise(2, 400_000)
     task = shared_cloud.add_task(end_time=LONG_AGO)
     put(shared_cloud, task, x=old)
@@ -199,8 +193,7 @@ def test_an_older_handle_sees_no_zeros_behind_its_end(
 
 @pytest.mark.mount
 def test_what_was_read_before_is_read_from_memory(mnt: Path, cloud: FakeCloud) -> None:
-    """fusepy notes, Options: per open, `keep_cache` on immutable members: a second reader costs no
-    request."""
+    """R-2: A second reader of a member is served by the page cache and costs no request."""
     content = noise(1, 2_000_000)
     task = cloud.add_task(end_time=LONG_AGO)
     put(cloud, task, x=content)
@@ -213,8 +206,7 @@ def test_what_was_read_before_is_read_from_memory(mnt: Path, cloud: FakeCloud) -
 
 @pytest.mark.mount
 def test_pages_of_the_old_version_are_let_go(mnt: Path, cloud: FakeCloud) -> None:
-    """fusepy notes, Options: No global `kernel_cache`: it served stale bytes after a remote
-    change. The same size and time do not hide that the bytes are others."""
+    """F-9, F-11: Pages of the old version are dropped, although size and time are equal."""
     old, new = noise(1, 500_000), noise(2, 500_000)
     task = cloud.add_task(end_time=LONG_AGO)
     put(cloud, task, x=old)
@@ -232,8 +224,8 @@ def test_pages_of_the_old_version_are_let_go(mnt: Path, cloud: FakeCloud) -> Non
 
 @pytest.mark.parametrize("etag", ['"another"', 'W/"weak"'])
 def test_every_range_is_compared_with_the_version(fs: Surface, etag: str) -> None:
-    """Issue 4, 4: `If-Match` or `ETag` compared on every range: also of an answer that goes on
-    where an earlier one was cut, by a store that does not know If-Match."""
+    """F-8: Each range is compared with the version (ETag), also one that resumes a cut answer of a
+    store without If-Match."""
     old = noise(5, 900_000)
     task = finished(fs.cloud, x=old, filler=noise(3, 300_000))
     with fs.open(f"{task}/outputs/x") as opened:
@@ -245,8 +237,8 @@ def test_every_range_is_compared_with_the_version(fs: Surface, etag: str) -> Non
 
 
 def test_an_archive_replaced_while_it_is_opened_is_opened_anew(fs: Surface) -> None:
-    """Issue 4, 4: the new content on a new one: who has seen nothing of the old version is not
-    told of it, though its end came before and its directory after the change."""
+    """F-8: An open that met the end of one version and the directory of another begins anew with
+    the new one."""
     many = {f"file-{number:04}-{'x' * 60}": b"old" for number in range(900)}
     task = finished(fs.cloud, **many)
     asked: list[str] = []
@@ -265,7 +257,7 @@ def test_an_archive_replaced_while_it_is_opened_is_opened_anew(fs: Surface) -> N
 
 
 def test_an_archive_removed_while_open_is_enoent(fs: Surface) -> None:
-    """Issue 4, 4: one version: what is gone is not read on; README, Errors: ENOENT."""
+    """X-1, F-8: Reads of an archive that was removed while open are ENOENT."""
     old = noise(6, 900_000)
     task = finished(fs.cloud, x=old, filler=noise(3, 300_000))
     with fs.open(f"{task}/outputs/x") as opened:

@@ -1,5 +1,5 @@
-"""Issue 4, point 7, processes: kill -9, signals, a busy mount, a crowd of readers, a start that is
-interrupted. Ctrl+C and blocked readers: test_interrupts.py; sleep and clocks: test_sleep.py."""
+"""kill -9, signals, a busy mount, a crowd of readers, an interrupted start. Ctrl+C and blocked
+readers: test_interrupts.py; sleep and clocks: test_sleep.py."""
 
 import contextlib
 import errno
@@ -38,8 +38,7 @@ def threads_of(pid: int) -> int:
 
 
 def test_umount_of_a_busy_mount_says_so_and_leaves_it_well(new_mount: Callable[..., Mount]) -> None:
-    """Issue 4, 7: `umount` of a busy mount says so and leaves it well; README, Commands: `--lazy`
-    detaches it."""
+    """E-3, E-4: `umount` of a busy mount says so and leaves it intact; `--lazy` detaches it."""
     mount = new_mount()
     content = os.urandom(2_000_000)
     task = mount.cloud.add_task(outputs={"a": content}, end_time=LONG_AGO)
@@ -67,7 +66,7 @@ def killed(mount: Mount) -> None:
 
 
 def test_a_mount_whose_daemon_was_killed_stays_and_fails(new_mount: Callable[..., Mount]) -> None:
-    """README, The end of a mount: If the daemon dies, the mount stays and answers ENOTCONN."""
+    """E-2: If the daemon dies, the mount stays and answers ENOTCONN."""
     mount = new_mount()
     task = mount.cloud.add_task()
     version = mount.path / ".taskfs/version"
@@ -88,8 +87,7 @@ def test_a_mount_whose_daemon_was_killed_stays_and_fails(new_mount: Callable[...
 def test_a_backup_survives_the_end_of_the_daemon(
     new_mount: Callable[..., Mount], cloud: FakeCloud, tmp_path: Path
 ) -> None:
-    """README, The end of a mount: If the daemon dies, the mount stays and answers ENOTCONN, so
-    that `rsync --delete` fails and deletes nothing."""
+    """E-2, E-18: `rsync --delete` from a dead mount fails and deletes nothing."""
     task = cloud.add_task(outputs={"a": b"x" * 1000}, end_time=LONG_AGO)
     mount = new_mount()
     backup = tmp_path / "backup"
@@ -105,7 +103,7 @@ def test_a_backup_survives_the_end_of_the_daemon(
 def test_after_kill_9_of_the_daemon_the_same_mount_command_works(
     new_mount: Callable[..., Mount],
 ) -> None:
-    """README, The end of a mount: After `kill -9` of the daemon the same `taskfs mount` works."""
+    """E-2: After `kill -9` of the daemon the same mount command works."""
     mount = new_mount()
     task = mount.cloud.add_task(status="started")
     os.kill(mount.pid, signal.SIGKILL)
@@ -118,7 +116,7 @@ def test_after_kill_9_of_the_daemon_the_same_mount_command_works(
 def test_a_dead_mount_can_be_unmounted_though_it_is_in_use(
     new_mount: Callable[..., Mount],
 ) -> None:
-    """README, The end of a mount: `taskfs umount` takes a dead mount away, in use or not."""
+    """E-2: `taskfs umount` removes a dead mount, in use or not."""
     mount = new_mount()
     with open(mount.path / ".taskfs/version", "rb"):
         killed(mount)
@@ -128,7 +126,7 @@ def test_a_dead_mount_can_be_unmounted_though_it_is_in_use(
 
 
 def test_doctor_names_each_dead_mount_and_the_fix(new_mount: Callable[..., Mount]) -> None:
-    """README, The end of a mount: `taskfs doctor` names dead mounts; its fix, pasted, ends them."""
+    """E-2, C-23: `taskfs doctor` lists dead mounts, and its fix, pasted, ends them."""
     dead, alive = [new_mount(), new_mount()], new_mount()
     for mount in dead:
         killed(mount)
@@ -149,7 +147,7 @@ def test_doctor_names_each_dead_mount_and_the_fix(new_mount: Callable[..., Mount
 def test_a_signal_at_any_time_of_a_start_leaves_no_mount(
     tmp_path: Path, cloud: FakeCloud, delay_s: float, number: int
 ) -> None:
-    """README, The end of a mount: SIGTERM, SIGINT and SIGHUP unmount, during the start too."""
+    """E-1, E-11: A signal at any time of the start leaves no mount."""
     taskfs, place = Taskfs(tmp_path, cloud), tmp_path / "mnt"
     place.mkdir()
     with subprocess.Popen(
@@ -182,8 +180,8 @@ sys.exit(taskfs.cli.main.main(sys.argv[2:]))
 def test_a_failure_that_ends_the_daemon_unmounts(
     tmp_path: Path, cloud: FakeCloud, good: int, flags: list[str]
 ) -> None:
-    """README, The end of a mount: a mount that fails to start leaves nothing mounted; a daemon that
-    a failure ends later unmounts."""
+    """E-5, E-11: A mount that fails to start leaves nothing mounted, and a daemon that a failure
+    ends unmounts."""
     taskfs, place = Taskfs(tmp_path, cloud), tmp_path / "mnt"
     place.mkdir()
     words = [sys.executable, "-c", FAILING_DEVICE, str(good), "mount", *flags, str(place)]
@@ -208,7 +206,7 @@ def test_a_failure_that_ends_the_daemon_unmounts(
 def test_an_aborted_connection_ends_the_mount_without_a_failure(
     new_mount: Callable[..., Mount],
 ) -> None:
-    """README, The end of a mount: a connection that root aborts (fusectl) is an end, no failure."""
+    """E-1: A connection that root aborts ends the mount without a failure."""
     mount = new_mount()
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()
     device = next(line.split()[2] for line in mounts if line.split()[4] == str(mount.path))
@@ -225,8 +223,8 @@ def test_an_aborted_connection_ends_the_mount_without_a_failure(
 def test_a_signal_to_an_old_daemon_leaves_the_new_mount_alone(
     new_mount: Callable[..., Mount],
 ) -> None:
-    """README, The end of a mount: with `--lazy` what is open works until it is closed; what is
-    mounted there meanwhile is another mount, which the old daemon's end leaves in place."""
+    """E-4, E-8: The end of a daemon that was detached leaves a newer mount on its mountpoint in
+    place."""
     mount = new_mount()
     with open(mount.path / ".taskfs/version", "rb"):
         old = mount.pid
@@ -240,7 +238,7 @@ def test_a_signal_to_an_old_daemon_leaves_the_new_mount_alone(
 def test_a_signal_unmounts_within_5_s_though_a_read_is_in_flight(
     new_mount: Callable[..., Mount],
 ) -> None:
-    """Issue 4, 7: SIGTERM, SIGINT and SIGHUP unmount within 5 s even with a read in flight."""
+    """E-1: SIGTERM, SIGINT and SIGHUP unmount within 5 s with a read in flight."""
     signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     mounts = [new_mount() for _ in signals]
     cloud = mounts[0].cloud
@@ -268,8 +266,8 @@ def test_a_signal_unmounts_within_5_s_though_a_read_is_in_flight(
 def test_a_start_that_is_interrupted_leaves_nothing(
     tmp_path: Path, cloud: FakeCloud, foreground: list[str]
 ) -> None:
-    """Issue 4, 7: SIGINT …: Ctrl+C while the API does not answer yet ends `taskfs mount` at once,
-    and no mount appears later."""
+    """E-11: Ctrl+C while the API does not answer ends `taskfs mount` at once, and no mount appears
+    later."""
     place = tmp_path / "mnt"
     place.mkdir()
     cloud.faults.add("stall", times=None)
@@ -295,8 +293,8 @@ def test_a_start_that_is_interrupted_leaves_nothing(
 def test_a_crowd_of_readers_neither_deadlocks_nor_exhausts_threads(
     new_mount: Callable[..., Mount],
 ) -> None:
-    """Issue 4, 7: a crowd of readers (64 threads, 200 open files) neither deadlocks nor exhausts
-    threads; 1: under transient faults."""
+    """R-19: 64 threads with 200 open files under transient faults neither deadlock nor exhaust
+    threads."""
     mount = new_mount(timeout="20s")
     cloud = mount.cloud
     names = [f"f{number:03}" for number in range(FILES // 2)]
@@ -337,8 +335,8 @@ def test_a_crowd_of_readers_neither_deadlocks_nor_exhausts_threads(
 def test_a_crowd_that_nobody_answers_is_told_in_time_and_served_later(
     new_mount: Callable[..., Mount],
 ) -> None:
-    """Issue 4, 7: a crowd of readers; 1: inside `--timeout`: the last in the queue does not wait
-    for the timeouts of all before it."""
+    """X-15, R-19: The last reader in a queue gets its error soon after the first, and all are
+    served later."""
     mount = new_mount(timeout="1s")
     cloud = mount.cloud
     bodies = {f"f{number:03}": noise(number, 70_000) for number in range(THREADS)}
@@ -367,8 +365,8 @@ def test_a_crowd_that_nobody_answers_is_told_in_time_and_served_later(
 def test_a_connection_that_is_aborted_ends_the_daemon_though_a_read_is_in_flight(
     new_mount: Callable[..., Mount],
 ) -> None:
-    """README, The end of a mount: no daemon outlives its mount by more than a few seconds, whatever
-    its requests wait for: libfuse itself would wait for all of them."""
+    """E-5: When the kernel's connection is aborted, the daemon ends within seconds although a read
+    is in flight."""
     mount = new_mount()
     task = mount.cloud.add_task(outputs={"a": os.urandom(300_000)}, end_time=LONG_AGO)
     assert (mount.path / task / "outputs/a").stat().st_size == 300_000

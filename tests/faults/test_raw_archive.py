@@ -1,4 +1,4 @@
-"""Archives whose files cannot be shown: their own bytes are there, and what fails says why."""
+"""Archives whose files cannot be shown: their own bytes can be read, and failures say why."""
 
 import contextlib
 import errno
@@ -68,8 +68,8 @@ def put(fs: Surface, body: bytes, **fields: Any) -> str:
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_the_raw_archive_does_not_need_its_directory(fs: Surface, kind: str) -> None:
-    """README, Names: `output.zip` is there by name whatever the archive holds; where its files
-    cannot be shown, `outputs/` fails by name and the rest of the task does not."""
+    """N-24, T-12, X-18: `output.zip` can be read whatever the archive holds; where its files cannot
+    be shown, `outputs/` fails and the rest of the task works."""
     make, code, why = REFUSED[kind]
     body = make()
     task = put(fs, body, error_detail="the disk was full")
@@ -90,7 +90,7 @@ def test_the_raw_archive_does_not_need_its_directory(fs: Surface, kind: str) -> 
 
 
 def test_the_raw_input_archive(fs: Surface) -> None:
-    """README, Names: `input.zip` is there by name as well."""
+    """N-24: `input.zip` can be read as well."""
     task = fs.cloud.add_task(end_time=LONG_AGO)
     fs.cloud.put_object(f"{task}/input.zip", GOOD[:-9])
     assert_same(fs.read(f"{task}/input.zip"), GOOD[:-9])
@@ -100,8 +100,7 @@ def test_the_raw_input_archive(fs: Surface) -> None:
 def test_the_log_says_once_why(
     cloud: FakeCloud, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """README, Errors: each failure is logged once: where an archive cannot be shown, the log says
-    why once for each version of it, however often it is listed."""
+    """X-10, X-18: Where an archive cannot be shown, the log says why once for each version."""
     for body, why in ((GOOD[:-9], "no end record"), (b"PK", "no end record")):
         with in_process(cloud, tmp_path / "cache", {"attr_timeout": "0s"}) as fs:
             task = put(fs, body)
@@ -117,8 +116,8 @@ def test_the_log_says_once_why(
 
 
 def test_damage_on_the_way_is_not_kept(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
-    """README, Freshness: a transient failure is never cached: where the archive's end came damaged,
-    the next listing is right, whether or not the raw archive was opened before."""
+    """X-18, F-15: Where the archive's end came damaged, the next listing is right, whether or not
+    the raw archive was opened before."""
     fs = new_fs(attr_timeout="0s")
     # The end record's magic, which looks like damage, and its disk number, like a split archive.
     for is_read_first, at in itertools.product((False, True), (21, 18)):
@@ -138,8 +137,8 @@ def test_damage_on_the_way_is_not_kept(new_fs: Callable[..., Surface], cloud: Fa
 def test_raw_reads_are_of_one_version(
     new_fs: Callable[..., Surface], cloud: FakeCloud, after: str
 ) -> None:
-    """README, Freshness: bytes belong to one version: if the remote object is replaced, reads
-    through the old handle fail with ESTALE, also where its files cannot be shown."""
+    """F-8, N-24: Reads of a raw archive through an old handle are ESTALE, also where its files
+    cannot be shown."""
     fs = new_fs(attr_timeout="0s")
     old = cheap_bytes(9_000_000, seed=1)
     new = GOOD if after == "good" else cheap_bytes(9_000_000, seed=2)
@@ -159,7 +158,7 @@ def test_raw_reads_are_of_one_version(
 def test_a_refused_archive_that_is_removed_is_gone(
     new_fs: Callable[..., Surface], cloud: FakeCloud
 ) -> None:
-    """README, Freshness: one removed by its owner shows as an empty `outputs/`."""
+    """F-12, X-18: A refused archive that its owner removed shows as an empty `outputs/`."""
     fs = new_fs(attr_timeout="0s")
     task = put(fs, GOOD[:-9])
     assert errno_of(lambda: fs.names(f"{task}/outputs")) == errno.EIO
@@ -171,8 +170,7 @@ def test_a_refused_archive_that_is_removed_is_gone(
 def test_an_empty_archive_that_is_replaced_is_noticed(
     new_fs: Callable[..., Surface], cloud: FakeCloud
 ) -> None:
-    """README, Freshness: one with no bytes is looked at again with each open: no read of it could
-    notice that it was replaced."""
+    """F-11, N-24: An archive without bytes is looked at again with each open."""
     fs = new_fs(attr_timeout="0s")
     task = put(fs, b"")
     assert fs.read(f"{task}/output.zip") == b""
@@ -182,7 +180,7 @@ def test_an_empty_archive_that_is_replaced_is_noticed(
 
 
 def test_280_000_members_are_listed(cloud: FakeCloud, tmp_path: Path) -> None:
-    """README, Limits: an archive's directory may be 64 MiB long, some 500,000 members."""
+    """R-21: A directory of 64 MiB is listed."""
     times = struct.pack("<HHIHH3Q", 10, 32, 0, 1, 24, *[133_000_000_000_000_000] * 3)
     names = (
         b"artifacts/processor%d/0.%d/uniform/f%d" % (n % 360, n // 360, n) for n in range(280_000)
@@ -209,8 +207,8 @@ def test_280_000_members_are_listed(cloud: FakeCloud, tmp_path: Path) -> None:
 def test_download_of_an_archive_that_cannot_be_shown(
     cloud: FakeCloud, tmp_path: Path, kind: str
 ) -> None:
-    """README, Commands: `download --archive` gives the archive's bytes whatever it holds; without
-    it, one line says why there are no files, and that this gives the bytes."""
+    """C-41: `download --archive` gives the bytes; without it one line says why there are no files
+    and names `--archive`."""
     make, _, why = REFUSED[kind]
     body = make()
     task = cloud.add_task(end_time=LONG_AGO)

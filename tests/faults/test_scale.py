@@ -1,4 +1,4 @@
-"""Issue 4, point 10: scale. What grows with tasks and members is counted, not timed."""
+"""Scale: what grows with tasks and members is counted, not timed."""
 
 import json
 import os
@@ -54,8 +54,8 @@ def is_page(record: object) -> bool:
 
 
 def test_20_000_tasks_list_in_40_requests_made_in_parallel(large: InProcess) -> None:
-    """20,000 tasks list in 40 requests, made in parallel: several wait for their answers at once,
-    and no page is asked for twice."""
+    """F-7: 20,000 tasks are listed by 40 requests, several of them in flight at once, and no page
+    is asked for twice."""
     stall = large.cloud.faults.add("stall", path="/tasks", times=None, skip=1)
     names: list[str] = []
 
@@ -71,8 +71,7 @@ def test_20_000_tasks_list_in_40_requests_made_in_parallel(large: InProcess) -> 
 
 
 def test_every_status_after_that_costs_the_bulk_refresh_alone(large: InProcess) -> None:
-    """… reading every `status` after that costs no more than the unfinished ones' refresh (bulk,
-    not one by one)."""
+    """F-7: Reading every `status` after that costs only the bulk refresh of the unfinished."""
     names = [name for name in large.names() if not name.startswith(".")]
     large.cloud.clear_requests()
     seen = [text(large, f"{name}/status") for name in names]
@@ -100,9 +99,9 @@ def put_members(cloud: FakeCloud, count: int) -> str:
 def test_100_000_members_in_one_archive(
     new_mount: Callable[..., Mount], cloud: FakeCloud, tmp_path: Path
 ) -> None:
-    """100,000 members in one archive: a whole `find -ls` costs one signed URL and two ranges, less
-    than twice the directory's bytes; what it leaves in memory grows linearly, by less than the
-    kilobyte a member that the README states; a later mount asks the store for nothing."""
+    """A-13, R-11, R-13, R-21: `find -ls` over 100,000 members costs one signed URL and two ranges,
+    less than twice the directory's bytes and less than a kilobyte of memory a member; a later mount
+    asks the store for nothing."""
     mount = new_mount(cache_dir=str(tmp_path / "cache"))
 
     def resident() -> int:
@@ -140,8 +139,8 @@ def test_100_000_members_in_one_archive(
 @pytest.mark.mount
 @pytest.mark.timeout(300)
 def test_a_short_soak_ends_with_every_byte_right() -> None:
-    """A soak of mixed readers under random faults ends with every byte right, memory flat, no
-    thread left: `scripts/soak` for ten seconds; by hand, for ten minutes."""
+    """R-19, R-20: Ten seconds of `scripts/soak`: under random faults every byte is right, memory is
+    flat and no thread is left."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.soak", "--minutes", "0.17", "--seed", "11"],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""Issue 4, point 9: secrets and rights. Each clause of it has its test."""
+"""Secrets and rights: what others on this machine, and readers of logs, may see."""
 
 import ast
 import contextlib
@@ -55,8 +55,8 @@ def provoke(cloud: FakeCloud, mount: Path, task: str) -> None:
 
 @mounted_only
 def test_keys_and_signatures_are_nowhere(cloud: FakeCloud, tmp_path: Path) -> None:
-    """Keys and signatures are written as `***` in every log, error and stats file: after every kind
-    of failure, at the most talkative level, no file beneath the user's home holds one."""
+    """Y-3, Y-5, Y-6: After every kind of failure, at the most verbose level, no log, error, stats
+    file or other file below the user's home holds a key or a signature."""
     task = finished(cloud, some_files(1))
     home = tmp_path / "home"
     with on_mount(cloud, home, {"log_level": "debug", "timeout": "300ms"}) as mount:
@@ -85,7 +85,7 @@ def test_keys_and_signatures_are_nowhere(cloud: FakeCloud, tmp_path: Path) -> No
 
 
 def test_what_redact_knows() -> None:
-    """… a key wherever it stands; of a URL all that follows `?`, credentials, and header values."""
+    """Y-6: Keys anywhere, the query and credentials of URLs, and header values are redacted."""
     register_secret(SECRET)
     for text in (
         f"key {SECRET}.",
@@ -105,8 +105,8 @@ def test_what_redact_knows() -> None:
 
 
 def test_redaction_takes_linear_time() -> None:
-    """An unwritable log never fails an operation, nor does a long line hold one up: a member may
-    lie 30,000 directories deep, and each failure names its path."""
+    """Y-6, X-10: Redaction takes linear time: a member may lie 30,000 directories deep, and each
+    failure names its path."""
     began = time.monotonic()
     for text in ("/a" * 500_000, "http://" * 150_000, "x-api-key" * 100_000, "?" * 500_000):
         redact(text)
@@ -117,8 +117,8 @@ def test_redaction_takes_linear_time() -> None:
 def test_a_name_writes_no_line_of_its_own(
     cloud: FakeCloud, new_mount: Callable[..., Mount]
 ) -> None:
-    """Each failure is one line in the log, whatever characters the member's name has, and none of
-    them speaks to the terminal that shows it."""
+    """Y-7, X-10: A failure is one line in the log whatever its member's name holds, and the name
+    steers no terminal."""
     name = "x\n2025-06-11 08:00:00,000 ERROR taskfs: forged\x1b[2J\x7f\u0085"
     task = cloud.add_task(end_time="2025-06-11T08:00:00+00:00")
     cloud.put_object(
@@ -136,7 +136,7 @@ def test_a_name_writes_no_line_of_its_own(
 @mounted_only
 @pytest.mark.parametrize("what", ["full", "removed"])
 def test_an_unwritable_log_fails_no_operation(cloud: FakeCloud, tmp_path: Path, what: str) -> None:
-    """An unwritable log never fails an operation: on a full disk, and with its directory gone."""
+    """Y-2: On a full disk, and with its directory deleted, the log fails no operation."""
     files = some_files(2)
     task = finished(cloud, files)
     place = tmp_path / "mnt"
@@ -164,8 +164,8 @@ def test_an_unwritable_log_fails_no_operation(cloud: FakeCloud, tmp_path: Path, 
 
 @mounted_only
 def test_cache_and_log_are_the_user_s_alone(cloud: FakeCloud, tmp_path: Path) -> None:
-    """Cache and log files are 0600 in 0700 directories: where nobody said where, whatever the umask
-    is, and where others could read what was there before."""
+    """Y-1, Y-2: Cache and log are 0600 in 0700 directories by default, whatever the umask, also
+    where others could read what was there before."""
     task = finished(cloud, some_files(3))
     place = tmp_path / "mnt"
     place.mkdir()
@@ -193,8 +193,8 @@ def test_cache_and_log_are_the_user_s_alone(cloud: FakeCloud, tmp_path: Path) ->
 
 
 def test_a_named_log_is_closed_to_others(tmp_path: Path, logger: logging.Logger) -> None:
-    """Cache and log files are 0600: also `--log-file` of a file that was there; what is no file (a
-    terminal, /dev/null) and a directory of the user's keep their modes."""
+    """Y-2: An existing `--log-file` becomes 0600; a terminal, /dev/null and a directory of the user
+    keep their modes."""
     path = tmp_path / "log"
     path.write_text("before\n")
     path.chmod(0o666)
@@ -210,7 +210,7 @@ def test_a_named_log_is_closed_to_others(tmp_path: Path, logger: logging.Logger)
 
 
 def test_allow_other_explains_what_it_shares(cloud: FakeCloud, tmp_path: Path) -> None:
-    """`--allow-other` explains what it shares: in its help, and in the README."""
+    """A-3: The help and the README say what `--allow-other` shares."""
     done = Taskfs(tmp_path, cloud)("mount", "--help", COLUMNS="200")
     text = " ".join(done.stdout.split())
     assert "every user of this machine read your tasks and all their files" in text
@@ -223,7 +223,7 @@ def _calls(tree: ast.AST) -> Iterator[ast.Call]:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "taskfs").rglob("*.py")), ids=lambda p: p.name)
 def test_no_shell_is_ever_called(path: Path) -> None:
-    """No shell is ever called with a name from outside: none is called at all."""
+    """Y-11: No module calls a shell."""
     for call in _calls(ast.parse(path.read_text())):
         name = ast.unparse(call.func)
         assert name not in ("os.system", "os.popen", "subprocess.getoutput", "eval", "exec"), name
@@ -233,7 +233,8 @@ def test_no_shell_is_ever_called(path: Path) -> None:
 
 @mounted_only
 def test_names_are_no_commands(cloud: FakeCloud, tmp_path: Path) -> None:
-    """… on a mountpoint, in a project and in an archive whose names a shell would obey."""
+    """Y-11: A mountpoint, a project and an archive with names that a shell would obey cause no
+    command."""
     name = "-o ro,$(touch pwned) `touch pwned`;touch pwned '\"|&"
     task = cloud.add_task(
         project=name, outputs={f"{name}/{name}": b"fine"}, end_time="2025-06-11T08:00:00+00:00"
@@ -254,7 +255,7 @@ def test_names_are_no_commands(cloud: FakeCloud, tmp_path: Path) -> None:
 
 
 def test_the_embedded_cloud_binds_loopback_only(cloud: FakeCloud) -> None:
-    """The embedded cloud binds loopback only: both its ports, and under no other address."""
+    """Y-12: Both ports of the embedded cloud listen on 127.0.0.1 only."""
     ports = {cloud.api.port, cloud.store.port}
     found = set()
     for table in ("tcp", "tcp6"):
@@ -287,8 +288,7 @@ def test_the_embedded_cloud_binds_loopback_only(cloud: FakeCloud) -> None:
 def test_the_api_must_be_https_unless_it_is_loopback(
     cloud: FakeCloud, tmp_path: Path, url: str, is_allowed: bool
 ) -> None:
-    """The API must be https unless it is loopback (or `--insecure-http` says so): else nothing is
-    sent, and one line names the fix."""
+    """Y-4: Any other API than https or loopback is one line with the fix, and nothing is sent."""
     taskfs = Taskfs(tmp_path, cloud)
     done = taskfs("list", "--api-url", url, "--timeout", "200ms")
     assert done.stderr.count("\n") == 1
@@ -302,8 +302,8 @@ def test_the_api_must_be_https_unless_it_is_loopback(
 
 @mounted_only
 def test_the_key_goes_to_the_api_alone(new_mount: Callable[..., Mount], cloud: FakeCloud) -> None:
-    """The API key goes to the API host alone, also across redirects: a store that signs its URLs, a
-    redirect to it and one to another port of this machine never see it."""
+    """Y-3, Y-5: A store, a redirect to it, and a redirect to another port of this machine never get
+    the key."""
     task = finished(cloud, some_files(4))
     other = FakeCloud()
     other.start()
@@ -324,7 +324,7 @@ def test_the_key_goes_to_the_api_alone(new_mount: Callable[..., Mount], cloud: F
 
 
 def test_secrets_registered_while_others_log() -> None:
-    """… whichever thread writes: a key that is read meanwhile disturbs no line of the log."""
+    """Y-6: A key that is registered while other threads log disturbs no line."""
     failures: list[BaseException] = []
 
     def write() -> None:
@@ -345,7 +345,7 @@ def test_secrets_registered_while_others_log() -> None:
 
 
 def test_an_archive_cannot_write_outside_of_a_download(cloud: FakeCloud, tmp_path: Path) -> None:
-    """… nor does `taskfs download` follow a name out of its directory."""
+    """C-22: `taskfs download` follows no name out of its directory."""
     task = cloud.add_task(end_time="2025-06-11T08:00:00+00:00")
     names = (b"../../out", b"/tmp/taskfs-out", b"a/../../out", b"good")
     members = [Odd(b"artifacts/" + name, b"content") for name in names]

@@ -1,5 +1,5 @@
-"""Issue 4, point 3: signed URLs expire and are revoked, and are renewed once for all waiting
-readers, repeating the same range. The API key goes to the API host alone, also across redirects."""
+"""Signed URLs expire, are revoked, and are renewed once for all waiting readers. The API key goes
+to the API host only, across redirects too."""
 
 import errno
 import threading
@@ -28,8 +28,8 @@ def signings(cloud: FakeCloud) -> int:
 
 @pytest.mark.parametrize("kind", ["expire", "revoke"])
 def test_a_url_is_renewed_once_for_all_waiting_readers(patient: Mounted, kind: str) -> None:
-    """Issue 4, 3: Signed URLs expire (400 `ExpiredToken`), are revoked (403), and are renewed once
-    for all waiting readers, repeating the same range."""
+    """Y-5, R-3: An expired (400 `ExpiredToken`) or revoked (403) URL is renewed once for all
+    waiting readers, who repeat the same range."""
     cloud = patient.cloud
     task = finished(cloud, **BODIES, z=noise(1, 200_000))
     assert patient.stat(f"{task}/outputs/z").st_size == 200_000
@@ -45,7 +45,8 @@ def test_a_url_is_renewed_once_for_all_waiting_readers(patient: Mounted, kind: s
 
 
 def test_a_url_that_expires_again_and_again_is_renewed_each_time(patient: Mounted) -> None:
-    """Issue 4, 3: … expire: as they do under a mount that is left up for weeks."""
+    """Y-5: URLs that expire again and again, as under a mount that stays for weeks, are renewed
+    each time."""
     body = noise(2, 400_000)
     task = finished(patient.cloud, a=body, z=noise(1, 200_000))
     for _ in range(3):
@@ -56,8 +57,7 @@ def test_a_url_that_expires_again_and_again_is_renewed_each_time(patient: Mounte
 
 
 def test_a_renewal_that_fails_fails_for_all_at_once(cloud: FakeCloud, transport: Transport) -> None:
-    """Issue 4, 3: renewed once for all waiting readers: none of them starts to wait anew, which
-    would take each one a timeout more than the one before; and the next one tries again."""
+    """X-15: A failed renewal fails all waiting readers at once, and the next reader tries again."""
     cloud.put_object("x", BODIES["f00"])
     arrived, release = threading.Semaphore(0), threading.Event()
     calls: list[bool] = []
@@ -93,7 +93,7 @@ def test_a_renewal_that_fails_fails_for_all_at_once(cloud: FakeCloud, transport:
 
 @pytest.mark.parametrize("kind", ["expire", "revoke"])
 def test_a_new_url_that_is_refused_too_is_eacces(hasty: Mounted, kind: str) -> None:
-    """Issue 4, 3: renewed once: no endless renewals. README, Errors: not allowed to: EACCES."""
+    """X-2: A renewed URL that is refused too is EACCES, without further renewals."""
     cloud = hasty.cloud
     body = noise(2, 400_000)
     task = finished(cloud, a=body, z=noise(1, 200_000))
@@ -118,8 +118,7 @@ BAD_URLS: Final[dict[str, list[str]]] = {
 
 @pytest.mark.parametrize("urls", BAD_URLS)
 def test_a_url_that_is_none_is_eio(hasty: Mounted, urls: str) -> None:
-    """Issue 4, 2 and 3: a signed-urls answer with too few URLs, or one that leads elsewhere than to
-    a store."""
+    """X-4: Too few signed URLs, or one that is not a store's, is EIO."""
     task = finished(hasty.cloud, a=b"a")
     add_fault(hasty.cloud, "signing", task, "json", times=None, value=BAD_URLS[urls])
     assert errno_of(lambda: hasty.names(f"{task}/outputs")) == errno.EIO
@@ -128,8 +127,8 @@ def test_a_url_that_is_none_is_eio(hasty: Mounted, urls: str) -> None:
 
 
 def test_the_key_goes_to_the_api_alone(hasty: Mounted) -> None:
-    """Issue 4, 3: The API key goes to the API host alone, also across redirects: of the API to the
-    store, of the store to the API, and where a signed URL names the API's own host."""
+    """Y-3: The key goes to the API's host only: on redirects of the API to the store, of the store
+    to the API, and where a signed URL names the API's own host."""
     cloud = hasty.cloud
     task, other = finished(cloud, a=b"a"), finished(cloud, a=b"a")
     cloud.put_object("record", b'{"task_id": "%s", "status": "success"}' % task.encode())
@@ -153,7 +152,7 @@ def test_the_key_goes_to_the_api_alone(hasty: Mounted) -> None:
 
 
 def test_a_redirect_within_the_api_keeps_the_key(cloud: FakeCloud) -> None:
-    """Issue 4, 3: the key goes to the API host: also to where it moved on that host."""
+    """Y-3: A redirect within the API's host keeps the key."""
     task = cloud.add_task()
     client = TaskClient(cloud.api_url, cloud.api_key, timeout_s=3)
     cloud.faults.add("redirect", path="/tasks", status=308, to=f"/tasks/{task}")

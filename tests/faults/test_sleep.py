@@ -1,5 +1,4 @@
-"""Issue 4, point 7: a laptop's sleep: the clocks jump, connections die unseen, the daemon stands
-still for a while."""
+"""A laptop's sleep: clocks jump, connections die unseen, the daemon stands still."""
 
 import contextlib
 import email.utils
@@ -72,8 +71,7 @@ def client(cloud: FakeCloud, stats: Stats) -> Iterator[Callable[[str], TaskClien
 def test_what_is_known_ages_while_the_machine_sleeps(
     cloud: FakeCloud, tmp_path: Path, clocks: Clocks
 ) -> None:
-    """Issue 4, 7: a laptop's sleep (clock jumps): a listing is at most 10 s old, a status 2 s, by
-    the clock on the wall: not as old as the night was long."""
+    """F-16, F-1, F-2: Listings and statuses age while the machine sleeps."""
     task = cloud.add_task(status="started")
     with in_process(cloud, tmp_path, {}) as fs:
         assert text(fs, f"{task}/status") == "started\n"
@@ -88,8 +86,8 @@ def test_what_is_known_ages_while_the_machine_sleeps(
 def test_a_clock_that_is_set_changes_nothing(
     cloud: FakeCloud, tmp_path: Path, clocks: Clocks, jump_s: float
 ) -> None:
-    """Issue 4, 7: clock jumps: somebody sets the clock, as a network does after a sleep: no time
-    runs backwards, and nobody waits for the archive of a task that ended long ago."""
+    """F-16: A clock that is set moves no age backward, and no reader waits for the archive of a
+    task that ended long ago."""
     tell_true_time(cloud)
     body = noise(1, 100_000)
     task, running = finished(cloud, a=body), cloud.add_task(status="computation-started")
@@ -113,8 +111,7 @@ def test_a_clock_that_is_set_changes_nothing(
 def test_the_wait_for_an_archive_goes_by_the_apis_clock(
     cloud: FakeCloud, tmp_path: Path, clocks: Clocks, jump_s: float
 ) -> None:
-    """Issue 4, 7: clock jumps; README, Freshness: for 60 s after the end of a `success` task,
-    reading `outputs/` waits for the archive: 60 s of the clock that wrote the end."""
+    """F-13, F-16: The 60 s of waiting go by the clock that wrote the end."""
     now = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
     tell_true_time(cloud)
     clocks.set_s += jump_s
@@ -151,7 +148,7 @@ def fill_pool(client: TaskClient, cloud: FakeCloud) -> None:
 def test_connections_that_died_asleep_are_not_used(
     cloud: FakeCloud, client: Callable[[str], TaskClient], stats: Stats, clocks: Clocks
 ) -> None:
-    """Issue 4, 7: a laptop's sleep: of connections that were idle for so long, none is trusted."""
+    """X-12: Connections that were idle for the length of a sleep are not used again."""
     with relay_to(cloud.api.port) as relay:
         api = client(relay.url)
         fill_pool(api, cloud)
@@ -168,8 +165,7 @@ def test_connections_that_died_asleep_are_not_used(
 def test_one_dead_connection_is_enough_to_distrust_the_others(
     cloud: FakeCloud, client: Callable[[str], TaskClient], stats: Stats
 ) -> None:
-    """Issue 4, 7: connections that died unseen within a minute: the first of them costs a stall,
-    and not each one in turn, which would be longer than `--timeout`."""
+    """X-12, X-15: The first dead connection costs a stall, and its idle neighbours are dropped."""
     with relay_to(cloud.api.port) as relay:
         api = client(relay.url)
         fill_pool(api, cloud)
@@ -181,8 +177,8 @@ def test_one_dead_connection_is_enough_to_distrust_the_others(
 
 @pytest.mark.mount
 def test_a_daemon_that_stood_still_goes_on(new_mount: Callable[..., Mount]) -> None:
-    """Issue 4, 7: a laptop's sleep: a read that was on its way when the daemon stopped gets its
-    bytes when it goes on, though its connections were cut meanwhile."""
+    """X-12: A read in flight while the daemon was stopped gets its bytes, although its connections
+    were cut."""
     mount = new_mount()
     cloud = mount.cloud
     body = noise(3, 3_000_000)

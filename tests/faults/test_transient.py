@@ -1,5 +1,5 @@
-"""Issue 4, point 1: transient faults are survived, on API and store alike; then the errno of the
-README's table, never a short file, EAGAIN or a false ENOENT, and nothing is kept of a failure."""
+"""Transient faults are survived, on the API and the store alike. Then come the errnos of
+docs/semantics.md, never a short file, EAGAIN or a false ENOENT, and no failure is cached."""
 
 import email.utils
 import errno
@@ -48,8 +48,8 @@ def read(fs: Mounted, task: str) -> None:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_several_transient_faults_in_a_row_are_survived(patient: Mounted, fault: str) -> None:
-    """Issue 4, 1: 429 (with and without `Retry-After`), 500, 502, 503, 504, a reset before and
-    within a body, a body cut; several in a row, on API and store alike."""
+    """X-11, X-12, X-16: 429 with and without `Retry-After`, 5xx, resets before and within a body,
+    and cut bodies are survived several in a row."""
     patient.names()
     task = finished(patient.cloud, a=CONTENT)
     kind, options = FAULTS[fault]
@@ -61,7 +61,7 @@ def test_several_transient_faults_in_a_row_are_survived(patient: Mounted, fault:
 @pytest.mark.parametrize("fault", SLOW_FAULTS)
 @pytest.mark.parametrize("where", ["record", "store"])
 def test_a_stall_is_survived(patient: Mounted, where: str, fault: str) -> None:
-    """Issue 4, 1: a stall; `Retry-After` as a date."""
+    """X-12, X-16: A stall is survived, and so is a `Retry-After` that is a date."""
     patient.names()
     task = finished(patient.cloud, a=CONTENT)
     kind, options = SLOW_FAULTS[fault]
@@ -74,7 +74,8 @@ def test_a_stall_is_survived(patient: Mounted, where: str, fault: str) -> None:
 
 @pytest.mark.parametrize("where", WHERE)
 def test_different_faults_in_a_row_are_survived(patient: Mounted, where: str) -> None:
-    """Issue 4, 1: several in a row; 2: a mismatch is tried once more, whatever came before it."""
+    """X-11, X-14: Different faults in a row are survived; a mismatch is tried once more whatever
+    came before it."""
     patient.names()
     task = finished(patient.cloud, a=CONTENT)
     wrong: Kind = ("html", {}) if where != "store" else ("header", {"name": "Content-Range"})
@@ -106,8 +107,8 @@ TABLE: Final[dict[str, tuple[Kind, int]]] = {
 
 @pytest.mark.parametrize("fault", TABLE)
 def test_what_stays_has_the_errno_of_the_table(hasty: Mounted, fault: str) -> None:
-    """Issue 4, 1: then the errno of `semantics.md`, never a short file, never EAGAIN, never a false
-    ENOENT, and nothing cached from a failure."""
+    """X-3, X-4, X-8, X-9, F-15: A fault that stays has its errno, is never a short file, EAGAIN or
+    a false ENOENT, and is not cached."""
     cloud = hasty.cloud
     hasty.names()
     (kind, options), expected = TABLE[fault]
@@ -133,7 +134,7 @@ def test_what_stays_has_the_errno_of_the_table(hasty: Mounted, fault: str) -> No
 
 
 def test_only_a_404_of_the_api_or_the_store_is_enoent(hasty: Mounted) -> None:
-    """Issue 4, 1: never a false ENOENT: a proxy's page that says 404 is not the API's word."""
+    """F-14: A proxy's page with status 404 is not ENOENT."""
     unread, unknown = finished(hasty.cloud, a=CONTENT), finished(hasty.cloud, a=CONTENT)
     assert unread in hasty.names()
     assert hasty.stat(f"{unread}/outputs/a").st_size == len(CONTENT)
@@ -151,7 +152,7 @@ def test_only_a_404_of_the_api_or_the_store_is_enoent(hasty: Mounted) -> None:
 
 
 def test_retry_after_beyond_the_timeout_is_not_waited_for(hasty: Mounted) -> None:
-    """Issue 4, 1: `Retry-After` … inside `--timeout`: what cannot come in time is told at once."""
+    """X-16: A `Retry-After` beyond the timeout is an error at once."""
     task = finished(hasty.cloud, a=CONTENT)
     fault = add_fault(hasty.cloud, "store", task, "status", status=503, retry_after=3600)
     assert errno_of(lambda: hasty.names(f"{task}/outputs")) == errno.EIO
@@ -160,8 +161,8 @@ def test_retry_after_beyond_the_timeout_is_not_waited_for(hasty: Mounted) -> Non
 
 
 def test_a_read_that_nobody_answers_takes_one_timeout(hasty: Mounted) -> None:
-    """Issue 4, 1: inside `--timeout`: the kernel, which asks once more for a page that it failed to
-    read ahead, does not make it two."""
+    """X-15: A read without an answer takes one timeout, although the kernel repeats the page that
+    it failed to read ahead."""
     task = finished(hasty.cloud, a=CONTENT, z=b"z")
     assert hasty.stat(f"{task}/outputs/a").st_size == len(CONTENT)
     fault = add_fault(
@@ -176,7 +177,7 @@ def test_a_read_that_nobody_answers_takes_one_timeout(hasty: Mounted) -> None:
 
 
 def test_a_refused_connection_is_survived(patient: Mounted) -> None:
-    """Issue 4, 1: a refused connection, on API and store alike."""
+    """X-12: A refused connection is survived, on API and store alike."""
     patient.names()
     task = finished(patient.cloud, a=CONTENT)
     patient.cloud.pause()
@@ -189,7 +190,7 @@ def test_a_refused_connection_is_survived(patient: Mounted) -> None:
 
 
 def test_the_network_gone_for_a_while_and_back(hasty: Mounted) -> None:
-    """Issue 4, 7: the network gone for a minute and back: ETIMEDOUT meanwhile, then all is well."""
+    """X-3, X-12: While the network is gone reads are ETIMEDOUT; then all is well."""
     known, other = finished(hasty.cloud, a=CONTENT), finished(hasty.cloud, a=CONTENT)
     read(hasty, known)
     hasty.names()
@@ -208,7 +209,7 @@ def test_the_network_gone_for_a_while_and_back(hasty: Mounted) -> None:
 def test_a_name_that_does_not_resolve_is_survived(
     cloud: FakeCloud, transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Issue 4, 1: DNS failure: a name that is not there, and then is."""
+    """X-22: A host name that does not resolve at first is survived."""
     cloud.put_object("x", CONTENT)
     real, asked = socket.getaddrinfo, 0
 
@@ -229,7 +230,7 @@ def test_a_name_that_does_not_resolve_is_survived(
 
 
 def test_a_name_that_does_not_resolve_is_etimedout_and_forgotten(hasty: Mounted) -> None:
-    """Issue 4, 1: DNS failure; nothing cached from a failure: nor is the URL that led nowhere."""
+    """X-3, F-15: A name that stays unresolved is ETIMEDOUT; the URL that led there is dropped."""
     task = finished(hasty.cloud, a=CONTENT)
     assert hasty.stat(f"{task}/outputs/a").st_size == len(CONTENT)
     hasty.cloud.expire_urls()
@@ -242,7 +243,7 @@ def test_a_name_that_does_not_resolve_is_etimedout_and_forgotten(hasty: Mounted)
 
 @pytest.mark.parametrize("kind", ["short", "reset", "stall"])
 def test_a_body_cut_at_any_point_is_resumed_where_it_stopped(cloud: FakeCloud, kind: str) -> None:
-    """Issue 4, 1: a body cut at any point; resuming a cut range where it stopped."""
+    """X-13: A body cut at any point is resumed where it stopped."""
     transport = Transport(timeout_s=3, stats=Stats(), side="store")
     cloud.put_object("x", CONTENT)
     stored = StoredObject("x", lambda: cloud.signed_url("x"), transport)
@@ -262,7 +263,7 @@ def test_a_body_cut_at_any_point_is_resumed_where_it_stopped(cloud: FakeCloud, k
 
 
 def test_a_body_cut_again_and_again_is_still_whole(patient: Mounted) -> None:
-    """Issue 4, 1: several in a row; resuming where it stopped: no byte twice, none missing."""
+    """X-13: A body cut again and again arrives with no byte twice and none missing."""
     task = finished(patient.cloud, a=CONTENT)
     assert patient.stat(f"{task}/outputs/a").st_size == len(CONTENT)
     patient.cloud.clear_requests()

@@ -1,4 +1,6 @@
-"""README, The end of a mount: A running mount keeps working while its package is upgraded.
+"""A mount whose package is upgraded or removed. All that could be imported late goes away under the
+daemon, the standard library included: an importer that stands first refuses each module, and notes
+its name.
 
 All that could be imported late goes away under the daemon, the standard library included: an
 importer that stands first refuses each module, and notes its name.
@@ -62,8 +64,8 @@ def test_a_mount_works_on_after_its_package_is_gone(
     new_mount: Callable[..., Mount],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """README, The end of a mount: A running mount keeps working while its package is upgraded or
-    removed: with every transient fault, in every kind of operation."""
+    """E-20: With its package gone a mount survives every transient fault, in every kind of
+    operation."""
     flag, names, hooks = tmp_path / "gone", tmp_path / "names", tmp_path / "hooks"
     hooks.mkdir()
     (hooks / "sitecustomize.py").write_text(REFUSING.format(flag=str(flag), names=str(names)))
@@ -157,8 +159,7 @@ print(*sorted(set(sys.modules) - before))
 
 
 def test_no_module_is_imported_once_all_are_loaded(cloud: FakeCloud, tmp_path: Path) -> None:
-    """README, The end of a mount: A running mount keeps working while its package is upgraded or
-    removed, because no request imports anything."""
+    """E-20: Once all modules are loaded no request imports one."""
     tasks = [archived(cloud, method, noise(2, 200_000)) for method in METHODS]
     for task, (kind, options) in zip(tasks, TRANSIENT, strict=False):
         add_fault(cloud, "store", task, kind, **options)
@@ -226,8 +227,7 @@ print(*failed, sum(thread.is_alive() for thread in threads))
 
 @pytest.mark.parametrize("attempt", range(4))
 def test_requests_that_import_meanwhile_neither_wait_for_ever_nor_fail(attempt: int) -> None:
-    """README, The end of a mount: A running mount keeps working: what requests import while the
-    rest is loaded, each of them gets."""
+    """E-20: A request that imports while the rest is loaded gets its module."""
     done = subprocess.run(
         [sys.executable, "-c", CROWD], cwd=ROOT, capture_output=True, text=True, timeout=60
     )

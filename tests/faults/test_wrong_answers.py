@@ -1,5 +1,5 @@
-"""Issue 4, point 2: wrong answers are not believed: looked at once more, then EIO, and no damaged
-byte is served again once the store is well, nor by the kernel's page cache."""
+"""Wrong answers are not believed: they are asked for once more, then EIO, and no damaged byte is
+served once the store is well, nor by the kernel's page cache."""
 
 import errno
 import gzip
@@ -35,8 +35,8 @@ def resident_kb(pid: int) -> int:
 
 @pytest.mark.parametrize("method", [STORED, DEFLATED])
 def test_a_flipped_byte_is_looked_at_once_more(patient: Mounted, method: int) -> None:
-    """Issue 4, 2: flipped bytes: a mismatch drops the blocks it came from and is tried once
-    more. (What was handed out already cannot be taken back: then it is EIO.)"""
+    """I-3, X-14: A mismatch drops its blocks and is tried once more; bytes already handed out make
+    it EIO."""
     small, large = noise(3, 40_000), noise(4, 200_000)
     task = finished(patient.cloud, method, a=small, b=large)
     patient.names(f"{task}/outputs")
@@ -50,8 +50,8 @@ def test_a_flipped_byte_is_looked_at_once_more(patient: Mounted, method: int) ->
 def test_a_flipped_byte_that_stays_is_eio_and_gone_once_the_store_is_well(
     hasty: Mounted, method: int, at: int
 ) -> None:
-    """Issue 4, 2: after that EIO, and the next open lets go of the kernel's pages too, so a damaged
-    read is never served again once the store is well."""
+    """I-3, I-5: Damage that stays is EIO, and the next open drops the kernel's pages, so it is
+    never served once the store is well."""
     task = finished(hasty.cloud, method, a=CONTENT, z=b"z")
     assert hasty.stat(f"{task}/outputs/a").st_size == len(CONTENT)
     add_fault(hasty.cloud, "store", task, "flip", at=at, times=None)
@@ -63,8 +63,8 @@ def test_a_flipped_byte_that_stays_is_eio_and_gone_once_the_store_is_well(
 
 
 def test_readers_who_share_the_kernels_pages_share_the_check(hasty: Mounted) -> None:
-    """Issue 4, 2: a damaged read is never served: not in halves either, one by an earlier reader
-    out of the kernel's pages and the rest by a handle that never saw the damage."""
+    """I-4, I-5: A half in the kernel's pages from one reader and the rest by another handle are
+    checked together."""
     task = finished(hasty.cloud, a=CONTENT, z=b"z")
     path = f"{task}/outputs/a"
     assert hasty.stat(path).st_size == len(CONTENT)
@@ -79,7 +79,7 @@ def test_readers_who_share_the_kernels_pages_share_the_check(hasty: Mounted) -> 
 
 
 def test_readers_beside_a_damaged_read_get_eio_or_the_truth(hasty: Mounted) -> None:
-    """Issue 4, 2: never a wrong byte with a good end, however many read at once."""
+    """I-1, I-4: However many read at once, none gets a wrong member with a good end."""
     for seed in range(3):
         task = finished(hasty.cloud, a=CONTENT, z=b"z")
         path = f"{task}/outputs/a"
@@ -102,7 +102,7 @@ def test_readers_beside_a_damaged_read_get_eio_or_the_truth(hasty: Mounted) -> N
 
 
 def test_200_for_206_is_accepted_for_small_objects_only(hasty: Mounted) -> None:
-    """Issue 4, 2: 200 for 206 (accepted for small objects only)."""
+    """X-6: 200 in place of 206 is accepted for small objects only."""
     small = finished(hasty.cloud, a=CONTENT)
     large = finished(hasty.cloud, a=noise(4, SMALL_OBJECT + 1))
     hasty.cloud.faults.add("whole", side="store", times=None)
@@ -137,8 +137,8 @@ WRONG: Final[dict[str, tuple[str, dict[str, Any]]]] = {
 
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_wrong_answer_of_the_store_is_eio_and_not_kept(hasty: Mounted, wrong: str) -> None:
-    """Issue 4, 2: a wrong or missing `Content-Range`, a longer body than announced, endless
-    redirects …: EIO; and once the store is well, so is the mount."""
+    """X-4, X-14, F-15: A wrong or missing `Content-Range`, a longer body, endless redirects and
+    their like are EIO, and nothing of them is kept."""
     unopened = finished(hasty.cloud, a=CONTENT, z=b"z")
     opened = finished(hasty.cloud, a=CONTENT, z=b"z")
     assert hasty.stat(f"{opened}/outputs/a").st_size == len(CONTENT)
@@ -155,7 +155,7 @@ def test_a_wrong_answer_of_the_store_is_eio_and_not_kept(hasty: Mounted, wrong: 
 def test_a_body_without_a_length_is_taken_by_its_range(
     cloud: FakeCloud, transport: Transport
 ) -> None:
-    """Issue 4, 2: a shorter or longer body than announced: where nothing is, the range counts."""
+    """X-9: A body without a length is accepted by its range."""
     cloud.put_object("x", CONTENT)
     stored = StoredObject("x", lambda: cloud.signed_url("x"), transport)
     cloud.faults.add("chunked", side="store", times=None)
@@ -168,7 +168,7 @@ def test_a_body_without_a_length_is_taken_by_its_range(
 
 @pytest.mark.parametrize("kind", ["short", "reset"])
 def test_a_body_shorter_than_announced_is_never_a_short_file(hasty: Mounted, kind: str) -> None:
-    """Issue 4, 2: a shorter body than announced; 1: never a short file."""
+    """X-9: A body shorter than announced is never a short file."""
     task = finished(hasty.cloud, a=CONTENT, z=b"z")
     assert hasty.stat(f"{task}/outputs/a").st_size == len(CONTENT)
     add_fault(hasty.cloud, "store", task, kind, after_bytes=0, times=None, skip=1)
@@ -214,8 +214,8 @@ PAGES_WITHOUT_END: Final = "pages without end"
 def test_a_wrong_answer_of_the_api_is_eio_and_no_empty_directory(
     hasty: Mounted, wrong: str
 ) -> None:
-    """Issue 4, 2: HTML instead of JSON, fields of the wrong type, endless redirects; never an empty
-    directory that should be an error."""
+    """X-4, X-14: HTML in place of JSON, fields of the wrong type and endless redirects are EIO and
+    never an empty directory."""
     task = finished(hasty.cloud, a=CONTENT)
     assert task in hasty.names()
     kind, options = NO_LISTING[wrong]
@@ -226,8 +226,8 @@ def test_a_wrong_answer_of_the_api_is_eio_and_no_empty_directory(
 
 
 def test_a_listing_that_tells_of_more_than_it_has_ends(cloud: FakeCloud) -> None:
-    """README, Freshness: a failure is never shown as a directory that is shorter than it is; and
-    what never ends is given up."""
+    """F-17: A listing that has fewer tasks than it announces is read again and then fails; what
+    never ends is given up."""
     client = TaskClient(cloud.api_url, cloud.api_key, timeout_s=3)
     kind, options = NO_LISTING[PAGES_WITHOUT_END]
     cloud.faults.add(kind, path="/tasks", times=None, **options)  # each page is the first again
@@ -238,7 +238,7 @@ def test_a_listing_that_tells_of_more_than_it_has_ends(cloud: FakeCloud) -> None
 
 
 def test_one_bad_record_does_not_break_the_others(hasty: Mounted) -> None:
-    """Issue 4, 2: fields of the wrong type (one bad record does not break the others); no id leads
+    """X-17, N-20: A record with fields of the wrong type does not break the others, and no id leads
     out of its directory."""
     good = hasty.cloud.add_task(status="started")
     odd = hasty.cloud.add_task(status="started")
@@ -265,7 +265,7 @@ def test_one_bad_record_does_not_break_the_others(hasty: Mounted) -> None:
     "wrong", [{"is_terminated": None}, {"is_terminated": "no", "id": 7}, {"position_in_queue": 3}]
 )
 def test_a_status_with_odd_fields_is_still_a_status(hasty: Mounted, wrong: dict[str, Any]) -> None:
-    """Issue 4, 2: fields of the wrong type: a missing one, and no reason to refuse a kill."""
+    """X-17: A field of the wrong type counts as missing and is no reason to refuse a kill."""
     task = hasty.cloud.add_task(status="started")
     hasty.names()
     value = {"id": task, "status": "started", **wrong}
@@ -275,7 +275,7 @@ def test_a_status_with_odd_fields_is_still_a_status(hasty: Mounted, wrong: dict[
 
 
 def test_a_server_that_gives_less_at_once_is_asked_for_all(cloud: FakeCloud) -> None:
-    """Issue 4, 2: a listing whose pages are not what was asked for loses no task."""
+    """N-1, X-14: A server whose pages are smaller than asked for loses no task."""
     tasks = {cloud.add_task() for _ in range(130)}
     client = TaskClient(cloud.api_url, cloud.api_key, timeout_s=5)
     records = [{"task_id": task, "create_time": "2025-06-11T08:00:00Z"} for task in sorted(tasks)]
@@ -292,7 +292,7 @@ def test_a_server_that_gives_less_at_once_is_asked_for_all(cloud: FakeCloud) -> 
 
 
 def test_a_listing_whose_pages_shift_under_the_reader_loses_no_task(hasty: Mounted) -> None:
-    """Issue 4, 2: a listing whose pages shift under the reader."""
+    """N-1: A listing whose pages shift while they are read loses no task."""
     cloud = hasty.cloud
     kept = {cloud.add_task() for _ in range(1050)}
     gone = [cloud.add_task() for _ in range(2)]
@@ -312,8 +312,8 @@ def test_a_listing_whose_pages_shift_under_the_reader_loses_no_task(hasty: Mount
 
 
 def test_answers_without_end_cost_no_memory(hasty_mount: tuple[FakeCloud, Mount]) -> None:
-    """Issue 4, 2: longer bodies than announced; an answer that unpacks to a thousand times its
-    size, where it redirects or where it is one."""
+    """R-20, Y-10: Endless bodies, and answers that unpack to a thousand times their size, cost no
+    memory."""
     cloud, mount = hasty_mount
     fs = Mounted(cloud, mount.path)
     task = finished(cloud, a=CONTENT)

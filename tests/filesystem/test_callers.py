@@ -1,4 +1,4 @@
-"""README, From Python, without a mount: what fsspec's callers and its own caches need."""
+"""What fsspec's callers and its own caches need."""
 
 import asyncio
 import errno
@@ -40,7 +40,7 @@ def task(by_environment: FakeCloud) -> str:
 
 @pytest.mark.parametrize("option", list(GENERIC))
 def test_options_of_every_file_system(task: str, option: str) -> None:
-    """From Python: options that fsspec's callers give to every file system are accepted."""
+    """P-19: Options that fsspec's callers give to every file system are accepted."""
     fs = fsspec.filesystem("taskfs", **{option: GENERIC[option]})
     assert fs.cat_file(f"{task}/outputs/a/b.csv") == b"1,2\n"
     copy = pickle.loads(pickle.dumps(fs))
@@ -48,7 +48,7 @@ def test_options_of_every_file_system(task: str, option: str) -> None:
 
 
 def test_an_event_loop_is_not_pickled(task: str) -> None:
-    """From Python: instances are pickled as options: an event loop stays in its process."""
+    """P-12, P-19: An event loop is not pickled."""
     loop = asyncio.new_event_loop()
     try:
         fs = fsspec.filesystem("taskfs", asynchronous=True, loop=loop, timeout="9s")
@@ -60,7 +60,7 @@ def test_an_event_loop_is_not_pickled(task: str) -> None:
 
 
 def test_an_unknown_option_names_the_known_ones() -> None:
-    """From Python: an unknown option is an error that names the nearest and the known ones."""
+    """P-10: An unknown option is an error that names the nearest and the known ones."""
     with pytest.raises(
         ValueError, match=r"'tiemout': did you mean timeout.* the options are .*cach"
     ):
@@ -73,7 +73,7 @@ def test_an_unknown_option_names_the_known_ones() -> None:
 
 @pytest.mark.parametrize("cache", ["blockcache", "filecache", "simplecache"])
 def test_caches_of_fsspec(task: str, tmp_path: Path, cache: str) -> None:
-    """From Python: `blockcache::`, `filecache::` and `simplecache::` work on `taskfs://`."""
+    """P-20: `blockcache::`, `filecache::` and `simplecache::` work."""
     for name, content in (("noise.bin", NOISE), ("empty", b""), ("a/b.csv", b"1,2\n")):
         url = f"{cache}::taskfs://{task}/outputs/{name}"
         for _ in range(2):
@@ -101,7 +101,7 @@ def block_cached(task: str, directory: Path, name: str = "noise.bin", **options:
 def test_blockcache_fetches_a_block_once(
     task: str, tmp_path: Path, by_environment: FakeCloud
 ) -> None:
-    """From Python: what `blockcache::` keeps is not fetched again, in the next process either."""
+    """P-20: A block that `blockcache::` keeps is not fetched again, in the next process either."""
     with block_cached(task, tmp_path / "c") as file:
         file.seek(200_000)
         assert_same(file.read(1000), NOISE[200_000:201_000])
@@ -117,7 +117,7 @@ def test_blockcache_fetches_a_block_once(
 def test_a_failed_read_leaves_no_zeros_in_blockcache(
     tmp_path: Path, by_environment: FakeCloud
 ) -> None:
-    """Integrity: a failed read is never a short file, and no block of it counts as read."""
+    """P-20, X-9: A failed read leaves no block that counts as read."""
     task = by_environment.add_task(outputs={"big.bin": BIG})
     with block_cached(task, tmp_path / "c", name="big.bin") as file:
         assert file.read(10) == BIG[:10]
@@ -132,7 +132,7 @@ def test_a_failed_read_leaves_no_zeros_in_blockcache(
 
 
 def test_blocks_of_two_versions_do_not_mix(tmp_path: Path, by_environment: FakeCloud) -> None:
-    """From Python: ESTALE once the archive is replaced, also behind `blockcache::`."""
+    """P-21: Behind `blockcache::` a replaced archive is ESTALE."""
     task = by_environment.add_task(outputs={"big.bin": BIG})
     with block_cached(task, tmp_path / "c", name="big.bin") as file:
         assert file.read(10) == BIG[:10]
@@ -152,7 +152,7 @@ def test_blocks_of_two_versions_do_not_mix(tmp_path: Path, by_environment: FakeC
 
 class TestSign:
     def test_an_archive(self, task: str, by_environment: FakeCloud) -> None:
-        """From Python: `sign` gives a raw archive's signed URL, which needs no key."""
+        """P-22: `sign` gives a raw archive's signed URL, which needs no key."""
         fs = fsspec.filesystem("taskfs")
         stored = by_environment.get_object(f"{task}/output.zip")
         assert stored is not None
@@ -162,12 +162,12 @@ class TestSign:
 
     @pytest.mark.parametrize("path", ["outputs/noise.bin", "status", "outputs", ""])
     def test_what_has_no_url(self, task: str, path: str) -> None:
-        """From Python: a file in an archive has no URL: the error names the archive."""
+        """P-22: A file in an archive has no URL, and the error names the archive."""
         with pytest.raises(NotImplementedError, match=r"sign\('<id>/output\.zip'\)"):
             fsspec.filesystem("taskfs").sign(f"{task}/{path}".rstrip("/"))
 
     def test_what_is_not_there(self, task: str) -> None:
-        """Errors: only a real 404 is ENOENT."""
+        """P-9, P-22: `sign` of what does not exist is FileNotFoundError."""
         with pytest.raises(FileNotFoundError):
             fsspec.filesystem("taskfs").sign("nope/output.zip")
         with pytest.raises(FileNotFoundError):

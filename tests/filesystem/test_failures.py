@@ -1,4 +1,4 @@
-"""README, From Python, without a mount: what is refused, what fails, what stays secret."""
+"""fsspec: what is refused, what fails, what stays secret."""
 
 import errno
 import pickle
@@ -47,7 +47,7 @@ WORDS: Final = cheap_bytes(3_000_000)
 def test_changes_are_refused(
     remote: TaskFileSystem, cloud: FakeCloud, change: Callable[[TaskFileSystem, str], Any]
 ) -> None:
-    """Issue 5, 4: read-only: every change is an OSError with EROFS, on `kill` too."""
+    """P-7: Every change, on `kill` too, is an OSError with EROFS."""
     task = cloud.add_task(status="started", outputs={"a": b"a"})
     for path in (f"{task}/kill", f"{task}/outputs/a", "new"):
         with pytest.raises(OSError) as caught:
@@ -58,7 +58,7 @@ def test_changes_are_refused(
 
 
 def test_errors_are_those_of_the_mount(new_fs: Any, cloud: FakeCloud) -> None:
-    """Issue 5, 4: errors are our errnos as OSError subclasses (README, Errors)."""
+    """P-8: Failures are OSError subclasses with the errnos of the mount."""
     fs = new_fs(timeout="1s", status_cache_time="0s", dir_cache_time="0s", cache_size=0)
     task = cloud.add_task(outputs={"a": b"a", "words": WORDS})
     with pytest.raises(FileNotFoundError) as missing:
@@ -90,8 +90,8 @@ def test_errors_are_those_of_the_mount(new_fs: Any, cloud: FakeCloud) -> None:
 
 
 def test_no_answer_is_no_empty_directory(new_fs: Any, cloud: FakeCloud) -> None:
-    """README, From Python: Only a real 404 is FileNotFoundError: no answer is a TimeoutError, also
-    where fsspec would say that there is nothing (`exists`, `glob`, `find`, `walk`)."""
+    """P-9: Without an answer `exists`, `glob`, `find` and `walk` raise TimeoutError where fsspec
+    would report nothing."""
     fs = new_fs(timeout="1s")
     task = cloud.add_task(outputs={"a": b"a"})
     fs.ls("")
@@ -110,7 +110,7 @@ def test_no_answer_is_no_empty_directory(new_fs: Any, cloud: FakeCloud) -> None:
 
 
 def test_unknown_options_are_refused() -> None:
-    """README, From Python: the storage options are those of the table; a slip is named."""
+    """P-10: An unknown storage option is refused by name."""
     with pytest.raises(ValueError, match="unknown storage option 'cach_dir': did you mean cache_d"):
         fsspec.filesystem("taskfs", cach_dir="/x")
     with pytest.raises(ValueError, match="storage option timeout: 'soon' is not a duration"):
@@ -121,7 +121,7 @@ def test_unknown_options_are_refused() -> None:
 
 
 def test_without_a_key(cloud: FakeCloud) -> None:
-    """README, Errors: the key is missing: EACCES, which names the fix, when it is first needed."""
+    """P-8, P-11, X-2: Without a key the first call that needs it is EACCES and names the fix."""
     fs = fsspec.filesystem("taskfs", api_url=cloud.api_url)
     with pytest.raises(PermissionError, match=r"there is no API key: looked in .*inductiva auth"):
         fs.ls("")
@@ -131,7 +131,7 @@ def test_without_a_key(cloud: FakeCloud) -> None:
 
 
 def test_options_of_every_source(cloud: FakeCloud, home: Path, tmp_path: Path) -> None:
-    """README, From Python: what no storage option says comes from the environment and the file."""
+    """P-10: Options that are not given come from the environment and the file."""
     task = cloud.add_task(project="dam")
     cloud.add_task(project="other")
     key = tmp_path / "key"
@@ -145,8 +145,8 @@ def test_options_of_every_source(cloud: FakeCloud, home: Path, tmp_path: Path) -
 
 
 def test_what_is_pickled_are_the_options(by_environment: FakeCloud) -> None:
-    """Issue 5, 4: Picklable (by options, not by state); the key is in no pickle and no `to_json`
-    unless it was passed explicitly."""
+    """P-12: Pickles hold the options and not the state, and the key is in no pickle and no
+    `to_json` unless it was passed."""
     task, key = by_environment.add_task(outputs={"a": WORDS}), by_environment.api_key
     fs = fsspec.filesystem("taskfs", timeout="31s")
     with fs.open(f"{task}/outputs/a") as file:
@@ -167,7 +167,7 @@ def test_what_is_pickled_are_the_options(by_environment: FakeCloud) -> None:
 
 
 def test_a_pickled_file_is_of_one_version(by_environment: FakeCloud) -> None:
-    """README, Freshness: old bytes and new are never mixed, on no other machine either."""
+    """P-5, P-12, F-9: A pickled file stays on its version on another machine too."""
     task = by_environment.add_task(outputs={"a": WORDS})
     fs = fsspec.filesystem("taskfs")
     with fs.open(f"{task}/outputs/a") as file:
@@ -182,7 +182,7 @@ def test_a_pickled_file_is_of_one_version(by_environment: FakeCloud) -> None:
 
 
 def test_no_signature_in_a_traceback(new_fs: Any, cloud: FakeCloud) -> None:
-    """README, What is stored where: keys and signatures are written as `***` in every error."""
+    """Y-6: Tracebacks show signatures as `***`."""
     fs = new_fs(timeout="1s")
     task = cloud.add_task(outputs={"a": WORDS})
     cloud.faults.add("reset", side="store", times=None)
@@ -194,8 +194,8 @@ def test_no_signature_in_a_traceback(new_fs: Any, cloud: FakeCloud) -> None:
 
 
 def test_offline(new_fs: Any, cloud: FakeCloud, tmp_path: Path) -> None:
-    """README, From Python: the storage option `offline`: what is cached is read, nobody is asked,
-    and the cache stays as it is."""
+    """P-10, O-2, O-6: The storage option `offline` reads what is cached, sends nothing and leaves
+    the cache as it is."""
     task = cloud.add_task(outputs={"a": WORDS, "b": WORDS[::-1]})
     online = new_fs()
     assert online.cat_file(f"{task}/outputs/a") == WORDS

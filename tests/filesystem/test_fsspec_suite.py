@@ -17,7 +17,7 @@ from tests.fake_api import FakeCloud
 
 
 class TestGet(AbstractGetTests, AbstractFixtures):  # type: ignore[misc]  # fsspec is untyped
-    """Issue 5, 4: fsspec's own abstract test suite passes where it applies."""
+    """P-17: fsspec's own abstract tests of `get` pass."""
 
     @pytest.fixture
     def fs(self, remote: TaskFileSystem) -> TaskFileSystem:
@@ -56,7 +56,7 @@ class TestGet(AbstractGetTests, AbstractFixtures):  # type: ignore[misc]  # fssp
     def test_get_directory_recursive(
         self, fs: TaskFileSystem, cloud: FakeCloud, tmp_path: Path
     ) -> None:
-        """The suite's test of this name writes its one file itself: here the cloud has it."""
+        """P-17: The suite's test of this name writes its file itself; here the cloud has it."""
         source = f"{cloud.add_task(outputs={'src/file': b''})}/outputs/src"
         plain, slash = tmp_path / "plain", tmp_path / "slash"
         for inner in (plain, plain / "src"):  # the second time the target is there

@@ -1,4 +1,4 @@
-"""README, From Python, without a mount: what is there, and what it costs to be told."""
+"""fsspec: what is listed, and what it costs."""
 
 from datetime import datetime, timezone
 from typing import Any, Final
@@ -28,8 +28,7 @@ def requested_paths(cloud: FakeCloud) -> list[str]:
 
 
 def test_registered_by_entry_point(by_environment: FakeCloud) -> None:
-    """Issue 5, 4: `fsspec.filesystem("taskfs")` and `taskfs://<id>/outputs/…` registered by entry
-    point: an installed taskfs is all it takes."""
+    """P-1: `fsspec.filesystem("taskfs")` and `taskfs://` URLs work by entry point."""
     task = finished(by_environment)
     fs = fsspec.filesystem("taskfs")
     assert isinstance(fs, TaskFileSystem)
@@ -39,7 +38,7 @@ def test_registered_by_entry_point(by_environment: FakeCloud) -> None:
 
 
 def test_ls(remote: TaskFileSystem, cloud: FakeCloud) -> None:
-    """Issue 5, 4: `ls`, detail and not; README: the root lists the tasks alone, newest first."""
+    """P-2, P-3: `ls` with and without detail; the root lists the tasks only, newest first."""
     task, running = finished(cloud), cloud.add_task(status="started")
     assert remote.ls("", detail=False) == [running, task]
     assert remote.ls("taskfs://") == remote.ls("/") == remote.ls("")
@@ -57,7 +56,7 @@ def test_ls(remote: TaskFileSystem, cloud: FakeCloud) -> None:
 
 
 def test_info(remote: TaskFileSystem, cloud: FakeCloud) -> None:
-    """Issue 5, 4: `info`: name, size, type, times, and checksum and compressed size."""
+    """P-3: `info` gives name, size, type, times, checksum and compressed size."""
     task = finished(cloud, end_time="2025-06-11T08:00:00+00:00")
     member = remote.info(f"{task}/outputs/log.txt")
     assert member["name"] == f"{task}/outputs/log.txt"
@@ -79,7 +78,7 @@ def test_info(remote: TaskFileSystem, cloud: FakeCloud) -> None:
 
 
 def test_what_is_there(remote: TaskFileSystem, cloud: FakeCloud) -> None:
-    """Issue 5, 4: `exists`, `isdir`; what is not listed is there by name."""
+    """P-2: `exists` and `isdir` know what is listed and what exists by name."""
     task = finished(cloud)
     for path in ("", task, f"{task}/outputs", f"{task}/outputs/vtk/", ".by-status/killed"):
         assert remote.exists(path)
@@ -96,7 +95,7 @@ def test_what_is_there(remote: TaskFileSystem, cloud: FakeCloud) -> None:
 
 
 def test_find_and_walk(remote: TaskFileSystem, cloud: FakeCloud) -> None:
-    """Issue 5, 4: `find`, `walk`: each task once, since the views are not listed."""
+    """P-2: `find` and `walk` meet each task once, because the views are not listed."""
     task = finished(cloud)
     outputs = [f"{task}/outputs/{name}" for name in OUTPUT_PATHS]
     assert remote.find(f"{task}/outputs") == outputs
@@ -114,7 +113,7 @@ def test_find_and_walk(remote: TaskFileSystem, cloud: FakeCloud) -> None:
 
 
 def test_glob(remote: TaskFileSystem, cloud: FakeCloud) -> None:
-    """Issue 5, 4: `glob` finds what fsspec's patterns mean."""
+    """P-4: `glob` finds what fsspec's patterns mean."""
     task, other = finished(cloud), cloud.add_task(outputs={"q.csv": b"", "vtk/c.vtk": b"c"})
     csvs = sorted([f"{task}/outputs/p.csv", f"{other}/outputs/q.csv"])
     assert remote.glob("*/outputs/*.csv") == csvs
@@ -137,7 +136,7 @@ def test_glob(remote: TaskFileSystem, cloud: FakeCloud) -> None:
 
 
 def test_a_glob_asks_only_where_it_may_find(remote: TaskFileSystem, cloud: FakeCloud) -> None:
-    """README, From Python: a `glob` looks only into directories that may hold what matches."""
+    """P-4: `glob` looks only into directories that may hold a match."""
     tasks = [finished(cloud) for _ in range(3)]
     assert remote.glob("*/status") == sorted(f"{task}/status" for task in tasks)
     assert requested_paths(cloud) == ["/tasks"]
@@ -152,7 +151,7 @@ def test_a_glob_asks_only_where_it_may_find(remote: TaskFileSystem, cloud: FakeC
 
 
 def test_views_are_directories_of_tasks(remote: TaskFileSystem, cloud: FakeCloud) -> None:
-    """Issue 5, 4: views such as `.by-status` (links) resolve sensibly."""
+    """P-2: The links of a view are directories with `islink` and `destination`."""
     task, running = finished(cloud, project="dam break"), cloud.add_task(status="started")
     link = f".by-project/dam break/{task}"
     info = remote.info(link)
@@ -172,7 +171,7 @@ def test_views_are_directories_of_tasks(remote: TaskFileSystem, cloud: FakeCloud
 
 
 def test_the_kept_is_forgotten_on_demand(new_fs: Any, cloud: FakeCloud) -> None:
-    """README, From Python: `invalidate_cache` forgets what is kept of the remote side."""
+    """P-18: `invalidate_cache` forgets what is kept of the remote side."""
     remote = new_fs(dir_cache_time="1h")
     task = finished(cloud)
     assert remote.ls("", detail=False) == [task]
@@ -183,8 +182,8 @@ def test_the_kept_is_forgotten_on_demand(new_fs: Any, cloud: FakeCloud) -> None:
 
 
 def test_fingerprints(new_fs: Any, cloud: FakeCloud) -> None:
-    """Issue 5, 4: `checksum` and `ukey` for caching: the same for the same bytes, in another
-    process too, and others for others."""
+    """P-18: `checksum` and `ukey` are equal for equal bytes, in another process too, and differ for
+    others."""
     task = finished(cloud)
     paths = (f"{task}/outputs/p.csv", f"{task}/output.zip", f"{task}/status")
 

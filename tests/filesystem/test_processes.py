@@ -1,4 +1,4 @@
-"""README, From Python, without a mount: threads, forked and spawned processes, and how they end."""
+"""fsspec: threads, forked and spawned processes, and how they end."""
 
 import gc
 import multiprocessing
@@ -33,7 +33,7 @@ def read_end(fs: TaskFileSystem, file: Any, path: str, answer: Any) -> None:
 # Python 3.12 and newer warn of a fork while threads run: that it works is what is tested here.
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_child_processes(by_environment: FakeCloud, method: str) -> None:
-    """Issue 5, 4: fork/spawn-safe: file systems and open files work in child processes."""
+    """P-13: File systems and open files work in forked and spawned processes."""
     task = by_environment.add_task(outputs={"a": WORDS})
     path = f"{task}/outputs/a"
     fs = fsspec.filesystem("taskfs")
@@ -56,7 +56,7 @@ def test_child_processes(by_environment: FakeCloud, method: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_may_hold_no_lock_of_its_parent(by_environment: FakeCloud) -> None:
-    """Issue 5, 4: fork-safe: also while the parent's threads are at work."""
+    """P-13: A fork while the parent's threads work leaves the child no held lock."""
     task = by_environment.add_task(outputs={f"{n}": WORDS[: 50_000 + n] for n in range(40)})
     fs = fsspec.filesystem("taskfs", cache_size=0)
     paths = [f"{task}/outputs/{n}" for n in range(40)]
@@ -99,8 +99,7 @@ def core_of(fs: TaskFileSystem, path: str) -> SharedCore:
 
 
 def test_threads_share_one_core(by_environment: FakeCloud) -> None:
-    """Issue 5, 4: instance caching of fsspec respected: it makes an instance for each thread, and
-    all of them share connections and caches."""
+    """P-14: fsspec makes an instance for each thread, and all share connections and caches."""
     task = by_environment.add_task(outputs={"a": WORDS})
     found = []
 
@@ -123,7 +122,7 @@ def test_threads_share_one_core(by_environment: FakeCloud) -> None:
 
 
 def test_nothing_is_left_behind(by_environment: FakeCloud) -> None:
-    """Issue 5, 4: threads closed: they end with the last instance."""
+    """P-15: Threads end with the last instance."""
     before = set(threading.enumerate())
     task = by_environment.add_task(outputs={"a": WORDS})
     fs = fsspec.filesystem("taskfs", skip_instance_cache=True)
@@ -204,8 +203,8 @@ def test_exit_waits_for_no_request(by_environment: FakeCloud) -> None:
 
 
 def test_an_instance_costs_nothing(cloud: FakeCloud, home: Path) -> None:
-    """README, From Python: nothing goes out, and no key is looked for, before the first call that
-    needs it: a scheduler may pass file systems on that it could not use."""
+    """P-11: An instance sends nothing and looks for no key, so a scheduler may pass on what it
+    cannot use."""
     before = threading.active_count()
     fsspec.filesystem("taskfs", api_url=cloud.api_url, timeout="9s")
     assert threading.active_count() == before

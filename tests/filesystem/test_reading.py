@@ -1,4 +1,4 @@
-"""README, From Python, without a mount: what is in the files, and what fetching it costs."""
+"""fsspec: what files hold, and what reading them costs."""
 
 import csv
 import io
@@ -46,7 +46,7 @@ def archive_size(cloud: FakeCloud, task: str) -> int:
 
 
 def test_open_gives_a_seekable_file(remote: TaskFileSystem, task: str) -> None:
-    """Issue 5, 4: `open` (seekable), as Python's own files are."""
+    """P-5: `open` gives a seekable file that behaves as Python's own."""
     for name in ("noise.bin", "words.txt"):
         content = OUTPUTS[name]
         with remote.open(f"taskfs://{task}/outputs/{name}") as file:
@@ -75,7 +75,7 @@ def test_open_gives_a_seekable_file(remote: TaskFileSystem, task: str) -> None:
 
 
 def test_random_reads(remote: TaskFileSystem, task: str) -> None:
-    """Issue 5, 4: `open` (seekable): any bytes in any order."""
+    """P-5: Any bytes can be read in any order."""
     chance = random.Random(5)
     with remote.open(f"{task}/outputs/words.txt") as file:
         for _ in range(60):
@@ -85,7 +85,7 @@ def test_random_reads(remote: TaskFileSystem, task: str) -> None:
 
 
 def test_text(remote: TaskFileSystem, task: str) -> None:
-    """Issue 5, 4: text mode through fsspec."""
+    """P-5: Text mode works through fsspec."""
     wanted = OUTPUTS["lines.txt"].decode().splitlines(keepends=True)
     with remote.open(f"{task}/outputs/lines.txt", "r", encoding="utf-8") as file:
         assert list(file) == wanted
@@ -99,7 +99,7 @@ def test_text(remote: TaskFileSystem, task: str) -> None:
 
 
 def test_the_raw_archive(remote: TaskFileSystem, task: str) -> None:
-    """README, The tree: the raw archives are there by name."""
+    """P-2, N-3: The raw archives exist by name."""
     with remote.open(f"{task}/output.zip") as file, zipfile.ZipFile(file) as archive:
         assert archive.testzip() is None
         assert_same(archive.read("artifacts/noise.bin"), NOISE)
@@ -114,14 +114,14 @@ def test_the_raw_archive(remote: TaskFileSystem, task: str) -> None:
 def test_cat_file_takes_ranges(
     remote: TaskFileSystem, task: str, name: str, start: int | None, end: int | None
 ) -> None:
-    """Issue 5, 4: `cat_file` with ranges, which count as those of a slice do."""
+    """P-6: `cat_file` takes ranges, which count as those of a slice do."""
     assert_same(remote.cat_file(f"{task}/outputs/{name}", start, end), OUTPUTS[name][start:end])
 
 
 def test_cat_ranges_fetches_nothing_twice(
     remote: TaskFileSystem, task: str, cloud: FakeCloud
 ) -> None:
-    """Issue 5, 4: `cat_ranges` (in parallel, nothing fetched twice)."""
+    """P-6: `cat_ranges` fetches nothing twice."""
     chance = random.Random(3)
     names = [chance.choice(("noise.bin", "words.txt")) for _ in range(200)]
     starts = [chance.randrange(700_000) for _ in names]
@@ -140,7 +140,7 @@ def test_cat_ranges_fetches_nothing_twice(
 
 
 def test_cat_ranges_goes_out_at_once(remote: TaskFileSystem, cloud: FakeCloud) -> None:
-    """Issue 5, 4: `cat_ranges` (in parallel): no range waits for another one's answer."""
+    """P-6: No range of `cat_ranges` waits for another one's answer."""
     tasks = [cloud.add_task(outputs={"a": b"a", "noise": os.urandom(300_000)}) for _ in range(3)]
     paths = [f"{task}/outputs/noise" for task in tasks]
     remote.sizes(paths)  # the directories of the archives
@@ -155,7 +155,7 @@ def test_cat_ranges_goes_out_at_once(remote: TaskFileSystem, cloud: FakeCloud) -
 
 
 def test_cat_ranges_tells_of_failures(remote: TaskFileSystem, task: str) -> None:
-    """fsspec, cat_ranges: on_error says whether a failure takes its range's place or is raised."""
+    """P-6: `on_error` of cat_ranges says whether a failure replaces its range or is raised."""
     paths = [f"{task}/outputs/noise.bin", f"{task}/nothing", f"{task}/outputs"]
     found = remote.cat_ranges(paths, 0, 5)
     assert found[0] == NOISE[:5]
@@ -166,7 +166,7 @@ def test_cat_ranges_tells_of_failures(remote: TaskFileSystem, task: str) -> None
 
 
 def test_cat_of_many(remote: TaskFileSystem, task: str, cloud: FakeCloud) -> None:
-    """README, From Python: `cat` of several files fetches them in parallel."""
+    """P-6: `cat` of several files fetches them in parallel."""
     other = cloud.add_task(status="started")
     assert remote.cat("*/status") == {
         f"{task}/status": b"success\n",
@@ -185,7 +185,7 @@ def test_cat_of_many(remote: TaskFileSystem, task: str, cloud: FakeCloud) -> Non
 
 
 def test_each_byte_is_fetched_once(new_fs: Any, task: str, cloud: FakeCloud) -> None:
-    """Issue 5, 4: on the same core and cache: what one instance fetched no other fetches again."""
+    """P-14: What one instance fetched, no other fetches again."""
     for timeout in ("31s", "32s"):  # two configurations share no memory
         fs = new_fs(timeout=timeout)
         for name, content in OUTPUTS.items():
@@ -194,14 +194,14 @@ def test_each_byte_is_fetched_once(new_fs: Any, task: str, cloud: FakeCloud) -> 
 
 
 def test_get(remote: TaskFileSystem, task: str, tmp_path: Path) -> None:
-    """fsspec, get: a directory is copied with all beneath it."""
+    """P-6: `get` copies a directory with all beneath it."""
     remote.get(f"{task}/outputs", str(tmp_path / "copy"), recursive=True)
     for name, content in OUTPUTS.items():
         assert_same((tmp_path / "copy" / name).read_bytes(), content)
 
 
 def test_behind_a_file_cache(by_environment: FakeCloud, tmp_path: Path) -> None:
-    """Issue 5, 4: `ukey` for caching: fsspec's own file cache notices what changed."""
+    """P-18: fsspec's file cache notices a change by `ukey`."""
     task = by_environment.add_task(outputs={"a.txt": b"old"})
     fs = fsspec.filesystem(
         "filecache",
@@ -224,7 +224,7 @@ def test_behind_a_file_cache(by_environment: FakeCloud, tmp_path: Path) -> None:
 def test_h5py_reads_slices_of_an_open_file(
     remote: TaskFileSystem, cloud: FakeCloud, options: dict[str, Any]
 ) -> None:
-    """README, From Python, without a mount: `h5py.File(fs.open(…))["pressure"][100, :50]`."""
+    """P-16: h5py reads slices of an open file."""
     field = np.random.default_rng(5).normal(size=(120, 10_000))
     whole = io.BytesIO()
     with h5py.File(whole, "w") as made:

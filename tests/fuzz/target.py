@@ -18,8 +18,8 @@ from typing import Any, Final
 import atheris
 
 with atheris.instrument_imports(include=["taskfs"]):
-    # Fuzzed members have a few KB, so spans and checkpoint distances must be smaller still. The other
-    # modules copy these constants when they are imported: set them first.
+    # Fuzzed members have a few KB, so spans and checkpoint distances must be smaller still. Set
+    # these constants first: the other modules copy them when they are imported.
     from taskfs.archive import prefetch
 
     setattr(prefetch, "SPAN", 1 << 10)  # noqa: B010 - the constants are Final

@@ -1,4 +1,6 @@
-"""README, mount(8), fstab and systemd: an automounter mounts taskfs when it is first asked for.
+"""An automounter mounts taskfs at the first access. The automounter is the test: it speaks the
+kernel's autofs protocol as systemd and automount(8) do. It runs the mount command in its own
+process group, by which autofs recognises the processes that must not wait.
 
 The automounter is the test: it speaks the kernel's autofs protocol as systemd and automount(8) do.
 It runs the mount command in its own process group, by which autofs recognises the processes that
@@ -89,7 +91,7 @@ def listed(place: Path) -> "subprocess.CompletedProcess[str]":
 
 
 def test_the_first_access_mounts(automounter: Automounter, cloud: FakeCloud) -> None:
-    """README, mount(8), fstab and systemd: `x-systemd.automount` and autofs(8) mount taskfs."""
+    """E-21: The first access mounts."""
     task = cloud.add_task()
     done = listed(automounter.place)
     assert (done.returncode, automounter.said) == (0, "")
@@ -101,7 +103,8 @@ def test_the_first_access_mounts(automounter: Automounter, cloud: FakeCloud) -> 
 def test_a_failed_mount_is_an_error_and_the_next_access_tries_again(
     automounter: Automounter, cloud: FakeCloud
 ) -> None:
-    """README, mount(8), fstab and systemd: an automounted task tree is never an empty directory."""
+    """E-21: A failed automount is an error and never an empty directory, and the next access tries
+    again."""
     task = cloud.add_task()
     cloud.faults.add("status", side="api", times=None, status=403)
     done = listed(automounter.place)
@@ -115,7 +118,7 @@ def test_a_failed_mount_is_an_error_and_the_next_access_tries_again(
 def test_after_umount_the_next_access_mounts_again(
     automounter: Automounter, cloud: FakeCloud
 ) -> None:
-    """README, mount(8), fstab and systemd: `taskfs umount` leaves the automounter's trigger."""
+    """E-21: `taskfs umount` leaves the automounter's trigger."""
     task = cloud.add_task()
     assert listed(automounter.place).returncode == 0
     words = [*COMMAND, "umount", str(automounter.place)]

@@ -51,8 +51,8 @@ def demo(bare: Taskfs, mountpoint: Path) -> Path:
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_other_commands_talk_to_the_mounted_demo(bare: Taskfs, demo: Path, shell: str) -> None:
-    """README, Commands: `demo --env MOUNTPOINT` prints the variables with which the other commands
-    talk to the demo that is mounted there, whatever the variables were before."""
+    """C-16: `demo --env MOUNTPOINT` prints variables with which the other commands reach the
+    mounted demo, whatever the variables were before."""
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed: apt-get install {shell}")
     before = {
@@ -83,7 +83,7 @@ def test_other_commands_talk_to_the_mounted_demo(bare: Taskfs, demo: Path, shell
 
 
 def test_only_the_owner_reads_the_key(bare: Taskfs, mountpoint: Path) -> None:
-    """README, Security: `.taskfs/environment`, which holds the demo's key, is 0600."""
+    """N-23, Y-3: `.taskfs/environment`, which holds the demo's key, is 0600."""
     mountpoint.mkdir()
     assert bare("mount", "--demo", "--allow-other", mountpoint).returncode == 0
     file = mountpoint / ".taskfs/environment"
@@ -100,7 +100,7 @@ def test_only_the_owner_reads_the_key(bare: Taskfs, mountpoint: Path) -> None:
 
 
 def test_an_account_has_no_such_file(bare: Taskfs, mountpoint: Path) -> None:
-    """README, The tree: `environment` is there on a mount of the demo alone."""
+    """N-23: A mount of an account has no `.taskfs/environment`."""
     served = subprocess.Popen(
         [*COMMAND, "demo", "--serve"], env=bare.environment, stdout=subprocess.PIPE, text=True
     )
@@ -123,7 +123,7 @@ def test_an_account_has_no_such_file(bare: Taskfs, mountpoint: Path) -> None:
 
 
 def test_without_a_living_demo_it_says_how_to_get_one(bare: Taskfs, demo: Path) -> None:
-    """README, Commands: Each failure is one line on standard error that names the fix."""
+    """C-16, C-1: Without a live demo `--env` is one line that names the fix."""
     assert bare("umount", demo).returncode == 0
     done = bare("demo", "--env", demo)
     assert (done.returncode, done.stdout) == (1, "")

@@ -31,7 +31,7 @@ def task(shared_mnt: Path, shared_cloud: FakeCloud) -> Path:
 
 
 def test_sendfile_and_copy_file_range(task: Path, tmp_path: Path) -> None:
-    """fusepy notes, Control files: direct I/O with the real size served sendfile and cp alike."""
+    """S-7: sendfile and copy_file_range read text files, which use direct I/O."""
     for name, content in (("status", b"success\n"), ("outputs/a", CONTENT)):
         shutil.copyfile(task / name, tmp_path / "copy")
         assert_same((tmp_path / "copy").read_bytes(), content)
@@ -46,7 +46,7 @@ def test_sendfile_and_copy_file_range(task: Path, tmp_path: Path) -> None:
 
 
 def test_mapping(task: Path) -> None:
-    """fusepy notes, Control files: Only `mmap` with MAP_SHARED fails on what is read directly."""
+    """U-5, S-2: Members can be mapped; of text files only a MAP_SHARED mapping fails."""
     # In a process of its own: a page fault holds Python's lock, which the cloud here needs.
     program = """
 import hashlib, mmap, sys
@@ -69,7 +69,7 @@ with open(sys.argv[1], "rb") as file:
 
 
 def test_reads_beside_reads(task: Path) -> None:
-    """README, The tree: lazily, at any offset: pread, readv, O_DIRECT and seeks agree."""
+    """S-7: pread, readv, O_DIRECT and seeks agree at any offset."""
     with open(task / "outputs/a", "rb", buffering=0) as file:
         assert file.seek(-10, os.SEEK_END) == len(CONTENT) - 10
         assert file.read() == CONTENT[-10:]
@@ -85,7 +85,7 @@ def test_reads_beside_reads(task: Path) -> None:
 
 
 def test_files_of_gnome(task: Path, tmp_path: Path) -> None:
-    """fusepy notes, Control files: `gio cat` and `gio copy` are served alike."""
+    """G-2: `gio cat` and `gio copy` give the bytes of members and text files."""
     if shutil.which("gio") is None:
         pytest.skip("gio is not installed here")
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
@@ -101,7 +101,7 @@ def test_files_of_gnome(task: Path, tmp_path: Path) -> None:
 
 
 def test_access_is_answered_by_the_mode_bits(task: Path) -> None:
-    """README, Attributes: `access(2)` answers from the mode bits: the kernel never asks us."""
+    """A-3: The kernel answers access(2) from the mode bits and never asks."""
     for name in ("kill", "status", "outputs/a", "."):
         assert os.access(task / name, os.R_OK | os.W_OK)
     assert os.access(task, os.X_OK)
@@ -109,7 +109,7 @@ def test_access_is_answered_by_the_mode_bits(task: Path) -> None:
 
 
 def test_sync_and_locks_do_no_harm(shared_mnt: Path, shared_cloud: FakeCloud) -> None:
-    """fusepy notes, Control files: what is not the write does nothing, and succeeds."""
+    """K-1: fsync, flush and locks on `kill` succeed and send nothing."""
     victim = shared_mnt / shared_cloud.add_task(status="started")
     descriptor = os.open(victim / "kill", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     try:
@@ -128,8 +128,7 @@ def test_sync_and_locks_do_no_harm(shared_mnt: Path, shared_cloud: FakeCloud) ->
 
 
 def test_preallocating_kills_nothing(shared_mnt: Path, shared_cloud: FakeCloud) -> None:
-    """README, Errors: any change other than `kill`, metadata and `.taskfs/refresh` is EROFS:
-    glibc's posix_fallocate(3) would write a byte where a file system has no FALLOCATE."""
+    """K-14: posix_fallocate(3) on `kill` is EROFS and kills nothing."""
     victim = shared_cloud.add_task(status="started")
     shared_cloud.clear_requests()
     for path in (shared_mnt / victim / "kill", shared_mnt / ".taskfs/refresh"):
@@ -146,7 +145,7 @@ def test_preallocating_kills_nothing(shared_mnt: Path, shared_cloud: FakeCloud) 
 
 
 def test_names_longer_than_a_name_may_be(task: Path, shared_cloud: FakeCloud) -> None:
-    """README, Names: a name of more than 255 bytes is ENAMETOOLONG, without a request."""
+    """N-27: A name of more than 255 bytes is ENAMETOOLONG, without a request."""
     for place in (task.parent, task, task / "outputs", task.parent / ".by-status"):
         assert not (place / ("n" * 255)).exists()
         shared_cloud.clear_requests()
@@ -159,7 +158,7 @@ def test_names_longer_than_a_name_may_be(task: Path, shared_cloud: FakeCloud) ->
 
 
 def test_open_files_are_given_back(shared_mnt: Path, task: Path) -> None:
-    """README, Limits: Memory stays under a stated bound: no open file is kept for ever."""
+    """R-20: No open file is kept after its close."""
 
     def open_handles() -> int:
         return int(json.loads((shared_mnt / ".taskfs/stats.json").read_text())["open_handles"])
@@ -174,8 +173,7 @@ def test_open_files_are_given_back(shared_mnt: Path, task: Path) -> None:
 def test_a_name_that_was_not_there_is_asked_for_again(
     shared_mnt: Path, shared_cloud: FakeCloud
 ) -> None:
-    """README, Freshness: Asking for one task by its name finds it even if it is younger than the
-    listing: also after it was asked for in vain."""
+    """F-6: A task is found by its name also after that name was asked for in vain."""
     name = f"young{time.time_ns():020}"
     assert not (shared_mnt / name).exists()
     shared_cloud.add_task(name, status="submitted")
@@ -184,7 +182,7 @@ def test_a_name_that_was_not_there_is_asked_for_again(
 
 
 def test_many_threads_on_everything(shared_mnt: Path, shared_cloud: FakeCloud) -> None:
-    """Style guide, Principles 13: Safe for concurrent use: listings, reads, xattrs, kills."""
+    """R-19: Listings, reads, attributes and kills of many threads at once are right."""
     tasks = [
         shared_cloud.add_task(outputs={"a": CONTENT[:1000], "b/c": b"x"}, end_time=LONG_AGO)
         for _ in range(6)
@@ -210,7 +208,7 @@ def test_many_threads_on_everything(shared_mnt: Path, shared_cloud: FakeCloud) -
 
 
 def test_one_kill_for_two_writers_of_one_handle(shared_mnt: Path, shared_cloud: FakeCloud) -> None:
-    """README, Control files: through a handle sends one request: whoever writes."""
+    """K-2, K-3: Two writers of one handle send one request."""
     victim = shared_cloud.add_task(status="started")
     shared_cloud.clear_requests()
     descriptor = os.open(shared_mnt / victim / "kill", os.O_WRONLY)

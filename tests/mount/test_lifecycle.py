@@ -1,4 +1,4 @@
-"""README, Commands: a mount from its start to its end, whatever ends it."""
+"""A mount from its start to its end, whatever ends it."""
 
 import contextlib
 import os
@@ -60,7 +60,7 @@ def refused(
 
 
 def test_a_shell_gets_its_prompt_back(taskfs: Taskfs, place: Path) -> None:
-    """README, Commands: mounts and returns once the mount is live: `x=$(taskfs mount …)` too."""
+    """E-6: `x=$(taskfs mount ...)` returns once the mount is live."""
     line = f'x=$("$@" mount {place} 2>&1); echo "status $? said <$x>"; ls {place}/.taskfs'
     done = subprocess.run(
         ["bash", "-c", f"{line} | cat", "bash", *COMMAND],
@@ -84,7 +84,7 @@ def test_a_shell_gets_its_prompt_back(taskfs: Taskfs, place: Path) -> None:
 
 
 def test_the_key_is_in_no_command_line_and_no_log(new_mount: Callable[..., Mount]) -> None:
-    """README, Attributes: the daemon's command line keeps the mountpoint; no key is ever in it."""
+    """Y-3: The daemon's command line names the mountpoint and no key, and nor does the log."""
     mount = new_mount(log_level="debug")
     task = mount.cloud.add_task(outputs={"a": b"x"}, end_time=LONG_AGO)
     assert (mount.path / task / "outputs/a").read_bytes() == b"x"
@@ -96,13 +96,13 @@ def test_the_key_is_in_no_command_line_and_no_log(new_mount: Callable[..., Mount
 
 
 def test_a_missing_mountpoint(taskfs: Taskfs, place: Path) -> None:
-    """README, Commands: mount … says why not on stderr (exit 1, nothing mounted)."""
+    """E-6, E-7: A missing mountpoint is one line, exit status 1, and nothing is mounted."""
     refused(taskfs, place / "no", "does not exist", "mkdir -p")
     assert not (place / "no").exists()
 
 
 def test_a_file_as_mountpoint(taskfs: Taskfs, place: Path) -> None:
-    """README, Commands: mount … says why not on stderr (exit 1, nothing mounted)."""
+    """E-6, E-7: A file as mountpoint is refused by name."""
     file = place / "file"
     file.write_text("kept")
     refused(taskfs, file, "not a directory")
@@ -110,14 +110,14 @@ def test_a_file_as_mountpoint(taskfs: Taskfs, place: Path) -> None:
 
 
 def test_a_mountpoint_that_is_not_empty(taskfs: Taskfs, place: Path) -> None:
-    """README, Commands: mount … says why not: mountpoint missing, not empty or busy."""
+    """E-7: A mountpoint that is not empty is refused by name."""
     (place / "file").write_text("kept")
     refused(taskfs, place, "not empty")
     assert (place / "file").read_text() == "kept"
 
 
 def test_a_busy_mountpoint(taskfs: Taskfs, place: Path) -> None:
-    """README, Commands: mount … says why not: mountpoint missing, not empty or busy."""
+    """E-7: A busy mountpoint is refused by name."""
     subprocess.run(["mount", "-t", "tmpfs", "none", place], check=True)
     try:
         refused(taskfs, place, "busy", "tmpfs")
@@ -126,24 +126,24 @@ def test_a_busy_mountpoint(taskfs: Taskfs, place: Path) -> None:
 
 
 def test_a_mountpoint_that_is_mounted_already(mnt: Path, taskfs: Taskfs) -> None:
-    """README, Commands: mount … says why not: what is mounted stays so."""
+    """E-7: A second mount on one mountpoint is refused, and the first stays."""
     refused(taskfs, mnt, "mounted already", "umount")
     assert ".by-status" in os.listdir(mnt)
 
 
 def test_a_wrong_key(taskfs: Taskfs, place: Path) -> None:
-    """README, Commands: The key is checked before mounting."""
+    """C-5, E-6: The key is checked before mounting."""
     refused(taskfs, place, "--api-key-file", INDUCTIVA_API_KEY="wrong")
     assert processes_of(place) == []
 
 
 def test_no_key(tmp_path: Path, place: Path) -> None:
-    """README, Commands: mount … says why not: key missing or rejected."""
+    """E-6, X-2: A missing key is one line on standard error."""
     refused(Taskfs(tmp_path, None), place, "no API key", "--api-key-file")
 
 
 def test_an_api_that_is_not_reached(taskfs: Taskfs, place: Path, cloud: FakeCloud) -> None:
-    """README, Commands: mount … says why not: API not reached."""
+    """E-6: An API that is not reached is one line on standard error."""
     began = time.monotonic()
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -158,7 +158,7 @@ def test_an_api_that_is_not_reached(taskfs: Taskfs, place: Path, cloud: FakeClou
 
 
 def test_a_machine_without_the_device(taskfs: Taskfs, place: Path) -> None:
-    """README, Commands: mount … says why not: libfuse or /dev/fuse missing (naming the package)."""
+    """E-6: A missing libfuse or /dev/fuse is one line that names the package."""
     script = """
     mkdir "$0/dev" && mount -t tmpfs none "$0/dev"
     mknod -m 0666 "$0/dev/null" c 1 3
@@ -180,7 +180,7 @@ def test_a_machine_without_the_device(taskfs: Taskfs, place: Path) -> None:
 
 
 def test_a_mount_that_does_not_answer_is_left_alone(new_mount: Callable[..., Mount]) -> None:
-    """README, Commands: mount … says why not: what hangs may live."""
+    """E-7: A mount that does not answer may be alive, so it is left alone."""
     mount = new_mount()
     pid = mount.pid
     os.kill(pid, signal.SIGSTOP)
@@ -192,8 +192,7 @@ def test_a_mount_that_does_not_answer_is_left_alone(new_mount: Callable[..., Mou
 
 
 def test_umount_waits_for_the_end_of_the_process(new_mount: Callable[..., Mount]) -> None:
-    """README, Commands: `taskfs umount MOUNTPOINT` unmounts and waits for the daemon's end: also
-    while the network is away."""
+    """E-10: `taskfs umount` waits for the daemon's end, also while the network is away."""
     mount = new_mount()
     pid = mount.pid
     mount.cloud.pause()
@@ -209,7 +208,7 @@ def test_umount_waits_for_the_end_of_the_process(new_mount: Callable[..., Mount]
 
 
 def test_in_the_foreground(taskfs: Taskfs, place: Path) -> None:
-    """README, Commands: `-f/--foreground`: stays, and unmounts when interrupted."""
+    """E-9: `--foreground` stays, and unmounts when it is interrupted."""
     with subprocess.Popen(
         [*COMMAND, "mount", "-f", str(place)],
         env=taskfs.environment,
@@ -226,14 +225,14 @@ def test_in_the_foreground(taskfs: Taskfs, place: Path) -> None:
 
 
 def test_the_foreground_says_why_not(taskfs: Taskfs, place: Path) -> None:
-    """README, Commands: mount … says why not on stderr (exit 1, nothing mounted)."""
+    """E-6, E-9: The foreground reports a failure in the same way."""
     refused(taskfs, place, "--api-key-file", options=("-f",), INDUCTIVA_API_KEY="wrong")
     refused(taskfs, place / "no", "mkdir -p", options=("-f",))
 
 
 @pytest.mark.parametrize("name", ["with space, größe", "back\\slash=", "-dash\ttab"])
 def test_mountpoints_of_any_name(taskfs: Taskfs, tmp_path: Path, name: str) -> None:
-    """README, Commands: MOUNTPOINT is any empty directory."""
+    """E-7: A mountpoint may have any name."""
     place = tmp_path / name
     place.mkdir()
     try:
@@ -248,7 +247,7 @@ def test_mountpoints_of_any_name(taskfs: Taskfs, tmp_path: Path, name: str) -> N
 
 
 def test_a_link_to_a_mountpoint(taskfs: Taskfs, place: Path, tmp_path: Path) -> None:
-    """README, Commands: MOUNTPOINT may be named in any way that leads there."""
+    """E-7: A mountpoint may be reached through a link."""
     link = tmp_path / "link"
     link.symlink_to("mnt")
     for by, back in ((link, "./link/../mnt/."), (f"{link}/", link)):
@@ -262,7 +261,7 @@ def test_a_link_to_a_mountpoint(taskfs: Taskfs, place: Path, tmp_path: Path) -> 
 
 
 def test_two_mounts_do_not_know_of_each_other(new_mount: Callable[..., Mount]) -> None:
-    """README, Commands: any number of mounts."""
+    """E-8: Two mounts do not affect each other."""
     task = None
     with contextlib.ExitStack():
         first, second = new_mount(), new_mount(read_only="")
@@ -276,7 +275,7 @@ def test_two_mounts_do_not_know_of_each_other(new_mount: Callable[..., Mount]) -
 
 
 def test_a_scope(new_mount: Callable[..., Mount], cloud: FakeCloud) -> None:
-    """README, Commands: `--project NAME`, `--status S` (repeatable), `--last N`."""
+    """C-6: `--project`, `--status` (repeatable) and `--last` say which tasks are listed."""
     kept = [
         cloud.add_task(status=status, project="mine", create_time=f"2025-06-{day}T08:00:00+00:00")
         for status, day in (("failed", 12), ("success", 14), ("failed", 16), ("started", 18))
@@ -291,7 +290,7 @@ def test_a_scope(new_mount: Callable[..., Mount], cloud: FakeCloud) -> None:
 
 
 def test_the_same_python_sees_no_libfuse_message(taskfs: Taskfs) -> None:
-    """README, Commands: `taskfs --help` works without libfuse: the command line loads none."""
+    """C-4: The command line loads no libfuse."""
     program = "import sys, taskfs.cli.main; sys.exit('fuse' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], env=taskfs.environment, timeout=30)
     assert done.returncode == 0

@@ -1,4 +1,4 @@
-"""README, mount(8), fstab and systemd: `mount -t fuse.taskfs`, with and without its link."""
+"""`mount -t fuse.taskfs`, with and without its link."""
 
 import os
 import shutil
@@ -86,8 +86,8 @@ LINKS: Final = {
 
 @pytest.mark.parametrize("link", LINKS)
 def test_mount_8(system: Callable[[str], list[str]], cloud: FakeCloud, link: str) -> None:
-    """Issue 5.2: `mount -t fuse.taskfs taskfs /mnt/tasks -o ro,allow_other,_netdev,cache_dir=…`
-    works (with and without a `/sbin/mount.fuse.taskfs` link); fsname, subtype, nosuid, nodev."""
+    """E-12: `mount -t fuse.taskfs` works with and without the link; the mount has its fsname,
+    subtype, nosuid and nodev."""
     task = cloud.add_task(status="started", outputs={"a": b"x"}, end_time=LONG_AGO)
     options = "ro,allow_other,_netdev,nofail,uid=7,gid=8,umask=027,cache_dir=$HOME/blocks"
     lines = system(f"""
@@ -117,7 +117,8 @@ def test_mount_8(system: Callable[[str], list[str]], cloud: FakeCloud, link: str
 def test_flags_generic_options_and_the_source(
     system: Callable[[str], list[str]], link: str
 ) -> None:
-    """Issue 5.2: both call forms, generic options ignored, `fsname` the source; `noexec` kept."""
+    """E-12: Both call forms work, generic options are ignored, `fsname` is the source, and `noexec`
+    counts."""
     lines = system(f"""
     {LINKS[link]}
     mount -s -n -v -t fuse.taskfs "my tasks" $mnt -o user,noatime,_netdev,x-systemd.automount
@@ -138,8 +139,8 @@ def test_flags_generic_options_and_the_source(
 
 @pytest.mark.parametrize("link", ["with its link", "without"])
 def test_fstab(system: Callable[[str], list[str]], cloud: FakeCloud, link: str) -> None:
-    """Issue 5.2: the line that `taskfs systemd-unit --fstab` prints is mounted by `mount -a`, once;
-    the home comes from the password database (mount(8) removes PATH and HOME)."""
+    """E-13, E-14, C-12: `mount -a` mounts the line of `systemd-unit --fstab` once; the home comes
+    from the password database."""
     task = cloud.add_task(status="started")
     lines = system(f"""
     {LINKS[link]}
@@ -161,7 +162,7 @@ def test_fstab(system: Callable[[str], list[str]], cloud: FakeCloud, link: str) 
 
 
 def test_the_home_is_that_of_the_password_database(system: Callable[[str], list[str]]) -> None:
-    """Issue 5.2: take the home from the password database when HOME is missing."""
+    """E-14: Without HOME the home comes from the password database."""
     lines = system("""
     home=$HOME/other
     mkdir -p $home/.inductiva && echo $INDUCTIVA_API_KEY > $home/.inductiva/api_key
@@ -181,7 +182,7 @@ def test_the_home_is_that_of_the_password_database(system: Callable[[str], list[
 def test_errors_are_one_line(
     system: Callable[[str], list[str]], cloud: FakeCloud, link: str
 ) -> None:
-    """Issue 5.2: errors are one line and name the fix; README, Commands: nothing mounted."""
+    """E-6, E-12: An error through mount(8) is one line that names the fix; nothing is mounted."""
     lines = system(f"""
     {LINKS[link]}
     try() {{ mount -t fuse.taskfs taskfs "$@"; echo "status $?"; }}
@@ -207,7 +208,7 @@ def test_errors_are_one_line(
 
 
 def test_sloppy_and_fake(system: Callable[[str], list[str]]) -> None:
-    """mount(8): -s tolerates unknown options, -f does everything but mount."""
+    """E-12: As mount(8) has it, -s tolerates unknown options and -f mounts nothing."""
     lines = system("""
     ln -s "$program" /sbin/mount.fuse.taskfs
     mount -f -n -t fuse.taskfs taskfs $mnt; echo "fake $?"
@@ -228,8 +229,8 @@ def test_sloppy_and_fake(system: Callable[[str], list[str]]) -> None:
 
 
 def test_install_helper(system: Callable[[str], list[str]], program: Path) -> None:
-    """Issue 5.2: `taskfs install-helper` makes the link, removes it with a flag, says what it did;
-    it needs root, and overwrites nothing that is not a link."""
+    """E-15: `install-helper` makes and removes the link, says what it did, and overwrites nothing
+    that is not a link."""
     lines = system("""
     say() { "$program" install-helper "$@"; echo "status $?"; }
     say --remove 2>&1

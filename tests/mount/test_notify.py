@@ -1,4 +1,4 @@
-"""README, mount(8), fstab and systemd: the service is ready when the mount is live."""
+"""The systemd service is ready when the mount is live."""
 
 import contextlib
 import os
@@ -49,8 +49,8 @@ def start(taskfs: Taskfs, place: Path, address: str, *options: str) -> "subproce
 def test_ready_comes_from_the_live_mount(
     tmp_path: Path, place: Path, cloud: FakeCloud, kind: str
 ) -> None:
-    """Issue 5.2: Type=notify, readiness from the live mount; the end is told, too, and children
-    inherit no NOTIFY_SOCKET."""
+    """E-16: Readiness comes from the live mount; the end is reported, and children inherit no
+    NOTIFY_SOCKET."""
     address = str(tmp_path / "notify") if kind == "file" else f"@taskfs-{os.getpid()}-{tmp_path}"
     cloud.faults.add("stall", side="api", seconds=0.5)
     with service_manager(address) as channel:
@@ -67,7 +67,7 @@ def test_ready_comes_from_the_live_mount(
 
 
 def test_a_mount_that_fails_is_never_ready(tmp_path: Path, place: Path, cloud: FakeCloud) -> None:
-    """Issue 5.2: readiness from the live mount, and from nothing else."""
+    """E-16: A mount that fails is never ready."""
     taskfs = Taskfs(tmp_path, cloud)
     taskfs.environment["INDUCTIVA_API_KEY"] = "wrong"
     with service_manager(str(tmp_path / "notify")) as channel:
@@ -84,7 +84,7 @@ def test_a_mount_that_fails_is_never_ready(tmp_path: Path, place: Path, cloud: F
 def test_a_service_manager_that_is_away_fails_nothing(
     tmp_path: Path, place: Path, cloud: FakeCloud, address: str
 ) -> None:
-    """sd_notify(3): the service goes on where nobody listens."""
+    """E-16: A service manager that does not listen fails nothing (sd_notify(3))."""
     process = start(Taskfs(tmp_path, cloud), place, address)
     eventually(lambda: is_mounted(place) and ".by-status" in os.listdir(place))
     process.send_signal(signal.SIGINT)
@@ -95,7 +95,7 @@ def test_a_service_manager_that_is_away_fails_nothing(
 def test_a_mount_in_the_background_speaks_for_nobody(
     tmp_path: Path, place: Path, cloud: FakeCloud
 ) -> None:
-    """A script within a service may mount: it is not the service that is ready then."""
+    """E-16: A background mount of a script within a service does not report the service ready."""
     taskfs = Taskfs(tmp_path, cloud)
     with service_manager(str(tmp_path / "notify")) as channel:
         done = taskfs("mount", place, NOTIFY_SOCKET=str(tmp_path / "notify"))
@@ -107,7 +107,7 @@ def test_a_mount_in_the_background_speaks_for_nobody(
 
 
 def test_exec_stop(tmp_path: Path, place: Path, cloud: FakeCloud) -> None:
-    """Issue 5.2: `ExecStop`: `taskfs umount --lazy` ends the service, also while a file is open."""
+    """E-17: `taskfs umount --lazy` ends the service, also while a file is open."""
     taskfs = Taskfs(tmp_path, cloud)
     with service_manager(str(tmp_path / "notify")) as channel:
         process = start(taskfs, place, str(tmp_path / "notify"))

@@ -48,8 +48,7 @@ def put(cloud: FakeCloud, *bodies: bytes, crc: int | None = None) -> str:
 def test_what_comes_unasked_is_not_asked_for_again(
     shared_mnt: Path, shared_cloud: FakeCloud
 ) -> None:
-    """README, How it works: what is decoded ahead goes among the kernel's pages, where a reader
-    finds it, and a second one too."""
+    """R-9: A reader finds pushed bytes in the page cache, and so does a second one."""
     place = shared_mnt / put(shared_cloud, BODY) / "outputs/f0"
     before = served_bytes(shared_mnt)
     assert_same(place.read_bytes(), BODY)
@@ -65,7 +64,7 @@ def test_what_comes_unasked_is_not_asked_for_again(
 def test_pages_that_come_unasked_are_the_right_ones(
     shared_mnt: Path, shared_cloud: FakeCloud, step: int
 ) -> None:
-    """README, How it works: whatever the sizes of the reads, also once they turn back."""
+    """R-9: Pushed bytes are right whatever the sizes of the reads, also once they turn back."""
     place = shared_mnt / put(shared_cloud, BODY) / "outputs/f0"
     with open(place, "rb", buffering=0) as opened:
         for start in (0, 3_000_001, 1_000_000):
@@ -77,8 +76,7 @@ def test_pages_that_come_unasked_are_the_right_ones(
 def test_the_last_bytes_of_a_wrong_member_are_never_among_the_pages(
     shared_mnt: Path, shared_cloud: FakeCloud
 ) -> None:
-    """README, Integrity: CRC-32 and size are checked on every member read from start to end before
-    its last bytes are handed out: also those that nobody asked for."""
+    """R-9, I-1: The last bytes of a damaged member are never pushed."""
     place = shared_mnt / put(shared_cloud, BODY, crc=1234) / "outputs/f0"
     for _ in range(2):
         with open(place, "rb", buffering=0) as opened, pytest.raises(OSError) as caught:
@@ -114,8 +112,8 @@ for thread in threads: thread.join()
 def test_a_crowd_that_reads_in_order_never_waits_for_itself(
     shared_mnt: Path, shared_cloud: FakeCloud
 ) -> None:
-    """README, How it works: a push waits for no read that waits for it, however many there are:
-    more than the kernel gives out at once."""
+    """R-10, R-19: A push waits for no read that waits for it, with more readers than the kernel
+    allows at once."""
     bodies = [cheap_bytes(5_000_000 + 77 * number, number + 1) for number in range(6)]
     root = shared_mnt / put(shared_cloud, *bodies) / "outputs"
     crowd = [sys.executable, "-c", PROGRAM, str(root), str(len(bodies)), "90"]

@@ -1,4 +1,4 @@
-"""Issue 5.2: errors of mounts by ordinary users and in containers: one line that names the fix."""
+"""Mounts by ordinary users and in containers: one line that names the fix."""
 
 import os
 import subprocess
@@ -41,7 +41,7 @@ WITHOUT_SYS_ADMIN: Final = ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=
     ],
 )
 def test_what_libfuse_says_becomes_the_fix(said: str, fix: str) -> None:
-    """Issue 5.2: AppArmor, a container, fusermount missing, no permission: each names the fix."""
+    """E-6: AppArmor, a container, a missing fusermount and a missing right each name the fix."""
     line = explain(said, "/x")
     assert fix in line
     assert "\n" not in line
@@ -57,7 +57,8 @@ def one_line(lines: list[str], fix: str) -> None:
 @pytest.mark.mount
 @pytest.mark.parametrize("flags", FOREGROUND)
 def test_of_an_ordinary_user(public_dir: Path, cloud: FakeCloud, flags: list[str]) -> None:
-    """Issue 5.2: no user_allow_other, no permission on the mountpoint, not empty, another's."""
+    """E-6: A missing user_allow_other, and a mountpoint that is not empty or another user's, name
+    the fix."""
     home = public_dir / "home"
     for name in ("mnt", "full/file", "private", "roots"):
         (home / name).mkdir(parents=True)
@@ -99,8 +100,8 @@ def test_of_an_ordinary_user(public_dir: Path, cloud: FakeCloud, flags: list[str
 def test_without_fusermount(
     public_dir: Path, cloud: FakeCloud, flags: list[str], change: str, fix: str
 ) -> None:
-    """Issue 5.2: fusermount missing, not for everybody, or without its set-uid bit: one line that
-    names the fix, the same as doctor's."""
+    """E-6: A fusermount that is missing, not for every user or without its set-uid bit is one line
+    that names the fix, as doctor does."""
     home = public_dir / "home"
     (home / "mnt").mkdir(parents=True)
     for place in (home, home / "mnt"):
@@ -120,7 +121,7 @@ def test_without_fusermount(
 @pytest.mark.mount
 @pytest.mark.parametrize("state", ["alive", "dead"])
 def test_the_mount_of_another_user(public_dir: Path, cloud: FakeCloud, state: str) -> None:
-    """README, The end of a mount: `taskfs umount` of another user's mount says whose it is."""
+    """E-19: `taskfs umount` of another user's mount says whose it is."""
     home = public_dir / "home"
     (home / "mnt").mkdir(parents=True)
     end = "kill -9 $(cat DIR/mnt/.taskfs/stats.json | sed -n 's/.*\"pid\": \\([0-9]*\\).*/\\1/p')"
@@ -140,8 +141,7 @@ def test_the_mount_of_another_user(public_dir: Path, cloud: FakeCloud, state: st
 
 @pytest.mark.mount
 def test_umount_without_mtab(public_dir: Path, cloud: FakeCloud) -> None:
-    """README, The end of a mount: without /etc/mtab, which fusermount reads, `taskfs umount` says
-    how to make it."""
+    """E-19: Without /etc/mtab `taskfs umount` names the command that makes it."""
     home = public_dir / "home"
     (home / "mnt").mkdir(parents=True)
     for place in (home, home / "mnt"):
@@ -168,7 +168,7 @@ def test_umount_without_mtab(public_dir: Path, cloud: FakeCloud) -> None:
 def test_in_a_container_without_sys_admin(
     tmp_path: Path, cloud: FakeCloud, flags: list[str]
 ) -> None:
-    """Issue 5.2: a container that may not mount: one line with the flag that lets it."""
+    """E-6: A container that may not mount is one line with the flag that allows it."""
     place = tmp_path / "mnt"
     place.mkdir()
     done = subprocess.run(

@@ -1,4 +1,6 @@
-"""README, Scientific tools: what they read of a mounted task is what the archive holds.
+"""Scientific tools read on a mount what the archive holds. They run in a process of their own: h5py
+and a page fault of `mmap` keep Python's lock while they wait, and the cloud is in this process. The
+tools that need large packages are in `tests/tools`.
 
 They run in a process of their own: h5py and a page fault of `mmap` keep Python's lock while they
 wait, and the cloud is in this process. The tools that need large packages are in `tests/tools`.
@@ -80,7 +82,7 @@ def read_slices(path: Path, slices: tuple[Any, ...]) -> Any:
 
 @pytest.mark.parametrize("options", [{}, {"chunks": (4, 5000), "compression": "gzip"}])
 def test_h5py_slices(place: Place, run: Run, options: dict[str, Any]) -> None:
-    """Issue 5, 3: h5py slices, of contiguous and of chunked datasets."""
+    """S-1: h5py reads slices of contiguous and chunked datasets."""
     unit, found = run(read_slices, place("run.h5", as_hdf5(**options)), SLICES)
     assert unit == "Pa"
     for part, values in zip(SLICES, found, strict=True):
@@ -88,7 +90,7 @@ def test_h5py_slices(place: Place, run: Run, options: dict[str, Any]) -> None:
 
 
 def test_an_h5py_slice_fetches_little(place: Place, run: Run, shared_cloud: FakeCloud) -> None:
-    """Issue 5, 3: h5py slices: of a file that is stored uncompressed, only what is read."""
+    """S-1: A slice of a file that is stored uncompressed fetches only its blocks."""
     content = as_hdf5()
     path = place("run.h5", content, stored=True)
     _, found = run(read_slices, path, (np.s_[30, :100],))
@@ -108,7 +110,7 @@ def map_for_writing(path: Path) -> None:
 
 
 def test_numpy_memmap(place: Place, run: Run) -> None:
-    """Issue 5, 3: numpy `memmap`: an array is mapped, raw and as `.npy`; never for writing."""
+    """S-2: numpy maps an array, raw and as `.npy`, and never for writing."""
     packed = io.BytesIO()
     np.save(packed, field())
     raw = place("p.raw", field().tobytes())
@@ -127,7 +129,7 @@ def read_mesh(path: Path) -> Any:
 
 @pytest.mark.parametrize("name", ["mesh.vtk", "mesh.vtu", "mesh.xdmf"])
 def test_a_mesh(place: Place, run: Run, tmp_path: Path, name: str) -> None:
-    """Issue 5, 3: a VTK reader (meshio): points, cells and data."""
+    """S-3: meshio reads points, cells and data."""
     points = np.random.default_rng(3).normal(size=(3002, 3))
     triangles = np.array([[n, n + 1, n + 2] for n in range(3000)])
     mesh = meshio.Mesh(points, [("triangle", triangles)], point_data={"p": points[:, 0]})
@@ -145,7 +147,7 @@ def read_zip(path: Path) -> Any:
 
 
 def test_zipfile_on_the_raw_archive(place: Place, run: Run) -> None:
-    """Issue 5, 3: zipfile on `output.zip`."""
+    """S-5: zipfile reads `output.zip`."""
     noise = np.random.default_rng(1).bytes(400_000)
     path = place("noise.bin", noise)
     damaged, found = run(read_zip, path.parents[1] / "output.zip")
@@ -159,7 +161,7 @@ def read_csv(path: Path) -> Any:
 
 
 def test_pandas_reads_csv(place: Place, run: Run) -> None:
-    """Issue 5, 3: pandas on a CSV, whole and in pieces, with both parsers."""
+    """S-4: pandas reads a CSV whole and in pieces, with both parsers."""
     frame = pd.DataFrame(field()[:, :30], columns=[f"c{n}" for n in range(30)])
     for found in run(read_csv, place("probes.csv", frame.to_csv(index=False).encode())):
         pd.testing.assert_frame_equal(found, frame)
@@ -179,7 +181,7 @@ def read_database(path: Path) -> Any:
 
 
 def test_sqlite_in_immutable_mode(place: Place, run: Run, tmp_path: Path) -> None:
-    """Issue 5, 3: SQLite in read-only immutable mode: no locks, no journal beside the file."""
+    """S-6: SQLite reads in immutable mode, without locks or a journal beside the file."""
     made = sqlite3.connect(tmp_path / "runs.db")
     with made:
         made.execute("create table probe (t real, p real)")
@@ -194,7 +196,7 @@ def test_sqlite_in_immutable_mode(place: Place, run: Run, tmp_path: Path) -> Non
 
 
 def test_tail_follows_a_file(place: Place) -> None:
-    """README, What is not promised: `tail -f` prints the end and waits."""
+    """U-4: `tail -f` prints the end and waits."""
     path = place("run.log", b"".join(b"%d\n" % n for n in range(50_000)))
     for file, end in ((path, b"49998\n49999\n"), (path.parents[1] / "status", b"success\n")):
         with subprocess.Popen(["tail", "-n", "2", "-f", file], stdout=subprocess.PIPE) as tail:

@@ -1,4 +1,4 @@
-"""README, Semantics: what people run over a mounted task, with the tools that they have."""
+"""Everyday tools over a mounted task."""
 
 import os
 import subprocess
@@ -70,7 +70,7 @@ def check_copy(copy: Path, original: Path) -> None:
 
 
 def test_readers_of_text(shared_mnt: Path, shared_cloud: FakeCloud) -> None:
-    """README, The tree: files as any tool reads them: cat, head, tail, less, sort, dd, python."""
+    """S-7: cat, head, tail, less, sort, dd and Python read the same text."""
     task = shared_mnt / finished(shared_cloud)
     out = OUTPUTS["stdout.txt"].decode()
     lines = out.splitlines(keepends=True)
@@ -95,7 +95,7 @@ def test_readers_of_text(shared_mnt: Path, shared_cloud: FakeCloud) -> None:
 
 
 def test_grep_finds_and_ends_well(shared_mnt: Path, shared_cloud: FakeCloud) -> None:
-    """README, Attributes: `kill` reads as empty, so `grep -r` over a task succeeds."""
+    """A-5: `kill` reads as empty, so `grep -r` over a task succeeds."""
     name = finished(shared_cloud)
     task = shared_mnt / name
     found = run("grep", "-r", "-c", "needle", task / "outputs/log", task / "status", status=0)
@@ -108,7 +108,7 @@ def test_grep_finds_and_ends_well(shared_mnt: Path, shared_cloud: FakeCloud) -> 
 def test_unzip_reads_the_raw_archive(
     shared_mnt: Path, shared_cloud: FakeCloud, tmp_path: Path
 ) -> None:
-    """README, The tree: `cp ID/output.zip .` works all the same."""
+    """N-3, S-5: `cp ID/output.zip` works, and the copy unpacks."""
     task = shared_mnt / finished(shared_cloud)
     run("cp", task / "output.zip", tmp_path)
     run(sys.executable, "-m", "zipfile", "-e", tmp_path / "output.zip", tmp_path / "x")
@@ -117,8 +117,8 @@ def test_unzip_reads_the_raw_archive(
 
 
 def test_cp_twice(shared_mnt: Path, shared_cloud: FakeCloud, tmp_path: Path) -> None:
-    """README, Attributes: `kill` reads as empty, so `cp -r` over a task succeeds; The tree: What is
-    not listed can still be opened by its name: so `cp -r` never pays twice for an archive."""
+    """A-5, N-3, A-4: `cp -r` over a task succeeds, again over its first copy, and does not fetch an
+    archive twice."""
     task = finished(shared_cloud)
     shared_cloud.clear_requests()
     for _ in range(2):
@@ -144,7 +144,7 @@ def test_cp_twice(shared_mnt: Path, shared_cloud: FakeCloud, tmp_path: Path) -> 
 def test_rsync_copies_nothing_twice(
     shared_mnt: Path, shared_cloud: FakeCloud, tmp_path: Path
 ) -> None:
-    """README, Attributes: Nothing else moves an mtime, so `rsync` does not copy twice."""
+    """A-11: A second rsync copies nothing."""
     task = finished(shared_cloud)
     waiting = shared_cloud.add_task(status="submitted", inputs=INPUTS)
     for name in (task, waiting):
@@ -157,8 +157,8 @@ def test_rsync_copies_nothing_twice(
 
 @pytest.mark.parametrize("option", ["-c", "-cS"])
 def test_tar(shared_mnt: Path, shared_cloud: FakeCloud, tmp_path: Path, option: str) -> None:
-    """README, Attributes: `tar` over a task succeeds; `st_blocks` at least 1 where there is a byte
-    (0 would make `tar -S` store zeros)."""
+    """A-5, A-14: `tar` over a task succeeds; a file with a byte has a block, or `tar -S` would
+    store zeros."""
     task = finished(shared_cloud)
     run("tar", f"{option}f", tmp_path / "x.tar", "-C", shared_mnt, task)
     run("tar", "-xf", tmp_path / "x.tar", "-C", tmp_path)
@@ -168,8 +168,7 @@ def test_tar(shared_mnt: Path, shared_cloud: FakeCloud, tmp_path: Path, option: 
 def test_tar_and_rsync_while_tasks_change(
     new_mount: "type[Mount]", cloud: FakeCloud, tmp_path: Path
 ) -> None:
-    """README, Attributes: an `open` within the attr timeout serves the text whose size was told, so
-    that rsync and tar, which read exactly that many bytes, never cut it."""
+    """T-10: While tasks change, rsync and tar never truncate a text whose size was reported."""
     words = ("started", "computation-started", "computation-ended", "success", "submitted")
     tasks = [cloud.add_task(status=words[n % 3]) for n in range(12)]
     place = new_mount(status_cache_time="0s").path  # type: ignore[call-arg]
@@ -191,8 +190,7 @@ def test_tar_and_rsync_while_tasks_change(
 
 
 def test_du_shows_both_sizes(shared_mnt: Path, shared_cloud: FakeCloud) -> None:
-    """README, Attributes: `du` shows what is stored remotely and `du --apparent-size` what it
-    unpacks to."""
+    """A-14: `du` shows the stored size and `du --apparent-size` the unpacked one."""
     task = shared_mnt / finished(shared_cloud)
     stored = int(run("du", "-s", "--block-size=1", task / "outputs").split()[0])
     apparent = int(run("du", "-sb", task / "outputs").split()[0])
@@ -204,7 +202,7 @@ def test_du_shows_both_sizes(shared_mnt: Path, shared_cloud: FakeCloud) -> None:
 
 
 def test_ls_lt_is_a_timeline(new_mount: "type[Mount]", cloud: FakeCloud) -> None:
-    """README, Attributes: `ls -lt` is a timeline."""
+    """A-7: `ls -lt` is a timeline."""
     ends = {
         cloud.add_task(end_time=f"2025-06-{day:02}T08:00:00+00:00"): day for day in (11, 9, 30, 2)
     }
@@ -235,7 +233,7 @@ def test_ls_lt_is_a_timeline(new_mount: "type[Mount]", cloud: FakeCloud) -> None
     ],
 )
 def test_what_does_not_kill(shared_mnt: Path, shared_cloud: FakeCloud, line: str) -> None:
-    """README, Control files: Opening, truncating or touching `kill` does nothing."""
+    """K-1: Opening, truncating or touching `kill` does nothing."""
     task = shared_cloud.add_task(status="started")
     sh(line.format(task=task), shared_mnt)
     assert kills(shared_cloud, task) == []
@@ -259,8 +257,7 @@ def test_what_does_not_kill(shared_mnt: Path, shared_cloud: FakeCloud, line: str
     ],
 )
 def test_what_kills(shared_mnt: Path, shared_cloud: FakeCloud, tmp_path: Path, line: str) -> None:
-    """README, Control files: The first write of at least one byte through a handle sends one
-    request."""
+    """K-2: The first byte written through a handle sends one request."""
     task = shared_cloud.add_task(status="started")
     shared_cloud.clear_requests()
     sh(line.format(task=shared_mnt / task), tmp_path)
@@ -270,7 +267,7 @@ def test_what_kills(shared_mnt: Path, shared_cloud: FakeCloud, tmp_path: Path, l
 
 
 def test_the_shell_tells_why_not(shared_mnt: Path, shared_cloud: FakeCloud) -> None:
-    """README, Control files: the shell reports the failure: of a finished task, ESRCH."""
+    """K-2, K-5: The shell reports ESRCH for a finished task."""
     task = finished(shared_cloud)
     shared_cloud.clear_requests()
     assert "No such process" in sh(f"echo 1 > {task}/kill", shared_mnt, status=1)
@@ -283,7 +280,7 @@ def test_the_shell_tells_why_not(shared_mnt: Path, shared_cloud: FakeCloud) -> N
 def test_copying_a_tree_back_kills_nothing(
     shared_mnt: Path, shared_cloud: FakeCloud, tmp_path: Path
 ) -> None:
-    """README, Attributes: copying such a tree back can kill nothing."""
+    """A-5: Copying a tree back kills nothing."""
     task = shared_cloud.add_task(status="started", inputs=INPUTS)
     shared_cloud.clear_requests()
     run("cp", "-r", shared_mnt / task, tmp_path)
@@ -300,7 +297,7 @@ def test_copying_a_tree_back_kills_nothing(
 
 
 def test_setfattr_and_getfattr(shared_mnt: Path, shared_cloud: FakeCloud, tmp_path: Path) -> None:
-    """README, Attributes: setting one updates it remotely; `setfattr -x` removes it."""
+    """A-18: setfattr updates the metadata remotely, and `setfattr -x` removes it."""
     task = shared_mnt / shared_cloud.add_task(status="started")
     name = "user.taskfs.metadata.study"
     run("setfattr", "-n", name, "-v", "dam break", task)
@@ -314,7 +311,7 @@ def test_setfattr_and_getfattr(shared_mnt: Path, shared_cloud: FakeCloud, tmp_pa
 def test_the_whole_mount_can_be_walked(
     new_mount: "type[Mount]", cloud: FakeCloud, tmp_path: Path
 ) -> None:
-    """README, The tree: `cp -r`, `du` and `find` over everything there is: views are links."""
+    """N-7: `cp -r`, `du` and `find` walk the whole mount, because views hold links."""
     tasks = [finished(cloud), cloud.add_task(status="submitted")]
     mount = new_mount()  # type: ignore[call-arg]
     run("cp", "-r", f"{mount.path}/.", tmp_path / "all")

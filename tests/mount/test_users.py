@@ -1,4 +1,4 @@
-"""README, Semantics, Attributes: who may do what; root passes every check, so others ask here."""
+"""Which user may do what. Root passes every check, so other users ask here."""
 
 import contextlib
 import os
@@ -80,7 +80,7 @@ def place(open_mount: Mount, shared_cloud: FakeCloud) -> Iterator[Path]:
 
 
 def test_others_read(place: Path, shared_cloud: FakeCloud) -> None:
-    """README, Attributes: with `--allow-other` others read."""
+    """A-3: With `--allow-other` other users read."""
     task = shared_cloud.add_task(outputs={"a/b": b"hello\n"}, end_time=LONG_AGO)
     assert as_nobody("cat", place / task / "status") == "success\n"
     assert as_nobody("cat", place / task / "outputs/a/b") == "hello\n"
@@ -89,7 +89,7 @@ def test_others_read(place: Path, shared_cloud: FakeCloud) -> None:
 
 
 def test_others_do_not_kill(place: Path, shared_cloud: FakeCloud) -> None:
-    """README, Attributes: only the owner may write to `kill`; Errors: EROFS or EACCES."""
+    """A-3, X-7: Only the owner may write to `kill`; others get EACCES."""
     task = shared_cloud.add_task(status="started", task_metadata={"study": "old"})
     shared_cloud.clear_requests()
     kill, name = place / task / "kill", "user.taskfs.metadata.study"
@@ -121,8 +121,7 @@ def test_others_do_not_kill(place: Path, shared_cloud: FakeCloud) -> None:
 def test_a_second_copy_over_the_first_and_its_removal_work(
     place: Path, open_mount: Mount, shared_cloud: FakeCloud
 ) -> None:
-    """README, Attributes: Modes are writable because a copy keeps them: a second `cp -r` over a
-    copy and `rm -rf` of it must work for an ordinary user."""
+    """A-4: A second `cp -r` over a copy and its removal work for an ordinary user."""
     task = shared_cloud.add_task(
         outputs={"a/b": b"x" * 100, "c": b""}, inputs={"d/e/f": b"y"}, end_time=LONG_AGO
     )
@@ -143,7 +142,7 @@ def test_a_second_copy_over_the_first_and_its_removal_work(
 def test_without_allow_other_others_see_nothing(
     shared_mnt: Path, shared_cloud: FakeCloud, open_mount: Mount
 ) -> None:
-    """README, Options: only with `--allow-other` others may enter."""
+    """Y-8: Without `--allow-other` other users may not enter."""
     said = as_nobody("ls", shared_mnt, status=2)
     assert "Permission denied" in said
 
@@ -176,7 +175,7 @@ def in_own_devices(script: str, place: Path, null_mode: str, **environment: str)
 
 
 def test_an_ordinary_user_mounts_kills_and_unmounts(public_dir: Path, cloud: FakeCloud) -> None:
-    """README, Attributes: owned by who mounted; Control files: the owner kills."""
+    """A-2, A-3: An ordinary user mounts, owns the files, kills and unmounts."""
     home = public_dir / "home"
     home.mkdir()
     (home / "mnt").mkdir()
@@ -216,8 +215,8 @@ def test_an_ordinary_user_mounts_kills_and_unmounts(public_dir: Path, cloud: Fak
 
 
 def test_an_ordinary_user_repairs_a_dead_mount(public_dir: Path, cloud: FakeCloud) -> None:
-    """README, The end of a mount: `taskfs mount` on the directory of a dead mount repairs it, and
-    `taskfs umount` takes it away: fusermount lets its user do both."""
+    """E-2: An ordinary user repairs a dead mount with `taskfs mount` and removes it with `taskfs
+    umount`."""
     home = public_dir / "home"
     (home / "mnt").mkdir(parents=True)
     for place in (home, home / "mnt"):
@@ -250,7 +249,7 @@ def test_an_ordinary_user_repairs_a_dead_mount(public_dir: Path, cloud: FakeClou
 def test_a_background_process_that_cannot_begin_says_why(
     public_dir: Path, cloud: FakeCloud
 ) -> None:
-    """README, Commands: mount … says why not on stderr: what fails before anything else, too."""
+    """E-6: A daemon that cannot begin reports why on standard error."""
     home = public_dir / "home"
     (home / "mnt").mkdir(parents=True)
     for place in (home, home / "mnt"):

@@ -1,4 +1,4 @@
-"""README, Semantics, Attributes: what stat(2) tells."""
+"""What stat(2) reports."""
 
 import itertools
 import os
@@ -66,8 +66,7 @@ def all_paths(fs: Surface, task: str) -> list[str]:
 
 
 def test_modes(fs: Surface) -> None:
-    """README, Attributes: Directories 0755, files 0644. Modes are writable because a copy keeps
-    them."""
+    """A-1, A-4: Directories are 0755 and files 0644."""
     task = fs.cloud.add_task(outputs={"a/b": b"x"}, inputs={"c": b"y"})
     for path in ("", ".taskfs", ".by-status", ".by-status/success", task, f"{task}/outputs/a"):
         assert fs.stat(path).st_mode == stat.S_IFDIR | 0o755
@@ -81,8 +80,8 @@ def test_modes(fs: Surface) -> None:
 
 @pytest.mark.mount
 def test_owner_links_and_options(shared_mnt: Path, shared_cloud: FakeCloud) -> None:
-    """README, Attributes: owned by who mounted, and `default_permissions` always; `st_nlink` of
-    directories is honest or 1."""
+    """A-2, A-3, A-6: The mounting user owns all, the kernel checks permissions, and `st_nlink` is
+    1."""
     task = shared_cloud.add_task(outputs={"a/b": b"x"})
     for path in (shared_mnt, shared_mnt / task, shared_mnt / task / "outputs/a"):
         told = os.stat(path)
@@ -99,7 +98,7 @@ def test_owner_links_and_options(shared_mnt: Path, shared_cloud: FakeCloud) -> N
 
 @pytest.mark.mount
 def test_umask_uid_and_gid(new_mount: Callable[..., Mount], cloud: FakeCloud) -> None:
-    """README, Attributes: Directories 0755, files 0644, less `--umask`, owned by who mounted."""
+    """A-1, A-2: `--umask`, `--uid` and `--gid` apply."""
     task = cloud.add_task(outputs={"a/b": b"x"})
     place = new_mount(umask="027", uid="1234", gid="2345").path
     for name, mode in (("", 0o750), ("outputs/a", 0o750), ("outputs/a/b", 0o640), ("kill", 0o640)):
@@ -109,8 +108,7 @@ def test_umask_uid_and_gid(new_mount: Callable[..., Mount], cloud: FakeCloud) ->
 
 
 def test_a_tasks_directory_tells_when_it_last_changed(fs: Surface) -> None:
-    """README, Attributes: A task directory's mtime is when the task last changed as far as its
-    record tells (end, start, creation); its ctime is the creation time."""
+    """A-7: A task directory's mtime is its last change, its ctime the creation."""
     for status, until, latest in (
         ("success", "end_time", "end_time"),
         ("computation-started", "computation_start_time", "start_time"),
@@ -123,8 +121,7 @@ def test_a_tasks_directory_tells_when_it_last_changed(fs: Surface) -> None:
 
 
 def test_a_text_files_mtime_is_when_its_content_changed(fs: Surface) -> None:
-    """README, Attributes: A text file's mtime is when its content last changed, as far as the
-    record tells or this mount saw."""
+    """A-9: A text file's mtime is the time of its last change."""
     over = fs.cloud.add_task(**executed("end_time"))  # type: ignore[arg-type]
     for name, moment in (
         ("status", "end_time"),
@@ -147,7 +144,7 @@ def test_a_text_files_mtime_is_when_its_content_changed(fs: Surface) -> None:
 
 
 def test_the_computation_time_of_a_running_task_changes_now(fs: Surface) -> None:
-    """README, Attributes: (`computation_time` of a running task: now)."""
+    """A-9: The mtime of a running task's `computation_time` is now."""
     running = executed("computation_start_time")
     task = fs.cloud.add_task(status="computation-started", **running)  # type: ignore[arg-type]
     told = fs.stat(f"{task}/computation_time").st_mtime_ns
@@ -157,7 +154,7 @@ def test_the_computation_time_of_a_running_task_changes_now(fs: Surface) -> None
 
 
 def test_changes_that_the_record_does_not_date_are_dated_by_the_mount(fs: Surface) -> None:
-    """README, Attributes: … as far as the record tells or this mount saw."""
+    """A-9: A change without a date in the record has the time when this mount saw it."""
     task = fs.cloud.add_task(status="started", **executed("start_time"))  # type: ignore[arg-type]
     before = {name: fs.stat(f"{task}/{name}").st_mtime_ns for name in fs.names(task)}
     began = time.time_ns()
@@ -170,7 +167,7 @@ def test_changes_that_the_record_does_not_date_are_dated_by_the_mount(fs: Surfac
 
 
 def test_nothing_else_moves_an_mtime(fs: Surface) -> None:
-    """README, Attributes: Nothing else moves an mtime, so `rsync` does not copy twice."""
+    """A-11: Reads, refreshes and kills of other tasks move no mtime."""
     over = fs.cloud.add_task(outputs={"a/b": b"x"}, inputs={"c/d": b"y"})
     waiting = fs.cloud.add_task(status="submitted", inputs={"c": b"y"})
     paths = all_paths(fs, over) + [f"{waiting}/{name}" for name in fs.names(waiting)]
@@ -206,15 +203,15 @@ MOMENT = 1_749_643_821.987654  # an odd second
 def test_members_carry_the_archives_times(
     fs: Surface, stamp: Stamp, layout: str, told: int
 ) -> None:
-    """README, Attributes: Members carry the archive's times: extended timestamp (0x5455), else NTFS
-    (0x000a), else the DOS time taken as UTC."""
+    """A-8: Members carry the extended timestamp (0x5455), else the NTFS time (0x000a), else the DOS
+    time as UTC."""
     task = fs.cloud.add_task()
     stored(fs, task, [MemberSpec("artifacts/x", b"x", MOMENT)], stamp, layout)
     assert abs(fs.stat(f"{task}/outputs/x").st_mtime_ns - told) < 1000  # a float in the test's data
 
 
 def test_times_before_1970_and_without_a_date(fs: Surface) -> None:
-    """README, Attributes: Members carry the archive's times."""
+    """A-8: Times before 1970, and members without a date, are shown."""
     task = fs.cloud.add_task()
     early = b"UT\x05\x00\x01" + (-86_400).to_bytes(4, "little", signed=True)
     members = [Odd(b"artifacts/early", extra=early), Odd(b"artifacts/dos")]
@@ -225,8 +222,7 @@ def test_times_before_1970_and_without_a_date(fs: Surface) -> None:
 
 
 def test_directories_have_the_newest_time_beneath_them(fs: Surface) -> None:
-    """README, Attributes: `outputs/`, `inputs/` and directories without an entry of their own: the
-    newest time beneath them, else the task's."""
+    """A-10: Directories without an entry carry the newest time beneath them, else the task's."""
     task = fs.cloud.add_task(inputs=None, **executed("end_time"))  # type: ignore[arg-type]
     members = [
         MemberSpec("artifacts/a/old", b"x", 1_700_000_000),
@@ -256,7 +252,7 @@ def test_directories_have_the_newest_time_beneath_them(fs: Surface) -> None:
 
 @pytest.mark.parametrize("status", ["success", "failed", "computation-started", "submitted"])
 def test_st_size_is_exact_for_every_file(fs: Surface, status: str) -> None:
-    """README, Attributes: `st_size` is exact for every file."""
+    """A-12: `st_size` equals the bytes read, for every file."""
     outputs = {"a": b"x" * 5000, "b/empty": b""} if status == "success" else None
     task = fs.cloud.add_task(
         status=status, error_detail="größer", inputs={"c": b"y"}, outputs=outputs
@@ -279,8 +275,8 @@ def test_st_size_is_exact_for_every_file(fs: Surface, status: str) -> None:
 
 
 def test_st_blocks_is_the_compressed_size(fs: Surface) -> None:
-    """README, Attributes: `st_blocks` of a member is its compressed size in 512-byte units rounded
-    up, at least 1 where there is a byte (0 would make `tar -S` store zeros)."""
+    """A-14: `st_blocks` is the compressed size in units of 512 bytes, rounded up, at least 1 where
+    there is a byte."""
     task = fs.cloud.add_task()
     members = [
         Odd(b"artifacts/none", b"", STORED),
@@ -301,7 +297,7 @@ def test_st_blocks_is_the_compressed_size(fs: Surface) -> None:
 def test_inode_numbers_are_stable_across_mounts(
     new_fs: Callable[..., Surface], cloud: FakeCloud, tmp_path: Path
 ) -> None:
-    """README, Attributes: Inode numbers are stable across mounts."""
+    """A-15: A second mount has the same inode numbers."""
     task = cloud.add_task(project="p", outputs={"a/b": b"x", "a/c": b"x"}, inputs={"c/d": b"y"})
     fs = new_fs()
     views = [".by-project", ".by-project/p", f".by-project/p/{task}", ".latest"]
@@ -314,8 +310,7 @@ def test_inode_numbers_are_stable_across_mounts(
 
 
 def test_inode_numbers_are_exact_as_doubles(fs: Surface) -> None:
-    """README, Attributes: Inode numbers are stable across mounts, below 2^53 and different: Node
-    and JSON tools keep them apart."""
+    """A-22, A-15: Inode numbers are below 2^53 and different."""
     outputs = {f"{folder}/{number}": b"x" for folder in ("a", "b") for number in range(12)}
     task = fs.cloud.add_task(outputs=outputs, inputs={"c": b"x"}, **EXECUTED)
     paths = [
@@ -331,8 +326,7 @@ def test_inode_numbers_are_exact_as_doubles(fs: Surface) -> None:
 
 
 def test_numbers_of_many_archives_do_not_meet() -> None:
-    """README, Attributes: Inode numbers are stable across mounts, below 2^53 and different: with
-    20,000 archives of 5,000 files each, as with a million paths."""
+    """A-22: The numbers of 20,000 archives of 5,000 files each differ."""
     bases = sorted(inode_base(f"task{number}/outputs") for number in range(20_000))
     assert bases[-1] + (1 << 20) <= 1 << 53
     assert min(b - a for a, b in itertools.pairwise(bases)) > 5000
@@ -343,7 +337,7 @@ def test_numbers_of_many_archives_do_not_meet() -> None:
 
 @pytest.mark.mount
 def test_listings_tell_the_same_inodes_and_types(shared_mnt: Path, shared_cloud: FakeCloud) -> None:
-    """fusepy notes, Corrections 4: `readdir` tells types and inode numbers, with `use_ino`."""
+    """A-15: readdir reports the inode numbers and types that stat does."""
     task = shared_cloud.add_task(outputs={"a/b": b"x"})
     eventually(lambda: task in os.listdir(shared_mnt))
     for directory in (shared_mnt, shared_mnt / task, shared_mnt / task / "outputs"):
@@ -356,7 +350,7 @@ def test_listings_tell_the_same_inodes_and_types(shared_mnt: Path, shared_cloud:
 
 @pytest.mark.mount
 def test_df_answers_without_the_network(mnt: Path, cloud: FakeCloud) -> None:
-    """README, Attributes: `df` answers without the network and never shows a full disk."""
+    """A-21: `df` answers without the network and shows free space."""
     cloud.pause()
     cloud.clear_requests()
     told = os.statvfs(mnt)
@@ -371,8 +365,7 @@ def test_df_answers_without_the_network(mnt: Path, cloud: FakeCloud) -> None:
 
 
 def test_a_stat_pins_the_text_it_told(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
-    """README, Attributes: A `stat` of a text file pins what it told: an `open` within the attr
-    timeout (1 s) serves the text whose size was told."""
+    """T-10: An `open` within the attribute timeout serves the text whose size a `stat` reported."""
     task = cloud.add_task(status="started")
     fs = new_fs(status_cache_time="0s")
     assert fs.stat(f"{task}/status").st_size == len("started\n")
@@ -384,8 +377,7 @@ def test_a_stat_pins_the_text_it_told(new_fs: Callable[..., Surface], cloud: Fak
 
 
 def test_what_is_open_stays_what_it_was(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
-    """README, Freshness: What an open file returns is one snapshot: a control file's text is
-    rendered at open (direct I/O, so the kernel cuts nothing)."""
+    """T-9: An open text file stays the snapshot of its open."""
     task = cloud.add_task(status="started")
     fs = new_fs(status_cache_time="0s", attr_timeout="0s")
     with fs.open(f"{task}/status") as opened:

@@ -1,4 +1,4 @@
-"""README, Semantics: what is kept on disk, over unmounts, beside other mounts and in bad shape."""
+"""What is kept on disk: over unmounts, beside other mounts, and in bad shape."""
 
 import contextlib
 import errno
@@ -23,8 +23,7 @@ from tests.surfaces import Mounted, Surface, assert_same, write
 def test_a_second_mount_asks_the_store_for_nothing(
     mounted: Mounting, cloud: FakeCloud, cache: Path
 ) -> None:
-    """Issue 3: the parsed index of a finished task is kept on disk: a later mount lists without
-    touching the store; nothing is fetched twice while it fits. Files are 0600 in 0700
+    """R-13, R-2, Y-1: A later mount lists and reads without the store; the files are 0600 in 0700
     directories."""
     files = some_files(1)
     task = finished(cloud, files)
@@ -46,8 +45,7 @@ def test_a_second_mount_asks_the_store_for_nothing(
 
 
 def test_listing_alone_is_kept_too(opened: Opening, cloud: FakeCloud) -> None:
-    """README, Attributes: the first `stat` of a member in a finished task costs one signed URL and
-    one range, then it is kept on disk."""
+    """A-13, R-13: After the first `stat` of a member the index is on disk."""
     files = some_files(2)
     task = finished(cloud, files)
     with opened() as fs:
@@ -64,8 +62,8 @@ def test_listing_alone_is_kept_too(opened: Opening, cloud: FakeCloud) -> None:
 def test_an_unfinished_task_s_index_is_not_kept(
     opened: Opening, cloud: FakeCloud, cache: Path
 ) -> None:
-    """Issue 3: the parsed index of a *finished* task is kept: an archive that may still grow is
-    looked at again by each mount, and never mixed with what it was before."""
+    """R-13: Each mount looks again at an archive that may still grow, and never mixes it with an
+    older one."""
     task = cloud.add_task(status="computation-started")
     early = {"early": noise(1, 300_000)}
     put(cloud, task, early)
@@ -80,7 +78,7 @@ def test_an_unfinished_task_s_index_is_not_kept(
 
 
 def test_a_task_that_ends_after_its_archive_was_seen(opened: Opening, cloud: FakeCloud) -> None:
-    """Issue 3: the parsed index of a *finished* task is kept: not the one from before its end."""
+    """R-13: The index from before a task's end is not kept."""
     task = cloud.add_task(status="computation-started")
     put(cloud, task, {"x": b"so far\n"})
     with opened(**QUICK) as fs:
@@ -118,8 +116,8 @@ def check_replaced(fs: Surface, task: str, old: Files, new: Files) -> set[str]:
 def test_an_archive_replaced_while_nobody_looked(
     opened: Opening, cloud: FakeCloud, cache: Path, read_before: str
 ) -> None:
-    """README, Freshness: a member's bytes belong to one version, over an unmount too: the next
-    mount gives old bytes from its cache or ESTALE, at most once, then the new ones; never both."""
+    """F-8, U-2: After a replacement between mounts, the next mount serves old bytes from its cache,
+    or ESTALE once, then the new ones, and never both."""
     names = [f"f{number}" for number in range(4)]
     old = {name: noise(f"old {name}", 400_000) for name in names}
     new = {name: noise(f"new {name}", 400_000) for name in names} | {"more": b"more\n"}
@@ -144,7 +142,7 @@ def test_an_archive_replaced_while_nobody_looked(
 
 @pytest.mark.mount
 def test_an_archive_replaced_between_two_mounts(mounted: Mounting, cloud: FakeCloud) -> None:
-    """README, Freshness: as above, with a kernel that keeps sizes and pages."""
+    """F-8: The same holds with a kernel that keeps sizes and pages."""
     old = {f"f{number}": noise(f"old {number}", 400_000) for number in range(4)}
     new = {f"f{number}": noise(f"new {number}", 500_000) for number in range(4)}
     task = finished(cloud, old, 0)
@@ -157,7 +155,7 @@ def test_an_archive_replaced_between_two_mounts(mounted: Mounting, cloud: FakeCl
 
 
 def test_refresh_forgets_the_index(opened: Opening, cloud: FakeCloud) -> None:
-    """README, The tree: `.taskfs/refresh` (write: forget what is cached): also what is on disk."""
+    """N-21: A refresh also forgets the index on disk."""
     task = finished(cloud, {"x": b"old\n"})
     with opened() as fs:
         check(fs, task, {"x": b"old\n"})
@@ -171,8 +169,7 @@ def test_refresh_forgets_the_index(opened: Opening, cloud: FakeCloud) -> None:
 def test_refresh_forgets_the_index_that_an_earlier_mount_kept(
     opened: Opening, cloud: FakeCloud
 ) -> None:
-    """README, The tree: `.taskfs/refresh` (write: forget what is cached): also what this mount has
-    not looked at yet."""
+    """N-21: A refresh also forgets an index that this mount has not looked at yet."""
     task = finished(cloud, {"x": b"old\n"})
     with opened() as fs:
         check(fs, task, {"x": b"old\n"})
@@ -183,7 +180,7 @@ def test_refresh_forgets_the_index_that_an_earlier_mount_kept(
 
 
 def test_an_archive_removed_while_nobody_looked(opened: Opening, cloud: FakeCloud) -> None:
-    """README, Freshness: an archive removed by its owner: a 404 drops its index."""
+    """F-12: A 404 drops the index of an archive that its owner removed."""
     task = finished(cloud, {"x": noise(3, 300_000), "y": noise(4, 300_000)}, 0)
     with opened() as fs:
         assert sorted(fs.names(f"{task}/outputs")) == ["x", "y"]
@@ -197,8 +194,7 @@ def test_an_archive_removed_while_nobody_looked(opened: Opening, cloud: FakeClou
 
 
 def test_a_byte_flipped_on_the_way_does_not_stay(opened: Opening, cloud: FakeCloud) -> None:
-    """README, Integrity: a mismatch drops the blocks it came from, on disk too: a later mount gives
-    what the store has."""
+    """I-3: A mismatch drops its blocks on disk too, and a later mount gets the right bytes."""
     files = {"x": noise(6, 500_000)}
     task = finished(cloud, files, 0)
     with opened() as fs:
@@ -213,7 +209,7 @@ def test_a_byte_flipped_on_the_way_does_not_stay(opened: Opening, cloud: FakeClo
 
 
 def test_a_directory_damaged_on_the_way_does_not_stay(opened: Opening, cloud: FakeCloud) -> None:
-    """README, Integrity: what proved wrong is dropped: a later mount asks the store again."""
+    """I-3: A damaged directory is dropped, and a later mount asks the store again."""
     body = b"some text\n" * 3000
     task = finished(cloud, {"x": body})
     stored = cloud.get_object(f"{task}/output.zip")
@@ -229,8 +225,8 @@ def test_a_directory_damaged_on_the_way_does_not_stay(opened: Opening, cloud: Fa
 
 
 def test_a_member_larger_than_the_cache(opened: Opening, cloud: FakeCloud, cache: Path) -> None:
-    """README, Limits: one member may be larger than the cache: it is read to its end and at random;
-    disk stays under `--cache-size`."""
+    """R-14: A member larger than the cache is read to its end and at random, and the disk stays
+    within `--cache-size`."""
     size = 5 << 20
     stored, text = noise(8, 12_000_000), noise(9, 1 << 20).hex().encode() * 4
     bodies = {
@@ -250,7 +246,7 @@ def test_a_member_larger_than_the_cache(opened: Opening, cloud: FakeCloud, cache
 
 
 def test_a_cache_size_of_0_keeps_nothing(opened: Opening, cloud: FakeCloud, cache: Path) -> None:
-    """`--cache-size`: 0 keeps none."""
+    """C-14: `--cache-size 0` keeps nothing."""
     files = some_files(11)
     task = finished(cloud, files)
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""README, Semantics, Control files."""
+"""The control file `kill`."""
 
 import errno
 import os
@@ -27,8 +27,7 @@ def errno_of_kill(fs: Surface, task: str) -> int | None:
 
 @pytest.mark.parametrize("status", ONGOING)
 def test_the_first_byte_written_sends_one_request(fs: Surface, status: str) -> None:
-    """README, Control files: The first write of at least one byte through a handle sends one
-    request, and `write(2)` returns once the API accepted it or refused it."""
+    """K-2: The first byte written sends one request, and the write returns after its answer."""
     task = fs.cloud.add_task(status=status)
     assert write(fs, f"{task}/kill", b"1\n") == 2
     assert kills_of(fs.cloud, task) == 1
@@ -36,7 +35,7 @@ def test_the_first_byte_written_sends_one_request(fs: Surface, status: str) -> N
 
 
 def test_several_writes_through_one_handle_send_one_request(fs: Surface) -> None:
-    """README, Control files: The first write … through a handle sends one request."""
+    """K-3: Later writes through the handle send nothing."""
     task = fs.cloud.add_task(status="started")
     with fs.open(f"{task}/kill", os.O_WRONLY) as kill:
         assert [kill.write(piece) for piece in (b"y", b"es", b" please\n")] == [1, 2, 8]
@@ -44,7 +43,7 @@ def test_several_writes_through_one_handle_send_one_request(fs: Surface) -> None
 
 
 def test_opening_truncating_and_touching_do_nothing(fs: Surface) -> None:
-    """README, Control files: Opening, truncating or touching `kill` does nothing."""
+    """K-1: Opening, truncating or touching `kill` does nothing."""
     task = fs.cloud.add_task(status="started")
     path = f"{task}/kill"
     for flags in (os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_WRONLY | os.O_APPEND):
@@ -60,7 +59,7 @@ def test_opening_truncating_and_touching_do_nothing(fs: Surface) -> None:
 
 
 def test_a_terminal_task_is_no_such_process(fs: Surface) -> None:
-    """README, Control files: Already terminal: ESRCH, as kill(2)."""
+    """K-5: A finished task is ESRCH."""
     for status in ("success", "failed", "killed"):
         task = fs.cloud.add_task(status=status)
         assert errno_of_kill(fs, task) == errno.ESRCH
@@ -68,7 +67,7 @@ def test_a_terminal_task_is_no_such_process(fs: Surface) -> None:
 
 
 def test_a_later_write_gets_the_outcome_of_the_first(fs: Surface) -> None:
-    """README, Control files: `write(2)` returns once the API accepted it or refused it."""
+    """K-3: A later write gets the outcome of the first."""
     task = fs.cloud.add_task(status="failed")
     with fs.open(f"{task}/kill", os.O_WRONLY) as kill:
         for _ in range(2):
@@ -78,14 +77,14 @@ def test_a_later_write_gets_the_outcome_of_the_first(fs: Surface) -> None:
 
 
 def test_a_pending_kill_is_not_repeated(fs: Surface) -> None:
-    """README, Control files: Already `pending-kill`: success, nothing sent."""
+    """K-6: A task that is `pending-kill` accepts the write, and nothing is sent."""
     task = fs.cloud.add_task(status="pending-kill")
     assert write(fs, f"{task}/kill") == 2
     assert kills_of(fs.cloud, task) == 0
 
 
 def test_unknown_statuses_can_be_killed(fs: Surface) -> None:
-    """README, The tree: the API's word, unknown words too; `is_terminated` alone decides."""
+    """K-5, T-2: A task with an unknown status can be killed; `is_terminated` decides."""
     assert "frobnicating" not in KNOWN_STATUSES
     task = fs.cloud.add_task(status="frobnicating")
     assert text(fs, f"{task}/status") == "frobnicating\n"
@@ -97,7 +96,7 @@ def test_unknown_statuses_can_be_killed(fs: Surface) -> None:
 
 
 def test_a_read_only_mount_kills_nothing(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
-    """README, Control files: `--read-only`: EROFS."""
+    """K-7: With `--read-only` a write is EROFS."""
     task = cloud.add_task(status="started")
     fs = new_fs(read_only="")
     assert text(fs, f"{task}/status") == "started\n"
@@ -110,7 +109,7 @@ def test_a_read_only_mount_kills_nothing(new_fs: Callable[..., Surface], cloud: 
 
 
 def test_an_unknown_task_is_enoent(fs: Surface) -> None:
-    """README, Control files: Task unknown: ENOENT."""
+    """K-4: An unknown task is ENOENT."""
     task = fs.cloud.add_task(status="started")
     with fs.open(f"{task}/kill", os.O_WRONLY) as kill:
         fs.cloud.remove_task(task)
@@ -122,7 +121,7 @@ def test_an_unknown_task_is_enoent(fs: Surface) -> None:
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_refused_kill_is_eacces(fs: Surface, status: int) -> None:
-    """README, Control files: Refused (401, 403): EACCES."""
+    """K-8: A refusal with 401 or 403 is EACCES."""
     task = fs.cloud.add_task(status="started")
     fs.cloud.faults.add("status", status=status, path=f"{task}/kill")
     assert errno_of_kill(fs, task) == errno.EACCES
@@ -131,8 +130,7 @@ def test_a_refused_kill_is_eacces(fs: Surface, status: int) -> None:
 
 @pytest.mark.parametrize("status", [400, 405, 409, 422])
 def test_any_other_refusal_has_the_status_read(fs: Surface, status: int) -> None:
-    """README, Control files: Any other 4xx to a kill: the status is read; terminal is ESRCH, else
-    EIO."""
+    """K-11: After any other 4xx the status is read: ESRCH if terminal, else EIO."""
     task = fs.cloud.add_task(status="started")
     fs.cloud.faults.add("status", status=status, path=f"{task}/kill")
     assert errno_of_kill(fs, task) == errno.EIO
@@ -142,7 +140,7 @@ def test_any_other_refusal_has_the_status_read(fs: Surface, status: int) -> None
 
 
 def test_a_task_that_ended_before_the_request_came_is_esrch(fs: Surface) -> None:
-    """README, Control files: Any other 4xx to a kill: the status is read; terminal is ESRCH."""
+    """K-11: A task that ended before the request arrived is ESRCH."""
     task = fs.cloud.add_task(status="started")
     answers = {"status": "started", "id": task, "is_terminated": False}
     fs.cloud.faults.add("json", value=answers, path=f"{task}/status")  # read just before it ends
@@ -153,8 +151,7 @@ def test_a_task_that_ended_before_the_request_came_is_esrch(fs: Surface) -> None
 
 
 def test_after_a_lost_answer_the_status_is_read_first(fs: Surface) -> None:
-    """README, Control files: If the answer was lost, the status is read before the request is
-    repeated."""
+    """K-9: After a lost answer the status is read before the request is repeated."""
     task = fs.cloud.add_task(status="started")
     fs.cloud.faults.add("reset", path=f"{task}/kill", acted=True)
     assert write(fs, f"{task}/kill") == 2
@@ -162,8 +159,7 @@ def test_after_a_lost_answer_the_status_is_read_first(fs: Surface) -> None:
 
 
 def test_the_next_status_shows_the_effect(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
-    """README, Control files: After a kill the next `status` shows its effect.
-    README, Attributes: Only a kill through this mount ends the pin early."""
+    """K-12, T-11: The next `status` shows the kill's effect, because a kill ends the pin."""
     task = cloud.add_task(status="computation-started")
     fs = new_fs()
     assert fs.stat(f"{task}/status").st_size == len("computation-started\n")
@@ -177,8 +173,7 @@ def test_the_next_status_shows_the_effect(new_fs: Callable[..., Surface], cloud:
 def test_a_kill_that_ends_the_task_at_once(
     new_fs: Callable[..., Surface], cloud: FakeCloud
 ) -> None:
-    """README, Control files: After a kill the next `status` shows its effect: and so does the rest
-    of what the record tells."""
+    """K-12: The rest of the record shows the effect too."""
     task = cloud.add_task(status="computation-started", outputs={})
     fs = new_fs()
     assert text(fs, f"{task}/computation_time") != ""
@@ -198,8 +193,7 @@ def test_a_kill_that_ends_the_task_at_once(
 def test_a_failed_kill_leaves_the_mount_alive(
     new_fs: Callable[..., Surface], cloud: FakeCloud
 ) -> None:
-    """README, Control files: … after 5 tries ETIMEDOUT; Errors: no answer in time, after retries,
-    is ETIMEDOUT."""
+    """K-10, X-3: After 5 tries a kill is ETIMEDOUT, and the mount goes on."""
     task = cloud.add_task(status="started")
     fs = new_fs(timeout="1s")
     assert text(fs, f"{task}/status") == "started\n"

@@ -1,4 +1,4 @@
-"""README, Semantics, Errors: which errno a failure has, and what the log says of it."""
+"""Which errno a failure has, and what the log says of it."""
 
 import errno
 import logging
@@ -48,7 +48,7 @@ def errno_of(ask: Callable[[], object]) -> int | None:
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: " ".join(map(str, change)))
 def test_every_change_is_refused(fs: Surface, change: tuple[Any, ...]) -> None:
-    """README, Errors: any change other than `kill`, metadata and `.taskfs/refresh`: EROFS."""
+    """X-7: Each change is EROFS."""
     task = fs.cloud.add_task(outputs={"a": b"x"})
     fs.names(task)
     fs.names()
@@ -61,7 +61,7 @@ def test_every_change_is_refused(fs: Surface, change: tuple[Any, ...]) -> None:
 
 
 def test_a_key_that_is_refused_is_eacces(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
-    """README, Errors: the key is missing, wrong or not allowed to: EACCES."""
+    """X-2: A refused key is EACCES."""
     task = cloud.add_task(status="started", end_time=LONG_AGO)
     fs = new_fs(dir_cache_time="0s", status_cache_time="0s", attr_timeout="0s")
     assert text(fs, f"{task}/status") == "started\n"
@@ -73,7 +73,7 @@ def test_a_key_that_is_refused_is_eacces(new_fs: Callable[..., Surface], cloud: 
 
 
 def test_no_answer_in_time_is_etimedout(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
-    """README, Errors: no answer in time, after retries: ETIMEDOUT. Never EAGAIN."""
+    """X-3, X-8: No answer in time is ETIMEDOUT and never EAGAIN."""
     task = cloud.add_task(status="started", end_time=LONG_AGO)
     fs = new_fs(timeout="400ms", dir_cache_time="0s", status_cache_time="0s", attr_timeout="0s")
     assert text(fs, f"{task}/status") == "started\n"
@@ -91,7 +91,7 @@ def test_no_answer_in_time_is_etimedout(new_fs: Callable[..., Surface], cloud: F
 def test_an_answer_that_makes_no_sense_is_eio(
     new_fs: Callable[..., Surface], cloud: FakeCloud
 ) -> None:
-    """README, Errors: an answer that makes no sense: EIO."""
+    """X-4: An answer that makes no sense is EIO."""
     task = cloud.add_task(status="started")
     fs = new_fs(timeout="2s", dir_cache_time="0s", status_cache_time="0s", attr_timeout="0s")
     assert text(fs, f"{task}/status") == "started\n"
@@ -104,7 +104,7 @@ def test_an_answer_that_makes_no_sense_is_eio(
 
 
 def test_one_bad_record_does_not_break_the_others(fs: Surface) -> None:
-    """README, The tree: new fields and statuses break nothing, nor does a record without an id."""
+    """N-20, X-17: New fields and statuses, and a record without an id, break nothing."""
     good = fs.cloud.add_task(status="started")
     bad = fs.cloud.add_task("../escape", status="started")
     lenient = fs.cloud.add_task()
@@ -127,7 +127,7 @@ def test_one_bad_record_does_not_break_the_others(fs: Surface) -> None:
 
 @pytest.mark.parametrize("method", [0, 8])
 def test_a_failed_read_never_looks_like_a_short_file(fs: Surface, method: int) -> None:
-    """README, Errors: A failed read never looks like a short file."""
+    """X-9: A failed read is an error and never a short file."""
     content = os.urandom(1_500_000)
     task = fs.cloud.add_task(end_time=LONG_AGO)
     fs.cloud.put_object(
@@ -154,8 +154,8 @@ def test_a_failure_is_logged_once(
     cloud: FakeCloud,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """README, Errors: Each failure is logged once, at the boundary, with operation, path and cause,
-    and without keys or signatures."""
+    """X-10, Y-6: A failure is logged once with operation, path and cause, without keys or
+    signatures."""
     task = cloud.add_task(end_time=LONG_AGO)
     cloud.put_object(f"{task}/output.zip", odd_zip([Odd(b"artifacts/x", b"x")]))
     fs = new_fs(attr_timeout="5s")
@@ -178,7 +178,7 @@ def test_a_failure_is_logged_once(
 def test_what_is_asked_for_all_the_time_is_not_logged(
     tree: Surface, cloud: FakeCloud, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """README, Errors: Each failure is logged: a name that is not there is none."""
+    """X-10: A name that does not exist is not logged."""
     task = cloud.add_task(status="started")
     for name in (".git", f"{task}/.hidden", "0" * 25):
         assert errno_of(lambda name=name: tree.stat(name)) == errno.ENOENT  # type: ignore[misc]

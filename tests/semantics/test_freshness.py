@@ -1,4 +1,4 @@
-"""README, Semantics, Freshness: how old what is shown may be, and what it costs."""
+"""How old what is shown may be, and what it costs."""
 
 import errno
 import os
@@ -51,8 +51,7 @@ def after(seconds: float, action: Callable[[], object]) -> Iterator[None]:
 def test_statuses_of_all_tasks_cost_the_pages_of_a_listing(
     new_fs: Callable[..., Surface], cloud: FakeCloud
 ) -> None:
-    """README, Freshness: `cat */status` over N tasks costs N/500 requests, plus one bulk refresh of
-    the unfinished per 2 s that the walk lasts."""
+    """F-7: `cat */status` costs the pages of a listing and one bulk refresh per 2 s."""
     tasks = {cloud.add_task(status="success", end_time=LONG_AGO): "success" for _ in range(1100)}
     tasks |= {cloud.add_task(status="started"): "started" for _ in range(40)}
     began = time.monotonic()
@@ -67,8 +66,8 @@ def test_statuses_of_all_tasks_cost_the_pages_of_a_listing(
 
 
 def test_listing_and_stat_cost_no_request_of_their_own(tree: Surface, cloud: FakeCloud) -> None:
-    """README, Attributes: everything else in a task's directory comes from the bulk listing; the
-    first `stat` of one of them in a finished task costs one signed URL and one range."""
+    """A-13: Listing and `stat` cost no request beyond the bulk listing, one signed URL and one
+    range."""
     tasks = [cloud.add_task(end_time=LONG_AGO, outputs={"a/b": b"x", "c": b"y"}) for _ in range(20)]
     cloud.clear_requests()
     tree.names()
@@ -92,7 +91,7 @@ def test_listing_and_stat_cost_no_request_of_their_own(tree: Surface, cloud: Fak
 
 
 def test_listings_read_no_archive_bytes_but_the_directory(tree: Surface, cloud: FakeCloud) -> None:
-    """README, The tree: outputs/… read lazily."""
+    """N-4, R-1: Listing `outputs/` reads only the archive's directory."""
     task = cloud.add_task(end_time=LONG_AGO)
     content = os.urandom(3_000_000)
     cloud.put_object(f"{task}/output.zip", odd_zip([Odd(b"artifacts/big", content, 0)]))
@@ -106,8 +105,7 @@ def test_listings_read_no_archive_bytes_but_the_directory(tree: Surface, cloud: 
 
 
 def test_probes_cost_no_request(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
-    """README, The tree: Probes of unknown names (`.Trash`, `.git`, `autorun.inf`, …) cost no
-    request."""
+    """N-19: Names that cannot be an id cost no request."""
     task = cloud.add_task(end_time=LONG_AGO)
     fs = new_fs()
     fs.names()
@@ -126,8 +124,7 @@ def test_probes_cost_no_request(new_fs: Callable[..., Surface], cloud: FakeCloud
 def test_a_task_younger_than_the_listing_is_found_by_its_name(
     new_fs: Callable[..., Surface], cloud: FakeCloud
 ) -> None:
-    """README, Freshness: Asking for one task by its name finds it even if it is younger than the
-    listing."""
+    """F-6: A task younger than the listing is found by its name."""
     fs = new_fs(dir_cache_time="1h")
     assert ".by-status" in fs.names()
     young = cloud.add_task(status="submitted", outputs=None)
@@ -144,7 +141,7 @@ def test_a_task_younger_than_the_listing_is_found_by_its_name(
 
 
 def test_a_terminal_status_is_final(fs: Surface) -> None:
-    """README, Freshness: A terminal status is final."""
+    """F-4: A terminal status is not asked for again."""
     task = fs.cloud.add_task(status="failed")
     assert text(fs, f"{task}/status") == "failed\n"
     fs.cloud.set_status(task, "started")
@@ -154,7 +151,7 @@ def test_a_terminal_status_is_final(fs: Surface) -> None:
 
 
 def test_the_rest_of_a_terminal_record_is_as_fresh_as_the_listing(fs: Surface) -> None:
-    """README, Freshness: the rest of its record is as fresh as the listing."""
+    """F-5: The rest of a finished record is as fresh as the listing."""
     task = fs.cloud.add_task(status="failed", error_detail="before")
     assert text(fs, f"{task}/error") == "before\n"
     fs.cloud.update_task(task, error_detail="afterwards", metrics={"computation_seconds": 7})
@@ -164,8 +161,8 @@ def test_the_rest_of_a_terminal_record_is_as_fresh_as_the_listing(fs: Surface) -
 
 @pytest.mark.mount
 def test_statuses_are_at_most_two_seconds_old(mnt: Path, cloud: FakeCloud) -> None:
-    """README, Freshness: the status of an unfinished task at most 2 s (`--status-cache-time`) when
-    it is asked for; Attributes: and what a `stat` told is served for 1 s more."""
+    """F-2, F-3: A status is at most 2 s old when it is asked for, and what a `stat` reported is
+    served for 1 s more."""
 
     def only_read(status: Path) -> bool:
         return status.read_text() != "started\n"
@@ -197,7 +194,7 @@ def test_statuses_are_at_most_two_seconds_old(mnt: Path, cloud: FakeCloud) -> No
 
 
 def test_listings_are_at_most_ten_seconds_old(fs: Surface) -> None:
-    """README, Freshness: A listing is at most 10 s old (`--dir-cache-time`). Here that is 0.3 s."""
+    """F-1: A listing is at most `--dir-cache-time` old (here 0.3 s)."""
     assert ".by-status" in fs.names()
     task = fs.cloud.add_task()
     changed = time.monotonic()
@@ -213,9 +210,8 @@ def test_listings_are_at_most_ten_seconds_old(fs: Surface) -> None:
 def test_an_archive_that_is_not_there_is_asked_for_again(
     shared_mnt: Path, shared_cloud: FakeCloud
 ) -> None:
-    """README, Freshness: An archive that is not there yet (task not finished, or finished seconds
-    ago) shows as an empty `outputs/`, asked for again after at most 5 s; one removed by its owner
-    likewise (a 404 drops its index)."""
+    """F-12: A missing or removed archive shows as an empty `outputs/` and is asked for again after
+    at most 5 s."""
     cloud, fs = shared_cloud, Mounted(shared_cloud, shared_mnt)
     content = os.urandom(300_000)
     archive = odd_zip([Odd(b"artifacts/a", content, 0), Odd(b"artifacts/b", content[:9], 0)])
@@ -248,8 +244,7 @@ def test_an_archive_that_is_not_there_is_asked_for_again(
 
 
 def test_after_success_the_archive_is_waited_for(fs: Surface) -> None:
-    """README, Freshness: for 60 s after the end of a `success` task, reading `outputs/` waits for
-    the archive, so that `taskfs wait ID && cp -r ID/outputs x` never copies nothing."""
+    """F-13: For 60 s after a `success` a read of `outputs/` waits for the archive."""
     archive = odd_zip([Odd(b"artifacts/a", b"here")])
 
     def put_later(ask: Callable[[str], object]) -> object:
@@ -272,7 +267,7 @@ def test_after_success_the_archive_is_waited_for(fs: Surface) -> None:
 def test_an_archive_that_does_not_come_is_etimedout(
     new_fs: Callable[..., Surface], cloud: FakeCloud
 ) -> None:
-    """README, Freshness: … at most `--timeout` and then ETIMEDOUT."""
+    """F-13: If the archive does not come within `--timeout`, the read is ETIMEDOUT."""
     task = cloud.add_task(status="success")
     fs = new_fs(timeout="1s", attr_timeout="0s")
     with pytest.raises(OSError) as caught:
@@ -295,8 +290,8 @@ def errno_of(ask: Callable[[], object]) -> int | None:
 def test_only_a_404_is_enoent_and_failures_are_not_kept(
     new_fs: Callable[..., Surface], cloud: FakeCloud
 ) -> None:
-    """README, Freshness: Only a real 404 is ENOENT. A transient failure is never cached and never
-    shown as an empty directory or a missing file."""
+    """F-14, F-15: Only a real 404 is ENOENT, and a transient failure is neither cached nor shown as
+    an empty directory."""
     task = cloud.add_task(status="started", end_time=LONG_AGO)
     done = cloud.add_task(end_time=LONG_AGO)
     cloud.put_object(f"{done}/output.zip", odd_zip([Odd(b"artifacts/a", b"x" * 99)]))
@@ -338,7 +333,7 @@ def test_only_a_404_is_enoent_and_failures_are_not_kept(
 def test_what_is_final_is_shown_while_the_api_is_away(
     new_fs: Callable[..., Surface], cloud: FakeCloud
 ) -> None:
-    """README, Freshness: A terminal status is final: it needs no answer."""
+    """F-4, O-12: A terminal status needs no answer of the API."""
     task = cloud.add_task(status="failed", error_detail="oh", metadata=None)
     fs = new_fs(timeout="500ms", attr_timeout="0s")
     assert text(fs, f"{task}/status") == "failed\n"

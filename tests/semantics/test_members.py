@@ -1,4 +1,4 @@
-"""README, Semantics, The tree and Integrity: what lies beneath `outputs/` and `inputs/`."""
+"""What lies beneath `outputs/` and `inputs/`."""
 
 import errno
 import io
@@ -55,8 +55,7 @@ def task_with(fs: Surface, *members: Odd) -> str:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_file_equals_the_member(fs: Surface, layout: str) -> None:
-    """README, The tree: the files under artifacts/ in output.zip; the files under sim_dir/ in
-    input.zip, read lazily."""
+    """N-4: Each file below `outputs/` and `inputs/` equals its member."""
     task = task_with_archives(fs, layout)
     for top, root in (("outputs", "artifacts/"), ("inputs", "sim_dir/")):
         stored = fs.cloud.get_object(f"{task}/{top[:-1]}.zip")
@@ -70,7 +69,7 @@ def test_every_file_equals_the_member(fs: Surface, layout: str) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_backwards_and_at_random_the_bytes_are_the_same(fs: Surface, layout: str) -> None:
-    """README, The tree: outputs/… read lazily: whatever is read first."""
+    """N-4, R-8: Backward and random reads give the same bytes."""
     task = task_with_archives(fs, layout)
     dice = random.Random(layout)
     for name, content in CONTENTS.items():
@@ -86,7 +85,7 @@ def test_backwards_and_at_random_the_bytes_are_the_same(fs: Surface, layout: str
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_eight_threads_at_once_get_the_same_bytes(fs: Surface, layout: str) -> None:
-    """README, The tree: outputs/… are the archive's files, whoever else reads them."""
+    """N-4, R-19: Eight threads at once get the same bytes."""
     task = task_with_archives(fs, layout)
     paths = [f"{task}/outputs/{name}" for name in CONTENTS]
 
@@ -107,8 +106,8 @@ def test_eight_threads_at_once_get_the_same_bytes(fs: Surface, layout: str) -> N
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_raw_archives_are_there_by_name(fs: Surface, layout: str) -> None:
-    """README, The tree: the raw archives: there by name, not listed; `cp ID/output.zip .` works
-    all the same. Attributes: the size of the raw archives is the store's Content-Range."""
+    """N-3, A-12: The raw archives exist by name, with the size of the store's Content-Range, and
+    are not listed."""
     task = task_with_archives(fs, layout)
     fs.cloud.update_task(task, metrics={"output_zipped_size_bytes": 12})
     for name in ("output.zip", "input.zip"):
@@ -121,7 +120,7 @@ def test_the_raw_archives_are_there_by_name(fs: Surface, layout: str) -> None:
 
 
 def test_without_an_archive_there_is_no_raw_one(fs: Surface) -> None:
-    """README, Errors: the store says there is no such thing: ENOENT."""
+    """X-1: Without an archive the raw one is ENOENT."""
     task = fs.cloud.add_task(status="started")
     for name in ("output.zip", "input.zip", "outputs/stdout.txt"):
         with pytest.raises(FileNotFoundError):
@@ -138,8 +137,7 @@ def errno_of_read(fs: Surface, path: str) -> int | None:
 @pytest.mark.parametrize("size", [40, 30_000, 1_500_000])
 @pytest.mark.parametrize("method", [0, 8])
 def test_a_wrong_checksum_is_eio_before_the_last_byte(fs: Surface, method: int, size: int) -> None:
-    """README, Integrity: CRC-32 and size are checked on every member read from start to end before
-    its last bytes are handed out; a mismatch is EIO."""
+    """I-1, I-3: A wrong CRC-32 is EIO before the last byte."""
     task = task_with(fs, Odd(b"artifacts/bad", TEXT[:size], method, crc=0x12345678))
     assert errno_of_read(fs, f"{task}/outputs/bad") == errno.EIO
     received = 0
@@ -152,7 +150,7 @@ def test_a_wrong_checksum_is_eio_before_the_last_byte(fs: Surface, method: int, 
 @pytest.mark.parametrize("size", [29_990, 30_010])
 @pytest.mark.parametrize("method", [0, 8])
 def test_a_wrong_size_is_eio(fs: Surface, method: int, size: int) -> None:
-    """README, Errors: a checksum or size that does not match: EIO."""
+    """X-4, I-1: A size that does not match is EIO."""
     bad = Odd(b"artifacts/bad", TEXT[:30_000], method, size=size)
     task = task_with(fs, bad, Odd(b"artifacts/ok", TEXT[:30_000], method))
     assert fs.stat(f"{task}/outputs/bad").st_size == size
@@ -161,7 +159,7 @@ def test_a_wrong_size_is_eio(fs: Surface, method: int, size: int) -> None:
 
 
 def test_a_small_member_is_checked_before_its_first_byte(fs: Surface) -> None:
-    """README, Integrity: … and before the first where its compressed bytes fit one cache block."""
+    """I-2: A member that fits one block is checked before its first byte."""
     task = task_with(fs, Odd(b"artifacts/bad", TEXT[:200_000], crc=1), Odd(b"artifacts/ok", TEXT))
     with fs.open(f"{task}/outputs/bad") as opened, pytest.raises(OSError) as caught:
         opened.read_at(0, 10)
@@ -170,8 +168,7 @@ def test_a_small_member_is_checked_before_its_first_byte(fs: Surface) -> None:
 
 
 def test_the_local_header_must_name_the_member(fs: Surface) -> None:
-    """README, Integrity: When a member is first read, its local header's name is compared with the
-    directory's."""
+    """I-6: The local header must have the member's name."""
     task = task_with(fs, Odd(b"artifacts/a.txt", TEXT, local_name=b"artifacts/b.txt"))
     assert fs.stat(f"{task}/outputs/a.txt").st_size == len(TEXT)
     assert errno_of_read(fs, f"{task}/outputs/a.txt") == errno.EIO
@@ -181,8 +178,7 @@ def test_the_local_header_must_name_the_member(fs: Surface) -> None:
     "member", [Odd(b"artifacts/x", b"?", flags=ENCRYPTED), Odd(b"artifacts/x", b"?", 98)]
 )
 def test_what_cannot_be_read_is_eopnotsupp(fs: Surface, member: Odd) -> None:
-    """README, Errors: an archive feature that cannot be read (encryption, unknown compression):
-    EOPNOTSUPP."""
+    """X-6, R-22: Encryption and unknown compression are EOPNOTSUPP."""
     task = task_with(fs, member, Odd(b"artifacts/y", b"fine"))
     assert fs.stat(f"{task}/outputs/x").st_size == 1
     assert errno_of_read(fs, f"{task}/outputs/x") == errno.EOPNOTSUPP
@@ -190,7 +186,7 @@ def test_what_cannot_be_read_is_eopnotsupp(fs: Surface, member: Odd) -> None:
 
 
 def test_a_store_that_ignores_ranges_is_eopnotsupp(fs: Surface) -> None:
-    """README, Errors: a store that ignores ranges on a large object: EOPNOTSUPP."""
+    """X-6: A store that ignores ranges on a large object is EOPNOTSUPP."""
     task = task_with(fs, Odd(b"artifacts/x", NOISE * 2, STORED))
     fs.cloud.faults.add("whole", side="store", path=task, times=None)
     with pytest.raises(OSError) as caught:
@@ -205,7 +201,7 @@ def test_a_store_that_ignores_ranges_is_eopnotsupp(fs: Surface) -> None:
 
 @pytest.mark.parametrize("content", [b"no archive at all" * 100, b"", odd_zip([Odd(b"a")])[:-30]])
 def test_a_damaged_archive_is_eio(fs: Surface, content: bytes) -> None:
-    """README, Errors: a damaged archive: EIO."""
+    """X-4: A damaged archive is EIO."""
     task = fs.cloud.add_task()
     fs.cloud.put_object(f"{task}/output.zip", content)
     with pytest.raises(OSError) as caught:
@@ -215,8 +211,7 @@ def test_a_damaged_archive_is_eio(fs: Surface, content: bytes) -> None:
 
 
 def test_links_and_set_uid_bits_are_shown_as_plain_files(fs: Surface) -> None:
-    """README, Names: Links inside an archive show as regular files holding their target; no
-    set-uid bits."""
+    """N-18: Links show as files with their target, and set-uid bits are not shown."""
     task = task_with(
         fs,
         Odd(b"artifacts/link", b"../../etc/passwd", STORED, mode=stat.S_IFLNK | 0o777),
@@ -229,7 +224,7 @@ def test_links_and_set_uid_bits_are_shown_as_plain_files(fs: Surface) -> None:
 
 
 def test_members_cannot_be_opened_for_writing(fs: Surface) -> None:
-    """README, Errors: any change other than `kill`, metadata and `.taskfs/refresh`: EROFS."""
+    """X-7: Opening a member for writing is EROFS."""
     task = task_with(fs, Odd(b"artifacts/x", b"fine"))
     for path in (f"{task}/outputs/x", f"{task}/output.zip", f"{task}/status"):
         for flags in (os.O_WRONLY, os.O_RDWR, os.O_WRONLY | os.O_TRUNC):

@@ -1,4 +1,4 @@
-"""README, Semantics, Names: what members are called, and which are left out."""
+"""What members are called, and which are left out."""
 
 import errno
 import logging
@@ -29,7 +29,7 @@ def named(*names: bytes) -> list[Odd]:
 
 
 def test_hostile_names_are_left_out(fs: Surface) -> None:
-    """README, Names: Components `..`, NUL: the member is left out."""
+    """N-11: A component `..` or a NUL leaves the member out."""
     hostile = (
         *(b"../up", b"a/../../up", b"a/..", b"./../here", b"a/./../b", b"a//..", b"/../etc/passwd"),
         *(b"nul\0byte", b"a/\0", b"..", b".", b"../"),
@@ -40,7 +40,7 @@ def test_hostile_names_are_left_out(fs: Surface) -> None:
 
 
 def test_long_names_are_left_out(fs: Surface) -> None:
-    """README, Names: Longer than 255 bytes: left out likewise."""
+    """N-12: A component longer than 255 bytes is left out."""
     most, too_long = b"m" * 255, b"n" * 256
     two_bytes_each = "é".encode() * 128
     deep = b"/".join([b"d" * 200] * 5) + b"/f"
@@ -49,7 +49,7 @@ def test_long_names_are_left_out(fs: Surface) -> None:
 
 
 def test_the_last_of_two_equal_names_wins(fs: Surface) -> None:
-    """README, Names: The last of two equal names wins."""
+    """N-13: The last of two equal names wins."""
     members = named(b"twice", b"once", b"twice")
     task = task_with(fs, *members)
     assert sorted(fs.names(f"{task}/outputs")) == ["once", "twice"]
@@ -59,13 +59,13 @@ def test_the_last_of_two_equal_names_wins(fs: Surface) -> None:
 
 
 def test_a_file_whose_name_is_a_directorys_is_left_out(fs: Surface) -> None:
-    """README, Names: a file whose name is also a directory's is left out."""
+    """N-14: A file with the name of a directory is left out."""
     assert shown(fs, *named(b"a", b"a/b", b"c/d", b"c", b"e", b"e/")) == {"a/b": b"1", "c/d": b"2"}
 
 
 def test_control_characters_and_backslashes_stay(fs: Surface) -> None:
-    """README, Names: Control characters and backslashes stay as they are.
-    README, The tree: control characters in names as `\\xNN`."""
+    r"""N-16, T-5: Control characters and backslashes stay in names, and `output_files_info` writes
+    them as `\xNN`."""
     names = [
         b"a\\b",
         b"tab\there",
@@ -89,8 +89,7 @@ def test_control_characters_and_backslashes_stay(fs: Surface) -> None:
 
 
 def test_encodings(fs: Surface) -> None:
-    """README, Names: Encoding: flag bit 11 or a 0x7075 field is UTF-8; else UTF-8 where valid, else
-    CP437."""
+    """N-17: Bit 11 and a 0x7075 field are UTF-8; other names UTF-8 where valid, else CP437."""
     plain = b"artifacts/caf\x82"  # é in CP437
     field = b"\x01" + zlib.crc32(plain).to_bytes(4, "little") + "artifacts/kaffee☕".encode()
     stale = b"\x01" + bytes(4) + b"artifacts/made for another name"
@@ -113,13 +112,13 @@ def test_encodings(fs: Surface) -> None:
 
 
 def test_only_what_lies_beneath_the_root_is_shown(fs: Surface) -> None:
-    """README, The tree: outputs/… are the files under artifacts/ in output.zip."""
+    """N-4: Only the members under `artifacts/` are shown."""
     beside = [Odd(name, b"?") for name in (b"meta.json", b"artifacts.txt", b"sim_dir/x", b"x/y")]
     assert shown(fs, *beside, *named(b"stdout.txt")) == {"stdout.txt": b"0"}
 
 
 def test_directories_may_lack_an_entry_or_hold_nothing(fs: Surface) -> None:
-    """README, The tree: outputs/…: directories without an entry of their own are there."""
+    """N-4: Directories without an entry of their own, and empty ones, are shown."""
     task = task_with(fs, Odd(b"artifacts/"), Odd(b"artifacts/empty/"), *named(b"a/b/c"))
     assert sorted(fs.names(f"{task}/outputs")) == ["a", "empty"]
     assert fs.names(f"{task}/outputs/empty") == []
@@ -127,7 +126,7 @@ def test_directories_may_lack_an_entry_or_hold_nothing(fs: Surface) -> None:
 
 
 def test_what_unzip_normalises_is_shown(fs: Surface) -> None:
-    """README, Names: components `.` and empty ones do not count; the last of equals wins."""
+    """N-25, N-13: Components `.` and empty ones do not count, and the last of equal names wins."""
     files = named(b"./here", b"a/./b", b"a//c", b"/etc/passwd", b"twice", b"./twice", b"d/.")
     root = Odd(b"./artifacts/root", b"r")
     shown_files = shown(fs, *files, root)
@@ -136,8 +135,7 @@ def test_what_unzip_normalises_is_shown(fs: Surface) -> None:
 
 
 def test_backslashes_of_windows_separate(fs: Surface) -> None:
-    r"""README, Names: `\` separates components where the archive was made on Windows and no name
-    has a `/`, as in those of .NET."""
+    """N-26: A backslash separates where the archive was made on Windows and no name has a `/`."""
     names = (b"artifacts\\a", b"artifacts\\d\\b", b"artifacts\\..\\up", b"input.json")
     entries = [Entry(name, name, host=0) for name in names]
     task = fs.cloud.add_task(end_time="2025-06-11T08:00:00+00:00")
@@ -148,8 +146,7 @@ def test_backslashes_of_windows_separate(fs: Surface) -> None:
 
 
 def test_local_headers_that_say_the_name_in_another_way(fs: Surface) -> None:
-    r"""README, Integrity: a local header that says the same name in another way is read (CP437
-    beside UTF-8, `\` beside `/`); another name is EIO."""
+    """I-6: A local header that says the same name in another way is read; another name is EIO."""
     pairs = {
         "café": ("café".encode(), "café".encode("cp437")),
         "thé": ("thé".encode("cp437"), "thé".encode()),
@@ -172,7 +169,7 @@ def test_local_headers_that_say_the_name_in_another_way(fs: Surface) -> None:
 def test_what_is_left_out_is_logged_once(
     tree: Surface, cloud: FakeCloud, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """README, Names: the member is left out and logged once."""
+    """N-15: Members that are left out are logged once."""
     hostile = named(b"../up", b"a//../b", b"n" * 256, b"fine", b"c", b"c/d")
     task = cloud.add_task()
     cloud.put_object(f"{task}/output.zip", odd_zip(hostile))

@@ -1,4 +1,4 @@
-"""README, Semantics, The tree: which files there are and what they say."""
+"""Which files there are and what they say."""
 
 import json
 import os
@@ -35,16 +35,14 @@ def iso(seconds_ago: float) -> str:
 
 
 def test_a_task_is_a_directory_of_these_names(fs: Surface) -> None:
-    """README, The tree: one directory per task of the account; (output.zip, input.zip) the raw
-    archives: there by name, not listed."""
+    """N-1, N-2, N-3: A task's directory lists exactly the names of the contract."""
     for status in ("success", "submitted"):
         task = fs.cloud.add_task(status=status, outputs={"a": b"a"}, inputs={"b": b"b"})
         assert tuple(fs.names(task)) == IN_A_TASK
 
 
 def test_the_root_lists_tasks_and_views(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
-    """README, The tree: MOUNT/ holds a directory per task, the views and `.latest`; `.latest` is
-    absent without tasks; `.taskfs/` is never listed, always there."""
+    """N-1, N-5, N-6: The root lists tasks, views and `.latest`, and never `.taskfs`."""
     fs = new_fs(dir_cache_time="200ms", attr_timeout="100ms")
     assert sorted(fs.names()) == sorted(VIEWS)
     with pytest.raises(FileNotFoundError):
@@ -64,13 +62,13 @@ def test_the_root_lists_tasks_and_views(new_fs: Callable[..., Surface], cloud: F
 
 @pytest.mark.parametrize("status", [*KNOWN_STATUSES, "something-new", "two words"])
 def test_status_is_the_apis_word(fs: Surface, status: str) -> None:
-    """README, The tree: status: the API's word, unknown words too."""
+    """T-2: `status` is the API's word, also an unknown one."""
     task = fs.cloud.add_task(status=status)
     assert text(fs, f"{task}/status") == f"{status}\n"
 
 
 def test_machine_type(fs: Surface) -> None:
-    """README, The tree: machine_type: c2-standard-4, empty until a machine is assigned."""
+    """T-3: `machine_type` is empty until a machine is assigned."""
     waiting = fs.cloud.add_task(status="submitted")
     assert text(fs, f"{waiting}/machine_type") == ""
     running = fs.cloud.add_task(status="started", machine="c3d-highcpu-16")
@@ -84,13 +82,13 @@ def test_machine_type(fs: Surface) -> None:
     [(192.4, "00:03:12"), (0, "00:00:00"), (359_999.9, "99:59:59"), (363_730, "101:02:10")],
 )
 def test_computation_time_of_a_finished_task(fs: Surface, seconds: float, shown: str) -> None:
-    """README, The tree: computation_time: 00:03:12."""
+    """T-4: A finished task's `computation_time` is HH:MM:SS."""
     task = fs.cloud.add_task(metrics={"computation_seconds": seconds})
     assert text(fs, f"{task}/computation_time") == f"{shown}\n"
 
 
 def test_computation_time_counts_while_the_task_runs(fs: Surface) -> None:
-    """README, The tree: computation_time counts while the task runs; empty before."""
+    """T-4: `computation_time` counts while the computation runs, and is empty before."""
     for status in ("pending-input", "submitted", "started"):
         task = fs.cloud.add_task(status=status)
         assert text(fs, f"{task}/computation_time") == ""
@@ -101,8 +99,8 @@ def test_computation_time_counts_while_the_task_runs(fs: Surface) -> None:
 
 
 def test_output_files_info(fs: Surface) -> None:
-    """README, The tree: `output_files_info` follows the shape users know: exactly these lines;
-    1 KB = 1000 bytes; archive order; all files, recursively."""
+    """T-5: `output_files_info` has exactly the promised lines, in archive order, for all
+    directories."""
     task = fs.cloud.add_task(
         layout="plain",
         outputs={
@@ -137,15 +135,14 @@ def test_output_files_info(fs: Surface) -> None:
 
 
 def test_output_files_info_is_empty_until_there_is_an_archive(fs: Surface) -> None:
-    """README, The tree: output_files_info: empty until there is an archive."""
+    """T-6: `output_files_info` is empty until there is an archive."""
     for task in (fs.cloud.add_task(status="started"), fs.cloud.add_task(status="success")):
         assert text(fs, f"{task}/output_files_info") == ""
         assert fs.stat(f"{task}/output_files_info").st_size == 0
 
 
 def test_info_json_is_the_record_of_a_listing(fs: Surface) -> None:
-    """README, The tree: info.json: the task's record as a listing gives it, indented (no request of
-    its own)."""
+    """T-7: `info.json` is the record as a listing gives it, indented."""
     task = fs.cloud.add_task(status="started", task_metadata={"a": "b"}, storage_region="mars")
     fs.cloud.update_task(task, **{"new field": [1, {"π": None}], "empty": {}})
     shown = text(fs, f"{task}/info.json")
@@ -155,7 +152,7 @@ def test_info_json_is_the_record_of_a_listing(fs: Surface) -> None:
 
 
 def test_info_json_costs_no_request(tree: Surface, cloud: FakeCloud) -> None:
-    """README, The tree: info.json: … (no request of its own)."""
+    """T-7: `info.json` costs no request of its own."""
     tasks = [cloud.add_task() for _ in range(5)]
     tree.names()
     cloud.clear_requests()
@@ -164,8 +161,7 @@ def test_info_json_costs_no_request(tree: Surface, cloud: FakeCloud) -> None:
 
 
 def test_error_is_the_apis_detail_and_the_executers(fs: Surface) -> None:
-    """README, The tree: error: the API's error detail, and the executer's; empty when there is
-    none."""
+    """T-8: `error` joins the API's detail and the executer's, and is empty without either."""
     both = fs.cloud.add_task(
         status="failed", error_detail="it failed", executer={"error_detail": "no space left\n"}
     )
@@ -176,7 +172,7 @@ def test_error_is_the_apis_detail_and_the_executers(fs: Surface) -> None:
 
 
 def test_texts_end_in_one_newline(fs: Surface) -> None:
-    """README, The tree: Text files end in one newline, except empty ones."""
+    """T-1: Each text ends in one newline, unless it is empty."""
     full = fs.cloud.add_task(
         status="failed", error_detail="oh\n\n", outputs={"x": b"x"}, task_metadata={"k": "v\n"}
     )
@@ -190,8 +186,7 @@ def test_texts_end_in_one_newline(fs: Surface) -> None:
 
 
 def test_the_service_directory(fs: Surface) -> None:
-    """README, The tree: .taskfs/: never listed, always there: stats.json, version, refresh.
-    README, Attributes: `.taskfs/stats.json` holds the daemon's pid."""
+    """N-6, N-22: `.taskfs` is not listed and holds stats.json with the pid, version, refresh."""
     assert ".taskfs" not in fs.names()
     assert sorted(fs.names(".taskfs")) == ["refresh", "stats.json", "version"]
     stats = json.loads(text(fs, ".taskfs/stats.json"))
@@ -200,7 +195,7 @@ def test_the_service_directory(fs: Surface) -> None:
 
 
 def test_refresh_forgets_what_is_cached(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
-    """README, The tree: refresh (write: forget what is cached)."""
+    """N-21: A write to refresh forgets what is cached."""
     task = cloud.add_task(status="started")
     late = cloud.add_task(end_time=LONG_AGO)
     fs = new_fs(dir_cache_time="1h", status_cache_time="1h", attr_timeout="0s")
@@ -221,8 +216,7 @@ def test_refresh_forgets_what_is_cached(new_fs: Callable[..., Surface], cloud: F
 
 
 def test_views_link_to_the_tasks(fs: Surface) -> None:
-    """README, The tree: .by-status/<status>/<task-id> -> ../../<task-id>; by project and simulator
-    likewise."""
+    """N-7: Views hold links to `../../<id>`."""
     task = fs.cloud.add_task(status="failed", project="wind", simulator="openfoam")
     group = (
         f".by-status/failed/{task}",
@@ -242,7 +236,7 @@ def test_views_link_to_the_tasks(fs: Surface) -> None:
 
 
 def test_every_known_status_has_its_directory(tree: Surface) -> None:
-    """README, The tree: every known status has its directory, empty or not."""
+    """N-8: Every known status has a directory, empty or not."""
     assert set(STATUSES) == set(KNOWN_STATUSES)
     assert set(tree.names(".by-status")) == set(KNOWN_STATUSES)
     assert all(tree.names(f".by-status/{status}") == [] for status in KNOWN_STATUSES)
@@ -250,8 +244,7 @@ def test_every_known_status_has_its_directory(tree: Surface) -> None:
 
 
 def test_view_names_are_encoded(fs: Surface) -> None:
-    """README, The tree: In view names `/`, NUL, `.` and `..` are percent-encoded and null shows as
-    `none`."""
+    """N-9: `/`, NUL, `.` and `..` are percent-encoded and null shows as `none`."""
     shown = {
         "a/b": "a%2Fb",
         ".": "%2E",
@@ -274,7 +267,7 @@ def test_view_names_are_encoded(fs: Surface) -> None:
 
 
 def test_views_are_as_current_as_the_listing(fs: Surface) -> None:
-    """README, The tree: links, as current as the listing."""
+    """N-10: Views change with the listing."""
     fs.cloud.add_task(project="before")
     task = fs.cloud.add_task(status="started", project="before", simulator="reef3d")
     eventually(lambda: task in fs.names(".by-status/started"))
@@ -292,7 +285,7 @@ def test_views_are_as_current_as_the_listing(fs: Surface) -> None:
 
 
 def test_probes_of_names_that_cannot_be_there_are_enoent(fs: Surface) -> None:
-    """README, Errors: there is no such thing: ENOENT."""
+    """N-19, X-1: Names that cannot be there are ENOENT."""
     task = fs.cloud.add_task()
     for path in (
         *(".git", ".Trash", ".Trash-0", "autorun.inf", ".hidden", "lost+found", "desktop.ini"),

@@ -1,4 +1,4 @@
-"""README, Semantics, Attributes: extended attributes, on members and as a task's metadata."""
+"""Extended attributes of members, and a task's metadata as such."""
 
 import errno
 import json
@@ -33,8 +33,7 @@ def errno_of(fs: Surface, kind: str, *arguments: object) -> int | None:
 
 
 def test_members_have_three(fs: Surface) -> None:
-    """README, Attributes: Extended attributes on members: `user.taskfs.compressed_size`,
-    `user.taskfs.crc32`, `user.taskfs.compression`."""
+    """A-16: Members have compressed_size, crc32 and compression."""
     task = fs.cloud.add_task()
     plain, packed = Odd(b"artifacts/a", b"stored", 0), Odd(b"artifacts/b/c", b"packed" * 1000)
     fs.cloud.put_object(f"{task}/output.zip", odd_zip([plain, packed]))
@@ -56,7 +55,7 @@ def test_members_have_three(fs: Surface) -> None:
 
 
 def test_tasks_have_one_per_metadata_key(fs: Surface) -> None:
-    """README, Attributes: on a task: one per metadata key, `user.taskfs.metadata.<key>`."""
+    """A-17: A task has one attribute per metadata key."""
     metadata = {"study": "dam break", "größe": "3 µm", "a.b/c d": "x\ny"}
     task = fs.cloud.add_task(task_metadata=metadata)
     assert {n: fs.xattr(task, n).decode() for n in fs.xattrs(task)} == {
@@ -66,7 +65,7 @@ def test_tasks_have_one_per_metadata_key(fs: Surface) -> None:
 
 
 def test_setting_one_updates_it_remotely(fs: Surface) -> None:
-    """README, Attributes: setting one updates it remotely (an unchanged value sends nothing)."""
+    """A-18: Setting an attribute updates it remotely, and an unchanged value sends nothing."""
     task = fs.cloud.add_task(status="started", task_metadata={"kept": "1", "study": "old"})
     fs.set_xattr(task, f"{METADATA}study", "größer".encode())
     fs.set_xattr(task, f"{METADATA}new key", b"value")
@@ -81,7 +80,7 @@ def test_setting_one_updates_it_remotely(fs: Surface) -> None:
 
 
 def test_values_that_cannot_be_are_einval(fs: Surface) -> None:
-    """README, Attributes: an empty or non-UTF-8 one is EINVAL."""
+    """A-19: An empty or non-UTF-8 value is EINVAL."""
     task = fs.cloud.add_task(task_metadata={"study": "old"})
     for value in (b"", b"\xff\xfe", b"caf\xe9"):
         assert errno_of(fs, "set_xattr", task, f"{METADATA}study", value) == errno.EINVAL
@@ -90,7 +89,7 @@ def test_values_that_cannot_be_are_einval(fs: Surface) -> None:
 
 
 def test_keys_that_cannot_be(fs: Surface) -> None:
-    """README, Attributes: a non-UTF-8 one is EINVAL: a key too, and nothing is sent."""
+    """A-19: A key that cannot be one is EINVAL, and nothing is sent."""
     task = fs.cloud.add_task()
     name = f"{METADATA}caf\udce9"
     assert errno_of(fs, "set_xattr", task, name, b"value") == errno.EINVAL
@@ -99,7 +98,7 @@ def test_keys_that_cannot_be(fs: Surface) -> None:
 
 
 def test_keys_too_long_for_a_name_are_left_out(fs: Surface) -> None:
-    """README, Attributes: one per metadata key, as far as xattr(7) can name it: 255 bytes."""
+    """A-17: Keys that do not fit xattr(7)'s 255 bytes are left out."""
     longest = "ä" * ((255 - len(METADATA)) // 2)
     task = fs.cloud.add_task(task_metadata={longest: "1", f"{longest}ä": "2", "k": "3"})
     assert {name: fs.xattr(task, name) for name in fs.xattrs(task)} == {
@@ -109,7 +108,7 @@ def test_keys_too_long_for_a_name_are_left_out(fs: Surface) -> None:
 
 
 def test_removing_one(fs: Surface) -> None:
-    """README, Attributes: `setfattr -x` removes it."""
+    """A-18: `setfattr -x` removes the key."""
     task = fs.cloud.add_task(task_metadata={"study": "old", "kept": "1"})
     fs.remove_xattr(task, f"{METADATA}study")
     assert fs.xattrs(task) == [f"{METADATA}kept"]
@@ -119,7 +118,7 @@ def test_removing_one(fs: Surface) -> None:
 
 
 def test_create_and_replace(fs: Surface) -> None:
-    """README, Attributes: extended attributes, with the flags of setxattr(2)."""
+    """A-18: XATTR_CREATE and XATTR_REPLACE act as in setxattr(2)."""
     task = fs.cloud.add_task(task_metadata={"study": "old"})
     create, replace = os.XATTR_CREATE, os.XATTR_REPLACE
     assert errno_of(fs, "set_xattr", task, f"{METADATA}study", b"1", create) == errno.EEXIST
@@ -131,7 +130,7 @@ def test_create_and_replace(fs: Surface) -> None:
 
 
 def test_other_names_cannot_be_set(fs: Surface) -> None:
-    """README, Errors: any change other than `kill`, metadata and `.taskfs/refresh`: EROFS."""
+    """X-7: Setting any other attribute is EROFS."""
     task = fs.cloud.add_task()
     for name in ("user.comment", "user.taskfs.nope", METADATA, "user.taskfs.crc32"):
         assert errno_of(fs, "set_xattr", task, name, b"value") == errno.EROFS
@@ -140,7 +139,7 @@ def test_other_names_cannot_be_set(fs: Surface) -> None:
 
 
 def test_other_names_cost_no_request(tree: Surface, cloud: FakeCloud) -> None:
-    """README, Attributes: Other names are ENODATA without a request."""
+    """A-20: Other names are ENODATA without a request."""
     task = cloud.add_task(status="started", outputs={"a": b"x"})
     tree.names()
     cloud.clear_requests()
@@ -151,7 +150,7 @@ def test_other_names_cost_no_request(tree: Surface, cloud: FakeCloud) -> None:
 
 
 def test_a_refused_change_says_so(fs: Surface) -> None:
-    """README, Errors: the key is not allowed to: EACCES; a failed change is never shown as made."""
+    """A-18, X-2: A refused change is EACCES and not shown as made."""
     task = fs.cloud.add_task(task_metadata={"study": "old"})
     assert fs.xattr(task, f"{METADATA}study") == b"old"
     fs.cloud.faults.add("status", status=403, path=f"{task}/metadata", times=None)
@@ -161,7 +160,7 @@ def test_a_refused_change_says_so(fs: Surface) -> None:
 
 
 def test_changes_made_elsewhere_show(fs: Surface) -> None:
-    """README, Freshness: the rest of its record is as fresh as the listing."""
+    """F-5: A metadata change made elsewhere shows with the next listing."""
     task = fs.cloud.add_task(task_metadata={"study": "old"})
     assert fs.xattr(task, f"{METADATA}study") == b"old"
     fs.cloud.update_task(task, task_metadata={"study": "new"})
@@ -171,7 +170,7 @@ def test_changes_made_elsewhere_show(fs: Surface) -> None:
 def test_metadata_of_another_shape_is_left_out(
     cloud: FakeCloud, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """README, Attributes: one per metadata key: those that are texts."""
+    """A-17: Metadata that is not text is left out."""
     odd = {"number": 3, "null": None, "nul\0": "x", "": "x", "text": "yes"}
     task = cloud.add_task()
     cloud.update_task(task, task_metadata=odd)

@@ -1,4 +1,4 @@
-"""README, From Python, without a mount: the libraries that take fsspec's URLs and files."""
+"""Libraries that take fsspec's URLs and files."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +17,7 @@ CSV: Final = FRAME.to_csv(index=False).encode()
 
 
 def test_dask_data_frames(by_environment: FakeCloud) -> None:
-    """README, From Python: `dask.dataframe.read_csv` of a pattern."""
+    """P-16: `dask.dataframe.read_csv` reads a pattern."""
     import dask
     import dask.dataframe as dd
 
@@ -31,7 +31,7 @@ def test_dask_data_frames(by_environment: FakeCloud) -> None:
 
 
 def test_pyarrow_datasets(remote: TaskFileSystem, cloud: FakeCloud, tmp_path: Path) -> None:
-    """Issue 5, 4: pyarrow's datasets over fsspec: CSV and Parquet."""
+    """P-16: pyarrow's datasets read CSV and Parquet over fsspec."""
     import pyarrow.dataset
     import pyarrow.parquet
 
@@ -45,7 +45,7 @@ def test_pyarrow_datasets(remote: TaskFileSystem, cloud: FakeCloud, tmp_path: Pa
 
 
 def test_xarray(remote: TaskFileSystem, cloud: FakeCloud, tmp_path: Path) -> None:
-    """Issue 5, 4: xarray over the file object, whole and in chunks."""
+    """P-16: xarray reads the file object, whole and in chunks."""
     import xarray
 
     field = xarray.DataArray(np.random.default_rng(1).normal(size=(50, 400)), dims=("t", "x"))
@@ -61,7 +61,7 @@ def test_xarray(remote: TaskFileSystem, cloud: FakeCloud, tmp_path: Path) -> Non
 
 
 def test_zarr_style_mapping(by_environment: FakeCloud) -> None:
-    """fsspec, get_mapper: what zarr reads through: several keys are fetched at once."""
+    """P-6, P-16: fsspec's mapper, which zarr reads through, fetches several keys at once."""
     task = by_environment.add_task(outputs={f"z/{n}": b"%d" % n for n in range(5)})
     found: Any = fsspec.get_mapper(f"taskfs://{task}/outputs/z")
     assert sorted(found) == [str(n) for n in range(5)]
@@ -80,7 +80,7 @@ def zarr_store(directory: Path) -> dict[str, bytes]:
 
 @pytest.mark.filterwarnings("ignore::UserWarning:zarr", "ignore::ResourceWarning")
 def test_zarr(by_environment: FakeCloud, tmp_path: Path) -> None:
-    """From Python: `zarr.open` of a URL, which asks for an asynchronous file system."""
+    """P-20: `zarr.open` of a URL works, which asks for an asynchronous file system."""
     import zarr
 
     task = by_environment.add_task(outputs=zarr_store(tmp_path / "made.zarr"))
@@ -93,7 +93,7 @@ def test_zarr(by_environment: FakeCloud, tmp_path: Path) -> None:
 def test_xarray_open_zarr(
     by_environment: FakeCloud, tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    """From Python: `xarray.open_zarr` of a URL, whole and in chunks; with storage options."""
+    """P-20: `xarray.open_zarr` of a URL works, whole, in chunks and with storage options."""
     import xarray
 
     task = by_environment.add_task(outputs=zarr_store(tmp_path / "made.zarr"))

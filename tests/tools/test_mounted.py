@@ -1,4 +1,4 @@
-"""README, Scientific tools: those that need a large package, on the mount: `scripts/test-tools`."""
+"""Scientific tools that need a large package, on the mount: `scripts/test-tools`."""
 
 import multiprocessing
 import subprocess
@@ -30,7 +30,7 @@ def read_volume(path: Path) -> Any:
 
 
 def test_pyvista(mnt: Path, cloud: FakeCloud, tmp_path: Path) -> None:
-    """Issue 5, 3: a VTK reader (pyvista, which reads as ParaView does), legacy and XML files."""
+    """S-3: pyvista reads legacy and XML files as ParaView does."""
     import pyvista
 
     volume = pyvista.ImageData(dimensions=(CELLS + 1,) * 3)
@@ -56,7 +56,7 @@ def fio(cwd: Path, *options: str) -> None:
 
 @pytest.mark.parametrize("pattern", ["read", "randread"])
 def test_fio_verifies(mnt: Path, cloud: FakeCloud, tmp_path: Path, pattern: str) -> None:
-    """Issue 5, 3: `fio --readonly` verify: every block says itself where it belongs."""
+    """S-7: `fio --readonly` verifies every block."""
     common = ("--name=job", "--bs=64k", "--size=16m", "--verify=crc32c", "--verify_fatal=1")
     made = tmp_path / "made"
     fio(tmp_path, *common, f"--filename={made}", "--rw=write", "--do_verify=0")

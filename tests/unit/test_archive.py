@@ -120,7 +120,7 @@ class Once:
     "size", [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, SPAN - 1, SPAN, SPAN + 1, 2 * SPAN]
 )
 def test_every_byte_of_every_method_and_size(on: Bench, size: int, method: int) -> None:
-    """Issue 4, 5: against zipfile: where it reads, we read the same bytes."""
+    """I-8: Every byte of every method and size equals zipfile's."""
     body = cheap_bytes(size, 3)
     archive, remote = opened(on, file("x", body, method=method, flags=2 * (method == LZMA)))
     with zipfile.ZipFile(io.BytesIO(remote.body)) as reference:
@@ -136,7 +136,8 @@ def test_every_byte_of_every_method_and_size(on: Bench, size: int, method: int) 
 @pytest.mark.parametrize("is_streamed", [False, True])
 @pytest.mark.parametrize("zip64", [False, True])
 def test_the_three_kinds_of_archive(on: Bench, zip64: bool, is_streamed: bool) -> None:
-    """remote-api, Archives: zero sizes in local headers, data descriptors, ZIP64 everywhere."""
+    """I-8: Archives with zero sizes in local headers, with data descriptors and with ZIP64
+    everywhere are read."""
     kind = {"zip64": zip64, "is_streamed": is_streamed}
     archive, _ = opened(
         on,
@@ -165,7 +166,7 @@ def test_members_that_begin_anywhere_in_a_block(on: Bench, prepended: int, shift
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("left", [1, 2, 4, 5, 9, 13, 20, 29])
 def test_data_that_begins_just_before_a_block_s_edge(on: Bench, left: int, method: int) -> None:
-    """Issue 4, 5: where zipfile reads, we read the same bytes: at the last bytes of a block too."""
+    """I-8: Data that begins at the last bytes of a block equals zipfile's."""
     header = LOCAL.size + len(ROOT) + 1
     prepended = bytes(BLOCK - header - left)
     archive, _ = opened(on, file("x", SMALL, method=method), prepended=prepended)
@@ -175,7 +176,7 @@ def test_data_that_begins_just_before_a_block_s_edge(on: Bench, left: int, metho
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("tiny", [False, True])
 def test_backward_and_random_reads(method: int, tiny: bool) -> None:
-    """Issue 3, 4: backward reads, reopening and interleaved readers, also after eviction."""
+    """R-8: Backward reads, reopening and interleaved readers are right, also after eviction."""
     sizes: Any = {"block_bytes": 200_000, "span_bytes": 200_000} if tiny else {}
     with bench(**sizes) as on:
         archive, _ = opened(on, file("x", BIG, method=method), file("y", SMALL), padding())
@@ -238,7 +239,7 @@ def reference_contents(body: bytes) -> dict[str, bytes | None]:
 @SEARCHING
 @given(small_archives())
 def test_members_equal_zipfile_s(body: bytes) -> None:
-    """Issue 4, 5: fuzz the member reader against zipfile: it reads, so do we."""
+    """I-8: Generated members equal zipfile's."""
     expected = reference_contents(body)
     with bench() as on:
         for path, got in contents(on.open(FakeObject(body))).items():
@@ -253,7 +254,7 @@ def test_members_equal_zipfile_s(body: bytes) -> None:
 def test_damaged_members_are_refused_by_name_or_read_as_zipfile_reads_them(
     body: bytes, flips: list[tuple[int, int]]
 ) -> None:
-    """Issue 4, 5: never another exception than ours, never bytes that zipfile does not read."""
+    """I-8: Damaged members are refused by an error of ours or read as zipfile reads them."""
     for place, mask in flips:
         body = flipped(body, place % len(body), mask)
     with bench() as on:
@@ -408,7 +409,7 @@ def test_a_stored_member_is_checked_whatever_the_order(on: Bench) -> None:
 @pytest.mark.parametrize("body", [SMALL, BIG])
 @pytest.mark.parametrize("by", [-1, 1, 1000, -1000, 1 << 30])
 def test_sizes_that_lie_in_either_direction(on: Bench, by: int, body: bytes, method: int) -> None:
-    """Issue 4, 5: sizes that lie: never a short read, never bytes that are not the member's."""
+    """I-8, X-9: A size that lies gives neither a short read nor bytes of another member."""
     size = len(body) + by
     archive, _ = opened(on, file("x", body, method=method, size=size), file("y", b"1"))
     with pytest.raises(CorruptData):
@@ -421,7 +422,7 @@ def test_sizes_that_lie_in_either_direction(on: Bench, by: int, body: bytes, met
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("by", [-1, 1, -1000, 300])
 def test_compressed_sizes_that_lie(on: Bench, by: int, method: int) -> None:
-    """Issue 4, 5: sizes that lie in either direction; as zipfile reads it, or refused."""
+    """I-8: Compressed sizes that lie are read as zipfile reads them, or refused."""
     packed_size = len(pack(BIG, method))
     archive, remote = opened(
         on, file("x", BIG, method=method, compressed_size=packed_size + by), padding()
@@ -454,7 +455,7 @@ def test_a_member_of_no_bytes_that_lies_is_refused(on: Bench, entry: Entry) -> N
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("body", [SMALL, BIG])
 def test_flipped_bytes_are_never_handed_out_whole(on: Bench, body: bytes, method: int) -> None:
-    """Issue 4, 2: flipped bytes are not believed: EIO, after they were asked for once more."""
+    """I-1, I-3: Flipped bytes are asked for once more, then EIO."""
     sound = build([file("x", body, method=method), padding()])
     begin = place_of(sound, "x")
     stop = sound.index(b"PK\x03\x04", begin)
@@ -470,7 +471,7 @@ def test_flipped_bytes_are_never_handed_out_whole(on: Bench, body: bytes, method
 
 
 def test_a_bomb_is_checked_first_and_costs_no_memory() -> None:
-    """Issue 4, 5: a bomb (memory and disk stay bounded): 60 KB that inflate to 60 MB."""
+    """Y-10, I-2: 60 KB that inflate to 60 MB are checked first and cost no memory."""
     size = 60 << 20
     packed = deflate(bytes(size), 9)
     assert len(packed) <= BLOCK
@@ -500,7 +501,7 @@ def test_a_bomb_is_checked_first_and_costs_no_memory() -> None:
 def test_a_small_member_damaged_once_is_read_right(
     on: Bench, body: bytes, where: str, method: int
 ) -> None:
-    """Issue 4, 2: a mismatch drops the blocks it came from and is tried once more."""
+    """I-3: A mismatch drops its blocks and is tried once more."""
     whole = build([file("a", SMALL), file("x", body, method=method), padding()])
     begin = place_of(whole, "x")
     stop = whole.index(b"PK\x03\x04", begin)
@@ -517,7 +518,7 @@ def test_a_small_member_damaged_once_is_read_right(
 
 @pytest.mark.parametrize("method", METHODS)
 def test_damage_that_stays_is_eio_after_a_second_try(on: Bench, method: int) -> None:
-    """Issue 4, 2: tried once more; after that EIO: no endless retries."""
+    """I-3: Damage that stays is EIO after the second try."""
     whole = build([file("x", SMALL, method=method), padding()])
     remote = FakeObject(whole, Once(place_of(whole, "x") + 100, times=100))
     archive = on.open(remote)
@@ -529,7 +530,7 @@ def test_damage_that_stays_is_eio_after_a_second_try(on: Bench, method: int) -> 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_damaged_read_is_not_served_again_once_the_store_is_well(on: Bench, method: int) -> None:
-    """Issue 4, 2: a damaged read is never served again once the store is well."""
+    """I-3: A damaged read is not served again once the store is well."""
     for body in (SMALL, BIG):
         whole = build([file("x", body, method=method), padding()])
         begin = place_of(whole, "x")
@@ -571,7 +572,7 @@ def test_all_blocks_of_a_damaged_member_are_dropped(
 
 
 def test_a_big_member_damaged_once_at_its_head_is_read_right(on: Bench) -> None:
-    """Issue 4, 2: tried once more as long as nothing of the member was handed out."""
+    """I-3: A large member is tried once more while nothing of it was handed out."""
     whole = build([file("x", BIG), padding()])
     archive = on.open(FakeObject(whole, Once(place_of(whole, "x") + 5)))
     assert read_all(archive, "x") == BIG
@@ -644,8 +645,8 @@ SAME_NAMES = [
 def test_a_local_header_that_says_the_name_in_another_way_is_read(
     on: Bench, listed: bytes, local: bytes, is_large: bool
 ) -> None:
-    """README, Integrity: the local header's name is compared with the directory's: one that says
-    the same in another way, as unzip, 7-Zip and bsdtar read it, is the same."""
+    """I-6: A local header that says the same name in another way, as unzip, 7-Zip and bsdtar read
+    it, is read."""
     body = cheap_bytes(300_000) if is_large else b"well" * 9
     root = ROOT.encode()
     archive = on.open(
@@ -656,7 +657,7 @@ def test_a_local_header_that_says_the_name_in_another_way_is_read(
 
 
 def test_a_unicode_path_field_beside_a_local_header_in_utf8(on: Bench) -> None:
-    """README, Integrity: a 0x7075 field and a local header in UTF-8 give one name."""
+    """I-6, N-17: A 0x7075 field and a local header in UTF-8 give one name."""
     raw = ROOT.encode() + b"caf?"
     entry = Entry(
         raw,
@@ -673,7 +674,7 @@ def test_a_unicode_path_field_beside_a_local_header_in_utf8(on: Bench) -> None:
     "local", ["caf", "cafe", "cafè", "CAFÉ", "café/x", "x/café", "../café", "caf\\é"]
 )
 def test_a_local_header_that_says_another_name_is_refused(on: Bench, local: str) -> None:
-    """README, Integrity: a truly different name is EIO, in whatever way it is written."""
+    """I-6: A different name is EIO, in whatever way it is written."""
     for raw in (local.encode(), local.encode("cp437", "replace")):
         entry = Entry(ROOT.encode() + "café".encode(), b"evil", local_name=ROOT.encode() + raw)
         archive = on.open(FakeObject(build([entry, padding()])))
@@ -683,7 +684,7 @@ def test_a_local_header_that_says_another_name_is_refused(on: Bench, local: str)
 
 @pytest.mark.parametrize("length", [300, 60_000])
 def test_a_local_header_s_name_ends_before_the_directory(on: Bench, length: int) -> None:
-    """README, Integrity: a name that is said to run into the directory is refused."""
+    """I-6, I-8: A name whose length runs into the directory is refused."""
     body = bytearray(build([file("x", b"evil" * 10)]))
     body[26:28] = length.to_bytes(2, "little")
     archive = on.open(FakeObject(bytes(body)))
@@ -693,7 +694,7 @@ def test_a_local_header_s_name_ends_before_the_directory(on: Bench, length: int)
 
 @pytest.mark.parametrize("offset", [1, 5, 100, 0xFFFF_FFF0])
 def test_a_header_that_is_not_there_is_refused(on: Bench, offset: int) -> None:
-    """Issue 4, 5: a directory entry that points outside the archive, or to no header."""
+    """I-8, I-6: An entry that points to no header is refused."""
     archive, _ = opened(on, file("x", b"1" * 50, method=STORED, offset=offset))
     with pytest.raises(CorruptData):
         reader_of(archive, "x").read_at(0, 10)
@@ -701,7 +702,7 @@ def test_a_header_that_is_not_there_is_refused(on: Bench, offset: int) -> None:
 
 @pytest.mark.parametrize("offset", [1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
 def test_a_header_far_outside_is_refused(on: Bench, offset: int) -> None:
-    """Issue 4, 5: a directory entry that points outside the archive."""
+    """I-8: An entry that points outside the archive is refused."""
     archive, remote = opened(on, file("x", b"1" * 50, offset=offset, zip64=True))
     with pytest.raises(CorruptData, match="outside"):
         reader_of(archive, "x").read_at(0, 10)
@@ -713,7 +714,7 @@ def test_a_header_far_outside_is_refused(on: Bench, offset: int) -> None:
 def test_a_member_that_overlaps_the_directory_is_refused(
     on: Bench, compressed: int, method: int
 ) -> None:
-    """Issue 4, 5: a directory entry that overlaps another part of the archive."""
+    """I-8: A member that overlaps the directory is refused."""
     entry = file("x", b"1" * 50, method=method, compressed_size=compressed, zip64=True)
     if method == STORED:
         entry = file("x", b"1" * 50, method=STORED, compressed_size=compressed, size=compressed,
@@ -724,7 +725,7 @@ def test_a_member_that_overlaps_the_directory_is_refused(
 
 
 def test_a_header_cut_by_the_directory_is_refused(on: Bench) -> None:
-    """Issue 4, 5: a local header that runs into the directory."""
+    """I-8: A local header that runs into the directory is refused."""
     archive, _ = opened(on, file("x", b"1", method=STORED, offset=30), gap=bytes(5))
     with pytest.raises(CorruptData):
         reader_of(archive, "x").read_at(0, 10)
@@ -733,7 +734,7 @@ def test_a_header_cut_by_the_directory_is_refused(on: Bench) -> None:
 
 
 def test_two_members_that_share_bytes_keep_their_own_sizes_and_sums(on: Bench) -> None:
-    """Issue 4, 5: an entry that overlaps another: what one claims is never taken for the other."""
+    """I-8: Two entries that overlap keep their own sizes and checksums."""
     raw = b"artifacts/x"
     packed = deflate(SMALL)
     sizes = {"long": len(SMALL), "short": 100}
@@ -771,7 +772,7 @@ def test_encrypted_members_are_unsupported(on: Bench, flags: int) -> None:
      (7, "unknown"), (0xFFFF, "unknown")],
 )  # fmt: skip
 def test_unknown_methods_are_unsupported_by_name(on: Bench, method: int, name: str) -> None:
-    """Issue 3, 4: otherwise EOPNOTSUPP by name."""
+    """R-22, X-6: An unknown method is EOPNOTSUPP by name."""
     archive, _ = opened(on, file("x", b"1" * 20, method=method), file("y", b"2"))
     with pytest.raises(Unsupported, match=rf"x: .*{method} \({name}\)"):
         reader_of(archive, "x")
@@ -779,7 +780,7 @@ def test_unknown_methods_are_unsupported_by_name(on: Bench, method: int, name: s
 
 
 def test_zstandard_is_read_or_refused_by_name(on: Bench) -> None:
-    """Issue 3, 4: Zstandard members, if a library reads them; otherwise EOPNOTSUPP by name."""
+    """R-22: Zstandard is read where a library reads it, else EOPNOTSUPP by name."""
     packed = bytes.fromhex("28b52ffd200c61000068656c6c6f20776f726c640a")  # one raw block
     body = b"hello world\n"
     archive, _ = opened(on, file("x", body, method=93, packed=packed))
@@ -801,7 +802,7 @@ def test_set_uid_bits_and_links_are_plain_members(on: Bench) -> None:
 
 
 def test_the_index_and_a_head_cost_two_requests(on: Bench) -> None:
-    """Issue 3: `ls` and `head`: at most 2 requests to the store each; `head` under 0.4 MB."""
+    """R-1: `ls` and `head` cost at most 2 requests each, `head` under 0.4 MB."""
     entries = [file(f"f{n}", SMALL) for n in range(50)] + [file("big", BIG * 10), padding(300_000)]
     archive, remote = opened(on, *entries)
     assert remote.requests == []
@@ -817,7 +818,7 @@ def test_the_index_and_a_head_cost_two_requests(on: Bench) -> None:
 
 
 def test_four_kilobytes_in_a_stored_member_cost_two_requests(on: Bench) -> None:
-    """Issue 3: stored 4 KiB: at most 2 requests and 1.3 MB."""
+    """R-5: 4 KiB of a stored member cost at most 2 requests and 1.3 MB."""
     body = cheap_bytes(8 << 20)
     archive, remote = opened(on, file("x", body, method=STORED), padding(300_000))
     assert reader_of(archive, "x").read_at(5 << 20, 4096) == body[5 << 20 :][:4096]
@@ -827,7 +828,7 @@ def test_four_kilobytes_in_a_stored_member_cost_two_requests(on: Bench) -> None:
 
 
 def test_a_directory_longer_than_the_tail_costs_one_request_more(on: Bench) -> None:
-    """Issue 3, 1: a second request at most."""
+    """R-1: A directory longer than the first range costs one request more."""
     entries = [file(f"vtk/Fluid_{n:05}.vtk", packed=b"") for n in range(1500)]
     archive, remote = opened(on, *entries)
     assert len(archive.index.members) == 1500
@@ -847,7 +848,7 @@ def test_the_first_request_is_bounded(expected: int | None) -> None:
 
 
 def test_nothing_is_fetched_twice_while_it_fits(on: Bench) -> None:
-    """Issue 3, 2: nothing is fetched twice while it fits; warm: no request."""
+    """R-2: Nothing is fetched twice while it fits; a warm read sends nothing."""
     archive, remote = opened(
         on, *[file(str(method), BIG, method=method) for method in METHODS], padding()
     )
@@ -863,7 +864,7 @@ def test_nothing_is_fetched_twice_while_it_fits(on: Bench) -> None:
 
 
 def test_a_backward_read_after_a_first_pass_fetches_a_bounded_range() -> None:
-    """Issue 3, 4: backward reads start from the nearest checkpoint, whatever was evicted."""
+    """R-8: A backward read starts from the nearest checkpoint, whatever was evicted."""
     body = cheap_bytes(44 << 20, 4)
     with bench(block_bytes=4 << 20, span_bytes=4 << 20, window_bytes=1 << 20) as on:
         archive, remote = opened(on, file("x", body, packed=deflate(body, 0)), padding())
@@ -916,8 +917,8 @@ class Counting(DeflateDecoder):
 def test_who_is_to_read_on_gets_more_with_the_local_header(
     packed: int, size: int, requests: int, fetched: int
 ) -> None:
-    """README, How it works: a member of up to 1 MiB is one round trip for `cat`; a head
-    fetches no more than itself."""
+    """R-12: A member of up to 1 MiB is one round trip for `cat`; a head fetches no more than
+    itself."""
     body = random.Random(7).randbytes(packed)
     with bench() as on:
         archive, remote = opened(on, file("x", body, packed=deflate(body, 0)), padding())
@@ -929,7 +930,7 @@ def test_who_is_to_read_on_gets_more_with_the_local_header(
 
 
 def test_of_a_long_member_a_part_comes_with_the_local_header() -> None:
-    """README, How it works: of a longer one 256 KiB come at once."""
+    """R-12: Of a longer member 256 KiB come with the local header."""
     body = random.Random(7).randbytes(WHOLE_MEMBER + BLOCK)
     with bench() as on:
         archive, remote = opened(on, file("x", body, packed=deflate(body, 0)), padding())
@@ -943,7 +944,7 @@ def test_of_a_long_member_a_part_comes_with_the_local_header() -> None:
 def test_a_crowd_of_open_files_read_in_turn_decodes_each_byte_about_once(
     count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Issue 4, 7: a crowd of readers (64 threads, 200 open files) exhausts nothing."""
+    """R-19: 64 threads with 200 open files decode each byte about once."""
     monkeypatch.setitem(DECODERS, DEFLATED, Counting)
     monkeypatch.setattr(Counting, "decoded", 0)
     body = random.Random(10).randbytes((400 // count + 2) * SPAN)
@@ -961,7 +962,7 @@ def test_a_crowd_of_open_files_read_in_turn_decodes_each_byte_about_once(
 
 
 def test_what_closed_files_leave_is_bounded_for_all_archives_together() -> None:
-    """Issue 3, 7: bounded: who sniffs at every file of every task leaves no decoders behind."""
+    """R-20: Closed files of all archives together leave a bounded number of decoders."""
     packed = deflate(BIG, 1)
     assert len(packed) > BLOCK
     crc = zlib.crc32(BIG)
@@ -1017,7 +1018,7 @@ def hasty() -> Iterator[None]:
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("block_bytes", [200_000, 32 << 20])
 def test_eight_threads_at_random_read_every_byte_right(block_bytes: int) -> None:
-    """Issue 4, 10: a soak of mixed readers ends with every byte right, no thread left."""
+    """R-19: Eight random readers get every byte right and leave no thread."""
     bodies = {f"{m}-{n}": cheap_bytes(size, n + 1)
               for m in METHODS for n, size in enumerate((5000, 90_000, 2 * SPAN + 99))}  # fmt: skip
     entries = [file(name, body, method=int(name.split("-")[0])) for name, body in bodies.items()]
@@ -1056,7 +1057,7 @@ def test_eight_threads_at_random_read_every_byte_right(block_bytes: int) -> None
 
 @pytest.mark.usefixtures("hasty")
 def test_eight_threads_under_faults_get_right_bytes_or_errors() -> None:
-    """Issue 4, 10: under random faults: every byte right, and in the end no fault stays."""
+    """R-19, X-9: Under random faults every byte is right or an error, and no fault stays."""
     bodies = {f"{m}-{n}": cheap_bytes(size, n + 1)
               for m in METHODS for n, size in enumerate((5000, 2 * SPAN))}  # fmt: skip
     entries = [file(name, body, method=int(name.split("-")[0])) for name, body in bodies.items()]
@@ -1101,7 +1102,7 @@ def test_eight_threads_under_faults_get_right_bytes_or_errors() -> None:
 
 
 def test_lzma_with_and_without_an_end_marker(on: Bench) -> None:
-    """Issue 3, 4: LZMA members sequentially; the marker is optional (APPNOTE 4.4.4, bit 1)."""
+    """R-22: LZMA members are read with and without the end marker (APPNOTE 4.4.4, bit 1)."""
     body = cheap_bytes(40_000)
     for is_marked in (False, True):
         packed = lzma_alone(body, end_marker=is_marked)

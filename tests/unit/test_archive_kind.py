@@ -23,7 +23,7 @@ def grace_s(
 
 
 def test_the_output_archive_of_a_success_may_be_late_for_a_minute() -> None:
-    """README, Freshness: For 60 s after the end of a `success` task, reading waits."""
+    """F-13: The output archive of a success may be late for 60 s."""
     assert grace_s(0) == 60
     assert grace_s(50) == 10
     assert grace_s(61) == 0
@@ -31,19 +31,18 @@ def test_the_output_archive_of_a_success_may_be_late_for_a_minute() -> None:
 
 
 def test_no_other_archive_is_late() -> None:
-    """README, Freshness: For 60 s after the end of a `success` task, reading `outputs/` waits."""
+    """F-13: No other archive is waited for."""
     assert grace_s(0, status="failed") == 0
     assert grace_s(0, status="started") == 0
     assert grace_s(0, kind=ArchiveKind.INPUT) == 0
 
 
 def test_without_an_end_time_no_archive_is_late() -> None:
-    """README, Freshness: 60 s after the end: a record without an end time may be a year old, and
-    neither a read nor a download waits for its archive."""
+    """F-13: Without an end time, which may be a year ago, neither a read nor a download waits."""
     assert grace_s(None) == 0
 
 
 @pytest.mark.parametrize(("offset_s", "left_s"), [(-3600, 60), (-20, 50), (20, 10), (40, 0)])
 def test_the_end_is_compared_with_the_clock_that_wrote_it(offset_s: float, left_s: int) -> None:
-    """README, Freshness: the 60 s go by the API's clock."""
+    """F-16: The 60 s go by the API's clock."""
     assert grace_s(30, clock_offset_s=offset_s) == left_s

@@ -100,14 +100,14 @@ def member_of(archive: Archive, path: str) -> Member:
 
 
 def test_an_archive_is_loaded_once(registry: ArchiveRegistry, api: FakeAPI) -> None:
-    """README, Attributes: the first `stat` of one of them costs one signed URL and one range."""
+    """A-13: An archive costs one signed URL and one range, once."""
     put(api, Odd(b"artifacts/a", b"x"))
     assert {id(get(registry)) for _ in range(5)} == {id(get(registry))}
     assert api.objects[PATH].fetches == 1
 
 
 def test_many_callers_load_it_once(registry: ArchiveRegistry, api: FakeAPI) -> None:
-    """README, Attributes: costs one signed URL and one range, however many ask at once."""
+    """A-13: Many callers at once cost one signed URL and one range."""
     put(api, Odd(b"artifacts/a", b"x"))
     with ThreadPoolExecutor(10) as callers:
         found = list(callers.map(lambda _: get(registry), range(30)))
@@ -118,7 +118,7 @@ def test_many_callers_load_it_once(registry: ArchiveRegistry, api: FakeAPI) -> N
 def test_an_absent_archive_is_requested_again_after_five_seconds(
     registry: ArchiveRegistry, api: FakeAPI, clock: Clock
 ) -> None:
-    """README, Freshness: asked for again after at most 5 s, of which the kernel's 1 s is one."""
+    """F-12: A missing archive is asked for again after 5 s, of which 1 s is the kernel's."""
     for _ in range(8):
         assert registry.get(done(), ArchiveKind.OUTPUT) is None
         clock.tick(0.5)
@@ -129,14 +129,14 @@ def test_an_absent_archive_is_requested_again_after_five_seconds(
 
 
 def test_without_a_path_no_request_is_sent(registry: ArchiveRegistry, api: FakeAPI) -> None:
-    """remote-api.md: `storage_output_path` may be null."""
+    """F-12: A record without a path costs no request."""
     assert registry.get(done()._replace(output_path=None), ArchiveKind.OUTPUT) is None
     assert registry.get(done(), ArchiveKind.INPUT) is None
     assert api.objects == {}
 
 
 def test_a_failure_is_not_cached(registry: ArchiveRegistry, api: FakeAPI) -> None:
-    """README, Freshness: A transient failure is never cached, nor shown as an empty directory."""
+    """F-15: A failure is neither cached nor shown as an empty directory."""
     put(api, Odd(b"artifacts/a", b"x"))
     for failure in (Unavailable("no answer"), CorruptData("damaged")):
         api.objects[PATH].failure = failure
@@ -147,7 +147,7 @@ def test_a_failure_is_not_cached(registry: ArchiveRegistry, api: FakeAPI) -> Non
 
 
 def test_a_404_drops_the_index(registry: ArchiveRegistry, api: FakeAPI) -> None:
-    """README, Freshness: one removed by its owner likewise (a 404 drops its index)."""
+    """F-12: A 404 drops the index."""
     put(api, Odd(b"artifacts/a", b"x" * 200_000, 0))
     archive = get(registry)
     registry.discard(OUTPUT, archive)
@@ -156,7 +156,7 @@ def test_a_404_drops_the_index(registry: ArchiveRegistry, api: FakeAPI) -> None:
 
 
 def test_a_changed_record_replaces_the_archive(registry: ArchiveRegistry, api: FakeAPI) -> None:
-    """README, Freshness: a member's bytes belong to one version of the archive."""
+    """F-8, F-11: A changed record brings the new version."""
     unfinished = task_of("t", output_path=PATH)
     assert registry.get(unfinished, ArchiveKind.OUTPUT) is None
     put(api, Odd(b"artifacts/a", b"x"))
@@ -167,7 +167,7 @@ def test_a_changed_record_replaces_the_archive(registry: ArchiveRegistry, api: F
 
 
 def test_waiting_for_a_late_archive_ends_when_interrupted(setup: Setup) -> None:
-    """README, Control files: Ctrl+C ends any blocked operation: also a wait for an archive."""
+    """K-13: A reader that waits for an archive can be interrupted."""
     registry = setup.registry(waiter=Waiter(lambda: True))
     with pytest.raises(Interrupted):
         registry.await_archive(done(end_ns=time.time_ns()), ArchiveKind.OUTPUT)
@@ -177,7 +177,7 @@ def test_waiting_for_a_late_archive_ends_when_interrupted(setup: Setup) -> None:
 def test_forget_covers_a_load_under_way(
     setup: Setup, api: FakeAPI, disk: DiskCache, on_disk: bool
 ) -> None:
-    """README, The tree: refresh (write: forget what is cached): also what is just being fetched."""
+    """N-21: A refresh also forgets an answer in flight."""
     registry = setup.registry(disk if on_disk else None)
     put(api, Odd(b"artifacts/old", b"x"))
 
@@ -197,7 +197,7 @@ def test_forget_covers_a_load_under_way(
 def test_a_load_while_the_disk_is_cleared_gets_the_new_version(
     setup: Setup, api: FakeAPI, disk: DiskCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """README, The tree: refresh (write: forget what is cached): what the disk keeps as well."""
+    """N-21: A load while the disk is cleared gets the new version."""
     registry = setup.registry(disk)
     put(api, Odd(b"artifacts/old", b"x"))
     get(registry)
@@ -217,7 +217,7 @@ def test_a_load_while_the_disk_is_cleared_gets_the_new_version(
 def test_a_load_while_an_index_is_dropped_gets_the_new_version(
     setup: Setup, api: FakeAPI, disk: DiskCache, monkeypatch: pytest.MonkeyPatch, reason: str
 ) -> None:
-    """README, Errors: the remote object was replaced: the next who asks gets the new one."""
+    """X-5, F-8: After a replacement the next open gets the new version."""
     registry = setup.registry(disk)
     put(api, Odd(b"artifacts/old", b"x"))
     forget_index = Archive.forget_index
@@ -246,8 +246,7 @@ def test_a_load_while_an_index_is_dropped_gets_the_new_version(
 
 
 def test_a_load_for_an_older_record_is_not_used(registry: ArchiveRegistry, api: FakeAPI) -> None:
-    """README, Freshness: a member's bytes belong to one version of the archive: that of the record
-    that is shown."""
+    """F-8: An archive loaded for an older record is not used for a newer one."""
     put(api, Odd(b"artifacts/old", b"x"))
 
     def meanwhile() -> None:
@@ -263,8 +262,7 @@ def test_a_load_for_an_older_record_is_not_used(registry: ArchiveRegistry, api: 
 def test_an_absence_before_the_end_is_not_cached_after_it(
     registry: ArchiveRegistry, api: FakeAPI
 ) -> None:
-    """README, Freshness: An archive that is not there yet is asked for again: at once, when the
-    record tells that the task has ended."""
+    """F-12: An absence from before the task's end is asked for again at once after it."""
     running = task_of("t", "started", output_path=PATH)
 
     assert registry.get(running, ArchiveKind.OUTPUT) is None
@@ -273,8 +271,7 @@ def test_an_absence_before_the_end_is_not_cached_after_it(
 
 
 def test_the_page_cache_learns_of_each_load(setup: Setup, api: FakeAPI) -> None:
-    """README, The tree: refresh (write: forget what is cached): the same version is loaded again,
-    and the kernel drops its pages once."""
+    """N-21: After a refresh the same version is loaded again; the kernel drops its pages once."""
     registry = setup.registry()
     put(api, Odd(b"artifacts/a", b"1"))
     before = get(registry)
@@ -287,8 +284,7 @@ def test_the_page_cache_learns_of_each_load(setup: Setup, api: FakeAPI) -> None:
 
 
 def test_a_stale_handle_stays_stale(setup: Setup, api: FakeAPI) -> None:
-    """README, Freshness: if the remote object is replaced, reads through the old handle fail with
-    ESTALE; README, Errors: the next who asks gets the new one."""
+    """F-8, X-5: A stale handle stays ESTALE, and the next open gets the new version."""
     registry, page_cache = setup.registry(), setup.page_cache
     content = bytes(range(256)) * 2000
     put(api, Odd(b"artifacts/a", content, 0))
@@ -310,7 +306,7 @@ def test_a_stale_handle_stays_stale(setup: Setup, api: FakeAPI) -> None:
 
 
 def test_the_least_recently_used_indexes_are_evicted(setup: Setup, api: FakeAPI) -> None:
-    """README, Limits: Memory stays under a stated bound whatever is read."""
+    """R-20: The least recently used indexes are evicted."""
     registry = setup.registry(max_members=25)
     archives = []
     for name in "abcde":
@@ -323,7 +319,7 @@ def test_the_least_recently_used_indexes_are_evicted(setup: Setup, api: FakeAPI)
 
 
 def test_an_archive_with_open_files_is_not_evicted(setup: Setup, api: FakeAPI) -> None:
-    """README, Limits: an open file holds its archive, so eviction would free nothing."""
+    """R-20: An archive with open files is not evicted, because that would free nothing."""
     registry = setup.registry(max_members=1)
     put(api, Odd(b"artifacts/a", b"x"))
     put(api, Odd(b"artifacts/a", b"x"), path="other/output.zip")

@@ -30,7 +30,7 @@ class Download:
 
 
 def test_the_first_rate_is_not_that_of_a_burst() -> None:
-    """`download`: the rate is shown once it means something."""
+    """The progress bar shows a rate once it means something."""
     download = Download(1000 * MB)
     assert download.shown(RateColumn()) == "?"
     for _ in range(3):
@@ -46,7 +46,7 @@ def test_the_first_rate_is_not_that_of_a_burst() -> None:
 
 
 def test_the_rate_of_a_finished_download_is_that_of_the_whole() -> None:
-    """`download`: a download shorter than a second has a rate all the same."""
+    """A download shorter than a second has a rate."""
     download = Download(2 * MB)
     download.advance(MB, 0.4)
     download.advance(MB, 0.1)
@@ -55,7 +55,7 @@ def test_the_rate_of_a_finished_download_is_that_of_the_whole() -> None:
 
 @pytest.mark.parametrize("size", [-MB, 0])
 def test_a_file_that_is_read_once_more(size: int) -> None:
-    """`download`: bytes that did not count make no negative rate."""
+    """Bytes that did not count make no negative rate."""
     download = Download(10 * MB)
     download.advance(MB, 0.5)
     download.advance(size, 0.5)

@@ -104,7 +104,7 @@ def test_neighbours_are_fetched_in_one_range(reading: Reading) -> None:
 
 
 def test_nothing_is_fetched_twice_while_it_fits(reading: Reading) -> None:
-    """Issue 3, 2: nothing is fetched twice while it fits."""
+    """R-2: Nothing is fetched twice while it fits."""
     rng = random.Random(3)
     for _ in range(200):
         reading.blocks.read_at(rng.randrange(len(BODY)), rng.randrange(2 * BLOCK))
@@ -113,14 +113,14 @@ def test_nothing_is_fetched_twice_while_it_fits(reading: Reading) -> None:
 
 
 def test_long_reads_are_cut_into_bounded_ranges() -> None:
-    """Issue 3, 3: parallel ranges: no single request is longer than MAX_RUN."""
+    """R-2, R-4: No single request is longer than MAX_RUN."""
     reading = Reading(bytes(3 * MAX_RUN))
     assert reading.blocks.read_at(0, 3 * MAX_RUN) == bytes(3 * MAX_RUN)
     assert reading.requests == [(n * MAX_RUN, (n + 1) * MAX_RUN) for n in range(3)]
 
 
 def test_concurrent_readers_of_a_block_cost_one_request(reading: Reading) -> None:
-    """Issue 3, 2: concurrent readers of a block cost one request."""
+    """R-3: Concurrent readers of a block cost one request."""
     go = threading.Event()
 
     def held(start: int, stop: int, answer: bytes) -> bytes:
@@ -224,7 +224,7 @@ def test_a_failed_range_leaves_its_neighbours_readable(reading: Reading) -> None
 
 
 def test_read_ahead_that_fails_fails_nobody_else(reading: Reading) -> None:
-    """Issue 4, 1: nothing is cached from a failure: what a schedule met, a read tries again."""
+    """R-18, F-15: A failed prefetch fails no reader; a read tries again."""
 
     def fail(start: int, stop: int, answer: bytes) -> bytes:
         raise Unavailable("no answer")
@@ -300,7 +300,7 @@ def test_reads_larger_than_the_cache(cache_bytes: int) -> None:
 
 
 def test_seeded_blocks_are_not_fetched(reading: Reading) -> None:
-    """Issue 3, 1: what the suffix range brought is not asked for again."""
+    """R-2: Blocks that the suffix range brought are not fetched again."""
     start = 7 * BLOCK + 10
     reading.blocks.prime(start, BODY[start:])
     assert reading.blocks.read_at(8 * BLOCK, 10 * BLOCK) == BODY[8 * BLOCK :]
@@ -319,7 +319,7 @@ def test_seeds_of_any_place_and_length_are_never_wrong(start: int, length: int) 
 
 
 def test_dropped_blocks_are_fetched_again(reading: Reading) -> None:
-    """Issue 4, 2: a mismatch drops the blocks it came from; the others stay."""
+    """I-3: A mismatch drops its blocks and leaves the others."""
     reading.blocks.read_at(0, 6 * BLOCK)
     reading.blocks.drop(2 * BLOCK + 5, 3 * BLOCK + 1)
     reading.blocks.read_at(0, 6 * BLOCK)
@@ -387,7 +387,7 @@ def test_some_bytes_that_are_not_in_memory_are_fetched(reading: Reading) -> None
 
 
 def test_blocks_dropped_before_they_were_written_are_not_kept_on_disk() -> None:
-    """Issue 4, 2: a mismatch drops the blocks it came from, also those on their way to disk."""
+    """I-3: Blocks dropped on their way to disk are not kept there."""
     disk = SlowDisk()
     reading = Reading(disk=disk)
     assert reading.blocks.read_at(0, 10) == BODY[:10]
@@ -400,7 +400,7 @@ def test_blocks_dropped_before_they_were_written_are_not_kept_on_disk() -> None:
 
 
 def test_blocks_on_disk_are_read_from_there() -> None:
-    """Issue 3, 2: blocks in memory and on disk; one of another length is a miss."""
+    """R-2, I-7: Blocks on disk are read from there; one of another length is a miss."""
     disk = SlowDisk()
     disk.go.set()
     reading = Reading(disk=disk, cache_bytes=0)
@@ -414,8 +414,8 @@ def test_blocks_on_disk_are_read_from_there() -> None:
 
 
 def test_what_is_ahead_comes_from_disk_before_it_is_read() -> None:
-    """Issue 3, read-ahead: blocks on disk are had in memory ahead of their reader, in runs, and
-    only what is missing between them is fetched; nothing is written there again."""
+    """R-4: Blocks on disk are read into memory ahead of their reader, only missing ones are
+    fetched, and nothing is written again."""
     disk = SlowDisk(0, 1, 2, 5, 6)
     disk.go.set()
     reading = Reading(disk=disk)
@@ -431,8 +431,7 @@ def test_what_is_ahead_comes_from_disk_before_it_is_read() -> None:
 
 
 def test_what_is_wrong_on_disk_is_fetched_when_it_is_read_ahead() -> None:
-    """Issue 4, a damaged cache is a cache miss, for what is read ahead as well; what is right
-    beside it is not fetched."""
+    """I-7: A damaged block met by read-ahead is fetched, and its neighbours are not."""
     disk = SlowDisk(*range(6))
     disk.go.set()
     disk.kept[2] = b"short"
@@ -443,8 +442,7 @@ def test_what_is_wrong_on_disk_is_fetched_when_it_is_read_ahead() -> None:
 
 
 def test_what_is_on_disk_waits_for_no_store() -> None:
-    """README, Offline: with the API away under a mount, cached bytes are served: also to who had
-    them read ahead, behind what the store holds up."""
+    """O-12, R-18: Read-ahead from disk does not wait for blocks that the store holds up."""
     disk, go = SlowDisk(4, 5), threading.Event()
     reading = Reading(disk=disk, threads=1)
 
@@ -463,8 +461,7 @@ def test_what_is_on_disk_waits_for_no_store() -> None:
 
 
 def test_a_wrong_block_on_disk_fails_none_beside_it() -> None:
-    """Issue 4: a damaged cache is a cache miss of that block, whatever was read ahead with it
-    while the store is away."""
+    """I-7: A damaged block is a miss of that block only, while the store is away."""
     disk = SlowDisk(*range(6))
     disk.go.set()
     disk.kept[2] = b"short"
@@ -593,7 +590,7 @@ def test_waiting_gives_the_result_however_long_it_takes() -> None:
 
 
 def test_hits_and_misses_are_counted(reading: Reading) -> None:
-    """Issue 3, 8: stats.json shows hits, misses and what was read ahead."""
+    """N-22: Hits, misses and read-ahead are counted."""
     reading.blocks.read_at(0, 2 * BLOCK)
     reading.blocks.read_at(0, 3 * BLOCK)
     reading.blocks.prefetch(5 * BLOCK, 7 * BLOCK)

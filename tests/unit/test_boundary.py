@@ -142,8 +142,8 @@ def errno_of(operations: TaskOperations, kind: str, *arguments: Any) -> int | No
 def test_foreign_exceptions_are_eio_and_logged_once(
     failure: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """fusepy notes, Corrections 1: map everything else to -EIO, logged once: `requests` exceptions
-    are OSErrors with errno None."""
+    """X-4, X-10: A foreign exception is EIO and logged once, also an OSError without an errno, as
+    `requests` raises."""
     served = Served(Failing(failure))
     assert served.answer(Opcode.LOOKUP, b"status\0") == (errno.EIO, b"")
     assert served.answer(Opcode.SETATTR, struct.pack("=II80x", 8, 0)) == (errno.EIO, b"")
@@ -159,7 +159,7 @@ def test_foreign_exceptions_are_eio_and_logged_once(
 def test_what_passes_the_operations_is_caught_once_more(
     failure: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """fusepy notes, Corrections 1: test the boundary directly with each foreign exception."""
+    """X-4: An exception that passes the operations is caught at the boundary."""
     served = Served(Failing())
 
     def fail(nodeid: int, body: memoryview) -> None:
@@ -175,8 +175,7 @@ def test_what_passes_the_operations_is_caught_once_more(
 def test_our_errors_have_their_errno_and_are_logged_once(
     kind: type[TaskFSError], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """README, Errors: Each failure is logged once, at the boundary, with operation, path and
-    cause."""
+    """X-10: Each failure is logged once, with operation, path and cause."""
     caplog.set_level(logging.DEBUG, "taskfs")
     served = Served(Failing(kind("the cause")))
     assert served.answer(Opcode.LOOKUP, b"link\0") == (kind.errno, b"")
@@ -188,7 +187,7 @@ def test_our_errors_have_their_errno_and_are_logged_once(
 
 
 def test_nothing_secret_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """README, Errors: … and without keys or signatures."""
+    """Y-6: Logs hold no keys or signatures."""
     url = "https://store/t/output.zip?Signature=abcdef&Expires=1"
     operations = Served(Failing(errors.BadAnswer(f"GET {url}: X-API-Key: sesame"))).operations
     assert errno_of(operations, "getattr", f"/{url}") == errno.EIO
@@ -200,7 +199,7 @@ def test_nothing_secret_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_base_exception_ends_the_mount(
     failure: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """fusepy notes, Corrections 1: let BaseException end the mount."""
+    """E-5: A BaseException ends the mount."""
     served = Served(Failing(failure))
     served.wire.requests = [INIT, request(Opcode.LOOKUP, b"status\0")]
     with pytest.raises(MountError) as caught:
@@ -216,7 +215,7 @@ def test_a_base_exception_ends_the_mount(
     [KeyError("x"), OSError(errno.EPERM, "no"), requests.ConnectionError(), MountError("none")],
 )
 def test_what_fails_when_the_mount_is_live_ends_it(failure: Exception) -> None:
-    """fusepy notes, Corrections 1: An exception in `init` is swallowed: it must end the mount."""
+    """E-6: A failure in the callback of a live mount ends the mount."""
 
     def fail() -> None:
         raise failure
@@ -228,7 +227,7 @@ def test_what_fails_when_the_mount_is_live_ends_it(failure: Exception) -> None:
 
 
 def test_the_mount_is_live_once_the_kernel_has_its_answer() -> None:
-    """fusepy notes, Starting and stopping: exit status 0 only when the mount is live."""
+    """E-6: The mount counts as live once the kernel has the answer to INIT."""
     ready: list[int] = []
     served = Served(Failing(), lambda: ready.append(len(served.wire.sent)))
     served.wire.requests = [INIT]
@@ -257,7 +256,7 @@ print(AttributePolicy().apply(Attrs(0o100644, 5, 1, 0, 0, 1)).block_size)
 
 
 def test_the_page_size_is_the_systems() -> None:
-    """README, Install: machines whose pages are of 64 KiB: a read is as long there, in pages."""
+    """R-26: With pages of 64 KiB a read is as long, in pages."""
     done = subprocess.run(
         [sys.executable, "-c", LARGE_PAGES], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
@@ -265,8 +264,7 @@ def test_the_page_size_is_the_systems() -> None:
 
 
 def test_exports_are_not_offered_to_the_kernel() -> None:
-    """README, What is not promised: NFS export: FUSE_EXPORT_SUPPORT (1 << 4) says that handles live
-    longer than the kernel's names, which they do not."""
+    """U-8: FUSE_EXPORT_SUPPORT is not offered to the kernel."""
     served = Served(Failing())
     served.wire.requests = [INIT]
     served.session.serve()
@@ -277,7 +275,7 @@ def test_exports_are_not_offered_to_the_kernel() -> None:
 
 @pytest.mark.parametrize("gone", [errno.ENODEV, errno.ECONNABORTED])
 def test_a_connection_that_is_gone_is_an_end_and_no_failure(gone: int) -> None:
-    """fuse(4): the device gives ENODEV once it is unmounted, ECONNABORTED once it is aborted."""
+    """E-1: ENODEV and ECONNABORTED from /dev/fuse (fuse(4)) are an end and no failure."""
     channel = Channel.__new__(Channel)
     channel._device = -1
 
@@ -293,7 +291,7 @@ def test_a_connection_that_is_gone_is_an_end_and_no_failure(gone: int) -> None:
 
 @pytest.mark.parametrize("version", [(7, 22), (6, 45), (8, 0)])
 def test_a_kernel_that_speaks_another_protocol_is_refused(version: tuple[int, int]) -> None:
-    """README, Install: Linux 4.18 or newer: an older protocol is refused."""
+    """R-23: A kernel with too old a protocol is refused."""
     served = Served(Failing())
     served.wire.requests = [request(Opcode.INIT, struct.pack("=IIII48x", *version, 131072, 0))]
     with pytest.raises(MountError, match=r"Linux 4\.18"):
@@ -311,7 +309,7 @@ def test_what_is_not_known_is_not_asked_again() -> None:
 def test_a_crowd_for_which_there_are_no_more_threads_is_served_in_turn(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Issue 4, 7: a crowd of readers exhausts nothing: the mount goes on with what it has."""
+    """R-19: Where no more threads can start, a crowd is served in turn."""
     served, start = Served(Failing()), threading.Thread.start
     started: list[threading.Thread] = []
 
@@ -330,7 +328,7 @@ def test_a_crowd_for_which_there_are_no_more_threads_is_served_in_turn(
 
 
 def test_an_answer_that_is_not_taken_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
-    """README, Errors: whoever asked is told, and the mount goes on."""
+    """An answer that the kernel refuses becomes an error for its caller, and the mount goes on."""
     served = Served(Folders())
     take, refused = served.wire.send, [OSError(errno.ENOMEM, "no room")]
 
@@ -346,7 +344,7 @@ def test_an_answer_that_is_not_taken_is_an_error(caplog: pytest.LogCaptureFixtur
 
 
 def test_only_the_request_that_was_interrupted_knows() -> None:
-    """README, Control files: Ctrl+C ends any blocked operation within 1 s."""
+    """K-13: Only the interrupted request learns of its interruption."""
     seen = []
 
     class Waiting(Failing):
@@ -370,7 +368,8 @@ def test_only_the_request_that_was_interrupted_knows() -> None:
 
 
 def test_attributes_become_what_the_kernel_knows() -> None:
-    """README, Attributes: owner, umask, times; linux/fuse.h: fuse_entry_out and fuse_attr."""
+    """A-1, A-2: Attributes become fuse_entry_out and fuse_attr (linux/fuse.h), with owner, umask
+    and times."""
 
     class Place(Node):
         def attrs(self) -> Attrs:
@@ -429,7 +428,7 @@ def entries(listing: bytes, attrs: bool) -> list[tuple[int, int, int, int, bytes
 
 
 def test_one_name_that_is_not_utf8_does_not_fail_a_listing() -> None:
-    """fusepy notes, Corrections 3: One name that is not UTF-8 makes a whole listing EINVAL."""
+    """X-17, N-17: One name that is not UTF-8 does not fail a listing."""
     served = Served(Folders())
     fh, *_ = struct.unpack("=QII", served.answer(Opcode.OPENDIR, bytes(8))[1])
     _, listing = served.answer(Opcode.READDIR, struct.pack("=QQI20x", fh, 0, 4096))
@@ -438,8 +437,7 @@ def test_one_name_that_is_not_utf8_does_not_fail_a_listing() -> None:
 
 
 def test_a_listing_tells_attributes_where_they_cost_nothing() -> None:
-    """README, How it works: a listing tells the attributes of what is in an archive; of what must
-    be asked for it tells the name and type alone."""
+    """R-11: A listing reports attributes where they cost nothing, else name and type."""
     served = Served(Folders())
     fh, *_ = struct.unpack("=QII", served.answer(Opcode.OPENDIR, bytes(8))[1])
     _, listing = served.answer(Opcode.READDIRPLUS, struct.pack("=QQI20x", fh, 0, 4096))
@@ -456,7 +454,7 @@ def test_a_listing_tells_attributes_where_they_cost_nothing() -> None:
 
 
 def test_a_listing_tells_for_how_long_it_holds() -> None:
-    """README, Freshness: longer than the rest where it says so, and never shorter."""
+    """F-10: A listing's lifetime is longer where it says so, and never shorter."""
     served = Served(Folders())
     fh, *_ = struct.unpack("=QII", served.answer(Opcode.OPENDIR, bytes(8))[1])
     body = struct.pack("=QQI20x", fh, 2, 4096)
@@ -541,7 +539,7 @@ def test_what_is_here_goes_among_the_pages_before_the_answer() -> None:
 
 @pytest.mark.parametrize("mode", PageCacheMode)
 def test_what_is_here_goes_out_with_the_open(mode: PageCacheMode) -> None:
-    """README, How it works: where the kernel keeps its pages, else it would let them go at once."""
+    """R-9: Cached bytes are pushed with the open where the kernel keeps its pages."""
     handle = Ahead(range(16))
     handle.mode = mode
 
@@ -563,7 +561,7 @@ def test_what_is_here_goes_out_with_the_open(mode: PageCacheMode) -> None:
 
 
 def test_what_cannot_be_pushed_fails_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    """README, Errors: whoever reads what is wrong is told, and nobody else."""
+    """R-9: A push that fails fails no reader of right bytes."""
     sent = read_of(Served(Failing()), Ahead(range(8, 24), fails=True))
     assert [struct.unpack_from("=IiQ", message) for message in sent] == [(24, 0, 2)]
     assert len(caplog.records) == 1
@@ -591,15 +589,15 @@ def test_extended_attributes_that_do_not_fit_are_erange() -> None:
 
 
 def test_with_allow_root_other_users_are_refused() -> None:
-    """README, Options: `--allow-root` lets root, and nobody else, read the mount. The kernel only
-    knows allow_other, so the session checks each request's user, as libfuse does."""
+    """Y-8: `--allow-root` admits root only: the kernel knows only allow_other, so the session
+    checks each request's user."""
     served = Served(Folders(), users=frozenset({0, 1000}))
     for uid, error in ((0, 0), (1000, 0), (65534, errno.EACCES)):
         assert served.answer(Opcode.OPENDIR, bytes(8), uid=uid)[0] == error
 
 
 def test_unknown_handles_are_ebadf() -> None:
-    """README, Errors: a handle that is not open."""
+    """A handle that is not open is EBADF."""
     operations = Served(Failing()).operations
     assert errno_of(operations, "read", "/t/status", 10, 0, 12345) == errno.EBADF
     assert errno_of(operations, "write", "/t/kill", b"1", 0, 12345) == errno.EBADF
@@ -607,8 +605,7 @@ def test_unknown_handles_are_ebadf() -> None:
 
 
 def test_a_command_with_an_unexpected_error_never_counts_as_done() -> None:
-    """README, Control files: `write(2)` returns once the API accepted it or refused it: a later
-    write does not succeed where the first one failed, whatever it failed with."""
+    """K-3: After an unexpected error a later write through the handle fails too."""
 
     starts = []
 
@@ -624,8 +621,7 @@ def test_a_command_with_an_unexpected_error_never_counts_as_done() -> None:
 
 
 def test_an_interrupted_command_is_not_an_outcome() -> None:
-    """README, Control files: EINTR: a program that tries again after a signal (PEP 475) waits for
-    the outcome of what was sent, and does not get EINTR for ever."""
+    """K-13, K-3: A write after EINTR waits for the outcome of the request that was sent."""
     signals = iter([True, True])
     request: Future[None] = Future()
     starts = []

@@ -17,7 +17,7 @@ def pooled_bytes() -> int:
 
 @pytest.mark.parametrize("length", POOLED_SIZES)
 def test_room_is_used_again_once_its_last_view_is_gone(length: int) -> None:
-    """README, Limits: what is decoded and fetched goes where others were before."""
+    """R-20: A buffer is used again once its last view is gone."""
     room = allocate(length)
     place = address_of(room)
     part = room[5:10]
@@ -29,7 +29,7 @@ def test_room_is_used_again_once_its_last_view_is_gone(length: int) -> None:
 
 
 def test_what_waits_to_be_used_again_is_bounded() -> None:
-    """Issue 3, 7: bounded, whatever lengths a crowd has used at once."""
+    """R-20: Pooled buffers are bounded, whatever lengths were used at once."""
     crowd = [allocate(length) for length in POOLED_SIZES for _ in range(40)]
     crowd.clear()
     assert MAX_POOLED - POOLED_SIZES[-1] < pooled_bytes() <= MAX_POOLED

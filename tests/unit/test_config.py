@@ -121,6 +121,7 @@ def test_every_row_fills_a_field() -> None:
 def test_flags_over_mount_options_over_environment_over_file_over_service(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """C-24: Flags come first, then `-o`, variables, the file, the service's own variables."""
     seen = []
     monkeypatch.setenv("INDUCTIVA_API_URL", "https://service")
     seen.append(load_config().api_url)
@@ -136,6 +137,7 @@ def test_flags_over_mount_options_over_environment_over_file_over_service(
 
 
 def test_a_flag_can_switch_off_what_the_file_switched_on(home: Path) -> None:
+    """C-24: A flag can switch off what the file switched on."""
     write_config(home, "read_only = true")
 
     assert load_config().read_only
@@ -153,6 +155,7 @@ def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_kind_of_value_in_the_file(home: Path) -> None:
+    """C-24: The TOML file takes every kind of value."""
     write_config(
         home,
         """
@@ -186,6 +189,7 @@ def test_every_kind_of_value_in_the_file(home: Path) -> None:
     ],
 )
 def test_errors_of_the_file_name_it_and_the_key(home: Path, text: str, complaint: str) -> None:
+    """C-1: An error in the file names the file and the setting."""
     write_config(home, text)
     with pytest.raises(ConfigError, match=complaint) as caught:
         load_config()
@@ -210,6 +214,7 @@ def test_a_named_file_must_exist(home: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_errors_name_the_source(
     source: str, flags: dict[str, str], variable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """C-1: An error names the source of the value."""
     monkeypatch.setenv("TASKFS_LAST", variable)
     with pytest.raises(ConfigError, match=f"^{source}: 'x' is not a count"):
         load_config(flags)
@@ -232,6 +237,7 @@ def test_the_output_directory_of_the_service_may_be_empty(
 
 class TestKey:
     def test_order(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """C-25: The key is read from these places in this order."""
         places = [str(load_config().api_key)]
         monkeypatch.setenv("INDUCTIVA_API_KEY", "service")
         places.append(load_config().api_key)
@@ -256,6 +262,7 @@ class TestKey:
         assert find_api_key().location == "INDUCTIVA_API_KEY"
 
     def test_missing_says_where_it_looked_and_what_to_do(self, home: Path) -> None:
+        """C-25, X-2: A missing key names the places and the fix."""
         (home / ".inductiva" / "api_key").unlink()
         with pytest.raises(ConfigError) as caught:
             load_config()
@@ -265,6 +272,7 @@ class TestKey:
 
     @pytest.mark.parametrize("text", ["", "two words", "käse", "key\nkey", "\0"])
     def test_what_is_no_key_is_not_printed(self, home: Path, text: str) -> None:
+        """Y-3: A text that is no key is not printed."""
         (home / ".inductiva" / "api_key").write_text(text)
         with pytest.raises(ConfigError) as caught:
             load_config()
@@ -281,6 +289,7 @@ class TestKey:
         assert load_config(need_key=False).api_key == ""
 
     def test_no_representation_tells_it(self) -> None:
+        """Y-3: No representation of the configuration shows the key."""
         config = load_config()
         assert KEY not in repr(config)
         assert KEY not in repr(config.api_key)
@@ -291,7 +300,7 @@ class TestHome:
     def test_without_home_the_password_database_tells(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """mount(8) removes HOME."""
+        """E-14: Without HOME, as under mount(8), the password database gives the home."""
         import pwd
 
         monkeypatch.delenv("HOME")
@@ -332,6 +341,7 @@ class TestURL:
         ],
     )
     def test_good(self, url: str) -> None:
+        """Y-4: https, and http on this machine, are allowed."""
         assert load_config({"api_url": url + "/"}).api_url == url
 
     @pytest.mark.parametrize(
@@ -348,11 +358,13 @@ class TestURL:
         ],
     )
     def test_bad(self, url: str, complaint: str) -> None:
+        """Y-4: Any other URL is refused with the fix."""
         with pytest.raises(ConfigError, match=complaint) as caught:
             load_config({"api_url": url})
         assert "secret" not in str(caught.value)
 
     def test_insecure_http_is_a_decision(self) -> None:
+        """Y-4: `--insecure-http` allows a plain API."""
         config = load_config({"api_url": "http://api.example", "insecure_http": True})
         assert config.api_url == "http://api.example"
 
@@ -374,6 +386,7 @@ class TestMountOptions:
         assert config.attr_timeout_s == 3
 
     def test_what_others_read_is_ignored(self) -> None:
+        """E-12: Options that other programs read are ignored."""
         foreign = (
             "defaults,_netdev,nofail,dev,suid,nodev,nosuid,auto,noauto,user,users,"
             "x-systemd.automount,x-systemd.idle-timeout=1min,x-gvfs-show,comment=mine,noatime,,"
@@ -385,7 +398,7 @@ class TestMountOptions:
         assert parse_mount_options("user,noexec,exec") == {"noexec": "false"}
 
     def test_sloppy_leaves_out_what_it_does_not_know(self) -> None:
-        """mount(8): -s tolerates sloppy mount options rather than failing."""
+        """E-12: `-s` of mount(8) leaves out unknown options."""
         assert parse_mount_options("frobnicate,ro,x=1", sloppy=True) == {"read_only": "true"}
         with pytest.raises(ConfigError, match="api_key_file"):
             parse_mount_options("api_key=secret", sloppy=True)

@@ -79,7 +79,7 @@ def always(length: int) -> Iterator[int]:
 @pytest.mark.parametrize("length", [1, 3, 997, 1 << 16])
 @pytest.mark.parametrize("max_bytes", [1000, 1 << 17])
 def test_pieces_of_any_length_decode_to_the_same(name: str, length: int, max_bytes: int) -> None:
-    """Issue 3, 4: members are decoded whatever pieces the blocks cut them into."""
+    """I-8: A member decodes to the same bytes whatever pieces it comes in."""
     method, packed = PACKED[name]
     out, _ = decoded(MAKERS[method], packed, len(BODY), always(length), max_bytes)
     assert out == BODY
@@ -133,7 +133,7 @@ def test_random_bytes_are_corrupt_data_or_end(method: str, packed: bytes, length
 @pytest.mark.parametrize("name", ["deflate", "deflate by zlib"])
 @pytest.mark.parametrize("body", [BODY, cheap_bytes(400_000), bytes(300_000)])
 def test_a_frozen_deflate_decoder_goes_on_from_where_it_was_frozen(name: str, body: bytes) -> None:
-    """Issue 3, 4: checkpoints are the decoder's state, copied; all then go their own ways."""
+    """R-8: A restored decoder goes on from its snapshot, independent of the original."""
     packed = deflate(body)
     for before in (1, 20_000, len(body) // 3, len(body) - 1):
         decoder = MAKERS[name]()
@@ -158,7 +158,7 @@ def test_a_frozen_deflate_decoder_goes_on_from_where_it_was_frozen(name: str, bo
 
 
 def test_igzip_is_used_where_it_is_installed() -> None:
-    """Issue 3, 4: isal instead of zlib where that pays: its state has the layout we know."""
+    """R-8: ISA-L is used where it is installed, and its state has the expected layout."""
     assert igzip.make_decoder() is not None
 
 

@@ -10,14 +10,18 @@ import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 import requests
 
 from taskfs.demo.archives import LAYOUTS, MemberSpec, dos_stamp, extended_stamp, ntfs_stamp
 from taskfs.demo.catalogue import FINISHED
 from taskfs.demo.cloud import EmbeddedCloud
+from taskfs.demo.hdf5 import pressure_history
 from taskfs.demo.sources import FileSource, RepeatedSource, SourceFile
 from taskfs.demo.tasks import STATUSES, TERMINAL
 from tests.fake_api import FakeCloud
@@ -614,3 +618,14 @@ def test_set_status_fills_in_the_times(empty: Client, clock: Clock) -> None:
     task = empty.request("/tasks/t1").json()
     assert task["metrics"]["computation_seconds"] == 90
     assert task["end_time"] == task["computation_end_time"] and task["is_terminated"]
+
+
+@pytest.mark.parametrize("frames", [20, 7])
+def test_the_pressure_history_is_an_hdf5_file(frames: int) -> None:
+    """h5py reads the demo's HDF5 file: a row per frame, NaN where the simulation did not get."""
+    content = pressure_history(Random("task"), frames)
+    with h5py.File(io.BytesIO(content)) as file:
+        pressure = file["pressure"][:]
+    assert pressure.shape == (20, 40)
+    assert np.isfinite(pressure[:frames]).all()
+    assert np.isnan(pressure[frames:]).all()

@@ -204,8 +204,7 @@ def test_long_runs_are_written_right(place: Path, first: int, tail: int, shift: 
 
 
 def test_long_runs_leave_the_page_cache_alone(place: Path) -> None:
-    """README, caches: what is fetched in long runs takes no memory besides; short ones stay
-    there, as they may be wanted again."""
+    """R-17: Long runs bypass the page cache; short ones stay in it."""
     place.mkdir()
     blocks = DiskCache(place, PLENTY).blocks_of(KEY)
     blocks.put(0, aligned(run_of("l", 0, SEGMENT_BLOCKS)))
@@ -216,8 +215,7 @@ def test_long_runs_leave_the_page_cache_alone(place: Path) -> None:
 
 
 def test_one_at_a_time_waits_for_the_disk(place: Path) -> None:
-    """README, caches: while one long run is on its way past the page cache, another is left to the
-    system, which writes it when it can."""
+    """R-17: While one long run bypasses the page cache, another takes the ordinary way."""
     blocks = DiskCache(place, PLENTY).blocks_of(KEY)
     with segments._direct_io_lock:
         blocks.put(0, aligned(run_of("o", 0, SEGMENT_BLOCKS)))
@@ -318,8 +316,7 @@ def check_random_reads(reading: Reading, count: int = 60, seed: int = 5) -> None
 
 
 def test_nothing_is_fetched_twice(place: Path) -> None:
-    """Issue 3, blocks: nothing is fetched twice while it fits: not by the same mount, not by the
-    next, not ahead."""
+    """R-2, R-13: Nothing is fetched twice by this mount, the next one, or read-ahead."""
     body = random.Random(6).randbytes(SEGMENT + 5 * BLOCK + 77)
     first = Reading(body, DiskCache(place, PLENTY).blocks_of(KEY))
     check_random_reads(first)
@@ -334,8 +331,7 @@ def test_nothing_is_fetched_twice(place: Path) -> None:
 
 
 def test_two_mounts_share_what_either_fetches(place: Path) -> None:
-    """Issue 3, blocks: shared by two mounts at once: what one fetched, the other need not, though
-    both were there before."""
+    """R-15: Two live mounts share what either fetches."""
     body = random.Random(7).randbytes(20 * BLOCK + 5)
     one, other = (Reading(body, DiskCache(place, PLENTY).blocks_of(KEY)) for _ in range(2))
     one.blocks.read_at(0, 1)
@@ -348,7 +344,7 @@ def test_two_mounts_share_what_either_fetches(place: Path) -> None:
 
 
 def test_blocks_that_came_with_the_tail_are_kept(place: Path) -> None:
-    """Issue 3, blocks: nothing is fetched twice: what the first request brought is kept too."""
+    """R-2: Blocks that came with the first request are kept on disk too."""
     body = random.Random(8).randbytes(6 * BLOCK + 9)
     first = Reading(body, DiskCache(place, PLENTY).blocks_of(KEY))
     start = 2 * BLOCK + 100
@@ -429,8 +425,8 @@ def test_an_index_appears_whole_or_not_at_all(place: Path) -> None:
 
 
 def test_every_flipped_byte_of_a_segment_is_a_miss(place: Path) -> None:
-    """Issue 4, processes: a cache damaged byte by byte: a miss, never wrong data; and what is put
-    again is right again. Before the file is opened and while it is open."""
+    """I-7: Every flipped byte of a segment is a miss, before it is opened and while it is open, and
+    a rewrite is right."""
     last = block_of("d", 0)[:400]
     whole, short = cache_key("whole"), cache_key("short")
     cache = DiskCache(place, PLENTY)
@@ -459,7 +455,7 @@ def test_every_flipped_byte_of_a_segment_is_a_miss(place: Path) -> None:
 
 
 def test_every_flipped_byte_of_an_index_is_a_miss(place: Path) -> None:
-    """Issue 4, processes: an index damaged byte by byte is a miss, never a wrong one."""
+    """I-7: Every flipped byte of an index is a miss."""
     cache = DiskCache(place, PLENTY)
     cache.put_index(KEY, HEAD, BODY)
     path = index_path(place)
@@ -546,8 +542,8 @@ def use_everything(cache: DiskCache) -> None:
 def test_something_else_in_place_of_a_file(
     place: Path, what: str, where: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Issue 4, processes: whatever stands in place of the cache's files and directories, no call
-    fails, hangs or gives something wrong; what is wrong is logged once."""
+    """R-16: Whatever stands in place of the cache's files, no call fails or hangs, and the log says
+    it once."""
     use_everything(DiskCache(place, PLENTY))
     path = WHERE[where](place)
     for before in (False, True):
@@ -575,8 +571,7 @@ def test_something_else_in_place_of_a_file(
 
 @pytest.mark.parametrize("where", ["segment", "index", "lock"])
 def test_links_are_not_followed(place: Path, where: str) -> None:
-    """Issue 4, secrets and rights: a link in place of a file leads nowhere: what it names is
-    neither read nor written nor cut."""
+    """Y-9: A link in place of a file is not read, written or truncated."""
     victim = place.parent / "victim"
     other = DiskCache(place.parent / "other", PLENTY)
     other.blocks_of(KEY).put(0, run_of("f", 0, 3))
@@ -602,8 +597,7 @@ def test_links_are_not_followed(place: Path, where: str) -> None:
 def test_a_format_directory_that_is_a_link_is_refused(
     place: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Issue 4, secrets and rights: a link that somebody laid in place of the cache changes neither
-    rights nor content of what it names."""
+    """Y-9: A link in place of the cache changes neither rights nor content of its target."""
     victim = place.parent / "victim"
     victim.mkdir(mode=0o755)
     victim.chmod(0o755)
@@ -626,8 +620,7 @@ def test_a_cache_directory_behind_a_link_is_used(place: Path) -> None:
 def test_somebody_else_s_directory_is_not_used(
     place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Issue 4, secrets and rights: a directory that belongs to another user is neither read nor
-    written."""
+    """Y-9: A directory of another user is neither read nor written."""
     cache = DiskCache(place, PLENTY)
     cache.blocks_of(KEY).put(0, run_of("f", 0, 3))
     cache.put_index(KEY, HEAD, BODY)
@@ -642,8 +635,8 @@ def test_somebody_else_s_directory_is_not_used(
 
 
 def test_a_crash_between_data_and_table(place: Path) -> None:
-    """Issue 3, blocks: crash-safe: data without its table, a table without its data, half of
-    either: a miss; the blocks beside them stay."""
+    """R-16: Data without its table, a table without its data, or half of either is a miss, and its
+    neighbours stay."""
     blocks = DiskCache(place, PLENTY).blocks_of(KEY)
     run = run_of("g", 0, 4)
     blocks.put(0, run)
@@ -755,8 +748,8 @@ def last_used(path: Path, seconds_ago: float) -> None:
 
 
 def test_the_least_recently_used_go_first(place: Path) -> None:
-    """Issue 3, blocks: least recently used goes first, reading being a use, of blocks as of
-    indexes; disk stays under `--cache-size`."""
+    """R-14: The least recently used goes first, blocks and indexes alike, and the disk stays within
+    the size."""
     size = 10 * SEGMENT
     keys = [cache_key("lru", number) for number in range(9)]
     cache = DiskCache(place, size)
@@ -827,8 +820,7 @@ def test_a_size_of_0_keeps_nothing(place: Path) -> None:
 
 
 def test_another_format_s_files_are_left_alone(place: Path) -> None:
-    """Issue 4, processes: a cache written by another version: neither read nor changed nor removed
-    for room."""
+    """R-16: Files of another format version are neither read, changed nor evicted."""
     DiskCache(place, PLENTY).blocks_of(KEY).put(0, run_of("f", 0, SEGMENT_BLOCKS))
     DiskCache(place, PLENTY).put_index(KEY, HEAD, BODY)
     for name in ("v0", "v2"):
@@ -846,8 +838,8 @@ def test_another_format_s_files_are_left_alone(place: Path) -> None:
 
 
 def test_descriptors_stay_few(place: Path) -> None:
-    """Issue 4, processes: thousands of segments, by many threads at once, leave no more than
-    `MAX_OPEN` files open, and none once the cache is gone."""
+    """R-19, R-20: Thousands of segments used by many threads leave at most `MAX_OPEN` files open,
+    and none after the end."""
     before = open_files()
 
     def use(cache: DiskCache, seed: int) -> None:
@@ -867,7 +859,7 @@ def test_descriptors_stay_few(place: Path) -> None:
 
 @pytest.mark.parametrize("mask", [0o000, 0o022, 0o077, 0o027])
 def test_modes(place: Path, mask: int) -> None:
-    """Issue 4, secrets and rights: cache files are 0600 in 0700 directories, whatever the umask."""
+    """Y-1: Files are 0600 in 0700 directories, whatever the umask."""
     old = os.umask(mask)
     try:
         cache = DiskCache(place, 2 * SEGMENT)
@@ -885,7 +877,7 @@ def test_modes(place: Path, mask: int) -> None:
 
 
 def test_a_directory_that_others_could_enter_is_closed(place: Path) -> None:
-    """Issue 4, secrets and rights: a cache made when others could read it is theirs no more."""
+    """Y-1: A directory that others could enter is closed."""
     (place / FORMAT / "index").mkdir(parents=True, mode=0o777)
     (place / FORMAT).chmod(0o777)
     DiskCache(place, PLENTY)
@@ -896,8 +888,7 @@ def test_a_directory_that_others_could_enter_is_closed(place: Path) -> None:
 
 
 def test_a_directory_deleted_underneath(place: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Issue 4, processes: a cache directory deleted underneath: reads go on, right, and what is
-    fetched from then on is kept again."""
+    """R-16: After the directory is deleted, reads go on and new blocks are kept again."""
     body = random.Random(13).randbytes(12 * BLOCK + 5)
     cache = DiskCache(place, PLENTY)
     reading = Reading(body, cache.blocks_of(KEY))
@@ -919,7 +910,7 @@ def test_a_directory_deleted_underneath(place: Path, caplog: pytest.LogCaptureFi
 
 
 def test_a_cache_that_cannot_be_made(place: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Issue 4, processes: no cache directory can be made: said once, then reads go on without."""
+    """R-16: Where no cache can be made, it is said once and reads go on."""
     place.write_bytes(b"a file")
     cache = DiskCache(place / "below", PLENTY)
     use_everything(cache)
@@ -1015,15 +1006,14 @@ def _full(place: str, what: str) -> None:
 
 
 def test_files_that_may_not_grow(place: Path) -> None:
-    """Issue 4, processes: a write that stops in the middle: reads go on, right; nothing half is
-    taken, nothing is left lying; said once."""
+    """R-16: A write that stops in the middle leaves nothing partial, and is said once."""
     place.mkdir()
     _end(_child("full", place, "limit", stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
 
 
 @pytest.mark.parametrize("what", ["full", "read-only"])
 def test_a_disk_that_is_full_or_read_only(place: Path, what: str) -> None:
-    """Issue 4, processes: cache directory full, read-only: reads go on, right; said once."""
+    """R-16: With a full or read-only disk reads go on, and it is said once."""
     place.mkdir()
     own = ["unshare", "--user", "--map-root-user", "--mount"]
     try:
@@ -1076,8 +1066,8 @@ def _write_and_read(place: str, seconds: str, seed: str) -> None:
 
 
 def test_processes_at_one_cache(place: Path) -> None:
-    """Issue 3, blocks: two mounts on one cache, writing, reading, evicting at once, one of them
-    killed: every byte is right, and disk stays under the size, up to what each is just writing."""
+    """R-14, R-16: Two processes write, read and evict in one cache and one is killed: every byte is
+    right, and the disk stays within the size."""
     children = [
         _child("stress", place, "2", str(n), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         for n in range(3)

@@ -319,7 +319,7 @@ def test_a_full_disk_is_reported_before_the_first_write(tmp_path: Path) -> None:
 def test_a_file_system_without_locks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """`download --archive`: works where flock(2) is refused."""
+    """C-38: `download --archive` works where flock(2) is refused."""
 
     def refuse(*_: object) -> None:
         raise OSError(number, os.strerror(number))
@@ -334,7 +334,7 @@ def test_a_file_system_without_locks(
 def test_a_file_system_without_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """`download`: where times cannot be set there is one warning, and the files are there."""
+    """C-38: Where times cannot be set there is one warning, and the files are there."""
 
     def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))

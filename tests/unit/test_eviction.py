@@ -50,8 +50,8 @@ def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_a_cache_leaves_the_reserve_free(place: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """README, Limits: the cache leaves 5 % of its disk free, whatever `--cache-size` allows: it
-    evicts what was not used for longest, and keeps what comes."""
+    """R-25, R-14: The cache evicts the least recently used to leave 5 % of its disk free, and keeps
+    what comes."""
     cache = DiskCache(place / "cache", PLENTY)
     for number in range(3 * DISK // RUN):
         put(cache, number)
@@ -68,8 +68,8 @@ def test_a_cache_leaves_the_reserve_free(place: Path, caplog: pytest.LogCaptureF
 def test_another_program_that_fills_the_disk_gets_the_reserve(
     place: Path, by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """README, Limits: the cache leaves 5 % of its disk free, also where another program takes the
-    space while the cache is written or read."""
+    """R-25: The reserve holds where another program takes the space while the cache is written or
+    read."""
     cache = DiskCache(place / "cache", PLENTY)
     for number in range(12):
         put(cache, number)
@@ -86,7 +86,7 @@ def test_another_program_that_fills_the_disk_gets_the_reserve(
 
 
 def test_a_cache_that_an_earlier_mount_left_too_large_is_cut(place: Path) -> None:
-    """README, Limits: the cache leaves 5 % of its disk free: a mount begins with that."""
+    """R-25: A mount begins by evicting down to the reserve."""
     earlier = DiskCache(place / "cache", PLENTY)
     for number in range(12):
         put(earlier, number)
@@ -100,8 +100,8 @@ def test_a_cache_that_an_earlier_mount_left_too_large_is_cut(place: Path) -> Non
 def test_a_disk_without_its_reserve_takes_nothing(
     place: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """README, Limits: the cache leaves 5 % of its disk free: where others take more, it keeps
-    nothing, says so once, and works again once there is space."""
+    """R-25: Where other programs take more, the cache keeps nothing, says so once, and works again
+    once there is space."""
     foreign = fill_from_outside(place, leave=0.01)
     cache = DiskCache(place / "cache", PLENTY)
     before = disk_use(place)
@@ -127,8 +127,8 @@ def test_a_quota_is_a_limit_as_the_size_is(
     code: int,
     direct: bool,
 ) -> None:
-    """README, Limits: where a quota or the disk is full, the cache evicts, goes on and leaves a
-    part to the user's other files; no write of it fails because of that."""
+    """R-25: Where a quota or the disk is full, the cache evicts and leaves a part to the user's
+    other files, and no write fails because of that."""
     quota = 6 * SEGMENT
     real = os.pwrite
 
@@ -156,7 +156,7 @@ def test_a_quota_is_a_limit_as_the_size_is(
 def test_what_a_full_disk_cut_is_not_left_lying(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Errors of the disk: a write that stops in the middle leaves no file that no reader uses."""
+    """R-16: A write that stops in the middle leaves no file that no reader uses."""
     real = os.pwrite
 
     def pwrite(descriptor: int, piece: Any, at: int) -> int:
@@ -184,8 +184,7 @@ def _silent(path: object) -> os.statvfs_result:
 def test_a_disk_that_does_not_tell_its_space_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statvfs: Callable[..., Any]
 ) -> None:
-    """An optimisation that the system refuses is never an error: statvfs(2) fails, or a network
-    file system gives zeros."""
+    """R-26: Where statvfs(2) fails, or a network file system reports zeros, the cache works."""
     monkeypatch.setattr(os, "statvfs", statvfs)
     cache = DiskCache(tmp_path / "cache", PLENTY)
     put(cache, 1)
@@ -195,8 +194,8 @@ def test_a_disk_that_does_not_tell_its_space_is_used(
 def test_a_mount_that_waits_for_another_s_eviction_goes_on(
     place: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """README, Limits: several mounts share one directory: while one evicts, the other keeps nothing
-    beyond the reserve and does not wait."""
+    """R-25, R-18: While one mount evicts, another keeps nothing beyond the reserve and does not
+    wait."""
     import fcntl
 
     cache = DiskCache(place / "cache", PLENTY)

@@ -68,7 +68,8 @@ def put(store: FinishedTaskStore, *tasks: Task, is_complete: bool = False) -> No
 def test_the_next_process_finds_stored_tasks(
     open_store: Callable[..., FinishedTaskStore], cache: Path
 ) -> None:
-    """README, Offline: finished tasks as they were last seen; Stored: 0600 in 0700."""
+    """O-1, O-3, Y-1: The next process finds the stored tasks as they were last seen, in 0600 files
+    in 0700 directories."""
     put(open_store(), *TASKS, task_of("running", is_terminated=False), is_complete=True)
     assert open_store().tasks() == TASKS
     assert open_store().get("task7") == next(task for task in TASKS if task.id == "task7")
@@ -81,7 +82,7 @@ def test_the_next_process_finds_stored_tasks(
 def test_a_complete_listing_replaces_and_other_tasks_are_added(
     open_store: Callable[..., FinishedTaskStore],
 ) -> None:
-    """README, Offline: a task that the account no longer has is no longer shown."""
+    """O-3: A complete listing removes tasks that the account no longer has; a part of one adds."""
     put(open_store(), *TASKS, is_complete=True)
     put(open_store(), *TASKS[1:], is_complete=True)
     assert open_store().tasks() == TASKS[1:]
@@ -102,7 +103,7 @@ def test_a_complete_listing_replaces_and_other_tasks_are_added(
 def test_accounts_and_apis_are_separate(
     open_store: Callable[..., FinishedTaskStore], cache: Path
 ) -> None:
-    """README, Offline: a key shows its own account's tasks; no key, those of the one used last."""
+    """O-8: A key shows its own account's tasks; no key shows those of the last one used."""
     put(open_store("a"), TASKS[0], is_complete=True)
     put(open_store("b"), TASKS[1], is_complete=True)
     put(open_store("a", "https://other"), TASKS[2], is_complete=True)
@@ -115,7 +116,7 @@ def test_accounts_and_apis_are_separate(
 
 
 def test_any_damage_is_a_miss(open_store: Callable[..., FinishedTaskStore], cache: Path) -> None:
-    """README, Integrity: a damaged cache is a cache miss: no wrong record, and no error."""
+    """I-7: Damage is a miss: no wrong record and no error."""
     put(open_store(), *TASKS, is_complete=True)
     for path in written(cache):
         whole = path.read_bytes()
@@ -144,7 +145,7 @@ def test_any_damage_is_a_miss(open_store: Callable[..., FinishedTaskStore], cach
 def test_a_valid_file_without_records_of_finished_tasks_is_a_miss(
     open_store: Callable[..., FinishedTaskStore], cache: Path, head: bytes, body: bytes
 ) -> None:
-    """README, Integrity: a cache written by another version is a miss, never wrong data."""
+    """R-16: A file without records of finished tasks, as of another version, is a miss."""
     put(open_store(), *TASKS, is_complete=True)
     disk = DiskCache(cache, 1 << 30)
     for path in written(cache):
@@ -154,7 +155,7 @@ def test_a_valid_file_without_records_of_finished_tasks_is_a_miss(
 
 
 def test_no_secret_is_written(open_store: Callable[..., FinishedTaskStore]) -> None:
-    """README, What is stored where: keys and signatures are written as `***`."""
+    """Y-3, Y-6: Neither keys nor signatures are written."""
     register_secret("very-secret-key")
     url = "https://store.example/a/b.zip?X-Goog-Signature=abc&x=1"
     escaped = url.replace("&", "\\u0026").replace("?", "\\u003f")
@@ -178,8 +179,8 @@ def test_no_secret_is_written(open_store: Callable[..., FinishedTaskStore]) -> N
 
 
 def test_only_what_changed_is_written(cache: Path) -> None:
-    """README, How it works: a listing that tells nothing new writes nothing; what was lost, and
-    what is not read for long, is written again before it would be evicted."""
+    """R-24: A listing that tells nothing new writes nothing; lost or long unread files are written
+    again before an eviction would take them."""
     clock = Clock()
     disk = DiskCache(cache, 1 << 30)
     store = FinishedTaskStore(disk, "account", "last", clock)
@@ -204,7 +205,7 @@ def test_only_what_changed_is_written(cache: Path) -> None:
 def test_the_oldest_tasks_are_dropped(
     open_store: Callable[..., FinishedTaskStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """README, Limits: at most so many tasks of an account are kept."""
+    """R-24: At most so many tasks of an account are kept."""
     monkeypatch.setattr("taskfs.tasks.finished_tasks.MAX_TASKS", 2 * SHARDS)
     put(open_store(), *TASKS, is_complete=True)
     found = open_store().tasks()
@@ -215,7 +216,7 @@ def test_the_oldest_tasks_are_dropped(
 def test_without_a_cache_nothing_is_stored(
     open_store: Callable[..., FinishedTaskStore], cache: Path
 ) -> None:
-    """README, Options: --cache-size: 0 keeps none."""
+    """C-14: With `--cache-size 0` nothing is stored."""
     put(open_store(size=0), *TASKS, is_complete=True)
     assert not cache.exists()
     (cache / "v1").mkdir(parents=True)

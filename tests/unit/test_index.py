@@ -201,7 +201,8 @@ def archives(draw: st.DrawFn, *, honest: bool = True) -> bytes:
 @SEARCHING
 @given(archives())
 def test_where_zipfile_reads_we_index_the_same(body: bytes) -> None:
-    """remote-api, Archives: trust the central directory only: sizes, CRCs, offsets."""
+    """I-8: Where zipfile reads, the index has the same sizes, CRCs and offsets, from the central
+    directory only."""
     expected = reference(body)
     if expected is None:  # bit 11 without UTF-8: zipfile gives up, semantics.md does not
         indexed(body)
@@ -226,7 +227,7 @@ def test_where_zipfile_reads_we_index_the_same(body: bytes) -> None:
 def test_what_zipfile_writes_we_index(
     written: list[tuple[str, bytes, int]], comment: bytes, prepended: bytes
 ) -> None:
-    """remote-api, Archives: archives made by Python's zipfile, with what it may put around them."""
+    """I-8: Archives made by Python's zipfile are indexed, with what may surround them."""
     stream = io.BytesIO(prepended)
     stream.seek(0, io.SEEK_END)
     with zipfile.ZipFile(stream, "a" if prepended else "w") as archive:
@@ -249,7 +250,7 @@ def test_what_zipfile_writes_we_index(
 def test_damage_is_refused_by_name_or_read_as_zipfile_reads_it(
     body: bytes, flips: list[tuple[int, int]], cut: int
 ) -> None:
-    """Issue 4, 5: fuzz the index against zipfile: where it reads, we read the same or refuse."""
+    """I-8: Damage is refused by an error of ours or read as zipfile reads it."""
     for place, mask in flips:
         body = flipped(body, -1 - place % len(body), mask)
     body = body[: len(body) - cut] if cut < 30 else body
@@ -263,7 +264,7 @@ def test_damage_is_refused_by_name_or_read_as_zipfile_reads_it(
 
 
 def test_random_bytes_and_cut_archives_are_refused_by_name() -> None:
-    """Issue 4, 5: truncated data is an error of ours, never another exception."""
+    """I-8: Random bytes and truncated archives are refused by an error of ours."""
     rng = random.Random(7)
     whole = build([file(f"f{n}", b"x" * n, zip64=n % 2 == 0) for n in range(9)], zip64=True)
     tails = [whole[:stop] for stop in range(len(whole))]
@@ -286,7 +287,7 @@ def test_random_bytes_and_cut_archives_are_refused_by_name() -> None:
 def test_the_shortest_tail_holds_every_end_record(
     comment_length: int, zip64: bool, tail_length: int | None
 ) -> None:
-    """Issue 3, 1: one suffix range gives the directory's place, whatever the comment's length."""
+    """R-1: One suffix range finds the directory, whatever the comment's length."""
     body = build(
         [file("x", bytes(1 << 18), level=0), file("y", b"2")],
         comment=b"c" * comment_length,
@@ -303,13 +304,14 @@ def fake_end(size: int, offset: int, comment: int = 0) -> bytes:
 @pytest.mark.parametrize("before", [0, 1, 40])
 @pytest.mark.parametrize("behind", [1, 40])
 def test_a_comment_that_fakes_an_end_record_deceives_nobody(before: int, behind: int) -> None:
-    """Issue 4, 5: a comment that fakes an end record."""
+    """I-8: A comment with a faked end record is not believed."""
     comment = b"c" * before + fake_end(46, 0) + b"c" * behind
     assert paths(index_of(build([file("true", b"1")], comment=comment))) == ["true"]
 
 
 def test_a_comment_that_ends_in_a_faked_end_record_shows_the_true_members_or_is_refused() -> None:
-    """Issue 4, 5: a faked record that reaches to the end too: never an empty directory."""
+    """I-8: A faked end record that reaches to the end shows the true members or is refused, and
+    never an empty directory."""
     for fake in (fake_end(0, 0), fake_end(46, 0), fake_end(60, 3)):
         body = build([file("true", b"1")], comment=b"quoted: " + fake)
         try:
@@ -330,7 +332,7 @@ def test_a_comment_that_quotes_the_archive_s_own_end_record_is_read_past() -> No
 @pytest.mark.parametrize("comment", [b"", b"comment"])
 @pytest.mark.parametrize("zip64", [False, True])
 def test_trailing_data_is_read_past(zip64: bool, comment: bytes, trailing: bytes) -> None:
-    """Issue 4, 5: trailing data."""
+    """I-8: Trailing data is skipped."""
     body = build([file("x", b"1")], trailing=trailing, comment=comment, zip64=zip64)
     assert paths(index_of(body)) == ["x"]
 
@@ -397,7 +399,8 @@ def test_zip64_end_record_that_is_missing_is_refused() -> None:
     [(2**31, False), (0xFFFF_FFFF, False), (2**31, True), (2**63, True), (2**64 - 1, True)],
 )
 def test_a_directory_larger_than_the_object_is_refused(size: int, zip64: bool) -> None:
-    """Issue 4, 5: sizes that lie; nothing of that size is asked for or allocated."""
+    """I-8, R-20: A directory larger than the object is refused before any memory of that size is
+    used."""
     claims: Any = {"end64": {"size": size}} if zip64 else {"end": {"size": size}}
     with pytest.raises(CorruptData):
         index_of(build([file("x", b"1")], zip64=zip64, **claims))
@@ -413,7 +416,7 @@ def test_a_huge_directory_is_unsupported_before_it_is_fetched() -> None:
 
 @pytest.mark.parametrize("offset", [0, 100, 0xFFFF_FFFF])
 def test_a_directory_that_lies_elsewhere_is_refused(offset: int) -> None:
-    """Issue 4, 5: an end record that points outside the archive, or beside the directory."""
+    """I-8: An end record that points outside the archive or beside the directory is refused."""
     body = build([file("x", b"1")], end={"offset": offset, "size": 70})
     with pytest.raises(TaskFSError):
         index_of(body)
@@ -443,7 +446,7 @@ def test_a_digital_signature_may_follow_the_entries() -> None:
 def test_names_that_cannot_be_shown_are_left_out_and_logged_once(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """semantics, Names: `..`, NUL, over 255 bytes: left out, logged once."""
+    """N-11, N-12, N-15: `..`, NUL and over 255 bytes are left out and logged once."""
     body = build([file("good", b"1"), file(name, b"evil", extra=timestamp_field(5))])
     with caplog.at_level(logging.WARNING):
         index = index_of(body)
@@ -656,7 +659,7 @@ def test_dos_times_are_utc_and_invalid_ones_the_first_of_1980(
 
 
 def test_every_dos_date_and_time_is_some_time() -> None:
-    """Issue 4, 5: February 31, 31 o'clock: no exception, and a time near what it says."""
+    """A-8: Every DOS date, February 31 included, becomes a nearby time."""
     dates = [file(f"d{date:x}", date=date) for date in range(0, 0x10000, 7)]
     times = [file(f"t{clock:x}", time=clock) for clock in range(0, 0x10000, 13)]
     first = calendar.timegm((1980, 1, 1, 0, 0, 0))
@@ -777,7 +780,7 @@ def test_a_hundred_thousand_members_in_linear_time() -> None:
 
 
 def test_an_index_costs_less_than_a_kilobyte_a_member() -> None:
-    """Issue 3, 1: 100,000 members: memory stated and linear; with 7, 160 MB for all of it."""
+    """R-21: 100,000 members take less than a kilobyte of memory each."""
     body = many_files(10_000)
     assert peak_bytes(lambda: index_of(body)) < 10_000 * 1000
 

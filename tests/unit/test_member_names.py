@@ -1,4 +1,4 @@
-"""`taskfs.archive.member_names` and the index: which names are normalised, and which are not."""
+"""Names that are normalised, and which are not."""
 
 import logging
 import time
@@ -25,8 +25,8 @@ def windows(*names: bytes, host: int = 0) -> bytes:
 
 @given(ODD)
 def test_a_normalised_name_has_no_dot_and_no_empty_component(name: str) -> None:
-    """README, Names: components `.` and empty ones do not count; `..` and a leading slash stay, so
-    that such a name is still left out."""
+    """N-25, N-11: Components `.` and empty ones go; `..` and a leading slash stay, so that such a
+    name is still left out."""
     plain = normalise(name)
     assert normalise(plain) == plain
     inner = plain.removeprefix("/").removesuffix("/")
@@ -38,7 +38,7 @@ def test_a_normalised_name_has_no_dot_and_no_empty_component(name: str) -> None:
 
 @given(st.lists(ODD, max_size=6), st.sampled_from([0, 3, 10]))
 def test_whatever_the_names_no_component_climbs(names: list[str], host: int) -> None:
-    """README, Security: their names cannot leave the tree."""
+    """N-11: Whatever the names, no component leaves the tree."""
     entries = [Entry((ROOT + name).encode(), host=host) for name in names]
     entries += [Entry(name.encode(), host=host) for name in names]
     entries += [Entry(f"artifacts\\{name}".encode(), host=host) for name in names]
@@ -64,7 +64,7 @@ def test_whatever_the_names_no_component_climbs(names: list[str], host: int) -> 
     ],
 )
 def test_what_unzip_and_7_zip_normalise_is_shown(name: str, path: str) -> None:
-    """README, Names: components `.` and empty ones do not count, as for unzip, 7-Zip and bsdtar."""
+    """N-25: Names that unzip and 7-Zip normalise are shown."""
     index = index_of(build([Entry(name.encode(), b"1")]))
     assert paths(index) == [path]
     assert index.lookup(path) is index.members[0]
@@ -74,7 +74,7 @@ def test_what_unzip_and_7_zip_normalise_is_shown(name: str, path: str) -> None:
     "name", ["artifacts/d/", "artifacts//d//", "./artifacts/d/.", "artifacts/./d/./"]
 )
 def test_directories_are_normalised_too(name: str) -> None:
-    """README, Names: components `.` and empty ones do not count: a directory's entry dates it."""
+    """N-25, A-10: A directory's entry with such a name dates it."""
     index = index_of(build([Entry(name.encode(), extra=timestamp_field(7)), file("d/x", b"1")]))
     assert list(index.root.children) == ["d"]
     assert index.root.children["d"].mtime_ns == 7 * 10**9
@@ -82,15 +82,15 @@ def test_directories_are_normalised_too(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["./", "//", "/", ".", "./."])
 def test_an_entry_of_the_root_itself(name: str) -> None:
-    """README, Names: an entry of the root dates it and shows nothing."""
+    """N-25: An entry of the root dates it and shows nothing."""
     index = index_of(build([file("good", b"1"), file(name, extra=timestamp_field(7))]))
     assert list(index.root.children) == ["good"]
     assert index.root.mtime_ns == 7 * 10**9
 
 
 def test_the_last_of_two_names_that_are_equal_once_normalised_wins() -> None:
-    """README, Names: the last of two equal names wins; a file whose name is also a directory's is
-    left out."""
+    """N-25, N-13, N-14: Of names that are equal once normalised the last wins; a file with a
+    directory's name is left out."""
     equal = [file("a", b"1"), file("./a", b"22"), Entry(b"./artifacts//a", b"333")]
     for entries in (equal, equal[::-1]):
         (member,) = index_of(build(entries)).members
@@ -101,8 +101,7 @@ def test_the_last_of_two_names_that_are_equal_once_normalised_wins() -> None:
 
 @pytest.mark.parametrize("host", [0, 10, 14])
 def test_backslashes_of_windows_separate(host: int) -> None:
-    r"""README, Names: `\` separates components where the archive was made on Windows and no name
-    has a `/`."""
+    """N-26: A backslash separates where the archive was made on Windows and no name has a `/`."""
     body = windows(b"artifacts\\", b"artifacts\\d\\", b"artifacts\\d\\x", b"artifacts\\y", b"z",
                    b"artifacts\\..\\up", b"\\artifacts\\abs", b"artifacts\\.\\w",
                    host=host)  # fmt: skip
@@ -123,8 +122,7 @@ def test_backslashes_of_windows_separate(host: int) -> None:
     ],
 )
 def test_backslashes_of_others_stay(body: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    """README, Names: backslashes stay as they are: then nothing may be left to show, which the log
-    says."""
+    """N-26, N-15: Other backslashes stay; an archive of which nothing is then shown is logged."""
     with caplog.at_level(logging.WARNING):
         assert paths(index_of(body)) == []
     (record,) = caplog.records
@@ -132,7 +130,7 @@ def test_backslashes_of_others_stay(body: bytes, caplog: pytest.LogCaptureFixtur
 
 
 def test_an_archive_of_which_nothing_is_shown_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """README, Names: an archive whose every member is left out looks empty: the log says why."""
+    """N-15: An archive of which nothing is shown is logged, with the reason."""
     with caplog.at_level(logging.WARNING):
         assert paths(index_of(build([file("../x", b"1"), file("../y", b"2")]))) == []
     assert any("every member" in record.getMessage() for record in caplog.records)
@@ -145,7 +143,7 @@ def test_an_archive_of_which_nothing_is_shown_is_logged(caplog: pytest.LogCaptur
 
 @pytest.mark.parametrize("prefix", ["", "./", "artifacts\\", "a//"])
 def test_100_000_odd_names_cost_no_more_than_their_length(prefix: str) -> None:
-    """README, Limits: 100,000 members: no name costs more than its length."""
+    """R-20: 100,000 odd names cost time in proportion to their length."""
     began = time.process_time()
     header = build([Entry(b"@" * 40, host=0)])
     at = header.index(b"PK\x01\x02")
@@ -162,7 +160,7 @@ def test_100_000_odd_names_cost_no_more_than_their_length(prefix: str) -> None:
 
 @pytest.mark.parametrize("cut", range(0, 120, 7))
 def test_a_cut_directory_is_no_reason_to_fail(cut: int) -> None:
-    """Errors: what looks at a damaged directory for its separators ends."""
+    """I-8: The search for separators in a damaged directory ends."""
     body = windows(b"artifacts\\x", b"artifacts\\y")
     start = body.index(b"PK\x01\x02")
     assert has_windows_separators(body[start : len(body) - 22 - cut]) in (True, False)
@@ -170,8 +168,8 @@ def test_a_cut_directory_is_no_reason_to_fail(cut: int) -> None:
 
 @given(st.text("aé\\/.", min_size=1, max_size=8), st.text("aé\\/.", min_size=1, max_size=8))
 def test_names_are_the_same_where_they_say_the_same(one: str, other: str) -> None:
-    """README, Integrity: two headers name one member in whatever encoding and with whatever
-    separator; another name is another one."""
+    """I-6: Two headers name one member in any encoding and with any separator; another name is
+    another one."""
     plain = [normalise(text.replace("\\", "/")) for text in (one, other)]
     for raw in (one.encode(), one.encode("cp437")):
         for other_raw in (other.encode(), other.encode("cp437")):

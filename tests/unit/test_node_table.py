@@ -31,7 +31,7 @@ class _Twin(str):
 
 
 def test_paths_of_one_hash_are_told_apart() -> None:
-    """README, Attributes: a name never leads to another file."""
+    """A-15: Paths with one hash get different node numbers."""
     places = NodeTable()
     numbers = [places.add_lookup("/t", _Twin(name)) for name in "abcd"]
     assert len(set(numbers)) == 4
@@ -41,7 +41,7 @@ def test_paths_of_one_hash_are_told_apart() -> None:
 
 
 def test_nothing_is_kept_of_what_the_kernel_forgot() -> None:
-    """README, Limits: memory stays bounded however long a mount lives."""
+    """R-20: Nothing is kept of a name that the kernel forgot."""
     places, chance = NodeTable(), random.Random(5)
     told: dict[int, int] = {}
     for _ in range(5000):

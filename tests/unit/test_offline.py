@@ -44,7 +44,8 @@ def place(tmp_path: Path) -> Path:
 
 
 def test_finished_tasks_are_listed_as_the_api_would(place: Path) -> None:
-    """README, Offline: `--project`, `--status` and `--last` choose as ever; none is unfinished."""
+    """O-9, O-3: `--project`, `--status` and `--last` choose as online, and no unfinished task is
+    listed."""
     api = OfflineAPI(FrozenCache(place, 1 << 30), place, URL, "")
     api.check()
     assert [task.id for task in api.list_tasks()] == ["a", "b", "c"]
@@ -56,7 +57,7 @@ def test_finished_tasks_are_listed_as_the_api_would(place: Path) -> None:
 
 
 def test_everything_else_is_not_cached(place: Path) -> None:
-    """README, Offline: anything else is ETIMEDOUT at once."""
+    """O-4: Anything else is ETIMEDOUT at once."""
     api = OfflineAPI(FrozenCache(place, 1 << 30), place, URL, "")
     remote = api.open_object("x/output.zip", None)
     for call in (
@@ -77,7 +78,7 @@ def test_everything_else_is_not_cached(place: Path) -> None:
 
 
 def test_a_frozen_cache_serves_and_is_never_changed(place: Path) -> None:
-    """README, Offline: the cache is left as it is."""
+    """O-6: The offline cache serves and is never changed."""
     frozen = FrozenCache(place, 1 << 30)
     blocks = frozen.blocks_of(cache_key("x"))
     frozen.drop_index(cache_key("i"))

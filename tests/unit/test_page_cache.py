@@ -29,15 +29,15 @@ def open_once(page_cache: PageCache, version: ObjectVersion, path: str = "a") ->
 
 
 def test_the_kernel_keeps_the_pages_of_one_version(page_cache: PageCache) -> None:
-    """fusepy notes, Options: `fi.keep_cache=1` on immutable members."""
+    """F-9: The kernel keeps the pages of one version (`keep_cache`)."""
     assert [open_once(page_cache, OLD) for _ in range(3)] == [KEEP] * 3
 
 
 def test_while_an_older_version_is_open_nothing_is_cached(
     page_cache: PageCache, clock: Clock
 ) -> None:
-    """README, Freshness: while a handle of an older version is open, new opens of it use direct I/O
-    and its `st_size` does not shrink."""
+    """F-9: While an older version is open, new opens bypass the page cache and `st_size` does not
+    shrink."""
     lease = page_cache.lease(ARCHIVE, OLD, "a", 9)
     assert lease.mode is KEEP
     page_cache.note_version(ARCHIVE, NEW)
@@ -57,8 +57,7 @@ def test_while_an_older_version_is_open_nothing_is_cached(
 def test_until_the_kernel_has_asked_again_nothing_is_cached(
     page_cache: PageCache, clock: Clock
 ) -> None:
-    """README, Freshness: Old bytes and new are never mixed, although the kernel's page cache and
-    size belong to the path."""
+    """F-9: Until the kernel has asked for attributes again, nothing of a new version is cached."""
     page_cache.note_version(ARCHIVE, NEW)
     assert open_once(page_cache, NEW) is DIRECT
     clock.tick(1.6)
@@ -69,8 +68,8 @@ def test_until_the_kernel_has_asked_again_nothing_is_cached(
 def test_the_attributes_of_a_long_listing_live_longer(
     page_cache: PageCache, clock: Clock, count: int, lifetime_s: float
 ) -> None:
-    """README, Freshness: names side by side in an archive are kept for as long as a walk over them
-    takes; until the kernel has asked again nothing of a new version is cached."""
+    """F-10, F-9: The attributes of a long listing live longer, and until they expire nothing of a
+    new version is cached."""
     assert page_cache.attr_lifetime(ARCHIVE, count) == lifetime_s
     page_cache.note_version(ARCHIVE, NEW)
     clock.tick(lifetime_s + 0.4)
@@ -80,8 +79,8 @@ def test_the_attributes_of_a_long_listing_live_longer(
 
 
 def test_the_same_version_loaded_again_is_not_a_new_one(page_cache: PageCache) -> None:
-    """README, The tree: refresh (write: forget what is cached): the version stays the same, but
-    the pages are dropped once, because nothing says which of them were verified."""
+    """N-21: After a refresh the same version is no new one, but the pages are dropped once, because
+    nothing says which were verified."""
     lease = page_cache.lease(ARCHIVE, OLD, "a", 1)
     page_cache.note_version(ARCHIVE, OLD)
     assert not page_cache.is_outdated(lease)
@@ -89,7 +88,7 @@ def test_the_same_version_loaded_again_is_not_a_new_one(page_cache: PageCache) -
 
 
 def test_pages_that_may_be_damaged_are_dropped_once(page_cache: PageCache) -> None:
-    """README, Integrity: a mismatch is EIO: and the next reader starts anew."""
+    """I-5: After a mismatch the next open starts without the kernel's pages."""
     lease = page_cache.lease(ARCHIVE, OLD, "a", 1)
     page_cache.note_damaged(lease)
     page_cache.release(lease)
@@ -98,7 +97,7 @@ def test_pages_that_may_be_damaged_are_dropped_once(page_cache: PageCache) -> No
 
 
 def test_open_files_are_counted(page_cache: PageCache) -> None:
-    """README, Limits: an archive with open files is not evicted."""
+    """R-20: Open files are counted, so their archive is not evicted."""
     leases = [page_cache.lease(ARCHIVE, OLD, "a", 1) for _ in range(2)]
     for lease in leases:
         assert page_cache.has_open_files(ARCHIVE)

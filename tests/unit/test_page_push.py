@@ -22,7 +22,7 @@ from taskfs.fuse.kernel.page_push import MAX_PUSHES, PagePush
 def test_nothing_is_pushed_where_a_read_is_under_way(
     reads: list[tuple[int, int]], pushed: range
 ) -> None:
-    """README, How it works: a push waits for no read that was there before it."""
+    """R-10: Nothing is pushed where a read is in flight."""
     pushes = PagePush()
     with contextlib.ExitStack() as stack:
         for start, stop in reads:
@@ -35,7 +35,7 @@ def test_nothing_is_pushed_where_a_read_is_under_way(
 
 
 def test_a_read_under_way_twice_counts_until_both_have_ended() -> None:
-    """README, How it works: also where two programs read the same bytes at once."""
+    """R-10: Two reads of the same bytes both count until they have ended."""
     pushes = PagePush()
     with pushes.read(7, 0, 10):
         with pushes.read(7, 0, 10):
@@ -45,8 +45,8 @@ def test_a_read_under_way_twice_counts_until_both_have_ended() -> None:
 
 
 def test_a_read_that_comes_during_a_claim_is_not_held_up_and_counts() -> None:
-    """README, How it works: what others read meanwhile waits for no claim, and is left out of what
-    it brings."""
+    """R-10, R-18: A read that arrives while a push is prepared does not wait for it, and is left
+    out of the push."""
     pushes = PagePush()
     with contextlib.ExitStack() as stack:
 
@@ -62,7 +62,7 @@ def test_a_read_that_comes_during_a_claim_is_not_held_up_and_counts() -> None:
 
 
 def test_few_push_at_once() -> None:
-    """README, How it works: the kernel gives out so many reads at once, and all must not wait."""
+    """R-10: At most four push at once."""
     pushes, asked = PagePush(), []
 
     def claim() -> range:

@@ -16,7 +16,7 @@ PATIENCE_S: Final = 20.0
 
 
 def test_as_many_threads_as_there_is_work_for() -> None:
-    """Style guide, Principle 13: at most so many threads, started when there is work for them."""
+    """R-19: A pool starts as many threads as there is work for, up to its bound."""
     pool = DaemonPool(3, "test-pool")
     gate, inside = threading.Event(), threading.Semaphore(0)
 
@@ -36,7 +36,7 @@ def test_as_many_threads_as_there_is_work_for() -> None:
 
 
 def test_an_idle_thread_takes_the_next_work() -> None:
-    """Style guide, Principle 13: no thread is started while another has nothing to do."""
+    """R-19: No thread is started while another is idle."""
     pool = DaemonPool(8, "test-idle")
     for _ in range(20):
         pool.submit(abs, 1).result(PATIENCE_S)
@@ -84,7 +84,7 @@ def test_shutdown_cancels_what_has_not_begun() -> None:
 
 
 def test_the_threads_end_with_the_pool() -> None:
-    """`taskfs.support.thread_pool`: The threads know the queue and not the pool, so they end with it."""
+    """Threads know the queue and not the pool, so they end with it."""
     pool = DaemonPool(2, "test-gone")
     pool.submit(abs, 1).result(PATIENCE_S)
     del pool
@@ -95,7 +95,8 @@ def test_the_threads_end_with_the_pool() -> None:
 def test_the_interpreter_ends_while_work_goes_on() -> None:
     """`taskfs.support.thread_pool`: threads never hold up the end of the interpreter."""
     program = (
-        "import time\nfrom taskfs.support.thread_pool import DaemonPool\npool = DaemonPool(2, 'x')\n"
+        "import time\nfrom taskfs.support.thread_pool import DaemonPool\n"
+        "pool = DaemonPool(2, 'x')\n"
         "for _ in range(5): pool.submit(time.sleep, 600)"
     )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=60, check=True)

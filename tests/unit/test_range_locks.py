@@ -62,8 +62,7 @@ def process_of(remote: Remote, directory: Path) -> BlockReader:
 
 
 def test_no_block_is_fetched_by_two_processes(tmp_path: Path) -> None:
-    """README, From Python: with one cache directory for all each byte is fetched once, also where
-    the ranges of several processes overlap and are asked for at the same time."""
+    """R-15: Processes whose ranges overlap at the same time fetch each block once."""
     remote = Remote()
     chance = random.Random(1)
     processes = [process_of(remote, tmp_path) for _ in range(4)]

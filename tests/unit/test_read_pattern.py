@@ -15,7 +15,7 @@ def read(pace: ReadPattern, *spans: int) -> ReadPattern:
 
 
 def test_two_reads_from_the_start_are_in_order() -> None:
-    """Issue 3, 3: a sequential reader gets what comes next, a head does not."""
+    """R-4, R-5: Two reads in order from the start are sequential; a head is not."""
     pace = ReadPattern()
     pace.note(0, 16 << 10)
     assert not pace.is_in_order
@@ -26,7 +26,7 @@ def test_two_reads_from_the_start_are_in_order() -> None:
 
 
 def test_a_long_first_read_from_the_start_is_in_order() -> None:
-    """Issue 3, 3: who takes a whole span at first is to read on; elsewhere that tells nothing."""
+    """R-12: A first read of a whole span from the start is sequential; elsewhere it is not."""
     assert read(ReadPattern(), 0).is_in_order
     assert not read(ReadPattern(), 40).is_in_order
     again = read(ReadPattern(), *range(100, 110), 0)
@@ -36,7 +36,7 @@ def test_a_long_first_read_from_the_start_is_in_order() -> None:
 
 
 def test_in_turn_a_first_read_of_any_length_is_in_order() -> None:
-    """Issue 3, 3: after files that were read to their ends, one more is."""
+    """R-6: After files that were read to their ends, a first read of any length is sequential."""
     pace = ReadPattern(in_turn=True)
     pace.note(0, 4096)
     assert pace.is_in_order
@@ -44,7 +44,7 @@ def test_in_turn_a_first_read_of_any_length_is_in_order() -> None:
 
 
 def test_what_is_decoded_ahead_grows_with_what_was_read() -> None:
-    """Issue 3, 3: growing, and bounded."""
+    """R-4: Decode-ahead grows with what was read, and is bounded."""
     pace, seen = ReadPattern(), []
     for span in range(100):
         seen.append(read(pace, span).readahead_spans)
@@ -66,7 +66,7 @@ def test_the_kernels_disorder_is_order() -> None:
 
 @pytest.mark.parametrize("to", [100, 400])
 def test_a_jump_is_the_end_of_order(to: int) -> None:
-    """Issue 3, 3: a random reader fetches little more than it reads."""
+    """R-5: A jump ends sequential reading."""
     pace = read(ReadPattern(), *range(200, 210))
     assert pace.is_in_order
     read(pace, to)
@@ -78,7 +78,7 @@ def test_a_jump_is_the_end_of_order(to: int) -> None:
 
 
 def test_one_piece_of_many_spans_is_one_read_on() -> None:
-    """README, How it works: what goes among the kernel's pages unasked counts as read."""
+    """R-9: Bytes that were pushed count as read."""
     pace = read(ReadPattern(), 0, 1)
     pace.note(2 * SPAN, 18 * SPAN)
     assert (pace.is_in_order, pace.next_span, pace.next_offset) == (True, 18, 18 * SPAN)

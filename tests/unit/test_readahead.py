@@ -69,7 +69,7 @@ def blocks_around(offset: int, size: int) -> int:
 
 
 def test_sequential_reads_get_growing_ranges_and_nothing_twice() -> None:
-    """Issue 3, 3: a sequential reader gets growing, parallel ranges."""
+    """R-4, R-2: A sequential reader gets growing, parallel ranges, and nothing twice."""
     reading = Reading()
     stream = reading.stream()
     for offset in range(0, len(BODY), READ):
@@ -95,7 +95,7 @@ def test_what_is_fetched_ahead_comes_in_whole_requests(size: int) -> None:
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_what_was_read_ahead_is_not_evicted_before_it_is_read(count: int) -> None:
-    """Issue 3, 2: nothing is fetched twice while it fits: with the bounds of a mount."""
+    """R-2: With the bounds of a mount, prefetched blocks are not evicted before they are read."""
     part = (96 << 20) // count
     reading = Reading(bytes(part * count), TOTAL_WINDOW, BLOCK_MEMORY)
     streams = [reading.stream(number * part, (number + 1) * part) for number in range(count)]
@@ -125,7 +125,7 @@ class Slow:
 
 
 def test_ranges_are_fetched_in_parallel() -> None:
-    """Issue 3: a store capped per connection: a cold `cat` runs at three times one connection."""
+    """R-4: With a cap per connection, a cold `cat` runs at three times one connection."""
     reading = Reading()
     reading.remote.on_range = slow = Slow(lambda length: length / (200 << 20))
     stream = reading.stream()
@@ -137,7 +137,7 @@ def test_ranges_are_fetched_in_parallel() -> None:
 
 @pytest.mark.parametrize("offset", [0, 1, BLOCK - 1, 10 * BLOCK, len(BODY) - 4096])
 def test_one_read_alone_fetches_its_blocks_only(offset: int) -> None:
-    """Issue 3: a random reader fetches little more than it reads; a head costs its block."""
+    """R-5: A single read fetches only its blocks."""
     reading = Reading()
     stream = reading.stream()
     assert stream.read_at(offset, 4096) == BODY[offset : offset + 4096]
@@ -145,7 +145,7 @@ def test_one_read_alone_fetches_its_blocks_only(offset: int) -> None:
 
 
 def test_random_reads_fetch_their_blocks_only() -> None:
-    """Issue 3, 3: a random reader fetches little more than it reads."""
+    """R-5: Random reads fetch only their blocks."""
     reading = Reading()
     stream = reading.stream()
     rng = random.Random(1)
@@ -162,7 +162,7 @@ def test_random_reads_fetch_their_blocks_only() -> None:
 
 
 def test_random_reads_in_one_place_fetch_little_around_it() -> None:
-    """Issue 3, 3: a random reader that stays within a few hundred KB is not a sequential one."""
+    """R-5: Random reads within a few hundred KB are not sequential."""
     reading = Reading()
     stream = reading.stream()
     rng = random.Random(2)
@@ -173,7 +173,7 @@ def test_random_reads_in_one_place_fetch_little_around_it() -> None:
 
 
 def test_reading_the_same_bytes_again_fetches_nothing_more() -> None:
-    """Issue 3, 2: nothing is fetched twice, nor for reading the same 4 KiB twice."""
+    """R-2: Reading the same 4 KiB twice fetches nothing more."""
     reading = Reading()
     stream = reading.stream()
     stream.read_at(0, 4096)
@@ -275,7 +275,7 @@ def test_a_stream_that_leaves_or_idles_gives_its_share_back(
 
 
 def test_each_stream_has_its_own_state() -> None:
-    """Issue 3, 3: each stream has its own state: two sequential readers do not look random."""
+    """R-4: Two sequential readers of one file do not look random."""
     reading = Reading()
     one, other = reading.stream(), reading.stream()
     half = len(BODY) // 2
@@ -321,7 +321,8 @@ def many(count: int, size: int, method: int = STORED) -> bytes:
 
 
 def test_small_members_read_in_turn_cost_few_requests() -> None:
-    """Issue 3: `grep -r` over many: requests at most the archive's size over 4 MiB, plus ten."""
+    """R-6: `grep -r` over many small members costs at most the archive's size over 4 MiB, plus ten
+    requests."""
     body = many(2000, 8000)
     with bench() as on:
         remote = FakeObject(body)
@@ -335,7 +336,7 @@ def test_small_members_read_in_turn_cost_few_requests() -> None:
 
 
 def test_small_members_read_by_eight_at_once_cost_few_requests() -> None:
-    """Issue 3, 3: small members side by side are fetched together, as `xargs -P8` reads them."""
+    """R-6: Small members read by eight at once, as `xargs -P8` does, are fetched together."""
     body = many(1600, 8000, DEFLATED)
     with bench() as on:
         remote = FakeObject(body)
@@ -374,8 +375,7 @@ def finish(reader: MemberReader) -> None:
 
 
 def test_a_walk_by_eight_at_once_is_known_in_whatever_order_they_finish() -> None:
-    """Issue 3, 3: members side by side are fetched together, as `xargs -P8` reads them, also where
-    eight of them are more than a reader in order may be out of order."""
+    """R-6: A walk by eight readers is recognised in whatever order they finish."""
     size = 8 * READ
     body = many(30, size, DEFLATED)
     assert len(body) / 30 > SLACK / 2
@@ -398,7 +398,7 @@ def stop_of(archive: Archive, number: int) -> int:
 
 
 def test_files_read_here_and_there_while_others_are_open_fetch_none_ahead() -> None:
-    """Issue 3, 3: a random reader fetches little more than it reads."""
+    """R-5: Files read here and there while others are open prefetch nothing."""
     size = 4 * READ
     numbers = list(range(40, 400, 60))
     random.Random(5).shuffle(numbers)
@@ -428,8 +428,7 @@ class AskedRanges:
 
 @pytest.mark.parametrize("gap", [4 << 20, 12 << 20])
 def test_much_that_others_have_open_widens_a_walk_only_so_far(gap: int) -> None:
-    """README, How it works: a walk is ahead of what others read; what is fetched in vain is bounded
-    by what was wanted, however much they hold open."""
+    """R-6, R-20: However much other readers hold open, a walk's prefetch stays bounded."""
     asked: Any = AskedRanges()
     walk = SequentialMembers(asked, ReadAheadBudget(64 << 20))
     size = 16 << 20
@@ -451,7 +450,7 @@ def heads(archive: Archive, numbers: Iterable[int]) -> None:
 
 @pytest.mark.parametrize("method", [STORED, DEFLATED])
 def test_reading_only_heads_fetches_little(method: int) -> None:
-    """Issue 3, 5: 4 KB of each of 300 files of 2 MB fetches less than a sixth of them."""
+    """R-7: 4 KB of each of 300 files of 2 MB fetch less than a sixth of them."""
     body = many(20, 2 << 20, method)
     with bench() as on:
         remote = FakeObject(body)
@@ -463,7 +462,7 @@ def test_reading_only_heads_fetches_little(method: int) -> None:
 
 @pytest.mark.parametrize("method", [STORED, DEFLATED])
 def test_heads_read_in_turn_are_fetched_several_at_once(method: int) -> None:
-    """README, How it works: whoever tells types waits for a few round trips, not for all."""
+    """R-7: Heads read in turn are fetched several at once."""
     slow = Slow(lambda length: 0.02)
     with bench() as on:
         heads(on.open(FakeObject(many(60, 1 << 20, method), slow)), range(60))
@@ -472,7 +471,7 @@ def test_heads_read_in_turn_are_fetched_several_at_once(method: int) -> None:
 
 
 def test_heads_read_here_and_there_fetch_none_ahead() -> None:
-    """Issue 3, 3: a random reader fetches little more than it reads."""
+    """R-7, R-5: Heads read here and there prefetch none."""
     numbers = list(range(0, 200, 20))
     random.Random(3).shuffle(numbers)
     with bench() as on:
@@ -483,7 +482,7 @@ def test_heads_read_here_and_there_fetch_none_ahead() -> None:
 
 
 def test_heads_fetched_ahead_are_few() -> None:
-    """Issue 3, 3: what is fetched in vain is bounded by what was wanted, and by 16 heads."""
+    """R-7: At most 16 heads are prefetched."""
     with bench() as on:
         remote = FakeObject(many(200, 200_000))
         archive = on.open(remote)
@@ -500,8 +499,7 @@ def push(reader: MemberReader) -> None:
 
 
 def test_heads_after_a_walk_end_it() -> None:
-    """Issue 3, 5: whoever tells types after somebody has copied files fetches little all the same,
-    though what is at hand of a file goes to the kernel unasked."""
+    """R-7: Heads read after a walk over files end the walk, although cached bytes are pushed."""
     body = many(50, 2 << 20, DEFLATED)
     with bench() as on:
         remote = FakeObject(body)
@@ -522,7 +520,7 @@ def test_heads_after_a_walk_end_it() -> None:
 
 
 def test_files_read_in_turn_are_known_by_their_ends_alone() -> None:
-    """README, How it works: what went to the kernel unasked does not count as read."""
+    """R-9: Pushed bytes do not make a file count as read to its end."""
     with bench() as on:
         archive = on.open(FakeObject(many(8, 1 << 20, DEFLATED)))
         for number in range(8):
@@ -536,8 +534,8 @@ def test_files_read_in_turn_are_known_by_their_ends_alone() -> None:
 
 
 def test_small_files_in_turn_are_told_when_they_are_opened() -> None:
-    """README, How it works: in a walk over small files nobody has to ask for their bytes, but for a
-    few that tell whether somebody would; each is told once."""
+    """R-9: In a walk over small files each is pushed once on open, but for those that sample
+    whether they are read."""
     count = 8 * SAMPLE_EVERY
     with bench() as on:
         archive = on.open(FakeObject(many(count, 8000, DEFLATED)))
@@ -564,7 +562,7 @@ def test_small_files_in_turn_are_told_when_they_are_opened() -> None:
 
 
 def test_small_files_that_nobody_reads_are_told_no_more() -> None:
-    """Issue 3, 3: who opens files and reads none ends what was expected."""
+    """R-9: Files that are opened and not read end the pushes."""
     count = 10 * SAMPLE_EVERY
     with bench() as on:
         archive = on.open(FakeObject(many(count, 8000, DEFLATED)))
@@ -583,7 +581,7 @@ def test_small_files_that_nobody_reads_are_told_no_more() -> None:
 
 
 def test_an_empty_file_ends_no_walk() -> None:
-    """Issue 3, 3: the kernel asks for no byte of a file that has none."""
+    """R-6: An empty file, of which the kernel reads no byte, ends no walk."""
     body = build([file(f"f{n:05}", cheap_bytes(8000 * (n != 5))) for n in range(6)])
     with bench() as on:
         archive = on.open(FakeObject(body))
@@ -596,7 +594,7 @@ def test_an_empty_file_ends_no_walk() -> None:
 
 
 def test_small_files_that_are_not_here_are_waited_for_by_who_reads_them() -> None:
-    """README, How it works: an open waits for no bytes."""
+    """R-18: An open waits for no bytes."""
     with bench() as on:
         archive = on.open(FakeObject(many(20, 8000, DEFLATED)))
         archive.prefetch.pattern = AccessPattern.WALKING
@@ -616,7 +614,7 @@ def whole_twice(on: Bench, remote: FakeObject, path: str) -> Callable[[], int]:
 
 @pytest.mark.parametrize("size", [30_000, 3 << 20])
 def test_one_member_read_whole_is_no_walk(size: int) -> None:
-    """Issue 3: `cat` cold: bytes within 2 %: one file is not a turn of files."""
+    """R-6: One file read whole is no walk: `cat` fetches its bytes within 2 %."""
     body = many(8, size)
     with bench() as on:
         again = whole_twice(on, FakeObject(body), "f00000")
@@ -625,7 +623,7 @@ def test_one_member_read_whole_is_no_walk(size: int) -> None:
 
 @pytest.mark.parametrize("size", [30_000, 1 << 20])
 def test_one_member_read_again_and_again_is_no_walk(size: int) -> None:
-    """Issue 3: warm: no request; `watch cat` does not read the archive ahead."""
+    """R-6, R-2: One file read again and again prefetches nothing else."""
     body = many(100, size) if size < 100_000 else many(10, size)
     with bench() as on:
         again = whole_twice(on, FakeObject(body), "f00002")
@@ -636,7 +634,7 @@ def test_one_member_read_again_and_again_is_no_walk(size: int) -> None:
 
 
 def test_members_read_in_random_order_fetch_little_more_than_they_are() -> None:
-    """Issue 3, 3: a random reader fetches little more than it reads."""
+    """R-5: Members read in random order fetch little more than they are."""
     size = 100_000
     body = many(300, size)
     with bench() as on:

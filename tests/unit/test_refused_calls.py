@@ -1,5 +1,5 @@
-"""README, Install: what only makes taskfs faster is never needed: a system that refuses such a call
-gets the plain way, and one debug line says so."""
+"""Calls that only make taskfs faster: where the system refuses one, the plain way is taken, and one
+debug line says so."""
 
 import ctypes
 import errno
@@ -80,7 +80,7 @@ def test_without_huge_pages(
     logged: Callable[[], list[str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Kernels without transparent huge pages answer EINVAL: large reads work all the same."""
+    """R-26: Without transparent huge pages (EINVAL) large reads work."""
     monkeypatch.setattr(mmap, "mmap", refusing_map(refuse))
     for _ in range(3):
         rooms = [allocate(size) for _ in range(2)]
@@ -90,7 +90,7 @@ def test_without_huge_pages(
 
 
 def test_without_mappings(logged: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that has as many mappings as vm.max_map_count allows gets ENOMEM."""
+    """R-26: Without a free mapping (ENOMEM at vm.max_map_count) reads work."""
 
     def refuse(*args: Any, **options: Any) -> Any:
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
@@ -113,7 +113,7 @@ def test_without_direct_writes(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """File systems without O_DIRECT answer EINVAL: the cache is written through the page cache."""
+    """R-26, R-17: Without O_DIRECT (EINVAL) the cache is written through the page cache."""
     real = os.open
 
     def opened(path: Any, flags: int, *args: Any, **options: Any) -> int:
@@ -137,7 +137,7 @@ def test_without_locks(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """Without F_OFD_SETLK two processes may fetch the same: none waits."""
+    """R-26, R-15: Without F_OFD_SETLK two processes may fetch the same block, and neither waits."""
     monkeypatch.setattr(fcntl, "fcntl", refuse)
     began = time.monotonic()
     for _ in range(2):
@@ -152,7 +152,7 @@ def test_without_the_boot_clock(
     logged: Callable[[], list[str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Without CLOCK_BOOTTIME ages are counted by the monotonic clock."""
+    """R-26, F-16: Without CLOCK_BOOTTIME ages go by the monotonic clock."""
     monkeypatch.setattr(time, "clock_gettime", refuse)
     first = age_clock()
     assert age_clock() >= first
@@ -168,7 +168,8 @@ def test_without_files_in_memory(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """What fusermount prints is still heard without memfd_create, if there is a disk to keep it."""
+    """R-26, E-6: Without memfd_create the output of fusermount is still reported, if there is a
+    disk to keep it."""
     monkeypatch.setattr(os, "memfd_create", refuse)
     if disk == "no disk":
         monkeypatch.setattr("tempfile.TemporaryFile", refuse_with(errno.EROFS))
@@ -198,7 +199,7 @@ class _OldLibrary:
 
 
 def test_without_glibc(logged: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """musl has neither mallopt(3) nor malloc_trim(3)."""
+    """R-26: Without mallopt(3) and malloc_trim(3), as with musl, all works."""
 
     monkeypatch.setattr(memory, "TRIM_S", 0.01)
     monkeypatch.setattr(gc, "set_threshold", lambda *generations: None)

@@ -154,7 +154,7 @@ SIZES = [1, 2, SPAN - 1, SPAN, SPAN + 1, 2 * SPAN - 1, 2 * SPAN, 3 * SPAN + 5]
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("level", range(10))
 def test_every_byte_of_deflate(decoding: Make, level: int, size: int) -> None:
-    """Issue 4, 5: where zipfile reads, we read the same bytes: every level, around every span."""
+    """I-8: Every level of DEFLATE equals zipfile around every span."""
     body = BODY[:size]
     one = decoding(body, deflate(body, level))
     one.check_whole()
@@ -166,7 +166,7 @@ def test_every_byte_of_deflate(decoding: Make, level: int, size: int) -> None:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("method", [BZIP2, LZMA])
 def test_every_byte_of_bzip2_and_lzma(decoding: Make, method: int, size: int) -> None:
-    """Issue 3, 4: bzip2 and LZMA members are read too."""
+    """R-22: bzip2 and LZMA members equal zipfile's."""
     body = BODY[:size]
     one = decoding(body, pack(body, method), method)
     one.check_whole()
@@ -213,7 +213,7 @@ def test_the_first_piece_may_be_short(decoding: Make, method: int, first_piece: 
 @pytest.mark.parametrize("method", [DEFLATED, BZIP2, LZMA])
 @pytest.mark.parametrize("span_bytes", [200_000, 24 << 20])
 def test_reads_forward_backward_and_at_random(decoding: Make, method: int, span_bytes: int) -> None:
-    """Issue 3, 4: backward reads and interleaved readers, whatever the cache still holds."""
+    """R-8: Reads in any order and interleaved are right, whatever is still cached."""
     one = decoding(BODY, pack(BODY, method), method, span_bytes=span_bytes)
     for offset in range(0, len(BODY), 50_000):
         one.check(offset, 50_000)
@@ -246,7 +246,7 @@ LONG, LONG_PACKED = long_body()
 
 
 def test_a_backward_read_after_a_first_pass_starts_at_a_checkpoint(decoding: Make) -> None:
-    """Issue 3, 4: backward reads, reopening and interleaved readers start from the nearest one."""
+    """R-8: A backward read starts at the nearest checkpoint."""
     one = decoding(LONG, LONG_PACKED, span_bytes=SPAN_MEMORY)
     one.check_whole(SPAN)
     one.over.set()  # no more runs ahead: what is fed from here on is fed to the reads
@@ -261,7 +261,7 @@ def test_a_backward_read_after_a_first_pass_starts_at_a_checkpoint(decoding: Mak
 
 
 def test_what_is_ready_is_told_once_and_is_right(decoding: Make) -> None:
-    """README, How it works: what is decoded ahead of a reader in order goes out unasked, once."""
+    """R-9: Bytes decoded ahead are offered for a push once, and are right."""
     one = decoding(LONG, LONG_PACKED)
     assert not one.inflater.take_pushable()
     offset, told, reads = 0, 0, 0
@@ -284,7 +284,7 @@ SHORT_PACKED = deflate(SHORT, 0)
 
 
 def test_a_short_member_in_turn_is_decoded_by_its_first_reader(decoding: Make) -> None:
-    """README, How it works: files read in turn cost one answer each, but for their last bytes."""
+    """R-9: A short member read in turn is decoded by its first read, but for its last bytes."""
     one = decoding(SHORT, SHORT_PACKED, in_turn=True, push_enabled=True)
     one.check(0, 4096)
     assert one.member.fed == len(SHORT_PACKED)
@@ -296,7 +296,7 @@ def test_a_short_member_in_turn_is_decoded_by_its_first_reader(decoding: Make) -
 
 
 def test_the_end_of_a_member_is_never_ready(decoding: Make) -> None:
-    """README, How it works: that a member was read to its end is told by who asks for that."""
+    """R-9: The end of a member is never offered for a push."""
     for size in (1, SPAN, SPAN + 1, 2 * SPAN, 3 * SPAN):
         one = decoding(SHORT[:size], deflate(SHORT[:size], 0), in_turn=True, push_enabled=True)
         one.check(0, SPAN)
@@ -305,7 +305,7 @@ def test_the_end_of_a_member_is_never_ready(decoding: Make) -> None:
 
 
 def test_a_short_member_in_turn_waits_for_nothing_beyond_what_is_read(decoding: Make) -> None:
-    """Issue 3, 3: what was expected to be read costs only what is here already."""
+    """R-18: A short member in turn waits for no bytes beyond those that are read."""
     one = decoding(SHORT, SHORT_PACKED, in_turn=True, push_enabled=True)
     one.member.here = 0
     one.check(0, SPAN)
@@ -318,7 +318,7 @@ def test_a_short_member_in_turn_waits_for_nothing_beyond_what_is_read(decoding: 
 
 
 def test_a_short_member_in_turn_may_be_read_from_anywhere(decoding: Make) -> None:
-    """Issue 3, 4: reads that are not in order are right as well."""
+    """R-8: Reads of a short member that are not in order are right."""
     one = decoding(SHORT, SHORT_PACKED, in_turn=True, push_enabled=True)
     one.check(12 * SPAN, 4096)
     assert not one.inflater.take_pushable()
@@ -336,7 +336,7 @@ def test_wrong_bytes_at_hand_are_known_before_the_first_goes_out(decoding: Make)
 
 
 def test_nobody_decodes_all_at_once_for_who_takes_little(decoding: Make) -> None:
-    """Issue 4, 7: where nothing goes to a kernel, what a crowd decodes ahead would not stay."""
+    """R-20: Where nothing goes to a kernel, small reads do not decode a whole member."""
     one = decoding(SHORT, SHORT_PACKED, in_turn=True)
     one.check(0, SPAN)
     assert one.pool.is_quiet()
@@ -344,7 +344,7 @@ def test_nobody_decodes_all_at_once_for_who_takes_little(decoding: Make) -> None
 
 
 def test_many_short_members_in_turn_share_the_room(decoding: Make) -> None:
-    """Issue 3, 7: what is decoded at once is bounded for all members together."""
+    """R-20: Decoding at once is bounded for all members together."""
     windows, crowd = ReadAheadBudget(8 << 20), [object() for _ in range(39)]
     for other in crowd:
         windows.register(other)
@@ -358,7 +358,7 @@ def test_many_short_members_in_turn_share_the_room(decoding: Make) -> None:
 
 
 def test_nothing_is_ready_for_who_jumps(decoding: Make) -> None:
-    """Issue 3, 3: who picks gets what it picks."""
+    """R-5: A reader that jumps gets nothing pushed."""
     one = decoding(LONG, LONG_PACKED)
     one.check_whole()
     for percent in (90, 10, 50, 30, 70):
@@ -367,8 +367,7 @@ def test_nothing_is_ready_for_who_jumps(decoding: Make) -> None:
 
 
 def test_a_store_that_stalls_holds_up_nobody_before_it(decoding: Make) -> None:
-    """README, How it works: a stretch is decoded at once, but nobody waits for bytes behind those
-    that were asked for."""
+    """R-18: Readers do not wait for bytes behind those that they asked for."""
     one = decoding(LONG, LONG_PACKED)
     edge, go = 6 << 20, threading.Event()
 
@@ -387,7 +386,7 @@ def test_a_store_that_stalls_holds_up_nobody_before_it(decoding: Make) -> None:
 
 
 def test_a_first_read_far_inside_leaves_checkpoints_on_its_way(decoding: Make) -> None:
-    """Issue 3: 4 KiB at 50, 90, 25, 50 %: what is decoded on the way to one place serves others."""
+    """R-8: Decoding on the way to one offset leaves checkpoints that serve others."""
     one = decoding(LONG, LONG_PACKED, span_bytes=4 << 20)
     one.check(len(LONG) * 9 // 10, 4096)
     assert one.member.fed <= len(LONG) * 0.91 + SPAN
@@ -400,7 +399,7 @@ def test_a_first_read_far_inside_leaves_checkpoints_on_its_way(decoding: Make) -
 def test_checkpoints_are_thinned_and_reads_stay_right(
     decoding: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Issue 3, 4: spacing bounded so that memory stays bounded for a member of 100 GB."""
+    """R-8, R-20: Checkpoints are thinned so that memory is bounded for a member of 100 GB."""
     monkeypatch.setattr(cursor_pool, "FIRST_SPACING", SPAN)
     monkeypatch.setattr(cursor_pool, "MAX_CHECKPOINTS", 8)
     body = LONG[: 100 * SPAN + 5]
@@ -423,7 +422,7 @@ def test_checkpoints_are_thinned_and_reads_stay_right(
 def test_checkpoints_within_matches_and_blocks_go_on_right(
     decoding: Make, monkeypatch: pytest.MonkeyPatch, level: int
 ) -> None:
-    """Issue 3, 4: a copied decoder state is exact wherever the copy was made."""
+    """R-8: A copied decoder state is exact wherever it was copied."""
     monkeypatch.setattr(cursor_pool, "FIRST_SPACING", SPAN)
     rng = random.Random(level)
     runs = [bytes([rng.randrange(256)]) * rng.randrange(1, 5000) for _ in range(600)]
@@ -490,7 +489,7 @@ def test_sources_are_closed_once_their_reader_is_at_the_end(decoding: Make) -> N
 
 
 def test_a_bomb_costs_no_memory(decoding: Make) -> None:
-    """Issue 4, 5: a bomb: 60 KB that inflate to 60 MB: memory stays bounded."""
+    """Y-10: 60 KB that inflate to 60 MB cost no memory."""
     size = 60 << 20
     packed = deflate(bytes(size), 9)
     assert len(packed) < 1 << 16
@@ -508,7 +507,7 @@ def test_a_bomb_costs_no_memory(decoding: Make) -> None:
 
 @pytest.mark.parametrize("method", [DEFLATED, BZIP2, LZMA])
 def test_no_more_is_fed_than_the_decoder_needs(decoding: Make, method: int) -> None:
-    """Issue 3, 7: bounded: compressed bytes do not pile up before a decoder that has enough."""
+    """R-20: Compressed bytes do not pile up before a decoder that has enough."""
     letters = bytes(97 if n < 230 else n - 130 for n in range(256))
     body = random.Random(1).randbytes(4 << 20).translate(letters)  # packs to about a seventh
     packed = bz2.compress(body, 1) if method == BZIP2 else deflate(body, 1)
@@ -562,7 +561,7 @@ def test_a_wrong_crc_is_found_before_the_last_byte(decoding: Make, method: int) 
 def test_sizes_that_lie_are_found_before_the_last_byte(
     decoding: Make, method: int, claimed: int
 ) -> None:
-    """Issue 4, 5: sizes that lie in either direction."""
+    """I-1, I-8: Sizes that lie are found before the last byte."""
     size = len(BODY) + claimed
     one = decoding(BODY, pack(BODY, method), method, size=size)
     with pytest.raises(CorruptData):
@@ -577,7 +576,7 @@ def test_sizes_that_lie_are_found_before_the_last_byte(
 
 @pytest.mark.parametrize("method", [DEFLATED, BZIP2, LZMA])
 def test_data_cut_short_is_found(decoding: Make, method: int) -> None:
-    """Issue 4, 5: truncated data: never a short read, never another exception."""
+    """X-9, I-8: Truncated data is an error of ours and never a short read."""
     packed = pack(BODY, method)
     for cut in (1, 4, 100, len(packed) // 2, len(packed) - 1, len(packed)):
         one = decoding(BODY, packed[: len(packed) - cut], method)
@@ -731,7 +730,7 @@ def test_a_sequential_reader_is_decoded_ahead_and_no_further(decoding: Make) -> 
 
 @pytest.mark.parametrize("span_bytes", [200_000, 24 << 20])
 def test_a_reader_that_pauses_lets_the_decoder_rest(decoding: Make, span_bytes: int) -> None:
-    """Issue 3, 7: bounded: an open file that nobody reads costs nothing, whatever the cache."""
+    """R-20: An open file that is not read releases its decoder's input."""
     one = decoding(LONG, LONG_PACKED, span_bytes=span_bytes)
     for offset in range(0, 6 * SPAN, SPAN):
         one.check(offset, SPAN)
@@ -743,7 +742,7 @@ def test_a_reader_that_pauses_lets_the_decoder_rest(decoding: Make, span_bytes: 
 
 
 def test_heads_and_jumps_are_not_decoded_ahead(decoding: Make) -> None:
-    """Issue 3, 3: a random reader fetches little more than it reads."""
+    """R-5: Heads and jumps are not decoded ahead."""
     one = decoding(LONG, LONG_PACKED)
     one.check(0, 4096)
     one.settle()

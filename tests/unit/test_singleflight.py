@@ -46,8 +46,7 @@ def flight(clock: Clock, remote: Remote) -> Iterator[SingleFlight]:
 def test_who_could_do_without_it_waits_a_second_in_all(
     flight: SingleFlight, remote: Remote
 ) -> None:
-    """README, Offline: who asks for a finished task waits a second at most while the API is away,
-    and once, not each time."""
+    """O-13: A caller that can do without the answer waits a second in all while the API is away."""
     remote.speak.clear()
     began = time.monotonic()
     for key in ("a", "a", "b", "c"):
@@ -65,7 +64,8 @@ def test_who_could_do_without_it_waits_a_second_in_all(
 def test_after_a_failure_nobody_asks_for_a_while(
     flight: SingleFlight, remote: Remote, clock: Clock
 ) -> None:
-    """README, Offline: …; who needs the answer asks each time."""
+    """O-13: After a failure such callers do not ask for a while; those that need the answer ask
+    each time."""
     remote.failure = BadAnswer("503")
     with pytest.raises(BadAnswer):
         flight.run("a", remote, has_fallback=True)
@@ -82,7 +82,7 @@ def test_after_a_failure_nobody_asks_for_a_while(
 
 
 def test_a_404_is_an_answer(flight: SingleFlight, remote: Remote) -> None:
-    """README, Freshness: only a real 404 is ENOENT; it does not mean that the API is away."""
+    """F-14: A 404 is an answer and does not mean that the API is away."""
     remote.failure = NotFound("x")
     with pytest.raises(NotFound):
         flight.run("a", remote, has_fallback=True)

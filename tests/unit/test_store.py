@@ -65,7 +65,7 @@ def ranges(cloud: FakeCloud) -> list[str | None]:
 
 
 def test_the_tail_tells_the_size(cloud: FakeCloud, stored: StoredObject) -> None:
-    """README, Attributes: (whose size is the store's Content-Range)."""
+    """A-12: The object's size comes from Content-Range."""
     tail = stored.fetch_tail(1000)
     assert (tail.start, tail.body) == (len(CONTENT) - 1000, CONTENT[-1000:])
     assert tail.version.size == len(CONTENT)
@@ -86,7 +86,7 @@ def test_ranges(cloud: FakeCloud, stored: StoredObject, version: ObjectVersion) 
 def test_one_url_serves_many_requests(
     signer: Signer, stored: StoredObject, version: ObjectVersion
 ) -> None:
-    """README, Attributes: costs one signed URL and one range."""
+    """A-13: One signed URL serves many requests."""
     with ThreadPoolExecutor(8) as pool:
         parts = pool.map(lambda n: stored.fetch_range(n * 10, n * 10 + 10, version), range(50))
         assert b"".join(parts) == CONTENT[:500]
@@ -97,8 +97,8 @@ def test_one_url_serves_many_requests(
 def test_an_url_that_is_good_no_more_is_renewed_once(
     cloud: FakeCloud, signer: Signer, stored: StoredObject, version: ObjectVersion, kind: str
 ) -> None:
-    """remote-api.md, Archives: an expired one: 400 `ExpiredToken`, others 403: ask for a new URL
-    once and repeat the same range."""
+    """Y-5: An expired URL (400 `ExpiredToken`, or 403) is renewed once, and the same range is
+    repeated."""
     getattr(cloud, f"{kind}_urls")()
     with ThreadPoolExecutor(8) as pool:
         parts = pool.map(lambda n: stored.fetch_range(n, n + 1, version), range(16))
@@ -109,7 +109,7 @@ def test_an_url_that_is_good_no_more_is_renewed_once(
 def test_a_new_url_that_is_refused_too(
     cloud: FakeCloud, signer: Signer, stored: StoredObject, version: ObjectVersion
 ) -> None:
-    """README, Errors: not allowed to: EACCES."""
+    """X-2: A renewed URL that is refused too is EACCES."""
     cloud.faults.add("status", status=403, side="store", times=None)
     with pytest.raises(AccessDenied):
         stored.fetch_range(0, 1, version)
@@ -124,7 +124,7 @@ def test_a_new_url_that_is_refused_too(
 def test_a_replaced_object_is_stale(
     cloud: FakeCloud, stored: StoredObject, version: ObjectVersion
 ) -> None:
-    """README, Errors: the remote object was replaced: ESTALE."""
+    """X-5: A replaced object is ESTALE."""
     for content in (CONTENT[::-1], CONTENT[:100], CONTENT * 2, CONTENT):
         cloud.put_object(PATH, content)
         with pytest.raises(StaleObject):
@@ -147,7 +147,7 @@ def test_without_a_strong_etag_a_replacement_shows_all_the_same(
 def test_an_object_that_is_gone(
     cloud: FakeCloud, stored: StoredObject, version: ObjectVersion
 ) -> None:
-    """README, Errors: the store says there is no such thing: ENOENT."""
+    """X-1: An object that is gone is ENOENT."""
     cloud.remove_object(PATH)
     with pytest.raises(NotFound, match="NoSuchKey"):
         stored.fetch_range(0, 10, version)
@@ -175,7 +175,7 @@ def test_a_body_cut_short_is_resumed(
 def test_a_body_cut_and_the_object_replaced(
     cloud: FakeCloud, stored: StoredObject, version: ObjectVersion
 ) -> None:
-    """README, Freshness: Old bytes and new are never mixed."""
+    """F-9, X-13: A cut body is not resumed with bytes of another version."""
     cloud.faults.add("short", side="store", after_bytes=500_000)
 
     def replaced(record: object) -> bool:
@@ -191,7 +191,7 @@ def test_a_body_cut_and_the_object_replaced(
 def test_a_body_longer_than_announced_gives_no_surplus(
     cloud: FakeCloud, stored: StoredObject, version: ObjectVersion
 ) -> None:
-    """README, Errors: A failed read never looks like …: nor does a surplus look like content."""
+    """X-9: A longer body gives no surplus bytes."""
     cloud.faults.add("long", side="store")
     assert stored.fetch_range(0, 1000, version) == CONTENT[:1000]
     assert stored.fetch_range(1000, 2000, version) == CONTENT[1000:2000]
@@ -200,7 +200,7 @@ def test_a_body_longer_than_announced_gives_no_surplus(
 def test_a_store_that_ignores_ranges(
     cloud: FakeCloud, stored: StoredObject, version: ObjectVersion, transport: Transport
 ) -> None:
-    """README, Errors: a store that ignores ranges on a large object: EOPNOTSUPP."""
+    """X-6: A store that ignores ranges on a large object is EOPNOTSUPP."""
     cloud.faults.add("whole", side="store", times=None)
     cloud.clear_requests()
     for ask in (
@@ -253,7 +253,7 @@ def test_a_compressed_answer_is_unsupported(
 
 
 def test_an_empty_object(cloud: FakeCloud, transport: Transport) -> None:
-    """README, Names: the raw archives are the store's bytes, also where there are none."""
+    """N-24: An empty object is an archive of no bytes."""
     cloud.put_object("empty", b"")
     empty = StoredObject("empty", Signer(cloud, "empty"), transport)
     fetched = empty.fetch_tail(10)
@@ -261,7 +261,7 @@ def test_an_empty_object(cloud: FakeCloud, transport: Transport) -> None:
 
 
 def test_a_store_that_stalls(cloud: FakeCloud, signer: Signer) -> None:
-    """README, Errors: no answer in time: ETIMEDOUT."""
+    """X-3: A store that stalls is ETIMEDOUT."""
     transport = Transport(timeout_s=0.5, stats=Stats(), side="store")
     stored = StoredObject(PATH, signer, transport)
     version = stored.fetch_tail(1).version
@@ -284,7 +284,7 @@ def test_a_store_that_stalls(cloud: FakeCloud, signer: Signer) -> None:
 def test_the_key_is_never_sent(
     cloud: FakeCloud, stored: StoredObject, version: ObjectVersion
 ) -> None:
-    """remote-api.md: A storage URL is on another host and must never see that header."""
+    """Y-3: The store never gets the key."""
     stored.fetch_range(0, 10, version)
     assert cloud.store.leaked_keys == []
     assert not any(r.had_api_key for r in cloud.requests if r.side == "store")

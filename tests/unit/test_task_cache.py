@@ -33,7 +33,7 @@ def cache(api: FakeAPI, clock: Clock) -> TaskCache:
 
 
 def test_a_listing_is_loaded_once_per_ttl(cache: TaskCache, api: FakeAPI, clock: Clock) -> None:
-    """README, Freshness: A listing is at most 10 s old, of which 1 s is the kernel's."""
+    """F-1: A listing is loaded once in 10 s, of which 1 s is the kernel's."""
     for _ in range(6):
         assert names(cache.listing()) == [f"{ID}2", f"{ID}1", f"{ID}0"]
         clock.tick(2.2)
@@ -41,7 +41,7 @@ def test_a_listing_is_loaded_once_per_ttl(cache: TaskCache, api: FakeAPI, clock:
 
 
 def test_a_listing_fills_all_records(cache: TaskCache, api: FakeAPI, clock: Clock) -> None:
-    """README, Freshness: `cat */status` over N tasks costs N/500 requests."""
+    """F-7: One listing fills the records of all its tasks."""
     cache.listing()
     assert [cache.get(name).task.status for name in api.tasks] == [
         "started",
@@ -55,7 +55,7 @@ def test_a_listing_fills_all_records(cache: TaskCache, api: FakeAPI, clock: Cloc
 def test_unfinished_tasks_are_refreshed_together(
     cache: TaskCache, api: FakeAPI, clock: Clock
 ) -> None:
-    """README, Freshness: … plus one bulk refresh of the unfinished per 2 s."""
+    """F-7, F-2: Unfinished tasks are refreshed together."""
     api.add(*(task_of(f"{ID}{letter}") for letter in "abc"))
     cache.listing()
     clock.tick(2.1)
@@ -68,7 +68,7 @@ def test_unfinished_tasks_are_refreshed_together(
 
 
 def test_a_task_that_ended_is_requested_alone(cache: TaskCache, api: FakeAPI, clock: Clock) -> None:
-    """README, Freshness: the status of an unfinished task at most 2 s old: its last one too."""
+    """F-2: A task that left the unfinished ones is requested alone."""
     cache.listing()
     api.change(f"{ID}2", status="success", end_ns=77)
     clock.tick(2.1)
@@ -82,7 +82,7 @@ def test_a_task_that_ended_is_requested_alone(cache: TaskCache, api: FakeAPI, cl
 
 
 def test_if_many_tasks_end_at_once_a_listing_is_loaded(api: FakeAPI, clock: Clock) -> None:
-    """README, Freshness: one bulk refresh, whatever became of the tasks."""
+    """F-7: Many tasks that ended at once cost one listing."""
     tasks = [f"{ID}{chr(97 + number)}" for number in range(20)]
     api.add(*map(task_of, tasks))
     cache = task_cache_of(api, clock=clock)
@@ -95,7 +95,7 @@ def test_if_many_tasks_end_at_once_a_listing_is_loaded(api: FakeAPI, clock: Cloc
 
 
 def test_a_removed_task_is_not_found(cache: TaskCache, api: FakeAPI, clock: Clock) -> None:
-    """README, Control files: Task unknown: ENOENT."""
+    """K-4, X-1: A removed task is not found."""
     cache.listing()
     del api.tasks[f"{ID}2"]
     clock.tick(2.1)
@@ -112,8 +112,7 @@ def test_a_removed_task_is_not_found(cache: TaskCache, api: FakeAPI, clock: Cloc
 def test_an_unknown_name_is_requested_if_it_is_a_valid_id(
     cache: TaskCache, api: FakeAPI, clock: Clock
 ) -> None:
-    """README, Freshness: Asking for one task by its name finds it even if it is younger than the
-    listing; The tree: probes of unknown names cost no request."""
+    """F-6, N-19: An unknown name is requested only if it can be an id."""
     cache.listing()
     api.add(task_of(f"{ID}y"))
     assert cache.get(f"{ID}y").task.status == "started"
@@ -132,13 +131,13 @@ def test_an_unknown_name_is_requested_if_it_is_a_valid_id(
 
 
 def test_the_first_name_loads_the_listing(cache: TaskCache, api: FakeAPI) -> None:
-    """README, Freshness: one page of the listing fills the records of its tasks."""
+    """F-6, F-7: Without a listing, a name loads one page of it."""
     assert cache.get(f"{ID}1").task.status == "success"
     assert api.calls == ["list"]
 
 
 def test_a_failure_is_never_cached(cache: TaskCache, api: FakeAPI, clock: Clock) -> None:
-    """README, Freshness: A transient failure is never cached."""
+    """F-15: A failure is never cached."""
     api.failure = Unavailable("no answer")
     for load in (cache.listing, lambda: cache.get(f"{ID}2"), lambda: cache.get(f"{ID}9")):
         with pytest.raises(Unavailable):
@@ -159,7 +158,7 @@ def test_a_failure_is_never_cached(cache: TaskCache, api: FakeAPI, clock: Clock)
 def test_while_the_api_fails_a_finished_task_keeps_its_last_record(
     cache: TaskCache, api: FakeAPI, clock: Clock
 ) -> None:
-    """README, Freshness: the rest of its record is as fresh as the listing."""
+    """O-12, F-5: While the API fails a finished task keeps its last record."""
     cache.listing()
     api.change(f"{ID}1", error_detail="new")
     clock.tick(9.5)
@@ -176,7 +175,7 @@ def test_while_the_api_fails_a_finished_task_keeps_its_last_record(
 def test_a_response_to_an_older_request_is_ignored(
     cache: TaskCache, api: FakeAPI, clock: Clock
 ) -> None:
-    """README, Control files: After a kill the next `status` shows its effect."""
+    """K-12: A response to a request from before the kill is ignored."""
     cache.listing()
     clock.tick(3)
 
@@ -192,7 +191,7 @@ def test_a_response_to_an_older_request_is_ignored(
 
 
 def test_a_finished_task_does_not_come_back(cache: TaskCache, api: FakeAPI, clock: Clock) -> None:
-    """README, Freshness: A terminal status is final."""
+    """F-4: A finished task does not become unfinished again."""
     cache.listing()
     api.change(f"{ID}1", status="started")
     clock.tick(10)
@@ -200,7 +199,7 @@ def test_a_finished_task_does_not_come_back(cache: TaskCache, api: FakeAPI, cloc
 
 
 def test_the_version_changes_when_groups_do(cache: TaskCache, api: FakeAPI, clock: Clock) -> None:
-    """README, The tree: views are as current as the listing."""
+    """N-10: The views' version changes when a group does."""
     versions = []
     for change in (
         {},
@@ -223,8 +222,7 @@ def test_the_version_changes_when_groups_do(cache: TaskCache, api: FakeAPI, cloc
 
 
 def test_observed_changes_are_dated(cache: TaskCache, api: FakeAPI, clock: Clock) -> None:
-    """README, Attributes: A text file's mtime is when its content last changed, as far as the
-    record tells or this mount saw."""
+    """A-9: A change that this mount saw has its time."""
     cache.listing()
     assert cache.get(f"{ID}2").status_seen_ns is None
     api.change(f"{ID}2", error_detail="x")
@@ -241,7 +239,7 @@ def test_observed_changes_are_dated(cache: TaskCache, api: FakeAPI, clock: Clock
 
 
 def test_forget(cache: TaskCache, api: FakeAPI, clock: Clock) -> None:
-    """README, The tree: refresh (write: forget what is cached)."""
+    """N-21: `forget` drops what is cached."""
     cache.listing()
     with pytest.raises(NotFound):
         cache.get(f"{ID}9")
@@ -254,7 +252,7 @@ def test_forget(cache: TaskCache, api: FakeAPI, clock: Clock) -> None:
 
 
 def test_a_task_filter(api: FakeAPI, clock: Clock) -> None:
-    """README, Commands: mount --project, --status (repeatable), --last."""
+    """C-6: `--project`, `--status` (repeatable) and `--last` say which tasks are listed."""
     for number, status in enumerate(("failed", "success", "failed", "started"), 1):
         api.add(task_of(f"{ID}{number}", status, project="p", create_ns=number))
     both = task_cache_of(api, clock=clock, task_filter=TaskFilter("p", ("failed", "success"), 2))
@@ -268,7 +266,7 @@ def test_a_task_filter(api: FakeAPI, clock: Clock) -> None:
 
 
 def test_many_callers_make_one_request() -> None:
-    """README, Freshness: N/500 requests, however many callers ask at once."""
+    """F-7: Many callers at once make one request."""
     api, arrived, go_on = FakeAPI(), threading.Semaphore(0), threading.Event()
     api.add(task_of(f"{ID}1"))
 
@@ -288,7 +286,7 @@ def test_many_callers_make_one_request() -> None:
 
 
 def test_the_request_of_an_interrupted_caller_goes_on() -> None:
-    """README, Control files: Ctrl+C ends any blocked operation within 1 s."""
+    """K-13: An interrupted caller leaves, and its request goes on."""
     api, go_on = FakeAPI(), threading.Event()
     api.add(task_of(f"{ID}1"))
 
@@ -310,7 +308,7 @@ def test_the_request_of_an_interrupted_caller_goes_on() -> None:
 
 
 def test_a_task_outside_the_filter_stays_found_by_its_name(api: FakeAPI, clock: Clock) -> None:
-    """README, Freshness: Only a real 404 is ENOENT: not that a listing leaves the task out."""
+    """F-6, F-14: A task outside the filter stays found by its name."""
     cache = task_cache_of(api, clock=clock, task_filter=TaskFilter(last=1))
     outside = f"{ID}1"
     assert cache.get_full(outside).task.status == "success"
@@ -324,7 +322,7 @@ def test_a_task_outside_the_filter_stays_found_by_its_name(api: FakeAPI, clock: 
 
 
 def test_many_unfinished_tasks_of_another_project_stay_found(api: FakeAPI, clock: Clock) -> None:
-    """README, Freshness: Only a real 404 is ENOENT."""
+    """F-14, F-6: Many unfinished tasks of another project stay found."""
     cache = task_cache_of(api, clock=clock, task_filter=TaskFilter(project="mine"))
     others = [f"{ID}{chr(97 + number)}" for number in range(20)]
     api.add(*(task_of(name, project="theirs") for name in others))
@@ -336,8 +334,7 @@ def test_many_unfinished_tasks_of_another_project_stay_found(api: FakeAPI, clock
 def test_tasks_of_an_earlier_mount_are_used_only_while_the_api_fails(
     api: FakeAPI, clock: Clock, tmp_path: Path
 ) -> None:
-    """README, Offline: finished tasks that this mount or an earlier one has seen keep working;
-    Freshness: what the API says counts, and what is asked for is the same."""
+    """O-12, O-15: What an earlier mount knew counts only while the API is away."""
     done = parse_task(
         b'{"task_id": "%s9", "status": "success", "is_terminated": true}' % ID.encode()
     )

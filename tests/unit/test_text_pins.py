@@ -33,8 +33,7 @@ def pins(clock: Clock) -> Pins:
 
 
 def test_an_open_serves_what_a_stat_told(pins: Pins, clock: Clock, source: Source) -> None:
-    """README, Attributes: an `open` within the attr timeout (1 s) serves the text whose size was
-    told."""
+    """T-10: An open within the attribute timeout serves the text that was reported."""
     assert pins.report("t/status", source).body == b"1"
     for _ in range(4):
         clock.tick(0.25)
@@ -46,7 +45,7 @@ def test_an_open_serves_what_a_stat_told(pins: Pins, clock: Clock, source: Sourc
 def test_the_fstat_behind_an_open_is_told_the_same(
     pins: Pins, clock: Clock, source: Source
 ) -> None:
-    """README, Attributes: rsync and tar, which read exactly that many bytes, never cut it."""
+    """T-10: The fstat after an open reports the same size."""
     assert pins.serve("t/status", source).body == b"1"
     clock.tick(0.5)
     assert pins.report("t/status", source).body == b"1"
@@ -54,7 +53,7 @@ def test_the_fstat_behind_an_open_is_told_the_same(
 
 
 def test_asking_on_does_not_keep_a_text_for_ever(pins: Pins, clock: Clock, source: Source) -> None:
-    """README, Freshness: the status of an unfinished task at most 2 s."""
+    """F-2: Repeated `stat`s do not keep an old text for ever."""
     source.age_s = 1.5
     told = []
     for _ in range(20):
@@ -67,7 +66,7 @@ def test_asking_on_does_not_keep_a_text_for_ever(pins: Pins, clock: Clock, sourc
 def test_what_is_told_is_at_most_as_old_as_it_may_be(
     pins: Pins, clock: Clock, source: Source
 ) -> None:
-    """README, Freshness: the status of an unfinished task at most 2 s, when it is asked for."""
+    """F-2: A reported text is at most as old as it may be."""
     source.age_s = 1.9
     text = pins.report("t/status", source)
     assert clock() - text.as_of_s == pytest.approx(1.9)
@@ -79,7 +78,7 @@ def test_what_is_told_is_at_most_as_old_as_it_may_be(
 def test_what_does_not_age_stays_while_it_is_asked_for(
     pins: Pins, clock: Clock, source: Source
 ) -> None:
-    """README, Attributes: A `stat` of a text file pins what it told."""
+    """T-10: A text that does not age stays pinned while it is asked for."""
     pins.report("t/status", source)
     clock.tick(1.0)
     assert pins.report("t/status", source).body == b"1"
@@ -88,7 +87,7 @@ def test_what_does_not_age_stays_while_it_is_asked_for(
 
 
 def test_a_kill_ends_the_pins_of_its_task_alone(pins: Pins, clock: Clock, source: Source) -> None:
-    """README, Attributes: Only a kill through this mount ends the pin early."""
+    """T-11: A kill ends the pins of its own task only."""
     for path in ("t/status", "t/info.json", "t2/status"):
         pins.report(path, source)
     pins.release("t/")
@@ -98,8 +97,7 @@ def test_a_kill_ends_the_pins_of_its_task_alone(pins: Pins, clock: Clock, source
 
 
 def test_releasing_what_expires_at_this_moment(source: Source) -> None:
-    """README, Control files: `write(2)` returns once the API accepted it: and does not fail over a
-    pin that has just run out."""
+    """T-11, K-2: Releasing a pin that expires at the same moment does not fail the kill."""
 
     class Running(Clock):
         def __call__(self) -> float:
@@ -113,7 +111,7 @@ def test_releasing_what_expires_at_this_moment(source: Source) -> None:
 
 
 def test_a_failure_pins_nothing(pins: Pins, source: Source) -> None:
-    """README, Freshness: A transient failure is never cached."""
+    """F-15: A failure pins nothing."""
 
     def fail() -> Text:
         raise OSError
@@ -124,7 +122,7 @@ def test_a_failure_pins_nothing(pins: Pins, source: Source) -> None:
 
 
 def test_the_pins_are_bounded(clock: Clock, source: Source) -> None:
-    """README, Limits: Memory stays under a stated bound whatever is read."""
+    """R-20: The pins are bounded."""
     pins = Pins(1.0, 2.0, clock)
     assert MAX_PINS == 100_000
     assert pins._texts.maxsize == MAX_PINS

@@ -48,7 +48,7 @@ def get(transport: Transport, url: str, **options: Any) -> bytes:
 def test_transient_statuses_are_tried_again(
     cloud: FakeCloud, transport: Transport, status: int
 ) -> None:
-    """README, Errors: no answer in time, after retries with backoff and jitter."""
+    """X-11: Transient statuses are tried again."""
     cloud.faults.add("status", status=status, times=2)
     assert b"version" in get(transport, f"{cloud.api_url}/version")
     assert len(cloud.requests) == 3
@@ -60,7 +60,8 @@ def test_transient_statuses_are_tried_again(
 def test_what_stays_is_told_when_the_time_is_up(
     cloud: FakeCloud, status: int, kind: type[TaskFSError]
 ) -> None:
-    """README, Errors: 5xx after retries: EIO; no answer in time: ETIMEDOUT."""
+    """X-3, X-4, X-15: What stays is reported when the time is up: 5xx as EIO, no answer as
+    ETIMEDOUT."""
     transport = transport_of(0.5)
     cloud.faults.add("status", status=status, times=None)
     began = time.monotonic()
@@ -72,8 +73,8 @@ def test_what_stays_is_told_when_the_time_is_up(
 
 
 def test_informational_answers_are_skipped(cloud: FakeCloud, transport: Transport) -> None:
-    """RFC 9110, 15.2: a client must be able to parse 1xx answers ahead of the final one; the
-    connection stays in step for the next request."""
+    """X-20: 1xx answers are skipped (RFC 9110, 15.2), and the connection stays in step for the next
+    request."""
     fault = cloud.faults.add("hints", times=3)
     for _ in range(4):
         assert b"version" in get(transport, f"{cloud.api_url}/version")
@@ -82,7 +83,7 @@ def test_informational_answers_are_skipped(cloud: FakeCloud, transport: Transpor
 
 @pytest.mark.parametrize("kind", ["reset", "stall"])
 def test_silence_and_resets_are_unavailable(cloud: FakeCloud, kind: str) -> None:
-    """README, Errors: no answer in time, after retries: ETIMEDOUT."""
+    """X-3, X-12: Silence and resets are ETIMEDOUT after retries."""
     transport = transport_of(0.6)
     cloud.faults.add(kind, times=None)
     began = time.monotonic()
@@ -93,7 +94,7 @@ def test_silence_and_resets_are_unavailable(cloud: FakeCloud, kind: str) -> None
 
 
 def test_nobody_listens() -> None:
-    """README, Errors: no answer in time: ETIMEDOUT; the reason is told, once."""
+    """X-3, X-12: A refused connection is ETIMEDOUT, with its reason once."""
     transport = transport_of(0.4)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -105,7 +106,7 @@ def test_nobody_listens() -> None:
 
 
 def test_retry_after_is_respected(cloud: FakeCloud) -> None:
-    """README, Errors: (`Retry-After` respected)."""
+    """X-16: `Retry-After` is respected."""
     transport = transport_of(10)
     cloud.faults.add("status", status=429, retry_after="0.7")
     began = time.monotonic()
@@ -131,7 +132,7 @@ def test_retry_after_in_both_forms() -> None:
 
 
 def test_a_body_that_stalls_or_is_cut_is_transient(cloud: FakeCloud) -> None:
-    """README, Errors: no answer in time: ETIMEDOUT."""
+    """X-12, X-13: A body that stalls or is cut is transient."""
     transport = transport_of(3)
     for kind in ("short", "reset"):
         cloud.faults.add(kind, after_bytes=5)
@@ -140,7 +141,7 @@ def test_a_body_that_stalls_or_is_cut_is_transient(cloud: FakeCloud) -> None:
 
 
 def test_bytes_that_arrive_extend_the_budget() -> None:
-    """README, Commands: `--timeout`: how long an operation may try, not how long a body takes."""
+    """X-15: Bytes that arrive extend the budget."""
     budget = Budget(1.0, time.monotonic() - 2)
     assert budget.remaining_s < 0
     budget.received = 10 << 20
@@ -166,7 +167,7 @@ def test_bytes_that_arrive_extend_the_budget() -> None:
 def test_foreign_exceptions_are_renamed(
     transport: Transport, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
-    """Style guide, Principles 4: Foreign exceptions are renamed where they enter."""
+    """X-3, X-4: Exceptions of the HTTP library become errors of ours."""
 
     def fail(*_: Any, **__: Any) -> None:
         raise failure
@@ -179,13 +180,13 @@ def test_foreign_exceptions_are_renamed(
 
 @pytest.mark.parametrize("url", ["nonsense", "ftp://host/", "http://", "http://[::1"])
 def test_an_url_that_is_none_is_a_bad_answer(transport: Transport, url: str) -> None:
-    """README, Errors: an answer that makes no sense: EIO."""
+    """X-4: A URL that is none is EIO."""
     with pytest.raises(BadAnswer):
         get(transport, url)
 
 
 def test_redirects_without_end_are_a_bad_answer(cloud: FakeCloud, transport: Transport) -> None:
-    """README, Errors: an answer that makes no sense: EIO."""
+    """X-4: Endless redirects are EIO."""
     cloud.faults.add("redirect", times=None)
     with pytest.raises(BadAnswer):
         get(transport, f"{cloud.api_url}/version")
@@ -199,15 +200,14 @@ def test_redirects_without_end_are_a_bad_answer(cloud: FakeCloud, transport: Tra
 def test_a_redirect_to_nowhere_is_a_bad_answer(
     cloud: FakeCloud, transport: Transport, to: str
 ) -> None:
-    """README, Errors: an answer that makes no sense: EIO."""
+    """X-4: A redirect to nowhere is EIO."""
     cloud.faults.add("redirect", to=to, times=None)
     with pytest.raises(BadAnswer):
         get(transport, f"{cloud.api_url}/version")
 
 
 def test_the_key_stays_with_its_origin(cloud: FakeCloud) -> None:
-    """remote-api.md: a storage URL is on another host and must never see that header, not even
-    after a redirect."""
+    """Y-3: The key goes to its own origin only, also after a redirect."""
     transport = transport_of(2, headers={KEY_HEADER: cloud.api_key})
     cloud.put_object("t/x", b"content")
     cloud.faults.add("redirect", side="api", to=cloud.signed_url("t/x"))
@@ -289,7 +289,7 @@ def test_proxies_are_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -
     ],
 )
 def test_refusals(status: int, kind: type[TaskFSError]) -> None:
-    """README, Errors: the errno table."""
+    """X-1, X-2, X-4: Each refusing status has the errno of the table."""
     error = error_for_status("GET it", status, "a detail")
     assert type(error) is kind
     assert str(error) == "GET it: a detail"
@@ -297,7 +297,7 @@ def test_refusals(status: int, kind: type[TaskFSError]) -> None:
 
 
 def test_retries_are_logged_and_counted(cloud: FakeCloud, caplog: pytest.LogCaptureFixture) -> None:
-    """README, The tree: .taskfs/stats.json counts what went out."""
+    """N-22: Retries are logged and counted."""
     caplog.set_level(logging.INFO, "taskfs")
     stats = Stats()
     transport = Transport(timeout_s=3, stats=stats, side="api")
@@ -315,7 +315,7 @@ def test_retries_are_logged_and_counted(cloud: FakeCloud, caplog: pytest.LogCapt
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\n"])
 def test_a_head_that_drips_is_broken_off(answer: bytes) -> None:
-    """README, Errors: no answer in time is ETIMEDOUT, also where a byte comes now and then."""
+    """X-3, X-12: An answer whose header drips is ETIMEDOUT."""
     over = threading.Event()
 
     def drip(peer: socket.socket) -> None:

@@ -33,13 +33,12 @@ def views(api: FakeAPI, clock: Clock) -> Views:
     ],
 )
 def test_names(value: str | None, name: str) -> None:
-    """README, The tree: In view names `/`, NUL, `.` and `..` are percent-encoded and null shows as
-    `none`."""
+    """N-9: `/`, NUL, `.` and `..` are percent-encoded and null shows as `none`."""
     assert view_name(value) == name
 
 
 def test_groups(views: Views) -> None:
-    """README, The tree: .by-status/<status>/<task-id>; every known status has its directory."""
+    """N-7, N-8: Tasks are grouped, and every known status has a directory."""
     assert set(views.groups(".by-status")) == {*KNOWN_STATUSES, "oddity"}
     assert list(views.groups(".by-status")["success"]) == ["t2"]
     assert {name: list(tasks) for name, tasks in views.groups(".by-project").items()} == {
@@ -50,7 +49,7 @@ def test_groups(views: Views) -> None:
 
 
 def test_groups_are_made_when_something_moved(views: Views, api: FakeAPI, clock: Clock) -> None:
-    """README, The tree: links, as current as the listing."""
+    """N-10: Groups are rebuilt when the listing changed."""
     before = views.groups(".by-project")
     clock.tick(10)
     assert views.groups(".by-project") is before
@@ -63,7 +62,7 @@ def test_groups_are_made_when_something_moved(views: Views, api: FakeAPI, clock:
 
 
 def test_links(views: Views) -> None:
-    """README, The tree: -> ../../<task-id>."""
+    """N-7: Links point to `../../<id>`."""
     view = ViewNode(".by-project", views, began_ns=3)
     assert [entry.name for entry in view.children()] == ["a%2Fb", "none"]
     group = view.lookup("a%2Fb")
@@ -82,12 +81,12 @@ def test_links(views: Views) -> None:
 def test_a_name_that_no_directory_can_have_is_left_out(
     views: Views, api: FakeAPI, clock: Clock
 ) -> None:
-    """README, Names: Longer than 255 bytes: left out."""
+    """N-12: A group whose name is longer than 255 bytes is left out."""
     api.add(task_of("t4", project="ä" * 128), task_of("t5", project="ä" * 127))
     assert "ä" * 127 in views.groups(".by-project")
     assert "ä" * 128 not in views.groups(".by-project")
 
 
 def test_the_views_are_these() -> None:
-    """README, The tree: .by-status, .by-project and .by-simulator."""
+    """N-7: The views are .by-status, .by-project and .by-simulator."""
     assert list(VIEWS) == [".by-status", ".by-project", ".by-simulator"]
