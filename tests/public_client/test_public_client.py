@@ -1,6 +1,6 @@
-"""The public client accepts what the embedded cloud answers: the real one, in its own environment.
+"""The public client works with the embedded cloud.
 
-The environment is made once, from PyPI, and kept under the user's cache directory.
+The client is installed once from PyPI into an environment in the user's cache directory.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.public_client
 
 @pytest.fixture(scope="session")
 def client_python() -> Path:
-    """Return the interpreter of an environment with the public client, made where it is missing."""
+    """Return the interpreter of an environment with the public client; create it if missing."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     home = cache / "taskfs-tests" / CLIENT.replace("==", "-")
     python, complete = home / "bin" / "python", home / ".complete"
@@ -77,7 +77,7 @@ def test_listing_status_outputs_download_and_kill(client_python: Path, tmp_path:
     assert {**seen["full"], **seen["partial"]} == seen["full"]
     assert len(seen["full"]) == 24 and seen["full"]["stdout.txt"] > 0
     assert "sim_dir/config.json" in seen["inputs"]
-    assert seen["metadata"] == {"asked": "by the public client"}
+    assert seen["metadata"] == {"origin": "public client"}
     assert (seen["kill"], seen["killed"], seen["kill_finished"]) == (True, "killed", False)
     assert (killed, leaked) == ([running], [])
 
