@@ -1,16 +1,25 @@
 """Which engine serves a mount, and the fallback from one to the next."""
 
 import logging
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from taskfs.config import Config
 from taskfs.fuse.engine import MountEngine, MountOptions, ProtocolRefused
+from taskfs.fuse.fusepy_engine import FusepyEngine
 from taskfs.fuse.kernel.engine import KernelEngine
 from taskfs.fuse.operations import TaskOperations
 from taskfs.fuse.signals import MountState
 
 log = logging.getLogger(__name__)
+
+AUTO: Final = "auto"
+_ENGINE_TYPES: Final[Mapping[str, Callable[[Path, MountOptions], MountEngine]]] = {
+    "kernel": KernelEngine,
+    "fusepy": FusepyEngine,
+}
 
 
 class Engines:
@@ -65,4 +74,7 @@ def choose_engines(config: Config, place: Path) -> Engines:
         allow_root=config.allow_root,
         attr_timeout_s=config.attr_timeout_s,
     )
-    return Engines([KernelEngine(place, options)])
+    names: Sequence[str] = [config.engine]
+    if config.engine == AUTO:
+        names = ["kernel", "fusepy"] if sys.platform == "linux" else ["fusepy"]
+    return Engines([_ENGINE_TYPES[name](place, options) for name in names])
