@@ -120,6 +120,7 @@ def open_core(
     opening: FirstListing | None = None,
     interrupted: Callable[[], bool] = never,
     mountpoint: str = "",
+    engine_name: Callable[[], str] = str,
     push_enabled: bool = False,
 ) -> Core:
     """Return the tree that *config* describes; nothing goes out, but for the *opening*'s client.
@@ -175,6 +176,7 @@ def open_core(
         offline=config.offline,
         began_ns=time.time_ns(),
         mountpoint=mountpoint,
+        engine_name=engine_name,
         demo_environment=_environment(config) if config.demo else None,
     )
     pools = (pool, index_pool, engine.pool, engine.decoding)

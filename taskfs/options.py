@@ -21,6 +21,7 @@ _WORDS: Final = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
     **dict.fromkeys(("0", "false", "no", "off"), False),
 }
+ENGINES: Final = ("auto", "kernel", "fusepy")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 
@@ -122,6 +123,14 @@ def parse_source(text: str) -> str:
     if not text or len(text.encode()) > 255 or re.search(r"[\x00-\x1f\x7f,\\]", text):
         raise ConfigError(f"{text!r} is not the name of a source: write letters and digits")
     return text
+
+
+def parse_engine(text: str) -> str:
+    """Return *text* as one of `ENGINES`."""
+    engine = text.strip().lower()
+    if engine not in ENGINES:
+        raise ConfigError(f"{text!r} is not an engine: write one of {', '.join(ENGINES)}")
+    return engine
 
 
 def parse_level(text: str) -> str:
@@ -243,6 +252,9 @@ OPTIONS: Final = (
     Option("fsname", parse_source, "What mount(8) and df(1) show as the source.", "NAME",
            "taskfs", commands=frozenset()),
     Option("noexec", parse_flag, "Let no file be run as a program.", commands=frozenset()),
+    Option("engine", parse_engine, "What serves the mount: kernel (fast, Linux only), fusepy "
+           "(through libfuse 2), or auto, which takes fusepy where kernel cannot work.",
+           "ENGINE", "auto", commands=MOUNT | {"demo"}),
     Option("cache_dir", parse_path, "Where blocks of archives are kept.", "DIR", _user_cache_dir,
            "~/.cache/taskfs", commands=CACHE),
     Option("cache_size", parse_size, "How much of the disk they may take; 0 keeps none.", "SIZE",

@@ -37,6 +37,10 @@ class Engines:
         """Whether the first engine pushes bytes before they are read."""
         return self.current.pushes_pages
 
+    def name(self) -> str:
+        """Return the name of the engine that serves."""
+        return self.current.name
+
     def interrupted(self) -> bool:
         """Whether the request that the calling thread serves was interrupted."""
         return self.current.interrupted()

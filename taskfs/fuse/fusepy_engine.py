@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from taskfs.errors import MountError
 from taskfs.fuse.engine import SUBTYPE, MountOptions

@@ -68,7 +68,8 @@ def _stat_layout() -> tuple[Struct, Callable[[tuple[int, ...]], tuple[int, ...]]
 
     fusepy has the layout of each system and machine in `c_stat`.
     """
-    format_, order, at, ino_mask = "=", [], 0, 0
+    order: list[int] = []
+    format_, at, ino_mask = "=", 0, 0
     fields = sorted((getattr(fuse.c_stat, name).offset, name) for name, _ in fuse.c_stat._fields_)
     for offset, name in fields:
         if name not in _FIELDS:
@@ -135,9 +136,7 @@ class FuseLoop(fuse.FUSE):  # type: ignore[misc]
         path_codec.register()
         if sys.platform == "linux":  # the table continues in another way in macFUSE
             fuse.fuse_operations = _Table
-        super().__init__(
-            operations, mountpoint, raw_fi=True, encoding=path_codec.NAME, **options
-        )
+        super().__init__(operations, mountpoint, raw_fi=True, encoding=path_codec.NAME, **options)
 
     def _wrapper(self, func: Callable[..., Any], *args: Any) -> int:
         """Call *func* and return its result or a negative errno: no exception leaves it."""

@@ -6,7 +6,7 @@ With `raw_fi`, fusepy passes libfuse's structure of an open file instead of its 
 import errno
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import fuse
 
@@ -93,9 +93,15 @@ class FusepyOperations(fuse.Operations):  # type: ignore[misc]
     def statfs(self, path: str) -> dict[str, int]:
         stat: StatFs = self._operations("statfs", path)
         return {
-            **{"f_bsize": stat.unit, "f_frsize": stat.unit, "f_namemax": stat.name_max},
-            **{"f_blocks": stat.blocks, "f_bfree": stat.free, "f_bavail": stat.free},
-            **{"f_files": stat.files, "f_ffree": stat.free_files, "f_favail": stat.free_files},
+            "f_bsize": stat.unit,
+            "f_frsize": stat.unit,
+            "f_namemax": stat.name_max,
+            "f_blocks": stat.blocks,
+            "f_bfree": stat.free,
+            "f_bavail": stat.free,
+            "f_files": stat.files,
+            "f_ffree": stat.free_files,
+            "f_favail": stat.free_files,
         }
 
     def listxattr(self, path: str) -> list[str]:
@@ -119,7 +125,7 @@ class FusepyOperations(fuse.Operations):  # type: ignore[misc]
 
 
 # Operations that only the path decides: refused, or accepted without an effect.
-_BY_PATH = frozenset(
-    "chmod chown create fallocate link mkdir mknod rename rmdir symlink truncate unlink utimens"
-    "".split()
+_BY_PATH: Final = frozenset(
+    {"chmod", "chown", "truncate", "utimens"}
+    | {"create", "fallocate", "link", "mkdir", "mknod", "rename", "rmdir", "symlink", "unlink"}
 )

@@ -5,7 +5,10 @@ would fail a whole listing. It takes the codec by name, and this one is never st
 """
 
 import codecs
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 NAME: Final = "taskfs_names"
 
@@ -29,9 +32,10 @@ def _find(name: str) -> codecs.CodecInfo | None:
     return codecs.CodecInfo(_encode, _decode, name=NAME) if name == NAME else None
 
 
-def _encode(text: str, errors: str = "strict") -> tuple[bytes, int]:
+def _encode(text: str, errors: str = "strict", /) -> tuple[bytes, int]:
     return encode_name(text), len(text)
 
 
-def _decode(raw: bytes, errors: str = "strict") -> tuple[str, int]:
-    return decode_name(bytes(raw)), len(raw)
+def _decode(raw: "ReadableBuffer", errors: str = "strict", /) -> tuple[str, int]:
+    data = bytes(raw)
+    return decode_name(data), len(data)

@@ -70,6 +70,7 @@ def serve(
         opening=listing,
         interrupted=engines.interrupted,
         mountpoint=str(place),
+        engine_name=engines.name,
         push_enabled=engines.pushes_pages,
     )
     _await_first_listing(core, config, listing)

@@ -49,7 +49,7 @@ THIRD_PARTY: Final[Mapping[str, frozenset[str]]] = {
         "click": ["cli"],
         "compression": ["archive.decoders"],  # the standard library's, from Python 3.14 on
         "fsspec": ["fsspec"],
-        "fuse": ["fuse.fusepy_engine"],
+        "fuse": ["fuse.fusepy_loop", "fuse.fusepy_operations"],
         "isal": ["archive.isal", "support.checksum"],
         "msgspec": ["archive.archive", "cli", "remote", "tasks", "tree.text_files"],
         "platformdirs": ["options", "support.logs"],
