@@ -7,7 +7,7 @@ file are all made from `OPTIONS`: a new setting is a new row and a field of `con
 import difflib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -125,20 +125,15 @@ def parse_source(text: str) -> str:
     return text
 
 
-def parse_engine(text: str) -> str:
-    """Return *text* as one of `ENGINES`."""
-    engine = text.strip().lower()
-    if engine not in ENGINES:
-        raise ConfigError(f"{text!r} is not an engine: write one of {', '.join(ENGINES)}")
-    return engine
+def one_of(words: Sequence[str], kind: str) -> Callable[[str], str]:
+    """Return a function that reads one of *words*; *kind* says what they are, with its article."""
 
+    def parse(text: str) -> str:
+        if (word := text.strip().lower()) in words:
+            return word
+        raise ConfigError(f"{text!r} is not {kind}: write one of {', '.join(words)}")
 
-def parse_level(text: str) -> str:
-    """Return *text* as one of `LOG_LEVELS`."""
-    level = text.strip().lower()
-    if level not in LOG_LEVELS:
-        raise ConfigError(f"{text!r} is not a log level: write one of {', '.join(LOG_LEVELS)}")
-    return level
+    return parse
 
 
 def user_dir(kind: str) -> Path | None:
@@ -252,9 +247,9 @@ OPTIONS: Final = (
     Option("fsname", parse_source, "What mount(8) and df(1) show as the source.", "NAME",
            "taskfs", commands=frozenset()),
     Option("noexec", parse_flag, "Let no file be run as a program.", commands=frozenset()),
-    Option("engine", parse_engine, "What serves the mount: kernel (fast, Linux only), fusepy "
-           "(through libfuse 2), or auto, which takes fusepy where kernel cannot work.",
-           "ENGINE", "auto", commands=MOUNT | {"demo"}),
+    Option("engine", one_of(ENGINES, "an engine"), "How to serve the mount: kernel (faster; "
+           "Linux), fusepy (needs libfuse 2), or auto: the first that works.", "ENGINE", "auto",
+           commands=frozenset({"mount", "demo", "doctor"})),
     Option("cache_dir", parse_path, "Where blocks of archives are kept.", "DIR", _user_cache_dir,
            "~/.cache/taskfs", commands=CACHE),
     Option("cache_size", parse_size, "How much of the disk they may take; 0 keeps none.", "SIZE",
@@ -278,7 +273,7 @@ OPTIONS: Final = (
     Option("log_file", parse_path, "Append the log to this file.", "FILE",
            default_shown="standard error; of a mount: ~/.local/state/taskfs/log/MOUNTPOINT.log",
            commands=LOGGED),
-    Option("log_level", parse_level, f"One of {', '.join(LOG_LEVELS)}.", "LEVEL", "warning",
+    Option("log_level", one_of(LOG_LEVELS, "a log level"), f"One of {', '.join(LOG_LEVELS)}.", "LEVEL", "warning",
            commands=LOGGED),
 )  # fmt: skip
 

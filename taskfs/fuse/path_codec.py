@@ -5,10 +5,7 @@ would fail a whole listing. It takes the codec by name, and this one is never st
 """
 
 import codecs
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
+from typing import Any, Final
 
 NAME: Final = "taskfs_names"
 
@@ -36,6 +33,6 @@ def _encode(text: str, errors: str = "strict", /) -> tuple[bytes, int]:
     return encode_name(text), len(text)
 
 
-def _decode(raw: "ReadableBuffer", errors: str = "strict", /) -> tuple[str, int]:
+def _decode(raw: Any, errors: str = "strict", /) -> tuple[str, int]:
     data = bytes(raw)
     return decode_name(data), len(data)
