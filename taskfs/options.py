@@ -273,8 +273,8 @@ OPTIONS: Final = (
     Option("log_file", parse_path, "Append the log to this file.", "FILE",
            default_shown="standard error; of a mount: ~/.local/state/taskfs/log/MOUNTPOINT.log",
            commands=LOGGED),
-    Option("log_level", one_of(LOG_LEVELS, "a log level"), f"One of {', '.join(LOG_LEVELS)}.", "LEVEL", "warning",
-           commands=LOGGED),
+    Option("log_level", one_of(LOG_LEVELS, "a log level"), f"One of {', '.join(LOG_LEVELS)}.",
+           "LEVEL", "warning", commands=LOGGED),
 )  # fmt: skip
 
 BY_NAME: Final = {option.name: option for option in OPTIONS}
