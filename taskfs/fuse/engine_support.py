@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import Final
 
 from taskfs.fuse.fusermount import MISSING, find_fusermount, why_not_set_uid
-from taskfs.fuse.libfuse import LIBFUSE_PACKAGES, find_libfuse
+from taskfs.fuse.libfuse import LIBFUSE_PACKAGES, libfuse_path
 
 # The oldest Linux whose version of the protocol the kernel engine speaks (protocol.OLDEST_MINOR).
 OLDEST_LINUX: Final = (4, 18)
@@ -33,7 +33,7 @@ def why_not_fusepy() -> str:
     """Return why the fusepy engine cannot be used, with the fix; empty if it can."""
     if find_spec("fuse") is None:
         return "fusepy is missing: pip install fusepy==3.0.1"
-    path = find_libfuse()
+    path = libfuse_path()
     if not path:
         return f"libfuse 2 is missing: {LIBFUSE_PACKAGES}"
     try:

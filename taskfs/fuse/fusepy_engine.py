@@ -17,7 +17,7 @@ from typing import Any
 
 from taskfs.errors import MountError
 from taskfs.fuse.engine import SUBTYPE, MountOptions
-from taskfs.fuse.libfuse import LIBFUSE_PACKAGES, VARIABLE, find_libfuse
+from taskfs.fuse.libfuse import LIBFUSE_PACKAGES, VARIABLE, libfuse_path
 from taskfs.fuse.operations import TaskOperations
 from taskfs.fuse.stderr_capture import explain_mount_errors
 
@@ -46,7 +46,7 @@ class FusepyEngine:
         on_live: Callable[[], None],
     ) -> None:
         with explain_mount_errors(str(self._mountpoint)) as capture:
-            path = find_libfuse()
+            path = libfuse_path()
             if not path:
                 raise MountError(f"libfuse 2 is missing: {LIBFUSE_PACKAGES}")
             os.environ[VARIABLE] = path
