@@ -180,3 +180,14 @@ def test_a_module_has_a_docstring_and_at_most_350_lines(name: str) -> None:
     text = MODULES[name].read_text()
     assert ast.get_docstring(ast.parse(text))
     assert text.count("\n") <= 350
+
+
+def test_scripts_and_tests_import_nothing_of_each_other() -> None:
+    """docs/contributing.md: `scripts/` holds short entry points; their programs are in `tests/`."""
+    for folder, other in (("scripts", "tests"), ("tests", "scripts")):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ImportFrom):
+                    assert (node.module or "").partition(".")[0] != other, path
+                elif isinstance(node, ast.Import):
+                    assert other not in {a.name.partition(".")[0] for a in node.names}, path
