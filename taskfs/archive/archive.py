@@ -21,7 +21,7 @@ from taskfs.archive.member_reader import (
 )
 from taskfs.archive.prefetch import SPAN, Prefetcher
 from taskfs.cache.block_reader import BlockReader
-from taskfs.cache.disk_cache import cache_key
+from taskfs.cache.disk_cache import INDEX, cache_key
 from taskfs.cache.memory_cache import BLOCK, next_owner
 from taskfs.cache.readahead import ReadAheadReader
 from taskfs.errors import CorruptData, TaskFSError, Unsupported
@@ -119,7 +119,7 @@ def _open_archive(
 
 
 def _recall_index(key: str, engine: Engine) -> _StoredIndex | None:
-    kept = engine.disk.get_index(key) if key and engine.disk is not None else None
+    kept = engine.disk.read_blob(INDEX, key) if key and engine.disk is not None else None
     if kept is None:
         return None
     try:
@@ -134,7 +134,7 @@ def _keep_index(
 ) -> None:
     # Without an ETag nothing would tell an archive that was replaced while nobody looked.
     if key and engine.disk is not None and version.etag:
-        engine.disk.put_index(key, msgspec.json.encode((version, end)), directory)
+        engine.disk.write_blob(INDEX, key, msgspec.json.encode((version, end)), directory)
 
 
 class Archive:
