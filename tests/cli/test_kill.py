@@ -35,31 +35,23 @@ def test_anything_else_and_the_end_of_input_kill_nothing(
     assert cloud.killed == []
 
 
-def test_yes_typed_on_a_terminal(taskfs: Command, cloud: FakeCloud) -> None:
+@pytest.mark.parametrize(
+    ("typed", "status", "is_killed"),
+    [
+        pytest.param("y\n", 0, True, id="yes"),
+        pytest.param("\x04", 1, False, id="end of input"),
+        pytest.param("\x03", 130, False, id="Ctrl+C"),
+    ],
+)
+def test_an_answer_typed_on_a_terminal(
+    taskfs: Command, cloud: FakeCloud, typed: str, status: int, is_killed: bool
+) -> None:
     task = cloud.add_task(status="submitted")
     with taskfs.terminal("kill", task) as terminal:
         terminal.read_until(PROMPT)
-        terminal.type("y\n")
-        assert terminal.end() == 0
-    assert cloud.killed == [task]
-
-
-def test_end_of_input_typed_on_a_terminal(taskfs: Command, cloud: FakeCloud) -> None:
-    task = cloud.add_task(status="submitted")
-    with taskfs.terminal("kill", task) as terminal:
-        terminal.read_until(PROMPT)
-        terminal.type("\x04")
-        assert terminal.end() == 1
-    assert cloud.killed == []
-
-
-def test_ctrl_c_at_the_prompt(taskfs: Command, cloud: FakeCloud) -> None:
-    task = cloud.add_task(status="submitted")
-    with taskfs.terminal("kill", task) as terminal:
-        terminal.read_until(PROMPT)
-        terminal.type("\x03")
-        assert terminal.end() == 130
-    assert cloud.killed == []
+        terminal.type(typed)
+        assert terminal.end() == status
+    assert cloud.killed == ([task] if is_killed else [])
     assert "Traceback" not in terminal.text
 
 

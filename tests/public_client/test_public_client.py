@@ -38,27 +38,38 @@ def client_python() -> Path:
     return python
 
 
+def run(command: list[str], cloud: EmbeddedCloud, directory: Path, **variables: str) -> str:
+    """Run a command of the public client against *cloud*; return its output."""
+    home = directory / "home"  # the client writes there
+    home.mkdir(exist_ok=True)
+    environment = {
+        "PATH": os.environ.get("PATH", ""),
+        "HOME": str(home),
+        "INDUCTIVA_API_URL": cloud.api_url,
+        "INDUCTIVA_API_KEY": cloud.api_key,
+        "NO_PROXY": "127.0.0.1",
+    }
+    done = subprocess.run(
+        command,
+        env=environment | variables,
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 def test_listing_status_outputs_download_and_kill(client_python: Path, tmp_path: Path) -> None:
     with EmbeddedCloud() as cloud:
         (running,) = (i for i, s in cloud.statuses().items() if s == "computation-started")
-        environment = {
-            "PATH": os.environ.get("PATH", ""),
-            "HOME": str(tmp_path / "home"),  # the client writes there
-            "INDUCTIVA_API_URL": cloud.api_url,
-            "INDUCTIVA_API_KEY": cloud.api_key,
-            "NO_PROXY": "127.0.0.1",
-        }
-        (tmp_path / "home").mkdir()
-        run = subprocess.run(
+        lines = run(
             [str(client_python), str(SESSION), FINISHED, running, str(tmp_path / "outputs")],
-            env=environment,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=300,
+            cloud,
+            tmp_path,
         )
-        assert run.returncode == 0, run.stdout + run.stderr
-        seen = json.loads(run.stdout.splitlines()[-1])
+        seen = json.loads(lines.splitlines()[-1])
         statuses = cloud.statuses()
         killed, leaked = cloud.killed, cloud.store.leaked_keys
 
@@ -88,26 +99,10 @@ def test_files_of_a_running_task(client_python: Path, tmp_path: Path) -> None:
     client = client_python.with_name("inductiva")
     with EmbeddedCloud() as cloud:
         (running,) = (i for i, s in cloud.statuses().items() if s == "computation-started")
-        environment = {
-            "PATH": os.environ.get("PATH", ""),
-            "HOME": str(tmp_path),
-            "INDUCTIVA_API_URL": cloud.api_url,
-            "INDUCTIVA_API_KEY": cloud.api_key,
-            "INDUCTIVA_TURN_SERVER_URL": "127.0.0.1:9",
-            "NO_PROXY": "127.0.0.1",
-        }
 
         def output(*arguments: str) -> str:
-            run = subprocess.run(
-                [str(client), "tasks", *arguments],
-                env=environment,
-                cwd=tmp_path,
-                capture_output=True,
-                text=True,
-                timeout=120,
-            )
-            assert run.returncode == 0, run.stdout + run.stderr
-            return run.stdout
+            no_turn_server = {"INDUCTIVA_TURN_SERVER_URL": "127.0.0.1:9"}
+            return run([str(client), "tasks", *arguments], cloud, tmp_path, **no_turn_server)
 
         listed = output("list-files", running)
         console = output("tail", running, "stdout.txt", "-l", "2")
