@@ -1,8 +1,6 @@
 """`taskfs mount` and `demo` without a mount: served output and errors."""
 
 import signal
-import subprocess
-import sys
 import urllib.request
 
 import pytest
@@ -55,13 +53,7 @@ def test_without_the_extra_it_says_how_to_install_it(bare: Command, arguments: l
         "import sys; sys.modules['aiohttp'] = None; from taskfs.cli.main import main; "
         f"sys.exit(main({arguments!r}))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=bare.environment,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    done = bare.python(program)
     assert done.returncode == 1
     assert done.stderr.startswith("taskfs: taskfs demo needs the extra `demo`: ")
     assert install_hint("demo") in done.stderr and done.stderr.count("\n") == 1

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
@@ -39,9 +38,7 @@ def test_help_imports_nothing_heavy(bare: Command, heavy: str) -> None:
         "import sys; from taskfs.cli.main import main; main(['mount', '--help']); "
         f"sys.exit({heavy!r} in sys.modules)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=bare.environment, capture_output=True, timeout=30
-    )
+    done = bare.python(program)
     assert done.returncode == 0, done.stderr
 
 
