@@ -19,7 +19,8 @@ from taskfs.config import Config, load_config
 from taskfs.errors import TaskFSError
 from taskfs.fuse.mount_table import our_mounts
 from taskfs.model import KNOWN_STATUSES
-from taskfs.options import BY_NAME, ENGINES, LOG_LEVELS, Option, parse_path
+from taskfs.options import BY_NAME, ENGINES, LOG_LEVELS, Option
+from taskfs.support.parsing import parse_path
 
 if TYPE_CHECKING:
     from taskfs.remote.api_client import TaskClient

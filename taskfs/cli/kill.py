@@ -14,7 +14,7 @@ from taskfs.cli.output import describe_error, print_error
 from taskfs.cli.task_ids import parse_task_id
 from taskfs.errors import AlreadyTerminated, BadAnswer, NotFound, TaskFSError, Unavailable
 from taskfs.model import TaskStatus
-from taskfs.options import parse_positive_duration
+from taskfs.support.parsing import parse_positive_duration
 
 if TYPE_CHECKING:
     from taskfs.remote.api_client import TaskClient

@@ -3,7 +3,7 @@
 from typing import Final
 
 from taskfs.errors import ConfigError
-from taskfs.options import parse_text
+from taskfs.support.parsing import parse_text
 
 # Characters: an id is the name of a directory, and Linux limits names to 255 bytes.
 MAX_ID_LENGTH: Final = 255

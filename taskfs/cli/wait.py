@@ -23,8 +23,8 @@ from taskfs.errors import (
     WaitTimeout,
 )
 from taskfs.model import Task, TaskStatus
-from taskfs.options import parse_positive_duration
 from taskfs.support.formatting import format_count, format_elapsed
+from taskfs.support.parsing import parse_positive_duration
 
 if TYPE_CHECKING:
     from taskfs.remote.api_client import TaskClient

@@ -67,7 +67,7 @@ def serve(
     engines = choose_engines(config, place)
     core = open_core(
         config,
-        opening=listing,
+        first_listing=listing,
         interrupted=engines.interrupted,
         mountpoint=str(place),
         engine_name=engines.name,

@@ -8,14 +8,8 @@ import pytest
 from taskfs.api_key import Secret, find_api_key
 from taskfs.config import Config, load_config
 from taskfs.errors import ConfigError
-from taskfs.options import (
-    OPTIONS,
-    parse_duration,
-    parse_mount_options,
-    parse_size,
-    parse_umask,
-    split_mount_options,
-)
+from taskfs.options import OPTIONS, parse_mount_options, split_mount_options
+from taskfs.support.parsing import parse_duration, parse_size, parse_umask
 
 KEY = "abc-DEF_1.2"
 
