@@ -50,17 +50,26 @@ def _user_cache_dir() -> str:
     return str(path)
 
 
+# The commands that read the tree without a mount.
+READERS: Final = frozenset({"ls", "cat", "head", "tail", "du", "cp"})
 FSSPEC: Final = "fsspec"  # not a command: the storage options of the fsspec file system
-COMMANDS: Final = frozenset(
-    {"mount", "list", "watch", "info", "kill", "wait", "download", "doctor"}
-)
+COMMANDS: Final = READERS | {
+    "mount",
+    "list",
+    "watch",
+    "info",
+    "kill",
+    "wait",
+    "download",
+    "doctor",
+}
 EVERY: Final = COMMANDS | {FSSPEC}
 SCOPED: Final = frozenset({"mount", "list", "watch", FSSPEC})
 LOGGED: Final = COMMANDS | {"demo"}
 MOUNT: Final = frozenset({"mount"})
 TREE: Final = frozenset({"mount", FSSPEC})
 # Without `download`, which does not use the cache; `list` and `info` read it with --offline.
-CACHE: Final = frozenset({"mount", "doctor", "list", "info", FSSPEC})
+CACHE: Final = READERS | {"mount", "doctor", "list", "info", FSSPEC}
 
 
 class Option(NamedTuple):
@@ -137,7 +146,7 @@ OPTIONS: Final = (
            commands=TREE),
     Option("offline", parse_flag, "Send no requests: only the finished tasks, and the bytes "
            "of their files, that are in the cache; needs no key.",
-           commands=frozenset({"mount", "list", "info", FSSPEC})),
+           commands=READERS | {"mount", "list", "info", FSSPEC}),
     Option("read_only", parse_flag, "Refuse kills and metadata changes as well."),
     Option("allow_other", parse_flag, "Let every user of this machine read your tasks and all "
            "their files, inputs and outputs, while it is mounted; they cannot kill. Needs "

@@ -11,6 +11,7 @@ from tests.cli.conftest import COMMAND, Command
 from tests.fake_api import FakeCloud
 
 COMMANDS = (
+    *("ls", "cat", "head", "tail", "du", "cp"),
     *("mount", "umount", "list", "watch", "info", "kill", "wait", "download", "doctor", "demo"),
     *("systemd-unit", "install-helper", "mime-types", "completion", "manpage"),
 )
@@ -63,10 +64,10 @@ def test_version(bare: Command) -> None:
     [
         (("frobnicate",), "No such command 'frobnicate'"),
         (("list", "--frobnicate"), "--frobnicate"),
-        (("lsit",), "No such command 'lsit': did you mean list?"),
+        (("lsit",), "No such command 'lsit': did you mean list or ls?"),
         (("Mount", "/x"), "did you mean mount"),
         (("unmount", "/x"), "did you mean umount?"),
-        (("ls",), "did you mean list?"),
+        (("ps",), "did you mean list?"),
         (("stop", "x"), "did you mean kill?"),
         (("--versoin",), "No such option '--versoin': did you mean --version?"),
         (("-v", "list"), "'-v': the options of a command follow its name"),
