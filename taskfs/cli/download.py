@@ -109,7 +109,7 @@ class _Planner:
     def __init__(
         self, client: "TaskClient", inputs: bool, filenames: Sequence[str], keep_archive: bool
     ) -> None:
-        from taskfs.download.archives import ArchiveOpener
+        from taskfs.download.archive_opener import ArchiveOpener
         from taskfs.tasks.archive_kind import ArchiveKind
 
         self._client = client

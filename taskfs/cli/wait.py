@@ -177,7 +177,7 @@ class _Wait:
         Raises:
             ArchiveLate: the archive did not appear in time.
         """
-        from taskfs.download.archives import ArchiveOpener
+        from taskfs.download.archive_opener import ArchiveOpener
         from taskfs.tasks.archive_kind import ARCHIVE_GRACE_S, ArchiveKind
 
         opener = ArchiveOpener(self._client)
