@@ -1,4 +1,4 @@
-"""`taskfs.config` and `taskfs.options`: every source, their order, and what errors say."""
+"""`config`, `sources`, `api_key` and `options`: values, precedence and error texts."""
 
 import os
 from pathlib import Path
@@ -16,7 +16,7 @@ KEY = "abc-DEF_1.2"
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home of its own and no settings; the key of the service's client lies in it."""
+    """A home with the key file of the service's client, and no settings."""
     for name in list(os.environ):
         if name.startswith(("TASKFS_", "INDUCTIVA_", "XDG_")):
             monkeypatch.delenv(name)
@@ -226,30 +226,40 @@ def test_the_output_directory_of_the_service_may_be_empty(
 
 class TestKey:
     def test_order(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        places = [str(load_config().api_key)]
+        keys = [str(load_config().api_key)]
         monkeypatch.setenv("INDUCTIVA_API_KEY", "service")
-        places.append(load_config().api_key)
+        keys.append(load_config().api_key)
         write_config(home, 'api_key_file = "key"')
         (home / ".config" / "taskfs" / "key").write_text("file")
-        places.append(load_config().api_key)
+        keys.append(load_config().api_key)
         (home / "variable").write_text("variable")
         monkeypatch.setenv("TASKFS_API_KEY_FILE", str(home / "variable"))
-        places.append(load_config().api_key)
+        keys.append(load_config().api_key)
         monkeypatch.setenv("TASKFS_API_KEY", "  direct\n")
-        places.append(load_config().api_key)
+        keys.append(load_config().api_key)
         (home / "option").write_text("option")
-        places.append(load_config(mount_options={"api_key_file": str(home / "option")}).api_key)
+        keys.append(load_config(mount_options={"api_key_file": str(home / "option")}).api_key)
         (home / "flag").write_text("\nflag\n")
-        places.append(load_config({"api_key_file": str(home / "flag")}).api_key)
+        keys.append(load_config({"api_key_file": str(home / "flag")}).api_key)
 
-        assert places == [KEY, "service", "file", "variable", "direct", "option", "flag"]
+        assert keys == [KEY, "service", "file", "variable", "direct", "option", "flag"]
 
-    def test_where_it_was_found(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_storage_options_win_over_the_environment(
+        self, home: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("TASKFS_API_KEY", "direct")
+        (home / "named").write_text("named")
+        options = {"api_key_file": str(home / "named")}
+        assert load_config(storage_options=options).api_key == "named"
+        assert load_config(storage_options={**options, "api_key": "given"}).api_key == "given"
+        assert load_config(storage_options={"api_key": ""}).api_key == "direct"
+
+    def test_its_location(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert find_api_key().location == str(home / ".inductiva" / "api_key")
         monkeypatch.setenv("INDUCTIVA_API_KEY", "service")
         assert find_api_key().location == "INDUCTIVA_API_KEY"
 
-    def test_missing_says_where_it_looked_and_what_to_do(self, home: Path) -> None:
+    def test_the_error_names_all_locations_and_the_fix(self, home: Path) -> None:
         (home / ".inductiva" / "api_key").unlink()
         with pytest.raises(ConfigError) as caught:
             load_config()
@@ -258,7 +268,7 @@ class TestKey:
         assert "--api-key-file" in str(caught.value)
 
     @pytest.mark.parametrize("text", ["", "two words", "käse", "key\nkey", "\0"])
-    def test_what_is_no_key_is_not_printed(self, home: Path, text: str) -> None:
+    def test_an_invalid_key_is_not_printed(self, home: Path, text: str) -> None:
         (home / ".inductiva" / "api_key").write_text(text)
         with pytest.raises(ConfigError) as caught:
             load_config()
@@ -274,7 +284,7 @@ class TestKey:
         assert load_config({"demo": True}).api_key == ""
         assert load_config(need_key=False).api_key == ""
 
-    def test_no_representation_tells_it(self) -> None:
+    def test_repr_hides_it(self) -> None:
         config = load_config()
         assert KEY not in repr(config)
         assert KEY not in repr(config.api_key)
@@ -282,7 +292,7 @@ class TestKey:
 
 
 class TestHome:
-    def test_without_home_the_password_database_tells(
+    def test_without_home_the_password_database_is_used(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """mount(8) removes HOME."""
@@ -292,10 +302,10 @@ class TestHome:
         config = load_config(need_key=False)
         assert config.cache_dir == Path(pwd.getpwuid(os.getuid()).pw_dir, ".cache", "taskfs")
 
-    def test_without_any_home_what_needs_one_says_so(
+    def test_without_a_home_directory_the_error_names_the_fix(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        """A container may run as a user that nobody knows."""
+        """A container may run as a user that the password database does not have."""
         import pwd
 
         def unknown(uid: int) -> None:
@@ -367,18 +377,18 @@ class TestMountOptions:
         assert (config.uid, config.gid, config.umask) == (7, 8, 0o22)
         assert config.attr_timeout_s == 3
 
-    def test_what_others_read_is_ignored(self) -> None:
+    def test_options_of_other_programs_are_ignored(self) -> None:
         foreign = (
             "defaults,_netdev,nofail,dev,suid,nodev,nosuid,auto,noauto,user,users,"
             "x-systemd.automount,x-systemd.idle-timeout=1min,x-gvfs-show,comment=mine,noatime,,"
         )
         assert parse_mount_options(foreign) == {}
 
-    def test_the_last_word_counts(self) -> None:
+    def test_the_last_word_wins(self) -> None:
         assert parse_mount_options("ro,rw") == {"read_only": "false"}
         assert parse_mount_options("user,noexec,exec") == {"noexec": "false"}
 
-    def test_sloppy_leaves_out_what_it_does_not_know(self) -> None:
+    def test_sloppy_ignores_unknown_options(self) -> None:
         """mount(8): -s tolerates sloppy mount options rather than failing."""
         assert parse_mount_options("frobnicate,ro,x=1", sloppy=True) == {"read_only": "true"}
         with pytest.raises(ConfigError, match="api_key_file"):

@@ -1,4 +1,4 @@
-"""The text that says how to add an extra works for the installation that shows it."""
+"""`install_hint`: the command fits the running installation."""
 
 import sys
 from importlib import import_module
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An environment of its own, without any mark of its maker."""
+    """An environment without a mark of the tool that made it."""
     prefix = tmp_path / "taskfs"
     prefix.mkdir()
     monkeypatch.setattr(sys, "prefix", str(prefix))
@@ -38,7 +38,7 @@ def test_a_virtual_environment_is_extended_with_its_own_python(
 def test_an_environment_without_pip_is_extended_with_uv(
     prefix: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """uv makes environments that have no pip of their own."""
+    """Environments of uv have no pip."""
     monkeypatch.setattr(sys, "executable", "/a/bin/python")
     monkeypatch.setitem(sys.modules, "pip", None)
     monkeypatch.setattr("taskfs.support.installation.find_spec", lambda name: None)
@@ -62,8 +62,8 @@ def test_the_requirements_are_those_of_the_project() -> None:
     assert EXTRAS.keys() - {"socks"} <= project["optional-dependencies"].keys()
 
 
-def test_no_text_names_a_package_that_no_index_has() -> None:
-    """taskfs is on no package index: `pip install taskfs` would fail, or fetch a stranger's."""
+def test_no_command_installs_taskfs_from_an_index() -> None:
+    """taskfs is on no package index, so `pip install taskfs` would fail or install something else."""
     for path in [*(ROOT / "taskfs").rglob("*.py"), *(ROOT / "scripts").iterdir()]:
         if path.is_file():
             text = path.read_text(errors="replace")

@@ -1,4 +1,4 @@
-"""A task's JSON record: read leniently, field by field."""
+"""`parse_task`: a task's JSON record is parsed leniently, field by field."""
 
 import json
 from typing import Any
@@ -8,7 +8,6 @@ import pytest
 from taskfs.errors import BadAnswer
 from taskfs.model import Task
 from taskfs.remote.task_json import is_directory_name, parse_task
-from taskfs.support.formatting import format_elapsed, format_size
 
 WHOLE: dict[str, Any] = {
     "task_id": "i4ir3kvv62odsfrhko4y8w2an",
@@ -63,7 +62,7 @@ def test_a_whole_record() -> None:
 
 
 @pytest.mark.parametrize("value", [None, 7, [], {}, True, [{}]])
-def test_a_field_of_the_wrong_type_is_a_missing_one(value: Any) -> None:
+def test_a_field_of_the_wrong_type_counts_as_missing(value: Any) -> None:
     """remote-api.md, Tasks: each may be null; README, Errors: one bad field breaks nothing."""
     task = parse(**{name: value for name in WHOLE if name not in ("task_id", "is_terminated")})
     assert task.status == task.machine_type == task.error_detail == task.executer_error == ""
@@ -77,14 +76,14 @@ def test_a_field_of_the_wrong_type_is_a_missing_one(value: Any) -> None:
 @pytest.mark.parametrize(
     "time", ["", "soon", "2025-13-01T00:00:00Z", "2025-06-11", "99999-01-01T00:00:00Z"]
 )
-def test_times_that_are_none(time: str) -> None:
+def test_unusable_times(time: str) -> None:
     """remote-api.md, Tasks: ISO 8601 with offset, or null."""
     assert parse(end_time=time).end_ns is None
     assert parse(end_time=time).last_change_ns == parse().start_ns
 
 
 @pytest.mark.parametrize("number", [-1, 1e300, True, "7", None])
-def test_numbers_that_are_none(number: Any) -> None:
+def test_unusable_numbers(number: Any) -> None:
     """README, The tree: computation_time: empty where there is no usable one."""
     assert parse(metrics={"computation_seconds": number}).computation_seconds is None
 
@@ -103,14 +102,14 @@ def test_a_record_without_a_usable_id_is_refused(record: bytes) -> None:
         parse_task(record)
 
 
-def test_what_only_its_blanks_tell_apart_is_the_same() -> None:
+def test_whitespace_does_not_change_a_task() -> None:
     """README, Attributes: Nothing else moves an mtime: not how a record was spaced."""
     loose = json.dumps(WHOLE, indent=3).encode()
     tight = json.dumps(WHOLE, separators=(",", ":")).encode()
     assert parse_task(loose) == parse_task(tight) == parse()
 
 
-def test_the_record_keeps_what_nobody_here_knows() -> None:
+def test_the_record_keeps_unknown_fields() -> None:
     """README, The tree: info.json: the task's record as a listing gives it."""
     record = b'{"task_id":"t","new":1.50,"huge":123456789012345678901234567890,"e":"\\u00e9 x"}'
     assert parse_task(record).record == record
@@ -131,25 +130,7 @@ def test_directory_names() -> None:
     assert not any(map(is_directory_name, ("", ".", "..", ".a", "a/b", "a\0", "ä" * 128)))
 
 
-@pytest.mark.parametrize(
-    ("seconds", "shown"),
-    [(None, ""), (0, "00:00:00"), (59.9, "00:00:59"), (192, "00:03:12"), (362_439, "100:40:39")],
-)
-def test_elapsed_times(seconds: float | None, shown: str) -> None:
-    """remote-api.md: Written `HH:MM:SS`; more than 99 hours keeps counting hours."""
-    assert format_elapsed(seconds) == shown
-
-
-@pytest.mark.parametrize(
-    ("count", "shown"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1.00 KB"), (3120, "3.12 KB"), (262_000, "262.00 KB")],
-)
-def test_sizes(count: int, shown: str) -> None:
-    """README, The tree: (1 KB = 1000 bytes)."""
-    assert format_size(count) == shown
-
-
-def test_the_computation_counts_while_it_runs() -> None:
+def test_the_computation_time_of_a_running_task() -> None:
     """README, The tree: computation_time counts while the task runs; empty before."""
     running = parse(metrics=None, is_terminated=False, end_time=None, computation_end_time=None)
     assert running.computation_start_ns is not None

@@ -1,4 +1,4 @@
-"""`TaskClient`: the calls on the task API, against the embedded cloud."""
+"""`TaskClient`: the calls of the task API, against the embedded cloud."""
 
 import logging
 from collections.abc import Iterator
@@ -28,12 +28,12 @@ def client(cloud: FakeCloud) -> Iterator[TaskClient]:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kill requests 1 s apart would take the tests' time, and show nothing more."""
+    """Shorten the pauses between kill requests, which prove nothing."""
     monkeypatch.setattr("taskfs.remote.api_client.KILL_PAUSE_S", 0.02)
 
 
 def kills(cloud: FakeCloud) -> list[str]:
-    """Return what was asked about a kill, in order: `status` and `kill`."""
+    """Return the requests of a kill in order: `status` or `kill`."""
     words = [r.path.rpartition("/")[2] for r in cloud.requests]
     return [word for word in words if word in ("status", "kill")]
 
@@ -76,7 +76,7 @@ def test_filters(cloud: FakeCloud, client: TaskClient) -> None:
     assert [t.id for t in client.list_tasks(active=True, project="p")] == [started]
 
 
-def test_a_listing_that_grows_between_its_pages_is_read_again(
+def test_a_listing_that_changes_between_its_pages_is_read_again(
     cloud: FakeCloud, client: TaskClient
 ) -> None:
     """README, The tree: one directory per task: none is lost at a page's edge."""
@@ -113,7 +113,7 @@ def test_bad_records_are_left_out_and_logged_once(
         (b"-Infinity", ""),
     ],
 )
-def test_one_odd_text_does_not_cost_the_listing(
+def test_an_invalid_text_does_not_fail_the_listing(
     cloud: FakeCloud, client: TaskClient, content: bytes, shown: str
 ) -> None:
     """README, Errors: one bad record does not break the others: nor does half a character."""
@@ -122,7 +122,7 @@ def test_one_odd_text_does_not_cost_the_listing(
     assert [(t.id, t.error_detail) for t in client.list_tasks()] == [("a", shown), ("b", "")]
 
 
-def test_an_answer_nested_without_end_is_a_bad_answer(cloud: FakeCloud, client: TaskClient) -> None:
+def test_a_deeply_nested_response_is_a_bad_answer(cloud: FakeCloud, client: TaskClient) -> None:
     """README, Errors: an answer that makes no sense: EIO."""
     deep = b'{"total_size":1,"tasks":[{"task_id":"a","x":%s}]}' % (b"[" * 99_999 + b"]" * 99_999)
     cloud.faults.add("body", content=deep, times=None)
@@ -144,7 +144,7 @@ def test_one_task(cloud: FakeCloud, client: TaskClient) -> None:
 
 
 def test_a_name_cannot_escape_its_path(cloud: FakeCloud, client: TaskClient) -> None:
-    """A task's name is quoted: it names nothing else of the API."""
+    """A task's id is quoted, so it cannot name another path of the API."""
     for name in ("../version", "a/b", "x?y=z", "%2e%2e", "a#b"):
         with pytest.raises(NotFound):
             client.get_task(name)
@@ -173,7 +173,7 @@ def test_a_kill_is_sent_once(cloud: FakeCloud, client: TaskClient) -> None:
     assert cloud.killed == [task]
 
 
-def test_a_kill_that_is_refused(cloud: FakeCloud, client: TaskClient) -> None:
+def test_a_refused_kill(cloud: FakeCloud, client: TaskClient) -> None:
     """README, Control files: ENOENT, ESRCH, EACCES; any other 4xx: the status is read."""
     with pytest.raises(NotFound):
         client.kill_task("0" * 25)
@@ -194,7 +194,9 @@ def test_a_kill_that_is_refused(cloud: FakeCloud, client: TaskClient) -> None:
 
 @pytest.mark.parametrize("kind", ["reset", "status", "html", "short"])
 @pytest.mark.parametrize("acted", [True, False])
-def test_a_lost_answer(cloud: FakeCloud, client: TaskClient, kind: str, acted: bool) -> None:
+def test_after_a_lost_response_the_status_is_read(
+    cloud: FakeCloud, client: TaskClient, kind: str, acted: bool
+) -> None:
     """README, Control files: If the answer was lost, the status is read before the request is
     repeated."""
     task = cloud.add_task(status="started")
@@ -211,7 +213,7 @@ def test_a_lost_answer(cloud: FakeCloud, client: TaskClient, kind: str, acted: b
     assert cloud.killed == [task]
 
 
-def test_after_a_lost_answer_killed_is_success(cloud: FakeCloud, client: TaskClient) -> None:
+def test_after_a_lost_response_killed_is_success(cloud: FakeCloud, client: TaskClient) -> None:
     """README, Control files: write(2) succeeds where the request had its effect."""
     task = cloud.add_task(status="started")
 
@@ -274,7 +276,7 @@ def test_signed_urls(cloud: FakeCloud, client: TaskClient) -> None:
         cloud.faults.clear()
 
 
-def test_opening_an_object_asks_nothing(cloud: FakeCloud, client: TaskClient) -> None:
+def test_opening_an_object_sends_no_request(cloud: FakeCloud, client: TaskClient) -> None:
     """README, The tree: read lazily."""
     client.open_object("x/output.zip", None)
     assert cloud.requests == []
@@ -291,7 +293,7 @@ def test_opening_an_object_asks_nothing(cloud: FakeCloud, client: TaskClient) ->
         (b"\xff", "Forbidden"),
     ],
 )
-def test_the_detail_of_an_error_is_told(
+def test_an_error_contains_the_detail_of_the_response(
     cloud: FakeCloud, client: TaskClient, content: bytes, expected: str
 ) -> None:
     """remote-api.md: Errors are JSON `{"detail": …}` (a string, or for 422 a list)."""
@@ -301,7 +303,7 @@ def test_the_detail_of_an_error_is_told(
     assert str(caught.value) == f"GET /tasks: {expected}"
 
 
-def test_pages_of_html_are_looked_at_once_more(cloud: FakeCloud, client: TaskClient) -> None:
+def test_a_page_of_html_is_retried_once(cloud: FakeCloud, client: TaskClient) -> None:
     """README, Errors: an answer that makes no sense: EIO."""
     task = cloud.add_task()
     cloud.faults.add("html")
