@@ -5,9 +5,10 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Final, NamedTuple
 
-from taskfs.archive.archive import Archive, open_archive
+from taskfs.archive.archive import Archive
 from taskfs.archive.decoder_limits import CheckpointBudget
 from taskfs.archive.engine import Engine
+from taskfs.archive.open_archive import open_archive
 from taskfs.cache.disk_cache import DiskCache
 from taskfs.cache.memory_cache import ExtentCache
 from taskfs.cache.readahead import ReadAheadBudget
