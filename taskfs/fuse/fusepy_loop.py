@@ -27,11 +27,13 @@ import fuse
 from taskfs.fuse import path_codec
 from taskfs.fuse.attributes import FileAttributes
 from taskfs.fuse.fusepy_operations import FusepyOperations
+from taskfs.fuse.operations import StatFs
 from taskfs.fuse.path_codec import decode_name, encode_name
 from taskfs.support.buffers import address_of, addressable
 
 log = logging.getLogger(__name__)
 
+NAME_MAX: Final = StatFs().name_max
 # Native threads that keep their thread state. libfuse ends idle threads after a burst, and the
 # state of an ended thread (some 20 KB) is never freed, so the number must be bounded.
 MAX_KEPT_STATES: Final = 64
@@ -164,6 +166,8 @@ class FuseLoop(fuse.FUSE):  # type: ignore[misc]
         return -errno.EIO
 
     def getattr(self, path: bytes, buf: Any) -> int:
+        if len(path) - path.rfind(b"/") - 1 > NAME_MAX:
+            return -errno.ENAMETOOLONG  # Linux itself lets FUSE have names of 1024 bytes
         stat = pack_stat(self.operations("getattr", decode_name(path)))
         ctypes.memmove(buf, stat, len(stat))
         return 0
@@ -187,5 +191,4 @@ class FuseLoop(fuse.FUSE):  # type: ignore[misc]
         return len(piece)
 
     def fallocate(self, path: bytes, mode: int, offset: int, length: int, fip: Any) -> int:
-        self.operations("fallocate", decode_name(path))
-        return -errno.EROFS
+        return int(self.operations("fallocate", decode_name(path)))

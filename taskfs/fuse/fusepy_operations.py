@@ -118,6 +118,10 @@ class FusepyOperations(fuse.Operations):  # type: ignore[misc]
         self._operations("removexattr", path, name)
         return 0
 
+    def fallocate(self, path: str) -> int:
+        self._operations("fallocate", path)
+        raise OSError(errno.EROFS, "nothing is preallocated")
+
     def __call__(self, op: str, path: str, *args: Any) -> Any:
         if op in _BY_PATH:
             return self._operations(op, path)
@@ -127,5 +131,5 @@ class FusepyOperations(fuse.Operations):  # type: ignore[misc]
 # Operations that only the path decides: refused, or accepted without an effect.
 _BY_PATH: Final = frozenset(
     {"chmod", "chown", "truncate", "utimens"}
-    | {"create", "fallocate", "link", "mkdir", "mknod", "rename", "rmdir", "symlink", "unlink"}
+    | {"create", "link", "mkdir", "mknod", "rename", "rmdir", "symlink", "unlink"}
 )
