@@ -62,7 +62,9 @@ class Engines:
             except ProtocolRefused as exc:
                 if engine is self._engines[-1]:
                     raise
-                log.warning("the %s engine cannot serve here (%s): fallback", engine.name, exc)
+                log.warning(
+                    "the %s engine cannot serve here: %s; the next is tried", engine.name, exc
+                )
             finally:
                 state.engine_ended()
                 state.detach()  # an aborted connection leaves its mount in the table

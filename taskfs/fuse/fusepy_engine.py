@@ -17,7 +17,8 @@ from typing import Any
 
 from taskfs.errors import MountError
 from taskfs.fuse.engine import SUBTYPE, MountOptions
-from taskfs.fuse.libfuse import LIBFUSE_PACKAGES, VARIABLE, libfuse_path
+from taskfs.fuse.engine_support import why_not_fusepy
+from taskfs.fuse.libfuse import VARIABLE, libfuse_path
 from taskfs.fuse.operations import TaskOperations
 from taskfs.fuse.stderr_capture import explain_mount_errors
 
@@ -46,17 +47,14 @@ class FusepyEngine:
         on_live: Callable[[], None],
     ) -> None:
         with explain_mount_errors(str(self._mountpoint)) as capture:
+            if reason := why_not_fusepy():
+                raise MountError(reason)
             path = libfuse_path()
-            if not path:
-                raise MountError(f"libfuse 2 is missing: {LIBFUSE_PACKAGES}")
             os.environ[VARIABLE] = path
-            try:
-                # The library is loaded once, whoever asks for it.
-                self._was_interrupted = ctypes.CDLL(path).fuse_interrupted
-                from taskfs.fuse.fusepy_loop import FuseLoop
-                from taskfs.fuse.fusepy_operations import FusepyOperations
-            except (OSError, AttributeError) as exc:
-                raise MountError(f"{path} is not libfuse 2: {LIBFUSE_PACKAGES}") from exc
+            # The same library that fusepy loads: a process has each once.
+            self._was_interrupted = ctypes.CDLL(path).fuse_interrupted
+            from taskfs.fuse.fusepy_loop import FuseLoop
+            from taskfs.fuse.fusepy_operations import FusepyOperations
 
             def on_init() -> None:
                 on_mounted()
