@@ -63,7 +63,7 @@ def test_the_requirements_are_those_of_the_project() -> None:
 
 
 def test_no_command_installs_taskfs_from_an_index() -> None:
-    """taskfs is on no package index, so `pip install taskfs` would fail or install something else."""
+    """taskfs is on no package index, so `pip install taskfs` would fail or fetch another."""
     for path in [*(ROOT / "taskfs").rglob("*.py"), *(ROOT / "scripts").iterdir()]:
         if path.is_file():
             text = path.read_text(errors="replace")

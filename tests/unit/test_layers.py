@@ -1,4 +1,4 @@
-"""The package table of docs/architecture.md: which package may import which, and third-party code."""
+"""The package table of docs/architecture.md: the imports of packages and of third-party code."""
 
 import ast
 import subprocess
