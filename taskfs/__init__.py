@@ -1,3 +1,3 @@
-"""taskfs: remote simulation tasks as directories."""
+"""taskfs: a file system of cloud simulation tasks."""
 
 __version__ = "0.1.0"

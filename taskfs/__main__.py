@@ -1,4 +1,4 @@
-"""The program `taskfs`, which is `python -m taskfs` too."""
+"""The program `taskfs`, also as `python -m taskfs`."""
 
 import signal
 
@@ -6,11 +6,11 @@ import signal
 def run() -> None:
     """Import the command line and run it.
 
-    Until it is imported, Ctrl+C ends the process as it ends any other program: Python would print
-    where among its imports it was.
+    During the import, Ctrl+C ends the process by the signal, because Python's own handler would
+    print a traceback.
     """
     handler = signal.getsignal(signal.SIGINT)
-    if handler is signal.default_int_handler:  # else the caller had SIGINT ignored: it stays so
+    if handler is signal.default_int_handler:  # otherwise the parent process ignores SIGINT
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from taskfs.cli.main import run as run_command
 

@@ -1,13 +1,14 @@
-"""Builds the objects of one mount or command from a `Config`; knows no FUSE."""
+"""Builds the objects of one mount or command from a `Config`; independent of FUSE."""
 
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Final, NamedTuple
 
-from taskfs.archive.archive import Archive, open_archive
+from taskfs.archive.archive import Archive
 from taskfs.archive.decoder_limits import CheckpointBudget
 from taskfs.archive.engine import Engine
+from taskfs.archive.open_archive import open_archive
 from taskfs.cache.disk_cache import DiskCache
 from taskfs.cache.memory_cache import ExtentCache
 from taskfs.cache.readahead import ReadAheadBudget
@@ -32,14 +33,18 @@ from taskfs.tree.text_pins import Pins
 from taskfs.tree.tree import Tree
 from taskfs.tree.view_nodes import Views
 
+# Bytes of fetched blocks and of decoded spans in memory, for all archives together.
 BLOCK_MEMORY: Final = 44 << 20
 SPAN_MEMORY: Final = 16 << 20
+# Threads, and so requests in flight, to the store and to the API.
 STORE_THREADS: Final = 8
 API_THREADS: Final = 8
+# Threads that decode ahead of readers.
+DECODE_THREADS: Final = 2
 
 
 class Core(NamedTuple):
-    """A tree and what it stands on."""
+    """A tree, with the resources to close after use."""
 
     tree: Tree
     client: TaskClient | OfflineAPI
@@ -55,8 +60,10 @@ class Core(NamedTuple):
         self.tree.context.task_cache.load_first_listing(pending)
 
     def close(self) -> None:
-        """Close the connections, have on disk what is to be kept, and let the threads end: whoever
-        waits for an answer is not waited for."""
+        """Close the connections, write the finished tasks to disk, and let the threads end.
+
+        Requests in flight are not waited for.
+        """
         self.client.close()
         for pool in self.pools:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -65,12 +72,12 @@ class Core(NamedTuple):
 
 
 def open_disk(config: Config) -> DiskCache:
-    """Return the cache on disk; offline nothing of it is changed."""
+    """Return the disk cache, which is read-only if *config* is offline."""
     return (FrozenCache if config.offline else DiskCache)(config.cache_dir, config.cache_size)
 
 
 def open_offline(config: Config, disk: DiskCache | None = None) -> OfflineAPI:
-    """Return what is known of the account's tasks without asking anybody."""
+    """Return the API of offline mode, which knows the cached finished tasks."""
     return OfflineAPI(disk or open_disk(config), config.cache_dir, config.api_url, config.api_key)
 
 
@@ -82,13 +89,18 @@ def open_engine(
     *,
     push_enabled: bool = False,
 ) -> Engine:
-    """Return what all archives of one process share; *namespace* is theirs on *disk*.
+    """Return the resources that all archives of one process share.
 
-    *push_enabled* tells that the reader takes decoded bytes before it asks for them.
+    Args:
+        waiter: waits for requests on behalf of readers.
+        stats: the counters.
+        disk: the disk cache, None for memory only.
+        namespace: separates the archives of different APIs on *disk*.
+        push_enabled: the FUSE session pushes decoded bytes into the kernel's page cache.
     """
     return Engine(
         pool=DaemonPool(STORE_THREADS, "taskfs-store"),
-        decoding=DaemonPool(2, "taskfs-decode"),
+        decoding=DaemonPool(DECODE_THREADS, "taskfs-decode"),
         waiter=waiter,
         stats=stats,
         blocks=ExtentCache(BLOCK_MEMORY),
@@ -102,10 +114,10 @@ def open_engine(
 
 
 def open_task_archive(client: TaskClient, task: Task, kind: ArchiveKind, engine: Engine) -> Archive:
-    """Return one of the task's archives, for a command that needs no tree.
+    """Return one of the task's archives, for a command without a tree.
 
     Raises:
-        NotFound: there is none (yet).
+        NotFound: the task has no such archive, at least not yet.
     """
     path = kind.path(task)
     if path is None:
@@ -117,16 +129,22 @@ def open_task_archive(client: TaskClient, task: Task, kind: ArchiveKind, engine:
 def open_core(
     config: Config,
     *,
-    opening: FirstListing | None = None,
+    first_listing: FirstListing | None = None,
     interrupted: Callable[[], bool] = never,
     mountpoint: str = "",
+    engine_name: Callable[[], str] = str,
     push_enabled: bool = False,
 ) -> Core:
-    """Return the tree that *config* describes; nothing goes out, but for the *opening*'s client.
+    """Return the core that *config* describes; this sends no request.
 
-    *interrupted* is asked, by the thread that waits, whether its request was given up.
+    Args:
+        config: the configuration.
+        first_listing: a listing in flight, whose client and counters are used.
+        interrupted: returns whether the kernel interrupted the request of the calling thread.
+        mountpoint: the path of the mount, for the text files.
+        push_enabled: the FUSE session pushes decoded bytes into the kernel's page cache.
     """
-    stats = opening.stats if opening else Stats()
+    stats = first_listing.stats if first_listing else Stats()
     waiter = Waiter(interrupted)
     disk = None if config.demo else open_disk(config)
     client: TaskClient | OfflineAPI
@@ -134,7 +152,7 @@ def open_core(
     if config.offline:
         client = open_offline(config, disk)
     else:
-        client = opening.client if opening else open_client(config, stats)
+        client = first_listing.client if first_listing else open_client(config, stats)
         finished_tasks = open_finished_tasks(disk, config.api_url, config.api_key) if disk else None
     engine = open_engine(waiter, stats, disk, config.api_url, push_enabled=push_enabled)
     pool = DaemonPool(API_THREADS, "taskfs-api")
@@ -144,7 +162,7 @@ def open_core(
         client,
         pool,
         waiter,
-        # The kernel keeps entries for as long again, so ours are that much younger.
+        # The kernel keeps entries for another attr_timeout_s, so they expire earlier here.
         listing_ttl_s=max(0.0, config.dir_cache_time_s - attr_timeout_s),
         status_ttl_s=config.status_cache_time_s,
         task_filter=filter_of(config),
@@ -175,6 +193,7 @@ def open_core(
         offline=config.offline,
         began_ns=time.time_ns(),
         mountpoint=mountpoint,
+        engine_name=engine_name,
         demo_environment=_environment(config) if config.demo else None,
     )
     pools = (pool, index_pool, engine.pool, engine.decoding)
@@ -182,9 +201,9 @@ def open_core(
 
 
 def _environment(config: Config) -> dict[str, str]:
-    """Return the variables with which commands talk to the API of *config*.
+    """Return the environment variables that make commands use the API of *config*.
 
-    The service's own client reads the first two. taskfs reads its own before those.
+    The service's own client reads the first two; taskfs gives precedence to its own.
     """
     url, key = config.api_url, str(config.api_key)
     return {

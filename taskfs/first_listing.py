@@ -1,7 +1,6 @@
-"""What goes out first: the client of the API, and the first listing of a mount.
+"""`FirstListing`: the first request of a mount, sent before the rest of taskfs is imported.
 
-Python takes longer to import the rest of a mount than the API to answer. So a listing is on its way
-before anything is imported that it does not need.
+These imports take longer than the response. So this module imports only the API client.
 """
 
 from taskfs.config import Config
@@ -11,17 +10,17 @@ from taskfs.tasks.task_filter import TaskFilter
 
 
 def open_client(config: Config, stats: Stats | None = None) -> TaskClient:
-    """Return the task API of *config*; nothing goes out yet."""
+    """Return a client of the API of *config*; this sends no request."""
     return TaskClient(config.api_url, config.api_key, timeout_s=config.timeout_s, stats=stats)
 
 
 def filter_of(config: Config) -> TaskFilter:
-    """Return which tasks *config* has listed."""
+    """Return the filter for the tasks that *config* selects."""
     return TaskFilter(config.project, config.status, config.last)
 
 
 class FirstListing:
-    """A client of the API, and the first listing that it asks for, from now on."""
+    """A client of the API, and the first listing in flight; construction sends the request."""
 
     def __init__(self, config: Config) -> None:
         self.stats = Stats()

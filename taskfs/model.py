@@ -1,7 +1,6 @@
-"""The task as the tree sees it: frozen values and the protocols of the remote side; no I/O.
+"""The values that all packages share, such as `Task`, and the protocols of the remote side.
 
-Times are nanoseconds since the epoch (UTC), sizes bytes. The record itself stays as the JSON that
-came, so a field nobody here knows is shown all the same.
+Times are nanoseconds since the epoch (UTC), sizes are bytes.
 """
 
 import zlib
@@ -10,7 +9,7 @@ from typing import Final, NamedTuple, Protocol
 
 from taskfs.support.buffers import Buffer
 
-# The statuses the service documents; others are shown as they come.
+# The statuses that the service documents; other statuses are shown unchanged.
 KNOWN_STATUSES: Final = (
     "pending-input",
     "submitted",
@@ -33,7 +32,10 @@ KNOWN_STATUSES: Final = (
 
 
 class Task(NamedTuple):
-    """One task's record, as a listing gave it."""
+    """One task as a listing contains it.
+
+    `packed_record` is the compressed JSON record, with the fields that this class lacks.
+    """
 
     id: str
     status: str
@@ -60,18 +62,18 @@ class Task(NamedTuple):
 
     @property
     def record(self) -> bytes:
-        """The record as JSON, as it came but for blanks."""
+        """The JSON record as the API sent it, without whitespace."""
         return zlib.decompress(self.packed_record) if self.packed_record else b"{}"
 
     @property
     def last_change_ns(self) -> int:
-        """When the task last changed by its record: its end, start or creation; else 0."""
+        """The time of the last known change: the task's end, start or creation, or 0."""
         return self.end_ns or self.start_ns or self.create_ns or 0
 
     def computation_elapsed(self, now_ns: int) -> float | None:
-        """The computation time in seconds at *now_ns*, or None while there is none.
+        """Return the computation time in seconds at *now_ns*, None before the computation.
 
-        The metric once the service knows it; while the computation runs, the time since it began.
+        This is the service's metric, or the time since the start while the computation runs.
         """
         if self.computation_seconds is not None:
             return self.computation_seconds
@@ -86,7 +88,7 @@ class Task(NamedTuple):
 
 
 class TaskStatus(NamedTuple):
-    """What the API answers to a status or kill request."""
+    """The response to a status or kill request; *tasks_ahead* are before the task in the queue."""
 
     id: str
     status: str
@@ -95,14 +97,14 @@ class TaskStatus(NamedTuple):
 
 
 class ObjectVersion(NamedTuple):
-    """Which bytes a remote object holds: its size and what the store says identifies them."""
+    """One version of a remote object: its size, and the store's ETag or modification date."""
 
     size: int
     etag: str
 
 
 class Fetched(NamedTuple):
-    """One answer to a range request: the bytes [start, start + len(body)) of *version*."""
+    """The response to a range request: the bytes [start, start + len(body)) of *version*."""
 
     start: int
     body: bytes
@@ -110,42 +112,42 @@ class Fetched(NamedTuple):
 
 
 class RemoteObject(Protocol):
-    """One object in the store, fetched by byte range; every call may go out."""
+    """One object in the store, fetched by byte ranges; each call sends at least one request."""
 
     def fetch_tail(self, length: int) -> Fetched:
-        """Return the last *length* bytes of the object (all of it if it is smaller).
+        """Return the last *length* bytes of the object, or all of a smaller one.
 
-        The answer tells the object's size and version; nothing needs to be known before. One GET
-        with a suffix range (RFC 9110, 14.1.2).
+        This is one GET with a suffix range (RFC 9110, 14.1.2), whose response also has the size and
+        the version.
 
         Raises:
             NotFound: there is no such object (ENOENT).
             Unsupported: the store ignores ranges and the object is large (EOPNOTSUPP).
-            Unavailable, BadAnswer, AccessDenied: no usable answer within the budget.
+            Unavailable, BadAnswer, AccessDenied: no usable response within the budget.
         """
         ...
 
     def fetch_range(self, start: int, stop: int, version: ObjectVersion) -> Buffer:
         """Return the bytes [start, stop) of *version*, exactly `stop - start` of them.
 
-        One GET, pinned with If-Match where the store gave a strong ETag; a body cut short is
-        resumed where it stopped, transient failures are retried within the budget.
+        This is one GET, with If-Match if the store has a strong ETag. A body that is cut short is
+        resumed, and transient failures are retried within the budget.
 
         Raises:
             StaleObject: the object is no longer *version* (ESTALE).
-            NotFound: there is no such object any more (ENOENT).
+            NotFound: the object no longer exists (ENOENT).
             Unsupported: the store ignores ranges and the object is large (EOPNOTSUPP).
-            Unavailable, BadAnswer, AccessDenied: no usable answer within the budget.
+            Unavailable, BadAnswer, AccessDenied: no usable response within the budget.
         """
         ...
 
 
 class TaskAPI(Protocol):
-    """The calls on the task API that the tree needs; every call goes out."""
+    """The calls of the task API that the tree needs; each call sends at least one request."""
 
     @property
     def clock_offset_s(self) -> float | None:
-        """The API's clock minus ours in seconds, None before any answer; asks nothing."""
+        """The API's clock minus the local one, in seconds; None before the first response."""
         ...
 
     def list_tasks(
@@ -156,26 +158,23 @@ class TaskAPI(Protocol):
         active: bool = False,
         last: int | None = None,
     ) -> list[Task]:
-        """Return the tasks, newest first; `last` at most so many, `active` the unfinished only."""
+        """Return at most *last* tasks, newest first; with *active*, only the unfinished ones."""
         ...
 
     def get_task(self, task_id: str) -> Task:
-        """Return one task's record as a listing would give it; NotFound if there is none."""
+        """Return one task as a listing contains it; raise NotFound if there is none."""
         ...
 
     def get_status(self, task_id: str) -> TaskStatus:
-        """Return the task's status and its place in the queue."""
+        """Return the task's status and its position in the queue."""
         ...
 
     def kill_task(self, task_id: str) -> TaskStatus:
-        """Ask the API to kill the task; return what it says of it then.
-
-        Nothing is sent for a task that is already `pending-kill`. If an answer was lost, the
-        status is read before the request is repeated.
+        """Kill the task, and return its status afterwards.
 
         Raises:
             NotFound, AlreadyTerminated, AccessDenied: refused (ENOENT, ESRCH, EACCES).
-            Unavailable: no answer after 5 tries (ETIMEDOUT).
+            Unavailable: no response after 5 tries (ETIMEDOUT).
             BadAnswer: any other refusal (EIO).
         """
         ...
@@ -185,9 +184,9 @@ class TaskAPI(Protocol):
         ...
 
     def remove_metadata(self, task_id: str, key: str) -> None:
-        """Remove one metadata key of the task; NoAttribute if it is not there."""
+        """Remove one metadata key of the task; raise NoAttribute if the task lacks it."""
         ...
 
     def open_object(self, path: str, region: str | None) -> RemoteObject:
-        """Return the object stored at *path*; nothing goes out yet."""
+        """Return the object at *path* in the store; this sends no request."""
         ...

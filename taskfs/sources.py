@@ -13,16 +13,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from taskfs.errors import ConfigError
-from taskfs.options import (
-    BY_NAME,
-    FSSPEC,
-    OPTIONS,
-    Option,
-    near_matches,
-    parse_path,
-    parse_relative_path,
-    user_dir,
-)
+from taskfs.options import BY_NAME, FSSPEC, OPTIONS, Option, near_matches, user_dir
+from taskfs.support.parsing import parse_path, parse_relative_path
 
 # The key itself is no row of `OPTIONS`, because it must not be a flag, a word of `-o` or in a file.
 API_KEY: Final = "api_key"

@@ -9,10 +9,11 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from taskfs.archive.archive import Archive, open_archive
+from taskfs.archive.archive import Archive
 from taskfs.archive.decoder_limits import CheckpointBudget
 from taskfs.archive.engine import Engine
 from taskfs.archive.member import Member
+from taskfs.archive.open_archive import open_archive
 from taskfs.cache.memory_cache import ExtentCache
 from taskfs.cache.readahead import ReadAheadBudget
 from taskfs.model import Fetched, ObjectVersion

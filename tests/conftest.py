@@ -2,7 +2,8 @@
 
 `fs` runs a test in process and on a real mount. Tests share it, so each creates its own tasks.
 `new_fs` does the same with a new cloud and the options of the test. `mnt` and `new_mount` are for
-tests that need a kernel.
+tests that need a kernel. The tests of semantics/ and mount/ run on both engines: see `ON_ALL` and
+`ON_ENGINES`. With the variable TASKFS_ENGINE=fusepy all mounts use that engine.
 """
 
 import contextlib
@@ -27,6 +28,8 @@ from tests.surfaces import InProcess, Mounted, Surface
 
 SHARED = {**QUICK, "timeout": "6s"}
 ON_BOTH = ["tree", pytest.param("mount", marks=pytest.mark.mount)]
+ON_ENGINES = [pytest.param(name, marks=pytest.mark.mount) for name in ("mount", "fusepy")]
+ON_ALL = ["tree", *ON_ENGINES]
 
 # Background jobs of a shell ignore SIGINT, and the processes that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -104,20 +107,27 @@ def mnt(new_mount: Callable[..., Mount]) -> Path:
     return new_mount().path
 
 
+def open_surfaces(kind: str, cloud: FakeCloud, folder: Path) -> Iterator[Callable[..., Surface]]:
+    """Yield a function that opens a surface of *kind* with options, until the fixture ends."""
+    with contextlib.ExitStack() as stack:
+
+        def surface(**options: str) -> Surface:
+            if kind == "tree":
+                return stack.enter_context(in_process(cloud, folder / "cache", options))
+            if kind == "fusepy":
+                options = {**options, "engine": "fusepy"}
+            mount = stack.enter_context(on_mount(cloud, folder / "mount", options))
+            return Mounted(cloud, mount.path)
+
+        yield surface
+
+
 @pytest.fixture(params=ON_BOTH)
 def new_fs(
     request: pytest.FixtureRequest, tmp_path: Path, cloud: FakeCloud
 ) -> Iterator[Callable[..., Surface]]:
     """Opens a surface of the test's own `cloud`, with options such as `timeout="1s"`."""
-    with contextlib.ExitStack() as stack:
-
-        def surface(**options: str) -> Surface:
-            if request.param == "tree":
-                return stack.enter_context(in_process(cloud, tmp_path / "cache", options))
-            mount = stack.enter_context(on_mount(cloud, tmp_path / "mount", options))
-            return Mounted(cloud, mount.path)
-
-        yield surface
+    yield from open_surfaces(request.param, cloud, tmp_path)
 
 
 @pytest.fixture(scope="session")
@@ -143,25 +153,45 @@ def shared_mount(
         yield mount
 
 
-@pytest.fixture(params=ON_BOTH)
-def fs(request: pytest.FixtureRequest, shared_cloud: FakeCloud) -> Iterator[Surface]:
-    """A surface shared by many tests: a test looks only at tasks that it created."""
-    if request.param == "tree":
-        yield request.getfixturevalue("shared_tree")
-        shared_cloud.faults.clear()
-        return
-    mount: Mount = request.getfixturevalue("shared_mount")
-    yield Mounted(shared_cloud, mount.path)
-    shared_cloud.faults.clear()
+@pytest.fixture(scope="session")
+def shared_fusepy(
+    shared_cloud: FakeCloud, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Mount]:
+    options = {**SHARED, "engine": "fusepy"}
+    with on_mount(shared_cloud, tmp_path_factory.mktemp("fusepy"), options) as mount:
+        yield mount
+
+
+def share_mount(request: pytest.FixtureRequest, kind: str) -> Iterator[Mount]:
+    """Yield the shared mount of an engine; check its log and clear the faults afterwards."""
+    fixture = "shared_fusepy" if kind == "fusepy" else "shared_mount"
+    mount: Mount = request.getfixturevalue(fixture)
+    yield mount
+    mount.cloud.faults.clear()
     mount.check_log()
 
 
+def share_surface(request: pytest.FixtureRequest, cloud: FakeCloud) -> Iterator[Surface]:
+    """Yield the shared surface that the fixture's parameter names."""
+    if request.param == "tree":
+        yield request.getfixturevalue("shared_tree")
+        cloud.faults.clear()
+        return
+    for mount in share_mount(request, request.param):
+        yield Mounted(cloud, mount.path)
+
+
+@pytest.fixture(params=ON_BOTH)
+def fs(request: pytest.FixtureRequest, shared_cloud: FakeCloud) -> Iterator[Surface]:
+    """A surface shared by many tests: a test looks only at tasks that it created."""
+    yield from share_surface(request, shared_cloud)
+
+
 @pytest.fixture
-def shared_mnt(shared_cloud: FakeCloud, shared_mount: Mount) -> Iterator[Path]:
+def shared_mnt(request: pytest.FixtureRequest) -> Iterator[Path]:
     """The shared mount, for tests that need a kernel."""
-    yield shared_mount.path
-    shared_cloud.faults.clear()
-    shared_mount.check_log()
+    for mount in share_mount(request, "mount"):
+        yield mount.path
 
 
 @pytest.fixture

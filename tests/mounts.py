@@ -71,6 +71,7 @@ class Taskfs:
             "XDG_CONFIG_HOME": str(home / "config"),
             "XDG_STATE_HOME": str(home / "state"),
             "PYTHONPATH": path,
+            "TASKFS_ENGINE": os.environ.get("TASKFS_ENGINE", "auto"),
         }
         if cloud is not None:
             self.environment["INDUCTIVA_API_URL"] = cloud.api_url

@@ -60,7 +60,7 @@ class CursorPool:
         return cursor
 
     def idle_near(self, index: int) -> DecodeCursor | None:
-        """Return the foremost idle cursor near span *index*, the place of a sequential reader."""
+        """Return the foremost idle cursor near span *index*, where a sequential reader is."""
         first, last = (index - MAX_AHEAD_SPANS) * SPAN, (index + MAX_AHEAD_SPANS) * SPAN
         near = [c for c in self._cursors if not c.busy and first <= c.out <= last]
         return max(near, key=lambda c: c.out, default=None)

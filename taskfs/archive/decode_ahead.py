@@ -16,7 +16,7 @@ class RunState(enum.Enum):
 
 
 class DecodeAhead:
-    """Decides how much of one member to decode before its readers ask for it.
+    """Decides how much of one member to decode before its readers request it.
 
     It decides only; `SeekableDecoder` decodes. Not safe for concurrent use: the caller holds the
     lock of the member's `SeekableDecoder`, except for the two questions that say otherwise.
@@ -33,13 +33,13 @@ class DecodeAhead:
         self._stop = 0  # the span before which the run ends
 
     def note(self, offset: int, stop: int) -> bool:
-        """Note a read of the decoded bytes [offset, stop); return whether a run should go on."""
+        """Note a read of the decoded bytes [offset, stop); return whether a run should continue."""
         pattern = self.pattern
         pattern.note(offset, stop)
         if pattern.has_jumped:
             self._stop = 0
         if pattern.next_span * SPAN >= self._size:
-            self.close()  # the room is for the next member: this one was read to its end
+            self.close()  # leave the budget to the next member: this one was read to its end
             return False
         if not pattern.is_in_order:
             return False
@@ -49,7 +49,7 @@ class DecodeAhead:
         # Decode ahead only what stays in memory until it is read, however many members are open.
         allowance = self._budget.allowance(self) // (1 if self._push_enabled else 4)
         ahead = min(pattern.readahead_spans, allowance // SPAN)
-        # To wake a thread costs as much as to decode a span: it sleeps while half is there.
+        # Waking a thread costs as much as decoding a span, so wake it when half is used up.
         is_enough = pattern.next_span + ahead // 2 <= self._stop
         if not ahead or (is_enough and self.state is RunState.IDLE):
             return False
@@ -73,7 +73,7 @@ class DecodeAhead:
         return max(1, min(MAX_STEP_SPANS, 2 * self._budget.allowance(self) // SPAN))
 
     def close(self) -> None:
-        """Give the budget back."""
+        """Return the budget."""
         self._budget.unregister(self)
 
     def _decodes_at_once(self) -> bool:

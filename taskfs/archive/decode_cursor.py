@@ -1,4 +1,4 @@
-"""`DecodeCursor`: one decoder on its way through the compressed data of one member."""
+"""`DecodeCursor`: decodes the compressed data of one member, forward from one position."""
 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -30,7 +30,7 @@ class Source(Protocol):
 
 
 class Checkpoint(NamedTuple):
-    """A state from which a decoder can go on."""
+    """A copy of a decoder's state, from which decoding can continue."""
 
     out: int  # decoded bytes before it, a multiple of SPAN
     fed: int  # compressed bytes before it
@@ -60,7 +60,7 @@ class DecodeCursor:
 
     @classmethod
     def at(cls, mark: Checkpoint, source: Source, size: int, crc: int) -> "DecodeCursor":
-        """Return a cursor that goes on from *mark*; *source* gives the bytes behind it."""
+        """Return a cursor that continues from *mark*; *source* has the bytes behind it."""
         cursor = cls(mark.restore(), source, size, crc)
         cursor.out, cursor._fed, cursor._crc = mark.out, mark.fed, mark.crc
         cursor._needs_input = False

@@ -56,7 +56,8 @@ class DecoderCache:
     def acquire(self, member: Member, start: int, *, in_turn: bool) -> SeekableDecoder:
         """Return the decoder of *member*, whose data begins at *start*, until `release`.
 
-        *in_turn* tells a new decoder that members are being read to their ends one after another.
+        *in_turn*: members are being read to their ends one after another, so a new decoder expects
+        the same.
         """
         engine = self._engine
         with self._lock:

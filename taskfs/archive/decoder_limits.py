@@ -69,7 +69,7 @@ class IdleDecoderCache:
             self._evict.pop(decoder, None)
 
     def add(self, decoder: Evictable, evict: Callable[[], None]) -> None:
-        """Keep *decoder*, which is not in use; call *evict* once others need its place."""
+        """Keep *decoder*, which is not in use; call *evict* when others replace it."""
         with self._lock:
             self._evict[decoder] = evict
             if len(self._evict) <= self._max_decoders:

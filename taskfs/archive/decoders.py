@@ -1,7 +1,7 @@
 """Decoders of the compression methods of members (APPNOTE 4.4.5) behind one protocol.
 
-DEFLATE goes through ISA-L where that is installed, else through zlib-ng. Both can copy their
-state, which makes a member seekable. Members of the other methods are decoded from their start.
+ISA-L decodes DEFLATE if it is installed, else zlib-ng does. Both can copy their state, so a member
+is seekable. Members of the other methods are always decoded from their start.
 """
 
 import bz2
@@ -42,7 +42,7 @@ METHOD_NAMES: Final = {
 
 
 class Decoder(Protocol):
-    """A decoder that is fed pieces and fills buffers. Not safe for concurrent use."""
+    """A decoder that takes pieces and fills buffers. Not safe for concurrent use."""
 
     @property
     def ended(self) -> bool:
@@ -51,18 +51,18 @@ class Decoder(Protocol):
 
     @property
     def marks_end(self) -> bool:
-        """Whether complete data always has an end mark; without one only the size tells."""
+        """Whether complete data always ends with an end mark."""
         ...
 
     @property
     def unused(self) -> int:
-        """How many of the fed bytes it has not consumed yet."""
+        """The number of fed bytes that are not consumed yet."""
         ...
 
     def feed(self, piece: Buffer) -> None:
-        """Consume *piece* next; call it only after `decode` left room in its buffer.
+        """Set the next input; call this only after `decode` did not fill its buffer.
 
-        It replaces the bytes that are `unused`, of which it may be a copy.
+        *piece* replaces the `unused` bytes; it may be a copy of them.
         """
         ...
 
@@ -122,38 +122,39 @@ class DeflateDecoder:
         return done
 
     def snapshot(self) -> "Callable[[], DeflateDecoder]":
-        # An empty piece makes the state release its input; the bytes decoded by that come next.
+        # An empty piece makes the state release its input. It may yield decoded bytes, which the
+        # next `decode` returns first.
         self._spill += self._state.decompress(b"", 1) if not self._state.eof else b""
-        frozen, spill = self._state.copy(), self._spill
-        return lambda: DeflateDecoder(frozen.copy(), spill)
+        saved, spill = self._state.copy(), self._spill
+        return lambda: DeflateDecoder(saved.copy(), spill)
 
 
 def decode_whole(method: int, packed: Buffer, size: int) -> memoryview:
     """Return the *size* bytes that *packed* decodes to.
 
     Raises:
-        CorruptData: these are not what the method promises, or more or less than *size*.
+        CorruptData: the data is invalid, or decodes to more or less than *size* bytes.
     """
-    # Short data: zlib-ng's decoder takes less time to make than ISA-L's saves.
+    # For short data, ISA-L's decoder takes longer to make than it saves.
     decoder = DeflateDecoder() if method == DEFLATED else DECODERS[method]()
     decoder.feed(packed)
-    room = memoryview(bytearray(size + 1))
-    count = decoder.decode(room)
+    buffer = memoryview(bytearray(size + 1))
+    count = decoder.decode(buffer)
     if count < size or (count == size and decoder.marks_end and not decoder.ended):
         raise CorruptData(f"the data ends after {count} of {size} bytes, or without an end mark")
     if count > size:
         raise CorruptData(f"more data than the {size} bytes of the directory")
-    return room[:size]
+    return buffer[:size]
 
 
 def make_deflate_decoder() -> Decoder:
-    """Return a decoder of raw DEFLATE by the fastest library at hand."""
+    """Return a decoder of raw DEFLATE by the fastest library that is installed."""
     make = isal.make_decoder()
     return DeflateDecoder() if make is None else make()
 
 
 class _BufferedDecoder:
-    """Decoders that buffer their unused input: bzip2, LZMA, Zstandard."""
+    """A decoder whose library buffers the unused input: bzip2, LZMA, Zstandard."""
 
     marks_end = True
     unused = 0

@@ -1,4 +1,4 @@
-"""The end records of a ZIP archive, which tell where its central directory lies.
+"""The end records of a ZIP archive, which locate its central directory.
 
 The formats are PKWARE's APPNOTE 6.3.10: end of central directory record (4.3.16), ZIP64 end record
 (4.3.14) and its locator (4.3.15).

@@ -29,6 +29,6 @@ class Engine:
     decode_budget: ReadAheadBudget = field(
         default_factory=lambda: ReadAheadBudget(DECODE_AHEAD_BYTES)
     )
-    push_enabled: bool = False  # the reader takes decoded bytes before it asks for them
+    push_enabled: bool = False  # readers take decoded bytes before they request them
     disk: DiskCache | None = None
-    namespace: str = ""  # part of the objects' names on disk: whose they are
+    namespace: str = ""  # part of the cache keys on disk; keeps APIs apart

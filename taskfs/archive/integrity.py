@@ -14,7 +14,8 @@ from taskfs.support.checksum import crc32, crc32_combine
 # Separate ranges of one member whose checksums are kept: a random reader is not checked, and its
 # bookkeeping stays small.
 MAX_RANGES: Final = 256
-# Members whose state is kept after their last handle was closed; the least recently used go first.
+# Members whose state is kept after their last handle was closed; the least recently used are
+# dropped.
 MAX_MEMBERS: Final = 1024
 
 
@@ -42,36 +43,36 @@ class Coverage:
         stop = start + len(piece)
         at = start
         while at < stop:
-            place = bisect_left(self._starts, at + 1)  # the first range behind `at`
-            if place and self._stops[place - 1] > at:
-                at = self._stops[place - 1]
+            position = bisect_left(self._starts, at + 1)  # the first range behind `at`
+            if position and self._stops[position - 1] > at:
+                at = self._stops[position - 1]
                 continue
-            end = min(stop, self._starts[place]) if place < len(self._starts) else stop
+            end = min(stop, self._starts[position]) if position < len(self._starts) else stop
             if crc is None or end - at < len(piece):
                 crc = crc32(piece[at - start : end - start])
-            self._insert(place, at, end, crc)
+            self._insert(position, at, end, crc)
             at = end
 
-    def _insert(self, place: int, start: int, stop: int, crc: int) -> None:
-        joins_left = place > 0 and self._stops[place - 1] == start
-        joins_right = place < len(self._starts) and self._starts[place] == stop
+    def _insert(self, position: int, start: int, stop: int, crc: int) -> None:
+        joins_left = position > 0 and self._stops[position - 1] == start
+        joins_right = position < len(self._starts) and self._starts[position] == stop
         if joins_left:
-            self._crcs[place - 1] = crc32_combine(self._crcs[place - 1], crc, stop - start)
-            self._stops[place - 1] = stop
+            self._crcs[position - 1] = crc32_combine(self._crcs[position - 1], crc, stop - start)
+            self._stops[position - 1] = stop
             if joins_right:
-                length = self._stops[place] - self._starts[place]
-                joined = crc32_combine(self._crcs[place - 1], self._crcs[place], length)
-                self._crcs[place - 1] = joined
-                self._stops[place - 1] = self._stops[place]
-                del self._starts[place], self._stops[place], self._crcs[place]
+                length = self._stops[position] - self._starts[position]
+                joined = crc32_combine(self._crcs[position - 1], self._crcs[position], length)
+                self._crcs[position - 1] = joined
+                self._stops[position - 1] = self._stops[position]
+                del self._starts[position], self._stops[position], self._crcs[position]
         elif joins_right:
-            length = self._stops[place] - self._starts[place]
-            self._crcs[place] = crc32_combine(crc, self._crcs[place], length)
-            self._starts[place] = start
+            length = self._stops[position] - self._starts[position]
+            self._crcs[position] = crc32_combine(crc, self._crcs[position], length)
+            self._starts[position] = start
         elif len(self._starts) < MAX_RANGES:
-            self._starts.insert(place, start)
-            self._stops.insert(place, stop)
-            self._crcs.insert(place, crc)
+            self._starts.insert(position, start)
+            self._stops.insert(position, stop)
+            self._crcs.insert(position, crc)
 
     @property
     def crc(self) -> int | None:
@@ -81,7 +82,7 @@ class Coverage:
 
 
 class Trust(enum.Enum):
-    """What is known of the bytes of a member that were handed out."""
+    """Whether the bytes of a member that were handed out are confirmed."""
 
     CLEAN = enum.auto()  # none, or all of them are confirmed by the member's CRC-32
     UNVERIFIED = enum.auto()  # some are not confirmed yet
@@ -133,8 +134,8 @@ class MemberIntegrity:
     def fail(self, damage: CorruptData, *, unverified: bool) -> bool:
         """Note that wrong bytes were found; return whether the failure is final.
 
-        It is final if unverified bytes were handed out: by any handle of the member, or, as
-        *unverified* tells, by the one that found the wrong bytes.
+        It is final if unverified bytes were handed out by any handle of the member. *unverified*:
+        the handle that found the wrong bytes has handed out such bytes.
         """
         with self._lock:
             self._coverage.clear()

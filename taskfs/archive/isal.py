@@ -1,9 +1,9 @@
 """Raw DEFLATE (RFC 1951) through ISA-L's igzip, which is faster than zlib-ng.
 
-The `isal` package cannot copy a decoder's state, and a member is seekable only with such copies.
-But its extension module contains the C library, whose `struct inflate_state` (igzip_lib.h, the same
-in all of ISA-L 2) points to nothing but the caller's input and output: its bytes are the state. A
-trial run checks this of the installed library before its first use.
+The `isal` package cannot copy a decoder's state, which makes a member seekable. So this module
+calls the C library in its extension module. The library's `struct inflate_state` (igzip_lib.h, the
+same in all of ISA-L 2) has no pointers but those to the caller's input and output, so a copy of its
+bytes is a copy of the state. A trial run checks this before the first use.
 """
 
 import ctypes
@@ -22,8 +22,8 @@ VALID_AT: Final = 21208  # of tmp_out_valid: how many bytes of tmp_out_buffer ar
 TMP_OUT_AT: Final = 21544  # of tmp_out_buffer, the last field: window and output to come
 BLOCK_STATE_AT: Final = 21160
 FINISHED: Final = 5  # ISAL_BLOCK_FINISH
-CANARY: Final = b"\xa5"
-SPARE: Final = 4096
+CANARY: Final = b"\xa5"  # fills the bytes behind a state, to see whether the library writes there
+CANARY_BYTES: Final = 4096
 
 
 class _Head(ctypes.Structure):
@@ -90,7 +90,7 @@ def make_decoder() -> "Callable[[], _Decoder] | None":
         library = ctypes.CDLL(importlib.import_module("isal.isal_zlib").__file__)
         library.isal_inflate.argtypes = library.isal_inflate_init.argtypes = (ctypes.c_void_p,)
         library.isal_inflate_init.restype = None
-        works = _has_layout(library) and _goes_on_from_copies(library)
+        works = _has_layout(library) and _can_copy_states(library)
     except (ImportError, OSError, AttributeError, TypeError, CorruptData):
         return None
     return partial(_Decoder, library) if works else None
@@ -98,14 +98,14 @@ def make_decoder() -> "Callable[[], _Decoder] | None":
 
 def _has_layout(library: Any) -> bool:
     """Whether the library writes no more than `STATE_SIZE` bytes when it makes a state."""
-    room = bytearray(CANARY * (STATE_SIZE + SPARE))
-    library.isal_inflate_init(address_of(room))
-    beyond = room[STATE_SIZE:]
-    return ctypes.sizeof(ctypes.c_void_p) == 8 and beyond == CANARY * SPARE
+    buffer = bytearray(CANARY * (STATE_SIZE + CANARY_BYTES))
+    library.isal_inflate_init(address_of(buffer))
+    behind = buffer[STATE_SIZE:]
+    return ctypes.sizeof(ctypes.c_void_p) == 8 and behind == CANARY * CANARY_BYTES
 
 
-def _goes_on_from_copies(library: Any) -> bool:
-    """Whether data larger than the window decodes right, each piece from a copied state."""
+def _can_copy_states(library: Any) -> bool:
+    """Whether data larger than the window decodes correctly, each piece from a copied state."""
     plain = b"".join(b"%d %s\n" % (number, b"x" * (number % 60)) for number in range(4000))
     packer = zlib.compressobj(1, zlib.DEFLATED, -15)
     packed = packer.compress(plain) + packer.flush()

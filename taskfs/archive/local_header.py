@@ -30,7 +30,7 @@ class LocalHeaders:
         self._root = root  # precedes the paths of the members in the archive
 
     def stop_guess(self, member: Member) -> int:
-        """Return where the member's data ends at the latest, as far as is known without a read."""
+        """Return the greatest offset at which the member's data may end; read nothing."""
         stop = guess_data_start(member) + member.compressed_size
         return min(stop, self._directory_start)
 

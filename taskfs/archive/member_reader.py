@@ -123,7 +123,7 @@ class MemberReader(ABC):
             raise CorruptData(f"{member.path}: empty, but not by its checksum or packed size")
 
     def _read_checked(self, offset: int, size: int) -> Buffer:
-        """Return the bytes asked for; if they complete the member, its CRC-32 is right.
+        """Return the requested bytes; if they complete the member, its CRC-32 is right.
 
         The checksum is that of the bytes handed out, which may have been fetched at different
         times.
@@ -143,7 +143,7 @@ class MemberReader(ABC):
 
     @abstractmethod
     def _read(self, offset: int, size: int) -> Buffer:
-        """Return the bytes asked for, checked as far as the method allows."""
+        """Return the requested bytes, checked as far as the method allows."""
 
 
 class SmallReader(MemberReader):

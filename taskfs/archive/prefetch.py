@@ -1,4 +1,4 @@
-"""What to fetch and decode before a program asks for it.
+"""Heuristics for what to fetch and decode before a program requests it.
 
 This module holds the bounds of all access heuristics of the package. `ReadPattern` follows the
 reads of one member; `Prefetcher` follows the order in which members are opened, read and closed.
@@ -34,7 +34,7 @@ MIN_AHEAD_SPANS: Final = 8
 MAX_AHEAD_SPANS: Final = 32
 # The kernel's first request is this long if the program reads 36 KiB or more at once, else shorter.
 BULK_READ: Final = 128 << 10
-# Decode up to this many spans in one call: most go to the kernel's pages without being asked for.
+# Decode up to this many spans in one call: most are pushed into the kernel's pages.
 MAX_STEP_SPANS: Final = 16
 # Bytes that all members together are decoded ahead: about half of the spans' memory.
 DECODE_AHEAD_BYTES: Final = 8 << 20
@@ -88,14 +88,14 @@ class SequentialMembers:
         self._budget = budget
         self._lock = threading.Lock()
         self._detector = SequentialDetector(0)
-        self._ahead = 0  # the bytes before it were asked for
+        self._ahead = 0  # the end of the bytes that were requested
         self._recent: deque[int] = deque(maxlen=RECENT_MEMBERS)  # where they start
 
     def note_read_to_end(self, start: int, stop: int, open_bytes: int) -> bool | None:
         """Note that the member at [start, stop) was read; return whether this continues a walk.
 
         *open_bytes* is the size of the other members that are open for reading. Return None for a
-        member that was read lately: it tells nothing.
+        member that was read lately: it does not show whether a walk continues.
         """
         open_bytes = min(open_bytes, MAX_OPEN_BYTES)
         with self._lock:

@@ -241,7 +241,7 @@ class SeekableDecoder:
     def _next_to_run(self) -> DecodeCursor | None:
         """Return the idle cursor of the reader if a run should move it. The caller holds the lock.
 
-        A run never goes back: a span that a small cache has evicted again is left to the reader.
+        A run never moves back: a span that a small cache has evicted again is left to the reader.
         """
         cursor = self._cursors.idle_near(self._ahead.pattern.next_span)
         if cursor is None or cursor.out >= self._ahead.stop_span * SPAN:

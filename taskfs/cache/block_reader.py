@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from taskfs.cache.memory_cache import BLOCK, Extent, ExtentCache, next_owner
-from taskfs.cache.range_locks import StoredBlocks, fetch_missing
+from taskfs.cache.stored_blocks import StoredBlocks, fetch_missing
 from taskfs.model import ObjectVersion, RemoteObject
 from taskfs.support.buffers import Buffer
 from taskfs.support.interruptible_wait import Waiter

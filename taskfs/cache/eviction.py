@@ -1,4 +1,4 @@
-"""Eviction from the cache directory, and the reserve of free space that it keeps on the disk."""
+"""Eviction from the cache directory, and the reserve of free space that it leaves on the disk."""
 
 import contextlib
 import errno
@@ -10,24 +10,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-# Part of the file system that stays free for other programs: what mountpoint-s3 leaves, too.
+# Part of the file system that stays free for other programs; mountpoint-s3 leaves the same.
 RESERVE: Final = 0.05
-KEEP: Final = (
-    0.9  # part of the allowed or used size that an eviction leaves: the next one is then far off
-)
-RECOUNT: Final = 16  # other mounts write too: after this part of the size, the files are counted
-LOOK_S: Final = 2.0  # how often the free space is looked at while the cache is only read
-SETTLE_S: Final = 1.0  # some file systems show freed space late: until then no more is evicted
-LOWERED_S: Final = 600.0  # how long the cache stays smaller after a quota or the disk was full
+# Part of the limit, or of the used bytes, that an eviction leaves: the next one is then far off.
+KEEP: Final = 0.9
+# The files are counted again after writes of 1/16 of the limit, because other mounts write too.
+RECOUNT: Final = 16
+CHECK_S: Final = 2.0  # between two checks of the free space while the cache is only read
+# Seconds without another eviction after one: some file systems report freed space late.
+SETTLE_S: Final = 1.0
+# Seconds for which the limit stays lower after a quota or the disk was full.
+LOWERED_S: Final = 600.0
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
-LOCK: Final = "lock"
-CLAIMS: Final = "claims"
+# Files in the cache directory that are never evicted.
+EVICTION_LOCK: Final = "lock"
+RANGE_LOCKS: Final = "claims"
 
 
 def shortage(directory: Path, count: int) -> int:
     """Return how many bytes must be freed so that *count* more leave the reserve free.
 
-    0 or less if there is enough space, or if the file system does not say how much it has.
+    0 or less if there is enough space, or if the file system does not report its size.
     """
     try:
         status = os.statvfs(directory)
@@ -38,7 +41,7 @@ def shortage(directory: Path, count: int) -> int:
 
 
 def cached_files(root: Path) -> list[tuple[float, int, Path]]:
-    """Return when each file was last used, what it takes on disk, and its path."""
+    """Return the time of use, the bytes on disk and the path of each file."""
     found = []
     for directory, _, names in os.walk(root):
         for name in names:
@@ -50,33 +53,33 @@ def cached_files(root: Path) -> list[tuple[float, int, Path]]:
 
 
 def used_bytes(root: Path) -> int:
-    """Return what all files take on disk."""
+    """Return the bytes on disk of all files."""
     return sum(size for _, size, _ in cached_files(root))
 
 
 def evict(root: Path, goal: float, forget: Callable[[Path], object]) -> int | None:
-    """Remove the files unused longest until at most *goal* bytes are used; call *forget* with the
-    path of each.
+    """Remove the least recently used files until at most *goal* bytes are used.
 
-    Return how many bytes are used then, None if another mount evicts at this moment.
+    Call *forget* with the path of each. Return the bytes that are still used, or None if another
+    mount evicts at this moment.
     """
     with contextlib.ExitStack() as stack:
         try:
-            lock = stack.enter_context(open(root / LOCK, "ab", opener=open_private))
+            lock = stack.enter_context(open(root / EVICTION_LOCK, "ab", opener=open_private))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return None
         except OSError:
-            pass  # a file system without locks: where two evict at once, too much goes
+            pass  # a file system without locks: if two mounts evict at once, too much is removed
         files = sorted(cached_files(root))
         used = sum(size for _, size, _ in files)
         for _, size, path in files:
             if used <= goal:
                 break
-            if path.name in (LOCK, CLAIMS):
+            if path.name in (EVICTION_LOCK, RANGE_LOCKS):
                 continue
             with contextlib.suppress(OSError):
-                # Cut first: it takes no room then while another mount has it open.
+                # Truncate first: another mount may have the file open, which keeps its space.
                 os.close(open_private(str(path), os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC))
             with contextlib.suppress(OSError):
                 path.unlink()
@@ -86,10 +89,10 @@ def evict(root: Path, goal: float, forget: Callable[[Path], object]) -> int | No
 
 
 class DiskSpace:
-    """How much the cache at *root* may take: its size, the disk's reserve and quotas.
+    """The bytes that the cache at *root* may take: its size, the disk's reserve and quotas.
 
-    Safe for concurrent use: the lock is held while files are counted or evicted; *forget* is called
-    under it.
+    Safe for concurrent use: the lock is held while files are counted or evicted, and *forget* is
+    called under it.
     """
 
     def __init__(self, root: Path, max_bytes: int, forget: Callable[[Path], object]) -> None:
@@ -97,16 +100,15 @@ class DiskSpace:
         self._max_bytes = max_bytes
         self._forget = forget
         self._lock = threading.Lock()
-        self._used: int | None = None  # counted on disk; None: not yet
-        self._written = 0  # since then
+        self._used: int | None = None  # bytes at the last count; None before the first
+        self._written = 0  # bytes since then
         self._limit = max_bytes
-        self._lowered_until_s = float("-inf")  # the limit is less than the size until then
+        self._lowered_until_s = float("-inf")  # the limit is below `max_bytes` until then
         self._settled_s = float("-inf")
-        self._looked_s = float("-inf")
+        self._checked_s = float("-inf")
 
     def has_space(self, count: int) -> bool:
-        """Return whether *count* more bytes leave the reserve free, after an eviction if they do
-        not at first."""
+        """Return whether *count* more bytes leave the reserve free; evict if necessary."""
         if shortage(self._root, count) <= 0:
             return True
         with self._lock:
@@ -118,17 +120,17 @@ class DiskSpace:
                     self._settled_s = time.monotonic() + SETTLE_S
         return missing <= 0
 
-    def look(self) -> None:
-        """Evict what takes the reserve; the disk is asked at most every `LOOK_S`."""
-        now = time.monotonic()
-        if now - self._looked_s > LOOK_S:
-            self._looked_s = now
+    def check_reserve(self) -> None:
+        """Evict if the reserve is not free; check this at most every `CHECK_S`."""
+        now_s = time.monotonic()
+        if now_s - self._checked_s > CHECK_S:
+            self._checked_s = now_s
             self.has_space(0)
 
     def shrink(self, count: int) -> None:
-        """Evict *count* bytes and more because a quota or the disk is full.
+        """Evict *count* bytes and more, because a quota or the disk is full.
 
-        The cache stays that small for `LOWERED_S`: the user's other programs meet the same limit.
+        The limit stays that low for `LOWERED_S`: the user's other programs meet the same limit.
         """
         with self._lock:
             self._evict(count)
@@ -137,7 +139,7 @@ class DiskSpace:
                 self._lowered_until_s = time.monotonic() + LOWERED_S
 
     def note_written(self, count: int) -> None:
-        """Count *count* more bytes on disk, and evict if there are too many."""
+        """Count *count* more bytes on disk; evict if there are too many."""
         with self._lock:
             if time.monotonic() > self._lowered_until_s:
                 self._limit = self._max_bytes
@@ -149,17 +151,19 @@ class DiskSpace:
                 self._evict()
 
     def _evict(self, to_free: int = 0) -> None:
-        """Evict down to `KEEP` of the limit; with *to_free*, that many bytes and the rest of `KEEP`
-        of the used ones at least."""
+        """Evict down to `KEEP` of the limit.
+
+        With *to_free*, leave at most `KEEP` of the used bytes, less *to_free*.
+        """
         goal = self._limit * KEEP
         if to_free:
             goal = min(goal, used_bytes(self._root) * KEEP - to_free)
-        # None: another mount evicts; the files are counted anew once it is done.
+        # None: another mount evicts; the files are counted again at the next write.
         self._used = evict(self._root, goal, self._forget)
         if self._used is not None:
             self._written = 0
 
 
 def open_private(path: str, flags: int) -> int:
-    """Open a file of the cache: not another user's behind a link, and without waiting for one."""
+    """Open a file of the cache; follow no link, and do not wait for a FIFO's other end."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)

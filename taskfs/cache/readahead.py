@@ -92,7 +92,7 @@ class ReadAheadReader:
         self._limit = limit
         self._lock = threading.Lock()
         self._detector = SequentialDetector(start)
-        self._ahead = start  # the bytes before it were asked for
+        self._ahead = start  # the end of the bytes that were requested
 
     def read_at(self, offset: int, size: int) -> Buffer:
         """Return the bytes [offset, offset + size) of the object, and fetch ahead."""

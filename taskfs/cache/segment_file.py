@@ -1,7 +1,8 @@
 """`Segment`: a file of `SEGMENT_BLOCKS` blocks in the cache directory.
 
-A table at the file's end holds, per block, its length and a CRC-32 that counts its place in; a
-block counts once its entry is right.
+A table at the end of the file has the length and the CRC-32 of each block. The checksum includes
+the file's name and the block's number, so a block at the wrong place is damaged. A block without a
+valid entry is absent.
 """
 
 import contextlib
@@ -22,92 +23,102 @@ SEGMENT_BLOCKS: Final = 64
 SEGMENT: Final = SEGMENT_BLOCKS * BLOCK
 ENTRY: Final = struct.Struct("<LL")  # length (0: absent) and CRC-32 of the block
 TABLE: Final = SEGMENT_BLOCKS * ENTRY.size
-PAGE: Final = 4096  # what O_DIRECT wants memory and file offsets to be multiples of, at most
-# Who writes past the page cache waits for the disk. One does at a time: where the disk is slow, the
-# others, but for one that writes to the same file, leave what they have to the system and go on.
+PAGE: Final = 4096  # bytes; O_DIRECT needs memory and file offsets to be multiples of at most this
+# Held during a write with O_DIRECT, which waits for the disk. If it is held, other threads write
+# through the page cache and do not wait, so a slow disk blocks one thread only.
 _direct_io_lock: Final = threading.Lock()
 
 
 class Segment:
-    """One open segment file and its table as this process knows it."""
+    """An open segment file and this process's copy of its table.
 
-    __slots__ = ("descriptor", "place_crc", "table", "touched_s")
+    Safe for concurrent use: an outdated copy of an entry causes a miss, or a checksum that fails.
+    """
+
+    __slots__ = ("descriptor", "name_crc", "table", "touched_s")
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.descriptor = descriptor
         self.table = bytearray(TABLE)
-        self.place_crc = zlib.crc32(path.name.encode())
+        self.name_crc = zlib.crc32(path.name.encode())
         self.touched_s = float("-inf")
 
     @property
     def is_removed(self) -> bool:
-        """Whether nobody else can find the file any more."""
+        """Whether the file was unlinked."""
         try:
             return not os.fstat(self.descriptor).st_nlink
         except OSError:
             return True
 
     def read_table(self, first: int, count: int) -> bytes:
-        """Learn what the file says of *count* blocks; fewer where it ends before."""
-        at = first * ENTRY.size
-        entries = os.pread(self.descriptor, count * ENTRY.size, SEGMENT + at)
-        self.table[at : at + len(entries)] = entries
+        """Copy and return the entries of *count* blocks; fewer if the file ends before."""
+        start = first * ENTRY.size
+        entries = os.pread(self.descriptor, count * ENTRY.size, SEGMENT + start)
+        self.table[start : start + len(entries)] = entries
         return entries
 
     def entries(self, first: int, stop: int) -> list[tuple[int, int]]:
-        """Return the length (0: absent) and checksum of the blocks [first, stop), fewer where the
-        file ends before; another mount may have written them."""
-        known = bytes(self.table[first * ENTRY.size : stop * ENTRY.size])
-        found = list(ENTRY.iter_unpack(known))
+        """Return the length (0: absent) and checksum of the blocks [first, stop).
+
+        Entries that are absent in the table are read from the file, because another mount may have
+        written the blocks. There are fewer entries if the file ends before.
+        """
+        found = list(ENTRY.iter_unpack(bytes(self.table[first * ENTRY.size : stop * ENTRY.size])))
         if all(length for length, _ in found):
             return found
-        # Not from the table: another thread that looked before may write there what it saw.
+        # Not through the table: another thread may write older entries there at this moment.
         entries = self.read_table(first, stop - first)
         return list(ENTRY.iter_unpack(entries[: len(entries) - len(entries) % ENTRY.size]))
 
     def present(self, first: int, stop: int) -> list[int]:
-        """Return which of the blocks [first, stop) are not absent."""
+        """Return which of the blocks [first, stop) have an entry."""
         found = self.entries(first, stop)
         return [first + n for n, (length, _) in enumerate(found) if length]
 
-    def checksum(self, place: int, block: memoryview) -> int:
-        """Return what the table must say of *block*, there and nowhere else."""
-        return crc32(block, (self.place_crc + place) & 0xFFFFFFFF)
+    def checksum(self, number: int, block: memoryview) -> int:
+        """Return the checksum of *block* as the block *number* of this file."""
+        return crc32(block, (self.name_crc + number) & 0xFFFFFFFF)
 
-    def read(self, first: int, room: memoryview) -> tuple[int, bool]:
-        """Fill *room* with the blocks from *first* on, as far as they are there and right; return
-        how many bytes are, and whether the block behind them is there and wrong."""
-        entries = self.entries(first, first + len(room) // BLOCK)
+    def read(self, first: int, buffer: memoryview) -> tuple[int, bool]:
+        """Fill *buffer* with adjacent valid blocks from *first* on.
+
+        Return the number of bytes, and whether the next block is stored but damaged.
+        """
+        entries = self.entries(first, first + len(buffer) // BLOCK)
         count = next((n for n, (length, _) in enumerate(entries) if not length), len(entries))
-        room = room[: os.preadv(self.descriptor, [room[: count * BLOCK]], first * BLOCK)]
-        good = 0
-        for place, (length, crc) in enumerate(entries[:count], first):
-            block = room[good : good + min(length, BLOCK)]
-            if len(block) != length or self.checksum(place, block) != crc:
-                return good, True
-            good += length
+        buffer = buffer[: os.preadv(self.descriptor, [buffer[: count * BLOCK]], first * BLOCK)]
+        valid = 0
+        for number, (length, crc) in enumerate(entries[:count], first):
+            block = buffer[valid : valid + min(length, BLOCK)]
+            if len(block) != length or self.checksum(number, block) != crc:
+                return valid, True
+            valid += length
             if length < BLOCK:
-                break  # the object's last
-        return good, False
+                break  # the object's last block
+        return valid, False
 
     def write(self, first: int, run: memoryview) -> None:
-        """Put the whole blocks of *run* there, from the block *first* on; OSError if they do not
-        fit on the disk."""
+        """Write the whole blocks of *run*, from the block *first* on, and then their entries.
+
+        Raises:
+            OSError: they do not fit on the disk, or the write failed.
+        """
         entries = bytearray()
-        for at in range(0, len(run), BLOCK):
-            block = run[at : at + BLOCK]
-            entries += ENTRY.pack(len(block), self.checksum(first + at // BLOCK, block))
-        if self._put(run, first * BLOCK) < len(run):
+        for start in range(0, len(run), BLOCK):
+            block = run[start : start + BLOCK]
+            entries += ENTRY.pack(len(block), self.checksum(first + start // BLOCK, block))
+        if self._write_at(first * BLOCK, run) < len(run):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        at = first * ENTRY.size
-        os.pwrite(self.descriptor, entries, SEGMENT + at)
-        self.table[at : at + len(entries)] = entries
+        start = first * ENTRY.size
+        os.pwrite(self.descriptor, entries, SEGMENT + start)
+        self.table[start : start + len(entries)] = entries
 
-    def _put(self, run: memoryview, at: int) -> int:
-        """Write *run* to the file's bytes from *at* on; return how many were written.
+    def _write_at(self, offset: int, run: memoryview) -> int:
+        """Write *run* at *offset*; return how many bytes were written.
 
-        A long one goes past the system's page cache: what is read of it is kept decoded, and the
-        pages would take memory from whoever computes on this machine.
+        A long run bypasses the page cache: its pages would take memory from other programs, and a
+        member is cached decoded already.
         """
         is_long = len(run) >= LARGE and len(run) % BLOCK == 0 and has_address(run)
         if is_long and address_of(run) % PAGE == 0 and _direct_io_lock.acquire(blocking=False):
@@ -115,18 +126,18 @@ class Segment:
                 flags = os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC
                 descriptor = os.open(f"/proc/self/fd/{self.descriptor}", flags)
                 try:
-                    return os.pwrite(descriptor, run, at)
+                    return os.pwrite(descriptor, run, offset)
                 finally:
                     os.close(descriptor)
             except (OSError, AttributeError) as exc:
-                # Mostly a file system that cannot; what else is wrong, the checksum tells.
+                # Mostly a file system without O_DIRECT. The checksum finds any other damage.
                 log_fallback("O_DIRECT", exc)
             finally:
                 _direct_io_lock.release()
-        return os.pwrite(self.descriptor, run, at)
+        return os.pwrite(self.descriptor, run, offset)
 
     def clear(self, first: int, stop: int) -> None:
-        """Say of the blocks [first, stop) that they are absent."""
+        """Remove the entries of the blocks [first, stop), so that they are absent."""
         begin, end = first * ENTRY.size, stop * ENTRY.size
         self.table[begin:end] = bytes(end - begin)
         os.pwrite(self.descriptor, bytes(end - begin), SEGMENT + begin)

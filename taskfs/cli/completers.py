@@ -7,7 +7,7 @@ error it returns no candidates.
 import contextlib
 import re
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -19,7 +19,8 @@ from taskfs.config import Config, load_config
 from taskfs.errors import TaskFSError
 from taskfs.fuse.mount_table import our_mounts
 from taskfs.model import KNOWN_STATUSES
-from taskfs.options import BY_NAME, LOG_LEVELS, Option, parse_level, parse_path
+from taskfs.options import BY_NAME, ENGINES, LOG_LEVELS, Option
+from taskfs.support.parsing import parse_path
 
 if TYPE_CHECKING:
     from taskfs.remote.api_client import TaskClient
@@ -69,14 +70,20 @@ def complete_files(_: click.Context, __: click.Parameter, incomplete: str) -> li
     return [CompletionItem(incomplete, type="file")]
 
 
+# The settings whose values are words of a list.
+_WORDS: Final[Mapping[str, Iterable[str]]] = {
+    "engine": ENGINES,
+    "log_level": LOG_LEVELS,
+    "status": KNOWN_STATUSES,
+}
+
+
 def completer_of(option: Option) -> Completer | None:
     """Return the completer of a setting's value, None if its values cannot be listed."""
     if option.parse is parse_path:
         return complete_directories if option.metavar == "DIR" else complete_files
-    if option.parse is parse_level:
-        return _complete_words(LOG_LEVELS)
-    if option.name == "status":
-        return _complete_words(KNOWN_STATUSES)
+    if (words := _WORDS.get(option.name)) is not None:
+        return _complete_words(words)
     return _complete_from_api(_fetch_projects) if option.name == "project" else None
 
 

@@ -20,7 +20,7 @@ from taskfs.cli.options import (
 )
 from taskfs.errors import MountError
 from taskfs.fuse.mountpoint import is_dead
-from taskfs.options import parse_path
+from taskfs.support.parsing import parse_path
 
 DEFAULT_MOUNTPOINT: Final = "~/taskfs-demo"
 

@@ -1,7 +1,5 @@
 """`taskfs doctor`: checks of what a mount needs, each with its fix."""
 
-import ctypes
-import ctypes.util
 import json
 import os
 import re
@@ -23,8 +21,8 @@ from taskfs.cli.options import Settings, config_options
 from taskfs.cli.output import describe_error
 from taskfs.config import Config
 from taskfs.errors import ConfigError, TaskFSError
+from taskfs.fuse.engine_support import why_not_fusepy, why_not_kernel
 from taskfs.fuse.fusermount import FUSE_PACKAGES, find_fusermount, why_not_set_uid
-from taskfs.fuse.libfuse import LIBFUSE_PACKAGES
 from taskfs.fuse.mount_table import our_mounts
 from taskfs.fuse.mountpoint import is_dead
 from taskfs.support.formatting import escape_controls, format_size
@@ -103,7 +101,7 @@ class CheckContext:
 )
 @config_options("doctor")
 def command(settings: Settings, as_json: bool) -> int:
-    """Check what taskfs needs: libfuse, fusermount, /dev/fuse, the key, the API, clock and cache.
+    """Check what taskfs needs: an engine, /dev/fuse, the key, the API, the clock and the cache.
 
     Each check is a line: `ok`; `FAIL` with the fix; `note` for a problem that matters only to some
     users; or `skip` if an earlier failure prevents the check. The exit status is 0 if nothing
@@ -136,23 +134,35 @@ def _run(check: Callable[[CheckContext], str], context: CheckContext) -> tuple[s
         return "FAIL", " ".join(describe_error(exc).split())
 
 
-def _libfuse(_: CheckContext) -> str:
-    path = os.environ.get("FUSE_LIBRARY_PATH") or ctypes.util.find_library("fuse")
-    if not path:
-        raise Failed(f"not found: {LIBFUSE_PACKAGES}")
-    try:
-        number = ctypes.CDLL(path).fuse_version()
-    except (OSError, AttributeError):
-        raise Failed(f"{path} cannot be loaded: {LIBFUSE_PACKAGES}") from None
-    if not 26 <= number < 30:
-        raise Failed(f"{path} is version {number / 10:g}, not 2.6 to 2.9: {LIBFUSE_PACKAGES}")
-    return f"{path}, version {number / 10:g}"
+def _kernel_engine(context: CheckContext) -> str:
+    return _check_engine(context, "kernel", why_not_kernel())
+
+
+def _fusepy_engine(context: CheckContext) -> str:
+    return _check_engine(context, "fusepy", why_not_fusepy())
+
+
+def _check_engine(context: CheckContext, name: str, reason: str) -> str:
+    """Return that the engine can be used.
+
+    Raises:
+        Failed: it cannot be, and the settings ask for it, or no engine can.
+        Note: it cannot be, and another is used.
+    """
+    if not reason:
+        return "usable"
+    has_other = not (why_not_fusepy() if name == "kernel" else why_not_kernel())
+    if context.config.engine == name or not has_other:
+        raise Failed(reason)
+    raise Note(f"not usable, and not needed: {reason}")
 
 
 def _fusermount(_: CheckContext) -> str:
     path = find_fusermount()
+    if not path and os.geteuid() == 0:
+        return "not found, and root needs none"
     if not path:
-        raise Failed(f"not found on PATH: {FUSE_PACKAGES}")
+        raise Failed(f"not found: {FUSE_PACKAGES}")
     if fault := why_not_set_uid(path):
         raise Failed(fault)
     return path
@@ -270,7 +280,8 @@ def _stale_mounts(_: CheckContext) -> str:
 
 # The checks in the order of their lines. A new check is a new row.
 CHECKS: Final[tuple[tuple[str, Callable[[CheckContext], str]], ...]] = (
-    ("libfuse 2", _libfuse),
+    ("kernel engine", _kernel_engine),
+    ("fusepy engine", _fusepy_engine),
     ("fusermount", _fusermount),
     ("/dev/fuse", _device),
     ("user_allow_other", _allow_other),

@@ -1,9 +1,7 @@
 """`taskfs download`."""
 
-import contextlib
-import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,14 +10,16 @@ import click
 from taskfs.cli import completers
 from taskfs.cli.api_session import open_session, task_must_exist
 from taskfs.cli.options import SETTINGS_EPILOG, Settings, config_options, parsed_by
-from taskfs.cli.output import is_terminal, print_error
-from taskfs.cli.task_ids import parse_task_id
+from taskfs.cli.output import print_error
+from taskfs.cli.progress import progress_bar
+from taskfs.cli.signals import exit_on_signals
+from taskfs.cli.task_ids import parse_task_id, resolve_names
 from taskfs.config import Config
 from taskfs.errors import CorruptData, NotFound, Unsupported
 from taskfs.support.formatting import format_count, format_size
 
 if TYPE_CHECKING:
-    from taskfs.download.run import DownloadItem, ProgressCallback
+    from taskfs.download.run import DownloadItem
     from taskfs.remote.api_client import TaskClient
 
 
@@ -79,21 +79,10 @@ def command(
     with open_session(settings) as (config, client):
         items: list[DownloadItem] = []
         planner = _Planner(client, inputs, filenames, archive)
-        for task_id in dict.fromkeys(task_ids):
+        for task_id in dict.fromkeys(resolve_names(client, task_ids)):
             items += planner.plan(task_id, _destination(config, task_id, output_dir, inputs))
-        _exit_on_signals()
+        exit_on_signals()
         return _fetch(items)
-
-
-def _exit_on_signals() -> None:
-    """Turn SIGTERM and SIGHUP into SystemExit, so that unfinished files are removed."""
-
-    def leave(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) == signal.SIG_DFL:  # keep SIGHUP ignored under nohup
-            signal.signal(number, leave)
 
 
 def _check_usage(
@@ -120,7 +109,7 @@ class _Planner:
     def __init__(
         self, client: "TaskClient", inputs: bool, filenames: Sequence[str], keep_archive: bool
     ) -> None:
-        from taskfs.download.archives import ArchiveOpener
+        from taskfs.download.archive_opener import ArchiveOpener
         from taskfs.tasks.archive_kind import ArchiveKind
 
         self._client = client
@@ -157,7 +146,7 @@ def _fetch(items: "Sequence[DownloadItem]") -> int:
     check_space(items)
     total = sum(item.remaining_bytes for item in items)
     warnings: list[str] = []
-    with _progress_bar(total) as advance:
+    with progress_bar(total) as advance:
         failures = download_all(items, advance, warnings.append)
     for warning in warnings:
         print_error(f"warning: {warning}")
@@ -170,16 +159,3 @@ def _fetch(items: "Sequence[DownloadItem]") -> int:
         done = f"{format_count(len(items), 'file')} ({format_size(total)}) downloaded"
         click.echo(done if items else "everything is there already", err=True)
     return 1 if failures else 0
-
-
-@contextlib.contextmanager
-def _progress_bar(total: int) -> "Iterator[ProgressCallback]":
-    """Yield the callback that counts bytes, with a bar if standard error is a terminal."""
-    if not is_terminal(sys.stderr) or not total:
-        yield lambda size: None
-        return
-    from taskfs.cli.progress_bar import make_progress_bar
-
-    with make_progress_bar() as bar:
-        task = bar.add_task("", total=total)
-        yield lambda size: bar.advance(task, size)

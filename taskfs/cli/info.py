@@ -8,7 +8,7 @@ from taskfs.cli import completers
 from taskfs.cli.api_session import open_reader, task_must_exist
 from taskfs.cli.options import Settings, config_options, parsed_by
 from taskfs.cli.output import format_json
-from taskfs.cli.task_ids import parse_task_id
+from taskfs.cli.task_ids import parse_task_id, resolve_names
 
 
 @click.command("info", short_help="Show a task's record and timeline.")
@@ -27,8 +27,10 @@ from taskfs.cli.task_ids import parse_task_id
 @config_options("info")
 def command(settings: Settings, task_id: str, as_json: bool) -> None:
     """Show the record of task ID: its state, timeline, metrics and cost."""
-    with open_reader(settings) as (_, client), task_must_exist(task_id):
-        record = client.task_detail(task_id)
+    with open_reader(settings) as (_, client):
+        [task_id] = resolve_names(client, [task_id])
+        with task_must_exist(task_id):
+            record = client.task_detail(task_id)
     if as_json:
         click.echo(format_json(record))
         return

@@ -11,10 +11,10 @@ from taskfs.cli import completers
 from taskfs.cli.api_session import missing_task, open_session
 from taskfs.cli.options import Settings, config_options, parsed_by
 from taskfs.cli.output import describe_error, print_error
-from taskfs.cli.task_ids import parse_task_id
+from taskfs.cli.task_ids import parse_task_id, resolve_names
 from taskfs.errors import AlreadyTerminated, BadAnswer, NotFound, TaskFSError, Unavailable
 from taskfs.model import TaskStatus
-from taskfs.options import parse_positive_duration
+from taskfs.support.parsing import parse_positive_duration
 
 if TYPE_CHECKING:
     from taskfs.remote.api_client import TaskClient
@@ -51,7 +51,7 @@ def command(settings: Settings, task_ids: tuple[str, ...], yes: bool, limit_s: f
     killed: machines keep running.
     """
     with open_session(settings) as (_, client):
-        requested = list(dict.fromkeys(task_ids))
+        requested = list(dict.fromkeys(resolve_names(client, task_ids)))
         killable = [task_id for task_id in requested if _is_killable(client, task_id)]
         if not killable:
             return 1

@@ -21,7 +21,7 @@ from taskfs.cli.options import (
 from taskfs.cli.output import print_error, terminal_notifier
 from taskfs.config import Config
 from taskfs.errors import ConfigError
-from taskfs.options import parse_path
+from taskfs.support.parsing import parse_path
 
 
 @click.command("mount", epilog=SETTINGS_EPILOG, short_help="Mount your tasks on a directory.")

@@ -12,7 +12,8 @@ import click
 from taskfs.cli import completers
 from taskfs.config import Config, load_config
 from taskfs.errors import ConfigError
-from taskfs.options import OPTIONS, Option, parse_mount_options, parse_path, unknown_variables
+from taskfs.options import OPTIONS, Option, parse_mount_options, unknown_variables
+from taskfs.support.parsing import parse_path
 
 F = TypeVar("F", bound=Callable[..., Any])
 

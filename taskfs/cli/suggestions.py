@@ -10,10 +10,9 @@ from taskfs.options import near_matches
 # Names that other programs use for our commands.
 _SYNONYMS: Final = {
     "cancel": "kill",
-    "cp": "download",
+    "copy": "cp",
     "get": "download",
     "help": "--help",
-    "ls": "list",
     "man": "manpage",
     "manual": "manpage",
     "ps": "list",

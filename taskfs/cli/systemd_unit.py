@@ -13,7 +13,8 @@ from taskfs.cli.options import parsed_by
 from taskfs.cli.program import find_program
 from taskfs.errors import ConfigError
 from taskfs.fuse.mount_table import FSTYPE
-from taskfs.options import parse_mount_options, parse_path
+from taskfs.options import parse_mount_options
+from taskfs.support.parsing import parse_path
 
 _DEFAULT_FSTAB_MOUNTPOINT: Final = "/mnt/tasks"
 _DEFAULT_UNIT_MOUNTPOINT: Final = "~/tasks"

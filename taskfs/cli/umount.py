@@ -7,7 +7,7 @@ import click
 from taskfs.cli import completers
 from taskfs.cli.options import parsed_by
 from taskfs.fuse.mountpoint import umount
-from taskfs.options import parse_path
+from taskfs.support.parsing import parse_path
 
 
 @click.command("umount", short_help="Unmount, and wait for the end of the process.")

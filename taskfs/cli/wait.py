@@ -13,7 +13,7 @@ from taskfs.cli.api_session import open_session, task_must_exist
 from taskfs.cli.options import Settings, config_options, parsed_by
 from taskfs.cli.output import print_error
 from taskfs.cli.status_line import StatusLine
-from taskfs.cli.task_ids import parse_task_id
+from taskfs.cli.task_ids import parse_task_id, resolve_names
 from taskfs.errors import (
     ArchiveLate,
     BadAnswer,
@@ -23,8 +23,8 @@ from taskfs.errors import (
     WaitTimeout,
 )
 from taskfs.model import Task, TaskStatus
-from taskfs.options import parse_positive_duration
 from taskfs.support.formatting import format_count, format_elapsed
+from taskfs.support.parsing import parse_positive_duration
 
 if TYPE_CHECKING:
     from taskfs.remote.api_client import TaskClient
@@ -77,6 +77,7 @@ def command(
     line = StatusLine(sys.stderr if as_json else sys.stdout)
     try:
         with open_session(settings, timeout_s=limit_s) as (_, client):
+            [task_id] = resolve_names(client, [task_id])
             return _Wait(client, task_id, line, limit_s, as_json).run()
     except KeyboardInterrupt:
         line.finish()
@@ -176,7 +177,7 @@ class _Wait:
         Raises:
             ArchiveLate: the archive did not appear in time.
         """
-        from taskfs.download.archives import ArchiveOpener
+        from taskfs.download.archive_opener import ArchiveOpener
         from taskfs.tasks.archive_kind import ARCHIVE_GRACE_S, ArchiveKind
 
         opener = ArchiveOpener(self._client)

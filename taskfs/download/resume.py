@@ -58,13 +58,13 @@ class RemovableDiskCache(DiskCache):
         self._gate = threading.Lock()
         self._is_removed = False
 
-    def write(self, path: Path, first: int, run: memoryview) -> None:
+    def write_blocks(self, path: Path, first: int, run: memoryview) -> None:
         with self._gate:
             if not self._is_removed:
-                super().write(path, first, run)
+                super().write_blocks(path, first, run)
 
-    def claim(
-        self, key: str, first: int, last: int, is_there: Callable[[], bool]
+    def lock_range(
+        self, key: str, first: int, last: int, is_stored: Callable[[], bool]
     ) -> contextlib.AbstractContextManager[None]:
         """Lock nothing: a lock file could be created after the removal."""
         return contextlib.nullcontext()

@@ -1,16 +1,25 @@
 """Which engine serves a mount, and the fallback from one to the next."""
 
 import logging
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from taskfs.config import Config
 from taskfs.fuse.engine import MountEngine, MountOptions, ProtocolRefused
+from taskfs.fuse.fusepy_engine import FusepyEngine
 from taskfs.fuse.kernel.engine import KernelEngine
 from taskfs.fuse.operations import TaskOperations
 from taskfs.fuse.signals import MountState
 
 log = logging.getLogger(__name__)
+
+AUTO: Final = "auto"
+_ENGINE_TYPES: Final[Mapping[str, Callable[[Path, MountOptions], MountEngine]]] = {
+    "kernel": KernelEngine,
+    "fusepy": FusepyEngine,
+}
 
 
 class Engines:
@@ -27,6 +36,10 @@ class Engines:
     def pushes_pages(self) -> bool:
         """Whether the first engine pushes bytes before they are read."""
         return self.current.pushes_pages
+
+    def name(self) -> str:
+        """Return the name of the engine that serves."""
+        return self.current.name
 
     def interrupted(self) -> bool:
         """Whether the request that the calling thread serves was interrupted."""
@@ -49,7 +62,9 @@ class Engines:
             except ProtocolRefused as exc:
                 if engine is self._engines[-1]:
                     raise
-                log.warning("the %s engine cannot serve here (%s): fallback", engine.name, exc)
+                log.warning(
+                    "the %s engine cannot serve here: %s; the next is tried", engine.name, exc
+                )
             finally:
                 state.engine_ended()
                 state.detach()  # an aborted connection leaves its mount in the table
@@ -65,4 +80,7 @@ def choose_engines(config: Config, place: Path) -> Engines:
         allow_root=config.allow_root,
         attr_timeout_s=config.attr_timeout_s,
     )
-    return Engines([KernelEngine(place, options)])
+    names: Sequence[str] = [config.engine]
+    if config.engine == AUTO:
+        names = ["kernel", "fusepy"] if sys.platform == "linux" else ["fusepy"]
+    return Engines([_ENGINE_TYPES[name](place, options) for name in names])

@@ -14,7 +14,7 @@ _SONAME: Final = "libfuse.so.2"
 _MAC_NAMES: Final = ("fuse", "osxfuse", "fuse-t")
 
 
-def find_libfuse() -> str:
+def libfuse_path() -> str:
     """Return the name or path with which libfuse 2 can be loaded; empty if it is not installed."""
     if path := os.environ.get(VARIABLE):
         return path

@@ -67,9 +67,10 @@ def serve(
     engines = choose_engines(config, place)
     core = open_core(
         config,
-        opening=listing,
+        first_listing=listing,
         interrupted=engines.interrupted,
         mountpoint=str(place),
+        engine_name=engines.name,
         push_enabled=engines.pushes_pages,
     )
     _await_first_listing(core, config, listing)

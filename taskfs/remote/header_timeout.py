@@ -38,7 +38,7 @@ class HeaderWatchdog:
         with self._changed:
             self._until_s[sock] = time.monotonic() + seconds
             if not self._is_running:
-                threading.Thread(target=self._run, name="taskfs-heads", daemon=True).start()
+                threading.Thread(target=self._run, name="taskfs-headers", daemon=True).start()
                 self._is_running = True
             elif len(self._until_s) == 1:
                 self._changed.notify()
@@ -48,7 +48,7 @@ class HeaderWatchdog:
             with self._changed:
                 is_overdue = self._until_s.pop(sock, None) is None
         if is_overdue:  # the parser does not notice headers that are cut off
-            raise TimeoutError("the answer's head takes too long")
+            raise TimeoutError("the response headers take too long")
 
     def _run(self) -> None:
         while True:

@@ -15,6 +15,7 @@ from taskfs.remote.live_messages import (
     decode_answer,
     encode_question,
 )
+from taskfs.support.installation import install_hint
 
 if TYPE_CHECKING:
     from aiortc import RTCDataChannel, RTCPeerConnection
@@ -269,8 +270,9 @@ def require_aiortc() -> Any:
     try:
         import aiortc
     except ImportError as exc:
-        fix = "install it with: pip install 'taskfs[live]'"
-        raise Unsupported(f"the files of a running task need the extra live: {fix}") from exc
+        raise Unsupported(
+            f"the files of a running task need the extra `live`: {install_hint('live')}"
+        ) from exc
     for name in ("aiortc", "aioice"):
         # Below this level they log descriptions, with the passwords of ICE in them.
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -297,7 +297,7 @@ class StoredObject:
         """
         headers, size = response.headers, content_length(response.headers)
         if size == 0:
-            raise self._wrong_response("an empty answer", response)
+            raise self._wrong_response("an empty response", response)
         if version is not None and (size is None or contradicts(headers, size, version)):
             if not self._begins_as_archive(response, budget):
                 raise self._wrong_response("something else instead of the object")

@@ -271,7 +271,7 @@ class Transport:
                     if stop is not None and len(sink) > stop:
                         return
                     if budget.remaining_s <= 0:
-                        raise Transient(Unavailable(f"{label}: the answer takes too long"))
+                        raise Transient(Unavailable(f"{label}: the response takes too long"))
             except TRANSPORT_ERRORS as exc:
                 raise Transient(Unavailable(f"{label}: cut short ({cause(exc)})")) from exc
             finally:
@@ -305,7 +305,7 @@ class Transport:
                     self._received_s = time.monotonic()
                     self._stats.add(f"{self._side}_bytes", count)
                     if budget.remaining_s <= 0:
-                        raise Transient(Unavailable(f"{label}: the answer takes too long"))
+                        raise Transient(Unavailable(f"{label}: the response takes too long"))
                 if body.filled == before + size and source.read(1):
                     body.filled = before
                     raise Transient(BadAnswer(f"{label}: longer than announced"), max_tries=2)

@@ -11,6 +11,7 @@ from typing import Final
 EXTRAS: Final = {
     "demo": "aiohttp>=3.10",
     "fsspec": "fsspec>=2024.6.1",
+    "live": "aiortc>=1.9,<2",
     "socks": "requests[socks]",
 }
 # pipx comes first, because the system's Python often refuses pip (PEP 668, Debian 12).

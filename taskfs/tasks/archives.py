@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol
 
-from taskfs.archive.archive import Archive, open_archive
+from taskfs.archive.archive import Archive
 from taskfs.archive.engine import Engine
+from taskfs.archive.open_archive import open_archive
 from taskfs.errors import NotFound, StaleObject, Unavailable
 from taskfs.model import ObjectVersion, Task, TaskAPI
 from taskfs.support.clock import age_clock

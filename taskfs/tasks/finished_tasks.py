@@ -41,7 +41,7 @@ def open_finished_tasks(disk: DiskCache, api_url: str, api_key: str) -> "Finishe
         # `str`, because the repr of a key is the same for all keys.
         account = cache_key("account", api_url, str(api_key))
     else:
-        found = disk.get_index(last, RECORDS)
+        found = disk.read_blob(RECORDS, last)
         if found is None:
             return None
         account = found[0].decode("ascii", "replace")
@@ -128,11 +128,11 @@ class FinishedTaskStore:
         self._write(self._key(number), FORMAT, b"\n".join(lines[: MAX_TASKS // SHARDS]))
 
     def _write(self, key: str, head: bytes, body: bytes) -> None:
-        if self._disk.get_index(key, RECORDS) != (head, body):
-            self._disk.put_index(key, head, body, RECORDS)
+        if self._disk.read_blob(RECORDS, key) != (head, body):
+            self._disk.write_blob(RECORDS, key, head, body)
 
     def _read(self, number: int) -> list[bytes]:
-        head, body = self._disk.get_index(self._key(number), RECORDS) or (b"", b"")
+        head, body = self._disk.read_blob(RECORDS, self._key(number)) or (b"", b"")
         return body.split(b"\n") if head == FORMAT and body else []
 
     def _key(self, number: int) -> str:

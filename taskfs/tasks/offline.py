@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from taskfs.cache.disk_cache import INDEX, DiskBlocks, DiskCache
+from taskfs.cache.disk_cache import DiskBlocks, DiskCache
 from taskfs.errors import ConfigError, NotCached
 from taskfs.model import Fetched, ObjectVersion, RemoteObject, Task, TaskStatus
 from taskfs.tasks.finished_tasks import open_finished_tasks
@@ -22,7 +22,7 @@ class FrozenCache(DiskCache):
     def blocks_of(self, key: str) -> DiskBlocks:
         return _FrozenBlocks(self, self.blocks_directory(key), key)
 
-    def put_index(self, key: str, head: bytes, body: bytes, kind: str = INDEX) -> None:
+    def write_blob(self, kind: str, key: str, head: bytes, body: bytes) -> None:
         pass
 
     def drop_index(self, key: str) -> None:
@@ -31,11 +31,11 @@ class FrozenCache(DiskCache):
     def drop_indexes(self) -> None:
         pass
 
-    def _look_at_reserve(self) -> None:
+    def _check_reserve(self) -> None:
         pass
 
     def lock_range(
-        self, key: str, first: int, last: int, is_there: Callable[[], bool]
+        self, key: str, first: int, last: int, is_stored: Callable[[], bool]
     ) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()  # there are no fetches to coordinate
 

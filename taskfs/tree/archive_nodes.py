@@ -52,7 +52,7 @@ class MembersNode(Directory):
 
     def attrs(self) -> Attrs:
         archive = self._archives.get(self._task, self._kind, raw=True)
-        # One whose files cannot be shown fails where they are listed: the task is not hidden by it.
+        # An archive whose files cannot be shown fails when it is listed. The task stays visible.
         is_shown = archive is not None and archive.refusal is None
         mtime_ns = archive.index.root.mtime_ns if archive is not None and is_shown else None
         if mtime_ns is None:

@@ -1,6 +1,6 @@
 """`TreeContext`: the objects that the nodes of one mount share."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from typing import NamedTuple
 
@@ -32,5 +32,6 @@ class TreeContext(NamedTuple):
     offline: bool
     began_ns: int  # when the mount began, in ns since the epoch
     mountpoint: str = ""
+    engine_name: Callable[[], str] = str  # of the mount engine that serves; empty without a mount
     # The variables with which commands reach the embedded cloud; None for any other API.
     demo_environment: Mapping[str, str] | None = None

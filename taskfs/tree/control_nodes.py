@@ -88,6 +88,7 @@ class ControlNode(Directory):
             "version": __version__,
             "pid": os.getpid(),
             "mountpoint": context.mountpoint,
+            "engine": context.engine_name(),
             "offline": context.offline,
             "uptime_seconds": (time.time_ns() - context.began_ns) // 10**9,
             "open_handles": len(context.handles),

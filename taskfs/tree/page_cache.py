@@ -68,7 +68,7 @@ class PageCache:
         """Note that the archive was loaded: the next open of each path drops the kernel's pages.
 
         Pages of another version are wrong. Pages of the same version may contain bytes that were
-        not verified, because only the archive that is replaced knew which members were read to
+        not verified, because only the replaced archive recorded which members were read to
         their ends.
         """
         with self._lock:

@@ -114,7 +114,7 @@ class KillNode(Node):
             status = context.api.kill_task(task_id)
             context.task_cache.note_status(status)
             if status.is_terminated:
-                self._load(task_id)  # a status alone tells neither the end time nor the outputs
+                self._load(task_id)  # a status alone has neither the end time nor the outputs
         except (AlreadyTerminated, NotFound):
             self._load(task_id)  # the cached task was out of date
             raise

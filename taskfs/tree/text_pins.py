@@ -22,7 +22,8 @@ MARGIN_S: Final = 0.1
 class Text:
     """A rendered text and when its content last changed.
 
-    `as_of_s` is when the content was known, by `age_clock`; infinite for a text that never ages.
+    `as_of_s` is the time, by `age_clock`, when the content was current; infinite for a text that
+    never ages.
     `reported_s` is when a stat last reported its size.
     """
 

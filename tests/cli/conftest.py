@@ -52,6 +52,27 @@ class Command:
             timeout=TIMEOUT_S,
         )
 
+    def python(self, program: str) -> "subprocess.CompletedProcess[str]":
+        """Run a Python program in the command's environment."""
+        return subprocess.run(
+            [sys.executable, "-c", program],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def write_executable(self) -> Path:
+        """Write an executable file that runs `taskfs`; return its path."""
+        script = self.cwd / "bin/taskfs"
+        script.parent.mkdir()
+        script.write_text(
+            f"#!{sys.executable} -Werror\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\n"
+            "from taskfs.cli.main import main\nsys.exit(main())\n"
+        )
+        script.chmod(0o755)
+        return script
+
     def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
             [*_INTERRUPTIBLE, *COMMAND, *arguments],

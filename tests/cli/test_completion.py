@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Final
 import pytest
 
 from taskfs.model import KNOWN_STATUSES
-from tests.cli.conftest import ROOT, Command, Terminal
+from tests.cli.conftest import Command, Terminal
 from tests.fake_api import FakeCloud
 
 # Arguments that start each shell without its configuration, and the command that loads the script.
@@ -27,14 +26,7 @@ SHELLS: Final = {
 @pytest.fixture
 def shell_path(taskfs: Command) -> str:
     """A PATH on which `taskfs` is a program."""
-    program = taskfs.cwd / "bin/taskfs"
-    program.parent.mkdir()
-    program.write_text(
-        f"#!{sys.executable} -Werror\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\n"
-        "from taskfs.cli.main import main\nsys.exit(main())\n"
-    )
-    program.chmod(0o755)
-    return f"{program.parent}{os.pathsep}{os.defpath}"
+    return f"{taskfs.write_executable().parent}{os.pathsep}{os.defpath}"
 
 
 @pytest.fixture

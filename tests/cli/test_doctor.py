@@ -1,14 +1,18 @@
 """`taskfs doctor`: one line per check, with a fix for each failure."""
 
 import json
+import os
 import subprocess
+import sys
 import time
 from pathlib import Path
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from taskfs.cli import doctor
+from taskfs.config import Config
 from tests.cli.conftest import Command
 from tests.fake_api import FakeCloud
 
@@ -25,7 +29,15 @@ def test_each_check_is_a_line(taskfs: Command) -> None:
     done = taskfs("doctor")
 
     words = {text[5:].partition(":")[0]: text[:4].strip() for text in done.stdout.splitlines()}
-    assert {"libfuse 2", "fusermount", "/dev/fuse", "API key", "API", "clock"} <= set(words)
+    assert {
+        "kernel engine",
+        "fusepy engine",
+        "fusermount",
+        "/dev/fuse",
+        "API key",
+        "API",
+        "clock",
+    } <= set(words)
     assert "cache directory" in words
     assert set(words.values()) <= {"ok", "note", "FAIL"}
     assert words["API"] == words["API key"] == words["clock"] == words["cache directory"] == "ok"
@@ -35,15 +47,42 @@ def test_each_check_is_a_line(taskfs: Command) -> None:
 def test_a_library_that_is_missing_names_the_package(taskfs: Command) -> None:
     """C-23: A missing library names its package."""
     done = taskfs("doctor", FUSE_LIBRARY_PATH="/nonexistent")
+    assert done.returncode == 0
+    assert line(done.stdout, "kernel engine") == "ok   kernel engine: usable"
+    assert line(done.stdout, "fusepy engine").startswith("note fusepy engine: not usable, and not")
+    done = taskfs("doctor", "--engine", "fusepy", FUSE_LIBRARY_PATH="/nonexistent")
     assert done.returncode == 1
-    assert line(done.stdout, "libfuse 2").startswith("FAIL")
-    assert "libfuse2t64" in line(done.stdout, "libfuse 2")
+    assert line(done.stdout, "fusepy engine").startswith("FAIL")
+    assert "libfuse2t64" in line(done.stdout, "fusepy engine")
 
 
-def test_fusermount_missing(taskfs: Command) -> None:
+@pytest.mark.parametrize(("user", "word"), [(0, "ok"), (1000, "FAIL")])
+def test_fusermount_missing(user: int, word: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """C-23: A missing fusermount fails its check."""
-    done = taskfs("doctor", PATH="/nonexistent")
-    assert line(done.stdout, "fusermount").startswith("FAIL")
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    monkeypatch.setattr("shutil.which", lambda *args, **options: None)
+    context = doctor.CheckContext(cast(Any, None), Config(cache_dir=Path("/"), engine="kernel"))
+    for name in ("fusermount", "kernel engine"):
+        said, text = doctor._run(dict(doctor.CHECKS)[name], context)
+        assert said == word
+        assert ("apt-get install fuse3" in text) is (word == "FAIL")
+
+
+@pytest.mark.parametrize(
+    ("release", "platform"), [("4.17.0-1", "linux"), ("14.2-RELEASE", "freebsd14")]
+)
+def test_where_the_kernel_engine_cannot_work(
+    release: str, platform: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/architecture.md, Engines: fusepy serves where the kernel engine cannot."""
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(release=release))
+    monkeypatch.setattr(sys, "platform", platform)
+    context = doctor.CheckContext(cast(Any, None), Config(cache_dir=Path("/")))
+    said, text = doctor._run(dict(doctor.CHECKS)["kernel engine"], context)
+    assert said == "note"
+    assert "Linux" in text
+    said, text = doctor._run(dict(doctor.CHECKS)["fusepy engine"], context)
+    assert said == "ok"
 
 
 def test_no_key(bare: Command) -> None:

@@ -5,6 +5,8 @@ import json
 from tests.cli.conftest import Command
 from tests.fake_api import FakeCloud
 
+ODD = "o" * 25
+
 
 def test_record_and_timeline(taskfs: Command, cloud: FakeCloud) -> None:
     """C-18: `info` shows the record and the timeline."""
@@ -43,8 +45,8 @@ def test_unknown(taskfs: Command) -> None:
 def test_a_record_of_nulls(taskfs: Command, cloud: FakeCloud) -> None:
     """C-18: A record of nulls is shown."""
     names = ("metrics", "executer", "status_history", "orchestration_fee", "end_time")
-    record = dict.fromkeys(names) | {"task_id": "odd", "create_time": "yesterday"}
+    record = dict.fromkeys(names) | {"task_id": ODD, "create_time": "yesterday"}
     cloud.faults.add("json", value=record | {"simulator": 7, "steps": [1]})
-    done = taskfs("info", "odd")
+    done = taskfs("info", ODD)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "Task:  odd\n"
+    assert done.stdout == f"Task:  {ODD}\n"

@@ -10,7 +10,6 @@ PROMPT = "Are you sure you want to proceed (y/[N])? "
 
 @pytest.mark.parametrize("answer", ["y\n", "Y\n", "yes\n", "YES\n", " y \n", "y"])
 def test_yes(taskfs: Command, cloud: FakeCloud, answer: str) -> None:
-    """C-19: `y` or `yes` at the prompt kills."""
     task = cloud.add_task(status="started")
 
     done = taskfs("kill", task, stdin=answer)
@@ -27,7 +26,6 @@ def test_yes(taskfs: Command, cloud: FakeCloud, answer: str) -> None:
 def test_anything_else_and_the_end_of_input_kill_nothing(
     taskfs: Command, cloud: FakeCloud, answer: str
 ) -> None:
-    """C-19: Any other answer, and the end of input, kill nothing."""
     task = cloud.add_task(status="started")
 
     done = taskfs("kill", task, stdin=answer)
@@ -37,39 +35,27 @@ def test_anything_else_and_the_end_of_input_kill_nothing(
     assert cloud.killed == []
 
 
-def test_yes_typed_on_a_terminal(taskfs: Command, cloud: FakeCloud) -> None:
-    """C-19: `y` typed on a terminal kills."""
+@pytest.mark.parametrize(
+    ("typed", "status", "is_killed"),
+    [
+        pytest.param("y\n", 0, True, id="yes"),
+        pytest.param("\x04", 1, False, id="end of input"),
+        pytest.param("\x03", 130, False, id="Ctrl+C"),
+    ],
+)
+def test_an_answer_typed_on_a_terminal(
+    taskfs: Command, cloud: FakeCloud, typed: str, status: int, is_killed: bool
+) -> None:
     task = cloud.add_task(status="submitted")
     with taskfs.terminal("kill", task) as terminal:
         terminal.read_until(PROMPT)
-        terminal.type("y\n")
-        assert terminal.end() == 0
-    assert cloud.killed == [task]
-
-
-def test_end_of_input_typed_on_a_terminal(taskfs: Command, cloud: FakeCloud) -> None:
-    """C-19: Ctrl+D on a terminal kills nothing."""
-    task = cloud.add_task(status="submitted")
-    with taskfs.terminal("kill", task) as terminal:
-        terminal.read_until(PROMPT)
-        terminal.type("\x04")
-        assert terminal.end() == 1
-    assert cloud.killed == []
-
-
-def test_ctrl_c_at_the_prompt(taskfs: Command, cloud: FakeCloud) -> None:
-    """C-19, C-1: Ctrl+C at the prompt kills nothing; the status is 130."""
-    task = cloud.add_task(status="submitted")
-    with taskfs.terminal("kill", task) as terminal:
-        terminal.read_until(PROMPT)
-        terminal.type("\x03")
-        assert terminal.end() == 130
-    assert cloud.killed == []
+        terminal.type(typed)
+        assert terminal.end() == status
+    assert cloud.killed == ([task] if is_killed else [])
     assert "Traceback" not in terminal.text
 
 
 def test_y_does_not_ask(taskfs: Command, cloud: FakeCloud) -> None:
-    """C-19: `-y` does not ask."""
     tasks = [cloud.add_task(status="started") for _ in range(2)]
     done = taskfs("kill", "-y", *tasks, tasks[0])
     assert done.returncode == 0
@@ -80,7 +66,6 @@ def test_y_does_not_ask(taskfs: Command, cloud: FakeCloud) -> None:
 def test_each_failure_is_reported_and_the_others_are_killed(
     taskfs: Command, cloud: FakeCloud
 ) -> None:
-    """C-19: Each failure is reported, and the other tasks are killed."""
     running, ended = cloud.add_task(status="started"), cloud.add_task(status="success")
 
     done = taskfs("kill", "-y", "nope", ended, running)
@@ -94,20 +79,17 @@ def test_each_failure_is_reported_and_the_others_are_killed(
 
 
 def test_nothing_is_asked_when_there_is_nothing_to_kill(taskfs: Command, cloud: FakeCloud) -> None:
-    """C-19: Without a task to kill nothing is asked."""
     done = taskfs("kill", cloud.add_task(status="killed"), stdin="y\n")
     assert (done.returncode, done.stdout) == (1, "")
 
 
 def test_already_pending_is_success_and_sends_nothing(taskfs: Command, cloud: FakeCloud) -> None:
-    """C-19, K-6: A pending kill is a success and sends nothing."""
     done = taskfs("kill", "-y", cloud.add_task(status="pending-kill"))
     assert done.returncode == 0
     assert cloud.killed == []
 
 
 def test_wait_prints_the_outcome_of_each(taskfs: Command, cloud: FakeCloud) -> None:
-    """C-19: `-w` reports the outcome of each task."""
     task = cloud.add_task(status="started")
     done = taskfs("kill", "-y", "-w", "20", task)
     assert done.returncode == 0, done.stderr
@@ -115,7 +97,6 @@ def test_wait_prints_the_outcome_of_each(taskfs: Command, cloud: FakeCloud) -> N
 
 
 def test_wait_ends_at_its_limit(taskfs: Command, cloud: FakeCloud) -> None:
-    """C-19: `-w` ends when its time is up."""
     task = cloud.add_task(status="pending-kill")
     done = taskfs("kill", "-y", "-w", "1s", task)
     assert done.returncode == 1
@@ -123,7 +104,6 @@ def test_wait_ends_at_its_limit(taskfs: Command, cloud: FakeCloud) -> None:
 
 
 def test_a_refused_request(taskfs: Command, cloud: FakeCloud) -> None:
-    """C-19, K-8: A refused kill is reported."""
     task = cloud.add_task(status="started")
     cloud.faults.add("status", method="POST", status=403)
     done = taskfs("kill", "-y", task)
@@ -133,7 +113,6 @@ def test_a_refused_request(taskfs: Command, cloud: FakeCloud) -> None:
 
 
 def test_a_lost_answer_is_not_a_second_kill(taskfs: Command, cloud: FakeCloud) -> None:
-    """K-9: A lost answer does not cause a second kill."""
     task = cloud.add_task(status="started")
     cloud.faults.add("reset", method="POST", acted=True)
     assert taskfs("kill", "-y", task).returncode == 0

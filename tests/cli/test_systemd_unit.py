@@ -4,13 +4,12 @@ import os
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from taskfs.cli.systemd_unit import fstab_line, unit_text
-from tests.cli.conftest import ROOT, Command
+from tests.cli.conftest import Command
 
 ODD_NAMES = ["tasks", "with space", "100%", "$HOME", 'quo"te', "back\\slash", "semi;colon", "ä"]
 
@@ -18,14 +17,7 @@ ODD_NAMES = ["tasks", "with space", "100%", "$HOME", 'quo"te', "back\\slash", "s
 @pytest.fixture
 def program(bare: Command) -> Path:
     """An executable `taskfs`, which a unit must name."""
-    script = bare.cwd / "bin/taskfs"
-    script.parent.mkdir()
-    script.write_text(
-        f"#!{sys.executable} -Werror\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\n"
-        "from taskfs.cli.main import main\nsys.exit(main())\n"
-    )
-    script.chmod(0o755)
-    return script
+    return bare.write_executable()
 
 
 def run(program: Path, bare: Command, *arguments: str, prefix: tuple[str, ...] = ()) -> str:
@@ -124,13 +116,7 @@ def test_install_helper_needs_root(bare: Command) -> None:
         "import os, sys; os.geteuid = lambda: 1000\nfrom taskfs.cli.main import main\n"
         "sys.exit(main(['install-helper']))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=bare.environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = bare.python(program)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert "/sbin/mount.fuse.taskfs is root's: sudo " in done.stderr
 

@@ -1,4 +1,4 @@
-"""Parts of a network for tests: a proxy, a TLS server with a CA of its own, ports that refuse."""
+"""Network components for tests: a proxy, a TLS server with its own CA, other servers."""
 
 import contextlib
 import re
@@ -14,7 +14,7 @@ _KEY: Final = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-no
 
 
 class Server:
-    """Accepts connections on a loopback port and gives each to *serve* in a thread of its own."""
+    """Accepts connections on a loopback port and runs *serve* for each in its own thread."""
 
     def __init__(self, serve: Callable[[socket.socket], None]) -> None:
         self._serve = serve
@@ -24,7 +24,7 @@ class Server:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
-        # A close alone does not wake the thread that waits for a connection.
+        # close() alone does not wake the thread in accept().
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -51,7 +51,7 @@ def serving(serve: Callable[[socket.socket], None]) -> Iterator[Server]:
 
 
 def answer(status: str, kind: str, body: bytes) -> bytes:
-    """Return a whole HTTP answer, after which the connection ends."""
+    """Return a complete HTTP answer that closes the connection."""
     head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
     return head.encode() + b"Connection: close\r\n\r\n" + body
 
@@ -64,24 +64,24 @@ def read_head(client: socket.socket) -> bytes:
 
 
 def pump(left: socket.socket, right: socket.socket) -> None:
-    """Pass bytes both ways until one side ends."""
+    """Forward bytes in both directions until both sides have closed."""
 
-    def pass_on(source: socket.socket, sink: socket.socket) -> None:
+    def forward(source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while piece := source.recv(65536):
                 sink.sendall(piece)
             sink.shutdown(socket.SHUT_WR)
 
-    back = threading.Thread(target=pass_on, args=(right, left), daemon=True)
+    back = threading.Thread(target=forward, args=(right, left), daemon=True)
     back.start()
-    pass_on(left, right)
+    forward(left, right)
     back.join()
 
 
 class Proxy:
-    """An HTTP proxy that sends every request, whatever its host, to *port* of this machine.
+    """An HTTP proxy that forwards every request, whatever its host, to *port* on loopback.
 
-    `refusal` is what it answers instead: to CONNECT as well as to a plain request.
+    If `refusal` is set, the proxy answers every request with it, including CONNECT.
     """
 
     def __init__(self, port: int) -> None:
@@ -105,7 +105,7 @@ class Proxy:
 
 
 class Authority:
-    """A certificate authority that no system knows, made by openssl(1) in *directory*."""
+    """A certificate authority that no system trusts, created by openssl(1) in *directory*."""
 
     def __init__(self, directory: Path) -> None:
         self.file = directory / "ca.pem"
@@ -117,7 +117,7 @@ class Authority:
         )
 
     def context(self, name: str) -> ssl.SSLContext:
-        """Return what a server needs whose certificate is for *name*, such as `DNS:localhost`."""
+        """Return a server context with a certificate for *name*, such as `DNS:localhost`."""
         key, request, signed = (self._directory / f"server.{end}" for end in ("key", "csr", "pem"))
         names = self._directory / "names"
         names.write_text(f"subjectAltName={name}\n")
@@ -131,7 +131,7 @@ class Authority:
         return context
 
     def hashed_directory(self) -> Path:
-        """Return a directory that holds the certificate as OpenSSL looks for it."""
+        """Return a directory with the certificate under its OpenSSL hash name."""
         directory = self._directory / "certs"
         directory.mkdir()
         (directory / "company.pem").write_bytes(self.file.read_bytes())
@@ -144,7 +144,7 @@ class Authority:
 
 
 def behind_tls(context: ssl.SSLContext, port: int) -> Callable[[socket.socket], None]:
-    """Return what serves TLS and passes what is inside on to *port* of this machine."""
+    """Return a handler that terminates TLS and forwards to *port* on loopback."""
 
     def serve(client: socket.socket) -> None:
         with (

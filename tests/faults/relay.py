@@ -1,4 +1,4 @@
-"""A relay of TCP connections that can die as they do under a laptop that sleeps: unseen."""
+"""A TCP relay whose connections can die silently, as they do while a laptop sleeps."""
 
 import contextlib
 import socket
@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 
 class Relay:
-    """Passes connections on to a port of this machine, from `url` on.
+    """Forwards connections to `url` to a loopback port.
 
-    After `forget_all`, what comes through the connections there are goes nowhere and none of them
-    is closed, as where a router forgot them; new ones work. Safe for concurrent use: the lock
-    guards the list of connections.
+    `forget_all` drops all further data of the existing connections without closing them, as a
+    router does that lost its state. New connections work. Safe for concurrent use: the lock guards
+    the list of connections.
     """
 
     def __init__(self, port: int) -> None:
@@ -50,9 +50,9 @@ class Relay:
                     self._alive |= {client, server}
                     self._all += [client, server]
                 for ends in ((client, server), (server, client)):
-                    threading.Thread(target=self._pass_on, args=ends, daemon=True).start()
+                    threading.Thread(target=self._forward, args=ends, daemon=True).start()
 
-    def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
+    def _forward(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while piece := source.recv(1 << 16):
                 if self._is_alive(source):

@@ -6,7 +6,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -70,30 +70,21 @@ def _number(address: str) -> int:
 
 
 class WatchedRequests(Requests):
-    """Keeps the offers; lets the addresses in the first offers and answers lead nowhere."""
+    """Records the offers; makes the addresses in the first offers and answers unreachable."""
 
     def __init__(self, cloud: FakeCloud, unreachable: int = 0) -> None:
         super().__init__(cloud)
         self.offers: list[str] = []
         self.unreachable = unreachable
 
-    def __call__(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, str] | None,
-        json: Mapping[str, Any] | None,
-        timeout_s: float,
-    ) -> tuple[int, bytes]:
-        if json and "sdp" in json:
-            self.offers.append(json["sdp"])
+    def __call__(self, method: str, path: str, **options: Any) -> tuple[int, bytes]:
+        message = options["json"]
+        if message and "sdp" in message:
+            self.offers.append(message["sdp"])
             if self.unreachable:
-                lost = CANDIDATE.sub(rb"\g<1>192.0.2.77 9\2", json["sdp"].encode()).decode()
-                json = {**json, "sdp": lost}
-        status, content = super().__call__(
-            method, path, params=params, json=json, timeout_s=timeout_s
-        )
+                lost = CANDIDATE.sub(rb"\g<1>192.0.2.77 9\2", message["sdp"].encode()).decode()
+                options["json"] = {**message, "sdp": lost}
+        status, content = super().__call__(method, path, **options)
         if path.endswith("/message") and status == 200 and self.unreachable:
             self.unreachable -= 1
             content = CANDIDATE.sub(rb"\g<1>192.0.2.77 9\2", content)

@@ -45,6 +45,7 @@ def put(cloud: FakeCloud, *bodies: bytes, crc: int | None = None) -> str:
     return task
 
 
+@pytest.mark.parametrize("shared_mnt", ["mount"], indirect=True)  # the engine that pushes
 def test_what_comes_unasked_is_not_asked_for_again(
     shared_mnt: Path, shared_cloud: FakeCloud
 ) -> None:

@@ -1,6 +1,6 @@
-"""What a user does with the public client, run inside its own environment; prints JSON.
+"""A session with the public client, run in its own environment; prints the results as JSON.
 
-Takes the ids of a finished task and of one that runs, and a directory for downloads.
+Arguments: the ids of a finished and of a running task, and a directory for downloads.
 """
 
 import json
@@ -42,7 +42,7 @@ def main(finished_id: str, running_id: str, directory: str) -> None:
     seen["partial"] = files_under(some)
     seen["full"] = files_under(finished.download_outputs())
     seen["inputs"] = files_under(finished.download_inputs())
-    finished.set_metadata({"asked": "by the public client"})
+    finished.set_metadata({"origin": "public client"})
     seen["metadata"] = finished.get_metadata()
     seen["kill"] = running.kill(wait_timeout=15)
     seen["killed"] = running.get_status().value

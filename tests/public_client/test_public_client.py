@@ -1,6 +1,6 @@
-"""The public client accepts what the embedded cloud answers: the real one, in its own environment.
+"""The public client works with the embedded cloud.
 
-The environment is made once, from PyPI, and kept under the user's cache directory.
+The client is installed once from PyPI into an environment in the user's cache directory.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.public_client
 
 @pytest.fixture(scope="session")
 def client_python() -> Path:
-    """Return the interpreter of an environment with the public client, made where it is missing."""
+    """Return the interpreter of an environment with the public client; create it if missing."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     home = cache / "taskfs-tests" / CLIENT.replace("==", "-")
     python, complete = home / "bin" / "python", home / ".complete"
@@ -38,27 +38,38 @@ def client_python() -> Path:
     return python
 
 
+def run(command: list[str], cloud: EmbeddedCloud, directory: Path, **variables: str) -> str:
+    """Run a command of the public client against *cloud*; return its output."""
+    home = directory / "home"  # the client writes there
+    home.mkdir(exist_ok=True)
+    environment = {
+        "PATH": os.environ.get("PATH", ""),
+        "HOME": str(home),
+        "INDUCTIVA_API_URL": cloud.api_url,
+        "INDUCTIVA_API_KEY": cloud.api_key,
+        "NO_PROXY": "127.0.0.1",
+    }
+    done = subprocess.run(
+        command,
+        env=environment | variables,
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 def test_listing_status_outputs_download_and_kill(client_python: Path, tmp_path: Path) -> None:
     with EmbeddedCloud() as cloud:
         (running,) = (i for i, s in cloud.statuses().items() if s == "computation-started")
-        environment = {
-            "PATH": os.environ.get("PATH", ""),
-            "HOME": str(tmp_path / "home"),  # the client writes there
-            "INDUCTIVA_API_URL": cloud.api_url,
-            "INDUCTIVA_API_KEY": cloud.api_key,
-            "NO_PROXY": "127.0.0.1",
-        }
-        (tmp_path / "home").mkdir()
-        run = subprocess.run(
+        lines = run(
             [str(client_python), str(SESSION), FINISHED, running, str(tmp_path / "outputs")],
-            env=environment,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=300,
+            cloud,
+            tmp_path,
         )
-        assert run.returncode == 0, run.stdout + run.stderr
-        seen = json.loads(run.stdout.splitlines()[-1])
+        seen = json.loads(lines.splitlines()[-1])
         statuses = cloud.statuses()
         killed, leaked = cloud.killed, cloud.store.leaked_keys
 
@@ -77,7 +88,7 @@ def test_listing_status_outputs_download_and_kill(client_python: Path, tmp_path:
     assert {**seen["full"], **seen["partial"]} == seen["full"]
     assert len(seen["full"]) == 24 and seen["full"]["stdout.txt"] > 0
     assert "sim_dir/config.json" in seen["inputs"]
-    assert seen["metadata"] == {"asked": "by the public client"}
+    assert seen["metadata"] == {"origin": "public client"}
     assert (seen["kill"], seen["killed"], seen["kill_finished"]) == (True, "killed", False)
     assert (killed, leaked) == ([running], [])
 
@@ -88,26 +99,10 @@ def test_files_of_a_running_task(client_python: Path, tmp_path: Path) -> None:
     client = client_python.with_name("inductiva")
     with EmbeddedCloud() as cloud:
         (running,) = (i for i, s in cloud.statuses().items() if s == "computation-started")
-        environment = {
-            "PATH": os.environ.get("PATH", ""),
-            "HOME": str(tmp_path),
-            "INDUCTIVA_API_URL": cloud.api_url,
-            "INDUCTIVA_API_KEY": cloud.api_key,
-            "INDUCTIVA_TURN_SERVER_URL": "127.0.0.1:9",
-            "NO_PROXY": "127.0.0.1",
-        }
 
         def output(*arguments: str) -> str:
-            run = subprocess.run(
-                [str(client), "tasks", *arguments],
-                env=environment,
-                cwd=tmp_path,
-                capture_output=True,
-                text=True,
-                timeout=120,
-            )
-            assert run.returncode == 0, run.stdout + run.stderr
-            return run.stdout
+            no_turn_server = {"INDUCTIVA_TURN_SERVER_URL": "127.0.0.1:9"}
+            return run([str(client), "tasks", *arguments], cloud, tmp_path, **no_turn_server)
 
         listed = output("list-files", running)
         console = output("tail", running, "stdout.txt", "-l", "2")

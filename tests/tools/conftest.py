@@ -1,4 +1,4 @@
-"""The fixtures of the fsspec file system, for the libraries that stand on it."""
+"""The fixtures of the fsspec file system, for tests of libraries that use it."""
 
 from tests.filesystem.conftest import (
     by_environment,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.progress import Progress, TaskID
 
-from taskfs.cli.progress_bar import SETTLE_S, RateColumn, RemainingColumn
+from taskfs.cli.progress_columns import SETTLE_S, RateColumn, RemainingColumn
 
 MB = 10**6
 

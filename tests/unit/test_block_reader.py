@@ -11,7 +11,7 @@ import pytest
 
 from taskfs.cache.block_reader import MAX_RUN, BlockReader
 from taskfs.cache.memory_cache import BLOCK, Extent, ExtentCache
-from taskfs.cache.range_locks import StoredBlocks
+from taskfs.cache.stored_blocks import StoredBlocks
 from taskfs.errors import Interrupted, StaleObject, Unavailable
 from taskfs.support.buffers import Buffer
 from taskfs.support.interruptible_wait import Waiter

@@ -28,46 +28,11 @@ from taskfs.fuse.operations import TaskOperations
 from taskfs.support.buffers import Buffer
 from taskfs.support.interruptible_wait import Waiter
 from taskfs.tree.handles import ControlHandle, HandleTable, PushableHandle
-from taskfs.tree.nodes import Attrs, Directory, Entry, Node
+from taskfs.tree.nodes import Attrs, Node
 from taskfs.tree.page_cache import PageCacheMode
 from taskfs.tree.tree import Tree
 from tests.mounts import ROOT
-
-TRANSPORT_ERRORS = (
-    requests.ConnectionError("refused"),
-    requests.Timeout(),
-    TimeoutError("timed out"),
-    KeyError("missing"),
-    MemoryError(),
-    OSError(None, "an errno of None"),
-    OSError(),
-    ValueError("bad"),
-    RecursionError(),
-    ZeroDivisionError(),
-    AssertionError(),
-    UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"),
-)
-OURS = [
-    kind
-    for kind in vars(errors).values()
-    if isinstance(kind, type) and issubclass(kind, TaskFSError) and kind is not TaskFSError
-]
-
-
-class Failing:
-    """A tree all of whose answers are one exception."""
-
-    def __init__(self, failure: BaseException | None = None) -> None:
-        self.failure = failure
-        self.handles = HandleTable()
-
-    def resolve(self, path: str) -> Node:
-        if self.failure is not None:
-            raise self.failure
-        return Node(path)
-
-    def attrs(self, path: str) -> Attrs:
-        return self.resolve(path).attrs()
+from tests.unit.failing_trees import OURS, TRANSPORT_ERRORS, Failing, Folders
 
 
 class Wire:
@@ -394,25 +359,6 @@ def test_attributes_become_what_the_kernel_knows() -> None:
     error, told = served.answer(Opcode.GETATTR, bytes(16), nodeid=nodeid)
     assert struct.unpack_from("=QII", told) == (1, 500_000_000, 0)
     assert told[16:] == entry[40:]
-
-
-class Folder(Directory):
-    def attrs(self) -> Attrs:
-        return Attrs(0o040755, 4)
-
-    def children(self) -> list[Entry]:
-        return [Entry("a", 0o100644, 5), Entry("b\udcff", 0o040755, 6), Entry("ü", 0o120777, 7)]
-
-    def known_attrs(self, name: str) -> Attrs | None:
-        return Attrs(0o100644, 5, 9) if name == "a" else None
-
-    def attr_lifetime_s(self) -> float:
-        return 7.25 if self.path else 0.5
-
-
-class Folders(Failing):
-    def resolve(self, path: str) -> Node:
-        return Folder(path)
 
 
 def entries(listing: bytes, attrs: bool) -> list[tuple[int, int, int, int, bytes]]:

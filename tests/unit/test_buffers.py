@@ -1,4 +1,4 @@
-"""`taskfs.support.buffers`: room that is used again, and how much of it waits for that."""
+"""`taskfs.support.buffers`: pooled buffers, and the limit of unused ones."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from taskfs.support.buffers import MAX_POOLED, POOLED_SIZES, address_of, allocat
 
 
 @pytest.fixture(autouse=True)
-def _nothing_to_spare() -> None:
+def _empty_pools() -> None:
     trim_pools()
 
 
@@ -16,22 +16,22 @@ def pooled_bytes() -> int:
 
 
 @pytest.mark.parametrize("length", POOLED_SIZES)
-def test_room_is_used_again_once_its_last_view_is_gone(length: int) -> None:
-    """R-20: A buffer is used again once its last view is gone."""
-    room = allocate(length)
-    place = address_of(room)
-    part = room[5:10]
-    del room
+def test_a_buffer_is_reused_after_its_last_view_is_gone(length: int) -> None:
+    """`BufferPool`: a buffer returns to the pool with its last view."""
+    buffer = allocate(length)
+    address = address_of(buffer)
+    part = buffer[5:10]
+    del buffer
     assert pooled_bytes() == 0
     del part
     assert pooled_bytes() == length
-    assert address_of(allocate(length - 1)) == place
+    assert address_of(allocate(length - 1)) == address
 
 
-def test_what_waits_to_be_used_again_is_bounded() -> None:
-    """R-20: Pooled buffers are bounded, whatever lengths were used at once."""
-    crowd = [allocate(length) for length in POOLED_SIZES for _ in range(40)]
-    crowd.clear()
+def test_unused_buffers_are_bounded() -> None:
+    """`MAX_POOLED` bounds all pools together."""
+    used = [allocate(length) for length in POOLED_SIZES for _ in range(40)]
+    used.clear()
     assert MAX_POOLED - POOLED_SIZES[-1] < pooled_bytes() <= MAX_POOLED
     trim_pools()
     assert pooled_bytes() == 0
@@ -40,9 +40,9 @@ def test_what_waits_to_be_used_again_is_bounded() -> None:
 @pytest.mark.parametrize(
     "size", [0, 1, 1000, 300_000, POOLED_SIZES[1] // 2 + 5, POOLED_SIZES[-1] + 1]
 )
-def test_other_lengths_are_right_too(size: int) -> None:
-    """`allocate`: room for so many bytes, to be written."""
-    room = allocate(size)
-    assert len(room) == size
-    assert not room.readonly
-    room[:] = bytes(size)
+def test_lengths_without_a_pool(size: int) -> None:
+    """`allocate`: a writable buffer of *size* bytes."""
+    buffer = allocate(size)
+    assert len(buffer) == size
+    assert not buffer.readonly
+    buffer[:] = bytes(size)

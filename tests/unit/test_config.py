@@ -1,4 +1,4 @@
-"""`taskfs.config` and `taskfs.options`: every source, their order, and what errors say."""
+"""`config`, `sources`, `api_key` and `options`: values, precedence and error texts."""
 
 import os
 from pathlib import Path
@@ -8,21 +8,15 @@ import pytest
 from taskfs.api_key import Secret, find_api_key
 from taskfs.config import Config, load_config
 from taskfs.errors import ConfigError
-from taskfs.options import (
-    OPTIONS,
-    parse_duration,
-    parse_mount_options,
-    parse_size,
-    parse_umask,
-    split_mount_options,
-)
+from taskfs.options import OPTIONS, parse_mount_options, split_mount_options
+from taskfs.support.parsing import parse_duration, parse_size, parse_umask
 
 KEY = "abc-DEF_1.2"
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home of its own and no settings; the key of the service's client lies in it."""
+    """A home with the key file of the service's client, and no settings."""
     for name in list(os.environ):
         if name.startswith(("TASKFS_", "INDUCTIVA_", "XDG_")):
             monkeypatch.delenv(name)
@@ -121,7 +115,6 @@ def test_every_row_fills_a_field() -> None:
 def test_flags_over_mount_options_over_environment_over_file_over_service(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """C-24: Flags come first, then `-o`, variables, the file, the service's own variables."""
     seen = []
     monkeypatch.setenv("INDUCTIVA_API_URL", "https://service")
     seen.append(load_config().api_url)
@@ -137,7 +130,6 @@ def test_flags_over_mount_options_over_environment_over_file_over_service(
 
 
 def test_a_flag_can_switch_off_what_the_file_switched_on(home: Path) -> None:
-    """C-24: A flag can switch off what the file switched on."""
     write_config(home, "read_only = true")
 
     assert load_config().read_only
@@ -155,7 +147,6 @@ def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_kind_of_value_in_the_file(home: Path) -> None:
-    """C-24: The TOML file takes every kind of value."""
     write_config(
         home,
         """
@@ -189,7 +180,6 @@ def test_every_kind_of_value_in_the_file(home: Path) -> None:
     ],
 )
 def test_errors_of_the_file_name_it_and_the_key(home: Path, text: str, complaint: str) -> None:
-    """C-1: An error in the file names the file and the setting."""
     write_config(home, text)
     with pytest.raises(ConfigError, match=complaint) as caught:
         load_config()
@@ -214,7 +204,6 @@ def test_a_named_file_must_exist(home: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_errors_name_the_source(
     source: str, flags: dict[str, str], variable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """C-1: An error names the source of the value."""
     monkeypatch.setenv("TASKFS_LAST", variable)
     with pytest.raises(ConfigError, match=f"^{source}: 'x' is not a count"):
         load_config(flags)
@@ -237,32 +226,40 @@ def test_the_output_directory_of_the_service_may_be_empty(
 
 class TestKey:
     def test_order(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """C-25: The key is read from these places in this order."""
-        places = [str(load_config().api_key)]
+        keys = [str(load_config().api_key)]
         monkeypatch.setenv("INDUCTIVA_API_KEY", "service")
-        places.append(load_config().api_key)
+        keys.append(load_config().api_key)
         write_config(home, 'api_key_file = "key"')
         (home / ".config" / "taskfs" / "key").write_text("file")
-        places.append(load_config().api_key)
+        keys.append(load_config().api_key)
         (home / "variable").write_text("variable")
         monkeypatch.setenv("TASKFS_API_KEY_FILE", str(home / "variable"))
-        places.append(load_config().api_key)
+        keys.append(load_config().api_key)
         monkeypatch.setenv("TASKFS_API_KEY", "  direct\n")
-        places.append(load_config().api_key)
+        keys.append(load_config().api_key)
         (home / "option").write_text("option")
-        places.append(load_config(mount_options={"api_key_file": str(home / "option")}).api_key)
+        keys.append(load_config(mount_options={"api_key_file": str(home / "option")}).api_key)
         (home / "flag").write_text("\nflag\n")
-        places.append(load_config({"api_key_file": str(home / "flag")}).api_key)
+        keys.append(load_config({"api_key_file": str(home / "flag")}).api_key)
 
-        assert places == [KEY, "service", "file", "variable", "direct", "option", "flag"]
+        assert keys == [KEY, "service", "file", "variable", "direct", "option", "flag"]
 
-    def test_where_it_was_found(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_storage_options_win_over_the_environment(
+        self, home: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("TASKFS_API_KEY", "direct")
+        (home / "named").write_text("named")
+        options = {"api_key_file": str(home / "named")}
+        assert load_config(storage_options=options).api_key == "named"
+        assert load_config(storage_options={**options, "api_key": "given"}).api_key == "given"
+        assert load_config(storage_options={"api_key": ""}).api_key == "direct"
+
+    def test_its_location(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert find_api_key().location == str(home / ".inductiva" / "api_key")
         monkeypatch.setenv("INDUCTIVA_API_KEY", "service")
         assert find_api_key().location == "INDUCTIVA_API_KEY"
 
-    def test_missing_says_where_it_looked_and_what_to_do(self, home: Path) -> None:
-        """C-25, X-2: A missing key names the places and the fix."""
+    def test_the_error_names_all_locations_and_the_fix(self, home: Path) -> None:
         (home / ".inductiva" / "api_key").unlink()
         with pytest.raises(ConfigError) as caught:
             load_config()
@@ -271,8 +268,7 @@ class TestKey:
         assert "--api-key-file" in str(caught.value)
 
     @pytest.mark.parametrize("text", ["", "two words", "käse", "key\nkey", "\0"])
-    def test_what_is_no_key_is_not_printed(self, home: Path, text: str) -> None:
-        """Y-3: A text that is no key is not printed."""
+    def test_an_invalid_key_is_not_printed(self, home: Path, text: str) -> None:
         (home / ".inductiva" / "api_key").write_text(text)
         with pytest.raises(ConfigError) as caught:
             load_config()
@@ -288,8 +284,7 @@ class TestKey:
         assert load_config({"demo": True}).api_key == ""
         assert load_config(need_key=False).api_key == ""
 
-    def test_no_representation_tells_it(self) -> None:
-        """Y-3: No representation of the configuration shows the key."""
+    def test_repr_hides_it(self) -> None:
         config = load_config()
         assert KEY not in repr(config)
         assert KEY not in repr(config.api_key)
@@ -297,20 +292,20 @@ class TestKey:
 
 
 class TestHome:
-    def test_without_home_the_password_database_tells(
+    def test_without_home_the_password_database_is_used(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """E-14: Without HOME, as under mount(8), the password database gives the home."""
+        """mount(8) removes HOME."""
         import pwd
 
         monkeypatch.delenv("HOME")
         config = load_config(need_key=False)
         assert config.cache_dir == Path(pwd.getpwuid(os.getuid()).pw_dir, ".cache", "taskfs")
 
-    def test_without_any_home_what_needs_one_says_so(
+    def test_without_a_home_directory_the_error_names_the_fix(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        """A container may run as a user that nobody knows."""
+        """A container may run as a user that the password database does not have."""
         import pwd
 
         def unknown(uid: int) -> None:
@@ -341,7 +336,6 @@ class TestURL:
         ],
     )
     def test_good(self, url: str) -> None:
-        """Y-4: https, and http on this machine, are allowed."""
         assert load_config({"api_url": url + "/"}).api_url == url
 
     @pytest.mark.parametrize(
@@ -358,13 +352,11 @@ class TestURL:
         ],
     )
     def test_bad(self, url: str, complaint: str) -> None:
-        """Y-4: Any other URL is refused with the fix."""
         with pytest.raises(ConfigError, match=complaint) as caught:
             load_config({"api_url": url})
         assert "secret" not in str(caught.value)
 
     def test_insecure_http_is_a_decision(self) -> None:
-        """Y-4: `--insecure-http` allows a plain API."""
         config = load_config({"api_url": "http://api.example", "insecure_http": True})
         assert config.api_url == "http://api.example"
 
@@ -385,20 +377,19 @@ class TestMountOptions:
         assert (config.uid, config.gid, config.umask) == (7, 8, 0o22)
         assert config.attr_timeout_s == 3
 
-    def test_what_others_read_is_ignored(self) -> None:
-        """E-12: Options that other programs read are ignored."""
+    def test_options_of_other_programs_are_ignored(self) -> None:
         foreign = (
             "defaults,_netdev,nofail,dev,suid,nodev,nosuid,auto,noauto,user,users,"
             "x-systemd.automount,x-systemd.idle-timeout=1min,x-gvfs-show,comment=mine,noatime,,"
         )
         assert parse_mount_options(foreign) == {}
 
-    def test_the_last_word_counts(self) -> None:
+    def test_the_last_word_wins(self) -> None:
         assert parse_mount_options("ro,rw") == {"read_only": "false"}
         assert parse_mount_options("user,noexec,exec") == {"noexec": "false"}
 
-    def test_sloppy_leaves_out_what_it_does_not_know(self) -> None:
-        """E-12: `-s` of mount(8) leaves out unknown options."""
+    def test_sloppy_ignores_unknown_options(self) -> None:
+        """mount(8): -s tolerates sloppy mount options rather than failing."""
         assert parse_mount_options("frobnicate,ro,x=1", sloppy=True) == {"read_only": "true"}
         with pytest.raises(ConfigError, match="api_key_file"):
             parse_mount_options("api_key=secret", sloppy=True)

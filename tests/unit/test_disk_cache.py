@@ -31,7 +31,7 @@ from taskfs.cache import segment_file as segments
 from taskfs.cache.block_reader import BlockReader
 from taskfs.cache.disk_cache import (
     FORMAT,
-    MAX_OPEN,
+    INDEX,
     PAUSE_S,
     DiskBlocks,
     DiskCache,
@@ -39,6 +39,7 @@ from taskfs.cache.disk_cache import (
 )
 from taskfs.cache.memory_cache import BLOCK, ExtentCache
 from taskfs.cache.segment_file import ENTRY, SEGMENT, SEGMENT_BLOCKS, TABLE
+from taskfs.cache.segment_table import MAX_OPEN
 from taskfs.support.buffers import LARGE, address_of, allocate
 from taskfs.support.interruptible_wait import Waiter
 from taskfs.support.stats import Stats
@@ -383,22 +384,26 @@ def test_a_block_of_the_wrong_length_is_not_taken(place: Path) -> None:
 
 
 def test_an_index_comes_back(place: Path) -> None:
-    """DiskCache.get_index: what `put_index` kept, in this process and in the next, until it is
+    """`read_blob` returns what `write_blob` stored, in this process and in the next, until it is
     dropped or replaced."""
     cache = DiskCache(place, PLENTY)
-    assert cache.get_index(KEY) is None
+    assert cache.read_blob(INDEX, KEY) is None
     for head, body in ((HEAD, BODY), (b"", b""), (b"x", bytes(3_000_000)), (HEAD, b"")):
-        cache.put_index(KEY, head, body)
-        assert DiskCache(place, PLENTY).get_index(KEY) == cache.get_index(KEY) == (head, body)
-    assert cache.get_index(cache_key("other")) is None
+        cache.write_blob(INDEX, KEY, head, body)
+        assert (
+            DiskCache(place, PLENTY).read_blob(INDEX, KEY)
+            == cache.read_blob(INDEX, KEY)
+            == (head, body)
+        )
+    assert cache.read_blob(INDEX, cache_key("other")) is None
     cache.drop_index(KEY)
     cache.drop_index(KEY)
-    assert cache.get_index(KEY) is None
+    assert cache.read_blob(INDEX, KEY) is None
     assert files_of(place) == []
 
 
 def test_an_index_appears_whole_or_not_at_all(place: Path) -> None:
-    """DiskCache.put_index: a reader beside two writers sees one's index or the other's."""
+    """`write_blob`: a reader beside two writers sees one's index or the other's."""
     caches = [DiskCache(place, PLENTY) for _ in range(3)]
     wanted = [(b"%d" % number, random.Random(number).randbytes(200_000)) for number in range(2)]
     until = time.monotonic() + 0.5
@@ -406,12 +411,12 @@ def test_an_index_appears_whole_or_not_at_all(place: Path) -> None:
 
     def write(number: int) -> None:
         while time.monotonic() < until:
-            caches[number].put_index(KEY, *wanted[number])
+            caches[number].write_blob(INDEX, KEY, *wanted[number])
 
     def read() -> None:
         while time.monotonic() < until:
             was_there = bool(seen)
-            kept = caches[2].get_index(KEY)
+            kept = caches[2].read_blob(INDEX, KEY)
             if kept is not None or was_there:
                 assert kept in wanted
                 seen.add(wanted.index(kept))
@@ -457,14 +462,14 @@ def test_every_flipped_byte_of_a_segment_is_a_miss(place: Path) -> None:
 def test_every_flipped_byte_of_an_index_is_a_miss(place: Path) -> None:
     """I-7: Every flipped byte of an index is a miss."""
     cache = DiskCache(place, PLENTY)
-    cache.put_index(KEY, HEAD, BODY)
+    cache.write_blob(INDEX, KEY, HEAD, BODY)
     path = index_path(place)
     for at in range(path.stat().st_size):
         for mask in (0x01, 0x80, 0xFF):
             flip(path, at, mask)
-            assert cache.get_index(KEY) is None
+            assert cache.read_blob(INDEX, KEY) is None
             flip(path, at, mask)
-    assert cache.get_index(KEY) == (HEAD, BODY)
+    assert cache.read_blob(INDEX, KEY) == (HEAD, BODY)
 
 
 @pytest.mark.parametrize("when", ["before", "while open"])
@@ -473,7 +478,7 @@ def test_files_cut_at_any_length(place: Path, when: str) -> None:
     cache, run = DiskCache(place, PLENTY), run_of("e", 0, 4, 300)
     wanted = [run[at : at + BLOCK] for at in range(0, len(run), BLOCK)]
     cache.blocks_of(KEY).put(0, run)
-    cache.put_index(KEY, HEAD, BODY)
+    cache.write_blob(INDEX, KEY, HEAD, BODY)
     for length in (SEGMENT + TABLE + 99, SEGMENT + 20, SEGMENT + 4, SEGMENT, BLOCK + 7, 1, 0):
         if when == "while open":
             blocks = cache.blocks_of(KEY)
@@ -489,7 +494,7 @@ def test_files_cut_at_any_length(place: Path, when: str) -> None:
     assert [DiskCache(place, PLENTY).blocks_of(KEY).get(n) for n in range(4)] == wanted
     for length in range(index_path(place).stat().st_size - 1, -1, -1):
         os.truncate(index_path(place), length)
-        assert cache.get_index(KEY) is None
+        assert cache.read_blob(INDEX, KEY) is None
 
 
 def _file(path: Path) -> None:
@@ -529,12 +534,12 @@ def use_everything(cache: DiskCache) -> None:
         blocks.put(0, run)
         assert blocks.get(2) in (None, run[2 * BLOCK :])
         assert blocks.present(1, 2) in ([], [1])
-        cache.put_index(KEY, HEAD, BODY)
-        assert cache.get_index(KEY) in (None, (HEAD, BODY))
+        cache.write_blob(INDEX, KEY, HEAD, BODY)
+        assert cache.read_blob(INDEX, KEY) in (None, (HEAD, BODY))
         blocks.drop(0, 1)
         assert blocks.get(1) is None
         cache.drop_index(KEY)
-        assert cache.get_index(KEY) is None
+        assert cache.read_blob(INDEX, KEY) is None
 
 
 @pytest.mark.parametrize("where", WHERE)
@@ -575,7 +580,7 @@ def test_links_are_not_followed(place: Path, where: str) -> None:
     victim = place.parent / "victim"
     other = DiskCache(place.parent / "other", PLENTY)
     other.blocks_of(KEY).put(0, run_of("f", 0, 3))
-    other.put_index(KEY, HEAD, BODY)
+    other.write_blob(INDEX, KEY, HEAD, BODY)
     source = WHERE["segment" if where == "lock" else where](place.parent / "other")
     source.rename(victim)
     content = victim.read_bytes()
@@ -586,7 +591,7 @@ def test_links_are_not_followed(place: Path, where: str) -> None:
     cache = DiskCache(place, SEGMENT)
     if where != "lock":
         assert cache.blocks_of(KEY).get(0) is None
-        assert cache.get_index(KEY) is None
+        assert cache.read_blob(INDEX, KEY) is None
     use_everything(cache)
     for number in range(5):
         cache = DiskCache(place, SEGMENT)
@@ -623,15 +628,15 @@ def test_somebody_else_s_directory_is_not_used(
     """Y-9: A directory of another user is neither read nor written."""
     cache = DiskCache(place, PLENTY)
     cache.blocks_of(KEY).put(0, run_of("f", 0, 3))
-    cache.put_index(KEY, HEAD, BODY)
+    cache.write_blob(INDEX, KEY, HEAD, BODY)
     other = os.geteuid() + 1
     monkeypatch.setattr(os, "geteuid", lambda: other)
     cache = DiskCache(place, PLENTY)
     assert cache.blocks_of(KEY).get(0) is None
-    assert cache.get_index(KEY) is None
+    assert cache.read_blob(INDEX, KEY) is None
     use_everything(cache)
     assert len(caplog.records) == 1
-    assert "belongs to somebody else" in caplog.text
+    assert "belongs to another user" in caplog.text
 
 
 def test_a_crash_between_data_and_table(place: Path) -> None:
@@ -668,14 +673,14 @@ def test_what_belongs_elsewhere_is_a_miss(place: Path) -> None:
     system may have it, or a block and its entry at another place."""
     cache, other = DiskCache(place, PLENTY), cache_key("other")
     cache.blocks_of(KEY).put(0, run_of("e", 0, SEGMENT_BLOCKS + 2))
-    cache.put_index(KEY, HEAD, BODY)
+    cache.write_blob(INDEX, KEY, HEAD, BODY)
     segment_path(place, other).parent.mkdir()
     for number in range(2):
         shutil.copy(segment_path(place, KEY, number), segment_path(place, other, 1 - number))
     shutil.copy(index_path(place), index_path(place, other))
     strange = cache.blocks_of(other)
     assert not any(strange.get(index) for index in range(2 * SEGMENT_BLOCKS))
-    assert cache.get_index(other) is None
+    assert cache.read_blob(INDEX, other) is None
 
     whole = bytearray(segment_path(place).read_bytes())
     whole[BLOCK : 2 * BLOCK] = whole[:BLOCK]
@@ -730,9 +735,9 @@ def test_random_damage(place: Path) -> None:
         elif act < 0.8:
             blocks.drop(index, stop - 1)
         elif act < 0.9:
-            kept = cache.get_index(key)
+            kept = cache.read_blob(INDEX, key)
             assert kept in (None, (key.encode(), content[key][:500]))
-            cache.put_index(key, key.encode(), content[key][:500])
+            cache.write_blob(INDEX, key, key.encode(), content[key][:500])
         else:
             all_ = [path for path in files_of(place) if path.is_file() and not path.is_symlink()]
             if all_:
@@ -756,7 +761,7 @@ def test_the_least_recently_used_go_first(place: Path) -> None:
     for key in keys:
         cache.blocks_of(key).put(0, run_of(key, 0, SEGMENT_BLOCKS))
     for name in ("old", "new"):
-        cache.put_index(cache_key(name), HEAD, BODY)
+        cache.write_blob(INDEX, cache_key(name), HEAD, BODY)
     for age, key in enumerate(reversed(keys)):
         last_used(segment_path(place, key), 1000 + age)
     last_used(index_path(place, cache_key("old")), 5000)
@@ -764,7 +769,7 @@ def test_the_least_recently_used_go_first(place: Path) -> None:
 
     cache = DiskCache(place, size)  # another mount, later
     assert cache.blocks_of(keys[0]).get(5) == block_of(keys[0], 5)
-    assert cache.get_index(cache_key("new")) is not None
+    assert cache.read_blob(INDEX, cache_key("new")) is not None
     for number in range(2):
         cache.blocks_of(cache_key("fresh", number)).put(0, run_of(number, 0, SEGMENT_BLOCKS))
         assert disk_use(place) <= size
@@ -772,8 +777,8 @@ def test_the_least_recently_used_go_first(place: Path) -> None:
     left = [key for key in keys if segment_path(place, key).exists()]
     assert left == [keys[0], *keys[-len(left) + 1 :]]
     assert 5 <= len(left) < 9
-    assert cache.get_index(cache_key("old")) is None
-    assert cache.get_index(cache_key("new")) is not None
+    assert cache.read_blob(INDEX, cache_key("old")) is None
+    assert cache.read_blob(INDEX, cache_key("new")) is not None
     assert segment_path(place, cache_key("fresh", 1)).exists()
 
 
@@ -787,7 +792,7 @@ def test_disk_stays_under_the_size(place: Path, segments: float) -> None:
         length = rng.choice((1, 7, 40)) * BLOCK
         cache.blocks_of(key).put(rng.randrange(2000), run[:length])
         if step % 9 == 0:
-            cache.put_index(cache_key(step), HEAD, run[: 2 * BLOCK])
+            cache.write_blob(INDEX, cache_key(step), HEAD, run[: 2 * BLOCK])
         assert disk_use(place) <= size
         assert disk_use(place) + unlinked_use(os.getpid(), place) <= size + SEGMENT
 
@@ -822,7 +827,7 @@ def test_a_size_of_0_keeps_nothing(place: Path) -> None:
 def test_another_format_s_files_are_left_alone(place: Path) -> None:
     """R-16: Files of another format version are neither read, changed nor evicted."""
     DiskCache(place, PLENTY).blocks_of(KEY).put(0, run_of("f", 0, SEGMENT_BLOCKS))
-    DiskCache(place, PLENTY).put_index(KEY, HEAD, BODY)
+    DiskCache(place, PLENTY).write_blob(INDEX, KEY, HEAD, BODY)
     for name in ("v0", "v2"):
         shutil.copytree(place / FORMAT, place / name)
         os.utime(place / name / "index" / KEY, (1, 1))
@@ -830,7 +835,7 @@ def test_another_format_s_files_are_left_alone(place: Path) -> None:
     before = {p: p.read_bytes() for n in ("v0", "v2") for p in files_of(place / n)}
     cache = DiskCache(place, SEGMENT)
     assert cache.blocks_of(KEY).get(0) is None
-    assert cache.get_index(KEY) is None
+    assert cache.read_blob(INDEX, KEY) is None
     for number in range(4):
         cache.blocks_of(cache_key(number)).put(0, run_of("i", 0, SEGMENT_BLOCKS))
     assert {p: p.read_bytes() for n in ("v0", "v2") for p in files_of(place / n)} == before
@@ -863,10 +868,10 @@ def test_modes(place: Path, mask: int) -> None:
     old = os.umask(mask)
     try:
         cache = DiskCache(place, 2 * SEGMENT)
-        cache.put_index(KEY, HEAD, BODY)
+        cache.write_blob(INDEX, KEY, HEAD, BODY)
         for number in range(3):
             cache.blocks_of(cache_key(number)).put(0, run_of("i", 0, SEGMENT_BLOCKS))
-            cache.put_index(cache_key(number), HEAD, BODY)
+            cache.write_blob(INDEX, cache_key(number), HEAD, BODY)
     finally:
         os.umask(old)
     modes = {p.relative_to(place): stat.S_IMODE(p.stat().st_mode) for p in place.rglob("*")}
@@ -893,17 +898,17 @@ def test_a_directory_deleted_underneath(place: Path, caplog: pytest.LogCaptureFi
     cache = DiskCache(place, PLENTY)
     reading = Reading(body, cache.blocks_of(KEY))
     check_random_reads(reading, 20)
-    cache.put_index(KEY, HEAD, BODY)
+    cache.write_blob(INDEX, KEY, HEAD, BODY)
     for gone in (place, place / FORMAT, segment_path(place).parent, place / FORMAT / "index"):
         shutil.rmtree(gone)
         check_random_reads(reading, 20)
         assert_same(reading.blocks.read_at(0, len(body)), body)
-        assert cache.get_index(KEY) in (None, (HEAD, BODY))
-        cache.put_index(KEY, HEAD, BODY)
+        assert cache.read_blob(INDEX, KEY) in (None, (HEAD, BODY))
+        cache.write_blob(INDEX, KEY, HEAD, BODY)
         assert reading.fetched
         again = Reading(body, DiskCache(place, PLENTY).blocks_of(KEY))
         check_random_reads(again, 5)
-        assert DiskCache(place, PLENTY).get_index(KEY) == (HEAD, BODY)
+        assert DiskCache(place, PLENTY).read_blob(INDEX, KEY) == (HEAD, BODY)
         assert_same(again.blocks.read_at(0, len(body)), body)
         assert again.fetched == 0
     assert caplog.records == []
@@ -997,8 +1002,8 @@ def _full(place: str, what: str) -> None:
         check_random_reads(reading, 15)
         assert_same(reading.blocks.read_at(0, len(body)), body)
         assert reading.fetched
-        kept.put_index(cache_key("large"), HEAD, random.Random(1).randbytes(4 << 20))
-        assert kept.get_index(cache_key("large")) is None
+        kept.write_blob(INDEX, cache_key("large"), HEAD, random.Random(1).randbytes(4 << 20))
+        assert kept.read_blob(INDEX, cache_key("large")) is None
         use_everything(kept)
     leavings = [path for path in files_of(directory) if path.name.startswith(".")]
     assert leavings == []
@@ -1056,13 +1061,13 @@ def _write_and_read(place: str, seconds: str, seed: str) -> None:
             if rng.random() < 0.05:
                 blocks.drop(first, first)
             if rng.random() < 0.2:
-                cache.put_index(key, key.encode(), indexes[key])
-            kept = cache.get_index(key)
+                cache.write_blob(INDEX, key, key.encode(), indexes[key])
+            kept = cache.read_blob(INDEX, key)
             assert kept is None or kept == (key.encode(), indexes[key])
 
     run_threads([partial(work, f"{seed}/{number}") for number in range(2)])
     assert hits[0] > 20, hits
-    assert not cache._complained
+    assert not cache._has_warned
 
 
 def test_processes_at_one_cache(place: Path) -> None:

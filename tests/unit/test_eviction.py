@@ -11,7 +11,7 @@ from typing import Any, Final
 import pytest
 
 from taskfs.cache import eviction
-from taskfs.cache.disk_cache import DiskCache, cache_key
+from taskfs.cache.disk_cache import INDEX, DiskCache, cache_key
 from taskfs.cache.memory_cache import BLOCK
 from taskfs.cache.segment_file import SEGMENT
 from tests.caches import disk_use, fill_from_outside, free_part, small_disk
@@ -55,7 +55,7 @@ def test_a_cache_leaves_the_reserve_free(place: Path, caplog: pytest.LogCaptureF
     cache = DiskCache(place / "cache", PLENTY)
     for number in range(3 * DISK // RUN):
         put(cache, number)
-        cache.put_index(cache_key("index", number), HEAD, BODY)
+        cache.write_blob(INDEX, cache_key("index", number), HEAD, BODY)
         assert free_part(place) >= RESERVE
         assert is_kept(cache, number)
     last = 3 * DISK // RUN
@@ -79,7 +79,7 @@ def test_another_program_that_fills_the_disk_gets_the_reserve(
         put(cache, 12)
         assert is_kept(cache, 12)
     else:
-        monkeypatch.setattr(eviction, "LOOK_S", 0.0)
+        monkeypatch.setattr(eviction, "CHECK_S", 0.0)
         assert is_kept(cache, 11)
     assert free_part(place) >= RESERVE
     assert any(is_kept(cache, number) for number in range(12)), "more was evicted than needed"
@@ -107,9 +107,9 @@ def test_a_disk_without_its_reserve_takes_nothing(
     before = disk_use(place)
     for number in range(5):
         put(cache, number)
-        cache.put_index(cache_key("index", number), HEAD, BODY)
+        cache.write_blob(INDEX, cache_key("index", number), HEAD, BODY)
         assert not is_kept(cache, number)
-        assert cache.get_index(cache_key("index", number)) is None
+        assert cache.read_blob(INDEX, cache_key("index", number)) is None
     assert disk_use(place) <= before + (1 << 16)
     assert len(complaints(caplog)) == 1
     assert "5 %" in complaints(caplog)[0]

@@ -32,8 +32,8 @@ def url(cloud: FakeCloud) -> str:
     return cloud.signed_url("t/output.zip")
 
 
-def fetch(url: str, asked: str | None = None, timeout: float = 5) -> requests.Response:
-    headers = {"Range": f"bytes={asked}"} if asked else {}
+def fetch(url: str, byte_range: str | None = None, timeout: float = 5) -> requests.Response:
+    headers = {"Range": f"bytes={byte_range}"} if byte_range else {}
     return requests.get(url, headers=headers, timeout=timeout)
 
 
@@ -65,7 +65,7 @@ def test_error_statuses_come_as_often_as_scripted(cloud: FakeCloud, url: str, st
     assert [record.status for record in cloud.requests] == [status, status, 200]
 
 
-def test_retry_after_is_there_where_it_is_asked_for(cloud: FakeCloud, url: str) -> None:
+def test_retry_after_is_there_where_it_is_byte_range_for(cloud: FakeCloud, url: str) -> None:
     cloud.faults.add("status", status=429, retry_after=7)
     cloud.faults.add("status", status=429)
     assert [fetch(url).headers.get("Retry-After") for _ in range(2)] == ["7", None]
@@ -220,7 +220,7 @@ def test_failing_all_and_recovering(cloud: FakeCloud, url: str) -> None:
     assert {fetch(url).status_code, ask(cloud, "/tasks").status_code} == {200}
 
 
-def test_stop_cuts_an_answer_that_nobody_reads() -> None:
+def test_stop_aborts_an_answer_that_no_client_reads() -> None:
     """EmbeddedCloud.stop: Cut all connections, also where the client has stopped reading."""
     cloud = FakeCloud()
     cloud.start()

@@ -149,7 +149,7 @@ def test_a_valid_file_without_records_of_finished_tasks_is_a_miss(
     put(open_store(), *TASKS, is_complete=True)
     disk = DiskCache(cache, 1 << 30)
     for path in written(cache):
-        disk.put_index(path.name, head, body, RECORDS)
+        disk.write_blob(RECORDS, path.name, head, body)
     assert open_store().tasks() == []
     assert open_store().get("x") is None
 

@@ -1,4 +1,4 @@
-"""Which module may import which: only from rows above its own."""
+"""The package table of docs/architecture.md: the imports of packages and of third-party code."""
 
 import ast
 import subprocess
@@ -49,9 +49,9 @@ THIRD_PARTY: Final[Mapping[str, frozenset[str]]] = {
         "click": ["cli"],
         "compression": ["archive.decoders"],  # the standard library's, from Python 3.14 on
         "fsspec": ["fsspec"],
-        "fuse": ["fuse.fusepy_engine"],
+        "fuse": ["fuse.fusepy_loop", "fuse.fusepy_operations"],
         "isal": ["archive.isal", "support.checksum"],
-        "msgspec": ["archive.archive", "cli", "remote", "tasks", "tree.text_files"],
+        "msgspec": ["archive.open_archive", "cli", "remote", "tasks", "tree.text_files"],
         "platformdirs": ["options", "support.logs"],
         "requests": ["remote"],
         "rich": ["cli"],
@@ -162,7 +162,7 @@ def test_the_core_needs_no_adapter() -> None:
 
 
 def test_the_command_line_starts_without_fuse_and_network_code() -> None:
-    """C-4: The command line starts without FUSE and network code."""
+    """docs/architecture.md: `taskfs --help` and `--version` load neither fuse nor requests."""
     program = (
         "import sys, taskfs.cli.main\n"
         "status = taskfs.cli.main.main(['--version'])\n"
@@ -180,3 +180,14 @@ def test_a_module_has_a_docstring_and_at_most_350_lines(name: str) -> None:
     text = MODULES[name].read_text()
     assert ast.get_docstring(ast.parse(text))
     assert text.count("\n") <= 350
+
+
+def test_scripts_and_tests_import_nothing_of_each_other() -> None:
+    """docs/contributing.md: `scripts/` holds short entry points; their programs are in `tests/`."""
+    for folder, other in (("scripts", "tests"), ("tests", "scripts")):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ImportFrom):
+                    assert (node.module or "").partition(".")[0] != other, path
+                elif isinstance(node, ast.Import):
+                    assert other not in {a.name.partition(".")[0] for a in node.names}, path

@@ -11,11 +11,11 @@ from typing import Final
 
 import pytest
 
-from taskfs.cache import range_locks as claims
+from taskfs.cache import range_locks
 from taskfs.cache.block_reader import BlockReader
 from taskfs.cache.disk_cache import DiskCache, cache_key
 from taskfs.cache.memory_cache import BLOCK, ExtentCache
-from taskfs.cache.range_locks import fetch_missing, lock_range
+from taskfs.cache.range_locks import lock_range
 from taskfs.model import Fetched, ObjectVersion
 from taskfs.support.interruptible_wait import Waiter
 from taskfs.support.stats import Stats
@@ -80,9 +80,9 @@ def test_no_block_is_fetched_by_two_processes(tmp_path: Path) -> None:
     assert len(taken) == len(set(taken))
 
 
-def test_disjoint_claims_do_not_wait(tmp_path: Path) -> None:
-    """`lock_range`: Whoever else holds some of them is waited for; others are not."""
-    path = tmp_path / "claims"
+def test_disjoint_ranges_do_not_wait(tmp_path: Path) -> None:
+    """`lock_range`: While another process holds some of them, wait; not for others."""
+    path = tmp_path / "locks"
 
     def waited() -> bool:
         raise AssertionError("it waited")
@@ -95,9 +95,9 @@ def test_disjoint_claims_do_not_wait(tmp_path: Path) -> None:
         pass
 
 
-def test_a_claim_is_waited_for(tmp_path: Path) -> None:
-    """`lock_range`: Hold the units while the body runs."""
-    path, order = tmp_path / "claims", list[str]()
+def test_a_held_range_is_waited_for(tmp_path: Path) -> None:
+    """`lock_range`: Lock the units while the body runs."""
+    path, order = tmp_path / "locks", list[str]()
 
     def second() -> None:
         with lock_range(path, KEY, 4, 8, never):
@@ -112,8 +112,8 @@ def test_a_claim_is_waited_for(tmp_path: Path) -> None:
     assert order == ["first", "second"]
 
 
-def test_what_came_meanwhile_is_not_waited_for(tmp_path: Path) -> None:
-    """`lock_range`: waited for, until *is_there*."""
+def test_the_wait_ends_when_the_range_is_stored(tmp_path: Path) -> None:
+    """`lock_range`: wait until *is_stored*."""
     with (
         lock_range(tmp_path / "x", KEY, 0, 0, never),
         lock_range(tmp_path / "x", KEY, 0, 0, lambda: True),
@@ -121,15 +121,17 @@ def test_what_came_meanwhile_is_not_waited_for(tmp_path: Path) -> None:
         pass
 
 
-def test_patience_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`lock_range`: for `PATIENCE_S` at most: then both fetch."""
-    monkeypatch.setattr(claims, "PATIENCE_S", 0.05)
+def test_a_lock_that_is_held_for_long_is_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`lock_range`: wait at most `LOCK_TIMEOUT_S`; then run the body without the lock."""
+    monkeypatch.setattr(range_locks, "LOCK_TIMEOUT_S", 0.05)
     with lock_range(tmp_path / "x", KEY, 0, 0, never), lock_range(tmp_path / "x", KEY, 0, 0, never):
         pass
 
 
-def test_the_claims_of_the_dead_are_free(tmp_path: Path) -> None:
-    """`taskfs.cache.range_locks`: what a process held is free when it has died."""
+def test_the_kernel_releases_the_locks_of_a_dead_process(tmp_path: Path) -> None:
+    """`range_locks`: the kernel releases the locks of a process that dies."""
     program = (
         "import sys, pathlib\nfrom taskfs.cache.range_locks import lock_range\n"
         "with lock_range(pathlib.Path(sys.argv[1]), sys.argv[2], 0, 9, lambda: False):\n"
@@ -162,36 +164,10 @@ def test_the_claims_of_the_dead_are_free(tmp_path: Path) -> None:
 
 
 def test_without_locks_both_fetch(tmp_path: Path) -> None:
-    """`taskfs.cache.range_locks`: They are advice: where locks do not work, both fetch."""
+    """`range_locks`: the locks are advisory: where they do not work, both processes fetch."""
     with lock_range(tmp_path / "no" / "such", KEY, 0, 0, never):
         pass
     with contextlib.suppress(ZeroDivisionError), lock_range(tmp_path / "x", KEY, 0, 0, never):
         raise ZeroDivisionError
-    with lock_range(tmp_path / "x", KEY, 0, 0, never):  # given back all the same
+    with lock_range(tmp_path / "x", KEY, 0, 0, never):  # released although the body failed
         pass
-
-
-@pytest.mark.parametrize(
-    ("kept", "fetched"),
-    [
-        ((), [(0, 6)]),
-        ((0, 1, 5), [(2, 5)]),
-        ((2, 3), [(0, 2), (4, 6)]),
-        ((1, 4), [(0, 1), (2, 4), (5, 6)]),
-        ((0, 1, 2, 3, 4, 5), []),
-    ],
-)
-def test_only_what_is_missing_is_fetched(
-    kept: tuple[int, ...], fetched: list[tuple[int, int]]
-) -> None:
-    """`fetch_missing`: only those are fetched that are not kept by now."""
-    asked: list[tuple[int, int]] = []
-
-    def fetch(first: int, stop: int) -> bytes:
-        asked.append((first, stop))
-        return b"".join(b"%d" % n for n in range(first, stop))
-
-    runs = [(n, n + 1, b"%d" % n) for n in kept]
-    found = fetch_missing(runs, fetch, 0, 6)
-    assert found == b"012345"
-    assert asked == fetched

@@ -1,4 +1,4 @@
-"""`Transport`: timeouts, retries within a budget, and what HTTP failures become."""
+"""`Transport`: timeouts, retries within a budget, and the conversion of errors."""
 
 import contextlib
 import email.utils
@@ -33,7 +33,7 @@ def transport_of(timeout_s: float, **options: Any) -> Transport:
 
 
 def get(transport: Transport, url: str, **options: Any) -> bytes:
-    """Return the body of one GET, tried again as every call is."""
+    """Return the body of one GET, with retries."""
 
     def attempt(budget: Budget) -> bytes:
         body = bytearray()
@@ -45,10 +45,8 @@ def get(transport: Transport, url: str, **options: Any) -> bytes:
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 501, 502, 503, 504, 507, 520, 527, 598])
-def test_transient_statuses_are_tried_again(
-    cloud: FakeCloud, transport: Transport, status: int
-) -> None:
-    """X-11: Transient statuses are tried again."""
+def test_a_transient_status_is_retried(cloud: FakeCloud, transport: Transport, status: int) -> None:
+    """README, Errors: no answer in time, after retries with backoff and jitter."""
     cloud.faults.add("status", status=status, times=2)
     assert b"version" in get(transport, f"{cloud.api_url}/version")
     assert len(cloud.requests) == 3
@@ -57,11 +55,10 @@ def test_transient_statuses_are_tried_again(
 @pytest.mark.parametrize(
     ("status", "kind"), [(503, BadAnswer), (500, BadAnswer), (429, Unavailable), (408, Unavailable)]
 )
-def test_what_stays_is_told_when_the_time_is_up(
+def test_the_last_error_is_raised_after_the_budget(
     cloud: FakeCloud, status: int, kind: type[TaskFSError]
 ) -> None:
-    """X-3, X-4, X-15: What stays is reported when the time is up: 5xx as EIO, no answer as
-    ETIMEDOUT."""
+    """README, Errors: 5xx after retries: EIO; no answer in time: ETIMEDOUT."""
     transport = transport_of(0.5)
     cloud.faults.add("status", status=status, times=None)
     began = time.monotonic()
@@ -72,9 +69,9 @@ def test_what_stays_is_told_when_the_time_is_up(
     transport.close()
 
 
-def test_informational_answers_are_skipped(cloud: FakeCloud, transport: Transport) -> None:
-    """X-20: 1xx answers are skipped (RFC 9110, 15.2), and the connection stays in step for the next
-    request."""
+def test_interim_responses_are_skipped(cloud: FakeCloud, transport: Transport) -> None:
+    """RFC 9110, 15.2: a client must be able to parse 1xx responses before the final one, also for
+    the next request on the connection."""
     fault = cloud.faults.add("hints", times=3)
     for _ in range(4):
         assert b"version" in get(transport, f"{cloud.api_url}/version")
@@ -82,8 +79,8 @@ def test_informational_answers_are_skipped(cloud: FakeCloud, transport: Transpor
 
 
 @pytest.mark.parametrize("kind", ["reset", "stall"])
-def test_silence_and_resets_are_unavailable(cloud: FakeCloud, kind: str) -> None:
-    """X-3, X-12: Silence and resets are ETIMEDOUT after retries."""
+def test_stalls_and_resets_raise_unavailable(cloud: FakeCloud, kind: str) -> None:
+    """README, Errors: no answer in time, after retries: ETIMEDOUT."""
     transport = transport_of(0.6)
     cloud.faults.add(kind, times=None)
     began = time.monotonic()
@@ -93,8 +90,8 @@ def test_silence_and_resets_are_unavailable(cloud: FakeCloud, kind: str) -> None
     transport.close()
 
 
-def test_nobody_listens() -> None:
-    """X-3, X-12: A refused connection is ETIMEDOUT, with its reason once."""
+def test_a_refused_connection_and_an_unknown_host_raise_unavailable() -> None:
+    """README, Errors: no answer in time: ETIMEDOUT; the reason is named once."""
     transport = transport_of(0.4)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -106,7 +103,7 @@ def test_nobody_listens() -> None:
 
 
 def test_retry_after_is_respected(cloud: FakeCloud) -> None:
-    """X-16: `Retry-After` is respected."""
+    """README, Errors: (`Retry-After` respected)."""
     transport = transport_of(10)
     cloud.faults.add("status", status=429, retry_after="0.7")
     began = time.monotonic()
@@ -116,7 +113,7 @@ def test_retry_after_is_respected(cloud: FakeCloud) -> None:
     began = time.monotonic()
     with pytest.raises(BadAnswer):
         get(transport, f"{cloud.api_url}/version")
-    assert time.monotonic() - began < 5  # it lies beyond the budget: no use to wait
+    assert time.monotonic() - began < 5  # the pause would exceed the budget
     transport.close()
 
 
@@ -132,7 +129,7 @@ def test_retry_after_in_both_forms() -> None:
 
 
 def test_a_body_that_stalls_or_is_cut_is_transient(cloud: FakeCloud) -> None:
-    """X-12, X-13: A body that stalls or is cut is transient."""
+    """README, Errors: no answer in time: ETIMEDOUT."""
     transport = transport_of(3)
     for kind in ("short", "reset"):
         cloud.faults.add(kind, after_bytes=5)
@@ -141,7 +138,7 @@ def test_a_body_that_stalls_or_is_cut_is_transient(cloud: FakeCloud) -> None:
 
 
 def test_bytes_that_arrive_extend_the_budget() -> None:
-    """X-15: Bytes that arrive extend the budget."""
+    """README, Commands: `--timeout`: how long an operation may try, not how long a body takes."""
     budget = Budget(1.0, time.monotonic() - 2)
     assert budget.remaining_s < 0
     budget.received = 10 << 20
@@ -164,10 +161,10 @@ def test_bytes_that_arrive_extend_the_budget() -> None:
     ],
     ids=lambda exc: type(exc).__name__,
 )
-def test_foreign_exceptions_are_renamed(
+def test_exceptions_of_libraries_are_converted(
     transport: Transport, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
-    """X-3, X-4: Exceptions of the HTTP library become errors of ours."""
+    """errors.py: foreign exceptions are converted where they enter."""
 
     def fail(*_: Any, **__: Any) -> None:
         raise failure
@@ -179,14 +176,14 @@ def test_foreign_exceptions_are_renamed(
 
 
 @pytest.mark.parametrize("url", ["nonsense", "ftp://host/", "http://", "http://[::1"])
-def test_an_url_that_is_none_is_a_bad_answer(transport: Transport, url: str) -> None:
-    """X-4: A URL that is none is EIO."""
+def test_an_invalid_url_is_a_bad_answer(transport: Transport, url: str) -> None:
+    """README, Errors: an answer that makes no sense: EIO."""
     with pytest.raises(BadAnswer):
         get(transport, url)
 
 
-def test_redirects_without_end_are_a_bad_answer(cloud: FakeCloud, transport: Transport) -> None:
-    """X-4: Endless redirects are EIO."""
+def test_too_many_redirects_are_a_bad_answer(cloud: FakeCloud, transport: Transport) -> None:
+    """README, Errors: an answer that makes no sense: EIO."""
     cloud.faults.add("redirect", times=None)
     with pytest.raises(BadAnswer):
         get(transport, f"{cloud.api_url}/version")
@@ -197,17 +194,18 @@ def test_redirects_without_end_are_a_bad_answer(cloud: FakeCloud, transport: Tra
     "to",
     ["http://[::1", "http://host:port/", "http://h:99999999/", "file:///etc/passwd", "http://℀/"],
 )
-def test_a_redirect_to_nowhere_is_a_bad_answer(
+def test_a_redirect_to_an_invalid_url_is_a_bad_answer(
     cloud: FakeCloud, transport: Transport, to: str
 ) -> None:
-    """X-4: A redirect to nowhere is EIO."""
+    """README, Errors: an answer that makes no sense: EIO."""
     cloud.faults.add("redirect", to=to, times=None)
     with pytest.raises(BadAnswer):
         get(transport, f"{cloud.api_url}/version")
 
 
 def test_the_key_stays_with_its_origin(cloud: FakeCloud) -> None:
-    """Y-3: The key goes to its own origin only, also after a redirect."""
+    """remote-api.md: a storage URL is on another host and must never see that header, not even
+    after a redirect."""
     transport = transport_of(2, headers={KEY_HEADER: cloud.api_key})
     cloud.put_object("t/x", b"content")
     cloud.faults.add("redirect", side="api", to=cloud.signed_url("t/x"))
@@ -222,7 +220,7 @@ def test_the_key_stays_with_its_origin(cloud: FakeCloud) -> None:
 
 
 class Spy(threading.Thread):
-    """A server that answers two requests with `ok`, and keeps their heads."""
+    """A server that responds `ok` to two requests, and records their headers."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -244,9 +242,8 @@ class Spy(threading.Thread):
                     )
 
 
-def test_what_a_server_is_asked_for() -> None:
-    """A compressed body has other offsets, a ~/.netrc breaks a presigned request, a proxy's
-    cookie is nobody's business."""
+def test_the_headers_of_a_request() -> None:
+    """Neither compression, which changes offsets, nor credentials of ~/.netrc, nor cookies."""
     spy = Spy()
     transport = transport_of(5)
     for _ in range(2):
@@ -262,8 +259,8 @@ def test_what_a_server_is_asked_for() -> None:
     transport.close()
 
 
-def test_proxies_are_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """HTTP_PROXY and NO_PROXY count as everywhere, at the second request too."""
+def test_the_environment_names_the_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """http_proxy and no_proxy apply to the first request and to the second."""
     proxy, direct = Spy(), Spy()
     monkeypatch.setenv("http_proxy", proxy.url)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -288,8 +285,8 @@ def test_proxies_are_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -
         (418, BadAnswer),
     ],
 )
-def test_refusals(status: int, kind: type[TaskFSError]) -> None:
-    """X-1, X-2, X-4: Each refusing status has the errno of the table."""
+def test_the_errors_of_statuses(status: int, kind: type[TaskFSError]) -> None:
+    """README, Errors: the errno table."""
     error = error_for_status("GET it", status, "a detail")
     assert type(error) is kind
     assert str(error) == "GET it: a detail"
@@ -297,7 +294,7 @@ def test_refusals(status: int, kind: type[TaskFSError]) -> None:
 
 
 def test_retries_are_logged_and_counted(cloud: FakeCloud, caplog: pytest.LogCaptureFixture) -> None:
-    """N-22: Retries are logged and counted."""
+    """README, The tree: .taskfs/stats.json counts the requests."""
     caplog.set_level(logging.INFO, "taskfs")
     stats = Stats()
     transport = Transport(timeout_s=3, stats=stats, side="api")
@@ -314,8 +311,8 @@ def test_retries_are_logged_and_counted(cloud: FakeCloud, caplog: pytest.LogCapt
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\n"])
-def test_a_head_that_drips_is_broken_off(answer: bytes) -> None:
-    """X-3, X-12: An answer whose header drips is ETIMEDOUT."""
+def test_slow_headers_are_cut_off(answer: bytes) -> None:
+    """README, Errors: no answer in time is ETIMEDOUT, also if a byte arrives now and then."""
     over = threading.Event()
 
     def drip(peer: socket.socket) -> None:
@@ -325,7 +322,7 @@ def test_a_head_that_drips_is_broken_off(answer: bytes) -> None:
                 while not over.wait(0.1):
                     peer.sendall(b"X")
             except OSError:
-                pass  # it was broken off, and another try comes
+                pass  # the client shut the connection, and tries again
 
     def serve(listening: socket.socket) -> None:
         with contextlib.suppress(OSError):  # the test is over

@@ -32,7 +32,7 @@ def transport() -> Iterator[Transport]:
 
 
 class Signer:
-    """Signs URLs for one path, and counts them."""
+    """Signs URLs of one path, and counts them."""
 
     def __init__(self, cloud: FakeCloud, path: str = PATH) -> None:
         self._cloud = cloud
@@ -64,8 +64,8 @@ def ranges(cloud: FakeCloud) -> list[str | None]:
     return [r.range for r in cloud.requests if r.side == "store"]
 
 
-def test_the_tail_tells_the_size(cloud: FakeCloud, stored: StoredObject) -> None:
-    """A-12: The object's size comes from Content-Range."""
+def test_the_tail_has_the_size(cloud: FakeCloud, stored: StoredObject) -> None:
+    """README, Attributes: (whose size is the store's Content-Range)."""
     tail = stored.fetch_tail(1000)
     assert (tail.start, tail.body) == (len(CONTENT) - 1000, CONTENT[-1000:])
     assert tail.version.size == len(CONTENT)
@@ -77,7 +77,7 @@ def test_the_tail_tells_the_size(cloud: FakeCloud, stored: StoredObject) -> None
 
 
 def test_ranges(cloud: FakeCloud, stored: StoredObject, version: ObjectVersion) -> None:
-    """style guide: Return the bytes [start, stop) of the object, exactly `stop - start` of them."""
+    """`RemoteObject.fetch_range`: the bytes [start, stop), exactly `stop - start` of them."""
     for start, stop in ((0, 1), (0, len(CONTENT)), (len(CONTENT) - 1, len(CONTENT)), (777, 99_999)):
         assert stored.fetch_range(start, stop, version) == CONTENT[start:stop]
     assert ranges(cloud)[1:3] == ["bytes=0-0", f"bytes=0-{len(CONTENT) - 1}"]
@@ -86,7 +86,7 @@ def test_ranges(cloud: FakeCloud, stored: StoredObject, version: ObjectVersion) 
 def test_one_url_serves_many_requests(
     signer: Signer, stored: StoredObject, version: ObjectVersion
 ) -> None:
-    """A-13: One signed URL serves many requests."""
+    """README, Attributes: costs one signed URL and one range."""
     with ThreadPoolExecutor(8) as pool:
         parts = pool.map(lambda n: stored.fetch_range(n * 10, n * 10 + 10, version), range(50))
         assert b"".join(parts) == CONTENT[:500]
@@ -94,11 +94,11 @@ def test_one_url_serves_many_requests(
 
 
 @pytest.mark.parametrize("kind", ["expire", "revoke"])
-def test_an_url_that_is_good_no_more_is_renewed_once(
+def test_a_refused_url_is_renewed_once(
     cloud: FakeCloud, signer: Signer, stored: StoredObject, version: ObjectVersion, kind: str
 ) -> None:
-    """Y-5: An expired URL (400 `ExpiredToken`, or 403) is renewed once, and the same range is
-    repeated."""
+    """remote-api.md, Archives: an expired one: 400 `ExpiredToken`, others 403: ask for a new URL
+    once and repeat the same range."""
     getattr(cloud, f"{kind}_urls")()
     with ThreadPoolExecutor(8) as pool:
         parts = pool.map(lambda n: stored.fetch_range(n, n + 1, version), range(16))
@@ -109,7 +109,7 @@ def test_an_url_that_is_good_no_more_is_renewed_once(
 def test_a_new_url_that_is_refused_too(
     cloud: FakeCloud, signer: Signer, stored: StoredObject, version: ObjectVersion
 ) -> None:
-    """X-2: A renewed URL that is refused too is EACCES."""
+    """README, Errors: not allowed to: EACCES."""
     cloud.faults.add("status", status=403, side="store", times=None)
     with pytest.raises(AccessDenied):
         stored.fetch_range(0, 1, version)
@@ -124,7 +124,7 @@ def test_a_new_url_that_is_refused_too(
 def test_a_replaced_object_is_stale(
     cloud: FakeCloud, stored: StoredObject, version: ObjectVersion
 ) -> None:
-    """X-5: A replaced object is ESTALE."""
+    """README, Errors: the remote object was replaced: ESTALE."""
     for content in (CONTENT[::-1], CONTENT[:100], CONTENT * 2, CONTENT):
         cloud.put_object(PATH, content)
         with pytest.raises(StaleObject):
@@ -132,7 +132,7 @@ def test_a_replaced_object_is_stale(
 
 
 @pytest.mark.parametrize("etag", ['W/"weak"', None, ""])
-def test_without_a_strong_etag_a_replacement_shows_all_the_same(
+def test_without_a_strong_etag_a_replacement_is_detected_too(
     cloud: FakeCloud, stored: StoredObject, etag: str | None
 ) -> None:
     """RFC 9110, 13.1.1: If-Match compares strongly: a weak tag would never match."""
@@ -144,10 +144,8 @@ def test_without_a_strong_etag_a_replacement_shows_all_the_same(
         stored.fetch_range(0, 10, version)
 
 
-def test_an_object_that_is_gone(
-    cloud: FakeCloud, stored: StoredObject, version: ObjectVersion
-) -> None:
-    """X-1: An object that is gone is ENOENT."""
+def test_a_deleted_object(cloud: FakeCloud, stored: StoredObject, version: ObjectVersion) -> None:
+    """README, Errors: the store says there is no such thing: ENOENT."""
     cloud.remove_object(PATH)
     with pytest.raises(NotFound, match="NoSuchKey"):
         stored.fetch_range(0, 10, version)
@@ -159,7 +157,7 @@ def test_an_object_that_is_gone(
 def test_a_body_cut_short_is_resumed(
     cloud: FakeCloud, stored: StoredObject, version: ObjectVersion, kind: str, after_bytes: int
 ) -> None:
-    """style guide, A docstring: A short body is resumed: where it stopped."""
+    """`RemoteObject.fetch_range`: a body that is cut short is resumed."""
     cloud.clear_requests()
     cloud.faults.add(kind, side="store", after_bytes=after_bytes)
     assert stored.fetch_range(100, 2_000_100, version) == CONTENT[100:2_000_100]
@@ -172,10 +170,10 @@ def test_a_body_cut_short_is_resumed(
     assert len(ranges(cloud)) == 2
 
 
-def test_a_body_cut_and_the_object_replaced(
+def test_an_object_that_is_replaced_during_a_cut_body(
     cloud: FakeCloud, stored: StoredObject, version: ObjectVersion
 ) -> None:
-    """F-9, X-13: A cut body is not resumed with bytes of another version."""
+    """README, Freshness: Old bytes and new are never mixed."""
     cloud.faults.add("short", side="store", after_bytes=500_000)
 
     def replaced(record: object) -> bool:
@@ -188,10 +186,10 @@ def test_a_body_cut_and_the_object_replaced(
         stored.fetch_range(0, len(CONTENT), version)
 
 
-def test_a_body_longer_than_announced_gives_no_surplus(
+def test_a_body_that_is_too_long_is_an_error(
     cloud: FakeCloud, stored: StoredObject, version: ObjectVersion
 ) -> None:
-    """X-9: A longer body gives no surplus bytes."""
+    """README, Errors: A failed read never looks like …: nor does a surplus look like content."""
     cloud.faults.add("long", side="store")
     assert stored.fetch_range(0, 1000, version) == CONTENT[:1000]
     assert stored.fetch_range(1000, 2000, version) == CONTENT[1000:2000]
@@ -200,7 +198,7 @@ def test_a_body_longer_than_announced_gives_no_surplus(
 def test_a_store_that_ignores_ranges(
     cloud: FakeCloud, stored: StoredObject, version: ObjectVersion, transport: Transport
 ) -> None:
-    """X-6: A store that ignores ranges on a large object is EOPNOTSUPP."""
+    """README, Errors: a store that ignores ranges on a large object: EOPNOTSUPP."""
     cloud.faults.add("whole", side="store", times=None)
     cloud.clear_requests()
     for ask in (
@@ -230,10 +228,10 @@ def test_a_store_that_ignores_ranges(
         ("Content-Range", "pages 0-9/2097152"),
     ],
 )
-def test_answers_that_contradict_themselves(
+def test_a_contradictory_response_is_retried_once(
     cloud: FakeCloud, stored: StoredObject, version: ObjectVersion, name: str, value: str | None
 ) -> None:
-    """style guide, A docstring: the answer contradicts itself, after a second try (EIO)."""
+    """README, Errors: an answer that makes no sense: EIO, after a second try."""
     cloud.faults.add("header", name=name, value=value, side="store")
     assert stored.fetch_range(0, 10, version) == CONTENT[:10]
     cloud.faults.add("header", name=name, value=value, side="store", times=None)
@@ -243,7 +241,7 @@ def test_answers_that_contradict_themselves(
     assert len(ranges(cloud)) == 2
 
 
-def test_a_compressed_answer_is_unsupported(
+def test_a_compressed_response_is_unsupported(
     cloud: FakeCloud, stored: StoredObject, version: ObjectVersion
 ) -> None:
     """A compressed representation has other byte offsets than the object."""
@@ -253,7 +251,7 @@ def test_a_compressed_answer_is_unsupported(
 
 
 def test_an_empty_object(cloud: FakeCloud, transport: Transport) -> None:
-    """N-24: An empty object is an archive of no bytes."""
+    """README, Names: the raw archives are the store's bytes, also where there are none."""
     cloud.put_object("empty", b"")
     empty = StoredObject("empty", Signer(cloud, "empty"), transport)
     fetched = empty.fetch_tail(10)
@@ -261,7 +259,7 @@ def test_an_empty_object(cloud: FakeCloud, transport: Transport) -> None:
 
 
 def test_a_store_that_stalls(cloud: FakeCloud, signer: Signer) -> None:
-    """X-3: A store that stalls is ETIMEDOUT."""
+    """README, Errors: no answer in time: ETIMEDOUT."""
     transport = Transport(timeout_s=0.5, stats=Stats(), side="store")
     stored = StoredObject(PATH, signer, transport)
     version = stored.fetch_tail(1).version
@@ -284,7 +282,7 @@ def test_a_store_that_stalls(cloud: FakeCloud, signer: Signer) -> None:
 def test_the_key_is_never_sent(
     cloud: FakeCloud, stored: StoredObject, version: ObjectVersion
 ) -> None:
-    """Y-3: The store never gets the key."""
+    """remote-api.md: A storage URL is on another host and must never see that header."""
     stored.fetch_range(0, 10, version)
     assert cloud.store.leaked_keys == []
     assert not any(r.had_api_key for r in cloud.requests if r.side == "store")

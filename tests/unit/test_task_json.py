@@ -1,4 +1,4 @@
-"""A task's JSON record: read leniently, field by field."""
+"""`parse_task`: a task's JSON record is parsed leniently, field by field."""
 
 import json
 from typing import Any
@@ -8,7 +8,6 @@ import pytest
 from taskfs.errors import BadAnswer
 from taskfs.model import Task
 from taskfs.remote.task_json import is_directory_name, parse_task
-from taskfs.support.formatting import format_elapsed, format_size
 
 WHOLE: dict[str, Any] = {
     "task_id": "i4ir3kvv62odsfrhko4y8w2an",
@@ -41,7 +40,7 @@ def parse(**changes: Any) -> Task:
 
 
 def test_a_whole_record() -> None:
-    """T-7: All fields of a record are read."""
+    """remote-api.md, Tasks: the fields of a record."""
     task = parse()
     second = 10**9
     start = 1_749_628_800 * second
@@ -63,8 +62,8 @@ def test_a_whole_record() -> None:
 
 
 @pytest.mark.parametrize("value", [None, 7, [], {}, True, [{}]])
-def test_a_field_of_the_wrong_type_is_a_missing_one(value: Any) -> None:
-    """X-17: A field of the wrong type counts as missing."""
+def test_a_field_of_the_wrong_type_counts_as_missing(value: Any) -> None:
+    """remote-api.md, Tasks: each may be null; README, Errors: one bad field breaks nothing."""
     task = parse(**{name: value for name in WHOLE if name not in ("task_id", "is_terminated")})
     assert task.status == task.machine_type == task.error_detail == task.executer_error == ""
     assert task.simulator is task.project is task.output_path is task.region is None
@@ -77,15 +76,15 @@ def test_a_field_of_the_wrong_type_is_a_missing_one(value: Any) -> None:
 @pytest.mark.parametrize(
     "time", ["", "soon", "2025-13-01T00:00:00Z", "2025-06-11", "99999-01-01T00:00:00Z"]
 )
-def test_times_that_are_none(time: str) -> None:
-    """X-17: A time that is not ISO 8601 with an offset counts as missing."""
+def test_unusable_times(time: str) -> None:
+    """remote-api.md, Tasks: ISO 8601 with offset, or null."""
     assert parse(end_time=time).end_ns is None
     assert parse(end_time=time).last_change_ns == parse().start_ns
 
 
 @pytest.mark.parametrize("number", [-1, 1e300, True, "7", None])
-def test_numbers_that_are_none(number: Any) -> None:
-    """T-4: Without a usable number `computation_time` is empty."""
+def test_unusable_numbers(number: Any) -> None:
+    """README, The tree: computation_time: empty where there is no usable one."""
     assert parse(metrics={"computation_seconds": number}).computation_seconds is None
 
 
@@ -98,20 +97,20 @@ def test_numbers_that_are_none(number: Any) -> None:
     ],
 )
 def test_a_record_without_a_usable_id_is_refused(record: bytes) -> None:
-    """N-20: A record whose id cannot be a directory's name is refused."""
+    """README, The tree: one directory per task: whose name can be one."""
     with pytest.raises(BadAnswer):
         parse_task(record)
 
 
-def test_what_only_its_blanks_tell_apart_is_the_same() -> None:
-    """A-11: Other white space in a record moves no mtime."""
+def test_whitespace_does_not_change_a_task() -> None:
+    """README, Attributes: Nothing else moves an mtime: not how a record was spaced."""
     loose = json.dumps(WHOLE, indent=3).encode()
     tight = json.dumps(WHOLE, separators=(",", ":")).encode()
     assert parse_task(loose) == parse_task(tight) == parse()
 
 
-def test_the_record_keeps_what_nobody_here_knows() -> None:
-    """T-7: The record keeps fields that taskfs does not know."""
+def test_the_record_keeps_unknown_fields() -> None:
+    """README, The tree: info.json: the task's record as a listing gives it."""
     record = b'{"task_id":"t","new":1.50,"huge":123456789012345678901234567890,"e":"\\u00e9 x"}'
     assert parse_task(record).record == record
 
@@ -121,36 +120,18 @@ def test_the_record_keeps_what_nobody_here_knows() -> None:
     [("c2-standard-4", "c2-standard-4"), ("a/b/n2", "n2"), ("a/b/", "b"), ("", ""), ("/", "")],
 )
 def test_machine_types(vm_type: str, shown: str) -> None:
-    """T-3: The machine type is the last part of `executer.vm_type`."""
+    """remote-api.md: Machine type: the last `/`-separated part of `executer.vm_type`."""
     assert parse(executer={"vm_type": vm_type}).machine_type == shown
 
 
 def test_directory_names() -> None:
-    """N-1: A task's directory is one component and not hidden."""
+    """README, The tree: a task's directory has one component and is not hidden."""
     assert all(map(is_directory_name, ("a", "ä" * 127, "a.b", "-x", " ")))
     assert not any(map(is_directory_name, ("", ".", "..", ".a", "a/b", "a\0", "ä" * 128)))
 
 
-@pytest.mark.parametrize(
-    ("seconds", "shown"),
-    [(None, ""), (0, "00:00:00"), (59.9, "00:00:59"), (192, "00:03:12"), (362_439, "100:40:39")],
-)
-def test_elapsed_times(seconds: float | None, shown: str) -> None:
-    """T-4: Times are HH:MM:SS, and hours count on beyond 99."""
-    assert format_elapsed(seconds) == shown
-
-
-@pytest.mark.parametrize(
-    ("count", "shown"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1.00 KB"), (3120, "3.12 KB"), (262_000, "262.00 KB")],
-)
-def test_sizes(count: int, shown: str) -> None:
-    """T-5: 1 KB is 1000 bytes."""
-    assert format_size(count) == shown
-
-
-def test_the_computation_counts_while_it_runs() -> None:
-    """T-4: The computation time counts while it runs."""
+def test_the_computation_time_of_a_running_task() -> None:
+    """README, The tree: computation_time counts while the task runs; empty before."""
     running = parse(metrics=None, is_terminated=False, end_time=None, computation_end_time=None)
     assert running.computation_start_ns is not None
     assert running.computation_elapsed(running.computation_start_ns + 5 * 10**9) == 5

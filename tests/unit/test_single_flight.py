@@ -1,4 +1,4 @@
-"""`SingleFlight`: one request for all who wait, and none of the wait for who need not."""
+"""`SingleFlight`: callers share a request, and callers with a fallback wait briefly."""
 
 import threading
 import time
@@ -14,7 +14,7 @@ from tests.unit.fakes import Clock
 
 
 class Remote:
-    """What answers, fails, or keeps silent until `speak` is set."""
+    """A server that responds, fails, or stays silent until `speak` is set."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -43,10 +43,11 @@ def flight(clock: Clock, remote: Remote) -> Iterator[SingleFlight]:
         remote.speak.set()
 
 
-def test_who_could_do_without_it_waits_a_second_in_all(
+def test_callers_with_a_fallback_wait_for_one_second_together(
     flight: SingleFlight, remote: Remote
 ) -> None:
-    """O-13: A caller that can do without the answer waits a second in all while the API is away."""
+    """README, Offline: while the API does not respond, a finished task takes one second at most,
+    and only once."""
     remote.speak.clear()
     began = time.monotonic()
     for key in ("a", "a", "b", "c"):
@@ -61,11 +62,10 @@ def test_who_could_do_without_it_waits_a_second_in_all(
     assert remote.asked == 3
 
 
-def test_after_a_failure_nobody_asks_for_a_while(
+def test_after_a_failure_callers_with_a_fallback_do_not_wait(
     flight: SingleFlight, remote: Remote, clock: Clock
 ) -> None:
-    """O-13: After a failure such callers do not ask for a while; those that need the answer ask
-    each time."""
+    """README, Offline: callers without a fallback send a request each time."""
     remote.failure = BadAnswer("503")
     with pytest.raises(BadAnswer):
         flight.run("a", remote, has_fallback=True)
@@ -81,8 +81,8 @@ def test_after_a_failure_nobody_asks_for_a_while(
     assert (remote.asked, flight.is_failing) == (3, False)
 
 
-def test_a_404_is_an_answer(flight: SingleFlight, remote: Remote) -> None:
-    """F-14: A 404 is an answer and does not mean that the API is away."""
+def test_not_found_is_no_failure(flight: SingleFlight, remote: Remote) -> None:
+    """README, Freshness: only a real 404 is ENOENT; it does not mean that the API is down."""
     remote.failure = NotFound("x")
     with pytest.raises(NotFound):
         flight.run("a", remote, has_fallback=True)

@@ -1,4 +1,4 @@
-"""`taskfs.support.thread_pool`: threads that work as the standard pool's do, and hold up nobody."""
+"""`DaemonPool`: like the standard executor, but never delays the end of the process."""
 
 import gc
 import subprocess
@@ -15,8 +15,8 @@ from tests.mounts import ROOT, eventually
 PATIENCE_S: Final = 20.0
 
 
-def test_as_many_threads_as_there_is_work_for() -> None:
-    """R-19: A pool starts as many threads as there is work for, up to its bound."""
+def test_a_thread_starts_when_there_is_work_for_it() -> None:
+    """`DaemonPool`: at most *max_threads* threads, started when there is work for them."""
     pool = DaemonPool(3, "test-pool")
     gate, inside = threading.Event(), threading.Semaphore(0)
 
@@ -35,8 +35,8 @@ def test_as_many_threads_as_there_is_work_for() -> None:
     assert sum(t.name.startswith("test-pool-") for t in threading.enumerate()) == 3
 
 
-def test_an_idle_thread_takes_the_next_work() -> None:
-    """R-19: No thread is started while another is idle."""
+def test_an_idle_thread_runs_the_next_work() -> None:
+    """`DaemonPool`: no thread is started while another is idle."""
     pool = DaemonPool(8, "test-idle")
     for _ in range(20):
         pool.submit(abs, 1).result(PATIENCE_S)
@@ -45,7 +45,7 @@ def test_an_idle_thread_takes_the_next_work() -> None:
 
 
 def test_failures_and_cancelled_work() -> None:
-    """concurrent.futures: a failure is the future's, and what is cancelled is never called."""
+    """concurrent.futures: a failure belongs to the future; cancelled work is never called."""
     pool = DaemonPool(1, "test-fail")
     gate = threading.Event()
     called: list[int] = []
@@ -62,8 +62,8 @@ def test_failures_and_cancelled_work() -> None:
     eventually(lambda: called == [2, 3])
 
 
-def test_shutdown_cancels_what_has_not_begun() -> None:
-    """concurrent.futures, Executor.shutdown: as the standard pool's, but nobody is waited for."""
+def test_shutdown_cancels_queued_work() -> None:
+    """`DaemonPool.shutdown`: like the standard one, but never waits for threads."""
     pool = DaemonPool(1, "test-shut")
     gate, begun = threading.Event(), threading.Event()
 
@@ -84,7 +84,7 @@ def test_shutdown_cancels_what_has_not_begun() -> None:
 
 
 def test_the_threads_end_with_the_pool() -> None:
-    """Threads know the queue and not the pool, so they end with it."""
+    """`DaemonPool`: a thread refers to the queue and not to the pool."""
     pool = DaemonPool(2, "test-gone")
     pool.submit(abs, 1).result(PATIENCE_S)
     del pool
@@ -92,10 +92,11 @@ def test_the_threads_end_with_the_pool() -> None:
     eventually(lambda: not any(t.name.startswith("test-gone-") for t in threading.enumerate()))
 
 
-def test_the_interpreter_ends_while_work_goes_on() -> None:
-    """`taskfs.support.thread_pool`: threads never hold up the end of the interpreter."""
+def test_the_interpreter_ends_during_work() -> None:
+    """`DaemonPool`: the threads are daemons."""
     program = (
-        "import time\nfrom taskfs.support.thread_pool import DaemonPool\n"
+        "import time\n"
+        "from taskfs.support.thread_pool import DaemonPool\n"
         "pool = DaemonPool(2, 'x')\n"
         "for _ in range(5): pool.submit(time.sleep, 600)"
     )

@@ -30,7 +30,7 @@ class ArchiveOpener:
             ArchiveLate: the task succeeded, but there is no archive after its grace period or
                 after *max_wait_s*, whichever ends first.
         """
-        deadline: float | None = None  # set once the archive was missing for the first time
+        deadline: float | None = None  # set when the archive is missing for the first time
         while True:
             task = self._client.get_task(task_id)
             try:

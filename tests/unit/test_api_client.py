@@ -1,4 +1,4 @@
-"""`TaskClient`: the calls on the task API, against the embedded cloud."""
+"""`TaskClient`: the calls of the task API, against the embedded cloud."""
 
 import logging
 from collections.abc import Iterator
@@ -28,18 +28,18 @@ def client(cloud: FakeCloud) -> Iterator[TaskClient]:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kill requests 1 s apart would take the tests' time, and show nothing more."""
+    """Shorten the pauses between kill requests, which prove nothing."""
     monkeypatch.setattr("taskfs.remote.api_client.KILL_PAUSE_S", 0.02)
 
 
 def kills(cloud: FakeCloud) -> list[str]:
-    """Return what was asked about a kill, in order: `status` and `kill`."""
+    """Return the requests of a kill in order: `status` or `kill`."""
     words = [r.path.rpartition("/")[2] for r in cloud.requests]
     return [word for word in words if word in ("status", "kill")]
 
 
 def test_check(cloud: FakeCloud, client: TaskClient) -> None:
-    """C-5: The key is checked with one small request."""
+    """README, Commands: The key is checked before mounting: with one small request."""
     for _ in range(20):
         cloud.add_task()
     client.check()
@@ -50,7 +50,7 @@ def test_check(cloud: FakeCloud, client: TaskClient) -> None:
 
 
 def test_listings_come_in_pages_of_500(cloud: FakeCloud, client: TaskClient) -> None:
-    """F-7: A listing comes in pages of 500, newest first."""
+    """README, Freshness: N/500 requests; newest first."""
     tasks = [
         cloud.add_task(create_time=f"2025-06-11T08:{n // 60:02}:{n % 60:02}Z") for n in range(1203)
     ]
@@ -66,7 +66,7 @@ def test_listings_come_in_pages_of_500(cloud: FakeCloud, client: TaskClient) -> 
 
 
 def test_filters(cloud: FakeCloud, client: TaskClient) -> None:
-    """C-6: The filters of a listing are `status`, `project` and `active=true`."""
+    """remote-api.md: Filters: `status`, `project`, `active=true`."""
     failed = cloud.add_task(status="failed", project="p")
     started = cloud.add_task(status="started", project="p")
     other = cloud.add_task(status="started")
@@ -76,10 +76,10 @@ def test_filters(cloud: FakeCloud, client: TaskClient) -> None:
     assert [t.id for t in client.list_tasks(active=True, project="p")] == [started]
 
 
-def test_a_listing_that_grows_between_its_pages_is_read_again(
+def test_a_listing_that_changes_between_its_pages_is_read_again(
     cloud: FakeCloud, client: TaskClient
 ) -> None:
-    """N-1: A listing that grows between its pages loses no task at a page's edge."""
+    """README, The tree: one directory per task: none is lost at a page's edge."""
     tasks = {cloud.add_task() for _ in range(600)}
     removed = cloud.add_task()
 
@@ -95,7 +95,7 @@ def test_a_listing_that_grows_between_its_pages_is_read_again(
 def test_bad_records_are_left_out_and_logged_once(
     cloud: FakeCloud, client: TaskClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """N-20: A record without a usable id is left out and logged once."""
+    """README, The tree: a record without a usable id is left out."""
     good = cloud.add_task()
     cloud.add_task("../escape")
     cloud.add_task(".hidden")
@@ -113,17 +113,17 @@ def test_bad_records_are_left_out_and_logged_once(
         (b"-Infinity", ""),
     ],
 )
-def test_one_odd_text_does_not_cost_the_listing(
+def test_an_invalid_text_does_not_fail_the_listing(
     cloud: FakeCloud, client: TaskClient, content: bytes, shown: str
 ) -> None:
-    """X-17: Half a character in one record does not break the others."""
+    """README, Errors: one bad record does not break the others: nor does half a character."""
     page = b'{"total_size":2,"tasks":[{"task_id":"a","error_detail":%s},{"task_id":"b"}]}'
     cloud.faults.add("body", content=page % content, times=None)
     assert [(t.id, t.error_detail) for t in client.list_tasks()] == [("a", shown), ("b", "")]
 
 
-def test_an_answer_nested_without_end_is_a_bad_answer(cloud: FakeCloud, client: TaskClient) -> None:
-    """X-4: An answer nested without end is EIO."""
+def test_a_deeply_nested_response_is_a_bad_answer(cloud: FakeCloud, client: TaskClient) -> None:
+    """README, Errors: an answer that makes no sense: EIO."""
     deep = b'{"total_size":1,"tasks":[{"task_id":"a","x":%s}]}' % (b"[" * 99_999 + b"]" * 99_999)
     cloud.faults.add("body", content=deep, times=None)
     with pytest.raises(BadAnswer):
@@ -131,7 +131,7 @@ def test_an_answer_nested_without_end_is_a_bad_answer(cloud: FakeCloud, client: 
 
 
 def test_one_task(cloud: FakeCloud, client: TaskClient) -> None:
-    """T-7: One task's record has what a listing gives."""
+    """README, The tree: the task's record as a listing gives it."""
     task = cloud.add_task(status="failed", task_metadata={"a": "b"})
     assert client.get_task(task) == client.list_tasks()[0]
     detail = client.task_detail(task)
@@ -144,7 +144,7 @@ def test_one_task(cloud: FakeCloud, client: TaskClient) -> None:
 
 
 def test_a_name_cannot_escape_its_path(cloud: FakeCloud, client: TaskClient) -> None:
-    """A task's name is quoted: it names nothing else of the API."""
+    """A task's id is quoted, so it cannot name another path of the API."""
     for name in ("../version", "a/b", "x?y=z", "%2e%2e", "a#b"):
         with pytest.raises(NotFound):
             client.get_task(name)
@@ -152,7 +152,7 @@ def test_a_name_cannot_escape_its_path(cloud: FakeCloud, client: TaskClient) -> 
 
 
 def test_the_queue(cloud: FakeCloud, client: TaskClient) -> None:
-    """C-7: The place in the queue comes from `position_in_queue`, which may be null."""
+    """remote-api.md: `position_in_queue`: {"tasks_ahead": int} or null."""
     first, second = cloud.add_task(status="submitted"), cloud.add_task(status="submitted")
     assert client.get_status(second).tasks_ahead in (0, 1)
     assert client.get_status(cloud.add_task(status="started")).tasks_ahead is None
@@ -163,7 +163,7 @@ def test_the_queue(cloud: FakeCloud, client: TaskClient) -> None:
 
 
 def test_a_kill_is_sent_once(cloud: FakeCloud, client: TaskClient) -> None:
-    """K-2: A kill is one request, and the call returns when it is accepted."""
+    """README, Control files: sends one request; returns once the API accepted it."""
     task = cloud.add_task(status="started")
     assert client.kill_task(task).status == "pending-kill"
     assert kills(cloud) == ["status", "kill"]
@@ -173,8 +173,8 @@ def test_a_kill_is_sent_once(cloud: FakeCloud, client: TaskClient) -> None:
     assert cloud.killed == [task]
 
 
-def test_a_kill_that_is_refused(cloud: FakeCloud, client: TaskClient) -> None:
-    """K-4, K-5, K-8, K-11: A refusal is ENOENT, ESRCH, EACCES, or has the status read."""
+def test_a_refused_kill(cloud: FakeCloud, client: TaskClient) -> None:
+    """README, Control files: ENOENT, ESRCH, EACCES; any other 4xx: the status is read."""
     with pytest.raises(NotFound):
         client.kill_task("0" * 25)
     with pytest.raises(AlreadyTerminated):
@@ -194,8 +194,11 @@ def test_a_kill_that_is_refused(cloud: FakeCloud, client: TaskClient) -> None:
 
 @pytest.mark.parametrize("kind", ["reset", "status", "html", "short"])
 @pytest.mark.parametrize("acted", [True, False])
-def test_a_lost_answer(cloud: FakeCloud, client: TaskClient, kind: str, acted: bool) -> None:
-    """K-9: After a lost answer the status is read before the request is repeated."""
+def test_after_a_lost_response_the_status_is_read(
+    cloud: FakeCloud, client: TaskClient, kind: str, acted: bool
+) -> None:
+    """README, Control files: If the answer was lost, the status is read before the request is
+    repeated."""
     task = cloud.add_task(status="started")
     options: dict[str, dict[str, Any]] = {
         "reset": {"acted": acted},
@@ -210,8 +213,8 @@ def test_a_lost_answer(cloud: FakeCloud, client: TaskClient, kind: str, acted: b
     assert cloud.killed == [task]
 
 
-def test_after_a_lost_answer_killed_is_success(cloud: FakeCloud, client: TaskClient) -> None:
-    """K-9: A lost kill that had its effect is a success."""
+def test_after_a_lost_response_killed_is_success(cloud: FakeCloud, client: TaskClient) -> None:
+    """README, Control files: write(2) succeeds where the request had its effect."""
     task = cloud.add_task(status="started")
 
     def killed(record: object) -> bool:
@@ -223,7 +226,7 @@ def test_after_a_lost_answer_killed_is_success(cloud: FakeCloud, client: TaskCli
 
 
 def test_five_tries(cloud: FakeCloud, client: TaskClient) -> None:
-    """K-10: After 5 tries a kill is ETIMEDOUT."""
+    """README, Control files: after 5 tries ETIMEDOUT."""
     task = cloud.add_task(status="started")
     cloud.faults.add("status", status=503, path="/kill", times=None)
     with pytest.raises(Unavailable):
@@ -233,7 +236,7 @@ def test_five_tries(cloud: FakeCloud, client: TaskClient) -> None:
 
 
 def test_a_kill_ends_within_the_timeout(cloud: FakeCloud) -> None:
-    """K-10, X-15: A kill ends within `--timeout`."""
+    """README, Commands: `--timeout 30s` (how long an operation may try before ETIMEDOUT)."""
     client = TaskClient(cloud.api_url, cloud.api_key, timeout_s=0.5)
     task = cloud.add_task(status="started")
     cloud.faults.add("status", status=429, retry_after=60, path="/kill", times=None)
@@ -244,7 +247,7 @@ def test_a_kill_ends_within_the_timeout(cloud: FakeCloud) -> None:
 
 
 def test_metadata(cloud: FakeCloud, client: TaskClient) -> None:
-    """A-18: Metadata is set and removed remotely."""
+    """README, Attributes: setting one updates it remotely; `setfattr -x` removes it."""
     task = cloud.add_task(task_metadata={"a": "1"})
     client.set_metadata(task, "é/b", "ü")
     assert client.get_task(task).metadata == {"a": "1", "é/b": "ü"}
@@ -260,7 +263,7 @@ def test_metadata(cloud: FakeCloud, client: TaskClient) -> None:
 
 
 def test_signed_urls(cloud: FakeCloud, client: TaskClient) -> None:
-    """Y-5: Signed URLs are asked for by path and region."""
+    """remote-api.md, Archives: GET /storage/signed-urls."""
     assert client.signed_url("a b/output.zip", "mars").startswith("http://127.0.0.1:")
     query = cloud.requests[-1].query
     assert query == {"operation": ["download"], "paths": ["a b/output.zip"], "region": ["mars"]}
@@ -273,8 +276,8 @@ def test_signed_urls(cloud: FakeCloud, client: TaskClient) -> None:
         cloud.faults.clear()
 
 
-def test_opening_an_object_asks_nothing(cloud: FakeCloud, client: TaskClient) -> None:
-    """N-4: Opening an object sends nothing before it is read."""
+def test_opening_an_object_sends_no_request(cloud: FakeCloud, client: TaskClient) -> None:
+    """README, The tree: read lazily."""
     client.open_object("x/output.zip", None)
     assert cloud.requests == []
 
@@ -290,18 +293,18 @@ def test_opening_an_object_asks_nothing(cloud: FakeCloud, client: TaskClient) ->
         (b"\xff", "Forbidden"),
     ],
 )
-def test_the_detail_of_an_error_is_told(
+def test_an_error_contains_the_detail_of_the_response(
     cloud: FakeCloud, client: TaskClient, content: bytes, expected: str
 ) -> None:
-    """C-1: The API's error detail, a string or for 422 a list, is in the message."""
+    """remote-api.md: Errors are JSON `{"detail": …}` (a string, or for 422 a list)."""
     cloud.faults.add("body", content=content, status=403)
     with pytest.raises(AccessDenied) as caught:
         client.list_tasks()
     assert str(caught.value) == f"GET /tasks: {expected}"
 
 
-def test_pages_of_html_are_looked_at_once_more(cloud: FakeCloud, client: TaskClient) -> None:
-    """X-14, X-4: HTML in place of JSON is asked for once more, then EIO."""
+def test_a_page_of_html_is_retried_once(cloud: FakeCloud, client: TaskClient) -> None:
+    """README, Errors: an answer that makes no sense: EIO."""
     task = cloud.add_task()
     cloud.faults.add("html")
     assert [t.id for t in client.list_tasks()] == [task]
@@ -312,7 +315,7 @@ def test_pages_of_html_are_looked_at_once_more(cloud: FakeCloud, client: TaskCli
 
 
 def test_projects_and_the_clock(cloud: FakeCloud, client: TaskClient) -> None:
-    """C-10, C-23: Projects are listed, and the answer's date gives the API's clock."""
+    """remote-api.md: GET /projects; `taskfs doctor` compares the clocks."""
     cloud.add_task(project="p")
     assert client.clock_offset_s is None
     assert [project["name"] for project in client.list_projects()] == ["p"]

@@ -1,0 +1,32 @@
+"""`taskfs cat`."""
+
+import sys
+
+import click
+
+from taskfs.cli.options import Settings, config_options
+from taskfs.cli.task_ids import TaskPath
+from taskfs.cli.tree_reader import TreeReader, for_each, open_file, open_tree, path_argument
+
+
+@click.command("cat", short_help="Print files, without a mount.")
+@path_argument()
+@config_options("cat")
+def command(settings: Settings, paths: tuple[TaskPath, ...]) -> int:
+    """Print the files ID/PATH... to standard output, one after the other.
+
+    Only the bytes that are printed are fetched, and `taskfs cat ID/large | head` ends early. See
+    `taskfs ls --help` for the forms of ID/PATH.
+    """
+    with open_tree(settings) as tree:
+        return for_each(paths, lambda path: _print(tree, path))
+
+
+def _print(tree: TreeReader, path: TaskPath) -> None:
+    from taskfs.support.chunks import read_chunks
+
+    for found in tree.find(path):
+        with open_file(found) as handle:
+            for chunk in read_chunks(handle.read_at, 0, handle.size):
+                sys.stdout.buffer.write(chunk)
+    sys.stdout.buffer.flush()

@@ -1,0 +1,116 @@
+"""`taskfs cp`."""
+
+import contextlib
+from collections.abc import Iterator
+from io import FileIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from taskfs.cli import completers
+from taskfs.cli.options import Settings, config_options, parsed_by
+from taskfs.cli.progress import progress_bar
+from taskfs.cli.signals import exit_on_signals
+from taskfs.cli.task_ids import TaskPath
+from taskfs.cli.tree_reader import (
+    Found,
+    TreeReader,
+    children,
+    for_each,
+    is_directory,
+    open_file,
+    open_tree,
+    path_argument,
+)
+from taskfs.errors import ConfigError, IsADirectory
+from taskfs.support.parsing import parse_path
+
+if TYPE_CHECKING:
+    from taskfs.download.run import ProgressCallback
+
+
+@click.command("cp", short_help="Copy files of tasks to this machine, without a mount.")
+@path_argument()
+@click.argument(
+    "destination",
+    metavar="DEST",
+    callback=parsed_by(parse_path),
+    shell_complete=completers.complete_files,
+)
+@click.option("-r", "--recursive", is_flag=True, help="Copy directories too.  [default: off]")
+@config_options("cp")
+def command(
+    settings: Settings, paths: tuple[TaskPath, ...], destination: Path, recursive: bool
+) -> int:
+    """Copy the files ID/PATH... to the file or into the directory DEST.
+
+    A file appears when it is complete and its checksum has been verified, with its time, and
+    replaces an existing one. Several files need a directory as DEST. For all outputs of a task,
+    `taskfs download` is faster and continues where it was interrupted. See `taskfs ls --help` for
+    the forms of ID/PATH.
+    """
+    with open_tree(settings) as tree:
+        copier = _Copier(tree, destination, recursive, is_single=len(paths) == 1)
+        exit_on_signals()
+        with contextlib.closing(copier):
+            return for_each(paths, copier.copy)
+
+
+class _Copier:
+    """Copies files and directories to one destination."""
+
+    def __init__(
+        self, tree: TreeReader, destination: Path, recursive: bool, *, is_single: bool
+    ) -> None:
+        from taskfs.download.run import DownloadRun
+
+        self._tree = tree
+        self._destination = destination
+        self._recursive = recursive
+        self._is_single = is_single
+        self._advance: ProgressCallback = lambda size: None
+        self._run = DownloadRun(lambda size: self._advance(size))
+
+    def close(self) -> None:
+        """Remove unfinished files."""
+        self._run.stop()
+
+    def copy(self, path: TaskPath) -> None:
+        """Copy what *path* names; raise ConfigError if DEST must be a directory and is none."""
+        found = self._tree.find(path)
+        into_directory = self._destination.is_dir()
+        if not into_directory and not (self._is_single and len(found) == 1):
+            raise ConfigError(f"{self._destination} is not a directory: create it with mkdir -p")
+        files: list[tuple[Found, Path]] = []
+        for each in found:
+            name = each.path.rpartition("/")[2]
+            target = self._destination / name if into_directory else self._destination
+            files += self._list_files(each, target)
+        total = sum(each.node.attrs().size for each, _ in files)
+        with progress_bar(total) as self._advance:
+            for each, target in files:
+                self._copy_file(each, target)
+
+    def _list_files(self, found: Found, target: Path) -> "Iterator[tuple[Found, Path]]":
+        if not is_directory(found.node):
+            yield found, target
+            return
+        if not self._recursive:
+            raise IsADirectory(f"{found.path} is a directory: add -r")
+        for child in children(found):
+            yield from self._list_files(child, target / child.path.rpartition("/")[2])
+
+    def _copy_file(self, found: Found, target: Path) -> None:
+        from taskfs.download.destination import Destination, file_name
+        from taskfs.support.chunks import read_chunks
+
+        with open_file(found) as handle:
+
+            def fill(stream: FileIO) -> None:
+                for chunk in read_chunks(handle.read_at, 0, handle.size):
+                    self._run.write(stream, chunk)
+                self._run.set_time(stream, found.node.attrs().mtime_ns)
+
+            with Destination(target.parent).folder("", create=True) as folder:
+                self._run.create_file(folder, file_name(target.name), fill, has_twin=False)

@@ -1,0 +1,137 @@
+"""`taskfs tail`."""
+
+import sys
+import time
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from taskfs.cli.head import CHUNK_BYTES, Headings, line_count_option
+from taskfs.cli.options import Settings, config_options
+from taskfs.cli.output import print_error
+from taskfs.cli.task_ids import TaskPath
+from taskfs.cli.tree_reader import Found, TreeReader, for_each, open_file, open_tree, path_argument
+from taskfs.errors import NotFound, Unavailable
+
+if TYPE_CHECKING:
+    from taskfs.tree.handles import Handle
+
+POLL_S: Final = 2.0  # seconds between two looks with -f: the lifetime of a status in the cache
+
+
+@click.command("tail", short_help="Print the last lines of files, without a mount.")
+@path_argument()
+@line_count_option
+@click.option(
+    "-f",
+    "--follow",
+    is_flag=True,
+    help="Print what is appended, until the task has ended. A file that does not exist yet is "
+    "waited for.  [default: off]",
+)
+@config_options("tail")
+def command(settings: Settings, paths: tuple[TaskPath, ...], count: int, follow: bool) -> int:
+    """Print the last lines of the files ID/PATH...; of a stored file only the end is fetched.
+
+    Several files have headings, as with tail(1). See `taskfs ls --help` for the forms of ID/PATH.
+    """
+    if follow and len(paths) > 1:
+        raise click.UsageError("-f follows one file: leave out the others")
+    with open_tree(settings) as tree:
+        if follow:
+            _Follower(tree, paths[0], count).run()
+            return 0
+        headings = Headings(len(paths) > 1)
+        return for_each(paths, lambda path: _print_all(tree, path, count, headings))
+
+
+def _print_all(tree: TreeReader, path: TaskPath, count: int, headings: Headings) -> None:
+    files = tree.find(path)
+    for found in files:
+        with open_file(found) as handle:
+            headings.print(found, several=len(files) > 1)
+            _print_from(handle, find_tail(handle, count))
+    sys.stdout.buffer.flush()
+
+
+def find_tail(handle: "Handle", count: int) -> int:
+    """Return the offset of the last *count* lines of an open file."""
+    stop = handle.size
+    newlines = 0
+    while stop and count:
+        start = max(0, stop - CHUNK_BYTES)
+        chunk = bytes(handle.read_at(start, stop - start))
+        position = len(chunk)
+        if stop == handle.size and chunk.endswith(b"\n"):
+            position -= 1  # the newline that ends the last line
+        while (position := chunk.rfind(b"\n", 0, position)) >= 0:
+            newlines += 1
+            if newlines == count:
+                return start + position + 1
+        stop = start
+    return stop if count else handle.size
+
+
+def _print_from(handle: "Handle", offset: int) -> int:
+    """Print the bytes from *offset* on and return the offset of the end."""
+    from taskfs.support.chunks import read_chunks
+
+    for chunk in read_chunks(handle.read_at, offset, handle.size):
+        sys.stdout.buffer.write(chunk)
+    sys.stdout.buffer.flush()
+    return max(offset, handle.size)
+
+
+class _Follower:
+    """Prints what is appended to one file, which need not exist yet."""
+
+    def __init__(self, tree: TreeReader, path: TaskPath, count: int) -> None:
+        self._tree = tree
+        self._id = tree.task_id(path.task)
+        self._path = TaskPath(self._id, path.path)
+        self._count = count
+        self._offset: int | None = None
+
+    def run(self) -> None:
+        """Follow the file until its task has ended.
+
+        Raises:
+            NotFound: the task has ended without the file.
+        """
+        while True:
+            has_ended = self._has_ended()  # asked first, so that the end of the file is not missed
+            try:
+                self._print_new()
+            except NotFound:
+                if has_ended:
+                    raise
+            except Unavailable as exc:
+                if has_ended:
+                    raise
+                print_error(f"{exc}; trying again")
+            if has_ended:
+                return
+            time.sleep(POLL_S)
+
+    def _has_ended(self) -> bool:
+        try:
+            return self._tree.reload(self._id)
+        except Unavailable as exc:
+            print_error(f"{exc}; trying again")
+            return False
+
+    def _print_new(self) -> None:
+        found = self._find()
+        with open_file(found) as handle:
+            if self._offset is None:
+                self._offset = find_tail(handle, self._count)
+            elif handle.size < self._offset:
+                print_error(f"{found.path} is shorter than before: printing it from its start")
+                self._offset = 0
+            self._offset = _print_from(handle, self._offset)
+
+    def _find(self) -> Found:
+        files = self._tree.find(self._path)
+        if len(files) > 1:
+            raise click.UsageError(f"-f follows one file, and {len(files)} match")
+        return files[0]

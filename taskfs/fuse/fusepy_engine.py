@@ -1,0 +1,94 @@
+"""The fusepy engine: libfuse 2 mounts, reads the kernel's requests and calls back through fusepy.
+
+It runs where the kernel engine cannot: on a kernel whose protocol that one does not speak, and on
+other systems than Linux. It costs more: a callback through ctypes for each request, one request for
+the attributes of each name, one lifetime for all names and attributes, and no pushed pages.
+
+Requires `import fuse`, which loads libfuse, so this module is imported only by a mount.
+"""
+
+import ctypes
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from taskfs.errors import MountError
+from taskfs.fuse.engine import SUBTYPE, MountOptions
+from taskfs.fuse.engine_support import why_not_fusepy
+from taskfs.fuse.libfuse import VARIABLE, libfuse_path
+from taskfs.fuse.operations import TaskOperations
+from taskfs.fuse.stderr_capture import explain_mount_errors
+
+log = logging.getLogger(__name__)
+
+
+class FusepyEngine:
+    """A `MountEngine` for *mountpoint*; see there for what `serve` does.
+
+    libfuse has a thread for each request under way. After the mount is gone it waits for those that
+    have not ended, so they end by their own timeout.
+    """
+
+    name = "fusepy"
+    pushes_pages = False
+
+    def __init__(self, mountpoint: Path, options: MountOptions) -> None:
+        self._mountpoint = mountpoint
+        self._options = options
+        self._was_interrupted: Callable[[], int] = lambda: 0
+
+    def serve(
+        self,
+        operations: TaskOperations,
+        on_mounted: Callable[[], None],
+        on_live: Callable[[], None],
+    ) -> None:
+        with explain_mount_errors(str(self._mountpoint)) as capture:
+            if reason := why_not_fusepy():
+                raise MountError(reason)
+            path = libfuse_path()
+            os.environ[VARIABLE] = path
+            # The same library that fusepy loads: a process has each once.
+            self._was_interrupted = ctypes.CDLL(path).fuse_interrupted
+            from taskfs.fuse.fusepy_loop import FuseLoop
+            from taskfs.fuse.fusepy_operations import FusepyOperations
+
+            def on_init() -> None:
+                on_mounted()
+                capture.stop()
+                on_live()
+
+            calls = FusepyOperations(operations, on_init)
+            try:
+                FuseLoop(calls, str(self._mountpoint), **self._fuse_options())
+            except RuntimeError as exc:  # libfuse has printed why
+                if not calls.is_live:
+                    raise MountError("libfuse could not mount: see taskfs doctor") from exc
+            if calls.failure is not None:
+                raise MountError(f"the mount ended: {calls.failure}") from calls.failure
+
+    def interrupted(self) -> bool:
+        # libfuse knows the calling thread's request, and answers 0 in a thread without one.
+        return bool(self._was_interrupted())
+
+    def _fuse_options(self) -> dict[str, Any]:
+        options = self._options
+        words: dict[str, Any] = {
+            "foreground": True,
+            "fsname": options.fsname,
+            "default_permissions": True,
+            "allow_other": options.allow_other,
+            "allow_root": options.allow_root,
+            "ro": options.read_only,
+            "use_ino": True,
+            "intr": True,  # without it a blocked program ignores Ctrl+C
+            "attr_timeout": options.attr_timeout_s,
+            "entry_timeout": options.attr_timeout_s,
+        }
+        if sys.platform != "darwin":
+            words |= {"nosuid": True, "nodev": True, "noexec": options.noexec}
+            words["subtype"] = SUBTYPE
+        return words

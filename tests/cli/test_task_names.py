@@ -1,0 +1,106 @@
+"""Names of tasks that people can type: prefixes, `latest`, `ID/`, `./ID`, paths below a mount."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Command
+from tests.fake_api import FakeCloud
+
+FIRST, SECOND, OTHER = "abc" + "1" * 22, "abd" + "2" * 22, "xyz" + "3" * 22
+
+
+@pytest.fixture
+def tasks(cloud: FakeCloud) -> None:
+    for day, task in enumerate((FIRST, SECOND, OTHER), 1):
+        create_time = f"2026-01-0{day}T00:00:00+00:00"
+        cloud.add_task(task, create_time=create_time, outputs={"stdout.txt": task.encode()})
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("abc", FIRST),
+        ("abd2", SECOND),
+        ("x", OTHER),
+        ("latest", OTHER),
+        (f"{FIRST}/", FIRST),
+        (f"./{FIRST}", FIRST),
+        ("./abc/", FIRST),
+    ],
+)
+def test_every_command_takes_them(taskfs: Command, tasks: None, name: str, expected: str) -> None:
+    assert expected in taskfs("info", name).stdout
+    assert taskfs("wait", name).returncode == 0
+    assert taskfs("cat", f"{name.rstrip('/')}/stdout.txt").stdout == expected
+    assert taskfs("download", name).returncode == 0
+    assert os.listdir(taskfs.cwd / "inductiva_output") == [expected]
+
+
+@pytest.mark.parametrize("command", ["info", "kill", "wait", "download", "ls", "cat"])
+def test_an_ambiguous_prefix_lists_the_candidates(
+    taskfs: Command, cloud: FakeCloud, tasks: None, command: str
+) -> None:
+    done = taskfs(command, "ab")
+    assert done.returncode == 1
+    text = f"'ab' begins the ids of 2 tasks: {SECOND}, {FIRST}: type more"
+    assert done.stderr == f"taskfs: {text}\n"
+    assert cloud.killed == []
+
+
+def test_an_id_is_no_prefix_of_itself(taskfs: Command, cloud: FakeCloud) -> None:
+    cloud.add_task("run1")
+    cloud.add_task("run12")
+    assert "run1\n" in taskfs("info", "run1").stdout
+
+
+def test_a_prefix_kills_the_task_that_the_prompt_names(taskfs: Command, cloud: FakeCloud) -> None:
+    task = cloud.add_task(status="started")
+    done = taskfs("kill", task[:6], stdin="y\n")
+    assert done.returncode == 0 and task in done.stdout
+    assert cloud.killed == [task]
+
+
+def test_a_whole_id_costs_no_listing(taskfs: Command, cloud: FakeCloud, tasks: None) -> None:
+    cloud.clear_requests()
+    taskfs("info", FIRST)
+    assert [record.path for record in cloud.requests] == [f"/tasks/{FIRST}"]
+
+
+def test_no_tasks_and_no_latest(taskfs: Command) -> None:
+    done = taskfs("info", "latest")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "the account has no tasks" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../x", f"{FIRST}/../x", ".", ".latest", ""])
+def test_other_paths_are_refused(taskfs: Command, name: str) -> None:
+    for command in ("info", "cat"):
+        done = taskfs(command, name)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+
+
+@pytest.mark.mount
+def test_paths_below_a_mount(taskfs: Command, cloud: FakeCloud, tasks: None) -> None:
+    place = taskfs.cwd / "mnt"
+    place.mkdir()
+    assert taskfs("mount", str(place)).returncode == 0
+    try:
+        for path in (
+            place / FIRST,
+            place / FIRST / "outputs" / "stdout.txt",
+            place / ".by-status" / "success" / FIRST,
+            f"mnt/{FIRST}/",
+        ):
+            assert FIRST in taskfs("info", str(path)).stdout
+        assert OTHER in taskfs("info", str(place / ".latest")).stdout
+        path = place / FIRST / "outputs" / "stdout.txt"
+        assert taskfs("cat", str(path)).stdout == FIRST
+        inside = Command(place / FIRST / "outputs", taskfs.environment)
+        assert inside("cat", "./stdout.txt").stdout == FIRST
+        assert FIRST in inside("info", ".").stdout
+        beside = Command(Path(place), taskfs.environment)
+        assert beside("cat", f"{SECOND}/stdout.txt").stdout == SECOND
+    finally:
+        assert taskfs("umount", str(place)).returncode == 0

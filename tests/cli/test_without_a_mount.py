@@ -1,0 +1,299 @@
+"""`taskfs ls`, `cat`, `head`, `tail`, `du` and `cp`: the tree without a mount and without FUSE."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Command, eventually
+from tests.fake_api import FakeCloud
+
+LINES = b"".join(b"line %d\n" % number for number in range(100_000))
+OUTPUTS = {
+    "stdout.txt": b"".join(b"out %d\n" % number for number in range(100)),
+    "stderr.txt": b"no newline at the end",
+    "vtk/a_1.vtk": b"1" * 1000,
+    "vtk/a_2.vtk": b"2" * 500,
+    "vtk/deep/b_1.vtk": b"3" * 250,
+    "large.log": LINES,
+}
+
+
+@pytest.fixture
+def task(cloud: FakeCloud) -> str:
+    return cloud.add_task(outputs=OUTPUTS, inputs={"config.json": b"{}"})
+
+
+def listings(cloud: FakeCloud) -> int:
+    return sum(record.path == "/tasks" for record in cloud.requests)
+
+
+class TestLs:
+    def test_without_an_argument_the_tasks_are_listed(
+        self, taskfs: Command, cloud: FakeCloud
+    ) -> None:
+        old = cloud.add_task(create_time="2026-01-01T00:00:00+00:00")
+        new = cloud.add_task(create_time="2026-01-02T00:00:00+00:00")
+        done = taskfs("ls")
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"{new}\n{old}\n", "")
+
+    def test_a_task(self, taskfs: Command, task: str) -> None:
+        names = taskfs("ls", task).stdout.split()
+        assert {"status", "info.json", "outputs", "inputs"} <= set(names)
+        assert "kill" not in names  # it could not be written
+
+    def test_a_path_outside_of_the_task_s_directory_is_one_of_its_outputs(
+        self, taskfs: Command, task: str
+    ) -> None:
+        for path in ("outputs/vtk", "vtk", "vtk/"):
+            assert taskfs("ls", f"{task}/{path}").stdout == "a_1.vtk\na_2.vtk\ndeep\n"
+
+    def test_long(self, taskfs: Command, task: str) -> None:
+        rows = [line.split() for line in taskfs("ls", "-l", f"{task}/vtk").stdout.splitlines()]
+        assert [(row[0], row[-1]) for row in rows] == [
+            *(("1000", "a_1.vtk"), ("500", "a_2.vtk"), ("-", "deep"))
+        ]
+
+    def test_recursive(self, taskfs: Command, task: str) -> None:
+        shown = taskfs("ls", "-R", f"{task}/vtk").stdout
+        assert shown == (
+            f"{task}/outputs/vtk:\na_1.vtk\na_2.vtk\ndeep\n\n{task}/outputs/vtk/deep:\nb_1.vtk\n"
+        )
+
+    @pytest.mark.parametrize(
+        ("pattern", "expected"),
+        [
+            ("vtk/*_1.vtk", ["vtk/a_1.vtk"]),
+            ("vtk/a_[12].vtk", ["vtk/a_1.vtk", "vtk/a_2.vtk"]),
+            ("**/*_1.vtk", ["vtk/a_1.vtk", "vtk/deep/b_1.vtk"]),
+            ("std???.txt", ["stderr.txt", "stdout.txt"]),
+        ],
+    )
+    def test_globs(self, taskfs: Command, task: str, pattern: str, expected: list[str]) -> None:
+        shown = taskfs("ls", f"{task}/{pattern}").stdout.splitlines()
+        assert shown == [f"{task}/outputs/{path}" for path in expected]
+
+    @pytest.mark.parametrize("path", ["nope", "*.nope", "stdout.txt/x"])
+    def test_no_such_path(self, taskfs: Command, task: str, path: str) -> None:
+        done = taskfs("ls", f"{task}/{path}", f"{task}/vtk/deep")
+        assert done.returncode == 1
+        assert done.stderr == f"taskfs: there is no {task}/{path}\n"
+        assert "b_1.vtk" in done.stdout  # the others are listed
+
+    def test_no_such_task(self, taskfs: Command) -> None:
+        for name in ("nope", "a" * 25):
+            done = taskfs("ls", name)
+            assert done.returncode == 1
+            assert done.stderr == f"taskfs: there is no task {name}: see `taskfs list --all`\n"
+
+    def test_control_characters_do_not_reach_the_terminal(
+        self, taskfs: Command, cloud: FakeCloud
+    ) -> None:
+        task = cloud.add_task(outputs={"a\x1b[31mb": b""})
+        with taskfs.terminal("ls", f"{task}/outputs") as terminal:
+            assert terminal.end() == 0
+        assert "a\\x1b[31mb" in terminal.text and "\x1b[31m" not in terminal.text
+
+
+class TestCat:
+    def test_files_follow_each_other(self, taskfs: Command, task: str) -> None:
+        done = taskfs("cat", f"{task}/stderr.txt", f"{task}/vtk/a_*.vtk", f"{task}/status")
+        expected = OUTPUTS["stderr.txt"] + b"1" * 1000 + b"2" * 500 + b"success\n"
+        assert done.stdout == expected.decode()
+        assert (done.returncode, done.stderr) == (0, "")
+
+    def test_bytes_are_printed_as_they_are(self, taskfs: Command, cloud: FakeCloud) -> None:
+        content = os.urandom(3 << 20)
+        task = cloud.add_task(outputs={"x.bin": content})
+        done = subprocess.run(
+            [sys.executable, "-m", "taskfs", "cat", f"{task}/x.bin"],
+            env=taskfs.environment,
+            cwd=taskfs.cwd,
+            capture_output=True,
+            timeout=30,
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert done.stdout == content
+
+    def test_a_directory_is_an_error(self, taskfs: Command, task: str) -> None:
+        done = taskfs("cat", f"{task}/vtk")
+        assert done.returncode == 1
+        assert f"{task}/outputs/vtk is a directory: see `taskfs ls" in done.stderr
+
+    def test_a_whole_id_needs_no_listing(
+        self, taskfs: Command, cloud: FakeCloud, task: str
+    ) -> None:
+        cloud.clear_requests()
+        assert taskfs("cat", f"{task}/stderr.txt").returncode == 0
+        assert listings(cloud) == 0
+        assert sum(record.side == "api" for record in cloud.requests) == 2  # record and URL
+
+    def test_the_cache_serves_the_second_time(
+        self, taskfs: Command, cloud: FakeCloud, task: str
+    ) -> None:
+        taskfs("cat", f"{task}/stdout.txt")
+        cloud.clear_requests()
+        assert taskfs("cat", f"{task}/stdout.txt").stdout == OUTPUTS["stdout.txt"].decode()
+        assert sum(record.bytes_sent for record in cloud.requests if record.side == "store") == 0
+
+    def test_offline(self, taskfs: Command, cloud: FakeCloud, task: str) -> None:
+        taskfs("ls")  # a listing keeps the finished tasks
+        taskfs("cat", f"{task}/stdout.txt")
+        cloud.clear_requests()
+        done = taskfs("cat", f"{task}/stdout.txt", "--offline")
+        assert (done.returncode, done.stdout) == (0, OUTPUTS["stdout.txt"].decode())
+        assert cloud.requests == []
+
+    def test_neither_fuse_nor_libfuse_is_needed(self, taskfs: Command, task: str) -> None:
+        program = (
+            "import sys; sys.modules['fuse'] = None; from taskfs.cli.main import main; "
+            f"sys.exit(main(['cat', '{task}/stderr.txt']))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env=taskfs.environment | {"FUSE_LIBRARY_PATH": "/nonexistent"},
+            capture_output=True,
+            timeout=30,
+        )
+        assert (done.returncode, done.stdout) == (0, OUTPUTS["stderr.txt"])
+
+
+class TestHeadAndTail:
+    @pytest.mark.parametrize("count", [0, 1, 3, 10, 99, 100, 200])
+    def test_lines(self, taskfs: Command, task: str, count: int) -> None:
+        lines = OUTPUTS["stdout.txt"].decode().splitlines(keepends=True)
+        path = f"{task}/stdout.txt"
+        assert taskfs("head", "-n", str(count), path).stdout == "".join(lines[:count])
+        expected = "".join(lines[-count:]) if count else ""
+        assert taskfs("tail", "-n", str(count), path).stdout == expected
+
+    def test_ten_lines_by_default(self, taskfs: Command, task: str) -> None:
+        assert len(taskfs("head", f"{task}/stdout.txt").stdout.splitlines()) == 10
+        assert len(taskfs("tail", f"{task}/stdout.txt").stdout.splitlines()) == 10
+
+    def test_many_lines_cross_chunks(self, taskfs: Command, task: str) -> None:
+        lines = LINES.decode().splitlines(keepends=True)
+        path = f"{task}/large.log"
+        assert taskfs("head", "-n", "50000", path).stdout == "".join(lines[:50_000])
+        assert taskfs("tail", "-n", "50000", path).stdout == "".join(lines[-50_000:])
+
+    def test_a_last_line_without_a_newline(self, taskfs: Command, task: str) -> None:
+        for command in ("head", "tail"):
+            done = taskfs(command, "-n", "1", f"{task}/stderr.txt")
+            assert done.stdout == OUTPUTS["stderr.txt"].decode()
+
+    def test_several_files_have_headings(self, taskfs: Command, task: str) -> None:
+        for command in ("head", "tail"):
+            shown = taskfs(command, "-n", "1", f"{task}/std*.txt").stdout
+            first = f"==> {task}/outputs/stderr.txt <==\nno newline at the end\n"
+            assert shown.startswith(f"{first}==> {task}/outputs/stdout.txt <==\nout ")
+
+    def test_following_waits_for_the_file_and_ends_with_the_task(
+        self, taskfs: Command, cloud: FakeCloud
+    ) -> None:
+        task = cloud.add_task(status="started", outputs={"stdout.txt": b"a\nb\n"})
+        process = taskfs.start("tail", "-f", "-n", "1", f"{task}/stdout.txt")
+        eventually(lambda: any(task in record.path for record in cloud.requests))
+        time.sleep(0.5)
+        assert process.poll() is None
+        cloud.set_status(task, "success")
+        out, err = process.communicate(timeout=30)
+        assert (process.returncode, out, err) == (0, "b\n", "")
+
+    def test_following_a_file_that_never_comes(self, taskfs: Command, task: str) -> None:
+        done = taskfs("tail", "-f", f"{task}/nope")
+        assert (done.returncode, done.stderr) == (1, f"taskfs: there is no {task}/nope\n")
+
+    def test_following_ends_on_ctrl_c(self, taskfs: Command, cloud: FakeCloud) -> None:
+        task = cloud.add_task(status="started")
+        with taskfs.terminal("tail", "-f", f"{task}/stdout.txt") as terminal:
+            eventually(lambda: any(task in record.path for record in cloud.requests))
+            terminal.type("\x03")
+            assert terminal.end() == 130
+        assert "Traceback" not in terminal.text
+
+    def test_one_file_is_followed(self, taskfs: Command, task: str) -> None:
+        done = taskfs("tail", "-f", f"{task}/a", f"{task}/b")
+        assert done.returncode == 2 and "-f follows one file" in done.stderr
+
+
+class TestDu:
+    def test_each_directory(self, taskfs: Command, task: str) -> None:
+        sizes = {
+            path: int(size)
+            for size, path in (
+                line.split("\t") for line in taskfs("du", "-b", task).stdout.splitlines()
+            )
+        }
+        total = sum(map(len, OUTPUTS.values()))
+        assert sizes == {
+            f"{task}/inputs": 2,
+            f"{task}/outputs/vtk/deep": 250,
+            f"{task}/outputs/vtk": 1750,
+            f"{task}/outputs": total,
+            task: total + 2,
+        }
+
+    def test_sums_for_people(self, taskfs: Command, task: str) -> None:
+        assert taskfs("du", "-s", f"{task}/vtk").stdout == f"1.75 KB\t{task}/outputs/vtk\n"
+
+    def test_nothing_is_read_but_the_index(
+        self, taskfs: Command, cloud: FakeCloud, task: str
+    ) -> None:
+        cloud.clear_requests()
+        taskfs("du", "-s", f"{task}/outputs")
+        assert sum(record.side == "store" for record in cloud.requests) == 1
+
+
+class TestCp:
+    def test_into_a_directory(self, taskfs: Command, task: str) -> None:
+        done = taskfs("cp", f"{task}/std*.txt", f"{task}/vtk/a_1.vtk", ".")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        for name in ("stdout.txt", "stderr.txt"):
+            assert (taskfs.cwd / name).read_bytes() == OUTPUTS[name]
+        assert (taskfs.cwd / "a_1.vtk").read_bytes() == b"1" * 1000
+
+    def test_to_a_file_which_is_replaced(self, taskfs: Command, task: str) -> None:
+        (taskfs.cwd / "x").write_bytes(b"old")
+        assert taskfs("cp", f"{task}/stdout.txt", "x").returncode == 0
+        assert (taskfs.cwd / "x").read_bytes() == OUTPUTS["stdout.txt"]
+
+    def test_a_directory_needs_r(self, taskfs: Command, task: str) -> None:
+        done = taskfs("cp", f"{task}/vtk", ".")
+        assert done.returncode == 1 and "is a directory: add -r" in done.stderr
+        assert taskfs("cp", "-r", f"{task}/vtk", ".").returncode == 0
+        found = {
+            str(path.relative_to(taskfs.cwd)): path.read_bytes()
+            for path in (taskfs.cwd / "vtk").rglob("*.vtk")
+        }
+        assert found == {name: c for name, c in OUTPUTS.items() if name.startswith("vtk/")}
+
+    def test_several_files_need_a_directory(self, taskfs: Command, task: str) -> None:
+        done = taskfs("cp", f"{task}/std*.txt", "nowhere")
+        assert done.returncode == 1
+        assert "nowhere is not a directory: create it with mkdir -p" in done.stderr
+
+    def test_files_have_their_times(self, taskfs: Command, task: str) -> None:
+        taskfs("cp", f"{task}/stdout.txt", ".")
+        shown = taskfs("ls", "-l", f"{task}/stdout.txt", TZ="UTC").stdout.split()
+        copied_s = (taskfs.cwd / "stdout.txt").stat().st_mtime
+        assert time.strftime("%H:%M:%S", time.gmtime(copied_s)) == shown[2]
+
+    def test_damaged_bytes_leave_no_file(self, taskfs: Command, cloud: FakeCloud) -> None:
+        task = cloud.add_task(outputs={"x.bin": os.urandom(50_000)})
+        cloud.faults.add("flip", side="store", times=None, offsets=(2000,))
+        done = taskfs("cp", f"{task}/x.bin", ".")
+        assert done.returncode == 1 and done.stderr.count("\n") == 1
+        assert not list(taskfs.cwd.glob("x.bin")) and not list(taskfs.cwd.glob(".*.part"))
+
+    def test_ctrl_c_leaves_no_unfinished_file(self, taskfs: Command, cloud: FakeCloud) -> None:
+        task = cloud.add_task(outputs={"large.bin": os.urandom(8 << 20)})
+        cloud.store.bandwidth_per_connection = 1 << 17
+        with taskfs.terminal("cp", f"{task}/large.bin", ".") as terminal:
+            eventually(lambda: any(Path(taskfs.cwd).glob(".*.part")))
+            terminal.type("\x03")
+            assert terminal.end() == 130
+        assert not list(taskfs.cwd.glob(".*.part")) and not (taskfs.cwd / "large.bin").exists()

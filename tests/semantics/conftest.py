@@ -1,0 +1,31 @@
+"""The semantics are shown on three surfaces: in process, on the kernel engine and on fusepy."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ON_ALL, ON_ENGINES, open_surfaces, share_mount, share_surface
+from tests.fake_api import FakeCloud
+from tests.surfaces import Surface
+
+
+@pytest.fixture(params=ON_ALL)
+def fs(request: pytest.FixtureRequest, shared_cloud: FakeCloud) -> Iterator[Surface]:
+    """A surface shared by many tests: a test looks only at tasks that it created."""
+    yield from share_surface(request, shared_cloud)
+
+
+@pytest.fixture(params=ON_ALL)
+def new_fs(
+    request: pytest.FixtureRequest, tmp_path: Path, cloud: FakeCloud
+) -> Iterator[Callable[..., Surface]]:
+    """Opens a surface of the test's own `cloud`, with options such as `timeout="1s"`."""
+    yield from open_surfaces(request.param, cloud, tmp_path)
+
+
+@pytest.fixture(params=ON_ENGINES)
+def shared_mnt(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """The shared mount of each engine, for tests that need a kernel."""
+    for mount in share_mount(request, request.param):
+        yield mount.path
