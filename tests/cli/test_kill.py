@@ -10,6 +10,7 @@ PROMPT = "Are you sure you want to proceed (y/[N])? "
 
 @pytest.mark.parametrize("answer", ["y\n", "Y\n", "yes\n", "YES\n", " y \n", "y"])
 def test_yes(taskfs: Command, cloud: FakeCloud, answer: str) -> None:
+    """C-19: `y` or `yes` at the prompt kills."""
     task = cloud.add_task(status="started")
 
     done = taskfs("kill", task, stdin=answer)
@@ -26,6 +27,7 @@ def test_yes(taskfs: Command, cloud: FakeCloud, answer: str) -> None:
 def test_anything_else_and_the_end_of_input_kill_nothing(
     taskfs: Command, cloud: FakeCloud, answer: str
 ) -> None:
+    """C-19: Any other answer, and the end of input, kill nothing."""
     task = cloud.add_task(status="started")
 
     done = taskfs("kill", task, stdin=answer)
@@ -56,6 +58,7 @@ def test_an_answer_typed_on_a_terminal(
 
 
 def test_y_does_not_ask(taskfs: Command, cloud: FakeCloud) -> None:
+    """C-19: `-y` does not ask."""
     tasks = [cloud.add_task(status="started") for _ in range(2)]
     done = taskfs("kill", "-y", *tasks, tasks[0])
     assert done.returncode == 0
@@ -66,6 +69,7 @@ def test_y_does_not_ask(taskfs: Command, cloud: FakeCloud) -> None:
 def test_each_failure_is_reported_and_the_others_are_killed(
     taskfs: Command, cloud: FakeCloud
 ) -> None:
+    """C-19: Each failure is reported, and the other tasks are killed."""
     running, ended = cloud.add_task(status="started"), cloud.add_task(status="success")
 
     done = taskfs("kill", "-y", "nope", ended, running)
@@ -79,17 +83,20 @@ def test_each_failure_is_reported_and_the_others_are_killed(
 
 
 def test_nothing_is_asked_when_there_is_nothing_to_kill(taskfs: Command, cloud: FakeCloud) -> None:
+    """C-19: Without a task to kill nothing is asked."""
     done = taskfs("kill", cloud.add_task(status="killed"), stdin="y\n")
     assert (done.returncode, done.stdout) == (1, "")
 
 
 def test_already_pending_is_success_and_sends_nothing(taskfs: Command, cloud: FakeCloud) -> None:
+    """C-19, K-6: A pending kill is a success and sends nothing."""
     done = taskfs("kill", "-y", cloud.add_task(status="pending-kill"))
     assert done.returncode == 0
     assert cloud.killed == []
 
 
 def test_wait_prints_the_outcome_of_each(taskfs: Command, cloud: FakeCloud) -> None:
+    """C-19: `-w` reports the outcome of each task."""
     task = cloud.add_task(status="started")
     done = taskfs("kill", "-y", "-w", "20", task)
     assert done.returncode == 0, done.stderr
@@ -97,6 +104,7 @@ def test_wait_prints_the_outcome_of_each(taskfs: Command, cloud: FakeCloud) -> N
 
 
 def test_wait_ends_at_its_limit(taskfs: Command, cloud: FakeCloud) -> None:
+    """C-19: `-w` ends when its time is up."""
     task = cloud.add_task(status="pending-kill")
     done = taskfs("kill", "-y", "-w", "1s", task)
     assert done.returncode == 1
@@ -104,6 +112,7 @@ def test_wait_ends_at_its_limit(taskfs: Command, cloud: FakeCloud) -> None:
 
 
 def test_a_refused_request(taskfs: Command, cloud: FakeCloud) -> None:
+    """C-19, K-8: A refused kill is reported."""
     task = cloud.add_task(status="started")
     cloud.faults.add("status", method="POST", status=403)
     done = taskfs("kill", "-y", task)
@@ -113,6 +122,7 @@ def test_a_refused_request(taskfs: Command, cloud: FakeCloud) -> None:
 
 
 def test_a_lost_answer_is_not_a_second_kill(taskfs: Command, cloud: FakeCloud) -> None:
+    """K-9: A lost answer does not cause a second kill."""
     task = cloud.add_task(status="started")
     cloud.faults.add("reset", method="POST", acted=True)
     assert taskfs("kill", "-y", task).returncode == 0

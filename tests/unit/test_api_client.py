@@ -39,7 +39,7 @@ def kills(cloud: FakeCloud) -> list[str]:
 
 
 def test_check(cloud: FakeCloud, client: TaskClient) -> None:
-    """README, Commands: The key is checked before mounting: with one small request."""
+    """C-5: The key is checked with one small request."""
     for _ in range(20):
         cloud.add_task()
     client.check()
@@ -50,7 +50,7 @@ def test_check(cloud: FakeCloud, client: TaskClient) -> None:
 
 
 def test_listings_come_in_pages_of_500(cloud: FakeCloud, client: TaskClient) -> None:
-    """README, Freshness: N/500 requests; newest first."""
+    """F-7: A listing comes in pages of 500, newest first."""
     tasks = [
         cloud.add_task(create_time=f"2025-06-11T08:{n // 60:02}:{n % 60:02}Z") for n in range(1203)
     ]
@@ -66,7 +66,7 @@ def test_listings_come_in_pages_of_500(cloud: FakeCloud, client: TaskClient) -> 
 
 
 def test_filters(cloud: FakeCloud, client: TaskClient) -> None:
-    """remote-api.md: Filters: `status`, `project`, `active=true`."""
+    """C-6: The filters of a listing are `status`, `project` and `active=true`."""
     failed = cloud.add_task(status="failed", project="p")
     started = cloud.add_task(status="started", project="p")
     other = cloud.add_task(status="started")
@@ -95,7 +95,7 @@ def test_a_listing_that_changes_between_its_pages_is_read_again(
 def test_bad_records_are_left_out_and_logged_once(
     cloud: FakeCloud, client: TaskClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """README, The tree: a record without a usable id is left out."""
+    """N-20: A record without a usable id is left out and logged once."""
     good = cloud.add_task()
     cloud.add_task("../escape")
     cloud.add_task(".hidden")
@@ -131,7 +131,7 @@ def test_a_deeply_nested_response_is_a_bad_answer(cloud: FakeCloud, client: Task
 
 
 def test_one_task(cloud: FakeCloud, client: TaskClient) -> None:
-    """README, The tree: the task's record as a listing gives it."""
+    """T-7: One task's record has what a listing gives."""
     task = cloud.add_task(status="failed", task_metadata={"a": "b"})
     assert client.get_task(task) == client.list_tasks()[0]
     detail = client.task_detail(task)
@@ -152,7 +152,7 @@ def test_a_name_cannot_escape_its_path(cloud: FakeCloud, client: TaskClient) -> 
 
 
 def test_the_queue(cloud: FakeCloud, client: TaskClient) -> None:
-    """remote-api.md: `position_in_queue`: {"tasks_ahead": int} or null."""
+    """C-7: The place in the queue comes from `position_in_queue`, which may be null."""
     first, second = cloud.add_task(status="submitted"), cloud.add_task(status="submitted")
     assert client.get_status(second).tasks_ahead in (0, 1)
     assert client.get_status(cloud.add_task(status="started")).tasks_ahead is None
@@ -163,7 +163,7 @@ def test_the_queue(cloud: FakeCloud, client: TaskClient) -> None:
 
 
 def test_a_kill_is_sent_once(cloud: FakeCloud, client: TaskClient) -> None:
-    """README, Control files: sends one request; returns once the API accepted it."""
+    """K-2: A kill is one request, and the call returns when it is accepted."""
     task = cloud.add_task(status="started")
     assert client.kill_task(task).status == "pending-kill"
     assert kills(cloud) == ["status", "kill"]
@@ -226,7 +226,7 @@ def test_after_a_lost_response_killed_is_success(cloud: FakeCloud, client: TaskC
 
 
 def test_five_tries(cloud: FakeCloud, client: TaskClient) -> None:
-    """README, Control files: after 5 tries ETIMEDOUT."""
+    """K-10: After 5 tries a kill is ETIMEDOUT."""
     task = cloud.add_task(status="started")
     cloud.faults.add("status", status=503, path="/kill", times=None)
     with pytest.raises(Unavailable):
@@ -236,7 +236,7 @@ def test_five_tries(cloud: FakeCloud, client: TaskClient) -> None:
 
 
 def test_a_kill_ends_within_the_timeout(cloud: FakeCloud) -> None:
-    """README, Commands: `--timeout 30s` (how long an operation may try before ETIMEDOUT)."""
+    """K-10, X-15: A kill ends within `--timeout`."""
     client = TaskClient(cloud.api_url, cloud.api_key, timeout_s=0.5)
     task = cloud.add_task(status="started")
     cloud.faults.add("status", status=429, retry_after=60, path="/kill", times=None)
@@ -247,7 +247,7 @@ def test_a_kill_ends_within_the_timeout(cloud: FakeCloud) -> None:
 
 
 def test_metadata(cloud: FakeCloud, client: TaskClient) -> None:
-    """README, Attributes: setting one updates it remotely; `setfattr -x` removes it."""
+    """A-18: Metadata is set and removed remotely."""
     task = cloud.add_task(task_metadata={"a": "1"})
     client.set_metadata(task, "é/b", "ü")
     assert client.get_task(task).metadata == {"a": "1", "é/b": "ü"}
@@ -263,7 +263,7 @@ def test_metadata(cloud: FakeCloud, client: TaskClient) -> None:
 
 
 def test_signed_urls(cloud: FakeCloud, client: TaskClient) -> None:
-    """remote-api.md, Archives: GET /storage/signed-urls."""
+    """Y-5: Signed URLs are asked for by path and region."""
     assert client.signed_url("a b/output.zip", "mars").startswith("http://127.0.0.1:")
     query = cloud.requests[-1].query
     assert query == {"operation": ["download"], "paths": ["a b/output.zip"], "region": ["mars"]}
@@ -315,7 +315,7 @@ def test_a_page_of_html_is_retried_once(cloud: FakeCloud, client: TaskClient) ->
 
 
 def test_projects_and_the_clock(cloud: FakeCloud, client: TaskClient) -> None:
-    """remote-api.md: GET /projects; `taskfs doctor` compares the clocks."""
+    """C-10, C-23: Projects are listed, and the answer's date gives the API's clock."""
     cloud.add_task(project="p")
     assert client.clock_offset_s is None
     assert [project["name"] for project in client.list_projects()] == ["p"]

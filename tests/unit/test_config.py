@@ -115,6 +115,7 @@ def test_every_row_fills_a_field() -> None:
 def test_flags_over_mount_options_over_environment_over_file_over_service(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """C-24: Flags come first, then `-o`, variables, the file, the service's own variables."""
     seen = []
     monkeypatch.setenv("INDUCTIVA_API_URL", "https://service")
     seen.append(load_config().api_url)
@@ -130,6 +131,7 @@ def test_flags_over_mount_options_over_environment_over_file_over_service(
 
 
 def test_a_flag_can_switch_off_what_the_file_switched_on(home: Path) -> None:
+    """C-24: A flag can switch off what the file switched on."""
     write_config(home, "read_only = true")
 
     assert load_config().read_only
@@ -147,6 +149,7 @@ def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_kind_of_value_in_the_file(home: Path) -> None:
+    """C-24: The TOML file takes every kind of value."""
     write_config(
         home,
         """
@@ -180,6 +183,7 @@ def test_every_kind_of_value_in_the_file(home: Path) -> None:
     ],
 )
 def test_errors_of_the_file_name_it_and_the_key(home: Path, text: str, complaint: str) -> None:
+    """C-1: An error in the file names the file and the setting."""
     write_config(home, text)
     with pytest.raises(ConfigError, match=complaint) as caught:
         load_config()
@@ -204,6 +208,7 @@ def test_a_named_file_must_exist(home: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_errors_name_the_source(
     source: str, flags: dict[str, str], variable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """C-1: An error names the source of the value."""
     monkeypatch.setenv("TASKFS_LAST", variable)
     with pytest.raises(ConfigError, match=f"^{source}: 'x' is not a count"):
         load_config(flags)
@@ -226,6 +231,7 @@ def test_the_output_directory_of_the_service_may_be_empty(
 
 class TestKey:
     def test_order(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """C-25: The key is read from these places in this order."""
         keys = [str(load_config().api_key)]
         monkeypatch.setenv("INDUCTIVA_API_KEY", "service")
         keys.append(load_config().api_key)
@@ -336,6 +342,7 @@ class TestURL:
         ],
     )
     def test_good(self, url: str) -> None:
+        """Y-4: https, and http on this machine, are allowed."""
         assert load_config({"api_url": url + "/"}).api_url == url
 
     @pytest.mark.parametrize(
@@ -352,11 +359,13 @@ class TestURL:
         ],
     )
     def test_bad(self, url: str, complaint: str) -> None:
+        """Y-4: Any other URL is refused with the fix."""
         with pytest.raises(ConfigError, match=complaint) as caught:
             load_config({"api_url": url})
         assert "secret" not in str(caught.value)
 
     def test_insecure_http_is_a_decision(self) -> None:
+        """Y-4: `--insecure-http` allows a plain API."""
         config = load_config({"api_url": "http://api.example", "insecure_http": True})
         assert config.api_url == "http://api.example"
 

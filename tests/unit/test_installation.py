@@ -22,7 +22,7 @@ def prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_an_environment_of_pipx_is_extended_with_pipx(prefix: Path) -> None:
-    """pipx names the environment after the package, and adds to it with `inject`."""
+    """C-1: In an environment of pipx the fix is `pipx inject` with the environment's name."""
     (prefix / "pipx_metadata.json").write_text("{}")
     assert install_hint("demo") == "pipx inject taskfs 'aiohttp>=3.10'"
 
@@ -30,7 +30,7 @@ def test_an_environment_of_pipx_is_extended_with_pipx(prefix: Path) -> None:
 def test_a_virtual_environment_is_extended_with_its_own_python(
     prefix: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The command names the interpreter, so it works without activating the environment."""
+    """C-1: In a virtual environment the fix names its interpreter."""
     monkeypatch.setattr(sys, "executable", "/a b/bin/python")
     assert install_hint("socks") == "'/a b/bin/python' -m pip install 'requests[socks]'"
 
@@ -38,7 +38,7 @@ def test_a_virtual_environment_is_extended_with_its_own_python(
 def test_an_environment_without_pip_is_extended_with_uv(
     prefix: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Environments of uv have no pip."""
+    """C-1: In an environment without pip the fix uses uv."""
     monkeypatch.setattr(sys, "executable", "/a/bin/python")
     monkeypatch.setitem(sys.modules, "pip", None)
     monkeypatch.setattr("taskfs.support.installation.find_spec", lambda name: None)
@@ -46,7 +46,7 @@ def test_an_environment_without_pip_is_extended_with_uv(
 
 
 def test_a_systems_python_is_left_alone(prefix: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Debian 12 refuses `pip install` outside an environment (PEP 668): pipx comes first."""
+    """C-1: For a system's own Python, which refuses pip (PEP 668), the fix is pipx."""
     monkeypatch.setattr(sys, "base_prefix", sys.prefix)
     text = install_hint("demo")
     assert text.index("pipx inject taskfs 'aiohttp>=3.10'") < text.index("virtual environment")
@@ -54,7 +54,7 @@ def test_a_systems_python_is_left_alone(prefix: Path, monkeypatch: pytest.Monkey
 
 
 def test_the_requirements_are_those_of_the_project() -> None:
-    """An extra means the same in pyproject.toml and in the error texts."""
+    """C-1: The fixes name the requirements of pyproject.toml."""
     project = toml.loads((ROOT / "pyproject.toml").read_text())["project"]
     for name, requirements in project["optional-dependencies"].items():
         if name in EXTRAS:

@@ -1,4 +1,4 @@
-"""The package table of docs/architecture.md: the imports of packages and of third-party code."""
+"""Which module may import which: only from rows above its own."""
 
 import ast
 import subprocess
@@ -162,7 +162,7 @@ def test_the_core_needs_no_adapter() -> None:
 
 
 def test_the_command_line_starts_without_fuse_and_network_code() -> None:
-    """docs/architecture.md: `taskfs --help` and `--version` load neither fuse nor requests."""
+    """C-4: The command line starts without FUSE and network code."""
     program = (
         "import sys, taskfs.cli.main\n"
         "status = taskfs.cli.main.main(['--version'])\n"

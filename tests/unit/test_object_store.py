@@ -86,7 +86,7 @@ def test_ranges(cloud: FakeCloud, stored: StoredObject, version: ObjectVersion) 
 def test_one_url_serves_many_requests(
     signer: Signer, stored: StoredObject, version: ObjectVersion
 ) -> None:
-    """README, Attributes: costs one signed URL and one range."""
+    """A-13: One signed URL serves many requests."""
     with ThreadPoolExecutor(8) as pool:
         parts = pool.map(lambda n: stored.fetch_range(n * 10, n * 10 + 10, version), range(50))
         assert b"".join(parts) == CONTENT[:500]
@@ -109,7 +109,7 @@ def test_a_refused_url_is_renewed_once(
 def test_a_new_url_that_is_refused_too(
     cloud: FakeCloud, signer: Signer, stored: StoredObject, version: ObjectVersion
 ) -> None:
-    """README, Errors: not allowed to: EACCES."""
+    """X-2: A renewed URL that is refused too is EACCES."""
     cloud.faults.add("status", status=403, side="store", times=None)
     with pytest.raises(AccessDenied):
         stored.fetch_range(0, 1, version)
@@ -124,7 +124,7 @@ def test_a_new_url_that_is_refused_too(
 def test_a_replaced_object_is_stale(
     cloud: FakeCloud, stored: StoredObject, version: ObjectVersion
 ) -> None:
-    """README, Errors: the remote object was replaced: ESTALE."""
+    """X-5: A replaced object is ESTALE."""
     for content in (CONTENT[::-1], CONTENT[:100], CONTENT * 2, CONTENT):
         cloud.put_object(PATH, content)
         with pytest.raises(StaleObject):
@@ -198,7 +198,7 @@ def test_a_body_that_is_too_long_is_an_error(
 def test_a_store_that_ignores_ranges(
     cloud: FakeCloud, stored: StoredObject, version: ObjectVersion, transport: Transport
 ) -> None:
-    """README, Errors: a store that ignores ranges on a large object: EOPNOTSUPP."""
+    """X-6: A store that ignores ranges on a large object is EOPNOTSUPP."""
     cloud.faults.add("whole", side="store", times=None)
     cloud.clear_requests()
     for ask in (
@@ -251,7 +251,7 @@ def test_a_compressed_response_is_unsupported(
 
 
 def test_an_empty_object(cloud: FakeCloud, transport: Transport) -> None:
-    """README, Names: the raw archives are the store's bytes, also where there are none."""
+    """N-24: An empty object is an archive of no bytes."""
     cloud.put_object("empty", b"")
     empty = StoredObject("empty", Signer(cloud, "empty"), transport)
     fetched = empty.fetch_tail(10)
@@ -259,7 +259,7 @@ def test_an_empty_object(cloud: FakeCloud, transport: Transport) -> None:
 
 
 def test_a_store_that_stalls(cloud: FakeCloud, signer: Signer) -> None:
-    """README, Errors: no answer in time: ETIMEDOUT."""
+    """X-3: A store that stalls is ETIMEDOUT."""
     transport = Transport(timeout_s=0.5, stats=Stats(), side="store")
     stored = StoredObject(PATH, signer, transport)
     version = stored.fetch_tail(1).version
@@ -282,7 +282,7 @@ def test_a_store_that_stalls(cloud: FakeCloud, signer: Signer) -> None:
 def test_the_key_is_never_sent(
     cloud: FakeCloud, stored: StoredObject, version: ObjectVersion
 ) -> None:
-    """remote-api.md: A storage URL is on another host and must never see that header."""
+    """Y-3: The store never gets the key."""
     stored.fetch_range(0, 10, version)
     assert cloud.store.leaked_keys == []
     assert not any(r.had_api_key for r in cloud.requests if r.side == "store")

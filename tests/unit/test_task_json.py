@@ -40,7 +40,7 @@ def parse(**changes: Any) -> Task:
 
 
 def test_a_whole_record() -> None:
-    """remote-api.md, Tasks: the fields of a record."""
+    """T-7: All fields of a record are read."""
     task = parse()
     second = 10**9
     start = 1_749_628_800 * second
@@ -97,7 +97,7 @@ def test_unusable_numbers(number: Any) -> None:
     ],
 )
 def test_a_record_without_a_usable_id_is_refused(record: bytes) -> None:
-    """README, The tree: one directory per task: whose name can be one."""
+    """N-20: A record whose id cannot be a directory's name is refused."""
     with pytest.raises(BadAnswer):
         parse_task(record)
 
@@ -120,12 +120,12 @@ def test_the_record_keeps_unknown_fields() -> None:
     [("c2-standard-4", "c2-standard-4"), ("a/b/n2", "n2"), ("a/b/", "b"), ("", ""), ("/", "")],
 )
 def test_machine_types(vm_type: str, shown: str) -> None:
-    """remote-api.md: Machine type: the last `/`-separated part of `executer.vm_type`."""
+    """T-3: The machine type is the last part of `executer.vm_type`."""
     assert parse(executer={"vm_type": vm_type}).machine_type == shown
 
 
 def test_directory_names() -> None:
-    """README, The tree: a task's directory has one component and is not hidden."""
+    """N-1: A task's directory is one component and not hidden."""
     assert all(map(is_directory_name, ("a", "ä" * 127, "a.b", "-x", " ")))
     assert not any(map(is_directory_name, ("", ".", "..", ".a", "a/b", "a\0", "ä" * 128)))
 

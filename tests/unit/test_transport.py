@@ -103,7 +103,7 @@ def test_a_refused_connection_and_an_unknown_host_raise_unavailable() -> None:
 
 
 def test_retry_after_is_respected(cloud: FakeCloud) -> None:
-    """README, Errors: (`Retry-After` respected)."""
+    """X-16: `Retry-After` is respected."""
     transport = transport_of(10)
     cloud.faults.add("status", status=429, retry_after="0.7")
     began = time.monotonic()
@@ -129,7 +129,7 @@ def test_retry_after_in_both_forms() -> None:
 
 
 def test_a_body_that_stalls_or_is_cut_is_transient(cloud: FakeCloud) -> None:
-    """README, Errors: no answer in time: ETIMEDOUT."""
+    """X-12, X-13: A body that stalls or is cut is transient."""
     transport = transport_of(3)
     for kind in ("short", "reset"):
         cloud.faults.add(kind, after_bytes=5)
@@ -138,7 +138,7 @@ def test_a_body_that_stalls_or_is_cut_is_transient(cloud: FakeCloud) -> None:
 
 
 def test_bytes_that_arrive_extend_the_budget() -> None:
-    """README, Commands: `--timeout`: how long an operation may try, not how long a body takes."""
+    """X-15: Bytes that arrive extend the budget."""
     budget = Budget(1.0, time.monotonic() - 2)
     assert budget.remaining_s < 0
     budget.received = 10 << 20
@@ -204,8 +204,7 @@ def test_a_redirect_to_an_invalid_url_is_a_bad_answer(
 
 
 def test_the_key_stays_with_its_origin(cloud: FakeCloud) -> None:
-    """remote-api.md: a storage URL is on another host and must never see that header, not even
-    after a redirect."""
+    """Y-3: The key goes to its own origin only, also after a redirect."""
     transport = transport_of(2, headers={KEY_HEADER: cloud.api_key})
     cloud.put_object("t/x", b"content")
     cloud.faults.add("redirect", side="api", to=cloud.signed_url("t/x"))
@@ -294,7 +293,7 @@ def test_the_errors_of_statuses(status: int, kind: type[TaskFSError]) -> None:
 
 
 def test_retries_are_logged_and_counted(cloud: FakeCloud, caplog: pytest.LogCaptureFixture) -> None:
-    """README, The tree: .taskfs/stats.json counts the requests."""
+    """N-22: Retries are logged and counted."""
     caplog.set_level(logging.INFO, "taskfs")
     stats = Stats()
     transport = Transport(timeout_s=3, stats=stats, side="api")
