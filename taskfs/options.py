@@ -86,6 +86,7 @@ class Option(NamedTuple):
         commands: the commands that have the flag.
         repeatable: the flag may be given several times, and the TOML file may have a list.
         service: a variable of the service's own client with the same meaning.
+        letter: a short flag, without its dash.
         empty_counts: an empty *service* variable is a value.
     """
 
@@ -101,6 +102,7 @@ class Option(NamedTuple):
     in_mount_options: bool = True
     service: str = ""
     empty_counts: bool = False
+    letter: str = ""
 
     @property
     def is_flag(self) -> bool:
@@ -138,7 +140,7 @@ OPTIONS: Final = (
     Option("insecure_http", parse_flag, "Allow an API that is neither https nor on this machine: "
            "the key then travels in clear text.", commands=EVERY),
     Option("project", parse_text, "Only the tasks of this project.", "NAME", default_shown="all",
-           commands=SCOPED),
+           commands=SCOPED, letter="p"),
     Option("status", parse_words, "Only the tasks with this status; may be given several times.",
            "STATUS", "", default_shown="all", commands=SCOPED,
            repeatable=True),

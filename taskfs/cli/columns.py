@@ -1,7 +1,12 @@
 """The columns of the task tables, and which of them a narrow terminal shows."""
 
-from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from taskfs.support.formatting import format_elapsed, format_size
+
+if TYPE_CHECKING:
+    from taskfs.model import Task
 
 GAP: Final = 2  # blanks between two columns
 
@@ -24,6 +29,60 @@ SUBMITTED: Final = Column("Submitted", 3)
 MACHINE: Final = Column("Machine", 4)
 COMPUTATION_TIME: Final = Column("Computation time", 5)
 QUEUE: Final = Column("Queue", 6)
+
+
+class TaskColumn(NamedTuple):
+    """A column of `taskfs list`: its head, its cell for a task, and its field in a CSV file."""
+
+    head: Column
+    cell: "Callable[[Task, int], str]"
+    field: str
+
+
+def _local(time_ns: int | None) -> str:
+    from taskfs.cli.output import format_local_time
+
+    return format_local_time(time_ns)
+
+
+def _cost(task: "Task") -> str:
+    from taskfs.cli.task_report import format_money
+    from taskfs.tasks.task_table import cost_of
+
+    cost = cost_of(task)
+    return "" if cost is None else format_money(cost)
+
+
+def _output_size(task: "Task", now_ns: int) -> str:
+    from taskfs.tasks.task_table import FIELDS
+
+    size = FIELDS["output_bytes"](task, now_ns)
+    return format_size(size) if isinstance(size, int) else ""
+
+
+# The name in --columns and --sort: the column. A new column is a new row.
+TASK_COLUMNS: Final[Mapping[str, TaskColumn]] = {
+    "id": TaskColumn(ID, lambda task, _: task.id, "id"),
+    "simulator": TaskColumn(SIMULATOR, lambda task, _: task.simulator or "", "simulator"),
+    "status": TaskColumn(STATUS, lambda task, _: task.status, "status"),
+    "submitted": TaskColumn(
+        SUBMITTED,
+        lambda task, _: _local(task.input_submit_ns or task.create_ns),
+        "submitted",
+    ),
+    "started": TaskColumn(Column("Started", 7), lambda task, _: _local(task.start_ns), "started"),
+    "ended": TaskColumn(Column("Ended", 8), lambda task, _: _local(task.end_ns), "ended"),
+    "time": TaskColumn(
+        COMPUTATION_TIME,
+        lambda task, now_ns: format_elapsed(task.computation_elapsed(now_ns)),
+        "computation_seconds",
+    ),
+    "machine": TaskColumn(MACHINE, lambda task, _: task.machine_type, "machine"),
+    "project": TaskColumn(Column("Project", 9), lambda task, _: task.project or "", "project"),
+    "cost": TaskColumn(COST, lambda task, _: _cost(task), "cost_usd"),
+    "size": TaskColumn(Column("Output size", 10), _output_size, "output_bytes"),
+}
+DEFAULT_COLUMNS: Final = ("id", "simulator", "status", "submitted", "time", "machine")
 
 
 def columns_that_fit(

@@ -102,7 +102,9 @@ def _click_option(option: Option) -> Callable[[F], F]:
     if option.is_flag:
         flags = f"{option.flag}/--no-{option.flag[2:]}"
         return click.option(flags, option.name, default=None, help=text)
+    letter = [f"-{option.letter}"] if option.letter else []
     return click.option(
+        *letter,
         option.flag,
         option.name,
         callback=parsed_by(option.parse, keep_text=True),

@@ -4,12 +4,13 @@ import contextlib
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from typing import Final, TextIO
+from typing import Final, NoReturn, TextIO
 
 from taskfs.cli.columns import GAP, Column, columns_that_fit
-from taskfs.errors import AccessDenied, TaskFSError, Unavailable
+from taskfs.errors import AccessDenied, ConfigError, TaskFSError, Unavailable
 from taskfs.support.formatting import escape_controls
 
 STATUS_STYLES: Final = {
@@ -71,6 +72,21 @@ def format_json(value: object) -> str:
 def is_terminal(stream: TextIO) -> bool:
     """Return whether *stream* is a terminal that can move its cursor."""
     return stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+
+
+def repeat_on_terminal(show: Callable[[], None], period_s: float) -> NoReturn:
+    """Call *show* every *period_s* on a cleared terminal, until Ctrl+C.
+
+    Raises:
+        ConfigError: standard output is no terminal.
+    """
+    if not is_terminal(sys.stdout):
+        raise ConfigError("-w needs a terminal: leave it out")
+    while True:
+        sys.stdout.write("\x1b[H\x1b[2J")  # cursor home, clear the screen (ECMA-48)
+        show()
+        sys.stdout.flush()
+        time.sleep(period_s)
 
 
 def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
