@@ -210,24 +210,13 @@ def _local_header(entry: Entry, crc: int, size: int, compressed: int) -> bytes:
     elif entry.zip64:
         extra += field(1, struct.pack("<QQ", size, compressed))
         size = compressed = UINT32_MAX
-    return (
-        struct.pack(
-            "<4s5H3L2H",
-            entry.local_magic,
-            20,
-            flags,
-            entry.method,
-            entry.time,
-            entry.date,
-            crc,
-            compressed,
-            size,
-            len(name),
-            len(extra),
-        )
-        + name
-        + extra
+    lengths = (len(name), len(extra))
+    header = struct.pack(
+        "<4s5H3L2H",
+        *(entry.local_magic, 20, flags, entry.method, entry.time, entry.date),
+        *(crc, compressed, size, *lengths),
     )
+    return header + name + extra
 
 
 def _central_header(entry: Entry, crc: int, size: int, compressed: int, offset: int) -> bytes:
@@ -235,31 +224,15 @@ def _central_header(entry: Entry, crc: int, size: int, compressed: int, offset: 
     if entry.zip64:
         extra = field(1, struct.pack("<QQQ", size, compressed, offset)) + extra
         size = compressed = offset = UINT32_MAX
-    return (
-        struct.pack(
-            "<4s6H3L5H2L",
-            b"PK\x01\x02",
-            entry.host << 8 | 0x14,
-            45 if entry.zip64 else 20,
-            entry.flags | (0x0008 if entry.is_streamed else 0),
-            entry.method,
-            entry.time,
-            entry.date,
-            crc,
-            compressed,
-            size,
-            len(entry.name),
-            len(extra),
-            len(entry.comment),
-            0,
-            0,
-            entry.mode << 16,
-            offset,
-        )
-        + entry.name
-        + extra
-        + entry.comment
+    flags = entry.flags | (0x0008 if entry.is_streamed else 0)
+    lengths = (len(entry.name), len(extra), len(entry.comment))
+    header = struct.pack(
+        "<4s6H3L5H2L",
+        *(b"PK\x01\x02", entry.host << 8 | 20, 45 if entry.zip64 else 20, flags),
+        *(entry.method, entry.time, entry.date, crc, compressed, size, *lengths),
+        *(0, 0, entry.mode << 16, offset),
     )
+    return header + entry.name + extra + entry.comment
 
 
 def _zip64_end(
