@@ -153,8 +153,8 @@ def test_a_short_soak_ends_with_every_byte_right() -> None:
     for name in ("false ENOENT", "short listings"):
         assert re.search(rf"^{name} +0\b", done.stdout, re.MULTILINE), done.stdout
     assert re.search(r"^daemon killed +[1-9]", done.stdout, re.MULTILINE), done.stdout
-    for name in ("operations", "faults injected", "errors", "wrong", "memory", "threads"):
+    for name in ("actions", "faults injected", "errors", "violations", "memory", "threads"):
         assert f"\n{name}" in done.stdout
     counts = {line.split("  ")[0]: line for line in done.stdout.splitlines()}
-    assert counts["wrong"].split()[1] == "0"
-    assert int(counts["operations"].split()[1]) > 50
+    assert counts["violations"].split()[1] == "0"
+    assert int(counts["actions"].split()[1]) > 50

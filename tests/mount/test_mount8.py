@@ -251,8 +251,8 @@ def test_install_helper(system: Callable[[str], list[str]], program: Path) -> No
         *(f"{helper} is now a link to {program}", "status 0", str(program)),
         *(f"{helper} is a link to {program} already", "status 0"),
         *(f"removed {helper}", "status 0"),
-        f"taskfs: {helper} is there and not a link of ours: move it away first",
+        f"taskfs: {helper} exists and is not a link of taskfs: move it away first",
         "status 1",
-        f"taskfs: {helper} is not a link of ours: remove it yourself",
+        f"taskfs: {helper} is not a link of taskfs: remove it yourself",
         *("status 1", "mine"),
     ]
