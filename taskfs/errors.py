@@ -6,6 +6,7 @@ Signals that never leave their module, such as `retry.Transient`, are defined th
 """
 
 import errno
+import sys
 from typing import ClassVar
 
 
@@ -125,7 +126,8 @@ class ReadOnly(TaskFSError):
 class NoAttribute(TaskFSError):
     """There is no such extended attribute."""
 
-    errno = errno.ENODATA
+    # macOS and FreeBSD call it ENOATTR, which Python does not name.
+    errno = {"darwin": 93, "freebsd": 87}.get(sys.platform.rstrip("0123456789"), errno.ENODATA)
 
 
 class AttributeExists(TaskFSError):

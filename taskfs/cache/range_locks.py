@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import struct
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,8 +24,10 @@ from taskfs.support.fallback import log_fallback
 LOCK_TIMEOUT_S: Final = 10.0
 FIRST_PAUSE_S: Final = 0.002  # between two tries; doubled up to `MAX_PAUSE_S`
 MAX_PAUSE_S: Final = 0.05
-# struct flock (fcntl(2)): type, whence, start, length, pid, which must be 0.
-_FLOCK: Final = struct.Struct("@hhqqi0q")
+# struct flock (fcntl(2)) of Linux: type, whence, start, length, pid, which must be 0.
+_LINUX_FLOCK: Final = struct.Struct("@hhqqi0q")
+# That of macOS and FreeBSD: start, length, pid, type, whence; FreeBSD has a system id after them.
+_BSD_FLOCK: Final = struct.Struct("@qqihhi0q")
 # Each key has 2^22 adjacent units in the lock file. Two keys may have the same ones; then one
 # process waits in vain.
 UNIT_BITS: Final = 22
@@ -75,4 +78,11 @@ def _wait(descriptor: int, start: int, length: int, is_stored: Callable[[], bool
 
 
 def _lock(descriptor: int, kind: int, start: int, length: int) -> None:
-    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, start, length, 0))
+    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, pack_flock(kind, start, length))
+
+
+def pack_flock(kind: int, start: int, length: int) -> bytes:
+    """Return this system's struct flock for a lock of *kind* on a range of units."""
+    if sys.platform == "linux":
+        return _LINUX_FLOCK.pack(kind, os.SEEK_SET, start, length, 0)
+    return _BSD_FLOCK.pack(start, length, 0, kind, os.SEEK_SET, 0)

@@ -32,6 +32,7 @@ LAZY_TIMEOUT_S: Final = 2.0
 ASK_TIMEOUT_S: Final = 2.0
 MAX_LINKS: Final = 40  # links in a row, as in the kernel: path_resolution(7)
 POLL_S: Final = 0.02  # seconds between two looks whether the daemon has ended
+PROC: Final = "/proc"
 MNT_DETACH: Final = 2  # umount2(2)
 
 
@@ -231,15 +232,15 @@ def _ask(ask: Callable[[], T]) -> T | None:
 def has_ended(pid: int) -> bool:
     """Whether the process has ended; a zombie has, because its parent may never wait for it."""
     try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as status:
+        with open(f"{PROC}/{pid}/stat", encoding="ascii", errors="replace") as status:
             return status.read().rpartition(")")[2].split()[0] in ("Z", "X")
     except (FileNotFoundError, ProcessLookupError):
-        if os.path.exists("/proc/self/stat"):
+        if os.path.exists(f"{PROC}/self/stat"):
             return True
-    try:  # a system without /proc
+    try:  # a system without proc(5)
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
     except PermissionError:
-        return False
+        pass  # another user's process
     return False

@@ -64,7 +64,9 @@ class DirectoryListing(NamedTuple):
 
 
 # Programs provoke these all the time; they are no failures, and logged at the debug level.
-_QUIET: Final = frozenset({errno.ENOENT, errno.ENODATA, errno.EROFS, errno.EINTR, errno.ENOTDIR})
+_QUIET: Final = frozenset(
+    {errno.ENOENT, NoAttribute.errno, errno.EROFS, errno.EINTR, errno.ENOTDIR}
+)
 
 
 class TaskOperations:

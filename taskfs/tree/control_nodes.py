@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import stat
+import sys
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -17,6 +18,7 @@ from taskfs.tree.nodes import DIRECTORY_MODE, FILE_MODE, Attrs, Directory, Entry
 from taskfs.tree.text_node import TextNode
 from taskfs.tree.text_pins import Text
 
+STATM: Final = "/proc/self/statm"  # proc(5); Linux only
 CONTROL_DIR: Final = ".taskfs"
 ENVIRONMENT: Final = "environment"
 PRIVATE_MODE: Final = stat.S_IFREG | 0o600
@@ -92,8 +94,8 @@ class ControlNode(Directory):
             "offline": context.offline,
             "uptime_seconds": (time.time_ns() - context.began_ns) // 10**9,
             "open_handles": len(context.handles),
-            "memory_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            "memory_bytes": _resident_bytes(),
+            "memory_peak_bytes": peak_bytes(),
+            "memory_bytes": resident_bytes(),
             **counts,
         }
         return json.dumps(values, indent=2) + "\n"
@@ -104,9 +106,19 @@ def _mode_of(name: str) -> int:
     return PRIVATE_MODE if name == ENVIRONMENT else FILE_MODE
 
 
-def _resident_bytes() -> int:
-    with open("/proc/self/statm", encoding="ascii") as statm:
-        return int(statm.read().split()[1]) * resource.getpagesize()
+def peak_bytes() -> int:
+    """Return the largest amount of memory that this process has had: getrusage(2)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # bytes there, KiB elsewhere
+
+
+def resident_bytes() -> int:
+    """Return the memory of this process; its peak on a system without /proc/self/statm."""
+    try:
+        with open(STATM, encoding="ascii") as statm:
+            return int(statm.read().split()[1]) * resource.getpagesize()
+    except OSError:
+        return peak_bytes()
 
 
 class RefreshNode(Node):

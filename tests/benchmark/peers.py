@@ -110,6 +110,10 @@ def _taskfs(context: RunContext, before: Path) -> list[str]:
     return _mount_with(str(Path(sys.executable).with_name("taskfs")), context)
 
 
+def _taskfs_fusepy(context: RunContext, before: Path) -> list[str]:
+    return [*_taskfs(context, before), "--engine", "fusepy"]
+
+
 def _earlier(context: RunContext, before: Path) -> list[str]:
     return _mount_with(os.environ[EARLIER], context)
 
@@ -147,6 +151,12 @@ PEERS: Final = (
         "taskfs",
         "taskfs",
         stages=(Stage(_taskfs, _taskfs_settings),),
+        root=lambda context: f"{context.archive}/outputs",
+    ),
+    Peer(
+        "taskfs-fusepy",
+        "taskfs, engine fusepy",
+        stages=(Stage(_taskfs_fusepy, _taskfs_settings),),
         root=lambda context: f"{context.archive}/outputs",
     ),
     Peer(

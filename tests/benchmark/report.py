@@ -56,7 +56,7 @@ class Results:
         names = [
             p.name
             for p in PEERS
-            if p.name not in ("taskfs", "earlier") and not (mounts and p.library)
+            if p.name not in ("taskfs", "taskfs-fusepy", "earlier") and not (mounts and p.library)
         ]
         found = [self.get(workload, index, rtt_ms, name) for name in names]
         return min((o for o in found if o), key=lambda outcome: outcome.seconds, default=None)

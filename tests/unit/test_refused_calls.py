@@ -61,7 +61,8 @@ def logged(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     def logged() -> list[str]:
         levels = {record.levelno for record in caplog.records}
         assert levels <= {logging.DEBUG}
-        return [record.getMessage().split(" is ")[0] for record in caplog.records]
+        messages = [record.getMessage() for record in caplog.records]
+        return [text.removeprefix("the system refuses ").split(" (")[0] for text in messages]
 
     return logged
 
