@@ -79,7 +79,7 @@ def test_filters(cloud: FakeCloud, client: TaskClient) -> None:
 def test_a_listing_that_changes_between_its_pages_is_read_again(
     cloud: FakeCloud, client: TaskClient
 ) -> None:
-    """README, The tree: one directory per task: none is lost at a page's edge."""
+    """N-1, F-17: No task is lost where the listing shifts between two pages."""
     tasks = {cloud.add_task() for _ in range(600)}
     removed = cloud.add_task()
 
@@ -116,14 +116,14 @@ def test_bad_records_are_left_out_and_logged_once(
 def test_an_invalid_text_does_not_fail_the_listing(
     cloud: FakeCloud, client: TaskClient, content: bytes, shown: str
 ) -> None:
-    """README, Errors: one bad record does not break the others: nor does half a character."""
+    """X-17: One invalid text does not break the other records."""
     page = b'{"total_size":2,"tasks":[{"task_id":"a","error_detail":%s},{"task_id":"b"}]}'
     cloud.faults.add("body", content=page % content, times=None)
     assert [(t.id, t.error_detail) for t in client.list_tasks()] == [("a", shown), ("b", "")]
 
 
 def test_a_deeply_nested_response_is_a_bad_answer(cloud: FakeCloud, client: TaskClient) -> None:
-    """README, Errors: an answer that makes no sense: EIO."""
+    """X-4: A response that is nested without end is EIO."""
     deep = b'{"total_size":1,"tasks":[{"task_id":"a","x":%s}]}' % (b"[" * 99_999 + b"]" * 99_999)
     cloud.faults.add("body", content=deep, times=None)
     with pytest.raises(BadAnswer):
@@ -174,7 +174,7 @@ def test_a_kill_is_sent_once(cloud: FakeCloud, client: TaskClient) -> None:
 
 
 def test_a_refused_kill(cloud: FakeCloud, client: TaskClient) -> None:
-    """README, Control files: ENOENT, ESRCH, EACCES; any other 4xx: the status is read."""
+    """K-4, K-5, K-8, K-11: Each refusal of a kill has its errno."""
     with pytest.raises(NotFound):
         client.kill_task("0" * 25)
     with pytest.raises(AlreadyTerminated):
@@ -197,8 +197,7 @@ def test_a_refused_kill(cloud: FakeCloud, client: TaskClient) -> None:
 def test_after_a_lost_response_the_status_is_read(
     cloud: FakeCloud, client: TaskClient, kind: str, acted: bool
 ) -> None:
-    """README, Control files: If the answer was lost, the status is read before the request is
-    repeated."""
+    """K-9: The status is read before a kill is repeated whose response was lost."""
     task = cloud.add_task(status="started")
     options: dict[str, dict[str, Any]] = {
         "reset": {"acted": acted},
@@ -214,7 +213,7 @@ def test_after_a_lost_response_the_status_is_read(
 
 
 def test_after_a_lost_response_killed_is_success(cloud: FakeCloud, client: TaskClient) -> None:
-    """README, Control files: write(2) succeeds where the request had its effect."""
+    """K-2, K-9: A kill whose response was lost succeeds if the task was killed."""
     task = cloud.add_task(status="started")
 
     def killed(record: object) -> bool:
@@ -277,7 +276,7 @@ def test_signed_urls(cloud: FakeCloud, client: TaskClient) -> None:
 
 
 def test_opening_an_object_sends_no_request(cloud: FakeCloud, client: TaskClient) -> None:
-    """README, The tree: read lazily."""
+    """N-4: An archive is fetched only when it is read."""
     client.open_object("x/output.zip", None)
     assert cloud.requests == []
 
@@ -304,7 +303,7 @@ def test_an_error_contains_the_detail_of_the_response(
 
 
 def test_a_page_of_html_is_retried_once(cloud: FakeCloud, client: TaskClient) -> None:
-    """README, Errors: an answer that makes no sense: EIO."""
+    """X-14: A page of HTML in place of JSON is requested again once."""
     task = cloud.add_task()
     cloud.faults.add("html")
     assert [t.id for t in client.list_tasks()] == [task]

@@ -19,7 +19,7 @@ def test_elapsed_times(seconds: float | None, shown: str) -> None:
     [(0, "0 B"), (999, "999 B"), (1000, "1.00 KB"), (3120, "3.12 KB"), (262_000, "262.00 KB")],
 )
 def test_sizes(count: int, shown: str) -> None:
-    """README, The tree: (1 KB = 1000 bytes)."""
+    """T-5: Sizes in the table of an archive count 1 KB as 1000 bytes."""
     assert format_size(count) == shown
 
 

@@ -65,7 +65,7 @@ def ranges(cloud: FakeCloud) -> list[str | None]:
 
 
 def test_the_tail_has_the_size(cloud: FakeCloud, stored: StoredObject) -> None:
-    """README, Attributes: (whose size is the store's Content-Range)."""
+    """A-12: The size of an archive comes from Content-Range."""
     tail = stored.fetch_tail(1000)
     assert (tail.start, tail.body) == (len(CONTENT) - 1000, CONTENT[-1000:])
     assert tail.version.size == len(CONTENT)
@@ -145,7 +145,7 @@ def test_without_a_strong_etag_a_replacement_is_detected_too(
 
 
 def test_a_deleted_object(cloud: FakeCloud, stored: StoredObject, version: ObjectVersion) -> None:
-    """README, Errors: the store says there is no such thing: ENOENT."""
+    """X-1: An object that the store no longer has is ENOENT."""
     cloud.remove_object(PATH)
     with pytest.raises(NotFound, match="NoSuchKey"):
         stored.fetch_range(0, 10, version)
@@ -173,7 +173,7 @@ def test_a_body_cut_short_is_resumed(
 def test_an_object_that_is_replaced_during_a_cut_body(
     cloud: FakeCloud, stored: StoredObject, version: ObjectVersion
 ) -> None:
-    """README, Freshness: Old bytes and new are never mixed."""
+    """F-9: A body that was cut is never completed from another version."""
     cloud.faults.add("short", side="store", after_bytes=500_000)
 
     def replaced(record: object) -> bool:
@@ -189,7 +189,7 @@ def test_an_object_that_is_replaced_during_a_cut_body(
 def test_a_body_that_is_too_long_is_an_error(
     cloud: FakeCloud, stored: StoredObject, version: ObjectVersion
 ) -> None:
-    """README, Errors: A failed read never looks like …: nor does a surplus look like content."""
+    """X-9: Surplus bytes never look like content."""
     cloud.faults.add("long", side="store")
     assert stored.fetch_range(0, 1000, version) == CONTENT[:1000]
     assert stored.fetch_range(1000, 2000, version) == CONTENT[1000:2000]
@@ -231,7 +231,7 @@ def test_a_store_that_ignores_ranges(
 def test_a_contradictory_response_is_retried_once(
     cloud: FakeCloud, stored: StoredObject, version: ObjectVersion, name: str, value: str | None
 ) -> None:
-    """README, Errors: an answer that makes no sense: EIO, after a second try."""
+    """X-14: A response that contradicts itself is requested again once, then it is EIO."""
     cloud.faults.add("header", name=name, value=value, side="store")
     assert stored.fetch_range(0, 10, version) == CONTENT[:10]
     cloud.faults.add("header", name=name, value=value, side="store", times=None)

@@ -46,8 +46,7 @@ def flight(clock: Clock, remote: Remote) -> Iterator[SingleFlight]:
 def test_callers_with_a_fallback_wait_for_one_second_together(
     flight: SingleFlight, remote: Remote
 ) -> None:
-    """README, Offline: while the API does not respond, a finished task takes one second at most,
-    and only once."""
+    """O-13: While the API is away, a finished task costs one second at most, and only once."""
     remote.speak.clear()
     began = time.monotonic()
     for key in ("a", "a", "b", "c"):
@@ -65,7 +64,7 @@ def test_callers_with_a_fallback_wait_for_one_second_together(
 def test_after_a_failure_callers_with_a_fallback_do_not_wait(
     flight: SingleFlight, remote: Remote, clock: Clock
 ) -> None:
-    """README, Offline: callers without a fallback send a request each time."""
+    """O-13: After a failure, callers with a fallback do not wait; others send a request each time."""
     remote.failure = BadAnswer("503")
     with pytest.raises(BadAnswer):
         flight.run("a", remote, has_fallback=True)
@@ -82,7 +81,7 @@ def test_after_a_failure_callers_with_a_fallback_do_not_wait(
 
 
 def test_not_found_is_no_failure(flight: SingleFlight, remote: Remote) -> None:
-    """README, Freshness: only a real 404 is ENOENT; it does not mean that the API is down."""
+    """F-14, O-15: A 404 of the API shows that the API is there."""
     remote.failure = NotFound("x")
     with pytest.raises(NotFound):
         flight.run("a", remote, has_fallback=True)

@@ -84,7 +84,7 @@ def test_unusable_times(time: str) -> None:
 
 @pytest.mark.parametrize("number", [-1, 1e300, True, "7", None])
 def test_unusable_numbers(number: Any) -> None:
-    """README, The tree: computation_time: empty where there is no usable one."""
+    """T-4, X-17: `computation_time` is empty where the record has no usable number."""
     assert parse(metrics={"computation_seconds": number}).computation_seconds is None
 
 
@@ -103,14 +103,14 @@ def test_a_record_without_a_usable_id_is_refused(record: bytes) -> None:
 
 
 def test_whitespace_does_not_change_a_task() -> None:
-    """README, Attributes: Nothing else moves an mtime: not how a record was spaced."""
+    """A-11: The spacing of a record moves no mtime."""
     loose = json.dumps(WHOLE, indent=3).encode()
     tight = json.dumps(WHOLE, separators=(",", ":")).encode()
     assert parse_task(loose) == parse_task(tight) == parse()
 
 
 def test_the_record_keeps_unknown_fields() -> None:
-    """README, The tree: info.json: the task's record as a listing gives it."""
+    """T-7: `info.json` keeps fields that taskfs does not know."""
     record = b'{"task_id":"t","new":1.50,"huge":123456789012345678901234567890,"e":"\\u00e9 x"}'
     assert parse_task(record).record == record
 
@@ -131,7 +131,7 @@ def test_directory_names() -> None:
 
 
 def test_the_computation_time_of_a_running_task() -> None:
-    """README, The tree: computation_time counts while the task runs; empty before."""
+    """T-4: `computation_time` counts while the computation runs, and is empty before."""
     running = parse(metrics=None, is_terminated=False, end_time=None, computation_end_time=None)
     assert running.computation_start_ns is not None
     assert running.computation_elapsed(running.computation_start_ns + 5 * 10**9) == 5

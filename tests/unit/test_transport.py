@@ -46,7 +46,7 @@ def get(transport: Transport, url: str, **options: Any) -> bytes:
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 501, 502, 503, 504, 507, 520, 527, 598])
 def test_a_transient_status_is_retried(cloud: FakeCloud, transport: Transport, status: int) -> None:
-    """README, Errors: no answer in time, after retries with backoff and jitter."""
+    """X-11: A transient status is retried with backoff and jitter."""
     cloud.faults.add("status", status=status, times=2)
     assert b"version" in get(transport, f"{cloud.api_url}/version")
     assert len(cloud.requests) == 3
@@ -58,7 +58,7 @@ def test_a_transient_status_is_retried(cloud: FakeCloud, transport: Transport, s
 def test_the_last_error_is_raised_after_the_budget(
     cloud: FakeCloud, status: int, kind: type[TaskFSError]
 ) -> None:
-    """README, Errors: 5xx after retries: EIO; no answer in time: ETIMEDOUT."""
+    """X-3, X-4: After the last retry a 5xx is EIO and no answer is ETIMEDOUT."""
     transport = transport_of(0.5)
     cloud.faults.add("status", status=status, times=None)
     began = time.monotonic()
@@ -80,7 +80,7 @@ def test_interim_responses_are_skipped(cloud: FakeCloud, transport: Transport) -
 
 @pytest.mark.parametrize("kind", ["reset", "stall"])
 def test_stalls_and_resets_raise_unavailable(cloud: FakeCloud, kind: str) -> None:
-    """README, Errors: no answer in time, after retries: ETIMEDOUT."""
+    """X-3, X-12: Stalls and resets are retried, then they are ETIMEDOUT."""
     transport = transport_of(0.6)
     cloud.faults.add(kind, times=None)
     began = time.monotonic()
@@ -91,7 +91,7 @@ def test_stalls_and_resets_raise_unavailable(cloud: FakeCloud, kind: str) -> Non
 
 
 def test_a_refused_connection_and_an_unknown_host_raise_unavailable() -> None:
-    """README, Errors: no answer in time: ETIMEDOUT; the reason is named once."""
+    """X-3: A refused connection is ETIMEDOUT; the message names the reason once."""
     transport = transport_of(0.4)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -177,13 +177,13 @@ def test_exceptions_of_libraries_are_converted(
 
 @pytest.mark.parametrize("url", ["nonsense", "ftp://host/", "http://", "http://[::1"])
 def test_an_invalid_url_is_a_bad_answer(transport: Transport, url: str) -> None:
-    """README, Errors: an answer that makes no sense: EIO."""
+    """X-4: A response with an invalid URL is EIO."""
     with pytest.raises(BadAnswer):
         get(transport, url)
 
 
 def test_too_many_redirects_are_a_bad_answer(cloud: FakeCloud, transport: Transport) -> None:
-    """README, Errors: an answer that makes no sense: EIO."""
+    """X-4: A chain of redirects without end is EIO."""
     cloud.faults.add("redirect", times=None)
     with pytest.raises(BadAnswer):
         get(transport, f"{cloud.api_url}/version")
@@ -197,7 +197,7 @@ def test_too_many_redirects_are_a_bad_answer(cloud: FakeCloud, transport: Transp
 def test_a_redirect_to_an_invalid_url_is_a_bad_answer(
     cloud: FakeCloud, transport: Transport, to: str
 ) -> None:
-    """README, Errors: an answer that makes no sense: EIO."""
+    """X-4: A redirect to an invalid URL is EIO."""
     cloud.faults.add("redirect", to=to, times=None)
     with pytest.raises(BadAnswer):
         get(transport, f"{cloud.api_url}/version")
@@ -285,7 +285,7 @@ def test_the_environment_names_the_proxies(monkeypatch: pytest.MonkeyPatch) -> N
     ],
 )
 def test_the_errors_of_statuses(status: int, kind: type[TaskFSError]) -> None:
-    """README, Errors: the errno table."""
+    """X-2, X-3, X-4: Each status has its errno."""
     error = error_for_status("GET it", status, "a detail")
     assert type(error) is kind
     assert str(error) == "GET it: a detail"
@@ -311,7 +311,7 @@ def test_retries_are_logged_and_counted(cloud: FakeCloud, caplog: pytest.LogCapt
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\n"])
 def test_slow_headers_are_cut_off(answer: bytes) -> None:
-    """README, Errors: no answer in time is ETIMEDOUT, also if a byte arrives now and then."""
+    """X-3: A response whose header arrives byte by byte is cut off by the timeout."""
     over = threading.Event()
 
     def drip(peer: socket.socket) -> None:
