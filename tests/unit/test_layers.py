@@ -144,8 +144,11 @@ def test_third_party_code_is_imported_only_where_it_belongs(name: str) -> None:
 
 @pytest.mark.parametrize("name", [n for n in NAMED if MODULES[n] != PACKAGE / "__init__.py"])
 def test_a_package_file_holds_a_docstring_alone(name: str) -> None:
-    """docs/architecture.md: re-exports would load what a command does not need."""
-    if MODULES[name].name == "__init__.py":
+    """docs/architecture.md: re-exports would load what a command does not need.
+
+    `demo` exports one function, for programs outside of taskfs that test against the cloud.
+    """
+    if MODULES[name].name == "__init__.py" and name != "demo":
         assert len(ast.parse(MODULES[name].read_text()).body) == 1
 
 
