@@ -962,7 +962,7 @@ def test_a_crowd_of_open_files_read_in_turn_decodes_each_byte_about_once(
     assert Counting.decoded / (count * len(body)) < 1.3
 
 
-def test_what_closed_files_leave_is_bounded_for_all_archives_together() -> None:
+def test_the_state_of_closed_files_is_bounded_for_all_archives_together() -> None:
     """R-20: Closed files of all archives together leave a bounded number of decoders."""
     packed = deflate(BIG, 1)
     assert len(packed) > BLOCK

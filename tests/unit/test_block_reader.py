@@ -184,7 +184,7 @@ def test_a_cached_block_is_read_while_another_is_on_its_way(reading: Reading) ->
     run_threads([slow, quick])
 
 
-def test_a_block_s_failure_reaches_all_who_wait_and_is_not_kept(reading: Reading) -> None:
+def test_a_failure_reaches_all_waiting_readers_and_is_not_cached(reading: Reading) -> None:
     """semantics, Freshness: a transient failure is never cached: the next reader tries again."""
     go = threading.Event()
 
@@ -223,7 +223,7 @@ def test_a_failed_range_leaves_its_neighbours_readable(reading: Reading) -> None
     assert reading.blocks.read_at(6 * BLOCK, 10) == BODY[6 * BLOCK : 6 * BLOCK + 10]
 
 
-def test_read_ahead_that_fails_fails_nobody_else(reading: Reading) -> None:
+def test_read_ahead_that_fails_fails_no_reader(reading: Reading) -> None:
     """R-18, F-15: A failed prefetch fails no reader; a read tries again."""
 
     def fail(start: int, stop: int, answer: bytes) -> bytes:
@@ -264,7 +264,7 @@ def test_the_cache_counts_bytes_not_extents() -> None:
     assert [index for index in range(12) if cache.has(1, index)] == [9, 10]
 
 
-def test_what_shares_a_buffer_is_kept_and_given_up_together() -> None:
+def test_blocks_of_one_buffer_are_evicted_together() -> None:
     """semantics, Limits: memory stays under a stated bound: no block holds a run that is gone."""
     cache = ExtentCache(1000)
     cache.put(Extent(1, 0, 4, bytes(400)))
@@ -413,7 +413,7 @@ def test_blocks_on_disk_are_read_from_there() -> None:
     assert len(reading.requests) == 2
 
 
-def test_what_is_ahead_comes_from_disk_before_it_is_read() -> None:
+def test_read_ahead_reads_the_disk_in_advance() -> None:
     """R-4: Blocks on disk are read into memory ahead of their reader, only missing ones are
     fetched, and nothing is written again."""
     disk = SlowDisk(0, 1, 2, 5, 6)
@@ -430,7 +430,7 @@ def test_what_is_ahead_comes_from_disk_before_it_is_read() -> None:
     assert len(reading.requests) == 2
 
 
-def test_what_is_wrong_on_disk_is_fetched_when_it_is_read_ahead() -> None:
+def test_damaged_blocks_on_disk_are_fetched_by_read_ahead() -> None:
     """I-7: A damaged block met by read-ahead is fetched, and its neighbours are not."""
     disk = SlowDisk(*range(6))
     disk.go.set()
@@ -441,7 +441,7 @@ def test_what_is_wrong_on_disk_is_fetched_when_it_is_read_ahead() -> None:
     assert reading.requests == [(2 * BLOCK, 3 * BLOCK)]
 
 
-def test_what_is_on_disk_waits_for_no_store() -> None:
+def test_blocks_on_disk_do_not_wait_for_the_store() -> None:
     """O-12, R-18: Read-ahead from disk does not wait for blocks that the store holds up."""
     disk, go = SlowDisk(4, 5), threading.Event()
     reading = Reading(disk=disk, threads=1)
@@ -478,7 +478,7 @@ def test_a_wrong_block_on_disk_fails_none_beside_it() -> None:
         reading.blocks.read_at(2 * BLOCK, 1)
 
 
-def test_what_is_wrong_on_disk_is_fetched_with_its_neighbours() -> None:
+def test_damaged_blocks_on_disk_are_fetched_with_their_neighbours() -> None:
     """BlockReader: what is missing side by side is fetched in one range, wrong blocks as well."""
     disk = SlowDisk()
     disk.go.set()
@@ -488,7 +488,7 @@ def test_what_is_wrong_on_disk_is_fetched_with_its_neighbours() -> None:
     assert reading.requests == [(0, 6 * BLOCK)]
 
 
-def test_a_failure_is_forgotten_before_it_is_told(reading: Reading) -> None:
+def test_a_failure_leaves_the_table_before_readers_see_it(reading: Reading) -> None:
     """BlockReader: a failure is never kept: the very next read tries again."""
     for number in range(100):
         errors = [Unavailable("no answer")]
@@ -505,7 +505,7 @@ def test_a_failure_is_forgotten_before_it_is_told(reading: Reading) -> None:
         reading.blocks.drop(0, BLOCK)
 
 
-def test_schedule_fetches_without_waiting_and_only_what_is_missing(reading: Reading) -> None:
+def test_prefetch_does_not_wait_and_fetches_missing_blocks_only(reading: Reading) -> None:
     """BlockReader.schedule: in ranges of *run_bytes*, without waiting, none twice."""
     go = threading.Event()
 
@@ -552,7 +552,7 @@ def test_an_interrupted_reader_is_freed_and_the_fetch_goes_on(reading: Reading) 
 
 
 @pytest.mark.parametrize("error", [TimeoutError("a foreign one"), ValueError("another")])
-def test_a_foreign_failure_reaches_the_reader_and_hangs_nobody(error: Exception) -> None:
+def test_an_unknown_failure_reaches_the_reader_and_blocks_no_other(error: Exception) -> None:
     """Waiter.result: raises what the future failed with: a TimeoutError is no waiting either."""
     future: Future[bytes] = Future()
     future.set_exception(error)

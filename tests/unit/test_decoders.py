@@ -78,7 +78,7 @@ def always(length: int) -> Iterator[int]:
 @pytest.mark.parametrize("name", PACKED)
 @pytest.mark.parametrize("length", [1, 3, 997, 1 << 16])
 @pytest.mark.parametrize("max_bytes", [1000, 1 << 17])
-def test_pieces_of_any_length_decode_to_the_same(name: str, length: int, max_bytes: int) -> None:
+def test_pieces_of_any_length_decode_alike(name: str, length: int, max_bytes: int) -> None:
     """I-8: A member decodes to the same bytes whatever pieces it comes in."""
     method, packed = PACKED[name]
     out, _ = decoded(MAKERS[method], packed, len(BODY), always(length), max_bytes)
@@ -86,7 +86,7 @@ def test_pieces_of_any_length_decode_to_the_same(name: str, length: int, max_byt
 
 
 @pytest.mark.parametrize("name", PACKED)
-def test_no_more_is_given_than_was_asked_for(name: str) -> None:
+def test_decode_returns_no_more_than_the_buffer_holds(name: str) -> None:
     """Decoder.decode: at most *max_bytes*: a bomb opens a bounded piece at a time."""
     method, packed = PACKED[name]
     decoder = MAKERS[method]()
@@ -132,7 +132,7 @@ def test_random_bytes_are_corrupt_data_or_end(method: str, packed: bytes, length
 
 @pytest.mark.parametrize("name", ["deflate", "deflate by zlib"])
 @pytest.mark.parametrize("body", [BODY, cheap_bytes(400_000), bytes(300_000)])
-def test_a_frozen_deflate_decoder_goes_on_from_where_it_was_frozen(name: str, body: bytes) -> None:
+def test_a_snapshot_of_a_deflate_decoder_continues_from_its_state(name: str, body: bytes) -> None:
     """R-8: A restored decoder goes on from its snapshot, independent of the original."""
     packed = deflate(body)
     for before in (1, 20_000, len(body) // 3, len(body) - 1):
@@ -163,7 +163,7 @@ def test_igzip_is_used_where_it_is_installed() -> None:
 
 
 @pytest.mark.parametrize("name", ["deflate", "deflate by zlib"])
-def test_a_deflate_decoder_says_when_the_data_is_complete(name: str) -> None:
+def test_a_deflate_decoder_has_ended_when_the_data_is_complete(name: str) -> None:
     """Decoder.ended: what stands behind the last block is not the member's."""
     decoder = MAKERS[name]()
     decoder.feed(deflate(b"hello") + b"trailing")
@@ -184,7 +184,7 @@ def test_a_deflate_decoder_says_when_the_data_is_complete(name: str) -> None:
         b"\x09\x04\x05\x00\x2c" + bytes(4),  # lc 8, lp 4: more than a decoder keeps
     ],
 )
-def test_lzma_properties_that_make_no_sense_are_corrupt_data(head: bytes) -> None:
+def test_invalid_lzma_properties_are_corrupt_data(head: bytes) -> None:
     """semantics, Errors: a damaged archive is EIO."""
     with pytest.raises(CorruptData):
         decoded(DECODERS[LZMA], head + bytes(100), 1000, always(1 << 16), 1000)
@@ -202,7 +202,7 @@ def test_lzma_dictionaries_too_large_for_memory_are_not_called_damage() -> None:
         assert out == BODY
 
 
-def test_nothing_is_allocated_for_what_the_lzma_properties_claim() -> None:
+def test_large_lzma_properties_allocate_nothing() -> None:
     """semantics, Limits: memory stays under a stated bound: a claim of 4 GiB costs nothing."""
     head = b"\x09\x04\x05\x00\x5d\xff\xff\xff\xff"
     tracemalloc.start()

@@ -1,6 +1,6 @@
-"""`taskfs.cache.disk_cache`: what is kept on disk is right or not there, whoever else was at it.
+"""`taskfs.cache.disk_cache`: stored blocks and blobs are valid or missing, whatever others write.
 
-Run as a program, this module is one more process at a cache: see `_write_and_read` and `_full`.
+Run as a program, this module is another process at a cache: see `_write_and_read` and `_full`.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskfs.cache import segment_file as segments
+from taskfs.cache import segment_file
 from taskfs.cache.block_reader import BlockReader
 from taskfs.cache.disk_cache import (
     FORMAT,
@@ -54,27 +54,27 @@ Place = Callable[[Path], Path]
 
 
 def block_of(seed: object, index: int, length: int = BLOCK) -> bytes:
-    """Return what stands in a block: each differs from all others."""
+    """Return the content of a block; each differs from all others."""
     return random.Random(f"{seed}/{index}").randbytes(length)
 
 
 def run_of(seed: object, first: int, stop: int, last_length: int = BLOCK) -> bytes:
-    """Return the blocks [first, stop) in a row."""
+    """Return the blocks [first, stop)."""
     whole = [block_of(seed, index) for index in range(first, stop - 1)]
     return b"".join([*whole, block_of(seed, stop - 1)[:last_length]])
 
 
 def aligned(run: bytes) -> memoryview:
-    """Return *run* as what is fetched comes: in room that may go to the disk as it is."""
-    room = allocate(len(run))
-    room[:] = run
-    return room
+    """Return *run* in a buffer that can be written with O_DIRECT, as fetched bytes are."""
+    buffer = allocate(len(run))
+    buffer[:] = run
+    return buffer
 
 
 def in_page_cache(path: Path, at: int) -> bool:
     """Whether the system has the file's byte *at* in memory: see mincore(2)."""
     with open(path, "rb") as file:
-        # Private, as ctypes tells no address of what must not be written.
+        # Private, because ctypes gives no address of memory that is read only.
         pages = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE)
     there = ctypes.c_ubyte()
     where = address_of(memoryview(pages)) + at // mmap.PAGESIZE * mmap.PAGESIZE
@@ -112,7 +112,7 @@ def files_of(directory: Path) -> list[Path]:
 
 
 def disk_use(directory: Path) -> int:
-    """Return what all beneath *directory* takes, as `du` counts it; files may go meanwhile."""
+    """Return the bytes on disk beneath *directory*, as `du` does; files may vanish meanwhile."""
     total = 0
     for path in files_of(directory):
         with contextlib.suppress(FileNotFoundError):
@@ -121,7 +121,7 @@ def disk_use(directory: Path) -> int:
 
 
 def unlinked_use(pid: int, directory: Path) -> int:
-    """Return what files take that are gone from *directory*, but not from a process."""
+    """Return the bytes of files removed from *directory* that a process still has open."""
     total = 0
     with contextlib.suppress(FileNotFoundError, PermissionError):
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():
@@ -151,18 +151,18 @@ def place(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """What fails is logged once, never as an error."""
+def only_warnings(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Failures are logged as warnings, never as errors."""
     yield
     records = [r for phase in ("setup", "call") for r in caplog.get_records(phase)]
-    told = [r.getMessage() for r in records if r.name == "taskfs.cache.disk_cache"]
-    assert all(r.levelno <= logging.WARNING for r in records), told
+    warnings = [r.getMessage() for r in records if r.name == "taskfs.cache.disk_cache"]
+    assert all(r.levelno <= logging.WARNING for r in records), warnings
 
 
-# What is put is got.
+# Stored blocks are read back.
 
 
-def test_what_was_put_is_got_across_segments_and_processes(place: Path) -> None:
+def test_blocks_are_read_back_across_segments_and_processes(place: Path) -> None:
     """StoredBlocks: each block of a run comes back as it was, the object's short last one too,
     in this process and in the next."""
     stop, tail = 2 * SEGMENT_BLOCKS + 7, 1234
@@ -194,7 +194,7 @@ def test_the_last_block_keeps_its_length(place: Path, index: int, length: int) -
 @pytest.mark.parametrize("first", [0, 3, SEGMENT_BLOCKS - 1])
 @pytest.mark.parametrize("tail", [BLOCK, BLOCK - 1])
 @pytest.mark.parametrize("shift", [0, 1])
-def test_long_runs_are_written_right(place: Path, first: int, tail: int, shift: int) -> None:
+def test_long_runs_are_written_correctly(place: Path, first: int, tail: int, shift: int) -> None:
     """StoredBlocks.put: a long run is kept as it is, past the page cache or not: wherever it
     begins in a file and in memory, with a short block at its end or not."""
     run = run_of("l", first, first + SEGMENT_BLOCKS + 9, tail)
@@ -204,7 +204,7 @@ def test_long_runs_are_written_right(place: Path, first: int, tail: int, shift: 
     assert blocks.get(first + 7, 3) == run[7 * BLOCK : 10 * BLOCK]
 
 
-def test_long_runs_leave_the_page_cache_alone(place: Path) -> None:
+def test_long_runs_bypass_the_page_cache(place: Path) -> None:
     """R-17: Long runs bypass the page cache; short ones stay in it."""
     place.mkdir()
     blocks = DiskCache(place, PLENTY).blocks_of(KEY)
@@ -215,10 +215,10 @@ def test_long_runs_leave_the_page_cache_alone(place: Path) -> None:
     assert in_page_cache(segment_path(place, number=1), BLOCK)
 
 
-def test_one_at_a_time_waits_for_the_disk(place: Path) -> None:
+def test_one_thread_at_a_time_waits_for_the_disk(place: Path) -> None:
     """R-17: While one long run bypasses the page cache, another takes the ordinary way."""
     blocks = DiskCache(place, PLENTY).blocks_of(KEY)
-    with segments._direct_io_lock:
+    with segment_file._direct_io_lock:
         blocks.put(0, aligned(run_of("o", 0, SEGMENT_BLOCKS)))
     assert in_page_cache(segment_path(place), 10 * BLOCK)
     assert blocks.get(0, SEGMENT_BLOCKS) == run_of("o", 0, SEGMENT_BLOCKS)
@@ -278,7 +278,7 @@ _parts = st.lists(
 
 
 @given(_parts, _parts)
-def test_keys_are_names_of_what_they_stand_for(one: list[Any], other: list[Any]) -> None:
+def test_equal_parts_have_equal_keys(one: list[Any], other: list[Any]) -> None:
     """cache_key: a file name for any parts; different parts have different names."""
     assert set(cache_key(*one)) <= set("0123456789abcdef")
     assert (cache_key(*one) == cache_key(*other)) == (one == other)
@@ -331,7 +331,7 @@ def test_nothing_is_fetched_twice(place: Path) -> None:
     assert second.stats.snapshot()["disk_hits"] > len(body) // BLOCK
 
 
-def test_two_mounts_share_what_either_fetches(place: Path) -> None:
+def test_two_mounts_share_fetched_blocks(place: Path) -> None:
     """R-15: Two live mounts share what either fetches."""
     body = random.Random(7).randbytes(20 * BLOCK + 5)
     one, other = (Reading(body, DiskCache(place, PLENTY).blocks_of(KEY)) for _ in range(2))
@@ -622,7 +622,7 @@ def test_a_cache_directory_behind_a_link_is_used(place: Path) -> None:
     assert DiskCache(place, PLENTY).blocks_of(KEY).get(1) == block_of("f", 1)
 
 
-def test_somebody_else_s_directory_is_not_used(
+def test_another_user_s_directory_is_not_used(
     place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Y-9: A directory of another user is neither read nor written."""
@@ -668,7 +668,7 @@ def test_a_crash_between_data_and_table(place: Path) -> None:
         assert DiskCache(place, PLENTY).blocks_of(KEY).get(3) == run[3 * BLOCK :]
 
 
-def test_what_belongs_elsewhere_is_a_miss(place: Path) -> None:
+def test_a_file_at_the_wrong_place_is_a_miss(place: Path) -> None:
     """Integrity: a damaged cache is a cache miss: a file under another's name, as a repaired file
     system may have it, or a block and its entry at another place."""
     cache, other = DiskCache(place, PLENTY), cache_key("other")
@@ -797,7 +797,7 @@ def test_disk_stays_under_the_size(place: Path, segments: float) -> None:
         assert disk_use(place) + unlinked_use(os.getpid(), place) <= size + SEGMENT
 
 
-def test_what_one_mount_evicts_takes_no_room_through_another(place: Path) -> None:
+def test_a_file_evicted_by_one_mount_takes_no_space_through_another(place: Path) -> None:
     """Limits: disk stays under `--cache-size`: a file that one mount removed while another had it
     open takes no room, and the other keeps its blocks where they last."""
     size = 4 * SEGMENT
@@ -974,11 +974,11 @@ def _full(place: str, what: str) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10 * BLOCK + 50, resource.RLIM_INFINITY))
     else:
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", place], check=True)
-    told: list[logging.LogRecord] = []
+    warnings: list[logging.LogRecord] = []
 
     class Catcher(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            told.append(record)
+            warnings.append(record)
 
     logging.getLogger().addHandler(Catcher())
     body = random.Random(15).randbytes(90 * BLOCK + 33)
@@ -990,8 +990,8 @@ def _full(place: str, what: str) -> None:
     long = DiskCache(directory, PLENTY).blocks_of(cache_key("long"))
     long.put(0, aligned(run_of("long", 0, SEGMENT_BLOCKS)))  # the first: past the page cache
     assert long.present(0, SEGMENT_BLOCKS) == []
-    assert len(told) == 1
-    told.clear()
+    assert len(warnings) == 1
+    warnings.clear()
     blocks = cache.blocks_of(cache_key("cut"))
     blocks.put(SEGMENT_BLOCKS - 1, block_of("cut", SEGMENT_BLOCKS - 1))  # the table has its place
     blocks.put(0, run_of("cut", 0, SEGMENT_BLOCKS - 1))
@@ -1007,7 +1007,7 @@ def _full(place: str, what: str) -> None:
         use_everything(kept)
     leavings = [path for path in files_of(directory) if path.name.startswith(".")]
     assert leavings == []
-    assert 1 <= len(told) <= 2, [record.getMessage() for record in told]
+    assert 1 <= len(warnings) <= 2, [record.getMessage() for record in warnings]
 
 
 def test_files_that_may_not_grow(place: Path) -> None:

@@ -1,4 +1,4 @@
-"""`taskfs.cache.eviction`: how much of a disk the cache takes, and which files go first."""
+"""`taskfs.cache.eviction`: how much of a disk the cache takes, and which files it evicts first."""
 
 import errno
 import logging
@@ -85,7 +85,7 @@ def test_another_program_that_fills_the_disk_gets_the_reserve(
     assert any(is_kept(cache, number) for number in range(12)), "more was evicted than needed"
 
 
-def test_a_cache_that_an_earlier_mount_left_too_large_is_cut(place: Path) -> None:
+def test_a_cache_that_an_earlier_mount_left_too_large_shrinks(place: Path) -> None:
     """R-25: A mount begins by evicting down to the reserve."""
     earlier = DiskCache(place / "cache", PLENTY)
     for number in range(12):
@@ -97,7 +97,7 @@ def test_a_cache_that_an_earlier_mount_left_too_large_is_cut(place: Path) -> Non
     assert 0 < sum(is_kept(later, number) for number in range(12)) < 12
 
 
-def test_a_disk_without_its_reserve_takes_nothing(
+def test_without_the_reserve_nothing_is_written(
     place: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """R-25: Where other programs take more, the cache keeps nothing, says so once, and works again
@@ -120,7 +120,7 @@ def test_a_disk_without_its_reserve_takes_nothing(
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 @pytest.mark.parametrize("direct", [True, False])
-def test_a_quota_is_a_limit_as_the_size_is(
+def test_a_quota_limits_the_cache(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -153,7 +153,7 @@ def test_a_quota_is_a_limit_as_the_size_is(
     assert complaints(caplog) == []
 
 
-def test_what_a_full_disk_cut_is_not_left_lying(
+def test_a_write_cut_short_by_a_full_disk_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """R-16: A write that stops in the middle leaves no file that no reader uses."""
@@ -181,7 +181,7 @@ def _silent(path: object) -> os.statvfs_result:
 
 
 @pytest.mark.parametrize("statvfs", [_refused, _silent])
-def test_a_disk_that_does_not_tell_its_space_is_used(
+def test_a_disk_that_does_not_report_its_size_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statvfs: Callable[..., Any]
 ) -> None:
     """R-26: Where statvfs(2) fails, or a network file system reports zeros, the cache works."""
@@ -191,7 +191,7 @@ def test_a_disk_that_does_not_tell_its_space_is_used(
     assert is_kept(cache, 1)
 
 
-def test_a_mount_that_waits_for_another_s_eviction_goes_on(
+def test_a_mount_does_not_wait_for_another_mount_s_eviction(
     place: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """R-25, R-18: While one mount evicts, another keeps nothing beyond the reserve and does not

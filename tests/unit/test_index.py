@@ -224,7 +224,7 @@ def test_where_zipfile_reads_we_index_the_same(body: bytes) -> None:
     st.binary(max_size=100),
     st.binary(max_size=100),
 )
-def test_what_zipfile_writes_we_index(
+def test_archives_of_zipfile_are_indexed(
     written: list[tuple[str, bytes, int]], comment: bytes, prepended: bytes
 ) -> None:
     """I-8: Archives made by Python's zipfile are indexed, with what may surround them."""
@@ -303,7 +303,7 @@ def fake_end(size: int, offset: int, comment: int = 0) -> bytes:
 
 @pytest.mark.parametrize("before", [0, 1, 40])
 @pytest.mark.parametrize("behind", [1, 40])
-def test_a_comment_that_fakes_an_end_record_deceives_nobody(before: int, behind: int) -> None:
+def test_an_end_record_in_a_comment_is_not_used(before: int, behind: int) -> None:
     """I-8: A comment with a faked end record is not believed."""
     comment = b"c" * before + fake_end(46, 0) + b"c" * behind
     assert paths(index_of(build([file("true", b"1")], comment=comment))) == ["true"]
@@ -500,7 +500,7 @@ def test_the_last_of_two_equal_names_wins() -> None:
     assert at(index, "x").size == 3
 
 
-def test_an_earlier_namesake_does_not_stand_in_for_what_is_left_out() -> None:
+def test_an_earlier_member_does_not_replace_one_that_is_left_out() -> None:
     """semantics, Names: the last of two equal names wins, also where it cannot be shown."""
     liar = file("x", b"333", size=1 << 63, zip64=True)
     index = index_of(build([file("x", b"1"), file("y", b"22"), liar]))
@@ -697,7 +697,7 @@ def test_the_root_may_have_an_entry_of_its_own() -> None:
     assert index.root.mtime_ns == 7 * SECOND
 
 
-def test_times_of_what_is_left_out_count_for_nothing() -> None:
+def test_times_of_members_that_are_left_out_are_ignored() -> None:
     """A file that a directory hides, or whose name is refused, moves no folder's time."""
     index = index_of(
         build(
@@ -717,7 +717,7 @@ def test_times_of_what_is_left_out_count_for_nothing() -> None:
 
 
 @pytest.mark.parametrize("is_streamed", [False, True])
-def test_zip64_fields_widen_what_is_saturated_only(is_streamed: bool) -> None:
+def test_zip64_fields_widen_saturated_values_only(is_streamed: bool) -> None:
     """APPNOTE 4.5.3: only the saturated places stand in the field, in their order."""
     wide = struct.pack("<Q", 5 << 32)
     body = build([file("x", b"1", size=0xFFFF_FFFF, extra=field(1, wide), is_streamed=is_streamed)])

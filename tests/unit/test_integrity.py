@@ -17,14 +17,14 @@ SEARCHING = settings(max_examples=200, deadline=None, derandomize=True)
 @SEARCHING
 @given(st.binary(max_size=300), st.binary(max_size=300))
 def test_combine_is_the_crc_of_both_in_a_row(first: bytes, second: bytes) -> None:
-    """coverage.combine: the CRC-32 of two pieces in a row, empty ones too."""
+    """`crc32_combine`: the CRC-32 of two pieces in a row, empty ones too."""
     whole = zlib.crc32(first + second)
     assert crc32_combine(zlib.crc32(first), zlib.crc32(second), len(second)) == whole
 
 
 @pytest.mark.parametrize("length", [1, 255, 1 << 16, (1 << 20) + 1, 5_000_011])
 def test_combine_of_long_pieces(length: int) -> None:
-    """coverage.combine: lengths of any number of bits."""
+    """`crc32_combine`: lengths of any number of bits."""
     first, second = b"head", random.Random(length).randbytes(length)
     whole = zlib.crc32(first + second)
     assert crc32_combine(zlib.crc32(first), zlib.crc32(second), length) == whole
@@ -59,8 +59,8 @@ def test_pieces_in_any_order_with_overlaps_give_the_crc_of_the_whole(
         assert coverage.crc == expected
 
 
-def test_what_was_seen_before_does_not_count_twice() -> None:
-    """Coverage.add: the first sight of a byte is what was handed out, so it is what is checked."""
+def test_bytes_that_were_added_before_are_ignored() -> None:
+    """Coverage.add: the first copy of a byte was handed out, so it is the one to check."""
     coverage = Coverage(4)
     coverage.add(0, b"ab")
     coverage.add(0, b"XYcd")

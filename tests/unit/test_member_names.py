@@ -37,7 +37,7 @@ def test_a_normalised_name_has_no_dot_and_no_empty_component(name: str) -> None:
 
 
 @given(st.lists(ODD, max_size=6), st.sampled_from([0, 3, 10]))
-def test_whatever_the_names_no_component_climbs(names: list[str], host: int) -> None:
+def test_no_name_has_a_component_that_climbs(names: list[str], host: int) -> None:
     """N-11: Whatever the names, no component leaves the tree."""
     entries = [Entry((ROOT + name).encode(), host=host) for name in names]
     entries += [Entry(name.encode(), host=host) for name in names]
@@ -63,7 +63,7 @@ def test_whatever_the_names_no_component_climbs(names: list[str], host: int) -> 
         ("artifacts/a\\.\\b", "a\\.\\b"),
     ],
 )
-def test_what_unzip_and_7_zip_normalise_is_shown(name: str, path: str) -> None:
+def test_names_that_unzip_and_7_zip_normalise_are_shown(name: str, path: str) -> None:
     """N-25: Names that unzip and 7-Zip normalise are shown."""
     index = index_of(build([Entry(name.encode(), b"1")]))
     assert paths(index) == [path]

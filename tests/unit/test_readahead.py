@@ -32,7 +32,7 @@ BODY = cheap_bytes(24 << 20)
 
 
 class Reading:
-    """Streams over one object; nothing is evicted where nobody says so."""
+    """Streams over one object; nothing is evicted unless a test does it."""
 
     def __init__(
         self, body: bytes = BODY, window_bytes: int = 16 << 20, cache_bytes: int = 1 << 30
@@ -83,7 +83,7 @@ def test_sequential_reads_get_growing_ranges_and_nothing_twice() -> None:
 
 
 @pytest.mark.parametrize("size", [100_000, READ, 3 * READ + 1])
-def test_what_is_fetched_ahead_comes_in_whole_requests(size: int) -> None:
+def test_read_ahead_comes_in_whole_requests(size: int) -> None:
     """Stream: whatever the lengths of the reads, no odd remainders are asked for in between."""
     reading = Reading()
     stream = reading.stream(start=1000)
@@ -94,7 +94,7 @@ def test_what_is_fetched_ahead_comes_in_whole_requests(size: int) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_what_was_read_ahead_is_not_evicted_before_it_is_read(count: int) -> None:
+def test_prefetched_blocks_are_not_evicted_before_they_are_read(count: int) -> None:
     """R-2: With the bounds of a mount, prefetched blocks are not evicted before they are read."""
     part = (96 << 20) // count
     reading = Reading(bytes(part * count), TOTAL_WINDOW, BLOCK_MEMORY)
@@ -183,7 +183,7 @@ def test_reading_the_same_bytes_again_fetches_nothing_more() -> None:
     assert reading.fetched - before <= 2 * READ
 
 
-def test_a_jump_falls_back_and_going_on_from_there_grows_again() -> None:
+def test_a_jump_closes_the_window_and_later_reads_open_it_again() -> None:
     """readahead: a window doubles while reads follow each other, and falls back when they jump."""
     reading = Reading()
     stream = reading.stream(limit=len(BODY))
@@ -233,7 +233,7 @@ def test_nothing_is_fetched_past_the_limit() -> None:
     assert max(stop for _, stop in reading.requests) <= 51 * BLOCK
 
 
-def test_a_reader_is_never_far_behind_what_was_fetched() -> None:
+def test_read_ahead_stays_near_its_reader() -> None:
     """readahead: windows are bounded, so memory is."""
     reading = Reading(window_bytes=1 << 20)
     stream = reading.stream()
@@ -243,7 +243,7 @@ def test_a_reader_is_never_far_behind_what_was_fetched() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 8, 60, 200])
-def test_the_windows_of_all_streams_share_the_bound(count: int) -> None:
+def test_the_windows_of_all_readers_share_the_budget(count: int) -> None:
     """readahead: the windows of all readers together are bounded, also those of 200 open files."""
     total = 16 << 20
     windows = ReadAheadBudget(total)
@@ -253,7 +253,7 @@ def test_the_windows_of_all_streams_share_the_bound(count: int) -> None:
     assert sum(windows.allowance(stream) for stream in streams) <= total
 
 
-def test_a_stream_that_leaves_or_idles_gives_its_share_back(
+def test_a_reader_that_closes_or_idles_returns_its_share(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Windows: the room is shared by who reads now."""
@@ -271,10 +271,10 @@ def test_a_stream_that_leaves_or_idles_gives_its_share_back(
     monkeypatch.setattr("taskfs.cache.readahead.IDLE_S", 0.02)
     time.sleep(0.05)
     assert windows.allowance(one) == windows.allowance(object()) == 16 << 20
-    windows.unregister(object())  # who never asked
+    windows.unregister(object())  # a reader that never registered
 
 
-def test_each_stream_has_its_own_state() -> None:
+def test_each_reader_has_its_own_state() -> None:
     """R-4: Two sequential readers of one file do not look random."""
     reading = Reading()
     one, other = reading.stream(), reading.stream()
@@ -287,7 +287,7 @@ def test_each_stream_has_its_own_state() -> None:
     assert len(reading.requests) < len(BODY) / READ / 2
 
 
-def test_one_stream_read_by_many_threads() -> None:
+def test_one_reader_used_by_many_threads() -> None:
     """Stream: safe for concurrent use."""
     reading = Reading()
     stream = reading.stream()
@@ -374,7 +374,7 @@ def finish(reader: MemberReader) -> None:
     reader.close()
 
 
-def test_a_walk_by_eight_at_once_is_known_in_whatever_order_they_finish() -> None:
+def test_a_walk_by_eight_readers_is_recognised_in_any_order() -> None:
     """R-6: A walk by eight readers is recognised in whatever order they finish."""
     size = 8 * READ
     body = many(30, size, DEFLATED)
@@ -397,7 +397,7 @@ def stop_of(archive: Archive, number: int) -> int:
     return one.header_offset + one.compressed_size
 
 
-def test_files_read_here_and_there_while_others_are_open_fetch_none_ahead() -> None:
+def test_files_in_random_order_beside_open_ones_fetch_nothing_ahead() -> None:
     """R-5: Files read here and there while others are open prefetch nothing."""
     size = 4 * READ
     numbers = list(range(40, 400, 60))
@@ -415,7 +415,7 @@ def test_files_read_here_and_there_while_others_are_open_fetch_none_ahead() -> N
             assert remote.fetched - before <= one.compressed_size + 4 * BLOCK
 
 
-class AskedRanges:
+class RecordedRanges:
     """Stands for the blocks of an object: which ranges a walk has asked for."""
 
     def __init__(self) -> None:
@@ -427,9 +427,9 @@ class AskedRanges:
 
 
 @pytest.mark.parametrize("gap", [4 << 20, 12 << 20])
-def test_much_that_others_have_open_widens_a_walk_only_so_far(gap: int) -> None:
+def test_the_tolerance_for_open_files_is_bounded(gap: int) -> None:
     """R-6, R-20: However much other readers hold open, a walk's prefetch stays bounded."""
-    asked: Any = AskedRanges()
+    asked: Any = RecordedRanges()
     walk = SequentialMembers(asked, ReadAheadBudget(64 << 20))
     size = 16 << 20
     assert not walk.note_read_to_end(0, size, 1 << 30)
@@ -470,7 +470,7 @@ def test_heads_read_in_turn_are_fetched_several_at_once(method: int) -> None:
     assert slow.most >= 8
 
 
-def test_heads_read_here_and_there_fetch_none_ahead() -> None:
+def test_heads_in_random_order_fetch_nothing_ahead() -> None:
     """R-7, R-5: Heads read here and there prefetch none."""
     numbers = list(range(0, 200, 20))
     random.Random(3).shuffle(numbers)
@@ -519,7 +519,7 @@ def test_heads_after_a_walk_end_it() -> None:
         assert remote.fetched - before < (len(body) - before) / 6
 
 
-def test_files_read_in_turn_are_known_by_their_ends_alone() -> None:
+def test_a_walk_is_recognised_by_the_ends_of_its_reads() -> None:
     """R-9: Pushed bytes do not make a file count as read to its end."""
     with bench() as on:
         archive = on.open(FakeObject(many(8, 1 << 20, DEFLATED)))
@@ -533,35 +533,35 @@ def test_files_read_in_turn_are_known_by_their_ends_alone() -> None:
             reader.close()
 
 
-def test_small_files_in_turn_are_told_when_they_are_opened() -> None:
+def test_small_files_in_turn_are_pushed_when_they_are_opened() -> None:
     """R-9: In a walk over small files each is pushed once on open, but for those that sample
     whether they are read."""
     count = 8 * SAMPLE_EVERY
     with bench() as on:
         archive = on.open(FakeObject(many(count, 8000, DEFLATED)))
         members = [member(archive, f"f{number:05}") for number in range(count)]
-        told = []
+        pushed = []
         for one in members:
             reader = archive.open_member(one)
             if ready := reader.take_pushable():
                 assert ready == range(8000)
                 assert reader.read_for_push(0, 8000) == cheap_bytes(8000)
-                told.append(one.number)
+                pushed.append(one.number)
             else:
                 assert reader.read_at(0, READ) == cheap_bytes(8000)
             assert not reader.take_pushable()
             reader.close()
             on.settle()  # what is fetched ahead is at hand then
-        assert len(told) >= 6 * (SAMPLE_EVERY - 1)
-        assert all(number % SAMPLE_EVERY for number in told)
+        assert len(pushed) >= 6 * (SAMPLE_EVERY - 1)
+        assert all(number % SAMPLE_EVERY for number in pushed)
         assert archive.prefetch.is_walking
         for one in members:
             reader = archive.open_member(one)
-            assert one.number not in told or not reader.take_pushable()
+            assert one.number not in pushed or not reader.take_pushable()
             reader.close()
 
 
-def test_small_files_that_nobody_reads_are_told_no_more() -> None:
+def test_small_files_that_are_not_read_are_no_longer_pushed() -> None:
     """R-9: Files that are opened and not read end the pushes."""
     count = 10 * SAMPLE_EVERY
     with bench() as on:
@@ -571,13 +571,13 @@ def test_small_files_that_nobody_reads_are_told_no_more() -> None:
         for number in range(2 * SAMPLE_EVERY):
             read_all(archive, f"f{number:05}")
         on.settle()
-        told = 0
+        pushed = 0
         for number in range(2 * SAMPLE_EVERY, count):
             reader = archive.open_member(member(archive, f"f{number:05}"))
-            told += bool(reader.take_pushable())
+            pushed += bool(reader.take_pushable())
             reader.close()
         assert not archive.prefetch.is_walking
-        assert told <= SAMPLE_EVERY
+        assert pushed <= SAMPLE_EVERY
 
 
 def test_an_empty_file_ends_no_walk() -> None:
@@ -593,7 +593,7 @@ def test_an_empty_file_ends_no_walk() -> None:
         assert not archive.prefetch.is_walking
 
 
-def test_small_files_that_are_not_here_are_waited_for_by_who_reads_them() -> None:
+def test_only_readers_wait_for_small_files_that_are_not_cached() -> None:
     """R-18: An open waits for no bytes."""
     with bench() as on:
         archive = on.open(FakeObject(many(20, 8000, DEFLATED)))

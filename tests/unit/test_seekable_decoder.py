@@ -33,7 +33,7 @@ BODY = cheap_bytes(4 * SPAN + 777)
 
 @dataclass
 class Member:
-    """A packed member, what its sources were asked for, and what they are told to do instead."""
+    """A compressed member that records the reads of its sources, and can fail or delay them."""
 
     packed: bytes | memoryview
     pieces: list[tuple[int, int]] = field(default_factory=list)
@@ -76,7 +76,7 @@ class Source:
 
 
 class Decoding:
-    """An inflater with what it stands on."""
+    """A decoder with its collaborators."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class Decoding:
         self.interrupted = threading.Event()
         self.pool = DaemonPool(2)
         self.spans = ExtentCache(span_bytes)
-        self.inflater = SeekableDecoder(
+        self.decoder = SeekableDecoder(
             DECODERS[method],
             self.member.open,
             size=len(body) if size is None else size,
@@ -115,12 +115,12 @@ class Decoding:
 
     @property
     def is_over(self) -> bool:
-        """Whether who is still at work must end: a read that hangs fails its test."""
+        """Whether waiting reads must end, so that a read that hangs fails its test."""
         return self.over.is_set() or time.monotonic() > self.deadline_s
 
     def check(self, offset: int, size: int) -> None:
         self.deadline_s = time.monotonic() + LIMIT_S
-        got = self.inflater.read_at(offset, size)
+        got = self.decoder.read_at(offset, size)
         assert got == self.body[offset : offset + size], (offset, size, len(got))
 
     def check_whole(self, step: int = SPAN) -> None:
@@ -136,7 +136,7 @@ Make = Callable[..., Decoding]
 
 @pytest.fixture
 def decoding() -> Iterator[Make]:
-    """Makes `Decoding`s; a run ahead that never ends is told to at the end of the test."""
+    """Makes `Decoding`s; a run ahead that never ends is stopped at the end of the test."""
     made: list[Decoding] = []
 
     def make(*args: object, **kwargs: object) -> Decoding:
@@ -160,7 +160,7 @@ def test_every_byte_of_deflate(decoding: Make, level: int, size: int) -> None:
     one.check_whole()
     one.check(0, size + 100)
     one.check(size - 1, 1)
-    assert one.inflater.verified
+    assert one.decoder.verified
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -171,7 +171,7 @@ def test_every_byte_of_bzip2_and_lzma(decoding: Make, method: int, size: int) ->
     one = decoding(body, pack(body, method), method)
     one.check_whole()
     one.check(0, size + 100)
-    assert one.inflater.verified
+    assert one.decoder.verified
 
 
 @pytest.mark.parametrize("size", [1, 1000, SPAN])
@@ -181,7 +181,7 @@ def test_every_byte_of_lzma_without_an_end_marker(decoding: Make, size: int) -> 
     body = body[:size] if size > 10 else b"a" * 100
     one = decoding(body, lzma_alone(body, end_marker=False), LZMA)
     one.check_whole()
-    assert one.inflater.verified
+    assert one.decoder.verified
 
 
 @pytest.mark.parametrize("size", [90, 125, 152, 163])
@@ -195,10 +195,10 @@ def test_lzma_without_an_end_marker_ends_where_its_size_says(decoding: Make, siz
 def test_a_member_of_no_bytes(decoding: Make, method: int) -> None:
     """Inflater.verify: an empty member is right or wrong too."""
     one = decoding(b"", pack(b"", method), method)
-    one.inflater.verify()
-    assert one.inflater.read_at(0, 10) == b""
+    one.decoder.verify()
+    assert one.decoder.read_at(0, 10) == b""
     with pytest.raises(CorruptData):
-        decoding(b"", pack(b"", method), method, crc=1).inflater.verify()
+        decoding(b"", pack(b"", method), method, crc=1).decoder.verify()
 
 
 @pytest.mark.parametrize("method", [DEFLATED, BZIP2, LZMA])
@@ -229,7 +229,7 @@ def test_reads_past_the_end_are_empty(decoding: Make) -> None:
     """Inflater.read_at: fewer only at the member's end."""
     one = decoding(BODY, deflate(BODY))
     for offset in (len(BODY), len(BODY) + 1, 1 << 50):
-        assert one.inflater.read_at(offset, 10) == b""
+        assert one.decoder.read_at(offset, 10) == b""
     assert one.member.pieces == []
 
 
@@ -260,22 +260,22 @@ def test_a_backward_read_after_a_first_pass_starts_at_a_checkpoint(decoding: Mak
         assert one.member.fed - before <= FIRST_SPACING + 3 * SPAN
 
 
-def test_what_is_ready_is_told_once_and_is_right(decoding: Make) -> None:
+def test_pushable_bytes_are_returned_once_and_correct(decoding: Make) -> None:
     """R-9: Bytes decoded ahead are offered for a push once, and are right."""
     one = decoding(LONG, LONG_PACKED)
-    assert not one.inflater.take_pushable()
-    offset, told, reads = 0, 0, 0
+    assert not one.decoder.take_pushable()
+    offset, pushed, reads = 0, 0, 0
     while offset < len(LONG):
         one.check(offset, SPAN)
         offset, reads = offset + SPAN, reads + 1
-        while ready := one.inflater.take_pushable():
+        while ready := one.decoder.take_pushable():
             assert ready.start == offset
             assert ready.stop <= len(LONG)
             one.check(ready.start, len(ready))
-            told, offset = told + len(ready), ready.stop
+            pushed, offset = pushed + len(ready), ready.stop
     assert offset >= len(LONG)
-    assert one.inflater.verified
-    assert told + reads * SPAN >= len(LONG)
+    assert one.decoder.verified
+    assert pushed + reads * SPAN >= len(LONG)
     assert one.member.fed <= 1.05 * len(LONG_PACKED)
 
 
@@ -288,9 +288,9 @@ def test_a_short_member_in_turn_is_decoded_by_its_first_reader(decoding: Make) -
     one = decoding(SHORT, SHORT_PACKED, in_turn=True, push_enabled=True)
     one.check(0, 4096)
     assert one.member.fed == len(SHORT_PACKED)
-    assert one.inflater.verified
-    assert one.inflater.take_pushable() == range(4096, 15 * SPAN)
-    assert not one.inflater.take_pushable()
+    assert one.decoder.verified
+    assert one.decoder.take_pushable() == range(4096, 15 * SPAN)
+    assert not one.decoder.take_pushable()
     one.check_whole()
     assert one.pool.submitted == 0
 
@@ -300,11 +300,11 @@ def test_the_end_of_a_member_is_never_ready(decoding: Make) -> None:
     for size in (1, SPAN, SPAN + 1, 2 * SPAN, 3 * SPAN):
         one = decoding(SHORT[:size], deflate(SHORT[:size], 0), in_turn=True, push_enabled=True)
         one.check(0, SPAN)
-        ready = one.inflater.take_pushable()
+        ready = one.decoder.take_pushable()
         assert ready.stop <= max(0, size - 1) // SPAN * SPAN
 
 
-def test_a_short_member_in_turn_waits_for_nothing_beyond_what_is_read(decoding: Make) -> None:
+def test_a_short_member_in_turn_waits_for_the_bytes_of_the_read_only(decoding: Make) -> None:
     """R-18: A short member in turn waits for no bytes beyond those that are read."""
     one = decoding(SHORT, SHORT_PACKED, in_turn=True, push_enabled=True)
     one.member.here = 0
@@ -321,7 +321,7 @@ def test_a_short_member_in_turn_may_be_read_from_anywhere(decoding: Make) -> Non
     """R-8: Reads of a short member that are not in order are right."""
     one = decoding(SHORT, SHORT_PACKED, in_turn=True, push_enabled=True)
     one.check(12 * SPAN, 4096)
-    assert not one.inflater.take_pushable()
+    assert not one.decoder.take_pushable()
     rng = random.Random(5)
     for _ in range(50):
         one.check(rng.randrange(len(SHORT)), 100_000)
@@ -335,7 +335,7 @@ def test_wrong_bytes_at_hand_are_known_before_the_first_goes_out(decoding: Make)
         one.check(0, SPAN)
 
 
-def test_nobody_decodes_all_at_once_for_who_takes_little(decoding: Make) -> None:
+def test_short_reads_do_not_decode_the_whole_member(decoding: Make) -> None:
     """R-20: Where nothing goes to a kernel, small reads do not decode a whole member."""
     one = decoding(SHORT, SHORT_PACKED, in_turn=True)
     one.check(0, SPAN)
@@ -357,16 +357,16 @@ def test_many_short_members_in_turn_share_the_room(decoding: Make) -> None:
     assert windows.allowance(object()) == 8 << 20  # it left the room behind
 
 
-def test_nothing_is_ready_for_who_jumps(decoding: Make) -> None:
+def test_a_jump_makes_nothing_pushable(decoding: Make) -> None:
     """R-5: A reader that jumps gets nothing pushed."""
     one = decoding(LONG, LONG_PACKED)
     one.check_whole()
     for percent in (90, 10, 50, 30, 70):
         one.check(len(LONG) * percent // 100 // SPAN * SPAN, 4096)
-        assert not one.inflater.take_pushable()
+        assert not one.decoder.take_pushable()
 
 
-def test_a_store_that_stalls_holds_up_nobody_before_it(decoding: Make) -> None:
+def test_a_store_that_stalls_blocks_no_reader_before_that_point(decoding: Make) -> None:
     """R-18: Readers do not wait for bytes behind those that they asked for."""
     one = decoding(LONG, LONG_PACKED)
     edge, go = 6 << 20, threading.Event()
@@ -407,7 +407,7 @@ def test_checkpoints_are_thinned_and_reads_stay_right(
     one = decoding(body, packed, span_bytes=4 << 20)
     for offset in range(0, len(body), 3 * SPAN):
         one.check(offset, 3 * SPAN)
-        assert one.inflater.checkpoint_count <= 8
+        assert one.decoder.checkpoint_count <= 8
     one.over.set()
     one.pool.is_quiet()
     one.over.clear()
@@ -442,10 +442,10 @@ def test_the_checkpoints_of_all_members_are_bounded(
     ones = [decoding(BODY, deflate(BODY, 0), room=room, span_bytes=SPAN) for _ in range(12)]
     for one in ones:
         one.check_whole()
-    assert sum(one.inflater.checkpoint_count for one in ones) <= 20
-    assert ones[-1].inflater.checkpoint_count
+    assert sum(one.decoder.checkpoint_count for one in ones) <= 20
+    assert ones[-1].decoder.checkpoint_count
     for one in ones:
-        one.check(3 * SPAN, 100)  # who gave its own up reads right all the same
+        one.check(3 * SPAN, 100)  # a decoder without checkpoints reads the right bytes
 
 
 def test_the_member_unused_for_longest_gives_up_its_checkpoints(
@@ -460,8 +460,8 @@ def test_the_member_unused_for_longest_gives_up_its_checkpoints(
     for _ in range(5):
         one.check(3 * SPAN, 100)
     three.check_whole()
-    assert one.inflater.checkpoint_count
-    assert not two.inflater.checkpoint_count
+    assert one.decoder.checkpoint_count
+    assert not two.decoder.checkpoint_count
 
 
 def test_closed_inflaters_leave_the_room_and_their_sources(decoding: Make) -> None:
@@ -471,9 +471,9 @@ def test_closed_inflaters_leave_the_room_and_their_sources(decoding: Make) -> No
     one.check(6 << 20, 100)
     one.check(100, 100)
     one.settle()
-    one.inflater.close()
+    one.decoder.close()
     assert one.member.closed == one.member.opened
-    assert not one.inflater.checkpoint_count
+    assert not one.decoder.checkpoint_count
     one.check(100, 100)
 
 
@@ -496,9 +496,9 @@ def test_a_bomb_costs_no_memory(decoding: Make) -> None:
     one = decoding(b"", packed, size=size, crc=zlib.crc32(bytes(size)), span_bytes=2 << 20)
     tracemalloc.start()
     try:
-        one.inflater.verify()
-        assert one.inflater.read_at(size - 10, 10) == bytes(10)
-        assert one.inflater.read_at(size // 2, 10) == bytes(10)
+        one.decoder.verify()
+        assert one.decoder.read_at(size - 10, 10) == bytes(10)
+        assert one.decoder.read_at(size // 2, 10) == bytes(10)
         one.settle()
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
@@ -519,7 +519,7 @@ def test_no_more_is_fed_than_the_decoder_needs(decoding: Make, method: int) -> N
 
 
 @pytest.mark.parametrize("method", [DEFLATED, BZIP2, LZMA])
-def test_a_cursor_at_rest_holds_no_view_of_what_it_was_fed(decoding: Make, method: int) -> None:
+def test_an_idle_cursor_holds_no_view_of_its_input(decoding: Make, method: int) -> None:
     """Cursor.rest: memory is bounded: a view of a piece would hold the whole run it came in."""
     fed = bytearray(pack(BODY, method))
 
@@ -532,7 +532,7 @@ def test_a_cursor_at_rest_holds_no_view_of_what_it_was_fed(decoding: Make, metho
 
     one = decoding(BODY, b"", method)
     one.member.packed = memoryview(fed)
-    one.member.before = look  # whoever waits for more rests as well
+    one.member.before = look  # a cursor that waits for input has released the rest
     one.check(SPAN + 5, 100)
     one.settle()
     look(0)
@@ -550,10 +550,10 @@ def test_a_wrong_crc_is_found_before_the_last_byte(decoding: Make, method: int) 
         one.check(offset, SPAN)
     for _ in range(3):
         with pytest.raises(CorruptData, match="CRC-32"):
-            one.inflater.read_at(len(BODY) - 1, 1)
+            one.decoder.read_at(len(BODY) - 1, 1)
     with pytest.raises(CorruptData, match="CRC-32"):
-        one.inflater.verify()
-    assert not one.inflater.verified
+        one.decoder.verify()
+    assert not one.decoder.verified
 
 
 @pytest.mark.parametrize("claimed", [-SPAN - 778, -777, -1, 1, SPAN, 1 << 40])
@@ -565,13 +565,13 @@ def test_sizes_that_lie_are_found_before_the_last_byte(
     size = len(BODY) + claimed
     one = decoding(BODY, pack(BODY, method), method, size=size)
     with pytest.raises(CorruptData):
-        one.inflater.verify()
+        one.decoder.verify()
     with pytest.raises(CorruptData):
         for offset in range(0, min(size, 2 * len(BODY)), SPAN):
             stop = min(offset + SPAN, size)
-            got = one.inflater.read_at(offset, SPAN)
+            got = one.decoder.read_at(offset, SPAN)
             assert got == BODY[offset:stop]
-    assert not one.inflater.verified
+    assert not one.decoder.verified
 
 
 @pytest.mark.parametrize("method", [DEFLATED, BZIP2, LZMA])
@@ -584,7 +584,7 @@ def test_data_cut_short_is_found(decoding: Make, method: int) -> None:
             one.check_whole()
         except CorruptData:
             continue
-        assert method == LZMA  # the size tells its end: the marker need not be there
+        assert method == LZMA  # the marker is optional: the size gives the end
 
 
 def test_data_without_an_end_mark_is_refused(decoding: Make) -> None:
@@ -607,7 +607,7 @@ def test_flipped_bytes_are_never_handed_out_whole(decoding: Make, method: int) -
         damaged += packed[place + 1 :]
         one = decoding(BODY, damaged, method)
         try:
-            got = b"".join(one.inflater.read_at(at, SPAN) for at in range(0, len(BODY), SPAN))
+            got = b"".join(one.decoder.read_at(at, SPAN) for at in range(0, len(BODY), SPAN))
         except CorruptData:
             continue
         assert got == BODY  # a byte that means nothing, such as padding
@@ -619,7 +619,7 @@ def test_damage_late_in_a_member_leaves_its_begin_readable(decoding: Make) -> No
     one = decoding(BODY, packed[:-1000] + bytes(900) + packed[-100:])
     one.check(0, SPAN)
     with pytest.raises(CorruptData):
-        one.inflater.read_at(len(BODY) - 10, 10)
+        one.decoder.read_at(len(BODY) - 10, 10)
     one.check(0, SPAN)
     one.check(2 * SPAN, SPAN)
 
@@ -628,9 +628,7 @@ def test_damage_late_in_a_member_leaves_its_begin_readable(decoding: Make) -> No
 
 
 @pytest.mark.parametrize("method", [DEFLATED, BZIP2, LZMA])
-def test_a_transient_failure_anywhere_is_told_once_and_then_forgotten(
-    decoding: Make, method: int
-) -> None:
+def test_a_transient_failure_is_raised_once_and_not_cached(decoding: Make, method: int) -> None:
     """semantics, Freshness: a transient failure is never cached."""
     packed = pack(BODY, method)
     for number in range(len(packed) // PIECE + 2):
@@ -652,7 +650,7 @@ def test_a_transient_failure_anywhere_is_told_once_and_then_forgotten(
                 failures += 1
             one.settle()
         assert failures <= 1
-        assert one.inflater.verified
+        assert one.decoder.verified
 
 
 def test_a_failure_while_the_end_is_looked_for_is_survived(decoding: Make) -> None:
@@ -671,7 +669,7 @@ def test_a_failure_while_the_end_is_looked_for_is_survived(decoding: Make) -> No
     one.member.before = fail
     for _ in range(2):
         with pytest.raises(Unavailable):
-            one.inflater.read_at(len(body) - 1, 1)
+            one.decoder.read_at(len(body) - 1, 1)
     failing = False
     one.check(len(body) - 1, 1)
     one.check_whole()
@@ -684,7 +682,7 @@ def test_an_interrupted_reader_is_freed_and_the_next_goes_on(decoding: Make) -> 
     threading.Timer(0.1, one.interrupted.set).start()
     began = time.monotonic()
     with pytest.raises(Interrupted):
-        one.inflater.read_at(len(LONG) - 10, 10)
+        one.decoder.read_at(len(LONG) - 10, 10)
     assert time.monotonic() - began < 1
     one.interrupted.clear()
     one.member.before = lambda offset: None
@@ -692,7 +690,7 @@ def test_an_interrupted_reader_is_freed_and_the_next_goes_on(decoding: Make) -> 
     one.check(1000, 10)
 
 
-def test_whoever_waits_for_a_busy_cursor_can_be_interrupted(decoding: Make) -> None:
+def test_waiting_for_a_busy_cursor_can_be_interrupted(decoding: Make) -> None:
     """semantics, Control files: also who waits for another reader's decoding."""
     one = decoding(BODY, deflate(BODY, 0), span_bytes=200_000)
     go, held = threading.Event(), threading.Event()
@@ -708,7 +706,7 @@ def test_whoever_waits_for_a_busy_cursor_can_be_interrupted(decoding: Make) -> N
     one.interrupted.set()
     began = time.monotonic()
     with pytest.raises(Interrupted):
-        one.inflater.read_at(100, 10)
+        one.decoder.read_at(100, 10)
     assert time.monotonic() - began < 1
     one.interrupted.clear()
     go.set()
@@ -752,7 +750,7 @@ def test_heads_and_jumps_are_not_decoded_ahead(decoding: Make) -> None:
     assert one.member.fed <= (3 << 20) + PIECE + 2 * SPAN
 
 
-def test_damage_ahead_of_a_reader_is_told_only_to_who_reads_there(decoding: Make) -> None:
+def test_damage_in_decode_ahead_is_raised_to_the_reader_that_reaches_it(decoding: Make) -> None:
     """inflate: whoever reads there meets the same failure, and is told."""
     packed = bytearray(LONG_PACKED[: 3 << 20])
     one = decoding(LONG, bytes(packed))
@@ -760,7 +758,7 @@ def test_damage_ahead_of_a_reader_is_told_only_to_who_reads_there(decoding: Make
         one.check(offset, SPAN)
         one.settle()
     with pytest.raises(CorruptData):
-        one.inflater.read_at(3 << 20, SPAN)
+        one.decoder.read_at(3 << 20, SPAN)
 
 
 # Many at once
@@ -812,8 +810,8 @@ def test_forgetting_and_closing_beneath_readers_is_safe(decoding: Make) -> None:
 
     def disturb() -> None:
         while not stop.is_set():
-            one.inflater.forget()
-            one.inflater.close()
+            one.decoder.forget()
+            one.decoder.close()
             time.sleep(0.001)
 
     def read() -> None:

@@ -7,7 +7,7 @@ from tests.unit.fakes import Clock
 
 
 class Source:
-    """A text that counts how often it was rendered; `as_of_s` is how old what it shows is."""
+    """A text that counts how often it was rendered; `age_s` is the age of its content."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -32,7 +32,9 @@ def pins(clock: Clock) -> Pins:
     return Pins(1.0, 2.0, clock)
 
 
-def test_an_open_serves_what_a_stat_told(pins: Pins, clock: Clock, source: Source) -> None:
+def test_an_open_serves_the_text_that_a_stat_reported(
+    pins: Pins, clock: Clock, source: Source
+) -> None:
     """T-10: An open within the attribute timeout serves the text that was reported."""
     assert pins.report("t/status", source).body == b"1"
     for _ in range(4):
@@ -42,7 +44,7 @@ def test_an_open_serves_what_a_stat_told(pins: Pins, clock: Clock, source: Sourc
     assert pins.serve("t/status", source).body == b"2"
 
 
-def test_the_fstat_behind_an_open_is_told_the_same(
+def test_an_fstat_after_an_open_reports_the_same_text(
     pins: Pins, clock: Clock, source: Source
 ) -> None:
     """T-10: The fstat after an open reports the same size."""
@@ -52,18 +54,20 @@ def test_the_fstat_behind_an_open_is_told_the_same(
     assert pins.serve("t/status", source).body == b"1"
 
 
-def test_asking_on_does_not_keep_a_text_for_ever(pins: Pins, clock: Clock, source: Source) -> None:
+def test_repeated_stats_do_not_pin_a_text_for_ever(
+    pins: Pins, clock: Clock, source: Source
+) -> None:
     """F-2: Repeated `stat`s do not keep an old text for ever."""
     source.age_s = 1.5
-    told = []
+    reported = []
     for _ in range(20):
-        told.append(pins.report("t/status", source).body)
+        reported.append(pins.report("t/status", source).body)
         clock.tick(0.25)
     assert source.count >= 6
-    assert told == sorted(told, key=int)
+    assert reported == sorted(reported, key=int)
 
 
-def test_what_is_told_is_at_most_as_old_as_it_may_be(
+def test_a_reported_text_is_at_most_as_old_as_allowed(
     pins: Pins, clock: Clock, source: Source
 ) -> None:
     """F-2: A reported text is at most as old as it may be."""
@@ -75,7 +79,7 @@ def test_what_is_told_is_at_most_as_old_as_it_may_be(
     assert pins.report("t/status", source).as_of_s == clock()
 
 
-def test_what_does_not_age_stays_while_it_is_asked_for(
+def test_a_text_that_never_ages_stays_pinned_between_stats(
     pins: Pins, clock: Clock, source: Source
 ) -> None:
     """T-10: A text that does not age stays pinned while it is asked for."""
@@ -86,7 +90,9 @@ def test_what_does_not_age_stays_while_it_is_asked_for(
     assert pins.report("t/status", source).body == b"2"
 
 
-def test_a_kill_ends_the_pins_of_its_task_alone(pins: Pins, clock: Clock, source: Source) -> None:
+def test_a_kill_releases_the_pins_of_its_task_only(
+    pins: Pins, clock: Clock, source: Source
+) -> None:
     """T-11: A kill ends the pins of its own task only."""
     for path in ("t/status", "t/info.json", "t2/status"):
         pins.report(path, source)
@@ -96,7 +102,7 @@ def test_a_kill_ends_the_pins_of_its_task_alone(pins: Pins, clock: Clock, source
     assert pins.serve("t2/status", source).body == b"3"
 
 
-def test_releasing_what_expires_at_this_moment(source: Source) -> None:
+def test_a_pin_may_expire_during_release(source: Source) -> None:
     """T-11, K-2: Releasing a pin that expires at the same moment does not fail the kill."""
 
     class Running(Clock):

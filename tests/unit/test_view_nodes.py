@@ -48,7 +48,9 @@ def test_groups(views: Views) -> None:
     assert list(views.groups(".by-simulator")) == ["reef3d", "none", "%2E%2E"]
 
 
-def test_groups_are_made_when_something_moved(views: Views, api: FakeAPI, clock: Clock) -> None:
+def test_groups_are_rebuilt_when_a_task_changes_its_group(
+    views: Views, api: FakeAPI, clock: Clock
+) -> None:
     """N-10: Groups are rebuilt when the listing changed."""
     before = views.groups(".by-project")
     clock.tick(10)
@@ -87,6 +89,6 @@ def test_a_name_that_no_directory_can_have_is_left_out(
     assert "ä" * 128 not in views.groups(".by-project")
 
 
-def test_the_views_are_these() -> None:
+def test_there_are_three_views() -> None:
     """N-7: The views are .by-status, .by-project and .by-simulator."""
     assert list(VIEWS) == [".by-status", ".by-project", ".by-simulator"]
