@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from taskfs.support.formatting import format_elapsed, format_size
+from taskfs.support.formatting import format_elapsed, format_local_time, format_money, format_size
 
 if TYPE_CHECKING:
     from taskfs.model import Task
@@ -39,14 +39,7 @@ class TaskColumn(NamedTuple):
     field: str
 
 
-def _local(time_ns: int | None) -> str:
-    from taskfs.cli.output import format_local_time
-
-    return format_local_time(time_ns)
-
-
 def _cost(task: "Task") -> str:
-    from taskfs.cli.task_report import format_money
     from taskfs.tasks.task_table import cost_of
 
     cost = cost_of(task)
@@ -67,11 +60,15 @@ TASK_COLUMNS: Final[Mapping[str, TaskColumn]] = {
     "status": TaskColumn(STATUS, lambda task, _: task.status, "status"),
     "submitted": TaskColumn(
         SUBMITTED,
-        lambda task, _: _local(task.input_submit_ns or task.create_ns),
+        lambda task, _: format_local_time(task.input_submit_ns or task.create_ns),
         "submitted",
     ),
-    "started": TaskColumn(Column("Started", 7), lambda task, _: _local(task.start_ns), "started"),
-    "ended": TaskColumn(Column("Ended", 8), lambda task, _: _local(task.end_ns), "ended"),
+    "started": TaskColumn(
+        Column("Started", 7), lambda task, _: format_local_time(task.start_ns), "started"
+    ),
+    "ended": TaskColumn(
+        Column("Ended", 8), lambda task, _: format_local_time(task.end_ns), "ended"
+    ),
     "time": TaskColumn(
         COMPUTATION_TIME,
         lambda task, now_ns: format_elapsed(task.computation_elapsed(now_ns)),

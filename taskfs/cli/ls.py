@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import click
 
 from taskfs.cli.options import Settings, config_options
-from taskfs.cli.output import align, format_local_time, is_terminal
+from taskfs.cli.output import align, is_terminal
 from taskfs.cli.task_ids import TaskPath
 from taskfs.cli.tree_reader import (
     Found,
@@ -17,7 +17,7 @@ from taskfs.cli.tree_reader import (
     open_tree,
     path_argument,
 )
-from taskfs.support.formatting import escape_controls
+from taskfs.support.formatting import escape_controls, format_local_time
 
 
 @click.command("ls", short_help="List tasks and their files, without a mount.")

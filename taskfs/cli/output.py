@@ -6,7 +6,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
 from typing import Final, NoReturn, TextIO
 
 from taskfs.cli.columns import GAP, Column, columns_that_fit
@@ -45,13 +44,6 @@ def print_error(text: str) -> None:
 def terminal_notifier() -> Callable[[str], object] | None:
     """Return a function that prints notices to standard error, None if it is no terminal."""
     return print_error if sys.stderr is not None and sys.stderr.isatty() else None
-
-
-def format_local_time(time_ns: int | None) -> str:
-    """Return a time as `2024-02-08 13:25:49` in the local time zone, empty for None."""
-    if time_ns is None:
-        return ""
-    return datetime.fromtimestamp(time_ns / 1e9).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def format_json(value: object) -> str:

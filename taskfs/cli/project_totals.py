@@ -11,9 +11,8 @@ import click
 
 from taskfs.cli.columns import COMPUTATION_TIME, COST, Column
 from taskfs.cli.output import print_table
-from taskfs.cli.task_report import format_money
 from taskfs.model import Task
-from taskfs.support.formatting import format_elapsed
+from taskfs.support.formatting import format_elapsed, format_money
 
 _COLUMNS: Final = (
     Column("Project"),

@@ -3,14 +3,19 @@
 The record is unvalidated JSON: a field that is missing, null or of an unexpected type is left out.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, Final
 
-from taskfs.cli.output import align, format_local_time
+from taskfs.cli.output import align
 from taskfs.model import Task
-from taskfs.support.formatting import escape_controls, format_elapsed, format_size
+from taskfs.support.formatting import (
+    escape_controls,
+    format_elapsed,
+    format_local_time,
+    format_money,
+    format_size,
+)
 
 _SECONDS: Final = (
     ("total_seconds", "Total"),
@@ -133,12 +138,6 @@ def _costs(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "Orchestration fee (US$)", format_money(charged)
         if isinstance(computation, (int, float)):
             yield "Together (US$)", format_money(computation + charged)
-
-
-def format_money(amount: float) -> str:
-    """Return *amount* with two decimals, or for small amounts with two significant digits."""
-    digits = 2 if not 0 < amount < 0.1 else 1 - math.floor(math.log10(amount))
-    return f"{amount:.{digits}f}"
 
 
 def _time(text: Any) -> datetime | None:

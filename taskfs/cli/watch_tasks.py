@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from taskfs.cli import columns
-from taskfs.cli.task_report import format_money
 from taskfs.errors import TaskFSError
 from taskfs.model import Task
-from taskfs.support.formatting import format_elapsed
+from taskfs.support.formatting import format_elapsed, format_money
 
 if TYPE_CHECKING:
     from taskfs.remote.api_client import TaskClient

@@ -1,5 +1,7 @@
 """Sizes, counts, times and untrusted names as text for users."""
 
+import math
+from datetime import datetime
 from typing import Final
 
 _ESCAPES: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
@@ -35,3 +37,16 @@ def format_elapsed(seconds: float | None) -> str:
         return ""
     whole = int(seconds)
     return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def format_local_time(time_ns: int | None) -> str:
+    """Return a time as `2024-02-08 13:25:49` in the local time zone, empty for None."""
+    if time_ns is None:
+        return ""
+    return datetime.fromtimestamp(time_ns / 1e9).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def format_money(amount: float) -> str:
+    """Return *amount* with two decimals, or for small amounts with two significant digits."""
+    digits = 2 if not 0 < amount < 0.1 else 1 - math.floor(math.log10(amount))
+    return f"{amount:.{digits}f}"
