@@ -113,7 +113,9 @@ def open_engine(
     )
 
 
-def open_task_archive(client: TaskClient, task: Task, kind: ArchiveKind, engine: Engine) -> Archive:
+def open_task_archive(
+    client: TaskClient | OfflineAPI, task: Task, kind: ArchiveKind, engine: Engine
+) -> Archive:
     """Return one of the task's archives, for a command without a tree.
 
     Raises:

@@ -6,6 +6,7 @@ import click
 
 from taskfs.cli import completers
 from taskfs.cli.api_session import open_reader, task_must_exist
+from taskfs.cli.failure_report import console_lines
 from taskfs.cli.options import Settings, config_options, parsed_by
 from taskfs.cli.output import format_json
 from taskfs.cli.task_ids import parse_task_id, resolve_names
@@ -26,14 +27,19 @@ from taskfs.cli.task_ids import parse_task_id, resolve_names
 )
 @config_options("info")
 def command(settings: Settings, task_id: str, as_json: bool) -> None:
-    """Show the record of task ID: its state, timeline, metrics and cost."""
-    with open_reader(settings) as (_, client):
+    """Show the record of task ID: its state, timeline, metrics and cost.
+
+    Of a task that failed, the last lines of stderr.txt and stdout.txt follow.
+    """
+    with open_reader(settings) as (config, client):
         [task_id] = resolve_names(client, [task_id])
         with task_must_exist(task_id):
             record = client.task_detail(task_id)
-    if as_json:
-        click.echo(format_json(record))
-        return
-    from taskfs.cli.task_report import report_lines
+        if as_json:
+            click.echo(format_json(record))
+            return
+        from taskfs.cli.task_report import report_lines, task_of
 
-    click.echo("\n".join(report_lines(record, time.time_ns())))
+        click.echo("\n".join(report_lines(record, time.time_ns())))
+        for number, line in enumerate(console_lines(config, client, task_of(record))):
+            click.echo(line if number else f"\n{line}")

@@ -62,6 +62,8 @@ _STATUS: Final = (
     ("0", "Success; for wait: the task ended as success."),
     ("1", "A failure, explained by one line on standard error."),
     ("2", "A wrong command line."),
+    ("3", "Of wait: there is no such task."),
+    ("124", "Of wait: the time of --timeout has passed."),
     ("130", "Ctrl+C."),
 )
 _SEE_ALSO: Final = "mount(8), fstab(5), fusermount(1), systemd.service(5)"

@@ -31,6 +31,12 @@ class StatusLine:
         if self._in_place:
             self.show(text)
 
+    def show_elsewhere(self, text: str) -> None:
+        """Write *text* as a line if the stream is no terminal."""
+        if not self._in_place:
+            self._stream.write(escape_controls(text) + "\n")
+            self._stream.flush()
+
     def finish(self) -> None:
         """Keep the line; later output begins below it."""
         self._close("\n")

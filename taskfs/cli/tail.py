@@ -2,7 +2,7 @@
 
 import sys
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import click
 
@@ -14,6 +14,7 @@ from taskfs.cli.tree_reader import Found, TreeReader, for_each, open_file, open_
 from taskfs.errors import NotFound, Unavailable
 
 if TYPE_CHECKING:
+    from taskfs.support.buffers import Buffer
     from taskfs.tree.handles import Handle
 
 POLL_S: Final = 2.0  # seconds between two looks with -f: the lifetime of a status in the cache
@@ -54,7 +55,15 @@ def _print_all(tree: TreeReader, path: TaskPath, count: int, headings: Headings)
     sys.stdout.buffer.flush()
 
 
-def find_tail(handle: "Handle", count: int) -> int:
+class Readable(Protocol):
+    """An open file of a known size."""
+
+    @property
+    def size(self) -> int: ...
+    def read_at(self, offset: int, size: int) -> "Buffer": ...
+
+
+def find_tail(handle: Readable, count: int) -> int:
     """Return the offset of the last *count* lines of an open file."""
     stop = handle.size
     newlines = 0

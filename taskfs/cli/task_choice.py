@@ -38,6 +38,11 @@ def parse_moment(text: str) -> int:
         ) from None
 
 
+def has_failed(task: Task) -> bool:
+    """Return whether the task has ended, but neither as success nor by its owner's kill."""
+    return task.is_terminated and task.status not in _GOOD_ENDS
+
+
 class TaskChoice(NamedTuple):
     """Which tasks to list; each field that is set must match."""
 
@@ -92,7 +97,7 @@ class TaskChoice(NamedTuple):
             (not simulators or (task.simulator or "").lower() in simulators)
             and (self.since_ns is None or created_ns >= self.since_ns)
             and (self.until_ns is None or created_ns < self.until_ns)
-            and (not self.failed or (task.is_terminated and task.status not in _GOOD_ENDS))
+            and (not self.failed or has_failed(task))
             and (not self.running or not task.is_terminated)
         )
 

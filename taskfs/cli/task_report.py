@@ -39,11 +39,7 @@ _BYTES: Final = (
 
 def report_lines(record: Mapping[str, Any], now_ns: int) -> Iterator[str]:
     """Yield the lines of the report: the task, its timeline, metrics and cost."""
-    import msgspec
-
-    from taskfs.remote.task_json import parse_task
-
-    task = parse_task(msgspec.json.encode(record))
+    task = task_of(record)
     yield from _pairs(_heading(record, task, now_ns))
     for title, lines in (
         ("Timeline", list(_timeline(record, task, now_ns))),
@@ -56,6 +52,26 @@ def report_lines(record: Mapping[str, Any], now_ns: int) -> Iterator[str]:
             yield ""
             yield f"{title}:"
             yield from (f"  {line}" for line in lines)
+
+
+def task_of(record: Mapping[str, Any]) -> Task:
+    """Return the task of a record as the API sent it."""
+    import msgspec
+
+    from taskfs.remote.task_json import parse_task
+
+    return parse_task(msgspec.json.encode(record))
+
+
+def cost_line(task: Task) -> Iterator[str]:
+    """Yield one line about the machine and the cost of a task, if they are known."""
+    from taskfs.tasks.task_table import cost_of
+
+    cost = cost_of(task)
+    words = [f"machine {task.machine_type}"] if task.machine_type else []
+    words += [f"cost {format_money(cost)} US$"] if cost is not None else []
+    if words:
+        yield escape_controls(", ".join(words).capitalize())
 
 
 def _pairs(pairs: Iterable[tuple[str, Any]]) -> Iterator[str]:

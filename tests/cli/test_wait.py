@@ -129,7 +129,7 @@ def test_the_timeout_of_the_user(taskfs: Command, cloud: FakeCloud) -> None:
     """C-20: The waiting ends with the user's timeout."""
     task = cloud.add_task(status="started")
     done = taskfs("wait", task, "--timeout", "1.5s")
-    assert done.returncode == 1
+    assert done.returncode == 124
     assert done.stderr == f"taskfs: task {task} is still started after 1.5 s\n"
     assert cloud.killed == []
 
@@ -159,7 +159,7 @@ def test_final_failures_end_it(taskfs: Command, cloud: FakeCloud, reason: str) -
     task = "nope" if reason == "unknown" else cloud.add_task(status="started")
     key = "wrong" if reason == "key" else cloud.api_key
     done = taskfs("wait", task, INDUCTIVA_API_KEY=key)
-    assert done.returncode == 1
+    assert done.returncode == (3 if reason == "unknown" else 1)
     assert done.stderr.count("\n") == 1
     assert ("no task nope" if reason == "unknown" else "inductiva auth login") in done.stderr
 
@@ -180,7 +180,7 @@ def test_an_archive_that_does_not_come_is_a_failure(taskfs: Command, cloud: Fake
     """F-13, C-20: An archive that does not come is a failure."""
     task = cloud.add_task(status="success")
     done = taskfs("wait", task, "--timeout", "2")
-    assert done.returncode == 1
+    assert done.returncode == 124
     assert "its archive did not appear in time" in done.stderr
 
 
