@@ -64,7 +64,7 @@ def test_callers_with_a_fallback_wait_for_one_second_together(
 def test_after_a_failure_callers_with_a_fallback_do_not_wait(
     flight: SingleFlight, remote: Remote, clock: Clock
 ) -> None:
-    """O-13: After a failure, callers with a fallback do not wait; others send a request each time."""
+    """O-13: After a failure, callers with a fallback do not wait; others send a request each."""
     remote.failure = BadAnswer("503")
     with pytest.raises(BadAnswer):
         flight.run("a", remote, has_fallback=True)
