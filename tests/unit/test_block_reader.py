@@ -583,7 +583,7 @@ def test_an_unknown_failure_reaches_the_reader_and_blocks_no_other(error: Except
 
 
 def test_waiting_gives_the_result_however_long_it_takes() -> None:
-    """Waiter.result: waits past its own polls while nobody interrupts."""
+    """Waiter.result: waits past its own polls while it is not interrupted."""
     future: Future[int] = Future()
     threading.Timer(0.5, future.set_result, [7]).start()
     assert Waiter().result(future) == 7

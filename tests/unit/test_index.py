@@ -322,7 +322,7 @@ def test_a_comment_that_ends_in_a_faked_end_record_shows_the_true_members_or_is_
 
 
 def test_a_comment_that_quotes_the_archive_s_own_end_record_is_read_past() -> None:
-    """zipindex.find_end: a comment which quotes an end record deceives nobody."""
+    """`find_end`: an end record inside a comment is not taken for one."""
     plain = build([file("true", b"1")])
     body = build([file("true", b"1")], comment=b"see " + plain[-22:])
     assert paths(index_of(body)) == ["true"]

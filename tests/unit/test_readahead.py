@@ -256,7 +256,7 @@ def test_the_windows_of_all_readers_share_the_budget(count: int) -> None:
 def test_a_reader_that_closes_or_idles_returns_its_share(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Windows: the room is shared by who reads now."""
+    """ReadAheadBudget: the bytes are shared by the readers that are active now."""
     windows = ReadAheadBudget(16 << 20)
     one, other = object(), object()
     windows.register(one)

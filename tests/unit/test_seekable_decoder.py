@@ -193,7 +193,7 @@ def test_lzma_without_an_end_marker_ends_where_its_size_says(decoding: Make, siz
 
 @pytest.mark.parametrize("method", [DEFLATED, BZIP2, LZMA])
 def test_a_member_of_no_bytes(decoding: Make, method: int) -> None:
-    """Inflater.verify: an empty member is right or wrong too."""
+    """SeekableDecoder.verify: an empty member is right or wrong too."""
     one = decoding(b"", pack(b"", method), method)
     one.decoder.verify()
     assert one.decoder.read_at(0, 10) == b""
@@ -226,7 +226,7 @@ def test_reads_forward_backward_and_at_random(decoding: Make, method: int, span_
 
 
 def test_reads_past_the_end_are_empty(decoding: Make) -> None:
-    """Inflater.read_at: fewer only at the member's end."""
+    """SeekableDecoder.read_at: fewer only at the member's end."""
     one = decoding(BODY, deflate(BODY))
     for offset in (len(BODY), len(BODY) + 1, 1 << 50):
         assert one.decoder.read_at(offset, 10) == b""
@@ -465,7 +465,7 @@ def test_the_member_unused_for_longest_gives_up_its_checkpoints(
 
 
 def test_closed_inflaters_leave_the_room_and_their_sources(decoding: Make) -> None:
-    """Inflater.close: gives up what is held; reads after that start again."""
+    """SeekableDecoder.close: gives up what is held; reads after that start again."""
     room = CheckpointBudget()
     one = decoding(LONG, LONG_PACKED, room=room, span_bytes=200_000)
     one.check(6 << 20, 100)
@@ -588,7 +588,7 @@ def test_data_cut_short_is_found(decoding: Make, method: int) -> None:
 
 
 def test_data_without_an_end_mark_is_refused(decoding: Make) -> None:
-    """inflate: the data must end where the directory says."""
+    """`seekable_decoder`: the data must end where the directory says."""
     packer = zlib.compressobj(6, zlib.DEFLATED, -15)
     packed = packer.compress(BODY) + packer.flush(zlib.Z_SYNC_FLUSH)
     one = decoding(BODY, packed)
@@ -614,7 +614,7 @@ def test_flipped_bytes_are_never_handed_out_whole(decoding: Make, method: int) -
 
 
 def test_damage_late_in_a_member_leaves_its_begin_readable(decoding: Make) -> None:
-    """inflate: what was decoded before the damage is served, what lies behind is not."""
+    """`seekable_decoder`: what was decoded before the damage is served, what lies behind is not."""
     packed = deflate(BODY, 0)
     one = decoding(BODY, packed[:-1000] + bytes(900) + packed[-100:])
     one.check(0, SPAN)
@@ -691,7 +691,7 @@ def test_an_interrupted_reader_is_freed_and_the_next_goes_on(decoding: Make) -> 
 
 
 def test_waiting_for_a_busy_cursor_can_be_interrupted(decoding: Make) -> None:
-    """semantics, Control files: also who waits for another reader's decoding."""
+    """A read that waits for another reader's decoding can be interrupted."""
     one = decoding(BODY, deflate(BODY, 0), span_bytes=200_000)
     go, held = threading.Event(), threading.Event()
 
@@ -718,7 +718,7 @@ def test_waiting_for_a_busy_cursor_can_be_interrupted(decoding: Make) -> None:
 
 
 def test_a_sequential_reader_is_decoded_ahead_and_no_further(decoding: Make) -> None:
-    """inflate: one read in order is decoded ahead, at most AHEAD_SPANS before its reader."""
+    """A member that is read in order is decoded ahead, by at most MAX_AHEAD_SPANS."""
     one = decoding(LONG, LONG_PACKED)
     for offset in range(0, 8 * SPAN, SPAN):
         one.check(offset, SPAN)
@@ -751,7 +751,7 @@ def test_heads_and_jumps_are_not_decoded_ahead(decoding: Make) -> None:
 
 
 def test_damage_in_decode_ahead_is_raised_to_the_reader_that_reaches_it(decoding: Make) -> None:
-    """inflate: whoever reads there meets the same failure, and is told."""
+    """A reader that reaches the damage gets the same failure."""
     packed = bytearray(LONG_PACKED[: 3 << 20])
     one = decoding(LONG, bytes(packed))
     for offset in range(0, 2 << 20, SPAN):
@@ -767,7 +767,7 @@ def test_damage_in_decode_ahead_is_raised_to_the_reader_that_reaches_it(decoding
 @pytest.mark.parametrize("method", [DEFLATED, BZIP2, LZMA])
 @pytest.mark.parametrize("span_bytes", [200_000, 24 << 20])
 def test_interleaved_readers_in_threads(decoding: Make, method: int, span_bytes: int) -> None:
-    """Inflater: safe for concurrent use: interleaved readers get the right bytes."""
+    """SeekableDecoder: safe for concurrent use: interleaved readers get the right bytes."""
     one = decoding(BODY, pack(BODY, method), method, span_bytes=span_bytes)
 
     def forward(start: int) -> Callable[[], None]:
@@ -791,7 +791,7 @@ def test_interleaved_readers_in_threads(decoding: Make, method: int, span_bytes:
 
 
 def test_two_readers_of_one_place_decode_it_once(decoding: Make) -> None:
-    """Inflater: others that need a span which a cursor will pass wait for it."""
+    """SeekableDecoder: others that need a span which a cursor will pass wait for it."""
     one = decoding(LONG, LONG_PACKED)
     barrier = threading.Barrier(4)
 
