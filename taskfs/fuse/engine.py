@@ -23,7 +23,7 @@ class MountOptions(NamedTuple):
     """The options of one mount, for any engine.
 
     *attr_timeout_s* bounds how long the kernel keeps names and attributes. With *allow_root*, root
-    and the user that mounted are served, and nobody else.
+    and the user that mounted are served, and no other user.
     """
 
     fsname: str = SUBTYPE
