@@ -91,7 +91,7 @@ class BlockReader:
         first, last = offset // BLOCK, (stop - 1) // BLOCK
         plan = self._plan(first, last)
         ready = plan.ready
-        for extent in self._recall(plan.on_disk):
+        for extent in self._read_stored(plan.on_disk):
             self._cache.put(extent)
             ready.update(dict.fromkeys(extent.indices, extent))
         damaged = [index for index in plan.on_disk if index not in ready]
@@ -133,7 +133,7 @@ class BlockReader:
             return False
         plan = self._plan(start // BLOCK, (stop - 1) // BLOCK, ahead=True)
         for begin, end in _runs(plan.on_disk, max(1, run_bytes // BLOCK)):
-            self._pool.submit(self._recall_ahead, begin, end)
+            self._pool.submit(self._prefetch_stored, begin, end)
         started = self._start_fetches(plan, plan.missing, run_bytes, ahead=True)
         if started:
             self._stats.add("read_ahead_bytes", len(started) * BLOCK)
@@ -211,25 +211,25 @@ class BlockReader:
                 self._unused -= used
                 self._stats.add("read_ahead_used_bytes", len(used) * BLOCK)
 
-    def _recall(self, indices: Iterable[int]) -> Iterator[Extent]:
+    def _read_stored(self, indices: Iterable[int]) -> Iterator[Extent]:
         """Yield in order the runs of these blocks that the disk has undamaged."""
         for begin, stop in _runs(indices, MAX_RUN // BLOCK):
             while begin < stop:
-                run = self._stored(begin, stop)
+                run = self._get_stored_run(begin, stop)
                 if run:
                     extent = self._extent(begin, run)
                     self._stats.add("disk_hits", extent.count)
                     yield extent
                 begin += extent.count if run else 1
 
-    def _recall_ahead(self, first: int, stop: int) -> None:
+    def _prefetch_stored(self, first: int, stop: int) -> None:
         """Read the blocks [first, stop) from the disk into memory.
 
         Readers never wait for read-ahead: one that comes earlier reads the disk itself.
         """
         drops = self._drops
         indices = (i for i in range(first, stop) if not self._cache.has(self._id, i))
-        for extent in self._recall(indices):
+        for extent in self._read_stored(indices):
             if self._drops == drops:
                 self._cache.put(extent)
 
@@ -242,7 +242,7 @@ class BlockReader:
     def _fetch_range(self, first: int, stop: int) -> Buffer:
         return self._remote.fetch_range(first * BLOCK, min(stop * BLOCK, self.size), self.version)
 
-    def _stored(self, first: int, stop: int) -> Buffer:
+    def _get_stored_run(self, first: int, stop: int) -> Buffer:
         """Return what the disk has of the blocks [first, stop), from *first* on, in whole blocks.
 
         Empty if the first block is missing or damaged.
@@ -266,7 +266,7 @@ class BlockReader:
 
         try:
             present = self._disk.present(first, stop) if self._disk is not None else []
-            stored = ((e.first, e.first + e.count, e.body) for e in self._recall(present))
+            stored = ((e.first, e.first + e.count, e.body) for e in self._read_stored(present))
             extent = self._extent(first, fetch_missing(stored, fetch, first, stop))
             self._cache.put(extent)
         except BaseException as exc:

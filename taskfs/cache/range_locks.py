@@ -19,8 +19,8 @@ from typing import Final
 
 from taskfs.support.fallback import log_fallback
 
-# Seconds to wait for another process: longer than most fetches, shorter than a reader's patience
-# with a process that hangs.
+# Seconds to wait for another process: longer than most fetches. A process that hangs delays the
+# others by no more than this.
 LOCK_TIMEOUT_S: Final = 10.0
 FIRST_PAUSE_S: Final = 0.002  # between two tries; doubled up to `MAX_PAUSE_S`
 MAX_PAUSE_S: Final = 0.05
