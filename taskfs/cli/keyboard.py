@@ -72,7 +72,7 @@ class Keyboard:
 def unbuffered(descriptor: int) -> Iterator[Keyboard]:
     """Yield the keyboard of a terminal without line buffering and echo; restore it afterwards.
 
-    Ctrl+C still interrupts. Ctrl+Z is disabled, because it would suspend the process and leave the
+    Ctrl+C still interrupts. Ctrl+Z is a key, because suspending the process at once would leave the
     terminal in this mode.
     """
     before = termios.tcgetattr(descriptor)

@@ -2,12 +2,13 @@
 
 import contextlib
 import json
+import os
 import queue
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,7 +18,7 @@ from taskfs.cli.api_session import open_session
 from taskfs.cli.keyboard import HangUp, unbuffered
 from taskfs.cli.options import Settings, config_options
 from taskfs.cli.output import describe_error, is_terminal, print_table
-from taskfs.cli.watch_screen import Screen
+from taskfs.cli.watch_screen import Action, Screen
 from taskfs.cli.watch_tasks import COLUMNS, MAX_REQUESTS, Snapshot, UnfinishedTasks
 from taskfs.errors import ConfigError, TaskFSError
 from taskfs.tasks.filter_check import check_filter
@@ -47,8 +48,9 @@ def command(settings: Settings, once: bool, as_json: bool) -> None:
     """Show the unfinished tasks, kept up to date, and kill some.
 
     The table shows status, place in the queue, computation time, machine and estimated cost, and is
-    refreshed every --status-cache-time. The arrow keys choose a task; k asks whether to kill it; q
-    or Ctrl+C leaves. Without a terminal, use --once or --json.
+    refreshed every --status-cache-time. Tasks that end meanwhile stay, dimmed, with their result.
+    The arrow keys, or j and k, choose a task; Enter shows what `taskfs info` prints; x asks whether
+    to kill it; q or Ctrl+C leaves. Without a terminal, use --once or --json.
     """
     on_terminal = is_terminal(sys.stdout) and sys.stdin is not None and sys.stdin.isatty()
     if not (once or as_json or on_terminal):
@@ -79,8 +81,9 @@ def _print_once(snapshot: Snapshot, as_json: bool) -> None:
 class _LiveTable:
     """The live table on a terminal.
 
-    The main thread draws and reads keys, `taskfs-watch` fetches snapshots, and `taskfs-kill` sends
-    kill requests. They exchange snapshots through a queue and kill outcomes through futures.
+    The main thread draws and reads keys, `taskfs-watch` fetches snapshots, and `taskfs-ask` sends
+    kill requests and fetches details. They exchange snapshots through a queue, and the results of
+    requests through futures.
     """
 
     def __init__(self, config: "Config", client: "TaskClient", tasks: UnfinishedTasks) -> None:
@@ -91,6 +94,8 @@ class _LiveTable:
         self._screen = Screen(f" of {config.project}" if config.project else "")
         self._snapshots: queue.SimpleQueue[Snapshot | TaskFSError] = queue.SimpleQueue()
         self._refresh_now = threading.Event()
+        self._requests = ThreadPoolExecutor(2, thread_name_prefix="taskfs-ask")
+        self._details: Future[list[str]] | None = None
         self._kills: dict[Future[Any], str] = {}
         self._kill_outcomes: list[str] = []
 
@@ -102,9 +107,9 @@ class _LiveTable:
             logs.log_nowhere()
         self._screen.show(first)
         threading.Thread(target=self._follow, name="taskfs-watch", daemon=True).start()
-        kill_pool = ThreadPoolExecutor(1, thread_name_prefix="taskfs-kill")
         try:
-            self._show(lambda task_id: kill_pool.submit(self._client.kill_task, task_id))
+            while self._show() == "suspend":
+                os.kill(0, signal.SIGTSTP)  # the whole job, as the terminal does on Ctrl+Z
             self._collect_kills(wait=True)
         finally:
             for line in self._kill_outcomes:
@@ -120,7 +125,8 @@ class _LiveTable:
             except TaskFSError as exc:
                 self._snapshots.put(exc)
 
-    def _show(self, kill: Callable[[str], "Future[Any]"]) -> None:
+    def _show(self) -> str:
+        """Draw until the user leaves or suspends; return `leave` or `suspend`."""
         from rich.console import Console
         from rich.live import Live
 
@@ -140,13 +146,42 @@ class _LiveTable:
                     drawn = now
                 for key in keyboard.read(TICK_S):
                     drawn = ()
-                    answer = self._screen.press(key)
-                    if answer == "leave":
-                        return
-                    if answer is not None:
-                        self._kills[kill(answer)] = answer
-                if self._take_snapshots() or self._collect_kills():
+                    action = self._screen.press(key)
+                    if action is not None and not action.task_id:
+                        return action.name
+                    if action is not None:
+                        self._request(action)
+                if self._take_snapshots() | self._collect_kills() | self._take_details():
                     drawn = ()
+        return "leave"
+
+    def _request(self, action: Action) -> None:
+        if action.name == "kill":
+            future = self._requests.submit(self._client.kill_task, action.task_id)
+            self._kills[future] = action.task_id
+        else:
+            self._details = self._requests.submit(self._fetch_details, action.task_id)
+
+    def _fetch_details(self, task_id: str) -> list[str]:
+        from taskfs.cli.failure_report import console_lines
+        from taskfs.cli.task_report import report_lines, task_of
+
+        record = self._client.task_detail(task_id)
+        console = list(console_lines(self._config, self._client, task_of(record)))
+        return [*report_lines(record, time.time_ns()), *([""] if console else []), *console]
+
+    def _take_details(self) -> bool:
+        """Show the fetched details of a task; return whether there were any."""
+        if self._details is None or not self._details.done():
+            return False
+        future, self._details = self._details, None
+        exc = future.exception()
+        if exc is None:
+            self._screen.show_info(future.result())
+        else:
+            text = describe_error(exc) if isinstance(exc, TaskFSError) else repr(exc)
+            self._screen.message = " ".join(text.split())
+        return True
 
     def _take_snapshots(self) -> bool:
         """Show the queued snapshots or errors; return whether there were any."""

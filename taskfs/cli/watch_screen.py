@@ -4,8 +4,9 @@ This module uses neither the terminal nor the network.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from taskfs.cli.columns import GAP, columns_that_fit
 from taskfs.cli.output import STATUS_STYLES
@@ -16,11 +17,20 @@ from taskfs.support.formatting import escape_controls
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-KEYS_HINT: Final = "↑ ↓ choose   k kill   q leave"
+KEYS_HINT: Final = "↑ ↓ choose   Enter info   x kill   q leave"
+INFO_HINT: Final = "↑ ↓ scroll   any other key: back"
 CONFIRM_HINT: Final = "y kill   any other key: no"
 # Lines besides the rows: heading, titles, blank, message, keys.
 _OTHER_LINES: Final = 5
-_MOVES: Final = {"up": -1, "down": 1, "page up": -10, "page down": 10}
+_MOVES: Final = {"up": -1, "k": -1, "down": 1, "j": 1, "page up": -10, "page down": 10}
+MAX_ENDED: Final = 50  # ended tasks that stay on the screen, the newest: a day's worth
+
+
+class Action(NamedTuple):
+    """What a key asks the caller to do: `leave`, `suspend`, or `kill` or `info` of a task."""
+
+    name: str
+    task_id: str = ""
 
 
 @dataclass(slots=True)
@@ -28,7 +38,8 @@ class Screen:
     """The state of the screen: the rows, the selected one, a question or a message.
 
     *heading* follows the number of tasks above the table. *failure* says why the last refresh
-    failed, until one succeeds. Not thread-safe.
+    failed, until one succeeds. *ended* are tasks that ended while the screen was shown. *info* are
+    the lines about one task, shown instead of the table. Not thread-safe.
     """
 
     heading: str = ""
@@ -38,18 +49,27 @@ class Screen:
     failure: str = ""
     confirming: Task | None = None
     clock_offset_s: float = 0.0
+    ended: tuple[Task, ...] = ()
+    info: Sequence[str] | None = None
     _first: int = field(default=0, repr=False)
+    _scroll: int = field(default=0, repr=False)
 
     @property
     def tasks(self) -> list[Task]:
-        return list(self.snapshot.tasks) if self.snapshot else []
+        """The rows: the unfinished tasks, then those that have ended."""
+        unfinished = list(self.snapshot.tasks) if self.snapshot else []
+        listed = {task.id for task in unfinished}
+        return unfinished + [task for task in self.ended if task.id not in listed]
 
     def show(self, snapshot: Snapshot) -> None:
         """Show newer tasks. The selected task stays selected; if it ended, its neighbour is."""
         before = [task.id for task in self.tasks]
         index = before.index(self.selected) if self.selected in before else 0
         self.snapshot, self.failure = snapshot, ""
-        now = [task.id for task in snapshot.tasks]
+        new = {task.id for task in snapshot.ended}
+        kept = [task for task in self.ended if task.id not in new]
+        self.ended = (*snapshot.ended, *kept)[:MAX_ENDED]
+        now = [task.id for task in self.tasks]
         if self.selected not in now:
             self.selected = now[min(index, len(now) - 1)] if now else None
         for task in snapshot.ended:
@@ -57,17 +77,29 @@ class Screen:
             if self.confirming and self.confirming.id == task.id:
                 self.confirming = None
 
-    def press(self, key: str) -> str | None:
-        """Handle a key; return `leave`, the id of a task to kill, or None."""
+    def show_info(self, lines: Sequence[str]) -> None:
+        """Show *lines* about a task until a key is pressed."""
+        self.info, self._scroll, self.message = lines, 0, ""
+
+    def press(self, key: str) -> Action | None:
+        """Handle a key; return what the caller must do, if anything."""
+        if key == "\x1a":  # Ctrl+Z
+            return Action("suspend")
+        if self.info is not None:
+            if key in ("up", "down", "k", "j", "page up", "page down"):
+                self._scroll = max(0, min(len(self.info) - 1, self._scroll + _MOVES[key]))
+            else:
+                self.info = None
+            return None
         if self.confirming is not None:
             task, self.confirming = self.confirming, None
             if key in ("y", "Y"):
                 self.message = f"asking the API to kill {task.id} ..."
-                return task.id
+                return Action("kill", task.id)
             self.message = "nothing was killed"
             return None
         if key == "q":
-            return "leave"
+            return Action("leave")
         ids = [task.id for task in self.tasks]
         if not ids:
             return None
@@ -76,9 +108,14 @@ class Screen:
             self.selected = ids[max(0, min(len(ids) - 1, index + _MOVES[key]))]
         elif key in ("home", "end"):
             self.selected = ids[0 if key == "home" else -1]
-        elif key == "k":
+        elif key in ("\r", "\n"):
+            self.message = f"asking the API about {ids[index]} ..."
+            return Action("info", ids[index])
+        elif key == "x":
             task = self.tasks[index]
-            if task.status == "pending-kill":
+            if task.is_terminated:
+                self.message = f"{task.id} has ended: it is {task.status}"
+            elif task.status == "pending-kill":
                 self.message = f"{task.id} is pending-kill already"
             else:
                 self.confirming, self.message = task, ""
@@ -90,6 +127,10 @@ class Screen:
         from rich.table import Table
         from rich.text import Text
 
+        if self.info is not None:
+            shown_lines = self.info[self._scroll : self._scroll + max(1, height - 2)]
+            text = "\n".join(line[:width] for line in shown_lines)
+            return Group(Text(text, no_wrap=True), Text(f"\n{INFO_HINT}", "dim"))
         now_ns = int((time.time() + self.clock_offset_s) * 1e9)
         visible = self._visible(max(1, height - _OTHER_LINES))
         rows = [self._row(task, now_ns) for task in visible]
@@ -100,9 +141,10 @@ class Screen:
         table.columns[0].min_width = max((len(row[0]) for row in rows), default=0)
         for task, row in zip(visible, rows, strict=True):
             is_selected = task.id == self.selected
-            styles = {} if is_selected else STATUS_STYLES
+            styles = {} if is_selected or task.is_terminated else STATUS_STYLES
             cells = (Text(row[number], styles.get(row[number], "")) for number in shown)
-            table.add_row(*cells, style="reverse" if is_selected else "")
+            style = "dim" if task.is_terminated else ""
+            table.add_row(*cells, style="reverse" if is_selected else style)
         asked = self.confirming
         question = f"Kill {asked.id} ({asked.status})?" if asked else ""
         message = escape_controls(question or self.failure or self.message)

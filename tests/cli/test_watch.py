@@ -14,7 +14,7 @@ import pytest
 from taskfs.cli.keyboard import Keyboard
 from taskfs.cli.watch_tasks import MAX_REQUESTS, UnfinishedTasks
 from taskfs.remote.api_client import TaskClient
-from tests.cli.conftest import Command, Terminal, eventually
+from tests.cli.conftest import COMMAND, Command, Terminal, eventually
 from tests.fake_api import FakeCloud
 
 LONG_AGO: Final = "2026-01-01T00:00:00+00:00"
@@ -103,7 +103,7 @@ class TestOnATerminal:
         task = cloud.add_task(status="submitted")
         with taskfs.terminal("watch", *FAST) as terminal:
             before = termios.tcgetattr(terminal._screen)
-            terminal.read_until("k kill")
+            terminal.read_until("x kill")
             assert task in terminal.text and "0 ahead" in terminal.text
             assert termios.tcgetattr(terminal._screen)[3] & termios.ICANON == 0
             cloud.set_status(task, "computation-started")
@@ -111,7 +111,7 @@ class TestOnATerminal:
             terminal.read_until("00:00:01")  # the time advances
             cloud.set_status(task, "success")
             terminal.read_until(f"{task} ended as success")
-            terminal.read_until("No unfinished tasks.")
+            assert task in terminal.text.rpartition("\x1b[H")[2]  # it stays, with its result
             terminal.type(key)
             # Not `end`, which reads until the slave side is closed: termios needs it open.
             terminal.read_until(ALTERNATE[1])
@@ -129,7 +129,7 @@ class TestOnATerminal:
         """C-7: A signal leaves the terminal as it was."""
         with taskfs.terminal("watch") as terminal:
             before = termios.tcgetattr(terminal._screen)
-            terminal.read_until("k kill")
+            terminal.read_until("x kill")
             terminal.process.send_signal(number)
             terminal.read_until(ALTERNATE[1])
             eventually(lambda: terminal.process.poll() is not None)
@@ -143,22 +143,22 @@ class TestOnATerminal:
         assert "inductiva auth login" in terminal.text
         assert terminal.text.count("\n") == 1 and "\x1b" not in terminal.text
 
-    def test_k_asks_and_kills(self, taskfs: Command, cloud: FakeCloud) -> None:
-        """C-8: The arrow keys choose a row, and `k` asks and kills its task."""
+    def test_x_asks_and_kills(self, taskfs: Command, cloud: FakeCloud) -> None:
+        """C-8: The arrow keys choose a row, and `x` asks and kills its task."""
         tasks = [
             cloud.add_task(status="started", create_time=f"2026-01-0{day}T00:00:00+00:00")
             for day in (3, 2, 1)
         ]
         with taskfs.terminal("watch", *FAST) as terminal:
-            terminal.read_until("k kill")
+            terminal.read_until("x kill")
             assert selected(terminal) == tasks[0]
             terminal.type(DOWN + DOWN + UP)
             read_terminal_until(terminal, lambda: selected(terminal) == tasks[1])
-            terminal.type("k")
+            terminal.type("x")
             terminal.read_until(f"Kill {tasks[1]} (started)?")
             terminal.type("n")
             terminal.read_until("nothing was killed")
-            terminal.type("ky")
+            terminal.type("xy")
             sent = f"Successfully sent kill request for task {tasks[1]}."
             terminal.read_until(sent)
             terminal.read_until("pending-kill")
@@ -172,8 +172,8 @@ class TestOnATerminal:
         task = cloud.add_task(status="started")
         cloud.faults.add("status", method="POST", status=403)
         with taskfs.terminal("watch") as terminal:
-            terminal.read_until("k kill")
-            terminal.type("ky")
+            terminal.read_until("x kill")
+            terminal.type("xy")
             terminal.read_until(f"task {task} was not killed")
             terminal.type("q")
             assert terminal.end() == 0
@@ -183,7 +183,7 @@ class TestOnATerminal:
         """C-7: While the API is away, what was known stays and the failure is shown."""
         task = cloud.add_task(status="started")
         with taskfs.terminal("watch", *FAST, "--timeout", "500ms") as terminal:
-            terminal.read_until("k kill")
+            terminal.read_until("x kill")
             cloud.fail("api")
             terminal.read_until("not up to date, trying again")
             assert task in terminal.text.rpartition("\x1b[H")[2]
@@ -197,13 +197,83 @@ class TestOnATerminal:
         """C-8: `q` leaves at once, also while a request is in flight."""
         cloud.add_task(status="started")
         with taskfs.terminal("watch", *FAST) as terminal:
-            terminal.read_until("k kill")
+            terminal.read_until("x kill")
             stall = cloud.faults.add("stall", side="api", times=None)
             eventually(lambda: stall.hits > 0)
             began = time.monotonic()
             terminal.type("q")
             assert terminal.end() == 0
         assert time.monotonic() - began < 10
+
+    def test_ended_tasks_stay_dimmed_and_cannot_be_killed(
+        self, taskfs: Command, cloud: FakeCloud
+    ) -> None:
+        """Tasks that end while the screen is shown stay, dimmed, with their result."""
+        task = cloud.add_task(status="started")
+        other = cloud.add_task(status="started")
+        with taskfs.terminal("watch", *FAST) as terminal:
+            terminal.read_until("x kill")
+            cloud.set_status(task, "failed")
+            terminal.read_until(f"{task} ended as failed")
+            screen = terminal.text.rpartition("\x1b[H")[2]
+            assert re.search(rf"\x1b\[2m{task}", screen) and "failed" in screen
+            assert "1 unfinished task " in screen and screen.index(other) < screen.index(task)
+            terminal.type("jx")
+            terminal.read_until(f"{task} has ended: it is failed")
+            terminal.type("q")
+            assert terminal.end() == 0
+
+    def test_enter_shows_info(self, taskfs: Command, cloud: FakeCloud) -> None:
+        """Enter shows the lines of `taskfs info`; another key returns to the table."""
+        cloud.add_task(status="started", task_metadata={"study": "waves"})
+        with taskfs.terminal("watch") as terminal:
+            terminal.read_until("x kill")
+            terminal.type("\r")
+            terminal.read_until("study:")
+            terminal.read_until("Timeline:")
+            shown = terminal.text.count("x kill")
+            terminal.type("b")
+            read_terminal_until(terminal, lambda: terminal.text.count("x kill") > shown)
+            terminal.type("q")
+            assert terminal.end() == 0
+
+    def test_k_and_j_move(self, taskfs: Command, cloud: FakeCloud) -> None:
+        """`j` and `k` move down and up, as in vi; `k` kills nothing."""
+        days = ("2026-01-02T00:00:00+00:00", "2026-01-01T00:00:00+00:00")
+        first, second = (cloud.add_task(status="started", create_time=day) for day in days)
+        with taskfs.terminal("watch") as terminal:
+            terminal.read_until("x kill")
+            terminal.type("j")
+            read_terminal_until(terminal, lambda: selected(terminal) == second)
+            terminal.type("k")
+            read_terminal_until(terminal, lambda: selected(terminal) == first)
+            terminal.type("yq")
+            assert terminal.end() == 0
+        assert cloud.killed == []
+
+    def test_ctrl_z_suspends_and_fg_goes_on(self, taskfs: Command, cloud: FakeCloud) -> None:
+        """Ctrl+Z gives the terminal back to the shell; fg draws the screen again."""
+        cloud.add_task(status="started")
+        environment = {**taskfs.environment, "TERM": "xterm", "PS1": "ready> "}
+        command = " ".join((*COMMAND, "watch"))
+        terminal = Terminal(["/bin/bash", "--norc", "--noprofile", "-i"], taskfs.cwd, environment)
+        try:
+            terminal.read_until("ready> ")
+            terminal.type(f"{command}\n")
+            terminal.read_until("x kill")
+            terminal.type("\x1a")
+            terminal.read_until("Stopped")
+            assert terminal.text.rpartition(ALTERNATE[1])[2].count("Stopped") == 1
+            terminal.type("echo ag''ain\n")
+            terminal.read_until("again\r\n")
+            shown = terminal.text.count("x kill")
+            terminal.type("fg\n")
+            read_terminal_until(terminal, lambda: terminal.text.count("x kill") > shown)
+            terminal.type("q")
+            read_terminal_until(terminal, lambda: terminal.text.endswith("ready> "))
+            assert terminal.text.count(ALTERNATE[0]) == terminal.text.count(ALTERNATE[1]) == 2
+        finally:
+            terminal.close()
 
     def test_no_colour(self, taskfs: Command, cloud: FakeCloud) -> None:
         """C-2: With NO_COLOR the table is not coloured."""
@@ -212,7 +282,7 @@ class TestOnATerminal:
         shown = {}
         for no_color in ("", "1"):
             with taskfs.terminal("watch", NO_COLOR=no_color) as terminal:
-                terminal.read_until("k kill")
+                terminal.read_until("x kill")
                 terminal.type("q")
                 assert terminal.end() == 0
             shown[no_color] = re.findall(r"\x1b\[[0-9;]*m", terminal.text)
@@ -224,7 +294,7 @@ class TestOnATerminal:
         """Y-7: A name with control characters does not steer the terminal."""
         cloud.add_task(status="started", simulator="evil\x1b]0;title\x07")
         with taskfs.terminal("watch") as terminal:
-            terminal.read_until("k kill")
+            terminal.read_until("x kill")
             terminal.type("q")
             assert terminal.end() == 0
         assert "evil\\x1b]0;title\\x07" in terminal.text
