@@ -16,11 +16,11 @@ from tests.outputs import Files, noise
 from tests.surfaces import InProcess, Surface, assert_same, walk
 
 SEGMENT: Final = 4 << 20
-Mounting = Callable[..., contextlib.AbstractContextManager[Mount]]
-Opening = Callable[..., contextlib.AbstractContextManager[InProcess]]
+MountFactory = Callable[..., contextlib.AbstractContextManager[Mount]]
+TreeFactory = Callable[..., contextlib.AbstractContextManager[InProcess]]
 
 
-def some_files(seed: int) -> Files:
+def make_files(seed: int) -> Files:
     return {
         "small": b"a few bytes of %d\n" % seed,
         "text": b"".join(b"%d line of %d\n" % (number, seed) for number in range(60_000)),
@@ -28,7 +28,7 @@ def some_files(seed: int) -> Files:
     }
 
 
-def check(fs: Surface, task: str, files: Files) -> None:
+def check_outputs(fs: Surface, task: str, files: Files) -> None:
     """Fail unless the task's outputs are exactly *files*."""
     assert sorted(walk(fs, f"{task}/outputs")) == sorted(files)
     for name, body in files.items():
@@ -36,7 +36,7 @@ def check(fs: Surface, task: str, files: Files) -> None:
         assert_same(fs.read(f"{task}/outputs/{name}"), body)
 
 
-def outside(cloud: FakeCloud) -> list[str]:
+def archive_requests(cloud: FakeCloud) -> list[str]:
     """Return the requests that concern archives: those to the store and those for signed URLs."""
     return [
         f"{record.side} {record.path}"
@@ -45,7 +45,7 @@ def outside(cloud: FakeCloud) -> list[str]:
     ]
 
 
-def kept_files(cache: Path, kind: str) -> list[Path]:
+def cached_files(cache: Path, kind: str) -> list[Path]:
     return sorted(path for path in (cache / "v1" / kind).rglob("*") if path.is_file())
 
 
@@ -63,7 +63,9 @@ def small_disk(folder: Path, size: int) -> Iterator[None]:
     """Put *folder* on a disk of *size* bytes: a tmpfs as root, else a patched statvfs(2)."""
     folder.mkdir(parents=True, exist_ok=True)
     if os.geteuid() == 0:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder], check=True)
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder], check=True
+        )
         try:
             yield
         finally:
@@ -79,13 +81,13 @@ def small_disk(folder: Path, size: int) -> Iterator[None]:
         yield
 
 
-def free_part(folder: Path) -> float:
+def free_fraction(folder: Path) -> float:
     """Return the fraction of the disk that is free to an ordinary user."""
     status = os.statvfs(folder)
     return status.f_bavail / status.f_blocks
 
 
-def fill_from_outside(folder: Path, leave: float) -> Path:
+def fill_disk(folder: Path, leave: float) -> Path:
     """Fill the disk from another process until a fraction *leave* is free; return the file.
 
     If taskfs writes meanwhile, the disk may be full earlier.

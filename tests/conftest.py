@@ -20,7 +20,7 @@ from taskfs.api_key import Secret
 from taskfs.config import Config
 from taskfs.core import open_core
 from taskfs.options import BY_NAME
-from tests.caches import Mounting, Opening
+from tests.caches import MountFactory, TreeFactory
 from tests.fake_api import FakeCloud
 from tests.mounts import Mount
 from tests.outputs import QUICK
@@ -209,7 +209,7 @@ def cache(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def opened(cloud: FakeCloud, cache: Path) -> Opening:
+def open_tree(cloud: FakeCloud, cache: Path) -> TreeFactory:
     """Opens trees of the cloud in process; all use the cache of the test."""
 
     def tree(**options: str) -> contextlib.AbstractContextManager[InProcess]:
@@ -219,7 +219,7 @@ def opened(cloud: FakeCloud, cache: Path) -> Opening:
 
 
 @pytest.fixture
-def mounted(cloud: FakeCloud, cache: Path, tmp_path: Path) -> Mounting:
+def mounted(cloud: FakeCloud, cache: Path, tmp_path: Path) -> MountFactory:
     """Mounts the cloud; all mounts use the cache of the test."""
 
     @contextlib.contextmanager

@@ -16,18 +16,18 @@ from tests.fake_api import FakeCloud
 ROOT: Final = Path(__file__).parents[1]
 COMMAND: Final = (sys.executable, "-W", "error", "-m", "taskfs")
 DEVICE: Final = Path("/dev/fuse")
-PATIENCE_S: Final = 30.0
+TIMEOUT_S: Final = 30.0
 
 
-def eventually(condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
+def eventually(condition: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> None:
     """Wait until *condition* is true; fail after *patience_s* seconds."""
-    deadline = time.monotonic() + patience_s
+    deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, f"not true within {patience_s:g} s"
+        assert time.monotonic() < deadline, f"not true within {timeout_s:g} s"
         time.sleep(0.02)
 
 
-def flags_of(options: dict[str, str]) -> list[str]:
+def option_flags(options: dict[str, str]) -> list[str]:
     """Return options as flags of the command line; an empty text is a flag without a value."""
     flags: list[str] = []
     for name, text in options.items():
@@ -35,7 +35,7 @@ def flags_of(options: dict[str, str]) -> list[str]:
     return flags
 
 
-def processes_of(path: Path) -> list[int]:
+def processes_naming(path: Path) -> list[int]:
     """Return the processes with *path* among their arguments: daemons and commands."""
     found = []
     for entry in os.listdir("/proc"):
@@ -87,7 +87,7 @@ class Taskfs:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=PATIENCE_S,
+            timeout=TIMEOUT_S,
         )
 
 
@@ -101,7 +101,7 @@ class Mount:
         self.path = mountpoint
         self.log = home / "taskfs.log"
         self.taskfs = Taskfs(home, cloud)
-        self.flags = ["--log-file", str(self.log), *flags_of(options or {})]
+        self.flags = ["--log-file", str(self.log), *option_flags(options or {})]
         self._keys = {cloud.api_key}
         self._checked_chars = 0
         self.warning = ""  # what the start printed on standard error

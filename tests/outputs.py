@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import Final
 
 from tests.fake_api import FakeCloud
-from tests.odd_zips import DEFLATED, Odd, odd_zip
+from tests.zips import DEFLATED, Entry, build
 
 # An end time long enough ago that the archive of a task counts as final.
 LONG_AGO: Final = "2025-06-11T08:00:00+00:00"
@@ -22,8 +22,8 @@ def noise(seed: object, size: int) -> bytes:
 
 def put_outputs(cloud: FakeCloud, task: str, files: Files, method: int = DEFLATED) -> None:
     """Store an archive of *files* as the task's outputs; it replaces an earlier one."""
-    members = [Odd(f"artifacts/{name}".encode(), body, method) for name, body in files.items()]
-    cloud.put_object(f"{task}/output.zip", odd_zip(members))
+    members = [Entry(f"artifacts/{name}".encode(), body, method) for name, body in files.items()]
+    cloud.put_object(f"{task}/output.zip", build(members))
 
 
 def add_finished_task(cloud: FakeCloud, files: Files, method: int = DEFLATED) -> str:

@@ -6,9 +6,9 @@ from typing import Any, Final
 import pytest
 
 from tests.fake_api import FakeCloud, Fault
-from tests.odd_zips import STORED
 from tests.outputs import add_finished_task, put_outputs
 from tests.surfaces import Surface, assert_same
+from tests.zips import STORED
 
 # The answer of a store for a missing object, as options of the fault "body".
 NO_SUCH_KEY: Final[dict[str, Any]] = {

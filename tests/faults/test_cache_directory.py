@@ -15,34 +15,33 @@ import pytest
 
 from tests.caches import (
     SEGMENT,
-    Mounting,
-    Opening,
-    check,
+    MountFactory,
+    TreeFactory,
+    archive_requests,
+    cached_files,
+    check_outputs,
     disk_use,
-    fill_from_outside,
-    free_part,
-    kept_files,
-    outside,
+    fill_disk,
+    free_fraction,
+    make_files,
     small_disk,
-    some_files,
 )
 from tests.conftest import in_process
 from tests.fake_api import FakeCloud
 from tests.mounts import Mount, eventually
-from tests.outputs import add_finished_task as finished
-from tests.outputs import noise
+from tests.outputs import add_finished_task, noise
 from tests.surfaces import Mounted, assert_same
 
 
 @pytest.mark.mount
-def test_two_mounts_on_one_cache(mounted: Mounting, cloud: FakeCloud, cache: Path) -> None:
+def test_two_mounts_on_one_cache(mounted: MountFactory, cloud: FakeCloud, cache: Path) -> None:
     """R-14, R-15: Two mounts on one cache read, write and evict: all bytes are right, and the disk
     stays within `--cache-size`, up to a segment per writer."""
     size = 12 << 20
     tasks = {}
     for number in range(4):
         files = {"stored": noise(number, 5_000_000)}
-        tasks[finished(cloud, files, 0)] = files
+        tasks[add_finished_task(cloud, files, 0)] = files
     failures: list[BaseException] = []
     most = 0
 
@@ -51,7 +50,7 @@ def test_two_mounts_on_one_cache(mounted: Mounting, cloud: FakeCloud, cache: Pat
         try:
             for _ in range(3):
                 task = rng.choice(list(tasks))
-                check(Mounted(cloud, mount.path), task, tasks[task])
+                check_outputs(Mounted(cloud, mount.path), task, tasks[task])
                 body = tasks[task]["stored"]
                 with open(mount.path / task / "outputs/stored", "rb", buffering=0) as file:
                     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -83,8 +82,8 @@ def test_two_mounts_on_one_cache(mounted: Mounting, cloud: FakeCloud, cache: Pat
 def test_a_disk_that_takes_no_more(cloud: FakeCloud, tmp_path: Path, cache: Path) -> None:
     """R-16: Under a limit on file sizes reads go on, no partial file stays, and the log says it
     once."""
-    files = some_files(7) | {f"{number:0100}": b"x" for number in range(1000)}
-    task = finished(cloud, files)
+    files = make_files(7) | {f"{number:0100}": b"x" for number in range(1000)}
+    task = add_finished_task(cloud, files)
     place = tmp_path / "mnt"
     place.mkdir()
     mount = Mount(cloud, place, tmp_path, {"cache_dir": str(cache)})
@@ -97,9 +96,9 @@ def test_a_disk_that_takes_no_more(cloud: FakeCloud, tmp_path: Path, cache: Path
     finally:
         mount.stop()
     mount.check_log()
-    told = [line for line in mount.log.read_text().splitlines() if "cache" in line]
-    assert len(told) == 1, told
-    assert kept_files(cache, "index") == []
+    messages = [line for line in mount.log.read_text().splitlines() if "cache" in line]
+    assert len(messages) == 1, messages
+    assert cached_files(cache, "index") == []
 
 
 @pytest.mark.parametrize("below", ["", "below"])
@@ -108,20 +107,22 @@ def test_a_file_in_place_of_the_cache_directory(
 ) -> None:
     """R-16: Where no cache directory can be made, reads go on and the log says it once."""
     cache.write_bytes(b"a file")
-    task = finished(cloud, some_files(8))
+    task = add_finished_task(cloud, make_files(8))
     with in_process(cloud, cache / below, {}) as fs:
-        check(fs, task, some_files(8))
+        check_outputs(fs, task, make_files(8))
     assert len([record for record in caplog.records if "cache" in record.getMessage()]) == 1
 
 
 @pytest.mark.mount
-def test_the_cache_deleted_underneath(mounted: Mounting, cloud: FakeCloud, cache: Path) -> None:
+def test_the_cache_deleted_underneath(mounted: MountFactory, cloud: FakeCloud, cache: Path) -> None:
     """R-16: After the cache is deleted under a mount, reads go on and new blocks are kept again."""
-    tasks = {finished(cloud, some_files(number)): some_files(number) for number in range(3)}
+    tasks = {
+        add_finished_task(cloud, make_files(number)): make_files(number) for number in range(3)
+    }
     first, second, third = tasks
     with mounted() as mount:
         fs = Mounted(cloud, mount.path)
-        check(fs, first, tasks[first])
+        check_outputs(fs, first, tasks[first])
         with open(mount.path / second / "outputs/text", "rb") as file:
             content = file.read(100_000)
             while (cache / "v1" / "blocks").exists():  # the daemon may be writing meanwhile
@@ -129,11 +130,11 @@ def test_the_cache_deleted_underneath(mounted: Mounting, cloud: FakeCloud, cache
             content += file.read()
         assert_same(content, tasks[second]["text"])
         for task, files in tasks.items():
-            check(fs, task, files)
+            check_outputs(fs, task, files)
     cloud.clear_requests()
     with mounted() as mount:
-        check(Mounted(cloud, mount.path), third, tasks[third])
-    assert outside(cloud) == []
+        check_outputs(Mounted(cloud, mount.path), third, tasks[third])
+    assert archive_requests(cloud) == []
 
 
 def _flip(path: Path) -> None:
@@ -159,53 +160,59 @@ DAMAGES: Final[dict[str, Callable[[Path], None]]] = {
 
 @pytest.mark.parametrize("when", ["between", "while open"])
 def test_a_damaged_cache_is_a_cache_miss(
-    opened: Opening, cloud: FakeCloud, cache: Path, when: str
+    open_tree: TreeFactory, cloud: FakeCloud, cache: Path, when: str
 ) -> None:
     """I-7: A cache damaged between mounts or under one is a miss, and the bytes are right."""
-    tasks = {finished(cloud, some_files(number)): some_files(number) for number in range(2)}
+    tasks = {
+        add_finished_task(cloud, make_files(number)): make_files(number) for number in range(2)
+    }
     for damage in DAMAGES.values():
-        with opened() as before:
+        with open_tree() as before:
             for task, files in tasks.items():
-                check(before, task, files)
-            for path in kept_files(cache, "blocks") + kept_files(cache, "index"):
+                check_outputs(before, task, files)
+            for path in cached_files(cache, "blocks") + cached_files(cache, "index"):
                 with contextlib.suppress(FileNotFoundError):  # swapped away
                     damage(path)
             with contextlib.ExitStack() as stack:
-                fs = before if when == "while open" else stack.enter_context(opened())
+                fs = before if when == "while open" else stack.enter_context(open_tree())
                 if when == "while open":
                     fs.core.tree.context.archives.forget()
                 for task, files in tasks.items():
-                    check(fs, task, files)
+                    check_outputs(fs, task, files)
 
 
 @pytest.mark.parametrize("kind", ["index", "blocks"])
-def test_damaged_byte_by_byte(opened: Opening, cloud: FakeCloud, cache: Path, kind: str) -> None:
+def test_damaged_byte_by_byte(
+    open_tree: TreeFactory, cloud: FakeCloud, cache: Path, kind: str
+) -> None:
     """I-7: Every damaged byte of an index, and every fourth of a block with its table entry, is a
     miss (all of them: tests/unit/test_diskcache.py)."""
     files = {"a": b"some text\n" * 5, "b": noise(12, 90)}
-    task = finished(cloud, files)
-    with opened() as fs:
-        check(fs, task, files)
-    (path,) = kept_files(cache, kind)
+    task = add_finished_task(cloud, files)
+    with open_tree() as fs:
+        check_outputs(fs, task, files)
+    (path,) = cached_files(cache, kind)
     sound = path.read_bytes()
     places = [at for at, byte in enumerate(sound) if byte]  # a hole has nothing to damage
     assert len(places) > 100
     for at in places[:: 1 if kind == "index" else 4]:
         path.write_bytes(sound[:at] + bytes([sound[at] ^ 1 << at % 8]) + sound[at + 1 :])
-        with opened() as fs:
-            check(fs, task, files)
+        with open_tree() as fs:
+            check_outputs(fs, task, files)
 
 
 @pytest.mark.mount
 @pytest.mark.parametrize("what", ["full", "read-only"])
 def test_a_disk_that_is_full_or_read_only(
-    mounted: Mounting, cloud: FakeCloud, cache: Path, what: str
+    mounted: MountFactory, cloud: FakeCloud, cache: Path, what: str
 ) -> None:
     """R-16: With a full or read-only cache directory reads go on, on this mount and the next, and
     the log says it once."""
     if os.getuid() != 0:
         pytest.fail("only root can make a file system of its own: run these tests as root")
-    tasks = {finished(cloud, some_files(number)): some_files(number) for number in range(3)}
+    tasks = {
+        add_finished_task(cloud, make_files(number)): make_files(number) for number in range(3)
+    }
     cache.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", cache], check=True)
     try:
@@ -215,26 +222,26 @@ def test_a_disk_that_is_full_or_read_only(
                 if what == "read-only":
                     subprocess.run(["mount", "-o", "remount,ro", cache], check=True)
                 for task, files in tasks.items():
-                    check(Mounted(cloud, mount.path), task, files)
+                    check_outputs(Mounted(cloud, mount.path), task, files)
             lines = mount.log.read_text().splitlines() if mount.log.exists() else []
-            told = [line for line in lines if "cache" in line]
+            messages = [line for line in lines if "cache" in line]
             # On a full disk the cache makes room for itself: there may be nothing to tell.
-            assert len(told) == 1 or (what == "full" and not told), told
+            assert len(messages) == 1 or (what == "full" and not messages), messages
     finally:
         subprocess.run(["umount", "-l", cache], check=True)
 
 
 @pytest.mark.mount
-def test_written_by_another_version(mounted: Mounting, cloud: FakeCloud, cache: Path) -> None:
+def test_written_by_another_version(mounted: MountFactory, cloud: FakeCloud, cache: Path) -> None:
     """R-16: Files of another format version are neither read, changed nor evicted; look-alikes are
     a miss."""
-    files = some_files(13)
-    task = finished(cloud, files)
+    files = make_files(13)
+    task = add_finished_task(cloud, files)
     with mounted() as mount:
-        check(Mounted(cloud, mount.path), task, files)
-    for path in kept_files(cache, "index"):
+        check_outputs(Mounted(cloud, mount.path), task, files)
+    for path in cached_files(cache, "index"):
         path.write_bytes(path.read_bytes().replace(b"taskfs index 1\n", b"taskfs index 2\n"))
-    for path in kept_files(cache, "blocks"):
+    for path in cached_files(cache, "blocks"):
         path.write_bytes(b"another layout" * 5000)
     shutil.copytree(cache / "v1", cache / "v0")
     shutil.copytree(cache / "v1", cache / "v2")
@@ -247,13 +254,13 @@ def test_written_by_another_version(mounted: Mounting, cloud: FakeCloud, cache: 
     before = others()
     with mounted(cache_size="2M") as mount:
         for _ in range(2):
-            check(Mounted(cloud, mount.path), task, files)
+            check_outputs(Mounted(cloud, mount.path), task, files)
     assert others() == before
 
 
 @pytest.mark.mount
 def test_a_disk_that_another_program_fills(
-    mounted: Mounting, cloud: FakeCloud, cache: Path, tmp_path: Path
+    mounted: MountFactory, cloud: FakeCloud, cache: Path, tmp_path: Path
 ) -> None:
     """R-25: The cache leaves 5 % of its disk free while taskfs fills it, while another program
     does, and where an earlier mount left more; reads go on."""
@@ -261,53 +268,55 @@ def test_a_disk_that_another_program_fills(
         pytest.fail("only root can make a file system of its own: run these tests as root")
     tasks = {}
     for number in range(5):
-        files = {"stored": noise(number, 5_000_000), **some_files(number)}
-        tasks[finished(cloud, files, 0)] = files
+        files = {"stored": noise(number, 5_000_000), **make_files(number)}
+        tasks[add_finished_task(cloud, files, 0)] = files
     disk = tmp_path / "disk"
     with small_disk(disk, 24 << 20):
         with mounted(cache_dir=str(disk / "cache")) as mount:
             fs = Mounted(cloud, mount.path)
             for task, files in tasks.items():
-                check(fs, task, files)
-                assert free_part(disk) >= 0.05
-            fill_from_outside(disk, leave=0.01)
-            fresh = finished(cloud, some_files(9))
-            check(fs, fresh, some_files(9))
-            eventually(lambda: free_part(disk) >= 0.05)
+                check_outputs(fs, task, files)
+                assert free_fraction(disk) >= 0.05
+            fill_disk(disk, leave=0.01)
+            fresh = add_finished_task(cloud, make_files(9))
+            check_outputs(fs, fresh, make_files(9))
+            eventually(lambda: free_fraction(disk) >= 0.05)
             assert disk_use(disk / "cache") > 1 << 20, "more was evicted than needed"
             mount.check_log()
             assert "cache" not in (mount.log.read_text() if mount.log.exists() else "")
         kept = disk_use(disk / "cache")
-        fill_from_outside(disk, leave=0.01)  # between two mounts
-        assert free_part(disk) < 0.05
+        fill_disk(disk, leave=0.01)  # between two mounts
+        assert free_fraction(disk) < 0.05
         with mounted(cache_dir=str(disk / "cache")) as mount:
-            eventually(lambda: free_part(disk) >= 0.05)
+            eventually(lambda: free_fraction(disk) >= 0.05)
             assert 0 < disk_use(disk / "cache") < kept
             for task, files in tasks.items():
-                check(Mounted(cloud, mount.path), task, files)
-            assert free_part(disk) >= 0.05
+                check_outputs(Mounted(cloud, mount.path), task, files)
+            assert free_fraction(disk) >= 0.05
 
 
-def test_a_small_disk_in_process(opened: Opening, cloud: FakeCloud, cache: Path) -> None:
+def test_a_small_disk_in_process(open_tree: TreeFactory, cloud: FakeCloud, cache: Path) -> None:
     """R-25: The same without a mount, for users who cannot make a file system."""
     tasks = {}
     for number in range(4):
         files = {"stored": noise(number, 5_000_000)}
-        tasks[finished(cloud, files, 0)] = files
+        tasks[add_finished_task(cloud, files, 0)] = files
     with small_disk(cache, 12 << 20):
         for leave in (0.5, 0.02):
-            with opened() as fs:
+            with open_tree() as fs:
                 for task, files in tasks.items():
-                    check(fs, task, files)
-                    assert free_part(cache) >= 0.05
-            fill_from_outside(cache, leave)
+                    check_outputs(fs, task, files)
+                    assert free_fraction(cache) >= 0.05
+            fill_disk(cache, leave)
 
 
 @pytest.mark.mount
-def test_a_cache_size_of_0_writes_nothing(mounted: Mounting, cloud: FakeCloud, cache: Path) -> None:
+def test_a_cache_size_of_0_writes_nothing(
+    mounted: MountFactory, cloud: FakeCloud, cache: Path
+) -> None:
     """C-14: `--cache-size 0` writes nothing, whatever the disk has."""
-    files = some_files(3)
-    task = finished(cloud, files)
+    files = make_files(3)
+    task = add_finished_task(cloud, files)
     with mounted(cache_size="0") as mount:
-        check(Mounted(cloud, mount.path), task, files)
+        check_outputs(Mounted(cloud, mount.path), task, files)
     assert not cache.exists()

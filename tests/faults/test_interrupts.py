@@ -56,7 +56,7 @@ def stalled(
 
 
 @pytest.fixture
-def place(stalled: tuple[Mount, FakeCloud]) -> Iterator[Path]:
+def mountpoint(stalled: tuple[Mount, FakeCloud]) -> Iterator[Path]:
     mount, cloud = stalled
     cloud.faults.clear()
     yield mount.path
@@ -77,7 +77,7 @@ def progress_of(pid: int) -> tuple[str, ...]:
     return tuple(fields[name] for name in names)
 
 
-def waits(process: "subprocess.Popen[Any]") -> bool:
+def is_blocked(process: "subprocess.Popen[Any]") -> bool:
     """Whether the process sleeps, as it does until the mount answers.
 
     Its kernel function (/proc/PID/wchan) would tell more, but not every kernel shows that, and its
@@ -90,7 +90,7 @@ def waits(process: "subprocess.Popen[Any]") -> bool:
 
 
 @contextlib.contextmanager
-def blocked(*commands: list[str]) -> Iterator[list["subprocess.Popen[bytes]"]]:
+def running_blocked(*commands: list[str]) -> Iterator[list["subprocess.Popen[bytes]"]]:
     """Processes that run *commands*, each of which waits for an answer by now."""
     with contextlib.ExitStack() as stack:
         processes = []
@@ -102,7 +102,7 @@ def blocked(*commands: list[str]) -> Iterator[list["subprocess.Popen[bytes]"]]:
             stack.callback(process.kill)
             processes.append(process)
         for process in processes:
-            eventually(lambda process=process: waits(process))  # type: ignore[misc]
+            eventually(lambda process=process: is_blocked(process))  # type: ignore[misc]
         yield processes
 
 
@@ -116,7 +116,7 @@ def commands(task: Path) -> dict[str, list[str]]:
     return python | shell
 
 
-def test_ctrl_c_ends_every_blocked_operation(place: Path, cloud: FakeCloud) -> None:
+def test_ctrl_c_ends_every_blocked_operation(mountpoint: Path, cloud: FakeCloud) -> None:
     """K-13: Ctrl+C ends each blocked operation within 1 s, in Python programs too."""
     ways = {
         name: cloud.add_task(
@@ -126,11 +126,11 @@ def test_ctrl_c_ends_every_blocked_operation(place: Path, cloud: FakeCloud) -> N
         for name in (*PYTHON, *SHELL)
     }
     for task in ways.values():
-        assert (place / task / "status").exists()
-    (place / ".taskfs/refresh").write_text("1")
+        assert (mountpoint / task / "status").exists()
+    (mountpoint / ".taskfs/refresh").write_text("1")
     cloud.faults.add("stall", times=None)
-    lines = [commands(place / task)[name] for name, task in ways.items()]
-    with blocked(*lines) as processes:
+    lines = [commands(mountpoint / task)[name] for name, task in ways.items()]
+    with running_blocked(*lines) as processes:
         for name, process in zip(ways, processes, strict=True):
             began = time.monotonic()
             os.killpg(process.pid, signal.SIGINT)
@@ -140,32 +140,34 @@ def test_ctrl_c_ends_every_blocked_operation(place: Path, cloud: FakeCloud) -> N
             assert status == 130 or not name.startswith("python")
     cloud.faults.clear()
     for task in ways.values():
-        assert (place / task / "status").read_text()
+        assert (mountpoint / task / "status").read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_other_signals_end_it_too(place: Path, cloud: FakeCloud, number: signal.Signals) -> None:
+def test_other_signals_end_it_too(
+    mountpoint: Path, cloud: FakeCloud, number: signal.Signals
+) -> None:
     """K-13: kill(1) ends a blocked operation within 1 s as well."""
     task = cloud.add_task(outputs={"a": CONTENT}, end_time=LONG_AGO)
-    assert (place / task / "outputs/a").stat().st_size == len(CONTENT)
+    assert (mountpoint / task / "outputs/a").stat().st_size == len(CONTENT)
     cloud.faults.add("stall", side="store", times=None)
-    with blocked(["cat", str(place / task / "outputs/a")]) as [process]:
+    with running_blocked(["cat", str(mountpoint / task / "outputs/a")]) as [process]:
         began = time.monotonic()
         process.send_signal(number)
         assert process.wait(10) == -number
         assert time.monotonic() - began < PROMPT_S
 
 
-def test_what_was_interrupted_goes_on_and_others_get_it(place: Path, cloud: FakeCloud) -> None:
+def test_what_was_interrupted_goes_on_and_others_get_it(mountpoint: Path, cloud: FakeCloud) -> None:
     """K-13: An interrupted request goes on, and other readers get its bytes."""
     task = cloud.add_task(outputs={"a": CONTENT}, end_time=LONG_AGO)
-    path = place / task / "outputs/a"
+    path = mountpoint / task / "outputs/a"
     assert path.stat().st_size == len(CONTENT)
     cloud.clear_requests()
     cloud.faults.add("stall", side="store", times=None)
     received: list[bytes] = []
     patient = threading.Thread(target=lambda: received.append(path.read_bytes()))
-    with blocked(["cat", str(path)]) as [process]:
+    with running_blocked(["cat", str(path)]) as [process]:
         patient.start()
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == -signal.SIGINT
@@ -176,46 +178,46 @@ def test_what_was_interrupted_goes_on_and_others_get_it(place: Path, cloud: Fake
     assert_same(path.read_bytes(), CONTENT)
 
 
-def test_one_slow_read_blocks_nobody_else(place: Path, cloud: FakeCloud) -> None:
+def test_one_slow_read_blocks_no_other(mountpoint: Path, cloud: FakeCloud) -> None:
     """R-19: One slow read blocks no other request."""
     slow = cloud.add_task(outputs={"a": CONTENT}, end_time=LONG_AGO)
     other = cloud.add_task(outputs={"b": b"b"}, end_time=LONG_AGO)
-    assert (place / slow / "outputs/a").stat().st_size == len(CONTENT)
-    assert (place / other / "outputs/b").read_bytes() == b"b"
+    assert (mountpoint / slow / "outputs/a").stat().st_size == len(CONTENT)
+    assert (mountpoint / other / "outputs/b").read_bytes() == b"b"
     cloud.faults.add("stall", side="store", times=None)
-    with blocked(*[["cat", str(place / slow / "outputs/a")]] * 12):
+    with running_blocked(*[["cat", str(mountpoint / slow / "outputs/a")]] * 12):
         began = time.monotonic()
-        assert (place / other / "status").read_text() == "success\n"
-        assert os.listdir(place / slow / "outputs") == ["a"]
-        assert (place / slow / "outputs/a").stat().st_size == len(CONTENT)
-        os.statvfs(place)
-        assert json.loads((place / ".taskfs/stats.json").read_text())["open_handles"] >= 12
+        assert (mountpoint / other / "status").read_text() == "success\n"
+        assert os.listdir(mountpoint / slow / "outputs") == ["a"]
+        assert (mountpoint / slow / "outputs/a").stat().st_size == len(CONTENT)
+        os.statvfs(mountpoint)
+        assert json.loads((mountpoint / ".taskfs/stats.json").read_text())["open_handles"] >= 12
         assert time.monotonic() - began < PROMPT_S
 
 
-def test_an_interrupted_kill_is_sent_once(place: Path, cloud: FakeCloud) -> None:
+def test_an_interrupted_kill_is_sent_once(mountpoint: Path, cloud: FakeCloud) -> None:
     """K-13, K-2: A kill whose writer was interrupted is sent once."""
     task = cloud.add_task(status="started")
-    assert (place / task / "status").read_text() == "started\n"
+    assert (mountpoint / task / "status").read_text() == "started\n"
     cloud.clear_requests()
     cloud.faults.add("stall", path=f"{task}/kill", times=1)
-    with blocked(["bash", "-c", f"echo 1 > {place}/{task}/kill"]) as [process]:
+    with running_blocked(["bash", "-c", f"echo 1 > {mountpoint}/{task}/kill"]) as [process]:
         os.killpg(process.pid, signal.SIGINT)
         process.wait(10)
     cloud.faults.clear()
     eventually(lambda: cloud.killed.count(task) == 1)
-    eventually(lambda: (place / task / "status").read_text() == "pending-kill\n", 10)
+    eventually(lambda: (mountpoint / task / "status").read_text() == "pending-kill\n", 10)
     assert sum(r.path.endswith("/kill") for r in cloud.requests) == 1
 
 
-def test_a_signal_handler_may_go_on(place: Path, cloud: FakeCloud) -> None:
+def test_a_signal_handler_may_go_on(mountpoint: Path, cloud: FakeCloud) -> None:
     """K-13: A program that goes on after a signal (PEP 475) gets the right bytes, and its kill is
     one request."""
     task = cloud.add_task(outputs={"a": CONTENT}, end_time=LONG_AGO)
-    path = place / task / "outputs/a"
+    path = mountpoint / task / "outputs/a"
     assert path.stat().st_size == len(CONTENT)
     victim = cloud.add_task(status="started")
-    assert (place / victim / "status").read_text() == "started\n"
+    assert (mountpoint / victim / "status").read_text() == "started\n"
     program = (
         "import hashlib, signal, sys\n"
         "signal.signal(signal.SIGUSR1, lambda *_: None)\n"
@@ -226,20 +228,20 @@ def test_a_signal_handler_may_go_on(place: Path, cloud: FakeCloud) -> None:
     cloud.faults.add("stall", path=f"{victim}/kill", times=None)
     cloud.faults.add("stall", side="store", times=None)
     with subprocess.Popen(
-        [sys.executable, "-c", program, path, place / victim / "kill"],
+        [sys.executable, "-c", program, path, mountpoint / victim / "kill"],
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
         assert process.stdout
-        eventually(lambda: waits(process))
+        eventually(lambda: is_blocked(process))
         for _ in range(3):
             process.send_signal(signal.SIGUSR1)
             time.sleep(0.2)
         cloud.faults.release()
         assert process.stdout.readline() == "2\n"
-        assert (place / victim / "status").read_text() == "pending-kill\n"
+        assert (mountpoint / victim / "status").read_text() == "pending-kill\n"
         assert sum(r.path.endswith("/kill") for r in cloud.requests) == 1
-        eventually(lambda: waits(process))
+        eventually(lambda: is_blocked(process))
         process.send_signal(signal.SIGUSR1)
         time.sleep(0.2)
         cloud.faults.clear()

@@ -107,11 +107,11 @@ REFUSED: Final[dict[str, tuple[str, dict[str, Any], str]]] = {
 def test_a_refusal_reaches_the_shell(patient: Mounted, task: str, fault: str) -> None:
     """K-2, K-8: A refusal reaches the shell; no answer but an acceptance counts as one, nor that of
     a page to which the kill was redirected."""
-    kind, options, said = REFUSED[fault]
+    kind, options, message = REFUSED[fault]
     add_fault(patient.cloud, "record", f"{task}/kill", kind, times=None, **options)
     status, error = shell(patient, task)
     assert status != 0
-    assert said in error
+    assert message in error
     assert task not in patient.cloud.killed
     patient.cloud.faults.clear()
     assert shell(patient, task) == (0, "")

@@ -9,11 +9,11 @@ import pytest
 
 from taskfs import __version__
 from taskfs.support import logs
-from tests.caches import some_files
+from tests.caches import make_files
 from tests.conftest import on_mount
 from tests.fake_api import FakeCloud
 from tests.mounts import Taskfs
-from tests.outputs import add_finished_task as finished
+from tests.outputs import add_finished_task
 
 REQUEST = r"GET {}: {}, \d+ bytes in \d+ ms"
 
@@ -28,11 +28,11 @@ def test_verbose_shows_each_request_and_each_retry(cloud: FakeCloud, tmp_path: P
     assert done.returncode == 0
     lines = done.stderr.splitlines()
     assert all(line.startswith("taskfs: GET /tasks: ") for line in lines), lines
-    said = [line.removeprefix("taskfs: ") for line in lines]
-    assert re.fullmatch(REQUEST.format("/tasks", 503), said[0])
-    assert re.fullmatch(r"GET /tasks: 503 [\w ]+; retry in \d\.\d s", said[1])
-    assert re.fullmatch(r"GET /tasks: no answer \(.+\); retry in \d\.\d s", said[2])
-    assert re.fullmatch(REQUEST.format("/tasks", 200), said[3]) and len(said) == 4
+    messages = [line.removeprefix("taskfs: ") for line in lines]
+    assert re.fullmatch(REQUEST.format("/tasks", 503), messages[0])
+    assert re.fullmatch(r"GET /tasks: 503 [\w ]+; retry in \d\.\d s", messages[1])
+    assert re.fullmatch(r"GET /tasks: no answer \(.+\); retry in \d\.\d s", messages[2])
+    assert re.fullmatch(REQUEST.format("/tasks", 200), messages[3]) and len(messages) == 4
     assert taskfs("list").stderr == ""
 
 
@@ -53,8 +53,8 @@ def test_the_store_s_requests_are_shown_without_their_signatures(
 def test_a_mount_s_log(cloud: FakeCloud, tmp_path: Path) -> None:
     """C-30, Y-3: A mount's log begins with version, pid and options and ends with the unmount;
     debug has every operation and cache look-up, and never a key."""
-    files = some_files(1)
-    task = finished(cloud, files)
+    files = make_files(1)
+    task = add_finished_task(cloud, files)
     options = {"log_level": "debug", "last": "7"}
     with on_mount(cloud, tmp_path / "home", options) as mount:
         pid = mount.pid

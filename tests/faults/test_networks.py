@@ -119,14 +119,14 @@ def test_a_proxy_s_own_refusal_is_the_proxy_s(
     proxy.refusal = answer(status, kind, HTML)
     with serving(proxy) as server:
         address = f"http://user:sesame@127.0.0.1:{server.port}"
-        said = failing(
+        message = failing(
             *(taskfs, "list", "--api-url", url, "--insecure-http"),
             http_proxy=address,
             https_proxy=address,
         )
-    assert f"the proxy 127.0.0.1:{server.port} refuses" in said and status in said
-    assert "API key" not in said and "sesame" not in said
-    assert ("user and password" if "407" in status else "no_proxy") in said
+    assert f"the proxy 127.0.0.1:{server.port} refuses" in message and status in message
+    assert "API key" not in message and "sesame" not in message
+    assert ("user and password" if "407" in status else "no_proxy") in message
 
 
 def test_the_service_s_own_refusal_through_a_proxy(cloud: FakeCloud, taskfs: Taskfs) -> None:
@@ -134,11 +134,11 @@ def test_the_service_s_own_refusal_through_a_proxy(cloud: FakeCloud, taskfs: Tas
     proxy = Proxy(cloud.api.port)
     proxy.refusal = answer("403 Forbidden", "application/json", b'{"detail": "No such right."}')
     with serving(proxy) as server:
-        said = failing(
+        message = failing(
             *(taskfs, "list", "--api-url", SITE, "--insecure-http"),
             http_proxy=f"http://127.0.0.1:{server.port}",
         )
-    assert "No such right: check the API key" in said and "proxy" not in said
+    assert "No such right: check the API key" in message and "proxy" not in message
 
 
 def test_a_proxy_that_is_busy_is_tried_again(cloud: FakeCloud) -> None:
@@ -173,8 +173,8 @@ def test_a_socks_proxy_without_its_extra(taskfs: Taskfs) -> None:
 @pytest.mark.parametrize("address", ["http://", "http://:80"])
 def test_a_proxy_that_is_no_address(taskfs: Taskfs, address: str) -> None:
     """X-22: A proxy variable without a host is named at once."""
-    said = failing(taskfs, "list", "--api-url", SITE, "--insecure-http", http_proxy=address)
-    assert "http_proxy" in said
+    message = failing(taskfs, "list", "--api-url", SITE, "--insecure-http", http_proxy=address)
+    assert "http_proxy" in message
 
 
 # TLS
@@ -188,9 +188,9 @@ def test_an_unknown_ca_is_named_at_once(
     task = cloud.add_task()
     with serving(behind_tls(authority.context("DNS:localhost"), cloud.api.port)) as server:
         url = f"https://localhost:{server.port}"
-        said = failing(taskfs, "list", "--api-url", url)
-        assert f"the certificate of localhost:{server.port} is not trusted" in said
-        assert "REQUESTS_CA_BUNDLE" in said and "system's certificates" in said
+        message = failing(taskfs, "list", "--api-url", url)
+        assert f"the certificate of localhost:{server.port} is not trusted" in message
+        assert "REQUESTS_CA_BUNDLE" in message and "system's certificates" in message
         assert server.accepted == 1
         directory = authority.hashed_directory()
         for variable, value in (
@@ -242,11 +242,11 @@ def test_a_certificate_of_another_host(
     """X-22: A certificate for another name ends the tries and is told apart from an unknown CA."""
     context = authority.context("DNS:other.example")
     with serving(behind_tls(context, cloud.api.port)) as server:
-        said = failing(
+        message = failing(
             *(taskfs, "list", "--api-url", f"https://localhost:{server.port}"),
             SSL_CERT_FILE=str(authority.file),
         )
-    assert "is another host's" in said and "--api-url" in said
+    assert "is another host's" in message and "--api-url" in message
 
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
@@ -258,15 +258,15 @@ def test_a_ca_file_that_is_none(
     place = tmp_path / "company.pem"
     if content is not None:
         place.write_text(content)
-    said = failing(taskfs, "list", "--api-url", "https://localhost:1", **{variable: str(place)})
-    assert f"{variable}: {place}" in said
+    message = failing(taskfs, "list", "--api-url", "https://localhost:1", **{variable: str(place)})
+    assert f"{variable}: {place}" in message
 
 
 def test_https_spoken_to_a_plain_port(cloud: FakeCloud, taskfs: Taskfs) -> None:
     """X-22: https to a port that speaks http ends the tries, and the port is named."""
-    said = failing(taskfs, "list", "--api-url", f"https://127.0.0.1:{cloud.api.port}")
-    assert f"127.0.0.1:{cloud.api.port} does not speak https there" in said
-    assert "--api-url" in said
+    message = failing(taskfs, "list", "--api-url", f"https://127.0.0.1:{cloud.api.port}")
+    assert f"127.0.0.1:{cloud.api.port} does not speak https there" in message
+    assert "--api-url" in message
 
 
 def test_http_spoken_to_a_tls_port(taskfs: Taskfs) -> None:
@@ -277,8 +277,8 @@ def test_http_spoken_to_a_tls_port(taskfs: Taskfs) -> None:
         client.sendall(b"\x15\x03\x01\x00\x02\x02\x46")  # a TLS alert: protocol version
 
     with serving(serve) as server:
-        said = failing(taskfs, "list", "--api-url", f"http://127.0.0.1:{server.port}")
-    assert "speaks https there" in said and "--api-url" in said
+        message = failing(taskfs, "list", "--api-url", f"http://127.0.0.1:{server.port}")
+    assert "speaks https there" in message and "--api-url" in message
 
 
 def test_tls_connections_share_one_context(cloud: FakeCloud, authority: Authority) -> None:
@@ -329,18 +329,18 @@ def error_of(url: str, *, timeout_s: float, answered: str = "") -> TaskFSError:
 @pytest.fixture
 def resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
     """Answers to getaddrinfo(3) by host, and how often each was asked for."""
-    asked: dict[str, int] = {}
+    lookups: dict[str, int] = {}
     real = socket.getaddrinfo
     codes = {"unknown.example": socket.EAI_NONAME, "later.example": socket.EAI_AGAIN}
 
     def getaddrinfo(host: str, *args: object, **kwargs: object) -> object:
-        asked[host] = asked.get(host, 0) + 1
+        lookups[host] = lookups.get(host, 0) + 1
         if host in codes:
             raise socket.gaierror(codes[host], "scripted")
         return real(host, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    yield asked
+    yield lookups
 
 
 ROUTE: Final = "eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n"
@@ -415,8 +415,8 @@ def test_a_wrong_path_in_the_url(taskfs: Taskfs, kind: str, body: bytes) -> None
 
     with serving(serve) as server:
         url = f"http://127.0.0.1:{server.port}/wrong"
-        said = failing(taskfs, "list", "--api-url", url)
+        message = failing(taskfs, "list", "--api-url", url)
         (taskfs.home / "mnt").mkdir()
         mounting = failing(taskfs, "mount", str(taskfs.home / "mnt"), "--api-url", url)
-    for line in (said, mounting):
+    for line in (message, mounting):
         assert f"no task API answers at {url}" in line and "--api-url" in line

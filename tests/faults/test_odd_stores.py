@@ -152,6 +152,6 @@ def test_a_cut_tail_is_resumed_by_plain_ranges(cloud: FakeCloud, transport: Tran
     cloud.faults.add("short", side="store", skip=1, after_bytes=200_000)
     tail = StoredObject("x", lambda: cloud.signed_url("x"), transport).fetch_tail(900_000)
     assert_same(tail.body, CONTENT[-900_000:])
-    asked = [record.range for record in cloud.requests if record.side == "store"]
-    assert asked[:3] == ["bytes=-900000", "bytes=0-0", "bytes=600000-1499999"]
-    assert len(asked) == 4
+    ranges = [record.range for record in cloud.requests if record.side == "store"]
+    assert ranges[:3] == ["bytes=-900000", "bytes=0-0", "bytes=600000-1499999"]
+    assert len(ranges) == 4

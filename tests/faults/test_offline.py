@@ -17,17 +17,16 @@ import pytest
 from taskfs.fuse.mountpoint import umount
 from tests.fake_api import FakeCloud
 from tests.mounts import Mount, Taskfs, is_mounted
-from tests.odd_zips import Odd, odd_zip
-from tests.outputs import LONG_AGO, QUICK
-from tests.outputs import put_outputs as put
+from tests.outputs import LONG_AGO, QUICK, put_outputs
 from tests.surfaces import Mounted, assert_same, walk
+from tests.zips import Entry, build
 
 pytestmark = pytest.mark.mount
 
 TEXTS: Final = ("status", "machine_type", "computation_time", "output_files_info", "info.json")
 PATIENT: Final = "300s"  # what takes less has not waited for it
 AT_ONCE_S: Final = 60.0
-Mounting = Callable[..., contextlib.AbstractContextManager[Mount]]
+MountFactory = Callable[..., contextlib.AbstractContextManager[Mount]]
 
 
 def finished(cloud: FakeCloud, **fields: Any) -> tuple[str, dict[str, bytes]]:
@@ -38,13 +37,13 @@ def finished(cloud: FakeCloud, **fields: Any) -> tuple[str, dict[str, bytes]]:
         "text": b"".join(b"%d line\n" % number for number in range(60_000)),
         "deep/noise": random.Random(task).randbytes(700_000),
     }
-    put(cloud, task, files)
-    cloud.put_object(f"{task}/input.zip", odd_zip([Odd(b"sim_dir/case", b"what to do\n")]))
+    put_outputs(cloud, task, files)
+    cloud.put_object(f"{task}/input.zip", build([Entry(b"sim_dir/case", b"what to do\n")]))
     return task, files
 
 
 @pytest.fixture
-def mounted(cloud: FakeCloud, tmp_path: Path) -> Mounting:
+def mounted(cloud: FakeCloud, tmp_path: Path) -> MountFactory:
     """Mounts the cloud, always with the one cache of the test; offline without a key."""
 
     @contextlib.contextmanager
@@ -117,8 +116,8 @@ def counting_connections(cloud: FakeCloud) -> Iterator[Callable[[], int]]:
         yield count
 
 
-def test_offline_shows_what_was_seen_and_connects_to_nobody(
-    mounted: Mounting, cloud: FakeCloud, at_once: None
+def test_offline_shows_what_was_seen_without_a_connection(
+    mounted: MountFactory, cloud: FakeCloud, at_once: None
 ) -> None:
     """O-1, O-2, O-3, O-5, O-7: `--offline` shows the finished tasks, their trees and the bytes once
     read, without a connection and without a key."""
@@ -153,7 +152,7 @@ def test_offline_shows_what_was_seen_and_connects_to_nobody(
 
 
 def test_offline_anything_else_is_etimedout_at_once(
-    mounted: Mounting, cloud: FakeCloud, at_once: None
+    mounted: MountFactory, cloud: FakeCloud, at_once: None
 ) -> None:
     """O-2, O-4: Anything else is ETIMEDOUT at once, and nothing is sent although the API would
     answer."""
@@ -193,13 +192,13 @@ def test_offline_anything_else_is_etimedout_at_once(
 
 @pytest.mark.parametrize("method", [0, 8])
 def test_offline_the_part_that_was_read(
-    mounted: Mounting, cloud: FakeCloud, at_once: None, method: int
+    mounted: MountFactory, cloud: FakeCloud, at_once: None, method: int
 ) -> None:
     """O-3, O-4: Of a large member the bytes once read are served and no others; a reader that met
     the end of the cached bytes goes on with the rest."""
     task, _ = finished(cloud)
     body = random.Random(1).randbytes(12 << 20)
-    cloud.put_object(f"{task}/output.zip", odd_zip([Odd(b"artifacts/large", body, method)]))
+    cloud.put_object(f"{task}/output.zip", build([Entry(b"artifacts/large", body, method)]))
     place = 0 if method else 5 << 20
     with mounted() as mount, open(mount.path / task / "outputs/large", "rb") as file:
         assert os.pread(file.fileno(), 4096, place) == body[place : place + 4096]
@@ -215,7 +214,7 @@ def test_offline_the_part_that_was_read(
         assert_same((mount.path / task / "outputs/large").read_bytes(), body)
 
 
-def test_offline_each_failure_is_logged_once(mounted: Mounting, cloud: FakeCloud) -> None:
+def test_offline_each_failure_is_logged_once(mounted: MountFactory, cloud: FakeCloud) -> None:
     """X-10: Offline, each failure is logged once with operation, path and cause."""
     task, _ = finished(cloud)
     with mounted() as mount:
@@ -230,11 +229,11 @@ def test_offline_each_failure_is_logged_once(mounted: Mounting, cloud: FakeCloud
     assert all("ETIMEDOUT" in line and "--offline" in line for line in reads)
 
 
-def test_offline_forgets_nothing(mounted: Mounting, cloud: FakeCloud, tmp_path: Path) -> None:
+def test_offline_forgets_nothing(mounted: MountFactory, cloud: FakeCloud, tmp_path: Path) -> None:
     """O-6: A refresh is refused, and neither it nor a damaged member costs the cached tree."""
     task, _ = finished(cloud)
-    wrong = odd_zip(
-        [Odd(b"artifacts/good", b"good\n"), Odd(b"artifacts/bad", b"worse\n" * 9, crc=1)]
+    wrong = build(
+        [Entry(b"artifacts/good", b"good\n"), Entry(b"artifacts/bad", b"worse\n" * 9, crc=1)]
     )
     cloud.put_object(f"{task}/output.zip", wrong)
     with mounted() as mount:
@@ -256,7 +255,7 @@ def test_offline_forgets_nothing(mounted: Mounting, cloud: FakeCloud, tmp_path: 
 
 
 def test_offline_needs_something_to_show(
-    mounted: Mounting, cloud: FakeCloud, tmp_path: Path
+    mounted: MountFactory, cloud: FakeCloud, tmp_path: Path
 ) -> None:
     """O-8, O-10: Where nothing is cached the mount fails and says so; another account's tasks are
     not shown."""
@@ -297,7 +296,7 @@ def test_offline_needs_something_to_show(
     assert "mount it once without --offline" in fails()
 
 
-def test_offline_lists_what_the_account_still_has(mounted: Mounting, cloud: FakeCloud) -> None:
+def test_offline_lists_what_the_account_still_has(mounted: MountFactory, cloud: FakeCloud) -> None:
     """O-3: A task that was removed from the account is no longer shown."""
     tasks = [finished(cloud)[0] for _ in range(3)]
     with mounted():
@@ -317,7 +316,7 @@ def test_offline_lists_what_the_account_still_has(mounted: Mounting, cloud: Fake
         assert [name for name in os.listdir(mount.path) if name[0] != "."] == [tasks[0]]
 
 
-def test_a_task_that_ends_during_a_mount_is_kept(mounted: Mounting, cloud: FakeCloud) -> None:
+def test_a_task_that_ends_during_a_mount_is_kept(mounted: MountFactory, cloud: FakeCloud) -> None:
     """O-1: A task that ends during a mount is kept."""
     task = cloud.add_task(status="computation-started")
     with mounted(**QUICK) as mount:
@@ -331,7 +330,7 @@ def test_a_task_that_ends_during_a_mount_is_kept(mounted: Mounting, cloud: FakeC
 
 
 def test_a_mount_without_the_api_names_the_way_out(
-    mounted: Mounting, cloud: FakeCloud, tmp_path: Path
+    mounted: MountFactory, cloud: FakeCloud, tmp_path: Path
 ) -> None:
     """O-11: Where the API is away and the cache has something, the error names `--offline`."""
     (tmp_path / "home").mkdir()
@@ -356,7 +355,7 @@ def test_a_mount_without_the_api_names_the_way_out(
     assert "the finished tasks that are cached (1) with --offline" in fails()
     cloud.resume()
     cloud.fail("api")
-    assert "503" in (said := fails()) and "cached (1) with --offline" in said
+    assert "503" in (message := fails()) and "cached (1) with --offline" in message
     cloud.faults.clear()
     taskfs.environment["INDUCTIVA_API_KEY"] = "wrong"
     assert "--offline" not in fails()  # refused is not away
@@ -373,7 +372,7 @@ def break_off(cloud: FakeCloud, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["refused", "stalled", "503"])
 def test_known_finished_tasks_outlive_the_api(
-    mounted: Mounting, cloud: FakeCloud, how: str
+    mounted: MountFactory, cloud: FakeCloud, how: str
 ) -> None:
     """O-12, O-13, O-14: Finished tasks that this mount has seen keep working while the API is away;
     at most one operation waits a whole `--timeout`."""
@@ -408,7 +407,7 @@ def test_known_finished_tasks_outlive_the_api(
 
 @pytest.mark.parametrize("how", ["refused", "stalled", "503"])
 def test_tasks_known_from_an_earlier_mount_outlive_the_api(
-    mounted: Mounting, cloud: FakeCloud, how: str
+    mounted: MountFactory, cloud: FakeCloud, how: str
 ) -> None:
     """O-12, O-13: So do tasks that only an earlier mount has seen."""
     earlier = [finished(cloud)[0] for _ in range(8)]
@@ -452,7 +451,7 @@ def _still_there(fs: Mounted, tasks: list[str]) -> list[str]:
     return found
 
 
-def test_offline_commands(mounted: Mounting, cloud: FakeCloud, tmp_path: Path) -> None:
+def test_offline_commands(mounted: MountFactory, cloud: FakeCloud, tmp_path: Path) -> None:
     """C-13, C-1: `list` and `info` show the cache with --offline; a command that must ask says so
     in one line."""
     task, _ = finished(cloud)

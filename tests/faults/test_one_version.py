@@ -13,9 +13,9 @@ import pytest
 from tests.fake_api import FakeCloud
 from tests.faults.scenarios import add_fault, errno_of, finished, put, read_whole
 from tests.mounts import eventually
-from tests.odd_zips import Odd, odd_zip
 from tests.outputs import LONG_AGO, noise
 from tests.surfaces import OpenFile, Surface, assert_same, write
+from tests.zips import Entry, build
 
 PIECE = 100_000
 
@@ -108,13 +108,13 @@ def test_the_raw_archive_belongs_to_one_version_too(fs: Surface) -> None:
     old, new = noise(1, 900_000), noise(2, 950_000)
     task = fs.cloud.add_task(end_time=LONG_AGO)
     put(fs.cloud, task, x=old)
-    before = odd_zip([Odd(b"artifacts/x", old, 0)])
+    before = build([Entry(b"artifacts/x", old, 0)])
     with fs.open(f"{task}/output.zip") as opened:
         assert_same(opened.read_at(0, PIECE), before[:PIECE])
         put(fs.cloud, task, x=new)
         assert errno.ESTALE in read_everywhere(opened, before)
     eventually(lambda: fs.stat(f"{task}/output.zip").st_size > len(before), 5)
-    assert_same(fs.read(f"{task}/output.zip"), odd_zip([Odd(b"artifacts/x", new, 0)]))
+    assert_same(fs.read(f"{task}/output.zip"), build([Entry(b"artifacts/x", new, 0)]))
 
 
 @pytest.mark.mount
@@ -241,18 +241,18 @@ def test_an_archive_replaced_while_it_is_opened_is_opened_anew(fs: Surface) -> N
     the new one."""
     many = {f"file-{number:04}-{'x' * 60}": b"old" for number in range(900)}
     task = finished(fs.cloud, **many)
-    asked: list[str] = []
+    ranges: list[str] = []
 
     def replaced(record: Any) -> bool:
         if task in record.path and record.side == "store":
-            asked.append(record.range)
-            if len(asked) == 2:
+            ranges.append(record.range)
+            if len(ranges) == 2:
                 put(fs.cloud, task, x=b"new")
         return False
 
     fs.cloud.faults.add("status", status=500, match=replaced, times=None)
     assert fs.names(f"{task}/outputs") == ["x"]
-    assert len(asked) >= 3
+    assert len(ranges) >= 3
     assert fs.read(f"{task}/outputs/x") == b"new"
 
 

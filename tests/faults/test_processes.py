@@ -21,10 +21,10 @@ import pytest
 from taskfs.fuse.mountpoint import DEAD, has_ended
 from tests.fake_api import FakeCloud
 from tests.faults.scenarios import finished
-from tests.mounts import COMMAND, Mount, Taskfs, eventually, is_mounted, processes_of
-from tests.odd_zips import DEFLATED
+from tests.mounts import COMMAND, Mount, Taskfs, eventually, is_mounted, processes_naming
 from tests.outputs import LONG_AGO, noise
 from tests.surfaces import assert_same
+from tests.zips import DEFLATED
 
 pytestmark = pytest.mark.mount
 
@@ -55,7 +55,7 @@ def test_umount_of_a_busy_mount_says_so_and_leaves_it_well(new_mount: Callable[.
         assert not is_mounted(mount.path)
         assert opened.read() == content[10:]  # open files keep working
         assert Path(f"/proc/{pid}").exists()
-    eventually(lambda: not processes_of(mount.path))
+    eventually(lambda: not processes_naming(mount.path))
 
 
 def killed(mount: Mount) -> None:
@@ -194,12 +194,12 @@ def test_a_failure_that_ends_the_daemon_unmounts(
                 (place / ".taskfs/version").read_bytes()
             time.sleep(0.01)
         assert process.stderr is not None
-        said = process.stderr.read()
+        stderr = process.stderr.read()
         process.wait(20)
     if not good or flags:
         assert process.returncode == 1
-        assert said.count("taskfs: the mount ended") == 1
-    eventually(lambda: not processes_of(place))
+        assert stderr.count("taskfs: the mount ended") == 1
+    eventually(lambda: not processes_naming(place))
     assert not is_mounted(place)
 
 
@@ -255,7 +255,7 @@ def test_a_signal_unmounts_within_5_s_though_a_read_is_in_flight(
     began = time.monotonic()
     for daemon, number in zip(daemons, signals, strict=True):
         os.kill(daemon, number)
-    eventually(lambda: not any(processes_of(mount.path) for mount in mounts), 10)
+    eventually(lambda: not any(processes_naming(mount.path) for mount in mounts), 10)
     assert time.monotonic() - began < 5
     for reader, mount in zip(readers, mounts, strict=True):
         assert not is_mounted(mount.path)
@@ -285,7 +285,7 @@ def test_a_start_that_is_interrupted_leaves_nothing(
     assert process.returncode == 130
     assert (out, "Traceback" in err) == ("", False)
     cloud.faults.clear()
-    eventually(lambda: not processes_of(place))
+    eventually(lambda: not processes_naming(place))
     assert not is_mounted(place)
     assert os.listdir(place) == []
 
@@ -332,7 +332,7 @@ def test_a_crowd_of_readers_neither_deadlocks_nor_exhausts_threads(
     eventually(lambda: stats()["open_handles"] < 5)
 
 
-def test_a_crowd_that_nobody_answers_is_told_in_time_and_served_later(
+def test_many_unanswered_reads_fail_in_time_and_succeed_later(
     new_mount: Callable[..., Mount],
 ) -> None:
     """X-15, R-19: The last reader in a queue gets its error soon after the first, and all are
@@ -377,4 +377,4 @@ def test_a_connection_that_is_aborted_ends_the_daemon_though_a_read_is_in_flight
         time.sleep(0.3)
         subprocess.run(["umount", "-f", mount.path], stderr=subprocess.DEVNULL, check=False)
         assert reader.wait(10) == 1
-    eventually(lambda: not processes_of(mount.path), 8)
+    eventually(lambda: not processes_naming(mount.path), 8)

@@ -109,9 +109,9 @@ def test_the_log_says_once_why(
                     text(fs, f"{task}/output_files_info")
                     errno_of(lambda: fs.names(f"{task}/outputs"))  # noqa: B023
                     errno_of(lambda: fs.read(f"{task}/outputs/x"))  # noqa: B023
-            told = [r.getMessage() for r in caplog.records if why in r.getMessage()]
-            assert len(told) == 1, told
-            assert f"{task}/output.zip" in told[0]
+            messages = [r.getMessage() for r in caplog.records if why in r.getMessage()]
+            assert len(messages) == 1, messages
+            assert f"{task}/output.zip" in messages[0]
             caplog.clear()
 
 

@@ -66,8 +66,8 @@ def test_20_000_tasks_list_in_40_requests_made_in_parallel(large: InProcess) -> 
 
     run_threads([lambda: names.extend(large.names()), release], 120)
     assert len([name for name in names if not name.startswith(".")]) == TASKS
-    asked = [int(record.query["page"][0]) for record in large.cloud.requests]
-    assert sorted(asked) == list(range(1, PAGES + 1))
+    requested = [int(record.query["page"][0]) for record in large.cloud.requests]
+    assert sorted(requested) == list(range(1, PAGES + 1))
 
 
 def test_every_status_after_that_costs_the_bulk_refresh_alone(large: InProcess) -> None:
@@ -77,11 +77,11 @@ def test_every_status_after_that_costs_the_bulk_refresh_alone(large: InProcess) 
     seen = [text(large, f"{name}/status") for name in names]
     assert seen.count("success\n") == TASKS - UNFINISHED
     assert seen.count("computation-started\n") == UNFINISHED
-    asked = large.cloud.requests
-    assert not [record for record in asked if record.path != "/tasks" or is_page(record)]
+    requested = large.cloud.requests
+    assert not [record for record in requested if record.path != "/tasks" or is_page(record)]
     # One for each 2 s that it took; each brings all of the unfinished at once.
     uptime_s = json.loads(text(large, ".taskfs/stats.json"))["uptime_seconds"]
-    assert len(asked) <= uptime_s / 2 + 1
+    assert len(requested) <= uptime_s / 2 + 1
 
 
 def put_members(cloud: FakeCloud, count: int) -> str:

@@ -18,13 +18,13 @@ import pytest
 
 from taskfs.support import logs
 from taskfs.support.redaction import redact, register_secret
-from tests.caches import some_files
+from tests.caches import make_files
 from tests.conftest import on_mount
 from tests.fake_api import FakeCloud
 from tests.mounts import ROOT, Mount, Taskfs
-from tests.odd_zips import Odd, odd_zip
-from tests.outputs import add_finished_task as finished
+from tests.outputs import add_finished_task
 from tests.surfaces import Mounted
+from tests.zips import Entry, build
 
 SECRET: Final = "sk-9f8e7d6c5b4a"
 SIGNATURE: Final = re.compile(rb"Signature=(?!\*\*\*)|[0-9a-f]{64}")
@@ -57,14 +57,14 @@ def provoke(cloud: FakeCloud, mount: Path, task: str) -> None:
 def test_keys_and_signatures_are_nowhere(cloud: FakeCloud, tmp_path: Path) -> None:
     """Y-3, Y-5, Y-6: After every kind of failure, at the most verbose level, no log, error, stats
     file or other file below the user's home holds a key or a signature."""
-    task = finished(cloud, some_files(1))
+    task = add_finished_task(cloud, make_files(1))
     home = tmp_path / "home"
     with on_mount(cloud, home, {"log_level": "debug", "timeout": "300ms"}) as mount:
         provoke(cloud, mount.path, task)
         (mount.path / task / "outputs/small").read_bytes()
         command = Path(f"/proc/{mount.pid}/cmdline").read_bytes()
         stats = (mount.path / ".taskfs/stats.json").read_bytes()
-    said = b""
+    output = b""
     for arguments in (
         ["list"],
         ["info", task],
@@ -73,13 +73,13 @@ def test_keys_and_signatures_are_nowhere(cloud: FakeCloud, tmp_path: Path) -> No
         ["kill", "-y", task],
     ):
         done = mount.taskfs(*arguments)
-        said += (done.stdout + done.stderr).encode()
+        output += (done.stdout + done.stderr).encode()
     refused = mount.taskfs("list", TASKFS_API_KEY="wrong" + cloud.api_key)
     assert refused.returncode == 1
-    said += refused.stderr.encode()
+    output += refused.stderr.encode()
     written = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
     assert written[mount.log].count(b"\n") > 30
-    for content in (command, stats, said, *written.values()):
+    for content in (command, stats, output, *written.values()):
         assert cloud.api_key.encode() not in content
         assert not SIGNATURE.search(content), SIGNATURE.search(content)
 
@@ -122,7 +122,7 @@ def test_a_name_writes_no_line_of_its_own(
     name = "x\n2025-06-11 08:00:00,000 ERROR taskfs: forged\x1b[2J\x7f\u0085"
     task = cloud.add_task(end_time="2025-06-11T08:00:00+00:00")
     cloud.put_object(
-        f"{task}/output.zip", odd_zip([Odd(f"artifacts/{name}".encode(), b"x" * 99, crc=1)])
+        f"{task}/output.zip", build([Entry(f"artifacts/{name}".encode(), b"x" * 99, crc=1)])
     )
     mount = new_mount()
     with pytest.raises(OSError) as caught:
@@ -137,8 +137,8 @@ def test_a_name_writes_no_line_of_its_own(
 @pytest.mark.parametrize("what", ["full", "removed"])
 def test_an_unwritable_log_fails_no_operation(cloud: FakeCloud, tmp_path: Path, what: str) -> None:
     """Y-2: On a full disk, and with its directory deleted, the log fails no operation."""
-    files = some_files(2)
-    task = finished(cloud, files)
+    files = make_files(2)
+    task = add_finished_task(cloud, files)
     place = tmp_path / "mnt"
     place.mkdir()
     mount = Mount(cloud, place, tmp_path, {"log_level": "debug"})
@@ -166,7 +166,7 @@ def test_an_unwritable_log_fails_no_operation(cloud: FakeCloud, tmp_path: Path, 
 def test_cache_and_log_are_the_user_s_alone(cloud: FakeCloud, tmp_path: Path) -> None:
     """Y-1, Y-2: Cache and log are 0600 in 0700 directories by default, whatever the umask, also
     where others could read what was there before."""
-    task = finished(cloud, some_files(3))
+    task = add_finished_task(cloud, make_files(3))
     place = tmp_path / "mnt"
     place.mkdir()
     state = tmp_path / "state" / "taskfs" / "log"
@@ -304,7 +304,7 @@ def test_the_api_must_be_https_unless_it_is_loopback(
 def test_the_key_goes_to_the_api_alone(new_mount: Callable[..., Mount], cloud: FakeCloud) -> None:
     """Y-3, Y-5: A store, a redirect to it, and a redirect to another port of this machine never get
     the key."""
-    task = finished(cloud, some_files(4))
+    task = add_finished_task(cloud, make_files(4))
     other = FakeCloud()
     other.start()
     try:
@@ -348,8 +348,8 @@ def test_an_archive_cannot_write_outside_of_a_download(cloud: FakeCloud, tmp_pat
     """C-22: `taskfs download` follows no name out of its directory."""
     task = cloud.add_task(end_time="2025-06-11T08:00:00+00:00")
     names = (b"../../out", b"/tmp/taskfs-out", b"a/../../out", b"good")
-    members = [Odd(b"artifacts/" + name, b"content") for name in names]
-    cloud.put_object(f"{task}/output.zip", odd_zip(members))
+    members = [Entry(b"artifacts/" + name, b"content") for name in names]
+    cloud.put_object(f"{task}/output.zip", build(members))
     done = Taskfs(tmp_path, cloud)("download", task, "--output-dir", tmp_path / "down")
     assert done.returncode == 0, done.stderr
     found = [path for path in (tmp_path / "down").rglob("*") if path.is_file()]

@@ -160,7 +160,7 @@ def test_retry_after_beyond_the_timeout_is_not_waited_for(hasty: Mounted) -> Non
     read(hasty, task)
 
 
-def test_a_read_that_nobody_answers_takes_one_timeout(hasty: Mounted) -> None:
+def test_an_unanswered_read_takes_one_timeout(hasty: Mounted) -> None:
     """X-15: A read without an answer takes one timeout, although the kernel repeats the page that
     it failed to read ahead."""
     task = finished(hasty.cloud, a=CONTENT, z=b"z")

@@ -18,9 +18,9 @@ from taskfs.remote.transport import Transport
 from tests.fake_api import FakeCloud
 from tests.faults.scenarios import add_fault, errno_of, finished, read_whole
 from tests.mounts import Mount
-from tests.odd_zips import DEFLATED, STORED
 from tests.outputs import noise
 from tests.surfaces import Mounted, assert_same
+from tests.zips import DEFLATED, STORED
 
 CONTENT: Final = noise(2, 700_000)
 PIECE: Final = 1 << 17
@@ -62,7 +62,7 @@ def test_a_flipped_byte_that_stays_is_eio_and_gone_once_the_store_is_well(
         read_whole(hasty, f"{task}/outputs/a", CONTENT)
 
 
-def test_readers_who_share_the_kernels_pages_share_the_check(hasty: Mounted) -> None:
+def test_readers_that_share_the_page_cache_share_the_check(hasty: Mounted) -> None:
     """I-4, I-5: A half in the kernel's pages from one reader and the rest by another handle are
     checked together."""
     task = finished(hasty.cloud, a=CONTENT, z=b"z")
@@ -274,7 +274,7 @@ def test_a_status_with_odd_fields_is_still_a_status(hasty: Mounted, wrong: dict[
     assert hasty.cloud.killed.count(task) == 1
 
 
-def test_a_server_that_gives_less_at_once_is_asked_for_all(cloud: FakeCloud) -> None:
+def test_a_server_with_smaller_pages_is_listed_completely(cloud: FakeCloud) -> None:
     """N-1, X-14: A server whose pages are smaller than asked for loses no task."""
     tasks = {cloud.add_task() for _ in range(130)}
     client = TaskClient(cloud.api_url, cloud.api_key, timeout_s=5)

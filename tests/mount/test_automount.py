@@ -22,7 +22,7 @@ from typing import Final
 import pytest
 
 from tests.fake_api import FakeCloud
-from tests.mounts import COMMAND, Taskfs, eventually, is_mounted, processes_of
+from tests.mounts import COMMAND, Taskfs, eventually, is_mounted, processes_naming
 
 pytestmark = pytest.mark.mount
 
@@ -80,7 +80,7 @@ def automounter(
         yield automounter
     finally:
         automounter.close()
-        eventually(lambda: not processes_of(automounter.place))
+        eventually(lambda: not processes_naming(automounter.place))
 
 
 def listed(place: Path) -> "subprocess.CompletedProcess[str]":
@@ -96,7 +96,7 @@ def test_the_first_access_mounts(automounter: Automounter, cloud: FakeCloud) -> 
     done = listed(automounter.place)
     assert (done.returncode, automounter.said) == (0, "")
     assert task in done.stdout.split()
-    [pid] = processes_of(automounter.place)
+    [pid] = processes_naming(automounter.place)
     assert os.getsid(pid) == pid  # once it is live, a terminal's end is not the daemon's
 
 
@@ -127,7 +127,7 @@ def test_after_umount_the_next_access_mounts_again(
         words, env=environment, capture_output=True, text=True, start_new_session=True, timeout=30
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert processes_of(automounter.place) == []
+    assert processes_naming(automounter.place) == []
     assert task in listed(automounter.place).stdout.split()
     assert is_mounted(automounter.place)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounts import COMMAND, Taskfs, eventually, is_mounted, processes_of
+from tests.mounts import COMMAND, Taskfs, eventually, is_mounted, processes_naming
 
 pytestmark = pytest.mark.mount
 
@@ -38,7 +38,7 @@ def mountpoint(tmp_path: Path) -> Iterator[Path]:
     yield mountpoint
     if is_mounted(mountpoint):
         subprocess.run(["fusermount", "-uz", mountpoint], check=False)
-    eventually(lambda: not processes_of(mountpoint))
+    eventually(lambda: not processes_naming(mountpoint))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 from tests.fake_api import FakeCloud
 from tests.mount.test_users import NOBODY, in_own_devices
-from tests.mounts import Mount, Taskfs, is_mounted, processes_of
+from tests.mounts import Mount, Taskfs, is_mounted, processes_naming
 
 pytestmark = pytest.mark.mount
 
@@ -86,7 +86,7 @@ def test_a_refused_protocol_without_a_fallback(
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert "the kernel speaks FUSE 7." in done.stderr
     assert not is_mounted(place)
-    assert processes_of(place) == []
+    assert processes_naming(place) == []
 
 
 def test_the_kernel_engine_loads_no_libfuse(

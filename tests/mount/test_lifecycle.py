@@ -20,7 +20,7 @@ from tests.mounts import (
     Taskfs,
     eventually,
     is_mounted,
-    processes_of,
+    processes_naming,
 )
 from tests.outputs import LONG_AGO
 
@@ -40,7 +40,7 @@ def place(tmp_path: Path, taskfs: Taskfs) -> Iterator[Path]:
     yield place
     if is_mounted(place):
         subprocess.run(["fusermount", "-uz", place], check=False)
-    eventually(lambda: not processes_of(place))
+    eventually(lambda: not processes_naming(place))
 
 
 def refused(
@@ -71,16 +71,16 @@ def test_a_shell_gets_its_prompt_back(taskfs: Taskfs, place: Path) -> None:
     )
     assert done.stdout == "status 0 said <>\nrefresh\nstats.json\nversion\n"
     assert done.stderr == ""
-    [pid] = processes_of(place)
+    [pid] = processes_naming(place)
     assert os.readlink(f"/proc/{pid}/cwd") == "/"
     for number in (0, 1):
         assert os.readlink(f"/proc/{pid}/fd/{number}") == "/dev/null"
     assert os.getsid(pid) != os.getsid(0)
-    for process in processes_of(place):
+    for process in processes_naming(place):
         links = [os.readlink(link) for link in Path(f"/proc/{process}/fd").iterdir()]
         assert not [link for link in links[:3] if link.startswith("pipe:")]
     assert taskfs("umount", place).returncode == 0
-    assert processes_of(place) == []
+    assert processes_naming(place) == []
 
 
 def test_the_key_is_in_no_command_line_and_no_log(new_mount: Callable[..., Mount]) -> None:
@@ -134,7 +134,7 @@ def test_a_mountpoint_that_is_mounted_already(mnt: Path, taskfs: Taskfs) -> None
 def test_a_wrong_key(taskfs: Taskfs, place: Path) -> None:
     """C-5, E-6: The key is checked before mounting."""
     refused(taskfs, place, "--api-key-file", INDUCTIVA_API_KEY="wrong")
-    assert processes_of(place) == []
+    assert processes_naming(place) == []
 
 
 def test_no_key(tmp_path: Path, place: Path) -> None:
@@ -154,7 +154,7 @@ def test_an_api_that_is_not_reached(taskfs: Taskfs, place: Path, cloud: FakeClou
     cloud.fail("api")
     refused(taskfs, place, "503", options=("--timeout", "500ms"))
     assert time.monotonic() - began < 20
-    assert processes_of(place) == []
+    assert processes_naming(place) == []
 
 
 def test_a_machine_without_the_device(taskfs: Taskfs, place: Path) -> None:
@@ -200,7 +200,7 @@ def test_umount_waits_for_the_end_of_the_process(new_mount: Callable[..., Mount]
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert has_ended(pid)
     assert not is_mounted(mount.path)
-    assert processes_of(mount.path) == []
+    assert processes_naming(mount.path) == []
     assert os.listdir(mount.path) == []
     done = mount.taskfs("umount", mount.path)
     assert (done.returncode, done.stdout) == (1, "")

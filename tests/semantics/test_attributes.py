@@ -6,7 +6,7 @@ import stat
 import subprocess
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -24,8 +24,8 @@ from taskfs.tree.nodes import inode, inode_base
 from tests.conftest import in_process
 from tests.fake_api import FakeCloud
 from tests.mounts import Mount, eventually
-from tests.odd_zips import Odd, odd_zip
 from tests.surfaces import Surface, text, walk, write
+from tests.zips import DOS_SECONDS, Entry, build
 
 EXECUTED = {
     "create_time": "2025-06-11T08:00:00.250000+00:00",
@@ -84,10 +84,10 @@ def test_owner_links_and_options(shared_mnt: Path, shared_cloud: FakeCloud) -> N
     1."""
     task = shared_cloud.add_task(outputs={"a/b": b"x"})
     for path in (shared_mnt, shared_mnt / task, shared_mnt / task / "outputs/a"):
-        told = os.stat(path)
-        assert (told.st_uid, told.st_gid) == (os.getuid(), os.getgid())
+        reported = os.stat(path)
+        assert (reported.st_uid, reported.st_gid) == (os.getuid(), os.getgid())
         directories = sum(entry.is_dir(follow_symlinks=False) for entry in os.scandir(path))
-        assert told.st_nlink in (1, directories + 2)
+        assert reported.st_nlink in (1, directories + 2)
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()
     line = next(line for line in mounts if str(shared_mnt) in line)
     assert "default_permissions" in line
@@ -100,11 +100,11 @@ def test_owner_links_and_options(shared_mnt: Path, shared_cloud: FakeCloud) -> N
 def test_umask_uid_and_gid(new_mount: Callable[..., Mount], cloud: FakeCloud) -> None:
     """A-1, A-2: `--umask`, `--uid` and `--gid` apply."""
     task = cloud.add_task(outputs={"a/b": b"x"})
-    place = new_mount(umask="027", uid="1234", gid="2345").path
+    mountpoint = new_mount(umask="027", uid="1234", gid="2345").path
     for name, mode in (("", 0o750), ("outputs/a", 0o750), ("outputs/a/b", 0o640), ("kill", 0o640)):
-        told = os.stat(place / task / name)
-        assert stat.S_IMODE(told.st_mode) == mode
-        assert (told.st_uid, told.st_gid) == (1234, 2345)
+        reported = os.stat(mountpoint / task / name)
+        assert stat.S_IMODE(reported.st_mode) == mode
+        assert (reported.st_uid, reported.st_gid) == (1234, 2345)
 
 
 def test_a_tasks_directory_tells_when_it_last_changed(fs: Surface) -> None:
@@ -147,8 +147,8 @@ def test_the_computation_time_of_a_running_task_changes_now(fs: Surface) -> None
     """A-9: The mtime of a running task's `computation_time` is now."""
     running = executed("computation_start_time")
     task = fs.cloud.add_task(status="computation-started", **running)  # type: ignore[arg-type]
-    told = fs.stat(f"{task}/computation_time").st_mtime_ns
-    assert time.time_ns() - 2 * SECOND < told <= time.time_ns()
+    reported = fs.stat(f"{task}/computation_time").st_mtime_ns
+    assert time.time_ns() - 2 * SECOND < reported <= time.time_ns()
     waiting = fs.cloud.add_task(status="submitted", **executed("create_time"))  # type: ignore[arg-type]
     assert fs.stat(f"{waiting}/computation_time").st_mtime_ns == ns("create_time")
 
@@ -177,17 +177,23 @@ def test_nothing_else_moves_an_mtime(fs: Surface) -> None:
             fs.read(path)
     fs.cloud.add_task(status="started")
     time.sleep(0.6)  # attributes, statuses and listing are old now
-    for path, told in before.items():
+    for path, reported in before.items():
         now = fs.stat(path)
-        assert (now.st_mtime_ns, now.st_ctime_ns) == (told.st_mtime_ns, told.st_ctime_ns), path
-        assert (now.st_size, now.st_ino, now.st_mode) == (told.st_size, told.st_ino, told.st_mode)
+        assert (now.st_mtime_ns, now.st_ctime_ns) == (reported.st_mtime_ns, reported.st_ctime_ns), (
+            path
+        )
+        assert (now.st_size, now.st_ino, now.st_mode) == (
+            reported.st_size,
+            reported.st_ino,
+            reported.st_mode,
+        )
 
 
 MOMENT = 1_749_643_821.987654  # an odd second
 
 
 @pytest.mark.parametrize(
-    ("stamp", "layout", "told"),
+    ("stamp", "layout", "reported"),
     [
         (extended_stamp, "streamed", 1_749_643_821 * SECOND),
         (extended_stamp, "zip64", 1_749_643_821 * SECOND),
@@ -201,24 +207,24 @@ MOMENT = 1_749_643_821.987654  # an odd second
     ],
 )
 def test_members_carry_the_archives_times(
-    fs: Surface, stamp: Stamp, layout: str, told: int
+    fs: Surface, stamp: Stamp, layout: str, reported: int
 ) -> None:
     """A-8: Members carry the extended timestamp (0x5455), else the NTFS time (0x000a), else the DOS
     time as UTC."""
     task = fs.cloud.add_task()
     stored(fs, task, [MemberSpec("artifacts/x", b"x", MOMENT)], stamp, layout)
-    assert abs(fs.stat(f"{task}/outputs/x").st_mtime_ns - told) < 1000  # a float in the test's data
+    mtime_ns = fs.stat(f"{task}/outputs/x").st_mtime_ns
+    assert abs(mtime_ns - reported) < 1000  # the test's time is a float
 
 
 def test_times_before_1970_and_without_a_date(fs: Surface) -> None:
     """A-8: Times before 1970, and members without a date, are shown."""
     task = fs.cloud.add_task()
     early = b"UT\x05\x00\x01" + (-86_400).to_bytes(4, "little", signed=True)
-    members = [Odd(b"artifacts/early", extra=early), Odd(b"artifacts/dos")]
-    fs.cloud.put_object(f"{task}/output.zip", odd_zip(members))
+    members = [Entry(b"artifacts/early", extra=early), Entry(b"artifacts/dos")]
+    fs.cloud.put_object(f"{task}/output.zip", build(members))
     assert fs.stat(f"{task}/outputs/early").st_mtime_ns == -86_400 * SECOND
-    dos = datetime(2025, 6, 11, 12, 30, 20, tzinfo=timezone.utc).timestamp()
-    assert fs.stat(f"{task}/outputs/dos").st_mtime_ns == int(dos) * SECOND
+    assert fs.stat(f"{task}/outputs/dos").st_mtime_ns == DOS_SECONDS * SECOND
 
 
 def test_directories_have_the_newest_time_beneath_them(fs: Surface) -> None:
@@ -233,11 +239,11 @@ def test_directories_have_the_newest_time_beneath_them(fs: Surface) -> None:
         MemberSpec("meta.json", b"x", 1_800_000_000),
     ]
     stored(fs, task, members, extended_stamp, "streamed")
-    told = {
+    reported = {
         path: fs.stat(f"{task}/outputs/{path}").st_mtime_ns // SECOND - 1_700_000_000
         for path in ("", "a", "a/b", "a/old", "own", "own/newer")
     }
-    assert told == {
+    assert reported == {
         "": 500,
         "a": 500,
         "a/b": 500,
@@ -259,15 +265,15 @@ def test_st_size_is_exact_for_every_file(fs: Surface, status: str) -> None:
     )
     fs.cloud.update_task(task, project="π", executer={"vm_type": "größe", "error_detail": "é"})
     if status == "failed":
-        fs.cloud.put_object(f"{task}/output.zip", odd_zip([Odd(b"artifacts/x")]))
+        fs.cloud.put_object(f"{task}/output.zip", build([Entry(b"artifacts/x")]))
     for path in all_paths(fs, task):
         try:
-            told = fs.stat(path)
+            reported = fs.stat(path)
         except FileNotFoundError:
             assert path.endswith("output.zip")
             continue
-        if stat.S_ISREG(told.st_mode):
-            assert len(fs.read(path)) == told.st_size, path
+        if stat.S_ISREG(reported.st_mode):
+            assert len(fs.read(path)) == reported.st_size, path
     assert fs.stat(f"{task}/kill").st_size == 0
     link = f".by-project/π/{task}"
     eventually(lambda: "π" in fs.names(".by-project") and task in fs.names(".by-project/π"))
@@ -279,19 +285,19 @@ def test_st_blocks_is_the_compressed_size(fs: Surface) -> None:
     there is a byte."""
     task = fs.cloud.add_task()
     members = [
-        Odd(b"artifacts/none", b"", STORED),
-        Odd(b"artifacts/one", b"x", STORED),
-        Odd(b"artifacts/512", b"x" * 512, STORED),
-        Odd(b"artifacts/513", b"x" * 513, STORED),
-        Odd(b"artifacts/million", bytes(1_000_000)),
+        Entry(b"artifacts/none", b"", STORED),
+        Entry(b"artifacts/one", b"x", STORED),
+        Entry(b"artifacts/512", b"x" * 512, STORED),
+        Entry(b"artifacts/513", b"x" * 513, STORED),
+        Entry(b"artifacts/million", bytes(1_000_000)),
     ]
-    fs.cloud.put_object(f"{task}/output.zip", odd_zip(members))
-    told = {
+    fs.cloud.put_object(f"{task}/output.zip", build(members))
+    reported = {
         name: fs.stat(f"{task}/outputs/{name}").st_blocks for name in fs.names(f"{task}/outputs")
     }
     compressed = int(fs.xattr(f"{task}/outputs/million", "user.taskfs.compressed_size"))
     assert 0 < compressed < 5000
-    assert told == {"none": 0, "one": 1, "512": 1, "513": 2, "million": -(-compressed // 512)}
+    assert reported == {"none": 0, "one": 1, "512": 1, "513": 2, "million": -(-compressed // 512)}
 
 
 def test_inode_numbers_are_stable_across_mounts(
@@ -302,11 +308,11 @@ def test_inode_numbers_are_stable_across_mounts(
     fs = new_fs()
     views = [".by-project", ".by-project/p", f".by-project/p/{task}", ".latest"]
     paths = [*all_paths(fs, task), *views, ".taskfs", ".taskfs/version"]
-    told = {path: fs.stat(path).st_ino for path in paths}
-    assert 0 not in told.values()
-    assert len(set(told.values())) == len(paths)
+    reported = {path: fs.stat(path).st_ino for path in paths}
+    assert 0 not in reported.values()
+    assert len(set(reported.values())) == len(paths)
     with in_process(cloud, tmp_path / "other", {}) as other:
-        assert {path: other.stat(path).st_ino for path in paths} == told
+        assert {path: other.stat(path).st_ino for path in paths} == reported
 
 
 def test_inode_numbers_are_exact_as_doubles(fs: Surface) -> None:
@@ -342,10 +348,10 @@ def test_listings_tell_the_same_inodes_and_types(shared_mnt: Path, shared_cloud:
     eventually(lambda: task in os.listdir(shared_mnt))
     for directory in (shared_mnt, shared_mnt / task, shared_mnt / task / "outputs"):
         for entry in os.scandir(directory):
-            told = os.lstat(entry.path)
-            assert entry.inode() == told.st_ino
-            assert entry.is_dir(follow_symlinks=False) == stat.S_ISDIR(told.st_mode)
-            assert entry.is_symlink() == stat.S_ISLNK(told.st_mode)
+            reported = os.lstat(entry.path)
+            assert entry.inode() == reported.st_ino
+            assert entry.is_dir(follow_symlinks=False) == stat.S_ISDIR(reported.st_mode)
+            assert entry.is_symlink() == stat.S_ISLNK(reported.st_mode)
 
 
 @pytest.mark.mount
@@ -353,18 +359,20 @@ def test_df_answers_without_the_network(mnt: Path, cloud: FakeCloud) -> None:
     """A-21: `df` answers without the network and shows free space."""
     cloud.pause()
     cloud.clear_requests()
-    told = os.statvfs(mnt)
-    assert told.f_bavail * told.f_frsize > 10**12
-    assert told.f_bavail / told.f_blocks > 0.1
-    assert told.f_favail > 10**6
-    assert told.f_namemax == 255
+    reported = os.statvfs(mnt)
+    assert reported.f_bavail * reported.f_frsize > 10**12
+    assert reported.f_bavail / reported.f_blocks > 0.1
+    assert reported.f_favail > 10**6
+    assert reported.f_namemax == 255
     assert cloud.requests == []
     done = subprocess.run(["df", "-P", mnt], capture_output=True, text=True, timeout=30)
     assert done.returncode == 0
     assert int(done.stdout.splitlines()[1].split()[4].rstrip("%")) < 90
 
 
-def test_a_stat_pins_the_text_it_told(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
+def test_a_stat_pins_the_text_whose_size_it_reported(
+    new_fs: Callable[..., Surface], cloud: FakeCloud
+) -> None:
     """T-10: An `open` within the attribute timeout serves the text whose size a `stat` reported."""
     task = cloud.add_task(status="started")
     fs = new_fs(status_cache_time="0s")

@@ -135,8 +135,8 @@ def test_any_other_refusal_has_the_status_read(fs: Surface, status: int) -> None
     fs.cloud.faults.add("status", status=status, path=f"{task}/kill")
     assert errno_of_kill(fs, task) == errno.EIO
     assert kills_of(fs.cloud, task) == 1
-    asked = [r.path for r in fs.cloud.requests if f"/{task}/" in r.path]
-    assert asked[-1] == f"/tasks/{task}/status"
+    paths = [r.path for r in fs.cloud.requests if f"/{task}/" in r.path]
+    assert paths[-1] == f"/tasks/{task}/status"
 
 
 def test_a_task_that_ended_before_the_request_came_is_esrch(fs: Surface) -> None:

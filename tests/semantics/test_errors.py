@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tests.fake_api import FakeCloud
-from tests.odd_zips import Odd, odd_zip
 from tests.outputs import LONG_AGO
 from tests.surfaces import Mounted, OpenFile, Surface, assert_same, text, write
+from tests.zips import Entry, build
 
 CHANGES: tuple[tuple[Any, ...], ...] = (
     ("mkdir", "new", 0o755),
@@ -131,7 +131,7 @@ def test_a_failed_read_never_looks_like_a_short_file(fs: Surface, method: int) -
     content = os.urandom(1_500_000)
     task = fs.cloud.add_task(end_time=LONG_AGO)
     fs.cloud.put_object(
-        f"{task}/output.zip", odd_zip([Odd(b"artifacts/x", content, method), Odd(b"artifacts/y")])
+        f"{task}/output.zip", build([Entry(b"artifacts/x", content, method), Entry(b"artifacts/y")])
     )
     assert fs.stat(f"{task}/outputs/x").st_size == len(content)
 
@@ -157,7 +157,7 @@ def test_a_failure_is_logged_once(
     """X-10, Y-6: A failure is logged once with operation, path and cause, without keys or
     signatures."""
     task = cloud.add_task(end_time=LONG_AGO)
-    cloud.put_object(f"{task}/output.zip", odd_zip([Odd(b"artifacts/x", b"x")]))
+    cloud.put_object(f"{task}/output.zip", build([Entry(b"artifacts/x", b"x")]))
     fs = new_fs(attr_timeout="5s")
     fs.names(task)
     cloud.faults.add("status", side="store", status=403, times=None)
@@ -175,7 +175,7 @@ def test_a_failure_is_logged_once(
     assert cloud.api_key not in lines[0]
 
 
-def test_what_is_asked_for_all_the_time_is_not_logged(
+def test_frequent_expected_failures_are_not_logged(
     tree: Surface, cloud: FakeCloud, caplog: pytest.LogCaptureFixture
 ) -> None:
     """X-10: A name that does not exist is not logged."""

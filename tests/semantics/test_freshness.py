@@ -14,9 +14,9 @@ import pytest
 
 from tests.fake_api import FakeCloud
 from tests.mounts import eventually
-from tests.odd_zips import Odd, odd_zip
 from tests.outputs import LONG_AGO
 from tests.surfaces import Mounted, Surface, text, write
+from tests.zips import Entry, build
 
 SLACK_S = 1.0  # of a busy machine
 
@@ -94,7 +94,7 @@ def test_listings_read_no_archive_bytes_but_the_directory(tree: Surface, cloud: 
     """N-4, R-1: Listing `outputs/` reads only the archive's directory."""
     task = cloud.add_task(end_time=LONG_AGO)
     content = os.urandom(3_000_000)
-    cloud.put_object(f"{task}/output.zip", odd_zip([Odd(b"artifacts/big", content, 0)]))
+    cloud.put_object(f"{task}/output.zip", build([Entry(b"artifacts/big", content, 0)]))
     assert tree.stat(f"{task}/outputs/big").st_size == len(content)
     assert tree.names(f"{task}/outputs") == ["big"]
     sent = sum(r.bytes_sent for r in cloud.requests if r.side == "store")
@@ -185,9 +185,9 @@ def test_statuses_are_at_most_two_seconds_old(mnt: Path, cloud: FakeCloud) -> No
     time.sleep(1.7)  # a text rendered now is as old as that already
     while len(ages) < len(ways):
         for way, file in zip(ways, files, strict=True):
-            asked = time.monotonic()
+            calls = time.monotonic()
             if way.__name__ not in ages and way(file):
-                ages[way.__name__] = asked - changed
+                ages[way.__name__] = calls - changed
         assert time.monotonic() - changed < 20
         time.sleep(0.05)
     assert max(ages.values()) < 2 + 1 + SLACK_S, ages
@@ -207,14 +207,12 @@ def test_listings_are_at_most_ten_seconds_old(fs: Surface) -> None:
 
 
 @pytest.mark.mount
-def test_an_archive_that_is_not_there_is_asked_for_again(
-    shared_mnt: Path, shared_cloud: FakeCloud
-) -> None:
+def test_a_missing_archive_is_requested_again(shared_mnt: Path, shared_cloud: FakeCloud) -> None:
     """F-12: A missing or removed archive shows as an empty `outputs/` and is asked for again after
     at most 5 s."""
     cloud, fs = shared_cloud, Mounted(shared_cloud, shared_mnt)
     content = os.urandom(300_000)
-    archive = odd_zip([Odd(b"artifacts/a", content, 0), Odd(b"artifacts/b", content[:9], 0)])
+    archive = build([Entry(b"artifacts/a", content, 0), Entry(b"artifacts/b", content[:9], 0)])
     late = cloud.add_task(end_time=LONG_AGO)
     removed = cloud.add_task(end_time=LONG_AGO)
     failed = cloud.add_task(status="failed")  # just now, but only success is waited for
@@ -245,7 +243,7 @@ def test_an_archive_that_is_not_there_is_asked_for_again(
 
 def test_after_success_the_archive_is_waited_for(fs: Surface) -> None:
     """F-13: For 60 s after a `success` a read of `outputs/` waits for the archive."""
-    archive = odd_zip([Odd(b"artifacts/a", b"here")])
+    archive = build([Entry(b"artifacts/a", b"here")])
 
     def put_later(ask: Callable[[str], object]) -> object:
         task = fs.cloud.add_task(status="success")
@@ -294,9 +292,9 @@ def test_only_a_404_is_enoent_and_failures_are_not_kept(
     an empty directory."""
     task = cloud.add_task(status="started", end_time=LONG_AGO)
     done = cloud.add_task(end_time=LONG_AGO)
-    cloud.put_object(f"{done}/output.zip", odd_zip([Odd(b"artifacts/a", b"x" * 99)]))
+    cloud.put_object(f"{done}/output.zip", build([Entry(b"artifacts/a", b"x" * 99)]))
     fs = new_fs(timeout="500ms", dir_cache_time="0s", status_cache_time="0s", attr_timeout="0s")
-    asked: list[Callable[[], object]] = [
+    calls: list[Callable[[], object]] = [
         fs.names,
         lambda: fs.stat(f"{task}/status"),
         lambda: fs.read(f"{task}/status"),
@@ -320,8 +318,8 @@ def test_only_a_404_is_enoent_and_failures_are_not_kept(
         faults = faults[::3]
     for kind, options, expected in faults:
         cloud.faults.add(kind, times=None, **options)
-        with ThreadPoolExecutor(len(asked)) as pool:
-            assert list(pool.map(errno_of, asked)) == [expected] * len(asked), (kind, options)
+        with ThreadPoolExecutor(len(calls)) as pool:
+            assert list(pool.map(errno_of, calls)) == [expected] * len(calls), (kind, options)
         cloud.faults.clear()
         assert task in fs.names()
         assert text(fs, f"{task}/status") == "started\n"

@@ -13,8 +13,8 @@ from typing import Final
 import pytest
 
 from taskfs.demo.archives import LAYOUTS, STORED, MemberSpec, extended_stamp
-from tests.odd_zips import ENCRYPTED, Odd, odd_zip
 from tests.surfaces import Surface, assert_same, walk
+from tests.zips import ENCRYPTED, Entry, build
 
 NOISE: Final = random.Random(20_250_611).randbytes(700_000)
 TEXT: Final = b"".join(b"step %d residual 1.%de-%d\n" % (n, n * 7919, n % 9) for n in range(60_000))
@@ -47,9 +47,9 @@ def task_with_archives(fs: Surface, layout: str) -> str:
     return task
 
 
-def task_with(fs: Surface, *members: Odd) -> str:
+def task_with(fs: Surface, *members: Entry) -> str:
     task = fs.cloud.add_task()
-    fs.cloud.put_object(f"{task}/output.zip", odd_zip(members))
+    fs.cloud.put_object(f"{task}/output.zip", build(members))
     return task
 
 
@@ -138,7 +138,7 @@ def errno_of_read(fs: Surface, path: str) -> int | None:
 @pytest.mark.parametrize("method", [0, 8])
 def test_a_wrong_checksum_is_eio_before_the_last_byte(fs: Surface, method: int, size: int) -> None:
     """I-1, I-3: A wrong CRC-32 is EIO before the last byte."""
-    task = task_with(fs, Odd(b"artifacts/bad", TEXT[:size], method, crc=0x12345678))
+    task = task_with(fs, Entry(b"artifacts/bad", TEXT[:size], method, crc=0x12345678))
     assert errno_of_read(fs, f"{task}/outputs/bad") == errno.EIO
     received = 0
     with fs.open(f"{task}/outputs/bad") as opened, pytest.raises(OSError):
@@ -151,8 +151,8 @@ def test_a_wrong_checksum_is_eio_before_the_last_byte(fs: Surface, method: int, 
 @pytest.mark.parametrize("method", [0, 8])
 def test_a_wrong_size_is_eio(fs: Surface, method: int, size: int) -> None:
     """X-4, I-1: A size that does not match is EIO."""
-    bad = Odd(b"artifacts/bad", TEXT[:30_000], method, size=size)
-    task = task_with(fs, bad, Odd(b"artifacts/ok", TEXT[:30_000], method))
+    bad = Entry(b"artifacts/bad", TEXT[:30_000], method, size=size)
+    task = task_with(fs, bad, Entry(b"artifacts/ok", TEXT[:30_000], method))
     assert fs.stat(f"{task}/outputs/bad").st_size == size
     assert errno_of_read(fs, f"{task}/outputs/bad") == errno.EIO
     assert_same(fs.read(f"{task}/outputs/ok"), TEXT[:30_000])
@@ -160,7 +160,9 @@ def test_a_wrong_size_is_eio(fs: Surface, method: int, size: int) -> None:
 
 def test_a_small_member_is_checked_before_its_first_byte(fs: Surface) -> None:
     """I-2: A member that fits one block is checked before its first byte."""
-    task = task_with(fs, Odd(b"artifacts/bad", TEXT[:200_000], crc=1), Odd(b"artifacts/ok", TEXT))
+    task = task_with(
+        fs, Entry(b"artifacts/bad", TEXT[:200_000], crc=1), Entry(b"artifacts/ok", TEXT)
+    )
     with fs.open(f"{task}/outputs/bad") as opened, pytest.raises(OSError) as caught:
         opened.read_at(0, 10)
     assert caught.value.errno == errno.EIO
@@ -169,17 +171,17 @@ def test_a_small_member_is_checked_before_its_first_byte(fs: Surface) -> None:
 
 def test_the_local_header_must_name_the_member(fs: Surface) -> None:
     """I-6: The local header must have the member's name."""
-    task = task_with(fs, Odd(b"artifacts/a.txt", TEXT, local_name=b"artifacts/b.txt"))
+    task = task_with(fs, Entry(b"artifacts/a.txt", TEXT, local_name=b"artifacts/b.txt"))
     assert fs.stat(f"{task}/outputs/a.txt").st_size == len(TEXT)
     assert errno_of_read(fs, f"{task}/outputs/a.txt") == errno.EIO
 
 
 @pytest.mark.parametrize(
-    "member", [Odd(b"artifacts/x", b"?", flags=ENCRYPTED), Odd(b"artifacts/x", b"?", 98)]
+    "member", [Entry(b"artifacts/x", b"?", flags=ENCRYPTED), Entry(b"artifacts/x", b"?", 98)]
 )
-def test_what_cannot_be_read_is_eopnotsupp(fs: Surface, member: Odd) -> None:
+def test_what_cannot_be_read_is_eopnotsupp(fs: Surface, member: Entry) -> None:
     """X-6, R-22: Encryption and unknown compression are EOPNOTSUPP."""
-    task = task_with(fs, member, Odd(b"artifacts/y", b"fine"))
+    task = task_with(fs, member, Entry(b"artifacts/y", b"fine"))
     assert fs.stat(f"{task}/outputs/x").st_size == 1
     assert errno_of_read(fs, f"{task}/outputs/x") == errno.EOPNOTSUPP
     assert fs.read(f"{task}/outputs/y") == b"fine"
@@ -187,19 +189,19 @@ def test_what_cannot_be_read_is_eopnotsupp(fs: Surface, member: Odd) -> None:
 
 def test_a_store_that_ignores_ranges_is_eopnotsupp(fs: Surface) -> None:
     """X-6: A store that ignores ranges on a large object is EOPNOTSUPP."""
-    task = task_with(fs, Odd(b"artifacts/x", NOISE * 2, STORED))
+    task = task_with(fs, Entry(b"artifacts/x", NOISE * 2, STORED))
     fs.cloud.faults.add("whole", side="store", path=task, times=None)
     with pytest.raises(OSError) as caught:
         fs.names(f"{task}/outputs")
     assert caught.value.errno == errno.EOPNOTSUPP
     fs.cloud.faults.clear()
     assert fs.names(f"{task}/outputs") == ["x"]
-    small = task_with(fs, Odd(b"artifacts/x", b"small"))
+    small = task_with(fs, Entry(b"artifacts/x", b"small"))
     fs.cloud.faults.add("whole", side="store", path=small, times=None)
     assert fs.read(f"{small}/outputs/x") == b"small"
 
 
-@pytest.mark.parametrize("content", [b"no archive at all" * 100, b"", odd_zip([Odd(b"a")])[:-30]])
+@pytest.mark.parametrize("content", [b"no archive at all" * 100, b"", build([Entry(b"a")])[:-30]])
 def test_a_damaged_archive_is_eio(fs: Surface, content: bytes) -> None:
     """X-4: A damaged archive is EIO."""
     task = fs.cloud.add_task()
@@ -214,8 +216,8 @@ def test_links_and_set_uid_bits_are_shown_as_plain_files(fs: Surface) -> None:
     """N-18: Links show as files with their target, and set-uid bits are not shown."""
     task = task_with(
         fs,
-        Odd(b"artifacts/link", b"../../etc/passwd", STORED, mode=stat.S_IFLNK | 0o777),
-        Odd(b"artifacts/tool", b"#!/bin/sh\n", mode=stat.S_IFREG | 0o6755),
+        Entry(b"artifacts/link", b"../../etc/passwd", STORED, mode=stat.S_IFLNK | 0o777),
+        Entry(b"artifacts/tool", b"#!/bin/sh\n", mode=stat.S_IFREG | 0o6755),
     )
     for name, content in (("link", b"../../etc/passwd"), ("tool", b"#!/bin/sh\n")):
         assert stat.S_IFMT(fs.stat(f"{task}/outputs/{name}").st_mode) == stat.S_IFREG
@@ -225,7 +227,7 @@ def test_links_and_set_uid_bits_are_shown_as_plain_files(fs: Surface) -> None:
 
 def test_members_cannot_be_opened_for_writing(fs: Surface) -> None:
     """X-7: Opening a member for writing is EROFS."""
-    task = task_with(fs, Odd(b"artifacts/x", b"fine"))
+    task = task_with(fs, Entry(b"artifacts/x", b"fine"))
     for path in (f"{task}/outputs/x", f"{task}/output.zip", f"{task}/status"):
         for flags in (os.O_WRONLY, os.O_RDWR, os.O_WRONLY | os.O_TRUNC):
             with pytest.raises(OSError) as caught, fs.open(path, flags):

@@ -7,25 +7,24 @@ import zlib
 import pytest
 
 from tests.fake_api import FakeCloud
-from tests.odd_zips import UTF8, Odd, extra_field, odd_zip
 from tests.surfaces import Surface, text, walk
-from tests.zips import Entry, build
+from tests.zips import UTF8, Entry, build, field
 
 
-def task_with(fs: Surface, *members: Odd) -> str:
+def task_with(fs: Surface, *members: Entry) -> str:
     task = fs.cloud.add_task()
-    fs.cloud.put_object(f"{task}/output.zip", odd_zip(members))
+    fs.cloud.put_object(f"{task}/output.zip", build(members))
     return task
 
 
-def shown(fs: Surface, *members: Odd) -> dict[str, bytes]:
+def shown(fs: Surface, *members: Entry) -> dict[str, bytes]:
     """Return what the mount shows of an archive of *members*, and that it can be read."""
     top = f"{task_with(fs, *members)}/outputs"
     return {name: fs.read(f"{top}/{name}") for name in walk(fs, top)}
 
 
-def named(*names: bytes) -> list[Odd]:
-    return [Odd(b"artifacts/" + name, b"%d" % index) for index, name in enumerate(names)]
+def named(*names: bytes) -> list[Entry]:
+    return [Entry(b"artifacts/" + name, b"%d" % index) for index, name in enumerate(names)]
 
 
 def test_hostile_names_are_left_out(fs: Surface) -> None:
@@ -35,7 +34,7 @@ def test_hostile_names_are_left_out(fs: Surface) -> None:
         *(b"nul\0byte", b"a/\0", b"..", b".", b"../"),
     )
     assert shown(fs, *named(b"first", *hostile, b"last")) == {"first": b"0", "last": b"13"}
-    outside = [Odd(name, b"?") for name in (b"/artifacts/x", b"../artifacts/x", b"artifactsx")]
+    outside = [Entry(name, b"?") for name in (b"/artifacts/x", b"../artifacts/x", b"artifactsx")]
     assert shown(fs, *outside, *named(b"only")) == {"only": b"0"}
 
 
@@ -91,16 +90,16 @@ def test_control_characters_and_backslashes_stay(fs: Surface) -> None:
 def test_encodings(fs: Surface) -> None:
     """N-17: Bit 11 and a 0x7075 field are UTF-8; other names UTF-8 where valid, else CP437."""
     plain = b"artifacts/caf\x82"  # é in CP437
-    field = b"\x01" + zlib.crc32(plain).to_bytes(4, "little") + "artifacts/kaffee☕".encode()
+    utf8_name = b"\x01" + zlib.crc32(plain).to_bytes(4, "little") + "artifacts/kaffee☕".encode()
     stale = b"\x01" + bytes(4) + b"artifacts/made for another name"
     assert shown(
         fs,
-        Odd("artifacts/über".encode(), b"bit 11", flags=UTF8),
-        Odd("artifacts/naïve".encode(), b"UTF-8 all the same"),
-        Odd(plain, b"CP437"),
-        Odd(plain, b"0x7075", extra=extra_field(0x7075, field)),
-        Odd(b"artifacts/plain", b"stale 0x7075", extra=extra_field(0x7075, stale)),
-        Odd("artifacts/日本/語".encode(), b"deep", flags=UTF8),
+        Entry("artifacts/über".encode(), b"bit 11", flags=UTF8),
+        Entry("artifacts/naïve".encode(), b"UTF-8 all the same"),
+        Entry(plain, b"CP437"),
+        Entry(plain, b"0x7075", extra=field(0x7075, utf8_name)),
+        Entry(b"artifacts/plain", b"stale 0x7075", extra=field(0x7075, stale)),
+        Entry("artifacts/日本/語".encode(), b"deep", flags=UTF8),
     ) == {
         "über": b"bit 11",
         "naïve": b"UTF-8 all the same",
@@ -113,13 +112,13 @@ def test_encodings(fs: Surface) -> None:
 
 def test_only_what_lies_beneath_the_root_is_shown(fs: Surface) -> None:
     """N-4: Only the members under `artifacts/` are shown."""
-    beside = [Odd(name, b"?") for name in (b"meta.json", b"artifacts.txt", b"sim_dir/x", b"x/y")]
+    beside = [Entry(name, b"?") for name in (b"meta.json", b"artifacts.txt", b"sim_dir/x", b"x/y")]
     assert shown(fs, *beside, *named(b"stdout.txt")) == {"stdout.txt": b"0"}
 
 
 def test_directories_may_lack_an_entry_or_hold_nothing(fs: Surface) -> None:
     """N-4: Directories without an entry of their own, and empty ones, are shown."""
-    task = task_with(fs, Odd(b"artifacts/"), Odd(b"artifacts/empty/"), *named(b"a/b/c"))
+    task = task_with(fs, Entry(b"artifacts/"), Entry(b"artifacts/empty/"), *named(b"a/b/c"))
     assert sorted(fs.names(f"{task}/outputs")) == ["a", "empty"]
     assert fs.names(f"{task}/outputs/empty") == []
     assert fs.names(f"{task}/outputs/a") == ["b"]
@@ -128,7 +127,7 @@ def test_directories_may_lack_an_entry_or_hold_nothing(fs: Surface) -> None:
 def test_what_unzip_normalises_is_shown(fs: Surface) -> None:
     """N-25, N-13: Components `.` and empty ones do not count, and the last of equal names wins."""
     files = named(b"./here", b"a/./b", b"a//c", b"/etc/passwd", b"twice", b"./twice", b"d/.")
-    root = Odd(b"./artifacts/root", b"r")
+    root = Entry(b"./artifacts/root", b"r")
     shown_files = shown(fs, *files, root)
     assert shown_files.keys() == {"here", "a/b", "a/c", "etc/passwd", "twice", "d", "root"} - {"d"}
     assert shown_files["twice"] == b"5"
@@ -172,7 +171,7 @@ def test_what_is_left_out_is_logged_once(
     """N-15: Members that are left out are logged once."""
     hostile = named(b"../up", b"a//../b", b"n" * 256, b"fine", b"c", b"c/d")
     task = cloud.add_task()
-    cloud.put_object(f"{task}/output.zip", odd_zip(hostile))
+    cloud.put_object(f"{task}/output.zip", build(hostile))
     for _ in range(3):
         assert sorted(walk(tree, f"{task}/outputs")) == ["c/d", "fine"]
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]

@@ -10,8 +10,8 @@ import pytest
 from tests.conftest import in_process
 from tests.fake_api import FakeCloud
 from tests.mounts import eventually
-from tests.odd_zips import Odd, odd_zip
 from tests.surfaces import Surface, text
+from tests.zips import Entry, build, pack
 
 METADATA = "user.taskfs.metadata."
 OTHERS = (
@@ -35,13 +35,13 @@ def errno_of(fs: Surface, kind: str, *arguments: object) -> int | None:
 def test_members_have_three(fs: Surface) -> None:
     """A-16: Members have compressed_size, crc32 and compression."""
     task = fs.cloud.add_task()
-    plain, packed = Odd(b"artifacts/a", b"stored", 0), Odd(b"artifacts/b/c", b"packed" * 1000)
-    fs.cloud.put_object(f"{task}/output.zip", odd_zip([plain, packed]))
+    plain, packed = Entry(b"artifacts/a", b"stored", 0), Entry(b"artifacts/b/c", b"packed" * 1000)
+    fs.cloud.put_object(f"{task}/output.zip", build([plain, packed]))
     for path, member, method in (("a", plain, b"stored"), ("b/c", packed, b"deflate")):
         path = f"{task}/outputs/{path}"
         assert {name: fs.xattr(path, name) for name in fs.xattrs(path)} == {
-            "user.taskfs.compressed_size": b"%d" % len(member.packed()),
-            "user.taskfs.crc32": b"%08x" % zlib.crc32(member.content),
+            "user.taskfs.compressed_size": b"%d" % len(pack(member.body, member.method)),
+            "user.taskfs.crc32": b"%08x" % zlib.crc32(member.body),
             "user.taskfs.compression": method,
         }
         for name in OTHERS:

@@ -20,8 +20,8 @@ from taskfs.tasks.archive_kind import ArchiveKey, ArchiveKind
 from taskfs.tasks.archives import ArchiveRegistry
 from taskfs.tree.handles import ArchiveHandle
 from taskfs.tree.page_cache import PageCache, PageCacheMode
-from tests.odd_zips import Odd, odd_zip
 from tests.unit.fakes import Clock, FakeAPI, task_of
+from tests.zips import Entry, build
 
 PATH = "t/output.zip"
 OUTPUT = ArchiveKey("t", ArchiveKind.OUTPUT)
@@ -83,8 +83,8 @@ def done(task_id: str = "t", **fields: Any) -> Task:
     return task._replace(**fields)
 
 
-def put(api: FakeAPI, *members: Odd, path: str = PATH) -> None:
-    api.put(path, odd_zip(members))
+def put(api: FakeAPI, *members: Entry, path: str = PATH) -> None:
+    api.put(path, build(members))
 
 
 def get(registry: ArchiveRegistry, task: Task | None = None) -> Archive:
@@ -101,14 +101,14 @@ def member_of(archive: Archive, path: str) -> Member:
 
 def test_an_archive_is_loaded_once(registry: ArchiveRegistry, api: FakeAPI) -> None:
     """A-13: An archive costs one signed URL and one range, once."""
-    put(api, Odd(b"artifacts/a", b"x"))
+    put(api, Entry(b"artifacts/a", b"x"))
     assert {id(get(registry)) for _ in range(5)} == {id(get(registry))}
     assert api.objects[PATH].fetches == 1
 
 
 def test_many_callers_load_it_once(registry: ArchiveRegistry, api: FakeAPI) -> None:
     """A-13: Many callers at once cost one signed URL and one range."""
-    put(api, Odd(b"artifacts/a", b"x"))
+    put(api, Entry(b"artifacts/a", b"x"))
     with ThreadPoolExecutor(10) as callers:
         found = list(callers.map(lambda _: get(registry), range(30)))
     assert len(set(map(id, found))) == 1
@@ -124,7 +124,7 @@ def test_an_absent_archive_is_requested_again_after_five_seconds(
         clock.tick(0.5)
     assert api.objects[PATH].fetches == 1
     clock.tick(0.01)
-    put(api, Odd(b"artifacts/a", b"x"))
+    put(api, Entry(b"artifacts/a", b"x"))
     assert registry.get(done(), ArchiveKind.OUTPUT) is not None
 
 
@@ -137,7 +137,7 @@ def test_without_a_path_no_request_is_sent(registry: ArchiveRegistry, api: FakeA
 
 def test_a_failure_is_not_cached(registry: ArchiveRegistry, api: FakeAPI) -> None:
     """F-15: A failure is neither cached nor shown as an empty directory."""
-    put(api, Odd(b"artifacts/a", b"x"))
+    put(api, Entry(b"artifacts/a", b"x"))
     for failure in (Unavailable("no answer"), CorruptData("damaged")):
         api.objects[PATH].failure = failure
         with pytest.raises(type(failure)):
@@ -148,7 +148,7 @@ def test_a_failure_is_not_cached(registry: ArchiveRegistry, api: FakeAPI) -> Non
 
 def test_a_404_drops_the_index(registry: ArchiveRegistry, api: FakeAPI) -> None:
     """F-12: A 404 drops the index."""
-    put(api, Odd(b"artifacts/a", b"x" * 200_000, 0))
+    put(api, Entry(b"artifacts/a", b"x" * 200_000, 0))
     archive = get(registry)
     registry.discard(OUTPUT, archive)
     api.objects[PATH].content = None
@@ -159,10 +159,10 @@ def test_a_changed_record_replaces_the_archive(registry: ArchiveRegistry, api: F
     """F-8, F-11: A changed record brings the new version."""
     unfinished = task_of("t", output_path=PATH)
     assert registry.get(unfinished, ArchiveKind.OUTPUT) is None
-    put(api, Odd(b"artifacts/a", b"x"))
+    put(api, Entry(b"artifacts/a", b"x"))
     first = get(registry)  # at once, not after 5 s: the task is terminal now
     assert get(registry, done()._replace(error_detail="nothing about the archive")) is first
-    put(api, Odd(b"artifacts/a", b"y"))
+    put(api, Entry(b"artifacts/a", b"y"))
     assert get(registry, done()._replace(output_zipped_bytes=7)) is not first
 
 
@@ -179,11 +179,11 @@ def test_forget_covers_a_load_under_way(
 ) -> None:
     """N-21: A refresh also forgets an answer in flight."""
     registry = setup.registry(disk if on_disk else None)
-    put(api, Odd(b"artifacts/old", b"x"))
+    put(api, Entry(b"artifacts/old", b"x"))
 
     def meanwhile() -> None:
         api.objects[PATH].before_reply = lambda: None
-        put(api, Odd(b"artifacts/new", b"y"))
+        put(api, Entry(b"artifacts/new", b"y"))
         registry.forget()
 
     api.objects[PATH].before_reply = meanwhile
@@ -199,9 +199,9 @@ def test_a_load_while_the_disk_is_cleared_gets_the_new_version(
 ) -> None:
     """N-21: A load while the disk is cleared gets the new version."""
     registry = setup.registry(disk)
-    put(api, Odd(b"artifacts/old", b"x"))
+    put(api, Entry(b"artifacts/old", b"x"))
     get(registry)
-    put(api, Odd(b"artifacts/new", b"y"))
+    put(api, Entry(b"artifacts/new", b"y"))
     drop = disk.drop_indexes
 
     def load_and_drop() -> None:
@@ -219,7 +219,7 @@ def test_a_load_while_an_index_is_dropped_gets_the_new_version(
 ) -> None:
     """X-5, F-8: After a replacement the next open gets the new version."""
     registry = setup.registry(disk)
-    put(api, Odd(b"artifacts/old", b"x"))
+    put(api, Entry(b"artifacts/old", b"x"))
     forget_index = Archive.forget_index
     loaded: list[Archive] = []
 
@@ -229,12 +229,12 @@ def test_a_load_while_an_index_is_dropped_gets_the_new_version(
 
     def meanwhile() -> None:
         api.objects[PATH].before_reply = lambda: None
-        put(api, Odd(b"artifacts/new", b"y"))
+        put(api, Entry(b"artifacts/new", b"y"))
         registry.forget()
 
     if reason == "replaced":
         archive = get(registry)
-        put(api, Odd(b"artifacts/new", b"y"))
+        put(api, Entry(b"artifacts/new", b"y"))
         monkeypatch.setattr(Archive, "forget_index", load_and_forget)
         registry.discard(OUTPUT, archive)
     else:
@@ -247,11 +247,11 @@ def test_a_load_while_an_index_is_dropped_gets_the_new_version(
 
 def test_a_load_for_an_older_record_is_not_used(registry: ArchiveRegistry, api: FakeAPI) -> None:
     """F-8: An archive loaded for an older record is not used for a newer one."""
-    put(api, Odd(b"artifacts/old", b"x"))
+    put(api, Entry(b"artifacts/old", b"x"))
 
     def meanwhile() -> None:
         api.objects[PATH].before_reply = lambda: None
-        put(api, Odd(b"artifacts/new", b"y"))
+        put(api, Entry(b"artifacts/new", b"y"))
         assert get(registry, done(end_ns=2)).index.lookup("new") is not None
 
     api.objects[PATH].before_reply = meanwhile
@@ -266,14 +266,14 @@ def test_an_absence_before_the_end_is_not_cached_after_it(
     running = task_of("t", "started", output_path=PATH)
 
     assert registry.get(running, ArchiveKind.OUTPUT) is None
-    put(api, Odd(b"artifacts/new", b"y"))
+    put(api, Entry(b"artifacts/new", b"y"))
     assert get(registry).index.lookup("new") is not None
 
 
 def test_the_page_cache_learns_of_each_load(setup: Setup, api: FakeAPI) -> None:
     """N-21: After a refresh the same version is loaded again; the kernel drops its pages once."""
     registry = setup.registry()
-    put(api, Odd(b"artifacts/a", b"1"))
+    put(api, Entry(b"artifacts/a", b"1"))
     before = get(registry)
     registry.forget()
     after = get(registry)
@@ -287,13 +287,13 @@ def test_a_stale_handle_stays_stale(setup: Setup, api: FakeAPI) -> None:
     """F-8, X-5: A stale handle stays ESTALE, and the next open gets the new version."""
     registry, page_cache = setup.registry(), setup.page_cache
     content = bytes(range(256)) * 2000
-    put(api, Odd(b"artifacts/a", content, 0))
+    put(api, Entry(b"artifacts/a", content, 0))
     archive = get(registry)
     member = member_of(archive, "a")
     lease = page_cache.lease(OUTPUT, archive.version, "a", member.size)
     handle = ArchiveHandle(archive.open_member(member), archive, lease, registry, page_cache)
     assert handle.read_at(0, 10) == content[:10]
-    put(api, Odd(b"artifacts/a", content[::-1], 0))
+    put(api, Entry(b"artifacts/a", content[::-1], 0))
     with pytest.raises(StaleObject):
         for start in range(0, len(content), 1000):
             handle.read_at(start, 1000)
@@ -310,7 +310,7 @@ def test_the_least_recently_used_indexes_are_evicted(setup: Setup, api: FakeAPI)
     registry = setup.registry(max_members=25)
     archives = []
     for name in "abcde":
-        put(api, *(Odd(b"artifacts/%d" % n, b"x") for n in range(10)), path=f"{name}/output.zip")
+        put(api, *(Entry(b"artifacts/%d" % n, b"x") for n in range(10)), path=f"{name}/output.zip")
         archives.append(get(registry, done(name)))
     assert get(registry, done("e")) is archives[4]
     assert get(registry, done("d")) is archives[3]
@@ -321,14 +321,14 @@ def test_the_least_recently_used_indexes_are_evicted(setup: Setup, api: FakeAPI)
 def test_an_archive_with_open_files_is_not_evicted(setup: Setup, api: FakeAPI) -> None:
     """R-20: An archive with open files is not evicted, because that would free nothing."""
     registry = setup.registry(max_members=1)
-    put(api, Odd(b"artifacts/a", b"x"))
-    put(api, Odd(b"artifacts/a", b"x"), path="other/output.zip")
+    put(api, Entry(b"artifacts/a", b"x"))
+    put(api, Entry(b"artifacts/a", b"x"), path="other/output.zip")
     first = get(registry)
     lease = setup.page_cache.lease(OUTPUT, first.version, "a", 1)
     get(registry, done("other"))
     assert get(registry) is first
     setup.page_cache.release(lease)
     get(registry, done("other"))
-    put(api, Odd(b"artifacts/a", b"x"), path="third/output.zip")
+    put(api, Entry(b"artifacts/a", b"x"), path="third/output.zip")
     get(registry, done("third"))
     assert get(registry) is not first

@@ -44,7 +44,7 @@ from taskfs.support.buffers import LARGE, address_of, allocate
 from taskfs.support.interruptible_wait import Waiter
 from taskfs.support.stats import Stats
 from tests.archive_bench import DaemonPool, FakeObject, run_threads
-from tests.mounts import PATIENCE_S, ROOT
+from tests.mounts import ROOT, TIMEOUT_S
 from tests.surfaces import assert_same
 
 KEY: Final = cache_key("object", 1)
@@ -960,7 +960,7 @@ def _child(*arguments: str | Path, **options: Any) -> "subprocess.Popen[bytes]":
 
 def _end(child: "subprocess.Popen[bytes]") -> None:
     try:
-        output, _ = child.communicate(timeout=PATIENCE_S)
+        output, _ = child.communicate(timeout=TIMEOUT_S)
     finally:
         child.kill()
         child.wait()
@@ -1026,7 +1026,7 @@ def test_a_disk_that_is_full_or_read_only(place: Path, what: str) -> None:
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("no mounts of one's own here: unshare is missing or not allowed")
     command = [*own, sys.executable, "-m", "tests.unit.test_disk_cache", "full", str(place), what]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S)
     assert done.returncode == 0, done.stderr
 
 
@@ -1086,7 +1086,7 @@ def test_processes_at_one_cache(place: Path) -> None:
             if children[2].poll() is None and time.monotonic() - started > 1.8:
                 children[2].send_signal(signal.SIGKILL)
             time.sleep(0.01)
-            assert time.monotonic() < started + PATIENCE_S
+            assert time.monotonic() < started + TIMEOUT_S
     finally:
         for child in children[2:]:
             child.kill()

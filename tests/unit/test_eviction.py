@@ -14,7 +14,7 @@ from taskfs.cache import eviction
 from taskfs.cache.disk_cache import INDEX, DiskCache, cache_key
 from taskfs.cache.memory_cache import BLOCK
 from taskfs.cache.segment_file import SEGMENT
-from tests.caches import disk_use, fill_from_outside, free_part, small_disk
+from tests.caches import disk_use, fill_disk, free_fraction, small_disk
 
 PLENTY: Final = 1 << 40
 DISK: Final = 24 << 20
@@ -56,7 +56,7 @@ def test_a_cache_leaves_the_reserve_free(place: Path, caplog: pytest.LogCaptureF
     for number in range(3 * DISK // RUN):
         put(cache, number)
         cache.write_blob(INDEX, cache_key("index", number), HEAD, BODY)
-        assert free_part(place) >= RESERVE
+        assert free_fraction(place) >= RESERVE
         assert is_kept(cache, number)
     last = 3 * DISK // RUN
     assert not is_kept(cache, 0)
@@ -73,15 +73,15 @@ def test_another_program_that_fills_the_disk_gets_the_reserve(
     cache = DiskCache(place / "cache", PLENTY)
     for number in range(12):
         put(cache, number)
-    fill_from_outside(place, leave=0.01)
-    assert free_part(place) < RESERVE
+    fill_disk(place, leave=0.01)
+    assert free_fraction(place) < RESERVE
     if by == "write":
         put(cache, 12)
         assert is_kept(cache, 12)
     else:
         monkeypatch.setattr(eviction, "CHECK_S", 0.0)
         assert is_kept(cache, 11)
-    assert free_part(place) >= RESERVE
+    assert free_fraction(place) >= RESERVE
     assert any(is_kept(cache, number) for number in range(12)), "more was evicted than needed"
 
 
@@ -90,10 +90,10 @@ def test_a_cache_that_an_earlier_mount_left_too_large_shrinks(place: Path) -> No
     earlier = DiskCache(place / "cache", PLENTY)
     for number in range(12):
         put(earlier, number)
-    fill_from_outside(place, leave=0.02)
-    assert free_part(place) < RESERVE
+    fill_disk(place, leave=0.02)
+    assert free_fraction(place) < RESERVE
     later = DiskCache(place / "cache", PLENTY)
-    assert free_part(place) >= RESERVE
+    assert free_fraction(place) >= RESERVE
     assert 0 < sum(is_kept(later, number) for number in range(12)) < 12
 
 
@@ -102,7 +102,7 @@ def test_without_the_reserve_nothing_is_written(
 ) -> None:
     """R-25: Where other programs take more, the cache keeps nothing, says so once, and works again
     once there is space."""
-    foreign = fill_from_outside(place, leave=0.01)
+    foreign = fill_disk(place, leave=0.01)
     cache = DiskCache(place / "cache", PLENTY)
     before = disk_use(place)
     for number in range(5):
@@ -203,5 +203,5 @@ def test_a_mount_does_not_wait_for_another_mount_s_eviction(
         fcntl.flock(lock, fcntl.LOCK_EX)
         for number in range(2 * DISK // RUN):
             put(cache, number)
-            assert free_part(place) >= RESERVE
+            assert free_fraction(place) >= RESERVE
     assert all(record.levelno <= logging.WARNING for record in caplog.records)
