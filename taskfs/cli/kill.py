@@ -10,11 +10,14 @@ import click
 from taskfs.cli import completers
 from taskfs.cli.api_session import missing_task, open_session
 from taskfs.cli.options import Settings, config_options, parsed_by
-from taskfs.cli.output import describe_error, print_error
+from taskfs.cli.output import align, describe_error, print_error
+from taskfs.cli.task_choice import TaskChoice
 from taskfs.cli.task_ids import parse_task_id, resolve_names
 from taskfs.errors import AlreadyTerminated, BadAnswer, NotFound, TaskFSError, Unavailable
-from taskfs.model import TaskStatus
-from taskfs.support.parsing import parse_positive_duration
+from taskfs.model import Task, TaskStatus
+from taskfs.options import BY_NAME
+from taskfs.support.formatting import escape_controls, format_age
+from taskfs.support.parsing import parse_positive_duration, parse_words
 
 if TYPE_CHECKING:
     from taskfs.remote.api_client import TaskClient
@@ -25,11 +28,29 @@ POLL_S: Final = 1.0  # seconds between two looks at the statuses with --wait
 @click.command("kill", short_help="Kill tasks.")
 @click.argument(
     "task_ids",
-    metavar="ID...",
+    metavar="[ID]...",
     nargs=-1,
-    required=True,
     callback=parsed_by(parse_task_id),
     shell_complete=completers.complete_tasks(active=True),
+)
+@click.option(
+    "-p",
+    "--project",
+    metavar="NAME",
+    shell_complete=completers.completer_of(BY_NAME["project"]),
+    help="Kill the unfinished tasks of this project.  [default: only ID...]",
+)
+@click.option(
+    "--status",
+    "statuses",
+    multiple=True,
+    metavar="STATUS",
+    shell_complete=completers.completer_of(BY_NAME["status"]),
+    help="Kill the unfinished tasks with this status; may be given several times.  "
+    "[default: only ID...]",
+)
+@click.option(
+    "-a", "--all", "everything", is_flag=True, help="Kill all unfinished tasks.  [default: off]"
 )
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.  [default: off]")
 @click.option(
@@ -42,45 +63,82 @@ POLL_S: Final = 1.0  # seconds between two looks at the statuses with --wait
     "[default: only send the requests]",
 )
 @config_options("kill")
-def command(settings: Settings, task_ids: tuple[str, ...], yes: bool, limit_s: float | None) -> int:
-    """List the tasks ID..., ask, and kill them.
+def command(
+    settings: Settings,
+    task_ids: tuple[str, ...],
+    project: str | None,
+    statuses: tuple[str, ...],
+    everything: bool,
+    yes: bool,
+    limit_s: float | None,
+) -> int:
+    """List the tasks ID..., or the unfinished ones that the options choose, ask, and kill them.
 
     The answer is read from standard input. Anything but y or yes, and the end of the input, kills
     nothing. A task that does not exist or has ended is reported. The exit status is 0 if a kill
     request was sent for each task (with --wait: if each task was killed), else 1. Only tasks are
     killed: machines keep running.
     """
+    is_choice = bool(project or statuses or everything)
+    if bool(task_ids) == is_choice:
+        raise click.UsageError("name tasks, or choose them with --project, --status or --all")
+    if everything and (project or statuses):
+        raise click.UsageError("--all kills all: leave out --project and --status")
     with open_session(settings) as (_, client):
-        requested = list(dict.fromkeys(resolve_names(client, task_ids)))
-        killable = [task_id for task_id in requested if _is_killable(client, task_id)]
+        if is_choice:
+            words = [word for text in statuses for word in parse_words(text)]
+            choice = TaskChoice(project, words, running=True)
+            killable = choice.select(client, None)
+            requested = [task.id for task in killable]
+        else:
+            requested = list(dict.fromkeys(resolve_names(client, task_ids)))
+            found = (_find_killable(client, task_id) for task_id in requested)
+            killable = [task for task in found if task is not None]
         if not killable:
+            if is_choice:
+                print_error("no unfinished task matches: see `taskfs list --running`")
             return 1
-        if not (yes or _confirm(killable)):
+        if is_choice or not yes:
+            _print_tasks(killable)
+        if not (yes or _confirm()):
             print_error("nothing was killed")
             return 1
-        sent = [task_id for task_id in killable if _send_kill(client, task_id)]
+        sent = [task.id for task in killable if _send_kill(client, task.id)]
         succeeded = sent if limit_s is None else _await_kills(client, sent, limit_s)
     return 0 if succeeded == requested else 1
 
 
-def _is_killable(client: "TaskClient", task_id: str) -> bool:
+def _find_killable(client: "TaskClient", task_id: str) -> Task | None:
+    """Return the task; print why and return None if it cannot be killed."""
     try:
-        status = client.get_status(task_id)
+        task = client.get_task(task_id)
     except NotFound:
         print_error(missing_task(task_id))
-        return False
+        return None
     except TaskFSError as exc:
         print_error(f"task {task_id}: {describe_error(exc)}")
-        return False
-    if status.is_terminated:
-        print_error(f"task {task_id} has ended: it is {status.status}, and cannot be killed")
-    return not status.is_terminated
+        return None
+    if task.is_terminated:
+        print_error(f"task {task_id} has ended: it is {task.status}, and cannot be killed")
+        return None
+    return task
 
 
-def _confirm(task_ids: Sequence[str]) -> bool:
+def _print_tasks(tasks: Sequence[Task]) -> None:
+    """Print each task with what tells it apart: status, simulator, project and age."""
     click.echo("You are about to kill the following tasks:")
-    for task_id in task_ids:
-        click.echo(f"  - {task_id}")
+    now_ns = time.time_ns()
+    rows = []
+    for task in tasks:
+        created_ns = task.input_submit_ns or task.create_ns
+        age = "" if created_ns is None else f"{format_age((now_ns - created_ns) / 1e9)} old"
+        words = (task.id, task.status, task.simulator or "", task.project or "", age)
+        rows.append([escape_controls(word) for word in words])
+    for line in align(rows):
+        click.echo(f"  - {line}")
+
+
+def _confirm() -> bool:
     click.echo("Are you sure you want to proceed (y/[N])? ", nl=False)
     sys.stdout.flush()
     answer = sys.stdin.readline() if sys.stdin else ""  # None where descriptor 0 is closed

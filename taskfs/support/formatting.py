@@ -50,3 +50,12 @@ def format_money(amount: float) -> str:
     """Return *amount* with two decimals, or for small amounts with two significant digits."""
     digits = 2 if not 0 < amount < 0.1 else 1 - math.floor(math.log10(amount))
     return f"{amount:.{digits}f}"
+
+
+def format_age(seconds: float) -> str:
+    """Return *seconds* in its largest whole unit: `45 s`, `12 min`, `3 h`, `2 d`."""
+    whole = max(0, int(seconds))
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if whole >= length:
+            return f"{whole // length} {unit}"
+    return f"{whole} s"

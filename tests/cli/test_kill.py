@@ -1,9 +1,16 @@
 """`taskfs kill`, as users and scripts see it."""
 
+from datetime import datetime, timedelta, timezone
+
 import pytest
 
 from tests.cli.conftest import Command
 from tests.fake_api import FakeCloud
+
+
+def ago(**duration: float) -> str:
+    return (datetime.now(timezone.utc) - timedelta(**duration)).isoformat()
+
 
 PROMPT = "Are you sure you want to proceed (y/[N])? "
 
@@ -11,13 +18,16 @@ PROMPT = "Are you sure you want to proceed (y/[N])? "
 @pytest.mark.parametrize("answer", ["y\n", "Y\n", "yes\n", "YES\n", " y \n", "y"])
 def test_yes(taskfs: Command, cloud: FakeCloud, answer: str) -> None:
     """C-19: `y` or `yes` at the prompt kills."""
-    task = cloud.add_task(status="started")
+    task = cloud.add_task(
+        status="started", simulator="openfoam", project="waves", input_submit_time=ago(days=3.5)
+    )
 
     done = taskfs("kill", task, stdin=answer)
 
     assert done.returncode == 0, done.stderr
     assert done.stdout == (
-        f"You are about to kill the following tasks:\n  - {task}\n{PROMPT}\n"
+        "You are about to kill the following tasks:\n"
+        f"  - {task}  started  openfoam  waves  3 d old\n{PROMPT}\n"
         f"Successfully sent kill request for task {task}.\n"
     )
     assert cloud.killed == [task]
@@ -127,3 +137,73 @@ def test_a_lost_answer_is_not_a_second_kill(taskfs: Command, cloud: FakeCloud) -
     cloud.faults.add("reset", method="POST", acted=True)
     assert taskfs("kill", "-y", task).returncode == 0
     assert cloud.killed == [task]
+
+
+class TestChoices:
+    @pytest.fixture
+    def tasks(self, cloud: FakeCloud) -> dict[str, str]:
+        return {
+            name: cloud.add_task(status=status, project=project)
+            for name, status, project in (
+                ("a", "started", "waves"),
+                ("b", "submitted", "waves"),
+                ("c", "success", "waves"),
+                ("d", "started", "tank"),
+            )
+        }
+
+    @pytest.mark.parametrize(
+        ("arguments", "expected"),
+        [
+            ("--project waves", "ab"),
+            ("--status submitted", "b"),
+            ("--status started,submitted -p waves", "ab"),
+            ("-p tank", "d"),
+            ("--all", "abd"),
+        ],
+    )
+    def test_they_are_listed_and_killed(
+        self,
+        taskfs: Command,
+        cloud: FakeCloud,
+        tasks: dict[str, str],
+        arguments: str,
+        expected: str,
+    ) -> None:
+        """--project, --status and --all kill unfinished tasks, after listing them and asking."""
+        done = taskfs("kill", *arguments.split(), stdin="n\n")
+        assert (done.returncode, cloud.killed) == (1, [])
+        chosen = {tasks[name] for name in expected}
+        listed = {line.split()[1] for line in done.stdout.splitlines() if "  - " in line}
+        assert listed == chosen
+        done = taskfs("kill", *arguments.split(), stdin="y\n")
+        assert (done.returncode, set(cloud.killed)) == (0, chosen)
+
+    def test_yes_lists_them_too(
+        self, taskfs: Command, cloud: FakeCloud, tasks: dict[str, str]
+    ) -> None:
+        """With -y the chosen tasks are listed and killed without a question."""
+        done = taskfs("kill", "--all", "-y")
+        assert done.returncode == 0 and PROMPT not in done.stdout
+        assert f"  - {tasks['a']}" in done.stdout and len(cloud.killed) == 3
+
+    def test_nothing_matches(self, taskfs: Command, cloud: FakeCloud) -> None:
+        """If no unfinished task matches, nothing is asked."""
+        cloud.add_task(project="waves")
+        for arguments in (("--all",), ("-p", "waves")):
+            done = taskfs("kill", *arguments, stdin="y\n")
+            assert (done.returncode, done.stdout) == (1, "")
+            assert "no unfinished task matches" in done.stderr
+
+    @pytest.mark.parametrize("arguments", [(), ("x", "--all"), ("--all", "-p", "x")])
+    def test_wrong_usage(self, taskfs: Command, arguments: tuple[str, ...]) -> None:
+        """Names and choices exclude each other."""
+        done = taskfs("kill", *arguments)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1
+
+    def test_the_configured_project_is_no_choice(
+        self, taskfs: Command, cloud: FakeCloud, tasks: dict[str, str]
+    ) -> None:
+        """TASKFS_PROJECT chooses nothing to kill."""
+        assert taskfs("kill", stdin="y\n", TASKFS_PROJECT="waves").returncode == 2
+        assert cloud.killed == []
