@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from taskfs.tree.nodes import Attrs
 
 # Files have one name, and directories do not count their subdirectories: that would cost a listing
-# for each stat. 1 tells find(1) and others not to rely on the count.
+# for each stat. Programs such as find(1) do not rely on a directory's count of 1.
 LINK_COUNT: Final = 1
 # Bytes. st_blksize, the unit in which programs read; the kernel reads whole pages in any case.
 BLOCK_SIZE: Final = mmap.PAGESIZE

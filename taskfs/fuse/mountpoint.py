@@ -187,7 +187,7 @@ def _check_owner(mountpoint: Path) -> None:
 
 
 def _ask_pid(mountpoint: Path) -> int | None:
-    """Return the daemon's process id, which the mount itself tells; None if it does not answer."""
+    """Return the daemon's process id from the mount's statistics; None without an answer."""
 
     def ask() -> int | None:
         try:

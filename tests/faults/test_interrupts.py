@@ -45,12 +45,13 @@ SHELL: Final = {
 }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=["kernel", "fusepy"])
 def stalled(
-    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Mount, FakeCloud]]:
     """A mount whose cloud can be stalled, with the timeouts that a user has."""
-    with FakeCloud() as cloud, on_mount(cloud, tmp_path_factory.mktemp("stalled"), {}) as mount:
+    home = tmp_path_factory.mktemp("stalled")
+    with FakeCloud() as cloud, on_mount(cloud, home, {"engine": request.param}) as mount:
         yield mount, cloud
         cloud.faults.clear()
 

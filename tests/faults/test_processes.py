@@ -184,7 +184,8 @@ def test_a_failure_that_ends_the_daemon_unmounts(
     ends unmounts."""
     taskfs, place = Taskfs(tmp_path, cloud), tmp_path / "mnt"
     place.mkdir()
-    words = [sys.executable, "-c", FAILING_DEVICE, str(good), "mount", *flags, str(place)]
+    arguments = ["mount", "--engine", "kernel", *flags, str(place)]
+    words = [sys.executable, "-c", FAILING_DEVICE, str(good), *arguments]
     with subprocess.Popen(
         words, env=taskfs.environment, stderr=subprocess.PIPE, text=True, cwd="/"
     ) as process:
