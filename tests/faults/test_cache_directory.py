@@ -296,7 +296,7 @@ def test_a_disk_that_another_program_fills(
 
 
 def test_a_small_disk_in_process(open_tree: TreeFactory, cloud: FakeCloud, cache: Path) -> None:
-    """R-25: The same without a mount, for users who cannot make a file system."""
+    """R-25: The same without a mount, for users that cannot create a file system."""
     tasks = {}
     for number in range(4):
         files = {"stored": noise(number, 5_000_000)}

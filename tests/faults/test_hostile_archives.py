@@ -71,7 +71,7 @@ def put_entries(fs: Surface, *entries: Entry, **fields: Any) -> str:
 
 
 def errno_of(call: Callable[[], object]) -> int:
-    """Return what a call fails with, in a time in which nobody takes it for hung."""
+    """Return the error of a call, which must not take long."""
     began = time.monotonic()
     with pytest.raises(OSError) as caught:
         call()

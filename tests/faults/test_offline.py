@@ -99,7 +99,7 @@ def seen(fs: Mounted, task: str) -> dict[str, bytes]:
 
 @contextlib.contextmanager
 def counting_connections(cloud: FakeCloud) -> Iterator[Callable[[], int]]:
-    """Take the place of the API, and count who comes."""
+    """Listen in place of the API and count the connections."""
     port = cloud.api.port
     cloud.stop()
     with socket.create_server(("127.0.0.1", port)) as listener:
@@ -184,7 +184,7 @@ def test_offline_anything_else_is_etimedout_at_once(
             fs.names(f"{task}/inputs")
         with refused(errno.ETIMEDOUT):
             fs.set_xattr(task, "user.taskfs.metadata.mood", b"good")
-        with refused(errno.ESRCH):  # final: nobody has to be asked
+        with refused(errno.ESRCH):  # the status is final: no request is needed
             (mount.path / task / "kill").write_bytes(b"1\n")
         assert fs.read(f"{task}/outputs/small") == files["small"]
     assert cloud.requests == []

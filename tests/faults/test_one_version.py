@@ -154,7 +154,7 @@ def test_readers_beside_a_replacement_get_one_version_or_estale(
         for version in versions[1:]:
             time.sleep(0.3)
             put(shared_cloud, task, x=version)
-            if version is not versions[4]:  # of one replacement nobody tells the mount
+            if version is not versions[4]:  # one replacement without a refresh
                 (shared_mnt / ".taskfs/refresh").write_text("1")
             path.stat()
         eventually(lambda: len(versions) - 1 in seen or bool(problems))

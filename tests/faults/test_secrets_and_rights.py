@@ -275,7 +275,7 @@ def test_the_embedded_cloud_binds_loopback_only(cloud: FakeCloud) -> None:
         ("http://10.0.0.1:8000", False),
         ("http://127.0.0.1.example", False),
         ("http://localhost.example", False),
-        ("http://api.localhost", False),  # what a name server makes of that, nobody knows
+        ("http://api.localhost", False),  # a name server may resolve it to anything
         ("http://0.0.0.0:1", False),
         ("http://[::]:1", False),
         ("http://127.0.0.1:1", True),

@@ -29,7 +29,7 @@ def signings(cloud: FakeCloud) -> int:
 @pytest.mark.parametrize("kind", ["expire", "revoke"])
 def test_a_url_is_renewed_once_for_all_waiting_readers(patient: Mounted, kind: str) -> None:
     """Y-5, R-3: An expired (400 `ExpiredToken`) or revoked (403) URL is renewed once for all
-    waiting readers, who repeat the same range."""
+    waiting readers, which repeat the same range."""
     cloud = patient.cloud
     task = finished(cloud, **BODIES, z=noise(1, 200_000))
     assert patient.stat(f"{task}/outputs/z").st_size == 200_000

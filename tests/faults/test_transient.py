@@ -256,7 +256,7 @@ def test_a_body_cut_at_any_point_is_resumed_where_it_stopped(cloud: FakeCloud, k
         first, second = [r.range for r in cloud.requests]
         assert first == f"bytes=0-{len(CONTENT) - 1}"
         begin = int(str(second).removeprefix("bytes=").split("-")[0])
-        # With a reset, the kernel drops what nobody took yet.
+        # On a reset, the kernel drops received bytes that were not read yet.
         assert begin <= point if kind == "reset" else begin == point
     cloud.faults.clear()
     transport.close()

@@ -152,7 +152,7 @@ def test_an_api_that_is_not_reached(taskfs: Taskfs, place: Path, cloud: FakeClou
             taskfs, place, "taskfs doctor", options=("--timeout", "500ms"), INDUCTIVA_API_URL=url
         )
     cloud.fail("api")
-    refused(taskfs, place, "503", options=("--timeout", "500ms"))
+    refused(taskfs, place, "503", options=("--timeout", "3s"))
     assert time.monotonic() - began < 20
     assert processes_naming(place) == []
 
