@@ -51,6 +51,8 @@ class Config:
     status_cache_time_s: float = 2.0
     attr_timeout_s: float = 1.0
     timeout_s: float = 30.0
+    live: bool = True
+    live_idle_time_s: float = 30.0
     completion_timeout_s: float = 1.5
     output_parent: str = "inductiva_output"
     demo: bool = False

@@ -17,17 +17,20 @@ from taskfs.errors import NotFound
 from taskfs.first_listing import FirstListing, filter_of, open_client
 from taskfs.model import Task
 from taskfs.remote.api_client import TaskClient
+from taskfs.remote.machines import Machines
 from taskfs.support.interruptible_wait import Waiter, never
 from taskfs.support.stats import Stats
 from taskfs.support.thread_pool import DaemonPool
 from taskfs.tasks.archive_kind import ArchiveKind
 from taskfs.tasks.archives import ArchiveRegistry
 from taskfs.tasks.finished_tasks import FinishedTaskStore, open_finished_tasks
+from taskfs.tasks.live_tasks import LiveTasks
 from taskfs.tasks.offline import FrozenCache, OfflineAPI
 from taskfs.tasks.task_cache import TaskCache
 from taskfs.tasks.task_filter import PendingListing
 from taskfs.tree.context import TreeContext
 from taskfs.tree.handles import HandleTable
+from taskfs.tree.live_handle import OpenLiveFiles
 from taskfs.tree.page_cache import PageCache
 from taskfs.tree.text_pins import Pins
 from taskfs.tree.tree import Tree
@@ -50,6 +53,7 @@ class Core(NamedTuple):
     client: TaskClient | OfflineAPI
     finished_tasks: FinishedTaskStore | None = None
     pools: tuple[Executor, ...] = ()
+    machines: Machines | None = None
 
     def begin(self, pending: PendingListing | None = None) -> None:
         """Load the first listing, or wait for the *pending* one.
@@ -64,6 +68,8 @@ class Core(NamedTuple):
 
         Requests in flight are not waited for.
         """
+        if self.machines is not None:
+            self.machines.close()  # says goodbye to them
         self.client.close()
         for pool in self.pools:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -79,6 +85,15 @@ def open_disk(config: Config) -> DiskCache:
 def open_offline(config: Config, disk: DiskCache | None = None) -> OfflineAPI:
     """Return the API of offline mode, which knows the cached finished tasks."""
     return OfflineAPI(disk or open_disk(config), config.cache_dir, config.api_url, config.api_key)
+
+
+def open_machines(client: TaskClient | OfflineAPI, config: Config) -> Machines:
+    """Return the machines of running tasks; nothing goes out before one is asked."""
+    return Machines(
+        client.signal if isinstance(client, TaskClient) else None,
+        idle_time_s=config.live_idle_time_s,
+        connect_timeout_s=config.timeout_s,
+    )
 
 
 def open_engine(
@@ -170,6 +185,11 @@ def open_core(
         task_filter=filter_of(config),
         finished_tasks=finished_tasks,
     )
+    machines = open_machines(client, config)
+    live = None
+    if config.live:
+        timeout_s = config.timeout_s
+        live = LiveTasks(machines, task_cache, timeout_s=timeout_s, interrupted=interrupted)
     page_cache = PageCache(attr_timeout_s)
     archives = ArchiveRegistry(
         client,
@@ -191,6 +211,8 @@ def open_core(
         waiter=waiter,
         stats=stats,
         handles=HandleTable(),
+        live=live,
+        open_live_files=OpenLiveFiles(),
         read_only=config.read_only,
         offline=config.offline,
         began_ns=time.time_ns(),
@@ -199,7 +221,7 @@ def open_core(
         demo_environment=_environment(config) if config.demo else None,
     )
     pools = (pool, index_pool, engine.pool, engine.decoding)
-    return Core(Tree(context), client, finished_tasks, pools)
+    return Core(Tree(context), client, finished_tasks, pools, machines)
 
 
 def _environment(config: Config) -> dict[str, str]:

@@ -23,6 +23,7 @@ from taskfs.support.parsing import (
     parse_relative_path,
     parse_size,
     parse_source,
+    parse_switch,
     parse_text,
     parse_umask,
     parse_words,
@@ -178,6 +179,11 @@ OPTIONS: Final = (
            "names.", "TIME", "1s", field="attr_timeout_s"),
     Option("timeout", parse_positive_duration, "The time after which an operation fails with "
            "ETIMEDOUT.", "TIME", "30s", field="timeout_s", commands=EVERY - {"wait"}),
+    Option("live", parse_switch, "Show the files of running tasks in live/.", "on|off", "on",
+           commands=TREE),
+    Option("live_idle_time", parse_positive_duration, "The time for which an unused connection to "
+           "a running task's machine is kept.", "TIME", "30s", field="live_idle_time_s",
+           commands=frozenset()),
     Option("completion_timeout", parse_positive_duration, "The time for which a shell's completion "
            "waits for the API.", "TIME", "1.5s", field="completion_timeout_s", commands=frozenset(),
            in_mount_options=False),

@@ -17,6 +17,8 @@ ROOT: Final = Path(__file__).parents[1]
 COMMAND: Final = (sys.executable, "-W", "error", "-m", "taskfs")
 DEVICE: Final = Path("/dev/fuse")
 TIMEOUT_S: Final = 30.0
+# Refuses at once: the machines of tests are reached on loopback.
+NO_TURN_SERVER: Final = "127.0.0.1:9"
 
 
 def eventually(condition: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> None:
@@ -72,6 +74,7 @@ class Taskfs:
             "XDG_STATE_HOME": str(home / "state"),
             "PYTHONPATH": path,
             "TASKFS_ENGINE": os.environ.get("TASKFS_ENGINE", "auto"),
+            "INDUCTIVA_TURN_SERVER_URL": NO_TURN_SERVER,
         }
         if cloud is not None:
             self.environment["INDUCTIVA_API_URL"] = cloud.api_url

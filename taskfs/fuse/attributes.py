@@ -23,6 +23,7 @@ class FileAttributes(NamedTuple):
     mtime_ns: int
     ctime_ns: int
     blocks: int
+    is_volatile: bool
     nlink: int
     uid: int
     gid: int

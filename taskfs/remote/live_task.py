@@ -61,14 +61,20 @@ class TaskConnection:
                 raise MachineGone(f"task {self._task_id}: the machine closed the connection")
         if self._connection is not None:
             return self._connection
-        if self._opening is None:
-            self._opening = asyncio.ensure_future(self._connect())
-            self._opening.add_done_callback(self._on_opened)
-        opening = self._opening
-        await asyncio.wait([opening], timeout=timeout_s)
-        if not opening.done():
-            raise Unavailable(f"task {self._task_id}: the machine was not reached in time")
-        return opening.result()
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            opening, is_joined = self._opening, self._opening is not None
+            if opening is None:
+                opening = self._opening = asyncio.ensure_future(self._connect())
+                opening.add_done_callback(self._on_opened)
+            await asyncio.wait([opening], timeout=max(0.0, deadline_s - time.monotonic()))
+            if not opening.done():
+                raise Unavailable(f"task {self._task_id}: the machine was not reached in time")
+            # An attempt that began before this call may have failed for want of time.
+            failed_early = is_joined and isinstance(opening.exception(), Unavailable)
+            if not failed_early:
+                return opening.result()
+            await asyncio.sleep(0)  # `_on_opened` is called by the loop
 
     def _on_opened(self, opening: "asyncio.Task[LiveConnection]") -> None:
         self._opening = None

@@ -58,6 +58,11 @@ def parse_flag(text: str) -> bool:
         raise ConfigError(f"{text!r} is neither yes nor no: write true or false") from None
 
 
+def parse_switch(text: str) -> bool:
+    """Return the value of `on` or `off`, for a setting whose flag takes a value."""
+    return parse_flag(text)
+
+
 def parse_text(text: str) -> str:
     """Return *text* as valid Unicode.
 

@@ -37,14 +37,21 @@ class SingleFlight:
         self._wait_until_s = float("-inf")
         self.is_failing = False
 
-    def run(self, key: Any, load: Callable[[], None], *, has_fallback: bool = False) -> None:
+    def run(
+        self,
+        key: Any,
+        load: Callable[[], None],
+        *,
+        has_fallback: bool = False,
+        timeout_s: float | None = None,
+    ) -> None:
         """Run *load* in the pool, or join the run in flight, and wait for its end.
 
         A caller that *has_fallback* waits for one second at most, counted from the start of the
         run, and not at all shortly after a failure. The run goes on without it.
 
         Raises:
-            Unavailable: a caller with a fallback has waited long enough.
+            Unavailable: a caller with a fallback has waited long enough, or any for *timeout_s*.
             TaskFSError: the failure of *load*.
         """
         now = self._clock()
@@ -56,7 +63,7 @@ class SingleFlight:
                 future = self._in_flight[key] = self._pool.submit(self._run, key, load)
                 self._wait_until_s = now + FALLBACK_WAIT_S
         if not has_fallback:
-            return self._waiter.result(future)
+            return self._waiter.result(future, timeout_s)
         try:
             self._waiter.result(future, max(0.0, self._wait_until_s - now))
         except Unavailable:

@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from taskfs.errors import (
@@ -13,7 +14,6 @@ from taskfs.errors import (
     Interrupted,
     IsADirectory,
     NotFound,
-    StaleObject,
     TaskFSError,
     Unavailable,
     Unsupported,
@@ -29,7 +29,8 @@ from taskfs.remote.live_messages import (
     Witness,
 )
 from taskfs.support.interruptible_wait import POLL_S, never
-from taskfs.tasks.live_file import LiveFile, Snapshot, check_generation
+from taskfs.tasks.live_file import LiveFile, Snapshot
+from taskfs.tasks.live_handle import LiveHandle
 from taskfs.tasks.live_tree import LiveDirectory, parse_listing
 
 # The statuses in which a machine serves the files of its task.
@@ -45,6 +46,8 @@ REFRESH_S: Final = 0.5
 FAILURE_S: Final = 10.0
 # In bytes: content kept of files that are not open, all files of one task together.
 MAX_KEPT_BYTES: Final = 32 << 20
+# In seconds: a look at the task's status may take this long even where the deadline has passed.
+STATUS_S: Final = 1.0
 
 
 class LiveEnded(Unavailable):
@@ -76,8 +79,9 @@ class LiveFiles:
     a second reader of the file waits for the first, and no longer than its own time or until it is
     interrupted.
 
-    *is_live* asks the API whether the task's status is one of `LIVE_STATUSES`; it is called where
-    the machine says that a file is missing, and where the machine is gone.
+    *is_live* asks the API whether the task's status is one of `LIVE_STATUSES`, within the given
+    seconds; it is called where the machine says that a file is missing, and where the machine is
+    gone.
 
     Every call raises, besides what it names: Unavailable (ETIMEDOUT; `LiveEnded` where the task has
     ended), BadAnswer (EIO), AccessDenied (EACCES), Unsupported (EOPNOTSUPP), Interrupted (EINTR).
@@ -87,7 +91,7 @@ class LiveFiles:
         self,
         machine: LiveMachine,
         *,
-        is_live: Callable[[], bool],
+        is_live: Callable[[float], bool],
         timeout_s: float = 30.0,
         interrupted: Callable[[], bool] = never,
         clock: Callable[[], float] = time.monotonic,
@@ -139,7 +143,7 @@ class LiveFiles:
             return self._sizes.get(path, 0)
         return self._refreshed(path, entry).size
 
-    def open(self, path: bytes) -> "LiveHandle":
+    def open(self, path: bytes) -> LiveHandle:
         """Return an open file, with a snapshot as of now.
 
         Raises:
@@ -150,7 +154,10 @@ class LiveFiles:
             raise IsADirectory(f"{path!r} is a directory")
         entry = self._entry(path)
         try:
-            return LiveHandle(self, path, entry, self._refreshed(path, entry))
+            snapshot = self._refreshed(path, entry)
+            return LiveHandle(
+                snapshot, partial(self._refreshed, path, entry), partial(self._release, entry)
+            )
         except BaseException:
             self._release(entry)
             raise
@@ -169,13 +176,37 @@ class LiveFiles:
     def _release(self, entry: _Entry) -> None:
         with self._lock:
             entry.handles -= 1
-            kept = sum(other.file.kept_bytes for other in self._entries.values())
-            for other in list(self._entries.values()):
-                if kept <= MAX_KEPT_BYTES:
+        self.trim(MAX_KEPT_BYTES)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether any file is open."""
+        return any(entry.handles for entry in list(self._entries.values()))
+
+    @property
+    def kept_bytes(self) -> int:
+        """How many bytes of content are kept."""
+        return sum(entry.file.kept_bytes for entry in list(self._entries.values()))
+
+    def trim(self, max_bytes: int) -> None:
+        """Drop content of files that are not open while more than *max_bytes* are kept."""
+        with self._lock:
+            kept = self.kept_bytes
+            for entry in self._entries.values():
+                if kept <= max_bytes:
                     break
-                if other.handles == 0:
-                    kept -= other.file.kept_bytes
-                    other.file.forget()
+                # A stat without an open file may be refreshing it.
+                if entry.handles == 0 and entry.lock.acquire(blocking=False):
+                    kept -= entry.file.kept_bytes
+                    entry.file.forget()
+                    entry.lock.release()
+
+    def forget(self) -> None:
+        """Ask again for everything: drop the listing, failures, and content of unopened files."""
+        with self._lock:
+            self._listing = None
+            self._failures.clear()
+        self.trim(0)
 
     def _refreshed(self, path: bytes, entry: _Entry) -> Snapshot:
         """Return a snapshot that is at most `REFRESH_S` seconds old."""
@@ -192,7 +223,7 @@ class LiveFiles:
             try:
                 snapshot = entry.file.refresh(ask)
             except NotFound as exc:
-                self._check_live()
+                self._check_live(deadline_s)
                 raise NotFound(str(exc)) from exc
             except (Unsupported, BadAnswer, Unavailable) as exc:
                 if not isinstance(exc, LiveEnded):
@@ -240,22 +271,22 @@ class LiveFiles:
             try:
                 answer = self._machine.ask(question, remaining_s, self._interrupted, witness)
             except MachineGone as exc:
-                self._check_live()
+                self._check_live(deadline_s)
                 if is_last:
                     self._remember(None, exc)
                     raise
             except (Unavailable, Unsupported) as exc:
                 self._remember(None, exc)
                 if isinstance(exc, Unavailable):
-                    self._check_live()
+                    self._check_live(deadline_s)
                 raise
             else:
                 return answer
         raise AssertionError("unreachable")
 
-    def _check_live(self) -> None:
+    def _check_live(self, deadline_s: float) -> None:
         """Raise LiveEnded if the task has ended: a silence then tells nothing about a file."""
-        if not self._is_live():
+        if not self._is_live(max(STATUS_S, deadline_s - self._clock())):
             raise LiveEnded("the task has ended: its files come with its archive")
 
     def _remember(self, key: bytes | None, error: TaskFSError) -> None:
@@ -271,7 +302,9 @@ class LiveFiles:
         with self._lock:
             until_s, error = self._failures.get(key, (0.0, None))
         if error is not None and self._clock() < until_s:
-            raise type(error)(str(error))
+            again = type(error)(str(error))
+            again.is_logged = True  # the operation that met the failure has logged it
+            raise again
 
     @contextlib.contextmanager
     def _held(self, lock: threading.Lock, deadline_s: float) -> Iterator[None]:
@@ -290,48 +323,3 @@ class LiveFiles:
             yield
         finally:
             lock.release()
-
-
-class LiveHandle:
-    """An open file of a running task. Safe for concurrent use.
-
-    The middle is read from the snapshot; a read that reaches its end asks for what was appended.
-    """
-
-    def __init__(self, files: LiveFiles, path: bytes, entry: _Entry, snapshot: Snapshot) -> None:
-        self._files = files
-        self._path = path
-        self._entry = entry
-        self._is_open = True
-        self.snapshot = snapshot
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Return the bytes [offset, offset + size), fewer at the end of the file.
-
-        Raises:
-            StaleObject: the file was rewritten since it was opened (ESTALE).
-            TooLarge: of so large a file, only the end can be read (EFBIG).
-        """
-        snapshot = self.snapshot
-        if offset + size > snapshot.size:
-            snapshot = self.refresh()
-        return snapshot.read(offset, size)
-
-    def size(self) -> int:
-        """Return the size as of now. Raises StaleObject."""
-        return self.refresh().size
-
-    def refresh(self) -> Snapshot:
-        """Return a snapshot of now, which goes on from the one before. Raises StaleObject."""
-        try:
-            after = self._files._refreshed(self._path, self._entry)
-        except NotFound as exc:
-            raise StaleObject("the file was removed since it was opened") from exc
-        check_generation(self.snapshot, after)
-        self.snapshot = after
-        return after
-
-    def close(self) -> None:
-        if self._is_open:
-            self._is_open = False
-            self._files._release(self._entry)

@@ -144,6 +144,22 @@ class TaskCache:
         """Return the task, however old, or None; send no request."""
         return self._tasks.get(task_id)
 
+    def get_now(self, task_id: str, timeout_s: float) -> CachedTask:
+        """Return the task as a request shows it that begins after this call; a terminal status is
+        final and needs none.
+
+        Raises:
+            NotFound: as `get`.
+            Unavailable: there is no answer within *timeout_s* seconds.
+        """
+        began_s = self._clock()
+        while True:
+            cached = self._tasks.get(task_id)
+            if cached is not None and (cached.task.is_terminated or cached.as_of_s >= began_s):
+                return cached
+            # It may join a request that began earlier: then a second one follows.
+            self.reload(task_id, timeout_s=max(0.0, timeout_s - (self._clock() - began_s)))
+
     def get_full(self, task_id: str) -> CachedTask:
         """Return the task; its whole record is at most one listing TTL old.
 
@@ -171,10 +187,15 @@ class TaskCache:
             return cached
         return fresh
 
-    def reload(self, task_id: str, *, has_fallback: bool = False) -> None:
+    def reload(
+        self, task_id: str, *, has_fallback: bool = False, timeout_s: float | None = None
+    ) -> None:
         """Request one task's record now."""
         self._requests.run(
-            ("task", task_id), lambda: self._load_task(task_id), has_fallback=has_fallback
+            ("task", task_id),
+            lambda: self._load_task(task_id),
+            has_fallback=has_fallback,
+            timeout_s=timeout_s,
         )
 
     def load(self, task_id: str) -> None:

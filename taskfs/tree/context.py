@@ -8,8 +8,10 @@ from taskfs.model import TaskAPI
 from taskfs.support.interruptible_wait import Waiter
 from taskfs.support.stats import Stats
 from taskfs.tasks.archives import ArchiveRegistry
+from taskfs.tasks.live_tasks import LiveTasks
 from taskfs.tasks.task_cache import TaskCache
 from taskfs.tree.handles import HandleTable
+from taskfs.tree.live_handle import OpenLiveFiles
 from taskfs.tree.page_cache import PageCache
 from taskfs.tree.text_pins import Pins
 from taskfs.tree.view_nodes import Views
@@ -28,6 +30,8 @@ class TreeContext(NamedTuple):
     waiter: Waiter
     stats: Stats
     handles: HandleTable
+    live: LiveTasks | None  # None: `--live off`
+    open_live_files: OpenLiveFiles
     read_only: bool
     offline: bool
     began_ns: int  # when the mount began, in ns since the epoch

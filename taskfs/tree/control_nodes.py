@@ -146,4 +146,6 @@ class RefreshNode(Node):
     def _refresh(self) -> None:
         self._context.task_cache.forget()
         self._context.archives.forget()
+        if self._context.live is not None:
+            self._context.live.forget()
         self._context.pins.release("")

@@ -23,7 +23,10 @@ LINK_MODE: Final = stat.S_IFLNK | 0o777
 
 
 class Attrs(NamedTuple):
-    """The attributes of a node for stat(2); sizes in bytes, `blocks` in units of 512 bytes."""
+    """The attributes of a node for stat(2); sizes in bytes, `blocks` in units of 512 bytes.
+
+    The kernel must not keep attributes that are *is_volatile*: it asks for them each time.
+    """
 
     mode: int
     ino: int
@@ -31,6 +34,7 @@ class Attrs(NamedTuple):
     mtime_ns: int = 0
     ctime_ns: int = 0
     blocks: int = 0
+    is_volatile: bool = False
 
 
 class Entry(NamedTuple):

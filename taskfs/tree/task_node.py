@@ -1,4 +1,4 @@
-"""A task's directory: its text files, `kill`, `outputs/`, `inputs/` and the raw archives."""
+"""A task's directory: its text files, `kill`, `outputs/`, `inputs/`, `live/`, the raw archives."""
 
 import contextlib
 from collections.abc import Iterable
@@ -11,6 +11,7 @@ from taskfs.tasks.task_cache import CachedTask
 from taskfs.tree.archive_nodes import MembersNode, RawArchiveNode
 from taskfs.tree.context import TreeContext
 from taskfs.tree.handles import ControlHandle, Handle
+from taskfs.tree.live_nodes import LIVE, LiveFolderNode, is_live_listed
 from taskfs.tree.metadata_xattrs import MetadataAttributes
 from taskfs.tree.nodes import DIRECTORY_MODE, FILE_MODE, Attrs, Directory, Entry, Node, inode
 from taskfs.tree.text_files import TEXT_FILES, TaskView, TextFile
@@ -50,6 +51,8 @@ class TaskNode(MetadataAttributes, Directory):
         task, archives = self._cached.task, self._context.archives
         if (kind := _FOLDERS.get(name)) is not None:
             return MembersNode(path, task, kind, archives, self._context.page_cache)
+        if name == LIVE and self._context.live is not None:
+            return LiveFolderNode(path, b"", task, self._context.live, self._context)
         if (kind := _RAW.get(name)) is not None:
             archive = archives.await_archive(task, kind, raw=True)
             if archive is not None:
@@ -59,7 +62,8 @@ class TaskNode(MetadataAttributes, Directory):
 
     def children(self) -> Iterable[Entry]:
         files = [self.entry(name, FILE_MODE) for name in (*_TEXTS, KILL)]
-        return [*files, *(self.entry(name, DIRECTORY_MODE) for name in _FOLDERS)]
+        live = (LIVE,) if is_live_listed(self._cached.task, self._context) else ()
+        return [*files, *(self.entry(name, DIRECTORY_MODE) for name in (*_FOLDERS, *live))]
 
     def _render(self, file: TextFile) -> Text:
         # Looked up again: the node may be older than the text that is rendered now.

@@ -14,9 +14,10 @@ from taskfs.errors import Unavailable
 from taskfs.remote.live_channel import LiveChannels
 from taskfs.tasks.live import LIVE_STATUSES, LiveFiles
 from tests.fake_api import FakeCloud
+from tests.mounts import NO_TURN_SERVER
 
 # Refuses at once; a silent server has a test of its own.
-NO_SERVER = "127.0.0.1:9"
+NO_SERVER = NO_TURN_SERVER
 
 
 class Requests:
@@ -50,6 +51,12 @@ class Requests:
 
 def _encode(value: Any) -> bytes:
     return json.dumps(value).encode()
+
+
+@pytest.fixture(autouse=True)
+def no_turn_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let trees in process look for no server on the internet."""
+    monkeypatch.setenv("INDUCTIVA_TURN_SERVER_URL", NO_SERVER)
 
 
 NewChannels = Callable[..., LiveChannels]
@@ -91,7 +98,7 @@ def new_files(cloud: FakeCloud, new_channels: NewChannels) -> Callable[..., Live
         machine = new_channels(connect_timeout_s=timeout_s, **options).machine(task_id)
         return LiveFiles(
             machine,
-            is_live=lambda: cloud.statuses()[task_id] in LIVE_STATUSES,
+            is_live=lambda _: cloud.statuses()[task_id] in LIVE_STATUSES,
             timeout_s=timeout_s,
         )
 

@@ -16,7 +16,8 @@ from taskfs.errors import (
     Unavailable,
     Unsupported,
 )
-from taskfs.tasks.live import LastWrite, LiveEnded, LiveFiles, LiveHandle
+from taskfs.tasks.live import LastWrite, LiveEnded, LiveFiles
+from taskfs.tasks.live_handle import LiveHandle
 from tests.fake_api import FakeCloud
 from tests.live.machine_model import Clock, ModelMachine
 
@@ -295,7 +296,7 @@ def test_the_content_that_is_kept_is_bounded() -> None:
     """live, 2: once a file was read, its size is known, also when its content is no longer kept."""
     clock = Clock()
     machine = ModelMachine(clock)
-    files = LiveFiles(machine, is_live=lambda: True, clock=clock)
+    files = LiveFiles(machine, is_live=lambda _: True, clock=clock)
     content = b"".join(b"row %09d\n" % number for number in range(240_000))
     names = [b"file%d.log" % number for number in range(14)]
     for name in names:
@@ -317,7 +318,7 @@ def test_a_removed_file_is_not_found() -> None:
     machine = ModelMachine(clock)
     machine.files.write("a.log", b"x\n")
     live = True
-    files = LiveFiles(machine, is_live=lambda: live, clock=clock)
+    files = LiveFiles(machine, is_live=lambda _: live, clock=clock)
     files.listing()
     machine.files.remove("a.log")  # after the listing, which is believed for a second
     with pytest.raises(NotFound):

@@ -143,7 +143,7 @@ def test_running_tasks_write_logs_that_grow() -> None:
         task = next(i for i, s in cloud.statuses().items() if s == "computation-started")
         channels = LiveChannels(Requests(cloud), turn_server=NO_SERVER)
         files = LiveFiles(
-            channels.machine(task), is_live=lambda: cloud.statuses()[task] in LIVE_STATUSES
+            channels.machine(task), is_live=lambda _: cloud.statuses()[task] in LIVE_STATUSES
         )
         first = {}
         for name in (b"stdout.txt", b"wave_gauges.csv", b"log/REEF3D_log.txt"):

@@ -109,6 +109,9 @@ _NO_ATTRS: Final = (0,) * 22
 _PADDING: Final = tuple(bytes(-length % 8) for length in range(8))
 
 
+# Seconds. Names of a running task's files come and go without a word from its machine.
+VOLATILE_NAME_S: Final = 1.0
+
 # Lifetimes of a name and of its attributes: seconds of each, then nanoseconds of each.
 Valid = tuple[int, int, int, int]
 
@@ -121,26 +124,35 @@ def name_of(body: memoryview) -> bytes:
 class Packer:
     """Packs attributes and directory entries. Immutable.
 
-    The kernel keeps names and attributes for *timeout_s*, those of a listing possibly longer.
+    The kernel keeps names and attributes for *timeout_s*, those of a listing possibly longer. It
+    keeps volatile attributes for no time, and their names for `VOLATILE_NAME_S` at most.
     """
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._entry_valid = self.valid(timeout_s)
         self._attr_valid = self._entry_valid[0], self._entry_valid[2], 0
+        name_s, _, name_ns, _ = self._valid(min(timeout_s, VOLATILE_NAME_S))
+        self._volatile_valid = name_s, 0, name_ns, 0
 
     def valid(self, attr_lifetime_s: float) -> Valid:
         """Return lifetimes of *attr_lifetime_s* seconds, but at least of the attr timeout."""
-        seconds, rest = divmod(round(max(attr_lifetime_s, self._timeout_s) * 10**9), 10**9)
+        return self._valid(max(attr_lifetime_s, self._timeout_s))
+
+    @staticmethod
+    def _valid(lifetime_s: float) -> Valid:
+        seconds, rest = divmod(round(lifetime_s * 10**9), 10**9)
         return seconds, seconds, rest, rest
 
     def attributes(self, attrs: FileAttributes) -> bytes:
         """Return a `fuse_attr_out`."""
-        return _ATTR_OUT.pack(*self._attr_valid, *self._attr(attrs))
+        valid = (0, 0, 0) if attrs.is_volatile else self._attr_valid
+        return _ATTR_OUT.pack(*valid, *self._attr(attrs))
 
     def entry(self, nodeid: int, attrs: FileAttributes) -> bytes:
         """Return a `fuse_entry_out`, the answer to a lookup."""
-        return _ENTRY_OUT.pack(nodeid, 0, *self._entry_valid, *self._attr(attrs))
+        valid = self._volatile_valid if attrs.is_volatile else self._entry_valid
+        return _ENTRY_OUT.pack(nodeid, 0, *valid, *self._attr(attrs))
 
     @staticmethod
     def dirent_size(name: bytes, plus: bool) -> int:
@@ -172,7 +184,7 @@ class Packer:
 
     @staticmethod
     def _attr(attrs: FileAttributes) -> tuple[int, ...]:
-        mode, ino, size, mtime_ns, ctime_ns, blocks, nlink, uid, gid, block_size = attrs
+        mode, ino, size, mtime_ns, ctime_ns, blocks, _, nlink, uid, gid, block_size = attrs
         mtime_s, mtime_ns = divmod(mtime_ns, 10**9)
         ctime_s, ctime_ns = divmod(ctime_ns, 10**9)
         return (

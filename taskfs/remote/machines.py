@@ -1,0 +1,62 @@
+"""`Machines`: the machines of running tasks; the code of the data channel loads with the first."""
+
+import threading
+from typing import TYPE_CHECKING
+
+from taskfs.errors import NotCached
+from taskfs.remote.live_messages import LiveMachine
+
+if TYPE_CHECKING:
+    from taskfs.remote.live_channel import LiveChannels
+    from taskfs.remote.live_signalling import SignallingRequest
+
+
+class Machines:
+    """The machines of one account's tasks. Safe for concurrent use: the lock guards the creation.
+
+    *request* signals through the task API; without it, as offline, no machine can be asked.
+    """
+
+    def __init__(
+        self,
+        request: "SignallingRequest | None",
+        *,
+        idle_time_s: float,
+        connect_timeout_s: float,
+    ) -> None:
+        self._request = request
+        self._idle_time_s = idle_time_s
+        self._connect_timeout_s = connect_timeout_s
+        self._lock = threading.Lock()
+        self._channels: LiveChannels | None = None
+
+    def __call__(self, task_id: str) -> LiveMachine:
+        """Return the machine of a task; nothing goes out before it is asked.
+
+        Raises:
+            NotCached: offline.
+        """
+        if self._request is None:
+            raise NotCached(f"the machine of task {task_id}: --offline sends no requests")
+        with self._lock:
+            if self._channels is None:
+                from taskfs.remote.live_channel import LiveChannels
+
+                self._channels = LiveChannels(
+                    self._request,
+                    idle_time_s=self._idle_time_s,
+                    connect_timeout_s=self._connect_timeout_s,
+                )
+            return self._channels.machine(task_id)
+
+    @property
+    def open_connections(self) -> int:
+        """The number of connections that are open or being opened."""
+        channels = self._channels
+        return 0 if channels is None else channels.open_connections
+
+    def close(self) -> None:
+        """Say goodbye to all machines that are connected."""
+        channels = self._channels
+        if channels is not None:
+            channels.close()
