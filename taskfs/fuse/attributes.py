@@ -23,11 +23,11 @@ class FileAttributes(NamedTuple):
     mtime_ns: int
     ctime_ns: int
     blocks: int
-    is_volatile: bool
     nlink: int
     uid: int
     gid: int
     block_size: int
+    is_volatile: bool = False
 
 
 class AttributePolicy:
@@ -48,4 +48,6 @@ class AttributePolicy:
         mode = attrs.mode
         if self._umask and not stat.S_ISLNK(mode):
             mode &= ~self._umask
-        return FileAttributes(mode, *attrs[1:], *self._shared)
+        ino, size, mtime_ns, ctime_ns, blocks, is_volatile = attrs[1:]
+        times = mtime_ns, ctime_ns
+        return FileAttributes(mode, ino, size, *times, blocks, *self._shared, is_volatile)

@@ -22,7 +22,8 @@ SUBTYPE: Final = "taskfs"
 class MountOptions(NamedTuple):
     """The options of one mount, for any engine.
 
-    *attr_timeout_s* bounds how long the kernel keeps names and attributes. With *allow_root*, root
+    *attr_timeout_s* bounds how long the kernel keeps names and attributes. *has_volatile* says that
+    there are files whose attributes it must not keep (`Attrs.is_volatile`). With *allow_root*, root
     and the user that mounted are served, and no other user.
     """
 
@@ -32,6 +33,7 @@ class MountOptions(NamedTuple):
     allow_other: bool = False
     allow_root: bool = False
     attr_timeout_s: float = 1.0
+    has_volatile: bool = False
 
 
 class ProtocolRefused(MountError):

@@ -79,6 +79,7 @@ def choose_engines(config: Config, place: Path) -> Engines:
         allow_other=config.allow_other,
         allow_root=config.allow_root,
         attr_timeout_s=config.attr_timeout_s,
+        has_volatile=config.live and not config.offline,
     )
     names: Sequence[str] = [config.engine]
     if config.engine == AUTO:

@@ -85,7 +85,8 @@ class FusepyEngine:
             "ro": options.read_only,
             "use_ino": True,
             "intr": True,  # without it a blocked program ignores Ctrl+C
-            "attr_timeout": options.attr_timeout_s,
+            # libfuse 2 has one lifetime for the attributes of all files.
+            "attr_timeout": 0 if options.has_volatile else options.attr_timeout_s,
             "entry_timeout": options.attr_timeout_s,
         }
         if sys.platform != "darwin":

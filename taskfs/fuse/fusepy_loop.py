@@ -94,7 +94,7 @@ _STAT, _IN_ORDER, _INO_MASK = _stat_layout()
 
 def pack_stat(attrs: FileAttributes) -> bytes:
     """Return *attrs* as a `struct stat` of this system."""
-    mode, ino, size, mtime_ns, ctime_ns, blocks, nlink, uid, gid, block_size = attrs
+    mode, ino, size, mtime_ns, ctime_ns, blocks, nlink, uid, gid, block_size, _ = attrs
     values = (
         *(mode, ino & _INO_MASK, size, blocks, nlink, uid, gid, block_size),
         *(*divmod(mtime_ns, 10**9), *divmod(ctime_ns, 10**9)),

@@ -76,7 +76,7 @@ class LiveFileHandle:
                 # A machine is silent while it goes away.
                 if self._is_live():
                     raise
-                self._has_ended = True
+                self.end()
         continuation = self._find_continuation()
         if continuation is None:
             return self._live.snapshot.read(offset, size)
@@ -84,6 +84,10 @@ class LiveFileHandle:
         if offset + shift < 0:
             raise TooLarge("the beginning of this file was never read: open it in outputs/")
         return member.read_at(offset + shift, size)
+
+    def end(self) -> None:
+        """Note that the task has ended: reads ask the machine no more."""
+        self._has_ended = True
 
     def size_after_end(self) -> int:
         """Return the size of the file, whose task has ended. Raises StaleObject."""
@@ -190,6 +194,14 @@ class OpenLiveFiles:
         """Return the handle of *path* that was opened last, None if it is not open."""
         with self._lock:
             handles = self._handles.get(path)
+            return handles[-1] if handles else None
+
+    def end(self, path: str) -> LiveFileHandle | None:
+        """Note that the task of *path* has ended; return what `newest` returns."""
+        with self._lock:
+            handles = self._handles.get(path, [])
+            for handle in handles:
+                handle.end()  # else a stat would tell of bytes that a read does not return
             return handles[-1] if handles else None
 
     def has_beneath(self, path: str) -> bool:

@@ -118,7 +118,7 @@ class LiveFileNode(_LiveNode):
                 return self._attrs(FILE_MODE, files.size(self._inner))
         except LiveEnded:
             pass
-        handle = self._context.open_live_files.newest(self.path)
+        handle = self._context.open_live_files.end(self.path)
         if handle is None:
             raise NotFound(f"there is no {self.path}")
         return self._attrs(FILE_MODE, handle.size_after_end())

@@ -170,7 +170,7 @@ def test_a_silent_machine(new_fs: NewFs, cloud: FakeCloud, task: str) -> None:
     10 s for the whole task. A silent machine holds up no other task."""
     other = cloud.add_task(status="computation-ended")
     cloud.machine_files(other).write("stdout.txt", b"fine\n")
-    cloud.machine(task).is_deaf = True
+    cloud.machine(task).ignores_offers = True
     fs = new_fs(timeout="4s")
     failed: list[int | None] = []
 
@@ -189,7 +189,7 @@ def test_a_silent_machine(new_fs: NewFs, cloud: FakeCloud, task: str) -> None:
     for name in ("a", "b", "stdout.txt"):
         assert errno_of(lambda name=name: fs.stat(f"{task}/live/{name}")) == errno.ETIMEDOUT  # type: ignore[misc]
     assert time.monotonic() - began_s < 1.0
-    cloud.machine(task).is_deaf = False
+    cloud.machine(task).ignores_offers = False
     with fs.open(".taskfs/refresh", os.O_WRONLY) as refresh:
         refresh.write(b"1\n")
     assert fs.names(f"{task}/live") == ["stdout.txt", "log"]
@@ -299,7 +299,7 @@ def test_the_idle_connection_is_closed(
 @pytest.mark.mount
 def test_ctrl_c_frees_the_reader(mnt: Path, cloud: FakeCloud, task: str) -> None:
     """live, 8: Ctrl+C frees a reader within 1 s."""
-    cloud.machine(task).is_deaf = True
+    cloud.machine(task).ignores_offers = True
     reader = subprocess.Popen(["ls", mnt / task / "live"], stderr=subprocess.PIPE)
     time.sleep(1.5)
     assert reader.poll() is None

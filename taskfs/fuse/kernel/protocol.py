@@ -184,7 +184,7 @@ class Packer:
 
     @staticmethod
     def _attr(attrs: FileAttributes) -> tuple[int, ...]:
-        mode, ino, size, mtime_ns, ctime_ns, blocks, _, nlink, uid, gid, block_size = attrs
+        mode, ino, size, mtime_ns, ctime_ns, blocks, nlink, uid, gid, block_size, _ = attrs
         mtime_s, mtime_ns = divmod(mtime_ns, 10**9)
         ctime_s, ctime_ns = divmod(ctime_ns, 10**9)
         return (
