@@ -63,9 +63,7 @@ def small_disk(folder: Path, size: int) -> Iterator[None]:
     """Put *folder* on a disk of *size* bytes: a tmpfs as root, else a patched statvfs(2)."""
     folder.mkdir(parents=True, exist_ok=True)
     if os.geteuid() == 0:
-        subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder], check=True
-        )
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder], check=True)
         try:
             yield
         finally:
