@@ -15,8 +15,8 @@ MAX_FILE_BYTES: Final = 64 << 10
 _STDIN: Final = ("/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 _KEY: Final = re.compile(r"[A-Za-z0-9._-]+")
 _FIX: Final = (
-    "run `inductiva auth login`, or put the key that https://console.inductiva.ai/account shows "
-    "into a file and name it with --api-key-file"
+    "run `taskfs login` or `inductiva auth login`, or put the key that "
+    "https://console.inductiva.ai/account shows into a file and name it with --api-key-file"
 )
 
 # The contents of pipes, terminals and standard input, by path: they can be read only once.
@@ -62,11 +62,11 @@ def look_for_key(sources: Sources) -> FoundKey | None:
     """
     setting = sources.find(API_KEY, "api_key_file")
     if setting is None:
-        path = _service_key_file()
+        path = service_key_file()
         # Without a home directory the path is not absolute.
         return _read_key(path) if path.is_absolute() and path.exists() else None
     if setting.name == API_KEY:
-        return FoundKey(_check_key(setting.text, setting.location), setting.location)
+        return FoundKey(check_key(setting.text, setting.location), setting.location)
     return _read_key(setting.parse(), setting.location)
 
 
@@ -74,11 +74,12 @@ def no_key_error() -> ConfigError:
     """Return the error for a key that is missing everywhere."""
     return ConfigError(
         "there is no API key: looked in TASKFS_API_KEY, TASKFS_API_KEY_FILE, api_key_file of the "
-        f"configuration, INDUCTIVA_API_KEY and {_service_key_file()}: {_FIX}"
+        f"configuration, INDUCTIVA_API_KEY and {service_key_file()}: {_FIX}"
     )
 
 
-def _service_key_file() -> Path:
+def service_key_file() -> Path:
+    """Return the key file of the service's own client; not absolute without a home directory."""
     return Path(os.path.expanduser("~/.inductiva/api_key"))
 
 
@@ -90,7 +91,7 @@ def _read_key(path: Path, named_by: str = "") -> FoundKey:
         prefix = named_by or path
         raise ConfigError(f"{prefix}: {path} cannot be read ({exc.strerror}): {_FIX}") from None
     location = f"{named_by} ({path})" if named_by else str(path)
-    return FoundKey(_check_key(content.decode(errors="replace"), location), str(path))
+    return FoundKey(check_key(content.decode(errors="replace"), location), str(path))
 
 
 def _read_key_file(path: Path) -> bytes:
@@ -109,7 +110,7 @@ def _read_key_file(path: Path) -> bytes:
         return content
 
 
-def _check_key(text: str, location: str) -> Secret:
+def check_key(text: str, location: str) -> Secret:
     """Return the key in *text*; raise ConfigError if there is none, without quoting *text*."""
     key = text.strip()
     if not key:

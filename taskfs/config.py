@@ -55,6 +55,7 @@ class Config:
     live_idle_time_s: float = 30.0
     completion_timeout_s: float = 1.5
     output_parent: str = "inductiva_output"
+    mountpoint: Path | None = None
     demo: bool = False
     log_file: Path | None = None
     log_level: str = "warning"

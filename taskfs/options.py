@@ -65,8 +65,9 @@ COMMANDS: Final = READERS | {
     "doctor",
 }
 EVERY: Final = COMMANDS | {FSSPEC}
+NETWORK: Final = EVERY | {"login"}  # the commands that send requests
 SCOPED: Final = frozenset({"mount", "list", "watch", FSSPEC})
-LOGGED: Final = COMMANDS | {"demo"}
+LOGGED: Final = COMMANDS | {"demo", "login"}
 MOUNT: Final = frozenset({"mount"})
 TREE: Final = frozenset({"mount", FSSPEC})
 # Without `download`, which does not use the cache; `list` and `info` read it with --offline.
@@ -134,12 +135,12 @@ class Option(NamedTuple):
 # In the order of the help texts.
 OPTIONS: Final = (
     Option("api_url", parse_text, "The URL of the task API.", "URL", "https://api.inductiva.ai",
-           commands=EVERY, service="INDUCTIVA_API_URL"),
+           commands=NETWORK, service="INDUCTIVA_API_URL"),
     Option("api_key_file", parse_path, "The file that holds the API key, and nothing else; "
            "may be a pipe or /dev/stdin.",
            "FILE", default_shown="~/.inductiva/api_key", commands=EVERY),
     Option("insecure_http", parse_flag, "Allow an API that is neither https nor on this machine: "
-           "the key then travels in clear text.", commands=EVERY),
+           "the key then travels in clear text.", commands=NETWORK),
     Option("project", parse_text, "Only the tasks of this project.", "NAME", default_shown="all",
            commands=SCOPED, letter="p"),
     Option("status", parse_words, "Only the tasks with this status; may be given several times.",
@@ -178,9 +179,9 @@ OPTIONS: Final = (
     Option("attr_timeout", parse_duration, "The time for which the kernel keeps attributes and "
            "names.", "TIME", "1s", field="attr_timeout_s"),
     Option("timeout", parse_positive_duration, "The time after which an operation fails with "
-           "ETIMEDOUT.", "TIME", "30s", field="timeout_s", commands=EVERY - {"wait"}),
+           "ETIMEDOUT.", "TIME", "30s", field="timeout_s", commands=NETWORK - {"wait"}),
     Option("live", parse_switch, "Show the files of running tasks in live/.", "on|off", "on",
-           commands=TREE),
+           commands=TREE | READERS),
     Option("live_idle_time", parse_positive_duration, "The time for which an unused connection to "
            "a running task's machine is kept.", "TIME", "30s", field="live_idle_time_s",
            commands=frozenset()),
@@ -191,6 +192,8 @@ OPTIONS: Final = (
            "The directory in which each downloaded task gets a directory.", "DIR",
            "inductiva_output", commands=frozenset(), in_mount_options=False,
            service="INDUCTIVA_OUTPUT_DIR", empty_counts=True),
+    Option("mountpoint", parse_path, "The directory on which mount, and umount, act without an "
+           "argument.", "DIR", default_shown="none", commands=frozenset(), in_mount_options=False),
     Option("demo", parse_flag, "Mount the embedded cloud of living example tasks; needs no key."),
     Option("log_file", parse_path, "Append the log to this file.", "FILE",
            default_shown="standard error; of a mount: ~/.local/state/taskfs/log/MOUNTPOINT.log",

@@ -34,13 +34,17 @@ def open_session(
     if timeout_s is not None:
         config = replace(config, timeout_s=min(timeout_s, config.timeout_s))
     configure_logging(config)
+    with contextlib.closing(open_client_of(config)) as client:
+        yield config, client
+
+
+def open_client_of(config: Config) -> "TaskClient":
+    """Return an API client that prints a notice on a terminal while it waits for the API."""
     from taskfs.first_listing import open_client
     from taskfs.remote import wait_notice
 
     wait_notice.set_notifier(terminal_notifier())
-
-    with contextlib.closing(open_client(config)) as client:
-        yield config, client
+    return open_client(config)
 
 
 @contextlib.contextmanager

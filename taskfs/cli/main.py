@@ -28,6 +28,8 @@ COMPLETION_VARIABLE: Final = "_TASKFS_COMPLETE"  # set by the completion scripts
 # The commands in the order of the help. The command `a-b` is the object `command` of the module
 # `taskfs.cli.a_b`.
 COMMANDS: Final = (
+    "login",
+    "logout",
     "mount",
     "umount",
     "list",

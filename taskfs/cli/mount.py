@@ -1,6 +1,9 @@
 """`taskfs mount`."""
 
+import contextlib
 import gc
+import os
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
@@ -21,23 +24,64 @@ from taskfs.cli.options import (
 from taskfs.cli.output import print_error, terminal_notifier
 from taskfs.config import Config
 from taskfs.errors import ConfigError
+from taskfs.fuse.mount_table import FSTYPE, mounted_types
+from taskfs.fuse.mountpoint import absolute, is_dead
 from taskfs.support.parsing import parse_path
 
 
 @click.command("mount", epilog=SETTINGS_EPILOG, short_help="Mount your tasks on a directory.")
 @click.argument(
-    "mountpoint", callback=parsed_by(parse_path), shell_complete=completers.complete_directories
+    "mountpoint",
+    required=False,
+    callback=parsed_by(parse_path),
+    shell_complete=completers.complete_directories,
 )
 @foreground_option
+@click.option(
+    "--if-needed",
+    is_flag=True,
+    help="Succeed without doing anything if a working taskfs is mounted on MOUNTPOINT already.  "
+    "[default: off]",
+)
 @config_options("mount")
-def command(settings: Settings, mountpoint: Path, foreground: bool) -> None:
+def command(settings: Settings, mountpoint: Path | None, foreground: bool, if_needed: bool) -> None:
     """Mount your tasks on the empty directory MOUNTPOINT.
 
-    The command returns once the mount answers. If it fails, nothing is mounted, standard error says
-    why, and the exit status is 1. The key is checked before mounting. A taskfs mount on MOUNTPOINT
-    whose process died is repaired first.
+    Without MOUNTPOINT, the setting `mountpoint` (TASKFS_MOUNTPOINT) says where. A directory below
+    your home is created if it is missing. The command returns once the mount answers. If it fails,
+    nothing is mounted, standard error says why, and the exit status is 1. The key is checked before
+    mounting. A taskfs mount on MOUNTPOINT whose process died is repaired first.
     """
-    mount_tasks(settings, mountpoint, foreground=foreground)
+    path = mountpoint or configured_mountpoint(settings)
+    if if_needed and mounted_types(absolute(path))[-1:] == [FSTYPE] and not is_dead(path):
+        return
+    _create_below_home(path)
+    mount_tasks(settings, path, foreground=foreground)
+    if not foreground and (notify := terminal_notifier()) is not None:
+        notify(
+            f"your tasks are mounted on {path}; `taskfs umount {shlex.quote(str(path))}` ends it"
+        )
+
+
+def configured_mountpoint(settings: Settings) -> Path:
+    """Return the setting `mountpoint`.
+
+    Raises:
+        click.UsageError: it is not set.
+    """
+    path = settings.load(need_key=False).mountpoint
+    if path is None:
+        raise click.UsageError("Missing argument 'MOUNTPOINT', and `mountpoint` is not configured")
+    return path
+
+
+def _create_below_home(path: Path) -> None:
+    """Create the directory *path* if it is missing and lies below the user's home."""
+    home = Path(os.path.expanduser("~"))
+    if home.is_absolute() and home != Path("/") and home in path.parents:
+        # A mount whose process died is no directory, and one that hangs may be alive.
+        with contextlib.suppress(OSError):
+            path.mkdir(parents=True, exist_ok=True)
 
 
 def mount_tasks(settings: Settings, mountpoint: Path, *, foreground: bool) -> None:

@@ -21,7 +21,7 @@ STATUS_STYLES: Final = {
 
 # The fix for errors whose text comes from a server.
 _FIXES: Final[dict[type[Exception], str]] = {
-    AccessDenied: "check the API key: `inductiva auth login`, or --api-key-file",
+    AccessDenied: "check the API key: `taskfs login`, `inductiva auth login`, or --api-key-file",
     Unavailable: "check the network and --api-url: `taskfs doctor`",
 }
 

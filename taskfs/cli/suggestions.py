@@ -12,6 +12,7 @@ _SYNONYMS: Final = {
     "cancel": "kill",
     "copy": "cp",
     "get": "download",
+    "auth": "login",
     "help": "--help",
     "man": "manpage",
     "manual": "manpage",

@@ -114,7 +114,7 @@ def test_a_wrong_key_reads_well(taskfs: Command) -> None:
     """C-1: The service's full stop does not stand before the fix."""
     done = taskfs("list", INDUCTIVA_API_KEY="wrong")
     assert re.fullmatch(
-        r"taskfs: GET /tasks: [^.]+: check the API key: `inductiva auth login`, or "
+        r"taskfs: GET /tasks: [^.]+: check the API key: `taskfs login`, `inductiva auth login`, or "
         r"--api-key-file\n",
         done.stderr,
     ), done.stderr
