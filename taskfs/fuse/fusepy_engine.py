@@ -7,10 +7,13 @@ the attributes of each name, one lifetime for all names and attributes, and no p
 Requires `import fuse`, which loads libfuse, so this module is imported only by a mount.
 """
 
+import contextlib
 import ctypes
 import logging
 import os
+import select
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,8 +31,9 @@ log = logging.getLogger(__name__)
 class FusepyEngine:
     """A `MountEngine` for *mountpoint*; see there for what `serve` does.
 
-    libfuse has a thread for each request under way. After the mount is gone it waits for those that
-    have not ended, so they end by their own timeout.
+    libfuse has a thread for each request under way, and waits for all of them once the mount is
+    gone. A thread of the engine therefore watches the connection: when it is gone, every request
+    counts as interrupted, and ends.
     """
 
     name = "fusepy"
@@ -39,6 +43,7 @@ class FusepyEngine:
         self._mountpoint = mountpoint
         self._options = options
         self._was_interrupted: Callable[[], int] = lambda: 0
+        self._is_gone = False
 
     def serve(
         self,
@@ -59,6 +64,7 @@ class FusepyEngine:
             def on_init() -> None:
                 on_mounted()
                 capture.stop()
+                threading.Thread(target=self._watch, name="taskfs-watch", daemon=True).start()
                 on_live()
 
             calls = FusepyOperations(operations, on_init)
@@ -72,7 +78,16 @@ class FusepyEngine:
 
     def interrupted(self) -> bool:
         # libfuse knows the calling thread's request, and answers 0 in a thread without one.
-        return bool(self._was_interrupted())
+        return self._is_gone or bool(self._was_interrupted())
+
+    def _watch(self) -> None:
+        """Wait until the kernel has ended the mount's connection, where the system can tell."""
+        device = _find_device()
+        if device is not None:
+            poll = select.poll()
+            poll.register(device, 0)  # no event but POLLERR, which /dev/fuse reports at the end
+            poll.poll()
+            self._is_gone = True
 
     def _fuse_options(self) -> dict[str, Any]:
         options = self._options
@@ -93,3 +108,13 @@ class FusepyEngine:
             words |= {"nosuid": True, "nodev": True, "noexec": options.noexec}
             words["subtype"] = SUBTYPE
         return words
+
+
+def _find_device() -> int | None:
+    """Return libfuse's descriptor of /dev/fuse: proc(5); None where it cannot be found."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):
+                if os.readlink(f"/proc/self/fd/{name}") == "/dev/fuse":
+                    return int(name)
+    return None
