@@ -3,6 +3,8 @@
 import contextlib
 import fnmatch
 import re
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# Seconds at the end of a command for writing fetched blocks to the disk cache.
+CACHE_WRITE_TIMEOUT_S: Final = 1.0
 _GLOB: Final = re.compile(r"[*?\[]")
 # Directories of a task in which a path is looked up that is not found in the task's own directory:
 # `ID/stdout.txt` is `ID/outputs/stdout.txt`.
@@ -118,8 +122,23 @@ def open_tree(settings: Settings) -> Iterator[TreeReader]:
         if isinstance(core.client, OfflineAPI):
             core.client.check()
         yield TreeReader(core)
-    finally:
+    except BaseException:
         core.close()
+        raise
+    core.close()
+    _await_cache_writes()
+
+
+def _await_cache_writes() -> None:
+    """Wait until the threads of the store have written what they fetched to the disk cache.
+
+    The process ends right after the command, and the threads are daemons. A fetch for read-ahead
+    may take longer than the limit; its blocks are then lost.
+    """
+    deadline_s = time.monotonic() + CACHE_WRITE_TIMEOUT_S
+    for thread in threading.enumerate():
+        if thread.name.startswith("taskfs-store"):
+            thread.join(max(0.0, deadline_s - time.monotonic()))
 
 
 def for_each(paths: Sequence[T], action: Callable[[T], None]) -> int:
