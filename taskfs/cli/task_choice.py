@@ -1,12 +1,11 @@
 """Choosing tasks by project, status, simulator, time and state, for several commands."""
 
+import json
 import re
 import time
 from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
-
-import msgspec
 
 from taskfs.errors import ConfigError
 from taskfs.model import KNOWN_STATUSES, Task
@@ -114,7 +113,7 @@ def _is_display_name(status: str) -> bool:
 
 
 def _display_name(task: Task) -> str:
-    record = msgspec.json.decode(task.record)
+    record = json.loads(task.record)
     name = record.get("status_alias") if isinstance(record, dict) else None
     return name if isinstance(name, str) else ""
 

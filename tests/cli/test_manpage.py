@@ -3,7 +3,9 @@
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -13,6 +15,8 @@ from taskfs.cli.roff import format_manual
 from taskfs.options import OPTIONS
 from taskfs.tree.text_files import TEXT_FILES
 from tests.cli.conftest import Command
+from tests.mounts import ROOT
+from tests.unit.test_layers import THIRD_PARTY
 
 PAGE = format_manual(taskfs, "2026-01-02")
 
@@ -115,3 +119,34 @@ def test_the_tree_and_examples_are_in_it() -> None:
     tree, examples = text.index("\nFILES IN A MOUNT\n"), text.index("\nEXAMPLES\n")
     assert 0 < tree < examples < text.index("\nENVIRONMENT\n")
     assert "taskfs wait ID && cp -r" in text[examples:]
+
+
+# What a build environment lacks: it has the build system's requirements only.
+AS_IN_A_BUILD: Final = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in sys.argv[1:]:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+from taskfs.cli.main import taskfs
+from taskfs.cli.roff import format_manual
+print(len(format_manual(taskfs)))
+"""
+
+
+def test_the_page_is_formatted_where_only_click_is_installed() -> None:
+    """C-11: `pip install .` renders the page in a build environment, which has click alone."""
+    packages = [name for name in THIRD_PARTY if name not in ("click", "compression")]
+    done = subprocess.run(
+        [sys.executable, "-c", AS_IN_A_BUILD, *packages],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert int(done.stdout) > 10_000
