@@ -40,6 +40,12 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 subprocess._USE_VFORK = False  # type: ignore[attr-defined]
 
 
+@pytest.fixture(params=["kernel", "fusepy"])
+def each_engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs the test on each engine: the mounts that it starts itself, not the shared ones."""
+    monkeypatch.setenv("TASKFS_ENGINE", request.param)
+
+
 @pytest.fixture
 def cloud() -> Iterator[FakeCloud]:
     with FakeCloud() as cloud:

@@ -37,6 +37,7 @@ def threads_of(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/task"))
 
 
+@pytest.mark.usefixtures("each_engine")
 def test_umount_of_a_busy_mount_says_so_and_leaves_it_well(new_mount: Callable[..., Mount]) -> None:
     """E-3, E-4: `umount` of a busy mount says so and leaves it intact; `--lazy` detaches it."""
     mount = new_mount()
@@ -65,6 +66,7 @@ def killed(mount: Mount) -> None:
     eventually(lambda: has_ended(pid))
 
 
+@pytest.mark.usefixtures("each_engine")
 def test_a_mount_whose_daemon_was_killed_stays_and_fails(new_mount: Callable[..., Mount]) -> None:
     """E-2: If the daemon dies, the mount stays and answers ENOTCONN."""
     mount = new_mount()
@@ -100,6 +102,7 @@ def test_a_backup_survives_the_end_of_the_daemon(
     assert (backup / task / "outputs/a").read_bytes() == b"x" * 1000
 
 
+@pytest.mark.usefixtures("each_engine")
 def test_after_kill_9_of_the_daemon_the_same_mount_command_works(
     new_mount: Callable[..., Mount],
 ) -> None:
@@ -142,6 +145,7 @@ def test_doctor_names_each_dead_mount_and_the_fix(new_mount: Callable[..., Mount
     assert is_mounted(alive.path)
 
 
+@pytest.mark.usefixtures("each_engine")
 @pytest.mark.parametrize("delay_s", [0.1, 0.2, 0.3, 0.4, 0.6])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_at_any_time_of_a_start_leaves_no_mount(
@@ -204,6 +208,7 @@ def test_a_failure_that_ends_the_daemon_unmounts(
     assert not is_mounted(place)
 
 
+@pytest.mark.usefixtures("each_engine")
 def test_an_aborted_connection_ends_the_mount_without_a_failure(
     new_mount: Callable[..., Mount],
 ) -> None:
@@ -236,6 +241,7 @@ def test_a_signal_to_an_old_daemon_leaves_the_new_mount_alone(
         assert mount.pid != old
 
 
+@pytest.mark.usefixtures("each_engine")
 def test_a_signal_unmounts_within_5_s_though_a_read_is_in_flight(
     new_mount: Callable[..., Mount],
 ) -> None:
@@ -291,6 +297,7 @@ def test_a_start_that_is_interrupted_leaves_nothing(
     assert os.listdir(place) == []
 
 
+@pytest.mark.usefixtures("each_engine")
 def test_a_crowd_of_readers_neither_deadlocks_nor_exhausts_threads(
     new_mount: Callable[..., Mount],
 ) -> None:
@@ -333,6 +340,7 @@ def test_a_crowd_of_readers_neither_deadlocks_nor_exhausts_threads(
     eventually(lambda: stats()["open_handles"] < 5)
 
 
+@pytest.mark.usefixtures("each_engine")
 def test_many_unanswered_reads_fail_in_time_and_succeed_later(
     new_mount: Callable[..., Mount],
 ) -> None:
@@ -363,6 +371,7 @@ def test_many_unanswered_reads_fail_in_time_and_succeed_later(
         assert set(pool.map(read, bodies)) == {0}
 
 
+@pytest.mark.usefixtures("each_engine")
 def test_a_connection_that_is_aborted_ends_the_daemon_though_a_read_is_in_flight(
     new_mount: Callable[..., Mount],
 ) -> None:

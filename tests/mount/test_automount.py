@@ -24,7 +24,7 @@ import pytest
 from tests.fake_api import FakeCloud
 from tests.mounts import COMMAND, Taskfs, eventually, is_mounted, processes_naming
 
-pytestmark = pytest.mark.mount
+pytestmark = [pytest.mark.mount, pytest.mark.usefixtures("each_engine")]
 
 LIBC: Final = ctypes.CDLL(None, use_errno=True)
 # linux/auto_fs.h

@@ -24,7 +24,7 @@ from tests.mounts import (
 )
 from tests.outputs import LONG_AGO
 
-pytestmark = pytest.mark.mount
+pytestmark = [pytest.mark.mount, pytest.mark.usefixtures("each_engine")]
 
 
 @pytest.fixture
