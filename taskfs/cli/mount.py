@@ -79,7 +79,8 @@ def _create_below_home(path: Path) -> None:
     """Create the directory *path* if it is missing and lies below the user's home."""
     home = Path(os.path.expanduser("~"))
     if home.is_absolute() and home != Path("/") and home in path.parents:
-        # A mount whose process died is no directory, and one that hangs may be alive.
+        if mounted_types(absolute(path)):
+            return  # to look at a mount that hangs would hang
         with contextlib.suppress(OSError):
             path.mkdir(parents=True, exist_ok=True)
 

@@ -95,10 +95,11 @@ def test_the_key_is_in_no_command_line_and_no_log(new_mount: Callable[..., Mount
     assert "mounted on" in mount.log.read_text()
 
 
-def test_a_missing_mountpoint(taskfs: Taskfs, place: Path) -> None:
+def test_a_missing_mountpoint(taskfs: Taskfs, public_dir: Path) -> None:
     """E-6, E-7: A missing mountpoint is one line, exit status 1, and nothing is mounted."""
-    refused(taskfs, place / "no", "does not exist", "mkdir -p")
-    assert not (place / "no").exists()
+    place = public_dir / "no"  # below the home it would be created
+    refused(taskfs, place, "does not exist", "mkdir -p")
+    assert not place.exists()
 
 
 def test_a_file_as_mountpoint(taskfs: Taskfs, place: Path) -> None:
@@ -224,10 +225,10 @@ def test_in_the_foreground(taskfs: Taskfs, place: Path) -> None:
     assert not is_mounted(place)
 
 
-def test_the_foreground_says_why_not(taskfs: Taskfs, place: Path) -> None:
+def test_the_foreground_says_why_not(taskfs: Taskfs, place: Path, public_dir: Path) -> None:
     """E-6, E-9: The foreground reports a failure in the same way."""
     refused(taskfs, place, "--api-key-file", options=("-f",), INDUCTIVA_API_KEY="wrong")
-    refused(taskfs, place / "no", "mkdir -p", options=("-f",))
+    refused(taskfs, public_dir / "no", "mkdir -p", options=("-f",))
 
 
 @pytest.mark.parametrize("name", ["with space, größe", "back\\slash=", "-dash\ttab"])
