@@ -260,6 +260,16 @@ def _cache(context: CheckContext) -> str:
     return f"{path}, {format_size(free)} free"
 
 
+def _live(context: CheckContext) -> str:
+    if not context.config.live:
+        return "off: --live on shows the files of running tasks"
+    try:
+        return f"aiortc {version('aiortc')}: live/ shows the files of running tasks"
+    except PackageNotFoundError:
+        hint = install_hint("live")
+        raise Note(f"the files of running tasks need the extra `live`: {hint}") from None
+
+
 def _demo(_: CheckContext) -> str:
     try:
         return f"aiohttp {version('aiohttp')}: taskfs demo works"
@@ -291,5 +301,6 @@ CHECKS: Final[tuple[tuple[str, Callable[[CheckContext], str]], ...]] = (
     ("API", _api),
     ("clock", _clock),
     ("cache directory", _cache),
+    ("live", _live),
     ("demo", _demo),
 )

@@ -37,6 +37,8 @@ _MODULES: Final = (
     "_strptime",
     "decimal",
     "uuid",
+    # Without aiortc, which takes 40 MB: the first look into `live/` imports it.
+    "taskfs.remote.live_channel",
 )
 # For host names, headers of responses, and names in archives.
 _CODECS: Final = ("idna", "punycode", "ascii", "latin-1", "cp437", "utf-8-sig", "unicode_escape")

@@ -1,9 +1,12 @@
 """One connection to a task's machine: aiortc's data channels, and one question per channel."""
 
 import asyncio
+import contextlib
+import functools
 import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from taskfs.errors import BadAnswer, Unavailable, Unsupported
@@ -32,6 +35,13 @@ MAX_IN_FLIGHT: Final = 8
 # Channels with an unanswered question; beyond this number a new connection replaces this one.
 MAX_ABANDONED: Final = 200
 _closing: set["asyncio.Future[None]"] = set()  # a task without a reference may be dropped
+# Modules that the packages below aiortc import with a connection.
+_IMPORTED_LATE: Final = (
+    "aioice.mdns",
+    "aioice.turn",
+    "cryptography.hazmat.backends.openssl.backend",
+    "cryptography.hazmat.primitives.serialization.ssh",
+)
 _SIZE_LINE: Final = re.compile(r"a=max-message-size:\d+")
 
 
@@ -265,14 +275,20 @@ def announce_size(sdp: str) -> str:
     return edited if count else f"{sdp.rstrip()}\r\n{line}\r\n"
 
 
+@functools.cache
 def require_aiortc() -> Any:
-    """Return the module; raise Unsupported, with the fix, where it is not installed."""
+    """Return the module; raise Unsupported, with the fix, where it is not installed.
+
+    The first call imports all that connections need later: a daemon outlives its packages.
+    """
     try:
         import aiortc
     except ImportError as exc:
-        raise Unsupported(
-            f"the files of a running task need the extra `live`: {install_hint('live')}"
-        ) from exc
+        fix = f"the files of a running task need the extra `live`: {install_hint('live')}"
+        raise Unsupported(fix) from exc
+    for name in _IMPORTED_LATE:
+        with contextlib.suppress(ImportError):  # other versions may have other modules
+            import_module(name)
     for name in ("aiortc", "aioice"):
         # Below this level they log descriptions, with the passwords of ICE in them.
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,190 @@
+"""What people run over `live/`, with the tools that they have."""
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.fake_api import FakeCloud
+from tests.live.test_live_tree import end_task
+from tests.mounts import Mount, eventually
+from tests.surfaces import assert_same
+
+pytestmark = pytest.mark.mount
+BODY = b"".join(b"Time = %d\nresidual = 1e-%d\n\n" % (step, step % 9) for step in range(3000))
+FILES = {
+    "stdout.txt": BODY,
+    "log/solver.log": BODY[:-40],
+    "data.csv": b"a,b\n1,2\n",
+    "empty": b"",
+}
+
+
+@pytest.fixture
+def run(cloud: FakeCloud) -> str:
+    """A running task with some files."""
+    task = cloud.add_task(status="computation-started")
+    for name, body in FILES.items():
+        cloud.machine_files(task).write(name, body)
+    return task
+
+
+def certain(name: str) -> bytes:
+    """Return the content that is certain: the last newline is known of some files only."""
+    body = FILES[name]
+    return body if name == "stdout.txt" else body.removesuffix(b"\n")
+
+
+def sh(line: str, cwd: Path) -> str:
+    done = subprocess.run(["bash", "-c", line], cwd=cwd, capture_output=True, timeout=90)
+    assert (done.returncode, done.stderr) == (0, b""), (line, done.stderr)
+    return done.stdout.decode()
+
+
+class Follower:
+    """`tail -f` of a file from its first line, and what it has printed."""
+
+    def __init__(self, path: Path, copy: Path) -> None:
+        self.copy = copy
+        self._output = copy.open("wb")
+        self.process = subprocess.Popen(
+            ["tail", "-n", "+1", "-f", path],
+            stdout=self._output,
+            stderr=subprocess.PIPE,
+            env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
+        )
+
+    def __enter__(self) -> "Follower":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.process.terminate()
+        errors = self.process.communicate(timeout=10)[1]
+        self._output.close()
+        assert errors == b"", errors
+
+    @property
+    def printed(self) -> bytes:
+        return self.copy.read_bytes()
+
+
+def test_tail_f_beside_the_machines_file(
+    mnt: Path, cloud: FakeCloud, run: str, tmp_path: Path
+) -> None:
+    """live, 5: `tail -f` sees a new line within 3 s while the machine answers."""
+    written = cloud.machine_files(run)
+    delays_s: list[float] = []
+    with Follower(mnt / run / "live/stdout.txt", tmp_path / "copy") as follower:
+        eventually(lambda: follower.printed == BODY, 10.0)
+        until_s = time.monotonic() + 20.0
+        number = 0
+        while time.monotonic() < until_s:
+            number += 1
+            written.append("stdout.txt", b"%d: residual \xc3\xa9\n" % number * (1 + number % 7))
+            if number % 5 == 0:
+                whole, since_s = written.read("stdout.txt"), time.monotonic()
+                eventually(lambda whole=whole: follower.printed == whole, 10.0)  # type: ignore[misc]
+                delays_s.append(time.monotonic() - since_s)
+            time.sleep(0.15)
+        whole = written.read("stdout.txt") or b""
+        eventually(lambda: follower.printed == whole, 10.0)
+        assert_same(follower.printed, whole)
+    assert max(delays_s) < 3.0, delays_s
+    assert cloud.machine(run).connections == 1
+
+
+def test_tail_f_over_the_end(mnt: Path, cloud: FakeCloud, run: str, tmp_path: Path) -> None:
+    """live, 9: `tail -f` gets the last lines within 20 s of the archive's arrival."""
+    whole = BODY + b"the last lines\n\n -------\n"
+    with Follower(mnt / run / "live/stdout.txt", tmp_path / "copy") as follower:
+        eventually(lambda: follower.printed == BODY, 10.0)
+        end_task(cloud, run, None)
+        time.sleep(4)
+        assert follower.printed == BODY
+        end_task(cloud, run, {**FILES, "stdout.txt": whole})
+        eventually(lambda: follower.printed == whole, 20.0)
+        assert follower.process.poll() is None
+
+
+def test_copies_and_searches(mnt: Path, cloud: FakeCloud, run: str, tmp_path: Path) -> None:
+    """live, 2: The kernel keeps attributes of files in `live/` for 0 s: copies of files that were
+    never read before are whole."""
+    live = mnt / run / "live"
+    assert sh("find . -type f -size 0 | wc -l", live) == "4\n"
+    sh(f"rsync -a . {tmp_path}/rsync", live)
+    sh(f"cp -r . {tmp_path}/cp", live)
+    for name in FILES:
+        for tool in ("rsync", "cp"):
+            assert_same((tmp_path / tool / name).read_bytes(), certain(name))
+    assert sh("grep -rc '^Time' . | sort", live).split() == [
+        "./data.csv:0",
+        "./empty:0",
+        "./log/solver.log:2999",
+        "./stdout.txt:3000",
+    ]
+    assert sh("wc -c stdout.txt; tail -n 2 log/solver.log; head -n1 data.csv", live) == (
+        f"{len(BODY)} stdout.txt\n"
+        + BODY[:-40].decode().rstrip("\n").split("\n", -1)[-2]
+        + "\n"
+        + BODY[:-40].decode().rstrip("\n").split("\n")[-1]
+        + "a,b\n"
+    )
+
+
+def test_less_plus_f(mnt: Path, cloud: FakeCloud, run: str, tmp_path: Path) -> None:
+    """live, 5: `less +F` sees a new line within 3 s."""
+    import pty
+
+    master, slave = pty.openpty()
+    seen = bytearray()
+
+    def collect() -> None:
+        try:
+            while piece := os.read(master, 4096):
+                seen.extend(piece)
+        except OSError:
+            pass
+
+    less = subprocess.Popen(
+        ["less", "+F", mnt / run / "live/stdout.txt"],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env={"PATH": os.environ["PATH"], "TERM": "xterm", "LC_ALL": "C.UTF-8"},
+        start_new_session=True,
+    )
+    os.close(slave)
+    reader = threading.Thread(target=collect, daemon=True)
+    reader.start()
+    try:
+        eventually(lambda: b"Time = 2999" in seen, 10.0)
+        for number in range(3):
+            line = b"a new line %d" % number
+            cloud.machine_files(run).append("stdout.txt", line + b"\n")
+            since_s = time.monotonic()
+            eventually(lambda line=line: line in seen, 10.0)  # type: ignore[misc]
+            assert time.monotonic() - since_s < 3.0
+    finally:
+        less.kill()
+        less.wait()
+        os.close(master)
+
+
+def test_watch_and_polling(
+    new_mount: Callable[..., Mount], cloud: FakeCloud, run: str, tmp_path: Path
+) -> None:
+    """live, 5: `watch` sees a new line within 3 s: each look opens the file anew."""
+    path = new_mount(attr_timeout="60s").path / run / "live/stdout.txt"
+    for number in range(4):
+        line = b"line %d\n" % number
+        cloud.machine_files(run).append("stdout.txt", line)
+        since_s = time.monotonic()
+        eventually(
+            lambda line=line: sh(f"tail -n 1 {path}", tmp_path).encode() == line,  # type: ignore[misc]
+            10.0,
+        )
+        assert time.monotonic() - since_s < 3.0
