@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from taskfs.cli.options import Settings
 from taskfs.cli.output import terminal_notifier
 from taskfs.config import Config
-from taskfs.errors import ConfigError, NotFound
+from taskfs.errors import ConfigError
 
 if TYPE_CHECKING:
     from taskfs.remote.api_client import TaskClient
@@ -61,20 +61,6 @@ def open_reader(settings: Settings) -> "Iterator[tuple[Config, TaskClient | Offl
     offline = open_offline(config)
     offline.check()
     yield config, offline
-
-
-@contextlib.contextmanager
-def task_must_exist(task_id: str) -> Iterator[None]:
-    """Re-raise NotFound with a message that names the task and the fix."""
-    try:
-        yield
-    except NotFound:
-        raise NotFound(missing_task(task_id)) from None
-
-
-def missing_task(task_id: str) -> str:
-    """Return the message about a task that does not exist."""
-    return f"there is no task {task_id}: see `taskfs list --all`"
 
 
 def configure_logging(config: Config) -> None:

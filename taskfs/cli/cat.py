@@ -6,7 +6,8 @@ import click
 
 from taskfs.cli.options import Settings, config_options
 from taskfs.cli.task_ids import TaskPath
-from taskfs.cli.tree_reader import TreeReader, for_each, open_file, open_tree, path_argument
+from taskfs.cli.tree_paths import TreeReader
+from taskfs.cli.tree_reader import for_each, open_file, open_tree, path_argument
 
 
 @click.command("cat", short_help="Print files, without a mount.")

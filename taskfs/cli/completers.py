@@ -45,6 +45,54 @@ def complete_tasks(*, active: bool = False) -> Completer:
     return _complete_from_api(fetch)
 
 
+def complete_paths(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Complete ID/PATH: the ids of tasks, then the names in their directories."""
+    if "/" not in incomplete:
+        return complete_tasks()(ctx, param, incomplete)
+    folder, _, _ = incomplete.rpartition("/")
+    return _run_limited(ctx, lambda config: _list_names(config, folder, incomplete), incomplete)
+
+
+def complete_members(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Complete the names of files in the outputs, or with --inputs the inputs, of a task."""
+    # click leaves the arguments unparsed if the value of the option is still missing.
+    task_ids = ctx.params.get("task_ids") or ctx.args
+    if not task_ids:
+        return []
+    base = f"{task_ids[0]}/{'inputs' if ctx.params.get('inputs') else 'outputs'}/"
+
+    def fetch(config: Config) -> Iterable[CompletionItem]:
+        folder = (base + incomplete).rpartition("/")[0]
+        for item in _list_names(config, folder, base + incomplete):
+            yield CompletionItem(item.value.removeprefix(base))
+
+    return _run_limited(ctx, fetch, incomplete)
+
+
+def _list_names(config: Config, folder: str, incomplete: str) -> Iterable[CompletionItem]:
+    """Yield the paths in *folder* that begin with *incomplete*, directories with a slash.
+
+    A single directory is followed by its own entries, because shells put a blank after a single
+    candidate.
+    """
+    from taskfs.cli.task_ids import parse_task_path
+    from taskfs.cli.tree_paths import list_completions
+    from taskfs.core import open_core
+
+    core = open_core(replace(config, read_only=True))
+    with closing(core):
+        names = list(list_completions(core, parse_task_path(folder), folder))
+        names = [name for name in names if name.startswith(incomplete)]
+        if len(names) == 1 and names[0].endswith("/"):
+            inner = names[0].rstrip("/")
+            names += list_completions(core, parse_task_path(inner), inner)
+        yield from (CompletionItem(name) for name in names)
+
+
 def _fetch_projects(client: "TaskClient") -> Iterable[CompletionItem]:
     for project in client.list_projects():
         yield CompletionItem(str(project["name"]))
@@ -97,31 +145,46 @@ def _complete_words(words: Iterable[str]) -> Completer:
 def _complete_from_api(fetch: Callable[["TaskClient"], Iterable[CompletionItem]]) -> Completer:
     """Return a completer that runs *fetch* for at most `completion_timeout`."""
 
+    def fetch_all(config: Config) -> Iterable[CompletionItem]:
+        with closing(_open_client(config)) as client:
+            return list(fetch(client))
+
     def complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        fetched: list[CompletionItem] = []
-        try:
-            config = _load_config(ctx)
-        except TaskFSError:
-            return []
-
-        def work() -> None:
-            with contextlib.suppress(Exception), closing(_open_client(config)) as client:
-                fetched.extend(list(fetch(client)))
-
-        # A thread, because a host name lookup has no timeout.
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
-        thread.join(config.completion_timeout_s)
-        given = {value for each in ctx.params.values() if isinstance(each, tuple) for value in each}
-        return [
-            item
-            for item in list(fetched)
-            if _SAFE.fullmatch(item.value)
-            and item.value.startswith(incomplete)
-            and item.value not in given
-        ]
+        return _run_limited(ctx, fetch_all, incomplete)
 
     return complete
+
+
+def _run_limited(
+    ctx: click.Context, fetch: Callable[[Config], Iterable[CompletionItem]], incomplete: str
+) -> list[CompletionItem]:
+    """Return the candidates that *fetch* finds within `completion_timeout`."""
+    fetched: list[CompletionItem] = []
+    try:
+        config = _load_config(ctx)
+    except TaskFSError:
+        return []
+    timeout_s = min(config.completion_timeout_s, config.timeout_s)
+
+    def work() -> None:
+        from taskfs.support import logs
+
+        logs.log_nowhere()
+        with contextlib.suppress(Exception):
+            fetched.extend(fetch(replace(config, timeout_s=timeout_s)))
+
+    # A thread, because a host name lookup has no timeout.
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(config.completion_timeout_s)
+    given = {value for each in ctx.params.values() if isinstance(each, tuple) for value in each}
+    return [
+        item
+        for item in list(fetched)
+        if _SAFE.fullmatch(item.value)
+        and item.value.startswith(incomplete)
+        and item.value not in given
+    ]
 
 
 def _load_config(ctx: click.Context) -> Config:
@@ -132,9 +195,5 @@ def _load_config(ctx: click.Context) -> Config:
 
 def _open_client(config: Config) -> "TaskClient":
     from taskfs.first_listing import open_client
-    from taskfs.support import logs
 
-    logs.log_nowhere()
-    return open_client(
-        replace(config, timeout_s=min(config.completion_timeout_s, config.timeout_s))
-    )
+    return open_client(config)

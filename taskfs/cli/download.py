@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import click
 
 from taskfs.cli import completers
-from taskfs.cli.api_session import open_session, task_must_exist
+from taskfs.cli.api_session import open_session
 from taskfs.cli.options import SETTINGS_EPILOG, Settings, config_options, parsed_by
 from taskfs.cli.output import print_error
 from taskfs.cli.progress import progress_bar
 from taskfs.cli.signals import exit_on_signals
-from taskfs.cli.task_ids import parse_task_id, resolve_names
+from taskfs.cli.task_ids import parse_task_id, resolve_names, task_must_exist
 from taskfs.config import Config
 from taskfs.errors import CorruptData, NotFound, Unsupported
 from taskfs.support.formatting import format_count, format_size
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     "--filenames",
     multiple=True,
     metavar="NAME",
+    shell_complete=completers.complete_members,
     help="Only this file; may be given several times. A directory means everything beneath it, "
     "and a glob works ('vtk/*_40.vtk'; its * also matches /). If a name matches nothing, nothing "
     "is downloaded.  [default: all files]",

@@ -7,7 +7,8 @@ import click
 
 from taskfs.cli.options import Settings, config_options
 from taskfs.cli.task_ids import TaskPath
-from taskfs.cli.tree_reader import Found, TreeReader, for_each, open_file, open_tree, path_argument
+from taskfs.cli.tree_paths import Found, TreeReader
+from taskfs.cli.tree_reader import for_each, open_file, open_tree, path_argument
 
 if TYPE_CHECKING:
     from taskfs.tree.handles import Handle

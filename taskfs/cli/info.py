@@ -5,11 +5,11 @@ import time
 import click
 
 from taskfs.cli import completers
-from taskfs.cli.api_session import open_reader, task_must_exist
+from taskfs.cli.api_session import open_reader
 from taskfs.cli.failure_report import console_lines
 from taskfs.cli.options import Settings, config_options, parsed_by
 from taskfs.cli.output import format_json
-from taskfs.cli.task_ids import parse_task_id, resolve_names
+from taskfs.cli.task_ids import parse_task_id, resolve_names, task_must_exist
 
 
 @click.command("info", short_help="Show a task's record and timeline.")

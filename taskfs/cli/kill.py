@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from taskfs.cli import completers
-from taskfs.cli.api_session import missing_task, open_session
+from taskfs.cli.api_session import open_session
 from taskfs.cli.options import Settings, config_options, parsed_by
 from taskfs.cli.output import align, describe_error, print_error
 from taskfs.cli.task_choice import TaskChoice
-from taskfs.cli.task_ids import parse_task_id, resolve_names
+from taskfs.cli.task_ids import missing_task, parse_task_id, resolve_names
 from taskfs.errors import AlreadyTerminated, BadAnswer, NotFound, TaskFSError, Unavailable
 from taskfs.model import Task, TaskStatus
 from taskfs.options import BY_NAME

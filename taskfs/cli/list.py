@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from taskfs.cli import completers
-from taskfs.cli.api_session import open_reader, task_must_exist
+from taskfs.cli.api_session import open_reader
 from taskfs.cli.columns import DEFAULT_COLUMNS, TASK_COLUMNS
 from taskfs.cli.options import Settings, config_options, parsed_by
 from taskfs.cli.output import print_table, repeat_on_terminal
 from taskfs.cli.project_totals import print_totals
 from taskfs.cli.task_choice import TaskChoice, parse_moment
-from taskfs.cli.task_ids import parse_task_id, resolve_names
+from taskfs.cli.task_ids import parse_task_id, resolve_names, task_must_exist
 from taskfs.errors import ConfigError
 from taskfs.model import Task
 from taskfs.options import near_matches

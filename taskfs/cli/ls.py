@@ -8,15 +8,8 @@ import click
 from taskfs.cli.options import Settings, config_options
 from taskfs.cli.output import align, is_terminal
 from taskfs.cli.task_ids import TaskPath
-from taskfs.cli.tree_reader import (
-    Found,
-    TreeReader,
-    children,
-    for_each,
-    is_directory,
-    open_tree,
-    path_argument,
-)
+from taskfs.cli.tree_paths import Found, TreeReader, children, is_directory
+from taskfs.cli.tree_reader import for_each, open_tree, path_argument
 from taskfs.support.formatting import escape_controls, format_local_time
 
 

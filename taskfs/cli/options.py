@@ -24,6 +24,42 @@ SETTINGS_EPILOG: Final = (
     "G, T (powers of 1024) or KB, MB, GB (powers of 1000)."
 )
 
+# The settings of every command that uses the API; `taskfs --help` shows them once.
+COMMON: Final = frozenset(
+    {"api_url", "api_key_file", "insecure_http", "timeout", "log_file", "log_level"}
+)
+COMMON_HINT: Final = "Common options: see `taskfs --help`."
+
+
+class CommonOption(click.Option):
+    """An option of many commands: completed everywhere, and described in `taskfs --help` alone."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        return None
+
+    def common_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Return what `taskfs --help` and the manual page show."""
+        return super().get_help_record(ctx)
+
+
+class _HintOption(CommonOption):
+    """The common option whose line in a command's help points to the others."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        return "-v, --config, --api-url, ...", COMMON_HINT
+
+
+def common_records(ctx: click.Context) -> list[tuple[str, str]]:
+    """Return the common options and their help."""
+
+    @config_options("info")
+    def example(settings: Settings) -> None: ...
+
+    parameters = click.command("example")(example).params
+    records = [p.common_record(ctx) for p in parameters if isinstance(p, CommonOption)]
+    return [record for record in records if record is not None]
+
+
 foreground_option = click.option(
     "-f",
     "--foreground",
@@ -99,14 +135,16 @@ def config_options(command: str) -> Callable[[F], F]:
 def _click_option(option: Option) -> Callable[[F], F]:
     shown = option.default_text
     text = option.help + (f"  [default: {shown}]" if shown else "")
+    kind = CommonOption if option.name in COMMON else click.Option
     if option.is_flag:
         flags = f"{option.flag}/--no-{option.flag[2:]}"
-        return click.option(flags, option.name, default=None, help=text)
+        return click.option(flags, option.name, cls=kind, default=None, help=text)
     letter = [f"-{option.letter}"] if option.letter else []
     return click.option(
         *letter,
         option.flag,
         option.name,
+        cls=kind,
         callback=parsed_by(option.parse, keep_text=True),
         metavar=option.metavar,
         multiple=option.repeatable,
@@ -120,12 +158,14 @@ def _common_options() -> list[Callable[[F], F]]:
         click.option(
             "-v",
             "--verbose",
+            cls=_HintOption,
             count=True,
             help="Log at the level info; given twice, at the level debug.",
         ),
         click.option(
             "--config",
             "config_file",
+            cls=CommonOption,
             callback=parsed_by(parse_path),
             metavar="FILE",
             shell_complete=completers.complete_files,

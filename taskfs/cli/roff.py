@@ -11,6 +11,7 @@ from typing import Final
 import click
 
 from taskfs import __version__
+from taskfs.cli.options import common_records
 from taskfs.options import OPTIONS
 
 _MOUNT_OPTIONS: Final = """\
@@ -95,6 +96,8 @@ def _lines(group: click.Group, date: str) -> Iterator[str]:
         command = group.get_command(context, name)
         assert command is not None, name
         yield from _command(command, click.Context(command, context, info_name=name))
+    yield ".SH COMMON OPTIONS"
+    yield from _format_tagged(common_records(context))
     yield ".SH MOUNT OPTIONS"
     yield from _format_paragraphs(_split_paragraphs(_MOUNT_OPTIONS))
     mount_only = [option for option in OPTIONS if option.in_mount_options and not option.commands]

@@ -10,7 +10,8 @@ from taskfs.cli.head import CHUNK_BYTES, Headings, line_count_option
 from taskfs.cli.options import Settings, config_options
 from taskfs.cli.output import print_error
 from taskfs.cli.task_ids import TaskPath
-from taskfs.cli.tree_reader import Found, TreeReader, for_each, open_file, open_tree, path_argument
+from taskfs.cli.tree_paths import Found, TreeReader
+from taskfs.cli.tree_reader import for_each, open_file, open_tree, path_argument
 from taskfs.errors import NotFound, Unavailable
 
 if TYPE_CHECKING:

@@ -1,8 +1,9 @@
 """Task names on the command line: an id, a prefix of one, `latest`, or a path below a mount."""
 
+import contextlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from taskfs.errors import ConfigError, NotFound
@@ -75,6 +76,20 @@ def choose(name: str, tasks: "Sequence[Task]") -> str:
         shown = ", ".join(found[:MAX_CANDIDATES]) + (", ..." if found[MAX_CANDIDATES:] else "")
         raise ConfigError(f"{name!r} begins the ids of {len(found)} tasks: {shown}: type more")
     return found[0]
+
+
+@contextlib.contextmanager
+def task_must_exist(task_id: str) -> Iterator[None]:
+    """Re-raise NotFound with a message that names the task and the fix."""
+    try:
+        yield
+    except NotFound:
+        raise NotFound(missing_task(task_id)) from None
+
+
+def missing_task(task_id: str) -> str:
+    """Return the message about a task that does not exist."""
+    return f"there is no task {task_id}: see `taskfs list --all`"
 
 
 def _latest(tasks: "Sequence[Task]") -> str:

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from taskfs.cli.api_session import missing_task
 from taskfs.cli.output import print_error
 from taskfs.cli.status_line import StatusLine
+from taskfs.cli.task_ids import missing_task
 from taskfs.errors import (
     ArchiveLate,
     BadAnswer,

@@ -1,110 +1,29 @@
 """The tree of the tasks for commands that need no mount, with globs in paths."""
 
 import contextlib
-import fnmatch
-import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from taskfs.cli import completers
-from taskfs.cli.api_session import configure_logging, task_must_exist
+from taskfs.cli.api_session import configure_logging
 from taskfs.cli.options import Settings, parsed_by
 from taskfs.cli.output import describe_error, print_error, terminal_notifier
-from taskfs.cli.task_ids import (
-    LATEST,
-    TaskPath,
-    choose,
-    is_whole_id,
-    parse_task_path,
-    resolve_names,
-)
-from taskfs.errors import IsADirectory, NotADirectory, NotFound, TaskFSError
+from taskfs.cli.task_ids import parse_task_path
+from taskfs.cli.tree_paths import Found, TreeReader, is_directory
+from taskfs.errors import IsADirectory, TaskFSError
 
 if TYPE_CHECKING:
-    from taskfs.core import Core
     from taskfs.tree.handles import Handle
-    from taskfs.tree.nodes import Node
 
 T = TypeVar("T")
 
 # Seconds at the end of a command for writing fetched blocks to the disk cache.
 CACHE_WRITE_TIMEOUT_S: Final = 1.0
-_GLOB: Final = re.compile(r"[*?\[]")
-# Directories of a task in which a path is looked up that is not found in the task's own directory:
-# `ID/stdout.txt` is `ID/outputs/stdout.txt`.
-_SEARCHED: Final = ("outputs", "live")
-
-
-class Found(NamedTuple):
-    """A node, and its path as the output of commands names it."""
-
-    path: str
-    node: "Node"
-
-
-class TreeReader:
-    """Finds nodes by the paths on the command line. Not thread-safe."""
-
-    def __init__(self, core: "Core") -> None:
-        self._core = core
-        self._loaded: set[str] = set()
-
-    @property
-    def root(self) -> Found:
-        """The root, whose children are the tasks."""
-        return Found("", self._core.tree.resolve("/"))
-
-    def task_id(self, name: str) -> str:
-        """Return the id for a task's *name*; afterwards the task is cached.
-
-        Raises:
-            NotFound: there is no such task.
-            ConfigError: the name is an ambiguous prefix.
-        """
-        task_cache = self._core.tree.context.task_cache
-        if is_whole_id(name) or name == LATEST:
-            [task_id] = resolve_names(self._core.client, [name])
-        else:
-            task_id = choose(name, task_cache.listing())
-        if task_id not in self._loaded and task_cache.get_cached(task_id) is None:
-            with task_must_exist(task_id):
-                task_cache.load(task_id)
-        self._loaded.add(task_id)
-        return task_id
-
-    def reload(self, task_id: str) -> bool:
-        """Fetch the task's record again; return whether the task has ended."""
-        task_cache = self._core.tree.context.task_cache
-        task_cache.load(task_id)
-        cached = task_cache.get_cached(task_id)
-        return cached is None or cached.task.is_terminated
-
-    def find(self, path: TaskPath) -> list[Found]:
-        """Return the nodes at *path*, whose components may be globs; at least one.
-
-        Raises:
-            NotFound, NotADirectory: there is no such path, or nothing matches.
-        """
-        task_id = self.task_id(path.task)
-        task = self._core.tree.resolve(f"/{task_id}")
-        names = [name for name in path.path.split("/") if name]
-        if not names:
-            return [Found(task_id, task)]
-        found = list(_expand(Found(task_id, task), names))
-        for directory in _SEARCHED:
-            if found:
-                break
-            with contextlib.suppress(NotFound):
-                folder = Found(f"{task_id}/{directory}", task.lookup(directory))
-                found = list(_expand(folder, names))
-        if not found:
-            raise NotFound(f"there is no {task_id}/{path.path}")
-        return found
 
 
 @contextlib.contextmanager
@@ -161,28 +80,8 @@ def path_argument(*, required: bool = True) -> Callable[[Any], Any]:
         nargs=-1,
         required=required,
         callback=parsed_by(parse_task_path),
-        shell_complete=completers.complete_tasks(),
+        shell_complete=completers.complete_paths,
     )
-
-
-def children(found: Found) -> Iterable[Found]:
-    """Yield the children of a directory, by name, without hidden ones and without `kill`.
-
-    The tasks, the children of the root, come in the order of the listing, newest first.
-    """
-    from taskfs.tree.task_node import KILL, TaskNode
-
-    names = [entry.name for entry in found.node.children()]
-    hidden = {KILL} if isinstance(found.node, TaskNode) else set()
-    for name in sorted(names) if found.path else names:
-        if not name.startswith(".") and name not in hidden:
-            with contextlib.suppress(NotFound):  # it disappeared after the listing
-                yield Found(join(found.path, name), found.node.lookup(name))
-
-
-def join(path: str, name: str) -> str:
-    """Return the path of *name* in the directory *path*, which is empty for the root."""
-    return f"{path}/{name}" if path else name
 
 
 @contextlib.contextmanager
@@ -199,31 +98,3 @@ def open_file(found: Found) -> "Iterator[Handle]":
         yield handle
     finally:
         handle.close()
-
-
-def is_directory(node: "Node") -> bool:
-    """Return whether *node* has children."""
-    from taskfs.tree.nodes import Directory
-
-    return isinstance(node, Directory)
-
-
-def _expand(found: Found, names: Sequence[str]) -> Iterator[Found]:
-    """Yield the nodes beneath *found* that match *names*, none if there is none."""
-    if not names:
-        yield found
-        return
-    first, rest = names[0], names[1:]
-    with contextlib.suppress(NotFound, NotADirectory):
-        yield from _expand(Found(join(found.path, first), found.node.lookup(first)), rest)
-        return
-    if not _GLOB.search(first) or not is_directory(found.node):
-        return
-    if first == "**":
-        yield from _expand(found, rest or ["*"])
-    for child in children(found):
-        if first == "**":
-            if is_directory(child.node):
-                yield from _expand(child, names)
-        elif fnmatch.fnmatchcase(child.path.rpartition("/")[2], first):
-            yield from _expand(child, rest)

@@ -169,3 +169,36 @@ def test_mountpoints_are_directories(complete: Callable[..., list[str]], tmp_pat
     """C-10: The shell completes directories itself."""
     assert complete("mount", str(tmp_path)) == [str(tmp_path)]
     assert complete("umount", "/nonexistent") == ["/nonexistent"]
+
+
+def test_paths(complete: Callable[..., list[str]], cloud: FakeCloud) -> None:
+    """The names in a task's directory and in its outputs are completed, as ls and cat take them."""
+    outputs = {"stdout.txt": b"", "vtk/a_1.vtk": b"", "vtk/a_2.vtk": b"", "log/x": b""}
+    task = cloud.add_task(outputs=outputs, inputs={"config.json": b""})
+    assert complete("cat", "") == [task]
+    assert complete("cat", f"{task}/st") == [f"{task}/status", f"{task}/stdout.txt"]
+    assert complete("ls", f"{task}/vtk/a_1") == [f"{task}/vtk/a_1.vtk"]
+    # A shell adds a blank to a single candidate, so the contents of a single directory follow it.
+    expected = [f"{task}/vtk/{name}" for name in ("", "a_1.vtk", "a_2.vtk")]
+    assert complete("head", f"{task}/vt") == expected
+    assert complete("cat", "nope/x") == []
+
+
+def test_filenames(complete: Callable[..., list[str]], cloud: FakeCloud) -> None:
+    """download completes the names of the task's files."""
+    task = cloud.add_task(
+        outputs={"stdout.txt": b"", "vtk/a_1.vtk": b""}, inputs={"config.json": b""}
+    )
+    assert complete("download", task, "--filenames", "s") == ["stdout.txt"]
+    assert complete("download", task, "--filenames", "vtk/a") == ["vtk/a_1.vtk"]
+    assert complete("download", task, "--inputs", "--filenames", "") == ["config.json"]
+    assert complete("download", "--filenames", "") == []
+
+
+def test_kill_completes_projects_and_statuses(
+    complete: Callable[..., list[str]], cloud: FakeCloud
+) -> None:
+    """--project and --status of kill are completed."""
+    cloud.add_task(project="tank")
+    assert complete("kill", "--project", "t") == ["tank"]
+    assert complete("kill", "--status", "star") == ["started"]

@@ -284,7 +284,7 @@ class TestCp:
 
     def test_damaged_bytes_leave_no_file(self, taskfs: Command, cloud: FakeCloud) -> None:
         task = cloud.add_task(outputs={"x.bin": os.urandom(50_000)})
-        cloud.faults.add("flip", side="store", times=None, offsets=(2000,))
+        cloud.faults.add("flip", side="store", times=None, at=2000)
         done = taskfs("cp", f"{task}/x.bin", ".")
         assert done.returncode == 1 and done.stderr.count("\n") == 1
         assert not list(taskfs.cwd.glob("x.bin")) and not list(taskfs.cwd.glob(".*.part"))
