@@ -1,4 +1,4 @@
-"""What is put among the kernel's pages before it asks: it counts, it is right, it hangs nobody."""
+"""Bytes that are pushed into the page cache: they are right, and cause no deadlock."""
 
 import json
 import os
@@ -46,9 +46,7 @@ def put(cloud: FakeCloud, *bodies: bytes, crc: int | None = None) -> str:
 
 
 @pytest.mark.parametrize("shared_mnt", ["mount"], indirect=True)  # the engine that pushes
-def test_what_comes_unasked_is_not_asked_for_again(
-    shared_mnt: Path, shared_cloud: FakeCloud
-) -> None:
+def test_pushed_bytes_are_not_requested_again(shared_mnt: Path, shared_cloud: FakeCloud) -> None:
     """R-9: A reader finds pushed bytes in the page cache, and so does a second one."""
     place = shared_mnt / put(shared_cloud, BODY) / "outputs/f0"
     before = served_bytes(shared_mnt)
@@ -62,9 +60,7 @@ def test_what_comes_unasked_is_not_asked_for_again(
 
 
 @pytest.mark.parametrize("step", [1000, 100_000, 300_001])
-def test_pages_that_come_unasked_are_the_right_ones(
-    shared_mnt: Path, shared_cloud: FakeCloud, step: int
-) -> None:
+def test_pushed_bytes_are_right(shared_mnt: Path, shared_cloud: FakeCloud, step: int) -> None:
     """R-9: Pushed bytes are right whatever the sizes of the reads, also once they turn back."""
     place = shared_mnt / put(shared_cloud, BODY) / "outputs/f0"
     with open(place, "rb", buffering=0) as opened:
@@ -74,7 +70,7 @@ def test_pages_that_come_unasked_are_the_right_ones(
                 assert_same(opened.read(step), BODY[at : at + step])
 
 
-def test_the_last_bytes_of_a_wrong_member_are_never_among_the_pages(
+def test_the_last_bytes_of_a_damaged_member_are_never_pushed(
     shared_mnt: Path, shared_cloud: FakeCloud
 ) -> None:
     """R-9, I-1: The last bytes of a damaged member are never pushed."""
@@ -110,9 +106,7 @@ for thread in threads: thread.join()
 """
 
 
-def test_a_crowd_that_reads_in_order_never_waits_for_itself(
-    shared_mnt: Path, shared_cloud: FakeCloud
-) -> None:
+def test_many_sequential_readers_do_not_deadlock(shared_mnt: Path, shared_cloud: FakeCloud) -> None:
     """R-10, R-19: A push waits for no read that waits for it, with more readers than the kernel
     allows at once."""
     bodies = [cheap_bytes(5_000_000 + 77 * number, number + 1) for number in range(6)]

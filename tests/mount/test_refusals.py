@@ -36,7 +36,7 @@ WITHOUT_SYS_ADMIN: Final = ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=
             "mount_max",
         ),
         ("fuse: mountpoint is not empty", "choose an empty directory"),
-        ("what nobody\nforesaw", "what nobody; foresaw"),
+        ("an unknown\nreason", "an unknown; reason"),
         ("", ""),
     ],
 )

@@ -18,7 +18,7 @@ from tests.outputs import LONG_AGO
 pytestmark = pytest.mark.mount
 
 NOBODY: Final = 65534
-# Python may lie where nobody else can read it: everything is imported before the user changes.
+# Python may be installed where only root can read it, so all is imported before the user changes.
 AS_NOBODY: Final = """
 import encodings.ascii, encodings.idna, encodings.latin_1, json, subprocess
 import os, platformdirs, requests, sys
@@ -29,7 +29,7 @@ os.setgid(65534)
 os.setuid(65534)
 sys.exit(taskfs.cli.main.main(sys.argv[1:]))
 """
-# Devices as they are on most machines; only those who enter the mount namespace see them.
+# Devices with the modes that most machines have, in a mount namespace of their own.
 PRIVATE_DEVICES: Final = """
 set -e
 mkdir "$1" && mount -t tmpfs none "$1"

@@ -1,4 +1,4 @@
-"""The boundary: whatever is raised behind it, the kernel gets an errno and the log one line.
+"""The boundary of the kernel engine: each exception becomes an errno and one line of the log.
 
 Requests are the bytes that the kernel would send, and answers what it would get; there is no mount.
 """
@@ -36,7 +36,7 @@ from tests.unit.failing_trees import OURS, TRANSPORT_ERRORS, Failing, Folders
 
 
 class Wire:
-    """A channel whose other side is the test: it gives *requests*, and keeps what is sent."""
+    """A channel without a device: `receive` returns *requests* in turn, `sent` has the answers."""
 
     def __init__(self, *requests: bytes) -> None:
         self.requests = list(requests)
@@ -121,7 +121,7 @@ def test_foreign_exceptions_are_eio_and_logged_once(
 
 
 @pytest.mark.parametrize("failure", TRANSPORT_ERRORS, ids=lambda exc: f"{type(exc).__name__}-{exc}")
-def test_what_passes_the_operations_is_caught_once_more(
+def test_an_exception_that_passes_the_operations_is_eio(
     failure: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     """X-4: An exception that passes the operations is caught at the boundary."""
@@ -179,7 +179,7 @@ def test_a_base_exception_ends_the_mount(
     "failure",
     [KeyError("x"), OSError(errno.EPERM, "no"), requests.ConnectionError(), MountError("none")],
 )
-def test_what_fails_when_the_mount_is_live_ends_it(failure: Exception) -> None:
+def test_a_failure_of_the_live_callback_ends_the_mount(failure: Exception) -> None:
     """E-6: A failure in the callback of a live mount ends the mount."""
 
     def fail() -> None:
@@ -239,7 +239,7 @@ def test_exports_are_not_offered_to_the_kernel() -> None:
 
 
 @pytest.mark.parametrize("gone", [errno.ENODEV, errno.ECONNABORTED])
-def test_a_connection_that_is_gone_is_an_end_and_no_failure(gone: int) -> None:
+def test_a_lost_connection_ends_the_mount_without_a_failure(gone: int) -> None:
     """E-1: ENODEV and ECONNABORTED from /dev/fuse (fuse(4)) are an end and no failure."""
     channel = Channel.__new__(Channel)
     channel._device = -1
@@ -263,7 +263,7 @@ def test_a_kernel_that_speaks_another_protocol_is_refused(version: tuple[int, in
         served.session.serve()
 
 
-def test_what_is_not_known_is_not_asked_again() -> None:
+def test_unknown_requests_are_enosys() -> None:
     """linux/fuse.h: ENOSYS is for good: a flush, an access check, a request of newer kernels."""
     served = Served(Failing())
     for opcode in (25, 34, 46, 47, 51, 52, 4000):
@@ -271,7 +271,7 @@ def test_what_is_not_known_is_not_asked_again() -> None:
     assert served.answer(Opcode.IOCTL) == (errno.ENOTTY, b"")
 
 
-def test_a_crowd_for_which_there_are_no_more_threads_is_served_in_turn(
+def test_requests_are_served_in_turn_without_more_threads(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """R-19: Where no more threads can start, a crowd is served in turn."""
@@ -292,7 +292,9 @@ def test_a_crowd_for_which_there_are_no_more_threads_is_served_in_turn(
     assert {record.levelname for record in caplog.records} == {"WARNING"}
 
 
-def test_an_answer_that_is_not_taken_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_answer_that_the_kernel_refuses_becomes_an_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """An answer that the kernel refuses becomes an error for its caller, and the mount goes on."""
     served = Served(Folders())
     take, refused = served.wire.send, [OSError(errno.ENOMEM, "no room")]
@@ -308,7 +310,7 @@ def test_an_answer_that_is_not_taken_is_an_error(caplog: pytest.LogCaptureFixtur
     assert len(caplog.records) == 1
 
 
-def test_only_the_request_that_was_interrupted_knows() -> None:
+def test_an_interrupt_reaches_its_request_only() -> None:
     """K-13: Only the interrupted request learns of its interruption."""
     seen = []
 
@@ -326,13 +328,13 @@ def test_only_the_request_that_was_interrupted_knows() -> None:
     served = Served(Waiting())
     served.session._serve(memoryview(request(Opcode.LOOKUP, b"status\0", unique=8)))
     assert seen == [False, False, True]
-    # Who is not there, or not yet, is asked for again; the interrupt that counted has no answer.
+    # An unknown request gets EAGAIN, so the kernel repeats the interrupt; a known one no answer.
     told = [struct.unpack_from("=iQ", answer, 4) for answer in served.wire.sent]
     assert told == [(-errno.EAGAIN, 11), (-errno.EINTR, 8)]
     assert not interrupted()
 
 
-def test_attributes_become_what_the_kernel_knows() -> None:
+def test_attributes_are_packed_for_the_kernel() -> None:
     """A-1, A-2: Attributes become fuse_entry_out and fuse_attr (linux/fuse.h), with owner, umask
     and times."""
 
@@ -382,7 +384,7 @@ def test_one_name_that_is_not_utf8_does_not_fail_a_listing() -> None:
     assert names[2:] == [(8, b"a"), (4, b"b\xff"), (10, "ü".encode())]
 
 
-def test_a_listing_tells_attributes_where_they_cost_nothing() -> None:
+def test_a_listing_sends_attributes_that_cost_no_request() -> None:
     """R-11: A listing reports attributes where they cost nothing, else name and type."""
     served = Served(Folders())
     fh, *_ = struct.unpack("=QII", served.answer(Opcode.OPENDIR, bytes(8))[1])
@@ -399,7 +401,7 @@ def test_a_listing_tells_attributes_where_they_cost_nothing() -> None:
     assert served.answer(Opcode.GETATTR, bytes(16), nodeid=nodeid)[0] == errno.ENOENT
 
 
-def test_a_listing_tells_for_how_long_it_holds() -> None:
+def test_a_listing_sends_its_lifetime() -> None:
     """F-10: A listing's lifetime is longer where it says so, and never shorter."""
     served = Served(Folders())
     fh, *_ = struct.unpack("=QII", served.answer(Opcode.OPENDIR, bytes(8))[1])
@@ -415,7 +417,7 @@ def test_a_listing_tells_for_how_long_it_holds() -> None:
 
 @pytest.mark.parametrize("opcode", [Opcode.READDIR, Opcode.READDIRPLUS])
 @pytest.mark.parametrize("size", [200, 330, 400, 4096])
-def test_a_listing_goes_on_where_it_stopped(opcode: int, size: int) -> None:
+def test_a_listing_continues_at_its_offset(opcode: int, size: int) -> None:
     """readdir(3): each name once, however little is asked for at once."""
     served, found, offset = Served(Folders()), [], 0
     fh, *_ = struct.unpack("=QII", served.answer(Opcode.OPENDIR, bytes(8))[1])
@@ -434,7 +436,7 @@ def test_a_listing_goes_on_where_it_stopped(opcode: int, size: int) -> None:
 
 
 class Ahead(PushableHandle):
-    """An open file of which two pieces lie behind what is read."""
+    """An open file with pieces that may be pushed."""
 
     def __init__(self, *ready: range, fails: bool = False) -> None:
         self.mode = PageCacheMode.KEEP
@@ -470,7 +472,7 @@ def read_of(served: Served, handle: Ahead) -> list[bytes]:
     return served.wire.sent
 
 
-def test_what_is_here_goes_among_the_pages_before_the_answer() -> None:
+def test_ready_bytes_are_pushed_before_the_answer() -> None:
     """linux/fuse.h, NOTIFY_STORE: a message without a request, its code in place of an errno."""
     sent = read_of(Served(Failing()), Ahead(range(8, 24), range(24, 40)))
     assert [struct.unpack_from("=IiQ", message) for message in sent] == [
@@ -484,7 +486,7 @@ def test_what_is_here_goes_among_the_pages_before_the_answer() -> None:
 
 
 @pytest.mark.parametrize("mode", PageCacheMode)
-def test_what_is_here_goes_out_with_the_open(mode: PageCacheMode) -> None:
+def test_ready_bytes_are_pushed_with_the_open(mode: PageCacheMode) -> None:
     """R-9: Cached bytes are pushed with the open where the kernel keeps its pages."""
     handle = Ahead(range(16))
     handle.mode = mode
@@ -506,14 +508,14 @@ def test_what_is_here_goes_out_with_the_open(mode: PageCacheMode) -> None:
     assert told == ([(4, 0), (0, 2)] if mode is PageCacheMode.KEEP else [(0, 2)])
 
 
-def test_what_cannot_be_pushed_fails_nobody(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failed_push_fails_no_read(caplog: pytest.LogCaptureFixture) -> None:
     """R-9: A push that fails fails no reader of right bytes."""
     sent = read_of(Served(Failing()), Ahead(range(8, 24), fails=True))
     assert [struct.unpack_from("=IiQ", message) for message in sent] == [(24, 0, 2)]
     assert len(caplog.records) == 1
 
 
-def test_extended_attributes_that_do_not_fit_are_erange() -> None:
+def test_a_buffer_that_is_too_small_is_erange() -> None:
     """getxattr(2): a size of 0 asks how much room it takes, too little room is ERANGE."""
 
     class Marked(Node):
@@ -550,7 +552,7 @@ def test_unknown_handles_are_ebadf() -> None:
     operations("release", "/t/status", 12345)
 
 
-def test_a_command_with_an_unexpected_error_never_counts_as_done() -> None:
+def test_an_unexpected_error_of_a_command_is_its_outcome() -> None:
     """K-3: After an unexpected error a later write through the handle fails too."""
 
     starts = []
@@ -566,7 +568,7 @@ def test_a_command_with_an_unexpected_error_never_counts_as_done() -> None:
     assert len(starts) == 1
 
 
-def test_an_interrupted_command_is_not_an_outcome() -> None:
+def test_an_interrupt_is_no_outcome_of_a_command() -> None:
     """K-13, K-3: A write after EINTR waits for the outcome of the request that was sent."""
     signals = iter([True, True])
     request: Future[None] = Future()

@@ -61,7 +61,7 @@ def test_foreign_exceptions_are_eio_and_logged_once(
 
 
 @pytest.mark.parametrize("failure", TRANSPORT_ERRORS, ids=lambda exc: f"{type(exc).__name__}-{exc}")
-def test_what_passes_the_operations_is_caught_once_more(
+def test_an_exception_that_passes_the_operations_is_eio(
     failure: Exception, caplog: pytest.LogCaptureFixture, exits: list[int]
 ) -> None:
     """docs/architecture.md, Engines: no exception leaves the boundary."""

@@ -1,4 +1,4 @@
-"""What goes among the kernel's pages unasked never waits for whoever waits for it."""
+"""`PagePush`: pushes into the page cache cannot deadlock with reads."""
 
 import contextlib
 import threading
@@ -19,9 +19,7 @@ from taskfs.fuse.kernel.page_push import MAX_PUSHES, PagePush
         ([(200, 300)], range(100, 200)),
     ],
 )
-def test_nothing_is_pushed_where_a_read_is_under_way(
-    reads: list[tuple[int, int]], pushed: range
-) -> None:
+def test_no_push_overlaps_a_read_in_flight(reads: list[tuple[int, int]], pushed: range) -> None:
     """R-10: Nothing is pushed where a read is in flight."""
     pushes = PagePush()
     with contextlib.ExitStack() as stack:
@@ -34,7 +32,7 @@ def test_nothing_is_pushed_where_a_read_is_under_way(
         assert ready == range(100, 200)
 
 
-def test_a_read_under_way_twice_counts_until_both_have_ended() -> None:
+def test_two_reads_of_the_same_bytes_both_count() -> None:
     """R-10: Two reads of the same bytes both count until they have ended."""
     pushes = PagePush()
     with pushes.read(7, 0, 10):
@@ -44,7 +42,7 @@ def test_a_read_under_way_twice_counts_until_both_have_ended() -> None:
             assert not ready
 
 
-def test_a_read_that_comes_during_a_claim_is_not_held_up_and_counts() -> None:
+def test_a_read_during_the_preparation_of_a_push_counts() -> None:
     """R-10, R-18: A read that arrives while a push is prepared does not wait for it, and is left
     out of the push."""
     pushes = PagePush()
@@ -61,7 +59,7 @@ def test_a_read_that_comes_during_a_claim_is_not_held_up_and_counts() -> None:
             assert ready == range(5)
 
 
-def test_few_push_at_once() -> None:
+def test_the_number_of_pushes_is_bounded() -> None:
     """R-10: At most four push at once."""
     pushes, asked = PagePush(), []
 
