@@ -32,6 +32,8 @@ COMMANDS: Final = (
     "logout",
     "mount",
     "umount",
+    "mounts",
+    "stats",
     "list",
     "ls",
     "cat",

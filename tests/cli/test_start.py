@@ -11,7 +11,7 @@ from tests.cli.conftest import COMMAND, Command
 from tests.fake_api import FakeCloud
 
 COMMANDS = (
-    *("login", "logout", "ls", "cat", "head", "tail", "du", "cp"),
+    *("login", "logout", "mounts", "stats", "ls", "cat", "head", "tail", "du", "cp"),
     *("mount", "umount", "list", "watch", "info", "kill", "wait", "download", "doctor", "demo"),
     *("systemd-unit", "install-helper", "mime-types", "completion", "docs", "manpage"),
 )
