@@ -207,7 +207,7 @@ def open_core(
         page_cache=page_cache,
         pins=Pins(attr_timeout_s, config.status_cache_time_s),
         views=Views(task_cache),
-        pool=pool,
+        api_pool=pool,
         waiter=waiter,
         stats=stats,
         handles=HandleTable(),

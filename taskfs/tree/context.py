@@ -26,7 +26,7 @@ class TreeContext(NamedTuple):
     page_cache: PageCache
     pins: Pins
     views: Views
-    pool: Executor
+    api_pool: Executor
     waiter: Waiter
     stats: Stats
     handles: HandleTable

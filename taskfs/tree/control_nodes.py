@@ -141,7 +141,7 @@ class RefreshNode(Node):
     def _start_refresh(self) -> "Future[None]":
         if self._context.offline:
             raise Unavailable("--offline: what is dropped could not be fetched again")
-        return self._context.pool.submit(self._refresh)
+        return self._context.api_pool.submit(self._refresh)
 
     def _refresh(self) -> None:
         self._context.task_cache.forget()

@@ -14,7 +14,6 @@ from taskfs.cache.readahead import ReadAheadReader
 from taskfs.errors import (
     BadHandle,
     CorruptData,
-    Interrupted,
     NotFound,
     ReadOnly,
     StaleObject,
@@ -92,8 +91,9 @@ class ControlHandle:
     """A control file: the first byte that is written through it starts one request.
 
     Later writes through the same handle start nothing and get the outcome of that request, because
-    a shell may cut one line into several writes. A write that is interrupted stops to wait; the
-    request goes on. Safe for concurrent use: the lock makes the request start once.
+    a shell may cut one line into several writes. A write that is interrupted stops waiting; the
+    request continues. *start* never waits, so the request is under way before a writer can be
+    interrupted. Safe for concurrent use: the lock makes the request start once.
     """
 
     mode = PageCacheMode.DIRECT
@@ -120,12 +120,10 @@ class ControlHandle:
     def _try_start(self) -> "Future[None]":
         try:
             return self._start()
-        except Interrupted:
-            raise
         except Exception as exc:
-            refused: Future[None] = Future()
-            refused.set_exception(exc)
-            return refused
+            failed: Future[None] = Future()
+            failed.set_exception(exc)
+            return failed
 
     def close(self) -> None:
         pass

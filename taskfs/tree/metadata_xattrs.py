@@ -19,7 +19,7 @@ class _MetadataContext(Protocol):
     @property
     def task_cache(self) -> TaskCache: ...
     @property
-    def pool(self) -> Executor: ...
+    def api_pool(self) -> Executor: ...
     @property
     def waiter(self) -> Waiter: ...
     @property
@@ -92,7 +92,7 @@ class MetadataAttributes:
         return key
 
     def _send(self, request: Callable[[], None]) -> None:
-        self._metadata_context.waiter.result(self._metadata_context.pool.submit(request))
+        self._metadata_context.waiter.result(self._metadata_context.api_pool.submit(request))
         self._metadata_context.task_cache.reload(self._task_id)
 
 

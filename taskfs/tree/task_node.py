@@ -100,19 +100,21 @@ class KillNode(Node):
             raise ReadOnly("the mount is read-only")
 
     def _start_kill(self) -> "Future[None]":
-        """Send the kill request in the background.
+        """Send the kill request in the background, without waiting for anything.
+
+        Only a cached terminal status is checked here, because it is final; `kill_task` reads the
+        current status itself.
 
         Raises:
-            NotFound: there is no such task.
             AlreadyTerminated: there is nothing to kill.
         """
-        task = self._context.task_cache.get(self._cached.task.id).task
+        task = (self._context.task_cache.get_cached(self._cached.task.id) or self._cached).task
         if task.is_terminated:
             raise AlreadyTerminated(f"task {task.id} is {task.status}")
-        return self._context.pool.submit(self._kill, task.id)
+        return self._context.api_pool.submit(self._kill, task.id)
 
     def _kill(self, task_id: str) -> None:
-        """Send the request and record its effect, also if the writer was interrupted and left."""
+        """Send the request and record its effect, also if the writer was interrupted."""
         context = self._context
         try:
             status = context.api.kill_task(task_id)

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.mount
 CONTENT: Final = os.urandom(400_000)
 # 1 s is promised; the machine may be busy, and a Python that is interrupted prints its traceback.
 PROMPT_S: Final = 3.0
+STATUS_AGE_S: Final = 2.5  # seconds; more than `--status-cache-time`
 STILL_S: Final = 0.3  # a process that starts is run again sooner, also on a busy machine
 PYTHON: Final = {
     "python reads": "open(sys.argv[1] + '/outputs/a', 'rb').read()",
@@ -91,13 +92,19 @@ def is_blocked(process: "subprocess.Popen[Any]") -> bool:
 
 
 @contextlib.contextmanager
-def running_blocked(*commands: list[str]) -> Iterator[list["subprocess.Popen[bytes]"]]:
+def running_blocked(
+    *commands: list[str], pass_fds: tuple[int, ...] = ()
+) -> Iterator[list["subprocess.Popen[bytes]"]]:
     """Processes that run *commands*, each of which waits for an answer by now."""
     with contextlib.ExitStack() as stack:
         processes = []
         for command in commands:
             process = subprocess.Popen(
-                command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+                command,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                pass_fds=pass_fds,
             )
             stack.enter_context(process)
             stack.callback(process.kill)
@@ -207,6 +214,34 @@ def test_an_interrupted_kill_is_sent_once(mountpoint: Path, cloud: FakeCloud) ->
         process.wait(10)
     cloud.faults.clear()
     eventually(lambda: cloud.killed.count(task) == 1)
+    eventually(lambda: (mountpoint / task / "status").read_text() == "pending-kill\n", 10)
+    assert sum(r.path.endswith("/kill") for r in cloud.requests) == 1
+
+
+def test_a_kill_is_sent_though_its_writer_left_before_any_response(
+    mountpoint: Path, cloud: FakeCloud
+) -> None:
+    """K-13, K-2: A writer is interrupted while the API is silent and the cached status is out of
+    date; the kill is sent once."""
+    task = cloud.add_task(status="started")
+    assert (mountpoint / task / "status").read_text() == "started\n"
+    kill = os.open(mountpoint / task / "kill", os.O_WRONLY)
+    try:
+        time.sleep(STATUS_AGE_S)
+        cloud.clear_requests()
+        cloud.faults.add("stall", times=None)
+        # No buffered write: a shell would ask for the file's attributes first, and wait for them.
+        program = f"import os; os.write({kill}, b'1')"
+        command = [sys.executable, "-c", program]
+        with running_blocked(command, pass_fds=(kill,)) as [writer]:
+            began = time.monotonic()
+            os.killpg(writer.pid, signal.SIGINT)
+            writer.wait(10)
+            assert time.monotonic() - began < PROMPT_S
+        cloud.faults.clear()
+        eventually(lambda: cloud.killed.count(task) == 1)
+    finally:
+        os.close(kill)
     eventually(lambda: (mountpoint / task / "status").read_text() == "pending-kill\n", 10)
     assert sum(r.path.endswith("/kill") for r in cloud.requests) == 1
 
