@@ -145,11 +145,11 @@ class InProcess:
             self.operations("release", f"/{path}", opened.fh)
 
     def read(self, path: str) -> bytes:
-        content = b""
+        content = bytearray()
         with self.open(path) as opened:
             while piece := opened.read_at(len(content), REQUEST):
                 content += piece
-        return content
+        return bytes(content)
 
     def xattrs(self, path: str) -> list[str]:
         return list(self.operations("listxattr", f"/{path}"))
