@@ -1,10 +1,6 @@
 """The STUN and TURN server: used where it answers, and no delay where it does not."""
 
-import contextlib
 import re
-import socket
-import struct
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -16,57 +12,9 @@ from taskfs.remote.live_connection import MAX_MESSAGE_BYTES
 from taskfs.remote.live_messages import LS
 from tests.fake_api import FakeCloud
 from tests.live.conftest import Requests
+from tests.stun import StunServer
 
-MAGIC = 0x2112A442
 CANDIDATE = re.compile(rb"(udp \d+ )\S+ \d+( typ)")
-
-
-class StunServer:
-    """Answers Binding with the address it sees, and refuses Allocate."""
-
-    def __init__(self, delay_s: float = 0.0, turn: bool = True) -> None:
-        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        # Not 127.0.0.1, which cannot be reached from the address of another interface.
-        self.socket.bind(("0.0.0.0", 0))
-        self.delay_s, self.turn = delay_s, turn
-        self.requests = 0
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                data, peer = self.socket.recvfrom(2000)
-            except OSError:
-                return
-            if len(data) < 20:
-                return
-            self.requests += 1
-            kind, transaction = struct.unpack(">H", data[:2])[0], data[8:20]
-            answer = None
-            if kind == 0x0001:
-                port, address = peer[1] ^ (MAGIC >> 16), _number(peer[0]) ^ MAGIC
-                mapped = struct.pack(">HHBBHI", 0x0020, 8, 0, 1, port, address)
-                answer = struct.pack(">HHI", 0x0101, len(mapped), MAGIC) + transaction + mapped
-            elif kind == 0x0003 and self.turn:
-                error = struct.pack(">HHHBB", 0x0009, 4, 0, 4, 1)
-                answer = struct.pack(">HHI", 0x0113, len(error), MAGIC) + transaction + error
-            if answer is not None:
-                threading.Timer(self.delay_s, self._send, (answer, peer)).start()
-
-    def _send(self, answer: bytes, peer: Any) -> None:
-        with contextlib.suppress(OSError):
-            self.socket.sendto(answer, peer)
-
-    def close(self) -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as waker:
-            waker.sendto(b"end", ("127.0.0.1", self.socket.getsockname()[1]))
-        self._thread.join()
-        self.socket.close()
-
-
-def _number(address: str) -> int:
-    return int.from_bytes(socket.inet_aton(address), "big")
 
 
 class WatchedRequests(Requests):
@@ -98,17 +46,6 @@ def server() -> Iterator[StunServer]:
     server.close()
 
 
-def address_of(server: StunServer) -> str:
-    return f"{_own_address()}:{server.socket.getsockname()[1]}"
-
-
-def _own_address() -> str:
-    """Return the machine's address towards the network; nothing is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))
-        return str(probe.getsockname()[0])
-
-
 def first_question_s(cloud: FakeCloud, requests: WatchedRequests, server: str, task: str) -> float:
     channels = LiveChannels(requests, turn_server=server)
     start_s = time.monotonic()
@@ -122,7 +59,7 @@ def first_question_s(cloud: FakeCloud, requests: WatchedRequests, server: str, t
 def test_a_server_that_answers_is_used(cloud: FakeCloud, server: StunServer, task: str) -> None:
     """live, 10: `INDUCTIVA_TURN_SERVER_URL` is honoured; 6: the offer announces what we take."""
     requests = WatchedRequests(cloud)
-    assert first_question_s(cloud, requests, address_of(server), task) < 3.0
+    assert first_question_s(cloud, requests, server.address, task) < 3.0
     assert server.requests > 2  # those of the probe, and those of aiortc
     (offer,) = requests.offers
     assert "typ srflx" in offer
@@ -134,7 +71,7 @@ def test_a_server_that_speaks_no_turn_does_not_delay(cloud: FakeCloud, task: str
     server = StunServer(turn=False)
     try:
         requests = WatchedRequests(cloud)
-        assert first_question_s(cloud, requests, address_of(server), task) < 3.0
+        assert first_question_s(cloud, requests, server.address, task) < 3.0
     finally:
         server.close()
 
@@ -146,7 +83,7 @@ def test_a_slow_server_is_used_where_the_machine_is_not_reachable_without(
     server = StunServer(delay_s=0.6)
     try:
         requests = WatchedRequests(cloud, unreachable=1)
-        taken_s = first_question_s(cloud, requests, address_of(server), task)
+        taken_s = first_question_s(cloud, requests, server.address, task)
         assert 5.0 < taken_s < 9.0
         assert len(requests.offers) == 2
         assert server.requests > 4

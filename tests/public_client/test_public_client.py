@@ -5,17 +5,20 @@ The client is installed once from PyPI into an environment in the user's cache d
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from taskfs.demo.cloud import EmbeddedCloud
+from tests.stun import StunServer
 
 CLIENT: Final = "inductiva==0.18.12"
 FINISHED: Final = "i4ir3kvv62odsfrhko4y8w2an"
@@ -94,20 +97,23 @@ def test_listing_status_outputs_download_and_kill(client_python: Path, tmp_path:
 
 
 def test_files_of_a_running_task(client_python: Path, tmp_path: Path) -> None:
-    """live, 13: the public client's `list-files`, `tail` and `top` run against the embedded cloud's
-    machine."""
+    """The public client's `list-files`, `tail` and `top` reach a machine of the embedded cloud."""
     client = client_python.with_name("inductiva")
-    with EmbeddedCloud() as cloud:
+    with EmbeddedCloud() as cloud, contextlib.closing(StunServer()) as server:
         (running,) = (i for i, s in cloud.statuses().items() if s == "computation-started")
 
         def output(*arguments: str) -> str:
-            no_turn_server = {"INDUCTIVA_TURN_SERVER_URL": "127.0.0.1:9"}
-            return run([str(client), "tasks", *arguments], cloud, tmp_path, **no_turn_server)
+            variables = {"INDUCTIVA_TURN_SERVER_URL": server.address}
+            return run([str(client), "tasks", *arguments], cloud, tmp_path, **variables)
 
-        listed = output("list-files", running)
-        console = output("tail", running, "stdout.txt", "-l", "2")
-        top = output("top", running)
-        written = output("last-modified-file", running)
+        commands = (
+            ("list-files", running),
+            ("tail", running, "stdout.txt", "-l", "2"),
+            ("top", running),
+            ("last-modified-file", running),
+        )
+        with ThreadPoolExecutor(len(commands)) as pool:  # the client waits at each step
+            listed, console, top, written = pool.map(lambda words: output(*words), commands)
         questions = [question["type"] for question in cloud.machine(running).questions]
 
     for name in ("stdout.txt", "stderr.txt", "wave_gauges.csv", "REEF3D_log.txt"):
@@ -115,4 +121,4 @@ def test_files_of_a_running_task(client_python: Path, tmp_path: Path) -> None:
     assert "last 2 lines from stdout.txt" in console and "writing frame" in console
     assert "COMMAND" in top
     assert f"/workdir/{running}/output/artifacts/" in written
-    assert questions == ["ls", "tail", "top", "last_modified_file"]
+    assert sorted(questions) == ["last_modified_file", "ls", "tail", "top"]
