@@ -15,19 +15,21 @@ from taskfs.cache.readahead import ReadAheadBudget
 from taskfs.config import Config
 from taskfs.errors import NotFound
 from taskfs.first_listing import FirstListing, filter_of, open_client
-from taskfs.model import Task
+from taskfs.model import Task, TaskPage
 from taskfs.remote.api_client import TaskClient
 from taskfs.remote.machines import Machines
 from taskfs.support.interruptible_wait import Waiter, never
 from taskfs.support.stats import Stats
 from taskfs.support.thread_pool import DaemonPool
+from taskfs.tasks.accounts import open_database, open_stored
 from taskfs.tasks.archive_kind import ArchiveKind
 from taskfs.tasks.archives import ArchiveRegistry
-from taskfs.tasks.finished_tasks import FinishedTaskStore, open_finished_tasks
 from taskfs.tasks.live_tasks import LiveTasks
 from taskfs.tasks.offline import FrozenCache, OfflineAPI
 from taskfs.tasks.task_cache import TaskCache
-from taskfs.tasks.task_filter import PendingListing
+from taskfs.tasks.task_database import TaskDatabase
+from taskfs.tasks.task_filter import PendingPages
+from taskfs.tasks.task_groups import TaskGroups
 from taskfs.tree.context import TreeContext
 from taskfs.tree.handles import HandleTable
 from taskfs.tree.live_handle import OpenLiveFiles
@@ -51,20 +53,19 @@ class Core(NamedTuple):
 
     tree: Tree
     client: TaskClient | OfflineAPI
-    finished_tasks: FinishedTaskStore | None = None
     pools: tuple[Executor, ...] = ()
     machines: Machines | None = None
 
-    def begin(self, pending: PendingListing | None = None) -> None:
-        """Load the first listing, or wait for the *pending* one.
+    def begin(self, pending: PendingPages | None = None) -> list[TaskPage]:
+        """Load and return the first page of each listing, or wait for the *pending* ones.
 
         Raises:
             AccessDenied, Unavailable, BadAnswer, NotFound: the API does not answer, or refuses.
         """
-        self.tree.context.task_cache.load_first_listing(pending)
+        return self.tree.context.task_cache.load_first_page(pending)
 
     def close(self) -> None:
-        """Close the connections, write the finished tasks to disk, and let the threads end.
+        """Close the connections and the database, and let the threads end.
 
         Requests in flight are not waited for.
         """
@@ -73,8 +74,7 @@ class Core(NamedTuple):
         self.client.close()
         for pool in self.pools:
             pool.shutdown(wait=False, cancel_futures=True)
-        if self.finished_tasks is not None:
-            self.finished_tasks.close()
+        self.tree.context.task_cache.close()
 
 
 def open_disk(config: Config) -> DiskCache:
@@ -82,9 +82,18 @@ def open_disk(config: Config) -> DiskCache:
     return (FrozenCache if config.offline else DiskCache)(config.cache_dir, config.cache_size)
 
 
-def open_offline(config: Config, disk: DiskCache | None = None) -> OfflineAPI:
+def open_offline(config: Config, database: TaskDatabase | None = None) -> OfflineAPI:
     """Return the API of offline mode, which knows the cached finished tasks."""
-    return OfflineAPI(disk or open_disk(config), config.cache_dir, config.api_url, config.api_key)
+    return OfflineAPI(database or open_tasks(config), config.cache_dir, config.api_url)
+
+
+def open_tasks(config: Config) -> TaskDatabase:
+    """Return the tasks of the account in the cache, which are read-only if *config* is offline."""
+    if config.offline:
+        return open_stored(config.cache_dir, config.api_url, config.api_key)
+    is_stored = config.cache_size > 0 and not config.demo
+    cache_dir = config.cache_dir if is_stored else None
+    return open_database(cache_dir, config.api_url, config.api_key)
 
 
 def open_machines(client: TaskClient | OfflineAPI, config: Config) -> Machines:
@@ -165,12 +174,11 @@ def open_core(
     waiter = Waiter(interrupted)
     disk = None if config.demo else open_disk(config)
     client: TaskClient | OfflineAPI
-    finished_tasks: FinishedTaskStore | None = None
+    database = open_tasks(config)
     if config.offline:
-        client = open_offline(config, disk)
+        client = open_offline(config, database)
     else:
         client = first_listing.client if first_listing else open_client(config, stats)
-        finished_tasks = open_finished_tasks(disk, config.api_url, config.api_key) if disk else None
     engine = open_engine(waiter, stats, disk, config.api_url, push_enabled=push_enabled)
     pool = DaemonPool(API_THREADS, "taskfs-api")
     index_pool = DaemonPool(API_THREADS, "taskfs-index")
@@ -183,7 +191,9 @@ def open_core(
         listing_ttl_s=max(0.0, config.dir_cache_time_s - attr_timeout_s),
         status_ttl_s=config.status_cache_time_s,
         task_filter=filter_of(config),
-        finished_tasks=finished_tasks,
+        timeout_s=config.timeout_s,
+        database=database,
+        offline=config.offline,
     )
     machines = open_machines(client, config)
     live = None
@@ -206,7 +216,7 @@ def open_core(
         archives=archives,
         page_cache=page_cache,
         pins=Pins(attr_timeout_s, config.status_cache_time_s),
-        views=Views(task_cache),
+        views=Views(TaskGroups(task_cache)),
         api_pool=pool,
         waiter=waiter,
         stats=stats,
@@ -221,7 +231,7 @@ def open_core(
         demo_environment=_environment(config) if config.demo else None,
     )
     pools = (pool, index_pool, engine.pool, engine.decoding)
-    return Core(Tree(context), client, finished_tasks, pools, machines)
+    return Core(Tree(context), client, pools, machines)
 
 
 def _environment(config: Config) -> dict[str, str]:

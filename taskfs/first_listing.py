@@ -25,4 +25,4 @@ class FirstListing:
     def __init__(self, config: Config) -> None:
         self.stats = Stats()
         self.client = open_client(config, self.stats)
-        self.pending = filter_of(config).start_listing(self.client)
+        self.pending = filter_of(config).start_first_pages(self.client)

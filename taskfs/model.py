@@ -87,6 +87,23 @@ class Task(NamedTuple):
         return max(0.0, (stop_ns - self.computation_start_ns) / 1e9)
 
 
+class TaskPage(NamedTuple):
+    """One page of a listing: tasks, newest first.
+
+    `total_size` is the number of tasks on all pages, `unusable` the number of records of this page
+    that are left out.
+    """
+
+    tasks: list[Task]
+    total_size: int
+    unusable: int = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether a first page is the whole listing."""
+        return len(self.tasks) + self.unusable >= self.total_size
+
+
 class TaskStatus(NamedTuple):
     """The response to a status or kill request; *tasks_ahead* are before the task in the queue."""
 
@@ -159,6 +176,12 @@ class TaskAPI(Protocol):
         last: int | None = None,
     ) -> list[Task]:
         """Return at most *last* tasks, newest first; with *active*, only the unfinished ones."""
+        ...
+
+    def list_page(
+        self, number: int, per_page: int, *, project: str | None = None, status: str | None = None
+    ) -> TaskPage:
+        """Return one page of the listing; pages are numbered from 1."""
         ...
 
     def get_task(self, task_id: str) -> Task:

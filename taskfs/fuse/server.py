@@ -109,12 +109,14 @@ def _await_first_listing(core: "Core", config: Config, listing: FirstListing | N
         core.client.check()
     try:
         with statuses_explained(config.status):
-            core.begin(listing.pending if listing else None)
+            pages = core.begin(listing.pending if listing else None)
         if config.project is not None or config.status:
-            tasks = core.tree.context.task_cache.listing()
+            tasks = [task for page in pages for task in page.tasks]
+            if config.offline:
+                tasks = core.tree.context.task_cache.listing()
             check_filter(core.client, config.project, config.status, tasks)
     except (Unavailable, BadAnswer) as exc:
-        count = len(core.finished_tasks.tasks()) if core.finished_tasks is not None else 0
+        count = core.tree.context.task_cache.database.count_finished()
         if not count:
             raise
         has_fix = isinstance(exc, Unreachable) or "--api-url" in str(exc)

@@ -24,7 +24,7 @@ from taskfs.errors import (
     NotFound,
     Unavailable,
 )
-from taskfs.model import RemoteObject, Task, TaskStatus
+from taskfs.model import RemoteObject, Task, TaskPage, TaskStatus
 from taskfs.remote.api_connection import APIConnection
 from taskfs.remote.object_store import StoredObject
 from taskfs.remote.pagination import Page, read_listing
@@ -109,11 +109,7 @@ class TaskClient:
         Raises:
             AccessDenied, Unavailable, BadAnswer: as for any request.
         """
-        filters: dict[str, Any] = {"sort": "create_time:desc"}
-        if project is not None:
-            filters["project"] = project
-        if status is not None:
-            filters["status"] = status
+        filters = _filters(project, status)
         if active:
             filters["active"] = "true"
         return read_listing(
@@ -122,6 +118,21 @@ class TaskClient:
             self._pages,
             last,
         )
+
+    def list_page(
+        self, number: int, per_page: int, *, project: str | None = None, status: str | None = None
+    ) -> TaskPage:
+        """Return one page of the listing, newest first; pages are numbered from 1.
+
+        Raises:
+            BadAnswer: none of the records can be used.
+            AccessDenied, Unavailable: as for any request.
+        """
+        page = self._page(number, per_page, _filters(project, status))
+        tasks = self._parse(page.tasks)
+        if page.tasks and not tasks:
+            raise BadAnswer(f"GET /tasks: none of {len(page.tasks)} records can be used")
+        return TaskPage(tasks, page.total_size, len(page.tasks) - len(tasks))
 
     def _page(self, number: int, per_page: int, filters: Mapping[str, Any]) -> Page:
         params = {"page": number, "per_page": per_page, **filters}
@@ -254,6 +265,15 @@ class TaskClient:
     def open_object(self, path: str, region: str | None) -> RemoteObject:
         """Return the object at *path* in the store; this sends no request."""
         return StoredObject(path, lambda: self.signed_url(path, region), self._store)
+
+
+def _filters(project: str | None, status: str | None) -> dict[str, Any]:
+    filters: dict[str, Any] = {"sort": "create_time:desc"}
+    if project is not None:
+        filters["project"] = project
+    if status is not None:
+        filters["status"] = status
+    return filters
 
 
 def _task_status(task_id: str, response: _Status) -> TaskStatus:

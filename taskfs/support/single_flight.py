@@ -40,7 +40,7 @@ class SingleFlight:
     def run(
         self,
         key: Any,
-        load: Callable[[], None],
+        load: Callable[[], object],
         *,
         has_fallback: bool = False,
         timeout_s: float | None = None,
@@ -71,14 +71,20 @@ class SingleFlight:
                 self._note_failure()
             raise
 
-    def _run(self, key: Any, load: Callable[[], None]) -> None:
+    def start(self, key: Any, load: Callable[[], object]) -> None:
+        """Run *load* in the pool unless a run is in flight; no caller gets its failure."""
+        with self._lock:
+            if key not in self._in_flight:
+                self._in_flight[key] = self._pool.submit(self._run, key, load)
+
+    def _run(self, key: Any, load: Callable[[], object]) -> None:
         try:
             self.run_inline(load)
         finally:
             with self._lock:
                 self._in_flight.pop(key, None)
 
-    def run_inline(self, load: Callable[[], None]) -> None:
+    def run_inline(self, load: Callable[[], object]) -> None:
         """Run *load* in the calling thread, and remember whether it failed."""
         try:
             load()

@@ -9,8 +9,9 @@ import msgspec
 
 from taskfs.cache.disk_cache import DiskBlocks, DiskCache
 from taskfs.errors import ConfigError, NotCached
-from taskfs.model import Fetched, ObjectVersion, RemoteObject, Task, TaskStatus
-from taskfs.tasks.finished_tasks import open_finished_tasks
+from taskfs.model import Fetched, ObjectVersion, RemoteObject, Task, TaskPage, TaskStatus
+from taskfs.tasks.selection import Selection
+from taskfs.tasks.task_database import TaskDatabase
 
 
 class FrozenCache(DiskCache):
@@ -49,15 +50,14 @@ class _FrozenBlocks(DiskBlocks):
 
 
 class OfflineAPI:
-    """A task API without a network: the finished tasks that were on disk at the start.
+    """A task API without a network: the finished tasks in the cache.
 
     Everything else raises NotCached. Safe for concurrent use, because it never changes.
     """
 
-    def __init__(self, disk: DiskCache, cache_dir: Path, api_url: str, api_key: str) -> None:
-        finished_tasks = open_finished_tasks(disk, api_url, api_key)
+    def __init__(self, database: TaskDatabase, cache_dir: Path, api_url: str) -> None:
+        self._database = database
         self._empty_message = f"{cache_dir} has no tasks of {api_url}"
-        self._tasks = {task.id: task for task in finished_tasks.tasks()} if finished_tasks else {}
 
     @property
     def clock_offset_s(self) -> None:
@@ -65,11 +65,12 @@ class OfflineAPI:
 
     def check(self) -> None:
         """Raise ConfigError if no task is on disk, because an empty tree would mislead."""
-        if not self._tasks:
+        if not self.list_tasks(last=1):
             raise ConfigError(f"{self._empty_message}: mount it once without --offline")
 
     def close(self) -> None:
-        """Do nothing: there are no connections."""
+        """Close the database."""
+        self._database.close()
 
     def list_tasks(
         self,
@@ -80,22 +81,27 @@ class OfflineAPI:
         last: int | None = None,
     ) -> list[Task]:
         """Return the finished tasks that match, newest first; none if *active*."""
-        found = [
-            task
-            for task in self._tasks.values()
-            if not active and project in (None, task.project) and status in (None, task.status)
-        ]
-        return found[:last]
+        statuses = (status,) if status is not None else ()
+        selection = Selection(project, statuses, None, last, finished_only=True)
+        return [] if active else self._database.tasks(selection)
+
+    def list_page(
+        self, number: int, per_page: int, *, project: str | None = None, status: str | None = None
+    ) -> TaskPage:
+        """Raise NotCached."""
+        return _refuse("the listing")
 
     def list_projects(self) -> list[dict[str, Any]]:
         """Return the projects of the finished tasks, each with its name."""
-        names = {task.project for task in self._tasks.values() if task.project is not None}
-        return [{"name": name} for name in sorted(names)]
+        rows = self._database.rows(
+            "SELECT DISTINCT project FROM tasks WHERE finished = 1 ORDER BY project", ()
+        )
+        return [{"name": name} for (name,) in rows if name]
 
     def get_task(self, task_id: str) -> Task:
         """Return a finished task; raise NotCached for any other, because it may exist."""
-        task = self._tasks.get(task_id)
-        return task if task is not None else _refuse(f"task {task_id}")
+        task = self._database.get(task_id)
+        return task if task is not None and task.is_terminated else _refuse(f"task {task_id}")
 
     def task_detail(self, task_id: str) -> dict[str, Any]:
         """Return a finished task's record as a listing gave it."""

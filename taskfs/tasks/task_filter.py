@@ -3,16 +3,19 @@
 from concurrent.futures import Future
 from typing import NamedTuple
 
-from taskfs.model import Task, TaskAPI
+from taskfs.model import Task, TaskAPI, TaskPage
 from taskfs.support.clock import age_clock
 from taskfs.support.thread_pool import DaemonPool
+from taskfs.tasks.selection import Scope
+
+FIRST_PAGE_TASKS = 500  # tasks of the first page: for many accounts all of them
 
 
-class PendingListing(NamedTuple):
-    """A listing in flight; its request began at `began_s` by `age_clock`."""
+class PendingPages(NamedTuple):
+    """The first pages of a listing in flight; their request began at `began_s` by `age_clock`."""
 
     began_s: float
-    tasks: "Future[list[Task]]"
+    pages: "Future[list[TaskPage]]"
 
 
 class TaskFilter(NamedTuple):
@@ -22,24 +25,32 @@ class TaskFilter(NamedTuple):
     statuses: tuple[str, ...] = ()
     last: int | None = None
 
-    def list_tasks(self, api: TaskAPI) -> list[Task]:
-        """Return the tasks, newest first; send one request for each status.
+    @property
+    def scopes(self) -> tuple[Scope, ...]:
+        """The listings that show these tasks: one for each status."""
+        return tuple(Scope(self.project, status) for status in self.statuses or (None,))
+
+    def list_first_pages(self, api: TaskAPI) -> list[TaskPage]:
+        """Return the first page of each scope; with `last`, one with all tasks.
 
         Raises:
             AccessDenied, Unavailable, BadAnswer, NotFound: the API does not answer, or refuses.
         """
-        if len(self.statuses) <= 1:
-            status = self.statuses[0] if self.statuses else None
-            return api.list_tasks(project=self.project, status=status, last=self.last)
-        tasks = {
-            task.id: task
-            for status in self.statuses
-            for task in api.list_tasks(project=self.project, status=status, last=self.last)
-        }
-        newest_first = sorted(tasks.values(), key=lambda task: task.create_ns or 0, reverse=True)
-        return newest_first[: self.last]
+        if self.last is not None:
+            return [self._list_last(api, scope, self.last) for scope in self.scopes]
+        return [
+            api.list_page(1, FIRST_PAGE_TASKS, project=scope.project, status=scope.status)
+            for scope in self.scopes
+        ]
 
-    def start_listing(self, api: TaskAPI) -> PendingListing:
-        """Start a listing in a daemon thread, which does not delay the end of the process."""
+    def start_first_pages(self, api: TaskAPI) -> PendingPages:
+        """Request the first pages in a daemon thread, which does not delay the end of the
+        process."""
         began_s = age_clock()
-        return PendingListing(began_s, DaemonPool(1, "taskfs-opening").submit(self.list_tasks, api))
+        pool = DaemonPool(1, "taskfs-opening")
+        return PendingPages(began_s, pool.submit(self.list_first_pages, api))
+
+    @staticmethod
+    def _list_last(api: TaskAPI, scope: Scope, last: int) -> TaskPage:
+        tasks: list[Task] = api.list_tasks(project=scope.project, status=scope.status, last=last)
+        return TaskPage(tasks, len(tasks))

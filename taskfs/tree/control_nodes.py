@@ -96,6 +96,8 @@ class ControlNode(Directory):
             "open_handles": len(context.handles),
             "memory_peak_bytes": peak_bytes(),
             "memory_bytes": resident_bytes(),
+            "listing_pages": context.task_cache.progress.pages,
+            "listing_pages_total": context.task_cache.progress.total,
             **counts,
         }
         return json.dumps(values, indent=2) + "\n"

@@ -7,7 +7,7 @@ from typing import Final
 
 from taskfs.errors import AlreadyTerminated, NotFound, ReadOnly, TaskFSError
 from taskfs.tasks.archive_kind import ArchiveKind
-from taskfs.tasks.task_cache import CachedTask
+from taskfs.tasks.known_tasks import CachedTask
 from taskfs.tree.archive_nodes import MembersNode, RawArchiveNode
 from taskfs.tree.context import TreeContext
 from taskfs.tree.handles import ControlHandle, Handle
@@ -24,6 +24,12 @@ _RAW: Final = {"output.zip": ArchiveKind.OUTPUT, "input.zip": ArchiveKind.INPUT}
 KILL: Final = "kill"
 
 
+def task_attrs(path: str, created_ns: int, changed_ns: int) -> Attrs:
+    """Return the attributes of a task's directory."""
+    ctime_ns = created_ns or changed_ns
+    return Attrs(DIRECTORY_MODE, inode(path), mtime_ns=changed_ns, ctime_ns=ctime_ns)
+
+
 class TaskNode(MetadataAttributes, Directory):
     """A task's directory."""
 
@@ -35,12 +41,7 @@ class TaskNode(MetadataAttributes, Directory):
 
     def attrs(self) -> Attrs:
         task = self._cached.task
-        return Attrs(
-            DIRECTORY_MODE,
-            inode(self.path),
-            mtime_ns=task.last_change_ns,
-            ctime_ns=task.create_ns or task.last_change_ns,
-        )
+        return task_attrs(self.path, task.create_ns or 0, task.last_change_ns)
 
     def lookup(self, name: str) -> Node:
         path = self.child_path(name)

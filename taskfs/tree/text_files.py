@@ -12,7 +12,7 @@ import msgspec
 from taskfs.archive.archive import Archive
 from taskfs.model import Task
 from taskfs.support.formatting import escape_controls, format_elapsed, format_size
-from taskfs.tasks.task_cache import CachedTask
+from taskfs.tasks.known_tasks import CachedTask
 
 
 class TaskView(NamedTuple):

@@ -13,7 +13,7 @@ from taskfs.tree.context import TreeContext
 from taskfs.tree.control_nodes import CONTROL_DIR, ControlNode
 from taskfs.tree.handles import HandleTable
 from taskfs.tree.nodes import DIRECTORY_MODE, LINK_MODE, Attrs, Directory, Entry, Link, Node, inode
-from taskfs.tree.task_node import TaskNode
+from taskfs.tree.task_node import TaskNode, task_attrs
 from taskfs.tree.view_nodes import VIEWS, ViewNode
 
 LATEST: Final = ".latest"
@@ -99,21 +99,19 @@ class RootNode(Directory):
         return TaskNode(name, self._context, self._context.task_cache.get(name))
 
     def _latest(self) -> Link:
-        tasks = self._context.task_cache.listing()
-        if not tasks:
+        ids = self._context.task_cache.ids()
+        if not ids:
             raise NotFound("there are no tasks")
-        return Link(LATEST, tasks[0].id, tasks[0].create_ns or 0)
+        return Link(LATEST, ids[0], self._context.task_cache.newest_ns())
 
     def known_attrs(self, name: str) -> Attrs | None:
-        cached = self._context.task_cache.get_cached(name)
-        if cached is None or not cached.task.is_terminated:
-            return None
-        return TaskNode(name, self._context, cached).attrs()
+        times = self._context.task_cache.finished_times(name)
+        return None if times is None else task_attrs(name, *times)
 
     def children(self) -> Iterable[Entry]:
-        tasks = self._context.task_cache.listing()
-        entries = [self.entry(task.id, DIRECTORY_MODE) for task in tasks]
+        ids = self._context.task_cache.ids()
+        entries = [self.entry(task_id, DIRECTORY_MODE) for task_id in ids]
         entries += [self.entry(name, DIRECTORY_MODE) for name in VIEWS]
-        if tasks:
+        if ids:
             entries.append(self.entry(LATEST, LINK_MODE))
         return entries

@@ -1,18 +1,18 @@
 """The views: directories of links that group the tasks by status, project or simulator."""
 
-import threading
-from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple
 
 from taskfs.errors import NotFound
-from taskfs.model import KNOWN_STATUSES, Task
-from taskfs.tasks.task_cache import TaskCache
+from taskfs.model import KNOWN_STATUSES
+from taskfs.tasks.task_groups import TaskGroups
 from taskfs.tree.nodes import DIRECTORY_MODE, LINK_MODE, Attrs, Directory, Entry, Link, Node, inode
 
-VIEWS: Final[Mapping[str, Callable[[Task], str | None]]] = {
-    ".by-status": lambda task: task.status,
-    ".by-project": lambda task: task.project,
-    ".by-simulator": lambda task: task.simulator,
+# The field of a task that each view groups by.
+VIEWS: Final[Mapping[str, str]] = {
+    ".by-status": "status",
+    ".by-project": "project",
+    ".by-simulator": "simulator",
 }
 _ALWAYS: Final[Mapping[str, tuple[str, ...]]] = {".by-status": KNOWN_STATUSES}
 NAME_MAX: Final = 255
@@ -27,34 +27,31 @@ def view_name(value: str | None) -> str:
     return value.replace("/", "%2F").replace("\0", "%00")
 
 
+class Group(NamedTuple):
+    """The tasks with one of *values* of a field; different values may have the same name."""
+
+    field: str
+    values: tuple[str, ...] = ()
+    changed_ns: int = 0  # when a task of the group last changed; 0 if there is none
+
+
 class Views:
-    """The groups of every view, rebuilt when a status or the listing has changed.
+    """The groups of every view. Safe for concurrent use, because it is immutable."""
 
-    Safe for concurrent use: a group is never changed after it was built.
-    """
+    def __init__(self, groups: TaskGroups) -> None:
+        self.groups_of_tasks = groups
 
-    def __init__(self, task_cache: TaskCache) -> None:
-        self._task_cache = task_cache
-        self._lock = threading.Lock()
-        self._built: tuple[int, dict[str, dict[str, dict[str, Task]]]] | None = None
-
-    def groups(self, view: str) -> dict[str, dict[str, Task]]:
-        """Return the tasks of one view by group name and task id."""
-        tasks = self._task_cache.listing()
-        version = self._task_cache.version
-        with self._lock:
-            if self._built is None or self._built[0] != version:
-                self._built = (version, {name: _group(name, tasks) for name in VIEWS})
-            return self._built[1][view]
-
-
-def _group(view: str, tasks: Iterable[Task]) -> dict[str, dict[str, Task]]:
-    groups: dict[str, dict[str, Task]] = {name: {} for name in _ALWAYS.get(view, ())}
-    for task in tasks:
-        name = view_name(VIEWS[view](task))
-        if len(name.encode("utf-8", "surrogateescape")) <= NAME_MAX:
-            groups.setdefault(name, {})[task.id] = task
-    return groups
+    def groups(self, view: str) -> dict[str, Group]:
+        """Return the groups of one view by name."""
+        field = VIEWS[view]
+        groups = {name: Group(field) for name in _ALWAYS.get(view, ())}
+        for value, changed_ns in self.groups_of_tasks.values(field).items():
+            name = view_name(value)
+            if len(name.encode("utf-8", "surrogateescape")) <= NAME_MAX:
+                before = groups.get(name, Group(field))
+                newest_ns = max(changed_ns, before.changed_ns)
+                groups[name] = Group(field, (*before.values, value), newest_ns)
+        return groups
 
 
 class ViewNode(Directory):
@@ -74,7 +71,7 @@ class ViewNode(Directory):
         group = self._views.groups(self.path).get(name)
         if group is None:
             raise NotFound(f"there is no {self.child_path(name)}")
-        return GroupNode(self.child_path(name), group, self._began_ns)
+        return GroupNode(self.child_path(name), group, self._views.groups_of_tasks, self._began_ns)
 
     def children(self) -> Iterable[Entry]:
         return [self.entry(name, DIRECTORY_MODE) for name in self._views.groups(self.path)]
@@ -83,20 +80,22 @@ class ViewNode(Directory):
 class GroupNode(Directory):
     """The tasks of one group, as links to their directories."""
 
-    def __init__(self, path: str, tasks: Mapping[str, Task], began_ns: int) -> None:
+    def __init__(self, path: str, group: Group, groups: TaskGroups, began_ns: int) -> None:
         super().__init__(path)
-        self._tasks = tasks
+        self._group = group
+        self._groups = groups
         self._began_ns = began_ns
 
     def attrs(self) -> Attrs:
-        newest_ns = max((t.last_change_ns for t in self._tasks.values()), default=self._began_ns)
+        newest_ns = self._group.changed_ns if self._group.values else self._began_ns
         return Attrs(DIRECTORY_MODE, inode(self.path), mtime_ns=newest_ns, ctime_ns=newest_ns)
 
     def lookup(self, name: str) -> Node:
-        task = self._tasks.get(name)
-        if task is None:
+        member = self._groups.member(self._group.field, self._group.values, name)
+        if member is None:
             raise NotFound(f"there is no {self.child_path(name)}")
-        return Link(self.child_path(name), f"../../{name}", task.last_change_ns)
+        return Link(self.child_path(name), f"../../{name}", member.changed_ns)
 
     def children(self) -> Iterable[Entry]:
-        return [self.entry(name, LINK_MODE) for name in self._tasks]
+        members = self._groups.members(self._group.field, self._group.values)
+        return [self.entry(member.task_id, LINK_MODE) for member in members]

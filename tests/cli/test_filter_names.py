@@ -117,16 +117,14 @@ def test_many_projects_are_one_line(taskfs: Command, cloud: FakeCloud) -> None:
 
 def test_offline_names_what_is_cached(taskfs: Command, cloud: FakeCloud, mountpoint: Path) -> None:
     """C-36, O-2: Offline the projects are those of the cached tasks, and nothing goes out."""
-    from taskfs.cache.disk_cache import DiskCache
     from taskfs.remote.api_client import TaskClient
-    from taskfs.tasks.finished_tasks import open_finished_tasks
+    from taskfs.tasks.accounts import open_database
 
     cloud.add_task(project="heat")
     cache = taskfs.cwd / "cache"
     client = TaskClient(cloud.api_url, cloud.api_key)
-    store = open_finished_tasks(DiskCache(cache, 1 << 20), cloud.api_url, cloud.api_key)
-    assert store is not None
-    store.put(client.list_tasks(), is_complete=True)
+    store = open_database(cache, cloud.api_url, cloud.api_key)
+    store.put(client.list_tasks())
     store.close()
     client.close()
     cloud.clear_requests()

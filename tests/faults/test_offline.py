@@ -292,7 +292,7 @@ def test_offline_needs_something_to_show(
         assert (done.returncode, done.stderr) == (0, "")
         assert len(os.listdir(place)) == 1 + 4
         umount(place, lazy=False)
-    shutil.rmtree(tmp_path / "cache/v1/records")
+    shutil.rmtree(tmp_path / "cache/tasks")
     assert "mount it once without --offline" in fails()
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from taskfs.errors import NotFound, StaleObject, TaskFSError
-from taskfs.model import Fetched, ObjectVersion, RemoteObject, Task, TaskStatus
+from taskfs.model import Fetched, ObjectVersion, RemoteObject, Task, TaskPage, TaskStatus
 from taskfs.support.interruptible_wait import Waiter
 from taskfs.tasks.task_cache import TaskCache
 
@@ -87,6 +87,19 @@ class FakeAPI:
         ]
         self._begin("active" if active else f"list {status}" if status else "list")
         return tasks[:last]
+
+    def list_page(
+        self, number: int, per_page: int, *, project: str | None = None, status: str | None = None
+    ) -> TaskPage:
+        tasks = [
+            task
+            for task in self.tasks.values()
+            if project in (None, task.project) and status in (None, task.status)
+        ]
+        call = f"list {status}" if status else "list"
+        self._begin(call if number == 1 else f"{call} page {number}")
+        start = (number - 1) * per_page
+        return TaskPage(tasks[start : start + per_page], len(tasks))
 
     def get_task(self, task_id: str) -> Task:
         task = self.tasks.get(task_id)

@@ -9,7 +9,7 @@ from taskfs.cache.disk_cache import FORMAT, INDEX, RECORDS, DiskCache, cache_key
 from taskfs.errors import ConfigError, NotCached, Unavailable
 from taskfs.model import ObjectVersion
 from taskfs.remote.task_json import parse_task
-from taskfs.tasks.finished_tasks import open_finished_tasks
+from taskfs.tasks.accounts import open_database, open_stored
 from taskfs.tasks.offline import FrozenCache, OfflineAPI
 
 URL = "https://api.example"
@@ -20,22 +20,23 @@ VERSION = ObjectVersion(3, '"1"')
 def place(tmp_path: Path) -> Path:
     """A cache that knows three tasks, one block and one index."""
     disk = DiskCache(tmp_path, 1 << 30)
-    store = open_finished_tasks(disk, URL, "key")
-    assert store is not None
+    store = open_database(tmp_path, URL, "key")
     fields = [("c", "success", "p"), ("b", "failed", "p"), ("a", "success", None)]
     store.put(
-        parse_task(
-            json.dumps(
-                {
-                    "task_id": name,
-                    "status": status,
-                    "project": project,
-                    "is_terminated": True,
-                    "create_time": f"2025-06-11T08:00:0{number}Z",
-                }
-            ).encode()
-        )
-        for number, (name, status, project) in reversed(list(enumerate(fields)))
+        [
+            parse_task(
+                json.dumps(
+                    {
+                        "task_id": name,
+                        "status": status,
+                        "project": project,
+                        "is_terminated": True,
+                        "create_time": f"2025-06-11T08:00:0{number}Z",
+                    }
+                ).encode()
+            )
+            for number, (name, status, project) in reversed(list(enumerate(fields)))
+        ]
     )
     store.close()
     disk.blocks_of(cache_key("x")).put(0, b"abc")
@@ -46,7 +47,7 @@ def place(tmp_path: Path) -> Path:
 def test_finished_tasks_are_listed_as_the_api_would(place: Path) -> None:
     """O-9, O-3: `--project`, `--status` and `--last` choose as online, and no unfinished task is
     listed."""
-    api = OfflineAPI(FrozenCache(place, 1 << 30), place, URL, "")
+    api = OfflineAPI(open_stored(place, URL, ""), place, URL)
     api.check()
     assert [task.id for task in api.list_tasks()] == ["a", "b", "c"]
     assert [task.id for task in api.list_tasks(project="p", last=1)] == ["b"]
@@ -58,7 +59,7 @@ def test_finished_tasks_are_listed_as_the_api_would(place: Path) -> None:
 
 def test_everything_else_is_not_cached(place: Path) -> None:
     """O-4: Anything else is ETIMEDOUT at once."""
-    api = OfflineAPI(FrozenCache(place, 1 << 30), place, URL, "")
+    api = OfflineAPI(open_stored(place, URL, ""), place, URL)
     remote = api.open_object("x/output.zip", None)
     for call in (
         lambda: api.get_task("x"),
@@ -74,7 +75,7 @@ def test_everything_else_is_not_cached(place: Path) -> None:
             call()
     assert NotCached.errno == Unavailable.errno
     with pytest.raises(ConfigError, match="mount it once without --offline"):
-        OfflineAPI(FrozenCache(place, 1 << 30), place, "https://other", "").check()
+        OfflineAPI(open_stored(place, "https://other", ""), place, "https://other").check()
 
 
 def test_a_frozen_cache_serves_and_is_never_changed(place: Path) -> None:

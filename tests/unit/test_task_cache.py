@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from taskfs.cache.disk_cache import DiskCache
 from taskfs.errors import Interrupted, NotFound, Unavailable
 from taskfs.model import TaskStatus
 from taskfs.remote.task_json import parse_task
 from taskfs.support.interruptible_wait import Waiter
-from taskfs.tasks.finished_tasks import FinishedTaskStore
+from taskfs.tasks.accounts import open_database
 from taskfs.tasks.task_cache import TaskCache
 from taskfs.tasks.task_filter import TaskFilter
-from tests.unit.fakes import Clock, FakeAPI, names, task_cache_of, task_of
+from tests.unit.fakes import Clock, FakeAPI, task_cache_of, task_of
 
 ID = "abcdefghijklmnopqrstuvwx"  # one character shorter than an id
 
@@ -35,7 +34,7 @@ def cache(api: FakeAPI, clock: Clock) -> TaskCache:
 def test_a_listing_is_loaded_once_per_ttl(cache: TaskCache, api: FakeAPI, clock: Clock) -> None:
     """F-1: A listing is loaded once in 10 s, of which 1 s is the kernel's."""
     for _ in range(6):
-        assert names(cache.listing()) == [f"{ID}2", f"{ID}1", f"{ID}0"]
+        assert list(cache.ids()) == [f"{ID}2", f"{ID}1", f"{ID}0"]
         clock.tick(2.2)
     assert api.calls == ["list", "list"]
 
@@ -101,10 +100,10 @@ def test_a_removed_task_is_not_found(cache: TaskCache, api: FakeAPI, clock: Cloc
     clock.tick(2.1)
     with pytest.raises(NotFound):
         cache.get(f"{ID}2")
-    assert f"{ID}2" not in names(cache.listing())
+    assert f"{ID}2" not in list(cache.ids())
     clock.tick(8)
     del api.tasks[f"{ID}1"]
-    assert names(cache.listing()) == [f"{ID}0"]
+    assert list(cache.ids()) == [f"{ID}0"]
     with pytest.raises(NotFound):
         cache.get(f"{ID}1")
 
@@ -116,7 +115,7 @@ def test_an_unknown_name_is_requested_if_it_is_a_valid_id(
     cache.listing()
     api.add(task_of(f"{ID}y"))
     assert cache.get(f"{ID}y").task.status == "started"
-    assert names(cache.listing()) == [f"{ID}2", f"{ID}1", f"{ID}0"]
+    assert list(cache.ids()) == [f"{ID}2", f"{ID}1", f"{ID}0"]
     for name in ("HEAD", "desktop.ini", f"{ID}22", ID, f"{ID}.", "", f"{ID}/", "ä" * 25, "x" * 300):
         with pytest.raises(NotFound):
             cache.get(name)
@@ -248,7 +247,7 @@ def test_forget(cache: TaskCache, api: FakeAPI, clock: Clock) -> None:
     cache.forget()
     assert cache.get(f"{ID}2").task.status == "computation-started"
     assert cache.get(f"{ID}9").task.id == f"{ID}9"
-    assert names(cache.listing())[0] == f"{ID}9"
+    assert cache.ids()[0] == f"{ID}9"
 
 
 def test_a_task_filter(api: FakeAPI, clock: Clock) -> None:
@@ -256,12 +255,12 @@ def test_a_task_filter(api: FakeAPI, clock: Clock) -> None:
     for number, status in enumerate(("failed", "success", "failed", "started"), 1):
         api.add(task_of(f"{ID}{number}", status, project="p", create_ns=number))
     both = task_cache_of(api, clock=clock, task_filter=TaskFilter("p", ("failed", "success"), 2))
-    assert names(both.listing()) == [f"{ID}3", f"{ID}2"]
+    assert list(both.ids()) == [f"{ID}3", f"{ID}2"]
     assert api.calls == ["list failed", "list success"]
     one = task_cache_of(api, clock=clock, task_filter=TaskFilter(None, ("started",), None))
-    assert names(one.listing()) == [f"{ID}4"]
+    assert list(one.ids()) == [f"{ID}4"]
     last = task_cache_of(api, clock=clock, task_filter=TaskFilter(last=1))
-    assert names(last.listing()) == [f"{ID}4"]
+    assert list(last.ids()) == [f"{ID}4"]
     assert last.get(f"{ID}1").task.status == "failed"  # found by its name
 
 
@@ -277,11 +276,11 @@ def test_many_callers_make_one_request() -> None:
     api.before = wait
     with ThreadPoolExecutor(2) as pool, ThreadPoolExecutor(10) as callers:
         cache = task_cache_of(api, pool=pool)
-        futures = [callers.submit(cache.listing) for _ in range(10)]
+        futures = [callers.submit(cache.ids) for _ in range(10)]
         assert arrived.acquire(timeout=20)
         time.sleep(0.1)
         go_on.set()
-        assert all(names(future.result(20)) == [f"{ID}1"] for future in futures)
+        assert all(list(future.result(20)) == [f"{ID}1"] for future in futures)
     assert api.calls == ["list"]
 
 
@@ -303,7 +302,7 @@ def test_the_request_of_an_interrupted_caller_goes_on() -> None:
             cache.listing()
         go_on.set()
     interrupted.clear()
-    assert names(cache.listing()) == [f"{ID}1"]
+    assert list(cache.ids()) == [f"{ID}1"]
     assert api.calls == ["list"]
 
 
@@ -338,14 +337,14 @@ def test_tasks_of_an_earlier_mount_are_used_only_while_the_api_fails(
     done = parse_task(
         b'{"task_id": "%s9", "status": "success", "is_terminated": true}' % ID.encode()
     )
-    store = FinishedTaskStore(DiskCache(tmp_path, 1 << 30), "account", "last")
-    store.put([done])
-    store.close()  # so that the 404 below does not remove it from the disk
-    cache = task_cache_of(api, finished_tasks=store, clock=clock)
+    database = open_database(tmp_path, "https://api.example", "key")
+    database.put([done])
+    cache = task_cache_of(api, database=database, clock=clock)
     with pytest.raises(NotFound):  # the API answers that there is no such task
         cache.get(done.id)
     assert api.calls == ["list", f"get {done.id}"]
     clock.tick(2.1)
+    database.put([done])  # by another mount, before the API knew that the task is gone
     api.failure = Unavailable("away")
     assert cache.get(done.id).task == done
     assert cache.get_full(done.id).task == done

@@ -1,0 +1,283 @@
+"""`AccountListing`: keeps the listing of a mount current by asking for what has changed.
+
+A refresh reads the newest page, and further ones until they show known tasks only at their end; the
+unfinished tasks, if there are any on other pages; and compares the number of known tasks with the
+API's `total_size`. Only if they differ, all pages are read again, in the background.
+"""
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Final
+
+from taskfs.model import TaskAPI, TaskPage
+from taskfs.tasks.known_tasks import NEVER_S, KnownTasks
+from taskfs.tasks.membership import MAX_SINGLE_REQUESTS, remove_unlisted, request_each
+from taskfs.tasks.selection import Scope, Selection
+from taskfs.tasks.task_filter import TaskFilter
+from taskfs.tasks.whole_listing import PAGE_TASKS, FirstPage, Progress, WholeListing
+
+log = logging.getLogger(__name__)
+
+# Tasks on the newest page, where the listing has several pages: a smaller page is answered sooner.
+NEWEST_TASKS: Final = 100
+# Pages that a refresh reads until it meets known tasks; if there are more, it reads all pages.
+MAX_NEWEST_PAGES: Final = 8
+# Tasks of a listing that is read again within the refresh, and not in the background.
+SMALL_TASKS: Final = 4 * PAGE_TASKS
+# Pages that are read again to learn how tasks have ended.
+MAX_ENDED_PAGES: Final = 40
+# Seconds between two pages of the slow round over all records, while the mount is in use.
+ROUND_PAUSE_S: Final = 15.0
+
+
+class AccountListing:
+    """The listing of one mount, or command.
+
+    The methods that send requests are called by one thread at a time (`SingleFlight`); the rest is
+    safe for concurrent use.
+    """
+
+    def __init__(
+        self,
+        api: TaskAPI,
+        known: KnownTasks,
+        task_filter: TaskFilter,
+        clock: Callable[[], float],
+    ) -> None:
+        self._api = api
+        self._known = known
+        self._database = known.database
+        self._filter = task_filter
+        self._clock = clock
+        self._whole = WholeListing(api, known, clock)
+        self._first_pages: dict[Scope, FirstPage] = {}
+        self._generation = self._database.generation
+        self._other_version: object = None
+        self._round_page = 0
+        self._round_s = NEVER_S
+        self.as_of_s: float | None = None  # None: there was none yet, or `expire` was called
+        self.has_page = False  # whether any page has arrived
+        self._totals: dict[Scope, int] = {}
+        self._one_page_scopes: set[Scope] = set()
+        self.selection = Selection(task_filter.project, task_filter.statuses, -1, task_filter.last)
+
+    @property
+    def progress(self) -> Progress:
+        """How many pages of a whole listing were read; zeros if none is in flight."""
+        return self._whole.progress
+
+    @property
+    def is_one_page(self) -> bool:
+        """Whether a refresh reads all records."""
+        return self._filter.last is not None or self._one_page_scopes >= set(self._filter.scopes)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the listing was whole once, so that the stored tasks are those of the account."""
+        if self._database.generation != self._generation:  # the stored tasks were lost
+            self._generation = self._database.generation
+            self.as_of_s = None
+            self.selection = self.selection._replace(max_seq=-1)
+        return self.selection.max_seq != -1
+
+    def close(self) -> None:
+        """End what runs in the background."""
+        self._whole.close()
+
+    def expire(self) -> None:
+        """Have everything requested again."""
+        self.as_of_s = None
+        self._first_pages.clear()
+
+    def load_first_pages(self) -> list[TaskPage]:
+        """Request and return the first page of each scope; see `apply_first_pages`."""
+        began_s = self._clock()
+        pages = self._filter.list_first_pages(self._api)
+        self.apply_first_pages(pages, began_s)
+        return pages
+
+    def apply_first_pages(self, pages: list[TaskPage], began_s: float) -> None:
+        """Store the first pages of the listing; they may be all of it."""
+        self.has_page = True
+        if self._filter.last is not None:
+            self._apply_last(pages, began_s)
+            return
+        scopes = self._filter.scopes
+        self._first_pages = {
+            scope: FirstPage(page, began_s) for scope, page in zip(scopes, pages, strict=True)
+        }
+        if all(page.is_whole for page in pages):
+            self.refresh()
+        else:
+            for page in pages:  # in memory only: the database must have no gap
+                self._known.remember(page.tasks, began_s)
+
+    def refresh(self) -> "list[Future[float]]":
+        """Make the listing current.
+
+        Return the runs that must end before it is, because it never was whole before.
+        """
+        if self._filter.last is not None:
+            self.load_first_pages()
+            return []
+        self._notice_other_mounts()
+        if not self.is_known:
+            self._known.load_unfinished(self._filter.project)
+        began_s = self._clock()
+        firsts, self._first_pages = self._first_pages, {}
+        began_s = min((first.began_s for first in firsts.values()), default=began_s)
+        runs = [
+            run
+            for scope in self._filter.scopes
+            if (run := self._refresh_scope(scope, firsts.get(scope))) is not None
+        ]
+        if runs:
+            return runs
+        if any(cached.as_of_s < began_s for cached in self._known.unfinished()):
+            self.load_unfinished()
+        self._compare_sums()
+        self._note_current(began_s)
+        return []
+
+    def finish(self, runs: "list[Future[float]]") -> None:
+        """Note that the *runs* of `refresh` have ended."""
+        self._note_current(min(run.result() for run in runs))
+
+    def load_unfinished(self) -> None:
+        """Request all unfinished tasks at once, and find out what became of those that are
+        missing."""
+        began_s = self._clock()
+        tasks = self._api.list_tasks(project=self._filter.project, active=True)
+        unfinished = [cached.task.id for cached in self._known.unfinished()]
+        known = self._database.known([task.id for task in tasks]) | set(unfinished)
+        self._known.apply([task for task in tasks if task.id in known], began_s)
+        active = {task.id for task in tasks}
+        self._resolve([i for i in unfinished if i not in active], began_s)
+
+    def load_page_of(self, task_id: str) -> bool:
+        """Request the page that shows the task; return whether its place is known."""
+        scope = self._filter.scopes[0]
+        position = self._database.position(task_id, scope)
+        if position is None or self._database.difference(scope) is None:
+            return False
+        self._load_page(scope, position // PAGE_TASKS + 1)
+        return True
+
+    def load_next_of_round(self) -> None:
+        """Request one page of the slow round over all records."""
+        scope = self._filter.scopes[0]
+        pages = -(-self._database.count(scope) // PAGE_TASKS)
+        self._round_page = self._round_page % max(1, pages) + 1
+        self._load_page(scope, self._round_page)
+
+    @property
+    def is_round_due(self) -> bool:
+        """Whether the next page of the slow round is due; then the pause begins again."""
+        if self.is_one_page or self._filter.last is not None or not self.is_known:
+            return False
+        if self._clock() - self._round_s < ROUND_PAUSE_S:
+            return False
+        self._round_s = self._clock()
+        return True
+
+    def _note_current(self, began_s: float) -> None:
+        self.selection = self.selection._replace(max_seq=self._database.last_seq())
+        if self._filter != TaskFilter():
+            self._known.drop_unlisted(self.selection, began_s)
+        self.as_of_s = began_s
+
+    def _notice_other_mounts(self) -> None:
+        """Drop from memory what another mount may have changed in the database."""
+        other = self._database.version[2]
+        if self._other_version not in (None, other):
+            self._known.drop_finished()
+        self._other_version = other
+
+    def _refresh_scope(self, scope: Scope, first: FirstPage | None) -> "Future[float] | None":
+        """Store the newest tasks of *scope*; return a run if all pages must be read first."""
+        is_small = self._database.count(scope) <= PAGE_TASKS
+        per_page = PAGE_TASKS if is_small or first else NEWEST_TASKS
+        start_seq = self._database.last_seq()
+        if first is None:
+            first = self._request_page(scope, 1, per_page)
+        self._totals[scope] = first.page.total_size
+        if first.page.is_whole:
+            self._store_only_page(scope, first, start_seq)
+            return None
+        self._one_page_scopes.discard(scope)
+        pages = [first]
+        is_known = self._database.difference(scope) is not None
+        while is_known and not self._reaches_known(pages[-1].page):
+            if len(pages) == MAX_NEWEST_PAGES or not pages[-1].page.tasks:
+                is_known = False
+                self._database.drop_difference(scope)  # a listing with a gap must not be shown
+            else:
+                pages.append(self._request_page(scope, len(pages) + 1, per_page))
+        if not is_known:
+            return self._whole.start(scope, first if per_page == PAGE_TASKS else None, urgent=True)
+        for page in reversed(pages):  # the oldest first, so that a crash leaves no gap
+            self._known.apply(page.page.tasks, page.began_s)
+        self._totals[scope] = pages[-1].page.total_size
+        return None
+
+    def _store_only_page(self, scope: Scope, first: FirstPage, start_seq: int) -> None:
+        self._known.apply(first.page.tasks, first.began_s)
+        ids = {task.id for task in first.page.tasks}
+        remove_unlisted(self._api, self._known, scope, ids, start_seq, self._clock)
+        self._database.set_difference(scope, first.page.total_size - len(ids))
+        self._known.whole_as_of_s = max(self._known.whole_as_of_s, first.began_s)
+        self._one_page_scopes.add(scope)
+
+    def _reaches_known(self, page: TaskPage) -> bool:
+        """Whether the last task of the page is known, so that all tasks after it are."""
+        return bool(page.tasks and self._database.known([page.tasks[-1].id]))
+
+    def _compare_sums(self) -> None:
+        """Read all pages again where the number of known tasks is not the API's."""
+        for scope in self._filter.scopes:
+            total_size, difference = self._totals[scope], self._database.difference(scope)
+            count = self._database.count(scope)
+            if difference is None or count + difference == total_size:
+                continue
+            log.info("%d tasks are known, and the API has %d: all pages", count, total_size)
+            is_small = total_size <= SMALL_TASKS
+            run = self._whole.start(scope, urgent=is_small)
+            if is_small:
+                run.result()
+
+    def _apply_last(self, pages: list[TaskPage], began_s: float) -> None:
+        """Store the newest tasks of a mount that lists so many only."""
+        tasks = [task for page in pages for task in page.tasks]
+        listed_ids = {task.id for task in tasks}
+        self._known.apply(tasks, began_s)
+        listed = Selection(self._filter.project, self._filter.statuses, None, self._filter.last)
+        # A stored task that the response does not show may have changed its status or project.
+        while others := [i for i in self._database.ids(listed) if i not in listed_ids]:
+            request_each(self._api, self._known, others[:MAX_SINGLE_REQUESTS], self._clock)
+            self._known.remove(others[MAX_SINGLE_REQUESTS:])
+            listed_ids.update(others)  # those that stay are younger than the response
+        self._note_current(began_s)
+
+    def _resolve(self, ids: list[str], began_s: float) -> None:
+        """Request what became of tasks that are no longer unfinished."""
+        stale = [i for i in ids if self._known.is_stale(i, began_s)]
+        scope = self._filter.scopes[0]
+        if len(stale) > MAX_SINGLE_REQUESTS and self._filter.last is None:
+            positions = [self._database.position(i, scope) for i in stale]
+            numbers = sorted({p // PAGE_TASKS + 1 for p in positions if p is not None})
+            if len(numbers) <= MAX_ENDED_PAGES:
+                for number, page_began_s, page in self._whole.fetch_all(scope, numbers, True):
+                    self._whole.store(page, page_began_s, number)
+                stale = [i for i in stale if self._known.is_stale(i, began_s)]
+        request_each(self._api, self._known, stale, self._clock)
+
+    def _load_page(self, scope: Scope, number: int) -> None:
+        first = self._request_page(scope, number, PAGE_TASKS)
+        self._known.apply(first.page.tasks, first.began_s)
+
+    def _request_page(self, scope: Scope, number: int, per_page: int) -> FirstPage:
+        began_s = self._clock()
+        page = self._api.list_page(number, per_page, project=scope.project, status=scope.status)
+        self.has_page = True
+        return FirstPage(page, began_s)

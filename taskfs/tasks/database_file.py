@@ -1,0 +1,247 @@
+"""`DatabaseFile`: the SQLite file of one account, and an empty one in memory where there is none.
+
+Several mounts use one file at a time. SQLite's write-ahead log lets them read while one of them
+writes, and leaves the file whole when a process is killed at any moment. A damaged file is a miss:
+it is replaced by an empty one.
+"""
+
+import contextlib
+import logging
+import os
+import sqlite3
+import stat
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypeVar
+
+from taskfs.cache.eviction import shortage
+from taskfs.support.file_systems import is_network_directory
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+DIRECTORY: Final = "tasks"  # beside the blocks, which are evicted file by file
+# Seconds that a write waits for another mount's; a write takes milliseconds.
+BUSY_TIMEOUT_S: Final = 5.0
+# Bytes that one write takes at most, about.
+WRITE_BYTES: Final = 1 << 20
+# The marks in the header of the file (sqlite.org/fileformat, "application_id", "user_version").
+APPLICATION_ID: Final = 0x7461736B
+VERSION: Final = 1
+_SIDE_FILES: Final = ("", "-wal", "-shm", "-journal")
+
+SCHEMA: Final = """
+CREATE TABLE tasks (
+    id TEXT PRIMARY KEY, created INTEGER NOT NULL, seq INTEGER NOT NULL,
+    changed INTEGER NOT NULL, finished INTEGER NOT NULL, status TEXT NOT NULL,
+    project TEXT NOT NULL, simulator TEXT NOT NULL, digest BLOB NOT NULL, checksum INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE records (id TEXT PRIMARY KEY, packed BLOB NOT NULL, checksum INTEGER NOT NULL);
+CREATE TABLE listings (
+    project TEXT NOT NULL, status TEXT NOT NULL, difference INTEGER NOT NULL,
+    PRIMARY KEY (project, status)
+) WITHOUT ROWID;
+CREATE INDEX by_age ON tasks (created, seq);
+CREATE INDEX by_seq ON tasks (seq);
+CREATE INDEX by_status ON tasks (status, created, seq);
+CREATE INDEX by_project ON tasks (project, created, seq);
+CREATE INDEX by_simulator ON tasks (simulator, created, seq);
+CREATE INDEX unfinished ON tasks (id) WHERE finished = 0;
+"""
+
+
+class DamagedError(sqlite3.DatabaseError):
+    """A row whose checksum is wrong."""
+
+
+class DatabaseFile:
+    """A connection to the file at *path*; None for a database in memory.
+
+    Safe for concurrent use: the lock is held during each call of `run`. The file is changed only if
+    it is not *read_only*.
+    """
+
+    def __init__(self, path: Path | None, *, read_only: bool = False) -> None:
+        self._path = path
+        self.is_read_only = read_only
+        self._lock = threading.RLock()
+        self._pid = os.getpid()
+        self._is_closed = False
+        self._connection = self._open()
+        self.generation = 0  # grows whenever the content was lost
+
+    def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Return the result of *work*; it runs again on another database if the file fails."""
+        with self._lock:
+            while True:
+                try:
+                    return work(self._connection)
+                except sqlite3.DatabaseError as exc:
+                    if self._path is None and not isinstance(exc, DamagedError):
+                        raise  # a database in memory fails only by an error of ours
+                    self._recover(exc)
+
+    def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run *work* in one transaction."""
+
+        def transact(connection: sqlite3.Connection) -> T:
+            if self._path is not None and shortage(self._path.parent, WRITE_BYTES) > 0:
+                raise sqlite3.OperationalError("the disk has too little free space")
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                result = work(connection)
+                connection.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
+                raise
+            return result
+
+        return self.run(transact)
+
+    def close(self) -> None:
+        """Close the file; later calls find an empty database in memory."""
+        with self._lock:
+            if not self._is_closed and os.getpid() == self._pid:
+                self._is_closed = True
+                self._connection.close()
+                self._path = None
+                self._connection = _open_in_memory()
+                self.generation += 1
+
+    def _open(self) -> sqlite3.Connection:
+        if self._path is None:
+            return _open_in_memory()
+        try:
+            return _open_file(self._path, self.is_read_only)
+        except sqlite3.OperationalError as exc:
+            log.warning("the tasks are kept in memory only: %s: %s", self._path, exc)
+        except sqlite3.DatabaseError as exc:
+            if not self.is_read_only:
+                log.warning("%s is damaged (%s): it is replaced", self._path, exc)
+                with contextlib.suppress(sqlite3.Error):
+                    remove_database(self._path)
+                    return _open_file(self._path, self.is_read_only)
+        except OSError as exc:
+            log.warning("the tasks are kept in memory only: %s", exc)
+        self._path = None
+        return _open_in_memory()
+
+    def _recover(self, exc: sqlite3.DatabaseError) -> None:
+        """Go on with an empty file if this one is damaged, or with a copy in memory if it cannot be
+        written."""
+        broken, path = self._connection, self._path
+        is_damaged = not isinstance(exc, sqlite3.OperationalError)
+        if path is None or self.is_read_only:
+            self._path, self._connection = None, _open_in_memory()
+            self.generation += 1
+        elif is_damaged:
+            log.warning("%s is damaged (%s): it is replaced", path, exc)
+            remove_database(path)
+            self._connection = self._open()
+            self.generation += 1
+        else:
+            log.warning("%s cannot be used (%s): the tasks are kept in memory", path, exc)
+            self._path, self._connection = None, _open_in_memory(is_empty=True)
+            try:
+                broken.backup(self._connection)
+            except sqlite3.Error:
+                self._connection = _open_in_memory()
+                self.generation += 1
+        with contextlib.suppress(sqlite3.Error):
+            broken.close()
+
+
+def make_directory(cache_dir: Path) -> Path:
+    """Return the directory of the databases, which only its owner can enter.
+
+    Raises:
+        OSError: it cannot be made, or belongs to another user.
+    """
+    directory = cache_dir / DIRECTORY
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = os.lstat(directory)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        raise PermissionError(f"{directory} is a link or belongs to another user")
+    os.chmod(directory, 0o700)
+    return directory
+
+
+def host_suffix(directory: Path) -> str:
+    """Return the part of a file's name that tells machines apart; empty on a local file system.
+
+    The processes that share a write-ahead log share memory, so they must run on one machine.
+    """
+    return f".{os.uname().nodename}" if is_network_directory(directory) else ""
+
+
+def _open_in_memory(*, is_empty: bool = False) -> sqlite3.Connection:
+    connection = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+    if not is_empty:
+        connection.executescript(SCHEMA)
+    return connection
+
+
+def _open_file(path: Path, read_only: bool) -> sqlite3.Connection:
+    if read_only:
+        return _open_read_only(path)
+    if path.is_symlink():
+        raise PermissionError(f"{path} is a link")
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    connection = _connect(f"{path.absolute().as_uri()}?mode=rw")
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("BEGIN IMMEDIATE")  # two processes may find the file empty
+        if connection.execute("PRAGMA schema_version").fetchone() == (0,):
+            for statement in SCHEMA.split(";"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+        connection.execute("COMMIT")
+        _check_version(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _open_read_only(path: Path) -> sqlite3.Connection:
+    uri = path.absolute().as_uri()
+    # `immutable` works in a directory that cannot be written, but ignores other processes.
+    for options in ("mode=ro", "mode=ro&immutable=1"):
+        connection = _connect(f"{uri}?{options}")
+        try:
+            _check_version(connection)
+        except sqlite3.OperationalError:
+            connection.close()
+            continue
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+    raise sqlite3.OperationalError("it cannot be opened")
+
+
+def _connect(uri: str) -> sqlite3.Connection:
+    return sqlite3.connect(
+        uri, uri=True, timeout=BUSY_TIMEOUT_S, check_same_thread=False, isolation_level=None
+    )
+
+
+def _check_version(connection: sqlite3.Connection) -> None:
+    """Raise OperationalError for the file of another version: it stays, and is a miss."""
+    version = connection.execute("PRAGMA user_version").fetchone()
+    application = connection.execute("PRAGMA application_id").fetchone()
+    if (version, application) != ((VERSION,), (APPLICATION_ID,)):
+        raise sqlite3.OperationalError(f"it has the format of another version ({version[0]})")
+    connection.execute("SELECT count(*) FROM listings").fetchone()
+
+
+def remove_database(path: Path) -> None:
+    """Remove a database with its log; processes that have it open go on with what they have."""
+    for suffix in _SIDE_FILES:
+        with contextlib.suppress(OSError):
+            os.unlink(f"{path}{suffix}")

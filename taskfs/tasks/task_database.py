@@ -1,0 +1,321 @@
+"""`TaskDatabase`: the tasks of one account, as they were last seen, in SQLite.
+
+A row of `tasks` holds the fields by which tasks are listed and grouped, a row of `records` all
+others. Each row has a checksum, because SQLite itself has none. No key and no signature is written.
+"""
+
+import hashlib
+import sqlite3
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from taskfs.errors import BadAnswer
+from taskfs.model import Task
+from taskfs.remote.task_json import NOT_JSON, parse_task
+from taskfs.support.redaction import redact
+from taskfs.tasks.database_file import DamagedError, DatabaseFile
+from taskfs.tasks.selection import Scope, Selection
+
+BATCH: Final = 500  # ids in one statement; SQLite allows 999
+_COLUMNS: Final = "id, created, seq, changed, finished, status, project, simulator, digest"
+
+
+class Changes(NamedTuple):
+    """The effect of a `put`, as ids: the tasks that changed, those whose status did, and those that
+    are final and were not replaced."""
+
+    changed: frozenset[str] = frozenset()
+    status_changed: frozenset[str] = frozenset()
+    final: frozenset[str] = frozenset()
+
+
+class TaskDatabase:
+    """The tasks of one account. Safe for concurrent use, by threads and by processes.
+
+    No method raises for a fault of the file: see `DatabaseFile`.
+    """
+
+    def __init__(self, file: DatabaseFile) -> None:
+        self._file = file
+        self._own_changes = 0
+
+    @property
+    def generation(self) -> int:
+        """A number that grows when the content was lost."""
+        return self._file.generation
+
+    @property
+    def version(self) -> tuple[int, int, int]:
+        """A value that changes when a task comes, goes or changes its group in a view."""
+        other = self._file.run(lambda c: c.execute("PRAGMA data_version").fetchone()[0])
+        return self._file.generation, self._own_changes, other
+
+    def close(self) -> None:
+        """Close the file; later calls find and store nothing."""
+        self._file.close()
+
+    def get(self, task_id: str) -> Task | None:
+        """Return the task as it was last seen, or None."""
+        try:
+            row = self._one("SELECT id, packed, checksum FROM records WHERE id = ?", (task_id,))
+        except UnicodeEncodeError:  # the kernel's name of a file may not be UTF-8
+            return None
+        return None if row is None else self._file.run(lambda _: _unpack(*row))
+
+    def tasks(self, selection: Selection) -> list[Task]:
+        """Return the selected tasks, newest first."""
+        where, values = selection.where()
+        statement = (
+            f"SELECT r.id, r.packed, r.checksum FROM tasks t JOIN records r ON r.id = t.id "
+            f"WHERE {where} ORDER BY created DESC, seq DESC LIMIT {selection.limit}"
+        )
+        return self._file.run(
+            lambda c: [_unpack(*row) for row in c.execute(statement, values).fetchall()]
+        )
+
+    def ids(self, selection: Selection) -> tuple[str, ...]:
+        """Return the ids of the selected tasks, newest first."""
+        where, values = selection.where()
+        statement = (
+            f"SELECT id FROM tasks WHERE {where} "
+            f"ORDER BY created DESC, seq DESC LIMIT {selection.limit}"
+        )
+        return self._file.run(lambda c: tuple(row[0] for row in c.execute(statement, values)))
+
+    def unfinished(self, project: str | None) -> list[Task]:
+        """Return the unfinished tasks of *project*, or of all projects."""
+        ids = self._all("SELECT id FROM tasks WHERE finished = 0", ())
+        tasks = [task for (task_id,) in ids if (task := self.get(task_id)) is not None]
+        return [task for task in tasks if project in (None, task.project)]
+
+    def count(self, scope: Scope) -> int:
+        """Return how many tasks *scope* has."""
+        where, values = Selection(scope.project, (scope.status,) if scope.status else ()).where()
+        row = self._one(f"SELECT count(*) FROM tasks WHERE {where}", values)
+        return int(row[0]) if row else 0
+
+    def count_finished(self) -> int:
+        """Return how many finished tasks are stored."""
+        return len(self._all("SELECT 1 FROM tasks WHERE finished = 1", ()))
+
+    def position(self, task_id: str, scope: Scope) -> int | None:
+        """Return how many tasks of *scope* are listed before the task; None if it is unknown."""
+        row = self._one("SELECT created, seq FROM tasks WHERE id = ?", (task_id,))
+        if row is None:
+            return None
+        where, values = Selection(scope.project, (scope.status,) if scope.status else ()).where()
+        statement = f"SELECT count(*) FROM tasks WHERE {where} AND (created, seq) > (?, ?)"
+        found = self._one(statement, (*values, *row))
+        return int(found[0]) if found else None
+
+    def known(self, ids: Sequence[str]) -> set[str]:
+        """Return those of *ids* that are known."""
+        return set(self._file.run(lambda c: _known_rows(c, ids)))
+
+    def select(self, selection: Selection, ids: Sequence[str]) -> set[str]:
+        """Return those of *ids* that *selection* has."""
+        source, values = selection.source()
+        found: set[str] = set()
+        for start in range(0, len(ids), BATCH):
+            batch = ids[start : start + BATCH]
+            marks = ", ".join("?" * len(batch))
+            statement = f"SELECT id FROM {source} WHERE id IN ({marks})"
+            found.update(row[0] for row in self._all(statement, (*values, *batch)))
+        return found
+
+    def last_seq(self) -> int:
+        """Return the number of the task that was added last."""
+        row = self._one("SELECT max(seq) FROM tasks", ())
+        return int(row[0] or 0) if row else 0
+
+    def put(self, tasks: Sequence[Task]) -> Changes:
+        """Store the new and the changed ones of *tasks*, which are sorted newest first.
+
+        A terminal status is final: an unfinished record does not replace a finished one.
+        """
+        if not tasks or self._file.is_read_only:
+            return Changes()
+        digests = {task.id: _digest(task) for task in tasks}
+        unique = list({task.id: task for task in tasks}.values())
+        known = self._file.run(lambda c: _known_rows(c, list(digests)))
+        if all(_is_unchanged(task, digests[task.id], known) for task in unique):
+            return Changes(final=_final(unique, known))
+        return self._file.write(lambda c: self._put(c, unique, digests))
+
+    def _put(
+        self, connection: sqlite3.Connection, tasks: list[Task], digests: dict[str, bytes]
+    ) -> Changes:
+        known = _known_rows(connection, list(digests))  # another mount may have written since
+        (last,) = connection.execute("SELECT max(seq) FROM tasks").fetchone()
+        seq = (last or 0) + len(tasks)
+        rows, records = [], []
+        changed, status_changed, regrouped = set(), set(), False
+        for number, task in enumerate(tasks):
+            digest = digests[task.id]
+            if _is_unchanged(task, digest, known):
+                continue
+            before = known.get(task.id)
+            row = (
+                task.id,
+                task.create_ns or 0,
+                before.seq if before else seq - number,
+                task.last_change_ns,
+                int(task.is_terminated),
+                task.status,
+                task.project or "",
+                task.simulator or "",
+                digest,
+            )
+            rows.append((*row, _checksum(row)))
+            packed = msgspec.msgpack.encode(_without_secrets(task))
+            records.append((task.id, packed, zlib.crc32(packed, zlib.crc32(task.id.encode()))))
+            if before is not None:
+                changed.add(task.id)
+                if before.status != task.status:
+                    status_changed.add(task.id)
+            regrouped = regrouped or before is None or before.group != row[3:8]
+        marks = ", ".join("?" * 10)
+        connection.executemany(f"REPLACE INTO tasks VALUES ({marks})", rows)
+        connection.executemany("REPLACE INTO records VALUES (?, ?, ?)", records)
+        self._own_changes += regrouped
+        return Changes(frozenset(changed), frozenset(status_changed), _final(tasks, known))
+
+    def remove(self, ids: Iterable[str]) -> None:
+        """Remove tasks that no longer exist."""
+        rows = [] if self._file.is_read_only else [(task_id,) for task_id in ids]
+
+        def delete(connection: sqlite3.Connection) -> int:
+            before = connection.total_changes
+            connection.executemany("DELETE FROM tasks WHERE id = ?", rows)
+            connection.executemany("DELETE FROM records WHERE id = ?", rows)
+            return connection.total_changes - before
+
+        if rows and self.known([row[0] for row in rows]):
+            self._own_changes += bool(self._file.write(delete))
+
+    def difference(self, scope: Scope) -> int | None:
+        """Return by how much the API's `total_size` exceeds the number of tasks that a whole
+        listing of *scope* showed; None if there was no whole listing."""
+        row = self._one(
+            "SELECT difference FROM listings WHERE project = ? AND status = ?", scope.key
+        )
+        return int(row[0]) if row else None
+
+    def set_difference(self, scope: Scope, difference: int) -> None:
+        """Note that there was a whole listing of *scope*; see `difference`."""
+        if self.difference(scope) != difference:
+            values = (*scope.key, difference)
+            self._file.write(lambda c: c.execute("REPLACE INTO listings VALUES (?, ?, ?)", values))
+
+    def drop_difference(self, scope: Scope) -> None:
+        """Note that the stored tasks of *scope* may have a gap, so that no listing shows them."""
+        self._file.write(
+            lambda c: c.execute("DELETE FROM listings WHERE project = ? AND status = ?", scope.key)
+        )
+
+    def select_ids(
+        self, where: str, values: Sequence[Any], condition: Callable[[str], bool]
+    ) -> list[str]:
+        """Return the ids that fulfil both conditions."""
+        statement = f"SELECT id FROM tasks WHERE {where}"
+        return self._file.run(
+            lambda c: [row[0] for row in c.execute(statement, values) if condition(row[0])]
+        )
+
+    def rows(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """Return the rows of a query."""
+        return self._all(statement, values)
+
+    def _one(self, statement: str, values: Sequence[Any]) -> tuple[Any, ...] | None:
+        found = self._all(statement, values)
+        return found[0] if found else None
+
+    def _all(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        return self._file.run(lambda c: c.execute(statement, values).fetchall())
+
+
+class _Known(NamedTuple):
+    """A stored row, as far as a new record is compared with it."""
+
+    seq: int
+    digest: bytes
+    is_finished: bool
+    status: str
+    group: tuple[Any, ...]
+
+
+def _known_rows(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, _Known]:
+    found = {}
+    for start in range(0, len(ids), BATCH):
+        batch = ids[start : start + BATCH]
+        marks = ", ".join("?" * len(batch))
+        statement = f"SELECT {_COLUMNS}, checksum FROM tasks WHERE id IN ({marks})"
+        for *row, checksum in connection.execute(statement, batch).fetchall():
+            if _checksum(tuple(row)) != checksum:
+                raise DamagedError(f"the row of task {row[0]!r} is damaged")
+            found[row[0]] = _Known(row[2], row[8], bool(row[4]), row[5], tuple(row[3:8]))
+    return found
+
+
+def _is_unchanged(task: Task, digest: bytes, known: dict[str, _Known]) -> bool:
+    row = known.get(task.id)
+    if row is None:
+        return False
+    return row.digest == digest or (row.is_finished and not task.is_terminated)
+
+
+def _final(tasks: Iterable[Task], known: dict[str, _Known]) -> frozenset[str]:
+    return frozenset(
+        task.id
+        for task in tasks
+        if not task.is_terminated and task.id in known and known[task.id].is_finished
+    )
+
+
+def _checksum(row: tuple[Any, ...]) -> int:
+    return zlib.crc32(repr(row).encode("utf-8", "surrogatepass"))
+
+
+def _digest(task: Task) -> bytes:
+    """Return the digest by which a changed record is noticed."""
+    packed = task.packed_record
+    # The packed record holds all other fields; a status may come without one.
+    rest = repr((task.status, task.is_terminated) if packed else task)
+    content = rest.encode("utf-8", "surrogatepass") + packed
+    return hashlib.blake2b(content, digest_size=8).digest()
+
+
+def _unpack(task_id: str, packed: bytes, checksum: int) -> Task:
+    """Return the task of a row of `records`; raise DamagedError if it is not what was stored."""
+    try:
+        if zlib.crc32(packed, zlib.crc32(task_id.encode())) != checksum:
+            raise DamagedError(f"the record of task {task_id!r} is damaged")
+        return msgspec.msgpack.decode(packed, type=Task)
+    except (msgspec.MsgspecError, TypeError, UnicodeEncodeError) as exc:
+        raise DamagedError(f"the record of task {task_id!r} is damaged") from exc
+
+
+def _without_secrets(task: Task) -> Task:
+    """Return the task with `***` for keys and signatures."""
+    record = task.record
+    text = record.decode("utf-8", "replace")
+    if "\\u" not in text and redact(text) == text:  # an escape may hide a secret
+        return task
+    try:
+        fields = msgspec.json.decode(record)
+        if redact(text := msgspec.json.encode(fields).decode()) == text:
+            return task
+        return parse_task(msgspec.json.encode(_redacted(fields)))
+    except (*NOT_JSON, OverflowError, BadAnswer):
+        return task._replace(packed_record=b"", metadata=None, error_detail="", executer_error="")
+
+
+def _redacted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {redact(name): _redacted(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_redacted(inner) for inner in value]
+    return redact(value) if isinstance(value, str) else value

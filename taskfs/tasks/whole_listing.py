@@ -1,0 +1,228 @@
+"""`WholeListing`: reads all pages of a listing into the database, a few at a time.
+
+Pages may shift while they are read. A task that is added moves others to later pages, where they
+are read twice; a task that is removed moves others to earlier pages, where they are missed. So the
+first page is read again in the end, and after a removal all pages are.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from typing import Final, NamedTuple
+
+from taskfs.errors import BadAnswer, Unavailable
+from taskfs.model import TaskAPI, TaskPage
+from taskfs.support.thread_pool import DaemonPool
+from taskfs.tasks.known_tasks import KnownTasks
+from taskfs.tasks.membership import remove_unlisted
+from taskfs.tasks.selection import Scope
+
+log = logging.getLogger(__name__)
+
+PAGE_TASKS: Final = 500  # tasks per page, the API's maximum
+# Requests at once: the API serves all programs of the account.
+PAGES_AT_ONCE: Final = 4
+# Passes over a listing whose pages shift, because each pass may shift again.
+MAX_PASSES: Final = 3
+# Pages of one listing, a million tasks: a longer listing is taken for an error of the server.
+MAX_PAGES: Final = 2000
+# Pages at the beginning whose finished tasks are kept in memory.
+KEPT_PAGES: Final = 2
+# Tries of a page in the background, and the seconds between them: the API may limit the rate.
+PAGE_TRIES: Final = 5
+PAGE_PAUSE_S: Final = 10.0
+
+
+class FirstPage(NamedTuple):
+    """The first page of a listing, whose request began at `began_s` by `age_clock`."""
+
+    page: TaskPage
+    began_s: float
+
+
+class Progress(NamedTuple):
+    """The pages of a listing that were read, of all."""
+
+    pages: int = 0
+    total: int = 0
+
+
+class WholeListing:
+    """Reads whole listings, one at a time, in a thread of its own.
+
+    Safe for concurrent use: the lock guards the run in flight. Callers of one scope share a run.
+    """
+
+    def __init__(self, api: TaskAPI, known: KnownTasks, clock: Callable[[], float]) -> None:
+        self._api = api
+        self._known = known
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._runs: dict[Scope, Future[float]] = {}
+        self._turn = threading.Lock()  # held by the run that reads pages
+        self._closed = threading.Event()
+        self._pool = DaemonPool(PAGES_AT_ONCE, "taskfs-pages")
+        self.progress = Progress()
+
+    def close(self) -> None:
+        """End the runs in flight after their next page."""
+        self._closed.set()
+        self._pool.shutdown(cancel_futures=True)
+
+    def start(
+        self, scope: Scope, first: FirstPage | None = None, *, urgent: bool = False
+    ) -> "Future[float]":
+        """Read all pages of *scope*; the result is when the first request began.
+
+        A run that is not *urgent* outlasts failures of the API for some time.
+        """
+        with self._lock:
+            run = self._runs.get(scope)
+            if run is None:
+                run = self._runs[scope] = Future()
+                # Not in a pool: the time limit of a request counts from the submission of the work.
+                threading.Thread(
+                    target=self._run,
+                    args=(run, scope, first, urgent),
+                    name="taskfs-listing",
+                    daemon=True,
+                ).start()
+            return run
+
+    def _run(
+        self, run: "Future[float]", scope: Scope, first: FirstPage | None, urgent: bool
+    ) -> None:
+        try:
+            with self._turn:
+                result = self._read(scope, first, urgent)
+        except BaseException as exc:
+            if not urgent:
+                log.info("the whole listing was not read: %s", exc)
+            self._end(scope)
+            run.set_exception(exc)
+        else:
+            self._end(scope)
+            run.set_result(result)
+
+    def _end(self, scope: Scope) -> None:
+        self.progress = Progress()
+        with self._lock:
+            self._runs.pop(scope, None)
+
+    def _read(self, scope: Scope, first: FirstPage | None, urgent: bool) -> float:
+        union: set[str] = set()
+        first_began_s = self._clock()
+        for _ in range(MAX_PASSES):
+            start_seq = self._known.database.last_seq()
+            current = _Pass(self, scope, urgent)
+            current.read(first)
+            first = None
+            union |= current.ids
+            if current.is_exact:
+                self._accept(scope, current.ids, start_seq, current)
+                return current.began_s
+        if len(union) + current.unusable < current.total_size:
+            # The missing tasks would look deleted.
+            raise BadAnswer(
+                f"GET /tasks: only {len(union)} of the {current.total_size} announced tasks arrived"
+            )
+        self._accept(scope, union, start_seq, current)
+        return first_began_s
+
+    def _accept(self, scope: Scope, ids: set[str], start_seq: int, last: "_Pass") -> None:
+        remove_unlisted(self._api, self._known, scope, ids, start_seq, self._clock)
+        self._known.database.set_difference(scope, last.total_size - len(ids))
+        if scope == Scope():
+            self._known.whole_as_of_s = max(self._known.whole_as_of_s, last.began_s)
+
+    def fetch(self, scope: Scope, number: int, urgent: bool) -> "tuple[int, float, TaskPage]":
+        """Return a page with its number, and when its request began."""
+        for attempt in range(1, PAGE_TRIES + 1):
+            began_s = self._clock()
+            try:
+                page = self._api.list_page(
+                    number, PAGE_TASKS, project=scope.project, status=scope.status
+                )
+                return number, began_s, page
+            except Unavailable:
+                is_last = urgent or attempt == PAGE_TRIES
+                if is_last or self._closed.wait(PAGE_PAUSE_S * attempt):
+                    raise
+        raise AssertionError("unreachable")
+
+    def fetch_all(
+        self, scope: Scope, numbers: Iterable[int], urgent: bool
+    ) -> "Iterator[tuple[int, float, TaskPage]]":
+        """Yield pages as they come, `PAGES_AT_ONCE` requests at a time."""
+        waiting: list[Future[tuple[int, float, TaskPage]]] = []
+        for number in numbers:
+            if self._closed.is_set():
+                raise Unavailable("the mount is ending")
+            waiting.append(self._pool.submit(self.fetch, scope, number, urgent))
+            if len(waiting) >= PAGES_AT_ONCE:
+                yield waiting.pop(0).result()
+        for future in waiting:
+            yield future.result()
+
+    def store(self, page: TaskPage, began_s: float, number: int) -> None:
+        """Store the tasks of a page."""
+        self._known.apply(page.tasks, began_s, keep=number <= KEPT_PAGES)
+
+
+class _Pass:
+    """One pass over the pages of a listing.
+
+    `total_size` is that of the last response, `began_s` when the first request began, and
+    `is_exact` is whether `ids` are all tasks.
+    """
+
+    def __init__(self, listing: WholeListing, scope: Scope, urgent: bool) -> None:
+        self._listing = listing
+        self._scope = scope
+        self._urgent = urgent
+        self._least = 0
+        self._has_shrunk = False
+        self.ids: set[str] = set()
+        self.unusable = 0
+        self.total_size = 0
+        self.began_s = 0.0
+
+    def read(self, first: FirstPage | None) -> None:
+        """Read all pages."""
+        listing = self._listing
+        if first is None:
+            _, began_s, page = listing.fetch(self._scope, 1, self._urgent)
+            first = FirstPage(page, began_s)
+        count = -(-first.page.total_size // max(1, len(first.page.tasks) + first.page.unusable))
+        if count > MAX_PAGES:
+            raise BadAnswer(f"GET /tasks: {first.page.total_size} tasks are too many pages")
+        self.began_s = first.began_s
+        self._add(1, first.began_s, first.page)
+        without_news = 0
+        for number, began_s, page in listing.fetch_all(
+            self._scope, range(2, count + 1), self._urgent
+        ):
+            news = self._add(number, began_s, page)
+            listing.progress = Progress(number, count)
+            without_news = 0 if news else without_news + 1
+            if without_news >= PAGES_AT_ONCE:
+                break
+        if self.total_size != first.page.total_size:
+            number = 1
+            while self._add(*listing.fetch(self._scope, number, self._urgent)) and number < count:
+                number += 1
+
+    @property
+    def is_exact(self) -> bool:
+        return not self._has_shrunk and len(self.ids) + self.unusable >= self.total_size
+
+    def _add(self, number: int, began_s: float, page: TaskPage) -> int:
+        """Store a page; return the number of its new records, unusable ones included."""
+        before = len(self.ids)
+        self.ids.update(task.id for task in page.tasks)
+        self.unusable += page.unusable
+        self._has_shrunk = self._has_shrunk or page.total_size < self.total_size
+        self.total_size = page.total_size
+        self._listing.store(page, began_s, number)
+        return len(self.ids) - before + page.unusable

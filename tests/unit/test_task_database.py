@@ -1,0 +1,366 @@
+"""`taskfs.tasks.task_database`: damaged files are misses, and no secret is written."""
+
+import json
+import multiprocessing
+import os
+import signal
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taskfs.api_key import Secret
+from taskfs.model import Task
+from taskfs.remote.task_json import parse_task
+from taskfs.support.redaction import register_secret
+from taskfs.tasks.accounts import UNUSED_S, open_database, open_stored
+from taskfs.tasks.database_file import VERSION, DatabaseFile
+from taskfs.tasks.selection import Scope, Selection
+from taskfs.tasks.task_database import TaskDatabase
+
+URL = "https://api.example"
+ALL = Selection()
+
+
+def task_of(name: str, number: int = 0, **fields: Any) -> Task:
+    record = {
+        "task_id": name,
+        "status": "success",
+        "is_terminated": True,
+        "create_time": f"2025-06-11T08:{number // 60:02d}:{number % 60:02d}+00:00",
+        **fields,
+    }
+    return parse_task(json.dumps(record).encode())
+
+
+TASKS = [task_of(f"task{number}", number) for number in range(50, 0, -1)]
+
+Opening = Callable[..., TaskDatabase]
+
+
+@pytest.fixture
+def open_tasks(cache: Path) -> Iterator[Opening]:
+    """Opens the tasks of an account as a new process does; all are closed in the end."""
+    opened = []
+
+    def open_it(key: str = "key", url: str = URL) -> TaskDatabase:
+        opened.append(open_database(cache, url, Secret(key)))
+        return opened[-1]
+
+    yield open_it
+    for database in opened:
+        database.close()
+
+
+def files(cache: Path) -> list[Path]:
+    return sorted((cache / "tasks").iterdir())
+
+
+def stored(cache: Path, key: str = "key", url: str = URL) -> list[Task]:
+    """Return the tasks that an offline mount finds."""
+    database = open_stored(cache, url, Secret(key) if key else "")
+    try:
+        return database.tasks(Selection(finished_only=True))
+    finally:
+        database.close()
+
+
+def put(database: TaskDatabase, *tasks: Task) -> None:
+    """Store *tasks* as the last act of a process."""
+    database.put(tasks)
+    database.close()
+
+
+def test_the_next_process_finds_stored_tasks(open_tasks: Opening, cache: Path) -> None:
+    """README, Offline: finished tasks as they were last seen; Stored: 0600 in 0700."""
+    running = task_of("running", 55, is_terminated=False)
+    first = open_tasks()
+    first.put([running, *TASKS])
+    assert {path.stat().st_mode & 0o777 for path in files(cache)} == {0o600}
+    assert (cache / "tasks").stat().st_mode & 0o777 == 0o700
+    first.close()
+    assert open_tasks().tasks(ALL) == [running, *TASKS]
+    assert stored(cache) == TASKS
+    assert open_tasks().get("task7") == next(task for task in TASKS if task.id == "task7")
+    for name in ("task", "task77", "", "ta\udcffsk"):
+        assert open_tasks().get(name) is None
+
+
+def test_tasks_come_change_and_go(open_tasks: Opening) -> None:
+    """README, Offline: a task that the account no longer has is no longer shown."""
+    database = open_tasks()
+    database.put(TASKS)
+    version = database.version
+    changed = task_of(TASKS[3].id, 47, project="other")
+    changes = database.put([changed, *TASKS[4:]])
+    assert changes.changed == {changed.id}
+    assert database.version != version
+    assert database.get(changed.id) == changed
+    assert database.count(Scope("other")) == 1
+    database.remove([TASKS[0].id, "unknown"])
+    assert database.tasks(ALL) == [*TASKS[1:3], changed, *TASKS[4:]]
+    running = task_of(TASKS[1].id, 49, status="started", is_terminated=False)
+    assert database.put([running]).final == {running.id}
+    assert database.get(running.id) == TASKS[1]
+
+
+def test_selections(open_tasks: Opening) -> None:
+    """README, Commands: --project, --status and --last choose."""
+    database = open_tasks()
+    database.put([task_of(f"p{n}", n, project="p", status=f"s{n % 3}") for n in range(9, 0, -1)])
+    database.put(TASKS)
+    assert database.ids(Selection("p")) == tuple(f"p{n}" for n in range(9, 0, -1))
+    assert database.ids(Selection("p", ("s0", "s1"), last=3)) == ("p9", "p7", "p6")
+    assert database.count(Scope("p", "s2")) == 3
+    assert database.position("p7", Scope("p")) == 2
+    assert database.position("unknown", Scope()) is None
+    seq = database.last_seq()
+    database.put([task_of("young", 59)])
+    assert "young" not in database.ids(Selection(max_seq=seq))
+
+
+def test_equal_creation_times_keep_the_order_of_the_listing(open_tasks: Opening) -> None:
+    """README, Freshness: tasks are listed newest first, in the API's order."""
+    database = open_tasks()
+    same = [task_of(name, 7) for name in ("c", "a", "b")]
+    database.put(same)
+    database.put([task_of("d", 7), *same])
+    assert database.ids(ALL) == ("d", "c", "a", "b")
+
+
+def test_accounts_and_apis_are_separate(open_tasks: Opening, cache: Path) -> None:
+    """README, Offline: a key shows its own account's tasks; no key, those of the one used last."""
+    put(open_tasks("a"), TASKS[0])
+    put(open_tasks("b"), TASKS[1])
+    put(open_tasks("a", "https://other"), TASKS[2])
+    assert [stored(cache, key) for key in ("a", "b", "c")] == [[TASKS[0]], [TASKS[1]], []]
+    assert stored(cache, "", "https://third") == []
+    assert stored(cache, "") == [TASKS[1]]
+    time.sleep(0.02)  # the clock of the file system is coarse
+    open_tasks("a")
+    assert stored(cache, "") == [TASKS[0]]
+    assert stored(cache, "", "https://other") == [TASKS[2]]
+
+
+def test_any_damage_is_a_miss(cache: Path) -> None:
+    """README, Integrity: a damaged cache is a cache miss: no wrong record, and no error."""
+
+    def use() -> None:
+        database = open_database(cache, URL, "key")
+        assert all(task in TASKS for task in database.tasks(ALL))
+        generation = database.generation
+        database.put(TASKS)
+        if database.generation == generation:
+            assert all(database.get(task.id) in (task, None) for task in TASKS)
+        database.close()
+
+    put(open_database(cache, URL, "key"), *TASKS)
+    (path,) = files(cache)
+    whole = path.read_bytes()
+    for at in range(0, len(whole), max(1, len(whole) // 60)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
+        use()
+        path.write_bytes(whole[:at])
+        use()
+    path.write_bytes(b"no database" * 1000)
+    use()
+    assert [task.id for task in stored(cache)] == [task.id for task in TASKS]
+
+
+def test_a_database_of_a_newer_version_stays(cache: Path) -> None:
+    """README, Integrity: a cache written by another version is a miss, never wrong data."""
+    put(open_database(cache, URL, "key"), *TASKS)
+    (path,) = files(cache)
+    connection = sqlite3.connect(path)
+    connection.execute(f"PRAGMA user_version = {VERSION + 1}")
+    connection.close()
+    newer = path.read_bytes()
+    database = open_database(cache, URL, "key")
+    assert database.tasks(ALL) == []
+    database.put(TASKS)
+    assert database.tasks(ALL) == TASKS  # in memory
+    database.close()
+    assert stored(cache) == []
+    assert path.read_bytes() == newer
+
+
+def test_no_secret_is_written(open_tasks: Opening, cache: Path) -> None:
+    """README, What is stored where: keys and signatures are written as `***`."""
+    register_secret("very-secret-key")
+    url = "https://store.example/a/b.zip?X-Goog-Signature=abc&x=1"
+    escaped = url.replace("&", "\\u0026").replace("?", "\\u003f")
+    record = (
+        '{"task_id": "x", "status": "success", "is_terminated": true, '
+        f'"count": 12345678901234567890, "list": ["{url}"], '
+        f'"task_metadata": {{"link": "{url}", "odd": "{escaped}", "k": "is very-secret-key"}}}}'
+    )
+    put(open_tasks(), parse_task(record.encode()), TASKS[0])
+    found = open_tasks().get("x")
+    assert found is not None
+    for secret in (b"very-secret-key", b"abc", b"Signature"):
+        assert secret not in found.record
+        assert all(secret not in path.read_bytes() for path in files(cache))
+    assert found.metadata == {
+        "link": "https://store.example/a/b.zip?***",
+        "odd": "https://store.example/a/b.zip?***",
+        "k": "is ***",
+    }
+    assert b"12345678901234567890" in found.record
+    assert open_tasks().get(TASKS[0].id) == TASKS[0]  # unchanged, because it has no secret
+
+
+def test_a_listing_that_tells_nothing_new_writes_nothing(open_tasks: Opening, cache: Path) -> None:
+    """README, How it works: a listing that tells nothing new writes nothing."""
+    database = open_tasks()
+    database.put(TASKS)
+    database.set_difference(Scope(), 0)
+    version = database.version
+
+    def written() -> dict[Path, bytes]:
+        # The shared memory of the mounts is not written to disk.
+        return {path: path.read_bytes() for path in files(cache) if path.suffix != ".db-shm"}
+
+    before = written()
+    database.put(TASKS)
+    database.set_difference(Scope(), 0)
+    database.remove(["unknown"])
+    assert written() == before
+    assert database.version == version
+
+
+def test_without_a_cache_tasks_are_in_memory(cache: Path) -> None:
+    """README, Options: --cache-size: 0 keeps none."""
+    put(open_database(None, URL, "key"), *TASKS)
+    assert not cache.exists()
+    cache.mkdir()
+    (cache / "tasks").write_text("in the way")
+    database = open_database(cache, URL, "key")
+    database.put(TASKS)
+    assert database.tasks(ALL) == TASKS
+    database.close()
+    database.put(TASKS)  # no effect, and no error
+    (cache / "tasks").unlink()
+    (cache / "tasks").symlink_to("/tmp")
+    database = open_database(cache, URL, "key")
+    database.put(TASKS)
+    database.close()
+    assert stored(cache) == []
+
+
+def test_a_file_that_cannot_be_written_is_done_without(
+    open_tasks: Opening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """README, Limits: the cache leaves 5 % of its disk free: what is known goes on in memory."""
+    database = open_tasks()
+    database.put(TASKS[1:])
+    monkeypatch.setattr("taskfs.tasks.database_file.shortage", lambda directory, count: 1)
+    generation = database.generation
+    database.put(TASKS)
+    assert database.tasks(ALL) == TASKS
+    assert database.generation == generation
+    assert open_tasks().tasks(ALL) == TASKS[1:]
+
+
+def test_several_mounts_share_the_tasks(open_tasks: Opening) -> None:
+    """README, Offline: a mount of the same account shares what is stored."""
+    one, two = open_tasks(), open_tasks()
+    one.put(TASKS[1:])
+    version = two.version
+    assert two.tasks(ALL) == TASKS[1:]
+    one.put(TASKS[:1])
+    assert two.version != version
+    two.put([task_of("new", 59)])
+    one.remove([TASKS[5].id])
+    assert one.tasks(ALL) == two.tasks(ALL)
+    assert len(one.tasks(ALL)) == 50
+
+
+def _write_until_killed(cache: Path, offset: int) -> None:
+    database = open_database(cache, URL, "key")
+    number = 0
+    while True:
+        number += 1
+        database.put([task_of(f"{offset}x{number}x{n}", n) for n in range(50)])
+
+
+def test_a_killed_writer_leaves_the_database_whole(cache: Path) -> None:
+    """README, Integrity: kill -9 while two mounts write: whole batches, and no damage."""
+    put(open_database(cache, URL, "key"), *TASKS)
+    context = multiprocessing.get_context("spawn")
+    for _ in range(3):
+        writers = [
+            context.Process(target=_write_until_killed, args=(cache, n), daemon=True)
+            for n in range(2)
+        ]
+        for writer in writers:
+            writer.start()
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            database = open_database(cache, URL, "key")
+            count = len(database.tasks(ALL))
+            database.close()
+            if count > 500:
+                break
+            time.sleep(0.05)
+        for writer in writers:
+            assert writer.pid is not None
+            os.kill(writer.pid, signal.SIGKILL)
+            writer.join()
+        database = open_database(cache, URL, "key")
+        tasks = database.tasks(ALL)
+        assert {task.id for task in TASKS} <= {task.id for task in tasks}
+        batches: dict[str, int] = {}
+        for task in tasks:
+            if "x" in task.id:
+                batch = task.id.rpartition("x")[0]
+                batches[batch] = batches.get(batch, 0) + 1
+        assert set(batches.values()) <= {50}
+        database.remove([task.id for task in tasks if "x" in task.id])
+        database.close()
+
+
+def test_a_writer_that_stands_still_does_not_stop_others(
+    open_tasks: Opening, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    """README, Offline: another mount that is suspended in a write costs no listing."""
+    monkeypatch.setattr("taskfs.tasks.database_file.BUSY_TIMEOUT_S", 0.1)
+    database = open_tasks()
+    database.put(TASKS[1:])
+    other = sqlite3.connect(files(cache)[0], isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    database.put(TASKS)
+    assert database.tasks(ALL) == TASKS
+    other.close()
+
+
+def test_old_files_are_removed(open_tasks: Opening, cache: Path) -> None:
+    """README, What is stored where: accounts that are not used for 90 days, and older formats."""
+    put(open_tasks("old"), *TASKS)
+    (old,) = files(cache)
+    past_s = time.time() - UNUSED_S - 9
+    os.utime(old, (past_s, past_s))
+    (cache / "v1/records").mkdir(parents=True)
+    (cache / "v1/records/x").write_bytes(b"x")
+    put(open_tasks("new"), *TASKS)
+    assert old not in files(cache)
+    assert not (cache / "v1/records").exists()
+
+
+def test_a_file_on_a_network_file_system_is_for_one_machine(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """README, What is stored where: on a network file system each machine has its own file."""
+    monkeypatch.setattr("taskfs.tasks.database_file.is_network_directory", lambda directory: True)
+    put(open_database(cache, URL, "key"), *TASKS)
+    (path,) = files(cache)
+    assert path.name.endswith(f".{os.uname().nodename}.db")
+    assert stored(cache) == TASKS
+
+
+def test_a_database_in_memory_fails_by_errors_of_ours_only() -> None:
+    """README, Errors: an unknown failure is not hidden."""
+    with pytest.raises(sqlite3.OperationalError):
+        TaskDatabase(DatabaseFile(None)).rows("no statement", ())
