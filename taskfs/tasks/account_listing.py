@@ -218,7 +218,9 @@ class AccountListing:
             return self._whole.start(scope, first if per_page == PAGE_TASKS else None, urgent=True)
         for page in reversed(pages):  # the oldest first, so that a crash leaves no gap
             self._known.apply(page.page.tasks, page.began_s)
-        self._totals[scope] = pages[-1].page.total_size
+        totals = [page.page.total_size for page in pages]
+        # After a removal between two pages, the second one lacks a task: read all pages again.
+        self._totals[scope] = totals[-1] if totals == sorted(totals) else -1
         return None
 
     def _store_only_page(self, scope: Scope, first: FirstPage, start_seq: int) -> None:
@@ -241,7 +243,7 @@ class AccountListing:
             if difference is None or count + difference == total_size:
                 continue
             log.info("%d tasks are known, and the API has %d: all pages", count, total_size)
-            is_small = total_size <= SMALL_TASKS
+            is_small = count <= SMALL_TASKS
             run = self._whole.start(scope, urgent=is_small)
             if is_small:
                 run.result()

@@ -102,15 +102,22 @@ class KnownTasks:
         cached = self.get(task_id)
         return cached is not None and cached.as_of_s < began_s
 
-    def apply(self, tasks: Iterable[Task], began_s: float, *, keep: bool = True) -> None:
+    def apply(
+        self,
+        tasks: Iterable[Task],
+        began_s: float,
+        *,
+        keep: bool = True,
+        seq: int | None = None,
+    ) -> None:
         """Store the tasks of a response to a request that began at *began_s*.
 
-        Without *keep*, finished tasks that are not in memory go to the database only. Responses
+        *seq* numbers new tasks, see `TaskDatabase.put`. Without *keep*, finished tasks that are not in memory go to the database only. Responses
         may overtake each other, and a terminal status is final: older ones are ignored.
         """
         with self._lock:
             accepted = [task for task in tasks if self._is_news(task, began_s)]
-        changes = self.database.put(accepted)
+        changes = self.database.put(accepted, seq)
         now_ns = time.time_ns()
         with self._lock:
             self._id_lengths.update(len(task.id) for task in accepted)

@@ -131,8 +131,13 @@ class TaskCache:
         self._await_runs()
 
     def _refresh(self) -> None:
-        runs = [run for run in self._runs if not run.done()]
-        self._runs = runs or self._listing.refresh()
+        if any(not run.done() for run in self._runs):
+            return
+        if self._runs and all(run.exception() is None for run in self._runs):
+            self._listing.finish(self._runs)
+            self._runs = []
+        if self._is_older(self._listing.as_of_s, self._listing_ttl_s):
+            self._runs = self._listing.refresh()
 
     def _await_runs(self) -> None:
         """Wait until the first listing is whole; each waiter gets its failure."""
@@ -179,11 +184,7 @@ class TaskCache:
 
     def newest_ns(self) -> int:
         """Return the creation time of the newest task, or 0; send no request."""
-        source, values = self.selection.source()
-        rows = self.database.rows(
-            f"SELECT created FROM {source} ORDER BY created DESC, seq DESC LIMIT 1", values
-        )
-        return int(rows[0][0]) if rows else 0
+        return self.database.newest_ns(self.selection)
 
     def get(self, task_id: str) -> CachedTask:
         """Return the task; its status is final, or at most one status TTL old.
@@ -196,8 +197,7 @@ class TaskCache:
         if cached is None:
             cached = self._load_unlisted(task_id)
         if cached.task.is_terminated or not self._is_older(cached.as_of_s, self._status_ttl_s):
-            if log.isEnabledFor(logging.DEBUG):
-                log.debug("task %s: cached as %s", task_id, cached.task.status)
+            log.debug("task %s: cached as %s", task_id, cached.task.status)
             return cached
         self._requests.run("unfinished", self._listing.load_unfinished)
         return self._known.get(task_id) or self._load_unlisted(task_id)
@@ -216,10 +216,7 @@ class TaskCache:
         if cached is not None:
             task = cached.task
             return (task.create_ns or 0, task.last_change_ns) if task.is_terminated else None
-        rows = self.database.rows(
-            "SELECT created, changed FROM tasks WHERE id = ? AND finished = 1", (task_id,)
-        )
-        return rows[0] if rows else None
+        return self.database.finished_times(task_id)
 
     def get_now(self, task_id: str, timeout_s: float) -> CachedTask:
         """Return the task as a request shows it that begins after this call; a terminal status is

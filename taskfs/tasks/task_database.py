@@ -111,6 +111,22 @@ class TaskDatabase:
         found = self._one(statement, (*values, *row))
         return int(found[0]) if found else None
 
+    def newest_ns(self, selection: Selection) -> int:
+        """Return the creation time of the newest selected task, or 0."""
+        where, values = selection.where()
+        row = self._one(
+            f"SELECT created FROM tasks WHERE {where} ORDER BY created DESC, seq DESC LIMIT 1",
+            values,
+        )
+        return int(row[0]) if row else 0
+
+    def finished_times(self, task_id: str) -> tuple[int, int] | None:
+        """Return when a finished task was created and when it last changed, in ns; or None."""
+        row = self._one(
+            "SELECT created, changed FROM tasks WHERE id = ? AND finished = 1", (task_id,)
+        )
+        return None if row is None else (int(row[0]), int(row[1]))
+
     def known(self, ids: Sequence[str]) -> set[str]:
         """Return those of *ids* that are known."""
         return set(self._file.run(lambda c: _known_rows(c, ids)))
@@ -131,8 +147,11 @@ class TaskDatabase:
         row = self._one("SELECT max(seq) FROM tasks", ())
         return int(row[0] or 0) if row else 0
 
-    def put(self, tasks: Sequence[Task]) -> Changes:
+    def put(self, tasks: Sequence[Task], seq: int | None = None) -> Changes:
         """Store the new and the changed ones of *tasks*, which are sorted newest first.
+
+        New tasks are numbered downwards from *seq*; by default above all others. The number orders
+        tasks with equal creation times.
 
         A terminal status is final: an unfinished record does not replace a finished one.
         """
@@ -143,14 +162,18 @@ class TaskDatabase:
         known = self._file.run(lambda c: _known_rows(c, list(digests)))
         if all(_is_unchanged(task, digests[task.id], known) for task in unique):
             return Changes(final=_final(unique, known))
-        return self._file.write(lambda c: self._put(c, unique, digests))
+        return self._file.write(lambda c: self._put(c, unique, digests, seq))
 
     def _put(
-        self, connection: sqlite3.Connection, tasks: list[Task], digests: dict[str, bytes]
+        self,
+        connection: sqlite3.Connection,
+        tasks: list[Task],
+        digests: dict[str, bytes],
+        seq: int | None,
     ) -> Changes:
         known = _known_rows(connection, list(digests))  # another mount may have written since
         (last,) = connection.execute("SELECT max(seq) FROM tasks").fetchone()
-        seq = (last or 0) + len(tasks)
+        seq = (last or 0) + len(tasks) if seq is None else seq
         rows, records = [], []
         changed, status_changed, regrouped = set(), set(), False
         for number, task in enumerate(tasks):

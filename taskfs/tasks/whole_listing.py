@@ -115,7 +115,7 @@ class WholeListing:
         first_began_s = self._clock()
         for _ in range(MAX_PASSES):
             start_seq = self._known.database.last_seq()
-            current = _Pass(self, scope, urgent)
+            current = _Pass(self, scope, urgent, start_seq)
             current.read(first)
             first = None
             union |= current.ids
@@ -165,9 +165,9 @@ class WholeListing:
         for future in waiting:
             yield future.result()
 
-    def store(self, page: TaskPage, began_s: float, number: int) -> None:
-        """Store the tasks of a page."""
-        self._known.apply(page.tasks, began_s, keep=number <= KEPT_PAGES)
+    def store(self, page: TaskPage, began_s: float, number: int, seq: int | None = None) -> None:
+        """Store the tasks of a page; *seq* numbers those that are new."""
+        self._known.apply(page.tasks, began_s, keep=number <= KEPT_PAGES, seq=seq)
 
 
 class _Pass:
@@ -177,11 +177,12 @@ class _Pass:
     `is_exact` is whether `ids` are all tasks.
     """
 
-    def __init__(self, listing: WholeListing, scope: Scope, urgent: bool) -> None:
+    def __init__(self, listing: WholeListing, scope: Scope, urgent: bool, start_seq: int) -> None:
         self._listing = listing
         self._scope = scope
         self._urgent = urgent
-        self._least = 0
+        self._start_seq = start_seq
+        self._count = 0
         self._has_shrunk = False
         self.ids: set[str] = set()
         self.unusable = 0
@@ -197,7 +198,7 @@ class _Pass:
         count = -(-first.page.total_size // max(1, len(first.page.tasks) + first.page.unusable))
         if count > MAX_PAGES:
             raise BadAnswer(f"GET /tasks: {first.page.total_size} tasks are too many pages")
-        self.began_s = first.began_s
+        self.began_s, self._count = first.began_s, count
         self._add(1, first.began_s, first.page)
         without_news = 0
         for number, began_s, page in listing.fetch_all(
@@ -224,5 +225,7 @@ class _Pass:
         self.unusable += page.unusable
         self._has_shrunk = self._has_shrunk or page.total_size < self.total_size
         self.total_size = page.total_size
-        self._listing.store(page, began_s, number)
+        # The tasks of later pages are numbered lower, because they are older.
+        seq = self._start_seq + (self._count - number + 1) * PAGE_TASKS
+        self._listing.store(page, began_s, number, seq)
         return len(self.ids) - before + page.unusable

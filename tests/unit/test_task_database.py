@@ -75,7 +75,8 @@ def put(database: TaskDatabase, *tasks: Task) -> None:
 
 
 def test_the_next_process_finds_stored_tasks(open_tasks: Opening, cache: Path) -> None:
-    """README, Offline: finished tasks as they were last seen; Stored: 0600 in 0700."""
+    """O-1, O-3, Y-1: The next process finds the tasks as they were last seen, in 0600 files in 0700
+    directories."""
     running = task_of("running", 55, is_terminated=False)
     first = open_tasks()
     first.put([running, *TASKS])
@@ -90,7 +91,7 @@ def test_the_next_process_finds_stored_tasks(open_tasks: Opening, cache: Path) -
 
 
 def test_tasks_come_change_and_go(open_tasks: Opening) -> None:
-    """README, Offline: a task that the account no longer has is no longer shown."""
+    """O-3, F-4: Changed tasks are replaced, removed ones go, and a terminal status is final."""
     database = open_tasks()
     database.put(TASKS)
     version = database.version
@@ -108,7 +109,7 @@ def test_tasks_come_change_and_go(open_tasks: Opening) -> None:
 
 
 def test_selections(open_tasks: Opening) -> None:
-    """README, Commands: --project, --status and --last choose."""
+    """O-9: `--project`, `--status` and `--last` choose."""
     database = open_tasks()
     database.put([task_of(f"p{n}", n, project="p", status=f"s{n % 3}") for n in range(9, 0, -1)])
     database.put(TASKS)
@@ -123,7 +124,7 @@ def test_selections(open_tasks: Opening) -> None:
 
 
 def test_equal_creation_times_keep_the_order_of_the_listing(open_tasks: Opening) -> None:
-    """README, Freshness: tasks are listed newest first, in the API's order."""
+    """F-24: Tasks with equal creation times keep the order of the listing."""
     database = open_tasks()
     same = [task_of(name, 7) for name in ("c", "a", "b")]
     database.put(same)
@@ -132,7 +133,7 @@ def test_equal_creation_times_keep_the_order_of_the_listing(open_tasks: Opening)
 
 
 def test_accounts_and_apis_are_separate(open_tasks: Opening, cache: Path) -> None:
-    """README, Offline: a key shows its own account's tasks; no key, those of the one used last."""
+    """O-8: A key shows its own account's tasks; no key shows those of the last one used."""
     put(open_tasks("a"), TASKS[0])
     put(open_tasks("b"), TASKS[1])
     put(open_tasks("a", "https://other"), TASKS[2])
@@ -146,7 +147,7 @@ def test_accounts_and_apis_are_separate(open_tasks: Opening, cache: Path) -> Non
 
 
 def test_any_damage_is_a_miss(cache: Path) -> None:
-    """README, Integrity: a damaged cache is a cache miss: no wrong record, and no error."""
+    """I-7, O-17: Damage is a miss: no wrong record and no error."""
 
     def use() -> None:
         database = open_database(cache, URL, "key")
@@ -171,7 +172,7 @@ def test_any_damage_is_a_miss(cache: Path) -> None:
 
 
 def test_a_database_of_a_newer_version_stays(cache: Path) -> None:
-    """README, Integrity: a cache written by another version is a miss, never wrong data."""
+    """R-16, O-17: The file of a newer version is a miss, and stays as it is."""
     put(open_database(cache, URL, "key"), *TASKS)
     (path,) = files(cache)
     connection = sqlite3.connect(path)
@@ -188,7 +189,7 @@ def test_a_database_of_a_newer_version_stays(cache: Path) -> None:
 
 
 def test_no_secret_is_written(open_tasks: Opening, cache: Path) -> None:
-    """README, What is stored where: keys and signatures are written as `***`."""
+    """Y-3, Y-6: Neither keys nor signatures are written."""
     register_secret("very-secret-key")
     url = "https://store.example/a/b.zip?X-Goog-Signature=abc&x=1"
     escaped = url.replace("&", "\\u0026").replace("?", "\\u003f")
@@ -213,7 +214,7 @@ def test_no_secret_is_written(open_tasks: Opening, cache: Path) -> None:
 
 
 def test_a_listing_that_tells_nothing_new_writes_nothing(open_tasks: Opening, cache: Path) -> None:
-    """README, How it works: a listing that tells nothing new writes nothing."""
+    """R-24: A listing that tells nothing new writes nothing."""
     database = open_tasks()
     database.put(TASKS)
     database.set_difference(Scope(), 0)
@@ -232,7 +233,7 @@ def test_a_listing_that_tells_nothing_new_writes_nothing(open_tasks: Opening, ca
 
 
 def test_without_a_cache_tasks_are_in_memory(cache: Path) -> None:
-    """README, Options: --cache-size: 0 keeps none."""
+    """C-14, Y-9, O-17: With `--cache-size 0`, or without a directory, tasks are in memory."""
     put(open_database(None, URL, "key"), *TASKS)
     assert not cache.exists()
     cache.mkdir()
@@ -253,7 +254,7 @@ def test_without_a_cache_tasks_are_in_memory(cache: Path) -> None:
 def test_a_file_that_cannot_be_written_is_done_without(
     open_tasks: Opening, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """README, Limits: the cache leaves 5 % of its disk free: what is known goes on in memory."""
+    """R-25, O-17: Where the disk has too little free space, the tasks go on in memory."""
     database = open_tasks()
     database.put(TASKS[1:])
     monkeypatch.setattr("taskfs.tasks.database_file.shortage", lambda directory, count: 1)
@@ -265,7 +266,7 @@ def test_a_file_that_cannot_be_written_is_done_without(
 
 
 def test_several_mounts_share_the_tasks(open_tasks: Opening) -> None:
-    """README, Offline: a mount of the same account shares what is stored."""
+    """O-16: Two mounts of an account see what the other one stores."""
     one, two = open_tasks(), open_tasks()
     one.put(TASKS[1:])
     version = two.version
@@ -287,7 +288,7 @@ def _write_until_killed(cache: Path, offset: int) -> None:
 
 
 def test_a_killed_writer_leaves_the_database_whole(cache: Path) -> None:
-    """README, Integrity: kill -9 while two mounts write: whole batches, and no damage."""
+    """O-16: After kill -9 of two writers, each batch is there as a whole or not at all."""
     put(open_database(cache, URL, "key"), *TASKS)
     context = multiprocessing.get_context("spawn")
     for _ in range(3):
@@ -325,7 +326,7 @@ def test_a_killed_writer_leaves_the_database_whole(cache: Path) -> None:
 def test_a_writer_that_stands_still_does_not_stop_others(
     open_tasks: Opening, monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
-    """README, Offline: another mount that is suspended in a write costs no listing."""
+    """O-17: Behind a mount that is suspended in a write, the tasks go on in memory."""
     monkeypatch.setattr("taskfs.tasks.database_file.BUSY_TIMEOUT_S", 0.1)
     database = open_tasks()
     database.put(TASKS[1:])
@@ -337,7 +338,7 @@ def test_a_writer_that_stands_still_does_not_stop_others(
 
 
 def test_old_files_are_removed(open_tasks: Opening, cache: Path) -> None:
-    """README, What is stored where: accounts that are not used for 90 days, and older formats."""
+    """O-19: Files of accounts that are no longer used, and of older formats, are removed."""
     put(open_tasks("old"), *TASKS)
     (old,) = files(cache)
     past_s = time.time() - UNUSED_S - 9
@@ -352,7 +353,7 @@ def test_old_files_are_removed(open_tasks: Opening, cache: Path) -> None:
 def test_a_file_on_a_network_file_system_is_for_one_machine(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """README, What is stored where: on a network file system each machine has its own file."""
+    """O-18: On a network file system each machine has a file of its own."""
     monkeypatch.setattr("taskfs.tasks.database_file.is_network_directory", lambda directory: True)
     put(open_database(cache, URL, "key"), *TASKS)
     (path,) = files(cache)
@@ -361,6 +362,6 @@ def test_a_file_on_a_network_file_system_is_for_one_machine(
 
 
 def test_a_database_in_memory_fails_by_errors_of_ours_only() -> None:
-    """README, Errors: an unknown failure is not hidden."""
+    """An error of a statement is not taken for a fault of the file."""
     with pytest.raises(sqlite3.OperationalError):
         TaskDatabase(DatabaseFile(None)).rows("no statement", ())
