@@ -112,8 +112,9 @@ class KnownTasks:
     ) -> None:
         """Store the tasks of a response to a request that began at *began_s*.
 
-        *seq* numbers new tasks, see `TaskDatabase.put`. Without *keep*, finished tasks that are not in memory go to the database only. Responses
-        may overtake each other, and a terminal status is final: older ones are ignored.
+        *seq* numbers new tasks, see `TaskDatabase.put`. Without *keep*, finished tasks that are not
+        in memory go to the database only. Responses may overtake each other, and a terminal status
+        is final: older ones are ignored.
         """
         with self._lock:
             accepted = [task for task in tasks if self._is_news(task, began_s)]

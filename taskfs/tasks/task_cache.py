@@ -125,7 +125,8 @@ class TaskCache:
             Unavailable: the first listing is not whole within the timeout; it goes on.
         """
         if not self._is_older(self._listing.as_of_s, self._listing_ttl_s):
-            self._go_round()
+            if self._listing.is_round_due:
+                self._requests.start("round", self._listing.load_next_of_round)
             return
         self._requests.run("listing", self._refresh, has_fallback=has_fallback)
         self._await_runs()
@@ -161,11 +162,6 @@ class TaskCache:
                 self._runs = []
         if self._is_older(self._listing.as_of_s, self._listing_ttl_s):  # it took long
             self._requests.run("listing", self._refresh)
-
-    def _go_round(self) -> None:
-        """Look at one more page of old records, if that is due."""
-        if self._listing.is_round_due:
-            self._requests.start("round", self._listing.load_next_of_round)
 
     def ids(self) -> tuple[str, ...]:
         """Return the ids of the tasks that the mount lists, newest first, at most one listing TTL
