@@ -1,7 +1,8 @@
 """`taskfs download`."""
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,11 @@ from taskfs.cli.options import SETTINGS_EPILOG, Settings, config_options, parsed
 from taskfs.cli.output import print_error
 from taskfs.cli.progress import progress_bar
 from taskfs.cli.signals import exit_on_signals
+from taskfs.cli.task_choice import TaskChoice
 from taskfs.cli.task_ids import parse_task_id, resolve_names, task_must_exist
 from taskfs.config import Config
 from taskfs.errors import CorruptData, NotFound, Unsupported
+from taskfs.options import BY_NAME
 from taskfs.support.formatting import format_count, format_size
 
 if TYPE_CHECKING:
@@ -23,12 +26,53 @@ if TYPE_CHECKING:
     from taskfs.remote.api_client import TaskClient
 
 
-@click.command("download", epilog=SETTINGS_EPILOG, short_help="Download the files of tasks.")
+class _Command(click.Command):
+    """A command whose --filenames takes several words, as that of the public client."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        options = [each for each in self.get_params(ctx) if isinstance(each, click.Option)]
+        without_value = {
+            word
+            for option in options
+            if option.is_flag or option.count
+            for word in (*option.opts, *option.secondary_opts)
+        }
+        return super().parse_args(ctx, _repeat_filenames(args, without_value))
+
+
+def _repeat_filenames(args: Sequence[str], without_value: Collection[str]) -> list[str]:
+    """Return *args* with --filenames before each of the words that follow it.
+
+    Only after a task is named: in `--filenames a ID`, the last word is the task.
+    """
+    repeated: list[str] = []
+    has_task = False
+    takes_value = is_open = False  # the next word is an option's value; or one more file name
+    for word in args:
+        if word.startswith("-"):
+            is_open = has_task and word == "--filenames"
+            has_task |= word in ("-p", "--project")
+            takes_value = word not in without_value and "=" not in word
+        elif takes_value:
+            takes_value = False
+        elif is_open:
+            repeated.append("--filenames")
+        else:
+            has_task = True
+        repeated.append(word)
+    return repeated
+
+
+@click.command(
+    "download",
+    cls=_Command,
+    epilog=SETTINGS_EPILOG,
+    short_help="Download the files of tasks.",
+)
 @click.argument(
     "task_ids",
-    metavar="ID...",
+    metavar="[ID]...",
     nargs=-1,
-    required=True,
     callback=parsed_by(parse_task_id),
     shell_complete=completers.complete_tasks(),
 )
@@ -37,14 +81,24 @@ if TYPE_CHECKING:
     multiple=True,
     metavar="NAME",
     shell_complete=completers.complete_members,
-    help="Only this file; may be given several times. A directory means everything beneath it, "
+    help="Only this file; may be given several times, or once with several names after the last "
+    "ID. A directory means everything beneath it, "
     "and a glob works ('vtk/*_40.vtk'; its * also matches /). If a name matches nothing, nothing "
     "is downloaded.  [default: all files]",
 )
 @click.option(
+    "-p",
+    "--project",
+    metavar="NAME",
+    shell_complete=completers.completer_of(BY_NAME["project"]),
+    help="All tasks of this project that have ended; those without outputs are skipped.  "
+    "[default: only ID...]",
+)
+@click.option(
     "--output-dir",
     metavar="NAME",
-    help="The name of the directory inside the parent directory.  [default: the task's id]",
+    help="The name of the directory inside the parent directory, or an absolute path.  "
+    "[default: the task's id]",
 )
 @click.option(
     "--inputs",
@@ -63,27 +117,46 @@ def command(
     settings: Settings,
     task_ids: tuple[str, ...],
     filenames: tuple[str, ...],
+    project: str | None,
     output_dir: str | None,
     inputs: bool,
     archive: bool,
 ) -> int:
-    """Download the outputs of the tasks ID... into inductiva_output/ID/.
+    """Download the outputs of the tasks ID..., or of a project, into inductiva_output/ID/.
 
     The parent directory is INDUCTIVA_OUTPUT_DIR (set but empty: the current directory), else
     inductiva_output in the current directory. Only the bytes that are needed are fetched. A file
     appears when it is complete and its checksum has been verified, with its time. A second run
     fetches the files that are missing or differ in size or time. If a task succeeded less than a
-    minute ago, the command waits for its archive. A bar shows the progress if standard error is a
-    terminal; otherwise nothing is printed.
+    minute ago, the command waits for its archive. On a terminal, a bar shows the progress, and the
+    last line says where the files are; otherwise nothing is printed.
     """
+    if bool(task_ids) == bool(project):
+        raise click.UsageError("name tasks, or a project with --project")
     _check_usage(task_ids, filenames, output_dir, archive)
+    if project and output_dir is not None:
+        raise click.UsageError("--output-dir takes one ID: leave out --project")
     with open_session(settings) as (config, client):
         items: list[DownloadItem] = []
         planner = _Planner(client, inputs, filenames, archive)
-        for task_id in dict.fromkeys(resolve_names(client, task_ids)):
-            items += planner.plan(task_id, _destination(config, task_id, output_dir, inputs))
+        ids = resolve_names(client, task_ids)
+        if project:
+            tasks = TaskChoice(project).select(client, None)
+            ids = [task.id for task in tasks if task.is_terminated]
+        destinations = []
+        for task_id in dict.fromkeys(ids):
+            destination = _destination(config, task_id, output_dir, inputs)
+            try:
+                items += planner.plan(task_id, destination)
+            except NotFound as exc:
+                if not project:
+                    raise
+                print_error(f"skipped: {exc}")
+                continue
+            destinations.append(destination)
         exit_on_signals()
-        return _fetch(items)
+        is_single = len(destinations) == 1
+        return _fetch(items, destinations[0] if is_single else _parent(config))
 
 
 def _check_usage(
@@ -93,12 +166,20 @@ def _check_usage(
         raise click.UsageError("--output-dir takes one ID: the tasks would overwrite each other")
     if output_dir == "":
         raise click.UsageError("--output-dir must not be empty")
+    if output_dir is not None and os.path.normpath(output_dir).split(os.sep)[0] == os.pardir:
+        raise click.UsageError(
+            f"--output-dir {output_dir!r} leads out of the parent directory: write an absolute path"
+        )
     if archive and filenames:
         raise click.UsageError("--archive keeps all files: leave out --filenames")
 
 
+def _parent(config: Config) -> Path:
+    return Path(config.output_parent or ".").expanduser()
+
+
 def _destination(config: Config, task_id: str, output_dir: str | None, inputs: bool) -> Path:
-    parent = Path(config.output_parent or ".").expanduser()
+    parent = _parent(config)
     if output_dir is not None:
         return parent / output_dir
     return parent / task_id / "inputs" if inputs else parent / task_id
@@ -139,24 +220,42 @@ class _Planner:
         return make_resumable(items, destination, reopener(self._client, task_id, self._kind))
 
 
-def _fetch(items: "Sequence[DownloadItem]") -> int:
+def _fetch(items: "Sequence[DownloadItem]", directory: Path) -> int:
     """Fetch all items, with a progress bar on a terminal; return the exit status."""
     from taskfs.download.fetch import download_all
     from taskfs.download.plan import check_space
 
     check_space(items)
     total = sum(item.remaining_bytes for item in items)
+    count = format_count(len(items), "file")
+    before = [_identity(item.path) for item in items]
     warnings: list[str] = []
-    with progress_bar(total) as advance:
-        failures = download_all(items, advance, warnings.append)
+    try:
+        with progress_bar(total) as advance:
+            failures = download_all(items, advance, warnings.append)
+    except KeyboardInterrupt:
+        done = sum(
+            _identity(item.path) not in (None, old) for item, old in zip(items, before, strict=True)
+        )
+        print_error(f"{done} of {count} are in {directory}; run it again to go on")
+        raise
     for warning in warnings:
         print_error(f"warning: {warning}")
     for failure in failures:
         print_error(f"{failure.path}: {failure.error}")
     if failures:
         were = "was" if len(items) == 1 else "were"
-        print_error(f"{len(failures)} of {format_count(len(items), 'file')} {were} not downloaded")
+        print_error(f"{len(failures)} of {count} {were} not downloaded")
     elif sys.stderr.isatty():
-        done = f"{format_count(len(items), 'file')} ({format_size(total)}) downloaded"
-        click.echo(done if items else "everything is there already", err=True)
+        done_text = f"{count} ({format_size(total)}) downloaded to {directory}"
+        click.echo(done_text if items else f"everything is in {directory} already", err=True)
     return 1 if failures else 0
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from the one that replaces it, None if there is none."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_ctime_ns
