@@ -8,8 +8,9 @@ from typing import Final
 
 import pytest
 
+from tests.conftest import on_mount
 from tests.fake_api import FakeCloud
-from tests.mount.test_users import NOBODY, in_own_devices
+from tests.mount.test_users import NOBODY, as_nobody, in_own_devices
 from tests.mounts import Mount, Taskfs, is_mounted, processes_naming
 
 pytestmark = pytest.mark.mount
@@ -147,3 +148,17 @@ def test_the_options_of_the_mount_are_the_same_on_both(new_mount: Callable[..., 
     assert seen[0][0].startswith("rw,nosuid,nodev")
     assert seen[0][1].startswith("fuse.taskfs taskfs rw,user_id=0,group_id=0")
     assert "default_permissions" in seen[0][1] and "allow_other" in seen[0][1]
+
+
+@pytest.mark.parametrize("engine", ["kernel", "fusepy"])
+def test_allow_root_admits_no_other_user(public_dir: Path, cloud: FakeCloud, engine: str) -> None:
+    """Y-8: with --allow-root only root and the user that mounted may look; the kernel itself knows
+    allow_other alone."""
+    task = cloud.add_task()
+    with on_mount(cloud, public_dir / "home", {"engine": engine, "allow_root": ""}) as mount:
+        (public_dir / "home").chmod(0o755)
+        assert task in os.listdir(mount.path)
+        commands: list[list[str | Path]] = [["ls", mount.path]]
+        commands.append(["cat", mount.path / task / "status"])
+        for command in commands:
+            assert "Permission denied" in as_nobody(*command, status=2 if "ls" in command else 1)
