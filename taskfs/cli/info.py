@@ -40,6 +40,12 @@ def command(settings: Settings, task_id: str, as_json: bool) -> None:
             return
         from taskfs.cli.task_report import report_lines, task_of
 
+        task = task_of(record)
         click.echo("\n".join(report_lines(record, time.time_ns())))
-        for number, line in enumerate(console_lines(config, client, task_of(record))):
+        if not config.offline:
+            from taskfs.cli.last_write import describe_last_write, fetch_last_writes
+
+            for last in fetch_last_writes(config, client, [task]).values():
+                click.echo(f"\nLast write: {describe_last_write(last) or 'nothing yet'}")
+        for number, line in enumerate(console_lines(config, client, task)):
             click.echo(line if number else f"\n{line}")

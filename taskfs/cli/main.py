@@ -43,6 +43,7 @@ COMMANDS: Final = (
     "cp",
     "watch",
     "info",
+    "top",
     "kill",
     "wait",
     "download",

@@ -10,7 +10,7 @@ from taskfs.cli.head import CHUNK_BYTES, Headings, line_count_option
 from taskfs.cli.options import Settings, config_options
 from taskfs.cli.output import print_error
 from taskfs.cli.task_ids import TaskPath
-from taskfs.cli.tree_paths import Found, TreeReader
+from taskfs.cli.tree_paths import Found, TreeReader, is_live_file
 from taskfs.cli.tree_reader import for_each, open_file, open_tree, path_argument
 from taskfs.errors import NotFound, Unavailable
 
@@ -101,6 +101,8 @@ class _Follower:
         self._path = TaskPath(self._id, path.path)
         self._count = count
         self._offset: int | None = None
+        # An open file of a running task goes on from the archive once the task has ended.
+        self._live: Handle | None = None
 
     def run(self) -> None:
         """Follow the file until its task has ended.
@@ -111,6 +113,8 @@ class _Follower:
         while True:
             has_ended = self._has_ended()  # asked first, so that the end of the file is not missed
             try:
+                if has_ended and self._live is not None:
+                    self._tree.await_outputs(self._id)
                 self._print_new()
             except NotFound:
                 if has_ended:
@@ -131,7 +135,15 @@ class _Follower:
             return False
 
     def _print_new(self) -> None:
+        if self._live is not None:
+            self._print_live(self._live)
+            return
         found = self._find()
+        if is_live_file(found.node):
+            self._live = found.node.open(writing=False)
+            self._offset = find_tail(self._live, self._count)
+            self._print_live(self._live)
+            return
         with open_file(found) as handle:
             if self._offset is None:
                 self._offset = find_tail(handle, self._count)
@@ -139,6 +151,14 @@ class _Follower:
                 print_error(f"{found.path} is shorter than before: printing it from its start")
                 self._offset = 0
             self._offset = _print_from(handle, self._offset)
+
+    def _print_live(self, handle: "Handle") -> None:
+        """Print from the offset on; a read at the end asks for what was appended."""
+        assert self._offset is not None
+        while chunk := handle.read_at(self._offset, CHUNK_BYTES):
+            sys.stdout.buffer.write(chunk)
+            self._offset += len(chunk)
+        sys.stdout.buffer.flush()
 
     def _find(self) -> Found:
         files = self._tree.find(self._path)

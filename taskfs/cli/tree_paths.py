@@ -19,6 +19,7 @@ from taskfs.errors import NotADirectory, NotFound
 
 if TYPE_CHECKING:
     from taskfs.core import Core
+    from taskfs.tasks.live import LiveFiles
     from taskfs.tree.nodes import Node
 
 _GLOB: Final = re.compile(r"[*?\[]")
@@ -70,6 +71,33 @@ class TreeReader:
         task_cache.load(task_id)
         cached = task_cache.get_cached(task_id)
         return cached is None or cached.task.is_terminated
+
+    def live_files(self, task_id: str) -> "LiveFiles":
+        """Return the files on the machine of a running task.
+
+        Raises:
+            NotFound: the task does not run, so there is no machine to ask.
+        """
+        from taskfs.tasks.live import LIVE_STATUSES
+
+        context = self._core.tree.context
+        status = context.task_cache.get(task_id).task.status
+        if status not in LIVE_STATUSES:
+            raise NotFound(f"task {task_id} is {status}: only a running task has a machine to ask")
+        if context.live is None:
+            raise NotFound("live is off: set TASKFS_LIVE=on")
+        return context.live.files(task_id)
+
+    def await_outputs(self, task_id: str) -> None:
+        """Return once the archive of a task that has ended is there, or is not to be expected.
+
+        Raises:
+            Unavailable: it did not come in time.
+        """
+        from taskfs.tasks.archive_kind import ArchiveKind
+
+        context = self._core.tree.context
+        context.archives.await_archive(context.task_cache.get(task_id).task, ArchiveKind.OUTPUT)
 
     def find(self, path: TaskPath) -> list[Found]:
         """Return the nodes at *path*, whose components may be globs; at least one.
@@ -134,6 +162,13 @@ def is_directory(node: "Node") -> bool:
     from taskfs.tree.nodes import Directory
 
     return isinstance(node, Directory)
+
+
+def is_live_file(node: "Node") -> bool:
+    """Return whether *node* is a file on the machine of a running task."""
+    from taskfs.tree.live_nodes import LiveFileNode
+
+    return isinstance(node, LiveFileNode)
 
 
 def _expand(found: Found, names: Sequence[str]) -> Iterator[Found]:

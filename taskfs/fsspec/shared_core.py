@@ -20,6 +20,7 @@ from taskfs.errors import ConfigError, TaskFSError
 from taskfs.support.redaction import redact
 from taskfs.support.thread_pool import DaemonPool
 from taskfs.tree.handles import Handle
+from taskfs.tree.live_nodes import LiveFileNode
 from taskfs.tree.nodes import Node
 
 # Threads that read ranges: enough to hide the store's latency, within its connection pool.
@@ -60,9 +61,11 @@ class SharedCore:
         return self._pid == os.getpid()
 
     def open(self, node: Node) -> Handle:
-        """Open *node* for reading."""
+        """Open *node* for reading; a file in `live/` as it is now, because its size must stay."""
         while self.unclosed:
             self.unclosed.popleft().close()
+        if isinstance(node, LiveFileNode):
+            return node.open_snapshot()
         return node.open(writing=False)
 
 

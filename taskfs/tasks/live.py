@@ -46,6 +46,8 @@ REFRESH_S: Final = 0.5
 FAILURE_S: Final = 10.0
 # In bytes: content kept of files that are not open, all files of one task together.
 MAX_KEPT_BYTES: Final = 32 << 20
+# In seconds: wait this long for a machine that was gone before the status is asked for again.
+RECONNECT_S: Final = 8.0
 # In seconds: a look at the task's status may take this long even where the deadline has passed.
 STATUS_S: Final = 1.0
 
@@ -264,25 +266,37 @@ class LiveFiles:
     def _ask(
         self, question: Question, deadline_s: float, witness: Witness | None = None
     ) -> Answer | None:
-        """Ask, a second time if the connection ends while the task is live."""
+        """Ask, once more if the connection ends while the task is live.
+
+        A machine may be gone a moment before its task's status tells. So the status is asked for
+        again while there is no new connection.
+        """
         self._check_failure(None)
-        for is_last in (False, True):
+        was_gone = False
+        while True:
             remaining_s = max(0.0, deadline_s - self._clock())
             try:
-                answer = self._machine.ask(question, remaining_s, self._interrupted, witness)
+                return self._machine.ask(
+                    question,
+                    min(remaining_s, RECONNECT_S) if was_gone else remaining_s,
+                    self._interrupted,
+                    witness,
+                )
             except MachineGone as exc:
                 self._check_live(deadline_s)
-                if is_last:
+                if was_gone:
                     self._remember(None, exc)
                     raise
-            except (Unavailable, Unsupported) as exc:
+                was_gone = True
+            except Unsupported as exc:
                 self._remember(None, exc)
-                if isinstance(exc, Unavailable):
-                    self._check_live(deadline_s)
                 raise
-            else:
-                return answer
-        raise AssertionError("unreachable")
+            except Unavailable as exc:
+                if not was_gone or remaining_s <= RECONNECT_S:
+                    self._remember(None, exc)
+                    self._check_live(deadline_s)
+                    raise
+                self._check_live(deadline_s)
 
     def _check_live(self, deadline_s: float) -> None:
         """Raise LiveEnded if the task has ended: a silence then tells nothing about a file."""

@@ -76,19 +76,21 @@ class LiveFolderNode(_LiveNode, Directory):
         except UnicodeEncodeError:  # surrogates that stand for no byte, in the path of a program
             raise NotFound(f"there is no {path!a}") from None
         inner = self._inner + b"/" + raw if self._inner else raw
-        child = path, inner, self._task, self._live, self._context
-        files = self._files()
+        task, files = self._task, self._files()
         try:
             if files is not None:
                 is_file = files.find(inner) is None
-                return LiveFileNode(*child) if is_file else LiveFolderNode(*child)
+                kind = LiveFileNode if is_file else LiveFolderNode
+                return kind(path, inner, task, self._live, self._context)
         except LiveEnded:
-            pass
+            # The status was asked for just now. With an older one, the child would ask the machine.
+            cached = self._context.task_cache.get_cached(task.id)
+            task = cached.task if cached is not None else task
         opened = self._context.open_live_files
         if opened.newest(path) is not None:
-            return LiveFileNode(*child)
+            return LiveFileNode(path, inner, task, self._live, self._context)
         if opened.has_beneath(path):
-            return LiveFolderNode(*child)
+            return LiveFolderNode(path, inner, task, self._live, self._context)
         raise NotFound(f"there is no {path}")
 
     def children(self) -> Iterable[Entry]:

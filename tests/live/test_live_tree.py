@@ -307,3 +307,18 @@ def test_ctrl_c_frees_the_reader(mnt: Path, cloud: FakeCloud, task: str) -> None
     reader.terminate()
     reader.communicate(timeout=10)
     assert time.monotonic() - began_s < 1.5
+
+
+def test_the_end_is_met_by_a_lookup(new_fs: NewFs, cloud: FakeCloud, task: str) -> None:
+    """live, 9: The first program that finds the machine gone is not held up by its absence."""
+    fs = new_fs(status_cache_time="60s", attr_timeout="100ms")
+    path = f"{task}/live/stdout.txt"
+    with fs.open(path) as opened:
+        assert opened.read_at(0, 4096) == b"one\ntwo\nthree\n"
+        time.sleep(1.1)
+        end_task(cloud, task, None)
+        began_s = time.monotonic()
+        assert fs.stat(path).st_size == 14
+        assert opened.read_at(4, 4096) == b"two\nthree\n"
+        assert time.monotonic() - began_s < 3.0
+    assert len([path for path in signalled(cloud) if path.endswith("register")]) == 1

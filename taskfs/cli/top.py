@@ -1,0 +1,25 @@
+"""`taskfs top`."""
+
+import click
+
+from taskfs.cli import completers
+from taskfs.cli.options import Settings, config_options, parsed_by
+from taskfs.cli.task_ids import parse_task_id
+from taskfs.cli.tree_reader import open_tree
+
+
+@click.command("top", short_help="Show the processes on a running task's machine.")
+@click.argument(
+    "task_id",
+    metavar="ID",
+    callback=parsed_by(parse_task_id),
+    shell_complete=completers.complete_tasks(),
+)
+@config_options("top")
+def command(settings: Settings, task_id: str) -> None:
+    """Show the processes on the machine of task ID, which must be running, as top(1) prints them.
+
+    Needs the extra `live`; `taskfs doctor` says whether it is installed.
+    """
+    with open_tree(settings) as tree:
+        click.echo(tree.live_files(tree.task_id(task_id)).top().rstrip("\n"))

@@ -1,0 +1,107 @@
+"""The commands that look at running tasks without a mount."""
+
+import errno
+import subprocess
+import time
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from tests.fake_api import FakeCloud
+from tests.live.test_live_tree import LINES, end_task
+from tests.mounts import COMMAND, Taskfs, eventually
+from tests.outputs import put_outputs
+
+
+@pytest.fixture
+def taskfs(cloud: FakeCloud, tmp_path: Path) -> Taskfs:
+    return Taskfs(tmp_path, cloud)
+
+
+def test_top(taskfs: Taskfs, cloud: FakeCloud, task: str) -> None:
+    """live, 12: `taskfs top ID` prints the machine's processes."""
+    done = taskfs("top", task)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "PID" in done.stdout
+    ended = cloud.add_task()
+    done = taskfs("top", ended)
+    assert done.returncode == 1
+    assert f"task {ended} is success: only a running task has a machine to ask" in done.stderr
+    eventually(lambda: cloud.machine(task).open_connections == 0, 5.0)
+
+
+def test_info_shows_the_last_write(taskfs: Taskfs, cloud: FakeCloud, task: str) -> None:
+    """live, 12: `info` shows how long ago the machine last wrote a file."""
+    text = taskfs("info", task).stdout
+    [line] = [line for line in text.splitlines() if line.startswith("Last write:")]
+    assert line.endswith(" ago (log/solver.log)"), line
+    assert "Last write" not in taskfs("info", cloud.add_task()).stdout
+    cloud.machine(task).ignores_offers = True
+    done = taskfs("info", task, "--timeout", "1s")
+    assert done.returncode == 0
+    assert "Last write" not in done.stdout
+
+
+def test_files_without_a_mount(taskfs: Taskfs, cloud: FakeCloud, task: str) -> None:
+    """live, 12: The files of a running task are read without a mount."""
+    assert taskfs("ls", f"{task}/live").stdout.split() == ["log", "stdout.txt"]
+    assert taskfs("cat", f"{task}/live/stdout.txt").stdout == "one\ntwo\nthree\n"
+    assert taskfs("tail", "-n", "1", f"{task}/stdout.txt").stdout == "three\n"
+    cloud.machine_files(task).write("stdout.txt", LINES)
+    done = taskfs("tail", "-n", "2", f"{task}/live/stdout.txt")
+    assert done.stdout.encode() == b"".join(LINES.splitlines(keepends=True)[-2:])
+    done = taskfs("cat", f"{task}/live/stdout.txt")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "only the end of this file can be read while its task runs" in done.stderr
+
+
+def test_tail_f_to_the_end(taskfs: Taskfs, cloud: FakeCloud, task: str, tmp_path: Path) -> None:
+    """live, 12: `taskfs tail -f ID/live/...` works without a mount, and ends with the task."""
+    whole = b"one\ntwo\nthree\nfour\nthe end\n"
+    copy = tmp_path / "copy"
+    with copy.open("wb") as output:
+        process = subprocess.Popen(
+            [*COMMAND, "tail", "-n", "2", "-f", f"{task}/live/stdout.txt"],
+            stdout=output,
+            stderr=subprocess.PIPE,
+            env=taskfs.environment,
+        )
+    eventually(lambda: copy.read_bytes() == b"two\nthree\n", 15.0)
+    cloud.machine_files(task).append("stdout.txt", b"four\n")
+    since_s = time.monotonic()
+    eventually(lambda: copy.read_bytes() == b"two\nthree\nfour\n", 15.0)
+    assert time.monotonic() - since_s < 4.0
+    end_task(cloud, task, None)
+    time.sleep(3)
+    assert process.poll() is None  # the archive is late
+    put_outputs(cloud, task, {"stdout.txt": whole})
+    _, error = process.communicate(timeout=30)
+    assert (process.returncode, error) == (0, b"")
+    assert copy.read_bytes() == whole[4:]
+
+
+def test_fsspec_reads_a_snapshot(cloud: FakeCloud, task: str, tmp_path: Path) -> None:
+    """live, 12: `taskfs://ID/live/...` reads a snapshot per open."""
+    options = {
+        "api_url": cloud.api_url,
+        "api_key": cloud.api_key,
+        "cache_dir": str(tmp_path / "cache"),
+        "skip_instance_cache": True,
+    }
+    fs = fsspec.filesystem("taskfs", **options)
+    path = f"{task}/live/stdout.txt"
+    assert sorted(fs.find(f"{task}/live")) == [f"{task}/live/log/solver.log", path]
+    with fs.open(path) as opened:
+        assert opened.size == 14
+        cloud.machine_files(task).append("stdout.txt", b"four\n")
+        time.sleep(0.6)
+        assert opened.read() == b"one\ntwo\nthree\n"
+        assert opened.read() == b""
+    assert fs.cat_file(path) == b"one\ntwo\nthree\nfour\n"
+    assert fs.cat_file(path, start=-5) == b"four\n"
+    cloud.machine_files(task).write("restart.bin", bytes(range(256)) * 20)
+    time.sleep(1.1)
+    with pytest.raises(OSError) as refused:
+        fs.cat_file(f"{task}/live/restart.bin")
+    assert refused.value.errno == errno.EOPNOTSUPP
