@@ -1,9 +1,11 @@
 """Builds the objects of one mount or command from a `Config`; independent of FUSE."""
 
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Final, NamedTuple
+from urllib.parse import urlsplit
 
 from taskfs.archive.archive import Archive
 from taskfs.archive.decoder_limits import CheckpointBudget
@@ -19,6 +21,7 @@ from taskfs.model import Task, TaskPage
 from taskfs.remote.api_client import TaskClient
 from taskfs.remote.machines import Machines
 from taskfs.support.interruptible_wait import Waiter, never
+from taskfs.support.loopback import is_loopback
 from taskfs.support.stats import Stats
 from taskfs.support.thread_pool import DaemonPool
 from taskfs.tasks.accounts import open_database, open_stored
@@ -39,6 +42,9 @@ from taskfs.tree.tree import Tree
 from taskfs.tree.view_nodes import Views
 
 # Bytes of fetched blocks and of decoded spans in memory, for all archives together.
+TURN_SERVER: Final = "INDUCTIVA_TURN_SERVER_URL"
+# The machines of an API on this machine, such as the demo's, need no server: this one refuses.
+NO_TURN_SERVER: Final = "127.0.0.1:9"
 BLOCK_MEMORY: Final = 44 << 20
 SPAN_MEMORY: Final = 16 << 20
 # Threads, and so requests in flight, to the store and to the API.
@@ -98,10 +104,12 @@ def open_tasks(config: Config) -> TaskDatabase:
 
 def open_machines(client: TaskClient | OfflineAPI, config: Config) -> Machines:
     """Return the machines of running tasks; nothing goes out before one is asked."""
+    is_local = is_loopback(urlsplit(config.api_url).hostname or "")
     return Machines(
         client.signal if isinstance(client, TaskClient) else None,
         idle_time_s=config.live_idle_time_s,
         connect_timeout_s=config.timeout_s,
+        turn_server=None if TURN_SERVER in os.environ or not is_local else NO_TURN_SERVER,
     )
 
 

@@ -15,6 +15,7 @@ class Machines:
     """The machines of one account's tasks. Safe for concurrent use: the lock guards the creation.
 
     *request* signals through the task API; without it, as offline, no machine can be asked.
+    *turn_server* replaces the server that the environment names.
     """
 
     def __init__(
@@ -23,10 +24,12 @@ class Machines:
         *,
         idle_time_s: float,
         connect_timeout_s: float,
+        turn_server: str | None = None,
     ) -> None:
         self._request = request
         self._idle_time_s = idle_time_s
         self._connect_timeout_s = connect_timeout_s
+        self._turn_server = turn_server
         self._lock = threading.Lock()
         self._channels: LiveChannels | None = None
 
@@ -46,6 +49,7 @@ class Machines:
                     self._request,
                     idle_time_s=self._idle_time_s,
                     connect_timeout_s=self._connect_timeout_s,
+                    turn_server=self._turn_server,
                 )
             return self._channels.machine(task_id)
 
