@@ -49,7 +49,7 @@ class ReadAheadBudget:
                 self._used = {k: at for k, at in self._used.items() if now - at < IDLE_S}
 
     def unregister(self, reader: object) -> None:
-        """Stop to count *reader*."""
+        """Stop counting *reader*."""
         with self._lock:
             self._used.pop(id(reader), None)
 

@@ -154,7 +154,7 @@ class ArchiveRegistry:
                 self._slot(ArchiveKey(task.id, kind)).absent_until_s = float("-inf")
 
     def discard(self, key: ArchiveKey, archive: Archive) -> None:
-        """Stop to use *archive*, because the store no longer has this version or it is damaged."""
+        """Stop using *archive*, because the store no longer has this version or it is damaged."""
         archive.forget_index()  # before another caller can load the archive again
         with self._lock:
             slot = self._slot(key)

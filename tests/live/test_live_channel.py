@@ -58,7 +58,7 @@ def wait_until(happened: "object", timeout_s: float = 5.0) -> None:
 def test_four_questions_on_one_connection(
     cloud: FakeCloud, channels: LiveChannels, task: str
 ) -> None:
-    """live, 10: One connection per task for all readers."""
+    """L-10: One connection per task for all readers."""
     machine = channels.machine(task)
     assert ask(machine, LS).message == ["stdout.txt", {"log": ["solver.log"]}]
     assert ask(machine, tail("stdout.txt", 2)).message == ["two", "three"]
@@ -73,7 +73,7 @@ def test_four_questions_on_one_connection(
 def test_many_readers_share_the_connection(
     cloud: FakeCloud, channels: LiveChannels, task: str
 ) -> None:
-    """live, 10: One per task for all readers, several channels."""
+    """L-10: One per task for all readers, several channels."""
     machine = channels.machine(task)
     found: list[tuple[int, Answer]] = []
     threads = [
@@ -91,7 +91,7 @@ def test_many_readers_share_the_connection(
 
 
 def test_nothing_goes_out_before_a_question(cloud: FakeCloud, task: str) -> None:
-    """live, 1: taskfs connects, and imports aiortc, only when a program looks into `live/`."""
+    """L-1: taskfs connects, and imports aiortc, only when a program looks into `live/`."""
     program = (
         "import sys, threading\nfrom taskfs.remote.live_channel import LiveChannels\n"
         "from taskfs.tasks.live import LiveFiles\n"
@@ -103,7 +103,7 @@ def test_nothing_goes_out_before_a_question(cloud: FakeCloud, task: str) -> None
 
 
 def test_without_the_extra(cloud: FakeCloud, task: str) -> None:
-    """live, 11: without it, looking into `live/` is EOPNOTSUPP with the fix."""
+    """L-11: without it, looking into `live/` is EOPNOTSUPP with the fix."""
     program = (
         "import sys\nsys.modules['aiortc'] = None\n"
         "from taskfs.errors import Unsupported\n"
@@ -121,7 +121,7 @@ def test_without_the_extra(cloud: FakeCloud, task: str) -> None:
 def test_silence_is_proved_by_a_witness(
     cloud: FakeCloud, channels: LiveChannels, task: str
 ) -> None:
-    """live, 7: a one-block probe stays silent while a later `ls` on another channel is answered."""
+    """L-7: a one-block probe stays silent while a later `ls` on another channel is answered."""
     cloud.machine_files(task).write("empty", b"")
     machine = channels.machine(task)
     assert machine.ask(tail("empty", -1), 10.0, lambda: False, WITNESS) is None
@@ -133,7 +133,7 @@ def test_silence_is_proved_by_a_witness(
 def test_a_question_without_an_answer(
     cloud: FakeCloud, new_channels: NewChannels, task: str
 ) -> None:
-    """live, 8: silent: ETIMEDOUT; a question has its own, shorter timeout."""
+    """L-8: silent: ETIMEDOUT; a question has its own, shorter timeout."""
     machine = new_channels(question_timeout_s=0.5).machine(task)
     ask(machine, LS)
     cloud.machine(task).faults.add("silence", times=2)
@@ -147,7 +147,7 @@ def test_a_question_without_an_answer(
 def test_a_late_answer_is_not_taken_for_another(
     cloud: FakeCloud, new_channels: NewChannels, task: str
 ) -> None:
-    """live, 10: a channel with an unanswered question is not used again."""
+    """L-10: a channel with an unanswered question is not used again."""
     machine = new_channels().machine(task)
     ask(machine, LS)
     cloud.machine(task).faults.add("late", "tail", seconds=1.0)
@@ -165,7 +165,7 @@ def test_a_late_answer_is_not_taken_for_another(
 def test_nonsense_is_a_bad_answer(
     cloud: FakeCloud, channels: LiveChannels, task: str, text: str
 ) -> None:
-    """live, 8: Answers that make no sense: EIO."""
+    """L-8: Answers that make no sense: EIO."""
     cloud.machine(task).faults.add("nonsense", text=text)
     machine = channels.machine(task)
     with pytest.raises(BadAnswer):
@@ -174,7 +174,7 @@ def test_nonsense_is_a_bad_answer(
 
 
 def test_a_goodbye_in_the_middle(cloud: FakeCloud, channels: LiveChannels, task: str) -> None:
-    """live, 8 and 9: a goodbye frees the reader at once; the next question connects anew."""
+    """L-8, L-9: a goodbye frees the reader at once; the next question connects anew."""
     machine = channels.machine(task)
     ask(machine, LS)
     cloud.machine(task).faults.add("goodbye")
@@ -206,7 +206,7 @@ def _asked(machine: TaskMachine) -> bool:
 def test_a_machine_that_is_gone_without_a_goodbye(
     cloud: FakeCloud, new_channels: NewChannels, task: str
 ) -> None:
-    """live, 8: a machine gone without a word is ETIMEDOUT within the question's timeout."""
+    """L-8: a machine gone without a word is ETIMEDOUT within the question's timeout."""
     machine = new_channels(question_timeout_s=1.0).machine(task)
     ask(machine, LS)
     cloud.machine(task).faults.add("vanish")
@@ -218,7 +218,7 @@ def test_a_machine_that_is_gone_without_a_goodbye(
 
 
 def test_a_large_answer_arrives(cloud: FakeCloud, channels: LiveChannels, task: str) -> None:
-    """live, 6: the offer announces what we take, or the machine would send no large answer."""
+    """L-6: the offer announces what we take, or the machine would send no large answer."""
     content = b"a line of the log\n" * 100_000
     cloud.machine_files(task).write("large", content)
     lines = ask(channels.machine(task), tail("large", 200_000)).message
@@ -228,7 +228,7 @@ def test_a_large_answer_arrives(cloud: FakeCloud, channels: LiveChannels, task: 
 def test_an_answer_larger_than_announced(
     cloud: FakeCloud, new_channels: NewChannels, task: str
 ) -> None:
-    """live, 8: an answer larger than announced is EIO or ETIMEDOUT, and the next one arrives."""
+    """L-8: an answer larger than announced is EIO or ETIMEDOUT, and the next one arrives."""
     machine = new_channels(question_timeout_s=3.0).machine(task)
     ask(machine, LS)
     cloud.machine(task).faults.add("oversize", size=MAX_MESSAGE_BYTES)
@@ -245,7 +245,7 @@ def _answers(machine: TaskMachine) -> bool:
 
 
 def test_signalling_that_fails_once(cloud: FakeCloud, channels: LiveChannels, task: str) -> None:
-    """live, 8: signalling is tried again while there is time."""
+    """L-8: signalling is tried again while there is time."""
     for path in ("/register", "/offer", "/message"):
         cloud.faults.add("status", path=path, status=503)
     assert ask(channels.machine(task), LS).status == "success"
@@ -253,7 +253,7 @@ def test_signalling_that_fails_once(cloud: FakeCloud, channels: LiveChannels, ta
 
 @pytest.mark.parametrize("kind", ["status", "reset"])
 def test_signalling_by_the_clients_requests(cloud: FakeCloud, task: str, kind: str) -> None:
-    """live, 8 and 10: the API client's requests carry the key, and are repeated where they fail."""
+    """L-8, L-10: the API client's requests carry the key, and are repeated where they fail."""
     options: dict[str, Any] = {"status": 503} if kind == "status" else {}
     for path in ("/register", "/offer", "/message"):
         cloud.faults.add(kind, path=path, **options)
@@ -267,7 +267,7 @@ def test_signalling_by_the_clients_requests(cloud: FakeCloud, task: str, kind: s
 
 
 def test_a_machine_that_answers_late(cloud: FakeCloud, task: str) -> None:
-    """live, 8: one call of signalling waits as long as the machine may take."""
+    """L-8: one call of signalling waits as long as the machine may take."""
     client = TaskClient(cloud.api_url, cloud.api_key, timeout_s=6.0)
     channels = LiveChannels(client.signal, turn_server=NO_SERVER)
     cloud.faults.add("stall", path="/message", seconds=4.0)
@@ -283,7 +283,7 @@ def test_a_machine_that_answers_late(cloud: FakeCloud, task: str) -> None:
 def test_signalling_that_fails(
     cloud: FakeCloud, new_channels: NewChannels, task: str, kind: str
 ) -> None:
-    """live, 8: Unreachable: ETIMEDOUT within `--timeout`."""
+    """L-8: Unreachable: ETIMEDOUT within `--timeout`."""
     options: dict[str, Any] = {"status": 503} if kind == "status" else {}
     cloud.faults.add(kind, path="/offer", times=None, **options)
     machine = new_channels(connect_timeout_s=2.0).machine(task)
@@ -297,7 +297,7 @@ def test_signalling_that_fails(
 def test_signalling_that_makes_no_sense(
     cloud: FakeCloud, channels: LiveChannels, task: str, body: bytes
 ) -> None:
-    """live, 8: Answers that make no sense: EIO."""
+    """L-8: Answers that make no sense: EIO."""
     cloud.faults.add("body", path="/message", content=body)
     with pytest.raises(BadAnswer):
         ask(channels.machine(task), LS)
@@ -320,7 +320,7 @@ def test_a_refused_key(cloud: FakeCloud, channels: LiveChannels, task: str) -> N
 def test_a_deaf_machine_holds_up_no_other(
     cloud: FakeCloud, channels: LiveChannels, task: str
 ) -> None:
-    """live, 8: A silent machine holds up no other task."""
+    """L-8: A silent machine holds up no other task."""
     deaf = [cloud.add_task(status="computation-started") for _ in range(12)]
     for other in deaf:
         cloud.machine(other).ignores_offers = True
@@ -340,7 +340,7 @@ def _fail(machine: TaskMachine) -> None:
 
 
 def test_an_interrupt_frees_the_reader(cloud: FakeCloud, channels: LiveChannels, task: str) -> None:
-    """live, 8: Ctrl+C frees the reader within 1 s."""
+    """L-8: Ctrl+C frees the reader within 1 s."""
     cloud.machine(task).ignores_offers = True
     interrupted = threading.Event()
     threading.Timer(0.3, interrupted.set).start()
@@ -353,7 +353,7 @@ def test_an_interrupt_frees_the_reader(cloud: FakeCloud, channels: LiveChannels,
 def test_a_silent_server_does_not_delay(
     cloud: FakeCloud, new_channels: NewChannels, task: str
 ) -> None:
-    """live, 8: A STUN server that does not answer does not delay a machine that is reachable
+    """L-8: A STUN server that does not answer does not delay a machine that is reachable
     without it."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
         silent.bind(("127.0.0.1", 0))
@@ -369,7 +369,7 @@ def test_a_silent_server_does_not_delay(
 def test_the_servers_address_comes_from_the_environment(
     cloud: FakeCloud, new_channels: NewChannels, task: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """live, 10: `INDUCTIVA_TURN_SERVER_URL` is honoured."""
+    """L-10: `INDUCTIVA_TURN_SERVER_URL` is honoured."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{server.getsockname()[1]}"
@@ -384,7 +384,7 @@ def test_the_servers_address_comes_from_the_environment(
 def test_an_idle_connection_is_closed(
     cloud: FakeCloud, new_channels: NewChannels, task: str
 ) -> None:
-    """live, 10: closed after `TASKFS_LIVE_IDLE_TIME` and at unmount."""
+    """L-10: closed after `TASKFS_LIVE_IDLE_TIME` and at unmount."""
     channels = new_channels(idle_time_s=0.3)
     ask(channels.machine(task), LS)
     assert cloud.machine(task).open_connections == 1
@@ -397,7 +397,7 @@ def test_an_idle_connection_is_closed(
 def test_close_says_goodbye_and_ends_the_thread(
     cloud: FakeCloud, channels: LiveChannels, task: str
 ) -> None:
-    """live, 10: closed at unmount."""
+    """L-10: closed at unmount."""
     ask(channels.machine(task), LS)
     assert any(thread.name == "taskfs-live" for thread in threading.enumerate())
     channels.close()
@@ -408,7 +408,7 @@ def test_close_says_goodbye_and_ends_the_thread(
 def test_no_secret_in_a_log(
     cloud: FakeCloud, channels: LiveChannels, task: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """live, 10: no key, ICE password or SDP in a log."""
+    """L-10: no key, ICE password or SDP in a log."""
     with caplog.at_level(logging.DEBUG):
         ask(channels.machine(task), LS)
         cloud.machine(task).faults.add("goodbye")
@@ -422,7 +422,7 @@ def test_no_secret_in_a_log(
 def test_channels_without_an_answer_are_bounded(
     cloud: FakeCloud, channels: LiveChannels, task: str
 ) -> None:
-    """live, 10: channels whose question was never answered pile up, and a new connection replaces
+    """L-10: channels whose question was never answered pile up, and a new connection replaces
     the old one before they are many."""
     cloud.machine_files(task).write("empty", b"")
     machine = channels.machine(task)
@@ -434,7 +434,7 @@ def test_channels_without_an_answer_are_bounded(
 
 
 def test_the_announced_size() -> None:
-    """live, 6: announce what we can take."""
+    """L-6: announce what we can take."""
     line = f"a=max-message-size:{MAX_MESSAGE_BYTES}"
     assert (
         announce_size("v=0\r\na=max-message-size:65536\r\na=x\r\n") == f"v=0\r\n{line}\r\na=x\r\n"
@@ -443,7 +443,7 @@ def test_the_announced_size() -> None:
 
 
 def test_a_name_that_is_not_utf8(cloud: FakeCloud, channels: LiveChannels, task: str) -> None:
-    """live, 4: Names are handled as bytes."""
+    """L-4: Names are handled as bytes."""
     name = b"caf\xe9.log".decode("utf-8", "surrogateescape")
     cloud.machine_files(task).write(name, b"text\n")
     machine = channels.machine(task)
@@ -469,7 +469,7 @@ with FakeCloud() as cloud:
 
 
 def test_a_machine_without_any_network() -> None:
-    """live, 13: reachable over a real data channel on loopback, in a network namespace of its own
+    """L-13: reachable over a real data channel on loopback, in a network namespace of its own
     where there is nothing else."""
     command = ["unshare", "--map-root-user", "--net", sys.executable, "-c", LOOPBACK_ALONE]
     done = subprocess.run(
@@ -481,7 +481,7 @@ def test_a_machine_without_any_network() -> None:
 def test_a_forked_child_has_a_connection_of_its_own(
     cloud: FakeCloud, channels: LiveChannels, task: str
 ) -> None:
-    """live, 10: a child of fork(2) neither uses nor closes the connection of its parent."""
+    """L-10: a child of fork(2) neither uses nor closes the connection of its parent."""
     machine = channels.machine(task)
     ask(machine, LS)
     with warnings.catch_warnings():

@@ -20,7 +20,7 @@ def taskfs(cloud: FakeCloud, tmp_path: Path) -> Taskfs:
 
 
 def test_top(taskfs: Taskfs, cloud: FakeCloud, task: str) -> None:
-    """live, 12: `taskfs top ID` prints the machine's processes."""
+    """L-12: `taskfs top ID` prints the machine's processes."""
     done = taskfs("top", task)
     assert (done.returncode, done.stderr) == (0, "")
     assert "PID" in done.stdout
@@ -32,7 +32,7 @@ def test_top(taskfs: Taskfs, cloud: FakeCloud, task: str) -> None:
 
 
 def test_info_shows_the_last_write(taskfs: Taskfs, cloud: FakeCloud, task: str) -> None:
-    """live, 12: `info` shows how long ago the machine last wrote a file."""
+    """L-12: `info` shows how long ago the machine last wrote a file."""
     text = taskfs("info", task).stdout
     [line] = [line for line in text.splitlines() if line.startswith("Last write:")]
     assert line.endswith(" ago (log/solver.log)"), line
@@ -44,7 +44,7 @@ def test_info_shows_the_last_write(taskfs: Taskfs, cloud: FakeCloud, task: str) 
 
 
 def test_files_without_a_mount(taskfs: Taskfs, cloud: FakeCloud, task: str) -> None:
-    """live, 12: The files of a running task are read without a mount."""
+    """L-12: The files of a running task are read without a mount."""
     assert taskfs("ls", f"{task}/live").stdout.split() == ["log", "stdout.txt"]
     assert taskfs("cat", f"{task}/live/stdout.txt").stdout == "one\ntwo\nthree\n"
     assert taskfs("tail", "-n", "1", f"{task}/stdout.txt").stdout == "three\n"
@@ -57,7 +57,7 @@ def test_files_without_a_mount(taskfs: Taskfs, cloud: FakeCloud, task: str) -> N
 
 
 def test_tail_f_to_the_end(taskfs: Taskfs, cloud: FakeCloud, task: str, tmp_path: Path) -> None:
-    """live, 12: `taskfs tail -f ID/live/...` works without a mount, and ends with the task."""
+    """L-12: `taskfs tail -f ID/live/...` works without a mount, and ends with the task."""
     whole = b"one\ntwo\nthree\nfour\nthe end\n"
     copy = tmp_path / "copy"
     with copy.open("wb") as output:
@@ -82,7 +82,7 @@ def test_tail_f_to_the_end(taskfs: Taskfs, cloud: FakeCloud, task: str, tmp_path
 
 
 def test_fsspec_reads_a_snapshot(cloud: FakeCloud, task: str, tmp_path: Path) -> None:
-    """live, 12: `taskfs://ID/live/...` reads a snapshot per open."""
+    """L-12: `taskfs://ID/live/...` reads a snapshot per open."""
     options = {
         "api_url": cloud.api_url,
         "api_key": cloud.api_key,

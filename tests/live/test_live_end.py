@@ -17,7 +17,7 @@ def shift_of(world: World, member: bytes) -> int | None:
     [(b"one\ntwo\n", 0), (b"one\ntwo\nthree\n", 0), (b"one\ntw", None), (b"ONE\ntwo\n", None)],
 )
 def test_the_archive_goes_on_from_what_was_handed_out(member: bytes, shift: int | None) -> None:
-    """live, 9: reading goes on from the archive's member if that begins with what was handed out,
+    """L-9: reading goes on from the archive's member if that begins with what was handed out,
     else ESTALE."""
     world = World()
     world.write(b"one\ntwo\n")
@@ -26,7 +26,7 @@ def test_the_archive_goes_on_from_what_was_handed_out(member: bytes, shift: int 
 
 
 def test_the_end_of_a_large_file_is_found_in_the_archive() -> None:
-    """live, 9: a `tail -f` gets the last lines."""
+    """L-9: a `tail -f` gets the last lines."""
     world = World()
     content = b"".join(b"step %08d\n" % number for number in range(500_000))
     world.write(content)

@@ -35,7 +35,7 @@ def hooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_without_the_extra(
     cloud: FakeCloud, task: str, hooks: Path, new_mount: Callable[..., Mount]
 ) -> None:
-    """live, 11: Without it the mount works, and looking into `live/` of a running task is
+    """L-11: Without it the mount works, and looking into `live/` of a running task is
     EOPNOTSUPP, with the fix in the log."""
     (hooks / "sitecustomize.py").write_text(HIDING)
     mount = new_mount()
@@ -49,7 +49,7 @@ def test_without_the_extra(
 
 
 def test_doctor(cloud: FakeCloud, hooks: Path, tmp_path: Path) -> None:
-    """live, 11: with the fix in `doctor`."""
+    """L-11: with the fix in `doctor`."""
     taskfs = Taskfs(tmp_path, cloud)
     assert "ok   live: aiortc 1." in taskfs("doctor").stdout
     (hooks / "sitecustomize.py").write_text(
@@ -67,7 +67,7 @@ def test_doctor(cloud: FakeCloud, hooks: Path, tmp_path: Path) -> None:
 def test_aiortc_is_imported_by_the_first_look(
     cloud: FakeCloud, task: str, new_mount: Callable[..., Mount]
 ) -> None:
-    """live, 1: taskfs imports aiortc only when a program looks into `live/`."""
+    """L-1: taskfs imports aiortc only when a program looks into `live/`."""
     mount = new_mount(log_level="debug")
     eventually(lambda: LOADED in mount.log.read_text())
     os.listdir(mount.path / task)
@@ -79,7 +79,7 @@ def test_aiortc_is_imported_by_the_first_look(
 def test_packages_are_gone_after_the_first_look(
     cloud: FakeCloud, task: str, hooks: Path, tmp_path: Path, new_mount: Callable[..., Mount]
 ) -> None:
-    """live, 11: A mount keeps working while its packages are upgraded or removed, `live/` from the
+    """L-11: A mount keeps working while its packages are upgraded or removed, `live/` from the
     first look on."""
     flag, names = tmp_path / "gone", tmp_path / "names"
     (hooks / "sitecustomize.py").write_text(REFUSING.format(flag=str(flag), names=str(names)))

@@ -45,7 +45,7 @@ def content_of(snapshot: Snapshot) -> bytes:
 
 
 def test_the_last_newline_of_the_runners_logs_is_handed_out_at_once() -> None:
-    """live, 4: The last newline is handed out at once for the runner's own `stdout.txt`."""
+    """L-4: The last newline is handed out at once for the runner's own `stdout.txt`."""
     world = World(b"stdout.txt")
     world.write(b"one\ntwo\n")
     assert content_of(world.refresh()) == b"one\ntwo\n"
@@ -54,7 +54,7 @@ def test_the_last_newline_of_the_runners_logs_is_handed_out_at_once() -> None:
 
 
 def test_the_last_newline_of_other_files_is_handed_out_once_something_follows() -> None:
-    """live, 4: … for other files once something follows; none is ever invented."""
+    """L-4: … for other files once something follows; none is ever invented."""
     world = World()
     world.write(b"one\ntwo")
     assert content_of(world.refresh()) == b"one\ntwo"
@@ -68,7 +68,7 @@ def test_the_last_newline_of_other_files_is_handed_out_once_something_follows() 
 
 @pytest.mark.parametrize("content", [b"\n", b"\n\n", b"a\r\n\0b", "é\n日本\n".encode()])
 def test_odd_text_is_exact(content: bytes) -> None:
-    """live, 4: Exact bytes."""
+    """L-4: Exact bytes."""
     world = World(b"stdout.txt")
     world.write(content)
     whole = content if content.endswith(b"\n") else content + b"\n"
@@ -76,7 +76,7 @@ def test_odd_text_is_exact(content: bytes) -> None:
 
 
 def test_an_empty_file_grows() -> None:
-    """live, 7: a file counts as empty only where a one-block probe stays silent."""
+    """L-7: a file counts as empty only where a one-block probe stays silent."""
     world = World()
     world.write(b"")
     before = world.refresh()
@@ -88,7 +88,7 @@ def test_an_empty_file_grows() -> None:
 
 
 def test_a_rewritten_file_is_another_generation() -> None:
-    """live, 4: A file rewritten under an open handle is ESTALE there, and new for the next open."""
+    """L-4: A file rewritten under an open handle is ESTALE there, and new for the next open."""
     world = World()
     world.write(b"one\ntwo\nthree\n")
     before = world.refresh()
@@ -102,7 +102,7 @@ def test_a_rewritten_file_is_another_generation() -> None:
 
 
 def test_text_whose_block_begins_within_a_character_is_read() -> None:
-    """live, 7: Binary or not UTF-8 is EOPNOTSUPP, and text is read, although the machine calls it
+    """L-7: Binary or not UTF-8 is EOPNOTSUPP, and text is read, although the machine calls it
     binary where its block begins within a character."""
     world = World()
     content = "".join(f"Schritt {i}: größer, 日本語 {i * 7919}\n" for i in range(9000)).encode()
@@ -113,7 +113,7 @@ def test_text_whose_block_begins_within_a_character_is_read() -> None:
 
 
 def test_a_half_written_character_does_not_break_a_follower() -> None:
-    """live, 5: `tail -f` sees a new line; a character in two halves is no error."""
+    """L-5: `tail -f` sees a new line; a character in two halves is no error."""
     world = World()
     world.write("é\n".encode() * 10)
     before = world.refresh()
@@ -124,7 +124,7 @@ def test_a_half_written_character_does_not_break_a_follower() -> None:
 
 
 def test_a_binary_file_is_refused_by_name() -> None:
-    """live, 7: Binary or not UTF-8: EOPNOTSUPP by name."""
+    """L-7: Binary or not UTF-8: EOPNOTSUPP by name."""
     world = World()
     world.write(random.Random(1).randbytes(200_000))
     with pytest.raises(Unsupported, match=r"run\.log"):
@@ -139,7 +139,7 @@ def test_a_missing_file_is_not_found() -> None:
 
 
 def test_following_costs_the_new_bytes() -> None:
-    """live, 5: Following costs the new bytes, not the whole file."""
+    """L-5: Following costs the new bytes, not the whole file."""
     world = World()
     lines = [b"step %06d residual %09d\n" % (i, i * 7919 % 10**9) for i in range(60_000)]
     world.write(b"".join(lines))
@@ -155,7 +155,7 @@ def test_following_costs_the_new_bytes() -> None:
 
 
 def test_one_block_is_probed_before_anything_large() -> None:
-    """live, 6: probe one block before asking for anything large."""
+    """L-6: probe one block before asking for anything large."""
     world = World()
     world.write(b"a line of the log\n" * 100_000)
     world.refresh()
@@ -165,7 +165,7 @@ def test_one_block_is_probed_before_anything_large() -> None:
 
 
 def test_the_end_of_a_large_file_is_behind_a_hole() -> None:
-    """live, 6: the end is served behind a hole; reading the start is EFBIG."""
+    """L-6: the end is served behind a hole; reading the start is EFBIG."""
     world = World()
     lines = [b"step %08d residual %012d\n" % (i, i * 7919) for i in range(200_000)]
     world.write(b"".join(lines))
@@ -183,7 +183,7 @@ def test_the_end_of_a_large_file_is_behind_a_hole() -> None:
 
 
 def test_constant_lines_are_counted() -> None:
-    """live, 4: where equal lines make the overlap ambiguous, ask for more."""
+    """L-4: where equal lines make the overlap ambiguous, ask for more."""
     world = World()
     world.write(b"same\n" * 40_000)
     world.refresh()
@@ -212,7 +212,7 @@ actions = st.lists(
 def test_never_a_wrong_byte(
     steps: list[tuple[str, str, int, float]], is_runner: bool, rng: random.Random
 ) -> None:
-    """live, 4: Exact bytes, whatever is appended, rewritten or repeated between two looks."""
+    """L-4: Exact bytes, whatever is appended, rewritten or repeated between two looks."""
     world = World(b"stdout.txt" if is_runner else b"run.log", TINY)
     world.write(b"")
     counter = 0

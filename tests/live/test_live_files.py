@@ -47,7 +47,7 @@ def wait_for_growth(handle: LiveHandle, size: int, timeout_s: float = 3.0) -> No
 
 
 def test_the_tree_of_names(cloud: FakeCloud, new_files: NewFiles, task: str) -> None:
-    """live, 1: shows the machine's tree; 4: absolute names and names with `..` are left out."""
+    """L-1, L-4: `live/` shows the machine's tree; absolute names and names with `..` are left out."""
     written = cloud.machine_files(task)
     for name in ("a/b/c.txt", "empty/", "caf\udce9"):
         written.write(name, b"x\n")
@@ -65,7 +65,7 @@ def test_the_tree_of_names(cloud: FakeCloud, new_files: NewFiles, task: str) -> 
 
 
 def test_sizes_are_known_once_read(cloud: FakeCloud, new_files: NewFiles, task: str) -> None:
-    """live, 2: `stat` fetches no content: 0 until the file was read, then exact."""
+    """L-2: `stat` fetches no content: 0 until the file was read, then exact."""
     files = new_files(task)
     assert files.size(b"stdout.txt") == 0
     assert cloud.machine(task).questions == []
@@ -77,7 +77,7 @@ def test_sizes_are_known_once_read(cloud: FakeCloud, new_files: NewFiles, task: 
 
 
 def test_a_follower_sees_new_lines(cloud: FakeCloud, new_files: NewFiles, task: str) -> None:
-    """live, 5: `tail -f` sees a new line within 3 s; 3: reads never block at the end of a file."""
+    """L-5, L-3: `tail -f` sees a new line within 3 s; reads never block at the end of a file."""
     handle = new_files(task).open(b"stdout.txt")
     seen = read_on(handle, 0)
     written = cloud.machine_files(task)
@@ -93,7 +93,7 @@ def test_a_follower_sees_new_lines(cloud: FakeCloud, new_files: NewFiles, task: 
 
 
 def test_a_rewritten_file_is_stale(cloud: FakeCloud, new_files: NewFiles, task: str) -> None:
-    """live, 4: A file rewritten under an open handle is ESTALE there, and new for the next open."""
+    """L-4: A file rewritten under an open handle is ESTALE there, and new for the next open."""
     files = new_files(task)
     handle = files.open(b"log/solver.log")
     cloud.machine_files(task).write("log/solver.log", b"something else\n")
@@ -108,7 +108,7 @@ def test_a_rewritten_file_is_stale(cloud: FakeCloud, new_files: NewFiles, task: 
 
 
 def test_empty_and_unreadable_files(cloud: FakeCloud, new_files: NewFiles, task: str) -> None:
-    """live, 7: a file counts as empty where a one-block probe stays silent while a later `ls` is
+    """L-7: a file counts as empty where a one-block probe stays silent while a later `ls` is
     answered. Binary: EOPNOTSUPP by name, what is text beside it is read."""
     written = cloud.machine_files(task)
     written.write("stderr.txt", b"")
@@ -128,7 +128,7 @@ def test_empty_and_unreadable_files(cloud: FakeCloud, new_files: NewFiles, task:
 
 
 def test_a_large_file(cloud: FakeCloud, new_files: NewFiles, task: str) -> None:
-    """live, 6: the end is served behind a hole, so `tail -n` and `tail -f` work; reading the start
+    """L-6: the end is served behind a hole, so `tail -n` and `tail -f` work; reading the start
     is EFBIG."""
     content = b"".join(b"step %09d\n" % number for number in range(600_000))
     cloud.machine_files(task).write("large.log", content)
@@ -143,7 +143,7 @@ def test_a_large_file(cloud: FakeCloud, new_files: NewFiles, task: str) -> None:
 
 
 def test_a_failure_is_remembered(cloud: FakeCloud, new_files: NewFiles, task: str) -> None:
-    """live, 8: silent: ETIMEDOUT, remembered so that a walk does not wait for each name; never an
+    """L-8: silent: ETIMEDOUT, remembered so that a walk does not wait for each name; never an
     empty directory, never a false ENOENT."""
     files = new_files(task, question_timeout_s=0.5)
     files.listing()
@@ -159,7 +159,7 @@ def test_a_failure_is_remembered(cloud: FakeCloud, new_files: NewFiles, task: st
 
 
 def test_an_unreachable_machine(cloud: FakeCloud, new_files: NewFiles, task: str) -> None:
-    """live, 8: Unreachable: ETIMEDOUT within `--timeout`."""
+    """L-8: Unreachable: ETIMEDOUT within `--timeout`."""
     cloud.machine(task).ignores_offers = True
     files = new_files(task, 2.0)
     start_s = time.monotonic()
@@ -169,7 +169,7 @@ def test_an_unreachable_machine(cloud: FakeCloud, new_files: NewFiles, task: str
 
 
 def test_nonsense_in_place_of_a_listing(cloud: FakeCloud, new_files: NewFiles, task: str) -> None:
-    """live, 8: Answers that make no sense: EIO."""
+    """L-8: Answers that make no sense: EIO."""
     files = new_files(task)
     for text in (
         '{"status": "success", "message": "a.txt"}',
@@ -198,7 +198,7 @@ def test_nonsense_in_place_of_lines(
 
 
 def test_the_end_of_the_task(cloud: FakeCloud, new_files: NewFiles, task: str) -> None:
-    """live, 8: "File not found" counts only after the status was looked at."""
+    """L-8: "File not found" counts only after the status was looked at."""
     files = new_files(task)
     handle = files.open(b"stdout.txt")
     cloud.machine_files(task).remove("stdout.txt")
@@ -213,7 +213,7 @@ def test_the_end_of_the_task(cloud: FakeCloud, new_files: NewFiles, task: str) -
 def test_a_goodbye_is_no_news_about_the_task(
     cloud: FakeCloud, new_files: NewFiles, task: str
 ) -> None:
-    """live, 8: a connection that ends while the task runs is made anew within the call."""
+    """L-8: a connection that ends while the task runs is made anew within the call."""
     files = new_files(task)
     files.listing()
     cloud.machine(task).faults.add("goodbye")
@@ -224,7 +224,7 @@ def test_a_goodbye_is_no_news_about_the_task(
 def test_the_machine_says_goodbye_when_the_task_ends(
     cloud: FakeCloud, new_files: NewFiles, task: str
 ) -> None:
-    """live, 13: the embedded cloud's machine closes its connections when its task has ended."""
+    """L-13: the embedded cloud's machine closes its connections when its task has ended."""
     files = new_files(task)
     files.listing()
     cloud.set_status(task, "success")
@@ -235,7 +235,7 @@ def test_the_machine_says_goodbye_when_the_task_ends(
 
 
 def test_top_and_last_write(cloud: FakeCloud, new_files: NewFiles, task: str) -> None:
-    """live, 12: `top`, and how long ago a running task last wrote anything."""
+    """L-12: `top`, and how long ago a running task last wrote anything."""
     files = new_files(task)
     assert "COMMAND" in files.top()
     last = files.last_write()
@@ -252,7 +252,7 @@ def test_top_and_last_write(cloud: FakeCloud, new_files: NewFiles, task: str) ->
 
 
 def test_readers_of_one_file_at_once(cloud: FakeCloud, new_files: NewFiles, task: str) -> None:
-    """live, 10: One connection for all readers."""
+    """L-10: One connection for all readers."""
     files = new_files(task)
     found: list[bytes] = []
     threads = [
@@ -268,7 +268,7 @@ def test_readers_of_one_file_at_once(cloud: FakeCloud, new_files: NewFiles, task
 
 
 def test_a_minute_of_growth(cloud: FakeCloud, new_files: NewFiles, task: str) -> None:
-    """live, 4 and 5: bytes handed out are those that the machine writes, block-buffered or not."""
+    """L-4, L-5: bytes handed out are those that the machine writes, block-buffered or not."""
     files = new_files(task)
     written = cloud.machine_files(task)
     written.write("run.csv", b"")
@@ -293,7 +293,7 @@ def test_a_minute_of_growth(cloud: FakeCloud, new_files: NewFiles, task: str) ->
 
 
 def test_the_content_that_is_kept_is_bounded() -> None:
-    """live, 2: once a file was read, its size is known, also when its content is no longer kept."""
+    """L-2: once a file was read, its size is known, also when its content is no longer kept."""
     clock = Clock()
     machine = ModelMachine(clock)
     files = LiveFiles(machine, is_live=lambda _: True, clock=clock)
@@ -313,7 +313,7 @@ def test_the_content_that_is_kept_is_bounded() -> None:
 
 
 def test_a_removed_file_is_not_found() -> None:
-    """live, 8: "File not found" counts where the task is live: ENOENT; else the task has ended."""
+    """L-8: "File not found" counts where the task is live: ENOENT; else the task has ended."""
     clock = Clock()
     machine = ModelMachine(clock)
     machine.files.write("a.log", b"x\n")

@@ -57,7 +57,7 @@ def first_question_s(cloud: FakeCloud, requests: WatchedRequests, server: str, t
 
 
 def test_a_server_that_answers_is_used(cloud: FakeCloud, server: StunServer, task: str) -> None:
-    """live, 10: `INDUCTIVA_TURN_SERVER_URL` is honoured; 6: the offer announces what we take."""
+    """L-10, L-6: `INDUCTIVA_TURN_SERVER_URL` is honoured; the offer announces what we take."""
     requests = WatchedRequests(cloud)
     assert first_question_s(cloud, requests, server.address, task) < 3.0
     assert server.requests > 2  # those of the probe, and those of aiortc
@@ -67,7 +67,7 @@ def test_a_server_that_answers_is_used(cloud: FakeCloud, server: StunServer, tas
 
 
 def test_a_server_that_speaks_no_turn_does_not_delay(cloud: FakeCloud, task: str) -> None:
-    """live, 8: A server that does not answer does not delay a machine that is reachable."""
+    """L-8: A server that does not answer does not delay a machine that is reachable."""
     server = StunServer(turn=False)
     try:
         requests = WatchedRequests(cloud)
@@ -79,7 +79,7 @@ def test_a_server_that_speaks_no_turn_does_not_delay(cloud: FakeCloud, task: str
 def test_a_slow_server_is_used_where_the_machine_is_not_reachable_without(
     cloud: FakeCloud, task: str
 ) -> None:
-    """live, 8: the first offer does not wait for a slow server, and a second one uses it."""
+    """L-8: the first offer does not wait for a slow server, and a second one uses it."""
     server = StunServer(delay_s=0.6)
     try:
         requests = WatchedRequests(cloud, unreachable=1)

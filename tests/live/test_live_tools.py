@@ -75,7 +75,7 @@ class Follower:
 def test_tail_f_beside_the_machines_file(
     mnt: Path, cloud: FakeCloud, run: str, tmp_path: Path
 ) -> None:
-    """live, 5: `tail -f` sees a new line within 3 s while the machine answers."""
+    """L-5: `tail -f` sees a new line within 3 s while the machine answers."""
     written = cloud.machine_files(run)
     delays_s: list[float] = []
     with Follower(mnt / run / "live/stdout.txt", tmp_path / "copy") as follower:
@@ -98,7 +98,7 @@ def test_tail_f_beside_the_machines_file(
 
 
 def test_tail_f_over_the_end(mnt: Path, cloud: FakeCloud, run: str, tmp_path: Path) -> None:
-    """live, 9: `tail -f` gets the last lines within 20 s of the archive's arrival."""
+    """L-9: `tail -f` gets the last lines within 20 s of the archive's arrival."""
     whole = BODY + b"the last lines\n\n -------\n"
     with Follower(mnt / run / "live/stdout.txt", tmp_path / "copy") as follower:
         eventually(lambda: follower.printed == BODY, 10.0)
@@ -111,7 +111,7 @@ def test_tail_f_over_the_end(mnt: Path, cloud: FakeCloud, run: str, tmp_path: Pa
 
 
 def test_copies_and_searches(mnt: Path, cloud: FakeCloud, run: str, tmp_path: Path) -> None:
-    """live, 2: The kernel keeps attributes of files in `live/` for 0 s: copies of files that were
+    """L-2: The kernel keeps attributes of files in `live/` for 0 s: copies of files that were
     never read before are whole."""
     live = mnt / run / "live"
     assert sh("find . -type f -size 0 | wc -l", live) == "4\n"
@@ -136,7 +136,7 @@ def test_copies_and_searches(mnt: Path, cloud: FakeCloud, run: str, tmp_path: Pa
 
 
 def test_less_plus_f(mnt: Path, cloud: FakeCloud, run: str, tmp_path: Path) -> None:
-    """live, 5: `less +F` sees a new line within 3 s."""
+    """L-5: `less +F` sees a new line within 3 s."""
     import pty
 
     master, slave = pty.openpty()
@@ -177,7 +177,7 @@ def test_less_plus_f(mnt: Path, cloud: FakeCloud, run: str, tmp_path: Path) -> N
 def test_watch_and_polling(
     new_mount: Callable[..., Mount], cloud: FakeCloud, run: str, tmp_path: Path
 ) -> None:
-    """live, 5: `watch` sees a new line within 3 s: each look opens the file anew."""
+    """L-5: `watch` sees a new line within 3 s: each look opens the file anew."""
     path = new_mount(attr_timeout="60s").path / run / "live/stdout.txt"
     for number in range(4):
         line = b"line %d\n" % number

@@ -36,7 +36,7 @@ def signalled(cloud: FakeCloud) -> list[str]:
 
 @pytest.mark.parametrize("status", KNOWN_STATUSES)
 def test_when_it_is_listed(fs: Surface, status: str) -> None:
-    """live, 1: In `computation-started`, `computation-ended` and `pending-kill`, a task's directory
+    """L-1: In `computation-started`, `computation-ended` and `pending-kill`, a task's directory
     lists `live/`. In every other status, it exists by name only, is empty, and causes no request.
     """
     task = fs.cloud.add_task(status=status, outputs={"stdout.txt": b"x"})
@@ -54,7 +54,7 @@ def test_when_it_is_listed(fs: Surface, status: str) -> None:
 
 
 def test_looking_beside_it_asks_no_machine(new_fs: NewFs, cloud: FakeCloud, task: str) -> None:
-    """live, 1: Listing the task's directory, reading its text files and `ls -l` of the root open no
+    """L-1: Listing the task's directory, reading its text files and `ls -l` of the root open no
     connection."""
     fs = new_fs()
     for name in fs.names():
@@ -70,7 +70,7 @@ def test_looking_beside_it_asks_no_machine(new_fs: NewFs, cloud: FakeCloud, task
 
 
 def test_live_off(new_fs: NewFs, cloud: FakeCloud, task: str) -> None:
-    """live, 1: `--live off` removes it."""
+    """L-1: `--live off` removes it."""
     fs = new_fs(live="off")
     assert "live" not in fs.names(task)
     assert errno_of(lambda: fs.stat(f"{task}/live")) == errno.ENOENT
@@ -78,7 +78,7 @@ def test_live_off(new_fs: NewFs, cloud: FakeCloud, task: str) -> None:
 
 
 def test_the_machines_tree(new_fs: NewFs, cloud: FakeCloud, task: str) -> None:
-    """live, 1: `live/` shows the output directory of the task's machine; 4: Names are bytes."""
+    """L-1, L-4: `live/` shows the output directory of the task's machine; names are bytes."""
     written = cloud.machine_files(task)
     written.write("empty/", b"")
     written.write("caf\udce9.txt", b"x\n\n")
@@ -95,7 +95,7 @@ def test_the_machines_tree(new_fs: NewFs, cloud: FakeCloud, task: str) -> None:
 
 
 def test_sizes(new_fs: NewFs, cloud: FakeCloud, task: str) -> None:
-    """live, 2: `stat` of a file that was never read fetches no content and reports 0. Once the file
+    """L-2: `stat` of a file that was never read fetches no content and reports 0. Once the file
     was read, `stat` asks the machine, and reports the exact size."""
     fs = new_fs()
     path = f"{task}/live/stdout.txt"
@@ -108,7 +108,7 @@ def test_sizes(new_fs: NewFs, cloud: FakeCloud, task: str) -> None:
 
 
 def test_a_snapshot_grows_at_its_end(new_fs: NewFs, cloud: FakeCloud, task: str) -> None:
-    """live, 3: Reads below the snapshot's end come from the snapshot. A read that reaches the end
+    """L-3: Reads below the snapshot's end come from the snapshot. A read that reaches the end
     asks the machine for what was appended; reads never wait for data at the end of a file."""
     written = cloud.machine_files(task)
     fs = new_fs()
@@ -125,7 +125,7 @@ def test_a_snapshot_grows_at_its_end(new_fs: NewFs, cloud: FakeCloud, task: str)
 
 
 def test_a_rewritten_file(new_fs: NewFs, cloud: FakeCloud, task: str) -> None:
-    """live, 4: A file that was rewritten or removed under an open handle fails with ESTALE there.
+    """L-4: A file that was rewritten or removed under an open handle fails with ESTALE there.
     The next open sees the new file."""
     fs = new_fs()
     path = f"{task}/live/stdout.txt"
@@ -138,7 +138,7 @@ def test_a_rewritten_file(new_fs: NewFs, cloud: FakeCloud, task: str) -> None:
 
 
 def test_a_large_file(new_fs: NewFs, cloud: FakeCloud, task: str) -> None:
-    """live, 6: The end of a large file is served behind a hole of 1 TiB. Reading the hole fails
+    """L-6: The end of a large file is served behind a hole of 1 TiB. Reading the hole fails
     with EFBIG. A read is never short."""
     cloud.machine_files(task).write("stdout.txt", LINES)
     fs = new_fs()
@@ -154,7 +154,7 @@ def test_a_large_file(new_fs: NewFs, cloud: FakeCloud, task: str) -> None:
 
 
 def test_unreadable_and_empty_files(new_fs: NewFs, cloud: FakeCloud, task: str) -> None:
-    """live, 7: A file that is not UTF-8 text fails with EOPNOTSUPP when it is opened. Text files
+    """L-7: A file that is not UTF-8 text fails with EOPNOTSUPP when it is opened. Text files
     beside it are read."""
     written = cloud.machine_files(task)
     written.write("stderr.txt", b"")
@@ -166,7 +166,7 @@ def test_unreadable_and_empty_files(new_fs: NewFs, cloud: FakeCloud, task: str) 
 
 
 def test_a_silent_machine(new_fs: NewFs, cloud: FakeCloud, task: str) -> None:
-    """live, 8: A machine that cannot be reached is ETIMEDOUT within `--timeout`, remembered for
+    """L-8: A machine that cannot be reached is ETIMEDOUT within `--timeout`, remembered for
     10 s for the whole task. A silent machine holds up no other task."""
     other = cloud.add_task(status="computation-ended")
     cloud.machine_files(other).write("stdout.txt", b"fine\n")
@@ -196,7 +196,7 @@ def test_a_silent_machine(new_fs: NewFs, cloud: FakeCloud, task: str) -> None:
 
 
 def test_an_answer_without_sense(new_fs: NewFs, cloud: FakeCloud, task: str) -> None:
-    """live, 8: An answer that makes no sense is EIO; never an empty directory."""
+    """L-8: An answer that makes no sense is EIO; never an empty directory."""
     cloud.machine(task).faults.add("nonsense", text="[[1]]", times=None)
     fs = new_fs()
     assert errno_of(lambda: fs.names(f"{task}/live")) == errno.EIO
@@ -212,7 +212,7 @@ def end_task(cloud: FakeCloud, task: str, files: dict[str, bytes] | None) -> Non
 
 
 def test_an_open_file_goes_on_from_the_archive(new_fs: NewFs, cloud: FakeCloud, task: str) -> None:
-    """live, 9: When the task ends while a file is open, reading goes on from the archive's member.
+    """L-9: When the task ends while a file is open, reading goes on from the archive's member.
     Then `live/` is empty, and `outputs/` has all files."""
     fs = new_fs()
     path = f"{task}/live/log/solver.log"
@@ -241,7 +241,7 @@ def _exists(fs: Surface, path: str) -> bool:
 
 
 def test_an_archive_that_does_not_go_on(new_fs: NewFs, cloud: FakeCloud, task: str) -> None:
-    """live, 9: otherwise it fails with ESTALE."""
+    """L-9: otherwise it fails with ESTALE."""
     fs = new_fs()
     with fs.open(f"{task}/live/stdout.txt") as opened:
         assert opened.read_at(0, 3) == b"one"
@@ -253,7 +253,7 @@ def test_an_archive_that_does_not_go_on(new_fs: NewFs, cloud: FakeCloud, task: s
 
 
 def test_the_end_of_a_large_file(new_fs: NewFs, cloud: FakeCloud, task: str) -> None:
-    """live, 9: reading goes on from the archive's member, behind the hole of a large file, too."""
+    """L-9: reading goes on from the archive's member, behind the hole of a large file, too."""
     cloud.machine_files(task).write("stdout.txt", LINES)
     fs = new_fs()
     path = f"{task}/live/stdout.txt"
@@ -265,7 +265,7 @@ def test_the_end_of_a_large_file(new_fs: NewFs, cloud: FakeCloud, task: str) -> 
 
 
 def test_a_goodbye_alone_is_no_end(new_fs: NewFs, cloud: FakeCloud, task: str) -> None:
-    """live, 8: a connection that ends is made anew while the task is live."""
+    """L-8: a connection that ends is made anew while the task is live."""
     fs = new_fs()
     assert fs.read(f"{task}/live/stdout.txt") == b"one\ntwo\nthree\n"
     cloud.hang_up(task)
@@ -277,7 +277,7 @@ def test_a_goodbye_alone_is_no_end(new_fs: NewFs, cloud: FakeCloud, task: str) -
 def test_the_idle_connection_is_closed(
     new_mount: Callable[..., Mount], cloud: FakeCloud, task: str, tmp_path: Path
 ) -> None:
-    """live, 10: It is closed after `TASKFS_LIVE_IDLE_TIME` without a question, and at unmount."""
+    """L-10: It is closed after `TASKFS_LIVE_IDLE_TIME` without a question, and at unmount."""
     mount = Mount(cloud, tmp_path / "mnt", tmp_path)
     mount.path.mkdir()
     mount.taskfs.environment["TASKFS_LIVE_IDLE_TIME"] = "500ms"
@@ -298,7 +298,7 @@ def test_the_idle_connection_is_closed(
 
 @pytest.mark.mount
 def test_ctrl_c_frees_the_reader(mnt: Path, cloud: FakeCloud, task: str) -> None:
-    """live, 8: Ctrl+C frees a reader within 1 s."""
+    """L-8: Ctrl+C frees a reader within 1 s."""
     cloud.machine(task).ignores_offers = True
     reader = subprocess.Popen(["ls", mnt / task / "live"], stderr=subprocess.PIPE)
     time.sleep(1.5)
@@ -310,7 +310,7 @@ def test_ctrl_c_frees_the_reader(mnt: Path, cloud: FakeCloud, task: str) -> None
 
 
 def test_the_end_is_met_by_a_lookup(new_fs: NewFs, cloud: FakeCloud, task: str) -> None:
-    """live, 9: The first program that finds the machine gone is not held up by its absence."""
+    """L-9: The first program that finds the machine gone is not held up by its absence."""
     fs = new_fs(status_cache_time="60s", attr_timeout="100ms")
     path = f"{task}/live/stdout.txt"
     with fs.open(path) as opened:

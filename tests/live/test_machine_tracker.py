@@ -52,13 +52,13 @@ def message(machine: ModelMachine, question: Question) -> Any:
     ],
 )
 def test_tail(content: bytes, lines: int, expected: list[str]) -> None:
-    """live, 13: the machine's tail: blocks of 1024 bytes, one last newline dropped."""
+    """L-13: the machine's tail: blocks of 1024 bytes, one last newline dropped."""
     assert message(machine_with(content), tail("f", lines)) == expected
 
 
 @given(st.binary(max_size=3000), st.integers(1, 60))
 def test_tail_is_the_end_of_the_text(content: bytes, lines: int) -> None:
-    """live, 13: fewer lines than asked for are the whole file; the lines joined are its bytes."""
+    """L-13: fewer lines than asked for are the whole file; the lines joined are its bytes."""
     machine = machine_with(content)
     answer = machine.ask(tail("f", lines), witness=None) if content else None
     if answer is None or answer.status == "error":
@@ -68,7 +68,7 @@ def test_tail_is_the_end_of_the_text(content: bytes, lines: int) -> None:
 
 
 def test_errors_and_silences() -> None:
-    """live, 13: everything but two errors is a silence."""
+    """L-13: everything but two errors is a silence."""
     machine = machine_with("é".encode() * 800)
     machine.files.write("empty", b"")
     machine.files.write("directory/", b"")
@@ -87,7 +87,7 @@ def test_errors_and_silences() -> None:
 
 
 def test_names_that_are_not_utf8() -> None:
-    """live, 13: names arrive as lone surrogates, and work when they are sent back."""
+    """L-13: names arrive as lone surrogates, and work when they are sent back."""
     machine = ModelMachine(Clock())
     machine.files.write("caf\udce9", b"x\n")
     assert message(machine, LS) == ["caf\udce9"]
@@ -95,7 +95,7 @@ def test_names_that_are_not_utf8() -> None:
 
 
 def test_following_repeats_what_the_runner_sends() -> None:
-    """live, 13: a line written in two halves arrives as two; a touched file repeats its last."""
+    """L-13: a line written in two halves arrives as two; a touched file repeats its last."""
 
     async def no_sleep(seconds: float) -> None:
         return None
@@ -126,7 +126,7 @@ def test_following_repeats_what_the_runner_sends() -> None:
 
 
 def test_a_tail_that_waits_for_its_file(cloud: FakeCloud, channels: LiveChannels) -> None:
-    """live, 13: `wait` waits on the machine for the file."""
+    """L-13: `wait` waits on the machine for the file."""
     task = cloud.add_task(status="computation-started")
     files = cloud.machine_files(task)
     threading.Timer(0.3, files.write, ("later", b"here\n")).start()
@@ -136,7 +136,7 @@ def test_a_tail_that_waits_for_its_file(cloud: FakeCloud, channels: LiveChannels
 
 
 def test_running_tasks_write_logs_that_grow() -> None:
-    """live, 13: The embedded cloud has machines: its running tasks write logs that grow, and each
+    """L-13: The embedded cloud has machines: its running tasks write logs that grow, and each
     is a beginning of the archive's member of that name."""
     now = [1_800_000_000.0]
     with EmbeddedCloud(clock=lambda: now[0]) as cloud:
@@ -167,14 +167,14 @@ def test_running_tasks_write_logs_that_grow() -> None:
 
 
 def test_the_statuses_agree() -> None:
-    """live, 1: `computation-started`, `computation-ended` and `pending-kill`."""
+    """L-1: `computation-started`, `computation-ended` and `pending-kill`."""
     assert RUNNING == LIVE_STATUSES
     with EmbeddedCloud() as cloud:
         assert set(cloud.statuses().values()) & RUNNING
 
 
 def test_wrong_calls_of_signalling(cloud: FakeCloud) -> None:
-    """live, 13: 422 for wrong calls, 404 for no such task, 204 where nothing came."""
+    """L-13: 422 for wrong calls, 404 for no such task, 204 where nothing came."""
     task = cloud.add_task(status="computation-started")
     request = Requests(cloud)
     base = f"/tasks/{task}"
