@@ -1,6 +1,7 @@
 """The tree of the tasks for commands that need no mount, with globs in paths."""
 
 import contextlib
+import gc
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,7 @@ def open_tree(settings: Settings) -> Iterator[TreeReader]:
     """Yield a reader of the tree that *settings* describe; it cannot change tasks."""
     config = settings.load()
     configure_logging(config)
+    gc.disable()  # a short-lived process: collecting while it imports the core is wasted time
     from taskfs.core import open_core
     from taskfs.remote import wait_notice
     from taskfs.tasks.offline import OfflineAPI

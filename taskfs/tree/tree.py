@@ -8,15 +8,19 @@ from collections.abc import Iterable
 from typing import Final
 
 from taskfs.errors import NotFound
+from taskfs.tasks.task_table import FIELDS, to_csv
 from taskfs.tree.archive_nodes import FolderNode, MembersNode
 from taskfs.tree.context import TreeContext
 from taskfs.tree.control_nodes import CONTROL_DIR, ControlNode
 from taskfs.tree.handles import HandleTable
 from taskfs.tree.nodes import DIRECTORY_MODE, LINK_MODE, Attrs, Directory, Entry, Link, Node, inode
 from taskfs.tree.task_node import TaskNode, task_attrs
+from taskfs.tree.text_node import TextNode
+from taskfs.tree.text_pins import Text
 from taskfs.tree.view_nodes import VIEWS, ViewNode
 
 LATEST: Final = ".latest"
+TASKS_FILE: Final = "tasks.csv"  # found by name, and not listed among the tasks
 MAX_FOLDERS: Final = 256
 FOLDER_TTL_S: Final = 1.0  # the default attr timeout of the kernel
 
@@ -77,7 +81,10 @@ class Tree:
 
 
 class RootNode(Directory):
-    """The mountpoint: a directory for each task, the views, and the unlisted `.taskfs/`."""
+    """The mountpoint: a directory for each task, the views, `.taskfs/` and `tasks.csv`.
+
+    The last two are not listed.
+    """
 
     def __init__(self, context: TreeContext) -> None:
         super().__init__("")
@@ -96,7 +103,16 @@ class RootNode(Directory):
             if name == LATEST:
                 return self._latest()
             raise NotFound(f"there is no {name}")
+        if name == TASKS_FILE:
+            return TextNode(name, self._context.pins, self._render_tasks)
         return TaskNode(name, self._context, self._context.task_cache.get(name))
+
+    def _render_tasks(self) -> Text:
+        tasks = self._context.task_cache.listing()
+        now_ns = time.time_ns()
+        times = [task.last_change_ns if task.is_terminated else now_ns for task in tasks]
+        body = to_csv(tasks, tuple(FIELDS), now_ns).encode("utf-8", "replace")
+        return Text(body, max(times, default=self._context.began_ns))
 
     def _latest(self) -> Link:
         ids = self._context.task_cache.ids()
