@@ -58,7 +58,16 @@ class Budget:
     def attempt_timeout_s(self) -> tuple[float, float]:
         """Return the connect and read timeouts of one try; a stall leaves time for another."""
         remaining_s = max(0.05, self.remaining_s)
-        return min(CONNECT_TIMEOUT_S, remaining_s), min(max(1.0, self.timeout_s / 3), remaining_s)
+        return min(CONNECT_TIMEOUT_S, remaining_s), min(self._read_timeout_s, remaining_s)
+
+    @property
+    def cuts_next_try(self) -> bool:
+        """Whether less time is left than a try's read timeout."""
+        return self.remaining_s < self._read_timeout_s
+
+    @property
+    def _read_timeout_s(self) -> float:
+        return max(1.0, self.timeout_s / 3)
 
 
 def retry_transient(
@@ -71,12 +80,15 @@ def retry_transient(
 
     Raises:
         TaskFSError: the error inside the last `Transient`, if the next try would come after the end
-            of the budget, or if there were `max_tries` failures of bounded tries.
+            of the budget, or if there were `max_tries` failures of bounded tries. If the end of the
+            budget cut the last try short, the error of the try before it, which says more.
         Exception: what *attempt* raises apart from `Transient`.
     """
     limit_s = FIRST_PAUSE_S
     bounded_failures = 0
+    previous: Transient | None = None
     while True:
+        is_cut = budget.cuts_next_try
         try:
             result = attempt(budget)
             break
@@ -85,7 +97,10 @@ def retry_transient(
             bounded_failures += failure.max_tries is not None
             out_of_tries = failure.max_tries is not None and bounded_failures >= failure.max_tries
             if out_of_tries or pause_s >= budget.remaining_s:
+                if previous is not None and is_cut and budget.remaining_s <= 0:
+                    failure = previous
                 raise failure.error from failure.__cause__
+            previous = failure
             before_pause(failure, pause_s)
             wait_notice.pause_before_retry(pause_s, budget.began_s, budget.timeout_s, str(failure))
         limit_s = min(2 * limit_s, MAX_PAUSE_S)

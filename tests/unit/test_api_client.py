@@ -21,7 +21,7 @@ from tests.fake_api import FakeCloud
 
 @pytest.fixture
 def client(cloud: FakeCloud) -> Iterator[TaskClient]:
-    client = TaskClient(cloud.api_url, cloud.api_key, timeout_s=3)
+    client = TaskClient(cloud.api_url, cloud.api_key, timeout_s=30)  # a busy machine's retries would be counted
     yield client
     client.close()
 
