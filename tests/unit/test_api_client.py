@@ -21,7 +21,8 @@ from tests.fake_api import FakeCloud
 
 @pytest.fixture
 def client(cloud: FakeCloud) -> Iterator[TaskClient]:
-    client = TaskClient(cloud.api_url, cloud.api_key, timeout_s=30)  # a busy machine's retries would be counted
+    # So long that a busy machine sends no retry, which a test would count.
+    client = TaskClient(cloud.api_url, cloud.api_key, timeout_s=30)
     yield client
     client.close()
 
