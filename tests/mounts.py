@@ -22,7 +22,7 @@ NO_TURN_SERVER: Final = "127.0.0.1:9"
 
 
 def eventually(condition: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> None:
-    """Wait until *condition* is true; fail after *patience_s* seconds."""
+    """Wait until *condition* is true; fail after *timeout_s* seconds."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"not true within {timeout_s:g} s"

@@ -74,7 +74,7 @@ def test_fusermount_missing(user: int, word: str, monkeypatch: pytest.MonkeyPatc
 def test_where_the_kernel_engine_cannot_work(
     release: str, platform: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """docs/architecture.md, Engines: fusepy serves where the kernel engine cannot."""
+    """The fusepy engine serves where the kernel engine cannot."""
     monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(release=release))
     monkeypatch.setattr(sys, "platform", platform)
     context = doctor.CheckContext(cast(Any, None), Config(cache_dir=Path("/")))

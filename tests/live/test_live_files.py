@@ -47,7 +47,7 @@ def wait_for_growth(handle: LiveHandle, size: int, timeout_s: float = 3.0) -> No
 
 
 def test_the_tree_of_names(cloud: FakeCloud, new_files: NewFiles, task: str) -> None:
-    """L-1, L-4: `live/` shows the machine's tree; absolute names and names with `..` are left out."""
+    """L-1, L-4: `live/` shows the machine's tree, without absolute names and `..`."""
     written = cloud.machine_files(task)
     for name in ("a/b/c.txt", "empty/", "caf\udce9"):
         written.write(name, b"x\n")

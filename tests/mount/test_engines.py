@@ -1,4 +1,4 @@
-"""docs/architecture.md, Engines: which engine serves a mount, and what each of them needs."""
+"""Which engine serves a mount, and what each of them needs."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def unknown_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("asked", "serves"), [("auto", "kernel"), ("kernel", "kernel"), ("fusepy", "fusepy")]
 )
 def test_the_engine_is_chosen(new_mount: Callable[..., Mount], asked: str, serves: str) -> None:
-    """docs/architecture.md, Engines: auto takes the kernel engine on Linux."""
+    """Auto takes the kernel engine on Linux."""
     assert engine_of(new_mount(engine=asked)) == serves
 
 
@@ -47,7 +47,7 @@ def test_the_engine_is_chosen(new_mount: Callable[..., Mount], asked: str, serve
 def test_the_engine_is_a_setting_like_others(
     new_mount: Callable[..., Mount], place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """docs/architecture.md, Engines: `-o engine=`, TASKFS_ENGINE and TOML name it too."""
+    """`-o engine=`, TASKFS_ENGINE and TOML name it too."""
     mount = Mount(new_mount().cloud, tmp_path / "mnt", tmp_path)
     mount.path.mkdir()
     del mount.taskfs.environment["TASKFS_ENGINE"]
@@ -67,7 +67,7 @@ def test_the_engine_is_a_setting_like_others(
 def test_a_refused_protocol_falls_back(
     unknown_protocol: None, new_mount: Callable[..., Mount]
 ) -> None:
-    """docs/architecture.md, Engines: where INIT shows a protocol that the kernel engine does not
+    """Where INIT shows a protocol that the kernel engine does not
     speak, auto falls back to fusepy with one line in the log."""
     mount = new_mount(engine="auto")
     assert engine_of(mount) == "fusepy"
@@ -80,7 +80,7 @@ def test_a_refused_protocol_falls_back(
 def test_a_refused_protocol_without_a_fallback(
     unknown_protocol: None, tmp_path: Path, cloud: FakeCloud
 ) -> None:
-    """docs/architecture.md, Engines: an engine that was asked for is the only one."""
+    """An engine that was asked for is the only one."""
     place = tmp_path / "mnt"
     place.mkdir()
     done = Taskfs(tmp_path, cloud)("mount", "--engine", "kernel", place)
@@ -93,7 +93,7 @@ def test_a_refused_protocol_without_a_fallback(
 def test_the_kernel_engine_loads_no_libfuse(
     new_mount: Callable[..., Mount], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """docs/architecture.md, Engines: the kernel engine needs no libfuse."""
+    """The kernel engine needs no libfuse."""
     mount = new_mount(engine="kernel")
     assert "libfuse" not in Path(f"/proc/{mount.pid}/maps").read_text()
     mount = new_mount(engine="fusepy")
@@ -101,7 +101,7 @@ def test_the_kernel_engine_loads_no_libfuse(
 
 
 def test_with_fusermount3_alone(public_dir: Path, cloud: FakeCloud) -> None:
-    """docs/architecture.md, Engines: an image with fusermount3 and without libfuse 2 mounts, for
+    """An image with fusermount3 and without libfuse 2 mounts, for
     an ordinary user as well."""
     home = public_dir / "home"
     (home / "mnt").mkdir(parents=True)
@@ -136,7 +136,7 @@ def test_with_fusermount3_alone(public_dir: Path, cloud: FakeCloud) -> None:
 
 
 def test_the_options_of_the_mount_are_the_same_on_both(new_mount: Callable[..., Mount]) -> None:
-    """docs/semantics.md, Attributes: nosuid, nodev, the source and the type, whatever serves."""
+    """E-12, E-13: A mount is nosuid and nodev, with the same source and type on both engines."""
     seen = []
     for engine in ("kernel", "fusepy"):
         mount = new_mount(engine=engine, allow_other="")

@@ -296,7 +296,7 @@ def test_opening_an_object_sends_no_request(cloud: FakeCloud, client: TaskClient
 def test_an_error_contains_the_detail_of_the_response(
     cloud: FakeCloud, client: TaskClient, content: bytes, expected: str
 ) -> None:
-    """remote-api.md: Errors are JSON `{"detail": …}` (a string, or for 422 a list)."""
+    """The text of an error is the JSON's `detail`: a string, or a list for 422."""
     cloud.faults.add("body", content=content, status=403)
     with pytest.raises(AccessDenied) as caught:
         client.list_tasks()

@@ -156,7 +156,7 @@ def test_the_three_kinds_of_archive(on: Bench, zip64: bool, is_streamed: bool) -
 @pytest.mark.parametrize("shifted", [False, True])
 @pytest.mark.parametrize("prepended", [1, BLOCK - 50, BLOCK - 1, BLOCK])
 def test_members_that_begin_anywhere_in_a_block(on: Bench, prepended: int, shifted: bool) -> None:
-    """archive.locate: headers and first bytes may lie on either side of a block's edge."""
+    """I-8: A local header and the first bytes may lie on either side of a block's edge."""
     names = [f"{method}-{number}" for method in METHODS for number in range(4)]
     entries = [file(name, SMALL, method=int(name.split("-")[0])) for name in names]
     archive, _ = opened(on, *entries, prepended=os.urandom(prepended), shifted=shifted)
@@ -282,7 +282,7 @@ def test_damaged_members_are_refused_by_name_or_read_as_zipfile_reads_them(
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_small_member_is_checked_before_its_first_byte(on: Bench, method: int) -> None:
-    """semantics, Integrity: before the first where its compressed bytes fit one cache block."""
+    """I-2: A member of one block is checked before its first byte is returned."""
     archive, _ = opened(on, file("x", SMALL, method=method, crc=zlib.crc32(SMALL) ^ 1))
     reader = reader_of(archive, "x")
     for offset in (0, 100, len(SMALL) - 1):
@@ -294,7 +294,7 @@ def test_a_small_member_is_checked_before_its_first_byte(on: Bench, method: int)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("step", [50_000, SPAN, 200_000])
 def test_a_big_member_is_checked_before_its_last_byte(on: Bench, method: int, step: int) -> None:
-    """semantics, Integrity: CRC-32 and size are checked before its last bytes are handed out."""
+    """I-1: CRC-32 and size are checked before the last bytes are returned."""
     body = random.Random(5).randbytes(3 * SPAN + 4321)  # packs to no less than it is
     archive, _ = opened(on, file("x", body, method=method, crc=zlib.crc32(body) ^ 1))
     reader = reader_of(archive, "x")
@@ -307,7 +307,7 @@ def test_a_big_member_is_checked_before_its_last_byte(on: Bench, method: int, st
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_mismatch_is_not_forgotten_by_asking_for_the_end_again(on: Bench, method: int) -> None:
-    """semantics, Integrity: the kernel repeats a read-ahead that failed: it fails again."""
+    """I-3: A read that the kernel repeats after a failed read-ahead fails again."""
     body = random.Random(6).randbytes(3 * SPAN)
     archive, _ = opened(on, file("x", body, method=method, crc=1))
     reader = reader_of(archive, "x")
@@ -322,7 +322,7 @@ def test_a_mismatch_is_not_forgotten_by_asking_for_the_end_again(on: Bench, meth
 
 @pytest.mark.parametrize("method", [STORED, DEFLATED])
 def test_a_handle_that_gave_wrong_bytes_never_ends_well(on: Bench, method: int) -> None:
-    """semantics, Integrity: the store is well again, the first bytes handed out are not."""
+    """I-3, I-4: Wrong bytes that were returned stay wrong after the store has recovered."""
     body = random.Random(6).randbytes(4 * SPAN)
     whole = build([file("x", body, method=method, level=0), padding()])
     archive = on.open(FakeObject(whole, Once(place_of(whole, "x") + 1000)))
@@ -340,7 +340,7 @@ def test_a_handle_that_gave_wrong_bytes_never_ends_well(on: Bench, method: int) 
 def test_a_handle_that_gave_wrong_bytes_is_not_saved_by_another_s_good_ones(
     on: Bench, method: int
 ) -> None:
-    """semantics, Integrity: every member read from start to end, by what was read."""
+    """I-1, I-4: The bytes that were returned are checked, not those that were fetched."""
     body = random.Random(7).randbytes(4 * SPAN)
     whole = build([file("x", body, method=method, level=0), padding()])
     archive = on.open(FakeObject(whole, Once(place_of(whole, "x") + 1000)))
@@ -356,7 +356,7 @@ def test_a_handle_that_gave_wrong_bytes_is_not_saved_by_another_s_good_ones(
 
 @pytest.mark.parametrize("method", [STORED, DEFLATED])
 def test_wrong_bytes_that_were_evicted_are_found_all_the_same(method: int) -> None:
-    """semantics, Integrity: also where the bytes were fetched and decoded twice, once well."""
+    """I-4: The check also covers bytes that were fetched and decoded twice, once without damage."""
     body = random.Random(8).randbytes(8 * SPAN)
     whole = build([file("x", body, method=method, level=0), padding()])
     with bench(block_bytes=200_000, span_bytes=200_000) as on:
@@ -375,7 +375,7 @@ def test_wrong_bytes_that_were_evicted_are_found_all_the_same(method: int) -> No
 
 @pytest.mark.parametrize("method", [STORED, DEFLATED])
 def test_a_second_pass_through_one_handle_is_checked_too(method: int) -> None:
-    """semantics, Integrity: every member read from start to end, not only the first time."""
+    """I-1: Every pass over a member is checked, not only the first."""
     body = random.Random(9).randbytes(8 * SPAN)
     whole = build([file("x", body, method=method, level=0), padding()])
     with bench(block_bytes=200_000, span_bytes=200_000) as on:
@@ -391,7 +391,7 @@ def test_a_second_pass_through_one_handle_is_checked_too(method: int) -> None:
 
 
 def test_a_stored_member_is_checked_whatever_the_order(on: Bench) -> None:
-    """semantics, Integrity: "from start to end" is about coverage, not order."""
+    """I-1: The check needs all bytes, in any order."""
     body = random.Random(7).randbytes(10 * SPAN)
     archive, _ = opened(on, file("x", body, method=STORED, crc=1), file("y", body, method=STORED))
     numbers = list(range(10))
@@ -447,7 +447,7 @@ def test_compressed_sizes_that_lie(on: Bench, by: int, method: int) -> None:
     ],
 )
 def test_a_member_of_no_bytes_that_lies_is_refused(on: Bench, entry: Entry) -> None:
-    """semantics, Integrity: CRC-32 and size are checked on every member, the empty ones too."""
+    """I-1: CRC-32 and size of empty members are checked, too."""
     archive, _ = opened(on, entry)
     with pytest.raises(CorruptData):
         reader_of(archive, "x").read_at(0, 10)
@@ -581,7 +581,7 @@ def test_a_big_member_damaged_once_at_its_head_is_read_right(on: Bench) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_transient_failures_are_not_kept(on: Bench, method: int) -> None:
-    """semantics, Freshness: a transient failure is never cached and never a short file."""
+    """F-15, X-9: A transient failure is never cached, and never shows as a short file."""
     errors: list[TaskFSError] = [Unavailable("no answer"), Unavailable("again"), NotFound("gone")]
 
     def fail(start: int, stop: int, answer: bytes) -> bytes:
@@ -607,7 +607,7 @@ def test_transient_failures_are_not_kept(on: Bench, method: int) -> None:
 
 
 def test_a_replaced_object_is_stale_and_not_tried_again(on: Bench) -> None:
-    """semantics, Errors: the remote object was replaced: ESTALE."""
+    """X-5: A replaced remote object is ESTALE."""
 
     def replaced(start: int, stop: int, answer: bytes) -> bytes:
         raise StaleObject("replaced")
@@ -624,7 +624,7 @@ def test_a_replaced_object_is_stale_and_not_tried_again(on: Bench) -> None:
 
 
 def test_a_local_header_that_names_another_member_is_refused(on: Bench) -> None:
-    """semantics, Integrity: its local header's name is compared with the directory's."""
+    """I-6: The name in the local header is compared with that in the central directory."""
     for local_name in (b"artifacts/y", b"artifacts/xx", b"artifacts/", b"", b"ARTIFACTS/x"):
         archive, _ = opened(on, file("x", b"evil" * 10, local_name=local_name))
         with pytest.raises(CorruptData, match="names another"):
@@ -759,7 +759,7 @@ def test_two_members_that_share_bytes_keep_their_own_sizes_and_sums(on: Bench) -
 
 @pytest.mark.parametrize("flags", [0x0001, 0x0041, 0x0040])
 def test_encrypted_members_are_unsupported(on: Bench, flags: int) -> None:
-    """semantics, Errors: encryption is EOPNOTSUPP."""
+    """X-6: An encrypted member is EOPNOTSUPP."""
     archive, _ = opened(on, file("x", b"1" * 20, flags=flags), file("y", b"2"))
     with pytest.raises(Unsupported, match="encrypted") as caught:
         reader_of(archive, "x")
@@ -792,7 +792,7 @@ def test_zstandard_is_read_or_refused_by_name(on: Bench) -> None:
 
 
 def test_set_uid_bits_and_links_are_plain_members(on: Bench) -> None:
-    """semantics, Names: links inside an archive show as regular files holding their target."""
+    """N-18: A link in an archive shows as a regular file that holds its target."""
     whole = bytearray(build([file("link", b"../../etc/passwd", method=STORED)]))
     at = whole.index(b"PK\x01\x02")
     struct.pack_into("<L", whole, at + 38, 0o124777 << 16)
@@ -883,7 +883,7 @@ def test_a_backward_read_after_a_first_pass_fetches_a_bounded_range() -> None:
 
 
 def test_the_raw_archive_is_read_as_it_is(on: Bench) -> None:
-    """semantics, The tree: `cp ID/output.zip .` works all the same."""
+    """N-3: `cp ID/output.zip DIR` works."""
     archive, remote = opened(on, file("x", BIG), padding())
     stream = archive.open_raw()
     pieces = [stream.read_at(at, 100_000) for at in range(0, archive.size, 100_000)]
@@ -986,7 +986,7 @@ def test_the_state_of_closed_files_is_bounded_for_all_archives_together() -> Non
 
 
 def test_an_interrupted_reader_is_freed_and_the_next_reads_right() -> None:
-    """semantics, Control files: Ctrl+C ends any blocked operation within 1 s."""
+    """K-13: Ctrl+C ends a blocked operation within 1 s."""
     over, go = threading.Event(), threading.Event()
 
     def held(start: int, stop: int, answer: bytes) -> bytes:

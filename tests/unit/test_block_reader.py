@@ -185,7 +185,7 @@ def test_a_cached_block_is_read_while_another_is_on_its_way(reading: Reading) ->
 
 
 def test_a_failure_reaches_all_waiting_readers_and_is_not_cached(reading: Reading) -> None:
-    """semantics, Freshness: a transient failure is never cached: the next reader tries again."""
+    """F-15: A transient failure is never cached: the next reader tries again."""
     go = threading.Event()
 
     def fail(start: int, stop: int, answer: bytes) -> bytes:
@@ -252,7 +252,7 @@ def test_memory_is_bounded_in_bytes_and_the_oldest_goes_first() -> None:
 
 
 def test_the_cache_counts_bytes_not_extents() -> None:
-    """BlockCache: at most *max_bytes*; what is larger than all of it is not kept."""
+    """R-20: At most *max_bytes* are kept; an extent larger than that is not kept."""
     cache = ExtentCache(1000)
     for index in range(10):
         cache.put(Extent(1, index, 1, bytes(300)))
@@ -265,7 +265,7 @@ def test_the_cache_counts_bytes_not_extents() -> None:
 
 
 def test_blocks_of_one_buffer_are_evicted_together() -> None:
-    """semantics, Limits: memory stays under a stated bound: no block holds a run that is gone."""
+    """R-20: No block keeps the buffer of an evicted run in memory."""
     cache = ExtentCache(1000)
     cache.put(Extent(1, 0, 4, bytes(400)))
     cache.put(Extent(1, 4, 4, bytes(400)))
@@ -293,13 +293,13 @@ def test_the_cache_keeps_readers_apart() -> None:
 
 @pytest.mark.parametrize("cache_bytes", [0, BLOCK - 1, BLOCK, 200_000])
 def test_reads_larger_than_the_cache(cache_bytes: int) -> None:
-    """semantics, Limits: one member may be larger than memory and larger than the cache."""
+    """R-14, R-20: A member may be larger than the caches."""
     reading = Reading(cache_bytes=cache_bytes)
     assert reading.blocks.read_at(0, len(BODY)) == BODY
     assert reading.blocks.read_at(5, len(BODY)) == BODY[5:]
 
 
-def test_seeded_blocks_are_not_fetched(reading: Reading) -> None:
+def test_primed_blocks_are_not_fetched(reading: Reading) -> None:
     """R-2: Blocks that the suffix range brought are not fetched again."""
     start = 7 * BLOCK + 10
     reading.blocks.prime(start, BODY[start:])
@@ -311,8 +311,8 @@ def test_seeded_blocks_are_not_fetched(reading: Reading) -> None:
 
 @pytest.mark.parametrize("start", [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK])
 @pytest.mark.parametrize("length", [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 1])
-def test_seeds_of_any_place_and_length_are_never_wrong(start: int, length: int) -> None:
-    """BlockReader.seed: keeps whole blocks only."""
+def test_priming_with_any_range_is_never_wrong(start: int, length: int) -> None:
+    """`BlockReader.prime` keeps whole blocks only."""
     reading = Reading()
     reading.blocks.prime(start, BODY[start : start + length])
     assert reading.blocks.read_at(0, len(BODY)) == BODY
@@ -532,7 +532,7 @@ def test_schedule_past_the_end_is_cut_there(reading: Reading) -> None:
 
 
 def test_an_interrupted_reader_is_freed_and_the_fetch_goes_on(reading: Reading) -> None:
-    """semantics, Control files: Ctrl+C ends any blocked operation within 1 s."""
+    """K-13: Ctrl+C ends a blocked operation within 1 s."""
     go = threading.Event()
 
     def held(start: int, stop: int, answer: bytes) -> bytes:

@@ -87,7 +87,7 @@ def test_pieces_of_any_length_decode_alike(name: str, length: int, max_bytes: in
 
 @pytest.mark.parametrize("name", PACKED)
 def test_decode_returns_no_more_than_the_buffer_holds(name: str) -> None:
-    """Decoder.decode: at most *max_bytes*: a bomb opens a bounded piece at a time."""
+    """Y-10: `decode` returns at most *max_bytes*, so a bomb is decoded piece by piece."""
     method, packed = PACKED[name]
     decoder = MAKERS[method]()
     decoder.feed(packed)
@@ -185,13 +185,13 @@ def test_a_deflate_decoder_has_ended_when_the_data_is_complete(name: str) -> Non
     ],
 )
 def test_invalid_lzma_properties_are_corrupt_data(head: bytes) -> None:
-    """semantics, Errors: a damaged archive is EIO."""
+    """X-4: A damaged archive is EIO."""
     with pytest.raises(CorruptData):
         decoded(DECODERS[LZMA], head + bytes(100), 1000, always(1 << 16), 1000)
 
 
 def test_lzma_dictionaries_too_large_for_memory_are_not_called_damage() -> None:
-    """semantics, Errors: a feature that cannot be read is EOPNOTSUPP; EIO says damage. Or read."""
+    """X-6, X-4: A feature that cannot be read is EOPNOTSUPP, and damage is EIO."""
     packed = lzma_alone(BODY, dictionary=1 << 20)
     packed = packed[:5] + (128 << 20).to_bytes(4, "little") + packed[9:]
     try:
@@ -203,7 +203,7 @@ def test_lzma_dictionaries_too_large_for_memory_are_not_called_damage() -> None:
 
 
 def test_large_lzma_properties_allocate_nothing() -> None:
-    """semantics, Limits: memory stays under a stated bound: a claim of 4 GiB costs nothing."""
+    """R-20, R-22: A header that claims a dictionary of 4 GiB costs no memory."""
     head = b"\x09\x04\x05\x00\x5d\xff\xff\xff\xff"
     tracemalloc.start()
     try:
@@ -225,5 +225,5 @@ def test_crc32_is_zlib_s(pieces: list[bytes]) -> None:
 
 
 def test_every_method_that_is_decoded_has_a_name() -> None:
-    """semantics, Attributes: `user.taskfs.compression` names the method."""
+    """A-16: `user.taskfs.compression` names the method."""
     assert set(DECODERS) <= set(METHOD_NAMES)

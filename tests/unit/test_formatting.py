@@ -10,7 +10,7 @@ from taskfs.support.formatting import escape_controls, format_count, format_elap
     [(None, ""), (0, "00:00:00"), (59.9, "00:00:59"), (192, "00:03:12"), (362_439, "100:40:39")],
 )
 def test_elapsed_times(seconds: float | None, shown: str) -> None:
-    """remote-api.md: Written `HH:MM:SS`; more than 99 hours keeps counting hours."""
+    """T-4: A time reads `HH:MM:SS`; more than 99 hours have more digits."""
     assert format_elapsed(seconds) == shown
 
 

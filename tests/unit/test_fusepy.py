@@ -52,7 +52,7 @@ def exits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_foreign_exceptions_are_eio_and_logged_once(
     failure: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """docs/architecture.md, Engines: after an OSError without errno fusepy answers with a random
+    """After an OSError without errno fusepy answers with a random
     number, and a read then ends early without an error."""
     loop = Loop(Failing(failure))
     assert loop.call("getattr", b"/status", fuse.c_stat()) == -errno.EIO
@@ -64,7 +64,7 @@ def test_foreign_exceptions_are_eio_and_logged_once(
 def test_an_exception_that_passes_the_operations_is_eio(
     failure: Exception, caplog: pytest.LogCaptureFixture, exits: list[int]
 ) -> None:
-    """docs/architecture.md, Engines: no exception leaves the boundary."""
+    """No exception leaves the boundary."""
 
     def fail(path: bytes) -> int:
         raise failure
@@ -76,7 +76,7 @@ def test_an_exception_that_passes_the_operations_is_eio(
 
 @pytest.mark.parametrize("kind", OURS, ids=lambda kind: kind.__name__)
 def test_our_errors_have_their_errno(kind: type[TaskFSError]) -> None:
-    """docs/semantics.md, Errors: the errno is the same whatever engine serves."""
+    """The errno is the same on both engines."""
     loop = Loop(Failing(kind("the cause")))
     assert loop.call("getattr", b"/link", fuse.c_stat()) == -kind.errno
     assert loop.call("readdir", b"/link", None, None, 0, None) == -(
@@ -86,7 +86,7 @@ def test_our_errors_have_their_errno(kind: type[TaskFSError]) -> None:
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt(), SystemExit(1), GeneratorExit()])
 def test_a_base_exception_ends_the_mount(failure: BaseException, exits: list[int]) -> None:
-    """docs/architecture.md, Engines: an exception that is no Exception ends the mount."""
+    """An exception that is no Exception ends the mount."""
     loop = Loop(Failing(failure))
     assert loop.call("getattr", b"/", fuse.c_stat()) == -errno.EIO
     assert (loop.operations.failure, exits) == (failure, [1])
@@ -94,7 +94,7 @@ def test_a_base_exception_ends_the_mount(failure: BaseException, exits: list[int
 
 @pytest.mark.parametrize("failure", [KeyError("x"), OSError(errno.EPERM, "no")])
 def test_an_exception_in_init_ends_the_mount(failure: Exception, exits: list[int]) -> None:
-    """docs/architecture.md, Engines: fusepy only logs what fails in `init`."""
+    """Fusepy only logs what fails in `init`."""
 
     def fail() -> None:
         raise failure
@@ -106,7 +106,7 @@ def test_an_exception_in_init_ends_the_mount(failure: Exception, exits: list[int
 
 
 def test_one_name_that_is_not_utf8_does_not_fail_a_listing() -> None:
-    """docs/semantics.md, Names: any byte but `/` and NUL; fusepy's codec is strict."""
+    """Names may have any byte but `/` and NUL; the strict codec of fusepy is not used."""
     found = []
 
     def fill(buf: Any, name: bytes, stat: Any, offset: int) -> int:
@@ -120,7 +120,7 @@ def test_one_name_that_is_not_utf8_does_not_fail_a_listing() -> None:
 
 @pytest.mark.parametrize("raw", [b"plain", b"b\xff", "ü".encode(), b"\x80\xc3"])
 def test_names_keep_their_bytes(raw: bytes) -> None:
-    """docs/semantics.md, Names: bytes that are not UTF-8 are names too."""
+    """Names that are not UTF-8 are shown."""
     path_codec.register()
     assert raw.decode(path_codec.NAME).encode(path_codec.NAME) == raw
     assert path_codec.encode_name(path_codec.decode_name(raw)) == raw
@@ -139,7 +139,7 @@ def test_attributes_are_packed_as_this_system_has_them() -> None:
 
 
 def test_owner_and_umask_are_the_mounts() -> None:
-    """docs/semantics.md, Attributes: they are applied above the engine."""
+    """A-1, A-2: Owner and modes are applied above the engine."""
 
     class File(Node):
         def attrs(self) -> Attrs:
@@ -156,7 +156,7 @@ def test_owner_and_umask_are_the_mounts() -> None:
 
 @pytest.mark.parametrize("mode", PageCacheMode)
 def test_each_open_file_says_how_its_pages_are_kept(mode: PageCacheMode) -> None:
-    """docs/architecture.md, Engines: a global kernel_cache would show bytes of an older version."""
+    """A global kernel_cache would show bytes of an older version."""
 
     class Handle:
         def __init__(self) -> None:
@@ -238,7 +238,7 @@ print(len(fresh))
 
 @pytest.mark.mount
 def test_a_native_thread_keeps_its_thread_state(tmp_path: Path) -> None:
-    """docs/architecture.md, Engines: fusepy makes a new thread state for each call: thread-local
+    """Fusepy makes a new thread state for each call: thread-local
     data is lost, and `stat` takes half as long again."""
     (tmp_path / "mnt").mkdir()
     done = subprocess.run(
@@ -253,7 +253,7 @@ def test_a_native_thread_keeps_its_thread_state(tmp_path: Path) -> None:
 
 
 def test_the_number_of_kept_states_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """docs/architecture.md, Engines: the state of a thread that libfuse ended is never freed."""
+    """The state of a thread that libfuse ended is never freed."""
     kept: list[int] = []
     monkeypatch.setattr(ctypes.pythonapi, "PyGILState_Ensure", lambda: kept.append(1))
     monkeypatch.setattr(fusepy_loop, "_kept_states", iter(range(1, 1000)))

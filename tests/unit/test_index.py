@@ -356,14 +356,14 @@ def test_data_before_the_archive_moves_the_members(zip64: bool, shifted: bool) -
     [{"disk": 1}, {"first_disk": 1}, {"here": 0}, {"entries": 7}, {"disk": 0xFFFF}],
 )
 def test_split_archives_are_unsupported(end: dict[str, int]) -> None:
-    """semantics, Errors: an archive feature that cannot be read is EOPNOTSUPP."""
+    """X-6: An archive feature that cannot be read is EOPNOTSUPP."""
     with pytest.raises(Unsupported, match="split"):
         index_of(build([file("x", b"1")], end=end))
 
 
 @pytest.mark.parametrize("locator", [{"disk": 1}, {"disks": 2}])
 def test_split_zip64_archives_are_unsupported(locator: dict[str, int]) -> None:
-    """semantics, Errors: an archive feature that cannot be read is EOPNOTSUPP."""
+    """X-6: An archive feature that cannot be read is EOPNOTSUPP."""
     with pytest.raises(Unsupported, match="split"):
         index_of(build([file("x", b"1")], zip64=True, locator=locator))
 
@@ -388,7 +388,7 @@ def test_zip64_end_record_is_found_before_its_locator_whatever_that_says(claimed
 
 
 def test_zip64_end_record_that_is_missing_is_refused() -> None:
-    """semantics, Errors: a damaged archive is EIO."""
+    """X-4: A damaged archive is EIO."""
     body = build([file("x", b"1")], zip64=True)
     with pytest.raises(CorruptData, match="ZIP64"):
         index_of(body.replace(b"PK\x06\x06", b"PK\x06\x00"))
@@ -407,7 +407,7 @@ def test_a_directory_larger_than_the_object_is_refused(size: int, zip64: bool) -
 
 
 def test_a_huge_directory_is_unsupported_before_it_is_fetched() -> None:
-    """semantics, Limits: memory stays under a stated bound whatever is read."""
+    """R-20: Memory stays bounded whatever is read."""
     size = MAX_DIRECTORY + 1
     tail = build([], end={"size": size, "offset": 0})
     with pytest.raises(Unsupported, match="MiB"):
@@ -461,12 +461,12 @@ def test_names_that_cannot_be_shown_are_left_out_and_logged_once(
      "a b", "a\\b", "\x01\x1b[2J\n\t\x7f", " ", "C:", "con", "-rf", "*", "a\\..\\b", "\\"],
 )  # fmt: skip
 def test_other_names_stay_as_they_are(name: str) -> None:
-    """semantics, Names: control characters and backslashes stay; 255 bytes is not too long."""
+    """N-16, N-26, N-12: Control characters and backslashes stay; 255 bytes are not too long."""
     assert paths(index_of(build([file(name, b"1")]))) == [name]
 
 
 def test_many_bad_names_log_few_lines(caplog: pytest.LogCaptureFixture) -> None:
-    """semantics, Names: left out and logged once; an archive full of them floods no log."""
+    """N-15: Members that are left out are logged once, however many they are."""
     bad = [file(f"../{n}", b"") for n in range(500)]
     clashing = [file(f"d{n}", b"") for n in range(500)] + [folder(f"d{n}") for n in range(500)]
     with caplog.at_level(logging.WARNING):
@@ -477,7 +477,7 @@ def test_many_bad_names_log_few_lines(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.parametrize("name", ["artifacts", "input.json", "artifactsx/y", "Artifacts/x", "x"])
 def test_members_outside_of_the_root_are_not_shown(name: str) -> None:
-    """semantics, The tree: the files under artifacts/; a file of that name is none of them."""
+    """N-4: `outputs/` shows the files under artifacts/, but no file of that name."""
     body = build([Entry(name.encode(), b"1"), file("x", b"22")])
     index = index_of(body)
     assert [(m.path, m.size) for m in index.members] == [("x", 2)]
@@ -485,7 +485,7 @@ def test_members_outside_of_the_root_are_not_shown(name: str) -> None:
 
 
 def test_other_roots_and_none() -> None:
-    """semantics, The tree: the files under sim_dir/ in input.zip; no member at all is no error."""
+    """N-4: `inputs/` shows the files under sim_dir/; an archive without members is no error."""
     body = build([Entry(b"sim_dir/x", b"1"), file("y", b"2")])
     assert paths(index_of(body, "sim_dir/")) == ["x"]
     assert paths(index_of(build([]))) == []
@@ -494,14 +494,14 @@ def test_other_roots_and_none() -> None:
 
 
 def test_the_last_of_two_equal_names_wins() -> None:
-    """semantics, Names: the last of two equal names wins, in its own place in archive order."""
+    """N-13: The last of two equal names wins, at its own position in the archive."""
     index = index_of(build([file("x", b"1"), file("y", b"22"), file("x", b"333")]))
     assert [(m.path, m.size) for m in index.members] == [("y", 2), ("x", 3)]
     assert at(index, "x").size == 3
 
 
 def test_an_earlier_member_does_not_replace_one_that_is_left_out() -> None:
-    """semantics, Names: the last of two equal names wins, also where it cannot be shown."""
+    """N-13: The last of two equal names wins, also if it is then left out."""
     liar = file("x", b"333", size=1 << 63, zip64=True)
     index = index_of(build([file("x", b"1"), file("y", b"22"), liar]))
     assert paths(index) == ["y"]
@@ -512,7 +512,7 @@ def test_an_earlier_member_does_not_replace_one_that_is_left_out() -> None:
 def test_a_file_whose_name_is_also_a_directory_s_is_left_out(
     directory: Entry, order: tuple[int, int]
 ) -> None:
-    """semantics, Names: a file whose name is also a directory's is left out."""
+    """N-14: A file whose name is also that of a directory is left out."""
     two = (file("x", b"evil"), directory)
     index = index_of(build([two[order[0]], two[order[1]]]))
     assert isinstance(index.lookup("x"), Folder)
@@ -542,7 +542,7 @@ def test_lookup_beneath_a_file_finds_nothing() -> None:
     ],
 )
 def test_names_are_utf8_where_valid_else_cp437(raw: bytes, flags: int, name: str) -> None:
-    """semantics, Names: bit 11 is UTF-8; else UTF-8 where valid, else CP437."""
+    """N-17: With bit 11 a name is UTF-8; otherwise UTF-8 if it is valid, else CP437."""
     assert paths(index_of(build([Entry(ROOT.encode() + raw, flags=flags)]))) == [name]
 
 
@@ -561,13 +561,13 @@ RAW = ROOT.encode() + b"caf\x82"
     ],
 )
 def test_unicode_path_fields_name_the_member(extra: bytes, name: str) -> None:
-    """semantics, Names: a 0x7075 field is UTF-8, where it was made for this name."""
+    """N-17: A 0x7075 field is UTF-8, if it was made for this name."""
     assert paths(index_of(build([Entry(RAW, extra=extra)]))) == [name]
 
 
 @pytest.mark.parametrize("name", ["../x", "a\0", "n" * 256, "a//../b", "./..", ".."])
 def test_unicode_path_fields_do_not_climb(name: str) -> None:
-    """semantics, Names: what is left out is left out whichever field said it."""
+    """N-11, N-17: A name in a 0x7075 field is left out by the same rules."""
     body = build([file("y", b"1", extra=unicode_field(ROOT + name, b"artifacts/y"))])
     assert paths(index_of(body)) == []
 
@@ -583,7 +583,7 @@ def test_unicode_path_fields_may_move_a_member_out_of_the_root() -> None:
 
 @pytest.mark.parametrize("seconds", [0, 1, -1, -(2**31), 2**31 - 1, 1_700_000_000, -86400 * 365])
 def test_extended_timestamps_count_seconds_since_1970(seconds: int) -> None:
-    """semantics, Attributes: extended timestamp (0x5455) first; times before 1970 too."""
+    """A-8: The extended timestamp (0x5455) comes first, also before 1970."""
     extra = ntfs_field(NTFS_EPOCH_100NS + 5) + timestamp_field(seconds)
     assert mtime_s(extra=extra) == seconds
 
@@ -607,12 +607,12 @@ def test_extended_timestamps_count_seconds_since_1970(seconds: int) -> None:
     ],
 )
 def test_fields_without_a_time_leave_the_dos_time(extra: bytes) -> None:
-    """semantics, Attributes: else the DOS time taken as UTC."""
+    """A-8: Without an extended field the DOS time counts, as UTC."""
     assert mtime_s(extra=extra) == DOS_SECONDS
 
 
 def test_a_timestamp_field_without_a_time_leaves_the_ntfs_one() -> None:
-    """semantics, Attributes: extended timestamp, else NTFS."""
+    """A-8: The extended timestamp comes before the NTFS time."""
     extra = timestamp_field(5, flags=2) + ntfs_field(NTFS_EPOCH_100NS + 70_000_000)
     assert mtime_s(extra=extra) == 7
 
@@ -628,7 +628,7 @@ def test_a_timestamp_field_without_a_time_leaves_the_ntfs_one() -> None:
     ],
 )
 def test_ntfs_times_count_100_ns_since_1601(stamp: int, nanoseconds: int) -> None:
-    """semantics, Attributes: NTFS (0x000a), before 1970 too, to 100 ns."""
+    """A-8: NTFS times (0x000a) are exact to 100 ns, also before 1970."""
     assert at(index_of(build([file("x", extra=ntfs_field(stamp))])), "x").mtime_ns == nanoseconds
 
 
@@ -654,7 +654,7 @@ def test_ntfs_times_that_no_file_can_have_stay_within_64_bits(stamp: int) -> Non
 def test_dos_times_are_utc_and_invalid_ones_the_first_of_1980(
     date: int, time_: int, moment: tuple[int, ...]
 ) -> None:
-    """semantics, Attributes: the DOS time taken as UTC, wherever the machine stands."""
+    """A-8: The DOS time is read as UTC in any time zone of the machine."""
     assert mtime_s(date=date, time=time_) == calendar.timegm((*moment, 0, 0, 0))
 
 
@@ -669,7 +669,7 @@ def test_every_dos_date_and_time_is_some_time() -> None:
 
 
 def test_folders_have_their_own_time_else_the_newest_beneath() -> None:
-    """semantics, Attributes: directories without an entry of their own: the newest beneath them."""
+    """A-10: A directory without an entry of its own has the newest time beneath it."""
     index = index_of(
         build(
             [
@@ -690,7 +690,7 @@ def test_folders_have_their_own_time_else_the_newest_beneath() -> None:
 
 
 def test_the_root_may_have_an_entry_of_its_own() -> None:
-    """semantics, Attributes: `outputs/` shows the time of the archive's entry for it."""
+    """A-10: `outputs/` has the time of the archive's entry for it."""
     index = index_of(
         build([folder("", extra=timestamp_field(7)), file("x", extra=timestamp_field(9))])
     )
@@ -729,7 +729,7 @@ def test_zip64_fields_widen_saturated_values_only(is_streamed: bool) -> None:
 
 
 def test_a_zip64_field_without_its_values_is_refused() -> None:
-    """semantics, Errors: a damaged archive is EIO."""
+    """X-4: A damaged archive is EIO."""
     for extra in (field(1, b""), field(1, bytes(7))):
         with pytest.raises(CorruptData, match="ZIP64"):
             index_of(build([file("x", b"1", size=0xFFFF_FFFF, extra=extra)]))
@@ -737,7 +737,7 @@ def test_a_zip64_field_without_its_values_is_refused() -> None:
 
 @pytest.mark.parametrize("size", [2**63, 2**64 - 1])
 def test_sizes_that_no_file_can_have_are_not_shown(size: int) -> None:
-    """semantics, Attributes: st_size is exact; off_t has 63 bits, so no larger size is told."""
+    """A-12: A size beyond the 63 bits of off_t is refused."""
     try:
         index = index_of(build([file("x", b"1", size=size, zip64=True), file("y", b"1")]))
     except TaskFSError:
@@ -765,7 +765,7 @@ def many_files(count: int) -> bytes:
 
 
 def test_a_hundred_thousand_members_in_linear_time() -> None:
-    """semantics, Limits: 100,000 members in one archive stay usable; issue 3, 1: linear."""
+    """R-21: The time to read an index grows linearly with its members."""
 
     def cost_s(body: bytes, count: int) -> float:
         began = time.perf_counter()
@@ -786,7 +786,7 @@ def test_an_index_costs_less_than_a_kilobyte_a_member() -> None:
 
 
 def test_a_deep_path_costs_no_more_than_its_length() -> None:
-    """semantics, Limits: memory stays under a stated bound: a 64 KB name must not take two GB."""
+    """R-20: A name of 64 KB does not take two GB of memory."""
     body = build([file("a/" * 5_000 + f"{n}", b"") for n in range(5)])
 
     def read() -> None:
@@ -807,7 +807,7 @@ def count_folders(folder: Folder) -> int:
 
 
 def test_folders_without_number_are_refused() -> None:
-    """semantics, Limits: a few MB of names must not become a GB of folders."""
+    """R-21: A few MB of names do not become a GB of directories."""
     names = [f"{n}/" + "a/" * 10_000 for n in range(60)]
     body = build([file(name + "x", packed=b"") for name in names])
     try:

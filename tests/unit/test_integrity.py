@@ -31,7 +31,7 @@ def test_combine_of_long_pieces(length: int) -> None:
 
 
 def test_combine_is_associative_for_lengths_that_no_memory_holds() -> None:
-    """semantics, Limits: a member may be larger than memory: lengths beyond 2**40."""
+    """I-1, R-20: Lengths beyond 2**40 are counted."""
     a, b, c, length = 0x12345678, 0x9ABCDEF0, 0x0F1E2D3C, 3 << 40
     left = crc32_combine(crc32_combine(a, b, length), c, 77)
     assert left == crc32_combine(a, crc32_combine(b, c, 77), length + 77)
@@ -42,7 +42,7 @@ def test_combine_is_associative_for_lengths_that_no_memory_holds() -> None:
 def test_pieces_in_any_order_with_overlaps_give_the_crc_of_the_whole(
     size: int, seed: int, cuts: int
 ) -> None:
-    """semantics, Integrity: "from start to end" is about coverage, not order."""
+    """I-1: The check needs all bytes, in any order."""
     rng = random.Random(seed)
     body = rng.randbytes(size)
     edges = sorted({0, size, *(rng.randrange(size + 1) for _ in range(cuts))})
@@ -88,7 +88,7 @@ def test_scattered_pieces_are_bounded() -> None:
 
 
 def test_a_whole_pass_after_scattered_reads_is_checked() -> None:
-    """semantics, Integrity: every member read from start to end, whatever was read before."""
+    """I-1: A pass from start to end is checked whatever was read before."""
     body = random.Random(4).randbytes(64_000)
     coverage = Coverage(len(body))
     for start in range(0, len(body), 64):
@@ -100,7 +100,7 @@ def test_a_whole_pass_after_scattered_reads_is_checked() -> None:
 
 
 def test_reading_out_of_order_as_the_kernel_does_is_checked() -> None:
-    """semantics, Integrity: the kernel sends 6 to 8 of 31 reads of one `cat` out of order."""
+    """I-1: Reads that the kernel sends out of order are checked."""
     body = random.Random(5).randbytes(31 << 12)
     order = list(range(31))
     for first in range(0, 28, 4):

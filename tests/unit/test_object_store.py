@@ -97,8 +97,8 @@ def test_one_url_serves_many_requests(
 def test_a_refused_url_is_renewed_once(
     cloud: FakeCloud, signer: Signer, stored: StoredObject, version: ObjectVersion, kind: str
 ) -> None:
-    """remote-api.md, Archives: an expired one: 400 `ExpiredToken`, others 403: ask for a new URL
-    once and repeat the same range."""
+    """If the store refuses a URL (400 `ExpiredToken`, or 403), one new URL is requested, and the
+    range is repeated."""
     getattr(cloud, f"{kind}_urls")()
     with ThreadPoolExecutor(8) as pool:
         parts = pool.map(lambda n: stored.fetch_range(n, n + 1, version), range(16))

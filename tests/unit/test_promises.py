@@ -12,7 +12,11 @@ CONTRACT: Final = (ROOT / "taskfs/docs/semantics.md").read_text()
 NOT_PROMISED: Final = "U"
 _PROMISE: Final = re.compile(r"^- \*\*([A-Z]-[0-9]+)\*\* \S", re.MULTILINE)
 _CITATION: Final = re.compile(r"((?:[A-Z]-[0-9]+, )*[A-Z]-[0-9]+): \S")
-_OLD_CITATION: Final = re.compile(r"README, |Semantics, |Style guide|Issue \d")
+# A document with a section ("Semantics, Names: "), or a number of an issue.
+_OLD_CITATION: Final = re.compile(
+    r"(?:docs/)?(?:readme|semantics|style guide|live|remote-api)(?:\.md)?[,:]|issue \d",
+    re.IGNORECASE,
+)
 
 
 def promises() -> list[str]:

@@ -54,7 +54,7 @@ def test_read_ahead_grows_with_the_bytes_read() -> None:
 
 
 def test_reads_out_of_order_by_the_kernel_count_as_sequential() -> None:
-    """semantics, Integrity: the kernel sends the reads of one `cat` out of order."""
+    """R-4: Reads that the kernel sends out of order count as sequential."""
     pattern, spans, rng = read(ReadPattern(), 0, 1), list(range(2, 200)), random.Random(3)
     for at in range(0, len(spans), DISORDER_SPANS // 2):
         part = spans[at : at + DISORDER_SPANS // 2]

@@ -84,7 +84,7 @@ def test_sequential_reads_get_growing_ranges_and_nothing_twice() -> None:
 
 @pytest.mark.parametrize("size", [100_000, READ, 3 * READ + 1])
 def test_read_ahead_comes_in_whole_requests(size: int) -> None:
-    """Stream: whatever the lengths of the reads, no odd remainders are asked for in between."""
+    """R-4: Read-ahead comes in whole requests, whatever the lengths of the reads."""
     reading = Reading()
     stream = reading.stream(start=1000)
     for offset in range(1000, len(BODY), size):
@@ -209,7 +209,7 @@ def test_backward_reads_fetch_no_more_than_their_blocks() -> None:
 
 
 def test_reads_out_of_order_as_the_kernel_sends_them_count_as_sequential() -> None:
-    """semantics, Integrity: the kernel sends the reads of one `cat` out of order."""
+    """R-4: Reads that the kernel sends out of order count as sequential."""
     reading = Reading()
     stream = reading.stream()
     numbers = list(range(len(BODY) // READ))
@@ -223,7 +223,7 @@ def test_reads_out_of_order_as_the_kernel_sends_them_count_as_sequential() -> No
 
 
 def test_nothing_is_fetched_past_the_limit() -> None:
-    """Stream: one reader's way through [start, limit): a member's neighbours are not its own."""
+    """R-5: Read-ahead of a member stays within [start, limit)."""
     reading = Reading()
     start, limit = 3 * BLOCK + 100, 50 * BLOCK + 200
     stream = reading.stream(start, limit)
@@ -288,7 +288,7 @@ def test_each_reader_has_its_own_state() -> None:
 
 
 def test_one_reader_used_by_many_threads() -> None:
-    """Stream: safe for concurrent use."""
+    """R-19: A `ReadAheadReader` is safe for concurrent use."""
     reading = Reading()
     stream = reading.stream()
     todo = iter(range(0, 8 << 20, READ))

@@ -329,7 +329,7 @@ def test_a_short_member_in_turn_may_be_read_from_anywhere(decoding: Make) -> Non
 
 
 def test_wrong_bytes_at_hand_are_known_before_the_first_goes_out(decoding: Make) -> None:
-    """semantics, Integrity: what is known to be wrong is not handed out, were it only the start."""
+    """I-3: Bytes that are known to be wrong are not returned, not even the first ones."""
     one = decoding(SHORT, SHORT_PACKED, crc=1, in_turn=True, push_enabled=True)
     with pytest.raises(CorruptData):
         one.check(0, SPAN)
@@ -544,7 +544,7 @@ def test_an_idle_cursor_holds_no_view_of_its_input(decoding: Make, method: int) 
 
 @pytest.mark.parametrize("method", [DEFLATED, BZIP2, LZMA])
 def test_a_wrong_crc_is_found_before_the_last_byte(decoding: Make, method: int) -> None:
-    """semantics, Integrity: CRC-32 is checked before a member's last bytes are handed out."""
+    """I-1: CRC-32 is checked before the last bytes of a member are returned."""
     one = decoding(BODY, pack(BODY, method), method, crc=zlib.crc32(BODY) ^ 1)
     for offset in range(0, len(BODY) - SPAN, SPAN):
         one.check(offset, SPAN)
@@ -598,7 +598,7 @@ def test_data_without_an_end_mark_is_refused(decoding: Make) -> None:
 
 @pytest.mark.parametrize("method", [DEFLATED, BZIP2, LZMA])
 def test_flipped_bytes_are_never_handed_out_whole(decoding: Make, method: int) -> None:
-    """semantics, Integrity: a mismatch is EIO: no flipped byte survives a whole pass."""
+    """I-1, I-3: A flipped byte makes a whole pass fail with EIO."""
     packed = pack(BODY, method)
     rng = random.Random(method)
     for _ in range(15):
@@ -629,7 +629,7 @@ def test_damage_late_in_a_member_leaves_its_begin_readable(decoding: Make) -> No
 
 @pytest.mark.parametrize("method", [DEFLATED, BZIP2, LZMA])
 def test_a_transient_failure_is_raised_once_and_not_cached(decoding: Make, method: int) -> None:
-    """semantics, Freshness: a transient failure is never cached."""
+    """F-15: A transient failure is never cached."""
     packed = pack(BODY, method)
     for number in range(len(packed) // PIECE + 2):
         one = decoding(BODY, packed, method)
@@ -654,7 +654,7 @@ def test_a_transient_failure_is_raised_once_and_not_cached(decoding: Make, metho
 
 
 def test_a_failure_while_the_end_is_looked_for_is_survived(decoding: Make) -> None:
-    """semantics, Freshness: a transient failure is never cached, not at the last piece either."""
+    """F-15: A transient failure is never cached, not at the last piece either."""
     body = BODY[: SPAN + 5]
     packed = deflate(body, 0)
     one = decoding(body, packed)
@@ -676,7 +676,7 @@ def test_a_failure_while_the_end_is_looked_for_is_survived(decoding: Make) -> No
 
 
 def test_an_interrupted_reader_is_freed_and_the_next_goes_on(decoding: Make) -> None:
-    """semantics, Control files: Ctrl+C ends any blocked operation within 1 s."""
+    """K-13: Ctrl+C ends a blocked operation within 1 s."""
     one = decoding(LONG, LONG_PACKED, span_bytes=200_000)
     one.member.before = lambda offset: time.sleep(0.002)
     threading.Timer(0.1, one.interrupted.set).start()

@@ -63,7 +63,7 @@ def test_a_whole_record() -> None:
 
 @pytest.mark.parametrize("value", [None, 7, [], {}, True, [{}]])
 def test_a_field_of_the_wrong_type_counts_as_missing(value: Any) -> None:
-    """remote-api.md, Tasks: each may be null; README, Errors: one bad field breaks nothing."""
+    """X-17: Each field may be null, and one bad field breaks nothing."""
     task = parse(**{name: value for name in WHOLE if name not in ("task_id", "is_terminated")})
     assert task.status == task.machine_type == task.error_detail == task.executer_error == ""
     assert task.simulator is task.project is task.output_path is task.region is None
@@ -77,7 +77,7 @@ def test_a_field_of_the_wrong_type_counts_as_missing(value: Any) -> None:
     "time", ["", "soon", "2025-13-01T00:00:00Z", "2025-06-11", "99999-01-01T00:00:00Z"]
 )
 def test_unusable_times(time: str) -> None:
-    """remote-api.md, Tasks: ISO 8601 with offset, or null."""
+    """Times are ISO 8601 with an offset, or null."""
     assert parse(end_time=time).end_ns is None
     assert parse(end_time=time).last_change_ns == parse().start_ns
 
