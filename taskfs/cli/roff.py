@@ -32,6 +32,8 @@ _TREE: Final = (
     ("ID/outputs/, ID/inputs/", "The files inside output.zip and input.zip, read by range."),
     ("ID/output.zip, ID/input.zip", "The raw archives. They exist by name and are not listed."),
     (".by-status/, .by-project/, .by-simulator/", "Links to the tasks, by group."),
+    (".by-date/", "Links to the tasks, named after their time, simulator and status."),
+    ("tasks.csv", "All tasks as a table; not listed."),
     (".latest", "A link to the newest task."),
     (".taskfs/stats.json, version, refresh", "Counters; the version; a write forgets the cache. "
      "`.taskfs` is not listed."),

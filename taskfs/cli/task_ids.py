@@ -124,10 +124,16 @@ def _below_mount(text: str) -> str:
 
 
 def _without_view(path: str) -> str:
-    """Return a path in the mount that begins with a task: `.by-status/success/ID/x` is `ID/x`."""
+    """Return a path in the mount that begins with a task: `.by-status/success/ID/x` is `ID/x`.
+
+    The links in `.by-date` end with the beginning of the id.
+    """
     first, _, rest = path.partition("/")
     if first == f".{LATEST}":
         return "/".join(filter(None, (LATEST, rest)))
+    if first == ".by-date":
+        name, _, rest = rest.partition("/")
+        return "/".join(filter(None, (name.rpartition("_")[2], rest)))
     return "/".join(path.split("/")[2:]) if first.startswith(".by-") else path
 
 

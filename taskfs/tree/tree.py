@@ -12,6 +12,7 @@ from taskfs.tasks.task_table import FIELDS, to_csv
 from taskfs.tree.archive_nodes import FolderNode, MembersNode
 from taskfs.tree.context import TreeContext
 from taskfs.tree.control_nodes import CONTROL_DIR, ControlNode
+from taskfs.tree.date_view import BY_DATE, DateNames, DateViewNode
 from taskfs.tree.handles import HandleTable
 from taskfs.tree.nodes import DIRECTORY_MODE, LINK_MODE, Attrs, Directory, Entry, Link, Node, inode
 from taskfs.tree.task_node import TaskNode, task_attrs
@@ -89,6 +90,7 @@ class RootNode(Directory):
     def __init__(self, context: TreeContext) -> None:
         super().__init__("")
         self._context = context
+        self._date_names = DateNames(context.task_cache)
 
     def attrs(self) -> Attrs:
         newest_ns = self._context.task_cache.newest_ns() or self._context.began_ns
@@ -100,6 +102,8 @@ class RootNode(Directory):
                 return ControlNode(self._context)
             if name in VIEWS:
                 return ViewNode(name, self._context.views, self._context.began_ns)
+            if name == BY_DATE:
+                return DateViewNode(self._date_names, self._context.began_ns)
             if name == LATEST:
                 return self._latest()
             raise NotFound(f"there is no {name}")
@@ -127,7 +131,7 @@ class RootNode(Directory):
     def children(self) -> Iterable[Entry]:
         ids = self._context.task_cache.ids()
         entries = [self.entry(task_id, DIRECTORY_MODE) for task_id in ids]
-        entries += [self.entry(name, DIRECTORY_MODE) for name in VIEWS]
+        entries += [self.entry(name, DIRECTORY_MODE) for name in (*VIEWS, BY_DATE)]
         if ids:
             entries.append(self.entry(LATEST, LINK_MODE))
         return entries

@@ -91,6 +91,7 @@ def test_paths_below_a_mount(taskfs: Command, cloud: FakeCloud, tasks: None) -> 
             place / FIRST,
             place / FIRST / "outputs" / "stdout.txt",
             place / ".by-status" / "success" / FIRST,
+            *(path for path in (place / ".by-date").iterdir() if path.name.endswith(FIRST[:8])),
             f"mnt/{FIRST}/",
         ):
             assert FIRST in taskfs("info", str(path)).stdout

@@ -317,7 +317,7 @@ def test_the_whole_mount_can_be_walked(
     run("cp", "-r", f"{mount.path}/.", tmp_path / "all")
     assert {path.name for path in (tmp_path / "all").iterdir()} == {
         *tasks,
-        *(".by-status", ".by-project", ".by-simulator", ".latest"),
+        *(".by-status", ".by-project", ".by-simulator", ".by-date", ".latest"),
     }
     assert os.readlink(tmp_path / "all/.latest") == tasks[1]
     assert (tmp_path / "all/.by-status/success" / tasks[0] / "status").read_text() == "success\n"

@@ -21,7 +21,7 @@ IN_A_TASK = (
     *("status", "machine_type", "computation_time", "output_files_info", "info.json", "error"),
     *("kill", "outputs", "inputs"),
 )
-VIEWS = (".by-status", ".by-project", ".by-simulator")
+VIEWS = (".by-status", ".by-project", ".by-simulator", ".by-date")
 
 
 def listed_record(cloud: FakeCloud, task: str) -> object:
