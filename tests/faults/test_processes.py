@@ -128,7 +128,9 @@ def test_a_dead_mount_can_be_unmounted_though_it_is_in_use(
         assert os.listdir(mount.path) == []
 
 
-def test_doctor_names_each_dead_mount_and_the_fix(new_mount: Callable[..., Mount]) -> None:
+def test_doctor_names_each_dead_mount_and_the_fix(
+    new_mount: Callable[..., Mount], tmp_path: Path
+) -> None:
     """E-2, C-23: `taskfs doctor` lists dead mounts, and its fix, pasted, ends them."""
     dead, alive = [new_mount(), new_mount()], new_mount()
     for mount in dead:
@@ -139,7 +141,9 @@ def test_doctor_names_each_dead_mount_and_the_fix(new_mount: Callable[..., Mount
     assert str(alive.path) not in line
     assert all(str(mount.path) in line for mount in dead)
     fix = line[line.index("for m in") :]
-    script = 'taskfs() { "$@"; }; ' + fix.replace("taskfs umount", f"{shlex.join(COMMAND)} umount")
+    # The line names dead mounts of other tests and programs as well: they are left alone.
+    ours = f"{shlex.quote(str(tmp_path))}/*) {shlex.join(COMMAND)} \"$@\" ;;"
+    script = f'taskfs() {{ case "$2" in {ours} esac; }}; {fix}'
     subprocess.run(["sh", "-c", script], check=True, env=alive.taskfs.environment, timeout=60)
     assert not any(is_mounted(mount.path) for mount in dead)
     assert is_mounted(alive.path)
