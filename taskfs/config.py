@@ -45,6 +45,7 @@ class Config:
     fsname: str = "taskfs"
     noexec: bool = False
     engine: str = "auto"
+    events: str = "auto"
     cache_dir: Path = field(default_factory=_default_cache_dir)
     cache_size: int = 10 * 1024**3
     dir_cache_time_s: float = 10.0

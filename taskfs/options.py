@@ -30,6 +30,7 @@ from taskfs.support.parsing import (
 )
 
 ENGINES: Final = ("auto", "kernel", "fusepy")
+EVENTS: Final = ("auto", "on", "off")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 
@@ -168,6 +169,10 @@ OPTIONS: Final = (
     Option("engine", one_of(ENGINES, "an engine"), "How to serve the mount: kernel (faster; "
            "Linux), fusepy (needs libfuse 2), or auto: the first that works.", "ENGINE", "auto",
            commands=frozenset({"mount", "demo", "doctor"})),
+    Option("events", one_of(EVENTS, "a choice of events"), "Whether programs that watch files "
+           "(inotify) are told of changes in the cloud: auto (while a program watches the mount), "
+           "on (always; also for watches that cannot be seen, and with --read-only), off.",
+           "WHEN", "auto", commands=frozenset({"mount", "demo"})),
     Option("cache_dir", parse_path, "The directory of the disk cache.", "DIR", _user_cache_dir,
            "~/.cache/taskfs", commands=CACHE),
     Option("cache_size", parse_size, "The maximum size of the disk cache; 0 switches it off.",

@@ -30,6 +30,11 @@ class FileAttributes(NamedTuple):
     is_volatile: bool = False
 
 
+class DepartedAttributes(FileAttributes):
+    """Attributes of a name that is about to go, under which the kernel must not find the inode that
+    it has for this name."""
+
+
 class AttributePolicy:
     """The attributes that all files of one mount share. Immutable.
 

@@ -67,3 +67,7 @@ class MountEngine(Protocol):
     def interrupted(self) -> bool:
         """Whether the request that the calling thread serves was interrupted; False elsewhere."""
         ...
+
+    def calling_pid(self) -> int:
+        """Return the process whose request the calling thread serves; 0 for the kernel itself."""
+        ...

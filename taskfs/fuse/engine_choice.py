@@ -16,6 +16,7 @@ from taskfs.fuse.signals import MountState
 log = logging.getLogger(__name__)
 
 AUTO: Final = "auto"
+ON: Final = "on"
 _ENGINE_TYPES: Final[Mapping[str, Callable[[Path, MountOptions], MountEngine]]] = {
     "kernel": KernelEngine,
     "fusepy": FusepyEngine,
@@ -44,6 +45,10 @@ class Engines:
     def interrupted(self) -> bool:
         """Whether the request that the calling thread serves was interrupted."""
         return self.current.interrupted()
+
+    def calling_pid(self) -> int:
+        """Return the process whose request the calling thread serves."""
+        return self.current.calling_pid()
 
     def serve(
         self, operations: TaskOperations, state: MountState, on_live: Callable[[], None]
@@ -74,7 +79,9 @@ def choose_engines(config: Config, place: Path) -> Engines:
     """Return the engines that *config* allows for the mountpoint *place*."""
     options = MountOptions(
         fsname=config.fsname,
-        read_only=config.read_only,
+        # The kernel refuses the calls that make events on a mount that it knows as read-only. The
+        # operations refuse the same changes.
+        read_only=config.read_only and config.events != ON,
         noexec=config.noexec,
         allow_other=config.allow_other,
         allow_root=config.allow_root,

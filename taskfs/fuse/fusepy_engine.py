@@ -89,6 +89,11 @@ class FusepyEngine:
             poll.poll()
             self._is_gone = True
 
+    def calling_pid(self) -> int:
+        import fuse
+
+        return int(fuse.fuse_get_context()[2])
+
     def _fuse_options(self) -> dict[str, Any]:
         options = self._options
         words: dict[str, Any] = {

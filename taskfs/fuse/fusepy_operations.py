@@ -124,7 +124,8 @@ class FusepyOperations(fuse.Operations):  # type: ignore[misc]
 
     def __call__(self, op: str, path: str, *args: Any) -> Any:
         if op in _BY_PATH:
-            return self._operations(op, path)
+            self._operations(op, path)  # the attributes of a new name are asked for again
+            return 0
         return super().__call__(op, path, *args)
 
 

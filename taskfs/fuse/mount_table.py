@@ -5,6 +5,7 @@ mount whose daemon has died: they fail with ENOTCONN, and `os.path.ismount` is F
 output of mount(8) is read.
 """
 
+import contextlib
 import os
 import re
 import subprocess
@@ -43,8 +44,8 @@ def mounts() -> Iterator[MountEntry]:
         for line in lines:
             head, _, tail = line.rstrip(b"\n").partition(b" - ")
             fields, rest = head.split(b" "), tail.split(b" ")
-            mountpoint = re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), fields[4])
-            yield MountEntry(*map(os.fsdecode, (mountpoint, rest[0], fields[2], rest[-1])))
+            words = map(os.fsdecode, (rest[0], fields[2], rest[-1]))
+            yield MountEntry(_unescape(fields[4]), *words)
 
 
 def _bsd_mounts() -> Iterator[MountEntry]:
@@ -85,6 +86,19 @@ def mounted_device(mountpoint: Path) -> str:
     """Return the device of the taskfs on *mountpoint*; empty if the topmost mount is another."""
     found = mounts_on(mountpoint)
     return found[-1].device if found and found[-1].type == FSTYPE else ""
+
+
+def mount_id(mountpoint: str) -> int:
+    """Return the kernel's number of the topmost mount on *mountpoint*; 0 if there is none."""
+    with contextlib.suppress(OSError), open(MOUNTINFO, "rb") as lines:
+        fields = [line.split(b" ") for line in lines]
+        found = [int(field[0]) for field in fields if _unescape(field[4]) == mountpoint]
+        return found[-1] if found else 0
+    return 0
+
+
+def _unescape(name: bytes) -> str:
+    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), name))
 
 
 def our_mounts() -> list[str]:

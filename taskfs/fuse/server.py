@@ -60,7 +60,8 @@ def serve(
     from taskfs.core import open_core
     from taskfs.fuse.attributes import AttributePolicy
     from taskfs.fuse.engine_choice import choose_engines
-    from taskfs.fuse.operations import TaskOperations
+    from taskfs.fuse.event_operations import EventOperations
+    from taskfs.fuse.events import OFF, start_events
 
     gc.freeze()
     gc.enable()
@@ -76,8 +77,22 @@ def serve(
     _await_first_listing(core, config, listing)
     policy = AttributePolicy(config.uid, config.gid, config.umask)
 
+    operations = EventOperations(core.tree, policy, engines.calling_pid)
+    events: list[Callable[[], object]] = []
+
     def note_live() -> None:
         state.live.set()
+        if config.events != OFF and not config.offline:
+            events.append(
+                start_events(
+                    core.tree,
+                    operations,
+                    str(place),
+                    state.device,
+                    attr_timeout_s=config.attr_timeout_s,
+                    mode=config.events,
+                )
+            )
         log.info(
             "taskfs %s mounted on %s, pid %d, options: %s",
             *(__version__, place, os.getpid(), _changed_options(config)),
@@ -88,10 +103,10 @@ def serve(
         threading.Thread(target=load_rest, name="taskfs-preload", daemon=True).start()
 
     try:
-        engines.serve(TaskOperations(core.tree, policy), state, note_live)
+        engines.serve(operations, state, note_live)
     finally:
         on_end()
-        _close(core.close, close_adjusted)
+        _close(*events, core.close, close_adjusted)
         state.ended.set()
     if not state.live.is_set():
         raise MountError(f"{place} was unmounted before the mount was live")

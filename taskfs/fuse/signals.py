@@ -38,6 +38,11 @@ class MountState:
         self._is_mounting = False
         self._device = ""
 
+    @property
+    def device(self) -> str:
+        """The device of the mount, as /proc/self/mountinfo names it; empty before `mounted`."""
+        return self._device
+
     def begin(self) -> None:
         """Note that an engine is about to mount."""
         self._lock.acquire()

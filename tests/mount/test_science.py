@@ -196,7 +196,7 @@ def test_sqlite_in_immutable_mode(place: Place, run: Run, tmp_path: Path) -> Non
 
 
 def test_tail_follows_a_file(place: Place) -> None:
-    """U-4: `tail -f` prints the end and waits."""
+    """U-12: `tail -f` prints the end and waits."""
     path = place("run.log", b"".join(b"%d\n" % n for n in range(50_000)))
     for file, end in ((path, b"49998\n49999\n"), (path.parents[1] / "status", b"success\n")):
         with subprocess.Popen(["tail", "-n", "2", "-f", file], stdout=subprocess.PIPE) as tail:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Final
 
 from taskfs.errors import NotFound
+from taskfs.fuse.attributes import DepartedAttributes
 from taskfs.fuse.kernel.node_table import NodeTable
 from taskfs.fuse.kernel.page_push import PagePush
 from taskfs.fuse.kernel.protocol import (
@@ -55,13 +56,17 @@ _REFUSED: Final = {
     Opcode.CREATE: "create",
     Opcode.FALLOCATE: "fallocate",
     Opcode.LINK: "link",
-    Opcode.MKDIR: "mkdir",
-    Opcode.MKNOD: "mknod",
     Opcode.RENAME: "rename",
     Opcode.RENAME2: "rename",
-    Opcode.RMDIR: "rmdir",
-    Opcode.SYMLINK: "symlink",
-    Opcode.UNLINK: "unlink",
+}
+# Refused too, unless they announce a change: see `event_operations`. With the length in bytes of the
+# structure before the name.
+_NAMED: Final = {
+    Opcode.MKDIR: 8,
+    Opcode.MKNOD: 16,
+    Opcode.RMDIR: 0,
+    Opcode.SYMLINK: 0,
+    Opcode.UNLINK: 0,
 }
 
 
@@ -123,6 +128,8 @@ class Dispatch:
         }
         for opcode, name in _REFUSED.items():
             self._methods[opcode] = self._refusing(name)
+        for opcode, start in _NAMED.items():
+            self._methods[opcode] = partial(self._change_name, opcode.name.lower(), start)
 
     def answer(self, opcode: int, nodeid: int, body: memoryview) -> Answer:
         """Return the parts of the answer to one request; *body* is valid only during the call.
@@ -144,7 +151,9 @@ class Dispatch:
             raise OSError(errno.ENAMETOOLONG, "")
         parent, name = self._path(nodeid), _text(raw)
         attrs = self._operations("getattr", f"{parent}/{name}")
-        return (self._packer.entry(self._nodes.add_lookup(parent, name), attrs),)
+        # No name ends in NUL: this is another node than the one of the name.
+        known = f"{name}\0" if isinstance(attrs, DepartedAttributes) else name
+        return (self._packer.entry(self._nodes.add_lookup(parent, known), attrs),)
 
     def _forget(self, nodeid: int, body: memoryview) -> Answer:
         self._nodes.forget(nodeid, *FORGET_IN.unpack_from(body))
@@ -299,6 +308,13 @@ class Dispatch:
 
     def _ioctl(self, nodeid: int, body: memoryview) -> Answer:
         raise OSError(errno.ENOTTY, "")  # Python's `open` checks whether the file is a terminal
+
+    def _change_name(self, op: str, start: int, nodeid: int, body: memoryview) -> Answer:
+        parent, name = self._path(nodeid), _text(name_of(body[start:]))
+        attrs = self._operations(op, f"{parent}/{name}")
+        if attrs is None:
+            return EMPTY
+        return (self._packer.entry(self._nodes.add_lookup(parent, name), attrs),)
 
     def _refusing(self, name: str) -> Callable[[int, memoryview], Answer]:
         def refuse(nodeid: int, body: memoryview) -> Answer:

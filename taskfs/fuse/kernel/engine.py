@@ -10,7 +10,7 @@ from taskfs.fuse.engine import MountOptions, ProtocolRefused
 from taskfs.fuse.kernel.channel import Channel
 from taskfs.fuse.kernel.mounting import mount_device
 from taskfs.fuse.kernel.protocol import Packer
-from taskfs.fuse.kernel.session import Session, interrupted
+from taskfs.fuse.kernel.session import Session, calling_pid, interrupted
 from taskfs.fuse.mount_table import mounted_device
 from taskfs.fuse.mountpoint import detach
 from taskfs.fuse.operations import TaskOperations
@@ -47,3 +47,6 @@ class KernelEngine:
 
     def interrupted(self) -> bool:
         return interrupted()
+
+    def calling_pid(self) -> int:
+        return calling_pid()

@@ -62,12 +62,13 @@ _OF_OPEN_FILES: Final = frozenset(
 
 
 class _Request:
-    """A request under way, and whether the kernel reported that its caller was interrupted."""
+    """A request under way: the calling process, and whether it was interrupted."""
 
-    __slots__ = ("interrupted",)
+    __slots__ = ("interrupted", "pid")
 
-    def __init__(self) -> None:
+    def __init__(self, pid: int) -> None:
         self.interrupted = False
+        self.pid = pid
 
 
 _serving = threading.local()
@@ -77,6 +78,12 @@ def interrupted() -> bool:
     """Whether the request that the calling thread serves was interrupted; False elsewhere."""
     request = getattr(_serving, "request", None)
     return request is not None and request.interrupted
+
+
+def calling_pid() -> int:
+    """The process whose request the calling thread serves; 0 elsewhere."""
+    request = getattr(_serving, "request", None)
+    return 0 if request is None else request.pid
 
 
 class Session:
@@ -186,12 +193,12 @@ class Session:
 
     def _serve(self, message: memoryview) -> None:
         """Answer one request. This is the boundary: no Exception leaves it."""
-        _, opcode, unique, nodeid, uid, *_ = HEADER_IN.unpack_from(message)
+        _, opcode, unique, nodeid, uid, _, pid, _ = HEADER_IN.unpack_from(message)
         body = message[HEADER_IN.size :]
         if opcode == Opcode.INTERRUPT:
             self._interrupt(unique, *INTERRUPT_IN.unpack_from(body))
             return
-        _serving.request = self._running[unique] = _Request()
+        _serving.request = self._running[unique] = _Request(pid)
         error, answer = 0, NO_ANSWER
         try:
             if self._users is not None and opcode not in _OF_OPEN_FILES and uid not in self._users:

@@ -1,0 +1,279 @@
+"""`EventThread`: sees changes of the tasks while a program watches the mount, and sends events.
+
+Without a watch it sends no request and sleeps. A new watch needs a lookup in the mount, so it looks
+for watches only after requests. While there is one, it keeps the task cache as young as its TTLs.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Final, Protocol
+
+from taskfs.errors import TaskFSError
+from taskfs.fuse.event_operations import EventOperations
+from taskfs.fuse.watchers import EVERYTHING, Watches
+from taskfs.model import Task
+from taskfs.support.clock import age_clock
+from taskfs.tasks.archive_kind import ArchiveKind
+from taskfs.tasks.changes import TaskChange, TaskChanges
+from taskfs.tree.context import TreeContext
+from taskfs.tree.nodes import Attrs, inode
+from taskfs.tree.tree import LATEST, Tree
+from taskfs.tree.tree_events import (
+    COMPUTATION_TIME,
+    OUTPUT_FILES_INFO,
+    EventKind,
+    TreeEvent,
+    TreeEvents,
+    archive_events,
+    latest_event,
+)
+
+log = logging.getLogger(__name__)
+
+# Values of the setting `events`.
+ON: Final = "on"
+OFF: Final = "off"
+# Seconds between two looks at the cache while a program watches: the delay beyond the TTL.
+POLL_S: Final = 0.25
+# Seconds between two scans for watches, and the time for which the kernel may still have the names
+# of a lookup beyond the attr timeout.
+SCAN_S: Final = 1.0
+SCAN_MARGIN_S: Final = 0.2
+# A scan costs milliseconds on a machine with many processes: at most this share of the time.
+SCAN_SHARE: Final = 0.02
+# Seconds until the API is asked again after it has failed.
+RETRY_S: Final = 5.0
+# Seconds between two events of a running `computation_time`.
+COMPUTATION_TIME_S: Final = 10.0
+# Seconds for which the output archive of an ended task is looked for, and between two looks.
+ARCHIVE_TIMEOUT_S: Final = 90.0
+ARCHIVE_POLL_S: Final = 1.0
+# Names that appear in `outputs/`, of which each gets an event.
+MAX_NAMES: Final = 256
+
+
+class Scanner(Protocol):
+    """Finds the watches on the mount."""
+
+    def scan(self) -> Watches:
+        """Return the watches of this moment."""
+        ...
+
+
+class Sender(Protocol):
+    """Sends events."""
+
+    def send(self, events: Sequence[TreeEvent]) -> None:
+        """Send *events*, one after another."""
+        ...
+
+    def close(self) -> None:
+        """End what was started to send events."""
+        ...
+
+
+class EventThread:
+    """The thread that sees changes and sends events, from `start` to the event *stopped*.
+
+    With *sees_watches* false it takes every file as watched.
+    """
+
+    def __init__(
+        self,
+        tree: Tree,
+        operations: EventOperations,
+        scanner: Scanner,
+        sender: Sender,
+        stopped: threading.Event,
+        *,
+        attr_timeout_s: float,
+        sees_watches: bool = True,
+    ) -> None:
+        self._tree = tree
+        self._context: TreeContext = tree.context
+        self._operations = operations
+        self._scanner = scanner
+        self._sender = sender
+        self._stopped = stopped
+        self._settle_s = attr_timeout_s + SCAN_MARGIN_S
+        self._sees_watches = sees_watches
+        self._watches = Watches() if sees_watches else EVERYTHING
+        self._scan_after_s = 0.0
+        self._changes = TaskChanges(self._context.task_cache)
+        self._events = TreeEvents()
+        self._ticked_s: dict[str, float] = {}  # the last event of `computation_time`, by task
+        self._awaited: dict[str, tuple[float, float]] = {}  # by task: until when, next look
+        self._newest = ""
+
+    def start(self) -> None:
+        """Start the thread."""
+        threading.Thread(target=self._run, name="taskfs-events", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopped.is_set():
+                self._await_watch()
+                if not self._stopped.is_set():
+                    self._follow()
+        except Exception:
+            log.exception("no more inotify events are sent")
+        finally:
+            self._sender.close()
+
+    def _await_watch(self) -> None:
+        """Wait until a program watches the mount."""
+        requested = self._operations.requested
+        while self._sees_watches and not self._stopped.is_set():
+            requested.wait()
+            requested.clear()
+            # The kernel keeps names for the attr timeout: a watch may be set without a request.
+            if self._stopped.wait(max(self._settle_s, self._scan_after_s - time.monotonic())):
+                return
+            self._scan()
+            if self._watches:
+                return
+
+    def _scan(self) -> None:
+        began_s = time.monotonic()
+        self._watches = self._scanner.scan()
+        now_s = time.monotonic()
+        self._scan_after_s = now_s + max(SCAN_S, (now_s - began_s) / SCAN_SHARE)
+
+    def _follow(self) -> None:
+        """Send the events of changes until there is no watch any more."""
+        log.info("inotify events are sent: a program watches the mount")
+        self._changes.start()
+        self._events.start(self._changes.tasks)
+        self._newest = self._changes.newest
+        self._ticked_s.clear()
+        self._awaited.clear()
+        while self._watches and not self._stopped.is_set():
+            delay_s = POLL_S
+            try:
+                self._changes.refresh()
+            except TaskFSError as exc:
+                log.info("changes of tasks are not seen: %s", exc)
+                delay_s = RETRY_S
+            changes = self._changes.take()
+            if events := [event for event in self._new_events(changes) if self._is_watched(event)]:
+                self._send(changes, events)
+            if self._stopped.wait(delay_s):
+                return
+            if self._sees_watches and time.monotonic() >= self._scan_after_s:
+                self._scan()
+        log.info("no inotify events are sent: no program watches the mount")
+
+    def _is_watched(self, event: TreeEvent) -> bool:
+        return self._watches.include(*event.watched_inodes)
+
+    def _send(self, changes: Iterable[TaskChange], events: Sequence[TreeEvent]) -> None:
+        """Send *events*; the programs that they wake get the new state."""
+        for change in changes:
+            task = change.after or change.before
+            if task is not None:
+                self._context.pins.release(f"{task.id}/")
+        for event in events:
+            if event.kind is EventKind.MODIFY:
+                self._context.pins.release(event.path)
+        self._sender.send(events)
+
+    def _new_events(self, changes: Iterable[TaskChange]) -> Iterator[TreeEvent]:
+        now_s = age_clock()
+        for change in changes:
+            yield from self._events.of_change(change)
+            before, after = change
+            if before is not None and after is not None:
+                if after.is_terminated and not before.is_terminated:
+                    self._awaited[after.id] = now_s + ARCHIVE_TIMEOUT_S, now_s
+            elif before is not None:
+                self._awaited.pop(before.id, None)
+        if self._changes.newest != self._newest:
+            yield latest_event(LATEST, self._newest, self._changes.newest)
+            self._newest = self._changes.newest
+        for task in self._changes.unsettled:
+            yield from self._ticks(task, now_s)
+        for task_id in list(self._awaited):
+            yield from self._arrivals(task_id, now_s)
+
+    def _ticks(self, task: Task, now_s: float) -> Iterator[TreeEvent]:
+        """Yield the event of a running `computation_time`, once in COMPUTATION_TIME_S."""
+        is_running = (
+            not task.is_terminated
+            and task.computation_start_ns is not None
+            and task.computation_end_ns is None
+            and task.computation_seconds is None
+        )
+        if not is_running:
+            self._ticked_s.pop(task.id, None)
+        elif now_s - self._ticked_s.setdefault(task.id, now_s) >= COMPUTATION_TIME_S:
+            self._ticked_s[task.id] = now_s
+            yield TreeEvent(EventKind.MODIFY, f"{task.id}/{COMPUTATION_TIME}")
+
+    def _arrivals(self, task_id: str, now_s: float) -> Iterator[TreeEvent]:
+        """Look for the output archive of an ended task, and yield the events of its arrival.
+
+        It is asked for only if a program watches the task's directory or what the archive shows.
+        """
+        until_s, next_s = self._awaited[task_id]
+        cached = self._context.task_cache.get_cached(task_id)
+        if cached is None or now_s > until_s:
+            del self._awaited[task_id]
+            return
+        paths = (task_id, f"{task_id}/outputs", f"{task_id}/{OUTPUT_FILES_INFO}")
+        if now_s < next_s or not self._watches.include(*map(inode, paths)):
+            return
+        self._awaited[task_id] = until_s, now_s + ARCHIVE_POLL_S
+        try:
+            archive = self._context.archives.get(cached.task, ArchiveKind.OUTPUT)
+            if archive is None:
+                return
+            members = (
+                self._members(f"/{paths[1]}") if self._watches.include(inode(paths[1])) else {}
+            )
+        except TaskFSError as exc:
+            log.info("%s: its archive is not seen: %s", task_id, exc)
+            return
+        del self._awaited[task_id]
+        yield from archive_events(cached.task, members)
+
+    def _members(self, path: str) -> dict[str, Attrs]:
+        """Return the first names in the directory *path* of a loaded archive."""
+        children = islice(self._tree.resolve(path).children(), MAX_NAMES)
+        return {child.name: self._tree.attrs(f"{path}/{child.name}") for child in children}
+
+
+def start_events(
+    tree: Tree,
+    operations: EventOperations,
+    mountpoint: str,
+    device: str,
+    *,
+    attr_timeout_s: float,
+    mode: str,
+) -> Callable[[], None]:
+    """Start to send events for the mount on *mountpoint*, and return the function that ends it."""
+    from taskfs.fuse.event_sender import EventSender
+    from taskfs.fuse.mount_table import mount_id
+    from taskfs.fuse.watchers import WatchScanner
+
+    stopped = threading.Event()
+    sender = EventSender(operations, mountpoint, device, attr_timeout_s, stopped)
+    scanner = WatchScanner(device, lambda: mount_id(mountpoint))
+    EventThread(
+        tree,
+        operations,
+        scanner,
+        sender,
+        stopped,
+        attr_timeout_s=attr_timeout_s,
+        sees_watches=mode != ON,
+    ).start()
+
+    def stop() -> None:
+        stopped.set()
+        operations.requested.set()
+
+    return stop

@@ -1,0 +1,331 @@
+"""Changes in the cloud as inotifywait sees them, on both engines."""
+
+import errno
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.conftest import ON_ENGINES
+from tests.fake_api import FakeCloud
+from tests.mounts import Mount, eventually, is_mounted
+from tests.outputs import put_outputs
+
+pytestmark = pytest.mark.mount
+
+SENT: Final = "modify,attrib,create,delete"
+# Seconds within which a new status is seen: `--status-cache-time` and one more.
+STATUS_S: Final = 3.0
+# Seconds within which a new watch is seen.
+WATCH_S: Final = 2.0
+NewMount = Callable[..., Mount]
+
+
+class Watcher:
+    """inotifywait on some paths; `seen` has what it printed, such as `ID/status MODIFY`."""
+
+    def __init__(self, root: Path, *paths: str) -> None:
+        self.seen: list[str] = []
+        self._root = f"{root}/"
+        self.process = subprocess.Popen(
+            ["inotifywait", "-m", "-e", SENT, "--format", "%w%f %e", *(root / p for p in paths)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stderr is not None
+        while "established" not in (line := self.process.stderr.readline()):
+            assert line, "inotifywait has ended"
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.seen.append(line.rstrip("\n").removeprefix(self._root))
+
+    def wait_for(self, event: str, timeout_s: float) -> None:
+        """Wait until *event* was printed."""
+        try:
+            eventually(lambda: event in self.seen, timeout_s)
+        except AssertionError:
+            raise AssertionError(f"no {event!r} in {self.seen}") from None
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._thread.join()
+        for pipe in (self.process.stdout, self.process.stderr):
+            assert pipe is not None
+            pipe.close()
+
+
+@contextmanager
+def watching(root: Path, *paths: str) -> Iterator[Watcher]:
+    watcher = Watcher(root, *paths)
+    try:
+        time.sleep(WATCH_S)
+        yield watcher
+    finally:
+        watcher.stop()
+
+
+@pytest.fixture(params=ON_ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    return "fusepy" if request.param == "fusepy" else "kernel"
+
+
+def children_of(pid: int) -> list[int]:
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for thread in threads for child in (thread / "children").read_text().split()]
+
+
+def test_a_status_changes(new_mount: NewMount, cloud: FakeCloud, engine: str) -> None:
+    """V-1, V-2: Watchers of `status` and of its directory get IN_MODIFY, and read the new state."""
+    task = cloud.add_task(status="started")
+    root = new_mount(engine=engine).path
+    for status in ("computation-started", "success"):
+        assert (root / task / "status").stat().st_size
+        with watching(root, f"{task}/status") as of_file, watching(root, task) as of_directory:
+            (root / task / "status").read_text()
+            cloud.set_status(task, status)
+            of_file.wait_for(f"{task}/status MODIFY", STATUS_S)
+            assert (root / task / "status").read_text() == f"{status}\n"
+            assert (root / task / "status").stat().st_size == len(status) + 1
+            of_directory.wait_for(f"{task}/status MODIFY", 0.5)
+            of_directory.wait_for(f"{task}/info.json MODIFY", 0.5)
+            time.sleep(WATCH_S)
+            assert of_file.seen == [f"{task}/status MODIFY"]
+
+
+def test_tasks_come_and_go(new_mount: NewMount, cloud: FakeCloud, engine: str) -> None:
+    """V-1: The root and the views get IN_CREATE and IN_DELETE."""
+    old = cloud.add_task(status="started", project="first")
+    root = new_mount(engine=engine, dir_cache_time="2s").path
+    os.listdir(root / old)
+    groups = (".by-status/started", ".by-status/success", ".by-project")
+    with watching(root, "", *groups) as watcher:
+        task = cloud.add_task(status="started", project="second")
+        watcher.wait_for(f"{task} CREATE,ISDIR", STATUS_S)
+        watcher.wait_for(f".by-status/started/{task} CREATE", 0.5)
+        watcher.wait_for(".by-project/second CREATE,ISDIR", 0.5)
+        watcher.wait_for(".latest ATTRIB", 0.5)
+        assert (root / task / "status").read_text() == "started\n"
+        assert os.readlink(root / ".by-status/started" / task) == f"../../{task}"
+        cloud.set_status(task, "success")
+        watcher.wait_for(f".by-status/success/{task} CREATE", STATUS_S)
+        watcher.wait_for(f".by-status/started/{task} DELETE", 0.5)
+        watcher.wait_for(f"{task} ATTRIB,ISDIR", 0.5)
+        for gone in (task, old):
+            os.listdir(root / gone)
+            cloud.remove_task(gone)
+            watcher.wait_for(f"{gone} DELETE,ISDIR", 2 * STATUS_S)
+            assert not (root / gone).exists()
+        watcher.wait_for(".by-project/second DELETE,ISDIR", 2 * STATUS_S)
+        made = [line for line in watcher.seen if "CREATE" in line or "DELETE" in line]
+        assert sorted(made) == sorted(set(made))
+
+
+def test_an_archive_arrives(new_mount: NewMount, cloud: FakeCloud, engine: str) -> None:
+    """V-4: The archive's arrival is seen in the task's directory and in `outputs/`."""
+    task = cloud.add_task(status="computation-started")
+    root = new_mount(engine=engine).path
+    assert os.listdir(root / task / "outputs") == []
+    with watching(root, task, f"{task}/outputs") as watcher:
+        cloud.set_status(task, "success")
+        watcher.wait_for(f"{task}/status MODIFY", STATUS_S)
+        put_outputs(cloud, task, {"forces.csv": b"1", "vtk/a.vtk": b"2"})
+        watcher.wait_for(f"{task}/output_files_info MODIFY", 6)
+        watcher.wait_for(f"{task}/outputs ATTRIB,ISDIR", 1)
+        watcher.wait_for(f"{task}/outputs/forces.csv CREATE", 1)
+        watcher.wait_for(f"{task}/outputs/vtk CREATE,ISDIR", 1)
+        assert (root / task / "outputs/forces.csv").read_bytes() == b"1"
+        assert sorted(os.listdir(root / task / "outputs")) == ["forces.csv", "vtk"]
+        assert "forces.csv" in (root / task / "output_files_info").read_text()
+
+
+def test_computation_time_ticks(new_mount: NewMount, cloud: FakeCloud) -> None:
+    """V-3: `computation_time` of a running task gets one event in 10 s."""
+    task = cloud.add_task(status="computation-started")
+    root = new_mount().path
+    with watching(root, task) as watcher:
+        time.sleep(22)
+        assert watcher.seen.count(f"{task}/computation_time MODIFY") == 2
+        assert set(watcher.seen) == {f"{task}/computation_time MODIFY"}
+
+
+def test_no_request_without_a_watch(new_mount: NewMount, cloud: FakeCloud) -> None:
+    """V-5: Without a watch, or with one for other events, or with `off`, nothing is asked for."""
+    task = cloud.add_task(status="started")
+    quick = {"status_cache_time": "200ms", "dir_cache_time": "1500ms"}
+    root = new_mount(**quick).path
+    other = new_mount(**quick, events="off").path
+    watcher = subprocess.Popen(
+        ["inotifywait", "-m", "-qq", "-e", "close_write", root / task], stdout=subprocess.DEVNULL
+    )
+    try:
+        with watching(other, task):
+            for place in (root, other):
+                os.listdir(place)
+                (place / task / "status").read_text()
+            cloud.clear_requests()
+            time.sleep(10)
+            assert cloud.requests == []
+    finally:
+        watcher.kill()
+        watcher.wait()
+    with watching(root, task):
+        eventually(lambda: len(cloud.requests) > 5, 5)
+    time.sleep(WATCH_S + 1)
+    cloud.clear_requests()
+    time.sleep(5)
+    assert cloud.requests == []
+
+
+def test_all_files_count_as_watched(new_mount: NewMount, cloud: FakeCloud) -> None:
+    """V-5: With `--events on` changes are asked for though no watch is seen."""
+    cloud.add_task(status="started")
+    new_mount(events="on", status_cache_time="200ms")
+    cloud.clear_requests()
+    eventually(lambda: len(cloud.requests) > 5, 5)
+
+
+def test_no_event_without_a_change(new_mount: NewMount, cloud: FakeCloud) -> None:
+    """V-6: A first listing, and refreshes that bring nothing new, send no event."""
+    tasks = [cloud.add_task(status="started") for _ in range(300)]
+    root = new_mount(status_cache_time="200ms", dir_cache_time="1200ms").path
+    with watching(root, "", ".by-status/started", *tasks[:5]) as watcher:
+        os.listdir(root)
+        time.sleep(4)
+        assert watcher.seen == []
+
+
+def test_others_are_refused(new_mount: NewMount, cloud: FakeCloud, engine: str) -> None:
+    """V-7: While events are sent, other processes still get EROFS."""
+    root = new_mount(engine=engine, status_cache_time="200ms", dir_cache_time="1200ms").path
+    task = cloud.add_task(status="started")
+    calls: list[Callable[[], object]] = [
+        lambda: os.mkdir(root / "new"),
+        lambda: os.rmdir(root / task),
+        lambda: os.utime(root / task / "status"),
+        lambda: os.unlink(root / ".by-status/started" / task),
+        lambda: os.symlink("x", root / "link"),
+    ]
+    seen: list[int | None] = []
+    with watching(root, "", ".by-status/started") as watcher:
+        until_s = time.monotonic() + 4
+        while time.monotonic() < until_s:
+            time.sleep(0.1)
+            cloud.set_status(task, "submitted" if len(seen) % 20 < 10 else "started")
+            for call in calls:
+                with pytest.raises(OSError) as raised:
+                    call()
+                seen.append(raised.value.errno)
+    assert set(seen) <= {errno.EROFS, errno.ENOENT} and errno.EROFS in seen
+    assert any("CREATE" in line for line in watcher.seen)
+
+
+def test_a_working_directory_survives(new_mount: NewMount, cloud: FakeCloud, engine: str) -> None:
+    """V-1: The event of a new task leaves a program alone that works in its directory."""
+    cloud.add_task()
+    root = new_mount(engine=engine, dir_cache_time="4s").path
+    with watching(root, "") as watcher:
+        task = cloud.add_task(status="started")
+        program = "pwd -P >/dev/null && sleep 7 && cat status && /bin/pwd && ls"
+        shell = subprocess.Popen(
+            ["sh", "-c", program], cwd=root / task, stdout=subprocess.PIPE, text=True
+        )
+        watcher.wait_for(f"{task} CREATE,ISDIR", 7)
+        printed, _ = shell.communicate(timeout=20)
+    assert printed.splitlines()[:2] == ["started", str(root / task)]
+    assert "outputs" in printed
+
+
+def test_a_read_only_mount(new_mount: NewMount, cloud: FakeCloud, engine: str) -> None:
+    """V-8: With `--read-only`, events need `--events on`, and every change is refused all the
+    same."""
+    task = cloud.add_task(status="started")
+    plain = new_mount(engine=engine, read_only="").path
+    root = new_mount(engine=engine, read_only="", events="on").path
+    assert os.statvfs(plain).f_flag & os.ST_RDONLY
+    with watching(plain, task) as silent, watching(root, task) as watcher:
+        cloud.set_status(task, "computation-started")
+        watcher.wait_for(f"{task}/status MODIFY", STATUS_S)
+        assert silent.seen == []
+    for place in (plain, root):
+        calls: list[Callable[[], object]] = [
+            partial((place / task / "kill").write_text, "1"),
+            partial(os.setxattr, place / task, "user.taskfs.metadata.a", b"1"),
+            partial(os.mkdir, place / "new"),
+            partial(os.chmod, place / task / "kill", 0o600),
+        ]
+        for call in calls:
+            with pytest.raises(OSError) as raised:
+                call()
+            assert raised.value.errno == errno.EROFS
+    assert cloud.killed == []
+
+
+def test_a_silent_store(new_mount: NewMount, cloud: FakeCloud, engine: str) -> None:
+    """V-9: Events are sent while many requests wait for a store that does not answer."""
+    silent = [cloud.add_task(outputs={"a": b"x"}) for _ in range(24)]
+    task = cloud.add_task(status="started")
+    root = new_mount(engine=engine, timeout="12s", dir_cache_time="2s").path
+    with ThreadPoolExecutor(30) as pool, watching(root, "", task) as watcher:
+        cloud.faults.add("stall", side="store", times=None)
+        try:
+            reads = [pool.submit(os.listdir, root / each / "outputs") for each in silent]
+            eventually(lambda: any(r.side == "store" for r in cloud.requests))
+            cloud.set_status(task, "computation-started")
+            new = cloud.add_task(status="started")
+            watcher.wait_for(f"{task}/status MODIFY", STATUS_S)
+            watcher.wait_for(f"{new} CREATE,ISDIR", 2 * STATUS_S)
+            assert not any(read.done() for read in reads[:8])
+        finally:
+            cloud.faults.clear()
+
+
+def test_unmount_and_killed_daemon(new_mount: NewMount, cloud: FakeCloud, engine: str) -> None:
+    """V-9: An unmount or a killed daemon ends the helper, whatever it does at that time."""
+    task = cloud.add_task(status="started")
+    for ends in ("umount", "kill -9", "silent"):
+        mount = new_mount(engine=engine, status_cache_time="200ms", dir_cache_time="1200ms")
+        watcher = Watcher(mount.path, "", task)
+        try:
+            time.sleep(WATCH_S)
+            cloud.set_status(task, "submitted")
+            watcher.wait_for(f"{task}/status MODIFY", STATUS_S)
+            pid = mount.pid
+            (helper,) = children_of(pid)
+            cloud.set_status(task, "started")
+            if ends == "silent":
+                cloud.faults.add("stall", times=None)
+            if ends == "umount":
+                watcher.stop()
+                eventually(partial(try_stop, mount), 5)
+            else:
+                os.kill(pid, 9)
+            for process in (pid, helper):
+                eventually(partial(has_ended, process), 5)
+        finally:
+            watcher.stop()
+            cloud.faults.clear()
+            if is_mounted(mount.path):
+                subprocess.run(["umount", "-l", mount.path], check=True)
+
+
+def has_ended(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists()
+
+
+def try_stop(mount: Mount) -> bool:
+    """Unmount; False while the mount is busy for the moment of a call."""
+    return subprocess.run(["umount", mount.path], capture_output=True).returncode == 0
