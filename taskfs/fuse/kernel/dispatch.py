@@ -59,15 +59,9 @@ _REFUSED: Final = {
     Opcode.RENAME: "rename",
     Opcode.RENAME2: "rename",
 }
-# Refused too, unless they announce a change: see `event_operations`. With the length in bytes of the
-# structure before the name.
-_NAMED: Final = {
-    Opcode.MKDIR: 8,
-    Opcode.MKNOD: 16,
-    Opcode.RMDIR: 0,
-    Opcode.SYMLINK: 0,
-    Opcode.UNLINK: 0,
-}
+# Refused too, unless they announce a change: see `event_operations`.
+_NAMED: Final = (Opcode.MKDIR, Opcode.MKNOD, Opcode.RMDIR, Opcode.SYMLINK, Opcode.UNLINK)
+_HEAD_SIZES: Final = {Opcode.MKDIR: 8, Opcode.MKNOD: 16}  # bytes before the name in a request
 
 
 class _OpenDirectory:
@@ -128,8 +122,8 @@ class Dispatch:
         }
         for opcode, name in _REFUSED.items():
             self._methods[opcode] = self._refusing(name)
-        for opcode, start in _NAMED.items():
-            self._methods[opcode] = partial(self._change_name, opcode.name.lower(), start)
+        for opcode in _NAMED:
+            self._methods[opcode] = partial(self._change_name, opcode)
 
     def answer(self, opcode: int, nodeid: int, body: memoryview) -> Answer:
         """Return the parts of the answer to one request; *body* is valid only during the call.
@@ -309,9 +303,9 @@ class Dispatch:
     def _ioctl(self, nodeid: int, body: memoryview) -> Answer:
         raise OSError(errno.ENOTTY, "")  # Python's `open` checks whether the file is a terminal
 
-    def _change_name(self, op: str, start: int, nodeid: int, body: memoryview) -> Answer:
-        parent, name = self._path(nodeid), _text(name_of(body[start:]))
-        attrs = self._operations(op, f"{parent}/{name}")
+    def _change_name(self, opcode: Opcode, nodeid: int, body: memoryview) -> Answer:
+        parent, name = self._path(nodeid), _text(name_of(body[_HEAD_SIZES.get(opcode, 0) :]))
+        attrs = self._operations(opcode.name.lower(), f"{parent}/{name}")
         if attrs is None:
             return EMPTY
         return (self._packer.entry(self._nodes.add_lookup(parent, name), attrs),)
