@@ -7,7 +7,7 @@ for watches only after requests. While there is one, it keeps the task cache as 
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Final, Protocol
 
@@ -103,7 +103,7 @@ class EventThread:
         self._watches = Watches() if sees_watches else EVERYTHING
         self._scan_after_s = 0.0
         self._changes = TaskChanges(self._context.task_cache)
-        self._events = TreeEvents()
+        self._events = TreeEvents(self._context.views)
         self._ticked_s: dict[str, float] = {}  # the last event of `computation_time`, by task
         self._awaited: dict[str, tuple[float, float]] = {}  # by task: until when, next look
         self._newest = ""
@@ -146,31 +146,33 @@ class EventThread:
         """Send the events of changes until there is no watch any more."""
         log.info("inotify events are sent: a program watches the mount")
         self._changes.start()
-        self._events.start(self._changes.tasks)
         self._newest = self._changes.newest
         self._ticked_s.clear()
         self._awaited.clear()
+        self._events.start()
         while self._watches and not self._stopped.is_set():
             delay_s = POLL_S
             try:
                 self._changes.refresh()
+                self._send_changes(self._changes.take())
             except TaskFSError as exc:
                 log.info("changes of tasks are not seen: %s", exc)
                 delay_s = RETRY_S
-            changes = self._changes.take()
-            if events := [event for event in self._new_events(changes) if self._is_watched(event)]:
-                self._send(changes, events)
             if self._stopped.wait(delay_s):
                 return
             if self._sees_watches and time.monotonic() >= self._scan_after_s:
                 self._scan()
         log.info("no inotify events are sent: no program watches the mount")
 
-    def _is_watched(self, event: TreeEvent) -> bool:
-        return self._watches.include(*event.watched_inodes)
-
-    def _send(self, changes: Iterable[TaskChange], events: Sequence[TreeEvent]) -> None:
-        """Send *events*; the programs that they wake get the new state."""
+    def _send_changes(self, changes: Sequence[TaskChange]) -> None:
+        """Send the watched events of *changes*; the programs that they wake get the new state."""
+        events = [
+            event
+            for event in self._new_events(changes)
+            if self._watches.include(*event.watched_inodes)
+        ]
+        if not events:
+            return
         for change in changes:
             task = change.after or change.before
             if task is not None:
@@ -180,11 +182,10 @@ class EventThread:
                 self._context.pins.release(event.path)
         self._sender.send(events)
 
-    def _new_events(self, changes: Iterable[TaskChange]) -> Iterator[TreeEvent]:
+    def _new_events(self, changes: Sequence[TaskChange]) -> Iterator[TreeEvent]:
         now_s = age_clock()
-        for change in changes:
-            yield from self._events.of_change(change)
-            before, after = change
+        yield from self._events.of_changes(changes)
+        for before, after in changes:
             if before is not None and after is not None:
                 if after.is_terminated and not before.is_terminated:
                     self._awaited[after.id] = now_s + ARCHIVE_TIMEOUT_S, now_s

@@ -9,8 +9,9 @@ from taskfs.model import Task
 from taskfs.support.clock import age_clock
 from taskfs.tasks.task_cache import TaskCache
 
-# The newest tasks whose records are kept for comparison; of older ones only the ids are.
-MAX_FOLLOWED: Final = 10_000
+# The newest tasks whose records are kept for comparison, beside the unfinished ones. Of older tasks
+# only the ids are kept: their removal changes no view that is known.
+MAX_FOLLOWED: Final = 1000
 # Seconds. The record of a task may still change after its end: times, size and files of its output.
 FOLLOWED_AFTER_END_S: Final = 120.0
 # New and removed tasks of one look. More of them are a listing that was read anew, not a change.
@@ -29,6 +30,7 @@ class TaskChanges:
 
     def __init__(self, task_cache: TaskCache) -> None:
         self._task_cache = task_cache
+        self._version: object = None  # of `_ids`
         self._ids: tuple[str, ...] = ()
         self._tasks: dict[str, Task] = {}
         self._unsettled: dict[str, float] = {}  # ids whose records may change, and until when
@@ -37,22 +39,22 @@ class TaskChanges:
     @property
     def newest(self) -> str:
         """The id of the newest task, or an empty text."""
-        return self._ids[0] if self._ids else ""
+        return next((i for i in self._ids if i not in self._gone), "")
 
     @property
-    def tasks(self) -> Iterator[Task]:
-        """The tasks that are followed."""
-        return iter(self._tasks.values())
-
-    @property
-    def unsettled(self) -> Iterator[Task]:
+    def unsettled(self) -> list[Task]:
         """The tasks whose records may still change."""
-        return (self._tasks[i] for i in self._unsettled if i in self._tasks)
+        return [self._tasks[i] for i in self._unsettled if i in self._tasks]
 
     def start(self) -> None:
         """Take the cached state as the one to compare with; this sends no request."""
-        self._ids = self._task_cache.listed_ids()
         self._tasks, self._unsettled, self._gone = {}, {}, set()
+        self._version = None
+        self._ids = self._listed_ids()
+        listed = set(self._ids)
+        for task in self._task_cache.database.unfinished(None):
+            if task.id in listed:
+                self._follow(task.id)
         for task_id in self._ids[:MAX_FOLLOWED]:
             self._follow(task_id)
 
@@ -90,7 +92,7 @@ class TaskChanges:
                 yield TaskChange(before, after)
 
     def _take_listed(self) -> list[TaskChange]:
-        ids = self._task_cache.listed_ids()
+        ids = self._listed_ids()
         if ids == self._ids:
             return []
         old, new = set(self._ids), set(ids)
@@ -104,6 +106,14 @@ class TaskChanges:
             if task is not None:
                 changes.append(TaskChange(None, task))
         return changes if len(changes) <= MAX_CHANGES else []
+
+    def _listed_ids(self) -> tuple[str, ...]:
+        """Return the ids of the last listing, newest first; they are read if one has changed."""
+        version = self._task_cache.version, self._task_cache.selection
+        if version == self._version:
+            return self._ids
+        self._version = version
+        return self._task_cache.database.ids(self._task_cache.selection)
 
     def _follow(self, task_id: str) -> Task | None:
         """Remember the cached record of the task, and return it."""

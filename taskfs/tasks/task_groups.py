@@ -28,10 +28,12 @@ class TaskGroups:
         self._version: object = None
         self._values: dict[str, dict[str, int]] = {}
 
-    def values(self, column: str) -> dict[str, int]:
+    def values(self, column: str, *, cached: bool = False) -> dict[str, int]:
         """Return the values of *column*, one of `COLUMNS`, newest task first, each with the time
-        when a task of the group last changed; an empty text stands for null."""
-        self._task_cache.refresh()
+        when a task of the group last changed; an empty text stands for null. With *cached*, those
+        of the last listing, without a request."""
+        if not cached:
+            self._task_cache.refresh()
         version = self._task_cache.version, self._task_cache.selection
         with self._lock:
             if self._version != version:

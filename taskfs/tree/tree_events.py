@@ -2,21 +2,18 @@
 
 import enum
 import stat
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from taskfs.model import Task
 from taskfs.tasks.changes import TaskChange
-from taskfs.tasks.task_cache import CachedTask
+from taskfs.tasks.known_tasks import CachedTask
 from taskfs.tree.nodes import DIRECTORY_MODE, FILE_MODE, Attrs, Link, inode
 from taskfs.tree.text_files import TEXT_FILES, TaskView
-from taskfs.tree.view_nodes import VIEWS, view_name
+from taskfs.tree.view_nodes import NAME_MAX, VIEWS, Views, view_name
 
 COMPUTATION_TIME: Final = "computation_time"
 OUTPUT_FILES_INFO: Final = "output_files_info"
-# Directories of a view that are there without tasks.
-_KEPT_VIEW: Final = ".by-status"
 
 
 class EventKind(enum.Enum):
@@ -60,39 +57,44 @@ class TreeEvent(NamedTuple):
 class TreeEvents:
     """Turns changes of tasks into events. One thread uses it."""
 
-    def __init__(self) -> None:
-        self._group_sizes: Counter[tuple[str, str]] = Counter()
+    def __init__(self, views: Views) -> None:
+        self._views = views
+        self._groups: frozenset[str] = frozenset()
 
-    def start(self, tasks: Iterable[Task]) -> None:
-        """Take *tasks* as those that are listed before the first change."""
-        self._group_sizes = Counter(group for task in tasks for group in _groups(task))
+    def start(self) -> None:
+        """Take the groups of the views as those before the first change."""
+        self._groups = self._group_paths()
 
-    def of_change(self, change: TaskChange) -> Iterator[TreeEvent]:
-        """Yield the events of one change."""
-        before, after = change
-        if before is None and after is not None:
-            yield TreeEvent(EventKind.MAKE_DIRECTORY, after.id, _directory_attrs(after))
-        elif after is None and before is not None:
-            yield TreeEvent(EventKind.REMOVE_DIRECTORY, before.id, _directory_attrs(before))
-        elif before is not None and after is not None:
-            yield from _file_events(before, after)
-        yield from self._link_events(before, after)
+    def of_changes(self, changes: Sequence[TaskChange]) -> Iterator[TreeEvent]:
+        """Yield the events of *changes*, each in a directory that is there."""
+        before = self._groups
+        after = self._groups = self._group_paths() if changes else before
+        for path in sorted(after - before):
+            yield TreeEvent(EventKind.MAKE_DIRECTORY, path, Attrs(DIRECTORY_MODE, inode(path)))
+        for change in changes:
+            yield from _change_events(change)
+        for path in sorted(before - after):
+            yield TreeEvent(EventKind.REMOVE_DIRECTORY, path, Attrs(DIRECTORY_MODE, inode(path)))
 
-    def _link_events(self, before: Task | None, after: Task | None) -> Iterator[TreeEvent]:
-        old = set(_groups(before)) if before is not None else set()
-        new = set(_groups(after)) if after is not None else set()
-        for view, name in sorted(old - new):
-            assert before is not None
-            yield _link_event(EventKind.REMOVE_LINK, view, name, before)
-            self._group_sizes[view, name] -= 1
-            if self._group_sizes[view, name] <= 0 and view != _KEPT_VIEW:
-                yield _directory_event(EventKind.REMOVE_DIRECTORY, f"{view}/{name}")
-        for view, name in sorted(new - old):
-            assert after is not None
-            self._group_sizes[view, name] += 1
-            if self._group_sizes[view, name] == 1 and view != _KEPT_VIEW:
-                yield _directory_event(EventKind.MAKE_DIRECTORY, f"{view}/{name}")
-            yield _link_event(EventKind.MAKE_LINK, view, name, after)
+    def _group_paths(self) -> frozenset[str]:
+        return frozenset(
+            f"{view}/{name}" for view in VIEWS for name in self._views.groups(view, cached=True)
+        )
+
+
+def _change_events(change: TaskChange) -> Iterator[TreeEvent]:
+    before, after = change
+    if before is None and after is not None:
+        yield TreeEvent(EventKind.MAKE_DIRECTORY, after.id, _directory_attrs(after))
+    elif after is None and before is not None:
+        yield TreeEvent(EventKind.REMOVE_DIRECTORY, before.id, _directory_attrs(before))
+    elif before is not None and after is not None:
+        yield from _file_events(before, after)
+    old, new = _links(before), _links(after)
+    for path in sorted(old.keys() - new.keys()):
+        yield TreeEvent(EventKind.REMOVE_LINK, path, old[path].attrs(), old[path].target())
+    for path in sorted(new.keys() - old.keys()):
+        yield TreeEvent(EventKind.MAKE_LINK, path, new[path].attrs(), new[path].target())
 
 
 def _file_events(before: Task, after: Task) -> Iterator[TreeEvent]:
@@ -131,8 +133,17 @@ def latest_event(name: str, before: str, after: str) -> TreeEvent:
     return TreeEvent(kind, name, Link(name, after or before, 0).attrs(), after)
 
 
-def _groups(task: Task) -> list[tuple[str, str]]:
-    return [(view, view_name(value_of(task))) for view, value_of in VIEWS.items()]
+def _links(task: Task | None) -> dict[str, Link]:
+    """Return the links to the task in the views by path."""
+    if task is None:
+        return {}
+    links = {}
+    for view, field in VIEWS.items():
+        name = view_name(getattr(task, field))
+        path = f"{view}/{name}/{task.id}"
+        if len(name.encode("utf-8", "surrogateescape")) <= NAME_MAX:
+            links[path] = Link(path, f"../../{task.id}", task.last_change_ns)
+    return links
 
 
 def _directory_attrs(task: Task) -> Attrs:
@@ -140,12 +151,3 @@ def _directory_attrs(task: Task) -> Attrs:
     return Attrs(
         DIRECTORY_MODE, inode(task.id), mtime_ns=changed_ns, ctime_ns=task.create_ns or changed_ns
     )
-
-
-def _directory_event(kind: EventKind, path: str) -> TreeEvent:
-    return TreeEvent(kind, path, Attrs(DIRECTORY_MODE, inode(path)))
-
-
-def _link_event(kind: EventKind, view: str, name: str, task: Task) -> TreeEvent:
-    path, target = f"{view}/{name}/{task.id}", f"../../{task.id}"
-    return TreeEvent(kind, path, Link(path, target, task.last_change_ns).attrs(), target)

@@ -41,11 +41,11 @@ class Views:
     def __init__(self, groups: TaskGroups) -> None:
         self.groups_of_tasks = groups
 
-    def groups(self, view: str) -> dict[str, Group]:
-        """Return the groups of one view by name."""
+    def groups(self, view: str, *, cached: bool = False) -> dict[str, Group]:
+        """Return the groups of one view by name; see `TaskGroups.values`."""
         field = VIEWS[view]
         groups = {name: Group(field) for name in _ALWAYS.get(view, ())}
-        for value, changed_ns in self.groups_of_tasks.values(field).items():
+        for value, changed_ns in self.groups_of_tasks.values(field, cached=cached).items():
             name = view_name(value)
             if len(name.encode("utf-8", "surrogateescape")) <= NAME_MAX:
                 before = groups.get(name, Group(field))
