@@ -17,7 +17,7 @@ from platformdirs import user_cache_dir
 
 from tests import interrupts
 
-from . import floor
+from . import floor, live
 from .archives import TOP, Archive, open_archive
 from .cloud import Cloud
 from .machine import describe, wait_until_idle
@@ -33,6 +33,8 @@ CACHE: Final = Path(user_cache_dir("taskfs-bench", appauthor=False))
 def main() -> int:
     """Run the chosen workloads and print the results; return 1 if a target is missed."""
     arguments = _parse_arguments()
+    if arguments.live:
+        return live.main(CACHE)
     workloads = [
         workload
         for workload in WORKLOADS
@@ -112,6 +114,9 @@ def _parse_arguments() -> argparse.Namespace:
         type=Path,
         metavar="FILE",
         help="run only taskfs and take the peers' numbers from an earlier --json FILE",
+    )
+    parser.add_argument(
+        "--live", action="store_true", help="measure only the log of a running task"
     )
     parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
     arguments = parser.parse_args()

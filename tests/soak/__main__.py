@@ -27,6 +27,7 @@ from .daemon import MemorySampler, Usage, usage_of
 from .dataset import Dataset
 from .faults import FaultInjector
 from .leaks import LONG_RUN_S, find_leaks, format_counts, megabytes
+from .live import LIVE_ACTIONS, RunningTasks
 from .readers import ACTIONS, ALLOWED_ERRNOS, DISCONNECTED, Context, ShortListing, Violation
 
 READERS: Final = 8
@@ -45,6 +46,8 @@ DEAD_S: Final = (0.3, 2.0)
 DEAD_PAUSE_S: Final = 0.05
 # Attempts to mount: a mount starts with a listing of the tasks, which an injected fault may refuse.
 MOUNT_ATTEMPTS: Final = 5
+# So short that no connection to a machine is open when the daemon's resources are measured.
+LIVE_IDLE_TIME: Final = "500ms"
 OPTIONS: Final = {"timeout": "10s", "cache_size": "16M", "attr_timeout": "200ms"}
 
 
@@ -64,7 +67,9 @@ def main() -> int:
         options = OPTIONS | {"cache_dir": str(home / "cache"), "log_level": "warning"}
         dataset = Dataset(cloud, random.Random(seed))  # before the first listing of the mount
         mount = Mount(cloud, home / "mnt", home, options)
-        soak = _Soak(mount, cloud, dataset, home, seed, arguments.minutes * 60)
+        mount.taskfs.environment["TASKFS_LIVE_IDLE_TIME"] = LIVE_IDLE_TIME
+        running = RunningTasks(cloud, random.Random(seed - 2))
+        soak = _Soak(mount, cloud, dataset, running, home, seed, arguments.minutes * 60)
         try:
             mount.start()
             soak.run()
@@ -102,6 +107,7 @@ class _Soak:
     mount: Mount
     cloud: FakeCloud
     dataset: Dataset
+    running: RunningTasks
     home: Path
     seed: int
     seconds: float
@@ -128,7 +134,7 @@ class _Soak:
         )
 
     def run(self) -> None:
-        context = Context(self.mount.path, self.dataset, self.home / "scratch")
+        context = Context(self.mount.path, self.dataset, self.home / "scratch", self.running)
         self._pid = self.mount.pid
         self.usages["start"] = usage_of(self._pid)
         self.sampler = MemorySampler(self._pid)
@@ -144,6 +150,7 @@ class _Soak:
         self._resumed.set()
         self.sampler.start()
         self.injector.start()
+        self.running.start()
         for reader in self._readers:
             reader.start()
         # Kill the daemon in the first quarter only: the leak checks compare the middle with the end
@@ -241,8 +248,8 @@ class _Soak:
 
     def _read(self, context: Context, seed: int) -> None:
         rng = random.Random(seed)
-        actions = list(ACTIONS)
-        weights = list(ACTIONS.values())
+        table = ACTIONS | LIVE_ACTIONS
+        actions, weights = list(table), list(table.values())
         thread_id = threading.get_ident()
         while not self._stopped.is_set():
             self._resumed.wait()
@@ -285,7 +292,9 @@ class _Soak:
             self.violations.append(
                 f"the API key was sent to the store: {self.cloud.store.leaked_keys[:3]}"
             )
+        self.running.stop()
         (self.mount.path / ".taskfs/refresh").write_text("1")
+        self.violations += self.running.check_afterwards(self.mount.path)
         for task in self.dataset.tasks:
             for name, body in task.versions[-1].items():
                 path = self.mount.path / task.id / "outputs" / name
@@ -321,6 +330,7 @@ class _Soak:
         print(f"faults injected {faults.total():8d}   {format_counts(faults)}")
         print(f"errors          {self.errors.total():8d}   {format_counts(self.errors)}")
         print(f"daemon killed   {self.kills:8d}")
+        print(f"running tasks   {len(self.running.tasks):8d}   {self.running.faults} faults")
         print(f"false ENOENT    {self.false_enoent:8d}")
         print(f"short listings  {self.short_listings:8d}")
         print(f"violations      {len(self.violations):8d}")

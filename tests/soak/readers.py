@@ -15,9 +15,12 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from .dataset import Dataset, Files, TaskFiles
+
+if TYPE_CHECKING:
+    from .live import RunningTasks
 
 PIECE: Final = 128 << 10
 # The errnos that an injected fault may cause (taskfs/docs/semantics.md). Neither EAGAIN nor ENOENT.
@@ -45,6 +48,7 @@ class Context:
     mount: Path
     dataset: Dataset
     scratch: Path
+    running: RunningTasks
 
     def path(self, task: TaskFiles, name: str = "") -> Path:
         return self.mount / task.id / "outputs" / name
