@@ -29,6 +29,7 @@ SUBMITTED: Final = Column("Submitted", 3)
 MACHINE: Final = Column("Machine", 4)
 COMPUTATION_TIME: Final = Column("Computation time", 5)
 QUEUE: Final = Column("Queue", 6)
+LAST_WRITE: Final = Column("Last write", 7)
 
 
 class TaskColumn(NamedTuple):

@@ -1,6 +1,8 @@
 """How long ago running tasks last wrote a file, as their machines say."""
 
 import contextlib
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 TIMEOUT_S: Final = 6.0
 # Machines asked per call, in parallel: each costs a connection.
 MAX_MACHINES: Final = 8
+# Seconds between two questions to one machine: each walks over all files there.
+PERIOD_S: Final = 30.0
 
 
 def fetch_last_writes(
@@ -58,6 +62,44 @@ def fetch_last_writes(
     ):
         list(pool.map(fetch, running))
     return found
+
+
+class LastWrites:
+    """The last writes of the unfinished tasks, asked for by a thread of its own.
+
+    Safe for concurrent use: the thread replaces the dict, and never changes it.
+    """
+
+    def __init__(self, config: "Config", client: "TaskClient") -> None:
+        self._config = config
+        self._client = client
+        self._written_s: dict[str, float] = {}
+        self._due_s = float("-inf")
+        self._thread: threading.Thread | None = None
+
+    def times(self, tasks: Sequence[Task]) -> Mapping[str, float]:
+        """Return when tasks last wrote (seconds since 1970) as far as known; ask where it is due.
+
+        Does not block.
+        """
+        is_idle = self._thread is None or not self._thread.is_alive()
+        if is_idle and time.monotonic() >= self._due_s:
+            self._due_s = time.monotonic() + PERIOD_S
+            self._thread = threading.Thread(
+                target=self._fetch, args=(tuple(tasks),), name="taskfs-last-write", daemon=True
+            )
+            self._thread.start()
+        return self._written_s
+
+    def _fetch(self, tasks: Sequence[Task]) -> None:
+        now_s = time.time()
+        with contextlib.suppress(TaskFSError):
+            found = fetch_last_writes(self._config, self._client, tasks)
+            self._written_s = {
+                task_id: now_s - last.age_s
+                for task_id, last in found.items()
+                if last.age_s is not None
+            }
 
 
 def describe_last_write(last: "LastWrite") -> str:

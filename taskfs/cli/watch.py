@@ -10,12 +10,14 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from taskfs.cli.api_session import open_session
 from taskfs.cli.keyboard import HangUp, unbuffered
+from taskfs.cli.last_write import LastWrites
 from taskfs.cli.options import Settings, config_options
 from taskfs.cli.output import describe_error, is_terminal, print_table
 from taskfs.cli.watch_screen import Action, Screen
@@ -90,6 +92,7 @@ class _LiveTable:
         self._config = config
         self._client = client
         self._tasks = tasks
+        self._last_writes = LastWrites(config, client)
         self._period_s = max(MIN_PERIOD_S, config.status_cache_time_s)
         self._screen = Screen(f" of {config.project}" if config.project else "")
         self._snapshots: queue.SimpleQueue[Snapshot | TaskFSError] = queue.SimpleQueue()
@@ -121,7 +124,9 @@ class _LiveTable:
             self._refresh_now.wait(self._period_s)
             self._refresh_now.clear()
             try:
-                self._snapshots.put(self._tasks.refresh())
+                snapshot = self._tasks.refresh()
+                written_s = self._last_writes.times(snapshot.tasks)
+                self._snapshots.put(replace(snapshot, written_s=written_s))
             except TaskFSError as exc:
                 self._snapshots.put(exc)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from taskfs.cli.columns import GAP, columns_that_fit
 from taskfs.cli.output import STATUS_STYLES
-from taskfs.cli.watch_tasks import COLUMNS, Snapshot
+from taskfs.cli.watch_tasks import SCREEN_COLUMNS, Snapshot
 from taskfs.model import Task
 from taskfs.support.formatting import escape_controls
 
@@ -134,10 +134,10 @@ class Screen:
         now_ns = int((time.time() + self.clock_offset_s) * 1e9)
         visible = self._visible(max(1, height - _OTHER_LINES))
         rows = [self._row(task, now_ns) for task in visible]
-        shown = columns_that_fit(COLUMNS, rows, width)
+        shown = columns_that_fit(SCREEN_COLUMNS, rows, width)
         table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, GAP, 0, 0))
         for number in shown:
-            table.add_column(COLUMNS[number].title, no_wrap=True, overflow="ellipsis")
+            table.add_column(SCREEN_COLUMNS[number].title, no_wrap=True, overflow="ellipsis")
         table.columns[0].min_width = max((len(row[0]) for row in rows), default=0)
         for task, row in zip(visible, rows, strict=True):
             is_selected = task.id == self.selected
@@ -173,4 +173,4 @@ class Screen:
 
     def _row(self, task: Task, now_ns: int) -> tuple[str, ...]:
         assert self.snapshot is not None
-        return tuple(escape_controls(cell) for cell in self.snapshot.row(task, now_ns))
+        return tuple(escape_controls(cell) for cell in self.snapshot.screen_row(task, now_ns))

@@ -24,6 +24,8 @@ COLUMNS: Final = (
     *(columns.ID, columns.SIMULATOR, columns.STATUS, columns.QUEUE),
     *(columns.COMPUTATION_TIME, columns.MACHINE, columns.COST),
 )
+# On the screen. A single table does not wait for machines.
+SCREEN_COLUMNS: Final = (*COLUMNS, columns.LAST_WRITE)
 QUEUED: Final = "submitted"  # the status of a task that waits in the queue
 # Seconds after which a queue position is stale. A task that leaves the queue makes all positions
 # stale at once; this interval covers changes that the listing does not show.
@@ -34,12 +36,16 @@ THREADS: Final = 8  # requests at a time
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The unfinished tasks at one time, newest first, and those that ended since the last one."""
+    """The unfinished tasks at one time, newest first, and those that ended since the last one.
+
+    *written_s* is when running tasks last wrote a file, in seconds since 1970, as far as known.
+    """
 
     tasks: Sequence[Task] = ()
     tasks_ahead: Mapping[str, int] = field(default_factory=dict)
     ended: Sequence[Task] = ()
     as_of_s: float = 0.0
+    written_s: Mapping[str, float] = field(default_factory=dict)
 
     def record(self, task: Task) -> dict[str, Any]:
         """Return the task's record with `position_in_queue`, in the form of the API's status."""
@@ -47,6 +53,13 @@ class Snapshot:
         ahead = self.tasks_ahead.get(task.id)
         record["position_in_queue"] = None if ahead is None else {"tasks_ahead": ahead}
         return record
+
+    def screen_row(self, task: Task, now_ns: int) -> tuple[str, ...]:
+        """Return the task's cells in the order of `SCREEN_COLUMNS`."""
+        written_s = self.written_s.get(task.id)
+        age_s = None if written_s is None else max(0.0, time.time() - written_s)
+        last_write = "" if age_s is None else f"{format_elapsed(age_s)} ago"
+        return (*self.row(task, now_ns), last_write)
 
     def row(self, task: Task, now_ns: int) -> tuple[str, ...]:
         """Return the task's cells in the order of `COLUMNS`."""

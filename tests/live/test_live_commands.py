@@ -8,6 +8,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from tests.cli.conftest import Command
 from tests.fake_api import FakeCloud
 from tests.live.test_live_tree import LINES, end_task
 from tests.mounts import COMMAND, Taskfs, eventually
@@ -105,3 +106,14 @@ def test_fsspec_reads_a_snapshot(cloud: FakeCloud, task: str, tmp_path: Path) ->
     with pytest.raises(OSError) as refused:
         fs.cat_file(f"{task}/live/restart.bin")
     assert refused.value.errno == errno.EOPNOTSUPP
+
+
+def test_watch_shows_the_last_write(cloud: FakeCloud, task: str, tmp_path: Path) -> None:
+    """live, 12: `watch` shows how long ago the machine last wrote a file."""
+    command = Command(tmp_path, Taskfs(tmp_path, cloud).environment)
+    with command.terminal("watch", "--status-cache-time", "500ms") as tty:
+        tty.read_until("Last write")
+        tty.read_until(" ago")
+        assert cloud.machine(task).connections == 1
+        tty.type("q")
+        assert tty.end() == 0
