@@ -283,7 +283,14 @@ def test_a_scope(new_mount: Callable[..., Mount], cloud: FakeCloud) -> None:
     ]
     other = cloud.add_task(project="theirs")
     listed = os.listdir(new_mount(project="mine").path)
-    assert set(listed) == {*kept, ".by-status", ".by-project", ".by-simulator", ".by-date", ".latest"}
+    assert set(listed) == {
+        *kept,
+        ".by-status",
+        ".by-project",
+        ".by-simulator",
+        ".by-date",
+        ".latest",
+    }
     mount = new_mount(project="mine", status="failed,success", last="2")
     assert [name for name in os.listdir(mount.path) if name[0] != "."] == [kept[2], kept[1]]
     assert (mount.path / other / "status").read_text() == "success\n"  # by its name all the same
