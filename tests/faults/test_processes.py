@@ -142,7 +142,7 @@ def test_doctor_names_each_dead_mount_and_the_fix(
     assert all(str(mount.path) in line for mount in dead)
     fix = line[line.index("for m in") :]
     # The line names dead mounts of other tests and programs as well: they are left alone.
-    ours = f"{shlex.quote(str(tmp_path))}/*) {shlex.join(COMMAND)} \"$@\" ;;"
+    ours = f'{shlex.quote(str(tmp_path))}/*) {shlex.join(COMMAND)} "$@" ;;'
     script = f'taskfs() {{ case "$2" in {ours} esac; }}; {fix}'
     subprocess.run(["sh", "-c", script], check=True, env=alive.taskfs.environment, timeout=60)
     assert not any(is_mounted(mount.path) for mount in dead)
