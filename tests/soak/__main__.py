@@ -190,9 +190,17 @@ class _Soak:
         """Pause the readers for `IDLE_S` and return what the daemon holds then."""
         self._pause_readers()
         time.sleep(IDLE_S)
-        usage = usage_of(self._pid)
+        try:
+            usage = usage_of(self._pid)
+        except OSError:
+            self.violations.append(f"the daemon has ended: {self._last_log_lines()}")
+            usage = Usage(0, 0, 0)
         self._resumed.set()
         return usage
+
+    def _last_log_lines(self) -> str:
+        lines = self.mount.log.read_text().splitlines() if self.mount.log.exists() else []
+        return " | ".join(lines[-10:]) or "without a line in its log"
 
     def _pause_readers(self) -> None:
         """Stop the readers from starting actions and wait for the running ones."""
