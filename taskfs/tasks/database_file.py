@@ -25,6 +25,10 @@ T = TypeVar("T")
 DIRECTORY: Final = "tasks"  # beside the blocks, which are evicted file by file
 # Seconds that a write waits for another mount's; a write takes milliseconds.
 BUSY_TIMEOUT_S: Final = 5.0
+# Memory of SQLite's own cache: ids are random, so a new task touches pages everywhere.
+CACHE_KB: Final = 8192
+# Pages of 4 KiB in the log before they are moved into the file, with an fsync.
+CHECKPOINT_PAGES: Final = 4000
 # Bytes that one write takes at most, about.
 WRITE_BYTES: Final = 1 << 20
 # The marks in the header of the file (sqlite.org/fileformat, "application_id", "user_version").
@@ -194,6 +198,8 @@ def _open_file(path: Path, read_only: bool) -> sqlite3.Connection:
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KB}")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         connection.execute("BEGIN IMMEDIATE")  # two processes may find the file empty
         if connection.execute("PRAGMA schema_version").fetchone() == (0,):
             for statement in SCHEMA.split(";"):

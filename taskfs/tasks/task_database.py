@@ -4,23 +4,25 @@ A row of `tasks` holds the fields by which tasks are listed and grouped, a row o
 others. Each row has a checksum, because SQLite itself has none. No key and no signature is written.
 """
 
-import hashlib
 import sqlite3
-import zlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
-import msgspec
-
-from taskfs.errors import BadAnswer
 from taskfs.model import Task
-from taskfs.remote.task_json import NOT_JSON, parse_task
-from taskfs.support.redaction import redact
-from taskfs.tasks.database_file import DamagedError, DatabaseFile
+from taskfs.tasks.database_file import DatabaseFile
 from taskfs.tasks.selection import Scope, Selection
-
-BATCH: Final = 500  # ids in one statement; SQLite allows 999
-_COLUMNS: Final = "id, created, seq, changed, finished, status, project, simulator, digest"
+from taskfs.tasks.task_rows import (
+    BATCH,
+    StoredRow,
+    data_version,
+    digest_of,
+    final_ids,
+    is_unchanged,
+    pack_record,
+    row_checksum,
+    stored_rows,
+    unpack_record,
+)
 
 
 class Changes(NamedTuple):
@@ -50,7 +52,7 @@ class TaskDatabase:
     @property
     def version(self) -> tuple[int, int, int]:
         """A value that changes when a task comes, goes or changes its group in a view."""
-        other = self._file.run(lambda c: c.execute("PRAGMA data_version").fetchone()[0])
+        other = self._file.run(data_version)
         return self._file.generation, self._own_changes, other
 
     def close(self) -> None:
@@ -63,7 +65,7 @@ class TaskDatabase:
             row = self._one("SELECT id, packed, checksum FROM records WHERE id = ?", (task_id,))
         except UnicodeEncodeError:  # the kernel's name of a file may not be UTF-8
             return None
-        return None if row is None else self._file.run(lambda _: _unpack(*row))
+        return None if row is None else self._file.run(lambda _: unpack_record(*row))
 
     def tasks(self, selection: Selection) -> list[Task]:
         """Return the selected tasks, newest first."""
@@ -73,7 +75,7 @@ class TaskDatabase:
             f"WHERE {where} ORDER BY created DESC, seq DESC LIMIT {selection.limit}"
         )
         return self._file.run(
-            lambda c: [_unpack(*row) for row in c.execute(statement, values).fetchall()]
+            lambda c: [unpack_record(*row) for row in c.execute(statement, values).fetchall()]
         )
 
     def ids(self, selection: Selection) -> tuple[str, ...]:
@@ -129,7 +131,7 @@ class TaskDatabase:
 
     def known(self, ids: Sequence[str]) -> set[str]:
         """Return those of *ids* that are known."""
-        return set(self._file.run(lambda c: _known_rows(c, ids)))
+        return set(self._file.run(lambda c: stored_rows(c, ids)))
 
     def select(self, selection: Selection, ids: Sequence[str]) -> set[str]:
         """Return those of *ids* that *selection* has."""
@@ -157,28 +159,40 @@ class TaskDatabase:
         """
         if not tasks or self._file.is_read_only:
             return Changes()
-        digests = {task.id: _digest(task) for task in tasks}
+        digests = {task.id: digest_of(task) for task in tasks}
         unique = list({task.id: task for task in tasks}.values())
-        known = self._file.run(lambda c: _known_rows(c, list(digests)))
-        if all(_is_unchanged(task, digests[task.id], known) for task in unique):
-            return Changes(final=_final(unique, known))
-        return self._file.write(lambda c: self._put(c, unique, digests, seq))
+
+        def put_changed(connection: sqlite3.Connection) -> Changes:
+            version = data_version(connection)
+            known = stored_rows(connection, list(digests))
+            if all(is_unchanged(task, digests[task.id], known) for task in unique):
+                return Changes(final=final_ids(unique, known))
+
+            def put(current: sqlite3.Connection) -> Changes:
+                if current is not connection or data_version(current) != version:
+                    known.clear()  # another mount has written since
+                    known.update(stored_rows(current, list(digests)))
+                return self._put(current, unique, digests, known, seq)
+
+            return self._file.write(put)
+
+        return self._file.run(put_changed)
 
     def _put(
         self,
         connection: sqlite3.Connection,
         tasks: list[Task],
         digests: dict[str, bytes],
+        known: dict[str, StoredRow],
         seq: int | None,
     ) -> Changes:
-        known = _known_rows(connection, list(digests))  # another mount may have written since
         (last,) = connection.execute("SELECT max(seq) FROM tasks").fetchone()
         seq = (last or 0) + len(tasks) if seq is None else seq
         rows, records = [], []
         changed, status_changed, regrouped = set(), set(), False
         for number, task in enumerate(tasks):
             digest = digests[task.id]
-            if _is_unchanged(task, digest, known):
+            if is_unchanged(task, digest, known):
                 continue
             before = known.get(task.id)
             row = (
@@ -192,9 +206,8 @@ class TaskDatabase:
                 task.simulator or "",
                 digest,
             )
-            rows.append((*row, _checksum(row)))
-            packed = msgspec.msgpack.encode(_without_secrets(task))
-            records.append((task.id, packed, zlib.crc32(packed, zlib.crc32(task.id.encode()))))
+            rows.append((*row, row_checksum(row)))
+            records.append(pack_record(task))
             if before is not None:
                 changed.add(task.id)
                 if before.status != task.status:
@@ -204,7 +217,7 @@ class TaskDatabase:
         connection.executemany(f"REPLACE INTO tasks VALUES ({marks})", rows)
         connection.executemany("REPLACE INTO records VALUES (?, ?, ?)", records)
         self._own_changes += regrouped
-        return Changes(frozenset(changed), frozenset(status_changed), _final(tasks, known))
+        return Changes(frozenset(changed), frozenset(status_changed), final_ids(tasks, known))
 
     def remove(self, ids: Iterable[str]) -> None:
         """Remove tasks that no longer exist."""
@@ -258,87 +271,3 @@ class TaskDatabase:
 
     def _all(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         return self._file.run(lambda c: c.execute(statement, values).fetchall())
-
-
-class _Known(NamedTuple):
-    """A stored row, as far as a new record is compared with it."""
-
-    seq: int
-    digest: bytes
-    is_finished: bool
-    status: str
-    group: tuple[Any, ...]
-
-
-def _known_rows(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, _Known]:
-    found = {}
-    for start in range(0, len(ids), BATCH):
-        batch = ids[start : start + BATCH]
-        marks = ", ".join("?" * len(batch))
-        statement = f"SELECT {_COLUMNS}, checksum FROM tasks WHERE id IN ({marks})"
-        for *row, checksum in connection.execute(statement, batch).fetchall():
-            if _checksum(tuple(row)) != checksum:
-                raise DamagedError(f"the row of task {row[0]!r} is damaged")
-            found[row[0]] = _Known(row[2], row[8], bool(row[4]), row[5], tuple(row[3:8]))
-    return found
-
-
-def _is_unchanged(task: Task, digest: bytes, known: dict[str, _Known]) -> bool:
-    row = known.get(task.id)
-    if row is None:
-        return False
-    return row.digest == digest or (row.is_finished and not task.is_terminated)
-
-
-def _final(tasks: Iterable[Task], known: dict[str, _Known]) -> frozenset[str]:
-    return frozenset(
-        task.id
-        for task in tasks
-        if not task.is_terminated and task.id in known and known[task.id].is_finished
-    )
-
-
-def _checksum(row: tuple[Any, ...]) -> int:
-    return zlib.crc32(repr(row).encode("utf-8", "surrogatepass"))
-
-
-def _digest(task: Task) -> bytes:
-    """Return the digest by which a changed record is noticed."""
-    packed = task.packed_record
-    # The packed record holds all other fields; a status may come without one.
-    rest = repr((task.status, task.is_terminated) if packed else task)
-    content = rest.encode("utf-8", "surrogatepass") + packed
-    return hashlib.blake2b(content, digest_size=8).digest()
-
-
-def _unpack(task_id: str, packed: bytes, checksum: int) -> Task:
-    """Return the task of a row of `records`; raise DamagedError if it is not what was stored."""
-    try:
-        if zlib.crc32(packed, zlib.crc32(task_id.encode())) != checksum:
-            raise DamagedError(f"the record of task {task_id!r} is damaged")
-        return msgspec.msgpack.decode(packed, type=Task)
-    except (msgspec.MsgspecError, TypeError, UnicodeEncodeError) as exc:
-        raise DamagedError(f"the record of task {task_id!r} is damaged") from exc
-
-
-def _without_secrets(task: Task) -> Task:
-    """Return the task with `***` for keys and signatures."""
-    record = task.record
-    text = record.decode("utf-8", "replace")
-    if "\\u" not in text and redact(text) == text:  # an escape may hide a secret
-        return task
-    try:
-        fields = msgspec.json.decode(record)
-        if redact(text := msgspec.json.encode(fields).decode()) == text:
-            return task
-        return parse_task(msgspec.json.encode(_redacted(fields)))
-    except (*NOT_JSON, OverflowError, BadAnswer):
-        return task._replace(packed_record=b"", metadata=None, error_detail="", executer_error="")
-
-
-def _redacted(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {redact(name): _redacted(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_redacted(inner) for inner in value]
-    return redact(value) if isinstance(value, str) else value
