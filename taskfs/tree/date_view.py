@@ -1,4 +1,4 @@
-"""`.by-date`: a link to each task whose name says when, what and how, for people."""
+"""`.by-date`: a link to each task, with a name that has its time, simulator and status."""
 
 import threading
 import time

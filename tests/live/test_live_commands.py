@@ -109,7 +109,7 @@ def test_fsspec_reads_a_snapshot(cloud: FakeCloud, task: str, tmp_path: Path) ->
 
 
 def test_watch_shows_the_last_write(cloud: FakeCloud, task: str, tmp_path: Path) -> None:
-    """live, 12: `watch` shows how long ago the machine last wrote a file."""
+    """L-12: `watch` shows how long ago the machine last wrote a file."""
     command = Command(tmp_path, Taskfs(tmp_path, cloud).environment)
     with command.terminal("watch", "--status-cache-time", "500ms") as tty:
         tty.read_until("Last write")

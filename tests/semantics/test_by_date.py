@@ -1,4 +1,4 @@
-"""`.by-date`: links whose names tell people which task they lead to."""
+"""`.by-date`: links with names that describe their tasks."""
 
 import time
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from tests.surfaces import Surface
 
 
 def test_names_and_order(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
-    """Names have the local time, the simulator, the status and 8 letters of the id."""
+    """N-28: Names have the local time, the simulator, the status and 8 letters of the id."""
     old = cloud.add_task(status="failed", simulator="a/b", create_time="2026-01-02T03:04:05+00:00")
     new = cloud.add_task(simulator=None, create_time="2026-02-02T03:04:05+00:00")
     fs = new_fs()
@@ -26,7 +26,7 @@ def test_names_and_order(new_fs: Callable[..., Surface], cloud: FakeCloud) -> No
 
 
 def test_a_new_status_is_a_new_name(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
-    """The name follows the status."""
+    """N-28: The name follows the status."""
     task = cloud.add_task(status="started")
     fs = new_fs(dir_cache_time="200ms", attr_timeout="100ms", status_cache_time="100ms")
     assert [name.split("_")[2] for name in fs.names(".by-date")] == ["started"]
@@ -35,7 +35,7 @@ def test_a_new_status_is_a_new_name(new_fs: Callable[..., Surface], cloud: FakeC
 
 
 def test_it_costs_what_the_listing_costs(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
-    """Listing `.by-date` and following its links sends no request of its own."""
+    """N-28: Listing `.by-date` and following its links sends no request of its own."""
     for _ in range(20):
         cloud.add_task()
     fs = new_fs()

@@ -24,7 +24,7 @@ def rows(fs: Surface) -> list[dict[str, str]]:
 
 
 def test_a_row_for_each_task(fs: Surface) -> None:
-    """tasks.csv has one row per task, newest first."""
+    """N-29: tasks.csv has one row per task, newest first."""
     old = fs.cloud.add_task(
         status="failed",
         simulator="openfoam",
@@ -46,7 +46,7 @@ def test_a_row_for_each_task(fs: Surface) -> None:
 
 
 def test_it_is_found_by_name_alone(fs: Surface) -> None:
-    """tasks.csv is not listed, has the size that stat reports, and cannot be written."""
+    """N-29: tasks.csv is not listed, has the size that stat reports, and cannot be written."""
     fs.cloud.add_task()
     assert "tasks.csv" not in fs.names()
     assert fs.stat("tasks.csv").st_size == len(fs.read("tasks.csv"))
@@ -56,7 +56,7 @@ def test_it_is_found_by_name_alone(fs: Surface) -> None:
 
 
 def test_it_costs_what_the_listing_costs(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
-    """Reading tasks.csv sends no request while the listing is fresh, and one when it is not."""
+    """N-29: Reading tasks.csv sends a request only when the listing is out of date."""
     cloud.add_task()
     fs = new_fs(dir_cache_time="300ms", attr_timeout="100ms", status_cache_time="100ms")
     fs.names()
