@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -86,7 +87,8 @@ def choose_engines(config: Config, place: Path) -> Engines:
         allow_other=config.allow_other,
         allow_root=config.allow_root,
         attr_timeout_s=config.attr_timeout_s,
-        has_volatile=config.live and not config.offline,
+        # Without the extra `live` no file in `live/` can be seen.
+        has_volatile=config.live and not config.offline and find_spec("aiortc") is not None,
     )
     names: Sequence[str] = [config.engine]
     if config.engine == AUTO:

@@ -48,6 +48,27 @@ def test_without_the_extra(
     assert "aiortc>=1.9" in log
 
 
+@pytest.mark.parametrize(("is_hidden", "requests"), [(True, 0), (False, 3)])
+def test_fusepy_keeps_attributes_where_no_live_file_is_seen(
+    cloud: FakeCloud, hooks: Path, new_mount: Callable[..., Mount], is_hidden: bool, requests: int
+) -> None:
+    """L-2, docs/architecture.md, Engines: libfuse 2 has one lifetime for all attributes, which is 0
+    only where files of running tasks can be seen."""
+    if is_hidden:
+        (hooks / "sitecustomize.py").write_text(HIDING)
+    task = cloud.add_task()
+    mount = new_mount(engine="fusepy", attr_timeout="60s", log_level="debug")
+    os.stat(mount.path / task)
+
+    def count() -> int:
+        return mount.log.read_text().count(f" getattr /{task}:")
+
+    before = count()
+    for _ in range(3):
+        os.stat(mount.path / task)
+    assert count() == before + requests
+
+
 def test_doctor(cloud: FakeCloud, hooks: Path, tmp_path: Path) -> None:
     """L-11: with the fix in `doctor`."""
     taskfs = Taskfs(tmp_path, cloud)
