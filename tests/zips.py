@@ -15,7 +15,8 @@ from functools import lru_cache
 from typing import Any, Final
 
 from taskfs.archive.end_record import find_end
-from taskfs.archive.index import ArchiveIndex, read_index
+from taskfs.archive.index import ArchiveIndex
+from taskfs.archive.index_builder import read_index
 
 ROOT: Final = "artifacts/"
 STORED: Final = 0

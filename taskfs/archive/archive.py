@@ -1,9 +1,13 @@
 """`Archive`: one version of a remote ZIP archive: index, raw bytes, random reads of members."""
 
+from typing import Final
+
 from taskfs.archive.decoder_cache import DecoderCache
 from taskfs.archive.decoders import DECODERS, METHOD_NAMES, STORED
+from taskfs.archive.end_record import EndRecord
 from taskfs.archive.engine import Engine
 from taskfs.archive.index import ArchiveIndex
+from taskfs.archive.index_builder import read_index
 from taskfs.archive.integrity import IntegrityTable
 from taskfs.archive.local_header import LocalHeaders
 from taskfs.archive.member import Member
@@ -20,6 +24,8 @@ from taskfs.cache.memory_cache import BLOCK, next_owner
 from taskfs.cache.readahead import ReadAheadReader
 from taskfs.errors import TaskFSError, Unsupported
 from taskfs.support.buffers import Buffer
+
+NO_END: Final = EndRecord(0, 0, 0)  # of an archive without a directory
 
 
 class Archive:
@@ -38,7 +44,7 @@ class Archive:
         root: str = "",
     ) -> None:
         self.refusal = None if isinstance(index, ArchiveIndex) else index
-        index = self._index = index if isinstance(index, ArchiveIndex) else ArchiveIndex((), {})
+        self._index = index if isinstance(index, ArchiveIndex) else read_index(b"", NO_END, root)
         self.version = blocks.version
         self.size = blocks.size
         self.engine = engine
@@ -47,7 +53,7 @@ class Archive:
         headers = LocalHeaders(blocks, directory_start, root)
         decoders = DecoderCache(blocks, engine)
         self.prefetch = Prefetcher(
-            blocks, headers, engine.walk_budget, index.members, decoders.bytes_open_beside
+            blocks, headers, engine.walk_budget, self._index, decoders.bytes_open_beside
         )
         self._context = ReaderContext(
             blocks=blocks,
@@ -72,9 +78,9 @@ class Archive:
         return self._index
 
     @property
-    def member_count(self) -> int:
-        """The number of files in the index; 0 if they cannot be shown."""
-        return len(self._index.members)
+    def index_bytes(self) -> int:
+        """The memory that the index takes, in bytes."""
+        return self._index.memory_bytes
 
     def open_member(self, member: Member) -> MemberReader:
         """Return a reader of the member; no request is sent before its first read.

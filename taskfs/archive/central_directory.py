@@ -5,16 +5,20 @@ general purpose bits (4.4.4). Local headers are not read here: those of streamed
 """
 
 import calendar
+import mmap
 import struct
 import zlib
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from taskfs.archive.end_record import CENTRAL_MAGIC, EndRecord
 from taskfs.archive.member import Member
 from taskfs.archive.member_names import decode_name, normalise
 from taskfs.errors import CorruptData
+
+# The bytes of a directory: in memory, or in a mapped file. A slice of either is `bytes`.
+Directory = bytes | mmap.mmap
 
 CENTRAL: Final = struct.Struct("<4s6H3L5H2L")
 SIGNATURE_MAGIC: Final = b"PK\x05\x05"  # a digital signature (4.3.13) may follow the entries
@@ -30,75 +34,119 @@ OLDEST_NS: Final = -(1 << 63)
 DOS_EPOCH_NS: Final = 315_532_800 * 10**9  # 1980-01-01
 
 
-def read_entries(directory: bytes, end: EndRecord, root: str) -> Iterator[Member]:
-    """Yield the entries beneath *root* (such as `artifacts/`); a folder's path ends in a slash.
+def read_entries(
+    directory: Directory, limit: int, end: EndRecord, root: str, *, is_from_windows: bool
+) -> Iterator[tuple[int, Member]]:
+    """Yield the entries beneath *root*, each with its place; a folder's path ends in a slash.
 
-    *directory* is the central directory, the bytes [end.start, end.stop) of the object.
+    The central directory, the bytes [end.start, end.stop) of the object, is the first *limit* bytes
+    of *directory*.
 
     Raises:
         CorruptData: the directory is cut short or damaged.
     """
-    is_from_windows = has_windows_separators(directory)
-    at, limit, number = 0, len(directory), -1
+    at, number = 0, -1
     while at < limit:
         number += 1
-        if at + CENTRAL.size > limit or not directory.startswith(CENTRAL_MAGIC, at):
-            if directory.startswith(SIGNATURE_MAGIC, at):
+        if at + CENTRAL.size > limit or directory[at : at + 4] != CENTRAL_MAGIC:
+            if directory[at : min(limit, at + 4)] == SIGNATURE_MAGIC:
                 return
             raise CorruptData("the archive's directory is damaged")
         fields = CENTRAL.unpack_from(directory, at)
-        flags, method, dos_time, dos_date, crc, compressed, size = fields[3:10]
-        name_length, extra_length, comment_length = fields[10:13]
-        offset = fields[16]
-        name_at = at + CENTRAL.size
-        extra_at = name_at + name_length
-        at = extra_at + extra_length + comment_length
-        if at > limit:
+        stop = at + CENTRAL.size + fields[10] + fields[11] + fields[12]
+        if stop > limit:
             raise CorruptData("the archive's directory is cut short")
-        raw_name = directory[name_at:extra_at]
-        mtime_ns = None
-        unicode_name = None
-        if extra_length:
-            for kind, value in _read_extra(directory, extra_at, extra_length):
-                if kind == EXTRA_TIMESTAMP:
-                    mtime_ns = _timestamp_ns(value) if mtime_ns is None else mtime_ns
-                elif kind == EXTRA_ZIP64:
-                    size, compressed, offset = _widen(value, size, compressed, offset)
-                elif kind == EXTRA_UNICODE_PATH:
-                    unicode_name = _unicode_path(value, raw_name)
-            if mtime_ns is None:
-                mtime_ns = _ntfs_ns(directory, extra_at, extra_length)
+        member = _member(directory, at, fields, end.shift, root, number, is_from_windows)
+        if member is not None:
+            yield at, member
+        at = stop
+
+
+def parse_entry(
+    directory: Directory, at: int, shift: int, root: str, number: int, *, is_from_windows: bool
+) -> Member:
+    """Return the entry at *at*, the one with this *number*, which `read_entries` yielded before.
+
+    Raises:
+        CorruptData: the directory was changed since.
+    """
+    fields = CENTRAL.unpack_from(directory, at)
+    member = _member(directory, at, fields, shift, root, number, is_from_windows)
+    if member is None:
+        raise CorruptData("the index of the archive was changed while it was in use")
+    return member
+
+
+def _member(
+    directory: Directory,
+    at: int,
+    fields: tuple[Any, ...],
+    shift: int,
+    root: str,
+    number: int,
+    is_from_windows: bool,
+) -> Member | None:
+    """Return the entry whose header has these *fields*, or None if it is not beneath *root*."""
+    flags, method, dos_time, dos_date, crc, compressed, size, name_length, extra_length = fields[
+        3:12
+    ]
+    offset = fields[16]
+    extra_at = at + CENTRAL.size + name_length
+    raw_name = directory[at + CENTRAL.size : extra_at]
+    mtime_ns = None
+    unicode_name = None
+    if extra_length:
+        for kind, value in _read_extra(directory, extra_at, extra_length):
+            if kind == EXTRA_TIMESTAMP:
+                mtime_ns = _timestamp_ns(value) if mtime_ns is None else mtime_ns
+            elif kind == EXTRA_ZIP64:
+                size, compressed, offset = _widen(value, size, compressed, offset)
+            elif kind == EXTRA_UNICODE_PATH:
+                unicode_name = _unicode_path(value, raw_name)
         if mtime_ns is None:
-            mtime_ns = _dos_ns(dos_date, dos_time)
-        name = unicode_name or decode_name(raw_name)
-        if is_from_windows:
-            name = name.replace("\\", "/")
-        if "//" in name or "/." in name or name.startswith("./"):
-            name = normalise(name)
-        if not name.startswith(root):
-            continue
-        path = name[len(root) :]
-        start = offset + end.shift
-        yield Member(path, size, compressed, crc, method, flags, start, mtime_ns, raw_name, number)
+            mtime_ns = _ntfs_ns(directory, extra_at, extra_length)
+    if mtime_ns is None:
+        mtime_ns = _dos_ns(dos_date, dos_time)
+    name = unicode_name or decode_name(raw_name)
+    if is_from_windows:
+        name = name.replace("\\", "/")
+    if "//" in name or "/." in name or name.startswith("./"):
+        name = normalise(name)
+    if not name.startswith(root):
+        return None
+    path = name[len(root) :]
+    start = offset + shift
+    return Member(path, size, compressed, crc, method, flags, start, mtime_ns, raw_name, number)
 
 
-def first_raw_name(directory: bytes) -> bytes | None:
+def count_entries(directory: Directory, limit: int) -> int:
+    """Return how many entries there are before the end, or before damage."""
+    at, count, last = 0, 0, limit - CENTRAL.size
+    lengths = struct.Struct("<3H").unpack_from
+    while at <= last and directory[at : at + 4] == CENTRAL_MAGIC:
+        name, extra, comment = lengths(directory, at + 28)
+        at += CENTRAL.size + name + extra + comment
+        count += 1
+    return count
+
+
+def first_raw_name(directory: Directory, limit: int) -> bytes | None:
     """Return the name in the first entry of a valid directory, or None if it has no entry."""
-    if not directory.startswith(CENTRAL_MAGIC):
+    if limit < CENTRAL.size or directory[:4] != CENTRAL_MAGIC:
         return None
     length = CENTRAL.unpack_from(directory)[10]
     return directory[CENTRAL.size : CENTRAL.size + length]
 
 
-def has_windows_separators(directory: bytes) -> bool:
+def has_windows_separators(directory: Directory, limit: int) -> bool:
     r"""Whether `\` separates components in the names of this directory, as .NET writes them.
 
     It does if all members were made on Windows and no name contains a `/`.
     """
-    if b"\\" not in directory:
+    if directory.find(b"\\", 0, limit) < 0:
         return False
-    at, limit = 0, len(directory)
-    while at + CENTRAL.size <= limit and directory.startswith(CENTRAL_MAGIC, at):
+    at = 0
+    while at + CENTRAL.size <= limit and directory[at : at + 4] == CENTRAL_MAGIC:
         name_at = at + CENTRAL.size
         name_length, extra_length, comment_length = struct.unpack_from("<3H", directory, at + 28)
         host = directory[at + 5]  # the upper byte of "version made by"
@@ -108,7 +156,7 @@ def has_windows_separators(directory: bytes) -> bool:
     return True
 
 
-def _read_extra(directory: bytes, at: int, length: int) -> Iterator[tuple[int, bytes]]:
+def _read_extra(directory: Directory, at: int, length: int) -> Iterator[tuple[int, bytes]]:
     """Yield the kind and the value of each extra field."""
     stop = at + length
     while at + 4 <= stop:
@@ -152,7 +200,7 @@ def _timestamp_ns(value: bytes) -> int | None:
     return int.from_bytes(value[1:5], "little", signed=True) * 10**9
 
 
-def _ntfs_ns(directory: bytes, extra_at: int, extra_length: int) -> int | None:
+def _ntfs_ns(directory: Directory, extra_at: int, extra_length: int) -> int | None:
     """Return the modification time of an NTFS field (APPNOTE 4.5.5), 100 ns since 1601."""
     for kind, value in _read_extra(directory, extra_at, extra_length):
         if kind != EXTRA_NTFS:

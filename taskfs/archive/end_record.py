@@ -18,7 +18,7 @@ EOCD64_MAGIC: Final = b"PK\x06\x06"
 CENTRAL_MAGIC: Final = b"PK\x01\x02"
 ENCRYPTION_VERSION: Final = 62  # version needed to extract an encrypted directory (4.4.3.2)
 MAX_COMMENT: Final = 0xFFFF
-MAX_DIRECTORY: Final = 64 << 20  # bytes; some 500,000 members
+MAX_DIRECTORY: Final = 1 << 30  # bytes; some 8 million members
 # Bytes of a tail that always holds the end record with its longest comment and the ZIP64 records.
 MIN_TAIL: Final = EOCD.size + MAX_COMMENT + EOCD64_LOCATOR.size + EOCD64.size
 

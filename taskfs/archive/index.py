@@ -1,107 +1,190 @@
-"""`ArchiveIndex`: the files of an archive beneath one root, in archive order and as a tree."""
+"""`ArchiveIndex`: the files of an archive beneath one root, in archive order and as a tree.
 
-import logging
-from collections.abc import Iterable, Mapping
-from typing import Final
+Members and folders are views: each is read from the index when it is needed. `index_builder` makes
+the index, and `index_layout` says how it lies in memory or in a mapped file.
+"""
 
-from taskfs.archive.central_directory import CENTRAL, OLDEST_NS, first_raw_name, read_entries
-from taskfs.archive.end_record import CENTRAL_MAGIC, EndRecord
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, overload
+
+from taskfs.archive.central_directory import Directory, parse_entry
+from taskfs.archive.index_layout import (
+    FOLDER,
+    NO_TIME,
+    Head,
+    NameHash,
+    decode_head,
+    find_slots,
+    map_tables,
+)
 from taskfs.archive.member import Member
-from taskfs.errors import CorruptData, TaskFSError, Unsupported
+from taskfs.cache.sealed_file import IN_MEMORY
 
-log = logging.getLogger(__name__)
+# What a mapped index counts for in memory: its file descriptor, and pages in use.
+MAPPED_BYTES = IN_MEMORY
 
-NAME_MAX: Final = 255  # bytes of a file name, Linux's limit
-MAX_ENTRIES: Final = 600_000  # bounds the memory of an index to about 400 MB
-# A name of 64 KB can make 32,000 directories, so an archive of 1 MB could fill the memory. Each
-# member allows one directory more than these.
-MAX_FOLDERS: Final = 500_000
-MAX_SIZE: Final = (1 << 63) - 1  # off_t
-MAX_WARNINGS: Final = 10  # lines in the log for the members that one archive leaves out
+
+class Child(NamedTuple):
+    """One name in a folder; `number` is that of a member, and None for a folder."""
+
+    name: str
+    number: int | None
+    node: "Folder | Member"
 
 
 class Folder:
-    """A directory of the archive; `children` maps a name to a `Folder` or a `Member`.
+    """A directory of the archive."""
 
-    `mtime_ns` is the time of its own entry, else the newest time beneath it, or None without any.
-    """
+    __slots__ = ("_id", "_index")
 
-    __slots__ = ("children", "mtime_ns")
+    def __init__(self, index: "ArchiveIndex", number: int) -> None:
+        self._index = index
+        self._id = number
 
-    def __init__(self) -> None:
-        self.children: dict[str, Folder | Member] = {}
-        self.mtime_ns: int | None = None
+    @property
+    def mtime_ns(self) -> int | None:
+        """The time of its own entry, else the newest time beneath it, or None without any."""
+        time_ns: int = self._index.tables["folder_time"][self._id]
+        return None if time_ns == NO_TIME else time_ns
+
+    @property
+    def children(self) -> "Children":
+        """The folders and members in it by name, in the order of the listing."""
+        return Children(self._index, self._id)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Folder):
+            return NotImplemented
+        return self._index is other._index and self._id == other._id
+
+    def __hash__(self) -> int:
+        return hash((id(self._index), self._id))
+
+
+class Children(Mapping[str, Folder | Member]):
+    """The children of one folder by name."""
+
+    __slots__ = ("_folder", "_index")
+
+    def __init__(self, index: "ArchiveIndex", folder: int) -> None:
+        self._index = index
+        self._folder = folder
+
+    def __getitem__(self, name: str) -> Folder | Member:
+        found = self.get(name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    # Like that of Mapping, but nothing is raised for a missing name.
+    def get(self, name: str, default: object = None) -> Folder | Member | None:  # type: ignore[override]
+        """Return the child called *name*, or None."""
+        return self._index.find_child(self._folder, name)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self.get(name) is not None
+
+    def __len__(self) -> int:
+        starts = self._index.tables["child_at"]
+        return int(starts[self._folder + 1] - starts[self._folder])
+
+    def __iter__(self) -> Iterator[str]:
+        for number in range(len(self)):
+            yield self.at(number).name
+
+    def at(self, position: int) -> Child:
+        """Return the child at *position* of the listing."""
+        tables = self._index.tables
+        child: int = tables["children"][tables["child_at"][self._folder] + position]
+        if child & FOLDER:
+            number = child ^ FOLDER
+            return Child(self._index.folder_name(number), None, Folder(self._index, number))
+        member = self._index.member(child)
+        return Child(member.path.rpartition("/")[2], member.number, member)
+
+
+class Members(Sequence[Member]):
+    """The members of an index in archive order."""
+
+    __slots__ = ("_index",)
+
+    def __init__(self, index: "ArchiveIndex") -> None:
+        self._index = index
+
+    def __len__(self) -> int:
+        return len(self._index.tables["entry_at"])
+
+    @overload
+    def __getitem__(self, position: int) -> Member: ...
+    @overload
+    def __getitem__(self, position: slice) -> list[Member]: ...
+    def __getitem__(self, position: int | slice) -> Member | list[Member]:
+        if isinstance(position, slice):
+            return [self._index.member(each) for each in range(*position.indices(len(self)))]
+        return self._index.member(range(len(self))[position])
+
+    def __iter__(self) -> Iterator[Member]:
+        return map(self._index.member, range(len(self)))
 
 
 class ArchiveIndex:
-    """The files of one archive beneath one root. Immutable.
+    """The files of one archive beneath one root. Immutable, and safe for concurrent use.
 
-    Raises:
-        Unsupported: there are too many directories.
+    *content* is a sealed index, in memory or mapped.
     """
 
-    def __init__(self, members: Iterable[Member], folder_times: Mapping[str, int]) -> None:
-        self.root = Folder()
-        self._folder_count = 0
-        self.members = tuple(members)
-        self._max_folders = MAX_FOLDERS + len(self.members)
-        shadowed: set[str] = set()
-        for path, time_ns in folder_times.items():
-            self._make_folder(path, shadowed).mtime_ns = time_ns
-        parent_path, parent = "", self.root
-        for member in self.members:
-            path, _, name = member.path.rpartition("/")
-            if path != parent_path:  # neighbours mostly share their folder
-                parent_path, parent = path, self._make_folder(path, shadowed)
-            if isinstance(parent.children.get(name), Folder):
-                shadowed.add(member.path)
-            else:
-                parent.children[name] = member
-        if shadowed:
-            log.warning("archive: %d files that are also directories are left out", len(shadowed))
-            self.members = tuple(m for m in self.members if m.path not in shadowed)
-        self._date_folders()
+    def __init__(self, content: Directory, head: Head) -> None:
+        self.head = head
+        self.tables = map_tables(content, head)
+        self._content = content
+        self._hash = NameHash(bytes.fromhex(head.salt))
+        self.root = Folder(self, 0)
+        self.members = Members(self)
+        # Bytes of memory; a mapped index takes few.
+        self.memory_bytes = len(content) if isinstance(content, bytes) else MAPPED_BYTES
 
-    def _make_folder(self, path: str, shadowed: set[str]) -> Folder:
-        """Return the folder at *path*; make it and those above it.
+    @property
+    def number_stop(self) -> int:
+        """A number above those of all members."""
+        numbers = self.tables["number"]
+        return int(numbers[-1]) + 1 if len(numbers) else 0
 
-        A file at the path of a folder is replaced, and its path is added to *shadowed*.
-        """
-        folder = self.root
-        start = 0
-        while start < len(path):
-            stop = path.find("/", start)
-            stop = len(path) if stop < 0 else stop
-            name = path[start:stop]
-            child = folder.children.get(name)
-            if not isinstance(child, Folder):
-                if child is not None:
-                    shadowed.add(path[:stop])
-                folder.children[name] = child = Folder()
-                self._folder_count += 1
-                if self._folder_count > self._max_folders:
-                    raise Unsupported(f"the archive has more than {self._max_folders} directories")
-            folder = child
-            start = stop + 1
-        return folder
+    def sorted_starts(self) -> Sequence[int]:
+        """Return the offsets of the members' local headers in ascending order."""
+        starts: Sequence[int] = self.tables["start"]
+        return starts if self.head.are_starts_sorted else array("Q", sorted(starts))
 
-    def _date_folders(self) -> None:
-        """Give folders without an entry of their own the newest time beneath them."""
-        folders = [self.root]
-        for folder in folders:  # the list grows; parents come before their children
-            folders += [child for child in folder.children.values() if isinstance(child, Folder)]
-        newest: dict[int, int] = {}
-        for folder in reversed(folders):
-            times = [
-                newest.get(id(child), OLDEST_NS) if isinstance(child, Folder) else child.mtime_ns
-                for child in folder.children.values()
-            ]
-            newest_ns = max(times, default=OLDEST_NS)
-            if folder.mtime_ns is None:
-                folder.mtime_ns = newest_ns if newest_ns > OLDEST_NS else None
-            newest[id(folder)] = max(
-                newest_ns, OLDEST_NS if folder.mtime_ns is None else folder.mtime_ns
-            )
+    def member(self, number: int) -> Member:
+        """Return the member at this position of `members`."""
+        head, tables = self.head, self.tables
+        return parse_entry(
+            *(self._content, tables["entry_at"][number], head.end.shift, head.root),
+            tables["number"][number],
+            is_from_windows=head.is_from_windows,
+        )
+
+    def folder_name(self, number: int) -> str:
+        """Return the last component of a folder's path."""
+        starts = self.tables["folder_name_at"]
+        return str(self.tables["names"][starts[number] : starts[number + 1]], "utf-8")
+
+    def find_child(self, folder: int, name: str) -> Folder | Member | None:
+        """Return the child of *folder* called *name*, or None."""
+        try:
+            hashed = self._hash.of(folder, name.encode())
+        except UnicodeEncodeError:  # the bytes of a name that is not UTF-8: no name here has them
+            return None
+        tables = self.tables
+        for number in find_slots(tables["member_slots"], hashed):
+            if tables["parent"][number] == folder:
+                member = self.member(number)
+                if member.path.rpartition("/")[2] == name:
+                    return member
+        for number in find_slots(tables["folder_slots"], hashed):
+            if tables["folder_parent"][number] == folder and self.folder_name(number) == name:
+                return Folder(self, number)
+        return None
 
     def lookup(self, path: str) -> Folder | Member | None:
         """Return the folder or member at *path*, or None; the root for an empty path."""
@@ -113,80 +196,7 @@ class ArchiveIndex:
         return node
 
 
-def read_index(directory: bytes, end: EndRecord, root: str) -> ArchiveIndex:
-    """Return the index of the files beneath *root* (such as `artifacts/`).
-
-    *directory* is the central directory, the bytes [end.start, end.stop) of the object. Members
-    whose names cannot be shown are left out and logged; of two equal names, the last one wins.
-
-    Raises:
-        CorruptData: the directory is cut short or damaged.
-        Unsupported: it has too many entries or directories.
-    """
-    # A name may contain the magic number too, but hardly in so many members.
-    is_long = len(directory) > MAX_ENTRIES * CENTRAL.size
-    if is_long and directory.count(CENTRAL_MAGIC) > MAX_ENTRIES:
-        raise Unsupported(f"the archive has more than {MAX_ENTRIES} members")
-    members: dict[str, Member] = {}
-    folder_times: dict[str, int] = {}
-    showable: set[str] = set()  # paths of folders that were checked already
-    left_out = 0
-    for member in read_entries(directory, end, root):
-        path = member.path
-        folder = path[:-1] if path.endswith("/") else None
-        if not path:
-            folder_times[""] = member.mtime_ns
-        elif not _is_showable(path if folder is None else folder, showable) or (
-            member.size > MAX_SIZE or member.compressed_size > MAX_SIZE
-        ):
-            left_out += 1
-            members.pop(path, None)  # this member replaces an earlier one of its name
-            if left_out <= MAX_WARNINGS:
-                log.warning("archive: a member is left out for its name or size: %.300r", path)
-        elif folder is not None:
-            folder_times[folder] = member.mtime_ns
-        else:
-            members.pop(path, None)  # of two equal names, the last one also gives the position
-            members[path] = member
-    if left_out > MAX_WARNINGS:
-        log.warning("archive: %d members are left out for their names or sizes", left_out)
-    if not members and not folder_times:
-        _log_nothing_shown(directory, root, left_out)
-    return ArchiveIndex(members.values(), folder_times)
-
-
-def read_or_refuse(directory: bytes, end: EndRecord, root: str) -> ArchiveIndex | TaskFSError:
-    """Return the index as `read_index` does, or the error that it raises."""
-    try:
-        return read_index(directory, end, root)
-    except (CorruptData, Unsupported) as exc:
-        return exc
-
-
-def _log_nothing_shown(directory: bytes, root: str, left_out: int) -> None:
-    """Log why an archive that has members shows none of them."""
-    if left_out:
-        log.warning("archive: every member beneath %s is left out", root)
-    elif (first := first_raw_name(directory)) is not None:
-        log.warning("archive: no member lies beneath %s, the first is %.300r", root, first)
-
-
-def _is_showable(path: str, showable: set[str]) -> bool:
-    """Whether every component of *path* is a valid file name.
-
-    *showable* has the folders whose components are; their paths are added to it.
-    """
-    parent, slash, name = path.rpartition("/")
-    if not _is_file_name(name):
-        return False
-    if slash and parent not in showable:
-        if not all(map(_is_file_name, parent.split("/"))):
-            return False
-        showable.add(parent)
-    return True
-
-
-def _is_file_name(name: str) -> bool:
-    if name in ("", ".", "..") or "\0" in name:
-        return False
-    return len(name) <= 63 or len(name.encode("utf-8", "surrogateescape")) <= NAME_MAX
+def open_index(content: Directory, root: str) -> ArchiveIndex | None:
+    """Return the index in *content*; None if another version or for another root wrote it."""
+    head = decode_head(content)
+    return ArchiveIndex(content, head) if head is not None and head.root == root else None

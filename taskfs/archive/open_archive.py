@@ -1,15 +1,17 @@
 """`open_archive`: fetches the central directory of an archive, or reads it from the disk cache."""
 
+import contextlib
 from typing import Final, NamedTuple
 
-import msgspec
-
 from taskfs.archive.archive import Archive
-from taskfs.archive.end_record import MIN_TAIL, EndRecord, find_end
+from taskfs.archive.end_record import MIN_TAIL, find_end
 from taskfs.archive.engine import Engine
-from taskfs.archive.index import ArchiveIndex, read_or_refuse
+from taskfs.archive.index import ArchiveIndex, open_index
+from taskfs.archive.index_builder import build_index
+from taskfs.archive.index_layout import KIND
 from taskfs.cache.block_reader import BlockReader
 from taskfs.cache.disk_cache import INDEX, DiskCache, cache_key
+from taskfs.cache.sealed_file import SealedWriter
 from taskfs.errors import CorruptData, TaskFSError, Unsupported
 from taskfs.model import Fetched, ObjectVersion, RemoteObject
 
@@ -18,15 +20,17 @@ from taskfs.model import Fetched, ObjectVersion, RemoteObject
 ENTRY_GUESS: Final = 80
 # Bytes that are fetched from the end of an archive at most, before its directory's size is known.
 MAX_TAIL: Final = 8 << 20
+# Bytes of a long directory that are fetched at once, which bounds the memory that it takes.
+PIECE: Final = 16 << 20
+INDEX_RATIO: Final = 1.6  # the length of an index, in lengths of its directory: a high estimate
 
 
-class _Directory(NamedTuple):
-    """The central directory of one version of an archive, or the reason why there is none."""
+class _Loaded(NamedTuple):
+    """The index of one version of an archive, or the reason why there is none."""
 
     version: ObjectVersion
-    end: EndRecord
-    content: bytes = b""
-    refusal: TaskFSError | None = None
+    directory_start: int
+    outcome: ArchiveIndex | TaskFSError
     tail: Fetched | None = None  # the bytes that were fetched with it; None from the disk
 
 
@@ -60,37 +64,57 @@ def open_archive(
     """
     disk = engine.disk
     key = cache_key(engine.namespace, name, identity) if name and identity is not None else ""
-    if disk is None or not key:
-        return _build(_fetch(remote, expected_members), remote, root, engine, name, key)
-    directory = _read_stored(disk, key)
-    if directory is None:
-        with disk.lock_index(key):
-            # Another process may have stored it while this one waited for the lock.
-            directory = _read_stored(disk, key) or _fetch(remote, expected_members)
-            return _build(directory, remote, root, engine, name, key)
-    return _build(directory, remote, root, engine, name, key)
+    stored = _read_stored(disk, key, root)
+    if stored is not None:
+        return _build(stored, remote, root, engine, name, key)
+    with disk.lock_index(key) if disk is not None and key else contextlib.nullcontext():
+        # Another process may have stored it while this one waited for the lock.
+        loaded = _read_stored(disk, key, root) or _fetch(remote, root, disk, key, expected_members)
+    return _build(loaded, remote, root, engine, name, key)
 
 
-def _fetch(remote: RemoteObject, expected_members: int | None) -> _Directory:
+def _fetch(
+    remote: RemoteObject,
+    root: str,
+    disk: DiskCache | None,
+    key: str,
+    expected_members: int | None,
+) -> _Loaded:
+    """Fetch the directory, and store its index."""
     tail = remote.fetch_tail(tail_length(expected_members))
     version = tail.version
     try:
         end = find_end(tail.body, tail.start)
     except (CorruptData, Unsupported) as exc:
-        return _Directory(version, EndRecord(version.size, version.size, 0), b"", exc, tail)
-    content = tail.body[max(0, end.start - tail.start) : max(0, end.stop - tail.start)]
-    if end.start < tail.start:
-        missing = remote.fetch_range(end.start, min(end.stop, tail.start), version)
-        content = bytes(missing) + content
-    return _Directory(version, end, content, tail=tail)
+        return _Loaded(version, version.size, exc, tail)
+    # Without an ETag, a later reader could not notice that the archive was replaced.
+    if disk is not None and key and version.etag:
+        writer = disk.create_sealed(INDEX, key, int(INDEX_RATIO * (end.stop - end.start)))
+    else:
+        writer = SealedWriter()
+    try:
+        for start in range(end.start, min(end.stop, tail.start), PIECE):
+            stop = min(start + PIECE, end.stop, tail.start)
+            writer.write(remote.fetch_range(start, stop, version))
+        if end.stop > tail.start:
+            part = slice(max(0, end.start - tail.start), end.stop - tail.start)
+            writer.write(memoryview(tail.body)[part])
+        index = build_index(writer, version, end, root)
+    except (CorruptData, Unsupported) as exc:
+        return _Loaded(version, end.start, exc, tail)
+    else:
+        if disk is not None:
+            disk.publish_sealed(writer)
+        return _Loaded(version, end.start, index, tail)
+    finally:
+        writer.discard()
 
 
 def _build(
-    directory: _Directory, remote: RemoteObject, root: str, engine: Engine, name: str, key: str
+    loaded: _Loaded, remote: RemoteObject, root: str, engine: Engine, name: str, key: str
 ) -> Archive:
     """Return the archive; cache what was fetched."""
-    version = directory.version
-    index = directory.refusal or read_or_refuse(directory.content, directory.end, root)
+    version = loaded.version
     stored_blocks = None
     if engine.disk is not None and name and version.etag:
         stored_blocks = engine.disk.blocks_of(cache_key(engine.namespace, name, version))
@@ -103,27 +127,16 @@ def _build(
         stats=engine.stats,
         disk=stored_blocks,
     )
-    if directory.tail is not None:
-        blocks.prime(directory.tail.start, directory.tail.body)
-        if engine.disk is not None and isinstance(index, ArchiveIndex):
-            _store(engine.disk, key, directory)
-    return Archive(index, blocks, directory.end.start, engine, key, root)
+    if loaded.tail is not None:
+        blocks.prime(loaded.tail.start, loaded.tail.body)
+    return Archive(loaded.outcome, blocks, loaded.directory_start, engine, key, root)
 
 
-def _read_stored(disk: DiskCache, key: str) -> _Directory | None:
-    stored = disk.read_blob(INDEX, key)
-    if stored is None:
+def _read_stored(disk: DiskCache | None, key: str, root: str) -> _Loaded | None:
+    if disk is None or not key:
         return None
-    head, content = stored
-    try:
-        version, end = msgspec.json.decode(head, type=tuple[ObjectVersion, EndRecord])
-    except msgspec.MsgspecError:
+    content = disk.read_sealed(INDEX, key, KIND)
+    index = open_index(content, root) if content is not None else None
+    if index is None:
         return None
-    return _Directory(version, end, content)
-
-
-def _store(disk: DiskCache, key: str, directory: _Directory) -> None:
-    # Without an ETag, a later reader could not notice that the archive was replaced.
-    if key and directory.version.etag:
-        head = msgspec.json.encode((directory.version, directory.end))
-        disk.write_blob(INDEX, key, head, directory.content)
+    return _Loaded(index.head.version, index.head.end.start, index)

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from taskfs.archive.index import ArchiveIndex
 from taskfs.archive.local_header import LocalHeaders
 from taskfs.archive.member import Member
 from taskfs.cache.block_reader import MAX_RUN, BlockReader
@@ -129,11 +130,11 @@ class HeaderPrefetcher:
     Each would cost a round trip of its own. Safe for concurrent use.
     """
 
-    def __init__(self, blocks: BlockReader, members: Sequence[Member]) -> None:
+    def __init__(self, blocks: BlockReader, index: ArchiveIndex) -> None:
         self._blocks = blocks
-        self._members = members
+        self._index = index
         self._lock = threading.Lock()
-        self._starts: list[int] = []  # of all members, in the order of their bytes
+        self._starts: Sequence[int] = ()  # of all members, in the order of their bytes
         self._detector = SequentialDetector(0)  # counts members
         self._ahead = 0
 
@@ -141,7 +142,7 @@ class HeaderPrefetcher:
         """Note that no more than the beginning of the member at *start* was read."""
         with self._lock:
             if not self._starts:
-                self._starts = sorted(member.header_offset for member in self._members)
+                self._starts = self._index.sorted_starts()
             place = bisect_left(self._starts, start)
             gained = self._detector.note(place, place + 1, SLACK_READS)
             reached = self._detector.reached
@@ -164,7 +165,7 @@ class Prefetcher:
         blocks: BlockReader,
         headers: LocalHeaders,
         budget: ReadAheadBudget,
-        members: Sequence[Member],
+        index: ArchiveIndex,
         bytes_open_beside: Callable[[Member], int],
     ) -> None:
         self.pattern = AccessPattern.RANDOM
@@ -172,9 +173,9 @@ class Prefetcher:
         self._headers = headers
         self._bytes_open_beside = bytes_open_beside
         self._walk = SequentialMembers(blocks, budget)
-        self._beginnings = HeaderPrefetcher(blocks, members)
+        self._beginnings = HeaderPrefetcher(blocks, index)
         # By member number: pushed when it was opened.
-        self._pushed = bytearray(max((member.number for member in members), default=-1) + 1)
+        self._pushed = bytearray(index.number_stop)
 
     @property
     def is_walking(self) -> bool:

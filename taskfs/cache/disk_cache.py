@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from taskfs.cache import blob_file
-from taskfs.cache.eviction import FULL, RANGE_LOCKS, DiskSpace
+from taskfs.cache import blob_file, sealed_file
+from taskfs.cache.eviction import FULL, MAPPED, RANGE_LOCKS, DiskSpace
 from taskfs.cache.memory_cache import BLOCK
 from taskfs.cache.range_locks import lock_range
+from taskfs.cache.sealed_file import Content, SealedWriter
 from taskfs.cache.segment_file import SEGMENT_BLOCKS, Segment
 from taskfs.cache.segment_table import SegmentTable
 from taskfs.support.buffers import Buffer, allocate
@@ -32,7 +33,7 @@ TOUCH_S: Final = 60.0
 # Seconds without writes after one failed: a full or read-only disk is not tried for each block.
 PAUSE_S: Final = 60.0
 # The kinds of blobs, which are the names of their directories.
-INDEX: Final = "index"
+INDEX: Final = MAPPED
 RECORDS: Final = "records"
 
 
@@ -80,6 +81,32 @@ class DiskCache:
             self._space.note_written(len(packed))
 
         self._try_write(write, len(packed))
+
+    def read_sealed(self, kind: str, key: str, seal: bytes) -> Content | None:
+        """Return the content of a sealed file, or None if it is missing or damaged."""
+        return sealed_file.read_sealed(self._root / kind / key, seal) if self._is_usable else None
+
+    def create_sealed(self, kind: str, key: str, size: int) -> SealedWriter:
+        """Return a writer of a sealed file of about *size* bytes.
+
+        It writes to a temporary file elsewhere if the cache has no room for as many.
+        """
+        is_writable = self._is_usable and time.monotonic() >= self._paused_until_s
+        if is_writable and self._space.fits(size) and self._space.has_space(size):
+            return SealedWriter(key, self._root / kind)
+        return SealedWriter()
+
+    def publish_sealed(self, writer: SealedWriter) -> None:
+        """Store the sealed file under its key, in place of an earlier one."""
+        if writer.is_private:
+            return
+
+        def publish() -> None:
+            writer.publish()
+            self._space.note_written(writer.size)
+
+        self._try_write(publish, 0)
+        writer.discard()
 
     def drop_index(self, key: str) -> None:
         """Remove the index under *key*."""

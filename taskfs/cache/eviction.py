@@ -16,6 +16,8 @@ RESERVE: Final = 0.05
 KEEP: Final = 0.9
 # The files are counted again after writes of 1/16 of the limit, because other mounts write too.
 RECOUNT: Final = 16
+# Part of the limit that one index may take.
+MAX_SHARE: Final = 0.5
 CHECK_S: Final = 2.0  # between two checks of the free space while the cache is only read
 # Seconds without another eviction after one: some file systems report freed space late.
 SETTLE_S: Final = 1.0
@@ -25,6 +27,7 @@ FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 # Files in the cache directory that are never evicted.
 EVICTION_LOCK: Final = "lock"
 RANGE_LOCKS: Final = "claims"
+MAPPED: Final = "index"  # the directory of the files that processes map
 
 
 def shortage(directory: Path, count: int) -> int:
@@ -79,8 +82,10 @@ def evict(root: Path, goal: float, forget: Callable[[Path], object]) -> int | No
             if path.name in (EVICTION_LOCK, RANGE_LOCKS):
                 continue
             with contextlib.suppress(OSError):
-                # Truncate first: another mount may have the file open, which keeps its space.
-                os.close(open_private(str(path), os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC))
+                # Truncate first: another mount may have the file open, which keeps its space. A
+                # process that has a file mapped would die of this.
+                if path.parent.name != MAPPED:
+                    os.close(open_private(str(path), os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC))
             with contextlib.suppress(OSError):
                 path.unlink()
             forget(path)
@@ -106,6 +111,10 @@ class DiskSpace:
         self._lowered_until_s = float("-inf")  # the limit is below `max_bytes` until then
         self._settled_s = float("-inf")
         self._checked_s = float("-inf")
+
+    def fits(self, count: int) -> bool:
+        """Whether one file of *count* bytes leaves room for others."""
+        return count <= self._max_bytes * MAX_SHARE
 
     def has_space(self, count: int) -> bool:
         """Return whether *count* more bytes leave the reserve free; evict if necessary."""

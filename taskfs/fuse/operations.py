@@ -117,7 +117,9 @@ class TaskOperations:
             attrs = node.known_attrs(name)
             return None if attrs is None else self._policy.apply(attrs)
 
-        return DirectoryListing(list(node.children()), known_attrs, node.attr_lifetime_s)
+        children = node.children()
+        entries = children if isinstance(children, Sequence) else list(children)
+        return DirectoryListing(entries, known_attrs, node.attr_lifetime_s)
 
     def readlink(self, path: str) -> str:
         return self._tree.resolve(path).target()

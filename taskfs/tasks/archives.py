@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 ABSENT_TTL_S: Final = 5.0
 # Seconds between two requests for an archive that is late.
 GRACE_POLL_S: Final = 0.5
-# Members of all indexes in memory together: some 170 MB.
-MAX_MEMBERS: Final = 250_000
+# Bytes of all indexes in memory together; a mapped one counts as 1 MiB.
+MAX_INDEX_BYTES: Final = 64 << 20
 
 
 class ArchiveObserver(Protocol):
@@ -94,7 +94,7 @@ class ArchiveRegistry:
         *,
         timeout_s: float,
         attr_timeout_s: float,
-        max_members: int = MAX_MEMBERS,
+        max_index_bytes: int = MAX_INDEX_BYTES,
         clock: Callable[[], float] = age_clock,
     ) -> None:
         self._api = api
@@ -104,7 +104,7 @@ class ArchiveRegistry:
         self._observer = observer
         self._timeout_s = timeout_s
         self._attr_timeout_s = attr_timeout_s
-        self._max_members = max_members
+        self._max_index_bytes = max_index_bytes
         self._clock = clock
         self._lock = threading.Lock()
         self._slots: OrderedDict[ArchiveKey, _Slot] = OrderedDict()  # in the order of use
@@ -245,17 +245,17 @@ class ArchiveRegistry:
         self._evict(slot)
 
     def _evict(self, newest: _Slot) -> None:
-        """Drop the least recently used indexes while there are too many members in memory.
+        """Drop the least recently used indexes while all together take too much memory.
 
         An archive with open files stays: they keep it in memory anyhow.
         """
-        total = sum(slot.archive.member_count for slot in self._slots.values() if slot.archive)
+        total = sum(slot.archive.index_bytes for slot in self._slots.values() if slot.archive)
         for key, slot in list(self._slots.items()):
-            if total <= self._max_members:
+            if total <= self._max_index_bytes:
                 return
             is_unused = slot is not newest and not self._observer.has_open_files(key)
             if slot.archive is not None and is_unused:
-                total -= slot.archive.member_count
+                total -= slot.archive.index_bytes
                 slot.archive = None
 
 

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from taskfs.cache.disk_cache import DiskBlocks, DiskCache
+from taskfs.cache.sealed_file import SealedWriter
 from taskfs.errors import ConfigError, NotCached
 from taskfs.model import Fetched, ObjectVersion, RemoteObject, Task, TaskPage, TaskStatus
 from taskfs.tasks.selection import Selection
@@ -25,6 +26,12 @@ class FrozenCache(DiskCache):
 
     def write_blob(self, kind: str, key: str, head: bytes, body: bytes) -> None:
         pass
+
+    def create_sealed(self, kind: str, key: str, size: int) -> SealedWriter:
+        return SealedWriter()
+
+    def publish_sealed(self, writer: SealedWriter) -> None:
+        writer.discard()
 
     def drop_index(self, key: str) -> None:
         pass

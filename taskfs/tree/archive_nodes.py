@@ -1,11 +1,11 @@
 """The nodes beneath `outputs/` and `inputs/`, and the raw archives."""
 
-from collections.abc import Callable, Iterable
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final, NamedTuple, overload
 
 from taskfs.archive.archive import Archive
 from taskfs.archive.decoders import METHOD_NAMES
-from taskfs.archive.index import Folder
+from taskfs.archive.index import Child, Children, Folder
 from taskfs.archive.member import Member
 from taskfs.errors import NoAttribute, NotFound, ReadOnly
 from taskfs.model import Task
@@ -112,6 +112,7 @@ class FolderNode(Directory):
         super().__init__(path)
         self._inner = inner
         self._folder = folder
+        self._latest: Child | None = None  # the one that a listing read last
         self._origin = origin
 
     def attrs(self) -> Attrs:
@@ -132,7 +133,11 @@ class FolderNode(Directory):
 
     def attrs_of(self, name: str) -> Attrs:
         """Return the attributes of the child *name*; raise as `lookup` does."""
-        child = self._folder.children.get(name)
+        latest = self._latest
+        if latest is not None and latest.name == name:
+            child: Folder | Member | None = latest.node
+        else:
+            child = self._folder.children.get(name)
         if not isinstance(child, Member):
             return self.lookup(name).attrs()
         return _member_attrs(f"{self.path}/{name}", child, self._origin)
@@ -146,13 +151,38 @@ class FolderNode(Directory):
         return origin.page_cache.attr_lifetime(origin.key, len(self._folder.children))
 
     def children(self) -> Iterable[Entry]:
-        base = self._origin.inode_base
-        return [
-            self.entry(name, DIRECTORY_MODE)
-            if isinstance(child, Folder)
-            else Entry(name, FILE_MODE, base + child.number)
-            for name, child in self._folder.children.items()
-        ]
+        return _Entries(self, self._folder.children)
+
+    def entry_of(self, child: Child) -> Entry:
+        """Return the directory entry of a child, whose attributes are mostly needed next."""
+        self._latest = child
+        if child.number is None:
+            return self.entry(child.name, DIRECTORY_MODE)
+        return Entry(child.name, FILE_MODE, self._origin.inode_base + child.number)
+
+
+class _Entries(Sequence[Entry]):
+    """The entries of a folder, each made when it is needed: there may be a million."""
+
+    def __init__(self, node: FolderNode, children: Children) -> None:
+        self._node = node
+        self._children = children
+        self._count = len(children)
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, position: int) -> Entry: ...
+    @overload
+    def __getitem__(self, position: slice) -> list[Entry]: ...
+    def __getitem__(self, position: int | slice) -> Entry | list[Entry]:
+        if isinstance(position, slice):
+            return [self[each] for each in range(*position.indices(self._count))]
+        return self._node.entry_of(self._children.at(range(self._count)[position]))
+
+    def __iter__(self) -> Iterator[Entry]:
+        return (self._node.entry_of(self._children.at(each)) for each in range(self._count))
 
 
 def _member_attrs(path: str, member: Member, origin: _Origin) -> Attrs:

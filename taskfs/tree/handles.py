@@ -24,6 +24,7 @@ from taskfs.support.buffers import Buffer
 from taskfs.support.interruptible_wait import Waiter
 from taskfs.tasks.archives import ArchiveRegistry
 from taskfs.tree.page_cache import Lease, PageCache, PageCacheMode
+from taskfs.tree.text_pins import TextBody
 
 # Seconds. A read that the kernel repeats within this time after a timeout fails at once.
 REPETITION_S: Final = 0.2
@@ -73,7 +74,7 @@ class TextHandle:
     mode = PageCacheMode.DIRECT
     version = None
 
-    def __init__(self, text: bytes) -> None:
+    def __init__(self, text: TextBody) -> None:
         self.size = len(text)
         self._text = text
 

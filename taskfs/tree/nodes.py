@@ -15,7 +15,7 @@ from taskfs.tree.handles import Handle
 # Programs that hold numbers as doubles (Node, JSON tools) keep integers of this many bits exact.
 INODE_BITS: Final = 53
 # Bits of an inode number that count the members of one archive: more than an archive may have.
-NUMBER_BITS: Final = 20
+NUMBER_BITS: Final = 23
 BLOCK_UNIT: Final = 512  # bytes of one unit of st_blocks, stat(2)
 FILE_MODE: Final = stat.S_IFREG | 0o644
 DIRECTORY_MODE: Final = stat.S_IFDIR | 0o755

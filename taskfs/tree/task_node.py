@@ -73,7 +73,8 @@ class TaskNode(MetadataAttributes, Directory):
         archives = self._context.archives
         view = TaskView(cached, lambda: archives.get(cached.task, ArchiveKind.OUTPUT))
         as_of_s = float("inf") if cached.task.is_terminated else cached.as_of_s
-        body = file.render(view).encode("utf-8", "surrogateescape")
+        text = file.render(view)
+        body = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
         return Text(body, file.mtime_ns(view), as_of_s)
 
 

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from taskfs.archive.archive import Archive
+from taskfs.archive.listing import Listing
 from taskfs.model import Task
 from taskfs.support.formatting import escape_controls, format_elapsed, format_size
 from taskfs.tasks.known_tasks import CachedTask
@@ -34,7 +35,7 @@ class TextFile(NamedTuple):
     """
 
     name: str
-    render: Callable[[TaskView], str]
+    render: Callable[[TaskView], str | Listing]
     mtime_ns: Callable[[TaskView], int]
     needs_record: bool = False
 
@@ -64,31 +65,21 @@ def _render_record(view: TaskView) -> str:
     return msgspec.json.format(view.task.record, indent=2).decode("utf-8", "replace") + "\n"
 
 
-def _render_output_files(view: TaskView) -> str:
+def _render_output_files(view: TaskView) -> str | Listing:
     archive = view.archive()
     return "" if archive is None else list_members(archive)
 
 
-def list_members(archive: Archive) -> str:
+def list_members(archive: Archive) -> str | Listing:
     """Return the table of the archive's files in the format of the public client.
 
     For an archive whose files cannot be shown, return its size and the reason.
     """
-    size = f"Archive size: {format_size(archive.size)}"
-    if archive.refusal is not None:
-        why = escape_controls(str(archive.refusal))
-        return f"{size}\nThe files of the archive cannot be listed: {why}.\n"
-    lines = [
-        size,
-        "Contents:",
-        f"  {'Size':<12} {'Compressed':<12} Name",
-    ]
-    lines += [
-        f"  {format_size(member.size):<12} {format_size(member.compressed_size):<12} "
-        f"{escape_controls(member.path)}"
-        for member in archive.index.members
-    ]
-    return "\n".join(lines) + "\n"
+    if archive.refusal is None:
+        return Listing(archive.size, archive.index)
+    why = escape_controls(str(archive.refusal))
+    size = format_size(archive.size)
+    return f"Archive size: {size}\nThe files of the archive cannot be listed: {why}.\n"
 
 
 # When a task entered a status, by its record. A status that is missing here is dated by when this

@@ -7,7 +7,7 @@ stat pins the rendered text for that long.
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from cachetools import TTLCache
 
@@ -16,6 +16,13 @@ from taskfs.support.clock import age_clock
 MAX_PINS: Final = 100_000
 # Seconds. The kernel starts its attr timeout when it receives the answer, a little after us.
 MARGIN_S: Final = 0.1
+
+
+class TextBody(Protocol):
+    """The content of a text: its bytes, or an object that renders the parts that are read."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, part: slice, /) -> bytes: ...
 
 
 @dataclass(slots=True)
@@ -27,7 +34,7 @@ class Text:
     `reported_s` is when a stat last reported its size.
     """
 
-    body: bytes
+    body: TextBody
     mtime_ns: int
     as_of_s: float = float("inf")
     reported_s: float = float("-inf")

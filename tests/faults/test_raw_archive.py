@@ -34,7 +34,7 @@ def _encrypted() -> bytes:
 
 @functools.cache
 def _too_large() -> bytes:
-    size = (64 << 20) + 1
+    size = (1 << 30) + 1
     return BODY + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, size, 0, 0).rjust(size + 22, b"-")
 
 

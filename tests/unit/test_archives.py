@@ -48,7 +48,11 @@ class Setup:
         self.page_cache = PageCache(1, clock)
 
     def registry(
-        self, disk: DiskCache | None = None, *, waiter: Waiter | None = None, max_members: int = 100
+        self,
+        disk: DiskCache | None = None,
+        *,
+        waiter: Waiter | None = None,
+        max_index_bytes: int = 1 << 20,
     ) -> ArchiveRegistry:
         return ArchiveRegistry(
             self.api,
@@ -58,7 +62,7 @@ class Setup:
             self.page_cache,
             timeout_s=30,
             attr_timeout_s=1,
-            max_members=max_members,
+            max_index_bytes=max_index_bytes,
             clock=self.clock,
         )
 
@@ -307,7 +311,7 @@ def test_a_stale_handle_stays_stale(setup: Setup, api: FakeAPI) -> None:
 
 def test_the_least_recently_used_indexes_are_evicted(setup: Setup, api: FakeAPI) -> None:
     """R-20: The least recently used indexes are evicted."""
-    registry = setup.registry(max_members=25)
+    registry = setup.registry(max_index_bytes=6000)
     archives = []
     for name in "abcde":
         put(api, *(Entry(b"artifacts/%d" % n, b"x") for n in range(10)), path=f"{name}/output.zip")
@@ -320,7 +324,7 @@ def test_the_least_recently_used_indexes_are_evicted(setup: Setup, api: FakeAPI)
 
 def test_an_archive_with_open_files_is_not_evicted(setup: Setup, api: FakeAPI) -> None:
     """R-20: An archive with open files is not evicted, because that would free nothing."""
-    registry = setup.registry(max_members=1)
+    registry = setup.registry(max_index_bytes=1)
     put(api, Entry(b"artifacts/a", b"x"))
     put(api, Entry(b"artifacts/a", b"x"), path="other/output.zip")
     first = get(registry)

@@ -839,4 +839,4 @@ def test_the_index_is_the_tree_and_the_list_of_the_same_members(seed: int) -> No
     walked = walk(index.root, "")
     assert {path: found for path, found in walked} == {m.path: m for m in index.members}
     assert len(walked) == len(index.members)
-    assert all(index.lookup(m.path) is m for m in index.members)
+    assert all(index.lookup(m.path) == m for m in index.members)

@@ -51,7 +51,7 @@ THIRD_PARTY: Final[Mapping[str, frozenset[str]]] = {
         "fsspec": ["fsspec"],
         "fuse": ["fuse.fusepy_loop", "fuse.fusepy_operations"],
         "isal": ["archive.isal", "support.checksum"],
-        "msgspec": ["archive.open_archive", "cli", "remote", "tasks", "tree.text_files"],
+        "msgspec": ["archive.index_layout", "cli", "remote", "tasks", "tree.text_files"],
         "platformdirs": ["options", "support.logs"],
         "requests": ["remote"],
         "rich": ["cli"],

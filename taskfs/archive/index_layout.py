@@ -1,0 +1,143 @@
+"""The layout of an index: the central directory, and tables of its members and folders.
+
+The tables are arrays of integers, in the order of `TABLES`. The index of an archive is one sealed
+file with this content, so a process maps it and reads no more of it than it needs.
+
+A member or folder has an id, its position in the tables. A hash table finds the id for a name in a
+folder. Its slots hold 32 bits of the name's hash and the id plus one, and 0 if they are free. A
+name lies in the first of the slots after its hash that is not taken.
+"""
+
+import hashlib
+import mmap
+import os
+import sys
+from collections.abc import Iterable
+from typing import Any, Final, Literal
+
+import msgspec
+
+from taskfs.archive.end_record import EndRecord
+from taskfs.model import ObjectVersion
+
+KIND: Final = b"taskfs member index 2\n"
+_HEAD_LENGTH: Final = 4  # bytes of the head's length, which precede the seal
+
+SALT: Final = 16  # bytes of the key of the hash, so that no archive can choose colliding names
+FOLDER: Final = 1 << 31  # set in a child that is a folder
+GONE: Final = 0xFFFFFFFF  # a slot whose member is not shown
+NO_TIME: Final = -(1 << 63)
+
+Code = Literal["B", "I", "Q", "q"]
+
+# The tables by name, with the type codes of their items.
+TABLES: Final[dict[str, Code]] = {
+    "entry_at": "I",  # of each member: the offset of its entry in the directory
+    "number": "I",  # of each member: its position in the directory
+    "parent": "I",  # of each member: its folder
+    "start": "Q",  # of each member: the offset of its local header
+    "member_slots": "Q",
+    "folder_name_at": "I",  # of each folder: its name's offset in `names`; one more at the end
+    "folder_parent": "I",
+    "folder_time": "q",
+    "folder_slots": "Q",
+    "child_at": "I",  # of each folder: its first position in `children`; one more at the end
+    "children": "I",  # ids in the order of the listing
+    "listing_at": "Q",  # see `archive.listing`
+    "names": "B",  # of the folders, in UTF-8
+}
+
+
+class Head(msgspec.Struct):
+    """What an index says of itself."""
+
+    version: ObjectVersion
+    end: EndRecord
+    root: str
+    is_from_windows: bool
+    are_starts_sorted: bool
+    salt: str  # hexadecimal
+    listing_bytes: int
+    counts: dict[str, int]  # items of each table
+    byte_order: str = sys.byteorder
+
+
+def encode_head(head: Head) -> bytes:
+    """Return the end of an index, which follows its tables."""
+    encoded = msgspec.json.encode(head)
+    return encoded + len(encoded).to_bytes(_HEAD_LENGTH, "little")
+
+
+def decode_head(content: "bytes | mmap.mmap") -> Head | None:
+    """Return the head of a sealed index, or None if another version of taskfs wrote it."""
+    stop = len(content) - len(KIND) - 4 - _HEAD_LENGTH
+    length = int.from_bytes(content[stop : stop + _HEAD_LENGTH], "little")
+    try:
+        head = msgspec.json.decode(content[max(0, stop - length) : stop], type=Head)
+    except msgspec.MsgspecError:
+        return None
+    if head.byte_order != sys.byteorder or list(head.counts) != list(TABLES):
+        return None
+    return head
+
+
+def map_tables(content: "bytes | mmap.mmap", head: Head) -> dict[str, Any]:
+    """Return the tables of an index by name, as views of its content."""
+    view = memoryview(content)
+    at = _aligned(head.end.stop - head.end.start)
+    tables: dict[str, Any] = {}
+    for name, code in TABLES.items():
+        stop = at + head.counts[name] * _ITEM_BYTES[code]
+        tables[name] = view[at:stop].cast(code)
+        at = _aligned(stop)
+    return tables
+
+
+_ITEM_BYTES: Final = {"B": 1, "I": 4, "Q": 8, "q": 8}
+
+
+def _aligned(size: int) -> int:
+    return -(-size // 8) * 8
+
+
+class NameHash:
+    """The 32-bit hash of a name in a folder, for one index."""
+
+    def __init__(self, salt: bytes) -> None:
+        self.salt = salt
+        self._seeded = hashlib.blake2b(digest_size=4, key=salt)
+
+    @classmethod
+    def new(cls) -> "NameHash":
+        """Return a hash that no archive was made for."""
+        return cls(os.urandom(SALT))
+
+    def of_folder(self, folder: int) -> "hashlib.blake2b":
+        """Return the state of the hash for names in *folder*: copy it and add the name."""
+        state = self._seeded.copy()
+        state.update(b"%d/" % folder)
+        return state
+
+    def of(self, folder: int, name: bytes) -> int:
+        """Return the hash of *name* in *folder*."""
+        state = self.of_folder(folder)
+        state.update(name)
+        return int.from_bytes(state.digest(), "little")
+
+
+def new_slots(count: int) -> Any:
+    """Return a hash table for *count* names, of which at least a third is free."""
+    length = 8
+    while 2 * length < 3 * count:
+        length *= 2
+    return memoryview(mmap.mmap(-1, 8 * length)).cast("Q")
+
+
+def find_slots(slots: Any, hashed: int) -> Iterable[int]:
+    """Yield the ids whose names have this hash."""
+    mask = len(slots) - 1
+    at = hashed & mask
+    while slot := slots[at]:
+        if slot >> 32 == hashed and slot & GONE != GONE:
+            yield (slot & GONE) - 1
+        at = at + 1 & mask
