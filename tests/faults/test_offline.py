@@ -281,7 +281,7 @@ def test_offline_needs_something_to_show(
     taskfs.environment["INDUCTIVA_API_KEY"] = "another-key"
     assert "mount it once without --offline" in fails()
     with mounted(offline="") as mount:  # no key: the account that was used last
-        assert len(os.listdir(mount.path)) == 1 + 4
+        assert len(os.listdir(mount.path)) == 1 + 5  # the views and .latest
     del taskfs.environment["INDUCTIVA_API_KEY"]
     ways: tuple[tuple[tuple[str, ...], dict[str, str]], ...] = (
         (("-o", "offline,ro"), {}),
@@ -290,7 +290,7 @@ def test_offline_needs_something_to_show(
     for words, variables in ways:
         done = taskfs("mount", *words, *cache, place, **variables)
         assert (done.returncode, done.stderr) == (0, "")
-        assert len(os.listdir(place)) == 1 + 4
+        assert len(os.listdir(place)) == 1 + 5
         umount(place, lazy=False)
     shutil.rmtree(tmp_path / "cache/tasks")
     assert "mount it once without --offline" in fails()
