@@ -21,14 +21,13 @@ from tests.environments import make_environment, python_of
 from tests.fake_api import FakeCloud
 from tests.mounts import COMMAND, ROOT, Mount
 from tests.soak.daemon import usage_of
+from tests.stun import StunServer
 
 from .machine import cpu_seconds, describe
 
 CLIENT: Final = "inductiva==0.18.12"
 LINES: Final = 20_000  # of the log: about 0.6 MB
 LOOKS: Final = 10
-# The client takes its server for granted and waits 5 s for one that is silent: this one refuses.
-NO_SERVER: Final = {"INDUCTIVA_TURN_SERVER_URL": "127.0.0.1:9"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +138,13 @@ def main(cache: Path) -> int:
     rows = []
     cloud = LiveCloud()
     try:
-        with tempfile.TemporaryDirectory() as folder, _mounted(cloud, Path(folder)) as mount:
-            environment = mount.taskfs.environment | NO_SERVER
+        with contextlib.ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            mount = stack.enter_context(_mounted(cloud, folder))
+            # The client waits 5 s for a server that is silent, so there is one.
+            port = stack.enter_context(contextlib.closing(StunServer())).socket.getsockname()[1]
+            server = {"INDUCTIVA_TURN_SERVER_URL": f"127.0.0.1:{port}"}
+            environment = mount.taskfs.environment | server
             time.sleep(2)  # the rest of the daemon's modules is loaded
             before = usage_of(mount.pid).rss
             file = mount.path / cloud.task / "live/stdout.txt"
