@@ -39,7 +39,7 @@ def unknown_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("asked", "serves"), [("auto", "kernel"), ("kernel", "kernel"), ("fusepy", "fusepy")]
 )
 def test_the_engine_is_chosen(new_mount: Callable[..., Mount], asked: str, serves: str) -> None:
-    """Auto takes the kernel engine on Linux."""
+    """E-22: `auto` takes the kernel engine on Linux."""
     assert engine_of(new_mount(engine=asked)) == serves
 
 
@@ -47,7 +47,7 @@ def test_the_engine_is_chosen(new_mount: Callable[..., Mount], asked: str, serve
 def test_the_engine_is_a_setting_like_others(
     new_mount: Callable[..., Mount], place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`-o engine=`, TASKFS_ENGINE and TOML name it too."""
+    """E-22: `-o engine=`, TASKFS_ENGINE and TOML name the engine too."""
     mount = Mount(new_mount().cloud, tmp_path / "mnt", tmp_path)
     mount.path.mkdir()
     del mount.taskfs.environment["TASKFS_ENGINE"]
@@ -67,8 +67,8 @@ def test_the_engine_is_a_setting_like_others(
 def test_a_refused_protocol_falls_back(
     unknown_protocol: None, new_mount: Callable[..., Mount]
 ) -> None:
-    """Where INIT shows a protocol that the kernel engine does not
-    speak, auto falls back to fusepy with one line in the log."""
+    """E-22: Where the kernel's first request shows a protocol that the kernel engine does not
+    speak, `auto` falls back to fusepy with one line in the log."""
     mount = new_mount(engine="auto")
     assert engine_of(mount) == "fusepy"
     lines = [line for line in mount.log.read_text().splitlines() if "engine" in line]
@@ -80,7 +80,7 @@ def test_a_refused_protocol_falls_back(
 def test_a_refused_protocol_without_a_fallback(
     unknown_protocol: None, tmp_path: Path, cloud: FakeCloud
 ) -> None:
-    """An engine that was asked for is the only one."""
+    """E-22: An engine that is named is the only one tried."""
     place = tmp_path / "mnt"
     place.mkdir()
     done = Taskfs(tmp_path, cloud)("mount", "--engine", "kernel", place)
@@ -93,7 +93,7 @@ def test_a_refused_protocol_without_a_fallback(
 def test_the_kernel_engine_loads_no_libfuse(
     new_mount: Callable[..., Mount], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernel engine needs no libfuse."""
+    """E-23: The kernel engine loads no libfuse."""
     mount = new_mount(engine="kernel")
     assert "libfuse" not in Path(f"/proc/{mount.pid}/maps").read_text()
     mount = new_mount(engine="fusepy")
@@ -101,8 +101,8 @@ def test_the_kernel_engine_loads_no_libfuse(
 
 
 def test_with_fusermount3_alone(public_dir: Path, cloud: FakeCloud) -> None:
-    """An image with fusermount3 and without libfuse 2 mounts, for
-    an ordinary user as well."""
+    """E-23: A system with fusermount3 and without libfuse 2 mounts, for an ordinary user as well;
+    root needs neither."""
     home = public_dir / "home"
     (home / "mnt").mkdir(parents=True)
     for place in (home, home / "mnt"):
