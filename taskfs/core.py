@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 from taskfs.archive.archive import Archive
 from taskfs.archive.decoder_limits import CheckpointBudget
-from taskfs.archive.engine import Engine
 from taskfs.archive.open_archive import open_archive
+from taskfs.archive.resources import ArchiveResources
 from taskfs.cache.disk_cache import DiskCache
 from taskfs.cache.memory_cache import ExtentCache
 from taskfs.cache.readahead import ReadAheadBudget
@@ -113,14 +113,14 @@ def open_machines(client: TaskClient | OfflineAPI, config: Config) -> Machines:
     )
 
 
-def open_engine(
+def open_resources(
     waiter: Waiter,
     stats: Stats,
     disk: DiskCache | None = None,
     namespace: str = "",
     *,
     push_enabled: bool = False,
-) -> Engine:
+) -> ArchiveResources:
     """Return the resources that all archives of one process share.
 
     Args:
@@ -130,7 +130,7 @@ def open_engine(
         namespace: separates the archives of different APIs on *disk*.
         push_enabled: the FUSE session pushes decoded bytes into the kernel's page cache.
     """
-    return Engine(
+    return ArchiveResources(
         pool=DaemonPool(STORE_THREADS, "taskfs-store"),
         decoding=DaemonPool(DECODE_THREADS, "taskfs-decode"),
         waiter=waiter,
@@ -146,7 +146,7 @@ def open_engine(
 
 
 def open_task_archive(
-    client: TaskClient | OfflineAPI, task: Task, kind: ArchiveKind, engine: Engine
+    client: TaskClient | OfflineAPI, task: Task, kind: ArchiveKind, resources: ArchiveResources
 ) -> Archive:
     """Return one of the task's archives, for a command without a tree.
 
@@ -157,7 +157,7 @@ def open_task_archive(
     if path is None:
         raise NotFound(f"task {task.id} has no {kind.value} archive")
     remote = client.open_object(path, task.region)
-    return open_archive(remote, kind.root, engine, kind.expected_members(task), name=path)
+    return open_archive(remote, kind.root, resources, kind.expected_members(task), name=path)
 
 
 def open_core(
@@ -187,7 +187,7 @@ def open_core(
         client = open_offline(config, database)
     else:
         client = first_listing.client if first_listing else open_client(config, stats)
-    engine = open_engine(waiter, stats, disk, config.api_url, push_enabled=push_enabled)
+    resources = open_resources(waiter, stats, disk, config.api_url, push_enabled=push_enabled)
     pool = DaemonPool(API_THREADS, "taskfs-api")
     index_pool = DaemonPool(API_THREADS, "taskfs-index")
     attr_timeout_s = config.attr_timeout_s
@@ -211,7 +211,7 @@ def open_core(
     page_cache = PageCache(attr_timeout_s)
     archives = ArchiveRegistry(
         client,
-        engine,
+        resources,
         index_pool,
         waiter,
         page_cache,
@@ -238,7 +238,7 @@ def open_core(
         engine_name=engine_name,
         demo_environment=_environment(config) if config.demo else None,
     )
-    pools = (pool, index_pool, engine.pool, engine.decoding)
+    pools = (pool, index_pool, resources.pool, resources.decoding)
     return Core(Tree(context), client, pools, machines)
 
 

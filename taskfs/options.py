@@ -90,7 +90,7 @@ class Option(NamedTuple):
         repeatable: the flag may be given several times, and the TOML file may have a list.
         service: a variable of the service's own client with the same meaning.
         letter: a short flag, without its dash.
-        empty_counts: an empty *service* variable is a value.
+        empty_counts: an empty *service* variable counts as set.
     """
 
     name: str
@@ -199,7 +199,7 @@ OPTIONS: Final = (
            service="INDUCTIVA_OUTPUT_DIR", empty_counts=True),
     Option("mountpoint", parse_path, "The directory on which mount, and umount, act without an "
            "argument.", "DIR", default_shown="none", commands=frozenset(), in_mount_options=False),
-    Option("demo", parse_flag, "Mount the embedded cloud of living example tasks; needs no key."),
+    Option("demo", parse_flag, "Mount the embedded cloud, whose tasks run and end; needs no key."),
     Option("log_file", parse_path, "Append the log to this file.", "FILE",
            default_shown="standard error; of a mount: ~/.local/state/taskfs/log/MOUNTPOINT.log",
            commands=LOGGED),

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 from taskfs.archive.archive import Archive
 from taskfs.archive.decoder_limits import CheckpointBudget
-from taskfs.archive.engine import Engine
 from taskfs.archive.member import Member
 from taskfs.archive.open_archive import open_archive
+from taskfs.archive.resources import ArchiveResources
 from taskfs.cache.memory_cache import ExtentCache
 from taskfs.cache.readahead import ReadAheadBudget
 from taskfs.model import Fetched, ObjectVersion
@@ -110,7 +110,7 @@ class DaemonPool(Executor):
 class Bench:
     """An archive engine with its own caches and pools."""
 
-    engine: Engine
+    resources: ArchiveResources
     store: DaemonPool
     decoding: DaemonPool
 
@@ -121,7 +121,7 @@ class Bench:
 
     def open(self, remote: FakeObject, expected_members: int | None = None) -> Archive:
         """Return the archive in *remote*; raise an error if its members cannot be listed."""
-        archive = open_archive(remote, ROOT, self.engine, expected_members)
+        archive = open_archive(remote, ROOT, self.resources, expected_members)
         assert archive.index is not None
         return archive
 
@@ -140,7 +140,7 @@ def bench(
     closed = threading.Event()
     deadline_s = time.monotonic() + limit_s
     store, decoding = DaemonPool(16), DaemonPool(2)
-    engine = Engine(
+    resources = ArchiveResources(
         pool=store,
         decoding=decoding,
         waiter=Waiter(lambda: closed.is_set() or time.monotonic() > deadline_s or interrupted()),
@@ -151,7 +151,7 @@ def bench(
         checkpoints=CheckpointBudget(checkpoints),
     )
     try:
-        yield Bench(engine, store, decoding)
+        yield Bench(resources, store, decoding)
     finally:
         closed.set()
 

@@ -5,7 +5,6 @@ from typing import Final
 from taskfs.archive.decoder_cache import DecoderCache
 from taskfs.archive.decoders import DECODERS, METHOD_NAMES, STORED
 from taskfs.archive.end_record import EndRecord
-from taskfs.archive.engine import Engine
 from taskfs.archive.index import ArchiveIndex
 from taskfs.archive.index_builder import read_index
 from taskfs.archive.integrity import IntegrityTable
@@ -19,6 +18,7 @@ from taskfs.archive.member_reader import (
     StoredReader,
 )
 from taskfs.archive.prefetch import SPAN, Prefetcher
+from taskfs.archive.resources import ArchiveResources
 from taskfs.cache.block_reader import BlockReader
 from taskfs.cache.memory_cache import BLOCK, next_owner
 from taskfs.cache.readahead import ReadAheadReader
@@ -31,7 +31,7 @@ NO_END: Final = EndRecord(0, 0, 0)  # of an archive without a directory
 class Archive:
     """One version of an archive. Safe for concurrent use: its collaborators are.
 
-    `refusal` is the reason why its files cannot be shown, or None.
+    `index_error` is the reason why its files cannot be shown, or None.
     """
 
     def __init__(
@@ -39,21 +39,25 @@ class Archive:
         index: ArchiveIndex | TaskFSError,
         blocks: BlockReader,
         directory_start: int,
-        engine: Engine,
+        resources: ArchiveResources,
         index_key: str = "",
         root: str = "",
     ) -> None:
-        self.refusal = None if isinstance(index, ArchiveIndex) else index
+        self.index_error = None if isinstance(index, ArchiveIndex) else index
         self._index = index if isinstance(index, ArchiveIndex) else read_index(b"", NO_END, root)
         self.version = blocks.version
         self.size = blocks.size
-        self.engine = engine
+        self.resources = resources
         self._blocks = blocks
         self._index_key = index_key
         headers = LocalHeaders(blocks, directory_start, root)
-        decoders = DecoderCache(blocks, engine)
+        decoders = DecoderCache(blocks, resources)
         self.prefetch = Prefetcher(
-            blocks, headers, engine.walk_budget, self._index, decoders.bytes_open_beside
+            blocks,
+            headers,
+            resources.sequential_files_budget,
+            self._index,
+            decoders.other_open_bytes,
         )
         self._context = ReaderContext(
             blocks=blocks,
@@ -61,8 +65,8 @@ class Archive:
             integrity=IntegrityTable(),
             decoders=decoders,
             prefetch=self.prefetch,
-            budget=engine.budget,
-            spans=engine.spans,
+            budget=resources.budget,
+            spans=resources.spans,
             owner=next_owner(),
         )
 
@@ -73,8 +77,8 @@ class Archive:
         Raises:
             CorruptData, Unsupported: they cannot be shown.
         """
-        if self.refusal is not None:
-            raise _copy_of(self.refusal)
+        if self.index_error is not None:
+            raise _copy_of(self.index_error)
         return self._index
 
     @property
@@ -101,7 +105,7 @@ class Archive:
 
     def open_raw(self) -> ReadAheadReader:
         """Return a reader of the archive's own bytes."""
-        return ReadAheadReader(self._blocks, self.engine.budget, 0, self.size)
+        return ReadAheadReader(self._blocks, self.resources.budget, 0, self.size)
 
     def read_raw(self, offset: int, size: int) -> Buffer:
         """Return the bytes [offset, offset + size) of the archive itself."""
@@ -109,12 +113,12 @@ class Archive:
 
     def forget_index(self) -> None:
         """Remove the index from the disk, because the store no longer has this version."""
-        if self._index_key and self.engine.disk is not None:
-            self.engine.disk.drop_index(self._index_key)
+        if self._index_key and self.resources.disk is not None:
+            self.resources.disk.drop_index(self._index_key)
 
 
-def _copy_of(refusal: TaskFSError) -> TaskFSError:
+def _copy_of(error: TaskFSError) -> TaskFSError:
     """Return a new error to raise; a shared one would collect the tracebacks of all threads."""
-    error = type(refusal)(str(refusal))
-    error.is_logged = refusal.is_logged
-    return error
+    copy = type(error)(str(error))
+    copy.is_logged = error.is_logged
+    return copy

@@ -41,16 +41,18 @@ class CursorPool:
 
         A new one is made where a checkpoint, or the member's start, is nearer.
         """
-        behind = [c for c in self._cursors if c.out <= index * SPAN]
-        best = max(behind, key=lambda c: c.out + c.decoded, default=None)
-        before = bisect_right(self.checkpoints, index * SPAN, key=lambda mark: mark.out)
+        behind = [c for c in self._cursors if c.output_offset <= index * SPAN]
+        best = max(behind, key=lambda c: c.output_offset + c.decoded, default=None)
+        before = bisect_right(self.checkpoints, index * SPAN, key=lambda mark: mark.output_offset)
         mark = self.checkpoints[before - 1] if before else None
-        if best is not None and (mark is None or mark.out <= best.out):
+        if best is not None and (mark is None or mark.output_offset <= best.output_offset):
             self._cursors.remove(best)
             self._cursors.append(best)
             return best
         if mark is not None:
-            cursor = DecodeCursor.at(mark, self._open_source(mark.fed), self._size, self._crc)
+            cursor = DecodeCursor.at(
+                mark, self._open_source(mark.input_offset), self._size, self._crc
+            )
         else:
             cursor = DecodeCursor(self._make_decoder(), self._open_source(0), self._size, self._crc)
         self._cursors.append(cursor)
@@ -62,8 +64,8 @@ class CursorPool:
     def idle_near(self, index: int) -> DecodeCursor | None:
         """Return the foremost idle cursor near span *index*, where a sequential reader is."""
         first, last = (index - MAX_AHEAD_SPANS) * SPAN, (index + MAX_AHEAD_SPANS) * SPAN
-        near = [c for c in self._cursors if not c.busy and first <= c.out <= last]
-        return max(near, key=lambda c: c.out, default=None)
+        near = [c for c in self._cursors if not c.busy and first <= c.output_offset <= last]
+        return max(near, key=lambda c: c.output_offset, default=None)
 
     def discard(self, cursor: DecodeCursor) -> None:
         """Close *cursor*, unless that was done before."""
@@ -79,13 +81,13 @@ class CursorPool:
 
     def add_checkpoint(self, cursor: DecodeCursor) -> bool:
         """Keep a checkpoint where *cursor* is; return False if one exists or none can be made."""
-        if any(mark.out == cursor.out for mark in self.checkpoints):
+        if any(mark.output_offset == cursor.output_offset for mark in self.checkpoints):
             return False
         mark = cursor.checkpoint()
         if mark is None:
             return False
-        self.checkpoints = sorted([*self.checkpoints, mark], key=lambda mark: mark.out)
+        self.checkpoints = sorted([*self.checkpoints, mark], key=lambda mark: mark.output_offset)
         while len(self.checkpoints) > MAX_CHECKPOINTS:
             self.spacing *= 2
-            self.checkpoints = [m for m in self.checkpoints if m.out % self.spacing == 0]
+            self.checkpoints = [m for m in self.checkpoints if m.output_offset % self.spacing == 0]
         return True

@@ -19,13 +19,13 @@ class DecodeAhead:
     """Decides how much of one member to decode before its readers request it.
 
     It decides only; `SeekableDecoder` decodes. Not safe for concurrent use: the caller holds the
-    lock of the member's `SeekableDecoder`, except for the two questions that say otherwise.
+    lock of the member's `SeekableDecoder`, except for the methods that say otherwise.
     """
 
     def __init__(
-        self, size: int, budget: ReadAheadBudget, *, in_turn: bool, push_enabled: bool
+        self, size: int, budget: ReadAheadBudget, *, in_sequence: bool, push_enabled: bool
     ) -> None:
-        self.pattern = ReadPattern(in_turn=in_turn)
+        self.pattern = ReadPattern(in_sequence=in_sequence)
         self.state = RunState.IDLE
         self._size = size
         self._budget = budget

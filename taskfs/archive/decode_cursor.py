@@ -32,8 +32,8 @@ class Source(Protocol):
 class Checkpoint(NamedTuple):
     """A copy of a decoder's state, from which decoding can continue."""
 
-    out: int  # decoded bytes before it, a multiple of SPAN
-    fed: int  # compressed bytes before it
+    output_offset: int  # decoded bytes before it, a multiple of SPAN
+    input_offset: int  # compressed bytes before it
     restore: Callable[[], Decoder]
     crc: int  # CRC-32 of the decoded bytes before it
 
@@ -46,35 +46,39 @@ class DecodeCursor:
 
     def __init__(self, decoder: Decoder, source: Source, size: int, crc: int) -> None:
         self.source = source
-        self.out = 0  # where `output` begins, a multiple of SPAN
+        self.output_offset = 0  # where `output` begins, a multiple of SPAN
         self.output = memoryview(b"")  # filled up to `decoded`; never moved or resized
         self.decoded = 0
         self.busy = False
         self._decoder = decoder
         self._size = size
         self._expected_crc = crc
-        self._fed = 0
+        self._input_offset = 0
         self._input: Buffer = b""  # the piece that was fed last
         self._crc = 0
         self._needs_input = True
 
     @classmethod
-    def at(cls, mark: Checkpoint, source: Source, size: int, crc: int) -> "DecodeCursor":
-        """Return a cursor that continues from *mark*; *source* has the bytes behind it."""
-        cursor = cls(mark.restore(), source, size, crc)
-        cursor.out, cursor._fed, cursor._crc = mark.out, mark.fed, mark.crc
+    def at(cls, checkpoint: Checkpoint, source: Source, size: int, crc: int) -> "DecodeCursor":
+        """Return a cursor that continues from *checkpoint*; *source* has the bytes after it."""
+        cursor = cls(checkpoint.restore(), source, size, crc)
+        cursor.output_offset, cursor._input_offset, cursor._crc = (
+            checkpoint.output_offset,
+            checkpoint.input_offset,
+            checkpoint.crc,
+        )
         cursor._needs_input = False
         return cursor
 
     @property
     def is_at_end(self) -> bool:
         """Whether all spans are decoded, and the member's size and CRC-32 are right."""
-        return self.out >= self._size
+        return self.output_offset >= self._size
 
     @property
     def has_input(self) -> bool:
         """Whether the next step waits for no fetch."""
-        return not self._needs_input or self.source.is_cached(self._fed)
+        return not self._needs_input or self.source.is_cached(self._input_offset)
 
     def advance(self, spans: int) -> memoryview | None:
         """Decode what one piece gives; return the output if that completed it, else None.
@@ -85,61 +89,65 @@ class DecodeCursor:
             CorruptData: damaged data, or a size or CRC-32 that does not match at the end.
         """
         if not self.decoded:
-            self.output = allocate(min(spans * SPAN, self._size - self.out))
+            self.output = allocate(min(spans * SPAN, self._size - self.output_offset))
         output = self.output
         if self.decoded < len(output):
             count, at_end = self._decode(output[self.decoded :])
             self.decoded += count
-            if not count and (at_end or self._decoder.ended):
-                reached = self.out + self.decoded
+            if not count and (at_end or self._decoder.reached_end):
+                reached = self.output_offset + self.decoded
                 raise CorruptData(f"the data ends after {reached} of {self._size} bytes")
             if self.decoded < len(output):
                 return None
         crc = crc32(output, self._crc)
-        if self.out + len(output) == self._size:
+        if self.output_offset + len(output) == self._size:
             self._check_end(crc)
         self._crc = crc
         return output
 
     def commit(self) -> None:
         """Move behind the output that `advance` returned."""
-        self.out += len(self.output)
+        self.output_offset += len(self.output)
         self.decoded = 0
 
     def release_input(self) -> None:
         """Copy the input that is left, because a view of it would keep the whole run in memory."""
         if not isinstance(self._input, bytes):
-            self._input = bytes(self._input[len(self._input) - self._decoder.unused :])
+            self._input = bytes(self._input[len(self._input) - self._decoder.unconsumed :])
             self._decoder.feed(self._input)
 
     def checkpoint(self) -> Checkpoint | None:
         """Return the present state, between two spans; None if the method's library cannot."""
         restore = self._decoder.snapshot()
-        fed = self._fed - self._decoder.unused
-        return None if restore is None else Checkpoint(self.out, fed, restore, self._crc)
+        input_offset = self._input_offset - self._decoder.unconsumed
+        return (
+            None
+            if restore is None
+            else Checkpoint(self.output_offset, input_offset, restore, self._crc)
+        )
 
     def _decode(self, out: memoryview) -> tuple[int, bool]:
         """Fill some of *out*; return how much, and whether the compressed data has ended."""
         at_end = False
-        if self._needs_input and not self._decoder.ended:
+        if self._needs_input and not self._decoder.reached_end:
             self.release_input()  # the next piece may have to be fetched
-            piece = self.source.piece(self._fed)
+            piece = self.source.piece(self._input_offset)
             at_end = not len(piece)
             if not at_end:
                 self._input = piece
                 self._decoder.feed(piece)
-                self._fed += len(piece)
+                self._input_offset += len(piece)
         count = self._decoder.decode(out)
         self._needs_input = count < len(out)
         return count, at_end
 
     def _check_end(self, crc: int) -> None:
         """Raise CorruptData unless the data ends here and matches the central directory."""
-        while self._decoder.marks_end and not self._decoder.ended:
+        while self._decoder.has_end_marker and not self._decoder.reached_end:
             count, at_end = self._decode(memoryview(bytearray(1)))
             if count:
                 raise CorruptData(f"more data than the {self._size} bytes of the directory")
-            if at_end and not self._decoder.ended:
+            if at_end and not self._decoder.reached_end:
                 raise CorruptData("the data ends without an end mark")
         if crc != self._expected_crc:
             raise CorruptData(f"CRC-32 {crc:08x} instead of {self._expected_crc:08x}")

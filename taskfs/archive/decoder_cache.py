@@ -5,9 +5,9 @@ from collections import Counter
 from functools import partial
 
 from taskfs.archive.decoders import DECODERS, LZMA
-from taskfs.archive.engine import Engine
 from taskfs.archive.member import Member
 from taskfs.archive.prefetch import MAX_PIECE
+from taskfs.archive.resources import ArchiveResources
 from taskfs.archive.seekable_decoder import SeekableDecoder
 from taskfs.cache.block_reader import BlockReader
 from taskfs.cache.memory_cache import BLOCK
@@ -19,9 +19,9 @@ class CompressedStream:
     """The compressed bytes of a member for one cursor, in pieces of whole blocks that grow."""
 
     def __init__(
-        self, blocks: BlockReader, budget: ReadAheadBudget, start: int, stop: int, fed: int
+        self, blocks: BlockReader, budget: ReadAheadBudget, start: int, stop: int, input_offset: int
     ) -> None:
-        self._reader = ReadAheadReader(blocks, budget, start + fed, stop)
+        self._reader = ReadAheadReader(blocks, budget, start + input_offset, stop)
         self._blocks = blocks
         self._start = start
         self._stop = stop
@@ -46,39 +46,39 @@ class DecoderCache:
     Safe for concurrent use: the lock guards the tables, and no decoder is used under it.
     """
 
-    def __init__(self, blocks: BlockReader, engine: Engine) -> None:
+    def __init__(self, blocks: BlockReader, resources: ArchiveResources) -> None:
         self._blocks = blocks
-        self._engine = engine
+        self._resources = resources
         self._lock = threading.Lock()
         self._decoders: dict[Member, SeekableDecoder] = {}
         self._users: Counter[SeekableDecoder] = Counter()
 
-    def acquire(self, member: Member, start: int, *, in_turn: bool) -> SeekableDecoder:
+    def acquire(self, member: Member, start: int, *, in_sequence: bool) -> SeekableDecoder:
         """Return the decoder of *member*, whose data begins at *start*, until `release`.
 
         *in_turn*: members are being read to their ends one after another, so a new decoder expects
         the same.
         """
-        engine = self._engine
+        resources = self._resources
         with self._lock:
             decoder = self._decoders.get(member)
             if decoder is None:
                 stop = start + member.compressed_size
                 decoder = self._decoders[member] = SeekableDecoder(
                     DECODERS[member.method],
-                    partial(CompressedStream, self._blocks, engine.budget, start, stop),
+                    partial(CompressedStream, self._blocks, resources.budget, start, stop),
                     size=member.size,
                     crc=member.crc32,
-                    spans=engine.spans,
-                    checkpoints=engine.checkpoints,
-                    pool=engine.decoding,
-                    waiter=engine.waiter,
-                    budget=engine.decode_budget,
-                    in_turn=in_turn,
-                    push_enabled=engine.push_enabled,
+                    spans=resources.spans,
+                    checkpoints=resources.checkpoints,
+                    pool=resources.decoding,
+                    waiter=resources.waiter,
+                    budget=resources.decode_budget,
+                    in_sequence=in_sequence,
+                    push_enabled=resources.push_enabled,
                 )
             self._users[decoder] += 1
-        engine.idle.remove(decoder)
+        resources.idle.remove(decoder)
         return decoder
 
     def release(self, member: Member, decoder: SeekableDecoder) -> None:
@@ -91,7 +91,7 @@ class DecoderCache:
         if member.method == LZMA:  # it may hold a dictionary of 64 MiB
             self._evict(member, decoder)
             return
-        self._engine.idle.add(decoder, lambda: self._evict(member, decoder))
+        self._resources.idle.add(decoder, lambda: self._evict(member, decoder))
 
     def discard(self, member: Member) -> None:
         """Close the decoder of *member*, if there is one: its bytes proved wrong."""
@@ -100,7 +100,7 @@ class DecoderCache:
         if decoder is not None:
             decoder.close()
 
-    def bytes_open_beside(self, member: Member) -> int:
+    def other_open_bytes(self, member: Member) -> int:
         """Return the compressed size of all other members whose decoders are in use."""
         with self._lock:
             return sum(

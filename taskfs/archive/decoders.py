@@ -45,24 +45,24 @@ class Decoder(Protocol):
     """A decoder that takes pieces and fills buffers. Not safe for concurrent use."""
 
     @property
-    def ended(self) -> bool:
+    def reached_end(self) -> bool:
         """Whether the end mark of the compressed data was decoded."""
         ...
 
     @property
-    def marks_end(self) -> bool:
+    def has_end_marker(self) -> bool:
         """Whether complete data always ends with an end mark."""
         ...
 
     @property
-    def unused(self) -> int:
+    def unconsumed(self) -> int:
         """The number of fed bytes that are not consumed yet."""
         ...
 
     def feed(self, piece: Buffer) -> None:
         """Set the next input; call this only after `decode` did not fill its buffer.
 
-        *piece* replaces the `unused` bytes; it may be a copy of them.
+        *piece* replaces the `unconsumed` bytes; it may be a copy of them.
         """
         ...
 
@@ -77,7 +77,7 @@ class Decoder(Protocol):
         ...
 
     def snapshot(self) -> "Callable[[], Decoder] | None":
-        """Return a function that makes a decoder in the present state, without `unused` bytes.
+        """Return a function that makes a decoder in the present state, without `unconsumed` bytes.
 
         Return None where the method's library cannot copy its state.
         """
@@ -87,7 +87,7 @@ class Decoder(Protocol):
 class DeflateDecoder:
     """Raw DEFLATE (RFC 1951) through zlib-ng."""
 
-    marks_end = True
+    has_end_marker = True
 
     def __init__(self, state: Any = None, spill: bytes = b"") -> None:
         self._state = state or _zlib.decompressobj(-15)
@@ -95,11 +95,11 @@ class DeflateDecoder:
         self._fed: Buffer = b""
 
     @property
-    def ended(self) -> bool:
+    def reached_end(self) -> bool:
         return bool(self._state.eof) and not self._spill
 
     @property
-    def unused(self) -> int:
+    def unconsumed(self) -> int:
         return len(self._fed)
 
     def feed(self, piece: Buffer) -> None:
@@ -140,7 +140,7 @@ def decode_whole(method: int, packed: Buffer, size: int) -> memoryview:
     decoder.feed(packed)
     buffer = memoryview(bytearray(size + 1))
     count = decoder.decode(buffer)
-    if count < size or (count == size and decoder.marks_end and not decoder.ended):
+    if count < size or (count == size and decoder.has_end_marker and not decoder.reached_end):
         raise CorruptData(f"the data ends after {count} of {size} bytes, or without an end mark")
     if count > size:
         raise CorruptData(f"more data than the {size} bytes of the directory")
@@ -156,8 +156,8 @@ def make_deflate_decoder() -> Decoder:
 class _BufferedDecoder:
     """A decoder whose library buffers the unused input: bzip2, LZMA, Zstandard."""
 
-    marks_end = True
-    unused = 0
+    has_end_marker = True
+    unconsumed = 0
 
     def __init__(self, state: Any, error: type[Exception]) -> None:
         self._state = state
@@ -165,7 +165,7 @@ class _BufferedDecoder:
         self._fed: Buffer = b""
 
     @property
-    def ended(self) -> bool:
+    def reached_end(self) -> bool:
         return bool(self._state.eof)
 
     def feed(self, piece: Buffer) -> None:
@@ -173,7 +173,7 @@ class _BufferedDecoder:
 
     def decode(self, out: memoryview) -> int:
         done = 0
-        while done < len(out) and not self.ended:
+        while done < len(out) and not self.reached_end:
             fed, self._fed = self._fed, b""
             try:
                 decoded = self._state.decompress(fed, len(out) - done)
@@ -192,15 +192,15 @@ class _BufferedDecoder:
 class LzmaDecoder(_BufferedDecoder):
     """LZMA as ZIP wraps it (APPNOTE 5.8.8): version, length of the properties, properties, data."""
 
-    marks_end = False  # the end marker is optional: bit 1 of the flags (APPNOTE 4.4.4)
+    has_end_marker = False  # the end marker is optional: bit 1 of the flags (APPNOTE 4.4.4)
 
     def __init__(self) -> None:
         super().__init__(None, lzma.LZMAError)
         self._head = b""
 
     @property
-    def ended(self) -> bool:
-        return self._state is not None and super().ended
+    def reached_end(self) -> bool:
+        return self._state is not None and super().reached_end
 
     def decode(self, out: memoryview) -> int:
         if self._state is None:

@@ -81,7 +81,7 @@ class Coverage:
         return self._crcs[0] if is_whole else None
 
 
-class Trust(enum.Enum):
+class Verification(enum.Enum):
     """Whether the bytes of a member that were handed out are confirmed."""
 
     CLEAN = enum.auto()  # none, or all of them are confirmed by the member's CRC-32
@@ -102,7 +102,7 @@ class MemberIntegrity:
         self._member = member
         self._lock = threading.Lock()
         self._coverage = Coverage(member.size)
-        self.trust = Trust.CLEAN
+        self.trust = Verification.CLEAN
         self.damage: CorruptData | None = None  # the failure of a DAMAGED member
 
     def add(self, offset: int, piece: Buffer, crc: int) -> None:
@@ -114,8 +114,8 @@ class MemberIntegrity:
             CorruptData: the member is now complete and its CRC-32 is wrong.
         """
         with self._lock:
-            if self.trust is Trust.CLEAN:
-                self.trust = Trust.UNVERIFIED  # also while the checksum proves wrong
+            if self.trust is Verification.CLEAN:
+                self.trust = Verification.UNVERIFIED  # also while the checksum proves wrong
             self._coverage.add(offset, piece, crc)
             whole = self._coverage.crc
             if whole is None:
@@ -123,8 +123,8 @@ class MemberIntegrity:
             self._coverage.clear()
             if whole != self._member.crc32:
                 raise wrong_crc(self._member, whole)
-            if self.trust is Trust.UNVERIFIED:
-                self.trust = Trust.CLEAN
+            if self.trust is Verification.UNVERIFIED:
+                self.trust = Verification.CLEAN
 
     def forget_ranges(self) -> None:
         """Forget what was read: its cached bytes are dropped and read again."""
@@ -139,10 +139,10 @@ class MemberIntegrity:
         """
         with self._lock:
             self._coverage.clear()
-            if unverified or self.trust is not Trust.CLEAN:
-                self.trust = Trust.DAMAGED
+            if unverified or self.trust is not Verification.CLEAN:
+                self.trust = Verification.DAMAGED
                 self.damage = damage
-            return self.trust is Trust.DAMAGED
+            return self.trust is Verification.DAMAGED
 
 
 class IntegrityTable:

@@ -43,7 +43,7 @@ class _Head(ctypes.Structure):
 class _Decoder:
     """A decoder of raw DEFLATE by *library*; implements `decoders.Decoder`."""
 
-    marks_end = True
+    has_end_marker = True
 
     def __init__(self, library: Any, saved: bytes | None = None) -> None:
         self._library = library
@@ -55,11 +55,11 @@ class _Decoder:
             library.isal_inflate_init(self._address)
 
     @property
-    def ended(self) -> bool:
+    def reached_end(self) -> bool:
         return self._state[BLOCK_STATE_AT] == FINISHED
 
     @property
-    def unused(self) -> int:
+    def unconsumed(self) -> int:
         return int(self._head.avail_in)
 
     def feed(self, piece: Buffer) -> None:
@@ -119,6 +119,6 @@ def _can_copy_states(library: Any) -> bool:
             out = bytearray(20_000)
             count = decoder.decode(memoryview(out))
             seen += out[:count]
-            fed = fed[len(fed) - decoder.unused :]
+            fed = fed[len(fed) - decoder.unconsumed :]
             decoder = decoder.snapshot()()
-    return seen == plain and decoder.ended
+    return seen == plain and decoder.reached_end

@@ -17,7 +17,10 @@ EXTRA_GUESS: Final = 64
 
 
 def guess_data_start(member: Member) -> int:
-    """Return an offset at or behind the first byte of the member's data, short of long extras."""
+    """Return an offset at or after the first byte of the member's data.
+
+    With an extra field longer than EXTRA_GUESS it is before that byte.
+    """
     return member.header_offset + LOCAL.size + len(member.raw_name) + EXTRA_GUESS
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from taskfs.archive.decoder_cache import DecoderCache
 from taskfs.archive.decoders import STORED, decode_whole
-from taskfs.archive.integrity import IntegrityTable, MemberIntegrity, Trust, wrong_crc
+from taskfs.archive.integrity import IntegrityTable, MemberIntegrity, Verification, wrong_crc
 from taskfs.archive.local_header import LocalHeaders, guess_data_start
 from taskfs.archive.member import Member
 from taskfs.archive.prefetch import EAGER_BYTES, WHOLE_MEMBER, Prefetcher
@@ -103,7 +103,7 @@ class MemberReader(ABC):
     def _fail(self, damage: CorruptData) -> bool:
         """Drop what is cached of the member; return whether the failure is final."""
         self.drop_cached()
-        return self._shared.fail(damage, unverified=self._own.trust is not Trust.CLEAN)
+        return self._shared.fail(damage, unverified=self._own.trust is not Verification.CLEAN)
 
     def drop_cached(self) -> None:
         """Drop the cached bytes of the member: they proved wrong."""
@@ -120,7 +120,9 @@ class MemberReader(ABC):
         """Raise CorruptData for an empty member with a checksum or with data."""
         member = self.member
         if member.crc32 or (member.method == STORED and member.compressed_size):
-            raise CorruptData(f"{member.path}: empty, but not by its checksum or packed size")
+            raise CorruptData(
+                f"{member.path}: its size is 0, but its checksum or packed size is not"
+            )
 
     def _read_checked(self, offset: int, size: int) -> Buffer:
         """Return the requested bytes; if they complete the member, its CRC-32 is right.
@@ -201,8 +203,10 @@ class CompressedReader(MemberReader):
         start = self._locate(wanted)
         with self._lock:
             if self._decoder is None:
-                in_turn = self._context.prefetch.is_walking
-                self._decoder = self._context.decoders.acquire(self.member, start, in_turn=in_turn)
+                in_sequence = self._context.prefetch.is_sequential
+                self._decoder = self._context.decoders.acquire(
+                    self.member, start, in_sequence=in_sequence
+                )
             return self._decoder
 
     def _read(self, offset: int, size: int) -> Buffer:
@@ -240,7 +244,9 @@ class StoredReader(MemberReader):
 
     def _read(self, offset: int, size: int) -> Buffer:
         if self.size != self.member.compressed_size:
-            raise CorruptData(f"{self.member.path}: stored, but of two sizes")
+            raise CorruptData(
+                f"{self.member.path}: stored without compression, but the index has two sizes"
+            )
         if self._start is None and offset:
             self._context.headers.prefetch_at(self.member, offset)
         start = self._locate()

@@ -5,10 +5,10 @@ from typing import Final, NamedTuple
 
 from taskfs.archive.archive import Archive
 from taskfs.archive.end_record import MIN_TAIL, find_end
-from taskfs.archive.engine import Engine
 from taskfs.archive.index import ArchiveIndex, open_index
 from taskfs.archive.index_builder import build_index
 from taskfs.archive.index_layout import KIND
+from taskfs.archive.resources import ArchiveResources
 from taskfs.cache.block_reader import BlockReader
 from taskfs.cache.disk_cache import INDEX, DiskCache, cache_key
 from taskfs.cache.sealed_file import SealedWriter
@@ -43,7 +43,7 @@ def tail_length(expected_members: int | None) -> int:
 def open_archive(
     remote: RemoteObject,
     root: str,
-    engine: Engine,
+    resources: ArchiveResources,
     expected_members: int | None = None,
     *,
     name: str = "",
@@ -52,7 +52,7 @@ def open_archive(
     """Return the archive with its index: one suffix range, a second one for a long directory.
 
     An archive whose files cannot be shown, because it is damaged, too large or not a ZIP archive,
-    has a `refusal` in place of an index: its own bytes can be read.
+    has an `index_error` in place of an index: its own bytes can be read.
 
     *name* is the object's path in the store: under it and the version, the disk keeps blocks. With
     an *identity*, the part of the record that identifies the version, the disk keeps the index
@@ -62,15 +62,15 @@ def open_archive(
         NotFound: there is no such object.
         Unsupported: the store ignores byte ranges.
     """
-    disk = engine.disk
-    key = cache_key(engine.namespace, name, identity) if name and identity is not None else ""
+    disk = resources.disk
+    key = cache_key(resources.namespace, name, identity) if name and identity is not None else ""
     stored = _read_stored(disk, key, root)
     if stored is not None:
-        return _build(stored, remote, root, engine, name, key)
+        return _build(stored, remote, root, resources, name, key)
     with disk.lock_index(key) if disk is not None and key else contextlib.nullcontext():
         # Another process may have stored it while this one waited for the lock.
         loaded = _read_stored(disk, key, root) or _fetch(remote, root, disk, key, expected_members)
-    return _build(loaded, remote, root, engine, name, key)
+    return _build(loaded, remote, root, resources, name, key)
 
 
 def _fetch(
@@ -111,25 +111,30 @@ def _fetch(
 
 
 def _build(
-    loaded: _Loaded, remote: RemoteObject, root: str, engine: Engine, name: str, key: str
+    loaded: _Loaded,
+    remote: RemoteObject,
+    root: str,
+    resources: ArchiveResources,
+    name: str,
+    key: str,
 ) -> Archive:
     """Return the archive; cache what was fetched."""
     version = loaded.version
     stored_blocks = None
-    if engine.disk is not None and name and version.etag:
-        stored_blocks = engine.disk.blocks_of(cache_key(engine.namespace, name, version))
+    if resources.disk is not None and name and version.etag:
+        stored_blocks = resources.disk.blocks_of(cache_key(resources.namespace, name, version))
     blocks = BlockReader(
         remote,
         version,
-        cache=engine.blocks,
-        pool=engine.pool,
-        waiter=engine.waiter,
-        stats=engine.stats,
+        cache=resources.blocks,
+        pool=resources.pool,
+        waiter=resources.waiter,
+        stats=resources.stats,
         disk=stored_blocks,
     )
     if loaded.tail is not None:
-        blocks.prime(loaded.tail.start, loaded.tail.body)
-    return Archive(loaded.outcome, blocks, loaded.directory_start, engine, key, root)
+        blocks.put_fetched(loaded.tail.start, loaded.tail.body)
+    return Archive(loaded.outcome, blocks, loaded.directory_start, resources, key, root)
 
 
 def _read_stored(disk: DiskCache | None, key: str, root: str) -> _Loaded | None:

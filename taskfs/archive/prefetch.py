@@ -50,9 +50,9 @@ MAX_PIECE: Final = 16 * BLOCK
 
 # --- Members that are read to their ends in turn (`cp -r`, `grep -r`).
 # Bytes that all archives together fetch ahead of the members being read.
-WALK_BYTES: Final = 12 << 20
+SEQUENTIAL_FILES_BYTES: Final = 12 << 20
 # Fetch ahead this many times what was read in turn.
-WALK_GROWTH: Final = 4
+SEQUENTIAL_FILES_GROWTH: Final = 4
 # Members read lately: a member that is read again does not advance the walk.
 RECENT_MEMBERS: Final = 64
 # Bytes of members that other readers hold open which count as fetched: more is no walk.
@@ -63,19 +63,19 @@ SAMPLE_EVERY: Final = 16
 
 # --- Members of which only the beginning is read in turn (file(1), a file manager).
 # A close after at most this many decoded bytes counts as reading the beginning: one kernel request.
-HEADER_READ: Final = 128 << 10
+HEAD_READ: Final = 128 << 10
 # Compressed bytes of a beginning with its local header, mostly enough.
-HEADER_BYTES: Final = 8 << 10
+HEAD_BYTES: Final = 8 << 10
 # Beginnings that are fetched at once.
-HEADERS_AHEAD: Final = 16
+HEADS_AHEAD: Final = 16
 
 
 class AccessPattern(enum.Enum):
     """How programs go through the members of one archive."""
 
     RANDOM = enum.auto()
-    WALKING = enum.auto()  # members are read to their ends in turn
-    HEADERS = enum.auto()  # only their beginnings are read
+    SEQUENTIAL = enum.auto()  # members are read to their ends in turn
+    HEADS = enum.auto()  # only their beginnings are read
 
 
 class SequentialMembers:
@@ -104,13 +104,13 @@ class SequentialMembers:
                 return None
             self._recent.append(start)
             # Several readers finish out of order, within what they read and what was fetched.
-            slack = max(SLACK, self._ahead - self._detector.reached, open_bytes)
-            gained = self._detector.note(start, stop, slack)
-            reached = self._detector.reached
-            if not gained:
+            slack = max(SLACK, self._ahead - self._detector.end_offset, open_bytes)
+            advance = self._detector.note(start, stop, slack)
+            reached = self._detector.end_offset
+            if not advance:
                 self._ahead = reached
                 return False
-            window = min(WALK_GROWTH * gained, self._budget.allowance(self))
+            window = min(SEQUENTIAL_FILES_GROWTH * advance, self._budget.allowance(self))
             # The open members were fetched for their readers: only what lies behind is ahead.
             target = reached + min(open_bytes, window) + window
             begin = max(self._ahead, reached)
@@ -124,7 +124,7 @@ class SequentialMembers:
         return True
 
 
-class HeaderPrefetcher:
+class HeadPrefetcher:
     """Fetches the beginnings of the next members where only beginnings are read in turn.
 
     Each would cost a round trip of its own. Safe for concurrent use.
@@ -144,13 +144,13 @@ class HeaderPrefetcher:
             if not self._starts:
                 self._starts = self._index.sorted_starts()
             place = bisect_left(self._starts, start)
-            gained = self._detector.note(place, place + 1, SLACK_READS)
-            reached = self._detector.reached
-            begin = max(self._ahead, reached) if gained else reached
-            self._ahead = max(begin, reached + min(gained, HEADERS_AHEAD))
+            advance = self._detector.note(place, place + 1, SLACK_READS)
+            reached = self._detector.end_offset
+            begin = max(self._ahead, reached) if advance else reached
+            self._ahead = max(begin, reached + min(advance, HEADS_AHEAD))
             starts = self._starts[begin : self._ahead]
         for start in starts:
-            self._blocks.prefetch(start, start + HEADER_BYTES)
+            self._blocks.prefetch(start, start + HEAD_BYTES)
 
 
 class Prefetcher:
@@ -166,35 +166,35 @@ class Prefetcher:
         headers: LocalHeaders,
         budget: ReadAheadBudget,
         index: ArchiveIndex,
-        bytes_open_beside: Callable[[Member], int],
+        other_open_bytes: Callable[[Member], int],
     ) -> None:
         self.pattern = AccessPattern.RANDOM
         self._blocks = blocks
         self._headers = headers
-        self._bytes_open_beside = bytes_open_beside
-        self._walk = SequentialMembers(blocks, budget)
-        self._beginnings = HeaderPrefetcher(blocks, index)
+        self._other_open_bytes = other_open_bytes
+        self._sequential = SequentialMembers(blocks, budget)
+        self._heads = HeadPrefetcher(blocks, index)
         # By member number: pushed when it was opened.
         self._pushed = bytearray(index.number_stop)
 
     @property
-    def is_walking(self) -> bool:
+    def is_sequential(self) -> bool:
         """Whether the next member is expected to be read to its end as well."""
-        return self.pattern is AccessPattern.WALKING
+        return self.pattern is AccessPattern.SEQUENTIAL
 
     def note_read_to_end(self, member: Member) -> None:
         """Note that *member* was read to its end, or is about to be."""
         start = member.header_offset
         stop = start + member.compressed_size
-        continues = self._walk.note_read_to_end(start, stop, self._bytes_open_beside(member))
+        continues = self._sequential.note_read_to_end(start, stop, self._other_open_bytes(member))
         if continues is not None:
-            self.pattern = AccessPattern.WALKING if continues else AccessPattern.RANDOM
+            self.pattern = AccessPattern.SEQUENTIAL if continues else AccessPattern.RANDOM
 
     def note_closed(self, member: Member, reached: int) -> None:
         """Note that a handle on *member* was closed, whose reads ended before byte *reached*."""
-        if 0 < reached <= min(HEADER_READ, member.size - 1):
-            self.pattern = AccessPattern.HEADERS
-            self._beginnings.note_read(member.header_offset)
+        if 0 < reached <= min(HEAD_READ, member.size - 1):
+            self.pattern = AccessPattern.HEADS
+            self._heads.note_read(member.header_offset)
         elif member.size and not reached and not self._pushed[member.number]:
             self.pattern = AccessPattern.RANDOM
 
@@ -205,7 +205,7 @@ class Prefetcher:
         skipped: if the kernel does not ask for it, no program reads the members.
         """
         if (
-            not self.is_walking
+            not self.is_sequential
             or member.number % SAMPLE_EVERY == 0
             or self._pushed[member.number]
             or not self._blocks.is_cached(member.header_offset, self._headers.stop_guess(member))

@@ -22,11 +22,11 @@ class ReadPattern:
     read in order too.
     """
 
-    def __init__(self, *, in_turn: bool = False) -> None:
+    def __init__(self, *, in_sequence: bool = False) -> None:
         self.next_offset = 0  # the bytes before it were read, or pushed
         self.next_span = 0  # the span behind the last one that was read
         self.has_jumped = False  # with the last read
-        self._streak = STREAK_READS if in_turn else 0  # reads since the last jump
+        self._streak = STREAK_READS if in_sequence else 0  # reads since the last jump
         self._first_span = 0  # of the streak
 
     @property

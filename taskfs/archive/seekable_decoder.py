@@ -44,7 +44,7 @@ class SeekableDecoder:
         pool: Executor,
         waiter: Waiter,
         budget: ReadAheadBudget,
-        in_turn: bool = False,
+        in_sequence: bool = False,
         push_enabled: bool = False,
     ) -> None:
         self.size = size
@@ -57,7 +57,7 @@ class SeekableDecoder:
         self._lock = threading.Lock()
         self._waiters = WaitQueue()
         self._cursors = CursorPool(make_decoder, open_source, size, crc)
-        self._ahead = DecodeAhead(size, budget, in_turn=in_turn, push_enabled=push_enabled)
+        self._ahead = DecodeAhead(size, budget, in_sequence=in_sequence, push_enabled=push_enabled)
 
     def read_at(self, offset: int, size: int) -> Buffer:
         """Return the decoded bytes [offset, offset + size), fewer only at the member's end.
@@ -125,7 +125,7 @@ class SeekableDecoder:
         begin = index * SPAN
         has_waited = False
         while True:
-            found = self._find(index, offset - begin if has_waited else None)
+            found = self._find_span(index, offset - begin if has_waited else None)
             if isinstance(found, SpanWaiter):
                 has_waited = not found.wait()
                 if has_waited:
@@ -134,7 +134,7 @@ class SeekableDecoder:
             if isinstance(found, DecodeCursor):
                 stop = min(stop, begin + SPAN)
                 try:
-                    span = self._drive(found, index, stop - begin)
+                    span = self._decode_until(found, index, stop - begin)
                 finally:
                     self._release(found)
                 if count := self.checkpoint_count:
@@ -148,7 +148,7 @@ class SeekableDecoder:
                 self._spans.demote(self._id, behind)
             return piece
 
-    def _find(
+    def _find_span(
         self, index: int, wanted: int | None = None
     ) -> memoryview | DecodeCursor | SpanWaiter:
         """Return the span *index* if it is cached, else the nearest cursor before it, now busy.
@@ -164,9 +164,9 @@ class SeekableDecoder:
             if self._ahead.state is RunState.STARTING and wanted is None:
                 return self._waiters.add(index)  # the run decodes more at once
             if cursor.busy:
-                at = index * SPAN - cursor.out
+                at = index * SPAN - cursor.output_offset
                 # Without the member's last byte: the CRC-32 is checked before it is handed out.
-                stop = min(cursor.decoded, self.size - 1 - cursor.out)
+                stop = min(cursor.decoded, self.size - 1 - cursor.output_offset)
                 if wanted is not None and at + wanted < stop:
                     return cursor.output[at:stop]
                 return self._waiters.add(index)
@@ -184,7 +184,7 @@ class SeekableDecoder:
         if starts_run:
             self._pool.submit(self._run_ahead)
 
-    def _drive(self, cursor: DecodeCursor, index: int, stop: int) -> memoryview:
+    def _decode_until(self, cursor: DecodeCursor, index: int, stop: int) -> memoryview:
         """Decode until the bytes [0, stop) of the span *index* are there; return the span so far.
 
         A member that is decoded at once gives more, as far as its input is in memory. The member's
@@ -194,12 +194,12 @@ class SeekableDecoder:
         is_last = start + stop >= self.size
         while True:
             spans = self._ahead.step_spans()
-            is_there = start - cursor.out + stop <= cursor.decoded and not is_last
+            is_there = start - cursor.output_offset + stop <= cursor.decoded and not is_last
             if is_there and (spans == 1 or not cursor.has_input):
-                return cursor.output[start - cursor.out :]
-            at = cursor.out
+                return cursor.output[start - cursor.output_offset :]
+            at = cursor.output_offset
             output = self._step(cursor, spans)
-            if output is not None and (start < cursor.out or cursor.is_at_end):
+            if output is not None and (start < cursor.output_offset or cursor.is_at_end):
                 return output[start - at :]
             self._waiter.check()
 
@@ -215,12 +215,12 @@ class SeekableDecoder:
             return None
         with self._lock:
             # In one step, so that a thread that finds the cursor past a span finds the span too.
-            index, count = cursor.out // SPAN, -(-len(output) // SPAN)
+            index, count = cursor.output_offset // SPAN, -(-len(output) // SPAN)
             self._spans.put(Extent(self._id, index, count, output))
             cursor.commit()
             self.verified = self.verified or cursor.is_at_end
             self._waiters.wake(range(index, index + count))
-        if cursor.out % self._cursors.spacing == 0 and not cursor.is_at_end:
+        if cursor.output_offset % self._cursors.spacing == 0 and not cursor.is_at_end:
             self._add_checkpoint(cursor)
         return output
 
@@ -244,7 +244,7 @@ class SeekableDecoder:
         A run never moves back: a span that a small cache has evicted again is left to the reader.
         """
         cursor = self._cursors.idle_near(self._ahead.pattern.next_span)
-        if cursor is None or cursor.out >= self._ahead.stop_span * SPAN:
+        if cursor is None or cursor.output_offset >= self._ahead.stop_span * SPAN:
             return None
         return cursor
 
@@ -253,9 +253,9 @@ class SeekableDecoder:
         try:
             while (cursor := self._take_for_run()) is not None:
                 try:
-                    while (room := self._ahead.stop_span - cursor.out // SPAN) > 0:
+                    while (room := self._ahead.stop_span - cursor.output_offset // SPAN) > 0:
                         spacing = self._cursors.spacing
-                        to_checkpoint = (spacing - cursor.out % spacing) // SPAN
+                        to_checkpoint = (spacing - cursor.output_offset % spacing) // SPAN
                         # A power of two, because buffers of such sizes are pooled.
                         spans = 1 << min(MAX_STEP_SPANS, room, to_checkpoint).bit_length() - 1
                         while self._step(cursor, spans) is None:

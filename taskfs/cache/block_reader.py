@@ -29,7 +29,9 @@ class Plan:
     """Where the blocks of one range are."""
 
     ready: dict[int, Extent] = field(default_factory=dict)  # in memory; empty for a prefetch
-    in_flight: dict[int, "Future[Extent]"] = field(default_factory=dict)  # by identity
+    in_flight: dict[int, "Future[Extent]"] = field(
+        default_factory=dict
+    )  # by the id() of the future
     on_disk: list[int] = field(default_factory=list)
     missing: list[int] = field(default_factory=list)
 
@@ -65,11 +67,11 @@ class BlockReader:
         self._lock = threading.Lock()
         self._disk = disk
         self._in_flight: dict[int, Future[Extent]] = {}
-        self._drops = 0
+        self._drop_count = 0  # a fetch that began before a drop is not cached
         self._unused: set[int] = set()  # blocks that were prefetched and not read since
 
-    def prime(self, start: int, body: bytes) -> None:
-        """Cache the whole blocks of *body*, the bytes from *start* on, fetched by the caller."""
+    def put_fetched(self, start: int, body: bytes) -> None:
+        """Cache the whole blocks of *body*, the bytes from *start* on that the caller fetched."""
         first = -(-start // BLOCK)
         stop = start + len(body)
         last = -(-stop // BLOCK) if stop == self.size else stop // BLOCK
@@ -149,7 +151,7 @@ class BlockReader:
         """Forget the cached blocks of [start, stop): their bytes proved wrong."""
         # A damaged directory may give any *stop*: never walk through an exabyte of blocks.
         first, last = start // BLOCK, (min(max(stop, start + 1), self.size) - 1) // BLOCK
-        self._drops += 1
+        self._drop_count += 1
         self._cache.drop(self._id, first, last)
         if self._disk is not None and first <= last:
             self._disk.drop(first, last)
@@ -227,10 +229,10 @@ class BlockReader:
 
         Readers never wait for read-ahead: one that comes earlier reads the disk itself.
         """
-        drops = self._drops
+        drops = self._drop_count
         indices = (i for i in range(first, stop) if not self._cache.has(self._id, i))
         for extent in self._read_stored(indices):
-            if self._drops == drops:
+            if self._drop_count == drops:
                 self._cache.put(extent)
 
     def _fetch_run(self, future: "Future[Extent]", first: int, stop: int) -> None:
@@ -281,9 +283,9 @@ class BlockReader:
         # Once bytes of this version proved wrong, those in flight may be wrong too. They must not
         # reach the disk: a later reader would find them when the store has recovered.
         for begin, run in fetched:
-            if self._disk is not None and not self._drops:
+            if self._disk is not None and not self._drop_count:
                 self._disk.put(begin, run)
-                if self._drops:
+                if self._drop_count:
                     self._disk.drop(begin, stop - 1)
 
 

@@ -1,7 +1,7 @@
 """`DiskCache`: blocks and blobs on disk, shared by mounts and checked before use.
 
 Blocks lie in segment files, indexes and records in blob files. A crash, a full disk, a second
-writer, a damaged byte or a file under another's name causes a miss and nothing worse. Two mounts
+writer, a damaged byte or a renamed file causes a cache miss, and never wrong data. Two mounts
 that write the same block write the same bytes. `eviction` says how much of the disk the cache may
 take, and which files are evicted first.
 """

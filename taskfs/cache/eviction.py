@@ -12,7 +12,7 @@ from typing import Final
 
 # Part of the file system that stays free for other programs; mountpoint-s3 leaves the same.
 RESERVE: Final = 0.05
-# Part of the limit, or of the used bytes, that an eviction leaves: the next one is then far off.
+# Part of the limit, or of the used bytes, that an eviction leaves; the next is then not due soon.
 KEEP: Final = 0.9
 # The files are counted again after writes of 1/16 of the limit, because other mounts write too.
 RECOUNT: Final = 16
@@ -26,7 +26,7 @@ LOWERED_S: Final = 600.0
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 # Files in the cache directory that are never evicted.
 EVICTION_LOCK: Final = "lock"
-RANGE_LOCKS: Final = "claims"
+RANGE_LOCKS: Final = "claims"  # the name on disk; caches of earlier versions have it, too
 MAPPED: Final = "index"  # the directory of the files that processes map
 
 

@@ -61,20 +61,20 @@ class ExtentCache:
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._used: OrderedDict[Extent, None] = OrderedDict()  # in the order of use
-        self._at: dict[tuple[int, int], Extent] = {}
+        self._extent_of_block: dict[tuple[int, int], Extent] = {}
         self._bytes = 0
 
     def find(self, owner: int, index: int) -> Extent | None:
         """Return the extent that holds the block, or None."""
         with self._lock:
-            extent = self._at.get((owner, index))
+            extent = self._extent_of_block.get((owner, index))
             if extent is not None:
                 self._used.move_to_end(extent)
             return extent
 
     def has(self, owner: int, index: int) -> bool:
         """Whether the block is cached; this does not count as a use."""
-        return (owner, index) in self._at
+        return (owner, index) in self._extent_of_block
 
     def put(self, extent: Extent) -> None:
         """Cache the extent; evict others to make room."""
@@ -84,31 +84,37 @@ class ExtentCache:
             self._used[extent] = None
             self._bytes += len(extent.body)
             for key in extent.keys:
-                self._at[key] = extent
+                self._extent_of_block[key] = extent
             while self._bytes > self._max_bytes:
                 self._remove(next(iter(self._used)))
 
     def demote(self, owner: int, index: int) -> None:
-        """Evict the extent of block *index* first, if it ends with or before that block."""
+        """Make the extent of block *index* the next to be evicted, if it has no later block."""
         with self._lock:
-            extent = self._at.get((owner, index))
+            extent = self._extent_of_block.get((owner, index))
             if extent is not None and extent.first + extent.count - 1 <= index:
                 self._used.move_to_end(extent, last=False)
 
     def drop(self, owner: int, first: int, last: int) -> None:
         """Forget the blocks [first, last] of one owner."""
         with self._lock:
-            if last - first < len(self._at):
+            if last - first < len(self._extent_of_block):
                 keys = [(owner, index) for index in range(first, last + 1)]
             else:
-                keys = [key for key in self._at if key[0] == owner and first <= key[1] <= last]
-            for extent in {self._at.pop(key) for key in keys if key in self._at}:
-                if not any(self._at.get(key) is extent for key in extent.keys):
+                keys = [
+                    key
+                    for key in self._extent_of_block
+                    if key[0] == owner and first <= key[1] <= last
+                ]
+            for extent in {
+                self._extent_of_block.pop(key) for key in keys if key in self._extent_of_block
+            }:
+                if not any(self._extent_of_block.get(key) is extent for key in extent.keys):
                     self._remove(extent)
 
     def _remove(self, extent: Extent) -> None:
         del self._used[extent]
         self._bytes -= len(extent.body)
         for key in extent.keys:
-            if self._at.get(key) is extent:
-                del self._at[key]
+            if self._extent_of_block.get(key) is extent:
+                del self._extent_of_block[key]

@@ -29,7 +29,7 @@ _LINUX_FLOCK: Final = struct.Struct("@hhqqi0q")
 # That of macOS and FreeBSD: start, length, pid, type, whence; FreeBSD has a system id after them.
 _BSD_FLOCK: Final = struct.Struct("@qqihhi0q")
 # Each key has 2^22 adjacent units in the lock file. Two keys may have the same ones; then one
-# process waits in vain.
+# process waits although its bytes are not being fetched.
 UNIT_BITS: Final = 22
 KEY_DIGITS: Final = 10
 _HELD: Final = (errno.EAGAIN, errno.EACCES)  # another description holds the range: fcntl(2)

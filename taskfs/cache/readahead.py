@@ -1,7 +1,7 @@
 """Read-ahead: how far to fetch beyond a read, from the reads before it.
 
-The window is a multiple of what was read since the last jump, so the bytes fetched in vain are
-bounded by the bytes read. A jump closes the window. The windows of all readers together are
+The window is at most twice what was read since the last jump, so at most twice the bytes that are
+read are fetched and not used. A jump closes the window. The windows of all readers together are
 bounded, and so is memory.
 """
 
@@ -58,24 +58,24 @@ class SequentialDetector:
     """Measures how far a reader has read since its last jump. Not safe for concurrent use."""
 
     def __init__(self, start: int) -> None:
-        self.reached = start
+        self.end_offset = start
         self._first_stop = start
         self._read = 0
 
     def note(self, start: int, stop: int, slack: int) -> int:
-        """Note a read of [start, stop); return how far the reader has come since its first read.
+        """Note a read of [start, stop); return how many bytes it is past its first read.
 
         Return 0 after a jump of more than *slack*, and while less than half of the bytes between
-        were read: a reader that picks is not sequential.
+        were read: a reader that skips most bytes is not sequential.
         """
-        if self._read == 0 or not self.reached - slack <= start <= self.reached + slack:
-            self.reached = self._first_stop = stop
+        if self._read == 0 or not self.end_offset - slack <= start <= self.end_offset + slack:
+            self.end_offset = self._first_stop = stop
             self._read = stop - start
             return 0
-        self.reached = max(self.reached, stop)
-        gained = self.reached - self._first_stop
-        self._read = min(self._read + stop - start, gained + slack)
-        return gained if 2 * self._read >= gained else 0
+        self.end_offset = max(self.end_offset, stop)
+        advance = self.end_offset - self._first_stop
+        self._read = min(self._read + stop - start, advance + slack)
+        return advance if 2 * self._read >= advance else 0
 
 
 class ReadAheadReader:
@@ -121,13 +121,13 @@ class ReadAheadReader:
     def _advance(self, offset: int, stop: int) -> tuple[int, int, int]:
         """Return the range to fetch ahead now, possibly empty, and the length of its requests."""
         slack = min(SLACK, max(BLOCK, SLACK_READS * (stop - offset)))
-        gained = self._detector.note(offset, stop, slack)
-        reached = self._detector.reached
-        if not gained:
-            self._ahead = reached
+        advance = self._detector.note(offset, stop, slack)
+        end_offset = self._detector.end_offset
+        if not advance:
+            self._ahead = end_offset
             return 0, 0, 0
-        window = min(2 * gained, self._budget.allowance(self))
-        target = min(self._limit, reached + window)
+        window = min(2 * advance, self._budget.allowance(self))
+        target = min(self._limit, end_offset + window)
         begin = max(self._ahead, offset)
         run_bytes = min(MAX_RUN, max(FIRST_RUN, window // PARALLEL // BLOCK * BLOCK))
         if target < self._limit:

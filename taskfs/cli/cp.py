@@ -105,4 +105,4 @@ class _Copier:
                 self._run.set_time(stream, found.node.attrs().mtime_ns)
 
             with Destination(target.parent).folder("", create=True) as folder:
-                self._run.create_file(folder, file_name(target.name), fill, has_twin=False)
+                self._run.create_file(folder, file_name(target.name), fill, has_case_variant=False)

@@ -30,13 +30,13 @@ def console_lines(config: "Config", client: "TaskClient | OfflineAPI", task: Tas
     """
     if not has_failed(task):
         return
-    from taskfs.core import open_disk, open_engine, open_task_archive
+    from taskfs.core import open_disk, open_resources, open_task_archive
     from taskfs.support.interruptible_wait import Waiter
     from taskfs.support.stats import Stats
     from taskfs.tasks.archive_kind import ArchiveKind
 
     disk = None if config.demo else open_disk(config)
-    engine = open_engine(Waiter(), Stats(), disk, config.api_url)
+    engine = open_resources(Waiter(), Stats(), disk, config.api_url)
     try:
         archive = open_task_archive(client, task, ArchiveKind.OUTPUT, engine)
         for name in FILES:

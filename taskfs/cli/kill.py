@@ -22,7 +22,7 @@ from taskfs.support.parsing import parse_positive_duration, parse_words
 if TYPE_CHECKING:
     from taskfs.remote.api_client import TaskClient
 
-POLL_S: Final = 1.0  # seconds between two looks at the statuses with --wait
+POLL_S: Final = 1.0  # seconds between two requests for the statuses with --wait
 
 
 @click.command("kill", short_help="Kill tasks.")

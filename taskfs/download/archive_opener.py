@@ -4,7 +4,7 @@ import time
 from typing import Final
 
 from taskfs.archive.archive import Archive
-from taskfs.core import open_engine, open_task_archive
+from taskfs.core import open_resources, open_task_archive
 from taskfs.errors import ArchiveLate, NotFound
 from taskfs.model import Task
 from taskfs.remote.api_client import TaskClient
@@ -20,7 +20,7 @@ class ArchiveOpener:
 
     def __init__(self, client: TaskClient) -> None:
         self._client = client
-        self._engine = open_engine(Waiter(), Stats())
+        self._engine = open_resources(Waiter(), Stats())
 
     def open(self, task_id: str, kind: ArchiveKind, max_wait_s: float = ARCHIVE_GRACE_S) -> Archive:
         """Return an archive of the task. Wait for it if the task succeeded just now.

@@ -112,7 +112,7 @@ class Destination:
             os.mkdir(name, dir_fd=fd)
         return self._enter(name, fd, flags, path, False)
 
-    def has(self, member: Member, *, has_twin: bool = False) -> bool:
+    def has(self, member: Member, *, has_case_variant: bool = False) -> bool:
         """Whether the directory holds *member* already: a file of its size and time.
 
         With *has_twin*, the name of another member differs only in case.
@@ -121,7 +121,7 @@ class Destination:
         try:
             with self.folder(parent, create=False) as folder, rename_bad_name():
                 found = os.stat(file_name(name), dir_fd=folder, follow_symlinks=False)
-                if has_twin:
+                if has_case_variant:
                     refuse_another_case(folder, file_name(name))
         except (FileNotFoundError, FileExistsError, TargetRefused):
             return False

@@ -27,7 +27,7 @@ class MemberDownload:
     archive: Archive
     member: Member
     destination: Destination
-    has_twin: bool = False  # the name of another member differs only in case
+    has_case_variant: bool = False  # the name of another member differs only in case
 
     @property
     def directory(self) -> Path:
@@ -48,7 +48,7 @@ class MemberDownload:
                 folder,
                 file_name(name),
                 lambda stream: self._fill(stream, run),
-                has_twin=self.has_twin,
+                has_case_variant=self.has_case_variant,
             )
 
     def _fill(self, stream: FileIO, run: DownloadRun) -> None:

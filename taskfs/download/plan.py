@@ -24,9 +24,9 @@ def plan_members(archive: Archive, directory: Path, names: Sequence[str]) -> lis
     cases = Counter(member.path.casefold() for member in chosen)
     items: list[DownloadItem] = []
     for member in chosen:
-        has_twin = cases[member.path.casefold()] > 1
-        if not destination.has(member, has_twin=has_twin):
-            items.append(MemberDownload(archive, member, destination, has_twin))
+        has_case_variant = cases[member.path.casefold()] > 1
+        if not destination.has(member, has_case_variant=has_case_variant):
+            items.append(MemberDownload(archive, member, destination, has_case_variant))
     return items
 
 

@@ -16,7 +16,7 @@ from typing import Final
 
 from taskfs.archive.archive import Archive
 from taskfs.cache.disk_cache import DiskCache
-from taskfs.core import open_engine, open_task_archive
+from taskfs.core import open_resources, open_task_archive
 from taskfs.download.items import MemberDownload
 from taskfs.download.run import DownloadItem, DownloadRun
 from taskfs.errors import StaleObject
@@ -40,8 +40,8 @@ def reopener(client: TaskClient, task_id: str, kind: ArchiveKind) -> Reopen:
     """Return a function that opens an archive of the task on a disk cache."""
 
     def reopen(disk: DiskCache) -> Archive:
-        engine = open_engine(Waiter(), Stats(), disk)
-        return open_task_archive(client, client.get_task(task_id), kind, engine)
+        resources = open_resources(Waiter(), Stats(), disk)
+        return open_task_archive(client, client.get_task(task_id), kind, resources)
 
     return reopen
 
@@ -49,17 +49,17 @@ def reopener(client: TaskClient, task_id: str, kind: ArchiveKind) -> Reopen:
 class RemovableDiskCache(DiskCache):
     """A disk cache that can be removed while readers still prefetch into it.
 
-    The gate is held across each write, so that no write begins after the removal.
+    The lock is held during each write, so that no write begins after the removal.
     """
 
     def __init__(self, directory: Path, max_bytes: int) -> None:
         super().__init__(directory, max_bytes)
         self._directory = directory
-        self._gate = threading.Lock()
+        self._write_lock = threading.Lock()
         self._is_removed = False
 
     def write_blocks(self, path: Path, first: int, run: memoryview) -> None:
-        with self._gate:
+        with self._write_lock:
             if not self._is_removed:
                 super().write_blocks(path, first, run)
 
@@ -71,7 +71,7 @@ class RemovableDiskCache(DiskCache):
 
     def remove(self) -> None:
         """Remove the directory; later writes do nothing."""
-        with self._gate:
+        with self._write_lock:
             self._is_removed = True
             shutil.rmtree(self._directory, ignore_errors=True)
 

@@ -71,7 +71,7 @@ class DownloadRun:
             self._progress(size)
 
     def create_file(
-        self, folder: int, name: bytes, fill: Callable[[FileIO], None], *, has_twin: bool
+        self, folder: int, name: bytes, fill: Callable[[FileIO], None], *, has_case_variant: bool
     ) -> None:
         """Create or replace the file *name* in *folder* with the content that *fill* writes.
 
@@ -86,7 +86,7 @@ class DownloadRun:
         try:
             with os.fdopen(fd, "wb", buffering=0) as stream:
                 fill(stream)
-            self._publish(folder, temporary, name, has_twin=has_twin)
+            self._publish(folder, temporary, name, has_case_variant=has_case_variant)
         except BaseException:
             self._discard(folder, temporary)
             raise
@@ -134,10 +134,10 @@ class DownloadRun:
             self._temporary_files.add((folder, name))
         return name, fd
 
-    def _publish(self, folder: int, temporary: str, name: bytes, *, has_twin: bool) -> None:
+    def _publish(self, folder: int, temporary: str, name: bytes, *, has_case_variant: bool) -> None:
         # The lock keeps two twins from both passing the check before either has its name.
-        with self._lock if has_twin else contextlib.nullcontext():
-            if has_twin:
+        with self._lock if has_case_variant else contextlib.nullcontext():
+            if has_case_variant:
                 refuse_another_case(folder, name)
             with rename_bad_name():
                 os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)

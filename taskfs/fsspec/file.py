@@ -98,7 +98,7 @@ class _RawFile(io.RawIOBase):
         opened = getattr(self, "_opened", None)
         if opened is not None and opened[1].is_usable:
             # To close the handle takes locks, which this thread may hold already.
-            opened[1].unclosed.append(opened[0])
+            opened[1].abandoned_handles.append(opened[0])
 
 
 class TaskFile(io.BufferedReader):

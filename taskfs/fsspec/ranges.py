@@ -48,7 +48,7 @@ def read_ranges(
             if is_idle:
                 handle.close()
             else:  # the caller was interrupted, and the pool still reads some of the files
-                shared.unclosed.append(handle)
+                shared.abandoned_handles.append(handle)
     return outcomes
 
 

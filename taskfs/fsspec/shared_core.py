@@ -44,14 +44,14 @@ def as_oserror(path: str) -> Iterator[None]:
 class SharedCore:
     """A core and the threads that read ranges. It works only in the process that created it.
 
-    `unclosed` holds the handles of files that were garbage-collected while open. The garbage
+    `abandoned_handles` are those of files that were garbage-collected while open. The garbage
     collector may run while the core holds its locks, so the next `open` closes them instead.
     """
 
     def __init__(self, config: Config) -> None:
         self.core = open_core(replace(config, read_only=True, demo=False))
         self.range_pool = DaemonPool(RANGE_THREADS, "taskfs-ranges")
-        self.unclosed: deque[Handle] = deque()
+        self.abandoned_handles: deque[Handle] = deque()
         self._pid = os.getpid()
         weakref.finalize(self, _close, self.core.close, self._pid)
 
@@ -62,8 +62,8 @@ class SharedCore:
 
     def open(self, node: Node) -> Handle:
         """Open *node* for reading; a file in `live/` as it is now, because its size must stay."""
-        while self.unclosed:
-            self.unclosed.popleft().close()
+        while self.abandoned_handles:
+            self.abandoned_handles.popleft().close()
         if isinstance(node, LiveFileNode):
             return node.open_snapshot()
         return node.open(writing=False)

@@ -61,7 +61,7 @@ class Engines:
         """
         for engine in self._engines:
             self.current = engine
-            state.begin()
+            state.begin_mount()
             try:
                 engine.serve(operations, state.mounted, on_live)
                 return

@@ -59,7 +59,7 @@ def is_dead(mountpoint: Path) -> bool:
             return exc.errno or 0
         return 0
 
-    return _ask(ask) in DEAD
+    return _call_in_time(ask) in DEAD
 
 
 def prepare(mountpoint: Path) -> Path:
@@ -119,7 +119,7 @@ def umount(mountpoint: Path, *, lazy: bool) -> None:
     if not types or types[-1] != FSTYPE:
         raise MountError(f"no taskfs is mounted on {mountpoint}")
     _check_owner(mountpoint)
-    pid = _ask_pid(mountpoint)
+    pid = _read_pid(mountpoint)
     lazy = lazy or (pid is None and is_dead(mountpoint))
     try:
         _unmount(mountpoint, lazy=lazy)
@@ -186,7 +186,7 @@ def _check_owner(mountpoint: Path) -> None:
         )
 
 
-def _ask_pid(mountpoint: Path) -> int | None:
+def _read_pid(mountpoint: Path) -> int | None:
     """Return the daemon's process id from the mount's statistics; None without an answer."""
 
     def ask() -> int | None:
@@ -195,7 +195,7 @@ def _ask_pid(mountpoint: Path) -> int | None:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    return _ask(ask)
+    return _call_in_time(ask)
 
 
 def read_answering(path: Path) -> str | None:
@@ -211,13 +211,13 @@ def read_answering(path: Path) -> str | None:
         except OSError as exc:
             return exc
 
-    answer = _ask(ask)
+    answer = _call_in_time(ask)
     if isinstance(answer, OSError):
         raise answer
     return answer
 
 
-def _ask(ask: Callable[[], T]) -> T | None:
+def _call_in_time(ask: Callable[[], T]) -> T | None:
     """Return the result of *ask*, which asks a mount; None after ASK_TIMEOUT_S.
 
     It runs in a thread of its own, because a mount that hangs may never answer.

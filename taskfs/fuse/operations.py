@@ -1,6 +1,6 @@
-"""Requests by path in, attributes and bytes out, errors to errno.
+"""`TaskOperations`: answers requests by path from the tree, and turns errors into errno.
 
-The tree decides what a task looks like; an engine knows how the kernel puts a request.
+The tree decides what a task looks like; an engine reads the kernel's requests.
 """
 
 import errno

@@ -75,6 +75,7 @@ def _format_errors() -> None:
     formatter = RedactingFormatter("%(message)s")
     failures: tuple[Callable[[], object], ...] = (
         lambda: [1, 2][len("..") + 1] / 0,
+        # Misspelt on purpose: for such errors Python looks for the name that was meant.
         lambda: sys.modlues,  # type: ignore[attr-defined]
         lambda: modlues,  # type: ignore[name-defined]  # noqa: F821
         lambda: import_module("taskfs.no_such_module"),

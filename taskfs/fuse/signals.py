@@ -25,9 +25,9 @@ class MountState:
     """The progress of the mount on *mountpoint*, for the thread that unmounts it on a signal.
 
     `live` is set once requests are answered, `ended` once all is closed. The lock is held from
-    `begin` to `mounted`, while an engine makes the mount: a signal in between waits for the mount's
-    device, because the mount could not be found without it. `begin` and `mounted` are called by the
-    engine's threads.
+    `begin_mount` to `mounted`, while an engine makes the mount: a signal in between waits for the
+    mount's device, because the mount could not be found without it. The engine's threads call
+    `begin_mount` and `mounted`.
     """
 
     def __init__(self, mountpoint: Path) -> None:
@@ -43,7 +43,7 @@ class MountState:
         """The device of the mount, as /proc/self/mountinfo names it; empty before `mounted`."""
         return self._device
 
-    def begin(self) -> None:
+    def begin_mount(self) -> None:
         """Note that an engine is about to mount."""
         self._lock.acquire()
         self._is_mounting = True
@@ -66,7 +66,7 @@ class MountState:
         """Unmount what an engine has mounted; raise MountError if that fails."""
         mountpoint.detach(self.mountpoint, self._device)
 
-    def forbid_mounts(self) -> None:
+    def prevent_mounts(self) -> None:
         """Wait for a mount that is being made, and let none begin after it."""
         self._lock.acquire(timeout=SHUTDOWN_TIMEOUT_S)
 
@@ -85,7 +85,7 @@ def watch_signals(state: MountState) -> None:
     def watch() -> None:
         number = signal.sigwait(SIGNALS)
         was_live = state.live.is_set()
-        state.forbid_mounts()
+        state.prevent_mounts()
         log.info("signal %s: unmounting %s", signal.Signals(number).name, state.mountpoint)
         try:
             state.detach()

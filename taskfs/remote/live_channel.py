@@ -31,7 +31,7 @@ CONNECT_TIMEOUT_S: Final = 30.0
 # take some seconds; 4 MiB take about one second of the reader's CPU.
 QUESTION_TIMEOUT_S: Final = 10.0
 # In seconds: wait this long for the STUN server before the offer goes out without it.
-SERVER_PATIENCE_S: Final = 0.3
+SERVER_WAIT_S: Final = 0.3
 # In seconds after the machine's answer: then a connection without the STUN server has failed.
 HOST_ONLY_S: Final = 5.0
 # In seconds: wait this long for the probe of the server before a second offer.
@@ -108,7 +108,7 @@ class LiveChannels:
             raise
 
     def close(self) -> None:
-        """Say goodbye to all machines and end the thread, within `CLOSE_S` seconds."""
+        """Close the connections to all machines and end the thread, within `CLOSE_S` seconds."""
         if self._pid != os.getpid():
             return self._reset()
         with self._lock:
@@ -146,7 +146,7 @@ class LiveChannels:
         require_aiortc()
         deadline_s = time.monotonic() + self.connect_timeout_s
         server = self._server
-        urls = await server.urls(SERVER_PATIENCE_S) if server else []
+        urls = await server.urls(SERVER_WAIT_S) if server else []
         try:
             patience_s = self.connect_timeout_s if urls else HOST_ONLY_S
             return await self._connect(task_id, urls, deadline_s, patience_s)

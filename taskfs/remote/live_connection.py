@@ -152,7 +152,7 @@ class LiveConnection:
         self._check()
         while self._free:
             channel = self._free.pop()
-            if not channel.is_spoiled:
+            if not channel.is_out_of_sync:
                 return channel
         channel = self._new_channel()
         await self._wait(channel.opened, timeout_s, "no channel was opened")
@@ -162,7 +162,7 @@ class LiveConnection:
         return _Channel(self._peer.createDataChannel("file_transfer"), self._set_gone)
 
     def _give_back(self, channel: "_Channel") -> None:
-        if channel.is_answered and not channel.is_spoiled:
+        if channel.is_answered and not channel.is_out_of_sync:
             self._free.append(channel)
         else:
             self._abandoned += 1
@@ -200,7 +200,7 @@ class LiveConnection:
             self._closing.add_done_callback(_closing.discard)
 
     async def close(self) -> None:
-        """Say goodbye to the machine, so that it keeps nothing for this client."""
+        """Close the connection, and tell the machine, so that it releases what it holds for it."""
         self.close_soon()
         assert self._closing is not None
         await asyncio.shield(self._closing)
@@ -214,7 +214,7 @@ class _Channel:
         self._channel = channel
         self.opened: asyncio.Future[None] = loop.create_future()
         self._answer: asyncio.Future[object] | None = None
-        self.is_spoiled = False
+        self.is_out_of_sync = False
         channel.on("open", self._on_open)
         channel.on("message", self._on_message)
         channel.on("close", on_close)
@@ -237,7 +237,7 @@ class _Channel:
 
     def _on_message(self, message: object) -> None:
         if self._answer is None or self._answer.done():
-            self.is_spoiled = True  # an answer too many: the next one could be taken for another
+            self.is_out_of_sync = True  # a surplus answer: later ones would be taken for others
         else:
             self._answer.set_result(message)
 

@@ -76,7 +76,7 @@ class StoredObject:
         self.path = path
         self._transport = transport
         self._url = SignedURL(sign)
-        self._has_weak_tags = False  # If-Match fails at least at times
+        self._has_weak_tags = False  # the store has refused If-Match for an unchanged object
 
     def fetch_tail(self, length: int) -> Fetched:
         """Return the last *length* bytes of the object, or all of a smaller one; see model.
@@ -172,7 +172,7 @@ class StoredObject:
         response = self._send(headers, budget, returned)
         if response.status_code == 412 and version is not None:
             response.close()
-            response = self._repeat_unpinned(byte_range, version, budget)
+            response = self._retry_without_if_match(byte_range, version, budget)
         if has_weak_tag(response.headers):
             self._has_weak_tags = True
         status = response.status_code
@@ -221,7 +221,7 @@ class StoredObject:
             raise error_for_status(label, 400, f"400 {code or response.reason}")
         return response
 
-    def _repeat_unpinned(
+    def _retry_without_if_match(
         self, byte_range: str, version: ObjectVersion, budget: Budget
     ) -> requests.Response:
         """Repeat a request without If-Match, because If-Match fails for a weak tag as well.

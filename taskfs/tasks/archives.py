@@ -11,8 +11,8 @@ from functools import partial
 from typing import Final, Protocol
 
 from taskfs.archive.archive import Archive
-from taskfs.archive.engine import Engine
 from taskfs.archive.open_archive import open_archive
+from taskfs.archive.resources import ArchiveResources
 from taskfs.errors import NotFound, StaleObject, Unavailable
 from taskfs.model import ObjectVersion, Task, TaskAPI
 from taskfs.support.clock import age_clock
@@ -63,8 +63,8 @@ class _Slot:
     archive: Archive | None = None
     absent_until_s: float = float("-inf")  # until then, no request is sent
     load: _Load | None = None  # the one under way whose result will be used
-    abandoned_loads: int = 0  # under way too, but begun too early: they may still write to the disk
-    logged_refusal: tuple[ObjectVersion, str] | None = None
+    abandoned_loads: int = 0  # running loads whose results are not used; they may write to disk
+    logged_index_error: tuple[ObjectVersion, str] | None = None
 
     def abandon_load(self) -> None:
         """Let only the callers that wait already have the result of the load under way."""
@@ -87,7 +87,7 @@ class ArchiveRegistry:
     def __init__(
         self,
         api: TaskAPI,
-        engine: Engine,
+        resources: ArchiveResources,
         pool: Executor,
         waiter: Waiter,
         observer: ArchiveObserver,
@@ -98,7 +98,7 @@ class ArchiveRegistry:
         clock: Callable[[], float] = age_clock,
     ) -> None:
         self._api = api
-        self._engine = engine
+        self._resources = resources
         self._pool = pool
         self._waiter = waiter
         self._observer = observer
@@ -109,12 +109,12 @@ class ArchiveRegistry:
         self._lock = threading.Lock()
         self._slots: OrderedDict[ArchiveKey, _Slot] = OrderedDict()  # in the order of use
         self._running_forgets = 0  # calls of `forget` that have not cleared the disk yet
-        self.epoch = 0  # grows with each archive that comes or goes: what depends on one is stale
+        self.epoch = 0  # grows when an archive is loaded or dropped: nodes made before are stale
 
     def get(self, task: Task, kind: ArchiveKind, *, raw: bool = False) -> Archive | None:
         """Return the archive, or None if the store has none.
 
-        An archive with a `refusal` is loaded again, because its bytes may have been damaged in
+        An archive with an `index_error` is loaded again, because its bytes may have been damaged in
         transit; with *raw*, for a caller that needs its own bytes only, it is returned.
         """
         path = kind.path(task)
@@ -125,7 +125,7 @@ class ArchiveRegistry:
             self._match_record(slot, task, kind)
             # No read would notice that an empty archive was replaced.
             raw_suffices = raw and slot.archive is not None and slot.archive.size
-            if slot.archive is not None and (raw_suffices or slot.archive.refusal is None):
+            if slot.archive is not None and (raw_suffices or slot.archive.index_error is None):
                 return slot.archive
             if self._clock() < slot.absent_until_s:
                 return None
@@ -170,8 +170,8 @@ class ArchiveRegistry:
                 slot.expire()
             self.epoch += 1
         try:
-            if self._engine.disk is not None:
-                self._engine.disk.drop_indexes()
+            if self._resources.disk is not None:
+                self._resources.disk.drop_indexes()
         finally:
             with self._lock:
                 self._running_forgets -= 1
@@ -204,7 +204,7 @@ class ArchiveRegistry:
             remote = self._api.open_object(load.path, load.task.region)
             open_it = partial(
                 open_archive,
-                *(remote, load.kind.root, self._engine, load.kind.expected_members(load.task)),
+                *(remote, load.kind.root, self._resources, load.kind.expected_members(load.task)),
                 name=load.path,
                 identity=load.identity,
             )
@@ -212,7 +212,7 @@ class ArchiveRegistry:
                 archive = open_it()
             except StaleObject:  # replaced after its end was read and before its directory was
                 archive = open_it()
-            _log_refusal(slot, load.path, archive)
+            _log_index_error(slot, load.path, archive)
             return archive
         except NotFound:
             is_absent = True
@@ -230,7 +230,7 @@ class ArchiveRegistry:
                     slot.archive = None
                     # The kernel keeps its answer for attr_timeout_s more.
                     slot.absent_until_s = self._clock() + ABSENT_TTL_S - self._attr_timeout_s
-                if archive is not None and not _is_refused_again(archive, slot.archive):
+                if archive is not None and not _is_still_unreadable(archive, slot.archive):
                     self._use(slot, ArchiveKey(load.task.id, load.kind), archive)
                 return
         if archive is not None:
@@ -259,21 +259,23 @@ class ArchiveRegistry:
                 slot.archive = None
 
 
-def _log_refusal(slot: _Slot, path: str, archive: Archive) -> None:
+def _log_index_error(slot: _Slot, path: str, archive: Archive) -> None:
     """Log why the archive's files cannot be shown, once for each version and reason.
 
     The operations that fail because of it do not log it again.
     """
-    if archive.refusal is None:
+    if archive.index_error is None:
         return
-    archive.refusal.is_logged = True
-    reason = archive.version, str(archive.refusal)
-    if slot.logged_refusal != reason:
-        slot.logged_refusal = reason
-        log.warning("%s: its files cannot be shown (%s), its own bytes can", path, archive.refusal)
+    archive.index_error.is_logged = True
+    reason = archive.version, str(archive.index_error)
+    if slot.logged_index_error != reason:
+        slot.logged_index_error = reason
+        log.warning(
+            "%s: its files cannot be shown (%s), its own bytes can", path, archive.index_error
+        )
 
 
-def _is_refused_again(archive: Archive, before: Archive | None) -> bool:
-    """Whether *archive* is no better than the one of the same version that is in use."""
+def _is_still_unreadable(archive: Archive, before: Archive | None) -> bool:
+    """Whether *archive* is unreadable, and of the same version as the one in use."""
     is_same_version = before is not None and archive.version == before.version
-    return is_same_version and archive.refusal is not None
+    return is_same_version and archive.index_error is not None

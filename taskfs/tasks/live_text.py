@@ -1,8 +1,8 @@
 """The bytes behind the answers to `tail`, and where appended bytes begin.
 
-An answer is a list of lines without the last newline of the file. Whether there was one is told
-only by a last element that is empty. The *certain* bytes of an answer leave an untold newline out,
-except for the logs of the task runner, which are written in whole lines.
+An answer is a list of lines without the last newline of the file; only an empty last element shows
+that there was one. The *certain* bytes of an answer leave out a newline that is not shown, except
+for the logs of the task runner, which are written in whole lines.
 """
 
 import json

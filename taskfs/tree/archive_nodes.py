@@ -32,7 +32,7 @@ MEMBER_XATTRS: Final[dict[str, Callable[[Member], str]]] = {
 }
 
 
-class MembersNode(Directory):
+class ArchiveRootNode(Directory):
     """`outputs/` or `inputs/`: an empty directory while there is no archive."""
 
     def __init__(
@@ -48,18 +48,18 @@ class MembersNode(Directory):
         self._kind = kind
         self._archives = archives
         self._page_cache = page_cache
-        self._listed: FolderNode | None = None  # the folder that `children` listed
+        self._listed: ArchiveDirectoryNode | None = None  # the folder that `children` listed
 
     def attrs(self) -> Attrs:
         archive = self._archives.get(self._task, self._kind, raw=True)
         # An archive whose files cannot be shown fails when it is listed. The task stays visible.
-        is_shown = archive is not None and archive.refusal is None
+        is_shown = archive is not None and archive.index_error is None
         mtime_ns = archive.index.root.mtime_ns if archive is not None and is_shown else None
         if mtime_ns is None:
             mtime_ns = self._task.last_change_ns
         return Attrs(DIRECTORY_MODE, inode(self.path), mtime_ns=mtime_ns, ctime_ns=mtime_ns)
 
-    def folder(self) -> "FolderNode | None":
+    def folder(self) -> "ArchiveDirectoryNode | None":
         """Return the root folder of the archive, None while there is no archive."""
         epoch = self._archives.epoch
         archive = self._archives.await_archive(self._task, self._kind)
@@ -74,7 +74,7 @@ class MembersNode(Directory):
             inode_base=inode_base(self.path),
             epoch=epoch,
         )
-        return FolderNode(self.path, "", archive.index.root, origin)
+        return ArchiveDirectoryNode(self.path, "", archive.index.root, origin)
 
     def lookup(self, name: str) -> Node:
         root = self.folder()
@@ -105,7 +105,7 @@ class _Origin(NamedTuple):
     epoch: int  # of the registry when the archive was looked up
 
 
-class FolderNode(Directory):
+class ArchiveDirectoryNode(Directory):
     """A directory of an archive."""
 
     def __init__(self, path: str, inner: str, folder: Folder, origin: _Origin) -> None:
@@ -128,7 +128,7 @@ class FolderNode(Directory):
             raise NotFound(f"there is no {path}")
         if isinstance(child, Folder):
             inner = f"{self._inner}/{name}" if self._inner else name
-            return FolderNode(path, inner, child, self._origin)
+            return ArchiveDirectoryNode(path, inner, child, self._origin)
         return MemberNode(path, child, self._origin)
 
     def attrs_of(self, name: str) -> Attrs:
@@ -164,7 +164,7 @@ class FolderNode(Directory):
 class _Entries(Sequence[Entry]):
     """The entries of a folder, each made when it is needed: there may be a million."""
 
-    def __init__(self, node: FolderNode, children: Children) -> None:
+    def __init__(self, node: ArchiveDirectoryNode, children: Children) -> None:
         self._node = node
         self._children = children
         self._count = len(children)

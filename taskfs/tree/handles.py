@@ -27,7 +27,7 @@ from taskfs.tree.page_cache import Lease, PageCache, PageCacheMode
 from taskfs.tree.text_pins import TextBody
 
 # Seconds. A read that the kernel repeats within this time after a timeout fails at once.
-REPETITION_S: Final = 0.2
+KERNEL_RETRY_S: Final = 0.2
 
 
 class Handle(Protocol):
@@ -157,7 +157,7 @@ class ArchiveHandle:
         self._archives = archives
         self._page_cache = page_cache
         self._stale = ""  # why, once the version is gone
-        self._unanswered: tuple[int, float, Unavailable] | None = None  # offset, time, failure
+        self._timed_out_read: tuple[int, float, Unavailable] | None = None  # offset, time, failure
 
     def read_at(self, offset: int, size: int) -> Buffer:
         return self._read(self._reader.read_at, offset, size)
@@ -165,18 +165,18 @@ class ArchiveHandle:
     def _read(self, read: Callable[[int, int], Buffer], offset: int, size: int) -> Buffer:
         if self._stale:
             raise StaleObject(self._stale)
-        if offset + size > self.size and self._is_cut_elsewhere():
+        if offset + size > self.size and self._kernel_has_longer_version():
             raise StaleObject(f"{self._lease.path}: the kernel has the size of another version")
         if offset >= self.size:
             return b""
-        self._refuse_repetition(offset)
+        self._fail_kernel_retry(offset)
         try:
             piece = read(offset, size)
-            self._archive.engine.stats.add("served_bytes", len(piece))
+            self._archive.resources.stats.add("served_bytes", len(piece))
             return piece
         except Unavailable as exc:
             if self.mode is not PageCacheMode.DIRECT:
-                self._unanswered = offset, time.monotonic(), exc
+                self._timed_out_read = offset, time.monotonic(), exc
             raise
         except StaleObject as exc:
             self._stale = str(exc)
@@ -186,21 +186,21 @@ class ArchiveHandle:
             self._archives.discard(self._lease.key, self._archive)
             raise
         except CorruptData:
-            # The directory may be what is wrong, so it is read again, too.
+            # The damage may be in the central directory, so the index is read again, too.
             self._page_cache.note_damaged(self._lease)
             self._archives.discard(self._lease.key, self._archive)
             raise
 
-    def _is_cut_elsewhere(self) -> bool:
+    def _kernel_has_longer_version(self) -> bool:
         """Whether the kernel knows a newer, longer version: it would fill the gap with zeros."""
         return self.mode is not PageCacheMode.DIRECT and self._page_cache.is_outdated(self._lease)
 
-    def _refuse_repetition(self, offset: int) -> None:
-        unanswered = self._unanswered
+    def _fail_kernel_retry(self, offset: int) -> None:
+        unanswered = self._timed_out_read
         if unanswered is None or unanswered[0] != offset:
             return
-        self._unanswered = None
-        if time.monotonic() - unanswered[1] < REPETITION_S:
+        self._timed_out_read = None
+        if time.monotonic() - unanswered[1] < KERNEL_RETRY_S:
             raise Unavailable(str(unanswered[2]))
 
     def write(self, piece: bytes) -> int:

@@ -14,7 +14,7 @@ from taskfs.tasks.archive_kind import ArchiveKind
 from taskfs.tasks.live import LIVE_STATUSES, LiveEnded, LiveFiles
 from taskfs.tasks.live_file import HOLE_BYTES
 from taskfs.tasks.live_tasks import LiveTasks
-from taskfs.tree.archive_nodes import MembersNode
+from taskfs.tree.archive_nodes import ArchiveRootNode
 from taskfs.tree.context import TreeContext
 from taskfs.tree.handles import Handle
 from taskfs.tree.live_handle import LiveFileHandle, SnapshotHandle
@@ -63,7 +63,7 @@ class _LiveNode(Node):
         return Attrs(mode, inode(self.path), size, began_ns, began_ns, blocks, is_volatile=True)
 
 
-class LiveFolderNode(_LiveNode, Directory):
+class LiveDirectoryNode(_LiveNode, Directory):
     """`live/`, or a directory in it."""
 
     def attrs(self) -> Attrs:
@@ -80,7 +80,7 @@ class LiveFolderNode(_LiveNode, Directory):
         try:
             if files is not None:
                 is_file = files.find(inner) is None
-                kind = LiveFileNode if is_file else LiveFolderNode
+                kind = LiveFileNode if is_file else LiveDirectoryNode
                 return kind(path, inner, task, self._live, self._context)
         except LiveEnded:
             # The status was asked for just now. With an older one, the child would ask the machine.
@@ -90,7 +90,7 @@ class LiveFolderNode(_LiveNode, Directory):
         if opened.newest(path) is not None:
             return LiveFileNode(path, inner, task, self._live, self._context)
         if opened.has_beneath(path):
-            return LiveFolderNode(path, inner, task, self._live, self._context)
+            return LiveDirectoryNode(path, inner, task, self._live, self._context)
         raise NotFound(f"there is no {path}")
 
     def children(self) -> Iterable[Entry]:
@@ -162,7 +162,7 @@ class LiveFileNode(_LiveNode):
         task = context.task_cache.get(self._task.id).task
         if context.archives.get(task, ArchiveKind.OUTPUT) is None:
             return None
-        node: Node = MembersNode(
+        node: Node = ArchiveRootNode(
             f"{task.id}/outputs", task, ArchiveKind.OUTPUT, context.archives, context.page_cache
         )
         for name in self.path.split("/")[2:]:  # after the task's id and `live`

@@ -49,9 +49,11 @@ class _Pages:
     version: ObjectVersion | None = None  # that was loaded last
     generation: int = 0  # how many times the version changed
     attrs_expire_s: float = float("-inf")  # the kernel may use attributes of listings until then
-    settled_s: float = float("-inf")  # by then the kernel has no attributes of an older version
-    clean: set[str] | None = None  # paths without pages of earlier loads; None: all paths
-    damaged: set[str] = field(default_factory=set)  # paths whose pages may be wrong
+    # From then on the kernel has no attributes of an older version.
+    attrs_settled_s: float = float("-inf")
+    # Paths whose pages all belong to the archive that was loaded last; None: all paths.
+    fresh_paths: set[str] | None = None
+    damaged_paths: set[str] = field(default_factory=set)  # paths whose pages may be wrong
     opened: Counter[tuple[str, int, int]] = field(default_factory=Counter)  # path, generation, size
 
 
@@ -74,11 +76,11 @@ class PageCache:
         with self._lock:
             pages = self._pages(key)
             if pages.version is not None:
-                pages.clean = set()
+                pages.fresh_paths = set()
                 if pages.version != version:
                     pages.generation += 1
                     expiry_s = max(pages.attrs_expire_s, self._clock() + self._attr_timeout_s)
-                    pages.settled_s = expiry_s + REPLY_S
+                    pages.attrs_settled_s = expiry_s + REPLY_S
             pages.version = version
 
     def has_open_files(self, key: ArchiveKey) -> bool:
@@ -109,7 +111,7 @@ class PageCache:
     def note_damaged(self, lease: Lease) -> None:
         """Note that wrong bytes may be among the pages: the next open of the path drops them."""
         with self._lock:
-            self._pages(lease.key).damaged.add(lease.path)
+            self._pages(lease.key).damaged_paths.add(lease.path)
 
     def is_outdated(self, lease: Lease) -> bool:
         """Whether a newer version than that of *lease* was loaded."""
@@ -129,8 +131,9 @@ class PageCache:
         return max([size, *older])
 
     def attr_lifetime(self, key: ArchiveKey, count: int) -> float:
-        """Return for how many seconds the kernel may keep the attributes of a listing of *count*
-        members; the kernel then need not ask again for each name of a walk."""
+        """Return the seconds for which the kernel may keep the attributes of a listing of *count*
+        members, so that a walk over them causes no further requests.
+        """
         timeout_s = self._attr_timeout_s
         scaled_s = timeout_s * (1 + count / NAMES_PER_ATTR_TIMEOUT)
         lifetime_s = min(scaled_s, max(timeout_s, MAX_ATTR_LIFETIME_S))
@@ -145,13 +148,13 @@ class PageCache:
     def _mode(self, pages: _Pages, path: str, generation: int) -> PageCacheMode:
         is_older_open = any(p == path and g < generation for (p, g, _) in pages.opened)
         is_outdated = generation < pages.generation
-        # Until it asks again, the kernel cuts its pages at the size in the older version.
-        if is_older_open or is_outdated or self._clock() < pages.settled_s:
+        # Until its attributes of the older version expire, the kernel cuts pages at that size.
+        if is_older_open or is_outdated or self._clock() < pages.attrs_settled_s:
             return PageCacheMode.DIRECT
-        if path in pages.damaged:
-            pages.damaged.discard(path)
+        if path in pages.damaged_paths:
+            pages.damaged_paths.discard(path)
             return PageCacheMode.DROP
-        if pages.clean is not None and path not in pages.clean:
-            pages.clean.add(path)
+        if pages.fresh_paths is not None and path not in pages.fresh_paths:
+            pages.fresh_paths.add(path)
             return PageCacheMode.DROP
         return PageCacheMode.KEEP

@@ -8,10 +8,10 @@ from typing import Final
 from taskfs.errors import AlreadyTerminated, NotFound, ReadOnly, TaskFSError
 from taskfs.tasks.archive_kind import ArchiveKind
 from taskfs.tasks.known_tasks import CachedTask
-from taskfs.tree.archive_nodes import MembersNode, RawArchiveNode
+from taskfs.tree.archive_nodes import ArchiveRootNode, RawArchiveNode
 from taskfs.tree.context import TreeContext
 from taskfs.tree.handles import ControlHandle, Handle
-from taskfs.tree.live_nodes import LIVE, LiveFolderNode, is_live_listed
+from taskfs.tree.live_nodes import LIVE, LiveDirectoryNode, is_live_listed
 from taskfs.tree.metadata_xattrs import MetadataAttributes
 from taskfs.tree.nodes import DIRECTORY_MODE, FILE_MODE, Attrs, Directory, Entry, Node, inode
 from taskfs.tree.text_files import TEXT_FILES, TaskView, TextFile
@@ -51,9 +51,9 @@ class TaskNode(MetadataAttributes, Directory):
             return KillNode(path, self._cached, self._context)
         task, archives = self._cached.task, self._context.archives
         if (kind := _FOLDERS.get(name)) is not None:
-            return MembersNode(path, task, kind, archives, self._context.page_cache)
+            return ArchiveRootNode(path, task, kind, archives, self._context.page_cache)
         if name == LIVE and self._context.live is not None:
-            return LiveFolderNode(path, b"", task, self._context.live, self._context)
+            return LiveDirectoryNode(path, b"", task, self._context.live, self._context)
         if (kind := _RAW.get(name)) is not None:
             archive = archives.await_archive(task, kind, raw=True)
             if archive is not None:

@@ -75,9 +75,9 @@ def list_members(archive: Archive) -> str | Listing:
 
     For an archive whose files cannot be shown, return its size and the reason.
     """
-    if archive.refusal is None:
+    if archive.index_error is None:
         return Listing(archive.size, archive.index)
-    why = escape_controls(str(archive.refusal))
+    why = escape_controls(str(archive.index_error))
     size = format_size(archive.size)
     return f"Archive size: {size}\nThe files of the archive cannot be listed: {why}.\n"
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from taskfs.errors import NotFound
 from taskfs.tasks.task_table import FIELDS, to_csv
-from taskfs.tree.archive_nodes import FolderNode, MembersNode
+from taskfs.tree.archive_nodes import ArchiveDirectoryNode, ArchiveRootNode
 from taskfs.tree.context import TreeContext
 from taskfs.tree.control_nodes import CONTROL_DIR, ControlNode
 from taskfs.tree.date_view import BY_DATE, DateNames, DateViewNode
@@ -34,7 +34,7 @@ class Tree:
         self._root = RootNode(context)
         # Folders of archives that were resolved just now, with their expiry and the registry's
         # epoch: a walk looks up one name after another. Single operations of a dict need no lock.
-        self._folders: dict[str, tuple[float, int, FolderNode]] = {}
+        self._folders: dict[str, tuple[float, int, ArchiveDirectoryNode]] = {}
 
     def resolve(self, path: str) -> Node:
         """Return the node at *path*, which starts with a slash.
@@ -52,9 +52,9 @@ class Tree:
         for name in parent.split("/"):
             if name:
                 node = node.lookup(name)
-        if isinstance(node, MembersNode):
+        if isinstance(node, ArchiveRootNode):
             node = node.folder() or node
-        if isinstance(node, FolderNode):
+        if isinstance(node, ArchiveDirectoryNode):
             if len(self._folders) >= MAX_FOLDERS:
                 self._folders.clear()
             self._folders[parent] = (time.monotonic() + FOLDER_TTL_S, epoch, node)
@@ -66,7 +66,7 @@ class Tree:
         folder = self._folder(parent)
         return folder.attrs_of(last) if folder is not None and last else self.resolve(path).attrs()
 
-    def _folder(self, path: str) -> FolderNode | None:
+    def _folder(self, path: str) -> ArchiveDirectoryNode | None:
         """Return the folder of an archive at *path* if it was resolved just now."""
         cached = self._folders.get(path)
         if cached is None:

@@ -86,14 +86,14 @@ class Proxy:
 
     def __init__(self, port: int) -> None:
         self.port = port
-        self.refusal = b""
+        self.index_error = b""
         self.heads: list[bytes] = []
 
     def __call__(self, client: socket.socket) -> None:
         head = read_head(client)
         self.heads.append(head)
-        if self.refusal:
-            client.sendall(self.refusal)
+        if self.index_error:
+            client.sendall(self.index_error)
             return
         with socket.create_connection(("127.0.0.1", self.port)) as upstream:
             if head.startswith(b"CONNECT "):

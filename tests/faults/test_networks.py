@@ -72,7 +72,7 @@ def test_loopback_needs_no_proxy(
         variable = "https_proxy"  # redundant for http, and harmless
     task = cloud.add_task()
     proxy = Proxy(cloud.api.port)
-    proxy.refusal = answer("403 Blocked", "text/html", HTML)
+    proxy.index_error = answer("403 Blocked", "text/html", HTML)
     family = socket.AF_INET6 if host == "[::1]" else socket.AF_INET
     with serving(proxy) as server, socket.socket(family) as listening:
         listening.bind((host.strip("[]").replace("localhost", "127.0.0.1"), 0))
@@ -116,7 +116,7 @@ def test_a_proxy_s_own_refusal_is_the_proxy_s(
 ) -> None:
     """X-21: A proxy's 403 or 407 is reported as the proxy's, at once."""
     proxy = Proxy(cloud.api.port)
-    proxy.refusal = answer(status, kind, HTML)
+    proxy.index_error = answer(status, kind, HTML)
     with serving(proxy) as server:
         address = f"http://user:sesame@127.0.0.1:{server.port}"
         message = failing(
@@ -132,7 +132,7 @@ def test_a_proxy_s_own_refusal_is_the_proxy_s(
 def test_the_service_s_own_refusal_through_a_proxy(cloud: FakeCloud, taskfs: Taskfs) -> None:
     """X-21, X-2: A 403 in the API's JSON is the service's, also behind a proxy."""
     proxy = Proxy(cloud.api.port)
-    proxy.refusal = answer("403 Forbidden", "application/json", b'{"detail": "No such right."}')
+    proxy.index_error = answer("403 Forbidden", "application/json", b'{"detail": "No such right."}')
     with serving(proxy) as server:
         message = failing(
             *(taskfs, "list", "--api-url", SITE, "--insecure-http"),
@@ -144,7 +144,7 @@ def test_the_service_s_own_refusal_through_a_proxy(cloud: FakeCloud, taskfs: Tas
 def test_a_proxy_that_is_busy_is_tried_again(cloud: FakeCloud) -> None:
     """X-11: A proxy that answers CONNECT with 503 is a transient failure."""
     proxy = Proxy(cloud.api.port)
-    proxy.refusal = answer("503 Busy", "text/html", HTML)
+    proxy.index_error = answer("503 Busy", "text/html", HTML)
     with serving(proxy) as server, pytest.MonkeyPatch.context() as patch:
         patch.setenv("https_proxy", f"http://127.0.0.1:{server.port}")
         error = error_of("https://tasks.example.invalid/", timeout_s=1.5)

@@ -13,7 +13,7 @@ import fsspec
 import pytest
 
 from taskfs.fsspec.filesystem import TaskFileSystem
-from taskfs.tree.handles import REPETITION_S
+from taskfs.tree.handles import KERNEL_RETRY_S
 from tests.fake_api import FakeCloud
 from tests.surfaces import assert_same
 
@@ -126,7 +126,7 @@ def test_a_failed_read_leaves_no_zeros_in_blockcache(
         with pytest.raises(TimeoutError):
             file.read(100)
         by_environment.faults.clear()
-        time.sleep(2 * REPETITION_S)  # until then the same read gets the same answer
+        time.sleep(2 * KERNEL_RETRY_S)  # until then the same read gets the same answer
         file.seek(11_000_000)
         assert_same(file.read(100), BIG[11_000_000:11_000_100])
 

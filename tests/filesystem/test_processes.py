@@ -147,9 +147,9 @@ def test_unclosed_files_are_closed_by_the_next_open(by_environment: FakeCloud) -
     ring.append(ring)
     del ring
     gc.collect()
-    assert 1 <= len(core.unclosed) <= 2
+    assert 1 <= len(core.abandoned_handles) <= 2
     fs.open(path).close()
-    assert not core.unclosed
+    assert not core.abandoned_handles
 
 
 PROGRAM: Final = """

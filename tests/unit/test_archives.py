@@ -11,7 +11,7 @@ import pytest
 from taskfs.archive.archive import Archive
 from taskfs.archive.member import Member
 from taskfs.cache.disk_cache import DiskCache
-from taskfs.core import open_engine
+from taskfs.core import open_resources
 from taskfs.errors import CorruptData, Interrupted, StaleObject, Unavailable
 from taskfs.model import Task
 from taskfs.support.interruptible_wait import Waiter
@@ -56,7 +56,7 @@ class Setup:
     ) -> ArchiveRegistry:
         return ArchiveRegistry(
             self.api,
-            open_engine(Waiter(), Stats(), disk, "http://localhost"),
+            open_resources(Waiter(), Stats(), disk, "http://localhost"),
             self.pool,
             waiter or Waiter(),
             self.page_cache,

@@ -302,7 +302,7 @@ def test_reads_larger_than_the_cache(cache_bytes: int) -> None:
 def test_primed_blocks_are_not_fetched(reading: Reading) -> None:
     """R-2: Blocks that the suffix range brought are not fetched again."""
     start = 7 * BLOCK + 10
-    reading.blocks.prime(start, BODY[start:])
+    reading.blocks.put_fetched(start, BODY[start:])
     assert reading.blocks.read_at(8 * BLOCK, 10 * BLOCK) == BODY[8 * BLOCK :]
     assert reading.requests == []
     assert reading.blocks.read_at(7 * BLOCK, BLOCK) == BODY[7 * BLOCK : 8 * BLOCK]
@@ -312,9 +312,9 @@ def test_primed_blocks_are_not_fetched(reading: Reading) -> None:
 @pytest.mark.parametrize("start", [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK])
 @pytest.mark.parametrize("length", [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 1])
 def test_priming_with_any_range_is_never_wrong(start: int, length: int) -> None:
-    """`BlockReader.prime` keeps whole blocks only."""
+    """`BlockReader.put_fetched` keeps whole blocks only."""
     reading = Reading()
-    reading.blocks.prime(start, BODY[start : start + length])
+    reading.blocks.put_fetched(start, BODY[start : start + length])
     assert reading.blocks.read_at(0, len(BODY)) == BODY
 
 

@@ -61,13 +61,13 @@ def decoded(
         out += new
         if len(out) >= size:
             break
-        if len(new) < max_bytes and not decoder.unused:
+        if len(new) < max_bytes and not decoder.unconsumed:
             length = next(pieces)
             if at >= len(packed):
                 break
             decoder.feed(packed[at : at + length])
             at += length
-    return out, decoder.ended
+    return out, decoder.reached_end
 
 
 def always(length: int) -> Iterator[int]:
@@ -141,16 +141,16 @@ def test_a_snapshot_of_a_deflate_decoder_continues_from_its_state(name: str, bod
         first = b""
         while len(first) < before:
             first += fill(decoder, before - len(first))
-        unused = decoder.unused
+        unconsumed = decoder.unconsumed
         restore = decoder.snapshot()
         assert restore is not None
-        rest = packed[len(packed) - unused :]
+        rest = packed[len(packed) - unconsumed :]
         decoder.feed(rest)
         copies = [decoder, restore(), restore()]
         outs = [b"", b"", b""]
         for copy in copies[1:]:
             copy.feed(rest)
-        while not all(copy.ended for copy in copies):
+        while not all(copy.reached_end for copy in copies):
             for place, copy in enumerate(copies):
                 outs[place] += fill(copy, 5000 + place)
         assert first + outs[0] == body
@@ -167,11 +167,11 @@ def test_a_deflate_decoder_has_ended_when_the_data_is_complete(name: str) -> Non
     """Decoder.ended: what stands behind the last block is not the member's."""
     decoder = MAKERS[name]()
     decoder.feed(deflate(b"hello") + b"trailing")
-    assert (fill(decoder, 100), decoder.ended) == (b"hello", True)
+    assert (fill(decoder, 100), decoder.reached_end) == (b"hello", True)
     decoder = MAKERS[name]()
     decoder.feed(deflate(b"hello")[:-1])
     fill(decoder, 100)
-    assert not decoder.ended
+    assert not decoder.reached_end
 
 
 @pytest.mark.parametrize(

@@ -349,7 +349,7 @@ def test_blocks_that_came_with_the_tail_are_kept(place: Path) -> None:
     body = random.Random(8).randbytes(6 * BLOCK + 9)
     first = Reading(body, DiskCache(place, PLENTY).blocks_of(KEY))
     start = 2 * BLOCK + 100
-    first.blocks.prime(start, body[start:])
+    first.blocks.put_fetched(start, body[start:])
     second = Reading(body, DiskCache(place, PLENTY).blocks_of(KEY))
     assert_same(second.blocks.read_at(3 * BLOCK, len(body)), body[3 * BLOCK :])
     assert second.fetched == 0

@@ -37,10 +37,10 @@ def test_a_long_first_read_from_the_start_is_in_order() -> None:
 
 def test_in_turn_a_first_read_of_any_length_is_in_order() -> None:
     """R-6: After files that were read to their ends, a first read of any length is sequential."""
-    pattern = ReadPattern(in_turn=True)
+    pattern = ReadPattern(in_sequence=True)
     pattern.note(0, 4096)
     assert pattern.is_in_order
-    assert not read(ReadPattern(in_turn=True), 40).is_in_order
+    assert not read(ReadPattern(in_sequence=True), 40).is_in_order
 
 
 def test_read_ahead_grows_with_the_bytes_read() -> None:

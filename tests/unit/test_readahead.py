@@ -12,7 +12,7 @@ import pytest
 from taskfs.archive.archive import Archive
 from taskfs.archive.member_reader import MemberReader
 from taskfs.archive.prefetch import (
-    HEADERS_AHEAD,
+    HEADS_AHEAD,
     MAX_OPEN_BYTES,
     SAMPLE_EVERY,
     AccessPattern,
@@ -489,7 +489,7 @@ def test_heads_fetched_ahead_are_few() -> None:
         for count in (3, 60):
             heads(archive, range(count))
             on.settle()
-            assert remote.fetched <= 2 * BLOCK * (count + min(count, HEADERS_AHEAD))
+            assert remote.fetched <= 2 * BLOCK * (count + min(count, HEADS_AHEAD))
 
 
 def push(reader: MemberReader) -> None:
@@ -506,7 +506,7 @@ def test_heads_after_a_walk_end_it() -> None:
         archive = on.open(remote)
         for number in range(10):
             read_all(archive, f"f{number:05}")
-        assert archive.prefetch.is_walking
+        assert archive.prefetch.is_sequential
         on.settle()
         before = remote.fetched
         for number in range(10, 50):
@@ -514,7 +514,7 @@ def test_heads_after_a_walk_end_it() -> None:
             assert len(reader.read_at(0, 16 << 10)) == 16 << 10  # as the kernel asks for 4 KiB
             push(reader)
             reader.close()
-            assert not archive.prefetch.is_walking
+            assert not archive.prefetch.is_sequential
         on.settle()
         assert remote.fetched - before < (len(body) - before) / 6
 
@@ -529,7 +529,7 @@ def test_a_walk_is_recognised_by_the_ends_of_its_reads() -> None:
                 reader.read_at(offset, READ)
                 push(reader)
                 is_second_end = number == 1 and offset + READ == 1 << 20
-                assert archive.prefetch.is_walking == (is_second_end or number > 1)
+                assert archive.prefetch.is_sequential == (is_second_end or number > 1)
             reader.close()
 
 
@@ -554,7 +554,7 @@ def test_small_files_in_turn_are_pushed_when_they_are_opened() -> None:
             on.settle()  # what is fetched ahead is at hand then
         assert len(pushed) >= 6 * (SAMPLE_EVERY - 1)
         assert all(number % SAMPLE_EVERY for number in pushed)
-        assert archive.prefetch.is_walking
+        assert archive.prefetch.is_sequential
         for one in members:
             reader = archive.open_member(one)
             assert one.number not in pushed or not reader.take_pushable()
@@ -576,7 +576,7 @@ def test_small_files_that_are_not_read_are_no_longer_pushed() -> None:
             reader = archive.open_member(member(archive, f"f{number:05}"))
             pushed += bool(reader.take_pushable())
             reader.close()
-        assert not archive.prefetch.is_walking
+        assert not archive.prefetch.is_sequential
         assert pushed <= SAMPLE_EVERY
 
 
@@ -588,16 +588,16 @@ def test_an_empty_file_ends_no_walk() -> None:
         for number in range(5):
             read_all(archive, f"f{number:05}")
         archive.open_member(member(archive, "f00005")).close()
-        assert archive.prefetch.is_walking
+        assert archive.prefetch.is_sequential
         archive.open_member(member(archive, "f00001")).close()
-        assert not archive.prefetch.is_walking
+        assert not archive.prefetch.is_sequential
 
 
 def test_only_readers_wait_for_small_files_that_are_not_cached() -> None:
     """R-18: An open waits for no bytes."""
     with bench() as on:
         archive = on.open(FakeObject(many(20, 8000, DEFLATED)))
-        archive.prefetch.pattern = AccessPattern.WALKING
+        archive.prefetch.pattern = AccessPattern.SEQUENTIAL
         assert not archive.open_member(member(archive, "f00003")).take_pushable()
 
 

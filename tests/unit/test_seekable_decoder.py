@@ -90,7 +90,7 @@ class Decoding:
         room: CheckpointBudget | None = None,
         windows: ReadAheadBudget | None = None,
         push_enabled: bool = False,
-        in_turn: bool = False,
+        in_sequence: bool = False,
     ) -> None:
         self.body = body
         self.member = Member(packed)
@@ -110,7 +110,7 @@ class Decoding:
             waiter=Waiter(lambda: self.is_over or self.interrupted.is_set()),
             budget=windows or ReadAheadBudget(MAX_AHEAD_SPANS * SPAN),
             push_enabled=push_enabled,
-            in_turn=in_turn,
+            in_sequence=in_sequence,
         )
 
     @property
@@ -285,7 +285,7 @@ SHORT_PACKED = deflate(SHORT, 0)
 
 def test_a_short_member_in_turn_is_decoded_by_its_first_reader(decoding: Make) -> None:
     """R-9: A short member read in turn is decoded by its first read, but for its last bytes."""
-    one = decoding(SHORT, SHORT_PACKED, in_turn=True, push_enabled=True)
+    one = decoding(SHORT, SHORT_PACKED, in_sequence=True, push_enabled=True)
     one.check(0, 4096)
     assert one.member.fed == len(SHORT_PACKED)
     assert one.decoder.verified
@@ -298,7 +298,7 @@ def test_a_short_member_in_turn_is_decoded_by_its_first_reader(decoding: Make) -
 def test_the_end_of_a_member_is_never_ready(decoding: Make) -> None:
     """R-9: The end of a member is never offered for a push."""
     for size in (1, SPAN, SPAN + 1, 2 * SPAN, 3 * SPAN):
-        one = decoding(SHORT[:size], deflate(SHORT[:size], 0), in_turn=True, push_enabled=True)
+        one = decoding(SHORT[:size], deflate(SHORT[:size], 0), in_sequence=True, push_enabled=True)
         one.check(0, SPAN)
         ready = one.decoder.take_pushable()
         assert ready.stop <= max(0, size - 1) // SPAN * SPAN
@@ -306,7 +306,7 @@ def test_the_end_of_a_member_is_never_ready(decoding: Make) -> None:
 
 def test_a_short_member_in_turn_waits_for_the_bytes_of_the_read_only(decoding: Make) -> None:
     """R-18: A short member in turn waits for no bytes beyond those that are read."""
-    one = decoding(SHORT, SHORT_PACKED, in_turn=True, push_enabled=True)
+    one = decoding(SHORT, SHORT_PACKED, in_sequence=True, push_enabled=True)
     one.member.here = 0
     one.check(0, SPAN)
     assert one.member.fed <= SPAN + 2 * PIECE
@@ -319,7 +319,7 @@ def test_a_short_member_in_turn_waits_for_the_bytes_of_the_read_only(decoding: M
 
 def test_a_short_member_in_turn_may_be_read_from_anywhere(decoding: Make) -> None:
     """R-8: Reads of a short member that are not in order are right."""
-    one = decoding(SHORT, SHORT_PACKED, in_turn=True, push_enabled=True)
+    one = decoding(SHORT, SHORT_PACKED, in_sequence=True, push_enabled=True)
     one.check(12 * SPAN, 4096)
     assert not one.decoder.take_pushable()
     rng = random.Random(5)
@@ -330,14 +330,14 @@ def test_a_short_member_in_turn_may_be_read_from_anywhere(decoding: Make) -> Non
 
 def test_wrong_bytes_at_hand_are_known_before_the_first_goes_out(decoding: Make) -> None:
     """I-3: Bytes that are known to be wrong are not returned, not even the first ones."""
-    one = decoding(SHORT, SHORT_PACKED, crc=1, in_turn=True, push_enabled=True)
+    one = decoding(SHORT, SHORT_PACKED, crc=1, in_sequence=True, push_enabled=True)
     with pytest.raises(CorruptData):
         one.check(0, SPAN)
 
 
 def test_short_reads_do_not_decode_the_whole_member(decoding: Make) -> None:
     """R-20: Where nothing goes to a kernel, small reads do not decode a whole member."""
-    one = decoding(SHORT, SHORT_PACKED, in_turn=True)
+    one = decoding(SHORT, SHORT_PACKED, in_sequence=True)
     one.check(0, SPAN)
     assert one.pool.is_quiet()
     assert one.member.fed <= 10 * SPAN
@@ -348,7 +348,7 @@ def test_many_short_members_in_turn_share_the_room(decoding: Make) -> None:
     windows, crowd = ReadAheadBudget(8 << 20), [object() for _ in range(39)]
     for other in crowd:
         windows.register(other)
-    one = decoding(SHORT, SHORT_PACKED, in_turn=True, push_enabled=True, windows=windows)
+    one = decoding(SHORT, SHORT_PACKED, in_sequence=True, push_enabled=True, windows=windows)
     one.check(0, SPAN)
     assert one.member.fed <= 2 * (8 << 20) / 40 + SPAN
     for other in crowd:

@@ -1,10 +1,10 @@
-"""`Engine`: what all archives of a process share."""
+"""`ArchiveResources`: the pools, caches and budgets that all archives of a process share."""
 
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 from taskfs.archive.decoder_limits import CheckpointBudget, IdleDecoderCache
-from taskfs.archive.prefetch import DECODE_AHEAD_BYTES, WALK_BYTES
+from taskfs.archive.prefetch import DECODE_AHEAD_BYTES, SEQUENTIAL_FILES_BYTES
 from taskfs.cache.disk_cache import DiskCache
 from taskfs.cache.memory_cache import ExtentCache
 from taskfs.cache.readahead import ReadAheadBudget
@@ -13,7 +13,7 @@ from taskfs.support.stats import Stats
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
+class ArchiveResources:
     """Thread pools, caches and memory bounds that all archives of a process share."""
 
     pool: Executor  # sends requests to the store
@@ -25,10 +25,12 @@ class Engine:
     budget: ReadAheadBudget
     checkpoints: CheckpointBudget
     idle: IdleDecoderCache = field(default_factory=IdleDecoderCache)
-    walk_budget: ReadAheadBudget = field(default_factory=lambda: ReadAheadBudget(WALK_BYTES))
+    sequential_files_budget: ReadAheadBudget = field(
+        default_factory=lambda: ReadAheadBudget(SEQUENTIAL_FILES_BYTES)
+    )
     decode_budget: ReadAheadBudget = field(
         default_factory=lambda: ReadAheadBudget(DECODE_AHEAD_BYTES)
     )
-    push_enabled: bool = False  # readers take decoded bytes before they request them
+    push_enabled: bool = False  # the session pushes decoded bytes into the page cache
     disk: DiskCache | None = None
     namespace: str = ""  # part of the cache keys on disk; keeps APIs apart
