@@ -15,6 +15,7 @@ from tests import interrupts
 from tests.fake_api import FakeCloud
 from tests.mounts import Mount
 
+from .changes import LIST_VIEWS, check_changes
 from .dataset import FILES, Cost, Dataset
 from .managers import MANAGERS, Manager, Step
 from .screen import Screen
@@ -40,8 +41,15 @@ def main() -> int:
     ):
         check = _Check(Dataset(cloud), Path(folder), arguments.screenshots)
         for name in arguments.managers or MANAGERS:
-            for knows_types in (False, True):
+            for knows_types in () if arguments.changes else (False, True):
                 check.run(name, screen, knows_types)
+        for name in arguments.managers or LIST_VIEWS:
+            if name in LIST_VIEWS:
+                with FakeCloud() as changing:
+                    home = Path(folder) / f"{name}-changes"
+                    check.failures += check_changes(
+                        name, changing, screen, home, arguments.screenshots
+                    )
     for line in check.failures:
         print(f"failed: {line}")
     return 1 if check.failures else 0
@@ -57,6 +65,9 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("managers", nargs="*", metavar="MANAGER", help=", ".join(MANAGERS))
     parser.add_argument(
         "--screenshots", type=Path, metavar="DIR", help="write a picture of each step to DIR"
+    )
+    parser.add_argument(
+        "--changes", action="store_true", help="check only that windows follow the cloud"
     )
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.managers if name not in MANAGERS]:

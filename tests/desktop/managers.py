@@ -156,6 +156,17 @@ class Graphical(Manager):
         self.screen.wait_for_window(self.mount.name)
         self.screen.widen()
 
+    def show(self, folder: Path, view: str) -> None:
+        """Open a window on *folder*, with the view that the key *view* chooses."""
+        self.prepare()
+        self.start(self.program, folder)
+        self.screen.wait_for_window(folder.name)
+        self.screen.widen()
+        self.screen.press(view)
+
+    def prepare(self) -> None:
+        """Write the settings of the program; by default nothing."""
+
     def _go(self, folder: Path) -> None:
         self.screen.press("ctrl+l")
         self.screen.write(str(folder))
@@ -209,11 +220,14 @@ class Nautilus(Graphical):
     def environment(self) -> dict[str, str]:
         return super().environment | {"GSK_RENDERER": "cairo"}
 
-    def _open(self) -> None:
+    def prepare(self) -> None:
         # Without a graphics card, drawing an animation takes all CPU time.
         settings = self.home / "config/gtk-4.0/settings.ini"
-        settings.parent.mkdir(parents=True)
+        settings.parent.mkdir(parents=True, exist_ok=True)
         settings.write_text("[Settings]\ngtk-enable-animations=false\n")
+
+    def _open(self) -> None:
+        self.prepare()
         super()._open()
         self._folder = self.mount
 
