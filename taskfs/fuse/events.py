@@ -19,6 +19,7 @@ from taskfs.support.clock import age_clock
 from taskfs.tasks.archive_kind import ArchiveKind
 from taskfs.tasks.changes import TaskChange, TaskChanges
 from taskfs.tree.context import TreeContext
+from taskfs.tree.live_nodes import is_live_listed
 from taskfs.tree.nodes import Attrs, inode
 from taskfs.tree.tree import LATEST, Tree
 from taskfs.tree.tree_events import (
@@ -103,7 +104,9 @@ class EventThread:
         self._watches = Watches() if sees_watches else EVERYTHING
         self._scan_after_s = 0.0
         self._changes = TaskChanges(self._context.task_cache)
-        self._events = TreeEvents(self._context.views)
+        self._events = TreeEvents(
+            self._context.views, lambda task: is_live_listed(task, self._context)
+        )
         self._ticked_s: dict[str, float] = {}  # the last event of `computation_time`, by task
         self._awaited: dict[str, tuple[float, float]] = {}  # by task: until when, next look
         self._newest = ""

@@ -13,6 +13,9 @@ PROC: Final = "/proc"
 # The events that taskfs sends: IN_MODIFY, IN_ATTRIB, IN_CREATE and IN_DELETE, which have the same
 # bits in inotify(7) and fanotify(7). A watch for others only does not count.
 SENT: Final = 0x2 | 0x4 | 0x100 | 0x200
+# Programs that watch every mount, or whole trees, without a user that looks: the trash of GNOME and
+# the indexers. Their watches alone cause no requests. Names as /proc/PID/comm cuts them.
+BACKGROUND: Final = frozenset({"gvfsd-trash", "tracker-miner-f", "localsearch-3", "baloo_file"})
 _LINKS: Final = frozenset({"anon_inode:inotify", "anon_inode:[fanotify]"})
 _WATCH: Final = re.compile(
     r"^(?:inotify|fanotify) .*?\bino:([0-9a-f]+) sdev:([0-9a-f]+).*? mask:([0-9a-f]+)", re.MULTILINE
@@ -89,7 +92,13 @@ def _fdinfos() -> Iterator[str]:
         for number in numbers:
             try:
                 if os.readlink(f"{folder}/{number}") in _LINKS:
-                    with open(f"{PROC}/{pid}/fdinfo/{number}", encoding="ascii") as file:
-                        yield file.read()
+                    if _read(f"{PROC}/{pid}/comm").rstrip("\n") in BACKGROUND:
+                        break
+                    yield _read(f"{PROC}/{pid}/fdinfo/{number}")
             except OSError:
                 continue
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="ascii", errors="replace") as file:
+        return file.read()

@@ -2,13 +2,16 @@
 
 import enum
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from taskfs.model import Task
 from taskfs.tasks.changes import TaskChange
 from taskfs.tasks.known_tasks import CachedTask
+from taskfs.tree.date_view import BY_DATE, link_name
+from taskfs.tree.live_nodes import LIVE
 from taskfs.tree.nodes import DIRECTORY_MODE, FILE_MODE, Attrs, Link, inode
+from taskfs.tree.task_node import task_attrs
 from taskfs.tree.text_files import TEXT_FILES, TaskView
 from taskfs.tree.view_nodes import NAME_MAX, VIEWS, Views, view_name
 
@@ -55,10 +58,14 @@ class TreeEvent(NamedTuple):
 
 
 class TreeEvents:
-    """Turns changes of tasks into events. One thread uses it."""
+    """Turns changes of tasks into events. One thread uses it.
 
-    def __init__(self, views: Views) -> None:
+    *lists_live* returns whether a task's directory lists `live/`.
+    """
+
+    def __init__(self, views: Views, lists_live: Callable[[Task], bool]) -> None:
         self._views = views
+        self._lists_live = lists_live
         self._groups: frozenset[str] = frozenset()
 
     def start(self) -> None:
@@ -73,8 +80,19 @@ class TreeEvents:
             yield TreeEvent(EventKind.MAKE_DIRECTORY, path, Attrs(DIRECTORY_MODE, inode(path)))
         for change in changes:
             yield from _change_events(change)
+            yield from self._live_events(change)
         for path in sorted(before - after):
             yield TreeEvent(EventKind.REMOVE_DIRECTORY, path, Attrs(DIRECTORY_MODE, inode(path)))
+
+    def _live_events(self, change: TaskChange) -> Iterator[TreeEvent]:
+        before, after = change
+        if before is None or after is None:
+            return
+        had, has = self._lists_live(before), self._lists_live(after)
+        if had != has:
+            kind = EventKind.MAKE_DIRECTORY if has else EventKind.REMOVE_DIRECTORY
+            path = f"{after.id}/{LIVE}"
+            yield TreeEvent(kind, path, _directory_attrs(path, after))
 
     def _group_paths(self) -> frozenset[str]:
         return frozenset(
@@ -85,9 +103,9 @@ class TreeEvents:
 def _change_events(change: TaskChange) -> Iterator[TreeEvent]:
     before, after = change
     if before is None and after is not None:
-        yield TreeEvent(EventKind.MAKE_DIRECTORY, after.id, _directory_attrs(after))
+        yield TreeEvent(EventKind.MAKE_DIRECTORY, after.id, _directory_attrs(after.id, after))
     elif after is None and before is not None:
-        yield TreeEvent(EventKind.REMOVE_DIRECTORY, before.id, _directory_attrs(before))
+        yield TreeEvent(EventKind.REMOVE_DIRECTORY, before.id, _directory_attrs(before.id, before))
     elif before is not None and after is not None:
         yield from _file_events(before, after)
     old, new = _links(before), _links(after)
@@ -137,7 +155,8 @@ def _links(task: Task | None) -> dict[str, Link]:
     """Return the links to the task in the views by path."""
     if task is None:
         return {}
-    links = {}
+    path = f"{BY_DATE}/{link_name(task)}"
+    links = {path: Link(path, f"../{task.id}", task.last_change_ns)}
     for view, field in VIEWS.items():
         name = view_name(getattr(task, field))
         path = f"{view}/{name}/{task.id}"
@@ -146,8 +165,5 @@ def _links(task: Task | None) -> dict[str, Link]:
     return links
 
 
-def _directory_attrs(task: Task) -> Attrs:
-    changed_ns = task.last_change_ns
-    return Attrs(
-        DIRECTORY_MODE, inode(task.id), mtime_ns=changed_ns, ctime_ns=task.create_ns or changed_ns
-    )
+def _directory_attrs(path: str, task: Task) -> Attrs:
+    return task_attrs(path, task.create_ns or 0, task.last_change_ns)

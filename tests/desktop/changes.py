@@ -39,16 +39,17 @@ def check_changes(
     mount = Mount(cloud, home / "tasks", home, OPTIONS)
     manager = MANAGERS[program](mount.path, home, home / "copies", screen)
     assert isinstance(manager, Graphical)
-    task = cloud.add_task(status="computation-started")
+    task, other = (cloud.add_task(status="computation-started") for _ in range(2))
     print(f"\n{program}: windows that follow the cloud", flush=True)
 
-    def put_archive() -> None:
-        put_outputs(cloud, task, _OUTPUTS)
+    def end_other() -> None:
+        cloud.set_status(other, "success")
+        put_outputs(cloud, other, _OUTPUTS)
 
     steps: list[tuple[str, Path, Callable[[], object]]] = [
         ("a task appears", mount.path, lambda: cloud.add_task(status="submitted")),
         ("a task ends", mount.path / task, lambda: cloud.set_status(task, "success")),
-        ("outputs arrive", mount.path / task / "outputs", put_archive),
+        ("outputs arrive", mount.path / other / "outputs", end_other),
     ]
     try:
         mount.start()

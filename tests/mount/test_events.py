@@ -111,19 +111,23 @@ def test_tasks_come_and_go(new_mount: NewMount, cloud: FakeCloud, engine: str) -
     old = cloud.add_task(status="started", project="first")
     root = new_mount(engine=engine, dir_cache_time="2s").path
     os.listdir(root / old)
-    groups = (".by-status/started", ".by-status/success", ".by-project")
+    groups = (".by-status/started", ".by-status/success", ".by-project", ".by-date")
     with watching(root, "", *groups) as watcher:
         task = cloud.add_task(status="started", project="second")
         watcher.wait_for(f"{task} CREATE,ISDIR", STATUS_S)
         watcher.wait_for(f".by-status/started/{task} CREATE", 0.5)
         watcher.wait_for(".by-project/second CREATE,ISDIR", 0.5)
         watcher.wait_for(".latest ATTRIB", 0.5)
+        (by_date,) = (name for name in os.listdir(root / ".by-date") if name.endswith(task[:8]))
+        watcher.wait_for(f".by-date/{by_date} CREATE", 0.5)
         assert (root / task / "status").read_text() == "started\n"
         assert os.readlink(root / ".by-status/started" / task) == f"../../{task}"
         cloud.set_status(task, "success")
         watcher.wait_for(f".by-status/success/{task} CREATE", STATUS_S)
         watcher.wait_for(f".by-status/started/{task} DELETE", 0.5)
         watcher.wait_for(f"{task} ATTRIB,ISDIR", 0.5)
+        watcher.wait_for(f".by-date/{by_date} DELETE", 0.5)
+        watcher.wait_for(f".by-date/{by_date.replace('started', 'success')} CREATE", 0.5)
         for gone in (task, old):
             os.listdir(root / gone)
             cloud.remove_task(gone)

@@ -1,0 +1,123 @@
+"""Which watches count, and which events a change of a task has."""
+
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from taskfs.fuse import watchers
+from taskfs.fuse.watchers import EVERYTHING, Watches, WatchScanner
+from taskfs.model import Task
+from taskfs.tasks.changes import TaskChange
+from taskfs.tree.nodes import inode
+from taskfs.tree.tree_events import EventKind, TreeEvent, TreeEvents
+from taskfs.tree.view_nodes import Views
+
+# What fdinfo shows of a watch on inode 0x1f of device 0:52, for IN_MODIFY and IN_ATTRIB.
+WATCH: Final = "inotify wd:2 ino:1f sdev:34 mask:6 ignored_mask:0 fhandle-bytes:8 fhandle-type:1\n"
+
+
+@pytest.fixture
+def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A process 7 with the descriptors of inotify 3 and of a file 4."""
+    monkeypatch.setattr(watchers, "PROC", str(tmp_path))
+    for name in ("fd", "fdinfo"):
+        (tmp_path / "7" / name).mkdir(parents=True)
+    (tmp_path / "7/fd/3").symlink_to("anon_inode:inotify")
+    (tmp_path / "7/fd/4").symlink_to("/etc/passwd")
+    (tmp_path / "7/comm").write_text("inotifywait\n")
+    (tmp_path / "version").write_text("")
+    (tmp_path / "8").mkdir()  # its descriptors cannot be listed
+    return tmp_path / "7/fdinfo/3"
+
+
+def scan() -> Watches:
+    return WatchScanner("0:52", lambda: 99).scan()
+
+
+def test_a_watch_counts_on_this_device(proc: Path) -> None:
+    """V-5: A watch counts by inode, on this mount only, for events that are sent."""
+    proc.write_text(f"pos:\t0\nflags:\t00\n{WATCH}")
+    assert scan() and scan().include(1, 0x1F)
+    assert not scan().include(0x20)
+    for other in (WATCH.replace("sdev:34", "sdev:35"), WATCH.replace("mask:6", "mask:8"), ""):
+        proc.write_text(other)
+        assert not scan()
+
+
+def test_background_programs_do_not_count(proc: Path) -> None:
+    """V-5: The trash of GNOME watches the root of every mount, and causes no requests."""
+    proc.write_text(WATCH)
+    proc.parents[1].joinpath("comm").write_text("gvfsd-trash\n")
+    assert not scan()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "fanotify sdev:34 mflags:0 mask:2 ignored_mask:0\n",
+        "fanotify mnt_id:63 mflags:0 mask:2 ignored_mask:0\n",
+    ],
+)
+def test_a_watch_of_the_whole_mount(proc: Path, text: str) -> None:
+    """V-5: fanotify may watch a whole file system or mount."""
+    proc.write_text(text)
+    assert scan() is EVERYTHING and scan().include(123)
+    proc.write_text(text.replace("34", "35").replace("63", "64"))
+    assert not scan()
+    proc.write_text(text.replace("mask:2", "mask:20"))  # for opens, as virus scanners have it
+    assert not scan()
+
+
+class Groups(Views):
+    """Views with given groups."""
+
+    def __init__(self, *paths: str) -> None:
+        self.paths = list(paths)
+
+    def groups(self, view: str, *, cached: bool = False) -> dict[str, None]:  # type: ignore[override]
+        assert cached, "events must not send requests"
+        return {path.split("/")[1]: None for path in self.paths if path.startswith(f"{view}/")}
+
+
+RUNNING: Final = Task("t", "started", False, "sim", "p", create_ns=10**9, start_ns=2 * 10**9)
+
+
+def seen(events: TreeEvents, *changes: TaskChange) -> list[str]:
+    return [f"{event.kind.value} {event.path}" for event in events.of_changes(changes)]
+
+
+def test_the_events_of_a_new_status() -> None:
+    """V-1, V-6: A status changes its text, the record, and the links that name it."""
+    views = Groups(".by-status/started", ".by-project/p")
+    events = TreeEvents(views, lambda task: task.status == "started")
+    events.start()
+    assert seen(events, TaskChange(RUNNING, RUNNING)) == []
+    assert seen(events) == []
+    ended = RUNNING._replace(status="success", is_terminated=True, end_ns=3 * 10**9)
+    names = seen(events, TaskChange(RUNNING, ended))
+    assert names[0] == "modify t/status"
+    assert {"attrib t", "rmdir t/live"} < set(names)
+    assert {"unlink .by-status/started/t", "symlink .by-status/success/t"} < set(names)
+    assert len([name for name in names if ".by-date/" in name]) == 2
+    assert not [name for name in names if ".by-project" in name or "mkdir" in name]
+
+
+def test_groups_come_first_and_go_last() -> None:
+    """V-1: The directory of a group exists for the events of its links."""
+    views = Groups(".by-project/p")
+    events = TreeEvents(views, lambda task: False)
+    events.start()
+    views.paths = [".by-project/q"]
+    new = RUNNING._replace(id="u", project="q")
+    names = seen(events, TaskChange(RUNNING, None), TaskChange(None, new))
+    assert names[0] == "mkdir .by-project/q" and names[-1] == "rmdir .by-project/p"
+    assert names.index("rmdir t") < names.index("mkdir u")
+    assert "unlink .by-project/p/t" in names and "symlink .by-project/q/u" in names
+
+
+def test_receivers_of_an_event() -> None:
+    """V-1: Watchers of the directory get each event, those of the file only its own changes."""
+    modified = TreeEvent(EventKind.MODIFY, "t/status")
+    assert list(modified.watched_inodes) == [inode("t"), inode("t/status")]
+    assert list(TreeEvent(EventKind.MAKE_DIRECTORY, "t").watched_inodes) == [inode("")]
