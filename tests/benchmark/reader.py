@@ -66,6 +66,10 @@ class Files:
         """Return the number of names that `ls` prints."""
         return len(_output("ls", str(self._root)).splitlines())
 
+    def stat(self, names: Sequence[str]) -> int:
+        """Return the sum of the sizes that stat(2) reports, asked for name by name."""
+        return sum(os.stat(f"{self._root}/{name}").st_size for name in names)
+
     def head(self, name: str) -> str:
         """Return the SHA-256 of the output of `head`."""
         return sha256(_output("head", str(self._root / name)))
@@ -122,6 +126,9 @@ class RemoteZips:
     def ls(self) -> int:
         names = {name.removeprefix(TOP).partition("/")[0] for name in self._archive.namelist()}
         return len(names - {""})
+
+    def stat(self, names: Sequence[str]) -> int:
+        return sum(self._archive.getinfo(TOP + name).file_size for name in names)
 
     def head(self, name: str) -> str:
         with self._archive.open(TOP + name) as file:
@@ -202,6 +209,10 @@ class PublicClient:
         with self._files.open(self._url, "rb") as remote, zipfile.ZipFile(remote) as archive:
             names = {name.removeprefix(TOP).partition("/")[0] for name in archive.namelist()}
             return len(names - {""})
+
+    def stat(self, names: Sequence[str]) -> int:
+        with self._files.open(self._url, "rb") as remote, zipfile.ZipFile(remote) as archive:
+            return sum(archive.getinfo(TOP + name).file_size for name in names)
 
     def head(self, name: str) -> str:
         self._extract([name])

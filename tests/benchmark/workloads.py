@@ -17,6 +17,7 @@ from .content import Content
 WINDOW: Final = 4096
 CAP: Final = 20_000_000
 READERS: Final = 8
+STATS: Final = 10_000  # names that `stat` asks for, one after another
 LARGE: Final = "results.dat"
 STORED: Final = "restart.bin"
 
@@ -73,6 +74,18 @@ def _find(archive: Archive, scale: float) -> list[Step]:
             lambda: [count + 1, total],
             Floor(2, archive.directory),
         )
+    ]
+
+
+def _stat(archive: Archive, scale: float) -> list[Step]:
+    members = archive.members[:STATS]
+    names = [member.name for member in members]
+    total = sum(member.size for member in members)
+    call = ("stat", names)
+    title = f"`stat` of {len(names):,} names, none listed before"
+    return [
+        Step(title, call, lambda: total, Floor(2, archive.directory)),
+        Step("- again, at once", call, lambda: total, Floor(0, 0)),
     ]
 
 
@@ -197,6 +210,7 @@ def _grep(archive: Archive, scale: float) -> list[Step]:
 
 WORKLOADS: Final = (
     Workload("find", "many", _find),
+    Workload("stat", "many", _stat),
     Workload("ls", "big", _ls),
     Workload("head", "big", _head),
     Workload("stored", "big", _stored),

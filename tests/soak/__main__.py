@@ -73,6 +73,9 @@ def main() -> int:
         try:
             mount.start()
             soak.run()
+        except OSError as exc:  # the daemon has ended by itself
+            lines = mount.log.read_text().splitlines()[-10:]
+            soak.violations.append(" | ".join((f"the run ended: {exc}", *lines)))
         finally:
             soak.stop(ABORT_TIMEOUT_S)
             with contextlib.suppress(Exception):
@@ -190,17 +193,9 @@ class _Soak:
         """Pause the readers for `IDLE_S` and return what the daemon holds then."""
         self._pause_readers()
         time.sleep(IDLE_S)
-        try:
-            usage = usage_of(self._pid)
-        except OSError:
-            self.violations.append(f"the daemon has ended: {self._last_log_lines()}")
-            usage = Usage(0, 0, 0)
+        usage = usage_of(self._pid)
         self._resumed.set()
         return usage
-
-    def _last_log_lines(self) -> str:
-        lines = self.mount.log.read_text().splitlines() if self.mount.log.exists() else []
-        return " | ".join(lines[-10:]) or "without a line in its log"
 
     def _pause_readers(self) -> None:
         """Stop the readers from starting actions and wait for the running ones."""
@@ -331,7 +326,9 @@ class _Soak:
     def report(self) -> int:
         """Print the results; return the exit status."""
         second, last = self.sampler.growth()
-        start, middle, end = (self.usages[name] for name in ("start", "middle", "end"))
+        start, middle, end = (
+            self.usages.get(name, Usage(0, 0, 0)) for name in ("start", "middle", "end")
+        )
         leaks = find_leaks(middle, end, second, last, is_long=self.seconds >= LONG_RUN_S)
         print(f"actions         {self.actions.total():8d}   {format_counts(self.actions)}")
         faults = self.injector.counts
