@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from taskfs.archive.bounds import SPAN
 from taskfs.archive.decoder_cache import DecoderCache
 from taskfs.archive.decoders import DECODERS, METHOD_NAMES, STORED
 from taskfs.archive.end_record import EndRecord
@@ -17,7 +18,7 @@ from taskfs.archive.member_reader import (
     SmallReader,
     StoredReader,
 )
-from taskfs.archive.prefetch import SPAN, Prefetcher
+from taskfs.archive.prefetch import Prefetcher
 from taskfs.archive.resources import ArchiveResources
 from taskfs.cache.block_reader import BlockReader
 from taskfs.cache.memory_cache import BLOCK, next_owner

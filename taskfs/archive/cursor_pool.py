@@ -4,9 +4,9 @@ from bisect import bisect_right
 from collections.abc import Callable
 from typing import Final
 
+from taskfs.archive.bounds import MAX_AHEAD_SPANS, SPAN
 from taskfs.archive.decode_cursor import Checkpoint, DecodeCursor, Source
 from taskfs.archive.decoders import Decoder
-from taskfs.archive.prefetch import MAX_AHEAD_SPANS, SPAN
 
 # Decoded bytes between two checkpoints, at first.
 FIRST_SPACING: Final = 4 << 20

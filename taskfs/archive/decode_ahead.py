@@ -2,7 +2,7 @@
 
 import enum
 
-from taskfs.archive.prefetch import MAX_STEP_SPANS, SPAN
+from taskfs.archive.bounds import MAX_STEP_SPANS, SPAN
 from taskfs.archive.read_pattern import ReadPattern
 from taskfs.cache.readahead import ReadAheadBudget
 

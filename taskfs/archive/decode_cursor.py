@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+from taskfs.archive.bounds import SPAN
 from taskfs.archive.decoders import Decoder
-from taskfs.archive.prefetch import SPAN
 from taskfs.errors import CorruptData
 from taskfs.support.buffers import Buffer, allocate
 from taskfs.support.checksum import crc32
@@ -106,7 +106,7 @@ class DecodeCursor:
         return output
 
     def commit(self) -> None:
-        """Move behind the output that `advance` returned."""
+        """Move to the end of the output that `advance` returned."""
         self.output_offset += len(self.output)
         self.decoded = 0
 

@@ -4,9 +4,9 @@ import threading
 from collections import Counter
 from functools import partial
 
+from taskfs.archive.bounds import MAX_PIECE
 from taskfs.archive.decoders import DECODERS, LZMA
 from taskfs.archive.member import Member
-from taskfs.archive.prefetch import MAX_PIECE
 from taskfs.archive.resources import ArchiveResources
 from taskfs.archive.seekable_decoder import SeekableDecoder
 from taskfs.cache.block_reader import BlockReader

@@ -43,7 +43,7 @@ class Coverage:
         stop = start + len(piece)
         at = start
         while at < stop:
-            position = bisect_left(self._starts, at + 1)  # the first range behind `at`
+            position = bisect_left(self._starts, at + 1)  # the first range after `at`
             if position and self._stops[position - 1] > at:
                 at = self._stops[position - 1]
                 continue
@@ -82,7 +82,7 @@ class Coverage:
 
 
 class Verification(enum.Enum):
-    """Whether the bytes of a member that were handed out are confirmed."""
+    """Whether the bytes of a member that were returned to callers are confirmed."""
 
     CLEAN = enum.auto()  # none, or all of them are confirmed by the member's CRC-32
     UNVERIFIED = enum.auto()  # some are not confirmed yet
@@ -90,7 +90,7 @@ class Verification(enum.Enum):
 
 
 class MemberIntegrity:
-    """The bytes of one member that were handed out, and whether its CRC-32 confirms them.
+    """The bytes of one member that were returned to callers, and whether its CRC-32 confirms them.
 
     The handles of a member share one, because they share the kernel's pages: a program that reads
     one half from a page and the other half through its own handle has read the whole member, and
@@ -106,7 +106,7 @@ class MemberIntegrity:
         self.damage: CorruptData | None = None  # the failure of a DAMAGED member
 
     def add(self, offset: int, piece: Buffer, crc: int) -> None:
-        """Note that *piece*, with CRC-32 *crc*, is about to be handed out.
+        """Note that *piece*, with CRC-32 *crc*, is about to be returned.
 
         Ranges of a confirmed member are forgotten, so that a second pass is checked too.
 
@@ -134,8 +134,8 @@ class MemberIntegrity:
     def fail(self, damage: CorruptData, *, unverified: bool) -> bool:
         """Note that wrong bytes were found; return whether the failure is final.
 
-        It is final if unverified bytes were handed out by any handle of the member. *unverified*:
-        the handle that found the wrong bytes has handed out such bytes.
+        It is final if any handle of the member has returned unverified bytes. *unverified*:
+        the handle that found the wrong bytes has returned such bytes.
         """
         with self._lock:
             self._coverage.clear()

@@ -22,7 +22,7 @@ VALID_AT: Final = 21208  # of tmp_out_valid: how many bytes of tmp_out_buffer ar
 TMP_OUT_AT: Final = 21544  # of tmp_out_buffer, the last field: window and output to come
 BLOCK_STATE_AT: Final = 21160
 FINISHED: Final = 5  # ISAL_BLOCK_FINISH
-CANARY: Final = b"\xa5"  # fills the bytes behind a state, to see whether the library writes there
+CANARY: Final = b"\xa5"  # fills the bytes after a state, to see whether the library writes there
 CANARY_BYTES: Final = 4096
 
 

@@ -4,12 +4,13 @@ import threading
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
+from taskfs.archive.bounds import EAGER_BYTES, WHOLE_MEMBER
 from taskfs.archive.decoder_cache import DecoderCache
 from taskfs.archive.decoders import STORED, decode_whole
 from taskfs.archive.integrity import IntegrityTable, MemberIntegrity, Verification, wrong_crc
 from taskfs.archive.local_header import LocalHeaders, guess_data_start
 from taskfs.archive.member import Member
-from taskfs.archive.prefetch import EAGER_BYTES, WHOLE_MEMBER, Prefetcher
+from taskfs.archive.prefetch import Prefetcher
 from taskfs.archive.read_pattern import is_bulk_read
 from taskfs.archive.seekable_decoder import SeekableDecoder
 from taskfs.cache.block_reader import BlockReader
@@ -37,7 +38,7 @@ class MemberReader(ABC):
     """Random reads of one member through one open handle; safe for concurrent use.
 
     When wrong bytes are found, the cached bytes of the member are dropped and the read is repeated,
-    as long as no unverified byte of the member was handed out. After that the failure is final for
+    as long as no unverified byte of the member was returned. After that the failure is final for
     all open handles, and a handle that is opened later starts with a new state.
     """
 
@@ -127,7 +128,7 @@ class MemberReader(ABC):
     def _read_checked(self, offset: int, size: int) -> Buffer:
         """Return the requested bytes; if they complete the member, its CRC-32 is right.
 
-        The checksum is that of the bytes handed out, which may have been fetched at different
+        The checksum is that of the returned bytes, which may have been fetched at different
         times.
         """
         piece = self._read(offset, size)
@@ -152,7 +153,7 @@ class SmallReader(MemberReader):
     """A member that is decoded and checked as a whole, and cached among the spans."""
 
     def _find_integrity(self) -> MemberIntegrity:
-        return MemberIntegrity(self.member)  # only verified bytes are handed out
+        return MemberIntegrity(self.member)  # only verified bytes are returned
 
     def _read_checked(self, offset: int, size: int) -> Buffer:
         return self._read(offset, size)

@@ -1,7 +1,7 @@
-"""Heuristics for what to fetch and decode before a program requests it.
+"""`Prefetcher`: what to fetch beyond the members that programs read, from the order of the members.
 
-This module holds the bounds of all access heuristics of the package. `ReadPattern` follows the
-reads of one member; `Prefetcher` follows the order in which members are opened, read and closed.
+It follows the order in which the members of one archive are opened, read and closed. `read_pattern`
+follows the reads of one member; `bounds` has the figures of both.
 """
 
 import enum
@@ -9,13 +9,20 @@ import threading
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final
 
+from taskfs.archive.bounds import (
+    HEAD_BYTES,
+    HEAD_READ,
+    HEADS_AHEAD,
+    MAX_OPEN_BYTES,
+    RECENT_MEMBERS,
+    SAMPLE_EVERY,
+    SEQUENTIAL_FILES_GROWTH,
+)
 from taskfs.archive.index import ArchiveIndex
 from taskfs.archive.local_header import LocalHeaders
 from taskfs.archive.member import Member
 from taskfs.cache.block_reader import MAX_RUN, BlockReader
-from taskfs.cache.memory_cache import BLOCK
 from taskfs.cache.readahead import (
     FIRST_RUN,
     SLACK,
@@ -24,62 +31,17 @@ from taskfs.cache.readahead import (
     SequentialDetector,
 )
 
-# --- One member, in decoded bytes. A span is the unit of decoding.
-SPAN: Final = 128 << 10
-# The kernel sends the reads of one sequential program out of order, a few spans at most.
-DISORDER_SPANS: Final = 8
-# Reads without a jump after which a member counts as read in order.
-STREAK_READS: Final = 2
-# Decode ahead twice what was read since the last jump, between these bounds.
-MIN_AHEAD_SPANS: Final = 8
-MAX_AHEAD_SPANS: Final = 32
-# The kernel's first request is this long if the program reads 36 KiB or more at once, else shorter.
-BULK_READ: Final = 128 << 10
-# Decode up to this many spans in one call: most are pushed into the kernel's pages.
-MAX_STEP_SPANS: Final = 16
-# Bytes that all members together are decoded ahead: about half of the spans' memory.
-DECODE_AHEAD_BYTES: Final = 8 << 20
-
-# --- One member, in compressed bytes.
-# A bulk read fetches a member of up to this size whole, in one request with its local header …
-WHOLE_MEMBER: Final = 16 * BLOCK
-# … and this much of a longer one.
-EAGER_BYTES: Final = 4 * BLOCK
-# The compressed bytes reach the decoder in pieces that double up to this size.
-MAX_PIECE: Final = 16 * BLOCK
-
-# --- Members that are read to their ends in turn (`cp -r`, `grep -r`).
-# Bytes that all archives together fetch ahead of the members being read.
-SEQUENTIAL_FILES_BYTES: Final = 12 << 20
-# Fetch ahead this many times what was read in turn.
-SEQUENTIAL_FILES_GROWTH: Final = 4
-# Members read lately: a member that is read again does not advance the walk.
-RECENT_MEMBERS: Final = 64
-# Bytes of members that other readers hold open which count as fetched: more is no walk.
-MAX_OPEN_BYTES: Final = 8 << 20
-# One small member in this many is not pushed on open: if the kernel does not ask for it, no program
-# reads the members.
-SAMPLE_EVERY: Final = 16
-
-# --- Members of which only the beginning is read in turn (file(1), a file manager).
-# A close after at most this many decoded bytes counts as reading the beginning: one kernel request.
-HEAD_READ: Final = 128 << 10
-# Compressed bytes of a beginning with its local header, mostly enough.
-HEAD_BYTES: Final = 8 << 10
-# Beginnings that are fetched at once.
-HEADS_AHEAD: Final = 16
-
 
 class AccessPattern(enum.Enum):
     """How programs go through the members of one archive."""
 
     RANDOM = enum.auto()
-    SEQUENTIAL = enum.auto()  # members are read to their ends in turn
-    HEADS = enum.auto()  # only their beginnings are read
+    SEQUENTIAL = enum.auto()  # members are read to their ends, one after another
+    HEADS = enum.auto()  # only their first bytes are read
 
 
 class SequentialMembers:
-    """Fetches the bytes behind members that are read to their ends in turn.
+    """Fetches the next members while members are read to their ends, one after another.
 
     Many small files then cost few requests. Safe for concurrent use.
     """
@@ -93,10 +55,10 @@ class SequentialMembers:
         self._recent: deque[int] = deque(maxlen=RECENT_MEMBERS)  # where they start
 
     def note_read_to_end(self, start: int, stop: int, open_bytes: int) -> bool | None:
-        """Note that the member at [start, stop) was read; return whether this continues a walk.
+        """Note that the member at [start, stop) was read; return whether it continues a sequence.
 
         *open_bytes* is the size of the other members that are open for reading. Return None for a
-        member that was read lately: it does not show whether a walk continues.
+        member that was read lately: it does not show whether the sequence continues.
         """
         open_bytes = min(open_bytes, MAX_OPEN_BYTES)
         with self._lock:
@@ -111,7 +73,7 @@ class SequentialMembers:
                 self._ahead = reached
                 return False
             window = min(SEQUENTIAL_FILES_GROWTH * advance, self._budget.allowance(self))
-            # The open members were fetched for their readers: only what lies behind is ahead.
+            # The open members were fetched for their readers: only the bytes after them are ahead.
             target = reached + min(open_bytes, window) + window
             begin = max(self._ahead, reached)
             if target - begin < min(MAX_RUN, max(FIRST_RUN // 2, window // 2)):
@@ -125,7 +87,9 @@ class SequentialMembers:
 
 
 class HeadPrefetcher:
-    """Fetches the beginnings of the next members where only beginnings are read in turn.
+    """Fetches the heads of the next members while only heads of members are read.
+
+    A head is the first bytes of a member, with its local header.
 
     Each would cost a round trip of its own. Safe for concurrent use.
     """
@@ -139,7 +103,7 @@ class HeadPrefetcher:
         self._ahead = 0
 
     def note_read(self, start: int) -> None:
-        """Note that no more than the beginning of the member at *start* was read."""
+        """Note that no more than the head of the member at *start* was read."""
         with self._lock:
             if not self._starts:
                 self._starts = self._index.sorted_starts()
@@ -201,8 +165,8 @@ class Prefetcher:
     def should_push_on_open(self, member: Member) -> bool:
         """Whether to push the whole member into the page cache on open; true at most once.
 
-        It is where members are read in turn and the bytes are in memory. Every 16th member is
-        skipped: if the kernel does not ask for it, no program reads the members.
+        True while members are read to their ends and the bytes are in memory. Every 16th member is
+        skipped: if the kernel does not ask for it, the files are opened and not read.
         """
         if (
             not self.is_sequential

@@ -1,6 +1,6 @@
 """`ReadPattern`: whether one member is read in order, and how far ahead of that to decode."""
 
-from taskfs.archive.prefetch import (
+from taskfs.archive.bounds import (
     BULK_READ,
     DISORDER_SPANS,
     MAX_AHEAD_SPANS,
@@ -24,7 +24,7 @@ class ReadPattern:
 
     def __init__(self, *, in_sequence: bool = False) -> None:
         self.next_offset = 0  # the bytes before it were read, or pushed
-        self.next_span = 0  # the span behind the last one that was read
+        self.next_span = 0  # the span after the last one that was read
         self.has_jumped = False  # with the last read
         self._streak = STREAK_READS if in_sequence else 0  # reads since the last jump
         self._first_span = 0  # of the streak

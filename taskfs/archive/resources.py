@@ -3,8 +3,8 @@
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
+from taskfs.archive.bounds import DECODE_AHEAD_BYTES, SEQUENTIAL_FILES_BYTES
 from taskfs.archive.decoder_limits import CheckpointBudget, IdleDecoderCache
-from taskfs.archive.prefetch import DECODE_AHEAD_BYTES, SEQUENTIAL_FILES_BYTES
 from taskfs.cache.disk_cache import DiskCache
 from taskfs.cache.memory_cache import ExtentCache
 from taskfs.cache.readahead import ReadAheadBudget

@@ -10,12 +10,12 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Executor
 
+from taskfs.archive.bounds import DISORDER_SPANS, MAX_STEP_SPANS, SPAN
 from taskfs.archive.cursor_pool import CursorPool
 from taskfs.archive.decode_ahead import DecodeAhead, RunState
 from taskfs.archive.decode_cursor import DecodeCursor, Source
 from taskfs.archive.decoder_limits import CheckpointBudget
 from taskfs.archive.decoders import Decoder
-from taskfs.archive.prefetch import DISORDER_SPANS, MAX_STEP_SPANS, SPAN
 from taskfs.archive.span_waiters import SpanWaiter, WaitQueue
 from taskfs.cache.memory_cache import Extent, ExtentCache, next_owner
 from taskfs.cache.readahead import ReadAheadBudget
@@ -143,7 +143,7 @@ class SeekableDecoder:
                 span = found
             piece = span[offset - begin : stop - begin]
             if self._ahead.pattern.is_in_order:
-                # Spans behind sequential readers are evicted before those ahead of them.
+                # Spans before a sequential reader's position are evicted before those after it.
                 behind = (offset + len(piece)) // SPAN - DISORDER_SPANS - 1
                 self._spans.demote(self._id, behind)
             return piece
@@ -153,8 +153,8 @@ class SeekableDecoder:
     ) -> memoryview | DecodeCursor | SpanWaiter:
         """Return the span *index* if it is cached, else the nearest cursor before it, now busy.
 
-        If another thread drives that cursor, return a waiter. A thread that has waited in vain
-        passes the byte of the span that it has *wanted*, and gets what is decoded from there on.
+        If another thread uses that cursor, return a waiter. A thread whose wait was too long passes the
+        byte of the span that it has *wanted*, and gets the bytes that are decoded from there on.
         """
         with self._lock:
             extent = self._spans.find(self._id, index)
@@ -165,7 +165,7 @@ class SeekableDecoder:
                 return self._waiters.add(index)  # the run decodes more at once
             if cursor.busy:
                 at = index * SPAN - cursor.output_offset
-                # Without the member's last byte: the CRC-32 is checked before it is handed out.
+                # Without the member's last byte: the CRC-32 is checked before it is returned.
                 stop = min(cursor.decoded, self.size - 1 - cursor.output_offset)
                 if wanted is not None and at + wanted < stop:
                     return cursor.output[at:stop]

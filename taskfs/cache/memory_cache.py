@@ -42,7 +42,7 @@ class Extent:
 
     @property
     def stop(self) -> int:
-        """The offset in the object behind its last byte."""
+        """The offset in the object after its last byte."""
         return self.first * BLOCK + len(self.body)
 
     def view(self, start: int, stop: int) -> memoryview:

@@ -1,4 +1,4 @@
-"""The seam between a file system and the program that serves it at a mountpoint.
+"""The interface between a file system and the program that serves it at a mountpoint.
 
 `TaskOperations` answers requests by path; a `MountEngine` mounts, takes the kernel's requests and
 sends the answers. There are two: `kernel.engine` speaks the protocol of /dev/fuse itself,

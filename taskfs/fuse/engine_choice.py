@@ -25,7 +25,7 @@ _ENGINE_TYPES: Final[Mapping[str, Callable[[Path, MountOptions], MountEngine]]] 
 
 
 class Engines:
-    """The engines to try in turn. `current` is the one that serves, or is about to.
+    """The engines to try, one after another. `current` is the one that serves, or is about to.
 
     One thread serves; any thread asks `interrupted` and `current`.
     """

@@ -1,4 +1,4 @@
-"""The bytes behind the answers to `tail`, and where appended bytes begin.
+"""The bytes that answers to `tail` stand for, and where appended bytes begin.
 
 An answer is a list of lines without the last newline of the file; only an empty last element shows
 that there was one. The *certain* bytes of an answer leave out a newline that is not shown, except

@@ -20,11 +20,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from taskfs.archive.archive import Archive
+from taskfs.archive.bounds import EAGER_BYTES, SPAN, WHOLE_MEMBER
 from taskfs.archive.decoders import DECODERS, DeflateDecoder
 from taskfs.archive.local_header import LOCAL
 from taskfs.archive.member_reader import MemberReader
 from taskfs.archive.open_archive import tail_length
-from taskfs.archive.prefetch import EAGER_BYTES, SPAN, WHOLE_MEMBER
 from taskfs.cache.memory_cache import BLOCK
 from taskfs.cache.readahead import TOTAL_WINDOW
 from taskfs.core import BLOCK_MEMORY, SPAN_MEMORY

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from taskfs.archive.prefetch import DISORDER_SPANS, MAX_AHEAD_SPANS, MIN_AHEAD_SPANS, SPAN
+from taskfs.archive.bounds import DISORDER_SPANS, MAX_AHEAD_SPANS, MIN_AHEAD_SPANS, SPAN
 from taskfs.archive.read_pattern import ReadPattern
 
 

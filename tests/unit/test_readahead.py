@@ -10,14 +10,9 @@ from typing import Any
 import pytest
 
 from taskfs.archive.archive import Archive
+from taskfs.archive.bounds import HEADS_AHEAD, MAX_OPEN_BYTES, SAMPLE_EVERY
 from taskfs.archive.member_reader import MemberReader
-from taskfs.archive.prefetch import (
-    HEADS_AHEAD,
-    MAX_OPEN_BYTES,
-    SAMPLE_EVERY,
-    AccessPattern,
-    SequentialMembers,
-)
+from taskfs.archive.prefetch import AccessPattern, SequentialMembers
 from taskfs.cache.block_reader import MAX_RUN, BlockReader
 from taskfs.cache.memory_cache import BLOCK, ExtentCache
 from taskfs.cache.readahead import FIRST_RUN, SLACK, TOTAL_WINDOW, ReadAheadBudget, ReadAheadReader

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 import pytest
 
 from taskfs.archive import cursor_pool
+from taskfs.archive.bounds import MAX_AHEAD_SPANS, SPAN
 from taskfs.archive.cursor_pool import FIRST_SPACING
 from taskfs.archive.decoder_limits import CheckpointBudget
 from taskfs.archive.decoders import BZIP2, DECODERS, DEFLATED, LZMA
-from taskfs.archive.prefetch import MAX_AHEAD_SPANS, SPAN
 from taskfs.archive.seekable_decoder import SeekableDecoder
 from taskfs.cache.memory_cache import ExtentCache
 from taskfs.cache.readahead import ReadAheadBudget

@@ -81,7 +81,7 @@ class Dispatch:
     change by single operations of a dict or set.
 
     *store* puts bytes into the kernel's page cache of a file. It gets a nodeid, an offset and the
-    bytes, which lie behind the bytes that were read last.
+    bytes, which lie after the bytes that were read last.
     """
 
     def __init__(
@@ -204,7 +204,7 @@ class Dispatch:
                 pass
 
     def _push(self, nodeid: int, path: str, fh: int) -> bool:
-        """Push one piece that lies behind the bytes read last; return False if there is none."""
+        """Push one piece after the bytes that were read last; return False if there is none."""
         take = partial(self._operations, "take_pushable", path, fh)
         with self._pushes.push(nodeid, take) as ready:
             if ready:
