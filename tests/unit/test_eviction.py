@@ -1,6 +1,7 @@
 """`taskfs.cache.eviction`: how much of a disk the cache takes, and which files it evicts first."""
 
 import errno
+import functools
 import logging
 import os
 import random
@@ -30,6 +31,7 @@ def place(tmp_path: Path) -> Iterator[Path]:
         yield place
 
 
+@functools.lru_cache(maxsize=8)
 def run_of(number: int) -> bytes:
     return random.Random(number).randbytes(RUN)
 
@@ -129,7 +131,7 @@ def test_a_quota_limits_the_cache(
 ) -> None:
     """R-25: Where a quota or the disk is full, the cache evicts and leaves a part to the user's
     other files, and no write fails because of that."""
-    quota = 6 * SEGMENT
+    quota = 3 * SEGMENT
     real = os.pwrite
 
     def pwrite(descriptor: int, piece: Any, at: int) -> int:
