@@ -225,18 +225,20 @@ def _fetch(items: "Sequence[DownloadItem]", directory: Path) -> int:
     from taskfs.download.fetch import download_all
     from taskfs.download.plan import check_space
 
+    def identities() -> list[tuple[int, int] | None]:
+        return [_identity(directory, item.path) for item in items]
+
     check_space(items)
     total = sum(item.remaining_bytes for item in items)
     count = format_count(len(items), "file")
-    before = [_identity(item.path) for item in items]
+    before = identities()
     warnings: list[str] = []
     try:
         with progress_bar(total) as advance:
             failures = download_all(items, advance, warnings.append)
     except KeyboardInterrupt:
-        done = sum(
-            _identity(item.path) not in (None, old) for item, old in zip(items, before, strict=True)
-        )
+        pairs = zip(identities(), before, strict=True)
+        done = sum(identity not in (None, old) for identity, old in pairs)
         print_error(f"{done} of {count} are in {directory}; run it again to go on")
         raise
     for warning in warnings:
@@ -252,10 +254,16 @@ def _fetch(items: "Sequence[DownloadItem]", directory: Path) -> int:
     return 1 if failures else 0
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Return what tells a file from the one that replaces it, None if there is none."""
+def _identity(directory: Path, path: Path) -> tuple[int, int] | None:
+    """Return what tells a file beneath *directory* from the one that replaces it, None without one.
+
+    The names beneath *directory* are UTF-8 on disk, whatever the locale.
+    """
+    from taskfs.download.destination import file_name
+
+    name = file_name(os.path.relpath(path, directory))
     try:
-        found = path.lstat()
+        found = os.lstat(os.path.join(os.fsencode(directory), name))
     except OSError:
         return None
     return found.st_ino, found.st_ctime_ns
