@@ -1,8 +1,9 @@
 """Builds the objects of one mount or command from a `Config`; independent of FUSE."""
 
+import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
@@ -33,6 +34,7 @@ from taskfs.tasks.task_cache import TaskCache
 from taskfs.tasks.task_database import TaskDatabase
 from taskfs.tasks.task_filter import PendingPages
 from taskfs.tasks.task_groups import TaskGroups
+from taskfs.tasks.task_walk import TaskWalk
 from taskfs.tree.context import TreeContext
 from taskfs.tree.handles import HandleTable
 from taskfs.tree.live_handle import OpenLiveFiles
@@ -218,6 +220,8 @@ def open_core(
         timeout_s=config.timeout_s,
         attr_timeout_s=attr_timeout_s,
     )
+    if not config.offline:
+        _follow_walks(task_cache, archives, pool)
     context = TreeContext(
         api=client,
         task_cache=task_cache,
@@ -240,6 +244,21 @@ def open_core(
     )
     pools = (pool, index_pool, resources.pool, resources.decoding)
     return Core(Tree(context), client, pools, machines)
+
+
+def _follow_walks(task_cache: TaskCache, archives: ArchiveRegistry, pool: Executor) -> None:
+    """Prefetch the archives of the tasks that a program will come to next."""
+
+    def prefetch(ids: Sequence[str], kind: ArchiveKind) -> None:
+        cached = [task_cache.get_cached(task_id) for task_id in ids]
+        archives.prefetch([each.task for each in cached if each is not None], kind)
+
+    def start(ids: Sequence[str], kind: ArchiveKind) -> None:
+        with contextlib.suppress(RuntimeError):  # closed: the mount is ending
+            pool.submit(prefetch, ids, kind)
+
+    walk = TaskWalk(task_cache.known_ids, start)
+    archives.on_use = walk.note
 
 
 def _environment(config: Config) -> dict[str, str]:

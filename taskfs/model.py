@@ -4,7 +4,7 @@ Times are nanoseconds since the epoch (UTC), sizes are bytes.
 """
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from taskfs.support.buffers import Buffer
@@ -212,4 +212,8 @@ class TaskAPI(Protocol):
 
     def open_object(self, path: str, region: str | None) -> RemoteObject:
         """Return the object at *path* in the store; this sends no request."""
+        ...
+
+    def open_objects(self, paths: Sequence[str], region: str | None) -> list[RemoteObject]:
+        """Return several objects, for which one request prepares the first fetches."""
         ...

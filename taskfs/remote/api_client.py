@@ -9,7 +9,8 @@ import random
 import re
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -29,6 +30,7 @@ from taskfs.remote.api_connection import APIConnection
 from taskfs.remote.object_store import StoredObject
 from taskfs.remote.pagination import Page, read_listing
 from taskfs.remote.retry import Budget, Transient
+from taskfs.remote.signed_url import SignedBatch
 from taskfs.remote.task_json import parse_task
 from taskfs.remote.transport import Transport
 from taskfs.support.stats import Stats
@@ -254,17 +256,29 @@ class TaskClient:
 
     def signed_url(self, path: str, region: str | None) -> str:
         """Return a new URL of the object at *path*; it is valid for GET, for a limited time."""
-        params = {"operation": "download", "paths": path}
+        return self._signed_urls([path], region)[0]
+
+    def _signed_urls(self, paths: Sequence[str], region: str | None) -> list[str]:
+        params: dict[str, Any] = {"operation": "download", "paths": paths}
         if region:
             params["region"] = region
         urls = self._api.call("GET", "/storage/signed-urls", list[str], params=params)
-        if len(urls) != 1:
-            raise BadAnswer(f"the API gave {len(urls)} URLs for {path}")
-        return urls[0]
+        if len(urls) != len(paths):
+            raise BadAnswer(f"the API gave {len(urls)} URLs for {', '.join(paths)}")
+        return urls
 
     def open_object(self, path: str, region: str | None) -> RemoteObject:
         """Return the object at *path* in the store; this sends no request."""
         return StoredObject(path, lambda: self.signed_url(path, region), self._store)
+
+    def open_objects(self, paths: Sequence[str], region: str | None) -> list[RemoteObject]:
+        """Return objects whose first URLs are signed in one request, once one of them is needed."""
+        batch = SignedBatch(
+            paths,
+            lambda paths: self._signed_urls(paths, region),
+            lambda path: self.signed_url(path, region),
+        )
+        return [StoredObject(path, partial(batch.sign, path), self._store) for path in paths]
 
 
 def _filters(project: str | None, status: str | None) -> dict[str, Any]:

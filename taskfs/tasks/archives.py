@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,9 +14,10 @@ from taskfs.archive.archive import Archive
 from taskfs.archive.open_archive import open_archive
 from taskfs.archive.resources import ArchiveResources
 from taskfs.errors import NotFound, StaleObject, Unavailable
-from taskfs.model import ObjectVersion, Task, TaskAPI
+from taskfs.model import ObjectVersion, RemoteObject, Task, TaskAPI
 from taskfs.support.clock import age_clock
 from taskfs.support.interruptible_wait import Waiter
+from taskfs.support.thread_pool import DaemonPool
 from taskfs.tasks.archive_kind import ArchiveKey, ArchiveKind, remaining_grace_s
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 ABSENT_TTL_S: Final = 5.0
 # Seconds between two requests for an archive that is late.
 GRACE_POLL_S: Final = 0.5
+# Requests at once for archives that a walk will need.
+PREFETCH_THREADS: Final = 8
 # Bytes of all indexes in memory together; a mapped one counts as 1 MiB.
 MAX_INDEX_BYTES: Final = 64 << 20
 
@@ -109,6 +112,9 @@ class ArchiveRegistry:
         self._lock = threading.Lock()
         self._slots: OrderedDict[ArchiveKey, _Slot] = OrderedDict()  # in the order of use
         self._running_forgets = 0  # calls of `forget` that have not cleared the disk yet
+        self._prefetch_pool = DaemonPool(PREFETCH_THREADS, "taskfs-walk")
+        # Called when a reader needs an archive; it must not wait.
+        self.on_use: Callable[[Task, ArchiveKind], None] = lambda task, kind: None
         self.epoch = 0  # grows when an archive is loaded or dropped: nodes made before are stale
 
     def get(self, task: Task, kind: ArchiveKind, *, raw: bool = False) -> Archive | None:
@@ -120,6 +126,7 @@ class ArchiveRegistry:
         path = kind.path(task)
         if path is None:
             return None
+        self.on_use(task, kind)
         with self._lock:
             slot = self._slot(ArchiveKey(task.id, kind))
             self._match_record(slot, task, kind)
@@ -134,6 +141,25 @@ class ArchiveRegistry:
             return self._waiter.result(load.result)
         except NotFound:
             return None
+
+    def prefetch(self, tasks: Iterable[Task], kind: ArchiveKind) -> None:
+        """Load the archives of finished tasks that are neither loaded nor known to be absent, in
+        the background; one request signs the URLs of all."""
+        by_region: dict[str | None, list[tuple[Task, str]]] = {}
+        with self._lock:
+            for task in tasks:
+                path, slot = kind.path(task), self._slots.get(ArchiveKey(task.id, kind))
+                is_known = slot is not None and (
+                    slot.archive or slot.load or self._clock() < slot.absent_until_s
+                )
+                if path is not None and task.is_terminated and not is_known:
+                    by_region.setdefault(task.region, []).append((task, path))
+            for region, wanted in by_region.items():
+                objects = self._api.open_objects([path for _, path in wanted], region)
+                for (task, path), remote in zip(wanted, objects, strict=True):
+                    slot = self._slot(ArchiveKey(task.id, kind))
+                    self._match_record(slot, task, kind)
+                    self._start_load(slot, task, kind, path, remote)
 
     def await_archive(self, task: Task, kind: ArchiveKind, *, raw: bool = False) -> Archive | None:
         """Return the archive as `get` does; wait for one that is late.
@@ -189,19 +215,28 @@ class ArchiveRegistry:
             slot.expire()
             self.epoch += 1
 
-    def _start_load(self, slot: _Slot, task: Task, kind: ArchiveKind, path: str) -> _Load:
+    def _start_load(
+        self,
+        slot: _Slot,
+        task: Task,
+        kind: ArchiveKind,
+        path: str,
+        remote: RemoteObject | None = None,
+    ) -> _Load:
         identity = kind.identity(task)
         if self._running_forgets or slot.abandoned_loads:
             identity = None  # the index on disk may be the one to be dropped
         load = _Load(task, kind, path, identity)
-        load.result = self._pool.submit(self._run_load, slot, load)
+        pool = self._pool if remote is None else self._prefetch_pool
+        load.result = pool.submit(self._run_load, slot, load, remote)
         slot.load = load
         return load
 
-    def _run_load(self, slot: _Slot, load: _Load) -> Archive:
+    def _run_load(self, slot: _Slot, load: _Load, remote: RemoteObject | None) -> Archive:
         archive, is_absent = None, False
         try:
-            remote = self._api.open_object(load.path, load.task.region)
+            if remote is None:
+                remote = self._api.open_object(load.path, load.task.region)
             open_it = partial(
                 open_archive,
                 *(remote, load.kind.root, self._resources, load.kind.expected_members(load.task)),

@@ -1,7 +1,7 @@
 """`--offline`: the tasks and archives on disk, without a network; anything else is ETIMEDOUT."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -138,6 +138,10 @@ class OfflineAPI:
     def open_object(self, path: str, region: str | None) -> RemoteObject:
         """Return an object whose fetches raise NotCached."""
         return _UnreachableObject(path)
+
+    def open_objects(self, paths: Sequence[str], region: str | None) -> list[RemoteObject]:
+        """Return objects whose fetches raise NotCached."""
+        return [self.open_object(path, region) for path in paths]
 
 
 class _UnreachableObject:

@@ -2,8 +2,7 @@
 
 Tasks are loaded in bulk: a listing brings the records of all its tasks, and one request refreshes
 all unfinished tasks. A single task is requested only if no listing has shown it. A failure is never
-cached. While the API fails, finished tasks are served as this mount, or an earlier one, saw them
-last.
+cached. While the API fails, finished tasks are served as a mount saw them last.
 """
 
 import logging
@@ -78,12 +77,12 @@ class TaskCache:
 
     @property
     def version(self) -> object:
-        """A value that changes when a task comes, goes or changes its group in a view."""
+        """A value that changes when a task comes, goes or changes its group."""
         return self.database.version
 
     @property
     def selection(self) -> Selection:
-        """The tasks of the listing among those in the database; current after `refresh`."""
+        """The listed ones of the tasks in the database; current after `refresh`."""
         return self._listing.selection
 
     @property
@@ -160,13 +159,16 @@ class TaskCache:
             if self._runs is runs:
                 self._listing.finish(runs)
                 self._runs = []
-        if self._is_older(self._listing.as_of_s, self._listing_ttl_s):  # it took long
+        if self._is_older(self._listing.as_of_s, self._listing_ttl_s):
             self._requests.run("listing", self._refresh)
 
     def ids(self) -> tuple[str, ...]:
-        """Return the ids of the tasks that the mount lists, newest first, at most one listing TTL
-        old."""
+        """Return the ids of the tasks that the mount lists, newest first."""
         self.refresh()
+        return self.known_ids()
+
+    def known_ids(self) -> tuple[str, ...]:
+        """Return the ids of the last listing, newest first; send no request."""
         version, selection = self.database.version, self.selection
         with self._lock:
             if self._ids[0] != (version, selection):
@@ -323,9 +325,8 @@ class TaskCache:
 
     def _request_unlisted(self, task_id: str, *, has_fallback: bool) -> None:
         if not self._listing.has_page:
-            self._requests.run(
-                "first page", self._listing.load_first_pages, has_fallback=has_fallback
-            )
+            load = self._listing.load_first_pages
+            self._requests.run("first page", load, has_fallback=has_fallback)
             if self._known.get(task_id) is not None:
                 return
         with self._lock:

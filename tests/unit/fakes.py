@@ -1,7 +1,7 @@
 """A clock that tests advance, and a task API and objects in memory."""
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -125,6 +125,9 @@ class FakeAPI:
 
     def open_object(self, path: str, region: str | None) -> RemoteObject:
         return self.objects.setdefault(path, FakeObject())
+
+    def open_objects(self, paths: Sequence[str], region: str | None) -> list[RemoteObject]:
+        return [self.open_object(path, region) for path in paths]
 
     def put(self, path: str, content: bytes) -> None:
         """Store a new version of an object."""

@@ -55,9 +55,9 @@ def new_calls(api: FakeAPI) -> list[str]:
 
 
 def await_quiet(api: FakeAPI) -> None:
-    """Wait until no request was sent for a moment."""
+    """Wait until no listing is read and no request was sent for a moment."""
     count = -1
-    while count != len(api.calls):
+    while count != len(api.calls) or any(t.name == "taskfs-listing" for t in threading.enumerate()):
         count = len(api.calls)
         time.sleep(0.1)
 

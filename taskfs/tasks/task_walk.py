@@ -1,0 +1,115 @@
+"""`TaskWalk`: notices that a program goes from task to task, and loads the next archives.
+
+To compare many tasks (`tail -n1 */outputs/stdout.txt`) costs three round trips for each: a signed
+URL, the end of the archive, the member. A walk goes through the tasks in the order of the listing
+or in that of their names, forwards or backwards. How far it is prefetched follows how far it has
+gone, so the requests in vain are bounded by those that were of use.
+"""
+
+import threading
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from taskfs.model import Task
+from taskfs.tasks.archive_kind import ArchiveKind
+
+# Tasks in turn that make a walk: three tasks that a program picks at random are none.
+MIN_RUN: Final = 4
+# Tasks that a walk may skip: those of another status in a view, or without an archive. Several
+# readers that share a walk are as far apart.
+MAX_GAP: Final = 4
+# Tasks against the direction of a walk that end it; fewer are disorder.
+MAX_AGAINST: Final = 3
+# Prefetch this many times the tasks that the walk has met, and at most so many.
+GROWTH: Final = 2
+MAX_AHEAD: Final = 32
+
+Prefetch = Callable[[Sequence[str], ArchiveKind], object]
+
+
+class _Order:
+    """The walk in one order of the tasks: how many it has met in turn, and where it is."""
+
+    def __init__(self) -> None:
+        self._position: int | None = None
+        self._direction = 1
+        self._run = 0
+        self._against = 0
+        self._back = 0  # the furthest place against the direction
+        self._prefetched = 0  # tasks beyond the position
+
+    def note(self, position: int) -> range:
+        """Note that the walk is at *position*; return the positions to prefetch."""
+        step = position - self._position if self._position is not None else 0
+        if not step or abs(step) > MAX_GAP:
+            self._begin(position)
+        elif self._run == 1 or step * self._direction > 0:
+            self._direction = 1 if step > 0 else -1
+            self._prefetched = max(0, self._prefetched - abs(step))
+            self._position, self._run = position, self._run + 1
+            self._back, self._against = position, 0
+        elif (position - self._back) * self._direction < 0:  # further back than any before
+            self._back = position
+            self._against += 1
+            if self._against == MAX_AGAINST:
+                self._begin(position)
+        return self._next()
+
+    def _begin(self, position: int) -> None:
+        self._position, self._run, self._prefetched = position, 1, 0
+        self._back, self._against = position, 0
+
+    def _next(self) -> range:
+        ahead = min(MAX_AHEAD, GROWTH * self._run)
+        # Half of it at once, so that one request signs the URLs of many archives.
+        if self._position is None or self._run < MIN_RUN or self._prefetched > ahead // 2:
+            return range(0)
+        first, self._prefetched = self._prefetched + 1, ahead
+        start = self._position + self._direction * first
+        return range(start, self._position + self._direction * (ahead + 1), self._direction)
+
+
+class TaskWalk:
+    """The walks over the tasks of a mount. Safe for concurrent use: the lock guards the state.
+
+    Args:
+        known_ids: returns the listed ids, newest first, and sends no request.
+        prefetch: loads archives of tasks in the background.
+    """
+
+    def __init__(self, known_ids: Callable[[], Sequence[str]], prefetch: Prefetch) -> None:
+        self._known_ids = known_ids
+        self._prefetch = prefetch
+        self._lock = threading.Lock()
+        self._last: tuple[str, ArchiveKind] | None = None
+        self._by_age: Sequence[str] = ()
+        self._by_name: Sequence[str] = ()
+        self._orders = {kind: (_Order(), _Order()) for kind in ArchiveKind}
+
+    def note(self, task: Task, kind: ArchiveKind) -> None:
+        """Note that a reader needs an archive of *task*."""
+        key = (task.id, kind)
+        if self._last == key:
+            return
+        ids = self._known_ids()
+        wanted: list[str] = []
+        with self._lock:
+            if self._last == key:
+                return
+            self._last = key
+            if ids is not self._by_age:
+                self._by_age, self._by_name = ids, sorted(ids)
+            if len(ids) < MIN_RUN:
+                return
+            place = bisect_left(self._by_name, task.id)
+            if self._by_name[place : place + 1] != [task.id]:
+                return
+            by_age, by_name = self._orders[kind]
+            for order, names, position in (
+                (by_name, self._by_name, place),
+                (by_age, self._by_age, self._by_age.index(task.id)),
+            ):
+                wanted += [names[n] for n in order.note(position) if 0 <= n < len(names)]
+        if wanted:
+            self._prefetch(list(dict.fromkeys(wanted)), kind)

@@ -1,0 +1,133 @@
+"""`taskfs.tasks.task_walk`: what makes a walk over tasks, and how far it is prefetched."""
+
+import random
+import threading
+from collections.abc import Iterable, Sequence
+
+import pytest
+
+from taskfs.errors import BadAnswer
+from taskfs.remote.signed_url import SignedBatch
+from taskfs.tasks.archive_kind import ArchiveKind
+from taskfs.tasks.task_walk import MAX_AHEAD, MIN_RUN, TaskWalk
+from tests.unit.fakes import task_of
+
+BY_NAME = [f"task{number:03}" for number in range(200)]
+BY_AGE = random.Random(5).sample(BY_NAME, len(BY_NAME))
+
+
+class Walk:
+    """A walk over 200 tasks; `prefetched` lists the tasks in the order of their requests."""
+
+    def __init__(self, ids: Sequence[str] = BY_AGE) -> None:
+        self.prefetched: list[str] = []
+        self.batches = 0
+        ids = tuple(ids)
+        self._walk = TaskWalk(lambda: ids, self._prefetch)
+
+    def _prefetch(self, ids: Sequence[str], kind: ArchiveKind) -> None:
+        self.prefetched += ids
+        self.batches += 1
+
+    def visit(self, names: Iterable[str], kind: ArchiveKind = ArchiveKind.OUTPUT) -> "Walk":
+        for name in names:
+            self._walk.note(task_of(name, "success"), kind)
+        return self
+
+
+@pytest.mark.parametrize("order", [BY_NAME, BY_AGE, BY_NAME[::-1], BY_AGE[::-1]])
+def test_a_walk_has_all_that_follow_prefetched(order: list[str]) -> None:
+    """R-29: Each later task of a walk is prefetched, once and before it is needed."""
+    walk = Walk()
+    for number, name in enumerate(order):
+        if number > MIN_RUN:
+            assert name in walk.prefetched
+        walk.visit([name, name])
+    assert walk.prefetched == order[MIN_RUN:]
+    assert walk.batches < len(order) / 10 + 5
+
+
+def test_prefetch_follows_the_gain() -> None:
+    """R-29: At most twice as many tasks are prefetched as the walk has met."""
+    for length in range(1, 60):
+        count = len(Walk().visit(BY_NAME[:length]).prefetched) - max(0, length - MIN_RUN)
+        assert count <= min(2 * length, MAX_AHEAD)
+        assert (count > 0) == (length >= MIN_RUN)
+
+
+def test_tasks_at_random_are_no_walk() -> None:
+    """R-29: Three tasks, in turn or not, and many at random cause no request."""
+    assert Walk().visit(BY_NAME[50:53]).prefetched == []
+    chosen = random.Random(1)
+    for _ in range(50):
+        assert Walk().visit(chosen.sample(BY_NAME, 3)).prefetched == []
+    assert Walk().visit(chosen.choices(BY_NAME, k=300)).prefetched == []
+
+
+def test_a_walk_that_skips_tasks_goes_on() -> None:
+    """R-29: A view leaves out tasks of another status."""
+    chosen = [name for number, name in enumerate(BY_NAME) if number % 4 != 1]
+    assert set(chosen[10:]) <= set(Walk().visit(chosen).prefetched)
+
+
+def test_a_walk_that_turns_back() -> None:
+    """R-29: A walk that turns is prefetched in the other direction, after some tasks."""
+    walk = Walk().visit(BY_NAME[50:60])
+    ahead = walk.prefetched[-1]
+    walk.visit(BY_NAME[58:30:-1])
+    assert max(walk.prefetched) == ahead
+    assert set(BY_NAME[20:40]) <= set(walk.prefetched)
+
+
+def test_several_readers_share_a_walk() -> None:
+    """R-29: Readers that are a few tasks apart are one walk."""
+    order = list(BY_NAME)
+    for start in range(0, len(order), 4):
+        order[start : start + 4] = random.Random(start).sample(order[start : start + 4], 4)
+    assert len(set(order[40:]) - set(Walk().visit(order).prefetched)) < 40
+
+
+def test_outputs_and_inputs_are_walks_of_their_own() -> None:
+    """R-29: A program that looks into both directories of each task is a walk over both."""
+    walk = Walk()
+    for name in BY_NAME[:20]:
+        walk.visit([name], ArchiveKind.OUTPUT).visit([name], ArchiveKind.INPUT)
+    assert walk.prefetched.count(BY_NAME[20]) == 2
+
+
+def test_a_task_outside_of_the_listing_changes_nothing() -> None:
+    """R-29: A task that the listing does not show belongs to no walk."""
+    walk = Walk().visit(["unknown"]).visit(BY_NAME[:3]).visit(["zzz"])
+    assert walk.prefetched == []
+    assert Walk([]).visit(BY_NAME).prefetched == []
+
+
+def test_a_batch_is_signed_in_one_request() -> None:
+    """R-30: All first URLs come from one request, later ones are signed alone."""
+    asked: list[list[str]] = []
+
+    def sign_all(paths: Sequence[str]) -> list[str]:
+        asked.append(list(paths))
+        return [f"url of {path}" for path in paths]
+
+    batch = SignedBatch("abc", sign_all, lambda path: f"new url of {path}")
+    threads = [threading.Thread(target=batch.sign, args=(path,)) for path in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert batch.sign("c") == "url of c"
+    assert asked == [["a", "b", "c"]]
+    assert batch.sign("a") == "new url of a"
+
+
+def test_a_batch_that_fails_is_signed_one_by_one() -> None:
+    """R-30: One path that the API refuses does not cost the others their URLs."""
+
+    def refuse(paths: Sequence[str]) -> list[str]:
+        raise BadAnswer("422")
+
+    batch = SignedBatch("abc", refuse, lambda path: f"url of {path}")
+    assert [batch.sign(path) for path in "abc"] == ["url of a", "url of b", "url of c"]
+    short = SignedBatch("abc", lambda paths: ["one"], lambda path: f"url of {path}")
+    assert short.sign("b") == "url of b"
