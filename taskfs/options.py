@@ -170,7 +170,7 @@ OPTIONS: Final = (
            "Linux), fusepy (needs libfuse 2), or auto: the first that works.", "ENGINE", "auto",
            commands=frozenset({"mount", "demo", "doctor"})),
     Option("events", one_of(EVENTS, "a choice of events"), "Whether programs that watch files "
-           "(inotify) receive events for changes in the cloud: auto (while a program watches the mount), "
+           "(inotify) receive events for changes in the cloud: auto (while one watches the mount), "
            "on (always; also for watches that cannot be seen, and with --read-only), off.",
            "WHEN", "auto", commands=frozenset({"mount", "demo"})),
     Option("cache_dir", parse_path, "The directory of the disk cache.", "DIR", _user_cache_dir,

@@ -153,8 +153,8 @@ class SeekableDecoder:
     ) -> memoryview | DecodeCursor | SpanWaiter:
         """Return the span *index* if it is cached, else the nearest cursor before it, now busy.
 
-        If another thread uses that cursor, return a waiter. A thread whose wait was too long passes the
-        byte of the span that it has *wanted*, and gets the bytes that are decoded from there on.
+        If another thread uses that cursor, return a waiter. A thread that waited too long passes
+        the byte of the span that it has *wanted*, and gets the bytes decoded from there on.
         """
         with self._lock:
             extent = self._spans.find(self._id, index)

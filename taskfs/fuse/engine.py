@@ -3,7 +3,7 @@
 `TaskOperations` answers requests by path; a `MountEngine` mounts, takes the kernel's requests and
 sends the answers. There are two: `kernel.engine` speaks the protocol of /dev/fuse itself,
 `fusepy_engine` lets libfuse 2 do it. Owner, umask, link count and block size are applied above the
-seam, so both engines show the same files.
+interface, so both engines show the same files.
 
 What only the kernel engine can do is optional, and asked for by it alone: it pushes pages of
 handles that are `PushableHandle`s, and sends the attributes and the lifetime that a

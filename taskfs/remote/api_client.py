@@ -68,7 +68,7 @@ class TaskClient:
         self._stats = stats or Stats()
         self._api = APIConnection(api_url, api_key, timeout_s=timeout_s, stats=self._stats)
         self.signal = self._api.signal  # the requests of a live channel's signalling
-        self._store = Transport(timeout_s=timeout_s, stats=self._stats, side="store")
+        self._store = Transport(timeout_s=timeout_s, stats=self._stats, endpoint="store")
         self._pages = DaemonPool(8, "taskfs-pages")
         self._bad_records: set[str] = set()
         self._has_listed = False

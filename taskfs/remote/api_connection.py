@@ -36,7 +36,7 @@ class APIConnection:
         self.transport = Transport(
             timeout_s=timeout_s,
             stats=stats,
-            side="api",
+            endpoint="api",
             headers={KEY_HEADER: api_key, "Accept": "application/json"},
         )
 

@@ -61,8 +61,8 @@ def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
 class Transport:
     """A pool of connections to the API or to the store, with retries.
 
-    *side*, `api` or `store`, is the prefix of the names of its counters. Safe for concurrent use:
-    the session is not changed after construction, and a race over the times costs at most a
+    *endpoint*, `api` or `store`, is the prefix of the names of its counters. Safe for concurrent
+    use: the session is not changed after construction, and a race over the times costs at most a
     connection.
     """
 
@@ -71,13 +71,13 @@ class Transport:
         *,
         timeout_s: float,
         stats: Stats,
-        side: str,
+        endpoint: str,
         connections: int = 32,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self.timeout_s = timeout_s
         self._stats = stats
-        self._side = side
+        self._endpoint = endpoint
         self.clock_offset_s: float | None = None
         self._used_s = age_clock()
         self._received_s = float("-inf")  # when the last bytes arrived, by time.monotonic
@@ -122,7 +122,7 @@ class Transport:
         """
 
         def before_pause(failure: Transient, pause_s: float) -> None:
-            self._stats.add(f"{self._side}_retries")
+            self._stats.add(f"{self._endpoint}_retries")
             log.info("%s; retry in %.1f s", failure, pause_s)
 
         return retry_transient(attempt, budget or self.budget(), before_pause)
@@ -149,7 +149,7 @@ class Transport:
             Unreachable, ProxyRefused, ConfigError: another try would fail as well.
             BadAnswer: too many redirects, or a URL that cannot be requested.
         """
-        self._stats.add(f"{self._side}_requests")
+        self._stats.add(f"{self._endpoint}_requests")
         self._drop_idle_connections()
         began_s = time.monotonic()
         try:
@@ -267,7 +267,7 @@ class Transport:
                     sink += chunk
                     budget.received += len(chunk)
                     self._received_s = time.monotonic()
-                    self._stats.add(f"{self._side}_bytes", len(chunk))
+                    self._stats.add(f"{self._endpoint}_bytes", len(chunk))
                     if stop is not None and len(sink) > stop:
                         return
                     if budget.remaining_s <= 0:
@@ -303,7 +303,7 @@ class Transport:
                     body.filled += count
                     budget.received += count
                     self._received_s = time.monotonic()
-                    self._stats.add(f"{self._side}_bytes", count)
+                    self._stats.add(f"{self._endpoint}_bytes", count)
                     if budget.remaining_s <= 0:
                         raise Transient(Unavailable(f"{label}: the response takes too long"))
                 if body.filled == before + size and source.read(1):

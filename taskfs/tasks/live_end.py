@@ -19,8 +19,8 @@ def member_shift(
     """Return what to add to an offset in *snapshot* for the same byte in the archive's member.
 
     The shift is 0 where offsets are true. It is negative where *snapshot* is the end of a large
-    file behind an invented hole. None if the member does not continue the bytes that were returned: then
-    the open file is stale.
+    file after an invented hole. None if the member does not continue the bytes that were
+    returned: then the open file is stale.
 
     *read* returns the member's bytes [offset, offset + size), and its errors pass through.
     """

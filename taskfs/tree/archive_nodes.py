@@ -48,7 +48,7 @@ class ArchiveRootNode(Directory):
         self._kind = kind
         self._archives = archives
         self._page_cache = page_cache
-        self._listed: ArchiveDirectoryNode | None = None  # the folder that `children` listed
+        self._listed: ArchiveDirectoryNode | None = None  # the directory that `children` listed
 
     def attrs(self) -> Attrs:
         archive = self._archives.get(self._task, self._kind, raw=True)
@@ -59,8 +59,8 @@ class ArchiveRootNode(Directory):
             mtime_ns = self._task.last_change_ns
         return Attrs(DIRECTORY_MODE, inode(self.path), mtime_ns=mtime_ns, ctime_ns=mtime_ns)
 
-    def folder(self) -> "ArchiveDirectoryNode | None":
-        """Return the root folder of the archive, None while there is no archive."""
+    def directory(self) -> "ArchiveDirectoryNode | None":
+        """Return the root directory of the archive, None while there is no archive."""
         epoch = self._archives.epoch
         archive = self._archives.await_archive(self._task, self._kind)
         if archive is None:
@@ -77,13 +77,13 @@ class ArchiveRootNode(Directory):
         return ArchiveDirectoryNode(self.path, "", archive.index.root, origin)
 
     def lookup(self, name: str) -> Node:
-        root = self.folder()
+        root = self.directory()
         if root is None:
             raise NotFound(f"there is no {self.child_path(name)}")
         return root.lookup(name)
 
     def children(self) -> Iterable[Entry]:
-        root = self._listed = self.folder()
+        root = self._listed = self.directory()
         return [] if root is None else root.children()
 
     def known_attrs(self, name: str) -> Attrs | None:
@@ -108,21 +108,21 @@ class _Origin(NamedTuple):
 class ArchiveDirectoryNode(Directory):
     """A directory of an archive."""
 
-    def __init__(self, path: str, inner: str, folder: Folder, origin: _Origin) -> None:
+    def __init__(self, path: str, inner: str, directory: Folder, origin: _Origin) -> None:
         super().__init__(path)
         self._inner = inner
-        self._folder = folder
+        self._directory = directory
         self._latest: Child | None = None  # the one that a listing read last
         self._origin = origin
 
     def attrs(self) -> Attrs:
-        mtime_ns = self._folder.mtime_ns
+        mtime_ns = self._directory.mtime_ns
         if mtime_ns is None:
             mtime_ns = self._origin.task.last_change_ns
         return Attrs(DIRECTORY_MODE, inode(self.path), mtime_ns=mtime_ns, ctime_ns=mtime_ns)
 
     def lookup(self, name: str) -> Node:
-        child = self._folder.children.get(name)
+        child = self._directory.children.get(name)
         path = f"{self.path}/{name}"
         if child is None:
             raise NotFound(f"there is no {path}")
@@ -137,7 +137,7 @@ class ArchiveDirectoryNode(Directory):
         if latest is not None and latest.name == name:
             child: Folder | Member | None = latest.node
         else:
-            child = self._folder.children.get(name)
+            child = self._directory.children.get(name)
         if not isinstance(child, Member):
             return self.lookup(name).attrs()
         return _member_attrs(f"{self.path}/{name}", child, self._origin)
@@ -148,10 +148,10 @@ class ArchiveDirectoryNode(Directory):
 
     def attr_lifetime_s(self) -> float:
         origin = self._origin
-        return origin.page_cache.attr_lifetime(origin.key, len(self._folder.children))
+        return origin.page_cache.attr_lifetime(origin.key, len(self._directory.children))
 
     def children(self) -> Iterable[Entry]:
-        return _Entries(self, self._folder.children)
+        return _Entries(self, self._directory.children)
 
     def entry_of(self, child: Child) -> Entry:
         """Return the directory entry of a child, whose attributes are mostly needed next."""
@@ -162,7 +162,7 @@ class ArchiveDirectoryNode(Directory):
 
 
 class _Entries(Sequence[Entry]):
-    """The entries of a folder, each made when it is needed: there may be a million."""
+    """The entries of a directory, each made when it is needed: there may be a million."""
 
     def __init__(self, node: ArchiveDirectoryNode, children: Children) -> None:
         self._node = node

@@ -22,8 +22,8 @@ from taskfs.tree.view_nodes import VIEWS, ViewNode
 
 LATEST: Final = ".latest"
 TASKS_FILE: Final = "tasks.csv"  # found by name, and not listed among the tasks
-MAX_FOLDERS: Final = 256
-FOLDER_TTL_S: Final = 1.0  # the default attr timeout of the kernel
+MAX_DIRECTORIES: Final = 256
+DIRECTORY_TTL_S: Final = 1.0  # the default attr timeout of the kernel
 
 
 class Tree:
@@ -32,9 +32,9 @@ class Tree:
     def __init__(self, context: TreeContext) -> None:
         self.context = context
         self._root = RootNode(context)
-        # Folders of archives that were resolved just now, with their expiry and the registry's
+        # Directories of archives that were resolved just now, with their expiry and the registry's
         # epoch: a walk looks up one name after another. Single operations of a dict need no lock.
-        self._folders: dict[str, tuple[float, int, ArchiveDirectoryNode]] = {}
+        self._directories: dict[str, tuple[float, int, ArchiveDirectoryNode]] = {}
 
     def resolve(self, path: str) -> Node:
         """Return the node at *path*, which starts with a slash.
@@ -44,36 +44,40 @@ class Tree:
             NotADirectory: the path continues beneath a file.
         """
         parent, _, last = path.rpartition("/")
-        folder = self._folder(parent)
-        if folder is not None and last:
-            return folder.lookup(last)
+        directory = self._directory(parent)
+        if directory is not None and last:
+            return directory.lookup(last)
         epoch = self.context.archives.epoch
         node: Node = self._root
         for name in parent.split("/"):
             if name:
                 node = node.lookup(name)
         if isinstance(node, ArchiveRootNode):
-            node = node.folder() or node
+            node = node.directory() or node
         if isinstance(node, ArchiveDirectoryNode):
-            if len(self._folders) >= MAX_FOLDERS:
-                self._folders.clear()
-            self._folders[parent] = (time.monotonic() + FOLDER_TTL_S, epoch, node)
+            if len(self._directories) >= MAX_DIRECTORIES:
+                self._directories.clear()
+            self._directories[parent] = (time.monotonic() + DIRECTORY_TTL_S, epoch, node)
         return node.lookup(last) if last else node
 
     def attrs(self, path: str) -> Attrs:
         """Return the attributes of the node at *path*; raise as `resolve` does."""
         parent, _, last = path.rpartition("/")
-        folder = self._folder(parent)
-        return folder.attrs_of(last) if folder is not None and last else self.resolve(path).attrs()
+        directory = self._directory(parent)
+        return (
+            directory.attrs_of(last)
+            if directory is not None and last
+            else self.resolve(path).attrs()
+        )
 
-    def _folder(self, path: str) -> ArchiveDirectoryNode | None:
-        """Return the folder of an archive at *path* if it was resolved just now."""
-        cached = self._folders.get(path)
+    def _directory(self, path: str) -> ArchiveDirectoryNode | None:
+        """Return the directory of an archive at *path* if it was resolved just now."""
+        cached = self._directories.get(path)
         if cached is None:
             return None
-        expiry_s, epoch, folder = cached
+        expiry_s, epoch, directory = cached
         is_valid = time.monotonic() <= expiry_s and epoch == self.context.archives.epoch
-        return folder if is_valid else None
+        return directory if is_valid else None
 
     @property
     def handles(self) -> HandleTable:

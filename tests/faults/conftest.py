@@ -53,7 +53,7 @@ def hasty(hasty_mount: tuple[FakeCloud, Mount]) -> Iterator[Mounted]:
 @pytest.fixture
 def transport() -> Iterator[Transport]:
     """A transport to the store, without a mount."""
-    transport = Transport(timeout_s=3, stats=Stats(), side="store")
+    transport = Transport(timeout_s=3, stats=Stats(), endpoint="store")
     yield transport
     transport.close()
 

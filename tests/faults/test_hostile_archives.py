@@ -593,7 +593,7 @@ def test_a_million_entries_in_a_small_archive(
 
 
 @pytest.mark.mount
-def test_tools_walk_and_copy_a_zoo(
+def test_tools_walk_and_copy_odd_archives(
     shared_mnt: Path, shared_cloud: FakeCloud, tmp_path: Path
 ) -> None:
     """I-8, N-11: On a mount of all of these `ls -lR`, `find`, `du`, `tar` and `cp -r` end; an

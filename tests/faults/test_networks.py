@@ -300,7 +300,7 @@ def test_tls_connections_share_one_context(cloud: FakeCloud, authority: Authorit
 
         patch.setattr(ssl.SSLContext, "load_verify_locations", load)
         for _ in range(3):
-            transport = Transport(timeout_s=5, stats=Stats(), side="api")
+            transport = Transport(timeout_s=5, stats=Stats(), endpoint="api")
             budget = Budget(5, time.monotonic())
             transport.send(
                 "GET it", "GET", f"https://localhost:{server.port}/version", budget
@@ -315,7 +315,7 @@ def test_tls_connections_share_one_context(cloud: FakeCloud, authority: Authorit
 
 def error_of(url: str, *, timeout_s: float, answered: str = "") -> TaskFSError:
     """Return the error of one request; before it, *answered* answers on the same side."""
-    transport = Transport(timeout_s=timeout_s, stats=Stats(), side="api")
+    transport = Transport(timeout_s=timeout_s, stats=Stats(), endpoint="api")
     try:
         if answered:
             transport.send("GET it", "GET", answered, transport.budget()).close()

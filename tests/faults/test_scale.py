@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from tests.archive_bench import run_threads
+from tests.archive_harness import run_threads
 from tests.conftest import in_process
 from tests.fake_api import FakeCloud
 from tests.mounts import ROOT, Mount, eventually

@@ -176,7 +176,7 @@ def test_one_dead_connection_is_enough_to_distrust_the_others(
 
 
 @pytest.mark.mount
-def test_a_daemon_that_stood_still_goes_on(new_mount: Callable[..., Mount]) -> None:
+def test_a_stopped_daemon_continues(new_mount: Callable[..., Mount]) -> None:
     """X-12: A read in flight while the daemon was stopped gets its bytes, although its connections
     were cut."""
     mount = new_mount()

@@ -244,7 +244,7 @@ def test_a_name_that_does_not_resolve_is_etimedout_and_forgotten(hasty: Mounted)
 @pytest.mark.parametrize("kind", ["short", "reset", "stall"])
 def test_a_body_cut_at_any_point_is_resumed_where_it_stopped(cloud: FakeCloud, kind: str) -> None:
     """X-13: A body cut at any point is resumed where it stopped."""
-    transport = Transport(timeout_s=3, stats=Stats(), side="store")
+    transport = Transport(timeout_s=3, stats=Stats(), endpoint="store")
     cloud.put_object("x", CONTENT)
     stored = StoredObject("x", lambda: cloud.signed_url("x"), transport)
     version = stored.fetch_tail(1).version

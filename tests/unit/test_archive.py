@@ -37,7 +37,7 @@ from taskfs.errors import (
     Unavailable,
     Unsupported,
 )
-from tests.archive_bench import Bench, FakeObject, bench, member, read_all, run_threads
+from tests.archive_harness import Bench, FakeObject, bench, member, read_all, run_threads
 from tests.zips import (
     BZIP2,
     DEFLATED,
@@ -337,7 +337,7 @@ def test_a_handle_that_gave_wrong_bytes_never_ends_well(on: Bench, method: int) 
 
 
 @pytest.mark.parametrize("method", [STORED, DEFLATED])
-def test_a_handle_that_gave_wrong_bytes_is_not_saved_by_another_s_good_ones(
+def test_a_handle_that_returned_wrong_bytes_fails_although_another_read_good_ones(
     on: Bench, method: int
 ) -> None:
     """I-1, I-4: The bytes that were returned are checked, not those that were fetched."""

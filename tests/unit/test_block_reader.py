@@ -16,7 +16,7 @@ from taskfs.errors import Interrupted, StaleObject, Unavailable
 from taskfs.support.buffers import Buffer
 from taskfs.support.interruptible_wait import Waiter
 from taskfs.support.stats import Stats
-from tests.archive_bench import DaemonPool, FakeObject, run_threads
+from tests.archive_harness import DaemonPool, FakeObject, run_threads
 
 BODY = random.Random(1).randbytes(10 * BLOCK + 1234)
 LAST = len(BODY) // BLOCK

@@ -43,7 +43,7 @@ from taskfs.cache.segment_table import MAX_OPEN
 from taskfs.support.buffers import LARGE, address_of, allocate
 from taskfs.support.interruptible_wait import Waiter
 from taskfs.support.stats import Stats
-from tests.archive_bench import DaemonPool, FakeObject, run_threads
+from tests.archive_harness import DaemonPool, FakeObject, run_threads
 from tests.mounts import ROOT, TIMEOUT_S
 from tests.surfaces import assert_same
 

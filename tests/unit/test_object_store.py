@@ -26,7 +26,7 @@ CONTENT = bytes(range(256)) * 8192  # 2 MiB
 
 @pytest.fixture
 def transport() -> Iterator[Transport]:
-    transport = Transport(timeout_s=2, stats=Stats(), side="store")
+    transport = Transport(timeout_s=2, stats=Stats(), endpoint="store")
     yield transport
     transport.close()
 
@@ -260,7 +260,7 @@ def test_an_empty_object(cloud: FakeCloud, transport: Transport) -> None:
 
 def test_a_store_that_stalls(cloud: FakeCloud, signer: Signer) -> None:
     """X-3: A store that stalls is ETIMEDOUT."""
-    transport = Transport(timeout_s=0.5, stats=Stats(), side="store")
+    transport = Transport(timeout_s=0.5, stats=Stats(), endpoint="store")
     stored = StoredObject(PATH, signer, transport)
     version = stored.fetch_tail(1).version
     cloud.faults.add("stall", side="store", times=None)

@@ -23,7 +23,7 @@ from taskfs.core import SPAN_MEMORY
 from taskfs.errors import CorruptData, Interrupted, TaskFSError, Unavailable
 from taskfs.support.buffers import Buffer
 from taskfs.support.interruptible_wait import Waiter
-from tests.archive_bench import DaemonPool, run_threads
+from tests.archive_harness import DaemonPool, run_threads
 from tests.zips import cheap_bytes, deflate, lzma_alone, pack
 
 PIECE = 64 << 10

@@ -29,7 +29,7 @@ def transport() -> Iterator[Transport]:
 
 
 def transport_of(timeout_s: float, **options: Any) -> Transport:
-    return Transport(timeout_s=timeout_s, stats=Stats(), side="api", **options)
+    return Transport(timeout_s=timeout_s, stats=Stats(), endpoint="api", **options)
 
 
 def get(transport: Transport, url: str, **options: Any) -> bytes:
@@ -307,7 +307,7 @@ def test_retries_are_logged_and_counted(cloud: FakeCloud, caplog: pytest.LogCapt
     """N-22: Retries are logged and counted."""
     caplog.set_level(logging.INFO, "taskfs")
     stats = Stats()
-    transport = Transport(timeout_s=3, stats=stats, side="api")
+    transport = Transport(timeout_s=3, stats=stats, endpoint="api")
     cloud.faults.add("status", status=503, times=2)
     body = get(transport, f"{cloud.api_url}/version?Signature=secret")
     counts = stats.snapshot()

@@ -200,3 +200,22 @@ def run_threads(
     if failures:
         raise failures[0]
     assert not any(thread.is_alive() for thread in threads), "a thread hangs"
+
+
+class SlowResponses:
+    """Delays responses, and counts how many of them were in flight at once, at most."""
+
+    def __init__(self, seconds: Callable[[int], float]) -> None:
+        self.most = 0
+        self._seconds = seconds  # by the length of a range
+        self._lock = threading.Lock()
+        self._now = 0
+
+    def __call__(self, start: int, stop: int, answer: bytes) -> bytes:
+        with self._lock:
+            self._now += 1
+            self.most = max(self.most, self._now)
+        time.sleep(self._seconds(stop - start))
+        with self._lock:
+            self._now -= 1
+        return answer
