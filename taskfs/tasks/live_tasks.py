@@ -13,7 +13,7 @@ from taskfs.tasks.task_cache import TaskCache
 
 # In bytes: content kept of files that are not open, all tasks together. A search through the logs
 # of hundreds of tasks must not fill the memory.
-MAX_KEPT_BYTES: Final = 64 << 20
+MAX_KEPT_BYTES: Final = 32 << 20
 
 
 class LiveTasks:

@@ -16,7 +16,8 @@ from taskfs.errors import (
     Unavailable,
     Unsupported,
 )
-from taskfs.tasks.live import LastWrite, LiveEnded, LiveFiles
+from taskfs.remote.live_messages import Answer, MachineGone, Question, Witness
+from taskfs.tasks.live import RECONNECT_S, LastWrite, LiveEnded, LiveFiles
 from taskfs.tasks.live_handle import LiveHandle
 from tests.fake_api import FakeCloud
 from tests.live.machine_model import Clock, ModelMachine
@@ -326,3 +327,43 @@ def test_a_removed_file_is_not_found() -> None:
     live = False
     with pytest.raises(LiveEnded):
         files.open(b"a.log")
+
+
+class LostMachine:
+    """Is gone at the first question, and cannot be reached again."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.waited_s: list[float] = []
+
+    def ask(
+        self,
+        question: Question,
+        timeout_s: float,
+        interrupted: Callable[[], bool],
+        witness: Witness | None = None,
+    ) -> Answer | None:
+        if not self.waited_s:
+            self.waited_s.append(0.0)
+            raise MachineGone("gone")
+        self.waited_s.append(timeout_s)
+        self.clock.now_s += timeout_s
+        raise Unavailable("not reached")
+
+
+def test_a_machine_that_is_gone_before_the_status_tells() -> None:
+    """L-9: The status is asked for again while there is no new connection, so a reader learns in
+    time that the task has ended."""
+    clock = Clock()
+    machine = LostMachine(clock)
+    ends_s = clock.now_s + 10.0
+    files = LiveFiles(machine, is_live=lambda _: clock.now_s < ends_s, clock=clock)
+    with pytest.raises(LiveEnded):
+        files.listing()
+    assert clock.now_s - ends_s < RECONNECT_S
+    machine = LostMachine(clock)
+    files = LiveFiles(machine, is_live=lambda _: True, clock=clock)
+    began_s = clock.now_s
+    with pytest.raises(Unavailable):
+        files.listing()
+    assert 30.0 <= clock.now_s - began_s < 31.0

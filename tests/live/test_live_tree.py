@@ -20,7 +20,7 @@ from tests.outputs import put_outputs
 from tests.surfaces import Surface, assert_same, text, walk
 
 NewFs = Callable[..., Surface]
-LINES = b"".join(b"%06d residual 0.25\n" % number for number in range(400_000))
+LINES = b"".join(b"%06d residual 0.25\n" % number for number in range(250_000))
 
 
 def errno_of(call: Callable[[], object]) -> int | None:

@@ -194,6 +194,8 @@ class _Soak:
         self._pause_readers()
         time.sleep(IDLE_S)
         usage = usage_of(self._pid)
+        if connections := self.running.open_connections:
+            self.violations.append(f"{connections} connections to machines are open while idle")
         self._resumed.set()
         return usage
 

@@ -132,6 +132,11 @@ class RunningTasks:
         """Return a running task, or one that ended just now."""
         return rng.choice(self.tasks[-RUNNING - 1 :])
 
+    @property
+    def open_connections(self) -> int:
+        """The connections to machines that are open."""
+        return sum(self._cloud.machine(task.id).open_connections for task in self.tasks)
+
     def check_afterwards(self, mount: Path) -> list[str]:
         """Return what is wrong with the outputs of the tasks that have ended."""
         wrong = []
