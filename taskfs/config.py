@@ -42,6 +42,8 @@ class Config:
     uid: int = field(default_factory=os.getuid)
     gid: int = field(default_factory=os.getgid)
     umask: int = 0
+    file_mode: int | None = None
+    dir_mode: int | None = None
     fsname: str = "taskfs"
     noexec: bool = False
     engine: str = "auto"

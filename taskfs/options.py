@@ -18,6 +18,7 @@ from taskfs.support.parsing import (
     parse_duration,
     parse_flag,
     parse_id,
+    parse_mode,
     parse_path,
     parse_positive_duration,
     parse_relative_path,
@@ -163,6 +164,10 @@ OPTIONS: Final = (
            "your group"),
     Option("umask", parse_umask, "Permission bits (octal) taken from 0755 for directories and "
            "0644 for files.", "BITS", "000"),
+    Option("file_mode", parse_mode, "The permission bits (octal) of all files, before the umask.",
+           "BITS", default_shown="0644; 0755 for members of archives that are executable"),
+    Option("dir_mode", parse_mode, "The permission bits (octal) of all directories, before the "
+           "umask.", "BITS", default_shown="0755"),
     Option("fsname", parse_source, "The source in the output of mount(8) and df(1).", "NAME",
            "taskfs", commands=frozenset()),
     Option("noexec", parse_flag, "Forbid the execution of files.", commands=frozenset()),

@@ -6,6 +6,7 @@ general purpose bits (4.4.4). Local headers are not read here: those of streamed
 
 import calendar
 import mmap
+import stat
 import struct
 import zlib
 from collections.abc import Iterator
@@ -30,6 +31,8 @@ EXTRA_UNICODE_PATH: Final = 0x7075
 NTFS_EPOCH_100NS: Final = 116_444_736_000_000_000  # 1601 to 1970 in units of 100 ns
 # Hosts by "version made by" (APPNOTE 4.4.2): FAT, NTFS and VFAT. Other systems allow `\` in names.
 WINDOWS_HOSTS: Final = frozenset({0, 10, 14})
+# The external attributes (4.4.15) of this host have the mode of stat(2) in their upper half.
+UNIX_HOST: Final = 3
 OLDEST_NS: Final = -(1 << 63)
 DOS_EPOCH_NS: Final = 315_532_800 * 10**9  # 1980-01-01
 
@@ -116,7 +119,11 @@ def _member(
         return None
     path = name[len(root) :]
     start = offset + shift
-    return Member(path, size, compressed, crc, method, flags, start, mtime_ns, raw_name, number)
+    mode = fields[15] >> 16 if fields[1] >> 8 == UNIX_HOST else 0
+    # A link, which is shown as a file with its target, has execute bits too.
+    is_executable = bool(mode & stat.S_IXUSR) and stat.S_IFMT(mode) in (0, stat.S_IFREG)
+    rest = mtime_ns, raw_name, number, is_executable
+    return Member(path, size, compressed, crc, method, flags, start, *rest)
 
 
 def count_entries(directory: Directory, limit: int) -> int:

@@ -19,6 +19,7 @@ class Member(NamedTuple):
     mtime_ns: int
     raw_name: bytes  # the name in the central directory, which the local header must repeat
     number: int = 0  # position in the central directory
+    is_executable: bool = False  # by its owner
 
     @property
     def is_encrypted(self) -> bool:

@@ -39,20 +39,39 @@ class AttributePolicy:
     """The attributes that all files of one mount share. Immutable.
 
     Files belong to *uid* and *gid*, by default those of the process. *umask* clears bits of their
-    modes; links keep theirs, because no system checks the mode of a link.
+    modes; links keep theirs, because no system checks the mode of a link. *file_mode* and
+    *dir_mode* are permission bits in place of the tree's. A private file stays private.
     """
 
-    def __init__(self, uid: int | None = None, gid: int | None = None, umask: int = 0) -> None:
+    def __init__(
+        self,
+        uid: int | None = None,
+        gid: int | None = None,
+        umask: int = 0,
+        *,
+        file_mode: int | None = None,
+        dir_mode: int | None = None,
+    ) -> None:
         uid = os.getuid() if uid is None else uid
         gid = os.getgid() if gid is None else gid
         self._umask = umask
+        self._modes = {stat.S_IFREG: file_mode, stat.S_IFDIR: dir_mode}
+        self._has_modes = file_mode is not None or dir_mode is not None
         self._shared = LINK_COUNT, uid, gid, BLOCK_SIZE
 
     def apply(self, attrs: Attrs) -> FileAttributes:
         """Return *attrs* with the mount's attributes."""
-        mode = attrs.mode
+        mode = self._override(attrs.mode) if self._has_modes else attrs.mode
         if self._umask and not stat.S_ISLNK(mode):
             mode &= ~self._umask
         ino, size, mtime_ns, ctime_ns, blocks, is_volatile = attrs[1:]
         times = mtime_ns, ctime_ns
         return FileAttributes(mode, ino, size, *times, blocks, *self._shared, is_volatile)
+
+    def _override(self, mode: int) -> int:
+        """Return *mode* with the permission bits that the mount's options give."""
+        kind, bits = stat.S_IFMT(mode), self._modes.get(stat.S_IFMT(mode))
+        if bits is None:
+            return mode
+        is_private = not mode & (stat.S_IRWXG | stat.S_IRWXO)
+        return kind | (bits & stat.S_IRWXU if is_private else bits)

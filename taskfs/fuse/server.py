@@ -75,7 +75,11 @@ def serve(
         push_enabled=engines.pushes_pages,
     )
     _await_first_listing(core, config, listing)
-    policy = AttributePolicy(config.uid, config.gid, config.umask)
+    policy = AttributePolicy(
+        *(config.uid, config.gid, config.umask),
+        file_mode=config.file_mode,
+        dir_mode=config.dir_mode,
+    )
 
     operations = EventOperations(core.tree, policy, engines.calling_pid)
     events: list[Callable[[], object]] = []

@@ -110,9 +110,18 @@ def parse_id(text: str) -> int:
 
 
 def parse_umask(text: str) -> int:
-    """Parse octal permission bits."""
+    """Parse the permission bits of a umask, in octal digits."""
+    return _parse_bits(text, "a umask", "022")
+
+
+def parse_mode(text: str) -> int:
+    """Parse the permission bits of a mode, in octal digits; set-uid and the like are refused."""
+    return _parse_bits(text, "a mode", "0644")
+
+
+def _parse_bits(text: str, kind: str, example: str) -> int:
     if not re.fullmatch(r"(?:0o)?[0-7]{1,4}", text.strip()) or int(text, 8) > 0o777:
-        raise ConfigError(f"{text!r} is not a umask: write octal digits, such as 022")
+        raise ConfigError(f"{text!r} is not {kind}: write octal digits, such as {example}")
     return int(text, 8)
 
 

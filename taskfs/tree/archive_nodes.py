@@ -15,6 +15,7 @@ from taskfs.tree.handles import ArchiveHandle, Handle, MemberHandle
 from taskfs.tree.nodes import (
     DIRECTORY_MODE,
     FILE_MODE,
+    PROGRAM_MODE,
     Attrs,
     Directory,
     Entry,
@@ -187,7 +188,7 @@ class _Entries(Sequence[Entry]):
 
 def _member_attrs(path: str, member: Member, origin: _Origin) -> Attrs:
     return Attrs(
-        FILE_MODE,
+        PROGRAM_MODE if member.is_executable else FILE_MODE,
         origin.inode_base + member.number,
         origin.page_cache.reported_size(origin.key, path, member.size),
         member.mtime_ns,

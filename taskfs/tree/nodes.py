@@ -18,6 +18,7 @@ INODE_BITS: Final = 53
 NUMBER_BITS: Final = 23
 BLOCK_UNIT: Final = 512  # bytes of one unit of st_blocks, stat(2)
 FILE_MODE: Final = stat.S_IFREG | 0o644
+PROGRAM_MODE: Final = stat.S_IFREG | 0o755
 DIRECTORY_MODE: Final = stat.S_IFDIR | 0o755
 LINK_MODE: Final = stat.S_IFLNK | 0o777
 

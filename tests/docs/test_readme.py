@@ -15,6 +15,7 @@ from tests.fake_api import FakeCloud
 from tests.mounts import COMMAND, ROOT, is_mounted
 
 README: Final = (ROOT / "README.md").read_text()
+ADMINISTRATION: Final = (ROOT / "taskfs/docs/administration.md").read_text()
 FSSPEC: Final = (ROOT / "taskfs/docs/fsspec.md").read_text()
 TIMEOUT_S: Final = 90.0
 
@@ -95,6 +96,33 @@ def test_python_without_a_mount(account: dict[str, str], home: Path) -> None:
     assert ".by-project/mixing-tank/q7c2m0xw95hdt8ynbz4rkv1ej/outputs/forces.csv" in paths
     first = blocks(FSSPEC, "python")[0]
     assert "i4ir3kvv62odsfrhko4y8w2an" in python(first, account, home)
+
+
+@pytest.mark.mount
+def test_the_batch_script(environment: dict[str, str], home: Path) -> None:
+    """R-31: The batch script runs as printed; a second job fetches nothing from the store."""
+    (script,) = blocks(section(ADMINISTRATION, "On a cluster"), "bash")
+    (home / "job.sh").write_text(script)
+    task = "q7c2m0xw95hdt8ynbz4rkv1ej"
+    printed, requests = [], []
+    with FakeCloud(populate=True) as cloud:
+        job = environment | {"SCRATCH": str(home), "TMPDIR": str(home)}
+        job |= {"INDUCTIVA_API_URL": cloud.api_url, "INDUCTIVA_API_KEY": cloud.api_key}
+        for _ in range(2):
+            done = subprocess.run(
+                ["bash", "job.sh", task],
+                env=job,
+                cwd=home,
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT_S,
+            )
+            assert (done.returncode, done.stderr) == (0, "")
+            printed.append(done.stdout)
+            requests.append(sum(record.side == "store" for record in cloud.requests))
+    assert printed[0] == printed[1] and "," in printed[0]
+    assert requests[0] == requests[1] > 0
+    assert not list(home.glob("tmp.*"))
 
 
 def test_the_readme_is_short() -> None:

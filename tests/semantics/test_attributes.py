@@ -25,7 +25,7 @@ from tests.conftest import in_process
 from tests.fake_api import FakeCloud
 from tests.mounts import Mount, eventually
 from tests.surfaces import Surface, text, walk, write
-from tests.zips import DOS_SECONDS, Entry, build
+from tests.zips import DOS_SECONDS, Entry, build, file
 
 EXECUTED = {
     "create_time": "2025-06-11T08:00:00.250000+00:00",
@@ -105,6 +105,56 @@ def test_umask_uid_and_gid(new_mount: Callable[..., Mount], cloud: FakeCloud) ->
         reported = os.stat(mountpoint / task / name)
         assert stat.S_IMODE(reported.st_mode) == mode
         assert (reported.st_uid, reported.st_gid) == (1234, 2345)
+
+
+def test_members_that_the_archive_calls_executable_are_0755(fs: Surface) -> None:
+    """A-1, A-23: A regular member with the owner's execute bit is 0755; set-uid is never shown."""
+    shown = {
+        "run.sh": (0o100755, 0o755),
+        "mine": (0o100700, 0o755),
+        "untyped": (0o000755, 0o755),
+        "setuid": (0o106755, 0o755),
+        "data": (0o100600, 0o644),
+        "sticky": (0o107666, 0o644),
+        "others": (0o100655, 0o644),
+        "link": (0o120777, 0o644),
+    }
+    entries = [file(name, b"x", mode=mode) for name, (mode, _) in shown.items()]
+    entries.append(file("windows", b"x", host=0, mode=0o100755))
+    task = fs.cloud.add_task()
+    fs.cloud.put_object(f"{task}/output.zip", build(entries))
+    for name, expected in [("windows", 0o644), *((name, shown[name][1]) for name in shown)]:
+        assert fs.stat(f"{task}/outputs/{name}").st_mode == stat.S_IFREG | expected, name
+
+
+@pytest.mark.mount
+def test_a_program_of_an_archive_runs(new_mount: Callable[..., Mount], cloud: FakeCloud) -> None:
+    """A-23: A program in an archive can be executed."""
+    task = cloud.add_task()
+    script = file("run.sh", b"#!/bin/sh\necho it runs\n", mode=0o100755)
+    cloud.put_object(f"{task}/output.zip", build([script]))
+    path = new_mount().path / task / "outputs/run.sh"
+    assert subprocess.run([path], capture_output=True, check=True).stdout == b"it runs\n"
+
+
+@pytest.mark.mount
+def test_file_mode_and_dir_mode(new_mount: Callable[..., Mount], cloud: FakeCloud) -> None:
+    """A-24: `--file-mode` and `--dir-mode` are the permission bits of all files and directories,
+    less the umask."""
+    task = cloud.add_task()
+    entries = [file("a/b", b"x"), file("a/run.sh", b"x", mode=0o100755)]
+    cloud.put_object(f"{task}/output.zip", build(entries))
+    by_flag = new_mount(file_mode="0444", dir_mode="0555").path
+    less_umask = new_mount(file_mode="640", dir_mode="750", umask="010").path
+    for name, flag_mode, less_mode in (
+        ("", 0o555, 0o740),
+        ("outputs/a", 0o555, 0o740),
+        ("outputs/a/b", 0o444, 0o640),
+        ("outputs/a/run.sh", 0o444, 0o640),
+        ("status", 0o444, 0o640),
+    ):
+        assert stat.S_IMODE(os.stat(by_flag / task / name).st_mode) == flag_mode, name
+        assert stat.S_IMODE(os.stat(less_umask / task / name).st_mode) == less_mode, name
 
 
 def test_a_tasks_directory_tells_when_it_last_changed(fs: Surface) -> None:

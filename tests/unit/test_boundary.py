@@ -103,6 +103,15 @@ def errno_of(operations: TaskOperations, kind: str, *arguments: Any) -> int | No
     return caught.value.errno
 
 
+def test_a_private_file_stays_private() -> None:
+    """A-24: `--file-mode` does not open a file that only its owner may read."""
+    policy = AttributePolicy(file_mode=0o666, dir_mode=0o700)
+    assert policy.apply(Attrs(0o100600, 2)).mode == 0o100600
+    assert policy.apply(Attrs(0o100755, 2)).mode == 0o100666
+    assert policy.apply(Attrs(0o040755, 2)).mode == 0o040700
+    assert policy.apply(Attrs(0o120777, 2)).mode == 0o120777
+
+
 @pytest.mark.parametrize("failure", TRANSPORT_ERRORS, ids=lambda exc: f"{type(exc).__name__}-{exc}")
 def test_foreign_exceptions_are_eio_and_logged_once(
     failure: Exception, caplog: pytest.LogCaptureFixture

@@ -9,7 +9,7 @@ from taskfs.api_key import Secret, find_api_key
 from taskfs.config import Config, load_config
 from taskfs.errors import ConfigError
 from taskfs.options import OPTIONS, parse_mount_options, split_mount_options
-from taskfs.support.parsing import parse_duration, parse_size, parse_umask
+from taskfs.support.parsing import parse_duration, parse_mode, parse_size, parse_umask
 
 KEY = "abc-DEF_1.2"
 
@@ -86,6 +86,19 @@ def test_no_size(text: str) -> None:
 def test_no_umask(text: str) -> None:
     with pytest.raises(ConfigError, match="umask"):
         parse_umask(text)
+
+
+@pytest.mark.parametrize("text", ["4755", "1777", "9", "rwx", "0x1ff", ""])
+def test_no_mode(text: str) -> None:
+    """A-24: A mode with more than permission bits, such as set-uid, is refused."""
+    with pytest.raises(ConfigError, match="not a mode"):
+        parse_mode(text)
+
+
+def test_modes_are_words_of_mount_options(home: Path) -> None:
+    """A-24: `-o` takes the modes as mount(8) spells options."""
+    config = load_config(mount_options=parse_mount_options("file_mode=0640,dir_mode=750"))
+    assert (config.file_mode, config.dir_mode) == (0o640, 0o750)
 
 
 def test_defaults(home: Path) -> None:
