@@ -21,7 +21,7 @@ from taskfs.tasks.task_database import TaskDatabase
 log = logging.getLogger(__name__)
 
 SUFFIX: Final = ".db"
-# Seconds after which the tasks of an account that nobody mounted are removed: 90 days.
+# Seconds after the last mount of an account until its tasks are removed from disk: 90 days.
 UNUSED_S: Final = 90 * 86400.0
 # The directory in which versions before 0.2 stored finished tasks.
 OLD_RECORDS: Final = Path(FORMAT, "records")
