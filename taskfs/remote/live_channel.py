@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 
 from taskfs.errors import Unavailable
 from taskfs.remote.live_connection import LiveConnection, require_aiortc, wait_closed
-from taskfs.remote.live_messages import Answer, Question, Witness
+from taskfs.remote.live_messages import Answer, Question, SilenceProbe
 from taskfs.remote.live_servers import IceServer
 from taskfs.remote.live_signalling import SignallingRequest, exchange_descriptions
 from taskfs.remote.live_task import TaskConnection
@@ -30,7 +30,7 @@ CONNECT_TIMEOUT_S: Final = 30.0
 # In seconds: longest time for one answer once there is a connection. A machine that computes may
 # take some seconds; 4 MiB take about one second of the reader's CPU.
 QUESTION_TIMEOUT_S: Final = 10.0
-# In seconds: wait this long for the STUN server before the offer goes out without it.
+# In seconds: wait this long for the STUN server before the offer is sent without it.
 SERVER_WAIT_S: Final = 0.3
 # In seconds after the machine's answer: then a connection without the STUN server has failed.
 HOST_ONLY_S: Final = 5.0
@@ -85,7 +85,7 @@ class LiveChannels:
         question: Question,
         timeout_s: float,
         interrupted: Callable[[], bool],
-        witness: Witness | None = None,
+        silence_probe: SilenceProbe | None = None,
     ) -> Answer | None:
         """Ask a task's machine; see `LiveMachine.ask`. A new connection is made where needed."""
         if self._pid != os.getpid():
@@ -98,7 +98,7 @@ class LiveChannels:
                     task_id, partial(self._open, task_id), self.idle_time_s
                 )
             future = asyncio.run_coroutine_threadsafe(
-                task.ask(question, timeout_s, self.question_timeout_s, witness), loop
+                task.ask(question, timeout_s, self.question_timeout_s, silence_probe), loop
             )
         try:
             # The coroutine ends in time by itself; a loop that does not run must not hang a reader.
@@ -199,9 +199,9 @@ class TaskMachine:
         question: Question,
         timeout_s: float,
         interrupted: Callable[[], bool],
-        witness: Witness | None = None,
+        silence_probe: SilenceProbe | None = None,
     ) -> Answer | None:
-        return self._channels.ask(self._task_id, question, timeout_s, interrupted, witness)
+        return self._channels.ask(self._task_id, question, timeout_s, interrupted, silence_probe)
 
 
 class _NotOpened(Unavailable):

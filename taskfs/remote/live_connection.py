@@ -14,7 +14,7 @@ from taskfs.remote.live_messages import (
     Answer,
     MachineGone,
     Question,
-    Witness,
+    SilenceProbe,
     decode_answer,
     encode_question,
 )
@@ -100,15 +100,15 @@ class LiveConnection:
         self._free.append(channel)
 
     async def ask(
-        self, question: Question, timeout_s: float, witness: Witness | None
+        self, question: Question, timeout_s: float, silence_probe: SilenceProbe | None
     ) -> Answer | None:
-        """Return the answer, None for a silence that the witness's answer proves.
+        """Return the answer, None for a silence that the probe's answer proves.
 
         Raises: see `LiveMachine.ask`.
         """
         self.in_flight += 1
         try:
-            return await asyncio.wait_for(self._ask(question, timeout_s, witness), timeout_s)
+            return await asyncio.wait_for(self._ask(question, timeout_s, silence_probe), timeout_s)
         except asyncio.TimeoutError:
             # The answer may still be arriving, and a large one costs the CPU of all connections.
             self._timed_out = True
@@ -118,28 +118,30 @@ class LiveConnection:
             self.in_flight -= 1
 
     async def _ask(
-        self, question: Question, timeout_s: float, witness: Witness | None
+        self, question: Question, timeout_s: float, silence_probe: SilenceProbe | None
     ) -> Answer | None:
         async with self._slots:
             channel = await self._channel(timeout_s)
             try:
                 answer = channel.send(question)
-                if witness is not None and not await self._settled(answer, witness.after_s):
-                    await self._ask_witness(witness.question, answer, timeout_s)
-                    if not await self._settled(answer, witness.silence_s):
+                if silence_probe is not None and not await self._settled(
+                    answer, silence_probe.after_s
+                ):
+                    await self._ask_silence_probe(silence_probe.question, answer, timeout_s)
+                    if not await self._settled(answer, silence_probe.silence_s):
                         return None
                 await self._wait(answer, timeout_s, "the machine did not answer")
                 return decode_answer(answer.result(), MAX_MESSAGE_BYTES)
             finally:
                 self._give_back(channel)
 
-    async def _ask_witness(
-        self, witness: Question, answer: "asyncio.Future[object]", timeout_s: float
+    async def _ask_silence_probe(
+        self, silence_probe: Question, answer: "asyncio.Future[object]", timeout_s: float
     ) -> None:
-        """Return once the witness, or the question itself, is answered."""
+        """Return once the probe, or the question itself, is answered."""
         channel = await self._channel(timeout_s)
         try:
-            seen = channel.send(witness)
+            seen = channel.send(silence_probe)
             waited: set[asyncio.Future[Any]] = {self._gone, seen, answer}
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED, timeout=timeout_s)
             self._check()

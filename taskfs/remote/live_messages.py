@@ -41,11 +41,11 @@ def tail(name: str, lines: int) -> Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Witness:
-    """A question that proves the silence on an earlier one: the machine answers in order.
+class SilenceProbe:
+    """A second question. Its answer proves that the first gets none: a machine answers in order.
 
     It is sent *after_s* seconds after the earlier one, because most answers are there by then. The
-    silence counts *silence_s* seconds after the witness's answer, because a lost packet of the
+    silence counts *silence_s* seconds after the probe's answer, because a lost packet of the
     earlier answer is sent again after about a second.
     """
 
@@ -66,11 +66,11 @@ class LiveMachine(Protocol):
         question: Question,
         timeout_s: float,
         interrupted: Callable[[], bool],
-        witness: Witness | None = None,
+        silence_probe: SilenceProbe | None = None,
     ) -> Answer | None:
         """Return the answer to *question*.
 
-        Return None where the machine answers *witness*, sent later on another channel, and is
+        Return None where the machine answers *silence_probe*, sent later on another channel, and is
         still silent on *question*: it has failed at the question.
 
         Raises:

@@ -8,7 +8,7 @@ from typing import Any
 
 from taskfs.errors import Unavailable
 from taskfs.remote.live_connection import LiveConnection
-from taskfs.remote.live_messages import Answer, MachineGone, Question, Witness
+from taskfs.remote.live_messages import Answer, MachineGone, Question, SilenceProbe
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class TaskConnection:
         question: Question,
         timeout_s: float,
         question_timeout_s: float,
-        witness: Witness | None,
+        silence_probe: SilenceProbe | None,
     ) -> Answer | None:
         """Ask within *timeout_s*, of which the question may take *question_timeout_s*."""
         deadline_s = time.monotonic() + timeout_s
@@ -47,7 +47,7 @@ class TaskConnection:
             self._idle.cancel()
         try:
             remaining_s = min(question_timeout_s, max(0.0, deadline_s - time.monotonic()))
-            return await connection.ask(question, remaining_s, witness)
+            return await connection.ask(question, remaining_s, silence_probe)
         finally:
             self._after(connection)
 

@@ -26,7 +26,7 @@ from taskfs.remote.live_messages import (
     LiveMachine,
     MachineGone,
     Question,
-    Witness,
+    SilenceProbe,
 )
 from taskfs.support.interruptible_wait import POLL_S, never
 from taskfs.tasks.live_file import LiveFile, Snapshot
@@ -219,8 +219,8 @@ class LiveFiles:
                 return snapshot
             self._check_failure(path)
 
-            def ask(question: Question, witness: Witness | None = None) -> Answer | None:
-                return self._ask(question, deadline_s, witness)
+            def ask(question: Question, silence_probe: SilenceProbe | None = None) -> Answer | None:
+                return self._ask(question, deadline_s, silence_probe)
 
             try:
                 snapshot = entry.file.refresh(ask)
@@ -264,7 +264,7 @@ class LiveFiles:
         return answer.message
 
     def _ask(
-        self, question: Question, deadline_s: float, witness: Witness | None = None
+        self, question: Question, deadline_s: float, silence_probe: SilenceProbe | None = None
     ) -> Answer | None:
         """Ask, once more if the connection ends while the task is live.
 
@@ -280,7 +280,7 @@ class LiveFiles:
                     question,
                     min(remaining_s, RECONNECT_S) if was_gone else remaining_s,
                     self._interrupted,
-                    witness,
+                    silence_probe,
                 )
             except MachineGone as exc:
                 self._check_live(deadline_s)

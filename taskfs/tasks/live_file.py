@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from taskfs.errors import BadAnswer, NotFound, StaleObject, TooLarge, Unavailable, Unsupported
-from taskfs.remote.live_messages import LS, Answer, Question, Witness, tail
+from taskfs.remote.live_messages import LS, Answer, Question, SilenceProbe, tail
 from taskfs.tasks.live_text import (
     EVIDENCE_BYTES,
     certain_bytes,
@@ -28,11 +28,11 @@ RETRY_LINES: Final = (0, 4, 16, 64, 256)
 MAX_RETRIES: Final = len(RETRY_LINES)
 # In seconds: pause before the last try, because a character may be half written.
 HALF_CHARACTER_S: Final = 0.25
-# Silence proves an empty file. A file known as empty needs less proof that it still is, and a large
-# answer more time.
-FIRST_WITNESS: Final = Witness(LS, after_s=0.4, silence_s=1.5)
-NEXT_WITNESS: Final = Witness(LS, after_s=0.3, silence_s=0.1)
-LARGE_WITNESS: Final = Witness(LS, after_s=3.0, silence_s=1.5)
+# A machine sends no answer about an empty file. For a file that was empty before, a shorter wait is
+# enough; a large answer needs a longer one.
+FIRST_SILENCE_PROBE: Final = SilenceProbe(LS, after_s=0.4, silence_s=1.5)
+NEXT_SILENCE_PROBE: Final = SilenceProbe(LS, after_s=0.3, silence_s=0.1)
+LARGE_SILENCE_PROBE: Final = SilenceProbe(LS, after_s=3.0, silence_s=1.5)
 MAX_STEPS: Final = 12
 MAX_STEP_FACTOR: Final = 16
 NOT_FOUND: Final = "File not found: "
@@ -62,7 +62,9 @@ class Limits:
 class Ask(Protocol):
     """Puts a question to the file's machine; see `LiveMachine.ask`."""
 
-    def __call__(self, question: Question, witness: Witness | None = None) -> Answer | None: ...
+    def __call__(
+        self, question: Question, silence_probe: SilenceProbe | None = None
+    ) -> Answer | None: ...
 
 
 class _Text:
@@ -242,7 +244,7 @@ class LiveFile:
         self._commit_end(end)
 
     def _commit_silence(self, ask: Ask) -> None:
-        """Let the file be empty if a probe is met with silence, too."""
+        """Take the file for empty if a question for its last block gets no answer either."""
         if self._probe(ask) is not None:
             raise Unavailable("the task's machine does not send so large an answer")
         self._commit(b"")
@@ -250,36 +252,36 @@ class LiveFile:
     def _probe(self, ask: Ask) -> list[str] | None:
         """Return the lines of the last block, or some more; None where the file is empty."""
         is_known_empty = self._text is not None and not self._text.content
-        witness = NEXT_WITNESS if is_known_empty else FIRST_WITNESS
+        silence_probe = NEXT_SILENCE_PROBE if is_known_empty else FIRST_SILENCE_PROBE
         try:
-            found = self._tail(ask, -1, witness)
+            found = self._tail(ask, -1, silence_probe)
         except Unsupported:
             return self._probe_again(ask)
         if found == []:  # one line fills the block: there is no bounded question about it
-            found = self._tail(ask, 0, LARGE_WITNESS)
+            found = self._tail(ask, 0, LARGE_SILENCE_PROBE)
         return found
 
     def _probe_again(self, ask: Ask) -> list[str] | None:
         for lines in RETRY_LINES:
             try:
-                return self._tail(ask, lines, LARGE_WITNESS)
+                return self._tail(ask, lines, LARGE_SILENCE_PROBE)
             except Unsupported:
                 continue
         self._sleep(HALF_CHARACTER_S)
-        return self._tail(ask, RETRY_LINES[-1], LARGE_WITNESS)
+        return self._tail(ask, RETRY_LINES[-1], LARGE_SILENCE_PROBE)
 
     def _tail_text(self, ask: Ask, lines: int) -> tuple[list[str] | None, int]:
         """Return the answer to `tail` of *lines* lines or some more, and that number."""
         for _ in range(MAX_RETRIES):
             try:
-                return self._tail(ask, lines, LARGE_WITNESS), lines
+                return self._tail(ask, lines, LARGE_SILENCE_PROBE), lines
             except Unsupported:
                 lines += max(min(lines, 256), lines // 16)
-        return self._tail(ask, lines, LARGE_WITNESS), lines
+        return self._tail(ask, lines, LARGE_SILENCE_PROBE), lines
 
-    def _tail(self, ask: Ask, lines: int, witness: Witness) -> list[str] | None:
+    def _tail(self, ask: Ask, lines: int, silence_probe: SilenceProbe) -> list[str] | None:
         """Return the answer to one `tail`; None where the machine fails at it."""
-        answer = ask(tail(self._name, lines), witness)
+        answer = ask(tail(self._name, lines), silence_probe)
         if answer is None:
             return None
         if answer.status == "success":

@@ -7,7 +7,13 @@ from typing import Any
 from taskfs.demo.machines.files import WrittenFiles
 from taskfs.demo.machines.tracker import ErrorStatus, NoAnswer, operation
 from taskfs.errors import Unavailable
-from taskfs.remote.live_messages import Answer, Question, Witness, decode_answer, encode_question
+from taskfs.remote.live_messages import (
+    Answer,
+    Question,
+    SilenceProbe,
+    decode_answer,
+    encode_question,
+)
 
 
 class Clock:
@@ -24,7 +30,7 @@ class Clock:
 
 
 class ModelMachine:
-    """Answers as a machine does, at once; a silence is proved where there is a witness."""
+    """Answers as a machine does, at once; a silence is proved by a silence probe."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -38,20 +44,22 @@ class ModelMachine:
         question: Question,
         timeout_s: float = 1.0,
         interrupted: Callable[[], bool] = lambda: False,
-        witness: Witness | None = None,
+        silence_probe: SilenceProbe | None = None,
     ) -> Answer | None:
         self.questions.append(question)
         self.before_answer()
         text = self._answer(question)
         if text is None:
-            if witness is None:
+            if silence_probe is None:
                 raise Unavailable("the machine did not answer")
             return None
         self.bytes_sent += len(text)
         return decode_answer(text, 1 << 30)
 
-    def __call__(self, question: Question, witness: Witness | None = None) -> Answer | None:
-        return self.ask(question, witness=witness)
+    def __call__(
+        self, question: Question, silence_probe: SilenceProbe | None = None
+    ) -> Answer | None:
+        return self.ask(question, silence_probe=silence_probe)
 
     def _answer(self, question: Question) -> str | None:
         import json

@@ -25,7 +25,7 @@ from taskfs.remote.live_messages import (
     Answer,
     MachineGone,
     Question,
-    Witness,
+    SilenceProbe,
     tail,
 )
 from taskfs.remote.live_servers import split_address
@@ -33,16 +33,16 @@ from tests.fake_api import FakeCloud
 from tests.live.conftest import NO_SERVER, NewChannels
 
 ROOT = Path(__file__).parents[2]
-WITNESS = Witness(LS, after_s=0.2, silence_s=0.3)
+SILENCE_PROBE = SilenceProbe(LS, after_s=0.2, silence_s=0.3)
 
 
 def ask(
     machine: TaskMachine,
     question: Question,
     timeout_s: float = 10.0,
-    witness: Witness | None = None,
+    silence_probe: SilenceProbe | None = None,
 ) -> Answer:
-    answer = machine.ask(question, timeout_s, lambda: False, witness)
+    answer = machine.ask(question, timeout_s, lambda: False, silence_probe)
     assert answer is not None
     return answer
 
@@ -118,15 +118,15 @@ def test_without_the_extra(cloud: FakeCloud, task: str) -> None:
     assert done.returncode == 0
 
 
-def test_silence_is_proved_by_a_witness(
+def test_silence_is_proved_by_a_silence_probe(
     cloud: FakeCloud, channels: LiveChannels, task: str
 ) -> None:
     """L-7: a one-block probe stays silent while a later `ls` on another channel is answered."""
     cloud.machine_files(task).write("empty", b"")
     machine = channels.machine(task)
-    assert machine.ask(tail("empty", -1), 10.0, lambda: False, WITNESS) is None
-    assert machine.ask(tail("log", -1), 10.0, lambda: False, WITNESS) is None
-    assert ask(machine, tail("stdout.txt", 1), witness=WITNESS).message == ["three"]
+    assert machine.ask(tail("empty", -1), 10.0, lambda: False, SILENCE_PROBE) is None
+    assert machine.ask(tail("log", -1), 10.0, lambda: False, SILENCE_PROBE) is None
+    assert ask(machine, tail("stdout.txt", 1), silence_probe=SILENCE_PROBE).message == ["three"]
     assert cloud.machine(task).connections == 1
 
 
@@ -139,7 +139,7 @@ def test_a_question_without_an_answer(
     cloud.machine(task).faults.add("silence", times=2)
     start_s = time.monotonic()
     with pytest.raises(Unavailable):
-        machine.ask(tail("stdout.txt", -1), 20.0, lambda: False, WITNESS)
+        machine.ask(tail("stdout.txt", -1), 20.0, lambda: False, SILENCE_PROBE)
     assert time.monotonic() - start_s < 2.0
     assert ask(machine, tail("stdout.txt", 1)).message == ["three"]
 
@@ -151,7 +151,7 @@ def test_a_late_answer_is_not_taken_for_another(
     machine = new_channels().machine(task)
     ask(machine, LS)
     cloud.machine(task).faults.add("late", "tail", seconds=1.0)
-    assert machine.ask(tail("stdout.txt", 1), 5.0, lambda: False, WITNESS) is None
+    assert machine.ask(tail("stdout.txt", 1), 5.0, lambda: False, SILENCE_PROBE) is None
     until_s = time.monotonic() + 1.5
     while time.monotonic() < until_s:
         assert ask(machine, tail("log/solver.log", 1)).message == ["residual 2"]
@@ -426,7 +426,7 @@ def test_channels_without_an_answer_are_bounded(
     the old one before they are many."""
     cloud.machine_files(task).write("empty", b"")
     machine = channels.machine(task)
-    at_once = Witness(LS, after_s=0.0, silence_s=0.0)
+    at_once = SilenceProbe(LS, after_s=0.0, silence_s=0.0)
     for _ in range(MAX_ABANDONED + 5):
         assert machine.ask(tail("empty", -1), 10.0, lambda: False, at_once) is None
     assert cloud.machine(task).connections == 2

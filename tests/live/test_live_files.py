@@ -16,7 +16,7 @@ from taskfs.errors import (
     Unavailable,
     Unsupported,
 )
-from taskfs.remote.live_messages import Answer, MachineGone, Question, Witness
+from taskfs.remote.live_messages import Answer, MachineGone, Question, SilenceProbe
 from taskfs.tasks.live import RECONNECT_S, LastWrite, LiveEnded, LiveFiles
 from taskfs.tasks.live_handle import LiveHandle
 from tests.fake_api import FakeCloud
@@ -341,7 +341,7 @@ class LostMachine:
         question: Question,
         timeout_s: float,
         interrupted: Callable[[], bool],
-        witness: Witness | None = None,
+        silence_probe: SilenceProbe | None = None,
     ) -> Answer | None:
         if not self.waited_s:
             self.waited_s.append(0.0)

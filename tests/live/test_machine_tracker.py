@@ -60,7 +60,7 @@ def test_tail(content: bytes, lines: int, expected: list[str]) -> None:
 def test_tail_is_the_end_of_the_text(content: bytes, lines: int) -> None:
     """L-13: fewer lines than asked for are the whole file; the lines joined are its bytes."""
     machine = machine_with(content)
-    answer = machine.ask(tail("f", lines), witness=None) if content else None
+    answer = machine.ask(tail("f", lines), silence_probe=None) if content else None
     if answer is None or answer.status == "error":
         return
     whole = content.removesuffix(b"\n").split(b"\n")
