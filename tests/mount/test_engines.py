@@ -125,7 +125,7 @@ def test_with_fusermount3_alone(public_dir: Path, cloud: FakeCloud) -> None:
     rm -f /usr/bin/fusermount3
     $PYTHON -m taskfs umount {home}/mnt; echo "root's umount $?"
     """
-    environment = Taskfs(home, cloud).environment
+    environment = Taskfs(home, cloud).environment | {"TASKFS_ENGINE": "auto"}
     said = in_own_devices(script, public_dir / "dev", "0666", **environment)
     lines = said.splitlines()
     assert lines[0].startswith("taskfs: libfuse") and "apt-get install libfuse2" in lines[0], said
