@@ -82,12 +82,16 @@ class EventOperations(TaskOperations):
         self._running: dict[int, tuple[str, str]] = {}  # operation and path by thread
         # Set by each request of another process than the helper.
         self.requested = threading.Event()
+        # Whether lookups are noted for `is_quiet`: while a program watches the mount.
+        self.tracks_lookups = False
 
     def __call__(self, op: str, path: str, *args: Any) -> Any:
         if self._helper_pid and self._calling_pid() == self._helper_pid:
             return self._answer_helper(op, path, *args)
         if not self.requested.is_set():
             self.requested.set()
+        if op != "readdir" and not (self.tracks_lookups and op == "getattr"):
+            return super().__call__(op, path, *args)
         thread = threading.get_ident()
         self._running[thread] = op, path
         try:

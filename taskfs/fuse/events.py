@@ -148,6 +148,7 @@ class EventThread:
     def _follow(self) -> None:
         """Send the events of changes until there is no watch any more."""
         log.info("inotify events are sent: a program watches the mount")
+        self._operations.tracks_lookups = True
         self._changes.start()
         self._newest = self._changes.newest
         self._ticked_s.clear()
@@ -165,6 +166,7 @@ class EventThread:
                 return
             if self._sees_watches and time.monotonic() >= self._scan_after_s:
                 self._scan()
+        self._operations.tracks_lookups = False
         log.info("no inotify events are sent: no program watches the mount")
 
     def _send_changes(self, changes: Sequence[TaskChange]) -> None:
