@@ -9,6 +9,7 @@ the call, the mountpoint, the path in it and the target of a link, separated by 
 the errno in decimal, 0 for success. The program ends with the socket.
 """
 
+import contextlib
 import errno
 import os
 import time
@@ -35,6 +36,12 @@ def touch(path: str, root: int, *, both: bool) -> None:
         raise OSError(ctypes.get_errno(), path)
 
 
+def close_written(path: str, root: int) -> None:
+    """Open the file for writing and close it: IN_CLOSE_WRITE, for which some programs wait."""
+    with contextlib.suppress(PermissionError):  # with --umask the owner may not write
+        os.close(os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root))
+
+
 def call(device: str, name: str, mountpoint: str, path: str, target: str) -> int:
     """Make one call below *mountpoint*, and return its errno.
 
@@ -50,6 +57,8 @@ def call(device: str, name: str, mountpoint: str, path: str, target: str) -> int
             place = path or "."
             if name in ("modify", "attrib"):
                 touch(place, root, both=name == "attrib")
+                if name == "modify":
+                    close_written(place, root)
             elif name == "mkdir":
                 os.mkdir(place, dir_fd=root)
             elif name == "mknod":

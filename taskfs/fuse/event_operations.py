@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from taskfs.fuse.attributes import AttributePolicy, DepartedAttributes, FileAttributes
-from taskfs.fuse.operations import TaskOperations
+from taskfs.fuse.operations import OpenResult, TaskOperations
+from taskfs.tree.handles import TextHandle
+from taskfs.tree.page_cache import PageCacheMode
 from taskfs.tree.tree import Tree
 from taskfs.tree.tree_events import EventKind, TreeEvent
 
@@ -129,4 +131,6 @@ class EventOperations(TaskOperations):
             return super().__call__(op, path, *args)  # a directory on the way
         if announcement.event.kind.changes_directory:
             return announcement.answer(op)
+        if op == "open":  # for IN_CLOSE_WRITE; the kernel sends the release without a caller
+            return OpenResult(self._tree.handles.add(TextHandle(b"")), PageCacheMode.DIRECT)
         return None if op == "utimens" else super().__call__(op, path, *args)

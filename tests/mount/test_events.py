@@ -21,11 +21,13 @@ from tests.outputs import put_outputs
 
 pytestmark = pytest.mark.mount
 
-SENT: Final = "modify,attrib,create,delete"
+SENT: Final = "modify,attrib,close_write,create,delete"
 # Seconds within which a new status is seen: `--status-cache-time` and one more.
 STATUS_S: Final = 3.0
 # Seconds within which a new watch is seen.
 WATCH_S: Final = 2.0
+# Seconds between the events of one change, on a loaded machine.
+SOON_S: Final = 3.0
 NewMount = Callable[..., Mount]
 
 
@@ -100,10 +102,11 @@ def test_a_status_changes(new_mount: NewMount, cloud: FakeCloud, engine: str) ->
             of_file.wait_for(f"{task}/status MODIFY", STATUS_S)
             assert (root / task / "status").read_text() == f"{status}\n"
             assert (root / task / "status").stat().st_size == len(status) + 1
-            of_directory.wait_for(f"{task}/status MODIFY", 0.5)
-            of_directory.wait_for(f"{task}/info.json MODIFY", 0.5)
+            of_directory.wait_for(f"{task}/status MODIFY", SOON_S)
+            of_directory.wait_for(f"{task}/info.json MODIFY", SOON_S)
             time.sleep(WATCH_S)
-            assert of_file.seen == [f"{task}/status MODIFY"]
+            changed = [f"{task}/status MODIFY", f"{task}/status CLOSE_WRITE,CLOSE"]
+            assert of_file.seen == changed
 
 
 def test_tasks_come_and_go(new_mount: NewMount, cloud: FakeCloud, engine: str) -> None:
@@ -115,19 +118,19 @@ def test_tasks_come_and_go(new_mount: NewMount, cloud: FakeCloud, engine: str) -
     with watching(root, "", *groups) as watcher:
         task = cloud.add_task(status="started", project="second")
         watcher.wait_for(f"{task} CREATE,ISDIR", STATUS_S)
-        watcher.wait_for(f".by-status/started/{task} CREATE", 0.5)
-        watcher.wait_for(".by-project/second CREATE,ISDIR", 0.5)
-        watcher.wait_for(".latest ATTRIB", 0.5)
+        watcher.wait_for(f".by-status/started/{task} CREATE", SOON_S)
+        watcher.wait_for(".by-project/second CREATE,ISDIR", SOON_S)
+        watcher.wait_for(".latest ATTRIB", SOON_S)
         (by_date,) = (name for name in os.listdir(root / ".by-date") if name.endswith(task[:8]))
-        watcher.wait_for(f".by-date/{by_date} CREATE", 0.5)
+        watcher.wait_for(f".by-date/{by_date} CREATE", SOON_S)
         assert (root / task / "status").read_text() == "started\n"
         assert os.readlink(root / ".by-status/started" / task) == f"../../{task}"
         cloud.set_status(task, "success")
         watcher.wait_for(f".by-status/success/{task} CREATE", STATUS_S)
-        watcher.wait_for(f".by-status/started/{task} DELETE", 0.5)
-        watcher.wait_for(f"{task} ATTRIB,ISDIR", 0.5)
-        watcher.wait_for(f".by-date/{by_date} DELETE", 0.5)
-        watcher.wait_for(f".by-date/{by_date.replace('started', 'success')} CREATE", 0.5)
+        watcher.wait_for(f".by-status/started/{task} DELETE", SOON_S)
+        watcher.wait_for(f"{task} ATTRIB,ISDIR", SOON_S)
+        watcher.wait_for(f".by-date/{by_date} DELETE", SOON_S)
+        watcher.wait_for(f".by-date/{by_date.replace('started', 'success')} CREATE", SOON_S)
         for gone in (task, old):
             os.listdir(root / gone)
             cloud.remove_task(gone)
@@ -163,7 +166,7 @@ def test_computation_time_ticks(new_mount: NewMount, cloud: FakeCloud) -> None:
     with watching(root, task) as watcher:
         time.sleep(22)
         assert watcher.seen.count(f"{task}/computation_time MODIFY") == 2
-        assert set(watcher.seen) == {f"{task}/computation_time MODIFY"}
+        assert {line.split()[0] for line in watcher.seen} == {f"{task}/computation_time"}
 
 
 def test_no_request_without_a_watch(new_mount: NewMount, cloud: FakeCloud) -> None:
@@ -173,7 +176,7 @@ def test_no_request_without_a_watch(new_mount: NewMount, cloud: FakeCloud) -> No
     root = new_mount(**quick).path
     other = new_mount(**quick, events="off").path
     watcher = subprocess.Popen(
-        ["inotifywait", "-m", "-qq", "-e", "close_write", root / task], stdout=subprocess.DEVNULL
+        ["inotifywait", "-m", "-qq", "-e", "access", root / task], stdout=subprocess.DEVNULL
     )
     try:
         with watching(other, task):

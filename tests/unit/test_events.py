@@ -40,7 +40,7 @@ def test_a_watch_counts_on_this_device(proc: Path) -> None:
     proc.write_text(f"pos:\t0\nflags:\t00\n{WATCH}")
     assert scan() and scan().include(1, 0x1F)
     assert not scan().include(0x20)
-    for other in (WATCH.replace("sdev:34", "sdev:35"), WATCH.replace("mask:6", "mask:8"), ""):
+    for other in (WATCH.replace("sdev:34", "sdev:35"), WATCH.replace("mask:6", "mask:1"), ""):
         proc.write_text(other)
         assert not scan()
 
