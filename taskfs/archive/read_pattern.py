@@ -11,7 +11,7 @@ from taskfs.archive.bounds import (
 
 
 def is_bulk_read(offset: int, stop: int) -> bool:
-    """Whether a first read of [offset, stop) comes from a program that goes on reading."""
+    """Whether a first read of [offset, stop) comes from a program that will read on."""
     return not offset and stop >= BULK_READ
 
 

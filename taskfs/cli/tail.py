@@ -101,7 +101,7 @@ class _Follower:
         self._path = TaskPath(self._id, path.path)
         self._count = count
         self._offset: int | None = None
-        # An open file of a running task goes on from the archive once the task has ended.
+        # An open file of a running task continues from the archive once the task has ended.
         self._live: Handle | None = None
 
     def run(self) -> None:

@@ -137,7 +137,7 @@ def umount(mountpoint: Path, *, lazy: bool) -> None:
         if time.monotonic() > deadline_s:
             if lazy:
                 return  # the daemon serves until the last open file is closed
-            raise MountError(f"{mountpoint} is unmounted, but its process {pid} goes on")
+            raise MountError(f"{mountpoint} is unmounted, but its process {pid} still runs")
         time.sleep(POLL_S)
 
 

@@ -46,7 +46,7 @@ def serve(
     other thread exists.
 
     Raises:
-        MountError, TaskFSError: it cannot be mounted; the process goes on.
+        MountError, TaskFSError: it cannot be mounted; the process continues.
     """
     process_memory.tune()
     state = MountState(place)

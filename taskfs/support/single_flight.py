@@ -48,7 +48,7 @@ class SingleFlight:
         """Run *load* in the pool, or join the run in flight, and wait for its end.
 
         A caller that *has_fallback* waits for one second at most, counted from the start of the
-        run, and not at all shortly after a failure. The run goes on without it.
+        run, and not at all shortly after a failure. The run continues without it.
 
         Raises:
             Unavailable: a caller with a fallback has waited long enough, or any for *timeout_s*.

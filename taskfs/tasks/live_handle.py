@@ -38,7 +38,7 @@ class LiveHandle:
         return self.refresh().size
 
     def refresh(self) -> Snapshot:
-        """Return a snapshot of now, which goes on from the one before. Raises StaleObject."""
+        """Return a snapshot of now, which continues the one before. Raises StaleObject."""
         try:
             after = self._ask()
         except NotFound as exc:

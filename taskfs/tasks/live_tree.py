@@ -32,7 +32,7 @@ class LiveDirectory:
         found: LiveDirectory | None = self
         for name in path.split(b"/") if path else ():
             if found is None:
-                raise NotADirectory(f"{path!r} goes on beneath a file")
+                raise NotADirectory(f"{path!r} continues beneath a file")
             if name not in found.entries:
                 raise NotFound(f"the task's machine lists no {path!r}")
             found = found.entries[name]

@@ -121,7 +121,7 @@ class TaskCache:
         """Make the listing current: at most one listing TTL old.
 
         Raises:
-            Unavailable: the first listing is not whole within the timeout; it goes on.
+            Unavailable: the first listing is not whole within the timeout; it continues.
         """
         if not self._is_older(self._listing.as_of_s, self._listing_ttl_s):
             if self._listing.is_round_due:

@@ -3,7 +3,7 @@
 To compare many tasks (`tail -n1 */outputs/stdout.txt`) costs three round trips for each: a signed
 URL, the end of the archive, the member. A walk goes through the tasks in the order of the listing
 or in that of their names, forwards or backwards. How far it is prefetched follows how far it has
-gone, so the requests in vain are bounded by those that were of use.
+gone, so at most twice as many archives are loaded for nothing as are used.
 """
 
 import threading
@@ -14,7 +14,7 @@ from typing import Final
 from taskfs.model import Task
 from taskfs.tasks.archive_kind import ArchiveKind
 
-# Tasks in turn that make a walk: three tasks that a program picks at random are none.
+# Neighbouring tasks after which a walk is assumed: three may be picked at random.
 MIN_RUN: Final = 4
 # Tasks that a walk may skip: those of another status in a view, or without an archive. Several
 # readers that share a walk are as far apart.
@@ -29,14 +29,14 @@ Prefetch = Callable[[Sequence[str], ArchiveKind], object]
 
 
 class _Order:
-    """The walk in one order of the tasks: how many it has met in turn, and where it is."""
+    """The walk in one order of the tasks: its position, and how many neighbours it has met."""
 
     def __init__(self) -> None:
         self._position: int | None = None
         self._direction = 1
         self._run = 0
         self._against = 0
-        self._back = 0  # the furthest place against the direction
+        self._back = 0  # the furthest position against the direction
         self._prefetched = 0  # tasks beyond the position
 
     def note(self, position: int) -> range:

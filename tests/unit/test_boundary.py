@@ -35,19 +35,19 @@ from tests.mounts import ROOT
 from tests.unit.failing_trees import OURS, TRANSPORT_ERRORS, Failing, Folders
 
 
-class Wire:
-    """A channel without a device: `receive` returns *requests* in turn, `sent` has the answers."""
+class FakeChannel:
+    """A channel without a device: `receive` returns the *requests*, `sent` has the replies."""
 
     def __init__(self, *requests: bytes) -> None:
         self.requests = list(requests)
         self.sent: list[bytes] = []
 
-    def receive(self, room: bytearray) -> int:
+    def receive(self, buffer: bytearray) -> int:
         if not self.requests:
             time.sleep(0.2)
             return 0  # unmounted
         request = self.requests.pop(0)
-        room[: len(request)] = request
+        buffer[: len(request)] = request
         return len(request)
 
     def send(self, parts: Sequence[Buffer]) -> bool:
@@ -75,7 +75,7 @@ class Served:
         on_ready: Callable[[], None] = lambda: None,
         users: frozenset[int] | None = None,
     ) -> None:
-        self.wire = Wire()
+        self.wire = FakeChannel()
         policy = AttributePolicy(1000, 1001, 0o027)
         self.operations = TaskOperations(cast(Tree, tree), policy)
         channel, packer = cast(Channel, self.wire), Packer(1.5)
