@@ -43,6 +43,7 @@ def environment(home: Path) -> dict[str, str]:
         "LC_ALL": "C.UTF-8",
         "PATH": os.pathsep.join((str(home / "bin"), os.environ["PATH"])),
         "PYTHONPATH": str(ROOT),
+        "TASKFS_ENGINE": os.environ.get("TASKFS_ENGINE", "auto"),
     }
 
 
@@ -70,6 +71,7 @@ def python(program: str, environment: dict[str, str], cwd: Path) -> str:
 
 
 @pytest.mark.mount
+@pytest.mark.usefixtures("each_engine")
 def test_the_first_five_minutes(environment: dict[str, str], home: Path) -> None:
     """N-1, N-2, N-7, T-2, T-3, T-4, K-2, K-5, K-12, R-5: The first transcript runs as printed."""
     (block,) = blocks(section(README, "The first five minutes"), "console")
@@ -78,6 +80,7 @@ def test_the_first_five_minutes(environment: dict[str, str], home: Path) -> None
 
 
 @pytest.mark.mount
+@pytest.mark.usefixtures("each_engine")
 def test_the_recipes(account: dict[str, str], home: Path) -> None:
     """N-3, N-6, N-7, A-7, T-7, T-8, S-1, S-4: The recipes run as printed, the Python one too."""
     recipes = section(README, "Recipes")
