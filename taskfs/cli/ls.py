@@ -49,12 +49,12 @@ class _Lister:
 
     def show(self, found: list[Found]) -> None:
         """Print the files of *found* first, then the contents of its directories."""
-        files = [each for each in found if not is_directory(each.node)]
+        files = [entry for entry in found if not is_directory(entry.node)]
         if files:
-            self._print_entries((each.path, each) for each in files)
-        for each in found:
-            if is_directory(each.node):
-                self._print_directory(each, show_path=self._show_paths or len(found) > 1)
+            self._print_entries((entry.path, entry) for entry in files)
+        for entry in found:
+            if is_directory(entry.node):
+                self._print_directory(entry, show_path=self._show_paths or len(found) > 1)
 
     def _print_directory(self, found: Found, *, show_path: bool) -> None:
         entries = list(children(found)) if self._long or self._recursive else None
@@ -66,19 +66,19 @@ class _Lister:
         if entries is None:
             self._print_names(found)
             return
-        self._print_entries((each.path.rpartition("/")[2], each) for each in entries)
+        self._print_entries((entry.path.rpartition("/")[2], entry) for entry in entries)
         if self._recursive:
-            for each in entries:
-                if is_directory(each.node):
-                    self._print_directory(each, show_path=True)
+            for entry in entries:
+                if is_directory(entry.node):
+                    self._print_directory(entry, show_path=True)
 
     def _print_names(self, found: Found) -> None:
-        for each in children(found):
-            click.echo(self._text(each.path.rpartition("/")[2]))
+        for entry in children(found):
+            click.echo(self._text(entry.path.rpartition("/")[2]))
             self._printed = True
 
     def _print_entries(self, entries: Iterable[tuple[str, Found]]) -> None:
-        rows = [self._row(name, each) for name, each in entries]
+        rows = [self._row(name, entry) for name, entry in entries]
         for line in align(rows) if self._long and rows else (row[-1] for row in rows):
             click.echo(line)
             self._printed = True
