@@ -32,9 +32,8 @@ FORMAT: Final = "v1"  # the directory of this layout; another layout has another
 TOUCH_S: Final = 60.0
 # Seconds without writes after one failed: a full or read-only disk is not tried for each block.
 PAUSE_S: Final = 60.0
-# The kinds of blobs, which are the names of their directories.
+# The kind of blobs of indexes, which is the name of their directory.
 INDEX: Final = MAPPED
-RECORDS: Final = "records"
 
 
 def cache_key(*parts: object) -> str:
@@ -176,7 +175,7 @@ class DiskCache:
             if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
                 raise PermissionError(f"{self._root} is a link or belongs to another user")
             os.chmod(self._root, 0o700)
-            for name in ("blocks", INDEX, RECORDS):
+            for name in ("blocks", INDEX):
                 (self._root / name).mkdir(mode=0o700, exist_ok=True)
         except OSError as exc:
             log.warning("there is no cache on disk (%s): see --cache-dir", exc)

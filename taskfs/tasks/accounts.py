@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 SUFFIX: Final = ".db"
 # Seconds after the last mount of an account until its tasks are removed from disk: 90 days.
 UNUSED_S: Final = 90 * 86400.0
-# The directory in which versions before 0.2 stored finished tasks.
+# The directory in which older versions stored finished tasks.
 OLD_RECORDS: Final = Path(FORMAT, "records")
 
 

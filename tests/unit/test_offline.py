@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from taskfs.cache.disk_cache import FORMAT, INDEX, RECORDS, DiskCache, cache_key
+from taskfs.cache.disk_cache import FORMAT, INDEX, DiskCache, cache_key
 from taskfs.errors import ConfigError, NotCached, Unavailable
 from taskfs.model import ObjectVersion
 from taskfs.remote.task_json import parse_task
@@ -85,13 +85,11 @@ def test_a_frozen_cache_serves_and_is_never_changed(place: Path) -> None:
     frozen.drop_index(cache_key("i"))
     frozen.drop_indexes()
     frozen.write_blob(INDEX, cache_key("i"), b"new", b"")
-    frozen.write_blob(RECORDS, cache_key("i"), b"new", b"")
     blocks.put(0, b"xyz")
     blocks.drop(0, 0)
     for disk in (frozen, DiskCache(place, 1 << 30)):
         assert disk.blocks_of(cache_key("x")).get(0) == b"abc"
         assert disk.read_blob(INDEX, cache_key("i")) == (b"head", b"body")
-        assert disk.read_blob(RECORDS, cache_key("i")) is None
     (path,) = (path for path in (place / FORMAT / "blocks").rglob("*") if path.is_file())
     damaged = bytearray(path.read_bytes())
     damaged[0] ^= 1

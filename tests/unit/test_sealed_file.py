@@ -87,9 +87,7 @@ def test_eviction_does_not_empty_a_mapped_file(tmp_path: Path) -> None:
     assert isinstance(found, mmap.mmap)
     os.utime(tmp_path / FORMAT / INDEX / KEY, (1, 1))
     for number in range(5):
-        cache.write_blob(
-            "records", cache_key(number), b"", random.Random(number).randbytes(4 << 20)
-        )
+        cache.write_blob("index", cache_key(number), b"", random.Random(number).randbytes(4 << 20))
     assert cache.read_sealed(INDEX, KEY, KIND) is None
     assert found[: len(LONG)] == LONG
 
