@@ -29,7 +29,7 @@ from taskfs.archive.index_layout import (
     find_slots,
     new_slots,
 )
-from taskfs.archive.listing import STEP, render_line
+from taskfs.archive.listing import STEP, line_length
 from taskfs.archive.member import Member
 from taskfs.cache.sealed_file import SealedWriter
 from taskfs.errors import CorruptData, Unsupported
@@ -161,7 +161,7 @@ class _Builder:
         self._parent.append(parent)
         self._start.append(member.header_offset)
         self._time.append(member.mtime_ns)
-        self._line.append(len(render_line(member)))
+        self._line.append(line_length(member))
         self._is_gone.append(0)
 
     def _replace(self, hashed: int, parent: int, name: str, slot_id: int) -> None:

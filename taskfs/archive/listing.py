@@ -5,6 +5,7 @@ rendered without the rest, and its size without any of it.
 """
 
 from bisect import bisect_right
+from functools import lru_cache
 from typing import Final
 
 from taskfs.archive.index import ArchiveIndex
@@ -22,6 +23,19 @@ def render_line(member: Member) -> bytes:
         f"{escape_controls(member.path)}\n"
     )
     return line.encode("utf-8", "surrogateescape")
+
+
+def line_length(member: Member) -> int:
+    """Return the length of `render_line` in bytes, at a fraction of its cost."""
+    path = member.path
+    if not (path.isascii() and path.isprintable()):
+        return len(render_line(member))
+    return 5 + _width(member.size) + _width(member.compressed_size) + len(path)
+
+
+@lru_cache(maxsize=4096)
+def _width(size: int) -> int:
+    return max(12, len(format_size(size)))
 
 
 class Listing:

@@ -578,8 +578,8 @@ def test_bombs_leave_memory_and_disk_bounded(
 def test_a_million_entries_in_a_small_archive(
     new_mount: Callable[..., Mount], cloud: FakeCloud
 ) -> None:
-    """R-21, R-27, Y-10: A million entries in a tiny archive are listed. Apart from the names that the
-    kernel keeps, 0.2 KB each, the daemon's private memory stays small."""
+    """R-21, R-27, Y-10: A million entries in a tiny archive are listed. Apart from the names that
+    the kernel keeps, 0.2 KB each, the daemon's private memory stays small."""
     mount = new_mount()
     header = struct.pack(
         "<4s6H3L5H2L", b"PK\x01\x02", 20, 20, 0, 0, 0, 33, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0

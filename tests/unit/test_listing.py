@@ -5,7 +5,7 @@ import random
 import pytest
 
 from taskfs.archive import listing
-from taskfs.archive.listing import Listing, render_line
+from taskfs.archive.listing import Listing, line_length, render_line
 from tests.zips import build, file, index_of
 
 
@@ -19,6 +19,7 @@ def test_any_part_is_that_of_the_whole(count: int) -> None:
     whole += b"".join(map(render_line, index.members))
     assert len(table) == len(whole)
     assert table[:] == whole
+    assert all(line_length(m) == len(render_line(m)) for m in index.members)
     rng = random.Random(count)
     for _ in range(200):
         start = rng.randrange(len(whole) + 10)
