@@ -65,6 +65,7 @@ COMMANDS: Final = READERS | {
     "wait",
     "download",
     "doctor",
+    "pin",
 }
 EVERY: Final = COMMANDS | {FSSPEC}
 NETWORK: Final = EVERY | {"login"}  # the commands that send requests
@@ -73,7 +74,7 @@ LOGGED: Final = COMMANDS | {"demo", "login"}
 MOUNT: Final = frozenset({"mount"})
 TREE: Final = frozenset({"mount", FSSPEC})
 # Without `download`, which does not use the cache; `list` and `info` read it with --offline.
-CACHE: Final = READERS | {"mount", "doctor", "list", "info", FSSPEC}
+CACHE: Final = READERS | {"mount", "doctor", "list", "info", "pin", "unpin", "cache", FSSPEC}
 
 
 class Option(NamedTuple):

@@ -21,6 +21,7 @@ from taskfs.archive.member_reader import (
 from taskfs.archive.prefetch import Prefetcher
 from taskfs.archive.resources import ArchiveResources
 from taskfs.cache.block_reader import BlockReader
+from taskfs.cache.disk_cache import INDEX
 from taskfs.cache.memory_cache import BLOCK, next_owner
 from taskfs.cache.readahead import ReadAheadReader
 from taskfs.errors import TaskFSError, Unsupported
@@ -51,7 +52,7 @@ class Archive:
         self.resources = resources
         self._blocks = blocks
         self._index_key = index_key
-        headers = LocalHeaders(blocks, directory_start, root)
+        self._headers = headers = LocalHeaders(blocks, directory_start, root)
         decoders = DecoderCache(blocks, resources)
         self.prefetch = Prefetcher(
             blocks,
@@ -111,6 +112,19 @@ class Archive:
     def read_raw(self, offset: int, size: int) -> Buffer:
         """Return the bytes [offset, offset + size) of the archive itself."""
         return self._blocks.read_at(offset, size)
+
+    def extent_of(self, member: Member) -> range:
+        """Return the offsets of the archive at which the member lies, with its header."""
+        return range(member.header_offset, self._headers.stop_guess(member))
+
+    def stored_files(self, part: range) -> list[str]:
+        """Return the files of the disk cache for the bytes *part* and for the index."""
+        names = self._blocks.stored_files(part.start, part.stop)
+        return [f"{INDEX}/{self._index_key}", *names] if self._index_key else names
+
+    def is_stored(self, part: range) -> bool:
+        """Whether the disk has all bytes of *part*."""
+        return self._blocks.is_stored(part.start, part.stop)
 
     def forget_index(self) -> None:
         """Remove the index from the disk, because the store no longer has this version."""

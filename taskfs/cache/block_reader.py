@@ -142,6 +142,15 @@ class BlockReader:
             self._unused.update(started)
         return bool(started or plan.on_disk)
 
+    def stored_files(self, start: int, stop: int) -> list[str]:
+        """Return the files of the disk cache for the bytes [start, stop)."""
+        return self._disk.files(start // BLOCK, -(-stop // BLOCK)) if self._disk else []
+
+    def is_stored(self, start: int, stop: int) -> bool:
+        """Whether the disk has all blocks of [start, stop)."""
+        first, last = start // BLOCK, -(-stop // BLOCK)
+        return self._disk is not None and len(self._disk.present(first, last)) == last - first
+
     def is_cached(self, start: int, stop: int) -> bool:
         """Whether the bytes [start, stop) are in memory."""
         blocks = range(start // BLOCK, -(-stop // BLOCK))

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from taskfs.cache import blob_file, sealed_file
+from taskfs.cache import blob_file, pins, sealed_file
 from taskfs.cache.eviction import FULL, MAPPED, RANGE_LOCKS, DiskSpace
 from taskfs.cache.memory_cache import BLOCK
 from taskfs.cache.range_locks import lock_range
@@ -57,6 +57,11 @@ class DiskCache:
         self._has_warned = False
         self._is_usable = max_bytes > 0 and self._make_directories()
         self._check_reserve()
+
+    @property
+    def root(self) -> Path:
+        """The directory of the cached files in this format."""
+        return self._root
 
     def blocks_of(self, key: str) -> "DiskBlocks":
         """Return the cached blocks of one object version; *key* is a `cache_key`."""
@@ -109,8 +114,10 @@ class DiskCache:
 
     def drop_index(self, key: str) -> None:
         """Remove the index under *key*."""
-        with contextlib.suppress(OSError):
-            os.unlink(self._root / INDEX / key)
+        path = self._root / INDEX / key
+        if not pins.keep_dropped(self._root, path):
+            with contextlib.suppress(OSError):
+                os.unlink(path)
 
     def drop_indexes(self) -> None:
         """Remove all indexes."""
@@ -283,6 +290,11 @@ class DiskBlocks:
         for path, begin, end, index in self._split(first, first + -(-len(run) // BLOCK)):
             start = (index - first) * BLOCK
             self._cache.write_blocks(path, begin, view[start : start + (end - begin) * BLOCK])
+
+    def files(self, first: int, stop: int) -> list[str]:
+        """Return the files for the blocks [first, stop), relative to the cache's directory."""
+        paths = [path for path, *_ in self._split(first, stop)]
+        return [str(path.relative_to(self._cache.root)) for path in paths]
 
     def lock_range(self, first: int, last: int) -> contextlib.AbstractContextManager[None]:
         """Lock the blocks [first, last] against fetches by other processes."""

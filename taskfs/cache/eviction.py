@@ -10,6 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from taskfs.cache.pins import DIRECTORY as PINS
+from taskfs.cache.pins import pinned_files
+
 # Part of the file system that stays free for other programs; mountpoint-s3 leaves the same.
 RESERVE: Final = 0.05
 # Part of the limit, or of the used bytes, that an eviction leaves; the next is then not due soon.
@@ -75,22 +78,33 @@ def evict(root: Path, goal: float, forget: Callable[[Path], object]) -> int | No
         except OSError:
             pass  # a file system without locks: if two mounts evict at once, too much is removed
         files = sorted(cached_files(root))
+        pinned = pinned_files(root)
         used = sum(size for _, size, _ in files)
         for _, size, path in files:
             if used <= goal:
                 break
-            if path.name in (EVICTION_LOCK, RANGE_LOCKS):
+            if is_kept(path) or path in pinned:
                 continue
-            with contextlib.suppress(OSError):
-                # Truncate first: another mount may have the file open, which keeps its space. A
-                # process that has a file mapped would die of this.
-                if path.parent.name != MAPPED:
-                    os.close(open_private(str(path), os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC))
-            with contextlib.suppress(OSError):
-                path.unlink()
+            remove_file(path)
             forget(path)
             used -= size
         return used
+
+
+def is_kept(path: Path) -> bool:
+    """Whether *path* is a file of the cache that holds no data of archives."""
+    return path.name in (EVICTION_LOCK, RANGE_LOCKS) or path.parent.name == PINS
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file with data of archives, which processes may have open."""
+    with contextlib.suppress(OSError):
+        # Truncate first: another mount may have the file open, which keeps its space. A process
+        # that has a file mapped would die of this.
+        if path.parent.name != MAPPED:
+            os.close(open_private(str(path), os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC))
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 class DiskSpace:

@@ -10,6 +10,10 @@ from taskfs.support.buffers import Buffer
 class StoredBlocks(Protocol):
     """The stored blocks of one object version. No method raises: what fails is a miss."""
 
+    def files(self, first: int, stop: int) -> list[str]:
+        """Return the names of the files for the blocks [first, stop)."""
+        ...
+
     def present(self, first: int, stop: int) -> list[int]:
         """Return which of the blocks [first, stop) seem to be stored, in order."""
         ...

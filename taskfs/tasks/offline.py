@@ -8,7 +8,8 @@ from typing import Any, NoReturn
 import msgspec
 
 from taskfs.cache.disk_cache import DiskBlocks, DiskCache
-from taskfs.cache.sealed_file import SealedWriter
+from taskfs.cache.pins import DIRECTORY as PINS
+from taskfs.cache.sealed_file import Content, SealedWriter
 from taskfs.errors import ConfigError, NotCached
 from taskfs.model import Fetched, ObjectVersion, RemoteObject, Task, TaskPage, TaskStatus
 from taskfs.tasks.selection import Selection
@@ -26,6 +27,10 @@ class FrozenCache(DiskCache):
 
     def write_blob(self, kind: str, key: str, head: bytes, body: bytes) -> None:
         pass
+
+    def read_sealed(self, kind: str, key: str, seal: bytes) -> Content | None:
+        """Return the content of a sealed file, which may be the dropped one of a pinned task."""
+        return super().read_sealed(kind, key, seal) or super().read_sealed(PINS, key, seal)
 
     def create_sealed(self, kind: str, key: str, size: int) -> SealedWriter:
         return SealedWriter()

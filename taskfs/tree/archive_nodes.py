@@ -94,6 +94,14 @@ class ArchiveRootNode(Directory):
         return self._listed.attr_lifetime_s() if self._listed is not None else 0.0
 
 
+class StoredRange(NamedTuple):
+    """The bytes of an archive that hold one file."""
+
+    task: Task
+    archive: Archive
+    part: range
+
+
 class _Origin(NamedTuple):
     """The archive that the members beneath one node belong to."""
 
@@ -213,6 +221,12 @@ class MemberNode(Node):
     def etag(self) -> str:
         return self._origin.archive.version.etag
 
+    @property
+    def stored(self) -> StoredRange:
+        """Where the file's bytes lie in its archive."""
+        archive = self._origin.archive
+        return StoredRange(self._origin.task, archive, archive.extent_of(self._member))
+
     def open(self, *, writing: bool) -> Handle:
         if writing:
             raise ReadOnly(f"{self.path} cannot be written")
@@ -273,6 +287,11 @@ class RawArchiveNode(Node):
     def stored_at(self) -> tuple[str, str | None]:
         """The archive's path in the store, and the region."""
         return self._key.kind.path(self._task) or "", self._task.region
+
+    @property
+    def stored(self) -> StoredRange:
+        """Where the file's bytes lie: in all of the archive."""
+        return StoredRange(self._task, self._archive, range(self._archive.size))
 
     def open(self, *, writing: bool) -> Handle:
         if writing:

@@ -337,6 +337,9 @@ class SlowDisk:
         self.put_at: list[int] = []
         self.go = threading.Event()
 
+    def files(self, first: int, stop: int) -> list[str]:
+        return []
+
     def present(self, first: int, stop: int) -> list[int]:
         return [index for index in range(first, stop) if index in self.kept]
 
