@@ -225,7 +225,7 @@ def test_a_disk_that_is_full_or_read_only(
                     check_outputs(Mounted(cloud, mount.path), task, files)
             lines = mount.log.read_text().splitlines() if mount.log.exists() else []
             messages = [line for line in lines if "cache" in line]
-            # On a full disk the cache makes room for itself: there may be nothing to tell.
+            # On a full disk the cache evicts, so it may have nothing to report.
             assert len(messages) == 1 or (what == "full" and not messages), messages
     finally:
         subprocess.run(["umount", "-l", cache], check=True)

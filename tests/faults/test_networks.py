@@ -1,4 +1,4 @@
-"""Proxies, TLS and names: what a company's network, or a slip in a URL, does to a request."""
+"""Proxies, TLS and host names: requests in a company's network, and with wrong URLs."""
 
 import os
 import socket
@@ -239,7 +239,7 @@ def test_the_system_s_certificates_count(
 def test_a_certificate_of_another_host(
     cloud: FakeCloud, taskfs: Taskfs, authority: Authority
 ) -> None:
-    """X-22: A certificate for another name ends the tries and is told apart from an unknown CA."""
+    """X-22: A certificate for another name ends the tries, with its own message."""
     context = authority.context("DNS:other.example")
     with serving(behind_tls(context, cloud.api.port)) as server:
         message = failing(

@@ -1,4 +1,4 @@
-"""Scale: what grows with tasks and members is counted, not timed."""
+"""Large accounts and archives: requests and memory are counted, not time."""
 
 import json
 import os

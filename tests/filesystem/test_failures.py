@@ -1,4 +1,4 @@
-"""fsspec: what is refused, what fails, what stays secret."""
+"""fsspec: refusals, failures and secrets."""
 
 import errno
 import pickle

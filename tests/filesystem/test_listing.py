@@ -1,4 +1,4 @@
-"""fsspec: what is listed, and what it costs."""
+"""fsspec: listings and their requests."""
 
 from datetime import datetime, timezone
 from typing import Any, Final

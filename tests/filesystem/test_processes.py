@@ -130,8 +130,12 @@ def test_nothing_is_left_behind(by_environment: FakeCloud) -> None:
     mine = [t for t in set(threading.enumerate()) - before if t.name.startswith("taskfs-")]
     assert mine
     del fs
-    gc.collect()
-    eventually(lambda: not any(thread.is_alive() for thread in mine))
+
+    def have_ended() -> bool:
+        gc.collect()  # a thread of the pool may have held the last reference
+        return not any(thread.is_alive() for thread in mine)
+
+    eventually(have_ended)
 
 
 def test_unclosed_files_are_closed_by_the_next_open(by_environment: FakeCloud) -> None:
@@ -154,7 +158,7 @@ def test_unclosed_files_are_closed_by_the_next_open(by_environment: FakeCloud) -
 
 PROGRAM: Final = """
 import fsspec, sys
-fs = fsspec.filesystem("taskfs", timeout="25s")
+fs = fsspec.filesystem("taskfs", timeout="120s")
 file = fs.open(sys.argv[1])
 for _ in range(15):
     assert len(file.read(100_000)) == 100_000
@@ -193,10 +197,10 @@ def test_exit_waits_for_no_request(by_environment: FakeCloud) -> None:
     try:
         eventually(lambda: stall.hits > 0 or process.poll() is not None)
         began = time.monotonic()
-        out, err = process.communicate("\n", timeout=60)
+        out, err = process.communicate("\n", timeout=100)
         assert (process.returncode, out, err) == (0, "read\n", "")
         assert stall.hits
-        assert time.monotonic() - began < 15  # less than the silence lasts
+        assert time.monotonic() - began < 35  # a try waits 40 s for the silent store
     finally:
         process.kill()
         process.wait()

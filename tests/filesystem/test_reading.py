@@ -1,4 +1,4 @@
-"""fsspec: what files hold, and what reading them costs."""
+"""fsspec: the content of files and the cost of reading it."""
 
 import csv
 import io

@@ -554,7 +554,7 @@ def test_a_damaged_read_is_not_served_again_once_the_store_is_well(on: Bench, me
 def test_all_blocks_of_a_damaged_member_are_dropped(
     on: Bench, extra_length: int, method: int
 ) -> None:
-    """Archive.drop: also the last one, however long the local header's extra fields are."""
+    """I-3: All blocks of a damaged member are dropped, however long its local header is."""
     entry = file(
         "x",
         SMALL,
@@ -844,7 +844,8 @@ def test_a_directory_longer_than_the_tail_costs_one_request_more(on: Bench) -> N
 
 @pytest.mark.parametrize("expected", [None, 0, 1, 10**5, 10**12])
 def test_the_first_request_is_bounded(expected: int | None) -> None:
-    """tail_length: what the record says of a count of files is a guess, not a promise."""
+    """R-1: The length of the first range is bounded, whatever the record says of the number of
+    files."""
     assert 65_557 < tail_length(expected) <= 8 << 20
 
 

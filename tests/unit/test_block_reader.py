@@ -61,7 +61,7 @@ def reading() -> Iterator[Reading]:
 
 
 def test_random_reads_are_the_object_s_bytes(reading: Reading) -> None:
-    """BlockReader.read_at: the bytes [offset, offset + size), fewer only at the end."""
+    """R-2: Random reads return the object's bytes, fewer only at its end."""
     rng = random.Random(2)
     for _ in range(300):
         offset, size = rng.randrange(len(BODY) + 10), rng.choice([0, 1, 100, BLOCK, 3 * BLOCK])
@@ -70,14 +70,14 @@ def test_random_reads_are_the_object_s_bytes(reading: Reading) -> None:
 
 @pytest.mark.parametrize("edge", [0, 1, 4, LAST])
 def test_reads_around_the_edges_of_blocks(reading: Reading, edge: int) -> None:
-    """BlockReader.read_at: half-open ranges, exact at every edge."""
+    """R-2: Reads are exact around the edges of blocks."""
     for offset in range(max(0, edge * BLOCK - 2), edge * BLOCK + 3):
         for size in (0, 1, 2, 5, BLOCK - 1, BLOCK, BLOCK + 1):
             assert reading.blocks.read_at(offset, size) == BODY[offset : offset + size]
 
 
 def test_reads_at_and_past_the_end_are_empty_and_free(reading: Reading) -> None:
-    """BlockReader.read_at: fewer only at the end of the object; nothing past it goes out."""
+    """R-2: A read past the end is empty and sends nothing."""
     for offset in (len(BODY), len(BODY) + 1, 1 << 40):
         assert reading.blocks.read_at(offset, 10) == b""
     assert reading.requests == []
@@ -87,7 +87,7 @@ def test_reads_at_and_past_the_end_are_empty_and_free(reading: Reading) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, BLOCK - 1, BLOCK, BLOCK + 1])
 def test_objects_about_as_small_as_a_block(size: int) -> None:
-    """BlockReader: the last block is shorter; an object may be less than one."""
+    """R-2: An object may be shorter than one block."""
     body = BODY[:size]
     reading = Reading(body)
     assert reading.blocks.read_at(0, 10 * BLOCK) == body
@@ -96,7 +96,7 @@ def test_objects_about_as_small_as_a_block(size: int) -> None:
 
 
 def test_neighbours_are_fetched_in_one_range(reading: Reading) -> None:
-    """BlockReader: what is missing side by side is fetched in one range, what is here is not."""
+    """R-2: Missing neighbours come in one range, and cached blocks are not fetched again."""
     reading.blocks.read_at(4 * BLOCK, 1)
     reading.blocks.read_at(10, 8 * BLOCK)
     edges = [(4, 5), (0, 4), (5, 9)]
@@ -145,7 +145,7 @@ def test_concurrent_readers_of_a_block_cost_one_request(reading: Reading) -> Non
 
 
 def test_different_blocks_do_not_wait_for_each_other(reading: Reading) -> None:
-    """BlockReader: different blocks never wait for each other."""
+    """R-18: Readers of different blocks do not wait for each other."""
     together = threading.Barrier(4)
 
     def meet(start: int, stop: int, answer: bytes) -> bytes:
@@ -162,7 +162,7 @@ def test_different_blocks_do_not_wait_for_each_other(reading: Reading) -> None:
 
 
 def test_a_cached_block_is_read_while_another_is_on_its_way(reading: Reading) -> None:
-    """BlockReader: the lock guards the table only; nothing goes out under it."""
+    """R-18: A cached block is read while another is in flight."""
     reading.blocks.read_at(0, 1)
     asked, go = threading.Event(), threading.Event()
 
@@ -208,7 +208,7 @@ def test_a_failure_reaches_all_waiting_readers_and_is_not_cached(reading: Readin
 
 
 def test_a_failed_range_leaves_its_neighbours_readable(reading: Reading) -> None:
-    """BlockReader: a failure concerns the range it happened to."""
+    """F-15: A failed range leaves its neighbours readable."""
 
     def fail(start: int, stop: int, answer: bytes) -> bytes:
         if start <= 2 * BLOCK < stop:
@@ -366,7 +366,7 @@ class SlowDisk:
 
 
 def test_some_bytes_are_those_that_lie_in_one_piece(reading: Reading) -> None:
-    """BlockReader.read_some: the first of the bytes, a view of what is in memory, counted."""
+    """R-2: `read_some` returns a view of the first bytes in memory, and counts them."""
     reading.blocks.read_at(0, 3 * BLOCK)
     reading.blocks.read_at(3 * BLOCK, 2 * BLOCK)
     (extent,) = {reading.cache.find(reading.blocks._id, index) for index in range(3)} - {None}
@@ -381,7 +381,7 @@ def test_some_bytes_are_those_that_lie_in_one_piece(reading: Reading) -> None:
 
 
 def test_some_bytes_that_are_not_in_memory_are_fetched(reading: Reading) -> None:
-    """BlockReader.read_some: where the bytes are not in memory, those that read_at returns."""
+    """R-2: `read_some` fetches bytes that are not in memory."""
     assert reading.blocks.read_some(5, 2 * BLOCK) == BODY[5 : 2 * BLOCK + 5]
     for offset in (len(BODY) - 1, len(BODY), len(BODY) + 1):
         for _ in range(2):
@@ -482,7 +482,7 @@ def test_a_wrong_block_on_disk_fails_none_beside_it() -> None:
 
 
 def test_damaged_blocks_on_disk_are_fetched_with_their_neighbours() -> None:
-    """BlockReader: what is missing side by side is fetched in one range, wrong blocks as well."""
+    """I-7: Damaged blocks on disk are fetched in one range with their missing neighbours."""
     disk = SlowDisk()
     disk.go.set()
     disk.kept = {2: b"short"}
@@ -492,7 +492,7 @@ def test_damaged_blocks_on_disk_are_fetched_with_their_neighbours() -> None:
 
 
 def test_a_failure_leaves_the_table_before_readers_see_it(reading: Reading) -> None:
-    """BlockReader: a failure is never kept: the very next read tries again."""
+    """F-15: The next read after a failure tries again at once."""
     for number in range(100):
         errors = [Unavailable("no answer")]
 
@@ -509,7 +509,7 @@ def test_a_failure_leaves_the_table_before_readers_see_it(reading: Reading) -> N
 
 
 def test_prefetch_does_not_wait_and_fetches_missing_blocks_only(reading: Reading) -> None:
-    """BlockReader.schedule: in ranges of *run_bytes*, without waiting, none twice."""
+    """R-4: A prefetch does not wait, and fetches each missing block once."""
     go = threading.Event()
 
     def held(start: int, stop: int, answer: bytes) -> bytes:
@@ -527,7 +527,7 @@ def test_prefetch_does_not_wait_and_fetches_missing_blocks_only(reading: Reading
 
 
 def test_schedule_past_the_end_is_cut_there(reading: Reading) -> None:
-    """BlockReader.schedule: nothing past the object's end goes out."""
+    """R-4: A prefetch stops at the object's end."""
     reading.blocks.prefetch(len(BODY) - 1, len(BODY) + 100 * BLOCK)
     reading.blocks.prefetch(len(BODY), len(BODY) + 1)
     reading.blocks.prefetch(5, 5)
@@ -556,7 +556,7 @@ def test_an_interrupted_reader_is_freed_and_the_fetch_goes_on(reading: Reading) 
 
 @pytest.mark.parametrize("error", [TimeoutError("a foreign one"), ValueError("another")])
 def test_an_unknown_failure_reaches_the_reader_and_blocks_no_other(error: Exception) -> None:
-    """Waiter.result: raises what the future failed with: a TimeoutError is no waiting either."""
+    """X-10: An exception of an unknown type, a TimeoutError included, reaches the reader."""
     future: Future[bytes] = Future()
     future.set_exception(error)
     over = threading.Event()
@@ -586,7 +586,7 @@ def test_an_unknown_failure_reaches_the_reader_and_blocks_no_other(error: Except
 
 
 def test_waiting_gives_the_result_however_long_it_takes() -> None:
-    """Waiter.result: waits past its own polls while it is not interrupted."""
+    """K-13: A wait that is not interrupted lasts longer than its polls."""
     future: Future[int] = Future()
     threading.Timer(0.5, future.set_result, [7]).start()
     assert Waiter().result(future) == 7
@@ -603,7 +603,7 @@ def test_hits_and_misses_are_counted(reading: Reading) -> None:
 
 
 def test_many_threads_with_a_tiny_cache_read_the_right_bytes() -> None:
-    """BlockReader: safe for concurrent use."""
+    """R-19: Many threads with a tiny cache read the right bytes."""
     reading = Reading(cache_bytes=2 * BLOCK)
     rng = random.Random(5)
 

@@ -402,7 +402,7 @@ def test_a_listing_sends_attributes_that_cost_no_request() -> None:
     assert [name for *_, name in found] == [b".", b"..", b"a", b"b\xff", "ü".encode()]
     assert [bool(nodeid) for nodeid, *_ in found] == [False, False, True, False, False]
     nodeid = found[2][0]
-    # The kernel knows it now, and forgets it as often as it was told.
+    # The kernel knows the node now, and forgets each of the replies that named it.
     assert served.answer(Opcode.READDIRPLUS, struct.pack("=QQI20x", fh, 2, 4096))[0] == 0
     assert served.answers(Opcode.FORGET, struct.pack("=Q", 1), nodeid=nodeid) == []
     assert served.answer(Opcode.GETATTR, bytes(16), nodeid=nodeid)[0] == 0
@@ -525,7 +525,7 @@ def test_a_failed_push_fails_no_read(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_buffer_that_is_too_small_is_erange() -> None:
-    """getxattr(2): a size of 0 asks how much room it takes, too little room is ERANGE."""
+    """getxattr(2): a size of 0 returns the length, and a buffer that is too short is ERANGE."""
 
     class Marked(Node):
         def xattr_names(self) -> list[str]:

@@ -164,7 +164,7 @@ def test_igzip_is_used_where_it_is_installed() -> None:
 
 @pytest.mark.parametrize("name", ["deflate", "deflate by zlib"])
 def test_a_deflate_decoder_has_ended_when_the_data_is_complete(name: str) -> None:
-    """Decoder.ended: what stands behind the last block is not the member's."""
+    """I-8: Bytes behind the last DEFLATE block do not belong to the member."""
     decoder = MAKERS[name]()
     decoder.feed(deflate(b"hello") + b"trailing")
     assert (fill(decoder, 100), decoder.reached_end) == (b"hello", True)
@@ -203,7 +203,7 @@ def test_lzma_dictionaries_too_large_for_memory_are_not_called_damage() -> None:
 
 
 def test_large_lzma_properties_allocate_nothing() -> None:
-    """R-20, R-22: A header that claims a dictionary of 4 GiB costs no memory."""
+    """R-20, R-22: A header that announces a dictionary of 4 GiB costs no memory."""
     head = b"\x09\x04\x05\x00\x5d\xff\xff\xff\xff"
     tracemalloc.start()
     try:

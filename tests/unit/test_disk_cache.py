@@ -163,8 +163,8 @@ def only_warnings(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 
 def test_blocks_are_read_back_across_segments_and_processes(place: Path) -> None:
-    """StoredBlocks: each block of a run comes back as it was, the object's short last one too,
-    in this process and in the next."""
+    """O-1, R-14: Blocks are read back across segments, in this process and in the next, also a
+    short last one."""
     stop, tail = 2 * SEGMENT_BLOCKS + 7, 1234
     blocks = DiskCache(place, PLENTY).blocks_of(KEY)
     blocks.put(5, run_of("a", 5, stop - 3))
@@ -183,7 +183,7 @@ def test_blocks_are_read_back_across_segments_and_processes(place: Path) -> None
 @pytest.mark.parametrize("length", [1, BLOCK - 1, BLOCK])
 @pytest.mark.parametrize("index", [0, SEGMENT_BLOCKS - 1, SEGMENT_BLOCKS])
 def test_the_last_block_keeps_its_length(place: Path, index: int, length: int) -> None:
-    """StoredBlocks.put: the object's last block may be short, wherever it stands."""
+    """I-7: The object's last block may be short, anywhere in a segment."""
     last = block_of("b", index)[:length]
     DiskCache(place, PLENTY).blocks_of(KEY).put(index, last)
     blocks = DiskCache(place, PLENTY).blocks_of(KEY)
@@ -195,8 +195,8 @@ def test_the_last_block_keeps_its_length(place: Path, index: int, length: int) -
 @pytest.mark.parametrize("tail", [BLOCK, BLOCK - 1])
 @pytest.mark.parametrize("shift", [0, 1])
 def test_long_runs_are_written_correctly(place: Path, first: int, tail: int, shift: int) -> None:
-    """StoredBlocks.put: a long run is kept as it is, past the page cache or not: wherever it
-    begins in a file and in memory, with a short block at its end or not."""
+    """R-17: A long run is written correctly, at any offset in file and memory, with a short last
+    block or without."""
     run = run_of("l", first, first + SEGMENT_BLOCKS + 9, tail)
     DiskCache(place, PLENTY).blocks_of(KEY).put(first, aligned(bytes(shift) + run)[shift:])
     blocks = DiskCache(place, PLENTY).blocks_of(KEY)
@@ -225,8 +225,8 @@ def test_one_thread_at_a_time_waits_for_the_disk(place: Path) -> None:
 
 
 def test_a_run_ends_where_a_block_is_missing_or_wrong(place: Path) -> None:
-    """StoredBlocks.get: the blocks of a run as far as they are there and right; what is wrong is
-    gone, what lies behind it is not."""
+    """I-7: A read ends at the first block that is missing or wrong; the wrong one is dropped, those
+    behind it stay."""
     stop = SEGMENT_BLOCKS + 20
     blocks = DiskCache(place, PLENTY).blocks_of(KEY)
     blocks.put(0, run_of("m", 0, stop))
@@ -238,12 +238,12 @@ def test_a_run_ends_where_a_block_is_missing_or_wrong(place: Path) -> None:
     assert blocks.get(31, stop - 31) == run_of("m", 31, SEGMENT_BLOCKS + 9)
     assert blocks.get(SEGMENT_BLOCKS + 10, 100) == run_of("m", SEGMENT_BLOCKS + 10, stop)
     part = blocks.get(28, stop)
-    assert isinstance(part, bytes)  # not a view of room for all that was asked
+    assert isinstance(part, bytes)  # not a view of a buffer for the whole request
     assert len(part) == 2 * BLOCK
 
 
 def test_puts_and_drops_in_any_order(place: Path) -> None:
-    """StoredBlocks: what was dropped is gone, the rest stays, in this process and in the next."""
+    """I-3: A dropped block is gone and the others stay, in this process and in the next."""
     rng = random.Random(4)
     blocks, kept = DiskCache(place, PLENTY).blocks_of(KEY), set[int]()
     for round_ in range(40):
@@ -261,7 +261,7 @@ def test_puts_and_drops_in_any_order(place: Path) -> None:
 
 
 def test_objects_do_not_see_each_other_s_blocks(place: Path) -> None:
-    """Limits: blocks are kept by object version: another name, version or account is another."""
+    """F-8: Blocks are kept by name, version and account."""
     cache = DiskCache(place, PLENTY)
     keys = [cache_key("api", "t/output.zip", version) for version in range(8)]
     for key in keys:
@@ -279,7 +279,7 @@ _parts = st.lists(
 
 @given(_parts, _parts)
 def test_equal_parts_have_equal_keys(one: list[Any], other: list[Any]) -> None:
-    """cache_key: a file name for any parts; different parts have different names."""
+    """Y-11: Any values make a file name, and different values different names."""
     assert set(cache_key(*one)) <= set("0123456789abcdef")
     assert (cache_key(*one) == cache_key(*other)) == (one == other)
 
@@ -357,8 +357,7 @@ def test_blocks_that_came_with_the_tail_are_kept(place: Path) -> None:
 
 
 def test_an_object_larger_than_the_cache(place: Path) -> None:
-    """Limits: one member may be larger than memory and larger than the cache; disk stays under
-    `--cache-size`."""
+    """R-14: A member may be larger than the cache, which stays within its size."""
     size = 2 * SEGMENT
     body = random.Random(9).randbytes(5 * SEGMENT + 123)
     reading = Reading(body, DiskCache(place, size).blocks_of(KEY))
@@ -371,7 +370,7 @@ def test_an_object_larger_than_the_cache(place: Path) -> None:
 
 
 def test_a_block_of_the_wrong_length_is_not_taken(place: Path) -> None:
-    """Integrity: a damaged cache is a cache miss: also a block that is right, but too short."""
+    """I-7: A block that is right but too short is a miss."""
     body = random.Random(10).randbytes(2 * BLOCK)
     disk = DiskCache(place, PLENTY).blocks_of(KEY)
     disk.put(0, body[:100])
@@ -474,7 +473,7 @@ def test_every_flipped_byte_of_an_index_is_a_miss(place: Path) -> None:
 
 @pytest.mark.parametrize("when", ["before", "while open"])
 def test_files_cut_at_any_length(place: Path, when: str) -> None:
-    """Integrity: a file cut short, empty or too long is a miss or right."""
+    """I-7, R-16: A file that was cut, emptied or extended is a miss or right."""
     cache, run = DiskCache(place, PLENTY), run_of("e", 0, 4, 300)
     wanted = [run[at : at + BLOCK] for at in range(0, len(run), BLOCK)]
     cache.blocks_of(KEY).put(0, run)
@@ -568,7 +567,7 @@ def test_something_else_in_place_of_a_file(
         before_use = open_files()
         use_everything(cache)
         use_everything(DiskCache(place, PLENTY))
-        small = DiskCache(place, BLOCK)  # has to make room each time
+        small = DiskCache(place, BLOCK)  # evicts at each write
         use_everything(small)
         assert open_files() <= before_use + 3  # one open segment each
         assert len(caplog.records) <= 6
@@ -669,8 +668,8 @@ def test_a_crash_between_data_and_table(place: Path) -> None:
 
 
 def test_a_file_at_the_wrong_place_is_a_miss(place: Path) -> None:
-    """Integrity: a damaged cache is a cache miss: a file under another's name, as a repaired file
-    system may have it, or a block and its entry at another place."""
+    """I-7: A file under the name of another, or a block and its entry at another position, is a
+    miss."""
     cache, other = DiskCache(place, PLENTY), cache_key("other")
     cache.blocks_of(KEY).put(0, run_of("e", 0, SEGMENT_BLOCKS + 2))
     cache.write_blob(INDEX, KEY, HEAD, BODY)
@@ -691,8 +690,7 @@ def test_a_file_at_the_wrong_place_is_a_miss(place: Path) -> None:
 
 
 def test_random_damage(place: Path) -> None:
-    """DiskCache: nothing here raises, whatever happens to the files beneath it at any time; what
-    comes back is what was put."""
+    """I-7, R-16: Random damage to the files raises nothing and never gives wrong bytes."""
     rng = random.Random(11)
     keys = [cache_key("r", number) for number in range(6)]
     content = {key: run_of(key, 0, SEGMENT_BLOCKS + 4, 99) for key in keys}
@@ -784,7 +782,7 @@ def test_the_least_recently_used_go_first(place: Path) -> None:
 
 @pytest.mark.parametrize("segments", [0.3, 1.0, 3.5])
 def test_disk_stays_under_the_size(place: Path, segments: float) -> None:
-    """Limits: disk stays under `--cache-size`, however small, up to the run that is being kept."""
+    """R-14: The cache stays within any size, up to the run that is being written."""
     size, key = int(segments * SEGMENT), cache_key("bound")
     cache, rng = DiskCache(place, size), random.Random(12)
     run = run_of("h", 0, 40)
@@ -798,8 +796,7 @@ def test_disk_stays_under_the_size(place: Path, segments: float) -> None:
 
 
 def test_a_file_evicted_by_one_mount_takes_no_space_through_another(place: Path) -> None:
-    """Limits: disk stays under `--cache-size`: a file that one mount removed while another had it
-    open takes no room, and the other keeps its blocks where they last."""
+    """R-14: A file that one mount evicted takes no space although another has it open."""
     size = 4 * SEGMENT
     one, other = DiskCache(place, size), DiskCache(place, size)
     keys = [cache_key("shared", number) for number in range(3)]
@@ -925,7 +922,7 @@ def test_a_cache_that_cannot_be_made(place: Path, caplog: pytest.LogCaptureFixtu
 
 
 def test_writing_goes_on_after_a_pause(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """DiskCache: what fails is a miss, is logged once, and is tried again after a while."""
+    """R-16: A failed write is a miss, is logged once, and is tried again after a pause."""
     cache, now = DiskCache(place, PLENTY), time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now)
     (segment_path(place, cache_key("bad"))).mkdir(parents=True)
@@ -938,8 +935,8 @@ def test_writing_goes_on_after_a_pause(place: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_file_system_without_locks(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Limits: disk stays under `--cache-size`, also where the file system knows no locks, as
-    Lustre without `-o flock`."""
+    """R-14, R-26: The cache stays within its size where the file system has no locks, as Lustre
+    without `-o flock`."""
 
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
@@ -1103,7 +1100,7 @@ def test_processes_at_one_cache(place: Path) -> None:
 
 
 def test_threads_at_one_cache(place: Path) -> None:
-    """DiskCache: safe for concurrent use: threads that write, read and evict get right bytes."""
+    """R-19: Threads that write, read and evict get the right bytes."""
     _write_and_read(str(place), "0.7", "threads")
     assert disk_use(place) <= STRESS_SIZE + SEGMENT
 

@@ -221,7 +221,7 @@ def test_failing_all_and_recovering(cloud: FakeCloud, url: str) -> None:
 
 
 def test_stop_aborts_an_answer_that_no_client_reads() -> None:
-    """EmbeddedCloud.stop: Cut all connections, also where the client has stopped reading."""
+    """`stop` cuts all connections, also where the client has stopped reading."""
     cloud = FakeCloud()
     cloud.start()
     cloud.put_object("big", bytes(32 << 20))

@@ -520,7 +520,7 @@ def test_a_file_whose_name_is_also_a_directory_s_is_left_out(
 
 
 def test_lookup_beneath_a_file_finds_nothing() -> None:
-    """ArchiveIndex.lookup: None if nothing is there."""
+    """X-1: A path beneath a file does not exist."""
     index = index_of(build([file("d/x", b"1")]))
     assert index.lookup("") is index.root
     for path in ("d/x/y", "d/y", "y", "d/", "/", "d//x"):
@@ -821,7 +821,7 @@ def test_folders_without_number_are_refused() -> None:
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(st.integers(0, 2**32))
 def test_the_index_is_the_tree_and_the_list_of_the_same_members(seed: int) -> None:
-    """ArchiveIndex: the files in archive order and as a tree, the same ones."""
+    """N-4: The tree and the list have the same members."""
     rng = random.Random(seed)
     names = ["/".join(rng.choices("abc", k=rng.randint(1, 4))) for _ in range(30)]
     index = index_of(build([rng.choice([file, folder])(name) for name in names]))

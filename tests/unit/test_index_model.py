@@ -149,7 +149,7 @@ def test_too_many_members_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_members_are_a_sequence() -> None:
-    """ArchiveIndex: `members` is indexed, sliced and counted like a tuple."""
+    """`members` is indexed, sliced and counted like a tuple."""
     index = index_of_files(50)
     every = list(index.members)
     assert index.members[-1] == every[-1] and index.members[3:7] == every[3:7]

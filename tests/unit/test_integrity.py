@@ -60,7 +60,7 @@ def test_pieces_in_any_order_with_overlaps_give_the_crc_of_the_whole(
 
 
 def test_bytes_that_were_added_before_are_ignored() -> None:
-    """Coverage.add: the first copy of a byte was handed out, so it is the one to check."""
+    """I-4: The first copy of a byte was handed out, so it is the one that counts."""
     coverage = Coverage(4)
     coverage.add(0, b"ab")
     coverage.add(0, b"XYcd")
@@ -68,7 +68,7 @@ def test_bytes_that_were_added_before_are_ignored() -> None:
 
 
 def test_one_piece_that_covers_many_others() -> None:
-    """Coverage.add: a long read over scattered short ones fills the gaps only."""
+    """I-4: A long read over scattered short ones adds only the gaps."""
     body = random.Random(3).randbytes(1000)
     coverage = Coverage(1000)
     for start in range(5, 1000, 10):
@@ -79,7 +79,7 @@ def test_one_piece_that_covers_many_others() -> None:
 
 
 def test_scattered_pieces_are_bounded() -> None:
-    """Coverage: a reader that jumps about is not checked, and costs no memory."""
+    """R-20, U-1: Scattered reads are not checked and cost no memory."""
     coverage = Coverage(1 << 30)
     for start in range(0, 40 * MAX_RANGES, 2):
         coverage.add(start, b"x")

@@ -95,7 +95,7 @@ def test_whether_a_process_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_the_clock_counts_suspended_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """macOS: CLOCK_MONOTONIC goes on during a sleep, and mach_absolute_time does not."""
+    """F-16: On macOS the age clock is CLOCK_MONOTONIC, which goes on during a sleep."""
     asked: list[int] = []
 
     def read(clock: int) -> float:

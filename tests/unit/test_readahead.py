@@ -159,7 +159,7 @@ def test_reading_the_same_bytes_again_fetches_nothing_more() -> None:
 
 
 def test_a_jump_closes_the_window_and_later_reads_open_it_again() -> None:
-    """readahead: a window doubles while reads follow each other, and falls back when they jump."""
+    """R-4, R-5: A window doubles while reads are sequential, and closes at a jump."""
     reading = Reading()
     stream = reading.stream(limit=len(BODY))
     for offset in range(0, 2 << 20, READ):
@@ -174,7 +174,7 @@ def test_a_jump_closes_the_window_and_later_reads_open_it_again() -> None:
 
 
 def test_backward_reads_fetch_no_more_than_their_blocks() -> None:
-    """readahead: reads that go backward in long steps are jumps."""
+    """R-5: Backward reads in long steps are jumps."""
     reading = Reading()
     stream = reading.stream()
     offsets = range(len(BODY) - READ, 0, -3 * SLACK)
@@ -209,7 +209,7 @@ def test_nothing_is_fetched_past_the_limit() -> None:
 
 
 def test_read_ahead_stays_near_its_reader() -> None:
-    """readahead: windows are bounded, so memory is."""
+    """R-20: A window is bounded."""
     reading = Reading(window_bytes=1 << 20)
     stream = reading.stream()
     for offset in range(0, 16 << 20, READ):
@@ -219,7 +219,7 @@ def test_read_ahead_stays_near_its_reader() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 8, 60, 200])
 def test_the_windows_of_all_readers_share_the_budget(count: int) -> None:
-    """readahead: the windows of all readers together are bounded, also those of 200 open files."""
+    """R-20: The windows of 200 open files stay within one budget."""
     total = 16 << 20
     windows = ReadAheadBudget(total)
     streams = [object() for _ in range(count)]
@@ -231,7 +231,7 @@ def test_the_windows_of_all_readers_share_the_budget(count: int) -> None:
 def test_a_reader_that_closes_or_idles_returns_its_share(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """ReadAheadBudget: the bytes are shared by the readers that are active now."""
+    """R-20: The budget is shared by the readers that are active."""
     windows = ReadAheadBudget(16 << 20)
     one, other = object(), object()
     windows.register(one)

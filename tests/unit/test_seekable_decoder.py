@@ -193,7 +193,7 @@ def test_lzma_without_an_end_marker_ends_where_its_size_says(decoding: Make, siz
 
 @pytest.mark.parametrize("method", [DEFLATED, BZIP2, LZMA])
 def test_a_member_of_no_bytes(decoding: Make, method: int) -> None:
-    """SeekableDecoder.verify: an empty member is right or wrong too."""
+    """I-1: An empty member is checked."""
     one = decoding(b"", pack(b"", method), method)
     one.decoder.verify()
     assert one.decoder.read_at(0, 10) == b""
@@ -226,7 +226,7 @@ def test_reads_forward_backward_and_at_random(decoding: Make, method: int, span_
 
 
 def test_reads_past_the_end_are_empty(decoding: Make) -> None:
-    """SeekableDecoder.read_at: fewer only at the member's end."""
+    """X-9: A read returns fewer bytes only at the member's end."""
     one = decoding(BODY, deflate(BODY))
     for offset in (len(BODY), len(BODY) + 1, 1 << 50):
         assert one.decoder.read_at(offset, 10) == b""
@@ -354,7 +354,7 @@ def test_many_short_members_in_turn_share_the_room(decoding: Make) -> None:
     for other in crowd:
         windows.unregister(other)
     one.check_whole()
-    assert windows.allowance(object()) == 8 << 20  # it left the room behind
+    assert windows.allowance(object()) == 8 << 20  # the closed decoder has no share
 
 
 def test_a_jump_makes_nothing_pushable(decoding: Make) -> None:
@@ -436,7 +436,7 @@ def test_checkpoints_within_matches_and_blocks_go_on_right(
 def test_the_checkpoints_of_all_members_are_bounded(
     decoding: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """CheckpointRoom: bounds the checkpoints of all members."""
+    """R-20: The checkpoints of all members are bounded."""
     monkeypatch.setattr(cursor_pool, "FIRST_SPACING", SPAN)
     room = CheckpointBudget(20)
     ones = [decoding(BODY, deflate(BODY, 0), room=room, span_bytes=SPAN) for _ in range(12)]
@@ -451,7 +451,7 @@ def test_the_checkpoints_of_all_members_are_bounded(
 def test_the_member_unused_for_longest_gives_up_its_checkpoints(
     decoding: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """CheckpointRoom: the member unused for longest gives up its own; reading is use."""
+    """R-20: The least recently used member gives up its checkpoints."""
     monkeypatch.setattr(cursor_pool, "FIRST_SPACING", SPAN)
     room = CheckpointBudget(10)
     one, two, three = (decoding(BODY, deflate(BODY, 0), room=room, span_bytes=SPAN) for _ in "abc")
@@ -465,7 +465,7 @@ def test_the_member_unused_for_longest_gives_up_its_checkpoints(
 
 
 def test_closed_inflaters_leave_the_room_and_their_sources(decoding: Make) -> None:
-    """SeekableDecoder.close: gives up what is held; reads after that start again."""
+    """R-20: A closed decoder gives up its checkpoints and sources, and later reads start again."""
     room = CheckpointBudget()
     one = decoding(LONG, LONG_PACKED, room=room, span_bytes=200_000)
     one.check(6 << 20, 100)
@@ -478,7 +478,7 @@ def test_closed_inflaters_leave_the_room_and_their_sources(decoding: Make) -> No
 
 
 def test_sources_are_closed_once_their_reader_is_at_the_end(decoding: Make) -> None:
-    """Source.close: no more pieces are wanted: a finished member keeps no room for read-ahead."""
+    """R-20: A source is closed at its member's end, and returns its read-ahead budget."""
     one = decoding(BODY, deflate(BODY))
     one.check_whole()
     one.settle()
@@ -520,7 +520,7 @@ def test_no_more_is_fed_than_the_decoder_needs(decoding: Make, method: int) -> N
 
 @pytest.mark.parametrize("method", [DEFLATED, BZIP2, LZMA])
 def test_an_idle_cursor_holds_no_view_of_its_input(decoding: Make, method: int) -> None:
-    """Cursor.rest: memory is bounded: a view of a piece would hold the whole run it came in."""
+    """R-20: An idle cursor keeps no view of a buffer, which would hold all of it."""
     fed = bytearray(pack(BODY, method))
 
     def look(offset: int) -> None:
@@ -767,7 +767,7 @@ def test_damage_in_decode_ahead_is_raised_to_the_reader_that_reaches_it(decoding
 @pytest.mark.parametrize("method", [DEFLATED, BZIP2, LZMA])
 @pytest.mark.parametrize("span_bytes", [200_000, 24 << 20])
 def test_interleaved_readers_in_threads(decoding: Make, method: int, span_bytes: int) -> None:
-    """SeekableDecoder: safe for concurrent use: interleaved readers get the right bytes."""
+    """R-19: Interleaved readers in threads get the right bytes."""
     one = decoding(BODY, pack(BODY, method), method, span_bytes=span_bytes)
 
     def forward(start: int) -> Callable[[], None]:
@@ -791,7 +791,7 @@ def test_interleaved_readers_in_threads(decoding: Make, method: int, span_bytes:
 
 
 def test_two_readers_of_one_place_decode_it_once(decoding: Make) -> None:
-    """SeekableDecoder: others that need a span which a cursor will pass wait for it."""
+    """R-3: A reader waits for a span that another one's cursor will pass."""
     one = decoding(LONG, LONG_PACKED)
     barrier = threading.Barrier(4)
 
@@ -804,7 +804,7 @@ def test_two_readers_of_one_place_decode_it_once(decoding: Make) -> None:
 
 
 def test_forgetting_and_closing_beneath_readers_is_safe(decoding: Make) -> None:
-    """CheckpointRoom: it calls `forget` of a member while others read it."""
+    """R-19: Checkpoints are forgotten and decoders closed while readers use them."""
     one = decoding(LONG, LONG_PACKED, span_bytes=1 << 20)
     stop = threading.Event()
 

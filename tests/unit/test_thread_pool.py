@@ -45,7 +45,7 @@ def test_an_idle_thread_runs_the_next_work() -> None:
 
 
 def test_failures_and_cancelled_work() -> None:
-    """concurrent.futures: a failure belongs to the future; cancelled work is never called."""
+    """A failure belongs to its future, and cancelled work is never called."""
     pool = DaemonPool(1, "test-fail")
     gate = threading.Event()
     called: list[int] = []

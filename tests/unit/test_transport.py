@@ -175,7 +175,7 @@ def test_bytes_that_arrive_extend_the_budget() -> None:
 def test_exceptions_of_libraries_are_converted(
     transport: Transport, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
-    """errors.py: foreign exceptions are converted where they enter."""
+    """X-3: Exceptions of libraries become `Unavailable` where they enter."""
 
     def fail(*_: Any, **__: Any) -> None:
         raise failure
