@@ -170,8 +170,11 @@ class DiskSpace:
             if self._used is None or self._written > self._limit // RECOUNT:
                 self._used = used_bytes(self._root)
                 self._written = 0
-            if self._used + self._written > self._limit:
+            is_over = self._used + self._written > self._limit
+            if is_over and time.monotonic() >= self._settled_s:
                 self._evict()
+                if self._used is not None and self._used > self._limit:  # most of it is pinned
+                    self._settled_s = time.monotonic() + SETTLE_S
 
     def _evict(self, to_free: int = 0) -> None:
         """Evict down to `KEEP` of the limit.

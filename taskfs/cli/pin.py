@@ -58,6 +58,9 @@ def _pin(found: Found, ranges: "list[StoredRange]", max_bytes: int) -> None:
         raise NotFound(f"{found.path} has no files in an archive")
     if not all(each.task.is_terminated for each in ranges):
         raise ConfigError(f"task {task_id} has not ended, and its files may change: wait for it")
+    for each in ranges:
+        if each.archive.index_error is not None:  # offline mode could not open it
+            raise each.archive.index_error
     names = sorted({name for each in ranges for name in each.archive.stored_files(each.part)})
     disk = ranges[0].archive.resources.disk
     total = sum(len(each.part) for each in ranges)
@@ -72,7 +75,7 @@ def _pin(found: Found, ranges: "list[StoredRange]", max_bytes: int) -> None:
                 size = min(PIECE, each.part.stop - start)
                 each.archive.read_raw(start, size)
                 advance(size)
-    _await_stored(found.path, ranges)
+    _await_stored(found.path, ranges, [disk.root / name for name in names])
     click.echo(f"{found.path} is pinned: {format_size(total)}")
 
 
@@ -88,13 +91,15 @@ def _check_room(root: "Path", names: list[str], total: int, max_bytes: int) -> N
         )
 
 
-def _await_stored(name: str, ranges: "list[StoredRange]") -> None:
+def _await_stored(name: str, ranges: "list[StoredRange]", files: "list[Path]") -> None:
     deadline_s = time.monotonic() + WRITE_TIMEOUT_S
     for each in ranges:
         while not each.archive.is_stored(each.part):
             if time.monotonic() > deadline_s:
                 raise Unavailable(f"the cache could not be written: {name} is not all there")
             time.sleep(0.01)
+    if not all(file.exists() for file in files):  # an index, which another mount has evicted
+        raise Unavailable(f"the index of {name} is not in the cache: pin it again")
 
 
 def _stored_ranges(tree: TreeReader, found: Found) -> "Iterator[StoredRange]":

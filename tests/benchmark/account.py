@@ -130,7 +130,7 @@ class Measured:
         self.path = folder / "mnt"
         self.path.mkdir(exist_ok=True)
         url, key = cloud.call("address")
-        self._environment = os.environ | {
+        self.environment = os.environ | {
             "HOME": str(folder),
             "XDG_CACHE_HOME": str(folder / "cache"),
             "XDG_STATE_HOME": str(folder / "state"),
@@ -156,7 +156,7 @@ class Measured:
 
     def mount(self) -> None:
         words = [sys.executable, "-m", "taskfs", "mount", str(self.path)]
-        subprocess.run(words, env=self._environment, cwd=ROOT, check=True)
+        subprocess.run(words, env=self.environment, cwd=ROOT, check=True)
 
     def unmount(self) -> None:
         umount(self.path, lazy=False)

@@ -100,6 +100,27 @@ class TestPin:
         assert taskfs("pin", task).returncode == 0
         assert taskfs("cat", "--offline", f"{task}/b.txt").stdout == "b\n"
 
+    def test_bytes_that_are_not_there_are_an_error(
+        self, taskfs: Command, task: str, cloud: FakeCloud, root: Path
+    ) -> None:
+        """C-42: An archive that is no ZIP archive cannot be shown offline: that is an error, as is
+        a store that fails."""
+        broken = cloud.add_task()
+        cloud.put_object(f"{broken}/output.zip", b"no archive" * 1000)
+        done = taskfs("pin", f"{broken}/output.zip")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert broken in done.stderr and not read_pins(root, broken)
+        cloud.faults.add("status", side="store", times=None, skip=2, status=403)
+        done = taskfs("pin", task)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+
+    def test_a_bar_on_a_terminal(self, taskfs: Command, task: str) -> None:
+        """C-42: On a terminal, `pin` shows a bar."""
+        with taskfs.terminal("pin", task) as terminal:
+            terminal.read_until("100%")
+            terminal.read_until("is pinned")
+            assert terminal.end() == 0
+
     def test_what_cannot_be_pinned(self, taskfs: Command, task: str, cloud: FakeCloud) -> None:
         """C-42: Unfinished tasks, text files and more than the cache holds are refused."""
         running = cloud.add_task(status="started", inputs={"x": b"x"})
@@ -115,6 +136,22 @@ class TestPin:
 
 
 class TestPins:
+    def test_a_mount_with_a_smaller_cache_evicts_no_pin(self, tmp_path: Path) -> None:
+        """R-32: Writes of a mount whose cache is smaller than the pins evict other files."""
+        from taskfs.cache.disk_cache import DiskCache, cache_key
+
+        blocks = {name: os.urandom(1 << 16) for name in "abc"}
+        cache = DiskCache(tmp_path, 1 << 30)
+        keys = {name: cache_key(name) for name in blocks}
+        cache.blocks_of(keys["a"]).put(0, blocks["a"])
+        with change_pins(cache.root, "t") as pins:
+            pins[""] = cache.blocks_of(keys["a"]).files(0, 1)
+        small = DiskCache(tmp_path, 1 << 15)
+        for name in "bc":
+            small.blocks_of(keys[name]).put(0, blocks[name])
+        assert small.blocks_of(keys["a"]).get(0) == blocks["a"]
+        assert small.blocks_of(keys["b"]).get(0) is None
+
     def test_two_processes_lose_no_pin(self, tmp_path: Path) -> None:
         """R-33: Pins of one task by several processes at once are all kept."""
         program = (

@@ -1,5 +1,8 @@
 """`tests.benchmark.report`: the outcome reported for several runs."""
 
+import subprocess
+import sys
+
 import pytest
 
 from tests.benchmark.report import Results
@@ -28,3 +31,20 @@ def test_the_median_of_the_successful_runs_is_reported(
     for run in runs:
         results.add(run)
     assert results.outcome("cat", "first", 0, "taskfs") == counts
+
+
+@pytest.mark.mount
+def test_the_rows_of_the_commands() -> None:
+    """docs/performance.md: The commands without a mount are measured beside the same on a mount."""
+    words = [sys.executable, "-m", "tests.benchmark.commands", "--no-client", "--tasks", "2"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=120)
+    rows = [line for line in done.stdout.splitlines() if not line.startswith("- again")]
+    assert [row[:38].strip() for row in rows] == [
+        "taskfs list",
+        "taskfs ls ID",
+        "taskfs ls -l ID/outputs",
+        "taskfs cat ID/stdout.txt",
+        "mount: ls ID",
+        "mount: ls -l ID/outputs",
+        "mount: cat ID/outputs/stdout.txt",
+    ]
