@@ -1,8 +1,8 @@
 """The fusepy engine: libfuse 2 mounts, reads the kernel's requests and calls back through fusepy.
 
 It runs where the kernel engine cannot: on a kernel whose protocol that one does not speak, and on
-other systems than Linux. It costs more: a callback through ctypes for each request, one request for
-the attributes of each name, one lifetime for all names and attributes, and no pushed pages.
+other systems than Linux. It costs more: one request for the attributes of each name, one lifetime
+for all names and attributes, and no pushed pages.
 
 Requires `import fuse`, which loads libfuse, so this module is imported only by a mount.
 """
