@@ -99,6 +99,8 @@ METRICS: Final[Mapping[str, Metric]] = {
     "api_requests": Metric("counter", "Requests to the task API."),
     "api_retries": Metric("counter", "Repeated requests to the task API."),
     "api_bytes": Metric("counter", "Bytes received from the task API."),
+    "listing_pages": Metric("gauge", "Pages received of the listing that is read now."),
+    "listing_pages_total": Metric("gauge", "Pages of the listing that is read now."),
     "store_requests": Metric("counter", "Requests to the object store."),
     "store_retries": Metric("counter", "Repeated requests to the object store."),
     "store_bytes": Metric("counter", "Bytes received from the object store."),

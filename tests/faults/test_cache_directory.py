@@ -96,7 +96,7 @@ def test_a_disk_that_takes_no_more(cloud: FakeCloud, tmp_path: Path, cache: Path
     finally:
         mount.stop()
     mount.check_log()
-    messages = [line for line in mount.log.read_text().splitlines() if "cache" in line]
+    messages = [line for line in mount.log.read_text().splitlines() if "taskfs.cache." in line]
     assert len(messages) == 1, messages
     assert cached_files(cache, "index") == []
 
@@ -110,7 +110,9 @@ def test_a_file_in_place_of_the_cache_directory(
     task = add_finished_task(cloud, make_files(8))
     with in_process(cloud, cache / below, {}) as fs:
         check_outputs(fs, task, make_files(8))
-    assert len([record for record in caplog.records if "cache" in record.getMessage()]) == 1
+    names = [record.name for record in caplog.records if "cache" in record.getMessage()]
+    # Blocks and tasks are kept apart: each says once that it has no directory.
+    assert sorted(names) == ["taskfs.cache.disk_cache", "taskfs.tasks.accounts"]
 
 
 @pytest.mark.mount
@@ -224,7 +226,7 @@ def test_a_disk_that_is_full_or_read_only(
                 for task, files in tasks.items():
                     check_outputs(Mounted(cloud, mount.path), task, files)
             lines = mount.log.read_text().splitlines() if mount.log.exists() else []
-            messages = [line for line in lines if "cache" in line]
+            messages = [line for line in lines if "taskfs.cache." in line]
             # On a full disk the cache evicts, so it may have nothing to report.
             assert len(messages) == 1 or (what == "full" and not messages), messages
     finally:
@@ -283,7 +285,7 @@ def test_a_disk_that_another_program_fills(
             eventually(lambda: free_fraction(disk) >= 0.05)
             assert disk_use(disk / "cache") > 1 << 20, "more was evicted than needed"
             mount.check_log()
-            assert "cache" not in (mount.log.read_text() if mount.log.exists() else "")
+            assert "taskfs.cache." not in (mount.log.read_text() if mount.log.exists() else "")
         kept = disk_use(disk / "cache")
         fill_disk(disk, leave=0.01)  # between two mounts
         assert free_fraction(disk) < 0.05

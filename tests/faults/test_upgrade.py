@@ -9,6 +9,7 @@ importer that stands first refuses each module, and notes its name.
 import errno
 import io
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -76,6 +77,7 @@ def test_a_mount_works_on_after_its_package_is_gone(
         for where in ("store", "signing", "record")
         for kind, options in TRANSIENT
     ]
+    random.Random(7).shuffle(faulty)  # in the order of the listing their archives are prefetched
     packed = [archived(cloud, method, content) for method in METHODS]
     started = cloud.add_task(status="started")
     mount = new_mount(log_level="debug", timeout="10s")
