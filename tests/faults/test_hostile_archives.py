@@ -417,7 +417,7 @@ def test_a_giant_lzma_dictionary_is_eopnotsupp(fs: Surface) -> None:
 def test_set_uid_bits_links_and_devices_are_plain_files(fs: Surface, mode: int) -> None:
     """N-18: Whatever the Unix mode says, a member is a plain file, without set-uid bits.
 
-    Only the execute bits of a regular file count (A-24).
+    Only the execute bits of a regular file count (A-23).
     """
     archive = bytearray(build([file("odd", b"/etc/passwd", method=STORED), GOOD]))
     struct.pack_into("<L", archive, archive.index(b"PK\x01\x02") + 38, mode << 16)
