@@ -5,6 +5,7 @@ for watches only after requests. While there is one, it keeps the task cache as 
 """
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -260,7 +261,12 @@ def start_events(
     attr_timeout_s: float,
     mode: str,
 ) -> Callable[[], None]:
-    """Start to send events for the mount on *mountpoint*, and return the function that ends it."""
+    """Start to send events for the mount on *mountpoint*, and return the function that ends it.
+
+    Other systems than Linux have no inotify: nothing is started there.
+    """
+    if sys.platform != "linux":
+        return lambda: None
     from taskfs.fuse.event_sender import EventSender
     from taskfs.fuse.mount_table import mount_id
     from taskfs.fuse.watchers import WatchScanner

@@ -8,8 +8,10 @@ import fcntl
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -19,10 +21,13 @@ from taskfs.errors import MountError
 from taskfs.fuse import mount, mount_table, mountpoint
 from taskfs.fuse.engine import MountOptions
 from taskfs.fuse.engine_choice import choose_engines
+from taskfs.fuse.event_operations import EventOperations
+from taskfs.fuse.events import start_events
 from taskfs.fuse.fusepy_engine import FusepyEngine
 from taskfs.fuse.systemd import READY, ServiceManager
 from taskfs.support.clock import age_clock
 from taskfs.tree import control_nodes
+from taskfs.tree.tree import Tree
 
 MOUNTS = """\
 /dev/disk1s1 on / (apfs, local, read-only, journaled)
@@ -179,3 +184,14 @@ def test_without_a_service_manager_that_hears(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("NOTIFY_SOCKET", "/nowhere")
     monkeypatch.delattr("socket.SOCK_CLOEXEC")
     assert ServiceManager().notify(READY) is False
+
+
+@pytest.mark.parametrize("mode", ["auto", "on"])
+def test_no_events_without_inotify(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other systems have neither inotify nor /proc: no thread looks for watches there."""
+    monkeypatch.setattr(sys, "platform", "darwin")
+    before = threading.active_count()
+    tree, operations = cast(Tree, None), cast(EventOperations, None)
+    stop = start_events(tree, operations, "/mnt", "", attr_timeout_s=1, mode=mode)
+    assert threading.active_count() == before
+    stop()
