@@ -1,8 +1,9 @@
 """`DatabaseFile`: the SQLite file of one account, and an empty one in memory where there is none.
 
-Several mounts use one file at a time. SQLite's write-ahead log lets them read while one of them
-writes, and leaves the file whole when a process is killed at any moment. A damaged file is a miss:
-it is replaced by an empty one.
+Several mounts use one file at a time. SQLite's rollback journal leaves the file whole when a process
+is killed at any moment. No part of the file is mapped into memory, because a file that another
+program truncates would then kill this process with SIGBUS: a damaged file is a miss, and an empty
+one replaces it.
 """
 
 import contextlib
@@ -27,8 +28,6 @@ DIRECTORY: Final = "tasks"  # beside the blocks, which are evicted file by file
 BUSY_TIMEOUT_S: Final = 5.0
 # Memory of SQLite's own cache: ids are random, so a new task touches pages everywhere.
 CACHE_KB: Final = 8192
-# Pages of 4 KiB in the log before they are moved into the file, with an fsync.
-CHECKPOINT_PAGES: Final = 4000
 # Bytes that one write takes at most, about.
 WRITE_BYTES: Final = 1 << 20
 # The marks in the header of the file (sqlite.org/fileformat, "application_id", "user_version").
@@ -137,7 +136,8 @@ class DatabaseFile:
         """Go on with an empty file if this one is damaged, or with a copy in memory if it cannot be
         written."""
         broken, path = self._connection, self._path
-        is_damaged = not isinstance(exc, sqlite3.OperationalError)
+        # A file that was truncated has no tables.
+        is_damaged = not isinstance(exc, sqlite3.OperationalError) or "no such table" in str(exc)
         if path is None or self.is_read_only:
             self._path, self._connection = None, _open_in_memory()
             self.generation += 1
@@ -176,7 +176,7 @@ def make_directory(cache_dir: Path) -> Path:
 def host_suffix(directory: Path) -> str:
     """Return the part of a file's name that tells machines apart; empty on a local file system.
 
-    The processes that share a write-ahead log share memory, so they must run on one machine.
+    SQLite's locks do not work on every network file system, so each machine has a file of its own.
     """
     return f".{os.uname().nodename}" if is_network_directory(directory) else ""
 
@@ -196,10 +196,11 @@ def _open_file(path: Path, read_only: bool) -> sqlite3.Connection:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
     connection = _connect(f"{path.absolute().as_uri()}?mode=rw")
     try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA journal_mode = DELETE")  # a write-ahead log would be mapped
+        connection.execute("PRAGMA mmap_size = 0")
+        # Without fsync. After a power failure the file may be damaged: then it is a miss.
+        connection.execute("PRAGMA synchronous = OFF")
         connection.execute(f"PRAGMA cache_size = -{CACHE_KB}")
-        connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         connection.execute("BEGIN IMMEDIATE")  # two processes may find the file empty
         if connection.execute("PRAGMA schema_version").fetchone() == (0,):
             for statement in SCHEMA.split(";"):

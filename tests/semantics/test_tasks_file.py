@@ -35,6 +35,7 @@ def test_a_row_for_each_task(fs: Surface) -> None:
     )
     new = fs.cloud.add_task(status="submitted", create_time="2026-01-02T00:00:00+00:00")
     assert fs.read("tasks.csv").decode().splitlines()[0] == ",".join(COLUMNS)
+    eventually(lambda: {old, new} <= {row["id"] for row in rows(fs)})  # F-1
     found = [row for row in rows(fs) if row["id"] in (old, new)]  # other tests share the mount
     first, second = found
     assert (first["id"], second["id"]) == (new, old)

@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +22,7 @@ from taskfs.tasks.accounts import UNUSED_S, open_database, open_stored
 from taskfs.tasks.database_file import VERSION, DatabaseFile
 from taskfs.tasks.selection import Scope, Selection
 from taskfs.tasks.task_database import TaskDatabase
+from tests.mounts import ROOT
 
 URL = "https://api.example"
 ALL = Selection()
@@ -365,3 +368,26 @@ def test_a_database_in_memory_fails_by_errors_of_ours_only() -> None:
     """An error of a statement is not taken for a fault of the file."""
     with pytest.raises(sqlite3.OperationalError):
         TaskDatabase(DatabaseFile(None)).rows("no statement", ())
+
+
+def test_a_file_that_is_truncated_while_it_is_open(cache: Path) -> None:
+    """O-17: A program that truncates the files under a mount does not end its process."""
+    program = (
+        "import os, sys\nfrom pathlib import Path\n"
+        "from taskfs.tasks.database_file import DatabaseFile\n"
+        "path = Path(sys.argv[1])\nfile = DatabaseFile(path)\n"
+        "count = lambda connection: connection.execute('SELECT count(*) FROM tasks').fetchone()\n"
+        "file.run(count)\n"
+        "for each in path.parent.iterdir():\n    os.truncate(each, 0)\n"
+        "print(file.run(count), file.run(count))\n"
+    )
+    cache.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(cache / "tasks.db")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "(0,) (0,)\n"), done.stderr
