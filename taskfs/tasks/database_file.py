@@ -1,9 +1,9 @@
 """`DatabaseFile`: the SQLite file of one account, and an empty one in memory where there is none.
 
-Several mounts use one file at a time. SQLite's rollback journal leaves the file whole when a process
-is killed at any moment. No part of the file is mapped into memory, because a file that another
-program truncates would then kill this process with SIGBUS: a damaged file is a miss, and an empty
-one replaces it.
+Several mounts use one file at a time. SQLite's rollback journal leaves the file whole when a
+process is killed at any moment. No part of the file is mapped into memory, because a file that
+another program truncates would then kill this process with SIGBUS: a damaged file is a miss, and an
+empty one replaces it.
 """
 
 import contextlib
@@ -55,6 +55,16 @@ CREATE INDEX unfinished ON tasks (id) WHERE finished = 0;
 """
 
 
+# Held during each use of SQLite in this process, and during a fork: SQLite has mutexes of the whole
+# process, and a child of a fork that another thread's call had locked would wait for ever.
+_sqlite_lock: Final = threading.RLock()
+os.register_at_fork(
+    before=_sqlite_lock.acquire,
+    after_in_parent=_sqlite_lock.release,
+    after_in_child=_sqlite_lock.release,
+)
+
+
 class DamagedError(sqlite3.DatabaseError):
     """A row whose checksum is wrong."""
 
@@ -62,22 +72,22 @@ class DamagedError(sqlite3.DatabaseError):
 class DatabaseFile:
     """A connection to the file at *path*; None for a database in memory.
 
-    Safe for concurrent use: the lock is held during each call of `run`. The file is changed only if
-    it is not *read_only*.
+    Safe for concurrent use: `_sqlite_lock` is held during each call. The file is changed only if it
+    is not *read_only*.
     """
 
     def __init__(self, path: Path | None, *, read_only: bool = False) -> None:
         self._path = path
         self.is_read_only = read_only
-        self._lock = threading.RLock()
         self._pid = os.getpid()
         self._is_closed = False
-        self._connection = self._open()
+        with _sqlite_lock:
+            self._connection = self._open()
         self.generation = 0  # grows whenever the content was lost
 
     def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Return the result of *work*; it runs again on another database if the file fails."""
-        with self._lock:
+        with _sqlite_lock:
             while True:
                 try:
                     return work(self._connection)
@@ -106,7 +116,7 @@ class DatabaseFile:
 
     def close(self) -> None:
         """Close the file; later calls find an empty database in memory."""
-        with self._lock:
+        with _sqlite_lock:
             if not self._is_closed and os.getpid() == self._pid:
                 self._is_closed = True
                 self._connection.close()
