@@ -1,9 +1,9 @@
 """`DatabaseFile`: the SQLite file of one account, and an empty one in memory where there is none.
 
-Several mounts use one file at a time. SQLite's rollback journal leaves the file whole when a process
-is killed at any moment. No part of the file is mapped into memory, because a file that another
-program truncates would then kill this process with SIGBUS: a damaged file is a miss, and an empty
-one replaces it.
+Several mounts use one file at a time. SQLite's rollback journal leaves the file whole when a
+process is killed at any moment. No part of the file is mapped into memory, because a file that
+another program truncates would then kill this process with SIGBUS: a damaged file is a miss, and an
+empty one replaces it.
 """
 
 import contextlib
