@@ -43,10 +43,11 @@ from taskfs.tree.text_pins import Pins
 from taskfs.tree.tree import Tree
 from taskfs.tree.view_nodes import Views
 
-# Bytes of fetched blocks and of decoded spans in memory, for all archives together.
+# The variable that names the TURN server for connections to machines.
 TURN_SERVER: Final = "INDUCTIVA_TURN_SERVER_URL"
 # The machines of an API on this machine, such as the demo's, need no server: this one refuses.
 NO_TURN_SERVER: Final = "127.0.0.1:9"
+# Bytes of fetched blocks and of decoded spans in memory, for all archives together.
 BLOCK_MEMORY: Final = 44 << 20
 SPAN_MEMORY: Final = 16 << 20
 # Threads, and so requests in flight, to the store and to the API.
@@ -178,6 +179,7 @@ def open_core(
         first_listing: a listing in flight, whose client and counters are used.
         interrupted: returns whether the kernel interrupted the request of the calling thread.
         mountpoint: the path of the mount, for the text files.
+        engine_name: returns the name of the engine that serves the mount.
         push_enabled: the FUSE session pushes decoded bytes into the kernel's page cache.
     """
     stats = first_listing.stats if first_listing else Stats()

@@ -56,8 +56,8 @@ class DecoderCache:
     def acquire(self, member: Member, start: int, *, in_sequence: bool) -> SeekableDecoder:
         """Return the decoder of *member*, whose data begins at *start*, until `release`.
 
-        *in_turn*: members are being read to their ends one after another, so a new decoder expects
-        the same.
+        *in_sequence*: members are being read to their ends one after another, so a new decoder
+        expects the same.
         """
         resources = self._resources
         with self._lock:

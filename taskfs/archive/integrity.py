@@ -92,10 +92,10 @@ class Verification(enum.Enum):
 class MemberIntegrity:
     """The bytes of one member that were returned to callers, and whether its CRC-32 confirms them.
 
-    The handles of a member share one, because they share the kernel's pages: a program that reads
-    one half from a page and the other half through its own handle has read the whole member, and
-    the handle alone cannot tell. Each handle has one of its own as well, because a shared range
-    counts once, whichever handle read it. Safe for concurrent use.
+    All handles of a member share one object, because they share the kernel's pages: a program may
+    get one half from a page that another handle filled, and the other half through its own handle.
+    Each handle has an object of its own as well, because the shared one counts a range only once,
+    whichever handle read it. Safe for concurrent use.
     """
 
     def __init__(self, member: Member) -> None:

@@ -17,9 +17,9 @@ EXTRA_GUESS: Final = 64
 
 
 def guess_data_start(member: Member) -> int:
-    """Return an offset at or after the first byte of the member's data.
+    """Return an upper bound of the offset of the member's first data byte, without a read.
 
-    With an extra field longer than EXTRA_GUESS it is before that byte.
+    The bound is too small if the extra field of the local header is longer than EXTRA_GUESS.
     """
     return member.header_offset + LOCAL.size + len(member.raw_name) + EXTRA_GUESS
 
@@ -33,7 +33,7 @@ class LocalHeaders:
         self._root = root  # precedes the paths of the members in the archive
 
     def stop_guess(self, member: Member) -> int:
-        """Return the greatest offset at which the member's data may end; read nothing."""
+        """Return a bound, as good as `guess_data_start`, of the end of the member's data."""
         stop = guess_data_start(member) + member.compressed_size
         return min(stop, self._directory_start)
 

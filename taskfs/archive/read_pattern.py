@@ -18,8 +18,8 @@ def is_bulk_read(offset: int, stop: int) -> bool:
 class ReadPattern:
     """The reads of one member, through all handles. Not safe for concurrent use.
 
-    A member that is opened *in_turn*, after others that were read to their ends, is expected to be
-    read in order too.
+    A member that is opened *in_sequence*, after others that were read to their ends, is expected to
+    be read in order too.
     """
 
     def __init__(self, *, in_sequence: bool = False) -> None:

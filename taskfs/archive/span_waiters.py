@@ -3,7 +3,8 @@
 import threading
 from typing import Final
 
-# Seconds. Wait this long for the full chunk; if the store is slow, accept what is decoded so far.
+# Seconds. A reader waits this long for another thread's cursor to reach its span; then it stops
+# waiting, so that a slow store does not delay bytes that are decoded already.
 CHUNK_WAIT_S: Final = 0.02
 
 

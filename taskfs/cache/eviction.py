@@ -27,10 +27,11 @@ SETTLE_S: Final = 1.0
 # Seconds for which the limit stays lower after a quota or the disk was full.
 LOWERED_S: Final = 600.0
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
-# Files in the cache directory that are never evicted.
+# Two files in the cache directory that are never evicted.
 EVICTION_LOCK: Final = "lock"
-RANGE_LOCKS: Final = "claims"  # the name on disk; caches of earlier versions have it, too
-MAPPED: Final = "index"  # the directory of the files that processes map
+RANGE_LOCKS: Final = "claims"  # caches of earlier versions use this name, too
+# The directory of the indexes, which processes map. They are evicted like blocks.
+MAPPED: Final = "index"
 
 
 def shortage(directory: Path, count: int) -> int:

@@ -30,6 +30,7 @@ _TREE: Final = (
     ("ID/error", "The error of the API and of the executer; empty where there is none."),
     ("ID/kill", "A write of at least one byte kills the task."),
     ("ID/outputs/, ID/inputs/", "The files inside output.zip and input.zip, read by range."),
+    ("ID/live/", "The files on the machine while the task runs."),
     ("ID/output.zip, ID/input.zip", "The raw archives. They exist by name and are not listed."),
     (".by-status/, .by-project/, .by-simulator/", "Links to the tasks, by group."),
     (".by-date/", "Links to the tasks, named after their time, simulator and status."),
@@ -47,7 +48,8 @@ _EXAMPLES: Final = (
      ("taskfs wait ID && cp -r ~/tasks/ID/outputs ~/results",)),
     ("Kill a task:", ("echo 1 > ~/tasks/ID/kill",)),
     ("Copy every night, but only from a live mount:",
-     ("cat ~/tasks/.taskfs/version >/dev/null && rsync -a --delete ~/tasks/ /backup/tasks/",)),
+     ("cat ~/tasks/.taskfs/version >/dev/null && "
+      "rsync -a --delete --exclude='/*/live' ~/tasks/ /backup/tasks/",)),
 )  # fmt: skip
 _FILES: Final = (
     ("~/.inductiva/api_key", "The API key, unless --api-key-file names another file."),

@@ -22,7 +22,6 @@ _SYNONYMS: Final = {
     "status": "info",
     "stop": "kill",
     "tasks": "list",
-    "top": "watch",
     "unmount": "umount",
     "version": "--version",
 }

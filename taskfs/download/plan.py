@@ -1,4 +1,4 @@
-"""Planning a download: which files are missing from the target, and whether the disk is free.
+"""The plan of a download: which files are missing from the target, and whether the disk is free.
 
 A command plans the downloads of all its tasks before it writes the first byte.
 """

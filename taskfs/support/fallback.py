@@ -12,4 +12,6 @@ def log_fallback(call: str, reason: object) -> None:
     """Log that the system refuses *call*, once per call and process."""
     if call not in _logged:
         _logged.add(call)
-        log.debug("the system refuses %s (%s): falling back", call, reason)
+        log.debug(
+            "the system refuses %s (%s): a slower way is used, and nothing fails", call, reason
+        )

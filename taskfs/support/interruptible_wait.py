@@ -50,7 +50,7 @@ class Waiter:
                     return future.result()  # its own TimeoutError
                 self.check()
                 if time.monotonic() >= deadline_s:
-                    raise Unavailable("there is no answer yet") from None
+                    raise Unavailable("there was no answer in time") from None
 
     def check(self) -> None:
         """Raise Interrupted if the calling thread's request was interrupted."""

@@ -23,11 +23,12 @@ log = logging.getLogger(__name__)
 NEWEST_TASKS: Final = 100
 # Pages that a refresh reads until it meets known tasks; if there are more, it reads all pages.
 MAX_NEWEST_PAGES: Final = 8
-# Tasks of a listing that is read again within the refresh, and not in the background.
+# A listing of up to this many tasks is read again within the refresh, a longer one in the
+# background.
 SMALL_TASKS: Final = 4 * PAGE_TASKS
 # Pages that are read again to learn how tasks have ended.
 MAX_ENDED_PAGES: Final = 40
-# Seconds between two pages of the slow round over all records, while the mount is in use.
+# Seconds between two pages while all records are read again in turn and the mount is in use.
 ROUND_PAUSE_S: Final = 15.0
 
 
@@ -165,7 +166,10 @@ class AccountListing:
         return True
 
     def load_next_of_round(self) -> None:
-        """Request one page of the slow round over all records."""
+        """Request the next page of the listing; after the last page, the first.
+
+        So changes of records of ended tasks are seen.
+        """
         scope = self._filter.scopes[0]
         pages = -(-self._database.count(scope) // PAGE_TASKS)
         self._round_page = self._round_page % max(1, pages) + 1

@@ -6,10 +6,10 @@ from typing import Final
 from taskfs.tasks.live_file import HOLE_BYTES, Snapshot
 
 CHUNK_BYTES: Final = 1 << 20
-# In bytes: how far before the end of the archive's member the end of a large file is looked for.
-# The member holds what was written after the last look, and the end that is known.
+# Bytes at the end of the archive's member that are searched for the known end of a large file. The
+# member also holds what was written after that end was read.
 SEARCH_BYTES: Final = 64 << 20
-# In bytes: so much of the known end is looked for; all of it is compared where this is found once.
+# Bytes of the known end that are searched for. If they occur once, all of the end is compared.
 NEEDLE_BYTES: Final = 16 << 10
 
 

@@ -19,8 +19,8 @@ from taskfs.tasks.live_tree import name_text
 
 # In seconds: an overlap is believed this long after the last answer; then the whole is asked for.
 OVERLAP_S: Final = 10.0
-# In bytes: invented size of the hole before the end of a large file. It is far beyond a real log,
-# because the true offset is unknown and must not be taken for one.
+# Bytes. The end of a large file is shown after a hole of this size, because its true offset is
+# unknown. No real log is as long, so the offset cannot be mistaken for a true one.
 HOLE_BYTES: Final = 1 << 40
 # Lines asked for after "not a text file". The machine says so of text, too, where its first block
 # begins within a character; each of these counts lets the first block begin elsewhere.

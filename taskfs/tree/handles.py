@@ -166,7 +166,7 @@ class ArchiveHandle:
         if self._stale:
             raise StaleObject(self._stale)
         if offset + size > self.size and self._kernel_has_longer_version():
-            raise StaleObject(f"{self._lease.path}: the kernel has the size of another version")
+            raise StaleObject(f"{self._lease.path}: the kernel knows a newer, longer version")
         if offset >= self.size:
             return b""
         self._fail_kernel_retry(offset)

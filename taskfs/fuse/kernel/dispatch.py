@@ -59,7 +59,7 @@ _REFUSED: Final = {
     Opcode.RENAME: "rename",
     Opcode.RENAME2: "rename",
 }
-# Refused too, unless they announce a change: see `event_operations`.
+# Refused too, unless the event helper sends them to announce a change: see `event_operations`.
 _NAMED: Final = (Opcode.MKDIR, Opcode.MKNOD, Opcode.RMDIR, Opcode.SYMLINK, Opcode.UNLINK)
 _HEAD_SIZES: Final = {Opcode.MKDIR: 8, Opcode.MKNOD: 16}  # bytes before the name in a request
 
@@ -80,7 +80,7 @@ class Dispatch:
     Safe for concurrent use: the tables of nodes and pushes have locks of their own, and the others
     change by single operations of a dict or set.
 
-    *store* puts bytes into the kernel's page cache of a file. It gets a nodeid, an offset and the
+    *push* puts bytes into the kernel's page cache of a file. It gets a nodeid, an offset and the
     bytes, which lie after the bytes that were read last.
     """
 
@@ -88,11 +88,11 @@ class Dispatch:
         self,
         operations: TaskOperations,
         packer: Packer,
-        store: Callable[[int, int, Buffer], None],
+        push: Callable[[int, int, Buffer], None],
     ) -> None:
         self._operations = operations
         self._packer = packer
-        self._store = store
+        self._store = push
         self._nodes = NodeTable()
         self._pushes = PagePush()
         self._directories: dict[int, _OpenDirectory] = {}

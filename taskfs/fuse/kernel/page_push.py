@@ -1,13 +1,9 @@
 """`PagePush`: which bytes may be pushed into the kernel's page cache without a deadlock.
 
 The kernel locks the pages of a read until the read is answered, and a push to a locked page waits.
-So nothing is pushed where a read is in flight. A push waits only for reads that arrive after it:
-
-    push 1  ->  read A (arrived after push 1 began)
-                read A is answered by another thread; if that thread pushes first (push 2),
-    push 2  ->  read B (arrived after push 2 began), and so on
-
-Each wait is for a later read, so there is no cycle, and the last read waits for nothing.
+So nothing is pushed where a read is in flight. A push therefore waits only for reads that arrived
+after it began. Another thread answers such a read. If that thread pushes first, its push waits only
+for reads that are later still. So there is no cycle, and the last read waits for nothing.
 """
 
 import threading
