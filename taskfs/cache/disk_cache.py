@@ -1,6 +1,6 @@
-"""`DiskCache`: blocks and blobs on disk, shared by mounts and checked before use.
+"""`DiskCache`: blocks and indexes on disk, shared by mounts and checked before use.
 
-Blocks lie in segment files, indexes and records in blob files. A crash, a full disk, a second
+Blocks lie in segment files, indexes in sealed files. A crash, a full disk, a second
 writer, a damaged byte or a renamed file causes a cache miss, and never wrong data. Two mounts
 that write the same block write the same bytes. `eviction` says how much of the disk the cache may
 take, and which files are evicted first.
@@ -32,7 +32,7 @@ FORMAT: Final = "v1"  # the directory of this layout; another layout has another
 TOUCH_S: Final = 60.0
 # Seconds without writes after one failed: a full or read-only disk is not tried for each block.
 PAUSE_S: Final = 60.0
-# The kind of blobs of indexes, which is the name of their directory.
+# The kind of the indexes, which is the name of their directory.
 INDEX: Final = MAPPED
 
 
