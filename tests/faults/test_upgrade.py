@@ -77,7 +77,10 @@ def test_a_mount_works_on_after_its_package_is_gone(
         for where in ("store", "signing", "record")
         for kind, options in TRANSIENT
     ]
-    random.Random(7).shuffle(faulty)  # in the order of the listing their archives are prefetched
+    # Reads of one task after another prefetch the signed URLs of the next ones, so such a fault may
+    # meet no request. The first one does, because nothing was read before it.
+    random.Random(7).shuffle(faulty)
+    faulty.sort(key=lambda fault: fault[1] != "signing")
     packed = [archived(cloud, method, content) for method in METHODS]
     started = cloud.add_task(status="started")
     mount = new_mount(log_level="debug", timeout="10s")
@@ -88,7 +91,9 @@ def test_a_mount_works_on_after_its_package_is_gone(
         if where == "record":
             (mount.path / task / "info.json").read_text()
         assert_same((mount.path / task / "outputs/a").read_bytes(), content)
-        assert fault.hits or where == "record", kind
+        assert fault.hits or where == "record" or (where == "signing" and task != faulty[0][0]), (
+            kind
+        )
     for task in packed:
         assert_same((mount.path / task / "outputs/a").read_bytes(), content)
     for name in ("status", "info.json", "output_files_info", "error", "output.zip"):

@@ -33,6 +33,8 @@ from .readers import ACTIONS, ALLOWED_ERRNOS, DISCONNECTED, Context, ShortListin
 READERS: Final = 8
 # Seconds without any operation before the daemon's resources are measured.
 IDLE_S: Final = 2.0
+# Seconds after which a machine has noticed that a killed daemon's connection is gone (ICE consent).
+MACHINE_TIMEOUT_S: Final = 45.0
 # Seconds to wait for the readers when the run is aborted.
 ABORT_TIMEOUT_S: Final = 1.0
 # Seconds after which an operation counts as hung. One system call may retry for `--timeout`, and an
@@ -193,6 +195,9 @@ class _Soak:
         """Pause the readers for `IDLE_S` and return what the daemon holds then."""
         self._pause_readers()
         time.sleep(IDLE_S)
+        deadline = time.monotonic() + MACHINE_TIMEOUT_S
+        while self.running.open_connections and time.monotonic() < deadline:
+            time.sleep(0.2)
         usage = usage_of(self._pid)
         if connections := self.running.open_connections:
             self.violations.append(f"{connections} connections to machines are open while idle")
