@@ -25,7 +25,7 @@ from taskfs.support.interruptible_wait import Waiter, never
 from taskfs.support.loopback import is_loopback
 from taskfs.support.stats import Stats
 from taskfs.support.thread_pool import DaemonPool
-from taskfs.tasks.accounts import open_database, open_stored
+from taskfs.tasks.accounts import open_database, open_read_only
 from taskfs.tasks.archive_kind import ArchiveKind
 from taskfs.tasks.archives import ArchiveRegistry
 from taskfs.tasks.live_tasks import LiveTasks
@@ -37,9 +37,9 @@ from taskfs.tasks.task_groups import TaskGroups
 from taskfs.tasks.task_walk import TaskWalk
 from taskfs.tree.context import TreeContext
 from taskfs.tree.handles import HandleTable
+from taskfs.tree.held_texts import HeldTexts
 from taskfs.tree.live_handle import OpenLiveFiles
 from taskfs.tree.page_cache import PageCache
-from taskfs.tree.text_pins import Pins
 from taskfs.tree.tree import Tree
 from taskfs.tree.view_nodes import Views
 
@@ -99,9 +99,9 @@ def open_offline(config: Config, database: TaskDatabase | None = None) -> Offlin
 def open_tasks(config: Config) -> TaskDatabase:
     """Return the tasks of the account in the cache, which are read-only if *config* is offline."""
     if config.offline:
-        return open_stored(config.cache_dir, config.api_url, config.api_key)
-    is_stored = config.cache_size > 0 and not config.demo
-    cache_dir = config.cache_dir if is_stored else None
+        return open_read_only(config.cache_dir, config.api_url, config.api_key)
+    uses_disk = config.cache_size > 0 and not config.demo
+    cache_dir = config.cache_dir if uses_disk else None
     return open_database(cache_dir, config.api_url, config.api_key)
 
 
@@ -148,7 +148,7 @@ def open_resources(
     )
 
 
-def open_task_archive(
+def open_archive_of(
     client: TaskClient | OfflineAPI, task: Task, kind: ArchiveKind, resources: ArchiveResources
 ) -> Archive:
     """Return one of the task's archives, for a command without a tree.
@@ -229,7 +229,7 @@ def open_core(
         task_cache=task_cache,
         archives=archives,
         page_cache=page_cache,
-        pins=Pins(attr_timeout_s, config.status_cache_time_s),
+        held_texts=HeldTexts(attr_timeout_s, config.status_cache_time_s),
         views=Views(TaskGroups(task_cache)),
         api_pool=pool,
         waiter=waiter,

@@ -140,7 +140,7 @@ class RemoteObject(Protocol):
         Raises:
             NotFound: there is no such object (ENOENT).
             Unsupported: the store ignores ranges and the object is large (EOPNOTSUPP).
-            Unavailable, BadAnswer, AccessDenied: no usable response within the budget.
+            Unavailable, BadAnswer, AccessDenied: no usable response before the deadline.
         """
         ...
 
@@ -148,13 +148,13 @@ class RemoteObject(Protocol):
         """Return the bytes [start, stop) of *version*, exactly `stop - start` of them.
 
         This is one GET, with If-Match if the store has a strong ETag. A body that is cut short is
-        resumed, and transient failures are retried within the budget.
+        resumed, and transient failures are retried until the deadline.
 
         Raises:
             StaleObject: the object is no longer *version* (ESTALE).
             NotFound: the object no longer exists (ENOENT).
             Unsupported: the store ignores ranges and the object is large (EOPNOTSUPP).
-            Unavailable, BadAnswer, AccessDenied: no usable response within the budget.
+            Unavailable, BadAnswer, AccessDenied: no usable response before the deadline.
         """
         ...
 

@@ -54,9 +54,9 @@ def _user_cache_dir() -> str:
 
 
 # The commands that read the tree without a mount.
-READERS: Final = frozenset({"ls", "cat", "head", "tail", "du", "cp"})
+READ_COMMANDS: Final = frozenset({"ls", "cat", "head", "tail", "du", "cp"})
 FSSPEC: Final = "fsspec"  # not a command: the storage options of the fsspec file system
-COMMANDS: Final = READERS | {
+COMMANDS: Final = READ_COMMANDS | {
     "mount",
     "list",
     "watch",
@@ -74,7 +74,7 @@ LOGGED: Final = COMMANDS | {"demo", "login"}
 MOUNT: Final = frozenset({"mount"})
 TREE: Final = frozenset({"mount", FSSPEC})
 # Without `download`, which does not use the cache; `list` and `info` read it with --offline.
-CACHE: Final = READERS | {"mount", "doctor", "list", "info", "pin", "unpin", "cache", FSSPEC}
+CACHE: Final = READ_COMMANDS | {"mount", "doctor", "list", "info", "pin", "unpin", "cache", FSSPEC}
 
 
 class Option(NamedTuple):
@@ -153,7 +153,7 @@ OPTIONS: Final = (
            commands=TREE),
     Option("offline", parse_flag, "Send no requests: only the finished tasks, and the bytes "
            "of their files, that are in the cache; needs no key.",
-           commands=READERS | {"mount", "list", "info", FSSPEC}),
+           commands=READ_COMMANDS | {"mount", "list", "info", FSSPEC}),
     Option("read_only", parse_flag, "Refuse kills and metadata changes as well."),
     Option("allow_other", parse_flag, "Let every user of this machine read your tasks and all "
            "their files, inputs and outputs, while it is mounted; they cannot kill. Needs "
@@ -192,7 +192,7 @@ OPTIONS: Final = (
     Option("timeout", parse_positive_duration, "The time after which an operation fails with "
            "ETIMEDOUT.", "TIME", "30s", field="timeout_s", commands=NETWORK - {"wait"}),
     Option("live", parse_switch, "Show the files of running tasks in live/.", "on|off", "on",
-           commands=TREE | READERS),
+           commands=TREE | READ_COMMANDS),
     Option("live_idle_time", parse_positive_duration, "The time for which an unused connection to "
            "a running task's machine is kept.", "TIME", "30s", field="live_idle_time_s",
            commands=frozenset()),

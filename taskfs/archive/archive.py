@@ -117,14 +117,14 @@ class Archive:
         """Return the offsets of the archive at which the member lies, with its header."""
         return range(member.header_offset, self._headers.stop_guess(member))
 
-    def stored_files(self, part: range) -> list[str]:
+    def disk_files(self, part: range) -> list[str]:
         """Return the files of the disk cache for the bytes *part* and for the index."""
-        names = self._blocks.stored_files(part.start, part.stop)
+        names = self._blocks.disk_files(part.start, part.stop)
         return [f"{INDEX}/{self._index_key}", *names] if self._index_key else names
 
-    def is_stored(self, part: range) -> bool:
+    def is_on_disk(self, part: range) -> bool:
         """Whether the disk has all bytes of *part*."""
-        return self._blocks.is_stored(part.start, part.stop)
+        return self._blocks.is_on_disk(part.start, part.stop)
 
     def forget_index(self) -> None:
         """Remove the index from the disk, because the store no longer has this version."""

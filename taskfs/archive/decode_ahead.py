@@ -8,7 +8,7 @@ from taskfs.cache.readahead import ReadAheadBudget
 
 
 class RunState(enum.Enum):
-    """The state of the background run of one member."""
+    """The state of the decoding ahead of one member."""
 
     IDLE = enum.auto()
     STARTING = enum.auto()  # submitted to the pool; drives no cursor yet
@@ -30,10 +30,10 @@ class DecodeAhead:
         self._size = size
         self._budget = budget
         self._push_enabled = push_enabled
-        self._stop = 0  # the span before which the run ends
+        self._stop = 0  # the span before which decoding ahead ends
 
     def note(self, offset: int, stop: int) -> bool:
-        """Note a read of the decoded bytes [offset, stop); return whether a run should continue."""
+        """Note a read of the decoded bytes [offset, stop); return whether to decode ahead."""
         pattern = self.pattern
         pattern.note(offset, stop)
         if pattern.has_jumped:
@@ -59,7 +59,7 @@ class DecodeAhead:
 
     @property
     def stop_span(self) -> int:
-        """The span before which the run ends. Needs no lock."""
+        """The span before which decoding ahead ends. Needs no lock."""
         return min(self._stop, -(-self._size // SPAN))
 
     def step_spans(self) -> int:

@@ -64,12 +64,14 @@ def open_archive(
     """
     disk = resources.disk
     key = cache_key(resources.namespace, name, identity) if name and identity is not None else ""
-    stored = _read_stored(disk, key, root)
-    if stored is not None:
-        return _build(stored, remote, root, resources, name, key)
+    loaded = _load_from_disk(disk, key, root)
+    if loaded is not None:
+        return _build(loaded, remote, root, resources, name, key)
     with disk.lock_index(key) if disk is not None and key else contextlib.nullcontext():
-        # Another process may have stored it while this one waited for the lock.
-        loaded = _read_stored(disk, key, root) or _fetch(remote, root, disk, key, expected_members)
+        # Another process may have written it while this one waited for the lock.
+        loaded = _load_from_disk(disk, key, root) or _fetch(
+            remote, root, disk, key, expected_members
+        )
     return _build(loaded, remote, root, resources, name, key)
 
 
@@ -120,9 +122,9 @@ def _build(
 ) -> Archive:
     """Return the archive; cache what was fetched."""
     version = loaded.version
-    stored_blocks = None
+    disk_blocks = None
     if resources.disk is not None and name and version.etag:
-        stored_blocks = resources.disk.blocks_of(cache_key(resources.namespace, name, version))
+        disk_blocks = resources.disk.blocks_of(cache_key(resources.namespace, name, version))
     blocks = BlockReader(
         remote,
         version,
@@ -130,14 +132,14 @@ def _build(
         pool=resources.pool,
         waiter=resources.waiter,
         stats=resources.stats,
-        disk=stored_blocks,
+        disk=disk_blocks,
     )
     if loaded.tail is not None:
         blocks.put_fetched(loaded.tail.start, loaded.tail.body)
     return Archive(loaded.outcome, blocks, loaded.directory_start, resources, key, root)
 
 
-def _read_stored(disk: DiskCache | None, key: str, root: str) -> _Loaded | None:
+def _load_from_disk(disk: DiskCache | None, key: str, root: str) -> _Loaded | None:
     if disk is None or not key:
         return None
     content = disk.read_sealed(INDEX, key, KIND)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from taskfs.cache.memory_cache import BLOCK, Extent, ExtentCache, next_owner
-from taskfs.cache.stored_blocks import StoredBlocks, fetch_missing
+from taskfs.cache.persistent_blocks import PersistentBlocks, fetch_missing
 from taskfs.model import ObjectVersion, RemoteObject
 from taskfs.support.buffers import Buffer
 from taskfs.support.interruptible_wait import Waiter
@@ -54,7 +54,7 @@ class BlockReader:
         pool: Executor,
         waiter: Waiter,
         stats: Stats,
-        disk: StoredBlocks | None = None,
+        disk: PersistentBlocks | None = None,
     ) -> None:
         self.version = version
         self.size = version.size
@@ -93,7 +93,7 @@ class BlockReader:
         first, last = offset // BLOCK, (stop - 1) // BLOCK
         plan = self._plan(first, last)
         ready = plan.ready
-        for extent in self._read_stored(plan.on_disk):
+        for extent in self._read_disk(plan.on_disk):
             self._cache.put(extent)
             ready.update(dict.fromkeys(extent.indices, extent))
         damaged = [index for index in plan.on_disk if index not in ready]
@@ -135,18 +135,18 @@ class BlockReader:
             return False
         plan = self._plan(start // BLOCK, (stop - 1) // BLOCK, ahead=True)
         for begin, end in _runs(plan.on_disk, max(1, run_bytes // BLOCK)):
-            self._pool.submit(self._prefetch_stored, begin, end)
+            self._pool.submit(self._prefetch_from_disk, begin, end)
         started = self._start_fetches(plan, plan.missing, run_bytes, ahead=True)
         if started:
             self._stats.add("read_ahead_bytes", len(started) * BLOCK)
             self._unused.update(started)
         return bool(started or plan.on_disk)
 
-    def stored_files(self, start: int, stop: int) -> list[str]:
+    def disk_files(self, start: int, stop: int) -> list[str]:
         """Return the files of the disk cache for the bytes [start, stop)."""
         return self._disk.files(start // BLOCK, -(-stop // BLOCK)) if self._disk else []
 
-    def is_stored(self, start: int, stop: int) -> bool:
+    def is_on_disk(self, start: int, stop: int) -> bool:
         """Whether the disk has all blocks of [start, stop)."""
         first, last = start // BLOCK, -(-stop // BLOCK)
         return self._disk is not None and len(self._disk.present(first, last)) == last - first
@@ -175,9 +175,9 @@ class BlockReader:
         plan.missing = [i for i in indices if not self._look_in_memory(i, plan, ahead)]
         if plan.missing and self._disk is not None:
             present = self._disk.present(plan.missing[0], plan.missing[-1] + 1)
-            stored = set(present).intersection(plan.missing)
-            plan.on_disk = sorted(stored)
-            plan.missing = [index for index in plan.missing if index not in stored]
+            on_disk = set(present).intersection(plan.missing)
+            plan.on_disk = sorted(on_disk)
+            plan.missing = [index for index in plan.missing if index not in on_disk]
         return plan
 
     def _look_in_memory(self, index: int, plan: Plan, ahead: bool) -> bool:
@@ -222,25 +222,25 @@ class BlockReader:
                 self._unused -= used
                 self._stats.add("read_ahead_used_bytes", len(used) * BLOCK)
 
-    def _read_stored(self, indices: Iterable[int]) -> Iterator[Extent]:
+    def _read_disk(self, indices: Iterable[int]) -> Iterator[Extent]:
         """Yield in order the runs of these blocks that the disk has undamaged."""
         for begin, stop in _runs(indices, MAX_RUN // BLOCK):
             while begin < stop:
-                run = self._get_stored_run(begin, stop)
+                run = self._read_disk_run(begin, stop)
                 if run:
                     extent = self._extent(begin, run)
                     self._stats.add("disk_hits", extent.count)
                     yield extent
                 begin += extent.count if run else 1
 
-    def _prefetch_stored(self, first: int, stop: int) -> None:
+    def _prefetch_from_disk(self, first: int, stop: int) -> None:
         """Read the blocks [first, stop) from the disk into memory.
 
         Readers never wait for read-ahead: one that comes earlier reads the disk itself.
         """
         drops = self._drop_count
         indices = (i for i in range(first, stop) if not self._cache.has(self._id, i))
-        for extent in self._read_stored(indices):
+        for extent in self._read_disk(indices):
             if self._drop_count == drops:
                 self._cache.put(extent)
 
@@ -253,7 +253,7 @@ class BlockReader:
     def _fetch_range(self, first: int, stop: int) -> Buffer:
         return self._remote.fetch_range(first * BLOCK, min(stop * BLOCK, self.size), self.version)
 
-    def _get_stored_run(self, first: int, stop: int) -> Buffer:
+    def _read_disk_run(self, first: int, stop: int) -> Buffer:
         """Return what the disk has of the blocks [first, stop), from *first* on, in whole blocks.
 
         Empty if the first block is missing or damaged.
@@ -277,8 +277,8 @@ class BlockReader:
 
         try:
             present = self._disk.present(first, stop) if self._disk is not None else []
-            stored = ((e.first, e.first + e.count, e.body) for e in self._read_stored(present))
-            extent = self._extent(first, fetch_missing(stored, fetch, first, stop))
+            on_disk = ((e.first, e.first + e.count, e.body) for e in self._read_disk(present))
+            extent = self._extent(first, fetch_missing(on_disk, fetch, first, stop))
             self._cache.put(extent)
         except BaseException as exc:
             failure = exc

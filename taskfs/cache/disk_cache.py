@@ -126,12 +126,12 @@ class DiskCache:
                 self.drop_index(name)
 
     def lock_range(
-        self, key: str, first: int, last: int, is_stored: Callable[[], bool]
+        self, key: str, first: int, last: int, is_on_disk: Callable[[], bool]
     ) -> contextlib.AbstractContextManager[None]:
         """Lock a range against fetches by other processes; see `range_locks`."""
         if not self._is_usable:
             return contextlib.nullcontext()
-        return lock_range(self._root / RANGE_LOCKS, key, first, last, is_stored)
+        return lock_range(self._root / RANGE_LOCKS, key, first, last, is_on_disk)
 
     def lock_index(self, key: str) -> contextlib.AbstractContextManager[None]:
         """Lock the index under *key* against fetches by other processes."""
@@ -226,7 +226,7 @@ class DiskCache:
 
 
 class DiskBlocks:
-    """The blocks of one object version on disk; implements `StoredBlocks`.
+    """The blocks of one object version on disk; implements `PersistentBlocks`.
 
     Safe for concurrent use.
     """
@@ -250,7 +250,7 @@ class DiskBlocks:
             index += end - begin
 
     def present(self, first: int, stop: int) -> list[int]:
-        """Return which of the blocks [first, stop) seem to be stored; no block is read."""
+        """Return which of the blocks [first, stop) seem to be on disk; no block is read."""
         found: list[int] = []
         for path, begin, end, index in self._split(first, stop):
             with contextlib.suppress(OSError):

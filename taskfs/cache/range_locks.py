@@ -37,12 +37,12 @@ _HELD: Final = (errno.EAGAIN, errno.EACCES)  # another description holds the ran
 
 @contextlib.contextmanager
 def lock_range(
-    path: Path, key: str, first: int, last: int, is_stored: Callable[[], bool]
+    path: Path, key: str, first: int, last: int, is_on_disk: Callable[[], bool]
 ) -> Iterator[None]:
     """Lock the units [first, last] of *key*, a hexadecimal number, while the body runs.
 
-    While another process holds some of them, wait until *is_stored*, at most `LOCK_TIMEOUT_S`; then
-    run the body without the lock.
+    While another process holds some of them, wait until *is_on_disk*, at most `LOCK_TIMEOUT_S`.
+    Then run the body without the lock.
     """
     try:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -52,7 +52,7 @@ def lock_range(
         return
     start = (int(key[:KEY_DIGITS], 16) << UNIT_BITS) + first
     try:
-        _wait(descriptor, start, last - first + 1, is_stored)
+        _wait(descriptor, start, last - first + 1, is_on_disk)
         yield
     finally:
         with contextlib.suppress(OSError, AttributeError):
@@ -61,7 +61,7 @@ def lock_range(
         os.close(descriptor)
 
 
-def _wait(descriptor: int, start: int, length: int, is_stored: Callable[[], bool]) -> None:
+def _wait(descriptor: int, start: int, length: int, is_on_disk: Callable[[], bool]) -> None:
     deadline = time.monotonic() + LOCK_TIMEOUT_S
     pause_s = FIRST_PAUSE_S
     while True:
@@ -71,7 +71,7 @@ def _wait(descriptor: int, start: int, length: int, is_stored: Callable[[], bool
             if not isinstance(exc, OSError) or exc.errno not in _HELD:
                 # The file system, the kernel or a sandbox does not support these locks.
                 return log_fallback("F_OFD_SETLK", exc)
-            if time.monotonic() > deadline or is_stored():
+            if time.monotonic() > deadline or is_on_disk():
                 return None
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, MAX_PAUSE_S)

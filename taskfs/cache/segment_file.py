@@ -83,7 +83,7 @@ class Segment:
     def read(self, first: int, buffer: memoryview) -> tuple[int, bool]:
         """Fill *buffer* with adjacent valid blocks from *first* on.
 
-        Return the number of bytes, and whether the next block is stored but damaged.
+        Return the number of bytes, and whether the next block is present but damaged.
         """
         entries = self.entries(first, first + len(buffer) // BLOCK)
         count = next((n for n, (length, _) in enumerate(entries) if not length), len(entries))

@@ -30,7 +30,7 @@ def console_lines(config: "Config", client: "TaskClient | OfflineAPI", task: Tas
     """
     if not has_failed(task):
         return
-    from taskfs.core import open_disk, open_resources, open_task_archive
+    from taskfs.core import open_archive_of, open_disk, open_resources
     from taskfs.support.interruptible_wait import Waiter
     from taskfs.support.stats import Stats
     from taskfs.tasks.archive_kind import ArchiveKind
@@ -38,7 +38,7 @@ def console_lines(config: "Config", client: "TaskClient | OfflineAPI", task: Tas
     disk = None if config.demo else open_disk(config)
     engine = open_resources(Waiter(), Stats(), disk, config.api_url)
     try:
-        archive = open_task_archive(client, task, ArchiveKind.OUTPUT, engine)
+        archive = open_archive_of(client, task, ArchiveKind.OUTPUT, engine)
         for name in FILES:
             yield from _file_lines(archive, name, task.id)
     except NotFound:

@@ -17,7 +17,7 @@ from taskfs.support.formatting import format_size
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from taskfs.tree.archive_nodes import StoredRange
+    from taskfs.tree.archive_nodes import ArchiveRange
 
 # Part of the cache's size that pins may take: the rest must do for everything else.
 MAX_SHARE: Final = 0.8
@@ -47,10 +47,10 @@ def command(settings: Settings, paths: tuple[TaskPath, ...]) -> int:
 
 def _pin_all(tree: TreeReader, path: TaskPath, max_bytes: int) -> None:
     for found in tree.find(path):
-        _pin(found, list(_stored_ranges(tree, found)), max_bytes)
+        _pin(found, list(_archive_ranges(tree, found)), max_bytes)
 
 
-def _pin(found: Found, ranges: "list[StoredRange]", max_bytes: int) -> None:
+def _pin(found: Found, ranges: "list[ArchiveRange]", max_bytes: int) -> None:
     from taskfs.cache.pins import change_pins
 
     task_id, _, path = found.path.partition("/")
@@ -61,7 +61,7 @@ def _pin(found: Found, ranges: "list[StoredRange]", max_bytes: int) -> None:
     for each in ranges:
         if each.archive.index_error is not None:  # offline mode could not open it
             raise each.archive.index_error
-    names = sorted({name for each in ranges for name in each.archive.stored_files(each.part)})
+    names = sorted({name for each in ranges for name in each.archive.disk_files(each.part)})
     disk = ranges[0].archive.resources.disk
     total = sum(len(each.part) for each in ranges)
     if disk is None or not any(name.startswith("blocks/") for name in names):
@@ -75,7 +75,7 @@ def _pin(found: Found, ranges: "list[StoredRange]", max_bytes: int) -> None:
                 size = min(PIECE, each.part.stop - start)
                 each.archive.read_raw(start, size)
                 advance(size)
-    _await_stored(found.path, ranges, [disk.root / name for name in names])
+    _await_on_disk(found.path, ranges, [disk.root / name for name in names])
     click.echo(f"{found.path} is pinned: {format_size(total)}")
 
 
@@ -91,10 +91,10 @@ def _check_room(root: "Path", names: list[str], total: int, max_bytes: int) -> N
         )
 
 
-def _await_stored(name: str, ranges: "list[StoredRange]", files: "list[Path]") -> None:
+def _await_on_disk(name: str, ranges: "list[ArchiveRange]", files: "list[Path]") -> None:
     deadline_s = time.monotonic() + WRITE_TIMEOUT_S
     for each in ranges:
-        while not each.archive.is_stored(each.part):
+        while not each.archive.is_on_disk(each.part):
             if time.monotonic() > deadline_s:
                 raise Unavailable(f"the cache could not be written: {name} is not all there")
             time.sleep(0.01)
@@ -102,7 +102,7 @@ def _await_stored(name: str, ranges: "list[StoredRange]", files: "list[Path]") -
         raise Unavailable(f"the index of {name} is not in the cache: pin it again")
 
 
-def _stored_ranges(tree: TreeReader, found: Found) -> "Iterator[StoredRange]":
+def _archive_ranges(tree: TreeReader, found: Found) -> "Iterator[ArchiveRange]":
     """Yield where the files beneath *found* lie; a task and its `outputs` are whole archives."""
     from taskfs.tree.archive_nodes import MemberNode, RawArchiveNode
     from taskfs.tree.nodes import Directory
@@ -116,11 +116,11 @@ def _stored_ranges(tree: TreeReader, found: Found) -> "Iterator[StoredRange]":
                 [whole] = tree.find(TaskPath(task_id, name))
             except NotFound:
                 continue
-            yield from _stored_ranges(tree, whole)
+            yield from _archive_ranges(tree, whole)
     elif isinstance(found.node, MemberNode | RawArchiveNode):
-        if found.node.stored.part:
-            yield found.node.stored
+        if found.node.archive_range.part:
+            yield found.node.archive_range
     elif isinstance(found.node, Directory):
         for entry in found.node.children():
             child = Found(join(found.path, entry.name), found.node.lookup(entry.name))
-            yield from _stored_ranges(tree, child)
+            yield from _archive_ranges(tree, child)

@@ -48,7 +48,7 @@ class Event(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class MachineType:
     """A machine type: memory in GB, price in US$ per hour."""
 
     name: str
@@ -60,9 +60,9 @@ class Machine:
 MACHINES: Final = {
     machine.name: machine
     for machine in (
-        Machine("c2-standard-4", 4, 16, 0.2088),
-        Machine("c3d-highcpu-16", 16, 32, 0.5990),
-        Machine("n2-standard-8", 8, 32, 0.3885),
+        MachineType("c2-standard-4", 4, 16, 0.2088),
+        MachineType("c3d-highcpu-16", 16, 32, 0.5990),
+        MachineType("n2-standard-8", 8, 32, 0.3885),
     )
 }
 
@@ -77,7 +77,7 @@ class CloudTask:
     id: str
     simulator: str
     project: str
-    machine: Machine
+    machine: MachineType
     events: list[Event]
     planned: list[Event] = field(default_factory=list)
     metadata: dict[str, str] = field(default_factory=dict)

@@ -4,7 +4,7 @@ import time
 from typing import Final
 
 from taskfs.archive.archive import Archive
-from taskfs.core import open_resources, open_task_archive
+from taskfs.core import open_archive_of, open_resources
 from taskfs.errors import ArchiveLate, NotFound
 from taskfs.model import Task
 from taskfs.remote.api_client import TaskClient
@@ -34,7 +34,7 @@ class ArchiveOpener:
         while True:
             task = self._client.get_task(task_id)
             try:
-                return open_task_archive(self._client, task, kind, self._engine)
+                return open_archive_of(self._client, task, kind, self._engine)
             except NotFound:
                 pass
             if deadline is None:

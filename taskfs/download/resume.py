@@ -16,7 +16,7 @@ from typing import Final
 
 from taskfs.archive.archive import Archive
 from taskfs.cache.disk_cache import DiskCache
-from taskfs.core import open_resources, open_task_archive
+from taskfs.core import open_archive_of, open_resources
 from taskfs.download.items import MemberDownload
 from taskfs.download.run import DownloadItem, DownloadRun
 from taskfs.errors import StaleObject
@@ -41,7 +41,7 @@ def reopener(client: TaskClient, task_id: str, kind: ArchiveKind) -> Reopen:
 
     def reopen(disk: DiskCache) -> Archive:
         resources = open_resources(Waiter(), Stats(), disk)
-        return open_task_archive(client, client.get_task(task_id), kind, resources)
+        return open_archive_of(client, client.get_task(task_id), kind, resources)
 
     return reopen
 
@@ -64,7 +64,7 @@ class RemovableDiskCache(DiskCache):
                 super().write_blocks(path, first, run)
 
     def lock_range(
-        self, key: str, first: int, last: int, is_stored: Callable[[], bool]
+        self, key: str, first: int, last: int, is_on_disk: Callable[[], bool]
     ) -> contextlib.AbstractContextManager[None]:
         """Lock nothing: a lock file could be created after the removal."""
         return contextlib.nullcontext()

@@ -229,8 +229,8 @@ class TaskFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is unt
             if not isinstance(node, RawArchiveNode):
                 text = "only a raw archive has a URL: sign('<id>/output.zip') or '<id>/input.zip'"
                 raise NotImplementedError(f"{path}: {text}")
-            stored, region = node.stored_at
-            return self._shared.core.client.signed_url(stored, region)
+            path, region = node.remote_path
+            return self._shared.core.client.signed_url(path, region)
 
     def cat_file(
         self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any

@@ -182,10 +182,10 @@ class EventThread:
         for change in changes:
             task = change.after or change.before
             if task is not None:
-                self._context.pins.release(f"{task.id}/")
+                self._context.held_texts.release(f"{task.id}/")
         for event in events:
             if event.kind is EventKind.MODIFY:
-                self._context.pins.release(event.path)
+                self._context.held_texts.release(event.path)
         self._sender.send(events)
 
     def _new_events(self, changes: Sequence[TaskChange]) -> Iterator[TreeEvent]:

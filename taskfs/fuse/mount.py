@@ -15,7 +15,7 @@ from taskfs.config import Config
 from taskfs.errors import MountError
 from taskfs.fuse import daemonize, mountpoint
 from taskfs.fuse.mount_errors import CONTAINER, NEEDS_ALLOW_OTHER
-from taskfs.fuse.server import Adjust, serve, unchanged
+from taskfs.fuse.server import Adjustment, serve, unchanged
 from taskfs.fuse.systemd import READY, STOPPING, ServiceManager
 from taskfs.remote import wait_notice
 from taskfs.support import logs
@@ -30,7 +30,7 @@ def mount(
     *,
     foreground: bool,
     on_note: Callable[[str], object] | None = None,
-    adjust: Adjust = unchanged,
+    adjust: Adjustment = unchanged,
 ) -> None:
     """Mount the tree on *place*; return once it is live, or with *foreground* once it has ended.
 
@@ -60,7 +60,7 @@ def mount(
 
 
 def _mount_in_foreground(
-    config: Config, place: Path, on_note: Callable[[str], object] | None, adjust: Adjust
+    config: Config, place: Path, on_note: Callable[[str], object] | None, adjust: Adjustment
 ) -> None:
     wait_notice.set_notifier(on_note)
     manager = ServiceManager()

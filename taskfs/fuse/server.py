@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Returns the configuration to use, and a function to call at the end.
-Adjust = Callable[[Config], tuple[Config, Callable[[], object]]]
+Adjustment = Callable[[Config], tuple[Config, Callable[[], object]]]
 
 
 def unchanged(config: Config) -> tuple[Config, Callable[[], object]]:
-    """Return *config*, and a function that does nothing: the `Adjust` of an ordinary mount."""
+    """Return *config*, and a function that does nothing: the `Adjustment` of an ordinary mount."""
     return config, lambda: None
 
 
@@ -37,7 +37,7 @@ def serve(
     *,
     on_live: Callable[[], object],
     on_end: Callable[[], object] = lambda: None,
-    adjust: Adjust = unchanged,
+    adjust: Adjustment = unchanged,
 ) -> None:
     """Mount the tree that *config* describes on *place*, and serve it until it is unmounted.
 

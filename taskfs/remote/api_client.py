@@ -27,9 +27,9 @@ from taskfs.errors import (
 )
 from taskfs.model import RemoteObject, Task, TaskPage, TaskStatus
 from taskfs.remote.api_connection import APIConnection
-from taskfs.remote.object_store import StoredObject
+from taskfs.remote.object_store import StoreObject
 from taskfs.remote.pagination import Page, read_listing
-from taskfs.remote.retry import Budget, Transient
+from taskfs.remote.retry import Deadline, Transient
 from taskfs.remote.signed_url import SignedBatch
 from taskfs.remote.task_json import parse_task
 from taskfs.remote.transport import Transport
@@ -181,11 +181,11 @@ class TaskClient:
 
     def get_status(self, task_id: str) -> TaskStatus:
         """Return the task's status and its position in the queue."""
-        return self._get_status(task_id, self._api.transport.budget())
+        return self._get_status(task_id, self._api.transport.deadline())
 
-    def _get_status(self, task_id: str, budget: Budget) -> TaskStatus:
+    def _get_status(self, task_id: str, deadline: Deadline) -> TaskStatus:
         path = f"/tasks/{quote(task_id, safe='')}/status"
-        return _task_status(task_id, self._api.call("GET", path, _Status, budget=budget))
+        return _task_status(task_id, self._api.call("GET", path, _Status, deadline=deadline))
 
     def kill_task(self, task_id: str) -> TaskStatus:
         """Kill the task, and return its status afterwards.
@@ -198,34 +198,34 @@ class TaskClient:
             Unavailable: no response after 5 tries (ETIMEDOUT).
             BadAnswer: any other refusal (EIO).
         """
-        budget = self._api.transport.budget()
+        deadline = self._api.transport.deadline()
         lost: Transient | None = None
         for _ in range(KILL_TRIES):
-            status = self._get_status(task_id, budget)
+            status = self._get_status(task_id, deadline)
             if status.status == "pending-kill" or (lost and status.status == "killed"):
                 return status
             if status.is_terminated:
                 raise AlreadyTerminated(f"task {task_id} is {status.status}")
             try:
-                return self._send_kill(task_id, budget)
+                return self._send_kill(task_id, deadline)
             except Transient as exc:
                 lost = exc
                 log.info("kill %s: %s; checking the status before another try", task_id, exc)
             pause_s = max(lost.retry_after_s or 0.0, KILL_PAUSE_S * random.uniform(0.75, 1.25))
-            if pause_s >= budget.remaining_s:
+            if pause_s >= deadline.remaining_s:
                 break
             time.sleep(pause_s)
         raise Unavailable(f"kill {task_id}: no answer from the API ({lost})") from lost
 
-    def _send_kill(self, task_id: str, budget: Budget) -> TaskStatus:
+    def _send_kill(self, task_id: str, deadline: Deadline) -> TaskStatus:
         """Send one kill request; raise Transient if the API may or may not have received it."""
         path = f"/tasks/{quote(task_id, safe='')}/kill"
         try:
-            response = self._api.send_once("POST", path, _Status, budget)
+            response = self._api.send_once("POST", path, _Status, deadline)
         except (AccessDenied, NotFound):
             raise
         except BadAnswer as exc:
-            status = self._get_status(task_id, budget)
+            status = self._get_status(task_id, deadline)
             if status.is_terminated:
                 raise AlreadyTerminated(f"task {task_id} is {status.status}") from exc
             raise
@@ -269,7 +269,7 @@ class TaskClient:
 
     def open_object(self, path: str, region: str | None) -> RemoteObject:
         """Return the object at *path* in the store; this sends no request."""
-        return StoredObject(path, lambda: self.signed_url(path, region), self._store)
+        return StoreObject(path, lambda: self.signed_url(path, region), self._store)
 
     def open_objects(self, paths: Sequence[str], region: str | None) -> list[RemoteObject]:
         """Return objects whose first URLs are signed in one request, once one of them is needed."""
@@ -278,7 +278,7 @@ class TaskClient:
             lambda paths: self._signed_urls(paths, region),
             lambda path: self.signed_url(path, region),
         )
-        return [StoredObject(path, partial(batch.sign, path), self._store) for path in paths]
+        return [StoreObject(path, partial(batch.sign, path), self._store) for path in paths]
 
 
 def _filters(project: str | None, status: str | None) -> dict[str, Any]:

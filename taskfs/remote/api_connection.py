@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from taskfs.errors import BadAnswer, NotFound, Unavailable
-from taskfs.remote.retry import Budget, Transient
+from taskfs.remote.retry import Deadline, Transient
 from taskfs.remote.task_json import NOT_JSON, mend_json
 from taskfs.remote.transport import KEY_HEADER, Transport, error_for_status
 from taskfs.support.redaction import register_secret
@@ -48,12 +48,12 @@ class APIConnection:
         *,
         params: Any = None,
         json: Any = None,
-        budget: Budget | None = None,
+        deadline: Deadline | None = None,
     ) -> T:
         """Send a request with retries, and return the response decoded as *kind*."""
         return self.transport.run_with_retries(
-            lambda budget: self.send_once(method, path, kind, budget, params=params, json=json),
-            budget,
+            lambda deadline: self.send_once(method, path, kind, deadline, params=params, json=json),
+            deadline,
         )
 
     def send_once(
@@ -61,7 +61,7 @@ class APIConnection:
         method: str,
         path: str,
         kind: type[T],
-        budget: Budget,
+        deadline: Deadline,
         *,
         params: Any = None,
         json: Any = None,
@@ -74,10 +74,10 @@ class APIConnection:
         """
         label = f"{method} {path}"
         response = self.transport.send(
-            label, method, self.url + path, budget, params=params, json=json
+            label, method, self.url + path, deadline, params=params, json=json
         )
         body = bytearray()
-        self.transport.receive(label, response, budget, body, MAX_RESPONSE)
+        self.transport.receive(label, response, deadline, body, MAX_RESPONSE)
         if len(body) > MAX_RESPONSE:
             raise BadAnswer(f"{label}: the response is larger than {MAX_RESPONSE >> 20} MiB")
         if response.status_code in (404, 410):
@@ -119,13 +119,13 @@ class APIConnection:
             Unavailable: there is no usable response, and another try may succeed.
         """
         label = f"{method} {path}"
-        # One try may take a third of its budget, and the API responds when the machine does.
-        budget = Budget(3 * timeout_s, time.monotonic())
+        # One try may take a third of the time, and the API responds when the machine does.
+        deadline = Deadline(3 * timeout_s, time.monotonic())
         body = bytearray()
         try:
             url = self.url + path
-            response = self.transport.send(label, method, url, budget, params=params, json=json)
-            self.transport.receive(label, response, budget, body, MAX_SIGNALLING_RESPONSE)
+            response = self.transport.send(label, method, url, deadline, params=params, json=json)
+            self.transport.receive(label, response, deadline, body, MAX_SIGNALLING_RESPONSE)
         except Transient as exc:
             raise Unavailable(str(exc)) from exc
         return response.status_code, bytes(body)

@@ -1,4 +1,4 @@
-"""`StoredObject`: one object in the store, read by byte ranges through a signed URL.
+"""`StoreObject`: one object in the store, read by byte ranges through a signed URL.
 
 The headers are those of RFC 9110: Range (14.2), Content-Range (14.4), If-Match (13.1.1) and ETag
 (8.8.3).
@@ -21,7 +21,7 @@ from taskfs.errors import (
 )
 from taskfs.model import Fetched, ObjectVersion
 from taskfs.remote.receive_buffer import ReceiveBuffer
-from taskfs.remote.retry import Budget, Transient
+from taskfs.remote.retry import Deadline, Transient
 from taskfs.remote.signed_url import SignedURL
 from taskfs.remote.store_headers import (
     ABSENT_CODES,
@@ -65,7 +65,7 @@ class _Part(NamedTuple):
     version: ObjectVersion
 
 
-class StoredObject:
+class StoreObject:
     """One object in the store.
 
     Safe for concurrent use: `SignedURL` has its own lock, and the weak-tag flag only ever changes
@@ -87,20 +87,20 @@ class StoredObject:
         body = ReceiveBuffer(allocate(0))
         version: ObjectVersion | None = None
 
-        def attempt(budget: Budget) -> Fetched:
+        def attempt(deadline: Deadline) -> Fetched:
             nonlocal version, body
             # A retry keeps the bytes that the first response brought.
             if version is None or not body.filled:
-                response, part = self._send_first(length, budget)
+                response, part = self._send_first(length, deadline)
                 version = part.version
                 start = max(0, version.size - length)
                 body = ReceiveBuffer(allocate(version.size - start))
                 if part.start == start:
-                    self._receive(response, part, body, budget)
+                    self._receive(response, part, body, deadline)
                 else:
                     response.close()
             start = max(0, version.size - length)
-            self._fetch_rest(start, version.size, version, body, budget)
+            self._fetch_rest(start, version.size, version, body, deadline)
             return Fetched(start, bytes(body.buffer), version)
 
         try:
@@ -108,31 +108,31 @@ class StoredObject:
         except _EmptyObject:
             return Fetched(0, b"", ObjectVersion(0, ""))
 
-    def _send_first(self, length: int, budget: Budget) -> tuple[requests.Response, _Part]:
+    def _send_first(self, length: int, deadline: Deadline) -> tuple[requests.Response, _Part]:
         """Send the first request for the object; the part has the object's version."""
-        response = self._get(f"bytes=-{length}", None, budget, returned=NO_SUFFIX_STATUSES)
+        response = self._get(f"bytes=-{length}", None, deadline, returned=NO_SUFFIX_STATUSES)
         status = response.status_code
         if status == 206 or (status == 200 and _is_small(response)):
             return response, self._part(
-                response, None, lambda size: (max(0, size - length), size), budget
+                response, None, lambda size: (max(0, size - length), size), deadline
             )
         if status == 200 and is_page(response.headers):
             raise self._wrong_response("a page instead of the object", response)
         response.close()
-        response = self._get("bytes=0-0", None, budget)
-        return response, self._part(response, None, lambda size: (0, min(1, size)), budget)
+        response = self._get("bytes=0-0", None, deadline)
+        return response, self._part(response, None, lambda size: (0, min(1, size)), deadline)
 
     def fetch_range(self, start: int, stop: int, version: ObjectVersion) -> Buffer:
         """Return the bytes [start, stop) of *version*, all of them; see model."""
         body = ReceiveBuffer(allocate(stop - start))
 
-        def attempt(budget: Budget) -> Buffer:
-            self._fetch_rest(start, stop, version, body, budget)
+        def attempt(deadline: Deadline) -> Buffer:
+            self._fetch_rest(start, stop, version, body, deadline)
             return body.buffer
 
         return self._run(attempt)
 
-    def _run(self, attempt: Callable[[Budget], T]) -> T:
+    def _run(self, attempt: Callable[[Deadline], T]) -> T:
         """Run one operation with retries, and discard the URL if it fails."""
         try:
             return self._transport.run_with_retries(attempt)
@@ -141,21 +141,21 @@ class StoredObject:
             raise
 
     def _fetch_rest(
-        self, start: int, stop: int, version: ObjectVersion, body: ReceiveBuffer, budget: Budget
+        self, start: int, stop: int, version: ObjectVersion, body: ReceiveBuffer, deadline: Deadline
     ) -> None:
         """Fetch the bytes of [start, stop) that *body* lacks."""
         while (begin := start + body.filled) < stop:
-            response = self._get(f"bytes={begin}-{stop - 1}", version, budget)
-            part = self._part(response, version, lambda _: (begin, stop), budget)
+            response = self._get(f"bytes={begin}-{stop - 1}", version, deadline)
+            part = self._part(response, version, lambda _: (begin, stop), deadline)
             if part.start != begin or part.stop > stop:
                 raise self._wrong_response("the range is not the requested one", response)
-            self._receive(response, part, body, budget)
+            self._receive(response, part, body, deadline)
 
     def _get(
         self,
         byte_range: str,
         version: ObjectVersion | None,
-        budget: Budget,
+        deadline: Deadline,
         *,
         returned: Collection[int] = (),
     ) -> requests.Response:
@@ -169,10 +169,10 @@ class StoredObject:
         # If-Match uses strong comparison, which a weak tag never passes (RFC 9110, 13.1.1).
         if version is not None and version.etag.startswith('"') and not self._has_weak_tags:
             headers["If-Match"] = version.etag
-        response = self._send(headers, budget, returned)
+        response = self._send(headers, deadline, returned)
         if response.status_code == 412 and version is not None:
             response.close()
-            response = self._retry_without_if_match(byte_range, version, budget)
+            response = self._retry_without_if_match(byte_range, version, deadline)
         if has_weak_tag(response.headers):
             self._has_weak_tags = True
         status = response.status_code
@@ -189,7 +189,7 @@ class StoredObject:
             raise _EmptyObject(f"{self.path}: the object is empty")
         if status in returned:
             return response
-        code = self._error_code(response, budget)
+        code = self._error_code(response, deadline)
         text = f"{status} {code or response.reason}"
         if status in (404, 410):
             if code in ABSENT_CODES:
@@ -200,21 +200,26 @@ class StoredObject:
         raise error_for_status(f"GET {self.path}", status, text)
 
     def _send(
-        self, headers: dict[str, str], budget: Budget, returned: Collection[int] = ()
+        self, headers: dict[str, str], deadline: Deadline, returned: Collection[int] = ()
     ) -> requests.Response:
         """Send one request, and once more with a new URL if the store refuses the URL."""
         label, url = f"GET {self.path}", self._url.get()
         send = partial(
-            self._transport.send, label, "GET", budget=budget, headers=headers, returned=returned
+            self._transport.send,
+            label,
+            "GET",
+            deadline=deadline,
+            headers=headers,
+            returned=returned,
         )
         response = send(url)
         if response.status_code not in (400, 401, 403):
             return response
-        code = self._error_code(response, budget)
+        code = self._error_code(response, deadline)
         if response.status_code != 400 or "Expired" in code:
             response = send(self._url.get(refused=url))
             if response.status_code == 400:
-                code = self._error_code(response, budget)
+                code = self._error_code(response, deadline)
                 if "Expired" in code:
                     raise AccessDenied(f"{label}: the store reports a new URL as expired")
         if response.status_code == 400 and 400 not in returned:
@@ -222,7 +227,7 @@ class StoredObject:
         return response
 
     def _retry_without_if_match(
-        self, byte_range: str, version: ObjectVersion, budget: Budget
+        self, byte_range: str, version: ObjectVersion, deadline: Deadline
     ) -> requests.Response:
         """Repeat a request without If-Match, because If-Match fails for a weak tag as well.
 
@@ -230,7 +235,7 @@ class StoredObject:
             StaleObject: the response has another tag than *version*, or is a 412 again.
             Transient: the response has no tag, so the reason of the first 412 stays unknown.
         """
-        response = self._send({"Range": byte_range}, budget)
+        response = self._send({"Range": byte_range}, deadline)
         if response.status_code in (200, 206) and not is_page(response.headers):
             if not has_tag_of(response.headers, version):
                 response.close()
@@ -244,13 +249,13 @@ class StoredObject:
             raise StaleObject(f"{self.path}: the object was replaced")
         return response
 
-    def _error_code(self, response: requests.Response, budget: Budget) -> str:
+    def _error_code(self, response: requests.Response, deadline: Deadline) -> str:
         """Return the store's error code, such as `NoSuchKey`.
 
         The rest of the body goes into no text, because it may quote the signature.
         """
         body = bytearray()
-        self._transport.receive(f"GET {self.path}", response, budget, body, MAX_ERROR_BODY)
+        self._transport.receive(f"GET {self.path}", response, deadline, body, MAX_ERROR_BODY)
         return error_code(response.headers, bytes(body))
 
     def _part(
@@ -258,7 +263,7 @@ class StoredObject:
         response: requests.Response,
         version: ObjectVersion | None,
         requested: Callable[[int], tuple[int, int]],
-        budget: Budget,
+        deadline: Deadline,
     ) -> _Part:
         """Return the part of the object that the headers declare, checked against *version*.
 
@@ -274,7 +279,7 @@ class StoredObject:
             raise Unsupported(f"{self.path}: the store sends a compressed representation")
         length = content_length(headers)
         if response.status_code == 200:
-            self._check_whole(response, version, budget)
+            self._check_whole(response, version, deadline)
             size = length or 0
             return _Part(*requested(size), version or version_of(headers, size))
         sent = content_range(headers.get("Content-Range", ""))
@@ -288,7 +293,7 @@ class StoredObject:
         return _Part(sent.start, sent.stop, version or version_of(headers, sent.size))
 
     def _check_whole(
-        self, response: requests.Response, version: ObjectVersion | None, budget: Budget
+        self, response: requests.Response, version: ObjectVersion | None, deadline: Deadline
     ) -> None:
         """Raise an error unless a 200 holds a small object as a whole, in *version*.
 
@@ -299,7 +304,7 @@ class StoredObject:
         if size == 0:
             raise self._wrong_response("an empty response", response)
         if version is not None and (size is None or contradicts(headers, size, version)):
-            if not self._begins_as_archive(response, budget):
+            if not self._begins_as_archive(response, deadline):
                 raise self._wrong_response("something else instead of the object")
             if _is_small(response):
                 raise StaleObject(f"{self.path}: the object was replaced")
@@ -307,22 +312,22 @@ class StoredObject:
             response.close()
             raise Unsupported(f"{self.path}: the store ignores byte ranges")
 
-    def _begins_as_archive(self, response: requests.Response, budget: Budget) -> bool:
+    def _begins_as_archive(self, response: requests.Response, deadline: Deadline) -> bool:
         """Read the first bytes of the response, and close it."""
         body = bytearray()
-        self._transport.receive(f"GET {self.path}", response, budget, body, len(ZIP_MAGIC))
+        self._transport.receive(f"GET {self.path}", response, deadline, body, len(ZIP_MAGIC))
         return body.startswith(ZIP_MAGIC)
 
     def _receive(
-        self, response: requests.Response, part: _Part, body: ReceiveBuffer, budget: Budget
+        self, response: requests.Response, part: _Part, body: ReceiveBuffer, deadline: Deadline
     ) -> None:
         """Append the part's bytes to *body*; a cut response leaves the bytes that arrived."""
         label = f"GET {self.path}"
         if response.status_code == 206:
-            self._transport.receive_into(label, response, budget, body, part.stop - part.start)
+            self._transport.receive_into(label, response, deadline, body, part.stop - part.start)
             return
         whole = ReceiveBuffer(allocate(part.version.size))
-        self._transport.receive_into(label, response, budget, whole, part.version.size)
+        self._transport.receive_into(label, response, deadline, whole, part.version.size)
         if looks_like_page(bytes(whole.buffer[:64])):
             raise self._wrong_response("a page instead of the object")
         after = body.filled + part.stop - part.start

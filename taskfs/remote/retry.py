@@ -1,4 +1,4 @@
-"""Retries of transient failures within a budget of seconds, because a reader waits meanwhile."""
+"""Retries of transient failures until a deadline, because a reader waits meanwhile."""
 
 import email.utils
 import random
@@ -14,7 +14,7 @@ from taskfs.remote import wait_notice
 T = TypeVar("T")
 
 CONNECT_TIMEOUT_S: Final = 5.0
-# A body may take longer than the budget while its bytes arrive at this rate.
+# A body may arrive after the deadline while its bytes arrive at this rate.
 MIN_BYTES_PER_S: Final = 16 * 1024
 # Upper limits, in seconds, of the pause before the second try and of all later pauses.
 FIRST_PAUSE_S: Final = 0.1
@@ -25,7 +25,7 @@ class Transient(Exception):
     """A signal to `retry_transient`: *error* is worth another try, and is raised if all tries fail.
 
     *retry_after_s* is the server's Retry-After. *max_tries* bounds failures that a second try may
-    cure and a third will not, such as a wrong answer; None if the budget is the only bound.
+    cure and a third will not, such as a wrong answer; None if the deadline is the only bound.
     """
 
     def __init__(
@@ -42,8 +42,8 @@ class Transient(Exception):
 
 
 @dataclass(slots=True)
-class Budget:
-    """The time of one operation with all its tries; received bytes extend it."""
+class Deadline:
+    """The end of the time of one operation with all its tries; received bytes defer it."""
 
     timeout_s: float
     began_s: float  # by time.monotonic
@@ -51,7 +51,7 @@ class Budget:
 
     @property
     def remaining_s(self) -> float:
-        """Seconds left; 0 or less when the budget is used up."""
+        """Seconds left; 0 or less when the deadline is past."""
         allowed_s = self.timeout_s + self.received / MIN_BYTES_PER_S
         return self.began_s + allowed_s - time.monotonic()
 
@@ -71,7 +71,9 @@ class Budget:
 
 
 def retry_transient(
-    attempt: Callable[[Budget], T], budget: Budget, before_pause: Callable[[Transient, float], None]
+    attempt: Callable[[Deadline], T],
+    deadline: Deadline,
+    before_pause: Callable[[Transient, float], None],
 ) -> T:
     """Call *attempt* until it does not raise `Transient`, and return its result.
 
@@ -79,30 +81,32 @@ def retry_transient(
     limit. *before_pause* is called with each failure and the seconds until the next try.
 
     Raises:
-        TaskFSError: the error inside the last `Transient`, if the next try would come after the end
-            of the budget, or if there were `max_tries` failures of bounded tries. If the end of the
-            budget cut the last try short, the error of the try before it, which says more.
+        TaskFSError: the error inside the last `Transient`, if the next try would come after the
+            deadline, or if there were `max_tries` failures of bounded tries. If the deadline cut
+            the last try short, the error of the try before it, which says more.
         Exception: what *attempt* raises apart from `Transient`.
     """
     limit_s = FIRST_PAUSE_S
     bounded_failures = 0
     previous: Transient | None = None
     while True:
-        is_cut = budget.cuts_next_try
+        is_cut = deadline.cuts_next_try
         try:
-            result = attempt(budget)
+            result = attempt(deadline)
             break
         except Transient as failure:
             pause_s = max(failure.retry_after_s or 0.0, random.uniform(0.0, limit_s))
             bounded_failures += failure.max_tries is not None
             out_of_tries = failure.max_tries is not None and bounded_failures >= failure.max_tries
-            if out_of_tries or pause_s >= budget.remaining_s:
-                if previous is not None and is_cut and budget.remaining_s <= 0:
+            if out_of_tries or pause_s >= deadline.remaining_s:
+                if previous is not None and is_cut and deadline.remaining_s <= 0:
                     failure = previous
                 raise failure.error from failure.__cause__
             previous = failure
             before_pause(failure, pause_s)
-            wait_notice.pause_before_retry(pause_s, budget.began_s, budget.timeout_s, str(failure))
+            wait_notice.pause_before_retry(
+                pause_s, deadline.began_s, deadline.timeout_s, str(failure)
+            )
         limit_s = min(2 * limit_s, MAX_PAUSE_S)
     wait_notice.set_notifier(None)
     return result

@@ -27,7 +27,7 @@ from taskfs.remote.header_timeout import HeaderTimeoutAdapter
 from taskfs.remote.http_session import HTTPSession, origin_of
 from taskfs.remote.receive_buffer import ReceiveBuffer, body_source, read_available
 from taskfs.remote.request_log import log_answer
-from taskfs.remote.retry import Budget, Transient, http_date_s, retry_after_s, retry_transient
+from taskfs.remote.retry import Deadline, Transient, http_date_s, retry_after_s, retry_transient
 from taskfs.support.clock import age_clock
 from taskfs.support.stats import Stats
 from taskfs.support.thread_pool import submitted_s
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 KEY_HEADER: Final = "X-API-Key"
-# Bytes per read from a socket: the budget and the counters are updated after each.
+# Bytes per read from a socket: the deadline and the counters are updated after each.
 CHUNK: Final = 256 << 10
 # Statuses that ask for another try later; they do not mean a broken response.
 TRY_LATER_STATUSES: Final = frozenset({408, 425, 429})
@@ -44,7 +44,7 @@ MAX_REDIRECTS: Final = 5
 # Seconds after which idle connections are dropped: they may be dead, for example after a laptop
 # slept.
 MAX_IDLE_S: Final = 60.0
-# Seconds that are left to an operation that spent its budget in a queue.
+# Seconds that are left to an operation whose time went by in a queue.
 QUICK_S: Final = 1.0
 TRANSPORT_ERRORS: Final = (
     requests.RequestException,
@@ -99,8 +99,8 @@ class Transport:
         """Close idle connections."""
         self._session.close()
 
-    def budget(self) -> Budget:
-        """Return the budget of an operation that begins now.
+    def deadline(self) -> Deadline:
+        """Return the deadline of an operation that begins now.
 
         The operation's time in the queue of its thread pool counts if the server was silent
         meanwhile. There is always time for one quick try.
@@ -108,14 +108,16 @@ class Transport:
         now_s = time.monotonic()
         since_s = submitted_s()
         if since_s is None or self._received_s > since_s:
-            return Budget(self.timeout_s, now_s)
+            return Deadline(self.timeout_s, now_s)
         quick_s = min(QUICK_S, self.timeout_s / 2)
-        return Budget(self.timeout_s, max(since_s, now_s + quick_s - self.timeout_s))
+        return Deadline(self.timeout_s, max(since_s, now_s + quick_s - self.timeout_s))
 
-    def run_with_retries(self, attempt: Callable[[Budget], T], budget: Budget | None = None) -> T:
+    def run_with_retries(
+        self, attempt: Callable[[Deadline], T], deadline: Deadline | None = None
+    ) -> T:
         """Call *attempt* until it does not raise `Transient`, and return its result.
 
-        *budget* is the rest of a longer operation's; without it, the operation begins now.
+        *deadline* is a longer operation's; without it, the operation begins now.
 
         Raises:
             TaskFSError: the error inside the last `Transient`; see `retry_transient`.
@@ -125,14 +127,14 @@ class Transport:
             self._stats.add(f"{self._endpoint}_retries")
             log.info("%s; retry in %.1f s", failure, pause_s)
 
-        return retry_transient(attempt, budget or self.budget(), before_pause)
+        return retry_transient(attempt, deadline or self.deadline(), before_pause)
 
     def send(
         self,
         label: str,
         method: str,
         url: str,
-        budget: Budget,
+        deadline: Deadline,
         *,
         headers: Mapping[str, str] | None = None,
         params: Any = None,
@@ -153,7 +155,7 @@ class Transport:
         self._drop_idle_connections()
         began_s = time.monotonic()
         try:
-            response = self._follow(label, method, url, budget, headers or {}, params, json)
+            response = self._follow(label, method, url, deadline, headers or {}, params, json)
         except ValueError as exc:  # no URL at all
             raise proxy_setting_error(label, exc, self._proxy_of(url)) from exc
         except TRANSPORT_ERRORS as exc:
@@ -200,7 +202,7 @@ class Transport:
         label: str,
         method: str,
         url: str,
-        budget: Budget,
+        deadline: Deadline,
         headers: Mapping[str, str | None],
         params: Any,
         json: Any,
@@ -218,7 +220,7 @@ class Transport:
                 params=params,
                 json=json,
                 headers=headers,
-                timeout=budget.attempt_timeout_s(),
+                timeout=deadline.attempt_timeout_s(),
                 stream=True,
             )
             location = requests.Session.get_redirect_target(self._session, response)
@@ -244,7 +246,7 @@ class Transport:
         self,
         label: str,
         response: requests.Response,
-        budget: Budget,
+        deadline: Deadline,
         sink: bytearray,
         max_bytes: int | None = None,
     ) -> None:
@@ -253,7 +255,7 @@ class Transport:
         Reading stops soon after *max_bytes* bytes.
 
         Raises:
-            Transient: the body was cut short or stalled, or the budget is used up; *sink* keeps
+            Transient: the body was cut short or stalled, or the deadline is past; *sink* keeps
                 the bytes that arrived.
         """
         before = len(sink)
@@ -265,12 +267,12 @@ class Transport:
                 # noticed.
                 while chunk := response.raw.read1(CHUNK, decode_content=False):
                     sink += chunk
-                    budget.received += len(chunk)
+                    deadline.received += len(chunk)
                     self._received_s = time.monotonic()
                     self._stats.add(f"{self._endpoint}_bytes", len(chunk))
                     if stop is not None and len(sink) > stop:
                         return
-                    if budget.remaining_s <= 0:
+                    if deadline.remaining_s <= 0:
                         raise Transient(Unavailable(f"{label}: the response takes too long"))
             except TRANSPORT_ERRORS as exc:
                 raise Transient(Unavailable(f"{label}: cut short ({cause(exc)})")) from exc
@@ -282,7 +284,7 @@ class Transport:
         self,
         label: str,
         response: requests.Response,
-        budget: Budget,
+        deadline: Deadline,
         body: ReceiveBuffer,
         size: int,
     ) -> None:
@@ -291,7 +293,7 @@ class Transport:
         The bytes go from the socket into their buffer; `requests` would copy them three times.
 
         Raises:
-            Transient: the response was cut short, stalled or too long, or the budget is used up;
+            Transient: the response was cut short, stalled or too long, or the deadline is past;
                 *body* keeps the bytes that arrived.
         """
         before = body.filled
@@ -301,10 +303,10 @@ class Transport:
             try:
                 while count := read_available(source, target[body.filled - before :][:CHUNK]):
                     body.filled += count
-                    budget.received += count
+                    deadline.received += count
                     self._received_s = time.monotonic()
                     self._stats.add(f"{self._endpoint}_bytes", count)
-                    if budget.remaining_s <= 0:
+                    if deadline.remaining_s <= 0:
                         raise Transient(Unavailable(f"{label}: the response takes too long"))
                 if body.filled == before + size and source.read(1):
                     body.filled = before

@@ -75,8 +75,8 @@ class AccountListing:
 
     @property
     def is_known(self) -> bool:
-        """Whether the listing was whole once, so that the stored tasks are those of the account."""
-        if self._database.generation != self._generation:  # the stored tasks were lost
+        """Whether the listing was whole once, so that the saved tasks are those of the account."""
+        if self._database.generation != self._generation:  # the saved tasks were lost
             self._generation = self._database.generation
             self.as_of_s = None
             self.selection = self.selection._replace(max_seq=-1)
@@ -117,7 +117,7 @@ class AccountListing:
     def refresh(self) -> "list[Future[float]]":
         """Make the listing current.
 
-        Return the runs that must end before it is, because it never was whole before.
+        Return the loads that must end before it is, because it never was whole before.
         """
         if self._filter.last is not None:
             self.load_first_pages()
@@ -128,22 +128,22 @@ class AccountListing:
         began_s = self._clock()
         firsts, self._first_pages = self._first_pages, {}
         began_s = min((first.began_s for first in firsts.values()), default=began_s)
-        runs = [
-            run
+        loads = [
+            load
             for scope in self._filter.scopes
-            if (run := self._refresh_scope(scope, firsts.get(scope))) is not None
+            if (load := self._refresh_scope(scope, firsts.get(scope))) is not None
         ]
-        if runs:
-            return runs
+        if loads:
+            return loads
         if any(cached.as_of_s < began_s for cached in self._known.unfinished()):
             self.load_unfinished()
         self._compare_sums()
         self._note_current(began_s)
         return []
 
-    def finish(self, runs: "list[Future[float]]") -> None:
-        """Note that the *runs* of `refresh` have ended."""
-        self._note_current(min(run.result() for run in runs))
+    def finish(self, loads: "list[Future[float]]") -> None:
+        """Note that the *loads* of `refresh` have ended."""
+        self._note_current(min(load.result() for load in loads))
 
     def load_unfinished(self) -> None:
         """Request all unfinished tasks at once, and find out what became of those that are
@@ -199,7 +199,7 @@ class AccountListing:
         self._other_version = other
 
     def _refresh_scope(self, scope: Scope, first: FirstPage | None) -> "Future[float] | None":
-        """Store the newest tasks of *scope*; return a run if all pages must be read first."""
+        """Store the newest tasks of *scope*; return a load if all pages must be read first."""
         is_small = self._database.count(scope) <= PAGE_TASKS
         per_page = PAGE_TASKS if is_small or first else NEWEST_TASKS
         start_seq = self._database.last_seq()
@@ -248,9 +248,9 @@ class AccountListing:
                 continue
             log.info("%d tasks are known, and the API has %d: all pages", count, total_size)
             is_small = count <= SMALL_TASKS
-            run = self._whole.start(scope, urgent=is_small)
+            load = self._whole.start(scope, urgent=is_small)
             if is_small:
-                run.result()
+                load.result()
 
     def _apply_last(self, pages: list[TaskPage], began_s: float) -> None:
         """Store the newest tasks of a mount that lists so many only."""
@@ -258,7 +258,7 @@ class AccountListing:
         listed_ids = {task.id for task in tasks}
         self._known.apply(tasks, began_s)
         listed = Selection(self._filter.project, self._filter.statuses, None, self._filter.last)
-        # A stored task that the response does not show may have changed its status or project.
+        # A saved task that the response does not show may have changed its status or project.
         while others := [i for i in self._database.ids(listed) if i not in listed_ids]:
             request_each(self._api, self._known, others[:MAX_SINGLE_REQUESTS], self._clock)
             self._known.remove(others[MAX_SINGLE_REQUESTS:])

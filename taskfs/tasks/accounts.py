@@ -1,4 +1,4 @@
-"""Where the tasks of each account are stored."""
+"""Where the tasks of each account are saved."""
 
 import contextlib
 import logging
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 SUFFIX: Final = ".db"
 # Seconds after the last mount of an account until its tasks are removed from disk: 90 days.
 UNUSED_S: Final = 90 * 86400.0
-# The directory in which older versions stored finished tasks.
+# The directory in which older versions saved finished tasks.
 OLD_RECORDS: Final = Path(FORMAT, "records")
 
 
@@ -47,8 +47,8 @@ def open_database(cache_dir: Path | None, api_url: str, api_key: str) -> TaskDat
     return database
 
 
-def open_stored(cache_dir: Path, api_url: str, api_key: str) -> TaskDatabase:
-    """Return the stored tasks, read only: those of the account of *api_key*; without a key, those
+def open_read_only(cache_dir: Path, api_url: str, api_key: str) -> TaskDatabase:
+    """Return the saved tasks, read only: those of the account of *api_key*; without a key, those
     of the account that was last used with this API. They may be none."""
     directory = cache_dir / DIRECTORY
     if api_key:

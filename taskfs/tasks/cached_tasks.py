@@ -1,8 +1,8 @@
 """Which files of the disk cache belong to which task.
 
 The names of the files are hashes of the archive's path and version. They are computed from the
-records of the tasks, and from the versions in the stored indexes. So nothing else has to be stored,
-and nothing can be wrong after a crash. Files of archives without a stored index belong to no task:
+records of the tasks, and from the versions in the cached indexes. So nothing else has to be saved,
+and nothing can be wrong after a crash. Files of archives without a cached index belong to no task:
 those of unfinished tasks and of replaced versions.
 """
 
@@ -35,7 +35,7 @@ def files_by_task(root: Path, namespace: str, tasks: Iterable[Task]) -> dict[str
                 continue
             index = root / INDEX / key
             found[task.id].append(index)
-            version = _stored_version(index)
+            version = _version_on_disk(index)
             if version is not None:
                 found[task.id] += blocks[cache_key(namespace, path, version)]
     return dict(found)
@@ -57,7 +57,7 @@ def _names(directory: Path) -> set[str]:
         return set()
 
 
-def _stored_version(path: Path) -> ObjectVersion | None:
+def _version_on_disk(path: Path) -> ObjectVersion | None:
     """Return the version of the archive whose index lies at *path*; this is no use of the index."""
     try:
         status = os.stat(path)

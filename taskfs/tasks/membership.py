@@ -1,4 +1,4 @@
-"""What becomes of stored tasks that a response does not show."""
+"""What becomes of saved tasks that a response does not show."""
 
 from collections.abc import Callable, Collection, Iterable
 from typing import Final

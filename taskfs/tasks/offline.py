@@ -48,7 +48,7 @@ class FrozenCache(DiskCache):
         pass
 
     def lock_range(
-        self, key: str, first: int, last: int, is_stored: Callable[[], bool]
+        self, key: str, first: int, last: int, is_on_disk: Callable[[], bool]
     ) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()  # there are no fetches to coordinate
 

@@ -16,7 +16,7 @@ class Scope(NamedTuple):
 
 
 class Selection(NamedTuple):
-    """The tasks of a mount's listing among those that are stored: all by default.
+    """The tasks of a mount's listing among those that are saved: all by default.
 
     `max_seq` is the number of the task that was added last when the listing was made: a task that
     was asked for by its name later is not in the listing. `last` is the number of tasks at most.

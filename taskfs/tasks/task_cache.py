@@ -22,8 +22,8 @@ from taskfs.support.single_flight import SingleFlight
 from taskfs.tasks.account_listing import AccountListing
 from taskfs.tasks.database_file import DatabaseFile
 from taskfs.tasks.known_tasks import CachedTask, KnownTasks
+from taskfs.tasks.offline_listing import OfflineListing
 from taskfs.tasks.selection import Selection
-from taskfs.tasks.stored_listing import StoredListing
 from taskfs.tasks.task_database import TaskDatabase
 from taskfs.tasks.task_filter import PendingPages, TaskFilter
 from taskfs.tasks.whole_listing import Progress
@@ -67,12 +67,12 @@ class TaskCache:
         self._clock = clock
         self.database = database or TaskDatabase(DatabaseFile(None))
         self._known = KnownTasks(self.database, clock)
-        listing_type = StoredListing if offline else AccountListing
+        listing_type = OfflineListing if offline else AccountListing
         self._listing = listing_type(api, self._known, task_filter or TaskFilter(), clock)
         self._lock = threading.Lock()
         self._ids: tuple[object, tuple[str, ...]] = (None, ())
         self._absent: TTLCache[str, bool] = TTLCache(MAX_ABSENT, max(0.1, status_ttl_s), clock)
-        self._runs: list[Future[float]] = []  # whole listings that must end before one is shown
+        self._loads: list[Future[float]] = []  # whole listings that must end before one is shown
         self._single_records: TTLCache[str, bool] = TTLCache(64, max(0.1, listing_ttl_s), clock)
 
     @property
@@ -128,37 +128,37 @@ class TaskCache:
                 self._requests.start("round", self._listing.load_next_of_round)
             return
         self._requests.run("listing", self._refresh, has_fallback=has_fallback)
-        self._await_runs()
+        self._await_loads()
 
     def _refresh(self) -> None:
-        if any(not run.done() for run in self._runs):
+        if any(not load.done() for load in self._loads):
             return
-        if self._runs and all(run.exception() is None for run in self._runs):
-            self._listing.finish(self._runs)
-            self._runs = []
+        if self._loads and all(load.exception() is None for load in self._loads):
+            self._listing.finish(self._loads)
+            self._loads = []
         if self._is_older(self._listing.as_of_s, self._listing_ttl_s):
-            self._runs = self._listing.refresh()
+            self._loads = self._listing.refresh()
 
-    def _await_runs(self) -> None:
+    def _await_loads(self) -> None:
         """Wait until the first listing is whole; each waiter gets its failure."""
-        runs = self._runs
-        if not runs:
+        loads = self._loads
+        if not loads:
             return
-        for run in runs:
+        for load in loads:
             try:
-                self._waiter.result(run, self._timeout_s)
+                self._waiter.result(load, self._timeout_s)
             except TaskFSError as exc:
-                if run.done():
-                    self._runs = []
+                if load.done():
+                    self._loads = []
                 elif isinstance(exc, Unavailable):
                     pages, total = self.progress
                     text = f"the first listing is not whole yet: {pages} of {total} pages"
                     raise Unavailable(text) from exc
                 raise
         with self._lock:
-            if self._runs is runs:
-                self._listing.finish(runs)
-                self._runs = []
+            if self._loads is loads:
+                self._listing.finish(loads)
+                self._loads = []
         if self._is_older(self._listing.as_of_s, self._listing_ttl_s):
             self._requests.run("listing", self._refresh)
 
@@ -309,18 +309,18 @@ class TaskCache:
         """Load and return a task that is not cached, if *task_id* is a valid id."""
         if not _OTHER_ID.fullmatch(task_id):
             raise NotFound(f"there is no task {task_id!r}")
-        stored = self.database.get(task_id)
-        if stored is not None and not stored.is_terminated:
-            stored = None
+        saved = self.database.get(task_id)
+        if saved is not None and not saved.is_terminated:
+            saved = None
         try:
-            self._request_unlisted(task_id, has_fallback=stored is not None)
+            self._request_unlisted(task_id, has_fallback=saved is not None)
         except (NotFound, Interrupted):
             raise
         except TaskFSError as exc:
-            if stored is None:
+            if saved is None:
                 raise
             log.info("task %s: the API fails, an earlier mount's record is used (%s)", task_id, exc)
-            self._known.remember([stored], float("-inf"))
+            self._known.remember([saved], float("-inf"))
         return self._get_loaded(task_id)
 
     def _request_unlisted(self, task_id: str, *, has_fallback: bool) -> None:

@@ -13,14 +13,14 @@ from taskfs.tasks.database_file import DatabaseFile
 from taskfs.tasks.selection import Scope, Selection
 from taskfs.tasks.task_rows import (
     BATCH,
-    StoredRow,
+    SavedRow,
     data_version,
     digest_of,
     final_ids,
     is_unchanged,
     pack_record,
     row_checksum,
-    stored_rows,
+    saved_rows,
     unpack_record,
 )
 
@@ -100,7 +100,7 @@ class TaskDatabase:
         return int(row[0]) if row else 0
 
     def count_finished(self) -> int:
-        """Return how many finished tasks are stored."""
+        """Return how many finished tasks are saved."""
         return len(self._all("SELECT 1 FROM tasks WHERE finished = 1", ()))
 
     def position(self, task_id: str, scope: Scope) -> int | None:
@@ -131,7 +131,7 @@ class TaskDatabase:
 
     def known(self, ids: Sequence[str]) -> set[str]:
         """Return those of *ids* that are known."""
-        return set(self._file.run(lambda c: stored_rows(c, ids)))
+        return set(self._file.run(lambda c: saved_rows(c, ids)))
 
     def select(self, selection: Selection, ids: Sequence[str]) -> set[str]:
         """Return those of *ids* that *selection* has."""
@@ -164,14 +164,14 @@ class TaskDatabase:
 
         def put_changed(connection: sqlite3.Connection) -> Changes:
             version = data_version(connection)
-            known = stored_rows(connection, list(digests))
+            known = saved_rows(connection, list(digests))
             if all(is_unchanged(task, digests[task.id], known) for task in unique):
                 return Changes(final=final_ids(unique, known))
 
             def put(current: sqlite3.Connection) -> Changes:
                 if current is not connection or data_version(current) != version:
                     known.clear()  # another mount has written since
-                    known.update(stored_rows(current, list(digests)))
+                    known.update(saved_rows(current, list(digests)))
                 return self._put(current, unique, digests, known, seq)
 
             return self._file.write(put)
@@ -183,7 +183,7 @@ class TaskDatabase:
         connection: sqlite3.Connection,
         tasks: list[Task],
         digests: dict[str, bytes],
-        known: dict[str, StoredRow],
+        known: dict[str, SavedRow],
         seq: int | None,
     ) -> Changes:
         (last,) = connection.execute("SELECT max(seq) FROM tasks").fetchone()
@@ -247,7 +247,7 @@ class TaskDatabase:
             self._file.write(lambda c: c.execute("REPLACE INTO listings VALUES (?, ?, ?)", values))
 
     def drop_difference(self, scope: Scope) -> None:
-        """Note that the stored tasks of *scope* may have a gap, so that no listing shows them."""
+        """Note that the saved tasks of *scope* may have a gap, so that no listing shows them."""
         self._file.write(
             lambda c: c.execute("DELETE FROM listings WHERE project = ? AND status = ?", scope.key)
         )

@@ -18,8 +18,8 @@ BATCH: Final = 500  # ids in one statement; SQLite allows 999
 _COLUMNS: Final = "id, created, seq, changed, finished, status, project, simulator, digest"
 
 
-class StoredRow(NamedTuple):
-    """A stored row, as far as a new record is compared with it."""
+class SavedRow(NamedTuple):
+    """The part of a saved row with which a new record is compared."""
 
     seq: int
     digest: bytes
@@ -28,7 +28,7 @@ class StoredRow(NamedTuple):
     group: tuple[Any, ...]
 
 
-def stored_rows(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, StoredRow]:
+def saved_rows(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, SavedRow]:
     """Return the rows of the known ones of *ids*; raise DamagedError for a damaged row."""
     found = {}
     for start in range(0, len(ids), BATCH):
@@ -38,7 +38,7 @@ def stored_rows(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str,
         for *row, checksum in connection.execute(statement, batch).fetchall():
             if row_checksum(tuple(row)) != checksum:
                 raise DamagedError(f"the row of task {row[0]!r} is damaged")
-            found[row[0]] = StoredRow(row[2], row[8], bool(row[4]), row[5], tuple(row[3:8]))
+            found[row[0]] = SavedRow(row[2], row[8], bool(row[4]), row[5], tuple(row[3:8]))
     return found
 
 
@@ -47,16 +47,16 @@ def data_version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA data_version").fetchone()[0])
 
 
-def is_unchanged(task: Task, digest: bytes, known: dict[str, StoredRow]) -> bool:
-    """Whether the stored row says what *task* says, or is final and *task* is not."""
+def is_unchanged(task: Task, digest: bytes, known: dict[str, SavedRow]) -> bool:
+    """Whether the saved row says what *task* says, or is final and *task* is not."""
     row = known.get(task.id)
     if row is None:
         return False
     return row.digest == digest or (row.is_finished and not task.is_terminated)
 
 
-def final_ids(tasks: Iterable[Task], known: dict[str, StoredRow]) -> frozenset[str]:
-    """Return the unfinished ones of *tasks* whose stored rows are finished."""
+def final_ids(tasks: Iterable[Task], known: dict[str, SavedRow]) -> frozenset[str]:
+    """Return the unfinished ones of *tasks* whose saved rows are finished."""
     return frozenset(
         task.id
         for task in tasks
@@ -85,7 +85,7 @@ def pack_record(task: Task) -> tuple[str, bytes, int]:
 
 
 def unpack_record(task_id: str, packed: bytes, checksum: int) -> Task:
-    """Return the task of a row of `records`; raise DamagedError if it is not what was stored."""
+    """Return the task of a row of `records`; raise DamagedError if it is not what was saved."""
     try:
         if zlib.crc32(packed, zlib.crc32(task_id.encode())) != checksum:
             raise DamagedError(f"the record of task {task_id!r} is damaged")

@@ -51,7 +51,7 @@ class Progress(NamedTuple):
 class WholeListing:
     """Reads whole listings, one at a time, in a thread of its own.
 
-    Safe for concurrent use: the lock guards the run in flight. Callers of one scope share a run.
+    Safe for concurrent use: the lock guards the loads in flight. Callers of one scope share a load.
     """
 
     def __init__(self, api: TaskAPI, known: KnownTasks, clock: Callable[[], float]) -> None:
@@ -59,14 +59,14 @@ class WholeListing:
         self._known = known
         self._clock = clock
         self._lock = threading.Lock()
-        self._runs: dict[Scope, Future[float]] = {}
-        self._turn = threading.Lock()  # held by the run that reads pages
+        self._loads: dict[Scope, Future[float]] = {}
+        self._turn = threading.Lock()  # held by the load that reads pages
         self._closed = threading.Event()
         self._pool = DaemonPool(PAGES_AT_ONCE, "taskfs-pages")
         self.progress = Progress()
 
     def close(self) -> None:
-        """End the runs in flight after their next page."""
+        """End the loads in flight after their next page."""
         self._closed.set()
         self._pool.shutdown(cancel_futures=True)
 
@@ -75,23 +75,23 @@ class WholeListing:
     ) -> "Future[float]":
         """Read all pages of *scope*; the result is when the first request began.
 
-        A run that is not *urgent* outlasts failures of the API for some time.
+        A load that is not *urgent* outlasts failures of the API for some time.
         """
         with self._lock:
-            run = self._runs.get(scope)
-            if run is None:
-                run = self._runs[scope] = Future()
+            load = self._loads.get(scope)
+            if load is None:
+                load = self._loads[scope] = Future()
                 # Not in a pool: the time limit of a request counts from the submission of the work.
                 threading.Thread(
                     target=self._run,
-                    args=(run, scope, first, urgent),
+                    args=(load, scope, first, urgent),
                     name="taskfs-listing",
                     daemon=True,
                 ).start()
-            return run
+            return load
 
     def _run(
-        self, run: "Future[float]", scope: Scope, first: FirstPage | None, urgent: bool
+        self, load: "Future[float]", scope: Scope, first: FirstPage | None, urgent: bool
     ) -> None:
         try:
             with self._turn:
@@ -100,15 +100,15 @@ class WholeListing:
             if not urgent:
                 log.info("the whole listing was not read: %s", exc)
             self._end(scope)
-            run.set_exception(exc)
+            load.set_exception(exc)
         else:
             self._end(scope)
-            run.set_result(result)
+            load.set_result(result)
 
     def _end(self, scope: Scope) -> None:
         self.progress = Progress()
         with self._lock:
-            self._runs.pop(scope, None)
+            self._loads.pop(scope, None)
 
     def _read(self, scope: Scope, first: FirstPage | None, urgent: bool) -> float:
         union: set[str] = set()

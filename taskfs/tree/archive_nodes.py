@@ -94,7 +94,7 @@ class ArchiveRootNode(Directory):
         return self._listed.attr_lifetime_s() if self._listed is not None else 0.0
 
 
-class StoredRange(NamedTuple):
+class ArchiveRange(NamedTuple):
     """The bytes of an archive that hold one file."""
 
     task: Task
@@ -222,10 +222,10 @@ class MemberNode(Node):
         return self._origin.archive.version.etag
 
     @property
-    def stored(self) -> StoredRange:
+    def archive_range(self) -> ArchiveRange:
         """Where the file's bytes lie in its archive."""
         archive = self._origin.archive
-        return StoredRange(self._origin.task, archive, archive.extent_of(self._member))
+        return ArchiveRange(self._origin.task, archive, archive.extent_of(self._member))
 
     def open(self, *, writing: bool) -> Handle:
         if writing:
@@ -284,14 +284,14 @@ class RawArchiveNode(Node):
         return self._archive.version.etag
 
     @property
-    def stored_at(self) -> tuple[str, str | None]:
+    def remote_path(self) -> tuple[str, str | None]:
         """The archive's path in the store, and the region."""
         return self._key.kind.path(self._task) or "", self._task.region
 
     @property
-    def stored(self) -> StoredRange:
+    def archive_range(self) -> ArchiveRange:
         """Where the file's bytes lie: in all of the archive."""
-        return StoredRange(self._task, self._archive, range(self._archive.size))
+        return ArchiveRange(self._task, self._archive, range(self._archive.size))
 
     def open(self, *, writing: bool) -> Handle:
         if writing:

@@ -11,9 +11,9 @@ from taskfs.tasks.archives import ArchiveRegistry
 from taskfs.tasks.live_tasks import LiveTasks
 from taskfs.tasks.task_cache import TaskCache
 from taskfs.tree.handles import HandleTable
+from taskfs.tree.held_texts import HeldTexts
 from taskfs.tree.live_handle import OpenLiveFiles
 from taskfs.tree.page_cache import PageCache
-from taskfs.tree.text_pins import Pins
 from taskfs.tree.view_nodes import Views
 
 
@@ -24,7 +24,7 @@ class TreeContext(NamedTuple):
     task_cache: TaskCache
     archives: ArchiveRegistry
     page_cache: PageCache
-    pins: Pins
+    held_texts: HeldTexts
     views: Views
     api_pool: Executor
     waiter: Waiter

@@ -14,9 +14,9 @@ from taskfs import __version__
 from taskfs.errors import NotFound, Unavailable
 from taskfs.tree.context import TreeContext
 from taskfs.tree.handles import ControlHandle, Handle
+from taskfs.tree.held_texts import Text
 from taskfs.tree.nodes import DIRECTORY_MODE, FILE_MODE, Attrs, Directory, Entry, Node, inode
 from taskfs.tree.text_node import TextNode
-from taskfs.tree.text_pins import Text
 
 STATM: Final = "/proc/self/statm"  # proc(5); Linux only
 CONTROL_DIR: Final = ".taskfs"
@@ -57,7 +57,7 @@ class ControlNode(Directory):
             render = self._texts()[name]
             return TextNode(
                 path,
-                self._context.pins,
+                self._context.held_texts,
                 lambda: Text(render().encode(), time.time_ns()),
                 _mode_of(name),
             )
@@ -150,4 +150,4 @@ class RefreshNode(Node):
         self._context.archives.forget()
         if self._context.live is not None:
             self._context.live.forget()
-        self._context.pins.release("")
+        self._context.held_texts.release("")

@@ -23,8 +23,8 @@ from taskfs.model import ObjectVersion
 from taskfs.support.buffers import Buffer
 from taskfs.support.interruptible_wait import Waiter
 from taskfs.tasks.archives import ArchiveRegistry
+from taskfs.tree.held_texts import TextBody
 from taskfs.tree.page_cache import Lease, PageCache, PageCacheMode
-from taskfs.tree.text_pins import TextBody
 
 # Seconds. A read that the kernel repeats within this time after a timeout fails at once.
 KERNEL_RETRY_S: Final = 0.2

@@ -11,12 +11,12 @@ from taskfs.tasks.known_tasks import CachedTask
 from taskfs.tree.archive_nodes import ArchiveRootNode, RawArchiveNode
 from taskfs.tree.context import TreeContext
 from taskfs.tree.handles import ControlHandle, Handle
+from taskfs.tree.held_texts import Text
 from taskfs.tree.live_nodes import LIVE, LiveDirectoryNode, is_live_listed
 from taskfs.tree.metadata_xattrs import MetadataAttributes
 from taskfs.tree.nodes import DIRECTORY_MODE, FILE_MODE, Attrs, Directory, Entry, Node, inode
 from taskfs.tree.text_files import TEXT_FILES, TaskView, TextFile
 from taskfs.tree.text_node import TextNode
-from taskfs.tree.text_pins import Text
 
 _TEXTS: Final = {file.name: file for file in TEXT_FILES}
 _DIRECTORIES: Final = {"outputs": ArchiveKind.OUTPUT, "inputs": ArchiveKind.INPUT}
@@ -46,7 +46,7 @@ class TaskNode(MetadataAttributes, Directory):
     def lookup(self, name: str) -> Node:
         path = self.child_path(name)
         if (file := _TEXTS.get(name)) is not None:
-            return TextNode(path, self._context.pins, lambda: self._render(file))
+            return TextNode(path, self._context.held_texts, lambda: self._render(file))
         if name == KILL:
             return KillNode(path, self._cached, self._context)
         task, archives = self._cached.task, self._context.archives
@@ -127,7 +127,7 @@ class KillNode(Node):
             self._load(task_id)  # the cached task was out of date
             raise
         finally:
-            context.pins.release(f"{task_id}/")
+            context.held_texts.release(f"{task_id}/")
 
     def _load(self, task_id: str) -> None:
         with contextlib.suppress(TaskFSError):

@@ -4,23 +4,23 @@ from collections.abc import Callable
 
 from taskfs.errors import ReadOnly
 from taskfs.tree.handles import Handle, TextHandle
+from taskfs.tree.held_texts import HeldTexts, Text
 from taskfs.tree.nodes import FILE_MODE, Attrs, Node, blocks_of, inode
-from taskfs.tree.text_pins import Pins, Text
 
 
 class TextNode(Node):
-    """A text file that *render* renders; `pins` keeps the text whose size a stat reported."""
+    """A text file that *render* renders; `held_texts` keeps the text whose size a stat reported."""
 
     def __init__(
-        self, path: str, pins: Pins, render: Callable[[], Text], mode: int = FILE_MODE
+        self, path: str, held_texts: HeldTexts, render: Callable[[], Text], mode: int = FILE_MODE
     ) -> None:
         super().__init__(path)
         self._mode = mode
-        self._pins = pins
+        self._held_texts = held_texts
         self._render = render
 
     def attrs(self) -> Attrs:
-        text = self._pins.report(self.path, self._render)
+        text = self._held_texts.report(self.path, self._render)
         size = len(text.body)
         return Attrs(
             self._mode,
@@ -34,4 +34,4 @@ class TextNode(Node):
     def open(self, *, writing: bool) -> Handle:
         if writing:
             raise ReadOnly(f"{self.path} cannot be written")
-        return TextHandle(self._pins.serve(self.path, self._render).body)
+        return TextHandle(self._held_texts.serve(self.path, self._render).body)

@@ -14,10 +14,10 @@ from taskfs.tree.context import TreeContext
 from taskfs.tree.control_nodes import CONTROL_DIR, ControlNode
 from taskfs.tree.date_view import BY_DATE, DateNames, DateViewNode
 from taskfs.tree.handles import HandleTable
+from taskfs.tree.held_texts import Text
 from taskfs.tree.nodes import DIRECTORY_MODE, LINK_MODE, Attrs, Directory, Entry, Link, Node, inode
 from taskfs.tree.task_node import TaskNode, task_attrs
 from taskfs.tree.text_node import TextNode
-from taskfs.tree.text_pins import Text
 from taskfs.tree.view_nodes import VIEWS, ViewNode
 
 LATEST: Final = ".latest"
@@ -112,7 +112,7 @@ class RootNode(Directory):
                 return self._latest()
             raise NotFound(f"there is no {name}")
         if name == TASKS_FILE:
-            return TextNode(name, self._context.pins, self._render_tasks)
+            return TextNode(name, self._context.held_texts, self._render_tasks)
         return TaskNode(name, self._context, self._context.task_cache.get(name))
 
     def _render_tasks(self) -> Text:

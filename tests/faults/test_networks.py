@@ -14,7 +14,7 @@ import pytest
 
 from taskfs.errors import TaskFSError, Unavailable, Unreachable
 from taskfs.remote import connection_errors
-from taskfs.remote.retry import Budget
+from taskfs.remote.retry import Deadline
 from taskfs.remote.transport import Transport
 from taskfs.remote.trust import BUNDLE_VARIABLES, OPENSSL_VARIABLES, tls_context
 from taskfs.support.stats import Stats
@@ -301,9 +301,9 @@ def test_tls_connections_share_one_context(cloud: FakeCloud, authority: Authorit
         patch.setattr(ssl.SSLContext, "load_verify_locations", load)
         for _ in range(3):
             transport = Transport(timeout_s=5, stats=Stats(), endpoint="api")
-            budget = Budget(5, time.monotonic())
+            deadline = Deadline(5, time.monotonic())
             transport.send(
-                "GET it", "GET", f"https://localhost:{server.port}/version", budget
+                "GET it", "GET", f"https://localhost:{server.port}/version", deadline
             ).close()
             transport.close()
         assert opened == [str(authority.file)] and server.accepted == 3
@@ -318,9 +318,11 @@ def error_of(url: str, *, timeout_s: float, answered: str = "") -> TaskFSError:
     transport = Transport(timeout_s=timeout_s, stats=Stats(), endpoint="api")
     try:
         if answered:
-            transport.send("GET it", "GET", answered, transport.budget()).close()
+            transport.send("GET it", "GET", answered, transport.deadline()).close()
         with pytest.raises(TaskFSError) as caught:
-            transport.run_with_retries(lambda budget: transport.send("GET it", "GET", url, budget))
+            transport.run_with_retries(
+                lambda deadline: transport.send("GET it", "GET", url, deadline)
+            )
         return caught.value
     finally:
         transport.close()

@@ -5,7 +5,7 @@ from typing import Any, Final
 import pytest
 
 from taskfs.errors import StaleObject, Unsupported
-from taskfs.remote.object_store import StoredObject
+from taskfs.remote.object_store import StoreObject
 from taskfs.remote.transport import Transport
 from tests.fake_api import FakeCloud
 from tests.faults.scenarios import add_fault, finished, put, read_whole
@@ -78,14 +78,14 @@ def test_a_replaced_object_is_stale_whatever_the_form_of_its_tag(
     """X-5, X-20: A replaced object is ESTALE whatever the form of its tag."""
     cloud.put_object("x", CONTENT)
     cloud.faults.add("tag", side="store", times=None, forms=list(forms))
-    stored = StoredObject("x", lambda: cloud.signed_url("x"), transport)
-    version = stored.fetch_tail(10).version
+    store_object = StoreObject("x", lambda: cloud.signed_url("x"), transport)
+    version = store_object.fetch_tail(10).version
     for _ in range(3):
-        assert_same(stored.fetch_range(5, 500, version), CONTENT[5:500])
+        assert_same(store_object.fetch_range(5, 500, version), CONTENT[5:500])
     cloud.put_object("x", CONTENT[::-1] + b"x" * size)
     for _ in range(3):
         with pytest.raises(StaleObject):
-            stored.fetch_range(5, 500, version)
+            store_object.fetch_range(5, 500, version)
 
 
 def test_an_archive_that_is_replaced_on_a_store_with_weak_tags(fs: Surface) -> None:
@@ -122,7 +122,7 @@ def test_a_compressed_representation_is_refused(
     cloud.put_object("x", CONTENT)
     cloud.faults.add("header", name="Content-Encoding", value=coding, side="store", times=None)
     with pytest.raises(Unsupported):
-        StoredObject("x", lambda: cloud.signed_url("x"), transport).fetch_tail(10)
+        StoreObject("x", lambda: cloud.signed_url("x"), transport).fetch_tail(10)
 
 
 @pytest.mark.parametrize("length", [10, 300_000, 5_000_000])
@@ -137,7 +137,7 @@ def test_the_tail_is_exactly_the_tail(
     for content in (SMALL, CONTENT):
         cloud.put_object("x", content)
         cloud.faults.add(kind, side="store", times=times, **options)
-        tail = StoredObject("x", lambda: cloud.signed_url("x"), transport).fetch_tail(length)
+        tail = StoreObject("x", lambda: cloud.signed_url("x"), transport).fetch_tail(length)
         assert tail.start == max(0, len(content) - length)
         assert_same(tail.body, content[-length:])
         assert tail.version.size == len(content)
@@ -150,7 +150,7 @@ def test_a_cut_tail_is_resumed_by_plain_ranges(cloud: FakeCloud, transport: Tran
     cloud.put_object("x", CONTENT)
     cloud.faults.add("no suffix", side="store", how=416)
     cloud.faults.add("short", side="store", skip=1, after_bytes=200_000)
-    tail = StoredObject("x", lambda: cloud.signed_url("x"), transport).fetch_tail(900_000)
+    tail = StoreObject("x", lambda: cloud.signed_url("x"), transport).fetch_tail(900_000)
     assert_same(tail.body, CONTENT[-900_000:])
     ranges = [record.range for record in cloud.requests if record.side == "store"]
     assert ranges[:3] == ["bytes=-900000", "bytes=0-0", "bytes=600000-1499999"]

@@ -10,7 +10,7 @@ import pytest
 
 from taskfs.errors import Unavailable
 from taskfs.remote.api_client import TaskClient
-from taskfs.remote.object_store import StoredObject
+from taskfs.remote.object_store import StoreObject
 from taskfs.remote.transport import Transport
 from tests.fake_api import FakeCloud
 from tests.faults.scenarios import add_fault, errno_of, finished, read_whole
@@ -70,11 +70,11 @@ def test_a_renewal_that_fails_fails_for_all_at_once(cloud: FakeCloud, transport:
             raise Unavailable("the API is away")
         return cloud.signed_url("x")
 
-    stored = StoredObject("x", sign, transport)
+    store_object = StoreObject("x", sign, transport)
 
     def read() -> BaseException | None:
         try:
-            stored.fetch_tail(10)
+            store_object.fetch_tail(10)
         except Unavailable as exc:
             return exc
         return None
@@ -88,7 +88,7 @@ def test_a_renewal_that_fails_fails_for_all_at_once(cloud: FakeCloud, transport:
         outcomes = [future.result(30) for future in (first, *others)]
     assert outcomes[0] is not None
     assert len(calls) <= 2  # a reader that came after the failure may have asked anew
-    assert_same(stored.fetch_tail(10).body, BODIES["f00"][-10:])
+    assert_same(store_object.fetch_tail(10).body, BODIES["f00"][-10:])
 
 
 @pytest.mark.parametrize("kind", ["expire", "revoke"])

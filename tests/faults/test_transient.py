@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pytest
 
-from taskfs.remote.object_store import StoredObject
+from taskfs.remote.object_store import StoreObject
 from taskfs.remote.transport import Transport
 from taskfs.support.stats import Stats
 from tests.fake_api import FakeCloud
@@ -224,8 +224,8 @@ def test_a_name_that_does_not_resolve_is_survived(
 
     monkeypatch.setattr(socket, "getaddrinfo", resolver)
     url = cloud.signed_url("x").replace("127.0.0.1", "store.invalid")
-    stored = StoredObject("x", lambda: url, transport)
-    assert_same(stored.fetch_tail(1000).body, CONTENT[-1000:])
+    store_object = StoreObject("x", lambda: url, transport)
+    assert_same(store_object.fetch_tail(1000).body, CONTENT[-1000:])
     assert asked == 4
 
 
@@ -246,13 +246,13 @@ def test_a_body_cut_at_any_point_is_resumed_where_it_stopped(cloud: FakeCloud, k
     """X-13: A body cut at any point is resumed where it stopped."""
     transport = Transport(timeout_s=3, stats=Stats(), endpoint="store")
     cloud.put_object("x", CONTENT)
-    stored = StoredObject("x", lambda: cloud.signed_url("x"), transport)
-    version = stored.fetch_tail(1).version
+    store_object = StoreObject("x", lambda: cloud.signed_url("x"), transport)
+    version = store_object.fetch_tail(1).version
     points = [1, 65_535, 65_536, 262_144, len(CONTENT) - 1]
     for point in points if kind != "stall" else points[2:3]:
         cloud.clear_requests()
         cloud.faults.add(kind, side="store", after_bytes=point)
-        assert_same(stored.fetch_range(0, len(CONTENT), version), CONTENT)
+        assert_same(store_object.fetch_range(0, len(CONTENT), version), CONTENT)
         first, second = [r.range for r in cloud.requests]
         assert first == f"bytes=0-{len(CONTENT) - 1}"
         begin = int(str(second).removeprefix("bytes=").split("-")[0])

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from taskfs.errors import BadAnswer
 from taskfs.remote.api_client import TaskClient
-from taskfs.remote.object_store import SMALL_OBJECT, StoredObject
+from taskfs.remote.object_store import SMALL_OBJECT, StoreObject
 from taskfs.remote.transport import Transport
 from tests.fake_api import FakeCloud
 from tests.faults.scenarios import add_fault, errno_of, finished, read_whole
@@ -157,13 +157,13 @@ def test_a_body_without_a_length_is_taken_by_its_range(
 ) -> None:
     """X-9: A body without a length is accepted by its range."""
     cloud.put_object("x", CONTENT)
-    stored = StoredObject("x", lambda: cloud.signed_url("x"), transport)
+    store_object = StoreObject("x", lambda: cloud.signed_url("x"), transport)
     cloud.faults.add("chunked", side="store", times=None)
-    version = stored.fetch_tail(10).version
-    assert_same(stored.fetch_range(0, 1000, version), CONTENT[:1000])
+    version = store_object.fetch_tail(10).version
+    assert_same(store_object.fetch_range(0, 1000, version), CONTENT[:1000])
     cloud.faults.clear()
     cloud.faults.add("chunked", side="store", times=1, extra=b"surplus")
-    assert_same(stored.fetch_range(0, 1000, version), CONTENT[:1000])
+    assert_same(store_object.fetch_range(0, 1000, version), CONTENT[:1000])
 
 
 @pytest.mark.parametrize("kind", ["short", "reset"])

@@ -11,7 +11,7 @@ import pytest
 
 from taskfs.cache.block_reader import MAX_RUN, BlockReader
 from taskfs.cache.memory_cache import BLOCK, Extent, ExtentCache
-from taskfs.cache.stored_blocks import StoredBlocks
+from taskfs.cache.persistent_blocks import PersistentBlocks
 from taskfs.errors import Interrupted, StaleObject, Unavailable
 from taskfs.support.buffers import Buffer
 from taskfs.support.interruptible_wait import Waiter
@@ -29,7 +29,7 @@ class Reading:
         self,
         body: bytes = BODY,
         cache_bytes: int = 64 << 20,
-        disk: StoredBlocks | None = None,
+        disk: PersistentBlocks | None = None,
         threads: int = 16,
     ) -> None:
         self.remote = FakeObject(body)

@@ -44,7 +44,7 @@ THIRD_PARTY: Final[Mapping[str, frozenset[str]]] = {
         "aiohttp": ["demo"],
         "aioice": ["remote", "demo"],
         "aiortc": ["remote", "demo"],
-        "cachetools": ["tasks.known_tasks", "tasks.task_cache", "tree.text_pins"],
+        "cachetools": ["tasks.known_tasks", "tasks.task_cache", "tree.held_texts"],
         "certifi": ["remote.trust"],
         "click": ["cli"],
         "compression": ["archive.decoders"],  # the standard library's, from Python 3.14 on

@@ -9,7 +9,7 @@ from taskfs.cache.disk_cache import FORMAT, INDEX, DiskCache, cache_key
 from taskfs.errors import ConfigError, NotCached, Unavailable
 from taskfs.model import ObjectVersion
 from taskfs.remote.task_json import parse_task
-from taskfs.tasks.accounts import open_database, open_stored
+from taskfs.tasks.accounts import open_database, open_read_only
 from taskfs.tasks.offline import FrozenCache, OfflineAPI
 
 URL = "https://api.example"
@@ -47,7 +47,7 @@ def place(tmp_path: Path) -> Path:
 def test_finished_tasks_are_listed_as_the_api_would(place: Path) -> None:
     """O-9, O-3: `--project`, `--status` and `--last` choose as online, and no unfinished task is
     listed."""
-    api = OfflineAPI(open_stored(place, URL, ""), place, URL)
+    api = OfflineAPI(open_read_only(place, URL, ""), place, URL)
     api.check()
     assert [task.id for task in api.list_tasks()] == ["a", "b", "c"]
     assert [task.id for task in api.list_tasks(project="p", last=1)] == ["b"]
@@ -59,7 +59,7 @@ def test_finished_tasks_are_listed_as_the_api_would(place: Path) -> None:
 
 def test_everything_else_is_not_cached(place: Path) -> None:
     """O-4: Anything else is ETIMEDOUT at once."""
-    api = OfflineAPI(open_stored(place, URL, ""), place, URL)
+    api = OfflineAPI(open_read_only(place, URL, ""), place, URL)
     remote = api.open_object("x/output.zip", None)
     for call in (
         lambda: api.get_task("x"),
@@ -75,7 +75,7 @@ def test_everything_else_is_not_cached(place: Path) -> None:
             call()
     assert NotCached.errno == Unavailable.errno
     with pytest.raises(ConfigError, match="mount it once without --offline"):
-        OfflineAPI(open_stored(place, "https://other", ""), place, "https://other").check()
+        OfflineAPI(open_read_only(place, "https://other", ""), place, "https://other").check()
 
 
 def test_a_frozen_cache_serves_and_is_never_changed(place: Path) -> None:

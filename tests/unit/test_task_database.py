@@ -18,7 +18,7 @@ from taskfs.api_key import Secret
 from taskfs.model import Task
 from taskfs.remote.task_json import parse_task
 from taskfs.support.redaction import register_secret
-from taskfs.tasks.accounts import UNUSED_S, open_database, open_stored
+from taskfs.tasks.accounts import UNUSED_S, open_database, open_read_only
 from taskfs.tasks.database_file import VERSION, DatabaseFile
 from taskfs.tasks.selection import Scope, Selection
 from taskfs.tasks.task_database import TaskDatabase
@@ -64,7 +64,7 @@ def files(cache: Path) -> list[Path]:
 
 def stored(cache: Path, key: str = "key", url: str = URL) -> list[Task]:
     """Return the tasks that an offline mount finds."""
-    database = open_stored(cache, url, Secret(key) if key else "")
+    database = open_read_only(cache, url, Secret(key) if key else "")
     try:
         return database.tasks(Selection(finished_only=True))
     finally:

@@ -1,4 +1,4 @@
-"""`Transport`: timeouts, retries within a budget, and the conversion of errors."""
+"""`Transport`: timeouts, retries until a deadline, and the conversion of errors."""
 
 import contextlib
 import email.utils
@@ -15,7 +15,7 @@ import requests
 import urllib3
 
 from taskfs.errors import AccessDenied, BadAnswer, TaskFSError, Unavailable
-from taskfs.remote.retry import Budget, Transient, retry_after_s
+from taskfs.remote.retry import Deadline, Transient, retry_after_s
 from taskfs.remote.transport import KEY_HEADER, MAX_REDIRECTS, Transport, error_for_status
 from taskfs.support.stats import Stats
 from tests.fake_api import FakeCloud
@@ -35,10 +35,10 @@ def transport_of(timeout_s: float, **options: Any) -> Transport:
 def get(transport: Transport, url: str, **options: Any) -> bytes:
     """Return the body of one GET, with retries."""
 
-    def attempt(budget: Budget) -> bytes:
+    def attempt(deadline: Deadline) -> bytes:
         body = bytearray()
-        response = transport.send("GET it", "GET", url, budget, **options)
-        transport.receive("GET it", response, budget, body)
+        response = transport.send("GET it", "GET", url, deadline, **options)
+        transport.receive("GET it", response, deadline, body)
         return bytes(body)
 
     return transport.run_with_retries(attempt)
@@ -55,7 +55,7 @@ def test_a_transient_status_is_retried(cloud: FakeCloud, transport: Transport, s
 @pytest.mark.parametrize(
     ("status", "kind"), [(503, BadAnswer), (500, BadAnswer), (429, Unavailable), (408, Unavailable)]
 )
-def test_the_last_error_is_raised_after_the_budget(
+def test_the_last_error_is_raised_after_the_deadline(
     cloud: FakeCloud, status: int, kind: type[TaskFSError]
 ) -> None:
     """X-3, X-4: After the last retry a 5xx is EIO and no answer is ETIMEDOUT."""
@@ -70,7 +70,7 @@ def test_the_last_error_is_raised_after_the_budget(
 
 
 def test_a_last_try_too_short_for_an_answer_hides_none(cloud: FakeCloud) -> None:
-    """X-4, X-15: Where the end of the budget cuts the last try short, the error is that of the try
+    """X-4, X-15: Where the deadline cuts the last try short, the error is that of the try
     before it."""
     transport = transport_of(0.9)  # the second try gets less than a whole read timeout
     cloud.faults.add("status", status=500)
@@ -124,7 +124,7 @@ def test_retry_after_is_respected(cloud: FakeCloud) -> None:
     began = time.monotonic()
     with pytest.raises(BadAnswer):
         get(transport, f"{cloud.api_url}/version")
-    assert time.monotonic() - began < 5  # the pause would exceed the budget
+    assert time.monotonic() - began < 5  # the pause would exceed the deadline
     transport.close()
 
 
@@ -148,13 +148,13 @@ def test_a_body_that_stalls_or_is_cut_is_transient(cloud: FakeCloud) -> None:
     transport.close()
 
 
-def test_bytes_that_arrive_extend_the_budget() -> None:
-    """X-15: Bytes that arrive extend the budget."""
-    budget = Budget(1.0, time.monotonic() - 2)
-    assert budget.remaining_s < 0
-    budget.received = 10 << 20
-    assert budget.remaining_s > 60
-    assert Budget(30.0, time.monotonic()).attempt_timeout_s()[1] < 30
+def test_bytes_that_arrive_defer_the_deadline() -> None:
+    """X-15: Bytes that arrive defer the deadline."""
+    deadline = Deadline(1.0, time.monotonic() - 2)
+    assert deadline.remaining_s < 0
+    deadline.received = 10 << 20
+    assert deadline.remaining_s > 60
+    assert Deadline(30.0, time.monotonic()).attempt_timeout_s()[1] < 30
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_exceptions_of_libraries_are_converted(
 
     monkeypatch.setattr(transport._session, "request", fail)
     with pytest.raises(Transient) as caught:
-        transport.send("GET it", "GET", "http://localhost/", Budget(1, time.monotonic()))
+        transport.send("GET it", "GET", "http://localhost/", Deadline(1, time.monotonic()))
     assert isinstance(caught.value.error, Unavailable)
 
 

@@ -1,8 +1,8 @@
-"""`taskfs.cache.stored_blocks`: only blocks that are not stored are fetched."""
+"""`taskfs.cache.persistent_blocks`: only blocks that are not on disk are fetched."""
 
 import pytest
 
-from taskfs.cache.stored_blocks import fetch_missing
+from taskfs.cache.persistent_blocks import fetch_missing
 
 
 @pytest.mark.parametrize(

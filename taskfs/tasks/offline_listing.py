@@ -1,4 +1,4 @@
-"""`StoredListing`: the listing of a mount with `--offline`: the finished tasks that are stored."""
+"""`OfflineListing`: the listing of a mount with `--offline`: the finished tasks that are saved."""
 
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -10,7 +10,7 @@ from taskfs.tasks.selection import Selection
 from taskfs.tasks.task_filter import TaskFilter
 
 
-class StoredListing(AccountListing):
+class OfflineListing(AccountListing):
     """A listing that is never refreshed."""
 
     def __init__(

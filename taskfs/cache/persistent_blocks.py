@@ -1,4 +1,4 @@
-"""`StoredBlocks`: the blocks of one object version that outlive the process."""
+"""`PersistentBlocks`: the blocks of one object version that outlive the process."""
 
 import contextlib
 from collections.abc import Callable, Iterable
@@ -7,15 +7,15 @@ from typing import Protocol
 from taskfs.support.buffers import Buffer
 
 
-class StoredBlocks(Protocol):
-    """The stored blocks of one object version. No method raises: what fails is a miss."""
+class PersistentBlocks(Protocol):
+    """The blocks of one object version on disk. No method raises: what fails is a miss."""
 
     def files(self, first: int, stop: int) -> list[str]:
         """Return the names of the files for the blocks [first, stop)."""
         ...
 
     def present(self, first: int, stop: int) -> list[int]:
-        """Return which of the blocks [first, stop) seem to be stored, in order."""
+        """Return which of the blocks [first, stop) seem to be on disk, in order."""
         ...
 
     def get(self, first: int, count: int = 1) -> Buffer | None:
@@ -39,18 +39,18 @@ class StoredBlocks(Protocol):
 
 
 def fetch_missing(
-    stored: Iterable[tuple[int, int, Buffer]],
+    on_disk: Iterable[tuple[int, int, Buffer]],
     fetch: Callable[[int, int], Buffer],
     first: int,
     stop: int,
 ) -> Buffer:
-    """Return the blocks [first, stop); fetch those that are not in *stored*.
+    """Return the blocks [first, stop); fetch those that are not in *on_disk*.
 
-    *stored* yields runs (first, stop, bytes) in order. It may have gained blocks while the caller
-    waited for a lock, because the process that held the lock stored them.
+    *on_disk* yields runs (first, stop, bytes) in order. It may have gained blocks while the caller
+    waited for a lock, because the process that held the lock wrote them.
     """
     pieces: list[Buffer] = []
-    for begin, end, run in stored:
+    for begin, end, run in on_disk:
         if first < begin:
             pieces.append(fetch(first, begin))
         pieces.append(run)

@@ -1,7 +1,7 @@
-"""`Pins`: an open serves the text whose size the last stat reported.
+"""`HeldTexts`: an open serves the text whose size the last stat reported.
 
 The kernel remembers a size for the attr timeout, and rsync and tar read exactly that size. So a
-stat pins the rendered text for that long.
+stat holds the rendered text for that long.
 """
 
 import threading
@@ -13,7 +13,7 @@ from cachetools import TTLCache
 
 from taskfs.support.clock import age_clock
 
-MAX_PINS: Final = 100_000
+MAX_TEXTS: Final = 100_000
 # Seconds. The kernel starts its attr timeout when it receives the answer, a little after us.
 MARGIN_S: Final = 0.1
 
@@ -40,8 +40,8 @@ class Text:
     reported_s: float = float("-inf")
 
 
-class Pins:
-    """The pinned texts by path. Safe for concurrent use; the lock is not held while rendering."""
+class HeldTexts:
+    """The held texts by path. Safe for concurrent use; the lock is not held while rendering."""
 
     def __init__(
         self,
@@ -54,22 +54,22 @@ class Pins:
         self._clock = clock
         self._lock = threading.Lock()
         self._texts: TTLCache[str, Text] = TTLCache(
-            MAX_PINS, self._fresh_s + self._hold_s, timer=clock
+            MAX_TEXTS, self._fresh_s + self._hold_s, timer=clock
         )
 
     def report(self, path: str, render: Callable[[], Text]) -> Text:
-        """Return the text for a stat: the pinned one while it is fresh, else a new one."""
-        text = self._pinned(path)
+        """Return the text for a stat: the held one while it is fresh, else a new one."""
+        text = self._held(path)
         if text is None or self._clock() - text.as_of_s > self._fresh_s:
-            text = self._pin(path, render())
+            text = self._hold(path, render())
         text.reported_s = self._clock()
         return text
 
     def serve(self, path: str, render: Callable[[], Text]) -> Text:
         """Return the text for an open: the one whose size was just reported, else a new one."""
-        text = self._pinned(path)
+        text = self._held(path)
         if text is None:
-            text = self._pin(path, render())
+            text = self._hold(path, render())
             text.reported_s = self._clock()  # an fstat that follows reports the same
         return text
 
@@ -79,14 +79,14 @@ class Pins:
             for path in [path for path in self._texts if path.startswith(prefix)]:
                 self._texts.pop(path, None)  # `del` fails if it expires just now
 
-    def _pinned(self, path: str) -> Text | None:
+    def _held(self, path: str) -> Text | None:
         with self._lock:
             text: Text | None = self._texts.get(path)
         if text is None or self._clock() - text.reported_s > self._hold_s:
             return None
         return text
 
-    def _pin(self, path: str, text: Text) -> Text:
+    def _hold(self, path: str, text: Text) -> Text:
         text.as_of_s = min(text.as_of_s, self._clock())
         with self._lock:
             self._texts[path] = text
