@@ -11,9 +11,9 @@ from typing import Final
 import pytest
 
 from tests.fake_api import FakeCloud
+from tests.file_systems import FileSystem, InProcess, assert_same, walk
 from tests.mounts import Mount
 from tests.outputs import Files, noise
-from tests.surfaces import InProcess, Surface, assert_same, walk
 
 SEGMENT: Final = 4 << 20
 MountFactory = Callable[..., contextlib.AbstractContextManager[Mount]]
@@ -28,7 +28,7 @@ def make_files(seed: int) -> Files:
     }
 
 
-def check_outputs(fs: Surface, task: str, files: Files) -> None:
+def check_outputs(fs: FileSystem, task: str, files: Files) -> None:
     """Fail unless the task's outputs are exactly *files*."""
     assert sorted(walk(fs, f"{task}/outputs")) == sorted(files)
     for name, body in files.items():

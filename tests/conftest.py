@@ -22,9 +22,9 @@ from taskfs.core import open_core
 from taskfs.options import BY_NAME
 from tests.caches import MountFactory, TreeFactory
 from tests.fake_api import FakeCloud
+from tests.file_systems import FileSystem, InProcess, Mounted
 from tests.mounts import Mount
 from tests.outputs import QUICK
-from tests.surfaces import InProcess, Mounted, Surface
 
 SHARED = {**QUICK, "timeout": "6s"}
 ON_BOTH = ["tree", pytest.param("mount", marks=pytest.mark.mount)]
@@ -89,8 +89,8 @@ def on_mount(cloud: FakeCloud, home: Path, options: dict[str, str]) -> Iterator[
 @pytest.fixture
 def tree(cloud: FakeCloud, tmp_path: Path) -> Iterator[InProcess]:
     """The operations in process, with the default cache times."""
-    with in_process(cloud, tmp_path / "cache", {}) as surface:
-        yield surface
+    with in_process(cloud, tmp_path / "cache", {}) as fs:
+        yield fs
 
 
 @pytest.fixture
@@ -113,11 +113,13 @@ def mnt(new_mount: Callable[..., Mount]) -> Path:
     return new_mount().path
 
 
-def open_surfaces(kind: str, cloud: FakeCloud, folder: Path) -> Iterator[Callable[..., Surface]]:
-    """Yield a function that opens a surface of *kind* with options, until the fixture ends."""
+def open_file_systems(
+    kind: str, cloud: FakeCloud, folder: Path
+) -> Iterator[Callable[..., FileSystem]]:
+    """Yield a function that opens a file system of *kind* with options, until the fixture ends."""
     with contextlib.ExitStack() as stack:
 
-        def surface(**options: str) -> Surface:
+        def open_one(**options: str) -> FileSystem:
             if kind == "tree":
                 return stack.enter_context(in_process(cloud, folder / "cache", options))
             if kind == "fusepy":
@@ -125,15 +127,15 @@ def open_surfaces(kind: str, cloud: FakeCloud, folder: Path) -> Iterator[Callabl
             mount = stack.enter_context(on_mount(cloud, folder / "mount", options))
             return Mounted(cloud, mount.path)
 
-        yield surface
+        yield open_one
 
 
 @pytest.fixture(params=ON_BOTH)
 def new_fs(
     request: pytest.FixtureRequest, tmp_path: Path, cloud: FakeCloud
-) -> Iterator[Callable[..., Surface]]:
-    """Opens a surface of the test's own `cloud`, with options such as `timeout="1s"`."""
-    yield from open_surfaces(request.param, cloud, tmp_path)
+) -> Iterator[Callable[..., FileSystem]]:
+    """Opens a file system of the test's own `cloud`, with options such as `timeout="1s"`."""
+    yield from open_file_systems(request.param, cloud, tmp_path)
 
 
 @pytest.fixture(scope="session")
@@ -147,8 +149,8 @@ def shared_cloud() -> Iterator[FakeCloud]:
 def shared_tree(
     shared_cloud: FakeCloud, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[InProcess]:
-    with in_process(shared_cloud, tmp_path_factory.mktemp("cache"), SHARED) as surface:
-        yield surface
+    with in_process(shared_cloud, tmp_path_factory.mktemp("cache"), SHARED) as fs:
+        yield fs
 
 
 @pytest.fixture(scope="session")
@@ -177,8 +179,8 @@ def share_mount(request: pytest.FixtureRequest, kind: str) -> Iterator[Mount]:
     mount.check_log()
 
 
-def share_surface(request: pytest.FixtureRequest, cloud: FakeCloud) -> Iterator[Surface]:
-    """Yield the shared surface that the fixture's parameter names."""
+def share_file_system(request: pytest.FixtureRequest, cloud: FakeCloud) -> Iterator[FileSystem]:
+    """Yield the shared file system that the fixture's parameter names."""
     if request.param == "tree":
         yield request.getfixturevalue("shared_tree")
         cloud.faults.clear()
@@ -188,9 +190,9 @@ def share_surface(request: pytest.FixtureRequest, cloud: FakeCloud) -> Iterator[
 
 
 @pytest.fixture(params=ON_BOTH)
-def fs(request: pytest.FixtureRequest, shared_cloud: FakeCloud) -> Iterator[Surface]:
-    """A surface shared by many tests: a test looks only at tasks that it created."""
-    yield from share_surface(request, shared_cloud)
+def fs(request: pytest.FixtureRequest, shared_cloud: FakeCloud) -> Iterator[FileSystem]:
+    """A file system shared by many tests: a test looks only at tasks that it created."""
+    yield from share_file_system(request, shared_cloud)
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ class Engines:
                 state.detach()  # an aborted connection leaves its mount in the table
 
 
-def choose_engines(config: Config, place: Path) -> Engines:
+def choose_engines(config: Config, mountpoint: Path) -> Engines:
     """Return the engines that *config* allows for the mountpoint *place*."""
     options = MountOptions(
         fsname=config.fsname,
@@ -93,4 +93,4 @@ def choose_engines(config: Config, place: Path) -> Engines:
     names: Sequence[str] = [config.engine]
     if config.engine == AUTO:
         names = ["kernel", "fusepy"] if sys.platform == "linux" else ["fusepy"]
-    return Engines([_ENGINE_TYPES[name](place, options) for name in names])
+    return Engines([_ENGINE_TYPES[name](mountpoint, options) for name in names])

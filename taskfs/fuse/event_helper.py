@@ -54,21 +54,21 @@ def call(device: str, name: str, mountpoint: str, path: str, target: str) -> int
             number = os.fstat(root).st_dev
             if f"{os.major(number)}:{os.minor(number)}" != device:
                 return errno.ENODEV
-            place = path or "."
+            relative = path or "."
             if name in ("modify", "attrib"):
-                touch(place, root, both=name == "attrib")
+                touch(relative, root, both=name == "attrib")
                 if name == "modify":
-                    close_written(place, root)
+                    close_written(relative, root)
             elif name == "mkdir":
-                os.mkdir(place, dir_fd=root)
+                os.mkdir(relative, dir_fd=root)
             elif name == "mknod":
-                os.mknod(place, 0o100644, dir_fd=root)
+                os.mknod(relative, 0o100644, dir_fd=root)
             elif name == "symlink":
-                os.symlink(target, place, dir_fd=root)
+                os.symlink(target, relative, dir_fd=root)
             elif name == "rmdir":
-                os.rmdir(place, dir_fd=root)
+                os.rmdir(relative, dir_fd=root)
             elif name == "unlink":
-                os.unlink(place, dir_fd=root)
+                os.unlink(relative, dir_fd=root)
             else:
                 return errno.ENOSYS
         finally:

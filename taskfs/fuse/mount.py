@@ -13,8 +13,9 @@ from typing import Final
 
 from taskfs.config import Config
 from taskfs.errors import MountError
-from taskfs.fuse import daemonize, mountpoint
+from taskfs.fuse import daemonize
 from taskfs.fuse.mount_errors import CONTAINER, NEEDS_ALLOW_OTHER
+from taskfs.fuse.mountpoint import prepare
 from taskfs.fuse.server import Adjustment, serve, unchanged
 from taskfs.fuse.systemd import READY, STOPPING, ServiceManager
 from taskfs.remote import wait_notice
@@ -26,7 +27,7 @@ DEVICE: Final = Path("/dev/fuse")
 
 def mount(
     config: Config,
-    place: Path,
+    mountpoint: Path,
     *,
     foreground: bool,
     on_note: Callable[[str], object] | None = None,
@@ -42,10 +43,10 @@ def mount(
         MountError: it cannot be mounted, and nothing is; the text is one line that names the fix.
         TaskFSError: the key is rejected or the API cannot be reached.
     """
-    place = mountpoint.prepare(place)
+    mountpoint = prepare(mountpoint)
     _check_machine(config)
     if foreground:
-        _mount_in_foreground(config, place, on_note, adjust)
+        _mount_in_foreground(config, mountpoint, on_note, adjust)
         return
 
     def work(report: daemonize.Report) -> None:
@@ -53,14 +54,14 @@ def mount(
         if config.log_file:
             logs.log_to_file(config.log_file, config.log_level)
         else:
-            logs.log_to_default_file(place, config.log_level)
-        serve(config, place, on_live=report.live, adjust=adjust)
+            logs.log_to_default_file(mountpoint, config.log_level)
+        serve(config, mountpoint, on_live=report.live, adjust=adjust)
 
     daemonize.start(work, on_note)
 
 
 def _mount_in_foreground(
-    config: Config, place: Path, on_note: Callable[[str], object] | None, adjust: Adjustment
+    config: Config, mountpoint: Path, on_note: Callable[[str], object] | None, adjust: Adjustment
 ) -> None:
     wait_notice.set_notifier(on_note)
     manager = ServiceManager()
@@ -70,8 +71,8 @@ def _mount_in_foreground(
         logs.log_to_stderr(config.log_level)
     serve(
         config,
-        place,
-        on_live=lambda: manager.notify(READY, f"STATUS=Mounted on {place}"),
+        mountpoint,
+        on_live=lambda: manager.notify(READY, f"STATUS=Mounted on {mountpoint}"),
         on_end=lambda: manager.notify(STOPPING),
         adjust=adjust,
     )

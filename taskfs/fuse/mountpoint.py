@@ -38,14 +38,14 @@ MNT_DETACH: Final = 2  # umount2(2)
 
 def absolute(mountpoint: Path) -> Path:
     """Return the path as the kernel names it, without asking the mount itself."""
-    place = Path(os.path.abspath(mountpoint))
+    path = Path(os.path.abspath(mountpoint))
     for _ in range(MAX_LINKS):
-        place = Path(os.path.realpath(place.parent)) / place.name if place.name else place
+        path = Path(os.path.realpath(path.parent)) / path.name if path.name else path
         try:
-            target = os.readlink(place)
+            target = os.readlink(path)
         except OSError:  # not a link: the kernel knows that without asking a file system
-            return place
-        place = Path(os.path.abspath(place.parent / target))
+            return path
+        path = Path(os.path.abspath(path.parent / target))
     raise MountError(f"{mountpoint} is a link without end: choose a directory")
 
 

@@ -33,7 +33,7 @@ def unchanged(config: Config) -> tuple[Config, Callable[[], object]]:
 
 def serve(
     config: Config,
-    place: Path,
+    mountpoint: Path,
     *,
     on_live: Callable[[], object],
     on_end: Callable[[], object] = lambda: None,
@@ -49,7 +49,7 @@ def serve(
         MountError, TaskFSError: it cannot be mounted; the process continues.
     """
     process_memory.tune()
-    state = MountState(place)
+    state = MountState(mountpoint)
     watch_signals(state)
     threading.Thread(
         target=process_memory.trim_until, args=(state.ended,), name="taskfs-trim", daemon=True
@@ -65,12 +65,12 @@ def serve(
 
     gc.freeze()
     gc.enable()
-    engines = choose_engines(config, place)
+    engines = choose_engines(config, mountpoint)
     core = open_core(
         config,
         first_listing=listing,
         interrupted=engines.interrupted,
-        mountpoint=str(place),
+        mountpoint=str(mountpoint),
         engine_name=engines.name,
         push_enabled=engines.pushes_pages,
     )
@@ -91,7 +91,7 @@ def serve(
                 start_events(
                     core.tree,
                     operations,
-                    str(place),
+                    str(mountpoint),
                     state.device,
                     attr_timeout_s=config.attr_timeout_s,
                     mode=config.events,
@@ -99,7 +99,7 @@ def serve(
             )
         log.info(
             "taskfs %s mounted on %s, pid %d, options: %s",
-            *(__version__, place, os.getpid(), _changed_options(config)),
+            *(__version__, mountpoint, os.getpid(), _changed_options(config)),
         )
         on_live()
         from taskfs.fuse.preload import load_rest
@@ -113,8 +113,8 @@ def serve(
         _close(*events, core.close, close_adjusted)
         state.ended.set()
     if not state.live.is_set():
-        raise MountError(f"{place} was unmounted before the mount was live")
-    log.info("unmounted from %s", place)
+        raise MountError(f"{mountpoint} was unmounted before the mount was live")
+    log.info("unmounted from %s", mountpoint)
     end_process()
 
 

@@ -17,7 +17,7 @@ from platformdirs import user_cache_dir
 
 from tests import interrupts
 
-from . import floor, live
+from . import inflate_times, live
 from .archives import TOP, Archive, open_archive
 from .cloud import Cloud
 from .machine import describe, wait_until_idle
@@ -162,8 +162,8 @@ def _measure(
     if "big" in archives:
         path = archives["big"].path
         wait_until_idle(arguments.idle_wait, IDLE_CORES)
-        results.inflate_s = floor.measure(peers_python(CACHE), path, TOP + LARGE)
-        results.bare_s = floor.measure_mounted(path, TOP + LARGE)
+        results.inflate_s = inflate_times.measure(peers_python(CACHE), path, TOP + LARGE)
+        results.minimal_mount_s = inflate_times.measure_mounted(path, TOP + LARGE)
     if "mixed" in archives:
         results.mixed_bytes = sum(member.compressed for member in archives["mixed"].members)
     cloud = Cloud(archives.values())
@@ -171,7 +171,7 @@ def _measure(
         for workload in workloads:
             archive = archives[workload.archive]
             for step in workload.steps(archive, arguments.scale):
-                results.floors[workload.name, step.title] = step.floor
+                results.lower_bounds[workload.name, step.title] = step.lower_bound
                 if step.inflates:
                     results.inflating.add((workload.name, step.title))
             for rtt_ms in arguments.rtt:
@@ -254,12 +254,12 @@ def _as_json(results: Results, missing: dict[str, str], scale: float) -> str:
             "machine": describe(),
             "scale": scale,
             "inflate_s": results.inflate_s,
-            "bare_s": results.bare_s,
+            "bare_s": results.minimal_mount_s,
             "missing": missing,
             "outcomes": [asdict(outcome) for runs in results.runs.values() for outcome in runs],
-            "floors": [
+            "lower_bounds": [
                 {"workload": workload, "step": step, "requests": least.requests, "sent": least.sent}
-                for (workload, step), least in results.floors.items()
+                for (workload, step), least in results.lower_bounds.items()
             ],
         },
         indent=1,

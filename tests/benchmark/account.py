@@ -55,7 +55,7 @@ class AccountCloud:
         self._process.wait(10)
 
 
-class _Served:
+class _Commands:
     """The cloud; each method is a command."""
 
     def __init__(self) -> None:
@@ -251,10 +251,10 @@ def measure_study(count: int, latency_s: float) -> None:
 
 
 def _serve() -> None:
-    served = _Served()
+    commands = _Commands()
     for line in sys.stdin:
         name, *arguments = json.loads(line)
-        print(json.dumps(getattr(served, name)(*arguments)), flush=True)
+        print(json.dumps(getattr(commands, name)(*arguments)), flush=True)
 
 
 def main() -> None:

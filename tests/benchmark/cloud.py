@@ -96,7 +96,7 @@ class Cloud:
         return json.loads(answer)
 
 
-class _Served:
+class _Commands:
     """The two servers; each method is a command."""
 
     def serve(self, archives: list[tuple[str, str, int, int]]) -> tuple[str, str]:
@@ -128,10 +128,10 @@ class _Served:
 
 
 def _main() -> None:
-    served = _Served()
+    commands = _Commands()
     for line in sys.stdin:
         name, *arguments = json.loads(line)
-        print(json.dumps(getattr(served, name)(*arguments)), flush=True)
+        print(json.dumps(getattr(commands, name)(*arguments)), flush=True)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from .store import OBJECT
 
 # The environment variable with the path of an earlier version's `taskfs`.
 EARLIER: Final = "TASKFS_BENCH_EARLIER"
-# The peers from PyPI; `floor` needs isal.
+# The peers from PyPI; `lower_bound` needs isal.
 PACKAGES: Final = (
     "ratarmount==1.3.0",
     "remotezip==0.12.6",

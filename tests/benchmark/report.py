@@ -8,7 +8,7 @@ from typing import Final
 
 from .peers import PEERS
 from .runs import Outcome
-from .workloads import Floor
+from .workloads import LowerBound
 
 MB: Final = 1_000_000
 IDLE_CORES: Final = 0.2  # other processes may use this many cores without disturbing a run
@@ -21,9 +21,9 @@ class Results:
     """All outcomes of a benchmark, and the lower bounds they are compared with."""
 
     runs: dict[_Key, list[Outcome]] = field(default_factory=dict)
-    floors: dict[tuple[str, str], Floor] = field(default_factory=dict)
+    lower_bounds: dict[tuple[str, str], LowerBound] = field(default_factory=dict)
     inflate_s: float | None = None
-    bare_s: float | None = None
+    minimal_mount_s: float | None = None
     inflating: set[tuple[str, str]] = field(default_factory=set)
     mixed_bytes: int = 0  # compressed size of all members of `mixed`
 
@@ -47,7 +47,7 @@ class Results:
         return None if found is None or found.failure else found
 
     def steps(self, workload: str) -> list[str]:
-        return list(dict.fromkeys(step for name, step in self.floors if name == workload))
+        return list(dict.fromkeys(step for name, step in self.lower_bounds if name == workload))
 
     def best_peer(
         self, workload: str, index: int, rtt_ms: int, *, mounts: bool = False
@@ -85,11 +85,11 @@ Table = tuple[list[str], list[list[str]]]
 def tables(results: Results) -> Iterable[tuple[str, Table]]:
     """Yield a title and a table for each latency."""
     for rtt_ms in results.latencies:
-        header = ["workload", "floor", *(_TITLES[name] for name in results.peers)]
-        header += ["vs best peer", "vs floor"]
+        header = ["workload", "lower bound", *(_TITLES[name] for name in results.peers)]
+        header += ["vs best peer", "vs lower bound"]
         rows = []
-        for workload, step in results.floors:
-            row = [step, _floor(results, workload, step)]
+        for workload, step in results.lower_bounds:
+            row = [step, _lower_bound(results, workload, step)]
             index = results.steps(workload).index(step)
             for name in results.peers:
                 row.append(_cell(results.outcome(workload, step, rtt_ms, name)))
@@ -100,13 +100,13 @@ def tables(results: Results) -> Iterable[tuple[str, Table]]:
         yield f"{rtt_ms} ms latency", (header, rows)
 
 
-def _floor(results: Results, workload: str, step: str) -> str:
-    floor = results.floors[workload, step]
-    text = f"{floor.requests} req, {_size(floor.sent)}"
+def _lower_bound(results: Results, workload: str, step: str) -> str:
+    lower_bound = results.lower_bounds[workload, step]
+    text = f"{lower_bound.requests} req, {_size(lower_bound.sent)}"
     if (workload, step) in results.inflating and results.inflate_s is not None:
         text = f"{_seconds(results.inflate_s)}, {text}"
-        if results.bare_s is not None:
-            text = f"{text}; {_seconds(results.bare_s)} through a bare fusepy mount"
+        if results.minimal_mount_s is not None:
+            text = f"{text}; {_seconds(results.minimal_mount_s)} through a minimal fusepy mount"
     return text
 
 
@@ -123,14 +123,14 @@ def _cell(outcome: Outcome | None) -> str:
 
 def _ratios(results: Results, workload: str, index: int, step: str, rtt_ms: int) -> list[str]:
     mine, best = results.get(workload, index, rtt_ms), results.best_peer(workload, index, rtt_ms)
-    floor = results.floors[workload, step]
+    lower_bound = results.lower_bounds[workload, step]
     to_best = f"{mine.seconds / best.seconds:.2f} x {best.peer}" if mine and best else ""
-    to_floor = []
+    to_lower_bound = []
     if mine and (workload, step) in results.inflating and results.inflate_s:
-        to_floor.append(f"{mine.seconds / results.inflate_s:.2f} x time")
-    if mine and floor.sent:
-        to_floor.append(f"{mine.sent / floor.sent:.2f} x bytes")
-    return [to_best, ", ".join(to_floor)]
+        to_lower_bound.append(f"{mine.seconds / results.inflate_s:.2f} x time")
+    if mine and lower_bound.sent:
+        to_lower_bound.append(f"{mine.sent / lower_bound.sent:.2f} x bytes")
+    return [to_best, ", ".join(to_lower_bound)]
 
 
 def _seconds(seconds: float) -> str:

@@ -82,8 +82,8 @@ def _find(results: Results, rtt_ms: int) -> Measures:
     mine = results.get("find", 0, rtt_ms)
     if mine is not None:
         # 4.7 MB for a directory of 4.2 MB, in proportion at other scales.
-        floor = results.floors["find", mine.step].sent
-        yield from _bounds(mine, 3, max(4.7 / 4.2 * floor, 128 << 10))
+        lower_bound = results.lower_bounds["find", mine.step].sent
+        yield from _bounds(mine, 3, max(4.7 / 4.2 * lower_bound, 128 << 10))
         # Libraries do not walk a tree, so compare with mounts first.
         best = results.best_peer("find", 0, rtt_ms, mounts=True)
         yield Measure("s against mounts", mine.seconds, best.seconds if best else None)
@@ -95,9 +95,9 @@ def _bytes(
 ) -> Measures:
     found = [results.get(workload, index, rtt_ms) for index in indices]
     sent = sum(o.sent for o in found if o)
-    floor = sum(results.floors[workload, o.step].sent for o in found if o)
+    lower_bound = sum(results.lower_bounds[workload, o.step].sent for o in found if o)
     if all(found):
-        yield Measure("x the floor's bytes", sent / floor, share)
+        yield Measure("x the lower bound's bytes", sent / lower_bound, share)
 
 
 def _random(results: Results, rtt_ms: int) -> Measures:
@@ -135,18 +135,18 @@ def _starts(results: Results, rtt_ms: int) -> Measures:
 
 def _capped(results: Results, rtt_ms: int) -> Measures:
     if mine := results.get("capped", 0, rtt_ms):
-        rate = results.floors["capped", mine.step].sent / mine.seconds / CAP
+        rate = results.lower_bounds["capped", mine.step].sent / mine.seconds / CAP
         yield Measure("x one connection", rate, 3, at_least=True)
 
 
 def _grep(results: Results, rtt_ms: int) -> Measures:
     if mine := results.get("grep", 0, rtt_ms):
-        size = results.floors["grep", mine.step].sent
+        size = results.lower_bounds["grep", mine.step].sent
         yield Measure("requests", mine.requests, size / (4 << 20) + 10)
 
 
 def _memory(results: Results, rtt_ms: int) -> Measures:
-    for workload in dict.fromkeys(name for name, _ in results.floors):
+    for workload in dict.fromkeys(name for name, _ in results.lower_bounds):
         if peak := results.peak("taskfs", workload, rtt_ms):
             yield Measure(f"MB in {workload}", peak / MB, MEMORY / MB)
 
@@ -191,7 +191,7 @@ def judge(results: Results) -> Iterator[str]:
             if target.only_rtt and not rtt_ms:
                 continue
             if not measures:
-                if any(w == target.workload for w, _ in results.floors):
+                if any(w == target.workload for w, _ in results.lower_bounds):
                     yield f"MISS  {target.text} ({rtt_ms} ms): the workload failed"
                 continue
             missed = [m for m in measures if m.holds is False]

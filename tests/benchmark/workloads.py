@@ -23,7 +23,7 @@ STORED: Final = "restart.bin"
 
 
 @dataclass(frozen=True, slots=True)
-class Floor:
+class LowerBound:
     """The least that a reader with empty caches must fetch from the store."""
 
     requests: int
@@ -40,7 +40,7 @@ class Step:
     title: str
     call: tuple[Any, ...]
     expected: Callable[[], Any]
-    floor: Floor
+    lower_bound: LowerBound
     inflates: bool = False
 
 
@@ -72,7 +72,7 @@ def _find(archive: Archive, scale: float) -> list[Step]:
             f"`find -ls` of {count + 1:,} entries",
             ("find",),
             lambda: [count + 1, total],
-            Floor(2, archive.directory),
+            LowerBound(2, archive.directory),
         )
     ]
 
@@ -84,14 +84,14 @@ def _stat(archive: Archive, scale: float) -> list[Step]:
     call = ("stat", names)
     title = f"`stat` of {len(names):,} names, none listed before"
     return [
-        Step(title, call, lambda: total, Floor(2, archive.directory)),
-        Step("- again, at once", call, lambda: total, Floor(0, 0)),
+        Step(title, call, lambda: total, LowerBound(2, archive.directory)),
+        Step("- again, at once", call, lambda: total, LowerBound(0, 0)),
     ]
 
 
 def _ls(archive: Archive, scale: float) -> list[Step]:
     count = len(archive.members)
-    return [Step("`ls`", ("ls",), lambda: count, Floor(2, archive.directory))]
+    return [Step("`ls`", ("ls",), lambda: count, LowerBound(2, archive.directory))]
 
 
 def _head(archive: Archive, scale: float) -> list[Step]:
@@ -102,7 +102,7 @@ def _head(archive: Archive, scale: float) -> list[Step]:
             "`head` of one small file",
             ("head", "run.log"),
             lambda: sha256(b"".join(lines)).hexdigest(),
-            Floor(2, archive.directory + archive.member("run.log").compressed),
+            LowerBound(2, archive.directory + archive.member("run.log").compressed),
         )
     ]
 
@@ -115,7 +115,7 @@ def _stored(archive: Archive, scale: float) -> list[Step]:
             "4 KiB in the middle of the stored member",
             ("read", STORED, windows, False),
             lambda: _windows(content, windows),
-            Floor(2, archive.directory + WINDOW),
+            LowerBound(2, archive.directory + WINDOW),
         )
     ]
 
@@ -127,15 +127,21 @@ def _random(archive: Archive, scale: float) -> list[Step]:
     def at(*percents: int) -> list[tuple[int, int]]:
         return [(content.size * percent // 100, WINDOW) for percent in percents]
 
-    def step(title: str, floor: Floor, reopen: bool, *percents: int) -> Step:
+    def step(title: str, lower_bound: LowerBound, reopen: bool, *percents: int) -> Step:
         windows = at(*percents)
         call = ("read", LARGE, windows, reopen)
-        return Step(title, call, lambda: _windows(content, windows), floor)
+        return Step(title, call, lambda: _windows(content, windows), lower_bound)
 
-    none = Floor(0, 0)
+    none = LowerBound(0, 0)
     return [
         step(
-            "4 KiB at 50, 90, 25, 50 % of the deflated one", Floor(2, needed), False, 50, 90, 25, 50
+            "4 KiB at 50, 90, 25, 50 % of the deflated one",
+            LowerBound(2, needed),
+            False,
+            50,
+            90,
+            25,
+            50,
         ),
         step("- then backwards, at 40 %", none, False, 40),
         step("- then reopened, at 70 %", none, True, 70),
@@ -145,20 +151,26 @@ def _random(archive: Archive, scale: float) -> list[Step]:
 def _cat(archive: Archive, scale: float) -> list[Step]:
     member = archive.member(LARGE)
     expected = [member.size, member.crc]
-    floor = Floor(2, member.compressed + archive.directory)
+    lower_bound = LowerBound(2, member.compressed + archive.directory)
     size = f"{member.size / (1 << 30):.2g} GiB"
     call = ("cat", LARGE)
     return [
-        Step(f"`cat` of the deflated one ({size})", call, lambda: expected, floor, inflates=True),
-        Step("- again, warm", call, lambda: expected, Floor(0, 0)),
+        Step(
+            f"`cat` of the deflated one ({size})",
+            call,
+            lambda: expected,
+            lower_bound,
+            inflates=True,
+        ),
+        Step("- again, warm", call, lambda: expected, LowerBound(0, 0)),
     ]
 
 
 def _capped(archive: Archive, scale: float) -> list[Step]:
     member = archive.member(LARGE)
-    floor = Floor(2, member.compressed + archive.directory)
+    lower_bound = LowerBound(2, member.compressed + archive.directory)
     title = f"`cat`, each connection capped at {CAP // 1_000_000} MB/s"
-    return [Step(title, ("cat", LARGE), lambda: [member.size, member.crc], floor)]
+    return [Step(title, ("cat", LARGE), lambda: [member.size, member.crc], lower_bound)]
 
 
 def _each(archive: Archive, scale: float) -> list[Step]:
@@ -169,7 +181,7 @@ def _each(archive: Archive, scale: float) -> list[Step]:
             f"{len(names)} files, {READERS} readers at once",
             ("each", names, READERS),
             lambda: [[member.size, member.crc] for member in archive.members],
-            Floor(2, compressed + archive.directory),
+            LowerBound(2, compressed + archive.directory),
         )
     ]
 
@@ -191,7 +203,7 @@ def _starts(archive: Archive, scale: float) -> list[Step]:
             f"the first 4 KiB of each of {len(names)} files",
             ("starts", names, WINDOW),
             expected,
-            Floor(len(names) + 2, needed),
+            LowerBound(len(names) + 2, needed),
         )
     ]
 
@@ -203,7 +215,7 @@ def _grep(archive: Archive, scale: float) -> list[Step]:
             f"`grep -r` over {len(archive.members):,} files",
             ("grep", NEEDLE),
             lambda: matching,
-            Floor(2, archive.size),
+            LowerBound(2, archive.size),
         )
     ]
 

@@ -205,13 +205,13 @@ def test_a_key_file_that_others_can_read(
     taskfs: Command, cloud: FakeCloud, mode: int, word: str
 ) -> None:
     """C-23: A key file that other users can read is a `note` with the command that closes it."""
-    place = taskfs.cwd / "the key"
-    place.write_text(cloud.api_key)
-    place.chmod(mode)
-    done = taskfs("doctor", "--api-key-file", str(place))
+    key_file = taskfs.cwd / "the key"
+    key_file.write_text(cloud.api_key)
+    key_file.chmod(mode)
+    done = taskfs("doctor", "--api-key-file", str(key_file))
     found = line(done.stdout, "API key")
     assert found.startswith(word)
-    assert (f"chmod 600 '{place}'" in found) == (word == "note")
+    assert (f"chmod 600 '{key_file}'" in found) == (word == "note")
     assert line(done.stdout, "API").startswith("ok")
 
 

@@ -12,7 +12,7 @@ import pytest
 from tests.cli.conftest import Command, eventually, interrupt
 from tests.fake_api import FakeCloud
 from tests.faults.scenarios import NO_SUCH_KEY
-from tests.surfaces import assert_same
+from tests.file_systems import assert_same
 
 OUTPUTS = {
     "stdout.txt": b"hello\n" * 1000,
@@ -24,10 +24,10 @@ OUTPUTS = {
 LARGE = {"large.bin": os.urandom(8 << 20), "small.txt": b"small"}
 
 
-def tree(place: Path) -> dict[str, bytes]:
+def tree(target: Path) -> dict[str, bytes]:
     """Return every file beneath, by its path."""
-    files = (path for path in place.rglob("*") if path.is_file())
-    return {str(path.relative_to(place)): path.read_bytes() for path in files}
+    files = (path for path in target.rglob("*") if path.is_file())
+    return {str(path.relative_to(target)): path.read_bytes() for path in files}
 
 
 def store_bytes(cloud: FakeCloud) -> int:
@@ -118,16 +118,16 @@ class TestWhich:
     ) -> None:
         """C-21: A second run fetches only what is missing."""
         task = cloud.add_task(outputs=LARGE)
-        place = taskfs.cwd / "inductiva_output" / task
+        target = taskfs.cwd / "inductiva_output" / task
         taskfs("download", task)
-        inode = (place / "large.bin").stat().st_ino
-        (place / "small.txt").write_bytes(b"other")  # the same size, another time
+        inode = (target / "large.bin").stat().st_ino
+        (target / "small.txt").write_bytes(b"other")  # the same size, another time
         cloud.clear_requests()
 
         assert taskfs("download", task).returncode == 0
 
-        assert (place / "large.bin").stat().st_ino == inode
-        assert tree(place) == LARGE
+        assert (target / "large.bin").stat().st_ino == inode
+        assert tree(target) == LARGE
         assert store_bytes(cloud) < 2 << 20
 
     def test_files_have_their_times(self, taskfs: Command, cloud: FakeCloud) -> None:
@@ -150,14 +150,14 @@ class TestArchive:
         """C-21: `--archive` keeps the archive as it is."""
         done = taskfs("download", task, "--archive")
         assert (done.returncode, done.stderr) == (0, "")
-        place = taskfs.cwd / "inductiva_output" / task
-        assert os.listdir(place) == ["output.zip"]
-        with zipfile.ZipFile(place / "output.zip") as archive:
+        target = taskfs.cwd / "inductiva_output" / task
+        assert os.listdir(target) == ["output.zip"]
+        with zipfile.ZipFile(target / "output.zip") as archive:
             assert archive.read("artifacts/stdout.txt") == OUTPUTS["stdout.txt"]
 
-        inode = (place / "output.zip").stat().st_ino
+        inode = (target / "output.zip").stat().st_ino
         assert taskfs("download", task, "--archive").returncode == 0
-        assert (place / "output.zip").stat().st_ino == inode
+        assert (target / "output.zip").stat().st_ino == inode
 
     def test_inputs(self, taskfs: Command, task: str) -> None:
         """C-21: `--inputs` takes the input archive in place of the output archive."""
@@ -167,22 +167,22 @@ class TestArchive:
     def test_an_interrupted_one_continues(self, taskfs: Command, cloud: FakeCloud) -> None:
         """C-21: An interrupted archive continues where it stopped."""
         task = cloud.add_task(outputs=LARGE)
-        place = taskfs.cwd / "inductiva_output" / task
+        target = taskfs.cwd / "inductiva_output" / task
         cloud.store.bandwidth_per_connection = 1 << 20
         process = taskfs.start("download", task, "--archive")
-        eventually(lambda: any(path.stat().st_size > 1 << 20 for path in place.glob(".*.part")))
+        eventually(lambda: any(path.stat().st_size > 1 << 20 for path in target.glob(".*.part")))
         interrupt(process)
         process.communicate(timeout=10)
         assert process.returncode == 130
-        assert not (place / "output.zip").exists()
-        got = next(place.glob(".output.zip.*.part")).stat().st_size
+        assert not (target / "output.zip").exists()
+        got = next(target.glob(".output.zip.*.part")).stat().st_size
         cloud.store.bandwidth_per_connection = None
         cloud.clear_requests()
 
         assert taskfs("download", task, "--archive").returncode == 0
 
-        assert os.listdir(place) == ["output.zip"]
-        with zipfile.ZipFile(place / "output.zip") as archive:
+        assert os.listdir(target) == ["output.zip"]
+        with zipfile.ZipFile(target / "output.zip") as archive:
             assert archive.testzip() is None
         assert store_bytes(cloud) < (8 << 20) - got + (3 << 20)
 
@@ -201,14 +201,14 @@ class TestProgress:
         """C-21, C-1: Ctrl+C leaves no partial file."""
         task = cloud.add_task(outputs=LARGE)
         cloud.store.bandwidth_per_connection = 1 << 17
-        place = taskfs.cwd / "inductiva_output" / task
+        target = taskfs.cwd / "inductiva_output" / task
         with taskfs.terminal("download", task) as terminal:
-            eventually(lambda: any(place.glob(".*.part")))
+            eventually(lambda: any(target.glob(".*.part")))
             terminal.type("\x03")
             assert terminal.end() == 130
         assert "Traceback" not in terminal.text
-        assert not list(place.glob(".*.part"))
-        assert not (place / "large.bin").exists()
+        assert not list(target.glob(".*.part"))
+        assert not (target / "large.bin").exists()
 
     def test_a_termination_leaves_no_unfinished_file(
         self, taskfs: Command, cloud: FakeCloud
@@ -216,13 +216,13 @@ class TestProgress:
         """C-21: SIGTERM leaves no partial file."""
         task = cloud.add_task(outputs=LARGE)
         cloud.store.bandwidth_per_connection = 1 << 17
-        place = taskfs.cwd / "inductiva_output" / task
+        target = taskfs.cwd / "inductiva_output" / task
         process = taskfs.start("download", task)
-        eventually(lambda: any(place.glob(".*.part")))
+        eventually(lambda: any(target.glob(".*.part")))
         process.terminate()
         assert process.communicate(timeout=5) == ("", "")
         assert process.returncode == 128 + signal.SIGTERM
-        assert not list(place.glob(".*.part"))
+        assert not list(target.glob(".*.part"))
 
 
 class TestFailures:
@@ -271,8 +271,8 @@ class TestFailures:
         assert done.returncode == 1
         assert f"{task}/bad: " in done.stderr
         assert "1 of 2 files were not downloaded" in done.stderr
-        place = taskfs.cwd / "inductiva_output" / task
-        assert tree(place) == {"good": b"jumps over the lazy dog"}
+        target = taskfs.cwd / "inductiva_output" / task
+        assert tree(target) == {"good": b"jumps over the lazy dog"}
 
     def test_no_answer_leaves_no_unfinished_file(self, taskfs: Command, cloud: FakeCloud) -> None:
         """C-21: A store without an answer leaves no partial file."""
@@ -285,21 +285,21 @@ class TestFailures:
 
     def test_a_link_in_the_target_leads_nowhere(self, taskfs: Command, task: str) -> None:
         """C-22: A link in the target directory is refused by name and not followed."""
-        place = taskfs.cwd / "inductiva_output" / task
-        place.mkdir(parents=True)
+        target = taskfs.cwd / "inductiva_output" / task
+        target.mkdir(parents=True)
         elsewhere = taskfs.cwd / "elsewhere"
         elsewhere.mkdir()
-        (place / "vtk").symlink_to(elsewhere)
-        (place / "stdout.txt").symlink_to(elsewhere / "stdout.txt")
+        (target / "vtk").symlink_to(elsewhere)
+        (target / "stdout.txt").symlink_to(elsewhere / "stdout.txt")
 
         done = taskfs("download", task)
 
         assert done.returncode == 1
         assert "'vtk' is a link or a file" in done.stderr
         assert os.listdir(elsewhere) == []
-        (place / "vtk").unlink()
+        (target / "vtk").unlink()
         assert taskfs("download", task).returncode == 0
-        assert tree(place) == OUTPUTS
+        assert tree(target) == OUTPUTS
         assert os.listdir(elsewhere) == []
 
     def test_too_little_room(self, taskfs: Command, cloud: FakeCloud) -> None:
@@ -326,18 +326,18 @@ class TestResuming:
 
     def interrupted(self, taskfs: Command, cloud: FakeCloud, task: str) -> int:
         """Interrupt a download of the task; return how many bytes of its archive are kept."""
-        place = taskfs.cwd / "inductiva_output" / task
+        target = taskfs.cwd / "inductiva_output" / task
         cloud.store.bandwidth_per_connection = 8 << 20
         process = taskfs.start("download", task)
-        eventually(lambda: kept(place) > 12 << 20)
+        eventually(lambda: kept(target) > 12 << 20)
         interrupt(process)
         process.communicate(timeout=10)
         assert process.returncode == 130
-        assert not (place / "large.bin").exists()
-        assert not list(place.glob(".*.part"))
+        assert not (target / "large.bin").exists()
+        assert not list(target.glob(".*.part"))
         cloud.store.bandwidth_per_connection = None
         cloud.clear_requests()
-        return kept(place)
+        return kept(target)
 
     @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
     def test_an_interrupted_large_file_continues(
@@ -350,9 +350,9 @@ class TestResuming:
         done = taskfs("download", task)
 
         assert (done.returncode, done.stderr) == (0, "")
-        place = taskfs.cwd / "inductiva_output" / task
-        assert sorted(os.listdir(place)) == ["large.bin", "small.txt"]
-        assert_same((place / "large.bin").read_bytes(), content)
+        target = taskfs.cwd / "inductiva_output" / task
+        assert sorted(os.listdir(target)) == ["large.bin", "small.txt"]
+        assert_same((target / "large.bin").read_bytes(), content)
         assert store_bytes(cloud) < self.SIZE - got + (6 << 20)
 
     @pytest.mark.mount
@@ -361,16 +361,16 @@ class TestResuming:
     ) -> None:
         """C-39: Where the disk has no room for both, nothing is kept beside the file."""
         task, content = large_task(cloud, self.SIZE, zipfile.ZIP_STORED)
-        place = taskfs.cwd / "small"
-        place.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", place], check=True)
+        target = taskfs.cwd / "small"
+        target.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", target], check=True)
         try:
-            done = taskfs("download", task, "--output-dir", str(place))
+            done = taskfs("download", task, "--output-dir", str(target))
             assert (done.returncode, done.stderr) == (0, "")
-            assert sorted(os.listdir(place)) == ["large.bin", "small.txt"]
-            assert_same((place / "large.bin").read_bytes(), content)
+            assert sorted(os.listdir(target)) == ["large.bin", "small.txt"]
+            assert_same((target / "large.bin").read_bytes(), content)
         finally:
-            subprocess.run(["umount", place], check=True)
+            subprocess.run(["umount", target], check=True)
 
     def test_another_version_is_not_continued(self, taskfs: Command, cloud: FakeCloud) -> None:
         """C-39, F-9: A file of another version is not continued."""
@@ -384,16 +384,16 @@ class TestResuming:
         done = taskfs("download", task)
 
         assert (done.returncode, done.stderr) == (0, "")
-        place = taskfs.cwd / "inductiva_output" / task
-        assert_same((place / "large.bin").read_bytes(), content)
-        assert sorted(os.listdir(place)) == ["large.bin", "small.txt"]
+        target = taskfs.cwd / "inductiva_output" / task
+        assert_same((target / "large.bin").read_bytes(), content)
+        assert sorted(os.listdir(target)) == ["large.bin", "small.txt"]
 
     def test_damaged_bytes_are_fetched_again(self, taskfs: Command, cloud: FakeCloud) -> None:
         """C-39, I-7: Kept bytes are checked before they are used."""
         task, content = large_task(cloud, self.SIZE, zipfile.ZIP_DEFLATED)
         self.interrupted(taskfs, cloud, task)
-        place = taskfs.cwd / "inductiva_output" / task
-        for path in place.glob(".taskfs-parts/*/blocks/*/*"):
+        target = taskfs.cwd / "inductiva_output" / task
+        for path in target.glob(".taskfs-parts/*/blocks/*/*"):
             with open(path, "r+b") as file:
                 for offset in range(1 << 20, os.path.getsize(path), 1 << 20):
                     file.seek(offset)
@@ -402,12 +402,12 @@ class TestResuming:
         done = taskfs("download", task)
 
         assert (done.returncode, done.stderr) == (0, "")
-        assert_same((place / "large.bin").read_bytes(), content)
+        assert_same((target / "large.bin").read_bytes(), content)
 
 
-def kept(place: Path) -> int:
+def kept(target: Path) -> int:
     """Return the number of archive bytes kept for the next download."""
-    files = (path for path in place.glob(".taskfs-parts/*/blocks/*/*"))
+    files = (path for path in target.glob(".taskfs-parts/*/blocks/*/*"))
     return sum(path.stat().st_blocks * 512 for path in files)
 
 

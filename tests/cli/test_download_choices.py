@@ -16,8 +16,8 @@ def task(cloud: FakeCloud) -> str:
     return cloud.add_task(outputs=OUTPUTS, inputs={"config.json": b"{}"})
 
 
-def files(place: Path) -> set[str]:
-    return {str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()}
+def files(target: Path) -> set[str]:
+    return {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize(
@@ -81,13 +81,13 @@ def test_ctrl_c_says_what_is_left(taskfs: Command, cloud: FakeCloud) -> None:
     """After Ctrl+C a line says how many files are there, and that a second run goes on."""
     large = os.urandom(8 << 20)
     task = cloud.add_task(outputs={"a.txt": b"small", "z.bin": large})
-    place = taskfs.cwd / "inductiva_output" / task
+    target = taskfs.cwd / "inductiva_output" / task
     cloud.store.bandwidth_per_connection = 1 << 18
     with taskfs.terminal("download", task, columns=200) as terminal:
-        eventually(lambda: any(place.glob("a.txt")))
+        eventually(lambda: any(target.glob("a.txt")))
         terminal.type("\x03")
         assert terminal.end() == 130
     assert f"1 of 2 files are in inductiva_output/{task}; run it again to go on" in terminal.text
     cloud.store.bandwidth_per_connection = None
     assert taskfs("download", task).returncode == 0
-    assert (place / "z.bin").read_bytes() == large
+    assert (target / "z.bin").read_bytes() == large

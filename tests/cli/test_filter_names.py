@@ -16,9 +16,9 @@ def requests_to(cloud: FakeCloud, path: str) -> int:
 
 @pytest.fixture
 def mountpoint(taskfs: Command) -> Path:
-    place = taskfs.cwd / "mnt"
-    place.mkdir()
-    return place
+    mountpoint = taskfs.cwd / "mnt"
+    mountpoint.mkdir()
+    return mountpoint
 
 
 def commands(mountpoint: Path) -> tuple[tuple[str, ...], ...]:

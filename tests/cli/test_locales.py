@@ -19,16 +19,16 @@ PROJECT = "été Σ"
 @pytest.fixture(scope="session")
 def locales(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with an en_US locale in ISO-8859-1."""
-    place = tmp_path_factory.mktemp("locales")
+    mountpoint = tmp_path_factory.mktemp("locales")
     localedef = shutil.which("localedef")
     assert localedef, "localedef is missing: apt-get install libc-bin locales"
     done = subprocess.run(
-        [localedef, "-i", "en_US", "-f", "ISO-8859-1", str(place / "en_US")],
+        [localedef, "-i", "en_US", "-f", "ISO-8859-1", str(mountpoint / "en_US")],
         capture_output=True,
         text=True,
     )
-    assert (place / "en_US").is_dir(), f"apt-get install locales: {done.stderr}"
-    return place
+    assert (mountpoint / "en_US").is_dir(), f"apt-get install locales: {done.stderr}"
+    return mountpoint
 
 
 @pytest.fixture(params=["en_US", "POSIX", "latin-1 streams", "ASCII streams"])
@@ -91,12 +91,12 @@ def test_download_names_files_as_the_mount_does(odd: Command, task: str) -> None
     """C-37: File names of a download are UTF-8, whatever the locale."""
     done = call(odd, "download", task)
     assert (done.returncode, done.stderr) == (0, b"")
-    place = os.fsencode(odd.cwd / "inductiva_output" / task)
+    mountpoint = os.fsencode(odd.cwd / "inductiva_output" / task)
     found = {
-        os.path.relpath(os.path.join(folder, name), place).decode("utf-8"): Path(
+        os.path.relpath(os.path.join(folder, name), mountpoint).decode("utf-8"): Path(
             os.fsdecode(os.path.join(folder, name))
         ).read_bytes()
-        for folder, _, names in os.walk(place)
+        for folder, _, names in os.walk(mountpoint)
         for name in names
     }
     assert found == FILES
@@ -137,20 +137,22 @@ def test_a_path_with_an_accent_in_the_toml_file(odd: Command, task: str) -> None
 @pytest.mark.mount
 def test_a_mountpoint_with_an_accent(odd: Command, task: str) -> None:
     """C-31, E-10: `umount` finds a mountpoint with an accent and waits for the daemon's end."""
-    place = odd.cwd / "é Σ"
-    place.mkdir()
+    mountpoint = odd.cwd / "é Σ"
+    mountpoint.mkdir()
     try:
-        done = call(odd, "mount", place)
+        done = call(odd, "mount", mountpoint)
         assert (done.returncode, done.stderr) == (0, b"")
-        assert sorted(os.listdir(place / task / "outputs")) == sorted({"plain.txt", "é.txt", "Σ"})
-        again = call(odd, "mount", place)
+        assert sorted(os.listdir(mountpoint / task / "outputs")) == sorted(
+            {"plain.txt", "é.txt", "Σ"}
+        )
+        again = call(odd, "mount", mountpoint)
         assert again.returncode == 1
         assert b"is mounted already" in again.stderr
-        done = call(odd, "umount", place)
+        done = call(odd, "umount", mountpoint)
         assert (done.returncode, done.stderr) == (0, b"")
-        assert not os.path.ismount(place)
+        assert not os.path.ismount(mountpoint)
     finally:
-        subprocess.run(["fusermount", "-uqz", str(place)], check=False)
+        subprocess.run(["fusermount", "-uqz", str(mountpoint)], check=False)
 
 
 @pytest.mark.parametrize(

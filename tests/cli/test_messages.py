@@ -48,17 +48,17 @@ def test_a_key_from_a_fifo(taskfs: Command, cloud: FakeCloud, command: tuple[str
 def test_a_mount_s_key_from_a_fifo(taskfs: Command, cloud: FakeCloud) -> None:
     """C-26: A mount takes its key from a FIFO, although another process serves it."""
     task = cloud.add_task()
-    fifo, place = taskfs.cwd / "fifo", taskfs.cwd / "mnt"
+    fifo, mountpoint = taskfs.cwd / "fifo", taskfs.cwd / "mnt"
     os.mkfifo(fifo)
-    place.mkdir()
+    mountpoint.mkdir()
     writer = write_to(fifo, cloud.api_key + "\n")
-    done = without_key(taskfs)("mount", str(place), "--api-key-file", str(fifo))
+    done = without_key(taskfs)("mount", str(mountpoint), "--api-key-file", str(fifo))
     assert (done.returncode, done.stderr) == (0, "")
     try:
         writer.join(10)
-        assert task in os.listdir(place)
+        assert task in os.listdir(mountpoint)
     finally:
-        umount(place, lazy=False)
+        umount(mountpoint, lazy=False)
 
 
 @pytest.mark.parametrize("name", ["/dev/stdin", "/dev/fd/0"])
@@ -66,13 +66,13 @@ def test_a_mount_s_key_from_a_fifo(taskfs: Command, cloud: FakeCloud) -> None:
 def test_a_key_from_standard_input(taskfs: Command, cloud: FakeCloud, name: str, kind: str) -> None:
     """C-26: `--api-key-file` may be /dev/stdin, whatever is behind it."""
     environment = without_key(taskfs).environment
-    place = taskfs.cwd / "key"
-    place.write_text(f"{cloud.api_key}\n")
+    mountpoint = taskfs.cwd / "key"
+    mountpoint.write_text(f"{cloud.api_key}\n")
     ours, theirs = socket.socketpair()
-    with ours, theirs, place.open() as file:
+    with ours, theirs, mountpoint.open() as file:
         reading, writing = os.pipe()
         for end in (writing, ours.fileno()):
-            os.write(end, place.read_bytes())
+            os.write(end, mountpoint.read_bytes())
         os.close(writing)
         stdin = {"pipe": reading, "file": file.fileno(), "socket": theirs.fileno()}[kind]
         done = subprocess.run(
@@ -124,20 +124,20 @@ def test_a_wrong_key_reads_well(taskfs: Command) -> None:
 def test_a_cache_directory_that_cannot_be_used(taskfs: Command, cloud: FakeCloud) -> None:
     """C-29: A mount whose cache directory cannot be used says so and works."""
     task = cloud.add_task()
-    place = taskfs.cwd / "mnt"
-    place.mkdir()
+    mountpoint = taskfs.cwd / "mnt"
+    mountpoint.mkdir()
     (taskfs.cwd / "file").write_text("")
     for directory in ("/dev/null/x", str(taskfs.cwd / "file")):
-        done = taskfs("mount", str(place), "--cache-dir", directory)
+        done = taskfs("mount", str(mountpoint), "--cache-dir", directory)
         try:
             assert (done.returncode, done.stderr.count("\n")) == (0, 1), done.stderr
             assert done.stderr.startswith(f"taskfs: nothing is cached on disk: {directory} cannot")
             assert "--cache-dir" in done.stderr
-            assert task in os.listdir(place)
+            assert task in os.listdir(mountpoint)
         finally:
-            umount(place, lazy=False)
-    done = taskfs("mount", str(place), "--cache-dir", "/dev/null/x", "--cache-size", "0")
-    umount(place, lazy=False)
+            umount(mountpoint, lazy=False)
+    done = taskfs("mount", str(mountpoint), "--cache-dir", "/dev/null/x", "--cache-size", "0")
+    umount(mountpoint, lazy=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 

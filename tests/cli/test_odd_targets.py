@@ -27,19 +27,19 @@ FILES = {
 
 
 @contextlib.contextmanager
-def odd_target(place: Path, *lacks: str) -> Iterator[None]:
-    """Mount on *place* the file system of `odd_target` with the given defects."""
-    source = place.with_name("source")
+def odd_target(target: Path, *lacks: str) -> Iterator[None]:
+    """Mount on *target* the file system of `odd_target` with the given defects."""
+    source = target.with_name("source")
     source.mkdir()
-    place.mkdir(parents=True)
+    target.mkdir(parents=True)
     program = Path(__file__).with_name("odd_target.py")
-    server = subprocess.Popen([sys.executable, str(program), str(source), str(place), *lacks])
+    server = subprocess.Popen([sys.executable, str(program), str(source), str(target), *lacks])
     try:
-        eventually(lambda: os.path.ismount(place) or server.poll() is not None)
+        eventually(lambda: os.path.ismount(target) or server.poll() is not None)
         assert server.poll() is None
         yield
     finally:
-        subprocess.run(["fusermount", "-uz", str(place)], check=True)
+        subprocess.run(["fusermount", "-uz", str(target)], check=True)
         server.wait(TIMEOUT_S)
 
 
@@ -63,32 +63,32 @@ def test_one_name_does_not_keep_the_others(
 ) -> None:
     """C-38: A file whose name the target cannot hold is named, the others come, and the status is
     1."""
-    place = tmp_path / "target"
-    with odd_target(place, lack):
+    target = tmp_path / "target"
+    with odd_target(target, lack):
         for _ in range(2):  # in the second run the other files exist
-            done = taskfs("download", task, "--output-dir", str(place))
+            done = taskfs("download", task, "--output-dir", str(target))
             assert done.returncode == 1
             lines = done.stderr.splitlines()
             assert {line.split(": the file system")[0] for line in lines[:-1]} == {
-                f"taskfs: {place}/{name}" for name in refused
+                f"taskfs: {target}/{name}" for name in refused
             }
             assert all(reason in line for line in lines[:-1])
             assert f"{len(refused)} of " in lines[-1] and "not downloaded" in lines[-1]
-            assert tree(place) == {k: v for k, v in FILES.items() if k not in refused}
+            assert tree(target) == {k: v for k, v in FILES.items() if k not in refused}
 
 
 @pytest.mark.mount
 def test_names_that_differ_in_case(taskfs: Command, cloud: FakeCloud, tmp_path: Path) -> None:
     """C-40: Where `A` and `a` are one name, the second is named and the first stays."""
     task = cloud.add_task(outputs={"A.txt": b"first", "a.txt": b"the second", "b.txt": b"b"})
-    place = tmp_path / "target"
-    with odd_target(place, "case"):
+    target = tmp_path / "target"
+    with odd_target(target, "case"):
         for _ in range(2):
-            done = taskfs("download", task, "--output-dir", str(place))
+            done = taskfs("download", task, "--output-dir", str(target))
             assert done.returncode == 1
             assert "differs in case" in done.stderr
             assert done.stderr.count("\n") == 2
-            found = tree(place)
+            found = tree(target)
             assert found.pop("b.txt") == b"b"
             assert found in ({"A.txt": b"first"}, {"a.txt": b"the second"})
     assert taskfs("download", task, "--output-dir", str(tmp_path / "plain")).returncode == 0
@@ -98,12 +98,12 @@ def test_names_that_differ_in_case(taskfs: Command, cloud: FakeCloud, tmp_path: 
 @pytest.mark.mount
 def test_times_that_cannot_be_set(taskfs: Command, task: str, tmp_path: Path) -> None:
     """C-38: Where times cannot be set there is one warning, and the files are there."""
-    place = tmp_path / "target"
-    with odd_target(place, "times"):
-        done = taskfs("download", task, "--output-dir", str(place))
+    target = tmp_path / "target"
+    with odd_target(target, "times"):
+        done = taskfs("download", task, "--output-dir", str(target))
         assert done.returncode == 0
         assert done.stderr.startswith("taskfs: warning: the time of 6 files could not be set (Op")
-        assert tree(place) == FILES
+        assert tree(target) == FILES
 
 
 @pytest.mark.parametrize("flags", [[], ["--archive"]])

@@ -260,10 +260,10 @@ def test_an_empty_path_is_a_slip(bare: Command) -> None:
 def test_a_demo_on_a_file_says_so(bare: Command) -> None:
     """C-1: A demo on a file is one line that names the fix."""
     (bare.cwd / "file").touch()
-    for place in ("file", "file/x"):
-        done = bare("demo", place)
+    for target in ("file", "file/x"):
+        done = bare("demo", target)
         assert done.returncode == 1
-        assert done.stderr == f"taskfs: {bare.cwd / place} is not a directory: choose another\n"
+        assert done.stderr == f"taskfs: {bare.cwd / target} is not a directory: choose another\n"
     done = bare("demo", "/proc/nosuch")
     assert done.returncode == 1 and "/proc/nosuch cannot be made" in done.stderr
 

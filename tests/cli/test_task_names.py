@@ -83,25 +83,29 @@ def test_other_paths_are_refused(taskfs: Command, name: str) -> None:
 
 @pytest.mark.mount
 def test_paths_below_a_mount(taskfs: Command, cloud: FakeCloud, tasks: None) -> None:
-    place = taskfs.cwd / "mnt"
-    place.mkdir()
-    assert taskfs("mount", str(place)).returncode == 0
+    mountpoint = taskfs.cwd / "mnt"
+    mountpoint.mkdir()
+    assert taskfs("mount", str(mountpoint)).returncode == 0
     try:
         for path in (
-            place / FIRST,
-            place / FIRST / "outputs" / "stdout.txt",
-            place / ".by-status" / "success" / FIRST,
-            *(path for path in (place / ".by-date").iterdir() if path.name.endswith(FIRST[:8])),
+            mountpoint / FIRST,
+            mountpoint / FIRST / "outputs" / "stdout.txt",
+            mountpoint / ".by-status" / "success" / FIRST,
+            *(
+                path
+                for path in (mountpoint / ".by-date").iterdir()
+                if path.name.endswith(FIRST[:8])
+            ),
             f"mnt/{FIRST}/",
         ):
             assert FIRST in taskfs("info", str(path)).stdout
-        assert OTHER in taskfs("info", str(place / ".latest")).stdout
-        path = place / FIRST / "outputs" / "stdout.txt"
+        assert OTHER in taskfs("info", str(mountpoint / ".latest")).stdout
+        path = mountpoint / FIRST / "outputs" / "stdout.txt"
         assert taskfs("cat", str(path)).stdout == FIRST
-        inside = Command(place / FIRST / "outputs", taskfs.environment)
+        inside = Command(mountpoint / FIRST / "outputs", taskfs.environment)
         assert inside("cat", "./stdout.txt").stdout == FIRST
         assert FIRST in inside("info", ".").stdout
-        beside = Command(Path(place), taskfs.environment)
+        beside = Command(Path(mountpoint), taskfs.environment)
         assert beside("cat", f"{SECOND}/stdout.txt").stdout == SECOND
     finally:
-        assert taskfs("umount", str(place)).returncode == 0
+        assert taskfs("umount", str(mountpoint)).returncode == 0

@@ -13,8 +13,8 @@ from taskfs.remote.transport import Transport
 from taskfs.support.stats import Stats
 from tests.conftest import on_mount
 from tests.fake_api import FakeCloud
+from tests.file_systems import Mounted
 from tests.mounts import Mount
-from tests.surfaces import Mounted
 
 # Short enough for a test to wait, long enough for a busy machine to answer.
 HASTY = {

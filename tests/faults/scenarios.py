@@ -6,8 +6,8 @@ from typing import Any, Final
 import pytest
 
 from tests.fake_api import FakeCloud, Fault
+from tests.file_systems import FileSystem, assert_same
 from tests.outputs import add_finished_task, put_outputs
-from tests.surfaces import Surface, assert_same
 from tests.zips import STORED
 
 # The answer of a store for a missing object, as options of the fault "body".
@@ -35,10 +35,10 @@ def errno_of(call: Callable[[], object]) -> int | None:
     return caught.value.errno
 
 
-def read_whole(surface: Surface, path: str, expected: bytes) -> None:
+def read_whole(fs: FileSystem, path: str, expected: bytes) -> None:
     """Read the file and compare it with *expected*; a failed read raises OSError."""
     received = b""
-    with surface.open(path) as opened:
+    with fs.open(path) as opened:
         while piece := opened.read_at(len(received), 1 << 17):
             received += piece
     assert_same(received, expected)

@@ -28,9 +28,9 @@ from tests.caches import (
 )
 from tests.conftest import in_process
 from tests.fake_api import FakeCloud
+from tests.file_systems import Mounted, assert_same
 from tests.mounts import Mount, eventually
 from tests.outputs import add_finished_task, noise
-from tests.surfaces import Mounted, assert_same
 
 
 @pytest.mark.mount
@@ -84,15 +84,15 @@ def test_a_disk_that_takes_no_more(cloud: FakeCloud, tmp_path: Path, cache: Path
     once."""
     files = make_files(7) | {f"{number:0100}": b"x" for number in range(1000)}
     task = add_finished_task(cloud, files)
-    place = tmp_path / "mnt"
-    place.mkdir()
-    mount = Mount(cloud, place, tmp_path, {"cache_dir": str(cache)})
+    mountpoint = tmp_path / "mnt"
+    mountpoint.mkdir()
+    mount = Mount(cloud, mountpoint, tmp_path, {"cache_dir": str(cache)})
     limit = ("prlimit", "--fsize=20000")
-    done = mount.taskfs("mount", *mount.flags, place, prefix=limit)
+    done = mount.taskfs("mount", *mount.flags, mountpoint, prefix=limit)
     try:
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         for name in ("small", "text", "deep/noise", "text"):
-            assert_same((place / task / "outputs" / name).read_bytes(), files[name])
+            assert_same((mountpoint / task / "outputs" / name).read_bytes(), files[name])
     finally:
         mount.stop()
     mount.check_log()

@@ -12,9 +12,9 @@ import pytest
 
 from tests.fake_api import FakeCloud
 from tests.faults.scenarios import add_fault, errno_of, finished
+from tests.file_systems import FileSystem, Mounted, assert_same, write
 from tests.mounts import eventually
 from tests.outputs import noise
-from tests.surfaces import Mounted, Surface, assert_same, write
 
 CONTENT: Final = noise(7, 700_000)
 PIECE: Final = 100_000
@@ -62,7 +62,7 @@ ABSENT: Final = {
 
 
 @pytest.mark.parametrize("foreign", [*TRANSPORT_ERRORS, "the API's"])
-def test_a_404_on_the_listing_is_never_an_empty_directory(fs: Surface, foreign: str) -> None:
+def test_a_404_on_the_listing_is_never_an_empty_directory(fs: FileSystem, foreign: str) -> None:
     """F-14, F-15: A 404 on a listing is asked for once more and is then EIO, whatever its body
     says."""
     task = finished(fs.cloud, a=CONTENT)
@@ -82,7 +82,7 @@ def test_a_404_on_the_listing_is_never_an_empty_directory(fs: Surface, foreign: 
 
 
 @pytest.mark.parametrize("foreign", TRANSPORT_ERRORS)
-def test_a_foreign_404_on_a_task_is_eio(fs: Surface, foreign: str) -> None:
+def test_a_foreign_404_on_a_task_is_eio(fs: FileSystem, foreign: str) -> None:
     """F-14: A 404 on a task that is not the API's own is EIO."""
     fs.names()
     task = finished(fs.cloud, a=CONTENT)
@@ -101,7 +101,7 @@ def test_a_foreign_404_on_a_task_is_eio(fs: Surface, foreign: str) -> None:
 
 
 @pytest.mark.parametrize("status", [404, 410])
-def test_the_apis_own_word_on_one_task_is_enoent(fs: Surface, status: int) -> None:
+def test_the_apis_own_word_on_one_task_is_enoent(fs: FileSystem, status: int) -> None:
     """F-14, X-1: The API's own 404 on one task is ENOENT."""
     fs.names()
     task = finished(fs.cloud, a=CONTENT)
@@ -113,7 +113,7 @@ def test_the_apis_own_word_on_one_task_is_enoent(fs: Surface, status: int) -> No
 
 
 @pytest.mark.parametrize("foreign", [*TRANSPORT_ERRORS, "the API's"])
-def test_a_404_on_the_signing_is_no_empty_outputs(fs: Surface, foreign: str) -> None:
+def test_a_404_on_the_signing_is_no_empty_outputs(fs: FileSystem, foreign: str) -> None:
     """F-14, F-15: A 404 of the call that signs URLs is not an empty `outputs/`."""
     task = finished(fs.cloud, a=CONTENT)
     wrong = NOT_OF_A_STORE[foreign]
@@ -125,7 +125,7 @@ def test_a_404_on_the_signing_is_no_empty_outputs(fs: Surface, foreign: str) -> 
 
 
 @pytest.mark.parametrize("foreign", NOT_OF_A_STORE)
-def test_a_foreign_404_of_the_store_is_no_empty_outputs(fs: Surface, foreign: str) -> None:
+def test_a_foreign_404_of_the_store_is_no_empty_outputs(fs: FileSystem, foreign: str) -> None:
     """F-14, X-14: A 404 that is not the store's word on the object is asked for once more and is
     then EIO; the handle reads on afterwards."""
     task = finished(fs.cloud, a=CONTENT, filler=noise(3, 300_000))
@@ -144,7 +144,7 @@ def test_a_foreign_404_of_the_store_is_no_empty_outputs(fs: Surface, foreign: st
 
 
 @pytest.mark.parametrize("own", ABSENT)
-def test_a_store_that_says_that_the_object_is_absent_is_believed(fs: Surface, own: str) -> None:
+def test_a_store_that_says_that_the_object_is_absent_is_believed(fs: FileSystem, own: str) -> None:
     """F-12, F-14: A store's own word that the object is absent shows as an empty `outputs/`."""
     task = finished(fs.cloud, a=CONTENT)
     fault = add_fault(fs.cloud, "store", task, "body", times=None, **ABSENT[own])
@@ -181,7 +181,9 @@ PAGES: Final = {
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_page_in_the_middle_of_a_read_is_eio_and_the_handle_lives(fs: Surface, page: str) -> None:
+def test_a_page_in_the_middle_of_a_read_is_eio_and_the_handle_lives(
+    fs: FileSystem, page: str
+) -> None:
     """X-14: A page in the middle of a read is asked for once more and is then EIO, and the next
     read through the same handle works."""
     task = finished(fs.cloud, a=CONTENT, filler=noise(3, 300_000))
@@ -198,7 +200,7 @@ def test_a_page_in_the_middle_of_a_read_is_eio_and_the_handle_lives(fs: Surface,
         assert_same(opened.read_at(far, PIECE), CONTENT[far:])
 
 
-def test_a_page_without_a_length_is_eio_too(fs: Surface) -> None:
+def test_a_page_without_a_length_is_eio_too(fs: FileSystem) -> None:
     """X-14, X-6: A page in chunks is EIO and does not mean that the store ignores ranges."""
     task, unopened = (finished(fs.cloud, a=CONTENT, filler=noise(3, 300_000)) for _ in range(2))
     assert fs.stat(f"{task}/outputs/a").st_size == len(CONTENT)
@@ -214,7 +216,7 @@ def test_a_page_without_a_length_is_eio_too(fs: Surface) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_page_in_place_of_an_archives_end_is_eio(fs: Surface, page: str) -> None:
+def test_a_page_in_place_of_an_archives_end_is_eio(fs: FileSystem, page: str) -> None:
     """F-15, X-14: A page in place of an archive's end is EIO and not an empty directory."""
     task = finished(fs.cloud, a=CONTENT)
     add_fault(fs.cloud, "store", task, "body", times=None, **PAGES[page])
@@ -224,7 +226,7 @@ def test_a_page_in_place_of_an_archives_end_is_eio(fs: Surface, page: str) -> No
 
 
 @pytest.mark.parametrize("status", [202, 204, 300, 304])
-def test_a_status_that_makes_no_sense_is_looked_at_once_more(fs: Surface, status: int) -> None:
+def test_a_status_that_makes_no_sense_is_looked_at_once_more(fs: FileSystem, status: int) -> None:
     """X-14: A status that makes no sense is asked for once more, on API and store alike."""
     fs.names()
     task = finished(fs.cloud, a=CONTENT)

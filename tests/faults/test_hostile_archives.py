@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 from taskfs.cache.memory_cache import BLOCK
 from tests.against_zipfile import compare
 from tests.fake_api import FakeCloud
+from tests.file_systems import FileSystem, InProcess, assert_same, text, walk
 from tests.mounts import Mount
 from tests.outputs import LONG_AGO
-from tests.surfaces import InProcess, Surface, assert_same, text, walk
 from tests.zips import (
     BZIP2,
     DEFLATED,
@@ -66,7 +66,7 @@ def put(cloud: FakeCloud, archive: bytes) -> str:
     return f"{task}/outputs"
 
 
-def put_entries(fs: Surface, *entries: Entry, **fields: Any) -> str:
+def put_entries(fs: FileSystem, *entries: Entry, **fields: Any) -> str:
     return put(fs.cloud, build(entries, **fields))
 
 
@@ -79,7 +79,7 @@ def errno_of(call: Callable[[], object]) -> int:
     return caught.value.errno or 0
 
 
-def errno_of_read(fs: Surface, path: str) -> int:
+def errno_of_read(fs: FileSystem, path: str) -> int:
     """Return what reading a file to its end fails with, however long it says to be."""
 
     def read() -> None:
@@ -91,7 +91,7 @@ def errno_of_read(fs: Surface, path: str) -> int:
     return errno_of(read)
 
 
-def is_well(fs: Surface, top: str) -> None:
+def is_well(fs: FileSystem, top: str) -> None:
     """Fail unless the good member beside the bad ones is there and right."""
     assert fs.read(f"{top}/good") == GOOD.body
 
@@ -124,7 +124,7 @@ def is_well(fs: Surface, top: str) -> None:
     ],
     ids=lambda name: repr(name[:14])[2:-1],
 )
-def test_names_that_climb_nul_or_over_long_are_left_out(fs: Surface, name: bytes) -> None:
+def test_names_that_climb_nul_or_over_long_are_left_out(fs: FileSystem, name: bytes) -> None:
     """N-11, N-12: Names that climb, with NUL or over-long are not shown, whichever field has them;
     the rest is."""
     raw = ROOT.encode() + name
@@ -139,7 +139,7 @@ def test_names_that_climb_nul_or_over_long_are_left_out(fs: Surface, name: bytes
             fs.stat(f"{top}/{path}")
 
 
-def test_duplicate_names_show_the_last_one(fs: Surface) -> None:
+def test_duplicate_names_show_the_last_one(fs: FileSystem) -> None:
     """N-13: Of duplicate names one file is shown, and its size and bytes are of the same member."""
     copies = [file("twice", b"%d" % number * (number + 1)) for number in range(5)]
     top = put_entries(fs, *copies, GOOD, file("twice", b"the last"))
@@ -148,7 +148,7 @@ def test_duplicate_names_show_the_last_one(fs: Surface) -> None:
     assert fs.read(f"{top}/twice") == b"the last"
 
 
-def test_names_with_control_characters_or_not_utf8(fs: Surface) -> None:
+def test_names_with_control_characters_or_not_utf8(fs: FileSystem) -> None:
     """N-16, N-17, T-5: Names with control characters or not UTF-8 are shown and can be read, and
     the table stays one line per file."""
     raw = [
@@ -170,14 +170,14 @@ def test_names_with_control_characters_or_not_utf8(fs: Surface) -> None:
     assert "\x1b" not in table
 
 
-def test_unicode_path_field_with_a_wrong_crc_names_nothing(fs: Surface) -> None:
+def test_unicode_path_field_with_a_wrong_crc_names_nothing(fs: FileSystem) -> None:
     """N-17: A 0x7075 field that was made for another name does not count."""
     name = ROOT.encode() + b"true"
     top = put_entries(fs, Entry(name, b"1", extra=unicode_field(ROOT + "false", name, crc=1)))
     assert list(walk(fs, top)) == ["true"]
 
 
-def test_a_file_that_is_also_a_directory(fs: Surface) -> None:
+def test_a_file_that_is_also_a_directory(fs: FileSystem) -> None:
     """N-14: Of a file and a directory with one name the directory is shown, in either order."""
     before = [file("a", b"file"), file("a/b", b"below"), file("c/d", b"below"), file("c", b"file")]
     top = put_entries(fs, *before, file("e", b"file"), folder("e"), GOOD)
@@ -185,7 +185,7 @@ def test_a_file_that_is_also_a_directory(fs: Surface) -> None:
     assert fs.names(f"{top}/e") == []
 
 
-def test_nesting_of_30_000_components(fs: Surface) -> None:
+def test_nesting_of_30_000_components(fs: FileSystem) -> None:
     """N-12, Y-6: A name 32,000 directories deep is shown as far as a path reaches, in bounded time,
     and failures there are logged as fast."""
     deep = ROOT.encode() + b"d/" * 32_000 + b"x"
@@ -204,7 +204,7 @@ def test_nesting_of_30_000_components(fs: Surface) -> None:
 
 
 @pytest.mark.parametrize("offset", [1 << 20, UINT32_MAX, 1 << 40, (1 << 64) - 1])
-def test_an_entry_that_points_outside_the_archive(fs: Surface, offset: int) -> None:
+def test_an_entry_that_points_outside_the_archive(fs: FileSystem, offset: int) -> None:
     """I-8, X-4: An entry that points outside the archive is listed, and EIO when read."""
     top = put_entries(fs, file("bad", BODY, offset=offset, zip64=True), GOOD)
     assert fs.stat(f"{top}/bad").st_size == len(BODY)
@@ -215,7 +215,7 @@ def test_an_entry_that_points_outside_the_archive(fs: Surface, offset: int) -> N
 @pytest.mark.parametrize("size", [1 << 32, 1 << 48, (1 << 63) - 1])
 @pytest.mark.parametrize("method", [STORED, DEFLATED])
 def test_a_member_that_overlaps_the_directory_whatever_its_length(
-    fs: Surface, method: int, size: int
+    fs: FileSystem, method: int, size: int
 ) -> None:
     """I-8, X-4: A member that overlaps the directory is EIO at once, whatever its length, and none
     of its bytes is asked for."""
@@ -229,13 +229,13 @@ def test_a_member_that_overlaps_the_directory_whatever_its_length(
 
 
 @pytest.mark.parametrize("size", [1 << 63, (1 << 64) - 1])
-def test_sizes_that_look_negative_are_left_out(fs: Surface, size: int) -> None:
+def test_sizes_that_look_negative_are_left_out(fs: FileSystem, size: int) -> None:
     """I-8: A size that no file can have is not shown."""
     top = put_entries(fs, file("bad", b"x", size=size, zip64=True), GOOD)
     assert list(walk(fs, top)) == ["good"]
 
 
-def test_a_header_that_points_into_another_member(fs: Surface) -> None:
+def test_a_header_that_points_into_another_member(fs: FileSystem) -> None:
     """I-6, I-8: A local header among another member's bytes must name its member, and the bytes
     must match the entry's checksum."""
     inner = build([file("inner", b"of the inner archive")])
@@ -253,7 +253,7 @@ def test_a_header_that_points_into_another_member(fs: Surface) -> None:
 
 @pytest.mark.parametrize("method", [STORED, DEFLATED, BZIP2, LZMA])
 @pytest.mark.parametrize("by", [-1000, -1, 1, 1000, 1 << 40])
-def test_sizes_that_lie_in_either_direction(fs: Surface, by: int, method: int) -> None:
+def test_sizes_that_lie_in_either_direction(fs: FileSystem, by: int, method: int) -> None:
     """I-8, X-9: A size that lies is EIO, never a short file and never bytes beyond it."""
     lie = file("bad", BODY, method=method, size=len(BODY) + by, zip64=True)
     top = put_entries(fs, lie, GOOD)
@@ -297,7 +297,7 @@ def overlapping_bomb(members: int, kernel: bytes) -> bytes:
     return out + directory + end
 
 
-def test_overlapping_entries_read_by_their_own_sums(fs: Surface) -> None:
+def test_overlapping_entries_read_by_their_own_sums(fs: FileSystem) -> None:
     """I-8, Y-10: A bomb of overlapping members is an archive like any other: reads are right, and
     only what is read is unpacked."""
     archive = overlapping_bomb(40, bytes(200_000))
@@ -318,7 +318,7 @@ def test_overlapping_entries_read_by_their_own_sums(fs: Surface) -> None:
 # The archive's end and its directory
 
 
-def test_a_comment_that_fakes_an_end_record(fs: Surface) -> None:
+def test_a_comment_that_fakes_an_end_record(fs: FileSystem) -> None:
     """I-8: A comment that fakes or quotes an end record gives the true members, or EIO where both
     are possible."""
     other = build([file("fake", b"?")])
@@ -331,13 +331,13 @@ def test_a_comment_that_fakes_an_end_record(fs: Surface) -> None:
 
 
 @pytest.mark.parametrize("trailing", [b"\0", b"\n", b"trailing data" * 4000])
-def test_trailing_data(fs: Surface, trailing: bytes) -> None:
+def test_trailing_data(fs: FileSystem, trailing: bytes) -> None:
     """I-8: Data behind the end of the archive is skipped."""
     is_well(fs, put_entries(fs, GOOD, trailing=trailing))
 
 
 @pytest.mark.parametrize("left", [0, 1, 21, 22, 60, 150, -1])
-def test_truncated_archives_are_eio(fs: Surface, left: int) -> None:
+def test_truncated_archives_are_eio(fs: FileSystem, left: int) -> None:
     """X-4, F-15: A truncated archive is EIO and never an empty directory."""
     whole = build([GOOD, file("more", BODY)])
     top = put(fs.cloud, whole[:left])
@@ -346,14 +346,14 @@ def test_truncated_archives_are_eio(fs: Surface, left: int) -> None:
 
 
 @pytest.mark.parametrize("shifted", [False, True])
-def test_data_before_the_archive(fs: Surface, shifted: bool) -> None:
+def test_data_before_the_archive(fs: FileSystem, shifted: bool) -> None:
     """I-8: A self-extracting archive is read, whichever start its offsets count from."""
     program = b"#!/bin/sh\nexit 1\n" + b"\x7fELF" * 40_000
     is_well(fs, put_entries(fs, GOOD, prepended=program, shifted=shifted))
 
 
 @pytest.mark.parametrize("count", [0, 1, 0xFFFE])
-def test_a_count_of_entries_that_lies(fs: Surface, count: int) -> None:
+def test_a_count_of_entries_that_lies(fs: FileSystem, count: int) -> None:
     """I-8: A count of entries that lies is ignored."""
     lie = {"here": count, "entries": count}
     top = put_entries(fs, file("a", b"1"), file("b", b"2"), GOOD, end=lie)
@@ -364,7 +364,7 @@ def test_a_count_of_entries_that_lies(fs: Surface, count: int) -> None:
 
 @pytest.mark.parametrize("place", ["size", "offset", "at"])
 @pytest.mark.parametrize("value", [0, 1 << 31, 1 << 63, (1 << 64) - 1])
-def test_zip64_ends_with_absurd_values(fs: Surface, place: str, value: int) -> None:
+def test_zip64_ends_with_absurd_values(fs: FileSystem, place: str, value: int) -> None:
     """I-8, R-20: Absurd ZIP64 values are refused by name or read right; nothing of that size is
     asked for or allocated."""
     fields = {"locator" if place == "at" else "end64": {place: value}}
@@ -376,7 +376,7 @@ def test_zip64_ends_with_absurd_values(fs: Surface, place: str, value: int) -> N
         assert exc.errno in (errno.EIO, errno.EOPNOTSUPP)
 
 
-def test_an_encrypted_directory_is_eopnotsupp(fs: Surface) -> None:
+def test_an_encrypted_directory_is_eopnotsupp(fs: FileSystem) -> None:
     """X-6: An encrypted directory (APPNOTE 7.3) is EOPNOTSUPP, not damage."""
     archive = bytearray(build([GOOD], zip64=True, end64={"needed": 62}))
     at = archive.index(b"PK\x01\x02")
@@ -386,7 +386,7 @@ def test_an_encrypted_directory_is_eopnotsupp(fs: Surface) -> None:
 
 
 @pytest.mark.parametrize("flags", [0x0001, 0x0041, 0x2001])
-def test_encrypted_members_are_eopnotsupp(fs: Surface, flags: int) -> None:
+def test_encrypted_members_are_eopnotsupp(fs: FileSystem, flags: int) -> None:
     """X-6: An encrypted member is listed with its size and EOPNOTSUPP when opened; the others are
     read."""
     top = put_entries(fs, file("secret", b"?" * 50, flags=flags), GOOD)
@@ -396,14 +396,14 @@ def test_encrypted_members_are_eopnotsupp(fs: Surface, flags: int) -> None:
 
 
 @pytest.mark.parametrize("method", [1, 6, 9, 10, 19, 97, 98, 99, 65_535])
-def test_unknown_methods_are_eopnotsupp(fs: Surface, method: int) -> None:
+def test_unknown_methods_are_eopnotsupp(fs: FileSystem, method: int) -> None:
     """X-6, R-22: Deflate64, PPMd and unknown methods are EOPNOTSUPP; the other members are read."""
     top = put_entries(fs, file("odd", b"?" * 50, method=method), GOOD)
     assert errno_of_read(fs, f"{top}/odd") == errno.EOPNOTSUPP
     is_well(fs, top)
 
 
-def test_a_giant_lzma_dictionary_is_eopnotsupp(fs: Surface) -> None:
+def test_a_giant_lzma_dictionary_is_eopnotsupp(fs: FileSystem) -> None:
     """R-22: An LZMA header that asks for 4 GB is refused each time."""
     packed = bytearray(lzma_alone(BODY))
     packed[5:9] = b"\xff\xff\xff\xff"
@@ -414,7 +414,7 @@ def test_a_giant_lzma_dictionary_is_eopnotsupp(fs: Surface) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o104755, 0o102755, 0o120777, 0o060644, 0o020644, 0o010644])
-def test_set_uid_bits_links_and_devices_are_plain_files(fs: Surface, mode: int) -> None:
+def test_set_uid_bits_links_and_devices_are_plain_files(fs: FileSystem, mode: int) -> None:
     """N-18: Whatever the Unix mode says, a member is a plain file, without set-uid bits.
 
     Only the execute bits of a regular file count (A-23).
@@ -443,7 +443,7 @@ def test_set_uid_bits_links_and_devices_are_plain_files(fs: Surface, mode: int) 
         field(0x9901, bytes(7)) * 1000,
     ],
 )
-def test_extra_fields_that_lie_in_length(fs: Surface, extra: bytes) -> None:
+def test_extra_fields_that_lie_in_length(fs: FileSystem, extra: bytes) -> None:
     """I-8: Extra fields with a wrong length are ignored; the member and those behind it are not."""
     top = put_entries(fs, file("odd", b"fine", extra=extra, local_extra=extra), GOOD)
     assert fs.read(f"{top}/odd") == b"fine"
@@ -465,7 +465,7 @@ def test_extra_fields_that_lie_in_length(fs: Surface, extra: bytes) -> None:
         ({"extra": ntfs_field(1)}, None),
     ],
 )
-def test_dates_out_of_range(fs: Surface, fields: dict[str, Any], seconds: int | None) -> None:
+def test_dates_out_of_range(fs: FileSystem, fields: dict[str, Any], seconds: int | None) -> None:
     """A-8: Dates out of range, and 64-bit times, become a time that a file can have."""
     top = put_entries(fs, file("odd", b"fine", **fields))
     shown = fs.stat(f"{top}/odd").st_mtime_ns

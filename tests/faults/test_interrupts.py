@@ -17,9 +17,9 @@ import pytest
 
 from tests.conftest import on_mount
 from tests.fake_api import FakeCloud
+from tests.file_systems import assert_same
 from tests.mounts import Mount, eventually
 from tests.outputs import LONG_AGO
-from tests.surfaces import assert_same
 
 pytestmark = pytest.mark.mount
 

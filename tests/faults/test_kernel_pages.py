@@ -10,9 +10,9 @@ from typing import Final
 import pytest
 
 from tests.fake_api import FakeCloud, Fault
+from tests.file_systems import assert_same
 from tests.mounts import Mount
 from tests.outputs import LONG_AGO
-from tests.surfaces import assert_same
 from tests.zips import DEFLATED, STORED, build, cheap_bytes, file
 
 pytestmark = pytest.mark.mount
@@ -45,20 +45,20 @@ def test_the_next_open_sees_no_page_of_a_damaged_read(
     once it is closed."""
     mount = new_mount()
     path, _ = put(cloud, method)
-    place: Path = mount.path / path
-    before = os.open(place, os.O_RDONLY)
+    file: Path = mount.path / path
+    before = os.open(file, os.O_RDONLY)
     try:
         os.pread(before, HALF, 0)
         with pytest.raises(OSError):
             rest_of(before, HALF)
         cloud.faults.clear()
-        assert_same(place.read_bytes(), BODY[method])
+        assert_same(file.read_bytes(), BODY[method])
         for _ in range(2):
-            assert_same(place.read_bytes(), BODY[method])
+            assert_same(file.read_bytes(), BODY[method])
     finally:
         os.close(before)
     for _ in range(2):
-        assert_same(place.read_bytes(), BODY[method])
+        assert_same(file.read_bytes(), BODY[method])
 
 
 @pytest.mark.parametrize("method", [STORED, DEFLATED])

@@ -15,7 +15,7 @@ import pytest
 
 from tests.fake_api import FakeCloud
 from tests.faults.scenarios import add_fault
-from tests.surfaces import Mounted
+from tests.file_systems import Mounted
 
 
 def kills(cloud: FakeCloud, task: str) -> int:

@@ -45,9 +45,9 @@ def taskfs(cloud: FakeCloud, tmp_path: Path) -> Taskfs:
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
-    place = tmp_path / "authority"
-    place.mkdir()
-    return Authority(place)
+    folder = tmp_path / "authority"
+    folder.mkdir()
+    return Authority(folder)
 
 
 def failing(taskfs: Taskfs, *arguments: str, **environment: str) -> str:
@@ -255,11 +255,11 @@ def test_a_ca_file_that_is_none(
     taskfs: Taskfs, tmp_path: Path, variable: str, content: str | None
 ) -> None:
     """X-23: A wrong path in a CA variable, or a file without certificates, names the variable."""
-    place = tmp_path / "company.pem"
+    path = tmp_path / "company.pem"
     if content is not None:
-        place.write_text(content)
-    message = failing(taskfs, "list", "--api-url", "https://localhost:1", **{variable: str(place)})
-    assert f"{variable}: {place}" in message
+        path.write_text(content)
+    message = failing(taskfs, "list", "--api-url", "https://localhost:1", **{variable: str(path)})
+    assert f"{variable}: {path}" in message
 
 
 def test_https_spoken_to_a_plain_port(cloud: FakeCloud, taskfs: Taskfs) -> None:

@@ -9,8 +9,8 @@ from taskfs.remote.object_store import StoreObject
 from taskfs.remote.transport import Transport
 from tests.fake_api import FakeCloud
 from tests.faults.scenarios import add_fault, finished, put, read_whole
+from tests.file_systems import FileSystem, assert_same, write
 from tests.outputs import noise
-from tests.surfaces import Surface, assert_same, write
 
 CONTENT: Final = noise(8, 1_500_000)  # more than a 200 is accepted for
 SMALL: Final = noise(9, 300_000)
@@ -38,7 +38,7 @@ TAIL_ONLY: Final = frozenset({"at most the last 100,000 bytes at once"})
 
 @pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("content", [SMALL, CONTENT], ids=["small", "large"])
-def test_an_odd_store_is_read_whole(fs: Surface, store: str, content: bytes) -> None:
+def test_an_odd_store_is_read_whole(fs: FileSystem, store: str, content: bytes) -> None:
     """X-20: A store that lacks suffix ranges, caps its answers or writes its headers in another way
     is read whole."""
     task = finished(fs.cloud, a=content, z=b"z")
@@ -56,7 +56,7 @@ def test_an_odd_store_is_read_whole(fs: Surface, store: str, content: bytes) -> 
     [["strong", "weak"], ["weak", "strong"], ["strong", "absent"], ["strong", "weak", "absent"]],
     ids="-".join,
 )
-def test_the_forms_of_one_tag_are_one_version(fs: Surface, forms: list[str]) -> None:
+def test_the_forms_of_one_tag_are_one_version(fs: FileSystem, forms: list[str]) -> None:
     """X-20: Entity tags are compared weakly, and an answer without one tells nothing, so one
     version is not taken for two."""
     task = finished(fs.cloud, a=CONTENT, z=b"z")
@@ -88,7 +88,7 @@ def test_a_replaced_object_is_stale_whatever_the_form_of_its_tag(
             store_object.fetch_range(5, 500, version)
 
 
-def test_an_archive_that_is_replaced_on_a_store_with_weak_tags(fs: Surface) -> None:
+def test_an_archive_that_is_replaced_on_a_store_with_weak_tags(fs: FileSystem) -> None:
     """F-9, X-20: On a store with weak tags old bytes and new are never mixed."""
     task = finished(fs.cloud, a=CONTENT, z=b"z")
     add_fault(fs.cloud, "store", task, "tag", times=None, forms=["weak"])
@@ -99,7 +99,7 @@ def test_an_archive_that_is_replaced_on_a_store_with_weak_tags(fs: Surface) -> N
 
 
 @pytest.mark.parametrize("status", [501, 505, 507, 520, 521, 522, 523, 524, 525, 526, 527, 598])
-def test_every_5xx_is_transient(fs: Surface, status: int) -> None:
+def test_every_5xx_is_transient(fs: FileSystem, status: int) -> None:
     """X-11: 408, 425, 429 and every 5xx are tried again, on API and store alike."""
     fs.names()
     task = finished(fs.cloud, a=SMALL)

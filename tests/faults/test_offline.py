@@ -16,9 +16,9 @@ import pytest
 
 from taskfs.fuse.mountpoint import umount
 from tests.fake_api import FakeCloud
+from tests.file_systems import Mounted, assert_same, walk
 from tests.mounts import Mount, Taskfs, is_mounted
 from tests.outputs import LONG_AGO, QUICK, put_outputs
-from tests.surfaces import Mounted, assert_same, walk
 from tests.zips import Entry, build
 
 pytestmark = pytest.mark.mount
@@ -50,10 +50,13 @@ def mounted(cloud: FakeCloud, tmp_path: Path) -> MountFactory:
     def mount(**options: str) -> Iterator[Mount]:
         home = tmp_path / f"mount{len(os.listdir(tmp_path))}"
         home.mkdir()
-        place = home / "mnt"
-        place.mkdir()
+        mountpoint = home / "mnt"
+        mountpoint.mkdir()
         mount = Mount(
-            cloud, place, home, {"cache_dir": str(tmp_path / "cache"), "timeout": PATIENT} | options
+            cloud,
+            mountpoint,
+            home,
+            {"cache_dir": str(tmp_path / "cache"), "timeout": PATIENT} | options,
         )
         if "offline" in options:
             del mount.taskfs.environment["INDUCTIVA_API_KEY"]
@@ -199,17 +202,17 @@ def test_offline_the_part_that_was_read(
     task, _ = finished(cloud)
     body = random.Random(1).randbytes(12 << 20)
     cloud.put_object(f"{task}/output.zip", build([Entry(b"artifacts/large", body, method)]))
-    place = 0 if method else 5 << 20
+    offset = 0 if method else 5 << 20
     with mounted() as mount, open(mount.path / task / "outputs/large", "rb") as file:
-        assert os.pread(file.fileno(), 4096, place) == body[place : place + 4096]
+        assert os.pread(file.fileno(), 4096, offset) == body[offset : offset + 4096]
     with mounted(offline="") as mount, open(mount.path / task / "outputs/large", "rb") as file:
         for _ in range(2):
-            assert os.pread(file.fileno(), 4096, place) == body[place : place + 4096]
+            assert os.pread(file.fileno(), 4096, offset) == body[offset : offset + 4096]
             with refused(errno.ETIMEDOUT):
                 os.pread(file.fileno(), 4096, 11 << 20)
         with pytest.raises(OSError), open(mount.path / task / "outputs/large", "rb") as other:
             other.read()
-        assert os.pread(file.fileno(), 4096, place) == body[place : place + 4096]
+        assert os.pread(file.fileno(), 4096, offset) == body[offset : offset + 4096]
     with mounted() as mount:
         assert_same((mount.path / task / "outputs/large").read_bytes(), body)
 
@@ -261,14 +264,14 @@ def test_offline_needs_something_to_show(
     not shown."""
     finished(cloud)
     (tmp_path / "home").mkdir()
-    place = tmp_path / "place"
-    place.mkdir()
+    mountpoint = tmp_path / "mnt"
+    mountpoint.mkdir()
     taskfs = Taskfs(tmp_path / "home", cloud)
     cache = ("--cache-dir", str(tmp_path / "cache"))
 
     def fails() -> str:
-        done = taskfs("mount", "--offline", *cache, place)
-        assert (done.returncode, done.stdout, is_mounted(place)) == (1, "", False)
+        done = taskfs("mount", "--offline", *cache, mountpoint)
+        assert (done.returncode, done.stdout, is_mounted(mountpoint)) == (1, "", False)
         assert done.stderr.count("\n") == 1
         return done.stderr
 
@@ -288,10 +291,10 @@ def test_offline_needs_something_to_show(
         ((), {"TASKFS_OFFLINE": "yes"}),
     )
     for words, variables in ways:
-        done = taskfs("mount", *words, *cache, place, **variables)
+        done = taskfs("mount", *words, *cache, mountpoint, **variables)
         assert (done.returncode, done.stderr) == (0, "")
-        assert len(os.listdir(place)) == 1 + 5
-        umount(place, lazy=False)
+        assert len(os.listdir(mountpoint)) == 1 + 5
+        umount(mountpoint, lazy=False)
     shutil.rmtree(tmp_path / "cache/tasks")
     assert "mount it once without --offline" in fails()
 
@@ -334,15 +337,15 @@ def test_a_mount_without_the_api_names_the_way_out(
 ) -> None:
     """O-11: Where the API is away and the cache has something, the error names `--offline`."""
     (tmp_path / "home").mkdir()
-    place = tmp_path / "place"
-    place.mkdir()
+    mountpoint = tmp_path / "mnt"
+    mountpoint.mkdir()
     taskfs = Taskfs(tmp_path / "home", cloud)
     flags = ("--cache-dir", str(tmp_path / "cache"), "--timeout", "1s")
     finished(cloud)
 
     def fails() -> str:
-        done = taskfs("mount", *flags, place)
-        assert (done.returncode, done.stdout, is_mounted(place)) == (1, "", False)
+        done = taskfs("mount", *flags, mountpoint)
+        assert (done.returncode, done.stdout, is_mounted(mountpoint)) == (1, "", False)
         assert done.stderr.count("\n") == 1
         return done.stderr
 

@@ -12,9 +12,9 @@ import pytest
 
 from tests.fake_api import FakeCloud
 from tests.faults.scenarios import add_fault, errno_of, finished, put, read_whole
+from tests.file_systems import FileSystem, OpenFile, assert_same, write
 from tests.mounts import eventually
 from tests.outputs import LONG_AGO, noise
-from tests.surfaces import OpenFile, Surface, assert_same, write
 from tests.zips import Entry, build
 
 PIECE = 100_000
@@ -43,7 +43,7 @@ def read_everywhere(opened: OpenFile, old: bytes) -> set[int]:
 @pytest.mark.parametrize(
     "sizes", [(1_000_000, 1_000_000), (1_000_000, 400_000), (400_000, 900_000)]
 )
-def test_old_bytes_and_new_are_never_mixed(fs: Surface, sizes: tuple[int, int]) -> None:
+def test_old_bytes_and_new_are_never_mixed(fs: FileSystem, sizes: tuple[int, int]) -> None:
     """F-8, F-9: With an old handle open, a new open reads the new version whole and the old handle
     fails with ESTALE everywhere."""
     old, new = noise(1, sizes[0]), noise(2, sizes[1])
@@ -71,7 +71,7 @@ def test_old_bytes_and_new_are_never_mixed(fs: Surface, sizes: tuple[int, int]) 
     assert_same(fs.read(f"{task}/outputs/x"), new)
 
 
-def test_a_replacement_is_noticed_by_reading(fs: Surface) -> None:
+def test_a_replacement_is_noticed_by_reading(fs: FileSystem) -> None:
     """X-5, F-8: A read that meets the new object is ESTALE; the next open gets the new version."""
     old, new = noise(1, 900_000), noise(2, 800_000)
     task = fs.cloud.add_task(end_time=LONG_AGO)
@@ -87,7 +87,7 @@ def test_a_replacement_is_noticed_by_reading(fs: Surface) -> None:
         fs.read(f"{task}/outputs/y")
 
 
-def test_the_record_tells_of_a_new_archive(fs: Surface) -> None:
+def test_the_record_tells_of_a_new_archive(fs: FileSystem) -> None:
     """F-8, F-11: A record that changed announces a new version, and the next open gets it."""
     task = fs.cloud.add_task(end_time=LONG_AGO)
     put(fs.cloud, task, x=b"first")
@@ -103,7 +103,7 @@ def test_the_record_tells_of_a_new_archive(fs: Surface) -> None:
     assert fs.read(f"{task}/outputs/x") == b"second one"
 
 
-def test_the_raw_archive_belongs_to_one_version_too(fs: Surface) -> None:
+def test_the_raw_archive_belongs_to_one_version_too(fs: FileSystem) -> None:
     """F-8: Reads of the raw archive through an old handle fail with ESTALE."""
     old, new = noise(1, 900_000), noise(2, 950_000)
     task = fs.cloud.add_task(end_time=LONG_AGO)
@@ -223,7 +223,7 @@ def test_pages_of_the_old_version_are_let_go(mnt: Path, cloud: FakeCloud) -> Non
 
 
 @pytest.mark.parametrize("etag", ['"another"', 'W/"weak"'])
-def test_every_range_is_compared_with_the_version(fs: Surface, etag: str) -> None:
+def test_every_range_is_compared_with_the_version(fs: FileSystem, etag: str) -> None:
     """F-8: Each range is compared with the version (ETag), also one that resumes a cut answer of a
     store without If-Match."""
     old = noise(5, 900_000)
@@ -236,7 +236,7 @@ def test_every_range_is_compared_with_the_version(fs: Surface, etag: str) -> Non
     read_whole(fs, f"{task}/outputs/x", old)
 
 
-def test_an_archive_replaced_while_it_is_opened_is_opened_anew(fs: Surface) -> None:
+def test_an_archive_replaced_while_it_is_opened_is_opened_anew(fs: FileSystem) -> None:
     """F-8: An open that met the end of one version and the directory of another begins anew with
     the new one."""
     many = {f"file-{number:04}-{'x' * 60}": b"old" for number in range(900)}
@@ -256,7 +256,7 @@ def test_an_archive_replaced_while_it_is_opened_is_opened_anew(fs: Surface) -> N
     assert fs.read(f"{task}/outputs/x") == b"new"
 
 
-def test_an_archive_removed_while_open_is_enoent(fs: Surface) -> None:
+def test_an_archive_removed_while_open_is_enoent(fs: FileSystem) -> None:
     """X-1, F-8: Reads of an archive that was removed while open are ENOENT."""
     old = noise(6, 900_000)
     task = finished(fs.cloud, x=old, filler=noise(3, 300_000))

@@ -21,9 +21,9 @@ import pytest
 from taskfs.fuse.mountpoint import DEAD, has_ended
 from tests.fake_api import FakeCloud
 from tests.faults.scenarios import finished
+from tests.file_systems import assert_same
 from tests.mounts import COMMAND, Mount, Taskfs, eventually, is_mounted, processes_naming
 from tests.outputs import LONG_AGO, noise
-from tests.surfaces import assert_same
 from tests.zips import DEFLATED
 
 pytestmark = pytest.mark.mount
@@ -156,15 +156,17 @@ def test_a_signal_at_any_time_of_a_start_leaves_no_mount(
     tmp_path: Path, cloud: FakeCloud, delay_s: float, number: int
 ) -> None:
     """E-1, E-11: A signal at any time of the start leaves no mount."""
-    taskfs, place = Taskfs(tmp_path, cloud), tmp_path / "mnt"
-    place.mkdir()
+    taskfs, mountpoint = Taskfs(tmp_path, cloud), tmp_path / "mnt"
+    mountpoint.mkdir()
     with subprocess.Popen(
-        [*COMMAND, "mount", "-f", str(place)], env=taskfs.environment, stderr=subprocess.DEVNULL
+        [*COMMAND, "mount", "-f", str(mountpoint)],
+        env=taskfs.environment,
+        stderr=subprocess.DEVNULL,
     ) as process:
         time.sleep(delay_s)
         process.send_signal(number)
         process.wait(20)
-    assert not is_mounted(place)
+    assert not is_mounted(mountpoint)
 
 
 FAILING_DEVICE: Final = """
@@ -190,17 +192,17 @@ def test_a_failure_that_ends_the_daemon_unmounts(
 ) -> None:
     """E-5, E-11: A mount that fails to start leaves nothing mounted, and a daemon that a failure
     ends unmounts."""
-    taskfs, place = Taskfs(tmp_path, cloud), tmp_path / "mnt"
-    place.mkdir()
-    arguments = ["mount", "--engine", "kernel", *flags, str(place)]
+    taskfs, mountpoint = Taskfs(tmp_path, cloud), tmp_path / "mnt"
+    mountpoint.mkdir()
+    arguments = ["mount", "--engine", "kernel", *flags, str(mountpoint)]
     words = [sys.executable, "-c", FAILING_DEVICE, str(good), *arguments]
     with subprocess.Popen(
         words, env=taskfs.environment, stderr=subprocess.PIPE, text=True, cwd="/"
     ) as process:
-        eventually(lambda: is_mounted(place) or process.poll() is not None)
-        while is_mounted(place):  # without a request the device is not read again
+        eventually(lambda: is_mounted(mountpoint) or process.poll() is not None)
+        while is_mounted(mountpoint):  # without a request the device is not read again
             with contextlib.suppress(OSError):
-                (place / ".taskfs/version").read_bytes()
+                (mountpoint / ".taskfs/version").read_bytes()
             time.sleep(0.01)
         assert process.stderr is not None
         stderr = process.stderr.read()
@@ -208,8 +210,8 @@ def test_a_failure_that_ends_the_daemon_unmounts(
     if not good or flags:
         assert process.returncode == 1
         assert stderr.count("taskfs: the mount ended") == 1
-    eventually(lambda: not processes_naming(place))
-    assert not is_mounted(place)
+    eventually(lambda: not processes_naming(mountpoint))
+    assert not is_mounted(mountpoint)
 
 
 @pytest.mark.usefixtures("each_engine")
@@ -279,11 +281,11 @@ def test_a_start_that_is_interrupted_leaves_nothing(
 ) -> None:
     """E-11: Ctrl+C while the API does not answer ends `taskfs mount` at once, and no mount appears
     later."""
-    place = tmp_path / "mnt"
-    place.mkdir()
+    mountpoint = tmp_path / "mnt"
+    mountpoint.mkdir()
     cloud.faults.add("stall", times=None)
     with subprocess.Popen(
-        [*COMMAND, "mount", *foreground, str(place)],
+        [*COMMAND, "mount", *foreground, str(mountpoint)],
         env=Taskfs(tmp_path, cloud).environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -296,9 +298,9 @@ def test_a_start_that_is_interrupted_leaves_nothing(
     assert process.returncode == 130
     assert (out, "Traceback" in err) == ("", False)
     cloud.faults.clear()
-    eventually(lambda: not processes_naming(place))
-    assert not is_mounted(place)
-    assert os.listdir(place) == []
+    eventually(lambda: not processes_naming(mountpoint))
+    assert not is_mounted(mountpoint)
+    assert os.listdir(mountpoint) == []
 
 
 @pytest.mark.usefixtures("each_engine")

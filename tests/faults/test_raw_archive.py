@@ -16,9 +16,9 @@ import pytest
 from taskfs.support.formatting import format_size
 from tests.conftest import in_process
 from tests.fake_api import FakeCloud
+from tests.file_systems import FileSystem, assert_same, text
 from tests.mounts import Taskfs
 from tests.outputs import LONG_AGO
-from tests.surfaces import Surface, assert_same, text
 from tests.zips import STORED, build, cheap_bytes, file
 
 BODY: Final = cheap_bytes(300_000)
@@ -62,14 +62,14 @@ def errno_of(call: Callable[[], object]) -> int | None:
     return caught.value.errno
 
 
-def put(fs: Surface, body: bytes, **fields: Any) -> str:
+def put(fs: FileSystem, body: bytes, **fields: Any) -> str:
     task = fs.cloud.add_task(end_time=LONG_AGO, **fields)
     fs.cloud.put_object(f"{task}/output.zip", body)
     return task
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_the_raw_archive_does_not_need_its_directory(fs: Surface, kind: str) -> None:
+def test_the_raw_archive_does_not_need_its_directory(fs: FileSystem, kind: str) -> None:
     """N-24, T-12, X-18: `output.zip` can be read whatever the archive holds; where its files cannot
     be shown, `outputs/` fails and the rest of the task works."""
     make, code, why = REFUSED[kind]
@@ -91,7 +91,7 @@ def test_the_raw_archive_does_not_need_its_directory(fs: Surface, kind: str) -> 
     assert text(fs, f"{task}/status") == "success\n"
 
 
-def test_the_raw_input_archive(fs: Surface) -> None:
+def test_the_raw_input_archive(fs: FileSystem) -> None:
     """N-24: `input.zip` can be read as well."""
     task = fs.cloud.add_task(end_time=LONG_AGO)
     fs.cloud.put_object(f"{task}/input.zip", GOOD[:-9])
@@ -117,7 +117,7 @@ def test_the_log_says_once_why(
             caplog.clear()
 
 
-def test_damage_on_the_way_is_not_kept(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
+def test_damage_on_the_way_is_not_kept(new_fs: Callable[..., FileSystem], cloud: FakeCloud) -> None:
     """X-18, F-15: Where the archive's end came damaged, the next listing is right, whether or not
     the raw archive was opened before."""
     fs = new_fs(attr_timeout="0s")
@@ -137,7 +137,7 @@ def test_damage_on_the_way_is_not_kept(new_fs: Callable[..., Surface], cloud: Fa
 
 @pytest.mark.parametrize("after", ["good", "refused"])
 def test_raw_reads_are_of_one_version(
-    new_fs: Callable[..., Surface], cloud: FakeCloud, after: str
+    new_fs: Callable[..., FileSystem], cloud: FakeCloud, after: str
 ) -> None:
     """F-8, N-24: Reads of a raw archive through an old handle are ESTALE, also where its files
     cannot be shown."""
@@ -158,7 +158,7 @@ def test_raw_reads_are_of_one_version(
 
 
 def test_a_refused_archive_that_is_removed_is_gone(
-    new_fs: Callable[..., Surface], cloud: FakeCloud
+    new_fs: Callable[..., FileSystem], cloud: FakeCloud
 ) -> None:
     """F-12, X-18: A refused archive that its owner removed shows as an empty `outputs/`."""
     fs = new_fs(attr_timeout="0s")
@@ -170,7 +170,7 @@ def test_a_refused_archive_that_is_removed_is_gone(
 
 
 def test_an_empty_archive_that_is_replaced_is_noticed(
-    new_fs: Callable[..., Surface], cloud: FakeCloud
+    new_fs: Callable[..., FileSystem], cloud: FakeCloud
 ) -> None:
     """F-11, N-24: An archive without bytes is looked at again with each open."""
     fs = new_fs(attr_timeout="0s")

@@ -14,9 +14,9 @@ import pytest
 from tests.archive_harness import run_threads
 from tests.conftest import in_process
 from tests.fake_api import FakeCloud
+from tests.file_systems import InProcess, text
 from tests.mounts import ROOT, Mount, eventually
 from tests.outputs import LONG_AGO
-from tests.surfaces import InProcess, text
 from tests.zips import Entry, build
 
 TASKS: Final = 20_000

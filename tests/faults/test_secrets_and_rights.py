@@ -21,9 +21,9 @@ from taskfs.support.redaction import redact, register_secret
 from tests.caches import make_files
 from tests.conftest import on_mount
 from tests.fake_api import FakeCloud
+from tests.file_systems import Mounted
 from tests.mounts import ROOT, Mount, Taskfs
 from tests.outputs import add_finished_task
-from tests.surfaces import Mounted
 from tests.zips import Entry, build
 
 SECRET: Final = "sk-9f8e7d6c5b4a"
@@ -139,9 +139,9 @@ def test_an_unwritable_log_fails_no_operation(cloud: FakeCloud, tmp_path: Path, 
     """Y-2: On a full disk, and with its directory deleted, the log fails no operation."""
     files = make_files(2)
     task = add_finished_task(cloud, files)
-    place = tmp_path / "mnt"
-    place.mkdir()
-    mount = Mount(cloud, place, tmp_path, {"log_level": "debug"})
+    mountpoint = tmp_path / "mnt"
+    mountpoint.mkdir()
+    mount = Mount(cloud, mountpoint, tmp_path, {"log_level": "debug"})
     (tmp_path / "logs").mkdir()
     log = "/dev/full" if what == "full" else str(tmp_path / "logs" / "log")
     mount.flags[mount.flags.index("--log-file") + 1] = log
@@ -151,11 +151,11 @@ def test_an_unwritable_log_fails_no_operation(cloud: FakeCloud, tmp_path: Path, 
             (tmp_path / "logs" / "log").unlink()
             (tmp_path / "logs").rmdir()
         for name, body in files.items():
-            assert (place / task / "outputs" / name).read_bytes() == body
+            assert (mountpoint / task / "outputs" / name).read_bytes() == body
         with pytest.raises(FileNotFoundError):
-            (place / "no-such-task").stat()
+            (mountpoint / "no-such-task").stat()
         with pytest.raises(ProcessLookupError):
-            (place / task / "kill").write_text("1")
+            (mountpoint / task / "kill").write_text("1")
     finally:
         mount.stop()
     if what == "full":
@@ -167,20 +167,20 @@ def test_cache_and_log_are_the_user_s_alone(cloud: FakeCloud, tmp_path: Path) ->
     """Y-1, Y-2: Cache and log are 0600 in 0700 directories by default, whatever the umask, also
     where others could read what was there before."""
     task = add_finished_task(cloud, make_files(3))
-    place = tmp_path / "mnt"
-    place.mkdir()
+    mountpoint = tmp_path / "mnt"
+    mountpoint.mkdir()
     state = tmp_path / "state" / "taskfs" / "log"
     state.mkdir(parents=True, mode=0o755)
     cache = tmp_path / "cache" / "taskfs"
-    log = state / f"{str(place).strip('/').replace('/', '-')[-200:]}.log"
+    log = state / f"{str(mountpoint).strip('/').replace('/', '-')[-200:]}.log"
     log.write_text("of an older version\n")
     log.chmod(0o644)
-    mount = Mount(cloud, place, tmp_path)
+    mount = Mount(cloud, mountpoint, tmp_path)
     mount.flags = ["--log-level", "debug"]
     before = os.umask(0)
     try:
         mount.start()
-        (place / task / "outputs/text").read_bytes()
+        (mountpoint / task / "outputs/text").read_bytes()
     finally:
         os.umask(before)
         mount.stop()
@@ -242,14 +242,14 @@ def test_names_are_no_commands(cloud: FakeCloud, tmp_path: Path) -> None:
     with on_mount(cloud, tmp_path / "home", {}) as first:
         assert (first.path / task / "outputs" / name / name).read_bytes() == b"fine"
         assert os.listdir(first.path / ".by-project" / name) == [task]
-    place = tmp_path / name
-    place.mkdir()
-    mount = Mount(cloud, place, tmp_path)
+    mountpoint = tmp_path / name
+    mountpoint.mkdir()
+    mount = Mount(cloud, mountpoint, tmp_path)
     mount.start()
     try:
-        assert (place / task / "status").read_text() == "success\n"
+        assert (mountpoint / task / "status").read_text() == "success\n"
     finally:
-        assert mount.taskfs("umount", place).returncode == 0
+        assert mount.taskfs("umount", mountpoint).returncode == 0
     assert not [path for path in tmp_path.rglob("pwned")]
     assert not Path("/pwned").exists()
 

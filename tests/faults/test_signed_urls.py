@@ -14,8 +14,8 @@ from taskfs.remote.object_store import StoreObject
 from taskfs.remote.transport import Transport
 from tests.fake_api import FakeCloud
 from tests.faults.scenarios import add_fault, errno_of, finished, read_whole
+from tests.file_systems import Mounted, assert_same
 from tests.outputs import noise
-from tests.surfaces import Mounted, assert_same
 
 READERS: Final = 16
 BODIES: Final = {f"f{number:02}": noise(100 + number, 70_000) for number in range(READERS)}

@@ -19,9 +19,9 @@ from tests.conftest import in_process
 from tests.fake_api import FakeCloud
 from tests.faults.relay import relay_to
 from tests.faults.scenarios import finished, read_whole
+from tests.file_systems import Mounted, text
 from tests.mounts import Mount
 from tests.outputs import noise
-from tests.surfaces import Mounted, text
 
 HOURS_S: Final = 8 * 3600.0
 IDLE: Final = 6

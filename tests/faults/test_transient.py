@@ -18,8 +18,8 @@ from taskfs.remote.transport import Transport
 from taskfs.support.stats import Stats
 from tests.fake_api import FakeCloud
 from tests.faults.scenarios import add_fault, errno_of, finished, read_whole
+from tests.file_systems import Mounted, assert_same
 from tests.outputs import noise
-from tests.surfaces import Mounted, assert_same
 
 CONTENT: Final = noise(1, 300_000)
 WHERE: Final = ("record", "signing", "store")

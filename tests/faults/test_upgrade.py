@@ -24,9 +24,9 @@ from taskfs.fuse.mountpoint import has_ended
 from taskfs.fuse.preload import LOADED
 from tests.fake_api import FakeCloud
 from tests.faults.scenarios import add_fault, errno_of, finished
+from tests.file_systems import assert_same
 from tests.mounts import ROOT, Mount, eventually, is_mounted
 from tests.outputs import LONG_AGO, noise
-from tests.surfaces import assert_same
 
 REFUSING: Final = """
 import os, sys

@@ -17,9 +17,9 @@ from taskfs.remote.object_store import SMALL_OBJECT, StoreObject
 from taskfs.remote.transport import Transport
 from tests.fake_api import FakeCloud
 from tests.faults.scenarios import add_fault, errno_of, finished, read_whole
+from tests.file_systems import Mounted, assert_same
 from tests.mounts import Mount
 from tests.outputs import noise
-from tests.surfaces import Mounted, assert_same
 from tests.zips import DEFLATED, STORED
 
 CONTENT: Final = noise(2, 700_000)

@@ -15,7 +15,7 @@ import pytest
 from taskfs.fsspec.filesystem import TaskFileSystem
 from taskfs.tree.handles import KERNEL_RETRY_S
 from tests.fake_api import FakeCloud
-from tests.surfaces import assert_same
+from tests.file_systems import assert_same
 
 # The file that keeps the blocks is fsspec's, which leaves it to the garbage collection.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -16,8 +16,8 @@ import pytest
 
 from taskfs.fsspec.filesystem import TaskFileSystem
 from tests.fake_api import FakeCloud
+from tests.file_systems import assert_same
 from tests.mounts import eventually
-from tests.surfaces import assert_same
 from tests.zips import cheap_bytes
 
 NOISE: Final = os.urandom(700_000)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.fake_api import FakeCloud
+from tests.file_systems import assert_same
 from tests.live.test_live_tree import end_task
 from tests.mounts import Mount, eventually
-from tests.surfaces import assert_same
 
 pytestmark = pytest.mark.mount
 BODY = b"".join(b"Time = %d\nresidual = 1e-%d\n\n" % (step, step % 9) for step in range(3000))

@@ -15,11 +15,11 @@ from taskfs.model import KNOWN_STATUSES
 from taskfs.tasks.live import LIVE_STATUSES
 from taskfs.tasks.live_file import HOLE_BYTES
 from tests.fake_api import FakeCloud
+from tests.file_systems import FileSystem, assert_same, text, walk
 from tests.mounts import Mount, eventually
 from tests.outputs import put_outputs
-from tests.surfaces import Surface, assert_same, text, walk
 
-NewFs = Callable[..., Surface]
+NewFs = Callable[..., FileSystem]
 LINES = b"".join(b"%06d residual 0.25\n" % number for number in range(250_000))
 
 
@@ -35,7 +35,7 @@ def signalled(cloud: FakeCloud) -> list[str]:
 
 
 @pytest.mark.parametrize("status", KNOWN_STATUSES)
-def test_when_it_is_listed(fs: Surface, status: str) -> None:
+def test_when_it_is_listed(fs: FileSystem, status: str) -> None:
     """L-1: In `computation-started`, `computation-ended` and `pending-kill`, a task's directory
     lists `live/`. In every other status, it exists by name only, is empty, and causes no request.
     """
@@ -232,7 +232,7 @@ def test_an_open_file_goes_on_from_the_archive(new_fs: NewFs, cloud: FakeCloud, 
     assert fs.read(f"{task}/outputs/log/solver.log") == whole
 
 
-def _exists(fs: Surface, path: str) -> bool:
+def _exists(fs: FileSystem, path: str) -> bool:
     try:
         fs.stat(path)
     except FileNotFoundError:

@@ -42,7 +42,7 @@ class Automounter:
     def __init__(self, taskfs: Taskfs, base: Path, kind: str) -> None:
         self._taskfs = taskfs
         self._base = base
-        self.place = base if kind == "direct" else base / "tasks"
+        self.mountpoint = base if kind == "direct" else base / "tasks"
         self.said = ""
         self._requests, writing = os.pipe()
         options = f"fd={writing},pgrp={os.getpgrp()},minproto=5,maxproto=5,{kind}".encode()
@@ -55,14 +55,14 @@ class Automounter:
     def _serve(self) -> None:
         while packet := os.read(self._requests, PACKET_SIZE):
             token = PACKET.unpack_from(packet)[2]
-            if self.place != self._base:
-                self.place.mkdir(exist_ok=True)
-            done = self._taskfs("mount", "--allow-other", self.place)
+            if self.mountpoint != self._base:
+                self.mountpoint.mkdir(exist_ok=True)
+            done = self._taskfs("mount", "--allow-other", self.mountpoint)
             self.said = done.stderr
             fcntl.ioctl(self._root, FAIL if done.returncode else READY, token)
 
     def close(self) -> None:
-        subprocess.run(["fusermount", "-uzq", self.place], check=False)
+        subprocess.run(["fusermount", "-uzq", self.mountpoint], check=False)
         with contextlib.suppress(OSError):
             fcntl.ioctl(self._root, CATATONIC, 0)
         os.close(self._root)
@@ -80,23 +80,23 @@ def automounter(
         yield automounter
     finally:
         automounter.close()
-        eventually(lambda: not processes_naming(automounter.place))
+        eventually(lambda: not processes_naming(automounter.mountpoint))
 
 
-def listed(place: Path) -> "subprocess.CompletedProcess[str]":
-    """List *place* as a user does, from another process group than the automounter's."""
+def listed(mountpoint: Path) -> "subprocess.CompletedProcess[str]":
+    """List *mountpoint* as a user does, from another process group than the automounter's."""
     return subprocess.run(
-        ["ls", "-A", place], capture_output=True, text=True, timeout=30, start_new_session=True
+        ["ls", "-A", mountpoint], capture_output=True, text=True, timeout=30, start_new_session=True
     )
 
 
 def test_the_first_access_mounts(automounter: Automounter, cloud: FakeCloud) -> None:
     """E-21: The first access mounts."""
     task = cloud.add_task()
-    done = listed(automounter.place)
+    done = listed(automounter.mountpoint)
     assert (done.returncode, automounter.said) == (0, "")
     assert task in done.stdout.split()
-    [pid] = processes_naming(automounter.place)
+    [pid] = processes_naming(automounter.mountpoint)
     assert os.getsid(pid) == pid  # once it is live, a terminal's end is not the daemon's
 
 
@@ -107,12 +107,12 @@ def test_a_failed_mount_is_an_error_and_the_next_access_tries_again(
     again."""
     task = cloud.add_task()
     cloud.faults.add("status", side="api", times=None, status=403)
-    done = listed(automounter.place)
+    done = listed(automounter.mountpoint)
     assert done.returncode != 0
     assert done.stdout == ""
     assert automounter.said.count("\n") == 1
     cloud.faults.clear()
-    eventually(lambda: task in listed(automounter.place).stdout.split())
+    eventually(lambda: task in listed(automounter.mountpoint).stdout.split())
 
 
 def test_after_umount_the_next_access_mounts_again(
@@ -120,16 +120,16 @@ def test_after_umount_the_next_access_mounts_again(
 ) -> None:
     """E-21: `taskfs umount` leaves the automounter's trigger."""
     task = cloud.add_task()
-    assert listed(automounter.place).returncode == 0
-    words = [*COMMAND, "umount", str(automounter.place)]
+    assert listed(automounter.mountpoint).returncode == 0
+    words = [*COMMAND, "umount", str(automounter.mountpoint)]
     environment = automounter._taskfs.environment
     done = subprocess.run(
         words, env=environment, capture_output=True, text=True, start_new_session=True, timeout=30
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert processes_naming(automounter.place) == []
-    assert task in listed(automounter.place).stdout.split()
-    assert is_mounted(automounter.place)
+    assert processes_naming(automounter.mountpoint) == []
+    assert task in listed(automounter.mountpoint).stdout.split()
+    assert is_mounted(automounter.mountpoint)
 
 
 def test_the_case_needs_the_process_group() -> None:

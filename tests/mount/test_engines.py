@@ -43,17 +43,17 @@ def test_the_engine_is_chosen(new_mount: Callable[..., Mount], asked: str, serve
     assert engine_of(new_mount(engine=asked)) == serves
 
 
-@pytest.mark.parametrize("place", ["option", "environment", "file"])
+@pytest.mark.parametrize("source", ["option", "environment", "file"])
 def test_the_engine_is_a_setting_like_others(
-    new_mount: Callable[..., Mount], place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    new_mount: Callable[..., Mount], source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """E-22: `-o engine=`, TASKFS_ENGINE and TOML name the engine too."""
     mount = Mount(new_mount().cloud, tmp_path / "mnt", tmp_path)
     mount.path.mkdir()
     del mount.taskfs.environment["TASKFS_ENGINE"]
-    if place == "option":
+    if source == "option":
         mount.flags += ["-o", "engine=fusepy"]
-    elif place == "environment":
+    elif source == "environment":
         mount.taskfs.environment["TASKFS_ENGINE"] = "fusepy"
     else:
         (tmp_path / "taskfs.toml").write_text('engine = "fusepy"\n')
@@ -81,13 +81,13 @@ def test_a_refused_protocol_without_a_fallback(
     unknown_protocol: None, tmp_path: Path, cloud: FakeCloud
 ) -> None:
     """E-22: An engine that is named is the only one tried."""
-    place = tmp_path / "mnt"
-    place.mkdir()
-    done = Taskfs(tmp_path, cloud)("mount", "--engine", "kernel", place)
+    mountpoint = tmp_path / "mnt"
+    mountpoint.mkdir()
+    done = Taskfs(tmp_path, cloud)("mount", "--engine", "kernel", mountpoint)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert "the kernel speaks FUSE 7." in done.stderr
-    assert not is_mounted(place)
-    assert processes_naming(place) == []
+    assert not is_mounted(mountpoint)
+    assert processes_naming(mountpoint) == []
 
 
 def test_the_kernel_engine_loads_no_libfuse(
@@ -105,8 +105,8 @@ def test_with_fusermount3_alone(public_dir: Path, cloud: FakeCloud) -> None:
     root needs neither."""
     home = public_dir / "home"
     (home / "mnt").mkdir(parents=True)
-    for place in (home, home / "mnt"):
-        os.chown(place, NOBODY, NOBODY)
+    for folder in (home, home / "mnt"):
+        os.chown(folder, NOBODY, NOBODY)
     task = cloud.add_task()
     script = f"""
     for each in /usr/bin /usr/lib; do

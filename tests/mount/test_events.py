@@ -180,9 +180,9 @@ def test_no_request_without_a_watch(new_mount: NewMount, cloud: FakeCloud) -> No
     )
     try:
         with watching(other, task):
-            for place in (root, other):
-                os.listdir(place)
-                (place / task / "status").read_text()
+            for folder in (root, other):
+                os.listdir(folder)
+                (folder / task / "status").read_text()
             cloud.clear_requests()
             time.sleep(10)
             assert cloud.requests == []
@@ -267,12 +267,12 @@ def test_a_read_only_mount(new_mount: NewMount, cloud: FakeCloud, engine: str) -
         cloud.set_status(task, "computation-started")
         watcher.wait_for(f"{task}/status MODIFY", STATUS_S)
         assert silent.seen == []
-    for place in (plain, root):
+    for folder in (plain, root):
         calls: list[Callable[[], object]] = [
-            partial((place / task / "kill").write_text, "1"),
-            partial(os.setxattr, place / task, "user.taskfs.metadata.a", b"1"),
-            partial(os.mkdir, place / "new"),
-            partial(os.chmod, place / task / "kill", 0o600),
+            partial((folder / task / "kill").write_text, "1"),
+            partial(os.setxattr, folder / task, "user.taskfs.metadata.a", b"1"),
+            partial(os.mkdir, folder / "new"),
+            partial(os.chmod, folder / task / "kill", 0o600),
         ]
         for call in calls:
             with pytest.raises(OSError) as raised:

@@ -16,9 +16,9 @@ from typing import Final
 import pytest
 
 from tests.fake_api import FakeCloud
+from tests.file_systems import assert_same
 from tests.mounts import eventually
 from tests.outputs import LONG_AGO
-from tests.surfaces import assert_same
 
 pytestmark = pytest.mark.mount
 
@@ -146,13 +146,13 @@ def test_preallocating_kills_nothing(shared_mnt: Path, shared_cloud: FakeCloud) 
 
 def test_names_longer_than_a_name_may_be(task: Path, shared_cloud: FakeCloud) -> None:
     """N-27: A name of more than 255 bytes is ENAMETOOLONG, without a request."""
-    for place in (task.parent, task, task / "outputs", task.parent / ".by-status"):
-        assert not (place / ("n" * 255)).exists()
+    for folder in (task.parent, task, task / "outputs", task.parent / ".by-status"):
+        assert not (folder / ("n" * 255)).exists()
         shared_cloud.clear_requests()
         for name in ("n" * 256, "é" * 128, "n" * 1024):
             for ask in (os.stat, os.mkdir, os.listdir):
                 with pytest.raises(OSError) as caught:
-                    ask(place / name)
+                    ask(folder / name)
                 assert caught.value.errno == errno.ENAMETOOLONG
         assert shared_cloud.requests == []
 

@@ -33,22 +33,22 @@ def taskfs(tmp_path: Path, cloud: FakeCloud) -> Taskfs:
 
 
 @pytest.fixture
-def place(tmp_path: Path, taskfs: Taskfs) -> Iterator[Path]:
+def mountpoint(tmp_path: Path, taskfs: Taskfs) -> Iterator[Path]:
     """An empty directory to mount on, which is unmounted afterwards whatever happened."""
-    place = tmp_path / "mnt"
-    place.mkdir()
-    yield place
-    if is_mounted(place):
-        subprocess.run(["fusermount", "-uz", place], check=False)
-    eventually(lambda: not processes_naming(place))
+    mountpoint = tmp_path / "mnt"
+    mountpoint.mkdir()
+    yield mountpoint
+    if is_mounted(mountpoint):
+        subprocess.run(["fusermount", "-uz", mountpoint], check=False)
+    eventually(lambda: not processes_naming(mountpoint))
 
 
 def refused(
-    taskfs: Taskfs, place: Path, *words: str, options: tuple[str, ...] = (), **environment: str
+    taskfs: Taskfs, mountpoint: Path, *words: str, options: tuple[str, ...] = (), **environment: str
 ) -> None:
     """Fail unless mounting does, as it should: one line on stderr with *words*, nothing left."""
-    before = is_mounted(place)
-    done = taskfs("mount", *options, place, **environment)
+    before = is_mounted(mountpoint)
+    done = taskfs("mount", *options, mountpoint, **environment)
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr.startswith("taskfs: ")
@@ -56,12 +56,12 @@ def refused(
     for word in words:
         assert word in done.stderr
     assert "Traceback" not in done.stderr
-    assert is_mounted(place) == before
+    assert is_mounted(mountpoint) == before
 
 
-def test_a_shell_gets_its_prompt_back(taskfs: Taskfs, place: Path) -> None:
+def test_a_shell_gets_its_prompt_back(taskfs: Taskfs, mountpoint: Path) -> None:
     """E-6: `x=$(taskfs mount ...)` returns once the mount is live."""
-    line = f'x=$("$@" mount {place} 2>&1); echo "status $? said <$x>"; ls {place}/.taskfs'
+    line = f'x=$("$@" mount {mountpoint} 2>&1); echo "status $? said <$x>"; ls {mountpoint}/.taskfs'
     done = subprocess.run(
         ["bash", "-c", f"{line} | cat", "bash", *COMMAND],
         env=taskfs.environment,
@@ -71,16 +71,16 @@ def test_a_shell_gets_its_prompt_back(taskfs: Taskfs, place: Path) -> None:
     )
     assert done.stdout == "status 0 said <>\nrefresh\nstats.json\nversion\n"
     assert done.stderr == ""
-    [pid] = processes_naming(place)
+    [pid] = processes_naming(mountpoint)
     assert os.readlink(f"/proc/{pid}/cwd") == "/"
     for number in (0, 1):
         assert os.readlink(f"/proc/{pid}/fd/{number}") == "/dev/null"
     assert os.getsid(pid) != os.getsid(0)
-    for process in processes_naming(place):
+    for process in processes_naming(mountpoint):
         links = [os.readlink(link) for link in Path(f"/proc/{process}/fd").iterdir()]
         assert not [link for link in links[:3] if link.startswith("pipe:")]
-    assert taskfs("umount", place).returncode == 0
-    assert processes_naming(place) == []
+    assert taskfs("umount", mountpoint).returncode == 0
+    assert processes_naming(mountpoint) == []
 
 
 def test_the_key_is_in_no_command_line_and_no_log(new_mount: Callable[..., Mount]) -> None:
@@ -97,33 +97,33 @@ def test_the_key_is_in_no_command_line_and_no_log(new_mount: Callable[..., Mount
 
 def test_a_missing_mountpoint(taskfs: Taskfs, public_dir: Path) -> None:
     """E-6, E-7: A missing mountpoint is one line, exit status 1, and nothing is mounted."""
-    place = public_dir / "no"  # below the home it would be created
-    refused(taskfs, place, "does not exist", "mkdir -p")
-    assert not place.exists()
+    mountpoint = public_dir / "no"  # below the home it would be created
+    refused(taskfs, mountpoint, "does not exist", "mkdir -p")
+    assert not mountpoint.exists()
 
 
-def test_a_file_as_mountpoint(taskfs: Taskfs, place: Path) -> None:
+def test_a_file_as_mountpoint(taskfs: Taskfs, mountpoint: Path) -> None:
     """E-6, E-7: A file as mountpoint is refused by name."""
-    file = place / "file"
+    file = mountpoint / "file"
     file.write_text("kept")
     refused(taskfs, file, "not a directory")
     assert file.read_text() == "kept"
 
 
-def test_a_mountpoint_that_is_not_empty(taskfs: Taskfs, place: Path) -> None:
+def test_a_mountpoint_that_is_not_empty(taskfs: Taskfs, mountpoint: Path) -> None:
     """E-7: A mountpoint that is not empty is refused by name."""
-    (place / "file").write_text("kept")
-    refused(taskfs, place, "not empty")
-    assert (place / "file").read_text() == "kept"
+    (mountpoint / "file").write_text("kept")
+    refused(taskfs, mountpoint, "not empty")
+    assert (mountpoint / "file").read_text() == "kept"
 
 
-def test_a_busy_mountpoint(taskfs: Taskfs, place: Path) -> None:
+def test_a_busy_mountpoint(taskfs: Taskfs, mountpoint: Path) -> None:
     """E-7: A busy mountpoint is refused by name."""
-    subprocess.run(["mount", "-t", "tmpfs", "none", place], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "none", mountpoint], check=True)
     try:
-        refused(taskfs, place, "busy", "tmpfs")
+        refused(taskfs, mountpoint, "busy", "tmpfs")
     finally:
-        subprocess.run(["umount", place], check=True)
+        subprocess.run(["umount", mountpoint], check=True)
 
 
 def test_a_mountpoint_that_is_mounted_already(mnt: Path, taskfs: Taskfs) -> None:
@@ -132,33 +132,37 @@ def test_a_mountpoint_that_is_mounted_already(mnt: Path, taskfs: Taskfs) -> None
     assert ".by-status" in os.listdir(mnt)
 
 
-def test_a_wrong_key(taskfs: Taskfs, place: Path) -> None:
+def test_a_wrong_key(taskfs: Taskfs, mountpoint: Path) -> None:
     """C-5, E-6: The key is checked before mounting."""
-    refused(taskfs, place, "--api-key-file", INDUCTIVA_API_KEY="wrong")
-    assert processes_naming(place) == []
+    refused(taskfs, mountpoint, "--api-key-file", INDUCTIVA_API_KEY="wrong")
+    assert processes_naming(mountpoint) == []
 
 
-def test_no_key(tmp_path: Path, place: Path) -> None:
+def test_no_key(tmp_path: Path, mountpoint: Path) -> None:
     """E-6, X-2: A missing key is one line on standard error."""
-    refused(Taskfs(tmp_path, None), place, "no API key", "--api-key-file")
+    refused(Taskfs(tmp_path, None), mountpoint, "no API key", "--api-key-file")
 
 
-def test_an_api_that_is_not_reached(taskfs: Taskfs, place: Path, cloud: FakeCloud) -> None:
+def test_an_api_that_is_not_reached(taskfs: Taskfs, mountpoint: Path, cloud: FakeCloud) -> None:
     """E-6: An API that is not reached is one line on standard error."""
     began = time.monotonic()
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
         refused(
-            taskfs, place, "taskfs doctor", options=("--timeout", "500ms"), INDUCTIVA_API_URL=url
+            taskfs,
+            mountpoint,
+            "taskfs doctor",
+            options=("--timeout", "500ms"),
+            INDUCTIVA_API_URL=url,
         )
     cloud.fail("api")
-    refused(taskfs, place, "503", options=("--timeout", "3s"))
+    refused(taskfs, mountpoint, "503", options=("--timeout", "3s"))
     assert time.monotonic() - began < 20
-    assert processes_naming(place) == []
+    assert processes_naming(mountpoint) == []
 
 
-def test_a_machine_without_the_device(taskfs: Taskfs, place: Path) -> None:
+def test_a_machine_without_the_device(taskfs: Taskfs, mountpoint: Path) -> None:
     """E-6: A missing libfuse or /dev/fuse is one line that names the package."""
     script = """
     mkdir "$0/dev" && mount -t tmpfs none "$0/dev"
@@ -168,7 +172,7 @@ def test_a_machine_without_the_device(taskfs: Taskfs, place: Path) -> None:
     """
     enter = ["unshare", "--mount", "--propagation", "private", "bash", "-c", script]
     done = subprocess.run(
-        [*enter, str(taskfs.home), *COMMAND, "mount", str(place)],
+        [*enter, str(taskfs.home), *COMMAND, "mount", str(mountpoint)],
         env=taskfs.environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -208,57 +212,57 @@ def test_umount_waits_for_the_end_of_the_process(new_mount: Callable[..., Mount]
     assert done.stderr == f"taskfs: no taskfs is mounted on {mount.path}\n"
 
 
-def test_in_the_foreground(taskfs: Taskfs, place: Path) -> None:
+def test_in_the_foreground(taskfs: Taskfs, mountpoint: Path) -> None:
     """E-9: `--foreground` stays, and unmounts when it is interrupted."""
     with subprocess.Popen(
-        [*COMMAND, "mount", "-f", str(place)],
+        [*COMMAND, "mount", "-f", str(mountpoint)],
         env=taskfs.environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        eventually(lambda: is_mounted(place) and ".by-status" in os.listdir(place))
+        eventually(lambda: is_mounted(mountpoint) and ".by-status" in os.listdir(mountpoint))
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=10)
     assert (process.returncode, out, err) == (0, "", "")
-    assert not is_mounted(place)
+    assert not is_mounted(mountpoint)
 
 
-def test_the_foreground_says_why_not(taskfs: Taskfs, place: Path, public_dir: Path) -> None:
+def test_the_foreground_says_why_not(taskfs: Taskfs, mountpoint: Path, public_dir: Path) -> None:
     """E-6, E-9: The foreground reports a failure in the same way."""
-    refused(taskfs, place, "--api-key-file", options=("-f",), INDUCTIVA_API_KEY="wrong")
+    refused(taskfs, mountpoint, "--api-key-file", options=("-f",), INDUCTIVA_API_KEY="wrong")
     refused(taskfs, public_dir / "no", "mkdir -p", options=("-f",))
 
 
 @pytest.mark.parametrize("name", ["with space, größe", "back\\slash=", "-dash\ttab"])
 def test_mountpoints_of_any_name(taskfs: Taskfs, tmp_path: Path, name: str) -> None:
     """E-7: A mountpoint may have any name."""
-    place = tmp_path / name
-    place.mkdir()
+    mountpoint = tmp_path / name
+    mountpoint.mkdir()
     try:
-        done = taskfs("mount", "--", place)
+        done = taskfs("mount", "--", mountpoint)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-        assert ".by-status" in os.listdir(place)
-        done = taskfs("umount", "--", place)
+        assert ".by-status" in os.listdir(mountpoint)
+        done = taskfs("umount", "--", mountpoint)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-        assert os.listdir(place) == []
+        assert os.listdir(mountpoint) == []
     finally:
-        subprocess.run(["fusermount", "-uzq", "--", place], check=False)
+        subprocess.run(["fusermount", "-uzq", "--", mountpoint], check=False)
 
 
-def test_a_link_to_a_mountpoint(taskfs: Taskfs, place: Path, tmp_path: Path) -> None:
+def test_a_link_to_a_mountpoint(taskfs: Taskfs, mountpoint: Path, tmp_path: Path) -> None:
     """E-7: A mountpoint may be reached through a link."""
     link = tmp_path / "link"
     link.symlink_to("mnt")
     for by, back in ((link, "./link/../mnt/."), (f"{link}/", link)):
         done = taskfs("mount", by)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-        assert ".by-status" in os.listdir(place)
+        assert ".by-status" in os.listdir(mountpoint)
         refused(taskfs, link, "mounted already")
         done = taskfs("umount", back)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-        assert not is_mounted(place)
+        assert not is_mounted(mountpoint)
 
 
 def test_two_mounts_do_not_know_of_each_other(new_mount: Callable[..., Mount]) -> None:

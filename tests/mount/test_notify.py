@@ -17,12 +17,12 @@ pytestmark = pytest.mark.mount
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
-    place = tmp_path / "mnt"
-    place.mkdir()
-    yield place
-    if is_mounted(place):
-        subprocess.run(["fusermount", "-uz", place], check=False)
+def mountpoint(tmp_path: Path) -> Iterator[Path]:
+    mountpoint = tmp_path / "mnt"
+    mountpoint.mkdir()
+    yield mountpoint
+    if is_mounted(mountpoint):
+        subprocess.run(["fusermount", "-uz", mountpoint], check=False)
 
 
 @contextlib.contextmanager
@@ -34,9 +34,9 @@ def service_manager(address: str) -> Iterator[socket.socket]:
         yield channel
 
 
-def start(taskfs: Taskfs, place: Path, address: str, *options: str) -> "subprocess.Popen[str]":
+def start(taskfs: Taskfs, mountpoint: Path, address: str, *options: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [*COMMAND, "mount", "--foreground", *options, str(place)],
+        [*COMMAND, "mount", "--foreground", *options, str(mountpoint)],
         env=taskfs.environment | {"NOTIFY_SOCKET": address},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -47,31 +47,33 @@ def start(taskfs: Taskfs, place: Path, address: str, *options: str) -> "subproce
 
 @pytest.mark.parametrize("kind", ["file", "abstract"])
 def test_ready_comes_from_the_live_mount(
-    tmp_path: Path, place: Path, cloud: FakeCloud, kind: str
+    tmp_path: Path, mountpoint: Path, cloud: FakeCloud, kind: str
 ) -> None:
     """E-16: Readiness comes from the live mount; the end is reported, and children inherit no
     NOTIFY_SOCKET."""
     address = str(tmp_path / "notify") if kind == "file" else f"@taskfs-{os.getpid()}-{tmp_path}"
     cloud.faults.add("stall", side="api", seconds=0.5)
     with service_manager(address) as channel:
-        process = start(Taskfs(tmp_path, cloud), place, address)
+        process = start(Taskfs(tmp_path, cloud), mountpoint, address)
         lines = channel.recv(4096).decode().split("\n")
-        assert is_mounted(place)
-        assert ".by-status" in os.listdir(place)
-        assert lines == ["READY=1", f"STATUS=Mounted on {place}"]
+        assert is_mounted(mountpoint)
+        assert ".by-status" in os.listdir(mountpoint)
+        assert lines == ["READY=1", f"STATUS=Mounted on {mountpoint}"]
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=30)
         assert channel.recv(4096) == b"STOPPING=1"
     assert (process.returncode, out, err) == (0, "", "")
-    assert not is_mounted(place)
+    assert not is_mounted(mountpoint)
 
 
-def test_a_mount_that_fails_is_never_ready(tmp_path: Path, place: Path, cloud: FakeCloud) -> None:
+def test_a_mount_that_fails_is_never_ready(
+    tmp_path: Path, mountpoint: Path, cloud: FakeCloud
+) -> None:
     """E-16: A mount that fails is never ready."""
     taskfs = Taskfs(tmp_path, cloud)
     taskfs.environment["INDUCTIVA_API_KEY"] = "wrong"
     with service_manager(str(tmp_path / "notify")) as channel:
-        process = start(taskfs, place, str(tmp_path / "notify"))
+        process = start(taskfs, mountpoint, str(tmp_path / "notify"))
         _, err = process.communicate(timeout=30)
         channel.setblocking(False)
         with pytest.raises(BlockingIOError):
@@ -82,39 +84,39 @@ def test_a_mount_that_fails_is_never_ready(tmp_path: Path, place: Path, cloud: F
 
 @pytest.mark.parametrize("address", ["/nonexistent/socket", "relative", "@"])
 def test_a_service_manager_that_is_away_fails_nothing(
-    tmp_path: Path, place: Path, cloud: FakeCloud, address: str
+    tmp_path: Path, mountpoint: Path, cloud: FakeCloud, address: str
 ) -> None:
     """E-16: A service manager that does not listen fails nothing (sd_notify(3))."""
-    process = start(Taskfs(tmp_path, cloud), place, address)
-    eventually(lambda: is_mounted(place) and ".by-status" in os.listdir(place))
+    process = start(Taskfs(tmp_path, cloud), mountpoint, address)
+    eventually(lambda: is_mounted(mountpoint) and ".by-status" in os.listdir(mountpoint))
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (0, "", "")
 
 
 def test_a_mount_in_the_background_speaks_for_nobody(
-    tmp_path: Path, place: Path, cloud: FakeCloud
+    tmp_path: Path, mountpoint: Path, cloud: FakeCloud
 ) -> None:
     """E-16: A background mount of a script within a service does not report the service ready."""
     taskfs = Taskfs(tmp_path, cloud)
     with service_manager(str(tmp_path / "notify")) as channel:
-        done = taskfs("mount", place, NOTIFY_SOCKET=str(tmp_path / "notify"))
+        done = taskfs("mount", mountpoint, NOTIFY_SOCKET=str(tmp_path / "notify"))
         assert (done.returncode, done.stderr) == (0, "")
-        assert taskfs("umount", place).returncode == 0
+        assert taskfs("umount", mountpoint).returncode == 0
         channel.setblocking(False)
         with pytest.raises(BlockingIOError):
             channel.recv(4096)
 
 
-def test_exec_stop(tmp_path: Path, place: Path, cloud: FakeCloud) -> None:
+def test_exec_stop(tmp_path: Path, mountpoint: Path, cloud: FakeCloud) -> None:
     """E-17: `taskfs umount --lazy` ends the service, also while a file is open."""
     taskfs = Taskfs(tmp_path, cloud)
     with service_manager(str(tmp_path / "notify")) as channel:
-        process = start(taskfs, place, str(tmp_path / "notify"))
+        process = start(taskfs, mountpoint, str(tmp_path / "notify"))
         channel.recv(4096)
-        with open(place / ".taskfs/version"):
-            done = taskfs("umount", "--lazy", place)
+        with open(mountpoint / ".taskfs/version"):
+            done = taskfs("umount", "--lazy", mountpoint)
             assert (done.returncode, done.stderr) == (0, "")
-            assert not is_mounted(place)
+            assert not is_mounted(mountpoint)
         assert process.wait(30) == 0
         process.communicate()

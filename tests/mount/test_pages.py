@@ -13,8 +13,8 @@ from typing import Final
 import pytest
 
 from tests.fake_api import FakeCloud
+from tests.file_systems import assert_same
 from tests.outputs import LONG_AGO
-from tests.surfaces import assert_same
 from tests.zips import DEFLATED, build, cheap_bytes, deflate, file
 
 pytestmark = pytest.mark.mount
@@ -68,8 +68,8 @@ def test_pushed_bytes_are_not_requested_again(shared_mnt: Path, shared_cloud: Fa
 @pytest.mark.parametrize("step", [1000, 100_000, 300_001])
 def test_pushed_bytes_are_right(shared_mnt: Path, shared_cloud: FakeCloud, step: int) -> None:
     """R-9: Pushed bytes are right whatever the sizes of the reads, also once they turn back."""
-    place = shared_mnt / put(shared_cloud, BODY) / "outputs/f0"
-    with open(place, "rb", buffering=0) as opened:
+    path = shared_mnt / put(shared_cloud, BODY) / "outputs/f0"
+    with open(path, "rb", buffering=0) as opened:
         for start in (0, 3_000_001, 1_000_000):
             opened.seek(start)
             for at in range(start, start + min(3_000_000, 200 * step), step):
@@ -80,13 +80,13 @@ def test_the_last_bytes_of_a_damaged_member_are_never_pushed(
     shared_mnt: Path, shared_cloud: FakeCloud
 ) -> None:
     """R-9, I-1: The last bytes of a damaged member are never pushed."""
-    place = shared_mnt / put(shared_cloud, BODY, crc=1234) / "outputs/f0"
+    path = shared_mnt / put(shared_cloud, BODY, crc=1234) / "outputs/f0"
     for _ in range(2):
-        with open(place, "rb", buffering=0) as opened, pytest.raises(OSError) as caught:
+        with open(path, "rb", buffering=0) as opened, pytest.raises(OSError) as caught:
             while opened.read(100_000):
                 pass
         assert caught.value.errno == 5
-        with open(place, "rb", buffering=0) as opened, pytest.raises(OSError):
+        with open(path, "rb", buffering=0) as opened, pytest.raises(OSError):
             opened.seek(SIZE - 10)
             opened.read()
 

@@ -62,8 +62,8 @@ def test_of_an_ordinary_user(public_dir: Path, cloud: FakeCloud, flags: list[str
     home = public_dir / "home"
     for name in ("mnt", "full/file", "private", "roots"):
         (home / name).mkdir(parents=True)
-    for place in (home, home / "mnt", home / "full"):
-        os.chown(place, NOBODY, NOBODY)
+    for mountpoint in (home, home / "mnt", home / "full"):
+        os.chown(mountpoint, NOBODY, NOBODY)
     (home / "private").chmod(0o700)
     options = " ".join(flags)
     script = f"""
@@ -104,8 +104,8 @@ def test_without_fusermount(
     that names the fix, as doctor does."""
     home = public_dir / "home"
     (home / "mnt").mkdir(parents=True)
-    for place in (home, home / "mnt"):
-        os.chown(place, NOBODY, NOBODY)
+    for mountpoint in (home, home / "mnt"):
+        os.chown(mountpoint, NOBODY, NOBODY)
     script = f"""
     mkdir {public_dir}/dev/upper {public_dir}/dev/work
     mount -t overlay none /usr/bin \\
@@ -144,8 +144,8 @@ def test_umount_without_mtab(public_dir: Path, cloud: FakeCloud) -> None:
     """E-19: Without /etc/mtab `taskfs umount` names the command that makes it."""
     home = public_dir / "home"
     (home / "mnt").mkdir(parents=True)
-    for place in (home, home / "mnt"):
-        os.chown(place, NOBODY, NOBODY)
+    for mountpoint in (home, home / "mnt"):
+        os.chown(mountpoint, NOBODY, NOBODY)
     script = f"""
     taskfs mount {home}/mnt; echo "mount $?"
     mkdir {public_dir}/dev/upper {public_dir}/dev/work
@@ -169,10 +169,10 @@ def test_in_a_container_without_sys_admin(
     tmp_path: Path, cloud: FakeCloud, flags: list[str]
 ) -> None:
     """E-6: A container that may not mount is one line with the flag that allows it."""
-    place = tmp_path / "mnt"
-    place.mkdir()
+    mountpoint = tmp_path / "mnt"
+    mountpoint.mkdir()
     done = subprocess.run(
-        [*WITHOUT_SYS_ADMIN, *COMMAND, "mount", *flags, str(place)],
+        [*WITHOUT_SYS_ADMIN, *COMMAND, "mount", *flags, str(mountpoint)],
         env=Taskfs(tmp_path, cloud).environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -181,4 +181,4 @@ def test_in_a_container_without_sys_admin(
     )
     assert (done.returncode, done.stdout) == (1, "")
     one_line([*done.stderr.splitlines(), "status 1"], "--cap-add SYS_ADMIN")
-    assert not is_mounted(place)
+    assert not is_mounted(mountpoint)

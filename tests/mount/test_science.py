@@ -23,7 +23,7 @@ import pandas as pd
 import pytest
 
 from tests.fake_api import FakeCloud
-from tests.surfaces import assert_same
+from tests.file_systems import assert_same
 
 pytestmark = pytest.mark.mount
 
@@ -32,7 +32,7 @@ CELLS: Final = 10_000
 SLICES: Final = (np.s_[39], np.s_[10:20, 5:15], np.s_[::7, 2345], np.s_[...])
 
 Run = Callable[..., Any]
-Place = Callable[..., Path]
+Put = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def run() -> Iterator[Run]:
 
 
 @pytest.fixture
-def place(shared_mnt: Path, shared_cloud: FakeCloud) -> Place:
+def put(shared_mnt: Path, shared_cloud: FakeCloud) -> Put:
     """Makes a task with one output file; returns its path on the mount."""
 
     def make(name: str, content: bytes, *, stored: bool = False) -> Path:
@@ -81,18 +81,18 @@ def read_slices(path: Path, slices: tuple[Any, ...]) -> Any:
 
 
 @pytest.mark.parametrize("options", [{}, {"chunks": (4, 5000), "compression": "gzip"}])
-def test_h5py_slices(place: Place, run: Run, options: dict[str, Any]) -> None:
+def test_h5py_slices(put: Put, run: Run, options: dict[str, Any]) -> None:
     """S-1: h5py reads slices of contiguous and chunked datasets."""
-    unit, found = run(read_slices, place("run.h5", as_hdf5(**options)), SLICES)
+    unit, found = run(read_slices, put("run.h5", as_hdf5(**options)), SLICES)
     assert unit == "Pa"
     for part, values in zip(SLICES, found, strict=True):
         assert np.array_equal(values, field()[part])
 
 
-def test_an_h5py_slice_fetches_little(place: Place, run: Run, shared_cloud: FakeCloud) -> None:
+def test_an_h5py_slice_fetches_little(put: Put, run: Run, shared_cloud: FakeCloud) -> None:
     """S-1: A slice of a file that is stored uncompressed fetches only its blocks."""
     content = as_hdf5()
-    path = place("run.h5", content, stored=True)
+    path = put("run.h5", content, stored=True)
     _, found = run(read_slices, path, (np.s_[30, :100],))
     assert np.array_equal(found[0], field()[30, :100])
     sent = sum(record.bytes_sent for record in shared_cloud.requests if record.side == "store")
@@ -109,12 +109,12 @@ def map_for_writing(path: Path) -> None:
     np.memmap(path, dtype=np.uint8, mode="r+")
 
 
-def test_numpy_memmap(place: Place, run: Run) -> None:
+def test_numpy_memmap(put: Put, run: Run) -> None:
     """S-2: numpy maps an array, raw and as `.npy`, and never for writing."""
     packed = io.BytesIO()
     np.save(packed, field())
-    raw = place("p.raw", field().tobytes())
-    (row, column), whole = run(read_maps, raw, place("p.npy", packed.getvalue()))
+    raw = put("p.raw", field().tobytes())
+    (row, column), whole = run(read_maps, raw, put("p.npy", packed.getvalue()))
     assert np.array_equal(row, field()[31, 100:200])
     assert np.array_equal(column, field()[:, 7])
     assert np.array_equal(whole, field())
@@ -128,14 +128,14 @@ def read_mesh(path: Path) -> Any:
 
 
 @pytest.mark.parametrize("name", ["mesh.vtk", "mesh.vtu", "mesh.xdmf"])
-def test_a_mesh(place: Place, run: Run, tmp_path: Path, name: str) -> None:
+def test_a_mesh(put: Put, run: Run, tmp_path: Path, name: str) -> None:
     """S-3: meshio reads points, cells and data."""
     points = np.random.default_rng(3).normal(size=(3002, 3))
     triangles = np.array([[n, n + 1, n + 2] for n in range(3000)])
     mesh = meshio.Mesh(points, [("triangle", triangles)], point_data={"p": points[:, 0]})
     options = {"data_format": "XML"} if name == "mesh.xdmf" else {}
     mesh.write(tmp_path / name, **options)
-    found = run(read_mesh, place(f"vtk/{name}", (tmp_path / name).read_bytes()))
+    found = run(read_mesh, put(f"vtk/{name}", (tmp_path / name).read_bytes()))
     assert np.allclose(found[0], points)
     assert np.array_equal(found[1], triangles)
     assert np.allclose(found[2]["p"], points[:, 0])
@@ -146,10 +146,10 @@ def read_zip(path: Path) -> Any:
         return archive.testzip(), archive.read("artifacts/noise.bin")
 
 
-def test_zipfile_on_the_raw_archive(place: Place, run: Run) -> None:
+def test_zipfile_on_the_raw_archive(put: Put, run: Run) -> None:
     """S-5: zipfile reads `output.zip`."""
     noise = np.random.default_rng(1).bytes(400_000)
-    path = place("noise.bin", noise)
+    path = put("noise.bin", noise)
     damaged, found = run(read_zip, path.parents[1] / "output.zip")
     assert damaged is None
     assert_same(found, noise)
@@ -160,10 +160,10 @@ def read_csv(path: Path) -> Any:
         return pd.read_csv(path), pd.read_csv(path, engine="python"), pd.concat(pieces)
 
 
-def test_pandas_reads_csv(place: Place, run: Run) -> None:
+def test_pandas_reads_csv(put: Put, run: Run) -> None:
     """S-4: pandas reads a CSV whole and in pieces, with both parsers."""
     frame = pd.DataFrame(field()[:, :30], columns=[f"c{n}" for n in range(30)])
-    for found in run(read_csv, place("probes.csv", frame.to_csv(index=False).encode())):
+    for found in run(read_csv, put("probes.csv", frame.to_csv(index=False).encode())):
         pd.testing.assert_frame_equal(found, frame)
 
 
@@ -180,7 +180,7 @@ def read_database(path: Path) -> Any:
         opened.close()
 
 
-def test_sqlite_in_immutable_mode(place: Place, run: Run, tmp_path: Path) -> None:
+def test_sqlite_in_immutable_mode(put: Put, run: Run, tmp_path: Path) -> None:
     """S-6: SQLite reads in immutable mode, without locks or a journal beside the file."""
     made = sqlite3.connect(tmp_path / "runs.db")
     with made:
@@ -188,16 +188,16 @@ def test_sqlite_in_immutable_mode(place: Place, run: Run, tmp_path: Path) -> Non
         made.executemany("insert into probe values (?, ?)", ((n, n * n) for n in range(20_000)))
         made.execute("create index at on probe (t)")
     made.close()
-    path = place("runs.db", (tmp_path / "runs.db").read_bytes())
+    path = put("runs.db", (tmp_path / "runs.db").read_bytes())
     found, checked, refused = run(read_database, path)
     assert found == [(777.0**2,)]
     assert checked == [("ok",)]
     assert "readonly" in refused
 
 
-def test_tail_follows_a_file(place: Place) -> None:
+def test_tail_follows_a_file(put: Put) -> None:
     """U-12: `tail -f` prints the end and waits."""
-    path = place("run.log", b"".join(b"%d\n" % n for n in range(50_000)))
+    path = put("run.log", b"".join(b"%d\n" % n for n in range(50_000)))
     for file, end in ((path, b"49998\n49999\n"), (path.parents[1] / "status", b"success\n")):
         with subprocess.Popen(["tail", "-n", "2", "-f", file], stdout=subprocess.PIPE) as tail:
             try:

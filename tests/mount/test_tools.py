@@ -9,9 +9,9 @@ from typing import Final
 import pytest
 
 from tests.fake_api import FakeCloud
+from tests.file_systems import assert_same
 from tests.mounts import Mount
 from tests.outputs import LONG_AGO
-from tests.surfaces import assert_same
 
 pytestmark = pytest.mark.mount
 
@@ -171,7 +171,7 @@ def test_tar_and_rsync_while_tasks_change(
     """T-10: While tasks change, rsync and tar never truncate a text whose size was reported."""
     words = ("started", "computation-started", "computation-ended", "success", "submitted")
     tasks = [cloud.add_task(status=words[n % 3]) for n in range(12)]
-    place = new_mount(status_cache_time="0s").path  # type: ignore[call-arg]
+    mountpoint = new_mount(status_cache_time="0s").path  # type: ignore[call-arg]
     for step in range(2):
         for n, task in enumerate(tasks):
             cloud.set_status(task, words[(n + step) % 3])
@@ -179,9 +179,9 @@ def test_tar_and_rsync_while_tasks_change(
         copy.mkdir()
         listing = tmp_path / "files"
         listing.write_text("".join(f"{task}/status\n" for task in tasks))
-        run("tar", "-cf", copy / "x.tar", "-C", place, "-T", listing)
+        run("tar", "-cf", copy / "x.tar", "-C", mountpoint, "-T", listing)
         run("tar", "-xf", copy / "x.tar", "-C", copy)
-        run("rsync", "-a", f"--files-from={listing}", place, copy / "rsync")
+        run("rsync", "-a", f"--files-from={listing}", mountpoint, copy / "rsync")
         for task in tasks:
             assert (copy / task / "status").read_text().rstrip("\n") in words
             assert (copy / task / "status").read_text().endswith("\n")
@@ -206,9 +206,9 @@ def test_ls_lt_is_a_timeline(new_mount: "type[Mount]", cloud: FakeCloud) -> None
     ends = {
         cloud.add_task(end_time=f"2025-06-{day:02}T08:00:00+00:00"): day for day in (11, 9, 30, 2)
     }
-    place = new_mount().path  # type: ignore[call-arg]
-    assert sorted(ends, key=lambda task: -ends[task]) == run("ls", "-t", place).split()
-    long = run("ls", "-l", "--time-style=full-iso", place)
+    mountpoint = new_mount().path  # type: ignore[call-arg]
+    assert sorted(ends, key=lambda task: -ends[task]) == run("ls", "-t", mountpoint).split()
+    long = run("ls", "-l", "--time-style=full-iso", mountpoint)
     assert all(f"2025-06-{day:02} 08:00:00.000000000" in long for day in ends.values())
 
 

@@ -60,39 +60,39 @@ def as_nobody(*command: str | Path, status: int = 0) -> str:
 def open_mount(
     shared_cloud: FakeCloud, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Mount]:
-    """A mount of root's that others may enter, with a place of their own beside it."""
+    """A mount of root's that others may enter, with a folder of their own beside it."""
     home = tmp_path_factory.mktemp("others")
     with contextlib.ExitStack() as stack:
-        for place in (home, *home.parents):
-            if place.stat().st_mode & 0o005 != 0o005 and place.stat().st_uid == os.getuid():
-                stack.callback(place.chmod, place.stat().st_mode & 0o7777)
-                place.chmod(0o755)
+        for folder in (home, *home.parents):
+            if folder.stat().st_mode & 0o005 != 0o005 and folder.stat().st_uid == os.getuid():
+                stack.callback(folder.chmod, folder.stat().st_mode & 0o7777)
+                folder.chmod(0o755)
         (home / "nobody").mkdir()
         os.chown(home / "nobody", NOBODY, NOBODY)
         yield stack.enter_context(on_mount(shared_cloud, home, {"allow_other": ""}))
 
 
 @pytest.fixture
-def place(open_mount: Mount, shared_cloud: FakeCloud) -> Iterator[Path]:
+def mountpoint(open_mount: Mount, shared_cloud: FakeCloud) -> Iterator[Path]:
     yield open_mount.path
     shared_cloud.faults.clear()
     open_mount.check_log()
 
 
-def test_others_read(place: Path, shared_cloud: FakeCloud) -> None:
+def test_others_read(mountpoint: Path, shared_cloud: FakeCloud) -> None:
     """A-3: With `--allow-other` other users read."""
     task = shared_cloud.add_task(outputs={"a/b": b"hello\n"}, end_time=LONG_AGO)
-    assert as_nobody("cat", place / task / "status") == "success\n"
-    assert as_nobody("cat", place / task / "outputs/a/b") == "hello\n"
-    assert as_nobody("ls", place / task / "outputs") == "a\n"
-    assert as_nobody("cat", place / task / "kill") == ""
+    assert as_nobody("cat", mountpoint / task / "status") == "success\n"
+    assert as_nobody("cat", mountpoint / task / "outputs/a/b") == "hello\n"
+    assert as_nobody("ls", mountpoint / task / "outputs") == "a\n"
+    assert as_nobody("cat", mountpoint / task / "kill") == ""
 
 
-def test_others_do_not_kill(place: Path, shared_cloud: FakeCloud) -> None:
+def test_others_do_not_kill(mountpoint: Path, shared_cloud: FakeCloud) -> None:
     """A-3, X-7: Only the owner may write to `kill`; others get EACCES."""
     task = shared_cloud.add_task(status="started", task_metadata={"study": "old"})
     shared_cloud.clear_requests()
-    kill, name = place / task / "kill", "user.taskfs.metadata.study"
+    kill, name = mountpoint / task / "kill", "user.taskfs.metadata.study"
     for command in (
         ["sh", "-c", f"echo 1 > {kill}"],
         ["sh", "-c", f"echo 1 >> {kill}"],
@@ -104,12 +104,12 @@ def test_others_do_not_kill(place: Path, shared_cloud: FakeCloud) -> None:
         said = as_nobody(*command, status=2 if command[0] == "sh" else 1)
         assert "Permission denied" in said
     assert "Permission denied" in as_nobody(
-        "setfattr", "-n", name, "-v", "x", place / task, status=1
+        "setfattr", "-n", name, "-v", "x", mountpoint / task, status=1
     )
-    assert "Permission denied" in as_nobody("setfattr", "-x", name, place / task, status=1)
-    as_nobody("sh", "-c", f"echo 1 > {place}/.taskfs/refresh", status=2)
-    as_nobody("mkdir", place / "new", status=1)
-    as_nobody("rm", "-rf", place / task, status=1)
+    assert "Permission denied" in as_nobody("setfattr", "-x", name, mountpoint / task, status=1)
+    as_nobody("sh", "-c", f"echo 1 > {mountpoint}/.taskfs/refresh", status=2)
+    as_nobody("mkdir", mountpoint / "new", status=1)
+    as_nobody("rm", "-rf", mountpoint / task, status=1)
     as_nobody("chmod", "666", kill, status=1)
     as_nobody("test", "-w", kill, status=1)
     as_nobody("test", "-r", kill)
@@ -119,7 +119,7 @@ def test_others_do_not_kill(place: Path, shared_cloud: FakeCloud) -> None:
 
 
 def test_a_second_copy_over_the_first_and_its_removal_work(
-    place: Path, open_mount: Mount, shared_cloud: FakeCloud
+    mountpoint: Path, open_mount: Mount, shared_cloud: FakeCloud
 ) -> None:
     """A-4: A second `cp -r` over a copy and its removal work for an ordinary user."""
     task = shared_cloud.add_task(
@@ -127,13 +127,13 @@ def test_a_second_copy_over_the_first_and_its_removal_work(
     )
     copies = open_mount.path.parent / "nobody"
     for option in ("-r", "-a", "-r"):
-        assert as_nobody("cp", option, place / task, copies) == ""
+        assert as_nobody("cp", option, mountpoint / task, copies) == ""
         assert (copies / task / "outputs/a/b").read_bytes() == b"x" * 100
         assert (copies / task / "status").stat().st_uid == NOBODY
-    as_nobody("rsync", "-a", "--delete", f"{place / task}/", copies / task)
+    as_nobody("rsync", "-a", "--delete", f"{mountpoint / task}/", copies / task)
     assert as_nobody("rm", "-r", copies / task) == ""
     assert not (copies / task).exists()
-    as_nobody("tar", "-cf", copies / "x.tar", "-C", place, task)
+    as_nobody("tar", "-cf", copies / "x.tar", "-C", mountpoint, task)
     for _ in range(2):
         as_nobody("tar", "-xf", copies / "x.tar", "-C", copies)
     assert as_nobody("rm", "-r", copies / task) == ""
@@ -147,7 +147,7 @@ def test_without_allow_other_others_see_nothing(
     assert "Permission denied" in said
 
 
-def in_own_devices(script: str, place: Path, null_mode: str, **environment: str) -> str:
+def in_own_devices(script: str, mountpoint: Path, null_mode: str, **environment: str) -> str:
     """Run a shell script where an ordinary user may use /dev/fuse; return what it prints."""
     lines = (
         f'{PRIVATE_DEVICES}\nset +e\ncd /\ntaskfs() {{ "$PYTHON" -c "$AS_NOBODY" "$@"; }}\n{script}'
@@ -162,7 +162,7 @@ def in_own_devices(script: str, place: Path, null_mode: str, **environment: str)
             "-c",
             lines,
             "bash",
-            place,
+            mountpoint,
             null_mode,
         ],
         env={"PYTHON": sys.executable, "AS_NOBODY": AS_NOBODY, **environment},
@@ -179,8 +179,8 @@ def test_an_ordinary_user_mounts_kills_and_unmounts(public_dir: Path, cloud: Fak
     home = public_dir / "home"
     home.mkdir()
     (home / "mnt").mkdir()
-    for place in (home, home / "mnt"):
-        os.chown(place, NOBODY, NOBODY)
+    for mountpoint in (home, home / "mnt"):
+        os.chown(mountpoint, NOBODY, NOBODY)
     done = cloud.add_task(outputs={"a": b"hello\n"}, end_time=LONG_AGO)
     task = cloud.add_task(status="started", end_time=LONG_AGO)
     script = f"""
@@ -219,8 +219,8 @@ def test_an_ordinary_user_repairs_a_dead_mount(public_dir: Path, cloud: FakeClou
     umount`."""
     home = public_dir / "home"
     (home / "mnt").mkdir(parents=True)
-    for place in (home, home / "mnt"):
-        os.chown(place, NOBODY, NOBODY)
+    for mountpoint in (home, home / "mnt"):
+        os.chown(mountpoint, NOBODY, NOBODY)
     script = f"""
     as_nobody() {{ setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups "$@"; }}
     end() {{
@@ -252,8 +252,8 @@ def test_a_background_process_that_cannot_begin_says_why(
     """E-6: A daemon that cannot begin reports why on standard error."""
     home = public_dir / "home"
     (home / "mnt").mkdir(parents=True)
-    for place in (home, home / "mnt"):
-        os.chown(place, NOBODY, NOBODY)
+    for mountpoint in (home, home / "mnt"):
+        os.chown(mountpoint, NOBODY, NOBODY)
     environment = Taskfs(home, cloud).environment
     script = f'taskfs mount {home}/mnt; echo "mount $?"'
     said = in_own_devices(script, public_dir / "dev", "0600", **environment)

@@ -1,27 +1,27 @@
-"""The semantics are shown on three surfaces: in process, on the kernel engine and on fusepy."""
+"""The semantics are shown on three file systems: in process, on the kernel engine and on fusepy."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ON_ALL, ON_ENGINES, open_surfaces, share_mount, share_surface
+from tests.conftest import ON_ALL, ON_ENGINES, open_file_systems, share_file_system, share_mount
 from tests.fake_api import FakeCloud
-from tests.surfaces import Surface
+from tests.file_systems import FileSystem
 
 
 @pytest.fixture(params=ON_ALL)
-def fs(request: pytest.FixtureRequest, shared_cloud: FakeCloud) -> Iterator[Surface]:
-    """A surface shared by many tests: a test looks only at tasks that it created."""
-    yield from share_surface(request, shared_cloud)
+def fs(request: pytest.FixtureRequest, shared_cloud: FakeCloud) -> Iterator[FileSystem]:
+    """A file system shared by many tests: a test looks only at tasks that it created."""
+    yield from share_file_system(request, shared_cloud)
 
 
 @pytest.fixture(params=ON_ALL)
 def new_fs(
     request: pytest.FixtureRequest, tmp_path: Path, cloud: FakeCloud
-) -> Iterator[Callable[..., Surface]]:
-    """Opens a surface of the test's own `cloud`, with options such as `timeout="1s"`."""
-    yield from open_surfaces(request.param, cloud, tmp_path)
+) -> Iterator[Callable[..., FileSystem]]:
+    """Opens a file system of the test's own `cloud`, with options such as `timeout="1s"`."""
+    yield from open_file_systems(request.param, cloud, tmp_path)
 
 
 @pytest.fixture(params=ON_ENGINES)

@@ -23,8 +23,8 @@ from taskfs.demo.archives import (
 from taskfs.tree.nodes import inode, inode_base
 from tests.conftest import in_process
 from tests.fake_api import FakeCloud
+from tests.file_systems import FileSystem, text, walk, write
 from tests.mounts import Mount, eventually
-from tests.surfaces import Surface, text, walk, write
 from tests.zips import DOS_SECONDS, Entry, build, file
 
 EXECUTED = {
@@ -49,12 +49,12 @@ def executed(until: str) -> dict[str, str | None]:
     return {n: EXECUTED[n] if names.index(n) <= names.index(until) else None for n in names}
 
 
-def stored(fs: Surface, task: str, members: list[MemberSpec], stamp: Stamp, layout: str) -> None:
+def stored(fs: FileSystem, task: str, members: list[MemberSpec], stamp: Stamp, layout: str) -> None:
     source = LAYOUTS[layout](members, stamp)
     fs.cloud.put_object(f"{task}/output.zip", bytes(source.read(0, source.size)))
 
 
-def all_paths(fs: Surface, task: str) -> list[str]:
+def all_paths(fs: FileSystem, task: str) -> list[str]:
     """Return every path of a task, the unlisted ones too."""
     paths = [task, f"{task}/output.zip", f"{task}/input.zip"]
     for name in fs.names(task):
@@ -65,7 +65,7 @@ def all_paths(fs: Surface, task: str) -> list[str]:
     return list(dict.fromkeys(paths))
 
 
-def test_modes(fs: Surface) -> None:
+def test_modes(fs: FileSystem) -> None:
     """A-1, A-4: Directories are 0755 and files 0644."""
     task = fs.cloud.add_task(outputs={"a/b": b"x"}, inputs={"c": b"y"})
     for path in ("", ".taskfs", ".by-status", ".by-status/success", task, f"{task}/outputs/a"):
@@ -107,7 +107,7 @@ def test_umask_uid_and_gid(new_mount: Callable[..., Mount], cloud: FakeCloud) ->
         assert (reported.st_uid, reported.st_gid) == (1234, 2345)
 
 
-def test_members_that_the_archive_calls_executable_are_0755(fs: Surface) -> None:
+def test_members_that_the_archive_calls_executable_are_0755(fs: FileSystem) -> None:
     """A-1, A-23: A regular member with the owner's execute bit is 0755; set-uid is never shown."""
     shown = {
         "run.sh": (0o100755, 0o755),
@@ -157,7 +157,7 @@ def test_file_mode_and_dir_mode(new_mount: Callable[..., Mount], cloud: FakeClou
         assert stat.S_IMODE(os.stat(less_umask / task / name).st_mode) == less_mode, name
 
 
-def test_a_tasks_directory_tells_when_it_last_changed(fs: Surface) -> None:
+def test_a_tasks_directory_tells_when_it_last_changed(fs: FileSystem) -> None:
     """A-7: A task directory's mtime is its last change, its ctime the creation."""
     for status, until, latest in (
         ("success", "end_time", "end_time"),
@@ -170,7 +170,7 @@ def test_a_tasks_directory_tells_when_it_last_changed(fs: Surface) -> None:
         assert fs.stat(task).st_ctime_ns == ns("create_time"), status
 
 
-def test_a_text_files_mtime_is_when_its_content_changed(fs: Surface) -> None:
+def test_a_text_files_mtime_is_when_its_content_changed(fs: FileSystem) -> None:
     """A-9: A text file's mtime is the time of its last change."""
     over = fs.cloud.add_task(**executed("end_time"))  # type: ignore[arg-type]
     for name, moment in (
@@ -193,7 +193,7 @@ def test_a_text_files_mtime_is_when_its_content_changed(fs: Surface) -> None:
         assert fs.stat(f"{task}/status").st_mtime_ns == ns(moment), status
 
 
-def test_the_computation_time_of_a_running_task_changes_now(fs: Surface) -> None:
+def test_the_computation_time_of_a_running_task_changes_now(fs: FileSystem) -> None:
     """A-9: The mtime of a running task's `computation_time` is now."""
     running = executed("computation_start_time")
     task = fs.cloud.add_task(status="computation-started", **running)  # type: ignore[arg-type]
@@ -203,7 +203,7 @@ def test_the_computation_time_of_a_running_task_changes_now(fs: Surface) -> None
     assert fs.stat(f"{waiting}/computation_time").st_mtime_ns == ns("create_time")
 
 
-def test_changes_that_the_record_does_not_date_are_dated_by_the_mount(fs: Surface) -> None:
+def test_changes_that_the_record_does_not_date_are_dated_by_the_mount(fs: FileSystem) -> None:
     """A-9: A change without a date in the record has the time when this mount saw it."""
     task = fs.cloud.add_task(status="started", **executed("start_time"))  # type: ignore[arg-type]
     before = {name: fs.stat(f"{task}/{name}").st_mtime_ns for name in fs.names(task)}
@@ -216,7 +216,7 @@ def test_changes_that_the_record_does_not_date_are_dated_by_the_mount(fs: Surfac
         assert fs.stat(f"{task}/{name}").st_mtime_ns == before[name], name
 
 
-def test_nothing_else_moves_an_mtime(fs: Surface) -> None:
+def test_nothing_else_moves_an_mtime(fs: FileSystem) -> None:
     """A-11: Reads, refreshes and kills of other tasks move no mtime."""
     over = fs.cloud.add_task(outputs={"a/b": b"x"}, inputs={"c/d": b"y"})
     waiting = fs.cloud.add_task(status="submitted", inputs={"c": b"y"})
@@ -257,7 +257,7 @@ MOMENT = 1_749_643_821.987654  # an odd second
     ],
 )
 def test_members_carry_the_archives_times(
-    fs: Surface, stamp: Stamp, layout: str, reported: int
+    fs: FileSystem, stamp: Stamp, layout: str, reported: int
 ) -> None:
     """A-8: Members carry the extended timestamp (0x5455), else the NTFS time (0x000a), else the DOS
     time as UTC."""
@@ -267,7 +267,7 @@ def test_members_carry_the_archives_times(
     assert abs(mtime_ns - reported) < 1000  # the test's time is a float
 
 
-def test_times_before_1970_and_without_a_date(fs: Surface) -> None:
+def test_times_before_1970_and_without_a_date(fs: FileSystem) -> None:
     """A-8: Times before 1970, and members without a date, are shown."""
     task = fs.cloud.add_task()
     early = b"UT\x05\x00\x01" + (-86_400).to_bytes(4, "little", signed=True)
@@ -277,7 +277,7 @@ def test_times_before_1970_and_without_a_date(fs: Surface) -> None:
     assert fs.stat(f"{task}/outputs/dos").st_mtime_ns == DOS_SECONDS * SECOND
 
 
-def test_directories_have_the_newest_time_beneath_them(fs: Surface) -> None:
+def test_directories_have_the_newest_time_beneath_them(fs: FileSystem) -> None:
     """A-10: Directories without an entry carry the newest time beneath them, else the task's."""
     task = fs.cloud.add_task(inputs=None, **executed("end_time"))  # type: ignore[arg-type]
     members = [
@@ -307,7 +307,7 @@ def test_directories_have_the_newest_time_beneath_them(fs: Surface) -> None:
 
 
 @pytest.mark.parametrize("status", ["success", "failed", "computation-started", "submitted"])
-def test_st_size_is_exact_for_every_file(fs: Surface, status: str) -> None:
+def test_st_size_is_exact_for_every_file(fs: FileSystem, status: str) -> None:
     """A-12: `st_size` equals the bytes read, for every file."""
     outputs = {"a": b"x" * 5000, "b/empty": b""} if status == "success" else None
     task = fs.cloud.add_task(
@@ -330,7 +330,7 @@ def test_st_size_is_exact_for_every_file(fs: Surface, status: str) -> None:
     assert fs.stat(link).st_size == len(fs.target(link))
 
 
-def test_st_blocks_is_the_compressed_size(fs: Surface) -> None:
+def test_st_blocks_is_the_compressed_size(fs: FileSystem) -> None:
     """A-14: `st_blocks` is the compressed size in units of 512 bytes, rounded up, at least 1 where
     there is a byte."""
     task = fs.cloud.add_task()
@@ -351,7 +351,7 @@ def test_st_blocks_is_the_compressed_size(fs: Surface) -> None:
 
 
 def test_inode_numbers_are_stable_across_mounts(
-    new_fs: Callable[..., Surface], cloud: FakeCloud, tmp_path: Path
+    new_fs: Callable[..., FileSystem], cloud: FakeCloud, tmp_path: Path
 ) -> None:
     """A-15: A second mount has the same inode numbers."""
     task = cloud.add_task(project="p", outputs={"a/b": b"x", "a/c": b"x"}, inputs={"c/d": b"y"})
@@ -365,7 +365,7 @@ def test_inode_numbers_are_stable_across_mounts(
         assert {path: other.stat(path).st_ino for path in paths} == reported
 
 
-def test_inode_numbers_are_exact_as_doubles(fs: Surface) -> None:
+def test_inode_numbers_are_exact_as_doubles(fs: FileSystem) -> None:
     """A-22, A-15: Inode numbers are below 2^53 and different."""
     outputs = {f"{folder}/{number}": b"x" for folder in ("a", "b") for number in range(12)}
     task = fs.cloud.add_task(outputs=outputs, inputs={"c": b"x"}, **EXECUTED)
@@ -421,7 +421,7 @@ def test_df_answers_without_the_network(mnt: Path, cloud: FakeCloud) -> None:
 
 
 def test_a_stat_pins_the_text_whose_size_it_reported(
-    new_fs: Callable[..., Surface], cloud: FakeCloud
+    new_fs: Callable[..., FileSystem], cloud: FakeCloud
 ) -> None:
     """T-10: An `open` within the attribute timeout serves the text whose size a `stat` reported."""
     task = cloud.add_task(status="started")
@@ -434,7 +434,9 @@ def test_a_stat_pins_the_text_whose_size_it_reported(
     assert fs.stat(f"{task}/status").st_size == len("computation-started\n")
 
 
-def test_what_is_open_stays_what_it_was(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
+def test_what_is_open_stays_what_it_was(
+    new_fs: Callable[..., FileSystem], cloud: FakeCloud
+) -> None:
     """T-9: An open text file stays the snapshot of its open."""
     task = cloud.add_task(status="started")
     fs = new_fs(status_cache_time="0s", attr_timeout="0s")

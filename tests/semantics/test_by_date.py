@@ -6,11 +6,11 @@ from collections.abc import Callable
 import pytest
 
 from tests.fake_api import FakeCloud
+from tests.file_systems import FileSystem
 from tests.mounts import eventually
-from tests.surfaces import Surface
 
 
-def test_names_and_order(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
+def test_names_and_order(new_fs: Callable[..., FileSystem], cloud: FakeCloud) -> None:
     """N-28: Names have the local time, the simulator, the status and 8 letters of the id."""
     old = cloud.add_task(status="failed", simulator="a/b", create_time="2026-01-02T03:04:05+00:00")
     new = cloud.add_task(simulator=None, create_time="2026-02-02T03:04:05+00:00")
@@ -25,7 +25,7 @@ def test_names_and_order(new_fs: Callable[..., Surface], cloud: FakeCloud) -> No
         fs.stat(f".by-date/{first}_nope_failed_{old[:8]}")
 
 
-def test_a_new_status_is_a_new_name(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
+def test_a_new_status_is_a_new_name(new_fs: Callable[..., FileSystem], cloud: FakeCloud) -> None:
     """N-28: The name follows the status."""
     task = cloud.add_task(status="started")
     fs = new_fs(dir_cache_time="200ms", attr_timeout="100ms", status_cache_time="100ms")
@@ -34,7 +34,9 @@ def test_a_new_status_is_a_new_name(new_fs: Callable[..., Surface], cloud: FakeC
     eventually(lambda: [name.split("_")[2] for name in fs.names(".by-date")] == ["success"])
 
 
-def test_it_costs_what_the_listing_costs(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
+def test_it_costs_what_the_listing_costs(
+    new_fs: Callable[..., FileSystem], cloud: FakeCloud
+) -> None:
     """N-28: Listing `.by-date` and following its links sends no request of its own."""
     for _ in range(20):
         cloud.add_task()

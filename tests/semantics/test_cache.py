@@ -20,9 +20,9 @@ from tests.caches import (
     make_files,
 )
 from tests.fake_api import FakeCloud
+from tests.file_systems import FileSystem, Mounted, assert_same, write
 from tests.mounts import eventually
 from tests.outputs import LONG_AGO, QUICK, Files, add_finished_task, noise, put_outputs
-from tests.surfaces import Mounted, Surface, assert_same, write
 
 
 @pytest.mark.mount
@@ -99,7 +99,7 @@ def test_a_task_that_ends_after_its_archive_was_seen(
         check_outputs(fs, task, {"x": b"all of it\n"})
 
 
-def check_replaced(fs: Surface, task: str, old: Files, new: Files) -> set[str]:
+def check_replaced(fs: FileSystem, task: str, old: Files, new: Files) -> set[str]:
     """Read all files twice: old ones or ESTALE, at most once, and from then on new ones. Return
     which there were."""
     seen = []

@@ -9,7 +9,7 @@ import pytest
 
 from taskfs.model import KNOWN_STATUSES
 from tests.fake_api import FakeCloud
-from tests.surfaces import Surface, text, write
+from tests.file_systems import FileSystem, text, write
 
 ONGOING = ("pending-input", "submitted", "started", "computation-started", "computation-ended")
 
@@ -19,14 +19,14 @@ def kills_of(cloud: FakeCloud, task: str) -> int:
     return sum(r.method == "POST" and r.path == f"/tasks/{task}/kill" for r in cloud.requests)
 
 
-def errno_of_kill(fs: Surface, task: str) -> int | None:
+def errno_of_kill(fs: FileSystem, task: str) -> int | None:
     with pytest.raises(OSError) as caught:
         write(fs, f"{task}/kill")
     return caught.value.errno
 
 
 @pytest.mark.parametrize("status", ONGOING)
-def test_the_first_byte_written_sends_one_request(fs: Surface, status: str) -> None:
+def test_the_first_byte_written_sends_one_request(fs: FileSystem, status: str) -> None:
     """K-2: The first byte written sends one request, and the write returns after its answer."""
     task = fs.cloud.add_task(status=status)
     assert write(fs, f"{task}/kill", b"1\n") == 2
@@ -34,7 +34,7 @@ def test_the_first_byte_written_sends_one_request(fs: Surface, status: str) -> N
     assert task in fs.cloud.killed
 
 
-def test_several_writes_through_one_handle_send_one_request(fs: Surface) -> None:
+def test_several_writes_through_one_handle_send_one_request(fs: FileSystem) -> None:
     """K-3: Later writes through the handle send nothing."""
     task = fs.cloud.add_task(status="started")
     with fs.open(f"{task}/kill", os.O_WRONLY) as kill:
@@ -42,7 +42,7 @@ def test_several_writes_through_one_handle_send_one_request(fs: Surface) -> None
     assert kills_of(fs.cloud, task) == 1
 
 
-def test_opening_truncating_and_touching_do_nothing(fs: Surface) -> None:
+def test_opening_truncating_and_touching_do_nothing(fs: FileSystem) -> None:
     """K-1: Opening, truncating or touching `kill` does nothing."""
     task = fs.cloud.add_task(status="started")
     path = f"{task}/kill"
@@ -58,7 +58,7 @@ def test_opening_truncating_and_touching_do_nothing(fs: Surface) -> None:
     assert kills_of(fs.cloud, task) == 0
 
 
-def test_a_terminal_task_is_no_such_process(fs: Surface) -> None:
+def test_a_terminal_task_is_no_such_process(fs: FileSystem) -> None:
     """K-5: A finished task is ESRCH."""
     for status in ("success", "failed", "killed"):
         task = fs.cloud.add_task(status=status)
@@ -66,7 +66,7 @@ def test_a_terminal_task_is_no_such_process(fs: Surface) -> None:
         assert kills_of(fs.cloud, task) == 0
 
 
-def test_a_later_write_gets_the_outcome_of_the_first(fs: Surface) -> None:
+def test_a_later_write_gets_the_outcome_of_the_first(fs: FileSystem) -> None:
     """K-3: A later write gets the outcome of the first."""
     task = fs.cloud.add_task(status="failed")
     with fs.open(f"{task}/kill", os.O_WRONLY) as kill:
@@ -76,14 +76,14 @@ def test_a_later_write_gets_the_outcome_of_the_first(fs: Surface) -> None:
     assert kills_of(fs.cloud, task) == 0
 
 
-def test_a_pending_kill_is_not_repeated(fs: Surface) -> None:
+def test_a_pending_kill_is_not_repeated(fs: FileSystem) -> None:
     """K-6: A task that is `pending-kill` accepts the write, and nothing is sent."""
     task = fs.cloud.add_task(status="pending-kill")
     assert write(fs, f"{task}/kill") == 2
     assert kills_of(fs.cloud, task) == 0
 
 
-def test_unknown_statuses_can_be_killed(fs: Surface) -> None:
+def test_unknown_statuses_can_be_killed(fs: FileSystem) -> None:
     """K-5, T-2: A task with an unknown status can be killed; `is_terminated` decides."""
     assert "frobnicating" not in KNOWN_STATUSES
     task = fs.cloud.add_task(status="frobnicating")
@@ -95,7 +95,9 @@ def test_unknown_statuses_can_be_killed(fs: Surface) -> None:
     assert kills_of(fs.cloud, over) == 0
 
 
-def test_a_read_only_mount_kills_nothing(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
+def test_a_read_only_mount_kills_nothing(
+    new_fs: Callable[..., FileSystem], cloud: FakeCloud
+) -> None:
     """K-7: With `--read-only` a write is EROFS."""
     task = cloud.add_task(status="started")
     fs = new_fs(read_only="")
@@ -108,7 +110,7 @@ def test_a_read_only_mount_kills_nothing(new_fs: Callable[..., Surface], cloud: 
     assert not [r for r in cloud.requests if r.method != "GET"]
 
 
-def test_an_unknown_task_is_enoent(fs: Surface) -> None:
+def test_an_unknown_task_is_enoent(fs: FileSystem) -> None:
     """K-4: An unknown task is ENOENT."""
     task = fs.cloud.add_task(status="started")
     with fs.open(f"{task}/kill", os.O_WRONLY) as kill:
@@ -120,7 +122,7 @@ def test_an_unknown_task_is_enoent(fs: Surface) -> None:
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_refused_kill_is_eacces(fs: Surface, status: int) -> None:
+def test_a_refused_kill_is_eacces(fs: FileSystem, status: int) -> None:
     """K-8: A refusal with 401 or 403 is EACCES."""
     task = fs.cloud.add_task(status="started")
     fs.cloud.faults.add("status", status=status, path=f"{task}/kill")
@@ -129,7 +131,7 @@ def test_a_refused_kill_is_eacces(fs: Surface, status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 405, 409, 422])
-def test_any_other_refusal_has_the_status_read(fs: Surface, status: int) -> None:
+def test_any_other_refusal_has_the_status_read(fs: FileSystem, status: int) -> None:
     """K-11: After any other 4xx the status is read: ESRCH if terminal, else EIO."""
     task = fs.cloud.add_task(status="started")
     fs.cloud.faults.add("status", status=status, path=f"{task}/kill")
@@ -139,7 +141,7 @@ def test_any_other_refusal_has_the_status_read(fs: Surface, status: int) -> None
     assert paths[-1] == f"/tasks/{task}/status"
 
 
-def test_a_task_that_ended_before_the_request_came_is_esrch(fs: Surface) -> None:
+def test_a_task_that_ended_before_the_request_came_is_esrch(fs: FileSystem) -> None:
     """K-11: A task that ended before the request arrived is ESRCH."""
     task = fs.cloud.add_task(status="started")
     answers = {"status": "started", "id": task, "is_terminated": False}
@@ -150,7 +152,7 @@ def test_a_task_that_ended_before_the_request_came_is_esrch(fs: Surface) -> None
     assert text(fs, f"{task}/status") == "failed\n"
 
 
-def test_after_a_lost_answer_the_status_is_read_first(fs: Surface) -> None:
+def test_after_a_lost_answer_the_status_is_read_first(fs: FileSystem) -> None:
     """K-9: After a lost answer the status is read before the request is repeated."""
     task = fs.cloud.add_task(status="started")
     fs.cloud.faults.add("reset", path=f"{task}/kill", acted=True)
@@ -158,7 +160,9 @@ def test_after_a_lost_answer_the_status_is_read_first(fs: Surface) -> None:
     assert kills_of(fs.cloud, task) == 1
 
 
-def test_the_next_status_shows_the_effect(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
+def test_the_next_status_shows_the_effect(
+    new_fs: Callable[..., FileSystem], cloud: FakeCloud
+) -> None:
     """K-12, T-11: The next `status` shows the kill's effect, because a kill ends the pin."""
     task = cloud.add_task(status="computation-started")
     fs = new_fs()
@@ -171,7 +175,7 @@ def test_the_next_status_shows_the_effect(new_fs: Callable[..., Surface], cloud:
 
 
 def test_a_kill_that_ends_the_task_at_once(
-    new_fs: Callable[..., Surface], cloud: FakeCloud
+    new_fs: Callable[..., FileSystem], cloud: FakeCloud
 ) -> None:
     """K-12: The rest of the record shows the effect too."""
     task = cloud.add_task(status="computation-started", outputs={})
@@ -191,7 +195,7 @@ def test_a_kill_that_ends_the_task_at_once(
 
 
 def test_a_failed_kill_leaves_the_mount_alive(
-    new_fs: Callable[..., Surface], cloud: FakeCloud
+    new_fs: Callable[..., FileSystem], cloud: FakeCloud
 ) -> None:
     """K-10, X-3: After 5 tries a kill is ETIMEDOUT, and the mount goes on."""
     task = cloud.add_task(status="started")

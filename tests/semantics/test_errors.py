@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tests.fake_api import FakeCloud
+from tests.file_systems import FileSystem, Mounted, OpenFile, assert_same, text, write
 from tests.mounts import eventually
 from tests.outputs import LONG_AGO
-from tests.surfaces import Mounted, OpenFile, Surface, assert_same, text, write
 from tests.zips import Entry, build
 
 CHANGES: tuple[tuple[Any, ...], ...] = (
@@ -48,7 +48,7 @@ def errno_of(ask: Callable[[], object]) -> int | None:
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: " ".join(map(str, change)))
-def test_every_change_is_refused(fs: Surface, change: tuple[Any, ...]) -> None:
+def test_every_change_is_refused(fs: FileSystem, change: tuple[Any, ...]) -> None:
     """X-7: Each change is EROFS."""
     task = fs.cloud.add_task(outputs={"a": b"x"})
     fs.names(task)
@@ -61,7 +61,9 @@ def test_every_change_is_refused(fs: Surface, change: tuple[Any, ...]) -> None:
     assert not [r for r in fs.cloud.requests if r.method != "GET" and task in r.path]
 
 
-def test_a_key_that_is_refused_is_eacces(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
+def test_a_key_that_is_refused_is_eacces(
+    new_fs: Callable[..., FileSystem], cloud: FakeCloud
+) -> None:
     """X-2: A refused key is EACCES."""
     task = cloud.add_task(status="started", end_time=LONG_AGO)
     fs = new_fs(dir_cache_time="0s", status_cache_time="0s", attr_timeout="0s")
@@ -73,7 +75,9 @@ def test_a_key_that_is_refused_is_eacces(new_fs: Callable[..., Surface], cloud: 
     assert cloud.killed == []
 
 
-def test_no_answer_in_time_is_etimedout(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
+def test_no_answer_in_time_is_etimedout(
+    new_fs: Callable[..., FileSystem], cloud: FakeCloud
+) -> None:
     """X-3, X-8: No answer in time is ETIMEDOUT and never EAGAIN."""
     task = cloud.add_task(status="started", end_time=LONG_AGO)
     fs = new_fs(timeout="400ms", dir_cache_time="0s", status_cache_time="0s", attr_timeout="0s")
@@ -90,7 +94,7 @@ def test_no_answer_in_time_is_etimedout(new_fs: Callable[..., Surface], cloud: F
 
 
 def test_an_answer_that_makes_no_sense_is_eio(
-    new_fs: Callable[..., Surface], cloud: FakeCloud
+    new_fs: Callable[..., FileSystem], cloud: FakeCloud
 ) -> None:
     """X-4: An answer that makes no sense is EIO."""
     task = cloud.add_task(status="started")
@@ -104,7 +108,7 @@ def test_an_answer_that_makes_no_sense_is_eio(
     assert task in fs.names()
 
 
-def test_one_bad_record_does_not_break_the_others(fs: Surface) -> None:
+def test_one_bad_record_does_not_break_the_others(fs: FileSystem) -> None:
     """N-20, X-17: New fields and statuses, and a record without an id, break nothing."""
     good = fs.cloud.add_task(status="started")
     bad = fs.cloud.add_task("../escape", status="started")
@@ -127,7 +131,7 @@ def test_one_bad_record_does_not_break_the_others(fs: Surface) -> None:
 
 
 @pytest.mark.parametrize("method", [0, 8])
-def test_a_failed_read_never_looks_like_a_short_file(fs: Surface, method: int) -> None:
+def test_a_failed_read_never_looks_like_a_short_file(fs: FileSystem, method: int) -> None:
     """X-9: A failed read is an error and never a short file."""
     content = os.urandom(1_500_000)
     task = fs.cloud.add_task(end_time=LONG_AGO)
@@ -151,7 +155,7 @@ def test_a_failed_read_never_looks_like_a_short_file(fs: Surface, method: int) -
 
 
 def test_a_failure_is_logged_once(
-    new_fs: Callable[..., Surface],
+    new_fs: Callable[..., FileSystem],
     cloud: FakeCloud,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -177,7 +181,7 @@ def test_a_failure_is_logged_once(
 
 
 def test_frequent_expected_failures_are_not_logged(
-    tree: Surface, cloud: FakeCloud, caplog: pytest.LogCaptureFixture
+    tree: FileSystem, cloud: FakeCloud, caplog: pytest.LogCaptureFixture
 ) -> None:
     """X-10: A name that does not exist is not logged."""
     task = cloud.add_task(status="started")

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from tests.fake_api import FakeCloud
+from tests.file_systems import FileSystem, Mounted, text, write
 from tests.mounts import eventually
 from tests.outputs import LONG_AGO
-from tests.surfaces import Mounted, Surface, text, write
 from tests.zips import Entry, build
 
 SLACK_S = 1.0  # of a busy machine
@@ -49,7 +49,7 @@ def after(seconds: float, action: Callable[[], object]) -> Iterator[None]:
 
 
 def test_statuses_of_all_tasks_cost_the_pages_of_a_listing(
-    new_fs: Callable[..., Surface], cloud: FakeCloud
+    new_fs: Callable[..., FileSystem], cloud: FakeCloud
 ) -> None:
     """F-7: `cat */status` costs the pages of a listing and one bulk refresh per 2 s."""
     tasks = {cloud.add_task(status="success", end_time=LONG_AGO): "success" for _ in range(1100)}
@@ -65,7 +65,7 @@ def test_statuses_of_all_tasks_cost_the_pages_of_a_listing(
     assert singles(cloud) == []
 
 
-def test_listing_and_stat_cost_no_request_of_their_own(tree: Surface, cloud: FakeCloud) -> None:
+def test_listing_and_stat_cost_no_request_of_their_own(tree: FileSystem, cloud: FakeCloud) -> None:
     """A-13: Listing and `stat` cost no request beyond the bulk listing, one signed URL and one
     range."""
     tasks = [cloud.add_task(end_time=LONG_AGO, outputs={"a/b": b"x", "c": b"y"}) for _ in range(20)]
@@ -90,7 +90,9 @@ def test_listing_and_stat_cost_no_request_of_their_own(tree: Surface, cloud: Fak
     assert len(cloud.requests) == 2
 
 
-def test_listings_read_no_archive_bytes_but_the_directory(tree: Surface, cloud: FakeCloud) -> None:
+def test_listings_read_no_archive_bytes_but_the_directory(
+    tree: FileSystem, cloud: FakeCloud
+) -> None:
     """N-4, R-1: Listing `outputs/` reads only the archive's directory."""
     task = cloud.add_task(end_time=LONG_AGO)
     content = os.urandom(3_000_000)
@@ -104,7 +106,7 @@ def test_listings_read_no_archive_bytes_but_the_directory(tree: Surface, cloud: 
     assert sum(r.bytes_sent for r in cloud.requests if r.side == "store") == sent
 
 
-def test_probes_cost_no_request(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
+def test_probes_cost_no_request(new_fs: Callable[..., FileSystem], cloud: FakeCloud) -> None:
     """N-19: Names that cannot be an id cost no request."""
     task = cloud.add_task(end_time=LONG_AGO)
     fs = new_fs()
@@ -122,7 +124,7 @@ def test_probes_cost_no_request(new_fs: Callable[..., Surface], cloud: FakeCloud
 
 
 def test_a_task_younger_than_the_listing_is_found_by_its_name(
-    new_fs: Callable[..., Surface], cloud: FakeCloud
+    new_fs: Callable[..., FileSystem], cloud: FakeCloud
 ) -> None:
     """F-6: A task younger than the listing is found by its name."""
     fs = new_fs(dir_cache_time="1h")
@@ -140,7 +142,7 @@ def test_a_task_younger_than_the_listing_is_found_by_its_name(
     assert len(cloud.requests) == 1
 
 
-def test_a_terminal_status_is_final(fs: Surface) -> None:
+def test_a_terminal_status_is_final(fs: FileSystem) -> None:
     """F-4: A terminal status is not asked for again."""
     task = fs.cloud.add_task(status="failed")
     assert text(fs, f"{task}/status") == "failed\n"
@@ -150,7 +152,7 @@ def test_a_terminal_status_is_final(fs: Surface) -> None:
     assert text(fs, f"{task}/status") == "failed\n"
 
 
-def test_the_rest_of_a_terminal_record_is_as_fresh_as_the_listing(fs: Surface) -> None:
+def test_the_rest_of_a_terminal_record_is_as_fresh_as_the_listing(fs: FileSystem) -> None:
     """F-5: The rest of a finished record is as fresh as the listing."""
     task = fs.cloud.add_task(status="failed", error_detail="before")
     assert text(fs, f"{task}/error") == "before\n"
@@ -193,7 +195,7 @@ def test_statuses_are_at_most_two_seconds_old(mnt: Path, cloud: FakeCloud) -> No
     assert max(ages.values()) < 2 + 1 + SLACK_S, ages
 
 
-def test_listings_are_at_most_ten_seconds_old(fs: Surface) -> None:
+def test_listings_are_at_most_ten_seconds_old(fs: FileSystem) -> None:
     """F-1: A listing is at most `--dir-cache-time` old (here 0.3 s)."""
     assert ".by-status" in fs.names()
     task = fs.cloud.add_task()
@@ -241,7 +243,7 @@ def test_a_missing_archive_is_requested_again(shared_mnt: Path, shared_cloud: Fa
         assert fs.read(f"{task}/outputs/b") == content[:9]
 
 
-def test_after_success_the_archive_is_waited_for(fs: Surface) -> None:
+def test_after_success_the_archive_is_waited_for(fs: FileSystem) -> None:
     """F-13: For 60 s after a `success` a read of `outputs/` waits for the archive."""
     archive = build([Entry(b"artifacts/a", b"here")])
 
@@ -263,7 +265,7 @@ def test_after_success_the_archive_is_waited_for(fs: Surface) -> None:
 
 
 def test_an_archive_that_does_not_come_is_etimedout(
-    new_fs: Callable[..., Surface], cloud: FakeCloud
+    new_fs: Callable[..., FileSystem], cloud: FakeCloud
 ) -> None:
     """F-13: If the archive does not come within `--timeout`, the read is ETIMEDOUT."""
     task = cloud.add_task(status="success")
@@ -286,7 +288,7 @@ def errno_of(ask: Callable[[], object]) -> int | None:
 
 
 def test_only_a_404_is_enoent_and_failures_are_not_kept(
-    new_fs: Callable[..., Surface], cloud: FakeCloud
+    new_fs: Callable[..., FileSystem], cloud: FakeCloud
 ) -> None:
     """F-14, F-15: Only a real 404 is ENOENT, and a transient failure is neither cached nor shown as
     an empty directory."""
@@ -329,7 +331,7 @@ def test_only_a_404_is_enoent_and_failures_are_not_kept(
 
 
 def test_what_is_final_is_shown_while_the_api_is_away(
-    new_fs: Callable[..., Surface], cloud: FakeCloud
+    new_fs: Callable[..., FileSystem], cloud: FakeCloud
 ) -> None:
     """F-4, O-12: A terminal status needs no answer of the API."""
     task = cloud.add_task(status="failed", error_detail="oh", metadata=None)

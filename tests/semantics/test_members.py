@@ -13,7 +13,7 @@ from typing import Final
 import pytest
 
 from taskfs.demo.archives import LAYOUTS, STORED, MemberSpec, extended_stamp
-from tests.surfaces import Surface, assert_same, walk
+from tests.file_systems import FileSystem, assert_same, walk
 from tests.zips import ENCRYPTED, Entry, build
 
 NOISE: Final = random.Random(20_250_611).randbytes(700_000)
@@ -40,21 +40,21 @@ def archive(layout: str, root: str, beside: str) -> bytes:
     return bytes(source.read(0, source.size))
 
 
-def task_with_archives(fs: Surface, layout: str) -> str:
+def task_with_archives(fs: FileSystem, layout: str) -> str:
     task = fs.cloud.add_task()
     fs.cloud.put_object(f"{task}/output.zip", archive(layout, "artifacts/", "meta.json"))
     fs.cloud.put_object(f"{task}/input.zip", archive(layout, "sim_dir/", "input.json"))
     return task
 
 
-def task_with(fs: Surface, *members: Entry) -> str:
+def task_with(fs: FileSystem, *members: Entry) -> str:
     task = fs.cloud.add_task()
     fs.cloud.put_object(f"{task}/output.zip", build(members))
     return task
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_file_equals_the_member(fs: Surface, layout: str) -> None:
+def test_every_file_equals_the_member(fs: FileSystem, layout: str) -> None:
     """N-4: Each file below `outputs/` and `inputs/` equals its member."""
     task = task_with_archives(fs, layout)
     for top, root in (("outputs", "artifacts/"), ("inputs", "sim_dir/")):
@@ -68,7 +68,7 @@ def test_every_file_equals_the_member(fs: Surface, layout: str) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_backwards_and_at_random_the_bytes_are_the_same(fs: Surface, layout: str) -> None:
+def test_backwards_and_at_random_the_bytes_are_the_same(fs: FileSystem, layout: str) -> None:
     """N-4, R-8: Backward and random reads give the same bytes."""
     task = task_with_archives(fs, layout)
     dice = random.Random(layout)
@@ -84,7 +84,7 @@ def test_backwards_and_at_random_the_bytes_are_the_same(fs: Surface, layout: str
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_eight_threads_at_once_get_the_same_bytes(fs: Surface, layout: str) -> None:
+def test_eight_threads_at_once_get_the_same_bytes(fs: FileSystem, layout: str) -> None:
     """N-4, R-19: Eight threads at once get the same bytes."""
     task = task_with_archives(fs, layout)
     paths = [f"{task}/outputs/{name}" for name in CONTENTS]
@@ -105,7 +105,7 @@ def test_eight_threads_at_once_get_the_same_bytes(fs: Surface, layout: str) -> N
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_raw_archives_are_there_by_name(fs: Surface, layout: str) -> None:
+def test_the_raw_archives_are_there_by_name(fs: FileSystem, layout: str) -> None:
     """N-3, A-12: The raw archives exist by name, with the size of the store's Content-Range, and
     are not listed."""
     task = task_with_archives(fs, layout)
@@ -119,7 +119,7 @@ def test_the_raw_archives_are_there_by_name(fs: Surface, layout: str) -> None:
         assert_same(fs.read(f"{task}/{name}"), bytes(stored.source.read(0, stored.source.size)))
 
 
-def test_without_an_archive_there_is_no_raw_one(fs: Surface) -> None:
+def test_without_an_archive_there_is_no_raw_one(fs: FileSystem) -> None:
     """X-1: Without an archive the raw one is ENOENT."""
     task = fs.cloud.add_task(status="started")
     for name in ("output.zip", "input.zip", "outputs/stdout.txt"):
@@ -128,7 +128,7 @@ def test_without_an_archive_there_is_no_raw_one(fs: Surface) -> None:
     assert fs.names(f"{task}/outputs") == []
 
 
-def errno_of_read(fs: Surface, path: str) -> int | None:
+def errno_of_read(fs: FileSystem, path: str) -> int | None:
     with pytest.raises(OSError) as caught:
         fs.read(path)
     return caught.value.errno
@@ -136,7 +136,9 @@ def errno_of_read(fs: Surface, path: str) -> int | None:
 
 @pytest.mark.parametrize("size", [40, 30_000, 1_500_000])
 @pytest.mark.parametrize("method", [0, 8])
-def test_a_wrong_checksum_is_eio_before_the_last_byte(fs: Surface, method: int, size: int) -> None:
+def test_a_wrong_checksum_is_eio_before_the_last_byte(
+    fs: FileSystem, method: int, size: int
+) -> None:
     """I-1, I-3: A wrong CRC-32 is EIO before the last byte."""
     task = task_with(fs, Entry(b"artifacts/bad", TEXT[:size], method, crc=0x12345678))
     assert errno_of_read(fs, f"{task}/outputs/bad") == errno.EIO
@@ -149,7 +151,7 @@ def test_a_wrong_checksum_is_eio_before_the_last_byte(fs: Surface, method: int, 
 
 @pytest.mark.parametrize("size", [29_990, 30_010])
 @pytest.mark.parametrize("method", [0, 8])
-def test_a_wrong_size_is_eio(fs: Surface, method: int, size: int) -> None:
+def test_a_wrong_size_is_eio(fs: FileSystem, method: int, size: int) -> None:
     """X-4, I-1: A size that does not match is EIO."""
     bad = Entry(b"artifacts/bad", TEXT[:30_000], method, size=size)
     task = task_with(fs, bad, Entry(b"artifacts/ok", TEXT[:30_000], method))
@@ -158,7 +160,7 @@ def test_a_wrong_size_is_eio(fs: Surface, method: int, size: int) -> None:
     assert_same(fs.read(f"{task}/outputs/ok"), TEXT[:30_000])
 
 
-def test_a_small_member_is_checked_before_its_first_byte(fs: Surface) -> None:
+def test_a_small_member_is_checked_before_its_first_byte(fs: FileSystem) -> None:
     """I-2: A member that fits one block is checked before its first byte."""
     task = task_with(
         fs, Entry(b"artifacts/bad", TEXT[:200_000], crc=1), Entry(b"artifacts/ok", TEXT)
@@ -169,7 +171,7 @@ def test_a_small_member_is_checked_before_its_first_byte(fs: Surface) -> None:
     assert_same(fs.read(f"{task}/outputs/ok"), TEXT)
 
 
-def test_the_local_header_must_name_the_member(fs: Surface) -> None:
+def test_the_local_header_must_name_the_member(fs: FileSystem) -> None:
     """I-6: The local header must have the member's name."""
     task = task_with(fs, Entry(b"artifacts/a.txt", TEXT, local_name=b"artifacts/b.txt"))
     assert fs.stat(f"{task}/outputs/a.txt").st_size == len(TEXT)
@@ -179,7 +181,7 @@ def test_the_local_header_must_name_the_member(fs: Surface) -> None:
 @pytest.mark.parametrize(
     "member", [Entry(b"artifacts/x", b"?", flags=ENCRYPTED), Entry(b"artifacts/x", b"?", 98)]
 )
-def test_what_cannot_be_read_is_eopnotsupp(fs: Surface, member: Entry) -> None:
+def test_what_cannot_be_read_is_eopnotsupp(fs: FileSystem, member: Entry) -> None:
     """X-6, R-22: Encryption and unknown compression are EOPNOTSUPP."""
     task = task_with(fs, member, Entry(b"artifacts/y", b"fine"))
     assert fs.stat(f"{task}/outputs/x").st_size == 1
@@ -187,7 +189,7 @@ def test_what_cannot_be_read_is_eopnotsupp(fs: Surface, member: Entry) -> None:
     assert fs.read(f"{task}/outputs/y") == b"fine"
 
 
-def test_a_store_that_ignores_ranges_is_eopnotsupp(fs: Surface) -> None:
+def test_a_store_that_ignores_ranges_is_eopnotsupp(fs: FileSystem) -> None:
     """X-6: A store that ignores ranges on a large object is EOPNOTSUPP."""
     task = task_with(fs, Entry(b"artifacts/x", NOISE * 2, STORED))
     fs.cloud.faults.add("whole", side="store", path=task, times=None)
@@ -202,7 +204,7 @@ def test_a_store_that_ignores_ranges_is_eopnotsupp(fs: Surface) -> None:
 
 
 @pytest.mark.parametrize("content", [b"no archive at all" * 100, b"", build([Entry(b"a")])[:-30]])
-def test_a_damaged_archive_is_eio(fs: Surface, content: bytes) -> None:
+def test_a_damaged_archive_is_eio(fs: FileSystem, content: bytes) -> None:
     """X-4: A damaged archive is EIO."""
     task = fs.cloud.add_task()
     fs.cloud.put_object(f"{task}/output.zip", content)
@@ -212,7 +214,7 @@ def test_a_damaged_archive_is_eio(fs: Surface, content: bytes) -> None:
     assert fs.read(f"{task}/status") == b"success\n"
 
 
-def test_links_and_set_uid_bits_are_shown_as_plain_files(fs: Surface) -> None:
+def test_links_and_set_uid_bits_are_shown_as_plain_files(fs: FileSystem) -> None:
     """N-18: Links show as files with their target, and set-uid bits are not shown."""
     task = task_with(
         fs,
@@ -225,7 +227,7 @@ def test_links_and_set_uid_bits_are_shown_as_plain_files(fs: Surface) -> None:
         assert fs.read(f"{task}/outputs/{name}") == content
 
 
-def test_members_cannot_be_opened_for_writing(fs: Surface) -> None:
+def test_members_cannot_be_opened_for_writing(fs: FileSystem) -> None:
     """X-7: Opening a member for writing is EROFS."""
     task = task_with(fs, Entry(b"artifacts/x", b"fine"))
     for path in (f"{task}/outputs/x", f"{task}/output.zip", f"{task}/status"):

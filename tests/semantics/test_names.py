@@ -7,17 +7,17 @@ import zlib
 import pytest
 
 from tests.fake_api import FakeCloud
-from tests.surfaces import Surface, text, walk
+from tests.file_systems import FileSystem, text, walk
 from tests.zips import UTF8, Entry, build, field
 
 
-def task_with(fs: Surface, *members: Entry) -> str:
+def task_with(fs: FileSystem, *members: Entry) -> str:
     task = fs.cloud.add_task()
     fs.cloud.put_object(f"{task}/output.zip", build(members))
     return task
 
 
-def shown(fs: Surface, *members: Entry) -> dict[str, bytes]:
+def shown(fs: FileSystem, *members: Entry) -> dict[str, bytes]:
     """Return what the mount shows of an archive of *members*, and that it can be read."""
     top = f"{task_with(fs, *members)}/outputs"
     return {name: fs.read(f"{top}/{name}") for name in walk(fs, top)}
@@ -27,7 +27,7 @@ def named(*names: bytes) -> list[Entry]:
     return [Entry(b"artifacts/" + name, b"%d" % index) for index, name in enumerate(names)]
 
 
-def test_hostile_names_are_left_out(fs: Surface) -> None:
+def test_hostile_names_are_left_out(fs: FileSystem) -> None:
     """N-11: A component `..` or a NUL leaves the member out."""
     hostile = (
         *(b"../up", b"a/../../up", b"a/..", b"./../here", b"a/./../b", b"a//..", b"/../etc/passwd"),
@@ -38,7 +38,7 @@ def test_hostile_names_are_left_out(fs: Surface) -> None:
     assert shown(fs, *outside, *named(b"only")) == {"only": b"0"}
 
 
-def test_long_names_are_left_out(fs: Surface) -> None:
+def test_long_names_are_left_out(fs: FileSystem) -> None:
     """N-12: A component longer than 255 bytes is left out."""
     most, too_long = b"m" * 255, b"n" * 256
     two_bytes_each = "é".encode() * 128
@@ -47,7 +47,7 @@ def test_long_names_are_left_out(fs: Surface) -> None:
     assert set(shown(fs, *members)) == {most.decode(), deep.decode(), "d/ok"}
 
 
-def test_the_last_of_two_equal_names_wins(fs: Surface) -> None:
+def test_the_last_of_two_equal_names_wins(fs: FileSystem) -> None:
     """N-13: The last of two equal names wins."""
     members = named(b"twice", b"once", b"twice")
     task = task_with(fs, *members)
@@ -57,12 +57,12 @@ def test_the_last_of_two_equal_names_wins(fs: Surface) -> None:
     assert [line.split()[-1] for line in lines[3:]] == ["once", "twice"]
 
 
-def test_a_file_whose_name_is_a_directorys_is_left_out(fs: Surface) -> None:
+def test_a_file_whose_name_is_a_directorys_is_left_out(fs: FileSystem) -> None:
     """N-14: A file with the name of a directory is left out."""
     assert shown(fs, *named(b"a", b"a/b", b"c/d", b"c", b"e", b"e/")) == {"a/b": b"1", "c/d": b"2"}
 
 
-def test_control_characters_and_backslashes_stay(fs: Surface) -> None:
+def test_control_characters_and_backslashes_stay(fs: FileSystem) -> None:
     r"""N-16, T-5: Control characters and backslashes stay in names, and `output_files_info` writes
     them as `\xNN`."""
     names = [
@@ -87,7 +87,7 @@ def test_control_characters_and_backslashes_stay(fs: Surface) -> None:
     ]
 
 
-def test_encodings(fs: Surface) -> None:
+def test_encodings(fs: FileSystem) -> None:
     """N-17: Bit 11 and a 0x7075 field are UTF-8; other names UTF-8 where valid, else CP437."""
     plain = b"artifacts/caf\x82"  # é in CP437
     utf8_name = b"\x01" + zlib.crc32(plain).to_bytes(4, "little") + "artifacts/kaffee☕".encode()
@@ -110,13 +110,13 @@ def test_encodings(fs: Surface) -> None:
     }
 
 
-def test_only_what_lies_beneath_the_root_is_shown(fs: Surface) -> None:
+def test_only_what_lies_beneath_the_root_is_shown(fs: FileSystem) -> None:
     """N-4: Only the members under `artifacts/` are shown."""
     beside = [Entry(name, b"?") for name in (b"meta.json", b"artifacts.txt", b"sim_dir/x", b"x/y")]
     assert shown(fs, *beside, *named(b"stdout.txt")) == {"stdout.txt": b"0"}
 
 
-def test_directories_may_lack_an_entry_or_hold_nothing(fs: Surface) -> None:
+def test_directories_may_lack_an_entry_or_hold_nothing(fs: FileSystem) -> None:
     """N-4: Directories without an entry of their own, and empty ones, are shown."""
     task = task_with(fs, Entry(b"artifacts/"), Entry(b"artifacts/empty/"), *named(b"a/b/c"))
     assert sorted(fs.names(f"{task}/outputs")) == ["a", "empty"]
@@ -124,7 +124,7 @@ def test_directories_may_lack_an_entry_or_hold_nothing(fs: Surface) -> None:
     assert fs.names(f"{task}/outputs/a") == ["b"]
 
 
-def test_what_unzip_normalises_is_shown(fs: Surface) -> None:
+def test_what_unzip_normalises_is_shown(fs: FileSystem) -> None:
     """N-25, N-13: Components `.` and empty ones do not count, and the last of equal names wins."""
     files = named(b"./here", b"a/./b", b"a//c", b"/etc/passwd", b"twice", b"./twice", b"d/.")
     root = Entry(b"./artifacts/root", b"r")
@@ -133,7 +133,7 @@ def test_what_unzip_normalises_is_shown(fs: Surface) -> None:
     assert shown_files["twice"] == b"5"
 
 
-def test_backslashes_of_windows_separate(fs: Surface) -> None:
+def test_backslashes_of_windows_separate(fs: FileSystem) -> None:
     """N-26: A backslash separates where the archive was made on Windows and no name has a `/`."""
     names = (b"artifacts\\a", b"artifacts\\d\\b", b"artifacts\\..\\up", b"input.json")
     entries = [Entry(name, name, host=0) for name in names]
@@ -144,7 +144,7 @@ def test_backslashes_of_windows_separate(fs: Surface) -> None:
     assert text(fs, f"{task}/output_files_info").endswith(" d/b\n")
 
 
-def test_local_headers_that_say_the_name_in_another_way(fs: Surface) -> None:
+def test_local_headers_that_say_the_name_in_another_way(fs: FileSystem) -> None:
     """I-6: A local header that says the same name in another way is read; another name is EIO."""
     pairs = {
         "café": ("café".encode(), "café".encode("cp437")),
@@ -166,7 +166,7 @@ def test_local_headers_that_say_the_name_in_another_way(fs: Surface) -> None:
 
 
 def test_what_is_left_out_is_logged_once(
-    tree: Surface, cloud: FakeCloud, caplog: pytest.LogCaptureFixture
+    tree: FileSystem, cloud: FakeCloud, caplog: pytest.LogCaptureFixture
 ) -> None:
     """N-15: Members that are left out are logged once."""
     hostile = named(b"../up", b"a//../b", b"n" * 256, b"fine", b"c", b"c/d")

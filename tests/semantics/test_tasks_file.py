@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.fake_api import FakeCloud
+from tests.file_systems import FileSystem
 from tests.mounts import eventually
-from tests.surfaces import Surface
 
 COLUMNS = (
     *("id", "status", "simulator", "project", "machine"),
@@ -19,11 +19,11 @@ COLUMNS = (
 )
 
 
-def rows(fs: Surface) -> list[dict[str, str]]:
+def rows(fs: FileSystem) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(fs.read("tasks.csv").decode())))
 
 
-def test_a_row_for_each_task(fs: Surface) -> None:
+def test_a_row_for_each_task(fs: FileSystem) -> None:
     """N-29: tasks.csv has one row per task, newest first."""
     old = fs.cloud.add_task(
         status="failed",
@@ -46,7 +46,7 @@ def test_a_row_for_each_task(fs: Surface) -> None:
     assert second["created"] == "2026-01-01T00:00:00Z"
 
 
-def test_it_is_found_by_name_alone(fs: Surface) -> None:
+def test_it_is_found_by_name_alone(fs: FileSystem) -> None:
     """N-29: tasks.csv is not listed, has the size that stat reports, and cannot be written."""
     fs.cloud.add_task()
     assert "tasks.csv" not in fs.names()
@@ -56,7 +56,9 @@ def test_it_is_found_by_name_alone(fs: Surface) -> None:
     assert refused.value.errno == errno.EROFS
 
 
-def test_it_costs_what_the_listing_costs(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
+def test_it_costs_what_the_listing_costs(
+    new_fs: Callable[..., FileSystem], cloud: FakeCloud
+) -> None:
     """N-29: Reading tasks.csv sends a request only when the listing is out of date."""
     cloud.add_task()
     fs = new_fs(dir_cache_time="300ms", attr_timeout="100ms", status_cache_time="100ms")

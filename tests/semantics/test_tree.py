@@ -13,9 +13,9 @@ from taskfs import __version__
 from taskfs.demo.tasks import STATUSES
 from taskfs.model import KNOWN_STATUSES
 from tests.fake_api import FakeCloud
+from tests.file_systems import FileSystem, text, write
 from tests.mounts import eventually
 from tests.outputs import LONG_AGO
-from tests.surfaces import Surface, text, write
 
 IN_A_TASK = (
     *("status", "machine_type", "computation_time", "output_files_info", "info.json", "error"),
@@ -34,14 +34,16 @@ def iso(seconds_ago: float) -> str:
     return datetime.fromtimestamp(time.time() - seconds_ago, timezone.utc).isoformat()
 
 
-def test_a_task_is_a_directory_of_these_names(fs: Surface) -> None:
+def test_a_task_is_a_directory_of_these_names(fs: FileSystem) -> None:
     """N-1, N-2, N-3: A task's directory lists exactly the names of the contract."""
     for status in ("success", "submitted"):
         task = fs.cloud.add_task(status=status, outputs={"a": b"a"}, inputs={"b": b"b"})
         assert tuple(fs.names(task)) == IN_A_TASK
 
 
-def test_the_root_lists_tasks_and_views(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
+def test_the_root_lists_tasks_and_views(
+    new_fs: Callable[..., FileSystem], cloud: FakeCloud
+) -> None:
     """N-1, N-5, N-6: The root lists tasks, views and `.latest`, and never `.taskfs`."""
     fs = new_fs(dir_cache_time="200ms", attr_timeout="100ms")
     assert sorted(fs.names()) == sorted(VIEWS)
@@ -61,13 +63,13 @@ def test_the_root_lists_tasks_and_views(new_fs: Callable[..., Surface], cloud: F
 
 
 @pytest.mark.parametrize("status", [*KNOWN_STATUSES, "something-new", "two words"])
-def test_status_is_the_apis_word(fs: Surface, status: str) -> None:
+def test_status_is_the_apis_word(fs: FileSystem, status: str) -> None:
     """T-2: `status` is the API's word, also an unknown one."""
     task = fs.cloud.add_task(status=status)
     assert text(fs, f"{task}/status") == f"{status}\n"
 
 
-def test_machine_type(fs: Surface) -> None:
+def test_machine_type(fs: FileSystem) -> None:
     """T-3: `machine_type` is empty until a machine is assigned."""
     waiting = fs.cloud.add_task(status="submitted")
     assert text(fs, f"{waiting}/machine_type") == ""
@@ -81,13 +83,13 @@ def test_machine_type(fs: Surface) -> None:
     ("seconds", "shown"),
     [(192.4, "00:03:12"), (0, "00:00:00"), (359_999.9, "99:59:59"), (363_730, "101:02:10")],
 )
-def test_computation_time_of_a_finished_task(fs: Surface, seconds: float, shown: str) -> None:
+def test_computation_time_of_a_finished_task(fs: FileSystem, seconds: float, shown: str) -> None:
     """T-4: A finished task's `computation_time` is HH:MM:SS."""
     task = fs.cloud.add_task(metrics={"computation_seconds": seconds})
     assert text(fs, f"{task}/computation_time") == f"{shown}\n"
 
 
-def test_computation_time_counts_while_the_task_runs(fs: Surface) -> None:
+def test_computation_time_counts_while_the_task_runs(fs: FileSystem) -> None:
     """T-4: `computation_time` counts while the computation runs, and is empty before."""
     for status in ("pending-input", "submitted", "started"):
         task = fs.cloud.add_task(status=status)
@@ -98,7 +100,7 @@ def test_computation_time_counts_while_the_task_runs(fs: Surface) -> None:
     eventually(lambda: text(fs, f"{task}/computation_time") > first)
 
 
-def test_output_files_info(fs: Surface) -> None:
+def test_output_files_info(fs: FileSystem) -> None:
     """T-5: `output_files_info` has exactly the promised lines, in archive order, for all
     directories."""
     task = fs.cloud.add_task(
@@ -134,14 +136,14 @@ def test_output_files_info(fs: Surface) -> None:
     assert fs.stat(f"{task}/output_files_info").st_size == len("\n".join(lines))
 
 
-def test_output_files_info_is_empty_until_there_is_an_archive(fs: Surface) -> None:
+def test_output_files_info_is_empty_until_there_is_an_archive(fs: FileSystem) -> None:
     """T-6: `output_files_info` is empty until there is an archive."""
     for task in (fs.cloud.add_task(status="started"), fs.cloud.add_task(status="success")):
         assert text(fs, f"{task}/output_files_info") == ""
         assert fs.stat(f"{task}/output_files_info").st_size == 0
 
 
-def test_info_json_is_the_record_of_a_listing(fs: Surface) -> None:
+def test_info_json_is_the_record_of_a_listing(fs: FileSystem) -> None:
     """T-7: `info.json` is the record as a listing gives it, indented."""
     task = fs.cloud.add_task(status="started", task_metadata={"a": "b"}, storage_region="mars")
     fs.cloud.update_task(task, **{"new field": [1, {"π": None}], "empty": {}})
@@ -151,7 +153,7 @@ def test_info_json_is_the_record_of_a_listing(fs: Surface) -> None:
     assert shown.endswith("\n}\n")
 
 
-def test_info_json_costs_no_request(tree: Surface, cloud: FakeCloud) -> None:
+def test_info_json_costs_no_request(tree: FileSystem, cloud: FakeCloud) -> None:
     """T-7: `info.json` costs no request of its own."""
     tasks = [cloud.add_task() for _ in range(5)]
     tree.names()
@@ -160,7 +162,7 @@ def test_info_json_costs_no_request(tree: Surface, cloud: FakeCloud) -> None:
     assert cloud.requests == []
 
 
-def test_error_is_the_apis_detail_and_the_executers(fs: Surface) -> None:
+def test_error_is_the_apis_detail_and_the_executers(fs: FileSystem) -> None:
     """T-8: `error` joins the API's detail and the executer's, and is empty without either."""
     both = fs.cloud.add_task(
         status="failed", error_detail="it failed", executer={"error_detail": "no space left\n"}
@@ -171,7 +173,7 @@ def test_error_is_the_apis_detail_and_the_executers(fs: Surface) -> None:
     assert text(fs, f"{fs.cloud.add_task()}/error") == ""
 
 
-def test_texts_end_in_one_newline(fs: Surface) -> None:
+def test_texts_end_in_one_newline(fs: FileSystem) -> None:
     """T-1: Each text ends in one newline, unless it is empty."""
     full = fs.cloud.add_task(
         status="failed", error_detail="oh\n\n", outputs={"x": b"x"}, task_metadata={"k": "v\n"}
@@ -185,7 +187,7 @@ def test_texts_end_in_one_newline(fs: Surface) -> None:
     assert text(fs, ".taskfs/stats.json").endswith("}\n")
 
 
-def test_the_service_directory(fs: Surface) -> None:
+def test_the_service_directory(fs: FileSystem) -> None:
     """N-6, N-22: `.taskfs` is not listed and holds stats.json with the pid, version, refresh."""
     assert ".taskfs" not in fs.names()
     assert sorted(fs.names(".taskfs")) == ["refresh", "stats.json", "version"]
@@ -194,7 +196,9 @@ def test_the_service_directory(fs: Surface) -> None:
     assert fs.read(".taskfs/refresh") == b""
 
 
-def test_refresh_forgets_what_is_cached(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
+def test_refresh_forgets_what_is_cached(
+    new_fs: Callable[..., FileSystem], cloud: FakeCloud
+) -> None:
     """N-21: A write to refresh forgets what is cached."""
     task = cloud.add_task(status="started")
     late = cloud.add_task(end_time=LONG_AGO)
@@ -215,7 +219,7 @@ def test_refresh_forgets_what_is_cached(new_fs: Callable[..., Surface], cloud: F
     assert "Contents:" in text(fs, f"{late}/output_files_info")
 
 
-def test_views_link_to_the_tasks(fs: Surface) -> None:
+def test_views_link_to_the_tasks(fs: FileSystem) -> None:
     """N-7: Views hold links to `../../<id>`."""
     task = fs.cloud.add_task(status="failed", project="wind", simulator="openfoam")
     group = (
@@ -235,7 +239,7 @@ def test_views_link_to_the_tasks(fs: Surface) -> None:
         fs.names(".by-project/no-such-project")
 
 
-def test_every_known_status_has_its_directory(tree: Surface) -> None:
+def test_every_known_status_has_its_directory(tree: FileSystem) -> None:
     """N-8: Every known status has a directory, empty or not."""
     assert set(STATUSES) == set(KNOWN_STATUSES)
     assert set(tree.names(".by-status")) == set(KNOWN_STATUSES)
@@ -243,7 +247,7 @@ def test_every_known_status_has_its_directory(tree: Surface) -> None:
     assert tree.names(".by-project") == tree.names(".by-simulator") == []
 
 
-def test_view_names_are_encoded(fs: Surface) -> None:
+def test_view_names_are_encoded(fs: FileSystem) -> None:
     """N-9: `/`, NUL, `.` and `..` are percent-encoded and null shows as `none`."""
     shown = {
         "a/b": "a%2Fb",
@@ -266,7 +270,7 @@ def test_view_names_are_encoded(fs: Surface) -> None:
             assert fs.target(f"{view}/{shown[value]}/{task}") == f"../../{task}"
 
 
-def test_views_are_as_current_as_the_listing(fs: Surface) -> None:
+def test_views_are_as_current_as_the_listing(fs: FileSystem) -> None:
     """N-10: Views change with the listing."""
     fs.cloud.add_task(project="before")
     task = fs.cloud.add_task(status="started", project="before", simulator="reef3d")
@@ -284,7 +288,7 @@ def test_views_are_as_current_as_the_listing(fs: Surface) -> None:
     eventually(lambda: project not in fs.names(".by-project"), 3)
 
 
-def test_probes_of_names_that_cannot_be_there_are_enoent(fs: Surface) -> None:
+def test_probes_of_names_that_cannot_be_there_are_enoent(fs: FileSystem) -> None:
     """N-19, X-1: Names that cannot be there are ENOENT."""
     task = fs.cloud.add_task()
     for path in (

@@ -4,8 +4,8 @@ import random
 from collections.abc import Callable
 
 from tests.fake_api import FakeCloud
+from tests.file_systems import FileSystem
 from tests.outputs import LONG_AGO, add_finished_task
-from tests.surfaces import Surface
 
 COUNT = 60
 
@@ -25,7 +25,9 @@ def add_tasks(cloud: FakeCloud) -> list[str]:
     return sorted(add_finished_task(cloud, {"stdout.txt": f"{n}\n".encode()}) for n in range(COUNT))
 
 
-def test_a_walk_signs_many_urls_at_once(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
+def test_a_walk_signs_many_urls_at_once(
+    new_fs: Callable[..., FileSystem], cloud: FakeCloud
+) -> None:
     """R-29, R-30: To read one file of each task in turn takes few requests of the API."""
     tasks = add_tasks(cloud)
     fs = new_fs()
@@ -38,7 +40,7 @@ def test_a_walk_signs_many_urls_at_once(new_fs: Callable[..., Surface], cloud: F
 
 
 def test_three_tasks_cause_no_request_for_others(
-    new_fs: Callable[..., Surface], cloud: FakeCloud
+    new_fs: Callable[..., FileSystem], cloud: FakeCloud
 ) -> None:
     """R-29: A reader that picks three tasks at random pays for these."""
     tasks = add_tasks(cloud)
@@ -51,7 +53,7 @@ def test_three_tasks_cause_no_request_for_others(
 
 
 def test_a_walk_that_meets_tasks_without_an_archive(
-    new_fs: Callable[..., Surface], cloud: FakeCloud
+    new_fs: Callable[..., FileSystem], cloud: FakeCloud
 ) -> None:
     """R-29, F-12: A task without an archive shows as empty, and the walk goes on."""
     tasks = add_tasks(cloud)
@@ -68,7 +70,7 @@ def test_a_walk_that_meets_tasks_without_an_archive(
     assert signings(cloud) <= 8 + COUNT // 8
 
 
-def test_a_batch_that_the_api_refuses(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
+def test_a_batch_that_the_api_refuses(new_fs: Callable[..., FileSystem], cloud: FakeCloud) -> None:
     """R-30, F-15: Where the API signs no batch, each archive is signed alone."""
     tasks = add_tasks(cloud)
     fs = new_fs()
@@ -84,7 +86,7 @@ def test_a_batch_that_the_api_refuses(new_fs: Callable[..., Surface], cloud: Fak
         assert fs.names(f"{task}/outputs") == ["stdout.txt"]
 
 
-def test_a_warm_walk_sends_nothing(new_fs: Callable[..., Surface], cloud: FakeCloud) -> None:
+def test_a_warm_walk_sends_nothing(new_fs: Callable[..., FileSystem], cloud: FakeCloud) -> None:
     """R-30, A-13: Indexes on disk need no URL, however many tasks are walked over."""
     tasks = add_tasks(cloud)
     assert LONG_AGO

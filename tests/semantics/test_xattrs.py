@@ -9,8 +9,8 @@ import pytest
 
 from tests.conftest import in_process
 from tests.fake_api import FakeCloud
+from tests.file_systems import FileSystem, text
 from tests.mounts import eventually
-from tests.surfaces import Surface, text
 from tests.zips import Entry, build, pack
 
 METADATA = "user.taskfs.metadata."
@@ -26,13 +26,13 @@ def changes_of(cloud: FakeCloud, task: str) -> list[str]:
     return [r.method for r in cloud.requests if r.path == path and r.method != "GET"]
 
 
-def errno_of(fs: Surface, kind: str, *arguments: object) -> int | None:
+def errno_of(fs: FileSystem, kind: str, *arguments: object) -> int | None:
     with pytest.raises(OSError) as caught:
         getattr(fs, kind)(*arguments)
     return caught.value.errno
 
 
-def test_members_have_three(fs: Surface) -> None:
+def test_members_have_three(fs: FileSystem) -> None:
     """A-16: Members have compressed_size, crc32 and compression."""
     task = fs.cloud.add_task()
     plain, packed = Entry(b"artifacts/a", b"stored", 0), Entry(b"artifacts/b/c", b"packed" * 1000)
@@ -54,7 +54,7 @@ def test_members_have_three(fs: Surface) -> None:
         assert errno_of(fs, "set_xattr", path, f"{METADATA}key", b"0") == errno.EROFS
 
 
-def test_tasks_have_one_per_metadata_key(fs: Surface) -> None:
+def test_tasks_have_one_per_metadata_key(fs: FileSystem) -> None:
     """A-17: A task has one attribute per metadata key."""
     metadata = {"study": "dam break", "größe": "3 µm", "a.b/c d": "x\ny"}
     task = fs.cloud.add_task(task_metadata=metadata)
@@ -64,7 +64,7 @@ def test_tasks_have_one_per_metadata_key(fs: Surface) -> None:
     assert fs.xattrs(fs.cloud.add_task()) == []
 
 
-def test_setting_one_updates_it_remotely(fs: Surface) -> None:
+def test_setting_one_updates_it_remotely(fs: FileSystem) -> None:
     """A-18: Setting an attribute updates it remotely, and an unchanged value sends nothing."""
     task = fs.cloud.add_task(status="started", task_metadata={"kept": "1", "study": "old"})
     fs.set_xattr(task, f"{METADATA}study", "größer".encode())
@@ -79,7 +79,7 @@ def test_setting_one_updates_it_remotely(fs: Surface) -> None:
     assert len(changes_of(fs.cloud, task)) == 2
 
 
-def test_values_that_cannot_be_are_einval(fs: Surface) -> None:
+def test_values_that_cannot_be_are_einval(fs: FileSystem) -> None:
     """A-19: An empty or non-UTF-8 value is EINVAL."""
     task = fs.cloud.add_task(task_metadata={"study": "old"})
     for value in (b"", b"\xff\xfe", b"caf\xe9"):
@@ -88,7 +88,7 @@ def test_values_that_cannot_be_are_einval(fs: Surface) -> None:
     assert changes_of(fs.cloud, task) == []
 
 
-def test_keys_that_cannot_be(fs: Surface) -> None:
+def test_keys_that_cannot_be(fs: FileSystem) -> None:
     """A-19: A key that cannot be one is EINVAL, and nothing is sent."""
     task = fs.cloud.add_task()
     name = f"{METADATA}caf\udce9"
@@ -97,7 +97,7 @@ def test_keys_that_cannot_be(fs: Surface) -> None:
     assert changes_of(fs.cloud, task) == []
 
 
-def test_keys_too_long_for_a_name_are_left_out(fs: Surface) -> None:
+def test_keys_too_long_for_a_name_are_left_out(fs: FileSystem) -> None:
     """A-17: Keys that do not fit xattr(7)'s 255 bytes are left out."""
     longest = "ä" * ((255 - len(METADATA)) // 2)
     task = fs.cloud.add_task(task_metadata={longest: "1", f"{longest}ä": "2", "k": "3"})
@@ -107,7 +107,7 @@ def test_keys_too_long_for_a_name_are_left_out(fs: Surface) -> None:
     }
 
 
-def test_removing_one(fs: Surface) -> None:
+def test_removing_one(fs: FileSystem) -> None:
     """A-18: `setfattr -x` removes the key."""
     task = fs.cloud.add_task(task_metadata={"study": "old", "kept": "1"})
     fs.remove_xattr(task, f"{METADATA}study")
@@ -117,7 +117,7 @@ def test_removing_one(fs: Surface) -> None:
     assert changes_of(fs.cloud, task) == ["PUT"]
 
 
-def test_create_and_replace(fs: Surface) -> None:
+def test_create_and_replace(fs: FileSystem) -> None:
     """A-18: XATTR_CREATE and XATTR_REPLACE act as in setxattr(2)."""
     task = fs.cloud.add_task(task_metadata={"study": "old"})
     create, replace = os.XATTR_CREATE, os.XATTR_REPLACE
@@ -129,7 +129,7 @@ def test_create_and_replace(fs: Surface) -> None:
     assert changes_of(fs.cloud, task) == ["PATCH", "PATCH"]
 
 
-def test_other_names_cannot_be_set(fs: Surface) -> None:
+def test_other_names_cannot_be_set(fs: FileSystem) -> None:
     """X-7: Setting any other attribute is EROFS."""
     task = fs.cloud.add_task()
     for name in ("user.comment", "user.taskfs.nope", METADATA, "user.taskfs.crc32"):
@@ -138,7 +138,7 @@ def test_other_names_cannot_be_set(fs: Surface) -> None:
     assert changes_of(fs.cloud, task) == []
 
 
-def test_other_names_cost_no_request(tree: Surface, cloud: FakeCloud) -> None:
+def test_other_names_cost_no_request(tree: FileSystem, cloud: FakeCloud) -> None:
     """A-20: Other names are ENODATA without a request."""
     task = cloud.add_task(status="started", outputs={"a": b"x"})
     tree.names()
@@ -149,7 +149,7 @@ def test_other_names_cost_no_request(tree: Surface, cloud: FakeCloud) -> None:
     assert [r.path for r in cloud.requests] == []
 
 
-def test_a_refused_change_says_so(fs: Surface) -> None:
+def test_a_refused_change_says_so(fs: FileSystem) -> None:
     """A-18, X-2: A refused change is EACCES and not shown as made."""
     task = fs.cloud.add_task(task_metadata={"study": "old"})
     assert fs.xattr(task, f"{METADATA}study") == b"old"
@@ -159,7 +159,7 @@ def test_a_refused_change_says_so(fs: Surface) -> None:
     assert fs.xattr(task, f"{METADATA}study") == b"old"
 
 
-def test_changes_made_elsewhere_show(fs: Surface) -> None:
+def test_changes_made_elsewhere_show(fs: FileSystem) -> None:
     """F-5: A metadata change made elsewhere shows with the next listing."""
     task = fs.cloud.add_task(task_metadata={"study": "old"})
     assert fs.xattr(task, f"{METADATA}study") == b"old"

@@ -66,7 +66,7 @@ def request(
 INIT = request(Opcode.INIT, struct.pack("=IIII", 7, 45, 131072, 0x73FFFFFB).ljust(64, b"\0"))
 
 
-class Served:
+class Serving:
     """A session on a tree of the test's own."""
 
     def __init__(
@@ -118,10 +118,10 @@ def test_foreign_exceptions_are_eio_and_logged_once(
 ) -> None:
     """X-4, X-10: A foreign exception is EIO and logged once, also an OSError without an errno, as
     `requests` raises."""
-    served = Served(Failing(failure))
-    assert served.answer(Opcode.LOOKUP, b"status\0") == (errno.EIO, b"")
-    assert served.answer(Opcode.SETATTR, struct.pack("=II80x", 8, 0)) == (errno.EIO, b"")
-    assert served.answer(Opcode.LISTXATTR, struct.pack("=II", 0, 0)) == (errno.EIO, b"")
+    serving = Serving(Failing(failure))
+    assert serving.answer(Opcode.LOOKUP, b"status\0") == (errno.EIO, b"")
+    assert serving.answer(Opcode.SETATTR, struct.pack("=II80x", 8, 0)) == (errno.EIO, b"")
+    assert serving.answer(Opcode.LISTXATTR, struct.pack("=II", 0, 0)) == (errno.EIO, b"")
     assert len(caplog.records) == 3
     record = caplog.records[0]
     assert "getattr /status" in record.getMessage()
@@ -134,15 +134,15 @@ def test_an_exception_that_passes_the_operations_is_eio(
     failure: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     """X-4: An exception that passes the operations is caught at the boundary."""
-    served = Served(Failing())
+    serving = Serving(Failing())
 
     def fail(nodeid: int, body: memoryview) -> None:
         raise failure
 
-    cast(Any, served.session._dispatch)._methods[Opcode.STATFS] = fail
-    assert served.answer(Opcode.STATFS) == (errno.EIO, b"")
+    cast(Any, serving.session._dispatch)._methods[Opcode.STATFS] = fail
+    assert serving.answer(Opcode.STATFS) == (errno.EIO, b"")
     assert len(caplog.records) == 1
-    assert not served.session._running
+    assert not serving.session._running
 
 
 @pytest.mark.parametrize("kind", OURS, ids=lambda kind: kind.__name__)
@@ -151,8 +151,8 @@ def test_our_errors_have_their_errno_and_are_logged_once(
 ) -> None:
     """X-10: Each failure is logged once, with operation, path and cause."""
     caplog.set_level(logging.DEBUG, "taskfs")
-    served = Served(Failing(kind("the cause")))
-    assert served.answer(Opcode.LOOKUP, b"link\0") == (kind.errno, b"")
+    serving = Serving(Failing(kind("the cause")))
+    assert serving.answer(Opcode.LOOKUP, b"link\0") == (kind.errno, b"")
     assert kind.errno > 0
     assert kind.errno != errno.EAGAIN
     assert len(caplog.records) == 1
@@ -163,7 +163,7 @@ def test_our_errors_have_their_errno_and_are_logged_once(
 def test_nothing_secret_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """Y-6: Logs hold no keys or signatures."""
     url = "https://store/t/output.zip?Signature=abcdef&Expires=1"
-    operations = Served(Failing(errors.BadAnswer(f"GET {url}: X-API-Key: sesame"))).operations
+    operations = Serving(Failing(errors.BadAnswer(f"GET {url}: X-API-Key: sesame"))).operations
     assert errno_of(operations, "getattr", f"/{url}") == errno.EIO
     assert "abcdef" not in caplog.text
     assert "sesame" not in caplog.text
@@ -174,12 +174,12 @@ def test_a_base_exception_ends_the_mount(
     failure: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     """E-5: A BaseException ends the mount."""
-    served = Served(Failing(failure))
-    served.wire.requests = [INIT, request(Opcode.LOOKUP, b"status\0")]
+    serving = Serving(Failing(failure))
+    serving.wire.requests = [INIT, request(Opcode.LOOKUP, b"status\0")]
     with pytest.raises(MountError) as caught:
-        served.session.serve()
+        serving.session.serve()
     assert caught.value.__cause__ is failure
-    told = [struct.unpack_from("=i", answer, 4)[0] for answer in served.wire.sent]
+    told = [struct.unpack_from("=i", answer, 4)[0] for answer in serving.wire.sent]
     assert told == [0, -errno.EIO]
     assert len(caplog.records) == 1
 
@@ -194,33 +194,33 @@ def test_a_failure_of_the_live_callback_ends_the_mount(failure: Exception) -> No
     def fail() -> None:
         raise failure
 
-    served = Served(Failing(), fail)
-    served.wire.requests = [INIT]
+    serving = Serving(Failing(), fail)
+    serving.wire.requests = [INIT]
     with pytest.raises(MountError):
-        served.session.serve()
+        serving.session.serve()
 
 
 def test_the_mount_is_live_once_the_kernel_has_its_answer() -> None:
     """E-6: The mount counts as live once the kernel has the answer to INIT."""
     ready: list[int] = []
-    served = Served(Failing(), lambda: ready.append(len(served.wire.sent)))
-    served.wire.requests = [INIT]
-    served.session.serve()
+    serving = Serving(Failing(), lambda: ready.append(len(serving.wire.sent)))
+    serving.wire.requests = [INIT]
+    serving.session.serve()
     assert ready == [1]
-    [answer] = served.wire.sent
+    [answer] = serving.wire.sent
     assert struct.unpack_from("=IiQII", answer) == (len(answer), 0, 2, 7, 31)
 
 
 LARGE_PAGES: Final = """
 import mmap, os, struct, sys
 mmap.PAGESIZE = 65536
-from tests.unit.test_boundary import INIT, Failing, Served, request
+from tests.unit.test_boundary import INIT, Failing, Serving, request
 from taskfs.fuse.kernel.session import MAX_REQUEST
 
-served = Served(Failing())
-served.wire.requests = [INIT]
-served.session.serve()
-[answer] = served.wire.sent
+serving = Serving(Failing())
+serving.wire.requests = [INIT]
+serving.session.serve()
+[answer] = serving.wire.sent
 *_, max_write, _, max_pages, _ = struct.unpack_from("=IIIIHHIIHH", answer, 16)
 print(max_pages * mmap.PAGESIZE, MAX_REQUEST - max_write)
 from taskfs.fuse.attributes import AttributePolicy
@@ -239,10 +239,10 @@ def test_the_page_size_is_the_systems() -> None:
 
 def test_exports_are_not_offered_to_the_kernel() -> None:
     """U-8: FUSE_EXPORT_SUPPORT is not offered to the kernel."""
-    served = Served(Failing())
-    served.wire.requests = [INIT]
-    served.session.serve()
-    features = struct.unpack_from("=IIII", served.wire.sent[0], 16)[3]
+    serving = Serving(Failing())
+    serving.wire.requests = [INIT]
+    serving.session.serve()
+    features = struct.unpack_from("=IIII", serving.wire.sent[0], 16)[3]
     assert features
     assert not features & 1 << 4
 
@@ -266,25 +266,25 @@ def test_a_lost_connection_ends_the_mount_without_a_failure(gone: int) -> None:
 @pytest.mark.parametrize("version", [(7, 22), (6, 45), (8, 0)])
 def test_a_kernel_that_speaks_another_protocol_is_refused(version: tuple[int, int]) -> None:
     """R-23: A kernel with too old a protocol is refused."""
-    served = Served(Failing())
-    served.wire.requests = [request(Opcode.INIT, struct.pack("=IIII48x", *version, 131072, 0))]
+    serving = Serving(Failing())
+    serving.wire.requests = [request(Opcode.INIT, struct.pack("=IIII48x", *version, 131072, 0))]
     with pytest.raises(MountError, match=r"Linux 4\.18"):
-        served.session.serve()
+        serving.session.serve()
 
 
 def test_unknown_requests_are_enosys() -> None:
     """linux/fuse.h: ENOSYS is for good: a flush, an access check, a request of newer kernels."""
-    served = Served(Failing())
+    serving = Serving(Failing())
     for opcode in (25, 34, 46, 47, 51, 52, 4000):
-        assert served.answer(opcode) == (errno.ENOSYS, b"")
-    assert served.answer(Opcode.IOCTL) == (errno.ENOTTY, b"")
+        assert serving.answer(opcode) == (errno.ENOSYS, b"")
+    assert serving.answer(Opcode.IOCTL) == (errno.ENOTTY, b"")
 
 
 def test_requests_are_served_in_turn_without_more_threads(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """R-19: Where no more threads can start, a crowd is served in turn."""
-    served, start = Served(Failing()), threading.Thread.start
+    serving, start = Serving(Failing()), threading.Thread.start
     started: list[threading.Thread] = []
 
     def start_one(thread: threading.Thread) -> None:
@@ -294,9 +294,9 @@ def test_requests_are_served_in_turn_without_more_threads(
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", start_one)
-    served.wire.requests = [INIT, *(request(Opcode.STATFS, unique=2 * n) for n in (2, 3, 4))]
-    served.session.serve()
-    told = [struct.unpack_from("=iQ", answer, 4) for answer in served.wire.sent]
+    serving.wire.requests = [INIT, *(request(Opcode.STATFS, unique=2 * n) for n in (2, 3, 4))]
+    serving.session.serve()
+    told = [struct.unpack_from("=iQ", answer, 4) for answer in serving.wire.sent]
     assert told == [(0, 2), (0, 4), (0, 6), (0, 8)]
     assert {record.levelname for record in caplog.records} == {"WARNING"}
 
@@ -305,17 +305,17 @@ def test_an_answer_that_the_kernel_refuses_becomes_an_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """An answer that the kernel refuses becomes an error for its caller, and the mount goes on."""
-    served = Served(Folders())
-    take, refused = served.wire.send, [OSError(errno.ENOMEM, "no room")]
+    serving = Serving(Folders())
+    take, refused = serving.wire.send, [OSError(errno.ENOMEM, "no room")]
 
     def send(parts: Sequence[Buffer]) -> bool:
         if refused:
             raise refused.pop()
         return take(parts)
 
-    served.wire.send = send  # type: ignore[method-assign]
-    assert served.answer(Opcode.STATFS) == (errno.EIO, b"")
-    assert served.answer(Opcode.STATFS)[0] == 0
+    serving.wire.send = send  # type: ignore[method-assign]
+    assert serving.answer(Opcode.STATFS) == (errno.EIO, b"")
+    assert serving.answer(Opcode.STATFS)[0] == 0
     assert len(caplog.records) == 1
 
 
@@ -327,18 +327,18 @@ def test_an_interrupt_reaches_its_request_only() -> None:
         def resolve(self, path: str) -> Node:
             seen.append(interrupted())
             other = struct.pack("=Q", 9)
-            served.session._serve(memoryview(request(Opcode.INTERRUPT, other, unique=11)))
+            serving.session._serve(memoryview(request(Opcode.INTERRUPT, other, unique=11)))
             seen.append(interrupted())
             mine = struct.pack("=Q", 8)
-            served.session._serve(memoryview(request(Opcode.INTERRUPT, mine, unique=13)))
+            serving.session._serve(memoryview(request(Opcode.INTERRUPT, mine, unique=13)))
             seen.append(interrupted())
             raise Interrupted("a signal")
 
-    served = Served(Waiting())
-    served.session._serve(memoryview(request(Opcode.LOOKUP, b"status\0", unique=8)))
+    serving = Serving(Waiting())
+    serving.session._serve(memoryview(request(Opcode.LOOKUP, b"status\0", unique=8)))
     assert seen == [False, False, True]
     # An unknown request gets EAGAIN, so the kernel repeats the interrupt; a known one no answer.
-    told = [struct.unpack_from("=iQ", answer, 4) for answer in served.wire.sent]
+    told = [struct.unpack_from("=iQ", answer, 4) for answer in serving.wire.sent]
     assert told == [(-errno.EAGAIN, 11), (-errno.EINTR, 8)]
     assert not interrupted()
 
@@ -356,8 +356,8 @@ def test_attributes_are_packed_for_the_kernel() -> None:
             assert path == "/a\udcff"
             return Place(path)
 
-    served = Served(NodeTable())
-    error, entry = served.answer(Opcode.LOOKUP, b"a\xff\0")
+    serving = Serving(NodeTable())
+    error, entry = serving.answer(Opcode.LOOKUP, b"a\xff\0")
     assert error == 0
     nodeid, generation, *valid = struct.unpack_from("=QQQQII", entry)
     assert nodeid > 1
@@ -367,7 +367,7 @@ def test_attributes_are_packed_for_the_kernel() -> None:
         *(77, 12345, 25, -1, -1, 1_700_000_000, 10**9 - 1, 10**9 - 1, 123_456_789),
         *(0o100640, 1, 1000, 1001, 0, 4096, 0),
     )
-    error, told = served.answer(Opcode.GETATTR, bytes(16), nodeid=nodeid)
+    error, told = serving.answer(Opcode.GETATTR, bytes(16), nodeid=nodeid)
     assert struct.unpack_from("=QII", told) == (1, 500_000_000, 0)
     assert told[16:] == entry[40:]
 
@@ -386,41 +386,41 @@ def entries(listing: bytes, attrs: bool) -> list[tuple[int, int, int, int, bytes
 
 def test_one_name_that_is_not_utf8_does_not_fail_a_listing() -> None:
     """X-17, N-17: One name that is not UTF-8 does not fail a listing."""
-    served = Served(Folders())
-    fh, *_ = struct.unpack("=QII", served.answer(Opcode.OPENDIR, bytes(8))[1])
-    _, listing = served.answer(Opcode.READDIR, struct.pack("=QQI20x", fh, 0, 4096))
+    serving = Serving(Folders())
+    fh, *_ = struct.unpack("=QII", serving.answer(Opcode.OPENDIR, bytes(8))[1])
+    _, listing = serving.answer(Opcode.READDIR, struct.pack("=QQI20x", fh, 0, 4096))
     names = [(kind, name) for *_, kind, name in entries(listing, attrs=False)]
     assert names[2:] == [(8, b"a"), (4, b"b\xff"), (10, "ü".encode())]
 
 
 def test_a_listing_sends_attributes_that_cost_no_request() -> None:
     """R-11: A listing reports attributes where they cost nothing, else name and type."""
-    served = Served(Folders())
-    fh, *_ = struct.unpack("=QII", served.answer(Opcode.OPENDIR, bytes(8))[1])
-    _, listing = served.answer(Opcode.READDIRPLUS, struct.pack("=QQI20x", fh, 0, 4096))
+    serving = Serving(Folders())
+    fh, *_ = struct.unpack("=QII", serving.answer(Opcode.OPENDIR, bytes(8))[1])
+    _, listing = serving.answer(Opcode.READDIRPLUS, struct.pack("=QQI20x", fh, 0, 4096))
     found = entries(listing, attrs=True)
     assert [name for *_, name in found] == [b".", b"..", b"a", b"b\xff", "ü".encode()]
     assert [bool(nodeid) for nodeid, *_ in found] == [False, False, True, False, False]
     nodeid = found[2][0]
     # The kernel knows the node now, and forgets each of the replies that named it.
-    assert served.answer(Opcode.READDIRPLUS, struct.pack("=QQI20x", fh, 2, 4096))[0] == 0
-    assert served.answers(Opcode.FORGET, struct.pack("=Q", 1), nodeid=nodeid) == []
-    assert served.answer(Opcode.GETATTR, bytes(16), nodeid=nodeid)[0] == 0
-    assert served.answers(Opcode.BATCH_FORGET, struct.pack("=IIQQ", 1, 0, nodeid, 1)) == []
-    assert served.answer(Opcode.GETATTR, bytes(16), nodeid=nodeid)[0] == errno.ENOENT
+    assert serving.answer(Opcode.READDIRPLUS, struct.pack("=QQI20x", fh, 2, 4096))[0] == 0
+    assert serving.answers(Opcode.FORGET, struct.pack("=Q", 1), nodeid=nodeid) == []
+    assert serving.answer(Opcode.GETATTR, bytes(16), nodeid=nodeid)[0] == 0
+    assert serving.answers(Opcode.BATCH_FORGET, struct.pack("=IIQQ", 1, 0, nodeid, 1)) == []
+    assert serving.answer(Opcode.GETATTR, bytes(16), nodeid=nodeid)[0] == errno.ENOENT
 
 
 def test_a_listing_sends_its_lifetime() -> None:
     """F-10: A listing's lifetime is longer where it says so, and never shorter."""
-    served = Served(Folders())
-    fh, *_ = struct.unpack("=QII", served.answer(Opcode.OPENDIR, bytes(8))[1])
+    serving = Serving(Folders())
+    fh, *_ = struct.unpack("=QII", serving.answer(Opcode.OPENDIR, bytes(8))[1])
     body = struct.pack("=QQI20x", fh, 2, 4096)
-    _, listing = served.answer(Opcode.READDIRPLUS, body)
+    _, listing = serving.answer(Opcode.READDIRPLUS, body)
     _, _, *valid = struct.unpack_from("=QQQQII", listing)
     assert valid == [1, 1, 500_000_000, 500_000_000]
-    served.session._dispatch._directories[fh].path = "/deeper"
-    served.session._dispatch._directories[fh].listing = None
-    _, listing = served.answer(Opcode.READDIRPLUS, body)
+    serving.session._dispatch._directories[fh].path = "/deeper"
+    serving.session._dispatch._directories[fh].listing = None
+    _, listing = serving.answer(Opcode.READDIRPLUS, body)
     assert struct.unpack_from("=QQQQII", listing)[2:] == (7, 7, 250_000_000, 250_000_000)
 
 
@@ -428,10 +428,10 @@ def test_a_listing_sends_its_lifetime() -> None:
 @pytest.mark.parametrize("size", [200, 330, 400, 4096])
 def test_a_listing_continues_at_its_offset(opcode: int, size: int) -> None:
     """readdir(3): each name once, however little is asked for at once."""
-    served, found, offset = Served(Folders()), [], 0
-    fh, *_ = struct.unpack("=QII", served.answer(Opcode.OPENDIR, bytes(8))[1])
+    serving, found, offset = Serving(Folders()), [], 0
+    fh, *_ = struct.unpack("=QII", serving.answer(Opcode.OPENDIR, bytes(8))[1])
     while True:
-        error, listing = served.answer(opcode, struct.pack("=QQI20x", fh, offset, size))
+        error, listing = serving.answer(opcode, struct.pack("=QQI20x", fh, offset, size))
         assert (error, len(listing) <= size) == (0, True)
         if not listing:
             break
@@ -439,9 +439,9 @@ def test_a_listing_continues_at_its_offset(opcode: int, size: int) -> None:
         found += [name for *_, name in part]
         offset = part[-1][2]
     assert found == [b".", b"..", b"a", b"b\xff", "ü".encode()]
-    assert served.answer(Opcode.RELEASEDIR, struct.pack("=Q16x", fh)) == (0, b"")
+    assert serving.answer(Opcode.RELEASEDIR, struct.pack("=Q16x", fh)) == (0, b"")
     body = struct.pack("=QQI20x", fh, 0, size)
-    assert served.answer(opcode, body)[0] == errno.EBADF
+    assert serving.answer(opcode, body)[0] == errno.EBADF
 
 
 class Ahead(PushableHandle):
@@ -471,19 +471,19 @@ class Ahead(PushableHandle):
         pass
 
 
-def read_of(served: Served, handle: Ahead) -> list[bytes]:
+def read_of(serving: Serving, handle: Ahead) -> list[bytes]:
     """Read the first 8 bytes through *handle*; return what went out."""
-    fh = cast(Any, served.operations)._tree.handles.add(handle)
-    served.session._dispatch._pushable.add(fh)
-    served.wire.sent.clear()
+    fh = cast(Any, serving.operations)._tree.handles.add(handle)
+    serving.session._dispatch._pushable.add(fh)
+    serving.wire.sent.clear()
     body = struct.pack("=QQI20x", fh, 0, 8)
-    served.session._serve(memoryview(request(Opcode.READ, body)))
-    return served.wire.sent
+    serving.session._serve(memoryview(request(Opcode.READ, body)))
+    return serving.wire.sent
 
 
 def test_ready_bytes_are_pushed_before_the_answer() -> None:
     """linux/fuse.h, NOTIFY_STORE: a message without a request, its code in place of an errno."""
-    sent = read_of(Served(Failing()), Ahead(range(8, 24), range(24, 40)))
+    sent = read_of(Serving(Failing()), Ahead(range(8, 24), range(24, 40)))
     assert [struct.unpack_from("=IiQ", message) for message in sent] == [
         *((56, 4, 0), (56, 4, 0)),
         (24, 0, 2),
@@ -510,16 +510,16 @@ def test_ready_bytes_are_pushed_with_the_open(mode: PageCacheMode) -> None:
         def resolve(self, path: str) -> Node:
             return Opening(path)
 
-    served = Served(NodeTable())
-    served.wire.sent.clear()
-    served.session._serve(memoryview(request(Opcode.OPEN, bytes(8))))
-    told = [struct.unpack_from("=iQ", message, 4) for message in served.wire.sent]
+    serving = Serving(NodeTable())
+    serving.wire.sent.clear()
+    serving.session._serve(memoryview(request(Opcode.OPEN, bytes(8))))
+    told = [struct.unpack_from("=iQ", message, 4) for message in serving.wire.sent]
     assert told == ([(4, 0), (0, 2)] if mode is PageCacheMode.KEEP else [(0, 2)])
 
 
 def test_a_failed_push_fails_no_read(caplog: pytest.LogCaptureFixture) -> None:
     """R-9: A push that fails fails no reader of right bytes."""
-    sent = read_of(Served(Failing()), Ahead(range(8, 24), fails=True))
+    sent = read_of(Serving(Failing()), Ahead(range(8, 24), fails=True))
     assert [struct.unpack_from("=IiQ", message) for message in sent] == [(24, 0, 2)]
     assert len(caplog.records) == 1
 
@@ -535,27 +535,27 @@ def test_a_buffer_that_is_too_small_is_erange() -> None:
         def resolve(self, path: str) -> Node:
             return Marked(path)
 
-    served = Served(NodeTable())
+    serving = Serving(NodeTable())
     told = b"user.taskfs.a\0user.taskfs.b\0"
-    assert served.answer(Opcode.LISTXATTR, struct.pack("=II", 0, 0)) == (
+    assert serving.answer(Opcode.LISTXATTR, struct.pack("=II", 0, 0)) == (
         0,
         struct.pack("=II", len(told), 0),
     )
-    assert served.answer(Opcode.LISTXATTR, struct.pack("=II", 20, 0)) == (errno.ERANGE, b"")
-    assert served.answer(Opcode.LISTXATTR, struct.pack("=II", 200, 0)) == (0, told)
+    assert serving.answer(Opcode.LISTXATTR, struct.pack("=II", 20, 0)) == (errno.ERANGE, b"")
+    assert serving.answer(Opcode.LISTXATTR, struct.pack("=II", 200, 0)) == (0, told)
 
 
 def test_with_allow_root_other_users_are_refused() -> None:
     """Y-8: `--allow-root` admits root only: the kernel knows only allow_other, so the session
     checks each request's user."""
-    served = Served(Folders(), users=frozenset({0, 1000}))
+    serving = Serving(Folders(), users=frozenset({0, 1000}))
     for uid, error in ((0, 0), (1000, 0), (65534, errno.EACCES)):
-        assert served.answer(Opcode.OPENDIR, bytes(8), uid=uid)[0] == error
+        assert serving.answer(Opcode.OPENDIR, bytes(8), uid=uid)[0] == error
 
 
 def test_unknown_handles_are_ebadf() -> None:
     """A handle that is not open is EBADF."""
-    operations = Served(Failing()).operations
+    operations = Serving(Failing()).operations
     assert errno_of(operations, "read", "/t/status", 10, 0, 12345) == errno.EBADF
     assert errno_of(operations, "write", "/t/kill", b"1", 0, 12345) == errno.EBADF
     operations("release", "/t/status", 12345)

@@ -44,8 +44,8 @@ from taskfs.support.buffers import LARGE, address_of, allocate
 from taskfs.support.interruptible_wait import Waiter
 from taskfs.support.stats import Stats
 from tests.archive_harness import DaemonPool, FakeObject, run_threads
+from tests.file_systems import assert_same
 from tests.mounts import ROOT, TIMEOUT_S
-from tests.surfaces import assert_same
 
 KEY: Final = cache_key("object", 1)
 HEAD, BODY = b'{"some": "head"}', random.Random(3).randbytes(700)
@@ -146,7 +146,7 @@ def flip(path: Path, at: int, mask: int) -> None:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def cache_dir(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
@@ -162,31 +162,31 @@ def only_warnings(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 # Stored blocks are read back.
 
 
-def test_blocks_are_read_back_across_segments_and_processes(place: Path) -> None:
+def test_blocks_are_read_back_across_segments_and_processes(cache_dir: Path) -> None:
     """O-1, R-14: Blocks are read back across segments, in this process and in the next, also a
     short last one."""
     stop, tail = 2 * SEGMENT_BLOCKS + 7, 1234
-    blocks = DiskCache(place, PLENTY).blocks_of(KEY)
+    blocks = DiskCache(cache_dir, PLENTY).blocks_of(KEY)
     blocks.put(5, run_of("a", 5, stop - 3))
     blocks.put(stop - 3, run_of("a", stop - 3, stop, tail))
-    for seen in (blocks, DiskCache(place, PLENTY).blocks_of(KEY)):
+    for seen in (blocks, DiskCache(cache_dir, PLENTY).blocks_of(KEY)):
         for index in range(stop + 2):
             wanted = block_of("a", index)[: tail if index == stop - 1 else BLOCK]
             is_there = 5 <= index < stop
             assert seen.present(index, index + 1) == ([index] if is_there else [])
             assert seen.get(index) == (wanted if is_there else None)
-    assert sorted(path.name for path in files_of(place / FORMAT / "blocks")) == [
+    assert sorted(path.name for path in files_of(cache_dir / FORMAT / "blocks")) == [
         f"{KEY}-{number}" for number in range(3)
     ]
 
 
 @pytest.mark.parametrize("length", [1, BLOCK - 1, BLOCK])
 @pytest.mark.parametrize("index", [0, SEGMENT_BLOCKS - 1, SEGMENT_BLOCKS])
-def test_the_last_block_keeps_its_length(place: Path, index: int, length: int) -> None:
+def test_the_last_block_keeps_its_length(cache_dir: Path, index: int, length: int) -> None:
     """I-7: The object's last block may be short, anywhere in a segment."""
     last = block_of("b", index)[:length]
-    DiskCache(place, PLENTY).blocks_of(KEY).put(index, last)
-    blocks = DiskCache(place, PLENTY).blocks_of(KEY)
+    DiskCache(cache_dir, PLENTY).blocks_of(KEY).put(index, last)
+    blocks = DiskCache(cache_dir, PLENTY).blocks_of(KEY)
     assert blocks.get(index) == last
     assert blocks.get(index + 1) is None
 
@@ -194,44 +194,46 @@ def test_the_last_block_keeps_its_length(place: Path, index: int, length: int) -
 @pytest.mark.parametrize("first", [0, 3, SEGMENT_BLOCKS - 1])
 @pytest.mark.parametrize("tail", [BLOCK, BLOCK - 1])
 @pytest.mark.parametrize("shift", [0, 1])
-def test_long_runs_are_written_correctly(place: Path, first: int, tail: int, shift: int) -> None:
+def test_long_runs_are_written_correctly(
+    cache_dir: Path, first: int, tail: int, shift: int
+) -> None:
     """R-17: A long run is written correctly, at any offset in file and memory, with a short last
     block or without."""
     run = run_of("l", first, first + SEGMENT_BLOCKS + 9, tail)
-    DiskCache(place, PLENTY).blocks_of(KEY).put(first, aligned(bytes(shift) + run)[shift:])
-    blocks = DiskCache(place, PLENTY).blocks_of(KEY)
+    DiskCache(cache_dir, PLENTY).blocks_of(KEY).put(first, aligned(bytes(shift) + run)[shift:])
+    blocks = DiskCache(cache_dir, PLENTY).blocks_of(KEY)
     assert blocks.get(first, SEGMENT_BLOCKS + 20) == run
     assert blocks.get(first + 7, 3) == run[7 * BLOCK : 10 * BLOCK]
 
 
-def test_long_runs_bypass_the_page_cache(place: Path) -> None:
+def test_long_runs_bypass_the_page_cache(cache_dir: Path) -> None:
     """R-17: Long runs bypass the page cache; short ones stay in it."""
-    place.mkdir()
-    blocks = DiskCache(place, PLENTY).blocks_of(KEY)
+    cache_dir.mkdir()
+    blocks = DiskCache(cache_dir, PLENTY).blocks_of(KEY)
     blocks.put(0, aligned(run_of("l", 0, SEGMENT_BLOCKS)))
     blocks.put(SEGMENT_BLOCKS, aligned(run_of("l", SEGMENT_BLOCKS, SEGMENT_BLOCKS + 2)))
-    can = writes_past_page_cache(place)
-    assert in_page_cache(segment_path(place), 10 * BLOCK) != can
-    assert in_page_cache(segment_path(place, number=1), BLOCK)
+    can = writes_past_page_cache(cache_dir)
+    assert in_page_cache(segment_path(cache_dir), 10 * BLOCK) != can
+    assert in_page_cache(segment_path(cache_dir, number=1), BLOCK)
 
 
-def test_one_thread_at_a_time_waits_for_the_disk(place: Path) -> None:
+def test_one_thread_at_a_time_waits_for_the_disk(cache_dir: Path) -> None:
     """R-17: While one long run bypasses the page cache, another takes the ordinary way."""
-    blocks = DiskCache(place, PLENTY).blocks_of(KEY)
+    blocks = DiskCache(cache_dir, PLENTY).blocks_of(KEY)
     with segment_file._direct_io_lock:
         blocks.put(0, aligned(run_of("o", 0, SEGMENT_BLOCKS)))
-    assert in_page_cache(segment_path(place), 10 * BLOCK)
+    assert in_page_cache(segment_path(cache_dir), 10 * BLOCK)
     assert blocks.get(0, SEGMENT_BLOCKS) == run_of("o", 0, SEGMENT_BLOCKS)
 
 
-def test_a_run_ends_where_a_block_is_missing_or_wrong(place: Path) -> None:
+def test_a_run_ends_where_a_block_is_missing_or_wrong(cache_dir: Path) -> None:
     """I-7: A read ends at the first block that is missing or wrong; the wrong one is dropped, those
     behind it stay."""
     stop = SEGMENT_BLOCKS + 20
-    blocks = DiskCache(place, PLENTY).blocks_of(KEY)
+    blocks = DiskCache(cache_dir, PLENTY).blocks_of(KEY)
     blocks.put(0, run_of("m", 0, stop))
     blocks.drop(SEGMENT_BLOCKS + 9, SEGMENT_BLOCKS + 9)
-    flip(segment_path(place), 30 * BLOCK + 5, 1)
+    flip(segment_path(cache_dir), 30 * BLOCK + 5, 1)
     assert blocks.get(0, stop) == run_of("m", 0, 30)
     assert blocks.present(0, stop) == [n for n in range(stop) if n not in (30, SEGMENT_BLOCKS + 9)]
     assert blocks.get(30, stop) is None
@@ -242,10 +244,10 @@ def test_a_run_ends_where_a_block_is_missing_or_wrong(place: Path) -> None:
     assert len(part) == 2 * BLOCK
 
 
-def test_puts_and_drops_in_any_order(place: Path) -> None:
+def test_puts_and_drops_in_any_order(cache_dir: Path) -> None:
     """I-3: A dropped block is gone and the others stay, in this process and in the next."""
     rng = random.Random(4)
-    blocks, kept = DiskCache(place, PLENTY).blocks_of(KEY), set[int]()
+    blocks, kept = DiskCache(cache_dir, PLENTY).blocks_of(KEY), set[int]()
     for round_ in range(40):
         first = rng.randrange(3 * SEGMENT_BLOCKS)
         stop = first + rng.choice((1, 2, 20, 80))
@@ -255,14 +257,14 @@ def test_puts_and_drops_in_any_order(place: Path) -> None:
         else:
             blocks.drop(first, stop - 1)
             kept -= set(range(first, stop))
-    for seen in (blocks, DiskCache(place, PLENTY).blocks_of(KEY)):
+    for seen in (blocks, DiskCache(cache_dir, PLENTY).blocks_of(KEY)):
         for index in range(5 * SEGMENT_BLOCKS):
             assert seen.get(index) == (block_of("c", index) if index in kept else None)
 
 
-def test_objects_do_not_see_each_other_s_blocks(place: Path) -> None:
+def test_objects_do_not_see_each_other_s_blocks(cache_dir: Path) -> None:
     """F-8: Blocks are kept by name, version and account."""
-    cache = DiskCache(place, PLENTY)
+    cache = DiskCache(cache_dir, PLENTY)
     keys = [cache_key("api", "t/output.zip", version) for version in range(8)]
     for key in keys:
         cache.blocks_of(key).put(0, run_of(key, 0, 3))
@@ -316,14 +318,14 @@ def check_random_reads(reading: Reading, count: int = 60, seed: int = 5) -> None
         assert reading.pool.is_quiet()  # what is fetched is kept after it is handed out
 
 
-def test_nothing_is_fetched_twice(place: Path) -> None:
+def test_nothing_is_fetched_twice(cache_dir: Path) -> None:
     """R-2, R-13: Nothing is fetched twice by this mount, the next one, or read-ahead."""
     body = random.Random(6).randbytes(SEGMENT + 5 * BLOCK + 77)
-    first = Reading(body, DiskCache(place, PLENTY).blocks_of(KEY))
+    first = Reading(body, DiskCache(cache_dir, PLENTY).blocks_of(KEY))
     check_random_reads(first)
     assert_same(first.blocks.read_at(0, len(body)), body)
     assert first.fetched == len(body)
-    second = Reading(body, DiskCache(place, PLENTY).blocks_of(KEY))
+    second = Reading(body, DiskCache(cache_dir, PLENTY).blocks_of(KEY))
     second.blocks.prefetch(0, len(body))
     check_random_reads(second)
     assert_same(second.blocks.read_at(0, len(body)), body)
@@ -331,10 +333,10 @@ def test_nothing_is_fetched_twice(place: Path) -> None:
     assert second.stats.snapshot()["disk_hits"] > len(body) // BLOCK
 
 
-def test_two_mounts_share_fetched_blocks(place: Path) -> None:
+def test_two_mounts_share_fetched_blocks(cache_dir: Path) -> None:
     """R-15: Two live mounts share what either fetches."""
     body = random.Random(7).randbytes(20 * BLOCK + 5)
-    one, other = (Reading(body, DiskCache(place, PLENTY).blocks_of(KEY)) for _ in range(2))
+    one, other = (Reading(body, DiskCache(cache_dir, PLENTY).blocks_of(KEY)) for _ in range(2))
     one.blocks.read_at(0, 1)
     assert one.fetched == BLOCK
     other.blocks.read_at(5 * BLOCK, 3 * BLOCK)
@@ -344,35 +346,35 @@ def test_two_mounts_share_fetched_blocks(place: Path) -> None:
     assert (one.fetched, other.fetched) == (BLOCK, 8 * BLOCK)
 
 
-def test_blocks_that_came_with_the_tail_are_kept(place: Path) -> None:
+def test_blocks_that_came_with_the_tail_are_kept(cache_dir: Path) -> None:
     """R-2: Blocks that came with the first request are kept on disk too."""
     body = random.Random(8).randbytes(6 * BLOCK + 9)
-    first = Reading(body, DiskCache(place, PLENTY).blocks_of(KEY))
+    first = Reading(body, DiskCache(cache_dir, PLENTY).blocks_of(KEY))
     start = 2 * BLOCK + 100
     first.blocks.put_fetched(start, body[start:])
-    second = Reading(body, DiskCache(place, PLENTY).blocks_of(KEY))
+    second = Reading(body, DiskCache(cache_dir, PLENTY).blocks_of(KEY))
     assert_same(second.blocks.read_at(3 * BLOCK, len(body)), body[3 * BLOCK :])
     assert second.fetched == 0
     assert_same(second.blocks.read_at(0, len(body)), body)
 
 
-def test_an_object_larger_than_the_cache(place: Path) -> None:
+def test_an_object_larger_than_the_cache(cache_dir: Path) -> None:
     """R-14: A member may be larger than the cache, which stays within its size."""
     size = 2 * SEGMENT
     body = random.Random(9).randbytes(5 * SEGMENT + 123)
-    reading = Reading(body, DiskCache(place, size).blocks_of(KEY))
+    reading = Reading(body, DiskCache(cache_dir, size).blocks_of(KEY))
     for at in range(0, len(body), 10 * BLOCK):
         assert_same(reading.blocks.read_at(at, 10 * BLOCK), body[at : at + 10 * BLOCK])
         assert reading.fetched
-        assert disk_use(place) <= size
+        assert disk_use(cache_dir) <= size
     check_random_reads(reading)
-    assert disk_use(place) <= size
+    assert disk_use(cache_dir) <= size
 
 
-def test_a_block_of_the_wrong_length_is_not_taken(place: Path) -> None:
+def test_a_block_of_the_wrong_length_is_not_taken(cache_dir: Path) -> None:
     """I-7: A block that is right but too short is a miss."""
     body = random.Random(10).randbytes(2 * BLOCK)
-    disk = DiskCache(place, PLENTY).blocks_of(KEY)
+    disk = DiskCache(cache_dir, PLENTY).blocks_of(KEY)
     disk.put(0, body[:100])
     reading = Reading(body, disk)
     assert_same(reading.blocks.read_at(0, len(body)), body)
@@ -382,15 +384,15 @@ def test_a_block_of_the_wrong_length_is_not_taken(place: Path) -> None:
 # Indexes.
 
 
-def test_an_index_comes_back(place: Path) -> None:
+def test_an_index_comes_back(cache_dir: Path) -> None:
     """`read_blob` returns what `write_blob` stored, in this process and in the next, until it is
     dropped or replaced."""
-    cache = DiskCache(place, PLENTY)
+    cache = DiskCache(cache_dir, PLENTY)
     assert cache.read_blob(INDEX, KEY) is None
     for head, body in ((HEAD, BODY), (b"", b""), (b"x", bytes(3_000_000)), (HEAD, b"")):
         cache.write_blob(INDEX, KEY, head, body)
         assert (
-            DiskCache(place, PLENTY).read_blob(INDEX, KEY)
+            DiskCache(cache_dir, PLENTY).read_blob(INDEX, KEY)
             == cache.read_blob(INDEX, KEY)
             == (head, body)
         )
@@ -398,12 +400,12 @@ def test_an_index_comes_back(place: Path) -> None:
     cache.drop_index(KEY)
     cache.drop_index(KEY)
     assert cache.read_blob(INDEX, KEY) is None
-    assert files_of(place) == []
+    assert files_of(cache_dir) == []
 
 
-def test_an_index_appears_whole_or_not_at_all(place: Path) -> None:
+def test_an_index_appears_whole_or_not_at_all(cache_dir: Path) -> None:
     """`write_blob`: a reader beside two writers sees one's index or the other's."""
-    caches = [DiskCache(place, PLENTY) for _ in range(3)]
+    caches = [DiskCache(cache_dir, PLENTY) for _ in range(3)]
     wanted = [(b"%d" % number, random.Random(number).randbytes(200_000)) for number in range(2)]
     until = time.monotonic() + 0.5
     seen = set[int]()
@@ -422,18 +424,18 @@ def test_an_index_appears_whole_or_not_at_all(place: Path) -> None:
 
     run_threads([lambda: write(0), lambda: write(1), read, read])
     assert seen == {0, 1}
-    assert files_of(place) == [index_path(place)]
+    assert files_of(cache_dir) == [index_path(cache_dir)]
 
 
 # Damage.
 
 
-def test_every_flipped_byte_of_a_segment_is_a_miss(place: Path) -> None:
+def test_every_flipped_byte_of_a_segment_is_a_miss(cache_dir: Path) -> None:
     """I-7: Every flipped byte of a segment is a miss, before it is opened and while it is open, and
     a rewrite is right."""
     last = block_of("d", 0)[:400]
     whole, short = cache_key("whole"), cache_key("short")
-    cache = DiskCache(place, PLENTY)
+    cache = DiskCache(cache_dir, PLENTY)
     cache.blocks_of(short).put(0, last)
     cache.blocks_of(whole).put(0, run_of("d", 1, 3))
     wanted = {short: [last], whole: [block_of("d", 1), block_of("d", 2)]}
@@ -441,13 +443,13 @@ def test_every_flipped_byte_of_a_segment_is_a_miss(place: Path) -> None:
     offsets = {short: [*range(400), *table], whole: [*range(0, 2 * BLOCK, 997), *table[::3]]}
     missed = 0
     for key, expected in wanted.items():
-        path = segment_path(place, key)
+        path = segment_path(cache_dir, key)
         for at in offsets[key]:
             warm = cache.blocks_of(key)
             assert [warm.get(n) for n in range(len(expected))] == expected
             mask = (0x01, 0x80, 0xFF)[at % 3]
             flip(path, at, mask)
-            for seen in (warm, DiskCache(place, PLENTY).blocks_of(key)):
+            for seen in (warm, DiskCache(cache_dir, PLENTY).blocks_of(key)):
                 for index in range(SEGMENT_BLOCKS if at % 50 == 0 else len(expected) + 1):
                     block = seen.get(index)
                     right = expected[index] if index < len(expected) else None
@@ -458,11 +460,11 @@ def test_every_flipped_byte_of_a_segment_is_a_miss(place: Path) -> None:
     assert missed > 400
 
 
-def test_every_flipped_byte_of_an_index_is_a_miss(place: Path) -> None:
+def test_every_flipped_byte_of_an_index_is_a_miss(cache_dir: Path) -> None:
     """I-7: Every flipped byte of an index is a miss."""
-    cache = DiskCache(place, PLENTY)
+    cache = DiskCache(cache_dir, PLENTY)
     cache.write_blob(INDEX, KEY, HEAD, BODY)
-    path = index_path(place)
+    path = index_path(cache_dir)
     for at in range(path.stat().st_size):
         for mask in (0x01, 0x80, 0xFF):
             flip(path, at, mask)
@@ -472,9 +474,9 @@ def test_every_flipped_byte_of_an_index_is_a_miss(place: Path) -> None:
 
 
 @pytest.mark.parametrize("when", ["before", "while open"])
-def test_files_cut_at_any_length(place: Path, when: str) -> None:
+def test_files_cut_at_any_length(cache_dir: Path, when: str) -> None:
     """I-7, R-16: A file that was cut, emptied or extended is a miss or right."""
-    cache, run = DiskCache(place, PLENTY), run_of("e", 0, 4, 300)
+    cache, run = DiskCache(cache_dir, PLENTY), run_of("e", 0, 4, 300)
     wanted = [run[at : at + BLOCK] for at in range(0, len(run), BLOCK)]
     cache.blocks_of(KEY).put(0, run)
     cache.write_blob(INDEX, KEY, HEAD, BODY)
@@ -482,17 +484,17 @@ def test_files_cut_at_any_length(place: Path, when: str) -> None:
         if when == "while open":
             blocks = cache.blocks_of(KEY)
             assert blocks.present(0, 4) == [0, 1, 2, 3] or length < SEGMENT
-            os.truncate(segment_path(place), length)
+            os.truncate(segment_path(cache_dir), length)
         else:
-            os.truncate(segment_path(place), length)
-            blocks = DiskCache(place, PLENTY).blocks_of(KEY)
+            os.truncate(segment_path(cache_dir), length)
+            blocks = DiskCache(cache_dir, PLENTY).blocks_of(KEY)
         for index in range(5):
             assert blocks.get(index) in (*wanted[index : index + 1], None)
         assert length > SEGMENT + 4 * ENTRY.size or blocks.get(3) is None or when != "before"
     blocks.put(0, run)
-    assert [DiskCache(place, PLENTY).blocks_of(KEY).get(n) for n in range(4)] == wanted
-    for length in range(index_path(place).stat().st_size - 1, -1, -1):
-        os.truncate(index_path(place), length)
+    assert [DiskCache(cache_dir, PLENTY).blocks_of(KEY).get(n) for n in range(4)] == wanted
+    for length in range(index_path(cache_dir).stat().st_size - 1, -1, -1):
+        os.truncate(index_path(cache_dir), length)
         assert cache.read_blob(INDEX, KEY) is None
 
 
@@ -515,13 +517,13 @@ IN_PLACE: Final[dict[str, Callable[[Path], None]]] = {
 }
 WHERE: Final[dict[str, Place]] = {
     "segment": segment_path,
-    "directory of segments": lambda place: segment_path(place).parent,
+    "directory of segments": lambda cache_dir: segment_path(cache_dir).parent,
     "index": index_path,
-    "directory of indexes": lambda place: index_path(place).parent,
-    "all blocks": lambda place: segment_path(place).parents[1],
-    "lock": lambda place: place / FORMAT / "lock",
-    "format": lambda place: place / FORMAT,
-    "cache": lambda place: place,
+    "directory of indexes": lambda cache_dir: index_path(cache_dir).parent,
+    "all blocks": lambda cache_dir: segment_path(cache_dir).parents[1],
+    "lock": lambda cache_dir: cache_dir / FORMAT / "lock",
+    "format": lambda cache_dir: cache_dir / FORMAT,
+    "cache": lambda cache_dir: cache_dir,
 }
 
 
@@ -544,12 +546,12 @@ def use_everything(cache: DiskCache) -> None:
 @pytest.mark.parametrize("where", WHERE)
 @pytest.mark.parametrize("what", IN_PLACE)
 def test_something_else_in_place_of_a_file(
-    place: Path, what: str, where: str, caplog: pytest.LogCaptureFixture
+    cache_dir: Path, what: str, where: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """R-16: Whatever stands in place of the cache's files, no call fails or hangs, and the log says
     it once."""
-    use_everything(DiskCache(place, PLENTY))
-    path = WHERE[where](place)
+    use_everything(DiskCache(cache_dir, PLENTY))
+    path = WHERE[where](cache_dir)
     for before in (False, True):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -559,78 +561,78 @@ def test_something_else_in_place_of_a_file(
         caplog.clear()
         if before:
             IN_PLACE[what](path)
-            cache = DiskCache(place, PLENTY)
+            cache = DiskCache(cache_dir, PLENTY)
         else:
-            cache = DiskCache(place, PLENTY)
+            cache = DiskCache(cache_dir, PLENTY)
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
             IN_PLACE[what](path)
         before_use = open_files()
         use_everything(cache)
-        use_everything(DiskCache(place, PLENTY))
-        small = DiskCache(place, BLOCK)  # evicts at each write
+        use_everything(DiskCache(cache_dir, PLENTY))
+        small = DiskCache(cache_dir, BLOCK)  # evicts at each write
         use_everything(small)
         assert open_files() <= before_use + 3  # one open segment each
         assert len(caplog.records) <= 6
 
 
 @pytest.mark.parametrize("where", ["segment", "index", "lock"])
-def test_links_are_not_followed(place: Path, where: str) -> None:
+def test_links_are_not_followed(cache_dir: Path, where: str) -> None:
     """Y-9: A link in place of a file is not read, written or truncated."""
-    victim = place.parent / "victim"
-    other = DiskCache(place.parent / "other", PLENTY)
+    victim = cache_dir.parent / "victim"
+    other = DiskCache(cache_dir.parent / "other", PLENTY)
     other.blocks_of(KEY).put(0, run_of("f", 0, 3))
     other.write_blob(INDEX, KEY, HEAD, BODY)
-    source = WHERE["segment" if where == "lock" else where](place.parent / "other")
+    source = WHERE["segment" if where == "lock" else where](cache_dir.parent / "other")
     source.rename(victim)
     content = victim.read_bytes()
-    use_everything(DiskCache(place, PLENTY))
-    path = WHERE[where](place)
+    use_everything(DiskCache(cache_dir, PLENTY))
+    path = WHERE[where](cache_dir)
     path.unlink(missing_ok=True)
     path.symlink_to(victim)
-    cache = DiskCache(place, SEGMENT)
+    cache = DiskCache(cache_dir, SEGMENT)
     if where != "lock":
         assert cache.blocks_of(KEY).get(0) is None
         assert cache.read_blob(INDEX, KEY) is None
     use_everything(cache)
     for number in range(5):
-        cache = DiskCache(place, SEGMENT)
+        cache = DiskCache(cache_dir, SEGMENT)
         cache.blocks_of(cache_key(number)).put(0, run_of("f", 0, SEGMENT_BLOCKS))
     assert victim.read_bytes() == content
 
 
 def test_a_format_directory_that_is_a_link_is_refused(
-    place: Path, caplog: pytest.LogCaptureFixture
+    cache_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Y-9: A link in place of the cache changes neither rights nor content of its target."""
-    victim = place.parent / "victim"
+    victim = cache_dir.parent / "victim"
     victim.mkdir(mode=0o755)
     victim.chmod(0o755)
-    place.mkdir()
-    (place / FORMAT).symlink_to(victim)
-    use_everything(DiskCache(place, PLENTY))
+    cache_dir.mkdir()
+    (cache_dir / FORMAT).symlink_to(victim)
+    use_everything(DiskCache(cache_dir, PLENTY))
     assert stat.S_IMODE(victim.stat().st_mode) == 0o755
     assert list(victim.iterdir()) == []
     assert len(caplog.records) == 1
 
 
-def test_a_cache_directory_behind_a_link_is_used(place: Path) -> None:
+def test_a_cache_directory_behind_a_link_is_used(cache_dir: Path) -> None:
     """`--cache-dir`: a link that the user made to a larger disk is followed."""
-    (place.parent / "large").mkdir()
-    place.symlink_to(place.parent / "large")
-    DiskCache(place, PLENTY).blocks_of(KEY).put(0, run_of("f", 0, 3))
-    assert DiskCache(place, PLENTY).blocks_of(KEY).get(1) == block_of("f", 1)
+    (cache_dir.parent / "large").mkdir()
+    cache_dir.symlink_to(cache_dir.parent / "large")
+    DiskCache(cache_dir, PLENTY).blocks_of(KEY).put(0, run_of("f", 0, 3))
+    assert DiskCache(cache_dir, PLENTY).blocks_of(KEY).get(1) == block_of("f", 1)
 
 
 def test_another_user_s_directory_is_not_used(
-    place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    cache_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Y-9: A directory of another user is neither read nor written."""
-    cache = DiskCache(place, PLENTY)
+    cache = DiskCache(cache_dir, PLENTY)
     cache.blocks_of(KEY).put(0, run_of("f", 0, 3))
     cache.write_blob(INDEX, KEY, HEAD, BODY)
     other = os.geteuid() + 1
     monkeypatch.setattr(os, "geteuid", lambda: other)
-    cache = DiskCache(place, PLENTY)
+    cache = DiskCache(cache_dir, PLENTY)
     assert cache.blocks_of(KEY).get(0) is None
     assert cache.read_blob(INDEX, KEY) is None
     use_everything(cache)
@@ -638,13 +640,13 @@ def test_another_user_s_directory_is_not_used(
     assert "belongs to another user" in caplog.text
 
 
-def test_a_crash_between_data_and_table(place: Path) -> None:
+def test_a_crash_between_data_and_table(cache_dir: Path) -> None:
     """R-16: Data without its table, a table without its data, or half of either is a miss, and its
     neighbours stay."""
-    blocks = DiskCache(place, PLENTY).blocks_of(KEY)
+    blocks = DiskCache(cache_dir, PLENTY).blocks_of(KEY)
     run = run_of("g", 0, 4)
     blocks.put(0, run)
-    path = segment_path(place)
+    path = segment_path(cache_dir)
     whole = path.read_bytes()
     data, table = whole[:SEGMENT], whole[SEGMENT:]
     nothing, half = bytes(len(table)), table[: 2 * ENTRY.size + 4] + bytes(len(table))
@@ -658,43 +660,45 @@ def test_a_crash_between_data_and_table(place: Path) -> None:
     }
     for content, good in cases.items():
         path.write_bytes(content)
-        after = DiskCache(place, PLENTY).blocks_of(KEY)
+        after = DiskCache(cache_dir, PLENTY).blocks_of(KEY)
         got = [after.get(index) for index in range(SEGMENT_BLOCKS)]
         assert [n for n, block in enumerate(got) if block is not None][:good] == list(range(good))
         assert all(block in (None, run[n * BLOCK : (n + 1) * BLOCK]) for n, block in enumerate(got))
         assert not any(got[4:])
         after.put(0, run)
-        assert DiskCache(place, PLENTY).blocks_of(KEY).get(3) == run[3 * BLOCK :]
+        assert DiskCache(cache_dir, PLENTY).blocks_of(KEY).get(3) == run[3 * BLOCK :]
 
 
-def test_a_file_at_the_wrong_place_is_a_miss(place: Path) -> None:
+def test_a_file_at_the_wrong_place_is_a_miss(cache_dir: Path) -> None:
     """I-7: A file under the name of another, or a block and its entry at another position, is a
     miss."""
-    cache, other = DiskCache(place, PLENTY), cache_key("other")
+    cache, other = DiskCache(cache_dir, PLENTY), cache_key("other")
     cache.blocks_of(KEY).put(0, run_of("e", 0, SEGMENT_BLOCKS + 2))
     cache.write_blob(INDEX, KEY, HEAD, BODY)
-    segment_path(place, other).parent.mkdir()
+    segment_path(cache_dir, other).parent.mkdir()
     for number in range(2):
-        shutil.copy(segment_path(place, KEY, number), segment_path(place, other, 1 - number))
-    shutil.copy(index_path(place), index_path(place, other))
+        shutil.copy(
+            segment_path(cache_dir, KEY, number), segment_path(cache_dir, other, 1 - number)
+        )
+    shutil.copy(index_path(cache_dir), index_path(cache_dir, other))
     strange = cache.blocks_of(other)
     assert not any(strange.get(index) for index in range(2 * SEGMENT_BLOCKS))
     assert cache.read_blob(INDEX, other) is None
 
-    whole = bytearray(segment_path(place).read_bytes())
+    whole = bytearray(segment_path(cache_dir).read_bytes())
     whole[BLOCK : 2 * BLOCK] = whole[:BLOCK]
     whole[SEGMENT + ENTRY.size : SEGMENT + 2 * ENTRY.size] = whole[SEGMENT : SEGMENT + ENTRY.size]
-    segment_path(place).write_bytes(whole)
-    blocks = DiskCache(place, PLENTY).blocks_of(KEY)
+    segment_path(cache_dir).write_bytes(whole)
+    blocks = DiskCache(cache_dir, PLENTY).blocks_of(KEY)
     assert [blocks.get(index) for index in range(2)] == [block_of("e", 0), None]
 
 
-def test_random_damage(place: Path) -> None:
+def test_random_damage(cache_dir: Path) -> None:
     """I-7, R-16: Random damage to the files raises nothing and never gives wrong bytes."""
     rng = random.Random(11)
     keys = [cache_key("r", number) for number in range(6)]
     content = {key: run_of(key, 0, SEGMENT_BLOCKS + 4, 99) for key in keys}
-    caches = [DiskCache(place, 6 * SEGMENT) for _ in range(2)]
+    caches = [DiskCache(cache_dir, 6 * SEGMENT) for _ in range(2)]
     hits = 0
 
     def damage(path: Path) -> None:
@@ -716,9 +720,9 @@ def test_random_damage(place: Path) -> None:
 
     for step in range(1500):
         if step % 100 == 99:
-            caches[rng.randrange(2)] = DiskCache(place, 6 * SEGMENT)
+            caches[rng.randrange(2)] = DiskCache(cache_dir, 6 * SEGMENT)
         if step == 1000:
-            shutil.rmtree(place / FORMAT)
+            shutil.rmtree(cache_dir / FORMAT)
         key, cache = rng.choice(keys), rng.choice(caches)
         blocks, index = cache.blocks_of(key), rng.randrange(SEGMENT_BLOCKS + 4)
         stop = min(index + rng.choice((1, 3, 30)), SEGMENT_BLOCKS + 4)
@@ -737,7 +741,9 @@ def test_random_damage(place: Path) -> None:
             assert kept in (None, (key.encode(), content[key][:500]))
             cache.write_blob(INDEX, key, key.encode(), content[key][:500])
         else:
-            all_ = [path for path in files_of(place) if path.is_file() and not path.is_symlink()]
+            all_ = [
+                path for path in files_of(cache_dir) if path.is_file() and not path.is_symlink()
+            ]
             if all_:
                 damage(rng.choice(all_))
     assert hits > 50
@@ -750,96 +756,96 @@ def last_used(path: Path, seconds_ago: float) -> None:
     os.utime(path, (time.time() - seconds_ago,) * 2)
 
 
-def test_the_least_recently_used_go_first(place: Path) -> None:
+def test_the_least_recently_used_go_first(cache_dir: Path) -> None:
     """R-14: The least recently used goes first, blocks and indexes alike, and the disk stays within
     the size."""
     size = 10 * SEGMENT
     keys = [cache_key("lru", number) for number in range(9)]
-    cache = DiskCache(place, size)
+    cache = DiskCache(cache_dir, size)
     for key in keys:
         cache.blocks_of(key).put(0, run_of(key, 0, SEGMENT_BLOCKS))
     for name in ("old", "new"):
         cache.write_blob(INDEX, cache_key(name), HEAD, BODY)
     for age, key in enumerate(reversed(keys)):
-        last_used(segment_path(place, key), 1000 + age)
-    last_used(index_path(place, cache_key("old")), 5000)
-    last_used(index_path(place, cache_key("new")), 5000)
+        last_used(segment_path(cache_dir, key), 1000 + age)
+    last_used(index_path(cache_dir, cache_key("old")), 5000)
+    last_used(index_path(cache_dir, cache_key("new")), 5000)
 
-    cache = DiskCache(place, size)  # another mount, later
+    cache = DiskCache(cache_dir, size)  # another mount, later
     assert cache.blocks_of(keys[0]).get(5) == block_of(keys[0], 5)
     assert cache.read_blob(INDEX, cache_key("new")) is not None
     for number in range(2):
         cache.blocks_of(cache_key("fresh", number)).put(0, run_of(number, 0, SEGMENT_BLOCKS))
-        assert disk_use(place) <= size
+        assert disk_use(cache_dir) <= size
 
-    left = [key for key in keys if segment_path(place, key).exists()]
+    left = [key for key in keys if segment_path(cache_dir, key).exists()]
     assert left == [keys[0], *keys[-len(left) + 1 :]]
     assert 5 <= len(left) < 9
     assert cache.read_blob(INDEX, cache_key("old")) is None
     assert cache.read_blob(INDEX, cache_key("new")) is not None
-    assert segment_path(place, cache_key("fresh", 1)).exists()
+    assert segment_path(cache_dir, cache_key("fresh", 1)).exists()
 
 
 @pytest.mark.parametrize("segments", [0.3, 1.0, 3.5])
-def test_disk_stays_under_the_size(place: Path, segments: float) -> None:
+def test_disk_stays_under_the_size(cache_dir: Path, segments: float) -> None:
     """R-14: The cache stays within any size, up to the run that is being written."""
     size, key = int(segments * SEGMENT), cache_key("bound")
-    cache, rng = DiskCache(place, size), random.Random(12)
+    cache, rng = DiskCache(cache_dir, size), random.Random(12)
     run = run_of("h", 0, 40)
     for step in range(60):
         length = rng.choice((1, 7, 40)) * BLOCK
         cache.blocks_of(key).put(rng.randrange(2000), run[:length])
         if step % 9 == 0:
             cache.write_blob(INDEX, cache_key(step), HEAD, run[: 2 * BLOCK])
-        assert disk_use(place) <= size
-        assert disk_use(place) + unlinked_use(os.getpid(), place) <= size + SEGMENT
+        assert disk_use(cache_dir) <= size
+        assert disk_use(cache_dir) + unlinked_use(os.getpid(), cache_dir) <= size + SEGMENT
 
 
-def test_a_file_evicted_by_one_mount_takes_no_space_through_another(place: Path) -> None:
+def test_a_file_evicted_by_one_mount_takes_no_space_through_another(cache_dir: Path) -> None:
     """R-14: A file that one mount evicted takes no space although another has it open."""
     size = 4 * SEGMENT
-    one, other = DiskCache(place, size), DiskCache(place, size)
+    one, other = DiskCache(cache_dir, size), DiskCache(cache_dir, size)
     keys = [cache_key("shared", number) for number in range(3)]
     for key in keys:
         one.blocks_of(key).put(0, run_of(key, 0, SEGMENT_BLOCKS))
     for number in range(6):
         other.blocks_of(cache_key("o", number)).put(0, run_of(number, 0, SEGMENT_BLOCKS))
-    assert not any(segment_path(place, key).exists() for key in keys)
-    assert disk_use(place) + unlinked_use(os.getpid(), place) <= size
+    assert not any(segment_path(cache_dir, key).exists() for key in keys)
+    assert disk_use(cache_dir) + unlinked_use(os.getpid(), cache_dir) <= size
     for key in keys:
         assert one.blocks_of(key).get(3) in (None, block_of(key, 3))
     one.blocks_of(keys[0]).put(3, block_of(keys[0], 3))
     assert other.blocks_of(keys[0]).get(3) == block_of(keys[0], 3)
 
 
-def test_a_size_of_0_keeps_nothing(place: Path) -> None:
+def test_a_size_of_0_keeps_nothing(cache_dir: Path) -> None:
     """`--cache-size`: 0 keeps none: nothing is made, nothing that is there is read."""
-    DiskCache(place / "used", PLENTY).blocks_of(KEY).put(0, run_of("f", 0, 3))
-    used = DiskCache(place / "used", 0)
+    DiskCache(cache_dir / "used", PLENTY).blocks_of(KEY).put(0, run_of("f", 0, 3))
+    used = DiskCache(cache_dir / "used", 0)
     assert used.blocks_of(KEY).get(0) is None
-    use_everything(DiskCache(place / "new", 0))
-    assert not (place / "new").exists()
+    use_everything(DiskCache(cache_dir / "new", 0))
+    assert not (cache_dir / "new").exists()
 
 
-def test_another_format_s_files_are_left_alone(place: Path) -> None:
+def test_another_format_s_files_are_left_alone(cache_dir: Path) -> None:
     """R-16: Files of another format version are neither read, changed nor evicted."""
-    DiskCache(place, PLENTY).blocks_of(KEY).put(0, run_of("f", 0, SEGMENT_BLOCKS))
-    DiskCache(place, PLENTY).write_blob(INDEX, KEY, HEAD, BODY)
+    DiskCache(cache_dir, PLENTY).blocks_of(KEY).put(0, run_of("f", 0, SEGMENT_BLOCKS))
+    DiskCache(cache_dir, PLENTY).write_blob(INDEX, KEY, HEAD, BODY)
     for name in ("v0", "v2"):
-        shutil.copytree(place / FORMAT, place / name)
-        os.utime(place / name / "index" / KEY, (1, 1))
-    shutil.rmtree(place / FORMAT)
-    before = {p: p.read_bytes() for n in ("v0", "v2") for p in files_of(place / n)}
-    cache = DiskCache(place, SEGMENT)
+        shutil.copytree(cache_dir / FORMAT, cache_dir / name)
+        os.utime(cache_dir / name / "index" / KEY, (1, 1))
+    shutil.rmtree(cache_dir / FORMAT)
+    before = {p: p.read_bytes() for n in ("v0", "v2") for p in files_of(cache_dir / n)}
+    cache = DiskCache(cache_dir, SEGMENT)
     assert cache.blocks_of(KEY).get(0) is None
     assert cache.read_blob(INDEX, KEY) is None
     for number in range(4):
         cache.blocks_of(cache_key(number)).put(0, run_of("i", 0, SEGMENT_BLOCKS))
-    assert {p: p.read_bytes() for n in ("v0", "v2") for p in files_of(place / n)} == before
-    assert len(files_of(place / FORMAT)) <= 2
+    assert {p: p.read_bytes() for n in ("v0", "v2") for p in files_of(cache_dir / n)} == before
+    assert len(files_of(cache_dir / FORMAT)) <= 2
 
 
-def test_descriptors_stay_few(place: Path) -> None:
+def test_descriptors_stay_few(cache_dir: Path) -> None:
     """R-19, R-20: Thousands of segments used by many threads leave at most `MAX_OPEN` files open,
     and none after the end."""
     before = open_files()
@@ -852,7 +858,7 @@ def test_descriptors_stay_few(place: Path) -> None:
                 blocks.put(0, b"%d" % number)
             assert blocks.get(0) == b"%d" % (number % 350)
 
-    cache = DiskCache(place, PLENTY)
+    cache = DiskCache(cache_dir, PLENTY)
     run_threads([partial(use, cache, seed) for seed in range(6)])
     assert open_files() <= before + MAX_OPEN
     del cache
@@ -860,72 +866,79 @@ def test_descriptors_stay_few(place: Path) -> None:
 
 
 @pytest.mark.parametrize("mask", [0o000, 0o022, 0o077, 0o027])
-def test_modes(place: Path, mask: int) -> None:
+def test_modes(cache_dir: Path, mask: int) -> None:
     """Y-1: Files are 0600 in 0700 directories, whatever the umask."""
     old = os.umask(mask)
     try:
-        cache = DiskCache(place, 2 * SEGMENT)
+        cache = DiskCache(cache_dir, 2 * SEGMENT)
         cache.write_blob(INDEX, KEY, HEAD, BODY)
         for number in range(3):
             cache.blocks_of(cache_key(number)).put(0, run_of("i", 0, SEGMENT_BLOCKS))
             cache.write_blob(INDEX, cache_key(number), HEAD, BODY)
     finally:
         os.umask(old)
-    modes = {p.relative_to(place): stat.S_IMODE(p.stat().st_mode) for p in place.rglob("*")}
-    assert stat.S_IMODE(place.stat().st_mode) == 0o700
-    assert (place / FORMAT / "lock").exists()
-    wrong = {str(p): oct(m) for p, m in modes.items() if m != (0o700, 0o600)[(place / p).is_file()]}
+    modes = {p.relative_to(cache_dir): stat.S_IMODE(p.stat().st_mode) for p in cache_dir.rglob("*")}
+    assert stat.S_IMODE(cache_dir.stat().st_mode) == 0o700
+    assert (cache_dir / FORMAT / "lock").exists()
+    wrong = {
+        str(p): oct(m) for p, m in modes.items() if m != (0o700, 0o600)[(cache_dir / p).is_file()]
+    }
     assert wrong == {}
 
 
-def test_a_directory_that_others_could_enter_is_closed(place: Path) -> None:
+def test_a_directory_that_others_could_enter_is_closed(cache_dir: Path) -> None:
     """Y-1: A directory that others could enter is closed."""
-    (place / FORMAT / "index").mkdir(parents=True, mode=0o777)
-    (place / FORMAT).chmod(0o777)
-    DiskCache(place, PLENTY)
-    assert stat.S_IMODE((place / FORMAT).stat().st_mode) == 0o700
+    (cache_dir / FORMAT / "index").mkdir(parents=True, mode=0o777)
+    (cache_dir / FORMAT).chmod(0o777)
+    DiskCache(cache_dir, PLENTY)
+    assert stat.S_IMODE((cache_dir / FORMAT).stat().st_mode) == 0o700
 
 
 # A disk that fails.
 
 
-def test_a_directory_deleted_underneath(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_directory_deleted_underneath(cache_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
     """R-16: After the directory is deleted, reads go on and new blocks are kept again."""
     body = random.Random(13).randbytes(12 * BLOCK + 5)
-    cache = DiskCache(place, PLENTY)
+    cache = DiskCache(cache_dir, PLENTY)
     reading = Reading(body, cache.blocks_of(KEY))
     check_random_reads(reading, 20)
     cache.write_blob(INDEX, KEY, HEAD, BODY)
-    for gone in (place, place / FORMAT, segment_path(place).parent, place / FORMAT / "index"):
+    for gone in (
+        cache_dir,
+        cache_dir / FORMAT,
+        segment_path(cache_dir).parent,
+        cache_dir / FORMAT / "index",
+    ):
         shutil.rmtree(gone)
         check_random_reads(reading, 20)
         assert_same(reading.blocks.read_at(0, len(body)), body)
         assert cache.read_blob(INDEX, KEY) in (None, (HEAD, BODY))
         cache.write_blob(INDEX, KEY, HEAD, BODY)
         assert reading.fetched
-        again = Reading(body, DiskCache(place, PLENTY).blocks_of(KEY))
+        again = Reading(body, DiskCache(cache_dir, PLENTY).blocks_of(KEY))
         check_random_reads(again, 5)
-        assert DiskCache(place, PLENTY).read_blob(INDEX, KEY) == (HEAD, BODY)
+        assert DiskCache(cache_dir, PLENTY).read_blob(INDEX, KEY) == (HEAD, BODY)
         assert_same(again.blocks.read_at(0, len(body)), body)
         assert again.fetched == 0
     assert caplog.records == []
 
 
-def test_a_cache_that_cannot_be_made(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_cache_that_cannot_be_made(cache_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
     """R-16: Where no cache can be made, it is said once and reads go on."""
-    place.write_bytes(b"a file")
-    cache = DiskCache(place / "below", PLENTY)
+    cache_dir.write_bytes(b"a file")
+    cache = DiskCache(cache_dir / "below", PLENTY)
     use_everything(cache)
     body = random.Random(14).randbytes(3 * BLOCK)
     check_random_reads(Reading(body, cache.blocks_of(KEY)), 5)
     assert len(caplog.records) == 1
 
 
-def test_writing_goes_on_after_a_pause(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writing_goes_on_after_a_pause(cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """R-16: A failed write is a miss, is logged once, and is tried again after a pause."""
-    cache, now = DiskCache(place, PLENTY), time.monotonic()
+    cache, now = DiskCache(cache_dir, PLENTY), time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    (segment_path(place, cache_key("bad"))).mkdir(parents=True)
+    (segment_path(cache_dir, cache_key("bad"))).mkdir(parents=True)
     cache.blocks_of(cache_key("bad")).put(0, b"x")
     cache.blocks_of(KEY).put(0, b"x")
     assert cache.blocks_of(KEY).get(0) is None
@@ -934,7 +947,7 @@ def test_writing_goes_on_after_a_pause(place: Path, monkeypatch: pytest.MonkeyPa
     assert cache.blocks_of(KEY).get(0) == b"x"
 
 
-def test_a_file_system_without_locks(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_locks(cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """R-14, R-26: The cache stays within its size where the file system has no locks, as Lustre
     without `-o flock`."""
 
@@ -942,12 +955,12 @@ def test_a_file_system_without_locks(place: Path, monkeypatch: pytest.MonkeyPatc
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    cache = DiskCache(place, 3 * SEGMENT)
+    cache = DiskCache(cache_dir, 3 * SEGMENT)
     for number in range(8):
         key = cache_key(number)
         cache.blocks_of(key).put(0, run_of(number, 0, SEGMENT_BLOCKS))
         assert cache.blocks_of(key).get(9) == block_of(number, 9)
-        assert disk_use(place) <= 3 * SEGMENT
+        assert disk_use(cache_dir) <= 3 * SEGMENT
 
 
 def _child(*arguments: str | Path, **options: Any) -> "subprocess.Popen[bytes]":
@@ -964,13 +977,13 @@ def _end(child: "subprocess.Popen[bytes]") -> None:
     assert child.returncode == 0, (output or b"").decode()
 
 
-def _full(place: str, what: str) -> None:
+def _full(cache_dir: str, what: str) -> None:
     """In a process of its own: use a cache whose disk takes no more at some point."""
-    directory = Path(place, "cache")
+    directory = Path(cache_dir, "cache")
     if what == "limit":
         resource.setrlimit(resource.RLIMIT_FSIZE, (10 * BLOCK + 50, resource.RLIM_INFINITY))
     else:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", place], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", cache_dir], check=True)
     warnings: list[logging.LogRecord] = []
 
     class Catcher(logging.Handler):
@@ -983,7 +996,7 @@ def _full(place: str, what: str) -> None:
         use_everything(DiskCache(directory, PLENTY))
     cache = DiskCache(directory, PLENTY)
     if what == "read-only":
-        subprocess.run(["mount", "-o", "remount,ro", place], check=True)
+        subprocess.run(["mount", "-o", "remount,ro", cache_dir], check=True)
     long = DiskCache(directory, PLENTY).blocks_of(cache_key("long"))
     long.put(0, aligned(run_of("long", 0, SEGMENT_BLOCKS)))  # the first: past the page cache
     assert long.present(0, SEGMENT_BLOCKS) == []
@@ -1007,22 +1020,30 @@ def _full(place: str, what: str) -> None:
     assert 1 <= len(warnings) <= 2, [record.getMessage() for record in warnings]
 
 
-def test_files_that_may_not_grow(place: Path) -> None:
+def test_files_that_may_not_grow(cache_dir: Path) -> None:
     """R-16: A write that stops in the middle leaves nothing partial, and is said once."""
-    place.mkdir()
-    _end(_child("full", place, "limit", stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+    cache_dir.mkdir()
+    _end(_child("full", cache_dir, "limit", stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
 
 
 @pytest.mark.parametrize("what", ["full", "read-only"])
-def test_a_disk_that_is_full_or_read_only(place: Path, what: str) -> None:
+def test_a_disk_that_is_full_or_read_only(cache_dir: Path, what: str) -> None:
     """R-16: With a full or read-only disk reads go on, and it is said once."""
-    place.mkdir()
+    cache_dir.mkdir()
     own = ["unshare", "--user", "--map-root-user", "--mount"]
     try:
         subprocess.run([*own, "true"], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("no mounts of one's own here: unshare is missing or not allowed")
-    command = [*own, sys.executable, "-m", "tests.unit.test_disk_cache", "full", str(place), what]
+    command = [
+        *own,
+        sys.executable,
+        "-m",
+        "tests.unit.test_disk_cache",
+        "full",
+        str(cache_dir),
+        what,
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S)
     assert done.returncode == 0, done.stderr
 
@@ -1034,10 +1055,10 @@ STRESS_KEYS: Final = 4
 STRESS_BLOCKS: Final = 2 * SEGMENT_BLOCKS
 
 
-def _write_and_read(place: str, seconds: str, seed: str) -> None:
+def _write_and_read(cache_dir: str, seconds: str, seed: str) -> None:
     """In a process of its own: write, read, drop and evict; fail on any wrong byte."""
     until = time.monotonic() + float(seconds)
-    cache = DiskCache(Path(place), STRESS_SIZE)
+    cache = DiskCache(Path(cache_dir), STRESS_SIZE)
     keys = [cache_key("stress", number) for number in range(STRESS_KEYS)]
     indexes = {key: random.Random(key).randbytes(100_000) for key in keys}
     hits = [0]
@@ -1067,19 +1088,19 @@ def _write_and_read(place: str, seconds: str, seed: str) -> None:
     assert not cache._has_warned
 
 
-def test_processes_at_one_cache(place: Path) -> None:
+def test_processes_at_one_cache(cache_dir: Path) -> None:
     """R-14, R-16: Two processes write, read and evict in one cache and one is killed: every byte is
     right, and the disk stays within the size."""
     children = [
-        _child("stress", place, "2", str(n), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        _child("stress", cache_dir, "2", str(n), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         for n in range(3)
     ]
     most = 0
     started = time.monotonic()
     try:
         while any(child.poll() is None for child in children):
-            hidden = sum(unlinked_use(child.pid, place) for child in children)
-            most = max(most, disk_use(place) + hidden)
+            hidden = sum(unlinked_use(child.pid, cache_dir) for child in children)
+            most = max(most, disk_use(cache_dir) + hidden)
             if children[2].poll() is None and time.monotonic() - started > 1.8:
                 children[2].send_signal(signal.SIGKILL)
             time.sleep(0.01)
@@ -1092,17 +1113,17 @@ def test_processes_at_one_cache(place: Path) -> None:
             _end(child)
     slack = len(children) * 2 * SEGMENT  # two threads each
     assert STRESS_SIZE // 2 < most <= STRESS_SIZE + slack, most
-    cache = DiskCache(place, STRESS_SIZE)
+    cache = DiskCache(cache_dir, STRESS_SIZE)
     for number in range(STRESS_KEYS):
         key = cache_key("stress", number)
         for index in range(STRESS_BLOCKS):
             assert cache.blocks_of(key).get(index) in (None, block_of(key, index))
 
 
-def test_threads_at_one_cache(place: Path) -> None:
+def test_threads_at_one_cache(cache_dir: Path) -> None:
     """R-19: Threads that write, read and evict get the right bytes."""
-    _write_and_read(str(place), "0.7", "threads")
-    assert disk_use(place) <= STRESS_SIZE + SEGMENT
+    _write_and_read(str(cache_dir), "0.7", "threads")
+    assert disk_use(cache_dir) <= STRESS_SIZE + SEGMENT
 
 
 PROGRAMS: Final[dict[str, Callable[..., None]]] = {"full": _full, "stress": _write_and_read}

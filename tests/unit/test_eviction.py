@@ -25,10 +25,10 @@ HEAD, BODY = b'{"some": "head"}', random.Random(3).randbytes(700)
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
-    place = tmp_path / "disk"
-    with small_disk(place, DISK):
-        yield place
+def disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    with small_disk(disk, DISK):
+        yield disk
 
 
 @functools.lru_cache(maxsize=8)
@@ -51,14 +51,14 @@ def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.name == "taskfs.cache.disk_cache"]
 
 
-def test_a_cache_leaves_the_reserve_free(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_cache_leaves_the_reserve_free(disk: Path, caplog: pytest.LogCaptureFixture) -> None:
     """R-25, R-14: The cache evicts the least recently used to leave 5 % of its disk free, and keeps
     what comes."""
-    cache = DiskCache(place / "cache", PLENTY)
+    cache = DiskCache(disk / "cache", PLENTY)
     for number in range(3 * DISK // RUN):
         put(cache, number)
         cache.write_blob(INDEX, cache_key("index", number), HEAD, BODY)
-        assert free_fraction(place) >= RESERVE
+        assert free_fraction(disk) >= RESERVE
         assert is_kept(cache, number)
     last = 3 * DISK // RUN
     assert not is_kept(cache, 0)
@@ -68,51 +68,51 @@ def test_a_cache_leaves_the_reserve_free(place: Path, caplog: pytest.LogCaptureF
 
 @pytest.mark.parametrize("by", ["write", "read"])
 def test_another_program_that_fills_the_disk_gets_the_reserve(
-    place: Path, by: str, monkeypatch: pytest.MonkeyPatch
+    disk: Path, by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R-25: The reserve holds where another program takes the space while the cache is written or
     read."""
-    cache = DiskCache(place / "cache", PLENTY)
+    cache = DiskCache(disk / "cache", PLENTY)
     for number in range(12):
         put(cache, number)
-    fill_disk(place, leave=0.01)
-    assert free_fraction(place) < RESERVE
+    fill_disk(disk, leave=0.01)
+    assert free_fraction(disk) < RESERVE
     if by == "write":
         put(cache, 12)
         assert is_kept(cache, 12)
     else:
         monkeypatch.setattr(eviction, "CHECK_S", 0.0)
         assert is_kept(cache, 11)
-    assert free_fraction(place) >= RESERVE
+    assert free_fraction(disk) >= RESERVE
     assert any(is_kept(cache, number) for number in range(12)), "more was evicted than needed"
 
 
-def test_a_cache_that_an_earlier_mount_left_too_large_shrinks(place: Path) -> None:
+def test_a_cache_that_an_earlier_mount_left_too_large_shrinks(disk: Path) -> None:
     """R-25: A mount begins by evicting down to the reserve."""
-    earlier = DiskCache(place / "cache", PLENTY)
+    earlier = DiskCache(disk / "cache", PLENTY)
     for number in range(12):
         put(earlier, number)
-    fill_disk(place, leave=0.02)
-    assert free_fraction(place) < RESERVE
-    later = DiskCache(place / "cache", PLENTY)
-    assert free_fraction(place) >= RESERVE
+    fill_disk(disk, leave=0.02)
+    assert free_fraction(disk) < RESERVE
+    later = DiskCache(disk / "cache", PLENTY)
+    assert free_fraction(disk) >= RESERVE
     assert 0 < sum(is_kept(later, number) for number in range(12)) < 12
 
 
 def test_without_the_reserve_nothing_is_written(
-    place: Path, caplog: pytest.LogCaptureFixture
+    disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """R-25: Where other programs take more, the cache keeps nothing, says so once, and works again
     once there is space."""
-    foreign = fill_disk(place, leave=0.01)
-    cache = DiskCache(place / "cache", PLENTY)
-    before = disk_use(place)
+    foreign = fill_disk(disk, leave=0.01)
+    cache = DiskCache(disk / "cache", PLENTY)
+    before = disk_use(disk)
     for number in range(5):
         put(cache, number)
         cache.write_blob(INDEX, cache_key("index", number), HEAD, BODY)
         assert not is_kept(cache, number)
         assert cache.read_blob(INDEX, cache_key("index", number)) is None
-    assert disk_use(place) <= before + (1 << 16)
+    assert disk_use(disk) <= before + (1 << 16)
     assert len(complaints(caplog)) == 1
     assert "5 %" in complaints(caplog)[0]
     foreign.unlink()
@@ -194,16 +194,16 @@ def test_a_disk_that_does_not_report_its_size_is_used(
 
 
 def test_a_mount_does_not_wait_for_another_mount_s_eviction(
-    place: Path, caplog: pytest.LogCaptureFixture
+    disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """R-25, R-18: While one mount evicts, another keeps nothing beyond the reserve and does not
     wait."""
     import fcntl
 
-    cache = DiskCache(place / "cache", PLENTY)
-    with open(place / "cache" / "v1" / "lock", "ab") as lock:
+    cache = DiskCache(disk / "cache", PLENTY)
+    with open(disk / "cache" / "v1" / "lock", "ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for number in range(2 * DISK // RUN):
             put(cache, number)
-            assert free_fraction(place) >= RESERVE
+            assert free_fraction(disk) >= RESERVE
     assert all(record.levelno <= logging.WARNING for record in caplog.records)

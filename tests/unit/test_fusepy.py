@@ -214,7 +214,7 @@ from taskfs.fuse.fusepy_engine import FusepyEngine
 from taskfs.tree.nodes import Attrs
 from taskfs.fuse.attributes import AttributePolicy
 
-place, local, fresh = Path(sys.argv[1]), threading.local(), []
+mountpoint, local, fresh = Path(sys.argv[1]), threading.local(), []
 
 class Operations:
     def __call__(self, op, path, *args):
@@ -228,10 +228,10 @@ def live():
 
 def look():
     for number in range(300):
-        os.stat(place / str(number))
-    subprocess.run(["fusermount", "-u", place], check=True)
+        os.stat(mountpoint / str(number))
+    subprocess.run(["fusermount", "-u", mountpoint], check=True)
 
-FusepyEngine(place, MountOptions(attr_timeout_s=0)).serve(Operations(), lambda: None, live)
+FusepyEngine(mountpoint, MountOptions(attr_timeout_s=0)).serve(Operations(), lambda: None, live)
 print(len(fresh))
 """
 

@@ -17,7 +17,7 @@ VERSION = ObjectVersion(3, '"1"')
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def cache_dir(tmp_path: Path) -> Path:
     """A cache that knows three tasks, one block and one index."""
     disk = DiskCache(tmp_path, 1 << 30)
     store = open_database(tmp_path, URL, "key")
@@ -44,10 +44,10 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_finished_tasks_are_listed_as_the_api_would(place: Path) -> None:
+def test_finished_tasks_are_listed_as_the_api_would(cache_dir: Path) -> None:
     """O-9, O-3: `--project`, `--status` and `--last` choose as online, and no unfinished task is
     listed."""
-    api = OfflineAPI(open_read_only(place, URL, ""), place, URL)
+    api = OfflineAPI(open_read_only(cache_dir, URL, ""), cache_dir, URL)
     api.check()
     assert [task.id for task in api.list_tasks()] == ["a", "b", "c"]
     assert [task.id for task in api.list_tasks(project="p", last=1)] == ["b"]
@@ -57,9 +57,9 @@ def test_finished_tasks_are_listed_as_the_api_would(place: Path) -> None:
     assert api.task_detail("c")["project"] == "p"
 
 
-def test_everything_else_is_not_cached(place: Path) -> None:
+def test_everything_else_is_not_cached(cache_dir: Path) -> None:
     """O-4: Anything else is ETIMEDOUT at once."""
-    api = OfflineAPI(open_read_only(place, URL, ""), place, URL)
+    api = OfflineAPI(open_read_only(cache_dir, URL, ""), cache_dir, URL)
     remote = api.open_object("x/output.zip", None)
     for call in (
         lambda: api.get_task("x"),
@@ -75,25 +75,27 @@ def test_everything_else_is_not_cached(place: Path) -> None:
             call()
     assert NotCached.errno == Unavailable.errno
     with pytest.raises(ConfigError, match="mount it once without --offline"):
-        OfflineAPI(open_read_only(place, "https://other", ""), place, "https://other").check()
+        OfflineAPI(
+            open_read_only(cache_dir, "https://other", ""), cache_dir, "https://other"
+        ).check()
 
 
-def test_a_frozen_cache_serves_and_is_never_changed(place: Path) -> None:
+def test_a_frozen_cache_serves_and_is_never_changed(cache_dir: Path) -> None:
     """O-6: The offline cache serves and is never changed."""
-    frozen = FrozenCache(place, 1 << 30)
+    frozen = FrozenCache(cache_dir, 1 << 30)
     blocks = frozen.blocks_of(cache_key("x"))
     frozen.drop_index(cache_key("i"))
     frozen.drop_indexes()
     frozen.write_blob(INDEX, cache_key("i"), b"new", b"")
     blocks.put(0, b"xyz")
     blocks.drop(0, 0)
-    for disk in (frozen, DiskCache(place, 1 << 30)):
+    for disk in (frozen, DiskCache(cache_dir, 1 << 30)):
         assert disk.blocks_of(cache_key("x")).get(0) == b"abc"
         assert disk.read_blob(INDEX, cache_key("i")) == (b"head", b"body")
-    (path,) = (path for path in (place / FORMAT / "blocks").rglob("*") if path.is_file())
+    (path,) = (path for path in (cache_dir / FORMAT / "blocks").rglob("*") if path.is_file())
     damaged = bytearray(path.read_bytes())
     damaged[0] ^= 1
     path.write_bytes(damaged)
-    frozen = FrozenCache(place, 1 << 30)
+    frozen = FrozenCache(cache_dir, 1 << 30)
     assert frozen.blocks_of(cache_key("x")).get(0) is None
     assert path.read_bytes() == damaged

@@ -1,4 +1,4 @@
-"""The shortest time to inflate the large member: with isal alone, and through the mount `bare`.
+"""The shortest time to inflate the large member: with isal alone, and through `minimal_mount`.
 
 Run as a program by the peers' interpreter, which has isal: PATH START SIZE. It prints the seconds.
 """
@@ -15,7 +15,7 @@ import zipfile
 from pathlib import Path
 from queue import Queue
 
-_BARE = Path(__file__).with_name("bare.py")
+_MINIMAL_MOUNT = Path(__file__).with_name("minimal_mount.py")
 
 from_reader: Queue[bytes] = Queue(8)
 
@@ -67,7 +67,10 @@ def measure(python: Path, path: Path, member: str, repeats: int = 3) -> float | 
 
 
 def measure_mounted(path: Path, member: str, repeats: int = 3) -> float | None:
-    """Return the shortest of *repeats* times to read *member* through `bare`, without mounting."""
+    """Return the shortest of *repeats* times to read *member* through `minimal_mount`.
+
+    Mounting does not count. Return None if it cannot be mounted.
+    """
     from .machine import (  # not importable when run as a program
         NotMounted,
         TooSlow,
@@ -81,7 +84,7 @@ def measure_mounted(path: Path, member: str, repeats: int = 3) -> float | None:
         sync_and_pause()
         with tempfile.TemporaryDirectory() as folder:
             mountpoint = Path(folder, "mount")
-            command = [sys.executable, str(_BARE), str(path), *numbers, str(mountpoint)]
+            command = [sys.executable, str(_MINIMAL_MOUNT), str(path), *numbers, str(mountpoint)]
             try:
                 with mounted(command, mountpoint, os.environ, Path(folder, "log"), 30):
                     began = time.monotonic()

@@ -1,7 +1,7 @@
 """One interface to the tree for tests: in process and through a kernel.
 
-`InProcess` calls `TaskOperations` as `Dispatch` does; `Mounted` makes system calls. A test written
-against `Surface` runs on both. Paths are relative to the mountpoint; every failure is an OSError.
+`InProcess` calls `TaskOperations` as `Dispatch` does; `Mounted` makes system calls. A test of a
+`FileSystem` runs on both. Paths are relative to the mountpoint; every failure is an OSError.
 """
 
 import os
@@ -20,7 +20,7 @@ REQUEST: Final = 128 << 10  # bytes of the largest read request of a kernel
 
 
 class Stat(Protocol):
-    """The fields of `os.stat` that both surfaces have."""
+    """The fields of `os.stat` that both file systems have."""
 
     @property
     def st_mode(self) -> int: ...
@@ -43,7 +43,7 @@ class OpenFile(Protocol):
     def write(self, piece: bytes) -> int: ...
 
 
-class Surface(Protocol):
+class FileSystem(Protocol):
     """A tree that can be read and written to."""
 
     cloud: FakeCloud
@@ -60,14 +60,14 @@ class Surface(Protocol):
     def change(self, kind: str, path: str, *arguments: Any) -> None: ...
 
 
-def text(surface: Surface, path: str) -> str:
+def text(fs: FileSystem, path: str) -> str:
     """Return a text file's content."""
-    return surface.read(path).decode()
+    return fs.read(path).decode()
 
 
-def write(surface: Surface, path: str, piece: bytes = b"1\n") -> int:
+def write(fs: FileSystem, path: str, piece: bytes = b"1\n") -> int:
     """Open for writing, write once, close."""
-    with surface.open(path, os.O_WRONLY) as opened:
+    with fs.open(path, os.O_WRONLY) as opened:
         return int(opened.write(piece))
 
 
@@ -82,12 +82,12 @@ def assert_same(actual: Buffer, expected: bytes) -> None:
         )
 
 
-def walk(surface: Surface, top: str) -> Iterator[str]:
+def walk(fs: FileSystem, top: str) -> Iterator[str]:
     """Yield the files beneath *top*, relative to it."""
-    for name in surface.names(top):
+    for name in fs.names(top):
         path = f"{top}/{name}"
-        if (surface.stat(path).st_mode & 0o170000) == 0o040000:
-            yield from (f"{name}/{below}" for below in walk(surface, path))
+        if (fs.stat(path).st_mode & 0o170000) == 0o040000:
+            yield from (f"{name}/{below}" for below in walk(fs, path))
         else:
             yield name
 
