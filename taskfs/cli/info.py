@@ -23,7 +23,7 @@ from taskfs.cli.task_ids import parse_task_id, resolve_names, task_must_exist
     "--json",
     "as_json",
     is_flag=True,
-    help="Print the API's record as JSON.  [default: off]",
+    help="Print the API's record as JSON, of a running task with its last_write.  [default: off]",
 )
 @config_options("info")
 def command(settings: Settings, task_id: str, as_json: bool) -> None:
@@ -35,17 +35,20 @@ def command(settings: Settings, task_id: str, as_json: bool) -> None:
         [task_id] = resolve_names(client, [task_id])
         with task_must_exist(task_id):
             record = client.task_detail(task_id)
-        if as_json:
-            click.echo(format_json(record))
-            return
+        from taskfs.cli.last_write import describe_last_write, fetch_last_writes
         from taskfs.cli.task_report import report_lines, task_of
+        from taskfs.tasks.live import LIVE_STATUSES
 
         task = task_of(record)
+        writes = fetch_last_writes(config, client, [task])
+        if as_json:
+            written = writes.get(task_id)
+            if task.status in LIVE_STATUSES:
+                record = {**record, "last_write": written.to_json() if written else None}
+            click.echo(format_json(record))
+            return
         click.echo("\n".join(report_lines(record, time.time_ns())))
-        if not config.offline:
-            from taskfs.cli.last_write import describe_last_write, fetch_last_writes
-
-            for last in fetch_last_writes(config, client, [task]).values():
-                click.echo(f"\nLast write: {describe_last_write(last) or 'nothing yet'}")
+        for written in writes.values():
+            click.echo(f"\nLast write: {describe_last_write(written) or 'nothing yet'}")
         for number, line in enumerate(console_lines(config, client, task)):
             click.echo(line if number else f"\n{line}")

@@ -5,107 +5,143 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from taskfs.errors import NotFound, TaskFSError
+from taskfs.errors import NotFound, TaskFSError, Unavailable
 from taskfs.model import Task
 from taskfs.support.formatting import escape_controls, format_elapsed
 
 if TYPE_CHECKING:
     from taskfs.config import Config
     from taskfs.remote.api_client import TaskClient
-    from taskfs.tasks.live import LastWrite
+    from taskfs.remote.machines import Machines
     from taskfs.tasks.offline import OfflineAPI
 
-# Seconds. The age is a detail: a machine that is silent must not hold up the rest.
+# Seconds. The age is a detail: machines that are silent must not hold up the rest.
 TIMEOUT_S: Final = 6.0
-# Machines asked per call, in parallel: each costs a connection.
-MAX_MACHINES: Final = 8
+# Machines asked at a time.
+MAX_IN_PARALLEL: Final = 8
 # Seconds between two questions to one machine: each walks over all files there.
 PERIOD_S: Final = 30.0
 
 
-def fetch_last_writes(
-    config: "Config", client: "TaskClient | OfflineAPI", tasks: Sequence[Task]
-) -> "Mapping[str, LastWrite]":
-    """Return the last write of each running task whose machine answers in time, by task id.
+class Written(NamedTuple):
+    """The file that a task wrote last, and when, in seconds since 1970."""
 
-    At most `MAX_MACHINES` tasks are asked for, the first ones.
-    """
-    from taskfs.tasks.live import LIVE_STATUSES
+    name: str
+    at_s: float
 
-    running = [task for task in tasks if task.status in LIVE_STATUSES][:MAX_MACHINES]
-    if not running or not config.live:
-        return {}
-    from taskfs.core import open_machines
-    from taskfs.tasks.live import LiveFiles
+    @property
+    def age_s(self) -> float:
+        return max(0.0, time.time() - self.at_s)
 
-    timeout_s = min(TIMEOUT_S, config.timeout_s)
-    found: dict[str, LastWrite] = {}
-
-    def is_live(task_id: str) -> bool:
-        try:
-            return client.get_status(task_id).status in LIVE_STATUSES
-        except NotFound:
-            return False
-
-    def fetch(task: Task) -> None:
-        files = LiveFiles(
-            machines(task.id), is_live=lambda _: is_live(task.id), timeout_s=timeout_s
-        )
-        with contextlib.suppress(TaskFSError):
-            found[task.id] = files.last_write()
-
-    with (
-        contextlib.closing(open_machines(client, config)) as machines,
-        ThreadPoolExecutor(MAX_MACHINES) as pool,
-    ):
-        list(pool.map(fetch, running))
-    return found
+    def to_json(self) -> dict[str, Any]:
+        return {"file": self.name, "seconds_ago": round(self.age_s, 1)}
 
 
 class LastWrites:
-    """The last writes of the unfinished tasks, asked for by a thread of its own.
+    """The last writes of running tasks. A task's machine stays connected while it is asked for.
 
-    Safe for concurrent use: the thread replaces the dict, and never changes it.
+    `fetch` may be called by one thread at a time, `times` and `close` by another.
     """
 
-    def __init__(self, config: "Config", client: "TaskClient") -> None:
-        self._config = config
+    def __init__(self, config: "Config", client: "TaskClient | OfflineAPI") -> None:
+        self._config = replace(config, live_idle_time_s=max(config.live_idle_time_s, 2 * PERIOD_S))
         self._client = client
-        self._written_s: dict[str, float] = {}
-        self._due_s = float("-inf")
+        self._machines: Machines | None = None
+        self._found: dict[str, Written] = {}
+        self._asked_s: dict[str, float] = {}
         self._thread: threading.Thread | None = None
 
-    def times(self, tasks: Sequence[Task]) -> Mapping[str, float]:
-        """Return when tasks last wrote (seconds since 1970) as far as known; ask where it is due.
+    def fetch(self, tasks: Sequence[Task]) -> Mapping[str, Written | None]:
+        """Return the last write of each running task whose machine answers, by task id.
 
-        Does not block.
+        The value is None for a task that has written nothing. Blocks for `TIMEOUT_S` at most.
         """
-        is_idle = self._thread is None or not self._thread.is_alive()
-        if is_idle and time.monotonic() >= self._due_s:
-            self._due_s = time.monotonic() + PERIOD_S
-            self._thread = threading.Thread(
-                target=self._fetch, args=(tuple(tasks),), name="taskfs-last-write", daemon=True
-            )
-            self._thread.start()
-        return self._written_s
+        from taskfs.core import open_machines
 
-    def _fetch(self, tasks: Sequence[Task]) -> None:
-        now_s = time.time()
-        with contextlib.suppress(TaskFSError):
-            found = fetch_last_writes(self._config, self._client, tasks)
-            self._written_s = {
-                task_id: now_s - last.age_s
-                for task_id, last in found.items()
-                if last.age_s is not None
-            }
+        if not (running := self._running(tasks)):
+            return {}
+        if self._machines is None:
+            self._machines = open_machines(self._client, self._config)
+        machines = self._machines
+        deadline_s = time.monotonic() + min(TIMEOUT_S, self._config.timeout_s)
+        found: dict[str, Written | None] = {}
+
+        def fetch(task: Task) -> None:
+            with contextlib.suppress(TaskFSError):
+                found[task.id] = self._fetch_one(machines, task.id, deadline_s)
+
+        with ThreadPoolExecutor(MAX_IN_PARALLEL) as pool:
+            list(pool.map(fetch, running))
+        return found
+
+    def _running(self, tasks: Sequence[Task]) -> list[Task]:
+        from taskfs.tasks.live import LIVE_STATUSES
+
+        if not self._config.live or self._config.offline:
+            return []
+        return [task for task in tasks if task.status in LIVE_STATUSES]
+
+    def _fetch_one(self, machines: "Machines", task_id: str, deadline_s: float) -> Written | None:
+        from taskfs.tasks.live import LIVE_STATUSES, LiveFiles
+
+        def is_live(_: float) -> bool:
+            try:
+                return self._client.get_status(task_id).status in LIVE_STATUSES
+            except NotFound:
+                return False
+
+        remaining_s = deadline_s - time.monotonic()
+        if remaining_s <= 0:
+            raise Unavailable("other machines took the time")
+        files = LiveFiles(machines(task_id), is_live=is_live, timeout_s=remaining_s)
+        last = files.last_write()
+        if last.path is None or last.age_s is None:
+            return None
+        # The path is absolute on the machine: the files of `live/` lie below `artifacts`.
+        return Written(last.path.rpartition("/artifacts/")[2], time.time() - last.age_s)
+
+    def known(self, tasks: Sequence[Task]) -> Mapping[str, Written]:
+        """Return the last writes as far as known, and ask where it is due. Does not block."""
+        now_s = time.monotonic()
+        never_s = float("-inf")
+        if self._thread is None or not self._thread.is_alive():
+            due = [
+                task
+                for task in self._running(tasks)
+                if now_s - self._asked_s.get(task.id, never_s) >= PERIOD_S
+            ]
+            if due:
+                self._asked_s |= {task.id: now_s for task in due}
+                self._thread = threading.Thread(
+                    target=self._ask, args=(due,), name="taskfs-last-write", daemon=True
+                )
+                self._thread.start()
+        return self._found
+
+    def _ask(self, tasks: Sequence[Task]) -> None:
+        found = self.fetch(tasks)
+        news = {task_id: written for task_id, written in found.items() if written is not None}
+        self._found = self._found | news  # `known` gives the dict away
+
+    def close(self) -> None:
+        """Say goodbye to the machines."""
+        if self._machines is not None:
+            self._machines.close()
 
 
-def describe_last_write(last: "LastWrite") -> str:
+def fetch_last_writes(
+    config: "Config", client: "TaskClient | OfflineAPI", tasks: Sequence[Task]
+) -> Mapping[str, Written | None]:
+    """Return what `LastWrites.fetch` does, and disconnect."""
+    with contextlib.closing(LastWrites(config, client)) as writes:
+        return writes.fetch(tasks)
+
+
+def describe_last_write(written: Written | None) -> str:
     """Return for example `00:00:12 ago (log/solver.log)`, empty if nothing was written."""
-    if last.path is None or last.age_s is None:
+    if written is None:
         return ""
-    # The path is absolute on the machine: the files of `live/` lie below `artifacts`.
-    name = last.path.rpartition("/artifacts/")[2]
-    return f"{format_elapsed(last.age_s)} ago ({escape_controls(name)})"
+    return f"{format_elapsed(written.age_s)} ago ({escape_controls(written.name)})"

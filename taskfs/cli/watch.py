@@ -17,7 +17,7 @@ import click
 
 from taskfs.cli.api_session import open_session
 from taskfs.cli.keyboard import HangUp, unbuffered
-from taskfs.cli.last_write import LastWrites
+from taskfs.cli.last_write import LastWrites, fetch_last_writes
 from taskfs.cli.options import Settings, config_options
 from taskfs.cli.output import describe_error, is_terminal, print_table
 from taskfs.cli.watch_screen import Action, Screen
@@ -42,17 +42,18 @@ NO_TERMINAL: Final = (
     "--json",
     "as_json",
     is_flag=True,
-    help="Print the records once as a JSON array, each with its position_in_queue, and exit.  "
-    "[default: off]",
+    help="Print the records once as a JSON array, each with its position_in_queue and last_write, "
+    "and exit.  [default: off]",
 )
 @config_options("watch")
 def command(settings: Settings, once: bool, as_json: bool) -> None:
     """Show the unfinished tasks, kept up to date, and kill some.
 
-    The table shows status, place in the queue, computation time, machine and estimated cost, and is
-    refreshed every --status-cache-time. Tasks that end meanwhile stay, dimmed, with their result.
-    The arrow keys, or j and k, choose a task; Enter shows what `taskfs info` prints; x asks whether
-    to kill it; q or Ctrl+C leaves. Without a terminal, use --once or --json.
+    The table shows status, place in the queue, computation time, machine, estimated cost and, of a
+    running task, how long ago it last wrote a file. It is refreshed every --status-cache-time.
+    Tasks that end meanwhile stay, dimmed, with their result. The arrow keys, or j and k, choose a
+    task; Enter shows what `taskfs info` prints; x asks whether to kill it; q or Ctrl+C leaves.
+    Without a terminal, use --once or --json.
     """
     on_terminal = is_terminal(sys.stdout) and sys.stdin is not None and sys.stdin.isatty()
     if not (once or as_json or on_terminal):
@@ -62,7 +63,8 @@ def command(settings: Settings, once: bool, as_json: bool) -> None:
         first = tasks.refresh(max_positions=None if once or as_json else MAX_REQUESTS)
         check_filter(client, config.project, config.status, first.tasks)
         if once or as_json:
-            _print_once(first, as_json)
+            written = fetch_last_writes(config, client, first.tasks)
+            _print_once(replace(first, written=written), as_json)
         else:
             from taskfs.remote import wait_notice
 
@@ -115,6 +117,7 @@ class _LiveTable:
                 os.kill(0, signal.SIGTSTP)  # the whole job, as the terminal does on Ctrl+Z
             self._collect_kills(wait=True)
         finally:
+            self._last_writes.close()
             for line in self._kill_outcomes:
                 click.echo(line)
         raise SystemExit(0)  # do not wait for requests of the other threads
@@ -125,8 +128,8 @@ class _LiveTable:
             self._refresh_now.clear()
             try:
                 snapshot = self._tasks.refresh()
-                written_s = self._last_writes.times(snapshot.tasks)
-                self._snapshots.put(replace(snapshot, written_s=written_s))
+                written = self._last_writes.known(self._screen.shown)
+                self._snapshots.put(replace(snapshot, written=written))
             except TaskFSError as exc:
                 self._snapshots.put(exc)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from taskfs.cli.columns import GAP, columns_that_fit
 from taskfs.cli.output import STATUS_STYLES
-from taskfs.cli.watch_tasks import SCREEN_COLUMNS, Snapshot
+from taskfs.cli.watch_tasks import COLUMNS, Snapshot
 from taskfs.model import Task
 from taskfs.support.formatting import escape_controls
 
@@ -39,7 +39,8 @@ class Screen:
 
     *heading* follows the number of tasks above the table. *failure* says why the last refresh
     failed, until one succeeds. *ended* are tasks that ended while the screen was shown. *info* are
-    the lines about one task, shown instead of the table. Not thread-safe.
+    the lines about one task, shown instead of the table. *shown* are the tasks in the last table
+    that was rendered. Not thread-safe.
     """
 
     heading: str = ""
@@ -51,6 +52,7 @@ class Screen:
     clock_offset_s: float = 0.0
     ended: tuple[Task, ...] = ()
     info: Sequence[str] | None = None
+    shown: Sequence[Task] = ()
     _first: int = field(default=0, repr=False)
     _scroll: int = field(default=0, repr=False)
 
@@ -132,12 +134,12 @@ class Screen:
             text = "\n".join(line[:width] for line in shown_lines)
             return Group(Text(text, no_wrap=True), Text(f"\n{INFO_HINT}", "dim"))
         now_ns = int((time.time() + self.clock_offset_s) * 1e9)
-        visible = self._visible(max(1, height - _OTHER_LINES))
+        self.shown = visible = self._visible(max(1, height - _OTHER_LINES))
         rows = [self._row(task, now_ns) for task in visible]
-        shown = columns_that_fit(SCREEN_COLUMNS, rows, width)
+        shown = columns_that_fit(COLUMNS, rows, width)
         table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, GAP, 0, 0))
         for number in shown:
-            table.add_column(SCREEN_COLUMNS[number].title, no_wrap=True, overflow="ellipsis")
+            table.add_column(COLUMNS[number].title, no_wrap=True, overflow="ellipsis")
         table.columns[0].min_width = max((len(row[0]) for row in rows), default=0)
         for task, row in zip(visible, rows, strict=True):
             is_selected = task.id == self.selected
@@ -173,4 +175,4 @@ class Screen:
 
     def _row(self, task: Task, now_ns: int) -> tuple[str, ...]:
         assert self.snapshot is not None
-        return tuple(escape_controls(cell) for cell in self.snapshot.screen_row(task, now_ns))
+        return tuple(escape_controls(cell) for cell in self.snapshot.row(task, now_ns))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from taskfs.cli import columns
+from taskfs.cli.last_write import Written
 from taskfs.errors import TaskFSError
 from taskfs.model import Task
 from taskfs.support.formatting import format_elapsed, format_money
@@ -22,10 +23,8 @@ if TYPE_CHECKING:
 
 COLUMNS: Final = (
     *(columns.ID, columns.SIMULATOR, columns.STATUS, columns.QUEUE),
-    *(columns.COMPUTATION_TIME, columns.MACHINE, columns.COST),
+    *(columns.COMPUTATION_TIME, columns.MACHINE, columns.COST, columns.LAST_WRITE),
 )
-# On the screen. A single table does not wait for machines.
-SCREEN_COLUMNS: Final = (*COLUMNS, columns.LAST_WRITE)
 QUEUED: Final = "submitted"  # the status of a task that waits in the queue
 # Seconds after which a queue position is stale. A task that leaves the queue makes all positions
 # stale at once; this interval covers changes that the listing does not show.
@@ -38,33 +37,30 @@ THREADS: Final = 8  # requests at a time
 class Snapshot:
     """The unfinished tasks at one time, newest first, and those that ended since the last one.
 
-    *written_s* is when running tasks last wrote a file, in seconds since 1970, as far as known.
+    *written* is what running tasks last wrote, as far as known.
     """
 
     tasks: Sequence[Task] = ()
     tasks_ahead: Mapping[str, int] = field(default_factory=dict)
     ended: Sequence[Task] = ()
     as_of_s: float = 0.0
-    written_s: Mapping[str, float] = field(default_factory=dict)
+    written: Mapping[str, Written | None] = field(default_factory=dict)
 
     def record(self, task: Task) -> dict[str, Any]:
-        """Return the task's record with `position_in_queue`, in the form of the API's status."""
+        """Return the task's record with `position_in_queue`, in the form of the API's status, and
+        `last_write`."""
         record: dict[str, Any] = json.loads(task.record)
         ahead = self.tasks_ahead.get(task.id)
         record["position_in_queue"] = None if ahead is None else {"tasks_ahead": ahead}
+        written = self.written.get(task.id)
+        record["last_write"] = None if written is None else written.to_json()
         return record
-
-    def screen_row(self, task: Task, now_ns: int) -> tuple[str, ...]:
-        """Return the task's cells in the order of `SCREEN_COLUMNS`."""
-        written_s = self.written_s.get(task.id)
-        age_s = None if written_s is None else max(0.0, time.time() - written_s)
-        last_write = "" if age_s is None else f"{format_elapsed(age_s)} ago"
-        return (*self.row(task, now_ns), last_write)
 
     def row(self, task: Task, now_ns: int) -> tuple[str, ...]:
         """Return the task's cells in the order of `COLUMNS`."""
         ahead = self.tasks_ahead.get(task.id)
         cost = json.loads(task.record).get("estimated_computation_cost")
+        written = self.written.get(task.id)
         return (
             task.id,
             task.simulator or "",
@@ -73,6 +69,7 @@ class Snapshot:
             format_elapsed(task.computation_elapsed(now_ns)),
             task.machine_type,
             format_money(cost) if isinstance(cost, (int, float)) else "",
+            "" if written is None else f"{format_elapsed(written.age_s)} ago",
         )
 
 

@@ -92,11 +92,8 @@ class LiveChannels:
             self._reset()
         with self._lock:
             loop = self._running_loop()
-            task = self._tasks.get(task_id)
-            if task is None:
-                task = self._tasks[task_id] = TaskConnection(
-                    task_id, partial(self._open, task_id), self.idle_time_s
-                )
+            task = self._tasks.get(task_id) or self._add_task(task_id)
+            task.readers += 1
             future = asyncio.run_coroutine_threadsafe(
                 task.ask(question, timeout_s, self.question_timeout_s, silence_probe), loop
             )
@@ -106,6 +103,16 @@ class LiveChannels:
         except BaseException:
             future.cancel()
             raise
+        finally:
+            with self._lock:
+                task.readers -= 1
+
+    def _add_task(self, task_id: str) -> TaskConnection:
+        """Add a task to the table, and drop those that are not connected."""
+        connect = partial(self._open, task_id)
+        used = {i: each for i, each in self._tasks.items() if each.readers or each.is_connected}
+        self._tasks = used | {task_id: TaskConnection(task_id, connect, self.idle_time_s)}
+        return self._tasks[task_id]
 
     def close(self) -> None:
         """Close the connections to all machines and end the thread, within `CLOSE_S` seconds."""

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import functools
+import gc
+import itertools
 import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
@@ -34,7 +36,11 @@ GATHER_S: Final = 1.0
 MAX_IN_FLIGHT: Final = 8
 # Channels with an unanswered question; beyond this number a new connection replaces this one.
 MAX_ABANDONED: Final = 200
+# Closed connections between two collections of garbage. aiortc's objects refer to each other in
+# circles, and hold 160 KB per connection; the daemon looks for circles rarely by itself.
+COLLECT_AFTER: Final = 16
 _closing: set["asyncio.Future[None]"] = set()  # a task without a reference may be dropped
+_closed_count = itertools.count(1)
 # Modules that the packages below aiortc import with a connection.
 _IMPORTED_LATE: Final = (
     "aioice.mdns",
@@ -199,7 +205,7 @@ class LiveConnection:
             # One task for all callers: aiortc's own close is never over once it was cancelled.
             self._closing = asyncio.ensure_future(self._peer.close())
             _closing.add(self._closing)
-            self._closing.add_done_callback(_closing.discard)
+            self._closing.add_done_callback(_forget)
 
     async def close(self) -> None:
         """Close the connection, and tell the machine, so that it releases what it holds for it."""
@@ -261,6 +267,13 @@ def _bound_gathering(peer: "RTCPeerConnection") -> None:
         return gather(component, addresses or ["127.0.0.1"], timeout=GATHER_S)
 
     ice.get_component_candidates = gather_bounded
+
+
+def _forget(closing: "asyncio.Future[None]") -> None:
+    """Forget a connection that is closed, and collect the objects of those before it."""
+    _closing.discard(closing)
+    if next(_closed_count) % COLLECT_AFTER == 0:
+        gc.collect()
 
 
 async def wait_closed(timeout_s: float) -> None:

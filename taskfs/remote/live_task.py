@@ -28,6 +28,7 @@ class TaskConnection:
         self._connection: LiveConnection | None = None
         self._opening: asyncio.Task[LiveConnection] | None = None
         self._idle: asyncio.TimerHandle | None = None
+        self.readers = 0  # guarded by the lock of `LiveChannels`
 
     @property
     def is_connected(self) -> bool:
@@ -43,8 +44,7 @@ class TaskConnection:
         """Ask within *timeout_s*, of which the question may take *question_timeout_s*."""
         deadline_s = time.monotonic() + timeout_s
         connection = await self._get(timeout_s)
-        if self._idle is not None:
-            self._idle.cancel()
+        self._cancel_idle()
         try:
             remaining_s = min(question_timeout_s, max(0.0, deadline_s - time.monotonic()))
             return await connection.ask(question, remaining_s, silence_probe)
@@ -91,12 +91,17 @@ class TaskConnection:
                 self._connection = None
             connection.close_soon()
             return
-        if self._idle is not None:
-            self._idle.cancel()
+        self._cancel_idle()
         loop = asyncio.get_running_loop()
         self._idle = loop.call_later(self._idle_time_s, self._on_idle, connection)
 
+    def _cancel_idle(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+
     def _on_idle(self, connection: LiveConnection) -> None:
+        self._idle = None  # it refers to the connection
         if connection is self._connection and connection.in_flight == 0:
             self._connection = None
             log.info("task %s: closed the idle connection to its machine", self._task_id)
@@ -106,6 +111,7 @@ class TaskConnection:
         if (opening := self._opening) is not None:
             opening.cancel()
             await asyncio.wait([opening])
+        self._cancel_idle()
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()

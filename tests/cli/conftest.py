@@ -85,20 +85,32 @@ class Command:
         )
 
     def terminal(
-        self, *arguments: str, term: str = "xterm-256color", columns: int = 120, **environment: str
+        self,
+        *arguments: str,
+        term: str = "xterm-256color",
+        columns: int = 120,
+        rows: int = 40,
+        **environment: str,
     ) -> "contextlib.closing[Terminal]":
         environment = {**self.environment, **environment, "TERM": term}
-        return contextlib.closing(Terminal([*COMMAND, *arguments], self.cwd, environment, columns))
+        return contextlib.closing(
+            Terminal([*COMMAND, *arguments], self.cwd, environment, columns, rows)
+        )
 
 
 class Terminal:
     """A process on a pseudo-terminal."""
 
     def __init__(
-        self, command: list[str], cwd: Path, environment: dict[str, str], columns: int = 120
+        self,
+        command: list[str],
+        cwd: Path,
+        environment: dict[str, str],
+        columns: int = 120,
+        rows: int = 40,
     ) -> None:
         self._screen, inner = pty.openpty()
-        fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("4H", 40, columns, 0, 0))
+        fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
         self.process = subprocess.Popen(
             [*_ON_TERMINAL, *command],
             cwd=cwd,

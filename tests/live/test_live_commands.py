@@ -1,9 +1,11 @@
 """The commands that look at running tasks without a mount."""
 
 import errno
+import json
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -109,11 +111,69 @@ def test_fsspec_reads_a_snapshot(cloud: FakeCloud, task: str, tmp_path: Path) ->
 
 
 def test_watch_shows_the_last_write(cloud: FakeCloud, task: str, tmp_path: Path) -> None:
-    """L-12: `watch` shows how long ago the machine last wrote a file."""
+    """L-12, L-15: `watch` shows how long ago the machine last wrote a file, of the tasks on the
+    screen alone, and disconnects at its end."""
+    shown = [task, *(new_running(cloud) for _ in range(2))]
+    hidden = [new_running(cloud, create_time="2020-01-01T00:00:00+00:00") for _ in range(2)]
     command = Command(tmp_path, Taskfs(tmp_path, cloud).environment)
-    with command.terminal("watch", "--status-cache-time", "500ms") as tty:
+    with command.terminal("watch", "--status-cache-time", "500ms", rows=8) as tty:
         tty.read_until("Last write")
-        tty.read_until(" ago")
-        assert cloud.machine(task).connections == 1
+        eventually(lambda: tty.text.count(" ago") >= 3 or not tty._read())
+        assert [cloud.machine(each).connections for each in shown] == [1, 1, 1]
+        assert [cloud.machine(each).connections for each in hidden] == [0, 0]
+        tty.type("\x1b[F")  # End: the last rows are on the screen
+        eventually(
+            lambda: all(cloud.machine(each).connections for each in hidden) or not tty._read()
+        )
+        assert [cloud.machine(each).connections for each in shown] == [1, 1, 1]
         tty.type("q")
         assert tty.end() == 0
+    eventually(lambda: not any(cloud.machine(t).open_connections for t in shown + hidden), 5.0)
+
+
+def new_running(cloud: FakeCloud, name: str = "a.log", **fields: Any) -> str:
+    task = cloud.add_task(status="computation-started", **fields)
+    cloud.machine_files(task).write(name, b"x\n")
+    return task
+
+
+def test_watch_once_shows_the_last_write(taskfs: Taskfs, cloud: FakeCloud, task: str) -> None:
+    """L-12, L-15: `watch --once` and `--json` show the last write of the tasks that they print."""
+    silent, waiting = new_running(cloud), cloud.add_task(status="submitted")
+    idle = cloud.add_task(status="computation-started")
+    cloud.machine(silent).ignores_offers = True
+    other = new_running(cloud, project="other")
+    done = taskfs("watch", "--once", "--project", "default", "--timeout", "3s")
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = {line.split()[0]: line for line in done.stdout.splitlines()}
+    assert rows["ID"].endswith("Last write")
+    assert sorted(rows) == sorted(["ID", silent, waiting, idle, task])
+    assert [row for row, line in rows.items() if line.endswith(" ago")] == [task]
+    records = json.loads(taskfs("watch", "--json", "--timeout", "3s").stdout)
+    writes = {record["task_id"]: record["last_write"] for record in records}
+    assert writes[task]["file"] == "log/solver.log" and 0 <= writes[task]["seconds_ago"] < 60
+    assert (writes[silent], writes[waiting], writes[idle]) == (None, None, None)
+    assert writes[other]["file"] == "a.log"
+    assert cloud.machine(other).connections == 1
+    assert cloud.machine(task).connections == 2
+
+
+def test_watch_once_does_not_wait_for_many_machines(taskfs: Taskfs, cloud: FakeCloud) -> None:
+    """L-15: machines that are silent take 6 s at most, however many they are."""
+    for _ in range(20):
+        cloud.machine(new_running(cloud)).ignores_offers = True
+    began_s = time.monotonic()
+    assert len(taskfs("watch", "--once").stdout.splitlines()) == 21
+    assert 5.0 < time.monotonic() - began_s < 12.0
+
+
+def test_info_json_has_the_last_write(taskfs: Taskfs, cloud: FakeCloud, task: str) -> None:
+    """L-12, L-15: `info --json` has `last_write` of a running task, null where nothing is known."""
+    ended, silent = cloud.add_task(), new_running(cloud)
+    cloud.machine(silent).ignores_offers = True
+    assert json.loads(taskfs("info", task, "--json").stdout)["last_write"]["file"] == (
+        "log/solver.log"
+    )
+    found = json.loads(taskfs("info", silent, "--json", "--timeout", "1s").stdout)
+    assert found["last_write"] is None
+    assert "last_write" not in json.loads(taskfs("info", ended, "--json").stdout)
