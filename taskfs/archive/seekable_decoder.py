@@ -22,6 +22,7 @@ from taskfs.cache.readahead import ReadAheadBudget
 from taskfs.errors import CorruptData, TaskFSError, Unsupported
 from taskfs.support.buffers import Buffer
 from taskfs.support.interruptible_wait import Waiter
+from taskfs.support.wait_hook import announce_wait
 
 
 class SeekableDecoder:
@@ -133,6 +134,7 @@ class SeekableDecoder:
                 continue
             if isinstance(found, DecodeCursor):
                 stop = min(stop, begin + SPAN)
+                announce_wait()
                 try:
                     span = self._decode_until(found, index, stop - begin)
                 finally:

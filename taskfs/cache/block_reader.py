@@ -18,6 +18,7 @@ from taskfs.model import ObjectVersion, RemoteObject
 from taskfs.support.buffers import Buffer
 from taskfs.support.interruptible_wait import Waiter
 from taskfs.support.stats import Stats
+from taskfs.support.wait_hook import announce_wait
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +94,8 @@ class BlockReader:
         first, last = offset // BLOCK, (stop - 1) // BLOCK
         plan = self._plan(first, last)
         ready = plan.ready
+        if plan.on_disk:
+            announce_wait()
         for extent in self._read_disk(plan.on_disk):
             self._cache.put(extent)
             ready.update(dict.fromkeys(extent.indices, extent))

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-from taskfs.errors import BadHandle, NoAttribute, ReadOnly, TaskFSError
+from taskfs.errors import NoAttribute, ReadOnly, TaskFSError
 from taskfs.fuse.attributes import AttributePolicy, FileAttributes
 from taskfs.support.buffers import Buffer
 from taskfs.support.redaction import redact
@@ -42,12 +42,12 @@ class StatFs(NamedTuple):
 
 
 class OpenResult(NamedTuple):
-    """An open file's number, how the kernel may cache its pages, and whether an engine may push
+    """An open file's number, how the kernel may cache its pages, and the file if an engine may push
     bytes there before they are read."""
 
     fh: int
     mode: PageCacheMode
-    can_push: bool = False
+    pushable: PushableHandle | None = None
 
 
 class DirectoryListing(NamedTuple):
@@ -127,23 +127,12 @@ class TaskOperations:
     def open(self, path: str, flags: int) -> OpenResult:
         handle = self._tree.resolve(path).open(writing=bool(flags & WRITING))
         # The kernel keeps no pages of a file with direct I/O.
-        can_push = handle.mode is not PageCacheMode.DIRECT and isinstance(handle, PushableHandle)
-        return OpenResult(self._tree.handles.add(handle), handle.mode, can_push)
+        is_kept = handle.mode is not PageCacheMode.DIRECT
+        pushable = handle if is_kept and isinstance(handle, PushableHandle) else None
+        return OpenResult(self._tree.handles.add(handle), handle.mode, pushable)
 
     def read(self, path: str, size: int, offset: int, fh: int) -> Buffer:
         return self._tree.handles.get(fh).read_at(offset, size)
-
-    def take_pushable(self, path: str, fh: int) -> range:
-        return self._pushable(fh).take_pushable()
-
-    def read_for_push(self, path: str, size: int, offset: int, fh: int) -> Buffer:
-        return self._pushable(fh).read_for_push(offset, size)
-
-    def _pushable(self, fh: int) -> PushableHandle:
-        handle = self._tree.handles.get(fh)
-        if not isinstance(handle, PushableHandle):
-            raise BadHandle(f"bytes of the open file {fh} cannot be pushed")
-        return handle
 
     def write(self, path: str, piece: bytes, offset: int, fh: int) -> int:
         return self._tree.handles.get(fh).write(piece)

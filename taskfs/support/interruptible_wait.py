@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from typing import Final, TypeVar
 
 from taskfs.errors import Interrupted, Unavailable
+from taskfs.support.wait_hook import announce_wait
 
 T = TypeVar("T")
 
@@ -40,6 +41,8 @@ class Waiter:
             Interrupted: the caller was interrupted (EINTR); the work continues.
             Unavailable: there is no result after *timeout_s* seconds; the work continues.
         """
+        if not future.done():
+            announce_wait()
         deadline_s = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
         while True:
             try:

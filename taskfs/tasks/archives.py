@@ -18,6 +18,7 @@ from taskfs.model import ObjectVersion, RemoteObject, Task, TaskAPI
 from taskfs.support.clock import age_clock
 from taskfs.support.interruptible_wait import Waiter
 from taskfs.support.thread_pool import DaemonPool
+from taskfs.support.wait_hook import announce_wait
 from taskfs.tasks.archive_kind import ArchiveKey, ArchiveKind, remaining_grace_s
 
 log = logging.getLogger(__name__)
@@ -175,6 +176,7 @@ class ArchiveRegistry:
             if self._clock() >= deadline_s:
                 raise Unavailable(f"task {task.id} has succeeded, but its archive is not there yet")
             self._waiter.check()
+            announce_wait()
             time.sleep(GRACE_POLL_S)
             with self._lock:
                 self._slot(ArchiveKey(task.id, kind)).absent_until_s = float("-inf")

@@ -29,6 +29,7 @@ from taskfs.remote.live_messages import (
     SilenceProbe,
 )
 from taskfs.support.interruptible_wait import POLL_S, never
+from taskfs.support.wait_hook import announce_wait
 from taskfs.tasks.live_file import LiveFile, Snapshot
 from taskfs.tasks.live_handle import LiveHandle
 from taskfs.tasks.live_tree import LiveDirectory, parse_listing
@@ -328,6 +329,7 @@ class LiveFiles:
             Interrupted: the caller was interrupted while it waited.
             Unavailable: the other reader still waits at the deadline.
         """
+        announce_wait()
         while not lock.acquire(timeout=POLL_S):
             if self._interrupted():
                 raise Interrupted("interrupted")

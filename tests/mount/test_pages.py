@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +16,7 @@ import pytest
 
 from tests.fake_api import FakeCloud
 from tests.file_systems import assert_same
+from tests.mounts import Mount, eventually
 from tests.outputs import LONG_AGO
 from tests.zips import DEFLATED, build, cheap_bytes, deflate, file
 
@@ -127,3 +130,39 @@ def test_many_sequential_readers_do_not_deadlock(shared_mnt: Path, shared_cloud:
         at = chance.randrange(len(body))
         with open(root / f"f{number}", "rb", buffering=0) as opened:
             assert_same(os.pread(opened.fileno(), 4096, at), body[at : at + 4096])
+
+
+@pytest.mark.parametrize("engine", ["kernel", "fusepy"])
+def test_a_silent_store_holds_no_other_request_up(
+    new_mount: Callable[..., Mount], cloud: FakeCloud, engine: str
+) -> None:
+    """R-40, R-10: While more readers than threads wait for a store that is silent, some of them in
+    the middle of a file whose bytes are pushed, other files are found, read and pushed."""
+    large = put(cloud, *(cheap_bytes(3_000_000, number + 1) for number in range(6)))
+    bodies = [cheap_bytes(2_000, number) for number in range(60)]
+    small = put(cloud, *bodies)
+    root = new_mount(engine=engine, timeout="20s").path
+    for number in range(4):
+        assert_same((root / small / f"outputs/f{number}").read_bytes(), bodies[number])
+    halves = [open(root / large / f"outputs/f{number}", "rb") for number in range(3)]  # noqa: SIM115
+    for half in halves:
+        half.read(200_000)
+    stall = cloud.faults.add("stall", side="store", times=None, path=large)
+    with ThreadPoolExecutor(40) as pool:
+        try:
+            waiting = [pool.submit(half.read) for half in halves]
+            waiting += [
+                pool.submit((root / large / f"outputs/f{number % 6}").read_bytes)
+                for number in range(30)
+            ]
+            eventually(lambda: stall.hits > 0)
+            for number, body in enumerate(bodies):
+                path = root / small / f"outputs/f{number}"
+                assert path.stat().st_size == len(body)
+                assert_same(path.read_bytes(), body)
+            assert len(os.listdir(root / small / "outputs")) == len(bodies)
+            assert not all(each.done() for each in waiting)
+        finally:
+            cloud.faults.clear()
+            for half in halves:
+                half.close()

@@ -474,7 +474,7 @@ class Ahead(PushableHandle):
 def read_of(serving: Serving, handle: Ahead) -> list[bytes]:
     """Read the first 8 bytes through *handle*; return what went out."""
     fh = cast(Any, serving.operations)._tree.handles.add(handle)
-    serving.session._dispatch._pushable.add(fh)
+    serving.session._dispatch._pushable[fh] = handle
     serving.wire.sent.clear()
     body = struct.pack("=QQI20x", fh, 0, 8)
     serving.session._serve(memoryview(request(Opcode.READ, body)))

@@ -37,12 +37,16 @@ from taskfs.fuse.kernel.protocol import (
 )
 from taskfs.fuse.operations import DirectoryListing, OpenResult, StatFs, TaskOperations
 from taskfs.support.buffers import Buffer
+from taskfs.support.wait_hook import announce_wait
+from taskfs.tree.handles import PushableHandle
 from taskfs.tree.nodes import DIRECTORY_MODE, Entry
 from taskfs.tree.page_cache import PageCacheMode
 
 Answer = Sequence[Buffer]
 NO_ANSWER: Final[Answer] = ()  # FORGET has none
 EMPTY: Final[Answer] = (b"",)
+# Bytes of a read that is answered without the lead: the kernel copies the answer for long.
+LONG_READ: Final = 64 << 10
 _DOTS: Final = (Entry(".", DIRECTORY_MODE, 0), Entry("..", DIRECTORY_MODE, 0))
 
 _OPEN_FLAGS: Final = {
@@ -78,7 +82,7 @@ class Dispatch:
     """Answers requests.
 
     Safe for concurrent use: the tables of nodes and pushes have locks of their own, and the others
-    change by single operations of a dict or set.
+    change by single operations of a dict.
 
     *push* puts bytes into the kernel's page cache of a file. It gets a nodeid, an offset and the
     bytes, which lie after the bytes that were read last.
@@ -92,11 +96,10 @@ class Dispatch:
     ) -> None:
         self._operations = operations
         self._packer = packer
-        self._store = push
         self._nodes = NodeTable()
-        self._pushes = PagePush()
+        self._pushes = PagePush(push)
         self._directories: dict[int, _OpenDirectory] = {}
-        self._pushable: set[int] = set()  # numbers of open files whose bytes may be pushed
+        self._pushable: dict[int, PushableHandle] = {}  # open files by number
         self._numbers = itertools.count(1)
         self._methods: dict[int, Callable[[int, memoryview], Answer]] = {
             Opcode.LOOKUP: self._lookup,
@@ -177,40 +180,26 @@ class Dispatch:
         flags, _ = OPEN_IN.unpack_from(body)
         path = self._path(nodeid)
         opened: OpenResult = self._operations("open", path, flags)
-        if opened.can_push:
-            self._pushable.add(opened.fh)
+        if opened.pushable is not None:
+            self._pushable[opened.fh] = opened.pushable
+            was_closed = self._pushes.note_open(nodeid)
             # In any other mode the kernel drops the pages of the file as it opens.
-            if opened.mode is PageCacheMode.KEEP:
-                self._push_all(nodeid, path, opened.fh)
+            if was_closed and opened.mode is PageCacheMode.KEEP:
+                self._pushes.push_at_open(nodeid, opened.pushable)
         return (OPEN_OUT.pack(opened.fh, _OPEN_FLAGS[opened.mode], 0),)
 
     def _read(self, nodeid: int, body: memoryview) -> Answer:
         fh, offset, size = READ_IN.unpack_from(body)
+        if size > LONG_READ:
+            announce_wait()
         path = self._path(nodeid)
-        if fh not in self._pushable:
+        pushable = self._pushable.get(fh)
+        if pushable is None:
             return (self._operations("read", path, size, offset, fh),)
         with self._pushes.read(nodeid, offset, offset + size):
             piece = self._operations("read", path, size, offset, fh)
-            self._push_all(nodeid, path, fh)
+            self._pushes.push_after_read(nodeid, pushable)
         return (piece,)
-
-    def _push_all(self, nodeid: int, path: str, fh: int) -> None:
-        """Push every piece that is ready.
-
-        This happens before the answer, because the program asks for these bytes right after it.
-        """
-        with contextlib.suppress(OSError):  # a read of these bytes fails again, and is answered
-            while self._push(nodeid, path, fh):
-                pass
-
-    def _push(self, nodeid: int, path: str, fh: int) -> bool:
-        """Push one piece after the bytes that were read last; return False if there is none."""
-        take = partial(self._operations, "take_pushable", path, fh)
-        with self._pushes.push(nodeid, take) as ready:
-            if ready:
-                piece = self._operations("read_for_push", path, len(ready), ready.start, fh)
-                self._store(nodeid, ready.start, piece)
-            return bool(ready)
 
     def _write(self, nodeid: int, body: memoryview) -> Answer:
         fh, offset, size, *_ = WRITE_IN.unpack_from(body)
@@ -220,7 +209,8 @@ class Dispatch:
 
     def _release(self, nodeid: int, body: memoryview) -> Answer:
         (fh,) = RELEASE_IN.unpack_from(body)
-        self._pushable.discard(fh)
+        if self._pushable.pop(fh, None) is not None:
+            self._pushes.note_release(nodeid)
         self._operations("release", "", fh)  # without the path, which may no longer exist
         return EMPTY
 

@@ -4,12 +4,25 @@ The kernel locks the pages of a read until the read is answered, and a push to a
 So nothing is pushed where a read is in flight. A push therefore waits only for reads that arrived
 after it began. Another thread answers such a read. If that thread pushes first, its push waits only
 for reads that are later still. So there is no cycle, and the last read waits for nothing.
+
+A push while a file is opened waits for nothing if no other open file has the same pages: the kernel
+sends a file's reads before its release, and an unmapped file without one has no reads in flight.
 """
 
+import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
+
+from taskfs.errors import TaskFSError
+from taskfs.support.buffers import Buffer
+from taskfs.support.redaction import redact
+from taskfs.support.wait_hook import announce_wait
+from taskfs.tree.handles import PushableHandle
+
+log = logging.getLogger(__name__)
 
 # Pushes at the same time. The kernel has a limited number of reads in flight (session.BACKGROUND),
 # so some threads must be left to answer them.
@@ -17,15 +30,31 @@ MAX_PUSHES: Final = 4
 
 
 class PagePush:
-    """The reads in flight, by file, and the number of pushes.
+    """The reads in flight and the open files, by file, and the number of pushes.
 
-    Safe for concurrent use: the lock guards both, and is never held during a read or a push.
+    Safe for concurrent use: the lock guards all, and is never held during a read or a push. *store*
+    puts bytes into the kernel's page cache of a file: it gets a nodeid, an offset and the bytes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, store: Callable[[int, int, Buffer], None]) -> None:
+        self._store = store
         self._lock = threading.Lock()
         self._reads: dict[int, list[tuple[int, int]]] = {}
         self._pushing = 0
+        self._open: Counter[int] = Counter()
+
+    def note_open(self, nodeid: int) -> bool:
+        """Note that the file is opened; return whether it was closed before: then no push waits."""
+        with self._lock:
+            self._open[nodeid] += 1
+            return self._open[nodeid] == 1
+
+    def note_release(self, nodeid: int) -> None:
+        """Note that an open file of `note_open` is closed."""
+        with self._lock:
+            self._open[nodeid] -= 1
+            if not self._open[nodeid]:
+                del self._open[nodeid]
 
     @contextmanager
     def read(self, nodeid: int, offset: int, stop: int) -> Iterator[None]:
@@ -58,3 +87,33 @@ class PagePush:
         finally:
             with self._lock:
                 self._pushing -= 1
+
+    def push_at_open(self, nodeid: int, handle: PushableHandle) -> None:
+        """Push what is ready of a file that was closed: it is one piece."""
+        try:
+            if ready := handle.take_pushable():
+                piece = handle.read_for_push(ready.start, len(ready))
+                self._store(nodeid, ready.start, piece)
+        except (OSError, TaskFSError) as exc:
+            _note_failure(exc)
+
+    def push_after_read(self, nodeid: int, handle: PushableHandle) -> None:
+        """Push every piece that is ready after the bytes that were read last.
+
+        This happens before the answer, because the program asks for these bytes right after it.
+        """
+        try:
+            is_ready = True
+            while is_ready:
+                with self.push(nodeid, handle.take_pushable) as ready:
+                    if is_ready := bool(ready):
+                        announce_wait()
+                        piece = handle.read_for_push(ready.start, len(ready))
+                        self._store(nodeid, ready.start, piece)
+        except (OSError, TaskFSError) as exc:
+            _note_failure(exc)
+
+
+def _note_failure(exc: Exception) -> None:
+    """Log why nothing was pushed; a read of the same bytes fails again, and is answered."""
+    log.warning("nothing is pushed: %s", redact(str(exc)))

@@ -1,8 +1,9 @@
 """`Session`: serves one mount, from the kernel's first request to its last.
 
-Each thread reads a request and answers it. One more thread than there are requests under way waits
-in the read, up to MAX_IDLE after a burst. The threads are Python's own, so thread-local data
-survives, and they are daemons, so a request that hangs cannot keep the process from ending.
+One thread at a time reads requests, and answers them until one has to wait: see `lead`. Another
+thread then takes its place; up to MAX_IDLE of them stay after a burst. The threads are Python's
+own, so thread-local data survives, and they are daemons, so a request that hangs cannot keep the
+process from ending.
 """
 
 import errno
@@ -16,6 +17,7 @@ from taskfs.errors import MountError, TaskFSError
 from taskfs.fuse.engine import ProtocolRefused
 from taskfs.fuse.kernel.channel import Channel
 from taskfs.fuse.kernel.dispatch import NO_ANSWER, Answer, Dispatch
+from taskfs.fuse.kernel.lead import Lead
 from taskfs.fuse.kernel.protocol import (
     HEADER_IN,
     HEADER_OUT,
@@ -34,13 +36,14 @@ from taskfs.fuse.kernel.protocol import (
 )
 from taskfs.fuse.operations import TaskOperations
 from taskfs.support.buffers import Buffer
+from taskfs.support.wait_hook import call_before_waits
 
 log = logging.getLogger(__name__)
 
 MAX_WRITE: Final = 64 << 10  # bytes of a write; the longest extended attribute is as long
 MAX_REQUEST: Final = MAX_WRITE + PAGE  # bytes of the longest request, with its header
 MAX_READ: Final = 1 << 20  # bytes of a read; the kernel's own limit is 256 pages
-MAX_IDLE: Final = 16  # threads that wait for a request; further ones end after a burst
+MAX_IDLE: Final = 16  # threads that wait for the lead; further ones end after a burst
 # Reads in flight that the kernel sends ahead of programs, for all files together. Its default of 12
 # leaves fast stores idle.
 BACKGROUND: Final = 64
@@ -64,9 +67,10 @@ _OF_OPEN_FILES: Final = frozenset(
 class _Request:
     """A request under way: the calling process, and whether it was interrupted."""
 
-    __slots__ = ("interrupted", "pid")
+    __slots__ = ("interrupted", "pid", "unique")
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, unique: int, pid: int) -> None:
+        self.unique = unique
         self.interrupted = False
         self.pid = pid
 
@@ -89,8 +93,8 @@ def calling_pid() -> int:
 class Session:
     """One mount.
 
-    Safe for concurrent use. The lock guards the number of idle threads and is never held during a
-    request; the dict of requests under way changes by single operations.
+    Safe for concurrent use. The lock guards the number of threads that wait for the lead, and is
+    never held during a request; the dict of requests under way changes by single operations.
 
     *on_ready* is called once the kernel has its first answer: the mount may be used. With *users*,
     only these user ids are served.
@@ -109,7 +113,8 @@ class Session:
         self._on_ready = on_ready
         self._users = users
         self._lock = threading.Lock()
-        self._idle = 0
+        self._lead = Lead(self._ensure_successor)
+        self._idle = 0  # threads that wait for the lead
         self._running: dict[int, _Request] = {}
         self._ended = threading.Event()
         self._failure: BaseException | None = None
@@ -125,6 +130,7 @@ class Session:
             if self._shake_hands():
                 with self._lock:
                     self._add_thread()
+                self._start_watchdog()
                 self._on_ready()
                 self._ended.wait()
         except ProtocolRefused:
@@ -160,6 +166,12 @@ class Session:
             self._failure = failure
         self._ended.set()
 
+    def _start_watchdog(self) -> None:
+        try:
+            threading.Thread(target=self._lead.watch, name="taskfs-lead", daemon=True).start()
+        except RuntimeError as exc:  # waits that are not announced delay others
+            log.warning("%s: requests may wait for each other", exc)
+
     def _add_thread(self) -> None:
         """Start one more thread; RuntimeError if the system has none left. Needs the lock."""
         threading.Thread(target=self._work, name="taskfs-session", daemon=True).start()
@@ -168,37 +180,57 @@ class Session:
     def _work(self) -> None:
         buffer = bytearray(MAX_REQUEST)
         view = memoryview(buffer)
+        call_before_waits(self._hand_over)
         try:
-            while length := self._channel.receive(buffer):
-                with self._lock:
-                    self._idle -= 1
-                    if not self._idle:
-                        self._add_replacement()
-                self._serve(view[:length])
+            while self._lead_until_handed_over(buffer, view):
                 with self._lock:
                     if self._idle >= MAX_IDLE:
                         return
                     self._idle += 1
+            self._lead.end()
             self._end(None)
         except BaseException as exc:
             log.critical("the mount ends", exc_info=True)
             self._end(exc)
 
-    def _add_replacement(self) -> None:
-        """Start a thread that waits for requests while the calling one answers."""
-        try:
-            self._add_thread()
-        except RuntimeError as exc:  # the threads that answer now take the next requests
-            log.warning("%s: requests wait for each other", exc)
+    def _lead_until_handed_over(self, buffer: bytearray, view: memoryview) -> bool:
+        """Take the lead and answer requests; return False, still with it, if the mount is gone."""
+        self._lead.take()
+        with self._lock:
+            self._idle -= 1
+        while length := self._channel.receive(buffer):
+            if not self._serve(view[:length]):
+                return True
+        return False
 
-    def _serve(self, message: memoryview) -> None:
-        """Answer one request. This is the boundary: no Exception leaves it."""
+    def _hand_over(self) -> None:
+        """Let another thread read requests, if the calling one has the lead."""
+        request = getattr(_serving, "request", None)
+        if request is not None:
+            self._lead.hand_over(request.unique)
+
+    def _ensure_successor(self) -> None:
+        """Start a thread if none waits for the lead."""
+        with self._lock:
+            if self._idle:
+                return
+            try:
+                self._add_thread()
+            except RuntimeError as exc:  # the threads that answer now take the next requests
+                log.warning("%s: requests wait for each other", exc)
+
+    def _serve(self, message: memoryview) -> bool:
+        """Answer one request; return whether the calling thread still has the lead.
+
+        This is the boundary: no Exception leaves it.
+        """
         _, opcode, unique, nodeid, uid, _, pid, _ = HEADER_IN.unpack_from(message)
         body = message[HEADER_IN.size :]
         if opcode == Opcode.INTERRUPT:
             self._interrupt(unique, *INTERRUPT_IN.unpack_from(body))
-            return
-        _serving.request = self._running[unique] = _Request(pid)
+            return True
+        self._lead.begin(unique)
+        _serving.request = self._running[unique] = _Request(unique, pid)
         error, answer = 0, NO_ANSWER
         try:
             if self._users is not None and opcode not in _OF_OPEN_FILES and uid not in self._users:
@@ -224,6 +256,7 @@ class Session:
             del self._running[unique]
         if error or answer:
             self._reply(unique, error, answer)
+        return self._lead.keep(unique)
 
     def _reply(self, unique: int, error: int, parts: Answer) -> None:
         length = HEADER_OUT.size + sum(map(len, parts))
@@ -244,7 +277,10 @@ class Session:
             self._reply(unique, errno.EAGAIN, ())
 
     def _store(self, nodeid: int, offset: int, piece: Buffer) -> None:
-        """Put *piece* into the kernel's page cache of a file, as if read at *offset*."""
+        """Put *piece* into the kernel's page cache of a file, as if read at *offset*.
+
+        The kernel waits for reads of the same pages: see `page_push`.
+        """
         head = NOTIFY_STORE_OUT.pack(nodeid, offset, len(piece), 0)
         length = HEADER_OUT.size + len(head) + len(piece)
         self._channel.send((HEADER_OUT.pack(length, NOTIFY_STORE, 0), head, piece))
