@@ -84,6 +84,10 @@ class CorruptData(TaskFSError):
     errno = errno.EIO
 
 
+class CacheChanged(CorruptData):
+    """A file of the disk cache was damaged while it was in use; its content must be fetched again."""
+
+
 class Unsupported(TaskFSError):
     """The archive or the store uses a feature that taskfs does not support."""
 

@@ -1,28 +1,22 @@
-"""The central directory of a ZIP archive: its entries as `Member`s, from its bytes alone.
+"""The entries of the central directory of a ZIP archive as `Member`s, from its bytes alone.
 
 Formats are PKWARE's APPNOTE 6.3.10: central directory header (4.3.12), extra fields (4.5, 4.6) and
 general purpose bits (4.4.4). Local headers are not read here: those of streamed members have zeros.
 """
 
 import calendar
-import mmap
 import stat
 import struct
 import zlib
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from taskfs.archive.end_record import CENTRAL_MAGIC, EndRecord
 from taskfs.archive.member import Member
 from taskfs.archive.member_names import decode_name, normalise
 from taskfs.errors import CorruptData
 
-# The bytes of a directory: in memory, or in a mapped file. A slice of either is `bytes`.
-Directory = bytes | mmap.mmap
-
 CENTRAL: Final = struct.Struct("<4s6H3L5H2L")
-SIGNATURE_MAGIC: Final = b"PK\x05\x05"  # a digital signature (4.3.13) may follow the entries
 
 EXTRA_ZIP64: Final = 0x0001
 EXTRA_NTFS: Final = 0x000A
@@ -33,55 +27,39 @@ NTFS_EPOCH_100NS: Final = 116_444_736_000_000_000  # 1601 to 1970 in units of 10
 WINDOWS_HOSTS: Final = frozenset({0, 10, 14})
 # The external attributes (4.4.15) of this host have the mode of stat(2) in their upper half.
 UNIX_HOST: Final = 3
+ANY_EXECUTE: Final = stat.S_IXUSR << 16
 OLDEST_NS: Final = -(1 << 63)
 DOS_EPOCH_NS: Final = 315_532_800 * 10**9  # 1980-01-01
+_USUAL_LENGTH: Final = 256  # bytes that hold most entries, with their names and extra fields
 
 
-def read_entries(
-    directory: Directory, limit: int, end: EndRecord, root: str, *, is_from_windows: bool
-) -> Iterator[tuple[int, Member]]:
-    """Yield the entries beneath *root*, each with its place; a folder's path ends in a slash.
+class Directory(Protocol):
+    """The bytes of a central directory, in memory or in a file."""
 
-    The central directory, the bytes [end.start, end.stop) of the object, is the first *limit* bytes
-    of *directory*.
-
-    Raises:
-        CorruptData: the directory is cut short or damaged.
-    """
-    at, number = 0, -1
-    while at < limit:
-        number += 1
-        if at + CENTRAL.size > limit or directory[at : at + 4] != CENTRAL_MAGIC:
-            if directory[at : min(limit, at + 4)] == SIGNATURE_MAGIC:
-                return
-            raise CorruptData("the archive's directory is damaged")
-        fields = CENTRAL.unpack_from(directory, at)
-        stop = at + CENTRAL.size + fields[10] + fields[11] + fields[12]
-        if stop > limit:
-            raise CorruptData("the archive's directory is cut short")
-        member = _member(directory, at, fields, end.shift, root, number, is_from_windows)
-        if member is not None:
-            yield at, member
-        at = stop
+    def __getitem__(self, part: slice, /) -> bytes: ...
 
 
 def parse_entry(
     directory: Directory, at: int, shift: int, root: str, number: int, *, is_from_windows: bool
 ) -> Member:
-    """Return the entry at *at*, the one with this *number*, which `read_entries` yielded before.
+    """Return the entry at *at*, the one with this *number*, which is beneath *root*.
 
     Raises:
-        CorruptData: the directory was changed since.
+        CorruptData: the directory was changed since it was indexed.
     """
-    fields = CENTRAL.unpack_from(directory, at)
-    member = _member(directory, at, fields, shift, root, number, is_from_windows)
+    entry = directory[at : at + _USUAL_LENGTH]
+    fields = CENTRAL.unpack_from(entry)
+    length = CENTRAL.size + fields[10] + fields[11]
+    if length > len(entry):
+        entry = directory[at : at + length]
+    member = read_member(entry, 0, fields, shift, root, number, is_from_windows)
     if member is None:
         raise CorruptData("the index of the archive was changed while it was in use")
     return member
 
 
-def _member(
-    directory: Directory,
+def read_member(
+    directory: bytes,
     at: int,
     fields: tuple[Any, ...],
     shift: int,
@@ -109,7 +87,7 @@ def _member(
         if mtime_ns is None:
             mtime_ns = _ntfs_ns(directory, extra_at, extra_length)
     if mtime_ns is None:
-        mtime_ns = _dos_ns(dos_date, dos_time)
+        mtime_ns = dos_ns(dos_date, dos_time)
     name = unicode_name or decode_name(raw_name)
     if is_from_windows:
         name = name.replace("\\", "/")
@@ -119,51 +97,19 @@ def _member(
         return None
     path = name[len(root) :]
     start = offset + shift
-    mode = fields[15] >> 16 if fields[1] >> 8 == UNIX_HOST else 0
-    # A link, which is shown as a file with its target, has execute bits too.
-    is_executable = bool(mode & stat.S_IXUSR) and stat.S_IFMT(mode) in (0, stat.S_IFREG)
+    is_executable = bool(fields[15] & ANY_EXECUTE and is_program(fields))
     rest = mtime_ns, raw_name, number, is_executable
     return Member(path, size, compressed, crc, method, flags, start, *rest)
 
 
-def count_entries(directory: Directory, limit: int) -> int:
-    """Return how many entries there are before the end, or before damage."""
-    at, count, last = 0, 0, limit - CENTRAL.size
-    lengths = struct.Struct("<3H").unpack_from
-    while at <= last and directory[at : at + 4] == CENTRAL_MAGIC:
-        name, extra, comment = lengths(directory, at + 28)
-        at += CENTRAL.size + name + extra + comment
-        count += 1
-    return count
+def is_program(fields: tuple[Any, ...]) -> bool:
+    """Whether the entry whose header has these *fields* is a file that its owner may execute."""
+    mode = fields[15] >> 16 if fields[1] >> 8 == UNIX_HOST else 0
+    # A link, which is shown as a file with its target, has execute bits too.
+    return bool(mode & stat.S_IXUSR) and stat.S_IFMT(mode) in (0, stat.S_IFREG)
 
 
-def first_raw_name(directory: Directory, limit: int) -> bytes | None:
-    """Return the name in the first entry of a valid directory, or None if it has no entry."""
-    if limit < CENTRAL.size or directory[:4] != CENTRAL_MAGIC:
-        return None
-    length = CENTRAL.unpack_from(directory)[10]
-    return directory[CENTRAL.size : CENTRAL.size + length]
-
-
-def has_windows_separators(directory: Directory, limit: int) -> bool:
-    r"""Whether `\` separates components in the names of this directory, as .NET writes them.
-
-    It does if all members were made on Windows and no name contains a `/`.
-    """
-    if directory.find(b"\\", 0, limit) < 0:
-        return False
-    at = 0
-    while at + CENTRAL.size <= limit and directory[at : at + 4] == CENTRAL_MAGIC:
-        name_at = at + CENTRAL.size
-        name_length, extra_length, comment_length = struct.unpack_from("<3H", directory, at + 28)
-        host = directory[at + 5]  # the upper byte of "version made by"
-        if host not in WINDOWS_HOSTS or directory.find(b"/", name_at, name_at + name_length) >= 0:
-            return False
-        at = name_at + name_length + extra_length + comment_length
-    return True
-
-
-def _read_extra(directory: Directory, at: int, length: int) -> Iterator[tuple[int, bytes]]:
+def _read_extra(directory: bytes, at: int, length: int) -> Iterator[tuple[int, bytes]]:
     """Yield the kind and the value of each extra field."""
     stop = at + length
     while at + 4 <= stop:
@@ -207,7 +153,7 @@ def _timestamp_ns(value: bytes) -> int | None:
     return int.from_bytes(value[1:5], "little", signed=True) * 10**9
 
 
-def _ntfs_ns(directory: Directory, extra_at: int, extra_length: int) -> int | None:
+def _ntfs_ns(directory: bytes, extra_at: int, extra_length: int) -> int | None:
     """Return the modification time of an NTFS field (APPNOTE 4.5.5), 100 ns since 1601."""
     for kind, value in _read_extra(directory, extra_at, extra_length):
         if kind != EXTRA_NTFS:
@@ -221,7 +167,7 @@ def _ntfs_ns(directory: Directory, extra_at: int, extra_length: int) -> int | No
 
 
 @lru_cache(maxsize=4096)
-def _dos_ns(date: int, time: int) -> int:
+def dos_ns(date: int, time: int) -> int:
     """Return a DOS date and time, taken as UTC (APPNOTE 4.4.6); 1980-01-01 if it is invalid."""
     month, day = date >> 5 & 15, date & 31
     if not (1 <= month <= 12 and 1 <= day <= 31):

@@ -20,7 +20,7 @@ class FolderBuilder:
     Not safe for concurrent use.
     """
 
-    def __init__(self, hashing: NameHash, max_members: int) -> None:
+    def __init__(self, hashing: NameHash) -> None:
         self.parent = array("I", (0,))
         self.time = array("q", (NO_TIME,))  # of its own entry
         self.first_entry = array("q", (-1,))  # of itself or of a folder beneath it
@@ -28,7 +28,6 @@ class FolderBuilder:
         self.name_at = array("I", (0, 0))
         self.slots = new_slots(0)
         self._hash = hashing
-        self._max_folders = MAX_FOLDERS + max_members
         self._remembered: dict[str, int | None] = {}  # by path; None: the path cannot be shown
         self._characters = 0
         self._entries = 0
@@ -36,8 +35,10 @@ class FolderBuilder:
     def __len__(self) -> int:
         return len(self.parent)
 
-    def find(self, path: str) -> int | None:
+    def find(self, path: str, members: int) -> int | None:
         """Return the folder at *path*, made if need be; None if a component is no file name.
+
+        *members* is the number of entries so far.
 
         Raises:
             Unsupported: there are too many folders.
@@ -46,7 +47,9 @@ class FolderBuilder:
             return 0
         if path in self._remembered:
             return self._remembered[path]
-        found = self._make(path.split("/")) if all(map(is_file_name, path.split("/"))) else None
+        names = path.split("/")
+        max_folders = MAX_FOLDERS + members
+        found = self._make(names, max_folders) if all(map(is_file_name, names)) else None
         self._characters += len(path)
         if self._characters > MAX_REMEMBERED:
             self._remembered.clear()
@@ -54,7 +57,7 @@ class FolderBuilder:
         self._remembered[path] = found
         return found
 
-    def _make(self, names: list[str]) -> int:
+    def _make(self, names: list[str], max_folders: int) -> int:
         folder = 0
         for name in names:
             encoded = name.encode()
@@ -67,13 +70,15 @@ class FolderBuilder:
                 ),
                 None,
             )
-            folder = self._add(folder, encoded, hashed) if child is None else child
+            if child is None:
+                child = self._add(folder, encoded, hashed)
+                if child > max_folders:
+                    raise Unsupported(f"the archive has more than {max_folders} directories")
+            folder = child
         return folder
 
     def _add(self, parent: int, name: bytes, hashed: int) -> int:
         number = len(self.parent)
-        if number > self._max_folders:
-            raise Unsupported(f"the archive has more than {self._max_folders} directories")
         self.parent.append(parent)
         self.time.append(NO_TIME)
         self.first_entry.append(-1)

@@ -1,14 +1,14 @@
 """`ArchiveIndex`: the files of an archive beneath one root, in archive order and as a tree.
 
 Members and folders are views: each is read from the index when it is needed. `index_builder` makes
-the index, and `index_layout` says how it lies in memory or in a mapped file.
+the index, and `index_layout` says how it lies in memory or in a file.
 """
 
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, overload
 
-from taskfs.archive.central_directory import Directory, parse_entry
+from taskfs.archive.central_directory import parse_entry
 from taskfs.archive.index_layout import (
     FOLDER,
     NO_TIME,
@@ -16,13 +16,10 @@ from taskfs.archive.index_layout import (
     NameHash,
     decode_head,
     find_slots,
-    map_tables,
+    open_tables,
 )
 from taskfs.archive.member import Member
-from taskfs.cache.sealed_file import IN_MEMORY
-
-# What a mapped index counts for in memory: its file descriptor, and pages in use.
-MAPPED_BYTES = IN_MEMORY
+from taskfs.cache.sealed_file import IN_MEMORY, Content
 
 
 class Child(NamedTuple):
@@ -131,18 +128,23 @@ class Members(Sequence[Member]):
 class ArchiveIndex:
     """The files of one archive beneath one root. Immutable, and safe for concurrent use.
 
-    *content* is a sealed index, in memory or mapped.
+    *content* is a sealed index. Where it is a file that was damaged, reads raise `CacheChanged`.
     """
 
-    def __init__(self, content: Directory, head: Head) -> None:
+    def __init__(self, content: Content, head: Head) -> None:
         self.head = head
-        self.tables = map_tables(content, head)
+        self.tables = open_tables(content, head)
         self._content = content
         self._hash = NameHash(bytes.fromhex(head.salt))
         self.root = Folder(self, 0)
         self.members = Members(self)
-        # Bytes of memory; a mapped index takes few.
-        self.memory_bytes = len(content) if isinstance(content, bytes) else MAPPED_BYTES
+        # Bytes of memory; of a file, some pages are kept.
+        self.memory_bytes = min(len(content), IN_MEMORY)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its file was found damaged."""
+        return not isinstance(self._content, bytes) and self._content.is_lost
 
     @property
     def number_stop(self) -> int:
@@ -196,7 +198,7 @@ class ArchiveIndex:
         return node
 
 
-def open_index(content: Directory, root: str) -> ArchiveIndex | None:
+def open_index(content: Content, root: str) -> ArchiveIndex | None:
     """Return the index in *content*; None if another version or for another root wrote it."""
     head = decode_head(content)
     return ArchiveIndex(content, head) if head is not None and head.root == root else None

@@ -1,19 +1,23 @@
 """Building the index of an archive in one pass over its central directory.
 
-The pass keeps some 50 bytes for each member. The names stay in the directory, which is mapped if it
-is long.
+The pass keeps some 50 bytes for each member. The names stay in the directory, which is written to a
+file if it is long.
 """
 
 import logging
 from array import array
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+from operator import le
 from typing import Any, Final
 
-from taskfs.archive.central_directory import (
-    count_entries,
-    first_raw_name,
+from taskfs.archive.central_directory import parse_entry
+from taskfs.archive.directory_parser import (
+    STRIDE,
+    excludes_windows,
+    first_name,
     has_windows_separators,
-    parse_entry,
-    read_entries,
+    read_rows,
 )
 from taskfs.archive.end_record import EndRecord
 from taskfs.archive.folder_builder import FolderBuilder, is_file_name
@@ -30,10 +34,10 @@ from taskfs.archive.index_layout import (
     new_slots,
 )
 from taskfs.archive.listing import STEP, line_length
-from taskfs.archive.member import Member
 from taskfs.cache.sealed_file import SealedWriter
 from taskfs.errors import CorruptData, Unsupported
 from taskfs.model import ObjectVersion
+from taskfs.support.buffers import Buffer
 
 log = logging.getLogger(__name__)
 
@@ -43,25 +47,28 @@ MAX_WARNINGS: Final = 10  # lines in the log for the members that one archive le
 
 
 def build_index(
-    writer: SealedWriter, version: ObjectVersion, end: EndRecord, root: str
+    writer: SealedWriter,
+    pieces: Iterable[Buffer],
+    version: ObjectVersion,
+    end: EndRecord,
+    root: str,
 ) -> ArchiveIndex:
     """Return the index of the files beneath *root* (such as `artifacts/`), and write it.
 
-    *writer* has the central directory, the bytes [end.start, end.stop) of the object. Members whose
-    names cannot be shown are left out and logged; of two equal names, the last one wins.
+    *pieces* are the central directory, the bytes [end.start, end.stop) of the object. Each is
+    parsed before the next one is taken. Members whose names cannot be shown are left out and
+    logged; of two equal names, the last one wins.
 
     Raises:
         CorruptData: the directory is cut short or damaged.
         Unsupported: it has too many entries or directories.
     """
-    return _Builder(writer, version, end, root).run()
+    return _Builder(writer, version, end, root).run(pieces)
 
 
 def read_index(directory: bytes, end: EndRecord, root: str) -> ArchiveIndex:
     """Return the index of a central directory in memory; see `build_index`."""
-    writer = SealedWriter()
-    writer.write(directory)
-    return build_index(writer, ObjectVersion(end.stop, ""), end, root)
+    return build_index(SealedWriter(), [directory], ObjectVersion(end.stop, ""), end, root)
 
 
 class _Builder:
@@ -74,15 +81,10 @@ class _Builder:
         self._version = version
         self._end = end
         self._root = root
-        self._length = end.stop - end.start
-        self._directory = writer.view()
-        count = count_entries(self._directory, self._length)
-        if count > MAX_ENTRIES:
-            raise Unsupported(f"the archive has more than {MAX_ENTRIES} members")
-        self._is_from_windows = has_windows_separators(self._directory, self._length)
+        self._is_from_windows = False
         self._hash = NameHash.new()
-        self._folders = FolderBuilder(self._hash, count)
-        self._slots = new_slots(count)
+        self._folders = FolderBuilder(self._hash)
+        self._slots = new_slots(0)
         # The columns of the members, in the order of their entries.
         self._entry_at = array("I")
         self._number = array("I")
@@ -90,12 +92,14 @@ class _Builder:
         self._start = array("Q")
         self._time = array("q")
         self._line = array("I")  # the length of its line in the listing
+        self._hashed = array("I")
         self._is_gone = bytearray()
         self._left_out = 0
 
-    def run(self) -> ArchiveIndex:
+    def run(self, pieces: Iterable[Buffer]) -> ArchiveIndex:
         folders = self._folders
-        self._read_members()
+        self._read_members(self._store(pieces))
+        self._fill_slots()
         if all(self._is_gone) and folders.first_entry[0] < 0:
             self._log_nothing_shown()
         first_member = first_members(self._parent, self._is_gone, folders.parent)
@@ -105,86 +109,112 @@ class _Builder:
         self._compact()
         return self._write(children, child_at)
 
-    def _read_members(self) -> None:
+    def _store(self, pieces: Iterable[Buffer]) -> Iterator[Buffer]:
+        """Return the pieces, each of which is written before it is parsed.
+
+        If the first one does not tell whether backslashes separate components, all are written
+        first.
+        """
+        pieces = iter(pieces)
+        first = next(pieces, b"")
+        self._writer.write(first)
+        if excludes_windows([first]):
+            return chain((first,), map(self._write_piece, pieces))
+        for piece in pieces:
+            self._writer.write(piece)
+        self._is_from_windows = has_windows_separators(self._stored())
+        return self._stored()
+
+    def _write_piece(self, piece: Buffer) -> Buffer:
+        self._writer.write(piece)
+        return piece
+
+    def _stored(self) -> Iterator[bytes]:
+        """Yield the directory as it was written."""
+        length = self._writer.size
+        return (self._writer[at : min(at + STRIDE, length)] for at in range(0, length, STRIDE))
+
+    def _read_members(self, pieces: Iterable[Buffer]) -> None:
         """Collect the members and folders, and leave out what cannot be shown."""
-        folders = self._folders
-        parent_path, parent = "", 0
+        folders, parent_path, parent = self._folders, "", 0
         state = self._hash.of_folder(parent)
-        entries = read_entries(
-            *(self._directory, self._length, self._end, self._root),
-            is_from_windows=self._is_from_windows,
-        )
-        for at, member in entries:
-            path = member.path
-            is_large = member.size > MAX_SIZE or member.compressed_size > MAX_SIZE
-            if not path:
-                folders.add_entry(0, member.mtime_ns)
-                continue
-            if path.endswith("/"):
-                folder = None if is_large or path == "/" else folders.find(path[:-1])
-                if folder is None:
-                    self._leave_out(path)
-                else:
-                    folders.add_entry(folder, member.mtime_ns)
-                continue
+        add_entry_at, add_number = self._entry_at.append, self._number.append
+        add_parent, add_start = self._parent.append, self._start.append
+        add_time, add_line = self._time.append, self._line.append
+        add_hash, add_gone = self._hashed.append, self._is_gone.append
+        rows = read_rows(pieces, self._end.shift, self._root, is_from_windows=self._is_from_windows)
+        for number, at, path, size, compressed, start, mtime_ns, _ in rows:
+            if number >= MAX_ENTRIES:
+                raise Unsupported(f"the archive has more than {MAX_ENTRIES} members")
             folder_path, slash, name = path.rpartition("/")
-            found: int | None = parent
+            is_large = size > MAX_SIZE or compressed > MAX_SIZE
+            if not name:
+                self._add_folder(path, mtime_ns, number, is_large=is_large)
+                continue
             if folder_path != parent_path:
-                found = folders.find(folder_path)
-                if found is not None:
-                    parent_path, parent = folder_path, found
-                    state = self._hash.of_folder(parent)
+                found = folders.find(folder_path, number)
+                if found is None:
+                    self._leave_out(path)
+                    continue
+                parent_path, parent = folder_path, found
+                state = self._hash.of_folder(parent)
             is_absolute = slash and not folder_path
-            if found is None or is_absolute or not is_file_name(name):
+            if is_absolute or not is_file_name(name):
                 self._leave_out(path)
                 continue
+            if is_large:  # it replaces an earlier member of its name, and is then not shown
+                self._leave_out(path)
             hashing = state.copy()
             hashing.update(name.encode())
-            hashed = int.from_bytes(hashing.digest(), "little")
-            if is_large:
-                self._leave_out(path)
-                self._replace(hashed, parent, name, GONE)
-            else:
-                self._replace(hashed, parent, name, len(self._entry_at) + 1)
-                self._append(at, member, parent)
+            add_hash(int.from_bytes(hashing.digest(), "little"))
+            add_entry_at(at)
+            add_number(number)
+            add_parent(parent)
+            add_start(start)
+            add_time(mtime_ns)
+            add_line(line_length(path, size, compressed))
+            add_gone(is_large)
         if self._left_out > MAX_WARNINGS:
             log.warning("archive: %d members are left out for their names or sizes", self._left_out)
+
+    def _add_folder(self, path: str, mtime_ns: int, number: int, *, is_large: bool) -> None:
+        """Note the entry of a folder; *path* is empty for the root, or ends in a slash."""
+        found: int | None = 0
+        if path:
+            is_shown = not is_large and path != "/"
+            found = self._folders.find(path[:-1], number) if is_shown else None
+        if found is None:
+            self._leave_out(path)
+        else:
+            self._folders.add_entry(found, mtime_ns)
+
+    def _fill_slots(self) -> None:
+        """Make the hash table of the members; of two equal names the first one is gone."""
+        parents, name_of = self._parent, self._name
+        slots = self._slots = new_slots(len(parents))
+        mask = len(slots) - 1
+        for number, hashed in enumerate(self._hashed):
+            place = hashed & mask
+            while slot := slots[place]:
+                if slot >> 32 == hashed:
+                    other = (slot & GONE) - 1
+                    if parents[other] == parents[number] and self._name(other) == self._name(
+                        number
+                    ):
+                        self._is_gone[other] = 1
+                        break
+                place = place + 1 & mask
+            slots[place] = hashed << 32 | number + 1
+        self._hashed = array("I")
 
     def _leave_out(self, path: str) -> None:
         self._left_out += 1
         if self._left_out <= MAX_WARNINGS:
             log.warning("archive: a member is left out for its name or size: %.300r", path)
 
-    def _append(self, at: int, member: Member, parent: int) -> None:
-        self._entry_at.append(at)
-        self._number.append(member.number)
-        self._parent.append(parent)
-        self._start.append(member.header_offset)
-        self._time.append(member.mtime_ns)
-        self._line.append(line_length(member))
-        self._is_gone.append(0)
-
-    def _replace(self, hashed: int, parent: int, name: str, slot_id: int) -> None:
-        """Remove the member of this name, if there is one, and give its slot *slot_id*.
-
-        `GONE` for a name that is new changes nothing.
-        """
-        slots = self._slots
-        mask = len(slots) - 1
-        place = hashed & mask
-        while slot := slots[place]:
-            if slot >> 32 == hashed and slot & GONE != GONE:
-                number = (slot & GONE) - 1
-                if self._parent[number] == parent and self._name(number) == name:
-                    self._is_gone[number] = 1
-                    break
-            place = place + 1 & mask
-        if slot or slot_id != GONE:
-            slots[place] = hashed << 32 | slot_id
-
     def _name(self, number: int) -> str:
         member = parse_entry(
-            *(self._directory, self._entry_at[number], self._end.shift, self._root),
+            *(self._writer, self._entry_at[number], self._end.shift, self._root),
             self._number[number],
             is_from_windows=self._is_from_windows,
         )
@@ -194,7 +224,7 @@ class _Builder:
         """Log why an archive that has members shows none of them."""
         if self._left_out:
             log.warning("archive: every member beneath %s is left out", self._root)
-        elif (first := first_raw_name(self._directory, self._length)) is not None:
+        elif (first := first_name(self._stored())) is not None:
             log.warning(
                 "archive: no member lies beneath %s, the first is %.300r", self._root, first
             )
@@ -206,15 +236,14 @@ class _Builder:
             if first_member[folder] < 0 and folders.first_entry[folder] < 0:
                 continue
             parent, name = folders.parent[folder], folders.name(folder)
-            hashed = self._hash.of(parent, name)
-            for number in find_slots(self._slots, hashed):
-                if self._parent[number] == parent and self._name(number) == name.decode():
-                    self._replace(hashed, parent, name.decode(), GONE)
+            for number in find_slots(self._slots, self._hash.of(parent, name)):
+                is_same = self._parent[number] == parent and self._name(number) == name.decode()
+                if is_same and not self._is_gone[number]:
+                    self._is_gone[number] = 1
                     count += 1
                     # The folder takes the member's place in the listing.
                     if not 0 <= first_member[folder] <= number:
                         first_member[folder] = number
-                    break
         if count:
             log.warning("archive: %d files that are also directories are left out", count)
 
@@ -236,8 +265,10 @@ class _Builder:
             setattr(self, name, kept)
         slots = self._slots
         for place, slot in enumerate(slots):
-            if slot and slot & GONE != GONE:
-                slots[place] = slot & ~GONE | new[(slot & GONE) - 1] + 1
+            if slot:
+                number = (slot & GONE) - 1
+                renumbered = GONE if self._is_gone[number] else new[number] + 1
+                slots[place] = slot & ~GONE | renumbered
 
     def _write(self, children: "array[int]", child_at: "array[int]") -> ArchiveIndex:
         folders = self._folders
@@ -267,7 +298,7 @@ class _Builder:
             end=self._end,
             root=self._root,
             is_from_windows=self._is_from_windows,
-            are_starts_sorted=all(map(int.__le__, starts, starts[1:])),
+            are_starts_sorted=all(map(le, starts, islice(starts, 1, None))),
             salt=self._hash.salt.hex(),
             listing_bytes=listing_bytes,
             counts={name: len(tables[name]) for name in TABLES},

@@ -1,7 +1,7 @@
 """The layout of an index: the central directory, and tables of its members and folders.
 
 The tables are arrays of integers, in the order of `TABLES`. The index of an archive is one sealed
-file with this content, so a process maps it and reads no more of it than it needs.
+file with this content, of which a process reads no more than it needs.
 
 A member or folder has an id, its position in the tables. A hash table finds the id for a name in a
 folder. Its slots hold 32 bits of the name's hash and the id plus one, and 0 if they are free. A
@@ -11,17 +11,19 @@ name lies in the first of the slots after its hash that is not taken.
 import hashlib
 import mmap
 import os
+import struct
 import sys
-from collections.abc import Iterable
-from typing import Any, Final, Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, Literal, overload
 
 import msgspec
 
 from taskfs.archive.end_record import EndRecord
+from taskfs.cache.sealed_file import PAGE, PAGE_SHIFT, Content, SealedFile
 from taskfs.model import ObjectVersion
 
-KIND: Final = b"taskfs member index 2\n"
-_HEAD_LENGTH: Final = 4  # bytes of the head's length, which precede the seal
+KIND: Final = b"taskfs member index 3\n"
+_HEAD_LENGTH: Final = 4  # bytes of the head's length, at the end of the content
 
 SALT: Final = 16  # bytes of the key of the hash, so that no archive can choose colliding names
 FOLDER: Final = 1 << 31  # set in a child that is a folder
@@ -68,10 +70,12 @@ def encode_head(head: Head) -> bytes:
     return encoded + len(encoded).to_bytes(_HEAD_LENGTH, "little")
 
 
-def decode_head(content: "bytes | mmap.mmap") -> Head | None:
-    """Return the head of a sealed index, or None if another version of taskfs wrote it."""
-    stop = len(content) - len(KIND) - 4 - _HEAD_LENGTH
-    length = int.from_bytes(content[stop : stop + _HEAD_LENGTH], "little")
+def decode_head(content: Content) -> Head | None:
+    """Return the head of an index, or None if another version of taskfs wrote it."""
+    stop = len(content) - _HEAD_LENGTH
+    if stop < 0:
+        return None
+    length = int.from_bytes(content[stop : len(content)], "little")
     try:
         head = msgspec.json.decode(content[max(0, stop - length) : stop], type=Head)
     except msgspec.MsgspecError:
@@ -81,19 +85,53 @@ def decode_head(content: "bytes | mmap.mmap") -> Head | None:
     return head
 
 
-def map_tables(content: "bytes | mmap.mmap", head: Head) -> dict[str, Any]:
-    """Return the tables of an index by name, as views of its content."""
-    view = memoryview(content)
+_ITEM_BYTES: Final = {"B": 1, "I": 4, "Q": 8, "q": 8}
+
+
+class FileColumn(Sequence[int]):
+    """A table of integers in a sealed file, from the offset *start* on. Immutable."""
+
+    __slots__ = ("_bytes", "_code", "_count", "_file", "_start", "_unpack")
+
+    def __init__(self, file: SealedFile, start: int, count: int, code: Code) -> None:
+        self._file = file
+        self._start = start  # a multiple of the item's length, so that no item lies on two pages
+        self._count = count
+        self._code = code
+        self._bytes = _ITEM_BYTES[code]
+        self._unpack = struct.Struct(f"={code}").unpack_from
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, position: int) -> int: ...
+    @overload
+    def __getitem__(self, position: slice) -> "memoryview[int]": ...
+    def __getitem__(self, position: int | slice) -> "int | memoryview[int]":
+        if isinstance(position, slice):
+            start, stop, _ = position.indices(self._count)
+            first = self._start + start * self._bytes
+            content = self._file[first : first + max(0, stop - start) * self._bytes]
+            return memoryview(content).cast(self._code)
+        at = self._start + range(self._count)[position] * self._bytes
+        number: int = self._unpack(self._file.page(at >> PAGE_SHIFT), at & PAGE - 1)[0]
+        return number
+
+
+def open_tables(content: Content, head: Head) -> dict[str, Any]:
+    """Return the tables of an index by name, as sequences whose slices are memory views."""
     at = _aligned(head.end.stop - head.end.start)
     tables: dict[str, Any] = {}
     for name, code in TABLES.items():
-        stop = at + head.counts[name] * _ITEM_BYTES[code]
-        tables[name] = view[at:stop].cast(code)
+        count = head.counts[name]
+        stop = at + count * _ITEM_BYTES[code]
+        if isinstance(content, bytes):
+            tables[name] = memoryview(content)[at:stop].cast(code)
+        else:
+            tables[name] = FileColumn(content, at, count, code)
         at = _aligned(stop)
     return tables
-
-
-_ITEM_BYTES: Final = {"B": 1, "I": 4, "Q": 8, "q": 8}
 
 
 def _aligned(size: int) -> int:

@@ -25,12 +25,11 @@ def render_line(member: Member) -> bytes:
     return line.encode("utf-8", "surrogateescape")
 
 
-def line_length(member: Member) -> int:
+def line_length(path: str, size: int, compressed_size: int) -> int:
     """Return the length of `render_line` in bytes, at a fraction of its cost."""
-    path = member.path
     if not (path.isascii() and path.isprintable()):
-        return len(render_line(member))
-    return 5 + _width(member.size) + _width(member.compressed_size) + len(path)
+        path = escape_controls(path).encode("utf-8", "surrogateescape").decode("latin-1")
+    return 5 + _width(size) + _width(compressed_size) + len(path)
 
 
 @lru_cache(maxsize=4096)

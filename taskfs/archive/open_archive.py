@@ -1,10 +1,13 @@
 """`open_archive`: fetches the central directory of an archive, or reads it from the disk cache."""
 
 import contextlib
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from functools import partial
 from typing import Final, NamedTuple
 
 from taskfs.archive.archive import Archive
-from taskfs.archive.end_record import MIN_TAIL, find_end
+from taskfs.archive.end_record import MIN_TAIL, EndRecord, find_end
 from taskfs.archive.index import ArchiveIndex, open_index
 from taskfs.archive.index_builder import build_index
 from taskfs.archive.index_layout import KIND
@@ -14,6 +17,7 @@ from taskfs.cache.disk_cache import INDEX, DiskCache, cache_key
 from taskfs.cache.sealed_file import SealedWriter
 from taskfs.errors import CorruptData, TaskFSError, Unsupported
 from taskfs.model import Fetched, ObjectVersion, RemoteObject
+from taskfs.support.buffers import Buffer
 
 # Bytes of the directory per member, a low estimate: a second request costs less than fetching
 # members in vain.
@@ -69,20 +73,21 @@ def open_archive(
         return _build(loaded, remote, root, resources, name, key)
     with disk.lock_index(key) if disk is not None and key else contextlib.nullcontext():
         # Another process may have written it while this one waited for the lock.
-        loaded = _load_from_disk(disk, key, root) or _fetch(
-            remote, root, disk, key, expected_members
-        )
+        loaded = _load_from_disk(disk, key, root)
+        if loaded is None:
+            loaded = _fetch(remote, root, resources, key, expected_members)
     return _build(loaded, remote, root, resources, name, key)
 
 
 def _fetch(
     remote: RemoteObject,
     root: str,
-    disk: DiskCache | None,
+    resources: ArchiveResources,
     key: str,
     expected_members: int | None,
 ) -> _Loaded:
     """Fetch the directory, and store its index."""
+    disk = resources.disk
     tail = remote.fetch_tail(tail_length(expected_members))
     version = tail.version
     try:
@@ -95,13 +100,8 @@ def _fetch(
     else:
         writer = SealedWriter()
     try:
-        for start in range(end.start, min(end.stop, tail.start), PIECE):
-            stop = min(start + PIECE, end.stop, tail.start)
-            writer.write(remote.fetch_range(start, stop, version))
-        if end.stop > tail.start:
-            part = slice(max(0, end.start - tail.start), end.stop - tail.start)
-            writer.write(memoryview(tail.body)[part])
-        index = build_index(writer, version, end, root)
+        pieces = _directory_pieces(remote, end, tail, resources.pool)
+        index = build_index(writer, pieces, version, end, root)
     except (CorruptData, Unsupported) as exc:
         return _Loaded(version, end.start, exc, tail)
     else:
@@ -110,6 +110,25 @@ def _fetch(
         return _Loaded(version, end.start, index, tail)
     finally:
         writer.discard()
+
+
+def _directory_pieces(
+    remote: RemoteObject, end: EndRecord, tail: Fetched, pool: Executor
+) -> Iterator[Buffer]:
+    """Yield the directory in pieces. While one is parsed, the next one is fetched."""
+    stop = min(end.stop, tail.start)
+    fetch = partial(remote.fetch_range, version=tail.version)
+    starts = range(end.start, stop, PIECE)
+    pending = [pool.submit(fetch, at, min(at + PIECE, stop)) for at in starts[:1]]
+    for at in starts:
+        piece = pending.pop().result()
+        if at + PIECE < stop:
+            pending.append(pool.submit(fetch, at + PIECE, min(at + 2 * PIECE, stop)))
+        yield piece
+        del piece
+    if end.stop > tail.start:
+        part = slice(max(0, end.start - tail.start), end.stop - tail.start)
+        yield memoryview(tail.body)[part]
 
 
 def _build(

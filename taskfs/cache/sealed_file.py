@@ -1,60 +1,129 @@
-"""Sealed files: large content that is written once, checked when it is opened, and mapped.
+"""Sealed files: large content that is written once, and checked whenever a part of it is read.
 
-A sealed file ends with a seal: its kind and the CRC-32 of its name and content. A file that is cut
-short, damaged, of another kind or under another's name is a miss. Content up to `IN_MEMORY` bytes
-is kept in memory, because each mapped file takes a file descriptor.
+The content is followed by the CRC-32 of each of its pages, the kind of the file, and a seal: the
+content's length and the CRC-32 of the file's name and of the page sums. A file that is cut short,
+of another kind or under another's name is a miss. Content up to `IN_MEMORY` bytes is read and
+checked at once. Longer content is read page by page with pread(2), and not mapped: a program that
+cuts a mapped file would end this process with SIGBUS.
 """
 
 import contextlib
-import mmap
 import os
+import struct
 import tempfile
 import threading
+import weakref
+from array import array
 from pathlib import Path
 from typing import Final
 
 from taskfs.cache.eviction import open_private
+from taskfs.errors import CacheChanged
 from taskfs.support.buffers import Buffer
 from taskfs.support.checksum import crc32
 
-# The content of a sealed file. A slice of either is `bytes`.
-Content = bytes | mmap.mmap
-
-# Bytes of content that are kept in memory; longer content is mapped.
+# Bytes of content that are kept in memory; longer content takes a file descriptor.
 IN_MEMORY: Final = 1 << 20
-# A file that is mapped is not writable. An older taskfs, which empties files to evict them, then
-# cannot take the pages from a process that has the file mapped.
-_MODE: Final = 0o400
-_SUM_BYTES: Final = 4
+PAGE_SHIFT: Final = 14
+PAGE: Final = 1 << PAGE_SHIFT  # bytes that are read and checked together
+# Pages that one file keeps in memory: as many bytes as those of a short file.
+_KEPT_PAGES: Final = IN_MEMORY // PAGE
+_SEAL: Final = struct.Struct("<QI")
+
+
+class SealedFile:
+    """The content of a long sealed file. Safe for concurrent use.
+
+    Reads raise `CacheChanged` once the file was cut or overwritten, and set *is_lost*.
+    """
+
+    def __init__(self, descriptor: int, size: int, sums: "array[int]") -> None:
+        """Take over *descriptor*."""
+        self.is_lost = False
+        self._descriptor = descriptor
+        weakref.finalize(self, os.close, descriptor)
+        self._size = size
+        self._sums = sums
+        self._pages: dict[int, bytes] = {}
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, part: slice) -> bytes:
+        start, stop, _ = part.indices(self._size)
+        if start >= stop:
+            return b""
+        first, last = start >> PAGE_SHIFT, stop - 1 >> PAGE_SHIFT
+        begin = first << PAGE_SHIFT
+        if first == last:
+            return self.page(first)[start - begin : stop - begin]
+        return self._read(first, last + 1)[start - begin : stop - begin]
+
+    def page(self, number: int) -> bytes:
+        """Return the page [number * PAGE, ...); the last one may be short."""
+        page = self._pages.get(number)
+        if page is None:
+            page = self._read(number, number + 1)
+            if len(self._pages) >= _KEPT_PAGES:
+                self._pages.clear()
+            self._pages[number] = page
+        return page
+
+    def _read(self, first: int, stop: int) -> bytes:
+        """Return the pages [first, stop)."""
+        begin = first << PAGE_SHIFT
+        length = min(stop << PAGE_SHIFT, self._size) - begin
+        content = os.pread(self._descriptor, length, begin)
+        if len(content) != length or page_sums(content) != self._sums[first:stop]:
+            self.is_lost = True
+            raise CacheChanged("an index in the disk cache was changed while it was in use")
+        return content
+
+
+# The content of a sealed file. A slice of either is `bytes`.
+Content = bytes | SealedFile
+
+
+def page_sums(content: Buffer) -> "array[int]":
+    """Return the CRC-32 of each page of *content*."""
+    with memoryview(content) as view:
+        pages = range(0, len(view), PAGE)
+        return array("I", [crc32(view[at : at + PAGE]) for at in pages])
 
 
 def read_sealed(path: Path, kind: bytes) -> Content | None:
-    """Return the content with its seal, or None if the file is missing or damaged; mark its use."""
+    """Return the content, or None if the file is missing or damaged; mark its use."""
     try:
         with open(path, "rb", buffering=0, opener=open_private) as file:
-            size = os.fstat(file.fileno()).st_size
-            content = _read_or_map(file.fileno(), size)
-            os.utime(file.fileno())
-    except (OSError, ValueError):  # ValueError: an empty file cannot be mapped
+            content = _open_content(file.fileno(), path.name, kind)
+            if content is not None:
+                os.utime(file.fileno())
+            return content
+    except OSError:
         return None
-    stop = size - len(kind) - _SUM_BYTES
-    if len(content) != size or stop < 0 or content[stop:] != _seal(content, stop, path.name, kind):
+
+
+def _open_content(descriptor: int, name: str, kind: bytes) -> Content | None:
+    whole = os.fstat(descriptor).st_size
+    end = os.pread(descriptor, len(kind) + _SEAL.size, max(0, whole - len(kind) - _SEAL.size))
+    if len(end) != len(kind) + _SEAL.size or not end.startswith(kind):
         return None
-    if isinstance(content, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        content.madvise(mmap.MADV_DONTNEED)  # the check touched every page
-    return content
+    size, _ = _SEAL.unpack_from(end, len(kind))
+    pages = -(-size // PAGE)
+    sums = array("I")
+    if whole != size + pages * sums.itemsize + len(end):
+        return None
+    sums.frombytes(os.pread(descriptor, pages * sums.itemsize, size))
+    if end != _seal(kind, name, size, sums):
+        return None
+    if size > IN_MEMORY:
+        return SealedFile(os.dup(descriptor), size, sums)
+    content = os.pread(descriptor, size, 0)
+    return content if page_sums(content) == sums else None
 
 
-def _read_or_map(descriptor: int, size: int) -> Content:
-    if size <= IN_MEMORY:
-        return os.pread(descriptor, size, 0)
-    return mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
-
-
-def _seal(content: Content, stop: int, name: str, kind: bytes) -> bytes:
-    with memoryview(content) as view, view[:stop] as body:
-        checksum = crc32(body, crc32(name.encode()))
-    return kind + checksum.to_bytes(_SUM_BYTES, "little")
+def _seal(kind: bytes, name: str, size: int, sums: "array[int]") -> bytes:
+    return kind + _SEAL.pack(size, crc32(sums.tobytes(), crc32(name.encode())))
 
 
 class SealedWriter:
@@ -71,7 +140,7 @@ class SealedWriter:
         self._descriptor = -1
         self._can_spill = True
         self._temporary: Path | None = None
-        self._checksum = crc32(name.encode())
+        self._sums = array("I")  # of the whole pages, and of the last one as far as it is written
         self.size = 0
 
     @property
@@ -81,8 +150,15 @@ class SealedWriter:
 
     def write(self, piece: Buffer) -> None:
         """Append *piece*."""
-        self._checksum = crc32(piece, self._checksum)
+        self._add_sums(piece)
         self._append(piece)
+
+    def _add_sums(self, piece: Buffer) -> None:
+        with memoryview(piece) as view:
+            rest = min(-self.size % PAGE, len(view))  # they belong to the last page
+            if rest:
+                self._sums[-1] = crc32(view[:rest], self._sums[-1])
+            self._sums.extend(page_sums(view[rest:]))
 
     def align(self) -> None:
         """Append zeros up to a multiple of 8 bytes."""
@@ -124,16 +200,20 @@ class SealedWriter:
             self._memory = bytearray(os.pread(self._descriptor, written, 0))
         self.discard()
 
-    def view(self) -> Content:
-        """Return what was written so far. The file must grow only, until it is replaced."""
-        if self._descriptor >= 0:
-            return mmap.mmap(self._descriptor, self.size, access=mmap.ACCESS_READ)
-        return bytes(self._memory)
+    def __getitem__(self, part: slice) -> bytes:
+        """Return a part of what was written so far."""
+        if self._descriptor < 0:
+            return bytes(self._memory[part])
+        start, stop, _ = part.indices(self.size)
+        return os.pread(self._descriptor, stop - start, start)
 
     def seal(self, kind: bytes) -> Content:
-        """Append the seal, and return the whole content."""
-        self._append(kind + self._checksum.to_bytes(_SUM_BYTES, "little"))
-        return self.view()
+        """Append the sums and the seal, and return the content."""
+        size = self.size
+        self._append(self._sums.tobytes() + _seal(kind, self._name, size, self._sums))
+        if self._descriptor >= 0 and size > IN_MEMORY:
+            return SealedFile(os.dup(self._descriptor), size, self._sums)
+        return self[:size]
 
     def publish(self) -> None:
         """Give the file its name, in place of an earlier file.
@@ -149,8 +229,6 @@ class SealedWriter:
             self._descriptor = self._create()
             _write_all(self._descriptor, self._memory)
         if self._temporary is not None:
-            if self.size > IN_MEMORY:
-                os.fchmod(self._descriptor, _MODE)
             os.replace(self._temporary, self._directory / self._name)
             self._temporary = None
         self.discard()

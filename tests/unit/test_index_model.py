@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taskfs.archive import index_builder
-from taskfs.archive.central_directory import read_entries
+from taskfs.archive.central_directory import parse_entry
+from taskfs.archive.directory_parser import read_rows
 from taskfs.archive.end_record import EndRecord, find_end
 from taskfs.archive.index import ArchiveIndex, Folder
 from taskfs.archive.index_builder import read_index
@@ -54,7 +55,13 @@ class ModelFolder:
 def model_of(directory: bytes, end: EndRecord) -> tuple[list[Member], ModelFolder]:
     members: dict[str, Member] = {}
     times: dict[str, int] = {}
-    for _, member in read_entries(directory, len(directory), end, ROOT, is_from_windows=False):
+    for row in read_rows([directory], end.shift, ROOT, is_from_windows=False):
+        number, at, *_ = row
+        member = parse_entry(directory, at, end.shift, ROOT, number, is_from_windows=False)
+        assert row[2:] == (
+            *(member.path, member.size, member.compressed_size, member.header_offset),
+            *(member.mtime_ns, member.is_executable),
+        )
         path = member.path
         names = path.removesuffix("/").split("/")
         is_valid = all(n not in ("", ".", "..") and len(n.encode()) <= 255 for n in names)
