@@ -85,7 +85,7 @@ class CorruptData(TaskFSError):
 
 
 class CacheChanged(CorruptData):
-    """A file of the disk cache was damaged while it was in use; its content must be fetched again."""
+    """A file of the disk cache was damaged while in use; its content must be fetched again."""
 
 
 class Unsupported(TaskFSError):

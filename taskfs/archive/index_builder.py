@@ -190,7 +190,7 @@ class _Builder:
 
     def _fill_slots(self) -> None:
         """Make the hash table of the members; of two equal names the first one is gone."""
-        parents, name_of = self._parent, self._name
+        parents = self._parent
         slots = self._slots = new_slots(len(parents))
         mask = len(slots) - 1
         for number, hashed in enumerate(self._hashed):
@@ -198,9 +198,7 @@ class _Builder:
             while slot := slots[place]:
                 if slot >> 32 == hashed:
                     other = (slot & GONE) - 1
-                    if parents[other] == parents[number] and self._name(other) == self._name(
-                        number
-                    ):
+                    if parents[other] == parents[number] and self._have_one_name(other, number):
                         self._is_gone[other] = 1
                         break
                 place = place + 1 & mask
@@ -211,6 +209,9 @@ class _Builder:
         self._left_out += 1
         if self._left_out <= MAX_WARNINGS:
             log.warning("archive: a member is left out for its name or size: %.300r", path)
+
+    def _have_one_name(self, first: int, second: int) -> bool:
+        return self._name(first) == self._name(second)
 
     def _name(self, number: int) -> str:
         member = parse_entry(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from taskfs.cache import blob_file, pins, sealed_file
-from taskfs.cache.eviction import FULL, MAPPED, RANGE_LOCKS, DiskSpace
+from taskfs.cache.eviction import FULL, INDEXES, RANGE_LOCKS, DiskSpace
 from taskfs.cache.memory_cache import BLOCK
 from taskfs.cache.range_locks import lock_range
 from taskfs.cache.sealed_file import Content, SealedWriter
@@ -33,7 +33,7 @@ TOUCH_S: Final = 60.0
 # Seconds without writes after one failed: a full or read-only disk is not tried for each block.
 PAUSE_S: Final = 60.0
 # The kind of the indexes, which is the name of their directory.
-INDEX: Final = MAPPED
+INDEX: Final = INDEXES
 
 
 def cache_key(*parts: object) -> str:

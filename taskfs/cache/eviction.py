@@ -30,8 +30,8 @@ FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 # Two files in the cache directory that are never evicted.
 EVICTION_LOCK: Final = "lock"
 RANGE_LOCKS: Final = "claims"  # caches of earlier versions use this name, too
-# The directory of the indexes, which processes map. They are evicted like blocks.
-MAPPED: Final = "index"
+# The directory of the indexes. They are evicted like blocks.
+INDEXES: Final = "index"
 
 
 def shortage(directory: Path, count: int) -> int:
@@ -100,9 +100,9 @@ def is_kept(path: Path) -> bool:
 def remove_file(path: Path) -> None:
     """Remove a file with data of archives, which processes may have open."""
     with contextlib.suppress(OSError):
-        # Truncate first: another mount may have the file open, which keeps its space. A process
-        # that has a file mapped would die of this.
-        if path.parent.name != MAPPED:
+        # Truncate first: another mount may have the file open, which keeps its space. An index that
+        # is in use would have to be fetched again.
+        if path.parent.name != INDEXES:
             os.close(open_private(str(path), os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC))
     with contextlib.suppress(OSError):
         path.unlink()
