@@ -36,7 +36,7 @@ from taskfs.tasks.task_filter import PendingPages
 from taskfs.tasks.task_groups import TaskGroups
 from taskfs.tasks.task_walk import TaskWalk
 from taskfs.tree.context import TreeContext
-from taskfs.tree.handles import HandleTable
+from taskfs.tree.handle_table import HandleTable
 from taskfs.tree.held_texts import HeldTexts
 from taskfs.tree.live_handle import OpenLiveFiles
 from taskfs.tree.page_cache import PageCache

@@ -27,7 +27,7 @@ from taskfs.demo.endpoint import (
 )
 from taskfs.demo.sources import ByteSource, BytesSource
 
-_POLL_SECONDS: Final = 0.01
+_POLL_S: Final = 0.01
 
 
 @dataclass(eq=False)
@@ -122,7 +122,7 @@ class Faults:
         released = self._released
         until = time.monotonic() + seconds if seconds is not None else float("inf")
         while not released.is_set() and time.monotonic() < until:
-            await asyncio.sleep(_POLL_SECONDS)
+            await asyncio.sleep(_POLL_S)
 
 
 class FakeCloud(EmbeddedCloud):
@@ -464,7 +464,7 @@ KINDS: Final[dict[str, Callable[..., Awaitable[CloudAnswer]]]] = {
 async def _cut(request: web.Request) -> None:
     """Reset the connection (RST); does not return."""
     if request.transport is not None:
-        await asyncio.sleep(_POLL_SECONDS)  # until the kernel has delivered the sent bytes
+        await asyncio.sleep(_POLL_S)  # until the kernel has delivered the sent bytes
         reset(request.transport)
     await asyncio.Event().wait()  # the server cancels the handler of a lost connection
 

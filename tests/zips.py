@@ -29,7 +29,7 @@ UINT32_MAX: Final = 0xFFFFFFFF
 # 2024-02-29 12:34:56 in DOS format and in seconds since 1970.
 DOS_DATE: Final = (2024 - 1980) << 9 | 2 << 5 | 29
 DOS_TIME: Final = 12 << 11 | 34 << 5 | 56 // 2
-DOS_SECONDS: Final = 1_709_210_096
+DOS_MTIME_S: Final = 1_709_210_096
 
 
 def cheap_bytes(size: int, seed: int = 1) -> bytes:

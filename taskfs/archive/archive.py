@@ -20,9 +20,10 @@ from taskfs.archive.member_reader import (
 )
 from taskfs.archive.prefetch import Prefetcher
 from taskfs.archive.resources import ArchiveResources
+from taskfs.cache.block import BLOCK
 from taskfs.cache.block_reader import BlockReader
 from taskfs.cache.disk_cache import INDEX
-from taskfs.cache.memory_cache import BLOCK, next_owner
+from taskfs.cache.memory_cache import next_owner
 from taskfs.cache.readahead import ReadAheadReader
 from taskfs.errors import TaskFSError, Unsupported
 from taskfs.support.buffers import Buffer

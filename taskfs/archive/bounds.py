@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from taskfs.cache.memory_cache import BLOCK
+from taskfs.cache.block import BLOCK
 
 # --- One member, in decoded bytes. A span is the unit of decoding.
 SPAN: Final = 128 << 10

@@ -9,8 +9,8 @@ from taskfs.archive.decoders import DECODERS, LZMA
 from taskfs.archive.member import Member
 from taskfs.archive.resources import ArchiveResources
 from taskfs.archive.seekable_decoder import SeekableDecoder
+from taskfs.cache.block import BLOCK
 from taskfs.cache.block_reader import BlockReader
-from taskfs.cache.memory_cache import BLOCK
 from taskfs.cache.readahead import ReadAheadBudget, ReadAheadReader
 from taskfs.support.buffers import Buffer
 

@@ -5,8 +5,8 @@ from typing import Final
 
 from taskfs.archive.member import Member
 from taskfs.archive.member_names import is_same_name
+from taskfs.cache.block import BLOCK
 from taskfs.cache.block_reader import BlockReader
-from taskfs.cache.memory_cache import BLOCK
 from taskfs.errors import CorruptData
 
 LOCAL: Final = struct.Struct("<4s5H3L2H")

@@ -13,8 +13,9 @@ from taskfs.archive.member import Member
 from taskfs.archive.prefetch import Prefetcher
 from taskfs.archive.read_pattern import is_bulk_read
 from taskfs.archive.seekable_decoder import SeekableDecoder
+from taskfs.cache.block import BLOCK
 from taskfs.cache.block_reader import BlockReader
-from taskfs.cache.memory_cache import BLOCK, Extent, ExtentCache
+from taskfs.cache.memory_cache import Extent, ExtentCache
 from taskfs.cache.readahead import ReadAheadBudget, ReadAheadReader
 from taskfs.errors import CorruptData
 from taskfs.support.buffers import Buffer

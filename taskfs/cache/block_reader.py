@@ -12,7 +12,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Final
 
-from taskfs.cache.memory_cache import BLOCK, Extent, ExtentCache, next_owner
+from taskfs.cache.block import BLOCK
+from taskfs.cache.memory_cache import Extent, ExtentCache, next_owner
 from taskfs.cache.persistent_blocks import PersistentBlocks, fetch_missing
 from taskfs.model import ObjectVersion, RemoteObject
 from taskfs.support.buffers import Buffer

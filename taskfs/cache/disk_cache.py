@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Final
 
 from taskfs.cache import blob_file, pins, sealed_file
+from taskfs.cache.block import BLOCK
 from taskfs.cache.eviction import FULL, INDEXES, RANGE_LOCKS, DiskSpace
-from taskfs.cache.memory_cache import BLOCK
 from taskfs.cache.range_locks import lock_range
 from taskfs.cache.sealed_file import Content, SealedWriter
 from taskfs.cache.segment_file import SEGMENT_BLOCKS, Segment

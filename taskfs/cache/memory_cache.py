@@ -3,11 +3,10 @@
 import itertools
 import threading
 from collections import OrderedDict
-from typing import Final
 
+from taskfs.cache.block import BLOCK
 from taskfs.support.buffers import Buffer
 
-BLOCK: Final = 64 << 10
 _owners = itertools.count()
 
 

@@ -9,8 +9,8 @@ import threading
 import time
 from typing import Final
 
+from taskfs.cache.block import BLOCK
 from taskfs.cache.block_reader import MAX_RUN, BlockReader
-from taskfs.cache.memory_cache import BLOCK
 from taskfs.support.buffers import Buffer
 
 # Bytes of all windows together: less than half of the block cache, which also holds what was read.

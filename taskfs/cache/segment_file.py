@@ -14,7 +14,7 @@ import zlib
 from pathlib import Path
 from typing import Final
 
-from taskfs.cache.memory_cache import BLOCK
+from taskfs.cache.block import BLOCK
 from taskfs.support.buffers import LARGE, address_of, has_address
 from taskfs.support.checksum import crc32
 from taskfs.support.fallback import log_fallback

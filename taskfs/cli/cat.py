@@ -6,8 +6,8 @@ import click
 
 from taskfs.cli.options import Settings, config_options
 from taskfs.cli.task_ids import TaskPath
-from taskfs.cli.tree_paths import TreeReader
-from taskfs.cli.tree_reader import for_each, open_file, open_tree, path_argument
+from taskfs.cli.tree_command import for_each, open_file, open_tree, path_argument
+from taskfs.cli.tree_paths import TreeFinder
 
 
 @click.command("cat", short_help="Print files, without a mount.")
@@ -23,7 +23,7 @@ def command(settings: Settings, paths: tuple[TaskPath, ...]) -> int:
         return for_each(paths, lambda path: _print(tree, path))
 
 
-def _print(tree: TreeReader, path: TaskPath) -> None:
+def _print(tree: TreeFinder, path: TaskPath) -> None:
     from taskfs.support.chunks import read_chunks
 
     for found in tree.find(path):

@@ -13,8 +13,8 @@ from taskfs.cli.options import Settings, config_options, parsed_by
 from taskfs.cli.progress import progress_bar
 from taskfs.cli.signals import exit_on_signals
 from taskfs.cli.task_ids import TaskPath
-from taskfs.cli.tree_paths import Found, TreeReader, children, is_directory
-from taskfs.cli.tree_reader import for_each, open_file, open_tree, path_argument
+from taskfs.cli.tree_command import for_each, open_file, open_tree, path_argument
+from taskfs.cli.tree_paths import Found, TreeFinder, children, is_directory
 from taskfs.errors import ConfigError, IsADirectory
 from taskfs.support.parsing import parse_path
 
@@ -53,7 +53,7 @@ class _Copier:
     """Copies files and directories to one destination."""
 
     def __init__(
-        self, tree: TreeReader, destination: Path, recursive: bool, *, is_single: bool
+        self, tree: TreeFinder, destination: Path, recursive: bool, *, is_single: bool
     ) -> None:
         from taskfs.download.run import DownloadRun
 

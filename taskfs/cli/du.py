@@ -4,8 +4,8 @@ import click
 
 from taskfs.cli.options import Settings, config_options
 from taskfs.cli.task_ids import TaskPath
-from taskfs.cli.tree_paths import Found, TreeReader, children, is_directory
-from taskfs.cli.tree_reader import for_each, open_tree, path_argument
+from taskfs.cli.tree_command import for_each, open_tree, path_argument
+from taskfs.cli.tree_paths import Found, TreeFinder, children, is_directory
 from taskfs.support.formatting import escape_controls, format_size
 
 
@@ -23,7 +23,7 @@ def command(
     See `taskfs ls --help` for the forms of ID/PATH.
     """
 
-    def show(tree: TreeReader, path: TaskPath) -> None:
+    def show(tree: TreeFinder, path: TaskPath) -> None:
         for found in tree.find(path):
             lines: list[str] = []
             total = _measure(found, lines if not summarize else None, in_bytes)

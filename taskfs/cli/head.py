@@ -7,8 +7,8 @@ import click
 
 from taskfs.cli.options import Settings, config_options
 from taskfs.cli.task_ids import TaskPath
-from taskfs.cli.tree_paths import Found, TreeReader
-from taskfs.cli.tree_reader import for_each, open_file, open_tree, path_argument
+from taskfs.cli.tree_command import for_each, open_file, open_tree, path_argument
+from taskfs.cli.tree_paths import Found, TreeFinder
 
 if TYPE_CHECKING:
     from taskfs.tree.handles import Handle
@@ -58,7 +58,7 @@ class Headings:
         self._is_first = False
 
 
-def _print_all(tree: TreeReader, path: TaskPath, count: int, headings: Headings) -> None:
+def _print_all(tree: TreeFinder, path: TaskPath, count: int, headings: Headings) -> None:
     files = tree.find(path)
     for found in files:
         with open_file(found) as handle:

@@ -8,8 +8,8 @@ import click
 from taskfs.cli.options import Settings, config_options
 from taskfs.cli.output import align, is_terminal
 from taskfs.cli.task_ids import TaskPath
-from taskfs.cli.tree_paths import Found, TreeReader, children, is_directory
-from taskfs.cli.tree_reader import for_each, open_tree, path_argument
+from taskfs.cli.tree_command import for_each, open_tree, path_argument
+from taskfs.cli.tree_paths import Found, TreeFinder, children, is_directory
 from taskfs.support.formatting import escape_controls, format_local_time
 
 
@@ -40,7 +40,7 @@ def command(settings: Settings, paths: tuple[TaskPath, ...], long: bool, recursi
 class _Lister:
     """Prints directories and files in one format."""
 
-    def __init__(self, tree: TreeReader, long: bool, recursive: bool, *, show_paths: bool) -> None:
+    def __init__(self, tree: TreeFinder, long: bool, recursive: bool, *, show_paths: bool) -> None:
         self._long = long
         self._recursive = recursive
         self._show_paths = show_paths

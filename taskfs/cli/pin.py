@@ -9,8 +9,8 @@ import click
 from taskfs.cli.options import Settings, config_options
 from taskfs.cli.progress import progress_bar
 from taskfs.cli.task_ids import TaskPath
-from taskfs.cli.tree_paths import Found, TreeReader, join
-from taskfs.cli.tree_reader import for_each, open_tree, path_argument
+from taskfs.cli.tree_command import for_each, open_tree, path_argument
+from taskfs.cli.tree_paths import Found, TreeFinder, join
 from taskfs.errors import ConfigError, NotFound, Unavailable
 from taskfs.support.formatting import format_size
 
@@ -45,7 +45,7 @@ def command(settings: Settings, paths: tuple[TaskPath, ...]) -> int:
         return for_each(paths, lambda path: _pin_all(tree, path, max_bytes))
 
 
-def _pin_all(tree: TreeReader, path: TaskPath, max_bytes: int) -> None:
+def _pin_all(tree: TreeFinder, path: TaskPath, max_bytes: int) -> None:
     for found in tree.find(path):
         _pin(found, list(_archive_ranges(tree, found)), max_bytes)
 
@@ -102,10 +102,11 @@ def _await_on_disk(name: str, ranges: "list[ArchiveRange]", files: "list[Path]")
         raise Unavailable(f"the index of {name} is not in the cache: pin it again")
 
 
-def _archive_ranges(tree: TreeReader, found: Found) -> "Iterator[ArchiveRange]":
+def _archive_ranges(tree: TreeFinder, found: Found) -> "Iterator[ArchiveRange]":
     """Yield where the files beneath *found* lie; a task and its `outputs` are whole archives."""
-    from taskfs.tree.archive_nodes import MemberNode, RawArchiveNode
+    from taskfs.tree.archive_nodes import MemberNode
     from taskfs.tree.nodes import Directory
+    from taskfs.tree.raw_archive_node import RawArchiveNode
 
     task_id, _, path = found.path.partition("/")
     archives = {"": ("output.zip", "input.zip"), "outputs": ("output.zip",)}

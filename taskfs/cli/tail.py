@@ -10,8 +10,8 @@ from taskfs.cli.head import CHUNK_BYTES, Headings, line_count_option
 from taskfs.cli.options import Settings, config_options
 from taskfs.cli.output import print_error
 from taskfs.cli.task_ids import TaskPath
-from taskfs.cli.tree_paths import Found, TreeReader, is_live_file
-from taskfs.cli.tree_reader import for_each, open_file, open_tree, path_argument
+from taskfs.cli.tree_command import for_each, open_file, open_tree, path_argument
+from taskfs.cli.tree_paths import Found, TreeFinder, is_live_file
 from taskfs.errors import NotFound, Unavailable
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def command(settings: Settings, paths: tuple[TaskPath, ...], count: int, follow:
         return for_each(paths, lambda path: _print_all(tree, path, count, headings))
 
 
-def _print_all(tree: TreeReader, path: TaskPath, count: int, headings: Headings) -> None:
+def _print_all(tree: TreeFinder, path: TaskPath, count: int, headings: Headings) -> None:
     files = tree.find(path)
     for found in files:
         with open_file(found) as handle:
@@ -95,7 +95,7 @@ def _print_from(handle: "Handle", offset: int) -> int:
 class _Follower:
     """Prints what is appended to one file, which need not exist yet."""
 
-    def __init__(self, tree: TreeReader, path: TaskPath, count: int) -> None:
+    def __init__(self, tree: TreeFinder, path: TaskPath, count: int) -> None:
         self._tree = tree
         self._id = tree.task_id(path.task)
         self._path = TaskPath(self._id, path.path)

@@ -17,7 +17,7 @@ from taskfs.support.formatting import (
     format_size,
 )
 
-_SECONDS: Final = (
+_DURATIONS: Final = (
     ("total_seconds", "Total"),
     ("input_upload_seconds", "Input upload"),
     ("queue_time_seconds", "Time in queue"),
@@ -43,7 +43,7 @@ def report_lines(record: Mapping[str, Any], now_ns: int) -> Iterator[str]:
     yield from _pairs(_heading(record, task, now_ns))
     for title, lines in (
         ("Timeline", list(_timeline(record, task, now_ns))),
-        ("Times", list(_pairs(_metrics(record, _SECONDS, lambda value: f"{value:.2f} s")))),
+        ("Times", list(_pairs(_metrics(record, _DURATIONS, lambda value: f"{value:.2f} s")))),
         ("Amounts", list(_pairs(_amounts(record)))),
         ("Cost", list(_pairs(_costs(record)))),
         ("Metadata", list(_pairs((task.metadata or {}).items()))),

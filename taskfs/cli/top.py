@@ -5,7 +5,7 @@ import click
 from taskfs.cli import completers
 from taskfs.cli.options import Settings, config_options, parsed_by
 from taskfs.cli.task_ids import parse_task_id
-from taskfs.cli.tree_reader import open_tree
+from taskfs.cli.tree_command import open_tree
 
 
 @click.command("top", short_help="Show the processes on a running task's machine.")

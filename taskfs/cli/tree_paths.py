@@ -35,7 +35,7 @@ class Found(NamedTuple):
     node: "Node"
 
 
-class TreeReader:
+class TreeFinder:
     """Finds nodes by the paths on the command line. Not thread-safe."""
 
     def __init__(self, core: "Core") -> None:
@@ -127,7 +127,7 @@ def list_completions(core: "Core", path: TaskPath, typed: str) -> Iterator[str]:
 
     Directly below a task, the names in its outputs are candidates too.
     """
-    tree = TreeReader(core)
+    tree = TreeFinder(core)
     folders = tree.find(path)
     if not path.path:
         folders += tree.find(path._replace(path="outputs"))

@@ -6,7 +6,7 @@ import click
 
 from taskfs.cli.options import Settings, config_options
 from taskfs.cli.task_ids import TaskPath
-from taskfs.cli.tree_reader import for_each, path_argument
+from taskfs.cli.tree_command import for_each, path_argument
 from taskfs.errors import ConfigError, NotFound
 
 

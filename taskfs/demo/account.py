@@ -26,8 +26,9 @@ from taskfs.demo.results import input_members, output_members, trajectory_member
 from taskfs.demo.sources import ByteSource
 from taskfs.demo.tasks import MACHINES, STEPS, TERMINAL, CloudTask, Event
 
-KILL_SECONDS: Final = 3.0
-_ADDED_AGE_SECONDS: Final = 60.0
+KILL_DURATION_S: Final = 3.0  # from the request of a kill to the status `killed`
+# A task that a test adds was created so many seconds ago; its statuses are spread over them.
+_ADDED_AGE_S: Final = 60.0
 _ID_LETTERS: Final = string.ascii_lowercase + string.digits
 
 
@@ -126,7 +127,7 @@ class Account:
             if task.status != "pending-kill":
                 now = self._clock()
                 self._apply(task, [Event(now, "pending-kill")])
-                self._plan(task, [Event(now + KILL_SECONDS, "killed")])
+                self._plan(task, [Event(now + KILL_DURATION_S, "killed")])
             return True
 
     def set_metadata(self, task: CloudTask, metadata: Mapping[str, str], *, replace: bool) -> None:
@@ -177,8 +178,8 @@ class Account:
             now = self._clock()
             task_id = task_id or self._new_id()
             statuses = _statuses_until(status)
-            interval = _ADDED_AGE_SECONDS / max(1, len(statuses) - 1)
-            start = now - _ADDED_AGE_SECONDS
+            interval = _ADDED_AGE_S / max(1, len(statuses) - 1)
+            start = now - _ADDED_AGE_S
             events = [Event(start + interval * n, passed) for n, passed in enumerate(statuses)]
             metadata = dict(fields.pop("task_metadata", None) or {})
             kind = MACHINES.get(machine) or replace(MACHINES["c2-standard-4"], name=machine)

@@ -22,10 +22,10 @@ from taskfs.fsspec.globbing import may_match_beneath
 from taskfs.fsspec.node_info import describe, list_directory, node_type, resolve
 from taskfs.fsspec.ranges import read_range, read_ranges
 from taskfs.fsspec.shared_core import SharedCore, as_oserror, shared_core
-from taskfs.tree.archive_nodes import RawArchiveNode
 from taskfs.tree.control_nodes import CONTROL_DIR
 from taskfs.tree.handles import Handle
 from taskfs.tree.nodes import Directory, Node
+from taskfs.tree.raw_archive_node import RawArchiveNode
 
 # Options that callers pass to any fsspec file system. They are accepted and ignored, because the
 # core itself caches listings, batches ranges and has its own threads.

@@ -22,7 +22,8 @@ from taskfs.tasks.changes import TaskChange, TaskChanges
 from taskfs.tree.context import TreeContext
 from taskfs.tree.live_nodes import is_live_listed
 from taskfs.tree.nodes import Attrs, inode
-from taskfs.tree.tree import LATEST, Tree
+from taskfs.tree.root_node import LATEST
+from taskfs.tree.tree import Tree
 from taskfs.tree.tree_events import (
     COMPUTATION_TIME,
     OUTPUT_FILES_INFO,

@@ -8,7 +8,7 @@ from typing import Final
 
 from taskfs.errors import ConfigError
 
-_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SECONDS_PER_UNIT: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _NUMBER: Final = r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+"
 _DURATION = re.compile(rf"({_NUMBER})(ms|s|m|h|d)")
 _SIZE = re.compile(rf"({_NUMBER})\s*([kmgtp]?)(i?b)?", re.IGNORECASE)
@@ -25,7 +25,7 @@ def parse_duration(text: str) -> float:
         return float(text)
     if not re.fullmatch(f"(?:{_DURATION.pattern})+", text):
         raise ConfigError(f"{text!r} is not a duration: write 10s, 500ms, 2m, 1h or seconds")
-    return sum(float(number) * _SECONDS[unit] for number, unit in _DURATION.findall(text))
+    return sum(float(number) * _SECONDS_PER_UNIT[unit] for number, unit in _DURATION.findall(text))
 
 
 def parse_positive_duration(text: str) -> float:

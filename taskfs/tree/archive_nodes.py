@@ -1,4 +1,4 @@
-"""The nodes beneath `outputs/` and `inputs/`, and the raw archives."""
+"""The nodes of `outputs/` and `inputs/`, and of the files beneath them."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple, overload
@@ -11,7 +11,8 @@ from taskfs.errors import NoAttribute, NotFound, ReadOnly
 from taskfs.model import Task
 from taskfs.tasks.archive_kind import ArchiveKey, ArchiveKind
 from taskfs.tasks.archives import ArchiveRegistry
-from taskfs.tree.handles import ArchiveHandle, Handle, MemberHandle
+from taskfs.tree.archive_handles import MemberHandle
+from taskfs.tree.handles import Handle
 from taskfs.tree.nodes import (
     DIRECTORY_MODE,
     FILE_MODE,
@@ -243,59 +244,3 @@ class MemberNode(Node):
             return MEMBER_XATTRS[name](self._member)
         except KeyError:
             raise NoAttribute(name) from None
-
-
-class RawArchiveNode(Node):
-    """`output.zip` or `input.zip` itself: found by name, not listed."""
-
-    def __init__(
-        self,
-        path: str,
-        task: Task,
-        kind: ArchiveKind,
-        archive: Archive,
-        archives: ArchiveRegistry,
-        page_cache: PageCache,
-    ) -> None:
-        super().__init__(path)
-        self._task = task
-        self._key = ArchiveKey(task.id, kind)
-        self._archive = archive
-        self._archives = archives
-        self._page_cache = page_cache
-
-    def attrs(self) -> Attrs:
-        task = self._task
-        size = self._page_cache.reported_size(self._key, self.path, self._archive.size)
-        mtime_ns = task.last_change_ns
-        if self._key.kind is ArchiveKind.INPUT:
-            mtime_ns = task.input_submit_ns or task.create_ns or 0
-        return Attrs(
-            FILE_MODE,
-            inode(self.path),
-            size=size,
-            mtime_ns=mtime_ns,
-            ctime_ns=mtime_ns,
-            blocks=blocks_of(size),
-        )
-
-    @property
-    def etag(self) -> str:
-        return self._archive.version.etag
-
-    @property
-    def remote_path(self) -> tuple[str, str | None]:
-        """The archive's path in the store, and the region."""
-        return self._key.kind.path(self._task) or "", self._task.region
-
-    @property
-    def archive_range(self) -> ArchiveRange:
-        """Where the file's bytes lie: in all of the archive."""
-        return ArchiveRange(self._task, self._archive, range(self._archive.size))
-
-    def open(self, *, writing: bool) -> Handle:
-        if writing:
-            raise ReadOnly(f"{self.path} cannot be written")
-        archive = self._archive
-        lease = self._page_cache.lease(self._key, archive.version, self.path, archive.size)
-        return ArchiveHandle(archive.open_raw(), archive, lease, self._archives, self._page_cache)

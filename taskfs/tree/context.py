@@ -10,7 +10,7 @@ from taskfs.support.stats import Stats
 from taskfs.tasks.archives import ArchiveRegistry
 from taskfs.tasks.live_tasks import LiveTasks
 from taskfs.tasks.task_cache import TaskCache
-from taskfs.tree.handles import HandleTable
+from taskfs.tree.handle_table import HandleTable
 from taskfs.tree.held_texts import HeldTexts
 from taskfs.tree.live_handle import OpenLiveFiles
 from taskfs.tree.page_cache import PageCache

@@ -8,13 +8,14 @@ from typing import Final
 from taskfs.errors import AlreadyTerminated, NotFound, ReadOnly, TaskFSError
 from taskfs.tasks.archive_kind import ArchiveKind
 from taskfs.tasks.known_tasks import CachedTask
-from taskfs.tree.archive_nodes import ArchiveRootNode, RawArchiveNode
+from taskfs.tree.archive_nodes import ArchiveRootNode
 from taskfs.tree.context import TreeContext
 from taskfs.tree.handles import ControlHandle, Handle
 from taskfs.tree.held_texts import Text
 from taskfs.tree.live_nodes import LIVE, LiveDirectoryNode, is_live_listed
 from taskfs.tree.metadata_xattrs import MetadataAttributes
 from taskfs.tree.nodes import DIRECTORY_MODE, FILE_MODE, Attrs, Directory, Entry, Node, inode
+from taskfs.tree.raw_archive_node import RawArchiveNode
 from taskfs.tree.text_files import TEXT_FILES, TaskView, TextFile
 from taskfs.tree.text_node import TextNode
 

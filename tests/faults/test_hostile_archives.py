@@ -21,7 +21,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from taskfs.cache.memory_cache import BLOCK
+from taskfs.cache.block import BLOCK
 from tests.against_zipfile import compare
 from tests.fake_api import FakeCloud
 from tests.file_systems import FileSystem, InProcess, assert_same, text, walk
@@ -30,7 +30,7 @@ from tests.outputs import LONG_AGO
 from tests.zips import (
     BZIP2,
     DEFLATED,
-    DOS_SECONDS,
+    DOS_MTIME_S,
     LZMA,
     ROOT,
     STORED,
@@ -447,7 +447,7 @@ def test_extra_fields_that_lie_in_length(fs: FileSystem, extra: bytes) -> None:
     """I-8: Extra fields with a wrong length are ignored; the member and those behind it are not."""
     top = put_entries(fs, file("odd", b"fine", extra=extra, local_extra=extra), GOOD)
     assert fs.read(f"{top}/odd") == b"fine"
-    assert fs.stat(f"{top}/odd").st_mtime_ns == DOS_SECONDS * 10**9
+    assert fs.stat(f"{top}/odd").st_mtime_ns == DOS_MTIME_S * 10**9
     is_well(fs, top)
 
 

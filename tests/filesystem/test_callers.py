@@ -13,7 +13,7 @@ import fsspec
 import pytest
 
 from taskfs.fsspec.filesystem import TaskFileSystem
-from taskfs.tree.handles import KERNEL_RETRY_S
+from taskfs.tree.archive_handles import KERNEL_RETRY_S
 from tests.fake_api import FakeCloud
 from tests.file_systems import assert_same
 

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from distributed import Client
 
-from taskfs.cache.memory_cache import BLOCK
+from taskfs.cache.block import BLOCK
 from tests.fake_api import FakeCloud
 from tests.mounts import ROOT, eventually
 

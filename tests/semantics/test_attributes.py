@@ -25,7 +25,7 @@ from tests.conftest import in_process
 from tests.fake_api import FakeCloud
 from tests.file_systems import FileSystem, text, walk, write
 from tests.mounts import Mount, eventually
-from tests.zips import DOS_SECONDS, Entry, build, file
+from tests.zips import DOS_MTIME_S, Entry, build, file
 
 EXECUTED = {
     "create_time": "2025-06-11T08:00:00.250000+00:00",
@@ -274,7 +274,7 @@ def test_times_before_1970_and_without_a_date(fs: FileSystem) -> None:
     members = [Entry(b"artifacts/early", extra=early), Entry(b"artifacts/dos")]
     fs.cloud.put_object(f"{task}/output.zip", build(members))
     assert fs.stat(f"{task}/outputs/early").st_mtime_ns == -86_400 * SECOND
-    assert fs.stat(f"{task}/outputs/dos").st_mtime_ns == DOS_SECONDS * SECOND
+    assert fs.stat(f"{task}/outputs/dos").st_mtime_ns == DOS_MTIME_S * SECOND
 
 
 def test_directories_have_the_newest_time_beneath_them(fs: FileSystem) -> None:

@@ -4,7 +4,7 @@ import requests
 
 from taskfs import errors
 from taskfs.errors import TaskFSError
-from taskfs.tree.handles import HandleTable
+from taskfs.tree.handle_table import HandleTable
 from taskfs.tree.nodes import Attrs, Directory, Entry, Node
 
 TRANSPORT_ERRORS = (

@@ -25,7 +25,7 @@ from taskfs.archive.decoders import DECODERS, DeflateDecoder
 from taskfs.archive.local_header import LOCAL
 from taskfs.archive.member_reader import MemberReader
 from taskfs.archive.open_archive import tail_length
-from taskfs.cache.memory_cache import BLOCK
+from taskfs.cache.block import BLOCK
 from taskfs.cache.readahead import TOTAL_WINDOW
 from taskfs.core import BLOCK_MEMORY, SPAN_MEMORY
 from taskfs.errors import (

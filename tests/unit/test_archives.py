@@ -18,7 +18,7 @@ from taskfs.support.interruptible_wait import Waiter
 from taskfs.support.stats import Stats
 from taskfs.tasks.archive_kind import ArchiveKey, ArchiveKind
 from taskfs.tasks.archives import ArchiveRegistry
-from taskfs.tree.handles import ArchiveHandle
+from taskfs.tree.archive_handles import ArchiveHandle
 from taskfs.tree.page_cache import PageCache, PageCacheMode
 from tests.unit.fakes import Clock, FakeAPI, task_of
 from tests.zips import Entry, build

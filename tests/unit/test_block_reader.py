@@ -9,8 +9,9 @@ from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 
+from taskfs.cache.block import BLOCK
 from taskfs.cache.block_reader import MAX_RUN, BlockReader
-from taskfs.cache.memory_cache import BLOCK, Extent, ExtentCache
+from taskfs.cache.memory_cache import Extent, ExtentCache
 from taskfs.cache.persistent_blocks import PersistentBlocks
 from taskfs.errors import Interrupted, StaleObject, Unavailable
 from taskfs.support.buffers import Buffer

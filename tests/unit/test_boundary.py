@@ -27,7 +27,8 @@ from taskfs.fuse.kernel.session import Session, interrupted
 from taskfs.fuse.operations import TaskOperations
 from taskfs.support.buffers import Buffer
 from taskfs.support.interruptible_wait import Waiter
-from taskfs.tree.handles import ControlHandle, HandleTable, PushableHandle
+from taskfs.tree.handle_table import HandleTable
+from taskfs.tree.handles import ControlHandle, PushableHandle
 from taskfs.tree.nodes import Attrs, Node
 from taskfs.tree.page_cache import PageCacheMode
 from taskfs.tree.tree import Tree

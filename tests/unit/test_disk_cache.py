@@ -28,6 +28,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taskfs.cache import segment_file
+from taskfs.cache.block import BLOCK
 from taskfs.cache.block_reader import BlockReader
 from taskfs.cache.disk_cache import (
     FORMAT,
@@ -37,7 +38,7 @@ from taskfs.cache.disk_cache import (
     DiskCache,
     cache_key,
 )
-from taskfs.cache.memory_cache import BLOCK, ExtentCache
+from taskfs.cache.memory_cache import ExtentCache
 from taskfs.cache.segment_file import ENTRY, SEGMENT, SEGMENT_BLOCKS, TABLE
 from taskfs.cache.segment_table import MAX_OPEN
 from taskfs.support.buffers import LARGE, address_of, allocate

@@ -12,8 +12,8 @@ from typing import Any, Final
 import pytest
 
 from taskfs.cache import eviction
+from taskfs.cache.block import BLOCK
 from taskfs.cache.disk_cache import INDEX, DiskCache, cache_key
-from taskfs.cache.memory_cache import BLOCK
 from taskfs.cache.segment_file import SEGMENT
 from tests.caches import disk_use, fill_disk, free_fraction, small_disk
 

@@ -24,7 +24,7 @@ from taskfs.errors import CorruptData, TaskFSError, Unsupported
 from tests.zips import (
     BZIP2,
     DEFLATED,
-    DOS_SECONDS,
+    DOS_MTIME_S,
     LZMA,
     ROOT,
     STORED,
@@ -451,7 +451,7 @@ def test_names_that_cannot_be_shown_are_left_out_and_logged_once(
     with caplog.at_level(logging.WARNING):
         index = index_of(body)
     assert list(index.root.children) == ["good"]
-    assert index.root.mtime_ns == DOS_SECONDS * SECOND
+    assert index.root.mtime_ns == DOS_MTIME_S * SECOND
     assert len(caplog.records) == 1
 
 
@@ -608,7 +608,7 @@ def test_extended_timestamps_count_seconds_since_1970(seconds: int) -> None:
 )
 def test_fields_without_a_time_leave_the_dos_time(extra: bytes) -> None:
     """A-8: Without an extended field the DOS time counts, as UTC."""
-    assert mtime_s(extra=extra) == DOS_SECONDS
+    assert mtime_s(extra=extra) == DOS_MTIME_S
 
 
 def test_a_timestamp_field_without_a_time_leaves_the_ntfs_one() -> None:

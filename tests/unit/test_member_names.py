@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from taskfs.archive.directory_parser import has_windows_separators
 from taskfs.archive.index import ArchiveIndex
 from taskfs.archive.member_names import is_same_name, normalise
-from tests.zips import DOS_SECONDS, ROOT, Entry, build, file, folder, index_of, timestamp_field
+from tests.zips import DOS_MTIME_S, ROOT, Entry, build, file, folder, index_of, timestamp_field
 
 ODD = st.text("ab./\\é", max_size=12)
 
@@ -109,7 +109,7 @@ def test_backslashes_of_windows_separate(host: int) -> None:
     assert paths(index) == ["d/x", "y", "w"]
     assert index.members[0].raw_name == b"artifacts\\d\\x"
     assert set(index.root.children) == {"d", "y", "w"}
-    assert index.root.mtime_ns == DOS_SECONDS * 10**9
+    assert index.root.mtime_ns == DOS_MTIME_S * 10**9
 
 
 @pytest.mark.parametrize(

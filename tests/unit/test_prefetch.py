@@ -11,7 +11,7 @@ from taskfs.archive.archive import Archive
 from taskfs.archive.bounds import HEADS_AHEAD, MAX_OPEN_BYTES, SAMPLE_EVERY
 from taskfs.archive.member_reader import MemberReader
 from taskfs.archive.prefetch import AccessPattern, SequentialMembers
-from taskfs.cache.memory_cache import BLOCK
+from taskfs.cache.block import BLOCK
 from taskfs.cache.readahead import SLACK, ReadAheadBudget
 from tests.archive_harness import (
     Bench,

@@ -12,9 +12,10 @@ from typing import Final
 import pytest
 
 from taskfs.cache import range_locks
+from taskfs.cache.block import BLOCK
 from taskfs.cache.block_reader import BlockReader
 from taskfs.cache.disk_cache import DiskCache, cache_key
-from taskfs.cache.memory_cache import BLOCK, ExtentCache
+from taskfs.cache.memory_cache import ExtentCache
 from taskfs.cache.range_locks import lock_range
 from taskfs.model import Fetched, ObjectVersion
 from taskfs.support.interruptible_wait import Waiter

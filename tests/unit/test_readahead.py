@@ -7,8 +7,9 @@ import time
 
 import pytest
 
+from taskfs.cache.block import BLOCK
 from taskfs.cache.block_reader import MAX_RUN, BlockReader
-from taskfs.cache.memory_cache import BLOCK, ExtentCache
+from taskfs.cache.memory_cache import ExtentCache
 from taskfs.cache.readahead import FIRST_RUN, SLACK, TOTAL_WINDOW, ReadAheadBudget, ReadAheadReader
 from taskfs.core import BLOCK_MEMORY
 from taskfs.support.interruptible_wait import Waiter

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 import pytest
 
+from taskfs.cache.block import BLOCK
 from taskfs.cache.disk_cache import DiskCache, cache_key
-from taskfs.cache.memory_cache import BLOCK
 from taskfs.cache.range_locks import lock_range
 from taskfs.errors import MountError
 from taskfs.fuse import process_memory as memory

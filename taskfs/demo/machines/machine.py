@@ -10,7 +10,7 @@ from typing import Any, Final
 from taskfs.demo.machines.faults import MachineFaults
 from taskfs.demo.machines.files import OutputFiles, WrittenFiles
 
-_STATUS_POLL_SECONDS: Final = 0.5
+_STATUS_POLL_S: Final = 0.5  # between two checks of whether the task still runs
 _MAX_QUESTIONS: Final = 10_000
 
 
@@ -74,7 +74,7 @@ class Machine:
                 self._peers.remove(peer)
                 await peer.close()  # a failed connection still has tasks
             try:
-                offer = await asyncio.wait_for(offers.get(), _STATUS_POLL_SECONDS)
+                offer = await asyncio.wait_for(offers.get(), _STATUS_POLL_S)
             except asyncio.TimeoutError:
                 continue
             if self.ignores_offers:

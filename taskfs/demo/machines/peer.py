@@ -15,7 +15,7 @@ from taskfs.demo.machines.tracker import ErrorStatus, NoAnswer, operation
 if TYPE_CHECKING:
     from aiortc import RTCDataChannel, RTCPeerConnection
 
-FOLLOW_SECONDS = 1.0
+FOLLOW_S = 1.0  # between two answers to a question that follows a file
 
 
 class Peer:
@@ -129,7 +129,7 @@ class Peer:
                 _send(channel, status, message)
             if question.get("follow") is not True:
                 return
-            await asyncio.sleep(FOLLOW_SECONDS)
+            await asyncio.sleep(FOLLOW_S)
 
     async def _inject(self, channel: RTCDataChannel, fault: MachineFault) -> bool:
         """Apply a fault; return whether it replaces the answer."""

@@ -14,8 +14,9 @@ from taskfs.demo.endpoint import CloudAnswer, ErrorAnswer, Responder, bytes_answ
 from taskfs.demo.machines.files import Clock, GrowingFiles, OutputFiles, Run, WrittenFiles
 from taskfs.demo.machines.machine import Machine
 
-DEFAULT_BLOCK_SECONDS: Final = 10
-MAX_BLOCK_SECONDS: Final = 60
+# Seconds for which a request for a message waits for one.
+DEFAULT_LONG_POLL_S: Final = 10
+MAX_LONG_POLL_S: Final = 60
 # The statuses in which a machine runs the tracker.
 RUNNING: Final = frozenset({"computation-started", "computation-ended", "pending-kill"})
 
@@ -104,8 +105,8 @@ class Machines:
     async def _message(self, request: web.Request) -> CloudAnswer:
         task_id = self._require_task(request)
         client = request.query.get("client")
-        block = request.query.get("block_s", str(DEFAULT_BLOCK_SECONDS))
-        if client is None or not block.isdecimal() or int(block) > MAX_BLOCK_SECONDS:
+        block = request.query.get("block_s", str(DEFAULT_LONG_POLL_S))
+        if client is None or not block.isdecimal() or int(block) > MAX_LONG_POLL_S:
             raise _invalid("client" if client is None else "block_s")
         try:
             waiting = self._mailbox(task_id, client).get()

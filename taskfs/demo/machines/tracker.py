@@ -13,7 +13,7 @@ from typing import Any, Final
 from taskfs.demo.machines.files import OutputFiles, machine_path
 
 BLOCK_BYTES: Final = 1024
-WAIT_SECONDS: Final = 1.0
+TRACK_PAUSE_S: Final = 1.0  # between two looks for a file that is not there yet
 _NOT_COUNTED: Final = ("system_metrics.csv", "output_update.csv")
 _TOP: Final = """\
 top - 12:00:00 up 10 min,  0 users,  load average: 3.97, 3.60, 2.11
@@ -74,7 +74,7 @@ class Tail:
         if self._cursor:
             return self._appended()
         while self._wait and not self._exists():
-            await self._sleep(WAIT_SECONDS)
+            await self._sleep(TRACK_PAUSE_S)
         if not self._exists():
             raise ErrorStatus("error", f"File not found: {self._filename}")
         content = self._content()

@@ -15,7 +15,7 @@ from taskfs.cli.api_session import configure_logging
 from taskfs.cli.options import Settings, parsed_by
 from taskfs.cli.output import describe_error, print_error, terminal_notifier
 from taskfs.cli.task_ids import parse_task_path
-from taskfs.cli.tree_paths import Found, TreeReader, is_directory
+from taskfs.cli.tree_paths import Found, TreeFinder, is_directory
 from taskfs.errors import IsADirectory, TaskFSError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ CACHE_WRITE_TIMEOUT_S: Final = 1.0
 
 
 @contextlib.contextmanager
-def open_tree(settings: Settings) -> Iterator[TreeReader]:
+def open_tree(settings: Settings) -> Iterator[TreeFinder]:
     """Yield a reader of the tree that *settings* describe; it cannot change tasks."""
     config = settings.load()
     configure_logging(config)
@@ -42,7 +42,7 @@ def open_tree(settings: Settings) -> Iterator[TreeReader]:
     try:
         if isinstance(core.client, OfflineAPI):
             core.client.check()
-        yield TreeReader(core)
+        yield TreeFinder(core)
     except BaseException:
         core.close()
         raise
