@@ -10,12 +10,15 @@ from typing import Final
 
 import pytest
 
+from taskfs.cache.disk_cache import INDEX, DiskCache
+from taskfs.errors import CacheChanged
 from tests.fake_api import FakeCloud
 from tests.file_systems import FileSystem, InProcess, assert_same, walk
 from tests.mounts import Mount
 from tests.outputs import Files, noise
 
 SEGMENT: Final = 4 << 20
+_KIND: Final = b"a kind of index\n"
 MountFactory = Callable[..., contextlib.AbstractContextManager[Mount]]
 TreeFactory = Callable[..., contextlib.AbstractContextManager[InProcess]]
 
@@ -96,3 +99,20 @@ def fill_disk(folder: Path, leave: float) -> Path:
     command = ["dd", "if=/dev/zero", f"of={path}", "bs=4096", f"count={max(0, size) // 4096}"]
     subprocess.run(command, check=False, capture_output=True)
     return path
+
+
+def write_index(cache: DiskCache, key: str, content: bytes) -> None:
+    """Write *content* as the index *key* of the disk cache."""
+    writer = cache.create_sealed(INDEX, key, len(content))
+    writer.write(content)
+    writer.seal(_KIND)
+    cache.publish_sealed(writer)
+
+
+def read_index(cache: DiskCache, key: str) -> bytes | None:
+    """Return the content of an index, None for a miss: at once, or when it is read."""
+    try:
+        found = cache.read_sealed(INDEX, key, _KIND)
+        return None if found is None else found[: len(found)]
+    except CacheChanged:
+        return None

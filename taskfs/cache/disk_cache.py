@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from taskfs.cache import blob_file, pins, sealed_file
+from taskfs.cache import pins, sealed_file
 from taskfs.cache.block import BLOCK
 from taskfs.cache.eviction import FULL, INDEXES, RANGE_LOCKS, DiskSpace
 from taskfs.cache.range_locks import lock_range
@@ -70,21 +70,6 @@ class DiskCache:
     def blocks_directory(self, key: str) -> Path:
         """Return the directory of the blocks of the object version *key*."""
         return self._root / "blocks" / key[:2]
-
-    def read_blob(self, kind: str, key: str) -> tuple[bytes, bytes] | None:
-        """Return the head and the body of a blob, or None if it is missing or damaged."""
-        return blob_file.read_blob(self._root / kind / key) if self._is_usable else None
-
-    def write_blob(self, kind: str, key: str, head: bytes, body: bytes) -> None:
-        """Store *head* and *body* under *key*, in place of an earlier blob."""
-        path = self._root / kind / key
-        packed = blob_file.pack_blob(path, head, body)
-
-        def write() -> None:
-            blob_file.write_blob(path, packed)
-            self._space.note_written(len(packed))
-
-        self._try_write(write, len(packed))
 
     def read_sealed(self, kind: str, key: str, seal: bytes) -> Content | None:
         """Return the content of a sealed file, or None if it is missing or damaged."""

@@ -25,9 +25,6 @@ class FrozenCache(DiskCache):
     def blocks_of(self, key: str) -> DiskBlocks:
         return _FrozenBlocks(self, self.blocks_directory(key), key)
 
-    def write_blob(self, kind: str, key: str, head: bytes, body: bytes) -> None:
-        pass
-
     def read_sealed(self, kind: str, key: str, seal: bytes) -> Content | None:
         """Return the content of a sealed file, which may be the dropped one of a pinned task."""
         return super().read_sealed(kind, key, seal) or super().read_sealed(PINS, key, seal)

@@ -1,4 +1,4 @@
-"""`taskfs.cache.disk_cache`: stored blocks and blobs are valid or missing, whatever others write.
+"""`taskfs.cache.disk_cache`: blocks and indexes are valid or missing, whatever others write.
 
 Run as a program, this module is another process at a cache: see `_write_and_read` and `_full`.
 """
@@ -32,7 +32,6 @@ from taskfs.cache.block import BLOCK
 from taskfs.cache.block_reader import BlockReader
 from taskfs.cache.disk_cache import (
     FORMAT,
-    INDEX,
     PAUSE_S,
     DiskBlocks,
     DiskCache,
@@ -45,11 +44,12 @@ from taskfs.support.buffers import LARGE, address_of, allocate
 from taskfs.support.interruptible_wait import Waiter
 from taskfs.support.stats import Stats
 from tests.archive_harness import DaemonPool, FakeObject, run_threads
+from tests.caches import read_index, write_index
 from tests.file_systems import assert_same
 from tests.mounts import ROOT, TIMEOUT_S
 
 KEY: Final = cache_key("object", 1)
-HEAD, BODY = b'{"some": "head"}', random.Random(3).randbytes(700)
+BODY: Final = random.Random(3).randbytes(700)
 PLENTY: Final = 1 << 30
 Place = Callable[[Path], Path]
 
@@ -386,39 +386,35 @@ def test_a_block_of_the_wrong_length_is_not_taken(cache_dir: Path) -> None:
 
 
 def test_an_index_comes_back(cache_dir: Path) -> None:
-    """`read_blob` returns what `write_blob` stored, in this process and in the next, until it is
-    dropped or replaced."""
+    """R-13: An index is read back in this process and in the next, until it is dropped or
+    replaced."""
     cache = DiskCache(cache_dir, PLENTY)
-    assert cache.read_blob(INDEX, KEY) is None
-    for head, body in ((HEAD, BODY), (b"", b""), (b"x", bytes(3_000_000)), (HEAD, b"")):
-        cache.write_blob(INDEX, KEY, head, body)
-        assert (
-            DiskCache(cache_dir, PLENTY).read_blob(INDEX, KEY)
-            == cache.read_blob(INDEX, KEY)
-            == (head, body)
-        )
-    assert cache.read_blob(INDEX, cache_key("other")) is None
+    assert read_index(cache, KEY) is None
+    for body in (BODY, b"", bytes(3_000_000), BODY[::-1]):
+        write_index(cache, KEY, body)
+        assert read_index(DiskCache(cache_dir, PLENTY), KEY) == read_index(cache, KEY) == body
+    assert read_index(cache, cache_key("other")) is None
     cache.drop_index(KEY)
     cache.drop_index(KEY)
-    assert cache.read_blob(INDEX, KEY) is None
+    assert read_index(cache, KEY) is None
     assert files_of(cache_dir) == []
 
 
 def test_an_index_appears_whole_or_not_at_all(cache_dir: Path) -> None:
-    """`write_blob`: a reader beside two writers sees one's index or the other's."""
+    """R-16: A reader beside two writers sees the index of one or of the other."""
     caches = [DiskCache(cache_dir, PLENTY) for _ in range(3)]
-    wanted = [(b"%d" % number, random.Random(number).randbytes(200_000)) for number in range(2)]
+    wanted = [random.Random(number).randbytes(200_000) for number in range(2)]
     until = time.monotonic() + 0.5
     seen = set[int]()
 
     def write(number: int) -> None:
         while time.monotonic() < until:
-            caches[number].write_blob(INDEX, KEY, *wanted[number])
+            write_index(caches[number], KEY, wanted[number])
 
     def read() -> None:
         while time.monotonic() < until:
             was_there = bool(seen)
-            kept = caches[2].read_blob(INDEX, KEY)
+            kept = read_index(caches[2], KEY)
             if kept is not None or was_there:
                 assert kept in wanted
                 seen.add(wanted.index(kept))
@@ -464,14 +460,14 @@ def test_every_flipped_byte_of_a_segment_is_a_miss(cache_dir: Path) -> None:
 def test_every_flipped_byte_of_an_index_is_a_miss(cache_dir: Path) -> None:
     """I-7: Every flipped byte of an index is a miss."""
     cache = DiskCache(cache_dir, PLENTY)
-    cache.write_blob(INDEX, KEY, HEAD, BODY)
+    write_index(cache, KEY, BODY)
     path = index_path(cache_dir)
     for at in range(path.stat().st_size):
         for mask in (0x01, 0x80, 0xFF):
             flip(path, at, mask)
-            assert cache.read_blob(INDEX, KEY) is None
+            assert read_index(cache, KEY) is None
             flip(path, at, mask)
-    assert cache.read_blob(INDEX, KEY) == (HEAD, BODY)
+    assert read_index(cache, KEY) == BODY
 
 
 @pytest.mark.parametrize("when", ["before", "while open"])
@@ -480,7 +476,7 @@ def test_files_cut_at_any_length(cache_dir: Path, when: str) -> None:
     cache, run = DiskCache(cache_dir, PLENTY), run_of("e", 0, 4, 300)
     wanted = [run[at : at + BLOCK] for at in range(0, len(run), BLOCK)]
     cache.blocks_of(KEY).put(0, run)
-    cache.write_blob(INDEX, KEY, HEAD, BODY)
+    write_index(cache, KEY, BODY)
     for length in (SEGMENT + TABLE + 99, SEGMENT + 20, SEGMENT + 4, SEGMENT, BLOCK + 7, 1, 0):
         if when == "while open":
             blocks = cache.blocks_of(KEY)
@@ -496,7 +492,7 @@ def test_files_cut_at_any_length(cache_dir: Path, when: str) -> None:
     assert [DiskCache(cache_dir, PLENTY).blocks_of(KEY).get(n) for n in range(4)] == wanted
     for length in range(index_path(cache_dir).stat().st_size - 1, -1, -1):
         os.truncate(index_path(cache_dir), length)
-        assert cache.read_blob(INDEX, KEY) is None
+        assert read_index(cache, KEY) is None
 
 
 def _file(path: Path) -> None:
@@ -536,12 +532,12 @@ def use_everything(cache: DiskCache) -> None:
         blocks.put(0, run)
         assert blocks.get(2) in (None, run[2 * BLOCK :])
         assert blocks.present(1, 2) in ([], [1])
-        cache.write_blob(INDEX, KEY, HEAD, BODY)
-        assert cache.read_blob(INDEX, KEY) in (None, (HEAD, BODY))
+        write_index(cache, KEY, BODY)
+        assert read_index(cache, KEY) in (None, BODY)
         blocks.drop(0, 1)
         assert blocks.get(1) is None
         cache.drop_index(KEY)
-        assert cache.read_blob(INDEX, KEY) is None
+        assert read_index(cache, KEY) is None
 
 
 @pytest.mark.parametrize("where", WHERE)
@@ -582,7 +578,7 @@ def test_links_are_not_followed(cache_dir: Path, where: str) -> None:
     victim = cache_dir.parent / "victim"
     other = DiskCache(cache_dir.parent / "other", PLENTY)
     other.blocks_of(KEY).put(0, run_of("f", 0, 3))
-    other.write_blob(INDEX, KEY, HEAD, BODY)
+    write_index(other, KEY, BODY)
     source = WHERE["segment" if where == "lock" else where](cache_dir.parent / "other")
     source.rename(victim)
     content = victim.read_bytes()
@@ -593,7 +589,7 @@ def test_links_are_not_followed(cache_dir: Path, where: str) -> None:
     cache = DiskCache(cache_dir, SEGMENT)
     if where != "lock":
         assert cache.blocks_of(KEY).get(0) is None
-        assert cache.read_blob(INDEX, KEY) is None
+        assert read_index(cache, KEY) is None
     use_everything(cache)
     for number in range(5):
         cache = DiskCache(cache_dir, SEGMENT)
@@ -630,12 +626,12 @@ def test_another_user_s_directory_is_not_used(
     """Y-9: A directory of another user is neither read nor written."""
     cache = DiskCache(cache_dir, PLENTY)
     cache.blocks_of(KEY).put(0, run_of("f", 0, 3))
-    cache.write_blob(INDEX, KEY, HEAD, BODY)
+    write_index(cache, KEY, BODY)
     other = os.geteuid() + 1
     monkeypatch.setattr(os, "geteuid", lambda: other)
     cache = DiskCache(cache_dir, PLENTY)
     assert cache.blocks_of(KEY).get(0) is None
-    assert cache.read_blob(INDEX, KEY) is None
+    assert read_index(cache, KEY) is None
     use_everything(cache)
     assert len(caplog.records) == 1
     assert "belongs to another user" in caplog.text
@@ -675,7 +671,7 @@ def test_a_file_at_the_wrong_place_is_a_miss(cache_dir: Path) -> None:
     miss."""
     cache, other = DiskCache(cache_dir, PLENTY), cache_key("other")
     cache.blocks_of(KEY).put(0, run_of("e", 0, SEGMENT_BLOCKS + 2))
-    cache.write_blob(INDEX, KEY, HEAD, BODY)
+    write_index(cache, KEY, BODY)
     segment_path(cache_dir, other).parent.mkdir()
     for number in range(2):
         shutil.copy(
@@ -684,7 +680,7 @@ def test_a_file_at_the_wrong_place_is_a_miss(cache_dir: Path) -> None:
     shutil.copy(index_path(cache_dir), index_path(cache_dir, other))
     strange = cache.blocks_of(other)
     assert not any(strange.get(index) for index in range(2 * SEGMENT_BLOCKS))
-    assert cache.read_blob(INDEX, other) is None
+    assert read_index(cache, other) is None
 
     whole = bytearray(segment_path(cache_dir).read_bytes())
     whole[BLOCK : 2 * BLOCK] = whole[:BLOCK]
@@ -738,9 +734,9 @@ def test_random_damage(cache_dir: Path) -> None:
         elif act < 0.8:
             blocks.drop(index, stop - 1)
         elif act < 0.9:
-            kept = cache.read_blob(INDEX, key)
-            assert kept in (None, (key.encode(), content[key][:500]))
-            cache.write_blob(INDEX, key, key.encode(), content[key][:500])
+            kept = read_index(cache, key)
+            assert kept in (None, content[key][:500])
+            write_index(cache, key, content[key][:500])
         else:
             all_ = [
                 path for path in files_of(cache_dir) if path.is_file() and not path.is_symlink()
@@ -766,7 +762,7 @@ def test_the_least_recently_used_go_first(cache_dir: Path) -> None:
     for key in keys:
         cache.blocks_of(key).put(0, run_of(key, 0, SEGMENT_BLOCKS))
     for name in ("old", "new"):
-        cache.write_blob(INDEX, cache_key(name), HEAD, BODY)
+        write_index(cache, cache_key(name), BODY)
     for age, key in enumerate(reversed(keys)):
         last_used(segment_path(cache_dir, key), 1000 + age)
     last_used(index_path(cache_dir, cache_key("old")), 5000)
@@ -774,7 +770,7 @@ def test_the_least_recently_used_go_first(cache_dir: Path) -> None:
 
     cache = DiskCache(cache_dir, size)  # another mount, later
     assert cache.blocks_of(keys[0]).get(5) == block_of(keys[0], 5)
-    assert cache.read_blob(INDEX, cache_key("new")) is not None
+    assert read_index(cache, cache_key("new")) is not None
     for number in range(2):
         cache.blocks_of(cache_key("fresh", number)).put(0, run_of(number, 0, SEGMENT_BLOCKS))
         assert disk_use(cache_dir) <= size
@@ -782,8 +778,8 @@ def test_the_least_recently_used_go_first(cache_dir: Path) -> None:
     left = [key for key in keys if segment_path(cache_dir, key).exists()]
     assert left == [keys[0], *keys[-len(left) + 1 :]]
     assert 5 <= len(left) < 9
-    assert cache.read_blob(INDEX, cache_key("old")) is None
-    assert cache.read_blob(INDEX, cache_key("new")) is not None
+    assert read_index(cache, cache_key("old")) is None
+    assert read_index(cache, cache_key("new")) is not None
     assert segment_path(cache_dir, cache_key("fresh", 1)).exists()
 
 
@@ -797,7 +793,7 @@ def test_disk_stays_under_the_size(cache_dir: Path, segments: float) -> None:
         length = rng.choice((1, 7, 40)) * BLOCK
         cache.blocks_of(key).put(rng.randrange(2000), run[:length])
         if step % 9 == 0:
-            cache.write_blob(INDEX, cache_key(step), HEAD, run[: 2 * BLOCK])
+            write_index(cache, cache_key(step), run[: 2 * BLOCK])
         assert disk_use(cache_dir) <= size
         assert disk_use(cache_dir) + unlinked_use(os.getpid(), cache_dir) <= size + SEGMENT
 
@@ -831,7 +827,7 @@ def test_a_size_of_0_keeps_nothing(cache_dir: Path) -> None:
 def test_another_format_s_files_are_left_alone(cache_dir: Path) -> None:
     """R-16: Files of another format version are neither read, changed nor evicted."""
     DiskCache(cache_dir, PLENTY).blocks_of(KEY).put(0, run_of("f", 0, SEGMENT_BLOCKS))
-    DiskCache(cache_dir, PLENTY).write_blob(INDEX, KEY, HEAD, BODY)
+    write_index(DiskCache(cache_dir, PLENTY), KEY, BODY)
     for name in ("v0", "v2"):
         shutil.copytree(cache_dir / FORMAT, cache_dir / name)
         os.utime(cache_dir / name / "index" / KEY, (1, 1))
@@ -839,7 +835,7 @@ def test_another_format_s_files_are_left_alone(cache_dir: Path) -> None:
     before = {p: p.read_bytes() for n in ("v0", "v2") for p in files_of(cache_dir / n)}
     cache = DiskCache(cache_dir, SEGMENT)
     assert cache.blocks_of(KEY).get(0) is None
-    assert cache.read_blob(INDEX, KEY) is None
+    assert read_index(cache, KEY) is None
     for number in range(4):
         cache.blocks_of(cache_key(number)).put(0, run_of("i", 0, SEGMENT_BLOCKS))
     assert {p: p.read_bytes() for n in ("v0", "v2") for p in files_of(cache_dir / n)} == before
@@ -872,10 +868,10 @@ def test_modes(cache_dir: Path, mask: int) -> None:
     old = os.umask(mask)
     try:
         cache = DiskCache(cache_dir, 2 * SEGMENT)
-        cache.write_blob(INDEX, KEY, HEAD, BODY)
+        write_index(cache, KEY, BODY)
         for number in range(3):
             cache.blocks_of(cache_key(number)).put(0, run_of("i", 0, SEGMENT_BLOCKS))
-            cache.write_blob(INDEX, cache_key(number), HEAD, BODY)
+            write_index(cache, cache_key(number), BODY)
     finally:
         os.umask(old)
     modes = {p.relative_to(cache_dir): stat.S_IMODE(p.stat().st_mode) for p in cache_dir.rglob("*")}
@@ -904,7 +900,7 @@ def test_a_directory_deleted_underneath(cache_dir: Path, caplog: pytest.LogCaptu
     cache = DiskCache(cache_dir, PLENTY)
     reading = Reading(body, cache.blocks_of(KEY))
     check_random_reads(reading, 20)
-    cache.write_blob(INDEX, KEY, HEAD, BODY)
+    write_index(cache, KEY, BODY)
     for gone in (
         cache_dir,
         cache_dir / FORMAT,
@@ -914,12 +910,12 @@ def test_a_directory_deleted_underneath(cache_dir: Path, caplog: pytest.LogCaptu
         shutil.rmtree(gone)
         check_random_reads(reading, 20)
         assert_same(reading.blocks.read_at(0, len(body)), body)
-        assert cache.read_blob(INDEX, KEY) in (None, (HEAD, BODY))
-        cache.write_blob(INDEX, KEY, HEAD, BODY)
+        assert read_index(cache, KEY) in (None, BODY)
+        write_index(cache, KEY, BODY)
         assert reading.fetched
         again = Reading(body, DiskCache(cache_dir, PLENTY).blocks_of(KEY))
         check_random_reads(again, 5)
-        assert DiskCache(cache_dir, PLENTY).read_blob(INDEX, KEY) == (HEAD, BODY)
+        assert read_index(DiskCache(cache_dir, PLENTY), KEY) == BODY
         assert_same(again.blocks.read_at(0, len(body)), body)
         assert again.fetched == 0
     assert caplog.records == []
@@ -1013,8 +1009,8 @@ def _full(cache_dir: str, what: str) -> None:
         check_random_reads(reading, 15)
         assert_same(reading.blocks.read_at(0, len(body)), body)
         assert reading.fetched
-        kept.write_blob(INDEX, cache_key("large"), HEAD, random.Random(1).randbytes(4 << 20))
-        assert kept.read_blob(INDEX, cache_key("large")) is None
+        write_index(kept, cache_key("large"), random.Random(1).randbytes(4 << 20))
+        assert read_index(kept, cache_key("large")) is None
         use_everything(kept)
     leavings = [path for path in files_of(directory) if path.name.startswith(".")]
     assert leavings == []
@@ -1080,9 +1076,9 @@ def _write_and_read(cache_dir: str, seconds: str, seed: str) -> None:
             if rng.random() < 0.05:
                 blocks.drop(first, first)
             if rng.random() < 0.2:
-                cache.write_blob(INDEX, key, key.encode(), indexes[key])
-            kept = cache.read_blob(INDEX, key)
-            assert kept is None or kept == (key.encode(), indexes[key])
+                write_index(cache, key, indexes[key])
+            kept = read_index(cache, key)
+            assert kept is None or kept == indexes[key]
 
     run_threads([partial(work, f"{seed}/{number}") for number in range(2)])
     assert hits[0] > 20, hits

@@ -13,15 +13,15 @@ import pytest
 
 from taskfs.cache import eviction
 from taskfs.cache.block import BLOCK
-from taskfs.cache.disk_cache import INDEX, DiskCache, cache_key
+from taskfs.cache.disk_cache import DiskCache, cache_key
 from taskfs.cache.segment_file import SEGMENT
-from tests.caches import disk_use, fill_disk, free_fraction, small_disk
+from tests.caches import disk_use, fill_disk, free_fraction, read_index, small_disk, write_index
 
 PLENTY: Final = 1 << 40
 DISK: Final = 24 << 20
 RUN: Final = 16 * BLOCK
 RESERVE: Final = 0.05
-HEAD, BODY = b'{"some": "head"}', random.Random(3).randbytes(700)
+BODY: Final = random.Random(3).randbytes(700)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_a_cache_leaves_the_reserve_free(disk: Path, caplog: pytest.LogCaptureFi
     cache = DiskCache(disk / "cache", PLENTY)
     for number in range(3 * DISK // RUN):
         put(cache, number)
-        cache.write_blob(INDEX, cache_key("index", number), HEAD, BODY)
+        write_index(cache, cache_key("index", number), BODY)
         assert free_fraction(disk) >= RESERVE
         assert is_kept(cache, number)
     last = 3 * DISK // RUN
@@ -109,9 +109,9 @@ def test_without_the_reserve_nothing_is_written(
     before = disk_use(disk)
     for number in range(5):
         put(cache, number)
-        cache.write_blob(INDEX, cache_key("index", number), HEAD, BODY)
+        write_index(cache, cache_key("index", number), BODY)
         assert not is_kept(cache, number)
-        assert cache.read_blob(INDEX, cache_key("index", number)) is None
+        assert read_index(cache, cache_key("index", number)) is None
     assert disk_use(disk) <= before + (1 << 16)
     assert len(complaints(caplog)) == 1
     assert "5 %" in complaints(caplog)[0]

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from taskfs.cache.disk_cache import FORMAT, INDEX, DiskCache, cache_key
+from taskfs.cache.disk_cache import FORMAT, DiskCache, cache_key
 from taskfs.errors import ConfigError, NotCached, Unavailable
 from taskfs.model import ObjectVersion
 from taskfs.remote.task_json import parse_task
 from taskfs.tasks.accounts import open_database, open_read_only
 from taskfs.tasks.offline import FrozenCache, OfflineAPI
+from tests.caches import read_index, write_index
 
 URL = "https://api.example"
 VERSION = ObjectVersion(3, '"1"')
@@ -40,7 +41,7 @@ def cache_dir(tmp_path: Path) -> Path:
     )
     store.close()
     disk.blocks_of(cache_key("x")).put(0, b"abc")
-    disk.write_blob(INDEX, cache_key("i"), b"head", b"body")
+    write_index(disk, cache_key("i"), b"body")
     return tmp_path
 
 
@@ -86,12 +87,12 @@ def test_a_frozen_cache_serves_and_is_never_changed(cache_dir: Path) -> None:
     blocks = frozen.blocks_of(cache_key("x"))
     frozen.drop_index(cache_key("i"))
     frozen.drop_indexes()
-    frozen.write_blob(INDEX, cache_key("i"), b"new", b"")
+    write_index(frozen, cache_key("i"), b"new")
     blocks.put(0, b"xyz")
     blocks.drop(0, 0)
     for disk in (frozen, DiskCache(cache_dir, 1 << 30)):
         assert disk.blocks_of(cache_key("x")).get(0) == b"abc"
-        assert disk.read_blob(INDEX, cache_key("i")) == (b"head", b"body")
+        assert read_index(disk, cache_key("i")) == b"body"
     (path,) = (path for path in (cache_dir / FORMAT / "blocks").rglob("*") if path.is_file())
     damaged = bytearray(path.read_bytes())
     damaged[0] ^= 1

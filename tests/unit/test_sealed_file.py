@@ -15,6 +15,7 @@ from taskfs.cache import sealed_file
 from taskfs.cache.disk_cache import FORMAT, INDEX, DiskCache, cache_key
 from taskfs.cache.sealed_file import IN_MEMORY, PAGE, SealedFile, SealedWriter, read_sealed
 from taskfs.errors import CacheChanged
+from tests.caches import write_index
 
 KIND: Final = b"a kind of content 1\n"
 KEY: Final = cache_key("key")
@@ -129,7 +130,7 @@ def test_eviction_does_not_empty_an_index_in_use(tmp_path: Path) -> None:
     assert isinstance(found, SealedFile)
     os.utime(tmp_path / FORMAT / INDEX / KEY, (1, 1))
     for number in range(5):
-        cache.write_blob("index", cache_key(number), b"", random.Random(number).randbytes(4 << 20))
+        write_index(cache, cache_key(number), random.Random(number).randbytes(4 << 20))
     assert cache.read_sealed(INDEX, KEY, KIND) is None
     assert found[: len(LONG)] == LONG
 
