@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Final
 
 from taskfs.archive.bounds import MAX_AHEAD_SPANS, SPAN
@@ -41,17 +42,19 @@ class CursorPool:
 
         A new one is made where a checkpoint, or the member's start, is nearer.
         """
-        behind = [c for c in self._cursors if c.output_offset <= index * SPAN]
-        best = max(behind, key=lambda c: c.output_offset + c.decoded, default=None)
-        before = bisect_right(self.checkpoints, index * SPAN, key=lambda mark: mark.output_offset)
-        mark = self.checkpoints[before - 1] if before else None
-        if best is not None and (mark is None or mark.output_offset <= best.output_offset):
+        earlier = [c for c in self._cursors if c.output_offset <= index * SPAN]
+        best = max(earlier, key=lambda c: c.output_offset + c.decoded, default=None)
+        before = bisect_right(self.checkpoints, index * SPAN, key=attrgetter("output_offset"))
+        checkpoint = self.checkpoints[before - 1] if before else None
+        if best is not None and (
+            checkpoint is None or checkpoint.output_offset <= best.output_offset
+        ):
             self._cursors.remove(best)
             self._cursors.append(best)
             return best
-        if mark is not None:
+        if checkpoint is not None:
             cursor = DecodeCursor.at(
-                mark, self._open_source(mark.input_offset), self._size, self._crc
+                checkpoint, self._open_source(checkpoint.input_offset), self._size, self._crc
             )
         else:
             cursor = DecodeCursor(self._make_decoder(), self._open_source(0), self._size, self._crc)
@@ -65,7 +68,7 @@ class CursorPool:
         """Return the foremost idle cursor near span *index*, where a sequential reader is."""
         first, last = (index - MAX_AHEAD_SPANS) * SPAN, (index + MAX_AHEAD_SPANS) * SPAN
         near = [c for c in self._cursors if not c.busy and first <= c.output_offset <= last]
-        return max(near, key=lambda c: c.output_offset, default=None)
+        return max(near, key=attrgetter("output_offset"), default=None)
 
     def discard(self, cursor: DecodeCursor) -> None:
         """Close *cursor*, unless that was done before."""
@@ -81,12 +84,12 @@ class CursorPool:
 
     def add_checkpoint(self, cursor: DecodeCursor) -> bool:
         """Keep a checkpoint where *cursor* is; return False if one exists or none can be made."""
-        if any(mark.output_offset == cursor.output_offset for mark in self.checkpoints):
+        if any(checkpoint.output_offset == cursor.output_offset for checkpoint in self.checkpoints):
             return False
-        mark = cursor.checkpoint()
-        if mark is None:
+        checkpoint = cursor.checkpoint()
+        if checkpoint is None:
             return False
-        self.checkpoints = sorted([*self.checkpoints, mark], key=lambda mark: mark.output_offset)
+        self.checkpoints = sorted([*self.checkpoints, checkpoint], key=attrgetter("output_offset"))
         while len(self.checkpoints) > MAX_CHECKPOINTS:
             self.spacing *= 2
             self.checkpoints = [m for m in self.checkpoints if m.output_offset % self.spacing == 0]

@@ -7,16 +7,16 @@ from taskfs.archive.read_pattern import ReadPattern
 from taskfs.cache.readahead import ReadAheadBudget
 
 
-class RunState(enum.Enum):
+class AheadState(enum.Enum):
     """The state of the decoding ahead of one member."""
 
     IDLE = enum.auto()
-    STARTING = enum.auto()  # submitted to the pool; drives no cursor yet
+    STARTING = enum.auto()  # submitted to the pool; uses no cursor yet
     RUNNING = enum.auto()
 
 
 class DecodeAhead:
-    """Decides how much of one member to decode before its readers request it.
+    """Decides how much of one member to decode before programs read it.
 
     It decides only; `SeekableDecoder` decodes. Not safe for concurrent use: the caller holds the
     lock of the member's `SeekableDecoder`, except for the methods that say otherwise.
@@ -26,7 +26,7 @@ class DecodeAhead:
         self, size: int, budget: ReadAheadBudget, *, in_sequence: bool, push_enabled: bool
     ) -> None:
         self.pattern = ReadPattern(in_sequence=in_sequence)
-        self.state = RunState.IDLE
+        self.state = AheadState.IDLE
         self._size = size
         self._budget = budget
         self._push_enabled = push_enabled
@@ -51,7 +51,7 @@ class DecodeAhead:
         ahead = min(pattern.readahead_spans, allowance // SPAN)
         # Waking a thread costs as much as decoding a span, so wake it when half is used up.
         is_enough = pattern.next_span + ahead // 2 <= self._stop
-        if not ahead or (is_enough and self.state is RunState.IDLE):
+        if not ahead or (is_enough and self.state is AheadState.IDLE):
             return False
         self._budget.register(self)
         self._stop = pattern.next_span + ahead

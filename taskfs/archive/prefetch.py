@@ -107,8 +107,8 @@ class HeadPrefetcher:
         with self._lock:
             if not self._starts:
                 self._starts = self._index.sorted_starts()
-            place = bisect_left(self._starts, start)
-            advance = self._detector.note(place, place + 1, SLACK_READS)
+            position = bisect_left(self._starts, start)
+            advance = self._detector.note(position, position + 1, SLACK_READS)
             reached = self._detector.end_offset
             begin = max(self._ahead, reached) if advance else reached
             self._ahead = max(begin, reached + min(advance, HEADS_AHEAD))

@@ -44,14 +44,14 @@ class ReadPattern:
         """Note a read of the decoded bytes [offset, stop)."""
         is_near = abs(offset - self.next_offset) <= DISORDER_SPANS * SPAN
         self.next_offset = max(self.next_offset, stop) if is_near else stop
-        first, behind = offset // SPAN, -(-stop // SPAN)
+        first, after = offset // SPAN, -(-stop // SPAN)
         self.has_jumped = False
-        if first < self.next_span + DISORDER_SPANS and self.next_span < behind:
+        if first < self.next_span + DISORDER_SPANS and self.next_span < after:
             self._streak += 1
-            self.next_span = behind
+            self.next_span = after
         elif not self.next_span - DISORDER_SPANS <= first + 1 <= self.next_span:
             self.has_jumped = True
             self._streak = 0
-            self.next_span, self._first_span = behind, first
+            self.next_span, self._first_span = after, first
         if is_bulk_read(offset, stop):
             self._streak = max(self._streak, STREAK_READS)

@@ -12,11 +12,11 @@ from concurrent.futures import Executor
 
 from taskfs.archive.bounds import DISORDER_SPANS, MAX_STEP_SPANS, SPAN
 from taskfs.archive.cursor_pool import CursorPool
-from taskfs.archive.decode_ahead import DecodeAhead, RunState
+from taskfs.archive.decode_ahead import AheadState, DecodeAhead
 from taskfs.archive.decode_cursor import DecodeCursor, Source
 from taskfs.archive.decoder_limits import CheckpointBudget
 from taskfs.archive.decoders import Decoder
-from taskfs.archive.span_waiters import SpanWaiter, WaitQueue
+from taskfs.archive.span_waiters import WaitQueue
 from taskfs.cache.memory_cache import Extent, ExtentCache, next_owner
 from taskfs.cache.readahead import ReadAheadBudget
 from taskfs.errors import CorruptData, TaskFSError, Unsupported
@@ -28,7 +28,8 @@ from taskfs.support.wait_hook import announce_wait
 class SeekableDecoder:
     """Random access to the decoded bytes of one member.
 
-    Safe for concurrent use: one lock guards the cursors, the checkpoints and the run ahead.
+    Safe for concurrent use: one lock guards the cursors, the checkpoints and the state of
+    decoding ahead.
     Decoding happens outside of it, by the one thread that has marked its cursor busy. Other
     threads that need a span of that cursor wait for it.
     """
@@ -71,9 +72,9 @@ class SeekableDecoder:
         stop = min(offset + size, self.size)
         if offset < stop:
             with self._lock:
-                starts_run = self._ahead.note(offset, stop) and self._may_run()
-            if starts_run:
-                self._pool.submit(self._run_ahead)
+                starts_ahead = self._ahead.note(offset, stop) and self._start_ahead()
+            if starts_ahead:
+                self._pool.submit(self._decode_ahead)
         pieces = []
         while offset < stop:
             piece = self._piece(offset, stop)
@@ -126,54 +127,60 @@ class SeekableDecoder:
         begin = index * SPAN
         has_waited = False
         while True:
-            found = self._find_span(index, offset - begin if has_waited else None)
-            if isinstance(found, SpanWaiter):
-                has_waited = not found.wait()
-                if has_waited:
-                    self._waiter.check()
-                continue
-            if isinstance(found, DecodeCursor):
+            with self._lock:
+                span = self._find_span(index, offset - begin if has_waited else None)
+                cursor = self._claim_cursor(index, has_waited) if span is None else None
+                if span is None and cursor is None:
+                    waiter = self._waiters.add(index)
+            if cursor is not None:
                 stop = min(stop, begin + SPAN)
                 announce_wait()
                 try:
-                    span = self._decode_until(found, index, stop - begin)
+                    span = self._decode_until(cursor, index, stop - begin)
                 finally:
-                    self._release(found)
+                    self._release(cursor)
                 if count := self.checkpoint_count:
                     self._checkpoint_budget.note(self, count)
-            else:
-                span = found
+            elif span is None:
+                has_waited = not waiter.wait()
+                if has_waited:
+                    self._waiter.check()
+                continue
             piece = span[offset - begin : stop - begin]
             if self._ahead.pattern.is_in_order:
                 # Spans before a sequential reader's position are evicted before those after it.
-                behind = (offset + len(piece)) // SPAN - DISORDER_SPANS - 1
-                self._spans.demote(self._id, behind)
+                passed = (offset + len(piece)) // SPAN - DISORDER_SPANS - 1
+                self._spans.demote(self._id, passed)
             return piece
 
-    def _find_span(
-        self, index: int, wanted: int | None = None
-    ) -> memoryview | DecodeCursor | SpanWaiter:
-        """Return the span *index* if it is cached, else the nearest cursor before it, now busy.
+    def _find_span(self, index: int, wanted: int | None) -> memoryview | None:
+        """Return the span *index* if it is cached. The caller holds the lock.
 
-        If another thread uses that cursor, return a waiter. A thread that waited too long passes
-        the byte of the span that it has *wanted*, and gets the bytes decoded from there on.
+        A thread that waited too long for another thread's cursor passes the byte of the span that
+        it has *wanted*. It gets what that cursor has decoded of the span, if the byte is there.
         """
-        with self._lock:
-            extent = self._spans.find(self._id, index)
-            if extent is not None:
-                return memoryview(extent.body)[(index - extent.first) * SPAN :]
-            cursor = self._cursors.nearest(index)
-            if self._ahead.state is RunState.STARTING and wanted is None:
-                return self._waiters.add(index)  # the run decodes more at once
-            if cursor.busy:
-                at = index * SPAN - cursor.output_offset
-                # Without the member's last byte: the CRC-32 is checked before it is returned.
-                stop = min(cursor.decoded, self.size - 1 - cursor.output_offset)
-                if wanted is not None and at + wanted < stop:
-                    return cursor.output[at:stop]
-                return self._waiters.add(index)
-            cursor.busy = True
-            return cursor
+        extent = self._spans.find(self._id, index)
+        if extent is not None:
+            return memoryview(extent.body)[(index - extent.first) * SPAN :]
+        if wanted is None:
+            return None
+        cursor = self._cursors.nearest(index)
+        at = index * SPAN - cursor.output_offset
+        # Without the member's last byte: the CRC-32 is checked before it is returned.
+        stop = min(cursor.decoded, self.size - 1 - cursor.output_offset)
+        return cursor.output[at:stop] if cursor.busy and at + wanted < stop else None
+
+    def _claim_cursor(self, index: int, has_waited: bool) -> DecodeCursor | None:
+        """Return the nearest cursor before span *index*, now busy. The caller holds the lock.
+
+        Return None if another thread uses that cursor, or is about to: decoding ahead decodes more
+        at once.
+        """
+        cursor = self._cursors.nearest(index)
+        if cursor.busy or (self._ahead.state is AheadState.STARTING and not has_waited):
+            return None
+        cursor.busy = True
+        return cursor
 
     def _release(self, cursor: DecodeCursor) -> None:
         cursor.release_input()
@@ -181,10 +188,10 @@ class SeekableDecoder:
             cursor.busy = False
             if cursor.is_at_end:
                 self._cursors.discard(cursor)
-            starts_run = self._may_run()
+            starts_ahead = self._start_ahead()
             self._waiters.wake()
-        if starts_run:
-            self._pool.submit(self._run_ahead)
+        if starts_ahead:
+            self._pool.submit(self._decode_ahead)
 
     def _decode_until(self, cursor: DecodeCursor, index: int, stop: int) -> memoryview:
         """Decode until the bytes [0, stop) of the span *index* are there; return the span so far.
@@ -233,33 +240,33 @@ class SeekableDecoder:
             count = self.checkpoint_count
         self._checkpoint_budget.note(self, count)
 
-    def _may_run(self) -> bool:
-        """Whether to submit a run ahead; then it counts as starting. The caller holds the lock."""
-        if self._ahead.state is not RunState.IDLE or self._next_to_run() is None:
+    def _start_ahead(self) -> bool:
+        """Whether to decode ahead; if so, it counts as starting. The caller holds the lock."""
+        if self._ahead.state is not AheadState.IDLE or self._cursor_to_advance() is None:
             return False
-        self._ahead.state = RunState.STARTING
+        self._ahead.state = AheadState.STARTING
         return True
 
-    def _next_to_run(self) -> DecodeCursor | None:
-        """Return the idle cursor of the reader if a run should move it. The caller holds the lock.
+    def _cursor_to_advance(self) -> DecodeCursor | None:
+        """Return the reader's idle cursor if it should decode ahead. The caller holds the lock.
 
-        A run never moves back: a span that a small cache has evicted again is left to the reader.
+        It never goes back: a span that a small cache has evicted again is left to the reader.
         """
         cursor = self._cursors.idle_near(self._ahead.pattern.next_span)
         if cursor is None or cursor.output_offset >= self._ahead.stop_span * SPAN:
             return None
         return cursor
 
-    def _run_ahead(self) -> None:
+    def _decode_ahead(self) -> None:
         """Decode the spans before the reader, until far enough ahead or until a failure."""
         try:
-            while (cursor := self._take_for_run()) is not None:
+            while (cursor := self._claim_cursor_ahead()) is not None:
                 try:
-                    while (room := self._ahead.stop_span - cursor.output_offset // SPAN) > 0:
+                    while (left := self._ahead.stop_span - cursor.output_offset // SPAN) > 0:
                         spacing = self._cursors.spacing
                         to_checkpoint = (spacing - cursor.output_offset % spacing) // SPAN
                         # A power of two, because buffers of such sizes are pooled.
-                        spans = 1 << min(MAX_STEP_SPANS, room, to_checkpoint).bit_length() - 1
+                        spans = 1 << min(MAX_STEP_SPANS, left, to_checkpoint).bit_length() - 1
                         while self._step(cursor, spans) is None:
                             self._waiter.check()
                         if cursor.is_at_end:
@@ -268,19 +275,19 @@ class SeekableDecoder:
                     self._release(cursor)
         except BaseException as exc:
             with self._lock:
-                self._ahead.state = RunState.IDLE
+                self._ahead.state = AheadState.IDLE
             if not isinstance(exc, TaskFSError):
                 raise
-            # The reader that comes there meets the same failure, and reports it.
+            # A reader of these bytes meets the same failure, and reports it.
 
-    def _take_for_run(self) -> DecodeCursor | None:
-        """Return the cursor to decode ahead with, now busy, or None: then the run is over."""
+    def _claim_cursor_ahead(self) -> DecodeCursor | None:
+        """Return the cursor to decode ahead with, now busy, or None at its end."""
         with self._lock:
-            cursor = self._next_to_run()
+            cursor = self._cursor_to_advance()
             if cursor is None:
-                self._ahead.state = RunState.IDLE
+                self._ahead.state = AheadState.IDLE
                 self._waiters.wake()
                 return None
-            self._ahead.state = RunState.RUNNING
+            self._ahead.state = AheadState.RUNNING
             cursor.busy = True
             return cursor

@@ -11,16 +11,13 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 DIRECTORY: Final = "pins"
 _LOCK: Final = "lock"
 _SUFFIX: Final = ".json"
-
-# The files that each pinned path needs, relative to the cache's directory.
-TaskPins = Mapping[str, list[str]]
 
 
 def read_pins(root: Path, task_id: str) -> dict[str, list[str]]:
