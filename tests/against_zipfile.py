@@ -17,7 +17,7 @@ from taskfs.archive.end_record import EOCD_MAGIC, find_end
 from taskfs.archive.index import Folder
 from taskfs.archive.member import Member
 from taskfs.errors import CorruptData, Unsupported
-from tests.archive_harness import FakeObject, bench, read_all
+from tests.archive_harness import FakeObject, make_harness, read_all
 
 MAX_READ: Final = 64 << 20  # bytes; a member that claims to be larger is only read in parts
 MAX_TIME_NS: Final = 1 << 63
@@ -31,7 +31,7 @@ def compare(body: bytes) -> Counter[str]:
         Exception: a bug; the only expected errors are CorruptData and Unsupported.
     """
     counts: Counter[str] = Counter()
-    with bench() as on:
+    with make_harness() as on:
         try:
             archive = on.open(FakeObject(body))
         except (CorruptData, Unsupported):

@@ -107,7 +107,7 @@ class DaemonPool(Executor):
 
 
 @dataclass(frozen=True)
-class Bench:
+class ArchiveHarness:
     """An archive engine with its own caches and pools."""
 
     resources: ArchiveResources
@@ -127,7 +127,7 @@ class Bench:
 
 
 @contextlib.contextmanager
-def bench(
+def make_harness(
     *,
     block_bytes: int = 32 << 20,
     span_bytes: int = 24 << 20,
@@ -135,7 +135,7 @@ def bench(
     checkpoints: int = 384,
     interrupted: Callable[[], bool] = lambda: False,
     limit_s: float = 20.0,
-) -> Iterator[Bench]:
+) -> Iterator[ArchiveHarness]:
     """Yield an engine. Calls that still wait after the test or *limit_s* are interrupted."""
     closed = threading.Event()
     deadline_s = time.monotonic() + limit_s
@@ -151,7 +151,7 @@ def bench(
         checkpoints=CheckpointBudget(checkpoints),
     )
     try:
-        yield Bench(resources, store, decoding)
+        yield ArchiveHarness(resources, store, decoding)
     finally:
         closed.set()
 

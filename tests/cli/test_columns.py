@@ -26,7 +26,7 @@ def drawn(taskfs: Command, width: int, command: tuple[str, ...] = ("list",)) -> 
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_no_word_and_no_heading_is_cut(taskfs: Command, cloud: FakeCloud, width: int) -> None:
+def test_no_cell_and_no_heading_is_cut(taskfs: Command, cloud: FakeCloud, width: int) -> None:
     """C-33: On a narrow terminal whole columns are left out, and no cell is cut."""
     shown: dict[str, Any] = {
         "simulator": "openfoam",

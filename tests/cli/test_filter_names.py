@@ -96,7 +96,7 @@ def test_a_project_without_such_tasks_is_no_error(taskfs: Command, cloud: FakeCl
 
 
 @pytest.mark.parametrize("status", (403, 404, 500))
-def test_a_service_that_tells_no_projects_is_believed(
+def test_without_a_list_of_projects_any_name_is_accepted(
     taskfs: Command, cloud: FakeCloud, status: int
 ) -> None:
     """C-36: If the service does not tell its projects, nothing is refused."""

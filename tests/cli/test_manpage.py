@@ -106,7 +106,7 @@ def test_the_date_can_be_that_of_the_sources(monkeypatch: pytest.MonkeyPatch) ->
     assert '"2023-11-14"' in format_manual(taskfs)
 
 
-def test_the_page_tells_nothing_of_this_machine() -> None:
+def test_the_page_names_nothing_of_this_machine() -> None:
     """C-11: The page names no path of the machine that builds it."""
     assert str(Path.home()) not in PAGE or Path.home() == Path("/")
 

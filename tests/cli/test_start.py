@@ -161,7 +161,7 @@ def test_key_file_and_configuration_file(bare: Command, cloud: FakeCloud) -> Non
     assert task in done.stdout
 
 
-def test_nothing_printed_or_logged_tells_the_key_or_a_signature(
+def test_no_output_and_no_log_holds_the_key_or_a_signature(
     taskfs: Command, cloud: FakeCloud
 ) -> None:
     """Y-3, Y-6: Neither output nor log shows the key or a signature."""
@@ -241,7 +241,7 @@ def test_a_command_that_prints_nothing_needs_no_standard_output(
     assert [path.read_bytes() for path in found] == [b"hello"]
 
 
-def test_an_empty_path_is_a_slip(bare: Command) -> None:
+def test_an_empty_path_is_a_usage_error(bare: Command) -> None:
     """C-34: An empty path is a wrong call, so an unset variable does not mount on the current
     directory."""
     for command in (

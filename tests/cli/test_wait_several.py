@@ -32,7 +32,7 @@ def test_all(taskfs: Command, cloud: FakeCloud, running: list[str]) -> None:
     assert (process.returncode, out, err) == (0, "", "")
 
 
-def test_one_that_ends_badly_is_1(taskfs: Command, cloud: FakeCloud, running: list[str]) -> None:
+def test_a_failed_task_is_1(taskfs: Command, cloud: FakeCloud, running: list[str]) -> None:
     for task, status in zip(running, ("success", "failed", "success"), strict=True):
         cloud.set_status(task, status)
     done = taskfs("wait", *running)
@@ -62,7 +62,7 @@ def test_several_that_time_out_are_124(taskfs: Command, running: list[str]) -> N
     assert done.stderr == "taskfs: 3 tasks have not ended after 1 s\n"
 
 
-def test_a_look_at_several_is_one_request(
+def test_the_statuses_of_several_cost_one_request(
     taskfs: Command, cloud: FakeCloud, running: list[str]
 ) -> None:
     cloud.clear_requests()

@@ -50,7 +50,7 @@ class TestWithoutATerminal:
         assert done.stderr.startswith("taskfs: watch needs a terminal: --once")
         assert done.stderr.count("\n") == 1
 
-    def test_a_dumb_terminal_is_none(self, taskfs: Command) -> None:
+    def test_a_dumb_terminal_gets_plain_output(self, taskfs: Command) -> None:
         """C-7: A terminal that cannot move its cursor is not used."""
         with taskfs.terminal("watch", term="dumb") as terminal:
             assert terminal.end() == 1

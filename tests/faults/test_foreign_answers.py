@@ -101,7 +101,7 @@ def test_a_foreign_404_on_a_task_is_eio(fs: FileSystem, foreign: str) -> None:
 
 
 @pytest.mark.parametrize("status", [404, 410])
-def test_the_apis_own_word_on_one_task_is_enoent(fs: FileSystem, status: int) -> None:
+def test_a_404_of_the_api_on_one_task_is_enoent(fs: FileSystem, status: int) -> None:
     """F-14, X-1: The API's own 404 on one task is ENOENT."""
     fs.names()
     task = finished(fs.cloud, a=CONTENT)
@@ -144,8 +144,8 @@ def test_a_foreign_404_of_the_store_is_no_empty_outputs(fs: FileSystem, foreign:
 
 
 @pytest.mark.parametrize("own", ABSENT)
-def test_a_store_that_says_that_the_object_is_absent_is_believed(fs: FileSystem, own: str) -> None:
-    """F-12, F-14: A store's own word that the object is absent shows as an empty `outputs/`."""
+def test_an_object_that_the_store_reports_absent_is_empty(fs: FileSystem, own: str) -> None:
+    """F-12, F-14: An object that the store reports as absent shows as an empty `outputs/`."""
     task = finished(fs.cloud, a=CONTENT)
     fault = add_fault(fs.cloud, "store", task, "body", times=None, **ABSENT[own])
     assert fs.names(f"{task}/outputs") == []

@@ -253,7 +253,7 @@ def test_a_header_that_points_into_another_member(fs: FileSystem) -> None:
 
 @pytest.mark.parametrize("method", [STORED, DEFLATED, BZIP2, LZMA])
 @pytest.mark.parametrize("by", [-1000, -1, 1, 1000, 1 << 40])
-def test_sizes_that_lie_in_either_direction(fs: FileSystem, by: int, method: int) -> None:
+def test_wrong_sizes_in_either_direction(fs: FileSystem, by: int, method: int) -> None:
     """I-8, X-9: A size that lies is EIO, never a short file and never bytes beyond it."""
     lie = file("bad", BODY, method=method, size=len(BODY) + by, zip64=True)
     top = put_entries(fs, lie, GOOD)
@@ -353,7 +353,7 @@ def test_data_before_the_archive(fs: FileSystem, shifted: bool) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 0xFFFE])
-def test_a_count_of_entries_that_lies(fs: FileSystem, count: int) -> None:
+def test_a_wrong_count_of_entries(fs: FileSystem, count: int) -> None:
     """I-8: A count of entries that lies is ignored."""
     lie = {"here": count, "entries": count}
     top = put_entries(fs, file("a", b"1"), file("b", b"2"), GOOD, end=lie)
@@ -443,7 +443,7 @@ def test_set_uid_bits_links_and_devices_are_plain_files(fs: FileSystem, mode: in
         field(0x9901, bytes(7)) * 1000,
     ],
 )
-def test_extra_fields_that_lie_in_length(fs: FileSystem, extra: bytes) -> None:
+def test_extra_fields_with_a_wrong_length(fs: FileSystem, extra: bytes) -> None:
     """I-8: Extra fields with a wrong length are ignored; the member and those behind it are not."""
     top = put_entries(fs, file("odd", b"fine", extra=extra, local_extra=extra), GOOD)
     assert fs.read(f"{top}/odd") == b"fine"

@@ -62,7 +62,7 @@ def test_the_next_open_sees_no_page_of_a_damaged_read(
 
 
 @pytest.mark.parametrize("method", [STORED, DEFLATED])
-def test_a_refresh_lets_go_of_the_kernel_s_pages(
+def test_a_refresh_drops_the_kernels_pages(
     new_mount: Callable[..., Mount], cloud: FakeCloud, method: int
 ) -> None:
     """N-21: A write to `.taskfs/refresh` also drops the kernel's pages."""

@@ -85,7 +85,7 @@ def test_a_request_that_never_arrived_is_repeated(patient: Mounted, task: str, f
     assert patient.cloud.killed.count(task) == 1
 
 
-def test_the_look_up_may_fail_for_a_while_too(patient: Mounted, task: str) -> None:
+def test_reading_the_status_may_fail_for_a_while(patient: Mounted, task: str) -> None:
     """K-9, X-11: A lost answer, then a status that cannot be read at first, still ends well."""
     patient.cloud.faults.add("reset", path=f"{task}/kill", acted=True)
     patient.cloud.faults.add("status", path=f"{task}/status", status=503, times=2, skip=1)
@@ -174,7 +174,7 @@ ACCIDENTS: Final = (
 
 
 @pytest.mark.parametrize("line", ACCIDENTS)
-def test_no_accident_kills(patient: Mounted, line: str) -> None:
+def test_only_a_written_byte_kills(patient: Mounted, line: str) -> None:
     """K-1, A-5: `touch`, truncation, copying a tree back and editors' swap files send no kill."""
     task = patient.cloud.add_task(status="started")
     shell(patient, task, line)

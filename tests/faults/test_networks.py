@@ -251,7 +251,7 @@ def test_a_certificate_of_another_host(
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
 @pytest.mark.parametrize("content", [None, "", "no certificate\n"])
-def test_a_ca_file_that_is_none(
+def test_a_file_that_holds_no_certificates(
     taskfs: Taskfs, tmp_path: Path, variable: str, content: str | None
 ) -> None:
     """X-23: A wrong path in a CA variable, or a file without certificates, names the variable."""

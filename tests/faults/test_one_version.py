@@ -87,7 +87,7 @@ def test_a_replacement_is_noticed_by_reading(fs: FileSystem) -> None:
         fs.read(f"{task}/outputs/y")
 
 
-def test_the_record_tells_of_a_new_archive(fs: FileSystem) -> None:
+def test_a_changed_record_announces_a_new_archive(fs: FileSystem) -> None:
     """F-8, F-11: A record that changed announces a new version, and the next open gets it."""
     task = fs.cloud.add_task(end_time=LONG_AGO)
     put(fs.cloud, task, x=b"first")
@@ -205,7 +205,7 @@ def test_what_was_read_before_is_read_from_memory(mnt: Path, cloud: FakeCloud) -
 
 
 @pytest.mark.mount
-def test_pages_of_the_old_version_are_let_go(mnt: Path, cloud: FakeCloud) -> None:
+def test_pages_of_the_old_version_are_dropped(mnt: Path, cloud: FakeCloud) -> None:
     """F-9, F-11: Pages of the old version are dropped, although size and time are equal."""
     old, new = noise(1, 500_000), noise(2, 500_000)
     task = cloud.add_task(end_time=LONG_AGO)

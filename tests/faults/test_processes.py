@@ -38,7 +38,9 @@ def threads_of(pid: int) -> int:
 
 
 @pytest.mark.usefixtures("each_engine")
-def test_umount_of_a_busy_mount_says_so_and_leaves_it_well(new_mount: Callable[..., Mount]) -> None:
+def test_umount_of_a_busy_mount_fails_and_leaves_it_mounted(
+    new_mount: Callable[..., Mount],
+) -> None:
     """E-3, E-4: `umount` of a busy mount says so and leaves it intact; `--lazy` detaches it."""
     mount = new_mount()
     content = os.urandom(2_000_000)
@@ -304,7 +306,7 @@ def test_a_start_that_is_interrupted_leaves_nothing(
 
 
 @pytest.mark.usefixtures("each_engine")
-def test_a_crowd_of_readers_neither_deadlocks_nor_exhausts_threads(
+def test_many_readers_neither_deadlock_nor_exhaust_threads(
     new_mount: Callable[..., Mount],
 ) -> None:
     """R-19: 64 threads with 200 open files under transient faults neither deadlock nor exhaust

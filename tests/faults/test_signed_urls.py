@@ -117,7 +117,7 @@ BAD_URLS: Final[dict[str, list[str]]] = {
 
 
 @pytest.mark.parametrize("urls", BAD_URLS)
-def test_a_url_that_is_none_is_eio(hasty: Mounted, urls: str) -> None:
+def test_an_unusable_url_is_eio(hasty: Mounted, urls: str) -> None:
     """X-4: Too few signed URLs, or one that is not a store's, is EIO."""
     task = finished(hasty.cloud, a=b"a")
     add_fault(hasty.cloud, "signing", task, "json", times=None, value=BAD_URLS[urls])

@@ -106,7 +106,7 @@ TABLE: Final[dict[str, tuple[Kind, int]]] = {
 
 
 @pytest.mark.parametrize("fault", TABLE)
-def test_what_stays_has_the_errno_of_the_table(hasty: Mounted, fault: str) -> None:
+def test_a_lasting_fault_has_the_errno_of_the_table(hasty: Mounted, fault: str) -> None:
     """X-3, X-4, X-8, X-9, F-15: A fault that stays has its errno, is never a short file, EAGAIN or
     a false ENOENT, and is not cached."""
     cloud = hasty.cloud

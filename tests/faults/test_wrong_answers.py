@@ -1,5 +1,5 @@
 """Wrong answers are not believed: they are asked for once more, then EIO, and no damaged byte is
-served once the store is well, nor by the kernel's page cache."""
+served once the store has recovered, nor by the kernel's page cache."""
 
 import errno
 import gzip
@@ -47,11 +47,11 @@ def test_a_flipped_byte_is_looked_at_once_more(patient: Mounted, method: int) ->
 
 @pytest.mark.parametrize("at", [0, HEADER + 10, HEADER + 350_000, HEADER + 600_000])
 @pytest.mark.parametrize("method", [STORED, DEFLATED])
-def test_a_flipped_byte_that_stays_is_eio_and_gone_once_the_store_is_well(
+def test_a_lasting_flipped_byte_is_eio_until_the_store_recovers(
     hasty: Mounted, method: int, at: int
 ) -> None:
     """I-3, I-5: Damage that stays is EIO, and the next open drops the kernel's pages, so it is
-    never served once the store is well."""
+    never served once the store has recovered."""
     task = finished(hasty.cloud, method, a=CONTENT, z=b"z")
     assert hasty.stat(f"{task}/outputs/a").st_size == len(CONTENT)
     add_fault(hasty.cloud, "store", task, "flip", at=at, times=None)
@@ -78,7 +78,7 @@ def test_readers_that_share_the_page_cache_share_the_check(hasty: Mounted) -> No
         read_whole(hasty, path, CONTENT)
 
 
-def test_readers_beside_a_damaged_read_get_eio_or_the_truth(hasty: Mounted) -> None:
+def test_readers_beside_a_damaged_read_get_eio_or_right_bytes(hasty: Mounted) -> None:
     """I-1, I-4: However many read at once, none gets a wrong member with a good end."""
     for seed in range(3):
         task = finished(hasty.cloud, a=CONTENT, z=b"z")
@@ -225,7 +225,7 @@ def test_a_wrong_answer_of_the_api_is_eio_and_no_empty_directory(
     assert task in hasty.names()
 
 
-def test_a_listing_that_tells_of_more_than_it_has_ends(cloud: FakeCloud) -> None:
+def test_a_listing_with_fewer_tasks_than_announced_fails(cloud: FakeCloud) -> None:
     """F-17: A listing that has fewer tasks than it announces is read again and then fails; what
     never ends is given up."""
     client = TaskClient(cloud.api_url, cloud.api_key, timeout_s=3)

@@ -170,7 +170,7 @@ def test_views_are_directories_of_tasks(remote: TaskFileSystem, cloud: FakeCloud
     assert remote.ls(".by-status/killed") == []
 
 
-def test_the_kept_is_forgotten_on_demand(new_fs: Any, cloud: FakeCloud) -> None:
+def test_invalidate_cache_drops_what_is_cached(new_fs: Any, cloud: FakeCloud) -> None:
     """P-18: `invalidate_cache` forgets what is kept of the remote side."""
     remote = new_fs(dir_cache_time="1h")
     task = finished(cloud)

@@ -154,7 +154,7 @@ def test_cat_ranges_goes_out_at_once(remote: TaskFileSystem, cloud: FakeCloud) -
     assert list(map(len, found)) == [100, 100, 100]
 
 
-def test_cat_ranges_tells_of_failures(remote: TaskFileSystem, task: str) -> None:
+def test_cat_ranges_returns_or_raises_failures(remote: TaskFileSystem, task: str) -> None:
     """P-6: `on_error` of cat_ranges says whether a failure replaces its range or is raised."""
     paths = [f"{task}/outputs/noise.bin", f"{task}/nothing", f"{task}/outputs"]
     found = remote.cat_ranges(paths, 0, 5)

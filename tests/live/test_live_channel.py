@@ -144,7 +144,7 @@ def test_a_question_without_an_answer(
     assert ask(machine, tail("stdout.txt", 1)).message == ["three"]
 
 
-def test_a_late_answer_is_not_taken_for_another(
+def test_a_late_answer_is_not_mistaken_for_another(
     cloud: FakeCloud, new_channels: NewChannels, task: str
 ) -> None:
     """L-10: a channel with an unanswered question is not used again."""
@@ -317,7 +317,7 @@ def test_a_refused_key(cloud: FakeCloud, channels: LiveChannels, task: str) -> N
         ask(channels.machine(task), LS)
 
 
-def test_a_deaf_machine_holds_up_no_other(
+def test_an_unresponsive_machine_delays_no_other(
     cloud: FakeCloud, channels: LiveChannels, task: str
 ) -> None:
     """L-8: A silent machine holds up no other task."""

@@ -16,7 +16,7 @@ def shift_of(world: World, member: bytes) -> int | None:
     ("member", "shift"),
     [(b"one\ntwo\n", 0), (b"one\ntwo\nthree\n", 0), (b"one\ntw", None), (b"ONE\ntwo\n", None)],
 )
-def test_the_archive_goes_on_from_what_was_handed_out(member: bytes, shift: int | None) -> None:
+def test_the_archive_continues_after_the_returned_bytes(member: bytes, shift: int | None) -> None:
     """L-9: reading goes on from the archive's member if that begins with what was handed out,
     else ESTALE."""
     world = World()

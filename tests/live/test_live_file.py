@@ -44,7 +44,7 @@ def content_of(snapshot: Snapshot) -> bytes:
     return snapshot.read(snapshot.hole, snapshot.size)
 
 
-def test_the_last_newline_of_the_runners_logs_is_handed_out_at_once() -> None:
+def test_the_last_newline_of_the_runners_logs_is_returned_at_once() -> None:
     """L-4: The last newline is handed out at once for the runner's own `stdout.txt`."""
     world = World(b"stdout.txt")
     world.write(b"one\ntwo\n")
@@ -53,7 +53,7 @@ def test_the_last_newline_of_the_runners_logs_is_handed_out_at_once() -> None:
     assert content_of(world.refresh()) == b"one\ntwo\n\n -------\n"
 
 
-def test_the_last_newline_of_other_files_is_handed_out_once_something_follows() -> None:
+def test_the_last_newline_of_other_files_is_returned_once_something_follows() -> None:
     """L-4: … for other files once something follows; none is ever invented."""
     world = World()
     world.write(b"one\ntwo")

@@ -211,9 +211,7 @@ def test_the_end_of_the_task(cloud: FakeCloud, new_files: NewFiles, task: str) -
     assert time.monotonic() - start_s < 2.0
 
 
-def test_a_goodbye_is_no_news_about_the_task(
-    cloud: FakeCloud, new_files: NewFiles, task: str
-) -> None:
+def test_a_goodbye_does_not_end_the_task(cloud: FakeCloud, new_files: NewFiles, task: str) -> None:
     """L-8: a connection that ends while the task runs is made anew within the call."""
     files = new_files(task)
     files.listing()
@@ -269,7 +267,7 @@ def test_readers_of_one_file_at_once(cloud: FakeCloud, new_files: NewFiles, task
 
 
 def test_a_minute_of_growth(cloud: FakeCloud, new_files: NewFiles, task: str) -> None:
-    """L-4, L-5: bytes handed out are those that the machine writes, block-buffered or not."""
+    """L-4, L-5: the returned bytes are those that the machine writes, block-buffered or not."""
     files = new_files(task)
     written = cloud.machine_files(task)
     written.write("run.csv", b"")
@@ -351,7 +349,7 @@ class LostMachine:
         raise Unavailable("not reached")
 
 
-def test_a_machine_that_is_gone_before_the_status_tells() -> None:
+def test_a_machine_that_is_gone_before_the_status_changes() -> None:
     """L-9: The status is asked for again while there is no new connection, so a reader learns in
     time that the task has ended."""
     clock = Clock()

@@ -264,7 +264,7 @@ def test_the_end_of_a_large_file(new_fs: NewFs, cloud: FakeCloud, task: str) -> 
         assert opened.read_at(size - 5, 4096) == LINES[-5:] + b"the end\n"
 
 
-def test_a_goodbye_alone_is_no_end(new_fs: NewFs, cloud: FakeCloud, task: str) -> None:
+def test_a_goodbye_alone_does_not_end_the_files(new_fs: NewFs, cloud: FakeCloud, task: str) -> None:
     """L-8: a connection that ends is made anew while the task is live."""
     fs = new_fs()
     assert fs.read(f"{task}/live/stdout.txt") == b"one\ntwo\nthree\n"

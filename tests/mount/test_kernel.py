@@ -157,7 +157,7 @@ def test_names_longer_than_a_name_may_be(task: Path, shared_cloud: FakeCloud) ->
         assert shared_cloud.requests == []
 
 
-def test_open_files_are_given_back(shared_mnt: Path, task: Path) -> None:
+def test_closed_files_are_released(shared_mnt: Path, task: Path) -> None:
     """R-20: No open file is kept after its close."""
 
     def open_handles() -> int:

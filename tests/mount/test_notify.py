@@ -94,7 +94,7 @@ def test_a_service_manager_that_is_away_fails_nothing(
     assert (process.returncode, out, err) == (0, "", "")
 
 
-def test_a_mount_in_the_background_speaks_for_nobody(
+def test_a_background_mount_notifies_no_service_manager(
     tmp_path: Path, mountpoint: Path, cloud: FakeCloud
 ) -> None:
     """E-16: A background mount of a script within a service does not report the service ready."""

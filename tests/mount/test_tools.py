@@ -266,7 +266,7 @@ def test_what_kills(shared_mnt: Path, shared_cloud: FakeCloud, tmp_path: Path, l
     shared_cloud.clear_requests()
 
 
-def test_the_shell_tells_why_not(shared_mnt: Path, shared_cloud: FakeCloud) -> None:
+def test_the_shell_reports_why_a_kill_failed(shared_mnt: Path, shared_cloud: FakeCloud) -> None:
     """K-2, K-5: The shell reports ESRCH for a finished task."""
     task = finished(shared_cloud)
     shared_cloud.clear_requests()

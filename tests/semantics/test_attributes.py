@@ -157,7 +157,7 @@ def test_file_mode_and_dir_mode(new_mount: Callable[..., Mount], cloud: FakeClou
         assert stat.S_IMODE(os.stat(less_umask / task / name).st_mode) == less_mode, name
 
 
-def test_a_tasks_directory_tells_when_it_last_changed(fs: FileSystem) -> None:
+def test_a_tasks_directory_has_the_time_of_its_last_change(fs: FileSystem) -> None:
     """A-7: A task directory's mtime is its last change, its ctime the creation."""
     for status, until, latest in (
         ("success", "end_time", "end_time"),

@@ -63,8 +63,8 @@ def test_the_root_lists_tasks_and_views(
 
 
 @pytest.mark.parametrize("status", [*KNOWN_STATUSES, "something-new", "two words"])
-def test_status_is_the_apis_word(fs: FileSystem, status: str) -> None:
-    """T-2: `status` is the API's word, also an unknown one."""
+def test_status_is_the_apis_status_string(fs: FileSystem, status: str) -> None:
+    """T-2: `status` is the API's status string, also an unknown one."""
     task = fs.cloud.add_task(status=status)
     assert text(fs, f"{task}/status") == f"{status}\n"
 

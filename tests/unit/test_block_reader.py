@@ -464,7 +464,7 @@ def test_blocks_on_disk_do_not_wait_for_the_store() -> None:
     disk.go.set()
 
 
-def test_a_wrong_block_on_disk_fails_none_beside_it() -> None:
+def test_a_wrong_block_on_disk_fails_no_neighbour() -> None:
     """I-7: A damaged block is a miss of that block only, while the store is away."""
     disk = SlowDisk(*range(6))
     disk.go.set()

@@ -281,10 +281,10 @@ def test_unknown_requests_are_enosys() -> None:
     assert serving.answer(Opcode.IOCTL) == (errno.ENOTTY, b"")
 
 
-def test_requests_are_served_in_turn_without_more_threads(
+def test_requests_are_served_one_by_one_without_more_threads(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """R-19: Where no more threads can start, a crowd is served in turn."""
+    """R-19: Where no more threads can start, requests are served one by one."""
     serving, start = Serving(Failing()), threading.Thread.start
     started: list[threading.Thread] = []
 

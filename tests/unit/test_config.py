@@ -406,7 +406,7 @@ class TestMountOptions:
         )
         assert parse_mount_options(foreign) == {}
 
-    def test_the_last_word_wins(self) -> None:
+    def test_the_last_option_wins(self) -> None:
         assert parse_mount_options("ro,rw") == {"read_only": "false"}
         assert parse_mount_options("user,noexec,exec") == {"noexec": "false"}
 

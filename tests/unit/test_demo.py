@@ -213,7 +213,7 @@ def test_one_task_comes_with_its_history(demo: Client) -> None:
     }
 
 
-def test_a_failed_task_tells_why_in_both_places(demo: Client) -> None:
+def test_a_failed_task_has_its_reason_in_both_places(demo: Client) -> None:
     (failed,) = demo.tasks(status="failed")
     assert failed["error_detail"] and failed["executer"]["error_detail"]
 

@@ -96,7 +96,7 @@ def test_reset_within_the_body(cloud: FakeCloud, url: str) -> None:
     assert b"Content-Length: 1048576" in head
 
 
-def test_short_body_ends_in_good_order(cloud: FakeCloud, url: str) -> None:
+def test_a_short_body_ends_the_connection_cleanly(cloud: FakeCloud, url: str) -> None:
     cloud.faults.add("short", after_bytes=600_000)
     received, error = raw(url)
     head, _, body = received.partition(b"\r\n\r\n")

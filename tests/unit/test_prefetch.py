@@ -14,10 +14,10 @@ from taskfs.archive.prefetch import AccessPattern, SequentialMembers
 from taskfs.cache.block import BLOCK
 from taskfs.cache.readahead import SLACK, ReadAheadBudget
 from tests.archive_harness import (
-    Bench,
+    ArchiveHarness,
     FakeObject,
     SlowResponses,
-    bench,
+    make_harness,
     member,
     read_all,
     run_threads,
@@ -37,17 +37,17 @@ def many(count: int, size: int, method: int = STORED) -> bytes:
     )
 
 
-def test_small_members_read_in_turn_cost_few_requests() -> None:
+def test_small_members_read_one_after_another_cost_few_requests() -> None:
     """R-6: `grep -r` over many small members costs at most the archive's size over 4 MiB, plus ten
     requests."""
     body = many(2000, 8000)
-    with bench() as on:
+    with make_harness() as harness:
         remote = FakeObject(body)
-        archive = on.open(remote)
+        archive = harness.open(remote)
         expected = cheap_bytes(8000)
         for number in range(2000):
             assert read_all(archive, f"f{number:05}") == expected
-        on.settle()
+        harness.settle()
         assert len(remote.requests) <= len(body) / (4 << 20) + 10
         assert remote.fetched <= 1.05 * len(body)
 
@@ -55,9 +55,9 @@ def test_small_members_read_in_turn_cost_few_requests() -> None:
 def test_small_members_read_by_eight_at_once_cost_few_requests() -> None:
     """R-6: Small members read by eight at once, as `xargs -P8` does, are fetched together."""
     body = many(1600, 8000, DEFLATED)
-    with bench() as on:
+    with make_harness() as harness:
         remote = FakeObject(body)
-        archive = on.open(remote)
+        archive = harness.open(remote)
         expected = cheap_bytes(8000)
         todo = iter(range(1600))
         lock = threading.Lock()
@@ -71,7 +71,7 @@ def test_small_members_read_by_eight_at_once_cost_few_requests() -> None:
                 assert read_all(archive, f"f{number:05}") == expected
 
         run_threads([read] * 8)
-        on.settle()
+        harness.settle()
         assert len(remote.requests) <= len(body) / (4 << 20) + 60
         assert remote.fetched <= 1.1 * len(body)
 
@@ -96,13 +96,13 @@ def test_a_sequence_of_eight_readers_is_recognised_in_any_order() -> None:
     size = 8 * READ
     body = many(30, size, DEFLATED)
     assert len(body) / 30 > SLACK / 2
-    with bench() as on:
+    with make_harness() as harness:
         remote = FakeObject(body)
-        archive = on.open(remote)
+        archive = harness.open(remote)
         readers = half_read(archive, range(8), size)
         for number in (3, 0, 5, 1, 7, 2, 6, 4):
             finish(readers[number])
-        on.settle()
+        harness.settle()
         before = len(remote.requests)
         assert read_all(archive, "f00008") == cheap_bytes(size)
         assert all(start >= stop_of(archive, 8) for start, _ in remote.requests[before:])
@@ -119,15 +119,15 @@ def test_files_in_random_order_beside_open_ones_fetch_nothing_ahead() -> None:
     size = 4 * READ
     numbers = list(range(40, 400, 60))
     random.Random(5).shuffle(numbers)
-    with bench() as on:
+    with make_harness() as harness:
         remote = FakeObject(many(400, size, DEFLATED))
-        archive = on.open(remote)
+        archive = harness.open(remote)
         half_read(archive, range(40), size)
-        on.settle()
+        harness.settle()
         for number in numbers:
             before = remote.fetched
             read_all(archive, f"f{number:05}")
-            on.settle()
+            harness.settle()
             one = member(archive, f"f{number:05}")
             assert remote.fetched - before <= one.compressed_size + 4 * BLOCK
 
@@ -144,7 +144,7 @@ class RecordedRanges:
 
 
 @pytest.mark.parametrize("gap", [4 << 20, 12 << 20])
-def test_the_tolerance_for_open_files_is_bounded(gap: int) -> None:
+def test_the_slack_for_open_files_is_bounded(gap: int) -> None:
     """R-6, R-20: However much other readers hold open, a walk's prefetch stays bounded."""
     asked: Any = RecordedRanges()
     walk = SequentialMembers(asked, ReadAheadBudget(64 << 20))
@@ -169,21 +169,21 @@ def heads(archive: Archive, numbers: Iterable[int]) -> None:
 def test_reading_only_heads_fetches_little(method: int) -> None:
     """R-7: 4 KB of each of 300 files of 2 MB fetch less than a sixth of them."""
     body = many(20, 2 << 20, method)
-    with bench() as on:
+    with make_harness() as harness:
         remote = FakeObject(body)
-        heads(on.open(remote), range(20))
-        on.settle()
+        heads(harness.open(remote), range(20))
+        harness.settle()
         assert remote.fetched < len(body) / 6
         assert len(remote.requests) <= 3 * 20
 
 
 @pytest.mark.parametrize("method", [STORED, DEFLATED])
-def test_heads_read_in_turn_are_fetched_several_at_once(method: int) -> None:
-    """R-7: Heads read in turn are fetched several at once."""
+def test_heads_read_one_after_another_are_fetched_several_at_once(method: int) -> None:
+    """R-7: Heads read one after another are fetched several at once."""
     slow = SlowResponses(lambda length: 0.02)
-    with bench() as on:
-        heads(on.open(FakeObject(many(60, 1 << 20, method), slow)), range(60))
-        on.settle()
+    with make_harness() as harness:
+        heads(harness.open(FakeObject(many(60, 1 << 20, method), slow)), range(60))
+        harness.settle()
     assert slow.most >= 8
 
 
@@ -191,21 +191,21 @@ def test_heads_in_random_order_fetch_nothing_ahead() -> None:
     """R-7, R-5: Heads read here and there prefetch none."""
     numbers = list(range(0, 200, 20))
     random.Random(3).shuffle(numbers)
-    with bench() as on:
+    with make_harness() as harness:
         remote = FakeObject(many(200, 200_000))
-        heads(on.open(remote), numbers)
-        on.settle()
+        heads(harness.open(remote), numbers)
+        harness.settle()
         assert remote.fetched <= 2 * BLOCK * len(numbers)
 
 
 def test_heads_fetched_ahead_are_few() -> None:
     """R-7: At most 16 heads are prefetched."""
-    with bench() as on:
+    with make_harness() as harness:
         remote = FakeObject(many(200, 200_000))
-        archive = on.open(remote)
+        archive = harness.open(remote)
         for count in (3, 60):
             heads(archive, range(count))
-            on.settle()
+            harness.settle()
             assert remote.fetched <= 2 * BLOCK * (count + min(count, HEADS_AHEAD))
 
 
@@ -218,13 +218,13 @@ def push(reader: MemberReader) -> None:
 def test_heads_end_a_sequence() -> None:
     """R-7: Heads read after a walk over files end the walk, although cached bytes are pushed."""
     body = many(50, 2 << 20, DEFLATED)
-    with bench() as on:
+    with make_harness() as harness:
         remote = FakeObject(body)
-        archive = on.open(remote)
+        archive = harness.open(remote)
         for number in range(10):
             read_all(archive, f"f{number:05}")
         assert archive.prefetch.is_sequential
-        on.settle()
+        harness.settle()
         before = remote.fetched
         for number in range(10, 50):
             reader = archive.open_member(member(archive, f"f{number:05}"))
@@ -232,14 +232,14 @@ def test_heads_end_a_sequence() -> None:
             push(reader)
             reader.close()
             assert not archive.prefetch.is_sequential
-        on.settle()
+        harness.settle()
         assert remote.fetched - before < (len(body) - before) / 6
 
 
 def test_a_sequence_is_recognised_by_the_ends_of_its_reads() -> None:
     """R-9: Pushed bytes do not make a file count as read to its end."""
-    with bench() as on:
-        archive = on.open(FakeObject(many(8, 1 << 20, DEFLATED)))
+    with make_harness() as harness:
+        archive = harness.open(FakeObject(many(8, 1 << 20, DEFLATED)))
         for number in range(8):
             reader = archive.open_member(member(archive, f"f{number:05}"))
             for offset in range(0, 1 << 20, READ):
@@ -250,12 +250,12 @@ def test_a_sequence_is_recognised_by_the_ends_of_its_reads() -> None:
             reader.close()
 
 
-def test_small_files_in_turn_are_pushed_when_they_are_opened() -> None:
+def test_small_files_in_a_sequence_are_pushed_on_open() -> None:
     """R-9: In a walk over small files each is pushed once on open, but for those that sample
     whether they are read."""
     count = 8 * SAMPLE_EVERY
-    with bench() as on:
-        archive = on.open(FakeObject(many(count, 8000, DEFLATED)))
+    with make_harness() as harness:
+        archive = harness.open(FakeObject(many(count, 8000, DEFLATED)))
         members = [member(archive, f"f{number:05}") for number in range(count)]
         pushed = []
         for one in members:
@@ -268,7 +268,7 @@ def test_small_files_in_turn_are_pushed_when_they_are_opened() -> None:
                 assert reader.read_at(0, READ) == cheap_bytes(8000)
             assert not reader.take_pushable()
             reader.close()
-            on.settle()  # what is fetched ahead is at hand then
+            harness.settle()  # what is fetched ahead is at hand then
         assert len(pushed) >= 6 * (SAMPLE_EVERY - 1)
         assert all(number % SAMPLE_EVERY for number in pushed)
         assert archive.prefetch.is_sequential
@@ -281,13 +281,13 @@ def test_small_files_in_turn_are_pushed_when_they_are_opened() -> None:
 def test_small_files_that_are_not_read_are_no_longer_pushed() -> None:
     """R-9: Files that are opened and not read end the pushes."""
     count = 10 * SAMPLE_EVERY
-    with bench() as on:
-        archive = on.open(FakeObject(many(count, 8000, DEFLATED)))
+    with make_harness() as harness:
+        archive = harness.open(FakeObject(many(count, 8000, DEFLATED)))
         for number in range(20):
             assert not archive.open_member(member(archive, f"f{number + 80:05}")).take_pushable()
         for number in range(2 * SAMPLE_EVERY):
             read_all(archive, f"f{number:05}")
-        on.settle()
+        harness.settle()
         pushed = 0
         for number in range(2 * SAMPLE_EVERY, count):
             reader = archive.open_member(member(archive, f"f{number:05}"))
@@ -300,8 +300,8 @@ def test_small_files_that_are_not_read_are_no_longer_pushed() -> None:
 def test_an_empty_file_does_not_end_a_sequence() -> None:
     """R-6: An empty file, of which the kernel reads no byte, ends no walk."""
     body = build([file(f"f{n:05}", cheap_bytes(8000 * (n != 5))) for n in range(6)])
-    with bench() as on:
-        archive = on.open(FakeObject(body))
+    with make_harness() as harness:
+        archive = harness.open(FakeObject(body))
         for number in range(5):
             read_all(archive, f"f{number:05}")
         archive.open_member(member(archive, "f00005")).close()
@@ -312,18 +312,18 @@ def test_an_empty_file_does_not_end_a_sequence() -> None:
 
 def test_only_readers_wait_for_small_files_that_are_not_cached() -> None:
     """R-18: An open waits for no bytes."""
-    with bench() as on:
-        archive = on.open(FakeObject(many(20, 8000, DEFLATED)))
+    with make_harness() as harness:
+        archive = harness.open(FakeObject(many(20, 8000, DEFLATED)))
         archive.prefetch.pattern = AccessPattern.SEQUENTIAL
         assert not archive.open_member(member(archive, "f00003")).take_pushable()
 
 
-def whole_twice(on: Bench, remote: FakeObject, path: str) -> Callable[[], int]:
-    archive = on.open(remote)
+def whole_twice(harness: ArchiveHarness, remote: FakeObject, path: str) -> Callable[[], int]:
+    archive = harness.open(remote)
 
     def again() -> int:
         read_all(archive, path)
-        on.settle()
+        harness.settle()
         return remote.fetched
 
     return again
@@ -333,8 +333,8 @@ def whole_twice(on: Bench, remote: FakeObject, path: str) -> Callable[[], int]:
 def test_one_member_read_whole_is_not_a_sequence(size: int) -> None:
     """R-6: One file read whole is no walk: `cat` fetches its bytes within 2 %."""
     body = many(8, size)
-    with bench() as on:
-        again = whole_twice(on, FakeObject(body), "f00000")
+    with make_harness() as harness:
+        again = whole_twice(harness, FakeObject(body), "f00000")
         assert again() <= 1.02 * size + 3 * BLOCK
 
 
@@ -342,8 +342,8 @@ def test_one_member_read_whole_is_not_a_sequence(size: int) -> None:
 def test_one_member_read_repeatedly_is_not_a_sequence(size: int) -> None:
     """R-6, R-2: One file read again and again prefetches nothing else."""
     body = many(100, size) if size < 100_000 else many(10, size)
-    with bench() as on:
-        again = whole_twice(on, FakeObject(body), "f00002")
+    with make_harness() as harness:
+        again = whole_twice(harness, FakeObject(body), "f00002")
         first = again()
         for _ in range(30):
             again()
@@ -354,10 +354,10 @@ def test_members_read_in_random_order_fetch_little_more_than_they_are() -> None:
     """R-5: Members read in random order fetch little more than they are."""
     size = 100_000
     body = many(300, size)
-    with bench() as on:
+    with make_harness() as harness:
         remote = FakeObject(body)
-        archive = on.open(remote)
+        archive = harness.open(remote)
         for number in random.Random(3).sample(range(0, 300, 10), 15):
             read_all(archive, f"f{number:05}")
-        on.settle()
+        harness.settle()
         assert remote.fetched <= 15 * (size + 3 * BLOCK)

@@ -35,7 +35,7 @@ def test_a_long_first_read_from_the_start_is_in_order() -> None:
     assert not read(again, 1).has_jumped
 
 
-def test_in_turn_a_first_read_of_any_length_is_in_order() -> None:
+def test_in_a_sequence_a_first_read_of_any_length_is_in_order() -> None:
     """R-6: After files that were read to their ends, a first read of any length is sequential."""
     pattern = ReadPattern(in_sequence=True)
     pattern.note(0, 4096)

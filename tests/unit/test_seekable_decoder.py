@@ -283,8 +283,8 @@ SHORT = cheap_bytes(15 * SPAN + 777, 3)
 SHORT_PACKED = deflate(SHORT, 0)
 
 
-def test_a_short_member_in_turn_is_decoded_by_its_first_reader(decoding: Make) -> None:
-    """R-9: A short member read in turn is decoded by its first read, but for its last bytes."""
+def test_a_short_member_in_a_sequence_is_decoded_by_its_first_reader(decoding: Make) -> None:
+    """R-9: A short member in a sequence is decoded by its first read, but for its last bytes."""
     one = decoding(SHORT, SHORT_PACKED, in_sequence=True, push_enabled=True)
     one.check(0, 4096)
     assert one.member.fed == len(SHORT_PACKED)
@@ -304,8 +304,8 @@ def test_the_end_of_a_member_is_never_ready(decoding: Make) -> None:
         assert ready.stop <= max(0, size - 1) // SPAN * SPAN
 
 
-def test_a_short_member_in_turn_waits_for_the_bytes_of_the_read_only(decoding: Make) -> None:
-    """R-18: A short member in turn waits for no bytes beyond those that are read."""
+def test_a_short_member_in_a_sequence_waits_only_for_the_bytes_of_the_read(decoding: Make) -> None:
+    """R-18: A short member in a sequence waits for no bytes beyond those that are read."""
     one = decoding(SHORT, SHORT_PACKED, in_sequence=True, push_enabled=True)
     one.member.here = 0
     one.check(0, SPAN)
@@ -317,7 +317,7 @@ def test_a_short_member_in_turn_waits_for_the_bytes_of_the_read_only(decoding: M
     assert one.member.fed <= 1.05 * len(SHORT_PACKED)
 
 
-def test_a_short_member_in_turn_may_be_read_from_anywhere(decoding: Make) -> None:
+def test_a_short_member_in_a_sequence_may_be_read_from_anywhere(decoding: Make) -> None:
     """R-8: Reads of a short member that are not in order are right."""
     one = decoding(SHORT, SHORT_PACKED, in_sequence=True, push_enabled=True)
     one.check(12 * SPAN, 4096)
@@ -328,7 +328,7 @@ def test_a_short_member_in_turn_may_be_read_from_anywhere(decoding: Make) -> Non
     one.check_whole()
 
 
-def test_wrong_bytes_at_hand_are_known_before_the_first_goes_out(decoding: Make) -> None:
+def test_wrong_cached_bytes_are_detected_before_any_is_returned(decoding: Make) -> None:
     """I-3: Bytes that are known to be wrong are not returned, not even the first ones."""
     one = decoding(SHORT, SHORT_PACKED, crc=1, in_sequence=True, push_enabled=True)
     with pytest.raises(CorruptData):
@@ -343,7 +343,7 @@ def test_short_reads_do_not_decode_the_whole_member(decoding: Make) -> None:
     assert one.member.fed <= 10 * SPAN
 
 
-def test_many_short_members_in_turn_share_the_room(decoding: Make) -> None:
+def test_many_short_members_in_a_sequence_share_the_budget(decoding: Make) -> None:
     """R-20: Decoding at once is bounded for all members together."""
     windows, crowd = ReadAheadBudget(8 << 20), [object() for _ in range(39)]
     for other in crowd:
@@ -448,7 +448,7 @@ def test_the_checkpoints_of_all_members_are_bounded(
         one.check(3 * SPAN, 100)  # a decoder without checkpoints reads the right bytes
 
 
-def test_the_member_unused_for_longest_gives_up_its_checkpoints(
+def test_the_least_recently_used_member_drops_its_checkpoints(
     decoding: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R-20: The least recently used member gives up its checkpoints."""
@@ -558,7 +558,7 @@ def test_a_wrong_crc_is_found_before_the_last_byte(decoding: Make, method: int) 
 
 @pytest.mark.parametrize("claimed", [-SPAN - 778, -777, -1, 1, SPAN, 1 << 40])
 @pytest.mark.parametrize("method", [DEFLATED, BZIP2, LZMA])
-def test_sizes_that_lie_are_found_before_the_last_byte(
+def test_wrong_sizes_are_found_before_the_last_byte(
     decoding: Make, method: int, claimed: int
 ) -> None:
     """I-1, I-8: Sizes that lie are found before the last byte."""
@@ -597,7 +597,7 @@ def test_data_without_an_end_mark_is_refused(decoding: Make) -> None:
 
 
 @pytest.mark.parametrize("method", [DEFLATED, BZIP2, LZMA])
-def test_flipped_bytes_are_never_handed_out_whole(decoding: Make, method: int) -> None:
+def test_a_member_with_flipped_bytes_is_never_read_whole(decoding: Make, method: int) -> None:
     """I-1, I-3: A flipped byte makes a whole pass fail with EIO."""
     packed = pack(BODY, method)
     rng = random.Random(method)
@@ -825,7 +825,7 @@ def test_forgetting_and_closing_beneath_readers_is_safe(decoding: Make) -> None:
     run_threads([disturb, read, read])
 
 
-def test_nothing_but_our_errors_leaves(decoding: Make) -> None:
+def test_only_errors_of_taskfs_are_raised(decoding: Make) -> None:
     """style, 4: never another exception than a TaskFSError, whatever the bytes are."""
     rng = random.Random(9)
     for method in (DEFLATED, BZIP2, LZMA):

@@ -216,7 +216,7 @@ def test_no_secret_is_written(open_tasks: Opening, cache: Path) -> None:
     assert open_tasks().get(TASKS[0].id) == TASKS[0]  # unchanged, because it has no secret
 
 
-def test_a_listing_that_tells_nothing_new_writes_nothing(open_tasks: Opening, cache: Path) -> None:
+def test_a_listing_without_news_writes_nothing(open_tasks: Opening, cache: Path) -> None:
     """R-24: A listing that tells nothing new writes nothing."""
     database = open_tasks()
     database.put(TASKS)
@@ -326,7 +326,7 @@ def test_a_killed_writer_leaves_the_database_whole(cache: Path) -> None:
         database.close()
 
 
-def test_a_writer_that_stands_still_does_not_stop_others(
+def test_a_suspended_writer_does_not_block_others(
     open_tasks: Opening, monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
     """O-17: Behind a mount that is suspended in a write, the tasks go on in memory."""

@@ -47,7 +47,7 @@ def test_a_walk_has_all_that_follow_prefetched(order: list[str]) -> None:
     assert walk.batches < len(order) / 10 + 5
 
 
-def test_prefetch_follows_the_gain() -> None:
+def test_prefetch_is_at_most_twice_what_was_met() -> None:
     """R-29: At most twice as many tasks are prefetched as the walk has met."""
     for length in range(1, 60):
         count = len(Walk().visit(BY_NAME[:length]).prefetched) - max(0, length - MIN_RUN)
@@ -55,8 +55,8 @@ def test_prefetch_follows_the_gain() -> None:
         assert (count > 0) == (length >= MIN_RUN)
 
 
-def test_tasks_at_random_are_no_walk() -> None:
-    """R-29: Three tasks, in turn or not, and many at random cause no request."""
+def test_tasks_in_random_order_prefetch_nothing() -> None:
+    """R-29: Three tasks, in order or not, and many in random order cause no request."""
     assert Walk().visit(BY_NAME[50:53]).prefetched == []
     chosen = random.Random(1)
     for _ in range(50):
