@@ -2,26 +2,39 @@
 
 import errno
 import os
+import select
+import time
 from collections.abc import Sequence
 from typing import Final
 
 from taskfs.support.buffers import Buffer
 
 # Errors of a read without a request: fuse(4). The read is repeated.
-_AGAIN: Final = frozenset({errno.EINTR, errno.EAGAIN, errno.ENOENT})
+_AGAIN: Final = frozenset({errno.EINTR, errno.ENOENT})
 # The mount has ended: unmounted, or its connection aborted (/sys/fs/fuse/connections/*/abort).
 _GONE: Final = frozenset({errno.ENODEV, errno.ECONNABORTED})
+# Seconds for which a reader looks again and again before it sleeps. A program that sends one
+# request after another sends the next one within this time, and to wake a thread on an idle CPU of
+# a virtual machine takes longer than most answers.
+SPIN_S: Final = 50e-6
+# After a request that came too late for that, so many requests are waited for asleep.
+SLEEPS: Final = 16
 
 
 class Channel:
     """One mount's requests and answers, on the open descriptor *device*.
 
     Safe for concurrent use: the kernel hands each request to one reader, and a message is written
-    by one call.
+    by one call. How readers wait is best if there is one at a time.
     """
 
     def __init__(self, device: int) -> None:
         self._device = device
+        os.set_blocking(device, False)
+        self._poll = select.poll()
+        self._poll.register(device, select.POLLIN)
+        # With one CPU, the program cannot send a request while this thread looks for it.
+        self._sleeps = 0 if len(os.sched_getaffinity(0)) > 1 else -1  # left; below 0: always
 
     def receive(self, buffer: bytearray) -> int:
         """Wait for a request, put it into *buffer* and return its length; 0 once the mount is gone.
@@ -29,9 +42,18 @@ class Channel:
         Raises:
             OSError: the device cannot be read.
         """
+        sleep_at_s = 0.0
         while True:
             try:
                 return os.readv(self._device, [buffer])
+            except BlockingIOError:
+                if self._sleeps:
+                    self._sleeps -= 1
+                    self._poll.poll()
+                elif not sleep_at_s:
+                    sleep_at_s = time.monotonic() + SPIN_S
+                elif time.monotonic() > sleep_at_s:
+                    self._sleeps = SLEEPS
             except OSError as exc:
                 if exc.errno in _GONE:
                     return 0
