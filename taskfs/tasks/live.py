@@ -49,6 +49,8 @@ FAILURE_S: Final = 10.0
 MAX_KEPT_BYTES: Final = 32 << 20
 # In seconds: wait this long for a machine that was gone before the status is asked for again.
 RECONNECT_S: Final = 8.0
+# Connections that may end during one question: a machine that ends more is not asked again.
+MAX_GOODBYES: Final = 3
 # In seconds: a look at the task's status may take this long even where the deadline has passed.
 STATUS_S: Final = 1.0
 
@@ -267,33 +269,33 @@ class LiveFiles:
     def _ask(
         self, question: Question, deadline_s: float, silence_probe: SilenceProbe | None = None
     ) -> Answer | None:
-        """Ask, once more if the connection ends while the task is live.
+        """Ask, again if the connection ends while the task is live.
 
         A machine may be gone a moment before its task's status tells. So the status is asked for
         again while there is no new connection.
         """
         self._check_failure(None)
-        was_gone = False
+        goodbyes = 0
         while True:
             remaining_s = max(0.0, deadline_s - self._clock())
             try:
                 return self._machine.ask(
                     question,
-                    min(remaining_s, RECONNECT_S) if was_gone else remaining_s,
+                    min(remaining_s, RECONNECT_S) if goodbyes else remaining_s,
                     self._interrupted,
                     silence_probe,
                 )
             except MachineGone as exc:
                 self._check_live(deadline_s)
-                if was_gone:
+                goodbyes += 1
+                if goodbyes == MAX_GOODBYES:
                     self._remember(None, exc)
                     raise
-                was_gone = True
             except Unsupported as exc:
                 self._remember(None, exc)
                 raise
             except Unavailable as exc:
-                if not was_gone or remaining_s <= RECONNECT_S:
+                if not goodbyes or remaining_s <= RECONNECT_S:
                     self._remember(None, exc)
                     self._check_live(deadline_s)
                     raise

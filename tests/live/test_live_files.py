@@ -215,8 +215,39 @@ def test_a_goodbye_does_not_end_the_task(cloud: FakeCloud, new_files: NewFiles, 
     """L-8: a connection that ends while the task runs is made anew within the call."""
     files = new_files(task)
     files.listing()
-    cloud.machine(task).faults.add("goodbye")
+    cloud.machine(task).faults.add("goodbye", times=2)
     assert everything(files, b"stdout.txt") == b"one\ntwo\nthree\n"
+    assert cloud.machine(task).connections == 3
+    cloud.machine(task).faults.add("goodbye", times=None)
+    time.sleep(1.1)
+    with pytest.raises(Unavailable):
+        files.listing()
+    assert cloud.machine(task).connections == 5
+
+
+def test_a_goodbye_that_several_readers_meet(
+    cloud: FakeCloud, new_files: NewFiles, task: str
+) -> None:
+    """L-8: a connection that ends is made anew, once, for all that were reading."""
+    names = [b"%d.log" % number for number in range(6)]
+    for name in names:
+        cloud.machine_files(task).write(name.decode(), name + b"\n")
+    files = new_files(task)
+    files.listing()
+    cloud.machine(task).faults.add("late", "tail", times=None, seconds=0.8)
+    found: dict[bytes, bytes] = {}
+    threads = [
+        threading.Thread(target=lambda name=name: found.update({name: everything(files, name)}))
+        for name in names
+    ]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.4)
+    cloud.machine(task).faults.clear()
+    cloud.hang_up(task)
+    for thread in threads:
+        thread.join()
+    assert found == {name: name for name in names}
     assert cloud.machine(task).connections == 2
 
 

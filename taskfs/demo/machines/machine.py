@@ -87,7 +87,7 @@ class Machine:
                 continue
             self._peers.append(peer)
             self.connections += 1
-            with contextlib.suppress(ValueError):  # an invalid offer
+            with contextlib.suppress(Exception):  # an invalid offer, or hung up in the meantime
                 answer = await peer.answer(offer["sdp"])
                 reply(offer["sender_id"], {"type": "answer", "sdp": answer})
         await self.hang_up()
