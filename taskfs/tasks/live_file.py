@@ -19,6 +19,9 @@ from taskfs.tasks.live_tree import name_text
 
 # In seconds: an overlap is believed this long after the last answer; then the whole is asked for.
 OVERLAP_S: Final = 10.0
+# A file of several MiB is followed by overlaps alone until they are this many times its size. The
+# whole is then asked for, because a file that repeats its own end can deceive an overlap.
+OVERLAP_FACTOR: Final = 8
 # Bytes. The end of a large file is shown after a hole of this size, because its true offset is
 # unknown. No real log is as long, so the offset cannot be mistaken for a true one.
 HOLE_BYTES: Final = 1 << 40
@@ -129,6 +132,7 @@ class LiveFile:
         self._text: _Text | None = None
         self._generation = 0
         self._growth = 0
+        self._overlapped = 0  # bytes of answers since the whole file was asked for
         self._asked_at_s = float("-inf")
 
     @property
@@ -191,7 +195,9 @@ class LiveFile:
         is_small = text.start == 0 and len(text.content) <= limits.small
         if is_small:
             window = len(text.content)
-        elif self.age_s <= OVERLAP_S or text.size > limits.answer:
+        elif text.size > limits.answer or (
+            self.age_s <= OVERLAP_S and self._overlapped <= OVERLAP_FACTOR * text.size
+        ):
             window = 2 * limits.evidence + 2 * self._growth
         else:
             return False
@@ -207,6 +213,7 @@ class LiveFile:
                 self._commit(end)
                 return True
             overlap = None if is_small else find_overlap(text.content, end, limits.evidence)
+            self._overlapped += len(end)
             if overlap is not None:
                 self._append(text, end[overlap:])
                 return True
@@ -218,6 +225,7 @@ class LiveFile:
 
     def _read_anew(self, ask: Ask) -> None:
         """Read the whole file, or the end of a large one, in steps that grow."""
+        self._overlapped = 0
         found, lines = self._probe(ask), 0
         if found is None:
             self._commit(b"")

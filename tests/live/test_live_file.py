@@ -191,6 +191,55 @@ def test_constant_lines_are_counted() -> None:
     assert world.refresh().size == 5 * 52_345 - 1
 
 
+@pytest.mark.parametrize("more", [b"", b"the end\n"])
+def test_a_repeated_end_is_noticed(more: bytes) -> None:
+    """U-11, L-4: Where a file repeats more of its end than an overlap shows, the bytes are missed
+    until the whole file is asked for, which happens in time. Where others followed, open handles
+    are ESTALE then."""
+    world = World()
+    table = b"".join(b"row %06d %09d\n" % (n, n * 7919 % 10**9) for n in range(2000))
+    world.write(b"".join(b"step %06d\n" % n for n in range(8000)) + table)
+    before = world.refresh()
+    world.append(table)
+    cost = world.machine.bytes_sent
+    assert world.refresh().size == before.size  # nothing that was asked tells the growth
+    world.append(more)
+    whole = (world.machine.files.read("run.log") or b"")[:-1]
+    polls, cost_of_one = 0, world.machine.bytes_sent - cost
+    while content_of(world.refresh()) != whole:
+        polls += 1
+        assert polls < 50
+    assert world.refresh().generation == before.generation + (more != b"")
+    # The whole file costs a fraction of what the requests before it did.
+    assert world.machine.bytes_sent - cost < 1.4 * cost_of_one * polls
+
+
+blocks = st.integers(0, 4).map(
+    lambda kind: b"".join(b"block %d line %02d\n" % (kind, n) for n in range(6 + 9 * kind))
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(blocks, min_size=14, max_size=24), st.lists(st.lists(blocks, max_size=12)))
+def test_only_a_repeated_end_deceives(known: list[bytes], appended: list[list[bytes]]) -> None:
+    """U-11, L-4: Bytes are exact in all other cases: where the text repeats itself, more is asked
+    for, at the end the whole."""
+    world = World(limits=TINY)
+    world.write(b"".join(known))
+    before = world.refresh()
+    for piece in appended:
+        new = b"".join(piece)
+        world.append(new)
+        last, before = before, world.refresh()
+        true = world.machine.files.read("run.log") or b""
+        if before.hole == HOLE_BYTES:  # too large to be asked for as a whole
+            assert true[:-1].endswith(content_of(before))
+            return
+        if content_of(before) != true[:-1]:
+            assert content_of(last)[-TINY.evidence :] in new
+            return
+
+
 pieces = st.one_of(
     st.text("ab\n", max_size=12),
     st.text("aé日\n\r\0", max_size=12),
