@@ -77,7 +77,7 @@ class APIConnection:
             label, method, self.url + path, deadline, params=params, json=json
         )
         body = bytearray()
-        self.transport.receive(label, response, deadline, body, MAX_RESPONSE)
+        self.transport.bodies.receive(label, response, deadline, body, MAX_RESPONSE)
         if len(body) > MAX_RESPONSE:
             raise BadAnswer(f"{label}: the response is larger than {MAX_RESPONSE >> 20} MiB")
         if response.status_code in (404, 410):
@@ -125,7 +125,7 @@ class APIConnection:
         try:
             url = self.url + path
             response = self.transport.send(label, method, url, deadline, params=params, json=json)
-            self.transport.receive(label, response, deadline, body, MAX_SIGNALLING_RESPONSE)
+            self.transport.bodies.receive(label, response, deadline, body, MAX_SIGNALLING_RESPONSE)
         except Transient as exc:
             raise Unavailable(str(exc)) from exc
         return response.status_code, bytes(body)

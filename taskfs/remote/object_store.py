@@ -4,79 +4,40 @@ The headers are those of RFC 9110: Range (14.2), Content-Range (14.4), If-Match 
 (8.8.3).
 """
 
-from collections.abc import Callable, Collection
-from functools import partial
-from typing import Final, NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 import requests
 
 from taskfs.errors import (
-    AccessDenied,
     BadAnswer,
-    NotFound,
-    StaleObject,
-    TaskFSError,
     Unavailable,
-    Unsupported,
 )
 from taskfs.model import Fetched, ObjectVersion
+from taskfs.remote.range_requests import EmptyObject, Part, RangeRequests, is_small
 from taskfs.remote.receive_buffer import ReceiveBuffer
-from taskfs.remote.retry import Deadline, Transient
-from taskfs.remote.signed_url import SignedURL
+from taskfs.remote.retry import Deadline
 from taskfs.remote.store_headers import (
-    ABSENT_CODES,
-    ZIP_MAGIC,
-    content_length,
-    content_range,
-    contradicts,
-    error_code,
-    has_tag_of,
-    has_weak_tag,
     is_page,
-    is_plain,
     looks_like_page,
-    unsatisfied_size,
-    validator,
-    version_of,
 )
-from taskfs.remote.transport import Transport, error_for_status
+from taskfs.remote.transport import Transport
 from taskfs.support.buffers import Buffer, allocate
 
 T = TypeVar("T")
 
-# Bytes. A store that ignores Range sends the whole object, which is accepted up to this size.
-SMALL_OBJECT: Final = 1 << 20
-# Bytes that are read of an error body; the error code stands in the first few hundred.
-MAX_ERROR_BODY: Final = 4096
 # The statuses with which stores without suffix ranges refuse one; other such stores send the whole
 # object.
 NO_SUFFIX_STATUSES: Final = frozenset({400, 416, 501})
 
 
-class _EmptyObject(BadAnswer):
-    """A signal to `fetch_tail`: the object has no bytes, so it has no range."""
-
-
-class _Part(NamedTuple):
-    """The bytes [start, stop) of *version*, which the body of one response holds."""
-
-    start: int
-    stop: int
-    version: ObjectVersion
-
-
 class StoreObject:
-    """One object in the store.
-
-    Safe for concurrent use: `SignedURL` has its own lock, and the weak-tag flag only ever changes
-    from false to true.
-    """
+    """One object in the store. Safe for concurrent use, as `RangeRequests` is."""
 
     def __init__(self, path: str, sign: Callable[[], str], transport: Transport) -> None:
         self.path = path
         self._transport = transport
-        self._url = SignedURL(sign)
-        self._has_weak_tags = False  # the store has refused If-Match for an unchanged object
+        self._requests = RangeRequests(path, sign, transport)
 
     def fetch_tail(self, length: int) -> Fetched:
         """Return the last *length* bytes of the object, or all of a smaller one; see model.
@@ -105,22 +66,26 @@ class StoreObject:
 
         try:
             return self._run(attempt)
-        except _EmptyObject:
+        except EmptyObject:
             return Fetched(0, b"", ObjectVersion(0, ""))
 
-    def _send_first(self, length: int, deadline: Deadline) -> tuple[requests.Response, _Part]:
+    def _send_first(self, length: int, deadline: Deadline) -> tuple[requests.Response, Part]:
         """Send the first request for the object; the part has the object's version."""
-        response = self._get(f"bytes=-{length}", None, deadline, returned=NO_SUFFIX_STATUSES)
+        response = self._requests.get(
+            f"bytes=-{length}", None, deadline, returned=NO_SUFFIX_STATUSES
+        )
         status = response.status_code
-        if status == 206 or (status == 200 and _is_small(response)):
-            return response, self._part(
+        if status == 206 or (status == 200 and is_small(response)):
+            return response, self._requests.part(
                 response, None, lambda size: (max(0, size - length), size), deadline
             )
         if status == 200 and is_page(response.headers):
-            raise self._wrong_response("a page instead of the object", response)
+            raise self._requests.wrong_response("a page instead of the object", response)
         response.close()
-        response = self._get("bytes=0-0", None, deadline)
-        return response, self._part(response, None, lambda size: (0, min(1, size)), deadline)
+        response = self._requests.get("bytes=0-0", None, deadline)
+        return response, self._requests.part(
+            response, None, lambda size: (0, min(1, size)), deadline
+        )
 
     def fetch_range(self, start: int, stop: int, version: ObjectVersion) -> Buffer:
         """Return the bytes [start, stop) of *version*, all of them; see model."""
@@ -137,7 +102,7 @@ class StoreObject:
         try:
             return self._transport.run_with_retries(attempt)
         except (BadAnswer, Unavailable):
-            self._url.discard()
+            self._requests.discard_url()
             raise
 
     def _fetch_rest(
@@ -145,203 +110,26 @@ class StoreObject:
     ) -> None:
         """Fetch the bytes of [start, stop) that *body* lacks."""
         while (begin := start + body.filled) < stop:
-            response = self._get(f"bytes={begin}-{stop - 1}", version, deadline)
-            part = self._part(response, version, lambda _: (begin, stop), deadline)
+            response = self._requests.get(f"bytes={begin}-{stop - 1}", version, deadline)
+            part = self._requests.part(response, version, lambda _: (begin, stop), deadline)
             if part.start != begin or part.stop > stop:
-                raise self._wrong_response("the range is not the requested one", response)
+                raise self._requests.wrong_response("the range is not the requested one", response)
             self._receive(response, part, body, deadline)
 
-    def _get(
-        self,
-        byte_range: str,
-        version: ObjectVersion | None,
-        deadline: Deadline,
-        *,
-        returned: Collection[int] = (),
-    ) -> requests.Response:
-        """Send one range request; return a 200, a 206 or a response whose status is in *returned*.
-
-        Raises:
-            StaleObject: the object is no longer *version*.
-            NotFound, AccessDenied, BadAnswer, Transient: the store refuses the request.
-        """
-        headers = {"Range": byte_range}
-        # If-Match uses strong comparison, which a weak tag never passes (RFC 9110, 13.1.1).
-        if version is not None and version.etag.startswith('"') and not self._has_weak_tags:
-            headers["If-Match"] = version.etag
-        response = self._send(headers, deadline, returned)
-        if response.status_code == 412 and version is not None:
-            response.close()
-            response = self._retry_without_if_match(byte_range, version, deadline)
-        if has_weak_tag(response.headers):
-            self._has_weak_tags = True
-        status = response.status_code
-        if status in (200, 206):
-            return response
-        size = unsatisfied_size(response.headers.get("Content-Range", ""))
-        if status == 416 and version is not None:
-            if size == version.size:
-                raise self._wrong_response("a range within the object is refused", response)
-            response.close()
-            raise StaleObject(f"{self.path}: the object was replaced")
-        if status == 416 and size == 0:
-            response.close()
-            raise _EmptyObject(f"{self.path}: the object is empty")
-        if status in returned:
-            return response
-        code = self._error_code(response, deadline)
-        text = f"{status} {code or response.reason}"
-        if status in (404, 410):
-            if code in ABSENT_CODES:
-                raise NotFound(f"GET {self.path}: {text}")
-            raise self._wrong_response(f"{text}, without the store's code for an absent object")
-        if status < 400:
-            raise self._wrong_response(f"{text} in place of a range")
-        raise error_for_status(f"GET {self.path}", status, text)
-
-    def _send(
-        self, headers: dict[str, str], deadline: Deadline, returned: Collection[int] = ()
-    ) -> requests.Response:
-        """Send one request, and once more with a new URL if the store refuses the URL."""
-        label, url = f"GET {self.path}", self._url.get()
-        send = partial(
-            self._transport.send,
-            label,
-            "GET",
-            deadline=deadline,
-            headers=headers,
-            returned=returned,
-        )
-        response = send(url)
-        if response.status_code not in (400, 401, 403):
-            return response
-        code = self._error_code(response, deadline)
-        if response.status_code != 400 or "Expired" in code:
-            response = send(self._url.get(refused=url))
-            if response.status_code == 400:
-                code = self._error_code(response, deadline)
-                if "Expired" in code:
-                    raise AccessDenied(f"{label}: the store reports a new URL as expired")
-        if response.status_code == 400 and 400 not in returned:
-            raise error_for_status(label, 400, f"400 {code or response.reason}")
-        return response
-
-    def _retry_without_if_match(
-        self, byte_range: str, version: ObjectVersion, deadline: Deadline
-    ) -> requests.Response:
-        """Repeat a request without If-Match, because If-Match fails for a weak tag as well.
-
-        Raises:
-            StaleObject: the response has another tag than *version*, or is a 412 again.
-            Transient: the response has no tag, so the reason of the first 412 stays unknown.
-        """
-        response = self._send({"Range": byte_range}, deadline)
-        if response.status_code in (200, 206) and not is_page(response.headers):
-            if not has_tag_of(response.headers, version):
-                response.close()
-                stale = StaleObject(f"{self.path}: the object was replaced")
-                if validator(response.headers, version):
-                    raise stale
-                raise Transient(stale, max_tries=2)
-            self._has_weak_tags = True
-        elif response.status_code == 412:
-            response.close()
-            raise StaleObject(f"{self.path}: the object was replaced")
-        return response
-
-    def _error_code(self, response: requests.Response, deadline: Deadline) -> str:
-        """Return the store's error code, such as `NoSuchKey`.
-
-        The rest of the body goes into no text, because it may quote the signature.
-        """
-        body = bytearray()
-        self._transport.receive(f"GET {self.path}", response, deadline, body, MAX_ERROR_BODY)
-        return error_code(response.headers, bytes(body))
-
-    def _part(
-        self,
-        response: requests.Response,
-        version: ObjectVersion | None,
-        requested: Callable[[int], tuple[int, int]],
-        deadline: Deadline,
-    ) -> _Part:
-        """Return the part of the object that the headers declare, checked against *version*.
-
-        A 200 holds a whole small object. Its part is the *requested* range of an object of its
-        size.
-        """
-        headers = response.headers
-        is_known = version is not None and has_tag_of(headers, version)
-        if response.status_code == 200 and is_page(headers) and not is_known:
-            raise self._wrong_response("a page instead of the object", response)
-        if not is_plain(headers.get("Content-Encoding", "")):
-            response.close()
-            raise Unsupported(f"{self.path}: the store sends a compressed representation")
-        length = content_length(headers)
-        if response.status_code == 200:
-            self._check_whole(response, version, deadline)
-            size = length or 0
-            return _Part(*requested(size), version or version_of(headers, size))
-        sent = content_range(headers.get("Content-Range", ""))
-        if sent is None:
-            raise self._wrong_response("no usable Content-Range", response)
-        if not sent.start < sent.stop <= sent.size or length not in (None, sent.stop - sent.start):
-            raise self._wrong_response("a Content-Range that contradicts itself", response)
-        if version is not None and contradicts(headers, sent.size, version):
-            response.close()
-            raise StaleObject(f"{self.path}: the object was replaced")
-        return _Part(sent.start, sent.stop, version or version_of(headers, sent.size))
-
-    def _check_whole(
-        self, response: requests.Response, version: ObjectVersion | None, deadline: Deadline
-    ) -> None:
-        """Raise an error unless a 200 holds a small object as a whole, in *version*.
-
-        A size or tag that differs means a replaced object only if the body begins like an archive:
-        the response may also be a login page.
-        """
-        headers, size = response.headers, content_length(response.headers)
-        if size == 0:
-            raise self._wrong_response("an empty response", response)
-        if version is not None and (size is None or contradicts(headers, size, version)):
-            if not self._begins_as_archive(response, deadline):
-                raise self._wrong_response("something else instead of the object")
-            if _is_small(response):
-                raise StaleObject(f"{self.path}: the object was replaced")
-        if not _is_small(response):
-            response.close()
-            raise Unsupported(f"{self.path}: the store ignores byte ranges")
-
-    def _begins_as_archive(self, response: requests.Response, deadline: Deadline) -> bool:
-        """Read the first bytes of the response, and close it."""
-        body = bytearray()
-        self._transport.receive(f"GET {self.path}", response, deadline, body, len(ZIP_MAGIC))
-        return body.startswith(ZIP_MAGIC)
-
     def _receive(
-        self, response: requests.Response, part: _Part, body: ReceiveBuffer, deadline: Deadline
+        self, response: requests.Response, part: Part, body: ReceiveBuffer, deadline: Deadline
     ) -> None:
         """Append the part's bytes to *body*; a cut response leaves the bytes that arrived."""
         label = f"GET {self.path}"
         if response.status_code == 206:
-            self._transport.receive_into(label, response, deadline, body, part.stop - part.start)
+            self._transport.bodies.receive_into(
+                label, response, deadline, body, part.stop - part.start
+            )
             return
         whole = ReceiveBuffer(allocate(part.version.size))
-        self._transport.receive_into(label, response, deadline, whole, part.version.size)
+        self._transport.bodies.receive_into(label, response, deadline, whole, part.version.size)
         if looks_like_page(bytes(whole.buffer[:64])):
-            raise self._wrong_response("a page instead of the object")
+            raise self._requests.wrong_response("a page instead of the object")
         after = body.filled + part.stop - part.start
         body.buffer[body.filled : after] = whole.buffer[part.start : part.stop]
         body.filled = after
-
-    def _wrong_response(self, why: str, response: requests.Response | None = None) -> Transient:
-        """Close a wrong response, and return the error for it, which allows one more try."""
-        if response is not None:
-            response.close()
-        error: TaskFSError = BadAnswer(f"GET {self.path}: {why}")
-        return Transient(error, max_tries=2)
-
-
-def _is_small(response: requests.Response) -> bool:
-    length = content_length(response.headers)
-    return length is not None and length <= SMALL_OBJECT

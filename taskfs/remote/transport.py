@@ -13,7 +13,6 @@ from typing import Any, Final, TypeVar
 from urllib.parse import urljoin
 
 import requests
-import urllib3
 
 from taskfs import __version__
 from taskfs.errors import AccessDenied, BadAnswer, TaskFSError, Unavailable
@@ -25,8 +24,8 @@ from taskfs.remote.connection_errors import (
 )
 from taskfs.remote.header_timeout import HeaderTimeoutAdapter
 from taskfs.remote.http_session import HTTPSession, origin_of
-from taskfs.remote.receive_buffer import ReceiveBuffer, body_source, read_available
 from taskfs.remote.request_log import log_answer
+from taskfs.remote.response_body import TRANSPORT_ERRORS, BodyReceiver
 from taskfs.remote.retry import Deadline, Transient, http_date_s, retry_after_s, retry_transient
 from taskfs.support.clock import age_clock
 from taskfs.support.stats import Stats
@@ -36,8 +35,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 KEY_HEADER: Final = "X-API-Key"
-# Bytes per read from a socket: the deadline and the counters are updated after each.
-CHUNK: Final = 256 << 10
 # Statuses that ask for another try later; they do not mean a broken response.
 TRY_LATER_STATUSES: Final = frozenset({408, 425, 429})
 MAX_REDIRECTS: Final = 5
@@ -46,12 +43,6 @@ MAX_REDIRECTS: Final = 5
 MAX_IDLE_S: Final = 60.0
 # Seconds that are left to an operation whose time went by in a queue.
 QUICK_S: Final = 1.0
-TRANSPORT_ERRORS: Final = (
-    requests.RequestException,
-    urllib3.exceptions.HTTPError,
-    http.client.HTTPException,
-    OSError,
-)
 
 
 def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -80,7 +71,7 @@ class Transport:
         self._endpoint = endpoint
         self.clock_offset_s: float | None = None
         self._used_s = age_clock()
-        self._received_s = float("-inf")  # when the last bytes arrived, by time.monotonic
+        self.bodies = BodyReceiver(stats, endpoint)
         self._session = HTTPSession()
         self._adapter = HeaderTimeoutAdapter(
             pool_connections=4, pool_maxsize=connections, max_retries=0
@@ -107,7 +98,7 @@ class Transport:
         """
         now_s = time.monotonic()
         since_s = submitted_s()
-        if since_s is None or self._received_s > since_s:
+        if since_s is None or self.bodies.received_s > since_s:
             return Deadline(self.timeout_s, now_s)
         quick_s = min(QUICK_S, self.timeout_s / 2)
         return Deadline(self.timeout_s, max(since_s, now_s + quick_s - self.timeout_s))
@@ -170,7 +161,7 @@ class Transport:
             if error is not None:
                 raise error from exc
             raise Transient(Unavailable(f"{label}: no answer ({cause(exc)})")) from exc
-        self._received_s = time.monotonic()
+        self.bodies.received_s = time.monotonic()
         self._note_clock(response)
         if response.status_code >= 400 and log.isEnabledFor(logging.INFO):
             # Not every error body is read, so log the declared length.
@@ -189,7 +180,7 @@ class Transport:
 
     @property
     def _has_answered(self) -> bool:
-        return self._received_s > float("-inf")
+        return self.bodies.received_s > float("-inf")
 
     def _proxy_of(self, url: str) -> str | None:
         try:
@@ -241,86 +232,6 @@ class Transport:
         if now_s - self._used_s > MAX_IDLE_S:
             self._adapter.close()
         self._used_s = now_s
-
-    def receive(
-        self,
-        label: str,
-        response: requests.Response,
-        deadline: Deadline,
-        sink: bytearray,
-        max_bytes: int | None = None,
-    ) -> None:
-        """Append the body of *response* to *sink* as it arrives.
-
-        Reading stops soon after *max_bytes* bytes.
-
-        Raises:
-            Transient: the body was cut short or stalled, or the deadline is past; *sink* keeps
-                the bytes that arrived.
-        """
-        before = len(sink)
-        stop = None if max_bytes is None else before + max_bytes
-        began_s = time.monotonic()
-        with response:
-            try:
-                # `read` would return only when the chunk is full, so a slow body would not be
-                # noticed.
-                while chunk := response.raw.read1(CHUNK, decode_content=False):
-                    sink += chunk
-                    deadline.received += len(chunk)
-                    self._received_s = time.monotonic()
-                    self._stats.add(f"{self._endpoint}_bytes", len(chunk))
-                    if stop is not None and len(sink) > stop:
-                        return
-                    if deadline.remaining_s <= 0:
-                        raise Transient(Unavailable(f"{label}: the response takes too long"))
-            except TRANSPORT_ERRORS as exc:
-                raise Transient(Unavailable(f"{label}: cut short ({cause(exc)})")) from exc
-            finally:
-                if response.status_code < 400 and log.isEnabledFor(logging.INFO):
-                    log_answer(log, label, response, len(sink) - before, time.monotonic() - began_s)
-
-    def receive_into(
-        self,
-        label: str,
-        response: requests.Response,
-        deadline: Deadline,
-        body: ReceiveBuffer,
-        size: int,
-    ) -> None:
-        """Append the body of *response*, *size* bytes, to *body* as it arrives.
-
-        The bytes go from the socket into their buffer; `requests` would copy them three times.
-
-        Raises:
-            Transient: the response was cut short, stalled or too long, or the deadline is past;
-                *body* keeps the bytes that arrived.
-        """
-        before = body.filled
-        began_s = time.monotonic()
-        with response, body.buffer[before : before + size] as target:
-            source = body_source(response)
-            try:
-                while count := read_available(source, target[body.filled - before :][:CHUNK]):
-                    body.filled += count
-                    deadline.received += count
-                    self._received_s = time.monotonic()
-                    self._stats.add(f"{self._endpoint}_bytes", count)
-                    if deadline.remaining_s <= 0:
-                        raise Transient(Unavailable(f"{label}: the response takes too long"))
-                if body.filled == before + size and source.read(1):
-                    body.filled = before
-                    raise Transient(BadAnswer(f"{label}: longer than announced"), max_tries=2)
-            except TRANSPORT_ERRORS as exc:
-                raise Transient(Unavailable(f"{label}: cut short ({cause(exc)})")) from exc
-            finally:
-                if log.isEnabledFor(logging.INFO):
-                    log_answer(
-                        log, label, response, body.filled - before, time.monotonic() - began_s
-                    )
-            if body.filled < before + size:
-                raise Transient(Unavailable(f"{label}: cut short"))
-            response.raw.release_conn()
 
     def _note_clock(self, response: requests.Response) -> None:
         moment = http_date_s(response.headers.get("Date", ""))

@@ -13,7 +13,8 @@ from aiohttp import web
 
 from taskfs.errors import BadAnswer
 from taskfs.remote.api_client import TaskClient
-from taskfs.remote.object_store import SMALL_OBJECT, StoreObject
+from taskfs.remote.object_store import StoreObject
+from taskfs.remote.range_requests import SMALL_OBJECT
 from taskfs.remote.transport import Transport
 from tests.fake_api import FakeCloud
 from tests.faults.scenarios import add_fault, errno_of, finished, read_whole

@@ -15,7 +15,8 @@ from taskfs.errors import (
     Unsupported,
 )
 from taskfs.model import ObjectVersion
-from taskfs.remote.object_store import SMALL_OBJECT, StoreObject
+from taskfs.remote.object_store import StoreObject
+from taskfs.remote.range_requests import SMALL_OBJECT
 from taskfs.remote.transport import Transport
 from taskfs.support.stats import Stats
 from tests.fake_api import FakeCloud

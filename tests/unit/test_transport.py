@@ -38,7 +38,7 @@ def get(transport: Transport, url: str, **options: Any) -> bytes:
     def attempt(deadline: Deadline) -> bytes:
         body = bytearray()
         response = transport.send("GET it", "GET", url, deadline, **options)
-        transport.receive("GET it", response, deadline, body)
+        transport.bodies.receive("GET it", response, deadline, body)
         return bytes(body)
 
     return transport.run_with_retries(attempt)
