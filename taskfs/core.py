@@ -12,12 +12,13 @@ from taskfs.archive.archive import Archive
 from taskfs.archive.decoder_limits import CheckpointBudget
 from taskfs.archive.open_archive import open_archive
 from taskfs.archive.resources import ArchiveResources
-from taskfs.cache.disk_cache import DiskCache
+from taskfs.cache.disk_cache import FORMAT, DiskCache
 from taskfs.cache.memory_cache import ExtentCache
+from taskfs.cache.older_formats import start_removal
 from taskfs.cache.readahead import ReadAheadBudget
 from taskfs.config import Config
 from taskfs.errors import NotFound
-from taskfs.first_listing import FirstListing, filter_of, open_client
+from taskfs.first_listing import FirstListing, FirstRecords, filter_of, open_client
 from taskfs.model import Task, TaskPage
 from taskfs.remote.api_client import TaskClient
 from taskfs.remote.machines import Machines
@@ -87,8 +88,14 @@ class Core(NamedTuple):
 
 
 def open_disk(config: Config) -> DiskCache:
-    """Return the disk cache, which is read-only if *config* is offline."""
-    return (FrozenCache if config.offline else DiskCache)(config.cache_dir, config.cache_size)
+    """Return the disk cache, which is read-only if *config* is offline.
+
+    Otherwise what older formats left is removed in the background.
+    """
+    if config.offline:
+        return FrozenCache(config.cache_dir, config.cache_size)
+    start_removal(config.cache_dir, FORMAT)
+    return DiskCache(config.cache_dir, config.cache_size)
 
 
 def open_offline(config: Config, database: TaskDatabase | None = None) -> OfflineAPI:
@@ -166,7 +173,7 @@ def open_archive_of(
 def open_core(
     config: Config,
     *,
-    first_listing: FirstListing | None = None,
+    first: FirstListing | FirstRecords | None = None,
     interrupted: Callable[[], bool] = never,
     mountpoint: str = "",
     engine_name: Callable[[], str] = str,
@@ -176,13 +183,13 @@ def open_core(
 
     Args:
         config: the configuration.
-        first_listing: a listing in flight, whose client and counters are used.
+        first: requests in flight, whose client and counters are used.
         interrupted: returns whether the kernel interrupted the request of the calling thread.
         mountpoint: the path of the mount, for the text files.
         engine_name: returns the name of the engine that serves the mount.
         push_enabled: the FUSE session pushes decoded bytes into the kernel's page cache.
     """
-    stats = first_listing.stats if first_listing else Stats()
+    stats = first.stats if first else Stats()
     waiter = Waiter(interrupted)
     disk = None if config.demo else open_disk(config)
     client: TaskClient | OfflineAPI
@@ -190,7 +197,7 @@ def open_core(
     if config.offline:
         client = open_offline(config, database)
     else:
-        client = first_listing.client if first_listing else open_client(config, stats)
+        client = first.client if first else open_client(config, stats)
     resources = open_resources(waiter, stats, disk, config.api_url, push_enabled=push_enabled)
     pool = DaemonPool(API_THREADS, "taskfs-api")
     index_pool = DaemonPool(API_THREADS, "taskfs-index")

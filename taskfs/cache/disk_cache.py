@@ -19,6 +19,7 @@ from typing import Final
 from taskfs.cache import pins, sealed_file
 from taskfs.cache.block import BLOCK
 from taskfs.cache.eviction import FULL, INDEXES, RANGE_LOCKS, DiskSpace
+from taskfs.cache.older_formats import mark_used
 from taskfs.cache.range_locks import lock_range
 from taskfs.cache.sealed_file import Content, SealedWriter
 from taskfs.cache.segment_file import SEGMENT_BLOCKS, Segment
@@ -56,6 +57,8 @@ class DiskCache:
         self._paused_until_s = float("-inf")
         self._has_warned = False
         self._is_usable = max_bytes > 0 and self._make_directories()
+        if self._is_usable:
+            mark_used(self._root, self)
         self._check_reserve()
 
     @property

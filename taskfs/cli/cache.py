@@ -1,7 +1,5 @@
 """`taskfs cache`."""
 
-import re
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -18,7 +16,6 @@ from taskfs.errors import ConfigError, NotFound
 from taskfs.support.formatting import format_size
 
 _COLUMNS: Final = (Column("Task"), Column("Size"), Column("Pinned", 1), Column("Project", 2))
-_FORMAT_NAME: Final = re.compile(r"v([0-9]+)")
 
 
 @click.command("cache", short_help="Show, or clear, the disk cache.")
@@ -97,13 +94,15 @@ class _Cache:
 
     def clear(self, *, everything: bool) -> int:
         """Remove the files that are not pinned; return their bytes on disk."""
+        from taskfs.cache.disk_cache import FORMAT
         from taskfs.cache.eviction import cached_files, is_kept, remove_file
+        from taskfs.cache.older_formats import remove_older_formats
         from taskfs.tasks.cached_tasks import size_on_disk
 
         files: Iterable[Path] = (path for each in self._files.values() for path in each)
         if everything:
             files = (path for _, _, path in cached_files(self._root) if not is_kept(path))
-            _remove_older_formats(self._config.cache_dir)
+            remove_older_formats(self._config.cache_dir, FORMAT, idle_s=0)
         removed = 0
         for path in files:
             if path not in self._pinned:
@@ -118,14 +117,3 @@ class _Cache:
 
         pinned = size_on_disk(path for path in self._files[task_id] if path in self._pinned)
         return format_size(pinned) if pinned else ""
-
-
-def _remove_older_formats(cache_dir: Path) -> None:
-    """Remove the directories of formats before this one."""
-    from taskfs.cache.disk_cache import FORMAT
-
-    current = int(FORMAT.removeprefix("v"))
-    for path in cache_dir.iterdir() if cache_dir.is_dir() else ():
-        match = _FORMAT_NAME.fullmatch(path.name)
-        if match and int(match[1]) < current and path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)

@@ -19,7 +19,7 @@ def command(settings: Settings, paths: tuple[TaskPath, ...]) -> int:
     Only the bytes that are printed are fetched, and `taskfs cat ID/large | head` ends early. See
     `taskfs ls --help` for the forms of ID/PATH.
     """
-    with open_tree(settings) as tree:
+    with open_tree(settings, paths) as tree:
         return for_each(paths, lambda path: _print(tree, path))
 
 

@@ -42,7 +42,7 @@ def command(
     `taskfs download` is faster and continues where it was interrupted. See `taskfs ls --help` for
     the forms of ID/PATH.
     """
-    with open_tree(settings) as tree:
+    with open_tree(settings, paths) as tree:
         copier = _Copier(tree, destination, recursive, is_single=len(paths) == 1)
         exit_on_signals()
         with contextlib.closing(copier):

@@ -30,7 +30,7 @@ def command(
             lines.append(_line(found, total, in_bytes))
             click.echo("\n".join(lines))
 
-    with open_tree(settings) as tree:
+    with open_tree(settings, paths) as tree:
         return for_each(paths, lambda path: show(tree, path))
 
 

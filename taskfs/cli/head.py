@@ -37,7 +37,7 @@ def command(settings: Settings, paths: tuple[TaskPath, ...], count: int) -> int:
 
     Several files have headings, as with head(1). See `taskfs ls --help` for the forms of ID/PATH.
     """
-    with open_tree(settings) as tree:
+    with open_tree(settings, paths) as tree:
         headings = Headings(len(paths) > 1)
         return for_each(paths, lambda path: _print_all(tree, path, count, headings))
 

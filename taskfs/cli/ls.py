@@ -29,7 +29,7 @@ def command(settings: Settings, paths: tuple[TaskPath, ...], long: bool, recursi
     within a name, ** across directories. A PATH that is not in the task's directory is looked up in
     its outputs: ID/vtk means ID/outputs/vtk. A path below a mount works too.
     """
-    with open_tree(settings) as tree:
+    with open_tree(settings, paths) as tree:
         lister = _Lister(tree, long, recursive, show_paths=recursive or len(paths) > 1)
         if not paths:
             lister.show([tree.root])

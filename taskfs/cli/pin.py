@@ -41,7 +41,7 @@ def command(settings: Settings, paths: tuple[TaskPath, ...]) -> int:
     if config.offline or not config.cache_size:
         raise ConfigError("pin needs the API and the disk cache: unset offline, set cache_size")
     max_bytes = int(config.cache_size * MAX_SHARE)
-    with open_tree(settings) as tree:
+    with open_tree(settings, paths) as tree:
         return for_each(paths, lambda path: _pin_all(tree, path, max_bytes))
 
 

@@ -39,7 +39,7 @@ def command(settings: Settings, paths: tuple[TaskPath, ...], count: int, follow:
     """
     if follow and len(paths) > 1:
         raise click.UsageError("-f follows one file: leave out the others")
-    with open_tree(settings) as tree:
+    with open_tree(settings, paths) as tree:
         if follow:
             _Follower(tree, paths[0], count).run()
             return 0

@@ -4,7 +4,7 @@ import click
 
 from taskfs.cli import completers
 from taskfs.cli.options import Settings, config_options, parsed_by
-from taskfs.cli.task_ids import parse_task_id
+from taskfs.cli.task_ids import TaskPath, parse_task_id
 from taskfs.cli.tree_command import open_tree
 
 
@@ -21,5 +21,5 @@ def command(settings: Settings, task_id: str) -> None:
 
     Needs the extra `live`; `taskfs doctor` says whether it is installed.
     """
-    with open_tree(settings) as tree:
+    with open_tree(settings, [TaskPath(task_id)]) as tree:
         click.echo(tree.live_files(tree.task_id(task_id)).top().rstrip("\n"))

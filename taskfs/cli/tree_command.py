@@ -14,11 +14,13 @@ from taskfs.cli import completers
 from taskfs.cli.api_session import configure_logging
 from taskfs.cli.options import Settings, parsed_by
 from taskfs.cli.output import describe_error, print_error, terminal_notifier
-from taskfs.cli.task_ids import parse_task_path
+from taskfs.cli.task_ids import LATEST, TaskPath, is_whole_id, parse_task_path
 from taskfs.cli.tree_paths import Found, TreeFinder, is_directory
 from taskfs.errors import IsADirectory, TaskFSError
 
 if TYPE_CHECKING:
+    from taskfs.config import Config
+    from taskfs.first_listing import FirstRecords
     from taskfs.tree.handles import Handle
 
 T = TypeVar("T")
@@ -28,26 +30,39 @@ CACHE_WRITE_TIMEOUT_S: Final = 1.0
 
 
 @contextlib.contextmanager
-def open_tree(settings: Settings) -> Iterator[TreeFinder]:
-    """Yield a reader of the tree that *settings* describe; it cannot change tasks."""
+def open_tree(settings: Settings, paths: Sequence[TaskPath]) -> Iterator[TreeFinder]:
+    """Yield a reader of the tree that *settings* describe; it cannot change tasks.
+
+    The records of the tasks in *paths* are requested before the core is imported, because its
+    import takes as long as an answer; without *paths*, the listing is.
+    """
     config = settings.load()
     configure_logging(config)
     gc.disable()  # a short-lived process: collecting while it imports the core is wasted time
+    first = None if config.offline else _request_first(config, {path.task for path in paths})
     from taskfs.core import open_core
-    from taskfs.remote import wait_notice
     from taskfs.tasks.offline import OfflineAPI
 
-    wait_notice.set_notifier(terminal_notifier())
-    core = open_core(replace(config, read_only=True))
+    core = open_core(replace(config, read_only=True), first=first)
     try:
         if isinstance(core.client, OfflineAPI):
             core.client.check()
-        yield TreeFinder(core)
+        yield TreeFinder(core, first)
     except BaseException:
         core.close()
         raise
     core.close()
     _await_cache_writes()
+
+
+def _request_first(config: "Config", names: set[str]) -> "FirstRecords":
+    from taskfs.first_listing import FirstRecords
+    from taskfs.remote import wait_notice
+
+    wait_notice.set_notifier(terminal_notifier())
+    ids = {name for name in names if is_whole_id(name)}
+    lists = not names or not ids | {LATEST} >= names
+    return FirstRecords(config, ids, latest=LATEST in names, lists=lists)
 
 
 def _await_cache_writes() -> None:

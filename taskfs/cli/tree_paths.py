@@ -19,6 +19,7 @@ from taskfs.errors import NotADirectory, NotFound
 
 if TYPE_CHECKING:
     from taskfs.core import Core
+    from taskfs.first_listing import FirstRecords
     from taskfs.tasks.live import LiveFiles
     from taskfs.tree.nodes import Node
 
@@ -38,9 +39,12 @@ class Found(NamedTuple):
 class TreeFinder:
     """Finds nodes by the paths on the command line. Not thread-safe."""
 
-    def __init__(self, core: "Core") -> None:
+    def __init__(self, core: "Core", first: "FirstRecords | None" = None) -> None:
         self._core = core
+        self._first = first
         self._loaded: set[str] = set()
+        if first is not None and first.pages is not None:
+            core.begin(first.pages)
 
     @property
     def root(self) -> Found:
@@ -55,13 +59,18 @@ class TreeFinder:
             ConfigError: the name is an ambiguous prefix.
         """
         task_cache = self._core.tree.context.task_cache
-        if is_whole_id(name) or name == LATEST:
+        pending = None
+        if name == LATEST and self._first is not None and self._first.latest is not None:
+            pending = self._first.latest
+            task_id = pending.record.result().id
+        elif is_whole_id(name) or name == LATEST:
             [task_id] = resolve_names(self._core.client, [name])
+            pending = self._first.records.get(task_id) if self._first is not None else None
         else:
             task_id = choose(name, task_cache.listing())
         if task_id not in self._loaded and task_cache.get_cached(task_id) is None:
             with task_must_exist(task_id):
-                task_cache.load(task_id)
+                task_cache.load(task_id, pending)
         self._loaded.add(task_id)
         return task_id
 

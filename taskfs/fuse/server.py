@@ -68,7 +68,7 @@ def serve(
     engines = choose_engines(config, mountpoint)
     core = open_core(
         config,
-        first_listing=listing,
+        first=listing,
         interrupted=engines.interrupted,
         mountpoint=str(mountpoint),
         engine_name=engines.name,

@@ -25,7 +25,7 @@ from taskfs.tasks.known_tasks import CachedTask, KnownTasks
 from taskfs.tasks.offline_listing import OfflineListing
 from taskfs.tasks.selection import Selection
 from taskfs.tasks.task_database import TaskDatabase
-from taskfs.tasks.task_filter import PendingPages, TaskFilter
+from taskfs.tasks.task_filter import PendingPages, PendingTask, TaskFilter
 from taskfs.tasks.whole_listing import Progress
 
 log = logging.getLogger(__name__)
@@ -281,9 +281,9 @@ class TaskCache:
             timeout_s=timeout_s,
         )
 
-    def load(self, task_id: str) -> None:
-        """Request one task's record in the calling thread."""
-        self._requests.run_inline(lambda: self._load_task(task_id))
+    def load(self, task_id: str, pending: PendingTask | None = None) -> None:
+        """Request one task's record in the calling thread, or wait for the *pending* one."""
+        self._requests.run_inline(lambda: self._load_task(task_id, pending))
 
     def note_status(self, status: TaskStatus) -> None:
         """Store a status that the API has just returned; responses to older requests are stale."""
@@ -338,10 +338,10 @@ class TaskCache:
     def _is_older(self, as_of_s: float | None, age_s: float) -> bool:
         return as_of_s is None or self._clock() - as_of_s > age_s
 
-    def _load_task(self, task_id: str) -> None:
-        began_s = self._clock()
+    def _load_task(self, task_id: str, pending: PendingTask | None = None) -> None:
+        began_s = self._clock() if pending is None else pending.began_s
         try:
-            task = self._api.get_task(task_id)
+            task = pending.record.result() if pending else self._api.get_task(task_id)
         except NotFound:
             with self._lock:
                 self._absent[task_id] = True

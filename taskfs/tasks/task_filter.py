@@ -18,6 +18,13 @@ class PendingPages(NamedTuple):
     pages: "Future[list[TaskPage]]"
 
 
+class PendingTask(NamedTuple):
+    """The record of a task in flight; its request began at `began_s` by `age_clock`."""
+
+    began_s: float
+    record: "Future[Task]"
+
+
 class TaskFilter(NamedTuple):
     """The tasks that a listing shows: all of them by default, at most the *last* newest."""
 

@@ -173,7 +173,7 @@ def test_mountpoints_are_directories(complete: Callable[..., list[str]], tmp_pat
 
 
 def test_paths(complete: Callable[..., list[str]], cloud: FakeCloud) -> None:
-    """The names in a task's directory and in its outputs are completed, as ls and cat take them."""
+    """C-59: The names in a task's directory and in its outputs are completed."""
     outputs = {"stdout.txt": b"", "vtk/a_1.vtk": b"", "vtk/a_2.vtk": b"", "log/x": b""}
     task = cloud.add_task(outputs=outputs, inputs={"config.json": b""})
     assert complete("cat", "") == [task]
@@ -186,7 +186,7 @@ def test_paths(complete: Callable[..., list[str]], cloud: FakeCloud) -> None:
 
 
 def test_filenames(complete: Callable[..., list[str]], cloud: FakeCloud) -> None:
-    """download completes the names of the task's files."""
+    """C-59: download completes the names of the task's files."""
     task = cloud.add_task(
         outputs={"stdout.txt": b"", "vtk/a_1.vtk": b""}, inputs={"config.json": b""}
     )
@@ -199,7 +199,7 @@ def test_filenames(complete: Callable[..., list[str]], cloud: FakeCloud) -> None
 def test_kill_completes_projects_and_statuses(
     complete: Callable[..., list[str]], cloud: FakeCloud
 ) -> None:
-    """--project and --status of kill are completed."""
+    """C-59: --project and --status of kill are completed."""
     cloud.add_task(project="tank")
     assert complete("kill", "--project", "t") == ["tank"]
     assert complete("kill", "--status", "star") == ["started"]

@@ -34,14 +34,14 @@ def files(target: Path) -> set[str]:
 def test_several_names_after_one_flag(
     taskfs: Command, task: str, arguments: str, expected: set[str]
 ) -> None:
-    """After an ID, --filenames takes several names, as that of the public client."""
+    """C-55: After an ID, --filenames takes several names, as that of the public client."""
     done = taskfs("download", *(task if word == "ID" else word for word in arguments.split()))
     assert (done.returncode, done.stderr) == (0, "")
     assert files(taskfs.cwd / "inductiva_output" / task) == expected
 
 
 def test_a_project(taskfs: Command, cloud: FakeCloud) -> None:
-    """--project downloads the tasks that have ended and skips those without outputs."""
+    """C-55: --project downloads the tasks that have ended and skips those without outputs."""
     first = cloud.add_task(project="waves", outputs=OUTPUTS)
     second = cloud.add_task(project="waves", status="failed", outputs={"x": b"x"})
     bare = cloud.add_task(project="waves", status="failed")
@@ -58,19 +58,19 @@ def test_a_project(taskfs: Command, cloud: FakeCloud) -> None:
     "arguments", ["", "x --project y", "--project y --output-dir z", "x --output-dir ../.."]
 )
 def test_wrong_usage(taskfs: Command, arguments: str) -> None:
-    """Names and a project exclude each other, and paths out of the parent are refused."""
+    """C-55: Names and a project exclude each other, and paths out of the parent are refused."""
     done = taskfs("download", *arguments.split())
     assert done.returncode == 2 and done.stderr.count("\n") == 1
 
 
 def test_a_path_within_the_parent(taskfs: Command, task: str) -> None:
-    """Dots that stay within the parent are fine."""
+    """C-55: Dots that stay within the parent are fine."""
     assert taskfs("download", task, "--output-dir", "a/../b").returncode == 0
     assert files(taskfs.cwd / "inductiva_output" / "b") == set(OUTPUTS)
 
 
 def test_the_final_path_on_a_terminal(taskfs: Command, task: str) -> None:
-    """On a terminal the last line says where the files are, in the second run too."""
+    """C-55: On a terminal the last line says where the files are, in the second run too."""
     for words in ("4 files (4 B) downloaded to", "everything is in"):
         with taskfs.terminal("download", task, columns=200) as terminal:
             assert terminal.end() == 0
@@ -78,7 +78,7 @@ def test_the_final_path_on_a_terminal(taskfs: Command, task: str) -> None:
 
 
 def test_ctrl_c_says_what_is_left(taskfs: Command, cloud: FakeCloud) -> None:
-    """After Ctrl+C a line says how many files are there, and that a second run goes on."""
+    """C-55: After Ctrl+C a line says how many files are there, and that a second run goes on."""
     large = os.urandom(8 << 20)
     task = cloud.add_task(outputs={"a.txt": b"small", "z.bin": large})
     target = taskfs.cwd / "inductiva_output" / task

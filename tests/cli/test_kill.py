@@ -17,7 +17,7 @@ PROMPT = "Are you sure you want to proceed (y/[N])? "
 
 @pytest.mark.parametrize("answer", ["y\n", "Y\n", "yes\n", "YES\n", " y \n", "y"])
 def test_yes(taskfs: Command, cloud: FakeCloud, answer: str) -> None:
-    """C-19: `y` or `yes` at the prompt kills."""
+    """C-19, C-54: The prompt shows what it kills, and `y` or `yes` kills."""
     task = cloud.add_task(
         status="started", simulator="openfoam", project="waves", input_submit_time=ago(days=3.5)
     )
@@ -170,7 +170,7 @@ class TestChoices:
         arguments: str,
         expected: str,
     ) -> None:
-        """--project, --status and --all kill unfinished tasks, after listing them and asking."""
+        """C-54: --project, --status and --all list unfinished tasks, ask and kill."""
         done = taskfs("kill", *arguments.split(), stdin="n\n")
         assert (done.returncode, cloud.killed) == (1, [])
         chosen = {tasks[name] for name in expected}
@@ -182,13 +182,13 @@ class TestChoices:
     def test_yes_lists_them_too(
         self, taskfs: Command, cloud: FakeCloud, tasks: dict[str, str]
     ) -> None:
-        """With -y the chosen tasks are listed and killed without a question."""
+        """C-54: With -y the chosen tasks are listed and killed without a question."""
         done = taskfs("kill", "--all", "-y")
         assert done.returncode == 0 and PROMPT not in done.stdout
         assert f"  - {tasks['a']}" in done.stdout and len(cloud.killed) == 3
 
     def test_nothing_matches(self, taskfs: Command, cloud: FakeCloud) -> None:
-        """If no unfinished task matches, nothing is asked."""
+        """C-54: If no unfinished task matches, nothing is asked."""
         cloud.add_task(project="waves")
         for arguments in (("--all",), ("-p", "waves")):
             done = taskfs("kill", *arguments, stdin="y\n")
@@ -197,13 +197,13 @@ class TestChoices:
 
     @pytest.mark.parametrize("arguments", [(), ("x", "--all"), ("--all", "-p", "x")])
     def test_wrong_usage(self, taskfs: Command, arguments: tuple[str, ...]) -> None:
-        """Names and choices exclude each other."""
+        """C-54: Names and choices exclude each other."""
         done = taskfs("kill", *arguments)
         assert done.returncode == 2 and done.stderr.count("\n") == 1
 
     def test_the_configured_project_is_no_choice(
         self, taskfs: Command, cloud: FakeCloud, tasks: dict[str, str]
     ) -> None:
-        """TASKFS_PROJECT chooses nothing to kill."""
+        """C-54: TASKFS_PROJECT chooses nothing to kill."""
         assert taskfs("kill", stdin="y\n", TASKFS_PROJECT="waves").returncode == 2
         assert cloud.killed == []

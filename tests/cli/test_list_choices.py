@@ -79,22 +79,26 @@ def listed(taskfs: Command, tasks: None) -> Callable[..., str]:
     ],
 )
 def test_choices(listed: Callable[..., str], arguments: str, expected: str) -> None:
+    """C-49: Each choice lists the tasks that it names, in its order."""
     assert listed(*arguments.split()) == expected
 
 
 @pytest.mark.parametrize("name", ["In Progress", "in progress", "IN PROGRESS"])
 def test_display_names_of_statuses(listed: Callable[..., str], name: str) -> None:
+    """C-49: The service's display names are understood."""
     assert listed("--status", name) == "d"
     assert listed("--status", name, "--status", "killed") == "dc"
 
 
 def test_an_unknown_display_name_is_an_error(taskfs: Command, tasks: None) -> None:
+    """C-49, C-36: A display name that no status has is one line."""
     done = taskfs("list", "--status", "In Progres")
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert "no task has this status" in done.stderr
 
 
 def test_a_period_lists_more_than_ten(taskfs: Command, cloud: FakeCloud) -> None:
+    """C-49: A period lists all of its tasks."""
     for _ in range(15):
         cloud.add_task()
     assert len(taskfs("list").stdout.splitlines()) == 11
@@ -102,12 +106,14 @@ def test_a_period_lists_more_than_ten(taskfs: Command, cloud: FakeCloud) -> None
 
 
 def test_columns(taskfs: Command, tasks: None) -> None:
+    """C-49: `--columns` chooses columns and their order."""
     title, line, *_ = taskfs("list", "--columns", "id,project,cost", "-n", "1").stdout.splitlines()
     assert title.split() == ["ID", "Project", "Cost", "(US$)"]
     assert line.split() == ["e", "tank", "0.25"]
 
 
 def test_csv(taskfs: Command, tasks: None) -> None:
+    """C-49: `--csv` prints UTC times, seconds and US dollars."""
     done = taskfs("list", "--csv", "--sort", "id")
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert [row["id"] for row in rows] == list("abcde")
@@ -119,12 +125,14 @@ def test_csv(taskfs: Command, tasks: None) -> None:
 
 
 def test_csv_quotes_what_needs_it(taskfs: Command, cloud: FakeCloud) -> None:
+    """C-49: `--csv` quotes as RFC 4180 does."""
     cloud.add_task("x", project='a,"b"\nc')
     rows = list(csv.DictReader(io.StringIO(taskfs("list", "--csv").stdout)))
     assert rows[0]["project"] == 'a,"b"\nc'
 
 
 def test_total(taskfs: Command, tasks: None) -> None:
+    """C-49: `--total` counts tasks and sums costs for each project."""
     rows = {line.split()[0]: line.split() for line in taskfs("list", "--total").stdout.splitlines()}
     assert rows["waves"][1:5] == ["2", "1", "1", "0"] and rows["waves"][-1] == "3.00"
     assert rows["tank"][1:5] == ["3", "0", "2", "1"] and rows["tank"][-1] == "1.75"
@@ -132,6 +140,7 @@ def test_total(taskfs: Command, tasks: None) -> None:
 
 
 def test_total_as_json_and_csv(taskfs: Command, tasks: None) -> None:
+    """C-49, C-3: The sums come as JSON and CSV too."""
     sums = json.loads(taskfs("list", "--total", "--json").stdout)
     assert [(each["project"], each["tasks"], each["cost_usd"]) for each in sums] == [
         *(("tank", 3, 1.75), ("waves", 2, 3.0))
@@ -152,12 +161,14 @@ def test_total_as_json_and_csv(taskfs: Command, tasks: None) -> None:
     ],
 )
 def test_wrong_choices(taskfs: Command, arguments: str, complaint: str) -> None:
+    """C-49, C-1: A wrong choice is one line that names the right ones."""
     done = taskfs("list", *arguments.split())
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert complaint in done.stderr
 
 
 def test_w_repeats_the_table_until_ctrl_c(taskfs: Command, cloud: FakeCloud) -> None:
+    """C-49: `-w` repeats the table until Ctrl+C."""
     first = cloud.add_task()
     with taskfs.terminal("list", "-w", "200ms") as terminal:
         terminal.read_until(first)
@@ -169,6 +180,7 @@ def test_w_repeats_the_table_until_ctrl_c(taskfs: Command, cloud: FakeCloud) -> 
 
 
 def test_w_needs_a_terminal(taskfs: Command) -> None:
+    """C-49, C-1: `-w` without a terminal is one line."""
     done = taskfs("list", "-w")
     assert (done.returncode, done.stderr) == (1, "taskfs: -w needs a terminal: leave it out\n")
 
@@ -176,6 +188,7 @@ def test_w_needs_a_terminal(taskfs: Command) -> None:
 def test_the_filters_of_the_api_save_requests(
     taskfs: Command, cloud: FakeCloud, tasks: None
 ) -> None:
+    """C-49: What the API can choose, it chooses: one request."""
     cloud.clear_requests()
     taskfs("list", "--running", "-p", "tank")
     [query] = [record.query for record in cloud.requests if record.path == "/tasks"]

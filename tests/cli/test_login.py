@@ -20,7 +20,7 @@ def key_file(home: Path) -> Path:
 
 
 def test_on_a_terminal_the_key_is_not_shown(keyless: Command, cloud: FakeCloud, home: Path) -> None:
-    """The key is read without echo, checked, and written for the owner alone."""
+    """C-56: The key is read without echo, checked, and written for the owner alone."""
     with keyless.terminal("login") as terminal:
         terminal.read_until("API key: ")
         terminal.type(f"{cloud.api_key}\n")
@@ -34,7 +34,7 @@ def test_on_a_terminal_the_key_is_not_shown(keyless: Command, cloud: FakeCloud, 
 
 
 def test_in_a_script_it_is_the_first_line(keyless: Command, cloud: FakeCloud, home: Path) -> None:
-    """Without a terminal the key is read from standard input."""
+    """C-56: Without a terminal the key is read from standard input."""
     done = keyless("login", stdin=f"{cloud.api_key}\nmore\n")
     assert (done.returncode, done.stderr) == (0, "")
     assert key_file(home).read_text() == f"{cloud.api_key}\n"
@@ -42,7 +42,7 @@ def test_in_a_script_it_is_the_first_line(keyless: Command, cloud: FakeCloud, ho
 
 @pytest.mark.parametrize("key", ["wrong", "", "not a key!"])
 def test_a_bad_key_is_not_written(keyless: Command, home: Path, key: str) -> None:
-    """A key that is refused, empty or malformed is one line, and the old one stays."""
+    """C-56: A key that is refused, empty or malformed is one line, and the old one stays."""
     key_file(home).parent.mkdir()
     key_file(home).write_text("old\n")
     done = keyless("login", stdin=f"{key}\n")
@@ -54,7 +54,7 @@ def test_a_bad_key_is_not_written(keyless: Command, home: Path, key: str) -> Non
 
 
 def test_an_api_that_does_not_answer_writes_nothing(keyless: Command, home: Path) -> None:
-    """A key that cannot be checked is not written."""
+    """C-56: A key that cannot be checked is not written."""
     url = "http://127.0.0.1:1"
     done = keyless("login", "--api-url", url, "--timeout", "500ms", stdin="key\n")
     assert done.returncode == 1 and "--api-url" in done.stderr
@@ -62,7 +62,7 @@ def test_an_api_that_does_not_answer_writes_nothing(keyless: Command, home: Path
 
 
 def test_ctrl_c_at_the_prompt(keyless: Command, home: Path) -> None:
-    """Ctrl+C leaves without a key."""
+    """C-56: Ctrl+C leaves without a key."""
     with keyless.terminal("login") as terminal:
         terminal.read_until("API key: ")
         terminal.type("\x03")
@@ -71,7 +71,7 @@ def test_ctrl_c_at_the_prompt(keyless: Command, home: Path) -> None:
 
 
 def test_a_variable_that_takes_precedence_is_noted(keyless: Command, cloud: FakeCloud) -> None:
-    """A variable with a key wins over the file, so login and logout name it."""
+    """C-56: A variable with a key wins over the file, so login and logout name it."""
     done = keyless("login", stdin=f"{cloud.api_key}\n", INDUCTIVA_API_KEY="other")
     assert done.returncode == 0
     assert done.stderr.startswith("note: INDUCTIVA_API_KEY is set and takes precedence")
@@ -79,7 +79,7 @@ def test_a_variable_that_takes_precedence_is_noted(keyless: Command, cloud: Fake
 
 
 def test_logout(keyless: Command, cloud: FakeCloud, home: Path) -> None:
-    """logout removes the key's file, and says so if there is none."""
+    """C-56: logout removes the key's file, and says so if there is none."""
     keyless("login", stdin=f"{cloud.api_key}\n")
     done = keyless("logout")
     assert (done.returncode, done.stdout) == (0, f"the key in {key_file(home)} is removed\n")

@@ -21,7 +21,7 @@ def task(cloud: FakeCloud) -> str:
 def test_a_missing_directory_below_the_home_is_created(
     taskfs: Command, home: Path, task: str
 ) -> None:
-    """mount creates a missing mountpoint below the home, and nowhere else."""
+    """C-57: mount creates a missing mountpoint below the home, and nowhere else."""
     path = home / "my" / "tasks"
     assert taskfs("mount", str(path)).returncode == 0
     try:
@@ -33,7 +33,7 @@ def test_a_missing_directory_below_the_home_is_created(
 
 
 def test_if_needed(taskfs: Command, home: Path, task: str) -> None:
-    """With --if-needed a second mount succeeds and changes nothing."""
+    """C-57: With --if-needed a second mount succeeds and changes nothing."""
     path = home / "tasks"
     assert taskfs("mount", "--if-needed", str(path)).returncode == 0
     try:
@@ -47,7 +47,7 @@ def test_if_needed(taskfs: Command, home: Path, task: str) -> None:
 
 
 def test_the_configured_mountpoint(taskfs: Command, home: Path, task: str) -> None:
-    """mount and umount without an argument use the setting `mountpoint`."""
+    """C-57: mount and umount without an argument use the setting `mountpoint`."""
     path = home / "tasks"
     assert taskfs("mount", TASKFS_MOUNTPOINT=str(path)).returncode == 0
     assert task in os.listdir(path)
@@ -62,7 +62,7 @@ def test_the_configured_mountpoint(taskfs: Command, home: Path, task: str) -> No
 
 
 def test_a_terminal_gets_one_line(taskfs: Command, home: Path, task: str) -> None:
-    """On a terminal, mount says where the tasks are and how to unmount them."""
+    """C-57: On a terminal, mount says where the tasks are and how to unmount them."""
     path = home / "tasks"
     with taskfs.terminal("mount", str(path)) as terminal:
         terminal.read_until(f"mounted on {path}; `taskfs umount {path}` ends it")

@@ -37,7 +37,7 @@ def listed(taskfs: Command, path: Path) -> dict[str, object]:
 
 
 def test_a_live_and_a_dead_mount(taskfs: Command, mounted: Path) -> None:
-    """mounts lists live and dead mounts with pid, options, uptime, requests, bytes, hit rate."""
+    """C-58: mounts lists live and dead mounts, with what they are and how they do."""
     lines = taskfs("mounts").stdout.splitlines()
     assert re.split(r"\s{2,}", lines[0]) == [
         *("Mountpoint", "State", "PID", "Uptime", "Requests", "Received", "Hit rate", "Options")
@@ -57,7 +57,7 @@ def test_a_live_and_a_dead_mount(taskfs: Command, mounted: Path) -> None:
 
 
 def test_stats(taskfs: Command, mounted: Path) -> None:
-    """stats prints the counters of a mount, as lines or as JSON."""
+    """C-58: stats prints the counters of a mount, as lines or as JSON."""
     shown = taskfs("stats", str(mounted)).stdout
     assert re.search(r"(?m)^store_requests: +[1-9]\d*$", shown)
     [stats] = json.loads(taskfs("stats", "--json", str(mounted)).stdout)
@@ -65,7 +65,7 @@ def test_stats(taskfs: Command, mounted: Path) -> None:
 
 
 def test_prometheus(taskfs: Command, mounted: Path) -> None:
-    """--prometheus prints the text exposition format with a type for each counter."""
+    """C-58: --prometheus prints the text exposition format with a type for each counter."""
     shown = taskfs("stats", "--prometheus", str(mounted)).stdout
     sample = re.compile(r'taskfs_(\w+)\{mountpoint="[^"]*"(,version="[^"]*")?\} [\d.]+')
     samples = [line for line in shown.splitlines() if not line.startswith("#")]
@@ -76,14 +76,14 @@ def test_prometheus(taskfs: Command, mounted: Path) -> None:
 
 
 def test_each_counter_is_a_metric(taskfs: Command, mounted: Path) -> None:
-    """Each number of stats.json is a metric of Prometheus, but for the process id."""
+    """C-58: Each number of stats.json is a metric of Prometheus, but for the process id."""
     stats = json.loads((mounted / ".taskfs" / "stats.json").read_text())
     numbers = {name for name, value in stats.items() if type(value) in (int, float)}
     assert numbers - {"pid"} == set(METRICS)
 
 
 def test_no_mount(taskfs: Command) -> None:
-    """stats of a directory that is no mount is one line."""
+    """C-58: stats of a directory that is no mount is one line."""
     done = taskfs("stats", str(taskfs.cwd))
     assert done.returncode == 1
     assert done.stderr == f"taskfs: no taskfs is mounted on {taskfs.cwd}: see `taskfs mounts`\n"

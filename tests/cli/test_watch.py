@@ -208,7 +208,7 @@ class TestOnATerminal:
     def test_ended_tasks_stay_dimmed_and_cannot_be_killed(
         self, taskfs: Command, cloud: FakeCloud
     ) -> None:
-        """Tasks that end while the screen is shown stay, dimmed, with their result."""
+        """C-53: Tasks that end while the screen is shown stay, dimmed, with their result."""
         task = cloud.add_task(status="started")
         other = cloud.add_task(status="started")
         with taskfs.terminal("watch", *FAST) as terminal:
@@ -224,7 +224,7 @@ class TestOnATerminal:
             assert terminal.end() == 0
 
     def test_enter_shows_info(self, taskfs: Command, cloud: FakeCloud) -> None:
-        """Enter shows the lines of `taskfs info`; another key returns to the table."""
+        """C-53: Enter shows the lines of `taskfs info`; another key returns to the table."""
         cloud.add_task(status="started", task_metadata={"study": "waves"})
         with taskfs.terminal("watch") as terminal:
             terminal.read_until("x kill")
@@ -238,7 +238,7 @@ class TestOnATerminal:
             assert terminal.end() == 0
 
     def test_k_and_j_move(self, taskfs: Command, cloud: FakeCloud) -> None:
-        """`j` and `k` move down and up, as in vi; `k` kills nothing."""
+        """C-53: `j` and `k` move down and up, as in vi; `k` kills nothing."""
         days = ("2026-01-02T00:00:00+00:00", "2026-01-01T00:00:00+00:00")
         first, second = (cloud.add_task(status="started", create_time=day) for day in days)
         with taskfs.terminal("watch") as terminal:
@@ -252,7 +252,7 @@ class TestOnATerminal:
         assert cloud.killed == []
 
     def test_ctrl_z_suspends_and_fg_goes_on(self, taskfs: Command, cloud: FakeCloud) -> None:
-        """Ctrl+Z gives the terminal back to the shell; fg draws the screen again."""
+        """C-53: Ctrl+Z gives the terminal back to the shell; fg draws the screen again."""
         cloud.add_task(status="started")
         environment = {**taskfs.environment, "TERM": "xterm", "PS1": "ready> "}
         command = " ".join((*COMMAND, "watch"))

@@ -568,7 +568,9 @@ def test_something_else_in_place_of_a_file(
         use_everything(DiskCache(cache_dir, PLENTY))
         small = DiskCache(cache_dir, BLOCK)  # evicts at each write
         use_everything(small)
-        assert open_files() <= before_use + 3  # one open segment each
+        assert (
+            open_files() <= before_use + 3 + 2
+        )  # one open segment each, and the directories of two
         assert len(caplog.records) <= 6
 
 
@@ -857,7 +859,7 @@ def test_descriptors_stay_few(cache_dir: Path) -> None:
 
     cache = DiskCache(cache_dir, PLENTY)
     run_threads([partial(use, cache, seed) for seed in range(6)])
-    assert open_files() <= before + MAX_OPEN
+    assert open_files() <= before + MAX_OPEN + 1  # and the directory
     del cache
     assert open_files() <= before
 
