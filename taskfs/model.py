@@ -3,7 +3,6 @@
 Times are nanoseconds since the epoch (UTC), sizes are bytes.
 """
 
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
@@ -31,10 +30,13 @@ KNOWN_STATUSES: Final = (
 )
 
 
+NO_RECORD: Final = b"{}"
+
+
 class Task(NamedTuple):
     """One task as a listing contains it.
 
-    `packed_record` is the compressed JSON record, with the fields that this class lacks.
+    `record` is the JSON record as the API sent it, without whitespace.
     """
 
     id: str
@@ -58,12 +60,7 @@ class Task(NamedTuple):
     input_path: str | None = None
     region: str | None = None
     metadata: Mapping[str, str] | None = None
-    packed_record: bytes = b""
-
-    @property
-    def record(self) -> bytes:
-        """The JSON record as the API sent it, without whitespace."""
-        return zlib.decompress(self.packed_record) if self.packed_record else b"{}"
+    record: bytes = NO_RECORD
 
     @property
     def last_change_ns(self) -> int:

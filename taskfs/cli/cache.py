@@ -69,7 +69,7 @@ class _Cache:
         self._projects = {task.id: task.project or "" for task in tasks}
         self._pinned = pinned_files(self._root)
         if names:
-            chosen = {choose(name, tasks) for name in names}
+            chosen = {choose(name, list(self._projects)) for name in names}
             for task_id in sorted(chosen - set(self._files)):
                 raise NotFound(f"the cache has no files of task {task_id}")
             self._files = {name: self._files[name] for name in chosen}

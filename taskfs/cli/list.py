@@ -227,7 +227,7 @@ def _print(
         from taskfs.tasks.task_table import FIELDS, to_csv
 
         names = [TASK_COLUMNS[name].field for name in columns] if columns else list(FIELDS)
-        click.echo(to_csv(tasks, names, time.time_ns()), nl=False)
+        click.echo(to_csv(tasks, names, time.time_ns()).decode(), nl=False)
     elif tasks:
         shown = [TASK_COLUMNS[name] for name in columns or DEFAULT_COLUMNS]
         now_ns = time.time_ns()

@@ -11,7 +11,6 @@ from taskfs.fuse.mount_table import our_mounts
 from taskfs.support.parsing import parse_text
 
 if TYPE_CHECKING:
-    from taskfs.model import Task
     from taskfs.remote.api_client import TaskClient
     from taskfs.tasks.offline import OfflineAPI
 
@@ -60,16 +59,17 @@ def resolve_names(client: "TaskClient | OfflineAPI", names: Sequence[str]) -> li
         NotFound: there is no latest task.
     """
     if set(names) == {LATEST}:
-        return [_latest(client.list_tasks(last=1))] * len(names)
+        return [_latest([task.id for task in client.list_tasks(last=1)])] * len(names)
     tasks = [] if all(map(is_whole_id, names)) else client.list_tasks()
-    return [name if is_whole_id(name) else choose(name, tasks) for name in names]
+    ids = [task.id for task in tasks]
+    return [name if is_whole_id(name) else choose(name, ids) for name in names]
 
 
-def choose(name: str, tasks: "Sequence[Task]") -> str:
-    """Return the id that *name* means among *tasks*, newest first; raise as `resolve_names`."""
+def choose(name: str, ids: Sequence[str]) -> str:
+    """Return the id that *name* means among *ids*, newest first; raise as `resolve_names`."""
     if name == LATEST:
-        return _latest(tasks)
-    found = [task.id for task in tasks if task.id.startswith(name)]
+        return _latest(ids)
+    found = [task_id for task_id in ids if task_id.startswith(name)]
     if name in found or not found:
         return name
     if len(found) > 1:
@@ -92,10 +92,10 @@ def missing_task(task_id: str) -> str:
     return f"there is no task {task_id}: see `taskfs list --all`"
 
 
-def _latest(tasks: "Sequence[Task]") -> str:
-    if not tasks:
+def _latest(ids: Sequence[str]) -> str:
+    if not ids:
         raise NotFound("there is no latest task: the account has no tasks")
-    return tasks[0].id
+    return ids[0]
 
 
 def _parse(text: str) -> TaskPath | None:

@@ -67,7 +67,7 @@ class TreeFinder:
             [task_id] = resolve_names(self._core.client, [name])
             pending = self._first.records.get(task_id) if self._first is not None else None
         else:
-            task_id = choose(name, task_cache.listing())
+            task_id = choose(name, task_cache.ids())
         if task_id not in self._loaded and task_cache.get_cached(task_id) is None:
             with task_must_exist(task_id):
                 task_cache.load(task_id, pending)

@@ -132,7 +132,7 @@ def _await_first_listing(core: "Core", config: Config, listing: FirstListing | N
         if config.project is not None or config.status:
             tasks = [task for page in pages for task in page.tasks]
             if config.offline:
-                tasks = core.tree.context.task_cache.listing()
+                tasks = list(core.tree.context.task_cache.listing())
             check_filter(core.client, config.project, config.status, tasks)
     except (Unavailable, BadAnswer) as exc:
         count = core.tree.context.task_cache.database.count_finished()

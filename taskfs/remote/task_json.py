@@ -5,7 +5,6 @@ unknown ones are no errors.
 """
 
 import json
-import zlib
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any, Final
@@ -58,7 +57,7 @@ def parse_task(record: bytes) -> Task:
         metadata={k: v for k, v in metadata.items() if isinstance(v, str)},
         # Without whitespace, because it may differ between a listing and a single record, and an
         # unchanged task must compare equal.
-        packed_record=zlib.compress(msgspec.json.format(record, indent=-1), 1),
+        record=msgspec.json.format(record, indent=-1),
     )
 
 

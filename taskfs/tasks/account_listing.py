@@ -2,7 +2,7 @@
 
 A refresh reads the newest page, and further ones until they show known tasks only at their end; the
 unfinished tasks, if there are any on other pages; and compares the number of known tasks with the
-API's `total_size`. Only if they differ, all pages are read again, in the background.
+API's `total_size`. If they differ, pages are searched for removed tasks, in the background.
 """
 
 import logging
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Final
 
-from taskfs.model import TaskAPI, TaskPage
+from taskfs.model import Task, TaskAPI, TaskPage
 from taskfs.tasks.known_tasks import NEVER_S, KnownTasks
 from taskfs.tasks.membership import MAX_SINGLE_REQUESTS, remove_unlisted, request_each
 from taskfs.tasks.selection import Scope, Selection
@@ -55,6 +55,7 @@ class AccountListing:
         self._first_pages: dict[Scope, FirstPage] = {}
         self._generation = self._database.generation
         self._other_version: object = None
+        self._needs_unfinished = False  # the last refresh did
         self._round_page = 0
         self._round_s = NEVER_S
         self.as_of_s: float | None = None  # None: there was none yet, or `expire` was called
@@ -126,6 +127,8 @@ class AccountListing:
         if not self.is_known:
             self._known.load_unfinished(self._filter.project)
         began_s = self._clock()
+        # Together with the newest page, if the last one did not show all of them.
+        unfinished = self._whole.submit(self._list_unfinished) if self._needs_unfinished else None
         firsts, self._first_pages = self._first_pages, {}
         began_s = min((first.began_s for first in firsts.values()), default=began_s)
         loads = [
@@ -135,8 +138,12 @@ class AccountListing:
         ]
         if loads:
             return loads
-        if any(cached.as_of_s < began_s for cached in self._known.unfinished()):
-            self.load_unfinished()
+        self._needs_unfinished = any(
+            cached.as_of_s < began_s for cached in self._known.unfinished()
+        )
+        if self._needs_unfinished:
+            listed = unfinished.result() if unfinished else self._list_unfinished()
+            self._apply_unfinished(*listed)
         self._compare_sums()
         self._note_current(began_s)
         return []
@@ -148,8 +155,14 @@ class AccountListing:
     def load_unfinished(self) -> None:
         """Request all unfinished tasks at once, and find out what became of those that are
         missing."""
+        self._apply_unfinished(*self._list_unfinished())
+
+    def _list_unfinished(self) -> tuple[list[Task], float]:
+        """Request the unfinished tasks; return also when the request began."""
         began_s = self._clock()
-        tasks = self._api.list_tasks(project=self._filter.project, active=True)
+        return self._api.list_tasks(project=self._filter.project, active=True), began_s
+
+    def _apply_unfinished(self, tasks: list[Task], began_s: float) -> None:
         unfinished = [cached.task.id for cached in self._known.unfinished()]
         known = self._database.known([task.id for task in tasks]) | set(unfinished)
         self._known.apply([task for task in tasks if task.id in known], began_s)
@@ -240,17 +253,18 @@ class AccountListing:
         return bool(page.tasks and self._database.known([page.tasks[-1].id]))
 
     def _compare_sums(self) -> None:
-        """Read all pages again where the number of known tasks is not the API's."""
+        """Find out which tasks were removed where more are known than the API has; read all pages
+        again where that does not explain the difference."""
         for scope in self._filter.scopes:
             total_size, difference = self._totals[scope], self._database.difference(scope)
             count = self._database.count(scope)
             if difference is None or count + difference == total_size:
                 continue
-            log.info("%d tasks are known, and the API has %d: all pages", count, total_size)
-            is_small = count <= SMALL_TASKS
-            load = self._whole.start(scope, urgent=is_small)
-            if is_small:
-                load.result()
+            log.info("%d tasks are known, and the API has %d", count, total_size)
+            if count <= SMALL_TASKS:
+                self._whole.start(scope, urgent=True).result()
+            else:
+                self._whole.start(scope, total_size=total_size if total_size >= 0 else None)
 
     def _apply_last(self, pages: list[TaskPage], began_s: float) -> None:
         """Store the newest tasks of a mount that lists so many only."""
@@ -274,7 +288,7 @@ class AccountListing:
             numbers = sorted({p // PAGE_TASKS + 1 for p in positions if p is not None})
             if len(numbers) <= MAX_ENDED_PAGES:
                 for number, page_began_s, page in self._whole.fetch_all(scope, numbers, True):
-                    self._whole.store(page, page_began_s, number)
+                    self._whole.store(page.tasks, page_began_s, number)
                 stale = [i for i in stale if self._known.is_stale(i, began_s)]
         request_each(self._api, self._known, stale, self._clock)
 

@@ -1,7 +1,7 @@
 """`TaskChanges`: which tasks came, went or changed since the last look at the task cache."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from taskfs.errors import NotFound
@@ -30,8 +30,7 @@ class TaskChanges:
 
     def __init__(self, task_cache: TaskCache) -> None:
         self._task_cache = task_cache
-        self._version: object = None  # of `_ids`
-        self._ids: tuple[str, ...] = ()
+        self._ids: Sequence[str] = ()
         self._tasks: dict[str, Task] = {}
         self._unsettled: dict[str, float] = {}  # ids whose records may change, and until when
         self._gone: set[str] = set()  # removed, but possibly still among the ids of the listing
@@ -49,8 +48,7 @@ class TaskChanges:
     def start(self) -> None:
         """Take the cached state as the one to compare with; this sends no request."""
         self._tasks, self._unsettled, self._gone = {}, {}, set()
-        self._version = None
-        self._ids = self._listed_ids()
+        self._ids = self._task_cache.known_ids()
         listed = set(self._ids)
         for task in self._task_cache.database.unfinished(None):
             if task.id in listed:
@@ -92,8 +90,8 @@ class TaskChanges:
                 yield TaskChange(before, after)
 
     def _take_listed(self) -> list[TaskChange]:
-        ids = self._listed_ids()
-        if ids == self._ids:
+        ids = self._task_cache.known_ids()
+        if ids is self._ids:
             return []
         old, new = set(self._ids), set(ids)
         gone = [i for i in self._ids if i not in new and i not in self._gone]
@@ -106,14 +104,6 @@ class TaskChanges:
             if task is not None:
                 changes.append(TaskChange(None, task))
         return changes if len(changes) <= MAX_CHANGES else []
-
-    def _listed_ids(self) -> tuple[str, ...]:
-        """Return the ids of the last listing, newest first; they are read if one has changed."""
-        version = self._task_cache.version, self._task_cache.selection
-        if version == self._version:
-            return self._ids
-        self._version = version
-        return self._task_cache.database.ids(self._task_cache.selection)
 
     def _follow(self, task_id: str) -> Task | None:
         """Remember the cached record of the task, and return it."""

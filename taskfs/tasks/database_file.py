@@ -32,7 +32,7 @@ CACHE_KB: Final = 8192
 WRITE_BYTES: Final = 1 << 20
 # The marks in the header of the file (sqlite.org/fileformat, "application_id", "user_version").
 APPLICATION_ID: Final = 0x7461736B
-VERSION: Final = 1
+VERSION: Final = 2
 _SIDE_FILES: Final = ("", "-wal", "-shm", "-journal")
 
 SCHEMA: Final = """
@@ -51,6 +51,9 @@ CREATE INDEX by_seq ON tasks (seq);
 CREATE INDEX by_status ON tasks (status, created, seq);
 CREATE INDEX by_project ON tasks (project, created, seq);
 CREATE INDEX by_simulator ON tasks (simulator, created, seq);
+CREATE INDEX changed_by_status ON tasks (status, changed);
+CREATE INDEX changed_by_project ON tasks (project, changed);
+CREATE INDEX changed_by_simulator ON tasks (simulator, changed);
 CREATE INDEX unfinished ON tasks (id) WHERE finished = 0;
 """
 
@@ -133,7 +136,7 @@ class DatabaseFile:
             log.warning("the tasks are kept in memory only: %s: %s", self._path, exc)
         except sqlite3.DatabaseError as exc:
             if not self.is_read_only:
-                log.warning("%s is damaged (%s): it is replaced", self._path, exc)
+                log.warning("%s cannot be read (%s): it is replaced", self._path, exc)
                 with contextlib.suppress(sqlite3.Error):
                     remove_database(self._path)
                     return _open_file(self._path, self.is_read_only)
@@ -249,11 +252,14 @@ def _connect(uri: str) -> sqlite3.Connection:
 
 
 def _check_version(connection: sqlite3.Connection) -> None:
-    """Raise OperationalError for the file of another version: it stays, and is a miss."""
-    version = connection.execute("PRAGMA user_version").fetchone()
-    application = connection.execute("PRAGMA application_id").fetchone()
-    if (version, application) != ((VERSION,), (APPLICATION_ID,)):
-        raise sqlite3.OperationalError(f"it has the format of another version ({version[0]})")
+    """Raise OperationalError for the file of a newer version, which stays and is a miss, and
+    DatabaseError for that of an older version, which is replaced."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    if application == APPLICATION_ID and 0 < version < VERSION:
+        raise sqlite3.DatabaseError(f"it has the format of an older version ({version})")
+    if (version, application) != (VERSION, APPLICATION_ID):
+        raise sqlite3.OperationalError(f"it has the format of another version ({version})")
     connection.execute("SELECT count(*) FROM listings").fetchone()
 
 

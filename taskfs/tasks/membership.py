@@ -1,12 +1,12 @@
 """What becomes of saved tasks that a response does not show."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 from taskfs.errors import NotFound
 from taskfs.model import TaskAPI
 from taskfs.tasks.known_tasks import KnownTasks
-from taskfs.tasks.selection import Scope, Selection
+from taskfs.tasks.selection import Scope
 
 # Tasks that are requested one by one; if there are more, pages of a listing are cheaper.
 MAX_SINGLE_REQUESTS: Final = 16
@@ -22,12 +22,20 @@ def remove_unlisted(
 ) -> None:
     """Remove the tasks of *scope* that a whole listing did not show.
 
-    Tasks with a number above *start_seq* were added after the listing began. A task that left the
-    listing of a project or status may still exist, so it is requested.
+    Tasks with a number above *start_seq* were added after the listing began.
     """
-    statuses = (scope.status,) if scope.status else ()
-    where, values = Selection(scope.project, statuses, max_seq=start_seq).where()
+    where, values = scope.selection._replace(max_seq=start_seq).where()
     gone = known.database.select_ids(where, values, lambda task_id: task_id not in listed)
+    remove_missing(api, known, scope, gone, clock)
+
+
+def remove_missing(
+    api: TaskAPI, known: KnownTasks, scope: Scope, gone: Sequence[str], clock: Callable[[], float]
+) -> None:
+    """Remove the tasks that have left the listing of *scope*.
+
+    A task that has left the listing of a project or status may still exist, so it is requested.
+    """
     if scope != Scope() and len(gone) <= MAX_SINGLE_REQUESTS:
         request_each(api, known, gone, clock)
     else:

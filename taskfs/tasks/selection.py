@@ -14,6 +14,11 @@ class Scope(NamedTuple):
         """The scope in the database, where an empty text stands for None."""
         return self.project or "", self.status or ""
 
+    @property
+    def selection(self) -> "Selection":
+        """The tasks of the scope among those that are saved."""
+        return Selection(self.project, (self.status,) if self.status else ())
+
 
 class Selection(NamedTuple):
     """The tasks of a mount's listing among those that are saved: all by default.
@@ -27,6 +32,11 @@ class Selection(NamedTuple):
     max_seq: int | None = None
     last: int | None = None
     finished_only: bool = False
+
+    @property
+    def is_unfiltered(self) -> bool:
+        """Whether no change of a task brings it to the selection or out of it."""
+        return self._replace(max_seq=None) == Selection()
 
     @property
     def limit(self) -> int:

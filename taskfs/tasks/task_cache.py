@@ -8,7 +8,7 @@ cached. While the API fails, finished tasks are served as a mount saw them last.
 import logging
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from typing import Final
 
@@ -23,6 +23,7 @@ from taskfs.tasks.account_listing import AccountListing
 from taskfs.tasks.database_file import DatabaseFile
 from taskfs.tasks.known_tasks import CachedTask, KnownTasks
 from taskfs.tasks.offline_listing import OfflineListing
+from taskfs.tasks.packed_ids import PackedIds
 from taskfs.tasks.selection import Selection
 from taskfs.tasks.task_database import TaskDatabase
 from taskfs.tasks.task_filter import PendingPages, PendingTask, TaskFilter
@@ -70,7 +71,7 @@ class TaskCache:
         listing_type = OfflineListing if offline else AccountListing
         self._listing = listing_type(api, self._known, task_filter or TaskFilter(), clock)
         self._lock = threading.Lock()
-        self._ids: tuple[object, tuple[str, ...]] = (None, ())
+        self._ids: tuple[object, PackedIds] = (None, PackedIds())
         self._absent: TTLCache[str, bool] = TTLCache(MAX_ABSENT, max(0.1, status_ttl_s), clock)
         self._loads: list[Future[float]] = []  # whole listings that must end before one is shown
         self._single_records: TTLCache[str, bool] = TTLCache(64, max(0.1, listing_ttl_s), clock)
@@ -162,23 +163,24 @@ class TaskCache:
         if self._is_older(self._listing.as_of_s, self._listing_ttl_s):
             self._requests.run("listing", self._refresh)
 
-    def ids(self) -> tuple[str, ...]:
+    def ids(self) -> PackedIds:
         """Return the ids of the tasks that the mount lists, newest first."""
         self.refresh()
         return self.known_ids()
 
-    def known_ids(self) -> tuple[str, ...]:
+    def known_ids(self) -> PackedIds:
         """Return the ids of the last listing, newest first; send no request."""
-        version, selection = self.database.version, self.selection
+        selection = self.selection
+        version = self.database.members_version(selection), selection
         with self._lock:
-            if self._ids[0] != (version, selection):
-                self._ids = (version, selection), self.database.ids(selection)
+            if self._ids[0] != version:
+                self._ids = version, self.database.ids(selection)
             return self._ids[1]
 
-    def listing(self) -> list[Task]:
-        """Return the tasks that the mount lists; they are in memory together."""
+    def listing(self) -> Iterator[Task]:
+        """Yield the tasks that the mount lists, newest first; few are in memory at a time."""
         self.refresh()
-        return self.database.tasks(self.selection)
+        return self.database.iterate(self.selection)
 
     def newest_ns(self) -> int:
         """Return the creation time of the newest task, or 0; send no request."""
@@ -206,15 +208,6 @@ class TaskCache:
         if cached is None and self._listing.is_known:
             cached = self._known.load(task_id, self.selection)
         return cached
-
-    def finished_times(self, task_id: str) -> tuple[int, int] | None:
-        """Return when a finished task of the listing was created and when it last changed, in ns;
-        None for any other. This sends no request."""
-        cached = self._known.get(task_id)
-        if cached is not None:
-            task = cached.task
-            return (task.create_ns or 0, task.last_change_ns) if task.is_terminated else None
-        return self.database.finished_times(task_id)
 
     def get_now(self, task_id: str, timeout_s: float) -> CachedTask:
         """Return the task as a request shows it that begins after this call; a terminal status is

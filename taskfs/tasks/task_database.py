@@ -5,11 +5,12 @@ others. Each row has a checksum, because SQLite itself has none. No key and no s
 """
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from taskfs.model import Task
 from taskfs.tasks.database_file import DatabaseFile
+from taskfs.tasks.packed_ids import SEPARATOR, PackedIds
 from taskfs.tasks.selection import Scope, Selection
 from taskfs.tasks.task_rows import (
     BATCH,
@@ -18,6 +19,7 @@ from taskfs.tasks.task_rows import (
     digest_of,
     final_ids,
     is_unchanged,
+    marks,
     pack_record,
     row_checksum,
     saved_rows,
@@ -43,6 +45,7 @@ class TaskDatabase:
     def __init__(self, file: DatabaseFile) -> None:
         self._file = file
         self._own_changes = 0
+        self._own_members = 0  # tasks of this process that came or went
 
     @property
     def generation(self) -> int:
@@ -55,6 +58,11 @@ class TaskDatabase:
         other = self._file.run(data_version)
         return self._file.generation, self._own_changes, other
 
+    def members_version(self, selection: Selection) -> tuple[int, int, int]:
+        """Return a value that changes when a task comes to *selection* or leaves it."""
+        generation, changes, other = self.version
+        return generation, self._own_members if selection.is_unfiltered else changes, other
+
     def close(self) -> None:
         """Close the file; later calls find and store nothing."""
         self._file.close()
@@ -62,53 +70,68 @@ class TaskDatabase:
     def get(self, task_id: str) -> Task | None:
         """Return the task as it was last seen, or None."""
         try:
-            row = self._one("SELECT id, packed, checksum FROM records WHERE id = ?", (task_id,))
+            return next(iter(self._load([task_id])), None)
         except UnicodeEncodeError:  # the kernel's name of a file may not be UTF-8
             return None
-        return None if row is None else self._file.run(lambda _: unpack_record(*row))
 
     def tasks(self, selection: Selection) -> list[Task]:
         """Return the selected tasks, newest first."""
-        where, values = selection.where()
-        statement = (
-            f"SELECT r.id, r.packed, r.checksum FROM tasks t JOIN records r ON r.id = t.id "
-            f"WHERE {where} ORDER BY created DESC, seq DESC LIMIT {selection.limit}"
-        )
-        return self._file.run(
-            lambda c: [unpack_record(*row) for row in c.execute(statement, values).fetchall()]
-        )
+        return list(self.iterate(selection))
 
-    def ids(self, selection: Selection) -> tuple[str, ...]:
+    def iterate(self, selection: Selection) -> Iterator[Task]:
+        """Yield the selected tasks, newest first; a batch of them is in memory at a time."""
+        ids = self.ids(selection)
+        for start in range(0, len(ids), BATCH):
+            yield from self._load(ids[start : start + BATCH])
+
+    def _load(self, ids: Sequence[str]) -> list[Task]:
+        """Return those of *ids*, at most `BATCH`, that are known, in the same order."""
+        statement = f"SELECT id, packed, checksum FROM records WHERE id IN ({marks(ids)})"
+
+        def unpack(connection: sqlite3.Connection) -> dict[str, Task]:
+            rows = connection.execute(statement, ids).fetchall()
+            return {row[0]: unpack_record(*row) for row in rows}
+
+        found = self._file.run(unpack)
+        return [found[task_id] for task_id in ids if task_id in found]
+
+    def ids(self, selection: Selection) -> PackedIds:
         """Return the ids of the selected tasks, newest first."""
         where, values = selection.where()
-        statement = (
-            f"SELECT id FROM tasks WHERE {where} "
-            f"ORDER BY created DESC, seq DESC LIMIT {selection.limit}"
+        row = self._one(
+            f"SELECT group_concat(id, '{SEPARATOR}') FROM (SELECT id FROM tasks WHERE {where} "
+            f"ORDER BY created DESC, seq DESC LIMIT {selection.limit})",
+            values,
         )
-        return self._file.run(lambda c: tuple(row[0] for row in c.execute(statement, values)))
+        return PackedIds(row[0] or "" if row else "")
 
     def unfinished(self, project: str | None) -> list[Task]:
         """Return the unfinished tasks of *project*, or of all projects."""
-        ids = self._all("SELECT id FROM tasks WHERE finished = 0", ())
-        tasks = [task for (task_id,) in ids if (task := self.get(task_id)) is not None]
-        return [task for task in tasks if project in (None, task.project)]
+        rows = self._all("SELECT id FROM tasks WHERE finished = 0", ())
+        ids = [task_id for (task_id,) in rows]
+        return [
+            task
+            for start in range(0, len(ids), BATCH)
+            for task in self._load(ids[start : start + BATCH])
+            if project in (None, task.project)
+        ]
 
     def count(self, scope: Scope) -> int:
         """Return how many tasks *scope* has."""
-        where, values = Selection(scope.project, (scope.status,) if scope.status else ()).where()
+        where, values = scope.selection.where()
         row = self._one(f"SELECT count(*) FROM tasks WHERE {where}", values)
         return int(row[0]) if row else 0
 
     def count_finished(self) -> int:
         """Return how many finished tasks are saved."""
-        return len(self._all("SELECT 1 FROM tasks WHERE finished = 1", ()))
+        return int(self._all("SELECT count(*) FROM tasks WHERE finished = 1", ())[0][0])
 
     def position(self, task_id: str, scope: Scope) -> int | None:
         """Return how many tasks of *scope* are listed before the task; None if it is unknown."""
         row = self._one("SELECT created, seq FROM tasks WHERE id = ?", (task_id,))
         if row is None:
             return None
-        where, values = Selection(scope.project, (scope.status,) if scope.status else ()).where()
+        where, values = scope.selection.where()
         statement = f"SELECT count(*) FROM tasks WHERE {where} AND (created, seq) > (?, ?)"
         found = self._one(statement, (*values, *row))
         return int(found[0]) if found else None
@@ -122,12 +145,14 @@ class TaskDatabase:
         )
         return int(row[0]) if row else 0
 
-    def finished_times(self, task_id: str) -> tuple[int, int] | None:
-        """Return when a finished task was created and when it last changed, in ns; or None."""
-        row = self._one(
-            "SELECT created, changed FROM tasks WHERE id = ? AND finished = 1", (task_id,)
+    def finished_times(self, ids: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """Return when the finished ones of *ids*, at most `BATCH`, were created and when they last
+        changed, in ns."""
+        rows = self._all(
+            f"SELECT id, created, changed FROM tasks WHERE finished = 1 AND id IN ({marks(ids)})",
+            ids,
         )
-        return None if row is None else (int(row[0]), int(row[1]))
+        return {task_id: (created, changed) for task_id, created, changed in rows}
 
     def known(self, ids: Sequence[str]) -> set[str]:
         """Return those of *ids* that are known."""
@@ -139,8 +164,7 @@ class TaskDatabase:
         found: set[str] = set()
         for start in range(0, len(ids), BATCH):
             batch = ids[start : start + BATCH]
-            marks = ", ".join("?" * len(batch))
-            statement = f"SELECT id FROM {source} WHERE id IN ({marks})"
+            statement = f"SELECT id FROM {source} WHERE id IN ({marks(batch)})"
             found.update(row[0] for row in self._all(statement, (*values, *batch)))
         return found
 
@@ -189,7 +213,7 @@ class TaskDatabase:
         (last,) = connection.execute("SELECT max(seq) FROM tasks").fetchone()
         seq = (last or 0) + len(tasks) if seq is None else seq
         rows, records = [], []
-        changed, status_changed, regrouped = set(), set(), False
+        changed, status_changed, regrouped, members = set(), set(), False, 0
         for number, task in enumerate(tasks):
             digest = digests[task.id]
             if is_unchanged(task, digest, known):
@@ -212,11 +236,13 @@ class TaskDatabase:
                 changed.add(task.id)
                 if before.status != task.status:
                     status_changed.add(task.id)
+            else:
+                members += 1
             regrouped = regrouped or before is None or before.group != row[3:8]
-        marks = ", ".join("?" * 10)
-        connection.executemany(f"REPLACE INTO tasks VALUES ({marks})", rows)
+        connection.executemany(f"REPLACE INTO tasks VALUES ({marks(range(10))})", rows)
         connection.executemany("REPLACE INTO records VALUES (?, ?, ?)", records)
         self._own_changes += regrouped
+        self._own_members += members
         return Changes(frozenset(changed), frozenset(status_changed), final_ids(tasks, known))
 
     def remove(self, ids: Iterable[str]) -> None:
@@ -230,7 +256,9 @@ class TaskDatabase:
             return connection.total_changes - before
 
         if rows and self.known([row[0] for row in rows]):
-            self._own_changes += bool(self._file.write(delete))
+            removed = bool(self._file.write(delete))
+            self._own_changes += removed
+            self._own_members += removed
 
     def difference(self, scope: Scope) -> int | None:
         """Return by how much the API's `total_size` exceeds the number of tasks that a whole

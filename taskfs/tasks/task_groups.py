@@ -2,18 +2,14 @@
 
 import threading
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final
 
+from taskfs.tasks.packed_ids import SEPARATOR, PackedIds
+from taskfs.tasks.selection import Selection
 from taskfs.tasks.task_cache import TaskCache
+from taskfs.tasks.task_rows import marks
 
 COLUMNS: Final = ("status", "project", "simulator")
-
-
-class Member(NamedTuple):
-    """A task of a group, and when it last changed by its record."""
-
-    task_id: str
-    changed_ns: int
 
 
 class TaskGroups:
@@ -34,44 +30,68 @@ class TaskGroups:
         of the last listing, without a request."""
         if not cached:
             self._task_cache.refresh()
-        version = self._task_cache.version, self._task_cache.selection
+        selection = self._task_cache.selection
+        version = self._task_cache.version, selection
         with self._lock:
             if self._version != version:
                 self._version, self._values = version, {}
             if column in self._values:
                 return self._values[column]
-        source, bound = self._task_cache.selection.source()
-        rows = self._task_cache.database.rows(
-            f"SELECT {column}, max(changed) FROM {source} GROUP BY {column} "
-            "ORDER BY max(created) DESC, max(seq) DESC",
-            bound,
-        )
-        found = {value: changed for value, changed in rows}
+        statement, bound = _values_statement(column, selection)
+        found = dict(self._task_cache.database.rows(statement, bound))
         with self._lock:
             if self._version == version:
                 self._values[column] = found
         return found
 
-    def members(self, column: str, values: Sequence[str]) -> list[Member]:
+    def ids(self, column: str, values: Sequence[str]) -> PackedIds:
         """Return the tasks whose *column* is one of *values*, newest first."""
         condition, bound = self._condition(column, values)
-        rows = self._task_cache.database.rows(
-            f"SELECT id, changed FROM {condition} ORDER BY created DESC, seq DESC", bound
+        [(joined,)] = self._task_cache.database.rows(
+            f"SELECT group_concat(id, '{SEPARATOR}') FROM "
+            f"(SELECT id FROM {condition} ORDER BY created DESC, seq DESC LIMIT -1)",
+            bound,
         )
-        return [Member(*row) for row in rows]
+        return PackedIds(joined or "")
 
-    def member(self, column: str, values: Sequence[str], task_id: str) -> Member | None:
-        """Return the task if it belongs to the group."""
+    def changed_ns(self, column: str, values: Sequence[str], task_id: str) -> int | None:
+        """Return when the task last changed, None if it does not belong to the group."""
         condition, bound = self._condition(column, values)
         try:
             rows = self._task_cache.database.rows(
-                f"SELECT id, changed FROM {condition} AND id = ?", (*bound, task_id)
+                f"SELECT changed FROM {condition} AND id = ?", (*bound, task_id)
             )
         except UnicodeEncodeError:  # the kernel's name of a file may not be UTF-8
             return None
-        return Member(*rows[0]) if rows else None
+        return int(rows[0][0]) if rows else None
 
     def _condition(self, column: str, values: Sequence[str]) -> tuple[str, tuple[object, ...]]:
         source, bound = self._task_cache.selection.source()
-        marks = ", ".join("?" * len(values))
-        return f"{source} WHERE {column} IN ({marks})", (*bound, *values)
+        return f"{source} WHERE {column} IN ({marks(values)})", (*bound, *values)
+
+
+def _values_statement(column: str, selection: Selection) -> tuple[str, tuple[Any, ...]]:
+    """Return the query of `TaskGroups.values`.
+
+    For all tasks, the indexes have the next value and the newest task of each; the tasks that a
+    filter selects are read.
+    """
+    if not selection.is_unfiltered:
+        source, bound = selection.source()
+        return (
+            f"SELECT {column}, max(changed) FROM {source} GROUP BY {column} "
+            "ORDER BY max(created) DESC, max(seq) DESC",
+            bound,
+        )
+    where, bound = selection.where()
+    newest = f"FROM tasks WHERE {column} = value AND {where} ORDER BY"
+    return (
+        f"WITH RECURSIVE groups(value) AS (SELECT min({column}) FROM tasks UNION ALL "
+        f"SELECT (SELECT min({column}) FROM tasks WHERE {column} > value) FROM groups "
+        "WHERE value IS NOT NULL) SELECT value, changed FROM (SELECT value, "
+        f"(SELECT changed {newest} changed DESC LIMIT 1) AS changed, "
+        f"(SELECT created {newest} created DESC LIMIT 1) AS created, "
+        f"(SELECT seq {newest} created DESC, seq DESC LIMIT 1) AS seq FROM groups) "
+        "WHERE changed IS NOT NULL ORDER BY created DESC, seq DESC",
+        bound * 3,
+    )

@@ -3,14 +3,15 @@
 import hashlib
 import sqlite3
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from taskfs.errors import BadAnswer
-from taskfs.model import Task
+from taskfs.model import NO_RECORD, Task
 from taskfs.remote.task_json import NOT_JSON, parse_task
+from taskfs.support.record_codec import compress, decompress
 from taskfs.support.redaction import is_clean, redact
 from taskfs.tasks.database_file import DamagedError
 
@@ -28,13 +29,17 @@ class SavedRow(NamedTuple):
     group: tuple[Any, ...]
 
 
+def marks(values: Sized) -> str:
+    """Return the placeholders of *values* in a statement."""
+    return ", ".join("?" * len(values))
+
+
 def saved_rows(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, SavedRow]:
     """Return the rows of the known ones of *ids*; raise DamagedError for a damaged row."""
     found = {}
     for start in range(0, len(ids), BATCH):
         batch = ids[start : start + BATCH]
-        marks = ", ".join("?" * len(batch))
-        statement = f"SELECT {_COLUMNS}, checksum FROM tasks WHERE id IN ({marks})"
+        statement = f"SELECT {_COLUMNS}, checksum FROM tasks WHERE id IN ({marks(batch)})"
         for *row, checksum in connection.execute(statement, batch).fetchall():
             if row_checksum(tuple(row)) != checksum:
                 raise DamagedError(f"the row of task {row[0]!r} is damaged")
@@ -71,16 +76,16 @@ def row_checksum(row: tuple[Any, ...]) -> int:
 
 def digest_of(task: Task) -> bytes:
     """Return the digest by which a changed record is noticed."""
-    packed = task.packed_record
-    # The packed record holds all other fields; a status may come without one.
-    rest = repr((task.status, task.is_terminated) if packed else task)
-    content = rest.encode("utf-8", "surrogatepass") + packed
+    # The record holds all other fields; a status may come without one.
+    rest = repr(task if task.record == NO_RECORD else (task.status, task.is_terminated))
+    content = rest.encode("utf-8", "surrogatepass") + task.record
     return hashlib.blake2b(content, digest_size=8).digest()
 
 
 def pack_record(task: Task) -> tuple[str, bytes, int]:
     """Return the row of `records`: id, packed task, checksum."""
-    packed = msgspec.msgpack.encode(without_secrets(task))
+    clean = without_secrets(task)
+    packed = msgspec.msgpack.encode(clean._replace(record=compress(clean.record)))
     return task.id, packed, zlib.crc32(packed, zlib.crc32(task.id.encode()))
 
 
@@ -89,8 +94,9 @@ def unpack_record(task_id: str, packed: bytes, checksum: int) -> Task:
     try:
         if zlib.crc32(packed, zlib.crc32(task_id.encode())) != checksum:
             raise DamagedError(f"the record of task {task_id!r} is damaged")
-        return msgspec.msgpack.decode(packed, type=Task)
-    except (msgspec.MsgspecError, TypeError, UnicodeEncodeError) as exc:
+        task = msgspec.msgpack.decode(packed, type=Task)
+        return task._replace(record=decompress(task.record))
+    except (msgspec.MsgspecError, TypeError, UnicodeEncodeError, zlib.error) as exc:
         raise DamagedError(f"the record of task {task_id!r} is damaged") from exc
 
 
@@ -106,7 +112,7 @@ def without_secrets(task: Task) -> Task:
             return task
         return parse_task(msgspec.json.encode(_redacted(fields)))
     except (*NOT_JSON, OverflowError, BadAnswer):
-        return task._replace(packed_record=b"", metadata=None, error_detail="", executer_error="")
+        return task._replace(record=NO_RECORD, metadata=None, error_detail="", executer_error="")
 
 
 def _redacted(value: Any) -> Any:

@@ -53,15 +53,17 @@ FIELDS: Final[Mapping[str, Callable[[Task, int], Value]]] = {
 }
 
 
-def to_csv(tasks: Iterable[Task], names: Sequence[str], now_ns: int) -> str:
-    """Return a CSV text (RFC 4180, but with LF) of the columns *names*, with a header."""
-    text = io.StringIO()
+def to_csv(tasks: Iterable[Task], names: Sequence[str], now_ns: int) -> bytes:
+    """Return a CSV text (RFC 4180, but with LF, UTF-8) of the columns *names*, with a header."""
+    body = io.BytesIO()
+    text = io.TextIOWrapper(body, "utf-8", "replace", newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
     for task in tasks:
         values = (FIELDS[name](task, now_ns) for name in names)
         writer.writerow(["" if value is None else _plain(value) for value in values])
-    return text.getvalue()
+    text.flush()
+    return body.getvalue()
 
 
 def _plain(value: Value) -> Value:

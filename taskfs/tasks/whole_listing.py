@@ -7,18 +7,21 @@ first page is read again in the end, and after a removal all pages are.
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from taskfs.errors import BadAnswer, Unavailable
-from taskfs.model import TaskAPI, TaskPage
+from taskfs.model import Task, TaskAPI, TaskPage
 from taskfs.support.thread_pool import DaemonPool
 from taskfs.tasks.known_tasks import KnownTasks
-from taskfs.tasks.membership import remove_unlisted
+from taskfs.tasks.membership import remove_missing, remove_unlisted
+from taskfs.tasks.removal_search import find_removed
 from taskfs.tasks.selection import Scope
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 PAGE_TASKS: Final = 500  # tasks per page, the API's maximum
 # Requests at once: the API serves all programs of the account.
@@ -71,11 +74,18 @@ class WholeListing:
         self._pool.shutdown(cancel_futures=True)
 
     def start(
-        self, scope: Scope, first: FirstPage | None = None, *, urgent: bool = False
+        self,
+        scope: Scope,
+        first: FirstPage | None = None,
+        *,
+        urgent: bool = False,
+        total_size: int | None = None,
     ) -> "Future[float]":
         """Read all pages of *scope*; the result is when the first request began.
 
-        A load that is not *urgent* outlasts failures of the API for some time.
+        A load that is not *urgent* outlasts failures of the API for some time. With *total_size*,
+        the number of tasks that the API has, it reads no more pages than show which known tasks
+        were removed, if that is all that differs.
         """
         with self._lock:
             load = self._loads.get(scope)
@@ -84,18 +94,29 @@ class WholeListing:
                 # Not in a pool: the time limit of a request counts from the submission of the work.
                 threading.Thread(
                     target=self._run,
-                    args=(load, scope, first, urgent),
+                    args=(load, scope, first, urgent, total_size),
                     name="taskfs-listing",
                     daemon=True,
                 ).start()
             return load
 
+    def submit(self, work: Callable[[], T]) -> "Future[T]":
+        """Run *work* in a thread that requests pages."""
+        return self._pool.submit(work)
+
     def _run(
-        self, load: "Future[float]", scope: Scope, first: FirstPage | None, urgent: bool
+        self,
+        load: "Future[float]",
+        scope: Scope,
+        first: FirstPage | None,
+        urgent: bool,
+        total_size: int | None,
     ) -> None:
         try:
             with self._turn:
-                result = self._read(scope, first, urgent)
+                result = self._clock()
+                if total_size is None or not self._remove_missing(scope, total_size):
+                    result = self._read(scope, first, urgent)
         except BaseException as exc:
             if not urgent:
                 log.info("the whole listing was not read: %s", exc)
@@ -109,6 +130,25 @@ class WholeListing:
         self.progress = Progress()
         with self._lock:
             self._loads.pop(scope, None)
+
+    def _remove_missing(self, scope: Scope, total_size: int) -> bool:
+        """Remove the tasks that a search misses; return whether that explains *total_size*."""
+        database = self._known.database
+        start_seq = database.last_seq()
+        ids = database.ids(scope.selection)
+        if database.difference(scope) or len(ids) <= total_size:
+            return False
+
+        def fetch(numbers: Sequence[int]) -> Iterator[tuple[int, TaskPage]]:
+            for number, began_s, page in self.fetch_all(scope, numbers, urgent=False):
+                self.store(page.tasks, began_s, number)
+                yield number, page
+
+        removed = find_removed(fetch, ids, total_size, PAGE_TASKS)
+        if removed is None or database.last_seq() != start_seq:
+            return False  # the pages have moved meanwhile
+        remove_missing(self._api, self._known, scope, removed, self._clock)
+        return True
 
     def _read(self, scope: Scope, first: FirstPage | None, urgent: bool) -> float:
         union: set[str] = set()
@@ -165,9 +205,11 @@ class WholeListing:
         for future in waiting:
             yield future.result()
 
-    def store(self, page: TaskPage, began_s: float, number: int, seq: int | None = None) -> None:
-        """Store the tasks of a page; *seq* numbers those that are new."""
-        self._known.apply(page.tasks, began_s, keep=number <= KEPT_PAGES, seq=seq)
+    def store(
+        self, tasks: Sequence[Task], began_s: float, number: int, seq: int | None = None
+    ) -> None:
+        """Store the tasks of the page *number*; *seq* numbers those that are new."""
+        self._known.apply(tasks, began_s, keep=number <= KEPT_PAGES, seq=seq)
 
 
 class _Pass:
@@ -188,6 +230,7 @@ class _Pass:
         self.unusable = 0
         self.total_size = 0
         self.began_s = 0.0
+        self._unsaved: list[tuple[int, float, TaskPage]] = []
 
     def read(self, first: FirstPage | None) -> None:
         """Read all pages."""
@@ -209,23 +252,38 @@ class _Pass:
             without_news = 0 if news else without_news + 1
             if without_news >= PAGES_AT_ONCE:
                 break
+        self._save()
         if self.total_size != first.page.total_size:
             number = 1
             while self._add(*listing.fetch(self._scope, number, self._urgent)) and number < count:
                 number += 1
+                self._save()
+            self._save()
 
     @property
     def is_exact(self) -> bool:
         return not self._has_shrunk and len(self.ids) + self.unusable >= self.total_size
 
     def _add(self, number: int, began_s: float, page: TaskPage) -> int:
-        """Store a page; return the number of its new records, unusable ones included."""
+        """Take a page; return the number of its new records, unusable ones included."""
         before = len(self.ids)
         self.ids.update(task.id for task in page.tasks)
         self.unusable += page.unusable
         self._has_shrunk = self._has_shrunk or page.total_size < self.total_size
         self.total_size = page.total_size
+        self._unsaved.append((number, began_s, page))
+        if len(self._unsaved) == PAGES_AT_ONCE:
+            self._save()
+        return len(self.ids) - before + page.unusable
+
+    def _save(self) -> None:
+        """Store the pages that are in memory, which follow each other: one write costs less."""
+        if not self._unsaved:
+            return
+        number = self._unsaved[0][0]
         # The tasks of later pages are numbered lower, because they are older.
         seq = self._start_seq + (self._count - number + 1) * PAGE_TASKS
-        self._listing.store(page, began_s, number, seq)
-        return len(self.ids) - before + page.unusable
+        tasks = [task for _, _, page in self._unsaved for task in page.tasks]
+        began_s = min(began_s for _, began_s, _ in self._unsaved)
+        self._unsaved.clear()
+        self._listing.store(tasks, began_s, number, seq)

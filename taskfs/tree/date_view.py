@@ -1,30 +1,51 @@
 """`.by-date`: a link to each task, with a name that has its time, simulator and status."""
 
-import threading
 import time
-from collections.abc import Iterable, Mapping
-from typing import Final
+from collections.abc import Iterable, Sequence, Set
+from typing import Final, NamedTuple
 
 from taskfs.errors import NotFound
 from taskfs.model import Task
+from taskfs.tasks.packed_ids import PackedIds
 from taskfs.tasks.task_cache import TaskCache
+from taskfs.tasks.task_rows import marks
 from taskfs.tree.nodes import DIRECTORY_MODE, LINK_MODE, Attrs, Directory, Entry, Link, Node, inode
+from taskfs.tree.task_entries import TaskEntries
 from taskfs.tree.view_nodes import view_name
 
 BY_DATE: Final = ".by-date"
 ID_LENGTH: Final = 8  # letters of the id in a name: enough for commands, which take prefixes
+TIME_FORMAT: Final = "%Y-%m-%dT%H-%M"
+_MINUTE_NS: Final = 60 * 10**9
+_BEGINNING: Final = f"substr(id, 1, {ID_LENGTH})"
 
 
-def link_name(task: Task, id_length: int = ID_LENGTH) -> str:
+class _Row(NamedTuple):
+    """The columns of a task that make the name of its link, and when it last changed."""
+
+    id: str
+    created_ns: int
+    simulator: str
+    status: str
+    changed_ns: int
+
+    def name(self, id_length: int = ID_LENGTH) -> str:
+        created = time.localtime(self.created_ns / 1e9)
+        words = (
+            time.strftime(TIME_FORMAT, created),
+            view_name(self.simulator)[:64],
+            view_name(self.status)[:64],
+            self.id[:id_length],
+        )
+        return "_".join(words)
+
+
+_COLUMNS: Final = "id, created, simulator, status, changed"
+
+
+def link_name(task: Task) -> str:
     """Return `2026-11-28T21-31_openfoam_failed_<id>`, with the local time of the creation."""
-    created = time.localtime((task.create_ns or 0) / 1e9)
-    words = (
-        time.strftime("%Y-%m-%dT%H-%M", created),
-        view_name(task.simulator)[:64],
-        view_name(task.status)[:64],
-        task.id[:id_length],
-    )
-    return "_".join(words)
+    return _Row(task.id, task.create_ns or 0, task.simulator or "", task.status, 0).name()
 
 
 class DateViewNode(Directory):
@@ -41,37 +62,84 @@ class DateViewNode(Directory):
         )
 
     def lookup(self, name: str) -> Node:
-        task = self._names.tasks().get(name)
-        if task is None:
+        row = self._names.find(name)
+        if row is None:
             raise NotFound(f"there is no {self.child_path(name)}")
-        return Link(self.child_path(name), f"../{task.id}", task.last_change_ns)
+        return Link(self.child_path(name), f"../{row.id}", row.changed_ns)
 
     def children(self) -> Iterable[Entry]:
-        return [self.entry(name, LINK_MODE) for name in self._names.tasks()]
+        ids = self._names.ids()
+        shared = self._names.shared_beginnings()
+
+        def entries(batch: Sequence[str]) -> list[Entry]:
+            return [self.entry(name, LINK_MODE) for name in self._names.names(batch, shared)]
+
+        return TaskEntries(ids, entries)
 
 
 class DateNames:
-    """The tasks by the names of their links, built again when the listing or a task changes.
-
-    Safe for concurrent use: the lock guards the last result, which is never changed.
-    """
+    """The names of the links, read from the database. Safe for concurrent use."""
 
     def __init__(self, task_cache: TaskCache) -> None:
         self._task_cache = task_cache
-        self._lock = threading.Lock()
-        self._built: tuple[object, Mapping[str, Task]] = (None, {})
 
-    def tasks(self) -> Mapping[str, Task]:
-        """Return the tasks by link name, newest first."""
+    def ids(self) -> PackedIds:
+        """Return the tasks, newest first."""
+        return self._task_cache.ids()
+
+    def shared_beginnings(self) -> Set[str]:
+        """Return the beginnings of ids that several tasks share: their names may be equal."""
+        source, values = self._task_cache.selection.source()
+        rows = self._task_cache.database.rows(
+            f"SELECT {_BEGINNING} FROM {source} GROUP BY 1 HAVING count(*) > 1", values
+        )
+        return {beginning for (beginning,) in rows}
+
+    def names(self, ids: Sequence[str], shared: Set[str]) -> list[str]:
+        """Return the link names of *ids*; of a task that is gone, a name without its fields."""
+        rows = {row.id: row for row in self._select(f"id IN ({marks(ids)})", ids)}
+        found = [rows.get(task_id, _Row(task_id, 0, "", "", 0)) for task_id in ids]
+        return [
+            self._name_among_equals(row) if row.id[:ID_LENGTH] in shared else row.name()
+            for row in found
+        ]
+
+    def find(self, name: str) -> _Row | None:
+        """Return the row of the task whose link has this *name*."""
         self._task_cache.refresh()
-        version = (self._task_cache.version, self._task_cache.selection)
-        with self._lock:
-            if self._built[0] == version:
-                return self._built[1]
-        named: dict[str, Task] = {}
-        for task in self._task_cache.listing():
-            name = link_name(task)
-            named[name if name not in named else link_name(task, len(task.id))] = task
-        with self._lock:
-            self._built = version, named
-        return named
+        for minute_ns in _minutes_of(name):
+            for row in self._created_in(minute_ns, name):
+                if self._name_among_equals(row) == name:
+                    return row
+        return None
+
+    def _name_among_equals(self, row: _Row) -> str:
+        """Return the name of the task's link: with the whole id if a newer task has the same."""
+        name = row.name()
+        minute_ns = row.created_ns - row.created_ns % _MINUTE_NS
+        equals = (each for each in self._created_in(minute_ns, name) if each.name() == name)
+        return name if next(equals, row).id == row.id else row.name(len(row.id))
+
+    def _created_in(self, minute_ns: int, name: str) -> list[_Row]:
+        """Return the tasks created in a minute whose ids begin as *name* has it, newest first."""
+        where = f"created >= ? AND created < ? AND instr(?, {_BEGINNING}) > 0"
+        return self._select(where, (minute_ns, minute_ns + _MINUTE_NS, name))
+
+    def _select(self, where: str, values: Sequence[object]) -> list[_Row]:
+        source, bound = self._task_cache.selection.source()
+        statement = f"SELECT {_COLUMNS} FROM {source} WHERE {where} ORDER BY created DESC, seq DESC"
+        try:
+            rows = self._task_cache.database.rows(statement, (*bound, *values))
+        except UnicodeEncodeError:  # the kernel's name of a file may not be UTF-8
+            return []
+        return [_Row(*row) for row in rows]
+
+
+def _minutes_of(name: str) -> list[int]:
+    """Return when the minute in a link's name began, in ns: two where clocks were set back."""
+    try:
+        fields = time.strptime(name.partition("_")[0], TIME_FORMAT)
+        times = {time.mktime((*fields[:8], is_summer)) for is_summer in (0, 1)}
+    except (ValueError, OverflowError):
+        return []
+    return [int(moment) * 10**9 for moment in sorted(times)]

@@ -1,16 +1,18 @@
 """`RootNode`: the mountpoint, with the tasks, the views, `.taskfs/` and `tasks.csv`."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from taskfs.errors import NotFound
+from taskfs.model import Task
 from taskfs.tasks.task_table import FIELDS, to_csv
 from taskfs.tree.context import TreeContext
 from taskfs.tree.control_nodes import CONTROL_DIR, ControlNode
 from taskfs.tree.date_view import BY_DATE, DateNames, DateViewNode
 from taskfs.tree.held_texts import Text
 from taskfs.tree.nodes import DIRECTORY_MODE, LINK_MODE, Attrs, Directory, Entry, Link, Node, inode
+from taskfs.tree.task_entries import KnownAttrs, TaskEntries
 from taskfs.tree.task_node import TaskNode, task_attrs
 from taskfs.tree.text_node import TextNode
 from taskfs.tree.view_nodes import VIEWS, ViewNode
@@ -29,6 +31,7 @@ class RootNode(Directory):
         super().__init__("")
         self._context = context
         self._date_names = DateNames(context.task_cache)
+        self._known_attrs = KnownAttrs(self._finished_attrs)
 
     def attrs(self) -> Attrs:
         newest_ns = self._context.task_cache.newest_ns() or self._context.began_ns
@@ -50,11 +53,18 @@ class RootNode(Directory):
         return TaskNode(name, self._context, self._context.task_cache.get(name))
 
     def _render_tasks(self) -> Text:
-        tasks = self._context.task_cache.listing()
         now_ns = time.time_ns()
-        times = [task.last_change_ns if task.is_terminated else now_ns for task in tasks]
-        body = to_csv(tasks, tuple(FIELDS), now_ns).encode("utf-8", "replace")
-        return Text(body, max(times, default=self._context.began_ns))
+        newest_ns = 0
+
+        def dated(tasks: Iterable[Task]) -> Iterator[Task]:
+            nonlocal newest_ns
+            for task in tasks:
+                changed_ns = task.last_change_ns if task.is_terminated else now_ns
+                newest_ns = max(newest_ns, changed_ns)
+                yield task
+
+        body = to_csv(dated(self._context.task_cache.listing()), tuple(FIELDS), now_ns)
+        return Text(body, newest_ns or self._context.began_ns)
 
     def _latest(self) -> Link:
         ids = self._context.task_cache.ids()
@@ -63,13 +73,18 @@ class RootNode(Directory):
         return Link(LATEST, ids[0], self._context.task_cache.newest_ns())
 
     def known_attrs(self, name: str) -> Attrs | None:
-        times = self._context.task_cache.finished_times(name)
-        return None if times is None else task_attrs(name, *times)
+        return self._known_attrs.get(name)
+
+    def _finished_attrs(self, ids: Sequence[str]) -> Mapping[str, Attrs]:
+        times = self._context.task_cache.database.finished_times(ids)
+        return {task_id: task_attrs(task_id, *times[task_id]) for task_id in times}
 
     def children(self) -> Iterable[Entry]:
         ids = self._context.task_cache.ids()
-        entries = [self.entry(task_id, DIRECTORY_MODE) for task_id in ids]
-        entries += [self.entry(name, DIRECTORY_MODE) for name in (*VIEWS, BY_DATE)]
+        others = [self.entry(name, DIRECTORY_MODE) for name in (*VIEWS, BY_DATE)]
         if ids:
-            entries.append(self.entry(LATEST, LINK_MODE))
-        return entries
+            others.append(self.entry(LATEST, LINK_MODE))
+        return self._known_attrs.begin(TaskEntries(ids, self._entries, others))
+
+    def _entries(self, ids: Sequence[str]) -> list[Entry]:
+        return [self.entry(task_id, DIRECTORY_MODE) for task_id in ids]

@@ -1,12 +1,13 @@
 """The views: directories of links that group the tasks by status, project or simulator."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from taskfs.errors import NotFound
 from taskfs.model import KNOWN_STATUSES
 from taskfs.tasks.task_groups import TaskGroups
 from taskfs.tree.nodes import DIRECTORY_MODE, LINK_MODE, Attrs, Directory, Entry, Link, Node, inode
+from taskfs.tree.task_entries import TaskEntries
 
 # The field of a task that each view groups by.
 VIEWS: Final[Mapping[str, str]] = {
@@ -91,11 +92,13 @@ class GroupNode(Directory):
         return Attrs(DIRECTORY_MODE, inode(self.path), mtime_ns=newest_ns, ctime_ns=newest_ns)
 
     def lookup(self, name: str) -> Node:
-        member = self._groups.member(self._group.field, self._group.values, name)
-        if member is None:
+        changed_ns = self._groups.changed_ns(self._group.field, self._group.values, name)
+        if changed_ns is None:
             raise NotFound(f"there is no {self.child_path(name)}")
-        return Link(self.child_path(name), f"../../{name}", member.changed_ns)
+        return Link(self.child_path(name), f"../../{name}", changed_ns)
 
     def children(self) -> Iterable[Entry]:
-        members = self._groups.members(self._group.field, self._group.values)
-        return [self.entry(member.task_id, LINK_MODE) for member in members]
+        return TaskEntries(self._groups.ids(self._group.field, self._group.values), self._entries)
+
+    def _entries(self, ids: Sequence[str]) -> list[Entry]:
+        return [self.entry(task_id, LINK_MODE) for task_id in ids]

@@ -103,17 +103,31 @@ def test_many_ended_tasks_cost_the_pages_that_show_them(api: FakeAPI, clock: Clo
 
 
 def test_a_removed_task_leaves_the_listing(cache: TaskCache, api: FakeAPI, clock: Clock) -> None:
-    """F-18: Where the sums differ, all pages are read again in the background."""
+    """F-18: Where the sums differ, pages in the background show which task is gone."""
     cache.ids()
     new_calls(api)
     del api.tasks[name_of(1000)]
     clock.tick(10)
     cache.ids()
     await_quiet(api)
-    assert len(new_calls(api)) == 2 + 6
+    assert new_calls(api) == ["active", "list", *(f"list page {n}" for n in (2, 3, 4, 5))]
     assert cache.ids() == tuple(api.tasks)
     with pytest.raises(NotFound):
         cache.get(name_of(1000))
+
+
+def test_other_differences_cost_all_pages(cache: TaskCache, api: FakeAPI, clock: Clock) -> None:
+    """F-18: Where removed tasks do not explain the sums, all pages are read again."""
+    cache.ids()
+    new_calls(api)
+    tasks = list(api.tasks.items())
+    api.tasks = dict([*tasks[:1400], ("late", task_of("late", create_ns=1200)), *tasks[1400:]])
+    clock.tick(10)
+    cache.ids()
+    await_quiet(api)
+    assert new_calls(api) == ["active", "list", "list", *(f"list page {n}" for n in range(2, 7))]
+    clock.tick(10)
+    assert cache.ids() == tuple(api.tasks)
 
 
 def test_equal_sums_hide_no_removal(cache: TaskCache, api: FakeAPI, clock: Clock) -> None:

@@ -142,7 +142,7 @@ def test_a_failure_is_never_cached(cache: TaskCache, api: FakeAPI, clock: Clock)
         with pytest.raises(Unavailable):
             load()
     api.failure = None
-    assert len(cache.listing()) == 3
+    assert len(list(cache.listing())) == 3
     api.failure = Unavailable("no answer")
     clock.tick(10)
     with pytest.raises(Unavailable):

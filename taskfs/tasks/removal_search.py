@@ -1,0 +1,105 @@
+"""`find_removed`: finds the tasks that were removed from a long listing, by a few of its pages.
+
+The tasks that follow a removed one have moved up by one place. So a page tells how many of the
+known tasks before it are gone, and a search reads only the pages around each removed task.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final, NamedTuple
+
+from taskfs.model import TaskPage
+
+# Pages that a search reads at most; all pages together are cheaper than a longer one.
+MAX_PAGES: Final = 48
+# Pages that are requested together.
+PAGES_AT_ONCE: Final = 4
+
+FetchPages = Callable[[Sequence[int]], Iterable[tuple[int, TaskPage]]]
+
+
+class _Gap(NamedTuple):
+    """Pages that were not read yet: those from *start* until before *stop*.
+
+    Before the first one *before* known tasks are gone, and before *stop* there are *until*.
+    """
+
+    start: int
+    stop: int
+    before: int
+    until: int
+
+
+def find_removed(
+    fetch_pages: FetchPages, ids: Sequence[str], total_size: int, page_tasks: int
+) -> list[str] | None:
+    """Return the removed ones of *ids*, which are sorted as the listing is; None if the listing
+    differs in other ways.
+
+    Args:
+        fetch_pages: returns pages of *page_tasks* tasks by number, from 1.
+        ids: the known tasks.
+        total_size: the number of tasks that the API has.
+        page_tasks: the tasks of each page but the last.
+    """
+    gaps = [_Gap(1, -(-total_size // page_tasks) + 1, 0, len(ids) - total_size)]
+    removed: list[str] = []
+    read = 0
+    while gaps:
+        for gap in gaps:
+            if gap.start == gap.stop:
+                place = min((gap.start - 1) * page_tasks, total_size)
+                removed += ids[place + gap.before : place + gap.until]
+        gaps = [gap for gap in gaps if gap.start < gap.stop]
+        numbers = sorted(set(_choose(gaps)))
+        read += len(numbers)
+        if read > MAX_PAGES:
+            return None
+        for number, page in fetch_pages(numbers):
+            place = (number - 1) * page_tasks
+            around = _compare(page, ids, place, len(ids) - total_size)
+            is_full = len(page.tasks) == min(page_tasks, total_size - place)
+            if around is None or not is_full or page.total_size != total_size:
+                return None
+            before, gone = around
+            removed += gone
+            gaps = list(_split(gaps, number, before, before + len(gone)))
+            if any(gap.before > gap.until for gap in gaps):
+                return None
+    return removed if len(removed) == len(ids) - total_size else None
+
+
+def _choose(gaps: Sequence[_Gap]) -> Iterator[int]:
+    """Yield numbers of pages that divide the gaps evenly."""
+    each = max(1, PAGES_AT_ONCE // max(1, len(gaps)))
+    for gap in gaps[:PAGES_AT_ONCE]:
+        for part in range(1, each + 1):
+            yield gap.start + (gap.stop - gap.start) * part // (each + 1)
+
+
+def _compare(
+    page: TaskPage, ids: Sequence[str], place: int, surplus: int
+) -> tuple[int, list[str]] | None:
+    """Return how many known tasks before the page are gone, and those within it; None if the page
+    is not a part of *ids*."""
+    expected = ids[place : place + surplus + len(page.tasks)]
+    listed = [task.id for task in page.tasks]
+    if not listed or listed[0] not in expected or listed[-1] not in expected:
+        return None
+    first, last = expected.index(listed[0]), expected.index(listed[-1])
+    among = set(listed)
+    gone = [task_id for task_id in expected[first : last + 1] if task_id not in among]
+    if [task_id for task_id in expected[first : last + 1] if task_id in among] != listed:
+        return None
+    return first, gone
+
+
+def _split(gaps: Iterable[_Gap], number: int, before: int, until: int) -> Iterator[_Gap]:
+    """Yield the gaps without the page *number*, and without those where nothing is gone."""
+    for gap in gaps:
+        parts = [gap]
+        if gap.start <= number < gap.stop:
+            parts = [
+                _Gap(gap.start, number, gap.before, before),
+                _Gap(number + 1, gap.stop, until, gap.until),
+            ]
+        yield from (part for part in parts if part.before != part.until)
