@@ -6,11 +6,11 @@ from typing import Final
 
 import click
 
-from taskfs.cli import completers
+from taskfs.cli.arguments import task_ids_argument
 from taskfs.cli.columns import Column
-from taskfs.cli.options import Settings, config_options, parsed_by
+from taskfs.cli.options import Settings, config_options
 from taskfs.cli.output import print_table
-from taskfs.cli.task_ids import choose, parse_task_id
+from taskfs.cli.task_ids import choose
 from taskfs.config import Config
 from taskfs.errors import ConfigError, NotFound
 from taskfs.support.formatting import format_size
@@ -19,13 +19,7 @@ _COLUMNS: Final = (Column("Task"), Column("Size"), Column("Pinned", 1), Column("
 
 
 @click.command("cache", short_help="Show, or clear, the disk cache.")
-@click.argument(
-    "task_ids",
-    metavar="[ID]...",
-    nargs=-1,
-    callback=parsed_by(parse_task_id),
-    shell_complete=completers.complete_tasks(),
-)
+@task_ids_argument()
 @click.option(
     "--clear",
     is_flag=True,

@@ -8,15 +8,14 @@ from typing import Final
 
 import click
 
-from taskfs.cli import completers
 from taskfs.cli.api_session import configure_logging
+from taskfs.cli.arguments import mountpoint_argument
 from taskfs.cli.mount import mount_tasks, require_demo
 from taskfs.cli.options import (
     SETTINGS_EPILOG,
     Settings,
     config_options,
     foreground_option,
-    parsed_by,
 )
 from taskfs.errors import MountError
 from taskfs.fuse.mountpoint import is_dead
@@ -26,12 +25,7 @@ DEFAULT_MOUNTPOINT: Final = "~/taskfs-demo"
 
 
 @click.command("demo", epilog=SETTINGS_EPILOG, short_help="Mount or serve the embedded cloud.")
-@click.argument(
-    "mountpoint",
-    callback=parsed_by(parse_path),
-    required=False,
-    shell_complete=completers.complete_directories,
-)
+@mountpoint_argument
 @click.option(
     "--serve",
     is_flag=True,

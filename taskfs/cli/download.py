@@ -10,12 +10,13 @@ import click
 
 from taskfs.cli import completers
 from taskfs.cli.api_session import open_session
-from taskfs.cli.options import SETTINGS_EPILOG, Settings, config_options, parsed_by
+from taskfs.cli.arguments import task_ids_argument
+from taskfs.cli.options import SETTINGS_EPILOG, Settings, config_options
 from taskfs.cli.output import print_error
 from taskfs.cli.progress import progress_bar
 from taskfs.cli.signals import exit_on_signals
 from taskfs.cli.task_choice import TaskChoice
-from taskfs.cli.task_ids import parse_task_id, resolve_names, task_must_exist
+from taskfs.cli.task_ids import resolve_names, task_must_exist
 from taskfs.config import Config
 from taskfs.errors import CorruptData, NotFound, Unsupported
 from taskfs.options import BY_NAME
@@ -69,13 +70,7 @@ def _repeat_filenames(args: Sequence[str], without_value: Collection[str]) -> li
     epilog=SETTINGS_EPILOG,
     short_help="Download the files of tasks.",
 )
-@click.argument(
-    "task_ids",
-    metavar="[ID]...",
-    nargs=-1,
-    callback=parsed_by(parse_task_id),
-    shell_complete=completers.complete_tasks(),
-)
+@task_ids_argument()
 @click.option(
     "--filenames",
     multiple=True,

@@ -4,21 +4,16 @@ import time
 
 import click
 
-from taskfs.cli import completers
 from taskfs.cli.api_session import open_reader
+from taskfs.cli.arguments import task_id_argument
 from taskfs.cli.failure_report import console_lines
-from taskfs.cli.options import Settings, config_options, parsed_by
+from taskfs.cli.options import Settings, config_options
 from taskfs.cli.output import format_json
-from taskfs.cli.task_ids import parse_task_id, resolve_names, task_must_exist
+from taskfs.cli.task_ids import resolve_names, task_must_exist
 
 
 @click.command("info", short_help="Show a task's record and timeline.")
-@click.argument(
-    "task_id",
-    metavar="ID",
-    callback=parsed_by(parse_task_id),
-    shell_complete=completers.complete_tasks(),
-)
+@task_id_argument
 @click.option(
     "--json",
     "as_json",

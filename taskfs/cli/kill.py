@@ -9,10 +9,11 @@ import click
 
 from taskfs.cli import completers
 from taskfs.cli.api_session import open_session
+from taskfs.cli.arguments import task_ids_argument
 from taskfs.cli.options import Settings, config_options, parsed_by
 from taskfs.cli.output import align, describe_error, print_error
 from taskfs.cli.task_choice import TaskChoice
-from taskfs.cli.task_ids import missing_task, parse_task_id, resolve_names
+from taskfs.cli.task_ids import missing_task, resolve_names
 from taskfs.errors import AlreadyTerminated, BadAnswer, NotFound, TaskFSError, Unavailable
 from taskfs.model import Task, TaskStatus
 from taskfs.options import BY_NAME
@@ -26,13 +27,7 @@ POLL_S: Final = 1.0  # seconds between two requests for the statuses with --wait
 
 
 @click.command("kill", short_help="Kill tasks.")
-@click.argument(
-    "task_ids",
-    metavar="[ID]...",
-    nargs=-1,
-    callback=parsed_by(parse_task_id),
-    shell_complete=completers.complete_tasks(active=True),
-)
+@task_ids_argument(active=True)
 @click.option(
     "-p",
     "--project",

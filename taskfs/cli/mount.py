@@ -12,30 +12,23 @@ from pathlib import Path
 import click
 
 from taskfs.api_key import Secret
-from taskfs.cli import completers
 from taskfs.cli.api_session import find_cache_problem
+from taskfs.cli.arguments import mountpoint_argument
 from taskfs.cli.options import (
     SETTINGS_EPILOG,
     Settings,
     config_options,
     foreground_option,
-    parsed_by,
 )
 from taskfs.cli.output import print_error, terminal_notifier
 from taskfs.config import Config
 from taskfs.errors import ConfigError
 from taskfs.fuse.mount_table import FSTYPE, mounted_types
 from taskfs.fuse.mountpoint import absolute, is_dead
-from taskfs.support.parsing import parse_path
 
 
 @click.command("mount", epilog=SETTINGS_EPILOG, short_help="Mount your tasks on a directory.")
-@click.argument(
-    "mountpoint",
-    required=False,
-    callback=parsed_by(parse_path),
-    shell_complete=completers.complete_directories,
-)
+@mountpoint_argument
 @foreground_option
 @click.option(
     "--if-needed",

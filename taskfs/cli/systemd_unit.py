@@ -8,8 +8,7 @@ from typing import Final
 import click
 
 from taskfs.api_key import find_api_key
-from taskfs.cli import completers
-from taskfs.cli.options import parsed_by
+from taskfs.cli.arguments import mountpoint_argument
 from taskfs.cli.program import find_program
 from taskfs.errors import ConfigError
 from taskfs.fuse.mount_table import FSTYPE
@@ -41,12 +40,7 @@ WantedBy=default.target
 
 
 @click.command("systemd-unit", short_help="Print a systemd unit, or a line for fstab.")
-@click.argument(
-    "mountpoint",
-    callback=parsed_by(parse_path),
-    required=False,
-    shell_complete=completers.complete_directories,
-)
+@mountpoint_argument
 @click.option(
     "-o",
     "mount_options",

@@ -2,19 +2,14 @@
 
 import click
 
-from taskfs.cli import completers
-from taskfs.cli.options import Settings, config_options, parsed_by
-from taskfs.cli.task_ids import TaskPath, parse_task_id
+from taskfs.cli.arguments import task_id_argument
+from taskfs.cli.options import Settings, config_options
+from taskfs.cli.task_ids import TaskPath
 from taskfs.cli.tree_command import open_tree
 
 
 @click.command("top", short_help="Show the processes on a running task's machine.")
-@click.argument(
-    "task_id",
-    metavar="ID",
-    callback=parsed_by(parse_task_id),
-    shell_complete=completers.complete_tasks(),
-)
+@task_id_argument
 @config_options("top")
 def command(settings: Settings, task_id: str) -> None:
     """Show the processes on the machine of task ID, which must be running, as top(1) prints them.

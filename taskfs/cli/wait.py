@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from taskfs.cli import completers
 from taskfs.cli.api_session import open_session
+from taskfs.cli.arguments import task_ids_argument
 from taskfs.cli.failure_report import console_lines
 from taskfs.cli.notification import notify, parse_command, run_command
 from taskfs.cli.options import Settings, config_options, parsed_by
 from taskfs.cli.output import describe_error, print_error
 from taskfs.cli.status_line import StatusLine
 from taskfs.cli.task_choice import has_failed
-from taskfs.cli.task_ids import parse_task_id, resolve_names
+from taskfs.cli.task_ids import resolve_names
 from taskfs.cli.task_report import cost_line
 from taskfs.cli.task_wait import TaskWait
 from taskfs.errors import NotFound, TaskFSError, WaitTimeout
@@ -32,14 +32,7 @@ EXIT_TIMED_OUT: Final = 124  # as timeout(1)
 
 
 @click.command("wait", short_help="Wait until tasks have ended.")
-@click.argument(
-    "task_ids",
-    metavar="ID...",
-    nargs=-1,
-    required=True,
-    callback=parsed_by(parse_task_id),
-    shell_complete=completers.complete_tasks(active=True),
-)
+@task_ids_argument(required=True, active=True)
 @click.option(
     "--any/--all",
     "until_any",

@@ -3,8 +3,7 @@
 import contextlib
 import re
 import time
-from collections.abc import Mapping
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
@@ -14,6 +13,9 @@ from taskfs.remote.task_json import NOT_JSON, mend_json
 from taskfs.remote.transport import KEY_HEADER, Transport, error_for_status
 from taskfs.support.redaction import register_secret
 from taskfs.support.stats import Stats
+
+if TYPE_CHECKING:
+    from taskfs.remote.live_signalling import SignallingRequest
 
 T = TypeVar("T")
 
@@ -104,20 +106,13 @@ class APIConnection:
             error = BadAnswer(f"{label}: the response is not what the API promises ({exc})")
             raise Transient(error, max_tries=2) from exc
 
-    def signal(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, str] | None,
-        json: Mapping[str, Any] | None,
-        timeout_s: float,
-    ) -> tuple[int, bytes]:
-        """Send one signalling request, see `SignallingRequest`; return the status and the body.
+    def signal(self, request: "SignallingRequest") -> tuple[int, bytes]:
+        """Send one signalling request; return the status and the body; see `SignallingAPI`.
 
         Raises:
             Unavailable: there is no usable response, and another try may succeed.
         """
+        method, path, params, json, timeout_s = request
         label = f"{method} {path}"
         # One try may take a third of the time, and the API responds when the machine does.
         deadline = Deadline(3 * timeout_s, time.monotonic())

@@ -18,7 +18,7 @@ from taskfs.errors import Unavailable
 from taskfs.remote.live_connection import LiveConnection, require_aiortc, wait_closed
 from taskfs.remote.live_messages import Answer, Question, SilenceProbe
 from taskfs.remote.live_servers import IceServer
-from taskfs.remote.live_signalling import SignallingRequest, exchange_descriptions
+from taskfs.remote.live_signalling import SignallingAPI, exchange_descriptions
 from taskfs.remote.live_task import TaskConnection
 from taskfs.support.interruptible_wait import Waiter
 
@@ -50,14 +50,14 @@ class LiveChannels:
 
     def __init__(
         self,
-        request: SignallingRequest,
+        signalling: SignallingAPI,
         *,
         idle_time_s: float = IDLE_TIME_S,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         question_timeout_s: float = QUESTION_TIMEOUT_S,
         turn_server: str | None = None,
     ) -> None:
-        self._request = request
+        self._signalling = signalling
         self.idle_time_s = idle_time_s
         self.connect_timeout_s = connect_timeout_s
         self.question_timeout_s = question_timeout_s
@@ -173,7 +173,7 @@ class LiveChannels:
             nonlocal is_answered
             answer = await _in_thread(
                 lambda abandoned: exchange_descriptions(
-                    self._request, task_id, offer, deadline_s, abandoned
+                    self._signalling, task_id, offer, deadline_s, abandoned
                 )
             )
             is_answered = True

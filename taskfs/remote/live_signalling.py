@@ -4,7 +4,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import quote
 
 from taskfs.errors import AccessDenied, BadAnswer, Unavailable
@@ -17,22 +17,24 @@ ROUND_TRIP_S: Final = 5.0
 RETRY_PAUSE_S: Final = 0.5
 
 
-class SignallingRequest(Protocol):
-    """An authenticated request to the task API. Called by threads of this package, in parallel."""
+class SignallingRequest(NamedTuple):
+    """An authenticated request to the task API.
 
-    def __call__(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, str] | None,
-        json: Mapping[str, Any] | None,
-        timeout_s: float,
-    ) -> tuple[int, bytes]:
-        """Return the HTTP status and the body.
+    *path* begins with `/tasks/`. *timeout_s* bounds the whole call.
+    """
 
-        *timeout_s* bounds the whole call. *path* begins with `/tasks/`. An error status is returned
-        or raised.
+    method: str
+    path: str
+    params: Mapping[str, str] | None
+    json: Mapping[str, Any] | None
+    timeout_s: float
+
+
+class SignallingAPI(Protocol):
+    """Sends signalling requests. Called by threads of this package, in parallel."""
+
+    def __call__(self, request: SignallingRequest) -> tuple[int, bytes]:
+        """Return the HTTP status and the body; an error status is returned or raised.
 
         Raises:
             Unavailable: there was no answer; the call is repeated while there is time.
@@ -41,7 +43,7 @@ class SignallingRequest(Protocol):
 
 
 def exchange_descriptions(
-    request: SignallingRequest,
+    api: SignallingAPI,
     task_id: str,
     offer_sdp: str,
     deadline_s: float,
@@ -72,13 +74,9 @@ def exchange_descriptions(
             if remaining_s <= 0 or abandoned():
                 raise Unavailable(f"task {task_id}: the machine was not reached in time")
             try:
-                status, content = request(
-                    method,
-                    base + path,
-                    params=params,
-                    json=body,
-                    timeout_s=min(remaining_s, block_s + ROUND_TRIP_S),
-                )
+                timeout_s = min(remaining_s, block_s + ROUND_TRIP_S)
+                request = SignallingRequest(method, base + path, params, body, timeout_s)
+                status, content = api(request)
             except Unavailable as exc:
                 failure = exc
             else:

@@ -8,25 +8,25 @@ from taskfs.remote.live_messages import LiveMachine
 
 if TYPE_CHECKING:
     from taskfs.remote.live_channel import LiveChannels
-    from taskfs.remote.live_signalling import SignallingRequest
+    from taskfs.remote.live_signalling import SignallingAPI
 
 
 class Machines:
     """The machines of one account's tasks. Safe for concurrent use: the lock guards the creation.
 
-    *request* signals through the task API; without it, as offline, no machine can be asked.
+    *signalling* sends requests to the task API; without it, as offline, no machine can be asked.
     *turn_server* replaces the server that the environment names.
     """
 
     def __init__(
         self,
-        request: "SignallingRequest | None",
+        signalling: "SignallingAPI | None",
         *,
         idle_time_s: float,
         connect_timeout_s: float,
         turn_server: str | None = None,
     ) -> None:
-        self._request = request
+        self._signalling = signalling
         self._idle_time_s = idle_time_s
         self._connect_timeout_s = connect_timeout_s
         self._turn_server = turn_server
@@ -39,14 +39,14 @@ class Machines:
         Raises:
             NotCached: offline.
         """
-        if self._request is None:
+        if self._signalling is None:
             raise NotCached(f"the machine of task {task_id}: --offline sends no requests")
         with self._lock:
             if self._channels is None:
                 from taskfs.remote.live_channel import LiveChannels
 
                 self._channels = LiveChannels(
-                    self._request,
+                    self._signalling,
                     idle_time_s=self._idle_time_s,
                     connect_timeout_s=self._connect_timeout_s,
                     turn_server=self._turn_server,

@@ -3,7 +3,7 @@
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlencode
 
@@ -12,6 +12,7 @@ import pytest
 from taskfs.demo.cloud import EmbeddedCloud
 from taskfs.errors import Unavailable
 from taskfs.remote.live_channel import LiveChannels
+from taskfs.remote.live_signalling import SignallingRequest
 from taskfs.tasks.live import LIVE_STATUSES, LiveFiles
 from tests.fake_api import FakeCloud
 from tests.mounts import NO_TURN_SERVER
@@ -26,21 +27,14 @@ class Requests:
     def __init__(self, cloud: EmbeddedCloud) -> None:
         self._cloud = cloud
 
-    def __call__(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, str] | None,
-        json: Mapping[str, Any] | None,
-        timeout_s: float,
-    ) -> tuple[int, bytes]:
+    def __call__(self, request: SignallingRequest) -> tuple[int, bytes]:
+        method, path, params, json, timeout_s = request
         url = self._cloud.api_url + path + ("?" + urlencode(params) if params else "")
         headers = {"X-API-Key": self._cloud.api_key, "Content-Type": "application/json"}
         body = None if json is None else _encode(json)
-        request = urllib.request.Request(url, body, headers, method=method)
+        sent = urllib.request.Request(url, body, headers, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=timeout_s) as answer:
+            with urllib.request.urlopen(sent, timeout=timeout_s) as answer:
                 return answer.status, answer.read()
         except urllib.error.HTTPError as exc:
             with exc:

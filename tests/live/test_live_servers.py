@@ -3,13 +3,13 @@
 import re
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from taskfs.remote.live_channel import LiveChannels
 from taskfs.remote.live_connection import MAX_MESSAGE_BYTES
 from taskfs.remote.live_messages import LS
+from taskfs.remote.live_signalling import SignallingRequest
 from tests.fake_api import FakeCloud
 from tests.live.conftest import Requests
 from tests.stun import StunServer
@@ -25,15 +25,15 @@ class WatchedRequests(Requests):
         self.offers: list[str] = []
         self.unreachable = unreachable
 
-    def __call__(self, method: str, path: str, **options: Any) -> tuple[int, bytes]:
-        message = options["json"]
+    def __call__(self, request: SignallingRequest) -> tuple[int, bytes]:
+        message = request.json
         if message and "sdp" in message:
             self.offers.append(message["sdp"])
             if self.unreachable:
                 lost = CANDIDATE.sub(rb"\g<1>192.0.2.77 9\2", message["sdp"].encode()).decode()
-                options["json"] = {**message, "sdp": lost}
-        status, content = super().__call__(method, path, **options)
-        if path.endswith("/message") and status == 200 and self.unreachable:
+                request = request._replace(json={**message, "sdp": lost})
+        status, content = super().__call__(request)
+        if request.path.endswith("/message") and status == 200 and self.unreachable:
             self.unreachable -= 1
             content = CANDIDATE.sub(rb"\g<1>192.0.2.77 9\2", content)
         return status, content

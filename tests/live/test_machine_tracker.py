@@ -17,6 +17,7 @@ from taskfs.demo.machines.signalling import RUNNING
 from taskfs.demo.machines.tracker import NoAnswer, Tail
 from taskfs.remote.live_channel import LiveChannels
 from taskfs.remote.live_messages import LS, Question, tail
+from taskfs.remote.live_signalling import SignallingRequest
 from taskfs.tasks.live import LIVE_STATUSES, LiveFiles
 from tests.fake_api import FakeCloud
 from tests.live.conftest import NO_SERVER, Requests
@@ -176,11 +177,11 @@ def test_the_statuses_agree() -> None:
 def test_wrong_calls_of_signalling(cloud: FakeCloud) -> None:
     """L-13: 422 for wrong calls, 404 for no such task, 204 where nothing came."""
     task = cloud.add_task(status="computation-started")
-    request = Requests(cloud)
+    send = Requests(cloud)
     base = f"/tasks/{task}"
 
     def status(method: str, path: str, params: Any = None, body: Any = None) -> int:
-        return request(method, path, params=params, json=body, timeout_s=5)[0]
+        return send(SignallingRequest(method, path, params, body, 5))[0]
 
     assert status("POST", base + "/register", body={}) == 422
     assert status("POST", base + "/register", body=[]) == 422
@@ -189,4 +190,4 @@ def test_wrong_calls_of_signalling(cloud: FakeCloud) -> None:
     assert status("GET", base + "/message", {"client": "s", "block_s": "61"}) == 422
     assert status("GET", base + "/message", {"client": "s", "block_s": "0"}) == 204
     assert status("POST", "/tasks/none/register", body={"sender_id": "s"}) == 404
-    assert json.loads(request("GET", "/nothing", params=None, json=None, timeout_s=5)[1])
+    assert json.loads(send(SignallingRequest("GET", "/nothing", None, None, 5))[1])
