@@ -85,6 +85,11 @@ class Archive:
         return self._index
 
     @property
+    def is_index_lost(self) -> bool:
+        """Whether the index on disk was found damaged: it must be loaded again."""
+        return self._index.is_lost
+
+    @property
     def index_bytes(self) -> int:
         """The memory that the index takes, in bytes."""
         return self._index.memory_bytes
@@ -128,9 +133,9 @@ class Archive:
         return self._blocks.is_on_disk(part.start, part.stop)
 
     def forget_index(self) -> None:
-        """Remove the index from the disk, because the store no longer has this version."""
+        """Remove the index from the disk: the store no longer has this version, or it is lost."""
         if self._index_key and self.resources.disk is not None:
-            self.resources.disk.drop_index(self._index_key)
+            self.resources.disk.drop_index(self._index_key, is_damaged=self.is_index_lost)
 
 
 def _copy_of(error: TaskFSError) -> TaskFSError:

@@ -58,6 +58,12 @@ def parse_entry(
     return member
 
 
+def entry_length(header: bytes) -> int:
+    """Return the length of the entry that begins with *header*."""
+    lengths: tuple[int, ...] = CENTRAL.unpack_from(header)[10:13]
+    return CENTRAL.size + sum(lengths)
+
+
 def read_member(
     directory: bytes,
     at: int,

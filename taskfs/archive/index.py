@@ -6,9 +6,10 @@ the index, and `index_layout` says how it lies in memory or in a file.
 
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, overload
+from typing import Final, NamedTuple, overload
 
-from taskfs.archive.central_directory import parse_entry
+from taskfs.archive.central_directory import CENTRAL, entry_length, parse_entry
+from taskfs.archive.directory_parser import read_rows
 from taskfs.archive.index_layout import (
     FOLDER,
     NO_TIME,
@@ -21,13 +22,19 @@ from taskfs.archive.index_layout import (
 from taskfs.archive.member import Member
 from taskfs.cache.sealed_file import IN_MEMORY, Content
 
+# Children that are read at once for an iteration.
+BATCH: Final = 256
 
-class Child(NamedTuple):
-    """One name in a folder; `number` is that of a member, and None for a folder."""
+
+class ChildRow(NamedTuple):
+    """One name in a folder, with what a listing shows of it."""
 
     name: str
-    number: int | None
-    node: "Folder | Member"
+    number: int | None  # of a member; None for a folder
+    mtime_ns: int | None
+    size: int = 0
+    compressed_size: int = 0
+    is_executable: bool = False
 
 
 class Folder:
@@ -87,18 +94,12 @@ class Children(Mapping[str, Folder | Member]):
         return int(starts[self._folder + 1] - starts[self._folder])
 
     def __iter__(self) -> Iterator[str]:
-        for number in range(len(self)):
-            yield self.at(number).name
+        for start in range(0, len(self), BATCH):
+            yield from (row.name for row in self.rows(start, start + BATCH))
 
-    def at(self, position: int) -> Child:
-        """Return the child at *position* of the listing."""
-        tables = self._index.tables
-        child: int = tables["children"][tables["child_at"][self._folder] + position]
-        if child & FOLDER:
-            number = child ^ FOLDER
-            return Child(self._index.folder_name(number), None, Folder(self._index, number))
-        member = self._index.member(child)
-        return Child(member.path.rpartition("/")[2], member.number, member)
+    def rows(self, start: int, stop: int) -> list[ChildRow]:
+        """Return the children [start, stop) of the listing; no object is made of a member."""
+        return self._index.child_rows(self._folder, start, min(stop, len(self)))
 
 
 class Members(Sequence[Member]):
@@ -170,6 +171,43 @@ class ArchiveIndex:
         """Return the last component of a folder's path."""
         starts = self.tables["folder_name_at"]
         return str(self.tables["names"][starts[number] : starts[number + 1]], "utf-8")
+
+    def child_rows(self, folder: int, start: int, stop: int) -> list[ChildRow]:
+        """Return the children [start, stop) of *folder* in the order of the listing."""
+        tables = self.tables
+        first = tables["child_at"][folder]
+        children = tables["children"][first + start : first + stop]
+        rows: list[ChildRow] = []
+        while len(rows) < len(children):
+            child = children[len(rows)]
+            if child & FOLDER:
+                time_ns = tables["folder_time"][child ^ FOLDER]
+                mtime_ns = None if time_ns == NO_TIME else time_ns
+                rows.append(ChildRow(self.folder_name(child ^ FOLDER), None, mtime_ns))
+            else:
+                # Neighbours in the listing are mostly neighbours in the directory.
+                count, rest = 1, len(children) - len(rows)
+                while count < rest and children[len(rows) + count] == child + count:
+                    count += 1
+                rows += self._member_rows(child, count)
+        return rows
+
+    def _member_rows(self, first: int, count: int) -> Iterator[ChildRow]:
+        """Yield the rows of *count* members from *first* on."""
+        head = self.head
+        places = self.tables["entry_at"][first : first + count]
+        numbers = self.tables["number"][first : first + count]
+        begin, last = places[0], places[-1]
+        stop = last + entry_length(self._content[last : last + CENTRAL.size])
+        entries = self._content[begin:stop]
+        settings = (head.end.shift, head.root)
+        rows = read_rows([entries], *settings, is_from_windows=head.is_from_windows)
+        wanted = 0
+        for _, at, path, size, compressed, _, mtime_ns, is_executable in rows:
+            if begin + at == places[wanted]:  # others are folders, or of names that came twice
+                name, number = path.rpartition("/")[2], numbers[wanted]
+                yield ChildRow(name, number, mtime_ns, size, compressed, is_executable)
+                wanted += 1
 
     def find_child(self, folder: int, name: str) -> Folder | Member | None:
         """Return the child of *folder* called *name*, or None."""

@@ -4,6 +4,7 @@ It follows the order in which the members of one archive are opened, read and cl
 follows the reads of one member; `bounds` has the figures of both.
 """
 
+import contextlib
 import enum
 import threading
 from bisect import bisect_left
@@ -30,6 +31,7 @@ from taskfs.cache.readahead import (
     ReadAheadBudget,
     SequentialDetector,
 )
+from taskfs.errors import CacheChanged
 
 
 class AccessPattern(enum.Enum):
@@ -104,6 +106,13 @@ class HeadPrefetcher:
 
     def note_read(self, start: int) -> None:
         """Note that no more than the head of the member at *start* was read."""
+        # No reader needs what is fetched here, so none fails if the index is lost.
+        with contextlib.suppress(CacheChanged):
+            for following in self._following(start):
+                self._blocks.prefetch(following, following + HEAD_BYTES)
+
+    def _following(self, start: int) -> Sequence[int]:
+        """Return where the members begin whose heads are to be fetched now."""
         with self._lock:
             if not self._starts:
                 self._starts = self._index.sorted_starts()
@@ -112,9 +121,7 @@ class HeadPrefetcher:
             reached = self._detector.end_offset
             begin = max(self._ahead, reached) if advance else reached
             self._ahead = max(begin, reached + min(advance, HEADS_AHEAD))
-            starts = self._starts[begin : self._ahead]
-        for start in starts:
-            self._blocks.prefetch(start, start + HEAD_BYTES)
+            return self._starts[begin : self._ahead]
 
 
 class Prefetcher:

@@ -100,10 +100,10 @@ class DiskCache:
         self._try_write(publish, 0)
         writer.discard()
 
-    def drop_index(self, key: str) -> None:
-        """Remove the index under *key*."""
+    def drop_index(self, key: str, *, is_damaged: bool = False) -> None:
+        """Remove the index under *key*; keep one that is pinned and not damaged beside the pins."""
         path = self._root / INDEX / key
-        if not pins.keep_dropped(self._root, path):
+        if is_damaged or not pins.keep_dropped(self._root, path):
             with contextlib.suppress(OSError):
                 os.unlink(path)
 

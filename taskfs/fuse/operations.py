@@ -7,7 +7,7 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from taskfs.errors import NoAttribute, ReadOnly, TaskFSError
@@ -15,7 +15,7 @@ from taskfs.fuse.attributes import AttributePolicy, FileAttributes
 from taskfs.support.buffers import Buffer
 from taskfs.support.redaction import redact
 from taskfs.tree.handles import PushableHandle
-from taskfs.tree.nodes import Entry
+from taskfs.tree.nodes import AttributedEntries, Attrs, Entry
 from taskfs.tree.page_cache import PageCacheMode
 from taskfs.tree.tree import Tree
 
@@ -53,13 +53,13 @@ class OpenResult(NamedTuple):
 class DirectoryListing(NamedTuple):
     """The entries of a directory.
 
-    The rest is for an engine that sends attributes with a listing: `known_attrs` returns those of a
-    name if they cost no request, and `attr_lifetime_s` for how many seconds the kernel may keep
-    them.
+    The rest is for an engine that sends attributes with a listing: `attributed` yields the entries
+    from a position on with those attributes that cost no request, and `attr_lifetime_s` returns for
+    how many seconds the kernel may keep them.
     """
 
     entries: Sequence[Entry]
-    known_attrs: Callable[[str], FileAttributes | None]
+    attributed: Callable[[int], Iterator[tuple[Entry, FileAttributes | None]]]
     attr_lifetime_s: Callable[[], float]
 
 
@@ -112,14 +112,20 @@ class TaskOperations:
 
     def readdir(self, path: str) -> DirectoryListing:
         node = self._tree.resolve(path)
-
-        def known_attrs(name: str) -> FileAttributes | None:
-            attrs = node.known_attrs(name)
-            return None if attrs is None else self._policy.apply(attrs)
-
         children = node.children()
         entries = children if isinstance(children, Sequence) else list(children)
-        return DirectoryListing(entries, known_attrs, node.attr_lifetime_s)
+
+        def attributed(start: int) -> Iterator[tuple[Entry, FileAttributes | None]]:
+            pairs: Iterator[tuple[Entry, Attrs | None]]
+            if isinstance(entries, AttributedEntries):
+                pairs = entries.attributed(start)
+            else:
+                listed = map(entries.__getitem__, range(start, len(entries)))
+                pairs = ((entry, node.known_attrs(entry.name)) for entry in listed)
+            for entry, attrs in pairs:
+                yield entry, None if attrs is None else self._policy.apply(attrs)
+
+        return DirectoryListing(entries, attributed, node.attr_lifetime_s)
 
     def readlink(self, path: str) -> str:
         return self._tree.resolve(path).target()

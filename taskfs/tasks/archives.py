@@ -131,6 +131,10 @@ class ArchiveRegistry:
         with self._lock:
             slot = self._slot(ArchiveKey(task.id, kind))
             self._match_record(slot, task, kind)
+            if slot.archive is not None and slot.archive.is_index_lost:
+                slot.archive.forget_index()
+                slot.archive = None
+                self.epoch += 1
             # No read would notice that an empty archive was replaced.
             raw_suffices = raw and slot.archive is not None and slot.archive.size
             if slot.archive is not None and (raw_suffices or slot.archive.index_error is None):

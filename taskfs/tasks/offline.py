@@ -22,11 +22,17 @@ class FrozenCache(DiskCache):
     Damaged blocks and dropped indexes stay on disk, because they could not be fetched again.
     """
 
+    def __init__(self, directory: Path, max_bytes: int) -> None:
+        super().__init__(directory, max_bytes)
+        self._damaged: set[str] = set()  # keys of indexes
+
     def blocks_of(self, key: str) -> DiskBlocks:
         return _FrozenBlocks(self, self.blocks_directory(key), key)
 
     def read_sealed(self, kind: str, key: str, seal: bytes) -> Content | None:
         """Return the content of a sealed file, which may be the dropped one of a pinned task."""
+        if key in self._damaged:
+            return None
         return super().read_sealed(kind, key, seal) or super().read_sealed(PINS, key, seal)
 
     def create_sealed(self, kind: str, key: str, size: int) -> SealedWriter:
@@ -35,8 +41,9 @@ class FrozenCache(DiskCache):
     def publish_sealed(self, writer: SealedWriter) -> None:
         writer.discard()
 
-    def drop_index(self, key: str) -> None:
-        pass
+    def drop_index(self, key: str, *, is_damaged: bool = False) -> None:
+        if is_damaged:
+            self._damaged.add(key)
 
     def drop_indexes(self) -> None:
         pass

@@ -1,31 +1,31 @@
 """The nodes of `outputs/` and `inputs/`, and of the files beneath them."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final, NamedTuple, overload
+from collections.abc import Callable, Iterable
+from typing import Final, NamedTuple, TypeVar
 
 from taskfs.archive.archive import Archive
 from taskfs.archive.decoders import METHOD_NAMES
-from taskfs.archive.index import Child, Children, Folder
+from taskfs.archive.index import ChildRow, Folder
 from taskfs.archive.member import Member
-from taskfs.errors import NoAttribute, NotFound, ReadOnly
+from taskfs.errors import CacheChanged, NoAttribute, NotFound, ReadOnly
 from taskfs.model import Task
 from taskfs.tasks.archive_kind import ArchiveKey, ArchiveKind
 from taskfs.tasks.archives import ArchiveRegistry
 from taskfs.tree.archive_handles import MemberHandle
+from taskfs.tree.archive_listing import ArchiveEntries, Origin, folder_attrs, member_attrs
 from taskfs.tree.handles import Handle
 from taskfs.tree.nodes import (
     DIRECTORY_MODE,
-    FILE_MODE,
-    PROGRAM_MODE,
     Attrs,
     Directory,
     Entry,
     Node,
-    blocks_of,
     inode,
     inode_base,
 )
 from taskfs.tree.page_cache import PageCache
+
+T = TypeVar("T")
 
 MEMBER_XATTRS: Final[dict[str, Callable[[Member], str]]] = {
     "user.taskfs.compressed_size": lambda member: str(member.compressed_size),
@@ -53,21 +53,22 @@ class ArchiveRootNode(Directory):
         self._listed: ArchiveDirectoryNode | None = None  # the directory that `children` listed
 
     def attrs(self) -> Attrs:
+        epoch = self._archives.epoch
         archive = self._archives.get(self._task, self._kind, raw=True)
         # An archive whose files cannot be shown fails when it is listed. The task stays visible.
-        is_shown = archive is not None and archive.index_error is None
-        mtime_ns = archive.index.root.mtime_ns if archive is not None and is_shown else None
-        if mtime_ns is None:
-            mtime_ns = self._task.last_change_ns
+        if archive is not None and archive.index_error is None:
+            return self._directory_of(archive, epoch).attrs()
+        mtime_ns = self._task.last_change_ns
         return Attrs(DIRECTORY_MODE, inode(self.path), mtime_ns=mtime_ns, ctime_ns=mtime_ns)
 
     def directory(self) -> "ArchiveDirectoryNode | None":
         """Return the root directory of the archive, None while there is no archive."""
         epoch = self._archives.epoch
         archive = self._archives.await_archive(self._task, self._kind)
-        if archive is None:
-            return None
-        origin = _Origin(
+        return None if archive is None else self._directory_of(archive, epoch)
+
+    def _directory_of(self, archive: Archive, epoch: int) -> "ArchiveDirectoryNode":
+        origin = Origin(
             task=self._task,
             key=ArchiveKey(self._task.id, self._kind),
             archive=archive,
@@ -88,9 +89,6 @@ class ArchiveRootNode(Directory):
         root = self._listed = self.directory()
         return [] if root is None else root.children()
 
-    def known_attrs(self, name: str) -> Attrs | None:
-        return self._listed.known_attrs(name) if self._listed is not None else None
-
     def attr_lifetime_s(self) -> float:
         return self._listed.attr_lifetime_s() if self._listed is not None else 0.0
 
@@ -103,39 +101,24 @@ class ArchiveRange(NamedTuple):
     part: range
 
 
-class _Origin(NamedTuple):
-    """The archive that the members beneath one node belong to."""
-
-    task: Task
-    key: ArchiveKey
-    archive: Archive
-    archives: ArchiveRegistry
-    page_cache: PageCache
-    inode_base: int
-    epoch: int  # of the registry when the archive was looked up
-
-
 class ArchiveDirectoryNode(Directory):
-    """A directory of an archive."""
+    """A directory of an archive.
 
-    def __init__(self, path: str, inner: str, directory: Folder, origin: _Origin) -> None:
+    If the index on disk was damaged while it was in use, it is loaded again.
+    """
+
+    def __init__(self, path: str, inner: str, folder: Folder, origin: Origin) -> None:
         super().__init__(path)
         self._inner = inner
-        self._directory = directory
-        self._latest: Child | None = None  # the one that a listing read last
+        self._folder = folder
         self._origin = origin
 
     def attrs(self) -> Attrs:
-        mtime_ns = self._directory.mtime_ns
-        if mtime_ns is None:
-            mtime_ns = self._origin.task.last_change_ns
-        return Attrs(DIRECTORY_MODE, inode(self.path), mtime_ns=mtime_ns, ctime_ns=mtime_ns)
+        mtime_ns = self._read(lambda folder: folder.mtime_ns)
+        return folder_attrs(inode(self.path), mtime_ns, self._origin)
 
     def lookup(self, name: str) -> Node:
-        child = self._directory.children.get(name)
-        path = f"{self.path}/{name}"
-        if child is None:
-            raise NotFound(f"there is no {path}")
+        child, path = self._child(name), f"{self.path}/{name}"
         if isinstance(child, Folder):
             inner = f"{self._inner}/{name}" if self._inner else name
             return ArchiveDirectoryNode(path, inner, child, self._origin)
@@ -143,80 +126,60 @@ class ArchiveDirectoryNode(Directory):
 
     def attrs_of(self, name: str) -> Attrs:
         """Return the attributes of the child *name*; raise as `lookup` does."""
-        latest = self._latest
-        if latest is not None and latest.name == name:
-            child: Folder | Member | None = latest.node
-        else:
-            child = self._directory.children.get(name)
-        if not isinstance(child, Member):
-            return self.lookup(name).attrs()
-        return _member_attrs(f"{self.path}/{name}", child, self._origin)
+        child, path = self._child(name), f"{self.path}/{name}"
+        if isinstance(child, Folder):
+            return folder_attrs(inode(path), child.mtime_ns, self._origin)
+        return member_attrs(path, child, self._origin.inode_base + child.number, self._origin)
 
-    def known_attrs(self, name: str) -> Attrs | None:
-        # The kernel may read on a listing much later, when the archive has been replaced.
-        return self.attrs_of(name) if self._origin.epoch == self._origin.archives.epoch else None
+    def _child(self, name: str) -> Folder | Member:
+        child = self._read(lambda folder: folder.children.get(name))
+        if child is None:
+            raise NotFound(f"there is no {self.path}/{name}")
+        return child
 
     def attr_lifetime_s(self) -> float:
-        origin = self._origin
-        return origin.page_cache.attr_lifetime(origin.key, len(self._directory.children))
+        count = self._read(lambda folder: len(folder.children))
+        return self._origin.page_cache.attr_lifetime(self._origin.key, count)
 
     def children(self) -> Iterable[Entry]:
-        return _Entries(self, self._directory.children)
+        count = self._read(lambda folder: len(folder.children))
+        return ArchiveEntries(self.path, count, self._origin, self._rows)
 
-    def entry_of(self, child: Child) -> Entry:
-        """Return the directory entry of a child, whose attributes are mostly needed next."""
-        self._latest = child
-        if child.number is None:
-            return self.entry(child.name, DIRECTORY_MODE)
-        return Entry(child.name, FILE_MODE, self._origin.inode_base + child.number)
+    def _rows(self, start: int, stop: int) -> list[ChildRow]:
+        return self._read(lambda folder: folder.children.rows(start, stop))
 
+    def _read(self, read: Callable[[Folder], T]) -> T:
+        """Return what *read* reads of the folder, with a second attempt if the index was damaged.
 
-class _Entries(Sequence[Entry]):
-    """The entries of a directory, each made when it is needed: there may be a million."""
-
-    def __init__(self, node: ArchiveDirectoryNode, children: Children) -> None:
-        self._node = node
-        self._children = children
-        self._count = len(children)
-
-    def __len__(self) -> int:
-        return self._count
-
-    @overload
-    def __getitem__(self, position: int) -> Entry: ...
-    @overload
-    def __getitem__(self, position: slice) -> list[Entry]: ...
-    def __getitem__(self, position: int | slice) -> Entry | list[Entry]:
-        if isinstance(position, slice):
-            return [self[each] for each in range(*position.indices(self._count))]
-        return self._node.entry_of(self._children.at(range(self._count)[position]))
-
-    def __iter__(self) -> Iterator[Entry]:
-        return (self._node.entry_of(self._children.at(each)) for each in range(self._count))
-
-
-def _member_attrs(path: str, member: Member, origin: _Origin) -> Attrs:
-    return Attrs(
-        PROGRAM_MODE if member.is_executable else FILE_MODE,
-        origin.inode_base + member.number,
-        origin.page_cache.reported_size(origin.key, path, member.size),
-        member.mtime_ns,
-        member.mtime_ns,
-        # `tar -S` stores a file with bytes but without blocks as zeros.
-        blocks_of(member.compressed_size) or (1 if member.size else 0),
-    )
+        Raises:
+            CacheChanged: it was, and the archive was replaced.
+        """
+        try:
+            return read(self._folder)
+        except CacheChanged:
+            origin = self._origin
+            epoch = origin.archives.epoch
+            archive = origin.archives.await_archive(origin.task, origin.key.kind)
+            if archive is None or archive.version != origin.archive.version:
+                raise
+            folder = archive.index.lookup(self._inner)
+            if not isinstance(folder, Folder):
+                raise
+            self._folder, self._origin = folder, origin._replace(archive=archive, epoch=epoch)
+            return read(folder)
 
 
 class MemberNode(Node):
     """A file of an archive."""
 
-    def __init__(self, path: str, member: Member, origin: _Origin) -> None:
+    def __init__(self, path: str, member: Member, origin: Origin) -> None:
         super().__init__(path)
         self._member = member
         self._origin = origin
 
     def attrs(self) -> Attrs:
-        return _member_attrs(self.path, self._member, self._origin)
+        ino = self._origin.inode_base + self._member.number
+        return member_attrs(self.path, self._member, ino, self._origin)
 
     @property
     def etag(self) -> str:

@@ -6,7 +6,8 @@ implements only what it supports.
 
 import hashlib
 import stat
-from collections.abc import Iterable
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from taskfs.errors import IsADirectory, NoAttribute, NotADirectory, NotFound, ReadOnly
@@ -44,6 +45,15 @@ class Entry(NamedTuple):
     name: str
     mode: int
     ino: int
+
+
+class AttributedEntries(Sequence[Entry]):
+    """The entries of a directory, whose attributes cost no request."""
+
+    @abstractmethod
+    def attributed(self, start: int) -> "Iterator[tuple[Entry, Attrs | None]]":
+        """Yield the entries from *start* on with their attributes; None where they may be
+        outdated."""
 
 
 def inode(path: str) -> int:
@@ -103,7 +113,8 @@ class Node:
     def known_attrs(self, name: str) -> "Attrs | None":
         """Return the attributes of the child *name* if no request is needed, else None.
 
-        A listing includes them, so that the kernel need not ask for each name.
+        A listing includes them, so that the kernel need not ask for each name. It does not call
+        this if `children` are `AttributedEntries`.
         """
         return None
 

@@ -1,62 +1,108 @@
 """`NodeTable`: nodeids, their paths and lookup counts."""
 
 import random
+import tracemalloc
 
 import pytest
 
 from taskfs.errors import NotFound
+from taskfs.fuse.kernel import node_table
 from taskfs.fuse.kernel.node_table import NodeTable
+from taskfs.fuse.kernel.protocol import ROOT_ID
 
 
 def test_a_path_keeps_its_nodeid_until_it_is_forgotten() -> None:
     """linux/fuse.h, LOOKUP: a file has one nodeid until FORGET has subtracted all its lookups."""
     table = NodeTable()
-    first = table.add_lookup("/t/outputs", "a")
-    assert table.add_lookup("/t/outputs", "a") == first
-    assert table.add_lookup("/t/outputs", "b") != first
-    assert table.path(first) == "/t/outputs/a"
-    assert table.path(1) == ""
+    task = table.add_lookup(ROOT_ID, b"task")
+    outputs = table.add_lookup(task, b"outputs")
+    first = table.add_lookup(outputs, b"a")
+    assert table.add_lookup(outputs, b"a") == first
+    assert table.add_lookup(outputs, b"b") != first
+    assert table.add_lookup(task, b"a") != first
+    assert table.path(first) == "/task/outputs/a"
+    assert table.path(ROOT_ID) == ""
     table.forget(first, 1)
-    assert table.path(first) == "/t/outputs/a"
+    assert table.path(first) == "/task/outputs/a"
     table.forget(first, 1)
     with pytest.raises(NotFound):
         table.path(first)
+    with pytest.raises(NotFound):
+        table.add_lookup(first, b"x")
 
 
-class _Twin(str):
-    """A name whose hash is that of all others."""
-
-    def __hash__(self) -> int:
-        return 7
-
-
-def test_paths_with_equal_hashes_have_different_nodeids() -> None:
-    """A-15: Paths with one hash get different node numbers."""
+def test_a_name_may_have_any_bytes() -> None:
+    """N-16: A nodeid leads back to the bytes of its name."""
     table = NodeTable()
-    numbers = [table.add_lookup("/t", _Twin(name)) for name in "abcd"]
-    assert len(set(numbers)) == 4
-    assert [table.path(number) for number in numbers] == ["/t/a", "/t/b", "/t/c", "/t/d"]
-    table.forget(numbers[1], 1)
-    assert [table.path(numbers[i]) for i in (0, 2, 3)] == ["/t/a", "/t/c", "/t/d"]
+    for name in (b"\xff\n", "é".encode(), b"x" * 255, b"gone\0"):
+        path = table.path(table.add_lookup(ROOT_ID, name))
+        assert path.encode("utf-8", "surrogateescape") == b"/" + name
 
 
-def test_a_forgotten_nodeid_takes_no_memory() -> None:
+def test_a_directory_is_kept_for_its_files() -> None:
+    """linux/fuse.h, FORGET: The kernel may forget a directory before a file in it, which is open;
+    the file keeps its path."""
+    table = NodeTable()
+    task = table.add_lookup(ROOT_ID, b"task")
+    file = table.add_lookup(task, b"file")
+    table.forget(task, 1)
+    assert table.path(file) == "/task/file"
+    table.forget(file, 1)
+    assert len(table) == 0
+    with pytest.raises(NotFound):
+        table.path(task)
+
+
+def test_a_nodeid_is_used_again_under_its_new_name() -> None:
+    """A-15: What was remembered of a forgotten directory is not shown for the next one."""
+    table = NodeTable()
+    old = table.add_lookup(ROOT_ID, b"old")
+    assert table.path(table.add_lookup(old, b"file")) == "/old/file"
+    for nodeid in range(2, 4):
+        table.forget(nodeid, 1)
+    new = table.add_lookup(ROOT_ID, b"new")
+    assert table.path(table.add_lookup(new, b"file")) == "/new/file"
+
+
+def test_a_forgotten_nodeid_takes_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """R-20: Nothing is kept of a name that the kernel forgot."""
+    monkeypatch.setattr(node_table, "MIN_GARBAGE", 500)
     table, chance = NodeTable(), random.Random(5)
     lookups: dict[int, int] = {}
-    for _ in range(5000):
-        number = table.add_lookup(f"/{chance.randrange(9)}", str(chance.randrange(50)))
+    paths: dict[int, str] = {}
+    directories = [table.add_lookup(ROOT_ID, b"%d" % number) for number in range(9)]
+    for _ in range(20_000):
+        place, name = chance.randrange(9), chance.randrange(500)
+        number = table.add_lookup(directories[place], b"%d" % name)
         lookups[number] = lookups.get(number, 0) + 1
+        assert paths.setdefault(number, f"/{place}/{name}") == f"/{place}/{name}"
         if chance.random() < 0.5:
             number = chance.choice(list(lookups))
             count = chance.randrange(1, lookups[number] + 1)
+            assert table.path(number) == paths[number]
             table.forget(number, count)
             lookups[number] -= count
             if not lookups[number]:
-                del lookups[number]
-    assert len(table) == len(lookups)
+                del lookups[number], paths[number]
+    assert len(table) == len(lookups) + len(directories)
+    assert len(table._names) < 10 * len(table) + 2 * 500
     for number, count in lookups.items():
+        assert table.path(number) == paths[number]
         table.forget(number, count)
+    for number in directories:
+        table.forget(number, 1)
     assert len(table) == 0
-    table.forget(table.add_lookup("", "again"), 1)  # it counts from one again
+    table.forget(table.add_lookup(ROOT_ID, b"again"), 1)  # it counts from one again
     assert len(table) == 0
+
+
+def test_a_name_takes_few_bytes() -> None:
+    """R-34: A name that the kernel knows takes less than 64 bytes."""
+    tracemalloc.start()
+    try:
+        table = NodeTable()
+        for number in range(100_000):
+            table.add_lookup(ROOT_ID, b"file-%08d" % number)
+        assert tracemalloc.get_traced_memory()[0] < 100_000 * 64
+    finally:
+        tracemalloc.stop()

@@ -9,10 +9,11 @@ import errno
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from typing import Final
 
 from taskfs.errors import NotFound
-from taskfs.fuse.attributes import DepartedAttributes
+from taskfs.fuse.attributes import DepartedAttributes, FileAttributes
 from taskfs.fuse.kernel.node_table import NodeTable
 from taskfs.fuse.kernel.page_push import PagePush
 from taskfs.fuse.kernel.protocol import (
@@ -146,11 +147,10 @@ class Dispatch:
         raw = name_of(body)
         if len(raw) > NAME_MAX:
             raise OSError(errno.ENAMETOOLONG, "")
-        parent, name = self._path(nodeid), _text(raw)
-        attrs = self._operations("getattr", f"{parent}/{name}")
+        attrs = self._operations("getattr", f"{self._path(nodeid)}/{_text(raw)}")
         # No name ends in NUL: this is another node than the one of the name.
-        known = f"{name}\0" if isinstance(attrs, DepartedAttributes) else name
-        return (self._packer.entry(self._nodes.add_lookup(parent, known), attrs),)
+        known = b"%b\0" % raw if isinstance(attrs, DepartedAttributes) else raw
+        return (self._packer.entry(self._nodes.add_lookup(nodeid, known), attrs),)
 
     def _forget(self, nodeid: int, body: memoryview) -> Answer:
         self._nodes.forget(nodeid, *FORGET_IN.unpack_from(body))
@@ -249,24 +249,21 @@ class Dispatch:
             raise OSError(errno.EBADF, "")
         if directory.listing is None or not offset:
             directory.listing = self._operations("readdir", directory.path)
-        entries, known_attrs, attr_lifetime_s = directory.listing
-        answer, packer = [], self._packer
+        listing, packer = directory.listing, self._packer
+        answer: list[bytes] = []
         # Before the attributes are looked up: see `PageCache.attr_lifetime`.
-        valid = packer.valid(attr_lifetime_s())
-        for number in range(offset, len(entries) + len(_DOTS)):
-            dots = number < len(_DOTS)
-            entry = _DOTS[number] if dots else entries[number - len(_DOTS)]
+        valid = packer.valid(listing.attr_lifetime_s())
+        for number, (entry, attrs) in enumerate(_entries_from(listing, offset, plus=plus), offset):
             name = _raw(entry.name)
             size -= packer.dirent_size(name, plus)
             if size < 0:
                 break
             fields = name, entry.ino or nodeid, entry.mode, number + 1
-            if not plus:
-                answer.append(packer.dirent(*fields))
-                continue
-            attrs = None if dots else known_attrs(entry.name)
-            child = self._nodes.add_lookup(directory.path, entry.name) if attrs else 0
-            answer.append(packer.direntplus(*fields, child, attrs, valid))
+            if plus:
+                child = self._nodes.add_lookup(nodeid, name) if attrs else 0
+                answer += packer.direntplus(*fields, child, attrs, valid)
+            else:
+                answer += packer.dirent(*fields)
         return (b"".join(answer),)
 
     def _setxattr(self, nodeid: int, body: memoryview) -> Answer:
@@ -294,11 +291,12 @@ class Dispatch:
         raise OSError(errno.ENOTTY, "")  # Python's `open` checks whether the file is a terminal
 
     def _change_name(self, opcode: Opcode, nodeid: int, body: memoryview) -> Answer:
-        parent, name = self._path(nodeid), _text(name_of(body[_HEAD_SIZES.get(opcode, 0) :]))
-        attrs = self._operations(opcode.name.lower(), f"{parent}/{name}")
+        name = name_of(body[_HEAD_SIZES.get(opcode, 0) :])
+        path = f"{self._path(nodeid)}/{_text(name)}"
+        attrs = self._operations(opcode.name.lower(), path)
         if attrs is None:
             return EMPTY
-        return (self._packer.entry(self._nodes.add_lookup(parent, name), attrs),)
+        return (self._packer.entry(self._nodes.add_lookup(nodeid, name), attrs),)
 
     def _refusing(self, name: str) -> Callable[[int, memoryview], Answer]:
         def refuse(nodeid: int, body: memoryview) -> Answer:
@@ -306,6 +304,19 @@ class Dispatch:
             raise OSError(errno.EROFS, "")
 
         return refuse
+
+
+def _entries_from(
+    listing: DirectoryListing, offset: int, *, plus: bool
+) -> Iterator[tuple[Entry, FileAttributes | None]]:
+    """Return the entries of an answer, with their attributes if *plus* is set."""
+    start = max(0, offset - len(_DOTS))
+    if plus:
+        entries = listing.attributed(start)
+    else:
+        names = map(listing.entries.__getitem__, range(start, len(listing.entries)))
+        entries = ((entry, None) for entry in names)
+    return chain(((dot, None) for dot in _DOTS[offset:]), entries)
 
 
 @contextlib.contextmanager

@@ -160,10 +160,10 @@ class Packer:
         head = _DIRENTPLUS_HEAD.size if plus else _DIRENT_HEAD.size
         return head + len(name) + -len(name) % 8
 
-    def dirent(self, name: bytes, ino: int, mode: int, offset: int) -> bytes:
-        """Return a `fuse_dirent`; the next entry is at *offset*."""
+    def dirent(self, name: bytes, ino: int, mode: int, offset: int) -> tuple[bytes, ...]:
+        """Return the parts of a `fuse_dirent`; the next entry is at *offset*."""
         head = _DIRENT_HEAD.pack(ino, offset, len(name), mode >> 12 & 15)
-        return b"".join((head, name, _PADDING[len(name) % 8]))
+        return head, name, _PADDING[len(name) % 8]
 
     def direntplus(
         self,
@@ -174,13 +174,16 @@ class Packer:
         nodeid: int,
         attrs: FileAttributes | None,
         valid: Valid,
-    ) -> bytes:
-        """Return a `fuse_direntplus`; without *attrs* the kernel asks for them when needed."""
-        entry: tuple[int, ...] = _NO_ATTRS
-        if attrs is not None:
-            entry = (nodeid, 0, *valid, *self._attr(attrs))
-        head = _DIRENTPLUS_HEAD.pack(*entry, ino, offset, len(name), mode >> 12 & 15)
-        return b"".join((head, name, _PADDING[len(name) % 8]))
+    ) -> tuple[bytes, ...]:
+        """Return the parts of a `fuse_direntplus`; without *attrs* the kernel asks for them when
+        needed."""
+        length = len(name)
+        dirent = ino, offset, length, mode >> 12 & 15
+        if attrs is None:
+            head = _DIRENTPLUS_HEAD.pack(*_NO_ATTRS, *dirent)
+        else:
+            head = _DIRENTPLUS_HEAD.pack(nodeid, 0, *valid, *self._attr(attrs), *dirent)
+        return head, name, _PADDING[length % 8]
 
     @staticmethod
     def _attr(attrs: FileAttributes) -> tuple[int, ...]:
