@@ -13,6 +13,7 @@ from typing import Final
 
 import pytest
 
+from taskfs.archive.index_layout import KIND
 from tests.caches import (
     SEGMENT,
     MountFactory,
@@ -242,7 +243,9 @@ def test_written_by_another_version(mounted: MountFactory, cloud: FakeCloud, cac
     with mounted() as mount:
         check_outputs(Mounted(cloud, mount.path), task, files)
     for path in cached_files(cache, "index"):
-        path.write_bytes(path.read_bytes().replace(b"taskfs index 1\n", b"taskfs index 2\n"))
+        written = path.read_bytes()
+        assert KIND in written
+        path.write_bytes(written.replace(KIND, KIND.replace(b"3", b"4")))
     for path in cached_files(cache, "blocks"):
         path.write_bytes(b"another layout" * 5000)
     shutil.copytree(cache / "v1", cache / "v0")
