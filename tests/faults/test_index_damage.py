@@ -51,7 +51,7 @@ def _overwrite(path: Path, content: bytes) -> None:
 def test_a_program_changes_an_index_in_place_under_a_mount(
     mounted: MountFactory, cloud: FakeCloud, cache: Path, damage: str, engine: str
 ) -> None:
-    """I-7, R-27: A program cuts or overwrites an index in place while a mount uses it: the daemon
+    """I-7, R-51: A program cuts or overwrites an index in place while a mount uses it: the daemon
     lives, open files go on, and every name and byte is right afterwards."""
     top = put_many(cloud)
     with mounted(engine=engine, attr_timeout="0s") as mount:

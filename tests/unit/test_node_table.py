@@ -97,7 +97,7 @@ def test_a_forgotten_nodeid_takes_no_memory(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_name_takes_few_bytes() -> None:
-    """R-34: A name that the kernel knows takes less than 64 bytes."""
+    """R-50: A name that the kernel knows takes less than 64 bytes."""
     tracemalloc.start()
     try:
         table = NodeTable()

@@ -83,7 +83,7 @@ def test_a_damaged_file_is_a_miss(tmp_path: Path, content: bytes) -> None:
 
 @pytest.mark.parametrize("cut", [0, PAGE // 2, IN_MEMORY])
 def test_a_file_that_is_cut_in_use_is_a_miss(tmp_path: Path, cut: int) -> None:
-    """I-7, R-27: A program that cuts the file in place ends no process that uses it, and gives it
+    """I-7, R-51: A program that cuts the file in place ends no process that uses it, and gives it
     no wrong byte: a read is right, or is refused as a miss."""
     write(tmp_path, LONG)
     path = tmp_path / KEY
