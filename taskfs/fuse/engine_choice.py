@@ -77,7 +77,7 @@ class Engines:
 
 
 def choose_engines(config: Config, mountpoint: Path) -> Engines:
-    """Return the engines that *config* allows for the mountpoint *place*."""
+    """Return the engines that *config* allows for *mountpoint*."""
     options = MountOptions(
         fsname=config.fsname,
         # The kernel refuses the calls that make events on a mount that it knows as read-only. The

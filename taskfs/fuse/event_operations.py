@@ -118,10 +118,10 @@ class EventOperations(TaskOperations):
         A call that changes the directory would wait for that request, and others for the call.
         """
         for op, path in list(self._running.values()):
-            place = path.strip("/")
-            if op == "readdir" and place == directory:
+            inner = path.strip("/")
+            if op == "readdir" and inner == directory:
                 return False
-            if op == "getattr" and place.rpartition("/")[0] == directory:
+            if op == "getattr" and inner.rpartition("/")[0] == directory:
                 return False
         return True
 

@@ -103,7 +103,7 @@ def pack_stat(attrs: FileAttributes) -> bytes:
 
 
 class _Table(ctypes.Structure):
-    """`struct fuse_operations` of libfuse 2.9 (fuse.h): fusepy's, and the members behind it."""
+    """`struct fuse_operations` of libfuse 2.9 (fuse.h): fusepy's, and the members after those."""
 
     _fields_ = (
         *fuse.fuse_operations._fields_,

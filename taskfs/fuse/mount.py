@@ -33,7 +33,7 @@ def mount(
     on_note: Callable[[str], object] | None = None,
     adjust: Adjustment = unchanged,
 ) -> None:
-    """Mount the tree on *place*; return once it is live, or with *foreground* once it has ended.
+    """Mount the tree; return once it is live, or with *foreground* once it has ended.
 
     *on_note* is called with a text if the first answer of the API takes long. *adjust* runs in the
     process that serves the mount, before anything is listed: it returns the configuration to use

@@ -40,16 +40,16 @@ _ROWS: Final = (
     ),
     (
         r"no write access to mountpoint|not owned by user",
-        "{place} is not yours: choose a directory of your own, or have it given to you: "
-        "sudo chown $USER {place}",
+        "{mountpoint} is not yours: choose a directory of your own, or have it given to you: "
+        "sudo chown $USER {mountpoint}",
     ),
     (
         r"too many FUSE filesystems",
         "too many FUSE mounts: unmount some, or raise mount_max in /etc/fuse.conf",
     ),
-    (r"mounting over filesystem type", "nothing may be mounted over {place}: choose another"),
-    (r"(not empty|nonempty)", "{place} is not empty: choose an empty directory"),
-    (r"mount failed: Permission denied", "{place} may not be mounted on: " + _CONFINED),
+    (r"mounting over filesystem type", "nothing may be mounted over {mountpoint}: choose another"),
+    (r"(not empty|nonempty)", "{mountpoint} is not empty: choose an empty directory"),
+    (r"mount failed: Permission denied", "{mountpoint} may not be mounted on: " + _CONFINED),
     (
         r"mount failed: Operation not permitted",
         "the kernel refuses the mount (no CAP_SYS_ADMIN): " + CONTAINER,
@@ -57,7 +57,7 @@ _ROWS: Final = (
 )
 
 
-def explain(output: str, place: str) -> str:
+def explain(output: str, mountpoint: str) -> str:
     """Return *output*, the last text that fusermount or libfuse printed, as one line with the fix;
     empty if there is none."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
@@ -72,5 +72,5 @@ def explain(output: str, place: str) -> str:
         return reason
     for expression, fix in _ROWS:
         if re.search(expression, text):
-            return fix.replace("{place}", place)
+            return fix.replace("{mountpoint}", mountpoint)
     return text

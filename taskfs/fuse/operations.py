@@ -85,11 +85,11 @@ class TaskOperations:
         Raises:
             OSError: the request failed; the log has the reason, once.
         """
-        is_logged = log.isEnabledFor(logging.DEBUG)
-        began_s = time.monotonic() if is_logged else 0.0
+        is_debugging = log.isEnabledFor(logging.DEBUG)
+        began_s = time.monotonic() if is_debugging else 0.0
         try:
             result = getattr(self, op)(path, *args)
-            if is_logged:
+            if is_debugging:
                 taken_ms = 1000 * (time.monotonic() - began_s)
                 log.debug("%s %s: %s in %.1f ms", op, _shown(path), _size(args, result), taken_ms)
             return result

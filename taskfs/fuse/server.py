@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Returns the configuration to use, and a function to call at the end.
+# Called in the process that serves the mount, before any request: returns the configuration to use,
+# and a function to call at the end.
 Adjustment = Callable[[Config], tuple[Config, Callable[[], object]]]
 
 
@@ -39,7 +40,7 @@ def serve(
     on_end: Callable[[], object] = lambda: None,
     adjust: Adjustment = unchanged,
 ) -> None:
-    """Mount the tree that *config* describes on *place*, and serve it until it is unmounted.
+    """Mount the tree that *config* describes on *mountpoint*, and serve it until it is unmounted.
 
     The process then ends, because threads may still wait for answers of the network. *on_live* is
     called once requests are answered, *on_end* before all is closed. Must be called before any

@@ -1,8 +1,8 @@
 """`AccountListing`: keeps the listing of a mount current by asking for what has changed.
 
-A refresh reads the newest page, and further ones until they show known tasks only at their end; the
-unfinished tasks, if there are any on other pages; and compares the number of known tasks with the
-API's `total_size`. If they differ, pages are searched for removed tasks, in the background.
+A refresh reads the newest page, and further pages until one ends with a known task. It requests the
+unfinished tasks that these pages do not show, and compares the number of known tasks with the API's
+`total_size`. If they differ, it searches pages for removed tasks, in the background.
 """
 
 import logging

@@ -122,7 +122,7 @@ class ArchiveRegistry:
         """Return the archive, or None if the store has none.
 
         An archive with an `index_error` is loaded again, because its bytes may have been damaged in
-        transit; with *raw*, for a caller that needs its own bytes only, it is returned.
+        transit; with *raw*, for a caller that reads the archive as one file, it is returned.
         """
         path = kind.path(task)
         if path is None:

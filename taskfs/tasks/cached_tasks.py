@@ -58,7 +58,7 @@ def _names(directory: Path) -> set[str]:
 
 
 def _version_on_disk(path: Path) -> ObjectVersion | None:
-    """Return the version of the archive whose index lies at *path*; this is no use of the index."""
+    """Return the version of the archive whose index lies at *path*; its time of use stays."""
     try:
         status = os.stat(path)
         content = read_sealed(path, KIND)

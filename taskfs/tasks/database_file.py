@@ -30,7 +30,7 @@ BUSY_TIMEOUT_S: Final = 5.0
 CACHE_KB: Final = 8192
 # Bytes that one write takes at most, about.
 WRITE_BYTES: Final = 1 << 20
-# The marks in the header of the file (sqlite.org/fileformat, "application_id", "user_version").
+# Identifiers in the header of the file (sqlite.org/fileformat: application_id, user_version).
 APPLICATION_ID: Final = 0x7461736B
 VERSION: Final = 2
 _SIDE_FILES: Final = ("", "-wal", "-shm", "-journal")

@@ -179,7 +179,7 @@ class KnownTasks:
                     self._recent.pop(task_id, None)
 
     def expire(self) -> None:
-        """Let every task be older than any bound."""
+        """Count every task as stale."""
         with self._lock:
             self.whole_as_of_s = NEVER_S
             for table in (self._unfinished, self._recent):

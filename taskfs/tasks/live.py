@@ -271,8 +271,8 @@ class LiveFiles:
     ) -> Answer | None:
         """Ask, again if the connection ends while the task is live.
 
-        A machine may be gone a moment before its task's status tells. So the status is asked for
-        again while there is no new connection.
+        A machine may be gone a moment before the status of its task changes. So the status is asked
+        for again while there is no new connection.
         """
         self._check_failure(None)
         goodbyes = 0
@@ -302,7 +302,7 @@ class LiveFiles:
                 self._check_live(deadline_s)
 
     def _check_live(self, deadline_s: float) -> None:
-        """Raise LiveEnded if the task has ended: a silence then tells nothing about a file."""
+        """Raise LiveEnded if the task has ended: a silence then says nothing about a file."""
         if not self._is_live(max(STATUS_S, deadline_s - self._clock())):
             raise LiveEnded("the task has ended: its files come with its archive")
 

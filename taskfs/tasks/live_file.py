@@ -17,7 +17,7 @@ from taskfs.tasks.live_text import (
 )
 from taskfs.tasks.live_tree import name_text
 
-# In seconds: an overlap is believed this long after the last answer; then the whole is asked for.
+# In seconds: an overlap is trusted this long after the last answer; then the whole is asked for.
 OVERLAP_S: Final = 10.0
 # A file of several MiB is followed by overlaps alone until they are this many times its size. The
 # whole is then asked for, because a file that repeats its own end can deceive an overlap.
@@ -160,10 +160,10 @@ class LiveFile:
         """Ask for what changed, and return the new snapshot.
 
         Raises:
-            NotFound: the machine says so; believe it only after a look at the task's status.
+            NotFound: the machine says so; check the task's status before trusting it.
             Unsupported: the file is not UTF-8 text.
             BadAnswer: an answer makes no sense.
-            whatever *ask* raises. What was known before stays known.
+            TaskFSError: what *ask* raises. What was known before stays known.
         """
         asked_at_s = self._clock()
         text = self._text

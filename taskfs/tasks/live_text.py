@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from taskfs.errors import BadAnswer
 
-# In bytes: an overlap of known and new text is believed from this length on, if it occurs once in
+# In bytes: an overlap of known and new text is trusted from this length on, if it occurs once in
 # what is known. A log seldom repeats so much of its end within one poll.
 EVIDENCE_BYTES: Final = 16 << 10
 _SAMPLE_CHARS: Final = 64 << 10

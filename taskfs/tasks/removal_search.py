@@ -47,17 +47,17 @@ def find_removed(
     while gaps:
         for gap in gaps:
             if gap.start == gap.stop:
-                place = min((gap.start - 1) * page_tasks, total_size)
-                removed += ids[place + gap.before : place + gap.until]
+                position = min((gap.start - 1) * page_tasks, total_size)
+                removed += ids[position + gap.before : position + gap.until]
         gaps = [gap for gap in gaps if gap.start < gap.stop]
         numbers = sorted(set(_choose(gaps)))
         read += len(numbers)
         if read > MAX_PAGES:
             return None
         for number, page in fetch_pages(numbers):
-            place = (number - 1) * page_tasks
-            around = _compare(page, ids, place, len(ids) - total_size)
-            is_full = len(page.tasks) == min(page_tasks, total_size - place)
+            position = (number - 1) * page_tasks
+            around = _compare(page, ids, position, len(ids) - total_size)
+            is_full = len(page.tasks) == min(page_tasks, total_size - position)
             if around is None or not is_full or page.total_size != total_size:
                 return None
             before, gone = around
@@ -77,11 +77,11 @@ def _choose(gaps: Sequence[_Gap]) -> Iterator[int]:
 
 
 def _compare(
-    page: TaskPage, ids: Sequence[str], place: int, surplus: int
+    page: TaskPage, ids: Sequence[str], position: int, surplus: int
 ) -> tuple[int, list[str]] | None:
     """Return how many known tasks before the page are gone, and those within it; None if the page
     is not a part of *ids*."""
-    expected = ids[place : place + surplus + len(page.tasks)]
+    expected = ids[position : position + surplus + len(page.tasks)]
     listed = [task.id for task in page.tasks]
     if not listed or listed[0] not in expected or listed[-1] not in expected:
         return None

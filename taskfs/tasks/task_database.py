@@ -19,8 +19,8 @@ from taskfs.tasks.task_rows import (
     digest_of,
     final_ids,
     is_unchanged,
-    marks,
     pack_record,
+    placeholders,
     row_checksum,
     saved_rows,
     unpack_record,
@@ -86,7 +86,7 @@ class TaskDatabase:
 
     def _load(self, ids: Sequence[str]) -> list[Task]:
         """Return those of *ids*, at most `BATCH`, that are known, in the same order."""
-        statement = f"SELECT id, packed, checksum FROM records WHERE id IN ({marks(ids)})"
+        statement = f"SELECT id, packed, checksum FROM records WHERE id IN ({placeholders(ids)})"
 
         def unpack(connection: sqlite3.Connection) -> dict[str, Task]:
             rows = connection.execute(statement, ids).fetchall()
@@ -149,7 +149,8 @@ class TaskDatabase:
         """Return when the finished ones of *ids*, at most `BATCH`, were created and when they last
         changed, in ns."""
         rows = self._all(
-            f"SELECT id, created, changed FROM tasks WHERE finished = 1 AND id IN ({marks(ids)})",
+            "SELECT id, created, changed FROM tasks "
+            f"WHERE finished = 1 AND id IN ({placeholders(ids)})",
             ids,
         )
         return {task_id: (created, changed) for task_id, created, changed in rows}
@@ -164,7 +165,7 @@ class TaskDatabase:
         found: set[str] = set()
         for start in range(0, len(ids), BATCH):
             batch = ids[start : start + BATCH]
-            statement = f"SELECT id FROM {source} WHERE id IN ({marks(batch)})"
+            statement = f"SELECT id FROM {source} WHERE id IN ({placeholders(batch)})"
             found.update(row[0] for row in self._all(statement, (*values, *batch)))
         return found
 
@@ -239,7 +240,7 @@ class TaskDatabase:
             else:
                 members += 1
             regrouped = regrouped or before is None or before.group != row[3:8]
-        connection.executemany(f"REPLACE INTO tasks VALUES ({marks(range(10))})", rows)
+        connection.executemany(f"REPLACE INTO tasks VALUES ({placeholders(range(10))})", rows)
         connection.executemany("REPLACE INTO records VALUES (?, ?, ?)", records)
         self._own_changes += regrouped
         self._own_members += members

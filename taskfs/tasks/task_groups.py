@@ -7,7 +7,7 @@ from typing import Any, Final
 from taskfs.tasks.packed_ids import SEPARATOR, PackedIds
 from taskfs.tasks.selection import Selection
 from taskfs.tasks.task_cache import TaskCache
-from taskfs.tasks.task_rows import marks
+from taskfs.tasks.task_rows import placeholders
 
 COLUMNS: Final = ("status", "project", "simulator")
 
@@ -67,7 +67,7 @@ class TaskGroups:
 
     def _condition(self, column: str, values: Sequence[str]) -> tuple[str, tuple[object, ...]]:
         source, bound = self._task_cache.selection.source()
-        return f"{source} WHERE {column} IN ({marks(values)})", (*bound, *values)
+        return f"{source} WHERE {column} IN ({placeholders(values)})", (*bound, *values)
 
 
 def _values_statement(column: str, selection: Selection) -> tuple[str, tuple[Any, ...]]:

@@ -29,7 +29,7 @@ class SavedRow(NamedTuple):
     group: tuple[Any, ...]
 
 
-def marks(values: Sized) -> str:
+def placeholders(values: Sized) -> str:
     """Return the placeholders of *values* in a statement."""
     return ", ".join("?" * len(values))
 
@@ -39,7 +39,7 @@ def saved_rows(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, 
     found = {}
     for start in range(0, len(ids), BATCH):
         batch = ids[start : start + BATCH]
-        statement = f"SELECT {_COLUMNS}, checksum FROM tasks WHERE id IN ({marks(batch)})"
+        statement = f"SELECT {_COLUMNS}, checksum FROM tasks WHERE id IN ({placeholders(batch)})"
         for *row, checksum in connection.execute(statement, batch).fetchall():
             if row_checksum(tuple(row)) != checksum:
                 raise DamagedError(f"the row of task {row[0]!r} is damaged")

@@ -15,7 +15,7 @@ from taskfs.model import Task
 from taskfs.tasks.archive_kind import ArchiveKind
 
 # Neighbouring tasks after which a walk is assumed: three may be picked at random.
-MIN_RUN: Final = 4
+MIN_STREAK: Final = 4
 # Tasks that a walk may skip: those of another status in a view, or without an archive. Several
 # readers that share a walk are as far apart.
 MAX_GAP: Final = 4
@@ -34,7 +34,7 @@ class _Order:
     def __init__(self) -> None:
         self._position: int | None = None
         self._direction = 1
-        self._run = 0
+        self._streak = 0
         self._against = 0
         self._back = 0  # the furthest position against the direction
         self._prefetched = 0  # tasks beyond the position
@@ -44,10 +44,10 @@ class _Order:
         step = position - self._position if self._position is not None else 0
         if not step or abs(step) > MAX_GAP:
             self._begin(position)
-        elif self._run == 1 or step * self._direction > 0:
+        elif self._streak == 1 or step * self._direction > 0:
             self._direction = 1 if step > 0 else -1
             self._prefetched = max(0, self._prefetched - abs(step))
-            self._position, self._run = position, self._run + 1
+            self._position, self._streak = position, self._streak + 1
             self._back, self._against = position, 0
         elif (position - self._back) * self._direction < 0:  # further back than any before
             self._back = position
@@ -57,13 +57,13 @@ class _Order:
         return self._next()
 
     def _begin(self, position: int) -> None:
-        self._position, self._run, self._prefetched = position, 1, 0
+        self._position, self._streak, self._prefetched = position, 1, 0
         self._back, self._against = position, 0
 
     def _next(self) -> range:
-        ahead = min(MAX_AHEAD, GROWTH * self._run)
+        ahead = min(MAX_AHEAD, GROWTH * self._streak)
         # Half of it at once, so that one request signs the URLs of many archives.
-        if self._position is None or self._run < MIN_RUN or self._prefetched > ahead // 2:
+        if self._position is None or self._streak < MIN_STREAK or self._prefetched > ahead // 2:
             return range(0)
         first, self._prefetched = self._prefetched + 1, ahead
         start = self._position + self._direction * first
@@ -100,14 +100,14 @@ class TaskWalk:
             self._last = key
             if ids is not self._by_age:
                 self._by_age, self._by_name = ids, sorted(ids)
-            if len(ids) < MIN_RUN:
+            if len(ids) < MIN_STREAK:
                 return
-            place = bisect_left(self._by_name, task.id)
-            if self._by_name[place : place + 1] != [task.id]:
+            rank = bisect_left(self._by_name, task.id)
+            if self._by_name[rank : rank + 1] != [task.id]:
                 return
             by_age, by_name = self._orders[kind]
             for order, names, position in (
-                (by_name, self._by_name, place),
+                (by_name, self._by_name, rank),
                 (by_age, self._by_age, self._by_age.index(task.id)),
             ):
                 wanted += [names[n] for n in order.note(position) if 0 <= n < len(names)]

@@ -8,7 +8,7 @@ from taskfs.errors import NotFound
 from taskfs.model import Task
 from taskfs.tasks.packed_ids import PackedIds
 from taskfs.tasks.task_cache import TaskCache
-from taskfs.tasks.task_rows import marks
+from taskfs.tasks.task_rows import placeholders
 from taskfs.tree.nodes import DIRECTORY_MODE, LINK_MODE, Attrs, Directory, Entry, Link, Node, inode
 from taskfs.tree.task_entries import TaskEntries
 from taskfs.tree.view_nodes import view_name
@@ -97,7 +97,7 @@ class DateNames:
 
     def names(self, ids: Sequence[str], shared: Set[str]) -> list[str]:
         """Return the link names of *ids*; of a task that is gone, a name without its fields."""
-        rows = {row.id: row for row in self._select(f"id IN ({marks(ids)})", ids)}
+        rows = {row.id: row for row in self._select(f"id IN ({placeholders(ids)})", ids)}
         found = [rows.get(task_id, _Row(task_id, 0, "", "", 0)) for task_id in ids]
         return [
             self._name_among_equals(row) if row.id[:ID_LENGTH] in shared else row.name()

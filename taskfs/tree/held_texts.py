@@ -74,7 +74,7 @@ class HeldTexts:
         return text
 
     def release(self, prefix: str) -> None:
-        """Unpin the texts whose paths begin with *prefix*."""
+        """Release the texts whose paths begin with *prefix*."""
         with self._lock:
             for path in [path for path in self._texts if path.startswith(prefix)]:
                 self._texts.pop(path, None)  # `del` fails if it expires just now

@@ -201,7 +201,7 @@ class OpenLiveFiles:
         with self._lock:
             handles = self._handles.get(path, [])
             for handle in handles:
-                handle.end()  # else a stat would tell of bytes that a read does not return
+                handle.end()  # else a stat would report bytes that a read does not return
             return handles[-1] if handles else None
 
     def has_beneath(self, path: str) -> bool:

@@ -1,4 +1,4 @@
-"""`PageCache`: what the kernel may keep in its page cache of the files of archives.
+"""`PageCache`: which pages of the files of archives the kernel may keep in its page cache.
 
 The kernel's pages and size belong to a path, not to an open file. So this module counts the open
 files by version, and decides for each open whether the kernel may keep the pages that it has, must

@@ -8,7 +8,7 @@ import pytest
 from taskfs.fuse.kernel.page_push import MAX_PUSHES, PagePush
 
 
-def store(nodeid: int, offset: int, piece: object) -> None:
+def write_pages(nodeid: int, offset: int, piece: object) -> None:
     """Push nothing."""
 
 
@@ -25,7 +25,7 @@ def store(nodeid: int, offset: int, piece: object) -> None:
 )
 def test_no_push_overlaps_a_read_in_flight(reads: list[tuple[int, int]], pushed: range) -> None:
     """R-10: Nothing is pushed where a read is in flight."""
-    pushes = PagePush(store)
+    pushes = PagePush(write_pages)
     with contextlib.ExitStack() as stack:
         for start, stop in reads:
             stack.enter_context(pushes.read(7, start, stop))
@@ -38,7 +38,7 @@ def test_no_push_overlaps_a_read_in_flight(reads: list[tuple[int, int]], pushed:
 
 def test_two_reads_of_the_same_bytes_both_count() -> None:
     """R-10: Two reads of the same bytes both count until they have ended."""
-    pushes = PagePush(store)
+    pushes = PagePush(write_pages)
     with pushes.read(7, 0, 10):
         with pushes.read(7, 0, 10):
             pass
@@ -49,7 +49,7 @@ def test_two_reads_of_the_same_bytes_both_count() -> None:
 def test_a_read_during_the_preparation_of_a_push_counts() -> None:
     """R-10, R-18: A read that arrives while a push is prepared does not wait for it, and is left
     out of the push."""
-    pushes = PagePush(store)
+    pushes = PagePush(write_pages)
     with contextlib.ExitStack() as stack:
 
         def claim() -> range:
@@ -65,7 +65,7 @@ def test_a_read_during_the_preparation_of_a_push_counts() -> None:
 
 def test_the_number_of_pushes_is_bounded() -> None:
     """R-10: At most four push at once."""
-    pushes, asked = PagePush(store), []
+    pushes, asked = PagePush(write_pages), []
 
     def claim() -> range:
         asked.append(1)
@@ -83,7 +83,7 @@ def test_the_number_of_pushes_is_bounded() -> None:
 def test_a_push_at_open_needs_a_closed_file() -> None:
     """R-10, R-40: Only the first of a file's open files is pushed to, so that no push at an open
     waits for a read."""
-    pushes = PagePush(store)
+    pushes = PagePush(write_pages)
     assert pushes.note_open(7) and pushes.note_open(8)
     assert not pushes.note_open(7)
     pushes.note_release(7)

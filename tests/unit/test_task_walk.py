@@ -9,7 +9,7 @@ import pytest
 from taskfs.errors import BadAnswer
 from taskfs.remote.signed_url import SignedBatch
 from taskfs.tasks.archive_kind import ArchiveKind
-from taskfs.tasks.task_walk import MAX_AHEAD, MIN_RUN, TaskWalk
+from taskfs.tasks.task_walk import MAX_AHEAD, MIN_STREAK, TaskWalk
 from tests.unit.fakes import task_of
 
 BY_NAME = [f"task{number:03}" for number in range(200)]
@@ -40,19 +40,19 @@ def test_a_walk_has_all_that_follow_prefetched(order: list[str]) -> None:
     """R-29: Each later task of a walk is prefetched, once and before it is needed."""
     walk = Walk()
     for number, name in enumerate(order):
-        if number > MIN_RUN:
+        if number > MIN_STREAK:
             assert name in walk.prefetched
         walk.visit([name, name])
-    assert walk.prefetched == order[MIN_RUN:]
+    assert walk.prefetched == order[MIN_STREAK:]
     assert walk.batches < len(order) / 10 + 5
 
 
 def test_prefetch_is_at_most_twice_what_was_met() -> None:
     """R-29: At most twice as many tasks are prefetched as the walk has met."""
     for length in range(1, 60):
-        count = len(Walk().visit(BY_NAME[:length]).prefetched) - max(0, length - MIN_RUN)
+        count = len(Walk().visit(BY_NAME[:length]).prefetched) - max(0, length - MIN_STREAK)
         assert count <= min(2 * length, MAX_AHEAD)
-        assert (count > 0) == (length >= MIN_RUN)
+        assert (count > 0) == (length >= MIN_STREAK)
 
 
 def test_tasks_in_random_order_prefetch_nothing() -> None:

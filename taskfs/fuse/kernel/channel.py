@@ -13,11 +13,11 @@ from taskfs.support.buffers import Buffer
 _AGAIN: Final = frozenset({errno.EINTR, errno.ENOENT})
 # The mount has ended: unmounted, or its connection aborted (/sys/fs/fuse/connections/*/abort).
 _GONE: Final = frozenset({errno.ENODEV, errno.ECONNABORTED})
-# Seconds for which a reader looks again and again before it sleeps. A program that sends one
+# Seconds for which a reader tries again without a pause before it sleeps. A program that sends one
 # request after another sends the next one within this time, and to wake a thread on an idle CPU of
 # a virtual machine takes longer than most answers.
 SPIN_S: Final = 50e-6
-# After a request that came too late for that, so many requests are waited for asleep.
+# After a request that did not come within SPIN_S, readers sleep at once for this many requests.
 SLEEPS: Final = 16
 
 

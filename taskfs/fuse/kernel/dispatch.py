@@ -85,20 +85,20 @@ class Dispatch:
     Safe for concurrent use: the tables of nodes and pushes have locks of their own, and the others
     change by single operations of a dict.
 
-    *push* puts bytes into the kernel's page cache of a file. It gets a nodeid, an offset and the
-    bytes, which lie after the bytes that were read last.
+    *write_pages* puts bytes into the kernel's page cache of a file. It gets a nodeid, an offset and
+    the bytes, which lie after the bytes that were read last.
     """
 
     def __init__(
         self,
         operations: TaskOperations,
         packer: Packer,
-        push: Callable[[int, int, Buffer], None],
+        write_pages: Callable[[int, int, Buffer], None],
     ) -> None:
         self._operations = operations
         self._packer = packer
         self._nodes = NodeTable()
-        self._pushes = PagePush(push)
+        self._pushes = PagePush(write_pages)
         self._directories: dict[int, _OpenDirectory] = {}
         self._pushable: dict[int, PushableHandle] = {}  # open files by number
         self._numbers = itertools.count(1)

@@ -32,12 +32,13 @@ MAX_PUSHES: Final = 4
 class PagePush:
     """The reads in flight and the open files, by file, and the number of pushes.
 
-    Safe for concurrent use: the lock guards all, and is never held during a read or a push. *store*
-    puts bytes into the kernel's page cache of a file: it gets a nodeid, an offset and the bytes.
+    Safe for concurrent use: the lock guards all, and is never held during a read or a push.
+    *write_pages* puts bytes into the kernel's page cache of a file. It gets a nodeid, an offset and
+    the bytes.
     """
 
-    def __init__(self, store: Callable[[int, int, Buffer], None]) -> None:
-        self._store = store
+    def __init__(self, write_pages: Callable[[int, int, Buffer], None]) -> None:
+        self._write_pages = write_pages
         self._lock = threading.Lock()
         self._reads: dict[int, list[tuple[int, int]]] = {}
         self._pushing = 0
@@ -93,7 +94,7 @@ class PagePush:
         try:
             if ready := handle.take_pushable():
                 piece = handle.read_for_push(ready.start, len(ready))
-                self._store(nodeid, ready.start, piece)
+                self._write_pages(nodeid, ready.start, piece)
         except (OSError, TaskFSError) as exc:
             _note_failure(exc)
 
@@ -109,7 +110,7 @@ class PagePush:
                     if is_ready := bool(ready):
                         announce_wait()
                         piece = handle.read_for_push(ready.start, len(ready))
-                        self._store(nodeid, ready.start, piece)
+                        self._write_pages(nodeid, ready.start, piece)
         except (OSError, TaskFSError) as exc:
             _note_failure(exc)
 

@@ -109,7 +109,7 @@ _NO_ATTRS: Final = (0,) * 22
 _PADDING: Final = tuple(bytes(-length % 8) for length in range(8))
 
 
-# Seconds. Names of a running task's files come and go without a word from its machine.
+# Seconds. Names of a running task's files come and go, and its machine gives no notice.
 VOLATILE_NAME_S: Final = 1.0
 
 # Lifetimes of a name and of its attributes: seconds of each, then nanoseconds of each.

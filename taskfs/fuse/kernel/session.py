@@ -109,7 +109,7 @@ class Session:
         users: frozenset[int] | None = None,
     ) -> None:
         self._channel = channel
-        self._dispatch = Dispatch(operations, packer, self._store)
+        self._dispatch = Dispatch(operations, packer, self._write_pages)
         self._on_ready = on_ready
         self._users = users
         self._lock = threading.Lock()
@@ -276,7 +276,7 @@ class Session:
             # sends the interrupt again, unless it has the request's answer by then.
             self._reply(unique, errno.EAGAIN, ())
 
-    def _store(self, nodeid: int, offset: int, piece: Buffer) -> None:
+    def _write_pages(self, nodeid: int, offset: int, piece: Buffer) -> None:
         """Put *piece* into the kernel's page cache of a file, as if read at *offset*.
 
         The kernel waits for reads of the same pages: see `page_push`.
