@@ -116,7 +116,7 @@ class BadHandle(TaskFSError):
 
 
 class TooLarge(TaskFSError):
-    """A part of a running task's file that its machine cannot hand out."""
+    """A part of a running task's file that its machine cannot send."""
 
     errno = errno.EFBIG
 

@@ -37,7 +37,7 @@ class EndRecord(NamedTuple):
 def find_end(tail: bytes, tail_start: int) -> EndRecord:
     """Return where the central directory lies; *tail* is the object's end, from *tail_start* on.
 
-    An end record whose comment ends exactly with the object is preferred to one with data behind
+    An end record whose comment ends exactly with the object is preferred to one with data after
     it. Of two such records, one is a fake in the comment of the other.
 
     Raises:

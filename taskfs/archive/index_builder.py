@@ -112,7 +112,7 @@ class _Builder:
     def _store(self, pieces: Iterable[Buffer]) -> Iterator[Buffer]:
         """Return the pieces, each of which is written before it is parsed.
 
-        If the first one does not tell whether backslashes separate components, all are written
+        If the first one does not show whether backslashes separate components, all are written
         first.
         """
         pieces = iter(pieces)

@@ -155,7 +155,7 @@ class DiskCache:
     def _warn_once(self, reason: object) -> None:
         if not self._has_warned:
             self._has_warned = True
-            log.warning("the cache cannot be written (%s): reads go on without it", reason)
+            log.warning("the cache cannot be written (%s): reads continue without it", reason)
 
     def _check_reserve(self) -> None:
         """Evict if the cache takes space of the disk's reserve; checked every few seconds."""

@@ -234,7 +234,7 @@ def _fetch(items: "Sequence[DownloadItem]", directory: Path) -> int:
     except KeyboardInterrupt:
         pairs = zip(identities(), before, strict=True)
         done = sum(identity not in (None, old) for identity, old in pairs)
-        print_error(f"{done} of {count} are in {directory}; run it again to go on")
+        print_error(f"{done} of {count} are in {directory}; run it again to continue")
         raise
     for warning in warnings:
         print_error(f"warning: {warning}")
@@ -250,7 +250,7 @@ def _fetch(items: "Sequence[DownloadItem]", directory: Path) -> int:
 
 
 def _identity(directory: Path, path: Path) -> tuple[int, int] | None:
-    """Return what tells a file beneath *directory* from the one that replaces it, None without one.
+    """Return what distinguishes a file from one that replaces it; None if there is none.
 
     The names beneath *directory* are UTF-8 on disk, whatever the locale.
     """

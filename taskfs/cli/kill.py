@@ -120,7 +120,7 @@ def _find_killable(client: "TaskClient", task_id: str) -> Task | None:
 
 
 def _print_tasks(tasks: Sequence[Task]) -> None:
-    """Print each task with what tells it apart: status, simulator, project and age."""
+    """Print each task with its status, simulator, project and age."""
     click.echo("You are about to kill the following tasks:")
     now_ns = time.time_ns()
     rows = []

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from taskfs.remote.machines import Machines
     from taskfs.tasks.offline import OfflineAPI
 
-# Seconds. The age is a detail: machines that are silent must not hold up the rest.
+# Seconds. The age is a detail: silent machines must not delay the rest.
 TIMEOUT_S: Final = 6.0
 # Machines asked at a time.
 MAX_IN_PARALLEL: Final = 8

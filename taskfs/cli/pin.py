@@ -34,7 +34,7 @@ def command(settings: Settings, paths: tuple[TaskPath, ...]) -> int:
     """Fetch ID/PATH... now, and keep them in the cache until `taskfs unpin`.
 
     ID alone stands for all outputs and inputs. Pinned files are never evicted, and are there with
-    --offline. A pin that was interrupted goes on when the command runs again. See `taskfs ls
+    --offline. A pin that was interrupted continues when the command runs again. See `taskfs ls
     --help` for the forms of ID/PATH. Only tasks that have ended can be pinned.
     """
     config = settings.load(need_key=False)  # a key from a pipe can be read only once

@@ -102,7 +102,7 @@ class TaskChoice(NamedTuple):
 
 
 def _slug(status: str) -> str:
-    """Return the API's word for a display name that differs only in form, else *status*."""
+    """Return the API's status for a display name that differs only in form, else *status*."""
     slug = re.sub(r"[\s_]+", "-", status.strip().lower())
     return slug if slug in KNOWN_STATUSES else status
 

@@ -49,7 +49,7 @@ EXIT_TIMED_OUT: Final = 124  # as timeout(1)
     "limit_s",
     callback=parsed_by(parse_positive_duration),
     metavar="SECONDS",
-    help="Give up after this long, with exit status 124; the tasks go on.  [default: never]",
+    help="Give up after this long, with exit status 124; the tasks continue.  [default: never]",
 )
 @click.option(
     "--notify",
@@ -90,7 +90,7 @@ def command(
     failed, the error and the last lines of its output are printed. The exit status is 0 if the
     tasks ended as success, and then their outputs are there; 1 if one ended badly; 3 if there is no
     such task; 124 after --timeout. Network failures do not end the wait. Ctrl+C ends it (status
-    130), and the tasks go on.
+    130), and the tasks continue.
     """
     line = StatusLine(sys.stderr if as_json else sys.stdout)
     wait: TaskWait | None = None
@@ -123,15 +123,15 @@ def command(
 
 
 def _interrupted(settings: Settings, task_ids: Sequence[str], *, kill: bool) -> None:
-    """Kill the tasks, or say that they go on."""
+    """Kill the tasks, or say that they continue."""
     if kill:
         for task_id in task_ids:
             _kill(settings, task_id)
     elif len(task_ids) == 1:
-        print_error(f"task {task_ids[0]} goes on; `taskfs kill {task_ids[0]}` ends it")
+        print_error(f"task {task_ids[0]} continues; `taskfs kill {task_ids[0]}` ends it")
     elif task_ids:
         names = " ".join(task_ids)
-        print_error(f"{len(task_ids)} tasks go on; `taskfs kill {names}` ends them")
+        print_error(f"{len(task_ids)} tasks continue; `taskfs kill {names}` ends them")
 
 
 def _kill(settings: Settings, task_id: str) -> None:

@@ -81,7 +81,7 @@ class FusepyEngine:
         return self._is_gone or bool(self._was_interrupted())
 
     def _watch(self) -> None:
-        """Wait until the kernel has ended the mount's connection, where the system can tell."""
+        """Wait until the kernel has ended the mount's connection, where the system reports it."""
         device = _find_device()
         if device is not None:
             poll = select.poll()

@@ -240,8 +240,8 @@ def _log_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> 
 async def _in_thread(function: Callable[[Callable[[], bool]], T]) -> T:
     """Return what *function* returns, called in a daemon thread of its own.
 
-    A thread for each call, so that tasks whose machines are silent hold up no other task.
-    *function* takes a callable that tells whether its outcome is still wanted.
+    A thread for each call, so that tasks whose machines are silent delay no other task.
+    *function* takes a callable that returns whether its outcome was abandoned.
     """
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[T] = loop.create_future()

@@ -208,7 +208,7 @@ class LiveConnection:
             self._closing.add_done_callback(_forget)
 
     async def close(self) -> None:
-        """Close the connection, and tell the machine, so that it releases what it holds for it."""
+        """Close the connection, and notify the machine, so that it frees what it holds."""
         self.close_soon()
         assert self._closing is not None
         await asyncio.shield(self._closing)

@@ -79,7 +79,7 @@ class LiveMachine(Protocol):
             BadAnswer: the answer makes no sense (EIO).
             AccessDenied: the API refuses the key (EACCES).
             Unsupported: the extra `live` is not installed (EOPNOTSUPP).
-            Interrupted: *interrupted* told so (EINTR).
+            Interrupted: *interrupted* returned True (EINTR).
         """
 
 

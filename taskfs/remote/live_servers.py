@@ -122,7 +122,7 @@ class _Probe(asyncio.DatagramProtocol):
 async def _resolve(host: str, loop: asyncio.AbstractEventLoop) -> str:
     """Return an IPv4 address of *host*. The lookup has a daemon thread of its own.
 
-    The event loop's default threads would hold up the interpreter's end until the lookup ends.
+    The event loop's default threads would delay the interpreter's end until the lookup ends.
     """
     found: asyncio.Future[str] = loop.create_future()
 

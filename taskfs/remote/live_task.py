@@ -57,7 +57,7 @@ class TaskConnection:
             old, self._connection = self._connection, None
             if old.in_flight == 0:
                 old.close_soon()
-            if old.is_gone:  # told once, because the task may have ended
+            if old.is_gone:  # reported once, because the task may have ended
                 raise MachineGone(f"task {self._task_id}: the machine closed the connection")
         if self._connection is not None:
             return self._connection

@@ -152,7 +152,7 @@ class Transport:
         except TRANSPORT_ERRORS as exc:
             log.debug("%s: no answer after %.0f ms", label, 1000 * (time.monotonic() - began_s))
             # Idle connections to this host are probably dead too. Drop them, or the next try waits
-            # for each in turn.
+            # for one after another.
             self._adapter.close()
             failed_url = getattr(getattr(exc, "request", None), "url", None) or url
             error = permanent_error(

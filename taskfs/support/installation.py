@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-# The requirement behind each extra, as in pyproject.toml. `pipx inject` takes packages, and taskfs
+# The requirement of each extra, as in pyproject.toml. `pipx inject` takes packages, and taskfs
 # is on no package index, so an extra cannot be named as `taskfs[demo]`.
 EXTRAS: Final = {
     "demo": "aiohttp>=3.10",

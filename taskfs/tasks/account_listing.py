@@ -28,7 +28,7 @@ MAX_NEWEST_PAGES: Final = 8
 SMALL_TASKS: Final = 4 * PAGE_TASKS
 # Pages that are read again to learn how tasks have ended.
 MAX_ENDED_PAGES: Final = 40
-# Seconds between two pages while all records are read again in turn and the mount is in use.
+# Seconds between two pages of a round: it reads all records again while the mount is in use.
 ROUND_PAUSE_S: Final = 15.0
 
 

@@ -29,7 +29,7 @@ ABSENT_TTL_S: Final = 5.0
 GRACE_POLL_S: Final = 0.5
 # Requests at once for archives that a walk will need.
 PREFETCH_THREADS: Final = 8
-# Bytes of all indexes in memory together; a mapped one counts as 1 MiB.
+# Bytes of all indexes in memory together; one in a file counts as 1 MiB.
 MAX_INDEX_BYTES: Final = 64 << 20
 
 

@@ -187,7 +187,7 @@ def make_directory(cache_dir: Path) -> Path:
 
 
 def host_suffix(directory: Path) -> str:
-    """Return the part of a file's name that tells machines apart; empty on a local file system.
+    """Return the part of a file's name that distinguishes machines; empty on a local file system.
 
     SQLite's locks do not work on every network file system, so each machine has a file of its own.
     """
@@ -264,7 +264,7 @@ def _check_version(connection: sqlite3.Connection) -> None:
 
 
 def remove_database(path: Path) -> None:
-    """Remove a database with its log; processes that have it open go on with what they have."""
+    """Remove a database with its log; processes that have it open keep what they have."""
     for suffix in _SIDE_FILES:
         with contextlib.suppress(OSError):
             os.unlink(f"{path}{suffix}")

@@ -138,7 +138,7 @@ class LiveFiles:
     # Files.
 
     def size(self, path: bytes) -> int:
-        """Return a file's size: 0 until it was read, then as exact as a new question tells.
+        """Return a file's size: 0 until it was read, then the exact one, by a new question.
 
         A file that was never read is not asked for.
         """

@@ -190,7 +190,7 @@ class LiveFile:
             return False
 
     def _extend(self, text: _Text, ask: Ask) -> bool:
-        """Append what is new to *text*; return False where only the whole file can tell."""
+        """Append what is new to *text*; return False where only the whole file shows it."""
         limits = self._limits
         is_small = text.start == 0 and len(text.content) <= limits.small
         if is_small:

@@ -1,6 +1,6 @@
 """`find_removed`: finds the tasks that were removed from a long listing, by a few of its pages.
 
-The tasks that follow a removed one have moved up by one place. So a page tells how many of the
+The tasks that follow a removed one have moved up by one place. So a page shows how many of the
 known tasks before it are gone, and a search reads only the pages around each removed task.
 """
 

@@ -1,4 +1,4 @@
-"""Open files of `live/`: they outlive their task's machine, and go on from its archive."""
+"""Open files of `live/`: they outlive their task's machine, and continue from its archive."""
 
 import threading
 from collections.abc import Callable
@@ -12,11 +12,11 @@ from taskfs.tasks.live_handle import LiveHandle
 from taskfs.tree.handles import Handle
 from taskfs.tree.page_cache import PageCacheMode
 
-STALE: Final = "the task has ended, and its archive does not go on from what was read"
+STALE: Final = "the task has ended, and its archive does not continue what was read"
 
 
 class _Continuation(NamedTuple):
-    """The archive's member that a file goes on from; *shift* is that of `member_shift`."""
+    """The archive's member with which a file continues; *shift* is that of `member_shift`."""
 
     member: Handle
     shift: int
@@ -26,7 +26,7 @@ class LiveFileHandle:
     """One open file of `live/`.
 
     While the task is live, reads ask its machine. Afterwards they return what is known, and once
-    the archive has arrived, they go on from its member.
+    the archive has arrived, they continue from its member.
 
     Safe for concurrent use: the lock guards the fields, and is never held during a request.
     *is_live* returns whether the task is live. *open_member* opens the archive's member of the same
@@ -66,7 +66,7 @@ class LiveFileHandle:
         """Return the bytes [offset, offset + size), fewer only at the end as of now.
 
         Raises:
-            StaleObject: the file was rewritten, or the archive does not go on from it (ESTALE).
+            StaleObject: the file was rewritten, or the archive does not continue it (ESTALE).
             TooLarge: of so large a file, only the end can be read (EFBIG).
         """
         if not self._has_ended:
@@ -97,7 +97,7 @@ class LiveFileHandle:
         return continuation.member.size - continuation.shift
 
     def _find_continuation(self) -> _Continuation | None:
-        """Return where reading goes on, None while there is no archive; raise StaleObject."""
+        """Return where reading continues, None while there is no archive; raise StaleObject."""
         if self._continuation is not None:
             return self._continuation
         if self._is_stale:
@@ -118,7 +118,7 @@ class LiveFileHandle:
         return self._continuation
 
     def _continue_with(self, member: Handle) -> _Continuation:
-        """Return the continuation in *member*; close it and raise where it does not go on."""
+        """Return the continuation in *member*; close it and raise where it does not continue."""
         try:
             shift = member_shift(
                 self._live.snapshot,

@@ -87,7 +87,7 @@ def test_ctrl_c_says_what_is_left(taskfs: Command, cloud: FakeCloud) -> None:
         eventually(lambda: any(target.glob("a.txt")))
         terminal.type("\x03")
         assert terminal.end() == 130
-    assert f"1 of 2 files are in inductiva_output/{task}; run it again to go on" in terminal.text
+    assert f"1 of 2 files are in inductiva_output/{task}; run it again to continue" in terminal.text
     cloud.store.bandwidth_per_connection = None
     assert taskfs("download", task).returncode == 0
     assert (target / "z.bin").read_bytes() == large

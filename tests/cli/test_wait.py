@@ -90,7 +90,7 @@ def test_ctrl_c_ends_the_waiting(taskfs: Command, cloud: FakeCloud, kill: bool) 
         assert terminal.end() == 130
 
     assert cloud.killed == ([task] if kill else [])
-    said = f"Successfully sent kill request for task {task}." if kill else "goes on"
+    said = f"Successfully sent kill request for task {task}." if kill else "continues"
     assert said in terminal.text
     assert "Traceback" not in terminal.text
 

@@ -93,7 +93,7 @@ def test_on_a_terminal_one_line_counts_them(
         terminal.read_until("waiting for 3 tasks: 3 started")
         terminal.type("\x03")
         assert terminal.end() == 130
-    assert "3 tasks go on; `taskfs kill" in terminal.text
+    assert "3 tasks continue; `taskfs kill" in terminal.text
 
 
 class TestFailures:
