@@ -36,6 +36,9 @@ _OTHER_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,255}")
 MAX_ABSENT: Final = 1024  # names without a task that are remembered; about 100 KB
 # Records that are requested one by one within one listing TTL; after that a whole page is.
 MAX_SINGLE_RECORDS: Final = 3
+# A listing in use is refreshed in the background after this share of its TTL, so that a program
+# that lists in a loop neither waits nor sees a change late.
+EARLY: Final = 0.8
 
 
 class TaskCache:
@@ -125,19 +128,23 @@ class TaskCache:
             Unavailable: the first listing is not whole within the timeout; it continues.
         """
         if not self._is_older(self._listing.as_of_s, self._listing_ttl_s):
+            early_s = EARLY * self._listing_ttl_s
+            if self._is_older(self._listing.as_of_s, early_s):
+                self._requests.start("listing", lambda: self._refresh(early_s))
             if self._listing.is_round_due:
                 self._requests.start("round", self._listing.load_next_of_round)
             return
         self._requests.run("listing", self._refresh, has_fallback=has_fallback)
         self._await_loads()
 
-    def _refresh(self) -> None:
+    def _refresh(self, max_age_s: float | None = None) -> None:
         if any(not load.done() for load in self._loads):
             return
         if self._loads and all(load.exception() is None for load in self._loads):
             self._listing.finish(self._loads)
             self._loads = []
-        if self._is_older(self._listing.as_of_s, self._listing_ttl_s):
+        max_age_s = self._listing_ttl_s if max_age_s is None else max_age_s
+        if self._is_older(self._listing.as_of_s, max_age_s):
             self._loads = self._listing.refresh()
 
     def _await_loads(self) -> None:

@@ -194,13 +194,13 @@ class WholeListing:
     def fetch_all(
         self, scope: Scope, numbers: Iterable[int], urgent: bool
     ) -> "Iterator[tuple[int, float, TaskPage]]":
-        """Yield pages as they come, `PAGES_AT_ONCE` requests at a time."""
+        """Yield pages in order, `PAGES_AT_ONCE` requests at a time; as many wait to be taken."""
         waiting: list[Future[tuple[int, float, TaskPage]]] = []
         for number in numbers:
             if self._closed.is_set():
                 raise Unavailable("the mount is ending")
             waiting.append(self._pool.submit(self.fetch, scope, number, urgent))
-            if len(waiting) >= PAGES_AT_ONCE:
+            if len(waiting) >= 2 * PAGES_AT_ONCE:
                 yield waiting.pop(0).result()
         for future in waiting:
             yield future.result()

@@ -184,6 +184,33 @@ def test_pages_that_shift_while_they_are_read(api: FakeAPI, clock: Clock) -> Non
     assert cache.ids() == tuple(api.tasks)
 
 
+def test_a_listing_in_use_is_refreshed_before_it_is_too_old(
+    cache: TaskCache, api: FakeAPI, clock: Clock
+) -> None:
+    """F-26, F-1: The reader gets the known listing at once, the next reader the new one."""
+    for _ in range(2):  # the second one begins the slow round
+        cache.ids()
+        await_quiet(api)
+    new_calls(api)
+    api.add(numbered(COUNT))
+    clock.tick(7)
+    cache.ids()
+    await_quiet(api)
+    assert new_calls(api) == []
+    clock.tick(1)
+    go_on = threading.Event()
+
+    def wait(call: str) -> None:
+        go_on.wait(20)
+
+    api.before = wait
+    assert name_of(COUNT) not in cache.ids()
+    go_on.set()
+    await_quiet(api)
+    assert new_calls(api) == ["active", "list"]
+    assert cache.ids()[0] == name_of(COUNT)
+
+
 def test_a_mount_is_live_after_one_page(cache: TaskCache, api: FakeAPI) -> None:
     """F-19: One page makes a mount live, and a task by its name does not wait for the others."""
     go_on = threading.Event()
