@@ -17,7 +17,7 @@ from platformdirs import user_cache_dir
 
 from tests import interrupts
 
-from . import inflate_times, live
+from . import account, inflate_times, live
 from .archives import TOP, Archive, open_archive
 from .cloud import Cloud
 from .machine import describe, wait_until_idle
@@ -35,6 +35,8 @@ def main() -> int:
     arguments = _parse_arguments()
     if arguments.live:
         return live.main(CACHE)
+    if arguments.account:
+        return account.measure_all(CACHE, live.CLIENT)
     workloads = [
         workload
         for workload in WORKLOADS
@@ -117,6 +119,11 @@ def _parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--live", action="store_true", help="measure only the log of a running task"
+    )
+    parser.add_argument(
+        "--account",
+        action="store_true",
+        help="measure only an account of 100000 tasks, and 300 tasks in turn",
     )
     parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
     arguments = parser.parse_args()

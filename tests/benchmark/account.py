@@ -1,5 +1,6 @@
 """A large account, and many small tasks in turn: what a mount of them costs.
 
+    scripts/bench --account
     python -m tests.benchmark.account [--tasks 100000] [--latency 0.3]
     python -m tests.benchmark.account --study 300 [--latency 0.03]
 
@@ -17,13 +18,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from taskfs.demo.cloud import EmbeddedCloud
 from taskfs.fuse.mountpoint import umount
+from tests.environments import make_environment, python_of
 from tests.zips import DEFLATED, Entry, build
+
+from .machine import describe
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 UNFINISHED: Final = 300
@@ -36,7 +41,7 @@ class AccountCloud:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __spec__.name if __spec__ else __name__, "--serve"],
+            [sys.executable, "-m", "tests.benchmark.account", "--serve"],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -233,11 +238,38 @@ STUDY: Final = (
 )
 
 
-def measure_study(count: int, latency_s: float) -> None:
+# What the public client's user writes to read the last line of each task's file.
+CLIENTS_WAY: Final = """
+import sys, inductiva
+for task in sys.argv[2:]:
+    folder = inductiva.tasks.Task(task).download_outputs(
+        filenames=["stdout.txt"], output_dir=f"{sys.argv[1]}/{task}"
+    )
+    print(open(f"{folder}/stdout.txt").readlines()[-1], end="")
+"""
+
+
+def measure_study(count: int, latency_s: float, client: Path | None = None) -> None:
+    """Print the rows of a walk over small tasks; with the environment *client* of the public
+    client, also its way."""
     cloud = AccountCloud()
-    cloud.call("fill_study", count)
+    ids = cloud.call("fill_study", count)
     cloud.call("set_latency", latency_s)
     try:
+        if client is not None:
+            with tempfile.TemporaryDirectory(prefix="taskfs-study-") as name:
+                m = Measured(cloud, Path(name))
+                words = [str(python_of(client)), "-c", CLIENTS_WAY, name, *ids]
+                m.step(
+                    "public client: the last lines",
+                    lambda: subprocess.run(
+                        words,
+                        env=m.environment,
+                        check=True,
+                        stdout=subprocess.DEVNULL,
+                        stderr=subprocess.DEVNULL,
+                    ),
+                )
         for title, command in STUDY:
             with tempfile.TemporaryDirectory(prefix="taskfs-study-") as name:
                 m = Measured(cloud, Path(name))
@@ -248,6 +280,20 @@ def measure_study(count: int, latency_s: float) -> None:
                     m.unmount()
     finally:
         cloud.close()
+
+
+def measure_all(cache: Path, client_name: str) -> int:
+    """Print all rows, for `scripts/bench --account`; the public client is installed in *cache*."""
+    print(f"{datetime.now(timezone.utc):%Y-%m-%d}, {describe()}")
+    client: Path | None = cache / client_name
+    if failure := make_environment(cache / client_name, [client_name]):
+        print(f"{client_name} is not measured: {failure}", file=sys.stderr)
+        client = None
+    print("100,000 tasks, 0.3 s a page:")
+    measure_account(100_000, 0.3)
+    print("300 tasks in turn, 30 ms to API and store:")
+    measure_study(300, 0.03, client)
+    return 0
 
 
 def _serve() -> None:

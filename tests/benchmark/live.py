@@ -146,11 +146,11 @@ def main(cache: Path) -> int:
             server = {"INDUCTIVA_TURN_SERVER_URL": f"127.0.0.1:{port}"}
             environment = mount.taskfs.environment | server
             time.sleep(2)  # the rest of the daemon's modules is loaded
-            before = usage_of(mount.pid).rss
+            before = usage_of(mount.pid).private
             file = mount.path / cloud.task / "live/stdout.txt"
             tail = ["tail", "-n", "3", str(file)]
             rows.append(_measure("taskfs mount, `tail`", cloud, lambda: _look(tail, environment)))
-            after = usage_of(mount.pid).rss
+            after = usage_of(mount.pid).private
             own = [*COMMAND, "tail", "-n", "3", f"{cloud.task}/live/stdout.txt"]
             rows.append(_measure("`taskfs tail`", cloud, lambda: _look(own, environment)))
             theirs = [str(python_of(client).with_name("inductiva")), "tasks", "tail", cloud.task]

@@ -67,7 +67,9 @@ def main() -> int:
         (home / "mnt").mkdir()
         (home / "scratch").mkdir()
         options = OPTIONS | {"cache_dir": str(home / "cache"), "log_level": "warning"}
-        dataset = Dataset(cloud, random.Random(seed))  # before the first listing of the mount
+        dataset = Dataset(
+            cloud, random.Random(seed), arguments.tasks
+        )  # before the first listing of the mount
         mount = Mount(cloud, home / "mnt", home, options)
         mount.taskfs.environment["TASKFS_LIVE_IDLE_TIME"] = LIVE_IDLE_TIME
         running = RunningTasks(cloud, random.Random(seed - 2))
@@ -101,6 +103,13 @@ def _parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--seed", type=int, metavar="S", help="seed of actions and faults [default: random]"
+    )
+    parser.add_argument(
+        "--tasks",
+        type=int,
+        default=20_000,
+        metavar="N",
+        help="tasks of the account beside those that are read [default: 20000]",
     )
     return parser.parse_args()
 
@@ -348,7 +357,7 @@ class _Soak:
         print(f"violations      {len(self.violations):8d}")
         peak = max(self.sampler.memory, default=0)
         growth = f"{megabytes(second)} early, {megabytes(last)} late"
-        print(f"memory          {megabytes(peak)} peak RSS; {growth}")
+        print(f"memory          {megabytes(peak)} private at most; {growth}")
         for name, *counts in (
             ("threads", start.threads, middle.threads, end.threads),
             ("descriptors", start.descriptors, middle.descriptors, end.descriptors),

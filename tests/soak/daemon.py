@@ -15,9 +15,9 @@ SAMPLE_S: Final = 0.25  # seconds between two samples of the memory
 
 @dataclass(frozen=True)
 class Usage:
-    """Resources of one process at one moment; memory in bytes."""
+    """Resources of one process at one moment; its private memory (RssAnon) in bytes."""
 
-    rss: int
+    private: int
     threads: int
     descriptors: int
 
@@ -28,14 +28,14 @@ def usage_of(pid: int) -> Usage:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         name, _, value = line.partition(":")
         fields[name] = value.split()
-    if "VmRSS" not in fields:
+    if "RssAnon" not in fields:
         raise ProcessLookupError(errno.ESRCH, f"process {pid} is exiting")
     descriptors = len(os.listdir(f"/proc/{pid}/fd"))
-    return Usage(int(fields["VmRSS"][0]) << 10, int(fields["Threads"][0]), descriptors)
+    return Usage(int(fields["RssAnon"][0]) << 10, int(fields["Threads"][0]), descriptors)
 
 
 class MemorySampler:
-    """Samples the memory of a process from its own thread, until `stop`."""
+    """Samples the private memory of a process from its own thread, until `stop`."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -58,7 +58,7 @@ class MemorySampler:
     def _run(self) -> None:
         while not self._stopped.wait(SAMPLE_S):
             try:
-                self.memory.append(usage_of(self._pid).rss)
+                self.memory.append(usage_of(self._pid).private)
             except OSError:
                 continue  # the process ended: killed by the test, or a reader reports ENOTCONN
 

@@ -35,7 +35,7 @@ class TaskFiles:
 class Dataset:
     """The tasks of a cloud. Safe for concurrent use: the lists only grow, under one lock."""
 
-    def __init__(self, cloud: FakeCloud, rng: random.Random) -> None:
+    def __init__(self, cloud: FakeCloud, rng: random.Random, others: int = 0) -> None:
         self.cloud = cloud
         self._rng = rng
         self._lock = threading.Lock()
@@ -44,6 +44,8 @@ class Dataset:
         self.tasks += [TaskFiles(self._add(), is_replaced=True, is_damaged=True) for _ in range(2)]
         for task in self.tasks:
             self.replace(task)
+        # Finished tasks that are only listed; they shrink before a task is removed from the cloud.
+        self.others = [cloud.add_task(end_time=LONG_AGO) for _ in range(others)]
         self.running = [cloud.add_task(status="computation-started") for _ in range(20)]
 
     def _add(self) -> str:
@@ -78,6 +80,13 @@ class Dataset:
             head = b"version %d of %d, %d\n" % (number, seed, index)
             files[f"small/{index % 4}/{index}"] = head * (1 + index * 3)
         return files
+
+    def remove_other(self) -> None:
+        """Remove one of the other tasks."""
+        with self._lock:
+            task_id = self.others.pop(self._rng.randrange(len(self.others))) if self.others else ""
+        if task_id:
+            self.cloud.remove_task(task_id)
 
     def start_task(self) -> str:
         """Add a running task and return its id."""

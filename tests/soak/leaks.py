@@ -7,9 +7,8 @@ from typing import Final
 
 from .daemon import Usage
 
-# Bytes of resident memory that a daemon may use: interpreter, imports, caches and buffers. 45 MB of
-# it are aiortc's, which the first look into `live/` imports.
-MAX_MEMORY: Final = 205 << 20
+# Bytes of private memory of a daemon: interpreter, imports, caches, buffers, tasks in use.
+MAX_MEMORY: Final = 160_000_000
 # Threads and open files of a daemon with all pools full and all files of the disk cache open.
 MAX_THREADS: Final = 64
 MAX_DESCRIPTORS: Final = 144

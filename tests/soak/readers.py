@@ -235,10 +235,30 @@ def poll_statuses(context: Context, rng: random.Random) -> None:
 
 def list_tasks(context: Context, rng: random.Random) -> None:
     """List the mountpoint: every task must be there."""
-    names = set(os.listdir(context.mount))
-    missing = [task.id for task in context.dataset.tasks if task.id not in names]
+    _check_listed(context, set(os.listdir(context.mount)))
+
+
+def list_view(context: Context, rng: random.Random) -> None:
+    """List a view: every finished task must be there."""
+    if rng.randrange(2):
+        _check_listed(context, set(os.listdir(context.mount / ".by-status/success")))
+        return
+    count = len(context.dataset.tasks) + len(context.dataset.others)
+    names = os.listdir(context.mount / ".by-date")
+    if len(names) < count - 1:  # another reader may remove one meanwhile
+        raise ShortListing(f"{len(names)} tasks in .by-date, not {count}")
+
+
+def _check_listed(context: Context, names: set[str]) -> None:
+    listed = [*(task.id for task in context.dataset.tasks), *context.dataset.others]
+    missing = [task_id for task_id in listed if task_id not in names]
     if missing:
         raise ShortListing(f"{len(names)} tasks listed, without {missing[0]}")
+
+
+def remove_task(context: Context, rng: random.Random) -> None:
+    """Remove a task that no reader opens."""
+    context.dataset.remove_other()
 
 
 def kill(context: Context, rng: random.Random) -> None:
@@ -279,6 +299,8 @@ ACTIONS: Final[dict[Action, int]] = {
     cat: 8,
     poll_statuses: 4,
     list_tasks: 4,
+    list_view: 2,
+    remove_task: 1,
     kill: 1,
     refresh: 1,
     look_up: 3,
