@@ -19,7 +19,7 @@ from taskfs.cache.readahead import ReadAheadBudget
 from taskfs.config import Config
 from taskfs.errors import NotFound
 from taskfs.first_listing import FirstListing, FirstRecords, filter_of, open_client
-from taskfs.model import Task, TaskPage
+from taskfs.model import RemoteObject, Task, TaskPage
 from taskfs.remote.api_client import TaskClient
 from taskfs.remote.machines import Machines
 from taskfs.support.interruptible_wait import Waiter, never
@@ -156,9 +156,14 @@ def open_resources(
 
 
 def open_archive_of(
-    client: TaskClient | OfflineAPI, task: Task, kind: ArchiveKind, resources: ArchiveResources
+    client: TaskClient | OfflineAPI,
+    task: Task,
+    kind: ArchiveKind,
+    resources: ArchiveResources,
+    remote: RemoteObject | None = None,
 ) -> Archive:
-    """Return one of the task's archives, for a command without a tree.
+    """Return one of the task's archives, for a command without a tree; *remote* is the object, if
+    the caller has opened it.
 
     Raises:
         NotFound: the task has no such archive, at least not yet.
@@ -166,7 +171,7 @@ def open_archive_of(
     path = kind.path(task)
     if path is None:
         raise NotFound(f"task {task.id} has no {kind.value} archive")
-    remote = client.open_object(path, task.region)
+    remote = remote or client.open_object(path, task.region)
     return open_archive(remote, kind.root, resources, kind.expected_members(task), name=path)
 
 

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -24,7 +24,13 @@ from taskfs.support.formatting import format_count, format_size
 
 if TYPE_CHECKING:
     from taskfs.download.run import DownloadItem
+    from taskfs.model import Task
     from taskfs.remote.api_client import TaskClient
+
+
+# Tasks from which one page of the newest ones costs less than each task alone.
+MANY_TASKS: Final = 4
+PAGE_TASKS: Final = 500
 
 
 class _Command(click.Command):
@@ -138,6 +144,10 @@ def command(
         if project:
             tasks = TaskChoice(project).select(client, None)
             ids = [task.id for task in tasks if task.is_terminated]
+            planner.begin([task for task in tasks if task.is_terminated])
+        elif len(set(ids)) >= MANY_TASKS:
+            newest = {task.id: task for task in client.list_page(1, PAGE_TASKS).tasks}
+            planner.begin([newest[task_id] for task_id in dict.fromkeys(ids) if task_id in newest])
         destinations = []
         for task_id in dict.fromkeys(ids):
             destination = _destination(config, task_id, output_dir, inputs)
@@ -195,13 +205,18 @@ class _Planner:
         self._filenames = filenames
         self._keep_archive = keep_archive
 
+    def begin(self, tasks: "Sequence[Task]") -> None:
+        """Begin to open the archives of *tasks*."""
+        self._opener.begin(tasks, self._kind)
+
     def plan(self, task_id: str, destination: Path) -> "list[DownloadItem]":
         """Return the files of one task that are missing in *destination* or differ."""
         from taskfs.download.plan import plan_archive, plan_members
         from taskfs.download.resume import make_resumable, reopener
 
-        with task_must_exist(task_id):
-            self._client.get_status(task_id)  # a later 404 means the archive
+        if not self._opener.has_begun(task_id):
+            with task_must_exist(task_id):
+                self._client.get_status(task_id)  # a later 404 means the archive
         archive = self._opener.open(task_id, self._kind)
         if self._keep_archive:
             return plan_archive(archive, destination, f"{self._kind.value}.zip")

@@ -1,6 +1,9 @@
 """Opening the archives of tasks, and waiting for one that is still being uploaded."""
 
+import contextlib
 import time
+from collections.abc import Iterable
+from concurrent.futures import Future
 from typing import Final
 
 from taskfs.archive.archive import Archive
@@ -10,9 +13,15 @@ from taskfs.model import Task
 from taskfs.remote.api_client import TaskClient
 from taskfs.support.interruptible_wait import Waiter
 from taskfs.support.stats import Stats
+from taskfs.support.thread_pool import DaemonPool
 from taskfs.tasks.archive_kind import ARCHIVE_GRACE_S, ArchiveKind, remaining_grace_s
 
 POLL_S: Final = 1.0  # between two looks for a late archive: the upload takes seconds
+
+
+# Archives whose URLs one request signs, and that are opened at once.
+SIGNED_TOGETHER: Final = 32
+OPENED_AT_ONCE: Final = 8
 
 
 class ArchiveOpener:
@@ -21,6 +30,28 @@ class ArchiveOpener:
     def __init__(self, client: TaskClient) -> None:
         self._client = client
         self._engine = open_resources(Waiter(), Stats())
+        self._begun: dict[str, Future[Archive]] = {}
+
+    def begin(self, tasks: Iterable[Task], kind: ArchiveKind) -> None:
+        """Begin to open the archives of *tasks*; `open` then waits for the one that it needs."""
+        pool = DaemonPool(OPENED_AT_ONCE, "taskfs-index")
+        by_region: dict[str | None, list[Task]] = {}
+        for task in tasks:
+            if kind.path(task) is not None:
+                by_region.setdefault(task.region, []).append(task)
+        for region, found in by_region.items():
+            for start in range(0, len(found), SIGNED_TOGETHER):
+                batch = found[start : start + SIGNED_TOGETHER]
+                paths = [kind.path(task) or "" for task in batch]
+                objects = self._client.open_objects(paths, region)
+                for task, remote in zip(batch, objects, strict=True):
+                    self._begun[task.id] = pool.submit(
+                        open_archive_of, self._client, task, kind, self._engine, remote
+                    )
+
+    def has_begun(self, task_id: str) -> bool:
+        """Whether the task is known, and its archive is being opened."""
+        return task_id in self._begun
 
     def open(self, task_id: str, kind: ArchiveKind, max_wait_s: float = ARCHIVE_GRACE_S) -> Archive:
         """Return an archive of the task. Wait for it if the task succeeded just now.
@@ -30,6 +61,10 @@ class ArchiveOpener:
             ArchiveLate: the task succeeded, but there is no archive after its grace period or
                 after *max_wait_s*, whichever ends first.
         """
+        begun = self._begun.pop(task_id, None)
+        if begun is not None:
+            with contextlib.suppress(NotFound):  # it may be late
+                return begun.result()
         deadline: float | None = None  # set when the archive is missing for the first time
         while True:
             task = self._client.get_task(task_id)

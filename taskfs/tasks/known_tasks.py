@@ -1,5 +1,6 @@
 """`KnownTasks`: the tasks in use in memory, with the age of each; all others in the database."""
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -12,6 +13,8 @@ from taskfs.support.clock import age_clock
 from taskfs.tasks.selection import Selection
 from taskfs.tasks.task_database import TaskDatabase
 
+SERVICE_ID: Final = re.compile(r"[a-z0-9]{25}")
+OTHER_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,255}")
 NEVER_S: Final = float("-inf")
 # Finished tasks in memory: about 5 MB. A walk over more of them reads the database.
 MAX_RECENT: Final = 2048
@@ -81,8 +84,13 @@ class KnownTasks:
             return cached
 
     def is_plausible(self, task_id: str) -> bool:
-        """Whether a task with an id of this length was seen."""
-        return len(task_id) in self._id_lengths
+        """Whether the id has the service's form, or a task with an id of this length was seen."""
+        return bool(SERVICE_ID.fullmatch(task_id)) or len(task_id) in self._id_lengths
+
+    @staticmethod
+    def is_valid(task_id: str) -> bool:
+        """Whether the text can be the id of a task."""
+        return OTHER_ID.fullmatch(task_id) is not None
 
     def unfinished(self) -> list[CachedTask]:
         """Return the unfinished tasks."""

@@ -6,11 +6,10 @@ cached. While the API fails, finished tasks are served as a mount saw them last.
 """
 
 import logging
-import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
-from typing import Final
+from typing import Final, TypeVar
 
 from cachetools import TTLCache
 
@@ -31,21 +30,20 @@ from taskfs.tasks.whole_listing import Progress
 
 log = logging.getLogger(__name__)
 
-_SERVICE_ID: Final = re.compile(r"[a-z0-9]{25}")
-_OTHER_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,255}")
+T = TypeVar("T")
+
 MAX_ABSENT: Final = 1024  # names without a task that are remembered; about 100 KB
 # Records that are requested one by one within one listing TTL; after that a whole page is.
 MAX_SINGLE_RECORDS: Final = 3
-# A listing in use is refreshed in the background after this share of its TTL, so that a program
-# that lists in a loop neither waits nor sees a change late.
+MAX_LOSSES: Final = 3  # losses of the database within one read of it
+# The share of its TTL after which a listing in use is refreshed, so that no reader waits for it.
 EARLY: Final = 0.8
 
 
 class TaskCache:
     """The tasks of the account.
 
-    Safe for concurrent use: the lock guards the listed ids, and is never held during a request.
-    Concurrent callers share one request.
+    Safe for concurrent use: the lock guards the listed ids. Concurrent callers share a request.
     """
 
     def __init__(
@@ -172,8 +170,16 @@ class TaskCache:
 
     def ids(self) -> PackedIds:
         """Return the ids of the tasks that the mount lists, newest first."""
-        self.refresh()
-        return self.known_ids()
+        return self.read(self.known_ids)
+
+    def read(self, query: Callable[[], T]) -> T:
+        """Return what *query* reads of the current listing, also if the database is lost meanwhile."""
+        for _ in range(MAX_LOSSES):
+            self.refresh()
+            result = query()
+            if self._listing.is_known:
+                return result
+        raise Unavailable("the saved tasks were lost again and again")
 
     def known_ids(self) -> PackedIds:
         """Return the ids of the last listing, newest first; send no request."""
@@ -189,16 +195,11 @@ class TaskCache:
         self.refresh()
         return self.database.iterate(self.selection)
 
-    def newest_ns(self) -> int:
-        """Return the creation time of the newest task, or 0; send no request."""
-        return self.database.newest_ns(self.selection)
-
     def get(self, task_id: str) -> CachedTask:
         """Return the task; its status is final, or at most one status TTL old.
 
         Raises:
-            NotFound: there is no such task, or *task_id* is not a valid id; then no request is
-                sent.
+            NotFound: there is no such task; for an invalid id no request is sent.
         """
         cached = self.get_cached(task_id)
         if cached is None:
@@ -307,7 +308,7 @@ class TaskCache:
 
     def _load_unlisted(self, task_id: str) -> CachedTask:
         """Load and return a task that is not cached, if *task_id* is a valid id."""
-        if not _OTHER_ID.fullmatch(task_id):
+        if not self._known.is_valid(task_id):
             raise NotFound(f"there is no task {task_id!r}")
         saved = self.database.get(task_id)
         if saved is not None and not saved.is_terminated:
@@ -330,8 +331,7 @@ class TaskCache:
             if self._known.get(task_id) is not None:
                 return
         with self._lock:
-            is_plausible = _SERVICE_ID.fullmatch(task_id) or self._known.is_plausible(task_id)
-            if not is_plausible or task_id in self._absent:
+            if task_id in self._absent or not self._known.is_plausible(task_id):
                 raise NotFound(f"there is no task {task_id}")
         self.reload(task_id, has_fallback=has_fallback)
 

@@ -29,7 +29,10 @@ class TaskGroups:
         when a task of the group last changed; an empty text stands for null. With *cached*, those
         of the last listing, without a request."""
         if not cached:
-            self._task_cache.refresh()
+            return self._task_cache.read(lambda: self._known_values(column))
+        return self._known_values(column)
+
+    def _known_values(self, column: str) -> dict[str, int]:
         selection = self._task_cache.selection
         version = self._task_cache.version, selection
         with self._lock:
@@ -46,28 +49,34 @@ class TaskGroups:
 
     def ids(self, column: str, values: Sequence[str]) -> PackedIds:
         """Return the tasks whose *column* is one of *values*, newest first."""
-        condition, bound = self._condition(column, values)
-        [(joined,)] = self._task_cache.database.rows(
+        statement = (
             f"SELECT group_concat(id, '{SEPARATOR}') FROM "
-            f"(SELECT id FROM {condition} ORDER BY created DESC, seq DESC LIMIT -1)",
-            bound,
+            "(SELECT id FROM {} ORDER BY created DESC, seq DESC LIMIT -1)"
         )
-        return PackedIds(joined or "")
+        rows = self._read(column, values, statement)
+        return PackedIds(rows[0][0] or "")
 
     def changed_ns(self, column: str, values: Sequence[str], task_id: str) -> int | None:
         """Return when the task last changed, None if it does not belong to the group."""
-        condition, bound = self._condition(column, values)
         try:
-            rows = self._task_cache.database.rows(
-                f"SELECT changed FROM {condition} AND id = ?", (*bound, task_id)
-            )
+            rows = self._read(column, values, "SELECT changed FROM {} AND id = ?", task_id)
         except UnicodeEncodeError:  # the kernel's name of a file may not be UTF-8
             return None
         return int(rows[0][0]) if rows else None
 
-    def _condition(self, column: str, values: Sequence[str]) -> tuple[str, tuple[object, ...]]:
-        source, bound = self._task_cache.selection.source()
-        return f"{source} WHERE {column} IN ({placeholders(values)})", (*bound, *values)
+    def _read(
+        self, column: str, values: Sequence[str], statement: str, *more: str
+    ) -> list[tuple[Any, ...]]:
+        """Return the rows of *statement*, whose `{}` stands for the tasks of the group."""
+
+        def query() -> list[tuple[Any, ...]]:
+            source, bound = self._task_cache.selection.source()
+            condition = f"{source} WHERE {column} IN ({placeholders(values)})"
+            return self._task_cache.database.rows(
+                statement.format(condition), (*bound, *values, *more)
+            )
+
+        return self._task_cache.read(query)
 
 
 def _values_statement(column: str, selection: Selection) -> tuple[str, tuple[Any, ...]]:

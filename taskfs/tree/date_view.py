@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence, Set
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from taskfs.errors import NotFound
 from taskfs.model import Task
@@ -89,10 +89,7 @@ class DateNames:
 
     def shared_beginnings(self) -> Set[str]:
         """Return the beginnings of ids that several tasks share: their names may be equal."""
-        source, values = self._task_cache.selection.source()
-        rows = self._task_cache.database.rows(
-            f"SELECT {_BEGINNING} FROM {source} GROUP BY 1 HAVING count(*) > 1", values
-        )
+        rows = self._read(f"SELECT {_BEGINNING} FROM {{}} GROUP BY 1 HAVING count(*) > 1", ())
         return {beginning for (beginning,) in rows}
 
     def names(self, ids: Sequence[str], shared: Set[str]) -> list[str]:
@@ -106,7 +103,6 @@ class DateNames:
 
     def find(self, name: str) -> _Row | None:
         """Return the row of the task whose link has this *name*."""
-        self._task_cache.refresh()
         for minute_ns in _minutes_of(name):
             for row in self._created_in(minute_ns, name):
                 if self._name_among_equals(row) == name:
@@ -126,13 +122,20 @@ class DateNames:
         return self._select(where, (minute_ns, minute_ns + _MINUTE_NS, name))
 
     def _select(self, where: str, values: Sequence[object]) -> list[_Row]:
-        source, bound = self._task_cache.selection.source()
-        statement = f"SELECT {_COLUMNS} FROM {source} WHERE {where} ORDER BY created DESC, seq DESC"
+        statement = f"SELECT {_COLUMNS} FROM {{}} WHERE {where} ORDER BY created DESC, seq DESC"
         try:
-            rows = self._task_cache.database.rows(statement, (*bound, *values))
+            return [_Row(*row) for row in self._read(statement, values)]
         except UnicodeEncodeError:  # the kernel's name of a file may not be UTF-8
             return []
-        return [_Row(*row) for row in rows]
+
+    def _read(self, statement: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
+        """Return the rows of *statement*, whose `{}` stands for the listed tasks."""
+
+        def query() -> list[tuple[Any, ...]]:
+            source, bound = self._task_cache.selection.source()
+            return self._task_cache.database.rows(statement.format(source), (*bound, *values))
+
+        return self._task_cache.read(query)
 
 
 def _minutes_of(name: str) -> list[int]:

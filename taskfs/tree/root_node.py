@@ -34,8 +34,12 @@ class RootNode(Directory):
         self._known_attrs = KnownAttrs(self._finished_attrs)
 
     def attrs(self) -> Attrs:
-        newest_ns = self._context.task_cache.newest_ns() or self._context.began_ns
+        newest_ns = self._newest_ns() or self._context.began_ns
         return Attrs(DIRECTORY_MODE, inode(""), mtime_ns=newest_ns, ctime_ns=newest_ns)
+
+    def _newest_ns(self) -> int:
+        task_cache = self._context.task_cache
+        return task_cache.database.newest_ns(task_cache.selection)
 
     def lookup(self, name: str) -> Node:
         if name.startswith("."):
@@ -70,7 +74,7 @@ class RootNode(Directory):
         ids = self._context.task_cache.ids()
         if not ids:
             raise NotFound("there are no tasks")
-        return Link(LATEST, ids[0], self._context.task_cache.newest_ns())
+        return Link(LATEST, ids[0], self._newest_ns())
 
     def known_attrs(self, name: str) -> Attrs | None:
         return self._known_attrs.get(name)

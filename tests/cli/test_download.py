@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tests.cli.conftest import Command, eventually, interrupt
 from tests.fake_api import FakeCloud
 from tests.faults.scenarios import NO_SUCH_KEY
 from tests.file_systems import assert_same
+from tests.outputs import LONG_AGO
 
 OUTPUTS = {
     "stdout.txt": b"hello\n" * 1000,
@@ -37,6 +39,25 @@ def store_bytes(cloud: FakeCloud) -> int:
 @pytest.fixture
 def task(cloud: FakeCloud) -> str:
     return cloud.add_task(outputs=OUTPUTS, inputs={"config.json": b"{}", "mesh/m.obj": b"o"})
+
+
+def test_many_tasks_cost_few_requests_of_the_api(taskfs: Command, cloud: FakeCloud) -> None:
+    """R-35, C-21: One request signs the URLs of many archives."""
+    add = partial(cloud.add_task, end_time=LONG_AGO)
+    tasks = [add(outputs={"a": b"%d" % number}) for number in range(40)]
+    cloud.clear_requests()
+    done = taskfs("download", *tasks)
+    assert (done.returncode, done.stderr) == (0, "")
+    for number, task in enumerate(tasks):
+        assert tree(taskfs.cwd / "inductiva_output" / task) == {"a": b"%d" % number}
+    assert sum(record.side == "api" for record in cloud.requests) == 3
+    gone = tasks[7]
+    cloud.remove_object(f"{gone}/output.zip")
+    cloud.clear_requests()
+    done = taskfs("download", "--project", "default", INDUCTIVA_OUTPUT_DIR="again")
+    assert done.stderr.count("skipped: ") == 1 and gone in done.stderr
+    assert len(os.listdir(taskfs.cwd / "again")) == 39
+    assert sum(record.side == "api" for record in cloud.requests) <= 5
 
 
 class TestWhere:

@@ -1,5 +1,6 @@
 """`taskfs.tasks.account_listing`: what a refresh of a large account requests."""
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from taskfs.support.interruptible_wait import Waiter
 from taskfs.tasks.accounts import open_database
 from taskfs.tasks.task_cache import TaskCache
 from taskfs.tasks.task_filter import TaskFilter
+from taskfs.tasks.task_groups import TaskGroups
 from tests.unit.fakes import Clock, FakeAPI, task_cache_of, task_of
 
 URL = "https://api.example"
@@ -363,6 +365,28 @@ def test_two_mounts_of_an_account(api: FakeAPI, clock: Clock, tmp_path: Path) ->
         two.get(name_of(1000))
     one.close()
     two.close()
+
+
+def test_a_database_that_is_lost_under_a_mount(api: FakeAPI, clock: Clock, tmp_path: Path) -> None:
+    """O-17, F-15: A query that meets the loss shows neither an empty root nor an empty view."""
+    cache = stored_cache(api, clock, tmp_path)
+    groups = TaskGroups(cache)
+    (path,) = (tmp_path / "tasks").glob("*.db")
+    queries: list[Callable[[], object]] = [
+        lambda: len(cache.ids()),
+        lambda: len(groups.ids("status", ["success", "started"])),
+        lambda: groups.changed_ns("status", ["success"], name_of(1000)),
+        lambda: len(groups.values("status")),
+    ]
+    for query in queries:
+        cache.ids()
+        api.add(numbered(len(api.tasks)))  # so that no query is answered from memory
+        clock.tick(10)
+        cache.refresh()
+        os.truncate(path, 0)
+        assert query()
+        assert cache.ids() == tuple(api.tasks)
+    cache.close()
 
 
 def test_a_lost_database_is_read_again(api: FakeAPI, clock: Clock, tmp_path: Path) -> None:
