@@ -173,7 +173,7 @@ class TaskCache:
         return self.read(self.known_ids)
 
     def read(self, query: Callable[[], T]) -> T:
-        """Return what *query* reads of the current listing, also if the database is lost meanwhile."""
+        """Return what *query* reads of the current listing, also if the database gets lost."""
         for _ in range(MAX_LOSSES):
             self.refresh()
             result = query()
