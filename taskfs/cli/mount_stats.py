@@ -105,6 +105,7 @@ METRICS: Final[Mapping[str, Metric]] = {
     "store_retries": Metric("counter", "Repeated requests to the object store."),
     "store_bytes": Metric("counter", "Bytes received from the object store."),
     "served_bytes": Metric("counter", "Bytes of archives that readers received."),
+    "operations": Metric("counter", "Operations that the kernel asked for."),
     "block_hits": Metric("counter", "Blocks found in memory or in the disk cache."),
     "block_misses": Metric("counter", "Blocks fetched from the object store."),
     "disk_hits": Metric("counter", "Blocks found in the disk cache."),

@@ -5,6 +5,7 @@ import os
 import stat
 from typing import Final, NamedTuple
 
+from taskfs.tree.lifetime import Lifetime
 from taskfs.tree.nodes import Attrs
 
 # Files have one name, and directories do not count their subdirectories: that would cost a listing
@@ -27,7 +28,7 @@ class FileAttributes(NamedTuple):
     uid: int
     gid: int
     block_size: int
-    is_volatile: bool = False
+    lifetime: Lifetime = Lifetime.TIMEOUT
 
 
 class DepartedAttributes(FileAttributes):
@@ -64,9 +65,9 @@ class AttributePolicy:
         mode = self._override(attrs.mode) if self._has_modes else attrs.mode
         if self._umask and not stat.S_ISLNK(mode):
             mode &= ~self._umask
-        ino, size, mtime_ns, ctime_ns, blocks, is_volatile = attrs[1:]
+        ino, size, mtime_ns, ctime_ns, blocks, lifetime = attrs[1:]
         times = mtime_ns, ctime_ns
-        return FileAttributes(mode, ino, size, *times, blocks, *self._shared, is_volatile)
+        return FileAttributes(mode, ino, size, *times, blocks, *self._shared, lifetime)
 
     def _override(self, mode: int) -> int:
         """Return *mode* with the permission bits that the mount's options give."""

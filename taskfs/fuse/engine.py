@@ -6,8 +6,9 @@ sends the answers. There are two: `kernel.engine` speaks the protocol of /dev/fu
 interface, so both engines show the same files.
 
 What only the kernel engine can do is optional, and asked for by it alone: it pushes pages of
-handles that are `PushableHandle`s, and sends the attributes and the lifetime that a
-`DirectoryListing` knows.
+handles that are `PushableHandle`s, sends the attributes and the lifetime that a `DirectoryListing`
+knows, and lets the kernel keep what belongs to one version of an archive
+(`TaskOperations.keep_versions`).
 """
 
 from collections.abc import Callable
@@ -23,7 +24,7 @@ class MountOptions(NamedTuple):
     """The options of one mount, for any engine.
 
     *attr_timeout_s* bounds how long the kernel keeps names and attributes. *has_volatile* says that
-    there are files whose attributes it must not keep (`Attrs.is_volatile`). With *allow_root*, root
+    there are files whose attributes it must not keep (`Lifetime.NONE`). With *allow_root*, root
     and the user that mounted are served, and no other user.
     """
 

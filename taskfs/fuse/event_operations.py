@@ -76,7 +76,7 @@ class EventOperations(TaskOperations):
     """
 
     def __init__(self, tree: Tree, policy: AttributePolicy, calling_pid: Callable[[], int]) -> None:
-        super().__init__(tree, policy)
+        super().__init__(tree, policy, tree.context.stats)
         self._applied = policy.apply
         self._calling_pid = calling_pid
         self._helper_pid = 0

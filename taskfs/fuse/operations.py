@@ -14,9 +14,11 @@ from taskfs.errors import NoAttribute, ReadOnly, TaskFSError
 from taskfs.fuse.attributes import AttributePolicy, FileAttributes
 from taskfs.support.buffers import Buffer
 from taskfs.support.redaction import redact
+from taskfs.support.stats import Stats
 from taskfs.tree.handles import PushableHandle
+from taskfs.tree.lifetime import Lifetime
 from taskfs.tree.nodes import AttributedEntries, Attrs, Entry
-from taskfs.tree.page_cache import PageCacheMode
+from taskfs.tree.page_cache import Invalidate, PageCacheMode
 from taskfs.tree.tree import Tree
 
 log = logging.getLogger(__name__)
@@ -54,13 +56,13 @@ class DirectoryListing(NamedTuple):
     """The entries of a directory.
 
     The rest is for an engine that sends attributes with a listing: `attributed` yields the entries
-    from a position on with those attributes that cost no request, and `attr_lifetime_s` returns for
-    how many seconds the kernel may keep them.
+    from a position on with those attributes that cost no request, and `lifetime` returns for how
+    long the kernel may keep them.
     """
 
     entries: Sequence[Entry]
     attributed: Callable[[int], Iterator[tuple[Entry, FileAttributes | None]]]
-    attr_lifetime_s: Callable[[], float]
+    lifetime: Callable[[], Lifetime]
 
 
 # Programs provoke these all the time; they are no failures, and logged at the debug level.
@@ -73,11 +75,15 @@ class TaskOperations:
     """The operations on one mounted tree, with the attributes that *policy* adds.
 
     Safe for concurrent use, as the tree is: it holds no lock and changes nothing of its own.
+    *stats* counts the operations.
     """
 
-    def __init__(self, tree: Tree, policy: AttributePolicy | None = None) -> None:
+    def __init__(
+        self, tree: Tree, policy: AttributePolicy | None = None, stats: Stats | None = None
+    ) -> None:
         self._tree = tree
         self._policy = policy or AttributePolicy()
+        self._stats = stats or Stats()
 
     def __call__(self, op: str, path: str, *args: Any) -> Any:
         """Serve the request *op*, and turn every exception into an OSError with an errno.
@@ -85,6 +91,7 @@ class TaskOperations:
         Raises:
             OSError: the request failed; the log has the reason, once.
         """
+        self._stats.add("operations")
         is_debugging = log.isEnabledFor(logging.DEBUG)
         began_s = time.monotonic() if is_debugging else 0.0
         try:
@@ -103,12 +110,29 @@ class TaskOperations:
             log.exception("%s %s: unexpected error", op, _shown(path))
             raise OSError(errno.EIO, "unexpected error") from exc
 
+    def keep_versions(self, invalidate: Invalidate) -> None:
+        """Let the kernel keep what belongs to one version of an archive: see `PageCache`."""
+        self._tree.context.page_cache.keep_versions(invalidate)
+
+    def is_loaded_directory(self, path: str) -> bool:
+        """Whether an archive that is loaded has a directory at *path*; do not wait."""
+        return self._tree.is_loaded_directory(path)
+
+    @property
+    def changes(self) -> int:
+        """A number that grows when a version of an archive comes or goes."""
+        return self._tree.context.page_cache.changes
+
     def getattr(self, path: str) -> FileAttributes:
         return self._policy.apply(self._tree.attrs(path))
 
-    def opendir(self, path: str) -> None:
-        """Raise NotFound if there is nothing at *path*."""
-        self._tree.resolve(path)
+    def opendir(self, path: str) -> object:
+        """Return what identifies the names at *path*, as `Node.contents` does.
+
+        Raises:
+            NotFound: there is nothing at *path*.
+        """
+        return self._tree.resolve(path).contents()
 
     def readdir(self, path: str) -> DirectoryListing:
         node = self._tree.resolve(path)
@@ -125,7 +149,7 @@ class TaskOperations:
             for entry, attrs in pairs:
                 yield entry, None if attrs is None else self._policy.apply(attrs)
 
-        return DirectoryListing(entries, attributed, node.attr_lifetime_s)
+        return DirectoryListing(entries, attributed, node.lifetime)
 
     def readlink(self, path: str) -> str:
         return self._tree.resolve(path).target()

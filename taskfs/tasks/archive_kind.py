@@ -23,6 +23,11 @@ class ArchiveKind(enum.Enum):
         """The prefix of the members that the file system shows."""
         return "artifacts/" if self is ArchiveKind.OUTPUT else "sim_dir/"
 
+    @property
+    def directory(self) -> str:
+        """The name of the directory in a task's that shows the archive."""
+        return f"{self.value}s"
+
     def path(self, task: Task) -> str | None:
         """Return the archive's path in the store, or None if the record has none."""
         return task.output_path if self is ArchiveKind.OUTPUT else task.input_path
@@ -48,6 +53,11 @@ class ArchiveKey(NamedTuple):
 
     task_id: str
     kind: ArchiveKind
+
+    @property
+    def directory(self) -> str:
+        """The path of the directory that shows the archive."""
+        return f"{self.task_id}/{self.kind.directory}"
 
 
 def remaining_grace_s(task: Task, kind: ArchiveKind, clock_offset_s: float | None = None) -> float:

@@ -43,6 +43,10 @@ class ArchiveObserver(Protocol):
         """Note that *version* was loaded and is in use from now on."""
         ...
 
+    def note_dropped(self, key: ArchiveKey) -> None:
+        """Note that the archive is not in use any more, because it may have changed."""
+        ...
+
     def has_open_files(self, key: ArchiveKey) -> bool:
         """Whether files of any version of the archive are open."""
         ...
@@ -147,6 +151,20 @@ class ArchiveRegistry:
         except NotFound:
             return None
 
+    def peek(self, task: Task, kind: ArchiveKind) -> Archive | None:
+        """Return the archive if it is loaded and can be shown; do not wait."""
+        with self._lock:
+            slot = self._slots.get(ArchiveKey(task.id, kind))
+            if slot is None or slot.identity != (kind.path(task), kind.identity(task)):
+                return None
+            archive = slot.archive
+        return archive if archive is not None and archive.index_error is None else None
+
+    def is_current(self, key: ArchiveKey, archive: Archive) -> bool:
+        """Whether *archive* is the one in use."""
+        slot = self._slots.get(key)
+        return slot is not None and slot.archive is archive
+
     def prefetch(self, tasks: Iterable[Task], kind: ArchiveKind) -> None:
         """Load the archives of finished tasks that are neither loaded nor known to be absent, in
         the background; one request signs the URLs of all."""
@@ -193,13 +211,15 @@ class ArchiveRegistry:
             if slot.archive is archive:
                 slot.archive = None
                 self.epoch += 1
+                self._observer.note_dropped(key)
 
     def forget(self) -> None:
         """Have every archive loaded again; open files keep the version they have."""
         with self._lock:
             self._running_forgets += 1
-            for slot in self._slots.values():
+            for key, slot in self._slots.items():
                 slot.expire()
+                self._observer.note_dropped(key)
             self.epoch += 1
         try:
             if self._resources.disk is not None:
@@ -220,6 +240,7 @@ class ArchiveRegistry:
             slot.identity = identity
             slot.expire()
             self.epoch += 1
+            self._observer.note_dropped(ArchiveKey(task.id, kind))
 
     def _start_load(
         self,
@@ -269,6 +290,7 @@ class ArchiveRegistry:
                 slot.load = None
                 if is_absent:
                     slot.archive = None
+                    self._observer.note_dropped(ArchiveKey(load.task.id, load.kind))
                     # The kernel keeps its answer for attr_timeout_s more.
                     slot.absent_until_s = self._clock() + ABSENT_TTL_S - self._attr_timeout_s
                 if archive is not None and not _is_still_unreadable(archive, slot.archive):

@@ -10,6 +10,7 @@ from taskfs.archive.member import Member
 from taskfs.model import Task
 from taskfs.tasks.archive_kind import ArchiveKey
 from taskfs.tasks.archives import ArchiveRegistry
+from taskfs.tree.lifetime import Lifetime
 from taskfs.tree.nodes import (
     DIRECTORY_MODE,
     FILE_MODE,
@@ -38,6 +39,13 @@ class Origin(NamedTuple):
     def is_current(self) -> bool:
         """Whether no archive was loaded or dropped since."""
         return self.epoch == self.archives.epoch
+
+    def lifetime(self) -> Lifetime:
+        """Return for how long the kernel may keep what the archive says."""
+        is_final = self.key.kind.identity(self.task) is not None
+        if not is_final or not self.archives.is_current(self.key, self.archive):
+            return Lifetime.TIMEOUT
+        return self.page_cache.lifetime(self.key, self.archive.version)
 
 
 class ArchiveEntries(AttributedEntries):
@@ -106,7 +114,7 @@ class ArchiveEntries(AttributedEntries):
 def folder_attrs(ino: int, mtime_ns: int | None, origin: Origin) -> Attrs:
     """Return the attributes of a directory whose time is *mtime_ns*."""
     time_ns = origin.task.last_change_ns if mtime_ns is None else mtime_ns
-    return Attrs(DIRECTORY_MODE, ino, mtime_ns=time_ns, ctime_ns=time_ns)
+    return Attrs(DIRECTORY_MODE, ino, 0, time_ns, time_ns, 0, origin.lifetime())
 
 
 def member_attrs(path: str, member: Member | ChildRow, ino: int, origin: Origin) -> Attrs:
@@ -120,4 +128,5 @@ def member_attrs(path: str, member: Member | ChildRow, ino: int, origin: Origin)
         mtime_ns,
         # `tar -S` stores a file with bytes but without blocks as zeros.
         blocks_of(member.compressed_size) or (1 if size else 0),
+        origin.lifetime(),
     )

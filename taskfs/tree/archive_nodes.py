@@ -14,6 +14,7 @@ from taskfs.tasks.archives import ArchiveRegistry
 from taskfs.tree.archive_handles import MemberHandle
 from taskfs.tree.archive_listing import ArchiveEntries, Origin, folder_attrs, member_attrs
 from taskfs.tree.handles import Handle
+from taskfs.tree.lifetime import Lifetime
 from taskfs.tree.nodes import (
     DIRECTORY_MODE,
     Attrs,
@@ -57,7 +58,9 @@ class ArchiveRootNode(Directory):
         archive = self._archives.get(self._task, self._kind, raw=True)
         # An archive whose files cannot be shown fails when it is listed. The task stays visible.
         if archive is not None and archive.index_error is None:
-            return self._directory_of(archive, epoch).attrs()
+            # The kernel asks for it as for other directories, so a change of the record is seen.
+            attrs = self._directory_of(archive, epoch).attrs()
+            return attrs._replace(lifetime=Lifetime.TIMEOUT)
         mtime_ns = self._task.last_change_ns
         return Attrs(DIRECTORY_MODE, inode(self.path), mtime_ns=mtime_ns, ctime_ns=mtime_ns)
 
@@ -89,8 +92,13 @@ class ArchiveRootNode(Directory):
         root = self._listed = self.directory()
         return [] if root is None else root.children()
 
-    def attr_lifetime_s(self) -> float:
-        return self._listed.attr_lifetime_s() if self._listed is not None else 0.0
+    def lifetime(self) -> Lifetime:
+        return self._listed.lifetime() if self._listed is not None else Lifetime.TIMEOUT
+
+    def contents(self) -> object:
+        epoch = self._archives.epoch
+        archive = self._archives.peek(self._task, self._kind)
+        return None if archive is None else self._directory_of(archive, epoch).contents()
 
 
 class ArchiveRange(NamedTuple):
@@ -137,9 +145,12 @@ class ArchiveDirectoryNode(Directory):
             raise NotFound(f"there is no {self.path}/{name}")
         return child
 
-    def attr_lifetime_s(self) -> float:
-        count = self._read(lambda folder: len(folder.children))
-        return self._origin.page_cache.attr_lifetime(self._origin.key, count)
+    def lifetime(self) -> Lifetime:
+        return self._origin.lifetime()
+
+    def contents(self) -> object:
+        is_kept = self._origin.lifetime() is Lifetime.VERSION
+        return (self._origin.key, self._origin.archive.version) if is_kept else None
 
     def children(self) -> Iterable[Entry]:
         count = self._read(lambda folder: len(folder.children))

@@ -30,6 +30,7 @@ COUNTERS: Final = (
     "store_retries",
     "store_bytes",
     "served_bytes",
+    "operations",
     "block_hits",
     "block_misses",
     "disk_hits",

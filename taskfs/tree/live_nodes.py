@@ -17,6 +17,7 @@ from taskfs.tasks.live_tasks import LiveTasks
 from taskfs.tree.archive_nodes import ArchiveRootNode
 from taskfs.tree.context import TreeContext
 from taskfs.tree.handles import Handle
+from taskfs.tree.lifetime import Lifetime
 from taskfs.tree.live_handle import LiveFileHandle, SnapshotHandle
 from taskfs.tree.nodes import (
     DIRECTORY_MODE,
@@ -60,7 +61,8 @@ class _LiveNode(Node):
         began_ns = self._task.computation_start_ns or self._task.last_change_ns
         # The hole before the end of a large file has no blocks.
         blocks = blocks_of(size - HOLE_BYTES if size > HOLE_BYTES else size)
-        return Attrs(mode, inode(self.path), size, began_ns, began_ns, blocks, is_volatile=True)
+        times = began_ns, began_ns
+        return Attrs(mode, inode(self.path), size, *times, blocks, Lifetime.NONE)
 
 
 class LiveDirectoryNode(_LiveNode, Directory):

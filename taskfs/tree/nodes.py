@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from taskfs.errors import IsADirectory, NoAttribute, NotADirectory, NotFound, ReadOnly
 from taskfs.tree.handles import Handle
+from taskfs.tree.lifetime import Lifetime
 
 # Programs that hold numbers as doubles (Node, JSON tools) keep integers of this many bits exact.
 INODE_BITS: Final = 53
@@ -25,10 +26,7 @@ LINK_MODE: Final = stat.S_IFLNK | 0o777
 
 
 class Attrs(NamedTuple):
-    """The attributes of a node for stat(2); sizes in bytes, `blocks` in units of 512 bytes.
-
-    The kernel must not keep attributes that are *is_volatile*: it asks for them each time.
-    """
+    """The attributes of a node for stat(2); sizes in bytes, `blocks` in units of 512 bytes."""
 
     mode: int
     ino: int
@@ -36,7 +34,7 @@ class Attrs(NamedTuple):
     mtime_ns: int = 0
     ctime_ns: int = 0
     blocks: int = 0
-    is_volatile: bool = False
+    lifetime: Lifetime = Lifetime.TIMEOUT
 
 
 class Entry(NamedTuple):
@@ -118,10 +116,16 @@ class Node:
         """
         return None
 
-    def attr_lifetime_s(self) -> float:
-        """Return for how many seconds the kernel may keep the attributes of a listing that it reads
-        now; 0 for the attr timeout."""
-        return 0.0
+    def lifetime(self) -> Lifetime:
+        """Return for how long the kernel may keep a listing that it reads now."""
+        return Lifetime.TIMEOUT
+
+    def contents(self) -> object:
+        """Return what identifies the names in the directory as they are now; None if it may change.
+
+        The kernel may keep a listing as long as this stays equal.
+        """
+        return None
 
     @property
     def etag(self) -> str:

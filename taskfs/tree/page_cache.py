@@ -10,18 +10,20 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, NamedTuple
 
 from taskfs.model import ObjectVersion
 from taskfs.support.clock import age_clock
 from taskfs.tasks.archive_kind import ArchiveKey
+from taskfs.tree.lifetime import Lifetime
 
-# Walking 1,000 names takes about one attr timeout, so the lifetime of attributes grows by one for
-# each 1,000 names of a listing.
-NAMES_PER_ATTR_TIMEOUT: Final = 1000
-MAX_ATTR_LIFETIME_S: Final = 60.0
 # Seconds that a reply to the kernel may take: it counts the lifetime of attributes from then on.
 REPLY_S: Final = 0.5
+
+
+# Has the kernel drop what it keeps beneath the directory at a path, then calls the function.
+Invalidate = Callable[[str, Callable[[], None]], None]
 
 
 class PageCacheMode(enum.Enum):
@@ -48,9 +50,9 @@ class _Pages:
 
     version: ObjectVersion | None = None  # that was loaded last
     generation: int = 0  # how many times the version changed
-    attrs_expire_s: float = float("-inf")  # the kernel may use attributes of listings until then
     # From then on the kernel has no attributes of an older version.
     attrs_settled_s: float = float("-inf")
+    is_kept: bool = False  # the kernel may have attributes that do not expire
     # Paths whose pages all belong to the archive that was loaded last; None: all paths.
     fresh_paths: set[str] | None = None
     damaged_paths: set[str] = field(default_factory=set)  # paths whose pages may be wrong
@@ -58,9 +60,14 @@ class _Pages:
 
 
 class PageCache:
-    """The kernel's pages of all archives. Safe for concurrent use: the lock guards the table."""
+    """The kernel's pages of all archives. Safe for concurrent use: the lock guards the table.
+
+    `changes` counts the versions that came or went.
+    """
 
     def __init__(self, attr_timeout_s: float, clock: Callable[[], float] = age_clock) -> None:
+        self.changes = 0
+        self._invalidate: Invalidate | None = None
         self._attr_timeout_s = attr_timeout_s
         self._clock = clock
         self._lock = threading.Lock()
@@ -79,9 +86,39 @@ class PageCache:
                 pages.fresh_paths = set()
                 if pages.version != version:
                     pages.generation += 1
-                    expiry_s = max(pages.attrs_expire_s, self._clock() + self._attr_timeout_s)
-                    pages.attrs_settled_s = expiry_s + REPLY_S
+                    pages.attrs_settled_s = self._clock() + self._attr_timeout_s + REPLY_S
+                    if self._tell_kernel(
+                        key, pages, partial(self._settle, pages, pages.generation)
+                    ):
+                        pages.attrs_settled_s = float("inf")
             pages.version = version
+
+    def note_dropped(self, key: ArchiveKey) -> None:
+        """Note that the archive is not in use any more: the kernel must ask again."""
+        with self._lock:
+            pages = self._archives.get(key)
+            if pages is not None:
+                self._tell_kernel(key, pages, lambda: None)
+
+    def keep_versions(self, invalidate: Invalidate) -> None:
+        """Let the kernel keep the attributes and listings of each version.
+
+        When they have changed, *invalidate* is called. It must not wait.
+        """
+        self._invalidate = invalidate
+
+    def lifetime(self, key: ArchiveKey, version: ObjectVersion) -> Lifetime:
+        """Return for how long the kernel may keep attributes and listings of *version*."""
+        if self._invalidate is None or not self._attr_timeout_s:
+            return Lifetime.TIMEOUT
+        pages = self._archives.get(key)
+        if pages is None or pages.version != version:
+            return Lifetime.TIMEOUT
+        # While an older version is open, sizes depend on it: see `reported_size`.
+        if pages.generation and (pages.opened or self._clock() < pages.attrs_settled_s):
+            return Lifetime.TIMEOUT
+        pages.is_kept = True
+        return Lifetime.VERSION
 
     def has_open_files(self, key: ArchiveKey) -> bool:
         """Whether files of any version of the archive are open."""
@@ -130,17 +167,24 @@ class PageCache:
             older = [s for (p, g, s) in pages.opened if p == path and g < pages.generation]
         return max([size, *older])
 
-    def attr_lifetime(self, key: ArchiveKey, count: int) -> float:
-        """Return the seconds for which the kernel may keep the attributes of a listing of *count*
-        members, so that a walk over them causes no further requests.
+    def _tell_kernel(self, key: ArchiveKey, pages: _Pages, done: Callable[[], None]) -> bool:
+        """Have the kernel drop what it keeps, then call *done*; return whether it keeps anything.
+
+        Needs the lock.
         """
-        timeout_s = self._attr_timeout_s
-        scaled_s = timeout_s * (1 + count / NAMES_PER_ATTR_TIMEOUT)
-        lifetime_s = min(scaled_s, max(timeout_s, MAX_ATTR_LIFETIME_S))
+        self.changes += 1
+        if not pages.is_kept or self._invalidate is None:
+            return False
+        pages.is_kept = False
+        self._invalidate(key.directory, done)
+        return True
+
+    def _settle(self, pages: _Pages, generation: int) -> None:
+        """Note that the kernel has no attributes that are older than *generation*, but for those in
+        answers on their way."""
         with self._lock:
-            pages = self._pages(key)
-            pages.attrs_expire_s = max(pages.attrs_expire_s, self._clock() + lifetime_s)
-        return lifetime_s
+            if pages.generation == generation:
+                pages.attrs_settled_s = self._clock() + self._attr_timeout_s + REPLY_S
 
     def _pages(self, key: ArchiveKey) -> _Pages:
         return self._archives.setdefault(key, _Pages())

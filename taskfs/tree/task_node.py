@@ -20,7 +20,7 @@ from taskfs.tree.text_files import TEXT_FILES, TaskView, TextFile
 from taskfs.tree.text_node import TextNode
 
 _TEXTS: Final = {file.name: file for file in TEXT_FILES}
-_DIRECTORIES: Final = {"outputs": ArchiveKind.OUTPUT, "inputs": ArchiveKind.INPUT}
+DIRECTORIES: Final = {kind.directory: kind for kind in ArchiveKind}
 _RAW: Final = {"output.zip": ArchiveKind.OUTPUT, "input.zip": ArchiveKind.INPUT}
 KILL: Final = "kill"
 
@@ -51,7 +51,7 @@ class TaskNode(MetadataAttributes, Directory):
         if name == KILL:
             return KillNode(path, self._cached, self._context)
         task, archives = self._cached.task, self._context.archives
-        if (kind := _DIRECTORIES.get(name)) is not None:
+        if (kind := DIRECTORIES.get(name)) is not None:
             return ArchiveRootNode(path, task, kind, archives, self._context.page_cache)
         if name == LIVE and self._context.live is not None:
             return LiveDirectoryNode(path, b"", task, self._context.live, self._context)
@@ -65,7 +65,7 @@ class TaskNode(MetadataAttributes, Directory):
     def children(self) -> Iterable[Entry]:
         files = [self.entry(name, FILE_MODE) for name in (*_TEXTS, KILL)]
         live = (LIVE,) if is_live_listed(self._cached.task, self._context) else ()
-        return [*files, *(self.entry(name, DIRECTORY_MODE) for name in (*_DIRECTORIES, *live))]
+        return [*files, *(self.entry(name, DIRECTORY_MODE) for name in (*DIRECTORIES, *live))]
 
     def _render(self, file: TextFile) -> Text:
         # Looked up again: the node may be older than the text that is rendered now.

@@ -6,11 +6,13 @@ A name that cannot exist causes no request.
 import time
 from typing import Final
 
+from taskfs.archive.index import Folder
 from taskfs.tree.archive_nodes import ArchiveDirectoryNode, ArchiveRootNode
 from taskfs.tree.context import TreeContext
 from taskfs.tree.handle_table import HandleTable
 from taskfs.tree.nodes import Attrs, Node
 from taskfs.tree.root_node import RootNode
+from taskfs.tree.task_node import DIRECTORIES
 
 MAX_DIRECTORIES: Final = 256
 DIRECTORY_TTL_S: Final = 1.0  # the default attr timeout of the kernel
@@ -59,6 +61,17 @@ class Tree:
             if directory is not None and last
             else self.resolve(path).attrs()
         )
+
+    def is_loaded_directory(self, path: str) -> bool:
+        """Whether an archive that is loaded has a directory at *path*; do not wait."""
+        task_id, _, rest = path.strip("/").partition("/")
+        shown, _, inner = rest.partition("/")
+        cached = self.context.task_cache.get_cached(task_id)
+        kind = DIRECTORIES.get(shown)
+        if cached is None or kind is None:
+            return False
+        archive = self.context.archives.peek(cached.task, kind)
+        return archive is not None and isinstance(archive.index.lookup(inner), Folder)
 
     def _directory(self, path: str) -> ArchiveDirectoryNode | None:
         """Return the directory of an archive at *path* if it was resolved just now."""

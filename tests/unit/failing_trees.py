@@ -5,6 +5,7 @@ import requests
 from taskfs import errors
 from taskfs.errors import TaskFSError
 from taskfs.tree.handle_table import HandleTable
+from taskfs.tree.lifetime import Lifetime
 from taskfs.tree.nodes import Attrs, Directory, Entry, Node
 
 TRANSPORT_ERRORS = (
@@ -54,10 +55,15 @@ class Folder(Directory):
     def known_attrs(self, name: str) -> Attrs | None:
         return Attrs(0o100644, 5, 9) if name == "a" else None
 
-    def attr_lifetime_s(self) -> float:
-        return 7.25 if self.path else 0.5
+    def lifetime(self) -> Lifetime:
+        return Lifetime.VERSION if self.path else Lifetime.TIMEOUT
+
+
+class File(Node):
+    def attrs(self) -> Attrs:
+        return Attrs(0o100644, 5, 9)
 
 
 class Folders(Failing):
     def resolve(self, path: str) -> Node:
-        return Folder(path)
+        return File(path) if path == "/a" else Folder(path)

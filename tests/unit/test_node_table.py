@@ -106,3 +106,36 @@ def test_a_name_takes_few_bytes() -> None:
         assert tracemalloc.get_traced_memory()[0] < 100_000 * 64
     finally:
         tracemalloc.stop()
+
+
+def test_the_nodes_beneath_a_path_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """F-10: The nodes beneath a directory are found, with the directory itself, whatever the order
+    in which the kernel looked them up."""
+    monkeypatch.setattr(node_table, "BATCH", 3)
+    table = NodeTable()
+    spare = table.add_lookup(ROOT_ID, b"spare")
+    task = table.add_lookup(ROOT_ID, b"task", is_directory=True)
+    other = table.add_lookup(task, b"inputs", is_directory=True)
+    outputs = table.add_lookup(task, b"outputs", is_directory=True)
+    table.forget(spare, 1)
+    folder = table.add_lookup(outputs, b"folder", is_directory=True)
+    assert folder < outputs
+    files = {table.add_lookup(folder, b"%d" % number) for number in range(20)}
+    table.add_lookup(other, b"file")
+    table.add_lookup(ROOT_ID, b"outputs")
+    found = {node.nodeid: node for node in table.beneath("task/outputs")}
+    assert set(found) == {outputs, folder, *files}
+    assert found[folder] == (folder, outputs, b"folder", True)
+    assert not any(found[nodeid].is_directory for nodeid in files)
+    assert [node.nodeid for node in table.beneath("task/nothing/there")] == []
+
+
+def test_a_file_that_becomes_a_directory_is_another_node() -> None:
+    """F-10: A path that was a file and is a directory has two nodes, and both are found."""
+    table = NodeTable()
+    file = table.add_lookup(ROOT_ID, b"a")
+    folder = table.add_lookup(ROOT_ID, b"a", is_directory=True)
+    assert file != folder and table.path(file) == table.path(folder) == "/a"
+    assert not table.is_directory(file) and table.is_directory(folder)
+    assert table.add_lookup(ROOT_ID, b"a", is_directory=True) == folder
+    assert {node.nodeid for node in table.beneath("a")} == {file, folder}

@@ -1,9 +1,12 @@
 """`taskfs.tree.page_cache`: what the kernel may keep of the versions of an archive."""
 
+from collections.abc import Callable
+
 import pytest
 
 from taskfs.model import ObjectVersion
 from taskfs.tasks.archive_kind import ArchiveKey, ArchiveKind
+from taskfs.tree.lifetime import Lifetime
 from taskfs.tree.page_cache import PageCache, PageCacheMode
 from tests.unit.fakes import Clock
 
@@ -64,18 +67,86 @@ def test_until_the_kernel_has_asked_again_nothing_is_cached(
     assert open_once(page_cache, NEW) is DROP
 
 
-@pytest.mark.parametrize(("count", "lifetime_s"), [(0, 1), (500, 1.5), (20_000, 21), (10**6, 60)])
-def test_the_attributes_of_a_long_listing_live_longer(
-    page_cache: PageCache, clock: Clock, count: int, lifetime_s: float
-) -> None:
-    """F-10, F-9: The attributes of a long listing live longer, and until they expire nothing of a
-    new version is cached."""
-    assert page_cache.attr_lifetime(ARCHIVE, count) == lifetime_s
+class Kernel:
+    """What was to be invalidated, and the functions to call then."""
+
+    def __init__(self, page_cache: PageCache) -> None:
+        self.asked: list[str] = []
+        self.waiting: list[Callable[[], None]] = []
+        page_cache.keep_versions(self._invalidate)
+
+    def _invalidate(self, path: str, done: Callable[[], None]) -> None:
+        self.asked.append(path)
+        self.waiting.append(done)
+
+
+def test_a_version_is_kept_until_another_one_is_loaded(page_cache: PageCache, clock: Clock) -> None:
+    """F-10, F-9: The kernel may keep what belongs to the version in use. When another one is
+    loaded, it is told, and until then, and for the answers on their way, nothing of the new one is
+    cached."""
+    assert page_cache.lifetime(ARCHIVE, OLD) is Lifetime.TIMEOUT
+    kernel = Kernel(page_cache)
+    assert page_cache.lifetime(ARCHIVE, OLD) is Lifetime.VERSION
+    assert page_cache.lifetime(ARCHIVE, NEW) is Lifetime.TIMEOUT
+    changes = page_cache.changes
+    page_cache.note_version(ARCHIVE, OLD)
+    assert kernel.asked == [] and page_cache.changes == changes
     page_cache.note_version(ARCHIVE, NEW)
-    clock.tick(lifetime_s + 0.4)
+    assert kernel.asked == ["t/outputs"] and page_cache.changes > changes
+    clock.tick(100)
+    assert open_once(page_cache, NEW) is DIRECT
+    assert page_cache.lifetime(ARCHIVE, NEW) is Lifetime.TIMEOUT
+    kernel.waiting[0]()
+    clock.tick(1.4)
     assert open_once(page_cache, NEW) is DIRECT
     clock.tick(0.2)
     assert open_once(page_cache, NEW) is DROP
+    assert page_cache.lifetime(ARCHIVE, NEW) is Lifetime.VERSION
+
+
+def test_a_version_that_was_never_kept_needs_no_message(
+    page_cache: PageCache, clock: Clock
+) -> None:
+    """F-10: The kernel is told only of what it may have kept."""
+    kernel = Kernel(page_cache)
+    page_cache.note_version(ARCHIVE, NEW)
+    page_cache.note_dropped(ARCHIVE)
+    assert kernel.asked == []
+    clock.tick(1.6)
+    assert open_once(page_cache, NEW) is DROP
+
+
+def test_an_archive_that_is_dropped_is_asked_for_again(page_cache: PageCache) -> None:
+    """F-10, N-21: After a refresh the kernel asks again; the same version is kept again."""
+    kernel = Kernel(page_cache)
+    assert page_cache.lifetime(ARCHIVE, OLD) is Lifetime.VERSION
+    page_cache.note_dropped(ARCHIVE)
+    page_cache.note_dropped(ARCHIVE)
+    assert kernel.asked == ["t/outputs"]
+    assert open_once(page_cache, OLD) is KEEP
+    page_cache.note_version(ARCHIVE, OLD)
+    assert page_cache.lifetime(ARCHIVE, OLD) is Lifetime.VERSION
+
+
+def test_while_an_older_version_is_open_attributes_expire(
+    page_cache: PageCache, clock: Clock
+) -> None:
+    """F-10, F-9: While a file of an older version is open, sizes depend on it, so they expire."""
+    Kernel(page_cache)
+    lease = page_cache.lease(ARCHIVE, OLD, "a", 9)
+    page_cache.note_version(ARCHIVE, NEW)
+    clock.tick(10)
+    assert page_cache.lifetime(ARCHIVE, NEW) is Lifetime.TIMEOUT
+    page_cache.release(lease)
+    assert page_cache.lifetime(ARCHIVE, NEW) is Lifetime.VERSION
+
+
+def test_without_an_attr_timeout_nothing_is_kept(clock: Clock) -> None:
+    """F-10: With `--attr-timeout 0` the kernel asks each time."""
+    page_cache = PageCache(0.0, clock)
+    Kernel(page_cache)
+    page_cache.note_version(ARCHIVE, OLD)
+    assert page_cache.lifetime(ARCHIVE, OLD) is Lifetime.TIMEOUT
 
 
 def test_the_same_version_loaded_again_is_not_a_new_one(page_cache: PageCache) -> None:

@@ -4,17 +4,15 @@ It reads no device and starts no thread. `fuse.operations` serves the request by
 `protocol` knows the layouts.
 """
 
-import contextlib
 import errno
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+import stat
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import chain
 from typing import Final
 
-from taskfs.errors import NotFound
 from taskfs.fuse.attributes import DepartedAttributes, FileAttributes
 from taskfs.fuse.kernel.node_table import NodeTable
+from taskfs.fuse.kernel.open_directories import OpenDirectories
 from taskfs.fuse.kernel.page_push import PagePush
 from taskfs.fuse.kernel.protocol import (
     BATCH_FORGET_IN,
@@ -36,11 +34,10 @@ from taskfs.fuse.kernel.protocol import (
     Packer,
     name_of,
 )
-from taskfs.fuse.operations import DirectoryListing, OpenResult, StatFs, TaskOperations
+from taskfs.fuse.operations import OpenResult, StatFs, TaskOperations
 from taskfs.support.buffers import Buffer
 from taskfs.support.wait_hook import announce_wait
 from taskfs.tree.handles import PushableHandle
-from taskfs.tree.nodes import DIRECTORY_MODE, Entry
 from taskfs.tree.page_cache import PageCacheMode
 
 Answer = Sequence[Buffer]
@@ -48,7 +45,6 @@ NO_ANSWER: Final[Answer] = ()  # FORGET has none
 EMPTY: Final[Answer] = (b"",)
 # Bytes of a read that is answered without the lead: the kernel copies the answer for long.
 LONG_READ: Final = 64 << 10
-_DOTS: Final = (Entry(".", DIRECTORY_MODE, 0), Entry("..", DIRECTORY_MODE, 0))
 
 _OPEN_FLAGS: Final = {
     PageCacheMode.KEEP: int(OpenFlag.KEEP_CACHE),
@@ -69,16 +65,6 @@ _NAMED: Final = (Opcode.MKDIR, Opcode.MKNOD, Opcode.RMDIR, Opcode.SYMLINK, Opcod
 _HEAD_SIZES: Final = {Opcode.MKDIR: 8, Opcode.MKNOD: 16}  # bytes before the name in a request
 
 
-class _OpenDirectory:
-    """An open directory with the listing of its last read from the start."""
-
-    __slots__ = ("listing", "path")
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.listing: DirectoryListing | None = None
-
-
 class Dispatch:
     """Answers requests.
 
@@ -97,11 +83,10 @@ class Dispatch:
     ) -> None:
         self._operations = operations
         self._packer = packer
-        self._nodes = NodeTable()
+        self.nodes = NodeTable()
+        self._directories = OpenDirectories(operations, packer, self.nodes)
         self._pushes = PagePush(write_pages)
-        self._directories: dict[int, _OpenDirectory] = {}
         self._pushable: dict[int, PushableHandle] = {}  # open files by number
-        self._numbers = itertools.count(1)
         self._methods: dict[int, Callable[[int, memoryview], Answer]] = {
             Opcode.LOOKUP: self._lookup,
             Opcode.FORGET: self._forget,
@@ -141,7 +126,7 @@ class Dispatch:
         return method(nodeid, body)
 
     def _path(self, nodeid: int) -> str:
-        return self._nodes.path(nodeid)
+        return self.nodes.path(nodeid)
 
     def _lookup(self, nodeid: int, body: memoryview) -> Answer:
         raw = name_of(body)
@@ -150,22 +135,37 @@ class Dispatch:
         attrs = self._operations("getattr", f"{self._path(nodeid)}/{_text(raw)}")
         # No name ends in NUL: this is another node than the one of the name.
         known = b"%b\0" % raw if isinstance(attrs, DepartedAttributes) else raw
-        return (self._packer.entry(self._nodes.add_lookup(nodeid, known), attrs),)
+        return (self._entry(nodeid, known, attrs),)
+
+    def _entry(self, parent: int, name: bytes, attrs: FileAttributes) -> bytes:
+        """Return the answer to a lookup of *name*, and count it."""
+        is_directory = stat.S_ISDIR(attrs.mode)
+        nodeid = self.nodes.add_lookup(parent, name, is_directory=is_directory)
+        return self._packer.entry(nodeid, attrs)
 
     def _forget(self, nodeid: int, body: memoryview) -> Answer:
-        self._nodes.forget(nodeid, *FORGET_IN.unpack_from(body))
+        self._forget_one(nodeid, *FORGET_IN.unpack_from(body))
         return NO_ANSWER
+
+    def _forget_one(self, nodeid: int, count: int) -> None:
+        self._directories.forget(nodeid)
+        self.nodes.forget(nodeid, count)
 
     def _forget_many(self, nodeid: int, body: memoryview) -> Answer:
         count, _ = BATCH_FORGET_IN.unpack_from(body)
         start = BATCH_FORGET_IN.size
         stop = start + count * FORGET_ONE.size
         for forgotten, times in FORGET_ONE.iter_unpack(body[start:stop]):
-            self._nodes.forget(forgotten, times)
+            self._forget_one(forgotten, times)
         return NO_ANSWER
 
     def _getattr(self, nodeid: int, body: memoryview) -> Answer:
-        return (self._packer.attributes(self._operations("getattr", self._path(nodeid))),)
+        attrs: FileAttributes = self._operations("getattr", self._path(nodeid))
+        if stat.S_ISDIR(attrs.mode) != self.nodes.is_directory(nodeid):
+            # The path has another type in a new version of the archive. After ESTALE the kernel
+            # looks its names up again.
+            raise OSError(errno.ESTALE, "")
+        return (self._packer.attributes(attrs),)
 
     def _setattr(self, nodeid: int, body: memoryview) -> Answer:
         valid, _ = SETATTR_IN.unpack_from(body)
@@ -215,56 +215,23 @@ class Dispatch:
         return EMPTY
 
     def _statfs(self, nodeid: int, body: memoryview) -> Answer:
-        stat: StatFs = self._operations("statfs", "")
-        counts = (stat.blocks, stat.free, stat.free, stat.files, stat.free_files)
-        return (STATFS_OUT.pack(*counts, stat.unit, stat.name_max, stat.unit, 0),)
+        figures: StatFs = self._operations("statfs", "")
+        free = figures.free, figures.free
+        counts = figures.blocks, *free, figures.files, figures.free_files
+        return (STATFS_OUT.pack(*counts, figures.unit, figures.name_max, figures.unit, 0),)
 
     def _opendir(self, nodeid: int, body: memoryview) -> Answer:
-        path = self._path(nodeid)
-        self._operations("opendir", path)  # a directory that is gone is ENOENT here
-        fh = next(self._numbers)
-        self._directories[fh] = _OpenDirectory(path)
-        return (OPEN_OUT.pack(fh, 0, 0),)
+        return (self._directories.open(nodeid),)
 
     def _releasedir(self, nodeid: int, body: memoryview) -> Answer:
-        self._directories.pop(RELEASE_IN.unpack_from(body)[0], None)
+        self._directories.release(nodeid, body)
         return EMPTY
 
     def _readdir(self, nodeid: int, body: memoryview) -> Answer:
-        with _without_enoent():
-            return self._list(nodeid, body, plus=False)
+        return (self._directories.list(nodeid, body, plus=False),)
 
     def _readdirplus(self, nodeid: int, body: memoryview) -> Answer:
-        with _without_enoent():
-            return self._list(nodeid, body, plus=True)
-
-    def _list(self, nodeid: int, body: memoryview, *, plus: bool) -> Answer:
-        """Return the entries from the offset on that fit, for *plus* with the known attributes.
-
-        Offsets count entries; `.` and `..` are the first two.
-        """
-        fh, offset, size = READ_IN.unpack_from(body)
-        directory = self._directories.get(fh)
-        if directory is None:
-            raise OSError(errno.EBADF, "")
-        if directory.listing is None or not offset:
-            directory.listing = self._operations("readdir", directory.path)
-        listing, packer = directory.listing, self._packer
-        answer: list[bytes] = []
-        # Before the attributes are looked up: see `PageCache.attr_lifetime`.
-        valid = packer.valid(listing.attr_lifetime_s())
-        for number, (entry, attrs) in enumerate(_entries_from(listing, offset, plus=plus), offset):
-            name = _raw(entry.name)
-            size -= packer.dirent_size(name, plus)
-            if size < 0:
-                break
-            fields = name, entry.ino or nodeid, entry.mode, number + 1
-            if plus:
-                child = self._nodes.add_lookup(nodeid, name) if attrs else 0
-                answer += packer.direntplus(*fields, child, attrs, valid)
-            else:
-                answer += packer.dirent(*fields)
-        return (b"".join(answer),)
+        return (self._directories.list(nodeid, body, plus=True),)
 
     def _setxattr(self, nodeid: int, body: memoryview) -> Answer:
         size, flags = SETXATTR_IN.unpack_from(body)
@@ -296,7 +263,7 @@ class Dispatch:
         attrs = self._operations(opcode.name.lower(), path)
         if attrs is None:
             return EMPTY
-        return (self._packer.entry(self._nodes.add_lookup(nodeid, name), attrs),)
+        return (self._entry(nodeid, name, attrs),)
 
     def _refusing(self, name: str) -> Callable[[int, memoryview], Answer]:
         def refuse(nodeid: int, body: memoryview) -> Answer:
@@ -304,31 +271,6 @@ class Dispatch:
             raise OSError(errno.EROFS, "")
 
         return refuse
-
-
-def _entries_from(
-    listing: DirectoryListing, offset: int, *, plus: bool
-) -> Iterator[tuple[Entry, FileAttributes | None]]:
-    """Return the entries of an answer, with their attributes if *plus* is set."""
-    start = max(0, offset - len(_DOTS))
-    if plus:
-        entries = listing.attributed(start)
-    else:
-        names = map(listing.entries.__getitem__, range(start, len(listing.entries)))
-        entries = ((entry, None) for entry in names)
-    return chain(((dot, None) for dot in _DOTS[offset:]), entries)
-
-
-@contextlib.contextmanager
-def _without_enoent() -> Iterator[None]:
-    """Turn ENOENT into EIO, because readdir(3) of glibc takes ENOENT for the end of the directory.
-
-    A program would see an empty directory, and `rsync --delete` would empty its copy.
-    """
-    try:
-        yield
-    except (NotFound, FileNotFoundError) as exc:
-        raise OSError(errno.EIO, "the directory is gone") from exc
 
 
 def _sized(size: int, value: bytes) -> Answer:

@@ -37,7 +37,9 @@ class KernelEngine:
         users = frozenset({0, os.getuid()}) if self._options.allow_root else None
         packer = Packer(self._options.attr_timeout_s)
         try:
-            Session(operations, channel, packer, on_live, users).serve()
+            session = Session(operations, channel, packer, on_live, users)
+            session.keep_versions()
+            session.serve()
         except ProtocolRefused:
             with contextlib.suppress(MountError):
                 detach(self._mountpoint, mounted_device(self._mountpoint))

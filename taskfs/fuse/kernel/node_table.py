@@ -2,7 +2,8 @@
 
 import threading
 from array import array
-from typing import Final
+from collections.abc import Iterator
+from typing import Final, NamedTuple
 
 from taskfs.errors import NotFound
 from taskfs.fuse.kernel.protocol import ROOT_ID
@@ -12,7 +13,17 @@ MAX_PATHS: Final = 1024
 # Bytes of names of forgotten nodes from which on the names are copied together.
 MIN_GARBAGE: Final = 1 << 20
 BUCKET_NODES: Final = 2  # nodes of a bucket on average: more take time, fewer take memory
+BATCH: Final = 2048  # nodes that are looked at while requests wait for the lock
 _HASH_MASK: Final = (1 << 32) - 1
+
+
+class KnownNode(NamedTuple):
+    """A node, and its name in the directory *parent*."""
+
+    nodeid: int
+    parent: int
+    name: bytes
+    is_directory: bool
 
 
 class NodeTable:
@@ -22,7 +33,7 @@ class NodeTable:
     there may be millions. A nodeid is a position in the columns; that of a node that the kernel has
     forgotten is used again. A node holds its directory, because the kernel may forget a directory
     before a file in it that is open. `PageCache` distinguishes the versions of an archive; a path
-    has one nodeid for all of them.
+    has one nodeid for all of them, or two if it was a file and is a directory.
 
     The nodes are found by a hash table that grows by one bucket at a time (linear hashing), so no
     request waits for a million names to be moved.
@@ -37,6 +48,7 @@ class NodeTable:
         self._name_length = array("H", (0, 0))
         self._hash = array("I", (0, 0))  # of the directory's nodeid and the name
         self._next = array("I", (0, 0))  # the next node in the bucket, or the next free nodeid
+        self._is_directory = bytearray(2)
         self._names = bytearray()
         self._garbage = 0  # bytes of `names`
         self._free = 0
@@ -61,7 +73,11 @@ class NodeTable:
                 raise NotFound(f"no node has the number {nodeid}")
             return f"{self._directory(self._parent[nodeid])}/{self._text(nodeid)}"
 
-    def add_lookup(self, parent: int, name: bytes) -> int:
+    def is_directory(self, nodeid: int) -> bool:
+        """Whether the node was a directory when the kernel looked it up."""
+        return nodeid == ROOT_ID or bool(self._is_directory[nodeid])
+
+    def add_lookup(self, parent: int, name: bytes, *, is_directory: bool = False) -> int:
         """Return the nodeid of *name* in the directory *parent*, and count one more lookup.
 
         Raises:
@@ -74,11 +90,55 @@ class NodeTable:
             bucket = self._bucket(hashed)
             nodeid, hashes = self._buckets[bucket], self._hash
             while nodeid:
-                if hashes[nodeid] == hashed and self._is(nodeid, parent, name):
+                if (
+                    hashes[nodeid] == hashed
+                    and self._is_directory[nodeid] == is_directory
+                    and self._is(nodeid, parent, name)
+                ):
                     self._holds[nodeid] += 1
                     return nodeid
                 nodeid = self._next[nodeid]
-            return self._add(parent, name, hashed, bucket)
+            nodeid = self._add(parent, name, hashed, bucket)
+            self._is_directory[nodeid] = is_directory
+            return nodeid
+
+    def beneath(self, path: str) -> Iterator[KnownNode]:
+        """Yield the nodes beneath the directory at *path*, and those at *path* itself."""
+        tops = {ROOT_ID}
+        for name in path.strip("/").encode("utf-8", "surrogateescape").split(b"/"):
+            tops = {each for parent in tops for each in self._named(parent, name)}
+        inside = dict.fromkeys(tops, True)  # of directories
+        for first in range(2, len(self._holds), BATCH):
+            with self._lock:
+                stop = min(first + BATCH, len(self._holds))
+                found = [
+                    KnownNode(n, self._parent[n], self._name(n), bool(self._is_directory[n]))
+                    for n in range(first, stop)
+                    if self._holds[n] and (n in tops or self._is_inside(self._parent[n], inside))
+                ]
+            yield from found
+
+    def _named(self, parent: int, name: bytes) -> list[int]:
+        """Return the nodes called *name* in the directory *parent*: two at most."""
+        found = []
+        with self._lock:
+            hashed = hash((parent, name)) & _HASH_MASK
+            nodeid = self._buckets[self._bucket(hashed)]
+            while nodeid:
+                if self._hash[nodeid] == hashed and self._is(nodeid, parent, name):
+                    found.append(nodeid)
+                nodeid = self._next[nodeid]
+        return found
+
+    def _is_inside(self, nodeid: int, inside: dict[int, bool]) -> bool:
+        """Whether a directory is one of those or beneath them; *inside* is extended."""
+        chain = []
+        while nodeid not in inside and nodeid != ROOT_ID:
+            chain.append(nodeid)
+            nodeid = self._parent[nodeid]
+        is_inside = inside.get(nodeid, False)
+        inside.update(dict.fromkeys(chain, is_inside))
+        return is_inside
 
     def forget(self, nodeid: int, count: int) -> None:
         """Subtract *count* lookups; a node without any, and without nodes in it, is removed."""
@@ -125,6 +185,7 @@ class NodeTable:
             self._name_length.append(length)
             self._hash.append(hashed)
             self._next.append(following)
+            self._is_directory.append(0)
         self._names += name
         self._holds[parent] += 1
         self._buckets[bucket] = nodeid

@@ -11,6 +11,7 @@ from struct import Struct
 from typing import Final
 
 from taskfs.fuse.attributes import FileAttributes
+from taskfs.tree.lifetime import Lifetime
 
 MAJOR: Final = 7
 MINOR: Final = 31
@@ -72,9 +73,13 @@ class OpenFlag(IntFlag):
 
     DIRECT_IO = 1 << 0
     KEEP_CACHE = 1 << 1
+    CACHE_DIR = 1 << 3  # Linux 4.20; older kernels ignore it
 
 
-NOTIFY_STORE: Final = 4  # enum fuse_notify_code
+# enum fuse_notify_code
+NOTIFY_INVAL_INODE: Final = 2
+NOTIFY_INVAL_ENTRY: Final = 3
+NOTIFY_STORE: Final = 4
 
 HEADER_IN: Final = Struct("=IIQQIIII")  # fuse_in_header: length, opcode, unique, nodeid, …
 HEADER_OUT: Final = Struct("=IiQ")  # fuse_out_header: length, negative errno, unique
@@ -94,6 +99,8 @@ SETXATTR_IN: Final = Struct("=II")
 GETXATTR: Final = Struct("=II")  # fuse_getxattr_in and _out: size, padding
 INTERRUPT_IN: Final = Struct("=Q")
 STATFS_OUT: Final = Struct("=QQQQQIIII24x")  # fuse_statfs_out
+INVAL_INODE_OUT: Final = Struct("=Qqq")  # nodeid; first byte, negative for none; bytes, 0 for all
+INVAL_ENTRY_OUT: Final = Struct("=QII")  # nodeid of the directory, length of the name
 NOTIFY_STORE_OUT: Final = Struct("=QQII")  # fuse_notify_store_out: nodeid, offset, size
 
 # fuse_attr: ino, size, blocks, three times in seconds, in nanoseconds, mode, nlink, uid, gid, rdev,
@@ -112,8 +119,16 @@ _PADDING: Final = tuple(bytes(-length % 8) for length in range(8))
 # Seconds. Names of a running task's files come and go, and its machine gives no notice.
 VOLATILE_NAME_S: Final = 1.0
 
+# Seconds. What the kernel keeps until it is told: no walk takes longer.
+KEPT_S: Final = 24 * 3600
+
 # Lifetimes of a name and of its attributes: seconds of each, then nanoseconds of each.
 Valid = tuple[int, int, int, int]
+
+
+def _seconds(lifetime_s: float) -> tuple[int, int]:
+    """Return a time in seconds and nanoseconds."""
+    return divmod(round(lifetime_s * 10**9), 10**9)
 
 
 def name_of(body: memoryview) -> bytes:
@@ -124,35 +139,33 @@ def name_of(body: memoryview) -> bytes:
 class Packer:
     """Packs attributes and directory entries. Immutable.
 
-    The kernel keeps names and attributes for *timeout_s*, those of a listing possibly longer. It
-    keeps volatile attributes for no time, and their names for `VOLATILE_NAME_S` at most.
+    The kernel keeps names and attributes for *timeout_s*, or until it is told. It keeps volatile
+    attributes for no time, and their names for `VOLATILE_NAME_S` at most.
     """
 
     def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-        self._entry_valid = self.valid(timeout_s)
-        self._attr_valid = self._entry_valid[0], self._entry_valid[2], 0
-        name_s, _, name_ns, _ = self._valid(min(timeout_s, VOLATILE_NAME_S))
-        self._volatile_valid = name_s, 0, name_ns, 0
+        name_s, name_ns = _seconds(min(timeout_s, VOLATILE_NAME_S))
+        seconds, rest = _seconds(timeout_s)
+        self._none: Valid = name_s, 0, name_ns, 0
+        self._timeout: Valid = seconds, seconds, rest, rest
+        self._version: Valid = KEPT_S, KEPT_S, 0, 0
 
-    def valid(self, attr_lifetime_s: float) -> Valid:
-        """Return lifetimes of *attr_lifetime_s* seconds, but at least of the attr timeout."""
-        return self._valid(max(attr_lifetime_s, self._timeout_s))
-
-    @staticmethod
-    def _valid(lifetime_s: float) -> Valid:
-        seconds, rest = divmod(round(lifetime_s * 10**9), 10**9)
-        return seconds, seconds, rest, rest
+    def valid(self, lifetime: Lifetime) -> Valid:
+        """Return the lifetimes of a name and of its attributes."""
+        if lifetime is Lifetime.VERSION:
+            return self._version
+        return self._timeout if lifetime is Lifetime.TIMEOUT else self._none
 
     def attributes(self, attrs: FileAttributes) -> bytes:
         """Return a `fuse_attr_out`."""
-        valid = (0, 0, 0) if attrs.is_volatile else self._attr_valid
-        return _ATTR_OUT.pack(*valid, *self._attr(attrs))
+        seconds, _, nanoseconds, _ = self.valid(attrs.lifetime)
+        if attrs.lifetime is Lifetime.NONE:
+            seconds = nanoseconds = 0
+        return _ATTR_OUT.pack(seconds, nanoseconds, 0, *self._attr(attrs))
 
     def entry(self, nodeid: int, attrs: FileAttributes) -> bytes:
         """Return a `fuse_entry_out`, the answer to a lookup."""
-        valid = self._volatile_valid if attrs.is_volatile else self._entry_valid
-        return _ENTRY_OUT.pack(nodeid, 0, *valid, *self._attr(attrs))
+        return _ENTRY_OUT.pack(nodeid, 0, *self.valid(attrs.lifetime), *self._attr(attrs))
 
     @staticmethod
     def dirent_size(name: bytes, plus: bool) -> int:

@@ -6,6 +6,7 @@ own, so thread-local data survives, and they are daemons, so a request that hang
 process from ending.
 """
 
+import contextlib
 import errno
 import logging
 import threading
@@ -13,10 +14,11 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from taskfs.errors import MountError, TaskFSError
+from taskfs.errors import MountError, NotFound, TaskFSError
 from taskfs.fuse.engine import ProtocolRefused
 from taskfs.fuse.kernel.channel import Channel
 from taskfs.fuse.kernel.dispatch import NO_ANSWER, Answer, Dispatch
+from taskfs.fuse.kernel.invalidation import Invalidator
 from taskfs.fuse.kernel.lead import Lead
 from taskfs.fuse.kernel.protocol import (
     HEADER_IN,
@@ -64,6 +66,12 @@ _OF_OPEN_FILES: Final = frozenset(
 )
 
 
+# Requests whose answers have attributes or names that the kernel keeps.
+_WITH_ATTRIBUTES: Final = frozenset(
+    {Opcode.LOOKUP, Opcode.GETATTR, Opcode.SETATTR, Opcode.READDIR, Opcode.READDIRPLUS}
+)
+
+
 class _Request:
     """A request under way: the calling process, and whether it was interrupted."""
 
@@ -108,7 +116,9 @@ class Session:
         on_ready: Callable[[], None],
         users: frozenset[int] | None = None,
     ) -> None:
+        self._operations = operations
         self._channel = channel
+        self._invalidator: Invalidator | None = None
         self._dispatch = Dispatch(operations, packer, self._write_pages)
         self._on_ready = on_ready
         self._users = users
@@ -118,6 +128,12 @@ class Session:
         self._running: dict[int, _Request] = {}
         self._ended = threading.Event()
         self._failure: BaseException | None = None
+
+    def keep_versions(self) -> None:
+        """Let the kernel keep what belongs to one version of an archive, and tell it of changes."""
+        operations, nodes = self._operations, self._dispatch.nodes
+        self._invalidator = Invalidator(self._channel, nodes, operations.is_loaded_directory)
+        operations.keep_versions(self._invalidator.invalidate)
 
     def serve(self) -> None:
         """Answer requests until the mount is gone; then give those under way a moment to end.
@@ -232,6 +248,8 @@ class Session:
         self._lead.begin(unique)
         _serving.request = self._running[unique] = _Request(unique, pid)
         error, answer = 0, NO_ANSWER
+        has_attributes = self._invalidator is not None and opcode in _WITH_ATTRIBUTES
+        changes = self._operations.changes if has_attributes else 0
         try:
             if self._users is not None and opcode not in _OF_OPEN_FILES and uid not in self._users:
                 error = errno.EACCES
@@ -256,7 +274,15 @@ class Session:
             del self._running[unique]
         if error or answer:
             self._reply(unique, error, answer)
+            if has_attributes and changes != self._operations.changes:
+                self._invalidate_again(nodeid)
         return self._lead.keep(unique)
+
+    def _invalidate_again(self, nodeid: int) -> None:
+        """Drop what the kernel was told while an archive changed: it may be of the old version."""
+        with contextlib.suppress(NotFound):
+            if self._invalidator is not None:
+                self._invalidator.invalidate(self._dispatch.nodes.path(nodeid))
 
     def _reply(self, unique: int, error: int, parts: Answer) -> None:
         length = HEADER_OUT.size + sum(map(len, parts))

@@ -1,0 +1,82 @@
+"""`Invalidator`: tells the kernel to drop what it keeps of an archive.
+
+It has a thread of its own, because the kernel may let a message wait for the lock of a directory,
+which a request under way may hold. Names are left alone for the same reason. A name that is gone is
+ENOENT when the kernel asks for its attributes, which it drops here; a new one is asked for in any
+case. Only a file that is a directory now needs another inode: its name is dropped.
+"""
+
+import contextlib
+import logging
+import queue
+import threading
+from collections.abc import Callable
+
+from taskfs.errors import NotFound
+from taskfs.fuse.kernel.channel import Channel
+from taskfs.fuse.kernel.node_table import NodeTable
+from taskfs.fuse.kernel.protocol import (
+    HEADER_OUT,
+    INVAL_ENTRY_OUT,
+    INVAL_INODE_OUT,
+    NOTIFY_INVAL_ENTRY,
+    NOTIFY_INVAL_INODE,
+)
+
+log = logging.getLogger(__name__)
+
+ATTRIBUTES_ONLY = -1  # the offset of a message that leaves the pages
+
+
+class Invalidator:
+    """Sends the messages of one session, in order. Safe for concurrent use: the lock guards the
+    start of its thread.
+
+    *becomes_directory* returns whether the path of a file is that of a directory now, without a
+    request to the network.
+    """
+
+    def __init__(
+        self, channel: Channel, nodes: NodeTable, becomes_directory: Callable[[str], bool]
+    ) -> None:
+        self._channel = channel
+        self._nodes = nodes
+        self._becomes_directory = becomes_directory
+        self._lock = threading.Lock()
+        self._work: queue.SimpleQueue[tuple[str, Callable[[], None]]] = queue.SimpleQueue()
+        self._has_thread = False
+
+    def invalidate(self, path: str, done: Callable[[], None] = lambda: None) -> None:
+        """Have the kernel drop the attributes and listings beneath *path*, then call *done*."""
+        self._work.put((path, done))
+        with self._lock:
+            if not self._has_thread:
+                threading.Thread(target=self._run, name="taskfs-invalidate", daemon=True).start()
+                self._has_thread = True
+
+    def _run(self) -> None:
+        while True:
+            path, done = self._work.get()
+            try:
+                for node in self._nodes.beneath(path):
+                    # The pages of a directory are its names.
+                    offset = 0 if node.is_directory else ATTRIBUTES_ONLY
+                    self._send(NOTIFY_INVAL_INODE, INVAL_INODE_OUT.pack(node.nodeid, offset, 0))
+                done()
+                self._drop_names(path)
+            except Exception:
+                log.exception("the kernel may keep old attributes beneath %s", path)
+
+    def _drop_names(self, path: str) -> None:
+        """Drop the names of files that are directories now."""
+        for node in self._nodes.beneath(path):
+            if node.is_directory:
+                continue
+            with contextlib.suppress(NotFound):  # the kernel has forgotten it meanwhile
+                if self._becomes_directory(self._nodes.path(node.nodeid)):
+                    head = INVAL_ENTRY_OUT.pack(node.parent, len(node.name), 0)
+                    self._send(NOTIFY_INVAL_ENTRY, head + node.name + b"\0")
+
+    def _send(self, code: int, body: bytes) -> None:
+        length = HEADER_OUT.size + len(body)
+        self._channel.send((HEADER_OUT.pack(length, code, 0), body))

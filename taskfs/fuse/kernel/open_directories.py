@@ -1,0 +1,125 @@
+"""`OpenDirectories`: answers the requests of open directories."""
+
+import contextlib
+import errno
+import itertools
+import stat
+from collections.abc import Iterator
+from itertools import chain
+from typing import Final
+
+from taskfs.errors import NotFound
+from taskfs.fuse.attributes import FileAttributes
+from taskfs.fuse.kernel.directory_cache import DirectoryCache
+from taskfs.fuse.kernel.node_table import NodeTable
+from taskfs.fuse.kernel.protocol import OPEN_OUT, READ_IN, RELEASE_IN, Packer
+from taskfs.fuse.operations import DirectoryListing, TaskOperations
+from taskfs.tree.nodes import DIRECTORY_MODE, Entry
+
+_DOTS: Final = (Entry(".", DIRECTORY_MODE, 0), Entry("..", DIRECTORY_MODE, 0))
+
+
+class _OpenDirectory:
+    """An open directory with the listing of its last read from the start."""
+
+    __slots__ = ("contents", "listing", "path")
+
+    def __init__(self, path: str, contents: object) -> None:
+        self.path = path
+        self.contents = contents
+        self.listing: DirectoryListing | None = None
+
+
+class OpenDirectories:
+    """The open directories of one mount, by number.
+
+    Safe for concurrent use: the tables of nodes and listings have locks of their own, and the table
+    of open directories changes by single operations of a dict.
+    """
+
+    def __init__(self, operations: TaskOperations, packer: Packer, nodes: NodeTable) -> None:
+        self._operations = operations
+        self._packer = packer
+        self._nodes = nodes
+        self._cache = DirectoryCache()
+        self._directories: dict[int, _OpenDirectory] = {}
+        self._numbers = itertools.count(1)
+
+    def open(self, nodeid: int) -> bytes:
+        """Answer an OPENDIR."""
+        path = self._nodes.path(nodeid)
+        contents = self._operations("opendir", path)  # a directory that is gone is ENOENT here
+        fh = next(self._numbers)
+        self._directories[fh] = _OpenDirectory(path, contents)
+        return OPEN_OUT.pack(fh, self._cache.open(nodeid, contents), 0)
+
+    def release(self, nodeid: int, body: memoryview) -> None:
+        """Carry out a RELEASEDIR."""
+        directory = self._directories.pop(RELEASE_IN.unpack_from(body)[0], None)
+        if directory is not None:
+            self._cache.close(nodeid, directory.contents)
+
+    def forget(self, nodeid: int) -> None:
+        """Note that the kernel may have forgotten a directory."""
+        self._cache.forget(nodeid)
+
+    def list(self, nodeid: int, body: memoryview, *, plus: bool) -> bytes:
+        """Return the entries from the offset on that fit, for *plus* with the known attributes.
+
+        Offsets count entries; `.` and `..` are the first two.
+        """
+        fh, offset, size = READ_IN.unpack_from(body)
+        directory = self._directories.get(fh)
+        if directory is None:
+            raise OSError(errno.EBADF, "")
+        with _without_enoent():
+            if directory.listing is None or not offset:
+                directory.listing = self._operations("readdir", directory.path)
+            return self._pack(nodeid, directory.listing, offset, size, plus=plus)
+
+    def _pack(
+        self, nodeid: int, listing: DirectoryListing, offset: int, size: int, *, plus: bool
+    ) -> bytes:
+        packer = self._packer
+        answer: list[bytes] = []
+        valid = packer.valid(listing.lifetime())
+        for number, (entry, attrs) in enumerate(_entries_from(listing, offset, plus=plus), offset):
+            name = entry.name.encode("utf-8", "surrogateescape")
+            size -= packer.dirent_size(name, plus)
+            if size < 0:
+                break
+            fields = name, entry.ino or nodeid, entry.mode, number + 1
+            if plus:
+                child = 0
+                if attrs is not None:
+                    is_directory = stat.S_ISDIR(attrs.mode)
+                    child = self._nodes.add_lookup(nodeid, name, is_directory=is_directory)
+                answer += packer.direntplus(*fields, child, attrs, valid)
+            else:
+                answer += packer.dirent(*fields)
+        return b"".join(answer)
+
+
+def _entries_from(
+    listing: DirectoryListing, offset: int, *, plus: bool
+) -> Iterator[tuple[Entry, FileAttributes | None]]:
+    """Return the entries of an answer, with their attributes if *plus* is set."""
+    start = max(0, offset - len(_DOTS))
+    if plus:
+        entries = listing.attributed(start)
+    else:
+        names = map(listing.entries.__getitem__, range(start, len(listing.entries)))
+        entries = ((entry, None) for entry in names)
+    return chain(((dot, None) for dot in _DOTS[offset:]), entries)
+
+
+@contextlib.contextmanager
+def _without_enoent() -> Iterator[None]:
+    """Turn ENOENT into EIO, because readdir(3) of glibc takes ENOENT for the end of the directory.
+
+    A program would see an empty directory, and `rsync --delete` would empty its copy.
+    """
+    try:
+        yield
+    except (NotFound, FileNotFoundError) as exc:
+        raise OSError(errno.EIO, "the directory is gone") from exc

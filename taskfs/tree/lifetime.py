@@ -1,0 +1,11 @@
+"""`Lifetime`: for how long the kernel may keep a name and its attributes."""
+
+import enum
+
+
+class Lifetime(enum.Enum):
+    """For how long the kernel may keep a name and its attributes."""
+
+    NONE = enum.auto()  # it asks each time
+    TIMEOUT = enum.auto()  # `--attr-timeout`
+    VERSION = enum.auto()  # until it is told that the archive has changed: see `page_cache`
