@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from taskfs.archive.archive import Archive
+from taskfs.archive.bounds import DECODE_AHEAD_BYTES, STRETCH
 from taskfs.archive.decoder_limits import CheckpointBudget
 from taskfs.archive.open_archive import open_archive
 from taskfs.archive.resources import ArchiveResources
@@ -22,6 +23,7 @@ from taskfs.first_listing import FirstListing, FirstRecords, filter_of, open_cli
 from taskfs.model import RemoteObject, Task, TaskPage
 from taskfs.remote.api_client import TaskClient
 from taskfs.remote.machines import Machines
+from taskfs.support.cores import usable_cores
 from taskfs.support.interruptible_wait import Waiter, never
 from taskfs.support.loopback import is_loopback
 from taskfs.support.stats import Stats
@@ -54,8 +56,12 @@ SPAN_MEMORY: Final = 16 << 20
 # Threads, and so requests in flight, to the store and to the API.
 STORE_THREADS: Final = 8
 API_THREADS: Final = 8
-# Threads that decode ahead of readers.
-DECODE_THREADS: Final = 2
+# Threads that decode ahead of readers, one for each core, but at least two: one may wait for the
+# store.
+MIN_DECODE_THREADS: Final = 2
+MAX_DECODE_THREADS: Final = 8
+# Stretches of one member that are decoded at once, at most. Each takes `STRETCH` bytes of memory.
+MAX_WORKERS: Final = 4
 
 
 class Core(NamedTuple):
@@ -130,6 +136,7 @@ def open_resources(
     namespace: str = "",
     *,
     push_enabled: bool = False,
+    is_mount: bool = False,
 ) -> ArchiveResources:
     """Return the resources that all archives of one process share.
 
@@ -139,16 +146,23 @@ def open_resources(
         disk: the disk cache, None for memory only.
         namespace: separates the archives of different APIs on *disk*.
         push_enabled: the FUSE session pushes decoded bytes into the kernel's page cache.
+        is_mount: the kernel's requests keep one core busy.
     """
+    cores = usable_cores()
+    workers = max(1, min(cores - is_mount, MAX_WORKERS))
+    threads = min(max(cores, MIN_DECODE_THREADS), MAX_DECODE_THREADS)
     return ArchiveResources(
         pool=DaemonPool(STORE_THREADS, "taskfs-store"),
-        decoding=DaemonPool(DECODE_THREADS, "taskfs-decode"),
+        decoding=DaemonPool(threads, "taskfs-decode"),
+        saving=DaemonPool(1, "taskfs-checkpoints"),
         waiter=waiter,
         stats=stats,
         blocks=ExtentCache(BLOCK_MEMORY),
-        spans=ExtentCache(SPAN_MEMORY),
+        spans=ExtentCache(max(SPAN_MEMORY, (workers + 2) * STRETCH)),
         budget=ReadAheadBudget(),
         checkpoints=CheckpointBudget(),
+        decode_budget=ReadAheadBudget(max(DECODE_AHEAD_BYTES, (workers + 1) * STRETCH)),
+        max_workers=workers,
         push_enabled=push_enabled,
         disk=disk,
         namespace=namespace,
@@ -203,7 +217,11 @@ def open_core(
         client = open_offline(config, database)
     else:
         client = first.client if first else open_client(config, stats)
-    resources = open_resources(waiter, stats, disk, config.api_url, push_enabled=push_enabled)
+    resources = open_resources(
+        *(waiter, stats, disk, config.api_url),
+        push_enabled=push_enabled,
+        is_mount=bool(mountpoint),
+    )
     pool = DaemonPool(API_THREADS, "taskfs-api")
     index_pool = DaemonPool(API_THREADS, "taskfs-index")
     attr_timeout_s = config.attr_timeout_s
@@ -256,7 +274,7 @@ def open_core(
         engine_name=engine_name,
         demo_environment=_environment(config) if config.demo else None,
     )
-    pools = (pool, index_pool, resources.pool, resources.decoding)
+    pools = (pool, index_pool, resources.pool, resources.decoding, resources.saving)
     return Core(Tree(context), client, pools, machines)
 
 

@@ -143,6 +143,7 @@ def make_harness(
     resources = ArchiveResources(
         pool=store,
         decoding=decoding,
+        saving=DaemonPool(1),
         waiter=Waiter(lambda: closed.is_set() or time.monotonic() > deadline_s or interrupted()),
         stats=Stats(),
         blocks=ExtentCache(block_bytes),

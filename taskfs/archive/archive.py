@@ -5,6 +5,7 @@ from typing import Final
 from taskfs.archive.bounds import SPAN
 from taskfs.archive.decoder_cache import DecoderCache
 from taskfs.archive.decoders import DECODERS, METHOD_NAMES, STORED
+from taskfs.archive.disk_checkpoints import ArchiveCheckpoints
 from taskfs.archive.end_record import EndRecord
 from taskfs.archive.index import ArchiveIndex
 from taskfs.archive.index_builder import read_index
@@ -45,6 +46,7 @@ class Archive:
         resources: ArchiveResources,
         index_key: str = "",
         root: str = "",
+        disk_checkpoints: ArchiveCheckpoints | None = None,
     ) -> None:
         self.index_error = None if isinstance(index, ArchiveIndex) else index
         self._index = index if isinstance(index, ArchiveIndex) else read_index(b"", NO_END, root)
@@ -54,7 +56,7 @@ class Archive:
         self._blocks = blocks
         self._index_key = index_key
         self._headers = headers = LocalHeaders(blocks, directory_start, root)
-        decoders = DecoderCache(blocks, resources)
+        decoders = DecoderCache(blocks, resources, disk_checkpoints)
         self.prefetch = Prefetcher(
             blocks,
             headers,

@@ -5,21 +5,24 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import Final
 
-from taskfs.archive.bounds import MAX_AHEAD_SPANS, SPAN
+from taskfs.archive.bounds import SPAN, STRETCH
 from taskfs.archive.decode_cursor import Checkpoint, DecodeCursor, Source
 from taskfs.archive.decoders import Decoder
 
 # Decoded bytes between two checkpoints, at first.
-FIRST_SPACING: Final = 4 << 20
+FIRST_SPACING: Final = STRETCH
 # Checkpoints of one member; beyond it every other one is dropped and the spacing doubles.
 MAX_CHECKPOINTS: Final = 128
-MAX_CURSORS: Final = 4
+# Idle ones are closed for new ones.
+MAX_CURSORS: Final = 6
+# Checkpoints from the disk cache that stay in memory, with 32 KiB each.
+MAX_FROM_DISK: Final = 4
 
 
 class CursorPool:
     """Cursors that decode one member, and checkpoints from which new ones start.
 
-    Not safe for concurrent use: the caller holds the lock of the member's `SeekableDecoder`.
+    Not safe for concurrent use: the caller holds the lock of the member's `SpanDecoder`.
     """
 
     def __init__(
@@ -36,16 +39,14 @@ class CursorPool:
         self._size = size
         self._crc = crc
         self._cursors: list[DecodeCursor] = []  # the least recently used first
+        self._from_disk: list[Checkpoint] = []  # the oldest first
 
     def nearest(self, index: int) -> DecodeCursor:
         """Return the cursor that reaches span *index* with the least decoding; it may be busy.
 
         A new one is made where a checkpoint, or the member's start, is nearer.
         """
-        earlier = [c for c in self._cursors if c.output_offset <= index * SPAN]
-        best = max(earlier, key=lambda c: c.output_offset + c.decoded, default=None)
-        before = bisect_right(self.checkpoints, index * SPAN, key=attrgetter("output_offset"))
-        checkpoint = self.checkpoints[before - 1] if before else None
+        best, checkpoint = self._nearest_cursor(index), self._nearest_checkpoint(index)
         if best is not None and (
             checkpoint is None or checkpoint.output_offset <= best.output_offset
         ):
@@ -53,22 +54,57 @@ class CursorPool:
             self._cursors.append(best)
             return best
         if checkpoint is not None:
-            cursor = DecodeCursor.at(
-                checkpoint, self._open_source(checkpoint.input_offset), self._size, self._crc
-            )
-        else:
-            cursor = DecodeCursor(self._make_decoder(), self._open_source(0), self._size, self._crc)
+            return self.add(checkpoint)
+        source = self._open_source(0)
+        return self._add(DecodeCursor(self._make_decoder(), source, self._size, self._crc))
+
+    def reach(self, index: int) -> int | None:
+        """Return the offset at which `nearest` would begin; None if that cursor is busy."""
+        best, checkpoint = self._nearest_cursor(index), self._nearest_checkpoint(index)
+        reached = checkpoint.output_offset if checkpoint is not None else 0
+        if best is None or best.output_offset < reached:
+            return reached
+        return None if best.busy else best.output_offset
+
+    def _nearest_cursor(self, index: int) -> DecodeCursor | None:
+        earlier = [c for c in self._cursors if c.output_offset <= index * SPAN]
+        return max(earlier, key=lambda c: c.output_offset + c.decoded, default=None)
+
+    def _nearest_checkpoint(self, index: int) -> Checkpoint | None:
+        before = bisect_right(self.checkpoints, index * SPAN, key=attrgetter("output_offset"))
+        checkpoints = [m for m in self._from_disk if m.output_offset <= index * SPAN]
+        checkpoints += self.checkpoints[before - 1 : before] if before else []
+        return max(checkpoints, key=attrgetter("output_offset"), default=None)
+
+    def add_from_disk(self, checkpoint: Checkpoint) -> None:
+        """Add a checkpoint from the disk cache, in place of an older one."""
+        self._from_disk = [*self._from_disk[1 - MAX_FROM_DISK :], checkpoint]
+
+    def forget_from_disk(self) -> None:
+        """Drop what began at checkpoints from the disk cache, and these checkpoints."""
+        self._from_disk = []
+        self.checkpoints = []
+        for cursor in [c for c in self._cursors if c.is_resumed]:
+            self.discard(cursor)
+
+    def idle_between(self, first: int, stop: int) -> list[DecodeCursor]:
+        """Return the idle cursors whose offsets are in [first, stop)."""
+        return [c for c in self._cursors if not c.busy and first <= c.output_offset < stop]
+
+    def add(self, checkpoint: Checkpoint) -> DecodeCursor:
+        """Return a new cursor that begins at *checkpoint*."""
+        source = self._open_source(checkpoint.input_offset)
+        return self._add(DecodeCursor.at(checkpoint, source, self._size, self._crc))
+
+    def _add(self, cursor: DecodeCursor) -> DecodeCursor:
         self._cursors.append(cursor)
         idle = [c for c in self._cursors[:-1] if not c.busy]
         for old in idle[: max(0, len(self._cursors) - MAX_CURSORS)]:
             self.discard(old)
         return cursor
 
-    def idle_near(self, index: int) -> DecodeCursor | None:
-        """Return the foremost idle cursor near span *index*, where a sequential reader is."""
-        first, last = (index - MAX_AHEAD_SPANS) * SPAN, (index + MAX_AHEAD_SPANS) * SPAN
-        near = [c for c in self._cursors if not c.busy and first <= c.output_offset <= last]
-        return max(near, key=attrgetter("output_offset"), default=None)
+    def __contains__(self, cursor: DecodeCursor) -> bool:
+        return cursor in self._cursors
 
     def discard(self, cursor: DecodeCursor) -> None:
         """Close *cursor*, unless that was done before."""
@@ -78,7 +114,7 @@ class CursorPool:
 
     def clear(self) -> None:
         """Drop the checkpoints, and the cursors that are idle."""
-        self.checkpoints = []
+        self.checkpoints, self._from_disk = [], []
         for cursor in [c for c in self._cursors if not c.busy]:
             self.discard(cursor)
 

@@ -1,38 +1,29 @@
 """`DecodeAhead`: how far one member is decoded ahead of a sequential reader."""
 
-import enum
-
-from taskfs.archive.bounds import MAX_STEP_SPANS, SPAN
+from taskfs.archive.bounds import MAX_AHEAD_SPANS, MAX_STEP_SPANS, SPAN
 from taskfs.archive.read_pattern import ReadPattern
 from taskfs.cache.readahead import ReadAheadBudget
 
 
-class AheadState(enum.Enum):
-    """The state of the decoding ahead of one member."""
-
-    IDLE = enum.auto()
-    STARTING = enum.auto()  # submitted to the pool; uses no cursor yet
-    RUNNING = enum.auto()
-
-
 class DecodeAhead:
-    """Decides how much of one member to decode before programs read it.
+    """Decides how much of one member to decode before its readers request it.
 
-    It decides only; `SeekableDecoder` decodes. Not safe for concurrent use: the caller holds the
-    lock of the member's `SeekableDecoder`, except for the methods that say otherwise.
+    It decides only; `AheadWorkers` decode. Not safe for concurrent use: the caller holds the
+    lock of the member's `SpanDecoder`, except for the methods that say otherwise.
     """
 
     def __init__(
         self, size: int, budget: ReadAheadBudget, *, in_sequence: bool, push_enabled: bool
     ) -> None:
         self.pattern = ReadPattern(in_sequence=in_sequence)
-        self.state = AheadState.IDLE
+        # That decode one stretch each. The window has room for these, and for the one being read.
+        self.workers = 1
         self._size = size
         self._budget = budget
         self._push_enabled = push_enabled
         self._stop = 0  # the span before which decoding ahead ends
 
-    def note(self, offset: int, stop: int) -> bool:
+    def note(self, offset: int, stop: int, *, is_active: bool) -> bool:
         """Note a read of the decoded bytes [offset, stop); return whether to decode ahead."""
         pattern = self.pattern
         pattern.note(offset, stop)
@@ -47,11 +38,13 @@ class DecodeAhead:
             self._budget.register(self)
             return False
         # Decode ahead only what stays in memory until it is read, however many members are open.
-        allowance = self._budget.allowance(self) // (1 if self._push_enabled else 4)
+        is_parallel = self.workers > 1
+        allowance = self._budget.allowance(self) // (1 if self._push_enabled or is_parallel else 4)
+        pattern.max_spans = MAX_AHEAD_SPANS * (self.workers + 1 if is_parallel else 1)
         ahead = min(pattern.readahead_spans, allowance // SPAN)
         # Waking a thread costs as much as decoding a span, so wake it when half is used up.
         is_enough = pattern.next_span + ahead // 2 <= self._stop
-        if not ahead or (is_enough and self.state is AheadState.IDLE):
+        if not ahead or (is_enough and not is_active):
             return False
         self._budget.register(self)
         self._stop = pattern.next_span + ahead

@@ -35,7 +35,19 @@ class Checkpoint(NamedTuple):
     output_offset: int  # decoded bytes before it, a multiple of SPAN
     input_offset: int  # compressed bytes before it
     restore: Callable[[], Decoder]
-    crc: int  # CRC-32 of the decoded bytes before it
+    crc: int  # CRC-32 of the decoded bytes before the restored state
+    skip: int = 0  # decoded bytes between the restored state and `output_offset`
+    is_from_disk: bool = False  # it comes from the disk cache
+
+
+class Part:
+    """The decoded bytes [begin, end) that one cursor has passed. Not safe for concurrent use."""
+
+    __slots__ = ("begin", "crc", "end")
+
+    def __init__(self, begin: int) -> None:
+        self.begin = self.end = begin
+        self.crc: int | None = None  # CRC-32 of the decoded bytes before it, once known
 
 
 class DecodeCursor:
@@ -46,27 +58,33 @@ class DecodeCursor:
 
     def __init__(self, decoder: Decoder, source: Source, size: int, crc: int) -> None:
         self.source = source
+        self.part = Part(0)
         self.output_offset = 0  # where `output` begins, a multiple of SPAN
         self.output = memoryview(b"")  # filled up to `decoded`; never moved or resized
         self.decoded = 0
         self.busy = False
+        self.is_resumed = False  # it began at a checkpoint from the disk cache
         self._decoder = decoder
         self._size = size
         self._expected_crc = crc
         self._input_offset = 0
         self._input: Buffer = b""  # the piece that was fed last
         self._crc = 0
+        self._skip = 0  # decoded bytes before `output_offset` that come first
         self._needs_input = True
 
     @classmethod
     def at(cls, checkpoint: Checkpoint, source: Source, size: int, crc: int) -> "DecodeCursor":
         """Return a cursor that continues from *checkpoint*; *source* has the bytes after it."""
         cursor = cls(checkpoint.restore(), source, size, crc)
-        cursor.output_offset, cursor._input_offset, cursor._crc = (
+        cursor.output_offset, cursor._input_offset, cursor._crc, cursor._skip = (
             checkpoint.output_offset,
             checkpoint.input_offset,
             checkpoint.crc,
+            checkpoint.skip,
         )
+        cursor.part = Part(checkpoint.output_offset)
+        cursor.is_resumed = checkpoint.is_from_disk
         cursor._needs_input = False
         return cursor
 
@@ -88,6 +106,12 @@ class DecodeCursor:
         Raises:
             CorruptData: damaged data, or a size or CRC-32 that does not match at the end.
         """
+        if self._skip:
+            self._skip_some()
+            if self._skip:
+                return None
+        if self.part.crc is None:
+            self.part.crc = self._crc
         if not self.decoded:
             self.output = allocate(min(spans * SPAN, self._size - self.output_offset))
         output = self.output
@@ -105,9 +129,26 @@ class DecodeCursor:
         self._crc = crc
         return output
 
+    def _skip_some(self) -> None:
+        """Decode what one piece gives of the bytes to skip."""
+        skipped = memoryview(bytearray(self._skip))
+        count, at_end = self._decode(skipped)
+        self._crc = crc32(skipped[:count], self._crc)
+        self._skip -= count
+        if not count and (at_end or self._decoder.reached_end):
+            raise CorruptData("the data ends before its checkpoint")
+
+    def check(self, part: Part) -> None:
+        """Raise CorruptData unless the cursor arrives where *part* begins with its CRC-32."""
+        if part.crc is not None and part.crc != self._crc:
+            raise CorruptData(
+                f"CRC-32 {self._crc:08x} before byte {part.begin}, not {part.crc:08x}"
+            )
+
     def commit(self) -> None:
         """Move to the end of the output that `advance` returned."""
         self.output_offset += len(self.output)
+        self.part.end = self.output_offset
         self.decoded = 0
 
     def release_input(self) -> None:

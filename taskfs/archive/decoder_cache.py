@@ -6,6 +6,7 @@ from functools import partial
 
 from taskfs.archive.bounds import MAX_PIECE
 from taskfs.archive.decoders import DECODERS, LZMA
+from taskfs.archive.disk_checkpoints import ArchiveCheckpoints
 from taskfs.archive.member import Member
 from taskfs.archive.resources import ArchiveResources
 from taskfs.archive.seekable_decoder import SeekableDecoder
@@ -46,8 +47,15 @@ class DecoderCache:
     Safe for concurrent use: the lock guards the tables, and no decoder is used under it.
     """
 
-    def __init__(self, blocks: BlockReader, resources: ArchiveResources) -> None:
+    def __init__(
+        self,
+        blocks: BlockReader,
+        resources: ArchiveResources,
+        disk_checkpoints: ArchiveCheckpoints | None = None,
+    ) -> None:
+        """Decode what *blocks* have, with checkpoints from *disk_checkpoints*."""
         self._blocks = blocks
+        self._disk_checkpoints = disk_checkpoints
         self._resources = resources
         self._lock = threading.Lock()
         self._decoders: dict[Member, SeekableDecoder] = {}
@@ -76,6 +84,11 @@ class DecoderCache:
                     budget=resources.decode_budget,
                     in_sequence=in_sequence,
                     push_enabled=resources.push_enabled,
+                    disk=self._disk_checkpoints.of(member)
+                    if self._disk_checkpoints is not None
+                    else None,
+                    saving=resources.saving,
+                    max_workers=resources.max_workers,
                 )
             self._users[decoder] += 1
         resources.idle.remove(decoder)
@@ -94,11 +107,16 @@ class DecoderCache:
         self._resources.idle.add(decoder, lambda: self._evict(member, decoder))
 
     def discard(self, member: Member) -> None:
-        """Close the decoder of *member*, if there is one: its bytes proved wrong."""
+        """Drop the decoder and the checkpoints of *member*, if any: its bytes proved wrong."""
         with self._lock:
             decoder = self._decoders.pop(member, None)
         if decoder is not None:
+            decoder.drop_disk_checkpoints()
             decoder.close()
+        elif self._disk_checkpoints is not None:
+            on_disk = self._disk_checkpoints.of(member)
+            if on_disk is not None:
+                on_disk.drop()
 
     def other_open_bytes(self, member: Member) -> int:
         """Return the compressed size of all other members whose decoders are in use."""

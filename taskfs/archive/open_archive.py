@@ -7,6 +7,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from taskfs.archive.archive import Archive
+from taskfs.archive.disk_checkpoints import ArchiveCheckpoints
 from taskfs.archive.end_record import MIN_TAIL, EndRecord, find_end
 from taskfs.archive.index import ArchiveIndex, open_index
 from taskfs.archive.index_builder import build_index
@@ -141,9 +142,11 @@ def _build(
 ) -> Archive:
     """Return the archive; cache what was fetched."""
     version = loaded.version
-    disk_blocks = None
+    disk_blocks = disk_checkpoints = None
     if resources.disk is not None and name and version.etag:
-        disk_blocks = resources.disk.blocks_of(cache_key(resources.namespace, name, version))
+        version_key = cache_key(resources.namespace, name, version)
+        disk_blocks = resources.disk.blocks_of(version_key)
+        disk_checkpoints = ArchiveCheckpoints(resources.disk, version_key)
     blocks = BlockReader(
         remote,
         version,
@@ -155,7 +158,9 @@ def _build(
     )
     if loaded.tail is not None:
         blocks.put_fetched(loaded.tail.start, loaded.tail.body)
-    return Archive(loaded.outcome, blocks, loaded.directory_start, resources, key, root)
+    return Archive(
+        loaded.outcome, blocks, loaded.directory_start, resources, key, root, disk_checkpoints
+    )
 
 
 def _load_from_disk(disk: DiskCache | None, key: str, root: str) -> _Loaded | None:

@@ -26,6 +26,7 @@ class ReadPattern:
         self.next_offset = 0  # the bytes before it were read, or pushed
         self.next_span = 0  # the span after the last one that was read
         self.has_jumped = False  # with the last read
+        self.max_spans = MAX_AHEAD_SPANS
         self._streak = STREAK_READS if in_sequence else 0  # reads since the last jump
         self._first_span = 0  # of the streak
 
@@ -38,7 +39,7 @@ class ReadPattern:
     def readahead_spans(self) -> int:
         """How many spans ahead of the readers to decode: twice what was read since the jump."""
         read = self.next_span - self._first_span
-        return min(MAX_AHEAD_SPANS, max(MIN_AHEAD_SPANS, 2 * read))
+        return min(self.max_spans, max(MIN_AHEAD_SPANS, 2 * read))
 
     def note(self, offset: int, stop: int) -> None:
         """Note a read of the decoded bytes [offset, stop)."""

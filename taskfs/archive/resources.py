@@ -18,6 +18,7 @@ class ArchiveResources:
 
     pool: Executor  # sends requests to the store
     decoding: Executor  # decodes ahead of readers
+    saving: Executor  # saves checkpoints to the disk cache
     waiter: Waiter
     stats: Stats
     blocks: ExtentCache
@@ -31,6 +32,7 @@ class ArchiveResources:
     decode_budget: ReadAheadBudget = field(
         default_factory=lambda: ReadAheadBudget(DECODE_AHEAD_BYTES)
     )
+    max_workers: int = 1  # stretches of one member that are decoded ahead at once
     push_enabled: bool = False  # the session pushes decoded bytes into the page cache
     disk: DiskCache | None = None
     namespace: str = ""  # part of the cache keys on disk; keeps APIs apart

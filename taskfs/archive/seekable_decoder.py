@@ -2,24 +2,28 @@
 
 The decoded bytes are cut into spans of `SPAN` bytes. A cursor decodes forward, puts every span into
 a bounded cache, and every few MiB leaves a checkpoint: a copy of the decoder's state, from which a
-later read starts instead of from the first byte. Each chain of decoding starts at the member's
-first byte, so the cursor that reaches the end knows the CRC-32 of the whole member.
+later read starts instead of from the first byte. Checkpoints in the disk cache serve other
+processes, and later ones. Each chain of decoding starts at the member's first byte, possibly in
+another process, so the cursor that reaches the end knows the CRC-32 of the whole member.
 """
 
-import threading
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import Executor
 
-from taskfs.archive.bounds import DISORDER_SPANS, MAX_STEP_SPANS, SPAN
+from taskfs.archive.ahead_workers import AheadWorkers
+from taskfs.archive.bounds import DISORDER_SPANS, SPAN, STRETCH
+from taskfs.archive.checkpoint_writer import DELAY, CheckpointWriter
 from taskfs.archive.cursor_pool import CursorPool
-from taskfs.archive.decode_ahead import AheadState, DecodeAhead
+from taskfs.archive.decode_ahead import DecodeAhead
 from taskfs.archive.decode_cursor import DecodeCursor, Source
 from taskfs.archive.decoder_limits import CheckpointBudget
 from taskfs.archive.decoders import Decoder
-from taskfs.archive.span_waiters import WaitQueue
-from taskfs.cache.memory_cache import Extent, ExtentCache, next_owner
+from taskfs.archive.disk_checkpoints import DiskCheckpoints
+from taskfs.archive.span_decoder import SpanDecoder
+from taskfs.cache.memory_cache import ExtentCache
 from taskfs.cache.readahead import ReadAheadBudget
-from taskfs.errors import CorruptData, TaskFSError, Unsupported
+from taskfs.errors import CorruptData
 from taskfs.support.buffers import Buffer
 from taskfs.support.interruptible_wait import Waiter
 from taskfs.support.wait_hook import announce_wait
@@ -28,10 +32,8 @@ from taskfs.support.wait_hook import announce_wait
 class SeekableDecoder:
     """Random access to the decoded bytes of one member.
 
-    Safe for concurrent use: one lock guards the cursors, the checkpoints and the state of
-    decoding ahead.
-    Decoding happens outside of it, by the one thread that has marked its cursor busy. Other
-    threads that need a span of that cursor wait for it.
+    Safe for concurrent use: the lock of its `SpanDecoder` guards the cursors, the checkpoints and
+    the workers. Threads that need a span of a busy cursor wait for it.
     """
 
     def __init__(
@@ -48,18 +50,35 @@ class SeekableDecoder:
         budget: ReadAheadBudget,
         in_sequence: bool = False,
         push_enabled: bool = False,
+        disk: DiskCheckpoints | None = None,
+        saving: Executor | None = None,
+        max_workers: int = 1,
     ) -> None:
+        """Decode with decoders of *make_decoder* what *open_source* has.
+
+        With *disk*, checkpoints are read from there, and saved there in threads of *saving*. In
+        threads of *pool*, up to *max_workers* stretches are then decoded ahead at once.
+        """
         self.size = size
-        self.verified = False
-        self._spans = spans
-        self._checkpoint_budget = checkpoints
-        self._pool = pool
         self._waiter = waiter
-        self._id = next_owner()
-        self._lock = threading.Lock()
-        self._waiters = WaitQueue()
-        self._cursors = CursorPool(make_decoder, open_source, size, crc)
         self._ahead = DecodeAhead(size, budget, in_sequence=in_sequence, push_enabled=push_enabled)
+        self._writer = None
+        if disk is not None and saving is not None:
+            self._writer = CheckpointWriter(disk, open_source, saving)
+        self._decoder = SpanDecoder(
+            CursorPool(make_decoder, open_source, size, crc),
+            size=size,
+            spans=spans,
+            budget=checkpoints,
+            disk=disk,
+            writer=self._writer,
+        )
+        self._workers = AheadWorkers(self._decoder, self._ahead, pool, waiter, max_workers)
+
+    @property
+    def verified(self) -> bool:
+        """Whether a cursor has reached the end of the member, with the right CRC-32."""
+        return self._decoder.verified
 
     def read_at(self, offset: int, size: int) -> Buffer:
         """Return the decoded bytes [offset, offset + size), fewer only at the member's end.
@@ -71,10 +90,13 @@ class SeekableDecoder:
         """
         stop = min(offset + size, self.size)
         if offset < stop:
-            with self._lock:
-                starts_ahead = self._ahead.note(offset, stop) and self._start_ahead()
-            if starts_ahead:
-                self._pool.submit(self._decode_ahead)
+            with self._decoder.lock:
+                starts = self._ahead.note(offset, stop, is_active=self._workers.is_active)
+                if self._ahead.pattern.has_jumped:
+                    self._workers.note_jump()
+                starts = starts and self._workers.may_start()
+            if starts:
+                self._workers.start()
         pieces = []
         while offset < stop:
             piece = self._piece(offset, stop)
@@ -87,13 +109,13 @@ class SeekableDecoder:
 
         The last span is never among them: a read of it shows that the member is read to its end.
         """
-        with self._lock:
+        with self._decoder.lock:
             pattern = self._ahead.pattern
             start = pattern.next_offset
             last = (self.size - 1) // SPAN * SPAN
             if not pattern.is_in_order or start >= last:
                 return range(0)
-            extent = self._spans.find(self._id, start // SPAN)
+            extent = self._decoder.find(start // SPAN)
             if extent is None:
                 return range(0)
             pattern.next_offset = min(last, extent.first * SPAN + len(extent.body))
@@ -106,20 +128,22 @@ class SeekableDecoder:
 
     @property
     def checkpoint_count(self) -> int:
-        """How many checkpoints it holds."""
-        return len(self._cursors.checkpoints)
+        """How many checkpoints it holds in memory."""
+        return self._decoder.checkpoint_count
+
+    def drop_disk_checkpoints(self) -> None:
+        """Drop the checkpoints in the disk cache, and what was decoded from them."""
+        self._decoder.drop_disk_checkpoints()
 
     def forget(self) -> None:
-        """Drop the checkpoints and the idle cursors."""
+        """Drop the checkpoints in memory and the idle cursors."""
         self._ahead.close()
-        with self._lock:
-            self._cursors.clear()
+        self._decoder.forget()
 
     def close(self) -> None:
         """Drop everything it holds; a later read starts again."""
-        self.forget()
-        self._checkpoint_budget.unregister(self)
-        self._spans.drop(self._id, 0, self.size // SPAN)
+        self._ahead.close()
+        self._decoder.close()
 
     def _piece(self, offset: int, stop: int) -> memoryview:
         """Return the bytes from *offset* on that lie in one piece, at most up to *stop*."""
@@ -127,20 +151,25 @@ class SeekableDecoder:
         begin = index * SPAN
         has_waited = False
         while True:
-            with self._lock:
+            cursor = reached = None
+            with self._decoder.lock:
                 span = self._find_span(index, offset - begin if has_waited else None)
-                cursor = self._claim_cursor(index, has_waited) if span is None else None
-                if span is None and cursor is None:
-                    waiter = self._waiters.add(index)
+                if span is None:
+                    reached = self._distant_start(index)
+                    if reached is None:
+                        cursor = self._claim_cursor(index, has_waited)
+                    if reached is None and cursor is None:
+                        waiter = self._decoder.waiters.add(index)
+            if reached is not None:
+                announce_wait()
+                self._approach(index, reached)
+                continue
             if cursor is not None:
                 stop = min(stop, begin + SPAN)
                 announce_wait()
-                try:
-                    span = self._decode_until(cursor, index, stop - begin)
-                finally:
-                    self._release(cursor)
-                if count := self.checkpoint_count:
-                    self._checkpoint_budget.note(self, count)
+                span = self._decode_span(cursor, index, stop - begin)
+                if span is None:
+                    continue
             elif span is None:
                 has_waited = not waiter.wait()
                 if has_waited:
@@ -150,7 +179,7 @@ class SeekableDecoder:
             if self._ahead.pattern.is_in_order:
                 # Spans before a sequential reader's position are evicted before those after it.
                 passed = (offset + len(piece)) // SPAN - DISORDER_SPANS - 1
-                self._spans.demote(self._id, passed)
+                self._decoder.demote(passed)
             return piece
 
     def _find_span(self, index: int, wanted: int | None) -> memoryview | None:
@@ -159,39 +188,88 @@ class SeekableDecoder:
         A thread that waited too long for another thread's cursor passes the byte of the span that
         it has *wanted*. It gets what that cursor has decoded of the span, if the byte is there.
         """
-        extent = self._spans.find(self._id, index)
+        extent = self._decoder.find(index)
         if extent is not None:
             return memoryview(extent.body)[(index - extent.first) * SPAN :]
         if wanted is None:
             return None
-        cursor = self._cursors.nearest(index)
+        cursor = self._decoder.cursors.nearest(index)
         at = index * SPAN - cursor.output_offset
         # Without the member's last byte: the CRC-32 is checked before it is returned.
         stop = min(cursor.decoded, self.size - 1 - cursor.output_offset)
         return cursor.output[at:stop] if cursor.busy and at + wanted < stop else None
 
+    def _distant_start(self, index: int) -> int | None:
+        """Return the offset of the nearest cursor if the disk may have a nearer checkpoint.
+
+        None if the cursor is busy, or less than a stretch before span *index*. The caller holds the
+        lock.
+        """
+        if self._decoder.disk is None:
+            return None
+        reached = self._decoder.cursors.reach(index)
+        return reached if reached is not None and index * SPAN - reached >= STRETCH else None
+
     def _claim_cursor(self, index: int, has_waited: bool) -> DecodeCursor | None:
         """Return the nearest cursor before span *index*, now busy. The caller holds the lock.
 
-        Return None if another thread uses that cursor, or is about to: decoding ahead decodes more
-        at once.
+        Return None if another thread uses that cursor, or is about to: a worker decodes more at
+        once.
         """
-        cursor = self._cursors.nearest(index)
-        if cursor.busy or (self._ahead.state is AheadState.STARTING and not has_waited):
+        cursor = self._decoder.cursors.nearest(index)
+        if cursor.busy or (self._workers.is_starting and not has_waited):
             return None
         cursor.busy = True
         return cursor
 
-    def _release(self, cursor: DecodeCursor) -> None:
-        cursor.release_input()
-        with self._lock:
-            cursor.busy = False
-            if cursor.is_at_end:
-                self._cursors.discard(cursor)
-            starts_ahead = self._start_ahead()
-            self._waiters.wake()
-        if starts_ahead:
-            self._pool.submit(self._decode_ahead)
+    def _approach(self, index: int, reached: int) -> None:
+        """Bring a checkpoint or a cursor nearer to span *index* than the byte *reached*.
+
+        Without a checkpoint, decode one stretch. Another process that has to decode it as well
+        waits for the checkpoint behind it.
+        """
+        disk, writer = self._decoder.disk, self._writer
+        assert disk is not None
+        checkpoint = disk.nearest(index * SPAN, reached)
+        if checkpoint is not None:
+            with self._decoder.lock:
+                self._decoder.cursors.add_from_disk(checkpoint)
+            return
+        number = reached // STRETCH + 1
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(disk.lock(number, self._waiter.check))
+            if disk.nearest(index * SPAN, reached) is not None:
+                return  # another process has made it meanwhile
+            with self._decoder.lock:
+                cursor = self._decoder.cursors.nearest(index)
+                if cursor.busy or cursor.output_offset > reached:
+                    return
+                cursor.busy = True
+            stop = min(index, (number * STRETCH + DELAY) // SPAN)
+            self._decode_span(cursor, stop, 1)
+            if writer is not None:
+                writer.when_saved(number, stack.pop_all().close)
+
+    def _decode_span(self, cursor: DecodeCursor, index: int, stop: int) -> memoryview | None:
+        """Decode as `_decode_until`, and release *cursor*.
+
+        Return None if a checkpoint of the disk cache proved wrong: it was dropped.
+        """
+        try:
+            span = self._decode_until(cursor, index, stop)
+        except CorruptData:
+            if not cursor.is_resumed:
+                raise
+            self._decoder.drop_disk_checkpoints()
+            return None
+        finally:
+            self._decoder.release(cursor)
+            with self._decoder.lock:
+                starts = self._workers.may_start()
+            if starts:
+                self._workers.start()
+        self._decoder.note_use()
+        return span
 
     def _decode_until(self, cursor: DecodeCursor, index: int, stop: int) -> memoryview:
         """Decode until the bytes [0, stop) of the span *index* are there; return the span so far.
@@ -207,87 +285,7 @@ class SeekableDecoder:
             if is_there and (spans == 1 or not cursor.has_input):
                 return cursor.output[start - cursor.output_offset :]
             at = cursor.output_offset
-            output = self._step(cursor, spans)
+            output = self._decoder.step(cursor, spans)
             if output is not None and (start < cursor.output_offset or cursor.is_at_end):
                 return output[start - at :]
             self._waiter.check()
-
-    def _step(self, cursor: DecodeCursor, spans: int) -> memoryview | None:
-        """Decode what one piece gives; if that completed the output, cache it and return it."""
-        try:
-            output = cursor.advance(spans)
-        except (CorruptData, Unsupported):
-            with self._lock:
-                self._cursors.discard(cursor)
-            raise
-        if output is None:
-            return None
-        with self._lock:
-            # In one step, so that a thread that finds the cursor past a span finds the span too.
-            index, count = cursor.output_offset // SPAN, -(-len(output) // SPAN)
-            self._spans.put(Extent(self._id, index, count, output))
-            cursor.commit()
-            self.verified = self.verified or cursor.is_at_end
-            self._waiters.wake(range(index, index + count))
-        if cursor.output_offset % self._cursors.spacing == 0 and not cursor.is_at_end:
-            self._add_checkpoint(cursor)
-        return output
-
-    def _add_checkpoint(self, cursor: DecodeCursor) -> None:
-        with self._lock:
-            if not self._cursors.add_checkpoint(cursor):
-                return
-            count = self.checkpoint_count
-        self._checkpoint_budget.note(self, count)
-
-    def _start_ahead(self) -> bool:
-        """Whether to decode ahead; if so, it counts as starting. The caller holds the lock."""
-        if self._ahead.state is not AheadState.IDLE or self._cursor_to_advance() is None:
-            return False
-        self._ahead.state = AheadState.STARTING
-        return True
-
-    def _cursor_to_advance(self) -> DecodeCursor | None:
-        """Return the reader's idle cursor if it should decode ahead. The caller holds the lock.
-
-        It never goes back: a span that a small cache has evicted again is left to the reader.
-        """
-        cursor = self._cursors.idle_near(self._ahead.pattern.next_span)
-        if cursor is None or cursor.output_offset >= self._ahead.stop_span * SPAN:
-            return None
-        return cursor
-
-    def _decode_ahead(self) -> None:
-        """Decode the spans before the reader, until far enough ahead or until a failure."""
-        try:
-            while (cursor := self._claim_cursor_ahead()) is not None:
-                try:
-                    while (left := self._ahead.stop_span - cursor.output_offset // SPAN) > 0:
-                        spacing = self._cursors.spacing
-                        to_checkpoint = (spacing - cursor.output_offset % spacing) // SPAN
-                        # A power of two, because buffers of such sizes are pooled.
-                        spans = 1 << min(MAX_STEP_SPANS, left, to_checkpoint).bit_length() - 1
-                        while self._step(cursor, spans) is None:
-                            self._waiter.check()
-                        if cursor.is_at_end:
-                            break
-                finally:
-                    self._release(cursor)
-        except BaseException as exc:
-            with self._lock:
-                self._ahead.state = AheadState.IDLE
-            if not isinstance(exc, TaskFSError):
-                raise
-            # A reader of these bytes meets the same failure, and reports it.
-
-    def _claim_cursor_ahead(self) -> DecodeCursor | None:
-        """Return the cursor to decode ahead with, now busy, or None at its end."""
-        with self._lock:
-            cursor = self._cursor_to_advance()
-            if cursor is None:
-                self._ahead.state = AheadState.IDLE
-                self._waiters.wake()
-                return None
-            self._ahead.state = AheadState.RUNNING
-            cursor.busy = True
-            return cursor

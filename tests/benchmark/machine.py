@@ -48,7 +48,7 @@ def mounted(
         NotMounted: the program exited; the text has the last line it printed.
         TooSlow: not mounted within *limit_s*.
     """
-    mountpoint.mkdir(parents=True)
+    mountpoint.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + limit_s
     with log.open("wb") as out:
         process = subprocess.Popen(

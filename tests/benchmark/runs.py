@@ -152,9 +152,10 @@ class _Meter:
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """A reader with an open view, the time at which opening began, and the processes involved."""
+    """A reader with an open view, the time and counters before it was opened, and its processes."""
 
     reader: Reader
+    before: _Meter
     began: float
     mount_s: float
     pids: list[int]
@@ -165,7 +166,8 @@ def _open_view(peer: Peer, context: RunContext) -> Iterator[_View]:
     """Start the reader and mount the peer; a library runs inside the reader."""
     with contextlib.ExitStack() as stack:
         scratch = context.folder / "scratch"
-        scratch.mkdir()
+        scratch.mkdir(exist_ok=True)
+        before = _Meter.read(context.cloud, [])
         if peer.library:
             url = context.cloud.signed_url(context.archive)
             began = time.monotonic()
@@ -180,7 +182,7 @@ def _open_view(peer: Peer, context: RunContext) -> Iterator[_View]:
             url, pids = stack.enter_context(peer.mount(context))
         stack.push(lambda kind, *_: reader.kill() if kind else None)
         reader.call(("open", peer.library or "files", url, str(scratch)), began + context.limit_s)
-        yield _View(reader, began, time.monotonic() - began, pids)
+        yield _View(reader, before, began, time.monotonic() - began, pids)
 
 
 def run(
@@ -202,28 +204,10 @@ def run(
     with tempfile.TemporaryDirectory(dir=runs, ignore_cleanup_errors=True) as folder:
         context = RunContext(Path(folder), archive.name, cloud, cache, conditions.limit_s)
         try:
-            before = _Meter.read(cloud, [])
-            with _open_view(peer, context) as view:
-                began, mount_s = view.began, view.mount_s
-                for step in steps:
-                    stopped, value = view.reader.call(step.call, began + conditions.limit_s)
-                    after = _Meter.read(cloud, [*view.pids, view.reader.pid])
-                    _check(step, value)
-                    taken = after.counts - before.counts
-                    outcomes.append(
-                        outcome(
-                            step=step.title,
-                            seconds=stopped - began,
-                            mount_s=mount_s,
-                            cpu_s=after.cpu - before.cpu,
-                            others=after.others(before),
-                            requests=taken.requests,
-                            sent=taken.sent,
-                            api=taken.api,
-                            peak=peak_memory(view.pids),
-                        )
-                    )
-                    began, before, mount_s = time.monotonic(), after, 0.0
+            for session in _sessions(steps):
+                with _open_view(peer, context) as view:
+                    for found in _measure(session, view, cloud, conditions.limit_s):
+                        outcomes.append(outcome(**found))
         except TooSlow:
             failure = f">{conditions.limit_s:g} s"
         except (ReadFailed, NotMounted) as exc:
@@ -232,6 +216,43 @@ def run(
             outcomes.append(outcome(step=step.title, failure=failure))
             failure = "not run"
     return outcomes
+
+
+def _sessions(steps: Sequence[Step]) -> Iterator[list[Step]]:
+    """Yield the steps of each mount: a step that remounts begins another one."""
+    session: list[Step] = []
+    for step in steps:
+        if step.remounts and session:
+            yield session
+            session = []
+        session.append(step)
+    yield session
+
+
+def _measure(
+    steps: Sequence[Step], view: _View, cloud: Cloud, limit_s: float
+) -> Iterator[dict[str, Any]]:
+    """Run the steps on one mount; yield the numbers of each as fields of an `Outcome`."""
+    began, before, mount_s = view.began, view.before, view.mount_s
+    for step in steps:
+        if step.remounts:
+            began, before = time.monotonic(), _Meter.read(cloud, [*view.pids, view.reader.pid])
+        stopped, value = view.reader.call(step.call, began + limit_s)
+        after = _Meter.read(cloud, [*view.pids, view.reader.pid])
+        _check(step, value)
+        taken = after.counts - before.counts
+        yield {
+            "step": step.title,
+            "seconds": stopped - began,
+            "mount_s": mount_s,
+            "cpu_s": after.cpu - before.cpu,
+            "others": after.others(before),
+            "requests": taken.requests,
+            "sent": taken.sent,
+            "api": taken.api,
+            "peak": peak_memory(view.pids),
+        }
+        began, before, mount_s = time.monotonic(), after, 0.0
 
 
 def _check(step: Step, value: Any) -> None:

@@ -122,6 +122,15 @@ def _warm(results: Results, rtt_ms: int) -> Measures:
     yield from _against(results, "cat", 1, rtt_ms, 0.25)
 
 
+def _remount(results: Results, rtt_ms: int) -> Measures:
+    if mine := results.get("remount", 1, rtt_ms):
+        yield Measure("s to jump", mine.seconds, 0.15)
+        yield Measure("requests", mine.requests, 0)
+    if mine := results.get("remount", 2, rtt_ms):
+        yield Measure("requests of cat", mine.requests, 0)
+    yield from _against(results, "remount", 2, rtt_ms, 0.62, "s of cat")
+
+
 def _parallel(results: Results, rtt_ms: int) -> Measures:
     yield from _bytes(results, "parallel", rtt_ms, 1.05)
     yield from _against(results, "parallel", 0, rtt_ms, 0.8)
@@ -175,6 +184,7 @@ TARGETS: Final = (
     ),
     Target("cat cold: 0.62 of the best peer, 1.25 of isal, bytes within 2 %", "cat", _cat),
     Target("cat warm: no request, a quarter of the best peer", "cat", _warm),
+    Target("after a remount: a jump < 0.15 s, no request", "remount", _remount),
     Target("8 readers at once: bytes within 5 %, 0.8 of the best peer", "parallel", _parallel),
     Target("4 KB of each file: less than a sixth of them", "starts", _starts),
     Target("capped: three times one connection or more", "capped", _capped),

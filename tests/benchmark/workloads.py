@@ -1,7 +1,8 @@
 """The workloads, with the expected value of each step.
 
-A workload runs its steps on one fresh mount with empty caches. A step is one call on a view of
-`reader.py` and one row of the result. A new workload is a new row of `WORKLOADS`.
+A workload runs its steps on one fresh mount with empty caches; a step may ask for another mount. A
+step is one call on a view of `reader.py` and one row of the result. A new workload is a new row of
+`WORKLOADS`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class LowerBound:
 class Step:
     """One row of the result: a call of the reader and the value it must return.
 
-    *inflates*: the lower bound of its time is the time to inflate the large member.
+    *inflates*: the lower bound of its time is the time to inflate the large member. *remounts*: the
+    step runs on another mount with the caches of the one before, and its time is without the start.
     """
 
     title: str
@@ -42,6 +44,7 @@ class Step:
     expected: Callable[[], Any]
     lower_bound: LowerBound
     inflates: bool = False
+    remounts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +169,35 @@ def _cat(archive: Archive, scale: float) -> list[Step]:
     ]
 
 
+def _remount(archive: Archive, scale: float) -> list[Step]:
+    member, content = archive.member(LARGE), _content(archive, scale, LARGE)
+    expected = [member.size, member.crc]
+    lower_bound = LowerBound(2, member.compressed + archive.directory)
+    size = f"{member.size / (1 << 30):.2g} GiB"
+
+    def jump(percent: int) -> Step:
+        windows = [(content.size * percent // 100, WINDOW)]
+        return Step(
+            f"- 4 KiB of it at {percent} % after a remount",
+            ("read", LARGE, windows, False),
+            lambda: _windows(content, windows),
+            LowerBound(0, 0),
+            remounts=True,
+        )
+
+    cat = ("cat", LARGE)
+    return [
+        Step(
+            f"`cat` of the deflated one ({size}), to be read again",
+            cat,
+            lambda: expected,
+            lower_bound,
+        ),
+        jump(90),
+        Step("- `cat` after a remount", cat, lambda: expected, LowerBound(0, 0), remounts=True),
+    ]
+
+
 def _capped(archive: Archive, scale: float) -> list[Step]:
     member = archive.member(LARGE)
     lower_bound = LowerBound(2, member.compressed + archive.directory)
@@ -228,6 +260,7 @@ WORKLOADS: Final = (
     Workload("stored", "big", _stored),
     Workload("random", "big", _random),
     Workload("cat", "big", _cat),
+    Workload("remount", "big", _remount),
     Workload("parallel", "mixed", _each),
     Workload("starts", "mixed", _starts),
     Workload("grep", "many", _grep),
