@@ -36,6 +36,9 @@ MAX_PIECE: Final = 16 * BLOCK
 SEQUENTIAL_FILES_BYTES: Final = 12 << 20
 # Fetch ahead this many times the bytes of the sequence so far.
 SEQUENTIAL_FILES_GROWTH: Final = 4
+# Members in turn after which a sequence counts as one from the last to the first: more than the
+# readers of a forward sequence that finish in any order.
+BACKWARD_MEMBERS: Final = 16
 # Members read lately: a member that is read again does not advance the sequence.
 RECENT_MEMBERS: Final = 64
 # Bytes of members that other readers hold open which count as fetched; with more the reads count as

@@ -127,7 +127,7 @@ class Members(Sequence[Member]):
 
 
 class ArchiveIndex:
-    """The files of one archive beneath one root. Immutable, and safe for concurrent use.
+    """The files of one archive beneath one root. Safe for concurrent use: only a hint changes.
 
     *content* is a sealed index. Where it is a file that was damaged, reads raise `CacheChanged`.
     """
@@ -137,6 +137,9 @@ class ArchiveIndex:
         self.tables = open_tables(content, head)
         self._content = content
         self._hash = NameHash(bytes.fromhex(head.salt))
+        # The member that was found last, and whether the one before it was found before. The hash
+        # table is read at random places, so a walk in order looks at the next member first.
+        self._latest = -2, False
         self.root = Folder(self, 0)
         self.members = Members(self)
         # Bytes of memory; of a file, some pages are kept.
@@ -211,20 +214,30 @@ class ArchiveIndex:
 
     def find_child(self, folder: int, name: str) -> Folder | Member | None:
         """Return the child of *folder* called *name*, or None."""
+        number, in_order = self._latest
+        if in_order and (member := self._member_called(number + 1, folder, name)) is not None:
+            self._latest = number + 1, True
+            return member
         try:
             hashed = self._hash.of(folder, name.encode())
         except UnicodeEncodeError:  # the bytes of a name that is not UTF-8: no name here has them
             return None
         tables = self.tables
-        for number in find_slots(tables["member_slots"], hashed):
-            if tables["parent"][number] == folder:
-                member = self.member(number)
-                if member.path.rpartition("/")[2] == name:
-                    return member
+        for found in find_slots(tables["member_slots"], hashed):
+            if (member := self._member_called(found, folder, name)) is not None:
+                self._latest = found, found == number + 1
+                return member
         for number in find_slots(tables["folder_slots"], hashed):
             if tables["folder_parent"][number] == folder and self.folder_name(number) == name:
                 return Folder(self, number)
         return None
+
+    def _member_called(self, number: int, folder: int, name: str) -> Member | None:
+        """Return the member at this position if it is called *name* in *folder*."""
+        if number >= len(self.members) or self.tables["parent"][number] != folder:
+            return None
+        member = self.member(number)
+        return member if member.path.rpartition("/")[2] == name else None
 
     def lookup(self, path: str) -> Folder | Member | None:
         """Return the folder or member at *path*, or None; the root for an empty path."""

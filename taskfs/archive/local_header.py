@@ -8,6 +8,7 @@ from taskfs.archive.member_names import is_same_name
 from taskfs.cache.block import BLOCK
 from taskfs.cache.block_reader import BlockReader
 from taskfs.errors import CorruptData
+from taskfs.support.buffers import Buffer
 
 LOCAL: Final = struct.Struct("<4s5H3L2H")
 LOCAL_MAGIC: Final = b"PK\x03\x04"
@@ -55,6 +56,26 @@ class LocalHeaders:
         stop = guess_data_start(member) + min(first, member.compressed_size)
         self._blocks.prefetch(at, min(stop, self._directory_start))
         header = self._blocks.read_at(at, LOCAL.size + len(member.raw_name))
+        return self._parse(member, header)
+
+    def read_packed(self, member: Member) -> tuple[int, Buffer]:
+        """Return the offset and the bytes of a short member's data, which are read with the header.
+
+        Raises: as `data_start`.
+        """
+        at, stop = member.header_offset, self.stop_guess(member)
+        if at + LOCAL.size > self._directory_start:
+            raise CorruptData(f"{member.path}: the member lies outside the archive")
+        whole = self._blocks.read_at(at, stop - at)
+        start = self._parse(member, whole[: LOCAL.size + len(member.raw_name)])
+        packed = whole[start - at : start - at + member.compressed_size]
+        if len(packed) < member.compressed_size:  # the extra field is long
+            packed = self._blocks.read_at(start, member.compressed_size)
+        return start, packed
+
+    def _parse(self, member: Member, header: Buffer) -> int:
+        """Return the offset of the data from a local header with its name."""
+        at = member.header_offset
         fields = LOCAL.unpack_from(header)
         name_length, extra_length = int(fields[9]), int(fields[10])
         if fields[0] != LOCAL_MAGIC:

@@ -173,7 +173,7 @@ class SmallReader(MemberReader):
 
     def _decode(self) -> Buffer:
         member = self.member
-        packed = self._context.blocks.read_at(self._locate(), member.compressed_size)
+        self._start, packed = self._context.headers.read_packed(member)
         whole = decode_whole(member.method, packed, member.size)
         if (crc := crc32(whole)) != member.crc32:
             raise wrong_crc(member, crc)

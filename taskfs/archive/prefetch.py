@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from taskfs.archive.bounds import (
+    BACKWARD_MEMBERS,
     HEAD_BYTES,
     HEAD_READ,
     HEADS_AHEAD,
@@ -46,14 +47,21 @@ class SequentialMembers:
     """Fetches the next members while members are read to their ends, one after another.
 
     Many small files then cost few requests. Safe for concurrent use.
+
+    With *backward*, the next members are those before: ripgrep, for example, reads the files of a
+    directory from the last to the first. All offsets are negated then.
     """
 
-    def __init__(self, blocks: BlockReader, budget: ReadAheadBudget) -> None:
+    def __init__(
+        self, blocks: BlockReader, budget: ReadAheadBudget, *, backward: bool = False
+    ) -> None:
         self._blocks = blocks
         self._budget = budget
+        self._backward = backward
         self._lock = threading.Lock()
         self._detector = SequentialDetector(0)
         self._ahead = 0  # the end of the bytes that were requested
+        self._run = 0  # members of the sequence so far
         self._recent: deque[int] = deque(maxlen=RECENT_MEMBERS)  # where they start
 
     def note_read_to_end(self, start: int, stop: int, open_bytes: int) -> bool | None:
@@ -63,6 +71,8 @@ class SequentialMembers:
         member that was read lately: it does not show whether the sequence continues.
         """
         open_bytes = min(open_bytes, MAX_OPEN_BYTES)
+        if self._backward:
+            start, stop = -stop, -start
         with self._lock:
             if start in self._recent:
                 return None
@@ -71,7 +81,8 @@ class SequentialMembers:
             slack = max(SLACK, self._ahead - self._detector.end_offset, open_bytes)
             advance = self._detector.note(start, stop, slack)
             reached = self._detector.end_offset
-            if not advance:
+            self._run = self._run + 1 if advance else 0
+            if not advance or (self._backward and self._run < BACKWARD_MEMBERS):
                 self._ahead = reached
                 return False
             window = min(SEQUENTIAL_FILES_GROWTH * advance, self._budget.allowance(self))
@@ -83,6 +94,8 @@ class SequentialMembers:
             # Whole requests of the longest kind, where there is enough for one.
             target -= (target - begin) % MAX_RUN if target - begin > MAX_RUN else 0
             self._ahead = target
+        if self._backward:
+            begin, target = max(0, -target), -begin
         if self._blocks.prefetch(begin, target):
             self._budget.register(self)
         return True
@@ -143,7 +156,9 @@ class Prefetcher:
         self._blocks = blocks
         self._headers = headers
         self._other_open_bytes = other_open_bytes
-        self._sequential = SequentialMembers(blocks, budget)
+        self._forward = SequentialMembers(blocks, budget)
+        self._backward = SequentialMembers(blocks, budget, backward=True)
+        self._direction = self._forward  # that of the last sequence
         self._heads = HeadPrefetcher(blocks, index)
         # By member number: pushed when it was opened.
         self._pushed = bytearray(index.number_stop)
@@ -157,7 +172,12 @@ class Prefetcher:
         """Note that *member* was read to its end, or is about to be."""
         start = member.header_offset
         stop = start + member.compressed_size
-        continues = self._sequential.note_read_to_end(start, stop, self._other_open_bytes(member))
+        open_bytes = self._other_open_bytes(member)
+        continues = self._direction.note_read_to_end(start, stop, open_bytes)
+        if continues is False:
+            other = self._backward if self._direction is self._forward else self._forward
+            if other.note_read_to_end(start, stop, open_bytes):
+                continues, self._direction = True, other
         if continues is not None:
             self.pattern = AccessPattern.SEQUENTIAL if continues else AccessPattern.RANDOM
 

@@ -18,6 +18,9 @@ class ArchiveKind(enum.Enum):
     OUTPUT = "output"
     INPUT = "input"
 
+    # In C, because each lookup of a name looks for an archive. Members are singletons.
+    __hash__ = object.__hash__
+
     @property
     def root(self) -> str:
         """The prefix of the members that the file system shows."""

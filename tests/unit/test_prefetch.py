@@ -76,6 +76,33 @@ def test_small_members_read_by_eight_at_once_cost_few_requests() -> None:
         assert remote.fetched <= 1.1 * len(body)
 
 
+@pytest.mark.parametrize("readers", [1, 2])
+def test_small_members_read_backwards_cost_few_requests(readers: int) -> None:
+    """R-6: A program that reads small members from the last to the first, as ripgrep does, costs as
+    few requests as one that goes forward."""
+    body = many(1600, 8000, DEFLATED)
+    with make_harness() as harness:
+        remote = FakeObject(body)
+        archive = harness.open(remote)
+        expected = cheap_bytes(8000)
+        todo = iter(reversed(range(1600)))
+        lock = threading.Lock()
+
+        def read() -> None:
+            while True:
+                with lock:
+                    number = next(todo, None)
+                if number is None:
+                    return
+                assert read_all(archive, f"f{number:05}") == expected
+
+        run_threads([read] * readers)
+        assert archive.prefetch.is_sequential
+        harness.settle()
+        assert len(remote.requests) <= len(body) / (4 << 20) + 20
+        assert remote.fetched <= 1.1 * len(body)
+
+
 def half_read(archive: Archive, numbers: Iterable[int], size: int) -> list[MemberReader]:
     """Readers of the members, each of which has read the first half."""
     readers = [archive.open_member(member(archive, f"f{number:05}")) for number in numbers]
