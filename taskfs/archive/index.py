@@ -5,6 +5,7 @@ the index, and `index_layout` says how it lies in memory or in a file.
 """
 
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, overload
 
@@ -101,6 +102,10 @@ class Children(Mapping[str, Folder | Member]):
         """Return the children [start, stop) of the listing; no object is made of a member."""
         return self._index.child_rows(self._folder, start, min(stop, len(self)))
 
+    def rows_after(self, member: Member) -> list[ChildRow]:
+        """Return some of the members that follow *member* in the archive's order."""
+        return self._index.rows_after(self._folder, member.number)
+
 
 class Members(Sequence[Member]):
     """The members of an index in archive order."""
@@ -137,9 +142,9 @@ class ArchiveIndex:
         self.tables = open_tables(content, head)
         self._content = content
         self._hash = NameHash(bytes.fromhex(head.salt))
-        # The member that was found last, and whether the one before it was found before. The hash
-        # table is read at random places, so a walk in order looks at the next member first.
-        self._latest = -2, False
+        # The member that was found last, and the step to it from a neighbour that was found before,
+        # or 0. The hash table is read at random places, so a walk looks at the next member first.
+        self._latest = -2, 0
         self.root = Folder(self, 0)
         self.members = Members(self)
         # Bytes of memory; of a file, some pages are kept.
@@ -195,6 +200,17 @@ class ArchiveIndex:
                 rows += self._member_rows(child, count)
         return rows
 
+    def rows_after(self, folder: int, number: int) -> list[ChildRow]:
+        """Return the members of *folder* that follow that with this `number` without a gap."""
+        numbers, parents = self.tables["number"], self.tables["parent"]
+        first = bisect_right(numbers, number)
+        count = 0
+        for parent in parents[first : first + BATCH]:
+            if parent != folder:
+                break
+            count += 1
+        return list(self._member_rows(first, count)) if count else []
+
     def _member_rows(self, first: int, count: int) -> Iterator[ChildRow]:
         """Yield the rows of *count* members from *first* on."""
         head = self.head
@@ -214,9 +230,9 @@ class ArchiveIndex:
 
     def find_child(self, folder: int, name: str) -> Folder | Member | None:
         """Return the child of *folder* called *name*, or None."""
-        number, in_order = self._latest
-        if in_order and (member := self._member_called(number + 1, folder, name)) is not None:
-            self._latest = number + 1, True
+        number, step = self._latest
+        if step and (member := self._member_called(number + step, folder, name)) is not None:
+            self._latest = number + step, step
             return member
         try:
             hashed = self._hash.of(folder, name.encode())
@@ -225,7 +241,7 @@ class ArchiveIndex:
         tables = self.tables
         for found in find_slots(tables["member_slots"], hashed):
             if (member := self._member_called(found, folder, name)) is not None:
-                self._latest = found, found == number + 1
+                self._latest = found, found - number if abs(found - number) == 1 else 0
                 return member
         for number in find_slots(tables["folder_slots"], hashed):
             if tables["folder_parent"][number] == folder and self.folder_name(number) == name:
@@ -234,7 +250,7 @@ class ArchiveIndex:
 
     def _member_called(self, number: int, folder: int, name: str) -> Member | None:
         """Return the member at this position if it is called *name* in *folder*."""
-        if number >= len(self.members) or self.tables["parent"][number] != folder:
+        if not 0 <= number < len(self.members) or self.tables["parent"][number] != folder:
             return None
         member = self.member(number)
         return member if member.path.rpartition("/")[2] == name else None

@@ -34,6 +34,7 @@ class Origin(NamedTuple):
     page_cache: PageCache
     inode_base: int
     epoch: int  # of the registry when the archive was looked up
+    is_final: bool  # by the task's record
 
     @property
     def is_current(self) -> bool:
@@ -42,8 +43,7 @@ class Origin(NamedTuple):
 
     def lifetime(self) -> Lifetime:
         """Return for how long the kernel may keep what the archive says."""
-        is_final = self.key.kind.identity(self.task) is not None
-        if not is_final or not self.archives.is_current(self.key, self.archive):
+        if not self.is_final or not self.archives.is_current(self.key, self.archive):
             return Lifetime.TIMEOUT
         return self.page_cache.lifetime(self.key, self.archive.version)
 
@@ -85,10 +85,10 @@ class ArchiveEntries(AttributedEntries):
 
     def attributed(self, start: int) -> Iterator[tuple[Entry, Attrs | None]]:
         # The kernel may read on a listing much later, when the archive has been replaced.
-        is_current = self._origin.is_current
+        is_current, lifetime = self._origin.is_current, self._origin.lifetime()
         for row in self._rows(start):
             entry = self._entry(row)
-            yield entry, self._attrs(row, entry) if is_current else None
+            yield entry, self._attrs(row, entry, lifetime) if is_current else None
 
     def _rows(self, start: int) -> Iterator[ChildRow]:
         """Yield the children from *start* on."""
@@ -105,19 +105,27 @@ class ArchiveEntries(AttributedEntries):
             return Entry(row.name, DIRECTORY_MODE, inode(f"{self._path}/{row.name}"))
         return Entry(row.name, FILE_MODE, self._origin.inode_base + row.number)
 
-    def _attrs(self, row: ChildRow, entry: Entry) -> Attrs:
+    def _attrs(self, row: ChildRow, entry: Entry, lifetime: Lifetime) -> Attrs:
         if row.number is None:
-            return folder_attrs(entry.ino, row.mtime_ns, self._origin)
-        return member_attrs(f"{self._path}/{row.name}", row, entry.ino, self._origin)
+            return folder_attrs(entry.ino, row.mtime_ns, self._origin, lifetime)
+        return member_attrs(f"{self._path}/{row.name}", row, entry.ino, self._origin, lifetime)
 
 
-def folder_attrs(ino: int, mtime_ns: int | None, origin: Origin) -> Attrs:
+def folder_attrs(
+    ino: int, mtime_ns: int | None, origin: Origin, lifetime: Lifetime | None = None
+) -> Attrs:
     """Return the attributes of a directory whose time is *mtime_ns*."""
     time_ns = origin.task.last_change_ns if mtime_ns is None else mtime_ns
-    return Attrs(DIRECTORY_MODE, ino, 0, time_ns, time_ns, 0, origin.lifetime())
+    return Attrs(DIRECTORY_MODE, ino, 0, time_ns, time_ns, 0, lifetime or origin.lifetime())
 
 
-def member_attrs(path: str, member: Member | ChildRow, ino: int, origin: Origin) -> Attrs:
+def member_attrs(
+    path: str,
+    member: Member | ChildRow,
+    ino: int,
+    origin: Origin,
+    lifetime: Lifetime | None = None,
+) -> Attrs:
     """Return the attributes of a file."""
     size, mtime_ns = member.size, member.mtime_ns or 0
     return Attrs(
@@ -128,5 +136,5 @@ def member_attrs(path: str, member: Member | ChildRow, ino: int, origin: Origin)
         mtime_ns,
         # `tar -S` stores a file with bytes but without blocks as zeros.
         blocks_of(member.compressed_size) or (1 if size else 0),
-        origin.lifetime(),
+        lifetime or origin.lifetime(),
     )

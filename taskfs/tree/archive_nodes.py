@@ -79,6 +79,7 @@ class ArchiveRootNode(Directory):
             page_cache=self._page_cache,
             inode_base=inode_base(self.path),
             epoch=epoch,
+            is_final=self._kind.identity(self._task) is not None,
         )
         return ArchiveDirectoryNode(self.path, "", archive.index.root, origin)
 
@@ -120,6 +121,10 @@ class ArchiveDirectoryNode(Directory):
         self._inner = inner
         self._folder = folder
         self._origin = origin
+        # The member whose attributes were asked for last, and those that follow it in the archive,
+        # which are read together: a walk asks for one after another.
+        self._last = -1
+        self._next_rows: dict[str, ChildRow] = {}
 
     def attrs(self) -> Attrs:
         mtime_ns = self._read(lambda folder: folder.mtime_ns)
@@ -134,10 +139,15 @@ class ArchiveDirectoryNode(Directory):
 
     def attrs_of(self, name: str) -> Attrs:
         """Return the attributes of the child *name*; raise as `lookup` does."""
-        child, path = self._child(name), f"{self.path}/{name}"
+        path, child = f"{self.path}/{name}", self._next_rows.get(name) or self._child(name)
         if isinstance(child, Folder):
             return folder_attrs(inode(path), child.mtime_ns, self._origin)
-        return member_attrs(path, child, self._origin.inode_base + child.number, self._origin)
+        number = child.number or 0
+        if isinstance(child, Member) and number == self._last + 1:
+            rows = self._read(lambda folder: folder.children.rows_after(child))
+            self._next_rows = {row.name: row for row in rows}
+        self._last = number
+        return member_attrs(path, child, self._origin.inode_base + number, self._origin)
 
     def _child(self, name: str) -> Folder | Member:
         child = self._read(lambda folder: folder.children.get(name))
@@ -177,6 +187,7 @@ class ArchiveDirectoryNode(Directory):
             if not isinstance(folder, Folder):
                 raise
             self._folder, self._origin = folder, origin._replace(archive=archive, epoch=epoch)
+            self._next_rows = {}
             return read(folder)
 
 

@@ -1,5 +1,6 @@
 """Names, attributes and listings that the kernel keeps of one version of an archive."""
 
+import errno
 import json
 import os
 import subprocess
@@ -85,7 +86,7 @@ def test_another_version_is_seen(new_mount: NewMount, cloud: FakeCloud, engine: 
         eventually(lambda: (outputs / "a").read_bytes() == new["a"], TOLD_S)
         eventually(lambda: _names(outputs / "file") == ["y"], TOLD_S)  # without a stat before it
         eventually(lambda: _is_new(standing), TOLD_S)
-        eventually(lambda: seen(outputs) == new, TOLD_S)
+        eventually(lambda: _shows(outputs, new, engine), TOLD_S)
         for name in ("gone", "d/gone", "dir/x"):
             with pytest.raises((FileNotFoundError, NotADirectoryError)):
                 os.stat(outputs / name)
@@ -93,6 +94,17 @@ def test_another_version_is_seen(new_mount: NewMount, cloud: FakeCloud, engine: 
     finally:
         os.close(standing)
     assert seen(outputs) == new
+
+
+def _shows(top: Path, files: dict[str, bytes], engine: str) -> bool:
+    try:
+        return seen(top) == files
+    except OSError as exc:
+        # With libfuse, the kernel keeps the inode of a path that has another type now, and fails
+        # once.
+        if engine != "fusepy" or exc.errno != errno.EIO:
+            raise
+        return False
 
 
 def _names(path: Path) -> list[str] | None:

@@ -519,6 +519,33 @@ def test_a_file_whose_name_is_also_a_directory_s_is_left_out(
     assert "x" not in paths(index)
 
 
+@pytest.mark.parametrize("order", ["forward", "backward", "random"])
+def test_names_are_found_in_any_order(order: str) -> None:
+    """N-4: A member is found by its name whichever was looked for before, and so are those that
+    follow it in its folder."""
+    names = [f"{'ab'[number // 40]}/f{number:03}" for number in range(80)]
+    entries = [file(name, b"x" * number) for number, name in enumerate(names)]
+    index = index_of(build([*entries[:60], folder("c"), *entries[60:], *entries[10:12]]))
+    wanted = [*names, *[f"{name}?" for name in names[::7]]]
+    if order == "random":
+        random.Random(3).shuffle(wanted)
+    for path in wanted if order != "backward" else reversed(wanted):
+        inner, _, name = path.partition("/")
+        children = folder_at(index, inner).children
+        found = children.get(name)
+        if name.endswith("?"):
+            assert found is None
+            continue
+        assert isinstance(found, Member) and (found.path, found.size) == (path, int(name[1:]))
+        rows = children.rows_after(found)
+        following = [each for each in index.members if each.number > found.number]
+        expected = [each for each in following if each.path.startswith(f"{inner}/")]
+        assert [(row.name, row.number, row.size) for row in rows] == [
+            (each.path.partition("/")[2], each.number, each.size) for each in expected[: len(rows)]
+        ]
+        assert rows or not expected or expected[0] is not following[0]
+
+
 def test_lookup_beneath_a_file_finds_nothing() -> None:
     """X-1: A path beneath a file does not exist."""
     index = index_of(build([file("d/x", b"1")]))
