@@ -22,12 +22,20 @@ COMPARED_BYTES: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class MemberDownload:
-    """Downloads one member of an archive as a file."""
+    """Downloads one member of an archive as a file.
+
+    It holds the member's position and not the member, because there may be millions.
+    """
 
     archive: Archive
-    member: Member
+    position: int  # in the index
     destination: Destination
     has_case_variant: bool = False  # the name of another member differs only in case
+
+    @property
+    def member(self) -> Member:
+        """The member, read from the index."""
+        return self.archive.index.members[self.position]
 
     @property
     def directory(self) -> Path:
@@ -42,37 +50,38 @@ class MemberDownload:
         return self.member.size
 
     def download(self, run: DownloadRun) -> None:
-        parent, _, name = self.member.path.rpartition("/")
+        member = self.member
+        parent, _, name = member.path.rpartition("/")
         with self.destination.folder(parent, create=True) as folder:
             run.create_file(
                 folder,
                 file_name(name),
-                lambda stream: self._fill(stream, run),
+                lambda stream: self._fill(stream, member, run),
                 has_case_variant=self.has_case_variant,
             )
 
-    def _fill(self, stream: FileIO, run: DownloadRun) -> None:
+    def _fill(self, stream: FileIO, member: Member, run: DownloadRun) -> None:
         try:
-            self._copy(stream, run)
+            self._copy(stream, member, run)
         except CorruptData:
             # The error has dropped the cached blocks. If the network damaged them, and not the
             # archive, a second attempt succeeds.
             run.count(-stream.tell())
             stream.seek(0)
             stream.truncate()
-            self._copy(stream, run)
-        run.set_time(stream, self.member.mtime_ns)
+            self._copy(stream, member, run)
+        run.set_time(stream, member.mtime_ns)
 
-    def _copy(self, stream: FileIO, run: DownloadRun) -> None:
-        reader = self.archive.open_member(self.member)
+    def _copy(self, stream: FileIO, member: Member, run: DownloadRun) -> None:
+        reader = self.archive.open_member(member)
         crc = 0
         try:
-            for chunk in read_chunks(reader.read_at, 0, self.member.size):
+            for chunk in read_chunks(reader.read_at, 0, member.size):
                 run.write(stream, chunk)
                 crc = crc32(chunk, crc)
         finally:
             reader.close()
-        if crc != self.member.crc32:
+        if crc != member.crc32:
             raise CorruptData("the checksum does not match: the archive is damaged")
 
 

@@ -19,14 +19,18 @@ from taskfs.support.formatting import format_size
 
 def plan_members(archive: Archive, directory: Path, names: Sequence[str]) -> list[DownloadItem]:
     """Return a download for each member that *names* select and *directory* lacks."""
-    destination = Destination(directory)
-    chosen = select_members(archive.index.members, names)
-    cases = Counter(member.path.casefold() for member in chosen)
+    destination, members = Destination(directory), archive.index.members
+    chosen = select_members(members, names)
+    # Hashes take little memory. Where two are equal by chance, a check more is made.
+    cases = Counter(hash(members[position].path.casefold()) for position in chosen)
+    twins = {hashed for hashed, count in cases.items() if count > 1}
+    del cases
     items: list[DownloadItem] = []
-    for member in chosen:
-        has_case_variant = cases[member.path.casefold()] > 1
+    for position in chosen:
+        member = members[position]
+        has_case_variant = bool(twins) and hash(member.path.casefold()) in twins
         if not destination.has(member, has_case_variant=has_case_variant):
-            items.append(MemberDownload(archive, member, destination, has_case_variant))
+            items.append(MemberDownload(archive, position, destination, has_case_variant))
     return items
 
 

@@ -98,8 +98,8 @@ class TestSelect:
         ],
     )
     def test_names(self, names: tuple[str, ...], expected: list[str]) -> None:
-        chosen = select_members(MemoryArchive(FILES).members, names)
-        assert [member.path for member in chosen] == expected
+        members = MemoryArchive(FILES).members
+        assert [members[each].path for each in select_members(members, names)] == expected
 
     def test_the_error_lists_the_missing_names(self) -> None:
         with pytest.raises(NotFound, match=r"not in the archive: nope, \*\.vtk$"):
