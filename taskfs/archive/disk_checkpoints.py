@@ -22,6 +22,9 @@ from taskfs.cache.block import BLOCK
 from taskfs.cache.disk_cache import DiskBlocks, DiskCache, cache_key
 from taskfs.cache.segment_file import SEGMENT_BLOCKS
 
+# DEFLATE expands data at most 1032 times (zlib's technical details, "maximum compression factor").
+# A larger size in the central directory is false, and loops over its stretches take for ever.
+MAX_EXPANSION: Final = 1032
 # The layout of a checkpoint on disk. Another layout has another number, and is a miss.
 MAGIC: Final = b"taskfs checkpoint 1\n"
 # The member: offset of its local header, compressed size, size, CRC-32. The checkpoint: decoded
@@ -135,9 +138,11 @@ class DiskCheckpoints:
 class ArchiveCheckpoints:
     """Makes the `DiskCheckpoints` of the members of one object version."""
 
-    def __init__(self, disk: DiskCache, key: str) -> None:
+    def __init__(self, disk: DiskCache, key: str, directory_start: int) -> None:
+        """Use *disk* for the version with the cache key *key*; members end at *directory_start*."""
         self._disk = disk
         self._key = key
+        self._directory_start = directory_start
 
     def of(self, member: Member) -> DiskCheckpoints | None:
         """Return the checkpoints of *member*; None if its checkpoints are not worth keeping.
@@ -145,6 +150,9 @@ class ArchiveCheckpoints:
         A member of one compressed block is decoded whole before its first byte is returned (I-2).
         """
         is_long = member.compressed_size > BLOCK and member.size > STRETCH + SPAN
-        if member.method != DEFLATED or not is_long or not can_find_block_starts():
+        packed = member.compressed_size
+        is_possible = packed <= self._directory_start and member.size <= MAX_EXPANSION * packed
+        can_keep = is_long and is_possible and can_find_block_starts()
+        if member.method != DEFLATED or not can_keep:
             return None
         return DiskCheckpoints(self._disk, self._key, member)

@@ -146,7 +146,7 @@ def _build(
     if resources.disk is not None and name and version.etag:
         version_key = cache_key(resources.namespace, name, version)
         disk_blocks = resources.disk.blocks_of(version_key)
-        disk_checkpoints = ArchiveCheckpoints(resources.disk, version_key)
+        disk_checkpoints = ArchiveCheckpoints(resources.disk, version_key, loaded.directory_start)
     blocks = BlockReader(
         remote,
         version,

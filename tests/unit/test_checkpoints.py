@@ -96,7 +96,7 @@ class Process:
         self.interrupted = threading.Event()
         crc = zlib.crc32(body) if crc is None else crc
         self.member = Member("a", len(body), len(packed), crc, DEFLATED, 0, 100, 0, b"a", number)
-        disk = ArchiveCheckpoints(cache(directory, max_bytes), key).of(self.member)
+        disk = ArchiveCheckpoints(cache(directory, max_bytes), key, PLENTY).of(self.member)
         assert disk is not None
         self.disk = disk
         self.decoder = SeekableDecoder(
@@ -514,12 +514,23 @@ def test_a_cache_that_was_removed(cache: Path) -> None:
 
 def test_members_that_are_not_worth_it_have_no_store(tmp_path: Path) -> None:
     """I-2, R-36: Short members, and those of other methods, have no checkpoints on disk."""
-    stores = ArchiveCheckpoints(DiskCache(tmp_path, PLENTY), KEY)
+    stores = ArchiveCheckpoints(DiskCache(tmp_path, PLENTY), KEY, PLENTY)
     long = Member("a", 100 << 20, 40 << 20, 1, DEFLATED, 0, 0, 0, b"a")
     assert isinstance(stores.of(long), DiskCheckpoints)
     assert stores.of(long._replace(size=STRETCH)) is None
     assert stores.of(long._replace(compressed_size=1 << 16)) is None
     assert stores.of(long._replace(method=14)) is None
+
+
+def test_a_false_size_has_no_store(tmp_path: Path) -> None:
+    """I-8, R-36: Checkpoints are not looked for in a member that DEFLATE cannot make so large: its
+    stretches are too many to go through."""
+    stores = ArchiveCheckpoints(DiskCache(tmp_path, PLENTY), KEY, PLENTY)
+    long = Member("a", 1032 << 20, 1 << 20, 1, DEFLATED, 0, 0, 0, b"a")
+    assert isinstance(stores.of(long), DiskCheckpoints)
+    assert stores.of(long._replace(size=long.size + 1)) is None
+    assert stores.of(long._replace(size=1 << 62)) is None
+    assert stores.of(long._replace(compressed_size=1 << 48, size=1 << 48)) is None
 
 
 # Several stretches at once
