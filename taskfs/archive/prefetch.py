@@ -64,11 +64,12 @@ class SequentialMembers:
         self._run = 0  # members of the sequence so far
         self._recent: deque[int] = deque(maxlen=RECENT_MEMBERS)  # where they start
 
-    def note_read_to_end(self, start: int, stop: int, open_bytes: int) -> bool | None:
-        """Note that the member at [start, stop) was read; return whether it continues a sequence.
+    def note_read_to_end(self, start: int, stop: int, open_bytes: int) -> int | None:
+        """Note that the member at [start, stop) was read; return the length of the sequence so far.
 
-        *open_bytes* is the size of the other members that are open for reading. Return None for a
-        member that was read lately: it does not show whether the sequence continues.
+        The length is in bytes beyond the first member; 0 means that there is no sequence. Return
+        None for a member that was read lately: it does not show whether the sequence continues.
+        *open_bytes* is the size of the other members that are open for reading.
         """
         open_bytes = min(open_bytes, MAX_OPEN_BYTES)
         if self._backward:
@@ -80,17 +81,24 @@ class SequentialMembers:
             # Several readers finish out of order, within what they read and what was fetched.
             slack = max(SLACK, self._ahead - self._detector.end_offset, open_bytes)
             advance = self._detector.note(start, stop, slack)
-            reached = self._detector.end_offset
             self._run = self._run + 1 if advance else 0
-            if not advance or (self._backward and self._run < BACKWARD_MEMBERS):
-                self._ahead = reached
-                return False
+            if self._backward and self._run < BACKWARD_MEMBERS:
+                advance = 0
+            if not advance:
+                self._ahead = self._detector.end_offset
+            return advance
+
+    def fetch_ahead(self, advance: int, open_bytes: int) -> None:
+        """Fetch the next members of a sequence that is *advance* bytes long."""
+        open_bytes = min(open_bytes, MAX_OPEN_BYTES)
+        with self._lock:
+            reached = self._detector.end_offset
             window = min(SEQUENTIAL_FILES_GROWTH * advance, self._budget.allowance(self))
             # The open members were fetched for their readers: only the bytes after them are ahead.
             target = reached + min(open_bytes, window) + window
             begin = max(self._ahead, reached)
             if target - begin < min(MAX_RUN, max(FIRST_RUN // 2, window // 2)):
-                return True
+                return
             # Whole requests of the longest kind, where there is enough for one.
             target -= (target - begin) % MAX_RUN if target - begin > MAX_RUN else 0
             self._ahead = target
@@ -98,7 +106,6 @@ class SequentialMembers:
             begin, target = max(0, -target), -begin
         if self._blocks.prefetch(begin, target):
             self._budget.register(self)
-        return True
 
 
 class HeadPrefetcher:
@@ -158,7 +165,6 @@ class Prefetcher:
         self._other_open_bytes = other_open_bytes
         self._forward = SequentialMembers(blocks, budget)
         self._backward = SequentialMembers(blocks, budget, backward=True)
-        self._direction = self._forward  # that of the last sequence
         self._heads = HeadPrefetcher(blocks, index)
         # By member number: pushed when it was opened.
         self._pushed = bytearray(index.number_stop)
@@ -173,13 +179,17 @@ class Prefetcher:
         start = member.header_offset
         stop = start + member.compressed_size
         open_bytes = self._other_open_bytes(member)
-        continues = self._direction.note_read_to_end(start, stop, open_bytes)
-        if continues is False:
-            other = self._backward if self._direction is self._forward else self._forward
-            if other.note_read_to_end(start, stop, open_bytes):
-                continues, self._direction = True, other
-        if continues is not None:
-            self.pattern = AccessPattern.SEQUENTIAL if continues else AccessPattern.RANDOM
+        advance = self._forward.note_read_to_end(start, stop, open_bytes)
+        if advance is None:
+            return
+        # Readers that finish out of order make a short sequence in the other direction too.
+        direction = self._forward
+        backward = self._backward.note_read_to_end(start, stop, open_bytes) or 0
+        if backward > advance:
+            direction, advance = self._backward, backward
+        if advance:
+            direction.fetch_ahead(advance, open_bytes)
+        self.pattern = AccessPattern.SEQUENTIAL if advance else AccessPattern.RANDOM
 
     def note_closed(self, member: Member, reached: int) -> None:
         """Note that a handle on *member* was closed, whose reads ended before byte *reached*."""

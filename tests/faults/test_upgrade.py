@@ -202,7 +202,7 @@ def fail_once():
             raise retries.Transient(errors.Unavailable("503"))
         return True
     tries = [0, 1]
-    budget = retries.Budget(10.0, time.monotonic())
+    budget = retries.Deadline(10.0, time.monotonic())
     assert retries.retry_transient(attempt, budget, lambda *failure: None)
 
 def decode():
