@@ -183,7 +183,7 @@ def _measure(
                     results.inflating.add((workload.name, step.title))
             for rtt_ms in arguments.rtt:
                 conditions = Conditions(arguments.scale, rtt_ms, arguments.limit)
-                remaining = list(peers)
+                remaining = [peer for peer in peers if peer.runs(workload)]
                 for _ in range(arguments.repeat):
                     for peer in tuple(remaining):
                         wait_until_idle(arguments.idle_wait, IDLE_CORES)

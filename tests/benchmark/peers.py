@@ -17,6 +17,7 @@ from .archives import TOP
 from .cloud import Cloud
 from .machine import mounted
 from .store import OBJECT
+from .workloads import Workload
 
 # The environment variable with the path of an earlier version's `taskfs`.
 EARLIER: Final = "TASKFS_BENCH_EARLIER"
@@ -32,10 +33,12 @@ PACKAGES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """The context of one run: its directory, the archive, the cloud and the time limit."""
+    """The context of one run: its directory, the archive with its path, the cloud, the time
+    limit."""
 
     folder: Path
     archive: str
+    path: Path
     cloud: Cloud
     cache: Path
     limit_s: float
@@ -60,7 +63,8 @@ class Peer:
     """One way to read a remote archive: mounts or a library.
 
     *stages* are mounted in order, each on top of the previous one; the files are at `root` of the
-    last. A *library* is a view of `reader.py` and gets a URL. *programs* must be installed.
+    last. A *library* is a view of `reader.py` and gets a URL. *programs* must be installed. Only
+    the workloads *only* are run, or all.
     """
 
     name: str
@@ -69,6 +73,12 @@ class Peer:
     stages: tuple[Stage, ...] = ()
     root: Callable[[RunContext], str] = lambda context: TOP
     library: str = ""
+    only: tuple[str, ...] = ()
+
+    def runs(self, workload: Workload) -> bool:
+        """Whether the peer is measured with *workload*."""
+        is_named = not self.only or workload.name in self.only
+        return is_named and not (workload.mounts_only and self.library)
 
     def missing(self, cache: Path) -> str:
         """Return the missing programs as text, or ''."""
@@ -146,6 +156,10 @@ def _fuse_zip(context: RunContext, before: Path) -> list[str]:
     return ["fuse-zip", "-f", "-r", str(before / OBJECT)]
 
 
+def _fuse_zip_local(context: RunContext, before: Path) -> list[str]:
+    return ["fuse-zip", "-f", "-r", str(context.path)]
+
+
 PEERS: Final = (
     Peer(
         "taskfs",
@@ -178,6 +192,13 @@ PEERS: Final = (
         "httpfs2 + fuse-zip",
         ("httpfs2", "fuse-zip"),
         (Stage(_httpfs2), Stage(_fuse_zip)),
+    ),
+    Peer(
+        "fuse-zip",
+        "fuse-zip, local file",
+        ("fuse-zip",),
+        (Stage(_fuse_zip_local),),
+        only=("walks",),
     ),
     Peer("client", "public client", library="client"),
 )

@@ -70,6 +70,18 @@ class Files:
         """Return the sum of the sizes that stat(2) reports, asked for name by name."""
         return sum(os.stat(f"{self._root}/{name}").st_size for name in names)
 
+    def drop_names(self) -> None:
+        """Have the kernel forget all names and attributes; this needs root."""
+        Path("/proc/sys/vm/drop_caches").write_text("2")
+        time.sleep(1)  # until each file system has been told
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def ripgrep(self, needle: str) -> int:
+        """Return the number of files in which `rg -j2` finds *needle*."""
+        return len(_output("rg", "-j2", "-lF", needle, str(self._root)).splitlines())
+
     def head(self, name: str) -> str:
         """Return the SHA-256 of the output of `head`."""
         return sha256(_output("head", str(self._root / name)))

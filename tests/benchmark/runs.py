@@ -202,7 +202,9 @@ def run(
     runs.mkdir(parents=True, exist_ok=True)
     sync_and_pause()
     with tempfile.TemporaryDirectory(dir=runs, ignore_cleanup_errors=True) as folder:
-        context = RunContext(Path(folder), archive.name, cloud, cache, conditions.limit_s)
+        context = RunContext(
+            Path(folder), archive.name, archive.path, cloud, cache, conditions.limit_s
+        )
         try:
             for session in _sessions(steps):
                 with _open_view(peer, context) as view:
@@ -235,7 +237,9 @@ def _measure(
     """Run the steps on one mount; yield the numbers of each as fields of an `Outcome`."""
     began, before, mount_s = view.began, view.before, view.mount_s
     for step in steps:
-        if step.remounts:
+        if step.prepare:
+            view.reader.call(step.prepare, time.monotonic() + limit_s)
+        if step.remounts or step.prepare:
             began, before = time.monotonic(), _Meter.read(cloud, [*view.pids, view.reader.pid])
         stopped, value = view.reader.call(step.call, began + limit_s)
         after = _Meter.read(cloud, [*view.pids, view.reader.pid])

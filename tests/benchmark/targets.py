@@ -160,6 +160,12 @@ def _memory(results: Results, rtt_ms: int) -> Measures:
             yield Measure(f"MB in {workload}", peak / MB, MEMORY / MB)
 
 
+def _walks(results: Results, rtt_ms: int) -> Measures:
+    if mine := results.get("walks", 3, rtt_ms):
+        yield Measure("requests of the second walk", mine.requests, 0)
+    yield from _against(results, "walks", 3, rtt_ms, 0.5, "s of the second walk")
+
+
 def _no_slower(workload: str) -> Callable[[Results, int], Measures]:
     return lambda results, rtt_ms: _against(results, workload, 0, rtt_ms, 1.0)
 
@@ -189,6 +195,7 @@ TARGETS: Final = (
     Target("4 KB of each file: less than a sixth of them", "starts", _starts),
     Target("capped: three times one connection or more", "capped", _capped),
     Target("grep -r: requests at most size / 4 MiB + 10", "grep", _grep),
+    Target("a second walk: no request, half of the best peer", "walks", _walks),
     Target("memory under 160 MB in all of them", "", _memory),
 )
 

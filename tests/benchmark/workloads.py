@@ -19,6 +19,7 @@ WINDOW: Final = 4096
 CAP: Final = 20_000_000
 READERS: Final = 8
 STATS: Final = 10_000  # names that `stat` asks for, one after another
+WALKED: Final = 20_000  # names of the same on a live mount
 LARGE: Final = "results.dat"
 STORED: Final = "restart.bin"
 
@@ -37,6 +38,7 @@ class Step:
 
     *inflates*: the lower bound of its time is the time to inflate the large member. *remounts*: the
     step runs on another mount with the caches of the one before, and its time is without the start.
+    *prepare*: a call of the reader before the time begins.
     """
 
     title: str
@@ -45,16 +47,21 @@ class Step:
     lower_bound: LowerBound
     inflates: bool = False
     remounts: bool = False
+    prepare: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Steps on one fresh mount of one archive; *bandwidth* limits each connection, in bytes/s."""
+    """Steps on one fresh mount of one archive; *bandwidth* limits each connection, in bytes/s.
+
+    With *mounts_only*, libraries are not measured.
+    """
 
     name: str
     archive: str
     steps: Callable[[Archive, float], Sequence[Step]]
     bandwidth: int = 0
+    mounts_only: bool = False
 
 
 def _content(archive: Archive, scale: float, name: str) -> Content:
@@ -89,6 +96,36 @@ def _stat(archive: Archive, scale: float) -> list[Step]:
     return [
         Step(title, call, lambda: total, LowerBound(2, archive.directory)),
         Step("- again, at once", call, lambda: total, LowerBound(0, 0)),
+    ]
+
+
+def _walks(archive: Archive, scale: float) -> list[Step]:
+    """On a live mount: all steps but the first are without its start."""
+    count, none = len(archive.members), LowerBound(0, 0)
+    total = sum(member.size for member in archive.members)
+    members = archive.members[:WALKED]
+    names = [member.name for member in members]
+    matching = sum(isinstance(content, bytes) for content in FILES[archive.name](scale).values())
+    dropped = ("drop_names",)
+    return [
+        Step("`ls`", ("ls",), lambda: count, LowerBound(2, archive.directory)),
+        Step(
+            f"`stat` of {len(names):,} names, dropped from the kernel",
+            ("stat", names),
+            lambda: sum(member.size for member in members),
+            none,
+            prepare=dropped,
+        ),
+        Step("`find -ls`", ("find",), lambda: [count + 1, total], none, prepare=dropped),
+        # A walk comes back after the lifetime of names that the kernel may not keep.
+        Step("- again", ("find",), lambda: [count + 1, total], none, prepare=("sleep", 1.2)),
+        Step(
+            f"`rg -j2` over {count:,} files",
+            ("ripgrep", NEEDLE),
+            lambda: matching,
+            LowerBound(2, archive.size),
+        ),
+        Step("- again, warm", ("ripgrep", NEEDLE), lambda: matching, none),
     ]
 
 
@@ -255,6 +292,7 @@ def _grep(archive: Archive, scale: float) -> list[Step]:
 WORKLOADS: Final = (
     Workload("find", "many", _find),
     Workload("stat", "many", _stat),
+    Workload("walks", "many", _walks, mounts_only=True),
     Workload("ls", "big", _ls),
     Workload("head", "big", _head),
     Workload("stored", "big", _stored),
