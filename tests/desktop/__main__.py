@@ -17,6 +17,7 @@ from tests.mounts import Mount
 
 from .changes import LIST_VIEWS, check_changes
 from .dataset import FILES, Cost, Dataset
+from .live import LIVE, check_live
 from .managers import MANAGERS, Manager, Step
 from .screen import Screen
 
@@ -41,9 +42,14 @@ def main() -> int:
     ):
         check = _Check(Dataset(cloud), Path(folder), arguments.screenshots)
         for name in arguments.managers or MANAGERS:
-            for knows_types in () if arguments.changes else (False, True):
+            for knows_types in () if arguments.changes or arguments.live else (False, True):
                 check.run(name, screen, knows_types)
-        for name in arguments.managers or LIST_VIEWS:
+        for name in () if arguments.changes else arguments.managers or LIVE:
+            if name in LIVE:
+                with FakeCloud() as running:
+                    home = Path(folder) / f"{name}-live"
+                    check.failures += check_live(name, running, screen, home, arguments.screenshots)
+        for name in () if arguments.live else arguments.managers or LIST_VIEWS:
             if name in LIST_VIEWS:
                 with FakeCloud() as changing:
                     home = Path(folder) / f"{name}-changes"
@@ -68,6 +74,9 @@ def _parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--changes", action="store_true", help="check only that windows follow the cloud"
+    )
+    parser.add_argument(
+        "--live", action="store_true", help="check only the files of a running task"
     )
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.managers if name not in MANAGERS]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from .dataset import FILES, TASK, wait_for
+from .dataset import FILES, TASK, TIMEOUT_S, wait_for
 from .screen import Screen
 
 _FIRST: Final = "Particles_000.vtk"
@@ -138,14 +138,16 @@ class Graphical(Manager):
 
     def steps(self) -> Iterator[Step]:
         yield Step("open the mount", self._open)
-        yield Step("open the task", lambda: self._go(self.mount / TASK))
-        yield Step("open outputs/", lambda: self._go(self.outputs))
-        yield Step(f"open outputs/vtk, {FILES} files", lambda: self._go(self.outputs / "vtk"))
+        yield Step("open the task", lambda: self.go(self.mount / TASK))
+        yield Step("open outputs/", lambda: self.go(self.outputs))
+        yield Step(f"open outputs/vtk, {FILES} files", lambda: self.go(self.outputs / "vtk"))
         yield Step("scroll to its end", lambda: self.screen.press("End"))
-        yield Step("open a text file", self._open_text, is_browsing=False)
+        yield Step(
+            "open a text file", lambda: self.open_text(self.outputs, _TEXT), is_browsing=False
+        )
         yield Step("close the text file", self._close_text)
         yield Step("open outputs/frames, pictures", self._open_pictures, is_browsing=False)
-        yield Step("return to outputs/", lambda: self._go(self.outputs))
+        yield Step("return to outputs/", lambda: self.go(self.outputs))
         yield Step("copy outputs/ to disk", self._copy, is_browsing=False, copies=".")
 
     def shoot(self, path: Path) -> None:
@@ -167,37 +169,38 @@ class Graphical(Manager):
     def prepare(self) -> None:
         """Write the settings of the program; by default nothing."""
 
-    def _go(self, folder: Path) -> None:
+    def go(self, folder: Path) -> None:
         self.screen.press("ctrl+l")
         self.screen.write(str(folder))
         self.screen.press("Delete", "Return")  # Delete removes the completed part
         self.screen.wait_for_window(folder.name)
         self.screen.click(*_BLANK)
 
-    def _open_text(self) -> None:
-        self._go(self.outputs)
-        self.screen.write("stdout")
+    def open_text(self, folder: Path, name: str) -> None:
+        """Open the file *name* of *folder* in the program of its type."""
+        self.go(folder)
+        self.screen.write(name.partition(".")[0])
         self.screen.pause()
         self.screen.press("Return")
         try:
-            wait_for("the text", self._text_is_open, 10)
+            self._wait_for_text(name, 10)
         except TimeoutError:  # Return ended the search; a second one opens the file
             self.screen.press("Return")
-            wait_for("the text", self._text_is_open)
+            self._wait_for_text(name)
 
-    def _text_is_open(self) -> bool:
-        return _TEXT in self.screen.active_title()
+    def _wait_for_text(self, name: str, timeout_s: float = TIMEOUT_S) -> None:
+        wait_for("the text", lambda: name in self.screen.active_title(), timeout_s)
 
     def _close_text(self) -> None:
         self.screen.press("alt+F4")
         self.screen.wait_for_window("outputs")
 
     def _open_pictures(self) -> None:
-        self._go(self.outputs / "frames")
+        self.go(self.outputs / "frames")
 
     def _copy(self) -> None:
         self.screen.press("ctrl+a", "ctrl+c")
-        self._go(self.target)
+        self.go(self.target)
         self.screen.press("ctrl+v")
         self.wait_for_copy(".")
 
@@ -231,7 +234,7 @@ class Nautilus(Graphical):
         super()._open()
         self._folder = self.mount
 
-    def _go(self, folder: Path) -> None:
+    def go(self, folder: Path) -> None:
         while not folder.is_relative_to(self._folder):
             self._arrive("alt+Up", self._folder.parent)
         for name in folder.relative_to(self._folder).parts:
@@ -255,11 +258,11 @@ class Nautilus(Graphical):
         title = "Home" if self._folder == self.home else self._folder.name
         self.screen.wait_for_window(title)
 
-    def _open_text(self) -> None:
-        self._go(self.outputs)
-        self._choose(_TEXT)
+    def open_text(self, folder: Path, name: str) -> None:
+        self.go(folder)
+        self._choose(name)
         self.screen.press("Return")
-        wait_for("the text", self._text_is_open)
+        self._wait_for_text(name)
 
 
 class MidnightCommander(Manager):
@@ -267,10 +270,10 @@ class MidnightCommander(Manager):
 
     def steps(self) -> Iterator[Step]:
         yield Step("open the mount", self._open)
-        yield Step("open the task", lambda: self._go(self.mount / TASK, "computation_time"))
-        yield Step("open outputs/", lambda: self._go(self.outputs, _TEXT))
+        yield Step("open the task", lambda: self.go(self.mount / TASK, "computation_time"))
+        yield Step("open outputs/", lambda: self.go(self.outputs, _TEXT))
         yield Step(
-            f"open outputs/vtk, {FILES} files", lambda: self._go(self.outputs / "vtk", _FIRST)
+            f"open outputs/vtk, {FILES} files", lambda: self.go(self.outputs / "vtk", _FIRST)
         )
         yield Step("scroll to its end", self._scroll)
         yield Step("open a text file", self._view, is_browsing=False)
@@ -300,7 +303,7 @@ class MidnightCommander(Manager):
         self._tmux("new-session", "-d", "-x", "120", "-y", "34", command)
         self._wait_for(TASK[:12])
 
-    def _go(self, folder: Path, shown: str) -> None:
+    def go(self, folder: Path, shown: str) -> None:
         self._tmux("send-keys", "-l", f"cd {shlex.quote(str(folder))}")
         self._press("Enter")
         self._wait_for(shown)
@@ -315,7 +318,7 @@ class MidnightCommander(Manager):
         self._tmux("send-keys", "-l", name)
 
     def _view(self) -> None:
-        self._go(self.outputs, _TEXT)
+        self.go(self.outputs, _TEXT)
         self._choose("stdout")
         self._press("F3")
         self._wait_for("step 0: residual")
