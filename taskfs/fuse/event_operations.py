@@ -14,6 +14,9 @@ from typing import Any, Final
 from taskfs.fuse.attributes import AttributePolicy, DepartedAttributes, FileAttributes
 from taskfs.fuse.operations import OpenResult, TaskOperations
 from taskfs.tree.handles import TextHandle
+from taskfs.tree.lifetime import Lifetime
+from taskfs.tree.live_nodes import LIVE
+from taskfs.tree.nodes import DIRECTORY_MODE, Attrs, inode
 from taskfs.tree.page_cache import PageCacheMode
 from taskfs.tree.tree import Tree
 from taskfs.tree.tree_events import EventKind, TreeEvent
@@ -128,9 +131,20 @@ class EventOperations(TaskOperations):
     def _answer_helper(self, op: str, path: str, *args: Any) -> Any:
         announcement = self._announcement
         if announcement is None or path.strip("/") != announcement.event.path:
+            if op == "getattr" and announcement is not None and _is_within_live(path):
+                path = path.strip("/")
+                return self._applied(Attrs(DIRECTORY_MODE, inode(path), lifetime=Lifetime.NONE))
             return super().__call__(op, path, *args)  # a directory on the way
         if announcement.event.kind.changes_directory:
             return announcement.answer(op)
+        if op == "getattr" and announcement.event.attrs.lifetime is Lifetime.NONE:
+            return self._applied(announcement.event.attrs)  # a machine may be silent
         if op == "open":  # for IN_CLOSE_WRITE; the kernel sends the release without a caller
             return OpenResult(self._tree.handles.add(TextHandle(b"")), PageCacheMode.DIRECT)
         return None if op == "utimens" else super().__call__(op, path, *args)
+
+
+def _is_within_live(path: str) -> bool:
+    """Whether *path* is beneath a task's `live/`, where a lookup may ask the task's machine."""
+    names = path.strip("/").split("/")
+    return len(names) > 2 and names[1] == LIVE

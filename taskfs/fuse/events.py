@@ -17,11 +17,14 @@ from taskfs.fuse.event_operations import EventOperations
 from taskfs.fuse.watchers import EVERYTHING, Watches
 from taskfs.model import Task
 from taskfs.support.clock import age_clock
+from taskfs.support.thread_pool import DaemonPool
 from taskfs.tasks.archive_kind import ArchiveKind
 from taskfs.tasks.changes import TaskChange, TaskChanges
+from taskfs.tasks.live import LIVE_STATUSES
+from taskfs.tasks.live_changes import LiveChanges
 from taskfs.tree.context import TreeContext
-from taskfs.tree.live_nodes import is_live_listed
-from taskfs.tree.nodes import Attrs, inode
+from taskfs.tree.live_nodes import LIVE, is_live_listed, live_attrs
+from taskfs.tree.nodes import FILE_MODE, Attrs, inode
 from taskfs.tree.root_node import LATEST
 from taskfs.tree.tree import Tree
 from taskfs.tree.tree_events import (
@@ -54,6 +57,8 @@ COMPUTATION_TIME_S: Final = 10.0
 # Seconds for which the output archive of an ended task is looked for, and between two looks.
 ARCHIVE_TIMEOUT_S: Final = 90.0
 ARCHIVE_POLL_S: Final = 1.0
+# Machines that are asked for their files at once.
+LIVE_THREADS: Final = 8
 # Names that appear in `outputs/`, of which each gets an event.
 MAX_NAMES: Final = 256
 
@@ -109,6 +114,10 @@ class EventThread:
         self._events = TreeEvents(
             self._context.views, lambda task: is_live_listed(task, self._context)
         )
+        live = self._context.live
+        self._live_changes = (
+            None if live is None else LiveChanges(live, DaemonPool(LIVE_THREADS, "taskfs-growth"))
+        )
         self._ticked_s: dict[str, float] = {}  # the last event of `computation_time`, by task
         self._awaited: dict[str, tuple[float, float]] = {}  # by task: until when, next look
         self._newest = ""
@@ -161,6 +170,7 @@ class EventThread:
             try:
                 self._changes.refresh()
                 self._send_changes(self._changes.take())
+                self._send_live_changes()
             except TaskFSError as exc:
                 log.info("changes of tasks are not seen: %s", exc)
                 delay_s = RETRY_S
@@ -188,6 +198,22 @@ class EventThread:
             if event.kind is EventKind.MODIFY:
                 self._context.held_texts.release(event.path)
         self._sender.send(events)
+
+    def _send_live_changes(self) -> None:
+        """Send the events of watched files on the machines of running tasks."""
+        if self._live_changes is None:
+            return
+        running = {t.id: t for t in self._changes.unsettled if t.status in LIVE_STATUSES}
+        events = []
+        for task_id, name, size in self._live_changes.take(running, self._is_live_path_watched):
+            path = _live_path(task_id, name)
+            attrs = live_attrs(path, running[task_id], FILE_MODE, size)
+            events.append(TreeEvent(EventKind.MODIFY, path, attrs))
+        if events:
+            self._sender.send(events)
+
+    def _is_live_path_watched(self, task_id: str, name: bytes) -> bool:
+        return self._watches.include(inode(_live_path(task_id, name)))
 
     def _new_events(self, changes: Sequence[TaskChange]) -> Iterator[TreeEvent]:
         now_s = age_clock()
@@ -251,6 +277,11 @@ class EventThread:
         """Return the first names in the directory *path* of a loaded archive."""
         children = islice(self._tree.resolve(path).children(), MAX_NAMES)
         return {child.name: self._tree.attrs(f"{path}/{child.name}") for child in children}
+
+
+def _live_path(task_id: str, name: bytes) -> str:
+    """Return the path in the tree of a file on the machine of a task."""
+    return "/".join(filter(None, (task_id, LIVE, name.decode("utf-8", "surrogateescape"))))
 
 
 def start_events(

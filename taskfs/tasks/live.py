@@ -30,6 +30,7 @@ from taskfs.remote.live_messages import (
 )
 from taskfs.support.interruptible_wait import POLL_S, never
 from taskfs.support.wait_hook import announce_wait
+from taskfs.tasks.last_write import LastWrite, parse_last_write
 from taskfs.tasks.live_file import LiveFile, Snapshot
 from taskfs.tasks.live_handle import LiveHandle
 from taskfs.tasks.live_tree import LiveDirectory, parse_listing
@@ -59,22 +60,12 @@ class LiveEnded(Unavailable):
     """The task has left the statuses in which its machine serves its files."""
 
 
-@dataclass(frozen=True, slots=True)
-class LastWrite:
-    """The newest file on the machine, by its absolute path there, and its age in seconds.
-
-    Both are None where the machine has no file.
-    """
-
-    path: str | None
-    age_s: float | None
-
-
 @dataclass(slots=True)
 class _Entry:
     file: LiveFile
     lock: threading.Lock
     handles: int = 0
+    is_outdated: bool = False  # the next read asks, however young the snapshot is
 
 
 class LiveFiles:
@@ -135,13 +126,15 @@ class LiveFiles:
         """
         return self.listing().find(path)
 
+    @property
+    def known_listing(self) -> LiveDirectory | None:
+        """The last listing, however old; None before the first."""
+        return None if self._listing is None else self._listing[1]
+
     # Files.
 
     def size(self, path: bytes) -> int:
-        """Return a file's size: 0 until it was read, then the exact one, by a new question.
-
-        A file that was never read is not asked for.
-        """
+        """Return a file's size: 0 for one that was never read, else as a new question tells."""
         with self._lock:
             entry = self._entries.get(path)
         if entry is None or entry.file.snapshot is None:
@@ -183,6 +176,26 @@ class LiveFiles:
             entry.handles -= 1
         self.trim(MAX_KEPT_BYTES)
 
+    def refresh(self, path: bytes) -> Snapshot:
+        """Return a snapshot as of now of a file that was read; raise NotFound for any other."""
+        if (entry := self._entries.get(path)) is None:
+            raise NotFound(f"{path!r} was not read")
+        return self._refreshed(path, entry)
+
+    def known_files(self) -> dict[bytes, Snapshot]:
+        """Return the files whose content is known, the one that was used last at the end."""
+        with self._lock:
+            return {path: s for path, entry in self._entries.items() if (s := entry.file.snapshot)}
+
+    def known_size(self, path: bytes) -> int:
+        """Return what `size` returned last; nothing is asked for."""
+        return self._sizes.get(path, 0)
+
+    def note_write(self, path: bytes) -> None:
+        """Note that a file has changed: the next reader asks for it."""
+        if (entry := self._entries.get(path)) is not None:
+            entry.is_outdated = True
+
     @property
     def is_open(self) -> bool:
         """Whether any file is open."""
@@ -218,8 +231,10 @@ class LiveFiles:
         deadline_s = self._clock() + self._timeout_s
         with self._held(entry.lock, deadline_s):
             snapshot = entry.file.snapshot
-            if snapshot is not None and entry.file.age_s <= REFRESH_S:
+            is_young = entry.file.age_s <= REFRESH_S and not entry.is_outdated
+            if snapshot is not None and is_young:
                 return snapshot
+            entry.is_outdated = False
             self._check_failure(path)
 
             def ask(question: Question, silence_probe: SilenceProbe | None = None) -> Answer | None:
@@ -248,15 +263,7 @@ class LiveFiles:
 
     def last_write(self) -> LastWrite:
         """Return which file on the machine was written last, and how long ago."""
-        message = self._message(LAST_MODIFIED_FILE, self._clock() + self._timeout_s)
-        if not isinstance(message, dict):
-            raise BadAnswer("the task's machine answered last_modified_file with no object")
-        path, age_s = message.get("most_recent_file"), message.get("time_since_last_mod")
-        if path is None and age_s is None:
-            return LastWrite(None, None)
-        if isinstance(path, str) and isinstance(age_s, (int, float)):
-            return LastWrite(path, max(0.0, float(age_s)))
-        raise BadAnswer("the task's machine answered last_modified_file without file and age")
+        return parse_last_write(self._message(LAST_MODIFIED_FILE, self._clock() + self._timeout_s))
 
     # Questions.
 

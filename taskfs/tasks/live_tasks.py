@@ -55,6 +55,11 @@ class LiveTasks:
         except NotFound:
             return False
 
+    def known_files(self, task_id: str) -> LiveFiles | None:
+        """Return the files of a task if a program has looked at them; nothing is asked for."""
+        with self._lock:
+            return self._files.get(task_id)
+
     def files(self, task_id: str) -> LiveFiles:
         """Return the files of a task, which should be live."""
         with self._lock:

@@ -38,6 +38,14 @@ def is_live_listed(task: Task, context: TreeContext) -> bool:
     return context.live is not None and task.status in LIVE_STATUSES
 
 
+def live_attrs(path: str, task: Task, mode: int, size: int = 0) -> Attrs:
+    """Return the attributes of a file or directory in `live/` of *task*."""
+    began_ns = task.computation_start_ns or task.last_change_ns  # the machine reports no times
+    # The hole before the end of a large file has no blocks.
+    blocks = blocks_of(size - HOLE_BYTES if size > HOLE_BYTES else size)
+    return Attrs(mode, inode(path), size, began_ns, began_ns, blocks, Lifetime.NONE)
+
+
 class _LiveNode(Node):
     """A node in `live/` of *task*; *inner* is its path on the machine, empty for the top."""
 
@@ -57,12 +65,7 @@ class _LiveNode(Node):
         return self._live.files(self._task.id)
 
     def _attrs(self, mode: int, size: int = 0) -> Attrs:
-        # The machine reports no times.
-        began_ns = self._task.computation_start_ns or self._task.last_change_ns
-        # The hole before the end of a large file has no blocks.
-        blocks = blocks_of(size - HOLE_BYTES if size > HOLE_BYTES else size)
-        times = began_ns, began_ns
-        return Attrs(mode, inode(self.path), size, *times, blocks, Lifetime.NONE)
+        return live_attrs(self.path, self._task, mode, size)
 
 
 class LiveDirectoryNode(_LiveNode, Directory):

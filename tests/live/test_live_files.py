@@ -17,7 +17,8 @@ from taskfs.errors import (
     Unsupported,
 )
 from taskfs.remote.live_messages import Answer, MachineGone, Question, SilenceProbe
-from taskfs.tasks.live import RECONNECT_S, LastWrite, LiveEnded, LiveFiles
+from taskfs.tasks.last_write import LastWrite
+from taskfs.tasks.live import RECONNECT_S, LiveEnded, LiveFiles
 from taskfs.tasks.live_handle import LiveHandle
 from tests.fake_api import FakeCloud
 from tests.live.machine_model import Clock, ModelMachine

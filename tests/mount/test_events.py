@@ -28,6 +28,8 @@ STATUS_S: Final = 3.0
 WATCH_S: Final = 2.0
 # Seconds between the events of one change, on a loaded machine.
 SOON_S: Final = 3.0
+# Seconds within which a file on a machine is seen to grow.
+LIVE_S: Final = 4.0
 NewMount = Callable[..., Mount]
 
 
@@ -336,3 +338,64 @@ def has_ended(pid: int) -> bool:
 def try_stop(mount: Mount) -> bool:
     """Unmount; False while the mount is busy for the moment of a call."""
     return subprocess.run(["umount", mount.path], capture_output=True).returncode == 0
+
+
+def test_live_files_grow(new_mount: NewMount, cloud: FakeCloud, engine: str) -> None:
+    """V-10: A watched file on a task's machine, or one in a watched directory, gets IN_MODIFY when
+    it grows, and a program that wakes up reads the new bytes."""
+    task, other = (cloud.add_task(status="computation-started") for _ in range(2))
+    for each in (task, other):
+        cloud.machine_files(each).write("stdout.txt", b"one\n")
+        cloud.machine_files(each).write("log/solver.log", b"step 1\n")
+    root = new_mount(engine=engine).path
+    log, stdout = f"{task}/live/log/solver.log", f"{task}/live/stdout.txt"
+    assert (root / stdout).read_text() == "one\n"
+    with watching(root, stdout) as of_file, watching(root, f"{task}/live/log") as of_directory:
+        assert of_file.seen == of_directory.seen == []
+        cloud.machine_files(task).append("stdout.txt", b"two\n")
+        of_file.wait_for(f"{stdout} MODIFY", LIVE_S)
+        assert (root / stdout).read_text() == "one\ntwo\n"
+        cloud.machine_files(task).append("log/solver.log", b"step 2\n")  # no program has read it
+        of_directory.wait_for(f"{log} MODIFY", LIVE_S)
+        assert (root / log).read_text() == "step 1\nstep 2"  # the newline is not known yet (L-4)
+        cloud.machine_files(task).append("log/solver.log", b"step 3\n")
+        eventually(lambda: of_directory.seen.count(f"{log} MODIFY") == 2, LIVE_S)
+        assert (root / log).read_text() == "step 1\nstep 2\nstep 3"
+        time.sleep(WATCH_S)
+        assert of_file.seen.count(f"{stdout} MODIFY") == 1  # no event without a change
+        assert of_directory.seen.count(f"{log} MODIFY") == 2
+    assert cloud.machine(other).open_connections == 0
+
+
+def test_no_connection_without_a_watch(cloud: FakeCloud, tmp_path: Path) -> None:
+    """V-10: Without a watch in its `live/`, a machine is not asked, though others are watched."""
+    mount = Mount(cloud, tmp_path / "mnt", tmp_path, {})
+    mount.taskfs.environment["TASKFS_LIVE_IDLE_TIME"] = "1s"
+    task = cloud.add_task(status="computation-started")
+    cloud.machine_files(task).write("stdout.txt", b"one\n")
+    root = mount.start().path
+    try:
+        with watching(root, task, f"{task}/status"):
+            assert (root / task / "live/stdout.txt").read_text() == "one\n"
+            eventually(lambda: cloud.machine(task).open_connections == 0, 10)
+            cloud.machine_files(task).append("stdout.txt", b"two\n")
+            time.sleep(WATCH_S)
+            assert cloud.machine(task).open_connections == 0
+    finally:
+        mount.stop()
+
+
+def test_a_silent_machine(new_mount: NewMount, cloud: FakeCloud, engine: str) -> None:
+    """V-10, V-9: A machine that answers nothing delays the events of no other task or file."""
+    task, other = (cloud.add_task(status="computation-started") for _ in range(2))
+    cloud.machine_files(task).write("stdout.txt", b"one\n")
+    root = new_mount(engine=engine).path
+    stdout = f"{task}/live/stdout.txt"
+    assert (root / stdout).read_text() == "one\n"
+    with watching(root, stdout, other) as watcher:
+        cloud.machine(task).faults.add("silence", times=None)
+        cloud.machine_files(task).append("stdout.txt", b"two\n")
+        time.sleep(WATCH_S)
+        cloud.set_status(other, "computation-ended")
+        watcher.wait_for(f"{other}/status MODIFY", STATUS_S)
+        assert f"{stdout} MODIFY" not in watcher.seen

@@ -1,0 +1,29 @@
+"""`LastWrite`: the file on a task's machine that was written last."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from taskfs.errors import BadAnswer
+
+
+@dataclass(frozen=True, slots=True)
+class LastWrite:
+    """The newest file on the machine, by its absolute path there, and its age in seconds.
+
+    Both are None where the machine has no file.
+    """
+
+    path: str | None
+    age_s: float | None
+
+
+def parse_last_write(message: Any) -> LastWrite:
+    """Return the content of an answer; raise BadAnswer for anything else."""
+    if not isinstance(message, dict):
+        raise BadAnswer("the task's machine answered last_modified_file with no object")
+    path, age_s = message.get("most_recent_file"), message.get("time_since_last_mod")
+    if path is None and age_s is None:
+        return LastWrite(None, None)
+    if isinstance(path, str) and isinstance(age_s, (int, float)):
+        return LastWrite(path, max(0.0, float(age_s)))
+    raise BadAnswer("the task's machine answered last_modified_file without file and age")

@@ -1,0 +1,152 @@
+"""`LiveChanges`: which watched files of running tasks have changed since the last look."""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from taskfs.errors import NotFound, TaskFSError, Unsupported
+from taskfs.support.clock import age_clock
+from taskfs.tasks.live import LiveFiles
+from taskfs.tasks.live_file import Snapshot
+from taskfs.tasks.live_tasks import LiveTasks
+from taskfs.tasks.live_tree import LiveDirectory
+
+# Seconds between two looks at a task's files that a program has read, which costs their new bytes.
+LOOK_S: Final = 1.0
+# Seconds between two questions for the file that was written last: the machine walks over all.
+LAST_WRITE_S: Final = 2.0
+# Seconds until a machine that failed is asked again.
+RETRY_S: Final = 10.0
+# Files of one task that are asked for in one look: those that were used last.
+MAX_FILES: Final = 16
+# Seconds by which an age, which comes after a way through the network, may be wrong.
+SLACK_S: Final = 0.3
+
+
+class LiveChange(NamedTuple):
+    """A file on the machine of a task that has changed, and its size as far as it is known."""
+
+    task_id: str
+    path: bytes
+    size: int
+
+
+@dataclass(slots=True)
+class _Task:
+    """What is known of one task; only one look at a time uses it."""
+
+    look: "Future[list[LiveChange]] | None" = None
+    next_s: float = float("-inf")
+    states: dict[bytes, tuple[int, int]] = field(default_factory=dict)  # of files that were read
+    last_write_next_s: float = float("-inf")
+    written_s: float | None = None  # when a file was written last, by `age_clock`
+
+
+class LiveChanges:
+    """Looks at the files of running tasks that a program watches. One thread uses it.
+
+    The machines are asked in threads of *pool*, so a silent one delays nothing else. A task into
+    whose files no program has looked is not asked, and neither is one without a watched file.
+    """
+
+    def __init__(
+        self, live: LiveTasks, pool: Executor, clock: Callable[[], float] = age_clock
+    ) -> None:
+        self._live = live
+        self._pool = pool
+        self._clock = clock
+        self._tasks: dict[str, _Task] = {}
+
+    def take(
+        self, task_ids: Iterable[str], is_watched: Callable[[str, bytes], bool]
+    ) -> list[LiveChange]:
+        """Return what has changed in the files of these tasks, and start to look again if due.
+
+        *is_watched* returns whether a program watches a path of a task's `live/`, empty for the
+        directory itself.
+        """
+        found: list[LiveChange] = []
+        tasks, self._tasks = self._tasks, {}
+        for task_id in task_ids:
+            task = self._tasks[task_id] = tasks.get(task_id) or _Task()
+            if task.look is not None and task.look.done():
+                found += task.look.result()
+                task.look = None
+            if task.look is None and self._clock() >= task.next_s:
+                task.next_s = self._clock() + LOOK_S
+                self._start_look(task_id, task, is_watched)
+        return found
+
+    def _start_look(
+        self, task_id: str, task: _Task, is_watched: Callable[[str, bytes], bool]
+    ) -> None:
+        files = self._live.known_files(task_id)
+        listing = files.known_listing if files is not None else None
+        if files is None or listing is None:
+            return
+        watched = frozenset(_watched(listing, b"", lambda path: is_watched(task_id, path)))
+        if watched:
+            task.look = self._pool.submit(self._look, task_id, task, files, watched)
+
+    def _look(
+        self, task_id: str, task: _Task, files: LiveFiles, watched: frozenset[bytes]
+    ) -> list[LiveChange]:
+        changed: list[bytes] = []
+        try:
+            known = files.known_files()
+            read = [path for path in known if path in watched][-MAX_FILES:]
+            for path in read:
+                task.states.setdefault(path, _state(known[path]))
+            changed += self._grown(task, files, read)
+            changed += self._written(task, files, watched.difference(read))
+        except TaskFSError:  # the machine is away, or the task has ended
+            task.next_s = self._clock() + RETRY_S
+        return [LiveChange(task_id, path, files.known_size(path)) for path in changed]
+
+    @staticmethod
+    def _grown(task: _Task, files: LiveFiles, read: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield the files whose content has changed."""
+        for path in read:
+            try:
+                snapshot = files.refresh(path)
+            except (NotFound, Unsupported):  # it was removed, or is no text any more
+                continue
+            if task.states[path] != _state(snapshot):
+                task.states[path] = _state(snapshot)
+                yield path
+
+    def _written(self, task: _Task, files: LiveFiles, unread: frozenset[bytes]) -> Iterator[bytes]:
+        """Yield the file that was written last, if it is one of *unread* and was written anew."""
+        if not unread or self._clock() < task.last_write_next_s:
+            return
+        task.last_write_next_s = self._clock() + LAST_WRITE_S
+        write = files.last_write()
+        if write.path is None or write.age_s is None:
+            return
+        before_s, task.written_s = task.written_s, self._clock() - write.age_s
+        if before_s is None or task.written_s <= before_s + SLACK_S:
+            return
+        name = write.path.encode("utf-8", "surrogateescape")
+        found = [path for path in unread if name.endswith(b"/" + path)]
+        if found:  # of `a/log` and `log`, the longer one is meant
+            path = max(found, key=len)
+            files.note_write(path)
+            yield path
+
+
+def _state(snapshot: Snapshot) -> tuple[int, int]:
+    return snapshot.generation, snapshot.size
+
+
+def _watched(
+    directory: LiveDirectory, inner: bytes, is_watched: Callable[[bytes], bool]
+) -> Iterator[bytes]:
+    """Yield the files beneath *directory*, at *inner*, that are watched or whose directory is."""
+    is_directory_watched = is_watched(inner)
+    for name, below in directory.entries.items():
+        path = inner + b"/" + name if inner else name
+        if below is not None:
+            yield from _watched(below, path, is_watched)
+        elif is_directory_watched or is_watched(path):
+            yield path
