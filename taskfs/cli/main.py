@@ -17,6 +17,7 @@ from taskfs import __version__
 from taskfs.cli.encodings import replace_unencodable
 from taskfs.cli.mount_helper import parse_mount_call
 from taskfs.cli.output import describe_error, print_error
+from taskfs.cli.signals import repeat_swallowed_signals
 from taskfs.errors import TaskFSError
 
 log = logging.getLogger(__name__)
@@ -119,6 +120,7 @@ def run() -> None:
     The process ends at once, because tearing down the interpreter takes a fifth of the time of a
     mount.
     """
+    repeat_swallowed_signals()
     _exit_now(main())
 
 

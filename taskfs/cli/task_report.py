@@ -71,7 +71,8 @@ def cost_line(task: Task) -> Iterator[str]:
     words = [f"machine {task.machine_type}"] if task.machine_type else []
     words += [f"cost {format_money(cost)} US$"] if cost is not None else []
     if words:
-        yield escape_controls(", ".join(words).capitalize())
+        line = ", ".join(words)
+        yield escape_controls(line[:1].upper() + line[1:])
 
 
 def _pairs(pairs: Iterable[tuple[str, Any]]) -> Iterator[str]:

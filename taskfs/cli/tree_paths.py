@@ -127,7 +127,7 @@ class TreeFinder:
                 folder = Found(f"{task_id}/{directory}", task.lookup(directory))
                 found = list(_expand(folder, names))
         if not found:
-            raise NotFound(f"there is no {task_id}/{path.path}")
+            raise NotFound(f"there is no {task_id}/{path.path}: see `taskfs ls {task_id}`")
         return found
 
 

@@ -304,3 +304,22 @@ def test_ctrl_c_during_the_imports_is_silent(bare: Command, ignored: bool) -> No
     process = bare.start("--version", PYTHONPATH=path)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (-signal.SIGINT, "", "")  # a shell reports 130
+
+
+def test_ctrl_c_where_python_can_raise_nothing(taskfs: Command) -> None:
+    """C-1: Ctrl+C ends a command also in a callback of a weak reference, as imports have them."""
+    (taskfs.cwd / "lib").mkdir()
+    # Shadows requests: it interrupts the process in such a callback.
+    (taskfs.cwd / "lib" / "requests.py").write_text(
+        "import os, signal, time, weakref\n"
+        "class Lock: pass\n"
+        "lock = Lock()\n"
+        "reference = weakref.ref(lock, lambda _: os.kill(os.getpid(), signal.SIGINT))\n"
+        "del lock\n"
+        "time.sleep(5)\n"
+        "raise SystemExit(7)\n"
+    )
+    path = f"{taskfs.cwd / 'lib'}{os.pathsep}{taskfs.environment['PYTHONPATH']}"
+    process = taskfs.start("list", PYTHONPATH=path)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (130, "", "")

@@ -125,6 +125,8 @@ class TestFailures:
         assert lines[start + 12 :] == ["  step 1", "  step 2\\x1b[31m"]
         whole = done.stdout + done.stderr
         assert "out of memory" in whole and "c2-standard-8" in whole and "1.50" in whole
+        if command == "wait":
+            assert "Machine c2-standard-8, cost 1.50 US$\n" in whole
         assert done.returncode == (1 if command == "wait" else 0)
 
     def test_two_small_ranges(self, taskfs: Command, cloud: FakeCloud, failed: str) -> None:

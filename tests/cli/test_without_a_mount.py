@@ -87,7 +87,7 @@ class TestLs:
         """C-45: A path that does not exist is one line; the others are listed."""
         done = taskfs("ls", f"{task}/{path}", f"{task}/vtk/deep")
         assert done.returncode == 1
-        assert done.stderr == f"taskfs: there is no {task}/{path}\n"
+        assert done.stderr == f"taskfs: there is no {task}/{path}: see `taskfs ls {task}`\n"
         assert "b_1.vtk" in done.stdout  # the others are listed
 
     def test_no_such_task(self, taskfs: Command) -> None:
@@ -288,7 +288,8 @@ class TestHeadAndTail:
     def test_following_a_file_that_never_comes(self, taskfs: Command, task: str) -> None:
         """C-47: `tail -f` of a task that has ended does not wait."""
         done = taskfs("tail", "-f", f"{task}/nope")
-        assert (done.returncode, done.stderr) == (1, f"taskfs: there is no {task}/nope\n")
+        assert done.returncode == 1
+        assert done.stderr == f"taskfs: there is no {task}/nope: see `taskfs ls {task}`\n"
 
     def test_following_ends_on_ctrl_c(self, taskfs: Command, cloud: FakeCloud) -> None:
         """C-47, C-1: Ctrl+C ends `tail -f` with status 130."""
