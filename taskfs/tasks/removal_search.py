@@ -1,7 +1,8 @@
 """`find_removed`: finds the tasks that were removed from a long listing, by a few of its pages.
 
 The tasks that follow a removed one have moved up by one place. So a page shows how many of the
-known tasks before it are gone, and a search reads only the pages around each removed task.
+known tasks before it are gone, and a search reads only the pages around each removed task, and in
+the end the first one again.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -65,6 +66,11 @@ def find_removed(
             gaps = list(_split(gaps, number, before, before + len(gone)))
             if any(gap.before > gap.until for gap in gaps):
                 return None
+    # A task that was added and another one that was removed meanwhile leave the sum as it was, but
+    # the first page then shows the new one.
+    for _, page in fetch_pages([1]):
+        if page.total_size != total_size or _compare(page, ids, 0, len(ids) - total_size) is None:
+            return None
     return removed if len(removed) == len(ids) - total_size else None
 
 

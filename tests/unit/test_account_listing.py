@@ -112,7 +112,7 @@ def test_a_removed_task_leaves_the_listing(cache: TaskCache, api: FakeAPI, clock
     clock.tick(10)
     cache.ids()
     await_quiet(api)
-    assert new_calls(api) == ["active", "list", *(f"list page {n}" for n in (2, 3, 4, 5))]
+    assert new_calls(api) == ["active", "list", "list", *(f"list page {n}" for n in (2, 3, 4, 5))]
     assert cache.ids() == tuple(api.tasks)
     with pytest.raises(NotFound):
         cache.get(name_of(1000))

@@ -79,3 +79,20 @@ def test_a_listing_that_shifts_meanwhile_ends_the_search() -> None:
             yield found
 
     assert find_removed(shifting, KNOWN, len(listing.ids), PAGE) is None
+
+
+@pytest.mark.parametrize("after", range(1, 12))
+@pytest.mark.parametrize("also", [60_000, 90_000])
+def test_equal_sums_hide_no_shift(after: int, also: int) -> None:
+    """F-18, F-15: A task that comes and another one that goes during the search leave the sum as it
+    was; no task is taken for removed that is there."""
+    listing = Listing([name for number, name in enumerate(KNOWN) if number != 30_000])
+    fetch = listing.fetch
+
+    def shifting(numbers: Sequence[int]) -> Iterator[tuple[int, TaskPage]]:
+        for found in fetch(numbers):
+            yield found
+            if listing.pages == after:
+                listing.ids = ["new", *(name for name in listing.ids if name != KNOWN[also])]
+
+    assert set(find_removed(shifting, KNOWN, len(listing.ids), PAGE) or ()).isdisjoint(listing.ids)
