@@ -212,7 +212,8 @@ def _print_outcome(outcome: Outcome) -> None:
     text = outcome.failure or (
         f"{outcome.seconds:.3f} s (mount {outcome.mount_s:.3f}, cpu {outcome.cpu_s:.2f}, "
         f"others {outcome.others:.2f}), {outcome.requests} requests, "
-        f"{outcome.sent / 1e6:.3f} MB, {outcome.peak / 1e6:.0f} MB of memory"
+        f"{outcome.sent / 1e6:.3f} MB, {outcome.peak / 1e6:.0f} MB of memory, "
+        f"{outcome.private / 1e6:.0f} MB private"
     )
     print(f"  {outcome.rtt_ms:3d} ms  {outcome.peer:11s} {outcome.step}: {text}", file=sys.stderr)
 

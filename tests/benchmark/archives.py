@@ -1,4 +1,4 @@
-"""The three archives of the benchmark, created once per scale and cached with a description."""
+"""The archives of the benchmark, created once per scale and cached with a description."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import subprocess
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, overload
+
+from tests.large_archives import body_of, name_of, write_archive
 
 from .content import Content
 
@@ -49,10 +51,34 @@ class Archive:
     size: int
     directory: int
     encoder: str
-    members: tuple[Member, ...]
+    members: Sequence[Member]
 
     def member(self, name: str) -> Member:
         return next(member for member in self.members if member.name == name)
+
+
+class NumberedMembers(Sequence[Member]):
+    """The members of an archive of `tests.large_archives`, each made when it is needed."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, position: int) -> Member: ...
+    @overload
+    def __getitem__(self, position: slice) -> list[Member]: ...
+    def __getitem__(self, position: int | slice) -> Member | list[Member]:
+        if isinstance(position, slice):
+            return [self[number] for number in range(*position.indices(self._count))]
+        number = range(self._count)[position]
+        body = body_of(number)
+        return Member(name_of(number), len(body), len(body), zlib.crc32(body))
+
+    def __iter__(self) -> Iterator[Member]:
+        return map(self.__getitem__, range(self._count))
 
 
 Files = Mapping[str, Content | bytes]
@@ -101,14 +127,21 @@ FILES: Final[dict[str, Callable[[float], Files]]] = {
     "many": many_files,
     "mixed": mixed_files,
 }
+# An archive of a million small members; a short program writes it.
+MILLION: Final = "million"
 _STORED: Final = frozenset({"restart.bin"})
 _BY_ZIPFILE: Final = frozenset({"many"})
 
 
 def open_archive(name: str, scale: float, cache: Path) -> Archive:
-    """Return an archive of `FILES`; create it in *cache* if it is missing."""
+    """Return an archive of `FILES`, or `MILLION`; create it in *cache* if it is missing."""
     folder = cache / "archives" / f"v{FORMAT}-{scale:g}"
     path, description = folder / f"{name}.zip", folder / f"{name}.json"
+    if name == MILLION:
+        folder.mkdir(parents=True, exist_ok=True)
+        members = NumberedMembers(max(1000, int(1_000_000 * scale)))
+        directory = write_archive(path, len(members))
+        return Archive(name, path, path.stat().st_size, directory, "tests.large_archives", members)
     if not description.exists():
         folder.mkdir(parents=True, exist_ok=True)
         created = _create(name, FILES[name](scale), path)

@@ -7,6 +7,7 @@ import os
 import platform
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Final
 _POLL_S: Final = 0.002
 _PATIENCE_S: Final = 3.0
 _SAMPLE_S: Final = 0.5
+_MEMORY_SAMPLE_S: Final = 0.1
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 _PAUSE_S: Final = 3.0
 
@@ -120,6 +122,44 @@ def peak_memory(pids: Sequence[int]) -> int:
                 if line.startswith("VmHWM:"):
                     total += int(line.split()[1]) * 1024
     return total
+
+
+def private_memory(pids: Sequence[int]) -> int:
+    """Return the sum of the private memory (RssAnon) of the processes now."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+                if line.startswith("RssAnon:"):
+                    total += int(line.split()[1]) * 1024
+    return total
+
+
+class PrivateMemory:
+    """The most private memory that some processes had at a time, while it is entered."""
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        self.most = 0
+        self._pids = pids
+        self._stopped = threading.Event()
+
+    def __enter__(self) -> None:
+        self.most = 0
+        self._stopped.clear()
+        self._thread = threading.Thread(target=self._sample)
+        self._thread.start()
+
+    def __exit__(self, *exc: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+        self._note()
+
+    def _sample(self) -> None:
+        while not self._stopped.wait(_MEMORY_SAMPLE_S):
+            self._note()
+
+    def _note(self) -> None:
+        self.most = max(self.most, private_memory(self._pids))
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:

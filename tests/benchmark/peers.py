@@ -13,7 +13,7 @@ from typing import Final
 
 from tests.environments import make_environment, python_of
 
-from .archives import TOP
+from .archives import MILLION, TOP
 from .cloud import Cloud
 from .machine import mounted
 from .store import OBJECT
@@ -21,6 +21,8 @@ from .workloads import Workload
 
 # The environment variable with the path of an earlier version's `taskfs`.
 EARLIER: Final = "TASKFS_BENCH_EARLIER"
+# taskfs in its variants; all others are peers.
+OWN: Final = ("taskfs", "taskfs-fusepy", "earlier")
 # The peers from PyPI; `lower_bound` needs isal.
 PACKAGES: Final = (
     "ratarmount==1.3.0",
@@ -33,8 +35,10 @@ PACKAGES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """The context of one run: its directory, the archive with its path, the cloud, the time
-    limit."""
+    """The context of one run: its directory, the archive, the cloud and the time limit.
+
+    *path* is the archive on the local disk, which remote peers must not use.
+    """
 
     folder: Path
     archive: str
@@ -77,8 +81,10 @@ class Peer:
 
     def runs(self, workload: Workload) -> bool:
         """Whether the peer is measured with *workload*."""
+        is_own = self.name in OWN
         is_named = not self.only or workload.name in self.only
-        return is_named and not (workload.mounts_only and self.library)
+        is_wanted = is_own or not workload.peers or self.name in workload.peers
+        return is_named and is_wanted and not (workload.mounts_only and self.library)
 
     def missing(self, cache: Path) -> str:
         """Return the missing programs as text, or ''."""
@@ -198,7 +204,7 @@ PEERS: Final = (
         "fuse-zip, local file",
         ("fuse-zip",),
         (Stage(_fuse_zip_local),),
-        only=("walks",),
+        only=("walks", MILLION),
     ),
     Peer("client", "public client", library="client"),
 )

@@ -53,14 +53,20 @@ class Files:
         self._open: dict[str, int] = {}
 
     def find(self) -> _Deferred:
-        """Return the number of entries of `find -ls` and the sum of the file sizes."""
+        """Return the number of files that `find -ls` shows, and the sum of their sizes."""
         with self._listing.open("wb") as out:
             _run("find", str(self._root), "-ls", out=out)
         return _Deferred(self._sum_listing)
 
     def _sum_listing(self) -> tuple[int, int]:
-        lines = [line.split(maxsplit=7) for line in self._listing.read_text().splitlines()]
-        return len(lines), sum(int(line[6]) for line in lines if line[2].startswith("-"))
+        count = total = 0
+        with self._listing.open() as lines:
+            for line in lines:
+                fields = line.split(maxsplit=7)
+                if fields[2].startswith("-"):
+                    count += 1
+                    total += int(fields[6])
+        return count, total
 
     def ls(self) -> int:
         """Return the number of names that `ls` prints."""
@@ -133,7 +139,7 @@ class RemoteZips:
 
     def find(self) -> tuple[int, int]:
         files = [entry for entry in self._archive.infolist() if not entry.is_dir()]
-        return len(files) + 1, sum(entry.file_size for entry in files)
+        return len(files), sum(entry.file_size for entry in files)
 
     def ls(self) -> int:
         names = {name.removeprefix(TOP).partition("/")[0] for name in self._archive.namelist()}
@@ -215,7 +221,7 @@ class PublicClient:
     def find(self) -> tuple[int, int]:
         with self._files.open(self._url, "rb") as remote, zipfile.ZipFile(remote) as archive:
             files = [entry for entry in archive.infolist() if not entry.is_dir()]
-            return len(files) + 1, sum(entry.file_size for entry in files)
+            return len(files), sum(entry.file_size for entry in files)
 
     def ls(self) -> int:
         with self._files.open(self._url, "rb") as remote, zipfile.ZipFile(remote) as archive:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from .peers import PEERS
+from .peers import OWN, PEERS
 from .runs import Outcome
 from .workloads import LowerBound
 
@@ -53,11 +53,7 @@ class Results:
         self, workload: str, index: int, rtt_ms: int, *, mounts: bool = False
     ) -> Outcome | None:
         """Return the fastest outcome of a step among the peers; with *mounts* among mounts only."""
-        names = [
-            p.name
-            for p in PEERS
-            if p.name not in ("taskfs", "taskfs-fusepy", "earlier") and not (mounts and p.library)
-        ]
+        names = [p.name for p in PEERS if p.name not in OWN and not (mounts and p.library)]
         found = [self.get(workload, index, rtt_ms, name) for name in names]
         return min((o for o in found if o), key=lambda outcome: outcome.seconds, default=None)
 
@@ -78,6 +74,15 @@ class Results:
                 peaks += [outcome.peak for outcome in outcomes]
         return max(peaks)
 
+    def private(self, peer: str, workload: str | None = None) -> int:
+        """Return the most private memory of a peer over all runs, or those of a workload."""
+        return max(
+            outcome.private
+            for (name, _, _, peer_name), outcomes in self.runs.items()
+            if peer_name == peer and workload in (None, name)
+            for outcome in outcomes
+        )
+
 
 Table = tuple[list[str], list[list[str]]]
 
@@ -97,6 +102,8 @@ def tables(results: Results) -> Iterable[tuple[str, Table]]:
             rows.append(row)
         memory = [f"{results.peak(name) / MB:.0f} MB" for name in results.peers]
         rows.append(["peak memory, all workloads", "", *memory, "", ""])
+        memory = [f"{results.private(name) / MB:.0f} MB" for name in results.peers]
+        rows.append(["private memory at most", "", *memory, "", ""])
         yield f"{rtt_ms} ms latency", (header, rows)
 
 

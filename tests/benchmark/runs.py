@@ -21,6 +21,7 @@ from .archives import Archive
 from .cloud import Cloud, Counts
 from .machine import (
     NotMounted,
+    PrivateMemory,
     TooSlow,
     busy_seconds,
     cpu_seconds,
@@ -39,8 +40,8 @@ class Outcome:
     """The measurements of one step, or the reason of its *failure*.
 
     The *seconds* of a first step include *mount_s*. *cpu_s* is the CPU time of peer and reader,
-    *others* the average number of cores that other processes used. *peak* is the peak memory so
-    far, in bytes.
+    *others* the average number of cores that other processes used. *peak* is the peak resident
+    memory so far, *private* the most private memory (RssAnon) of the step, in bytes.
     """
 
     workload: str
@@ -55,6 +56,7 @@ class Outcome:
     sent: int = 0
     api: int = 0
     peak: int = 0
+    private: int = 0
     failure: str = ""
 
 
@@ -236,12 +238,14 @@ def _measure(
 ) -> Iterator[dict[str, Any]]:
     """Run the steps on one mount; yield the numbers of each as fields of an `Outcome`."""
     began, before, mount_s = view.began, view.before, view.mount_s
+    memory = PrivateMemory(view.pids)
     for step in steps:
         if step.prepare:
             view.reader.call(step.prepare, time.monotonic() + limit_s)
-        if step.remounts or step.prepare:
+        if (step.remounts and not step.includes_start) or step.prepare:
             began, before = time.monotonic(), _Meter.read(cloud, [*view.pids, view.reader.pid])
-        stopped, value = view.reader.call(step.call, began + limit_s)
+        with memory:
+            stopped, value = view.reader.call(step.call, began + limit_s)
         after = _Meter.read(cloud, [*view.pids, view.reader.pid])
         _check(step, value)
         taken = after.counts - before.counts
@@ -255,6 +259,7 @@ def _measure(
             "sent": taken.sent,
             "api": taken.api,
             "peak": peak_memory(view.pids),
+            "private": memory.most,
         }
         began, before, mount_s = time.monotonic(), after, 0.0
 

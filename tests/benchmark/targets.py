@@ -166,6 +166,21 @@ def _walks(results: Results, rtt_ms: int) -> Measures:
     yield from _against(results, "walks", 3, rtt_ms, 0.5, "s of the second walk")
 
 
+def _million(results: Results, rtt_ms: int) -> Measures:
+    def beside(index: int, peer: str, share: float, what: str) -> Measures:
+        mine = results.get("million", index, rtt_ms)
+        other = results.get("million", index, rtt_ms, peer)
+        if mine is not None:
+            yield Measure(what, mine.seconds, other.seconds * share if other else None)
+
+    yield from beside(0, "remotezip", 1.6, "s of ls beside remotezip")
+    yield from beside(1, "ratarmount", 1.0, "s of find beside ratarmount")
+    if later := results.get("million", 3, rtt_ms):
+        yield Measure("s of a later ls", later.seconds, 0.5)
+        yield Measure("requests of it", later.requests, 0)
+        yield Measure("private MB", results.private("taskfs", "million") / MB, MEMORY / MB)
+
+
 def _no_slower(workload: str) -> Callable[[Results, int], Measures]:
     return lambda results, rtt_ms: _against(results, workload, 0, rtt_ms, 1.0)
 
@@ -196,6 +211,11 @@ TARGETS: Final = (
     Target("capped: three times one connection or more", "capped", _capped),
     Target("grep -r: requests at most size / 4 MiB + 10", "grep", _grep),
     Target("a second walk: no request, half of the best peer", "walks", _walks),
+    Target(
+        "a million members: ls 1.6 of remotezip's list, find as ratarmount, later ls 0.5 s",
+        "million",
+        _million,
+    ),
     Target("memory under 160 MB in all of them", "", _memory),
 )
 
