@@ -32,7 +32,13 @@ CACHE_KB: Final = 8192
 WRITE_BYTES: Final = 1 << 20
 # Identifiers in the header of the file (sqlite.org/fileformat: application_id, user_version).
 APPLICATION_ID: Final = 0x7461736B
-VERSION: Final = 2
+VERSION: Final = 3
+# What a file raises; Python cannot decode each message of SQLite about a damaged schema.
+FAULTS: Final = (sqlite3.DatabaseError, UnicodeDecodeError)
+# SQLite's message about a file that was truncated, and Python's about a text with a damaged byte.
+# Both come as an OperationalError, as those about a file that cannot be used do.
+_NO_TABLE: Final = "no such table"
+_NO_TEXT: Final = "Could not decode to UTF-8"
 _SIDE_FILES: Final = ("", "-wal", "-shm", "-journal")
 
 SCHEMA: Final = """
@@ -45,6 +51,10 @@ CREATE TABLE records (id TEXT PRIMARY KEY, packed BLOB NOT NULL, checksum INTEGE
 CREATE TABLE listings (
     project TEXT NOT NULL, status TEXT NOT NULL, difference INTEGER NOT NULL,
     PRIMARY KEY (project, status)
+) WITHOUT ROWID;
+CREATE TABLE sums (
+    kind TEXT NOT NULL, value TEXT NOT NULL, count INTEGER NOT NULL, digest INTEGER NOT NULL,
+    checksum INTEGER NOT NULL, PRIMARY KEY (kind, value)
 ) WITHOUT ROWID;
 CREATE INDEX by_age ON tasks (created, seq);
 CREATE INDEX by_seq ON tasks (seq);
@@ -86,6 +96,7 @@ class DatabaseFile:
         self._is_closed = False
         with _sqlite_lock:
             self._connection = self._open()
+        self._file_id = _file_id(self._path)
         self.generation = 0  # grows whenever the content was lost
 
     def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -94,9 +105,9 @@ class DatabaseFile:
             while True:
                 try:
                     return work(self._connection)
-                except sqlite3.DatabaseError as exc:
-                    if self._path is None and not isinstance(exc, DamagedError):
-                        raise  # a database in memory fails only by an error of ours
+                except FAULTS as exc:
+                    if self._path is None and not _is_damage(exc):
+                        raise  # an error of ours
                     self._recover(exc)
 
     def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -134,7 +145,7 @@ class DatabaseFile:
             return _open_file(self._path, self.is_read_only)
         except sqlite3.OperationalError as exc:
             log.warning("the tasks are kept in memory only: %s: %s", self._path, exc)
-        except sqlite3.DatabaseError as exc:
+        except FAULTS as exc:
             if not self.is_read_only:
                 log.warning("%s cannot be read (%s): it is replaced", self._path, exc)
                 with contextlib.suppress(sqlite3.Error):
@@ -145,30 +156,56 @@ class DatabaseFile:
         self._path = None
         return _open_in_memory()
 
-    def _recover(self, exc: sqlite3.DatabaseError) -> None:
+    def _recover(self, exc: Exception) -> None:
         """Go on with an empty file if this one is damaged, or with a copy in memory if it cannot be
         written."""
         broken, path = self._connection, self._path
-        # A file that was truncated has no tables.
-        is_damaged = not isinstance(exc, sqlite3.OperationalError) or "no such table" in str(exc)
         if path is None or self.is_read_only:
             self._path, self._connection = None, _open_in_memory()
             self.generation += 1
-        elif is_damaged:
+        elif not isinstance(exc, sqlite3.OperationalError) or _is_damage(exc, _NO_TABLE):
             log.warning("%s is damaged (%s): it is replaced", path, exc)
             remove_database(path)
             self._connection = self._open()
+            self._file_id = _file_id(self._path)
+            self.generation += 1
+        elif _file_id(path) != self._file_id:
+            # Not in memory, because a large account takes much there.
+            log.warning("%s was removed (%s): a new one is written", path, exc)
+            with contextlib.suppress(OSError):
+                make_directory(path.parent.parent)
+            self._connection = self._open()
+            self._file_id = _file_id(self._path)
             self.generation += 1
         else:
             log.warning("%s cannot be used (%s): the tasks are kept in memory", path, exc)
             self._path, self._connection = None, _open_in_memory(is_empty=True)
             try:
                 broken.backup(self._connection)
+                _check_version(self._connection)
             except sqlite3.Error:
                 self._connection = _open_in_memory()
                 self.generation += 1
         with contextlib.suppress(sqlite3.Error):
             broken.close()
+
+
+def _file_id(path: Path | None) -> tuple[int, int] | None:
+    """Return a value that tells the file at *path* from another one; None if there is none."""
+    try:
+        status = os.stat(path) if path is not None else None
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino) if status is not None else None
+
+
+def _is_damage(exc: Exception, *more: str) -> bool:
+    """Whether the content is damaged, by the type of the error or by its text: one of *more*.
+
+    A database in memory may be the copy of a damaged file.
+    """
+    is_corrupt = type(exc) in (DamagedError, sqlite3.DatabaseError, UnicodeDecodeError)
+    return is_corrupt or any(text in str(exc) for text in (_NO_TEXT, *more))
 
 
 def make_directory(cache_dir: Path) -> Path:

@@ -1,11 +1,13 @@
 """`PackedIds`: the ids of many tasks in one string."""
 
+import zlib
 from array import array
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Final, overload
 
 SEPARATOR: Final = "/"  # no id holds it, because ids are names of directories
+DIGEST_CHARS: Final = 1 << 18  # characters that are split into ids at once
 
 
 class PackedIds(Sequence[str]):
@@ -29,6 +31,18 @@ class PackedIds(Sequence[str]):
 
     def __len__(self) -> int:
         return self._count
+
+    @property
+    def digest(self) -> int:
+        """The sum of the CRC-32 of all ids; it does not depend on their order."""
+        total, start = 0, 0
+        while start < len(self._joined):
+            stop = self._joined.find(SEPARATOR, start + DIGEST_CHARS)
+            stop = len(self._joined) if stop < 0 else stop
+            ids = self._joined[start:stop].encode().split(SEPARATOR.encode())
+            total += sum(map(zlib.crc32, ids))
+            start = stop + 1
+        return total
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, PackedIds):

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from taskfs.model import Task
-from taskfs.tasks.database_file import DatabaseFile
-from taskfs.tasks.packed_ids import SEPARATOR, PackedIds
+from taskfs.tasks.database_file import DamagedError, DatabaseFile
+from taskfs.tasks.id_sums import SumChanges, groups_of, list_ids, list_values, read_sum
+from taskfs.tasks.packed_ids import PackedIds
 from taskfs.tasks.selection import Scope, Selection
 from taskfs.tasks.task_rows import (
     BATCH,
@@ -70,7 +71,7 @@ class TaskDatabase:
     def get(self, task_id: str) -> Task | None:
         """Return the task as it was last seen, or None."""
         try:
-            return next(iter(self._load([task_id])), None)
+            return next(iter(self.load([task_id])), None)
         except UnicodeEncodeError:  # the kernel's name of a file may not be UTF-8
             return None
 
@@ -82,28 +83,29 @@ class TaskDatabase:
         """Yield the selected tasks, newest first; a batch of them is in memory at a time."""
         ids = self.ids(selection)
         for start in range(0, len(ids), BATCH):
-            yield from self._load(ids[start : start + BATCH])
+            yield from self.load(ids[start : start + BATCH])
 
-    def _load(self, ids: Sequence[str]) -> list[Task]:
+    def load(self, ids: Sequence[str]) -> list[Task]:
         """Return those of *ids*, at most `BATCH`, that are known, in the same order."""
         statement = f"SELECT id, packed, checksum FROM records WHERE id IN ({placeholders(ids)})"
 
         def unpack(connection: sqlite3.Connection) -> dict[str, Task]:
             rows = connection.execute(statement, ids).fetchall()
-            return {row[0]: unpack_record(*row) for row in rows}
+            found = {row[0]: unpack_record(*row) for row in rows}
+            if len(found) < len(ids) and saved_rows(connection, [i for i in ids if i not in found]):
+                raise DamagedError("a task has no record")
+            return found
 
         found = self._file.run(unpack)
         return [found[task_id] for task_id in ids if task_id in found]
 
-    def ids(self, selection: Selection) -> PackedIds:
-        """Return the ids of the selected tasks, newest first."""
-        where, values = selection.where()
-        row = self._one(
-            f"SELECT group_concat(id, '{SEPARATOR}') FROM (SELECT id FROM tasks WHERE {where} "
-            f"ORDER BY created DESC, seq DESC LIMIT {selection.limit})",
-            values,
-        )
-        return PackedIds(row[0] or "" if row else "")
+    def ids(self, selection: Selection, column: str = "", values: Sequence[str] = ()) -> PackedIds:
+        """Return the ids of the selected tasks whose *column* has one of *values*, newest first."""
+        return self._file.run(lambda c: list_ids(c, selection, column, values))
+
+    def values(self, selection: Selection, column: str) -> dict[str, int]:
+        """Return the values that *column* has in *selection*, see `list_values`."""
+        return self._file.run(lambda c: list_values(c, selection, column))
 
     def unfinished(self, project: str | None) -> list[Task]:
         """Return the unfinished tasks of *project*, or of all projects."""
@@ -112,19 +114,22 @@ class TaskDatabase:
         return [
             task
             for start in range(0, len(ids), BATCH)
-            for task in self._load(ids[start : start + BATCH])
+            for task in self.load(ids[start : start + BATCH])
             if project in (None, task.project)
         ]
 
     def count(self, scope: Scope) -> int:
         """Return how many tasks *scope* has."""
+        conditions = groups_of(scope.selection)
+        if len(conditions) == 1:
+            return self._file.run(lambda c: read_sum(c, conditions[0]).tasks)
         where, values = scope.selection.where()
         row = self._one(f"SELECT count(*) FROM tasks WHERE {where}", values)
         return int(row[0]) if row else 0
 
     def count_finished(self) -> int:
         """Return how many finished tasks are saved."""
-        return int(self._all("SELECT count(*) FROM tasks WHERE finished = 1", ())[0][0])
+        return self._file.run(lambda c: read_sum(c, [("finished", "1")]).tasks)
 
     def position(self, task_id: str, scope: Scope) -> int | None:
         """Return how many tasks of *scope* are listed before the task; None if it is unknown."""
@@ -148,12 +153,8 @@ class TaskDatabase:
     def finished_times(self, ids: Sequence[str]) -> dict[str, tuple[int, int]]:
         """Return when the finished ones of *ids*, at most `BATCH`, were created and when they last
         changed, in ns."""
-        rows = self._all(
-            "SELECT id, created, changed FROM tasks "
-            f"WHERE finished = 1 AND id IN ({placeholders(ids)})",
-            ids,
-        )
-        return {task_id: (created, changed) for task_id, created, changed in rows}
+        rows = self._file.run(lambda c: saved_rows(c, ids))
+        return {i: (row.created, row.group[0]) for i, row in rows.items() if row.is_finished}
 
     def known(self, ids: Sequence[str]) -> set[str]:
         """Return those of *ids* that are known."""
@@ -213,7 +214,7 @@ class TaskDatabase:
     ) -> Changes:
         (last,) = connection.execute("SELECT max(seq) FROM tasks").fetchone()
         seq = (last or 0) + len(tasks) if seq is None else seq
-        rows, records = [], []
+        rows, records, sums = [], [], SumChanges()
         changed, status_changed, regrouped, members = set(), set(), False, 0
         for number, task in enumerate(tasks):
             digest = digests[task.id]
@@ -240,23 +241,32 @@ class TaskDatabase:
             else:
                 members += 1
             regrouped = regrouped or before is None or before.group != row[3:8]
+            if before is None or before.group[1:] != row[4:8]:
+                if before is not None:
+                    sums.add(task.id, before.group, -1)
+                sums.add(task.id, row[3:8])
         connection.executemany(f"REPLACE INTO tasks VALUES ({placeholders(range(10))})", rows)
         connection.executemany("REPLACE INTO records VALUES (?, ?, ?)", records)
+        sums.store(connection)
         self._own_changes += regrouped
         self._own_members += members
         return Changes(frozenset(changed), frozenset(status_changed), final_ids(tasks, known))
 
     def remove(self, ids: Iterable[str]) -> None:
         """Remove tasks that no longer exist."""
-        rows = [] if self._file.is_read_only else [(task_id,) for task_id in ids]
+        gone = [] if self._file.is_read_only else list(ids)
 
         def delete(connection: sqlite3.Connection) -> int:
-            before = connection.total_changes
+            known, sums = saved_rows(connection, gone), SumChanges()
+            for task_id, row in known.items():
+                sums.add(task_id, row.group, -1)
+            sums.store(connection)
+            rows = [(task_id,) for task_id in known]
             connection.executemany("DELETE FROM tasks WHERE id = ?", rows)
             connection.executemany("DELETE FROM records WHERE id = ?", rows)
-            return connection.total_changes - before
+            return len(rows)
 
-        if rows and self.known([row[0] for row in rows]):
+        if gone and self.known(gone):
             removed = bool(self._file.write(delete))
             self._own_changes += removed
             self._own_members += removed

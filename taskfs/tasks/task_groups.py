@@ -4,8 +4,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any, Final
 
-from taskfs.tasks.packed_ids import SEPARATOR, PackedIds
-from taskfs.tasks.selection import Selection
+from taskfs.tasks.packed_ids import PackedIds
 from taskfs.tasks.task_cache import TaskCache
 from taskfs.tasks.task_rows import placeholders
 
@@ -40,8 +39,7 @@ class TaskGroups:
                 self._version, self._values = version, {}
             if column in self._values:
                 return self._values[column]
-        statement, bound = _values_statement(column, selection)
-        found = dict(self._task_cache.database.rows(statement, bound))
+        found = self._task_cache.database.values(selection, column)
         with self._lock:
             if self._version == version:
                 self._values[column] = found
@@ -49,12 +47,10 @@ class TaskGroups:
 
     def ids(self, column: str, values: Sequence[str]) -> PackedIds:
         """Return the tasks whose *column* is one of *values*, newest first."""
-        statement = (
-            f"SELECT group_concat(id, '{SEPARATOR}') FROM "
-            "(SELECT id FROM {} ORDER BY created DESC, seq DESC LIMIT -1)"
+        task_cache = self._task_cache
+        return task_cache.read(
+            lambda: task_cache.database.ids(task_cache.selection, column, values)
         )
-        rows = self._read(column, values, statement)
-        return PackedIds(rows[0][0] or "")
 
     def changed_ns(self, column: str, values: Sequence[str], task_id: str) -> int | None:
         """Return when the task last changed, None if it does not belong to the group."""
@@ -77,30 +73,3 @@ class TaskGroups:
             )
 
         return self._task_cache.read(query)
-
-
-def _values_statement(column: str, selection: Selection) -> tuple[str, tuple[Any, ...]]:
-    """Return the query of `TaskGroups.values`.
-
-    For all tasks, the indexes have the next value and the newest task of each; the tasks that a
-    filter selects are read.
-    """
-    if not selection.is_unfiltered:
-        source, bound = selection.source()
-        return (
-            f"SELECT {column}, max(changed) FROM {source} GROUP BY {column} "
-            "ORDER BY max(created) DESC, max(seq) DESC",
-            bound,
-        )
-    where, bound = selection.where()
-    newest = f"FROM tasks WHERE {column} = value AND {where} ORDER BY"
-    return (
-        f"WITH RECURSIVE groups(value) AS (SELECT min({column}) FROM tasks UNION ALL "
-        f"SELECT (SELECT min({column}) FROM tasks WHERE {column} > value) FROM groups "
-        "WHERE value IS NOT NULL) SELECT value, changed FROM (SELECT value, "
-        f"(SELECT changed {newest} changed DESC LIMIT 1) AS changed, "
-        f"(SELECT created {newest} created DESC LIMIT 1) AS created, "
-        f"(SELECT seq {newest} created DESC, seq DESC LIMIT 1) AS seq FROM groups) "
-        "WHERE changed IS NOT NULL ORDER BY created DESC, seq DESC",
-        bound * 3,
-    )

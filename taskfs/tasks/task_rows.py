@@ -23,6 +23,7 @@ class SavedRow(NamedTuple):
     """The part of a saved row with which a new record is compared."""
 
     seq: int
+    created: int
     digest: bytes
     is_finished: bool
     status: str
@@ -43,7 +44,7 @@ def saved_rows(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, 
         for *row, checksum in connection.execute(statement, batch).fetchall():
             if row_checksum(tuple(row)) != checksum:
                 raise DamagedError(f"the row of task {row[0]!r} is damaged")
-            found[row[0]] = SavedRow(row[2], row[8], bool(row[4]), row[5], tuple(row[3:8]))
+            found[row[0]] = SavedRow(row[2], row[1], row[8], bool(row[4]), row[5], tuple(row[3:8]))
     return found
 
 

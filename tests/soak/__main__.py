@@ -46,8 +46,9 @@ KILL_EVERY_S: Final = (8.0, 30.0)
 DEAD_S: Final = (0.3, 2.0)
 # Seconds that a reader pauses after ENOTCONN, so that it does not spin on the dead mount.
 DEAD_PAUSE_S: Final = 0.05
-# Attempts to mount: a mount starts with a listing of the tasks, which an injected fault may refuse.
-MOUNT_ATTEMPTS: Final = 5
+# Attempts to mount: a mount starts with a listing of the tasks, which the faults refuse that have
+# gathered since the daemon was killed.
+MOUNT_ATTEMPTS: Final = 12
 # So short that no connection to a machine is open when the daemon's resources are measured.
 LIVE_IDLE_TIME: Final = "500ms"
 OPTIONS: Final = {"timeout": "10s", "cache_size": "16M", "attr_timeout": "200ms"}

@@ -17,6 +17,7 @@ from taskfs.tasks.accounts import open_database
 from taskfs.tasks.task_cache import TaskCache
 from taskfs.tasks.task_filter import TaskFilter
 from taskfs.tasks.task_groups import TaskGroups
+from tests.mounts import eventually
 from tests.unit.fakes import Clock, FakeAPI, task_cache_of, task_of
 
 URL = "https://api.example"
@@ -243,7 +244,7 @@ def test_a_first_listing_is_never_shown_in_part(api: FakeAPI, clock: Clock) -> N
     for _ in range(2):
         with pytest.raises(Unavailable, match="of 6 pages"):
             cache.ids()
-    assert cache.progress == (4, 6)
+    eventually(lambda: cache.progress == (4, 6))
     go_on.set()
     await_quiet(api)
     assert cache.ids() == tuple(api.tasks)

@@ -3,6 +3,8 @@
 import json
 import multiprocessing
 import os
+import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -172,6 +174,93 @@ def test_any_damage_is_a_miss(cache: Path) -> None:
     path.write_bytes(b"no database" * 1000)
     use()
     assert [task.id for task in stored(cache)] == [task.id for task in TASKS]
+
+
+def test_a_damaged_index_lists_no_wrong_id(cache: Path) -> None:
+    """O-17: Of each byte that is damaged, a list of ids is whole or the file is replaced."""
+    tasks = [task_of(f"task{n:03}", n, project=f"p{n % 3}") for n in range(300, 0, -1)]
+    selections = [ALL, Selection("p1"), Selection("p2", ("success",))]
+    first = open_database(cache, URL, "key")
+    first.put(tasks)
+    expected = [first.ids(selection) for selection in selections]
+    groups = first.ids(ALL, "simulator", [""]), set(first.values(ALL, "project"))
+    first.close()
+    (path,) = files(cache)
+    whole = path.read_bytes()
+    replaced = 0
+    for at in random.Random(7).sample(range(len(whole)), 400):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x91]) + whole[at + 1 :])
+        database = open_database(cache, URL, "key")
+        generation = database.generation
+        is_new = not database.count(Scope())
+        found = [database.ids(selection) for selection in selections]
+        found_groups = database.ids(ALL, "simulator", [""]), set(database.values(ALL, "project"))
+        loaded = database.tasks(ALL)
+        is_lost = is_new or database.generation != generation
+        replaced += is_lost
+        assert is_lost or [sorted(ids) for ids in found] == [sorted(ids) for ids in expected]
+        assert is_lost or (sorted(found_groups[0]), found_groups[1]) == (
+            *(sorted(groups[0]), groups[1]),
+        )
+        assert is_lost or sorted(loaded) == sorted(tasks)
+        database.close()
+    assert 0 < replaced < 400
+
+
+def test_a_file_that_is_removed_is_written_again(open_tasks: Opening, cache: Path) -> None:
+    """O-17: The tasks stay on disk if a program removes the cache directory under a mount."""
+    database = open_tasks()
+    database.put(TASKS)
+    for generation in (1, 2):
+        shutil.rmtree(cache)
+        database.put([task_of(f"new{generation}", 59)])
+        assert database.generation == generation
+        assert (cache / "tasks").exists()
+        database.put(TASKS)
+        assert len(stored(cache)) == len(TASKS) + 1
+
+
+def test_sums_follow_each_change(open_tasks: Opening) -> None:
+    """O-17: Tasks that come, go, change their groups or are listed later leave the sums right."""
+    database = open_tasks()
+    chosen = random.Random(3)
+    known: dict[str, Task] = {}
+    for step in range(60):
+        ids = [f"t{chosen.randrange(40)}" for _ in range(5)]
+        if chosen.randrange(4) == 0:
+            database.remove(ids)
+            known = {task_id: task for task_id, task in known.items() if task_id not in ids}
+        else:
+            new = {
+                i: task_of(i, step, project=f"p{chosen.randrange(3)}", status=f"s{step % 2}")
+                for i in ids
+            }
+            database.put(list(new.values()))
+            known |= new
+        seq = chosen.choice([None, database.last_seq(), database.last_seq() // 2])
+        assert seq is not None or set(database.ids(ALL)) == set(known)
+        database.ids(Selection(max_seq=seq))
+        for project in ("p0", "p1", "p2"):
+            listed = {task_id for task_id, task in known.items() if task.project == project}
+            assert database.count(Scope(project)) == len(listed)
+            database.ids(Selection(project, ("s0",), seq))
+            database.ids(Selection(max_seq=seq), "project", [project])
+        database.values(Selection(max_seq=seq), "status")
+        assert database.generation == 0  # a wrong sum is damage
+
+
+def test_text_that_is_damaged_is_a_miss(open_tasks: Opening, cache: Path) -> None:
+    """O-17: An id that is no text any more replaces the file, also where it is in memory only."""
+    database = open_tasks()
+    database.put(TASKS)
+    for _ in range(2):
+        database._file.run(
+            lambda c: c.execute("UPDATE tasks SET id = CAST(x'ff' AS TEXT) WHERE id = 'task7'")
+        )
+        assert database.ids(ALL) == ()
+        database.put(TASKS)
+        assert len(database.ids(ALL)) == len(TASKS)
+    assert database.generation == 2
 
 
 def test_a_database_of_a_newer_version_stays(cache: Path) -> None:
