@@ -17,7 +17,7 @@ from platformdirs import user_cache_dir
 
 from tests import interrupts
 
-from . import account, inflate_times, live
+from . import account, commands, inflate_times, live
 from .archives import TOP, Archive, open_archive
 from .cloud import Cloud
 from .machine import describe, wait_until_idle
@@ -37,6 +37,8 @@ def main() -> int:
         return live.main(CACHE)
     if arguments.account:
         return account.measure_all(CACHE, live.CLIENT)
+    if arguments.commands:
+        return commands.measure_all(CACHE, live.CLIENT)
     workloads = [
         workload
         for workload in WORKLOADS
@@ -124,6 +126,11 @@ def _parse_arguments() -> argparse.Namespace:
         "--account",
         action="store_true",
         help="measure only an account of 100000 tasks, and 300 tasks in turn",
+    )
+    parser.add_argument(
+        "--commands",
+        action="store_true",
+        help="measure only the commands that need no mount",
     )
     parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
     arguments = parser.parse_args()

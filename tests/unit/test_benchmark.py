@@ -1,12 +1,12 @@
-"""`tests.benchmark.report`: the outcome reported for several runs."""
+"""`tests.benchmark`: the outcome reported for several runs, and the rows of the commands."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.benchmark.account import AccountCloud
 from tests.benchmark.archives import MILLION, open_archive
+from tests.benchmark.commands import COMMANDS, ON_A_MOUNT, measure
 from tests.benchmark.report import Results
 from tests.benchmark.runs import Outcome
 from tests.benchmark.targets import judge
@@ -57,15 +57,13 @@ def test_the_million_members_are_those_of_the_archive(tmp_path: Path) -> None:
 @pytest.mark.mount
 def test_the_rows_of_the_commands() -> None:
     """docs/performance.md: The commands without a mount are measured beside the same on a mount."""
-    words = [sys.executable, "-m", "tests.benchmark.commands", "--no-client", "--tasks", "2"]
-    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=120)
-    rows = [line for line in done.stdout.splitlines() if not line.startswith("- again")]
-    assert [row[:38].strip() for row in rows] == [
-        "taskfs list",
-        "taskfs ls ID",
-        "taskfs ls -l ID/outputs",
-        "taskfs cat ID/stdout.txt",
-        "mount: ls ID",
-        "mount: ls -l ID/outputs",
-        "mount: cat ID/outputs/stdout.txt",
-    ]
+    cloud = AccountCloud()
+    try:
+        lines = list(measure(cloud, cloud.call("fill_study", 2)[-1], None, repeat=1))
+    finally:
+        cloud.close()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    requests = [[cell.partition(", ")[2] for cell in row] for row in rows[2:]]
+    assert [row[0] for row in rows[2:]] == [title for title, _ in (*COMMANDS, *ON_A_MOUNT)]
+    assert [again for _, _, again in requests[:4]] == ["1 API, 0 store"] * 4
+    assert [first for _, first, _ in requests[3:5]] == ["2 API, 1 store", "0 API, 0 store"]
