@@ -60,7 +60,8 @@ API_THREADS: Final = 8
 # store.
 MIN_DECODE_THREADS: Final = 2
 MAX_DECODE_THREADS: Final = 8
-# Stretches of one member that are decoded at once, at most. Each takes `STRETCH` bytes of memory.
+# The most stretches of one member that are decoded at the same time. Each takes `STRETCH` bytes of
+# memory.
 MAX_WORKERS: Final = 4
 
 
@@ -86,7 +87,7 @@ class Core(NamedTuple):
         Requests in flight are not waited for.
         """
         if self.machines is not None:
-            self.machines.close()  # says goodbye to them
+            self.machines.close()  # which notifies them
         self.client.close()
         for pool in self.pools:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -119,7 +120,7 @@ def open_tasks(config: Config) -> TaskDatabase:
 
 
 def open_machines(client: TaskClient | OfflineAPI, config: Config) -> Machines:
-    """Return the machines of running tasks; nothing goes out before one is asked."""
+    """Return the machines of running tasks; this sends no request."""
     is_local = is_loopback(urlsplit(config.api_url).hostname or "")
     return Machines(
         client.signal if isinstance(client, TaskClient) else None,
@@ -279,7 +280,7 @@ def open_core(
 
 
 def _follow_walks(task_cache: TaskCache, archives: ArchiveRegistry, pool: Executor) -> None:
-    """Prefetch the archives of the tasks that a program will come to next."""
+    """Prefetch the archives of the tasks that a task walk will reach next; see `TaskWalk`."""
 
     def prefetch(ids: Sequence[str], kind: ArchiveKind) -> None:
         cached = [task_cache.get_cached(task_id) for task_id in ids]

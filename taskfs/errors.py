@@ -24,7 +24,7 @@ class TaskFSError(Exception):
 
 
 class NotFound(TaskFSError):
-    """The API or the store answers that there is no such task or object."""
+    """The API or the store reports that there is no such task or object."""
 
     errno = errno.ENOENT
 
@@ -40,13 +40,13 @@ class ProxyRefused(AccessDenied):
 
 
 class Unavailable(TaskFSError):
-    """There is no usable answer in time, after retries."""
+    """There is no usable response in time, after retries."""
 
     errno = errno.ETIMEDOUT
 
 
 class Unreachable(Unavailable):
-    """No answer can come, so there are no retries; the text names the fix."""
+    """No response is possible, so there are no retries; the text names the fix."""
 
 
 class NotCached(Unavailable):
@@ -58,7 +58,7 @@ class ArchiveLate(Unavailable):
 
 
 class BadAnswer(TaskFSError):
-    """The answer violates the protocol, or is a server error that stayed after retries."""
+    """A response, or the answer of a machine, violates the protocol; or a server error persists."""
 
     errno = errno.EIO
 

@@ -249,7 +249,7 @@ class BlockReader:
                 self._cache.put(extent)
 
     def _fetch_run(self, future: "Future[Extent]", first: int, stop: int) -> None:
-        """Fetch the blocks [first, stop); processes with the same disk cache take turns."""
+        """Fetch the blocks [first, stop); one of the processes that share a disk cache does it."""
         lock = self._disk.lock_range(first, stop - 1) if self._disk is not None else nullcontext()
         with lock:
             self._fetch_locked(future, first, stop)

@@ -15,8 +15,9 @@ from taskfs.cache.pins import pinned_files
 
 # Part of the file system that stays free for other programs; mountpoint-s3 leaves the same.
 RESERVE: Final = 0.05
-# Part of the limit, or of the used bytes, that an eviction leaves; the next is then not due soon.
-KEEP: Final = 0.9
+# Part of the limit, or of the used bytes, down to which files are evicted: a lower part would evict
+# more than is needed, a higher one would evict again soon.
+EVICT_TO: Final = 0.9
 # The files are counted again after writes of 1/16 of the limit, because other mounts write too.
 RECOUNT: Final = 16
 # Part of the limit that one index may take.
@@ -77,14 +78,14 @@ def evict(root: Path, goal: float, forget: Callable[[Path], object]) -> int | No
         except BlockingIOError:
             return None
         except OSError:
-            pass  # a file system without locks: if two mounts evict at once, too much is removed
+            pass  # a file system without locks: two mounts may evict more than needed
         files = sorted(cached_files(root))
         pinned = pinned_files(root)
         used = sum(size for _, size, _ in files)
         for _, size, path in files:
             if used <= goal:
                 break
-            if is_kept(path) or path in pinned:
+            if is_lock_or_pin(path) or path in pinned:
                 continue
             remove_file(path)
             forget(path)
@@ -92,8 +93,8 @@ def evict(root: Path, goal: float, forget: Callable[[Path], object]) -> int | No
         return used
 
 
-def is_kept(path: Path) -> bool:
-    """Whether *path* is a file of the cache that holds no data of archives."""
+def is_lock_or_pin(path: Path) -> bool:
+    """Whether *path* is a lock file or a file of pins, which hold no data of archives."""
     return path.name in (EVICTION_LOCK, RANGE_LOCKS) or path.parent.name == PINS
 
 
@@ -178,13 +179,13 @@ class DiskSpace:
                     self._settled_s = time.monotonic() + SETTLE_S
 
     def _evict(self, to_free: int = 0) -> None:
-        """Evict down to `KEEP` of the limit.
+        """Evict down to `EVICT_TO` of the limit.
 
-        With *to_free*, leave at most `KEEP` of the used bytes, less *to_free*.
+        With *to_free*, leave at most `EVICT_TO` of the used bytes, less *to_free*.
         """
-        goal = self._limit * KEEP
+        goal = self._limit * EVICT_TO
         if to_free:
-            goal = min(goal, used_bytes(self._root) * KEEP - to_free)
+            goal = min(goal, used_bytes(self._root) * EVICT_TO - to_free)
         # None: another mount evicts; the files are counted again at the next write.
         self._used = evict(self._root, goal, self._forget)
         if self._used is not None:

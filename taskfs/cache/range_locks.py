@@ -1,7 +1,7 @@
 """Locks on ranges: processes that share a cache directory fetch each block once.
 
 All locks are on one file. They are Linux's locks of open file descriptions (fcntl(2), F_OFD_SETLK).
-Each lock opens the file anew, so threads exclude each other too, and the kernel releases the locks
+Each lock opens the file again, so threads exclude each other too, and the kernel releases the locks
 of a process that dies. The locks are advisory: where they do not work, and where one is held for
 too long, two processes fetch the same bytes.
 """

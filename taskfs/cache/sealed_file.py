@@ -3,8 +3,8 @@
 The content is followed by the CRC-32 of each of its pages, the kind of the file, and a seal: the
 content's length and the CRC-32 of the file's name and of the page sums. A file that is cut short,
 of another kind or under another's name is a miss. Content up to `IN_MEMORY` bytes is read and
-checked at once. Longer content is read page by page with pread(2), and not mapped: a program that
-cuts a mapped file would end this process with SIGBUS.
+checked when the file is opened. Longer content is read page by page with pread(2), and not mapped:
+a program that cuts a mapped file would end this process with SIGBUS.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ IN_MEMORY: Final = 1 << 20
 PAGE_SHIFT: Final = 14
 PAGE: Final = 1 << PAGE_SHIFT  # bytes that are read and checked together
 # Pages that one file keeps in memory: as many bytes as those of a short file.
-_KEPT_PAGES: Final = IN_MEMORY // PAGE
+_CACHED_PAGES: Final = IN_MEMORY // PAGE
 _SEAL: Final = struct.Struct("<QI")
 
 
@@ -64,7 +64,7 @@ class SealedFile:
         page = self._pages.get(number)
         if page is None:
             page = self._read(number, number + 1)
-            if len(self._pages) >= _KEPT_PAGES:
+            if len(self._pages) >= _CACHED_PAGES:
                 self._pages.clear()
             self._pages[number] = page
         return page
@@ -194,7 +194,7 @@ class SealedWriter:
         return open_private(str(self._temporary), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
 
     def _unspill(self, written: int) -> None:
-        """Go on in memory, with the first *written* bytes of the file."""
+        """Continue in memory, with the first *written* bytes of the file."""
         self._can_spill = False
         if written:
             self._memory = bytearray(os.pread(self._descriptor, written, 0))

@@ -89,13 +89,13 @@ class _Cache:
     def clear(self, *, everything: bool) -> int:
         """Remove the files that are not pinned; return their bytes on disk."""
         from taskfs.cache.disk_cache import FORMAT
-        from taskfs.cache.eviction import cached_files, is_kept, remove_file
+        from taskfs.cache.eviction import cached_files, is_lock_or_pin, remove_file
         from taskfs.cache.older_formats import remove_older_formats
         from taskfs.tasks.cached_tasks import size_on_disk
 
         files: Iterable[Path] = (path for each in self._files.values() for path in each)
         if everything:
-            files = (path for _, _, path in cached_files(self._root) if not is_kept(path))
+            files = (path for _, _, path in cached_files(self._root) if not is_lock_or_pin(path))
             remove_older_formats(self._config.cache_dir, FORMAT, idle_s=0)
         removed = 0
         for path in files:

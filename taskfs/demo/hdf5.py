@@ -29,7 +29,7 @@ _HEADER: Final = zlib.decompress(
 def pressure_history(random: Random, frames: int) -> bytes:
     """Return the file: one row per frame, the pressure along a line of probes.
 
-    Rows from *frames* on are NaN: the simulation did not get there.
+    Rows from *frames* on are NaN, because the simulation ended before them.
     """
     phase = random.uniform(0, math.pi)
     values = array("f")

@@ -1,4 +1,4 @@
-"""The object store: objects behind presigned URLs, GET only, with the answers of Google's."""
+"""The object store: objects that presigned URLs give access to, with the responses of Google's."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The remote side: the data channel to the machine of a running task."""
+"""HTTP to the task API and to the object store, and data channels to machines of running tasks."""

@@ -43,7 +43,7 @@ KILL_TRIES: Final = 5
 KILL_PAUSE_S: Final = 1.0
 # Bad records that are remembered, so that each is logged once.
 MAX_BAD_RECORDS: Final = 1000
-# The texts of errors after a 404, whatever its body was.
+# The texts of errors after a 404, with any body.
 _NOT_FOUND: Final = re.compile(r"\b404\b|Not Found")
 # The fields of a single record that a listing does not have.
 DETAIL_FIELDS: Final = ("status_history", "machine_operations", "steps")

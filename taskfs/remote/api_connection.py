@@ -102,7 +102,7 @@ class APIConnection:
         except NOT_JSON as exc:
             with contextlib.suppress(*NOT_JSON):
                 return msgspec.json.decode(mend_json(body), type=kind)
-            # Worth one more try: it may be an HTML page of a proxy that is gone a moment later.
+            # One more try, because it may be the error page of a proxy for a short failure.
             error = BadAnswer(f"{label}: the response is not what the API promises ({exc})")
             raise Transient(error, max_tries=2) from exc
 

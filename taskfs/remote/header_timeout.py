@@ -1,8 +1,8 @@
 """An HTTP adapter with a timeout for all headers of a response.
 
 A socket's timeout restarts with every byte, so it does not bound headers that arrive slowly. One
-thread, asleep while no request is in flight, shuts the sockets of overdue responses. The reader of
-such a socket meets a broken connection, and the request is tried again.
+thread shuts down the sockets of overdue responses; it sleeps while no request is in flight. The
+reader of such a socket gets an error of a broken connection, and the request is tried again.
 """
 
 import http.client
@@ -25,7 +25,10 @@ INTERVAL_S: Final = 0.25
 
 
 class HeaderWatchdog:
-    """Shuts overdue sockets. Safe for concurrent use: the condition's lock guards the table."""
+    """Shuts down overdue sockets.
+
+    Safe for concurrent use: the condition's lock guards the table.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -34,7 +37,7 @@ class HeaderWatchdog:
 
     @contextmanager
     def watch(self, sock: socket.socket, seconds: float) -> Iterator[None]:
-        """Shut *sock* and raise TimeoutError if the block takes longer than *seconds*."""
+        """Shut down *sock* and raise TimeoutError if the block takes longer than *seconds*."""
         with self._changed:
             self._until_s[sock] = time.monotonic() + seconds
             if not self._is_running:

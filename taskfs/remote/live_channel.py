@@ -1,4 +1,4 @@
-"""The data channels to the machines of running tasks, behind a synchronous interface.
+"""The data channels to the machines of running tasks, with a synchronous interface.
 
 One event loop in one daemon thread serves all tasks. Both start with the first question, and so
 does the import of aiortc.
@@ -32,7 +32,8 @@ CONNECT_TIMEOUT_S: Final = 30.0
 QUESTION_TIMEOUT_S: Final = 10.0
 # In seconds: wait this long for the STUN server before the offer is sent without it.
 SERVER_WAIT_S: Final = 0.3
-# In seconds after the machine's answer: then a connection without the STUN server has failed.
+# In seconds after the machine's answer: a connection without the STUN server that is not open by
+# then has failed.
 HOST_ONLY_S: Final = 5.0
 # In seconds: wait this long for the probe of the server before a second offer.
 SECOND_PROBE_S: Final = 3.0
@@ -45,7 +46,7 @@ class LiveChannels:
 
     The lock guards the loop and the table of tasks, and is never held across a wait. There is
     neither thread nor connection before the first question, nor after `close`; a later question
-    starts them anew. After fork(2) the child starts with none.
+    starts new ones. After fork(2) the child starts with none.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class LiveChannels:
         self._server: IceServer | None = None
 
     def machine(self, task_id: str) -> "TaskMachine":
-        """Return the machine of a task, to be asked; nothing goes out yet."""
+        """Return the machine of a task; this sends no request."""
         return TaskMachine(self, task_id)
 
     def ask(
@@ -155,8 +156,8 @@ class LiveChannels:
         server = self._server
         urls = await server.urls(SERVER_WAIT_S) if server else []
         try:
-            patience_s = self.connect_timeout_s if urls else HOST_ONLY_S
-            return await self._connect(task_id, urls, deadline_s, patience_s)
+            open_timeout_s = self.connect_timeout_s if urls else HOST_ONLY_S
+            return await self._connect(task_id, urls, deadline_s, open_timeout_s)
         except _NotOpened:
             late = [] if urls or server is None else await server.urls(SECOND_PROBE_S)
             if not late:
@@ -164,7 +165,7 @@ class LiveChannels:
             return await self._connect(task_id, late, deadline_s, self.connect_timeout_s)
 
     async def _connect(
-        self, task_id: str, urls: list[str], deadline_s: float, patience_s: float
+        self, task_id: str, urls: list[str], deadline_s: float, open_timeout_s: float
     ) -> LiveConnection:
         connection = LiveConnection(task_id, urls)
         is_answered = False
@@ -181,7 +182,7 @@ class LiveChannels:
 
         try:
             remaining_s = deadline_s - time.monotonic()
-            opening = connection.open(exchange, min(patience_s, remaining_s))
+            opening = connection.open(exchange, min(open_timeout_s, remaining_s))
             await asyncio.wait_for(opening, remaining_s)
         except BaseException as exc:
             connection.close_soon()
@@ -212,7 +213,7 @@ class TaskMachine:
 
 
 class _NotOpened(Unavailable):
-    """The machine answered the offer, and yet the two ends did not reach each other."""
+    """The machine answered the offer, but no channel to it opened."""
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:

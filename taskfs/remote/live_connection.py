@@ -32,9 +32,9 @@ log = logging.getLogger(__name__)
 MAX_MESSAGE_BYTES: Final = 16 << 20
 # In seconds: a STUN server that answered a probe of ours within 0.3 s has answered by then.
 GATHER_S: Final = 1.0
-# Questions in flight at once per connection: the machine answers them one by one.
+# Questions in flight per connection, at most: the machine answers them one by one.
 MAX_IN_FLIGHT: Final = 8
-# Channels with an unanswered question; beyond this number a new connection replaces this one.
+# Channels with an unanswered question; with more of them, a new connection replaces this one.
 MAX_ABANDONED: Final = 200
 # Closed connections between two collections of garbage. aiortc's objects refer to each other in
 # circles, and hold 160 KB per connection; the daemon looks for circles rarely by itself.
@@ -81,14 +81,14 @@ class LiveConnection:
 
     @property
     def is_gone(self) -> bool:
-        """Whether the connection ended, by whichever side."""
+        """Whether the connection has ended, on either side."""
         return self._gone.done()
 
-    async def open(self, exchange: Callable[[str], Awaitable[str]], patience_s: float) -> None:
+    async def open(self, exchange: Callable[[str], Awaitable[str]], open_timeout_s: float) -> None:
         """Connect. *exchange* takes the offer's description to the machine and returns the answer.
 
         Raises:
-            Unavailable: the first channel is not open *patience_s* seconds after the answer.
+            Unavailable: the first channel is not open *open_timeout_s* seconds after the answer.
             BadAnswer: the machine's description makes no sense.
         """
         import aiortc
@@ -100,9 +100,9 @@ class LiveConnection:
         try:
             description = aiortc.RTCSessionDescription(sdp=answer, type="answer")
             await self._peer.setRemoteDescription(description)
-        except Exception as exc:  # aiortc's parser raises whatever its code runs into
+        except Exception as exc:  # aiortc's parser raises any type of exception
             raise BadAnswer(f"task {self._task_id}: the machine's description is wrong") from exc
-        await self._wait(channel.opened, patience_s, "the machine is not reachable")
+        await self._wait(channel.opened, open_timeout_s, "the machine is not reachable")
         self._free.append(channel)
 
     async def ask(
@@ -139,7 +139,7 @@ class LiveConnection:
                 await self._wait(answer, timeout_s, "the machine did not answer")
                 return decode_answer(answer.result(), MAX_MESSAGE_BYTES)
             finally:
-                self._give_back(channel)
+                self._release(channel)
 
     async def _ask_silence_probe(
         self, silence_probe: Question, answer: "asyncio.Future[object]", timeout_s: float
@@ -154,7 +154,7 @@ class LiveConnection:
             if seen.done():
                 decode_answer(seen.result(), MAX_MESSAGE_BYTES)
         finally:
-            self._give_back(channel)
+            self._release(channel)
 
     async def _channel(self, timeout_s: float) -> "_Channel":
         self._check()
@@ -169,7 +169,7 @@ class LiveConnection:
     def _new_channel(self) -> "_Channel":
         return _Channel(self._peer.createDataChannel("file_transfer"), self._set_gone)
 
-    def _give_back(self, channel: "_Channel") -> None:
+    def _release(self, channel: "_Channel") -> None:
         if channel.is_answered and not channel.is_out_of_sync:
             self._free.append(channel)
         else:
@@ -208,7 +208,7 @@ class LiveConnection:
             self._closing.add_done_callback(_forget)
 
     async def close(self) -> None:
-        """Close the connection, and notify the machine, so that it frees what it holds."""
+        """Close the connection, and notify the machine, so that it frees its resources."""
         self.close_soon()
         assert self._closing is not None
         await asyncio.shield(self._closing)
@@ -251,11 +251,11 @@ class _Channel:
 
 
 def _bound_gathering(peer: "RTCPeerConnection") -> None:
-    """Let candidates be gathered for `GATHER_S` at most, and on loopback if there is no other way.
+    """Bound the gathering of candidates by `GATHER_S`; without a network, gather on loopback.
 
     Gathering asks the STUN server from every interface, and waits 5 s for all answers. An interface
-    without a way out, such as a container bridge, would otherwise delay each connection. The
-    embedded cloud is reachable without any network.
+    without a route to the server, such as a container bridge, would otherwise delay each
+    connection. The embedded cloud is reachable without any network.
     """
     transport = peer.sctp and peer.sctp.transport.transport
     ice = getattr(transport, "_connection", None)

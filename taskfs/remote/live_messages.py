@@ -59,7 +59,7 @@ class MachineGone(Unavailable):
 
 
 class LiveMachine(Protocol):
-    """The machine of one task: questions and answers, however they travel."""
+    """The machine of one task: takes questions and returns answers."""
 
     def ask(
         self,

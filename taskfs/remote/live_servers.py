@@ -40,10 +40,10 @@ class IceServer:
         self._probed_at_s = float("-inf")
         self._last: list[str] = []
 
-    async def urls(self, patience_s: float) -> list[str]:
-        """Return the URLs in which the server answers within *patience_s*, for STUN and TURN.
+    async def urls(self, timeout_s: float) -> list[str]:
+        """Return the URLs, of STUN and TURN, at which the server answers within *timeout_s*.
 
-        After a probe without an answer there is no waiting: a new probe runs beside the connection.
+        After a probe without an answer, return none immediately, and start a new probe.
         """
         now = time.monotonic()
         is_fresh = now - self._probed_at_s < _OUTCOME_S
@@ -52,7 +52,7 @@ class IceServer:
             self._probe = asyncio.ensure_future(self._run_probe())
             if was_silent:
                 return []
-        await asyncio.wait([self._probe], timeout=patience_s)
+        await asyncio.wait([self._probe], timeout=timeout_s)
         return list(self._last) if self._probe.done() else []
 
     async def _run_probe(self) -> None:
@@ -83,7 +83,10 @@ class IceServer:
 
 
 class _Probe(asyncio.DatagramProtocol):
-    """One request of STUN and one of TURN. Any answer counts, because an error is quick, too."""
+    """One request of STUN and one of TURN.
+
+    An error response counts as an answer, because it shows that the server responds in time.
+    """
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
@@ -98,12 +101,12 @@ class _Probe(asyncio.DatagramProtocol):
                 self._answered[scheme].set_result(None)
 
     def error_received(self, exc: Exception) -> None:
-        for answered in self._answered.values():  # such as refused, which needs no more waiting
+        for answered in self._answered.values():  # such as ECONNREFUSED: no answer will come
             if not answered.done():
                 answered.cancel()
 
     async def is_answered(self, timeout_s: float) -> bool:
-        """Return whether one protocol is answered, after a little time for the other as well."""
+        """Return whether one protocol is answered; then also wait `_OTHER_S` for the other."""
         futures = list(self._answered.values())
         first = asyncio.FIRST_COMPLETED
         done, _ = await asyncio.wait(futures, timeout=timeout_s, return_when=first)

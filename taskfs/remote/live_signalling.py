@@ -1,4 +1,4 @@
-"""Signalling: three calls of the task API that bring the two ends of a data channel together."""
+"""Signalling: three calls of the task API that exchange the descriptions of two WebRTC peers."""
 
 import json
 import time
@@ -11,7 +11,7 @@ from taskfs.errors import AccessDenied, BadAnswer, Unavailable
 
 # In seconds: longest time that one call may wait for the machine's answer. Proxies cut longer ones.
 MAX_BLOCK_S: Final = 20
-# In seconds, added to the waiting time of a call: the way to the API and back.
+# In seconds, added to the waiting time of a call: the round trip to the API.
 ROUND_TRIP_S: Final = 5.0
 # In seconds, between two tries of a call that the API failed at.
 RETRY_PAUSE_S: Final = 0.5
@@ -51,7 +51,8 @@ def exchange_descriptions(
 ) -> str:
     """Send the offer to the task's machine, and return the description that it answers with.
 
-    Blocks until *deadline_s* (`time.monotonic`) at most. The mailbox is a new one for each offer.
+    Blocks until *deadline_s* (`time.monotonic`) at most. Each offer has a new sender id, so answers
+    to earlier offers are not received.
 
     Raises:
         Unavailable: the machine did not answer, or the API failed until the deadline.

@@ -52,7 +52,7 @@ class TaskConnection:
             self._after(connection)
 
     async def _get(self, timeout_s: float) -> LiveConnection:
-        """Return the connection, a new one if there is none that takes questions."""
+        """Return the connection; open a new one if there is none that is usable."""
         if self._connection is not None and not self._connection.is_usable:
             old, self._connection = self._connection, None
             if old.in_flight == 0:
@@ -70,7 +70,7 @@ class TaskConnection:
             await asyncio.wait([opening], timeout=max(0.0, deadline_s - time.monotonic()))
             if not opening.done():
                 raise Unavailable(f"task {self._task_id}: the machine was not reached in time")
-            # An attempt that began before this call may have failed for want of time.
+            # An attempt that began before this call may have had less time than this call has.
             failed_early = is_joined and isinstance(opening.exception(), Unavailable)
             if not failed_early:
                 return opening.result()
@@ -83,7 +83,7 @@ class TaskConnection:
             self._after(self._connection)
 
     def _after(self, connection: LiveConnection) -> None:
-        """Close a connection that no question uses: at once if it is spent, else when idle."""
+        """Close a connection without questions: an unusable one now, others after the idle time."""
         if connection.in_flight:
             return
         if connection is not self._connection or not connection.is_usable:

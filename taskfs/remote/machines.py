@@ -34,7 +34,7 @@ class Machines:
         self._channels: LiveChannels | None = None
 
     def __call__(self, task_id: str) -> LiveMachine:
-        """Return the machine of a task; nothing goes out before it is asked.
+        """Return the machine of a task; this sends no request.
 
         Raises:
             NotCached: offline.
@@ -60,7 +60,7 @@ class Machines:
         return 0 if channels is None else channels.open_connections
 
     def close(self) -> None:
-        """Say goodbye to all machines that are connected."""
+        """Close the connections; each connected machine is notified."""
         channels = self._channels
         if channels is not None:
             channels.close()

@@ -41,7 +41,7 @@ MAX_REDIRECTS: Final = 5
 # Seconds after which idle connections are dropped: they may be dead, for example after a laptop
 # slept.
 MAX_IDLE_S: Final = 60.0
-# Seconds that are left to an operation whose time went by in a queue.
+# Seconds that an operation gets if its time was used up in a queue.
 QUICK_S: Final = 1.0
 
 
@@ -200,8 +200,8 @@ class Transport:
     ) -> requests.Response:
         """Send the request and follow redirects; only the first origin is sent the key.
 
-        `requests` is not left to follow them, because it unpacks the bodies of redirects whatever
-        their size, adds credentials from ~/.netrc, and turns a POST into a GET.
+        `requests` does not follow them itself, because it unpacks bodies of redirects of any size,
+        adds credentials from ~/.netrc, and turns a POST into a GET.
         """
         origin = origin_of(url)
         for _ in range(MAX_REDIRECTS + 1):

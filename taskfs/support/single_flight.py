@@ -12,7 +12,7 @@ from taskfs.errors import NotFound, TaskFSError, Unavailable
 from taskfs.support.clock import age_clock
 from taskfs.support.interruptible_wait import Waiter
 
-# Seconds after a failure during which callers with a fallback use it at once.
+# Seconds after a failure during which callers with a fallback use it without a wait.
 BACKOFF_S: Final = 5.0
 # Seconds for which all callers with a fallback together wait for one request.
 FALLBACK_WAIT_S: Final = 1.0

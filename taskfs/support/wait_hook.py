@@ -1,4 +1,4 @@
-"""`announce_wait`: what a thread has to do before it waits.
+"""`announce_wait`: calls the function that a thread has registered to run before it waits.
 
 A thread that reads the requests of a mount lets another one read before it waits: see
 `fuse.kernel.lead`. Elsewhere the call does nothing.

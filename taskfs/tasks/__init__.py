@@ -1,1 +1,1 @@
-"""The state of tasks: the files of a running one."""
+"""The tasks of the account, the versions of their archives, and the files of running tasks."""

@@ -28,8 +28,9 @@ MAX_NEWEST_PAGES: Final = 8
 SMALL_TASKS: Final = 4 * PAGE_TASKS
 # Pages that are read again to learn how tasks have ended.
 MAX_ENDED_PAGES: Final = 40
-# Seconds between two pages of a round: it reads all records again while the mount is in use.
-ROUND_PAUSE_S: Final = 15.0
+# Seconds between two pages of the recheck, which reads all records again, page by page, while the
+# mount is in use.
+RECHECK_PAUSE_S: Final = 15.0
 
 
 class AccountListing:
@@ -55,9 +56,9 @@ class AccountListing:
         self._first_pages: dict[Scope, FirstPage] = {}
         self._generation = self._database.generation
         self._other_version: object = None
-        self._needs_unfinished = False  # the last refresh did
-        self._round_page = 0
-        self._round_s = NEVER_S
+        self._needs_unfinished = False  # whether the last refresh requested the unfinished tasks
+        self._recheck_page = 0
+        self._recheck_s = NEVER_S
         self.as_of_s: float | None = None  # None: there was none yet, or `expire` was called
         self.has_page = False  # whether any page has arrived
         self._totals: dict[Scope, int] = {}
@@ -84,7 +85,7 @@ class AccountListing:
         return self.selection.max_seq != -1
 
     def close(self) -> None:
-        """End what runs in the background."""
+        """End the loads in the background."""
         self._whole.close()
 
     def expire(self) -> None:
@@ -144,7 +145,7 @@ class AccountListing:
         if self._needs_unfinished:
             listed = unfinished.result() if unfinished else self._list_unfinished()
             self._apply_unfinished(*listed)
-        self._compare_sums()
+        self._compare_counts()
         self._note_current(began_s)
         return []
 
@@ -153,8 +154,7 @@ class AccountListing:
         self._note_current(min(load.result() for load in loads))
 
     def load_unfinished(self) -> None:
-        """Request all unfinished tasks at once, and find out what became of those that are
-        missing."""
+        """Request all unfinished tasks with one listing, and each known one that it lacks."""
         self._apply_unfinished(*self._list_unfinished())
 
     def _list_unfinished(self) -> tuple[list[Task], float]:
@@ -170,7 +170,7 @@ class AccountListing:
         self._resolve([i for i in unfinished if i not in active], began_s)
 
     def load_page_of(self, task_id: str) -> bool:
-        """Request the page that shows the task; return whether its place is known."""
+        """Request the page that shows the task; return whether its position is known."""
         scope = self._filter.scopes[0]
         position = self._database.position(task_id, scope)
         if position is None or self._database.difference(scope) is None:
@@ -178,24 +178,24 @@ class AccountListing:
         self._load_page(scope, position // PAGE_TASKS + 1)
         return True
 
-    def load_next_of_round(self) -> None:
+    def recheck_next_page(self) -> None:
         """Request the next page of the listing; after the last page, the first.
 
-        So changes of records of ended tasks are seen.
+        This shows changes in the records of ended tasks.
         """
         scope = self._filter.scopes[0]
         pages = -(-self._database.count(scope) // PAGE_TASKS)
-        self._round_page = self._round_page % max(1, pages) + 1
-        self._load_page(scope, self._round_page)
+        self._recheck_page = self._recheck_page % max(1, pages) + 1
+        self._load_page(scope, self._recheck_page)
 
     @property
-    def is_round_due(self) -> bool:
-        """Whether the next page of the slow round is due; then the pause begins again."""
+    def is_recheck_due(self) -> bool:
+        """Whether the next page of the recheck is due; if it is, the pause begins again."""
         if self.is_one_page or self._filter.last is not None or not self.is_known:
             return False
-        if self._clock() - self._round_s < ROUND_PAUSE_S:
+        if self._clock() - self._recheck_s < RECHECK_PAUSE_S:
             return False
-        self._round_s = self._clock()
+        self._recheck_s = self._clock()
         return True
 
     def _note_current(self, began_s: float) -> None:
@@ -252,9 +252,8 @@ class AccountListing:
         """Whether the last task of the page is known, so that all tasks after it are."""
         return bool(page.tasks and self._database.known([page.tasks[-1].id]))
 
-    def _compare_sums(self) -> None:
-        """Find out which tasks were removed where more are known than the API has; read all pages
-        again where that does not explain the difference."""
+    def _compare_counts(self) -> None:
+        """Start to look for removed tasks, or for new ones, where the API's counts differ."""
         for scope in self._filter.scopes:
             total_size, difference = self._totals[scope], self._database.difference(scope)
             count = self._database.count(scope)
@@ -267,7 +266,7 @@ class AccountListing:
                 self._whole.start(scope, total_size=total_size if total_size >= 0 else None)
 
     def _apply_last(self, pages: list[TaskPage], began_s: float) -> None:
-        """Store the newest tasks of a mount that lists so many only."""
+        """Store the listing of a mount with `--last`."""
         tasks = [task for page in pages for task in page.tasks]
         listed_ids = {task.id for task in tasks}
         self._known.apply(tasks, began_s)
@@ -276,11 +275,11 @@ class AccountListing:
         while others := [i for i in self._database.ids(listed) if i not in listed_ids]:
             request_each(self._api, self._known, others[:MAX_SINGLE_REQUESTS], self._clock)
             self._known.remove(others[MAX_SINGLE_REQUESTS:])
-            listed_ids.update(others)  # those that stay are younger than the response
+            listed_ids.update(others)  # those that are still listed are newer than the response
         self._note_current(began_s)
 
     def _resolve(self, ids: list[str], began_s: float) -> None:
-        """Request what became of tasks that are no longer unfinished."""
+        """Request the tasks that are no longer listed as unfinished."""
         stale = [i for i in ids if self._known.is_stale(i, began_s)]
         scope = self._filter.scopes[0]
         if len(stale) > MAX_SINGLE_REQUESTS and self._filter.last is None:

@@ -1,5 +1,4 @@
-"""`ArchiveKind`: the two archives of a task: where the store keeps them, and until when one may be
-late."""
+"""`ArchiveKind`: the two archives of a task, their paths in the store, and how late one may be."""
 
 import enum
 import time

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 ABSENT_TTL_S: Final = 5.0
 # Seconds between two requests for an archive that is late.
 GRACE_POLL_S: Final = 0.5
-# Requests at once for archives that a walk will need.
+# Requests in flight for archives that a task walk will need.
 PREFETCH_THREADS: Final = 8
 # Bytes of all indexes in memory together; one in a file counts as 1 MiB.
 MAX_INDEX_BYTES: Final = 64 << 20
@@ -59,7 +59,7 @@ class _Load:
     task: Task
     kind: ArchiveKind
     path: str
-    identity: tuple[object, ...] | None  # under which the disk keeps the index; None: not at all
+    identity: tuple[object, ...] | None  # the key of the index on disk; None: not on disk
     result: "Future[Archive]" = field(init=False)
 
 
@@ -70,12 +70,12 @@ class _Slot:
     identity: tuple[object, ...] = ()  # by the task's record as it was last seen
     archive: Archive | None = None
     absent_until_s: float = float("-inf")  # until then, no request is sent
-    load: _Load | None = None  # the one under way whose result will be used
+    load: _Load | None = None  # the one in flight whose result will be used
     abandoned_loads: int = 0  # running loads whose results are not used; they may write to disk
     logged_index_error: tuple[ObjectVersion, str] | None = None
 
     def abandon_load(self) -> None:
-        """Let only the callers that wait already have the result of the load under way."""
+        """Give the result of the load in flight only to the callers that already wait for it."""
         self.abandoned_loads += self.load is not None
         self.load = None
 
@@ -310,7 +310,7 @@ class ArchiveRegistry:
     def _evict(self, newest: _Slot) -> None:
         """Drop the least recently used indexes while all together take too much memory.
 
-        An archive with open files stays: they keep it in memory anyhow.
+        An archive with open files stays, because they hold it in memory.
         """
         total = sum(slot.archive.index_bytes for slot in self._slots.values() if slot.archive)
         for key, slot in list(self._slots.items()):

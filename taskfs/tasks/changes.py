@@ -1,4 +1,4 @@
-"""`TaskChanges`: which tasks came, went or changed since the last look at the task cache."""
+"""`TaskChanges`: the differences between the task cache and its state at the last comparison."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,8 @@ from taskfs.tasks.task_cache import TaskCache
 MAX_FOLLOWED: Final = 1000
 # Seconds. The record of a task may still change after its end: times, size and files of its output.
 FOLLOWED_AFTER_END_S: Final = 120.0
-# New and removed tasks of one look. More of them are a listing that was read anew, not a change.
+# New and removed tasks of one comparison. More of them mean that the whole listing was read again,
+# and are no changes.
 MAX_CHANGES: Final = 1000
 
 

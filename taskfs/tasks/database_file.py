@@ -157,8 +157,7 @@ class DatabaseFile:
         return _open_in_memory()
 
     def _recover(self, exc: Exception) -> None:
-        """Go on with an empty file if this one is damaged, or with a copy in memory if it cannot be
-        written."""
+        """Replace a damaged file by an empty one, and a read-only one by a copy in memory."""
         broken, path = self._connection, self._path
         if path is None or self.is_read_only:
             self._path, self._connection = None, _open_in_memory()

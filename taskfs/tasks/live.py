@@ -41,18 +41,18 @@ LIVE_STATUSES: Final = frozenset({"computation-started", "computation-ended", "p
 RUNNER_LOGS: Final = frozenset({b"stdout.txt", b"stderr.txt"})
 # In seconds: longest age of a listing, which costs the machine a walk over its directory.
 LISTING_S: Final = 1.0
-# In seconds: longest age of a file that is not asked for again. A reader that has come to the end
-# of a growing file thereby ends.
+# In seconds: longest age of a file that is not asked for again. So a reader at the end of a growing
+# file gets the end of the file, instead of new bytes forever.
 REFRESH_S: Final = 0.5
-# In seconds: a failure is remembered, so that a walk over names does not wait for each.
+# In seconds: how long a failure is remembered. Else lookups of many names would wait for each.
 FAILURE_S: Final = 10.0
 # In bytes: content kept of files that are not open, all files of one task together.
 MAX_KEPT_BYTES: Final = 32 << 20
 # In seconds: wait this long for a machine that was gone before the status is asked for again.
 RECONNECT_S: Final = 8.0
-# Connections that may end during one question: a machine that ends more is not asked again.
-MAX_GOODBYES: Final = 3
-# In seconds: a look at the task's status may take this long even where the deadline has passed.
+# Connections that may end during one question. After that many, the question fails.
+MAX_DISCONNECTS: Final = 3
+# In seconds: a request for the task's status may take this long even after the deadline.
 STATUS_S: Final = 1.0
 
 
@@ -69,7 +69,7 @@ class _Entry:
 
 
 class LiveFiles:
-    """The files of one task. Safe for concurrent use; nothing goes out before a call.
+    """The files of one task. Safe for concurrent use; the construction sends no request.
 
     The lock guards the tables alone. Each file has a lock of its own, held while it is asked for:
     a second reader of the file waits for the first, and no longer than its own time or until it is
@@ -278,31 +278,31 @@ class LiveFiles:
     ) -> Answer | None:
         """Ask, again if the connection ends while the task is live.
 
-        A machine may be gone a moment before the status of its task changes. So the status is asked
-        for again while there is no new connection.
+        A machine may disconnect shortly before the status of its task changes. So the status is
+        requested again while there is no new connection.
         """
         self._check_failure(None)
-        goodbyes = 0
+        disconnects = 0
         while True:
             remaining_s = max(0.0, deadline_s - self._clock())
             try:
                 return self._machine.ask(
                     question,
-                    min(remaining_s, RECONNECT_S) if goodbyes else remaining_s,
+                    min(remaining_s, RECONNECT_S) if disconnects else remaining_s,
                     self._interrupted,
                     silence_probe,
                 )
             except MachineGone as exc:
                 self._check_live(deadline_s)
-                goodbyes += 1
-                if goodbyes == MAX_GOODBYES:
+                disconnects += 1
+                if disconnects == MAX_DISCONNECTS:
                     self._remember(None, exc)
                     raise
             except Unsupported as exc:
                 self._remember(None, exc)
                 raise
             except Unavailable as exc:
-                if not goodbyes or remaining_s <= RECONNECT_S:
+                if not disconnects or remaining_s <= RECONNECT_S:
                     self._remember(None, exc)
                     self._check_live(deadline_s)
                     raise

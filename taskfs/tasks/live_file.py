@@ -48,7 +48,8 @@ class Limits:
 
     *answer*: largest message that a question aims at; the time to reassemble one is quadratic.
     *enough*: an answer of this size, below the aim because line lengths vary, shows a large file.
-    *steps*: what the answers on the way to a whole file aim at, so that a small file costs little.
+    *steps*: the sizes of the first answers when a whole file is read, so that a small file costs
+        little.
     *small*: a known file up to this size is asked for as a whole each time.
     *evidence*: see `find_overlap`.
     *kept*: beyond this size, the beginning of a followed file is dropped.
@@ -169,7 +170,7 @@ class LiveFile:
         text = self._text
         try:
             if text is None or not text.content or not self._is_extended(text, ask):
-                self._read_anew(ask)
+                self._read_whole(ask)
         except Unsupported:
             # A character may be half written: the next question is likely to find it whole.
             if self.snapshot is None or self.age_s > OVERLAP_S:
@@ -223,7 +224,7 @@ class LiveFile:
 
     # The whole file.
 
-    def _read_anew(self, ask: Ask) -> None:
+    def _read_whole(self, ask: Ask) -> None:
         """Read the whole file, or the end of a large one, in steps that grow."""
         self._overlapped = 0
         found, lines = self._probe(ask), 0

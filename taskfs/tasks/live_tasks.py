@@ -20,7 +20,7 @@ class LiveTasks:
     """The files of the running tasks of one mount.
 
     Safe for concurrent use: the lock guards the table, and is never held during a request.
-    *machine* returns the machine of a task; nothing goes out before it is asked.
+    *machine* returns the machine of a task, and sends no request.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What becomes of saved tasks that a response does not show."""
+"""Removal of saved tasks that a response does not show, or a request for each."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final

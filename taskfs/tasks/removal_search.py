@@ -1,8 +1,8 @@
 """`find_removed`: finds the tasks that were removed from a long listing, by a few of its pages.
 
-The tasks that follow a removed one have moved up by one place. So a page shows how many of the
-known tasks before it are gone, and a search reads only the pages around each removed task, and in
-the end the first one again.
+The tasks that follow a removed one have moved up by one position. So a page shows how many of the
+known tasks before it are gone. A search reads only the pages around each removed task, and at the
+end the first page again.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,15 +19,16 @@ FetchPages = Callable[[Sequence[int]], Iterable[tuple[int, TaskPage]]]
 
 
 class _Gap(NamedTuple):
-    """Pages that were not read yet: those from *start* until before *stop*.
+    """The pages [start, stop), which were not read yet.
 
-    Before the first one *before* known tasks are gone, and before *stop* there are *until*.
+    Of the known tasks, *removed_before* that precede page *start* were removed, and
+    *removed_until* that precede page *stop*.
     """
 
     start: int
     stop: int
-    before: int
-    until: int
+    removed_before: int
+    removed_until: int
 
 
 def find_removed(
@@ -49,7 +50,7 @@ def find_removed(
         for gap in gaps:
             if gap.start == gap.stop:
                 position = min((gap.start - 1) * page_tasks, total_size)
-                removed += ids[position + gap.before : position + gap.until]
+                removed += ids[position + gap.removed_before : position + gap.removed_until]
         gaps = [gap for gap in gaps if gap.start < gap.stop]
         numbers = sorted(set(_choose(gaps)))
         read += len(numbers)
@@ -64,10 +65,10 @@ def find_removed(
             before, gone = around
             removed += gone
             gaps = list(_split(gaps, number, before, before + len(gone)))
-            if any(gap.before > gap.until for gap in gaps):
+            if any(gap.removed_before > gap.removed_until for gap in gaps):
                 return None
-    # A task that was added and another one that was removed meanwhile leave the sum as it was, but
-    # the first page then shows the new one.
+    # If a task was added and another one removed meanwhile, the sum is unchanged, but the first page
+    # shows the new task.
     for _, page in fetch_pages([1]):
         if page.total_size != total_size or _compare(page, ids, 0, len(ids) - total_size) is None:
             return None
@@ -85,8 +86,10 @@ def _choose(gaps: Sequence[_Gap]) -> Iterator[int]:
 def _compare(
     page: TaskPage, ids: Sequence[str], position: int, surplus: int
 ) -> tuple[int, list[str]] | None:
-    """Return how many known tasks before the page are gone, and those within it; None if the page
-    is not a part of *ids*."""
+    """Return how many known tasks before the page were removed, and the removed ones within it.
+
+    Return None if the page is not a part of *ids*. *surplus* is the number of removed tasks.
+    """
     expected = ids[position : position + surplus + len(page.tasks)]
     listed = [task.id for task in page.tasks]
     if not listed or listed[0] not in expected or listed[-1] not in expected:
@@ -100,12 +103,15 @@ def _compare(
 
 
 def _split(gaps: Iterable[_Gap], number: int, before: int, until: int) -> Iterator[_Gap]:
-    """Yield the gaps without the page *number*, and without those where nothing is gone."""
+    """Yield the gaps without the page *number*, and without those that contain no removed task.
+
+    *before* and *until* known tasks were removed before the page and before the next one.
+    """
     for gap in gaps:
         parts = [gap]
         if gap.start <= number < gap.stop:
             parts = [
-                _Gap(gap.start, number, gap.before, before),
-                _Gap(number + 1, gap.stop, until, gap.until),
+                _Gap(gap.start, number, gap.removed_before, before),
+                _Gap(number + 1, gap.stop, until, gap.removed_until),
             ]
-        yield from (part for part in parts if part.before != part.until)
+        yield from (part for part in parts if part.removed_before != part.removed_until)

@@ -35,7 +35,7 @@ T = TypeVar("T")
 MAX_ABSENT: Final = 1024  # names without a task that are remembered; about 100 KB
 # Records that are requested one by one within one listing TTL; after that a whole page is.
 MAX_SINGLE_RECORDS: Final = 3
-MAX_LOSSES: Final = 3  # losses of the database within one read of it
+MAX_LOSSES: Final = 3  # times that the database may lose its tasks during one query
 # The share of its TTL after which a listing in use is refreshed, so that no reader waits for it.
 EARLY: Final = 0.8
 
@@ -93,7 +93,7 @@ class TaskCache:
         return self._listing.progress
 
     def close(self) -> None:
-        """End what runs in the background, and close the database."""
+        """End the loads in the background, and close the database."""
         self._listing.close()
         self.database.close()
 
@@ -129,8 +129,8 @@ class TaskCache:
             early_s = EARLY * self._listing_ttl_s
             if self._is_older(self._listing.as_of_s, early_s):
                 self._requests.start("listing", lambda: self._refresh(early_s))
-            if self._listing.is_round_due:
-                self._requests.start("round", self._listing.load_next_of_round)
+            if self._listing.is_recheck_due:
+                self._requests.start("recheck", self._listing.recheck_next_page)
             return
         self._requests.run("listing", self._refresh, has_fallback=has_fallback)
         self._await_loads()
@@ -173,13 +173,13 @@ class TaskCache:
         return self.read(self.known_ids)
 
     def read(self, query: Callable[[], T]) -> T:
-        """Return what *query* reads of the current listing, also if the database gets lost."""
+        """Return the result of *query* on the current listing; run it again after a loss."""
         for _ in range(MAX_LOSSES):
             self.refresh()
             result = query()
             if self._listing.is_known:
                 return result
-        raise Unavailable("the saved tasks were lost again and again")
+        raise Unavailable("the saved tasks are lost again and again: choose another --cache-dir")
 
     def known_ids(self) -> PackedIds:
         """Return the ids of the last listing, newest first; send no request."""

@@ -1,9 +1,9 @@
-"""`TaskWalk`: notices that a program goes from task to task, and loads the next archives.
+"""`TaskWalk`: notices that a program reads from task to task, and loads the next archives.
 
-To compare many tasks (`tail -n1 */outputs/stdout.txt`) costs three round trips for each: a signed
-URL, the end of the archive, the member. A walk goes through the tasks in the order of the listing
-or in that of their names, forwards or backwards. How far it is prefetched follows how far it has
-gone, so at most twice as many archives are loaded for nothing as are used.
+A program that reads one file of many tasks (`tail -n1 */outputs/stdout.txt`) needs three round
+trips for each: the signed URL, the end of the archive, the member. A task walk goes through the
+tasks in the order of the listing or of their names, forwards or backwards. At most twice as many
+archives are prefetched as the walk has used, so at most that many are never used.
 """
 
 import threading
@@ -14,14 +14,14 @@ from typing import Final
 from taskfs.model import Task
 from taskfs.tasks.archive_kind import ArchiveKind
 
-# Neighbouring tasks after which a walk is assumed: three may be picked at random.
+# Neighbouring tasks after which a walk is assumed: three may be neighbours by chance.
 MIN_STREAK: Final = 4
-# Tasks that a walk may skip: those of another status in a view, or without an archive. Several
-# readers that share a walk are as far apart.
+# Positions that one step of a walk may cover: tasks of another status in a view, or without an
+# archive, are skipped, and several readers may share the walk (`xargs -P`).
 MAX_GAP: Final = 4
-# Tasks against the direction of a walk that end it; fewer are disorder.
+# Steps against the direction that end a walk; fewer are readers that overtake each other.
 MAX_AGAINST: Final = 3
-# Prefetch this many times the tasks that the walk has met, and at most so many.
+# Prefetch GROWTH times the tasks that the walk has used, and at most MAX_AHEAD.
 GROWTH: Final = 2
 MAX_AHEAD: Final = 32
 
@@ -29,7 +29,7 @@ Prefetch = Callable[[Sequence[str], ArchiveKind], object]
 
 
 class _Order:
-    """The walk in one order of the tasks: its position, and how many neighbours it has met."""
+    """The walk in one order of the tasks: its position, and how many neighbours it has used."""
 
     def __init__(self) -> None:
         self._position: int | None = None
@@ -62,7 +62,7 @@ class _Order:
 
     def _next(self) -> range:
         ahead = min(MAX_AHEAD, GROWTH * self._streak)
-        # Half of it at once, so that one request signs the URLs of many archives.
+        # Half of it together, so that one request signs the URLs of many archives.
         if self._position is None or self._streak < MIN_STREAK or self._prefetched > ahead // 2:
             return range(0)
         first, self._prefetched = self._prefetched + 1, ahead
@@ -71,7 +71,7 @@ class _Order:
 
 
 class TaskWalk:
-    """The walks over the tasks of a mount. Safe for concurrent use: the lock guards the state.
+    """The task walks on one mount. Safe for concurrent use: the lock guards the state.
 
     Args:
         known_ids: returns the listed ids, newest first, and sends no request.

@@ -2,7 +2,7 @@
 
 Pages may shift while they are read. A task that is added moves others to later pages, where they
 are read twice; a task that is removed moves others to earlier pages, where they are missed. So the
-first page is read again in the end, and after a removal all pages are.
+first page is read again at the end, and after a removal all pages are.
 """
 
 import logging
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PAGE_TASKS: Final = 500  # tasks per page, the API's maximum
-# Requests at once: the API serves all programs of the account.
+# Requests in flight, few because the API serves all programs of the account.
 PAGES_AT_ONCE: Final = 4
 # Passes over a listing whose pages shift, because each pass may shift again.
 MAX_PASSES: Final = 3
@@ -84,8 +84,8 @@ class WholeListing:
         """Read all pages of *scope*; the result is when the first request began.
 
         A load that is not *urgent* outlasts failures of the API for some time. With *total_size*,
-        the number of tasks that the API has, it reads no more pages than show which known tasks
-        were removed, if that is all that differs.
+        the number of tasks that the API has, it first searches a few pages for removed tasks
+        (`removal_search`), and reads all pages only if that does not explain the difference.
         """
         with self._lock:
             load = self._loads.get(scope)

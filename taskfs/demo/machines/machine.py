@@ -17,7 +17,7 @@ _MAX_QUESTIONS: Final = 10_000
 class Machine:
     """A machine with its files, its faults, and the questions that it received.
 
-    With `ignores_offers`, no connection comes about. `written` is None while the run itself writes
+    With `ignores_offers`, no connection is made. `written` is None while the run itself writes
     the files.
     """
 

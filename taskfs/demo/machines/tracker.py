@@ -13,7 +13,7 @@ from typing import Any, Final
 from taskfs.demo.machines.files import OutputFiles, machine_path
 
 BLOCK_BYTES: Final = 1024
-TRACK_PAUSE_S: Final = 1.0  # between two looks for a file that is not there yet
+TRACK_PAUSE_S: Final = 1.0  # between two checks for a file that does not exist yet
 _NOT_COUNTED: Final = ("system_metrics.csv", "output_update.csv")
 _TOP: Final = """\
 top - 12:00:00 up 10 min,  0 users,  load average: 3.97, 3.60, 2.11
@@ -131,7 +131,7 @@ def tail_bytes(content: bytes, lines: int) -> bytes:
 def operation(
     question: Any, task_id: str, files: OutputFiles, sleep: Callable[[float], Awaitable[None]]
 ) -> Operation | Tail:
-    """Return the operation that answers a question. Raises Silence, Refusal."""
+    """Return the operation that answers a question. Raises NoAnswer, ErrorStatus."""
     try:
         kind, arguments = question["type"], question["args"]
         if kind not in ("ls", "tail", "top", "last_modified_file"):
