@@ -67,8 +67,8 @@ def find_removed(
             gaps = list(_split(gaps, number, before, before + len(gone)))
             if any(gap.removed_before > gap.removed_until for gap in gaps):
                 return None
-    # If a task was added and another one removed meanwhile, the sum is unchanged, but the first page
-    # shows the new task.
+    # If a task was added and another one removed meanwhile, the sum is unchanged, but the first
+    # page shows the new task.
     for _, page in fetch_pages([1]):
         if page.total_size != total_size or _compare(page, ids, 0, len(ids) - total_size) is None:
             return None
