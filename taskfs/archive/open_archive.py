@@ -1,9 +1,11 @@
 """`open_archive`: fetches the central directory of an archive, or reads it from the disk cache."""
 
 import contextlib
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from functools import partial
+from itertools import islice
 from typing import Final, NamedTuple
 
 from taskfs.archive.archive import Archive
@@ -20,13 +22,15 @@ from taskfs.errors import CorruptData, TaskFSError, Unsupported
 from taskfs.model import Fetched, ObjectVersion, RemoteObject
 from taskfs.support.buffers import Buffer
 
-# Bytes of the directory per member, a low estimate: a second request costs less than fetching
-# members in vain.
+# Bytes of the directory per member, a low estimate: a second request costs less than bytes of
+# members that are not needed.
 ENTRY_GUESS: Final = 80
 # Bytes that are fetched from the end of an archive at most, before its directory's size is known.
-MAX_TAIL: Final = 8 << 20
-# Bytes of a long directory that are fetched at once, which bounds the memory that it takes.
-PIECE: Final = 16 << 20
+MAX_TAIL: Final = 4 << 20
+# Bytes of a long directory that one request fetches, and the requests in flight while a piece is
+# parsed. They bound the memory that a directory takes.
+PIECE: Final = 4 << 20
+PIECES_AHEAD: Final = 2
 INDEX_RATIO: Final = 1.6  # the length of an index, in lengths of its directory: a high estimate
 
 
@@ -116,15 +120,17 @@ def _fetch(
 def _directory_pieces(
     remote: RemoteObject, end: EndRecord, tail: Fetched, pool: Executor
 ) -> Iterator[Buffer]:
-    """Yield the directory in pieces. While one is parsed, the next one is fetched."""
+    """Yield the directory in pieces. While one is parsed, the next ones are fetched."""
     stop = min(end.stop, tail.start)
     fetch = partial(remote.fetch_range, version=tail.version)
-    starts = range(end.start, stop, PIECE)
-    pending = [pool.submit(fetch, at, min(at + PIECE, stop)) for at in starts[:1]]
-    for at in starts:
-        piece = pending.pop().result()
-        if at + PIECE < stop:
-            pending.append(pool.submit(fetch, at + PIECE, min(at + 2 * PIECE, stop)))
+    starts = iter(range(end.start, stop, PIECE))
+    in_flight = deque(
+        pool.submit(fetch, at, min(at + PIECE, stop)) for at in islice(starts, PIECES_AHEAD)
+    )
+    while in_flight:
+        piece = in_flight.popleft().result()
+        for at in islice(starts, 1):
+            in_flight.append(pool.submit(fetch, at, min(at + PIECE, stop)))
         yield piece
         del piece
     if end.stop > tail.start:

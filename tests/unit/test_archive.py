@@ -887,7 +887,7 @@ def test_a_directory_longer_than_the_tail_costs_one_request_more(harness: Archiv
 def test_the_first_request_is_bounded(expected: int | None) -> None:
     """R-1: The length of the first range is bounded, whatever the record says of the number of
     files."""
-    assert 65_557 < tail_length(expected) <= 8 << 20
+    assert 65_557 < tail_length(expected) <= 4 << 20
 
 
 def test_nothing_is_fetched_twice_while_it_fits(harness: ArchiveHarness) -> None:
