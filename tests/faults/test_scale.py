@@ -142,7 +142,17 @@ def test_a_short_soak_ends_with_every_byte_right() -> None:
     """R-19, R-20: Ten seconds of `scripts/soak`: under random faults every byte is right, memory is
     flat and no thread is left."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.soak", "--minutes", "0.17", "--seed", "11"],
+        [
+            sys.executable,
+            "-m",
+            "tests.soak",
+            "--minutes",
+            "0.17",
+            "--seed",
+            "11",
+            "--members",
+            "30000",
+        ],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,

@@ -26,6 +26,7 @@ from tests.mounts import Mount
 from .daemon import MemorySampler, Usage, usage_of
 from .dataset import Dataset
 from .faults import FaultInjector
+from .large import LARGE_ACTIONS, LargeArchive
 from .leaks import LONG_RUN_S, find_leaks, format_counts, megabytes
 from .live import LIVE_ACTIONS, RunningTasks
 from .readers import ACTIONS, ALLOWED_ERRNOS, DISCONNECTED, Context, ShortListing, Violation
@@ -74,7 +75,8 @@ def main() -> int:
         mount = Mount(cloud, home / "mnt", home, options)
         mount.taskfs.environment["TASKFS_LIVE_IDLE_TIME"] = LIVE_IDLE_TIME
         running = RunningTasks(cloud, random.Random(seed - 2))
-        soak = _Soak(mount, cloud, dataset, running, home, seed, arguments.minutes * 60)
+        large = LargeArchive(cloud, home, arguments.members)
+        soak = _Soak(mount, cloud, dataset, running, large, home, seed, arguments.minutes * 60)
         try:
             mount.start()
             soak.run()
@@ -112,6 +114,13 @@ def _parse_arguments() -> argparse.Namespace:
         metavar="N",
         help="tasks of the account beside those that are read [default: 20000]",
     )
+    parser.add_argument(
+        "--members",
+        type=int,
+        default=300_000,
+        metavar="N",
+        help="files of the largest archive [default: 300000]",
+    )
     return parser.parse_args()
 
 
@@ -123,6 +132,7 @@ class _Soak:
     cloud: FakeCloud
     dataset: Dataset
     running: RunningTasks
+    large: LargeArchive
     home: Path
     seed: int
     seconds: float
@@ -149,7 +159,9 @@ class _Soak:
         )
 
     def run(self) -> None:
-        context = Context(self.mount.path, self.dataset, self.home / "scratch", self.running)
+        context = Context(
+            self.mount.path, self.dataset, self.home / "scratch", self.running, self.large
+        )
         self._pid = self.mount.pid
         self.usages["start"] = usage_of(self._pid)
         self.sampler = MemorySampler(self._pid)
@@ -268,7 +280,7 @@ class _Soak:
 
     def _read(self, context: Context, seed: int) -> None:
         rng = random.Random(seed)
-        table = ACTIONS | LIVE_ACTIONS
+        table = ACTIONS | LIVE_ACTIONS | LARGE_ACTIONS
         actions, weights = list(table), list(table.values())
         thread_id = threading.get_ident()
         while not self._stopped.is_set():

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 from .dataset import Dataset, Files, TaskFiles
 
 if TYPE_CHECKING:
+    from .large import LargeArchive
     from .live import RunningTasks
 
 PIECE: Final = 128 << 10
@@ -49,6 +50,7 @@ class Context:
     dataset: Dataset
     scratch: Path
     running: RunningTasks
+    large: LargeArchive
 
     def path(self, task: TaskFiles, name: str = "") -> Path:
         return self.mount / task.id / "outputs" / name
