@@ -54,7 +54,8 @@ class AccountListing:
         self._clock = clock
         self._whole = WholeListing(api, known, clock)
         self._first_pages: dict[Scope, FirstPage] = {}
-        self._generation = self._database.generation
+        self._generation = self._database.generation  # when the listing in use was requested
+        self._load_generation = self._generation  # when `refresh` began a load
         self._other_version: object = None
         self._needs_unfinished = False  # whether the last refresh requested the unfinished tasks
         self._recheck_page = 0
@@ -79,9 +80,9 @@ class AccountListing:
     def is_known(self) -> bool:
         """Whether the listing was whole once, so that the saved tasks are those of the account."""
         if self._database.generation != self._generation:  # the saved tasks were lost
-            self._generation = self._database.generation
             self.as_of_s = None
             self.selection = self.selection._replace(max_seq=-1)
+            return False
         return self.selection.max_seq != -1
 
     def close(self) -> None:
@@ -125,6 +126,7 @@ class AccountListing:
             self.load_first_pages()
             return []
         self._notice_other_mounts()
+        self._load_generation = generation = self._database.generation
         if not self.is_known:
             self._known.load_unfinished(self._filter.project)
         began_s = self._clock()
@@ -146,12 +148,12 @@ class AccountListing:
             listed = unfinished.result() if unfinished else self._list_unfinished()
             self._apply_unfinished(*listed)
         self._compare_counts()
-        self._note_current(began_s)
+        self._note_current(began_s, generation)
         return []
 
     def finish(self, loads: "list[Future[float]]") -> None:
         """Note that the *loads* of `refresh` have ended."""
-        self._note_current(min(load.result() for load in loads))
+        self._note_current(min(load.result() for load in loads), self._load_generation)
 
     def load_unfinished(self) -> None:
         """Request all unfinished tasks with one listing, and each known one that it lacks."""
@@ -198,7 +200,12 @@ class AccountListing:
         self._recheck_s = self._clock()
         return True
 
-    def _note_current(self, began_s: float) -> None:
+    def _note_current(self, began_s: float, generation: int) -> None:
+        """Note that the saved tasks are those of a listing; not if some were lost since it began,
+        as *generation* tells."""
+        if self._database.generation != generation:
+            return
+        self._generation = generation
         self.selection = self.selection._replace(max_seq=self._database.last_seq())
         if self._filter != TaskFilter():
             self._known.drop_unlisted(self.selection, began_s)
@@ -241,10 +248,11 @@ class AccountListing:
         return None
 
     def _store_only_page(self, scope: Scope, first: FirstPage, start_seq: int) -> None:
+        generation = self._database.generation
         self._known.apply(first.page.tasks, first.began_s)
         ids = {task.id for task in first.page.tasks}
         remove_unlisted(self._api, self._known, scope, ids, start_seq, self._clock)
-        self._database.set_difference(scope, first.page.total_size - len(ids))
+        self._database.set_difference(scope, first.page.total_size - len(ids), generation)
         self._known.whole_as_of_s = max(self._known.whole_as_of_s, first.began_s)
         self._one_page_scopes.add(scope)
 
@@ -267,6 +275,7 @@ class AccountListing:
 
     def _apply_last(self, pages: list[TaskPage], began_s: float) -> None:
         """Store the listing of a mount with `--last`."""
+        generation = self._database.generation
         tasks = [task for page in pages for task in page.tasks]
         listed_ids = {task.id for task in tasks}
         self._known.apply(tasks, began_s)
@@ -276,7 +285,7 @@ class AccountListing:
             request_each(self._api, self._known, others[:MAX_SINGLE_REQUESTS], self._clock)
             self._known.remove(others[MAX_SINGLE_REQUESTS:])
             listed_ids.update(others)  # those that are still listed are newer than the response
-        self._note_current(began_s)
+        self._note_current(began_s, generation)
 
     def _resolve(self, ids: list[str], began_s: float) -> None:
         """Request the tasks that are no longer listed as unfinished."""

@@ -33,7 +33,7 @@ class OfflineListing(AccountListing):
 
     @property
     def is_known(self) -> bool:
-        return True
+        return self._database.generation == self._generation
 
     def expire(self) -> None:
         pass

@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
+from functools import partial
 from typing import Final, TypeVar
 
 from cachetools import TTLCache
@@ -26,6 +27,7 @@ from taskfs.tasks.packed_ids import PackedIds
 from taskfs.tasks.selection import Selection
 from taskfs.tasks.task_database import TaskDatabase
 from taskfs.tasks.task_filter import PendingPages, PendingTask, TaskFilter
+from taskfs.tasks.task_rows import BATCH
 from taskfs.tasks.whole_listing import Progress
 
 log = logging.getLogger(__name__)
@@ -98,9 +100,7 @@ class TaskCache:
         self.database.close()
 
     def load_first_page(self, pending: PendingPages | None = None) -> list[TaskPage]:
-        """Load the first page in the calling thread, or wait for the *pending* one.
-
-        The rest of the listing is requested in the background.
+        """Load the first page in this thread, or wait for the *pending* one; load the rest later.
 
         Raises:
             AccessDenied, Unavailable, BadAnswer, NotFound: the API does not answer, or refuses.
@@ -191,15 +191,17 @@ class TaskCache:
             return self._ids[1]
 
     def listing(self) -> Iterator[Task]:
-        """Yield the tasks that the mount lists, newest first; few are in memory at a time."""
-        self.refresh()
-        return self.database.iterate(self.selection)
+        """Return all listed tasks, newest first, a few in memory at a time, also if the database
+        gets lost meanwhile."""
+        ids = self.ids()
+        batches = (ids[start : start + BATCH] for start in range(0, len(ids), BATCH))
+        loads = (partial(self.database.load, batch) for batch in batches)
+        return (task for load in loads for task in self.read(load))
 
     def get(self, task_id: str) -> CachedTask:
         """Return the task; its status is final, or at most one status TTL old.
 
-        Raises:
-            NotFound: there is no such task; for an invalid id no request is sent.
+        Raises NotFound; for an invalid id no request is sent.
         """
         cached = self.get_cached(task_id)
         if cached is None:
@@ -221,9 +223,7 @@ class TaskCache:
         """Return the task as a request shows it that begins after this call; a terminal status is
         final and needs none.
 
-        Raises:
-            NotFound: as `get`.
-            Unavailable: there is no answer within *timeout_s* seconds.
+        Raises what `get` raises, and Unavailable if no answer comes within *timeout_s* seconds.
         """
         began_s = self._clock()
         while True:
@@ -288,8 +288,7 @@ class TaskCache:
 
     def note_status(self, status: TaskStatus) -> None:
         """Store a status that the API has just returned; responses to older requests are stale."""
-        cached = self._known.get(status.id)
-        if cached is not None:
+        if (cached := self._known.get(status.id)) is not None:
             task = cached.task._replace(status=status.status, is_terminated=status.is_terminated)
             self._known.apply([task], self._clock())
 

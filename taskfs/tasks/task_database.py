@@ -279,11 +279,20 @@ class TaskDatabase:
         )
         return int(row[0]) if row else None
 
-    def set_difference(self, scope: Scope, difference: int) -> None:
-        """Note that there was a whole listing of *scope*; see `difference`."""
-        if self.difference(scope) != difference:
-            values = (*scope.key, difference)
-            self._file.write(lambda c: c.execute("REPLACE INTO listings VALUES (?, ?, ?)", values))
+    def set_difference(self, scope: Scope, difference: int, generation: int = 0) -> None:
+        """Note that there was a whole listing of *scope*; see `difference`.
+
+        Not if some of it was lost: the `generation` was *generation* before it was stored.
+        """
+        if self.difference(scope) == difference:
+            return
+
+        def note(connection: sqlite3.Connection) -> None:
+            if self.generation == generation:
+                values = (*scope.key, difference)
+                connection.execute("REPLACE INTO listings VALUES (?, ?, ?)", values)
+
+        self._file.write(note)
 
     def drop_difference(self, scope: Scope) -> None:
         """Note that the saved tasks of *scope* may have a gap, so that no listing shows them."""

@@ -154,25 +154,32 @@ class WholeListing:
         union: set[str] = set()
         first_began_s = self._clock()
         for _ in range(MAX_PASSES):
+            generation = self._known.database.generation
             start_seq = self._known.database.last_seq()
             current = _Pass(self, scope, urgent, start_seq)
             current.read(first)
             first = None
+            if self._known.database.generation != generation:
+                continue  # some of the saved pages were lost
             union |= current.ids
             if current.is_exact:
-                self._accept(scope, current.ids, start_seq, current)
+                self._accept(scope, current.ids, start_seq, current, generation)
                 return current.began_s
+        if self._known.database.generation != generation:
+            raise Unavailable("the saved tasks were lost again and again")
         if len(union) + current.unusable < current.total_size:
             # The missing tasks would look deleted.
             raise BadAnswer(
                 f"GET /tasks: only {len(union)} of the {current.total_size} announced tasks arrived"
             )
-        self._accept(scope, union, start_seq, current)
+        self._accept(scope, union, start_seq, current, generation)
         return first_began_s
 
-    def _accept(self, scope: Scope, ids: set[str], start_seq: int, last: "_Pass") -> None:
+    def _accept(
+        self, scope: Scope, ids: set[str], start_seq: int, last: "_Pass", generation: int
+    ) -> None:
         remove_unlisted(self._api, self._known, scope, ids, start_seq, self._clock)
-        self._known.database.set_difference(scope, last.total_size - len(ids))
+        self._known.database.set_difference(scope, last.total_size - len(ids), generation)
         if scope == Scope():
             self._known.whole_as_of_s = max(self._known.whole_as_of_s, last.began_s)
 

@@ -14,6 +14,7 @@ from taskfs.errors import BadAnswer, Interrupted, NotFound, Unavailable
 from taskfs.model import Task, TaskPage
 from taskfs.support.interruptible_wait import Waiter
 from taskfs.tasks.accounts import open_database
+from taskfs.tasks.selection import Scope
 from taskfs.tasks.task_cache import TaskCache
 from taskfs.tasks.task_filter import TaskFilter
 from taskfs.tasks.task_groups import TaskGroups
@@ -388,6 +389,49 @@ def test_a_database_that_is_lost_under_a_mount(api: FakeAPI, clock: Clock, tmp_p
         assert query()
         assert cache.ids() == tuple(api.tasks)
     cache.close()
+
+
+def test_a_database_that_is_lost_while_it_is_read(
+    api: FakeAPI, clock: Clock, tmp_path: Path
+) -> None:
+    """N-29, O-17: A reader of all tasks gets each of them, although the rest is lost meanwhile."""
+    cache = stored_cache(api, clock, tmp_path)
+    (path,) = (tmp_path / "tasks").glob("*.db")
+    listing = cache.listing()
+    first = [next(listing).id for _ in range(700)]
+    os.truncate(path, 0)
+    assert [*first, *(task.id for task in listing)] == list(api.tasks)
+    listing = cache.listing()
+    first = [next(listing).id for _ in range(700)]
+    os.truncate(path, 0)
+    api.failure = Unavailable("away")
+    with pytest.raises(Unavailable):
+        list(listing)
+    cache.close()
+
+
+def test_a_database_that_is_lost_while_it_is_filled(
+    api: FakeAPI, clock: Clock, tmp_path: Path
+) -> None:
+    """F-20, O-17: If pages that were saved get lost, the listing is not shown before all are."""
+    api.add(*(numbered(number) for number in reversed(range(COUNT, 9500))))
+    mount = stored_cache(api, clock, tmp_path)
+    lost: list[str] = []
+
+    def lose(call: str) -> None:
+        if call == "list page 6" and not lost:
+            lost.append(call)
+            eventually(lambda: mount.database.count(Scope()) >= 2000)
+            (path,) = (tmp_path / "tasks").glob("*.db")
+            os.truncate(path, 0)
+        mount.get_cached("some other reader")
+
+    api.before = lose
+    for _ in range(3):
+        assert mount.ids() == tuple(api.tasks)
+        clock.tick(20)
+    assert lost
+    mount.close()
 
 
 def test_a_lost_database_is_read_again(api: FakeAPI, clock: Clock, tmp_path: Path) -> None:
