@@ -23,6 +23,8 @@ LIVE: Final = ("Thunar",)
 _STEP_S: Final = 0.2
 _GROWING: Final = ("stdout.txt", "log/solver.log")
 _TEXT: Final = "stdout.txt"
+# Windows of the editor that are closed at most.
+_MAX_DIALOGS: Final = 4
 # A table without a last newline, because that of a finished file is not known while its task runs.
 _FIXED: Final = {"forces.csv": b"step,drag\n0,0.31\n1,0.29", "stderr.txt": b""}
 
@@ -67,6 +69,16 @@ class _Run:
         return wrong
 
 
+def _close_text(screen: Screen, folder: str) -> None:
+    """Close the editor, and before it the dialog in which it says that the file has changed."""
+    for _ in range(_MAX_DIALOGS):
+        screen.press("alt+F4")
+        screen.pause()
+        if screen.active_title().startswith(folder):
+            return
+    screen.wait_for_window(folder)
+
+
 def check_live(
     program: str, cloud: FakeCloud, screen: Screen, home: Path, pictures: Path | None
 ) -> Iterator[str]:
@@ -97,8 +109,8 @@ def check_live(
         manager.go(folder)
         manager.open_text(folder, _TEXT)
         shoot("text")
-        screen.press("alt+F4")
-        screen.wait_for_window(folder.name)
+        _close_text(screen, folder.name)
+        shoot("grown")
         screen.press("ctrl+a", "ctrl+c")
         manager.go(manager.target)
         screen.press("ctrl+v")
