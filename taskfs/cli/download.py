@@ -267,7 +267,7 @@ def _fetch(items: "Sequence[DownloadItem]", directory: Path) -> int:
 def _identity(directory: Path, path: Path) -> tuple[int, int] | None:
     """Return what distinguishes a file from one that replaces it; None if there is none.
 
-    The names beneath *directory* are UTF-8 on disk, whatever the locale.
+    The names beneath *directory* are UTF-8 on disk in every locale.
     """
     from taskfs.download.destination import file_name
 

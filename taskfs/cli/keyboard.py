@@ -72,8 +72,8 @@ class Keyboard:
 def unbuffered(descriptor: int) -> Iterator[Keyboard]:
     """Yield the keyboard of a terminal without line buffering and echo; restore it afterwards.
 
-    Ctrl+C still interrupts. Ctrl+Z is a key, because suspending the process at once would leave the
-    terminal in this mode.
+    Ctrl+C still interrupts. Ctrl+Z is read as a key, because the signal would suspend the process
+    and leave the terminal in this mode.
     """
     before = termios.tcgetattr(descriptor)
     during = termios.tcgetattr(descriptor)

@@ -127,7 +127,7 @@ class LastWrites:
         self._found = self._found | news  # `known` gives the dict away
 
     def close(self) -> None:
-        """Say goodbye to the machines."""
+        """Close the connections to the machines."""
         if self._machines is not None:
             self._machines.close()
 

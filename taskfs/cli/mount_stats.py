@@ -17,7 +17,7 @@ FOREIGN: Final = "another user's"
 THREADS: Final = 8  # mounts asked at a time: one that hangs must not delay the others
 
 
-class MountState(NamedTuple):
+class InspectedMount(NamedTuple):
     """A mount of this machine, its state, and its statistics if it is live."""
 
     mountpoint: str
@@ -26,7 +26,7 @@ class MountState(NamedTuple):
     stats: Mapping[str, Any]
 
 
-def all_mounts() -> list[MountState]:
+def all_mounts() -> list[InspectedMount]:
     """Return the taskfs mounts of this machine, in the order of the mount table."""
     entries = [entry for entry in mounts() if entry.type == FSTYPE]
     with ThreadPoolExecutor(THREADS) as pool:
@@ -48,7 +48,7 @@ def stats_of(mountpoint: Path) -> Mapping[str, Any]:
     return state.stats
 
 
-def _inspect(entry: MountEntry) -> MountState:
+def _inspect(entry: MountEntry) -> InspectedMount:
     path = Path(entry.mountpoint)
     stats: Mapping[str, Any] = {}
     try:
@@ -60,7 +60,7 @@ def _inspect(entry: MountEntry) -> MountState:
     else:
         state = SILENT if text is None else LIVE
         stats = _parse(text or "{}")
-    return MountState(entry.mountpoint, state, entry.options, stats)
+    return InspectedMount(entry.mountpoint, state, entry.options, stats)
 
 
 def _parse(text: str) -> Mapping[str, Any]:

@@ -6,7 +6,7 @@ from typing import Final
 import click
 
 from taskfs.cli.columns import Column
-from taskfs.cli.mount_stats import MountState, all_mounts, hit_rate
+from taskfs.cli.mount_stats import InspectedMount, all_mounts, hit_rate
 from taskfs.cli.output import print_table
 from taskfs.support.formatting import format_elapsed, format_size
 
@@ -48,7 +48,7 @@ def command(as_json: bool) -> None:
         click.echo("No taskfs is mounted.", err=True)
 
 
-def _row(mount: MountState) -> tuple[str, ...]:
+def _row(mount: InspectedMount) -> tuple[str, ...]:
     stats = mount.stats
     if not stats:
         return (mount.mountpoint, mount.state, "", "", "", "", "", mount.options)

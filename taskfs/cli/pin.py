@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Part of the cache's size that pins may take: the rest must do for everything else.
 MAX_SHARE: Final = 0.8
-# Bytes that are fetched at once: four of the longest requests.
+# Bytes that are fetched together: four of the longest requests.
 PIECE: Final = 16 << 20
 # Seconds to wait at the end for blocks that are still written to the disk.
 WRITE_TIMEOUT_S: Final = 10.0

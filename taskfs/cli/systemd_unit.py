@@ -21,7 +21,7 @@ _DEFAULT_UNIT_MOUNTPOINT: Final = "~/tasks"
 _UNIT_TEMPLATE: Final = """\
 # Save as ~/.config/systemd/user/taskfs.service, then:
 #   systemctl --user daemon-reload && systemctl --user enable --now taskfs
-# `loginctl enable-linger` keeps it while you are not logged in.
+# `loginctl enable-linger` keeps it running while you are not logged in.
 [Unit]
 Description=Simulation tasks on {description}
 StartLimitIntervalSec=0

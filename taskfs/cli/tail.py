@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from taskfs.support.buffers import Buffer
     from taskfs.tree.handles import Handle
 
-POLL_S: Final = 2.0  # seconds between two looks with -f: the lifetime of a status in the cache
+POLL_S: Final = 2.0  # seconds between two polls with -f: the lifetime of a status in the cache
 
 
 @click.command("tail", short_help="Print the last lines of files, without a mount.")

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-POLL_S: Final = 1.0  # seconds between two looks at the statuses
+POLL_S: Final = 1.0  # seconds between two requests for the statuses
 
 
 class TaskWait:
-    """Polls tasks until they have ended: one by its status, several by one listing per look.
+    """Polls tasks until they have ended: one by its status, several by one listing per poll.
 
     *task_ids* are those that have not ended; *on_end* is called with the record of each that has.
     """

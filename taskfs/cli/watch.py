@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from taskfs.config import Config
     from taskfs.remote.api_client import TaskClient
 
-MIN_PERIOD_S: Final = 0.5  # seconds between two refreshes, whatever --status-cache-time says
+MIN_PERIOD_S: Final = 0.5  # seconds between two refreshes, if --status-cache-time is shorter
 TICK_S: Final = 0.25  # seconds to wait for a key: how late the screen shows a new snapshot
 NO_TERMINAL: Final = (
     "watch needs a terminal: --once prints its table once, --json prints the records"

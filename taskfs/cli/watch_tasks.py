@@ -27,7 +27,7 @@ COLUMNS: Final = (
 )
 QUEUED: Final = "submitted"  # the status of a task that waits in the queue
 # Seconds after which a queue position is stale. A task that leaves the queue makes all positions
-# stale at once; this interval covers changes that the listing does not show.
+# stale as well; this interval covers changes that the listing does not show.
 POSITION_LIFETIME_S: Final = 30.0
 MAX_REQUESTS: Final = 16  # status requests, and record requests, per refresh: bounds its duration
 THREADS: Final = 8  # requests at a time

@@ -1,4 +1,4 @@
-"""Opening the archives of tasks, and waiting for one that is still being uploaded."""
+"""`ArchiveOpener`: opens the archives of tasks, and waits for those that are still uploaded."""
 
 import contextlib
 import time
@@ -16,10 +16,10 @@ from taskfs.support.stats import Stats
 from taskfs.support.thread_pool import DaemonPool
 from taskfs.tasks.archive_kind import ARCHIVE_GRACE_S, ArchiveKind, remaining_grace_s
 
-POLL_S: Final = 1.0  # between two looks for a late archive: the upload takes seconds
+POLL_S: Final = 1.0  # seconds between two requests for a late archive: uploads take seconds
 
 
-# Archives whose URLs one request signs, and that are opened at once.
+# Archives whose URLs one request signs, and archives that are opened at the same time.
 SIGNED_TOGETHER: Final = 32
 OPENED_AT_ONCE: Final = 8
 
@@ -29,7 +29,7 @@ class ArchiveOpener:
 
     def __init__(self, client: TaskClient) -> None:
         self._client = client
-        self._engine = open_resources(Waiter(), Stats())
+        self._resources = open_resources(Waiter(), Stats())
         self._begun: dict[str, Future[Archive]] = {}
 
     def begin(self, tasks: Iterable[Task], kind: ArchiveKind) -> None:
@@ -46,7 +46,7 @@ class ArchiveOpener:
                 objects = self._client.open_objects(paths, region)
                 for task, remote in zip(batch, objects, strict=True):
                     self._begun[task.id] = pool.submit(
-                        open_archive_of, self._client, task, kind, self._engine, remote
+                        open_archive_of, self._client, task, kind, self._resources, remote
                     )
 
     def has_begun(self, task_id: str) -> bool:
@@ -54,7 +54,7 @@ class ArchiveOpener:
         return task_id in self._begun
 
     def open(self, task_id: str, kind: ArchiveKind, max_wait_s: float = ARCHIVE_GRACE_S) -> Archive:
-        """Return an archive of the task. Wait for it if the task succeeded just now.
+        """Return an archive of the task. Wait for it if the task succeeded within the last minute.
 
         Raises:
             NotFound: there is no archive, and none is expected; or there is no such task.
@@ -69,7 +69,7 @@ class ArchiveOpener:
         while True:
             task = self._client.get_task(task_id)
             try:
-                return open_archive_of(self._client, task, kind, self._engine)
+                return open_archive_of(self._client, task, kind, self._resources)
             except NotFound:
                 pass
             if deadline is None:

@@ -115,7 +115,7 @@ class Destination:
     def has(self, member: Member, *, has_case_variant: bool = False) -> bool:
         """Whether the directory holds *member* already: a file of its size and time.
 
-        With *has_twin*, the name of another member differs only in case.
+        With *has_case_variant*, the name of another member differs only in case.
         """
         parent, _, name = member.path.rpartition("/")
         try:

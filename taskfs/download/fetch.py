@@ -1,4 +1,4 @@
-"""Downloading files, several at a time. Some errors concern one file, others end the run."""
+"""Downloads files, several at a time. Some errors concern one file, others end the run."""
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -32,8 +32,8 @@ def download_all(
 
     A failure that concerns more than its own file (no answer, no access, the disk) ends the run
     and is raised, and so is an interrupt; unfinished files are removed first. *progress* is called
-    from several threads, one at a time. *warn* is called with a text for the user when all bytes
-    are there but something else is not as it should be.
+    from several threads, one at a time. *warn* is called with a text for the user if the
+    files are complete but their times could not be set.
     """
     run = DownloadRun(progress)
     queue = _WorkQueue(items)

@@ -1,4 +1,4 @@
-"""The plan of a download: which files are missing from the target, and whether the disk is free.
+"""The plan of a download: which files the target lacks, and whether the disk has room for them.
 
 A command plans the downloads of all its tasks before it writes the first byte.
 """
@@ -21,7 +21,7 @@ def plan_members(archive: Archive, directory: Path, names: Sequence[str]) -> lis
     """Return a download for each member that *names* select and *directory* lacks."""
     destination, members = Destination(directory), archive.index.members
     chosen = select_members(members, names)
-    # Hashes take little memory. Where two are equal by chance, a check more is made.
+    # Hashes take little memory. Equal hashes of different names cost only a needless check.
     cases = Counter(hash(members[position].path.casefold()) for position in chosen)
     twins = {hashed for hashed, count in cases.items() if count > 1}
     del cases

@@ -1,4 +1,4 @@
-"""Continuing the interrupted download of a large member.
+"""Resumes the interrupted download of a large member.
 
 A decoder cannot start in the middle of a member. So the compressed blocks are kept in a directory
 of the target until the file is complete, in the format of the disk cache: with checksums, and keyed

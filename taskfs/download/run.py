@@ -1,4 +1,4 @@
-"""One run of downloads: progress, temporary files, and a way to stop it."""
+"""`DownloadRun`: the progress and the temporary files of one run of downloads."""
 
 import contextlib
 import errno
@@ -44,8 +44,8 @@ class DownloadRun:
     """The shared state of the downloads that run together.
 
     Safe for concurrent use: the lock guards the attributes and the calls of the progress. It is
-    held across the creation, renaming and removal of temporary files, so that none is left behind
-    by `stop`.
+    held across the creation, renaming and removal of temporary files, so that `stop` removes
+    all of them.
     """
 
     def __init__(self, progress: ProgressCallback) -> None:
@@ -75,8 +75,8 @@ class DownloadRun:
     ) -> None:
         """Create or replace the file *name* in *folder* with the content that *fill* writes.
 
-        A temporary file takes the content and is renamed once it is complete. With *has_twin*, a
-        file whose name differs only in case is not replaced.
+        A temporary file takes the content and is renamed once it is complete. With
+        *has_case_variant*, a file whose name differs only in case is not replaced.
 
         Raises:
             Interrupted: the run was stopped.
@@ -135,7 +135,7 @@ class DownloadRun:
         return name, fd
 
     def _publish(self, folder: int, temporary: str, name: bytes, *, has_case_variant: bool) -> None:
-        # The lock keeps two twins from both passing the check before either has its name.
+        # Without the lock, two names that differ only in case could both pass the check.
         with self._lock if has_case_variant else contextlib.nullcontext():
             if has_case_variant:
                 refuse_another_case(folder, name)

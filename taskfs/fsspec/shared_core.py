@@ -87,14 +87,6 @@ def shared_core(config: Config) -> SharedCore:
         return found
 
 
-def close_cores() -> None:
-    """Close the connections of all cores in use, for example before their server ends."""
-    with _lock:
-        cores = list(_cores.values())
-    for shared in cores:
-        shared.core.close()
-
-
 def _reset_after_fork() -> None:
     """Forget the parent's cores and its lock, which another thread may have held at the fork."""
     global _lock, _cores

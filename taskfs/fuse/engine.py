@@ -5,7 +5,7 @@ sends the answers. There are two: `kernel.engine` speaks the protocol of /dev/fu
 `fusepy_engine` lets libfuse 2 do it. Owner, umask, link count and block size are applied above the
 interface, so both engines show the same files.
 
-What only the kernel engine can do is optional, and asked for by it alone: it pushes pages of
+Some parts of the interface are optional, and only the kernel engine uses them: it pushes pages of
 handles that are `PushableHandle`s, sends the attributes and the lifetime that a `DirectoryListing`
 knows, and lets the kernel keep what belongs to one version of an archive
 (`TaskOperations.keep_versions`).
@@ -57,10 +57,10 @@ class MountEngine(Protocol):
         """Mount, and answer requests until the mount is gone.
 
         Call *on_mounted* once the kernel's mount table has the mount, and *on_live* once requests
-        are answered. Requests under way when the mount goes get a moment to end.
+        are answered. Requests in flight when the mount ends get a few seconds to end.
 
         Raises:
-            ProtocolRefused: the kernel's protocol is unknown; nothing is mounted any more.
+            ProtocolRefused: the kernel's protocol is unknown; the mount is removed again.
             MountError: it could not be mounted, or a callback or a request ended the mount.
         """
         ...

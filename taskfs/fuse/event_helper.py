@@ -1,8 +1,8 @@
-"""A program of its own: makes the calls on a mount for which the kernel sends inotify events.
+"""A separate program: makes the calls on a mount for which the kernel sends inotify events.
 
 taskfs runs this file's text as `python -I -S -c`. It is another process because a daemon that
 waits for its own mount cannot be killed: its descriptor of /dev/fuse stays open while it waits, so
-the kernel does not end the wait. It imports nothing of taskfs and little else.
+the kernel does not end the wait. It imports nothing of taskfs, to start fast.
 
 Standard input is a socket whose messages are one call each: the device of the mount, the name of
 the call, the mountpoint, the path in it and the target of a link, separated by NUL. The answer is
@@ -46,7 +46,7 @@ def call(device: str, name: str, mountpoint: str, path: str, target: str) -> int
     """Make one call below *mountpoint*, and return its errno.
 
     Nothing happens if another file system is there by now: ENODEV. The descriptor of the mount is
-    closed again at once, because it makes the mount busy.
+    closed right after the call, because it makes the mount busy.
     """
     try:
         root = os.open(mountpoint, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -33,7 +33,7 @@ _REMOVES: Final = {
 
 
 class _Announcement:
-    """One event that the helper's next calls are about, and how far they are."""
+    """One event, and how many of the helper's calls for it have been answered."""
 
     def __init__(self, event: TreeEvent, attrs: FileAttributes) -> None:
         self.event = event
@@ -134,7 +134,7 @@ class EventOperations(TaskOperations):
             if op == "getattr" and announcement is not None and _is_within_live(path):
                 path = path.strip("/")
                 return self._applied(Attrs(DIRECTORY_MODE, inode(path), lifetime=Lifetime.NONE))
-            return super().__call__(op, path, *args)  # a directory on the way
+            return super().__call__(op, path, *args)  # a directory of the event's path
         if announcement.event.kind.changes_directory:
             return announcement.answer(op)
         if op == "getattr" and announcement.event.attrs.lifetime is Lifetime.NONE:

@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 # Values of the setting `events`.
 ON: Final = "on"
 OFF: Final = "off"
-# Seconds between two looks at the cache while a program watches: the delay beyond the TTL.
+# Seconds between two checks of the cache while a program watches: the delay beyond the TTL.
 POLL_S: Final = 0.25
 # Seconds between two scans for watches, and the time for which the kernel may still have the names
 # of a lookup beyond the attr timeout.
@@ -133,7 +133,7 @@ class EventThread:
                 if not self._stopped.is_set():
                     self._follow()
         except Exception:
-            log.exception("no more inotify events are sent")
+            log.exception("inotify events are not sent any more")
         finally:
             self._sender.close()
 

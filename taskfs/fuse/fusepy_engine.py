@@ -1,6 +1,6 @@
 """The fusepy engine: libfuse 2 mounts, reads the kernel's requests and calls back through fusepy.
 
-It runs where the kernel engine cannot: on a kernel whose protocol that one does not speak, and on
+It serves where the kernel engine cannot: on a kernel with another version of the protocol, and on
 other systems than Linux. It costs more: one request for the attributes of each name, one lifetime
 for all names and attributes, and no pushed pages.
 

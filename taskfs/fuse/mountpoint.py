@@ -24,14 +24,13 @@ DEAD: Final = (errno.ENOTCONN, errno.ECONNABORTED)
 # Seconds to wait for the daemon's end after an unmount. It closes its connections and writes its
 # caches within SHUTDOWN_TIMEOUT_S; the rest is a margin for a busy machine.
 END_TIMEOUT_S: Final = 10.0
-# Seconds to wait after a lazy unmount, where open files may keep the daemon for as long as they
-# like.
+# Seconds to wait after a lazy unmount. Open files may keep the daemon running for any time.
 LAZY_TIMEOUT_S: Final = 2.0
 # Seconds to wait for an answer of a mount. A live mount answers in milliseconds; one that hangs
 # must not block the command.
 ASK_TIMEOUT_S: Final = 2.0
 MAX_LINKS: Final = 40  # links in a row, as in the kernel: path_resolution(7)
-POLL_S: Final = 0.02  # seconds between two looks whether the daemon has ended
+POLL_S: Final = 0.02  # seconds between two checks of whether the daemon has ended
 PROC: Final = "/proc"
 MNT_DETACH: Final = 2  # umount2(2)
 
@@ -46,7 +45,7 @@ def absolute(mountpoint: Path) -> Path:
         except OSError:  # not a link: the kernel knows that without asking a file system
             return path
         path = Path(os.path.abspath(path.parent / target))
-    raise MountError(f"{mountpoint} is a link without end: choose a directory")
+    raise MountError(f"{mountpoint} is a link that leads to itself: choose a directory")
 
 
 def is_dead(mountpoint: Path) -> bool:

@@ -65,7 +65,7 @@ class DirectoryListing(NamedTuple):
     lifetime: Callable[[], Lifetime]
 
 
-# Programs provoke these all the time; they are no failures, and logged at the debug level.
+# Programs cause these errors in normal use, so they are logged at the debug level.
 _QUIET: Final = frozenset(
     {errno.ENOENT, NoAttribute.errno, errno.EROFS, errno.EINTR, errno.ENOTDIR}
 )

@@ -22,7 +22,7 @@ from taskfs.support.redaction import RedactingFormatter
 log = logging.getLogger(__name__)
 
 LOADED: Final = "all modules are loaded"
-# In the order of need, because the files may be removed at any moment.
+# The first needed come first, because the files may be removed at any moment.
 _MODULES: Final = (
     "netrc",  # requests, for each new host
     "idna",  # requests, for a redirect to a host that is not ASCII
@@ -37,7 +37,7 @@ _MODULES: Final = (
     "_strptime",
     "decimal",
     "uuid",
-    # Without aiortc, which takes 40 MB: the first look into `live/` imports it.
+    # Without aiortc, which takes 40 MB: the first access to `live/` imports it.
     "taskfs.remote.live_channel",
 )
 # For host names, headers of responses, and names in archives.

@@ -57,7 +57,7 @@ def serve(
     ).start()
     config, close_adjusted = adjust(config)
     listing = None if config.offline else FirstListing(config)
-    # The rest is imported while the first listing is on its way.
+    # The rest is imported while the first listing is in flight.
     from taskfs.core import open_core
     from taskfs.fuse.attributes import AttributePolicy
     from taskfs.fuse.engine_choice import choose_engines
@@ -120,10 +120,10 @@ def serve(
 
 
 def _await_first_listing(core: "Core", config: Config, listing: FirstListing | None) -> None:
-    """Wait for the first listing; if the API is away, say how many tasks the cache could show.
+    """Wait for the first listing; if the API fails, add to the error how many tasks are cached.
 
     Raises:
-        TaskFSError: the API is away, rejects the key, or knows no task of the filter.
+        TaskFSError: the API does not answer, rejects the key, or knows no task of the filter.
     """
     if config.offline:
         core.client.check()

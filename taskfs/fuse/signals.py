@@ -24,10 +24,9 @@ SHUTDOWN_TIMEOUT_S: Final = 2.0
 class MountState:
     """The progress of the mount on *mountpoint*, for the thread that unmounts it on a signal.
 
-    `live` is set once requests are answered, `ended` once all is closed. The lock is held from
-    `begin_mount` to `mounted`, while an engine makes the mount: a signal in between waits for the
-    mount's device, because the mount could not be found without it. The engine's threads call
-    `begin_mount` and `mounted`.
+    `live` is set once requests are answered, `ended` once all is closed. The engine's threads call
+    `begin_mount` and `mounted`, and the lock is held between the two. A signal in between waits for
+    the lock, because without the device the new mount could not be found.
     """
 
     def __init__(self, mountpoint: Path) -> None:

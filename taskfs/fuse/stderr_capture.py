@@ -33,7 +33,7 @@ class StderrCapture:
         os.dup2(self._file, 2)
 
     def stop(self) -> None:
-        """Give descriptor 2 its original meaning again; later calls do nothing more."""
+        """Restore descriptor 2; later calls have no effect."""
         os.dup2(self._original, 2)
 
     def output(self) -> str:

@@ -13,8 +13,8 @@ PROC: Final = "/proc"
 # The events that taskfs sends: IN_MODIFY, IN_ATTRIB, IN_CLOSE_WRITE, IN_CREATE and IN_DELETE, which
 # have the same bits in inotify(7) and fanotify(7). A watch for others only does not count.
 SENT: Final = 0x2 | 0x4 | 0x8 | 0x100 | 0x200
-# Programs that watch every mount, or whole trees, without a user that looks: the trash of GNOME and
-# the indexers. Their watches alone cause no requests. Names as /proc/PID/comm cuts them.
+# Programs that watch every mount, or whole trees, without a request by a user: the trash of GNOME
+# and the indexers. Their watches alone cause no requests. Names as /proc/PID/comm cuts them.
 BACKGROUND: Final = frozenset({"gvfsd-trash", "tracker-miner-f", "localsearch-3", "baloo_file"})
 _LINKS: Final = frozenset({"anon_inode:inotify", "anon_inode:[fanotify]"})
 _WATCH: Final = re.compile(

@@ -19,7 +19,7 @@ from taskfs.tasks.archives import ArchiveRegistry
 from taskfs.tree.handles import PushableHandle
 from taskfs.tree.page_cache import Lease, PageCache, PageCacheMode
 
-# Seconds. A read that the kernel repeats within this time after a timeout fails at once.
+# Seconds. A read that the kernel repeats within this time after a timeout fails without a wait.
 KERNEL_RETRY_S: Final = 0.2
 
 
@@ -30,7 +30,7 @@ class ArchiveHandle:
     a file for a whole one.
 
     The kernel does not report a read-ahead that failed: it asks for the first page again. The
-    handle fails that request at once, because another wait would take a second timeout.
+    handle fails that request without a wait, because it would take a second timeout.
     """
 
     def __init__(

@@ -122,7 +122,7 @@ class ArchiveDirectoryNode(Directory):
         self._folder = folder
         self._origin = origin
         # The member whose attributes were asked for last, and those that follow it in the archive,
-        # which are read together: a walk asks for one after another.
+        # which are read together: programs ask for one after another.
         self._last = -1
         self._next_rows: dict[str, ChildRow] = {}
 

@@ -1,6 +1,6 @@
 """`Handle`: an open file; and the handles of text files and of control files.
 
-Reads return the content of the moment of the open. A write acts at once.
+Reads return the content at the time of the open. A write acts immediately.
 """
 
 import threading
@@ -38,7 +38,7 @@ class Handle(Protocol):
         ...
 
     def close(self) -> None:
-        """Release what the open file holds."""
+        """Release the resources of the open file."""
         ...
 
 

@@ -8,4 +8,4 @@ class Lifetime(enum.Enum):
 
     NONE = enum.auto()  # it asks each time
     TIMEOUT = enum.auto()  # `--attr-timeout`
-    VERSION = enum.auto()  # until it is told that the archive has changed: see `page_cache`
+    VERSION = enum.auto()  # until it is notified of a new version: see `page_cache`

@@ -73,7 +73,7 @@ class LiveFileHandle:
             try:
                 return self._live.read(offset, size)
             except Unavailable:
-                # A machine is silent while it goes away.
+                # A machine stops answering shortly before its task has ended.
                 if self._is_live():
                     raise
                 self.end()
@@ -86,7 +86,7 @@ class LiveFileHandle:
         return member.read_at(offset + shift, size)
 
     def end(self) -> None:
-        """Note that the task has ended: reads ask the machine no more."""
+        """Note that the task has ended: reads do not ask the machine any more."""
         self._has_ended = True
 
     def size_after_end(self) -> int:
@@ -114,7 +114,7 @@ class LiveFileHandle:
             if self._continuation is None and not self._is_closed:
                 self._continuation = found
                 return found
-        found.member.close()  # another thread was first
+        found.member.close()  # another thread has set it, or the file is closed
         return self._continuation
 
     def _continue_with(self, member: Handle) -> _Continuation:

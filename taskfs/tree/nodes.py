@@ -1,4 +1,4 @@
-"""`Node`: one place in the tree, with its attributes, children and open files.
+"""`Node`: one file, directory or link of the tree.
 
 The base class refuses every operation with the errno of an ordinary file system, so a subclass
 implements only what it supports.
@@ -82,7 +82,7 @@ def blocks_of(size: int) -> int:
 
 
 class Node:
-    """One place in the tree, at `path` (without a leading slash, empty for the root)."""
+    """One file, directory or link; `path` has no leading slash, and is empty for the root."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -121,9 +121,9 @@ class Node:
         return Lifetime.TIMEOUT
 
     def contents(self) -> object:
-        """Return what identifies the names in the directory as they are now; None if it may change.
+        """Return a value that identifies the current names in the directory, None if there is none.
 
-        The kernel may keep a listing as long as this stays equal.
+        The kernel may keep a listing as long as the value stays equal.
         """
         return None
 

@@ -50,9 +50,9 @@ class _Pages:
 
     version: ObjectVersion | None = None  # that was loaded last
     generation: int = 0  # how many times the version changed
-    # From then on the kernel has no attributes of an older version.
+    # When the kernel's last attributes of an older version expire.
     attrs_settled_s: float = float("-inf")
-    is_kept: bool = False  # the kernel may have attributes that do not expire
+    needs_invalidation: bool = False  # the kernel may have attributes with `Lifetime.VERSION`
     # Paths whose pages all belong to the archive that was loaded last; None: all paths.
     fresh_paths: set[str] | None = None
     damaged_paths: set[str] = field(default_factory=set)  # paths whose pages may be wrong
@@ -87,7 +87,7 @@ class PageCache:
                 if pages.version != version:
                     pages.generation += 1
                     pages.attrs_settled_s = self._clock() + self._attr_timeout_s + REPLY_S
-                    if self._tell_kernel(
+                    if self._notify_kernel(
                         key, pages, partial(self._settle, pages, pages.generation)
                     ):
                         pages.attrs_settled_s = float("inf")
@@ -98,12 +98,12 @@ class PageCache:
         with self._lock:
             pages = self._archives.get(key)
             if pages is not None:
-                self._tell_kernel(key, pages, lambda: None)
+                self._notify_kernel(key, pages, lambda: None)
 
     def keep_versions(self, invalidate: Invalidate) -> None:
         """Let the kernel keep the attributes and listings of each version.
 
-        When they have changed, *invalidate* is called. It must not wait.
+        *invalidate* is called after a change of them, and must not wait.
         """
         self._invalidate = invalidate
 
@@ -117,7 +117,7 @@ class PageCache:
         # While an older version is open, sizes depend on it: see `reported_size`.
         if pages.generation and (pages.opened or self._clock() < pages.attrs_settled_s):
             return Lifetime.TIMEOUT
-        pages.is_kept = True
+        pages.needs_invalidation = True
         return Lifetime.VERSION
 
     def has_open_files(self, key: ArchiveKey) -> bool:
@@ -167,21 +167,23 @@ class PageCache:
             older = [s for (p, g, s) in pages.opened if p == path and g < pages.generation]
         return max([size, *older])
 
-    def _tell_kernel(self, key: ArchiveKey, pages: _Pages, done: Callable[[], None]) -> bool:
-        """Have the kernel drop what it keeps, then call *done*; return whether it keeps anything.
+    def _notify_kernel(self, key: ArchiveKey, pages: _Pages, done: Callable[[], None]) -> bool:
+        """Have the kernel drop what it keeps, then call *done*; return False if it keeps nothing.
 
         Needs the lock.
         """
         self.changes += 1
-        if not pages.is_kept or self._invalidate is None:
+        if not pages.needs_invalidation or self._invalidate is None:
             return False
-        pages.is_kept = False
+        pages.needs_invalidation = False
         self._invalidate(key.directory, done)
         return True
 
     def _settle(self, pages: _Pages, generation: int) -> None:
-        """Note that the kernel has no attributes that are older than *generation*, but for those in
-        answers on their way."""
+        """Note that the kernel has dropped attributes older than *generation*.
+
+        Answers in flight may still have older ones, so they expire after the attr timeout.
+        """
         with self._lock:
             if pages.generation == generation:
                 pages.attrs_settled_s = self._clock() + self._attr_timeout_s + REPLY_S

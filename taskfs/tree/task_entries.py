@@ -1,4 +1,4 @@
-"""The entries of directories that hold a name for each task, made when they are needed."""
+"""The entries of directories that have a name for each task, made as they are read."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, overload
@@ -73,7 +73,7 @@ class KnownAttrs:
         self._loaded: tuple[Sequence[str], Mapping[str, Attrs]] = ((), {})
 
     def begin(self, entries: TaskEntries) -> TaskEntries:
-        """Follow the reader of *entries*, and return them."""
+        """Return *entries*, of whose batches the attributes are loaded from now on."""
         self._entries = entries
         return entries
 

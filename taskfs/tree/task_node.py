@@ -103,7 +103,7 @@ class KillNode(Node):
             raise ReadOnly("the mount is read-only")
 
     def _start_kill(self) -> "Future[None]":
-        """Send the kill request in the background, without waiting for anything.
+        """Send the kill request in the background, and do not wait.
 
         Only a cached terminal status is checked here, because it is final; `kill_task` reads the
         current status itself.

@@ -24,8 +24,9 @@ class Tree:
     def __init__(self, context: TreeContext) -> None:
         self.context = context
         self._root = RootNode(context)
-        # Directories of archives that were resolved just now, with their expiry and the registry's
-        # epoch: a walk looks up one name after another. Single operations of a dict need no lock.
+        # Directories of archives that were resolved last, with their expiry and the registry's
+        # epoch: programs look up the names of a directory one after another. Single operations of a
+        # dict need no lock.
         self._directories: dict[str, tuple[float, int, ArchiveDirectoryNode]] = {}
 
     def resolve(self, path: str) -> Node:
@@ -74,7 +75,7 @@ class Tree:
         return archive is not None and isinstance(archive.index.lookup(inner), Folder)
 
     def _directory(self, path: str) -> ArchiveDirectoryNode | None:
-        """Return the directory of an archive at *path* if it was resolved just now."""
+        """Return the directory of an archive at *path* if it was resolved shortly before."""
         cached = self._directories.get(path)
         if cached is None:
             return None

@@ -1,4 +1,4 @@
-"""What a change of a task changes in the tree: one `TreeEvent` for each file, link or directory."""
+"""The effect of a task's change on the tree: one `TreeEvent` for each file, link or directory."""
 
 import enum
 import stat

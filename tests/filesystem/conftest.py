@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from taskfs.fsspec.filesystem import TaskFileSystem
-from taskfs.fsspec.shared_core import close_cores
 from tests.fake_api import FakeCloud
 
 NewFs = Callable[..., TaskFileSystem]
@@ -25,10 +24,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def no_core_outlives_its_cloud(cloud: FakeCloud) -> Iterator[None]:
-    """Close the connections before the cloud ends."""
+def no_instance_outlives_its_test() -> Iterator[None]:
+    """Drop the instances that fsspec caches; a core closes when its last instance is gone."""
     yield
-    close_cores()
     TaskFileSystem.clear_instance_cache()
 
 

@@ -11,7 +11,6 @@ import fsspec
 import pytest
 
 from taskfs.fsspec.filesystem import TaskFileSystem
-from taskfs.fsspec.shared_core import close_cores
 from tests.fake_api import FakeCloud
 from tests.zips import cheap_bytes
 
@@ -199,7 +198,7 @@ def test_offline(new_fs: Any, cloud: FakeCloud, tmp_path: Path) -> None:
     task = cloud.add_task(outputs={"a": WORDS, "b": WORDS[::-1]})
     online = new_fs()
     assert online.cat_file(f"{task}/outputs/a") == WORDS
-    close_cores()
+    del online  # the last instance: its core closes
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")}
     cloud.clear_requests()
     fs = new_fs(offline=True)

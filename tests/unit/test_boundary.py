@@ -22,7 +22,7 @@ from taskfs import errors
 from taskfs.errors import Interrupted, MountError, TaskFSError
 from taskfs.fuse.attributes import AttributePolicy
 from taskfs.fuse.kernel.channel import Channel
-from taskfs.fuse.kernel.protocol import KEPT_S, Opcode, Packer
+from taskfs.fuse.kernel.protocol import VERSION_LIFETIME_S, Opcode, Packer
 from taskfs.fuse.kernel.session import Session, interrupted
 from taskfs.fuse.operations import TaskOperations
 from taskfs.support.buffers import Buffer
@@ -424,7 +424,12 @@ def test_a_listing_sends_its_lifetime() -> None:
     directories[fh].path = "/deeper"
     directories[fh].listing = None
     _, listing = serving.answer(Opcode.READDIRPLUS, body)
-    assert struct.unpack_from("=QQQQII", listing)[2:] == (KEPT_S, KEPT_S, 0, 0)
+    assert struct.unpack_from("=QQQQII", listing)[2:] == (
+        VERSION_LIFETIME_S,
+        VERSION_LIFETIME_S,
+        0,
+        0,
+    )
 
 
 @pytest.mark.parametrize("opcode", [Opcode.READDIR, Opcode.READDIRPLUS])

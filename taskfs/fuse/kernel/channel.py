@@ -17,7 +17,7 @@ _GONE: Final = frozenset({errno.ENODEV, errno.ECONNABORTED})
 # request after another sends the next one within this time, and to wake a thread on an idle CPU of
 # a virtual machine takes longer than most answers.
 SPIN_S: Final = 50e-6
-# After a request that did not come within SPIN_S, readers sleep at once for this many requests.
+# After a request that did not come within SPIN_S, readers sleep without tries for so many requests.
 SLEEPS: Final = 16
 
 

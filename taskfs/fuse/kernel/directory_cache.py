@@ -1,4 +1,4 @@
-"""`DirectoryCache`: for which directories the kernel keeps the names, and may use them again."""
+"""`DirectoryCache`: the directories whose listings the kernel may keep and use again."""
 
 import threading
 
@@ -8,9 +8,10 @@ from taskfs.fuse.kernel.protocol import OpenFlag
 class DirectoryCache:
     """The listings that the kernel keeps and the directories that are open, by nodeid.
 
-    The kernel fills its copy from the reads of any open directory that may do so, and uses the copy
-    for each one that may keep it. So as long as directories with other contents are open, it may do
-    neither. Safe for concurrent use: the lock guards both tables.
+    The kernel fills its copy of a listing from the reads of an open with CACHE_DIR, and uses it for
+    later opens with KEEP_CACHE. While the directory is also open with other contents, both flags
+    would mix the two listings, so an open gets neither. Safe for concurrent use: the lock guards
+    both tables.
     """
 
     def __init__(self) -> None:

@@ -1,9 +1,10 @@
-"""`Invalidator`: tells the kernel to drop what it keeps of an archive.
+"""`Invalidator`: has the kernel drop the attributes and listings that it keeps of an archive.
 
-It has a thread of its own, because the kernel may let a message wait for the lock of a directory,
-which a request under way may hold. Names are left alone for the same reason. A name that is gone is
-ENOENT when the kernel asks for its attributes, which it drops here; a new one is asked for in any
-case. Only a file that is a directory now needs another inode: its name is dropped.
+It has a thread of its own, because a message may wait in the kernel for the lock of a directory,
+which a request in flight may hold. Names are not dropped for the same reason. They need not be: the
+kernel asks for the dropped attributes of a name before it uses them, and gets ENOENT for a name
+that is gone; a new name is not known to it. Only the name of a file that is a directory now is
+dropped, because it needs another inode.
 """
 
 import contextlib

@@ -1,8 +1,9 @@
 """`Lead`: which thread of a session reads /dev/fuse.
 
-One thread at a time, the leader, reads requests and answers them itself: an answer from memory
-costs no switch of threads. The leader hands the lead over before it waits (`support.wait_hook`). A
-wait that is not announced, for a lock or a slow disk, is found by a watchdog.
+This is the leader/followers pattern. One thread at a time, the leader, reads requests and answers
+them itself, so an answer from memory costs no switch of threads. Before the leader waits, it hands
+the lead, the right to read, to another thread (`support.wait_hook`). A watchdog finds waits that
+are not announced, for a lock or a slow disk.
 """
 
 import threading
@@ -10,10 +11,10 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-# Seconds between two looks of the watchdog, which takes the lead from a thread that serves the same
+# Seconds between two checks of the watchdog, which takes the lead from a thread that serves one
 # request at both: much longer than an answer from memory takes, and short for a user.
 WATCH_S: Final = 0.02
-# Looks without a request after which the watchdog sleeps until the next one.
+# Checks without a request after which the watchdog sleeps until the next request.
 MAX_QUIET: Final = 50
 
 
@@ -21,7 +22,7 @@ class Lead:
     """The lead of one session.
 
     Safe for concurrent use: `_served` changes by single operations of a dict. It holds the request
-    that the leader serves, and the thread that takes it out decides what becomes of the lead.
+    that the leader serves, and the thread that removes it decides whether the lead is handed over.
     *on_hand_over* makes sure that a thread waits for the lead.
     """
 
@@ -53,13 +54,13 @@ class Lead:
             self._lead.release()
 
     def end(self) -> None:
-        """Release the lead, because the mount is gone: each thread then finds out."""
+        """Release the lead, because the mount is gone: each thread takes it once and ends."""
         self._has_ended = True
         self._is_active.set()
         self._lead.release()
 
     def watch(self) -> None:
-        """Hand over the lead of each thread that serves one request for long; return at the end."""
+        """Hand over the lead of a thread that serves one request too long; return after `end`."""
         seen, quiet = None, 0
         while not self._has_ended:
             time.sleep(WATCH_S)

@@ -10,7 +10,7 @@ from taskfs.fuse.kernel.protocol import ROOT_ID
 
 # Directories whose paths are remembered: programs mostly go through one directory at a time.
 MAX_PATHS: Final = 1024
-# Bytes of names of forgotten nodes from which on the names are copied together.
+# Bytes of names of forgotten nodes from which on the other names are copied, to free these bytes.
 MIN_GARBAGE: Final = 1 << 20
 BUCKET_NODES: Final = 2  # nodes of a bucket on average: more take time, fewer take memory
 BATCH: Final = 2048  # nodes that are looked at while requests wait for the lock

@@ -3,10 +3,10 @@
 The kernel locks the pages of a read until the read is answered, and a push to a locked page waits.
 So nothing is pushed where a read is in flight. A push therefore waits only for reads that arrived
 after it began. Another thread answers such a read. If that thread pushes first, its push waits only
-for reads that are later still. So there is no cycle, and the last read waits for nothing.
+for reads that arrived even later. So there is no cycle of waits.
 
-A push while a file is opened waits for nothing if no other open file has the same pages: the kernel
-sends a file's reads before its release, and an unmapped file without one has no reads in flight.
+A push at the open of a file never waits if no other open file has the same pages: the kernel sends
+all reads of a file before its release, so no read is in flight.
 """
 
 import logging
@@ -45,7 +45,7 @@ class PagePush:
         self._open: Counter[int] = Counter()
 
     def note_open(self, nodeid: int) -> bool:
-        """Note that the file is opened; return whether it was closed before: then no push waits."""
+        """Note that the file is opened; return whether no other open file has its pages."""
         with self._lock:
             self._open[nodeid] += 1
             return self._open[nodeid] == 1
@@ -90,7 +90,7 @@ class PagePush:
                 self._pushing -= 1
 
     def push_at_open(self, nodeid: int, handle: PushableHandle) -> None:
-        """Push what is ready of a file that was closed: it is one piece."""
+        """Push the ready bytes of a file of which `note_open` returned True: they are one piece."""
         try:
             if ready := handle.take_pushable():
                 piece = handle.read_for_push(ready.start, len(ready))
@@ -116,5 +116,5 @@ class PagePush:
 
 
 def _note_failure(exc: Exception) -> None:
-    """Log why nothing was pushed; a read of the same bytes fails again, and is answered."""
+    """Log why nothing was pushed; a later read of the same bytes gets the error."""
     log.warning("nothing is pushed: %s", redact(str(exc)))

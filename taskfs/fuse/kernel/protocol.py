@@ -119,8 +119,9 @@ _PADDING: Final = tuple(bytes(-length % 8) for length in range(8))
 # Seconds. Names of a running task's files come and go, and its machine gives no notice.
 VOLATILE_NAME_S: Final = 1.0
 
-# Seconds. What the kernel keeps until it is told: no walk takes longer.
-KEPT_S: Final = 24 * 3600
+# Seconds for which the kernel may keep what belongs to one version of an archive: the time of
+# `Lifetime.VERSION`. Any long time will do, because the kernel is notified of a new version.
+VERSION_LIFETIME_S: Final = 24 * 3600
 
 # Lifetimes of a name and of its attributes: seconds of each, then nanoseconds of each.
 Valid = tuple[int, int, int, int]
@@ -139,8 +140,8 @@ def name_of(body: memoryview) -> bytes:
 class Packer:
     """Packs attributes and directory entries. Immutable.
 
-    The kernel keeps names and attributes for *timeout_s*, or until it is told. It keeps volatile
-    attributes for no time, and their names for `VOLATILE_NAME_S` at most.
+    The kernel keeps names and attributes for *timeout_s*, or until a new version is announced. It
+    never keeps volatile attributes, and their names for `VOLATILE_NAME_S` at most.
     """
 
     def __init__(self, timeout_s: float) -> None:
@@ -148,7 +149,7 @@ class Packer:
         seconds, rest = _seconds(timeout_s)
         self._none: Valid = name_s, 0, name_ns, 0
         self._timeout: Valid = seconds, seconds, rest, rest
-        self._version: Valid = KEPT_S, KEPT_S, 0, 0
+        self._version: Valid = VERSION_LIFETIME_S, VERSION_LIFETIME_S, 0, 0
 
     def valid(self, lifetime: Lifetime) -> Valid:
         """Return the lifetimes of a name and of its attributes."""

@@ -130,13 +130,13 @@ class Session:
         self._failure: BaseException | None = None
 
     def keep_versions(self) -> None:
-        """Let the kernel keep what belongs to one version of an archive, and tell it of changes."""
+        """Let the kernel keep what belongs to one version of an archive; notify it of changes."""
         operations, nodes = self._operations, self._dispatch.nodes
         self._invalidator = Invalidator(self._channel, nodes, operations.is_loaded_directory)
         operations.keep_versions(self._invalidator.invalidate)
 
     def serve(self) -> None:
-        """Answer requests until the mount is gone; then give those under way a moment to end.
+        """Answer requests until the mount is gone, and wait a short time for those in flight.
 
         Raises:
             ProtocolRefused: the kernel speaks another version of the protocol.
@@ -210,7 +210,10 @@ class Session:
             self._end(exc)
 
     def _lead_until_handed_over(self, buffer: bytearray, view: memoryview) -> bool:
-        """Take the lead and answer requests; return False, still with it, if the mount is gone."""
+        """Take the lead and answer requests until it is handed over.
+
+        Return False, and keep the lead, if the mount is gone.
+        """
         self._lead.take()
         with self._lock:
             self._idle -= 1
@@ -279,7 +282,7 @@ class Session:
         return self._lead.keep(unique)
 
     def _invalidate_again(self, nodeid: int) -> None:
-        """Drop what the kernel was told while an archive changed: it may be of the old version."""
+        """Drop what the kernel received while an archive changed: it may be of the old version."""
         with contextlib.suppress(NotFound):
             if self._invalidator is not None:
                 self._invalidator.invalidate(self._dispatch.nodes.path(nodeid))
