@@ -118,6 +118,8 @@ def _list_groups(
     connection: sqlite3.Connection, groups: Sequence[Group], max_seq: int | None
 ) -> PackedIds:
     """Return the tasks of *groups*, which are of one kind."""
+    if not groups:  # of a view's group without tasks
+        return PackedIds()
     values = [value for _, value in groups]
     condition = f"{groups[0][0]} IN ({placeholders(values)})" if groups[0] != ALL else "? = ''"
     listed, later = "1", PackedIds()
