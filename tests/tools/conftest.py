@@ -4,8 +4,8 @@ from tests.filesystem.conftest import (
     by_environment,
     home,
     new_fs,
-    no_core_outlives_its_cloud,
+    no_instance_outlives_its_test,
     remote,
 )
 
-__all__ = ["by_environment", "home", "new_fs", "no_core_outlives_its_cloud", "remote"]
+__all__ = ["by_environment", "home", "new_fs", "no_instance_outlives_its_test", "remote"]
