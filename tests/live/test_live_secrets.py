@@ -1,0 +1,74 @@
+"""What a session with a machine leaves in the logs: no key, no ICE password, no description."""
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.fake_api import FakeCloud
+from tests.live.test_live_tree import end_task
+from tests.mounts import Mount, eventually
+
+pytestmark = pytest.mark.mount
+# Loads first in each process: lets the loggers of all packages write all they have.
+LOGGING = "import logging\nlogging.basicConfig(filename={!r}, level=logging.DEBUG)\n"
+# In a session description: the lines and the words that carry addresses, keys and passwords.
+SIGNS = ("ice-ufrag", "ice-pwd", "candidate:", "fingerprint", "m=application", "a=setup", "c=IN ")
+
+
+def secrets_of(cloud: FakeCloud, task: str) -> set[str]:
+    """Return the passwords, names and fingerprints of both ends of the open connections."""
+    found = set()
+    for peer in cloud.machine(task)._peers:
+        for end in (peer._connection.localDescription, peer._connection.remoteDescription):
+            found |= set(re.findall(r"a=ice-(?:pwd|ufrag):(\S+)", end.sdp))
+            found |= set(re.findall(r"a=fingerprint:\S+ (\S+)", end.sdp))
+    return found
+
+
+def test_a_whole_session_at_the_finest_level(
+    cloud: FakeCloud,
+    task: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    new_mount: Callable[..., Mount],
+) -> None:
+    """L-10, Y-3: No key, ICE password or session description is written to a log with `-vv`: not
+    by the loggers of aiortc and aioice either, and not where connections fail."""
+    hooks = tmp_path / "hooks"
+    hooks.mkdir()
+    everything = tmp_path / "everything.log"
+    (hooks / "sitecustomize.py").write_text(LOGGING.format(str(everything)))
+    monkeypatch.setenv("PYTHONPATH", str(hooks))
+    mount = new_mount(log_level="debug", timeout="6s")
+    live = mount.path / task / "live"
+    with open(live / "stdout.txt", "rb") as opened:
+        assert opened.read() == b"one\ntwo\nthree\n"
+        secrets = secrets_of(cloud, task)
+        machine = cloud.machine(task)
+        for kind in ("vanish", "goodbye", "nonsense", "silence"):
+            machine.faults.add(kind, text="[[1]]")
+            time.sleep(1.1)  # the last listing is too old then
+            with contextlib.suppress(OSError):
+                os.listdir(live)
+            (mount.path / ".taskfs/refresh").write_text("1")
+            secrets |= secrets_of(cloud, task)
+        cloud.faults.add("json", path="/message", value={"type": "answer", "sdp": "v=0\r\nodd"})
+        cloud.hang_up(task)
+        with contextlib.suppress(OSError):
+            os.listdir(live)
+        (mount.path / ".taskfs/refresh").write_text("1")
+        eventually(lambda: os.listdir(live) == ["stdout.txt", "log"], 15.0)
+        secrets |= secrets_of(cloud, task)
+        end_task(cloud, task, {"stdout.txt": b"one\ntwo\nthree\nfour\n"})
+        eventually(lambda: opened.read() == b"four\n", 20.0)
+    mount.stop()
+    text = mount.log.read_text() + everything.read_text()
+    assert f"task {task}: connected to its machine" in text
+    assert len(secrets) > 8
+    for secret in (*secrets, *SIGNS, cloud.api_key):
+        assert secret not in text
