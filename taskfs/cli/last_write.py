@@ -124,7 +124,7 @@ class LastWrites:
     def _ask(self, tasks: Sequence[Task]) -> None:
         found = self.fetch(tasks)
         news = {task_id: written for task_id, written in found.items() if written is not None}
-        self._found = self._found | news  # `known` gives the dict away
+        self._found = self._found | news  # a new dict, because `known` returns it to another thread
 
     def close(self) -> None:
         """Close the connections to the machines."""

@@ -100,7 +100,7 @@ class LiveChanges:
                 task.states.setdefault(path, _state(known[path]))
             changed += self._grown(task, files, read)
             changed += self._written(task, files, watched.difference(read))
-        except TaskFSError:  # the machine is away, or the task has ended
+        except TaskFSError:  # the machine does not answer, or the task has ended
             task.next_s = self._clock() + RETRY_S
         return [LiveChange(task_id, path, files.known_size(path)) for path in changed]
 
