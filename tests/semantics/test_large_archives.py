@@ -1,5 +1,8 @@
 """Archives with very many members: what is fetched, rendered and kept is counted."""
 
+import errno
+import os
+import subprocess
 import tracemalloc
 from pathlib import Path
 from typing import Final
@@ -7,13 +10,22 @@ from typing import Final
 import pytest
 
 from taskfs.archive import listing
+from taskfs.archive.end_record import MAX_DIRECTORY
 from taskfs.archive.index import Members
 from taskfs.cache.sealed_file import IN_MEMORY
 from tests.caches import TreeFactory, archive_requests, cached_files
 from tests.fake_api import FakeCloud
+from tests.file_systems import text
+from tests.generated_archive import BODY, FIELDS, GeneratedArchive
+from tests.generated_archive import name_of as generated_name
 from tests.large_archives import add_large_task, body_of, name_of, write_archive
+from tests.mounts import COMMAND, Taskfs
+from tests.outputs import LONG_AGO
+from tests.zips import build
 
 MEMBERS: Final = 30_000
+MILLIONS: Final = 5_000_000
+PIECE: Final = 4 << 20  # of a directory, for one request
 
 
 @pytest.fixture
@@ -102,3 +114,72 @@ def test_a_batch_begins_anywhere(open_tree: TreeFactory, task: str) -> None:
             assert list(listing.attributed(start)) == whole[start:]
         entry, attrs = whole[120]
         assert attrs == fs.operations.getattr(f"{top}/{entry.name}")
+
+
+def run_measured(home: Path, cloud: FakeCloud, *arguments: str) -> tuple[str, int]:
+    """Run a command; return its output and the most memory (RSS) that it had, in bytes."""
+    with (home / "out").open("w+") as out:
+        process = subprocess.Popen(
+            [*COMMAND, *arguments], stdout=out, env=Taskfs(home, cloud).environment
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        out.seek(0)
+        return out.read(), usage.ru_maxrss << 10
+
+
+@pytest.mark.timeout(600)
+def test_five_million_members(cloud: FakeCloud, tmp_path: Path) -> None:
+    """R-21, R-27, R-1: An archive of five million members is shown: its directory costs one request
+    for each 4 MiB, and building its index less than 100 bytes of memory for each member. Later
+    commands ask the store for nothing but bytes of files."""
+    archive = GeneratedArchive(MILLIONS)
+    task = cloud.add_task(end_time=LONG_AGO, metrics={"output_total_files": MILLIONS})
+    cloud.put_object(f"{task}/output.zip", archive)
+    _, least = run_measured(tmp_path, cloud, "ls", task)
+    shown, most = run_measured(tmp_path, cloud, "ls", f"{task}/outputs")
+    assert shown.split() == [f"d{number:05}" for number in range(MILLIONS // FIELDS)]
+    assert most - least < 100 * MILLIONS
+    ranges = [record for record in cloud.requests if record.path.endswith("output.zip")]
+    assert len(ranges) <= -(-archive.directory // PIECE) + 1
+    cloud.clear_requests()
+    last = generated_name(MILLIONS - 1)
+    for path in (last, generated_name(MILLIONS // 2)):
+        shown, most = run_measured(tmp_path, cloud, "ls", "-l", f"{task}/outputs/{path}")
+        assert shown.split()[0] == str(len(BODY))
+        assert most < least + (16 << 20)
+    assert not archive_requests(cloud)
+    shown, _ = run_measured(tmp_path, cloud, "cat", f"{task}/outputs/{last}")
+    assert shown.encode() == BODY
+    shown, _ = run_measured(tmp_path, cloud, "tail", "-n1", f"{task}/output_files_info")
+    assert shown.split()[-1] == last
+
+
+class OversizedArchive:
+    """An object whose end record says that its directory is longer than one may be."""
+
+    def __init__(self) -> None:
+        self._end = build([], zip64=True, end64={"size": MAX_DIRECTORY + 1, "offset": 0})
+        self.size = MAX_DIRECTORY + (1 << 20)
+
+    def read(self, start: int, stop: int) -> bytes:
+        zeros = self.size - len(self._end)
+        end = self._end[max(0, start - zeros) : max(0, stop - zeros)]
+        return bytes(max(0, min(stop, zeros) - start)) + end
+
+
+def test_a_directory_beyond_the_limit(open_tree: TreeFactory, cloud: FakeCloud) -> None:
+    """R-21, X-6, T-12: An archive beyond the limits is EOPNOTSUPP at once, and its text says why;
+    the rest of the task is shown."""
+    task = cloud.add_task(end_time=LONG_AGO)
+    cloud.put_object(f"{task}/output.zip", OversizedArchive())
+    with open_tree() as fs:
+        with pytest.raises(OSError) as caught:
+            fs.names(f"{task}/outputs")
+        assert caught.value.errno == errno.EOPNOTSUPP
+        lines = text(fs, f"{task}/output_files_info").splitlines()
+        assert len(lines) == 2 and "directory is larger than 1024 MiB" in lines[1]
+        assert text(fs, f"{task}/status") == "success\n"
+    sent = sum(record.bytes_sent for record in cloud.requests if record.side == "store")
+    assert sent < 1 << 20
