@@ -155,7 +155,7 @@ class DiskSpace:
     def shrink(self, count: int) -> None:
         """Evict *count* bytes and more, because a quota or the disk is full.
 
-        The limit stays that low for `LOWERED_S`: the user's other programs meet the same limit.
+        The limit stays that low for `LOWERED_S`: the user's other programs have the same limit.
         """
         with self._lock:
             self._evict(count)

@@ -23,7 +23,7 @@ _COLUMNS: Final = (Column("Task"), Column("Size"), Column("Pinned", 1), Column("
 @click.option(
     "--clear",
     is_flag=True,
-    help="Remove the cached files of these tasks, or of all, but for pinned ones.  [default: off]",
+    help="Remove the cached files of these tasks, or of all, except pinned ones.  [default: off]",
 )
 @config_options("cache")
 def command(settings: Settings, task_ids: tuple[str, ...], clear: bool) -> None:

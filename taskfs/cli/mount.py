@@ -73,7 +73,7 @@ def _create_below_home(path: Path) -> None:
     home = Path(os.path.expanduser("~"))
     if home.is_absolute() and home != Path("/") and home in path.parents:
         if mounted_types(absolute(path)):
-            return  # to look at a mount that hangs would hang
+            return  # a call on a mount that hangs would hang
         with contextlib.suppress(OSError):
             path.mkdir(parents=True, exist_ok=True)
 

@@ -76,7 +76,7 @@ def list_directory(
     """
     for entry in node.children():
         if not path and entry.name.startswith("."):
-            continue  # the views: a walk through them would meet each task several times
+            continue  # the views: a program would find each task several times
         name = f"{path}/{entry.name}" if path else entry.name
         if full:
             with contextlib.suppress(NotFound):  # it disappeared after the listing

@@ -57,7 +57,7 @@ class MountEngine(Protocol):
         """Mount, and answer requests until the mount is gone.
 
         Call *on_mounted* once the kernel's mount table has the mount, and *on_live* once requests
-        are answered. Requests in flight when the mount ends get a few seconds to end.
+        are answered. Requests in flight when the mount ends get a few seconds.
 
         Raises:
             ProtocolRefused: the kernel's protocol is unknown; the mount is removed again.

@@ -74,7 +74,7 @@ class EventOperations(TaskOperations):
 
     *calling_pid* returns the process whose request the calling thread serves.
 
-    Safe for concurrent use: one thread announces, and the table of requests under way changes by
+    Safe for concurrent use: one thread announces, and the table of requests in flight changes by
     single operations of a dict.
     """
 
@@ -116,7 +116,7 @@ class EventOperations(TaskOperations):
             self._announcement = None
 
     def is_quiet(self, directory: str) -> bool:
-        """Whether no request is under way for which the kernel holds the lock of *directory*.
+        """Whether no request is in flight for which the kernel holds the lock of *directory*.
 
         A call that changes the directory would wait for that request, and others for the call.
         """

@@ -29,7 +29,7 @@ QUIET_TIMEOUT_S: Final = 5.0
 QUIET_POLL_S: Final = 0.05
 # The kernel still has the name from before: it asks again after the attr timeout.
 _AGAIN: Final = frozenset({errno.EEXIST, errno.EBUSY})
-# Errors of a mount that is gone or about to go.
+# Errors of a mount that has ended or is about to end.
 _GONE: Final = frozenset({errno.ENODEV, errno.ENOTCONN, errno.ECONNABORTED, errno.ENOENT})
 
 

@@ -57,7 +57,7 @@ COMPUTATION_TIME_S: Final = 10.0
 # Seconds for which the output archive of an ended task is looked for, and between two looks.
 ARCHIVE_TIMEOUT_S: Final = 90.0
 ARCHIVE_POLL_S: Final = 1.0
-# Machines that are asked for their files at once.
+# Machines that are asked for their files at the same time.
 LIVE_THREADS: Final = 8
 # Names that appear in `outputs/`, of which each gets an event.
 MAX_NAMES: Final = 256

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 class FusepyEngine:
     """A `MountEngine` for *mountpoint*; see there for what `serve` does.
 
-    libfuse has a thread for each request under way, and waits for all of them once the mount is
+    libfuse has a thread for each request in flight, and waits for all of them once the mount is
     gone. A thread of the engine therefore watches the connection: when it is gone, every request
     counts as interrupted, and ends.
     """

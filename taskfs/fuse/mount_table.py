@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 FSTYPE: Final = "fuse.taskfs"
-AUTOFS: Final = "autofs"  # an automounter's trigger, which a mount goes on top of
+AUTOFS: Final = "autofs"  # an automounter's trigger, over which taskfs mounts
 MOUNTINFO: Final = "/proc/self/mountinfo"
 # Seconds. mount(8) only prints a table of the kernel, so a longer wait would not end.
 COMMAND_TIMEOUT_S: Final = 5.0

@@ -19,7 +19,7 @@ from taskfs.fuse.mount_table import AUTOFS, FSTYPE, mounted_device, mounted_type
 
 T = TypeVar("T")
 
-# errno of a path whose FUSE daemon is gone (fuse(4)): ENOTCONN, or ECONNABORTED while it goes.
+# errno of a path whose FUSE daemon is gone (fuse(4)): ENOTCONN, or ECONNABORTED while it ends.
 DEAD: Final = (errno.ENOTCONN, errno.ECONNABORTED)
 # Seconds to wait for the daemon's end after an unmount. It closes its connections and writes its
 # caches within SHUTDOWN_TIMEOUT_S; the rest is a margin for a busy machine.

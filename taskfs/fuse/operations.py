@@ -120,7 +120,7 @@ class TaskOperations:
 
     @property
     def changes(self) -> int:
-        """A number that grows when a version of an archive comes or goes."""
+        """A number that grows when a version of an archive is loaded or dropped."""
         return self._tree.context.page_cache.changes
 
     def getattr(self, path: str) -> FileAttributes:

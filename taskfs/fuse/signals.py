@@ -16,7 +16,7 @@ from taskfs.fuse.mount_table import mounted_device
 log = logging.getLogger(__name__)
 
 SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
-# Seconds that requests under way get to end after a signal. A hung request must not keep a machine
+# Seconds that requests in flight get to end after a signal. A hung request must not keep a machine
 # from shutting down.
 SHUTDOWN_TIMEOUT_S: Final = 2.0
 

@@ -1,4 +1,4 @@
-"""Reads a whole listing page by page; pages may shift meanwhile, and may be inconsistent."""
+"""Reads a whole listing page by page, although the pages may shift between two requests."""
 
 from collections.abc import Callable
 from concurrent.futures import Executor

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 # Tasks on the newest page, where the listing has several pages: a smaller page is answered sooner.
 NEWEST_TASKS: Final = 100
-# Pages that a refresh reads until it meets known tasks; if there are more, it reads all pages.
+# Pages that a refresh reads until one shows a known task; if none does, it reads all pages.
 MAX_NEWEST_PAGES: Final = 8
 # A listing of up to this many tasks is read again within the refresh, a longer one in the
 # background.

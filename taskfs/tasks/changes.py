@@ -97,10 +97,10 @@ class TaskChanges:
         old, new = set(self._ids), set(ids)
         gone = [i for i in self._ids if i not in new and i not in self._gone]
         self._gone &= new
-        come = [i for i in ids if i not in old]
+        added = [i for i in ids if i not in old]
         self._ids = ids
         changes = [TaskChange(self._tasks.pop(i, Task(i, "", True)), None) for i in gone]
-        for task_id in reversed(come[:MAX_FOLLOWED]):  # the newest last
+        for task_id in reversed(added[:MAX_FOLLOWED]):  # the newest last
             task = self._follow(task_id)
             if task is not None:
                 changes.append(TaskChange(None, task))

@@ -48,7 +48,7 @@ REFRESH_S: Final = 0.5
 FAILURE_S: Final = 10.0
 # In bytes: content kept of files that are not open, all files of one task together.
 MAX_KEPT_BYTES: Final = 32 << 20
-# In seconds: wait this long for a machine that was gone before the status is asked for again.
+# In seconds: wait this long for a machine that has disconnected, then request the status again.
 RECONNECT_S: Final = 8.0
 # Connections that may end during one question. After that many, the question fails.
 MAX_DISCONNECTS: Final = 3

@@ -1,4 +1,4 @@
-"""`LiveChanges`: which watched files of running tasks have changed since the last look."""
+"""`LiveChanges`: which watched files of running tasks have changed since the last check."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
@@ -12,15 +12,15 @@ from taskfs.tasks.live_file import Snapshot
 from taskfs.tasks.live_tasks import LiveTasks
 from taskfs.tasks.live_tree import LiveDirectory
 
-# Seconds between two looks at a task's files that a program has read, which costs their new bytes.
-LOOK_S: Final = 1.0
+# Seconds between two checks of the files of a task that a program has read; each fetches new bytes.
+CHECK_S: Final = 1.0
 # Seconds between two questions for the file that was written last: the machine walks over all.
 LAST_WRITE_S: Final = 2.0
 # Seconds until a machine that failed is asked again.
 RETRY_S: Final = 10.0
-# Files of one task that are asked for in one look: those that were used last.
+# Files of one task that are requested in one check: those that were used last.
 MAX_FILES: Final = 16
-# Seconds by which an age, which comes after a way through the network, may be wrong.
+# Seconds by which an age may be wrong, because its answer took time in the network.
 SLACK_S: Final = 0.3
 
 
@@ -34,9 +34,9 @@ class LiveChange(NamedTuple):
 
 @dataclass(slots=True)
 class _Task:
-    """What is known of one task; only one look at a time uses it."""
+    """The state of one task; only one check at a time uses it."""
 
-    look: "Future[list[LiveChange]] | None" = None
+    check: "Future[list[LiveChange]] | None" = None
     next_s: float = float("-inf")
     states: dict[bytes, tuple[int, int]] = field(default_factory=dict)  # of files that were read
     last_write_next_s: float = float("-inf")
@@ -44,10 +44,10 @@ class _Task:
 
 
 class LiveChanges:
-    """Looks at the files of running tasks that a program watches. One thread uses it.
+    """Finds changes of the files of running tasks that a program watches. One thread uses it.
 
-    The machines are asked in threads of *pool*, so a silent one delays nothing else. A task into
-    whose files no program has looked is not asked, and neither is one without a watched file.
+    The machines are asked in threads of *pool*, so a silent one delays nothing else. Tasks
+    whose files no program has used, and tasks without a watched file, are not asked.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class LiveChanges:
     def take(
         self, task_ids: Iterable[str], is_watched: Callable[[str, bytes], bool]
     ) -> list[LiveChange]:
-        """Return what has changed in the files of these tasks, and start to look again if due.
+        """Return the changes in the files of these tasks, and start the next check if it is due.
 
         *is_watched* returns whether a program watches a path of a task's `live/`, empty for the
         directory itself.
@@ -70,15 +70,15 @@ class LiveChanges:
         tasks, self._tasks = self._tasks, {}
         for task_id in task_ids:
             task = self._tasks[task_id] = tasks.get(task_id) or _Task()
-            if task.look is not None and task.look.done():
-                found += task.look.result()
-                task.look = None
-            if task.look is None and self._clock() >= task.next_s:
-                task.next_s = self._clock() + LOOK_S
-                self._start_look(task_id, task, is_watched)
+            if task.check is not None and task.check.done():
+                found += task.check.result()
+                task.check = None
+            if task.check is None and self._clock() >= task.next_s:
+                task.next_s = self._clock() + CHECK_S
+                self._start_check(task_id, task, is_watched)
         return found
 
-    def _start_look(
+    def _start_check(
         self, task_id: str, task: _Task, is_watched: Callable[[str, bytes], bool]
     ) -> None:
         files = self._live.known_files(task_id)
@@ -87,9 +87,9 @@ class LiveChanges:
             return
         watched = frozenset(_watched(listing, b"", lambda path: is_watched(task_id, path)))
         if watched:
-            task.look = self._pool.submit(self._look, task_id, task, files, watched)
+            task.check = self._pool.submit(self._check, task_id, task, files, watched)
 
-    def _look(
+    def _check(
         self, task_id: str, task: _Task, files: LiveFiles, watched: frozenset[bytes]
     ) -> list[LiveChange]:
         changed: list[bytes] = []
@@ -110,14 +110,14 @@ class LiveChanges:
         for path in read:
             try:
                 snapshot = files.refresh(path)
-            except (NotFound, Unsupported):  # it was removed, or is no text any more
+            except (NotFound, Unsupported):  # it was removed, or is not a text any more
                 continue
             if task.states[path] != _state(snapshot):
                 task.states[path] = _state(snapshot)
                 yield path
 
     def _written(self, task: _Task, files: LiveFiles, unread: frozenset[bytes]) -> Iterator[bytes]:
-        """Yield the file that was written last, if it is one of *unread* and was written anew."""
+        """Yield the file that was written last, if it is one of *unread* and was written since."""
         if not unread or self._clock() < task.last_write_next_s:
             return
         task.last_write_next_s = self._clock() + LAST_WRITE_S

@@ -41,7 +41,7 @@ class LiveTasks:
     def is_live(self, task_id: str) -> bool:
         """Whether the machine of the task serves its files, by a status of at most one status TTL.
 
-        Raises what `TaskCache.get` raises, but for NotFound.
+        Raises what `TaskCache.get` raises, except NotFound.
         """
         try:
             return self._task_cache.get(task_id).task.status in LIVE_STATUSES

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Final, overload
 
 SEPARATOR: Final = "/"  # no id holds it, because ids are names of directories
-DIGEST_CHARS: Final = 1 << 18  # characters that are split into ids at once
+DIGEST_CHARS: Final = 1 << 18  # characters that are split into ids together
 
 
 class PackedIds(Sequence[str]):

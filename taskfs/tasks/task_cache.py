@@ -81,7 +81,7 @@ class TaskCache:
 
     @property
     def version(self) -> object:
-        """A value that changes when a task comes, goes or changes its group."""
+        """A value that changes when a task is added, removed or changes its group."""
         return self.database.version
 
     @property

@@ -55,12 +55,12 @@ class TaskDatabase:
 
     @property
     def version(self) -> tuple[int, int, int]:
-        """A value that changes when a task comes, goes or changes its group in a view."""
+        """A value that changes when a task is added, removed or changes its group in a view."""
         other = self._file.run(data_version)
         return self._file.generation, self._own_changes, other
 
     def members_version(self, selection: Selection) -> tuple[int, int, int]:
-        """Return a value that changes when a task comes to *selection* or leaves it."""
+        """Return a value that changes when a task joins or leaves *selection*."""
         generation, changes, other = self.version
         return generation, self._own_members if selection.is_unfiltered else changes, other
 

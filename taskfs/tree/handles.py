@@ -82,7 +82,7 @@ class ControlHandle:
 
     Later writes through the same handle start nothing and get the outcome of that request, because
     a shell may cut one line into several writes. A write that is interrupted stops waiting; the
-    request continues. *start* never waits, so the request is under way before a writer can be
+    request continues. *start* never waits, so the request is in flight before a writer can be
     interrupted. Safe for concurrent use: the lock makes the request start once.
     """
 

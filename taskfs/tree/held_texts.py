@@ -77,7 +77,7 @@ class HeldTexts:
         """Release the texts whose paths begin with *prefix*."""
         with self._lock:
             for path in [path for path in self._texts if path.startswith(prefix)]:
-                self._texts.pop(path, None)  # `del` fails if it expires just now
+                self._texts.pop(path, None)  # `del` would fail if it expired meanwhile
 
     def _held(self, path: str) -> Text | None:
         with self._lock:

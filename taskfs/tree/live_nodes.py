@@ -88,7 +88,7 @@ class LiveDirectoryNode(_LiveNode, Directory):
                 kind = LiveFileNode if is_file else LiveDirectoryNode
                 return kind(path, inner, task, self._live, self._context)
         except LiveEnded:
-            # The status was asked for just now. With an older one, the child would ask the machine.
+            # The status was requested above. With an older one, the child would ask the machine.
             cached = self._context.task_cache.get_cached(task.id)
             task = cached.task if cached is not None else task
         opened = self._context.open_live_files

@@ -62,7 +62,7 @@ class _Pages:
 class PageCache:
     """The kernel's pages of all archives. Safe for concurrent use: the lock guards the table.
 
-    `changes` counts the versions that came or went.
+    `changes` counts the versions that were loaded or dropped.
     """
 
     def __init__(self, attr_timeout_s: float, clock: Callable[[], float] = age_clock) -> None:

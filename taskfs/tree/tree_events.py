@@ -32,7 +32,7 @@ class EventKind(enum.Enum):
 
     @property
     def changes_directory(self) -> bool:
-        """Whether a name comes or goes."""
+        """Whether a name is made or removed."""
         return self not in (EventKind.MODIFY, EventKind.ATTRIB)
 
 

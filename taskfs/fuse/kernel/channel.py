@@ -75,7 +75,7 @@ class Channel:
         return True
 
     def close(self) -> None:
-        """End the mount's connection if it is still there; requests under way fail.
+        """End the mount's connection if it is still there; requests in flight fail.
 
         The descriptor then refers to /dev/null. Its number stays taken, because a thread that still
         answers a request must not write into another file.

@@ -49,7 +49,7 @@ MAX_IDLE: Final = 16  # threads that wait for the lead; further ones end after a
 # Reads in flight that the kernel sends ahead of programs, for all files together. Its default of 12
 # leaves fast stores idle.
 BACKGROUND: Final = 64
-# Seconds that requests under way get to end once the mount is gone.
+# Seconds that requests in flight get to end once the mount is gone.
 SHUTDOWN_TIMEOUT_S: Final = 2.0
 FEATURES: Final = (
     Feature.ASYNC_READ
@@ -73,7 +73,7 @@ _WITH_ATTRIBUTES: Final = frozenset(
 
 
 class _Request:
-    """A request under way: the calling process, and whether it was interrupted."""
+    """A request in flight: the calling process, and whether it was interrupted."""
 
     __slots__ = ("interrupted", "pid", "unique")
 
@@ -102,7 +102,7 @@ class Session:
     """One mount.
 
     Safe for concurrent use. The lock guards the number of threads that wait for the lead, and is
-    never held during a request; the dict of requests under way changes by single operations.
+    never held during a request; the dict of requests in flight changes by single operations.
 
     *on_ready* is called once the kernel has its first answer: the mount may be used. With *users*,
     only these user ids are served.
