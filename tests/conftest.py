@@ -2,8 +2,9 @@
 
 `fs` runs a test in process and on a real mount. Tests share it, so each creates its own tasks.
 `new_fs` does the same with a new cloud and the options of the test. `mnt` and `new_mount` are for
-tests that need a kernel. The tests of semantics/ and mount/ run on both engines: see `ON_ALL` and
-`ON_ENGINES`. With the variable TASKFS_ENGINE=fusepy all mounts use that engine.
+tests that need a kernel. The tests of semantics/ and mount/, and those of faults/ that are about
+the mount, run on both engines: see `ON_ALL`, `ON_ENGINES` and `each_engine`. With the variable
+TASKFS_ENGINE=fusepy all mounts use that engine.
 """
 
 import contextlib

@@ -6,12 +6,13 @@ survive run on `patient`; faults that must fail, and recover, run on `hasty`.
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from taskfs.remote.transport import Transport
 from taskfs.support.stats import Stats
-from tests.conftest import on_mount
+from tests.conftest import ON_ENGINES, on_mount, share_mount
 from tests.fake_api import FakeCloud
 from tests.file_systems import Mounted
 from tests.mounts import Mount
@@ -23,6 +24,13 @@ HASTY = {
     "status_cache_time": "0s",
     "dir_cache_time": "0s",
 }
+
+
+@pytest.fixture(params=ON_ENGINES)
+def shared_mnt(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """The shared mount of each engine."""
+    for mount in share_mount(request, request.param):
+        yield mount.path
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from tests.mounts import Mount
 from tests.outputs import LONG_AGO
 from tests.zips import DEFLATED, STORED, build, cheap_bytes, file
 
-pytestmark = pytest.mark.mount
+pytestmark = [pytest.mark.mount, pytest.mark.usefixtures("each_engine")]
 
 BODY: Final = {STORED: random.Random(1).randbytes(3_000_000), DEFLATED: cheap_bytes(3_000_000)}
 HALF: Final = 1_500_000

@@ -192,6 +192,7 @@ def test_an_older_handle_sees_no_zeros_behind_its_end(
 
 
 @pytest.mark.mount
+@pytest.mark.usefixtures("each_engine")
 def test_what_was_read_before_is_read_from_memory(mnt: Path, cloud: FakeCloud) -> None:
     """R-2: A second reader of a member is served by the page cache and costs no request."""
     content = noise(1, 2_000_000)
@@ -205,6 +206,7 @@ def test_what_was_read_before_is_read_from_memory(mnt: Path, cloud: FakeCloud) -
 
 
 @pytest.mark.mount
+@pytest.mark.usefixtures("each_engine")
 def test_pages_of_the_old_version_are_dropped(mnt: Path, cloud: FakeCloud) -> None:
     """F-9, F-11: Pages of the old version are dropped, although size and time are equal."""
     old, new = noise(1, 500_000), noise(2, 500_000)

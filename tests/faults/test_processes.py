@@ -88,6 +88,7 @@ def test_a_mount_whose_daemon_was_killed_stays_and_fails(new_mount: Callable[...
     assert subprocess.run(live, stderr=subprocess.DEVNULL).returncode == 1
 
 
+@pytest.mark.usefixtures("each_engine")
 def test_a_backup_survives_the_end_of_the_daemon(
     new_mount: Callable[..., Mount], cloud: FakeCloud, tmp_path: Path
 ) -> None:
@@ -118,6 +119,7 @@ def test_after_kill_9_of_the_daemon_the_same_mount_command_works(
     assert mount.cloud.killed == [task]
 
 
+@pytest.mark.usefixtures("each_engine")
 def test_a_dead_mount_can_be_unmounted_though_it_is_in_use(
     new_mount: Callable[..., Mount],
 ) -> None:
@@ -234,6 +236,7 @@ def test_an_aborted_connection_ends_the_mount_without_a_failure(
     assert "CRITICAL" not in mount.log.read_text()
 
 
+@pytest.mark.usefixtures("each_engine")
 def test_a_signal_to_an_old_daemon_leaves_the_new_mount_alone(
     new_mount: Callable[..., Mount],
 ) -> None:

@@ -176,6 +176,7 @@ def test_one_dead_connection_is_enough_to_distrust_the_others(
 
 
 @pytest.mark.mount
+@pytest.mark.usefixtures("each_engine")
 def test_a_stopped_daemon_continues(new_mount: Callable[..., Mount]) -> None:
     """X-12: A read in flight while the daemon was stopped gets its bytes, although its connections
     were cut."""

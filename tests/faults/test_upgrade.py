@@ -59,6 +59,7 @@ def archived(cloud: FakeCloud, method: int, content: bytes) -> str:
 
 
 @pytest.mark.mount
+@pytest.mark.usefixtures("each_engine")
 def test_a_mount_works_on_after_its_package_is_gone(
     cloud: FakeCloud,
     tmp_path: Path,

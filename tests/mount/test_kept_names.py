@@ -137,11 +137,12 @@ def test_a_changed_record_is_seen(new_mount: NewMount, cloud: FakeCloud, engine:
     assert seen(outputs) == {"a": b"newer", "b": b""}
 
 
-def test_a_removed_archive_is_seen(new_mount: NewMount, cloud: FakeCloud) -> None:
+@pytest.mark.parametrize("engine", ["kernel", "fusepy"])
+def test_a_removed_archive_is_seen(new_mount: NewMount, cloud: FakeCloud, engine: str) -> None:
     """F-10, F-12: Files of an archive that its owner removed are gone, and come back with it."""
     files = {"a": b"1", "d/b": b"2"}
     task = put(cloud, files)
-    mnt = new_mount(engine="kernel").path
+    mnt = new_mount(engine=engine).path
     outputs = mnt / task / "outputs"
     assert seen(outputs) == files
     cloud.remove_object(f"{task}/output.zip")

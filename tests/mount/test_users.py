@@ -56,12 +56,15 @@ def as_nobody(*command: str | Path, status: int = 0) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=["kernel", "fusepy"])
 def open_mount(
-    shared_cloud: FakeCloud, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    shared_cloud: FakeCloud,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Mount]:
     """A mount of root's that others may enter, with a folder of their own beside it."""
     home = tmp_path_factory.mktemp("others")
+    options = {"allow_other": "", "engine": request.param}
     with contextlib.ExitStack() as stack:
         for folder in (home, *home.parents):
             if folder.stat().st_mode & 0o005 != 0o005 and folder.stat().st_uid == os.getuid():
@@ -69,7 +72,7 @@ def open_mount(
                 folder.chmod(0o755)
         (home / "nobody").mkdir()
         os.chown(home / "nobody", NOBODY, NOBODY)
-        yield stack.enter_context(on_mount(shared_cloud, home, {"allow_other": ""}))
+        yield stack.enter_context(on_mount(shared_cloud, home, options))
 
 
 @pytest.fixture
@@ -174,6 +177,7 @@ def in_own_devices(script: str, mountpoint: Path, null_mode: str, **environment:
     return done.stdout + done.stderr
 
 
+@pytest.mark.usefixtures("each_engine")
 def test_an_ordinary_user_mounts_kills_and_unmounts(public_dir: Path, cloud: FakeCloud) -> None:
     """A-2, A-3: An ordinary user mounts, owns the files, kills and unmounts."""
     home = public_dir / "home"
@@ -214,6 +218,7 @@ def test_an_ordinary_user_mounts_kills_and_unmounts(public_dir: Path, cloud: Fak
     eventually(lambda: str(home / "mnt") not in Path("/proc/self/mountinfo").read_text())
 
 
+@pytest.mark.usefixtures("each_engine")
 def test_an_ordinary_user_repairs_a_dead_mount(public_dir: Path, cloud: FakeCloud) -> None:
     """E-2: An ordinary user repairs a dead mount with `taskfs mount` and removes it with `taskfs
     umount`."""
