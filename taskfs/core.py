@@ -28,7 +28,7 @@ from taskfs.support.interruptible_wait import Waiter, never
 from taskfs.support.loopback import is_loopback
 from taskfs.support.stats import Stats
 from taskfs.support.thread_pool import DaemonPool
-from taskfs.tasks.accounts import open_database, open_read_only
+from taskfs.tasks.accounts import open_tasks
 from taskfs.tasks.archive_kind import ArchiveKind
 from taskfs.tasks.archives import ArchiveRegistry
 from taskfs.tasks.live_tasks import LiveTasks
@@ -51,7 +51,7 @@ TURN_SERVER: Final = "INDUCTIVA_TURN_SERVER_URL"
 # The machines of an API on this machine, such as the demo's, need no server: this one refuses.
 NO_TURN_SERVER: Final = "127.0.0.1:9"
 # Bytes of fetched blocks and of decoded spans in memory, for all archives together.
-BLOCK_MEMORY: Final = 44 << 20
+BLOCK_MEMORY: Final = 36 << 20
 SPAN_MEMORY: Final = 16 << 20
 # Threads, and so requests in flight, to the store and to the API.
 STORE_THREADS: Final = 8
@@ -108,15 +108,6 @@ def open_disk(config: Config) -> DiskCache:
 def open_offline(config: Config, database: TaskDatabase | None = None) -> OfflineAPI:
     """Return the API of offline mode, which knows the cached finished tasks."""
     return OfflineAPI(database or open_tasks(config), config.cache_dir, config.api_url)
-
-
-def open_tasks(config: Config) -> TaskDatabase:
-    """Return the tasks of the account in the cache, which are read-only if *config* is offline."""
-    if config.offline:
-        return open_read_only(config.cache_dir, config.api_url, config.api_key)
-    uses_disk = config.cache_size > 0 and not config.demo
-    cache_dir = config.cache_dir if uses_disk else None
-    return open_database(cache_dir, config.api_url, config.api_key)
 
 
 def open_machines(client: TaskClient | OfflineAPI, config: Config) -> Machines:

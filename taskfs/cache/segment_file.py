@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from taskfs.cache.block import BLOCK
-from taskfs.support.buffers import LARGE, address_of, has_address
+from taskfs.support.buffers import address_of, has_address
 from taskfs.support.checksum import crc32
 from taskfs.support.fallback import log_fallback
 
@@ -24,6 +24,8 @@ SEGMENT: Final = SEGMENT_BLOCKS * BLOCK
 ENTRY: Final = struct.Struct("<LL")  # length (0: absent) and CRC-32 of the block
 TABLE: Final = SEGMENT_BLOCKS * ENTRY.size
 PAGE: Final = 4096  # bytes; O_DIRECT needs memory and file offsets to be multiples of at most this
+# Bytes of a run that is written past the page cache.
+DIRECT_BYTES: Final = 256 << 10
 # Held during a write with O_DIRECT, which waits for the disk. If it is held, other threads write
 # through the page cache and do not wait, so a slow disk blocks one thread only.
 _direct_io_lock: Final = threading.Lock()
@@ -120,7 +122,7 @@ class Segment:
         A long run bypasses the page cache: its pages would take memory from other programs, and a
         member is cached decoded already.
         """
-        is_long = len(run) >= LARGE and len(run) % BLOCK == 0 and has_address(run)
+        is_long = len(run) >= DIRECT_BYTES and len(run) % BLOCK == 0 and has_address(run)
         if is_long and address_of(run) % PAGE == 0 and _direct_io_lock.acquire(blocking=False):
             try:
                 flags = os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from taskfs.config import Config
 from taskfs.errors import ConfigError
 
 if TYPE_CHECKING:
+    from taskfs.model import Task
     from taskfs.remote.api_client import TaskClient
     from taskfs.tasks.offline import OfflineAPI
 
@@ -61,6 +62,24 @@ def open_reader(settings: Settings) -> "Iterator[tuple[Config, TaskClient | Offl
     offline = open_offline(config)
     offline.check()
     yield config, offline
+
+
+def open_account(
+    config: Config, client: "TaskClient | OfflineAPI"
+) -> "Callable[[str | None, str | None], list[Task]] | None":
+    """Return a function that lists the tasks of a project and status by what has changed; None if
+    *config* is offline."""
+    if config.offline:
+        return None
+
+    def list_all(project: str | None, status: str | None) -> "list[Task]":
+        from taskfs.tasks.account_reader import AccountReader
+        from taskfs.tasks.accounts import open_tasks
+
+        with contextlib.closing(open_tasks(config)) as database:
+            return AccountReader(client, database).list_all(project, status)
+
+    return list_all
 
 
 def configure_logging(config: Config) -> None:

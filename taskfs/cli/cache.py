@@ -48,7 +48,7 @@ class _Cache:
     def __init__(self, config: Config, names: tuple[str, ...]) -> None:
         from taskfs.cache.disk_cache import FORMAT
         from taskfs.cache.pins import pinned_files
-        from taskfs.core import open_tasks
+        from taskfs.tasks.accounts import open_tasks
         from taskfs.tasks.cached_tasks import files_by_task
         from taskfs.tasks.selection import Selection
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from taskfs.cli import completers
-from taskfs.cli.api_session import open_reader
+from taskfs.cli.api_session import open_account, open_reader
 from taskfs.cli.columns import DEFAULT_COLUMNS, TASK_COLUMNS
 from taskfs.cli.options import Settings, config_options, parsed_by
 from taskfs.cli.output import print_table, repeat_on_terminal
 from taskfs.cli.project_totals import print_totals
-from taskfs.cli.task_choice import TaskChoice, parse_moment
+from taskfs.cli.task_choice import ListAll, TaskChoice, parse_moment
 from taskfs.cli.task_ids import parse_task_id, resolve_names, task_must_exist
 from taskfs.errors import ConfigError
 from taskfs.model import Task
@@ -174,7 +174,7 @@ def command(
         )
 
         def show() -> None:
-            tasks = _select(client, choice, limit, task_ids)
+            tasks = _select(client, choice, limit, task_ids, open_account(config, client))
             if sort:
                 tasks = _sorted(tasks, sort)
             if total:
@@ -193,9 +193,10 @@ def _select(
     choice: TaskChoice,
     limit: int | None,
     task_ids: Sequence[str],
+    list_all: ListAll | None,
 ) -> list[Task]:
     if not task_ids:
-        return choice.select(client, limit)
+        return choice.select(client, limit, list_all)
     tasks = []
     for task_id in dict.fromkeys(resolve_names(client, task_ids)):
         with task_must_exist(task_id):

@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -15,6 +15,8 @@ from taskfs.tasks.filter_check import check_filter, status_error, statuses_expla
 if TYPE_CHECKING:
     from taskfs.remote.api_client import TaskClient
     from taskfs.tasks.offline import OfflineAPI
+
+ListAll = Callable[[str | None, str | None], list[Task]]
 
 # Ends that are no failure: the task did its work, or its owner ended it.
 _GOOD_ENDS: Final = frozenset({"success", "killed"})
@@ -53,11 +55,16 @@ class TaskChoice(NamedTuple):
     failed: bool = False
     running: bool = False
 
-    def select(self, client: "TaskClient | OfflineAPI", limit: int | None) -> list[Task]:
+    def select(
+        self,
+        client: "TaskClient | OfflineAPI",
+        limit: int | None,
+        list_all: ListAll | None = None,
+    ) -> list[Task]:
         """Return the newest *limit* tasks that match, newest first.
 
         The API filters by project, status and activity; the rest is filtered here, from a listing
-        of all tasks.
+        of all tasks: that of *list_all*, which takes a project and a status, or the client's.
 
         Raises:
             ConfigError: the project or a status does not exist; the text names those that do.
@@ -69,17 +76,17 @@ class TaskChoice(NamedTuple):
         is_filtered_here |= self.since_ns is not None or self.until_ns is not None
         is_filtered_here |= self.running and bool(statuses)
         requests: Sequence[str | None] = [None] if names or not statuses else by_api
+
+        def listing(status: str | None) -> list[Task]:
+            last = None if is_filtered_here else limit
+            if list_all is not None and last is None and not self.running:
+                return list_all(self.project, status)
+            return client.list_tasks(
+                project=self.project, status=status, active=self.running, last=last
+            )
+
         with statuses_explained(by_api):
-            listed = {
-                task.id: task
-                for status in requests
-                for task in client.list_tasks(
-                    project=self.project,
-                    status=status,
-                    active=self.running,
-                    last=None if is_filtered_here else limit,
-                )
-            }
+            listed = {task.id: task for status in requests for task in listing(status)}
         tasks = list(listed.values())
         if len(requests) > 1:  # each listing is sorted, their concatenation is not
             tasks.sort(key=lambda task: task.create_ns or 0, reverse=True)

@@ -8,8 +8,9 @@ from taskfs.support.fallback import log_fallback
 
 Buffer = bytes | bytearray | memoryview  # by convention not changed once it is filled
 
-# Bytes from which a buffer is mapped, or comes from a pool, instead of the allocator.
-LARGE: Final = 256 << 10
+# Bytes from which a buffer is mapped, or comes from a pool, instead of the allocator: one block of
+# the caches, because blocks that come and go would leave gaps in the allocator's memory.
+LARGE: Final = 64 << 10
 # Lengths of the pooled buffers: those of decoded chunks and of fetched ranges.
 POOLED_SIZES: Final = (512 << 10, 1 << 20, 2 << 20, 4 << 20)
 # Bytes that all pools together keep.

@@ -155,6 +155,11 @@ class AccountListing:
         """Note that the *loads* of `refresh` have ended."""
         self._note_current(min(load.result() for load in loads), self._load_generation)
 
+    def await_removals(self) -> None:
+        """Wait until the tasks are removed that the last refresh misses in a long listing."""
+        for load in self._whole.in_flight:
+            load.result()
+
     def load_unfinished(self) -> None:
         """Request all unfinished tasks with one listing, and each known one that it lacks."""
         self._apply_unfinished(*self._list_unfinished())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from taskfs.cache.disk_cache import FORMAT, cache_key
+from taskfs.config import Config
 from taskfs.tasks.database_file import (
     DIRECTORY,
     DatabaseFile,
@@ -25,6 +26,15 @@ SUFFIX: Final = ".db"
 UNUSED_S: Final = 90 * 86400.0
 # The directory in which older versions saved finished tasks.
 OLD_RECORDS: Final = Path(FORMAT, "records")
+
+
+def open_tasks(config: Config) -> TaskDatabase:
+    """Return the tasks of the account in the cache, which are read-only if *config* is offline."""
+    if config.offline:
+        return open_read_only(config.cache_dir, config.api_url, config.api_key)
+    uses_disk = config.cache_size > 0 and not config.demo
+    cache_dir = config.cache_dir if uses_disk else None
+    return open_database(cache_dir, config.api_url, config.api_key)
 
 
 def open_database(cache_dir: Path | None, api_url: str, api_key: str) -> TaskDatabase:

@@ -27,7 +27,7 @@ DIRECTORY: Final = "tasks"  # beside the blocks, which are evicted file by file
 # Seconds that a write waits for another mount's; a write takes milliseconds.
 BUSY_TIMEOUT_S: Final = 5.0
 # Memory of SQLite's own cache: ids are random, so a new task touches pages everywhere.
-CACHE_KB: Final = 8192
+CACHE_KB: Final = 4096
 # Bytes that one write takes at most, about.
 WRITE_BYTES: Final = 1 << 20
 # Identifiers in the header of the file (sqlite.org/fileformat: application_id, user_version).

@@ -100,6 +100,12 @@ class WholeListing:
                 ).start()
             return load
 
+    @property
+    def in_flight(self) -> "list[Future[float]]":
+        """The loads that have not ended."""
+        with self._lock:
+            return list(self._loads.values())
+
     def submit(self, work: Callable[[], T]) -> "Future[T]":
         """Run *work* in a thread that requests pages."""
         return self._pool.submit(work)

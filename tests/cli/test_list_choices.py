@@ -193,3 +193,42 @@ def test_the_filters_of_the_api_save_requests(
     taskfs("list", "--running", "-p", "tank")
     [query] = [record.query for record in cloud.requests if record.path == "/tasks"]
     assert (query["active"], query["project"]) == (["true"], ["tank"])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["--simulator openfoam", "--failed", "--status success --all"],
+)
+def test_a_choice_among_many_tasks_asks_for_what_changed(
+    taskfs: Command, cloud: FakeCloud, arguments: str
+) -> None:
+    """C-61: Once a listing was whole, a choice costs the newest page and the unfinished tasks."""
+    # More than one page, and more than are read again when a task was removed.
+    ids = [cloud.add_task(status="success", simulator="openfoam") for _ in range(2100)]
+    failed = cloud.add_task(status="failed", simulator="openfoam")
+    running = cloud.add_task(status="submitted", simulator="reef3d")
+
+    def listed() -> set[str]:
+        count = [] if "--all" in arguments else ["-n", "9999"]
+        done = taskfs("list", *arguments.split(), *count, "--json")
+        assert done.returncode == 0, done.stderr
+        return {record["task_id"] for record in json.loads(done.stdout)}
+
+    def expected() -> set[str]:
+        every = {*ids, failed, running}
+        return {
+            "--simulator openfoam": every - {running},
+            "--failed": {failed},
+            "--status success --all": set(ids),
+        }[arguments]
+
+    assert listed() == expected()
+    cloud.clear_requests()
+    assert listed() == expected()
+    assert len(cloud.requests) <= 2
+    ids.append(cloud.add_task(status="success", simulator="openfoam"))
+    cloud.remove_task(ids.pop(1000))
+    cloud.remove_task(ids.pop(200))
+    cloud.clear_requests()
+    assert listed() == expected()
+    assert len(cloud.requests) <= 8

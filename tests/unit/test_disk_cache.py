@@ -38,9 +38,9 @@ from taskfs.cache.disk_cache import (
     cache_key,
 )
 from taskfs.cache.memory_cache import ExtentCache
-from taskfs.cache.segment_file import ENTRY, SEGMENT, SEGMENT_BLOCKS, TABLE
+from taskfs.cache.segment_file import DIRECT_BYTES, ENTRY, SEGMENT, SEGMENT_BLOCKS, TABLE
 from taskfs.cache.segment_table import MAX_OPEN
-from taskfs.support.buffers import LARGE, address_of, allocate
+from taskfs.support.buffers import address_of, allocate
 from taskfs.support.interruptible_wait import Waiter
 from taskfs.support.stats import Stats
 from tests.archive_harness import DaemonPool, FakeObject, run_threads
@@ -92,7 +92,7 @@ def writes_past_page_cache(directory: Path) -> bool:
     except OSError:
         return False
     try:
-        os.pwrite(descriptor, aligned(bytes(LARGE)), 0)
+        os.pwrite(descriptor, aligned(bytes(DIRECT_BYTES)), 0)
     except OSError:
         return False
     finally:

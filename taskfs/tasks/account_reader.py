@@ -1,0 +1,48 @@
+"""`AccountReader`: the tasks of a whole listing, for a command that runs once."""
+
+from typing import Final
+
+from taskfs.errors import Unavailable
+from taskfs.model import Task, TaskAPI
+from taskfs.support.clock import age_clock
+from taskfs.tasks.account_listing import AccountListing
+from taskfs.tasks.known_tasks import KnownTasks
+from taskfs.tasks.selection import Scope
+from taskfs.tasks.task_database import TaskDatabase
+from taskfs.tasks.task_filter import TaskFilter
+
+MAX_LOSSES: Final = 3  # losses of the database within one read of it
+
+
+class AccountReader:
+    """Reads listings by what has changed since *database* had them. For one thread."""
+
+    def __init__(self, api: TaskAPI, database: TaskDatabase) -> None:
+        self._api = api
+        self._database = database
+
+    def list_all(self, project: str | None, status: str | None) -> list[Task]:
+        """Return all tasks of a project and a status, newest first, as the API has them now.
+
+        Raises:
+            AccessDenied, Unavailable, BadAnswer: as for any request.
+        """
+        wanted = TaskFilter(project, (status,) if status is not None else ())
+        for _ in range(MAX_LOSSES):
+            # A mount keeps the whole account, which then costs less than a listing of its own.
+            is_kept = self._database.difference(Scope()) is not None
+            known = KnownTasks(self._database, age_clock)
+            listing = AccountListing(
+                self._api, known, TaskFilter() if is_kept else wanted, age_clock
+            )
+            try:
+                if loads := listing.refresh():
+                    listing.finish(loads)
+                listing.await_removals()
+            finally:
+                listing.close()
+            selection = wanted.scopes[0].selection
+            tasks: list[Task] = self._database.tasks(selection)
+            if listing.is_known:
+                return tasks
+        raise Unavailable("the saved tasks were lost again and again")
