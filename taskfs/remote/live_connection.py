@@ -34,6 +34,10 @@ MAX_MESSAGE_BYTES: Final = 16 << 20
 GATHER_S: Final = 1.0
 # Questions in flight per connection, at most: the machine answers them one by one.
 MAX_IN_FLIGHT: Final = 8
+# In bytes per second: an answer that arrives faster may take longer than one question may.
+MIN_RATE: Final = 16_000
+# In bytes: more than this arrives for no answer that is asked for, whatever it is.
+MAX_ARRIVING_BYTES: Final = MAX_MESSAGE_BYTES // 2
 # Channels with an unanswered question; with more of them, a new connection replaces this one.
 MAX_ABANDONED: Final = 200
 # Closed connections between two collections of garbage. aiortc's objects refer to each other in
@@ -106,22 +110,47 @@ class LiveConnection:
         self._free.append(channel)
 
     async def ask(
-        self, question: Question, timeout_s: float, silence_probe: SilenceProbe | None
+        self,
+        question: Question,
+        timeout_s: float,
+        longest_s: float,
+        silence_probe: SilenceProbe | None,
     ) -> Answer | None:
         """Return the answer, None for a silence that the probe's answer proves.
 
-        Raises: see `LiveMachine.ask`.
+        It may take *timeout_s*, and while bytes keep arriving up to *longest_s*: a large answer
+        takes long where this machine or the other one is busy. Raises: see `LiveMachine.ask`.
         """
         self.in_flight += 1
+        asking = asyncio.ensure_future(self._ask(question, longest_s, silence_probe))
         try:
-            return await asyncio.wait_for(self._ask(question, timeout_s, silence_probe), timeout_s)
-        except asyncio.TimeoutError:
+            await self._wait_while_arriving(asking, timeout_s, longest_s)
+            if asking.done():
+                return asking.result()
             # The answer may still be arriving, and a large one costs the CPU of all connections.
             self._timed_out = True
             what = f"task {self._task_id}: the machine did not answer within {timeout_s:.3g} s"
-            raise Unavailable(what) from None
+            raise Unavailable(what)
         finally:
+            asking.cancel()
             self.in_flight -= 1
+
+    async def _wait_while_arriving(
+        self, asking: "asyncio.Future[Any]", timeout_s: float, longest_s: float
+    ) -> None:
+        """Return once *asking* is done, or no bytes arrived for it in time."""
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + longest_s
+        first = before = _received_bytes(self._peer)
+        while True:
+            step_s = min(timeout_s, deadline_s - loop.time())
+            await asyncio.wait([asking], timeout=max(0.0, step_s))
+            received = _received_bytes(self._peer)
+            is_arriving = received - before >= MIN_RATE * step_s
+            is_too_large = received - first > MAX_ARRIVING_BYTES
+            if asking.done() or not is_arriving or is_too_large or loop.time() >= deadline_s:
+                return
+            before = received
 
     async def _ask(
         self, question: Question, timeout_s: float, silence_probe: SilenceProbe | None
@@ -267,6 +296,13 @@ def _bound_gathering(peer: "RTCPeerConnection") -> None:
         return gather(component, addresses or ["127.0.0.1"], timeout=GATHER_S)
 
     ice.get_component_candidates = gather_bounded
+
+
+def _received_bytes(peer: "RTCPeerConnection") -> int:
+    """Return how many bytes arrived on a connection; 0 where aiortc does not tell."""
+    get_stats = getattr(peer.sctp and peer.sctp.transport, "_get_stats", None)
+    stats = get_stats().values() if get_stats is not None else ()
+    return sum(getattr(each, "bytesReceived", 0) for each in stats)
 
 
 def _forget(closing: "asyncio.Future[None]") -> None:

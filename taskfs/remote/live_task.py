@@ -41,13 +41,15 @@ class TaskConnection:
         question_timeout_s: float,
         silence_probe: SilenceProbe | None,
     ) -> Answer | None:
-        """Ask within *timeout_s*, of which the question may take *question_timeout_s*."""
+        """Ask within *timeout_s*, of which a question without progress takes a part."""
         deadline_s = time.monotonic() + timeout_s
         connection = await self._get(timeout_s)
         self._cancel_idle()
         try:
-            remaining_s = min(question_timeout_s, max(0.0, deadline_s - time.monotonic()))
-            return await connection.ask(question, remaining_s, silence_probe)
+            longest_s = max(0.0, deadline_s - time.monotonic())
+            return await connection.ask(
+                question, min(question_timeout_s, longest_s), longest_s, silence_probe
+            )
         finally:
             self._after(connection)
 

@@ -225,6 +225,23 @@ def test_a_large_answer_arrives(cloud: FakeCloud, channels: LiveChannels, task: 
     assert "\n".join(lines).encode() == content[:-1]
 
 
+def test_a_large_answer_that_takes_long(
+    cloud: FakeCloud, new_channels: NewChannels, task: str
+) -> None:
+    """L-8: a question has a timeout of its own, and more time while its answer arrives."""
+    content = b"a line of the log\n" * 220_000
+    cloud.machine_files(task).write("large", content)
+    machine = new_channels(question_timeout_s=1.0).machine(task)
+    ask(machine, LS)
+    lines = ask(machine, tail("large", 300_000), 30.0).message
+    assert "\n".join(lines).encode() == content[:-1]
+    cloud.machine(task).faults.add("silence")
+    start_s = time.monotonic()
+    with pytest.raises(Unavailable):
+        ask(machine, LS)
+    assert time.monotonic() - start_s < 3.0
+
+
 def test_an_answer_larger_than_announced(
     cloud: FakeCloud, new_channels: NewChannels, task: str
 ) -> None:

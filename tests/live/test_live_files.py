@@ -397,3 +397,92 @@ def test_a_machine_that_is_gone_before_the_status_changes() -> None:
     with pytest.raises(Unavailable):
         files.listing()
     assert 30.0 <= clock.now_s - began_s < 31.0
+
+
+def test_a_failure_is_forgotten_in_time() -> None:
+    """L-8: a failure is remembered for 10 s; then the machine is asked again."""
+    clock = Clock()
+    machine = ModelMachine(clock)
+    machine.files.write("a.log", b"x\n")
+    is_silent = True
+
+    def answer() -> None:
+        if is_silent:
+            raise Unavailable("silent")
+
+    machine.before_answer = answer
+    files = LiveFiles(machine, is_live=lambda _: True, clock=clock)
+    for after_s in (0.0, 4.0, 5.9):
+        clock.now_s += after_s
+        with pytest.raises(Unavailable):
+            files.listing()
+        assert len(machine.questions) == 1
+    is_silent = False
+    clock.now_s += 0.2
+    assert everything(files, b"a.log") == b"x"
+
+
+def test_nothing_is_asked_between_two_reads(
+    cloud: FakeCloud, new_files: NewFiles, task: str
+) -> None:
+    """L-3: an open file is refreshed only by a later stat or read."""
+    handle = new_files(task).open(b"stdout.txt")
+    cloud.machine_files(task).append("stdout.txt", b"four\n")
+    asked = len(cloud.machine(task).questions)
+    time.sleep(1.5)
+    assert len(cloud.machine(task).questions) == asked
+    assert handle.read(0, 14) == b"one\ntwo\nthree\n"
+    assert len(cloud.machine(task).questions) == asked
+    assert handle.read(14, 100) == b"four\n"
+
+
+def test_following_a_log_costs_its_new_lines(
+    cloud: FakeCloud, new_files: NewFiles, task: str
+) -> None:
+    """L-5, L-6: One block is asked for first. Following costs the new bytes and an overlap, not the
+    whole file."""
+    written = cloud.machine_files(task)
+    lines = [b"step %06d residual %09d\n" % (i, i * 7919 % 10**9) for i in range(30_000)]
+    written.write("stdout.txt", b"".join(lines))
+    handle = new_files(task).open(b"stdout.txt")
+    questions = cloud.machine(task).questions
+    asked = [each["args"]["lines"] for each in questions if each["type"] == "tail"]
+    assert asked[0] == -1 and asked[-1] > len(lines)
+    before = len(questions)
+    for number in range(4):
+        size = handle.snapshot.size
+        written.append("stdout.txt", b"%d: the next line\n" % number)
+        wait_for_growth(handle, size)
+    assert read_on(handle, 0) == written.read("stdout.txt")
+    polls = [each["args"]["lines"] for each in questions[before:]]
+    assert len(polls) >= 4 and max(polls) < len(lines) / 10
+
+
+def test_equal_lines_have_more_asked_for(cloud: FakeCloud, new_files: NewFiles, task: str) -> None:
+    """L-4: where equal lines make the overlap ambiguous, more is asked for, up to the whole."""
+    written = cloud.machine_files(task)
+    written.write("stdout.txt", b"waiting for the license\n" * 5000)
+    handle = new_files(task).open(b"stdout.txt")
+    before = len(cloud.machine(task).questions)
+    written.append("stdout.txt", b"waiting for the license\n" * 321)
+    wait_for_growth(handle, handle.snapshot.size)
+    assert read_on(handle, 0) == b"waiting for the license\n" * 5321
+    asked = [each["args"]["lines"] for each in cloud.machine(task).questions[before:]]
+    assert len(asked) > 1 and max(asked) > 5321
+
+
+def test_a_newline_that_is_not_told_is_not_invented(
+    cloud: FakeCloud, new_files: NewFiles, task: str
+) -> None:
+    """L-4: The last newline is there at once in `stdout.txt` and `stderr.txt` at the top, in other
+    files once something follows."""
+    written = cloud.machine_files(task)
+    logs = ("stdout.txt", "stderr.txt", "data.csv", "log/stdout.txt")
+    for name in logs:
+        written.write(name, b"one\n")
+    files = new_files(task)
+    assert [everything(files, name.encode()) for name in logs] == [b"one\n"] * 2 + [b"one"] * 2
+    for name in logs[2:]:
+        written.append(name, b"two\n\n")
+    time.sleep(0.6)
+    assert [everything(files, name.encode()) for name in logs[2:]] == [b"one\ntwo\n\n"] * 2

@@ -46,13 +46,13 @@ def sh(line: str, cwd: Path) -> str:
 
 
 class Follower:
-    """`tail -f` of a file from its first line, and what it has printed."""
+    """`tail -f` of a file, from its first line or of its last *lines*, and what it has printed."""
 
-    def __init__(self, path: Path, copy: Path) -> None:
+    def __init__(self, path: Path, copy: Path, lines: str = "+1") -> None:
         self.copy = copy
         self._output = copy.open("wb")
         self.process = subprocess.Popen(
-            ["tail", "-n", "+1", "-f", path],
+            ["tail", "-n", lines, "-f", path],
             stdout=self._output,
             stderr=subprocess.PIPE,
             env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
@@ -188,3 +188,29 @@ def test_watch_and_polling(
             10.0,
         )
         assert time.monotonic() - since_s < 3.0
+
+
+def test_tar(mnt: Path, run: str, tmp_path: Path) -> None:
+    """L-2: GNU tar stores a file that has not been read yet as empty, and any other one whole."""
+    live = mnt / run / "live"
+    sh(f"tar cf {tmp_path}/unread.tar stdout.txt", live)
+    assert sh(f"tar xOf {tmp_path}/unread.tar", tmp_path) == ""
+    sh(f"cat stdout.txt >{tmp_path}/copy; tar cf {tmp_path}/read.tar stdout.txt", live)
+    assert sh(f"tar xOf {tmp_path}/read.tar", tmp_path).encode() == BODY
+
+
+def test_the_end_of_a_large_log(mnt: Path, cloud: FakeCloud, run: str, tmp_path: Path) -> None:
+    """L-6: `tail -n` and `tail -f` work on a file of more than 4 MiB; its start is EFBIG."""
+    lines = [b"step %08d residual %012d\n" % (i, i * 7919) for i in range(160_000)]
+    written = cloud.machine_files(run)
+    written.write("stdout.txt", b"".join(lines))
+    path = mnt / run / "live/stdout.txt"
+    assert sh(f"tail -n 3 {path}", tmp_path).encode() == b"".join(lines[-3:])
+    for tool in (f"cat {path}", f"head -n 1 {path}", f"cp {path} {tmp_path}/copy"):
+        done = subprocess.run(["bash", "-c", tool], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "File too large" in done.stderr
+    with Follower(path, tmp_path / "followed", "2") as follower:
+        eventually(lambda: follower.printed == b"".join(lines[-2:]), 10.0)
+        written.append("stdout.txt", b"the next line\n")
+        eventually(lambda: follower.printed == b"".join((*lines[-2:], b"the next line\n")), 10.0)
