@@ -2,7 +2,7 @@
 
 import struct
 import zlib
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -79,7 +79,7 @@ def _records(
     for power, place in enumerate(reversed(_DIGITS)):
         rows[:, name_at + place] = ord("0") + numbers // 10**power % 10
     if offset_at is not None:
-        offsets = (numbers * len(_LOCAL)).astype("<u4")
+        offsets: np.ndarray[Any, Any] = (numbers * len(_LOCAL)).astype("<u4")
         rows[:, offset_at : offset_at + 4] = offsets.view(np.uint8).reshape(-1, 4)
     at = start - first * len(record)
     return bytes(rows.tobytes()[at : at + stop - start])
