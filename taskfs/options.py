@@ -223,6 +223,7 @@ _IGNORED_WORDS: Final = """
     nosuid nouser nousers owner relatime silent strictatime subtype suid sync uhelper use_ino user
     users
 """
+SEE_HELP: Final = ": see `taskfs mount --help`"
 _IGNORED: Final = frozenset(_IGNORED_WORDS.split())
 _SYNONYMS: Final = {"ro": ("read_only", "true"), "rw": ("read_only", "false"),
                     "exec": ("noexec", "false")}  # fmt: skip
@@ -278,7 +279,9 @@ def parse_mount_options(text: str, *, sloppy: bool = False) -> dict[str, str]:
         elif plain not in known:
             if sloppy:
                 continue
-            raise ConfigError(f"-o: unknown option {name!r}{near_matches(plain, known)}")
+            raise ConfigError(
+                f"-o: unknown option {name!r}{near_matches(plain, known) or SEE_HELP}"
+            )
         elif not equals and not BY_NAME[plain].is_flag:
             raise ConfigError(f"-o: {name} needs a value: {name}={BY_NAME[plain].metavar}")
         settings[plain] = value if equals or name in _SYNONYMS else "true"

@@ -65,7 +65,7 @@ class _Cache:
         if names:
             chosen = {choose(name, list(self._projects)) for name in names}
             for task_id in sorted(chosen - set(self._files)):
-                raise NotFound(f"the cache has no files of task {task_id}")
+                raise NotFound(f"the cache has no files of task {task_id}: see `taskfs cache`")
             self._files = {name: self._files[name] for name in chosen}
 
     def show(self, *, everything: bool) -> None:

@@ -223,7 +223,8 @@ class _Planner:
         try:
             items = plan_members(archive, destination, self._filenames)
         except NotFound as exc:
-            raise NotFound(f"task {task_id}: {exc}") from None
+            listing = f"taskfs ls -R {task_id}/{self._kind.directory}"
+            raise NotFound(f"task {task_id}: {exc}: see `{listing}`") from None
         except (CorruptData, Unsupported) as exc:
             fix = "`taskfs download --archive` gets the archive as it is"
             raise type(exc)(f"task {task_id}: {exc}: {fix}") from None

@@ -55,7 +55,7 @@ def _pin(found: Found, ranges: "list[ArchiveRange]", max_bytes: int) -> None:
 
     task_id, _, path = found.path.partition("/")
     if not ranges:
-        raise NotFound(f"{found.path} has no files in an archive")
+        raise NotFound(f"{found.path} has no files in an archive: pin ID, or files in ID/outputs")
     if not all(each.task.is_terminated for each in ranges):
         raise ConfigError(f"task {task_id} has not ended, and its files may change: wait for it")
     for each in ranges:

@@ -92,7 +92,10 @@ class TreeFinder:
         context = self._core.tree.context
         status = context.task_cache.get(task_id).task.status
         if status not in LIVE_STATUSES:
-            raise NotFound(f"task {task_id} is {status}: only a running task has a machine to ask")
+            raise NotFound(
+                f"task {task_id} is {status}, and only a running task has a machine to ask: "
+                "see `taskfs list --running`"
+            )
         if context.live is None:
             raise NotFound("live is off: set TASKFS_LIVE=on")
         return context.live.files(task_id)

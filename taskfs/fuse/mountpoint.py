@@ -116,7 +116,7 @@ def umount(mountpoint: Path, *, lazy: bool) -> None:
     mountpoint = absolute(mountpoint)
     types = mounted_types(mountpoint)
     if not types or types[-1] != FSTYPE:
-        raise MountError(f"no taskfs is mounted on {mountpoint}")
+        raise MountError(f"no taskfs is mounted on {mountpoint}: see `taskfs mounts`")
     _check_owner(mountpoint)
     pid = _read_pid(mountpoint)
     lazy = lazy or (pid is None and is_dead(mountpoint))

@@ -32,7 +32,9 @@ def parse_positive_duration(text: str) -> float:
     """Parse a duration above 0 to seconds, spelled as for `parse_duration`."""
     seconds = parse_duration(text)
     if not seconds:
-        raise ConfigError(f"{text!r} is no time at all: write a duration above 0")
+        raise ConfigError(
+            f"{text!r} is not a duration above 0: write 10s, 500ms, 2m, 1h or seconds"
+        )
     return seconds
 
 

@@ -125,7 +125,9 @@ class TestWhich:
         done = taskfs("download", task, other, *names)
 
         assert done.returncode == 1
-        assert done.stderr == f"taskfs: task {task}: not in the archive: nope*\n"
+        listing = f"taskfs ls -R {task}/outputs"
+        fix = f"see `{listing}`"
+        assert done.stderr == f"taskfs: task {task}: not in the archive: nope*: {fix}\n"
         assert not (taskfs.cwd / "inductiva_output").exists()
 
     def test_only_the_bytes_needed_are_fetched(self, taskfs: Command, cloud: FakeCloud) -> None:

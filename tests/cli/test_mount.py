@@ -76,7 +76,7 @@ def test_nothing_to_unmount_needs_no_libfuse(bare: Command) -> None:
     """C-4, C-1: `umount` where nothing is mounted needs no libfuse."""
     done = bare("umount", str(bare.cwd), FUSE_LIBRARY_PATH="/nonexistent")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"taskfs: no taskfs is mounted on {bare.cwd}\n"
+    assert done.stderr == f"taskfs: no taskfs is mounted on {bare.cwd}: see `taskfs mounts`\n"
 
 
 def test_a_missing_key_is_reported_before_mounting(bare: Command) -> None:

@@ -107,7 +107,7 @@ def test_options_are_checked_as_a_mount_would(bare: Command) -> None:
     """C-1: An option that a mount would refuse is one line that names the fix."""
     done = bare("systemd-unit", "-o", "bogus")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "taskfs: -o: unknown option 'bogus'\n"
+    assert done.stderr == "taskfs: -o: unknown option 'bogus': see `taskfs mount --help`\n"
 
 
 def test_install_helper_needs_root(bare: Command) -> None:

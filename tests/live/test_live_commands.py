@@ -30,7 +30,7 @@ def test_top(taskfs: Taskfs, cloud: FakeCloud, task: str) -> None:
     ended = cloud.add_task()
     done = taskfs("top", ended)
     assert done.returncode == 1
-    assert f"task {ended} is success: only a running task has a machine to ask" in done.stderr
+    assert f"task {ended} is success, and only a running task has a machine to ask" in done.stderr
     eventually(lambda: cloud.machine(task).open_connections == 0, 5.0)
 
 

@@ -209,7 +209,7 @@ def test_umount_waits_for_the_end_of_the_process(new_mount: Callable[..., Mount]
     assert os.listdir(mount.path) == []
     done = mount.taskfs("umount", mount.path)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"taskfs: no taskfs is mounted on {mount.path}\n"
+    assert done.stderr == f"taskfs: no taskfs is mounted on {mount.path}: see `taskfs mounts`\n"
 
 
 def test_in_the_foreground(taskfs: Taskfs, mountpoint: Path) -> None:

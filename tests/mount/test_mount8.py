@@ -199,7 +199,7 @@ def test_errors_are_one_line(
     said, statuses = lines[:8:2], lines[1:8:2]
     assert all(status == "status 1" for status in statuses)
     assert all(line.startswith(("taskfs: ", "mount: ")) for line in said)
-    assert said[0] == "taskfs: -o: unknown option 'bogus'"
+    assert said[0] == "taskfs: -o: unknown option 'bogus': see `taskfs mount --help`"
     assert "mkdir -p" in said[1] or "mount point does not exist" in said[1]
     assert "remount" in said[2]
     assert "inductiva auth login" in said[3]
