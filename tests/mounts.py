@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Final
 
 from taskfs.errors import MountError
 from taskfs.fuse.mountpoint import umount
+from tests import fork_server
 from tests.fake_api import FakeCloud
+from tests.fork_server import COMMAND
 
-ROOT: Final = Path(__file__).parents[1]
-COMMAND: Final = (sys.executable, "-W", "error", "-m", "taskfs")
 DEVICE: Final = Path("/dev/fuse")
 TIMEOUT_S: Final = 30.0
 # Refuses at once: the machines of tests are reached on loopback.
@@ -65,14 +64,13 @@ class Taskfs:
 
     def __init__(self, home: Path, cloud: FakeCloud | None) -> None:
         self.home = home
-        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         self.environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(home),
             "XDG_CACHE_HOME": str(home / "cache"),
             "XDG_CONFIG_HOME": str(home / "config"),
             "XDG_STATE_HOME": str(home / "state"),
-            "PYTHONPATH": path,
+            "PYTHONPATH": fork_server.python_path(),
             "TASKFS_ENGINE": os.environ.get("TASKFS_ENGINE", "auto"),
             "INDUCTIVA_TURN_SERVER_URL": NO_TURN_SERVER,
         }
@@ -83,10 +81,14 @@ class Taskfs:
     def __call__(
         self, *arguments: str | Path, prefix: Sequence[str] = (), **environment: str
     ) -> "subprocess.CompletedProcess[str]":
+        words = [str(argument) for argument in arguments]
+        variables = self.environment | environment
+        if not prefix:
+            return fork_server.run(words, cwd=self.home, environment=variables, timeout_s=TIMEOUT_S)
         return subprocess.run(
-            [*prefix, *COMMAND, *map(str, arguments)],
+            [*prefix, *COMMAND, *words],
             cwd=self.home,
-            env=self.environment | environment,
+            env=variables,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

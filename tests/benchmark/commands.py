@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from tests.environments import make_environment, python_of
-from tests.mounts import COMMAND
+from tests.fork_server import COMMAND
 
 from .account import AccountCloud, Measured
 from .machine import describe

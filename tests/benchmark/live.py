@@ -19,7 +19,8 @@ from typing import Any, Final
 
 from tests.environments import make_environment, python_of
 from tests.fake_api import FakeCloud
-from tests.mounts import COMMAND, ROOT, Mount
+from tests.fork_server import COMMAND, ROOT
+from tests.mounts import Mount
 from tests.soak.daemon import usage_of
 from tests.stun import StunServer
 

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from tests import fork_server
 from tests.fake_api import FakeCloud
+from tests.fork_server import COMMAND, ROOT
 
-ROOT = Path(__file__).parents[2]
-COMMAND = (sys.executable, "-W", "error", "-m", "taskfs")
 TIMEOUT_S = 30
 
 # A shell ignores SIGINT in background jobs, and with it in these tests. A `preexec_fn` cannot reset
@@ -38,18 +38,18 @@ class Command:
 
     cwd: Path
     environment: dict[str, str] = field(default_factory=dict)
+    new_interpreter: bool = False  # for tests of the imports and of the start
 
     def __call__(
         self, *arguments: str, stdin: str = "", **environment: str
     ) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [*COMMAND, *arguments],
+        return fork_server.run(
+            arguments,
             cwd=self.cwd,
-            env=self.environment | environment,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
+            environment=self.environment | environment,
+            stdin=stdin,
+            timeout_s=TIMEOUT_S,
+            new_interpreter=self.new_interpreter,
         )
 
     def python(self, program: str) -> "subprocess.CompletedProcess[str]":
@@ -167,8 +167,7 @@ def home(tmp_path: Path) -> Path:
 def bare(tmp_path: Path, home: Path) -> Command:
     """The command without settings."""
     kept = {name: os.environ[name] for name in ("PATH", "TZ") if name in os.environ}
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    return Command(tmp_path, {**kept, "HOME": str(home), "PYTHONPATH": path})
+    return Command(tmp_path, {**kept, "HOME": str(home), "PYTHONPATH": fork_server.python_path()})
 
 
 @pytest.fixture

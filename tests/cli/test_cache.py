@@ -11,7 +11,7 @@ from taskfs.cache.eviction import cached_files, evict
 from taskfs.cache.pins import change_pins, pinned_files, read_pins
 from tests.cli.conftest import Command, eventually
 from tests.fake_api import FakeCloud
-from tests.mounts import COMMAND
+from tests.fork_server import COMMAND
 
 MB = 1 << 20
 BODY = os.urandom(6 * MB)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import ROOT, Command
+from tests.cli.conftest import Command
+from tests.fork_server import ROOT
 
 DOCUMENTS = sorted(path.stem for path in (ROOT / "taskfs/docs").glob("*.md"))
 

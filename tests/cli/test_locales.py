@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import COMMAND, TIMEOUT_S, Command
+from tests.cli.conftest import TIMEOUT_S, Command
 from tests.fake_api import FakeCloud
+from tests.fork_server import COMMAND
 
 FILES = {"plain.txt": b"p", "é.txt": b"e", "Σ/日本.txt": b"s"}
 PROJECT = "été Σ"

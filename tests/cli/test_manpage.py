@@ -15,7 +15,7 @@ from taskfs.cli.roff import format_manual
 from taskfs.options import OPTIONS
 from taskfs.tree.text_files import TEXT_FILES
 from tests.cli.conftest import Command
-from tests.mounts import ROOT
+from tests.fork_server import ROOT
 from tests.unit.test_layers import THIRD_PARTY
 
 PAGE = format_manual(taskfs, "2026-01-02")

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from taskfs.fuse.mountpoint import umount
-from tests.cli.conftest import COMMAND, Command
+from tests.cli.conftest import Command
 from tests.fake_api import FakeCloud
+from tests.fork_server import COMMAND
 from tests.mounts import is_mounted
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import COMMAND, TIMEOUT_S, Command
+from tests.cli.conftest import TIMEOUT_S, Command
 from tests.cli.test_download import tree
 from tests.fake_api import FakeCloud
+from tests.fork_server import COMMAND
 from tests.mounts import eventually
 
 LONG = "n" * 144

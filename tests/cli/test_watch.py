@@ -14,8 +14,9 @@ import pytest
 from taskfs.cli.keyboard import Keyboard
 from taskfs.cli.watch_tasks import MAX_REQUESTS, UnfinishedTasks
 from taskfs.remote.api_client import TaskClient
-from tests.cli.conftest import COMMAND, Command, Terminal, eventually
+from tests.cli.conftest import Command, Terminal, eventually
 from tests.fake_api import FakeCloud
+from tests.fork_server import COMMAND
 
 LONG_AGO: Final = "2026-01-01T00:00:00+00:00"
 FAST: Final = ("--status-cache-time", "500ms")

@@ -12,7 +12,8 @@ import pytest
 
 from taskfs.fuse.mountpoint import umount
 from tests.fake_api import FakeCloud
-from tests.mounts import COMMAND, NO_TURN_SERVER, ROOT, is_mounted
+from tests.fork_server import COMMAND, ROOT
+from tests.mounts import NO_TURN_SERVER, is_mounted
 
 DOCUMENT: Final = (ROOT / "taskfs/docs/from-inductiva.md").read_text()
 OUTPUTS: Final = {"a": b"A\n", "b": b"B\n", "stdout.txt": b"first\nlast\n", "stderr.txt": b""}

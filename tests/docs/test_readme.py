@@ -12,7 +12,8 @@ import pytest
 from taskfs.fuse.mountpoint import umount
 from tests.docs.transcript import blocks, matches, run, section, steps
 from tests.fake_api import FakeCloud
-from tests.mounts import COMMAND, ROOT, is_mounted
+from tests.fork_server import COMMAND, ROOT
+from tests.mounts import is_mounted
 
 README: Final = (ROOT / "README.md").read_text()
 ADMINISTRATION: Final = (ROOT / "taskfs/docs/administration.md").read_text()

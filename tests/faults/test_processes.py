@@ -22,7 +22,8 @@ from taskfs.fuse.mountpoint import DEAD, has_ended
 from tests.fake_api import FakeCloud
 from tests.faults.scenarios import finished
 from tests.file_systems import assert_same
-from tests.mounts import COMMAND, Mount, Taskfs, eventually, is_mounted, processes_naming
+from tests.fork_server import COMMAND
+from tests.mounts import Mount, Taskfs, eventually, is_mounted, processes_naming
 from tests.outputs import LONG_AGO, noise
 from tests.zips import DEFLATED
 

@@ -15,7 +15,8 @@ from tests.archive_harness import run_threads
 from tests.conftest import in_process
 from tests.fake_api import FakeCloud
 from tests.file_systems import InProcess, text
-from tests.mounts import ROOT, Mount, eventually
+from tests.fork_server import ROOT
+from tests.mounts import Mount, eventually
 from tests.outputs import LONG_AGO
 from tests.zips import Entry, build
 

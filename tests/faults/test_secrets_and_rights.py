@@ -22,7 +22,8 @@ from tests.caches import make_files
 from tests.conftest import on_mount
 from tests.fake_api import FakeCloud
 from tests.file_systems import Mounted
-from tests.mounts import ROOT, Mount, Taskfs
+from tests.fork_server import ROOT
+from tests.mounts import Mount, Taskfs
 from tests.outputs import add_finished_task
 from tests.zips import Entry, build
 

@@ -25,7 +25,8 @@ from taskfs.fuse.preload import LOADED
 from tests.fake_api import FakeCloud
 from tests.faults.scenarios import add_fault, errno_of, finished
 from tests.file_systems import assert_same
-from tests.mounts import ROOT, Mount, eventually, is_mounted
+from tests.fork_server import ROOT
+from tests.mounts import Mount, eventually, is_mounted
 from tests.outputs import LONG_AGO, noise
 
 REFUSING: Final = """

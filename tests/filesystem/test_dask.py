@@ -18,7 +18,8 @@ from distributed import Client
 
 from taskfs.cache.block import BLOCK
 from tests.fake_api import FakeCloud
-from tests.mounts import ROOT, eventually
+from tests.fork_server import ROOT
+from tests.mounts import eventually
 
 TASKS: Final = 10
 FILES: Final = 5

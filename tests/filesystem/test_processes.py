@@ -17,7 +17,8 @@ from taskfs.demo.endpoint import RequestRecord
 from taskfs.fsspec.filesystem import TaskFileSystem
 from taskfs.fsspec.shared_core import SharedCore
 from tests.fake_api import FakeCloud
-from tests.mounts import ROOT, eventually
+from tests.fork_server import ROOT
+from tests.mounts import eventually
 from tests.zips import cheap_bytes
 
 WORDS: Final = cheap_bytes(2_000_000)

@@ -12,8 +12,9 @@ import pytest
 
 from tests.cli.conftest import Command
 from tests.fake_api import FakeCloud
+from tests.fork_server import COMMAND
 from tests.live.test_live_tree import LINES, end_task
-from tests.mounts import COMMAND, Taskfs, eventually
+from tests.mounts import Taskfs, eventually
 from tests.outputs import put_outputs
 
 

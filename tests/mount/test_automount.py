@@ -22,7 +22,8 @@ from typing import Final
 import pytest
 
 from tests.fake_api import FakeCloud
-from tests.mounts import COMMAND, Taskfs, eventually, is_mounted, processes_naming
+from tests.fork_server import COMMAND
+from tests.mounts import Taskfs, eventually, is_mounted, processes_naming
 
 pytestmark = [pytest.mark.mount, pytest.mark.usefixtures("each_engine")]
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounts import COMMAND, Taskfs, eventually, is_mounted, processes_naming
+from tests.fork_server import COMMAND
+from tests.mounts import Taskfs, eventually, is_mounted, processes_naming
 
 pytestmark = pytest.mark.mount
 

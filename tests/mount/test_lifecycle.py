@@ -14,14 +14,8 @@ import pytest
 
 from taskfs.fuse.mountpoint import has_ended
 from tests.fake_api import FakeCloud
-from tests.mounts import (
-    COMMAND,
-    Mount,
-    Taskfs,
-    eventually,
-    is_mounted,
-    processes_naming,
-)
+from tests.fork_server import COMMAND
+from tests.mounts import Mount, Taskfs, eventually, is_mounted, processes_naming
 from tests.outputs import LONG_AGO
 
 pytestmark = [pytest.mark.mount, pytest.mark.usefixtures("each_engine")]

@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 from tests.fake_api import FakeCloud
-from tests.mounts import ROOT
+from tests.fork_server import ROOT
 from tests.outputs import LONG_AGO
 
 pytestmark = pytest.mark.mount

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.fake_api import FakeCloud
-from tests.mounts import COMMAND, Taskfs, eventually, is_mounted
+from tests.fork_server import COMMAND
+from tests.mounts import Taskfs, eventually, is_mounted
 
 pytestmark = pytest.mark.mount
 

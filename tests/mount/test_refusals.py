@@ -9,8 +9,9 @@ import pytest
 
 from taskfs.fuse.mount_errors import explain
 from tests.fake_api import FakeCloud
+from tests.fork_server import COMMAND
 from tests.mount.test_users import NOBODY, in_own_devices
-from tests.mounts import COMMAND, Taskfs, is_mounted
+from tests.mounts import Taskfs, is_mounted
 
 FOREGROUND: Final[tuple[list[str], ...]] = ([], ["--foreground"])
 WITHOUT_SYS_ADMIN: Final = ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin")

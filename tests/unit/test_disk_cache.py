@@ -46,7 +46,8 @@ from taskfs.support.stats import Stats
 from tests.archive_harness import DaemonPool, FakeObject, run_threads
 from tests.caches import read_index, write_index
 from tests.file_systems import assert_same
-from tests.mounts import ROOT, TIMEOUT_S
+from tests.fork_server import ROOT
+from tests.mounts import TIMEOUT_S
 
 KEY: Final = cache_key("object", 1)
 BODY: Final = random.Random(3).randbytes(700)

@@ -20,7 +20,7 @@ from taskfs.fuse.operations import TaskOperations
 from taskfs.tree.nodes import Attrs, Node
 from taskfs.tree.page_cache import PageCacheMode
 from taskfs.tree.tree import Tree
-from tests.mounts import ROOT
+from tests.fork_server import ROOT
 from tests.unit.failing_trees import OURS, TRANSPORT_ERRORS, Failing, Folders
 
 

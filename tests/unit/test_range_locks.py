@@ -21,7 +21,8 @@ from taskfs.model import Fetched, ObjectVersion
 from taskfs.support.interruptible_wait import Waiter
 from taskfs.support.stats import Stats
 from taskfs.support.thread_pool import DaemonPool
-from tests.mounts import ROOT, eventually
+from tests.fork_server import ROOT
+from tests.mounts import eventually
 
 KEY: Final = cache_key("an object")
 BODY: Final = random.Random(7).randbytes(40 * BLOCK + 99)

@@ -24,7 +24,7 @@ from taskfs.tasks.accounts import UNUSED_S, open_database, open_read_only
 from taskfs.tasks.database_file import VERSION, DatabaseFile
 from taskfs.tasks.selection import Scope, Selection
 from taskfs.tasks.task_database import TaskDatabase
-from tests.mounts import ROOT
+from tests.fork_server import ROOT
 
 URL = "https://api.example"
 ALL = Selection()

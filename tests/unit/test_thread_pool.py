@@ -10,7 +10,8 @@ from typing import Final
 import pytest
 
 from taskfs.support.thread_pool import DaemonPool
-from tests.mounts import ROOT, eventually
+from tests.fork_server import ROOT
+from tests.mounts import eventually
 
 PATIENCE_S: Final = 20.0
 
