@@ -22,12 +22,10 @@ from tests.outputs import put_outputs
 pytestmark = pytest.mark.mount
 
 SENT: Final = "modify,attrib,close_write,create,delete"
-# Seconds within which a new status is seen: `--status-cache-time` and one more.
-STATUS_S: Final = 3.0
+# Seconds within which a change is seen, on a loaded machine.
+SOON_S: Final = 30.0
 # Seconds within which a new watch is seen.
 WATCH_S: Final = 2.0
-# Seconds between the events of one change, on a loaded machine.
-SOON_S: Final = 3.0
 # Seconds within which a file on a machine is seen to grow.
 LIVE_S: Final = 4.0
 NewMount = Callable[..., Mount]
@@ -101,7 +99,7 @@ def test_a_status_changes(new_mount: NewMount, cloud: FakeCloud, engine: str) ->
         with watching(root, f"{task}/status") as of_file, watching(root, task) as of_directory:
             (root / task / "status").read_text()
             cloud.set_status(task, status)
-            of_file.wait_for(f"{task}/status MODIFY", STATUS_S)
+            of_file.wait_for(f"{task}/status MODIFY", SOON_S)
             assert (root / task / "status").read_text() == f"{status}\n"
             assert (root / task / "status").stat().st_size == len(status) + 1
             of_directory.wait_for(f"{task}/status MODIFY", SOON_S)
@@ -119,7 +117,7 @@ def test_tasks_come_and_go(new_mount: NewMount, cloud: FakeCloud, engine: str) -
     groups = (".by-status/started", ".by-status/success", ".by-project", ".by-date")
     with watching(root, "", *groups) as watcher:
         task = cloud.add_task(status="started", project="second")
-        watcher.wait_for(f"{task} CREATE,ISDIR", STATUS_S)
+        watcher.wait_for(f"{task} CREATE,ISDIR", SOON_S)
         watcher.wait_for(f".by-status/started/{task} CREATE", SOON_S)
         watcher.wait_for(".by-project/second CREATE,ISDIR", SOON_S)
         watcher.wait_for(".latest ATTRIB", SOON_S)
@@ -128,7 +126,7 @@ def test_tasks_come_and_go(new_mount: NewMount, cloud: FakeCloud, engine: str) -
         assert (root / task / "status").read_text() == "started\n"
         assert os.readlink(root / ".by-status/started" / task) == f"../../{task}"
         cloud.set_status(task, "success")
-        watcher.wait_for(f".by-status/success/{task} CREATE", STATUS_S)
+        watcher.wait_for(f".by-status/success/{task} CREATE", SOON_S)
         watcher.wait_for(f".by-status/started/{task} DELETE", SOON_S)
         watcher.wait_for(f"{task} ATTRIB,ISDIR", SOON_S)
         watcher.wait_for(f".by-date/{by_date} DELETE", SOON_S)
@@ -136,9 +134,9 @@ def test_tasks_come_and_go(new_mount: NewMount, cloud: FakeCloud, engine: str) -
         for gone in (task, old):
             os.listdir(root / gone)
             cloud.remove_task(gone)
-            watcher.wait_for(f"{gone} DELETE,ISDIR", 2 * STATUS_S)
+            watcher.wait_for(f"{gone} DELETE,ISDIR", SOON_S)
             assert not (root / gone).exists()
-        watcher.wait_for(".by-project/second DELETE,ISDIR", 2 * STATUS_S)
+        watcher.wait_for(".by-project/second DELETE,ISDIR", SOON_S)
         made = [line for line in watcher.seen if "CREATE" in line or "DELETE" in line]
         assert sorted(made) == sorted(set(made))
 
@@ -150,12 +148,12 @@ def test_an_archive_arrives(new_mount: NewMount, cloud: FakeCloud, engine: str) 
     assert os.listdir(root / task / "outputs") == []
     with watching(root, task, f"{task}/outputs") as watcher:
         cloud.set_status(task, "success")
-        watcher.wait_for(f"{task}/status MODIFY", STATUS_S)
+        watcher.wait_for(f"{task}/status MODIFY", SOON_S)
         put_outputs(cloud, task, {"forces.csv": b"1", "vtk/a.vtk": b"2"})
-        watcher.wait_for(f"{task}/output_files_info MODIFY", 6)
-        watcher.wait_for(f"{task}/outputs ATTRIB,ISDIR", 1)
-        watcher.wait_for(f"{task}/outputs/forces.csv CREATE", 1)
-        watcher.wait_for(f"{task}/outputs/vtk CREATE,ISDIR", 1)
+        watcher.wait_for(f"{task}/output_files_info MODIFY", SOON_S)
+        watcher.wait_for(f"{task}/outputs ATTRIB,ISDIR", SOON_S)
+        watcher.wait_for(f"{task}/outputs/forces.csv CREATE", SOON_S)
+        watcher.wait_for(f"{task}/outputs/vtk CREATE,ISDIR", SOON_S)
         assert (root / task / "outputs/forces.csv").read_bytes() == b"1"
         assert sorted(os.listdir(root / task / "outputs")) == ["forces.csv", "vtk"]
         assert "forces.csv" in (root / task / "output_files_info").read_text()
@@ -252,7 +250,7 @@ def test_a_working_directory_survives(new_mount: NewMount, cloud: FakeCloud, eng
         shell = subprocess.Popen(
             ["sh", "-c", program], cwd=root / task, stdout=subprocess.PIPE, text=True
         )
-        watcher.wait_for(f"{task} CREATE,ISDIR", 7)
+        watcher.wait_for(f"{task} CREATE,ISDIR", SOON_S)
         printed, _ = shell.communicate(timeout=20)
     assert printed.splitlines()[:2] == ["started", str(root / task)]
     assert "outputs" in printed
@@ -267,7 +265,7 @@ def test_a_read_only_mount(new_mount: NewMount, cloud: FakeCloud, engine: str) -
     assert os.statvfs(plain).f_flag & os.ST_RDONLY
     with watching(plain, task) as silent, watching(root, task) as watcher:
         cloud.set_status(task, "computation-started")
-        watcher.wait_for(f"{task}/status MODIFY", STATUS_S)
+        watcher.wait_for(f"{task}/status MODIFY", SOON_S)
         assert silent.seen == []
     for folder in (plain, root):
         calls: list[Callable[[], object]] = [
@@ -295,8 +293,8 @@ def test_a_silent_store(new_mount: NewMount, cloud: FakeCloud, engine: str) -> N
             eventually(lambda: any(r.side == "store" for r in cloud.requests))
             cloud.set_status(task, "computation-started")
             new = cloud.add_task(status="started")
-            watcher.wait_for(f"{task}/status MODIFY", STATUS_S)
-            watcher.wait_for(f"{new} CREATE,ISDIR", 2 * STATUS_S)
+            watcher.wait_for(f"{task}/status MODIFY", SOON_S)
+            watcher.wait_for(f"{new} CREATE,ISDIR", SOON_S)
             assert not any(read.done() for read in reads[:8])
         finally:
             cloud.faults.clear()
@@ -311,7 +309,7 @@ def test_unmount_and_killed_daemon(new_mount: NewMount, cloud: FakeCloud, engine
         try:
             time.sleep(WATCH_S)
             cloud.set_status(task, "submitted")
-            watcher.wait_for(f"{task}/status MODIFY", STATUS_S)
+            watcher.wait_for(f"{task}/status MODIFY", SOON_S)
             pid = mount.pid
             (helper,) = children_of(pid)
             cloud.set_status(task, "started")
@@ -397,5 +395,5 @@ def test_a_silent_machine(new_mount: NewMount, cloud: FakeCloud, engine: str) ->
         cloud.machine_files(task).append("stdout.txt", b"two\n")
         time.sleep(WATCH_S)
         cloud.set_status(other, "computation-ended")
-        watcher.wait_for(f"{other}/status MODIFY", STATUS_S)
+        watcher.wait_for(f"{other}/status MODIFY", SOON_S)
         assert f"{stdout} MODIFY" not in watcher.seen

@@ -335,7 +335,7 @@ def test_what_is_final_is_shown_while_the_api_is_away(
 ) -> None:
     """F-4, O-12: A terminal status needs no answer of the API."""
     task = cloud.add_task(status="failed", error_detail="oh", metadata=None)
-    fs = new_fs(timeout="500ms", attr_timeout="0s")
+    fs = new_fs(timeout="5s", attr_timeout="0s")
     assert text(fs, f"{task}/status") == "failed\n"
     cloud.pause()
     time.sleep(0.2)

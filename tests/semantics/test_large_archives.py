@@ -16,10 +16,11 @@ from taskfs.cache.sealed_file import IN_MEMORY
 from tests.caches import TreeFactory, archive_requests, cached_files
 from tests.fake_api import FakeCloud
 from tests.file_systems import text
+from tests.fork_server import COMMAND
 from tests.generated_archive import BODY, FIELDS, GeneratedArchive
 from tests.generated_archive import name_of as generated_name
 from tests.large_archives import add_large_task, body_of, name_of, write_archive
-from tests.mounts import COMMAND, Taskfs
+from tests.mounts import Taskfs
 from tests.outputs import LONG_AGO
 from tests.zips import build
 
