@@ -1,4 +1,4 @@
-"""Decoders of the compression methods of members (APPNOTE 4.4.5) behind one protocol.
+"""Decoders of the compression methods of members (APPNOTE 4.4.5) with one protocol.
 
 ISA-L decodes DEFLATE if it is installed, else zlib-ng does. Both can copy their state, so a member
 is seekable. Members of the other methods are always decoded from their start.

@@ -60,7 +60,7 @@ class DiskCheckpoints:
     def nearest(self, offset: int, beyond: int) -> Checkpoint | None:
         """Return the last checkpoint at or before the decoded byte *offset*.
 
-        None if there is none behind the byte *beyond*.
+        None if there is none after the byte *beyond*.
         """
         first, stop = max(1, beyond // STRETCH), offset // STRETCH + 1
         while first < stop:

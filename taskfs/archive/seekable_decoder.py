@@ -226,7 +226,7 @@ class SeekableDecoder:
         """Bring a checkpoint or a cursor nearer to span *index* than the byte *reached*.
 
         Without a checkpoint, decode one stretch. Another process that has to decode it as well
-        waits for the checkpoint behind it.
+        waits for the checkpoint after it.
         """
         disk, writer = self._decoder.disk, self._writer
         assert disk is not None
