@@ -16,8 +16,8 @@ from taskfs.tasks.task_database import TaskDatabase
 SERVICE_ID: Final = re.compile(r"[a-z0-9]{25}")
 OTHER_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,255}")
 NEVER_S: Final = float("-inf")
-# Finished tasks in memory: about 5 MB. A walk over more of them reads the database.
-MAX_RECENT: Final = 2048
+# Finished tasks in memory: about 3 MB. A walk over more of them reads the database.
+MAX_RECENT: Final = 1024
 # Tasks whose observed changes are dated: some 200 bytes each.
 MAX_DATED: Final = 20_000
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Final, NamedTuple, TypeVar
 
+import msgspec
+
 from taskfs.errors import BadAnswer, Unavailable
 from taskfs.model import Task, TaskAPI, TaskPage
 from taskfs.support.thread_pool import DaemonPool
@@ -26,6 +28,8 @@ T = TypeVar("T")
 PAGE_TASKS: Final = 500  # tasks per page, the API's maximum
 # Requests in flight, few because the API serves all programs of the account.
 PAGES_AT_ONCE: Final = 4
+# Pages that one write stores.
+PAGES_PER_WRITE: Final = 2
 # Passes over a listing whose pages shift, because each pass may shift again.
 MAX_PASSES: Final = 3
 # Pages of one listing, a million tasks: a longer listing is taken for an error of the server.
@@ -42,6 +46,24 @@ class FirstPage(NamedTuple):
 
     page: TaskPage
     began_s: float
+
+
+class _PackedPage(NamedTuple):
+    """A page in one piece of memory, which leaves no gaps as thousands of records do."""
+
+    number: int
+    began_s: float
+    tasks: bytes
+    rest: TaskPage  # without its tasks
+
+    @classmethod
+    def of(cls, number: int, began_s: float, page: TaskPage) -> "_PackedPage":
+        tasks = msgspec.msgpack.encode(page.tasks)
+        return cls(number, began_s, tasks, page._replace(tasks=[]))
+
+    def unpack(self) -> tuple[int, float, TaskPage]:
+        tasks = msgspec.msgpack.decode(self.tasks, type=list[Task])
+        return self.number, self.began_s, self.rest._replace(tasks=tasks)
 
 
 class Progress(NamedTuple):
@@ -208,15 +230,19 @@ class WholeListing:
         self, scope: Scope, numbers: Iterable[int], urgent: bool
     ) -> "Iterator[tuple[int, float, TaskPage]]":
         """Yield pages in order, `PAGES_AT_ONCE` requests at a time; as many wait to be taken."""
-        waiting: list[Future[tuple[int, float, TaskPage]]] = []
+        waiting: list[Future[_PackedPage]] = []
+
+        def fetch(number: int) -> _PackedPage:
+            return _PackedPage.of(*self.fetch(scope, number, urgent))
+
         for number in numbers:
             if self._closed.is_set():
                 raise Unavailable("the mount is ending")
-            waiting.append(self._pool.submit(self.fetch, scope, number, urgent))
+            waiting.append(self._pool.submit(fetch, number))
             if len(waiting) >= 2 * PAGES_AT_ONCE:
-                yield waiting.pop(0).result()
-        for future in waiting:
-            yield future.result()
+                yield waiting.pop(0).result().unpack()
+        while waiting:
+            yield waiting.pop(0).result().unpack()
 
     def store(
         self, tasks: Sequence[Task], began_s: float, number: int, seq: int | None = None
@@ -285,7 +311,7 @@ class _Pass:
         self._has_shrunk = self._has_shrunk or page.total_size < self.total_size
         self.total_size = page.total_size
         self._unsaved.append((number, began_s, page))
-        if len(self._unsaved) == PAGES_AT_ONCE:
+        if len(self._unsaved) == PAGES_PER_WRITE:
             self._save()
         return len(self.ids) - before + page.unusable
 

@@ -245,7 +245,8 @@ def test_a_first_listing_is_never_shown_in_part(api: FakeAPI, clock: Clock) -> N
     for _ in range(2):
         with pytest.raises(Unavailable, match="of 6 pages"):
             cache.ids()
-    eventually(lambda: cache.progress == (4, 6))
+    # Page 4 may be requested after page 5, because four threads request pages.
+    eventually(lambda: cache.progress in {(3, 6), (4, 6)})
     go_on.set()
     await_quiet(api)
     assert cache.ids() == tuple(api.tasks)
