@@ -160,17 +160,18 @@ class EventThread:
         """Send the events of changes until there is no watch any more."""
         log.info("inotify events are sent: a program watches the mount")
         self._operations.tracks_lookups = True
-        self._changes.start()
-        self._newest = self._changes.newest
         self._ticked_s.clear()
         self._awaited.clear()
-        self._events.start()
+        has_begun = self._begin()
         while self._watches and not self._stopped.is_set():
             delay_s = POLL_S
             try:
                 self._changes.refresh()
-                self._send_changes(self._changes.take())
-                self._send_live_changes()
+                if has_begun:
+                    self._send_changes(self._changes.take())
+                    self._send_live_changes()
+                else:
+                    has_begun = self._begin()
             except TaskFSError as exc:
                 log.info("changes of tasks are not seen: %s", exc)
                 delay_s = RETRY_S
@@ -180,6 +181,15 @@ class EventThread:
                 self._scan()
         self._operations.tracks_lookups = False
         log.info("no inotify events are sent: no program watches the mount")
+
+    def _begin(self) -> bool:
+        """Take the cached state as the one to compare with; False before the first listing."""
+        if not self._changes.is_known:
+            return False
+        self._changes.start()
+        self._newest = self._changes.newest
+        self._events.start()
+        return True
 
     def _send_changes(self, changes: Sequence[TaskChange]) -> None:
         """Send the watched events of *changes*; the programs that they wake get the new state."""

@@ -83,7 +83,7 @@ class AccountListing:
             self.as_of_s = None
             self.selection = self.selection._replace(max_seq=-1)
             return False
-        return self.selection.max_seq != -1
+        return self.selection.has_listing
 
     def close(self) -> None:
         """End the loads in the background."""

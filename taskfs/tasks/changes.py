@@ -37,6 +37,11 @@ class TaskChanges:
         self._gone: set[str] = set()  # removed, but possibly still among the ids of the listing
 
     @property
+    def is_known(self) -> bool:
+        """Whether the cache has a whole listing."""
+        return self._task_cache.selection.has_listing
+
+    @property
     def newest(self) -> str:
         """The id of the newest task, or an empty text."""
         return next((i for i in self._ids if i not in self._gone), "")
@@ -47,7 +52,7 @@ class TaskChanges:
         return [self._tasks[i] for i in self._unsettled if i in self._tasks]
 
     def start(self) -> None:
-        """Take the cached state as the one to compare with; this sends no request."""
+        """Take the cached state as the one to compare with, if `is_known`; send no request."""
         self._tasks, self._unsettled, self._gone = {}, {}, set()
         self._ids = self._task_cache.known_ids()
         listed = set(self._ids)
@@ -64,7 +69,7 @@ class TaskChanges:
         Raises:
             TaskFSError: the API fails.
         """
-        self._task_cache.refresh()
+        self._task_cache.read(lambda: None)  # also after a loss of the saved tasks
         for task_id, until_s in list(self._unsettled.items()):
             if until_s == float("inf") and task_id not in self._gone:
                 with contextlib.suppress(NotFound):  # it was removed: `take` reports it
@@ -73,6 +78,8 @@ class TaskChanges:
 
     def take(self) -> list[TaskChange]:
         """Return the changes since the last call; this sends no request."""
+        if not self.is_known:  # the saved tasks were lost, and are not removed
+            return []
         return [*self._take_changed(), *self._take_listed()]
 
     def _take_changed(self) -> Iterator[TaskChange]:
@@ -104,7 +111,7 @@ class TaskChanges:
             task = self._follow(task_id)
             if task is not None:
                 changes.append(TaskChange(None, task))
-        return changes if len(changes) <= MAX_CHANGES else []
+        return changes if len(gone) + len(added) <= MAX_CHANGES else []
 
     def _follow(self, task_id: str) -> Task | None:
         """Remember the cached record of the task, and return it."""

@@ -34,6 +34,11 @@ class Selection(NamedTuple):
     finished_only: bool = False
 
     @property
+    def has_listing(self) -> bool:
+        """Whether a listing was whole once; before that no task is listed."""
+        return self.max_seq != -1
+
+    @property
     def is_unfiltered(self) -> bool:
         """Whether no change of a task brings it to the selection or out of it."""
         return self._replace(max_seq=None) == Selection()

@@ -1,8 +1,11 @@
 """The README's transcripts and examples, run as they are printed, on the embedded cloud."""
 
+import contextlib
 import os
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -13,7 +16,7 @@ from taskfs.fuse.mountpoint import umount
 from tests.docs.transcript import blocks, matches, run, section, steps
 from tests.fake_api import FakeCloud
 from tests.fork_server import COMMAND, ROOT
-from tests.mounts import is_mounted
+from tests.mounts import eventually, is_mounted
 
 README: Final = (ROOT / "README.md").read_text()
 ADMINISTRATION: Final = (ROOT / "taskfs/docs/administration.md").read_text()
@@ -91,6 +94,38 @@ def test_the_recipes(account: dict[str, str], home: Path) -> None:
     assert {line.split()[0] for line in means} >= {"q7c2m0xw95hdt8ynbz4rkv1ej"}
     assert all(0 < float(line.split()[1]) < 10 for line in means)
     assert len(pressure.strip("[]").split()) == 5
+
+
+@pytest.mark.mount
+@pytest.mark.usefixtures("each_engine")
+def test_the_recipes_of_events(environment: dict[str, str], home: Path) -> None:
+    """V-1: inotifywait and entr see what happens in the cloud, called as printed."""
+    line = next(line for line in README.splitlines() if line.startswith("Changes in the cloud are"))
+    recipes = re.findall("`([^`]+)`", line)
+    assert [recipe.split()[0] for recipe in recipes] == ["inotifywait", "ls"]
+    with contextlib.ExitStack() as stack:
+        cloud = stack.enter_context(FakeCloud())
+        task = cloud.add_task(status="started")
+        environment |= {"INDUCTIVA_API_URL": cloud.api_url, "INDUCTIVA_API_KEY": cloud.api_key}
+        subprocess.run(["taskfs", "mount", home / "tasks"], env=environment, check=True)
+        outputs = []
+        for number, recipe in enumerate(recipes):
+            # On a terminal, which entr needs.
+            program = subprocess.Popen(
+                ["script", "-qfc", recipe.replace("ID", task), str(home / f"screen{number}")],
+                cwd=home / "tasks",
+                env=environment | {"SHELL": "/bin/bash"},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+            )
+            stack.enter_context(program)
+            stack.callback(program.terminate)
+            outputs.append(home / f"screen{number}")
+        eventually(lambda: "established" in outputs[0].read_text())
+        time.sleep(2)  # until both watches are seen
+        cloud.set_status(task, "failed")
+        eventually(lambda: f"CREATE {task}" in outputs[0].read_text(), 10)
+        eventually(lambda: "failed" in outputs[1].read_text().split(), 10)
 
 
 def test_python_without_a_mount(account: dict[str, str], home: Path) -> None:

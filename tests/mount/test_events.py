@@ -159,6 +159,20 @@ def test_an_archive_arrives(new_mount: NewMount, cloud: FakeCloud, engine: str) 
         assert "forces.csv" in (root / task / "output_files_info").read_text()
 
 
+def test_names_of_a_large_archive(new_mount: NewMount, cloud: FakeCloud, engine: str) -> None:
+    """V-4, V-6: Of the names in `outputs/` the first 256 send one event each."""
+    task = cloud.add_task(status="computation-started")
+    root = new_mount(engine=engine).path
+    with watching(root, task, f"{task}/outputs") as watcher:
+        cloud.set_status(task, "success")
+        put_outputs(cloud, task, {f"frame_{number:03}.vtk": b"1" for number in range(300)})
+        watcher.wait_for(f"{task}/outputs ATTRIB,ISDIR", 10)
+        created = [line.split()[0] for line in watcher.seen if line.endswith(" CREATE")]
+        assert len(created) == len(set(created)) == 256
+        assert {os.path.dirname(path) for path in created} == {f"{task}/outputs"}
+        assert len(os.listdir(root / task / "outputs")) == 300
+
+
 def test_computation_time_ticks(new_mount: NewMount, cloud: FakeCloud) -> None:
     """V-3: `computation_time` of a running task gets one event in 10 s."""
     task = cloud.add_task(status="computation-started")
@@ -213,6 +227,23 @@ def test_no_event_without_a_change(new_mount: NewMount, cloud: FakeCloud) -> Non
         os.listdir(root)
         time.sleep(4)
         assert watcher.seen == []
+
+
+@pytest.mark.parametrize("count", [1000, 1002])
+def test_a_first_listing_sends_none(new_mount: NewMount, cloud: FakeCloud, count: int) -> None:
+    """V-6: The tasks of a first listing send no event, although a program watches the root before
+    it is read; a task that comes later does."""
+    for _ in range(count):
+        cloud.add_task(status="success")
+    root = new_mount(dir_cache_time="2s").path
+    with watching(root, "") as watcher:
+        eventually(lambda: len(cloud.requests) >= 4, 10)  # the pages of it, and a refresh
+        time.sleep(WATCH_S)
+        assert watcher.seen == []
+        task = cloud.add_task(status="started")
+        watcher.wait_for(f"{task} CREATE,ISDIR", 2 * STATUS_S)
+        watcher.wait_for(".latest ATTRIB", SOON_S)
+        assert {line.split()[0] for line in watcher.seen} == {task, ".latest"}
 
 
 def test_others_are_refused(new_mount: NewMount, cloud: FakeCloud, engine: str) -> None:

@@ -218,6 +218,36 @@ def test_an_ordinary_user_mounts_kills_and_unmounts(public_dir: Path, cloud: Fak
     eventually(lambda: str(home / "mnt") not in Path("/proc/self/mountinfo").read_text())
 
 
+def test_watches_of_another_user(public_dir: Path, cloud: FakeCloud) -> None:
+    """V-5: A user's daemon sees the watches of this user, but not those of root, for which changes
+    are asked for with `--events on` alone."""
+    home, devices = public_dir / "home", public_dir / "dev"
+    (home / "mnt").mkdir(parents=True)
+    for folder in (home, home / "mnt"):
+        os.chown(folder, NOBODY, NOBODY)
+    task = cloud.add_task(status="started")
+    script = f"""
+    echo user_allow_other > {devices}/fuse.conf
+    mount --bind {devices}/fuse.conf /etc/fuse.conf
+    count() {{ grep -o '"api_requests": [0-9]*' {home}/mnt/.taskfs/stats.json | tr -dc 0-9; }}
+    watch() {{
+        before=$(count)
+        "$@" inotifywait -qq -t 6 -e modify {home}/mnt/{task}/status
+        echo $(($(count) - before))
+    }}
+    taskfs mount --allow-other --status-cache-time 200ms {home}/mnt
+    watch env
+    watch setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups
+    taskfs umount {home}/mnt
+    taskfs mount --allow-other --status-cache-time 200ms --events on {home}/mnt
+    watch env
+    taskfs umount {home}/mnt
+    """
+    said = in_own_devices(script, devices, "0666", **Taskfs(home, cloud).environment)
+    of_root, of_the_user, of_root_with_on = map(int, said.split())
+    assert of_root <= 2 < 5 < of_the_user and of_root_with_on > 5
+
+
 @pytest.mark.usefixtures("each_engine")
 def test_an_ordinary_user_repairs_a_dead_mount(public_dir: Path, cloud: FakeCloud) -> None:
     """E-2: An ordinary user repairs a dead mount with `taskfs mount` and removes it with `taskfs
