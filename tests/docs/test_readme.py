@@ -124,8 +124,8 @@ def test_the_recipes_of_events(environment: dict[str, str], home: Path) -> None:
         eventually(lambda: "established" in outputs[0].read_text())
         time.sleep(2)  # until both watches are seen
         cloud.set_status(task, "failed")
-        eventually(lambda: f"CREATE {task}" in outputs[0].read_text(), 10)
-        eventually(lambda: "failed" in outputs[1].read_text().split(), 10)
+        eventually(lambda: f"CREATE {task}" in outputs[0].read_text())
+        eventually(lambda: "failed" in outputs[1].read_text().split())
 
 
 def test_python_without_a_mount(account: dict[str, str], home: Path) -> None:

@@ -166,7 +166,7 @@ def test_names_of_a_large_archive(new_mount: NewMount, cloud: FakeCloud, engine:
     with watching(root, task, f"{task}/outputs") as watcher:
         cloud.set_status(task, "success")
         put_outputs(cloud, task, {f"frame_{number:03}.vtk": b"1" for number in range(300)})
-        watcher.wait_for(f"{task}/outputs ATTRIB,ISDIR", 10)
+        watcher.wait_for(f"{task}/outputs ATTRIB,ISDIR", SOON_S)
         created = [line.split()[0] for line in watcher.seen if line.endswith(" CREATE")]
         assert len(created) == len(set(created)) == 256
         assert {os.path.dirname(path) for path in created} == {f"{task}/outputs"}
@@ -237,11 +237,11 @@ def test_a_first_listing_sends_none(new_mount: NewMount, cloud: FakeCloud, count
         cloud.add_task(status="success")
     root = new_mount(dir_cache_time="2s").path
     with watching(root, "") as watcher:
-        eventually(lambda: len(cloud.requests) >= 4, 10)  # the pages of it, and a refresh
+        eventually(lambda: len(cloud.requests) >= 4, SOON_S)  # the pages of it, and a refresh
         time.sleep(WATCH_S)
         assert watcher.seen == []
         task = cloud.add_task(status="started")
-        watcher.wait_for(f"{task} CREATE,ISDIR", 2 * STATUS_S)
+        watcher.wait_for(f"{task} CREATE,ISDIR", SOON_S)
         watcher.wait_for(".latest ATTRIB", SOON_S)
         assert {line.split()[0] for line in watcher.seen} == {task, ".latest"}
 
