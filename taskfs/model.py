@@ -30,6 +30,12 @@ KNOWN_STATUSES: Final = (
 )
 
 
+PAGE_TASKS: Final = 500  # tasks per page of a listing, the API's maximum
+# Pages of one listing, a million tasks: a longer listing is taken for an error of the server.
+MAX_PAGES: Final = 2000
+# Passes over a listing whose pages shift, because each pass may shift again.
+MAX_PASSES: Final = 3
+
 NO_RECORD: Final = b"{}"
 
 

@@ -19,6 +19,7 @@ from taskfs.cli.task_choice import TaskChoice
 from taskfs.cli.task_ids import resolve_names, task_must_exist
 from taskfs.config import Config
 from taskfs.errors import CorruptData, NotFound, Unsupported
+from taskfs.model import PAGE_TASKS
 from taskfs.options import BY_NAME
 from taskfs.support.formatting import format_count, format_size
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 # Tasks from which one page of the newest ones costs less than each task alone.
 MANY_TASKS: Final = 4
-PAGE_TASKS: Final = 500
 
 
 class _Command(click.Command):

@@ -7,15 +7,10 @@ from typing import Final, NamedTuple
 import msgspec
 
 from taskfs.errors import BadAnswer
-from taskfs.model import Task
+from taskfs.model import MAX_PAGES, MAX_PASSES, PAGE_TASKS, Task
 
-PAGE_TASKS: Final = 500  # tasks per page, the API's maximum
-# Passes over a listing whose pages shift, because each pass may shift again.
-MAX_PASSES: Final = 3
 # Pages requested before the first of them is examined; bounds the memory of an endless listing.
 PAGES_AT_ONCE: Final = 64
-# Pages of one listing, a million tasks: a longer listing is taken for an error of the server.
-MAX_PAGES: Final = 2000
 
 
 class Page(msgspec.Struct):

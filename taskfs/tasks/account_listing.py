@@ -10,12 +10,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Final
 
-from taskfs.model import Task, TaskAPI, TaskPage
+from taskfs.model import PAGE_TASKS, Task, TaskAPI, TaskPage
 from taskfs.tasks.known_tasks import NEVER_S, KnownTasks
 from taskfs.tasks.membership import MAX_SINGLE_REQUESTS, remove_unlisted, request_each
 from taskfs.tasks.selection import Scope, Selection
 from taskfs.tasks.task_filter import TaskFilter
-from taskfs.tasks.whole_listing import PAGE_TASKS, FirstPage, Progress, WholeListing
+from taskfs.tasks.whole_listing import FirstPage, Progress, WholeListing
 
 log = logging.getLogger(__name__)
 

@@ -3,12 +3,10 @@
 from concurrent.futures import Future
 from typing import NamedTuple
 
-from taskfs.model import Task, TaskAPI, TaskPage
+from taskfs.model import PAGE_TASKS, Task, TaskAPI, TaskPage
 from taskfs.support.clock import age_clock
 from taskfs.support.thread_pool import DaemonPool
 from taskfs.tasks.selection import Scope
-
-FIRST_PAGE_TASKS = 500  # tasks of the first page: for many accounts all of them
 
 
 class PendingPages(NamedTuple):
@@ -46,7 +44,7 @@ class TaskFilter(NamedTuple):
         if self.last is not None:
             return [self._list_last(api, scope, self.last) for scope in self.scopes]
         return [
-            api.list_page(1, FIRST_PAGE_TASKS, project=scope.project, status=scope.status)
+            api.list_page(1, PAGE_TASKS, project=scope.project, status=scope.status)
             for scope in self.scopes
         ]
 

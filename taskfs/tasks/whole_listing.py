@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, TypeVar
 import msgspec
 
 from taskfs.errors import BadAnswer, Unavailable
-from taskfs.model import Task, TaskAPI, TaskPage
+from taskfs.model import MAX_PAGES, MAX_PASSES, PAGE_TASKS, Task, TaskAPI, TaskPage
 from taskfs.support.thread_pool import DaemonPool
 from taskfs.tasks.known_tasks import KnownTasks
 from taskfs.tasks.membership import remove_missing, remove_unlisted
@@ -25,15 +25,10 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-PAGE_TASKS: Final = 500  # tasks per page, the API's maximum
 # Requests in flight, few because the API serves all programs of the account.
 PAGES_AT_ONCE: Final = 4
 # Pages that one write stores.
 PAGES_PER_WRITE: Final = 2
-# Passes over a listing whose pages shift, because each pass may shift again.
-MAX_PASSES: Final = 3
-# Pages of one listing, a million tasks: a longer listing is taken for an error of the server.
-MAX_PAGES: Final = 2000
 # Pages at the beginning whose finished tasks are kept in memory.
 KEPT_PAGES: Final = 2
 # Tries of a page in the background, and the seconds between them: the API may limit the rate.
