@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from taskfs.errors import BadAnswer, Unavailable, Unsupported
+from taskfs.remote.live_ice import received_bytes, tune
 from taskfs.remote.live_messages import (
     Answer,
     MachineGone,
@@ -30,8 +31,6 @@ log = logging.getLogger(__name__)
 # In bytes: largest message that the offer announces. The machine's aiortc may refuse to send more
 # than that, and then never answers. Four times what a file question aims at.
 MAX_MESSAGE_BYTES: Final = 16 << 20
-# In seconds: a STUN server that answered a probe of ours within 0.3 s has answered by then.
-GATHER_S: Final = 1.0
 # Questions in flight per connection, at most: the machine answers them one by one.
 MAX_IN_FLIGHT: Final = 8
 # In bytes per second: an answer that arrives faster may take longer than one question may.
@@ -98,7 +97,7 @@ class LiveConnection:
         import aiortc
 
         channel = self._new_channel()
-        _bound_gathering(self._peer)
+        tune(self._peer)
         await self._peer.setLocalDescription(await self._peer.createOffer())
         answer = await exchange(announce_size(self._peer.localDescription.sdp))
         try:
@@ -141,11 +140,11 @@ class LiveConnection:
         """Return once *asking* is done, or no bytes arrived for it in time."""
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + longest_s
-        first = before = _received_bytes(self._peer)
+        first = before = received_bytes(self._peer)
         while True:
             step_s = min(timeout_s, deadline_s - loop.time())
             await asyncio.wait([asking], timeout=max(0.0, step_s))
-            received = _received_bytes(self._peer)
+            received = received_bytes(self._peer)
             is_arriving = received - before >= MIN_RATE * step_s
             is_too_large = received - first > MAX_ARRIVING_BYTES
             if asking.done() or not is_arriving or is_too_large or loop.time() >= deadline_s:
@@ -277,32 +276,6 @@ class _Channel:
             self.is_out_of_sync = True  # a surplus answer: later ones would be taken for others
         else:
             self._answer.set_result(message)
-
-
-def _bound_gathering(peer: "RTCPeerConnection") -> None:
-    """Bound the gathering of candidates by `GATHER_S`; without a network, gather on loopback.
-
-    Gathering asks the STUN server from every interface, and waits 5 s for all answers. An interface
-    without a route to the server, such as a container bridge, would otherwise delay each
-    connection. The embedded cloud is reachable without any network.
-    """
-    transport = peer.sctp and peer.sctp.transport.transport
-    ice = getattr(transport, "_connection", None)
-    gather = getattr(ice, "get_component_candidates", None)
-    if ice is None or gather is None:
-        return
-
-    def gather_bounded(component: int, addresses: list[str]) -> Any:
-        return gather(component, addresses or ["127.0.0.1"], timeout=GATHER_S)
-
-    ice.get_component_candidates = gather_bounded
-
-
-def _received_bytes(peer: "RTCPeerConnection") -> int:
-    """Return how many bytes arrived on a connection; 0 where aiortc does not tell."""
-    get_stats = getattr(peer.sctp and peer.sctp.transport, "_get_stats", None)
-    stats = get_stats().values() if get_stats is not None else ()
-    return sum(getattr(each, "bytesReceived", 0) for each in stats)
 
 
 def _forget(closing: "asyncio.Future[None]") -> None:
