@@ -131,8 +131,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from taskfs.cli.completion import answer
 
         _exit_now(answer(taskfs))  # do not wait for threads whose answers came too late
+    words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        status = _run(sys.argv[1:] if arguments is None else list(arguments))
+        status = _run(words)
         sys.stdout.flush()
     except KeyboardInterrupt:
         # The core's thread pools would delay the exit until their requests end.
@@ -142,7 +143,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _exit_now(EXIT_BROKEN_PIPE)
     except click.UsageError as exc:
-        command = exc.ctx.command_path if exc.ctx else "taskfs"
+        # The parser's own errors have no context.
+        named = " ".join(["taskfs", *(word for word in words[:1] if word in COMMANDS)])
+        command = exc.ctx.command_path if exc.ctx else named
         from taskfs.cli.suggestions import describe_usage_error
 
         print_error(f"{describe_usage_error(exc)} (see `{command} --help`)")

@@ -95,6 +95,7 @@ def test_version(bare: Command) -> None:
         (("demo", "--serve", "/x"), "leave out MOUNTPOINT"),
         (("download", "a", "b", "--output-dir", "c"), "--output-dir takes one ID"),
         (("download", "a", "--archive", "--filenames", "c"), "leave out --filenames"),
+        (("download", "a", "--filenames"), "requires an argument (see `taskfs download --help`)"),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(
