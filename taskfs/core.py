@@ -244,15 +244,16 @@ def open_core(
         timeout_s=config.timeout_s,
         attr_timeout_s=attr_timeout_s,
     )
+    groups = TaskGroups(task_cache)
     if not config.offline:
-        _follow_walks(task_cache, archives, pool)
+        _follow_walks(task_cache, groups, archives, pool)
     context = TreeContext(
         api=client,
         task_cache=task_cache,
         archives=archives,
         page_cache=page_cache,
         held_texts=HeldTexts(attr_timeout_s, config.status_cache_time_s),
-        views=Views(TaskGroups(task_cache)),
+        views=Views(groups),
         api_pool=pool,
         waiter=waiter,
         stats=stats,
@@ -270,7 +271,9 @@ def open_core(
     return Core(Tree(context), client, pools, machines)
 
 
-def _follow_walks(task_cache: TaskCache, archives: ArchiveRegistry, pool: Executor) -> None:
+def _follow_walks(
+    task_cache: TaskCache, groups: TaskGroups, archives: ArchiveRegistry, pool: Executor
+) -> None:
     """Prefetch the archives of the tasks that a task walk will reach next; see `TaskWalk`."""
 
     def prefetch(ids: Sequence[str], kind: ArchiveKind) -> None:
@@ -283,6 +286,7 @@ def _follow_walks(task_cache: TaskCache, archives: ArchiveRegistry, pool: Execut
 
     walk = TaskWalk(task_cache.known_ids, start)
     archives.on_use = walk.note
+    groups.on_list = walk.note_view
 
 
 def _environment(config: Config) -> dict[str, str]:

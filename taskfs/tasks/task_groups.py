@@ -1,7 +1,7 @@
 """`TaskGroups`: the tasks of a listing by status, project or simulator."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from taskfs.tasks.packed_ids import PackedIds
@@ -22,6 +22,8 @@ class TaskGroups:
         self._lock = threading.Lock()
         self._version: object = None
         self._values: dict[str, dict[str, int]] = {}
+        # Called with the tasks of a group that is listed; it must not wait.
+        self.on_list: Callable[[Sequence[str]], None] = lambda ids: None
 
     def values(self, column: str, *, cached: bool = False) -> dict[str, int]:
         """Return the values of *column*, one of `COLUMNS`, newest task first, each with the time
@@ -48,9 +50,9 @@ class TaskGroups:
     def ids(self, column: str, values: Sequence[str]) -> PackedIds:
         """Return the tasks whose *column* is one of *values*, newest first."""
         task_cache = self._task_cache
-        return task_cache.read(
-            lambda: task_cache.database.ids(task_cache.selection, column, values)
-        )
+        ids = task_cache.read(lambda: task_cache.database.ids(task_cache.selection, column, values))
+        self.on_list(ids)
+        return ids
 
     def changed_ns(self, column: str, values: Sequence[str], task_id: str) -> int | None:
         """Return when the task last changed, None if it does not belong to the group."""

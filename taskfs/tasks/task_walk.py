@@ -7,6 +7,7 @@ archives are prefetched as the walk has used, so at most that many are never use
 """
 
 import threading
+from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -70,8 +71,45 @@ class _Order:
         return range(start, self._position + self._direction * (ahead + 1), self._direction)
 
 
+class _Listing:
+    """The walks through one listing of tasks, by its order and by name. The caller holds a lock."""
+
+    def __init__(self) -> None:
+        self._ids: Sequence[str] = ()
+        self._order: Sequence[int] = ()  # the positions in `_ids`, sorted by name
+        self._waiting: list[tuple[str, ArchiveKind]] = []  # notes since the listing has changed
+        self._walks = {kind: (_Order(), _Order()) for kind in ArchiveKind}
+
+    def note(
+        self, ids: Sequence[str], task_id: str, kind: ArchiveKind
+    ) -> dict[ArchiveKind, list[str]]:
+        """Note that a reader needs an archive of the task; return the tasks to prefetch."""
+        wanted: dict[ArchiveKind, list[str]] = {}
+        self._waiting.append((task_id, kind))
+        if ids is not self._ids:
+            # To sort the ids of a large account costs more than a few tasks at random.
+            if len(self._waiting) < MIN_STREAK:
+                return wanted
+            self._ids = ids
+            self._order = array("I", sorted(range(len(ids)), key=ids.__getitem__))
+        for each, its_kind in self._waiting:
+            wanted.setdefault(its_kind, []).extend(self._advance(each, its_kind))
+        self._waiting.clear()
+        return wanted
+
+    def _advance(self, task_id: str, kind: ArchiveKind) -> list[str]:
+        ids, order = self._ids, self._order
+        rank = bisect_left(order, task_id, key=ids.__getitem__)
+        if len(ids) < MIN_STREAK or rank == len(order) or ids[order[rank]] != task_id:
+            return []
+        by_name, by_age = self._walks[kind]
+        wanted = [ids[order[n]] for n in by_name.note(rank) if 0 <= n < len(ids)]
+        return wanted + [ids[n] for n in by_age.note(order[rank]) if 0 <= n < len(ids)]
+
+
 class TaskWalk:
-    """The task walks on one mount. Safe for concurrent use: the lock guards the state.
+    """The walks over the tasks of a mount, through the root or through the view that was listed
+    last. Safe for concurrent use: the lock guards the state.
 
     Args:
         known_ids: returns the listed ids, newest first, and sends no request.
@@ -83,9 +121,13 @@ class TaskWalk:
         self._prefetch = prefetch
         self._lock = threading.Lock()
         self._last: tuple[str, ArchiveKind] | None = None
-        self._by_age: Sequence[str] = ()
-        self._by_name: Sequence[str] = ()
-        self._orders = {kind: (_Order(), _Order()) for kind in ArchiveKind}
+        self._account, self._view = _Listing(), _Listing()
+        self._view_ids: Sequence[str] = ()
+
+    def note_view(self, ids: Sequence[str]) -> None:
+        """Note that a program listed a view of *ids*, which may lie scattered in the account."""
+        if self._view_ids != ids:
+            self._view_ids = ids
 
     def note(self, task: Task, kind: ArchiveKind) -> None:
         """Note that a reader needs an archive of *task*."""
@@ -93,23 +135,14 @@ class TaskWalk:
         if self._last == key:
             return
         ids = self._known_ids()
-        wanted: list[str] = []
+        wanted: dict[ArchiveKind, list[str]] = {}
         with self._lock:
             if self._last == key:
                 return
             self._last = key
-            if ids is not self._by_age:
-                self._by_age, self._by_name = ids, sorted(ids)
-            if len(ids) < MIN_STREAK:
-                return
-            rank = bisect_left(self._by_name, task.id)
-            if self._by_name[rank : rank + 1] != [task.id]:
-                return
-            by_age, by_name = self._orders[kind]
-            for order, names, position in (
-                (by_name, self._by_name, rank),
-                (by_age, self._by_age, self._by_age.index(task.id)),
-            ):
-                wanted += [names[n] for n in order.note(position) if 0 <= n < len(names)]
-        if wanted:
-            self._prefetch(list(dict.fromkeys(wanted)), kind)
+            for listing, listed in ((self._account, ids), (self._view, self._view_ids)):
+                for its_kind, chosen in listing.note(listed, *key).items():
+                    wanted.setdefault(its_kind, []).extend(chosen)
+        for its_kind, chosen in wanted.items():
+            if chosen:
+                self._prefetch(list(dict.fromkeys(chosen)), its_kind)

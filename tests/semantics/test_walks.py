@@ -1,10 +1,13 @@
 """Walks over tasks: what they cost at the API and the store."""
 
 import random
+import time
 from collections.abc import Callable
 
+from taskfs.tasks.task_walk import MAX_AHEAD
 from tests.fake_api import FakeCloud
 from tests.file_systems import FileSystem
+from tests.mounts import eventually
 from tests.outputs import LONG_AGO, add_finished_task
 
 COUNT = 60
@@ -37,6 +40,36 @@ def test_a_walk_signs_many_urls_at_once(
     assert sorted(read) == sorted(f"{n}\n".encode() for n in range(COUNT))
     assert signings(cloud) <= 4 + COUNT // 8
     assert stored(cloud) == COUNT
+
+
+def test_a_walk_that_stops(new_fs: Callable[..., FileSystem], cloud: FakeCloud) -> None:
+    """R-29: After a walk that stops, at most twice as many tasks were requested, and no more are."""
+    tasks = add_tasks(cloud)
+    fs = new_fs()
+    fs.names()
+    cloud.clear_requests()
+    for task in tasks[:8]:
+        fs.read(f"{task}/outputs/stdout.txt")
+    eventually(lambda: all(record.status for record in list(cloud.requests)))
+    time.sleep(0.5)
+    assert stored(cloud) <= 8 * 3
+    count = len(cloud.requests)
+    time.sleep(1)
+    assert len(cloud.requests) == count
+
+
+def test_a_walk_through_a_view(new_fs: Callable[..., FileSystem], cloud: FakeCloud) -> None:
+    """R-29, R-30: A walk through a view, whose tasks lie scattered in the listing, is prefetched."""
+    tasks = add_tasks(cloud)
+    for _ in range(9 * COUNT):
+        cloud.add_task(status="failed", end_time=LONG_AGO)
+    fs = new_fs()
+    assert sorted(fs.names(".by-status/success")) == tasks
+    cloud.clear_requests()
+    for task in tasks:
+        fs.read(f"{task}/outputs/stdout.txt")  # where the link leads
+    assert signings(cloud) <= 4 + COUNT // 4
+    assert stored(cloud) <= COUNT + MAX_AHEAD  # some may be neighbours in the account by chance
 
 
 def test_three_tasks_cause_no_request_for_others(

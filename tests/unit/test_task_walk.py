@@ -64,6 +64,50 @@ def test_tasks_in_random_order_prefetch_nothing() -> None:
     assert Walk().visit(chosen.choices(BY_NAME, k=300)).prefetched == []
 
 
+def test_a_few_tasks_of_a_large_account_cost_no_sort() -> None:
+    """R-29: Three tasks do not make the order of all names; a walk needs it once."""
+    read = []
+
+    class Ids(tuple[str, ...]):
+        def __getitem__(self, position: object) -> str:  # type: ignore[override]
+            read.append(position)
+            return tuple.__getitem__(self, position)  # type: ignore[call-overload, no-any-return]
+
+    ids = Ids(BY_AGE)
+    walk = TaskWalk(lambda: ids, lambda ids, kind: None)
+    for name in BY_NAME[:3]:
+        walk.note(task_of(name, "success"), ArchiveKind.OUTPUT)
+    assert read == []
+    for name in BY_NAME[3:40]:
+        walk.note(task_of(name, "success"), ArchiveKind.OUTPUT)
+    assert len(BY_NAME) <= len(read) < 5 * len(BY_NAME)
+
+
+def test_a_walk_through_a_view_whose_tasks_lie_scattered() -> None:
+    """R-29: The order of the view that was listed last counts as well."""
+    prefetched: list[str] = []
+    ids = tuple(BY_AGE)
+    walk = TaskWalk(lambda: ids, lambda ids, kind: prefetched.extend(ids))
+    view = BY_AGE[::9]
+    walk.note_view(view)
+    for name in sorted(view):
+        walk.note(task_of(name, "success"), ArchiveKind.OUTPUT)
+    assert set(sorted(view)[MIN_STREAK:]) <= set(prefetched)
+    assert len(prefetched) < 2 * len(view)
+
+
+def test_a_walk_goes_on_while_tasks_come() -> None:
+    """R-29: A task that is added moves all others by one place, and the walk goes on."""
+    listing = [tuple(BY_AGE)]
+    prefetched: list[str] = []
+    walk = TaskWalk(lambda: listing[0], lambda ids, kind: prefetched.extend(ids))
+    for number, name in enumerate(BY_NAME):
+        if number % 15 == 14:
+            listing[0] = (f"new{number}", *listing[0])
+        walk.note(task_of(name, "success"), ArchiveKind.OUTPUT)
+    assert set(BY_NAME[MIN_STREAK:]) <= set(prefetched)
+
+
 def test_a_walk_that_skips_tasks_goes_on() -> None:
     """R-29: A view leaves out tasks of another status."""
     chosen = [name for number, name in enumerate(BY_NAME) if number % 4 != 1]
