@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -420,6 +421,19 @@ def test_close_says_goodbye_and_ends_the_thread(
     channels.close()
     wait_until(lambda: cloud.machine(task).open_connections == 0)
     assert not any(thread.name == "taskfs-live" for thread in threading.enumerate())
+
+
+def test_a_question_that_connects_fails_when_the_channels_are_closed(
+    cloud: FakeCloud, channels: LiveChannels, task: str
+) -> None:
+    """L-10: a question during an unmount fails as if the machine had gone."""
+    cloud.faults.add("stall", path="/message", seconds=4.0)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask, channels.machine(task), LS)
+        wait_until(lambda: any("/message" in record.path for record in cloud.requests))
+        channels.close()
+        with pytest.raises(Unavailable):
+            asked.result(5.0)
 
 
 def test_no_secret_in_a_log(
