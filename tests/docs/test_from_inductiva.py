@@ -151,5 +151,5 @@ def files_in(home: Path) -> dict[str, int]:
     return {
         str(path): path.stat().st_ctime_ns
         for folder in ("results", "inductiva_output", "x")
-        for path in (*(home / folder).rglob("*"), *home.glob("*.zip"))
+        for path in (*(home / folder).rglob("*"), *home.glob("*.zip"), *home.glob("*/stdout.txt"))
     }
