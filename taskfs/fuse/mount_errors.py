@@ -24,7 +24,7 @@ NEEDS_ALLOW_OTHER: Final = (
 )
 
 _NOT_RUNNABLE: Final = (
-    "fusermount may not be run by you: join its group, or sudo chmod 4755 $(which fusermount)"
+    "you may not run fusermount: join its group, or sudo chmod 4755 $(which fusermount)"
 )
 
 # The first row whose expression matches gives the text; special rows come before general ones.
@@ -32,7 +32,7 @@ _ROWS: Final = (
     (r"user_allow_other", NEEDS_ALLOW_OTHER),
     (
         r"/dev/fuse.*ermission",
-        "/dev/fuse may not be used by you: sudo chmod 0666 /dev/fuse, or join its group",
+        "you may not open /dev/fuse: sudo chmod 0666 /dev/fuse, or join its group",
     ),
     (
         r"device not found|/dev/fuse.*(No such file|No such device|Operation not permitted)",
@@ -49,7 +49,7 @@ _ROWS: Final = (
     ),
     (r"mounting over filesystem type", "nothing may be mounted over {mountpoint}: choose another"),
     (r"(not empty|nonempty)", "{mountpoint} is not empty: choose an empty directory"),
-    (r"mount failed: Permission denied", "{mountpoint} may not be mounted on: " + _CONFINED),
+    (r"mount failed: Permission denied", "nothing may be mounted on {mountpoint}: " + _CONFINED),
     (
         r"mount failed: Operation not permitted",
         "the kernel refuses the mount (no CAP_SYS_ADMIN): " + CONTAINER,

@@ -11,11 +11,14 @@ from taskfs.tasks.selection import Scope
 from taskfs.tasks.task_database import TaskDatabase
 from taskfs.tasks.task_filter import TaskFilter
 
-MAX_LOSSES: Final = 3  # losses of the database within one read of it
+MAX_LOSSES: Final = 3  # times that the database may lose its tasks during one listing
 
 
 class AccountReader:
-    """Reads listings by what has changed since *database* had them. For one thread."""
+    """Reads listings, and requests only what has changed since *database* saved them.
+
+    Not safe for concurrent use.
+    """
 
     def __init__(self, api: TaskAPI, database: TaskDatabase) -> None:
         self._api = api
@@ -29,11 +32,11 @@ class AccountReader:
         """
         wanted = TaskFilter(project, (status,) if status is not None else ())
         for _ in range(MAX_LOSSES):
-            # A mount keeps the whole account, which then costs less than a listing of its own.
-            is_kept = self._database.difference(Scope()) is not None
+            # If a mount has saved the whole account, its refresh costs less than this listing.
+            is_saved = self._database.difference(Scope()) is not None
             known = KnownTasks(self._database, age_clock)
             listing = AccountListing(
-                self._api, known, TaskFilter() if is_kept else wanted, age_clock
+                self._api, known, TaskFilter() if is_saved else wanted, age_clock
             )
             try:
                 if loads := listing.refresh():
@@ -45,4 +48,4 @@ class AccountReader:
             tasks: list[Task] = self._database.tasks(selection)
             if listing.is_known:
                 return tasks
-        raise Unavailable("the saved tasks were lost again and again")
+        raise Unavailable("the saved tasks are lost again and again: choose another --cache-dir")

@@ -67,7 +67,7 @@ def remaining_grace_s(task: Task, kind: ArchiveKind, clock_offset_s: float | Non
 
     Only the output archive of a task that succeeded can be late, and only if the record has the
     end time: without it, the task may have ended long ago. *clock_offset_s* is the API's clock
-    minus ours.
+    minus the local one.
     """
     if kind is not ArchiveKind.OUTPUT or task.status != "success" or task.end_ns is None:
         return 0.0

@@ -107,7 +107,7 @@ class DatabaseFile:
                     return work(self._connection)
                 except FAULTS as exc:
                     if self._path is None and not _is_damage(exc):
-                        raise  # an error of ours
+                        raise  # an error of this code: a database in memory is never damaged
                     self._recover(exc)
 
     def write(self, work: Callable[[sqlite3.Connection], T]) -> T:

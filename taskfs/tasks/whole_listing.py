@@ -189,7 +189,7 @@ class WholeListing:
                 self._accept(scope, current.ids, start_seq, current, generation)
                 return current.began_s
         if self._known.database.generation != generation:
-            raise Unavailable("the saved tasks were lost again and again")
+            raise Unavailable("the saved tasks are lost again and again: choose another --cache-dir")
         if len(union) + current.unusable < current.total_size:
             # The missing tasks would look deleted.
             raise BadAnswer(
