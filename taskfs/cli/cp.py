@@ -97,6 +97,9 @@ class _Copier:
         from taskfs.download.destination import Destination, file_name
         from taskfs.support.chunks import read_chunks
 
+        if target.is_symlink() or (target.exists() and not target.is_file()):
+            hint = f"`taskfs cat {found.path}` writes to any file"
+            raise ConfigError(f"{target} is not a regular file, and is not replaced: {hint}")
         with open_file(found) as handle:
 
             def fill(stream: FileIO) -> None:

@@ -352,6 +352,20 @@ class TestCp:
         assert taskfs("cp", f"{task}/stdout.txt", "x").returncode == 0
         assert (taskfs.cwd / "x").read_bytes() == OUTPUTS["stdout.txt"]
 
+    @pytest.mark.parametrize("kind", ["fifo", "link"])
+    def test_other_files_are_not_replaced(self, taskfs: Command, task: str, kind: str) -> None:
+        """C-48: A device, FIFO or link at the destination stays; the error names `taskfs cat`."""
+        target = taskfs.cwd / "target"
+        if kind == "fifo":
+            os.mkfifo(target)
+        else:
+            target.symlink_to("/dev/null")
+        done = taskfs("cp", f"{task}/stdout.txt", str(target))
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"taskfs: {target} is not a regular file")
+        assert f"`taskfs cat {task}/outputs/stdout.txt`" in done.stderr
+        assert target.is_fifo() if kind == "fifo" else target.is_symlink()
+
     def test_a_directory_needs_r(self, taskfs: Command, task: str) -> None:
         """C-48: `cp` copies directories with -r."""
         done = taskfs("cp", f"{task}/vtk", ".")
