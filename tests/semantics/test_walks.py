@@ -43,7 +43,7 @@ def test_a_walk_signs_many_urls_at_once(
 
 
 def test_a_walk_that_stops(new_fs: Callable[..., FileSystem], cloud: FakeCloud) -> None:
-    """R-29: After a walk that stops, at most twice as many tasks were requested, and no more are."""
+    """R-29: After a walk that stops, at most twice as many tasks were requested, and no more."""
     tasks = add_tasks(cloud)
     fs = new_fs()
     fs.names()
@@ -59,7 +59,7 @@ def test_a_walk_that_stops(new_fs: Callable[..., FileSystem], cloud: FakeCloud) 
 
 
 def test_a_walk_through_a_view(new_fs: Callable[..., FileSystem], cloud: FakeCloud) -> None:
-    """R-29, R-30: A walk through a view, whose tasks lie scattered in the listing, is prefetched."""
+    """R-29, R-30: A walk through a view, whose tasks lie apart in the listing, is prefetched."""
     tasks = add_tasks(cloud)
     for _ in range(9 * COUNT):
         cloud.add_task(status="failed", end_time=LONG_AGO)
