@@ -1,17 +1,13 @@
 """`AccountReader`: the tasks of a whole listing, for a command that runs once."""
 
-from typing import Final
-
 from taskfs.errors import Unavailable
 from taskfs.model import Task, TaskAPI
 from taskfs.support.clock import age_clock
 from taskfs.tasks.account_listing import AccountListing
 from taskfs.tasks.known_tasks import KnownTasks
 from taskfs.tasks.selection import Scope
-from taskfs.tasks.task_database import TaskDatabase
+from taskfs.tasks.task_database import LOST_TASKS, MAX_LOSSES, TaskDatabase
 from taskfs.tasks.task_filter import TaskFilter
-
-MAX_LOSSES: Final = 3  # times that the database may lose its tasks during one listing
 
 
 class AccountReader:
@@ -48,4 +44,4 @@ class AccountReader:
             tasks: list[Task] = self._database.tasks(selection)
             if listing.is_known:
                 return tasks
-        raise Unavailable("the saved tasks are lost again and again: choose another --cache-dir")
+        raise Unavailable(LOST_TASKS)

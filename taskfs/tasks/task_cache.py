@@ -25,7 +25,7 @@ from taskfs.tasks.known_tasks import CachedTask, KnownTasks
 from taskfs.tasks.offline_listing import OfflineListing
 from taskfs.tasks.packed_ids import PackedIds
 from taskfs.tasks.selection import Selection
-from taskfs.tasks.task_database import TaskDatabase
+from taskfs.tasks.task_database import LOST_TASKS, MAX_LOSSES, TaskDatabase
 from taskfs.tasks.task_filter import PendingPages, PendingTask, TaskFilter
 from taskfs.tasks.task_rows import BATCH
 from taskfs.tasks.whole_listing import Progress
@@ -37,7 +37,6 @@ T = TypeVar("T")
 MAX_ABSENT: Final = 1024  # names without a task that are remembered; about 100 KB
 # Records that are requested one by one within one listing TTL; after that a whole page is.
 MAX_SINGLE_RECORDS: Final = 3
-MAX_LOSSES: Final = 3  # times that the database may lose its tasks during one query
 # The share of its TTL after which a listing in use is refreshed, so that no reader waits for it.
 EARLY: Final = 0.8
 
@@ -179,7 +178,7 @@ class TaskCache:
             result = query()
             if self._listing.is_known:
                 return result
-        raise Unavailable("the saved tasks are lost again and again: choose another --cache-dir")
+        raise Unavailable(LOST_TASKS)
 
     def known_ids(self) -> PackedIds:
         """Return the ids of the last listing, newest first; send no request."""

@@ -6,7 +6,7 @@ others. Each row has a checksum, because SQLite itself has none. No key and no s
 
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from taskfs.model import Task
 from taskfs.tasks.database_file import DamagedError, DatabaseFile
@@ -26,6 +26,9 @@ from taskfs.tasks.task_rows import (
     saved_rows,
     unpack_record,
 )
+
+MAX_LOSSES: Final = 3  # times that the database may lose its tasks during one query or listing
+LOST_TASKS: Final = "the saved tasks are lost again and again: choose another --cache-dir"
 
 
 class Changes(NamedTuple):
