@@ -2,12 +2,18 @@
 
 import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from taskfs import core
+from taskfs.core import open_resources
 from taskfs.support import cores
 from taskfs.support.cores import quota_cores, usable_cores
+from taskfs.support.interruptible_wait import Waiter
+from taskfs.support.stats import Stats
 
 
 def group(root: Path, path: str, **files: str) -> None:
@@ -80,3 +86,23 @@ def test_affinity_and_quota(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         usable_cores.cache_clear()
         assert usable_cores() == expected
     usable_cores.cache_clear()
+
+
+def test_affinity_of_a_process() -> None:
+    """R-38: A process that may use one core counts one."""
+    program = "from taskfs.support.cores import usable_cores; print(usable_cores())"
+    first = str(min(os.sched_getaffinity(0)))
+    command = ["taskset", "-c", first, sys.executable, "-c", program]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "1\n"
+
+
+@pytest.mark.parametrize(
+    ("count", "is_mount", "workers"), [(1, False, 1), (2, True, 1), (3, True, 2), (6, False, 4)]
+)
+def test_stretches_at_once_follow_the_cores(
+    monkeypatch: pytest.MonkeyPatch, count: int, is_mount: bool, workers: int
+) -> None:
+    """R-38: As many stretches are decoded at once as there are cores, on a mount one less."""
+    monkeypatch.setattr(core, "usable_cores", lambda: count)
+    resources = open_resources(Waiter(), Stats(), is_mount=is_mount)
+    assert resources.max_workers == workers

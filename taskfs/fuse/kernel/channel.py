@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from taskfs.support.buffers import Buffer
+from taskfs.support.cores import usable_cores
 
 # Errors of a read without a request: fuse(4). The read is repeated.
 _AGAIN: Final = frozenset({errno.EINTR, errno.ENOENT})
@@ -33,8 +34,8 @@ class Channel:
         os.set_blocking(device, False)
         self._poll = select.poll()
         self._poll.register(device, select.POLLIN)
-        # With one CPU, the program cannot send a request while this thread looks for it.
-        self._sleeps = 0 if len(os.sched_getaffinity(0)) > 1 else -1  # left; below 0: always
+        # With one core, the program cannot send a request while this thread looks for it.
+        self._sleeps = 0 if usable_cores() > 1 else -1  # left; below 0: always
 
     def receive(self, buffer: bytearray) -> int:
         """Wait for a request, put it into *buffer* and return its length; 0 once the mount is gone.
