@@ -129,6 +129,7 @@ def open_resources(
     *,
     push_enabled: bool = False,
     is_mount: bool = False,
+    keeps_blocks: bool = True,
 ) -> ArchiveResources:
     """Return the resources that all archives of one process share.
 
@@ -139,6 +140,7 @@ def open_resources(
         namespace: separates the archives of different APIs on *disk*.
         push_enabled: the FUSE session pushes decoded bytes into the kernel's page cache.
         is_mount: the kernel's requests keep one core busy.
+        keeps_blocks: *disk* keeps blocks and checkpoints, not only indexes.
     """
     cores = usable_cores()
     workers = max(1, min(cores - is_mount, MAX_WORKERS))
@@ -157,6 +159,7 @@ def open_resources(
         max_workers=workers,
         push_enabled=push_enabled,
         disk=disk,
+        keeps_blocks=keeps_blocks,
         namespace=namespace,
     )
 
@@ -167,9 +170,13 @@ def open_archive_of(
     kind: ArchiveKind,
     resources: ArchiveResources,
     remote: RemoteObject | None = None,
+    *,
+    keep_index: bool = False,
 ) -> Archive:
     """Return one of the task's archives, for a command without a tree; *remote* is the object, if
     the caller has opened it.
+
+    With *keep_index*, the index on disk is used, which may be that of an older version.
 
     Raises:
         NotFound: the task has no such archive, at least not yet.
@@ -178,7 +185,9 @@ def open_archive_of(
     if path is None:
         raise NotFound(f"task {task.id} has no {kind.value} archive")
     remote = remote or client.open_object(path, task.region)
-    return open_archive(remote, kind.root, resources, kind.expected_members(task), name=path)
+    identity = kind.identity(task) if keep_index else None
+    members = kind.expected_members(task)
+    return open_archive(remote, kind.root, resources, members, name=path, identity=identity)
 
 
 def open_core(

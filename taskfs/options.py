@@ -73,8 +73,10 @@ SCOPED: Final = frozenset({"mount", "list", "watch", FSSPEC})
 LOGGED: Final = COMMANDS | {"demo", "login"}
 MOUNT: Final = frozenset({"mount"})
 TREE: Final = frozenset({"mount", FSSPEC})
-# Without `download`, which does not use the cache; `list` and `info` read it with --offline.
-CACHE: Final = READ_COMMANDS | {"mount", "doctor", "list", "info", "pin", "unpin", "cache", FSSPEC}
+# `list` and `info` read the cache with --offline; `download` uses the indexes of archives.
+CACHE: Final = READ_COMMANDS | {
+    *("mount", "doctor", "list", "info", "pin", "unpin", "cache", "download", FSSPEC)
+}
 
 
 class Option(NamedTuple):

@@ -41,14 +41,14 @@ Row = tuple[int, int, str, int, int, int, int, bool]
 
 
 def split_entries(pieces: Iterable[Buffer]) -> Iterator[tuple[bytes, int, int, tuple[Any, ...]]]:
-    """Yield for each entry some bytes that hold it, its place in them and in the directory, and the
-    fields of its header. *pieces* are the central directory.
+    """Yield for each entry some bytes that hold it, its offsets in them and in the directory, and
+    the fields of its header. *pieces* are the central directory.
 
     Raises:
         CorruptData: the directory is cut short or damaged.
     """
     unpack, header = CENTRAL.unpack_from, CENTRAL.size
-    part, base = b"", 0  # the bytes to parse, and the place of the first one in the directory
+    part, base = b"", 0  # the bytes to parse, and the offset of the first one in the directory
     for piece in pieces:
         view = memoryview(piece)
         for start in range(0, len(view), STRIDE):
@@ -78,7 +78,7 @@ def read_rows(
 ) -> Iterator[Row]:
     """Yield the entries beneath *root* of the central directory *pieces*; see `split_entries`."""
     header, skip = CENTRAL.size, len(root)
-    for number, (part, at, place, fields) in enumerate(split_entries(pieces)):
+    for number, (part, at, entry_at, fields) in enumerate(split_entries(pieces)):
         extra_at = at + header + fields[10]
         try:
             name = part[at + header : extra_at].decode()
@@ -94,11 +94,11 @@ def read_rows(
             member = read_member(part, at, fields, shift, root, number, is_from_windows)
             if member is not None:
                 path, size, compressed, _, _, _, start, time_ns, _, _, is_executable = member
-                yield number, place, path, size, compressed, start, time_ns, is_executable
+                yield number, entry_at, path, size, compressed, start, time_ns, is_executable
         elif name.startswith(root):
             is_executable = bool(fields[15] & ANY_EXECUTE and is_program(fields))
             start, compressed, size = fields[16] + shift, fields[8], fields[9]
-            yield number, place, name[skip:], size, compressed, start, mtime_ns, is_executable
+            yield number, entry_at, name[skip:], size, compressed, start, mtime_ns, is_executable
 
 
 def _usual_time_ns(extra: bytes) -> int | None:

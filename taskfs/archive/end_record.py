@@ -57,12 +57,12 @@ def find_end(tail: bytes, tail_start: int) -> EndRecord:
 
     whole = [at for at in positions if at + EOCD.size + _comment_length(tail, at) == len(tail)]
     ends: list[EndRecord] = []
-    refusal: TaskFSError | None = None
+    error: TaskFSError | None = None
     for at in whole or positions[:1]:
         try:
             end = _read_end(tail, tail_start, at)
         except (CorruptData, Unsupported) as exc:
-            refusal = refusal or exc
+            error = error or exc
             continue
         if (
             end.start < tail_start
@@ -71,13 +71,13 @@ def find_end(tail: bytes, tail_start: int) -> EndRecord:
         ):
             ends.append(end)
         elif _needed_version(tail, at) >= ENCRYPTION_VERSION:
-            refusal = refusal or Unsupported("the archive's directory is encrypted")
+            error = error or Unsupported("the archive's directory is encrypted")
         else:
-            refusal = refusal or CorruptData("the end record does not point to a directory")
+            error = error or CorruptData("the end record does not point to a directory")
     if len(ends) > 1:
         raise CorruptData("the archive has two end records: one of them is a fake")
     if not ends:
-        raise refusal or CorruptData("there is no usable end record")
+        raise error or CorruptData("there is no usable end record")
     return ends[0]
 
 

@@ -143,7 +143,7 @@ class ArchiveIndex:
         self._content = content
         self._hash = NameHash(bytes.fromhex(head.salt))
         # The member that was found last, and the step to it from a neighbour that was found before,
-        # or 0. The hash table is read at random places, so a walk looks at the next member first.
+        # or 0. The hash table is read in random order, so a walk looks at the next member first.
         self._latest = -2, 0
         self.root = Folder(self, 0)
         self.members = Members(self)
@@ -214,16 +214,16 @@ class ArchiveIndex:
     def _member_rows(self, first: int, count: int) -> Iterator[ChildRow]:
         """Yield the rows of *count* members from *first* on."""
         head = self.head
-        places = self.tables["entry_at"][first : first + count]
+        offsets = self.tables["entry_at"][first : first + count]
         numbers = self.tables["number"][first : first + count]
-        begin, last = places[0], places[-1]
+        begin, last = offsets[0], offsets[-1]
         stop = last + entry_length(self._content[last : last + CENTRAL.size])
         entries = self._content[begin:stop]
         settings = (head.end.shift, head.root)
         rows = read_rows([entries], *settings, is_from_windows=head.is_from_windows)
         wanted = 0
         for _, at, path, size, compressed, _, mtime_ns, is_executable in rows:
-            if begin + at == places[wanted]:  # others are folders, or of names that came twice
+            if begin + at == offsets[wanted]:  # others are folders, or of names that came twice
                 name, number = path.rpartition("/")[2], numbers[wanted]
                 yield ChildRow(name, number, mtime_ns, size, compressed, is_executable)
                 wanted += 1

@@ -194,15 +194,15 @@ class _Builder:
         slots = self._slots = new_slots(len(parents))
         mask = len(slots) - 1
         for number, hashed in enumerate(self._hashed):
-            place = hashed & mask
-            while slot := slots[place]:
+            position = hashed & mask
+            while slot := slots[position]:
                 if slot >> 32 == hashed:
                     other = (slot & GONE) - 1
                     if parents[other] == parents[number] and self._have_one_name(other, number):
                         self._is_gone[other] = 1
                         break
-                place = place + 1 & mask
-            slots[place] = hashed << 32 | number + 1
+                position = position + 1 & mask
+            slots[position] = hashed << 32 | number + 1
         self._hashed = array("I")
 
     def _leave_out(self, path: str) -> None:
@@ -242,7 +242,7 @@ class _Builder:
                 if is_same and not self._is_gone[number]:
                     self._is_gone[number] = 1
                     count += 1
-                    # The folder takes the member's place in the listing.
+                    # The folder takes the member's position in the listing.
                     if not 0 <= first_member[folder] <= number:
                         first_member[folder] = number
         if count:
@@ -265,11 +265,11 @@ class _Builder:
             )
             setattr(self, name, kept)
         slots = self._slots
-        for place, slot in enumerate(slots):
+        for position, slot in enumerate(slots):
             if slot:
                 number = (slot & GONE) - 1
                 renumbered = GONE if self._is_gone[number] else new[number] + 1
-                slots[place] = slot & ~GONE | renumbered
+                slots[position] = slot & ~GONE | renumbered
 
     def _write(self, children: "array[int]", child_at: "array[int]") -> ArchiveIndex:
         folders = self._folders

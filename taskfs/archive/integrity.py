@@ -102,7 +102,7 @@ class MemberIntegrity:
         self._member = member
         self._lock = threading.Lock()
         self._coverage = Coverage(member.size)
-        self.trust = Verification.CLEAN
+        self.verification = Verification.CLEAN
         self.damage: CorruptData | None = None  # the failure of a DAMAGED member
 
     def add(self, offset: int, piece: Buffer, crc: int) -> None:
@@ -114,8 +114,8 @@ class MemberIntegrity:
             CorruptData: the member is now complete and its CRC-32 is wrong.
         """
         with self._lock:
-            if self.trust is Verification.CLEAN:
-                self.trust = Verification.UNVERIFIED  # also while the checksum proves wrong
+            if self.verification is Verification.CLEAN:
+                self.verification = Verification.UNVERIFIED  # also while the checksum proves wrong
             self._coverage.add(offset, piece, crc)
             whole = self._coverage.crc
             if whole is None:
@@ -123,8 +123,8 @@ class MemberIntegrity:
             self._coverage.clear()
             if whole != self._member.crc32:
                 raise wrong_crc(self._member, whole)
-            if self.trust is Verification.UNVERIFIED:
-                self.trust = Verification.CLEAN
+            if self.verification is Verification.UNVERIFIED:
+                self.verification = Verification.CLEAN
 
     def forget_ranges(self) -> None:
         """Forget what was read: its cached bytes are dropped and read again."""
@@ -139,10 +139,10 @@ class MemberIntegrity:
         """
         with self._lock:
             self._coverage.clear()
-            if unverified or self.trust is not Verification.CLEAN:
-                self.trust = Verification.DAMAGED
+            if unverified or self.verification is not Verification.CLEAN:
+                self.verification = Verification.DAMAGED
                 self.damage = damage
-            return self.trust is Verification.DAMAGED
+            return self.verification is Verification.DAMAGED
 
 
 class IntegrityTable:

@@ -145,8 +145,8 @@ def _has_layout(library: Any) -> bool:
     """Whether the library writes no more than `STATE_SIZE` bytes when it makes a state."""
     buffer = bytearray(CANARY * (STATE_SIZE + CANARY_BYTES))
     library.isal_inflate_init(address_of(buffer))
-    behind = buffer[STATE_SIZE:]
-    return ctypes.sizeof(ctypes.c_void_p) == 8 and behind == CANARY * CANARY_BYTES
+    after = buffer[STATE_SIZE:]
+    return ctypes.sizeof(ctypes.c_void_p) == 8 and after == CANARY * CANARY_BYTES
 
 
 def _can_copy_states(library: Any) -> bool:

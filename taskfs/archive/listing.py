@@ -12,7 +12,7 @@ from taskfs.archive.index import ArchiveIndex
 from taskfs.archive.member import Member
 from taskfs.support.formatting import escape_controls, format_size
 
-# Lines between two whose places are known: few enough to render for each read.
+# Lines between two whose offsets are known: few enough to render for each read.
 STEP: Final = 256
 
 
@@ -66,9 +66,9 @@ class Listing:
         return b"".join(pieces)
 
     def _lines(self, start: int, stop: int) -> bytes:
-        places = self._index.tables["listing_at"]
-        nearest = bisect_right(places, start) - 1
-        at = places[nearest]
+        offsets = self._index.tables["listing_at"]
+        nearest = bisect_right(offsets, start) - 1
+        at = offsets[nearest]
         lines = []
         for number in range(nearest * STEP, len(self._index.members)):
             if at >= stop:

@@ -105,7 +105,9 @@ class MemberReader(ABC):
     def _fail(self, damage: CorruptData) -> bool:
         """Drop what is cached of the member; return whether the failure is final."""
         self.drop_cached()
-        return self._shared.fail(damage, unverified=self._own.trust is not Verification.CLEAN)
+        return self._shared.fail(
+            damage, unverified=self._own.verification is not Verification.CLEAN
+        )
 
     def drop_cached(self) -> None:
         """Drop the cached bytes of the member: they proved wrong."""

@@ -149,7 +149,7 @@ def _build(
     """Return the archive; cache what was fetched."""
     version = loaded.version
     disk_blocks = disk_checkpoints = None
-    if resources.disk is not None and name and version.etag:
+    if resources.disk is not None and resources.keeps_blocks and name and version.etag:
         version_key = cache_key(resources.namespace, name, version)
         disk_blocks = resources.disk.blocks_of(version_key)
         disk_checkpoints = ArchiveCheckpoints(resources.disk, version_key, loaded.directory_start)

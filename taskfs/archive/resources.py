@@ -35,4 +35,5 @@ class ArchiveResources:
     max_workers: int = 1  # stretches of one member that are decoded ahead at once
     push_enabled: bool = False  # the session pushes decoded bytes into the page cache
     disk: DiskCache | None = None
+    keeps_blocks: bool = True  # blocks and checkpoints go to the disk, not only indexes
     namespace: str = ""  # part of the cache keys on disk; keeps APIs apart

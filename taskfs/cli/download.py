@@ -18,7 +18,7 @@ from taskfs.cli.signals import exit_on_signals
 from taskfs.cli.task_choice import TaskChoice
 from taskfs.cli.task_ids import resolve_names, task_must_exist
 from taskfs.config import Config
-from taskfs.errors import CorruptData, NotFound, Unsupported
+from taskfs.errors import CacheChanged, CorruptData, NotFound, Unsupported
 from taskfs.model import PAGE_TASKS
 from taskfs.options import BY_NAME
 from taskfs.support.formatting import format_count, format_size
@@ -139,7 +139,7 @@ def command(
         raise click.UsageError("--output-dir takes one ID: leave out --project")
     with open_session(settings) as (config, client):
         items: list[DownloadItem] = []
-        planner = _Planner(client, inputs, filenames, archive)
+        planner = _Planner(config, client, inputs, filenames, archive)
         ids = resolve_names(client, task_ids)
         if project:
             tasks = TaskChoice(project).select(client, None)
@@ -194,13 +194,20 @@ class _Planner:
     """Finds the items to download for each task, with the same choice of archive and files."""
 
     def __init__(
-        self, client: "TaskClient", inputs: bool, filenames: Sequence[str], keep_archive: bool
+        self,
+        config: Config,
+        client: "TaskClient",
+        inputs: bool,
+        filenames: Sequence[str],
+        keep_archive: bool,
     ) -> None:
+        from taskfs.core import open_disk
         from taskfs.download.archive_opener import ArchiveOpener
         from taskfs.tasks.archive_kind import ArchiveKind
 
         self._client = client
-        self._opener = ArchiveOpener(client)
+        disk = None if config.demo else open_disk(config)
+        self._opener = ArchiveOpener(client, disk, config.api_url)
         self._kind = ArchiveKind.INPUT if inputs else ArchiveKind.OUTPUT
         self._filenames = filenames
         self._keep_archive = keep_archive
@@ -221,7 +228,12 @@ class _Planner:
         if self._keep_archive:
             return plan_archive(archive, destination, f"{self._kind.value}.zip")
         try:
-            items = plan_members(archive, destination, self._filenames)
+            try:
+                items = plan_members(archive, destination, self._filenames)
+            except CacheChanged:
+                archive.forget_index()
+                archive = self._opener.open(task_id, self._kind)
+                items = plan_members(archive, destination, self._filenames)
         except NotFound as exc:
             listing = f"taskfs ls -R {task_id}/{self._kind.directory}"
             raise NotFound(f"task {task_id}: {exc}: see `{listing}`") from None

@@ -51,8 +51,10 @@ def console_lines(config: "Config", client: "TaskClient | OfflineAPI", task: Tas
 
 
 def _file_lines(archive: "Archive", name: str, task_id: str) -> Iterator[str]:
-    member = next((each for each in archive.index.members if each.path == name), None)
-    if member is None or not member.size:
+    from taskfs.archive.member import Member
+
+    member = archive.index.lookup(name)
+    if not isinstance(member, Member) or not member.size:
         return
     yield f"The end of {name} ({format_size(member.size)}):"
     if member.compressed_size > MAX_COMPRESSED:

@@ -4,12 +4,14 @@ import contextlib
 import time
 from collections.abc import Iterable
 from concurrent.futures import Future
+from functools import partial
 from typing import Final
 
 from taskfs.archive.archive import Archive
+from taskfs.cache.disk_cache import DiskCache
 from taskfs.core import open_archive_of, open_resources
-from taskfs.errors import ArchiveLate, NotFound
-from taskfs.model import Task
+from taskfs.errors import ArchiveLate, NotFound, StaleObject
+from taskfs.model import RemoteObject, Task
 from taskfs.remote.api_client import TaskClient
 from taskfs.support.interruptible_wait import Waiter
 from taskfs.support.stats import Stats
@@ -25,11 +27,17 @@ OPENED_AT_ONCE: Final = 8
 
 
 class ArchiveOpener:
-    """Opens the archives of the tasks of one command; they share pools and memory."""
+    """Opens the archives of the tasks of one command; they share pools and memory.
 
-    def __init__(self, client: TaskClient) -> None:
+    The indexes on *disk* are used, and new ones are kept there under the *namespace*.
+    """
+
+    def __init__(
+        self, client: TaskClient, disk: DiskCache | None = None, namespace: str = ""
+    ) -> None:
         self._client = client
-        self._resources = open_resources(Waiter(), Stats())
+        # Blocks are not kept: the files that they make are kept instead.
+        self._resources = open_resources(Waiter(), Stats(), disk, namespace, keeps_blocks=False)
         self._begun: dict[str, Future[Archive]] = {}
 
     def begin(self, tasks: Iterable[Task], kind: ArchiveKind) -> None:
@@ -45,9 +53,7 @@ class ArchiveOpener:
                 paths = [kind.path(task) or "" for task in batch]
                 objects = self._client.open_objects(paths, region)
                 for task, remote in zip(batch, objects, strict=True):
-                    self._begun[task.id] = pool.submit(
-                        open_archive_of, self._client, task, kind, self._resources, remote
-                    )
+                    self._begun[task.id] = pool.submit(self._open_current, task, kind, remote)
 
     def has_begun(self, task_id: str) -> bool:
         """Whether the task is known, and its archive is being opened."""
@@ -69,7 +75,7 @@ class ArchiveOpener:
         while True:
             task = self._client.get_task(task_id)
             try:
-                return open_archive_of(self._client, task, kind, self._resources)
+                return self._open_current(task, kind)
             except NotFound:
                 pass
             if deadline is None:
@@ -83,6 +89,22 @@ class ArchiveOpener:
                     f"task {task_id} succeeded, but its archive did not appear in time"
                 )
             time.sleep(min(POLL_S, remaining_s))
+
+    def _open_current(
+        self, task: Task, kind: ArchiveKind, remote: RemoteObject | None = None
+    ) -> Archive:
+        """Return the archive in the version that the store has now."""
+        open_it = partial(
+            open_archive_of, self._client, task, kind, self._resources, remote, keep_index=True
+        )
+        archive = open_it()
+        try:
+            # Compares the version, unless the end of the archive was fetched just now.
+            archive.read_raw(max(0, archive.size - 1), 1)
+        except StaleObject:
+            archive.forget_index()
+            archive = open_it()
+        return archive
 
 
 def _why_no_archive(task: Task, kind: ArchiveKind) -> str:

@@ -3,6 +3,7 @@
 import errno
 import os
 import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Final
@@ -12,15 +13,19 @@ import pytest
 from taskfs.archive import listing
 from taskfs.archive.end_record import MAX_DIRECTORY
 from taskfs.archive.index import Members
+from taskfs.cache.block import BLOCK
 from taskfs.cache.sealed_file import IN_MEMORY
-from tests.caches import TreeFactory, archive_requests, cached_files
+from taskfs.demo.sources import FileSource
+from taskfs.support.formatting import format_size
+from taskfs.tasks.cached_tasks import size_on_disk
+from tests.caches import TreeFactory, archive_requests, cached_files, disk_use
 from tests.fake_api import FakeCloud
 from tests.file_systems import text
 from tests.fork_server import COMMAND
 from tests.generated_archive import BODY, FIELDS, GeneratedArchive
 from tests.generated_archive import name_of as generated_name
 from tests.large_archives import add_large_task, body_of, name_of, write_archive
-from tests.mounts import Taskfs
+from tests.mounts import Taskfs, eventually
 from tests.outputs import LONG_AGO
 from tests.zips import build
 
@@ -155,6 +160,138 @@ def test_five_million_members(cloud: FakeCloud, tmp_path: Path) -> None:
     assert shown.encode() == BODY
     shown, _ = run_measured(tmp_path, cloud, "tail", "-n1", f"{task}/output_files_info")
     assert shown.split()[-1] == last
+
+
+FIND: Final = """
+import sys
+import fsspec
+fs = fsspec.filesystem("taskfs")
+print(len(fs.find(sys.argv[1])))
+"""
+
+
+def test_every_surface_uses_one_index(
+    open_tree: TreeFactory, cloud: FakeCloud, task: str, cache: Path, tmp_path: Path
+) -> None:
+    """R-13, R-27, C-46: What a mount's tree has indexed costs commands, fsspec and downloads no
+    request for the directory, and `taskfs cache` shows it as the task's."""
+    with open_tree() as fs:
+        fs.names(f"{task}/outputs")
+    taskfs = Taskfs(tmp_path, cloud)
+    taskfs.environment["TASKFS_CACHE_DIR"] = str(cache)
+    cloud.clear_requests()
+    shown = taskfs("ls", "-R", f"{task}/outputs").stdout.splitlines()
+    names = [line for line in shown if line.startswith("field")]
+    assert len(names) == MEMBERS
+    words = [sys.executable, "-c", FIND, f"{task}/outputs"]
+    done = subprocess.run(words, env=taskfs.environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{MEMBERS}\n"
+    assert not archive_requests(cloud)
+    last = MEMBERS - 1
+    assert taskfs("download", task, "--filenames", name_of(last)).returncode == 0
+    (target,) = (tmp_path / "inductiva_output" / task).rglob("field099")
+    assert target.read_bytes() == body_of(last)
+    sent = [record.bytes_sent for record in cloud.requests if record.side == "store"]
+    assert sum(sent) <= 3 * BLOCK  # the end, which tells the version, and the file
+    (index,) = cached_files(cache, "index")
+    shown = taskfs("cache").stdout.splitlines()
+    (row,) = [line for line in shown if line.startswith(task)]
+    held = [path for kind in ("index", "blocks") for path in cached_files(cache, kind)]
+    assert size_on_disk([index]) > 4_000_000
+    assert format_size(size_on_disk(held)) in row
+
+
+def test_a_download_with_the_index_of_an_older_version(
+    cloud: FakeCloud, task: str, cache: Path, tmp_path: Path
+) -> None:
+    """R-13, F-8, I-7: A download that finds the index of a version that was replaced, or one that
+    is damaged, fetches the directory again and gets the right files."""
+    taskfs = Taskfs(tmp_path, cloud)
+    taskfs.environment["TASKFS_CACHE_DIR"] = str(cache)
+    choice = ["--filenames", "processor0/1"]
+
+    def check(count: int) -> None:
+        done = taskfs("download", task, *choice)
+        assert (done.returncode, done.stderr) == (0, "")
+        found = list((tmp_path / "inductiva_output" / task).rglob("field*"))
+        assert len(found) == count
+        assert {path.read_bytes() for path in found} <= {body_of(n) for n in range(MEMBERS + 100)}
+        assert len(cached_files(cache, "index")) == 1
+
+    check(FIELDS)
+    write_archive(tmp_path / "new.zip", MEMBERS + 100)
+    cloud.put_object(f"{task}/output.zip", FileSource(tmp_path / "new.zip"))
+    choice = ["--filenames", "processor0/300", "--filenames", "processor0/1"]
+    check(2 * FIELDS)
+    (index,) = cached_files(cache, "index")
+    with index.open("r+b") as file:
+        file.write(bytes(1 << 20))
+    choice = ["--filenames", "processor0/2"]
+    check(3 * FIELDS)
+
+
+def test_a_cache_too_small_for_the_index(
+    open_tree: TreeFactory, cloud: FakeCloud, task: str, cache: Path
+) -> None:
+    """R-27, R-14: An index that is too large for the cache serves a mount from a temporary file
+    without a name, and is fetched again by the next one."""
+    for _ in range(2):
+        cloud.clear_requests()
+        with open_tree(cache_size="8M") as fs:
+            assert len(fs.names(f"{task}/outputs/processor0")) == MEMBERS // 100
+            assert fs.read(f"{task}/outputs/{name_of(12_345)}") == body_of(12_345)
+        assert archive_requests(cloud)
+        assert not cached_files(cache, "index")
+        assert disk_use(cache) <= 8 << 20
+
+
+def test_a_new_version_under_an_index_in_a_file(
+    open_tree: TreeFactory, cloud: FakeCloud, task: str, tmp_path: Path
+) -> None:
+    """F-8, X-5: An archive that is replaced while its index is read from the disk cache: bytes that
+    the old index locates are ESTALE, and the next look shows the names and bytes of the new one."""
+    more = MEMBERS + 2 * 100
+    with open_tree() as fs:
+        top = f"{task}/outputs"
+        assert len(fs.names(f"{top}/processor0")) == MEMBERS // 100
+        with fs.open(f"{top}/{name_of(7)}") as opened:
+            assert opened.read_at(0, 100) == body_of(7)
+            write_archive(tmp_path / "new.zip", more)
+            cloud.put_object(f"{task}/output.zip", FileSource(tmp_path / "new.zip"))
+            with pytest.raises(OSError) as caught:
+                fs.read(f"{top}/{name_of(20_000)}")
+            assert caught.value.errno == errno.ESTALE
+            assert len(fs.names(f"{top}/processor0")) == more // 100
+            for number in (20_000, more - 1, 7):
+                assert fs.read(f"{top}/{name_of(number)}") == body_of(number)
+            with pytest.raises(OSError) as caught:
+                opened.read_at(0, 100)
+            assert caught.value.errno == errno.ESTALE
+
+
+def test_kill_9_while_an_index_is_written(cloud: FakeCloud, cache: Path, tmp_path: Path) -> None:
+    """R-16: A command that is killed while it writes an index leaves a part that is never read, and
+    that `taskfs cache --clear` removes; the next command fetches the directory again."""
+    members = 200_000
+    task = cloud.add_task(end_time=LONG_AGO, metrics={"output_total_files": members})
+    cloud.put_object(f"{task}/output.zip", GeneratedArchive(members))
+    taskfs = Taskfs(tmp_path, cloud)
+    taskfs.environment["TASKFS_CACHE_DIR"] = str(cache)
+    cloud.faults.add("stall", side="store", skip=3)  # the tail and two pieces arrive
+    first = subprocess.Popen([*COMMAND, "ls", f"{task}/outputs"], env=taskfs.environment)
+    eventually(lambda: any(path.stat().st_size > PIECE for path in cached_files(cache, "index")))
+    first.kill()
+    first.wait()
+    cloud.faults.clear()
+    (part,) = cached_files(cache, "index")
+    done = taskfs("ls", f"{task}/outputs")
+    assert done.stdout.split() == [f"d{number:05}" for number in range(members // FIELDS)]
+    assert len(cached_files(cache, "index")) == 2
+    cloud.clear_requests()
+    assert taskfs("ls", f"{task}/outputs/d00099").stdout.split()[-1] == "f99"
+    assert not archive_requests(cloud)
+    assert taskfs("cache", "--clear").returncode == 0
+    assert not part.exists() and not cached_files(cache, "index")
 
 
 class OversizedArchive:
