@@ -53,6 +53,7 @@ class _Pages:
     # When the kernel's last attributes of an older version expire.
     attrs_settled_s: float = float("-inf")
     needs_invalidation: bool = False  # the kernel may have attributes with `Lifetime.VERSION`
+    invalidations: int = 0  # notifications that the kernel has not received yet
     # Paths whose pages all belong to the archive that was loaded last; None: all paths.
     fresh_paths: set[str] | None = None
     damaged_paths: set[str] = field(default_factory=set)  # paths whose pages may be wrong
@@ -86,11 +87,8 @@ class PageCache:
                 pages.fresh_paths = set()
                 if pages.version != version:
                     pages.generation += 1
-                    pages.attrs_settled_s = self._clock() + self._attr_timeout_s + REPLY_S
-                    if self._notify_kernel(
-                        key, pages, partial(self._settle, pages, pages.generation)
-                    ):
-                        pages.attrs_settled_s = float("inf")
+                    self._notify_kernel(key, pages)
+                    self._set_settled(pages)
             pages.version = version
 
     def note_dropped(self, key: ArchiveKey) -> None:
@@ -98,7 +96,7 @@ class PageCache:
         with self._lock:
             pages = self._archives.get(key)
             if pages is not None:
-                self._notify_kernel(key, pages, lambda: None)
+                self._notify_kernel(key, pages)
 
     def keep_versions(self, invalidate: Invalidate) -> None:
         """Let the kernel keep the attributes and listings of each version.
@@ -167,26 +165,28 @@ class PageCache:
             older = [s for (p, g, s) in pages.opened if p == path and g < pages.generation]
         return max([size, *older])
 
-    def _notify_kernel(self, key: ArchiveKey, pages: _Pages, done: Callable[[], None]) -> bool:
-        """Have the kernel drop what it keeps, then call *done*; return False if it keeps nothing.
-
-        Needs the lock.
-        """
+    def _notify_kernel(self, key: ArchiveKey, pages: _Pages) -> None:
+        """Have the kernel drop what it keeps. The caller holds the lock."""
         self.changes += 1
-        if not pages.needs_invalidation or self._invalidate is None:
-            return False
-        pages.needs_invalidation = False
-        self._invalidate(key.directory, done)
-        return True
+        if pages.needs_invalidation and self._invalidate is not None:
+            pages.needs_invalidation = False
+            pages.invalidations += 1
+            self._invalidate(key.directory, partial(self._note_invalidated, pages))
 
-    def _settle(self, pages: _Pages, generation: int) -> None:
-        """Note that the kernel has dropped attributes older than *generation*.
+    def _note_invalidated(self, pages: _Pages) -> None:
+        """Note that the kernel has dropped what it kept when it was last notified."""
+        with self._lock:
+            pages.invalidations -= 1
+            if pages.attrs_settled_s == float("inf"):
+                self._set_settled(pages)
+
+    def _set_settled(self, pages: _Pages) -> None:
+        """Set when the kernel's attributes of older versions expire. The caller holds the lock.
 
         Answers in flight may still have older ones, so they expire after the attr timeout.
         """
-        with self._lock:
-            if pages.generation == generation:
-                pages.attrs_settled_s = self._clock() + self._attr_timeout_s + REPLY_S
+        settled_s = self._clock() + self._attr_timeout_s + REPLY_S
+        pages.attrs_settled_s = float("inf") if pages.invalidations else settled_s
 
     def _pages(self, key: ArchiveKey) -> _Pages:
         return self._archives.setdefault(key, _Pages())

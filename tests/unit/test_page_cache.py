@@ -128,6 +128,26 @@ def test_an_archive_that_is_dropped_is_asked_for_again(page_cache: PageCache) ->
     assert page_cache.lifetime(ARCHIVE, OLD) is Lifetime.VERSION
 
 
+def test_a_new_version_before_the_kernel_has_dropped_the_old_one(
+    page_cache: PageCache, clock: Clock
+) -> None:
+    """F-9, F-10: A refresh whose message to the kernel is late, and a new version meanwhile: until
+    the kernel has dropped the sizes of the old one, it cuts no file at them."""
+    kernel = Kernel(page_cache)
+    assert page_cache.lifetime(ARCHIVE, OLD) is Lifetime.VERSION
+    page_cache.note_dropped(ARCHIVE)
+    page_cache.note_version(ARCHIVE, NEW)
+    clock.tick(100)
+    assert open_once(page_cache, NEW) is DIRECT
+    assert page_cache.lifetime(ARCHIVE, NEW) is Lifetime.TIMEOUT
+    kernel.waiting[0]()
+    clock.tick(1.4)
+    assert open_once(page_cache, NEW) is DIRECT
+    clock.tick(0.2)
+    assert open_once(page_cache, NEW) is DROP
+    assert page_cache.lifetime(ARCHIVE, NEW) is Lifetime.VERSION
+
+
 def test_while_an_older_version_is_open_attributes_expire(
     page_cache: PageCache, clock: Clock
 ) -> None:
