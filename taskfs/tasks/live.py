@@ -152,9 +152,9 @@ class LiveFiles:
             raise IsADirectory(f"{path!r} is a directory")
         entry = self._entry(path)
         try:
-            snapshot = self._refreshed(path, entry)
+            ask = partial(self._refreshed, path, entry)
             return LiveHandle(
-                snapshot, partial(self._refreshed, path, entry), partial(self._release, entry)
+                ask(), ask, lambda: entry.file.snapshot, partial(self._release, entry)
             )
         except BaseException:
             self._release(entry)

@@ -10,14 +10,20 @@ class LiveHandle:
     """An open file of a running task. Safe for concurrent use.
 
     The middle is read from the snapshot; a read that reaches its end asks for what was appended.
-    *ask* returns a snapshot as of now, and *release* is called once, at `close`.
+    *ask* returns a snapshot as of now, *known* the latest one without a question, and *release* is
+    called once, at `close`.
     """
 
     def __init__(
-        self, snapshot: Snapshot, ask: Callable[[], Snapshot], release: Callable[[], None]
+        self,
+        snapshot: Snapshot,
+        ask: Callable[[], Snapshot],
+        known: Callable[[], Snapshot | None],
+        release: Callable[[], None],
     ) -> None:
         self.snapshot = snapshot
         self._ask = ask
+        self._known = known
         self._release = release
         self._is_open = True
 
@@ -46,6 +52,12 @@ class LiveHandle:
         check_generation(self.snapshot, after)
         self.snapshot = after
         return after
+
+    def end(self) -> None:
+        """Take what a stat or another handle has read since: the machine is asked no more."""
+        known = self._known()
+        if known is not None and known.generation == self.snapshot.generation:
+            self.snapshot = known
 
     def close(self) -> None:
         if self._is_open:

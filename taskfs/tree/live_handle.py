@@ -87,6 +87,8 @@ class LiveFileHandle:
 
     def end(self) -> None:
         """Note that the task has ended: reads do not ask the machine any more."""
+        if not self._has_ended:
+            self._live.end()
         self._has_ended = True
 
     def size_after_end(self) -> int:

@@ -240,6 +240,23 @@ def _exists(fs: FileSystem, path: str) -> bool:
     return True
 
 
+def test_what_a_stat_reported_is_read_after_the_end(
+    new_fs: NewFs, cloud: FakeCloud, task: str
+) -> None:
+    """L-9, L-6: A read is never short: what a stat has found before the end, an open file returns,
+    although its own last read was before."""
+    fs = new_fs()
+    path = f"{task}/live/stdout.txt"
+    with fs.open(path) as opened:
+        assert opened.read_at(0, 14) == b"one\ntwo\nthree\n"
+        cloud.machine_files(task).append("stdout.txt", b"four\n")
+        eventually(lambda: fs.stat(path).st_size == 19, 3.0)
+        time.sleep(0.6)  # the machine is asked again
+        end_task(cloud, task, None)
+        assert opened.read_at(14, 4096) == b"four\n"
+        assert fs.stat(path).st_size == 19
+
+
 def test_an_archive_that_does_not_go_on(new_fs: NewFs, cloud: FakeCloud, task: str) -> None:
     """L-9: otherwise it fails with ESTALE."""
     fs = new_fs(timeout="5s")  # a read of the missing file waits that long for another archive
