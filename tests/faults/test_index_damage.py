@@ -1,5 +1,6 @@
 """The index of a large archive, in a file that is damaged while it is in use and between mounts."""
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +18,15 @@ from tests.zips import build, file
 MANY: Final = 14_000
 
 
+@functools.cache
+def archive_of_many() -> bytes:
+    return build([file(f"d{n // 1000}/file-{n:06}", b"%d\n" % n) for n in range(MANY)])
+
+
 def put_many(cloud: FakeCloud) -> str:
     """Return the outputs of a finished task with `MANY` small files."""
-    entries = [file(f"d{n // 1000}/file-{n:06}", b"%d\n" % n) for n in range(MANY)]
     task = cloud.add_task(end_time=LONG_AGO, metrics={"output_total_files": MANY})
-    cloud.put_object(f"{task}/output.zip", build(entries))
+    cloud.put_object(f"{task}/output.zip", archive_of_many())
     return f"{task}/outputs"
 
 

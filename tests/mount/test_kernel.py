@@ -87,7 +87,7 @@ def test_reads_beside_reads(task: Path) -> None:
 def test_files_of_gnome(task: Path, tmp_path: Path) -> None:
     """G-2: `gio cat` and `gio copy` give the bytes of members and text files."""
     if shutil.which("gio") is None:
-        pytest.skip("gio is not installed here")
+        pytest.skip("gio is not installed: apt-get install libglib2.0-bin")
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
     for name in ("status", "kill", "info.json"):
         done = subprocess.run(
