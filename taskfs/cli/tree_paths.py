@@ -15,7 +15,7 @@ from taskfs.cli.task_ids import (
     resolve_names,
     task_must_exist,
 )
-from taskfs.errors import NotADirectory, NotFound
+from taskfs.errors import NotADirectory, NotFound, TaskFSError
 
 if TYPE_CHECKING:
     from taskfs.core import Core
@@ -27,6 +27,8 @@ _GLOB: Final = re.compile(r"[*?\[]")
 # Directories of a task in which a path is looked up that is not found in the task's own directory:
 # `ID/stdout.txt` is `ID/outputs/stdout.txt`.
 _SEARCHED: Final = ("outputs", "live")
+# Tasks from which on all records are loaded first; a walk is prefetched from as many.
+MANY_TASKS: Final = 4
 
 
 class Found(NamedTuple):
@@ -45,6 +47,14 @@ class TreeFinder:
         self._loaded: set[str] = set()
         if first is not None and first.pages is not None:
             core.begin(first.pages)
+        if first is not None and len(first.records) >= MANY_TASKS:
+            self._load_records(first)
+
+    def _load_records(self, first: "FirstRecords") -> None:
+        """Load all records, so that the archives of the next tasks can be prefetched."""
+        for task_id, pending in first.records.items():
+            with contextlib.suppress(TaskFSError):  # the action on this task reports it
+                self._core.tree.context.task_cache.load(task_id, pending)
 
     @property
     def root(self) -> Found:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.cli.conftest import Command, eventually
 from tests.fake_api import FakeCloud
+from tests.outputs import LONG_AGO
 
 LINES = b"".join(b"line %d\n" % number for number in range(100_000))
 OUTPUTS = {
@@ -407,3 +408,21 @@ class TestCp:
             terminal.type("\x03")
             assert terminal.end() == 130
         assert not list(taskfs.cwd.glob(".*.part")) and not (taskfs.cwd / "large.bin").exists()
+
+
+@pytest.mark.parametrize("command", ["cat", "head", "tail", "ls"])
+def test_many_tasks_cost_few_requests_of_the_api(
+    taskfs: Command, cloud: FakeCloud, command: str
+) -> None:
+    """R-29, R-30, C-45: A command that looks into many tasks has several signed at once."""
+    tasks = sorted(
+        cloud.add_task(outputs={"a.txt": b"%d\n" % number}, end_time=LONG_AGO)
+        for number in range(40)
+    )
+    taskfs("ls")
+    cloud.clear_requests()
+    done = taskfs(command, *(f"{task}/outputs/a.txt" for task in tasks))
+    assert (done.returncode, done.stderr) == (0, "")
+    signings = sum(record.path == "/storage/signed-urls" for record in cloud.requests)
+    assert signings <= 4 + 2 * len(tasks) // 8
+    assert sum(record.side == "store" for record in cloud.requests) <= len(tasks)

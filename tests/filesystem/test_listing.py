@@ -8,6 +8,7 @@ import pytest
 
 from taskfs.fsspec.filesystem import TaskFileSystem
 from tests.fake_api import FakeCloud
+from tests.outputs import LONG_AGO
 
 OUTPUTS: Final = {
     "p.csv": b"t,p\n0,1\n1,2\n",
@@ -199,3 +200,31 @@ def test_fingerprints(new_fs: Any, cloud: FakeCloud) -> None:
     after = prints("33s")
     assert all(old != new for old, new in zip(before[:2], after[:2], strict=True))
     assert before[2] == after[2]
+
+
+@pytest.mark.parametrize("way", ["glob", "find", "cat", "open in turn"])
+def test_many_tasks_cost_few_requests_of_the_api(
+    remote: TaskFileSystem, cloud: FakeCloud, way: str
+) -> None:
+    """R-29, R-30: To look into many tasks takes one signing for several of them."""
+    tasks = sorted(
+        cloud.add_task(outputs={"p.csv": b"%d" % number}, end_time=LONG_AGO) for number in range(40)
+    )
+    paths = [f"{task}/outputs/p.csv" for task in tasks]
+    remote.ls("")
+    cloud.clear_requests()
+    if way == "glob":
+        assert remote.glob("*/outputs/*.csv") == paths
+    elif way == "find":
+        assert [path for path in remote.find("") if path.endswith(".csv")] == paths
+    elif way == "cat":
+        assert sorted(remote.cat(paths)) == paths
+    else:
+        assert sorted(remote.open(path).read() for path in paths) == sorted(
+            b"%d" % number for number in range(40)
+        )
+    signings = requested_paths(cloud).count("/storage/signed-urls")
+    # `find` looks into two archives of each task.
+    assert signings <= (8 + len(tasks) // 2 if way == "find" else 4 + len(tasks) // 4)
+    archives = 2 * len(tasks) if way == "find" else len(tasks)
+    assert sum(record.side == "store" for record in cloud.requests) <= archives
