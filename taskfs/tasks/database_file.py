@@ -210,11 +210,14 @@ def _is_damage(exc: Exception, *more: str) -> bool:
 def make_directory(cache_dir: Path) -> Path:
     """Return the directory of the databases, which only its owner can enter.
 
+    A missing *cache_dir* is made with the same mode.
+
     Raises:
         OSError: it cannot be made, or belongs to another user.
     """
     directory = cache_dir / DIRECTORY
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for each in (cache_dir, directory):  # `parents` ignores the mode
+        each.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = os.lstat(directory)
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
         raise PermissionError(f"{directory} is a link or belongs to another user")

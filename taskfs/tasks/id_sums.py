@@ -176,7 +176,8 @@ def _snapshot(connection: sqlite3.Connection) -> Iterator[None]:
     try:
         yield
     finally:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # SQLite ends it after some errors
+            connection.execute("ROLLBACK")
 
 
 def list_values(

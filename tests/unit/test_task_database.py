@@ -1,5 +1,6 @@
 """`taskfs.tasks.task_database`: damaged files are misses, and no secret is written."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -86,7 +87,7 @@ def test_the_next_process_finds_stored_tasks(open_tasks: Opening, cache: Path) -
     first = open_tasks()
     first.put([running, *TASKS])
     assert {path.stat().st_mode & 0o777 for path in files(cache)} == {0o600}
-    assert (cache / "tasks").stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in (cache, cache / "tasks")} == {0o700}
     first.close()
     assert open_tasks().tasks(ALL) == [running, *TASKS]
     assert stored(cache) == TASKS
@@ -261,6 +262,23 @@ def test_text_that_is_damaged_is_a_miss(open_tasks: Opening, cache: Path) -> Non
         database.put(TASKS)
         assert len(database.ids(ALL)) == len(TASKS)
     assert database.generation == 2
+
+
+def test_an_error_of_the_disk_is_named(
+    open_tasks: Opening, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """O-17: Where the file cannot be read any more, the log has the error of the disk."""
+    put(open_tasks(), *TASKS)
+    database = open_tasks()
+    (path,) = (each for each in files(cache) if each.suffix == ".db")
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{descriptor}") == str(path):
+                failing = os.open(cache, os.O_RDONLY)  # a read of a directory is EISDIR
+                os.dup2(failing, descriptor)
+                os.close(failing)
+    assert database.ids(ALL) == ()
+    assert path.exists() and "disk I/O error" in caplog.text
 
 
 def test_a_database_of_a_newer_version_stays(cache: Path) -> None:
