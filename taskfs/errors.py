@@ -94,6 +94,10 @@ class Unsupported(TaskFSError):
     errno = errno.EOPNOTSUPP
 
 
+class UnsupportedStore(Unsupported):
+    """The store's response cannot be used: it says nothing of the archive."""
+
+
 # --- Calls on the tree.
 
 

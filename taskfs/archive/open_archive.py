@@ -18,7 +18,7 @@ from taskfs.archive.resources import ArchiveResources
 from taskfs.cache.block_reader import BlockReader
 from taskfs.cache.disk_cache import INDEX, DiskCache, cache_key
 from taskfs.cache.sealed_file import SealedWriter
-from taskfs.errors import CorruptData, TaskFSError, Unsupported
+from taskfs.errors import CacheChanged, CorruptData, TaskFSError, Unsupported, UnsupportedStore
 from taskfs.model import Fetched, ObjectVersion, RemoteObject
 from taskfs.support.buffers import Buffer
 
@@ -69,7 +69,7 @@ def open_archive(
 
     Raises:
         NotFound: there is no such object.
-        Unsupported: the store ignores byte ranges.
+        UnsupportedStore: the store ignores byte ranges.
     """
     disk = resources.disk
     key = cache_key(resources.namespace, name, identity) if name and identity is not None else ""
@@ -107,6 +107,8 @@ def _fetch(
     try:
         pieces = _directory_pieces(remote, end, tail, resources.pool)
         index = build_index(writer, pieces, version, end, root)
+    except (UnsupportedStore, CacheChanged):
+        raise  # the archive may be in order
     except (CorruptData, Unsupported) as exc:
         return _Loaded(version, end.start, exc, tail)
     else:

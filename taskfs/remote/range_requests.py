@@ -12,7 +12,7 @@ from taskfs.errors import (
     NotFound,
     StaleObject,
     TaskFSError,
-    Unsupported,
+    UnsupportedStore,
 )
 from taskfs.model import ObjectVersion
 from taskfs.remote.retry import Deadline, Transient
@@ -196,7 +196,7 @@ class RangeRequests:
             raise self.wrong_response("a page instead of the object", response)
         if not is_plain(headers.get("Content-Encoding", "")):
             response.close()
-            raise Unsupported(f"{self._path}: the store sends a compressed representation")
+            raise UnsupportedStore(f"{self._path}: the store sends a compressed representation")
         length = content_length(headers)
         if response.status_code == 200:
             self._check_whole(response, version, deadline)
@@ -230,7 +230,7 @@ class RangeRequests:
                 raise StaleObject(f"{self._path}: the object was replaced")
         if not is_small(response):
             response.close()
-            raise Unsupported(f"{self._path}: the store ignores byte ranges")
+            raise UnsupportedStore(f"{self._path}: the store ignores byte ranges")
 
     def _begins_as_archive(self, response: requests.Response, deadline: Deadline) -> bool:
         """Read the first bytes of the response, and close it."""

@@ -117,6 +117,22 @@ def test_the_log_says_once_why(
             caplog.clear()
 
 
+def test_a_directory_that_cannot_be_fetched_is_no_table(fs: FileSystem) -> None:
+    """X-9, X-18: Where the store ignores the range of an archive's directory, `output_files_info`
+    fails as `outputs/` does, and no text says that the archive cannot be shown."""
+    members = [file(f"{number:0100}", b"x") for number in range(1000)]
+    archive = build([file("more", cheap_bytes(1_100_000), method=STORED), *members])
+    for name in ("output_files_info", "outputs"):
+        task = put(fs, archive)
+        fault = fs.cloud.faults.add("whole", side="store", skip=1)
+        look = fs.names if name == "outputs" else fs.stat
+        assert errno_of(functools.partial(look, f"{task}/{name}")) == errno.EOPNOTSUPP
+        assert fault.hits == 1
+        table = text(fs, f"{task}/output_files_info")
+        assert table.splitlines()[-1].endswith(f" {999:0100}")
+        assert len(fs.names(f"{task}/outputs")) == 1001
+
+
 def test_damage_on_the_way_is_not_kept(new_fs: Callable[..., FileSystem], cloud: FakeCloud) -> None:
     """X-18, F-15: Where the archive's end came damaged, the next listing is right, whether or not
     the raw archive was opened before."""
