@@ -64,6 +64,8 @@ class Taskfs:
 
     def __init__(self, home: Path, cloud: FakeCloud | None) -> None:
         self.home = home
+        # Whether commands start an interpreter; a forked one shares the memory of all modules.
+        self.new_interpreter = False
         self.environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(home),
@@ -84,7 +86,13 @@ class Taskfs:
         words = [str(argument) for argument in arguments]
         variables = self.environment | environment
         if not prefix:
-            return fork_server.run(words, cwd=self.home, environment=variables, timeout_s=TIMEOUT_S)
+            return fork_server.run(
+                words,
+                cwd=self.home,
+                environment=variables,
+                timeout_s=TIMEOUT_S,
+                new_interpreter=self.new_interpreter,
+            )
         return subprocess.run(
             [*prefix, *COMMAND, *words],
             cwd=self.home,

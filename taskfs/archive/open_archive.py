@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from functools import partial
 from itertools import islice
@@ -21,6 +21,7 @@ from taskfs.cache.sealed_file import SealedWriter
 from taskfs.errors import CacheChanged, CorruptData, TaskFSError, Unsupported, UnsupportedStore
 from taskfs.model import Fetched, ObjectVersion, RemoteObject
 from taskfs.support.buffers import Buffer
+from taskfs.support.thread_pool import restart_clock
 
 # Bytes of the directory per member, a low estimate: a second request costs less than bytes of
 # members that are not needed.
@@ -31,7 +32,18 @@ MAX_TAIL: Final = 4 << 20
 # parsed. They bound the memory that a directory takes.
 PIECE: Final = 4 << 20
 PIECES_AHEAD: Final = 2
+LONG_DIRECTORY: Final = PIECE  # bytes of a directory above which only one is parsed at a time
+# Seconds between two looks whether an archive is still wanted, while another one is built.
+WANTED_POLL_S: Final = 0.1
 INDEX_RATIO: Final = 1.6  # the length of an index, in lengths of its directory: a high estimate
+
+
+class NotWanted(Exception):
+    """The archive is not wanted any more, and its index was not built."""
+
+
+def _always() -> bool:
+    return True
 
 
 class _Loaded(NamedTuple):
@@ -57,6 +69,7 @@ def open_archive(
     *,
     name: str = "",
     identity: object = None,
+    is_wanted: Callable[[], bool] = _always,
 ) -> Archive:
     """Return the archive with its index: one suffix range, a second one for a long directory.
 
@@ -67,7 +80,11 @@ def open_archive(
     an *identity*, the part of the record that identifies the version, the disk keeps the index
     too: then no request is sent the next time.
 
+    The indexes of long directories are built one after another, because each takes memory. One that
+    waits for its turn asks *is_wanted* whether it is still needed.
+
     Raises:
+        NotWanted: *is_wanted* has returned False.
         NotFound: there is no such object.
         UnsupportedStore: the store ignores byte ranges.
     """
@@ -80,7 +97,7 @@ def open_archive(
         # Another process may have written it while this one waited for the lock.
         loaded = _load_from_disk(disk, key, root)
         if loaded is None:
-            loaded = _fetch(remote, root, resources, key, expected_members)
+            loaded = _fetch(remote, root, resources, key, expected_members, is_wanted)
     return _build(loaded, remote, root, resources, name, key)
 
 
@@ -90,15 +107,42 @@ def _fetch(
     resources: ArchiveResources,
     key: str,
     expected_members: int | None,
+    is_wanted: Callable[[], bool],
 ) -> _Loaded:
     """Fetch the directory, and store its index."""
-    disk = resources.disk
     tail = remote.fetch_tail(tail_length(expected_members))
     version = tail.version
     try:
         end = find_end(tail.body, tail.start)
     except (CorruptData, Unsupported) as exc:
         return _Loaded(version, version.size, exc, tail)
+    is_long = end.stop - end.start > LONG_DIRECTORY
+    with _turn(resources, is_wanted) if is_long else contextlib.nullcontext():
+        return _build_index(remote, root, resources, key, end, tail)
+
+
+@contextlib.contextmanager
+def _turn(resources: ArchiveResources, is_wanted: Callable[[], bool]) -> Iterator[None]:
+    """Hold the lock for long directories; raise NotWanted if *is_wanted* ends before."""
+    while not resources.long_build.acquire(timeout=WANTED_POLL_S):
+        if not is_wanted():
+            raise NotWanted
+    try:
+        restart_clock()
+        yield
+    finally:
+        resources.long_build.release()
+
+
+def _build_index(
+    remote: RemoteObject,
+    root: str,
+    resources: ArchiveResources,
+    key: str,
+    end: EndRecord,
+    tail: Fetched,
+) -> _Loaded:
+    disk, version = resources.disk, tail.version
     # Without an ETag, a later reader could not notice that the archive was replaced.
     if disk is not None and key and version.etag:
         writer = disk.create_sealed(INDEX, key, int(INDEX_RATIO * (end.stop - end.start)))

@@ -1,5 +1,6 @@
 """`ArchiveResources`: the pools, caches and budgets that all archives of a process share."""
 
+import threading
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
@@ -32,6 +33,8 @@ class ArchiveResources:
     decode_budget: ReadAheadBudget = field(
         default_factory=lambda: ReadAheadBudget(DECODE_AHEAD_BYTES)
     )
+    # Held while the index of a long directory is built: 30 MB of memory for 300,000 members.
+    long_build: threading.Lock = field(default_factory=threading.Lock)
     max_workers: int = 1  # stretches of one member that are decoded ahead at once
     push_enabled: bool = False  # the session pushes decoded bytes into the page cache
     disk: DiskCache | None = None

@@ -24,6 +24,7 @@ from taskfs.support.wait_hook import announce_wait
 log = logging.getLogger(__name__)
 
 MAX_RUN: Final = 4 << 20  # bytes of the longest range of one request
+MAX_KEPT_TAIL: Final = 1 << 20  # bytes of an archive's tail that are kept in memory
 
 
 @dataclass(slots=True)
@@ -73,13 +74,17 @@ class BlockReader:
         self._unused: set[int] = set()  # blocks that were prefetched and not read since
 
     def put_fetched(self, start: int, body: bytes) -> None:
-        """Cache the whole blocks of *body*, the bytes from *start* on that the caller fetched."""
+        """Cache the whole blocks of *body*, the bytes from *start* on that the caller fetched.
+
+        Those of a long *body* go to the disk only: most of them are a directory, which is parsed.
+        """
         first = -(-start // BLOCK)
         stop = start + len(body)
         last = -(-stop // BLOCK) if stop == self.size else stop // BLOCK
         if first < last:
             run = body[first * BLOCK - start : last * BLOCK - start]
-            self._cache.put(self._extent(first, run))
+            if len(run) <= MAX_KEPT_TAIL:
+                self._cache.put(self._extent(first, run))
             if self._disk is not None:
                 self._disk.put(first, run)
 

@@ -17,8 +17,8 @@ MALLOC: Final = (
     # Each thread gets an arena of its own by default, and each arena keeps freed memory. Most calls
     # hold the interpreter's lock, so one arena suffices.
     (M_ARENA_MAX, 1),
-    # Bytes. Larger blocks are mappings of their own, which leave with the block.
-    (M_MMAP_THRESHOLD, 512 << 10),
+    # Bytes. Larger blocks are mappings of their own, which leave with the block and no gap.
+    (M_MMAP_THRESHOLD, 128 << 10),
     # Bytes kept free at the top of the heap. Decoded data comes and goes, and to fault its pages in
     # again costs as much as to copy it.
     (M_TRIM_THRESHOLD, 4 << 20),

@@ -27,6 +27,12 @@ def submitted_s() -> float | None:
     return getattr(_running, "submitted_s", None)
 
 
+def restart_clock() -> None:
+    """Count the time of the calling thread's work from now on: it has waited for other work."""
+    if submitted_s() is not None:
+        _running.submitted_s = time.monotonic()
+
+
 class DaemonPool(Executor):
     """At most *max_threads* daemon threads, started when there is work for them.
 

@@ -6,12 +6,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol
 
 from taskfs.archive.archive import Archive
-from taskfs.archive.open_archive import open_archive
+from taskfs.archive.open_archive import NotWanted, open_archive
 from taskfs.archive.resources import ArchiveResources
 from taskfs.errors import NotFound, StaleObject, Unavailable
 from taskfs.model import ObjectVersion, RemoteObject, Task, TaskAPI
@@ -132,6 +133,13 @@ class ArchiveRegistry:
         if path is None:
             return None
         self.on_use(task, kind)
+        with suppress(NotFound):
+            while True:
+                with suppress(NotWanted):  # another load has taken its place
+                    return self._get(task, kind, path, raw)
+        return None
+
+    def _get(self, task: Task, kind: ArchiveKind, path: str, raw: bool) -> Archive | None:
         with self._lock:
             slot = self._slot(ArchiveKey(task.id, kind))
             self._match_record(slot, task, kind)
@@ -146,10 +154,7 @@ class ArchiveRegistry:
             if self._clock() < slot.absent_until_s:
                 return None
             load = slot.load or self._start_load(slot, task, kind, path)
-        try:
-            return self._waiter.result(load.result)
-        except NotFound:
-            return None
+        return self._waiter.result(load.result)
 
     def peek(self, task: Task, kind: ArchiveKind) -> Archive | None:
         """Return the archive if it is loaded and can be shown; do not wait."""
@@ -253,10 +258,9 @@ class ArchiveRegistry:
         identity = kind.identity(task)
         if self._running_forgets or slot.abandoned_loads:
             identity = None  # the index on disk may be the one to be dropped
-        load = _Load(task, kind, path, identity)
+        load = slot.load = _Load(task, kind, path, identity)
         pool = self._pool if remote is None else self._prefetch_pool
         load.result = pool.submit(self._run_load, slot, load, remote)
-        slot.load = load
         return load
 
     def _run_load(self, slot: _Slot, load: _Load, remote: RemoteObject | None) -> Archive:
@@ -269,6 +273,7 @@ class ArchiveRegistry:
                 *(remote, load.kind.root, self._resources, load.kind.expected_members(load.task)),
                 name=load.path,
                 identity=load.identity,
+                is_wanted=lambda: slot.load is load,
             )
             try:
                 archive = open_it()

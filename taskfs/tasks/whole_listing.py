@@ -7,6 +7,7 @@ first page is read again at the end, and after a removal all pages are.
 
 import logging
 import threading
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Final, NamedTuple, TypeVar
@@ -45,7 +46,8 @@ class FirstPage(NamedTuple):
 
 
 class _PackedPage(NamedTuple):
-    """A page in one piece of memory, which leaves no gaps as thousands of records do."""
+    """A page in one piece of memory, compressed: its records are nearly alike, and thousands of
+    them would leave gaps."""
 
     number: int
     began_s: float
@@ -54,11 +56,11 @@ class _PackedPage(NamedTuple):
 
     @classmethod
     def of(cls, number: int, began_s: float, page: TaskPage) -> "_PackedPage":
-        tasks = msgspec.msgpack.encode(page.tasks)
+        tasks = zlib.compress(msgspec.msgpack.encode(page.tasks), 1)
         return cls(number, began_s, tasks, page._replace(tasks=[]))
 
     def unpack(self) -> tuple[int, float, TaskPage]:
-        tasks = msgspec.msgpack.decode(self.tasks, type=list[Task])
+        tasks = msgspec.msgpack.decode(zlib.decompress(self.tasks), type=list[Task])
         return self.number, self.began_s, self.rest._replace(tasks=tasks)
 
 

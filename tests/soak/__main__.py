@@ -44,6 +44,7 @@ def main() -> int:
             cloud, random.Random(seed), arguments.tasks
         )  # before the first listing of the mount
         mount = Mount(cloud, home / "mnt", home, options)
+        mount.taskfs.new_interpreter = True  # so that its memory is that of a user's mount
         mount.taskfs.environment["TASKFS_LIVE_IDLE_TIME"] = LIVE_IDLE_TIME
         running = RunningTasks(cloud, random.Random(seed - 2))
         large = LargeArchive(cloud, home, arguments.members)

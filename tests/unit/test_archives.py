@@ -3,11 +3,13 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from taskfs.archive import open_archive
 from taskfs.archive.archive import Archive
 from taskfs.archive.member import Member
 from taskfs.cache.disk_cache import DiskCache
@@ -20,6 +22,7 @@ from taskfs.tasks.archive_kind import ArchiveKey, ArchiveKind
 from taskfs.tasks.archives import ArchiveRegistry
 from taskfs.tree.archive_handles import ArchiveHandle
 from taskfs.tree.page_cache import PageCache, PageCacheMode
+from tests.mounts import TIMEOUT_S, eventually
 from tests.unit.fakes import Clock, FakeAPI, task_of
 from tests.zips import Entry, build
 
@@ -46,6 +49,7 @@ class Setup:
         self.pool = pool
         self.clock = clock
         self.page_cache = PageCache(1, clock)
+        self.long_build: AbstractContextManager[object] = nullcontext()  # of the latest registry
 
     def registry(
         self,
@@ -54,9 +58,11 @@ class Setup:
         waiter: Waiter | None = None,
         max_index_bytes: int = 1 << 20,
     ) -> ArchiveRegistry:
+        resources = open_resources(Waiter(), Stats(), disk, "http://localhost")
+        self.long_build = resources.long_build
         return ArchiveRegistry(
             self.api,
-            open_resources(Waiter(), Stats(), disk, "http://localhost"),
+            resources,
             self.pool,
             waiter or Waiter(),
             self.page_cache,
@@ -196,6 +202,23 @@ def test_forget_covers_a_load_under_way(
     assert get(registry).index.lookup("old") is None
     again = setup.registry(disk if on_disk else None)
     assert get(again).index.lookup("new") is not None
+
+
+def test_a_load_that_waits_for_its_turn_ends_when_forgotten(
+    setup: Setup, api: FakeAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """N-21: A caller of a load that still waits to be parsed gets the version after a refresh."""
+    monkeypatch.setattr(open_archive, "LONG_DIRECTORY", 0)
+    registry = setup.registry()
+    put(api, Entry(b"artifacts/old", b"x"))
+    with setup.long_build:
+        caller = setup.pool.submit(get, registry)
+        eventually(lambda: api.objects[PATH].fetches == 1)
+        put(api, Entry(b"artifacts/new", b"y"))
+        registry.forget()
+        eventually(lambda: api.objects[PATH].fetches == 2)  # the lock is still held
+    assert caller.result(TIMEOUT_S).index.lookup("new") is not None
+    assert api.objects[PATH].fetches == 2
 
 
 def test_a_load_while_the_disk_is_cleared_gets_the_new_version(
