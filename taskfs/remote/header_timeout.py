@@ -7,6 +7,7 @@ reader of such a socket gets an error of a broken connection, and the request is
 
 import http.client
 import os
+import queue
 import socket
 import threading
 import time
@@ -128,6 +129,14 @@ class _SecurePool(HTTPSConnectionPool):
     ConnectionCls = _SecureConnection
 
 
+def _close_all(idle: "queue.LifoQueue[Any]") -> None:
+    """Close the connections in *idle*; the queue is empty then, as it is for a busy pool."""
+    with suppress(queue.Empty):
+        while True:
+            if (connection := idle.get(block=False)) is not None:  # None is a free place
+                connection.close()
+
+
 _POOLS: Final = {"http": _Pool, "https": _SecurePool}
 
 
@@ -144,6 +153,18 @@ class HeaderTimeoutAdapter(HTTPAdapter):
         manager = super().proxy_manager_for(proxy, **kwargs)
         manager.pool_classes_by_scheme = _POOLS
         return manager
+
+    def drop_idle_connections(self) -> None:
+        """Close the idle connections to all hosts; those in use are not affected.
+
+        `close` would only forget the pools: urllib3 closes their sockets once no response refers to
+        them, which may be much later.
+        """
+        for manager in (self.poolmanager, *self.proxy_manager.values()):
+            for key in list(manager.pools.keys()):
+                pool = manager.pools.get(key)
+                if pool is not None and pool.pool is not None:
+                    _close_all(pool.pool)
 
     def build_connection_pool_key_attributes(
         self, request: Any, verify: Any, cert: Any = None

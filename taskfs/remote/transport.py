@@ -153,7 +153,7 @@ class Transport:
             log.debug("%s: no answer after %.0f ms", label, 1000 * (time.monotonic() - began_s))
             # Idle connections to this host are probably dead too. Drop them, or the next try waits
             # for one after another.
-            self._adapter.close()
+            self._adapter.drop_idle_connections()
             failed_url = getattr(getattr(exc, "request", None), "url", None) or url
             error = permanent_error(
                 label, exc, failed_url, self._proxy_of(failed_url), has_answered=self._has_answered
@@ -230,7 +230,7 @@ class Transport:
     def _drop_idle_connections(self) -> None:
         now_s = age_clock()
         if now_s - self._used_s > MAX_IDLE_S:
-            self._adapter.close()
+            self._adapter.drop_idle_connections()
         self._used_s = now_s
 
     def _note_clock(self, response: requests.Response) -> None:

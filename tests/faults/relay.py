@@ -3,15 +3,16 @@
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 
 class Relay:
     """Forwards connections to `url` to a loopback port.
 
     `forget_all` drops all further data of the existing connections without closing them, as a
-    router does that lost its state. New connections work. Safe for concurrent use: the lock guards
-    the list of connections.
+    router does that lost its state. New connections work. `accepted` and `ended` count the
+    connections that the clients opened and closed. Safe for concurrent use: the lock guards the
+    list of connections.
     """
 
     def __init__(self, port: int) -> None:
@@ -21,7 +22,7 @@ class Relay:
         self._alive: set[socket.socket] = set()
         self._all: list[socket.socket] = []
         self.port: int = self._listener.getsockname()[1]
-        self.accepted = 0
+        self.accepted = self.ended = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
@@ -49,8 +50,15 @@ class Relay:
                     self.accepted += 1
                     self._alive |= {client, server}
                     self._all += [client, server]
-                for ends in ((client, server), (server, client)):
-                    threading.Thread(target=self._forward, args=ends, daemon=True).start()
+                threading.Thread(
+                    target=self._forward_client, args=(client, server), daemon=True
+                ).start()
+                threading.Thread(target=self._forward, args=(server, client), daemon=True).start()
+
+    def _forward_client(self, client: socket.socket, server: socket.socket) -> None:
+        self._forward(client, server)
+        with self._lock:
+            self.ended += 1
 
     def _forward(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):

@@ -19,6 +19,8 @@ from taskfs.remote.retry import Deadline, Transient, retry_after_s
 from taskfs.remote.transport import KEY_HEADER, MAX_REDIRECTS, Transport, error_for_status
 from taskfs.support.stats import Stats
 from tests.fake_api import FakeCloud
+from tests.faults.relay import relay_to
+from tests.mounts import eventually
 
 
 @pytest.fixture
@@ -42,6 +44,22 @@ def get(transport: Transport, url: str, **options: Any) -> bytes:
         return bytes(body)
 
     return transport.run_with_retries(attempt)
+
+
+def test_idle_connections_that_are_dropped_are_closed(
+    cloud: FakeCloud, transport: Transport
+) -> None:
+    """X-12: Idle connections are closed after a failed one, also while a response is in use."""
+    with relay_to(cloud.api.port) as relay:
+        url = f"{relay.url}/version"
+        held = [transport.send("GET it", "GET", url, transport.deadline()) for _ in range(4)]
+        unread = held.pop()
+        for response in held:
+            assert response.content  # its connection is idle now
+        relay.forget_all()
+        get(transport, url)
+        eventually(lambda: relay.ended == len(held), 5)
+        unread.close()
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 501, 502, 503, 504, 507, 520, 527, 598])
