@@ -32,12 +32,13 @@ from taskfs.tasks.accounts import open_tasks
 from taskfs.tasks.archive_kind import ArchiveKind
 from taskfs.tasks.archives import ArchiveRegistry
 from taskfs.tasks.live_tasks import LiveTasks
+from taskfs.tasks.member_walk import MemberWalk
 from taskfs.tasks.offline import FrozenCache, OfflineAPI
 from taskfs.tasks.task_cache import TaskCache
 from taskfs.tasks.task_database import TaskDatabase
 from taskfs.tasks.task_filter import PendingPages
 from taskfs.tasks.task_groups import TaskGroups
-from taskfs.tasks.task_walk import TaskWalk
+from taskfs.tasks.task_walk import TaskWalk, Walked
 from taskfs.tree.context import TreeContext
 from taskfs.tree.handle_table import HandleTable
 from taskfs.tree.held_texts import HeldTexts
@@ -256,7 +257,8 @@ def open_core(
     )
     groups = TaskGroups(task_cache)
     if not config.offline:
-        _follow_walks(task_cache, groups, archives, pool)
+        budget = resources.sequential_files_budget
+        _follow_walks(task_cache, groups, archives, budget, pool)
     context = TreeContext(
         api=client,
         task_cache=task_cache,
@@ -282,20 +284,29 @@ def open_core(
 
 
 def _follow_walks(
-    task_cache: TaskCache, groups: TaskGroups, archives: ArchiveRegistry, pool: Executor
+    task_cache: TaskCache,
+    groups: TaskGroups,
+    archives: ArchiveRegistry,
+    budget: ReadAheadBudget,
+    pool: Executor,
 ) -> None:
-    """Prefetch the archives of the tasks that a task walk will reach next; see `TaskWalk`."""
+    """Prefetch archives and members of the tasks that a task walk will reach next."""
 
-    def prefetch(ids: Sequence[str], kind: ArchiveKind) -> None:
+    def prefetch(ids: Sequence[str], walked: Walked) -> None:
+        if walked.path:
+            members.prefetch(ids, walked)
+            return
         cached = [task_cache.get_cached(task_id) for task_id in ids]
-        archives.prefetch([each.task for each in cached if each is not None], kind)
+        archives.prefetch([each.task for each in cached if each is not None], walked.kind)
 
-    def start(ids: Sequence[str], kind: ArchiveKind) -> None:
+    def start(ids: Sequence[str], walked: Walked) -> None:
         with contextlib.suppress(RuntimeError):  # closed: the mount is ending
-            pool.submit(prefetch, ids, kind)
+            pool.submit(prefetch, ids, walked)
 
     walk = TaskWalk(task_cache.known_ids, start)
+    members = MemberWalk(walk, archives, budget)
     archives.on_use = walk.note
+    archives.on_read = members.note
     groups.on_list = walk.note_view
 
 

@@ -1,5 +1,6 @@
 """`Archive`: one version of a remote ZIP archive: index, raw bytes, random reads of members."""
 
+import contextlib
 from typing import Final
 
 from taskfs.archive.bounds import SPAN
@@ -12,6 +13,7 @@ from taskfs.archive.index_builder import read_index
 from taskfs.archive.integrity import IntegrityTable
 from taskfs.archive.local_header import LocalHeaders
 from taskfs.archive.member import Member
+from taskfs.archive.member_part import PartRead
 from taskfs.archive.member_reader import (
     CompressedReader,
     MemberReader,
@@ -26,7 +28,7 @@ from taskfs.cache.block_reader import BlockReader
 from taskfs.cache.disk_cache import INDEX
 from taskfs.cache.memory_cache import next_owner
 from taskfs.cache.readahead import ReadAheadReader
-from taskfs.errors import TaskFSError, Unsupported
+from taskfs.errors import CacheChanged, TaskFSError, Unsupported
 from taskfs.support.buffers import Buffer
 
 NO_END: Final = EndRecord(0, 0, 0)  # of an archive without a directory
@@ -55,6 +57,7 @@ class Archive:
         self.resources = resources
         self._blocks = blocks
         self._index_key = index_key
+        self._directory_start = directory_start
         self._headers = headers = LocalHeaders(blocks, directory_start, root)
         decoders = DecoderCache(blocks, resources, disk_checkpoints)
         self.prefetch = Prefetcher(
@@ -112,6 +115,22 @@ class Archive:
         if member.size <= SPAN and member.compressed_size <= BLOCK:
             return SmallReader(self._context, member)
         return CompressedReader(self._context, member)
+
+    def prefetch_part(self, path: str, read: PartRead, max_bytes: int) -> bool:
+        """Start to fetch the part of the file *path* that was *read* in another archive.
+
+        Return whether a request was needed. Nothing is fetched where there is no such file.
+        """
+        with contextlib.suppress(CacheChanged):  # no reader needs it, so none fails
+            member = self._index.lookup(path)
+            if isinstance(member, Member):
+                started = False
+                for each in read.of(member).ranges():
+                    stop = min(each.stop, each.start + max_bytes, self._directory_start)
+                    max_bytes -= max(0, stop - each.start)
+                    started |= self._blocks.prefetch(each.start, stop)
+                return started
+        return False
 
     def open_raw(self) -> ReadAheadReader:
         """Return a reader of the archive's own bytes."""

@@ -4,12 +4,12 @@ import threading
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
-from taskfs.archive.bounds import EAGER_BYTES, WHOLE_MEMBER
 from taskfs.archive.decoder_cache import DecoderCache
 from taskfs.archive.decoders import STORED, decode_whole
 from taskfs.archive.integrity import IntegrityTable, MemberIntegrity, Verification, wrong_crc
 from taskfs.archive.local_header import LocalHeaders, guess_data_start
 from taskfs.archive.member import Member
+from taskfs.archive.member_part import PartRead, eager_bytes
 from taskfs.archive.prefetch import Prefetcher
 from taskfs.archive.read_pattern import is_bulk_read
 from taskfs.archive.seekable_decoder import SeekableDecoder
@@ -50,6 +50,7 @@ class MemberReader(ABC):
         self._lock = threading.Lock()
         self._start: int | None = None  # of the data in the archive
         self._reached = 0  # the end of the furthest read
+        self._begin = member.size  # the lowest offset that was read
         self._own = MemberIntegrity(member)
         self._shared = self._find_integrity()
 
@@ -62,9 +63,15 @@ class MemberReader(ABC):
         """
         piece = self.read_for_push(offset, size)
         self._reached = max(self._reached, offset + len(piece))
+        self._begin = min(self._begin, offset)
         if piece and offset + len(piece) >= self.size:
             self._context.prefetch.note_read_to_end(self.member)
         return piece
+
+    @property
+    def part_read(self) -> PartRead | None:
+        """The part that programs have read, or None."""
+        return PartRead(self.member, self._begin, self._reached) if self._reached else None
 
     def read_for_push(self, offset: int, size: int) -> Buffer:
         """Read as `read_at` does, but do not count it as a read by a program."""
@@ -214,10 +221,9 @@ class CompressedReader(MemberReader):
             return self._decoder
 
     def _read(self, offset: int, size: int) -> Buffer:
-        packed = self.member.compressed_size
-        wanted = packed if packed <= WHOLE_MEMBER else EAGER_BYTES
-        decoder = self._acquire(wanted if is_bulk_read(offset, offset + size) else 0)
-        if packed <= BLOCK:
+        bulk = is_bulk_read(offset, offset + size)
+        decoder = self._acquire(eager_bytes(self.member) if bulk else 0)
+        if self.member.compressed_size <= BLOCK:
             decoder.verify()
         return decoder.read_at(offset, size)
 

@@ -1,17 +1,16 @@
 """`ArchiveRegistry`: loads the archives of tasks, each once, and replaces outdated ones."""
 
-import logging
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol
 
 from taskfs.archive.archive import Archive
+from taskfs.archive.member_part import PartRead
 from taskfs.archive.open_archive import NotWanted, open_archive
 from taskfs.archive.resources import ArchiveResources
 from taskfs.errors import NotFound, StaleObject, Unavailable
@@ -21,8 +20,7 @@ from taskfs.support.interruptible_wait import Waiter
 from taskfs.support.thread_pool import DaemonPool
 from taskfs.support.wait_hook import announce_wait
 from taskfs.tasks.archive_kind import ArchiveKey, ArchiveKind, remaining_grace_s
-
-log = logging.getLogger(__name__)
+from taskfs.tasks.archive_slot import Load, Slot
 
 # Seconds until the store is asked again for an archive that it did not have.
 ABSENT_TTL_S: Final = 5.0
@@ -51,40 +49,6 @@ class ArchiveObserver(Protocol):
     def has_open_files(self, key: ArchiveKey) -> bool:
         """Whether files of any version of the archive are open."""
         ...
-
-
-@dataclass(eq=False, slots=True)
-class _Load:
-    """One load of an archive in the background."""
-
-    task: Task
-    kind: ArchiveKind
-    path: str
-    identity: tuple[object, ...] | None  # the key of the index on disk; None: not on disk
-    result: "Future[Archive]" = field(init=False)
-
-
-@dataclass(slots=True)
-class _Slot:
-    """One archive of one task: absent, loading or loaded."""
-
-    identity: tuple[object, ...] = ()  # by the task's record as it was last seen
-    archive: Archive | None = None
-    absent_until_s: float = float("-inf")  # until then, no request is sent
-    load: _Load | None = None  # the one in flight whose result will be used
-    abandoned_loads: int = 0  # running loads whose results are not used; they may write to disk
-    logged_index_error: tuple[ObjectVersion, str] | None = None
-
-    def abandon_load(self) -> None:
-        """Give the result of the load in flight only to the callers that already wait for it."""
-        self.abandoned_loads += self.load is not None
-        self.load = None
-
-    def expire(self) -> None:
-        """Have the next caller load the archive again."""
-        self.archive = None
-        self.absent_until_s = float("-inf")
-        self.abandon_load()
 
 
 class ArchiveRegistry:
@@ -116,11 +80,13 @@ class ArchiveRegistry:
         self._max_index_bytes = max_index_bytes
         self._clock = clock
         self._lock = threading.Lock()
-        self._slots: OrderedDict[ArchiveKey, _Slot] = OrderedDict()  # in the order of use
+        self._slots: OrderedDict[ArchiveKey, Slot] = OrderedDict()  # in the order of use
         self._running_forgets = 0  # calls of `forget` that have not cleared the disk yet
         self._prefetch_pool = DaemonPool(PREFETCH_THREADS, "taskfs-walk")
         # Called when a reader needs an archive; it must not wait.
         self.on_use: Callable[[Task, ArchiveKind], None] = lambda task, kind: None
+        # Called when a handle on a member is closed, from which a part was read; it must not wait.
+        self.on_read: Callable[[ArchiveKey, PartRead], None] = lambda key, part: None
         self.epoch = 0  # grows when an archive is loaded or dropped: nodes made before are stale
 
     def get(self, task: Task, kind: ArchiveKind, *, raw: bool = False) -> Archive | None:
@@ -164,6 +130,16 @@ class ArchiveRegistry:
                 return None
             archive = slot.archive
         return archive if archive is not None and archive.index_error is None else None
+
+    def when_loaded(self, key: ArchiveKey, action: Callable[[Archive], object]) -> None:
+        """Call *action* with the archive: now, or after the load in flight, if there is either."""
+        with self._lock:
+            slot = self._slots.get(key)
+            archive, load = (slot.archive, slot.load) if slot is not None else (None, None)
+        if archive is not None:
+            action(archive)
+        elif load is not None:
+            load.when_done(action)
 
     def is_current(self, key: ArchiveKey, archive: Archive) -> bool:
         """Whether *archive* is the one in use."""
@@ -233,12 +209,12 @@ class ArchiveRegistry:
             with self._lock:
                 self._running_forgets -= 1
 
-    def _slot(self, key: ArchiveKey) -> _Slot:
-        slot = self._slots.setdefault(key, _Slot())
+    def _slot(self, key: ArchiveKey) -> Slot:
+        slot = self._slots.setdefault(key, Slot())
         self._slots.move_to_end(key)
         return slot
 
-    def _match_record(self, slot: _Slot, task: Task, kind: ArchiveKind) -> None:
+    def _match_record(self, slot: Slot, task: Task, kind: ArchiveKind) -> None:
         """Expire the archive in use if the task's record now identifies another one."""
         identity = (kind.path(task), kind.identity(task))
         if slot.identity != identity:
@@ -249,21 +225,21 @@ class ArchiveRegistry:
 
     def _start_load(
         self,
-        slot: _Slot,
+        slot: Slot,
         task: Task,
         kind: ArchiveKind,
         path: str,
         remote: RemoteObject | None = None,
-    ) -> _Load:
+    ) -> Load:
         identity = kind.identity(task)
         if self._running_forgets or slot.abandoned_loads:
             identity = None  # the index on disk may be the one to be dropped
-        load = slot.load = _Load(task, kind, path, identity)
+        load = slot.load = Load(task, kind, path, identity)
         pool = self._pool if remote is None else self._prefetch_pool
         load.result = pool.submit(self._run_load, slot, load, remote)
         return load
 
-    def _run_load(self, slot: _Slot, load: _Load, remote: RemoteObject | None) -> Archive:
+    def _run_load(self, slot: Slot, load: Load, remote: RemoteObject | None) -> Archive:
         archive, is_absent = None, False
         try:
             if remote is None:
@@ -279,7 +255,7 @@ class ArchiveRegistry:
                 archive = open_it()
             except StaleObject:  # replaced after its end was read and before its directory was
                 archive = open_it()
-            _log_index_error(slot, load.path, archive)
+            slot.log_index_error(load.path, archive)
             return archive
         except NotFound:
             is_absent = True
@@ -288,7 +264,7 @@ class ArchiveRegistry:
             self._finish_load(slot, load, archive, is_absent)
 
     def _finish_load(
-        self, slot: _Slot, load: _Load, archive: Archive | None, is_absent: bool
+        self, slot: Slot, load: Load, archive: Archive | None, is_absent: bool
     ) -> None:
         with self._lock:  # in one step, so that no caller in between starts another load
             if slot.load is load:
@@ -306,13 +282,13 @@ class ArchiveRegistry:
         with self._lock:
             slot.abandoned_loads -= 1
 
-    def _use(self, slot: _Slot, key: ArchiveKey, archive: Archive) -> None:
+    def _use(self, slot: Slot, key: ArchiveKey, archive: Archive) -> None:
         self._observer.note_version(key, archive.version)
         slot.archive = archive
         self.epoch += 1
         self._evict(slot)
 
-    def _evict(self, newest: _Slot) -> None:
+    def _evict(self, newest: Slot) -> None:
         """Drop the least recently used indexes while all together take too much memory.
 
         An archive with open files stays, because they hold it in memory.
@@ -325,22 +301,6 @@ class ArchiveRegistry:
             if slot.archive is not None and is_unused:
                 total -= slot.archive.index_bytes
                 slot.archive = None
-
-
-def _log_index_error(slot: _Slot, path: str, archive: Archive) -> None:
-    """Log why the archive's files cannot be shown, once for each version and reason.
-
-    The operations that fail because of it do not log it again.
-    """
-    if archive.index_error is None:
-        return
-    archive.index_error.is_logged = True
-    reason = archive.version, str(archive.index_error)
-    if slot.logged_index_error != reason:
-        slot.logged_index_error = reason
-        log.warning(
-            "%s: its files cannot be shown (%s), its own bytes can", path, archive.index_error
-        )
 
 
 def _is_still_unreadable(archive: Archive, before: Archive | None) -> bool:

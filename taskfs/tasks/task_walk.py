@@ -9,8 +9,10 @@ archives are prefetched as the walk has used, so at most that many are never use
 import threading
 from array import array
 from bisect import bisect_left
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Final
+from itertools import pairwise
+from typing import Final, NamedTuple
 
 from taskfs.model import Task
 from taskfs.tasks.archive_kind import ArchiveKind
@@ -22,17 +24,39 @@ MIN_STREAK: Final = 4
 MAX_GAP: Final = 4
 # Steps against the direction that end a walk; fewer are readers that overtake each other.
 MAX_AGAINST: Final = 3
-# Prefetch GROWTH times the tasks that the walk has used, and at most MAX_AHEAD.
+# Prefetch the archives of GROWTH times the tasks that the walk has used, and at most MAX_AHEAD.
 GROWTH: Final = 2
 MAX_AHEAD: Final = 32
+# Members of which walks are followed at once: the files that a program reads in each task.
+MAX_MEMBERS: Final = 8
+# Prefetch a member of as many tasks as the walk has used: half of the archives that were prefetched
+# are always ahead, because the next ones are requested when half is used.
+MEMBER_GROWTH: Final = 1
 
-Prefetch = Callable[[Sequence[str], ArchiveKind], object]
+
+class Walked(NamedTuple):
+    """What a walk uses in each task: an archive, or one member of it."""
+
+    kind: ArchiveKind
+    path: str = ""  # of the member; empty for the archive
+
+
+class _Note(NamedTuple):
+    """One use of a task by a reader; *max_ahead* is how many tasks to prefetch at most."""
+
+    task_id: str
+    walked: Walked
+    max_ahead: int
+
+
+Prefetch = Callable[[Sequence[str], Walked], object]
 
 
 class _Order:
     """The walk in one order of the tasks: its position, and how many neighbours it has used."""
 
-    def __init__(self) -> None:
+    def __init__(self, growth: int = GROWTH) -> None:
+        self._growth = growth
         self._position: int | None = None
         self._direction = 1
         self._streak = 0
@@ -40,8 +64,8 @@ class _Order:
         self._back = 0  # the furthest position against the direction
         self._prefetched = 0  # tasks beyond the position
 
-    def note(self, position: int) -> range:
-        """Note that the walk is at *position*; return the positions to prefetch."""
+    def note(self, position: int, max_ahead: int) -> range:
+        """Note that the walk is at *position*; return the at most *max_ahead* ones to prefetch."""
         step = position - self._position if self._position is not None else 0
         if not step or abs(step) > MAX_GAP:
             self._begin(position)
@@ -55,14 +79,14 @@ class _Order:
             self._against += 1
             if self._against == MAX_AGAINST:
                 self._begin(position)
-        return self._next()
+        return self._next(max_ahead)
 
     def _begin(self, position: int) -> None:
         self._position, self._streak, self._prefetched = position, 1, 0
         self._back, self._against = position, 0
 
-    def _next(self) -> range:
-        ahead = min(MAX_AHEAD, GROWTH * self._streak)
+    def _next(self, max_ahead: int) -> range:
+        ahead = min(max_ahead, self._growth * self._streak)
         # Half of it together, so that one request signs the URLs of many archives.
         if self._position is None or self._streak < MIN_STREAK or self._prefetched > ahead // 2:
             return range(0)
@@ -77,34 +101,45 @@ class _Listing:
     def __init__(self) -> None:
         self._ids: Sequence[str] = ()
         self._order: Sequence[int] = ()  # the positions in `_ids`, sorted by name
-        self._waiting: list[tuple[str, ArchiveKind]] = []  # notes since the listing has changed
-        self._walks = {kind: (_Order(), _Order()) for kind in ArchiveKind}
+        self._waiting: list[_Note] = []  # since the listing has changed
+        self._archives = {Walked(kind): (_Order(), _Order()) for kind in ArchiveKind}
+        self._members: OrderedDict[Walked, tuple[_Order, _Order]] = OrderedDict()
 
-    def note(
-        self, ids: Sequence[str], task_id: str, kind: ArchiveKind
-    ) -> dict[ArchiveKind, list[str]]:
-        """Note that a reader needs an archive of the task; return the tasks to prefetch."""
-        wanted: dict[ArchiveKind, list[str]] = {}
-        self._waiting.append((task_id, kind))
+    def note(self, ids: Sequence[str], note: _Note) -> dict[Walked, list[str]]:
+        """Note that a reader uses a task; return the tasks to prefetch."""
+        wanted: dict[Walked, list[str]] = {}
+        self._waiting.append(note)
         if ids is not self._ids:
             # To sort the ids of a large account costs more than a few tasks at random.
-            if len(self._waiting) < MIN_STREAK:
+            if sum(a.task_id != b.task_id for a, b in pairwise(self._waiting)) < MIN_STREAK - 1:
                 return wanted
             self._ids = ids
             self._order = array("I", sorted(range(len(ids)), key=ids.__getitem__))
-        for each, its_kind in self._waiting:
-            wanted.setdefault(its_kind, []).extend(self._advance(each, its_kind))
+        for each in self._waiting:
+            wanted.setdefault(each.walked, []).extend(self._advance(each))
         self._waiting.clear()
         return wanted
 
-    def _advance(self, task_id: str, kind: ArchiveKind) -> list[str]:
-        ids, order = self._ids, self._order
+    def _advance(self, note: _Note) -> list[str]:
+        ids, order, task_id = self._ids, self._order, note.task_id
         rank = bisect_left(order, task_id, key=ids.__getitem__)
         if len(ids) < MIN_STREAK or rank == len(order) or ids[order[rank]] != task_id:
             return []
-        by_name, by_age = self._walks[kind]
-        wanted = [ids[order[n]] for n in by_name.note(rank) if 0 <= n < len(ids)]
-        return wanted + [ids[n] for n in by_age.note(order[rank]) if 0 <= n < len(ids)]
+        by_name, by_age = self._orders(note.walked)
+        places = by_name.note(rank, note.max_ahead)
+        wanted = [ids[order[n]] for n in places if 0 <= n < len(ids)]
+        places = by_age.note(order[rank], note.max_ahead)
+        return wanted + [ids[n] for n in places if 0 <= n < len(ids)]
+
+    def _orders(self, walked: Walked) -> tuple[_Order, _Order]:
+        if not walked.path:
+            return self._archives[walked]
+        new = _Order(MEMBER_GROWTH), _Order(MEMBER_GROWTH)
+        orders = self._members.setdefault(walked, new)
+        self._members.move_to_end(walked)
+        if len(self._members) > MAX_MEMBERS:
+            self._members.popitem(last=False)
+        return orders
 
 
 class TaskWalk:
@@ -113,7 +148,7 @@ class TaskWalk:
 
     Args:
         known_ids: returns the listed ids, newest first, and sends no request.
-        prefetch: loads archives of tasks in the background.
+        prefetch: loads archives or members of tasks in the background.
     """
 
     def __init__(self, known_ids: Callable[[], Sequence[str]], prefetch: Prefetch) -> None:
@@ -132,17 +167,25 @@ class TaskWalk:
     def note(self, task: Task, kind: ArchiveKind) -> None:
         """Note that a reader needs an archive of *task*."""
         key = (task.id, kind)
-        if self._last == key:
+        if self._last == key:  # without the lock, because most calls end here
             return
-        ids = self._known_ids()
-        wanted: dict[ArchiveKind, list[str]] = {}
         with self._lock:
             if self._last == key:
                 return
             self._last = key
+        self._note(_Note(task.id, Walked(kind), MAX_AHEAD))
+
+    def note_member(self, task_id: str, walked: Walked, max_ahead: int) -> None:
+        """Note that a reader has read a member of the task, and not of the same task before."""
+        self._note(_Note(task_id, walked, max_ahead))
+
+    def _note(self, note: _Note) -> None:
+        ids = self._known_ids()
+        wanted: dict[Walked, list[str]] = {}
+        with self._lock:
             for listing, listed in ((self._account, ids), (self._view, self._view_ids)):
-                for its_kind, chosen in listing.note(listed, *key).items():
-                    wanted.setdefault(its_kind, []).extend(chosen)
-        for its_kind, chosen in wanted.items():
+                for walked, chosen in listing.note(listed, note).items():
+                    wanted.setdefault(walked, []).extend(chosen)
+        for walked, chosen in wanted.items():
             if chosen:
-                self._prefetch(list(dict.fromkeys(chosen)), its_kind)
+                self._prefetch(list(dict.fromkeys(chosen)), walked)

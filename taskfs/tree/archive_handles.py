@@ -109,6 +109,12 @@ class MemberHandle(ArchiveHandle, PushableHandle):
 
     _reader: MemberReader
 
+    def close(self) -> None:
+        super().close()
+        part = self._reader.part_read
+        if part is not None:
+            self._archives.on_read(self._lease.key, part)
+
     def take_pushable(self) -> range:
         # The kernel keeps no pages of a file with direct I/O.
         is_kept = self.mode is not PageCacheMode.DIRECT and not self._stale

@@ -3,12 +3,18 @@
 import random
 import time
 from collections.abc import Callable
+from typing import Final
 
+import pytest
+
+from taskfs.cache.block import BLOCK
+from taskfs.demo.endpoint import RequestRecord
 from taskfs.tasks.task_walk import MAX_AHEAD
 from tests.fake_api import FakeCloud
-from tests.file_systems import FileSystem
+from tests.file_systems import FileSystem, assert_same
 from tests.mounts import eventually
-from tests.outputs import LONG_AGO, add_finished_task
+from tests.outputs import LONG_AGO, add_finished_task, noise, put_outputs
+from tests.zips import DEFLATED, STORED
 
 COUNT = 60
 
@@ -129,3 +135,160 @@ def test_a_warm_walk_sends_nothing(new_fs: Callable[..., FileSystem], cloud: Fak
         for task in tasks:
             fs.names(f"{task}/outputs")
     assert signings(cloud) == stored(cloud) == 0
+
+
+# A member that the bytes of the archive's end do not hold: 300 KB of noise, and as much after it.
+LARGE: Final = {"large.bin": noise("large", 300_000), "other.bin": noise("other", 300_000)}
+Read = Callable[[FileSystem, str], object]
+
+
+def read_head(fs: FileSystem, path: str) -> None:
+    """Read as `head -c 1000` does."""
+    with fs.open(path) as opened:
+        assert_same(opened.read_at(0, 1000)[:1000], LARGE["large.bin"][:1000])
+
+
+def read_tail(fs: FileSystem, path: str) -> None:
+    """Read as `tail -qn1` does."""
+    with fs.open(path) as opened:
+        assert_same(opened.read_at(292_000, 8192), LARGE["large.bin"][292_000:])
+
+
+def read_all(fs: FileSystem, path: str) -> None:
+    """Read as `cat` does."""
+    assert_same(fs.read(path), LARGE["large.bin"])
+
+
+READS: Final = [read_head, read_tail, read_all]
+
+
+def add_large_tasks(cloud: FakeCloud, method: int, count: int = 30) -> list[str]:
+    return sorted(add_finished_task(cloud, LARGE, method) for _ in range(count))
+
+
+class Ranges:
+    """The requests of members at the store; tails of archives are not counted. *peak* is the most
+    that were in flight at once."""
+
+    def __init__(self, cloud: FakeCloud) -> None:
+        self._cloud = cloud
+        self.peak = 0
+        cloud.clear_requests()
+        cloud.faults.add("stall", side="store", times=None, seconds=0.05, match=self._measure)
+
+    def _measure(self, record: RequestRecord) -> bool:
+        in_flight = sum(not each.status for each in self.records())
+        self.peak = max(self.peak, in_flight)
+        return True
+
+    def records(self) -> list[RequestRecord]:
+        return [
+            record
+            for record in list(self._cloud.requests)
+            if record.side == "store" and not str(record.range).startswith("bytes=-")
+        ]
+
+    def bytes(self) -> int:
+        return sum(record.bytes_sent for record in self.records())
+
+    def settle(self) -> None:
+        """Wait until no request is in flight, and none follows."""
+        count = -1
+        while count != len(self._cloud.requests):
+            count = len(self._cloud.requests)
+            time.sleep(0.3)
+            eventually(lambda: all(record.status for record in list(self._cloud.requests)))
+
+
+@pytest.mark.parametrize("method", [STORED, DEFLATED])
+@pytest.mark.parametrize("read", READS)
+def test_a_member_of_each_task_is_prefetched(
+    new_fs: Callable[..., FileSystem], cloud: FakeCloud, read: Read, method: int
+) -> None:
+    """R-45, R-29: The same member of one task after another is fetched in several at once, with no
+    more requests and bytes than the reads need."""
+    tasks = add_large_tasks(cloud, method)
+    fs = new_fs()
+    fs.names()
+    ranges = Ranges(cloud)
+    read(fs, f"{tasks[0]}/outputs/large.bin")
+    ranges.settle()
+    requests, used = len(ranges.records()), ranges.bytes()
+    for task in tasks[1:]:
+        read(fs, f"{task}/outputs/large.bin")
+    ranges.settle()
+    assert ranges.peak >= 4
+    assert len(ranges.records()) <= requests * len(tasks)
+    assert ranges.bytes() <= used * len(tasks)
+
+
+@pytest.mark.parametrize("read", READS)
+def test_a_walk_over_members_that_stops(
+    new_fs: Callable[..., FileSystem], cloud: FakeCloud, read: Read
+) -> None:
+    """R-45: After a walk that stops, at most as many members as it has read were fetched for
+    nothing, and nothing follows."""
+    tasks = add_large_tasks(cloud, DEFLATED)
+    fs = new_fs()
+    fs.names()
+    ranges = Ranges(cloud)
+    read(fs, f"{tasks[0]}/outputs/large.bin")
+    ranges.settle()
+    requests, used = len(ranges.records()), ranges.bytes()
+    for task in tasks[1:10]:
+        read(fs, f"{task}/outputs/large.bin")
+    ranges.settle()
+    assert len(ranges.records()) <= 2 * 10 * requests
+    assert ranges.bytes() <= 2 * 10 * used
+
+
+def test_three_members_at_random_cause_no_request_for_others(
+    new_fs: Callable[..., FileSystem], cloud: FakeCloud
+) -> None:
+    """R-45: A reader that picks three tasks at random pays for the members of these."""
+    tasks = add_large_tasks(cloud, DEFLATED)
+    fs = new_fs()
+    fs.names()
+    ranges = Ranges(cloud)
+    chosen = random.Random(3).sample(tasks, 3)
+    for task in chosen:
+        read_all(fs, f"{task}/outputs/large.bin")
+    ranges.settle()
+    assert {record.path.split("/")[2] for record in ranges.records()} == set(chosen)
+
+
+def test_a_walk_that_reads_two_members_of_each_task(
+    new_fs: Callable[..., FileSystem], cloud: FakeCloud
+) -> None:
+    """R-45: A program that reads two files of each task has both prefetched."""
+    tasks = add_large_tasks(cloud, STORED)
+    fs = new_fs()
+    fs.names()
+    ranges = Ranges(cloud)
+    for task in tasks:
+        for name, content in LARGE.items():
+            assert_same(fs.read(f"{task}/outputs/{name}"), content)
+    ranges.settle()
+    assert ranges.peak >= 4
+    sizes = sum(len(content) for content in LARGE.values())
+    assert ranges.bytes() <= len(tasks) * (sizes + 2 * BLOCK)
+
+
+def test_members_that_some_tasks_do_not_have(
+    new_fs: Callable[..., FileSystem], cloud: FakeCloud
+) -> None:
+    """R-45: A task without the file, or without an archive, is passed over."""
+    tasks = add_large_tasks(cloud, DEFLATED)
+    for task in tasks[12::9]:
+        put_outputs(cloud, task, {"else.bin": noise("else", 300_000)})
+    for task in tasks[15::9]:
+        cloud.remove_object(f"{task}/output.zip")
+    fs = new_fs()
+    fs.names()
+    ranges = Ranges(cloud)
+    for number, task in enumerate(tasks):
+        if number < 12 or number % 9 not in (3, 6):
+            read_all(fs, f"{task}/outputs/large.bin")
+    ranges.settle()
+    assert ranges.peak >= 4
+    assert not {tasks[12], tasks[15]} & {record.path.split("/")[2] for record in ranges.records()}

@@ -9,7 +9,7 @@ import pytest
 from taskfs.errors import BadAnswer
 from taskfs.remote.signed_url import SignedBatch
 from taskfs.tasks.archive_kind import ArchiveKind
-from taskfs.tasks.task_walk import MAX_AHEAD, MIN_STREAK, TaskWalk
+from taskfs.tasks.task_walk import MAX_AHEAD, MAX_MEMBERS, MIN_STREAK, TaskWalk, Walked
 from tests.unit.fakes import task_of
 
 BY_NAME = [f"task{number:03}" for number in range(200)]
@@ -25,7 +25,7 @@ class Walk:
         ids = tuple(ids)
         self._walk = TaskWalk(lambda: ids, self._prefetch)
 
-    def _prefetch(self, ids: Sequence[str], kind: ArchiveKind) -> None:
+    def _prefetch(self, ids: Sequence[str], walked: Walked) -> None:
         self.prefetched += ids
         self.batches += 1
 
@@ -74,7 +74,7 @@ def test_a_few_tasks_of_a_large_account_cost_no_sort() -> None:
             return tuple.__getitem__(self, position)  # type: ignore[call-overload, no-any-return]
 
     ids = Ids(BY_AGE)
-    walk = TaskWalk(lambda: ids, lambda ids, kind: None)
+    walk = TaskWalk(lambda: ids, lambda ids, walked: None)
     for name in BY_NAME[:3]:
         walk.note(task_of(name, "success"), ArchiveKind.OUTPUT)
     assert read == []
@@ -87,7 +87,7 @@ def test_a_walk_through_a_view_whose_tasks_lie_scattered() -> None:
     """R-29: The order of the view that was listed last counts as well."""
     prefetched: list[str] = []
     ids = tuple(BY_AGE)
-    walk = TaskWalk(lambda: ids, lambda ids, kind: prefetched.extend(ids))
+    walk = TaskWalk(lambda: ids, lambda ids, walked: prefetched.extend(ids))
     view = BY_AGE[::9]
     walk.note_view(view)
     for name in sorted(view):
@@ -100,7 +100,7 @@ def test_a_walk_goes_on_while_tasks_come() -> None:
     """R-29: A task that is added moves all others by one place, and the walk goes on."""
     listing = [tuple(BY_AGE)]
     prefetched: list[str] = []
-    walk = TaskWalk(lambda: listing[0], lambda ids, kind: prefetched.extend(ids))
+    walk = TaskWalk(lambda: listing[0], lambda ids, walked: prefetched.extend(ids))
     for number, name in enumerate(BY_NAME):
         if number % 15 == 14:
             listing[0] = (f"new{number}", *listing[0])
@@ -175,3 +175,31 @@ def test_a_batch_that_fails_is_signed_one_by_one() -> None:
     assert [batch.sign(path) for path in "abc"] == ["url of a", "url of b", "url of c"]
     short = SignedBatch("abc", lambda paths: ["one"], lambda path: f"url of {path}")
     assert short.sign("b") == "url of b"
+
+
+def test_a_member_is_prefetched_in_as_many_tasks_as_were_read() -> None:
+    """R-45: A member is prefetched in at most as many tasks as it was read in, and each once."""
+    prefetched: list[str] = []
+    walk = TaskWalk(lambda: BY_NAME, lambda ids, walked: prefetched.extend(ids))
+    log = Walked(ArchiveKind.OUTPUT, "log")
+    for number, name in enumerate(BY_NAME[:60]):
+        walk.note_member(name, log, 16)
+        ahead = len(prefetched) - max(0, number + 1 - MIN_STREAK)
+        assert (ahead > 0) == (number + 1 >= MIN_STREAK)
+        assert ahead <= min(16, number + 1)
+    assert prefetched == BY_NAME[MIN_STREAK : MIN_STREAK + len(prefetched)]
+
+
+def test_members_are_walks_of_their_own() -> None:
+    """R-45: Several members of each task are followed; of many, those that were read last."""
+    prefetched: list[str] = []
+    walk = TaskWalk(lambda: BY_NAME, lambda ids, walked: prefetched.append(walked.path))
+    for name in BY_NAME[:10]:
+        for member in ("a", "b"):
+            walk.note_member(name, Walked(ArchiveKind.OUTPUT, member), 16)
+    assert {"a", "b"} == set(prefetched)
+    prefetched.clear()
+    for name in BY_NAME[50:60]:
+        for number in range(MAX_MEMBERS + 1):
+            walk.note_member(name, Walked(ArchiveKind.OUTPUT, str(number)), 16)
+    assert prefetched == []
