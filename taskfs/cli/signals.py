@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
-# The exceptions with which handlers of signals end a command, and these signals.
-_ENDS: Final = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}
+# Added to the number of a signal: the exit status of a command that it ends, as in a shell.
+_STATUS: Final = 128
 # Seconds until a signal is sent again: long enough to leave the place that swallowed it.
 _AGAIN_S: Final = 0.01
 
@@ -18,7 +18,7 @@ def exit_on_signals() -> None:
     """Turn SIGTERM and SIGHUP into SystemExit, so that unfinished files are removed."""
 
     def leave(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
+        raise SystemExit(_STATUS + number)
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:  # keep SIGHUP ignored under nohup
@@ -35,7 +35,7 @@ def repeat_swallowed_signals() -> None:
     main_thread = threading.get_ident()
 
     def repeat(unraisable: "UnraisableHookArgs") -> None:
-        number = _ENDS.get(unraisable.exc_type)
+        number = _signal_of(unraisable.exc_value)
         if number is None:
             report(unraisable)
             return
@@ -44,3 +44,12 @@ def repeat_swallowed_signals() -> None:
         timer.start()
 
     sys.unraisablehook = repeat
+
+
+def _signal_of(exc: BaseException | None) -> int | None:
+    """Return the signal whose handler has raised *exc*; None for any other exception."""
+    if isinstance(exc, KeyboardInterrupt):
+        return signal.SIGINT
+    if isinstance(exc, SystemExit) and isinstance(exc.code, int) and exc.code > _STATUS:
+        return exc.code - _STATUS
+    return None

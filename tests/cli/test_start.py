@@ -327,3 +327,26 @@ def test_ctrl_c_where_python_can_raise_nothing(taskfs: Command) -> None:
     process = taskfs.start("list", PYTHONPATH=path)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (130, "", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_other_signals_where_python_can_raise_nothing(
+    bare: Command, number: signal.Signals
+) -> None:
+    """C-1: Such a command ends with the status of its signal; other exceptions are reported."""
+    done = bare.python(
+        "import os, time, weakref\n"
+        "from taskfs.cli.signals import exit_on_signals, repeat_swallowed_signals\n"
+        "exit_on_signals()\n"
+        "repeat_swallowed_signals()\n"
+        "class Lock: pass\n"
+        "def die(status): raise SystemExit(status)\n"
+        f"for call in lambda _: die(7), lambda _: os.kill(os.getpid(), {number:d}):\n"
+        "    lock = Lock()\n"
+        "    reference = weakref.ref(lock, call)\n"
+        "    del lock\n"
+        "    time.sleep(0.2)\n"
+        "time.sleep(5)\n"
+    )
+    assert done.returncode == 128 + number
+    assert done.stderr.count("SystemExit: 7") == 1 == done.stderr.count("Exception ignored")
