@@ -137,11 +137,15 @@ class Archive:
         return ReadAheadReader(self._blocks, self.resources.budget, 0, self.size)
 
     def read_raw(self, offset: int, size: int) -> Buffer:
-        """Return the bytes [offset, offset + size) of the archive itself."""
+        """Return the bytes [offset, offset + size) of the archive itself, fewer only at its end.
+
+        Raises: as `RemoteObject.fetch_range`.
+        """
         return self._blocks.read_at(offset, size)
 
     def extent_of(self, member: Member) -> range:
-        """Return the offsets of the archive at which the member lies, with its header."""
+        """Return the offsets of the archive that the member takes, from its header to a bound of
+        the end of its data."""
         return range(member.header_offset, self._headers.stop_guess(member))
 
     def disk_files(self, part: range) -> list[str]:

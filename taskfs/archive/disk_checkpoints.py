@@ -34,7 +34,7 @@ _HEAD: Final = struct.Struct("<20sQQQLQQLB")
 
 
 class DiskCheckpoints:
-    """The checkpoints of one member on disk. No method raises: what fails is a miss.
+    """The checkpoints of one member on disk. No method raises: a failure is a miss.
 
     Safe for concurrent use, by threads and by processes.
     """

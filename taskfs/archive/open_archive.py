@@ -71,7 +71,10 @@ def open_archive(
     identity: object = None,
     is_wanted: Callable[[], bool] = _always,
 ) -> Archive:
-    """Return the archive with its index: one suffix range, a second one for a long directory.
+    """Return the archive with its index.
+
+    The requests are one suffix range and, for a directory that is longer, one range for each
+    `PIECE` of it.
 
     An archive whose files cannot be shown, because it is damaged, too large or not a ZIP archive,
     has an `index_error` in place of an index: its own bytes can be read.

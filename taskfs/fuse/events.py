@@ -54,7 +54,7 @@ SCAN_SHARE: Final = 0.02
 RETRY_S: Final = 5.0
 # Seconds between two events of a running `computation_time`.
 COMPUTATION_TIME_S: Final = 10.0
-# Seconds for which the output archive of an ended task is looked for, and between two looks.
+# Seconds for which the output archive of an ended task is looked for, and between two requests.
 ARCHIVE_TIMEOUT_S: Final = 90.0
 ARCHIVE_POLL_S: Final = 1.0
 # Machines that are asked for their files at the same time.
@@ -119,7 +119,7 @@ class EventThread:
             None if live is None else LiveChanges(live, DaemonPool(LIVE_THREADS, "taskfs-growth"))
         )
         self._ticked_s: dict[str, float] = {}  # the last event of `computation_time`, by task
-        self._awaited: dict[str, tuple[float, float]] = {}  # by task: until when, next look
+        self._awaited: dict[str, tuple[float, float]] = {}  # by task: until when, next request
         self._newest = ""
 
     def start(self) -> None:

@@ -62,11 +62,11 @@ def trim_until(ended: threading.Event) -> None:
     buffers.
     """
     trim = _c_function("malloc_trim")
-    allocated = 0
+    count = 0  # of objects made since collections; unchanged if the process was idle
     while not ended.wait(TRIM_S):
         trim_pools()
-        if sum(gc.get_count()) != allocated:
+        if sum(gc.get_count()) != count:
             gc.collect(1)  # without what has lived for long: modules, indexes
-            allocated = sum(gc.get_count())
+            count = sum(gc.get_count())
         if trim is not None:
             trim(0)

@@ -54,7 +54,7 @@ class LiveHandle:
         return after
 
     def end(self) -> None:
-        """Take what a stat or another handle has read since: the machine is asked no more."""
+        """Take what a stat or another handle has read since, because reads ask no machine now."""
         known = self._known()
         if known is not None and known.generation == self.snapshot.generation:
             self.snapshot = known
