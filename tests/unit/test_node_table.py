@@ -121,13 +121,14 @@ def test_the_nodes_beneath_a_path_are_found(monkeypatch: pytest.MonkeyPatch) -> 
     folder = table.add_lookup(outputs, b"folder", is_directory=True)
     assert folder < outputs
     files = {table.add_lookup(folder, b"%d" % number) for number in range(20)}
-    table.add_lookup(other, b"file")
+    inputs_file = table.add_lookup(other, b"file")
     table.add_lookup(ROOT_ID, b"outputs")
-    found = {node.nodeid: node for node in table.beneath("task/outputs")}
-    assert set(found) == {outputs, folder, *files}
-    assert found[folder] == (folder, outputs, b"folder", True)
-    assert not any(found[nodeid].is_directory for nodeid in files)
-    assert [node.nodeid for node in table.beneath("task/nothing/there")] == []
+    paths = ["task/outputs", "task/nothing/there", "task/inputs", "task/outputs/folder"]
+    found = list(map(set, table.beneath(paths)))
+    assert found == [{outputs}, set(), {other, inputs_file}, {folder, *files}]
+    (alone,) = table.beneath(["task/outputs"])
+    assert set(alone) == {outputs, folder, *files}
+    assert table.name(folder) == (outputs, b"folder")
 
 
 def test_a_file_that_becomes_a_directory_is_another_node() -> None:
@@ -138,4 +139,4 @@ def test_a_file_that_becomes_a_directory_is_another_node() -> None:
     assert file != folder and table.path(file) == table.path(folder) == "/a"
     assert not table.is_directory(file) and table.is_directory(folder)
     assert table.add_lookup(ROOT_ID, b"a", is_directory=True) == folder
-    assert {node.nodeid for node in table.beneath("a")} == {file, folder}
+    assert set(*table.beneath(["a"])) == {file, folder}

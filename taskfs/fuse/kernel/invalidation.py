@@ -11,7 +11,7 @@ import contextlib
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from taskfs.errors import NotFound
 from taskfs.fuse.kernel.channel import Channel
@@ -30,8 +30,8 @@ ATTRIBUTES_ONLY = -1  # the offset of a message that leaves the pages
 
 
 class Invalidator:
-    """Sends the messages of one session, in order. Safe for concurrent use: the lock guards the
-    start of its thread.
+    """Sends the messages of one session. Safe for concurrent use: the lock guards the start of its
+    thread. Those that wait are sent together, because finding the nodes takes one pass over all.
 
     *becomes_directory* returns whether the path of a file is that of a directory now, without a
     request to the network.
@@ -57,26 +57,45 @@ class Invalidator:
 
     def _run(self) -> None:
         while True:
-            path, done = self._work.get()
-            try:
-                for node in self._nodes.beneath(path):
-                    # The pages of a directory are its names.
-                    offset = 0 if node.is_directory else ATTRIBUTES_ONLY
-                    self._send(NOTIFY_INVAL_INODE, INVAL_INODE_OUT.pack(node.nodeid, offset, 0))
-                done()
-                self._drop_names(path)
-            except Exception:
-                log.exception("the kernel may keep old attributes beneath %s", path)
+            waiting = [self._work.get()]
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    waiting.append(self._work.get(block=False))
+            done: dict[str, list[Callable[[], None]]] = {}
+            for path, call in waiting:
+                done.setdefault(path, []).append(call)
+            found = self._nodes.beneath(list(done))
+            # Those with few names first: the messages of a large archive take seconds.
+            each = sorted(zip(found, done.items(), strict=True), key=lambda job: len(job[0]))
+            for nodeids, (path, calls) in each:
+                try:
+                    self._drop_attributes(nodeids)
+                except Exception:
+                    log.exception("the kernel may keep old attributes beneath %s", path)
+                for call in calls:
+                    call()
+            for nodeids, (path, _) in each:
+                try:
+                    self._drop_names(nodeids)
+                except Exception:
+                    log.exception("the kernel may keep old names beneath %s", path)
 
-    def _drop_names(self, path: str) -> None:
+    def _drop_attributes(self, nodeids: Iterable[int]) -> None:
+        for nodeid in nodeids:
+            # The pages of a directory are its names.
+            offset = 0 if self._nodes.is_directory(nodeid) else ATTRIBUTES_ONLY
+            self._send(NOTIFY_INVAL_INODE, INVAL_INODE_OUT.pack(nodeid, offset, 0))
+
+    def _drop_names(self, nodeids: Iterable[int]) -> None:
         """Drop the names of files that are directories now."""
-        for node in self._nodes.beneath(path):
-            if node.is_directory:
+        for nodeid in nodeids:
+            if self._nodes.is_directory(nodeid):
                 continue
             with contextlib.suppress(NotFound):  # the kernel has forgotten it meanwhile
-                if self._becomes_directory(self._nodes.path(node.nodeid)):
-                    head = INVAL_ENTRY_OUT.pack(node.parent, len(node.name), 0)
-                    self._send(NOTIFY_INVAL_ENTRY, head + node.name + b"\0")
+                if self._becomes_directory(self._nodes.path(nodeid)):
+                    parent, name = self._nodes.name(nodeid)
+                    head = INVAL_ENTRY_OUT.pack(parent, len(name), 0)
+                    self._send(NOTIFY_INVAL_ENTRY, head + name + b"\0")
 
     def _send(self, code: int, body: bytes) -> None:
         length = HEADER_OUT.size + len(body)

@@ -2,8 +2,8 @@
 
 import threading
 from array import array
-from collections.abc import Iterator
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from typing import Final
 
 from taskfs.errors import NotFound
 from taskfs.fuse.kernel.protocol import ROOT_ID
@@ -15,15 +15,6 @@ MIN_GARBAGE: Final = 1 << 20
 BUCKET_NODES: Final = 2  # nodes of a bucket on average: more take time, fewer take memory
 BATCH: Final = 2048  # nodes that are looked at while requests wait for the lock
 _HASH_MASK: Final = (1 << 32) - 1
-
-
-class KnownNode(NamedTuple):
-    """A node, and its name in the directory *parent*."""
-
-    nodeid: int
-    parent: int
-    name: bytes
-    is_directory: bool
 
 
 class NodeTable:
@@ -102,21 +93,37 @@ class NodeTable:
             self._is_directory[nodeid] = is_directory
             return nodeid
 
-    def beneath(self, path: str) -> Iterator[KnownNode]:
-        """Yield the nodes beneath the directory at *path*, and those at *path* itself."""
-        tops = {ROOT_ID}
-        for name in path.strip("/").encode("utf-8", "surrogateescape").split(b"/"):
-            tops = {each for parent in tops for each in self._named(parent, name)}
-        inside = dict.fromkeys(tops, True)  # of directories
+    def name(self, nodeid: int) -> tuple[int, bytes]:
+        """Return the directory of a node, and its name there.
+
+        Raises:
+            NotFound: the kernel has forgotten it.
+        """
+        with self._lock:
+            if not self._holds[nodeid]:
+                raise NotFound(f"no node has the number {nodeid}")
+            return self._parent[nodeid], self._name(nodeid)
+
+    def beneath(self, paths: Sequence[str]) -> "list[array[int]]":
+        """Return the nodeids at and beneath each of *paths*, which are found in one pass.
+
+        A node beneath two of them is only in the list of the longer path.
+        """
+        inside = {ROOT_ID: len(paths)}  # of directories: the list; the last one is dropped
+        for number, path in sorted(enumerate(paths), key=lambda each: each[1].count("/")):
+            tops = {ROOT_ID}
+            for name in path.strip("/").encode("utf-8", "surrogateescape").split(b"/"):
+                tops = {each for parent in tops for each in self._named(parent, name)}
+            inside.update(dict.fromkeys(tops, number))
+        found = [array("I") for _ in (*paths, "")]
+        tops = set(inside)
         for first in range(2, len(self._holds), BATCH):
             with self._lock:
-                stop = min(first + BATCH, len(self._holds))
-                found = [
-                    KnownNode(n, self._parent[n], self._name(n), bool(self._is_directory[n]))
-                    for n in range(first, stop)
-                    if self._holds[n] and (n in tops or self._is_inside(self._parent[n], inside))
-                ]
-            yield from found
+                for nodeid in range(first, min(first + BATCH, len(self._holds))):
+                    if self._holds[nodeid]:
+                        top = nodeid if nodeid in tops else self._parent[nodeid]
+                        found[self._list_of(top, inside)].append(nodeid)
+        return found[:-1]
 
     def _named(self, parent: int, name: bytes) -> list[int]:
         """Return the nodes called *name* in the directory *parent*: two at most."""
@@ -130,15 +137,18 @@ class NodeTable:
                 nodeid = self._next[nodeid]
         return found
 
-    def _is_inside(self, nodeid: int, inside: dict[int, bool]) -> bool:
-        """Whether a directory is one of those or beneath them; *inside* is extended."""
+    def _list_of(self, nodeid: int, inside: dict[int, int]) -> int:
+        """Return the list of a directory, that of the nearest one in *inside*, which is extended.
+
+        The caller holds the lock.
+        """
         chain = []
-        while nodeid not in inside and nodeid != ROOT_ID:
+        while nodeid not in inside:
             chain.append(nodeid)
             nodeid = self._parent[nodeid]
-        is_inside = inside.get(nodeid, False)
-        inside.update(dict.fromkeys(chain, is_inside))
-        return is_inside
+        number = inside[nodeid]
+        inside.update(dict.fromkeys(chain, number))
+        return number
 
     def forget(self, nodeid: int, count: int) -> None:
         """Subtract *count* lookups; a node without any, and without nodes in it, is removed."""
