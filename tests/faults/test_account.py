@@ -1,0 +1,142 @@
+"""An account that changes, and an API that limits the rate, while a listing is read."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.conftest import in_process
+from tests.fake_api import FakeCloud
+from tests.file_systems import FileSystem, InProcess
+from tests.mounts import eventually
+from tests.outputs import LONG_AGO, QUICK
+
+# More than the 2000 tasks up to which a listing is read again at once: seven pages of 500.
+COUNT: Final = 3100
+PAGES: Final = 7
+
+
+def created(number: int) -> str:
+    return f"2025-06-{1 + number // 1000:02d}T08:{number // 60 % 60:02d}:{number % 60:02d}+00:00"
+
+
+def add(cloud: FakeCloud, number: int) -> str:
+    return cloud.add_task(create_time=created(number), end_time=LONG_AGO)
+
+
+def tasks_of(fs: FileSystem) -> list[str]:
+    """Return the listed tasks, newest first."""
+    return [name for name in fs.names() if not name.startswith(".")]
+
+
+def shows(fs: FileSystem, cloud: FakeCloud) -> bool:
+    return tasks_of(fs) == list(cloud.statuses())
+
+
+def pages(cloud: FakeCloud) -> Counter[str]:
+    """Return how often each page of a whole listing was answered."""
+    return Counter(
+        record.query["page"][0]
+        for record in list(cloud.requests)
+        if record.status == 200 and record.query.get("per_page") == ["500"]
+    )
+
+
+@pytest.fixture
+def account(cloud: FakeCloud) -> FakeCloud:
+    for number in range(COUNT):
+        add(cloud, number)
+    return cloud
+
+
+@pytest.fixture
+def fs(account: FakeCloud, tmp_path: Path) -> Iterator[InProcess]:
+    with in_process(account, tmp_path, {**QUICK, "timeout": "20s"}) as fs:
+        yield fs
+
+
+def test_pages_that_shift_while_they_are_listed(fs: InProcess) -> None:
+    """N-1, F-20, F-15: Tasks that come and go between the pages of a first listing neither hide nor
+    double any other."""
+    cloud = fs.cloud
+    before = list(cloud.statuses())
+    gone, come = iter(before[700:1900:400]), iter(range(COUNT, COUNT + 3))
+
+    def shift(record: Any) -> bool:
+        page = record.query.get("page", [""])[0]
+        if page == "3" and (task := next(gone, None)):
+            cloud.remove_task(task)
+        if page == "5" and (number := next(come, None)):
+            add(cloud, number)
+        return False
+
+    cloud.faults.add("status", status=500, path="/tasks", match=shift, times=None)
+    first = tasks_of(fs)
+    assert len(first) == len(set(first))
+    assert set(before) & set(cloud.statuses()) <= set(first)
+    cloud.faults.clear()
+    eventually(lambda: shows(fs, cloud))
+
+
+def test_a_task_removed_and_another_added(fs: InProcess) -> None:
+    """F-18: One task removed and another added leave `total_size` as it was; both are noticed."""
+    cloud = fs.cloud
+    tasks = tasks_of(fs)
+    cloud.remove_task(tasks[1700])
+    added = add(cloud, COUNT)
+    eventually(lambda: shows(fs, cloud))
+    assert tasks_of(fs) == [added, *tasks[:1700], *tasks[1701:]]
+
+
+def test_equal_creation_times(cloud: FakeCloud, tmp_path: Path) -> None:
+    """F-24, F-18: Where all tasks have one creation time, the order is that of the API's listing,
+    none is hidden, and those that come and go are noticed."""
+    for _ in range(COUNT):
+        add(cloud, 7)
+    with in_process(cloud, tmp_path, QUICK) as fs:
+        assert shows(fs, cloud)
+        for _ in range(2):
+            add(cloud, 7)
+        eventually(lambda: shows(fs, cloud))
+        cloud.remove_task(tasks_of(fs)[900])
+        eventually(lambda: shows(fs, cloud))
+
+
+def test_429_in_the_middle_of_a_first_listing(fs: InProcess) -> None:
+    """F-25, X-16: A page that the API limits is asked for again, and no other page is."""
+    cloud = fs.cloud
+    limit = cloud.faults.add(
+        "status",
+        status=429,
+        retry_after=1,
+        times=2,
+        match=lambda record: record.query.get("page") == ["4"],
+    )
+    assert shows(fs, cloud)
+    assert limit.hits == 2
+    assert pages(cloud) == Counter({str(page + 1): 1 for page in range(PAGES)})
+
+
+def test_429_in_the_middle_of_a_listing_in_the_background(
+    fs: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F-25: Where the API limits it for longer than `--timeout`, a whole listing in the background
+    waits and continues there."""
+    monkeypatch.setattr("taskfs.tasks.whole_listing.PAGE_PAUSE_S", 0.2)
+    cloud = fs.cloud
+    tasks_of(fs)
+    late = add(cloud, 1000)  # older than those that a refresh asks for
+    cloud.clear_requests()
+    limit = cloud.faults.add(
+        "status",
+        status=429,
+        retry_after=3600,
+        times=3,
+        match=lambda record: record.query.get("page") == ["6"],
+    )
+    eventually(lambda: late in tasks_of(fs))
+    assert shows(fs, cloud)
+    assert limit.hits == 3
+    assert pages(cloud)["5"] <= 2  # by the search for a removed task, and by the listing
