@@ -11,7 +11,7 @@ from array import array
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Final, NamedTuple
 
 from taskfs.model import Task
@@ -108,7 +108,8 @@ class _Listing:
     def note(self, ids: Sequence[str], note: _Note) -> dict[Walked, list[str]]:
         """Note that a reader uses a task; return the tasks to prefetch."""
         wanted: dict[Walked, list[str]] = {}
-        self._waiting.append(note)
+        if not self._is_waiting(note):
+            self._waiting.append(note)
         if ids is not self._ids:
             # To sort the ids of a large account costs more than a few tasks at random.
             if sum(a.task_id != b.task_id for a, b in pairwise(self._waiting)) < MIN_STREAK - 1:
@@ -119,6 +120,11 @@ class _Listing:
             wanted.setdefault(each.walked, []).extend(self._advance(each))
         self._waiting.clear()
         return wanted
+
+    def _is_waiting(self, note: _Note) -> bool:
+        """Whether the same use of the task waits, and no use of another one since."""
+        run = takewhile(lambda each: each.task_id == note.task_id, reversed(self._waiting))
+        return any(each.walked == note.walked for each in run)
 
     def _advance(self, note: _Note) -> list[str]:
         ids, order, task_id = self._ids, self._order, note.task_id

@@ -2,6 +2,7 @@
 
 import random
 import threading
+import tracemalloc
 from collections.abc import Iterable, Sequence
 
 import pytest
@@ -53,6 +54,23 @@ def test_prefetch_is_at_most_twice_what_was_met() -> None:
         count = len(Walk().visit(BY_NAME[:length]).prefetched) - max(0, length - MIN_STREAK)
         assert count <= min(2 * length, MAX_AHEAD)
         assert (count > 0) == (length >= MIN_STREAK)
+
+
+def test_both_archives_of_one_task_in_turn() -> None:
+    """R-20, R-29: A program that compares the outputs of one task with its inputs leaves no notes
+    behind, and is no walk."""
+    walk = Walk()
+    tracemalloc.start()
+    try:
+        for _ in range(10_000):
+            for kind in (ArchiveKind.OUTPUT, ArchiveKind.INPUT):
+                walk.visit(BY_NAME[:1], kind)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 100_000
+    assert walk.visit(BY_NAME[1:3]).prefetched == []
+    assert walk.visit(BY_NAME[3:5]).prefetched
 
 
 def test_tasks_in_random_order_prefetch_nothing() -> None:
