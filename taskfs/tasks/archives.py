@@ -236,7 +236,11 @@ class ArchiveRegistry:
             identity = None  # the index on disk may be the one to be dropped
         load = slot.load = Load(task, kind, path, identity)
         pool = self._pool if remote is None else self._prefetch_pool
-        load.result = pool.submit(self._run_load, slot, load, remote)
+        try:
+            load.result = pool.submit(self._run_load, slot, load, remote)
+        except RuntimeError:  # the mount is ending, and so has the pool
+            slot.load = None
+            raise
         return load
 
     def _run_load(self, slot: Slot, load: Load, remote: RemoteObject | None) -> Archive:

@@ -359,3 +359,11 @@ def test_an_archive_with_open_files_is_not_evicted(setup: Setup, api: FakeAPI) -
     put(api, Entry(b"artifacts/a", b"x"), path="third/output.zip")
     get(registry, done("third"))
     assert get(registry) is not first
+
+
+def test_a_load_at_the_end_of_a_mount(registry: ArchiveRegistry, pool: ThreadPoolExecutor) -> None:
+    """E-1: Each caller that comes after the end of the pools gets the same error."""
+    pool.shutdown()
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            get(registry)
