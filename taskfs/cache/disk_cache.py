@@ -133,24 +133,33 @@ class DiskCache:
         """
         if not self._is_usable or time.monotonic() < self._paused_until_s:
             return
-        if not self._space.has_space(count):
-            self._warn_once("it would leave less than 5 % of its disk free")
-            return
         try:
-            try:
-                write()
-            except FileNotFoundError:  # the directory was removed while it was in use
-                self._is_usable = self._make_directories()
-                if self._is_usable:
-                    write()
-            except OSError as exc:
-                if exc.errno not in FULL:
-                    raise
-                self._space.shrink(count)
-                write()
+            with self._space.reserve(count) as has_space:
+                if has_space:
+                    self._write(write, count)
+                else:
+                    self._warn_once("it would leave less than 5 % of its disk free")
         except OSError as exc:
             self._paused_until_s = time.monotonic() + PAUSE_S
             self._warn_once(exc)
+
+    def _write(self, write: Callable[[], None], count: int) -> None:
+        """Call *write*; once more with new directories, or after an eviction on a full disk.
+
+        Raises:
+            OSError: it failed.
+        """
+        try:
+            write()
+        except FileNotFoundError:  # the directory was removed while it was in use
+            self._is_usable = self._make_directories()
+            if self._is_usable:
+                write()
+        except OSError as exc:
+            if exc.errno not in FULL:
+                raise
+            self._space.shrink(count)
+            write()
 
     def _warn_once(self, reason: object) -> None:
         if not self._has_warned:

@@ -6,7 +6,7 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -113,7 +113,7 @@ class DiskSpace:
     """The bytes that the cache at *root* may take: its size, the disk's reserve and quotas.
 
     Safe for concurrent use: the lock is held while files are counted or evicted, and *forget* is
-    called under it.
+    called under it. A second lock guards the sum of reserved bytes only.
     """
 
     def __init__(self, root: Path, max_bytes: int, forget: Callable[[Path], object]) -> None:
@@ -123,6 +123,8 @@ class DiskSpace:
         self._lock = threading.Lock()
         self._used: int | None = None  # bytes at the last count; None before the first
         self._written = 0  # bytes since then
+        self._reserving = threading.Lock()
+        self._reserved = 0  # bytes of the writes in progress
         self._limit = max_bytes
         self._lowered_until_s = float("-inf")  # the limit is below `max_bytes` until then
         self._settled_s = float("-inf")
@@ -132,8 +134,23 @@ class DiskSpace:
         """Whether one file of *count* bytes leaves room for others."""
         return count <= self._max_bytes * MAX_SHARE
 
+    @contextlib.contextmanager
+    def reserve(self, count: int) -> Iterator[bool]:
+        """Reserve *count* bytes until the block ends; yield what `has_space` returns for them."""
+        with self._reserving:
+            self._reserved += count
+        try:
+            yield self.has_space(0)
+        finally:
+            with self._reserving:
+                self._reserved -= count
+
     def has_space(self, count: int) -> bool:
-        """Return whether *count* more bytes leave the reserve free; evict if necessary."""
+        """Return whether *count* bytes more than those reserved leave the disk's reserve free.
+
+        Evict if necessary. The parts of reserved bytes that are written already count twice.
+        """
+        count += self._reserved  # read before the disk is asked: a write may end in between
         if shortage(self._root, count) <= 0:
             return True
         with self._lock:

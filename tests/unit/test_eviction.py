@@ -14,7 +14,7 @@ import pytest
 from taskfs.cache import eviction
 from taskfs.cache.block import BLOCK
 from taskfs.cache.disk_cache import DiskCache, cache_key
-from taskfs.cache.segment_file import SEGMENT
+from taskfs.cache.segment_file import SEGMENT, Segment
 from tests.caches import disk_use, fill_disk, free_fraction, read_index, small_disk, write_index
 
 PLENTY: Final = 1 << 40
@@ -63,6 +63,29 @@ def test_a_cache_leaves_the_reserve_free(disk: Path, caplog: pytest.LogCaptureFi
     last = 3 * DISK // RUN
     assert not is_kept(cache, 0)
     assert sum(is_kept(cache, number) for number in range(last)) > 0.5 * DISK / RUN
+    assert complaints(caplog) == []
+
+
+def test_two_writes_at_once_leave_the_reserve_free(
+    disk: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R-25: A write counts the bytes of the writes that are in progress, which the disk does not
+    report yet."""
+    cache = DiskCache(disk / "cache", PLENTY)
+    for number in range(8):
+        put(cache, number)
+    fill_disk(disk, leave=RESERVE + 1.5 * RUN / DISK)
+    write = Segment.write
+
+    def write_after_another(segment: Segment, first: int, run: memoryview) -> None:
+        monkeypatch.setattr(Segment, "write", write)
+        put(cache, 9)
+        write(segment, first, run)
+
+    monkeypatch.setattr(Segment, "write", write_after_another)
+    put(cache, 8)
+    assert free_fraction(disk) >= RESERVE
+    assert is_kept(cache, 8) and is_kept(cache, 9)
     assert complaints(caplog) == []
 
 
