@@ -13,11 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -98,6 +99,20 @@ class _Commands:
             self._cloud.put_object(f"{task}/output.zip", build(members))
             ids.append(task)
         return ids
+
+    def fill_large_study(self, count: int) -> None:
+        """Add finished tasks with archives of 1 MB, whose ends do not hold the files."""
+        noise = random.Random(7)
+        lines = [f"step {n}: residual {noise.random():.6e}\n" for n in range(40_000)]
+        files = {"grid.bin": noise.randbytes(400_000), "solver.log": "".join(lines).encode()}
+        files["restart.bin"] = noise.randbytes(200_000)
+        members = [
+            Entry(f"artifacts/{name}".encode(), body, DEFLATED) for name, body in files.items()
+        ]
+        archive = build(members)
+        for _ in range(count):
+            task = self._cloud.add_task(end_time=LONG_AGO)
+            self._cloud.put_object(f"{task}/output.zip", archive)
 
     def set_latency(self, latency_s: float) -> None:
         self._cloud.api.latency_s = self._cloud.store.latency_s = latency_s
@@ -237,7 +252,12 @@ STUDY: Final = (
     ("cat .by-status/success/*/output_files_info", "cat .by-status/success/*/output_files_info"),
     ("grep -h residual */outputs/log/*", "grep -h residual */outputs/log/*"),
 )
-
+# Of tasks whose files do not lie in the end of their archives.
+LARGE_STUDY: Final = (
+    ("head -c 1000 */outputs/grid.bin", "head -c 1000 */outputs/grid.bin"),
+    ("tail -qn1 */outputs/solver.log", "tail -qn1 */outputs/solver.log"),
+    ("cat */outputs/solver.log", "cat */outputs/solver.log"),
+)
 
 # What the public client's user writes to read the last line of each task's file.
 CLIENTS_WAY: Final = """
@@ -251,10 +271,22 @@ for task in sys.argv[2:]:
 
 
 def measure_study(count: int, latency_s: float, client: Path | None = None) -> None:
-    """Print the rows of a walk over small tasks; with the environment *client* of the public
-    client, also its way."""
+    """Print the rows of walks over tasks with small and with larger archives; with the environment
+    *client* of the public client, also its way."""
+    measure_walks(count, latency_s, "fill_study", STUDY, client)
+    measure_walks(count, latency_s, "fill_large_study", LARGE_STUDY)
+
+
+def measure_walks(
+    count: int,
+    latency_s: float,
+    fill: str,
+    rows: Sequence[tuple[str, str]],
+    client: Path | None = None,
+) -> None:
+    """Print the *rows* of walks over *count* tasks that the command *fill* of the cloud adds."""
     cloud = AccountCloud()
-    ids = cloud.call("fill_study", count)
+    ids = cloud.call(fill, count)
     cloud.call("set_latency", latency_s)
     try:
         if client is not None:
@@ -271,7 +303,7 @@ def measure_study(count: int, latency_s: float, client: Path | None = None) -> N
                         stderr=subprocess.DEVNULL,
                     ),
                 )
-        for title, command in STUDY:
+        for title, command in rows:
             with tempfile.TemporaryDirectory(prefix="taskfs-study-") as name:
                 m = Measured(cloud, Path(name))
                 m.mount()

@@ -196,6 +196,19 @@ def test_the_filters_of_the_api_save_requests(
 
 
 @pytest.mark.parametrize(
+    "arguments", ["-n 2", "-n 2 -p tank", "-n 2 --status success", "-n 2 -p tank --status killed"]
+)
+def test_a_few_of_the_newest_tasks_cost_one_request(
+    taskfs: Command, cloud: FakeCloud, tasks: None, arguments: str
+) -> None:
+    """C-61: `-n`, also with one project and one status, sends one request, whatever was cached."""
+    for _ in range(2):
+        cloud.clear_requests()
+        assert taskfs("list", *arguments.split()).returncode == 0
+        assert [record.path for record in cloud.requests] == ["/tasks"]
+
+
+@pytest.mark.parametrize(
     "arguments",
     ["--simulator openfoam", "--failed", "--status success --all"],
 )
