@@ -51,9 +51,9 @@ from taskfs.tree.view_nodes import Views
 TURN_SERVER: Final = "INDUCTIVA_TURN_SERVER_URL"
 # The machines of an API on this machine, such as the demo's, need no server: this one refuses.
 NO_TURN_SERVER: Final = "127.0.0.1:9"
-# Bytes of fetched blocks and of decoded spans in memory, for all archives together. With 36 MiB of
-# blocks, prefetched ones are evicted before they are read, and fetched again.
-BLOCK_MEMORY: Final = 40 << 20
+# Bytes of fetched blocks and of decoded spans in memory, for all archives together. The blocks are
+# those of all windows of read-ahead, and some that were read.
+BLOCK_MEMORY: Final = 32 << 20
 SPAN_MEMORY: Final = 16 << 20
 # Threads, and so requests in flight, to the store and to the API.
 STORE_THREADS: Final = 8

@@ -1,8 +1,9 @@
 """`open_archive`: fetches the central directory of an archive, or reads it from the disk cache."""
 
 import contextlib
+import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor
 from functools import partial
 from itertools import islice
@@ -152,12 +153,17 @@ def _build_index(
     else:
         writer = SealedWriter()
     try:
-        pieces = _directory_pieces(remote, end, tail, resources.pool)
-        index = build_index(writer, pieces, version, end, root)
+        with contextlib.closing(_directory_pieces(remote, end, tail, resources.pool)) as pieces:
+            try:
+                index = build_index(writer, pieces, version, end, root)
+            except BaseException as exc:
+                # Its traceback refers to the frames, and they to the columns of the members.
+                traceback.clear_frames(exc.__traceback__)
+                raise
     except (UnsupportedStore, CacheChanged):
         raise  # the archive may be in order
     except (CorruptData, Unsupported) as exc:
-        return _Loaded(version, end.start, exc, tail)
+        return _Loaded(version, end.start, _without_frames(exc), tail)
     else:
         if disk is not None:
             disk.publish_sealed(writer)
@@ -166,9 +172,15 @@ def _build_index(
         writer.discard()
 
 
+def _without_frames(exc: TaskFSError) -> TaskFSError:
+    """Return the exception, which is kept with the archive, without what was in memory."""
+    exc.__cause__ = exc.__context__ = None
+    return exc.with_traceback(None)
+
+
 def _directory_pieces(
     remote: RemoteObject, end: EndRecord, tail: Fetched, pool: Executor
-) -> Iterator[Buffer]:
+) -> Generator[Buffer, None, None]:
     """Yield the directory in pieces. While one is parsed, the next ones are fetched."""
     stop = min(end.stop, tail.start)
     fetch = partial(remote.fetch_range, version=tail.version)

@@ -108,8 +108,10 @@ class BlockReader:
         damaged = [index for index in plan.on_disk if index not in ready]
         self._start_fetches(plan, plan.missing + damaged, MAX_RUN)
         self._note_read(first, last, len(ready))
-        for future in plan.in_flight.values():
-            extent = self._waiter.result(future)
+        in_flight = list(plan.in_flight.values())
+        plan.in_flight.clear()  # the traceback of a failure refers to this frame
+        while in_flight:
+            extent = self._waiter.result(in_flight.pop())
             for index in extent.indices:
                 ready.setdefault(index, extent)
         pieces = []
@@ -164,6 +166,11 @@ class BlockReader:
         """Whether the bytes [start, stop) are in memory."""
         blocks = range(start // BLOCK, -(-stop // BLOCK))
         return all(self._cache.has(self._id, index) for index in blocks)
+
+    def demote(self, start: int, stop: int) -> None:
+        """Let the whole blocks of [start, stop) be evicted before all others."""
+        for index in range(max(0, -(-start // BLOCK)), stop // BLOCK):
+            self._cache.demote(self._id, index)
 
     def drop(self, start: int, stop: int) -> None:
         """Forget the cached blocks of [start, stop): their bytes proved wrong."""

@@ -93,6 +93,7 @@ class ReadAheadReader:
         self._lock = threading.Lock()
         self._detector = SequentialDetector(start)
         self._ahead = start  # the end of the bytes that were requested
+        self._passed = start  # the end of the bytes that were demoted
 
     def read_at(self, offset: int, size: int) -> Buffer:
         """Return the bytes [offset, offset + size) of the object, and fetch ahead."""
@@ -113,6 +114,10 @@ class ReadAheadReader:
         stop = min(offset + size, self._limit)
         with self._lock:
             begin, end, run_bytes = self._advance(offset, stop)
+            passed = self._passed
+            self._passed = behind = max(passed, self._detector.end_offset - SLACK)
+        # Blocks before a sequential reader's position are evicted before those after it.
+        self._blocks.demote(passed, behind)
         # Blocks in memory, or in flight for another reader, use no share of this one.
         if begin < end and self._blocks.prefetch(begin, end, run_bytes):
             self._budget.register(self)
@@ -124,7 +129,7 @@ class ReadAheadReader:
         advance = self._detector.note(offset, stop, slack)
         end_offset = self._detector.end_offset
         if not advance:
-            self._ahead = end_offset
+            self._ahead = self._passed = end_offset
             return 0, 0, 0
         window = min(2 * advance, self._budget.allowance(self))
         target = min(self._limit, end_offset + window)

@@ -66,7 +66,7 @@ def trim_until(ended: threading.Event) -> None:
     while not ended.wait(TRIM_S):
         trim_pools()
         if sum(gc.get_count()) != count:
-            gc.collect(1)  # without what has lived for long: modules, indexes
+            gc.collect()  # some milliseconds; the modules of the start are frozen
             count = sum(gc.get_count())
         if trim is not None:
             trim(0)

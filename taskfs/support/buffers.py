@@ -14,7 +14,7 @@ LARGE: Final = 64 << 10
 # Lengths of the pooled buffers: those of decoded chunks and of fetched ranges.
 POOLED_SIZES: Final = (512 << 10, 1 << 20, 2 << 20, 4 << 20)
 # Bytes that all pools together keep.
-MAX_POOLED: Final = 16 << 20
+MAX_POOLED: Final = 8 << 20
 
 
 def allocate(size: int) -> memoryview:

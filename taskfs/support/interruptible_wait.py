@@ -44,16 +44,20 @@ class Waiter:
         if not future.done():
             announce_wait()
         deadline_s = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
-        while True:
-            try:
-                remaining_s = max(0.0, deadline_s - time.monotonic())
-                return future.result(timeout=min(POLL_S, remaining_s))
-            except concurrent.futures.TimeoutError:
-                if future.done():
-                    return future.result()  # its own TimeoutError
-                self.check()
-                if time.monotonic() >= deadline_s:
-                    raise Unavailable("there was no answer in time") from None
+        try:
+            while True:
+                try:
+                    remaining_s = max(0.0, deadline_s - time.monotonic())
+                    return future.result(timeout=min(POLL_S, remaining_s))
+                except concurrent.futures.TimeoutError:
+                    if future.done():
+                        return future.result()  # its own TimeoutError
+                    self.check()
+                    if time.monotonic() >= deadline_s:
+                        raise Unavailable("there was no answer in time") from None
+        finally:
+            # The failure's traceback refers to this frame: no cycle may keep what it refers to.
+            del future
 
     def check(self) -> None:
         """Raise Interrupted if the calling thread's request was interrupted."""

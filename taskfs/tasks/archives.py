@@ -119,8 +119,9 @@ class ArchiveRegistry:
                 return slot.archive
             if self._clock() < slot.absent_until_s:
                 return None
-            load = slot.load or self._start_load(slot, task, kind, path)
-        return self._waiter.result(load.result)
+            # Not a variable, because a failure's traceback refers to this frame.
+            results = [(slot.load or self._start_load(slot, task, kind, path)).result]
+        return self._waiter.result(results.pop())
 
     def peek(self, task: Task, kind: ArchiveKind) -> Archive | None:
         """Return the archive if it is loaded and can be shown; do not wait."""
