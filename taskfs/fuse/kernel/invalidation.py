@@ -61,24 +61,28 @@ class Invalidator:
             with contextlib.suppress(queue.Empty):
                 while True:
                     waiting.append(self._work.get(block=False))
-            done: dict[str, list[Callable[[], None]]] = {}
-            for path, call in waiting:
-                done.setdefault(path, []).append(call)
-            found = self._nodes.beneath(list(done))
-            # Those with few names first: the messages of a large archive take seconds.
-            each = sorted(zip(found, done.items(), strict=True), key=lambda job: len(job[0]))
-            for nodeids, (path, calls) in each:
-                try:
-                    self._drop_attributes(nodeids)
-                except Exception:
-                    log.exception("the kernel may keep old attributes beneath %s", path)
+            try:
+                self._drop(_calls_by_path(waiting))
+            except Exception:
+                log.exception("the kernel may keep old attributes")
+
+    def _drop(self, done: dict[str, list[Callable[[], None]]]) -> None:
+        """Have the kernel drop what it keeps beneath the paths; call what waits for each."""
+        found = self._nodes.beneath(list(done))
+        # Those with few names first: the messages of a large archive take seconds.
+        each = sorted(zip(found, done.items(), strict=True), key=lambda job: len(job[0]))
+        for nodeids, (path, calls) in each:
+            try:
+                self._drop_attributes(nodeids)
                 for call in calls:
                     call()
-            for nodeids, (path, _) in each:
-                try:
-                    self._drop_names(nodeids)
-                except Exception:
-                    log.exception("the kernel may keep old names beneath %s", path)
+            except Exception:
+                log.exception("the kernel may keep old attributes beneath %s", path)
+        for nodeids, (path, _) in each:
+            try:
+                self._drop_names(nodeids)
+            except Exception:
+                log.exception("the kernel may keep old names beneath %s", path)
 
     def _drop_attributes(self, nodeids: Iterable[int]) -> None:
         for nodeid in nodeids:
@@ -100,3 +104,17 @@ class Invalidator:
     def _send(self, code: int, body: bytes) -> None:
         length = HEADER_OUT.size + len(body)
         self._channel.send((HEADER_OUT.pack(length, code, 0), body))
+
+
+def _calls_by_path(
+    waiting: Iterable[tuple[str, Callable[[], None]]],
+) -> dict[str, list[Callable[[], None]]]:
+    """Return the calls of each path. Those of a path beneath another one belong to that one,
+    because a node is found for one path only."""
+    calls: dict[str, list[Callable[[], None]]] = {}
+    stripped = ((path.strip("/"), call) for path, call in waiting)
+    for path, call in sorted(stripped, key=lambda each: len(each[0])):
+        names = path.split("/")
+        above = ("/".join(names[:count]) for count in range(1, len(names)))
+        calls.setdefault(next((top for top in above if top in calls), path), []).append(call)
+    return calls
