@@ -34,7 +34,7 @@ MAX_TAIL: Final = 4 << 20
 PIECE: Final = 4 << 20
 PIECES_AHEAD: Final = 2
 LONG_DIRECTORY: Final = PIECE  # bytes of a directory above which only one is parsed at a time
-# Seconds between two looks whether an archive is still wanted, while another one is built.
+# Seconds between two checks of whether an archive is still wanted, while another one is built.
 WANTED_POLL_S: Final = 0.1
 INDEX_RATIO: Final = 1.6  # the length of an index, in lengths of its directory: a high estimate
 
