@@ -186,7 +186,9 @@ def failing(*args):
     return received
 
 os.readv = failing
-sys.exit(taskfs.cli.main.main(sys.argv[2:]))
+del sys.argv[1]
+# Not `sys.exit`: OpenSSL's cleanup would crash the thread that still reads certificates.
+taskfs.cli.main.run()
 """
 
 
