@@ -40,7 +40,22 @@ class _Task:
     next_s: float = float("-inf")
     states: dict[bytes, tuple[int, int]] = field(default_factory=dict)  # of files that were read
     last_write_next_s: float = float("-inf")
-    written_s: float | None = None  # when a file was written last, by `age_clock`
+    write: "_Write | None" = None  # the last one; None before the first answer
+
+
+class _Write(NamedTuple):
+    """The last write of a machine. It happened between two times, by `age_clock`: when the machine
+    read the file's age is known only within the time that its answer took."""
+
+    path: str
+    after_s: float
+    before_s: float
+
+    def is_newer(self, other: "_Write") -> bool:
+        """Whether it is a later write than *other*, for all that is known."""
+        if self.path == other.path:
+            return self.before_s > other.before_s + SLACK_S
+        return self.before_s > other.after_s  # otherwise the other file was removed
 
 
 class LiveChanges:
@@ -121,11 +136,12 @@ class LiveChanges:
         if not unread or self._clock() < task.last_write_next_s:
             return
         task.last_write_next_s = self._clock() + LAST_WRITE_S
-        write = files.last_write()
+        asked_s, write = self._clock(), files.last_write()
         if write.path is None or write.age_s is None:
             return
-        before_s, task.written_s = task.written_s, self._clock() - write.age_s
-        if before_s is None or task.written_s <= before_s + SLACK_S:
+        before = task.write
+        task.write = _Write(write.path, asked_s - write.age_s, self._clock() - write.age_s)
+        if before is None or not task.write.is_newer(before):
             return
         name = write.path.encode("utf-8", "surrogateescape")
         found = [path for path in unread if name.endswith(b"/" + path)]

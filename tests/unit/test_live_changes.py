@@ -1,0 +1,96 @@
+"""Which writes on a task's machine count as changes, however long the answers take."""
+
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any, cast
+
+from taskfs.tasks.last_write import LastWrite
+from taskfs.tasks.live_changes import LAST_WRITE_S, LiveChanges
+from taskfs.tasks.live_tasks import LiveTasks
+from taskfs.tasks.live_tree import LiveDirectory
+from tests.live.machine_model import Clock
+
+
+class Inline(Executor):
+    """Runs work when it is submitted."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        future: Future[Any] = Future()
+        future.set_result(function(*args, **kwargs))
+        return future
+
+
+class Files:
+    """The files of one task, as `LiveTasks` and `LiveFiles` have them; no program has read one.
+
+    An answer is on its way for `answer_s` seconds, and `meanwhile` is called.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.written_s: dict[str, float] = {}
+        self.answer_s = 0.0
+        self.meanwhile: Callable[[], None] = lambda: None
+        self.known_listing = LiveDirectory({b"a.log": None, b"b.log": None})
+
+    def write(self, name: str) -> None:
+        self.written_s[name] = self._clock()
+        self._clock.sleep(0.1)
+
+    def known_files(self, *task_id: str) -> Any:
+        return self if task_id else {}
+
+    def last_write(self) -> LastWrite:
+        name = max(self.written_s, key=lambda name: self.written_s[name])
+        answer = LastWrite(f"/run/{name}", self._clock() - self.written_s[name])
+        self.meanwhile()
+        self._clock.sleep(self.answer_s)
+        return answer
+
+    def note_write(self, path: bytes) -> None:
+        pass
+
+    def known_size(self, path: bytes) -> int:
+        return 0
+
+
+class Watched:
+    """The changes of two watched files, of which `a.log` was written last."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.files = Files(self.clock)
+        self.files.write("b.log")
+        self.files.write("a.log")
+        self._changes = LiveChanges(cast(LiveTasks, self.files), Inline(), self.clock)
+
+    def check(self) -> list[bytes]:
+        """Ask the machine once, and return the files that have changed."""
+        assert self._changes.take(["t"], lambda *_: True) == []
+        found = self._changes.take(["t"], lambda *_: True)
+        self.clock.sleep(LAST_WRITE_S)
+        return [change.path for change in found]
+
+
+def test_a_write_while_an_answer_travels() -> None:
+    """V-10: A file that is written while the answer with another file is on its way has changed."""
+    watched = Watched()
+    watched.files.answer_s = 0.9
+    watched.files.meanwhile = lambda: watched.files.write("b.log")
+    assert watched.check() == []
+    watched.files.answer_s = 0.0
+    watched.files.meanwhile = lambda: None
+    assert watched.check() == [b"b.log"]
+    assert watched.check() == []
+    watched.files.write("b.log")
+    assert watched.check() == [b"b.log"]
+
+
+def test_the_last_written_file_is_removed() -> None:
+    """V-6: The file that is the newest because another one was removed has not changed."""
+    watched = Watched()
+    assert watched.check() == []
+    del watched.files.written_s["a.log"]
+    assert watched.check() == []
+    watched.files.write("b.log")
+    assert watched.check() == [b"b.log"]
