@@ -39,6 +39,9 @@ class Watches:
     def __bool__(self) -> bool:
         return self._covers_all or bool(self._inodes)
 
+    def __str__(self) -> str:
+        return "all files" if self._covers_all else f"{len(self._inodes)} files and directories"
+
     def include(self, *inodes: int) -> bool:
         """Whether one of *inodes* is watched."""
         return self._covers_all or not self._inodes.isdisjoint(inodes)

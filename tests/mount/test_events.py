@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import subprocess
 import threading
 import time
@@ -34,6 +35,7 @@ class Watcher:
 
     def __init__(self, root: Path, *paths: str) -> None:
         self.seen: list[str] = []
+        self.paths = {(root, path) for path in paths}
         self._root = f"{root}/"
         self.process = subprocess.Popen(
             ["inotifywait", "-m", "-e", SENT, "--format", "%w%f %e", *(root / p for p in paths)],
@@ -68,14 +70,44 @@ class Watcher:
             pipe.close()
 
 
+_watchers: Final[list[Watcher]] = []
+
+
 @contextmanager
-def watching(root: Path, *paths: str) -> Iterator[Watcher]:
+def watching(root: Path, *paths: str, is_followed: bool = True) -> Iterator[Watcher]:
+    """Watch *paths* of the mount on *root*, and wait until its daemon has seen all watches.
+
+    With *is_followed* false the daemon does not look for watches.
+    """
     watcher = Watcher(root, *paths)
+    _watchers.append(watcher)
     try:
-        time.sleep(WATCH_S)
+        if is_followed:
+            eventually(partial(sees_watches, root, count_watches(root)))
+        else:
+            time.sleep(WATCH_S)
         yield watcher
     finally:
+        _watchers.remove(watcher)
         watcher.stop()
+
+
+def count_watches(root: Path) -> int:
+    """Return how many paths of the mount on *root* are watched."""
+    return len({path for each in _watchers for path in each.paths if path[0] == root})
+
+
+def sees_watches(root: Path, count: int) -> bool:
+    """Whether the daemon of the mount on *root* has seen *count* watched paths."""
+    log = (root.parent / "taskfs.log").read_text()
+    found = re.findall(r"programs watch (\d+)|no program watches", log)
+    return bool(found) and found[-1] == str(count)
+
+
+@pytest.fixture
+def new_mount(new_mount: NewMount) -> NewMount:
+    """Mounts whose logs say which watches the daemons have seen."""
+    return partial(new_mount, verbose="")
 
 
 @pytest.fixture(params=ON_ENGINES)
@@ -191,7 +223,7 @@ def test_no_request_without_a_watch(new_mount: NewMount, cloud: FakeCloud) -> No
         ["inotifywait", "-m", "-qq", "-e", "access", root / task], stdout=subprocess.DEVNULL
     )
     try:
-        with watching(other, task):
+        with watching(other, task, is_followed=False):
             for folder in (root, other):
                 os.listdir(folder)
                 (folder / task / "status").read_text()
@@ -292,7 +324,10 @@ def test_a_read_only_mount(new_mount: NewMount, cloud: FakeCloud, engine: str) -
     plain = new_mount(engine=engine, read_only="").path
     root = new_mount(engine=engine, read_only="", events="on").path
     assert os.statvfs(plain).f_flag & os.ST_RDONLY
-    with watching(plain, task) as silent, watching(root, task) as watcher:
+    with (
+        watching(plain, task, is_followed=False) as silent,
+        watching(root, task, is_followed=False) as watcher,
+    ):
         cloud.set_status(task, "computation-started")
         watcher.wait_for(f"{task}/status MODIFY", SOON_S)
         assert silent.seen == []
@@ -336,7 +371,7 @@ def test_unmount_and_killed_daemon(new_mount: NewMount, cloud: FakeCloud, engine
         mount = new_mount(engine=engine, status_cache_time="200ms", dir_cache_time="1200ms")
         watcher = Watcher(mount.path, "", task)
         try:
-            time.sleep(WATCH_S)
+            eventually(partial(sees_watches, mount.path, 2))
             cloud.set_status(task, "submitted")
             watcher.wait_for(f"{task}/status MODIFY", SOON_S)
             pid = mount.pid
@@ -396,7 +431,7 @@ def test_live_files_grow(new_mount: NewMount, cloud: FakeCloud, engine: str) -> 
 
 def test_no_connection_without_a_watch(cloud: FakeCloud, tmp_path: Path) -> None:
     """V-10: Without a watch in its `live/`, a machine is not asked, though others are watched."""
-    mount = Mount(cloud, tmp_path / "mnt", tmp_path, {})
+    mount = Mount(cloud, tmp_path / "mnt", tmp_path, {"verbose": ""})
     mount.taskfs.environment["TASKFS_LIVE_IDLE_TIME"] = "1s"
     task = cloud.add_task(status="computation-started")
     cloud.machine_files(task).write("stdout.txt", b"one\n")

@@ -1,17 +1,25 @@
 """Which watches count, and which events a change of a task has."""
 
+import threading
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from taskfs.fuse import watchers
+from taskfs.fuse.attributes import AttributePolicy
+from taskfs.fuse.event_operations import EventOperations
+from taskfs.fuse.events import EventThread
 from taskfs.fuse.watchers import EVERYTHING, Watches, WatchScanner
 from taskfs.model import Task
 from taskfs.tasks.changes import TaskChange
 from taskfs.tree.nodes import inode
 from taskfs.tree.tree_events import EventKind, TreeEvent, TreeEvents
 from taskfs.tree.view_nodes import Views
+from tests.file_systems import InProcess
+from tests.mounts import eventually
 
 # What fdinfo shows of a watch on inode 0x1f of device 0:52, for IN_MODIFY and IN_ATTRIB.
 WATCH: Final = "inotify wd:2 ino:1f sdev:34 mask:6 ignored_mask:0 fhandle-bytes:8 fhandle-type:1\n"
@@ -121,3 +129,42 @@ def test_receivers_of_an_event() -> None:
     modified = TreeEvent(EventKind.MODIFY, "t/status")
     assert list(modified.watched_inodes) == [inode("t"), inode("t/status")]
     assert list(TreeEvent(EventKind.MAKE_DIRECTORY, "t").watched_inodes) == [inode("")]
+
+
+class SlowScanner:
+    """Waits for a core, as on a busy machine, and always finds one watch."""
+
+    def __init__(self) -> None:
+        self.scans = 0
+
+    def scan(self) -> Watches:
+        time.sleep(0.2)
+        self.scans += 1
+        return Watches(frozenset({1}))
+
+
+class NoSender:
+    """Sends nothing."""
+
+    def send(self, events: Sequence[TreeEvent]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def test_scans_on_a_busy_machine(tree: InProcess) -> None:
+    """V-2: A new watch is seen in time on a machine where a scan waits for a core."""
+    operations = EventOperations(tree.core.tree, AttributePolicy(0, 0, 0), lambda: 0)
+    scanner, stopped = SlowScanner(), threading.Event()
+    events = EventThread(
+        tree.core.tree, operations, scanner, NoSender(), stopped, attr_timeout_s=0.0
+    )
+    events.start()
+    operations.requested.set()
+    try:
+        eventually(lambda: scanner.scans > 0)
+        scans = scanner.scans
+        eventually(lambda: scanner.scans > scans, 5.0)
+    finally:
+        stopped.set()
