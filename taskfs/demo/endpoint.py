@@ -115,6 +115,7 @@ class Endpoint:
         self._faults = faults
         self._runner: web.AppRunner | None = None
         self._site: web.SockSite | None = None
+        self._reserved: socket.socket | None = None  # while paused
 
     async def listen(self, listener: socket.socket) -> None:
         """Serve the connections of a bound socket."""
@@ -132,6 +133,9 @@ class Endpoint:
         if self._site is not None:
             await self._site.stop()
             self._site = None
+            # Connections to a bound socket that does not listen are refused, and no other program
+            # is given its port.
+            self._reserved = bind(self.port, listens=False)
         server = self._runner.server if self._runner else None
         for connection in list(server.connections) if server else ():
             if connection.transport is not None:
@@ -139,14 +143,18 @@ class Endpoint:
 
     async def resume(self) -> None:
         """Accept connections again, on the same port."""
-        if self._site is None:
-            await self._attach(bind(self.port))
+        if self._reserved is not None:
+            await self._attach(self._reserved)
+            self._reserved = None
 
     async def close(self) -> None:
         if self._runner is not None:
             # An answer that no client reads would keep its socket open.
             await self.pause()
             await self._runner.cleanup()
+        if self._reserved is not None:
+            self._reserved.close()
+            self._reserved = None
 
     async def _attach(self, listener: socket.socket) -> None:
         assert self._runner is not None
@@ -258,13 +266,14 @@ def reset(transport: asyncio.BaseTransport) -> None:
         transport.abort()
 
 
-def bind(port: int) -> socket.socket:
-    """Return a socket that listens on loopback; port 0 takes a free one. Raises OSError."""
+def bind(port: int, *, listens: bool = True) -> socket.socket:
+    """Return a socket on a port of loopback; port 0 takes a free one. Raises OSError."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))
-        listener.listen(256)
+        if listens:
+            listener.listen(256)
     except OSError:
         listener.close()
         raise

@@ -209,6 +209,8 @@ def test_refusing_connections_keeps_the_ports(cloud: FakeCloud, url: str) -> Non
         with pytest.raises(requests.ConnectionError):
             session.get(url, timeout=5)
         assert ask(cloud, "/tasks").status_code == 200
+        with socket.socket() as other, pytest.raises(OSError):
+            other.bind(("127.0.0.1", urlsplit(url).port))  # of another program
         cloud.resume()
         assert session.get(url, timeout=5).status_code == 200
 
