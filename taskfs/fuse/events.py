@@ -164,8 +164,10 @@ class EventThread:
         self._awaited.clear()
         has_begun, logged = self._begin(), ""
         while self._watches and not self._stopped.is_set():
-            if logged != (logged := str(self._watches)):
-                log.info("inotify events are sent: programs watch %s", logged)
+            watched = str(self._watches)
+            if watched != logged:
+                log.info("inotify events are sent: programs watch %s", watched)
+            logged = watched
             delay_s = POLL_S
             try:
                 self._changes.refresh()
