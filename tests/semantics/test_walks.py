@@ -1,6 +1,8 @@
 """Walks over tasks: what they cost at the API and the store."""
 
+import os
 import random
+import subprocess
 import time
 from collections.abc import Callable
 from typing import Final
@@ -12,7 +14,7 @@ from taskfs.demo.endpoint import RequestRecord
 from taskfs.tasks.task_walk import MAX_AHEAD
 from tests.fake_api import FakeCloud
 from tests.file_systems import FileSystem, assert_same
-from tests.mounts import eventually
+from tests.mounts import Mount, eventually
 from tests.outputs import LONG_AGO, add_finished_task, noise, put_outputs
 from tests.zips import DEFLATED, STORED
 
@@ -159,9 +161,6 @@ def read_all(fs: FileSystem, path: str) -> None:
     assert_same(fs.read(path), LARGE["large.bin"])
 
 
-READS: Final = [read_head, read_tail, read_all]
-
-
 def add_large_tasks(cloud: FakeCloud, method: int, count: int = 30) -> list[str]:
     return sorted(add_finished_task(cloud, LARGE, method) for _ in range(count))
 
@@ -196,12 +195,14 @@ class Ranges:
         count = -1
         while count != len(self._cloud.requests):
             count = len(self._cloud.requests)
-            time.sleep(0.3)
+            time.sleep(0.15)
             eventually(lambda: all(record.status for record in list(self._cloud.requests)))
 
 
-@pytest.mark.parametrize("method", [STORED, DEFLATED])
-@pytest.mark.parametrize("read", READS)
+@pytest.mark.parametrize(
+    ("read", "method"),
+    [(read_head, DEFLATED), (read_tail, STORED), (read_tail, DEFLATED), (read_all, DEFLATED)],
+)
 def test_a_member_of_each_task_is_prefetched(
     new_fs: Callable[..., FileSystem], cloud: FakeCloud, read: Read, method: int
 ) -> None:
@@ -222,7 +223,28 @@ def test_a_member_of_each_task_is_prefetched(
     assert ranges.bytes() <= used * len(tasks)
 
 
-@pytest.mark.parametrize("read", READS)
+@pytest.mark.mount
+@pytest.mark.parametrize("command", ["head -qc1000", "tail -qn1", "cat"])
+def test_one_command_over_all_tasks(
+    new_mount: Callable[..., Mount], cloud: FakeCloud, command: str
+) -> None:
+    """R-45: `head`, `tail` and `cat` of the same file of all tasks wait for few round trips."""
+    tasks = add_large_tasks(cloud, DEFLATED)
+    mnt = new_mount().path
+    paths = [mnt / task / "outputs/large.bin" for task in tasks]
+    os.listdir(mnt)
+    ranges = Ranges(cloud)
+    subprocess.run([*command.split(), paths[0]], check=True, stdout=subprocess.DEVNULL)
+    ranges.settle()
+    requests, used = len(ranges.records()), ranges.bytes()
+    subprocess.run([*command.split(), *paths[1:]], check=True, stdout=subprocess.DEVNULL)
+    ranges.settle()
+    assert ranges.peak >= 4
+    assert len(ranges.records()) <= requests * len(tasks)
+    assert ranges.bytes() <= used * len(tasks)
+
+
+@pytest.mark.parametrize("read", [read_head, read_all])
 def test_a_walk_over_members_that_stops(
     new_fs: Callable[..., FileSystem], cloud: FakeCloud, read: Read
 ) -> None:
