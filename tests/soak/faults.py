@@ -83,7 +83,10 @@ WIRE: Final[dict[str, WireFault]] = {
 
 
 class FaultInjector:
-    """Injects random faults from its own thread until `stop`; `counts` has the number of each."""
+    """Injects random faults from its own thread until `stop`; `counts` has the number of each.
+
+    `failure` is the error that ended the thread early, or None.
+    """
 
     def __init__(self, dataset: Dataset, cache: Path, rng: random.Random, pause_s: float) -> None:
         self._dataset = dataset
@@ -93,6 +96,7 @@ class FaultInjector:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="faults", daemon=True)
         self.counts: Counter[str] = Counter()
+        self.failure: Exception | None = None
         self._faults: list[tuple[str, Any]] = []
 
     def start(self) -> None:
@@ -109,6 +113,12 @@ class FaultInjector:
         self._faults.clear()
 
     def _run(self) -> None:
+        try:
+            self._inject()
+        except Exception as exc:
+            self.failure = exc
+
+    def _inject(self) -> None:
         rng = self._rng
         while not self._stopped.wait(rng.uniform(0, 2 * self._pause_s)):
             kind = rng.random()

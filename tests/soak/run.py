@@ -238,6 +238,8 @@ class Soak:
 
     def _check_afterwards(self) -> None:
         """Check kills, leaked keys and the content of every file once all faults have ended."""
+        if self.injector.failure is not None:
+            self.violations.append(f"no faults were injected after: {self.injector.failure!r}")
         for task_id, count in Counter(self.cloud.killed).items():
             if count > 1:
                 self.violations.append(f"{task_id}: {count} kill requests for one write")
