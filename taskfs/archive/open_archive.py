@@ -30,9 +30,9 @@ ENTRY_GUESS: Final = 80
 # Bytes that are fetched from the end of an archive at most, before its directory's size is known.
 MAX_TAIL: Final = 4 << 20
 # Bytes of a long directory that one request fetches, and the requests in flight while a piece is
-# parsed. They bound the memory that a directory takes.
+# parsed. They bound the memory that a directory takes: parsing takes longer than a fetch.
 PIECE: Final = 4 << 20
-PIECES_AHEAD: Final = 2
+PIECES_AHEAD: Final = 1
 LONG_DIRECTORY: Final = PIECE  # bytes of a directory above which only one is parsed at a time
 # Seconds between two checks of whether an archive is still wanted, while another one is built.
 WANTED_POLL_S: Final = 0.1
@@ -119,7 +119,7 @@ def _fetch(
     try:
         end = find_end(tail.body, tail.start)
     except (CorruptData, Unsupported) as exc:
-        return _Loaded(version, version.size, exc, tail)
+        return _Loaded(version, version.size, _without_frames(exc), tail)
     is_long = end.stop - end.start > LONG_DIRECTORY
     with _turn(resources, is_wanted) if is_long else contextlib.nullcontext():
         return _build_index(remote, root, resources, key, end, tail)
