@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from taskfs import __version__
 from taskfs.config import Config
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from taskfs.core import Core
 
 log = logging.getLogger(__name__)
+
+# Seconds that closing may take once the mount is gone: connections to machines take up to 3 s, and
+# `taskfs umount` waits 10 s for the process.
+CLOSE_TIMEOUT_S: Final = 5.0
 
 # Called in the process that serves the mount, before any request: returns the configuration to use,
 # and a function to call at the end.
@@ -158,9 +162,18 @@ def _changed_options(config: Config) -> str:
 
 
 def _close(*closes: Callable[[], object]) -> None:
-    """Call each function; a failure is logged, because the mount has ended already."""
-    for close in closes:
-        try:
-            close()
-        except Exception:
-            log.exception("closing failed")
+    """Call each function, but wait no longer than CLOSE_TIMEOUT_S, because a connection or a
+    file may hang. A failure is logged, because the mount has ended already."""
+
+    def close_each() -> None:
+        for close in closes:
+            try:
+                close()
+            except Exception:
+                log.exception("closing failed")
+
+    closing = threading.Thread(target=close_each, name="taskfs-close", daemon=True)
+    closing.start()
+    closing.join(CLOSE_TIMEOUT_S)
+    if closing.is_alive():
+        log.warning("the process ends before all is closed")

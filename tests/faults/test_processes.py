@@ -221,6 +221,29 @@ def test_a_failure_that_ends_the_daemon_unmounts(
     assert not is_mounted(mountpoint)
 
 
+HANGING_CLOSE: Final = """
+import threading
+import taskfs.cli.main, taskfs.core
+taskfs.core.Core.close = lambda core: threading.Event().wait()
+taskfs.cli.main.run()
+"""
+
+
+def test_an_unmount_ends_the_process_though_closing_hangs(tmp_path: Path, cloud: FakeCloud) -> None:
+    """E-5, E-10: The process ends soon after the unmount, whatever it waits for while it closes."""
+    taskfs, mountpoint = Taskfs(tmp_path, cloud), tmp_path / "mnt"
+    mountpoint.mkdir()
+    words = [sys.executable, "-c", HANGING_CLOSE, "mount", "-f", str(mountpoint)]
+    with subprocess.Popen(words, env=taskfs.environment, stderr=subprocess.DEVNULL) as process:
+        try:
+            eventually(lambda: is_mounted(mountpoint))
+            done = taskfs("umount", mountpoint)
+            assert (done.returncode, done.stderr) == (0, "")
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+
+
 @pytest.mark.usefixtures("each_engine")
 def test_an_aborted_connection_ends_the_mount_without_a_failure(
     new_mount: Callable[..., Mount],
