@@ -3,7 +3,7 @@
 import contextlib
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Executor
 from functools import partial
 from itertools import islice
@@ -22,7 +22,6 @@ from taskfs.cache.sealed_file import SealedWriter
 from taskfs.errors import CacheChanged, CorruptData, TaskFSError, Unsupported, UnsupportedStore
 from taskfs.model import Fetched, ObjectVersion, RemoteObject
 from taskfs.support.buffers import Buffer
-from taskfs.support.thread_pool import restart_clock
 
 # Bytes of the directory per member, a low estimate: a second request costs less than bytes of
 # members that are not needed.
@@ -34,13 +33,7 @@ MAX_TAIL: Final = 4 << 20
 PIECE: Final = 4 << 20
 PIECES_AHEAD: Final = 1
 LONG_DIRECTORY: Final = PIECE  # bytes of a directory above which only one is parsed at a time
-# Seconds between two checks of whether an archive is still wanted, while another one is built.
-WANTED_POLL_S: Final = 0.1
 INDEX_RATIO: Final = 1.6  # the length of an index, in lengths of its directory: a high estimate
-
-
-class NotWanted(Exception):
-    """The archive is not wanted any more, and its index was not built."""
 
 
 def _always() -> bool:
@@ -121,21 +114,8 @@ def _fetch(
     except (CorruptData, Unsupported) as exc:
         return _Loaded(version, version.size, _without_frames(exc), tail)
     is_long = end.stop - end.start > LONG_DIRECTORY
-    with _turn(resources, is_wanted) if is_long else contextlib.nullcontext():
+    with resources.long_builds.turn(is_wanted) if is_long else contextlib.nullcontext():
         return _build_index(remote, root, resources, key, end, tail)
-
-
-@contextlib.contextmanager
-def _turn(resources: ArchiveResources, is_wanted: Callable[[], bool]) -> Iterator[None]:
-    """Hold the lock for long directories; raise NotWanted if *is_wanted* ends before."""
-    while not resources.long_build.acquire(timeout=WANTED_POLL_S):
-        if not is_wanted():
-            raise NotWanted
-    try:
-        restart_clock()
-        yield
-    finally:
-        resources.long_build.release()
 
 
 def _build_index(

@@ -1,11 +1,11 @@
 """`ArchiveResources`: the pools, caches and budgets that all archives of a process share."""
 
-import threading
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 from taskfs.archive.bounds import DECODE_AHEAD_BYTES, SEQUENTIAL_FILES_BYTES
 from taskfs.archive.decoder_limits import CheckpointBudget, IdleDecoderCache
+from taskfs.archive.long_builds import LongBuilds
 from taskfs.cache.disk_cache import DiskCache
 from taskfs.cache.memory_cache import ExtentCache
 from taskfs.cache.readahead import ReadAheadBudget
@@ -33,8 +33,7 @@ class ArchiveResources:
     decode_budget: ReadAheadBudget = field(
         default_factory=lambda: ReadAheadBudget(DECODE_AHEAD_BYTES)
     )
-    # Held while the index of a long directory is built: 30 MB of memory for 300,000 members.
-    long_build: threading.Lock = field(default_factory=threading.Lock)
+    long_builds: LongBuilds = field(default_factory=LongBuilds)
     max_workers: int = 1  # stretches of one member that are decoded ahead at once
     push_enabled: bool = False  # the session pushes decoded bytes into the page cache
     disk: DiskCache | None = None

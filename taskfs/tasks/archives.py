@@ -10,8 +10,9 @@ from functools import partial
 from typing import Final, Protocol
 
 from taskfs.archive.archive import Archive
+from taskfs.archive.long_builds import NotWanted
 from taskfs.archive.member_part import PartRead
-from taskfs.archive.open_archive import NotWanted, open_archive
+from taskfs.archive.open_archive import open_archive
 from taskfs.archive.resources import ArchiveResources
 from taskfs.errors import NotFound, StaleObject, Unavailable
 from taskfs.model import ObjectVersion, RemoteObject, Task, TaskAPI

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 
 from taskfs.archive import open_archive
 from taskfs.archive.archive import Archive
+from taskfs.archive.long_builds import LongBuilds
 from taskfs.archive.member import Member
 from taskfs.cache.disk_cache import DiskCache
 from taskfs.core import open_resources
@@ -49,7 +49,7 @@ class Setup:
         self.pool = pool
         self.clock = clock
         self.page_cache = PageCache(1, clock)
-        self.long_build: AbstractContextManager[object] = nullcontext()  # of the latest registry
+        self.long_builds = LongBuilds()  # of the latest registry
 
     def registry(
         self,
@@ -59,7 +59,7 @@ class Setup:
         max_index_bytes: int = 1 << 20,
     ) -> ArchiveRegistry:
         resources = open_resources(Waiter(), Stats(), disk, "http://localhost")
-        self.long_build = resources.long_build
+        self.long_builds = resources.long_builds
         return ArchiveRegistry(
             self.api,
             resources,
@@ -211,7 +211,7 @@ def test_a_load_that_waits_for_its_turn_ends_when_forgotten(
     monkeypatch.setattr(open_archive, "LONG_DIRECTORY", 0)
     registry = setup.registry()
     put(api, Entry(b"artifacts/old", b"x"))
-    with setup.long_build:
+    with setup.long_builds.turn(lambda: True):
         caller = setup.pool.submit(get, registry)
         eventually(lambda: api.objects[PATH].fetches == 1)
         put(api, Entry(b"artifacts/new", b"y"))

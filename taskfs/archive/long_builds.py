@@ -1,0 +1,49 @@
+"""`LongBuilds`: builds the indexes of long directories one after another."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from taskfs.support.thread_pool import restart_clock
+
+# Seconds between two checks of whether an index is still wanted, while another one is built.
+WANTED_POLL_S: Final = 0.1
+
+
+class NotWanted(Exception):
+    """The archive is not wanted any more, and its index was not built."""
+
+
+class LongBuilds:
+    """Whose turn it is: a build takes 30 MB of memory for 300,000 members.
+
+    Safe for concurrent use: the lock is held during a build, and guards the flag.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._has_built = False  # whether the last build succeeded
+
+    @contextlib.contextmanager
+    def turn(self, is_wanted: Callable[[], bool]) -> Iterator[None]:
+        """Run the block when no other one runs.
+
+        The time of the wait counts only if the build before has failed: with a store that is
+        silent, the last of many gets its error soon after the first.
+
+        Raises:
+            NotWanted: *is_wanted* has returned False during the wait.
+        """
+        if not self._lock.acquire(blocking=False):
+            while not self._lock.acquire(timeout=WANTED_POLL_S):
+                if not is_wanted():
+                    raise NotWanted
+            if self._has_built:
+                restart_clock()
+        try:
+            self._has_built = False
+            yield
+            self._has_built = True
+        finally:
+            self._lock.release()
