@@ -416,6 +416,7 @@ def test_live_files_grow(new_mount: NewMount, cloud: FakeCloud, engine: str) -> 
         assert of_file.seen == of_directory.seen == []
         cloud.machine_files(task).append("stdout.txt", b"two\n")
         of_file.wait_for(f"{stdout} MODIFY", SOON_S)
+        of_file.wait_for(f"{stdout} CLOSE_WRITE,CLOSE", SOON_S)
         assert (root / stdout).read_text() == "one\ntwo\n"
         cloud.machine_files(task).append("log/solver.log", b"step 2\n")  # no program has read it
         of_directory.wait_for(f"{log} MODIFY", SOON_S)
