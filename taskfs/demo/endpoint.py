@@ -115,6 +115,7 @@ class Endpoint:
         self._faults = faults
         self._runner: web.AppRunner | None = None
         self._site: web.SockSite | None = None
+        self._listener: socket.socket | None = None  # of the site
         self._reserved: socket.socket | None = None  # while paused
 
     async def listen(self, listener: socket.socket) -> None:
@@ -130,12 +131,13 @@ class Endpoint:
 
     async def pause(self) -> None:
         """Refuse new connections and reset the open ones until `resume`."""
-        if self._site is not None:
+        if self._site is not None and self._listener is not None:
+            # Connections to a bound socket that does not listen are refused. It is bound before the
+            # other is closed, so that no other program is given the port.
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            self._reserved = bind(self.port, is_shared=True)
             await self._site.stop()
-            self._site = None
-            # Connections to a bound socket that does not listen are refused, and no other program
-            # is given its port.
-            self._reserved = bind(self.port, listens=False)
+            self._site = self._listener = None
         server = self._runner.server if self._runner else None
         for connection in list(server.connections) if server else ():
             if connection.transport is not None:
@@ -159,7 +161,7 @@ class Endpoint:
     async def _attach(self, listener: socket.socket) -> None:
         assert self._runner is not None
         self.port = listener.getsockname()[1]
-        self._site = web.SockSite(self._runner, listener)
+        self._site, self._listener = web.SockSite(self._runner, listener), listener
         await self._site.start()
 
     def _handler(
@@ -266,13 +268,18 @@ def reset(transport: asyncio.BaseTransport) -> None:
         transport.abort()
 
 
-def bind(port: int, *, listens: bool = True) -> socket.socket:
-    """Return a socket on a port of loopback; port 0 takes a free one. Raises OSError."""
+def bind(port: int, *, is_shared: bool = False) -> socket.socket:
+    """Return a socket on a port of loopback; port 0 takes a free one. Raises OSError.
+
+    It listens, unless it shares the port with another socket of this user.
+    """
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(("127.0.0.1", port))
-        if listens:
+        if not is_shared:
             listener.listen(256)
     except OSError:
         listener.close()
