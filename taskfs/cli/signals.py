@@ -14,12 +14,13 @@ _STATUS: Final = 128
 _AGAIN_S: Final = 0.01
 
 
+def leave(number: int, frame: object) -> None:
+    """Handle a signal: raise the SystemExit of a command that it ends."""
+    raise SystemExit(_STATUS + number)
+
+
 def exit_on_signals() -> None:
     """Turn SIGTERM and SIGHUP into SystemExit, so that unfinished files are removed."""
-
-    def leave(number: int, frame: object) -> None:
-        raise SystemExit(_STATUS + number)
-
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:  # keep SIGHUP ignored under nohup
             signal.signal(number, leave)

@@ -20,6 +20,7 @@ from taskfs.cli.keyboard import HangUp, unbuffered
 from taskfs.cli.last_write import LastWrites, fetch_last_writes
 from taskfs.cli.options import Settings, config_options
 from taskfs.cli.output import describe_error, is_terminal, print_table
+from taskfs.cli.signals import leave
 from taskfs.cli.watch_screen import Action, Screen
 from taskfs.cli.watch_tasks import COLUMNS, MAX_REQUESTS, Snapshot, UnfinishedTasks
 from taskfs.errors import ConfigError, TaskFSError
@@ -225,10 +226,6 @@ class _LiveTable:
 @contextlib.contextmanager
 def _exit_on_signals() -> Iterator[None]:
     """Turn SIGTERM and SIGHUP into SystemExit, so that the terminal is restored."""
-
-    def leave(number: int, _: Any) -> None:
-        raise SystemExit(128 + number)
-
     before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield

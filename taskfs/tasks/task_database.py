@@ -282,7 +282,7 @@ class TaskDatabase:
         )
         return int(row[0]) if row else None
 
-    def set_difference(self, scope: Scope, difference: int, generation: int = 0) -> None:
+    def set_difference(self, scope: Scope, difference: int, generation: int) -> None:
         """Note that there was a whole listing of *scope*; see `difference`.
 
         Not if some of it was lost: the `generation` was *generation* before it was stored.

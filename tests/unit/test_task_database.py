@@ -327,7 +327,7 @@ def test_a_listing_without_news_writes_nothing(open_tasks: Opening, cache: Path)
     """R-24: A listing that tells nothing new writes nothing."""
     database = open_tasks()
     database.put(TASKS)
-    database.set_difference(Scope(), 0)
+    database.set_difference(Scope(), 0, database.generation)
     version = database.version
 
     def written() -> dict[Path, bytes]:
@@ -336,7 +336,7 @@ def test_a_listing_without_news_writes_nothing(open_tasks: Opening, cache: Path)
 
     before = written()
     database.put(TASKS)
-    database.set_difference(Scope(), 0)
+    database.set_difference(Scope(), 0, database.generation)
     database.remove(["unknown"])
     assert written() == before
     assert database.version == version
