@@ -190,6 +190,11 @@ class Ranges:
     def bytes(self) -> int:
         return sum(record.bytes_sent for record in self.records())
 
+    def cost(self) -> tuple[int, int]:
+        """Return the number of requests and their bytes, once none is in flight."""
+        self.settle()
+        return len(self.records()), self.bytes()
+
     def settle(self) -> None:
         """Wait until no request is in flight, and none follows."""
         count = -1
@@ -197,6 +202,13 @@ class Ranges:
             count = len(self._cloud.requests)
             time.sleep(0.15)
             eventually(lambda: all(record.status for record in list(self._cloud.requests)))
+
+
+def start_walk(new_fs: Callable[..., FileSystem], cloud: FakeCloud) -> tuple[FileSystem, Ranges]:
+    """Return a surface that has listed the tasks, and the ranges that are requested from now on."""
+    fs = new_fs()
+    fs.names()
+    return fs, Ranges(cloud)
 
 
 @pytest.mark.parametrize(
@@ -209,12 +221,9 @@ def test_a_member_of_each_task_is_prefetched(
     """R-45, R-29: The same member of one task after another is fetched in several at once, with no
     more requests and bytes than the reads need."""
     tasks = add_large_tasks(cloud, method)
-    fs = new_fs()
-    fs.names()
-    ranges = Ranges(cloud)
+    fs, ranges = start_walk(new_fs, cloud)
     read(fs, f"{tasks[0]}/outputs/large.bin")
-    ranges.settle()
-    requests, used = len(ranges.records()), ranges.bytes()
+    requests, used = ranges.cost()
     for task in tasks[1:]:
         read(fs, f"{task}/outputs/large.bin")
     ranges.settle()
@@ -235,8 +244,7 @@ def test_one_command_over_all_tasks(
     os.listdir(mnt)
     ranges = Ranges(cloud)
     subprocess.run([*command.split(), paths[0]], check=True, stdout=subprocess.DEVNULL)
-    ranges.settle()
-    requests, used = len(ranges.records()), ranges.bytes()
+    requests, used = ranges.cost()
     subprocess.run([*command.split(), *paths[1:]], check=True, stdout=subprocess.DEVNULL)
     ranges.settle()
     assert ranges.peak >= 4
@@ -251,12 +259,9 @@ def test_a_walk_over_members_that_stops(
     """R-45: After a walk that stops, at most as many members as it has read were fetched for
     nothing, and nothing follows."""
     tasks = add_large_tasks(cloud, DEFLATED)
-    fs = new_fs()
-    fs.names()
-    ranges = Ranges(cloud)
+    fs, ranges = start_walk(new_fs, cloud)
     read(fs, f"{tasks[0]}/outputs/large.bin")
-    ranges.settle()
-    requests, used = len(ranges.records()), ranges.bytes()
+    requests, used = ranges.cost()
     for task in tasks[1:10]:
         read(fs, f"{task}/outputs/large.bin")
     ranges.settle()
@@ -269,9 +274,7 @@ def test_three_members_at_random_cause_no_request_for_others(
 ) -> None:
     """R-45: A reader that picks three tasks at random pays for the members of these."""
     tasks = add_large_tasks(cloud, DEFLATED)
-    fs = new_fs()
-    fs.names()
-    ranges = Ranges(cloud)
+    fs, ranges = start_walk(new_fs, cloud)
     chosen = random.Random(3).sample(tasks, 3)
     for task in chosen:
         read_all(fs, f"{task}/outputs/large.bin")
@@ -284,9 +287,7 @@ def test_a_walk_that_reads_two_members_of_each_task(
 ) -> None:
     """R-45: A program that reads two files of each task has both prefetched."""
     tasks = add_large_tasks(cloud, STORED)
-    fs = new_fs()
-    fs.names()
-    ranges = Ranges(cloud)
+    fs, ranges = start_walk(new_fs, cloud)
     for task in tasks:
         for name, content in LARGE.items():
             assert_same(fs.read(f"{task}/outputs/{name}"), content)
@@ -305,9 +306,7 @@ def test_members_that_some_tasks_do_not_have(
         put_outputs(cloud, task, {"else.bin": noise("else", 300_000)})
     for task in tasks[15::9]:
         cloud.remove_object(f"{task}/output.zip")
-    fs = new_fs()
-    fs.names()
-    ranges = Ranges(cloud)
+    fs, ranges = start_walk(new_fs, cloud)
     for number, task in enumerate(tasks):
         if number < 12 or number % 9 not in (3, 6):
             read_all(fs, f"{task}/outputs/large.bin")

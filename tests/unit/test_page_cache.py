@@ -80,6 +80,19 @@ class Kernel:
         self.waiting.append(done)
 
 
+def assert_kept_once_dropped(page_cache: PageCache, kernel: Kernel, clock: Clock) -> None:
+    """The kernel may keep `NEW` only after it has dropped `OLD` and has the answers in flight."""
+    clock.tick(100)
+    assert open_once(page_cache, NEW) is DIRECT
+    assert page_cache.lifetime(ARCHIVE, NEW) is Lifetime.TIMEOUT
+    kernel.waiting[0]()
+    clock.tick(1.4)
+    assert open_once(page_cache, NEW) is DIRECT
+    clock.tick(0.2)
+    assert open_once(page_cache, NEW) is DROP
+    assert page_cache.lifetime(ARCHIVE, NEW) is Lifetime.VERSION
+
+
 def test_a_version_is_kept_until_another_one_is_loaded(page_cache: PageCache, clock: Clock) -> None:
     """F-10, F-9: The kernel may keep what belongs to the version in use. When another one is
     loaded, it is told, and until then, and for the answers on their way, nothing of the new one is
@@ -93,15 +106,7 @@ def test_a_version_is_kept_until_another_one_is_loaded(page_cache: PageCache, cl
     assert kernel.asked == [] and page_cache.changes == changes
     page_cache.note_version(ARCHIVE, NEW)
     assert kernel.asked == ["t/outputs"] and page_cache.changes > changes
-    clock.tick(100)
-    assert open_once(page_cache, NEW) is DIRECT
-    assert page_cache.lifetime(ARCHIVE, NEW) is Lifetime.TIMEOUT
-    kernel.waiting[0]()
-    clock.tick(1.4)
-    assert open_once(page_cache, NEW) is DIRECT
-    clock.tick(0.2)
-    assert open_once(page_cache, NEW) is DROP
-    assert page_cache.lifetime(ARCHIVE, NEW) is Lifetime.VERSION
+    assert_kept_once_dropped(page_cache, kernel, clock)
 
 
 def test_a_version_that_was_never_kept_needs_no_message(
@@ -137,15 +142,7 @@ def test_a_new_version_before_the_kernel_has_dropped_the_old_one(
     assert page_cache.lifetime(ARCHIVE, OLD) is Lifetime.VERSION
     page_cache.note_dropped(ARCHIVE)
     page_cache.note_version(ARCHIVE, NEW)
-    clock.tick(100)
-    assert open_once(page_cache, NEW) is DIRECT
-    assert page_cache.lifetime(ARCHIVE, NEW) is Lifetime.TIMEOUT
-    kernel.waiting[0]()
-    clock.tick(1.4)
-    assert open_once(page_cache, NEW) is DIRECT
-    clock.tick(0.2)
-    assert open_once(page_cache, NEW) is DROP
-    assert page_cache.lifetime(ARCHIVE, NEW) is Lifetime.VERSION
+    assert_kept_once_dropped(page_cache, kernel, clock)
 
 
 def test_while_an_older_version_is_open_attributes_expire(
