@@ -2,11 +2,9 @@
 
 import contextlib
 import traceback
-from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Executor
 from functools import partial
-from itertools import islice
 from typing import Final, NamedTuple
 
 from taskfs.archive.archive import Archive
@@ -28,10 +26,9 @@ from taskfs.support.buffers import Buffer
 ENTRY_GUESS: Final = 80
 # Bytes that are fetched from the end of an archive at most, before its directory's size is known.
 MAX_TAIL: Final = 4 << 20
-# Bytes of a long directory that one request fetches, and the requests in flight while a piece is
-# parsed. They bound the memory that a directory takes: parsing takes longer than a fetch.
+# Bytes of a long directory that one request fetches; one is in flight while a piece is parsed. It
+# bounds the memory that a directory takes: parsing takes longer than a fetch.
 PIECE: Final = 4 << 20
-PIECES_AHEAD: Final = 1
 LONG_DIRECTORY: Final = PIECE  # bytes of a directory above which only one is parsed at a time
 INDEX_RATIO: Final = 1.6  # the length of an index, in lengths of its directory: a high estimate
 
@@ -161,17 +158,15 @@ def _without_frames(exc: TaskFSError) -> TaskFSError:
 def _directory_pieces(
     remote: RemoteObject, end: EndRecord, tail: Fetched, pool: Executor
 ) -> Generator[Buffer, None, None]:
-    """Yield the directory in pieces. While one is parsed, the next ones are fetched."""
+    """Yield the directory in pieces. While one is parsed, the next one is fetched."""
     stop = min(end.stop, tail.start)
     fetch = partial(remote.fetch_range, version=tail.version)
-    starts = iter(range(end.start, stop, PIECE))
-    in_flight = deque(
-        pool.submit(fetch, at, min(at + PIECE, stop)) for at in islice(starts, PIECES_AHEAD)
-    )
-    while in_flight:
-        piece = in_flight.popleft().result()
-        for at in islice(starts, 1):
-            in_flight.append(pool.submit(fetch, at, min(at + PIECE, stop)))
+    starts = range(end.start, stop, PIECE)
+    in_flight = [pool.submit(fetch, at, min(at + PIECE, stop)) for at in starts[:1]]
+    for at in starts:
+        piece = in_flight.pop().result()
+        if at + PIECE < stop:
+            in_flight.append(pool.submit(fetch, at + PIECE, min(at + 2 * PIECE, stop)))
         yield piece
         del piece
     if end.stop > tail.start:

@@ -98,8 +98,7 @@ class DatabaseFile:
         self._pid = os.getpid()
         self._is_closed = False
         with _sqlite_lock:
-            self._connection = self._open()
-        self._file_id = _file_id(self._path)
+            self._reopen()
         self.generation = 0  # grows whenever the content was lost
 
     def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -159,6 +158,10 @@ class DatabaseFile:
         self._path = None
         return _open_in_memory()
 
+    def _reopen(self) -> None:
+        self._connection: sqlite3.Connection = self._open()
+        self._file_id = _file_id(self._path)
+
     def _recover(self, exc: Exception) -> None:
         """Replace a damaged file by an empty one, and a read-only one by a copy in memory."""
         broken, path = self._connection, self._path
@@ -168,16 +171,14 @@ class DatabaseFile:
         elif not isinstance(exc, sqlite3.OperationalError) or _is_damage(exc, _NO_TABLE):
             log.warning("%s is damaged (%s): it is replaced", path, exc)
             remove_database(path)
-            self._connection = self._open()
-            self._file_id = _file_id(self._path)
+            self._reopen()
             self.generation += 1
         elif _file_id(path) != self._file_id:
             # Not in memory, because a large account takes much there.
             log.warning("%s was removed (%s): a new one is written", path, exc)
             with contextlib.suppress(OSError):
                 make_directory(path.parent.parent)
-            self._connection = self._open()
-            self._file_id = _file_id(self._path)
+            self._reopen()
             self.generation += 1
         else:
             log.warning("%s cannot be used (%s): the tasks are kept in memory", path, exc)

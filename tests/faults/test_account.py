@@ -8,7 +8,7 @@ from typing import Any, Final
 import pytest
 
 from tests.conftest import in_process
-from tests.fake_api import FakeCloud
+from tests.fake_api import FakeCloud, Fault
 from tests.file_systems import FileSystem, InProcess
 from tests.mounts import eventually
 from tests.outputs import LONG_AGO, QUICK
@@ -104,16 +104,21 @@ def test_equal_creation_times(cloud: FakeCloud, tmp_path: Path) -> None:
         eventually(lambda: shows(fs, cloud))
 
 
+def limit_page(cloud: FakeCloud, page: int, *, retry_after: float, times: int) -> Fault:
+    """Have the API answer requests of one page with 429."""
+    return cloud.faults.add(
+        "status",
+        status=429,
+        retry_after=retry_after,
+        times=times,
+        match=lambda record: record.query.get("page") == [str(page)],
+    )
+
+
 def test_429_in_the_middle_of_a_first_listing(fs: InProcess) -> None:
     """F-25, X-16: A page that the API limits is asked for again, and no other page is."""
     cloud = fs.cloud
-    limit = cloud.faults.add(
-        "status",
-        status=429,
-        retry_after=1,
-        times=2,
-        match=lambda record: record.query.get("page") == ["4"],
-    )
+    limit = limit_page(cloud, 4, retry_after=1, times=2)
     assert shows(fs, cloud)
     assert limit.hits == 2
     assert pages(cloud) == Counter({str(page + 1): 1 for page in range(PAGES)})
@@ -129,13 +134,7 @@ def test_429_in_the_middle_of_a_listing_in_the_background(
     tasks_of(fs)
     late = add(cloud, 1000)  # older than those that a refresh asks for
     cloud.clear_requests()
-    limit = cloud.faults.add(
-        "status",
-        status=429,
-        retry_after=3600,
-        times=3,
-        match=lambda record: record.query.get("page") == ["6"],
-    )
+    limit = limit_page(cloud, 6, retry_after=3600, times=3)
     eventually(lambda: late in tasks_of(fs))
     assert shows(fs, cloud)
     assert limit.hits == 3
