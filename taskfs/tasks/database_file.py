@@ -92,6 +92,8 @@ class DatabaseFile:
     is not *read_only*.
     """
 
+    _connection: sqlite3.Connection
+
     def __init__(self, path: Path | None, *, read_only: bool = False) -> None:
         self._path = path
         self.is_read_only = read_only
@@ -159,7 +161,7 @@ class DatabaseFile:
         return _open_in_memory()
 
     def _reopen(self) -> None:
-        self._connection: sqlite3.Connection = self._open()
+        self._connection = self._open()
         self._file_id = _file_id(self._path)
 
     def _recover(self, exc: Exception) -> None:
