@@ -26,6 +26,7 @@ from taskfs.remote.machines import Machines
 from taskfs.support.cores import usable_cores
 from taskfs.support.interruptible_wait import Waiter, never
 from taskfs.support.loopback import is_loopback
+from taskfs.support.private_memory import PrivateMemory, no_excess
 from taskfs.support.stats import Stats
 from taskfs.support.thread_pool import DaemonPool
 from taskfs.tasks.accounts import open_tasks
@@ -55,6 +56,9 @@ NO_TURN_SERVER: Final = "127.0.0.1:9"
 # those of all windows of read-ahead, and some that were read.
 BLOCK_MEMORY: Final = 32 << 20
 SPAN_MEMORY: Final = 16 << 20
+# Bytes of private memory of a mount above which these caches shrink to a quarter. Large listings
+# and archives, running tasks and requests in flight may take more for a moment: 160 MB together.
+PRIVATE_MEMORY: Final = 128 << 20
 # Threads, and so requests in flight, to the store and to the API.
 STORE_THREADS: Final = 8
 API_THREADS: Final = 8
@@ -147,14 +151,16 @@ def open_resources(
     cores = usable_cores()
     workers = max(1, min(cores - is_mount, MAX_WORKERS))
     threads = min(max(cores, MIN_DECODE_THREADS), MAX_DECODE_THREADS)
+    span_memory = max(SPAN_MEMORY, (workers + 2) * STRETCH)
+    take_excess = PrivateMemory(PRIVATE_MEMORY).take_excess if is_mount else no_excess
     return ArchiveResources(
         pool=DaemonPool(STORE_THREADS, "taskfs-store"),
         decoding=DaemonPool(threads, "taskfs-decode"),
         saving=DaemonPool(1, "taskfs-checkpoints"),
         waiter=waiter,
         stats=stats,
-        blocks=ExtentCache(BLOCK_MEMORY),
-        spans=ExtentCache(max(SPAN_MEMORY, (workers + 2) * STRETCH)),
+        blocks=ExtentCache(BLOCK_MEMORY, BLOCK_MEMORY // 4, take_excess),
+        spans=ExtentCache(span_memory, span_memory // 4, take_excess),
         budget=ReadAheadBudget(),
         checkpoints=CheckpointBudget(),
         decode_budget=ReadAheadBudget(max(DECODE_AHEAD_BYTES, (workers + 1) * STRETCH)),

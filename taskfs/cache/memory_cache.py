@@ -3,9 +3,11 @@
 import itertools
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 
 from taskfs.cache.block import BLOCK
 from taskfs.support.buffers import Buffer
+from taskfs.support.private_memory import no_excess
 
 _owners = itertools.count()
 
@@ -53,11 +55,16 @@ class Extent:
 class ExtentCache:
     """Extents of all owners, at most *max_bytes*; the least recently used is evicted first.
 
-    Safe for concurrent use: one lock guards the tables.
+    While the process takes too much memory, the cache shrinks down to *min_bytes*: *take_excess*
+    returns how many bytes are too many. Safe for concurrent use: one lock guards the tables.
     """
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(
+        self, max_bytes: int, min_bytes: int = 0, take_excess: Callable[[], int] = no_excess
+    ) -> None:
         self._max_bytes = max_bytes
+        self._min_bytes = min_bytes
+        self._take_excess = take_excess
         self._lock = threading.Lock()
         self._used: OrderedDict[Extent, None] = OrderedDict()  # in the order of use
         self._extent_of_block: dict[tuple[int, int], Extent] = {}
@@ -84,7 +91,9 @@ class ExtentCache:
             self._bytes += len(extent.body)
             for key in extent.keys:
                 self._extent_of_block[key] = extent
-            while self._bytes > self._max_bytes:
+            excess = self._take_excess()
+            limit = min(self._max_bytes, max(self._min_bytes, self._bytes - excess))
+            while self._bytes > limit:
                 self._remove(next(iter(self._used)))
 
     def demote(self, owner: int, index: int) -> None:

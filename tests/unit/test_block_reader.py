@@ -265,6 +265,20 @@ def test_the_cache_counts_bytes_not_extents() -> None:
     assert [index for index in range(12) if cache.has(1, index)] == [9, 10]
 
 
+def test_the_cache_shrinks_while_the_process_takes_too_much_memory() -> None:
+    """R-52: The least recently used extents give up what is too much, but not the last ones."""
+    excess = [0, 0, 0, 350, 0, 10_000]
+    cache = ExtentCache(1000, 250, lambda: excess.pop(0))
+    for index in range(3):
+        cache.put(Extent(1, index, 1, bytes(200)))
+    cache.put(Extent(1, 3, 1, bytes(200)))
+    assert [index for index in range(6) if cache.has(1, index)] == [2, 3]
+    cache.put(Extent(1, 4, 1, bytes(200)))
+    assert [index for index in range(6) if cache.has(1, index)] == [2, 3, 4]
+    cache.put(Extent(1, 5, 1, bytes(100)))
+    assert [index for index in range(6) if cache.has(1, index)] == [5]
+
+
 def test_blocks_of_one_buffer_are_evicted_together() -> None:
     """R-20: No block keeps the buffer of an evicted run in memory."""
     cache = ExtentCache(1000)
