@@ -59,7 +59,9 @@ def find_overlap(
     """Return how many bytes of *end*, a file's last lines, are known already; None if unclear.
 
     *known* is what the file ended with before. The overlap is unclear where it is shorter than
-    *evidence* bytes, where equal text occurs twice, and where there is none.
+    *evidence* bytes, where equal text occurs twice, and where there is none. So it is wrong only
+    where the last *evidence* bytes of *known* were appended again, with at least as many bytes as
+    *end* has, less *evidence*.
     """
     head = end[:evidence]
     if len(head) < evidence:
@@ -69,5 +71,21 @@ def find_overlap(
         return None
     if known.find(head, first + 1) >= 0 or end.find(head, 1) >= 0:
         return None
-    overlap = len(known) - first
-    return overlap if len(end) >= overlap and end.startswith(known[first:]) else None
+    if not end.startswith(known[first:]) or _may_begin_later(known, end, first, evidence):
+        return None
+    return len(known) - first
+
+
+def _may_begin_later(known: bytes | bytearray, end: bytes, first: int, evidence: int) -> bool:
+    """Whether *end* may begin at a line of *known* after *first*, its overlap.
+
+    Such a line counts where the bytes from *first* to it are fewer than *evidence*, because the new
+    bytes would then repeat fewer than *evidence* known ones.
+    """
+    line = b"\n" + end[: len(known) - first - evidence + 1]
+    at = known.find(line, first)
+    while at >= 0:
+        if end.startswith(known[at + 1 :]):
+            return True
+        at = known.find(line, at + 1)
+    return False

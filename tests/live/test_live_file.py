@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from taskfs.errors import NotFound, TooLarge, Unsupported
@@ -214,13 +214,21 @@ def test_a_repeated_end_is_noticed(more: bytes) -> None:
     assert world.machine.bytes_sent - cost < 1.4 * cost_of_one * (polls + 3)
 
 
-blocks = st.integers(0, 4).map(
-    lambda kind: b"".join(b"block %d line %02d\n" % (kind, n) for n in range(6 + 9 * kind))
-)
+def block(kind: int) -> bytes:
+    return b"".join(b"block %d line %02d\n" % (kind, n) for n in range(6 + 9 * kind))
+
+
+def blocks_of(kinds: str) -> list[bytes]:
+    return [block(int(kind)) for kind in kinds]
+
+
+blocks = st.integers(0, 4).map(block)
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(blocks, min_size=14, max_size=24), st.lists(st.lists(blocks, max_size=12)))
+# The end occurs twice; the appended bytes repeat it again, from within the known ones on.
+@example(blocks_of("00000000000000"), [blocks_of("33"), blocks_of("340034")])
 def test_only_a_repeated_end_deceives(known: list[bytes], appended: list[list[bytes]]) -> None:
     """U-11, L-4: Bytes are exact in all other cases: where the text repeats itself, more is asked
     for, at the end the whole."""
