@@ -9,14 +9,14 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from taskfs.archive.archive import Archive
-from taskfs.archive.bounds import DECODE_AHEAD_BYTES, STRETCH
+from taskfs.archive.bounds import DECODE_AHEAD_BYTES, SEQUENTIAL_FILES_BYTES, STRETCH
 from taskfs.archive.decoder_limits import CheckpointBudget
 from taskfs.archive.open_archive import open_archive
 from taskfs.archive.resources import ArchiveResources
 from taskfs.cache.disk_cache import FORMAT, DiskCache
 from taskfs.cache.memory_cache import ExtentCache
 from taskfs.cache.older_formats import start_removal
-from taskfs.cache.readahead import ReadAheadBudget
+from taskfs.cache.readahead import TOTAL_WINDOW, ReadAheadBudget
 from taskfs.config import Config
 from taskfs.errors import NotFound
 from taskfs.first_listing import FirstListing, FirstRecords, filter_of, open_client
@@ -26,7 +26,7 @@ from taskfs.remote.machines import Machines
 from taskfs.support.cores import usable_cores
 from taskfs.support.interruptible_wait import Waiter, never
 from taskfs.support.loopback import is_loopback
-from taskfs.support.private_memory import PrivateMemory, no_excess
+from taskfs.support.private_memory import AnyMemory, PrivateMemory
 from taskfs.support.stats import Stats
 from taskfs.support.thread_pool import DaemonPool
 from taskfs.tasks.accounts import open_tasks
@@ -56,8 +56,8 @@ NO_TURN_SERVER: Final = "127.0.0.1:9"
 # those of all windows of read-ahead, and some that were read.
 BLOCK_MEMORY: Final = 32 << 20
 SPAN_MEMORY: Final = 16 << 20
-# Bytes of private memory of a mount above which these caches shrink to a quarter. Large listings
-# and archives, running tasks and requests in flight may take more for a moment: 160 MB together.
+# Bytes of private memory of a mount above which these caches and the read-ahead shrink, down to a
+# quarter. Large listings, archives and answers take more for a moment: up to 160 MB in all.
 PRIVATE_MEMORY: Final = 128 << 20
 # Threads, and so requests in flight, to the store and to the API.
 STORE_THREADS: Final = 8
@@ -152,18 +152,19 @@ def open_resources(
     workers = max(1, min(cores - is_mount, MAX_WORKERS))
     threads = min(max(cores, MIN_DECODE_THREADS), MAX_DECODE_THREADS)
     span_memory = max(SPAN_MEMORY, (workers + 2) * STRETCH)
-    take_excess = PrivateMemory(PRIVATE_MEMORY).take_excess if is_mount else no_excess
+    memory = PrivateMemory(PRIVATE_MEMORY) if is_mount else AnyMemory()
     return ArchiveResources(
         pool=DaemonPool(STORE_THREADS, "taskfs-store"),
         decoding=DaemonPool(threads, "taskfs-decode"),
         saving=DaemonPool(1, "taskfs-checkpoints"),
         waiter=waiter,
         stats=stats,
-        blocks=ExtentCache(BLOCK_MEMORY, BLOCK_MEMORY // 4, take_excess),
-        spans=ExtentCache(span_memory, span_memory // 4, take_excess),
-        budget=ReadAheadBudget(),
+        blocks=ExtentCache(BLOCK_MEMORY, BLOCK_MEMORY // 4, memory),
+        spans=ExtentCache(span_memory, span_memory // 4, memory),
+        budget=ReadAheadBudget(TOTAL_WINDOW, memory),
+        sequential_files_budget=ReadAheadBudget(SEQUENTIAL_FILES_BYTES, memory),
         checkpoints=CheckpointBudget(),
-        decode_budget=ReadAheadBudget(max(DECODE_AHEAD_BYTES, (workers + 1) * STRETCH)),
+        decode_budget=ReadAheadBudget(max(DECODE_AHEAD_BYTES, (workers + 1) * STRETCH), memory),
         max_workers=workers,
         push_enabled=push_enabled,
         disk=disk,

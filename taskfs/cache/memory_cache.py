@@ -3,11 +3,10 @@
 import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
 
 from taskfs.cache.block import BLOCK
 from taskfs.support.buffers import Buffer
-from taskfs.support.private_memory import no_excess
+from taskfs.support.private_memory import AnyMemory
 
 _owners = itertools.count()
 
@@ -55,16 +54,14 @@ class Extent:
 class ExtentCache:
     """Extents of all owners, at most *max_bytes*; the least recently used is evicted first.
 
-    While the process takes too much memory, the cache shrinks down to *min_bytes*: *take_excess*
-    returns how many bytes are too many. Safe for concurrent use: one lock guards the tables.
+    While *memory* has an excess, the cache shrinks, down to *min_bytes*. Safe for concurrent use:
+    one lock guards the tables.
     """
 
-    def __init__(
-        self, max_bytes: int, min_bytes: int = 0, take_excess: Callable[[], int] = no_excess
-    ) -> None:
+    def __init__(self, max_bytes: int, min_bytes: int = 0, memory: AnyMemory | None = None) -> None:
         self._max_bytes = max_bytes
         self._min_bytes = min_bytes
-        self._take_excess = take_excess
+        self._memory = memory or AnyMemory()
         self._lock = threading.Lock()
         self._used: OrderedDict[Extent, None] = OrderedDict()  # in the order of use
         self._extent_of_block: dict[tuple[int, int], Extent] = {}
@@ -91,7 +88,7 @@ class ExtentCache:
             self._bytes += len(extent.body)
             for key in extent.keys:
                 self._extent_of_block[key] = extent
-            excess = self._take_excess()
+            excess = self._memory.take_excess()
             limit = min(self._max_bytes, max(self._min_bytes, self._bytes - excess))
             while self._bytes > limit:
                 self._remove(next(iter(self._used)))

@@ -12,6 +12,7 @@ from typing import Final
 from taskfs.cache.block import BLOCK
 from taskfs.cache.block_reader import MAX_RUN, BlockReader
 from taskfs.support.buffers import Buffer
+from taskfs.support.private_memory import AnyMemory
 
 # Bytes of all windows together: less than half of the block cache, which also holds what was read.
 TOTAL_WINDOW: Final = 20 << 20
@@ -25,10 +26,14 @@ IDLE_S: Final = 2.0  # a reader counts for this long after it last fetched ahead
 
 
 class ReadAheadBudget:
-    """The bytes of read-ahead that all readers of a process share. Safe for concurrent use."""
+    """The bytes of read-ahead that all readers of a process share.
 
-    def __init__(self, total_bytes: int = TOTAL_WINDOW) -> None:
+    They are a quarter of *total_bytes* while *memory* is tight. Safe for concurrent use.
+    """
+
+    def __init__(self, total_bytes: int = TOTAL_WINDOW, memory: AnyMemory | None = None) -> None:
         self._total = total_bytes
+        self._memory = memory or AnyMemory()
         self._lock = threading.Lock()
         self._used: dict[int, float] = {}  # when each reader last fetched ahead, by its identity
 
@@ -38,7 +43,7 @@ class ReadAheadBudget:
         with self._lock:
             mine = id(reader)
             others = sum(now - at < IDLE_S for key, at in self._used.items() if key != mine)
-            return self._total // (others + 1)
+            return self._total // (others + 1) // (4 if self._memory.is_tight else 1)
 
     def register(self, reader: object) -> None:
         """Count *reader* for a while: it has just fetched ahead."""

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from taskfs.support.buffers import trim_pools
 from taskfs.support.fallback import log_fallback
 
 STATM: Final = "/proc/self/statm"  # proc(5); Linux only
@@ -12,12 +13,17 @@ STATM: Final = "/proc/self/statm"  # proc(5); Linux only
 INTERVAL_S: Final = 0.1
 
 
-def no_excess() -> int:
-    """Return 0: the process may take any amount of memory."""
-    return 0
+class AnyMemory:
+    """The memory of a process that may take any amount of it."""
+
+    is_tight = False
+
+    def take_excess(self) -> int:
+        """Return 0."""
+        return 0
 
 
-class PrivateMemory:
+class PrivateMemory(AnyMemory):
     """Compares the private memory of this process with *target_bytes*.
 
     Private memory is what no file backs: objects, buffers, stacks. Safe for concurrent use: two
@@ -28,9 +34,10 @@ class PrivateMemory:
         self._target_bytes = target_bytes
         self._clock = clock
         self._measured_s = float("-inf")
+        self.is_tight = False  # whether the last measurement was beyond the target
 
     def take_excess(self) -> int:
-        """Return the bytes beyond the target, which the caller frees.
+        """Free pooled buffers, and return the bytes beyond the target, which the caller frees.
 
         Return 0 if there are none, within INTERVAL_S of the last measurement, and on a system that
         does not tell.
@@ -46,4 +53,9 @@ class PrivateMemory:
             log_fallback(STATM, exc)
             self._measured_s = float("inf")
             return 0
-        return max(0, (resident - shared) * resource.getpagesize() - self._target_bytes)
+        excess = (resident - shared) * resource.getpagesize() - self._target_bytes
+        self.is_tight = excess > 0
+        if not self.is_tight:
+            return 0
+        trim_pools()
+        return excess

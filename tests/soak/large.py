@@ -78,13 +78,13 @@ def walk_large(context: Context, rng: random.Random) -> None:
     processor = rng.randrange(count)
     first = processor * TIMES * FIELDS
     top = context.mount / large.id / "outputs" / f"processor{processor}"
-    errors: list[OSError] = []
+
+    def stop(error: OSError) -> None:
+        raise error
+
     found = sum(
-        len(directories) + len(names)
-        for _, directories, names in os.walk(top, onerror=errors.append)
+        len(directories) + len(names) for _, directories, names in os.walk(top, onerror=stop)
     )
-    if errors:
-        raise errors[0]
     expected = count_entries(min(large.members - first, TIMES * FIELDS)) - 1
     if found != expected:
         raise ShortListing(f"{top}: {found} names, not {expected}")

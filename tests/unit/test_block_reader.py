@@ -16,6 +16,7 @@ from taskfs.cache.persistent_blocks import PersistentBlocks
 from taskfs.errors import Interrupted, StaleObject, Unavailable
 from taskfs.support.buffers import Buffer
 from taskfs.support.interruptible_wait import Waiter
+from taskfs.support.private_memory import AnyMemory
 from taskfs.support.stats import Stats
 from tests.archive_harness import DaemonPool, FakeObject, run_threads
 
@@ -267,8 +268,14 @@ def test_the_cache_counts_bytes_not_extents() -> None:
 
 def test_the_cache_shrinks_while_the_process_takes_too_much_memory() -> None:
     """R-52: The least recently used extents give up what is too much, but not the last ones."""
-    excess = [0, 0, 0, 350, 0, 10_000]
-    cache = ExtentCache(1000, 250, lambda: excess.pop(0))
+
+    class Memory(AnyMemory):
+        excess = iter((0, 0, 0, 350, 0, 10_000))
+
+        def take_excess(self) -> int:
+            return next(self.excess)
+
+    cache = ExtentCache(1000, 250, Memory())
     for index in range(3):
         cache.put(Extent(1, index, 1, bytes(200)))
     cache.put(Extent(1, 3, 1, bytes(200)))

@@ -21,5 +21,7 @@ def test_what_is_beyond_the_target_is_reported() -> None:
         assert memory.take_excess() == 0  # it was measured just now
         now += INTERVAL_S
         assert TARGET // 2 < memory.take_excess() < 2 * TARGET
+        assert memory.is_tight
     now += INTERVAL_S
     assert memory.take_excess() == 0
+    assert not memory.is_tight
