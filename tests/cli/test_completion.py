@@ -14,6 +14,7 @@ import pytest
 from taskfs.model import KNOWN_STATUSES
 from tests.cli.conftest import Command, Terminal
 from tests.fake_api import FakeCloud
+from tests.programs import require_program
 
 # Arguments that start each shell without its configuration, and the command that loads the script.
 SHELLS: Final = {
@@ -61,9 +62,7 @@ def test_tab_in_a_real_shell(
     taskfs: Command, cloud: FakeCloud, shell_path: str, shell: str
 ) -> None:
     """C-10: Tab in a real bash, zsh and fish completes commands, options and ids."""
-    executable = shutil.which(shell)
-    if executable is None:
-        pytest.skip(f"{shell} is not installed: apt-get install {shell}")
+    executable = require_program(shell)
     task = cloud.add_task("q7" + "x" * 23, status="started")
     cloud.add_task("z9" + "x" * 23, status="started")
     script = taskfs.cwd / "script"
@@ -89,13 +88,12 @@ def test_tab_in_a_real_shell(
 @pytest.mark.parametrize("shell", SHELLS)
 def test_the_shell_takes_the_script(taskfs: Command, shell: str) -> None:
     """C-10: The shell itself finds no fault in its script."""
-    if shutil.which(shell) is None:
-        pytest.skip(f"{shell} is not installed: apt-get install {shell}")
+    executable = require_program(shell)
     done = taskfs("completion", shell)
     assert (done.returncode, done.stderr) == (0, "")
     script = taskfs.cwd / "script"
     script.write_text(done.stdout)
-    checked = subprocess.run([shell, "-n", script], capture_output=True, text=True, timeout=60)
+    checked = subprocess.run([executable, "-n", script], capture_output=True, text=True, timeout=60)
     assert (checked.returncode, checked.stderr) == (0, "")
 
 

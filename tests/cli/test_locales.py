@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from tests.cli.conftest import TIMEOUT_S, Command
 from tests.fake_api import FakeCloud
 from tests.fork_server import COMMAND
+from tests.programs import require_program
 
 FILES = {"plain.txt": b"p", "é.txt": b"e", "Σ/日本.txt": b"s"}
 PROJECT = "été Σ"
@@ -21,8 +21,7 @@ PROJECT = "été Σ"
 def locales(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with an en_US locale in ISO-8859-1."""
     mountpoint = tmp_path_factory.mktemp("locales")
-    localedef = shutil.which("localedef")
-    assert localedef, "localedef is missing: apt-get install libc-bin locales"
+    localedef = require_program("localedef", "libc-bin locales")
     done = subprocess.run(
         [localedef, "-i", "en_US", "-f", "ISO-8859-1", str(mountpoint / "en_US")],
         capture_output=True,

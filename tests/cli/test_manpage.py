@@ -1,7 +1,6 @@
 """The manual page: complete, and valid roff."""
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from taskfs.options import OPTIONS
 from taskfs.tree.text_files import TEXT_FILES
 from tests.cli.conftest import Command
 from tests.fork_server import ROOT
+from tests.programs import require_program
 from tests.unit.test_layers import THIRD_PARTY
 
 PAGE = format_manual(taskfs, "2026-01-02")
@@ -42,8 +42,7 @@ def test_the_command_prints_the_source_into_a_pipe(bare: Command) -> None:
 
 def test_the_command_shows_the_page_on_a_terminal(bare: Command) -> None:
     """C-32: On a terminal `taskfs manpage` shows the page with man(1)."""
-    if shutil.which("man") is None:
-        pytest.skip("man is not installed: apt-get install man-db")
+    require_program("man", "man-db")
     with bare.terminal("manpage", MANPAGER="cat", MANOPT="-P cat", MANWIDTH="100") as terminal:
         assert terminal.end() == 0, terminal.text
     shown = re.sub(r".\x08|\x1b\[[0-9;]*m", "", terminal.text)
@@ -61,8 +60,7 @@ def test_the_command_works_without_man(bare: Command) -> None:
 
 def test_groff_takes_it_and_shows_all() -> None:
     """C-11: groff renders the page, which has each command, option and setting."""
-    if shutil.which("groff") is None:
-        pytest.skip("groff is not installed: apt-get install groff-base")
+    require_program("groff", "groff-base")
     text = rendered(PAGE)
     for name in COMMANDS:
         assert f"taskfs {name} [OPTIONS]" in text
@@ -79,10 +77,8 @@ def test_groff_takes_it_and_shows_all() -> None:
 
 def test_mandoc_finds_nothing_wrong() -> None:
     """C-11: `mandoc -T lint` finds no fault."""
-    if shutil.which("mandoc") is None:
-        pytest.skip("mandoc is not installed: apt-get install mandoc")
     done = subprocess.run(
-        ["mandoc", "-T", "lint", "-W", "warning"],
+        [require_program("mandoc"), "-T", "lint", "-W", "warning"],
         input=PAGE,
         capture_output=True,
         text=True,

@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from taskfs.cli.systemd_unit import fstab_line, unit_text
 from tests.cli.conftest import Command
+from tests.programs import require_program
 
 ODD_NAMES = ["tasks", "with space", "100%", "$HOME", 'quo"te', "back\\slash", "semi;colon", "ä"]
 
@@ -34,13 +34,12 @@ def run(program: Path, bare: Command, *arguments: str, prefix: tuple[str, ...] =
 
 def verify(text: str, directory: Path) -> None:
     """Fail unless `systemd-analyze verify` accepts *text* without output."""
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("systemd-analyze is not installed: apt-get install systemd")
+    analyze = require_program("systemd-analyze", "systemd")
     file = directory / "taskfs.service"
     file.write_text(text)
     (directory / "run").mkdir(exist_ok=True)
     done = subprocess.run(
-        ["systemd-analyze", "--user", "verify", str(file)],
+        [analyze, "--user", "verify", str(file)],
         env={**os.environ, "XDG_RUNTIME_DIR": str(directory / "run"), "LC_ALL": "C.UTF-8"},
         capture_output=True,
         text=True,

@@ -19,6 +19,7 @@ from tests.fake_api import FakeCloud
 from tests.file_systems import assert_same
 from tests.mounts import eventually
 from tests.outputs import LONG_AGO
+from tests.programs import require_program
 
 pytestmark = pytest.mark.mount
 
@@ -86,16 +87,15 @@ def test_reads_beside_reads(task: Path) -> None:
 
 def test_files_of_gnome(task: Path, tmp_path: Path) -> None:
     """G-2: `gio cat` and `gio copy` give the bytes of members and text files."""
-    if shutil.which("gio") is None:
-        pytest.skip("gio is not installed: apt-get install libglib2.0-bin")
+    gio = require_program("gio", "libglib2.0-bin")
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
     for name in ("status", "kill", "info.json"):
         done = subprocess.run(
-            ["gio", "cat", task / name], capture_output=True, env=environment, timeout=30
+            [gio, "cat", task / name], capture_output=True, env=environment, timeout=30
         )
         assert (done.returncode, done.stdout) == (0, (task / name).read_bytes())
         subprocess.run(
-            ["gio", "copy", task / name, tmp_path / "x"], env=environment, timeout=30, check=True
+            [gio, "copy", task / name, tmp_path / "x"], env=environment, timeout=30, check=True
         )
         assert (tmp_path / "x").read_bytes() == (task / name).read_bytes()
 
