@@ -78,6 +78,7 @@ class Core(NamedTuple):
     client: TaskClient | OfflineAPI
     pools: tuple[Executor, ...] = ()
     machines: Machines | None = None
+    walk: TaskWalk | None = None
 
     def begin(self, pending: PendingPages | None = None) -> list[TaskPage]:
         """Load and return the first page of each listing, or wait for the *pending* ones.
@@ -86,6 +87,11 @@ class Core(NamedTuple):
             AccessDenied, Unavailable, BadAnswer, NotFound: the API does not answer, or refuses.
         """
         return self.tree.context.task_cache.load_first_page(pending)
+
+    def expect_tasks(self, ids: Sequence[str]) -> None:
+        """Have the archives of *ids*, which a command reads next, requested together."""
+        if self.walk is not None:
+            self.walk.note_view(ids)
 
     def close(self) -> None:
         """Close the connections and the database, and let the threads end.
@@ -263,9 +269,10 @@ def open_core(
         attr_timeout_s=attr_timeout_s,
     )
     groups = TaskGroups(task_cache)
+    walk = None
     if not config.offline:
         budget = resources.sequential_files_budget
-        _follow_walks(task_cache, groups, archives, budget, pool)
+        walk = _follow_walks(task_cache, groups, archives, budget, pool)
     context = TreeContext(
         api=client,
         task_cache=task_cache,
@@ -287,7 +294,7 @@ def open_core(
         demo_environment=_environment(config) if config.demo else None,
     )
     pools = (pool, index_pool, resources.pool, resources.decoding, resources.saving)
-    return Core(Tree(context), client, pools, machines)
+    return Core(Tree(context), client, pools, machines, walk)
 
 
 def _follow_walks(
@@ -296,8 +303,8 @@ def _follow_walks(
     archives: ArchiveRegistry,
     budget: ReadAheadBudget,
     pool: Executor,
-) -> None:
-    """Prefetch archives and members of the tasks that a task walk will reach next."""
+) -> TaskWalk:
+    """Prefetch archives and members of the tasks that the returned walk will reach next."""
 
     def prefetch(ids: Sequence[str], walked: Walked) -> None:
         if walked.path:
@@ -315,6 +322,7 @@ def _follow_walks(
     archives.on_use = walk.note
     archives.on_read = members.note
     groups.on_list = walk.note_view
+    return walk
 
 
 def _environment(config: Config) -> dict[str, str]:

@@ -47,8 +47,7 @@ def open_tree(settings: Settings, paths: Sequence[TaskPath]) -> Iterator[TreeFin
     try:
         if isinstance(core.client, OfflineAPI):
             core.client.check()
-        # The archives of the tasks that come next are requested together, as in a walk.
-        core.tree.context.views.groups_of_tasks.on_list([path.task for path in paths])
+        core.expect_tasks([path.task for path in paths])
         yield TreeFinder(core, first)
     except BaseException:
         core.close()

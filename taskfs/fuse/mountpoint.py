@@ -21,8 +21,8 @@ T = TypeVar("T")
 
 # errno of a path whose FUSE daemon is gone (fuse(4)): ENOTCONN, or ECONNABORTED while it ends.
 DEAD: Final = (errno.ENOTCONN, errno.ECONNABORTED)
-# Seconds to wait for the daemon's end after an unmount. It closes its connections and writes its
-# caches within SHUTDOWN_TIMEOUT_S; the rest is a margin for a busy machine.
+# Seconds to wait for the daemon's end after an unmount: DRAIN_TIMEOUT_S for its requests,
+# CLOSE_TIMEOUT_S for its connections and caches, and a margin for a busy machine.
 END_TIMEOUT_S: Final = 10.0
 # Seconds to wait after a lazy unmount. Open files may keep the daemon running for any time.
 LAZY_TIMEOUT_S: Final = 2.0

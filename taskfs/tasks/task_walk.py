@@ -166,7 +166,7 @@ class TaskWalk:
         self._view_ids: Sequence[str] = ()
 
     def note_view(self, ids: Sequence[str]) -> None:
-        """Note that a program listed a view of *ids*, which may lie scattered in the account."""
+        """Note that a program has listed *ids*, which may lie scattered in the account."""
         if self._view_ids != ids:
             self._view_ids = ids
 

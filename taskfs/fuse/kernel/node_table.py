@@ -107,10 +107,10 @@ class NodeTable:
     def beneath(self, paths: Sequence[str]) -> "list[array[int]]":
         """Return the nodeids at and beneath each of *paths*, which are found in one pass.
 
-        A node beneath two of them is only in the list of the longer path.
+        No path may lie beneath another one.
         """
         inside = {ROOT_ID: len(paths)}  # of directories: the list; the last one is dropped
-        for number, path in sorted(enumerate(paths), key=lambda each: each[1].count("/")):
+        for number, path in enumerate(paths):
             tops = {ROOT_ID}
             for name in path.strip("/").encode("utf-8", "surrogateescape").split(b"/"):
                 tops = {each for parent in tops for each in self._named(parent, name)}

@@ -50,7 +50,7 @@ MAX_IDLE: Final = 16  # threads that wait for the lead; further ones end after a
 # leaves fast stores idle.
 BACKGROUND: Final = 64
 # Seconds that requests in flight get to end once the mount is gone.
-SHUTDOWN_TIMEOUT_S: Final = 2.0
+DRAIN_TIMEOUT_S: Final = 2.0
 FEATURES: Final = (
     Feature.ASYNC_READ
     | Feature.BIG_WRITES
@@ -153,9 +153,9 @@ class Session:
             raise
         except Exception as exc:
             self._end(exc)
-        deadline_s = time.monotonic() + SHUTDOWN_TIMEOUT_S
+        deadline_s = time.monotonic() + DRAIN_TIMEOUT_S
         while self._running and self._failure is None and time.monotonic() < deadline_s:
-            time.sleep(SHUTDOWN_TIMEOUT_S / 100)
+            time.sleep(DRAIN_TIMEOUT_S / 100)
         if self._failure is not None:
             raise MountError(f"the mount ended: {self._failure}") from self._failure
 
