@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from taskfs.archive.archive import Archive
 from taskfs.archive.bounds import DECODE_AHEAD_BYTES, SEQUENTIAL_FILES_BYTES, STRETCH
-from taskfs.archive.decoder_limits import CheckpointBudget
+from taskfs.archive.decoder_limits import TOTAL_CHECKPOINTS, CheckpointBudget
 from taskfs.archive.open_archive import open_archive
 from taskfs.archive.resources import ArchiveResources
 from taskfs.cache.disk_cache import FORMAT, DiskCache
@@ -56,8 +56,9 @@ NO_TURN_SERVER: Final = "127.0.0.1:9"
 # those of all windows of read-ahead, and some that were read.
 BLOCK_MEMORY: Final = 32 << 20
 SPAN_MEMORY: Final = 16 << 20
-# Bytes of private memory of a mount above which these caches and the read-ahead shrink, down to a
-# quarter. Large listings, archives and answers take more for a moment: up to 160 MB in all.
+# Bytes of private memory of a mount above which these caches, the checkpoints and the read-ahead
+# shrink, down to a quarter. Large listings, archives and answers take more for a moment: up to
+# 160 MB in all.
 PRIVATE_MEMORY: Final = 128 << 20
 # Threads, and so requests in flight, to the store and to the API.
 STORE_THREADS: Final = 8
@@ -169,7 +170,7 @@ def open_resources(
         spans=ExtentCache(span_memory, span_memory // 4, memory),
         budget=ReadAheadBudget(TOTAL_WINDOW, memory),
         sequential_files_budget=ReadAheadBudget(SEQUENTIAL_FILES_BYTES, memory),
-        checkpoints=CheckpointBudget(),
+        checkpoints=CheckpointBudget(TOTAL_CHECKPOINTS, memory),
         decode_budget=ReadAheadBudget(max(DECODE_AHEAD_BYTES, (workers + 1) * STRETCH), memory),
         max_workers=workers,
         push_enabled=push_enabled,

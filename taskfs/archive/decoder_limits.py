@@ -5,6 +5,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from taskfs.support.private_memory import AnyMemory
+
 # Checkpoints of all members together: about 54 KB each, so 20 MB at most.
 TOTAL_CHECKPOINTS: Final = 384
 # Decoders that are kept while no file of theirs is open.
@@ -27,21 +29,24 @@ class Evictable(Protocol):
 class CheckpointBudget:
     """Bounds the checkpoints of all members: the least recently used decoder drops its own.
 
-    Safe for concurrent use; it calls `forget` of a decoder without holding its own lock.
+    A quarter of *total* is kept while *memory* is tight. Safe for concurrent use; it calls `forget`
+    of a decoder without holding its own lock.
     """
 
-    def __init__(self, total: int = TOTAL_CHECKPOINTS) -> None:
+    def __init__(self, total: int = TOTAL_CHECKPOINTS, memory: AnyMemory | None = None) -> None:
         self._total = total
+        self._memory = memory or AnyMemory()
         self._lock = threading.Lock()
         self._counts: OrderedDict[Evictable, int] = OrderedDict()
 
     def note(self, decoder: Evictable, count: int) -> None:
         """Note that *decoder* was used and holds *count* checkpoints now."""
         evicted = []
+        total = self._total // (4 if self._memory.is_tight else 1)
         with self._lock:
             self._counts[decoder] = count
             self._counts.move_to_end(decoder)
-            while sum(self._counts.values()) > self._total and len(self._counts) > 1:
+            while sum(self._counts.values()) > total and len(self._counts) > 1:
                 evicted.append(self._counts.popitem(last=False)[0])
         for other in evicted:
             other.forget()

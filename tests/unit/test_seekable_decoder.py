@@ -23,6 +23,7 @@ from taskfs.core import SPAN_MEMORY
 from taskfs.errors import CorruptData, Interrupted, TaskFSError, Unavailable
 from taskfs.support.buffers import Buffer
 from taskfs.support.interruptible_wait import Waiter
+from taskfs.support.private_memory import AnyMemory
 from tests.archive_harness import DaemonPool, run_threads
 from tests.zips import cheap_bytes, deflate, lzma_alone, pack
 
@@ -462,6 +463,24 @@ def test_the_least_recently_used_member_drops_its_checkpoints(
     three.check_whole()
     assert one.decoder.checkpoint_count
     assert not two.decoder.checkpoint_count
+
+
+def test_checkpoints_shrink_while_the_process_takes_too_much_memory(
+    decoding: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R-52: A quarter of the checkpoints is kept while memory is tight; the decoder in use keeps
+    its own."""
+    monkeypatch.setattr(cursor_pool, "FIRST_SPACING", SPAN)
+    memory = AnyMemory()
+    room = CheckpointBudget(80, memory)
+    ones = [decoding(BODY, deflate(BODY, 0), room=room, span_bytes=SPAN) for _ in range(12)]
+    for one in ones:
+        one.check_whole()
+    assert 20 < sum(one.decoder.checkpoint_count for one in ones) <= 80
+    memory.is_tight = True
+    ones[0].check_whole()
+    assert sum(one.decoder.checkpoint_count for one in ones) <= 20
+    assert ones[0].decoder.checkpoint_count
 
 
 def test_closed_inflaters_leave_the_room_and_their_sources(decoding: Make) -> None:
