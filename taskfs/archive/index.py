@@ -102,9 +102,9 @@ class Children(Mapping[str, Folder | Member]):
         """Return the children [start, stop) of the listing; no object is made of a member."""
         return self._index.child_rows(self._folder, start, min(stop, len(self)))
 
-    def rows_after(self, member: Member) -> list[ChildRow]:
-        """Return some of the members that follow *member* in the archive's order."""
-        return self._index.rows_after(self._folder, member.number)
+    def rows_after(self, number: int, count: int = BATCH) -> list[ChildRow]:
+        """Return up to *count* of the members that follow this one in the archive's order."""
+        return self._index.rows_after(self._folder, number, count)
 
 
 class Members(Sequence[Member]):
@@ -200,12 +200,12 @@ class ArchiveIndex:
                 rows += self._member_rows(child, count)
         return rows
 
-    def rows_after(self, folder: int, number: int) -> list[ChildRow]:
+    def rows_after(self, folder: int, number: int, most: int) -> list[ChildRow]:
         """Return the members of *folder* that follow that with this `number` without a gap."""
         numbers, parents = self.tables["number"], self.tables["parent"]
         first = bisect_right(numbers, number)
         count = 0
-        for parent in parents[first : first + BATCH]:
+        for parent in parents[first : first + most]:
             if parent != folder:
                 break
             count += 1

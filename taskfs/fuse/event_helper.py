@@ -1,8 +1,7 @@
 """A separate program: makes the calls on a mount for which the kernel sends inotify events.
 
-taskfs runs this file's text as `python -I -S -c`. It is another process because a daemon that
-waits for its own mount cannot be killed: its descriptor of /dev/fuse stays open while it waits, so
-the kernel does not end the wait. It imports nothing of taskfs, to start fast.
+taskfs runs this file's text as `python -I -S -c`; see `helper_process`. It imports nothing of
+taskfs, to start fast.
 
 Standard input is a socket whose messages are one call each: the device of the mount, the name of
 the call, the mountpoint, the path in it and the target of a link, separated by NUL. The answer is

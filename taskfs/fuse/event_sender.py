@@ -3,9 +3,6 @@
 import errno
 import logging
 import os
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -13,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from taskfs.fuse.event_operations import EventOperations
+from taskfs.fuse.helper_process import Helper, start_helper
 from taskfs.tree.tree_events import TreeEvent
 
 log = logging.getLogger(__name__)
@@ -55,8 +53,7 @@ class EventSender:
         self._stopped = stopped
         # Read now, because an upgrade may remove the file under a running daemon.
         self._program = Path(__file__).with_name("event_helper.py").read_text(encoding="utf-8")
-        self._helper: subprocess.Popen[bytes] | None = None
-        self._channel: socket.socket | None = None
+        self._helper: Helper | None = None
         self._paused_until_s = float("-inf")
         self._is_refusal_logged = False
 
@@ -75,13 +72,9 @@ class EventSender:
 
     def close(self) -> None:
         """End the helper; do not wait for it, because its call may wait for the mount."""
-        helper, channel = self._helper, self._channel
-        self._helper = self._channel = None
-        if channel is not None:
-            channel.close()
+        helper, self._helper = self._helper, None
         if helper is not None:
-            helper.kill()
-            threading.Thread(target=helper.wait, name="taskfs-reap", daemon=True).start()
+            helper.end()
 
     def _send(self, event: TreeEvent) -> bool:
         """Make the call of one event; return False if it must be repeated."""
@@ -112,31 +105,14 @@ class EventSender:
 
     def _call(self, event: TreeEvent) -> int:
         """Return the errno of the helper's call; raise OSError if there is no answer."""
-        if self._helper is None or self._channel is None:
-            self._helper, self._channel = self._start()
+        helper = self._helper
+        if helper is None:
+            helper = self._helper = start_helper(self._program)
+            helper.channel.settimeout(CALL_TIMEOUT_S)
         words = (self._device, event.kind.value, self._mountpoint, event.path, event.target)
-        with self._operations.announced(event, self._helper.pid):
-            self._channel.send(b"\0".join(map(os.fsencode, words)))
-            answer = self._channel.recv(16)
+        with self._operations.announced(event, helper.process.pid):
+            helper.channel.send(b"\0".join(map(os.fsencode, words)))
+            answer = helper.channel.recv(16)
         if not answer:
             raise OSError(errno.EPIPE, "the helper has ended")
         return int(answer)
-
-    def _start(self) -> tuple["subprocess.Popen[bytes]", socket.socket]:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            ours.settimeout(CALL_TIMEOUT_S)
-            helper = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", self._program],
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-                start_new_session=True,
-            )
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        return helper, ours

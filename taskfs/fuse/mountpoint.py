@@ -31,6 +31,7 @@ LAZY_TIMEOUT_S: Final = 2.0
 ASK_TIMEOUT_S: Final = 2.0
 MAX_LINKS: Final = 40  # links in a row, as in the kernel: path_resolution(7)
 POLL_S: Final = 0.02  # seconds between two checks of whether the daemon has ended
+HELPER_S: Final = 0.1  # seconds that a call of a helper on the mount may take, with a margin
 PROC: Final = "/proc"
 MNT_DETACH: Final = 2  # umount2(2)
 
@@ -121,9 +122,9 @@ def umount(mountpoint: Path, *, lazy: bool) -> None:
     pid = _read_pid(mountpoint)
     lazy = lazy or (pid is None and is_dead(mountpoint))
     try:
-        _unmount(mountpoint, lazy=lazy)
+        _unmount_if_idle(mountpoint, lazy=lazy)
     except MountError as exc:
-        if "busy" in str(exc).lower():
+        if _is_busy(exc):
             raise MountError(
                 f"{mountpoint} is busy: end what uses it (fuser -vm {mountpoint}), "
                 "or detach it with taskfs umount --lazy"
@@ -138,6 +139,21 @@ def umount(mountpoint: Path, *, lazy: bool) -> None:
                 return  # the daemon serves until the last open file is closed
             raise MountError(f"{mountpoint} is unmounted, but its process {pid} still runs")
         time.sleep(POLL_S)
+
+
+def _unmount_if_idle(mountpoint: Path, *, lazy: bool) -> None:
+    """Unmount; if it is busy, try again once: a helper of the daemon may use it."""
+    try:
+        _unmount(mountpoint, lazy=lazy)
+    except MountError as exc:
+        if not _is_busy(exc):
+            raise
+        time.sleep(HELPER_S)
+        _unmount(mountpoint, lazy=lazy)
+
+
+def _is_busy(error: MountError) -> bool:
+    return "busy" in str(error).lower()
 
 
 def _unmount(mountpoint: Path, *, lazy: bool) -> None:

@@ -114,6 +114,13 @@ class TaskOperations:
         """Let the kernel keep what belongs to one version of an archive: see `PageCache`."""
         self._tree.context.page_cache.keep_versions(invalidate)
 
+    def on_walk(self, call: Callable[[str], bool]) -> None:
+        """Have *call* called with the path of a directory whose names are looked up one by one.
+
+        It returns whether the next names will be read ahead, and must not wait.
+        """
+        self._tree.on_walk = call
+
     def is_loaded_directory(self, path: str) -> bool:
         """Whether an archive that is loaded has a directory at *path*; do not wait."""
         return self._tree.is_loaded_directory(path)
@@ -138,18 +145,29 @@ class TaskOperations:
         node = self._tree.resolve(path)
         children = node.children()
         entries = children if isinstance(children, Sequence) else list(children)
+        return self._listing(entries, node.lifetime, node.known_attrs)
 
+    def next_entries(self, path: str) -> DirectoryListing:
+        """Return the entries in a directory that a program will ask for next: see `Tree`."""
+        return self._listing(*self._tree.next_entries(path))
+
+    def _listing(
+        self,
+        entries: Sequence[Entry],
+        lifetime: Callable[[], Lifetime],
+        known_attrs: Callable[[str], Attrs | None] = lambda name: None,
+    ) -> DirectoryListing:
         def attributed(start: int) -> Iterator[tuple[Entry, FileAttributes | None]]:
             pairs: Iterator[tuple[Entry, Attrs | None]]
             if isinstance(entries, AttributedEntries):
                 pairs = entries.attributed(start)
             else:
                 listed = map(entries.__getitem__, range(start, len(entries)))
-                pairs = ((entry, node.known_attrs(entry.name)) for entry in listed)
+                pairs = ((entry, known_attrs(entry.name)) for entry in listed)
             for entry, attrs in pairs:
                 yield entry, None if attrs is None else self._policy.apply(attrs)
 
-        return DirectoryListing(entries, attributed, node.lifetime)
+        return DirectoryListing(entries, attributed, lifetime)
 
     def readlink(self, path: str) -> str:
         return self._tree.resolve(path).target()

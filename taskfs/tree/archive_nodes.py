@@ -28,6 +28,11 @@ from taskfs.tree.page_cache import PageCache
 
 T = TypeVar("T")
 
+# Names in a row that a program looks up before those that follow are read ahead, and how many of
+# them at once. A program that lists a directory first looks up none.
+WALK_STREAK: Final = 32
+NAMES_AHEAD: Final = 1024
+
 MEMBER_XATTRS: Final[dict[str, Callable[[Member], str]]] = {
     "user.taskfs.compressed_size": lambda member: str(member.compressed_size),
     "user.taskfs.crc32": lambda member: f"{member.crc32:08x}",
@@ -125,6 +130,8 @@ class ArchiveDirectoryNode(Directory):
         # which are read together: programs ask for one after another.
         self._last = -1
         self._next_rows: dict[str, ChildRow] = {}
+        self._streak = 0  # members in a row that were asked for, by their attributes
+        self._names_end = -1  # the last member whose name was read ahead
 
     def attrs(self) -> Attrs:
         mtime_ns = self._read(lambda folder: folder.mtime_ns)
@@ -143,11 +150,32 @@ class ArchiveDirectoryNode(Directory):
         if isinstance(child, Folder):
             return folder_attrs(inode(path), child.mtime_ns, self._origin)
         number = child.number or 0
-        if isinstance(child, Member) and number == self._last + 1:
-            rows = self._read(lambda folder: folder.children.rows_after(child))
+        is_next = number == self._last + 1
+        if isinstance(child, Member) and is_next:
+            rows = self._read(lambda folder: folder.children.rows_after(number))
             self._next_rows = {row.name: row for row in rows}
         self._last = number
+        self._streak = self._streak + 1 if is_next or number == self._names_end + 1 else 0
         return member_attrs(path, child, self._origin.inode_base + number, self._origin)
+
+    def is_walked(self) -> bool:
+        """Whether names should be read ahead: the last members were asked for one by one."""
+        return (
+            self._streak >= WALK_STREAK
+            and self._last > self._names_end
+            and len(self._next_rows) >= WALK_STREAK
+        )
+
+    def expect_names(self) -> None:
+        """Note that the next names are about to be read: `is_walked` is False up to their end."""
+        self._names_end = self._last + NAMES_AHEAD
+
+    def next_entries(self) -> ArchiveEntries:
+        """Return the entries that a program which walks will ask for next."""
+        rows = self._read(lambda folder: folder.children.rows_after(self._last, NAMES_AHEAD))
+        if rows:
+            self._names_end = rows[-1].number or 0
+        return ArchiveEntries(self.path, len(rows), self._origin, lambda a, b: rows[a:b])
 
     def _child(self, name: str) -> Folder | Member:
         child = self._read(lambda folder: folder.children.get(name))

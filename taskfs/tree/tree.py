@@ -4,13 +4,16 @@ A name that cannot exist causes no request.
 """
 
 import time
+from collections.abc import Callable
 from typing import Final
 
 from taskfs.archive.index import Folder
+from taskfs.errors import NotFound
 from taskfs.tree.archive_nodes import ArchiveDirectoryNode, ArchiveRootNode
 from taskfs.tree.context import TreeContext
 from taskfs.tree.handle_table import HandleTable
-from taskfs.tree.nodes import Attrs, Node
+from taskfs.tree.lifetime import Lifetime
+from taskfs.tree.nodes import AttributedEntries, Attrs, Node
 from taskfs.tree.root_node import RootNode
 from taskfs.tree.task_node import DIRECTORIES
 
@@ -28,6 +31,9 @@ class Tree:
         # epoch: programs look up the names of a directory one after another. Single operations of a
         # dict need no lock.
         self._directories: dict[str, tuple[float, int, ArchiveDirectoryNode]] = {}
+        # Called with the path of a directory whose next names should be read ahead; returns whether
+        # they will be.
+        self.on_walk: Callable[[str], bool] | None = None
 
     def resolve(self, path: str) -> Node:
         """Return the node at *path*, which starts with a slash.
@@ -57,11 +63,24 @@ class Tree:
         """Return the attributes of the node at *path*; raise as `resolve` does."""
         parent, _, last = path.rpartition("/")
         directory = self._directory(parent)
-        return (
-            directory.attrs_of(last)
-            if directory is not None and last
-            else self.resolve(path).attrs()
-        )
+        if directory is None or not last:
+            return self.resolve(path).attrs()
+        attrs = directory.attrs_of(last)
+        if self.on_walk is not None and directory.is_walked() and self.on_walk(parent):
+            directory.expect_names()
+        return attrs
+
+    def next_entries(self, path: str) -> tuple[AttributedEntries, Callable[[], Lifetime]]:
+        """Return the entries of the directory at *path* that a program will ask for next, and their
+        `Node.lifetime`.
+
+        Raises:
+            NotFound: no directory of an archive was used there lately.
+        """
+        directory = self._directory(path)
+        if directory is None:
+            raise NotFound(path)
+        return directory.next_entries(), directory.lifetime
 
     def is_loaded_directory(self, path: str) -> bool:
         """Whether an archive that is loaded has a directory at *path*; do not wait."""

@@ -537,7 +537,7 @@ def test_names_are_found_in_any_order(order: str) -> None:
             assert found is None
             continue
         assert isinstance(found, Member) and (found.path, found.size) == (path, int(name[1:]))
-        rows = children.rows_after(found)
+        rows = children.rows_after(found.number)
         following = [each for each in index.members if each.number > found.number]
         expected = [each for each in following if each.path.startswith(f"{inner}/")]
         assert [(row.name, row.number, row.size) for row in rows] == [

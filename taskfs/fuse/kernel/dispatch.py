@@ -81,11 +81,12 @@ class Dispatch:
         operations: TaskOperations,
         packer: Packer,
         write_pages: Callable[[int, int, Buffer], None],
+        is_name_reader: Callable[[], bool] = lambda: False,
     ) -> None:
         self._operations = operations
         self._packer = packer
         self.nodes = NodeTable()
-        self._directories = OpenDirectories(operations, packer, self.nodes)
+        self._directories = OpenDirectories(operations, packer, self.nodes, is_name_reader)
         self._pushes = PagePush(write_pages)
         self._pushable: dict[int, PushableHandle] = {}  # open files by number
         self._methods: dict[int, Callable[[int, memoryview], Answer]] = {

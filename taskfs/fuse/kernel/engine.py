@@ -9,6 +9,7 @@ from taskfs.errors import MountError
 from taskfs.fuse.engine import MountOptions, ProtocolRefused
 from taskfs.fuse.kernel.channel import Channel
 from taskfs.fuse.kernel.mounting import mount_device
+from taskfs.fuse.kernel.name_reader import NameReader
 from taskfs.fuse.kernel.protocol import Packer
 from taskfs.fuse.kernel.session import Session, calling_pid, interrupted
 from taskfs.fuse.mount_table import mounted_device
@@ -35,10 +36,12 @@ class KernelEngine:
         channel = Channel(mount_device(str(self._mountpoint), self._options))
         on_mounted()
         users = frozenset({0, os.getuid()}) if self._options.allow_root else None
+        names = NameReader(str(self._mountpoint), mounted_device(self._mountpoint) or "")
         packer = Packer(self._options.attr_timeout_s)
         try:
             session = Session(operations, channel, packer, on_live, users)
             session.keep_versions()
+            session.read_names_ahead(names)
             session.serve()
         except ProtocolRefused:
             with contextlib.suppress(MountError):
@@ -46,6 +49,7 @@ class KernelEngine:
             raise
         finally:
             channel.close()
+            names.close()
 
     def interrupted(self) -> bool:
         return interrupted()

@@ -4,7 +4,7 @@ import contextlib
 import errno
 import itertools
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Final
 
@@ -20,25 +20,41 @@ _DOTS: Final = (Entry(".", DIRECTORY_MODE, 0), Entry("..", DIRECTORY_MODE, 0))
 
 
 class _OpenDirectory:
-    """An open directory with the listing of its last read from the start."""
+    """An open directory with the listing of its last read from the start.
 
-    __slots__ = ("contents", "listing", "path")
+    For the program that reads names ahead, the listing is a part of the directory.
+    """
 
-    def __init__(self, path: str, contents: object) -> None:
+    __slots__ = ("contents", "is_part", "listing", "path")
+
+    def __init__(
+        self, path: str, contents: object = None, part: DirectoryListing | None = None
+    ) -> None:
         self.path = path
         self.contents = contents
-        self.listing: DirectoryListing | None = None
+        self.listing = part
+        self.is_part = part is not None
 
 
 class OpenDirectories:
     """The open directories of one mount, by number.
 
+    *is_name_reader* says whether the calling process is the one that reads names ahead: see
+    `name_reader`.
+
     Safe for concurrent use: the tables of nodes and listings have locks of their own, and the table
     of open directories changes by single operations of a dict.
     """
 
-    def __init__(self, operations: TaskOperations, packer: Packer, nodes: NodeTable) -> None:
+    def __init__(
+        self,
+        operations: TaskOperations,
+        packer: Packer,
+        nodes: NodeTable,
+        is_name_reader: Callable[[], bool],
+    ) -> None:
         self._operations = operations
+        self._is_name_reader = is_name_reader
         self._packer = packer
         self._nodes = nodes
         self._cache = DirectoryCache()
@@ -48,6 +64,11 @@ class OpenDirectories:
     def open(self, nodeid: int) -> bytes:
         """Answer an OPENDIR."""
         path = self._nodes.path(nodeid)
+        if self._is_name_reader():
+            fh = next(self._numbers)
+            part = self._operations("next_entries", path)
+            self._directories[fh] = _OpenDirectory(path, part=part)
+            return OPEN_OUT.pack(fh, 0, 0)
         contents = self._operations("opendir", path)  # a directory that is gone is ENOENT here
         fh = next(self._numbers)
         self._directories[fh] = _OpenDirectory(path, contents)
@@ -56,7 +77,7 @@ class OpenDirectories:
     def release(self, nodeid: int, body: memoryview) -> None:
         """Carry out a RELEASEDIR."""
         directory = self._directories.pop(RELEASE_IN.unpack_from(body)[0], None)
-        if directory is not None:
+        if directory is not None and not directory.is_part:
             self._cache.close(nodeid, directory.contents)
 
     def forget(self, nodeid: int) -> None:
@@ -73,7 +94,7 @@ class OpenDirectories:
         if directory is None:
             raise OSError(errno.EBADF, "")
         with _without_enoent():
-            if directory.listing is None or not offset:
+            if directory.listing is None or (not offset and not directory.is_part):
                 directory.listing = self._operations("readdir", directory.path)
             return self._pack(nodeid, directory.listing, offset, size, plus=plus)
 

@@ -20,6 +20,7 @@ from taskfs.fuse.kernel.channel import Channel
 from taskfs.fuse.kernel.dispatch import NO_ANSWER, Answer, Dispatch
 from taskfs.fuse.kernel.invalidation import Invalidator
 from taskfs.fuse.kernel.lead import Lead
+from taskfs.fuse.kernel.name_reader import NameReader
 from taskfs.fuse.kernel.protocol import (
     HEADER_IN,
     HEADER_OUT,
@@ -119,7 +120,8 @@ class Session:
         self._operations = operations
         self._channel = channel
         self._invalidator: Invalidator | None = None
-        self._dispatch = Dispatch(operations, packer, self._write_pages)
+        self._name_reader: NameReader | None = None
+        self._dispatch = Dispatch(operations, packer, self._write_pages, self._is_name_reader)
         self._on_ready = on_ready
         self._users = users
         self._lock = threading.Lock()
@@ -134,6 +136,15 @@ class Session:
         operations, nodes = self._operations, self._dispatch.nodes
         self._invalidator = Invalidator(self._channel, nodes, operations.is_loaded_directory)
         operations.keep_versions(self._invalidator.invalidate)
+
+    def read_names_ahead(self, reader: NameReader) -> None:
+        """Have *reader* read the next names of a directory whose names are looked up in turn."""
+        self._name_reader = reader
+        self._operations.on_walk(reader.read)
+
+    def _is_name_reader(self) -> bool:
+        reader = self._name_reader
+        return reader is not None and reader.pid == calling_pid() != 0
 
     def serve(self) -> None:
         """Answer requests until the mount is gone, and wait a short time for those in flight.
