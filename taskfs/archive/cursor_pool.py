@@ -11,9 +11,9 @@ from taskfs.archive.decoders import Decoder
 
 # Decoded bytes between two checkpoints, at first.
 FIRST_SPACING: Final = STRETCH
-# Checkpoints of one member; beyond it every other one is dropped and the spacing doubles.
+# Checkpoints of one member. At this number every other one is dropped and the spacing doubles.
 MAX_CHECKPOINTS: Final = 128
-# Idle ones are closed for new ones.
+# Cursors of one member: a few readers at different offsets. A new one replaces an idle one.
 MAX_CURSORS: Final = 6
 # Checkpoints from the disk cache that stay in memory, with 32 KiB each.
 MAX_FROM_DISK: Final = 4

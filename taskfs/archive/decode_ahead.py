@@ -16,7 +16,8 @@ class DecodeAhead:
         self, size: int, budget: ReadAheadBudget, *, in_sequence: bool, push_enabled: bool
     ) -> None:
         self.pattern = ReadPattern(in_sequence=in_sequence)
-        # That decode one stretch each. The window has room for these, and for the one being read.
+        # Threads that decode one stretch each. The window holds their stretches and the one that is
+        # being read.
         self.workers = 1
         self._size = size
         self._budget = budget

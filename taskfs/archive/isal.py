@@ -20,13 +20,15 @@ from taskfs.support.buffers import Buffer, address_of, addressable
 STATE_SIZE: Final = 87368  # sizeof(struct inflate_state) on 64-bit machines
 VALID_AT: Final = 21208  # of tmp_out_valid: how many bytes of tmp_out_buffer are valid
 TMP_OUT_AT: Final = 21544  # of tmp_out_buffer, the last field: window and output to come
-BLOCK_STATE_AT: Final = 21160
+BLOCK_STATE_AT: Final = 21160  # of block_state: whether the decoder is in a header or in data
 LAST_BLOCK_AT: Final = 21168  # of bfinal: whether the present block is the last one
 HEADER_SIZE_AT: Final = 21206  # of tmp_in_size: the bytes of a block's header that were fed so far
 FINISHED: Final = 5  # ISAL_BLOCK_FINISH
 BEFORE_A_BLOCK: Final = (0, 1)  # ISAL_BLOCK_NEW_HDR, ISAL_BLOCK_HDR: its header is incomplete
 WINDOW: Final = 32 << 10  # decoded bytes that DEFLATE refers back to, at most
-CANARY: Final = b"\xa5"  # fills the bytes after a state, to see whether the library writes there
+# Bytes of this value follow a state, to see whether the library writes beyond it. A page of them is
+# more than the state of any release has grown by.
+CANARY: Final = b"\xa5"
 CANARY_BYTES: Final = 4096
 
 

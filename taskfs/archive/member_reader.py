@@ -23,7 +23,7 @@ from taskfs.support.checksum import crc32
 
 
 class ReaderContext(NamedTuple):
-    """What the readers of one archive use."""
+    """The objects that all readers of one archive share."""
 
     blocks: BlockReader
     headers: LocalHeaders
@@ -32,7 +32,7 @@ class ReaderContext(NamedTuple):
     prefetch: Prefetcher
     budget: ReadAheadBudget
     spans: ExtentCache
-    owner: int  # of the small members among the spans
+    owner: int  # under which `spans` keeps small members, which are decoded whole
 
 
 class MemberReader(ABC):

@@ -54,10 +54,10 @@ class SeekableDecoder:
         saving: Executor | None = None,
         max_workers: int = 1,
     ) -> None:
-        """Decode with decoders of *make_decoder* what *open_source* has.
+        """Create a decoder of the compressed bytes that *open_source* opens, by *make_decoder*.
 
-        With *disk*, checkpoints are read from there, and saved there in threads of *saving*. In
-        threads of *pool*, up to *max_workers* stretches are then decoded ahead at once.
+        With *disk*, checkpoints are read from there, and saved there in threads of *saving*. Up to
+        *max_workers* stretches are then decoded ahead at once, in threads of *pool*.
         """
         self.size = size
         self._waiter = waiter
@@ -185,8 +185,8 @@ class SeekableDecoder:
     def _find_span(self, index: int, wanted: int | None) -> memoryview | None:
         """Return the span *index* if it is cached. The caller holds the lock.
 
-        A thread that waited too long for another thread's cursor passes the byte of the span that
-        it has *wanted*. It gets what that cursor has decoded of the span, if the byte is there.
+        *wanted* is an offset in the span; a thread that waited too long for another thread's cursor
+        passes it. If that cursor has decoded the byte there, return the decoded part of the span.
         """
         extent = self._decoder.find(index)
         if extent is not None:

@@ -29,7 +29,7 @@ MAX_KEPT_TAIL: Final = 1 << 20  # bytes of an archive's tail that are kept in me
 
 @dataclass(slots=True)
 class Plan:
-    """Where the blocks of one range are."""
+    """The blocks of one range, grouped by where their bytes come from."""
 
     ready: dict[int, Extent] = field(default_factory=dict)  # in memory; empty for a prefetch
     in_flight: dict[int, "Future[Extent]"] = field(
@@ -76,7 +76,8 @@ class BlockReader:
     def put_fetched(self, start: int, body: bytes) -> None:
         """Cache the whole blocks of *body*, the bytes from *start* on that the caller fetched.
 
-        Those of a long *body* go to the disk only: most of them are a directory, which is parsed.
+        The blocks of a long *body* go to the disk only. Most hold the central directory, which is
+        parsed once and then not read again.
         """
         first = -(-start // BLOCK)
         stop = start + len(body)

@@ -22,7 +22,8 @@ from taskfs.support.fallback import log_fallback
 # Seconds to wait for another process: longer than most fetches. A process that hangs delays the
 # others by no more than this.
 LOCK_TIMEOUT_S: Final = 10.0
-FIRST_PAUSE_S: Final = 0.002  # between two tries; doubled up to `MAX_PAUSE_S`
+# Seconds between two tries to lock a range: doubled from the first to the last.
+FIRST_PAUSE_S: Final = 0.002
 MAX_PAUSE_S: Final = 0.05
 # struct flock (fcntl(2)) of Linux: type, whence, start, length, pid, which must be 0.
 _LINUX_FLOCK: Final = struct.Struct("@hhqqi0q")
@@ -31,7 +32,7 @@ _BSD_FLOCK: Final = struct.Struct("@qqihhi0q")
 # Each key has 2^22 adjacent units in the lock file. Two keys may have the same ones; then one
 # process waits although its bytes are not being fetched.
 UNIT_BITS: Final = 22
-KEY_DIGITS: Final = 10
+KEY_DIGITS: Final = 10  # hexadecimal digits of a hash that choose the units: 40 bits
 _HELD: Final = (errno.EAGAIN, errno.EACCES)  # another description holds the range: fcntl(2)
 
 

@@ -24,8 +24,9 @@ from taskfs.support.checksum import crc32
 
 # Bytes of content that are kept in memory; longer content takes a file descriptor.
 IN_MEMORY: Final = 1 << 20
+# Bytes that are read and checked together: 16 KiB hold the entries of a few hundred members.
 PAGE_SHIFT: Final = 14
-PAGE: Final = 1 << PAGE_SHIFT  # bytes that are read and checked together
+PAGE: Final = 1 << PAGE_SHIFT
 # Pages that one file keeps in memory: as many bytes as those of a short file.
 _CACHED_PAGES: Final = IN_MEMORY // PAGE
 _SEAL: Final = struct.Struct("<QI")

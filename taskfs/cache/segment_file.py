@@ -19,6 +19,7 @@ from taskfs.support.buffers import address_of, has_address
 from taskfs.support.checksum import crc32
 from taskfs.support.fallback import log_fallback
 
+# Blocks of one segment file. It has the length of the longest run, so a run touches two at most.
 SEGMENT_BLOCKS: Final = 64
 SEGMENT: Final = SEGMENT_BLOCKS * BLOCK
 ENTRY: Final = struct.Struct("<LL")  # length (0: absent) and CRC-32 of the block

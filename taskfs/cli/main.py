@@ -108,7 +108,8 @@ def taskfs(ctx: click.Context) -> None:
     that are fetched when they are read. `taskfs demo` shows it without an account.
 
     The API key comes from a file (--api-key-file), from TASKFS_API_KEY or INDUCTIVA_API_KEY, or
-    from the file that `inductiva auth login` writes. It is never an argument.
+    from ~/.inductiva/api_key, which `taskfs login` and `inductiva auth login` write. It is never an
+    argument.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())

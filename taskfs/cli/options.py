@@ -20,8 +20,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 SETTINGS_EPILOG: Final = (
     "Every setting can also be a variable (TASKFS_CACHE_SIZE=20G for --cache-size 20G) or a line "
     'of the TOML file (cache_size = "20G"). Flags take precedence over -o, -o over variables, and '
-    "variables over the file. Durations take ms, s, m, h (a bare number is seconds), sizes K, M, "
-    "G, T (powers of 1024) or KB, MB, GB (powers of 1000)."
+    "variables over the file. Durations take ms, s, m, h, d (a bare number is seconds), sizes K, "
+    "M, G, T (powers of 1024) or KB, MB, GB (powers of 1000)."
 )
 
 # The settings of every command that uses the API; `taskfs --help` shows them once.

@@ -20,7 +20,7 @@ _MOUNT_OPTIONS: Final = """\
 in the system's directories. `taskfs systemd-unit --fstab` prints such a line.
 
 These options exist only in -o:"""
-_TREE: Final = (
+TREE: Final = (
     ("ID/", "One directory per task of the account."),
     ("ID/status", "The task's status, as the API names it."),
     ("ID/machine_type", "The machine type; empty until a machine is assigned."),
@@ -112,7 +112,7 @@ def _lines(group: click.Group, date: str) -> Iterator[str]:
         ]
     )
     yield ".SH FILES IN A MOUNT"
-    yield from _format_tagged(_TREE)
+    yield from _format_tagged(TREE)
     yield ".SH EXAMPLES"
     yield from _examples()
     for heading, rows in (

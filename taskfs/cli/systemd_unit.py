@@ -65,7 +65,7 @@ def command(mountpoint: Path | None, mount_options: tuple[str, ...], fstab: bool
     if not _has_key_file(given):
         click.echo(
             f"note: services do not see your shell's variables: write the key to {_key_file()} "
-            "(inductiva auth login), or add -o api_key_file=FILE",
+            "(taskfs login), or add -o api_key_file=FILE",
             err=True,
         )
     if fstab:

@@ -29,7 +29,7 @@ from taskfs.demo.storage import StorageCalls
 from taskfs.demo.store import StoreEndpoint
 from taskfs.demo.tasks import STATUSES, CloudTask, iso
 
-MAX_PER_PAGE: Final = 500
+MAX_PER_PAGE: Final = 500  # tasks of one page; the service refuses more
 _SORT_KEYS: Final[dict[str, Callable[[CloudTask], Any]]] = {
     "create_time": lambda task: task.created,
     "status": lambda task: task.status,

@@ -224,6 +224,8 @@ ACTIVE_AT_START: Final = (
     ),
 )
 
+# Seconds between two new tasks, so that one appears in the first minutes, and the number of tasks,
+# which bounds the memory of a demo that runs for days.
 SECONDS_BETWEEN_ARRIVALS: Final = 75.0
 MAX_ARRIVALS: Final = 15
 _ARRIVING: Final = (

@@ -21,7 +21,7 @@ from taskfs.demo.objects import CloudObject
 from taskfs.demo.sources import ByteSource
 from taskfs.demo.store import StoreEndpoint
 
-_MAX_RECORDS: Final = 100_000
+_MAX_RECORDS: Final = 100_000  # requests that are remembered; the oldest go first
 _Cloud = TypeVar("_Cloud", bound="EmbeddedCloud")
 
 

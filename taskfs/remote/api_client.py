@@ -38,8 +38,9 @@ from taskfs.support.thread_pool import DaemonPool
 
 log = logging.getLogger(__name__)
 
+# Tries of one kill, and the seconds between two of them, give or take a quarter: an API that is
+# restarted answers again within these few seconds.
 KILL_TRIES: Final = 5
-# Seconds between two tries of a kill, give or take a quarter.
 KILL_PAUSE_S: Final = 1.0
 # Bad records that are remembered, so that each is logged once.
 MAX_BAD_RECORDS: Final = 1000

@@ -26,6 +26,8 @@ from taskfs.support.interruptible_wait import Waiter
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+# In seconds: how long an unused connection stays open, and how long one may take to be set up. Half
+# of a minute covers the pauses of a program that looks again and again, and a slow TURN server.
 IDLE_TIME_S: Final = 30.0
 CONNECT_TIMEOUT_S: Final = 30.0
 # In seconds: longest time for one answer once there is a connection. A machine that computes may

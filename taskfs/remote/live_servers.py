@@ -15,10 +15,10 @@ from typing import Any, Final
 
 DEFAULT_SERVER: Final = "webrtc.inductiva.ai:3478"
 ENVIRONMENT: Final = "INDUCTIVA_TURN_SERVER_URL"
-_DEFAULT_PORT: Final = 3478
+_DEFAULT_PORT: Final = 3478  # of STUN and TURN (RFC 8489, RFC 8656)
 # In seconds after the start of a probe, when its request is sent again.
 _SEND_AT_S: Final = (0.0, 0.2, 0.6, 1.4)
-_PROBE_S: Final = 3.0
+_PROBE_S: Final = 3.0  # in seconds: the longest time of a probe
 # In seconds: how long an outcome holds. Networks change, for example on a laptop.
 _OUTCOME_S: Final = 60.0
 # In seconds after the answer in one protocol: wait this long for the other one.

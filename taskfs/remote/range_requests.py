@@ -249,5 +249,6 @@ class RangeRequests:
 
 
 def is_small(response: requests.Response) -> bool:
+    """Return whether the response announces a body of at most `SMALL_OBJECT` bytes."""
     length = content_length(response.headers)
     return length is not None and length <= SMALL_OBJECT

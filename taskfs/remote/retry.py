@@ -13,8 +13,10 @@ from taskfs.remote import wait_notice
 
 T = TypeVar("T")
 
+# Seconds to wait for a TCP or TLS connection: a lost packet is sent again after 1 and 3 s.
 CONNECT_TIMEOUT_S: Final = 5.0
-# A body may arrive after the deadline while its bytes arrive at this rate.
+# Bytes per second. A body may arrive after the deadline while it comes at this rate. At a lower one
+# a block of 64 KiB takes more than 4 s, and the connection counts as stalled.
 MIN_BYTES_PER_S: Final = 16 * 1024
 # Upper limits, in seconds, of the pause before the second try and of all later pauses.
 FIRST_PAUSE_S: Final = 0.1

@@ -37,6 +37,7 @@ T = TypeVar("T")
 KEY_HEADER: Final = "X-API-Key"
 # Statuses that ask for another try later; they do not mean a broken response.
 TRY_LATER_STATUSES: Final = frozenset({408, 425, 429})
+# Redirects that one request follows; services use one or two, and a loop of them must end.
 MAX_REDIRECTS: Final = 5
 # Seconds after which idle connections are dropped: they may be dead, for example after a laptop
 # slept.

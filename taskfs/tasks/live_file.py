@@ -36,6 +36,8 @@ HALF_CHARACTER_S: Final = 0.25
 FIRST_SILENCE_PROBE: Final = SilenceProbe(LS, after_s=0.4, silence_s=1.5)
 NEXT_SILENCE_PROBE: Final = SilenceProbe(LS, after_s=0.3, silence_s=0.1)
 LARGE_SILENCE_PROBE: Final = SilenceProbe(LS, after_s=3.0, silence_s=1.5)
+# Steps in which a whole file is read, and by how much one may be longer than the one before. The
+# number of lines at least doubles with each step, so twelve reach any answer that is accepted.
 MAX_STEPS: Final = 12
 MAX_STEP_FACTOR: Final = 16
 NOT_FOUND: Final = "File not found: "

@@ -13,7 +13,7 @@ from taskfs.errors import BadAnswer
 # In bytes: an overlap of known and new text is trusted from this length on, if it occurs once in
 # what is known. A log seldom repeats so much of its end within one poll.
 EVIDENCE_BYTES: Final = 16 << 10
-_SAMPLE_CHARS: Final = 64 << 10
+_SAMPLE_CHARS: Final = 64 << 10  # from which `wire_ratio` estimates
 
 
 def lines_of(message: Any) -> list[str]:

@@ -34,7 +34,7 @@ class Handle(Protocol):
         ...
 
     def write(self, piece: bytes) -> int:
-        """Act on *piece*; return how many bytes of it count as written."""
+        """Do what a write of *piece* asks for; return how many of its bytes count as written."""
         ...
 
     def close(self) -> None:

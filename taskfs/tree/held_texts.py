@@ -13,8 +13,11 @@ from cachetools import TTLCache
 
 from taskfs.support.clock import age_clock
 
+# Texts that are held at once; most have a few bytes. A program that calls stat on more files within
+# the attr timeout may read a text of another size.
 MAX_TEXTS: Final = 100_000
-# Seconds. The kernel starts its attr timeout when it receives the answer, a little after us.
+# Seconds that a text is held beyond the attr timeout. The kernel measures that from the moment when
+# it receives the answer: a little later than this process.
 MARGIN_S: Final = 0.1
 
 

@@ -48,9 +48,10 @@ class Lease(NamedTuple):
 class _Pages:
     """The kernel's pages of one archive's files."""
 
-    version: ObjectVersion | None = None  # that was loaded last
+    version: ObjectVersion | None = None  # of the archive that was loaded last
     generation: int = 0  # how many times the version changed
-    # When the kernel's last attributes of an older version expire.
+    # The time when the last attributes of an older version expire in the kernel; from then on those
+    # that it has are settled: all of the current version.
     attrs_settled_s: float = float("-inf")
     needs_invalidation: bool = False  # the kernel may have attributes with `Lifetime.VERSION`
     invalidations: int = 0  # notifications that the kernel has not received yet

@@ -68,7 +68,7 @@ class TaskNode(MetadataAttributes, Directory):
         return [*files, *(self.entry(name, DIRECTORY_MODE) for name in (*DIRECTORIES, *live))]
 
     def _render(self, file: TextFile) -> Text:
-        # Looked up again: the node may be older than the text that is rendered now.
+        # Get the record again, because this node may have been made before the record changed.
         task_id, task_cache = self._cached.task.id, self._context.task_cache
         cached = task_cache.get_full(task_id) if file.needs_record else task_cache.get(task_id)
         archives = self._context.archives

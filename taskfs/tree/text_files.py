@@ -1,6 +1,7 @@
 """The text files of a task's directory, as one table.
 
-A new file is a new row. The tree, the documents and the tests read the table.
+A new file is a new row. The tree and its events read the table. N-2 of semantics.md, the README and
+the manual page list the files too: `tests/unit/test_documents.py` compares them with it.
 """
 
 import time
@@ -130,7 +131,7 @@ def _computation_ns(view: TaskView) -> int:
     return stop_ns or _newest_ns(task)
 
 
-def _end_ns(view: TaskView) -> int:
+def _last_change_ns(view: TaskView) -> int:
     return view.task.last_change_ns
 
 
@@ -143,7 +144,7 @@ TEXT_FILES: Final = (
     TextFile("status", _render_status, _status_ns),
     TextFile("machine_type", _render_machine_type, _start_ns, needs_record=True),
     TextFile("computation_time", _render_computation_time, _computation_ns),
-    TextFile("output_files_info", _render_output_files, _end_ns),
+    TextFile("output_files_info", _render_output_files, _last_change_ns),
     TextFile("info.json", _render_record, _record_ns, needs_record=True),
-    TextFile("error", _render_error, _end_ns, needs_record=True),
+    TextFile("error", _render_error, _last_change_ns, needs_record=True),
 )

@@ -17,8 +17,9 @@ from taskfs.tree.nodes import AttributedEntries, Attrs, Node
 from taskfs.tree.root_node import RootNode
 from taskfs.tree.task_node import DIRECTORIES
 
+# Directories whose nodes are kept. A program works in one at a time, and a node is small.
 MAX_DIRECTORIES: Final = 256
-DIRECTORY_TTL_S: Final = 1.0  # the default attr timeout of the kernel
+DIRECTORY_TTL_S: Final = 1.0  # the default of `--attr-timeout`
 
 
 class Tree:
@@ -27,9 +28,9 @@ class Tree:
     def __init__(self, context: TreeContext) -> None:
         self.context = context
         self._root = RootNode(context)
-        # Directories of archives that were resolved last, with their expiry and the registry's
-        # epoch: programs look up the names of a directory one after another. Single operations of a
-        # dict need no lock.
+        # The directories of archives that were resolved last, because programs look up the names of
+        # a directory one after another; with each its expiry, and `ArchiveRegistry.epoch` at that
+        # time. Single operations of a dict need no lock.
         self._directories: dict[str, tuple[float, int, ArchiveDirectoryNode]] = {}
         # Called with the path of a directory whose next names should be read ahead; returns whether
         # they will be.

@@ -7,6 +7,8 @@ from typing import Final
 import pytest
 
 from taskfs.cli.main import COMMANDS
+from taskfs.cli.roff import TREE
+from taskfs.tree.text_files import TEXT_FILES
 
 ROOT: Final = Path(__file__).parents[2]
 PACKAGE: Final = ROOT / "taskfs"
@@ -45,3 +47,18 @@ def test_paths_in_documents_exist(document: Path) -> None:
             if not (place.is_dir() or place.with_name(place.name + ".py").exists()):
                 missing.append(quoted)
     assert missing == []
+
+
+def test_the_lists_of_text_files_agree() -> None:
+    """N-2: The README's tree and the manual page list the text files of the table, as N-2 does."""
+    names = [file.name for file in TEXT_FILES]
+    readme = re.findall(r"^│   ├── ([a-z_.]+) ", (ROOT / "README.md").read_text(), re.MULTILINE)
+    manual = [tag.removeprefix("ID/") for tag, _ in TREE if tag.startswith("ID/")]
+    semantics = (PACKAGE / "docs/semantics.md").read_text()
+    promise = re.findall("`([^`]+)`", semantics.partition("**N-2**")[2].partition("- **")[0])
+    listed = {"the README": readme, "the manual page": manual, "N-2": promise}
+    found = {where: [name for name in each if name in names] for where, each in listed.items()}
+    assert found == dict.fromkeys(listed, names)
+    # A name in the documents that the table lacks.
+    assert [*names, "kill"] == readme
+    assert {*promise} == {*names, "kill", "outputs/", "inputs/"}

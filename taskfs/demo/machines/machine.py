@@ -11,7 +11,7 @@ from taskfs.demo.machines.faults import MachineFaults
 from taskfs.demo.machines.files import OutputFiles, WrittenFiles
 
 _STATUS_POLL_S: Final = 0.5  # between two checks of whether the task still runs
-_MAX_QUESTIONS: Final = 10_000
+_MAX_QUESTIONS: Final = 10_000  # that are remembered for tests
 
 
 class Machine:

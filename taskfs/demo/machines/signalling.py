@@ -14,7 +14,7 @@ from taskfs.demo.endpoint import CloudAnswer, ErrorAnswer, Responder, bytes_answ
 from taskfs.demo.machines.files import Clock, GrowingFiles, OutputFiles, Run, WrittenFiles
 from taskfs.demo.machines.machine import Machine
 
-# Seconds for which a request for a message waits for one.
+# Seconds for which a request for a message waits for one: by default, and at most.
 DEFAULT_LONG_POLL_S: Final = 10
 MAX_LONG_POLL_S: Final = 60
 # The statuses in which a machine runs the tracker.

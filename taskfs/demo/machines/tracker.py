@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from taskfs.demo.machines.files import OutputFiles, machine_path
 
-BLOCK_BYTES: Final = 1024
+BLOCK_BYTES: Final = 1024  # that a step backward from the end of a file reads, as on a machine
 TRACK_PAUSE_S: Final = 1.0  # between two checks for a file that does not exist yet
 _NOT_COUNTED: Final = ("system_metrics.csv", "output_update.csv")
 _TOP: Final = """\
