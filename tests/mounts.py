@@ -18,6 +18,13 @@ DEVICE: Final = Path("/dev/fuse")
 TIMEOUT_S: Final = 30.0
 # Refuses at once: the machines of tests are reached on loopback.
 NO_TURN_SERVER: Final = "127.0.0.1:9"
+# Runs a command with mounts of its own. It detaches the copies of the taskfs mounts of other tests,
+# because a copy keeps the daemon running after the test has unmounted.
+OWN_MOUNTS: Final = (
+    *("unshare", "--mount", "--propagation", "private", "bash", "-c"),
+    'umount --all --lazy --internal-only --no-canonicalize --types fuse.taskfs; exec "$@"',
+    "bash",
+)
 
 
 def eventually(condition: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> None:

@@ -15,7 +15,14 @@ import pytest
 from taskfs.fuse.mountpoint import has_ended
 from tests.fake_api import FakeCloud
 from tests.fork_server import COMMAND
-from tests.mounts import Mount, Taskfs, eventually, is_mounted, processes_naming
+from tests.mounts import (
+    OWN_MOUNTS,
+    Mount,
+    Taskfs,
+    eventually,
+    is_mounted,
+    processes_naming,
+)
 from tests.outputs import LONG_AGO
 
 pytestmark = [pytest.mark.mount, pytest.mark.usefixtures("each_engine")]
@@ -164,9 +171,8 @@ def test_a_machine_without_the_device(taskfs: Taskfs, mountpoint: Path) -> None:
     mount --bind "$0/dev" /dev
     exec "$@"
     """
-    enter = ["unshare", "--mount", "--propagation", "private", "bash", "-c", script]
     done = subprocess.run(
-        [*enter, str(taskfs.home), *COMMAND, "mount", str(mountpoint)],
+        [*OWN_MOUNTS, "bash", "-c", script, str(taskfs.home), *COMMAND, "mount", str(mountpoint)],
         env=taskfs.environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -12,6 +12,7 @@ import pytest
 
 from tests.fake_api import FakeCloud
 from tests.fork_server import ROOT
+from tests.mounts import OWN_MOUNTS
 from tests.outputs import LONG_AGO
 
 pytestmark = pytest.mark.mount
@@ -55,7 +56,7 @@ def system(tmp_path: Path, program: Path, cloud: FakeCloud) -> Callable[[str], l
         home = tmp_path / "home"
         home.mkdir()
         done = subprocess.run(
-            ["unshare", "--mount", "--propagation", "private", "bash", "-c", _OWN_SYSTEM + script],
+            [*OWN_MOUNTS, "bash", "-c", _OWN_SYSTEM + script],
             cwd="/",  # mount(8) takes a source that is a path here for one
             env={
                 "PATH": os.environ["PATH"],

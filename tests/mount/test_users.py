@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import on_mount
 from tests.fake_api import FakeCloud
-from tests.mounts import Mount, Taskfs, eventually
+from tests.mounts import OWN_MOUNTS, Mount, Taskfs, eventually
 from tests.outputs import LONG_AGO
 
 pytestmark = pytest.mark.mount
@@ -156,18 +156,7 @@ def in_own_devices(script: str, mountpoint: Path, null_mode: str, **environment:
         f'{PRIVATE_DEVICES}\nset +e\ncd /\ntaskfs() {{ "$PYTHON" -c "$AS_NOBODY" "$@"; }}\n{script}'
     )
     done = subprocess.run(
-        [
-            "unshare",
-            "--mount",
-            "--propagation",
-            "private",
-            "bash",
-            "-c",
-            lines,
-            "bash",
-            mountpoint,
-            null_mode,
-        ],
+        [*OWN_MOUNTS, "bash", "-c", lines, "bash", mountpoint, null_mode],
         env={"PYTHON": sys.executable, "AS_NOBODY": AS_NOBODY, **environment},
         stdin=subprocess.DEVNULL,
         capture_output=True,

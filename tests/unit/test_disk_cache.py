@@ -47,7 +47,7 @@ from tests.archive_harness import DaemonPool, FakeObject, run_threads
 from tests.caches import read_index, write_index
 from tests.file_systems import assert_same
 from tests.fork_server import ROOT
-from tests.mounts import TIMEOUT_S
+from tests.mounts import OWN_MOUNTS, TIMEOUT_S
 from tests.programs import require_program
 
 KEY: Final = cache_key("object", 1)
@@ -1031,9 +1031,9 @@ def test_files_that_may_not_grow(cache_dir: Path) -> None:
 def test_a_disk_that_is_full_or_read_only(cache_dir: Path, what: str) -> None:
     """R-16: With a full or read-only disk reads go on, and it is said once."""
     cache_dir.mkdir()
-    own = [require_program("unshare", "util-linux"), "--mount"]
-    if os.geteuid():
-        own += ["--user", "--map-root-user"]
+    require_program("unshare", "util-linux")
+    # A user namespace cannot detach the copies of mounts.
+    own = ["unshare", "--user", "--map-root-user", "--mount"] if os.geteuid() else [*OWN_MOUNTS]
     if subprocess.run([*own, "true"], check=False).returncode:
         pytest.fail("only root can mount here: run these tests as root")
     command = [
