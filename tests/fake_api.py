@@ -128,8 +128,8 @@ class Faults:
 class FakeCloud(EmbeddedCloud):
     """An empty cloud whose answers pass through `faults`."""
 
-    def __init__(self, **options: Any) -> None:
-        self.faults = Faults()
+    def __init__(self, faults: Faults | None = None, **options: Any) -> None:
+        self.faults = faults or Faults()
         super().__init__(**{"populate": False, "faults": self.faults, **options})
 
     def fail(self, side: str | None = None) -> None:

@@ -112,7 +112,7 @@ def command(settings: Settings, as_json: bool) -> int:
     context = CheckContext(settings, config)
     outcomes = []
     for name, check in CHECKS:
-        word, text = _run(check, context)
+        word, text = run_check(check, context)
         outcomes.append({"name": name, "result": word, "text": text})
         if not as_json:
             click.echo(f"{word:<4} {name}: {escape_controls(text)}")
@@ -121,7 +121,8 @@ def command(settings: Settings, as_json: bool) -> int:
     return 1 if any(outcome["result"] == "FAIL" for outcome in outcomes) else 0
 
 
-def _run(check: Callable[[CheckContext], str], context: CheckContext) -> tuple[str, str]:
+def run_check(check: Callable[[CheckContext], str], context: CheckContext) -> tuple[str, str]:
+    """Return the word and the text of one check's line."""
     try:
         return "ok", check(context)
     except Failed as exc:

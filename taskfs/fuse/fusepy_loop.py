@@ -102,7 +102,7 @@ def pack_stat(attrs: FileAttributes) -> bytes:
     return _STAT.pack(*_IN_ORDER(values))
 
 
-class _Table(ctypes.Structure):
+class OperationsTable(ctypes.Structure):
     """`struct fuse_operations` of libfuse 2.9 (fuse.h): fusepy's, and the members after those."""
 
     _fields_ = (
@@ -137,7 +137,7 @@ class FuseLoop(fuse.FUSE):  # type: ignore[misc]
     def __init__(self, operations: FusepyOperations, mountpoint: str, **options: Any) -> None:
         path_codec.register()
         if sys.platform == "linux":  # the table continues in another way in macFUSE
-            fuse.fuse_operations = _Table
+            fuse.fuse_operations = OperationsTable
         super().__init__(operations, mountpoint, raw_fi=True, encoding=path_codec.NAME, **options)
 
     def _wrapper(self, func: Callable[..., Any], *args: Any) -> int:

@@ -21,7 +21,7 @@ def allocate(size: int) -> memoryview:
     """Return a buffer of *size* bytes with undefined content, to be filled once."""
     if size < LARGE:
         return memoryview(bytearray(size))
-    for pool in _POOLS:
+    for pool in POOLS:
         if pool.length // 4 * 3 < size <= pool.length:
             return pool.borrow()[:size]
     return memoryview(_map(size))
@@ -29,7 +29,7 @@ def allocate(size: int) -> memoryview:
 
 def trim_pools() -> None:
     """Return the memory of unused pooled buffers to the system."""
-    for pool in _POOLS:
+    for pool in POOLS:
         pool.unused.clear()
 
 
@@ -52,7 +52,7 @@ def _use_huge_pages(memory: mmap.mmap | bytearray) -> None:
             log_fallback("madvise", exc)
 
 
-_POOLS: "Final[list[BufferPool]]" = []
+POOLS: "Final[list[BufferPool]]" = []
 
 
 class BufferPool:
@@ -66,7 +66,7 @@ class BufferPool:
         self.length = length
         self.unused: list[mmap.mmap | bytearray] = []
         # Locals, because globals may be gone when the interpreter ends.
-        unused, pools, max_pooled = self.unused, _POOLS, MAX_POOLED
+        unused, pools, max_pooled = self.unused, POOLS, MAX_POOLED
 
         class Borrowed(ctypes.c_char * length):  # type: ignore[misc]
             memory: mmap.mmap | bytearray
@@ -90,7 +90,7 @@ class BufferPool:
         return memoryview(borrowed).cast("B")
 
 
-_POOLS.extend(map(BufferPool, POOLED_SIZES))
+POOLS.extend(map(BufferPool, POOLED_SIZES))
 
 
 def has_address(buffer: Buffer) -> bool:

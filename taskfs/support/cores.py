@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-_ROOT: Final = Path("/sys/fs/cgroup")
-_SELF: Final = Path("/proc/self/cgroup")
+CGROUP_ROOT: Final = Path("/sys/fs/cgroup")
+OWN_CGROUP: Final = Path("/proc/self/cgroup")
 
 
 @functools.cache
@@ -18,7 +18,7 @@ def usable_cores() -> int:
         cores = len(os.sched_getaffinity(0))
     except (AttributeError, OSError):  # not Linux, or a sandbox
         cores = os.cpu_count() or 1
-    return max(1, math.ceil(min(cores, quota_cores(_SELF, _ROOT))))
+    return max(1, math.ceil(min(cores, quota_cores(OWN_CGROUP, CGROUP_ROOT))))
 
 
 def quota_cores(membership: Path, root: Path) -> float:

@@ -5,13 +5,13 @@ from typing import Final
 
 log = logging.getLogger(__name__)
 
-_logged: Final[set[str]] = set()
+logged_calls: Final[set[str]] = set()  # by this process
 
 
 def log_fallback(call: str, reason: object) -> None:
     """Log that the system refuses *call*, once per call and process."""
-    if call not in _logged:
-        _logged.add(call)
+    if call not in logged_calls:
+        logged_calls.add(call)
         log.debug(
             "the system refuses %s (%s): a slower way is used, and nothing fails", call, reason
         )

@@ -109,7 +109,7 @@ class Terminal:
         columns: int = 120,
         rows: int = 40,
     ) -> None:
-        self._screen, inner = pty.openpty()
+        self.screen, inner = pty.openpty()
         fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
         self.process = subprocess.Popen(
             [*_ON_TERMINAL, *command],
@@ -124,26 +124,27 @@ class Terminal:
         self.text = ""
 
     def type(self, text: str) -> None:
-        os.write(self._screen, text.encode())
+        os.write(self.screen, text.encode())
 
     def read_until(self, awaited: str) -> None:
         """Wait until *awaited* is on the screen."""
         deadline = time.monotonic() + TIMEOUT_S
         while awaited not in self.text:
             assert time.monotonic() < deadline, f"no {awaited!r} in {self.text!r}"
-            assert self._read(), f"no {awaited!r} in {self.text!r}"
+            assert self.read(), f"no {awaited!r} in {self.text!r}"
 
     def end(self) -> int:
         """Wait for the end and return the exit status; `text` then holds the whole output."""
-        while self._read():
+        while self.read():
             pass
         return self.process.wait(TIMEOUT_S)
 
-    def _read(self) -> bool:
-        ready, _, _ = select.select([self._screen], [], [], TIMEOUT_S)
+    def read(self) -> bool:
+        """Wait for output and add it to `text`; return False once the process has ended."""
+        ready, _, _ = select.select([self.screen], [], [], TIMEOUT_S)
         assert ready, f"silence after {self.text!r}"
         try:
-            piece = os.read(self._screen, 65536)
+            piece = os.read(self.screen, 65536)
         except OSError:  # EIO: the other end is closed
             return False
         self.text += piece.decode(errors="replace")
@@ -153,7 +154,7 @@ class Terminal:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        os.close(self._screen)
+        os.close(self.screen)
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def test_fusermount_missing(user: int, word: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("shutil.which", lambda *args, **options: None)
     context = doctor.CheckContext(cast(Any, None), Config(cache_dir=Path("/"), engine="kernel"))
     for name in ("fusermount", "kernel engine"):
-        said, text = doctor._run(dict(doctor.CHECKS)[name], context)
+        said, text = doctor.run_check(dict(doctor.CHECKS)[name], context)
         assert said == word
         assert ("apt-get install fuse3" in text) is (word == "FAIL")
 
@@ -78,10 +78,10 @@ def test_where_the_kernel_engine_cannot_work(
     monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(release=release))
     monkeypatch.setattr(sys, "platform", platform)
     context = doctor.CheckContext(cast(Any, None), Config(cache_dir=Path("/")))
-    said, text = doctor._run(dict(doctor.CHECKS)["kernel engine"], context)
+    said, text = doctor.run_check(dict(doctor.CHECKS)["kernel engine"], context)
     assert said == "note"
     assert "Linux" in text
-    said, text = doctor._run(dict(doctor.CHECKS)["fusepy engine"], context)
+    said, text = doctor.run_check(dict(doctor.CHECKS)["fusepy engine"], context)
     assert said == "ok"
 
 

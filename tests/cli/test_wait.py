@@ -72,7 +72,7 @@ def test_on_a_terminal_one_line_is_kept_up_to_date(taskfs: Command, cloud: FakeC
     with taskfs.terminal("wait", task) as terminal:
         terminal.read_until("computation-started, 00:00:")
         before = terminal.text.count("\r\x1b[K")
-        eventually(lambda: bool(terminal._read()) and terminal.text.count("\r\x1b[K") > before)
+        eventually(lambda: bool(terminal.read()) and terminal.text.count("\r\x1b[K") > before)
         assert "\n" not in terminal.text
         cloud.set_status(task, "success")
         assert terminal.end() == 0

@@ -3,11 +3,12 @@
 import json
 import os
 import re
+import select
 import signal
 import termios
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -40,7 +41,7 @@ def selected(terminal: Terminal) -> str:
 
 def read_terminal_until(terminal: Terminal, condition: Callable[[], bool]) -> None:
     """Read the terminal until *condition* is true."""
-    eventually(lambda: condition() or not terminal._read() or condition())
+    eventually(lambda: condition() or not terminal.read() or condition())
 
 
 class TestWithoutATerminal:
@@ -103,10 +104,10 @@ class TestOnATerminal:
         """C-7: The table follows the tasks, and the terminal is restored after `q` and Ctrl+C."""
         task = cloud.add_task(status="submitted")
         with taskfs.terminal("watch", *FAST) as terminal:
-            before = termios.tcgetattr(terminal._screen)
+            before = termios.tcgetattr(terminal.screen)
             terminal.read_until("x kill")
             assert task in terminal.text and "0 ahead" in terminal.text
-            assert termios.tcgetattr(terminal._screen)[3] & termios.ICANON == 0
+            assert termios.tcgetattr(terminal.screen)[3] & termios.ICANON == 0
             cloud.set_status(task, "computation-started")
             terminal.read_until("computation-started")
             terminal.read_until("00:00:01")  # the time advances
@@ -118,7 +119,7 @@ class TestOnATerminal:
             terminal.read_until(ALTERNATE[1])
             eventually(lambda: terminal.process.poll() is not None)
             assert terminal.process.returncode == (0 if key == "q" else 130)
-            assert termios.tcgetattr(terminal._screen) == before
+            assert termios.tcgetattr(terminal.screen) == before
         assert terminal.text.index(ALTERNATE[0]) < terminal.text.index(ALTERNATE[1])
         assert "\x1b[?25h" in terminal.text.rpartition("\x1b[?25l")[2]  # the cursor is back
         assert "Traceback" not in terminal.text
@@ -129,13 +130,13 @@ class TestOnATerminal:
     ) -> None:
         """C-7: A signal leaves the terminal as it was."""
         with taskfs.terminal("watch") as terminal:
-            before = termios.tcgetattr(terminal._screen)
+            before = termios.tcgetattr(terminal.screen)
             terminal.read_until("x kill")
             terminal.process.send_signal(number)
             terminal.read_until(ALTERNATE[1])
             eventually(lambda: terminal.process.poll() is not None)
             assert terminal.process.returncode == 128 + number
-            assert termios.tcgetattr(terminal._screen) == before
+            assert termios.tcgetattr(terminal.screen) == before
 
     def test_a_failure_at_the_start_is_one_line(self, taskfs: Command) -> None:
         """C-1: A failure at the start is one line that names the fix."""
@@ -360,18 +361,20 @@ class TestRequests:
         (["ä".encode()], ["ä"]),
     ],
 )
-def test_keys(typed: list[bytes], keys: list[str]) -> None:
+def test_keys(typed: list[bytes], keys: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """C-8: Arrow keys work in both forms that terminals send; other sequences do nothing."""
     reading, writing = os.pipe()
     pieces = iter(typed)
 
-    class Slow(Keyboard):
-        def _receive(self, timeout_s: float) -> str:
-            os.write(writing, next(pieces, b""))
-            return super()._receive(0)
+    wait = select.select
 
+    def type_next(reading: list[int], *others: Any) -> Any:
+        os.write(writing, next(pieces, b""))
+        return wait(reading, [], [], 0)
+
+    monkeypatch.setattr(select, "select", type_next)
     try:
-        assert Slow(reading).read(0) == keys
+        assert Keyboard(reading).read(0) == keys
     finally:
         os.close(reading)
         os.close(writing)

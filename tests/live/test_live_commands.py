@@ -119,12 +119,12 @@ def test_watch_shows_the_last_write(cloud: FakeCloud, task: str, tmp_path: Path)
     command = Command(tmp_path, Taskfs(tmp_path, cloud).environment)
     with command.terminal("watch", "--status-cache-time", "500ms", rows=8) as tty:
         tty.read_until("Last write")
-        eventually(lambda: tty.text.count(" ago") >= 3 or not tty._read())
+        eventually(lambda: tty.text.count(" ago") >= 3 or not tty.read())
         assert [cloud.machine(each).connections for each in shown] == [1, 1, 1]
         assert [cloud.machine(each).connections for each in hidden] == [0, 0]
         tty.type("\x1b[F")  # End: the last rows are on the screen
         eventually(
-            lambda: all(cloud.machine(each).connections for each in hidden) or not tty._read()
+            lambda: all(cloud.machine(each).connections for each in hidden) or not tty.read()
         )
         assert [cloud.machine(each).connections for each in shown] == [1, 1, 1]
         tty.type("q")

@@ -1,15 +1,18 @@
 """What a session with a machine leaves in the logs: no key, no ICE password, no description."""
 
 import contextlib
+import json
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
-from tests.fake_api import FakeCloud
+from taskfs.demo.endpoint import CloudAnswer, RequestRecord, Responder
+from tests.fake_api import FakeCloud, Faults
 from tests.live.test_live_tree import end_task
 from tests.mounts import Mount, eventually
 
@@ -20,18 +23,44 @@ LOGGING = "import logging\nlogging.basicConfig(filename={!r}, level=logging.DEBU
 SIGNS = ("ice-ufrag", "ice-pwd", "candidate:", "fingerprint", "m=application", "a=setup", "c=IN ")
 
 
-def secrets_of(cloud: FakeCloud, task: str) -> set[str]:
-    """Return the passwords, names and fingerprints of both ends of the open connections."""
-    found = set()
-    for peer in cloud.machine(task)._peers:
-        for end in (peer._connection.localDescription, peer._connection.remoteDescription):
-            found |= set(re.findall(r"a=ice-(?:pwd|ufrag):(\S+)", end.sdp))
-            found |= set(re.findall(r"a=fingerprint:\S+ (\S+)", end.sdp))
-    return found
+class SignallingListener(Faults):
+    """Faults that also collect the secrets of all offers and answers that pass the API: passwords,
+    names and fingerprints of both ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.secrets: set[str] = set()
+
+    async def __call__(
+        self, request: web.Request, record: RequestRecord, respond: Responder
+    ) -> CloudAnswer:
+        answer = await super().__call__(request, record, respond)
+        if record.path.endswith("/offer"):
+            self._note(await request.read())
+        elif record.path.endswith("/message") and answer.status == 200:
+            self._note(bytes(answer.source.read(answer.start, answer.stop)))
+        return answer
+
+    def _note(self, message: bytes) -> None:
+        sdp = json.loads(message)["sdp"]
+        self.secrets |= set(re.findall(r"a=ice-(?:pwd|ufrag):(\S+)", sdp))
+        self.secrets |= set(re.findall(r"a=fingerprint:\S+ (\S+)", sdp))
+
+
+@pytest.fixture
+def signalling() -> SignallingListener:
+    return SignallingListener()
+
+
+@pytest.fixture
+def cloud(signalling: SignallingListener) -> Iterator[FakeCloud]:
+    with FakeCloud(signalling) as cloud:
+        yield cloud
 
 
 def test_a_whole_session_at_the_finest_level(
     cloud: FakeCloud,
+    signalling: SignallingListener,
     task: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -48,7 +77,6 @@ def test_a_whole_session_at_the_finest_level(
     live = mount.path / task / "live"
     with open(live / "stdout.txt", "rb") as opened:
         assert opened.read() == b"one\ntwo\nthree\n"
-        secrets = secrets_of(cloud, task)
         machine = cloud.machine(task)
         for kind in ("vanish", "goodbye", "nonsense", "silence"):
             machine.faults.add(kind, text="[[1]]")
@@ -56,19 +84,17 @@ def test_a_whole_session_at_the_finest_level(
             with contextlib.suppress(OSError):
                 os.listdir(live)
             (mount.path / ".taskfs/refresh").write_text("1")
-            secrets |= secrets_of(cloud, task)
         cloud.faults.add("json", path="/message", value={"type": "answer", "sdp": "v=0\r\nodd"})
         cloud.hang_up(task)
         with contextlib.suppress(OSError):
             os.listdir(live)
         (mount.path / ".taskfs/refresh").write_text("1")
         eventually(lambda: os.listdir(live) == ["stdout.txt", "log"], 15.0)
-        secrets |= secrets_of(cloud, task)
         end_task(cloud, task, {"stdout.txt": b"one\ntwo\nthree\nfour\n"})
         eventually(lambda: opened.read() == b"four\n", 20.0)
     mount.stop()
     text = mount.log.read_text() + everything.read_text()
     assert f"task {task}: connected to its machine" in text
-    assert len(secrets) > 8
-    for secret in (*secrets, *SIGNS, cloud.api_key):
+    assert len(signalling.secrets) > 8
+    for secret in (*signalling.secrets, *SIGNS, cloud.api_key):
         assert secret not in text

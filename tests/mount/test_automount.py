@@ -41,7 +41,7 @@ class Automounter:
     """One autofs trigger on *base* with the mount command for what is beneath it."""
 
     def __init__(self, taskfs: Taskfs, base: Path, kind: str) -> None:
-        self._taskfs = taskfs
+        self.taskfs = taskfs
         self._base = base
         self.mountpoint = base if kind == "direct" else base / "tasks"
         self.said = ""
@@ -58,7 +58,7 @@ class Automounter:
             token = PACKET.unpack_from(packet)[2]
             if self.mountpoint != self._base:
                 self.mountpoint.mkdir(exist_ok=True)
-            done = self._taskfs("mount", "--allow-other", self.mountpoint)
+            done = self.taskfs("mount", "--allow-other", self.mountpoint)
             self.said = done.stderr
             fcntl.ioctl(self._root, FAIL if done.returncode else READY, token)
 
@@ -123,7 +123,7 @@ def test_after_umount_the_next_access_mounts_again(
     task = cloud.add_task()
     assert listed(automounter.mountpoint).returncode == 0
     words = [*COMMAND, "umount", str(automounter.mountpoint)]
-    environment = automounter._taskfs.environment
+    environment = automounter.taskfs.environment
     done = subprocess.run(
         words, env=environment, capture_output=True, text=True, start_new_session=True, timeout=30
     )

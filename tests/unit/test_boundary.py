@@ -27,7 +27,6 @@ from taskfs.fuse.kernel.session import Session, interrupted
 from taskfs.fuse.operations import TaskOperations
 from taskfs.support.buffers import Buffer
 from taskfs.support.interruptible_wait import Waiter
-from taskfs.tree.handle_table import HandleTable
 from taskfs.tree.handles import ControlHandle, PushableHandle
 from taskfs.tree.nodes import Attrs, Node
 from taskfs.tree.page_cache import PageCacheMode
@@ -75,21 +74,22 @@ class Serving:
         tree: Any,
         on_ready: Callable[[], None] = lambda: None,
         users: frozenset[int] | None = None,
+        operations: type[TaskOperations] = TaskOperations,
     ) -> None:
         self.wire = FakeChannel()
         policy = AttributePolicy(1000, 1001, 0o027)
-        self.operations = TaskOperations(cast(Tree, tree), policy)
+        self.operations = operations(cast(Tree, tree), policy)
         channel, packer = cast(Channel, self.wire), Packer(1.5)
         self.session = Session(self.operations, channel, packer, on_ready, users)
 
     def answers(self, opcode: int, body: bytes = b"", **head: int) -> list[tuple[int, bytes]]:
         """Serve one request; return what went out: the errno and the body of each answer."""
         self.wire.sent.clear()
-        self.session._serve(memoryview(request(opcode, body, **head)))
+        self.session.answer(memoryview(request(opcode, body, **head)))
         found = []
         for answer in self.wire.sent:
             length, error, unique = struct.unpack_from("=IiQ", answer)
-            assert (length, unique) == (len(answer), head.get("unique", 2))
+            assert length == len(answer) and unique in (0, head.get("unique", 2))
             found.append((-error, answer[16:]))
         return found
 
@@ -135,15 +135,17 @@ def test_an_exception_that_passes_the_operations_is_eio(
     failure: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     """X-4: An exception that passes the operations is caught at the boundary."""
-    serving = Serving(Failing())
 
-    def fail(nodeid: int, body: memoryview) -> None:
-        raise failure
+    class Passing(TaskOperations):
+        def __call__(self, kind: str, path: str, *arguments: Any) -> Any:
+            raise failure
 
-    cast(Any, serving.session._dispatch)._methods[Opcode.STATFS] = fail
+    serving = Serving(Failing(), operations=Passing)
     assert serving.answer(Opcode.STATFS) == (errno.EIO, b"")
     assert len(caplog.records) == 1
-    assert not serving.session._running
+    # The session no longer knows the request.
+    interrupt = struct.pack("=Q", 2)
+    assert serving.answer(Opcode.INTERRUPT, interrupt, unique=3) == (errno.EAGAIN, b"")
 
 
 @pytest.mark.parametrize("kind", OURS, ids=lambda kind: kind.__name__)
@@ -251,8 +253,8 @@ def test_exports_are_not_offered_to_the_kernel() -> None:
 @pytest.mark.parametrize("gone", [errno.ENODEV, errno.ECONNABORTED])
 def test_a_lost_connection_ends_the_mount_without_a_failure(gone: int) -> None:
     """E-1: ENODEV and ECONNABORTED from /dev/fuse (fuse(4)) are an end and no failure."""
-    channel = Channel.__new__(Channel)
-    channel._device = -1
+    reading, writing = os.pipe()
+    channel = Channel(reading)
 
     def refuse(*args: Any) -> int:
         raise OSError(gone, os.strerror(gone))
@@ -262,6 +264,8 @@ def test_a_lost_connection_ends_the_mount_without_a_failure(gone: int) -> None:
         patched.setattr(os, "writev", refuse)
         assert channel.receive(bytearray(100)) == 0
         assert not channel.send([b"answer"])
+    os.close(reading)
+    os.close(writing)
 
 
 @pytest.mark.parametrize("version", [(7, 22), (6, 45), (8, 0)])
@@ -328,15 +332,15 @@ def test_an_interrupt_reaches_its_request_only() -> None:
         def resolve(self, path: str) -> Node:
             seen.append(interrupted())
             other = struct.pack("=Q", 9)
-            serving.session._serve(memoryview(request(Opcode.INTERRUPT, other, unique=11)))
+            serving.session.answer(memoryview(request(Opcode.INTERRUPT, other, unique=11)))
             seen.append(interrupted())
             mine = struct.pack("=Q", 8)
-            serving.session._serve(memoryview(request(Opcode.INTERRUPT, mine, unique=13)))
+            serving.session.answer(memoryview(request(Opcode.INTERRUPT, mine, unique=13)))
             seen.append(interrupted())
             raise Interrupted("a signal")
 
     serving = Serving(Waiting())
-    serving.session._serve(memoryview(request(Opcode.LOOKUP, b"status\0", unique=8)))
+    serving.session.answer(memoryview(request(Opcode.LOOKUP, b"status\0", unique=8)))
     assert seen == [False, False, True]
     # An unknown request gets EAGAIN, so the kernel repeats the interrupt; a known one no answer.
     told = [struct.unpack_from("=iQ", answer, 4) for answer in serving.wire.sent]
@@ -420,10 +424,10 @@ def test_a_listing_sends_its_lifetime() -> None:
     _, listing = serving.answer(Opcode.READDIRPLUS, body)
     _, _, *valid = struct.unpack_from("=QQQQII", listing)
     assert valid == [1, 1, 500_000_000, 500_000_000]
-    directories = serving.session._dispatch._directories._directories
-    directories[fh].path = "/deeper"
-    directories[fh].listing = None
-    _, listing = serving.answer(Opcode.READDIRPLUS, body)
+    nodeid = struct.unpack_from("=Q", serving.answer(Opcode.LOOKUP, b"deeper\0")[1])[0]
+    fh, *_ = struct.unpack("=QII", serving.answer(Opcode.OPENDIR, bytes(8), nodeid=nodeid)[1])
+    body = struct.pack("=QQI20x", fh, 2, 4096)
+    _, listing = serving.answer(Opcode.READDIRPLUS, body, nodeid=nodeid)
     assert struct.unpack_from("=QQQQII", listing)[2:] == (
         VERSION_LIFETIME_S,
         VERSION_LIFETIME_S,
@@ -455,8 +459,10 @@ def test_a_listing_continues_at_its_offset(opcode: int, size: int) -> None:
 class Ahead(PushableHandle):
     """An open file with pieces that may be pushed."""
 
-    def __init__(self, *ready: range, fails: bool = False) -> None:
-        self.mode = PageCacheMode.KEEP
+    def __init__(
+        self, *ready: range, fails: bool = False, mode: PageCacheMode = PageCacheMode.KEEP
+    ) -> None:
+        self.mode = mode
         self.size, self.version = 1 << 30, None
         self.ready = list(ready)
         self.fails = fails
@@ -479,19 +485,35 @@ class Ahead(PushableHandle):
         pass
 
 
-def read_of(serving: Serving, handle: Ahead) -> list[bytes]:
-    """Read the first 8 bytes through *handle*; return what went out."""
-    fh = cast(Any, serving.operations)._tree.handles.add(handle)
-    serving.session._dispatch._pushable[fh] = handle
-    serving.wire.sent.clear()
-    body = struct.pack("=QQI20x", fh, 0, 8)
-    serving.session._serve(memoryview(request(Opcode.READ, body)))
+class OneFile(Failing):
+    """A tree whose every path is a file with the open *handle*."""
+
+    def __init__(self, handle: Ahead) -> None:
+        super().__init__()
+        self.handle = handle
+
+    def resolve(self, path: str) -> Node:
+        handle = self.handle
+
+        class Opening(Node):
+            def open(self, *, writing: bool) -> Any:
+                return handle
+
+        return Opening(path)
+
+
+def read_of(handle: Ahead, *ready: range) -> list[bytes]:
+    """Open *handle*, let it have pieces *ready*, read its first 8 bytes; return what went out."""
+    serving = Serving(OneFile(handle))
+    fh, *_ = struct.unpack("=QII", serving.answer(Opcode.OPEN, bytes(8))[1])
+    handle.ready = list(ready)
+    serving.answers(Opcode.READ, struct.pack("=QQI20x", fh, 0, 8))
     return serving.wire.sent
 
 
 def test_ready_bytes_are_pushed_before_the_answer() -> None:
     """linux/fuse.h, NOTIFY_STORE: a message without a request, its code in place of an errno."""
-    sent = read_of(Serving(Failing()), Ahead(range(8, 24), range(24, 40)))
+    sent = read_of(Ahead(), range(8, 24), range(24, 40))
     assert [struct.unpack_from("=IiQ", message) for message in sent] == [
         *((56, 4, 0), (56, 4, 0)),
         (24, 0, 2),
@@ -505,29 +527,15 @@ def test_ready_bytes_are_pushed_before_the_answer() -> None:
 @pytest.mark.parametrize("mode", PageCacheMode)
 def test_ready_bytes_are_pushed_with_the_open(mode: PageCacheMode) -> None:
     """R-9: Cached bytes are pushed with the open where the kernel keeps its pages."""
-    handle = Ahead(range(16))
-    handle.mode = mode
-
-    class Opening(Node):
-        def open(self, *, writing: bool) -> Any:
-            return handle
-
-    class NodeTable(Failing):
-        handles = HandleTable()
-
-        def resolve(self, path: str) -> Node:
-            return Opening(path)
-
-    serving = Serving(NodeTable())
-    serving.wire.sent.clear()
-    serving.session._serve(memoryview(request(Opcode.OPEN, bytes(8))))
+    serving = Serving(OneFile(Ahead(range(16), mode=mode)))
+    serving.session.answer(memoryview(request(Opcode.OPEN, bytes(8))))
     told = [struct.unpack_from("=iQ", message, 4) for message in serving.wire.sent]
     assert told == ([(4, 0), (0, 2)] if mode is PageCacheMode.KEEP else [(0, 2)])
 
 
 def test_a_failed_push_fails_no_read(caplog: pytest.LogCaptureFixture) -> None:
     """R-9: A push that fails fails no reader of right bytes."""
-    sent = read_of(Serving(Failing()), Ahead(range(8, 24), fails=True))
+    sent = read_of(Ahead(fails=True), range(8, 24))
     assert [struct.unpack_from("=IiQ", message) for message in sent] == [(24, 0, 2)]
     assert len(caplog.records) == 1
 

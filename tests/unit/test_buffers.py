@@ -2,8 +2,7 @@
 
 import pytest
 
-from taskfs.support import buffers
-from taskfs.support.buffers import MAX_POOLED, POOLED_SIZES, address_of, allocate, trim_pools
+from taskfs.support.buffers import MAX_POOLED, POOLED_SIZES, POOLS, address_of, allocate, trim_pools
 
 
 @pytest.fixture(autouse=True)
@@ -12,7 +11,7 @@ def _empty_pools() -> None:
 
 
 def pooled_bytes() -> int:
-    return sum(pool.length * len(pool.unused) for pool in buffers._POOLS)
+    return sum(pool.length * len(pool.unused) for pool in POOLS)
 
 
 @pytest.mark.parametrize("length", POOLED_SIZES)

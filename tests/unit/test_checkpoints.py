@@ -3,17 +3,18 @@
 import contextlib
 import random
 import shutil
+import struct
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from taskfs.archive import disk_checkpoints, isal
+from taskfs.archive import isal
 from taskfs.archive.block_start import BlockStart, find_block_start
 from taskfs.archive.bounds import MAX_AHEAD_SPANS, SPAN, STRETCH
 from taskfs.archive.decode_cursor import Checkpoint
@@ -37,6 +38,7 @@ from tests.zips import ROOT, build, cheap_bytes, deflate, file, flipped
 PIECE: Final = 64 << 10
 PLENTY: Final = 1 << 30
 KEY: Final = cache_key("a version")
+POSITION: Final = struct.Struct("<QQLB")  # of a checkpoint on disk
 BODY: Final = cheap_bytes(6 * STRETCH + 1_234_567, 5)
 PACKED: Final = deflate(BODY, 1)
 # Compressed bytes that one stretch takes, with the block that begins behind it.
@@ -316,20 +318,20 @@ def test_a_file_of_another_member_or_version_is_a_miss(cache: Path) -> None:
     assert renamed.source.fed > len(PACKED) * 0.8
 
 
-def records(process: Process) -> Iterator[tuple[int, bytes]]:
-    """Yield the numbers and the contents of the stored checkpoints."""
-    for number in process.stored:
-        record = process.disk._blocks.get(number)
+def change_records(cache: Path, change: Callable[[bytes], bytes]) -> None:
+    """Replace each checkpoint on disk, which lie there like the blocks of an object."""
+    blocks = DiskCache(cache, PLENTY).blocks_of(f"{KEY}-c3")
+    numbers = Process(cache).stored
+    assert numbers
+    for number in numbers:
+        record = blocks.get(number)
         assert record is not None
-        yield number, bytes(record)
+        blocks.put(number, change(bytes(record)))
 
 
 def test_a_checkpoint_of_a_newer_version_is_a_miss(cache: Path) -> None:
     """I-9, R-16: A checkpoint in a layout of another version of taskfs is a miss."""
-    writer = Process(cache)
-    for number, record in records(writer):
-        newer = record.replace(disk_checkpoints.MAGIC, b"taskfs checkpoint 2\n")
-        writer.disk._blocks.put(number, newer + bytes(100))
+    change_records(cache, lambda old: old.replace(b"checkpoint 1", b"checkpoint 2") + bytes(100))
     later = Process(cache)
     later.check(len(BODY) * 9 // 10)
     assert later.source.fed > len(PACKED) * 0.8
@@ -350,17 +352,21 @@ def test_a_checkpoint_that_lies_never_gives_a_whole_wrong_member(
     cache: Path, what: str, max_workers: int
 ) -> None:
     """I-1, I-9: A wrong checkpoint with a right checksum is found, dropped and done without."""
-    writer = Process(cache)
-    for number, record in records(writer):
-        start = writer.disk._unpack(record)
-        assert start is not None
+
+    def lie(record: bytes) -> bytes:
+        # Behind 48 bytes about the member: decoded bytes, compressed bits, CRC-32, bits, window.
+        head, position, window = record[:48], POSITION.unpack_from(record, 48), record[69:]
+        output_offset, bit_offset, crc, bits = position
         wrong = {
-            "window": start._replace(window=start.window[::-1]),
-            "bits": start._replace(bit_offset=start.bit_offset + 8),
-            "crc": start._replace(crc=start.crc ^ 1),
-            "offset": start._replace(output_offset=start.output_offset + 1),
+            "window": (*position, isal.compress(zlib.decompress(window)[::-1])),
+            "bits": (output_offset, bit_offset + 8, crc, bits, window),
+            "crc": (output_offset, bit_offset, crc ^ 1, bits, window),
+            "offset": (output_offset + 1, bit_offset, crc, bits, window),
         }
-        writer.disk.save(number, wrong[what], 0)
+        *changed, window = wrong[what]
+        return head + POSITION.pack(*changed) + bytes(window)
+
+    change_records(cache, lie)
     later = Process(cache, max_workers=max_workers)
     with_end = later.decoder.read_at(len(BODY) - 4096, 4096)
     assert with_end == BODY[-4096:]
@@ -492,9 +498,7 @@ def test_an_offline_cache_is_read_only(cache: Path) -> None:
     later = Process(cache, cache=FrozenCache)
     later.check(len(BODY) * 9 // 10)
     assert later.source.fed <= ONE_STRETCH
-    writer = Process(cache)
-    for number, record in records(writer):
-        writer.disk._blocks.put(number, record.replace(b"checkpoint 1", b"checkpoint 2"))
+    change_records(cache, lambda old: old.replace(b"checkpoint 1", b"checkpoint 2"))
     before = path.read_bytes()
     later = Process(cache, cache=FrozenCache)
     later.check(len(BODY) * 9 // 10)

@@ -78,8 +78,8 @@ def test_without_control_groups(tmp_path: Path) -> None:
 def test_affinity_and_quota(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """R-38: The cores are the fewer of affinity and quota, rounded up, at least one."""
     root = tmp_path / "root"
-    monkeypatch.setattr(cores, "_ROOT", root)
-    monkeypatch.setattr(cores, "_SELF", member_of(tmp_path, "0::/"))
+    monkeypatch.setattr(cores, "CGROUP_ROOT", root)
+    monkeypatch.setattr(cores, "OWN_CGROUP", member_of(tmp_path, "0::/"))
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
     for content, expected in (("max 1", 6), ("350000 100000", 4), ("1000 100000", 1)):
         group(root, "", cpu__max=content)

@@ -17,6 +17,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -27,7 +28,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskfs.cache import segment_file
 from taskfs.cache.block import BLOCK
 from taskfs.cache.block_reader import BlockReader
 from taskfs.cache.disk_cache import (
@@ -220,12 +220,28 @@ def test_long_runs_bypass_the_page_cache(cache_dir: Path) -> None:
     assert in_page_cache(segment_path(cache_dir, number=1), BLOCK)
 
 
-def test_one_thread_at_a_time_waits_for_the_disk(cache_dir: Path) -> None:
+def test_one_thread_at_a_time_waits_for_the_disk(
+    cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """R-17: While one long run bypasses the page cache, another takes the ordinary way."""
     blocks = DiskCache(cache_dir, PLENTY).blocks_of(KEY)
-    with segment_file._direct_io_lock:
-        blocks.put(0, aligned(run_of("o", 0, SEGMENT_BLOCKS)))
+    write, waits, go = os.pwrite, threading.Event(), threading.Event()
+
+    def write_slowly(descriptor: int, piece: bytes, offset: int) -> int:
+        if threading.current_thread() is other and len(piece) >= DIRECT_BYTES:
+            waits.set()
+            assert go.wait(10)
+        return write(descriptor, piece, offset)
+
+    monkeypatch.setattr(os, "pwrite", write_slowly)
+    run = aligned(run_of("p", 0, SEGMENT_BLOCKS))
+    other = threading.Thread(target=blocks.put, args=(SEGMENT_BLOCKS, run))
+    other.start()
+    assert waits.wait(10)
+    blocks.put(0, aligned(run_of("o", 0, SEGMENT_BLOCKS)))
     assert in_page_cache(segment_path(cache_dir), 10 * BLOCK)
+    go.set()
+    other.join()
     assert blocks.get(0, SEGMENT_BLOCKS) == run_of("o", 0, SEGMENT_BLOCKS)
 
 
@@ -978,13 +994,8 @@ def _end(child: "subprocess.Popen[bytes]") -> None:
     assert child.returncode == 0, (output or b"").decode()
 
 
-def _full(cache_dir: str, what: str) -> None:
-    """In a process of its own: use a cache whose disk takes no more at some point."""
-    directory = Path(cache_dir, "cache")
-    if what == "limit":
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10 * BLOCK + 50, resource.RLIM_INFINITY))
-    else:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", cache_dir], check=True)
+def _collect_warnings() -> list[logging.LogRecord]:
+    """Return a list that all warnings of this process are added to."""
     warnings: list[logging.LogRecord] = []
 
     class Catcher(logging.Handler):
@@ -992,6 +1003,17 @@ def _full(cache_dir: str, what: str) -> None:
             warnings.append(record)
 
     logging.getLogger().addHandler(Catcher())
+    return warnings
+
+
+def _full(cache_dir: str, what: str) -> None:
+    """In a process of its own: use a cache whose disk takes no more at some point."""
+    directory = Path(cache_dir, "cache")
+    if what == "limit":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10 * BLOCK + 50, resource.RLIM_INFINITY))
+    else:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", cache_dir], check=True)
+    warnings = _collect_warnings()
     body = random.Random(15).randbytes(90 * BLOCK + 33)
     if what == "read-only":
         use_everything(DiskCache(directory, PLENTY))
@@ -1059,6 +1081,7 @@ STRESS_BLOCKS: Final = 2 * SEGMENT_BLOCKS
 def _write_and_read(cache_dir: str, seconds: str, seed: str) -> None:
     """In a process of its own: write, read, drop and evict; fail on any wrong byte."""
     until = time.monotonic() + float(seconds)
+    warnings = _collect_warnings()
     cache = DiskCache(Path(cache_dir), STRESS_SIZE)
     keys = [cache_key("stress", number) for number in range(STRESS_KEYS)]
     indexes = {key: random.Random(key).randbytes(100_000) for key in keys}
@@ -1086,7 +1109,7 @@ def _write_and_read(cache_dir: str, seconds: str, seed: str) -> None:
 
     run_threads([partial(work, f"{seed}/{number}") for number in range(2)])
     assert hits[0] > 20, hits
-    assert not cache._has_warned
+    assert not warnings, [record.getMessage() for record in warnings]
 
 
 def test_processes_at_one_cache(cache_dir: Path) -> None:

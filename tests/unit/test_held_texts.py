@@ -2,7 +2,7 @@
 
 import pytest
 
-from taskfs.tree.held_texts import MARGIN_S, MAX_TEXTS, HeldTexts, Text
+from taskfs.tree.held_texts import MARGIN_S, HeldTexts, Text
 from tests.unit.fakes import Clock
 
 
@@ -127,8 +127,16 @@ def test_a_failure_is_not_held(held_texts: HeldTexts, source: Source) -> None:
     assert held_texts.report("t/status", source).body == b"1"
 
 
-def test_the_pins_are_bounded(clock: Clock, source: Source) -> None:
-    """R-20: The held texts are bounded."""
+def test_the_held_texts_are_bounded(
+    clock: Clock, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R-20: Beyond the bound the oldest text is dropped, and the others stay."""
+    monkeypatch.setattr("taskfs.tree.held_texts.MAX_TEXTS", 20)
     held_texts = HeldTexts(1.0, 2.0, clock)
-    assert MAX_TEXTS == 100_000
-    assert held_texts._texts.maxsize == MAX_TEXTS
+    bodies = {
+        f"t{number}/status": held_texts.report(f"t{number}/status", source).body
+        for number in range(21)
+    }
+    assert held_texts.serve("t20/status", source).body == bodies["t20/status"]
+    assert held_texts.serve("t1/status", source).body == bodies["t1/status"]
+    assert held_texts.serve("t0/status", source).body != bodies["t0/status"]

@@ -18,12 +18,15 @@ import pytest
 from taskfs.cache.range_locks import pack_flock
 from taskfs.config import Config
 from taskfs.errors import MountError
-from taskfs.fuse import mount, mount_table, mountpoint
+from taskfs.fuse import daemonize, fusepy_loop, mount, mount_table, mountpoint
+from taskfs.fuse.attributes import AttributePolicy
 from taskfs.fuse.engine import MountOptions
 from taskfs.fuse.engine_choice import choose_engines
 from taskfs.fuse.event_operations import EventOperations
 from taskfs.fuse.events import start_events
 from taskfs.fuse.fusepy_engine import FusepyEngine
+from taskfs.fuse.libfuse import libfuse_path
+from taskfs.fuse.operations import TaskOperations
 from taskfs.fuse.systemd import READY, ServiceManager
 from taskfs.support.clock import age_clock
 from taskfs.tree import control_nodes
@@ -82,12 +85,14 @@ def test_umount8_unmounts(
 ) -> None:
     """macOS and FreeBSD have no fusermount: umount(8) does it, with -f for what is in use."""
     monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(mount_table, "MOUNTINFO", str(tmp_path / "none"))
+    write_program(program / "mount", f"echo 'taskfs on {tmp_path} (macfuse, nodev)'")
     write_program(program / "umount", f'echo "$@" > {tmp_path}/said')
-    mountpoint._unmount(tmp_path, lazy=lazy)
+    mountpoint.umount(tmp_path, lazy=lazy)
     assert (tmp_path / "said").read_text() == f"{words}{tmp_path}\n"
     write_program(program / "umount", "echo 'umount: resource busy' >&2; exit 1")
-    with pytest.raises(MountError, match="resource busy"):
-        mountpoint._unmount(tmp_path, lazy=lazy)
+    with pytest.raises(MountError, match="is busy"):
+        mountpoint.umount(tmp_path, lazy=lazy)
 
 
 def test_whether_a_process_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,8 +168,12 @@ def test_the_engine_is_fusepy(
     """The kernel engine speaks the protocol of Linux, and /dev/fuse need not be there."""
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr(mount, "DEVICE", tmp_path / "none")
+    started: list[object] = []
+    monkeypatch.setattr(daemonize, "start", lambda work, on_note: started.append(work))
     config = Config(cache_dir=tmp_path)
-    mount._check_machine(config)
+    (tmp_path / "mnt").mkdir()
+    mount.mount(config, tmp_path / "mnt", foreground=False)
+    assert len(started) == 1
     engines = choose_engines(config, tmp_path)
     assert (engines.name(), engines.pushes_pages) == ("fusepy", False)
 
@@ -173,10 +182,18 @@ def test_options_that_macfuse_does_not_know_are_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """macFUSE mounts nosuid and nodev by itself, and has no subtype."""
+    given: list[set[str]] = []
+    monkeypatch.setattr(
+        fusepy_loop, "FuseLoop", lambda calls, path, **options: given.append(set(options))
+    )
+    monkeypatch.setenv("FUSE_LIBRARY_PATH", libfuse_path())
     engine = FusepyEngine(tmp_path, MountOptions(noexec=True))
-    assert {"nosuid", "nodev", "noexec", "subtype"} <= set(engine._fuse_options())
-    monkeypatch.setattr(sys, "platform", "darwin")
-    assert not {"nosuid", "nodev", "noexec", "subtype"} & set(engine._fuse_options())
+    operations = TaskOperations(cast(Tree, None), AttributePolicy())
+    for platform in ("linux", "darwin"):
+        monkeypatch.setattr(sys, "platform", platform)
+        engine.serve(operations, lambda: None, lambda: None)
+    assert given[0] - given[1] == {"nosuid", "nodev", "noexec", "subtype"}
+    assert given[1]
 
 
 def test_without_a_service_manager_that_hears(monkeypatch: pytest.MonkeyPatch) -> None:

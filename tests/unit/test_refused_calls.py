@@ -37,7 +37,7 @@ KEY: Final = cache_key("an object")
 
 @pytest.fixture(autouse=True)
 def _nothing_logged_yet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(fallback, "_logged", set())
+    monkeypatch.setattr(fallback, "logged_calls", set())
     trim_pools()
     yield
     trim_pools()
@@ -206,7 +206,7 @@ def test_without_glibc(logged: Callable[[], list[str]], monkeypatch: pytest.Monk
     monkeypatch.setattr(gc, "set_threshold", lambda *generations: None)
     for library in (refuse_with(errno.ENOENT), lambda name: object(), lambda name: _OldLibrary()):
         monkeypatch.setattr(ctypes, "CDLL", library)
-        monkeypatch.setattr(fallback, "_logged", set())
+        monkeypatch.setattr(fallback, "logged_calls", set())
         memory.tune()
         ended = threading.Event()
         threading.Timer(0.05, ended.set).start()

@@ -198,7 +198,7 @@ def test_exceptions_of_libraries_are_converted(
     def fail(*_: Any, **__: Any) -> None:
         raise failure
 
-    monkeypatch.setattr(transport._session, "request", fail)
+    monkeypatch.setattr(requests.Session, "request", fail)
     with pytest.raises(Transient) as caught:
         transport.send("GET it", "GET", "http://localhost/", Deadline(1, time.monotonic()))
     assert isinstance(caught.value.error, Unavailable)

@@ -229,7 +229,7 @@ class Session:
         with self._lock:
             self._idle -= 1
         while length := self._channel.receive(buffer):
-            if not self._serve(view[:length]):
+            if not self.answer(view[:length]):
                 return True
         return False
 
@@ -249,7 +249,7 @@ class Session:
             except RuntimeError as exc:  # the threads that answer now take the next requests
                 log.warning("%s: requests wait for each other", exc)
 
-    def _serve(self, message: memoryview) -> bool:
+    def answer(self, message: memoryview) -> bool:
         """Answer one request; return whether the calling thread still has the lead.
 
         This is the boundary: no Exception leaves it.
