@@ -38,7 +38,7 @@ def open_tasks(config: Config) -> TaskDatabase:
 
 
 def open_database(cache_dir: Path | None, api_url: str, api_key: str) -> TaskDatabase:
-    """Return the tasks of the account of *api_key*; without a *cache_dir*, a database in memory.
+    """Return the tasks of the account of *api_key*; without a *cache_dir*, a temporary one.
 
     The account is identified by a digest of its key, and is the one used last from now on.
     """
@@ -48,7 +48,7 @@ def open_database(cache_dir: Path | None, api_url: str, api_key: str) -> TaskDat
             directory = make_directory(cache_dir)
             path = directory / _file_name(api_url, api_key, directory)
         except OSError as exc:
-            log.warning("the tasks are kept in memory only (%s): see --cache-dir", exc)
+            log.warning("the tasks are kept in a temporary file (%s): see --cache-dir", exc)
     database = TaskDatabase(DatabaseFile(path))
     if cache_dir is not None and path is not None:
         with contextlib.suppress(OSError):

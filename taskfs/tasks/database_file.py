@@ -1,4 +1,4 @@
-"""`DatabaseFile`: the SQLite file of one account, and an empty one in memory where there is none.
+"""`DatabaseFile`: the SQLite file of one account, or a temporary one where there is none.
 
 Several mounts use one file at a time. SQLite's rollback journal leaves the file whole when a
 process is killed at any moment. No part of the file is mapped into memory, because a file that
@@ -26,8 +26,9 @@ T = TypeVar("T")
 DIRECTORY: Final = "tasks"  # beside the blocks, which are evicted file by file
 # Seconds that a write waits for another mount's; a write takes milliseconds.
 BUSY_TIMEOUT_S: Final = 5.0
-# Memory of SQLite's own cache: ids are random, so a new task touches pages everywhere.
-CACHE_KB: Final = 4096
+# Memory of SQLite's own cache. Ids are random, so a new task touches pages everywhere: a cache of
+# 4 MB makes a listing of 100,000 tasks no faster, because the kernel caches the file.
+CACHE_KB: Final = 512
 # Compiled statements that are kept: one with 500 ids takes 100 KB, and each number of ids makes
 # another one.
 STATEMENTS: Final = 16
@@ -86,9 +87,10 @@ class DamagedError(sqlite3.DatabaseError):
 
 
 class DatabaseFile:
-    """A connection to the file at *path*; None for a database in memory.
+    """A connection to the file at *path*; None for a temporary database.
 
-    Safe for concurrent use: `_sqlite_lock` is held during each call. The file is changed only if it
+    A temporary database is a file without a name, because a large account takes much memory. Only
+    where that cannot be written, the database is in memory. Safe for concurrent use: `_sqlite_lock` is held during each call. The file is changed only if it
     is not *read_only*.
     """
 
@@ -99,6 +101,7 @@ class DatabaseFile:
         self.is_read_only = read_only
         self._pid = os.getpid()
         self._is_closed = False
+        self._is_in_memory = False
         with _sqlite_lock:
             self._reopen()
         self.generation = 0  # grows whenever the content was lost
@@ -110,8 +113,8 @@ class DatabaseFile:
                 try:
                     return work(self._connection)
                 except FAULTS as exc:
-                    if self._path is None and not _is_damage(exc):
-                        raise  # an error of this code: a database in memory is never damaged
+                    if self._is_in_memory and not _is_damage(exc):
+                        raise  # an error of this code: memory does not fail
                     self._recover(exc)
 
     def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -138,17 +141,17 @@ class DatabaseFile:
             if not self._is_closed and os.getpid() == self._pid:
                 self._is_closed = True
                 self._connection.close()
-                self._path = None
-                self._connection = _open_in_memory()
+                self._path, self._is_in_memory = None, True
+                self._connection = self._open_temporary()
                 self.generation += 1
 
     def _open(self) -> sqlite3.Connection:
         if self._path is None:
-            return _open_in_memory()
+            return self._open_temporary()
         try:
             return _open_file(self._path, self.is_read_only)
         except sqlite3.OperationalError as exc:
-            log.warning("the tasks are kept in memory only: %s: %s", self._path, exc)
+            log.warning("the tasks are kept in a temporary file: %s: %s", self._path, exc)
         except FAULTS as exc:
             if not self.is_read_only:
                 log.warning("%s cannot be read (%s): it is replaced", self._path, exc)
@@ -156,43 +159,66 @@ class DatabaseFile:
                     remove_database(self._path)
                     return _open_file(self._path, self.is_read_only)
         except OSError as exc:
-            log.warning("the tasks are kept in memory only: %s", exc)
+            log.warning("the tasks are kept in a temporary file: %s", exc)
         self._path = None
-        return _open_in_memory()
+        return self._open_temporary()
+
+    def _open_temporary(self, *, is_empty: bool = False) -> sqlite3.Connection:
+        # SQLite writes a database without a name to a temporary file once it outgrows the cache.
+        connection = _connect(":memory:" if self._is_in_memory else "")
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KB}")
+        if not is_empty:
+            connection.executescript(SCHEMA)
+        return connection
 
     def _reopen(self) -> None:
         self._connection = self._open()
         self._file_id = _file_id(self._path)
 
     def _recover(self, exc: Exception) -> None:
-        """Replace a damaged file by an empty one, and a read-only one by a copy in memory."""
+        """Replace a damaged database by an empty one, and one that cannot be used by a copy."""
         broken, path = self._connection, self._path
-        if path is None or self.is_read_only:
-            self._path, self._connection = None, _open_in_memory()
+        if _is_damage(exc) if path is None else self.is_read_only:
+            self._path = None
+            self._reopen()
             self.generation += 1
+        elif path is None:
+            log.warning("the tasks are kept in memory, and in no temporary file: %s", exc)
+            self._copy(broken, in_memory=True)
         elif not isinstance(exc, sqlite3.OperationalError) or _is_damage(exc, _NO_TABLE):
             log.warning("%s is damaged (%s): it is replaced", path, exc)
             remove_database(path)
             self._reopen()
             self.generation += 1
         elif _file_id(path) != self._file_id:
-            # Not in memory, because a large account takes much there.
             log.warning("%s was removed (%s): a new one is written", path, exc)
             with contextlib.suppress(OSError):
                 make_directory(path.parent.parent)
             self._reopen()
             self.generation += 1
         else:
-            log.warning("%s cannot be used (%s): the tasks are kept in memory", path, exc)
-            self._path, self._connection = None, _open_in_memory(is_empty=True)
-            try:
-                broken.backup(self._connection)
-                _check_version(self._connection)
-            except sqlite3.Error:
-                self._connection = _open_in_memory()
-                self.generation += 1
+            log.warning("%s cannot be used (%s): the tasks are kept in a temporary file", path, exc)
+            self._path = None
+            self._copy(broken, in_memory=False)
         with contextlib.suppress(sqlite3.Error):
             broken.close()
+
+    def _copy(self, broken: sqlite3.Connection, *, in_memory: bool) -> None:
+        """Continue with a temporary copy, or without the content of a database that cannot be
+        read."""
+        self._is_in_memory = in_memory
+        self._connection = self._open_temporary(is_empty=True)
+        try:
+            broken.backup(self._connection)
+            self._connection.execute("SELECT count(*) FROM listings").fetchone()
+        except sqlite3.Error as exc:
+            if not in_memory:
+                log.warning("the temporary file of the tasks cannot be written: %s", exc)
+                self._connection.close()
+                self._copy(broken, in_memory=True)
+                return
+            self._reopen()
+            self.generation += 1
 
 
 def _file_id(path: Path | None) -> tuple[int, int] | None:
@@ -207,7 +233,7 @@ def _file_id(path: Path | None) -> tuple[int, int] | None:
 def _is_damage(exc: Exception, *more: str) -> bool:
     """Whether the content is damaged, by the type of the error or by its text: one of *more*.
 
-    A database in memory may be the copy of a damaged file.
+    A temporary database may be the copy of a damaged file.
     """
     is_corrupt = type(exc) in (DamagedError, sqlite3.DatabaseError, UnicodeDecodeError)
     return is_corrupt or any(text in str(exc) for text in (_NO_TEXT, *more))
@@ -237,13 +263,6 @@ def host_suffix(directory: Path) -> str:
     SQLite's locks do not work on every network file system, so each machine has a file of its own.
     """
     return f".{os.uname().nodename}" if is_network_directory(directory) else ""
-
-
-def _open_in_memory(*, is_empty: bool = False) -> sqlite3.Connection:
-    connection = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
-    if not is_empty:
-        connection.executescript(SCHEMA)
-    return connection
 
 
 def _open_file(path: Path, read_only: bool) -> sqlite3.Connection:
@@ -290,9 +309,10 @@ def _open_read_only(path: Path) -> sqlite3.Connection:
     raise sqlite3.OperationalError("it cannot be opened")
 
 
-def _connect(uri: str) -> sqlite3.Connection:
+def _connect(name: str) -> sqlite3.Connection:
+    """Return a connection to a database, by its URI or by one of SQLite's special names."""
     return sqlite3.connect(
-        uri,
+        name,
         uri=True,
         timeout=BUSY_TIMEOUT_S,
         check_same_thread=False,

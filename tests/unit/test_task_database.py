@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import random
+import resource
 import shutil
 import signal
 import sqlite3
@@ -268,10 +269,10 @@ def test_text_that_is_damaged_is_a_miss(open_tasks: Opening, cache: Path) -> Non
     assert database.generation == 1
 
 
-def test_damaged_text_in_memory_is_a_miss(
+def test_damaged_text_in_a_temporary_file_is_a_miss(
     open_tasks: Opening, monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
-    """O-17: So does the copy in memory of a damaged file that cannot be used any more."""
+    """O-17: So does the temporary copy of a damaged file that cannot be used any more."""
     monkeypatch.setattr("taskfs.tasks.database_file.BUSY_TIMEOUT_S", 0.1)
     database = open_tasks()
     database.put(TASKS[1:])
@@ -312,7 +313,7 @@ def test_a_database_of_a_newer_version_stays(cache: Path) -> None:
     database = open_database(cache, URL, "key")
     assert database.tasks(ALL) == []
     database.put(TASKS)
-    assert database.tasks(ALL) == TASKS  # in memory
+    assert database.tasks(ALL) == TASKS  # in a temporary file
     database.close()
     assert stored(cache) == []
     assert path.read_bytes() == newer
@@ -362,8 +363,8 @@ def test_a_listing_without_news_writes_nothing(open_tasks: Opening, cache: Path)
     assert database.version == version
 
 
-def test_without_a_cache_tasks_are_in_memory(cache: Path) -> None:
-    """C-14, Y-9, O-17: With `--cache-size 0`, or without a directory, tasks are in memory."""
+def test_without_a_cache_tasks_leave_no_file(cache: Path) -> None:
+    """C-14, Y-9, O-17: With `--cache-size 0`, or without a directory, no file of tasks is left."""
     put(open_database(None, URL, "key"), *TASKS)
     assert not cache.exists()
     cache.mkdir()
@@ -384,7 +385,7 @@ def test_without_a_cache_tasks_are_in_memory(cache: Path) -> None:
 def test_a_file_that_cannot_be_written_is_done_without(
     open_tasks: Opening, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """R-25, O-17: Where the disk has too little free space, the tasks go on in memory."""
+    """R-25, O-17: Where the disk has too little free space, the tasks go on in a temporary file."""
     database = open_tasks()
     database.put(TASKS[1:])
     monkeypatch.setattr("taskfs.tasks.database_file.shortage", lambda directory, count: 1)
@@ -393,6 +394,76 @@ def test_a_file_that_cannot_be_written_is_done_without(
     assert database.tasks(ALL) == TASKS
     assert database.generation == generation
     assert open_tasks().tasks(ALL) == TASKS[1:]
+
+
+def temporary_bytes() -> int:
+    """Return the length of the temporary files of databases that this process has open."""
+    descriptors = Path("/proc/self/fd").iterdir()
+    return sum(each.stat().st_size for each in descriptors if is_temporary(each))
+
+
+def is_temporary(descriptor: Path) -> bool:
+    with contextlib.suppress(OSError):  # it is closed meanwhile
+        target = os.readlink(descriptor)
+        return "etilqs" in target and target.endswith("(deleted)")
+    return False
+
+
+def large_tasks(count: int) -> list[Task]:
+    """Return tasks whose records do not compress: 2 KB each."""
+    noise = random.Random(3)
+    return [task_of(f"t{n}", n % 3000, error_detail=noise.randbytes(1000).hex()) for n in range(count)]
+
+
+def test_many_tasks_without_a_cache_are_in_a_file_without_a_name() -> None:
+    """R-53, C-14: With `--cache-size 0` the tasks of a large account do not lie in memory."""
+    before = temporary_bytes()
+    database = TaskDatabase(DatabaseFile(None))
+    tasks = large_tasks(1500)
+    for start in range(0, len(tasks), 500):
+        database.put(tasks[start : start + 500])
+    assert temporary_bytes() - before > 1 << 20
+    assert len(database.tasks(ALL)) == len(tasks)
+    database.close()
+    assert temporary_bytes() == before
+
+
+def test_a_full_disk_moves_many_tasks_to_a_file_without_a_name(
+    open_tasks: Opening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R-53, O-17: Where the cache cannot be written, the tasks do not lie in memory either."""
+    database, tasks = open_tasks(), large_tasks(1500)
+    for start in range(0, 1000, 500):
+        database.put(tasks[start : start + 500])
+    before = temporary_bytes()
+    monkeypatch.setattr("taskfs.tasks.database_file.shortage", lambda directory, count: 1)
+    database.put(tasks[1000:])
+    assert temporary_bytes() - before > 1 << 20
+    assert database.generation == 0 and len(database.tasks(ALL)) == len(tasks)
+
+
+@pytest.fixture
+def no_large_file() -> Iterator[None]:
+    """Has the system refuse to write beyond 1 MB of any file (EFBIG)."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.usefixtures("no_large_file")
+def test_without_any_disk_the_tasks_are_in_memory(
+    open_tasks: Opening, caplog: pytest.LogCaptureFixture
+) -> None:
+    """R-53, O-17: Where the cache and the temporary file are full, the tasks go on in memory."""
+    database, tasks = open_tasks(), large_tasks(1500)
+    for start in range(0, len(tasks), 500):
+        database.put(tasks[start : start + 500])
+    assert database.generation <= 1  # SQLite gives up the content of a file that fails
+    for _ in range(2):
+        database.put(tasks)
+        assert len(database.tasks(ALL)) == len(tasks)
+    assert "in a temporary file" in caplog.text and "in memory" in caplog.text
 
 
 def test_several_mounts_share_the_tasks(open_tasks: Opening) -> None:
@@ -456,7 +527,7 @@ def test_a_killed_writer_leaves_the_database_whole(cache: Path) -> None:
 def test_a_suspended_writer_does_not_block_others(
     open_tasks: Opening, monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
-    """O-17: Behind a mount that is suspended in a write, the tasks go on in memory."""
+    """O-17: Behind a mount that is suspended in a write, the tasks go on in a temporary file."""
     monkeypatch.setattr("taskfs.tasks.database_file.BUSY_TIMEOUT_S", 0.1)
     database = open_tasks()
     database.put(TASKS[1:])
