@@ -8,18 +8,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import fsspec
 import numpy as np
 import pandas as pd
 import pytest
-from distributed import Client
 
 from taskfs.cache.block import BLOCK
 from tests.fake_api import FakeCloud
 from tests.fork_server import ROOT
 from tests.mounts import eventually
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 TASKS: Final = 10
 FILES: Final = 5
@@ -52,8 +54,10 @@ def column(path: str, cache_dirs: list[str]) -> tuple[float, int, int]:
 
 
 @contextlib.contextmanager
-def cluster(home: Path, workers: int) -> Iterator[Client]:
+def cluster(home: Path, workers: int) -> "Iterator[Client]":
     """Yield the client of a scheduler and its worker processes."""
+    from distributed import Client  # slow, and all processes of a test run import this module
+
     address = home / "scheduler.json"
     common = ["--no-dashboard", "--scheduler-file", str(address)]
     options = ["--nthreads", "2", "--no-nanny", "--local-directory", str(home)]
