@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from taskfs.archive.end_record import MAX_DIRECTORY
 from taskfs.demo.sources import FileSource
 from tests.fake_api import FakeCloud
 from tests.outputs import LONG_AGO
+from tests.zips import build
 
 TOP: Final = "artifacts/"
 FIELDS: Final = 100  # files of one directory
@@ -83,3 +85,16 @@ def add_large_task(cloud: FakeCloud, path: Path, members: int) -> str:
     task = cloud.add_task(end_time=LONG_AGO, metrics={"output_total_files": members})
     cloud.put_object(f"{task}/output.zip", FileSource(path))
     return task
+
+
+class OversizedArchive:
+    """An object whose end record says that its directory is longer than one may be."""
+
+    def __init__(self) -> None:
+        self._end = build([], zip64=True, end64={"size": MAX_DIRECTORY + 1, "offset": 0})
+        self.size = MAX_DIRECTORY + (1 << 20)
+
+    def read(self, start: int, stop: int) -> bytes:
+        zeros = self.size - len(self._end)
+        end = self._end[max(0, start - zeros) : max(0, stop - zeros)]
+        return bytes(max(0, min(stop, zeros) - start)) + end

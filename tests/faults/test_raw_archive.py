@@ -13,10 +13,12 @@ from typing import Any, Final
 
 import pytest
 
+from taskfs.demo.sources import ByteSource
 from taskfs.support.formatting import format_size
 from tests.conftest import in_process
 from tests.fake_api import FakeCloud
 from tests.file_systems import FileSystem, assert_same, text
+from tests.large_archives import OversizedArchive
 from tests.mounts import Taskfs
 from tests.outputs import LONG_AGO
 from tests.zips import STORED, build, cheap_bytes, file
@@ -30,12 +32,6 @@ def _encrypted() -> bytes:
     at = archive.index(b"PK\x01\x02")
     archive[at : at + 46] = bytes(46)
     return bytes(archive)
-
-
-@functools.cache
-def _too_large() -> bytes:
-    size = (1 << 30) + 1
-    return BODY + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, size, 0, 0).rjust(size + 22, b"-")
 
 
 # Archives that cannot be shown: their bytes, the errno of a listing, a part of the message.
@@ -52,7 +48,6 @@ REFUSED: Final[dict[str, tuple[Callable[[], bytes], int, str]]] = {
     "one byte": (lambda: b"x", errno.EIO, "not a ZIP archive"),
     "encrypted": (_encrypted, errno.EOPNOTSUPP, "encrypted"),
     "split": (lambda: build([file("x")], end={"disk": 3}), errno.EOPNOTSUPP, "split"),
-    "too large a directory": (_too_large, errno.EOPNOTSUPP, "MiB"),
 }
 
 
@@ -62,7 +57,7 @@ def errno_of(call: Callable[[], object]) -> int | None:
     return caught.value.errno
 
 
-def put(fs: FileSystem, body: bytes, **fields: Any) -> str:
+def put(fs: FileSystem, body: bytes | ByteSource, **fields: Any) -> str:
     task = fs.cloud.add_task(end_time=LONG_AGO, **fields)
     fs.cloud.put_object(f"{task}/output.zip", body)
     return task
@@ -80,12 +75,31 @@ def test_the_raw_archive_does_not_need_its_directory(fs: FileSystem, kind: str) 
         assert_same(fs.read(f"{task}/output.zip"), body)
         assert errno_of(lambda: fs.names(f"{task}/outputs")) == code
         assert errno_of(lambda: fs.read(f"{task}/outputs/good")) == code
+    check_the_rest(fs, task, len(body), why)
+
+
+def test_the_raw_archive_of_too_large_a_directory(fs: FileSystem) -> None:
+    """N-24, T-12, X-18: An archive with a directory of more than 1 GiB can be read as well."""
+    body = OversizedArchive()
+    task = put(fs, body, error_detail="the disk was full")
+    for _ in range(2):
+        assert fs.stat(f"{task}/output.zip").st_size == body.size
+        with fs.open(f"{task}/output.zip") as raw:
+            for start in (0, 600_000_000, body.size - 1000):
+                assert_same(raw.read_at(start, 1000), body.read(start, start + 1000))
+        assert errno_of(lambda: fs.names(f"{task}/outputs")) == errno.EOPNOTSUPP
+        assert errno_of(lambda: fs.read(f"{task}/outputs/good")) == errno.EOPNOTSUPP
+    check_the_rest(fs, task, body.size, "MiB")
+
+
+def check_the_rest(fs: FileSystem, task: str, size: int, why: str) -> None:
+    """Check what is shown of a task whose archive cannot be shown."""
     assert fs.stat(f"{task}/outputs").st_mode & 0o170000 == 0o040000
     assert "outputs" in fs.names(task)
     table = text(fs, f"{task}/output_files_info")
     assert fs.stat(f"{task}/output_files_info").st_size == len(table)
     first, second = table.splitlines()
-    assert first == f"Archive size: {format_size(len(body))}"
+    assert first == f"Archive size: {format_size(size)}"
     assert second.startswith("The files of the archive cannot be listed: ") and why in second
     assert text(fs, f"{task}/error") == "the disk was full\n"
     assert text(fs, f"{task}/status") == "success\n"
@@ -230,9 +244,22 @@ def test_download_of_an_archive_that_cannot_be_shown(
     assert (done.returncode, done.stderr) == (0, "")
     assert_same((tmp_path / "out" / "output.zip").read_bytes(), body)
     assert os.listdir(tmp_path / "out") == ["output.zip"]
-    done = taskfs("download", task, "--output-dir", str(tmp_path / "files"))
+    check_no_files(taskfs, task, why)
+
+
+def test_download_of_too_large_a_directory(cloud: FakeCloud, tmp_path: Path) -> None:
+    """C-41: One line says that the directory is too large, and names `--archive`."""
+    task = cloud.add_task(end_time=LONG_AGO)
+    cloud.put_object(f"{task}/output.zip", OversizedArchive())
+    check_no_files(Taskfs(tmp_path, cloud), task, "MiB")
+
+
+def check_no_files(taskfs: Taskfs, task: str, why: str) -> None:
+    """Check that a download without `--archive` fails and writes nothing."""
+    folder = taskfs.home / "files"
+    done = taskfs("download", task, "--output-dir", str(folder))
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert task in line and why in line and "--archive" in line
     with contextlib.suppress(FileNotFoundError):
-        assert os.listdir(tmp_path / "files") == []
+        assert os.listdir(folder) == []

@@ -11,7 +11,6 @@ from typing import Final
 import pytest
 
 from taskfs.archive import listing
-from taskfs.archive.end_record import MAX_DIRECTORY
 from taskfs.archive.index import Members
 from taskfs.cache.block import BLOCK
 from taskfs.cache.sealed_file import IN_MEMORY
@@ -24,10 +23,9 @@ from tests.file_systems import text
 from tests.fork_server import COMMAND
 from tests.generated_archive import BODY, FIELDS, GeneratedArchive
 from tests.generated_archive import name_of as generated_name
-from tests.large_archives import add_large_task, body_of, name_of, write_archive
+from tests.large_archives import OversizedArchive, add_large_task, body_of, name_of, write_archive
 from tests.mounts import Taskfs, eventually
 from tests.outputs import LONG_AGO
-from tests.zips import build
 
 MEMBERS: Final = 30_000
 MILLIONS: Final = 5_000_000
@@ -292,19 +290,6 @@ def test_kill_9_while_an_index_is_written(cloud: FakeCloud, cache: Path, tmp_pat
     assert not archive_requests(cloud)
     assert taskfs("cache", "--clear").returncode == 0
     assert not part.exists() and not cached_files(cache, "index")
-
-
-class OversizedArchive:
-    """An object whose end record says that its directory is longer than one may be."""
-
-    def __init__(self) -> None:
-        self._end = build([], zip64=True, end64={"size": MAX_DIRECTORY + 1, "offset": 0})
-        self.size = MAX_DIRECTORY + (1 << 20)
-
-    def read(self, start: int, stop: int) -> bytes:
-        zeros = self.size - len(self._end)
-        end = self._end[max(0, start - zeros) : max(0, stop - zeros)]
-        return bytes(max(0, min(stop, zeros) - start)) + end
 
 
 def test_a_directory_beyond_the_limit(open_tree: TreeFactory, cloud: FakeCloud) -> None:
