@@ -11,8 +11,11 @@ Buffer = bytes | bytearray | memoryview  # by convention not changed once it is 
 # Bytes from which a buffer is mapped, or comes from a pool, instead of the allocator: one block of
 # the caches, because blocks that come and go would leave gaps in the allocator's memory.
 LARGE: Final = 64 << 10
-# Lengths of the pooled buffers: those of decoded chunks and of fetched ranges.
-POOLED_SIZES: Final = (512 << 10, 1 << 20, 2 << 20, 4 << 20)
+# Lengths of the pooled buffers: those of blocks, of decoded chunks and of fetched ranges.
+POOLED_SIZES: Final = tuple(1 << bits for bits in range(16, 23))
+# Bytes from which a pooled buffer gets huge pages. Those of shorter ones would have neighbours in
+# the same page, and it would stay with the last of them.
+HUGE: Final = 512 << 10
 # Bytes that all pools together keep.
 MAX_POOLED: Final = 8 << 20
 
@@ -84,7 +87,8 @@ class BufferPool:
             memory = self.unused.pop()
         except IndexError:
             memory = _map(self.length)
-            _use_huge_pages(memory)
+            if self.length >= HUGE:
+                _use_huge_pages(memory)
         borrowed = self._borrowed.from_buffer(memory)
         borrowed.memory = memory
         return memoryview(borrowed).cast("B")
