@@ -65,7 +65,7 @@ class AttributePolicy:
         mode = self._override(attrs.mode) if self._has_modes else attrs.mode
         if self._umask and not stat.S_ISLNK(mode):
             mode &= ~self._umask
-        ino, size, mtime_ns, ctime_ns, blocks, lifetime = attrs[1:]
+        _, ino, size, mtime_ns, ctime_ns, blocks, lifetime = attrs
         times = mtime_ns, ctime_ns
         return FileAttributes(mode, ino, size, *times, blocks, *self._shared, lifetime)
 

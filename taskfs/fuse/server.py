@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 # Seconds that closing may take once the mount is gone: connections to machines take up to 3 s, and
 # `taskfs umount` waits 10 s for the process.
 CLOSE_TIMEOUT_S: Final = 5.0
+# Seconds after which a live mount imports what it may need later. The imports take some 50 ms of
+# computation, which would delay the program for which it was mounted.
+PRELOAD_DELAY_S: Final = 2.0
 
 # Called in the process that serves the mount, before any request: returns the configuration to use,
 # and a function to call at the end.
@@ -107,9 +110,13 @@ def serve(
             *(__version__, mountpoint, os.getpid(), _changed_options(config)),
         )
         on_live()
-        from taskfs.fuse.preload import load_rest
+        threading.Thread(target=load_rest_later, name="taskfs-preload", daemon=True).start()
 
-        threading.Thread(target=load_rest, name="taskfs-preload", daemon=True).start()
+    def load_rest_later() -> None:
+        if not state.ended.wait(PRELOAD_DELAY_S):
+            from taskfs.fuse.preload import load_rest
+
+            load_rest()
 
     try:
         engines.serve(operations, state, note_live)

@@ -101,23 +101,23 @@ class OpenDirectories:
     def _pack(
         self, nodeid: int, listing: DirectoryListing, offset: int, size: int, *, plus: bool
     ) -> bytes:
-        packer = self._packer
+        packer, nodes = self._packer, self._nodes
         answer: list[bytes] = []
         valid = packer.valid(listing.lifetime())
-        for number, (entry, attrs) in enumerate(_entries_from(listing, offset, plus=plus), offset):
-            name = entry.name.encode("utf-8", "surrogateescape")
-            size -= packer.dirent_size(name, plus)
+        head = packer.dirent_size(b"", plus)
+        for (text, mode, ino), attrs in _entries_from(listing, offset, plus=plus):
+            name = text.encode("utf-8", "surrogateescape")
+            size -= head + (len(name) + 7 & ~7)
             if size < 0:
                 break
-            fields = name, entry.ino or nodeid, entry.mode, number + 1
-            if plus:
-                child = 0
-                if attrs is not None:
-                    is_directory = stat.S_ISDIR(attrs.mode)
-                    child = self._nodes.add_lookup(nodeid, name, is_directory=is_directory)
-                answer += packer.direntplus(*fields, child, attrs, valid)
-            else:
-                answer += packer.dirent(*fields)
+            offset += 1
+            if not plus:
+                answer.append(packer.dirent(name, ino or nodeid, mode, offset))
+                continue
+            child = 0
+            if attrs is not None:
+                child = nodes.add_lookup(nodeid, name, is_directory=stat.S_ISDIR(mode))
+            answer.append(packer.direntplus(name, ino or nodeid, mode, offset, child, attrs, valid))
         return b"".join(answer)
 
 

@@ -174,10 +174,11 @@ class Packer:
         head = _DIRENTPLUS_HEAD.size if plus else _DIRENT_HEAD.size
         return head + len(name) + -len(name) % 8
 
-    def dirent(self, name: bytes, ino: int, mode: int, offset: int) -> tuple[bytes, ...]:
-        """Return the parts of a `fuse_dirent`; the next entry is at *offset*."""
+    @staticmethod
+    def dirent(name: bytes, ino: int, mode: int, offset: int) -> bytes:
+        """Return a `fuse_dirent`; the next entry is at *offset*."""
         head = _DIRENT_HEAD.pack(ino, offset, len(name), mode >> 12 & 15)
-        return head, name, _PADDING[len(name) % 8]
+        return head + name + _PADDING[len(name) % 8]
 
     def direntplus(
         self,
@@ -188,23 +189,17 @@ class Packer:
         nodeid: int,
         attrs: FileAttributes | None,
         valid: Valid,
-    ) -> tuple[bytes, ...]:
-        """Return the parts of a `fuse_direntplus`; without *attrs* the kernel asks for them when
-        needed."""
-        length = len(name)
-        dirent = ino, offset, length, mode >> 12 & 15
-        if attrs is None:
-            head = _DIRENTPLUS_HEAD.pack(*_NO_ATTRS, *dirent)
-        else:
-            head = _DIRENTPLUS_HEAD.pack(nodeid, 0, *valid, *self._attr(attrs), *dirent)
-        return head, name, _PADDING[length % 8]
+    ) -> bytes:
+        """Return a `fuse_direntplus`; without *attrs* the kernel asks for them when needed."""
+        length, kind = len(name), mode >> 12 & 15
+        shown = _NO_ATTRS if attrs is None else (nodeid, 0, *valid, *self._attr(attrs))
+        head = _DIRENTPLUS_HEAD.pack(*shown, ino, offset, length, kind)
+        return head + name + _PADDING[length % 8]
 
     @staticmethod
     def _attr(attrs: FileAttributes) -> tuple[int, ...]:
         mode, ino, size, mtime_ns, ctime_ns, blocks, nlink, uid, gid, block_size, _ = attrs
         mtime_s, mtime_ns = divmod(mtime_ns, 10**9)
         ctime_s, ctime_ns = divmod(ctime_ns, 10**9)
-        return (
-            *(ino, size, blocks, mtime_s, mtime_s, ctime_s, mtime_ns, mtime_ns, ctime_ns),
-            *(mode, nlink, uid, gid, 0, block_size, 0),
-        )
+        times = mtime_s, mtime_s, ctime_s, mtime_ns, mtime_ns, ctime_ns
+        return ino, size, blocks, *times, mode, nlink, uid, gid, 0, block_size, 0
