@@ -6,7 +6,7 @@ from taskfs.support.clock import age_clock
 from taskfs.tasks.account_listing import AccountListing
 from taskfs.tasks.known_tasks import KnownTasks
 from taskfs.tasks.selection import Scope
-from taskfs.tasks.task_database import LOST_TASKS, MAX_LOSSES, TaskDatabase
+from taskfs.tasks.task_database import MAX_LOSSES, TaskDatabase
 from taskfs.tasks.task_filter import TaskFilter
 
 
@@ -44,4 +44,4 @@ class AccountReader:
             tasks: list[Task] = self._database.tasks(selection)
             if listing.is_known:
                 return tasks
-        raise Unavailable(LOST_TASKS)
+        raise Unavailable(self._database.loss_text)

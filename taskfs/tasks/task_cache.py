@@ -25,7 +25,7 @@ from taskfs.tasks.known_tasks import CachedTask, KnownTasks
 from taskfs.tasks.offline_listing import OfflineListing
 from taskfs.tasks.packed_ids import PackedIds
 from taskfs.tasks.selection import Selection
-from taskfs.tasks.task_database import LOST_TASKS, MAX_LOSSES, TaskDatabase
+from taskfs.tasks.task_database import MAX_LOSSES, TaskDatabase
 from taskfs.tasks.task_filter import PendingPages, PendingTask, TaskFilter
 from taskfs.tasks.task_rows import BATCH
 from taskfs.tasks.whole_listing import Progress
@@ -178,7 +178,7 @@ class TaskCache:
             result = query()
             if self._listing.is_known:
                 return result
-        raise Unavailable(LOST_TASKS)
+        raise Unavailable(self.database.loss_text)
 
     def known_ids(self) -> PackedIds:
         """Return the ids of the last listing, newest first; send no request."""

@@ -28,7 +28,6 @@ from taskfs.tasks.task_rows import (
 )
 
 MAX_LOSSES: Final = 3  # times that the database may lose its tasks during one query or listing
-LOST_TASKS: Final = "the saved tasks are lost again and again: choose another --cache-dir"
 
 
 class Changes(NamedTuple):
@@ -50,6 +49,16 @@ class TaskDatabase:
         self._file = file
         self._own_changes = 0
         self._own_members = 0  # tasks of this process that came or went
+
+    @property
+    def loss_text(self) -> str:
+        """The text of the error about tasks that were lost while they were read, with its fix."""
+        if self._file.is_read_only:
+            return (
+                "the saved tasks are damaged: save them again with `taskfs list --all`, "
+                "without --offline, and mount again"
+            )
+        return "the saved tasks are lost again and again: choose another --cache-dir"
 
     @property
     def generation(self) -> int:

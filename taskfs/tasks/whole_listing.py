@@ -21,7 +21,6 @@ from taskfs.tasks.known_tasks import KnownTasks
 from taskfs.tasks.membership import remove_missing, remove_unlisted
 from taskfs.tasks.removal_search import find_removed
 from taskfs.tasks.selection import Scope
-from taskfs.tasks.task_database import LOST_TASKS
 
 log = logging.getLogger(__name__)
 
@@ -192,7 +191,7 @@ class WholeListing:
                 self._accept(scope, current.ids, start_seq, current, generation)
                 return current.began_s
         if self._known.database.generation != generation:
-            raise Unavailable(LOST_TASKS)
+            raise Unavailable(self._known.database.loss_text)
         if len(union) + current.unusable < current.total_size:
             # The missing tasks would look deleted.
             raise BadAnswer(

@@ -299,6 +299,29 @@ def test_offline_needs_something_to_show(
     assert "mount it once without --offline" in fails()
 
 
+def test_offline_names_the_fix_where_the_saved_tasks_are_lost(
+    mounted: MountFactory, cloud: FakeCloud, tmp_path: Path
+) -> None:
+    """O-17, C-1: Where the file of tasks is damaged under an `--offline` mount, the listing fails,
+    and the log names a command after which the next mount lists the tasks."""
+    task, _ = finished(cloud)
+    with mounted():
+        pass
+    (saved,) = (tmp_path / "cache/tasks").glob("*.db")
+    with mounted(offline="") as mount:
+        os.truncate(saved, 0)
+        with refused(errno.ETIMEDOUT):
+            os.listdir(mount.path)
+        assert "save them again with `taskfs list --all`, without --offline" in (
+            mount.log.read_text()
+        )
+    (tmp_path / "home").mkdir()
+    done = Taskfs(tmp_path / "home", cloud)("list", "--all", "--cache-dir", tmp_path / "cache")
+    assert done.returncode == 0, done.stderr
+    with mounted(offline="") as mount:
+        assert task in os.listdir(mount.path)
+
+
 def test_offline_lists_what_the_account_still_has(mounted: MountFactory, cloud: FakeCloud) -> None:
     """O-3: A task that was removed from the account is no longer shown."""
     tasks = [finished(cloud)[0] for _ in range(3)]
