@@ -4,7 +4,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -179,12 +179,12 @@ def read_all(archive: Archive, path: str, chunk: int = 128 << 10) -> bytes:
 
 
 def run_threads(
-    calls: Sequence[Callable[[], None]], timeout_s: float = 30.0, *, name: str = "reader"
+    calls: Sequence[Callable[[], object]], timeout_s: float = 30.0, *, name: str = "reader"
 ) -> None:
     """Run *calls* concurrently; raise the first exception, fail if a call does not end."""
     failures: list[BaseException] = []
 
-    def guarded(call: Callable[[], None]) -> None:
+    def guarded(call: Callable[[], object]) -> None:
         try:
             call()
         except BaseException as exc:
@@ -201,6 +201,22 @@ def run_threads(
     if failures:
         raise failures[0]
     assert not any(thread.is_alive() for thread in threads), "a thread hangs"
+
+
+def read_in_turns(items: Iterable[T], read: Callable[[T], None], readers: int) -> None:
+    """Call *read* for each item with several threads; each takes the next item when it is free."""
+    waiting, lock = iter(items), threading.Lock()
+
+    def take_turns() -> None:
+        while True:
+            with lock:
+                try:
+                    item = next(waiting)
+                except StopIteration:
+                    return
+            read(item)
+
+    run_threads([take_turns] * readers)
 
 
 class SlowResponses:

@@ -5,11 +5,13 @@
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
+
+import pytest
 
 from taskfs.core import Core
 from taskfs.fuse.operations import OpenResult, TaskOperations
@@ -58,6 +60,13 @@ class FileSystem(Protocol):
     def set_xattr(self, path: str, name: str, value: bytes, flags: int = 0) -> None: ...
     def remove_xattr(self, path: str, name: str) -> None: ...
     def change(self, kind: str, path: str, *arguments: Any) -> None: ...
+
+
+def errno_of(call: Callable[[], object]) -> int | None:
+    """Return the errno that *call* fails with."""
+    with pytest.raises(OSError) as caught:
+        call()
+    return caught.value.errno
 
 
 def text(fs: FileSystem, path: str) -> str:

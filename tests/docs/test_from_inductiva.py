@@ -11,8 +11,9 @@ from typing import Final, NamedTuple
 import pytest
 
 from taskfs.fuse.mountpoint import umount
+from tests.docs.transcript import install_command
 from tests.fake_api import FakeCloud
-from tests.fork_server import COMMAND, ROOT
+from tests.fork_server import ROOT
 from tests.mounts import NO_TURN_SERVER, is_mounted
 
 DOCUMENT: Final = (ROOT / "taskfs/docs/from-inductiva.md").read_text()
@@ -82,17 +83,13 @@ class Place(NamedTuple):
 
 @pytest.fixture
 def place(tmp_path: Path, cloud: FakeCloud) -> Iterator[Place]:
-    program = tmp_path / "bin/taskfs"
-    program.parent.mkdir()
-    words = " ".join(f"'{word}'" for word in COMMAND)
-    program.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
-    program.chmod(0o755)
+    programs = install_command(tmp_path)
     for name in ("results", "tasks"):
         (tmp_path / name).mkdir()
     environment = {
         "HOME": str(tmp_path),
         "LC_ALL": "C.UTF-8",
-        "PATH": os.pathsep.join((str(program.parent), os.environ["PATH"])),
+        "PATH": os.pathsep.join((str(programs), os.environ["PATH"])),
         "PYTHONPATH": str(ROOT),
         "INDUCTIVA_API_URL": cloud.api_url,
         "INDUCTIVA_API_KEY": cloud.api_key,

@@ -13,9 +13,9 @@ from typing import Final
 import pytest
 
 from taskfs.fuse.mountpoint import umount
-from tests.docs.transcript import blocks, matches, run, section, steps
+from tests.docs.transcript import blocks, install_command, matches, run, section, steps
 from tests.fake_api import FakeCloud
-from tests.fork_server import COMMAND, ROOT
+from tests.fork_server import ROOT
 from tests.mounts import eventually, is_mounted
 
 README: Final = (ROOT / "README.md").read_text()
@@ -27,11 +27,7 @@ TIMEOUT_S: Final = 90.0
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Path]:
     """A home directory with the command `taskfs`; what is mounted below it is unmounted."""
-    program = tmp_path / "bin/taskfs"
-    program.parent.mkdir()
-    words = " ".join(f"'{word}'" for word in COMMAND)
-    program.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
-    program.chmod(0o755)
+    install_command(tmp_path)
     for name in ("tasks", "backup"):
         (tmp_path / name).mkdir()
     yield tmp_path

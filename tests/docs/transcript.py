@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from tests.fork_server import COMMAND
+
 _FENCE: Final = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _MARK: Final = "@@ end of step"
 
@@ -15,6 +17,16 @@ class Step(NamedTuple):
 
     command: str
     expected: str
+
+
+def install_command(home: Path) -> Path:
+    """Write the program `taskfs` of this checkout into a home; return its directory, for PATH."""
+    program = home / "bin/taskfs"
+    program.parent.mkdir()
+    words = " ".join(f"'{word}'" for word in COMMAND)
+    program.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+    program.chmod(0o755)
+    return program.parent
 
 
 def section(text: str, heading: str) -> str:

@@ -1,9 +1,6 @@
 """Shared set-up for tests of faults: add a finished task, read it, get the errno of a failure."""
 
-from collections.abc import Callable
 from typing import Any, Final
-
-import pytest
 
 from tests.fake_api import FakeCloud, Fault
 from tests.file_systems import FileSystem, assert_same
@@ -26,13 +23,6 @@ def finished(cloud: FakeCloud, method: int = STORED, /, **files: bytes) -> str:
 def put(cloud: FakeCloud, task: str, method: int = STORED, /, **files: bytes) -> None:
     """Store an archive of these files as the task's outputs; it replaces an earlier one."""
     put_outputs(cloud, task, files, method)
-
-
-def errno_of(call: Callable[[], object]) -> int | None:
-    """Return the errno that *call* fails with."""
-    with pytest.raises(OSError) as caught:
-        call()
-    return caught.value.errno
 
 
 def read_whole(fs: FileSystem, path: str, expected: bytes) -> None:

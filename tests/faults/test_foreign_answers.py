@@ -11,8 +11,8 @@ from typing import Any, Final
 import pytest
 
 from tests.fake_api import FakeCloud
-from tests.faults.scenarios import add_fault, errno_of, finished
-from tests.file_systems import FileSystem, Mounted, assert_same, write
+from tests.faults.scenarios import add_fault, finished
+from tests.file_systems import FileSystem, Mounted, assert_same, errno_of, write
 from tests.mounts import eventually
 from tests.outputs import noise
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from tests.fake_api import FakeCloud
-from tests.faults.scenarios import add_fault, errno_of, finished, put, read_whole
-from tests.file_systems import FileSystem, OpenFile, assert_same, write
+from tests.faults.scenarios import add_fault, finished, put, read_whole
+from tests.file_systems import FileSystem, OpenFile, assert_same, errno_of, write
 from tests.mounts import eventually
 from tests.outputs import LONG_AGO, noise
 from tests.zips import Entry, build

@@ -17,7 +17,7 @@ from taskfs.demo.sources import ByteSource
 from taskfs.support.formatting import format_size
 from tests.conftest import in_process
 from tests.fake_api import FakeCloud
-from tests.file_systems import FileSystem, assert_same, text
+from tests.file_systems import FileSystem, assert_same, errno_of, text
 from tests.large_archives import OversizedArchive
 from tests.mounts import Taskfs
 from tests.outputs import LONG_AGO
@@ -49,12 +49,6 @@ REFUSED: Final[dict[str, tuple[Callable[[], bytes], int, str]]] = {
     "encrypted": (_encrypted, errno.EOPNOTSUPP, "encrypted"),
     "split": (lambda: build([file("x")], end={"disk": 3}), errno.EOPNOTSUPP, "split"),
 }
-
-
-def errno_of(call: Callable[[], object]) -> int | None:
-    with pytest.raises(OSError) as caught:
-        call()
-    return caught.value.errno
 
 
 def put(fs: FileSystem, body: bytes | ByteSource, **fields: Any) -> str:

@@ -13,8 +13,8 @@ from taskfs.remote.api_client import TaskClient
 from taskfs.remote.object_store import StoreObject
 from taskfs.remote.transport import Transport
 from tests.fake_api import FakeCloud
-from tests.faults.scenarios import add_fault, errno_of, finished, read_whole
-from tests.file_systems import Mounted, assert_same
+from tests.faults.scenarios import add_fault, finished, read_whole
+from tests.file_systems import Mounted, assert_same, errno_of
 from tests.outputs import noise
 
 READERS: Final = 16

@@ -23,8 +23,8 @@ import pytest
 from taskfs.fuse.mountpoint import has_ended
 from taskfs.fuse.preload import LOADED
 from tests.fake_api import FakeCloud
-from tests.faults.scenarios import add_fault, errno_of, finished
-from tests.file_systems import assert_same
+from tests.faults.scenarios import add_fault, finished
+from tests.file_systems import assert_same, errno_of
 from tests.fork_server import ROOT
 from tests.mounts import Mount, eventually, is_mounted
 from tests.outputs import LONG_AGO, noise

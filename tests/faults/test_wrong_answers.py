@@ -17,8 +17,8 @@ from taskfs.remote.object_store import StoreObject
 from taskfs.remote.range_requests import SMALL_OBJECT
 from taskfs.remote.transport import Transport
 from tests.fake_api import FakeCloud
-from tests.faults.scenarios import add_fault, errno_of, finished, read_whole
-from tests.file_systems import Mounted, assert_same
+from tests.faults.scenarios import add_fault, finished, read_whole
+from tests.file_systems import Mounted, assert_same, errno_of
 from tests.mounts import Mount
 from tests.outputs import noise
 from tests.zips import DEFLATED, STORED

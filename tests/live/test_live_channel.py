@@ -10,6 +10,7 @@ import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from taskfs.remote.live_messages import (
     tail,
 )
 from taskfs.remote.live_servers import split_address
+from tests.archive_harness import run_threads
 from tests.fake_api import FakeCloud
 from tests.live.conftest import NO_SERVER, NewChannels
 
@@ -77,14 +79,11 @@ def test_many_readers_share_the_connection(
     """L-10: One per task for all readers, several channels."""
     machine = channels.machine(task)
     found: list[tuple[int, Answer]] = []
-    threads = [
-        threading.Thread(target=lambda n=n: found.append((n, ask(machine, tail("stdout.txt", n)))))
-        for n in (1, 2, 3) * 10
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+
+    def read(count: int) -> None:
+        found.append((count, ask(machine, tail("stdout.txt", count))))
+
+    run_threads([partial(read, count) for count in (1, 2, 3) * 10])
     lines = ["one", "two", "three"]
     assert len(found) == 30
     assert all(answer.message == lines[-n:] for n, answer in found)

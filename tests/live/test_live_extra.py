@@ -10,7 +10,8 @@ import pytest
 from taskfs.fuse.preload import LOADED
 from tests.fake_api import FakeCloud
 from tests.faults.test_upgrade import REFUSING
-from tests.live.test_live_tree import end_task, errno_of
+from tests.file_systems import errno_of
+from tests.live.test_live_tree import end_task
 from tests.mounts import Mount, Taskfs, eventually
 
 pytestmark = pytest.mark.mount

@@ -20,6 +20,7 @@ from taskfs.remote.live_messages import Answer, MachineGone, Question, SilencePr
 from taskfs.tasks.last_write import LastWrite
 from taskfs.tasks.live import RECONNECT_S, LiveEnded, LiveFiles
 from taskfs.tasks.live_handle import LiveHandle
+from tests.archive_harness import run_threads
 from tests.fake_api import FakeCloud
 from tests.live.machine_model import Clock, ModelMachine
 
@@ -286,14 +287,7 @@ def test_readers_of_one_file_at_once(cloud: FakeCloud, new_files: NewFiles, task
     """L-10: One connection for all readers."""
     files = new_files(task)
     found: list[bytes] = []
-    threads = [
-        threading.Thread(target=lambda: found.append(everything(files, b"stdout.txt")))
-        for _ in range(16)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_threads([lambda: found.append(everything(files, b"stdout.txt"))] * 16)
     assert found == [b"one\ntwo\nthree\n"] * 16
     assert sum(q["type"] == "tail" for q in cloud.machine(task).questions) < 6
 

@@ -15,18 +15,12 @@ from taskfs.model import KNOWN_STATUSES
 from taskfs.tasks.live import LIVE_STATUSES
 from taskfs.tasks.live_file import HOLE_BYTES
 from tests.fake_api import FakeCloud
-from tests.file_systems import FileSystem, assert_same, text, walk
+from tests.file_systems import FileSystem, assert_same, errno_of, text, walk
 from tests.mounts import Mount, eventually
 from tests.outputs import put_outputs
 
 NewFs = Callable[..., FileSystem]
 LINES = b"".join(b"%06d residual 0.25\n" % number for number in range(250_000))
-
-
-def errno_of(call: Callable[[], object]) -> int | None:
-    with pytest.raises(OSError) as caught:
-        call()
-    return caught.value.errno
 
 
 def signalled(cloud: FakeCloud) -> list[str]:

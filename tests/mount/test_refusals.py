@@ -10,7 +10,7 @@ import pytest
 from taskfs.fuse.mount_errors import explain
 from tests.fake_api import FakeCloud
 from tests.fork_server import COMMAND
-from tests.mount.test_users import NOBODY, in_own_devices
+from tests.mount.test_users import NOBODY, in_own_devices, make_home
 from tests.mounts import Taskfs, is_mounted
 
 FOREGROUND: Final[tuple[list[str], ...]] = ([], ["--foreground"])
@@ -103,10 +103,7 @@ def test_without_fusermount(
 ) -> None:
     """E-6: A fusermount that is missing, not for every user or without its set-uid bit is one line
     that names the fix, as doctor does."""
-    home = public_dir / "home"
-    (home / "mnt").mkdir(parents=True)
-    for mountpoint in (home, home / "mnt"):
-        os.chown(mountpoint, NOBODY, NOBODY)
+    home = make_home(public_dir)
     script = f"""
     mkdir {public_dir}/dev/upper {public_dir}/dev/work
     mount -t overlay none /usr/bin \\
@@ -143,10 +140,7 @@ def test_the_mount_of_another_user(public_dir: Path, cloud: FakeCloud, state: st
 @pytest.mark.mount
 def test_umount_without_mtab(public_dir: Path, cloud: FakeCloud) -> None:
     """E-19: Without /etc/mtab `taskfs umount` names the command that makes it."""
-    home = public_dir / "home"
-    (home / "mnt").mkdir(parents=True)
-    for mountpoint in (home, home / "mnt"):
-        os.chown(mountpoint, NOBODY, NOBODY)
+    home = make_home(public_dir)
     script = f"""
     taskfs mount {home}/mnt; echo "mount $?"
     mkdir {public_dir}/dev/upper {public_dir}/dev/work

@@ -56,6 +56,15 @@ def as_nobody(*command: str | Path, status: int = 0) -> str:
     return done.stdout + done.stderr
 
 
+def make_home(folder: Path) -> Path:
+    """Make and return a home directory of an ordinary user, with the mountpoint `mnt`."""
+    home = folder / "home"
+    (home / "mnt").mkdir(parents=True)
+    for directory in (home, home / "mnt"):
+        os.chown(directory, NOBODY, NOBODY)
+    return home
+
+
 @pytest.fixture(scope="module", params=["kernel", "fusepy"])
 def open_mount(
     request: pytest.FixtureRequest,
@@ -241,10 +250,7 @@ def test_watches_of_another_user(public_dir: Path, cloud: FakeCloud) -> None:
 def test_an_ordinary_user_repairs_a_dead_mount(public_dir: Path, cloud: FakeCloud) -> None:
     """E-2: An ordinary user repairs a dead mount with `taskfs mount` and removes it with `taskfs
     umount`."""
-    home = public_dir / "home"
-    (home / "mnt").mkdir(parents=True)
-    for mountpoint in (home, home / "mnt"):
-        os.chown(mountpoint, NOBODY, NOBODY)
+    home = make_home(public_dir)
     script = f"""
     as_nobody() {{ setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups "$@"; }}
     end() {{
@@ -274,10 +280,7 @@ def test_a_background_process_that_cannot_begin_says_why(
     public_dir: Path, cloud: FakeCloud
 ) -> None:
     """E-6: A daemon that cannot begin reports why on standard error."""
-    home = public_dir / "home"
-    (home / "mnt").mkdir(parents=True)
-    for mountpoint in (home, home / "mnt"):
-        os.chown(mountpoint, NOBODY, NOBODY)
+    home = make_home(public_dir)
     environment = Taskfs(home, cloud).environment
     script = f'taskfs mount {home}/mnt; echo "mount $?"'
     said = in_own_devices(script, public_dir / "dev", "0600", **environment)

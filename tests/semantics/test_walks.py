@@ -36,14 +36,20 @@ def add_tasks(cloud: FakeCloud) -> list[str]:
     return sorted(add_finished_task(cloud, {"stdout.txt": f"{n}\n".encode()}) for n in range(COUNT))
 
 
+def open_listed(new_fs: Callable[..., FileSystem], cloud: FakeCloud) -> FileSystem:
+    """Return a surface that has listed the tasks; requests are counted from now on."""
+    fs = new_fs()
+    fs.names()
+    cloud.clear_requests()
+    return fs
+
+
 def test_a_walk_signs_many_urls_at_once(
     new_fs: Callable[..., FileSystem], cloud: FakeCloud
 ) -> None:
     """R-29, R-30: To read one file of each task in turn takes few requests of the API."""
     tasks = add_tasks(cloud)
-    fs = new_fs()
-    fs.names()
-    cloud.clear_requests()
+    fs = open_listed(new_fs, cloud)
     read = [fs.read(f"{task}/outputs/stdout.txt") for task in tasks]
     assert sorted(read) == sorted(f"{n}\n".encode() for n in range(COUNT))
     assert signings(cloud) <= 4 + COUNT // 8
@@ -53,9 +59,7 @@ def test_a_walk_signs_many_urls_at_once(
 def test_a_walk_that_stops(new_fs: Callable[..., FileSystem], cloud: FakeCloud) -> None:
     """R-29: After a walk that stops, at most twice as many tasks were requested, and no more."""
     tasks = add_tasks(cloud)
-    fs = new_fs()
-    fs.names()
-    cloud.clear_requests()
+    fs = open_listed(new_fs, cloud)
     for task in tasks[:8]:
         fs.read(f"{task}/outputs/stdout.txt")
     eventually(lambda: all(record.status for record in list(cloud.requests)))
@@ -85,9 +89,7 @@ def test_three_tasks_cause_no_request_for_others(
 ) -> None:
     """R-29: A reader that picks three tasks at random pays for these."""
     tasks = add_tasks(cloud)
-    fs = new_fs()
-    fs.names()
-    cloud.clear_requests()
+    fs = open_listed(new_fs, cloud)
     for task in random.Random(3).sample(tasks, 3):
         fs.read(f"{task}/outputs/stdout.txt")
     assert (signings(cloud), stored(cloud)) == (3, 3)
@@ -102,9 +104,7 @@ def test_a_walk_that_meets_tasks_without_an_archive(
     for task in empty:
         cloud.remove_object(f"{task}/output.zip")
     running = cloud.add_task(status="computation-started")
-    fs = new_fs()
-    fs.names()
-    cloud.clear_requests()
+    fs = open_listed(new_fs, cloud)
     for task in sorted([*tasks, running]):
         names = [] if task in empty or task == running else ["stdout.txt"]
         assert fs.names(f"{task}/outputs") == names

@@ -62,6 +62,18 @@ def reading() -> Iterator[Reading]:
     made.interrupted.set()
 
 
+def hold_answers(reading: Reading) -> threading.Event:
+    """Have the store answer no range until the returned event is set."""
+    go = threading.Event()
+
+    def hold(start: int, stop: int, answer: bytes) -> bytes:
+        assert go.wait(10)
+        return answer
+
+    reading.remote.on_range = hold
+    return go
+
+
 def test_random_reads_are_the_object_s_bytes(reading: Reading) -> None:
     """R-2: Random reads return the object's bytes, fewer only at its end."""
     rng = random.Random(2)
@@ -123,13 +135,7 @@ def test_long_reads_are_cut_into_bounded_ranges() -> None:
 
 def test_concurrent_readers_of_a_block_cost_one_request(reading: Reading) -> None:
     """R-3: Concurrent readers of a block cost one request."""
-    go = threading.Event()
-
-    def held(start: int, stop: int, answer: bytes) -> bytes:
-        assert go.wait(10)
-        return answer
-
-    reading.remote.on_range = held
+    go = hold_answers(reading)
     started = threading.Barrier(9)
 
     def read(number: int) -> None:
@@ -467,14 +473,9 @@ def test_damaged_blocks_on_disk_are_fetched_by_read_ahead() -> None:
 
 def test_blocks_on_disk_do_not_wait_for_the_store() -> None:
     """O-12, R-18: Read-ahead from disk does not wait for blocks that the store holds up."""
-    disk, go = SlowDisk(4, 5), threading.Event()
+    disk = SlowDisk(4, 5)
     reading = Reading(disk=disk, threads=1)
-
-    def held(start: int, stop: int, answer: bytes) -> bytes:
-        assert go.wait(10)
-        return answer
-
-    reading.remote.on_range = held
+    go = hold_answers(reading)
     reading.blocks.prefetch(0, BLOCK)
     assert reading.blocks.prefetch(4 * BLOCK, 6 * BLOCK)
     began = time.monotonic()
@@ -531,13 +532,7 @@ def test_a_failure_leaves_the_table_before_readers_see_it(reading: Reading) -> N
 
 def test_prefetch_does_not_wait_and_fetches_missing_blocks_only(reading: Reading) -> None:
     """R-4: A prefetch does not wait, and fetches each missing block once."""
-    go = threading.Event()
-
-    def held(start: int, stop: int, answer: bytes) -> bytes:
-        assert go.wait(10)
-        return answer
-
-    reading.remote.on_range = held
+    go = hold_answers(reading)
     reading.blocks.prefetch(BLOCK + 1, 7 * BLOCK, 2 * BLOCK)
     reading.blocks.prefetch(0, 8 * BLOCK, 2 * BLOCK)
     go.set()
@@ -557,13 +552,7 @@ def test_schedule_past_the_end_is_cut_there(reading: Reading) -> None:
 
 def test_an_interrupted_reader_is_freed_and_the_fetch_goes_on(reading: Reading) -> None:
     """K-13: Ctrl+C ends a blocked operation within 1 s."""
-    go = threading.Event()
-
-    def held(start: int, stop: int, answer: bytes) -> bytes:
-        assert go.wait(10)
-        return answer
-
-    reading.remote.on_range = held
+    go = hold_answers(reading)
     threading.Timer(0.1, reading.interrupted.set).start()
     began = time.monotonic()
     with pytest.raises(Interrupted):

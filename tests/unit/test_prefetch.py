@@ -1,7 +1,6 @@
 """`taskfs.archive.prefetch`: what is fetched and pushed beyond the members that are read."""
 
 import random
-import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -20,7 +19,7 @@ from tests.archive_harness import (
     make_harness,
     member,
     read_all,
-    run_threads,
+    read_in_turns,
 )
 from tests.zips import DEFLATED, STORED, Entry, build, cheap_bytes, deflate, file
 
@@ -59,18 +58,11 @@ def test_small_members_read_by_eight_at_once_cost_few_requests() -> None:
         remote = FakeObject(body)
         archive = harness.open(remote)
         expected = cheap_bytes(8000)
-        todo = iter(range(1600))
-        lock = threading.Lock()
 
-        def read() -> None:
-            while True:
-                with lock:
-                    number = next(todo, None)
-                if number is None:
-                    return
-                assert read_all(archive, f"f{number:05}") == expected
+        def read(number: int) -> None:
+            assert read_all(archive, f"f{number:05}") == expected
 
-        run_threads([read] * 8)
+        read_in_turns(range(1600), read, readers=8)
         harness.settle()
         assert len(remote.requests) <= len(body) / (4 << 20) + 60
         assert remote.fetched <= 1.1 * len(body)
@@ -85,18 +77,11 @@ def test_small_members_read_backwards_cost_few_requests(readers: int) -> None:
         remote = FakeObject(body)
         archive = harness.open(remote)
         expected = cheap_bytes(8000)
-        todo = iter(reversed(range(1600)))
-        lock = threading.Lock()
 
-        def read() -> None:
-            while True:
-                with lock:
-                    number = next(todo, None)
-                if number is None:
-                    return
-                assert read_all(archive, f"f{number:05}") == expected
+        def read(number: int) -> None:
+            assert read_all(archive, f"f{number:05}") == expected
 
-        run_threads([read] * readers)
+        read_in_turns(reversed(range(1600)), read, readers)
         assert archive.prefetch.is_sequential
         harness.settle()
         assert len(remote.requests) <= len(body) / (4 << 20) + 20

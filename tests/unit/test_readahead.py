@@ -2,7 +2,6 @@
 
 import itertools
 import random
-import threading
 import time
 
 import pytest
@@ -19,7 +18,7 @@ from tests.archive_harness import (
     DaemonPool,
     FakeObject,
     SlowResponses,
-    run_threads,
+    read_in_turns,
 )
 from tests.zips import cheap_bytes
 
@@ -277,17 +276,10 @@ def test_one_reader_used_by_many_threads() -> None:
     """R-19: A `ReadAheadReader` is safe for concurrent use."""
     reading = Reading()
     stream = reading.stream()
-    todo = iter(range(0, 8 << 20, READ))
-    lock = threading.Lock()
 
-    def read() -> None:
-        while True:
-            with lock:
-                offset = next(todo, None)
-            if offset is None:
-                return
-            assert stream.read_at(offset, READ) == BODY[offset : offset + READ]
+    def read(offset: int) -> None:
+        assert stream.read_at(offset, READ) == BODY[offset : offset + READ]
 
-    run_threads([read] * 6)
+    read_in_turns(range(0, 8 << 20, READ), read, readers=6)
     requests = sorted(reading.requests)
     assert all(one[1] <= two[0] for one, two in itertools.pairwise(requests))

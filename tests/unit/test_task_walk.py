@@ -1,7 +1,6 @@
 """`taskfs.tasks.task_walk`: what makes a walk over tasks, and how far it is prefetched."""
 
 import random
-import threading
 import tracemalloc
 from collections.abc import Iterable, Sequence
 
@@ -11,6 +10,7 @@ from taskfs.errors import BadAnswer
 from taskfs.remote.signed_url import SignedBatch
 from taskfs.tasks.archive_kind import ArchiveKind
 from taskfs.tasks.task_walk import MAX_AHEAD, MAX_MEMBERS, MIN_STREAK, TaskWalk, Walked
+from tests.archive_harness import run_threads
 from tests.unit.fakes import task_of
 
 BY_NAME = [f"task{number:03}" for number in range(200)]
@@ -173,11 +173,7 @@ def test_a_batch_is_signed_in_one_request() -> None:
         return [f"url of {path}" for path in paths]
 
     batch = SignedBatch("abc", sign_all, lambda path: f"new url of {path}")
-    threads = [threading.Thread(target=batch.sign, args=(path,)) for path in "ab"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_threads([lambda: batch.sign("a"), lambda: batch.sign("b")])
     assert batch.sign("c") == "url of c"
     assert asked == [["a", "b", "c"]]
     assert batch.sign("a") == "new url of a"
