@@ -8,6 +8,7 @@ directory, environment, command line and status. Tests of the start itself start
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import json
 import os
@@ -167,7 +168,8 @@ def _serve(requests: socket.socket) -> None:
             for process in list(running):
                 ended, status = os.waitpid(process, os.WNOHANG)
                 if ended:
-                    os.write(running[process], b"%d" % os.waitstatus_to_exitcode(status))
+                    with contextlib.suppress(BrokenPipeError):  # the caller's time was up
+                        os.write(running[process], b"%d" % os.waitstatus_to_exitcode(status))
                     os.close(running.pop(process))
         if requests.fileno() in ready:
             message, descriptors, _, _ = socket.recv_fds(requests, _MAX_REQUEST, 4)

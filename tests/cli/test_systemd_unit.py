@@ -3,6 +3,7 @@
 import os
 import shlex
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -37,14 +38,15 @@ def verify(text: str, directory: Path) -> None:
     analyze = require_program("systemd-analyze", "systemd")
     file = directory / "taskfs.service"
     file.write_text(text)
-    (directory / "run").mkdir(exist_ok=True)
-    done = subprocess.run(
-        [analyze, "--user", "verify", str(file)],
-        env={**os.environ, "XDG_RUNTIME_DIR": str(directory / "run"), "LC_ALL": "C.UTF-8"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    # Not below *directory*: the path of a socket has at most 108 bytes.
+    with tempfile.TemporaryDirectory() as run_time:
+        done = subprocess.run(
+            [analyze, "--user", "verify", str(file)],
+            env={**os.environ, "XDG_RUNTIME_DIR": run_time, "LC_ALL": "C.UTF-8"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

@@ -5,11 +5,13 @@ None of them may look like a directory without names, a task that is gone or a r
 
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
+from tests.conftest import ON_BOTH, open_file_systems
 from tests.fake_api import FakeCloud
 from tests.faults.scenarios import add_fault, finished
 from tests.file_systems import FileSystem, Mounted, assert_same, errno_of, write
@@ -81,10 +83,23 @@ def test_a_404_on_the_listing_is_never_an_empty_directory(fs: FileSystem, foreig
     assert task in fs.names()
 
 
+@pytest.fixture(scope="module", params=ON_BOTH)
+def unlisting_fs(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[FileSystem]:
+    """A file system that lists the tasks once: new ones are requested one by one."""
+    folder = tmp_path_factory.mktemp("unlisting")
+    with FakeCloud() as cloud:
+        for open_one in open_file_systems(request.param, cloud, folder):
+            fs = open_one(dir_cache_time="1h", timeout="6s")
+            fs.names()
+            yield fs
+
+
 @pytest.mark.parametrize("foreign", TRANSPORT_ERRORS)
-def test_a_foreign_404_on_a_task_is_eio(fs: FileSystem, foreign: str) -> None:
+def test_a_foreign_404_on_a_task_is_eio(unlisting_fs: FileSystem, foreign: str) -> None:
     """F-14: A 404 on a task that is not the API's own is EIO."""
-    fs.names()
+    fs = unlisting_fs
     task = finished(fs.cloud, a=CONTENT)
     add_fault(fs.cloud, "record", task, "body", times=None, **TRANSPORT_ERRORS[foreign])
     assert errno_of(lambda: fs.stat(task)) == errno.EIO
@@ -92,7 +107,6 @@ def test_a_foreign_404_on_a_task_is_eio(fs: FileSystem, foreign: str) -> None:
     fs.cloud.faults.clear()
     add_fault(fs.cloud, "record", task, "body", **TRANSPORT_ERRORS[foreign])
     assert fs.stat(task).st_mode & 0o40000
-    fs.cloud.faults.clear()  # a listing in the background may have brought the task
     once = fs.cloud.faults.add(
         "body", path=f"/tasks/{task}/metadata", method="PATCH", **TRANSPORT_ERRORS[foreign]
     )
@@ -102,9 +116,9 @@ def test_a_foreign_404_on_a_task_is_eio(fs: FileSystem, foreign: str) -> None:
 
 
 @pytest.mark.parametrize("status", [404, 410])
-def test_a_404_of_the_api_on_one_task_is_enoent(fs: FileSystem, status: int) -> None:
+def test_a_404_of_the_api_on_one_task_is_enoent(unlisting_fs: FileSystem, status: int) -> None:
     """F-14, X-1: The API's own 404 on one task is ENOENT."""
-    fs.names()
+    fs = unlisting_fs
     task = finished(fs.cloud, a=CONTENT)
     own = {**OWN_DETAIL, "status": status}
     fault = add_fault(fs.cloud, "record", task, "body", times=None, **own)
