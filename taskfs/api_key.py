@@ -15,8 +15,7 @@ MAX_FILE_BYTES: Final = 64 << 10
 _STDIN: Final = ("/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 _KEY: Final = re.compile(r"[A-Za-z0-9._-]+")
 _FIX: Final = (
-    "run `taskfs login` or `inductiva auth login`, or put the key that "
-    "https://console.inductiva.ai/account shows into a file and name it with --api-key-file"
+    "run `taskfs login` or `inductiva auth login`, or name a file with the key by --api-key-file"
 )
 
 # The contents of pipes, terminals and standard input, by path: they can be read only once.
@@ -73,8 +72,8 @@ def look_for_key(sources: Sources) -> FoundKey | None:
 def no_key_error() -> ConfigError:
     """Return the error for a key that is missing everywhere."""
     return ConfigError(
-        "there is no API key: looked in TASKFS_API_KEY, TASKFS_API_KEY_FILE, api_key_file of the "
-        f"configuration, INDUCTIVA_API_KEY and {service_key_file()}: {_FIX}"
+        "there is no API key: looked in TASKFS_API_KEY, INDUCTIVA_API_KEY and "
+        f"{service_key_file()}: {_FIX}"
     )
 
 
@@ -110,13 +109,17 @@ def _read_key_file(path: Path) -> bytes:
         return content
 
 
-def check_key(text: str, location: str) -> Secret:
-    """Return the key in *text*; raise ConfigError if there is none, without quoting *text*."""
+def check_key(text: str, location: str, fix: str = _FIX) -> Secret:
+    """Return the key in *text*.
+
+    Raises:
+        ConfigError: there is none; the error has *location* and *fix*, but does not quote *text*.
+    """
     key = text.strip()
     if not key:
-        raise ConfigError(f"{location}: the API key is empty: {_FIX}")
+        raise ConfigError(f"{location}: the API key is empty: {fix}")
     if not _KEY.fullmatch(key):  # it may be a key with a typo, so the error does not quote it
         raise ConfigError(
-            f"{location}: that is not an API key (letters, digits, dot, dash, underscore): {_FIX}"
+            f"{location}: that is not an API key (letters, digits, dot, dash, underscore): {fix}"
         )
     return Secret(key)

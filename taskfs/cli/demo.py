@@ -10,7 +10,7 @@ import click
 
 from taskfs.cli.api_session import configure_logging
 from taskfs.cli.arguments import mountpoint_argument
-from taskfs.cli.mount import mount_tasks, require_demo
+from taskfs.cli.mount import create, mount_tasks, remove_on_failure, require_demo
 from taskfs.cli.options import (
     SETTINGS_EPILOG,
     Settings,
@@ -77,20 +77,21 @@ def command(
         from taskfs.cli.demo_environment import export_lines
 
         return click.echo("\n".join(export_lines(path)))
-    if not is_dead(path):  # the mount repairs a mountpoint whose process died
-        _create_directory(path)
+    # The mount repairs a mountpoint whose process died.
+    created = [] if is_dead(path) else _create_directory(path)
     settings.flags["demo"] = True
-    mount_tasks(settings, path, foreground=foreground)
+    with remove_on_failure(created):
+        mount_tasks(settings, path, foreground=foreground)
     if not foreground:
         from taskfs.cli.demo_environment import instructions
 
         click.echo(instructions(path))
 
 
-def _create_directory(path: Path) -> None:
-    """Create *path* if it is missing; the mount checks a directory that exists."""
+def _create_directory(path: Path) -> list[Path]:
+    """Create *path* if it is missing; return as `create` does. The mount checks what exists."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        return create(path)
     except (FileExistsError, NotADirectoryError):
         raise MountError(f"{path} is not a directory: choose another") from None
     except OSError as exc:

@@ -39,21 +39,30 @@ def instructions(mountpoint: Path) -> str:
 
 
 def _read_environment(path: Path) -> str:
-    start = f"taskfs demo {shlex.quote(str(path))}"
+    quoted = shlex.quote(str(path))
+    start = f"start one with taskfs demo {quoted}"
     if mounted_types(path)[-1:] != [FSTYPE]:
         raise MountError(f"no demo is mounted on {path}: {start}")
     try:
         text = read_answering(path / _FILE)
     except FileNotFoundError:
-        raise MountError(f"{path} shows no demo but the tasks of an account") from None
+        raise MountError(
+            f"{path} shows the tasks of an account: start a demo on another directory with "
+            "taskfs demo DIRECTORY"
+        ) from None
     except PermissionError:
-        raise MountError(f"{path} is the demo of another user: mount your own") from None
+        raise MountError(
+            f"the demo on {path} is another user's: start your own with taskfs demo DIRECTORY"
+        ) from None
     except OSError as exc:
         if is_dead(path):
-            raise MountError(f"the process of {path} has ended: {start}") from None
+            raise MountError(f"the demo on {path} has died: {start}") from None
         raise MountError(f"{path} cannot be read ({exc.strerror}): {start}") from None
     if text is None:
-        raise MountError(f"{path} does not answer: taskfs umount --lazy, then {start}")
+        raise MountError(
+            f"the demo on {path} does not answer: end it with taskfs umount --lazy {quoted}, "
+            f"then {start}"
+        )
     return text
 
 

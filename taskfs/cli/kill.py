@@ -96,7 +96,6 @@ def command(
         if is_choice or not yes:
             _print_tasks(killable)
         if not (yes or _confirm()):
-            print_error("nothing was killed")
             return 1
         sent = [task.id for task in killable if _send_kill(client, task.id)]
         succeeded = sent if limit_s is None else _await_kills(client, sent, limit_s)
@@ -114,7 +113,7 @@ def _find_killable(client: "TaskClient", task_id: str) -> Task | None:
         print_error(f"task {task_id}: {describe_error(exc)}")
         return None
     if task.is_terminated:
-        print_error(f"task {task_id} has ended: it is {task.status}, and cannot be killed")
+        print_error(f"task {task_id} cannot be killed: it has ended ({task.status})")
         return None
     return task
 
@@ -134,12 +133,17 @@ def _print_tasks(tasks: Sequence[Task]) -> None:
 
 
 def _confirm() -> bool:
+    """Ask whether to kill the tasks that were printed; say so if the answer is not yes."""
     click.echo("Are you sure you want to proceed (y/[N])? ", nl=False)
     sys.stdout.flush()
     answer = sys.stdin.readline() if sys.stdin else ""  # None where descriptor 0 is closed
     if not (answer.endswith("\n") and sys.stdin.isatty()):
         click.echo()  # end the prompt's line, which no typed newline ended
-    return answer.strip().lower() in {"y", "yes"}
+    if answer.strip().lower() in {"y", "yes"}:
+        return True
+    why = "" if answer else ": standard input has no answer; -y kills without asking"
+    print_error(f"nothing was killed{why}")
+    return False
 
 
 def _send_kill(client: "TaskClient", task_id: str) -> bool:

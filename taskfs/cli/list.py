@@ -99,7 +99,8 @@ def _parse_column(text: str) -> str:
     "sort",
     callback=parsed_by(_parse_column),
     metavar="COLUMN",
-    help="Sort by this column; -COLUMN sorts in descending order.  [default: newest first]",
+    help="Sort the tasks that are listed (the newest 10 without --all) by this column; -COLUMN "
+    "sorts in descending order.  [default: newest first]",
 )
 @click.option(
     "--columns",
@@ -166,6 +167,9 @@ def command(
         raise click.UsageError("-w shows a table: leave out --json and --csv")
     if failed and running:
         raise click.UsageError("--failed and --running exclude each other")
+    if total and (columns or sort):
+        name = "--columns" if columns else "--sort"
+        raise click.UsageError(f"--total prints one row per project: leave out {name}")
     is_bounded = since_ns is not None or until_ns is not None or total
     limit = None if everything or task_ids else count or (None if is_bounded else DEFAULT_COUNT)
     with open_reader(settings) as (config, client):

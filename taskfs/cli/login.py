@@ -14,6 +14,7 @@ from taskfs.cli.api_session import configure_logging, open_client_of
 from taskfs.cli.options import Settings, config_options
 from taskfs.errors import AccessDenied, ConfigError
 
+PAGE: Final = "https://console.inductiva.ai/account"
 # Variables that take precedence over the key file.
 VARIABLES: Final = ("TASKFS_API_KEY", "TASKFS_API_KEY_FILE", "INDUCTIVA_API_KEY")
 
@@ -32,15 +33,12 @@ def command(settings: Settings) -> None:
     path = service_key_file()
     if not path.is_absolute():
         raise ConfigError("there is no home directory: set HOME")
-    key = check_key(_read_key(), "the key")
+    key = check_key(_read_key(), "the input", f"type or pipe the key that {PAGE} shows")
     with contextlib.closing(open_client_of(replace(config, api_key=key))) as client:
         try:
             client.check()
         except AccessDenied:
-            raise ConfigError(
-                f"{config.api_url} refuses this key: copy it from "
-                "https://console.inductiva.ai/account"
-            ) from None
+            raise ConfigError(f"{config.api_url} refuses this key: copy it from {PAGE}") from None
     try:
         write_key(path, key)
     except OSError as exc:

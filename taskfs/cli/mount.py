@@ -4,7 +4,7 @@ import contextlib
 import gc
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -48,8 +48,8 @@ def command(settings: Settings, mountpoint: Path | None, foreground: bool, if_ne
     path = mountpoint or configured_mountpoint(settings)
     if if_needed and mounted_types(absolute(path))[-1:] == [FSTYPE] and not is_dead(path):
         return
-    _create_below_home(path)
-    mount_tasks(settings, path, foreground=foreground)
+    with remove_on_failure(_create_below_home(path)):
+        mount_tasks(settings, path, foreground=foreground)
     if not foreground and (notify := terminal_notifier()) is not None:
         notify(
             f"your tasks are mounted on {path}; `taskfs umount {shlex.quote(str(path))}` ends it"
@@ -68,14 +68,34 @@ def configured_mountpoint(settings: Settings) -> Path:
     return path
 
 
-def _create_below_home(path: Path) -> None:
-    """Create the directory *path* if it is missing and lies below the user's home."""
+def _create_below_home(path: Path) -> list[Path]:
+    """Create the directory *path* if it lies below the user's home; return as `create` does."""
     home = Path(os.path.expanduser("~"))
     if home.is_absolute() and home != Path("/") and home in path.parents:
         if mounted_types(absolute(path)):
-            return  # a call on a mount that hangs would hang
+            return []  # a call on a mount that hangs would hang
         with contextlib.suppress(OSError):
-            path.mkdir(parents=True, exist_ok=True)
+            return create(path)
+    return []
+
+
+def create(path: Path) -> list[Path]:
+    """Create *path* and its parents if they are missing; return those created, *path* first."""
+    missing = [each for each in (path, *path.parents) if not os.path.lexists(each)]
+    path.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+@contextlib.contextmanager
+def remove_on_failure(directories: Sequence[Path]) -> Iterator[None]:
+    """Remove the empty *directories*, in this order, if the block raises an exception."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            for directory in directories:
+                directory.rmdir()
+        raise
 
 
 def mount_tasks(settings: Settings, mountpoint: Path, *, foreground: bool) -> None:

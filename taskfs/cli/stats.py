@@ -51,5 +51,9 @@ def command(mountpoints: Sequence[Path], prometheus: bool, as_json: bool) -> Non
         for number, stats in enumerate(found):
             if number:
                 click.echo()
-            rows = [(f"{name}:", escape_controls(str(value))) for name, value in stats.items()]
+            rows = [(f"{name}:", escape_controls(_text(value))) for name, value in stats.items()]
             click.echo("\n".join(align(rows)))
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

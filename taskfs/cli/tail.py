@@ -8,7 +8,7 @@ import click
 
 from taskfs.cli.head import CHUNK_BYTES, Headings, line_count_option
 from taskfs.cli.options import Settings, config_options
-from taskfs.cli.output import print_error
+from taskfs.cli.output import print_error, terminal_notifier
 from taskfs.cli.task_ids import TaskPath
 from taskfs.cli.tree_command import for_each, open_file, open_tree, path_argument
 from taskfs.cli.tree_paths import Found, TreeFinder, is_live_file
@@ -101,6 +101,7 @@ class _Follower:
         self._path = TaskPath(self._id, path.path)
         self._count = count
         self._offset: int | None = None
+        self._is_wait_noted = False
         # An open file of a running task continues from the archive once the task has ended.
         self._live: Handle | None = None
 
@@ -116,9 +117,10 @@ class _Follower:
                 if has_ended and self._live is not None:
                     self._tree.await_outputs(self._id)
                 self._print_new()
-            except NotFound:
+            except NotFound as exc:
                 if has_ended:
                     raise
+                self._note_wait(exc)
             except Unavailable as exc:
                 if has_ended:
                     raise
@@ -126,6 +128,12 @@ class _Follower:
             if has_ended:
                 return
             time.sleep(POLL_S)
+
+    def _note_wait(self, exc: NotFound) -> None:
+        """Say on a terminal, once, why nothing is printed."""
+        if not self._is_wait_noted and (notify := terminal_notifier()) is not None:
+            notify(f"{exc}; waiting for it until the task ends")
+        self._is_wait_noted = True
 
     def _has_ended(self) -> bool:
         try:

@@ -103,7 +103,7 @@ class TreeFinder:
         status = context.task_cache.get(task_id).task.status
         if status not in LIVE_STATUSES:
             raise NotFound(
-                f"task {task_id} is {status}, and only a running task has a machine to ask: "
+                f"task {task_id} has no machine, because it does not run ({status}): "
                 "see `taskfs list --running`"
             )
         if context.live is None:
@@ -120,6 +120,14 @@ class TreeFinder:
 
         context = self._core.tree.context
         context.archives.await_archive(context.task_cache.get(task_id).task, ArchiveKind.OUTPUT)
+
+    def _why_no_live_files(self, task_id: str) -> str:
+        from taskfs.tasks.live import LIVE_STATUSES
+
+        status = self._core.tree.context.task_cache.get(task_id).task.status
+        if status in LIVE_STATUSES:
+            return ""
+        return f" (the task is {status}, and live/ has files only while a task runs)"
 
     def find(self, path: TaskPath) -> list[Found]:
         """Return the nodes at *path*, whose components may be globs; at least one.
@@ -140,7 +148,8 @@ class TreeFinder:
                 folder = Found(f"{task_id}/{directory}", task.lookup(directory))
                 found = list(_expand(folder, names))
         if not found:
-            raise NotFound(f"there is no {task_id}/{path.path}: see `taskfs ls {task_id}`")
+            why = self._why_no_live_files(task_id) if names[0] == "live" else ""
+            raise NotFound(f"there is no {task_id}/{path.path}{why}: see `taskfs ls {task_id}`")
         return found
 
 

@@ -116,7 +116,7 @@ class Screen:
         elif key == "x":
             task = self.tasks[index]
             if task.is_terminated:
-                self.message = f"{task.id} has ended: it is {task.status}"
+                self.message = f"{task.id} has ended ({task.status})"
             elif task.status == "pending-kill":
                 self.message = f"{task.id} is pending-kill already"
             else:

@@ -108,8 +108,12 @@ class ArchiveOpener:
 
 
 def _why_no_archive(task: Task, kind: ArchiveKind) -> str:
+    see = f"see `taskfs info {task.id}`"
     if kind is ArchiveKind.INPUT:
-        return f"task {task.id} has no input archive: it was removed, or not uploaded yet"
+        return f"task {task.id} has no input archive: it was removed or not uploaded yet: {see}"
     if not task.is_terminated:
         return f"task {task.id} is {task.status}, with no outputs yet: see `taskfs wait {task.id}`"
-    return f"task {task.id} ({task.status}) has no output archive: it was removed, or never created"
+    return (
+        f"task {task.id} ({task.status}) has no output archive: it was removed or never uploaded: "
+        f"{see}"
+    )

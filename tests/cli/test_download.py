@@ -266,7 +266,10 @@ class TestFailures:
         task = cloud.add_task(end_time="2026-01-01T00:00:00+00:00")
         done = taskfs("download", task)
         assert done.returncode == 1
-        assert "has no output archive" in done.stderr
+        assert done.stderr == (
+            f"taskfs: task {task} (success) has no output archive: it was removed or never "
+            f"uploaded: see `taskfs info {task}`\n"
+        )
 
     def test_the_archive_of_a_fresh_success_is_waited_for(
         self, taskfs: Command, cloud: FakeCloud, task: str

@@ -43,7 +43,8 @@ def test_anything_else_and_the_end_of_input_kill_nothing(
     done = taskfs("kill", task, stdin=answer)
 
     assert done.returncode == 1
-    assert done.stderr == "taskfs: nothing was killed\n"
+    why = "" if answer else ": standard input has no answer; -y kills without asking"
+    assert done.stderr == f"taskfs: nothing was killed{why}\n"
     assert cloud.killed == []
 
 
@@ -88,7 +89,7 @@ def test_each_failure_is_reported_and_the_others_are_killed(
     assert cloud.killed == [running]
     assert done.stderr.splitlines() == [
         "taskfs: there is no task nope: see `taskfs list --all`",
-        f"taskfs: task {ended} has ended: it is success, and cannot be killed",
+        f"taskfs: task {ended} cannot be killed: it has ended (success)",
     ]
 
 

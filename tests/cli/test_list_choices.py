@@ -139,6 +139,14 @@ def test_total(taskfs: Command, tasks: None) -> None:
     assert rows["total"][1] == "5" and rows["total"][-1] == "4.75"
 
 
+def test_total_has_columns_of_its_own(taskfs: Command, tasks: None) -> None:
+    """C-49, C-1: --total refuses the options that choose and order columns of tasks."""
+    for option in ("--columns=id,cost", "--sort=cost"):
+        done = taskfs("list", "--total", option)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert f"leave out {option.partition('=')[0]}" in done.stderr
+
+
 def test_total_as_json_and_csv(taskfs: Command, tasks: None) -> None:
     """C-49, C-3: The sums come as JSON and CSV too."""
     sums = json.loads(taskfs("list", "--total", "--json").stdout)

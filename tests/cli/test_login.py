@@ -49,6 +49,7 @@ def test_a_bad_key_is_not_written(keyless: Command, home: Path, key: str) -> Non
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert "https://console.inductiva.ai/account" in done.stderr
     assert not key or key not in done.stderr
+    assert "run `taskfs login`" not in done.stderr
     assert key_file(home).read_text() == "old\n"
     assert [path.name for path in key_file(home).parent.iterdir()] == ["api_key"]
 

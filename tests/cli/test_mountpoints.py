@@ -32,6 +32,25 @@ def test_a_missing_directory_below_the_home_is_created(
     assert done.returncode == 1 and "create it with mkdir -p" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "variable", "value"),
+    [
+        ("mount", "INDUCTIVA_API_KEY", "wrong"),
+        ("mount", "TASKFS_TIMEOUT", "soon"),
+        ("demo", "TASKFS_TIMEOUT", "soon"),
+    ],
+)
+def test_a_failed_mount_removes_the_directories_that_it_created(
+    taskfs: Command, home: Path, command: str, variable: str, value: str
+) -> None:
+    """C-57, E-11: If the mount fails, the directories that it created are removed, no others."""
+    (home / "old").mkdir()
+    for path in (home / "my" / "tasks", home / "old"):
+        done = taskfs(command, str(path), **{variable: value})
+        assert done.returncode == 1, done.stderr
+    assert not (home / "my").exists() and (home / "old").is_dir()
+
+
 def test_if_needed(taskfs: Command, home: Path, task: str) -> None:
     """C-57: With --if-needed a second mount succeeds and changes nothing."""
     path = home / "tasks"

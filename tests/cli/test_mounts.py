@@ -59,6 +59,7 @@ def test_a_live_and_a_dead_mount(taskfs: Command, mounted: Path) -> None:
 def test_stats(taskfs: Command, mounted: Path) -> None:
     """C-58: stats prints the counters of a mount, as lines or as JSON."""
     shown = taskfs("stats", str(mounted)).stdout
+    assert re.search(r"(?m)^offline: +false$", shown), shown
     assert re.search(r"(?m)^store_requests: +[1-9]\d*$", shown)
     [stats] = json.loads(taskfs("stats", "--json", str(mounted)).stdout)
     assert stats["mountpoint"] == str(mounted)

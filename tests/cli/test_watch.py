@@ -221,7 +221,7 @@ class TestOnATerminal:
             assert re.search(rf"\x1b\[2m{task}", screen) and "failed" in screen
             assert "1 unfinished task " in screen and screen.index(other) < screen.index(task)
             terminal.type("jx")
-            terminal.read_until(f"{task} has ended: it is failed")
+            terminal.read_until(f"{task} has ended (failed)")
             terminal.type("q")
             assert terminal.end() == 0
 

@@ -91,6 +91,15 @@ class TestLs:
         assert done.stderr == f"taskfs: there is no {task}/{path}: see `taskfs ls {task}`\n"
         assert "b_1.vtk" in done.stdout  # the others are listed
 
+    def test_live_files_of_a_task_that_has_ended(self, taskfs: Command, task: str) -> None:
+        """C-45, C-1: The error of a path below live/ says when there are such files."""
+        done = taskfs("tail", f"{task}/live/stdout.txt")
+        assert done.returncode == 1
+        assert done.stderr == (
+            f"taskfs: there is no {task}/live/stdout.txt (the task is success, and live/ has files "
+            f"only while a task runs): see `taskfs ls {task}`\n"
+        )
+
     def test_no_such_task(self, taskfs: Command) -> None:
         """C-45, C-1: A task that does not exist is one line that names the fix."""
         for name in ("nope", "a" * 25):
@@ -296,7 +305,7 @@ class TestHeadAndTail:
         """C-47, C-1: Ctrl+C ends `tail -f` with status 130."""
         task = cloud.add_task(status="started")
         with taskfs.terminal("tail", "-f", f"{task}/stdout.txt") as terminal:
-            eventually(lambda: any(task in record.path for record in cloud.requests))
+            terminal.read_until("waiting for it until the task ends")
             terminal.type("\x03")
             assert terminal.end() == 130
         assert "Traceback" not in terminal.text

@@ -96,8 +96,8 @@ def test_the_recipes(account: dict[str, str], home: Path) -> None:
 @pytest.mark.usefixtures("each_engine")
 def test_the_recipes_of_events(environment: dict[str, str], home: Path) -> None:
     """V-1: inotifywait and entr see what happens in the cloud, called as printed."""
-    line = next(line for line in README.splitlines() if line.startswith("Changes in the cloud are"))
-    recipes = re.findall("`([^`]+)`", line)
+    paragraph = next(text for text in README.split("\n\n") if text.startswith("Changes in the"))
+    recipes = re.findall("`([^`]+)`", paragraph)
     assert [recipe.split()[0] for recipe in recipes] == ["inotifywait", "ls"]
     with contextlib.ExitStack() as stack:
         cloud = stack.enter_context(FakeCloud())

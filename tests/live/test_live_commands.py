@@ -31,7 +31,10 @@ def test_top(taskfs: Taskfs, cloud: FakeCloud, task: str) -> None:
     ended = cloud.add_task()
     done = taskfs("top", ended)
     assert done.returncode == 1
-    assert f"task {ended} is success, and only a running task has a machine to ask" in done.stderr
+    assert done.stderr == (
+        f"taskfs: task {ended} has no machine, because it does not run (success): "
+        "see `taskfs list --running`\n"
+    )
     eventually(lambda: cloud.machine(task).open_connections == 0, 5.0)
 
 

@@ -120,7 +120,10 @@ def test_an_account_has_no_such_file(bare: Taskfs, mountpoint: Path) -> None:
         ]
         done = bare("demo", "--env", mountpoint)
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr == f"taskfs: {mountpoint} shows no demo but the tasks of an account\n"
+        assert done.stderr == (
+            f"taskfs: {mountpoint} shows the tasks of an account: start a demo on another "
+            "directory with taskfs demo DIRECTORY\n"
+        )
         assert bare("umount", mountpoint).returncode == 0
     finally:
         served.terminate()
@@ -132,7 +135,9 @@ def test_without_a_living_demo_it_says_how_to_get_one(bare: Taskfs, demo: Path) 
     assert bare("umount", demo).returncode == 0
     done = bare("demo", "--env", demo)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"taskfs: no demo is mounted on {demo}: taskfs demo '{demo}'\n"
+    assert done.stderr == (
+        f"taskfs: no demo is mounted on {demo}: start one with taskfs demo '{demo}'\n"
+    )
     done = bare("demo", "--env", "--serve")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
 
