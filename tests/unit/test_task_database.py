@@ -412,7 +412,9 @@ def is_temporary(descriptor: Path) -> bool:
 def large_tasks(count: int) -> list[Task]:
     """Return tasks whose records do not compress: 2 KB each."""
     noise = random.Random(3)
-    return [task_of(f"t{n}", n % 3000, error_detail=noise.randbytes(1000).hex()) for n in range(count)]
+    return [
+        task_of(f"t{n}", n % 3000, error_detail=noise.randbytes(1000).hex()) for n in range(count)
+    ]
 
 
 def test_many_tasks_without_a_cache_are_in_a_file_without_a_name() -> None:
