@@ -38,7 +38,7 @@ def find_end(tail: bytes, tail_start: int) -> EndRecord:
     """Return where the central directory lies; *tail* is the object's end, from *tail_start* on.
 
     An end record whose comment ends exactly with the object is preferred to one with data after
-    it. Of two such records, one is a fake in the comment of the other.
+    it. If there are two such records, one is a fake in the comment of the other.
 
     Raises:
         CorruptData: there is no end record, or it points outside the object.

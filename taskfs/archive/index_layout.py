@@ -51,7 +51,7 @@ TABLES: Final[dict[str, Code]] = {
 
 
 class Head(msgspec.Struct):
-    """What an index says of itself."""
+    """The fields that an index stores about itself."""
 
     version: ObjectVersion
     end: EndRecord

@@ -40,7 +40,7 @@ def _width(size: int) -> int:
 class Listing:
     """The table of the files of one archive of *archive_size* bytes, as a sequence of bytes.
 
-    Only what is sliced is rendered.
+    Only the lines of a slice are rendered.
     """
 
     def __init__(self, archive_size: int, index: ArchiveIndex) -> None:

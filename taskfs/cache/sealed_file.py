@@ -178,7 +178,7 @@ class SealedWriter:
         self._memory += piece
 
     def _spill(self) -> None:
-        """Move what was written to a file."""
+        """Move the content from memory to a file."""
         try:
             self._descriptor = self._create()
             _write_all(self._descriptor, self._memory)
@@ -202,7 +202,7 @@ class SealedWriter:
         self.discard()
 
     def __getitem__(self, part: slice) -> bytes:
-        """Return a part of what was written so far."""
+        """Return a part of the content that was written so far."""
         if self._descriptor < 0:
             return bytes(self._memory[part])
         start, stop, _ = part.indices(self.size)

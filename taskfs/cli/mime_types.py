@@ -1,7 +1,7 @@
 """`taskfs mime-types`: the types of simulation files, as a package for desktops.
 
-For each listed file whose type does not follow from its name, a file manager reads the head of the
-file, which here means a download. These names spare it that.
+A file manager reads the head of each listed file whose type does not follow from its name, which
+here means a download. With these names it knows the types without reading.
 """
 
 from typing import Final

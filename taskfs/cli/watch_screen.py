@@ -1,4 +1,4 @@
-"""The screen of `taskfs watch`: what it shows and what each key does.
+"""The screen of `taskfs watch`: its lines, and the action of each key.
 
 This module uses neither the terminal nor the network.
 """
@@ -27,7 +27,7 @@ MAX_ENDED: Final = 50  # ended tasks that stay on the screen, the newest: a day'
 
 
 class Action(NamedTuple):
-    """What a key asks the caller to do: `leave`, `suspend`, or `kill` or `info` of a task."""
+    """The action that a key requests: `leave`, `suspend`, or `kill` or `info` of a task."""
 
     name: str
     task_id: str = ""

@@ -79,7 +79,7 @@ class Sender(Protocol):
         ...
 
     def close(self) -> None:
-        """End what was started to send events."""
+        """End the helper process."""
         ...
 
 

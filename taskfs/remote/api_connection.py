@@ -107,7 +107,7 @@ class APIConnection:
             raise Transient(error, max_tries=2) from exc
 
     def signal(self, request: "SignallingRequest") -> tuple[int, bytes]:
-        """Send one signalling request; return the status and the body; see `SignallingAPI`.
+        """Send one signalling request and return the status and the body, as `SignallingAPI` says.
 
         Raises:
             Unavailable: there is no usable response, and another try may succeed.

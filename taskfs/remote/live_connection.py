@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # In bytes: largest message that the offer announces. The machine's aiortc may refuse to send more
-# than that, and then never answers. Four times what a file question aims at.
+# than that, and then never answers. Four times the size that a file question aims at.
 MAX_MESSAGE_BYTES: Final = 16 << 20
 # Questions in flight per connection, at most: the machine answers them one by one.
 MAX_IN_FLIGHT: Final = 8

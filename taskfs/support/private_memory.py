@@ -1,4 +1,4 @@
-"""`PrivateMemory`: the memory of this process beyond what it should take."""
+"""`PrivateMemory`: the memory of this process beyond its limit."""
 
 import resource
 import time

@@ -46,7 +46,7 @@ NOT_TEXT: Final = "File is not a text file: "
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Sizes in bytes that bound what one file costs.
+    """Sizes in bytes that bound the cost of one file.
 
     *answer*: largest message that a question aims at; the time to reassemble one is quadratic.
     *enough*: an answer of this size, below the aim because line lengths vary, shows a large file.
@@ -184,7 +184,7 @@ class LiveFile:
         assert snapshot is not None
         return snapshot
 
-    # What is appended.
+    # Appended text.
 
     def _is_extended(self, text: _Text, ask: Ask) -> bool:
         try:
@@ -303,7 +303,7 @@ class LiveFile:
             raise Unsupported(f"{self._name!r} is not UTF-8 text: read it once its task has ended")
         raise BadAnswer("the task's machine refused tail for no known reason")
 
-    # What is known.
+    # Known text.
 
     def _commit(self, content: bytes) -> None:
         """Let the file be *content*, from its beginning on."""

@@ -95,7 +95,7 @@ class LiveTasks:
             total -= size - self._files[task_id].kept_bytes
 
     def forget(self) -> None:
-        """Have the machines asked again; open files keep what they have."""
+        """Have the machines asked again; open files keep their snapshots."""
         with self._lock:
             for files in self._files.values():
                 files.forget()

@@ -21,8 +21,8 @@ FetchPages = Callable[[Sequence[int]], Iterable[tuple[int, TaskPage]]]
 class _Gap(NamedTuple):
     """The pages [start, stop), which were not read yet.
 
-    Of the known tasks, *removed_before* that precede page *start* were removed, and
-    *removed_until* that precede page *stop*.
+    *removed_before* counts the known tasks before page *start* that were removed, and
+    *removed_until* those before page *stop*.
     """
 
     start: int

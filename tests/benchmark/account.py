@@ -1,4 +1,4 @@
-"""A large account, and many small tasks in turn: what a mount of them costs.
+"""The cost of a mount of a large account, and of many small tasks in turn.
 
     scripts/bench --account
     python -m tests.benchmark.account [--tasks 100000] [--latency 0.3]

@@ -3,7 +3,7 @@
     scripts/bench --commands
 
 Each row is measured with empty caches and again: the command's whole time, with the start of its
-process, and what it requests.
+process, and its requests.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CLIENTS: Final = "`inductiva tasks list`"
 
 
 class Cost(NamedTuple):
-    """What one run of a command takes; runs compare by time."""
+    """The time and the requests of one run of a command; runs compare by time."""
 
     seconds: float
     api: int

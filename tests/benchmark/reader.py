@@ -79,7 +79,7 @@ class Files:
     def drop_names(self) -> None:
         """Have the kernel forget all names and attributes; this needs root."""
         Path("/proc/sys/vm/drop_caches").write_text("2")
-        time.sleep(1)  # until each file system has been told
+        time.sleep(1)  # until each file system was notified
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)

@@ -117,7 +117,7 @@ def test_the_tree_and_examples_are_in_it() -> None:
     assert "taskfs wait ID && cp -r" in text[examples:]
 
 
-# What a build environment lacks: it has the build system's requirements only.
+# A build environment has only the requirements of the build system.
 AS_IN_A_BUILD: Final = """
 import sys
 

@@ -37,7 +37,7 @@ def listed(taskfs: Command, path: Path) -> dict[str, object]:
 
 
 def test_a_live_and_a_dead_mount(taskfs: Command, mounted: Path) -> None:
-    """C-58: mounts lists live and dead mounts, with what they are and how they do."""
+    """C-58: `mounts` lists live and dead mounts with their state and counters."""
     lines = taskfs("mounts").stdout.splitlines()
     assert re.split(r"\s{2,}", lines[0]) == [
         *("Mountpoint", "State", "PID", "Uptime", "Requests", "Received", "Hit rate", "Options")

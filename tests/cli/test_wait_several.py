@@ -1,4 +1,4 @@
-"""`taskfs wait` for several tasks, and what it does when a task has ended."""
+"""`taskfs wait` for several tasks, and its actions when a task has ended."""
 
 import json
 import os

@@ -138,7 +138,7 @@ class TestRequests:
             assert [record.path for record in cloud.requests] == [f"/tasks/{task}"], call
 
     def test_each_record_is_asked_for_once(self, taskfs: Command, cloud: FakeCloud) -> None:
-        """C-46: Of several tasks each record is requested once; `latest` costs one request."""
+        """C-46: The record of each task is requested once; `latest` costs one request."""
         tasks = [cloud.add_task() for _ in range(6)]
         cloud.clear_requests()
         shown = taskfs("cat", *(f"{task}/status" for task in tasks * 2)).stdout

@@ -178,7 +178,7 @@ def test_unicode_path_field_with_a_wrong_crc_names_nothing(fs: FileSystem) -> No
 
 
 def test_a_file_that_is_also_a_directory(fs: FileSystem) -> None:
-    """N-14: Of a file and a directory with one name the directory is shown, in either order."""
+    """N-14: If a file and a directory have one name, the directory is shown, in either order."""
     before = [file("a", b"file"), file("a/b", b"below"), file("c/d", b"below"), file("c", b"file")]
     top = put_entries(fs, *before, file("e", b"file"), folder("e"), GOOD)
     assert sorted(walk(fs, top)) == ["a/b", "c/d", "good"]
@@ -415,7 +415,7 @@ def test_a_giant_lzma_dictionary_is_eopnotsupp(fs: FileSystem) -> None:
 
 @pytest.mark.parametrize("mode", [0o104755, 0o102755, 0o120777, 0o060644, 0o020644, 0o010644])
 def test_set_uid_bits_links_and_devices_are_plain_files(fs: FileSystem, mode: int) -> None:
-    """N-18: Whatever the Unix mode says, a member is a plain file, without set-uid bits.
+    """N-18: A member with any Unix mode is a plain file, without set-uid bits.
 
     Only the execute bits of a regular file count (A-23).
     """

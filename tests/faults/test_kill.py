@@ -1,9 +1,8 @@
-"""One request per write that counts, none by accident; a lost answer is looked up before the
-request is repeated; refusals reach the shell. Which statuses can be killed:
-tests/semantics/test_control.py. Which programs write to `kill`: tests/mount/test_tools.py.
+"""A write that counts sends one request. A lost answer is looked up before the request is repeated.
+Refusals reach the shell.
 
-What `kill` is and which statuses can be killed: tests/semantics/test_control.py. Which programs
-write to it, and which only seem to: tests/mount/test_tools.py.
+The statuses that can be killed: tests/semantics/test_control.py. The programs that write to `kill`,
+and those that only seem to: tests/mount/test_tools.py.
 """
 
 import subprocess

@@ -130,8 +130,8 @@ def test_a_compressed_representation_is_refused(
 def test_the_tail_is_exactly_the_tail(
     cloud: FakeCloud, transport: Transport, store: str, length: int
 ) -> None:
-    """X-20, R-1: Plain ranges bring what a suffix range would, and are asked for only where the
-    first answer does not."""
+    """X-20, R-1: Plain ranges return the bytes of a suffix range. They are sent only if the answer
+    to the suffix range does not hold them."""
     kind, options = STORES[store]
     times = 1 if store in TAIL_ONLY else None
     for content in (SMALL, CONTENT):

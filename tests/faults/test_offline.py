@@ -197,8 +197,8 @@ def test_offline_anything_else_is_etimedout_at_once(
 def test_offline_the_part_that_was_read(
     mounted: MountFactory, cloud: FakeCloud, at_once: None, method: int
 ) -> None:
-    """O-3, O-4: Of a large member the bytes once read are served and no others; a reader that met
-    the end of the cached bytes goes on with the rest."""
+    """O-3, O-4: Only the bytes of a large member that were read before are served; a reader that
+    met the end of the cached bytes continues with the rest."""
     task, _ = finished(cloud)
     body = random.Random(1).randbytes(12 << 20)
     cloud.put_object(f"{task}/output.zip", build([Entry(b"artifacts/large", body, method)]))
@@ -458,7 +458,7 @@ def test_tasks_known_from_an_earlier_mount_outlive_the_api(
         cloud.resume()
         cloud.remove_task(earlier[0])
         deadline = time.monotonic() + 60
-        while True:  # once a listing tells, what it tells counts
+        while True:  # until a listing has arrived
             with contextlib.suppress(OSError):
                 fs.names()
             if earlier[0] not in (there := _still_there(fs, earlier)):

@@ -64,7 +64,7 @@ def test_old_bytes_and_new_are_never_mixed(fs: FileSystem, sizes: tuple[int, int
             assert_same(received, new)
         assert_same(fs.read(f"{task}/outputs/x")[: len(new)], new)
         with pytest.raises(OSError) as caught:
-            for start in range(0, len(old), 4096):  # somewhere it asks for what is not here
+            for start in range(0, len(old), 4096):  # at some offset the bytes are not cached
                 opened.read_at(start, 4096)
         assert caught.value.errno == errno.ESTALE
     eventually(lambda: fs.stat(f"{task}/outputs/x").st_size == len(new), 5)

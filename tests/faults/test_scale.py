@@ -127,7 +127,7 @@ def test_100_000_members_in_one_archive(
         assert stored is not None
         assert len(ranges) <= 2
         assert sum(record.bytes_sent for record in ranges) < 1.2 * stored.source.size
-    # What is freed in between is used again, so each may look smaller than it is.
+    # Freed memory is used again, so each may look smaller than it is.
     assert held[1] - held[0] < MEMBERS // 5 * 1000 + (16 << 20)
     assert held[2] - held[0] < MEMBERS * 6 // 5 * 1000 + (16 << 20)
     mount.stop()

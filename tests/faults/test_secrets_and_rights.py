@@ -1,4 +1,4 @@
-"""Secrets and rights: what others on this machine, and readers of logs, may see."""
+"""Secrets and rights: other users of this machine, and logs."""
 
 import ast
 import contextlib
@@ -355,7 +355,7 @@ def test_an_archive_cannot_write_outside_of_a_download(cloud: FakeCloud, tmp_pat
     done = Taskfs(tmp_path, cloud)("download", task, "--output-dir", tmp_path / "down")
     assert done.returncode == 0, done.stderr
     found = [path for path in (tmp_path / "down").rglob("*") if path.is_file()]
-    # Of the absolute name `/tmp/taskfs-out` the empty component is dropped, as unzip does.
+    # The empty component of the absolute name `/tmp/taskfs-out` is dropped, as unzip does.
     assert sorted(path.name for path in found) == ["good", "taskfs-out"]
     assert not Path("/tmp/taskfs-out").exists()
     assert not list(tmp_path.rglob("out")) and not Path("/tmp/taskfs-out").exists()

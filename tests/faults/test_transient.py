@@ -199,7 +199,7 @@ def test_the_network_gone_for_a_while_and_back(hasty: Mounted) -> None:
         assert errno_of(hasty.names) == errno.ETIMEDOUT
         assert errno_of(lambda: hasty.stat("0" * 25)) == errno.ETIMEDOUT
         assert errno_of(lambda: hasty.names(f"{other}/outputs")) == errno.ETIMEDOUT
-    read_whole(hasty, f"{known}/outputs/a", CONTENT)  # what is here is here
+    read_whole(hasty, f"{known}/outputs/a", CONTENT)  # cached
     hasty.cloud.resume()
     assert {known, other} <= set(hasty.names())
     assert errno_of(lambda: hasty.stat("0" * 25)) == errno.ENOENT

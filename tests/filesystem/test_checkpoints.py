@@ -61,7 +61,7 @@ def slow_down(cloud: FakeCloud, seconds: float) -> None:
 
 
 def test_another_process_continues_where_the_first_got_to(by_environment: FakeCloud) -> None:
-    """R-36: What one process decoded costs another one stretch, without a request."""
+    """R-36: A process decodes one stretch, without a request, where another decoded before."""
     path = f"{add_finished_task(by_environment, {'a': BODY})}/outputs/a"
     first = decoded_by(start_reader(path, LATE), LATE)
     assert first >= LATE
@@ -74,7 +74,7 @@ def test_another_process_continues_where_the_first_got_to(by_environment: FakeCl
 
 
 def test_two_processes_at_once_decode_each_stretch_once(by_environment: FakeCloud) -> None:
-    """R-37: Of two processes that jump to a late byte of a slow store, one decodes the way."""
+    """R-37: If two processes jump to a late byte of a slow store, only one decodes up to it."""
     path = f"{add_finished_task(by_environment, {'a': BODY})}/outputs/a"
     slow_down(by_environment, 0.05)
     both = [start_reader(path, LATE), start_reader(path, LATE + 70_000)]

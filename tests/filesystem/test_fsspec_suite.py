@@ -1,9 +1,9 @@
 """fsspec's own abstract test suite, where it applies to a read-only file system.
 
-`AbstractGetTests` does: its scenarios are made in the cloud instead of by writing them. What is
-left out writes by nature: `AbstractPutTests`, `AbstractCopyTests` (copies within the file system),
-`AbstractPipeTests` and `AbstractOpenTests` (its one test, exclusive creation). That these are
-refused, and how, is in `test_failures`.
+`AbstractGetTests` does: its scenarios are made in the cloud instead of by writing them. The others
+are left out because they write: `AbstractPutTests`, `AbstractCopyTests` (copies within the file
+system), `AbstractPipeTests` and `AbstractOpenTests` (its one test, exclusive creation).
+`test_failures` tests how they are refused.
 """
 
 from hashlib import md5

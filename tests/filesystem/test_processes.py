@@ -26,12 +26,12 @@ TIMEOUT_S: Final = 30.0
 
 
 def read_end(fs: TaskFileSystem, file: Any, path: str, answer: Any) -> None:
-    """What a child does with what it was given: a new read, and one of a file it inherited."""
+    """Read in a child process: a new file, and one that it inherited."""
     answer.put((fs.cat_file(path, -10), file.read(10), fs.size(path)))
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-# Python 3.12 and newer warn of a fork while threads run: that it works is what is tested here.
+# Python 3.12 and newer warn of a fork while threads run; this test shows that it works.
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_child_processes(by_environment: FakeCloud, method: str) -> None:
     """P-13: File systems and open files work in forked and spawned processes."""

@@ -185,7 +185,7 @@ def test_cat_of_many(remote: TaskFileSystem, task: str, cloud: FakeCloud) -> Non
 
 
 def test_each_byte_is_fetched_once(new_fs: Any, task: str, cloud: FakeCloud) -> None:
-    """P-14: What one instance fetched, no other fetches again."""
+    """P-14: An instance does not fetch bytes that another one has fetched."""
     for timeout in ("31s", "32s"):  # two configurations share no memory
         fs = new_fs(timeout=timeout)
         for name, content in OUTPUTS.items():

@@ -1,4 +1,4 @@
-"""Walks over tasks through fsspec: what they cost at the API and the store."""
+"""Walks over tasks through fsspec: their requests to the API and the store."""
 
 import itertools
 from collections.abc import Callable

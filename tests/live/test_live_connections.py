@@ -1,4 +1,4 @@
-"""What a closed connection to a machine leaves behind: nothing that adds up."""
+"""Closed connections to machines leave nothing behind that adds up."""
 
 import contextlib
 import gc

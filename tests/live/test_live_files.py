@@ -112,7 +112,7 @@ def test_a_rewritten_file_is_stale(cloud: FakeCloud, new_files: NewFiles, task: 
 
 def test_empty_and_unreadable_files(cloud: FakeCloud, new_files: NewFiles, task: str) -> None:
     """L-7: a file counts as empty where a one-block probe stays silent while a later `ls` is
-    answered. Binary: EOPNOTSUPP by name, what is text beside it is read."""
+    answered. A binary file is EOPNOTSUPP, and a text file beside it is read."""
     written = cloud.machine_files(task)
     written.write("stderr.txt", b"")
     written.write("restart.bin", bytes(range(256)) * 100)

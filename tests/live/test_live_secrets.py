@@ -1,4 +1,4 @@
-"""What a session with a machine leaves in the logs: no key, no ICE password, no description."""
+"""A session with a machine writes no key, ICE password or session description to the logs."""
 
 import contextlib
 import json

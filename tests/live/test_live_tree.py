@@ -237,8 +237,8 @@ def _exists(fs: FileSystem, path: str) -> bool:
 def test_what_a_stat_reported_is_read_after_the_end(
     new_fs: NewFs, cloud: FakeCloud, task: str
 ) -> None:
-    """L-9, L-6: A read is never short: what a stat has found before the end, an open file returns,
-    although its own last read was before."""
+    """L-9, L-6: A read is never short: an open file returns all bytes that a stat reported before
+    the end, also if its own last read was earlier."""
     fs = new_fs()
     path = f"{task}/live/stdout.txt"
     with fs.open(path) as opened:

@@ -190,7 +190,7 @@ def test_an_archive_arrives(new_mount: NewMount, cloud: FakeCloud, engine: str) 
 
 
 def test_names_of_a_large_archive(new_mount: NewMount, cloud: FakeCloud, engine: str) -> None:
-    """V-4, V-6: Of the names in `outputs/` the first 256 send one event each."""
+    """V-4, V-6: The first 256 names in `outputs/` send one event each."""
     task = cloud.add_task(status="computation-started")
     root = new_mount(engine=engine).path
     with watching(root, task, f"{task}/outputs") as watcher:

@@ -1,4 +1,4 @@
-"""What only a kernel shows: the ways around read(2), and what it keeps in between."""
+"""Tests that need a kernel: mmap, O_DIRECT, sendfile and the page cache."""
 
 import errno
 import hashlib

@@ -1,4 +1,4 @@
-"""What is kept on disk: over unmounts, beside other mounts, and in bad shape."""
+"""The cache on disk: across unmounts, shared with other mounts, and damaged."""
 
 import contextlib
 import errno

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.fake_api import FakeCloud
-from tests.file_systems import FileSystem, Mounted, OpenFile, assert_same, text, write
+from tests.file_systems import FileSystem, Mounted, OpenFile, assert_same, errno_of, text, write
 from tests.mounts import eventually
 from tests.outputs import LONG_AGO
 from tests.zips import Entry, build
@@ -39,12 +39,6 @@ CHANGES: tuple[tuple[Any, ...], ...] = (
     ("utimens", "{task}/outputs/a"),
     ("utimens", "{task}"),
 )
-
-
-def errno_of(ask: Callable[[], object]) -> int | None:
-    with pytest.raises(OSError) as caught:
-        ask()
-    return caught.value.errno
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: " ".join(map(str, change)))

@@ -1,4 +1,4 @@
-"""How old what is shown may be, and what it costs."""
+"""The age of names, statuses and bytes, and the requests that keep them fresh."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.fake_api import FakeCloud
-from tests.file_systems import FileSystem, Mounted, text, write
+from tests.file_systems import FileSystem, Mounted, errno_of, text, write
 from tests.mounts import eventually
 from tests.outputs import LONG_AGO
 from tests.zips import Entry, build
@@ -279,12 +279,6 @@ def test_an_archive_that_does_not_come_is_etimedout(
     write(fs, ".taskfs/refresh")
     fs.names()
     assert fs.names(f"{task}/outputs") == []
-
-
-def errno_of(ask: Callable[[], object]) -> int | None:
-    with pytest.raises(OSError) as caught:
-        ask()
-    return caught.value.errno
 
 
 def test_only_a_404_is_enoent_and_failures_are_not_kept(

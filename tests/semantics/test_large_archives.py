@@ -1,4 +1,4 @@
-"""Archives with very many members: what is fetched, rendered and kept is counted."""
+"""Archives with very many members: fetched, rendered and kept bytes are counted."""
 
 import errno
 import os
@@ -171,8 +171,8 @@ print(len(fs.find(sys.argv[1])))
 def test_every_surface_uses_one_index(
     open_tree: TreeFactory, cloud: FakeCloud, task: str, cache: Path, tmp_path: Path
 ) -> None:
-    """R-13, R-27, C-46: What a mount's tree has indexed costs commands, fsspec and downloads no
-    request for the directory, and `taskfs cache` shows it as the task's."""
+    """R-13, R-27, C-46: Commands, fsspec and downloads send no request for a directory that
+    a mount has indexed, and `taskfs cache` shows the index as the task's."""
     with open_tree() as fs:
         fs.names(f"{task}/outputs")
     taskfs = Taskfs(tmp_path, cloud)

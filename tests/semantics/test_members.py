@@ -1,4 +1,4 @@
-"""What lies beneath `outputs/` and `inputs/`."""
+"""The files beneath `outputs/` and `inputs/`."""
 
 import errno
 import io

@@ -1,4 +1,4 @@
-"""Which files there are and what they say."""
+"""The names in the tree, and the contents of its text files."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Walks over tasks: what they cost at the API and the store."""
+"""Walks over tasks: their requests to the API and the store."""
 
 import os
 import random

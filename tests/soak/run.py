@@ -1,4 +1,4 @@
-"""One run of the soak test: readers, faults and killed daemons, and what was wrong."""
+"""One run of the soak test: readers, faults, killed daemons, and the violations found."""
 
 from __future__ import annotations
 

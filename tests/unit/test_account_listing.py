@@ -1,4 +1,4 @@
-"""`taskfs.tasks.account_listing`: what a refresh of a large account requests."""
+"""`taskfs.tasks.account_listing`: the requests of a refresh of a large account."""
 
 import os
 import threading

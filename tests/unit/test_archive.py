@@ -972,8 +972,8 @@ def test_a_bulk_read_fetches_more_with_the_local_header(
         assert remote.fetched - before[1] <= fetched
 
 
-def test_of_a_long_member_a_part_comes_with_the_local_header() -> None:
-    """R-12: Of a longer member 256 KiB come with the local header."""
+def test_a_part_of_a_long_member_comes_with_its_local_header() -> None:
+    """R-12: The first 256 KiB of a longer member come with its local header."""
     body = random.Random(7).randbytes(WHOLE_MEMBER + BLOCK)
     with make_harness() as harness:
         archive, remote = opened(harness, file("x", body, packed=deflate(body, 0)), padding())

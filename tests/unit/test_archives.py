@@ -372,7 +372,7 @@ def test_a_load_at_the_end_of_a_mount(registry: ArchiveRegistry, pool: ThreadPoo
 def test_the_reason_why_files_cannot_be_shown_keeps_no_frames(
     registry: ArchiveRegistry, api: FakeAPI
 ) -> None:
-    """R-20: An archive that cannot be shown does not keep what was read of it."""
+    """R-20: An archive that cannot be shown keeps none of its bytes in memory."""
     api.put(PATH, build([Entry(b"artifacts/a", b"x")])[:-1])
     error = get(registry).index_error
     assert error is not None

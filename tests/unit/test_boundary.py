@@ -182,8 +182,8 @@ def test_a_base_exception_ends_the_mount(
     with pytest.raises(MountError) as caught:
         serving.session.serve()
     assert caught.value.__cause__ is failure
-    told = [struct.unpack_from("=i", answer, 4)[0] for answer in serving.wire.sent]
-    assert told == [0, -errno.EIO]
+    answers = [struct.unpack_from("=i", answer, 4)[0] for answer in serving.wire.sent]
+    assert answers == [0, -errno.EIO]
     assert len(caplog.records) == 1
 
 
@@ -301,8 +301,8 @@ def test_requests_are_served_one_by_one_without_more_threads(
     monkeypatch.setattr(threading.Thread, "start", start_one)
     serving.wire.requests = [INIT, *(request(Opcode.STATFS, unique=2 * n) for n in (2, 3, 4))]
     serving.session.serve()
-    told = [struct.unpack_from("=iQ", answer, 4) for answer in serving.wire.sent]
-    assert told == [(0, 2), (0, 4), (0, 6), (0, 8)]
+    answers = [struct.unpack_from("=iQ", answer, 4) for answer in serving.wire.sent]
+    assert answers == [(0, 2), (0, 4), (0, 6), (0, 8)]
     assert {record.levelname for record in caplog.records} == {"WARNING"}
 
 
@@ -343,8 +343,8 @@ def test_an_interrupt_reaches_its_request_only() -> None:
     serving.session.answer(memoryview(request(Opcode.LOOKUP, b"status\0", unique=8)))
     assert seen == [False, False, True]
     # An unknown request gets EAGAIN, so the kernel repeats the interrupt; a known one no answer.
-    told = [struct.unpack_from("=iQ", answer, 4) for answer in serving.wire.sent]
-    assert told == [(-errno.EAGAIN, 11), (-errno.EINTR, 8)]
+    answers = [struct.unpack_from("=iQ", answer, 4) for answer in serving.wire.sent]
+    assert answers == [(-errno.EAGAIN, 11), (-errno.EINTR, 8)]
     assert not interrupted()
 
 
@@ -372,9 +372,9 @@ def test_attributes_are_packed_for_the_kernel() -> None:
         *(77, 12345, 25, -1, -1, 1_700_000_000, 10**9 - 1, 10**9 - 1, 123_456_789),
         *(0o100640, 1, 1000, 1001, 0, 4096, 0),
     )
-    error, told = serving.answer(Opcode.GETATTR, bytes(16), nodeid=nodeid)
-    assert struct.unpack_from("=QII", told) == (1, 500_000_000, 0)
-    assert told[16:] == entry[40:]
+    error, answer = serving.answer(Opcode.GETATTR, bytes(16), nodeid=nodeid)
+    assert struct.unpack_from("=QII", answer) == (1, 500_000_000, 0)
+    assert answer[16:] == entry[40:]
 
 
 def entries(listing: bytes, attrs: bool) -> list[tuple[int, int, int, int, bytes]]:
@@ -416,8 +416,8 @@ def test_a_listing_sends_attributes_that_cost_no_request() -> None:
 
 
 def test_a_listing_sends_its_lifetime() -> None:
-    """F-10: A listing is kept until the kernel is told where it says so, else for the attr
-    timeout."""
+    """F-10: A listing whose lifetime is that of a version is kept until the kernel is
+    notified, any other for the attr timeout."""
     serving = Serving(Folders())
     fh, *_ = struct.unpack("=QII", serving.answer(Opcode.OPENDIR, bytes(8))[1])
     body = struct.pack("=QQI20x", fh, 2, 4096)
@@ -529,8 +529,8 @@ def test_ready_bytes_are_pushed_with_the_open(mode: PageCacheMode) -> None:
     """R-9: Cached bytes are pushed with the open where the kernel keeps its pages."""
     serving = Serving(OneFile(Ahead(range(16), mode=mode)))
     serving.session.answer(memoryview(request(Opcode.OPEN, bytes(8))))
-    told = [struct.unpack_from("=iQ", message, 4) for message in serving.wire.sent]
-    assert told == ([(4, 0), (0, 2)] if mode is PageCacheMode.KEEP else [(0, 2)])
+    answers = [struct.unpack_from("=iQ", message, 4) for message in serving.wire.sent]
+    assert answers == ([(4, 0), (0, 2)] if mode is PageCacheMode.KEEP else [(0, 2)])
 
 
 def test_a_failed_push_fails_no_read(caplog: pytest.LogCaptureFixture) -> None:
@@ -552,13 +552,13 @@ def test_a_buffer_that_is_too_small_is_erange() -> None:
             return Marked(path)
 
     serving = Serving(NodeTable())
-    told = b"user.taskfs.a\0user.taskfs.b\0"
+    names = b"user.taskfs.a\0user.taskfs.b\0"
     assert serving.answer(Opcode.LISTXATTR, struct.pack("=II", 0, 0)) == (
         0,
-        struct.pack("=II", len(told), 0),
+        struct.pack("=II", len(names), 0),
     )
     assert serving.answer(Opcode.LISTXATTR, struct.pack("=II", 20, 0)) == (errno.ERANGE, b"")
-    assert serving.answer(Opcode.LISTXATTR, struct.pack("=II", 200, 0)) == (0, told)
+    assert serving.answer(Opcode.LISTXATTR, struct.pack("=II", 200, 0)) == (0, names)
 
 
 def test_with_allow_root_other_users_are_refused() -> None:

@@ -76,7 +76,7 @@ class Stream:
 
 
 class Process:
-    """What one process has of a member: nothing but the disk is shared with others."""
+    """The objects of one process for a member; processes share only the disk."""
 
     def __init__(
         self,
@@ -244,7 +244,7 @@ def test_a_jump_in_another_process_costs_one_stretch(passed: Path) -> None:
 
 
 def test_a_pass_that_was_broken_off_is_kept(tmp_path: Path) -> None:
-    """R-36: What a pass decoded before it was broken off costs one stretch later."""
+    """R-36: After an interrupted pass, a read of its bytes decodes one stretch."""
     first = Process(tmp_path)
     first.read_until(3 * STRETCH + STRETCH // 2)
     first.decoder.close()
@@ -411,7 +411,7 @@ def slow(offset: int) -> None:
 
 
 def test_two_processes_do_not_decode_the_same_stretch(tmp_path: Path) -> None:
-    """R-37: Of two processes that need a late byte, only one decodes each stretch before it."""
+    """R-37: If two processes need a late byte, only one decodes each stretch before it."""
     both = [Process(tmp_path), Process(tmp_path)]
     for each in both:
         each.source.before = slow

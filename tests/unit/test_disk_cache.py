@@ -543,7 +543,7 @@ WHERE: Final[dict[str, Place]] = {
 
 
 def use_everything(cache: DiskCache) -> None:
-    """Call all that a cache offers; what it gives back is right or nothing."""
+    """Call every method of a cache; each result must be right or None."""
     blocks, run = cache.blocks_of(KEY), run_of("f", 0, 3)
     for _ in range(2):
         assert blocks.get(0) in (None, run[:BLOCK])
@@ -766,7 +766,7 @@ def test_random_damage(cache_dir: Path) -> None:
     assert hits > 50
 
 
-# Room.
+# The size of the cache.
 
 
 def last_used(path: Path, seconds_ago: float) -> None:

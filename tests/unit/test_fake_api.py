@@ -1,4 +1,4 @@
-"""The faults by script: what a client sees of each, on the wire."""
+"""The scripted faults, as a client sees them on the wire."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the scripts end when they are interrupted: what they started is ended, one line, 130."""
+"""An interrupted script ends the processes that it started, prints one line, and exits with 130."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""`taskfs.fuse.kernel.invalidation`: the kernel has dropped what is beneath a path when a call says
-so."""
+"""`taskfs.fuse.kernel.invalidation`: the kernel has dropped all beneath a path before a call."""
 
 import threading
 from collections.abc import Sequence

@@ -25,13 +25,13 @@ def member_of(size: int, packed: int | None = None) -> Member:
     ],
 )
 def test_the_same_part_of_a_longer_member(read: tuple[int, int], same: tuple[int, int]) -> None:
-    """R-45: What was read up to the end is counted from the end, and else from the beginning."""
+    """R-45: A part that reaches the end is counted from the end, any other from the beginning."""
     assert PartRead(member_of(1_000_000), *read).of(member_of(2_000_000))[1:] == same
 
 
 @pytest.mark.parametrize("read", [(970_000, 980_000), (970_000, 1_000_000), (0, 4096)])
 def test_the_same_part_of_a_short_member(read: tuple[int, int]) -> None:
-    """R-45: Of a member that is shorter than the part there is no more than all of it."""
+    """R-45: A member that is shorter than the part is prefetched whole."""
     part = PartRead(member_of(1_000_000), *read).of(member_of(9))
     assert 0 <= part.start <= part.stop == 9
 

@@ -54,7 +54,7 @@ def test_a_directory_is_kept_for_its_files() -> None:
 
 
 def test_a_nodeid_is_used_again_under_its_new_name() -> None:
-    """A-15: What was remembered of a forgotten directory is not shown for the next one."""
+    """A-15: The path of a forgotten directory is not shown for the next one with its nodeid."""
     table = NodeTable()
     old = table.add_lookup(ROOT_ID, b"old")
     assert table.path(table.add_lookup(old, b"file")) == "/old/file"
@@ -124,11 +124,11 @@ def test_the_nodes_beneath_a_path_are_found(monkeypatch: pytest.MonkeyPatch) -> 
     in which the kernel looked them up."""
     monkeypatch.setattr(node_table, "BATCH", 3)
     table = NodeTable()
-    spare = table.add_lookup(ROOT_ID, b"spare")
+    forgotten = table.add_lookup(ROOT_ID, b"spare")
     task = table.add_lookup(ROOT_ID, b"task", is_directory=True)
     other = table.add_lookup(task, b"inputs", is_directory=True)
     outputs = table.add_lookup(task, b"outputs", is_directory=True)
-    table.forget(spare, 1)
+    table.forget(forgotten, 1)
     folder = table.add_lookup(outputs, b"folder", is_directory=True)
     assert folder < outputs
     files = {table.add_lookup(folder, b"%d" % number) for number in range(20)}

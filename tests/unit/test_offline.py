@@ -1,4 +1,4 @@
-"""`OfflineAPI` and `FrozenCache`: what is known without asking, and a cache that stays as it is."""
+"""`OfflineAPI` and `FrozenCache`: the saved tasks, and a cache that is never changed."""
 
 import json
 from pathlib import Path

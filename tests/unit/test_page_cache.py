@@ -68,7 +68,7 @@ def test_until_the_kernel_has_asked_again_nothing_is_cached(
 
 
 class Kernel:
-    """What was to be invalidated, and the functions to call then."""
+    """The paths that were to be invalidated, and the functions to call then."""
 
     def __init__(self, page_cache: PageCache) -> None:
         self.asked: list[str] = []
@@ -95,8 +95,8 @@ def assert_kept_once_dropped(page_cache: PageCache, kernel: Kernel, clock: Clock
 
 def test_a_version_is_kept_until_another_one_is_loaded(page_cache: PageCache, clock: Clock) -> None:
     """F-10, F-9: The kernel may keep what belongs to the version in use. When another one is
-    loaded, it is told, and until then, and for the answers on their way, nothing of the new one is
-    cached."""
+    loaded, the kernel is notified. Until then, and for answers in flight, nothing of the new
+    version is cached."""
     assert page_cache.lifetime(ARCHIVE, OLD) is Lifetime.TIMEOUT
     kernel = Kernel(page_cache)
     assert page_cache.lifetime(ARCHIVE, OLD) is Lifetime.VERSION
@@ -112,7 +112,7 @@ def test_a_version_is_kept_until_another_one_is_loaded(page_cache: PageCache, cl
 def test_a_version_that_was_never_kept_needs_no_message(
     page_cache: PageCache, clock: Clock
 ) -> None:
-    """F-10: The kernel is told only of what it may have kept."""
+    """F-10: The kernel is notified only of paths that it may have kept."""
     kernel = Kernel(page_cache)
     page_cache.note_version(ARCHIVE, NEW)
     page_cache.note_dropped(ARCHIVE)

@@ -1,4 +1,4 @@
-"""`taskfs.archive.prefetch`: what is fetched and pushed beyond the members that are read."""
+"""`taskfs.archive.prefetch`: bytes that are fetched and pushed beyond the members that are read."""
 
 import random
 from collections.abc import Callable, Iterable
@@ -282,7 +282,7 @@ def test_small_files_in_a_sequence_are_pushed_on_open() -> None:
                 assert reader.read_at(0, READ) == cheap_bytes(8000)
             assert not reader.take_pushable()
             reader.close()
-            harness.settle()  # what is fetched ahead is at hand then
+            harness.settle()  # until the prefetched bytes are cached
         assert len(pushed) >= 6 * (SAMPLE_EVERY - 1)
         assert all(number % SAMPLE_EVERY for number in pushed)
         assert archive.prefetch.is_sequential

@@ -1,4 +1,4 @@
-"""`taskfs.fuse.process_memory`: what a daemon frees while it runs."""
+"""`taskfs.fuse.process_memory`: memory that a daemon frees while it runs."""
 
 import gc
 import threading

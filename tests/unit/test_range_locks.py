@@ -27,7 +27,7 @@ from tests.mounts import eventually
 KEY: Final = cache_key("an object")
 BODY: Final = random.Random(7).randbytes(40 * BLOCK + 99)
 VERSION: Final = ObjectVersion(len(BODY), '"1"')
-PATIENCE_S: Final = 20.0
+TIMEOUT_S: Final = 20.0
 
 
 def never() -> bool:
@@ -35,7 +35,7 @@ def never() -> bool:
 
 
 class Remote:
-    """An object that notes what it was asked for, and answers once it may."""
+    """An object that notes the requested ranges, and answers once `may_answer` is set."""
 
     def __init__(self) -> None:
         self.ranges: list[tuple[int, int]] = []
@@ -43,7 +43,7 @@ class Remote:
 
     def fetch_range(self, start: int, stop: int, version: ObjectVersion) -> bytes:
         self.ranges.append((start, stop))
-        assert self.may_answer.wait(PATIENCE_S)
+        assert self.may_answer.wait(TIMEOUT_S)
         return BODY[start:stop]
 
     def fetch_tail(self, length: int) -> Fetched:
@@ -77,7 +77,7 @@ def test_no_block_is_fetched_by_two_processes(tmp_path: Path) -> None:
         eventually(lambda: bool(remote.ranges))
         remote.may_answer.set()
         for read, (begin, end) in zip(reads, spans, strict=True):
-            assert read.result(PATIENCE_S) == BODY[begin:end]
+            assert read.result(TIMEOUT_S) == BODY[begin:end]
     taken = [index for a, b in remote.ranges for index in range(a // BLOCK, -(-b // BLOCK))]
     assert len(taken) == len(set(taken))
 
@@ -110,7 +110,7 @@ def test_a_held_range_is_waited_for(tmp_path: Path) -> None:
         thread.start()
         thread.join(0.1)
         order.append("first")
-    thread.join(PATIENCE_S)
+    thread.join(TIMEOUT_S)
     assert order == ["first", "second"]
 
 
@@ -158,7 +158,7 @@ def test_the_kernel_releases_the_locks_of_a_dead_process(tmp_path: Path) -> None
         waiting.start()
         assert not entered.wait(0.1)
         process.kill()
-        assert entered.wait(PATIENCE_S)
+        assert entered.wait(TIMEOUT_S)
         waiting.join()
     finally:
         process.kill()

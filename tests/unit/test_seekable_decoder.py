@@ -250,7 +250,7 @@ def test_a_backward_read_after_a_first_pass_starts_at_a_checkpoint(decoding: Mak
     """R-8: A backward read starts at the nearest checkpoint."""
     one = decoding(LONG, LONG_PACKED, span_bytes=SPAN_MEMORY)
     one.check_whole(SPAN)
-    one.over.set()  # no more runs ahead: what is fed from here on is fed to the reads
+    one.over.set()  # ends read-ahead: from here on only the reads are fed
     one.pool.is_quiet()
     one.over.clear()
     assert one.member.fed <= 1.05 * len(LONG_PACKED) + MAX_AHEAD_SPANS * SPAN
@@ -633,7 +633,7 @@ def test_a_member_with_flipped_bytes_is_never_read_whole(decoding: Make, method:
 
 
 def test_damage_late_in_a_member_leaves_its_begin_readable(decoding: Make) -> None:
-    """`seekable_decoder`: what was decoded before the damage is served, what lies behind is not."""
+    """`seekable_decoder`: bytes before the damage are served, bytes behind it are not."""
     packed = deflate(BODY, 0)
     one = decoding(BODY, packed[:-1000] + bytes(900) + packed[-100:])
     one.check(0, SPAN)

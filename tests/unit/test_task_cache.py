@@ -238,7 +238,7 @@ def test_observed_changes_are_dated(cache: TaskCache, api: FakeAPI, clock: Clock
 
 
 def test_forget(cache: TaskCache, api: FakeAPI, clock: Clock) -> None:
-    """N-21: `forget` drops what is cached."""
+    """N-21: `forget` drops all records and statuses."""
     cache.listing()
     with pytest.raises(NotFound):
         cache.get(f"{ID}9")
@@ -333,7 +333,7 @@ def test_many_unfinished_tasks_of_another_project_stay_found(api: FakeAPI, clock
 def test_tasks_of_an_earlier_mount_are_used_only_while_the_api_fails(
     api: FakeAPI, clock: Clock, tmp_path: Path
 ) -> None:
-    """O-12, O-15: What an earlier mount knew counts only while the API is away."""
+    """O-12, O-15: Tasks of an earlier mount are used only while the API fails."""
     done = parse_task(
         b'{"task_id": "%s9", "status": "success", "is_terminated": true}' % ID.encode()
     )

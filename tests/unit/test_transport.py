@@ -271,7 +271,7 @@ class Spy(threading.Thread):
 
 
 def test_the_headers_of_a_request() -> None:
-    """Neither compression, which changes offsets, nor credentials of ~/.netrc, nor cookies."""
+    """A request asks for no compression (it changes offsets), and sends no cookies or ~/.netrc."""
     spy = Spy()
     transport = transport_of(5)
     for _ in range(2):
