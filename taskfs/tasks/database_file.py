@@ -90,8 +90,8 @@ class DatabaseFile:
     """A connection to the file at *path*; None for a temporary database.
 
     A temporary database is a file without a name, because a large account takes much memory. Only
-    where that cannot be written, the database is in memory. Safe for concurrent use: `_sqlite_lock` is held during each call. The file is changed only if it
-    is not *read_only*.
+    where that cannot be written, the database is in memory. Safe for concurrent use: `_sqlite_lock`
+    is held during each call. The file is changed only if it is not *read_only*.
     """
 
     _connection: sqlite3.Connection
