@@ -3,7 +3,7 @@
 Times are nanoseconds since the epoch (UTC), sizes are bytes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from taskfs.support.buffers import Buffer
@@ -182,9 +182,18 @@ class TaskAPI(Protocol):
         ...
 
     def list_page(
-        self, number: int, per_page: int, *, project: str | None = None, status: str | None = None
+        self,
+        number: int,
+        per_page: int,
+        *,
+        project: str | None = None,
+        status: str | None = None,
+        take: Callable[[list[Task]], object] | None = None,
     ) -> TaskPage:
-        """Return one page of the listing; pages are numbered from 1."""
+        """Return one page of the listing; pages are numbered from 1.
+
+        With *take*, the page has no tasks: *take* is called with some at a time.
+        """
         ...
 
     def get_task(self, task_id: str) -> Task:

@@ -9,7 +9,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 from urllib.parse import quote
@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 # restarted answers again within these few seconds.
 KILL_TRIES: Final = 5
 KILL_PAUSE_S: Final = 1.0
+# Tasks of a page that are parsed together: some 400 KB. A page has 500.
+BATCH: Final = 125
 # Bad records that are remembered, so that each is logged once.
 MAX_BAD_RECORDS: Final = 1000
 # The texts of errors after a 404, with any body.
@@ -123,19 +125,33 @@ class TaskClient:
         )
 
     def list_page(
-        self, number: int, per_page: int, *, project: str | None = None, status: str | None = None
+        self,
+        number: int,
+        per_page: int,
+        *,
+        project: str | None = None,
+        status: str | None = None,
+        take: Callable[[list[Task]], object] | None = None,
     ) -> TaskPage:
         """Return one page of the listing, newest first; pages are numbered from 1.
+
+        With *take*, the page has no tasks: *take* is called with `BATCH` of them at a time, so that
+        not all are in memory together.
 
         Raises:
             BadAnswer: none of the records can be used.
             AccessDenied, Unavailable: as for any request.
         """
         page = self._page(number, per_page, _filters(project, status))
-        tasks = self._parse(page.tasks)
-        if page.tasks and not tasks:
+        tasks: list[Task] = []
+        count = 0
+        for start in range(0, len(page.tasks), BATCH):
+            batch = self._parse(page.tasks[start : start + BATCH])
+            count += len(batch)
+            (take or tasks.extend)(batch)
+        if page.tasks and not count:
             raise BadAnswer(f"GET /tasks: none of {len(page.tasks)} records can be used")
-        return TaskPage(tasks, page.total_size, len(page.tasks) - len(tasks))
+        return TaskPage(tasks, page.total_size, len(page.tasks) - count)
 
     def _page(self, number: int, per_page: int, filters: Mapping[str, Any]) -> Page:
         params = {"page": number, "per_page": per_page, **filters}

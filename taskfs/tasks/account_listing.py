@@ -300,8 +300,8 @@ class AccountListing:
             positions = [self._database.position(i, scope) for i in stale]
             numbers = sorted({p // PAGE_TASKS + 1 for p in positions if p is not None})
             if len(numbers) <= MAX_ENDED_PAGES:
-                for number, page_began_s, page in self._whole.fetch_all(scope, numbers, True):
-                    self._whole.store(page.tasks, page_began_s, number)
+                for page in self._whole.fetch_all(scope, numbers, True):
+                    self._whole.store(page)
                 stale = [i for i in stale if self._known.is_stale(i, began_s)]
         request_each(self._api, self._known, stale, self._clock)
 

@@ -102,7 +102,13 @@ class OfflineAPI:
         return [] if active else self._database.tasks(selection)
 
     def list_page(
-        self, number: int, per_page: int, *, project: str | None = None, status: str | None = None
+        self,
+        number: int,
+        per_page: int,
+        *,
+        project: str | None = None,
+        status: str | None = None,
+        take: Callable[[list[Task]], object] | None = None,
     ) -> TaskPage:
         """Raise NotCached."""
         return _refuse("the listing")

@@ -28,8 +28,6 @@ T = TypeVar("T")
 
 # Requests in flight, few because the API serves all programs of the account.
 PAGES_AT_ONCE: Final = 4
-# Pages that one write stores.
-PAGES_PER_WRITE: Final = 2
 # Pages at the beginning whose finished tasks are kept in memory.
 KEPT_PAGES: Final = 2
 # Tries of a page in the background, and the seconds between them: the API may limit the rate.
@@ -44,23 +42,29 @@ class FirstPage(NamedTuple):
     began_s: float
 
 
-class _PackedPage(NamedTuple):
-    """A page in one piece of memory, compressed: its records are nearly alike, and thousands of
-    them would leave gaps."""
+class PackedPage:
+    """The page *number* of a listing, whose request began at *began_s*.
 
-    number: int
-    began_s: float
-    tasks: bytes
-    rest: TaskPage  # without its tasks
+    The tasks are compressed in batches, because a page of them takes megabytes in thousands of
+    pieces, which leave gaps in the memory of the process. One thread at a time uses it.
+    """
 
-    @classmethod
-    def of(cls, number: int, began_s: float, page: TaskPage) -> "_PackedPage":
-        tasks = zlib.compress(msgspec.msgpack.encode(page.tasks), 1)
-        return cls(number, began_s, tasks, page._replace(tasks=[]))
+    def __init__(self, number: int, began_s: float) -> None:
+        self.number = number
+        self.began_s = began_s
+        self.count = 0  # of tasks
+        self.rest = TaskPage([], 0)  # the page without its tasks
+        self._batches: list[bytes] = []
 
-    def unpack(self) -> tuple[int, float, TaskPage]:
-        tasks = msgspec.msgpack.decode(zlib.decompress(self.tasks), type=list[Task])
-        return self.number, self.began_s, self.rest._replace(tasks=tasks)
+    def add(self, tasks: list[Task]) -> None:
+        """Add the next tasks."""
+        self.count += len(tasks)
+        self._batches.append(zlib.compress(msgspec.msgpack.encode(tasks), 1))
+
+    def batches(self) -> Iterator[list[Task]]:
+        """Yield the tasks; one batch is in memory at a time."""
+        for batch in self._batches:
+            yield msgspec.msgpack.decode(zlib.decompress(batch), type=list[Task])
 
 
 class Progress(NamedTuple):
@@ -165,9 +169,10 @@ class WholeListing:
             return False
 
         def fetch(numbers: Sequence[int]) -> Iterator[tuple[int, TaskPage]]:
-            for number, began_s, page in self.fetch_all(scope, numbers, urgent=False):
-                self.store(page.tasks, began_s, number)
-                yield number, page
+            for page in self.fetch_all(scope, numbers, urgent=False):
+                self.store(page)
+                tasks = [task for batch in page.batches() for task in batch]
+                yield page.number, page.rest._replace(tasks=tasks)
 
         removed = find_removed(fetch, ids, total_size, PAGE_TASKS)
         if removed is None or database.last_seq() != start_seq:
@@ -186,10 +191,10 @@ class WholeListing:
             first = None
             if self._known.database.generation != generation:
                 continue  # some of the saved pages were lost
-            union |= current.ids
             if current.is_exact:
                 self._accept(scope, current.ids, start_seq, current, generation)
                 return current.began_s
+            union |= current.ids
         if self._known.database.generation != generation:
             raise Unavailable(self._known.database.loss_text)
         if len(union) + current.unusable < current.total_size:
@@ -208,15 +213,15 @@ class WholeListing:
         if scope == Scope():
             self._known.whole_as_of_s = max(self._known.whole_as_of_s, last.began_s)
 
-    def fetch(self, scope: Scope, number: int, urgent: bool) -> "tuple[int, float, TaskPage]":
-        """Return a page with its number, and when its request began."""
+    def fetch(self, scope: Scope, number: int, urgent: bool) -> PackedPage:
+        """Return a page of *scope*."""
         for attempt in range(1, PAGE_TRIES + 1):
-            began_s = self._clock()
+            page = PackedPage(number, self._clock())
             try:
-                page = self._api.list_page(
-                    number, PAGE_TASKS, project=scope.project, status=scope.status
+                page.rest = self._api.list_page(
+                    number, PAGE_TASKS, project=scope.project, status=scope.status, take=page.add
                 )
-                return number, began_s, page
+                return page
             except Unavailable:
                 is_last = urgent or attempt == PAGE_TRIES
                 if is_last or self._closed.wait(PAGE_PAUSE_S * attempt):
@@ -225,27 +230,26 @@ class WholeListing:
 
     def fetch_all(
         self, scope: Scope, numbers: Iterable[int], urgent: bool
-    ) -> "Iterator[tuple[int, float, TaskPage]]":
+    ) -> Iterator[PackedPage]:
         """Yield pages in order, `PAGES_AT_ONCE` requests at a time; as many wait to be taken."""
-        waiting: list[Future[_PackedPage]] = []
-
-        def fetch(number: int) -> _PackedPage:
-            return _PackedPage.of(*self.fetch(scope, number, urgent))
-
+        waiting: list[Future[PackedPage]] = []
         for number in numbers:
             if self._closed.is_set():
                 raise Unavailable("the mount is ending")
-            waiting.append(self._pool.submit(fetch, number))
+            waiting.append(self._pool.submit(self.fetch, scope, number, urgent))
             if len(waiting) >= 2 * PAGES_AT_ONCE:
-                yield waiting.pop(0).result().unpack()
+                yield waiting.pop(0).result()
         while waiting:
-            yield waiting.pop(0).result().unpack()
+            yield waiting.pop(0).result()
 
-    def store(
-        self, tasks: Sequence[Task], began_s: float, number: int, seq: int | None = None
-    ) -> None:
-        """Store the tasks of the page *number*; *seq* numbers those that are new."""
-        self._known.apply(tasks, began_s, keep=number <= KEPT_PAGES, seq=seq)
+    def store(self, page: PackedPage, seq: int | None = None) -> list[str]:
+        """Store the tasks of *page*, and return their ids; *seq* numbers those that are new."""
+        ids: list[str] = []
+        for tasks in page.batches():
+            first_seq = None if seq is None else seq - len(ids)
+            self._known.apply(tasks, page.began_s, keep=page.number <= KEPT_PAGES, seq=first_seq)
+            ids += [task.id for task in tasks]
+        return ids
 
 
 class _Pass:
@@ -266,60 +270,45 @@ class _Pass:
         self.unusable = 0
         self.total_size = 0
         self.began_s = 0.0
-        self._unsaved: list[tuple[int, float, TaskPage]] = []
 
     def read(self, first: FirstPage | None) -> None:
         """Read all pages."""
         listing = self._listing
         if first is None:
-            _, began_s, page = listing.fetch(self._scope, 1, self._urgent)
-            first = FirstPage(page, began_s)
-        count = -(-first.page.total_size // max(1, len(first.page.tasks) + first.page.unusable))
+            page = listing.fetch(self._scope, 1, self._urgent)
+        else:
+            page = PackedPage(1, first.began_s)
+            page.add(first.page.tasks)
+            page.rest = first.page._replace(tasks=[])
+        first_size = page.rest.total_size
+        count = -(-first_size // max(1, page.count + page.rest.unusable))
         if count > MAX_PAGES:
-            raise BadAnswer(f"GET /tasks: {first.page.total_size} tasks are too many pages")
-        self.began_s, self._count = first.began_s, count
-        self._add(1, first.began_s, first.page)
+            raise BadAnswer(f"GET /tasks: {first_size} tasks are too many pages")
+        self.began_s, self._count = page.began_s, count
+        self._add(page)
         without_news = 0
-        for number, began_s, page in listing.fetch_all(
-            self._scope, range(2, count + 1), self._urgent
-        ):
-            news = self._add(number, began_s, page)
-            listing.progress = Progress(number, count)
+        for page in listing.fetch_all(self._scope, range(2, count + 1), self._urgent):
+            news = self._add(page)
+            listing.progress = Progress(page.number, count)
             without_news = 0 if news else without_news + 1
             if without_news >= PAGES_AT_ONCE:
                 break
-        self._save()
-        if self.total_size != first.page.total_size:
+        if self.total_size != first_size:
             number = 1
-            while self._add(*listing.fetch(self._scope, number, self._urgent)) and number < count:
+            while self._add(listing.fetch(self._scope, number, self._urgent)) and number < count:
                 number += 1
-                self._save()
-            self._save()
 
     @property
     def is_exact(self) -> bool:
         return not self._has_shrunk and len(self.ids) + self.unusable >= self.total_size
 
-    def _add(self, number: int, began_s: float, page: TaskPage) -> int:
-        """Take a page; return the number of its new records, unusable ones included."""
+    def _add(self, page: PackedPage) -> int:
+        """Store a page; return the number of its new records, unusable ones included."""
         before = len(self.ids)
-        self.ids.update(task.id for task in page.tasks)
-        self.unusable += page.unusable
-        self._has_shrunk = self._has_shrunk or page.total_size < self.total_size
-        self.total_size = page.total_size
-        self._unsaved.append((number, began_s, page))
-        if len(self._unsaved) == PAGES_PER_WRITE:
-            self._save()
-        return len(self.ids) - before + page.unusable
-
-    def _save(self) -> None:
-        """Store the pages that are in memory, which follow each other: one write costs less."""
-        if not self._unsaved:
-            return
-        number = self._unsaved[0][0]
         # The tasks of later pages are numbered lower, because they are older.
-        seq = self._start_seq + (self._count - number + 1) * PAGE_TASKS
-        tasks = [task for _, _, page in self._unsaved for task in page.tasks]
-        began_s = min(began_s for _, began_s, _ in self._unsaved)
-        self._unsaved.clear()
-        self._listing.store(tasks, began_s, number, seq)
+        seq = self._start_seq + (self._count - page.number + 1) * PAGE_TASKS
+        self.ids.update(self._listing.store(page, seq))
+        self.unusable += page.rest.unusable
+        self._has_shrunk = self._has_shrunk or page.rest.total_size < self.total_size
+        self.total_size = page.rest.total_size
+        return len(self.ids) - before + page.rest.unusable

@@ -89,7 +89,13 @@ class FakeAPI:
         return tasks[:last]
 
     def list_page(
-        self, number: int, per_page: int, *, project: str | None = None, status: str | None = None
+        self,
+        number: int,
+        per_page: int,
+        *,
+        project: str | None = None,
+        status: str | None = None,
+        take: Callable[[list[Task]], object] | None = None,
     ) -> TaskPage:
         tasks = [
             task
@@ -99,7 +105,10 @@ class FakeAPI:
         call = f"list {status}" if status else "list"
         self._begin(call if number == 1 else f"{call} page {number}")
         start = (number - 1) * per_page
-        return TaskPage(tasks[start : start + per_page], len(tasks))
+        page = tasks[start : start + per_page]
+        if take is not None and page:
+            take(page)
+        return TaskPage(page if take is None else [], len(tasks))
 
     def get_task(self, task_id: str) -> Task:
         task = self.tasks.get(task_id)
