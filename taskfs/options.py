@@ -156,7 +156,8 @@ OPTIONS: Final = (
     Option("offline", parse_flag, "Send no requests: only the finished tasks, and the bytes "
            "of their files, that are in the cache; needs no key.",
            commands=READ_COMMANDS | {"mount", "list", "info", FSSPEC}),
-    Option("read_only", parse_flag, "Refuse kills and metadata changes as well."),
+    Option("read_only", parse_flag, "Refuse also kills and metadata changes, the only changes that "
+           "a mount makes."),
     Option("allow_other", parse_flag, "Let every user of this machine read your tasks and all "
            "their files, inputs and outputs, while it is mounted; they cannot kill. Needs "
            "user_allow_other in /etc/fuse.conf unless you are root."),
@@ -165,8 +166,8 @@ OPTIONS: Final = (
     Option("uid", parse_id, "The owner of the files.", "UID", lambda: str(os.getuid()), "you"),
     Option("gid", parse_id, "The group of the files.", "GID", lambda: str(os.getgid()),
            "your group"),
-    Option("umask", parse_umask, "Permission bits (octal) taken from 0755 for directories and "
-           "0644 for files.", "BITS", "000"),
+    Option("umask", parse_umask, "Permission bits (octal) that are removed from 0755 for "
+           "directories and 0644 for files.", "BITS", "000"),
     Option("file_mode", parse_mode, "The permission bits (octal) of all files, before the umask.",
            "BITS", default_shown="0644; 0755 for members of archives that are executable"),
     Option("dir_mode", parse_mode, "The permission bits (octal) of all directories, before the "
@@ -179,7 +180,7 @@ OPTIONS: Final = (
            commands=frozenset({"mount", "demo", "doctor"})),
     Option("events", one_of(EVENTS, "a choice of events"), "Whether programs that watch files "
            "(inotify) receive events for changes in the cloud: auto (while one watches the mount), "
-           "on (always; also for watches that cannot be seen, and with --read-only), off.",
+           "on (always; also for watches that the daemon cannot see, and with --read-only), off.",
            "WHEN", "auto", commands=frozenset({"mount", "demo"})),
     Option("cache_dir", parse_path, "The directory of the disk cache.", "DIR", _user_cache_dir,
            "~/.cache/taskfs", commands=CACHE),

@@ -119,7 +119,7 @@ def _read_zip64_end(tail: bytes, tail_start: int, locator: int) -> tuple[int, in
     _, disk, claimed, disks = EOCD64_LOCATOR.unpack_from(tail, locator)
     if disk or disks > 1:
         raise Unsupported("the archive is split over several files")
-    # It ends where its locator begins. Data before the archive makes the claimed offset wrong.
+    # The record ends where its locator begins. Data before the archive makes the offset wrong.
     for at in (locator - EOCD64.size, claimed - tail_start):
         if 0 <= at <= locator - EOCD64.size and tail.startswith(EOCD64_MAGIC, at):
             record = EOCD64.unpack_from(tail, at)

@@ -52,7 +52,8 @@ class DiskCache:
     def __init__(self, directory: Path, max_bytes: int) -> None:
         self._root = directory / FORMAT
         self._segments = SegmentTable()
-        # It gets the table and not the cache: a cycle would keep the files of a dropped cache open.
+        # `DiskSpace` gets a method of the table and none of this cache, because a cycle of
+        # references would keep the files of a dropped cache open.
         self._space = DiskSpace(self._root, max_bytes, self._segments.forget)
         self._paused_until_s = float("-inf")
         self._has_warned = False

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 # updates the time of a file that it reads.
 IDLE_S: Final = 86400.0
 _FORMAT_NAME: Final = re.compile(r"v([0-9]{1,9})")
-# What versions of taskfs made in such a directory. Anything else is not ours and stays.
+# The names that versions of taskfs made in such a directory. Other files stay.
 _OURS: Final = frozenset({"blocks", "records", INDEXES, PINS, RANGE_LOCKS, EVICTION_LOCK})
 
 

@@ -27,7 +27,7 @@ FIRST_PAUSE_S: Final = 0.002
 MAX_PAUSE_S: Final = 0.05
 # struct flock (fcntl(2)) of Linux: type, whence, start, length, pid, which must be 0.
 _LINUX_FLOCK: Final = struct.Struct("@hhqqi0q")
-# That of macOS and FreeBSD: start, length, pid, type, whence; FreeBSD has a system id after them.
+# struct flock of macOS and FreeBSD: start, length, pid, type, whence; on FreeBSD also a system id.
 _BSD_FLOCK: Final = struct.Struct("@qqihhi0q")
 # Each key has 2^22 adjacent units in the lock file. Two keys may have the same ones; then one
 # process waits although its bytes are not being fetched.

@@ -58,7 +58,7 @@ def command(
     as_environment: bool,
     foreground: bool,
 ) -> None:
-    """Mount the embedded cloud: about ten living tasks, without an account or a network.
+    """Mount the embedded cloud: about ten tasks that run, end and fail, without an account.
 
     MOUNTPOINT is created if it is missing; the default is ~/taskfs-demo. `taskfs umount MOUNTPOINT`
     also ends the cloud. To try `taskfs list`, `watch`, `kill`, `download` and the others on it,

@@ -103,9 +103,9 @@ class CheckContext:
 def command(settings: Settings, as_json: bool) -> int:
     """Check what taskfs needs: an engine, /dev/fuse, the key, the API, the clock and the cache.
 
-    Each check is a line: `ok`; `FAIL` with the fix; `note` for a problem that matters only to some
-    users; or `skip` if an earlier failure prevents the check. The exit status is 0 if nothing
-    failed, else 1.
+    Each check is a line: `ok`; `FAIL` with the problem and its fix; `note` for a problem that
+    matters only to some users; or `skip` if an earlier failure prevents the check. The exit status
+    is 0 if nothing failed, else 1.
     """
     config = settings.load(need_key=False)
     configure_logging(config)

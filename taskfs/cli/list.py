@@ -91,7 +91,9 @@ def _parse_column(text: str) -> str:
     help="Only the tasks submitted before then.  [default: all]",
 )
 @click.option(
-    "--failed", is_flag=True, help="Only the tasks that ended, but as no success.  [default: off]"
+    "--failed",
+    is_flag=True,
+    help="Only the tasks that ended without success, except killed ones.  [default: off]",
 )
 @click.option("--running", is_flag=True, help="Only the tasks that have not ended.  [default: off]")
 @click.option(
@@ -155,8 +157,8 @@ def command(
 ) -> None:
     """List tasks, the newest first.
 
-    On a narrow terminal the table leaves out the least important columns. Elsewhere all columns are
-    printed as plain, aligned lines. Cells are never cut. Times are local. The computation time of a
+    On a narrow terminal the table leaves out the least important columns. A pipe or a file gets all
+    columns as plain, aligned lines. Cells are never cut. Times are local. The computation time of a
     running task counts up to now. --status takes the service's display names ("In Progress") too.
     """
     if count and everything:

@@ -32,7 +32,8 @@ _TYPES: Final = (
 def command() -> None:
     """Print the types of simulation files that desktops do not know by name, such as *.vtk.
 
-    File managers read the head of each file whose name they do not know. To avoid these reads:
+    File managers read the first bytes of each file whose type they do not know by its name. To
+    avoid these reads:
 
     \b
       mkdir -p ~/.local/share/mime/packages

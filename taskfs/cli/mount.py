@@ -42,8 +42,9 @@ def command(settings: Settings, mountpoint: Path | None, foreground: bool, if_ne
 
     Without MOUNTPOINT, the setting `mountpoint` (TASKFS_MOUNTPOINT) says where. A directory below
     your home is created if it is missing. The command returns once the mount answers. If it fails,
-    nothing is mounted, standard error says why, and the exit status is 1. The key is checked before
-    mounting. A taskfs mount on MOUNTPOINT whose process died is repaired first.
+    nothing is mounted or created, standard error says why, and the exit status is 1. The key is
+    checked before mounting. If MOUNTPOINT has a taskfs mount whose process died, that is unmounted
+    first.
     """
     path = mountpoint or configured_mountpoint(settings)
     if if_needed and mounted_types(absolute(path))[-1:] == [FSTYPE] and not is_dead(path):

@@ -30,10 +30,11 @@ _COLUMNS: Final = (
     help="Print JSON with all statistics.  [default: off]",
 )
 def command(as_json: bool) -> None:
-    """List the taskfs mounts of this machine, live and dead, with what they have done so far.
+    """List the taskfs mounts of this machine, live and dead, with their counters.
 
-    Requests are those to the API and the store. The hit rate is the share of blocks that the memory
-    or the disk cache had. `taskfs mount` repairs a dead mount; `taskfs umount` removes it.
+    Requests are those to the API and the store. The hit rate is the share of blocks that were read
+    from the cache in memory or on disk. `taskfs mount` repairs a dead mount; `taskfs umount`
+    removes it.
     """
     found = all_mounts()
     if as_json:

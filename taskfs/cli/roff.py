@@ -22,20 +22,20 @@ in the system's directories. `taskfs systemd-unit --fstab` prints such a line.
 These options exist only in -o:"""
 TREE: Final = (
     ("ID/", "One directory per task of the account."),
-    ("ID/status", "The task's status, as the API names it."),
+    ("ID/status", "The status, as the API spells it."),
     ("ID/machine_type", "The machine type; empty until a machine is assigned."),
     ("ID/computation_time", "HH:MM:SS; counts while the task computes."),
     ("ID/output_files_info", "The table of the output archive; empty until there is one."),
     ("ID/info.json", "The task's record, indented."),
-    ("ID/error", "The error of the API and of the executer; empty where there is none."),
+    ("ID/error", "The error of the API and of the program that ran the simulation, if any."),
     ("ID/kill", "A write of at least one byte kills the task."),
     ("ID/outputs/, ID/inputs/", "The files inside output.zip and input.zip, read by range."),
     ("ID/live/", "The files on the machine while the task runs."),
-    ("ID/output.zip, ID/input.zip", "The raw archives. They exist by name and are not listed."),
+    ("ID/output.zip, ID/input.zip", "The archives as they are stored; not listed."),
     (".by-status/, .by-project/, .by-simulator/", "Links to the tasks, by group."),
     (".by-date/", "Links to the tasks, named after their time, simulator and status."),
     ("tasks.csv", "All tasks as a table; not listed."),
-    (".latest", "A link to the newest task."),
+    (".latest", "A link to the task that was created last."),
     (".taskfs/stats.json, version, refresh", "Counters; the version; a write forgets the cache. "
      "`.taskfs` is not listed."),
 )  # fmt: skip

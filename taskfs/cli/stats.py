@@ -31,9 +31,9 @@ from taskfs.support.parsing import parse_path
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.  [default: off]")
 def command(mountpoints: Sequence[Path], prometheus: bool, as_json: bool) -> None:
-    """Print the counters of the mounts on MOUNTPOINT..., or of all live mounts of yours.
+    """Print the counters of the mounts on MOUNTPOINT..., or of all your live mounts.
 
-    They are those of .taskfs/stats.json: requests, bytes, hits of the caches, memory.
+    The counters are those of .taskfs/stats.json: requests, bytes, hits of the caches, memory.
     """
     if prometheus and as_json:
         raise click.UsageError("--prometheus and --json exclude each other")

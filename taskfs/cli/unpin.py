@@ -10,13 +10,13 @@ from taskfs.cli.tree_command import for_each, path_argument
 from taskfs.errors import ConfigError, NotFound
 
 
-@click.command("unpin", short_help="Let the cache evict pinned files again.")
+@click.command("unpin", short_help="End the pins of files: the cache may evict them.")
 @path_argument()
 @config_options("unpin")
 def command(settings: Settings, paths: tuple[TaskPath, ...]) -> int:
-    """Let the cache evict the files again that `taskfs pin` keeps.
+    """End the pins of `taskfs pin`, so that the cache may evict these files.
 
-    ID alone ends all pins of the task, ID/PATH the one of that path. Nothing is removed, and no
+    ID alone ends all pins of the task, ID/PATH the pin of that path. Nothing is removed, and no
     request is sent.
     """
     config = settings.load(need_key=False)

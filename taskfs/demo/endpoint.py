@@ -15,7 +15,7 @@ from aiohttp import web
 
 from taskfs.demo.sources import ByteSource, BytesSource
 
-CHUNK_BYTES: Final = 1 << 18  # of a body that are written at once
+CHUNK_BYTES: Final = 1 << 18  # bytes of a body that are written at once
 API_KEY_HEADER: Final = "X-API-Key"
 _SECRET_PARAMETERS: Final = frozenset({"Signature"})
 _THROTTLED_CHUNKS_PER_SECOND: Final = 50  # where a speed is set: small steps look like a slow line

@@ -79,7 +79,7 @@ class _WorkQueue:
                 with self._lock:
                     self.failures.append(Failure(str(item.path), exc))
             except OSError as exc:
-                # It names no file, or the temporary one: the user needs the final path.
+                # The error names no file, or the temporary one, but the user needs the final path.
                 self._abort(OSError(exc.errno, exc.strerror, str(item.path)), run)
             except Exception as exc:
                 self._abort(exc, run)

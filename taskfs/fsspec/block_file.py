@@ -36,7 +36,7 @@ class BlockFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec is untype
     @cache.setter
     def cache(self, cache: Any) -> None:
         if hasattr(cache, "multi_fetcher"):
-            # It would open the path again, and perhaps get another version.
+            # The fetcher would open the path again, and perhaps get another version.
             cache.multi_fetcher = None
         self._cache = cache
 

@@ -56,7 +56,7 @@ class FusepyEngine:
                 raise MountError(reason)
             path = libfuse_path()
             os.environ[VARIABLE] = path
-            # The same library that fusepy loads: a process has each once.
+            # This returns the library that fusepy loads below: a process loads each path once.
             self._was_interrupted = ctypes.CDLL(path).fuse_interrupted
             from taskfs.fuse.fusepy_loop import FuseLoop
             from taskfs.fuse.fusepy_operations import FusepyOperations

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 # Bytes per read from a socket: the deadline and the counters are updated after each.
 CHUNK: Final = 256 << 10
-# What the libraries of HTTP raise if a connection fails.
+# The exceptions that the HTTP libraries raise if a connection fails.
 TRANSPORT_ERRORS: Final = (
     requests.RequestException,
     urllib3.exceptions.HTTPError,

@@ -38,7 +38,7 @@ def trim_pools() -> None:
 
 def _map(size: int) -> mmap.mmap | bytearray:
     # The kernel adds the pages when they are filled, often without the interpreter's lock held.
-    # They return to the system with the last view, while an allocator might keep them.
+    # The system gets them back when the last view ends; an allocator might keep them.
     try:
         return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as exc:  # for example vm.max_map_count is reached

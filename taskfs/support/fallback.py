@@ -5,7 +5,7 @@ from typing import Final
 
 log = logging.getLogger(__name__)
 
-logged_calls: Final[set[str]] = set()  # by this process
+logged_calls: Final[set[str]] = set()  # the calls whose refusal this process has logged
 
 
 def log_fallback(call: str, reason: object) -> None:

@@ -37,7 +37,8 @@ WRITE_BYTES: Final = 1 << 20
 # Identifiers in the header of the file (sqlite.org/fileformat: application_id, user_version).
 APPLICATION_ID: Final = 0x7461736B
 VERSION: Final = 3
-# What a file raises; Python cannot decode each message of SQLite about a damaged schema.
+# The errors of a damaged or unusable file. UnicodeDecodeError is among them, because Python cannot
+# decode each message of SQLite about a damaged schema.
 FAULTS: Final = (sqlite3.DatabaseError, UnicodeDecodeError)
 # SQLite's message about a file that was truncated, and Python's about a text with a damaged byte.
 # Both come as an OperationalError, as those about a file that cannot be used do.

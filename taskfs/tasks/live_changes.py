@@ -52,7 +52,7 @@ class _Write(NamedTuple):
     before_s: float
 
     def is_newer(self, other: "_Write") -> bool:
-        """Whether it is a later write than *other*, for all that is known."""
+        """Whether this write is later than *other*, as far as the machine's answers show."""
         if self.path == other.path:
             return self.before_s > other.before_s + SLACK_S
         return self.before_s > other.after_s  # otherwise the other file was removed

@@ -5,7 +5,7 @@ from typing import Final
 
 from taskfs.tasks.live_file import HOLE_BYTES, Snapshot
 
-CHUNK_BYTES: Final = 1 << 20  # that are compared at once
+CHUNK_BYTES: Final = 1 << 20  # bytes that are compared at once
 # Bytes at the end of the archive's member that are searched for the known end of a large file. The
 # member also holds what was written after that end was read.
 SEARCH_BYTES: Final = 64 << 20

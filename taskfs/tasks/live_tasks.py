@@ -49,7 +49,7 @@ class LiveTasks:
             return False
 
     def _is_still_live(self, task_id: str, timeout_s: float) -> bool:
-        """Whether it does, by a status that is asked for now."""
+        """Whether the machine of the task serves its files, by a status that is requested now."""
         try:
             return self._task_cache.get_now(task_id, timeout_s).task.status in LIVE_STATUSES
         except NotFound:

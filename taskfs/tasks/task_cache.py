@@ -229,7 +229,7 @@ class TaskCache:
             cached = self._known.get(task_id)
             if cached is not None and (cached.task.is_terminated or cached.as_of_s >= began_s):
                 return cached
-            # It may join a request that began earlier: then a second one follows.
+            # The reload may join a request that began before this call; then a second one follows.
             self.reload(task_id, timeout_s=max(0.0, timeout_s - (self._clock() - began_s)))
 
     def get_full(self, task_id: str) -> CachedTask:

@@ -35,7 +35,7 @@ MEMBER_GROWTH: Final = 1
 
 
 class Walked(NamedTuple):
-    """What a walk uses in each task: an archive, or one member of it."""
+    """The archive, or the member of it, that a walk uses in each task."""
 
     kind: ArchiveKind
     path: str = ""  # of the member; empty for the archive
@@ -122,7 +122,7 @@ class _Listing:
         return wanted
 
     def _is_waiting(self, note: _Note) -> bool:
-        """Whether the same use of the task waits, and no use of another one since."""
+        """Whether a note of the same use waits, and none of another task came after it."""
         run = takewhile(lambda each: each.task_id == note.task_id, reversed(self._waiting))
         return any(each.walked == note.walked for each in run)
 

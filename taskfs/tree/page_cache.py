@@ -27,7 +27,7 @@ Invalidate = Callable[[str, Callable[[], None]], None]
 
 
 class PageCacheMode(enum.Enum):
-    """What the kernel does with the pages of a file that is opened."""
+    """How the kernel treats the pages that it has of a file when the file is opened."""
 
     KEEP = enum.auto()
     DROP = enum.auto()

@@ -32,7 +32,7 @@ class TaskEntries(Sequence[Entry]):
         self._entries_of = entries_of
         self._others = others
         self._batch: tuple[int, Sequence[Entry]] = (0, ())  # the first position, the entries
-        self.latest_ids: Sequence[str] = ()  # of the batch
+        self.latest_ids: Sequence[str] = ()  # the ids of the batch that was made last
 
     def __len__(self) -> int:
         return len(self._ids) + len(self._others)

@@ -69,7 +69,7 @@ class Invalidator:
     def _drop(self, done: dict[str, list[Callable[[], None]]]) -> None:
         """Have the kernel drop what it keeps beneath the paths; call what waits for each."""
         found = self._nodes.beneath(list(done))
-        # Those with few names first: the messages of a large archive take seconds.
+        # Begin with the archives of few names: the messages of a large one take seconds.
         each = sorted(zip(found, done.items(), strict=True), key=lambda job: len(job[0]))
         for nodeids, (path, calls) in each:
             try:
