@@ -15,7 +15,8 @@ MAX_FILE_BYTES: Final = 64 << 10
 _STDIN: Final = ("/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 _KEY: Final = re.compile(r"[A-Za-z0-9._-]+")
 _FIX: Final = (
-    "run `taskfs login` or `inductiva auth login`, or name a file with the key by --api-key-file"
+    "run `taskfs login` or `inductiva auth login` (https://console.inductiva.ai/account shows the "
+    "key), or name its file by --api-key-file"
 )
 
 # The contents of pipes, terminals and standard input, by path: they can be read only once.
