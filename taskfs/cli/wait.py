@@ -84,10 +84,10 @@ def command(
     exec_words: tuple[str, ...] | None,
     as_json: bool,
 ) -> int:
-    """Wait until the tasks ID... have ended, showing what they do meanwhile.
+    """Wait until the tasks ID... have ended, and show their progress.
 
-    A terminal shows one line, rewritten in place; elsewhere each change is a line. Of a task that
-    failed, the error and the last lines of its output are printed. The exit status is 0 if the
+    A terminal shows one line, rewritten in place; elsewhere each change is a line. If a task
+    failed, its error and the last lines of its output are printed. The exit status is 0 if the
     tasks ended as success, and then their outputs are there; 1 if one ended badly; 3 if there is no
     such task; 124 after --timeout. Network failures do not end the wait. Ctrl+C ends it (status
     130), and the tasks continue.

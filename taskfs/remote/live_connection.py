@@ -35,7 +35,7 @@ MAX_MESSAGE_BYTES: Final = 16 << 20
 MAX_IN_FLIGHT: Final = 8
 # In bytes per second: an answer that arrives faster may take longer than one question may.
 MIN_RATE: Final = 16_000
-# In bytes: more than this arrives for no answer that is asked for, whatever it is.
+# In bytes: no answer that is asked for is longer than this.
 MAX_ARRIVING_BYTES: Final = MAX_MESSAGE_BYTES // 2
 # Channels with an unanswered question; with more of them, a new connection replaces this one.
 MAX_ABANDONED: Final = 200

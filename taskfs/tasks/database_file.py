@@ -335,7 +335,7 @@ def _check_version(connection: sqlite3.Connection) -> None:
 
 
 def remove_database(path: Path) -> None:
-    """Remove a database with its log; processes that have it open keep what they have."""
+    """Remove a database with its log; processes that have it open keep its content."""
     for suffix in _SIDE_FILES:
         with contextlib.suppress(OSError):
             os.unlink(f"{path}{suffix}")

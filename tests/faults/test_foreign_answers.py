@@ -65,8 +65,7 @@ ABSENT: Final = {
 
 @pytest.mark.parametrize("foreign", [*TRANSPORT_ERRORS, "the API's"])
 def test_a_404_on_the_listing_is_never_an_empty_directory(fs: FileSystem, foreign: str) -> None:
-    """F-14, F-15: A 404 on a listing is asked for once more and is then EIO, whatever its body
-    says."""
+    """F-14, F-15: A 404 on a listing is asked for once more and is then EIO, with any body."""
     task = finished(fs.cloud, a=CONTENT)
     write(fs, ".taskfs/refresh")
     assert task in fs.names()

@@ -217,8 +217,8 @@ def test_an_entry_that_points_outside_the_archive(fs: FileSystem, offset: int) -
 def test_a_member_that_overlaps_the_directory_whatever_its_length(
     fs: FileSystem, method: int, size: int
 ) -> None:
-    """I-8, X-4: A member that overlaps the directory is EIO at once, whatever its length, and none
-    of its bytes is asked for."""
+    """I-8, X-4: A member of any length that overlaps the directory is EIO at once, and none of its
+    bytes is requested."""
     lie = file("bad", BODY, method=method, size=size, compressed_size=size, zip64=True)
     top = put_entries(fs, lie, GOOD)
     assert fs.stat(f"{top}/bad").st_size == size

@@ -104,8 +104,8 @@ REFUSED: Final[dict[str, tuple[str, dict[str, Any], str]]] = {
 
 @pytest.mark.parametrize("fault", REFUSED)
 def test_a_refusal_reaches_the_shell(patient: Mounted, task: str, fault: str) -> None:
-    """K-2, K-8: A refusal reaches the shell; no answer but an acceptance counts as one, nor that of
-    a page to which the kill was redirected."""
+    """K-2, K-8: A refusal reaches the shell. Only an acceptance counts as one, and the answer of a
+    page to which the kill was redirected does not."""
     kind, options, message = REFUSED[fault]
     add_fault(patient.cloud, "record", f"{task}/kill", kind, times=None, **options)
     status, error = shell(patient, task)

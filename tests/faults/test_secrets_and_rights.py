@@ -118,8 +118,8 @@ def test_redaction_takes_linear_time() -> None:
 def test_a_name_writes_no_line_of_its_own(
     cloud: FakeCloud, new_mount: Callable[..., Mount]
 ) -> None:
-    """Y-7, X-10: A failure is one line in the log whatever its member's name holds, and the name
-    steers no terminal."""
+    """Y-7, X-10: A failure is one line in the log with any member's name, and the name changes no
+    terminal."""
     name = "x\n2025-06-11 08:00:00,000 ERROR taskfs: forged\x1b[2J\x7f\u0085"
     task = cloud.add_task(end_time="2025-06-11T08:00:00+00:00")
     cloud.put_object(

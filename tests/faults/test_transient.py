@@ -74,8 +74,8 @@ def test_a_stall_is_survived(patient: Mounted, where: str, fault: str) -> None:
 
 @pytest.mark.parametrize("where", WHERE)
 def test_different_faults_in_a_row_are_survived(patient: Mounted, where: str) -> None:
-    """X-11, X-14: Different faults in a row are survived; a mismatch is tried once more whatever
-    came before it."""
+    """X-11, X-14: Different faults in a row are survived; a mismatch is tried once more after any
+    other fault."""
     patient.names()
     task = finished(patient.cloud, a=CONTENT)
     wrong: Kind = ("html", {}) if where != "store" else ("header", {"name": "Content-Range"})

@@ -137,7 +137,7 @@ def run_measured(home: Path, cloud: FakeCloud, *arguments: str) -> tuple[str, in
 def test_five_million_members(cloud: FakeCloud, tmp_path: Path) -> None:
     """R-21, R-27, R-1: An archive of five million members is shown: its directory costs one request
     for each 4 MiB, and building its index less than 100 bytes of memory for each member. Later
-    commands ask the store for nothing but bytes of files."""
+    commands request only bytes of files from the store."""
     archive = GeneratedArchive(MILLIONS)
     task = cloud.add_task(end_time=LONG_AGO, metrics={"output_total_files": MILLIONS})
     cloud.put_object(f"{task}/output.zip", archive)

@@ -389,7 +389,7 @@ def test_wrong_bytes_that_were_evicted_are_found_all_the_same(method: int) -> No
         unlucky.read_at(5000, SPAN - 5000)
         harness.settle()
         other = reader_of(archive, "x")
-        for offset in range(7 * SPAN, 0, -SPAN):  # from a cursor of its own, whatever that costs
+        for offset in range(7 * SPAN, 0, -SPAN):  # each from a cursor of its own
             other.read_at(offset, 100)
         with pytest.raises(CorruptData):
             for offset in range(SPAN, 8 * SPAN, SPAN):

@@ -1,4 +1,4 @@
-"""`taskfs.cache.disk_cache`: blocks and indexes are valid or missing, whatever others write.
+"""`taskfs.cache.disk_cache`: blocks and indexes are valid or missing beside any other writer.
 
 Run as a program, this module is another process at a cache: see `_write_and_read` and `_full`.
 """
@@ -563,8 +563,8 @@ def use_everything(cache: DiskCache) -> None:
 def test_something_else_in_place_of_a_file(
     cache_dir: Path, what: str, where: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """R-16: Whatever stands in place of the cache's files, no call fails or hangs, and the log says
-    it once."""
+    """R-16: With anything in place of the cache's files no call fails or hangs, and the log says it
+    once."""
     use_everything(DiskCache(cache_dir, PLENTY))
     path = WHERE[where](cache_dir)
     for before in (False, True):

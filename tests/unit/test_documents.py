@@ -23,7 +23,7 @@ PACKAGES: Final = [path.parent for path in PACKAGE.rglob("__init__.py")]
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
 def test_the_section_of_a_package_names_its_modules(package: Path) -> None:
-    """Architecture.md names each module, but for those of commands, and no other."""
+    """Architecture.md names each module except those of commands, and no other."""
     commands = {name.replace("-", "_") for name in COMMANDS}
     modules = {path.stem for path in package.glob("[!_]*.py")} - commands
     section = SECTIONS.get(package.relative_to(ROOT).as_posix().removeprefix("taskfs/"), "")

@@ -38,7 +38,7 @@ def test_a_normalised_name_has_no_dot_and_no_empty_component(name: str) -> None:
 
 @given(st.lists(ODD, max_size=6), st.sampled_from([0, 3, 10]))
 def test_no_name_has_a_component_that_climbs(names: list[str], host: int) -> None:
-    """N-11: Whatever the names, no component leaves the tree."""
+    """N-11: No name has a component that leaves the tree."""
     entries = [Entry((ROOT + name).encode(), host=host) for name in names]
     entries += [Entry(name.encode(), host=host) for name in names]
     entries += [Entry(f"artifacts\\{name}".encode(), host=host) for name in names]

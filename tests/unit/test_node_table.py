@@ -120,8 +120,8 @@ def test_a_name_takes_few_bytes() -> None:
 
 
 def test_the_nodes_beneath_a_path_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """F-10: The nodes beneath a directory are found, with the directory itself, whatever the order
-    in which the kernel looked them up."""
+    """F-10: The nodes beneath a directory are found, with the directory itself, in whatever order
+    the kernel looked them up."""
     monkeypatch.setattr(node_table, "BATCH", 3)
     table = NodeTable()
     forgotten = table.add_lookup(ROOT_ID, b"spare")

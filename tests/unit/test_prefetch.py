@@ -265,7 +265,7 @@ def test_a_sequence_is_recognised_by_the_ends_of_its_reads() -> None:
 
 
 def test_small_files_in_a_sequence_are_pushed_on_open() -> None:
-    """R-9: In a walk over small files each is pushed once on open, but for those that sample
+    """R-9: In a walk over small files each is pushed once on open, except those that show
     whether they are read."""
     count = 8 * SAMPLE_EVERY
     with make_harness() as harness:

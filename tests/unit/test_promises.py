@@ -56,7 +56,7 @@ def test_each_item_of_the_contract_has_an_id() -> None:
 
 
 def test_each_promise_is_cited_by_a_test() -> None:
-    """Each id, but for those of what is not promised, is cited by a test."""
+    """A test cites each id, except those of "What is not promised"."""
     proved = {name for _, docstring in docstrings() for name in cited(docstring)}
     assert [p for p in promises() if p not in proved and p[0] != NOT_PROMISED] == []
 

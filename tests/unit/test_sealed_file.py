@@ -1,4 +1,4 @@
-"""`taskfs.cache.sealed_file`: content that is read by pages, and a miss whatever happened to it."""
+"""`taskfs.cache.sealed_file`: content that is read by pages, and any damage is a miss."""
 
 import os
 import random

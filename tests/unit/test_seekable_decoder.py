@@ -285,7 +285,7 @@ SHORT_PACKED = deflate(SHORT, 0)
 
 
 def test_a_short_member_in_a_sequence_is_decoded_by_its_first_reader(decoding: Make) -> None:
-    """R-9: A short member in a sequence is decoded by its first read, but for its last bytes."""
+    """R-9: A short member in a sequence is decoded by its first read, except its last bytes."""
     one = decoding(SHORT, SHORT_PACKED, in_sequence=True, push_enabled=True)
     one.check(0, 4096)
     assert one.member.fed == len(SHORT_PACKED)
@@ -845,7 +845,7 @@ def test_forgetting_and_closing_beneath_readers_is_safe(decoding: Make) -> None:
 
 
 def test_only_errors_of_taskfs_are_raised(decoding: Make) -> None:
-    """style, 4: never another exception than a TaskFSError, whatever the bytes are."""
+    """X-4: Bytes of any kind raise no other exception than a TaskFSError."""
     rng = random.Random(9)
     for method in (DEFLATED, BZIP2, LZMA):
         for _ in range(60):
