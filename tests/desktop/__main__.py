@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import subprocess
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from taskfs.fuse.mountpoint import umount
 from tests import interrupts
 from tests.fake_api import FakeCloud
 from tests.mounts import Mount
@@ -112,12 +110,9 @@ class _Check:
             self._shoot(manager, f"{name} failed")
         finally:
             manager.close()
-            with contextlib.suppress(Exception):
-                umount(mount.path, lazy=True)
-        try:
-            mount.check_log()
-        except AssertionError as exc:
-            self.failures.append(f"{name}: in the log: {str(exc)[:500]}")
+            problem = mount.discard()
+        if problem:
+            self.failures.append(f"{name}: {problem}")
 
     def _steps(self, name: str, manager: Manager) -> int:
         """Run the steps; return the bytes fetched from the store by those that only browse."""

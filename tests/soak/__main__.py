@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import random
 import tempfile
 from pathlib import Path
 from typing import Final
 
-from taskfs.fuse.mountpoint import umount
 from tests import interrupts
 from tests.fake_api import FakeCloud
 from tests.mounts import Mount
@@ -57,12 +55,9 @@ def main() -> int:
             soak.violations.append(" | ".join((f"the run ended: {exc}", *lines)))
         finally:
             soak.stop(ABORT_TIMEOUT_S)
-            with contextlib.suppress(Exception):
-                umount(mount.path, lazy=True)
-        try:
-            mount.check_log()
-        except AssertionError as exc:
-            soak.violations.append(f"in the log: {str(exc)[:2000]}")
+            problem = mount.discard()
+        if problem:
+            soak.violations.append(problem)
         return soak.report()
 
 
