@@ -113,7 +113,7 @@ class AheadWorkers:
                         return self._begin(decoder.cursors.add(checkpoint))
 
     def _begin(self, cursor: DecodeCursor) -> DecodeCursor:
-        """Mark *cursor* as busy, and note what it is about to pass."""
+        """Mark *cursor* as busy, and note the part of the member that it is about to decode."""
         cursor.busy = True
         first = (self._ahead.pattern.next_span - MAX_AHEAD_SPANS) * SPAN
         self._parts = [part for part in self._parts if part.end >= first]
@@ -122,7 +122,7 @@ class AheadWorkers:
         return cursor
 
     def _decode(self, cursor: DecodeCursor) -> None:
-        """Decode with *cursor* until another one went on there, or far enough ahead."""
+        """Decode with *cursor* until another cursor has decoded what follows, or far enough."""
         while not cursor.is_at_end:
             at = cursor.output_offset
             with self._decoder.lock:
@@ -192,7 +192,7 @@ class AheadWorkers:
         return None
 
     def _is_ahead(self, checkpoint: Checkpoint) -> bool:
-        """Whether a cursor that begins at *checkpoint* decodes what no other does."""
+        """Whether a cursor that begins at *checkpoint* decodes bytes that no other cursor does."""
         at, stop = checkpoint.output_offset, self._ahead.stop_span * SPAN
         begins = {part.begin for part in self._parts}
         return at < stop and at not in begins and not self._is_passed(at)

@@ -77,11 +77,11 @@ class CursorPool:
         return max(checkpoints, key=attrgetter("output_offset"), default=None)
 
     def add_from_disk(self, checkpoint: Checkpoint) -> None:
-        """Add a checkpoint from the disk cache, in place of an older one."""
+        """Add a checkpoint from the disk cache; drop the oldest of them if there are too many."""
         self._from_disk = [*self._from_disk[1 - MAX_FROM_DISK :], checkpoint]
 
     def forget_from_disk(self) -> None:
-        """Drop what began at checkpoints from the disk cache, and these checkpoints."""
+        """Drop all checkpoints, and the cursors that began at one from the disk cache."""
         self._from_disk = []
         self.checkpoints = []
         for cursor in [c for c in self._cursors if c.is_resumed]:

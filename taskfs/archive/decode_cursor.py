@@ -99,7 +99,7 @@ class DecodeCursor:
         return not self._needs_input or self.source.is_cached(self._input_offset)
 
     def advance(self, spans: int) -> memoryview | None:
-        """Decode what one piece gives; return the output if that completed it, else None.
+        """Decode one piece of compressed bytes; return the output if it is now complete, else None.
 
         A new output has *spans* spans, fewer only at the member's end.
 
@@ -130,7 +130,7 @@ class DecodeCursor:
         return output
 
     def _skip_some(self) -> None:
-        """Decode what one piece gives of the bytes to skip."""
+        """Decode one piece of compressed bytes, at most up to the end of the bytes to skip."""
         skipped = memoryview(bytearray(self._skip))
         count, at_end = self._decode(skipped)
         self._crc = crc32(skipped[:count], self._crc)

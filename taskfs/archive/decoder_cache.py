@@ -53,7 +53,7 @@ class DecoderCache:
         resources: ArchiveResources,
         disk_checkpoints: ArchiveCheckpoints | None = None,
     ) -> None:
-        """Decode what *blocks* have, with checkpoints from *disk_checkpoints*."""
+        """Create the cache for the archive in *blocks*, with its checkpoints on disk, if any."""
         self._blocks = blocks
         self._disk_checkpoints = disk_checkpoints
         self._resources = resources

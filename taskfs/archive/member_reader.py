@@ -99,12 +99,12 @@ class MemberReader(ABC):
         return range(0)
 
     def close(self) -> None:
-        """Release what only this handle holds."""
+        """Release the resources that this handle shares with no other."""
         self._release()
         self._context.prefetch.note_closed(self.member, self._reached)
 
     def _release(self) -> None:  # noqa: B027 - not every method holds something
-        """Release what the next read would make again."""
+        """Release the resources that a later read makes again."""
 
     def _find_integrity(self) -> MemberIntegrity:
         return self._context.integrity.get(self.member)

@@ -59,7 +59,7 @@ class SpanDecoder:
             self.waiters.wake()
 
     def step(self, cursor: DecodeCursor, spans: int) -> memoryview | None:
-        """Decode what one piece gives; if that completed the output, cache it and return it.
+        """Decode one piece of compressed bytes; cache and return the output if it is complete.
 
         Raises:
             CorruptData: damaged data, a size or CRC-32 that does not match, or a checkpoint of the

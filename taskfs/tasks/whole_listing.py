@@ -228,9 +228,7 @@ class WholeListing:
                     raise
         raise AssertionError("unreachable")
 
-    def fetch_all(
-        self, scope: Scope, numbers: Iterable[int], urgent: bool
-    ) -> Iterator[PackedPage]:
+    def fetch_all(self, scope: Scope, numbers: Iterable[int], urgent: bool) -> Iterator[PackedPage]:
         """Yield pages in order, `PAGES_AT_ONCE` requests at a time; as many wait to be taken."""
         waiting: list[Future[PackedPage]] = []
         for number in numbers:
