@@ -54,6 +54,9 @@ class _Pages:
     # that it has are settled: all of the current version.
     attrs_settled_s: float = float("-inf")
     needs_invalidation: bool = False  # the kernel may have attributes with `Lifetime.VERSION`
+    # The kernel was notified when the archive was dropped. The names that have another type in the
+    # next version, which must be dropped too, are known only when that is loaded.
+    may_have_old_names: bool = False
     invalidations: int = 0  # notifications that the kernel has not received yet
     # Paths whose pages all belong to the archive that was loaded last; None: all paths.
     fresh_paths: set[str] | None = None
@@ -88,6 +91,8 @@ class PageCache:
                 pages.fresh_paths = set()
                 if pages.version != version:
                     pages.generation += 1
+                    pages.needs_invalidation |= pages.may_have_old_names
+                    pages.may_have_old_names = False
                     self._notify_kernel(key, pages)
                     self._set_settled(pages)
             pages.version = version
@@ -97,6 +102,7 @@ class PageCache:
         with self._lock:
             pages = self._archives.get(key)
             if pages is not None:
+                pages.may_have_old_names |= pages.needs_invalidation
                 self._notify_kernel(key, pages)
 
     def keep_versions(self, invalidate: Invalidate) -> None:

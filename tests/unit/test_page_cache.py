@@ -85,7 +85,8 @@ def assert_kept_once_dropped(page_cache: PageCache, kernel: Kernel, clock: Clock
     clock.tick(100)
     assert open_once(page_cache, NEW) is DIRECT
     assert page_cache.lifetime(ARCHIVE, NEW) is Lifetime.TIMEOUT
-    kernel.waiting[0]()
+    for note_dropped in kernel.waiting:
+        note_dropped()
     clock.tick(1.4)
     assert open_once(page_cache, NEW) is DIRECT
     clock.tick(0.2)
@@ -131,6 +132,21 @@ def test_an_archive_that_is_dropped_is_asked_for_again(page_cache: PageCache) ->
     assert open_once(page_cache, OLD) is KEEP
     page_cache.note_version(ARCHIVE, OLD)
     assert page_cache.lifetime(ARCHIVE, OLD) is Lifetime.VERSION
+
+
+def test_the_names_of_a_dropped_archive_are_dropped_once_the_next_version_is_loaded(
+    page_cache: PageCache,
+) -> None:
+    """F-10: Which names are of another type now is known only when the new version is loaded, so
+    the kernel is told once more."""
+    kernel = Kernel(page_cache)
+    assert page_cache.lifetime(ARCHIVE, OLD) is Lifetime.VERSION
+    page_cache.note_dropped(ARCHIVE)
+    page_cache.note_dropped(ARCHIVE)
+    page_cache.note_version(ARCHIVE, OLD)
+    assert len(kernel.asked) == 1
+    page_cache.note_version(ARCHIVE, NEW)
+    assert len(kernel.asked) == 2
 
 
 def test_a_new_version_before_the_kernel_has_dropped_the_old_one(
