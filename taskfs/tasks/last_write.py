@@ -10,11 +10,13 @@ from taskfs.errors import BadAnswer
 class LastWrite:
     """The newest file on the machine, by its absolute path there, and its age in seconds.
 
-    Both are None where the machine has no file.
+    *written_s* is its modification time by the machine's clock. All are None where the machine has
+    no file.
     """
 
     path: str | None
     age_s: float | None
+    written_s: float | None
 
 
 def parse_last_write(message: Any) -> LastWrite:
@@ -23,7 +25,12 @@ def parse_last_write(message: Any) -> LastWrite:
         raise BadAnswer("the task's machine answered last_modified_file with no object")
     path, age_s = message.get("most_recent_file"), message.get("time_since_last_mod")
     if path is None and age_s is None:
-        return LastWrite(None, None)
-    if isinstance(path, str) and isinstance(age_s, (int, float)):
-        return LastWrite(path, max(0.0, float(age_s)))
-    raise BadAnswer("the task's machine answered last_modified_file without file and age")
+        return LastWrite(None, None, None)
+    written_s = message.get("most_recent_timestamp")
+    if (
+        isinstance(path, str)
+        and isinstance(age_s, (int, float))
+        and isinstance(written_s, (int, float))
+    ):
+        return LastWrite(path, max(0.0, float(age_s)), float(written_s))
+    raise BadAnswer("the task's machine answered last_modified_file without file and time")

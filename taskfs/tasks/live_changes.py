@@ -20,8 +20,6 @@ LAST_WRITE_S: Final = 2.0
 RETRY_S: Final = 10.0
 # Files of one task that are requested in one check: those that were used last.
 MAX_FILES: Final = 16
-# Seconds by which an age may be wrong, because its answer took time in the network.
-SLACK_S: Final = 0.3
 
 
 class LiveChange(NamedTuple):
@@ -40,22 +38,7 @@ class _Task:
     next_s: float = float("-inf")
     states: dict[bytes, tuple[int, int]] = field(default_factory=dict)  # of files that were read
     last_write_next_s: float = float("-inf")
-    write: "_Write | None" = None  # the last one; None before the first answer
-
-
-class _Write(NamedTuple):
-    """The last write of a machine. It happened between two times, by `age_clock`: when the machine
-    read the file's age is known only within the time that its answer took."""
-
-    path: str
-    after_s: float
-    before_s: float
-
-    def is_newer(self, other: "_Write") -> bool:
-        """Whether this write is later than *other*, as far as the machine's answers show."""
-        if self.path == other.path:
-            return self.before_s > other.before_s + SLACK_S
-        return self.before_s > other.after_s  # otherwise the other file was removed
+    written_s: float | None = None  # the last write, by the machine's clock
 
 
 class LiveChanges:
@@ -136,12 +119,12 @@ class LiveChanges:
         if not unread or self._clock() < task.last_write_next_s:
             return
         task.last_write_next_s = self._clock() + LAST_WRITE_S
-        asked_s, write = self._clock(), files.last_write()
-        if write.path is None or write.age_s is None:
+        write = files.last_write()
+        if write.path is None or write.written_s is None:
             return
-        before = task.write
-        task.write = _Write(write.path, asked_s - write.age_s, self._clock() - write.age_s)
-        if before is None or not task.write.is_newer(before):
+        before_s, task.written_s = task.written_s, write.written_s
+        # An older write is the last one if the file of the last one was removed.
+        if before_s is None or write.written_s <= before_s:
             return
         name = write.path.encode("utf-8", "surrogateescape")
         found = [path for path in unread if name.endswith(b"/" + path)]

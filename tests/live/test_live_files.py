@@ -275,8 +275,9 @@ def test_top_and_last_write(cloud: FakeCloud, new_files: NewFiles, task: str) ->
     assert last.age_s is not None and 0 <= last.age_s < 60
     for name in ("stdout.txt", "log/solver.log"):
         cloud.machine_files(task).remove(name)
-    assert files.last_write() == LastWrite(None, None)
-    for message in ("[]", '{"most_recent_file": 1}', '{"most_recent_file": "x"}'):
+    assert files.last_write() == LastWrite(None, None, None)
+    no_time = '{"most_recent_file": "x", "time_since_last_mod": 1}'
+    for message in ("[]", '{"most_recent_file": 1}', '{"most_recent_file": "x"}', no_time):
         text = '{"status": "success", "message": %s}' % message  # noqa: UP031
         cloud.machine(task).faults.add("nonsense", text=text)
         with pytest.raises(BadAnswer):

@@ -42,7 +42,8 @@ class Files:
 
     def last_write(self) -> LastWrite:
         name = max(self.written_s, key=lambda name: self.written_s[name])
-        answer = LastWrite(f"/run/{name}", self._clock() - self.written_s[name])
+        written_s = self.written_s[name]
+        answer = LastWrite(f"/run/{name}", self._clock() - written_s, written_s)
         self.meanwhile()
         self._clock.sleep(self.answer_s)
         return answer
@@ -84,6 +85,16 @@ def test_a_write_while_an_answer_travels() -> None:
     assert watched.check() == []
     watched.files.write("b.log")
     assert watched.check() == [b"b.log"]
+
+
+def test_a_slow_answer_is_no_write() -> None:
+    """V-10: A file has not changed because a later answer about it takes longer."""
+    watched = Watched()
+    assert watched.check() == []
+    for watched.files.answer_s in (5.0, 0.0, 2.0):
+        assert watched.check() == []
+    watched.files.write("a.log")
+    assert watched.check() == [b"a.log"]
 
 
 def test_the_last_written_file_is_removed() -> None:
