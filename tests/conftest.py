@@ -41,6 +41,26 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 subprocess._USE_VFORK = False  # type: ignore[attr-defined]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the tests so that the processes of a run wait at different times.
+
+    xdist gives each process a contiguous part. In each part unit tests come last, because they
+    compute: no process waits alone at the end. The others are dealt out, and each process begins
+    elsewhere among them.
+    """
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if count == 1:
+        return
+    unit = [item for item in items if "unit" in item.path.parts]
+    others = [item for item in items if "unit" not in item.path.parts]
+    items.clear()
+    for number in range(count):
+        part = others[number::count]
+        first = number * len(part) // count
+        items += part[first:] + part[:first]
+        items += unit[number * len(unit) // count : (number + 1) * len(unit) // count]
+
+
 @pytest.fixture(params=["kernel", "fusepy"])
 def each_engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs the test on each engine: the mounts that it starts itself, not the shared ones."""
