@@ -29,7 +29,7 @@ ABSENT_TTL_S: Final = 5.0
 GRACE_POLL_S: Final = 0.5
 # Requests in flight for archives that a task walk will need.
 PREFETCH_THREADS: Final = 8
-# Bytes of all indexes in memory together; one in a file counts as 1 MiB.
+# Bytes of all archives in memory together; an index in a file counts as 1 MiB.
 MAX_INDEX_BYTES: Final = 64 << 20
 
 
@@ -295,17 +295,17 @@ class ArchiveRegistry:
         self._evict(slot)
 
     def _evict(self, newest: Slot) -> None:
-        """Drop the least recently used indexes while all together take too much memory.
+        """Drop the least recently used archives while all together take too much memory.
 
         An archive with open files stays, because they hold it in memory.
         """
-        total = sum(slot.archive.index_bytes for slot in self._slots.values() if slot.archive)
+        total = sum(slot.archive.memory_bytes for slot in self._slots.values() if slot.archive)
         for key, slot in list(self._slots.items()):
             if total <= self._max_index_bytes:
                 return
             is_unused = slot is not newest and not self._observer.has_open_files(key)
             if slot.archive is not None and is_unused:
-                total -= slot.archive.index_bytes
+                total -= slot.archive.memory_bytes
                 slot.archive = None
 
 

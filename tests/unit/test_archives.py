@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from taskfs.archive import open_archive
-from taskfs.archive.archive import Archive
+from taskfs.archive.archive import ARCHIVE_BYTES, Archive
 from taskfs.archive.long_builds import LongBuilds
 from taskfs.archive.member import Member
 from taskfs.cache.disk_cache import DiskCache
@@ -334,7 +334,7 @@ def test_a_stale_handle_stays_stale(setup: Setup, api: FakeAPI) -> None:
 
 def test_the_least_recently_used_indexes_are_evicted(setup: Setup, api: FakeAPI) -> None:
     """R-20: The least recently used indexes are evicted."""
-    registry = setup.registry(max_index_bytes=6000)
+    registry = setup.registry(max_index_bytes=40_000)
     archives = []
     for name in "abcde":
         put(api, *(Entry(b"artifacts/%d" % n, b"x") for n in range(10)), path=f"{name}/output.zip")
@@ -343,6 +343,18 @@ def test_the_least_recently_used_indexes_are_evicted(setup: Setup, api: FakeAPI)
     assert get(registry, done("d")) is archives[3]
     assert get(registry, done("a")) is not archives[0]
     assert get(registry, done("a")).version == archives[0].version
+
+
+def test_small_archives_are_evicted(setup: Setup, api: FakeAPI) -> None:
+    """R-20: Of archives with a few bytes of index no more stay than their objects have room."""
+    registry = setup.registry(max_index_bytes=10 * ARCHIVE_BYTES)
+    archives = []
+    for number in range(12):
+        put(api, Entry(b"artifacts/a", b"x"), path=f"{number}/output.zip")
+        archives.append(get(registry, done(str(number))))
+    early = [registry.peek(done(str(number)), ArchiveKind.OUTPUT) for number in range(3)]
+    assert early == [None] * 3
+    assert get(registry, done("11")) is archives[11]
 
 
 def test_an_archive_with_open_files_is_not_evicted(setup: Setup, api: FakeAPI) -> None:
