@@ -24,7 +24,7 @@ from taskfs.support.buffers import Buffer
 
 SIGNATURE_MAGIC: Final = b"PK\x05\x05"  # a digital signature (4.3.13) may follow the entries
 # Bytes of a directory that are parsed at once: much more than an entry, little memory.
-STRIDE: Final = 1 << 20
+STRIDE: Final = 256 << 10
 
 # The extra fields of most entries: NTFS times (7-Zip), or a Unix time and an owner (Info-ZIP).
 _NTFS: Final = struct.Struct("<4s4x4sQ16x")

@@ -1,9 +1,16 @@
-"""The folders of an index while it is built."""
+"""The folders of an index while it is built.
 
+They are found by a hash table with a slot of 64 bits for each name: its hash in the upper half, and
+the folder's id plus one below; 0 if it is free. A name lies in the first slot after its hash that
+was free.
+"""
+
+import mmap
 from array import array
-from typing import Final
+from collections.abc import Iterator
+from typing import Any, Final
 
-from taskfs.archive.index_layout import NO_TIME, NameHash, find_slots, new_slots
+from taskfs.archive.index_layout import FOLDER, NO_TIME, NameHash
 from taskfs.errors import Unsupported
 
 NAME_MAX: Final = 255  # bytes of a file name, Linux's limit
@@ -11,7 +18,7 @@ NAME_MAX: Final = 255  # bytes of a file name, Linux's limit
 # member allows one directory more than these.
 MAX_FOLDERS: Final = 500_000
 # Characters of paths whose folders are remembered: neighbours mostly share their folder.
-MAX_REMEMBERED: Final = 4 << 20
+MAX_REMEMBERED: Final = 256 << 10
 
 
 class FolderBuilder:
@@ -26,7 +33,7 @@ class FolderBuilder:
         self.first_entry = array("q", (-1,))  # of itself or of a folder beneath it
         self.names = bytearray()
         self.name_at = array("I", (0, 0))
-        self.slots = new_slots(0)
+        self._slots = _new_slots(0)
         self._hash = hashing
         self._remembered: dict[str, int | None] = {}  # by path; None: the path cannot be shown
         self._characters = 0
@@ -65,7 +72,7 @@ class FolderBuilder:
             child = next(
                 (
                     number
-                    for number in find_slots(self.slots, hashed)
+                    for number in _find_slots(self._slots, hashed)
                     if self.parent[number] == folder and self.name(number) == encoded
                 ),
                 None,
@@ -84,16 +91,20 @@ class FolderBuilder:
         self.first_entry.append(-1)
         self.names += name
         self.name_at.append(len(self.names))
-        if 3 * number > 2 * len(self.slots):
+        if 3 * number > 2 * len(self._slots):
             self._grow(number)
-        put_slot(self.slots, hashed, number)
+        _put_slot(self._slots, hashed, number)
         return number
 
     def _grow(self, count: int) -> None:
-        old, self.slots = self.slots, new_slots(2 * count)
+        old, self._slots = self._slots, _new_slots(2 * count)
         for slot in old:
             if slot:
-                put_slot(self.slots, slot >> 32, (slot & 0xFFFFFFFF) - 1)
+                _put_slot(self._slots, slot >> 32, (slot & 0xFFFFFFFF) - 1)
+
+    def name_rows(self) -> Iterator[int]:
+        """Yield the row of `name_rows` for each folder but the root; see `index_layout`."""
+        return (slot - 1 | FOLDER for slot in self._slots if slot)
 
     def name(self, number: int) -> bytes:
         """Return the last component of a folder's path, in UTF-8."""
@@ -108,7 +119,25 @@ class FolderBuilder:
         self._entries += 1
 
 
-def put_slot(slots: "memoryview[int]", hashed: int, number: int) -> None:
+def _new_slots(count: int) -> Any:
+    """Return a hash table for *count* names, of which at least a third is free."""
+    length = 8
+    while 2 * length < 3 * count:
+        length *= 2
+    return memoryview(mmap.mmap(-1, 8 * length)).cast("Q")
+
+
+def _find_slots(slots: Any, hashed: int) -> Iterator[int]:
+    """Yield the ids whose names have this hash."""
+    mask = len(slots) - 1
+    at = hashed & mask
+    while slot := slots[at]:
+        if slot >> 32 == hashed:
+            yield (slot & 0xFFFFFFFF) - 1
+        at = at + 1 & mask
+
+
+def _put_slot(slots: "memoryview[int]", hashed: int, number: int) -> None:
     """Put an id into the first free slot for its hash."""
     mask = len(slots) - 1
     at = hashed & mask

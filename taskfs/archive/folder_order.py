@@ -1,24 +1,24 @@
 """The order of the children of an index's folders, and the folders' times.
 
 The members come as columns in the order of their entries: the folder of each, and whether it is
-gone, which means that it is not shown.
+shown.
 """
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from taskfs.archive.folder_builder import FolderBuilder
 from taskfs.archive.index_layout import FOLDER, NO_TIME
 
 
 def first_members(
-    member_parent: Iterable[int], is_gone: bytearray, folder_parent: "array[int]"
+    member_parent: Iterable[int], is_shown: bytearray, folder_parent: "array[int]"
 ) -> "array[int]":
     """Return the first member at or beneath each folder, -1 for none."""
     first = array("q", (-1,)) * len(folder_parent)
     last = -1
     for number, parent in enumerate(member_parent):
-        if parent == last or is_gone[number]:
+        if parent == last or not is_shown[number]:
             continue
         last = folder = parent
         while first[folder] < 0:
@@ -28,15 +28,15 @@ def first_members(
 
 
 def list_children(
-    member_parent: "array[int]",
-    is_gone: bytearray,
+    member_parents: Callable[[], Iterable[int]],
+    is_shown: bytearray,
     folders: FolderBuilder,
     first_member: "array[int]",
 ) -> "tuple[array[int], array[int]]":
     """Return the children of all folders, and where those of each folder begin.
 
     Folders with entries of their own come first, then all others by their first members. Members
-    are numbered without those that are gone.
+    are numbered without those that are not shown. *member_parents* is called twice.
     """
     parents, first_entry, count = folders.parent, folders.first_entry, len(folders)
     named = [folder for folder in range(1, count) if first_entry[folder] >= 0]
@@ -46,8 +46,8 @@ def list_children(
     child_at = array("I", (0,)) * (count + 1)
     for folder in (*named, *implied):
         child_at[parents[folder] + 1] += 1
-    for number, parent in enumerate(member_parent):
-        if not is_gone[number]:
+    for number, parent in enumerate(member_parents()):
+        if is_shown[number]:
             child_at[parent + 1] += 1
     for folder in range(count):
         child_at[folder + 1] += child_at[folder]
@@ -61,11 +61,11 @@ def list_children(
     for folder in named:
         add(folder | FOLDER, parents[folder])
     shown = 0
-    for number, parent in enumerate(member_parent):
+    for number, parent in enumerate(member_parents()):
         while implied and first_member[implied[-1]] <= number:
             folder = implied.pop()
             add(folder | FOLDER, parents[folder])
-        if not is_gone[number]:
+        if is_shown[number]:
             children[free[parent]] = shown
             free[parent] += 1
             shown += 1
@@ -74,16 +74,16 @@ def list_children(
 
 def date_folders(
     member_parent: Iterable[int],
-    is_gone: bytearray,
-    member_time: "array[int]",
+    member_time: Iterable[int],
+    is_shown: bytearray,
     folders: FolderBuilder,
 ) -> None:
     """Give folders without an entry of their own the newest time beneath them."""
     time, parents = folders.time, folders.parent
     newest = array("q", (NO_TIME,)) * len(time)
-    for number, parent in enumerate(member_parent):
-        if member_time[number] > newest[parent] and not is_gone[number]:
-            newest[parent] = member_time[number]
+    for parent, time_ns, is_used in zip(member_parent, member_time, is_shown, strict=True):
+        if time_ns > newest[parent] and is_used:
+            newest[parent] = time_ns
     for folder in range(len(time) - 1, -1, -1):  # parents come before their children
         if time[folder] == NO_TIME:
             time[folder] = newest[folder]

@@ -17,11 +17,12 @@ from taskfs.archive.index_layout import (
     Head,
     NameHash,
     decode_head,
-    find_slots,
+    find_children,
     open_tables,
 )
 from taskfs.archive.member import Member
-from taskfs.cache.sealed_file import IN_MEMORY, Content
+from taskfs.cache.sealed_file import Content
+from taskfs.cache.spill_file import IN_MEMORY
 
 # Children that are read at once for an iteration.
 BATCH: Final = 256
@@ -238,14 +239,15 @@ class ArchiveIndex:
             hashed = self._hash.of(folder, name.encode())
         except UnicodeEncodeError:  # the bytes of a name that is not UTF-8: no name here has them
             return None
-        tables = self.tables
-        for found in find_slots(tables["member_slots"], hashed):
-            if (member := self._member_called(found, folder, name)) is not None:
+        for found in find_children(self.tables, hashed):
+            if found & FOLDER:
+                child = found ^ FOLDER
+                is_in_folder = self.tables["folder_parent"][child] == folder
+                if is_in_folder and self.folder_name(child) == name:
+                    return Folder(self, child)
+            elif (member := self._member_called(found, folder, name)) is not None:
                 self._latest = found, found - number if abs(found - number) == 1 else 0
                 return member
-        for number in find_slots(tables["folder_slots"], hashed):
-            if tables["folder_parent"][number] == folder and self.folder_name(number) == name:
-                return Folder(self, number)
         return None
 
     def _member_called(self, number: int, folder: int, name: str) -> Member | None:

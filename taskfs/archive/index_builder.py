@@ -1,14 +1,15 @@
 """Building the index of an archive in one pass over its central directory.
 
-The pass keeps some 50 bytes for each member. The names stay in the directory, which is written to a
-file if it is long.
+A build takes some 5 bytes of memory for each member. The rest is in files if the archive is large:
+the directory, with the names, and the columns of the members.
 """
 
 import logging
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from itertools import chain, islice
-from operator import le
+from itertools import chain, islice, pairwise, starmap
+from operator import le, xor
 from typing import Any, Final
 
 from taskfs.archive.central_directory import parse_entry
@@ -24,16 +25,17 @@ from taskfs.archive.folder_builder import FolderBuilder, is_file_name
 from taskfs.archive.folder_order import date_folders, first_members, list_children
 from taskfs.archive.index import ArchiveIndex, open_index
 from taskfs.archive.index_layout import (
-    GONE,
+    CHILD,
+    FOLDER,
     KIND,
     TABLES,
     Head,
     NameHash,
     encode_head,
-    find_slots,
-    new_slots,
 )
 from taskfs.archive.listing import STEP, line_length
+from taskfs.archive.member_columns import GROUP, MemberColumns
+from taskfs.archive.name_sorter import PARTITION_BITS, NameSorter, fill_buckets
 from taskfs.cache.sealed_file import SealedWriter
 from taskfs.errors import CorruptData, Unsupported
 from taskfs.model import ObjectVersion
@@ -84,64 +86,67 @@ class _Builder:
         self._is_from_windows = False
         self._hash = NameHash.new()
         self._folders = FolderBuilder(self._hash)
-        self._slots = new_slots(0)
-        # The columns of the members, in the order of their entries.
-        self._entry_at = array("I")
-        self._number = array("I")
-        self._parent = array("I")
-        self._start = array("Q")
-        self._time = array("q")
-        self._line = array("I")  # the length of its line in the listing
-        self._hashed = array("I")
-        self._is_gone = bytearray()
+        self._files = [writer.open_scratch(), writer.open_scratch()]
+        self._columns = MemberColumns(self._files[0])
+        self._names = NameSorter(self._files[1])
+        self._is_shown = bytearray()  # by member: 1 or 0
         self._left_out = 0
 
     def run(self, pieces: Iterable[Buffer]) -> ArchiveIndex:
-        folders = self._folders
-        self._read_members(self._store(pieces))
-        self._fill_slots()
-        if all(self._is_gone) and folders.first_entry[0] < 0:
-            self._log_nothing_shown()
-        first_member = first_members(self._parent, self._is_gone, folders.parent)
-        self._remove_shadowed(first_member)
-        children, child_at = list_children(self._parent, self._is_gone, folders, first_member)
-        date_folders(self._parent, self._is_gone, self._time, folders)
-        self._compact()
-        return self._write(children, child_at)
+        try:
+            return self._run(pieces)
+        finally:
+            for file in self._files:
+                file.discard()
 
-    def _store(self, pieces: Iterable[Buffer]) -> Iterator[Buffer]:
-        """Return the pieces, each of which is written before it is parsed.
+    def _run(self, pieces: Iterable[Buffer]) -> ArchiveIndex:
+        folders, columns, is_shown = self._folders, self._columns, self._is_shown
+        self._read_members(self._store(pieces))
+        self._names.add(folders.name_rows())
+        shadowed = self._find_equal_names()
+        if not any(is_shown) and folders.first_entry[0] < 0:
+            self._log_nothing_shown()
+        first_member = first_members(columns.items("parent"), is_shown, folders.parent)
+        self._remove_shadowed(shadowed, first_member)
+        children, child_at = list_children(
+            lambda: columns.items("parent"), is_shown, folders, first_member
+        )
+        date_folders(columns.items("parent"), columns.items("time"), is_shown, folders)
+        return self._write(children, child_at, first_member)
+
+    def _store(self, pieces: Iterable[Buffer]) -> Iterator[bytes]:
+        """Write the pieces, and yield each in parts once it is written, so that no memory holds it.
 
         If the first one does not show whether backslashes separate components, all are written
         first.
         """
-        pieces = iter(pieces)
-        first = next(pieces, b"")
-        self._writer.write(first)
-        if excludes_windows([first]):
-            return chain((first,), map(self._write_piece, pieces))
+        is_first, at = True, 0
         for piece in pieces:
             self._writer.write(piece)
-        self._is_from_windows = has_windows_separators(self._stored())
-        return self._stored()
+            can_parse = excludes_windows([piece]) if is_first else at > 0
+            is_first = False
+            del piece
+            if can_parse:
+                yield from self._stored(at)
+                at = self._writer.size
+        if not at:
+            self._is_from_windows = has_windows_separators(self._stored())
+            yield from self._stored()
 
-    def _write_piece(self, piece: Buffer) -> Buffer:
-        self._writer.write(piece)
-        return piece
-
-    def _stored(self) -> Iterator[bytes]:
-        """Yield the directory as it was written."""
-        length = self._writer.size
-        return (self._writer[at : min(at + STRIDE, length)] for at in range(0, length, STRIDE))
+    def _stored(self, start: int = 0) -> Iterator[bytes]:
+        """Yield the directory as it was written, from *start* on."""
+        stop = self._writer.size
+        return (self._writer[at : min(at + STRIDE, stop)] for at in range(start, stop, STRIDE))
 
     def _read_members(self, pieces: Iterable[Buffer]) -> None:
         """Collect the members and folders, and leave out what cannot be shown."""
         folders, parent_path, parent = self._folders, "", 0
         state = self._hash.of_folder(parent)
-        add_entry_at, add_number = self._entry_at.append, self._number.append
-        add_parent, add_start = self._parent.append, self._start.append
-        add_time, add_line = self._time.append, self._line.append
-        add_hash, add_gone = self._hashed.append, self._is_gone.append
+        latest, names, add_shown = self._columns.latest, self._names.latest, self._is_shown.append
+        add_entry_at, add_number = latest["entry_at"].append, latest["number"].append
+        add_parent, add_start = latest["parent"].append, latest["start"].append
+        add_time, add_line = latest["time"].append, latest["line"].append
+        member = 0
         rows = read_rows(pieces, self._end.shift, self._root, is_from_windows=self._is_from_windows)
         for number, at, path, size, compressed, start, mtime_ns, _ in rows:
             if number >= MAX_ENTRIES:
@@ -166,14 +171,19 @@ class _Builder:
                 self._leave_out(path)
             hashing = state.copy()
             hashing.update(name.encode())
-            add_hash(int.from_bytes(hashing.digest(), "little"))
+            hashed = int.from_bytes(hashing.digest(), "little")
+            names[hashed >> 32 - PARTITION_BITS].append(hashed << 32 | member)
             add_entry_at(at)
             add_number(number)
             add_parent(parent)
             add_start(start)
             add_time(mtime_ns)
             add_line(line_length(path, size, compressed))
-            add_gone(is_large)
+            add_shown(not is_large)
+            member += 1
+            if member % GROUP == 0:
+                self._columns.flush_group()
+                self._names.flush()
         if self._left_out > MAX_WARNINGS:
             log.warning("archive: %d members are left out for their names or sizes", self._left_out)
 
@@ -188,38 +198,47 @@ class _Builder:
         else:
             self._folders.add_entry(found, mtime_ns)
 
-    def _fill_slots(self) -> None:
-        """Make the hash table of the members; of two equal names the first one is gone."""
-        parents = self._parent
-        slots = self._slots = new_slots(len(parents))
-        mask = len(slots) - 1
-        for number, hashed in enumerate(self._hashed):
-            position = hashed & mask
-            while slot := slots[position]:
-                if slot >> 32 == hashed:
-                    other = (slot & GONE) - 1
-                    if parents[other] == parents[number] and self._have_one_name(other, number):
-                        self._is_gone[other] = 1
-                        break
-                position = position + 1 & mask
-            slots[position] = hashed << 32 | number + 1
-        self._hashed = array("I")
+    def _find_equal_names(self) -> "array[int]":
+        """Sort the names. Of two members with equal names the first one is not shown.
+
+        Return each member that has the name of a folder, and this folder, in turn.
+        """
+        shadowed = array("I")
+        for rows in self._names.sort():
+            stop = 0
+            for at, difference in enumerate(map(xor, rows, islice(rows, 1, None))):
+                if difference <= CHILD and at >= stop:  # the hashes are equal
+                    stop = bisect_left(rows, (rows[at] | CHILD) + 1)
+                    shadowed.extend(self._compare([row & CHILD for row in rows[at:stop]]))
+        return shadowed
+
+    def _compare(self, children: list[int]) -> Iterator[int]:
+        """Compare children whose hashes are equal: members in the archive's order, then folders."""
+        members: dict[tuple[int, bytes], int] = {}
+        for child in children:
+            if child & FOLDER:
+                folder = child ^ FOLDER
+                key = self._folders.parent[folder], self._folders.name(folder)
+                if key in members:
+                    yield from (members[key], folder)
+            else:
+                key = self._columns.item("parent", child), self._name(child)
+                if key in members:
+                    self._is_shown[members[key]] = 0
+                members[key] = child
 
     def _leave_out(self, path: str) -> None:
         self._left_out += 1
         if self._left_out <= MAX_WARNINGS:
             log.warning("archive: a member is left out for its name or size: %.300r", path)
 
-    def _have_one_name(self, first: int, second: int) -> bool:
-        return self._name(first) == self._name(second)
-
-    def _name(self, number: int) -> str:
-        member = parse_entry(
-            *(self._writer, self._entry_at[number], self._end.shift, self._root),
-            self._number[number],
+    def _name(self, member: int) -> bytes:
+        found = parse_entry(
+            *(self._writer, self._columns.item("entry_at", member), self._end.shift, self._root),
+            self._columns.item("number", member),
             is_from_windows=self._is_from_windows,
         )
-        return member.path.rpartition("/")[2]
+        return found.path.rpartition("/")[2].encode()
 
     def _log_nothing_shown(self) -> None:
         """Log why an archive that has members shows none of them."""
@@ -230,86 +249,95 @@ class _Builder:
                 "archive: no member lies beneath %s, the first is %.300r", self._root, first
             )
 
-    def _remove_shadowed(self, first_member: "array[int]") -> None:
+    def _remove_shadowed(self, shadowed: "array[int]", first_member: "array[int]") -> None:
         """Remove the members at the paths of folders that are shown."""
-        folders, count = self._folders, 0
-        for folder in range(1, len(folders)):
-            if first_member[folder] < 0 and folders.first_entry[folder] < 0:
-                continue
-            parent, name = folders.parent[folder], folders.name(folder)
-            for number in find_slots(self._slots, self._hash.of(parent, name)):
-                is_same = self._parent[number] == parent and self._name(number) == name.decode()
-                if is_same and not self._is_gone[number]:
-                    self._is_gone[number] = 1
-                    count += 1
-                    # The folder takes the member's position in the listing.
-                    if not 0 <= first_member[folder] <= number:
-                        first_member[folder] = number
+        count = 0
+        for member, folder in zip(shadowed[::2], shadowed[1::2], strict=True):
+            if self._is_shown[member] and self._is_folder_shown(folder, first_member):
+                self._is_shown[member] = 0
+                count += 1
+                # The folder takes the member's position in the listing.
+                if not 0 <= first_member[folder] <= member:
+                    first_member[folder] = member
         if count:
             log.warning("archive: %d files that are also directories are left out", count)
 
-    def _compact(self) -> None:
-        """Remove the members that are gone from the columns, and renumber the others."""
-        if not any(self._is_gone):
-            return
-        new = array("I")
-        shown = 0
-        for is_gone in self._is_gone:
-            new.append(shown)
-            shown += not is_gone
-        for name in ("_entry_at", "_number", "_parent", "_start", "_line"):
-            column = getattr(self, name)
-            kept = array(column.typecode)
-            kept.extend(
-                item for item, is_gone in zip(column, self._is_gone, strict=True) if not is_gone
-            )
-            setattr(self, name, kept)
-        slots = self._slots
-        for position, slot in enumerate(slots):
-            if slot:
-                number = (slot & GONE) - 1
-                renumbered = GONE if self._is_gone[number] else new[number] + 1
-                slots[position] = slot & ~GONE | renumbered
+    def _is_folder_shown(self, folder: int, first_member: "array[int]") -> bool:
+        return first_member[folder] >= 0 or self._folders.first_entry[folder] >= 0
 
-    def _write(self, children: "array[int]", child_at: "array[int]") -> ArchiveIndex:
-        folders = self._folders
+    def _shown_names(self, first_member: "array[int]") -> "Iterator[array[int]]":
+        """Yield the rows of the names that are shown, with the final numbers of the members."""
+        partitions = self._names.partitions()
+        folders = range(1, len(self._folders))
+        are_shown = all(self._is_folder_shown(folder, first_member) for folder in folders)
+        if are_shown and 0 not in self._is_shown:
+            yield from partitions
+            return
+        new_numbers = array("I", (0,))
+        for is_shown in self._is_shown:
+            new_numbers.append(new_numbers[-1] + is_shown)
+        for rows in partitions:
+            shown = array("Q")
+            for row in rows:
+                child = row & CHILD
+                if child & FOLDER:
+                    if self._is_folder_shown(child ^ FOLDER, first_member):
+                        shown.append(row)
+                elif self._is_shown[child]:
+                    shown.append(row ^ child | new_numbers[child])
+            yield shown
+
+    def _write(
+        self, children: "array[int]", child_at: "array[int]", first_member: "array[int]"
+    ) -> ArchiveIndex:
+        folders, is_shown = self._folders, self._is_shown
         listing_at, listing_bytes = array("Q"), 0
-        for number, length in enumerate(self._line):
-            if number % STEP == 0:
-                listing_at.append(listing_bytes)
-            listing_bytes += length
-        starts = self._start
-        tables: dict[str, Any] = {
-            "entry_at": self._entry_at,
-            "number": self._number,
-            "parent": self._parent,
-            "start": starts,
-            "member_slots": self._slots,
-            "folder_name_at": folders.name_at,
-            "folder_parent": folders.parent,
-            "folder_time": folders.time,
-            "folder_slots": folders.slots,
-            "child_at": child_at,
-            "children": children,
-            "listing_at": listing_at,
-            "names": folders.names,
+        lines = chain.from_iterable(self._columns.shown_parts("line", is_shown))
+        while step := list(islice(lines, STEP)):
+            listing_at.append(listing_bytes)
+            listing_bytes += sum(step)
+        starts = chain.from_iterable(self._columns.shown_parts("start", is_shown))
+        bucket_at = array("I")
+        tables: dict[str, Iterable[Any]] = {
+            "entry_at": self._columns.shown_parts("entry_at", is_shown),
+            "number": self._columns.shown_parts("number", is_shown),
+            "parent": self._columns.shown_parts("parent", is_shown),
+            "start": self._columns.shown_parts("start", is_shown),
+            "folder_name_at": [folders.name_at],
+            "folder_parent": [folders.parent],
+            "folder_time": [folders.time],
+            "name_rows": fill_buckets(
+                self._shown_names(first_member), len(is_shown) + len(folders), bucket_at
+            ),
+            "bucket_at": [bucket_at],
+            "child_at": [child_at],
+            "children": [children],
+            "listing_at": [listing_at],
+            "names": [folders.names],
         }
+        counts = {name: self._write_table(tables[name]) for name in TABLES}
         head = Head(
             version=self._version,
             end=self._end,
             root=self._root,
             is_from_windows=self._is_from_windows,
-            are_starts_sorted=all(map(le, starts, islice(starts, 1, None))),
+            are_starts_sorted=all(starmap(le, pairwise(starts))),
             salt=self._hash.salt.hex(),
             listing_bytes=listing_bytes,
-            counts={name: len(tables[name]) for name in TABLES},
+            counts=counts,
         )
-        for name in TABLES:
-            self._writer.align()
-            self._writer.write(memoryview(tables[name]).cast("B"))
         self._writer.align()
         self._writer.write(encode_head(head))
         index = open_index(self._writer.seal(KIND), self._root)
         if index is None:
             raise CorruptData("the index of the archive cannot be read back")
         return index
+
+    def _write_table(self, parts: "Iterable[array[int] | bytearray]") -> int:
+        """Write a table; return the number of its items."""
+        self._writer.align()
+        count = 0
+        for part in parts:
+            self._writer.write(memoryview(part).cast("B"))
+            count += len(part)
+        return count

@@ -3,17 +3,18 @@
 The tables are arrays of integers, in the order of `TABLES`. The index of an archive is one sealed
 file with this content, of which a process reads no more than it needs.
 
-A member or folder has an id, its position in the tables. A hash table finds the id for a name in a
-folder. Its slots hold 32 bits of the name's hash and the id plus one, and 0 if they are free. A
-name lies in the first of the slots after its hash that is not taken.
+A member or folder has an id, its position in the tables; that of a folder has the bit `FOLDER`. The
+id for a name in a folder is found by a hash of both. The rows of `name_rows` hold this hash in
+their upper 32 bits and the id below, and are sorted. So the names whose hashes have the same upper
+bits, a bucket, are neighbours: there are some `BUCKET_NAMES` of them.
 """
 
 import hashlib
-import mmap
 import os
 import struct
 import sys
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, Literal, overload
 
 import msgspec
@@ -22,13 +23,14 @@ from taskfs.archive.end_record import EndRecord
 from taskfs.cache.sealed_file import PAGE, PAGE_SHIFT, Content, SealedFile
 from taskfs.model import ObjectVersion
 
-KIND: Final = b"taskfs member index 3\n"
+KIND: Final = b"taskfs member index 4\n"
 _HEAD_LENGTH: Final = 4  # bytes of the head's length, at the end of the content
 
 SALT: Final = 16  # bytes of the key of the hash, so that no archive can choose colliding names
-FOLDER: Final = 1 << 31  # set in a child that is a folder
-GONE: Final = 0xFFFFFFFF  # a slot whose member is not shown
+FOLDER: Final = 1 << 31  # set in the id of a folder
+CHILD: Final = 0xFFFFFFFF  # the bits of a row of `name_rows` that hold the id
 NO_TIME: Final = -(1 << 63)
+BUCKET_NAMES: Final = 32  # names of a bucket at most, on average: more make a smaller table
 
 Code = Literal["B", "I", "Q", "q"]
 
@@ -38,11 +40,11 @@ TABLES: Final[dict[str, Code]] = {
     "number": "I",  # of each member: its position in the directory
     "parent": "I",  # of each member: its folder
     "start": "Q",  # of each member: the offset of its local header
-    "member_slots": "Q",
     "folder_name_at": "I",  # of each folder: its name's offset in `names`; one more at the end
     "folder_parent": "I",
     "folder_time": "q",
-    "folder_slots": "Q",
+    "name_rows": "Q",
+    "bucket_at": "I",  # of each bucket: its first position in `name_rows`; one more at the end
     "child_at": "I",  # of each folder: its first position in `children`; one more at the end
     "children": "I",  # ids in the order of the listing
     "listing_at": "Q",  # see `archive.listing`
@@ -163,19 +165,17 @@ class NameHash:
         return int.from_bytes(state.digest(), "little")
 
 
-def new_slots(count: int) -> Any:
-    """Return a hash table for *count* names, of which at least a third is free."""
-    length = 8
-    while 2 * length < 3 * count:
-        length *= 2
-    return memoryview(mmap.mmap(-1, 8 * length)).cast("Q")
+def count_bucket_bits(names: int) -> int:
+    """Return how many upper bits of a hash choose its bucket, for so many names."""
+    return (names // BUCKET_NAMES).bit_length()
 
 
-def find_slots(slots: Any, hashed: int) -> Iterable[int]:
+def find_children(tables: dict[str, Any], hashed: int) -> Iterator[int]:
     """Yield the ids whose names have this hash."""
-    mask = len(slots) - 1
-    at = hashed & mask
-    while slot := slots[at]:
-        if slot >> 32 == hashed and slot & GONE != GONE:
-            yield (slot & GONE) - 1
-        at = at + 1 & mask
+    starts = tables["bucket_at"]
+    bucket = hashed * (len(starts) - 1) >> 32  # there are a power of two of them
+    rows = tables["name_rows"][starts[bucket] : starts[bucket + 1]]
+    for at in range(bisect_left(rows, hashed << 32), len(rows)):
+        if rows[at] >> 32 != hashed:
+            return
+        yield rows[at] & CHILD

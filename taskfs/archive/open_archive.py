@@ -24,7 +24,8 @@ from taskfs.support.buffers import Buffer
 # Bytes of the directory per member, a low estimate: a second request costs less than bytes of
 # members that are not needed.
 ENTRY_GUESS: Final = 80
-# Bytes that are fetched from the end of an archive at most, before its directory's size is known.
+# Bytes that are fetched from the end of an archive at most, before its directory's size is known. A
+# longer directory is fetched in pieces, and its end would be in memory until all are parsed.
 MAX_TAIL: Final = 4 << 20
 # Bytes of a long directory that one request fetches; one is in flight while a piece is parsed. It
 # bounds the memory that a directory takes: parsing takes longer than a fetch.
@@ -48,8 +49,8 @@ class _Loaded(NamedTuple):
 
 def tail_length(expected_members: int | None) -> int:
     """Return how many last bytes to fetch first, so that one request mostly suffices."""
-    guess = (expected_members or 0) * ENTRY_GUESS
-    return min(MAX_TAIL, MIN_TAIL + guess)
+    length = MIN_TAIL + (expected_members or 0) * ENTRY_GUESS
+    return length if length <= MAX_TAIL else MIN_TAIL
 
 
 def open_archive(
@@ -164,11 +165,10 @@ def _directory_pieces(
     starts = range(end.start, stop, PIECE)
     in_flight = [pool.submit(fetch, at, min(at + PIECE, stop)) for at in starts[:1]]
     for at in starts:
-        piece = in_flight.pop().result()
+        fetched = [in_flight.pop().result()]
         if at + PIECE < stop:
             in_flight.append(pool.submit(fetch, at + PIECE, min(at + 2 * PIECE, stop)))
-        yield piece
-        del piece
+        yield fetched.pop()  # the caller has the only reference, and drops it early
     if end.stop > tail.start:
         part = slice(max(0, end.start - tail.start), end.stop - tail.start)
         yield memoryview(tail.body)[part]

@@ -10,7 +10,6 @@ a program that cuts a mapped file would end this process with SIGBUS.
 import contextlib
 import os
 import struct
-import tempfile
 import threading
 import weakref
 from array import array
@@ -18,12 +17,11 @@ from pathlib import Path
 from typing import Final
 
 from taskfs.cache.eviction import open_private
+from taskfs.cache.spill_file import IN_MEMORY, SpillFile, write_all
 from taskfs.errors import CacheChanged
 from taskfs.support.buffers import Buffer
 from taskfs.support.checksum import crc32
 
-# Bytes of content that are kept in memory; longer content takes a file descriptor.
-IN_MEMORY: Final = 1 << 20
 # Bytes that are read and checked together: 16 KiB hold the entries of a few hundred members.
 PAGE_SHIFT: Final = 14
 PAGE: Final = 1 << PAGE_SHIFT
@@ -127,32 +125,32 @@ def _seal(kind: bytes, name: str, size: int, sums: "array[int]") -> bytes:
     return kind + _SEAL.pack(size, crc32(sums.tobytes(), crc32(name.encode())))
 
 
-class SealedWriter:
+class SealedWriter(SpillFile):
     """Writes the content of one sealed file. Not safe for concurrent use.
 
-    Content up to `IN_MEMORY` bytes, and all content if no file can be written, is in memory. With
-    a *directory*, the file lies there, else it is a temporary file without a name.
+    With a *directory* the file lies there, under a temporary name until it is published; otherwise
+    it never has a name.
     """
 
     def __init__(self, name: str = "", directory: Path | None = None) -> None:
+        super().__init__(directory)
         self._name = name
-        self._directory = directory
-        self._memory = bytearray()
-        self._descriptor = -1
-        self._can_spill = True
         self._temporary: Path | None = None
         self._sums = array("I")  # of the whole pages, and of the last one as far as it is written
-        self.size = 0
 
     @property
     def is_private(self) -> bool:
         """Whether the file cannot be given a name: no directory was given."""
         return self._directory is None
 
+    def open_scratch(self) -> SpillFile:
+        """Return an empty file without a name in the same directory."""
+        return SpillFile(self._directory)
+
     def write(self, piece: Buffer) -> None:
         """Append *piece*."""
         self._add_sums(piece)
-        self._append(piece)
+        self.append(piece)
 
     def _add_sums(self, piece: Buffer) -> None:
         with memoryview(piece) as view:
@@ -165,53 +163,17 @@ class SealedWriter:
         """Append zeros up to a multiple of 8 bytes."""
         self.write(bytes(-self.size % 8))
 
-    def _append(self, piece: Buffer) -> None:
-        self.size += len(piece)
-        if self._can_spill and self._descriptor < 0 and self.size > IN_MEMORY:
-            self._spill()
-        if self._descriptor >= 0:
-            try:
-                _write_all(self._descriptor, piece)
-                return
-            except OSError:  # the disk is full
-                self._unspill(self.size - len(piece))
-        self._memory += piece
-
-    def _spill(self) -> None:
-        """Move the content from memory to a file."""
-        try:
-            self._descriptor = self._create()
-            _write_all(self._descriptor, self._memory)
-            self._memory.clear()
-        except OSError:
-            self._unspill(0)
-
     def _create(self) -> int:
         if self._directory is None:
-            with tempfile.TemporaryFile(buffering=0) as file:
-                return os.dup(file.fileno())
+            return super()._create()
         unique = f".{self._name}.{os.getpid()}.{threading.get_ident()}"
         self._temporary = self._directory / unique
         return open_private(str(self._temporary), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
 
-    def _unspill(self, written: int) -> None:
-        """Continue in memory, with the first *written* bytes of the file."""
-        self._can_spill = False
-        if written:
-            self._memory = bytearray(os.pread(self._descriptor, written, 0))
-        self.discard()
-
-    def __getitem__(self, part: slice) -> bytes:
-        """Return a part of the content that was written so far."""
-        if self._descriptor < 0:
-            return bytes(self._memory[part])
-        start, stop, _ = part.indices(self.size)
-        return os.pread(self._descriptor, stop - start, start)
-
     def seal(self, kind: bytes) -> Content:
         """Append the sums and the seal, and return the content."""
         size = self.size
-        self._append(self._sums.tobytes() + _seal(kind, self._name, size, self._sums))
+        self.append(self._sums.tobytes() + _seal(kind, self._name, size, self._sums))
         if self._descriptor >= 0 and size > IN_MEMORY:
             return SealedFile(os.dup(self._descriptor), size, self._sums)
         return self[:size]
@@ -228,7 +190,7 @@ class SealedWriter:
             if self.size > IN_MEMORY:
                 return  # the disk was full
             self._descriptor = self._create()
-            _write_all(self._descriptor, self._memory)
+            write_all(self._descriptor, self._memory)
         if self._temporary is not None:
             os.replace(self._temporary, self._directory / self._name)
             self._temporary = None
@@ -240,13 +202,4 @@ class SealedWriter:
             with contextlib.suppress(OSError):
                 self._temporary.unlink()
             self._temporary = None
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-
-def _write_all(descriptor: int, piece: Buffer) -> None:
-    with memoryview(piece) as view:
-        at = 0
-        while at < len(view):
-            at += os.write(descriptor, view[at:])
+        super().discard()

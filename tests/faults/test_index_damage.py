@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from taskfs.cache.sealed_file import IN_MEMORY
+from taskfs.cache.spill_file import IN_MEMORY
 from tests.caches import MountFactory, TreeFactory, archive_requests, cached_files
 from tests.fake_api import FakeCloud
 from tests.outputs import LONG_AGO, noise

@@ -4,6 +4,7 @@ The model has the rules of semantics.md for names, duplicates, order and times i
 form. The archives are odd: equal names, files that are also folders, names that cannot be shown.
 """
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -11,13 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from taskfs.archive import index_builder
+from taskfs.archive import index, index_builder, member_columns
 from taskfs.archive.central_directory import parse_entry
 from taskfs.archive.directory_parser import read_rows
 from taskfs.archive.end_record import EndRecord, find_end
 from taskfs.archive.index import ArchiveIndex, Folder
 from taskfs.archive.index_builder import read_index
+from taskfs.archive.index_layout import NameHash
 from taskfs.archive.member import Member
+from taskfs.cache import spill_file
 from taskfs.errors import Unsupported
 from tests.zips import ROOT, STORED, Entry, build, file, timestamp_field
 
@@ -125,20 +128,46 @@ ENTRIES = st.builds(
 )
 
 
+class WeakHash(NameHash):
+    """A hash with which most names collide."""
+
+    def __init__(self, salt: bytes) -> None:
+        super().__init__(salt)
+        self._seeded = hashlib.blake2b(digest_size=1, key=salt)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.lists(ENTRIES, max_size=15))
+def test_columns_in_a_file_and_equal_hashes_change_nothing(entries: list[Entry]) -> None:
+    """N-13, R-27: The index is that of the model where the columns are in files, as those of large
+    archives, and where the hashes of different names are equal."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (index_builder, member_columns):
+            patch.setattr(module, "GROUP", 2)
+        patch.setattr(spill_file, "IN_MEMORY", 0)
+        for module in (index_builder, index):
+            patch.setattr(module, "NameHash", WeakHash)
+        check_model(entries)
+
+
 @settings(max_examples=500, deadline=None, derandomize=True)
 @given(st.lists(ENTRIES, max_size=15))
 def test_the_index_is_that_of_the_model(entries: list[Entry]) -> None:
     """N-11, N-12, N-13, N-25: The index shows the members and folders of the model, in its order
     and with its times."""
+    check_model(entries)
+
+
+def check_model(entries: list[Entry]) -> None:
     body = build(entries)
     end = find_end(body, 0)
     directory = body[end.start : end.stop]
     members, root = model_of(directory, end)
-    index = read_index(directory, end, ROOT)
-    assert list(index.members) == members
-    check_same(root, index.root)
-    assert all(index.lookup(member.path) == member for member in members)
-    assert index.lookup("nothing") is None
+    made = read_index(directory, end, ROOT)
+    assert list(made.members) == members
+    check_same(root, made.root)
+    assert all(made.lookup(member.path) == member for member in members)
+    assert made.lookup("nothing") is None
 
 
 def index_of_files(count: int) -> ArchiveIndex:
@@ -157,9 +186,9 @@ def test_too_many_members_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_members_are_a_sequence() -> None:
     """`members` is indexed, sliced and counted like a tuple."""
-    index = index_of_files(50)
-    every = list(index.members)
-    assert index.members[-1] == every[-1] and index.members[3:7] == every[3:7]
+    made = index_of_files(50)
+    every = list(made.members)
+    assert made.members[-1] == every[-1] and made.members[3:7] == every[3:7]
     with pytest.raises(IndexError):
-        index.members[50]
-    assert index.lookup("\udcff") is None
+        made.members[50]
+    assert made.lookup("\udcff") is None

@@ -13,7 +13,8 @@ import pytest
 
 from taskfs.cache import sealed_file
 from taskfs.cache.disk_cache import FORMAT, INDEX, DiskCache, cache_key
-from taskfs.cache.sealed_file import IN_MEMORY, PAGE, SealedFile, SealedWriter, read_sealed
+from taskfs.cache.sealed_file import PAGE, SealedFile, SealedWriter, read_sealed
+from taskfs.cache.spill_file import IN_MEMORY
 from taskfs.errors import CacheChanged
 from tests.caches import write_index
 

@@ -1,0 +1,83 @@
+"""Sorting the hashes of the names of an index in little memory.
+
+A row has 64 bits: the hash of a name in the upper half, the id of its child below.
+"""
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Final
+
+from taskfs.archive.index_layout import count_bucket_bits
+from taskfs.cache.spill_file import SpillFile
+
+# The upper bits of a hash that choose a partition, which is sorted in memory: one of 8 million
+# names has 125,000 rows, and takes 5 MB.
+PARTITION_BITS: Final = 6
+PARTITIONS: Final = 1 << PARTITION_BITS
+
+
+class NameSorter:
+    """Sorts rows by partitions, in a temporary file.
+
+    Rows are added to the array in *latest* for the upper `PARTITION_BITS` of the hash, and
+    `flush` is called from time to time. Not safe for concurrent use.
+    """
+
+    def __init__(self, file: SpillFile) -> None:
+        self.latest = [array("Q") for _ in range(PARTITIONS)]
+        self._file = file
+        self._parts: list[list[tuple[int, int]]] = [[] for _ in range(PARTITIONS)]
+
+    def flush(self) -> None:
+        """Move the latest rows to the file."""
+        for rows, parts in zip(self.latest, self._parts, strict=True):
+            parts.append(self._store(rows))
+            del rows[:]
+
+    def add(self, rows: Iterable[int]) -> None:
+        """Add rows."""
+        latest = self.latest
+        for row in rows:
+            latest[row >> 64 - PARTITION_BITS].append(row)
+
+    def sort(self) -> "Iterator[array[int]]":
+        """Yield each partition, sorted; `partitions` then yields them again."""
+        for rows, parts in zip(self.latest, self._parts, strict=True):
+            partition = array("Q", sorted(chain(*map(self._load, parts), rows)))
+            if parts:
+                parts[:] = [self._store(partition)]
+                del rows[:]
+            else:
+                rows[:] = partition
+            yield partition
+
+    def partitions(self) -> "Iterator[array[int]]":
+        """Yield the sorted partitions."""
+        for rows, parts in zip(self.latest, self._parts, strict=True):
+            yield self._load(parts[0]) if parts else rows
+
+    def _store(self, rows: "array[int]") -> tuple[int, int]:
+        at = self._file.size
+        self._file.append(rows.tobytes())
+        return at, self._file.size
+
+    def _load(self, part: tuple[int, int]) -> "array[int]":
+        rows = array("Q")
+        rows.frombytes(self._file[slice(*part)])
+        return rows
+
+
+def fill_buckets(
+    parts: "Iterable[array[int]]", names: int, bucket_at: "array[int]"
+) -> "Iterator[array[int]]":
+    """Yield the sorted rows of at most so many names; then *bucket_at* has the buckets' starts."""
+    bits = count_bucket_bits(names)
+    count = 0
+    for rows in parts:
+        while rows and (first := len(bucket_at) << 64 - bits) <= rows[-1]:
+            bucket_at.append(count + bisect_left(rows, first))
+        count += len(rows)
+        yield rows
+    bucket_at.extend([count] * ((1 << bits) + 1 - len(bucket_at)))

@@ -1,0 +1,89 @@
+"""`SpillFile`: bytes that are appended and read back, in a temporary file once they are many."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from taskfs.support.buffers import Buffer
+
+# Bytes that are kept in memory; more take a file descriptor.
+IN_MEMORY: Final = 1 << 20
+
+
+class SpillFile:
+    """Bytes in a temporary file without a name; in memory up to `IN_MEMORY` bytes, and if no file
+    can be written. Not safe for concurrent use.
+
+    The file lies in *directory*, or where the system keeps temporary files.
+    """
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self._directory = directory
+        self._memory = bytearray()
+        self._descriptor = -1
+        self._can_spill = True
+        self.size = 0
+
+    def append(self, piece: Buffer) -> None:
+        """Append *piece*."""
+        self.size += len(piece)
+        if self._can_spill and self._descriptor < 0 and self.size > IN_MEMORY:
+            self._spill()
+        if self._descriptor >= 0:
+            try:
+                write_all(self._descriptor, piece)
+                return
+            except OSError:  # the disk is full
+                self._unspill(self.size - len(piece))
+        self._memory += piece
+
+    def __getitem__(self, part: slice) -> bytes:
+        """Return a part of the content that was written so far."""
+        if self._descriptor < 0:
+            return bytes(self._memory[part])
+        start, stop, _ = part.indices(self.size)
+        return os.pread(self._descriptor, stop - start, start)
+
+    def discard(self) -> None:
+        """Close the file, which is then gone."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _create(self) -> int:
+        """Return the descriptor of a new file.
+
+        Raises:
+            OSError: there can be none.
+        """
+        with tempfile.TemporaryFile(buffering=0, dir=self._directory) as file:
+            return os.dup(file.fileno())
+
+    def _spill(self) -> None:
+        """Move the content from memory to a file."""
+        try:
+            self._descriptor = self._create()
+            write_all(self._descriptor, self._memory)
+            self._memory.clear()
+        except OSError:
+            self._unspill(0)
+
+    def _unspill(self, written: int) -> None:
+        """Continue in memory, with the first *written* bytes of the file."""
+        self._can_spill = False
+        if written:
+            self._memory = bytearray(os.pread(self._descriptor, written, 0))
+        self.discard()
+
+
+def write_all(descriptor: int, piece: Buffer) -> None:
+    """Write all of *piece*.
+
+    Raises:
+        OSError: the file takes no more.
+    """
+    with memoryview(piece) as view:
+        at = 0
+        while at < len(view):
+            at += os.write(descriptor, view[at:])
