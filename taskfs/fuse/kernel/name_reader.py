@@ -2,7 +2,7 @@
 
 A program that looks up the names of a directory one by one, without listing it, costs a request and
 two changes of the thread for each. The kernel learns names with their attributes from READDIRPLUS
-as well, a hundred with one request. So a helper process reads the directory, and the daemon answers
+as well, some 400 with one request. So a helper process reads the directory, and the daemon answers
 it with the names that follow those that were looked up last: see `OpenDirectories`.
 """
 
