@@ -234,17 +234,20 @@ def test_a_mount_is_live_after_one_page(cache: TaskCache, api: FakeAPI) -> None:
 
 def test_a_first_listing_is_never_shown_in_part(api: FakeAPI, clock: Clock) -> None:
     """F-20: Readers of the root wait for the whole listing, within the timeout; it goes on."""
-    go_on = threading.Event()
+    go_on, is_held = threading.Event(), threading.Event()
 
     def hold(call: str) -> None:
         if call == "list page 5":
+            is_held.set()
             assert go_on.wait(20)
 
     api.before = hold
     cache = task_cache_of(api, clock=clock, timeout_s=0.3)
-    for _ in range(2):
-        with pytest.raises(Unavailable, match="of 6 pages"):
-            cache.ids()
+    with pytest.raises(Unavailable, match="is not whole yet"):
+        cache.ids()
+    assert is_held.wait(20)
+    with pytest.raises(Unavailable, match="of 6 pages"):
+        cache.ids()
     # Page 4 may be requested after page 5, because four threads request pages.
     eventually(lambda: cache.progress in {(3, 6), (4, 6)})
     go_on.set()

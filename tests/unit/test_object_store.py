@@ -27,7 +27,7 @@ CONTENT = bytes(range(256)) * 8192  # 2 MiB
 
 @pytest.fixture
 def transport() -> Iterator[Transport]:
-    transport = Transport(timeout_s=2, stats=Stats(), endpoint="store")
+    transport = Transport(timeout_s=20, stats=Stats(), endpoint="store")
     yield transport
     transport.close()
 
