@@ -14,7 +14,7 @@ import os
 import select
 
 LONGEST = 1 << 16  # bytes of a message: two paths of PATH_MAX and more
-# Bytes of names that the kernel asks the daemon for at once: some 400. Other requests wait some 2 ms
+# Bytes of names that the kernel asks the daemon for at once: some 400. Others wait some 2 ms
 # meanwhile. Shorter pieces come later on a busy machine than the program needs them.
 PIECE = 64 << 10
 IDLE_S = 30.0  # without a message
