@@ -38,7 +38,7 @@ MAX_ABSENT: Final = 1024  # names without a task that are remembered; about 100 
 # Records that are requested one by one within one listing TTL; after that a whole page is.
 MAX_SINGLE_RECORDS: Final = 3
 # The share of its TTL after which a listing in use is refreshed, so that no reader waits for it.
-EARLY: Final = 0.8
+EARLY: Final = 0.75
 
 
 class TaskCache:

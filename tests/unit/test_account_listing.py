@@ -197,7 +197,7 @@ def test_a_listing_in_use_is_refreshed_before_it_is_too_old(
         await_quiet(api)
     new_calls(api)
     api.add(numbered(COUNT))
-    clock.tick(7)
+    clock.tick(6)
     cache.ids()
     await_quiet(api)
     assert new_calls(api) == []
