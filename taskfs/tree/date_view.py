@@ -1,5 +1,6 @@
 """`.by-date`: a link to each task, with a name that has its time, simulator and status."""
 
+import sys
 import time
 from collections.abc import Iterable, Sequence, Set
 from typing import Any, Final, NamedTuple
@@ -103,23 +104,33 @@ class DateNames:
 
     def find(self, name: str) -> _Row | None:
         """Return the row of the task whose link has this *name*."""
-        for minute_ns in _minutes_of(name):
-            for row in self._created_in(minute_ns, name):
-                if self._name_among_equals(row) == name:
-                    return row
-        return None
+        words = name.split("_")
+        # The id is the last word, unless it has an underscore itself.
+        ends = ["_".join(words[count:]) for count in range(len(words) - 1, 0, -1) if words[count]]
+        rows = (
+            row
+            for minute_ns in _minutes_of(words[0])
+            for end in ends
+            for row in self._created_in(minute_ns, end[:ID_LENGTH])
+        )
+        return next((row for row in rows if self._name_among_equals(row) == name), None)
 
     def _name_among_equals(self, row: _Row) -> str:
         """Return the name of the task's link: with the whole id if a newer task has the same."""
         name = row.name()
         minute_ns = row.created_ns - row.created_ns % _MINUTE_NS
-        equals = (each for each in self._created_in(minute_ns, name) if each.name() == name)
+        others = self._created_in(minute_ns, row.id[:ID_LENGTH])
+        equals = (each for each in others if each.name() == name)
         return name if next(equals, row).id == row.id else row.name(len(row.id))
 
-    def _created_in(self, minute_ns: int, name: str) -> list[_Row]:
-        """Return the tasks created in a minute whose ids begin as *name* has it, newest first."""
-        where = f"created >= ? AND created < ? AND instr(?, {_BEGINNING}) > 0"
-        return self._select(where, (minute_ns, minute_ns + _MINUTE_NS, name))
+    def _created_in(self, minute_ns: int, beginning: str) -> list[_Row]:
+        """Return the tasks created in a minute whose ids have this *beginning*, newest first.
+
+        The `+` makes SQLite search by the id: a script may create a thousand tasks in a minute.
+        """
+        where = "id >= ? AND id < ? AND +created >= ? AND +created < ?"
+        ids = (beginning, beginning + chr(sys.maxunicode))
+        return self._select(where, (*ids, minute_ns, minute_ns + _MINUTE_NS))
 
     def _select(self, where: str, values: Sequence[object]) -> list[_Row]:
         statement = f"SELECT {_COLUMNS} FROM {{}} WHERE {where} ORDER BY created DESC, seq DESC"
@@ -138,10 +149,10 @@ class DateNames:
         return self._task_cache.read(query)
 
 
-def _minutes_of(name: str) -> list[int]:
-    """Return when the minute in a link's name began, in ns: two where clocks were set back."""
+def _minutes_of(minute: str) -> list[int]:
+    """Return when the *minute* in a link's name began, in ns: two where clocks were set back."""
     try:
-        fields = time.strptime(name.partition("_")[0], TIME_FORMAT)
+        fields = time.strptime(minute, TIME_FORMAT)
         times = {time.mktime((*fields[:8], is_summer)) for is_summer in (0, 1)}
     except (ValueError, OverflowError):
         return []
