@@ -22,6 +22,7 @@ from tests.fake_api import FakeCloud
 from tests.fork_server import COMMAND, ROOT
 
 TIMEOUT_S = 30
+RETYPE_S = 10  # seconds after which a key without effect is pressed again
 
 # A shell ignores SIGINT in background jobs, and with it in these tests. A `preexec_fn` cannot reset
 # it, because forking with the cloud's thread running is a DeprecationWarning.
@@ -138,6 +139,21 @@ class Terminal:
         while self.read():
             pass
         return self.process.wait(TIMEOUT_S)
+
+    def interrupt(self) -> int:
+        """Press Ctrl+C until the process ends; return the exit status, as `end` does.
+
+        A key that is pressed just before Python waits for input is noticed at the next key.
+        """
+        deadline = time.monotonic() + TIMEOUT_S
+        while (begun := time.monotonic()) < deadline:
+            self.type("\x03")
+            while select.select([self.screen], [], [], max(0, begun + RETYPE_S - time.monotonic()))[
+                0
+            ]:
+                if not self.read():
+                    return self.end()
+        return self.end()
 
     def read(self) -> bool:
         """Wait for output and add it to `text`; return False once the process has ended."""

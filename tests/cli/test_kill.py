@@ -53,7 +53,6 @@ def test_anything_else_and_the_end_of_input_kill_nothing(
     [
         pytest.param("y\n", 0, True, id="yes"),
         pytest.param("\x04", 1, False, id="end of input"),
-        pytest.param("\x03", 130, False, id="Ctrl+C"),
     ],
 )
 def test_an_answer_typed_on_a_terminal(
@@ -65,6 +64,16 @@ def test_an_answer_typed_on_a_terminal(
         terminal.type(typed)
         assert terminal.end() == status
     assert cloud.killed == ([task] if is_killed else [])
+    assert "Traceback" not in terminal.text
+
+
+def test_ctrl_c_at_the_question_kills_nothing(taskfs: Command, cloud: FakeCloud) -> None:
+    """C-19, C-1: Ctrl+C instead of an answer kills nothing."""
+    task = cloud.add_task(status="submitted")
+    with taskfs.terminal("kill", task) as terminal:
+        terminal.read_until(PROMPT)
+        assert terminal.interrupt() == 130
+    assert cloud.killed == []
     assert "Traceback" not in terminal.text
 
 
