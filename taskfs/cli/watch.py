@@ -86,7 +86,7 @@ def _print_once(snapshot: Snapshot, as_json: bool) -> None:
 class _LiveTable:
     """The live table on a terminal.
 
-    The main thread draws and reads keys, `taskfs-watch` fetches snapshots, and `taskfs-ask` sends
+    The main thread draws and reads keys, `taskfs-follow` fetches snapshots, and `taskfs-ask` sends
     kill requests and fetches details. They exchange snapshots through a queue, and the results of
     requests through futures.
     """
@@ -112,7 +112,7 @@ class _LiveTable:
 
             logs.log_nowhere()
         self._screen.show(first)
-        threading.Thread(target=self._follow, name="taskfs-watch", daemon=True).start()
+        threading.Thread(target=self._follow, name="taskfs-follow", daemon=True).start()
         try:
             while self._show() == "suspend":
                 os.kill(0, signal.SIGTSTP)  # the whole job, as the terminal does on Ctrl+Z

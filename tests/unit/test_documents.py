@@ -61,4 +61,25 @@ def test_the_lists_of_text_files_agree() -> None:
     assert found == dict.fromkeys(listed, names)
     # A name in the documents that the table lacks.
     assert [*names, "kill"] == readme
-    assert {*promise} == {*names, "kill", "outputs/", "inputs/"}
+    assert {*promise} == {*names, "kill", "outputs/", "inputs/", "live/"}
+
+
+def test_f_22_names_the_files_that_show_the_record() -> None:
+    """F-22: The promise names each text file that shows more of the record than the status."""
+    semantics = (PACKAGE / "docs/semantics.md").read_text()
+    promise = re.findall("`([^`]+)`", semantics.partition("**F-22**")[2].partition("- **")[0])
+    assert {*promise} == {file.name for file in TEXT_FILES if file.needs_record}
+
+
+def test_the_table_of_threads_names_all() -> None:
+    """The table of architecture.md names each thread of the code, and no other."""
+    section = (PACKAGE / "docs/architecture.md").read_text().partition("## Threads and locks")[2]
+    rows = (line.split(" | ")[0] for line in section.splitlines() if line.startswith("| `"))
+    listed = {name for row in rows for name in re.findall("`(taskfs-[a-z-]+?)(?:-N)?`", row)}
+    started = re.compile(
+        r'(?:name(?:_prefix)?=|DaemonPool\([^()]*?)f?"(taskfs-[a-z-]+?)(?:-\{\w+\})?"'
+    )
+    threads = {
+        name for module in PACKAGE.rglob("*.py") for name in started.findall(module.read_text())
+    }
+    assert listed == threads
