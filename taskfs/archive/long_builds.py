@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from taskfs.support.thread_pool import restart_clock
+from taskfs.support.thread_pool import let_another_run, restart_clock
 
 # Seconds between two checks of whether an index is still wanted, while another one is built.
 WANTED_POLL_S: Final = 0.1
@@ -27,7 +27,8 @@ class LongBuilds:
 
     @contextlib.contextmanager
     def turn(self, is_wanted: Callable[[], bool]) -> Iterator[None]:
-        """Run the block when no other one runs.
+        """Run the block when no other one runs. A thread of a pool that waits does not count as one
+        of the pool's threads, so short directories are read meanwhile.
 
         The time of the wait counts only if the build before has failed: with a store that is
         silent, the last of many gets its error soon after the first.
@@ -36,6 +37,7 @@ class LongBuilds:
             NotWanted: *is_wanted* has returned False during the wait.
         """
         if not self._lock.acquire(blocking=False):
+            let_another_run()
             while not self._lock.acquire(timeout=WANTED_POLL_S):
                 if not is_wanted():
                     raise NotWanted

@@ -7,6 +7,7 @@ The threads are daemons, because the standard executor joins its threads when th
 a process would then wait for a silent server.
 """
 
+import itertools
 import queue
 import threading
 import time
@@ -14,10 +15,13 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+# Threads of one pool that wait and have others in their place. Bounds the memory of their stacks.
+MAX_REPLACED: Final = 64
 
 _running = threading.local()
 
@@ -33,8 +37,20 @@ def restart_clock() -> None:
         _running.submitted_s = time.monotonic()
 
 
+def let_another_run() -> None:
+    """Start another thread of the calling thread's pool in its place, before it waits for its turn.
+
+    The calling thread is in excess from then on, and ends after its present work. In a thread of no
+    pool, or when `MAX_REPLACED` threads of the pool are in excess, the call does nothing.
+    """
+    threads: _Threads | None = getattr(_running, "threads", None)
+    if threads is not None:
+        threads.replace_current()
+
+
 class DaemonPool(Executor):
-    """At most *max_threads* daemon threads, started when there is work for them.
+    """At most *max_threads* daemon threads, started when there is work for them, and those that
+    have called `let_another_run`.
 
     Safe for concurrent use: the lock guards the number of threads and the shutdown flag. A thread
     refers to the queue and not to the pool, so it ends when the pool is garbage collected.
@@ -42,11 +58,10 @@ class DaemonPool(Executor):
 
     def __init__(self, max_threads: int, name: str) -> None:
         self._max_threads = max_threads
-        self._name = name
         self._lock = threading.RLock()  # a finalizer may run while it is held
-        self._work: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
-        self._idle = threading.Semaphore(0)
-        self._threads = 0
+        self._threads = _Threads(name)
+        self._work = self._threads.work
+        self._started = 0
         self._is_shut_down = False
         weakref.finalize(self, self._work.put, None)
 
@@ -64,14 +79,10 @@ class DaemonPool(Executor):
             if self._is_shut_down:
                 raise RuntimeError("the pool is shut down")
             self._work.put((future, since_s, partial(function, *args, **kwargs)))
-            if not self._idle.acquire(blocking=False) and self._threads < self._max_threads:
-                self._threads += 1
-                threading.Thread(
-                    target=_serve,
-                    args=(self._work, self._idle),
-                    name=f"{self._name}-{self._threads}",
-                    daemon=True,
-                ).start()
+            is_one_idle = self._threads.idle.acquire(blocking=False)
+            if not is_one_idle and self._started < self._max_threads:
+                self._started += 1
+                self._threads.start_one()
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -91,24 +102,47 @@ class DaemonPool(Executor):
 _Work = tuple["Future[Any]", float, Callable[[], Any]]
 
 
-def _serve(work: "queue.SimpleQueue[_Work | None]", idle: threading.Semaphore) -> None:
-    while True:
-        try:
-            item = work.get_nowait()
-        except queue.Empty:
-            idle.release()
-            item = work.get()
-        if item is None:
-            work.put(None)  # for the other threads
-            return
-        future, _running.submitted_s, function = item
-        if future.set_running_or_notify_cancel():
+class _Threads:
+    """The queue and the threads of one pool, without the pool. Safe for concurrent use."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._numbers = itertools.count(1)
+        self._replaceable = threading.Semaphore(MAX_REPLACED)
+        self.work: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        self.idle = threading.Semaphore(0)  # the number of threads that wait for work
+
+    def start_one(self) -> None:
+        """Start one more thread."""
+        name = f"{self._name}-{next(self._numbers)}"
+        threading.Thread(target=self._serve, name=name, daemon=True).start()
+
+    def replace_current(self) -> None:
+        """Start a thread in place of the calling one, which ends after its present work."""
+        if not _running.is_replaced and self._replaceable.acquire(blocking=False):
+            _running.is_replaced = True
+            self.start_one()
+
+    def _serve(self) -> None:
+        _running.threads, _running.is_replaced = self, False
+        while not _running.is_replaced:
             try:
-                outcome = function()
-            except BaseException as exc:
-                future.set_exception(exc)
-            else:
-                future.set_result(outcome)
-                del outcome
-        _running.submitted_s = None
-        del item, future, function  # an idle thread holds no references
+                item = self.work.get_nowait()
+            except queue.Empty:
+                self.idle.release()
+                item = self.work.get()
+            if item is None:
+                self.work.put(None)  # for the other threads
+                return
+            future, _running.submitted_s, function = item
+            if future.set_running_or_notify_cancel():
+                try:
+                    outcome = function()
+                except BaseException as exc:
+                    future.set_exception(exc)
+                else:
+                    future.set_result(outcome)
+                    del outcome
+            _running.submitted_s = None
+            del item, future, function  # an idle thread holds no references
+        self._replaceable.release()

@@ -9,7 +9,8 @@ from typing import Final
 
 import pytest
 
-from taskfs.support.thread_pool import DaemonPool
+from taskfs.support import thread_pool
+from taskfs.support.thread_pool import DaemonPool, let_another_run
 from tests.fork_server import ROOT
 from tests.mounts import eventually
 
@@ -43,6 +44,31 @@ def test_an_idle_thread_runs_the_next_work() -> None:
         pool.submit(abs, 1).result(PATIENCE_S)
         time.sleep(0.01)
     assert sum(t.name.startswith("test-idle-") for t in threading.enumerate()) < 8
+
+
+def test_a_thread_that_waits_has_another_one_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R-54: Work goes on while more threads wait for their turn than the pool has, up to a bound,
+    and the threads in excess end."""
+    monkeypatch.setattr(thread_pool, "MAX_REPLACED", 3)
+    pool = DaemonPool(2, "test-turn")
+    gate = threading.Event()
+
+    def wait() -> None:
+        for _ in range(2):  # the second call does nothing
+            let_another_run()
+        gate.wait(PATIENCE_S)
+
+    waiting = [pool.submit(wait) for _ in range(4)]
+    assert pool.submit(abs, -1).result(PATIENCE_S) == 1
+    waiting.append(pool.submit(wait))
+    last = pool.submit(abs, -2)
+    assert not last.done()
+    gate.set()
+    for future in waiting:
+        future.result(PATIENCE_S)
+    assert last.result(PATIENCE_S) == 2
+    eventually(lambda: sum(t.name.startswith("test-turn-") for t in threading.enumerate()) == 2)
+    let_another_run()  # in a thread of no pool
 
 
 def test_failures_and_cancelled_work() -> None:
