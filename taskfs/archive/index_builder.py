@@ -101,7 +101,10 @@ class _Builder:
 
     def _run(self, pieces: Iterable[Buffer]) -> ArchiveIndex:
         folders, columns, is_shown = self._folders, self._columns, self._is_shown
-        self._read_members(self._store(pieces))
+        parts = self._store(pieces)
+        self._read_members(parts)
+        for _ in parts:  # parsing stops at a digital signature, but the tables follow after it
+            pass
         self._names.add(folders.name_rows())
         shadowed = self._find_equal_names()
         if not any(is_shown) and folders.first_entry[0] < 0:

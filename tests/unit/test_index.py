@@ -19,8 +19,11 @@ from hypothesis import strategies as st
 from taskfs.archive.central_directory import NTFS_EPOCH_100NS
 from taskfs.archive.end_record import MAX_DIRECTORY, MIN_TAIL, find_end
 from taskfs.archive.index import ArchiveIndex, Folder
+from taskfs.archive.index_builder import build_index
 from taskfs.archive.member import Member
+from taskfs.cache.sealed_file import SealedWriter
 from taskfs.errors import CorruptData, TaskFSError, Unsupported
+from taskfs.model import ObjectVersion
 from tests.zips import (
     BZIP2,
     DEFLATED,
@@ -430,6 +433,18 @@ def test_a_digital_signature_may_follow_the_entries() -> None:
     body = plain[:-22] + signature
     body += fake_end(len(directory) + len(signature), plain.index(b"PK\x01\x02"))
     assert paths(index_of(body)) == ["x"]
+
+
+def test_a_digital_signature_may_come_in_several_pieces() -> None:
+    """APPNOTE 4.3.13: the index is right where a piece of the directory begins in the signature."""
+    plain = build([file("x", b"1"), file("d/y", b"22")])
+    end = find_end(plain, 0)
+    directory = plain[end.start : end.stop] + struct.pack("<4sH", b"PK\x05\x05", 400) + bytes(400)
+    pieces = (directory[:-300], directory[-300:])
+    end = end._replace(stop=end.start + len(directory))
+    index = build_index(SealedWriter(), pieces, ObjectVersion(end.stop, ""), end, ROOT)
+    assert paths(index) == ["x", "d/y"]
+    assert at(index, "d/y").size == 2
 
 
 # Names
