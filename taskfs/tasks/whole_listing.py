@@ -241,11 +241,16 @@ class WholeListing:
             yield waiting.pop(0).result()
 
     def store(self, page: PackedPage, seq: int | None = None) -> list[str]:
-        """Store the tasks of *page*, and return their ids; *seq* numbers those that are new."""
+        """Store the tasks of *page*, and return their ids.
+
+        *seq* numbers those that are new, as in `TaskDatabase.put`.
+        """
+        if seq is None:  # by default each batch would come above the batches before it
+            seq = self._known.database.last_seq() + page.count
         ids: list[str] = []
         for tasks in page.batches():
-            first_seq = None if seq is None else seq - len(ids)
-            self._known.apply(tasks, page.began_s, keep=page.number <= KEPT_PAGES, seq=first_seq)
+            is_kept = page.number <= KEPT_PAGES
+            self._known.apply(tasks, page.began_s, keep=is_kept, seq=seq - len(ids))
             ids += [task.id for task in tasks]
         return ids
 

@@ -14,10 +14,12 @@ from taskfs.errors import BadAnswer, Interrupted, NotFound, Unavailable
 from taskfs.model import Task, TaskPage
 from taskfs.support.interruptible_wait import Waiter
 from taskfs.tasks.accounts import open_database
+from taskfs.tasks.known_tasks import KnownTasks
 from taskfs.tasks.selection import Scope
 from taskfs.tasks.task_cache import TaskCache
 from taskfs.tasks.task_filter import TaskFilter
 from taskfs.tasks.task_groups import TaskGroups
+from taskfs.tasks.whole_listing import PackedPage, WholeListing
 from tests.mounts import eventually
 from tests.unit.fakes import Clock, FakeAPI, task_cache_of, task_of
 
@@ -164,6 +166,19 @@ def test_equal_creation_times(api: FakeAPI, clock: Clock) -> None:
     api.add(*(numbered(number, create_ns=7) for number in (1701, 1700)))
     clock.tick(10)
     assert cache.ids() == tuple(api.tasks)
+
+
+def test_equal_creation_times_in_a_page_that_is_read_alone(api: FakeAPI, clock: Clock) -> None:
+    """F-24: The order holds among the batches of a page that is not read with all others."""
+    known = KnownTasks(open_database(None, URL, "key"), clock)
+    whole = WholeListing(api, known, clock)
+    page = PackedPage(1, 0.0)
+    tasks = [numbered(number, create_ns=1) for number in range(5)]
+    page.add(tasks[:2])
+    page.add(tasks[2:])
+    assert whole.store(page) == [task.id for task in tasks]
+    assert known.database.ids(Scope().selection) == tuple(task.id for task in tasks)
+    whole.close()
 
 
 def test_pages_that_shift_while_they_are_read(api: FakeAPI, clock: Clock) -> None:
