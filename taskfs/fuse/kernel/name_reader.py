@@ -55,7 +55,8 @@ class NameReader:
         except BlockingIOError:  # it has not read those of other directories
             return False
         except OSError:  # it has ended
-            self._helper = None
+            if self._helper is helper:  # another thread may have started the next one
+                self._helper = None
             helper.end()
             return False
         return True
@@ -75,7 +76,7 @@ class NameReader:
 
     def _run(self) -> None:
         with self._lock:
-            if self._is_closed:
+            if self._is_closed or self._helper is not None:
                 return
             try:
                 helper = start_helper(self._program)
