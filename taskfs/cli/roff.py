@@ -36,8 +36,8 @@ TREE: Final = (
     (".by-date/", "Links to the tasks, named after their time, simulator and status."),
     ("tasks.csv", "All tasks as a table; not listed."),
     (".latest", "A link to the task that was created last."),
-    (".taskfs/stats.json, version, refresh", "Counters; the version; after a write listings, records "
-     "and indexes are requested again. `.taskfs` is not listed."),
+    (".taskfs/stats.json, version, refresh", "Counters; the version; after a write, listings, "
+     "records and indexes are requested again. `.taskfs` is not listed."),
 )  # fmt: skip
 _EXAMPLES: Final = (
     ("Try it without an account:", ("taskfs demo ~/taskfs-demo", "ls ~/taskfs-demo")),
