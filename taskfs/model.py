@@ -33,6 +33,8 @@ KNOWN_STATUSES: Final = (
 PAGE_TASKS: Final = 500  # tasks per page of a listing, the API's maximum
 # Pages of one listing, a million tasks: a longer listing is taken for an error of the server.
 MAX_PAGES: Final = 2000
+# Pages of a listing in flight, few because the API serves all programs of the account.
+PAGES_AT_ONCE: Final = 4
 # Passes over a listing whose pages shift, because each pass may shift again.
 MAX_PASSES: Final = 3
 

@@ -25,7 +25,7 @@ from taskfs.errors import (
     NotFound,
     Unavailable,
 )
-from taskfs.model import RemoteObject, Task, TaskPage, TaskStatus
+from taskfs.model import PAGES_AT_ONCE, RemoteObject, Task, TaskPage, TaskStatus
 from taskfs.remote.api_connection import APIConnection
 from taskfs.remote.object_store import StoreObject
 from taskfs.remote.pagination import Page, read_listing
@@ -72,7 +72,7 @@ class TaskClient:
         self._api = APIConnection(api_url, api_key, timeout_s=timeout_s, stats=self._stats)
         self.signal = self._api.signal  # the requests of a live channel's signalling
         self._store = Transport(timeout_s=timeout_s, stats=self._stats, endpoint="store")
-        self._pages = DaemonPool(8, "taskfs-pages")
+        self._pages = DaemonPool(PAGES_AT_ONCE, "taskfs-pages")
         self._bad_records: set[str] = set()
         self._has_listed = False
         self._lock = threading.Lock()  # guards _bad_records

@@ -9,8 +9,8 @@ import msgspec
 from taskfs.errors import BadAnswer
 from taskfs.model import MAX_PAGES, MAX_PASSES, PAGE_TASKS, Task
 
-# Pages requested before the first of them is examined; bounds the memory of an endless listing.
-PAGES_AT_ONCE: Final = 64
+# Pages read before the first of them is examined; bounds the memory of an endless listing.
+BATCH_PAGES: Final = 64
 
 
 class Page(msgspec.Struct):
@@ -97,10 +97,10 @@ def _read_pages(
     count = -(-wanted // per_page)
     add(first)
     steady = True
-    for start in range(2, count + 1, PAGES_AT_ONCE):
+    for start in range(2, count + 1, BATCH_PAGES):
         if start > MAX_PAGES:
             raise BadAnswer(f"GET /tasks: {first.total_size} tasks are too many pages")
-        numbers = range(start, min(start + PAGES_AT_ONCE, count + 1))
+        numbers = range(start, min(start + BATCH_PAGES, count + 1))
         pages = list(pool.map(lambda number: fetch_page(number, per_page), numbers))
         news = sum(map(add, pages))
         steady = steady and all(page.total_size == first.total_size for page in pages)

@@ -8,12 +8,10 @@ end the first page again.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from taskfs.model import TaskPage
+from taskfs.model import PAGES_AT_ONCE, TaskPage
 
 # Pages that a search reads at most; all pages together are cheaper than a longer one.
 MAX_PAGES: Final = 48
-# Pages that are requested together.
-PAGES_AT_ONCE: Final = 4
 
 FetchPages = Callable[[Sequence[int]], Iterable[tuple[int, TaskPage]]]
 

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple, TypeVar
 import msgspec
 
 from taskfs.errors import BadAnswer, Unavailable
-from taskfs.model import MAX_PAGES, MAX_PASSES, PAGE_TASKS, Task, TaskAPI, TaskPage
+from taskfs.model import MAX_PAGES, MAX_PASSES, PAGE_TASKS, PAGES_AT_ONCE, Task, TaskAPI, TaskPage
 from taskfs.support.thread_pool import DaemonPool
 from taskfs.tasks.known_tasks import KnownTasks
 from taskfs.tasks.membership import remove_missing, remove_unlisted
@@ -26,8 +26,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Requests in flight, few because the API serves all programs of the account.
-PAGES_AT_ONCE: Final = 4
 # Pages at the beginning whose finished tasks are kept in memory.
 KEPT_PAGES: Final = 2
 # Tries of a page in the background, and the seconds between them: the API may limit the rate.

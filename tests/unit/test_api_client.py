@@ -1,7 +1,9 @@
 """`TaskClient`: the calls of the task API, against the embedded cloud."""
 
 import logging
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from taskfs.errors import (
 )
 from taskfs.remote.api_client import TaskClient
 from tests.fake_api import FakeCloud
+from tests.mounts import eventually
 
 
 @pytest.fixture
@@ -64,6 +67,20 @@ def test_listings_come_in_pages_of_500(cloud: FakeCloud, client: TaskClient) -> 
     assert [r.query["per_page"] for r in cloud.requests] == [["7"]]
     assert [task.id for task in client.list_tasks(last=700)] == tasks[:-701:-1]
     assert TaskClient(cloud.api_url, cloud.api_key).list_tasks(project="no") == []
+
+
+def test_four_pages_at_once(cloud: FakeCloud, client: TaskClient) -> None:
+    """F-25: At most 4 pages of a listing are requested at once."""
+    for _ in range(2501):
+        cloud.add_task()
+    stall = cloud.faults.add("stall", times=None, match=lambda r: r.query["page"] != ["1"])
+    with ThreadPoolExecutor(1) as reader:
+        listing = reader.submit(client.list_tasks)
+        eventually(lambda: stall.hits >= 4)
+        time.sleep(0.3)  # a fifth one would come now
+        assert stall.hits == 4
+        cloud.faults.clear()
+        assert len(listing.result(20)) == 2501
 
 
 def test_filters(cloud: FakeCloud, client: TaskClient) -> None:
