@@ -14,7 +14,6 @@ from taskfs.errors import (
     Interrupted,
     IsADirectory,
     NotFound,
-    TaskFSError,
     Unavailable,
     Unsupported,
 )
@@ -31,6 +30,7 @@ from taskfs.remote.live_messages import (
 from taskfs.support.interruptible_wait import POLL_S, never
 from taskfs.support.wait_hook import announce_wait
 from taskfs.tasks.last_write import LastWrite, parse_last_write
+from taskfs.tasks.live_failures import RecentFailures
 from taskfs.tasks.live_file import LiveFile, Snapshot
 from taskfs.tasks.live_handle import LiveHandle
 from taskfs.tasks.live_tree import LiveDirectory, parse_listing
@@ -44,8 +44,6 @@ LISTING_S: Final = 1.0
 # In seconds: longest age of a file that is not asked for again. So a reader at the end of a growing
 # file gets the end of the file, instead of new bytes forever.
 REFRESH_S: Final = 0.5
-# In seconds: how long a failure is remembered. Else lookups of many names would wait for each.
-FAILURE_S: Final = 10.0
 # In bytes: content kept of files that are not open, all files of one task together.
 MAX_KEPT_BYTES: Final = 32 << 20
 # In seconds: wait this long for a machine that has disconnected, then request the status again.
@@ -54,6 +52,7 @@ RECONNECT_S: Final = 8.0
 MAX_DISCONNECTS: Final = 3
 # In seconds: a request for the task's status may take this long even after the deadline.
 STATUS_S: Final = 1.0
+ENDED: Final = "the task has ended: its files come with its archive"
 
 
 class LiveEnded(Unavailable):
@@ -102,8 +101,8 @@ class LiveFiles:
         self._listing: tuple[float, LiveDirectory] | None = None
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
         self._sizes: dict[bytes, int] = {}
-        # By path, None for the machine as a whole: until when a failure counts.
-        self._failures: dict[bytes | None, tuple[float, TaskFSError]] = {}
+        self._failures = RecentFailures(clock)  # by path, None for the machine as a whole
+        self._has_ended = False  # by the status that was requested last
 
     # The tree.
 
@@ -223,7 +222,7 @@ class LiveFiles:
         """Ask again for everything: drop the listing, failures, and content of unopened files."""
         with self._lock:
             self._listing = None
-            self._failures.clear()
+        self._failures.clear()
         self.trim(0)
 
     def _refreshed(self, path: bytes, entry: _Entry) -> Snapshot:
@@ -235,7 +234,7 @@ class LiveFiles:
             if snapshot is not None and is_young:
                 return snapshot
             entry.is_outdated = False
-            self._check_failure(path)
+            self._failures.check(path)
 
             def ask(question: Question, silence_probe: SilenceProbe | None = None) -> Answer | None:
                 return self._ask(question, deadline_s, silence_probe)
@@ -247,7 +246,7 @@ class LiveFiles:
                 raise NotFound(str(exc)) from exc
             except (Unsupported, BadAnswer, Unavailable) as exc:
                 if not isinstance(exc, LiveEnded):
-                    self._remember(path, exc)
+                    self._failures.remember(path, exc)
                 raise
             self._sizes[path] = snapshot.size
             return snapshot
@@ -279,9 +278,12 @@ class LiveFiles:
         """Ask, again if the connection ends while the task is live.
 
         A machine may disconnect shortly before the status of its task changes. So the status is
-        requested again while there is no new connection.
+        requested again while there is no new connection. The reader that learns that the task has
+        ended wakes all others, which may wait for a new connection in vain.
         """
-        self._check_failure(None)
+        self._failures.check(None)
+        if self._has_ended:  # the caller knew an older status, or the task runs again
+            self._check_live(deadline_s)
         disconnects = 0
         while True:
             remaining_s = max(0.0, deadline_s - self._clock())
@@ -289,46 +291,34 @@ class LiveFiles:
                 return self._machine.ask(
                     question,
                     min(remaining_s, RECONNECT_S) if disconnects else remaining_s,
-                    self._interrupted,
+                    lambda: self._has_ended or self._interrupted(),
                     silence_probe,
                 )
+            except Interrupted:
+                if self._has_ended:
+                    raise LiveEnded(ENDED) from None
+                raise
             except MachineGone as exc:
                 self._check_live(deadline_s)
                 disconnects += 1
                 if disconnects == MAX_DISCONNECTS:
-                    self._remember(None, exc)
+                    self._failures.remember(None, exc)
                     raise
             except Unsupported as exc:
-                self._remember(None, exc)
+                self._failures.remember(None, exc)
                 raise
             except Unavailable as exc:
                 if not disconnects or remaining_s <= RECONNECT_S:
-                    self._remember(None, exc)
+                    self._failures.remember(None, exc)
                     self._check_live(deadline_s)
                     raise
                 self._check_live(deadline_s)
 
     def _check_live(self, deadline_s: float) -> None:
         """Raise LiveEnded if the task has ended: a silence then says nothing about a file."""
-        if not self._is_live(max(STATUS_S, deadline_s - self._clock())):
-            raise LiveEnded("the task has ended: its files come with its archive")
-
-    def _remember(self, key: bytes | None, error: TaskFSError) -> None:
-        with self._lock:
-            now = self._clock()
-            expired = [other for other, (until_s, _) in self._failures.items() if until_s <= now]
-            for other in expired:
-                del self._failures[other]
-            self._failures[key] = now + FAILURE_S, error
-
-    def _check_failure(self, key: bytes | None) -> None:
-        """Raise what failed less than `FAILURE_S` seconds ago."""
-        with self._lock:
-            until_s, error = self._failures.get(key, (0.0, None))
-        if error is not None and self._clock() < until_s:
-            again = type(error)(str(error))
-            again.is_logged = True  # the operation that met the failure has logged it
-            raise again
+        self._has_ended = not self._is_live(max(STATUS_S, deadline_s - self._clock()))
+        if self._has_ended:
+            raise LiveEnded(ENDED)
 
     @contextlib.contextmanager
     def _held(self, lock: threading.Lock, deadline_s: float) -> Iterator[None]:

@@ -333,3 +333,21 @@ def test_the_end_is_met_by_a_lookup(new_fs: NewFs, cloud: FakeCloud, task: str) 
         assert opened.read_at(4, 4096) == b"two\nthree\n"
         assert time.monotonic() - began_s < 3.0
     assert len([path for path in signalled(cloud) if path.endswith("register")]) == 1
+
+
+def test_the_end_is_met_by_several_readers(new_fs: NewFs, cloud: FakeCloud, task: str) -> None:
+    """L-9: Readers that find the machine gone at the same time are not held up by its absence:
+    the one that asks for the status wakes the others, which may be waiting for a new connection."""
+    fs = new_fs(status_cache_time="60s", attr_timeout="100ms")
+    paths = [f"{task}/live/{name}" for name in ("stdout.txt", "log/solver.log")]
+    with fs.open(paths[0]) as first, fs.open(paths[1]) as second:
+        assert [len(opened.read_at(0, 4096)) for opened in (first, second)] == [14, 21]
+        time.sleep(1.1)
+        end_task(cloud, task, None)
+        began_s = time.monotonic()
+        stats = [threading.Thread(target=fs.stat, args=(path,)) for path in paths]
+        for thread in stats:
+            thread.start()
+        for thread in stats:
+            thread.join()
+        assert time.monotonic() - began_s < 5.0
