@@ -33,9 +33,12 @@ log = logging.getLogger(__name__)
 MAX_MESSAGE_BYTES: Final = 16 << 20
 # Questions in flight per connection, at most: the machine answers them one by one.
 MAX_IN_FLIGHT: Final = 8
-# In bytes per second: an answer that arrives faster may take longer than one question may.
+# In bytes per second: while they arrive faster on the connection, a question may take longer. The
+# bytes of all its questions count together, because aiortc hands out whole messages only, and
+# answers carry no id: nothing tells to which question they belong.
 MIN_RATE: Final = 16_000
-# In bytes: no answer that is asked for is longer than this.
+# In bytes: no answer that is asked for is longer than this. Once as many have arrived, a question
+# gets no more time.
 MAX_ARRIVING_BYTES: Final = MAX_MESSAGE_BYTES // 2
 # Channels with an unanswered question; with more of them, a new connection replaces this one.
 MAX_ABANDONED: Final = 200
@@ -117,8 +120,9 @@ class LiveConnection:
     ) -> Answer | None:
         """Return the answer, None for a silence that the probe's answer proves.
 
-        It may take *timeout_s*, and while bytes keep arriving up to *longest_s*: a large answer
-        takes long where this machine or the other one is busy. Raises: see `LiveMachine.ask`.
+        It may take *timeout_s*, and while bytes of any answer keep arriving up to *longest_s*: a
+        large answer takes long where this machine or the other one is busy. Raises: see
+        `LiveMachine.ask`.
         """
         self.in_flight += 1
         asking = asyncio.ensure_future(self._ask(question, longest_s, silence_probe))
@@ -137,7 +141,7 @@ class LiveConnection:
     async def _wait_while_arriving(
         self, asking: "asyncio.Future[Any]", timeout_s: float, longest_s: float
     ) -> None:
-        """Return once *asking* is done, or no bytes arrived for it in time."""
+        """Return once *asking* is done, too few bytes arrived on the connection, or time is up."""
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + longest_s
         first = before = received_bytes(self._peer)

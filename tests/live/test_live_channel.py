@@ -242,6 +242,32 @@ def test_a_large_answer_that_takes_long(
     assert time.monotonic() - start_s < 3.0
 
 
+def test_other_answers_give_a_silent_question_a_bounded_time(
+    cloud: FakeCloud, new_channels: NewChannels, task: str
+) -> None:
+    """L-8: the answer to another question gives a silent one more time, within `--timeout`."""
+    content = b"a line of the log\n" * 40_000
+    cloud.machine_files(task).write("large", content)
+    machine = new_channels(question_timeout_s=0.5).machine(task)
+    ask(machine, LS)
+    cloud.machine(task).faults.add("silence", "ls")
+    is_over = threading.Event()
+
+    def read_on() -> None:
+        while not is_over.is_set():
+            assert len(ask(machine, tail("large", 50_000), 30.0).message) == 40_000
+
+    reader = threading.Thread(target=read_on)
+    reader.start()
+    start_s = time.monotonic()
+    with pytest.raises(Unavailable):
+        ask(machine, LS, 3.0)
+    assert time.monotonic() - start_s < 6.0
+    is_over.set()
+    reader.join()
+    assert ask(machine, LS).status == "success"
+
+
 def test_an_answer_larger_than_announced(
     cloud: FakeCloud, new_channels: NewChannels, task: str
 ) -> None:
