@@ -101,7 +101,7 @@ class _Builder:
 
     def _run(self, pieces: Iterable[Buffer]) -> ArchiveIndex:
         folders, columns, is_shown = self._folders, self._columns, self._is_shown
-        parts = self._store(pieces)
+        parts = self._store(iter(pieces))
         self._read_members(parts)
         for _ in parts:  # parsing stops at a digital signature, but the tables follow after it
             pass
@@ -117,24 +117,28 @@ class _Builder:
         date_folders(columns.items("parent"), columns.items("time"), is_shown, folders)
         return self._write(children, child_at, first_member)
 
-    def _store(self, pieces: Iterable[Buffer]) -> Iterator[bytes]:
-        """Write the pieces, and yield each in parts once it is written, so that no memory holds it.
+    def _store(self, pieces: Iterator[Buffer]) -> Iterator[bytes]:
+        """Write the pieces, and return the directory in parts that are read back, so that no memory
+        holds a piece.
 
         If the first one does not show whether backslashes separate components, all are written
         first.
         """
-        is_first, at = True, 0
+        self._writer.write(first := next(pieces, b""))
+        if excludes_windows([first]):
+            return chain(self._stored(), self._store_rest(pieces))
         for piece in pieces:
             self._writer.write(piece)
-            can_parse = excludes_windows([piece]) if is_first else at > 0
-            is_first = False
+        self._is_from_windows = has_windows_separators(self._stored())
+        return self._stored()
+
+    def _store_rest(self, pieces: Iterator[Buffer]) -> Iterator[bytes]:
+        """Write each piece, and yield it in parts once it is written."""
+        for piece in pieces:
+            start = self._writer.size
+            self._writer.write(piece)
             del piece
-            if can_parse:
-                yield from self._stored(at)
-                at = self._writer.size
-        if not at:
-            self._is_from_windows = has_windows_separators(self._stored())
-            yield from self._stored()
+            yield from self._stored(start)
 
     def _stored(self, start: int = 0) -> Iterator[bytes]:
         """Yield the directory as it was written, from *start* on."""

@@ -25,7 +25,8 @@ from taskfs.support.buffers import Buffer
 # members that are not needed.
 ENTRY_GUESS: Final = 80
 # Bytes that are fetched from the end of an archive at most, before its directory's size is known. A
-# longer directory is fetched in pieces, and its end would be in memory until all are parsed.
+# directory that is a whole piece longer is fetched in pieces, and its end would be in memory until
+# all are parsed.
 MAX_TAIL: Final = 4 << 20
 # Bytes of a long directory that one request fetches; one is in flight while a piece is parsed. It
 # bounds the memory that a directory takes: parsing takes longer than a fetch.
@@ -48,9 +49,9 @@ class _Loaded(NamedTuple):
 
 
 def tail_length(expected_members: int | None) -> int:
-    """Return how many last bytes to fetch first, so that one request mostly suffices."""
+    """Return how many last bytes to fetch first, so that one or two requests mostly suffice."""
     length = MIN_TAIL + (expected_members or 0) * ENTRY_GUESS
-    return length if length <= MAX_TAIL else MIN_TAIL
+    return min(length, MAX_TAIL) if length <= MAX_TAIL + PIECE else MIN_TAIL
 
 
 def open_archive(
