@@ -81,6 +81,7 @@ def test_a_helper_that_ends_is_replaced(mount: Mount, task: str) -> None:
     eventually(lambda: bool(helpers(mount)))
     (first,) = helpers(mount)
     os.kill(first, signal.SIGKILL)
+    eventually(lambda: not Path(f"/proc/{first}").exists())  # no zombie stays
     look_up(mount, task, NAMES[200:3000])
     look_up(mount, task, NAMES[3000:4000])
     eventually(lambda: bool(helpers(mount)))

@@ -18,14 +18,15 @@ from taskfs.fuse.helper_process import Helper, start_helper
 
 log = logging.getLogger(__name__)
 
-PAUSE_S: Final = 30.0  # seconds without a helper after one could not be started
+PAUSE_S: Final = 30.0  # seconds without a helper after the start of one that failed
 
 
 class NameReader:
     """Reads names ahead on the mount on *mountpoint* with *device*.
 
     Safe for concurrent use. `read` is called by a thread that answers requests, so it never waits:
-    a helper is started by a thread of its own, and a message that does not fit is dropped.
+    a thread of its own starts a helper and waits for its end, and a message that does not fit is
+    dropped.
     """
 
     def __init__(self, mountpoint: str, device: str) -> None:
@@ -85,4 +86,11 @@ class NameReader:
                 return
             helper.channel.setblocking(False)
             self._helper = helper
+        status = helper.process.wait()
+        if status > 0:  # the next one would fail as well, so the pause stays
+            log.warning("names are not read ahead: the helper ended with status %d", status)
+        else:  # it was idle, or was killed
             self._paused_until_s = float("-inf")
+        if self._helper is helper:
+            self._helper = None
+        helper.channel.close()
