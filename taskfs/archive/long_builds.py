@@ -16,7 +16,7 @@ class NotWanted(Exception):
 
 
 class LongBuilds:
-    """One build at a time, because a build takes 30 MB of memory for 300,000 members.
+    """One build at a time, because each takes some 10 MB of memory.
 
     Safe for concurrent use: the lock is held during a build, and guards the flag.
     """

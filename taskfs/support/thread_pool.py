@@ -41,7 +41,8 @@ def let_another_run() -> None:
     """Start another thread of the calling thread's pool in its place, before it waits for its turn.
 
     The calling thread is in excess from then on, and ends after its present work. In a thread of no
-    pool, or when `MAX_REPLACED` threads of the pool are in excess, the call does nothing.
+    pool, when `MAX_REPLACED` threads of the pool are in excess, or when the system has no thread
+    left, the call does nothing.
     """
     threads: _Threads | None = getattr(_running, "threads", None)
     if threads is not None:
@@ -119,9 +120,14 @@ class _Threads:
 
     def replace_current(self) -> None:
         """Start a thread in place of the calling one, which ends after its present work."""
-        if not _running.is_replaced and self._replaceable.acquire(blocking=False):
-            _running.is_replaced = True
+        if _running.is_replaced or not self._replaceable.acquire(blocking=False):
+            return
+        try:
             self.start_one()
+        except RuntimeError:  # the system has no thread left
+            self._replaceable.release()
+        else:
+            _running.is_replaced = True
 
     def _serve(self) -> None:
         _running.threads, _running.is_replaced = self, False

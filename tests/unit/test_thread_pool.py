@@ -110,6 +110,24 @@ def test_shutdown_cancels_queued_work() -> None:
     eventually(lambda: not any(t.name.startswith("test-shut-") for t in threading.enumerate()))
 
 
+def test_a_system_without_a_thread_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R-54: Where the system starts no thread, work that would let another run goes on alone."""
+    pool = DaemonPool(1, "test-full")
+
+    def work() -> int:
+        let_another_run()
+        return 1
+
+    pool.submit(abs, 1).result(PATIENCE_S)
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        assert [pool.submit(work).result(PATIENCE_S) for _ in range(3)] == [1, 1, 1]
+
+
 def test_the_threads_end_with_the_pool() -> None:
     """`DaemonPool`: a thread refers to the queue and not to the pool."""
     pool = DaemonPool(2, "test-gone")
