@@ -355,6 +355,7 @@ def test_a_description_that_makes_no_sense(
 
 
 def test_a_refused_key(cloud: FakeCloud, channels: LiveChannels, task: str) -> None:
+    """L-8: a refused key is EACCES."""
     cloud.faults.add("status", path="/register", status=403)
     with pytest.raises(AccessDenied):
         ask(channels.machine(task), LS)

@@ -1,6 +1,7 @@
 """The embedded cloud, mounted: other commands reach it, other users do not."""
 
 import json
+import shlex
 import stat
 import subprocess
 import sys
@@ -153,3 +154,26 @@ def test_the_script_has_help() -> None:
         done = subprocess.run([script, *arguments], capture_output=True, text=True, timeout=30)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.count("\n") == 1 and "--help" in done.stderr
+
+
+def test_the_tour_ends_with_a_running_log(bare: Taskfs, mountpoint: Path, tmp_path: Path) -> None:
+    """L-13: `scripts/demo` installs the extra `live`, and its tour ends with three lines of a
+    running log."""
+    repository = tmp_path / "repository"
+    for directory in ("scripts", ".venv/bin"):
+        (repository / directory).mkdir(parents=True)
+    script = repository / "scripts/demo"
+    script.write_bytes((Path(__file__).parents[2] / "scripts/demo").read_bytes())
+    setup, command = repository / "scripts/setup", repository / ".venv/bin/taskfs"
+    setup.write_text('#!/bin/sh\necho "$@" >installed\n')
+    command.write_text(f'#!/bin/sh\nexec {shlex.join(COMMAND)} "$@"\n')
+    for program in (script, setup, command):
+        program.chmod(0o755)
+    done = subprocess.run(
+        [script, mountpoint], env=bare.environment, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "live" in (repository / "installed").read_text().strip().split(",")
+    last = done.stdout.split("\n$ ")[-1].partition("\n\n")[0].splitlines()
+    assert last[0].startswith("tail -n 3 ") and last[0].endswith("/live/stdout.txt")
+    assert len(last) == 4 and "residual" in "".join(last[1:])
