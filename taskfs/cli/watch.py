@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from taskfs.config import Config
     from taskfs.remote.api_client import TaskClient
 
-MIN_PERIOD_S: Final = 0.5  # seconds between two refreshes, if --status-cache-time is shorter
+MIN_PERIOD_S: Final = 0.5  # seconds between two updates, if --status-cache-time is shorter
 TICK_S: Final = 0.25  # seconds to wait for a key: how late the screen shows a new snapshot
 NO_TERMINAL: Final = (
     "watch needs a terminal: --once prints its table once, --json prints the records"
@@ -51,7 +51,7 @@ def command(settings: Settings, once: bool, as_json: bool) -> None:
     """Show the unfinished tasks, kept up to date, and kill some.
 
     The table shows status, place in the queue, computation time, machine, estimated cost and, of a
-    running task, how long ago it last wrote a file. It is refreshed every --status-cache-time.
+    running task, how long ago it last wrote a file. It is updated every --status-cache-time.
     Tasks that end meanwhile stay, dimmed, with their result. The arrow keys, or j and k, choose a
     task; Enter shows what `taskfs info` prints; x asks whether to kill it; q or Ctrl+C leaves.
     Without a terminal, use --once or --json.
@@ -61,7 +61,7 @@ def command(settings: Settings, once: bool, as_json: bool) -> None:
         raise ConfigError(NO_TERMINAL)
     with open_session(settings) as (config, client):
         tasks = UnfinishedTasks(client, config.project, config.status)
-        first = tasks.refresh(max_positions=None if once or as_json else MAX_REQUESTS)
+        first = tasks.update(max_positions=None if once or as_json else MAX_REQUESTS)
         check_filter(client, config.project, config.status, first.tasks)
         if once or as_json:
             written = fetch_last_writes(config, client, first.tasks)
@@ -99,7 +99,7 @@ class _LiveTable:
         self._period_s = max(MIN_PERIOD_S, config.status_cache_time_s)
         self._screen = Screen(f" of {config.project}" if config.project else "")
         self._snapshots: queue.SimpleQueue[Snapshot | TaskFSError] = queue.SimpleQueue()
-        self._refresh_now = threading.Event()
+        self._update_now = threading.Event()
         self._requests = ThreadPoolExecutor(2, thread_name_prefix="taskfs-ask")
         self._details: Future[list[str]] | None = None
         self._kills: dict[Future[Any], str] = {}
@@ -125,10 +125,10 @@ class _LiveTable:
 
     def _follow(self) -> None:
         while True:
-            self._refresh_now.wait(self._period_s)
-            self._refresh_now.clear()
+            self._update_now.wait(self._period_s)
+            self._update_now.clear()
             try:
-                snapshot = self._tasks.refresh()
+                snapshot = self._tasks.update()
                 written = self._last_writes.known(self._screen.shown)
                 self._snapshots.put(replace(snapshot, written=written))
             except TaskFSError as exc:
@@ -219,7 +219,7 @@ class _LiveTable:
                 outcome = f"task {task_id} was not killed: {' '.join(reason.split())}"
             self._screen.message = outcome
             self._kill_outcomes.append(outcome)
-            self._refresh_now.set()
+            self._update_now.set()
         return bool(answered)
 
 

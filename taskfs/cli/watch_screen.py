@@ -37,7 +37,7 @@ class Action(NamedTuple):
 class Screen:
     """The state of the screen: the rows, the selected one, a question or a message.
 
-    *heading* follows the number of tasks above the table. *failure* says why the last refresh
+    *heading* follows the number of tasks above the table. *failure* says why the last update
     failed, until one succeeds. *ended* are tasks that ended while the screen was shown. *info* are
     the lines about one task, shown instead of the table. *shown* are the tasks in the last table
     that was rendered. Not thread-safe.

@@ -1,4 +1,4 @@
-"""The unfinished tasks for `taskfs watch`: one listing request per refresh.
+"""The unfinished tasks for `taskfs watch`: one listing request per update.
 
 Listings do not contain positions in the queue; only the status of a single task does. A position is
 requested again when it may have changed.
@@ -29,7 +29,7 @@ QUEUED: Final = "submitted"  # the status of a task that waits in the queue
 # Seconds after which a queue position is stale. A task that leaves the queue makes all positions
 # stale as well; this interval covers changes that the listing does not show.
 POSITION_LIFETIME_S: Final = 30.0
-MAX_REQUESTS: Final = 16  # status requests, and record requests, per refresh: bounds its duration
+MAX_REQUESTS: Final = 16  # status requests, and record requests, per update: bounds its duration
 THREADS: Final = 8  # requests at a time
 
 
@@ -74,7 +74,7 @@ class Snapshot:
 
 
 class UnfinishedTasks:
-    """Follows the unfinished tasks. Not thread-safe: one thread at a time calls `refresh`."""
+    """Follows the unfinished tasks. Not thread-safe: one thread at a time calls `update`."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class UnfinishedTasks:
         self._ahead: dict[str, int] = {}
         self._requested_s: dict[str, float] = {}  # when each position was last requested
 
-    def refresh(self, max_positions: int | None = MAX_REQUESTS) -> Snapshot:
+    def update(self, max_positions: int | None = MAX_REQUESTS) -> Snapshot:
         """Fetch the tasks, and at most *max_positions* queue positions (None: all stale ones).
 
         Raises:

@@ -170,7 +170,7 @@ class EventThread:
             logged = watched
             delay_s = POLL_S
             try:
-                self._changes.refresh()
+                self._changes.update()
                 if has_begun:
                     self._send_changes(self._changes.take())
                     self._send_live_changes()

@@ -1,6 +1,6 @@
 """`AccountListing`: keeps the listing of a mount current by asking for what has changed.
 
-A refresh reads the newest page, and further pages until one ends with a known task. It requests the
+An update reads the newest page, and further pages until one ends with a known task. It requests the
 unfinished tasks that these pages do not show, and compares the number of known tasks with the API's
 `total_size`. If they differ, it searches pages for removed tasks, in the background.
 """
@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 
 # Tasks on the newest page, where the listing has several pages: a smaller page is answered sooner.
 NEWEST_TASKS: Final = 100
-# Pages that a refresh reads until one shows a known task; if none does, it reads all pages.
+# Pages that an update reads until one shows a known task; if none does, it reads all pages.
 MAX_NEWEST_PAGES: Final = 8
-# A listing of up to this many tasks is read again within the refresh, a longer one in the
+# A listing of up to this many tasks is read again within the update, a longer one in the
 # background.
 SMALL_TASKS: Final = 4 * PAGE_TASKS
 # Pages that are read again to learn how tasks have ended.
@@ -55,9 +55,9 @@ class AccountListing:
         self._whole = WholeListing(api, known, clock)
         self._first_pages: dict[Scope, FirstPage] = {}
         self._generation = self._database.generation  # when the listing in use was requested
-        self._load_generation = self._generation  # when `refresh` began a load
+        self._load_generation = self._generation  # when `update` began a load
         self._other_version: object = None
-        self._needs_unfinished = False  # whether the last refresh requested the unfinished tasks
+        self._needs_unfinished = False  # whether the last update requested the unfinished tasks
         self._recheck_page = 0
         self._recheck_s = NEVER_S
         self.as_of_s: float | None = None  # None: there was none yet, or `expire` was called
@@ -73,7 +73,7 @@ class AccountListing:
 
     @property
     def is_one_page(self) -> bool:
-        """Whether a refresh reads all records."""
+        """Whether an update reads all records."""
         return self._filter.last is not None or self._one_page_scopes >= set(self._filter.scopes)
 
     @property
@@ -112,12 +112,12 @@ class AccountListing:
             scope: FirstPage(page, began_s) for scope, page in zip(scopes, pages, strict=True)
         }
         if all(page.is_whole for page in pages):
-            self.refresh()
+            self.update()
         else:
             for page in pages:  # in memory only: the database must have no gap
                 self._known.remember(page.tasks, began_s)
 
-    def refresh(self) -> "list[Future[float]]":
+    def update(self) -> "list[Future[float]]":
         """Make the listing current.
 
         Return the loads that must end before it is, because it never was whole before.
@@ -137,7 +137,7 @@ class AccountListing:
         loads = [
             load
             for scope in self._filter.scopes
-            if (load := self._refresh_scope(scope, firsts.get(scope))) is not None
+            if (load := self._update_scope(scope, firsts.get(scope))) is not None
         ]
         if loads:
             return loads
@@ -152,11 +152,11 @@ class AccountListing:
         return []
 
     def finish(self, loads: "list[Future[float]]") -> None:
-        """Note that the *loads* of `refresh` have ended."""
+        """Note that the *loads* of `update` have ended."""
         self._note_current(min(load.result() for load in loads), self._load_generation)
 
     def await_removals(self) -> None:
-        """Wait until the tasks are removed that the last refresh misses in a long listing."""
+        """Wait until the tasks are removed that the last update misses in a long listing."""
         for load in self._whole.in_flight:
             load.result()
 
@@ -223,7 +223,7 @@ class AccountListing:
             self._known.drop_finished()
         self._other_version = other
 
-    def _refresh_scope(self, scope: Scope, first: FirstPage | None) -> "Future[float] | None":
+    def _update_scope(self, scope: Scope, first: FirstPage | None) -> "Future[float] | None":
         """Store the newest tasks of *scope*; return a load if all pages must be read first."""
         is_small = self._database.count(scope) <= PAGE_TASKS
         per_page = PAGE_TASKS if is_small or first else NEWEST_TASKS

@@ -28,14 +28,14 @@ class AccountReader:
         """
         wanted = TaskFilter(project, (status,) if status is not None else ())
         for _ in range(MAX_LOSSES):
-            # If a mount has saved the whole account, its refresh costs less than this listing.
+            # If a mount has saved the whole account, its update costs less than this listing.
             is_saved = self._database.difference(Scope()) is not None
             known = KnownTasks(self._database, age_clock)
             listing = AccountListing(
                 self._api, known, TaskFilter() if is_saved else wanted, age_clock
             )
             try:
-                if loads := listing.refresh():
+                if loads := listing.update():
                     listing.finish(loads)
                 listing.await_removals()
             finally:

@@ -62,7 +62,7 @@ class TaskChanges:
         for task_id in self._ids[:MAX_FOLLOWED]:
             self._follow(task_id)
 
-    def refresh(self) -> None:
+    def update(self) -> None:
         """Make the cache current: at most one request for the listing and one for the unfinished
         tasks, and none while they are as young as their TTLs.
 

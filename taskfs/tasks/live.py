@@ -43,7 +43,7 @@ RUNNER_LOGS: Final = frozenset({b"stdout.txt", b"stderr.txt"})
 LISTING_S: Final = 1.0
 # In seconds: longest age of a file that is not asked for again. So a reader at the end of a growing
 # file gets the end of the file, instead of new bytes forever.
-REFRESH_S: Final = 0.5
+UPDATE_S: Final = 0.5
 # In bytes: content kept of files that are not open, all files of one task together.
 MAX_KEPT_BYTES: Final = 32 << 20
 # In seconds: wait this long for a machine that has disconnected, then request the status again.
@@ -138,7 +138,7 @@ class LiveFiles:
             entry = self._entries.get(path)
         if entry is None or entry.file.snapshot is None:
             return self._sizes.get(path, 0)
-        return self._refreshed(path, entry).size
+        return self._updated(path, entry).size
 
     def open(self, path: bytes) -> LiveHandle:
         """Return an open file, with a snapshot as of now.
@@ -151,7 +151,7 @@ class LiveFiles:
             raise IsADirectory(f"{path!r} is a directory")
         entry = self._entry(path)
         try:
-            ask = partial(self._refreshed, path, entry)
+            ask = partial(self._updated, path, entry)
             return LiveHandle(
                 ask(), ask, lambda: entry.file.snapshot, partial(self._release, entry)
             )
@@ -175,11 +175,11 @@ class LiveFiles:
             entry.handles -= 1
         self.trim(MAX_KEPT_BYTES)
 
-    def refresh(self, path: bytes) -> Snapshot:
+    def update(self, path: bytes) -> Snapshot:
         """Return a snapshot as of now of a file that was read; raise NotFound for any other."""
         if (entry := self._entries.get(path)) is None:
             raise NotFound(f"{path!r} was not read")
-        return self._refreshed(path, entry)
+        return self._updated(path, entry)
 
     def known_files(self) -> dict[bytes, Snapshot]:
         """Return the files whose content is known, the one that was used last at the end."""
@@ -212,7 +212,7 @@ class LiveFiles:
             for entry in self._entries.values():
                 if kept <= max_bytes:
                     break
-                # A stat without an open file may be refreshing it.
+                # A stat without an open file may be updating it.
                 if entry.handles == 0 and entry.lock.acquire(blocking=False):
                     kept -= entry.file.kept_bytes
                     entry.file.forget()
@@ -225,12 +225,12 @@ class LiveFiles:
         self._failures.clear()
         self.trim(0)
 
-    def _refreshed(self, path: bytes, entry: _Entry) -> Snapshot:
-        """Return a snapshot that is at most `REFRESH_S` seconds old."""
+    def _updated(self, path: bytes, entry: _Entry) -> Snapshot:
+        """Return a snapshot that is at most `UPDATE_S` seconds old."""
         deadline_s = self._clock() + self._timeout_s
         with self._held(entry.lock, deadline_s):
             snapshot = entry.file.snapshot
-            is_young = entry.file.age_s <= REFRESH_S and not entry.is_outdated
+            is_young = entry.file.age_s <= UPDATE_S and not entry.is_outdated
             if snapshot is not None and is_young:
                 return snapshot
             entry.is_outdated = False
@@ -240,7 +240,7 @@ class LiveFiles:
                 return self._ask(question, deadline_s, silence_probe)
 
             try:
-                snapshot = entry.file.refresh(ask)
+                snapshot = entry.file.update(ask)
             except NotFound as exc:
                 self._check_live(deadline_s)
                 raise NotFound(str(exc)) from exc

@@ -107,7 +107,7 @@ class LiveChanges:
         """Yield the files whose content has changed."""
         for path in read:
             try:
-                snapshot = files.refresh(path)
+                snapshot = files.update(path)
             except (NotFound, Unsupported):  # it was removed, or is not a text any more
                 continue
             if task.states[path] != _state(snapshot):

@@ -140,7 +140,7 @@ class LiveFile:
 
     @property
     def snapshot(self) -> Snapshot | None:
-        """The latest snapshot, None before the first `refresh` and after `forget`."""
+        """The latest snapshot, None before the first `update` and after `forget`."""
         text = self._text
         if text is None:
             return None
@@ -159,7 +159,7 @@ class LiveFile:
         """Drop the content; snapshots keep theirs, and the next one is another generation."""
         self._text = None
 
-    def refresh(self, ask: Ask) -> Snapshot:
+    def update(self, ask: Ask) -> Snapshot:
         """Ask for what changed, and return the new snapshot.
 
         Raises:

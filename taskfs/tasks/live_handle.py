@@ -36,14 +36,14 @@ class LiveHandle:
         """
         snapshot = self.snapshot
         if offset + size > snapshot.size:
-            snapshot = self.refresh()
+            snapshot = self.update()
         return snapshot.read(offset, size)
 
     def size(self) -> int:
         """Return the size as of now. Raises StaleObject."""
-        return self.refresh().size
+        return self.update().size
 
-    def refresh(self) -> Snapshot:
+    def update(self) -> Snapshot:
         """Return a snapshot of now, which continues the one before. Raises StaleObject."""
         try:
             after = self._ask()

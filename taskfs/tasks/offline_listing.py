@@ -11,7 +11,7 @@ from taskfs.tasks.task_filter import TaskFilter
 
 
 class OfflineListing(AccountListing):
-    """A listing that is never refreshed."""
+    """A listing that is never updated."""
 
     def __init__(
         self,
@@ -41,5 +41,5 @@ class OfflineListing(AccountListing):
     def load_first_pages(self) -> list[TaskPage]:
         return []
 
-    def refresh(self) -> "list[Future[float]]":
+    def update(self) -> "list[Future[float]]":
         return []

@@ -1,6 +1,6 @@
 """`TaskCache`: the account's tasks, each at most as old as its TTL.
 
-Tasks are loaded in bulk: a listing brings the records of all its tasks, and one request refreshes
+Tasks are loaded in bulk: a listing brings the records of all its tasks, and one request updates
 all unfinished tasks. A single task is requested only if no listing has shown it. A failure is never
 cached. While the API fails, finished tasks are served as a mount saw them last.
 """
@@ -37,7 +37,7 @@ T = TypeVar("T")
 MAX_ABSENT: Final = 1024  # names without a task that are remembered; about 100 KB
 # Records that are requested one by one within one listing TTL; after that a whole page is.
 MAX_SINGLE_RECORDS: Final = 3
-# The share of its TTL after which a listing in use is refreshed, so that no reader waits for it.
+# The share of its TTL after which a listing in use is updated, so that no reader waits for it.
 EARLY: Final = 0.75
 
 
@@ -85,7 +85,7 @@ class TaskCache:
 
     @property
     def selection(self) -> Selection:
-        """The listed ones of the tasks in the database; current after `refresh`."""
+        """The listed ones of the tasks in the database; current after `update`."""
         return self._listing.selection
 
     @property
@@ -115,10 +115,10 @@ class TaskCache:
 
         self._requests.run_inline(load)
         if self._listing.as_of_s is None:
-            self._requests.start("listing", self._refresh)
+            self._requests.start("listing", self._update)
         return pages
 
-    def refresh(self, *, has_fallback: bool = False) -> None:
+    def update(self, *, has_fallback: bool = False) -> None:
         """Make the listing current: at most one listing TTL old.
 
         Raises:
@@ -127,14 +127,14 @@ class TaskCache:
         if not self._is_older(self._listing.as_of_s, self._listing_ttl_s):
             early_s = EARLY * self._listing_ttl_s
             if self._is_older(self._listing.as_of_s, early_s):
-                self._requests.start("listing", lambda: self._refresh(early_s))
+                self._requests.start("listing", lambda: self._update(early_s))
             if self._listing.is_recheck_due:
                 self._requests.start("recheck", self._listing.recheck_next_page)
             return
-        self._requests.run("listing", self._refresh, has_fallback=has_fallback)
+        self._requests.run("listing", self._update, has_fallback=has_fallback)
         self._await_loads()
 
-    def _refresh(self, max_age_s: float | None = None) -> None:
+    def _update(self, max_age_s: float | None = None) -> None:
         if any(not load.done() for load in self._loads):
             return
         if self._loads and all(load.exception() is None for load in self._loads):
@@ -142,7 +142,7 @@ class TaskCache:
             self._loads = []
         max_age_s = self._listing_ttl_s if max_age_s is None else max_age_s
         if self._is_older(self._listing.as_of_s, max_age_s):
-            self._loads = self._listing.refresh()
+            self._loads = self._listing.update()
 
     def _await_loads(self) -> None:
         """Wait until the first listing is whole; each waiter gets its failure."""
@@ -165,7 +165,7 @@ class TaskCache:
                 self._listing.finish(loads)
                 self._loads = []
         if self._is_older(self._listing.as_of_s, self._listing_ttl_s):
-            self._requests.run("listing", self._refresh)
+            self._requests.run("listing", self._update)
 
     def ids(self) -> PackedIds:
         """Return the ids of the tasks that the mount lists, newest first."""
@@ -174,7 +174,7 @@ class TaskCache:
     def read(self, query: Callable[[], T]) -> T:
         """Return the result of *query* on the current listing; run it again after a loss."""
         for _ in range(MAX_LOSSES):
-            self.refresh()
+            self.update()
             result = query()
             if self._listing.is_known:
                 return result
@@ -246,7 +246,7 @@ class TaskCache:
         has_fallback = cached.task.is_terminated and self._requests.is_failing
         try:
             if self._listing.is_one_page or not self._listing.is_known:
-                self.refresh(has_fallback=has_fallback)
+                self.update(has_fallback=has_fallback)
             fresh = self._known.get(task_id)  # None if the task filter leaves the task out
             if fresh is None or self._is_older(fresh.as_of_s, self._listing_ttl_s):
                 self._reload_record(task_id, has_fallback=has_fallback)

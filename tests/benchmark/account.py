@@ -216,7 +216,7 @@ def measure_account(count: int, latency_s: float) -> None:
             m.step("a task by its name", (m.path / task / "status").read_text)
             m.step("first ls", lambda: m.until(lambda: m.has_listing(count)))
             time.sleep(12)
-            m.step("ls after 12 s (a refresh)", m.tasks)
+            m.step("ls after 12 s (an update)", m.tasks)
             m.step("idle for 15 s", lambda: time.sleep(15))
             m.step("ls .by-status/success", lambda: os.listdir(m.path / ".by-status/success"))
             m.step("ls .by-project", lambda: os.listdir(m.path / ".by-project"))

@@ -308,42 +308,42 @@ class TestRequests:
     def client(self, cloud: FakeCloud) -> TaskClient:
         return TaskClient(cloud.api_url, cloud.api_key, timeout_s=10)
 
-    def test_a_refresh_is_one_request(self, cloud: FakeCloud, client: TaskClient) -> None:
-        """C-9: A refresh is one request; places are asked for when a task joins or leaves the
+    def test_an_update_is_one_request(self, cloud: FakeCloud, client: TaskClient) -> None:
+        """C-9: An update is one request; places are asked for when a task joins or leaves the
         queue, and after 30 s."""
         now = 0.0
         queued = [cloud.add_task(status="submitted") for _ in range(3)]
         running = [cloud.add_task(status="computation-started") for _ in range(20)]
         tasks = UnfinishedTasks(client, clock=lambda: now)
-        assert len(tasks.refresh().tasks) == 23
+        assert len(tasks.update().tasks) == 23
         assert (listings(cloud), positions_requested(cloud)) == (1, 3)
         for _ in range(5):
-            tasks.refresh()
+            tasks.update()
         assert (listings(cloud), positions_requested(cloud)) == (6, 3)
         cloud.set_status(running[0], "pending-kill")
-        tasks.refresh()
+        tasks.update()
         assert positions_requested(cloud) == 3
         cloud.set_status(queued[0], "started")
-        snapshot = tasks.refresh()
+        snapshot = tasks.update()
         assert positions_requested(cloud) == 5
         assert sorted(snapshot.tasks_ahead.values()) == [0, 1]
         now = 31.0
-        tasks.refresh()
+        tasks.update()
         assert positions_requested(cloud) == 7
         cloud.clear_requests()
         cloud.set_status(running[1], "success")
-        assert [task.id for task in tasks.refresh().ended] == [running[1]]
+        assert [task.id for task in tasks.update().ended] == [running[1]]
         assert len(cloud.requests) == 2
         client.close()
 
     def test_a_long_queue(self, cloud: FakeCloud, client: TaskClient) -> None:
-        """C-9: In a long queue only a few places are asked for per refresh."""
+        """C-9: In a long queue only a few places are asked for per update."""
         for _ in range(2 * MAX_REQUESTS):
             cloud.add_task(status="submitted")
         tasks = UnfinishedTasks(client)
-        assert len(tasks.refresh().tasks_ahead) == MAX_REQUESTS
-        assert len(tasks.refresh().tasks_ahead) == 2 * MAX_REQUESTS
-        tasks.refresh()
+        assert len(tasks.update().tasks_ahead) == MAX_REQUESTS
+        assert len(tasks.update().tasks_ahead) == 2 * MAX_REQUESTS
+        tasks.update()
         assert positions_requested(cloud) == 2 * MAX_REQUESTS
         client.close()
 

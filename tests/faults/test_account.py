@@ -132,7 +132,7 @@ def test_429_in_the_middle_of_a_listing_in_the_background(
     monkeypatch.setattr("taskfs.tasks.whole_listing.PAGE_PAUSE_S", 0.2)
     cloud = fs.cloud
     tasks_of(fs)
-    late = add(cloud, 1000)  # older than those that a refresh asks for
+    late = add(cloud, 1000)  # older than those that an update asks for
     cloud.clear_requests()
     limit = limit_page(cloud, 6, retry_after=3600, times=3)
     eventually(lambda: late in tasks_of(fs))

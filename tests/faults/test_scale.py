@@ -78,8 +78,8 @@ def test_20_000_tasks_list_in_40_requests_made_in_parallel(large: InProcess) -> 
     assert sorted(requested) == list(range(1, PAGES + 1))
 
 
-def test_every_status_after_that_costs_the_bulk_refresh_alone(large: InProcess) -> None:
-    """F-7: Reading every `status` after that costs only the bulk refresh of the unfinished."""
+def test_every_status_after_that_costs_the_bulk_update_alone(large: InProcess) -> None:
+    """F-7: Reading every `status` after that costs only the bulk update of the unfinished."""
     names = [name for name in large.names() if not name.startswith(".")]
     large.cloud.clear_requests()
     seen = [text(large, f"{name}/status") for name in names]

@@ -21,7 +21,7 @@ def test_the_archive_continues_after_the_returned_bytes(member: bytes, shift: in
     else ESTALE."""
     world = World()
     world.write(b"one\ntwo\n")
-    world.refresh()
+    world.update()
     assert shift_of(world, member) == shift
 
 
@@ -30,7 +30,7 @@ def test_the_end_of_a_large_file_is_found_in_the_archive() -> None:
     world = World()
     content = b"".join(b"step %08d\n" % number for number in range(500_000))
     world.write(content)
-    snapshot = world.refresh()
+    snapshot = world.update()
     member = content + b"the end\n"
     shift = shift_of(world, member)
     assert shift is not None

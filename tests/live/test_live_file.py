@@ -35,9 +35,9 @@ class World:
     def append(self, content: bytes) -> None:
         self.machine.files.append(self.name, content)
 
-    def refresh(self, after_s: float = 1.0) -> Snapshot:
+    def update(self, after_s: float = 1.0) -> Snapshot:
         self.clock.now_s += after_s
-        return self.file.refresh(self.machine)
+        return self.file.update(self.machine)
 
 
 def content_of(snapshot: Snapshot) -> bytes:
@@ -48,22 +48,22 @@ def test_the_last_newline_of_the_runners_logs_is_returned_at_once() -> None:
     """L-4: The last newline is handed out at once for the runner's own `stdout.txt`."""
     world = World(b"stdout.txt")
     world.write(b"one\ntwo\n")
-    assert content_of(world.refresh()) == b"one\ntwo\n"
+    assert content_of(world.update()) == b"one\ntwo\n"
     world.append(b"\n -------\n")
-    assert content_of(world.refresh()) == b"one\ntwo\n\n -------\n"
+    assert content_of(world.update()) == b"one\ntwo\n\n -------\n"
 
 
 def test_the_last_newline_of_other_files_is_returned_once_something_follows() -> None:
     """L-4: … for other files once something follows; none is ever invented."""
     world = World()
     world.write(b"one\ntwo")
-    assert content_of(world.refresh()) == b"one\ntwo"
+    assert content_of(world.update()) == b"one\ntwo"
     world.append(b"\n")
-    assert content_of(world.refresh()) == b"one\ntwo"
+    assert content_of(world.update()) == b"one\ntwo"
     world.append(b"thr")
-    assert content_of(world.refresh()) == b"one\ntwo\nthr"
+    assert content_of(world.update()) == b"one\ntwo\nthr"
     world.append(b"ee\n\n")
-    assert content_of(world.refresh()) == b"one\ntwo\nthree\n\n"
+    assert content_of(world.update()) == b"one\ntwo\nthree\n\n"
 
 
 @pytest.mark.parametrize("content", [b"\n", b"\n\n", b"a\r\n\0b", "é\n日本\n".encode()])
@@ -72,18 +72,18 @@ def test_odd_text_is_exact(content: bytes) -> None:
     world = World(b"stdout.txt")
     world.write(content)
     whole = content if content.endswith(b"\n") else content + b"\n"
-    assert content_of(world.refresh()) == whole
+    assert content_of(world.update()) == whole
 
 
 def test_an_empty_file_grows() -> None:
     """L-7: a file counts as empty only where a one-block probe stays silent."""
     world = World()
     world.write(b"")
-    before = world.refresh()
+    before = world.update()
     assert before.size == 0
     assert world.machine.questions[0].args["lines"] == -1
     world.append(b"x\ny")
-    after = world.refresh()
+    after = world.update()
     assert (content_of(after), after.generation) == (b"x\ny", before.generation)
 
 
@@ -91,14 +91,14 @@ def test_a_rewritten_file_is_another_generation() -> None:
     """L-4: A file rewritten under an open handle is ESTALE there, and new for the next open."""
     world = World()
     world.write(b"one\ntwo\nthree\n")
-    before = world.refresh()
+    before = world.update()
     world.write(b"one\nTWO\nthree\nfour\n")
-    after = world.refresh()
+    after = world.update()
     assert after.generation != before.generation
     assert content_of(after) == b"one\nTWO\nthree\nfour"
     assert content_of(before) == b"one\ntwo\nthree"
     world.write(b"")
-    assert world.refresh().generation != after.generation
+    assert world.update().generation != after.generation
 
 
 def test_text_whose_block_begins_within_a_character_is_read() -> None:
@@ -107,20 +107,20 @@ def test_text_whose_block_begins_within_a_character_is_read() -> None:
     world = World()
     content = "".join(f"Schritt {i}: größer, 日本語 {i * 7919}\n" for i in range(9000)).encode()
     world.write(content)
-    assert content_of(world.refresh()) == content[:-1]
+    assert content_of(world.update()) == content[:-1]
     world.append("größer\n".encode())
-    assert content_of(world.refresh()) == content + "größer".encode()
+    assert content_of(world.update()) == content + "größer".encode()
 
 
 def test_a_half_written_character_does_not_break_a_follower() -> None:
     """L-5: `tail -f` sees a new line; a character in two halves is no error."""
     world = World()
     world.write("é\n".encode() * 10)
-    before = world.refresh()
+    before = world.update()
     world.append("caf\u00e9".encode()[:-1])
-    assert world.refresh().size == before.size
+    assert world.update().size == before.size
     world.append("é\n".encode()[1:])
-    assert content_of(world.refresh()).endswith("é\ncafé".encode())
+    assert content_of(world.update()).endswith("é\ncafé".encode())
 
 
 def test_a_binary_file_is_refused_by_name() -> None:
@@ -128,14 +128,14 @@ def test_a_binary_file_is_refused_by_name() -> None:
     world = World()
     world.write(random.Random(1).randbytes(200_000))
     with pytest.raises(Unsupported, match=r"run\.log"):
-        world.refresh()
+        world.update()
     assert world.machine.bytes_sent < 10_000
 
 
 def test_a_missing_file_is_not_found() -> None:
     world = World()
     with pytest.raises(NotFound):
-        world.refresh()
+        world.update()
 
 
 def test_following_costs_the_new_bytes() -> None:
@@ -143,11 +143,11 @@ def test_following_costs_the_new_bytes() -> None:
     world = World()
     lines = [b"step %06d residual %09d\n" % (i, i * 7919 % 10**9) for i in range(60_000)]
     world.write(b"".join(lines))
-    first = world.refresh()
+    first = world.update()
     cost = world.machine.bytes_sent
     for number in range(10):
         world.append(b"step %06d residual %09d\n" % (60_000 + number, number))
-        world.refresh()
+        world.update()
     assert world.machine.bytes_sent - cost < 10 * 100_000
     last = world.file.snapshot
     assert last is not None and last.generation == first.generation
@@ -158,7 +158,7 @@ def test_one_block_is_probed_before_anything_large() -> None:
     """L-6: probe one block before asking for anything large."""
     world = World()
     world.write(b"a line of the log\n" * 100_000)
-    world.refresh()
+    world.update()
     asked = [question.args["lines"] for question in world.machine.questions]
     assert asked[0] == -1
     assert asked[1] < 1024
@@ -169,7 +169,7 @@ def test_the_end_of_a_large_file_is_behind_a_hole() -> None:
     world = World()
     lines = [b"step %08d residual %012d\n" % (i, i * 7919) for i in range(200_000)]
     world.write(b"".join(lines))
-    before = world.refresh()
+    before = world.update()
     assert before.hole == HOLE_BYTES
     whole = b"".join(lines)[:-1]
     assert 3 << 20 <= before.size - before.hole <= 4 << 20
@@ -177,7 +177,7 @@ def test_the_end_of_a_large_file_is_behind_a_hole() -> None:
     with pytest.raises(TooLarge):
         before.read(0, 10)
     world.append(b"the last line\nand more")
-    after = world.refresh(60.0)
+    after = world.update(60.0)
     assert after.generation == before.generation
     assert after.read(before.size, 1000) == b"\nthe last line\nand more"
 
@@ -186,9 +186,9 @@ def test_constant_lines_are_counted() -> None:
     """L-4: where equal lines make the overlap ambiguous, ask for more."""
     world = World()
     world.write(b"same\n" * 40_000)
-    world.refresh()
+    world.update()
     world.append(b"same\n" * 12_345)
-    assert world.refresh().size == 5 * 52_345 - 1
+    assert world.update().size == 5 * 52_345 - 1
 
 
 @pytest.mark.parametrize("more", [b"", b"the end\n"])
@@ -199,17 +199,17 @@ def test_a_repeated_end_is_noticed(more: bytes) -> None:
     world = World()
     table = b"".join(b"row %06d %09d\n" % (n, n * 7919 % 10**9) for n in range(2000))
     world.write(b"".join(b"step %06d\n" % n for n in range(8000)) + table)
-    before = world.refresh()
+    before = world.update()
     world.append(table)
     cost = world.machine.bytes_sent
-    assert world.refresh().size == before.size  # nothing that was asked tells the growth
+    assert world.update().size == before.size  # nothing that was asked tells the growth
     world.append(more)
     whole = (world.machine.files.read("run.log") or b"")[:-1]
     polls, cost_of_one = 0, world.machine.bytes_sent - cost
-    while content_of(world.refresh()) != whole:
+    while content_of(world.update()) != whole:
         polls += 1
         assert polls < 50
-    assert world.refresh().generation == before.generation + (more != b"")
+    assert world.update().generation == before.generation + (more != b"")
     # The whole file costs a fraction of what the requests before it did.
     assert world.machine.bytes_sent - cost < 1.4 * cost_of_one * (polls + 3)
 
@@ -234,11 +234,11 @@ def test_only_a_repeated_end_deceives(known: list[bytes], appended: list[list[by
     for, at the end the whole."""
     world = World(limits=TINY)
     world.write(b"".join(known))
-    before = world.refresh()
+    before = world.update()
     for piece in appended:
         new = b"".join(piece)
         world.append(new)
-        last, before = before, world.refresh()
+        last, before = before, world.update()
         true = world.machine.files.read("run.log") or b""
         if before.hole == HOLE_BYTES:  # too large to be asked for as a whole
             assert true[:-1].endswith(content_of(before))
@@ -290,7 +290,7 @@ def test_never_a_wrong_byte(
             world.append(text.encode())
         before = world.file.snapshot
         try:
-            after = world.refresh(pause_s)
+            after = world.update(pause_s)
         except Unsupported:
             continue
         if world.file.age_s > 0:  # a block began within a character: the snapshot is one of before

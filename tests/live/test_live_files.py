@@ -107,7 +107,7 @@ def test_a_rewritten_file_is_stale(cloud: FakeCloud, new_files: NewFiles, task: 
     cloud.machine_files(task).remove("log/solver.log")
     time.sleep(0.6)
     with pytest.raises(StaleObject):
-        handle.refresh()
+        handle.update()
 
 
 def test_empty_and_unreadable_files(cloud: FakeCloud, new_files: NewFiles, task: str) -> None:
@@ -420,7 +420,7 @@ def test_a_failure_is_forgotten_in_time() -> None:
 def test_nothing_is_asked_between_two_reads(
     cloud: FakeCloud, new_files: NewFiles, task: str
 ) -> None:
-    """L-3: an open file is refreshed only by a later stat or read."""
+    """L-3: an open file is updated only by a later stat or read."""
     handle = new_files(task).open(b"stdout.txt")
     cloud.machine_files(task).append("stdout.txt", b"four\n")
     asked = len(cloud.machine(task).questions)

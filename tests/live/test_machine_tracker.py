@@ -154,7 +154,7 @@ def test_running_tasks_write_logs_that_grow() -> None:
         now[0] += 300.0
         time.sleep(0.6)
         for handle, before in first.values():
-            after = handle.refresh().read(0, 1 << 20)
+            after = handle.update().read(0, 1 << 20)
             assert after.startswith(before) and len(after) > len(before)
         now[0] += 5_000.0
         assert cloud.statuses()[task] == "success"

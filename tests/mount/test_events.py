@@ -250,7 +250,7 @@ def test_all_files_count_as_watched(new_mount: NewMount, cloud: FakeCloud) -> No
 
 
 def test_no_event_without_a_change(new_mount: NewMount, cloud: FakeCloud) -> None:
-    """V-6: A first listing, and refreshes that bring nothing new, send no event."""
+    """V-6: A first listing, and updates that bring nothing new, send no event."""
     tasks = [cloud.add_task(status="started") for _ in range(300)]
     root = new_mount(status_cache_time="200ms", dir_cache_time="1200ms").path
     with watching(root, "", ".by-status/started", *tasks[:5]) as watcher:
@@ -267,7 +267,7 @@ def test_a_first_listing_sends_none(new_mount: NewMount, cloud: FakeCloud, count
         cloud.add_task(status="success")
     root = new_mount(dir_cache_time="2s").path
     with watching(root, "") as watcher:
-        eventually(lambda: len(cloud.requests) >= 4, SOON_S)  # the pages of it, and a refresh
+        eventually(lambda: len(cloud.requests) >= 4, SOON_S)  # the pages of it, and an update
         time.sleep(WATCH_S)
         assert watcher.seen == []
         task = cloud.add_task(status="started")

@@ -27,7 +27,7 @@ def pages(cloud: FakeCloud) -> list[int]:
     return sorted(int(r.query["page"][0]) for r in listings)
 
 
-def refreshes(cloud: FakeCloud) -> int:
+def updates(cloud: FakeCloud) -> int:
     """Count the requests for all unfinished tasks."""
     return sum(r.path == "/tasks" and "active" in r.query for r in cloud.requests)
 
@@ -51,7 +51,7 @@ def after(seconds: float, action: Callable[[], object]) -> Iterator[None]:
 def test_statuses_of_all_tasks_cost_the_pages_of_a_listing(
     new_fs: Callable[..., FileSystem], cloud: FakeCloud
 ) -> None:
-    """F-7: `cat */status` costs the pages of a listing and one bulk refresh per 2 s."""
+    """F-7: `cat */status` costs the pages of a listing and one bulk update per 2 s."""
     tasks = {cloud.add_task(status="success", end_time=LONG_AGO): "success" for _ in range(1100)}
     tasks |= {cloud.add_task(status="started"): "started" for _ in range(40)}
     began = time.monotonic()
@@ -61,7 +61,7 @@ def test_statuses_of_all_tasks_cost_the_pages_of_a_listing(
     elapsed = time.monotonic() - began
     if elapsed < 8:  # else the listing was due again
         assert pages(cloud) == [1, 2, 3]
-    assert refreshes(cloud) <= elapsed / 2
+    assert updates(cloud) <= elapsed / 2
     assert singles(cloud) == []
 
 

@@ -1,4 +1,4 @@
-"""`taskfs.tasks.account_listing`: the requests of a refresh of a large account."""
+"""`taskfs.tasks.account_listing`: the requests of an update of a large account."""
 
 import os
 import threading
@@ -24,7 +24,7 @@ from tests.mounts import eventually
 from tests.unit.fakes import Clock, FakeAPI, task_cache_of, task_of
 
 URL = "https://api.example"
-COUNT = 2600  # tasks: more than a refresh reads within itself
+COUNT = 2600  # tasks: more than an update reads within itself
 
 
 def name_of(number: int) -> str:
@@ -68,8 +68,8 @@ def await_quiet(api: FakeAPI) -> None:
         time.sleep(0.1)
 
 
-def test_a_refresh_requests_what_changed(cache: TaskCache, api: FakeAPI, clock: Clock) -> None:
-    """F-18, F-1: A refresh costs the newest page and the unfinished tasks, and shows new ones."""
+def test_an_update_requests_what_changed(cache: TaskCache, api: FakeAPI, clock: Clock) -> None:
+    """F-18, F-1: An update costs the newest page and the unfinished tasks, and shows new ones."""
     assert cache.ids() == tuple(api.tasks)
     assert new_calls(api) == ["list", *(f"list page {n}" for n in range(2, 7))]
     clock.tick(10)
@@ -148,7 +148,7 @@ def test_equal_sums_hide_no_removal(cache: TaskCache, api: FakeAPI, clock: Clock
 
 
 def test_a_small_listing_is_read_again_at_once(api: FakeAPI, clock: Clock) -> None:
-    """F-1, F-18: In a listing of at most 2000 tasks a removed one is gone after the refresh."""
+    """F-1, F-18: In a listing of at most 2000 tasks a removed one is gone after the update."""
     api.tasks = dict(list(api.tasks.items())[:1200])
     cache = task_cache_of(api, clock=clock)
     cache.ids()
@@ -203,7 +203,7 @@ def test_pages_that_shift_while_they_are_read(api: FakeAPI, clock: Clock) -> Non
     assert cache.ids() == tuple(api.tasks)
 
 
-def test_a_listing_in_use_is_refreshed_before_it_is_too_old(
+def test_a_listing_in_use_is_updated_before_it_is_too_old(
     cache: TaskCache, api: FakeAPI, clock: Clock
 ) -> None:
     """F-26, F-1: The reader gets the known listing at once, the next reader the new one."""
@@ -331,7 +331,7 @@ def stored_cache(api: FakeAPI, clock: Clock, folder: Path, **options: Any) -> Ta
 def test_a_later_mount_asks_for_what_changed_since(
     api: FakeAPI, clock: Clock, tmp_path: Path
 ) -> None:
-    """F-21: A later mount lists the stored tasks after one refresh."""
+    """F-21: A later mount lists the stored tasks after one update."""
     first = stored_cache(api, clock, tmp_path)
     first.ids()
     first.close()
@@ -403,7 +403,7 @@ def test_a_database_that_is_lost_under_a_mount(api: FakeAPI, clock: Clock, tmp_p
         cache.ids()
         api.add(numbered(len(api.tasks)))  # so that no query is answered from memory
         clock.tick(10)
-        cache.refresh()
+        cache.update()
         os.truncate(path, 0)
         assert query()
         assert cache.ids() == tuple(api.tasks)

@@ -51,10 +51,10 @@ def test_a_listing_fills_all_records(cache: TaskCache, api: FakeAPI, clock: Cloc
     assert api.calls == ["list"]
 
 
-def test_unfinished_tasks_are_refreshed_together(
+def test_unfinished_tasks_are_updated_together(
     cache: TaskCache, api: FakeAPI, clock: Clock
 ) -> None:
-    """F-7, F-2: Unfinished tasks are refreshed together."""
+    """F-7, F-2: Unfinished tasks are updated together."""
     api.add(*(task_of(f"{ID}{letter}") for letter in "abc"))
     cache.listing()
     clock.tick(2.1)
