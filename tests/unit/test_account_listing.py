@@ -82,7 +82,7 @@ def test_an_update_requests_what_changed(cache: TaskCache, api: FakeAPI, clock: 
     assert new_calls(api) == ["active", "list", "list page 2", "list page 3"]
 
 
-def test_ended_tasks_are_shown_by_the_next_refresh(
+def test_ended_tasks_are_shown_by_the_next_update(
     cache: TaskCache, api: FakeAPI, clock: Clock
 ) -> None:
     """F-18, F-2: A task that ended costs one request of its own."""
