@@ -31,7 +31,9 @@ LAZY_TIMEOUT_S: Final = 2.0
 ASK_TIMEOUT_S: Final = 2.0
 MAX_LINKS: Final = 40  # links in a row, as in the kernel: path_resolution(7)
 POLL_S: Final = 0.02  # seconds between two checks of whether the daemon has ended
-HELPER_S: Final = 0.1  # seconds that a call of a helper on the mount may take, with a margin
+# Seconds in which the calls of the daemon's helpers on the mount end. They take milliseconds, but
+# more on a busy machine.
+HELPER_S: Final = 1.0
 PROC: Final = "/proc"
 MNT_DETACH: Final = 2  # umount2(2)
 
@@ -142,14 +144,15 @@ def umount(mountpoint: Path, *, lazy: bool) -> None:
 
 
 def _unmount_if_idle(mountpoint: Path, *, lazy: bool) -> None:
-    """Unmount; if it is busy, try again once: a helper of the daemon may use it."""
-    try:
-        _unmount(mountpoint, lazy=lazy)
-    except MountError as exc:
-        if not _is_busy(exc):
-            raise
-        time.sleep(HELPER_S)
-        _unmount(mountpoint, lazy=lazy)
+    """Unmount; try again for a moment if it is busy, because a helper of the daemon may use it."""
+    deadline_s = time.monotonic() + HELPER_S
+    while True:
+        try:
+            return _unmount(mountpoint, lazy=lazy)
+        except MountError as exc:
+            if not _is_busy(exc) or time.monotonic() > deadline_s:
+                raise
+        time.sleep(HELPER_S / 10)
 
 
 def _is_busy(error: MountError) -> bool:

@@ -36,7 +36,7 @@ class KernelEngine:
         channel = Channel(mount_device(str(self._mountpoint), self._options))
         on_mounted()
         users = frozenset({0, os.getuid()}) if self._options.allow_root else None
-        names = NameReader(str(self._mountpoint), mounted_device(self._mountpoint) or "")
+        names = NameReader(str(self._mountpoint), mounted_device(self._mountpoint))
         packer = Packer(self._options.attr_timeout_s)
         try:
             session = Session(operations, channel, packer, on_live, users)
