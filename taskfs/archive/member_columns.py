@@ -1,4 +1,4 @@
-"""What is kept of each member while an index is built.
+"""The columns of the members of an archive while its index is built.
 
 Most of it is in a temporary file, so the memory that a build takes hardly grows with the archive.
 """

@@ -26,8 +26,8 @@ class AnyMemory:
 class PrivateMemory(AnyMemory):
     """Compares the private memory of this process with *target_bytes*.
 
-    Private memory is what no file backs: objects, buffers, stacks. Safe for concurrent use: two
-    threads that measure at once both report the excess.
+    Private memory is memory that no file backs: objects, buffers, stacks. Safe for concurrent use:
+    two threads that measure at once both report the excess.
     """
 
     def __init__(self, target_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:

@@ -272,7 +272,7 @@ def test_text_that_is_damaged_is_a_miss(open_tasks: Opening, cache: Path) -> Non
 def test_damaged_text_in_a_temporary_file_is_a_miss(
     open_tasks: Opening, monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
-    """O-17: So does the temporary copy of a damaged file that cannot be used any more."""
+    """O-17: The temporary copy of a damaged file is replaced by an empty database, too."""
     monkeypatch.setattr("taskfs.tasks.database_file.BUSY_TIMEOUT_S", 0.1)
     database = open_tasks()
     database.put(TASKS[1:])
