@@ -30,6 +30,7 @@ UNIX_HOST: Final = 3
 ANY_EXECUTE: Final = stat.S_IXUSR << 16
 OLDEST_NS: Final = -(1 << 63)
 DOS_EPOCH_NS: Final = 315_532_800 * 10**9  # 1980-01-01
+MAX_OFFSET: Final = (1 << 64) - 1  # in an index; far beyond the end of any archive
 _USUAL_LENGTH: Final = 256  # bytes that hold most entries, with their names and extra fields
 
 
@@ -102,7 +103,7 @@ def read_member(
     if not name.startswith(root):
         return None
     path = name[len(root) :]
-    start = offset + shift
+    start = min(offset + shift, MAX_OFFSET)
     is_executable = bool(fields[15] & ANY_EXECUTE and is_program(fields))
     rest = mtime_ns, raw_name, number, is_executable
     return Member(path, size, compressed, crc, method, flags, start, *rest)

@@ -435,6 +435,14 @@ def test_a_digital_signature_may_follow_the_entries() -> None:
     assert paths(index_of(body)) == ["x"]
 
 
+def test_an_offset_beyond_64_bits_does_not_hide_the_others() -> None:
+    """I-8: A member that data before the archive moves beyond 64 bits leaves the others readable."""
+    far = file("far", b"2", zip64=True, offset=(1 << 64) - 1)
+    index = index_of(build([file("x", b"1"), far], prepended=b"#!/bin/sh\n", shifted=True))
+    assert paths(index) == ["x", "far"]
+    assert at(index, "x").header_offset == 10
+
+
 def test_a_digital_signature_may_come_in_several_pieces() -> None:
     """APPNOTE 4.3.13: the index is right where a piece of the directory begins in the signature."""
     plain = build([file("x", b"1"), file("d/y", b"22")])
