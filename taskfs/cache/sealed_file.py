@@ -140,7 +140,7 @@ class SealedWriter(SpillFile):
 
     @property
     def is_private(self) -> bool:
-        """Whether the file cannot be given a name: no directory was given."""
+        """Whether the file cannot be given a name: no directory was given, or its disk is full."""
         return self._directory is None
 
     def open_scratch(self) -> SpillFile:
@@ -187,8 +187,6 @@ class SealedWriter(SpillFile):
         if self._directory is None:
             return
         if self._descriptor < 0:
-            if self.size > IN_MEMORY:
-                return  # the disk was full
             self._descriptor = self._create()
             write_all(self._descriptor, self._memory)
         if self._temporary is not None:

@@ -149,24 +149,32 @@ def test_a_cache_too_small_keeps_no_index(tmp_path: Path) -> None:
     assert cache.read_sealed(INDEX, KEY, KIND) is None
 
 
-def test_a_full_disk_leaves_the_content_in_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_other_full", [False, True])
+def test_a_disk_that_becomes_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_other_full: bool
 ) -> None:
-    """R-16: A disk that becomes full while a file is written loses no content."""
+    """R-16, R-27: A disk that becomes full while a file is written loses no content: it goes on in
+    a temporary file without a name, and in memory only if that disk is full too."""
     written = 0
     original = os.write
 
     def write_until_full(descriptor: int, piece: memoryview) -> int:
         nonlocal written
-        if written > IN_MEMORY:
+        if written > IN_MEMORY and (is_other_full or os.fstat(descriptor).st_nlink):
             raise OSError(28, "No space left on device")
-        written += len(piece)
-        return original(descriptor, piece)
+        count = original(descriptor, piece[:60_000])
+        written += count
+        return count
 
     monkeypatch.setattr(os, "write", write_until_full)
-    sealed = write(tmp_path, LONG)
+    writer = SealedWriter(KEY, tmp_path)
+    for at in range(0, len(LONG), 100_000):
+        writer.write(LONG[at : at + 100_000])
+    sealed = writer.seal(KIND)
+    writer.publish()
     monkeypatch.undo()
-    assert sealed.startswith(LONG)
+    assert sealed[: len(sealed)] == LONG
+    assert isinstance(sealed, SealedFile) is not is_other_full
     assert os.listdir(tmp_path) == []
 
 
