@@ -105,12 +105,12 @@ class DateNames:
     def find(self, name: str) -> _Row | None:
         """Return the row of the task whose link has this *name*."""
         words = name.split("_")
-        # The id is the last word, unless it has an underscore itself.
-        ends = ["_".join(words[count:]) for count in range(len(words) - 1, 0, -1) if words[count]]
+        # The id is the last word, unless it has underscores itself.
+        ends = ["_".join(words[count:]) for count in range(len(words) - 1, 0, -1)]
         rows = (
             row
             for minute_ns in _minutes_of(words[0])
-            for end in ends
+            for end in filter(None, ends)
             for row in self._created_in(minute_ns, end[:ID_LENGTH])
         )
         return next((row for row in rows if self._name_among_equals(row) == name), None)

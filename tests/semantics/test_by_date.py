@@ -25,6 +25,18 @@ def test_names_and_order(new_fs: Callable[..., FileSystem], cloud: FakeCloud) ->
         fs.stat(f".by-date/{first}_nope_failed_{old[:8]}")
 
 
+def test_underscores_in_names(new_fs: Callable[..., FileSystem], cloud: FakeCloud) -> None:
+    """N-28: Each link is found, also with underscores in the simulator and anywhere in the id."""
+    ids = ["_begins-with-one", "a_b_c", "__", "ends_", "_", "_other"]
+    for task_id in ids:
+        cloud.add_task(task_id, simulator="my_sim")
+    fs = new_fs()
+    names = fs.names(".by-date")
+    assert sorted(fs.target(f".by-date/{name}") for name in names) == sorted(
+        f"../{task_id}" for task_id in ids
+    )
+
+
 def test_a_new_status_is_a_new_name(new_fs: Callable[..., FileSystem], cloud: FakeCloud) -> None:
     """N-28: The name follows the status."""
     task = cloud.add_task(status="started")

@@ -436,7 +436,7 @@ def test_a_digital_signature_may_follow_the_entries() -> None:
 
 
 def test_an_offset_beyond_64_bits_does_not_hide_the_others() -> None:
-    """I-8: A member that data before the archive moves beyond 64 bits leaves the others readable."""
+    """I-8: A member that data before the archive moves beyond 64 bits hides no other one."""
     far = file("far", b"2", zip64=True, offset=(1 << 64) - 1)
     index = index_of(build([file("x", b"1"), far], prepended=b"#!/bin/sh\n", shifted=True))
     assert paths(index) == ["x", "far"]
