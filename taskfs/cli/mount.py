@@ -83,7 +83,8 @@ def _create_below_home(path: Path) -> list[Path]:
 def create(path: Path) -> list[Path]:
     """Create *path* and its parents if they are missing; return those created, *path* first."""
     missing = [each for each in (path, *path.parents) if not os.path.lexists(each)]
-    path.mkdir(parents=True, exist_ok=True)
+    with remove_on_failure(missing):
+        path.mkdir(parents=True, exist_ok=True)
     return missing
 
 
@@ -93,8 +94,8 @@ def remove_on_failure(directories: Sequence[Path]) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with contextlib.suppress(OSError):
-            for directory in directories:
+        for directory in directories:
+            with contextlib.suppress(OSError):
                 directory.rmdir()
         raise
 

@@ -45,7 +45,7 @@ def test_a_failed_mount_removes_the_directories_that_it_created(
 ) -> None:
     """C-57, E-11: If the mount fails, the directories that it created are removed, no others."""
     (home / "old").mkdir()
-    for path in (home / "my" / "tasks", home / "old"):
+    for path in (home / "my" / "tasks", home / "my" / ("too-long" * 40), home / "old"):
         done = taskfs(command, str(path), **{variable: value})
         assert done.returncode == 1, done.stderr
     assert not (home / "my").exists() and (home / "old").is_dir()
