@@ -136,6 +136,7 @@ def test_429_in_the_middle_of_a_listing_in_the_background(
     cloud.clear_requests()
     limit = limit_page(cloud, 6, retry_after=3600, times=3)
     eventually(lambda: late in tasks_of(fs))
+    eventually(lambda: limit.hits == 3)
+    eventually(lambda: pages(cloud)["6"] > 0)
     assert shows(fs, cloud)
-    assert limit.hits == 3
     assert pages(cloud)["5"] <= 2  # by the search for a removed task, and by the listing
