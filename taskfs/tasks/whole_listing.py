@@ -190,7 +190,8 @@ class WholeListing:
             if self._known.database.generation != generation:
                 continue  # some of the saved pages were lost
             if current.is_exact:
-                self._accept(scope, current.ids, start_seq, current, generation)
+                difference = current.total_size - len(current.ids)
+                self._accept(scope, current.ids, start_seq, current, difference, generation)
                 return current.began_s
             union |= current.ids
         if self._known.database.generation != generation:
@@ -200,14 +201,22 @@ class WholeListing:
             raise BadAnswer(
                 f"GET /tasks: only {len(union)} of the {current.total_size} announced tasks arrived"
             )
-        self._accept(scope, union, start_seq, current, generation)
+        # The union may have tasks that were removed meanwhile. Their number must not count as a
+        # difference to `total_size` that is normal, or no later update would look for them.
+        self._accept(scope, union, start_seq, current, current.unusable, generation)
         return first_began_s
 
     def _accept(
-        self, scope: Scope, ids: set[str], start_seq: int, last: "_Pass", generation: int
+        self,
+        scope: Scope,
+        ids: set[str],
+        start_seq: int,
+        last: "_Pass",
+        difference: int,
+        generation: int,
     ) -> None:
         remove_unlisted(self._api, self._known, scope, ids, start_seq, self._clock)
-        self._known.database.set_difference(scope, last.total_size - len(ids), generation)
+        self._known.database.set_difference(scope, difference, generation)
         if scope == Scope():
             self._known.whole_as_of_s = max(self._known.whole_as_of_s, last.began_s)
 

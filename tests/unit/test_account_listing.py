@@ -203,6 +203,30 @@ def test_pages_that_shift_while_they_are_read(api: FakeAPI, clock: Clock) -> Non
     assert cache.ids() == tuple(api.tasks)
 
 
+def test_tasks_that_are_removed_in_each_pass_go_with_the_next_update(
+    api: FakeAPI, clock: Clock
+) -> None:
+    """F-18, F-1: Where no pass over the pages was exact, tasks that were removed meanwhile are
+    looked for."""
+    removed, lock, is_new_pass = iter(range(2500, 2503)), threading.Lock(), False
+
+    def remove(call: str) -> None:
+        nonlocal is_new_pass
+        with lock:
+            if is_new_pass and call != "list" and (number := next(removed, None)) is not None:
+                del api.tasks[name_of(number)]
+            is_new_pass = call == "list"
+
+    api.before = remove
+    cache = task_cache_of(api, clock=clock)
+    cache.ids()
+    assert next(removed, None) is None
+    clock.tick(10)
+    cache.ids()
+    await_quiet(api)
+    assert cache.ids() == tuple(api.tasks)
+
+
 def test_a_listing_in_use_is_updated_before_it_is_too_old(
     cache: TaskCache, api: FakeAPI, clock: Clock
 ) -> None:
