@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 from taskfs.archive.archive import Archive
 from taskfs.archive.bounds import DECODE_AHEAD_BYTES, SEQUENTIAL_FILES_BYTES, STRETCH
-from taskfs.archive.decoder_limits import TOTAL_CHECKPOINTS, CheckpointBudget
+from taskfs.archive.decoder_limits import TOTAL_CHECKPOINTS, CheckpointBudget, IdleDecoderCache
+from taskfs.archive.long_builds import LongBuilds
 from taskfs.archive.open_archive import open_archive
 from taskfs.archive.resources import ArchiveResources
 from taskfs.cache.disk_cache import FORMAT, DiskCache
@@ -172,6 +173,8 @@ def open_resources(
         sequential_files_budget=ReadAheadBudget(SEQUENTIAL_FILES_BYTES, memory),
         checkpoints=CheckpointBudget(TOTAL_CHECKPOINTS, memory),
         decode_budget=ReadAheadBudget(max(DECODE_AHEAD_BYTES, (workers + 1) * STRETCH), memory),
+        idle=IdleDecoderCache(),
+        long_builds=LongBuilds(),
         max_workers=workers,
         push_enabled=push_enabled,
         disk=disk,

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from taskfs.archive.archive import Archive
-from taskfs.archive.decoder_limits import CheckpointBudget
+from taskfs.archive.bounds import DECODE_AHEAD_BYTES, SEQUENTIAL_FILES_BYTES
+from taskfs.archive.decoder_limits import CheckpointBudget, IdleDecoderCache
+from taskfs.archive.long_builds import LongBuilds
 from taskfs.archive.member import Member
 from taskfs.archive.open_archive import open_archive
 from taskfs.archive.resources import ArchiveResources
@@ -150,6 +152,10 @@ def make_harness(
         spans=ExtentCache(span_bytes),
         budget=ReadAheadBudget(window_bytes),
         checkpoints=CheckpointBudget(checkpoints),
+        sequential_files_budget=ReadAheadBudget(SEQUENTIAL_FILES_BYTES),
+        decode_budget=ReadAheadBudget(DECODE_AHEAD_BYTES),
+        idle=IdleDecoderCache(),
+        long_builds=LongBuilds(),
     )
     try:
         yield ArchiveHarness(resources, store, decoding)

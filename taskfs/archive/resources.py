@@ -1,9 +1,8 @@
 """`ArchiveResources`: the pools, caches and budgets that all archives of a process share."""
 
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from taskfs.archive.bounds import DECODE_AHEAD_BYTES, SEQUENTIAL_FILES_BYTES
 from taskfs.archive.decoder_limits import CheckpointBudget, IdleDecoderCache
 from taskfs.archive.long_builds import LongBuilds
 from taskfs.cache.disk_cache import DiskCache
@@ -13,8 +12,7 @@ from taskfs.support.interruptible_wait import Waiter
 from taskfs.support.stats import Stats
 
 
-@dataclass(frozen=True, slots=True)
-class ArchiveResources:
+class ArchiveResources(NamedTuple):
     """Thread pools, caches and memory bounds that all archives of a process share."""
 
     pool: Executor  # sends requests to the store
@@ -26,14 +24,10 @@ class ArchiveResources:
     spans: ExtentCache
     budget: ReadAheadBudget
     checkpoints: CheckpointBudget
-    idle: IdleDecoderCache = field(default_factory=IdleDecoderCache)
-    sequential_files_budget: ReadAheadBudget = field(
-        default_factory=lambda: ReadAheadBudget(SEQUENTIAL_FILES_BYTES)
-    )
-    decode_budget: ReadAheadBudget = field(
-        default_factory=lambda: ReadAheadBudget(DECODE_AHEAD_BYTES)
-    )
-    long_builds: LongBuilds = field(default_factory=LongBuilds)
+    sequential_files_budget: ReadAheadBudget
+    decode_budget: ReadAheadBudget
+    idle: IdleDecoderCache
+    long_builds: LongBuilds
     max_workers: int = 1  # stretches of one member that are decoded ahead at once
     push_enabled: bool = False  # the session pushes decoded bytes into the page cache
     disk: DiskCache | None = None

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from typing import Final
 
 from taskfs.cache.block import BLOCK
@@ -27,16 +26,14 @@ MAX_RUN: Final = 4 << 20  # bytes of the longest range of one request
 MAX_KEPT_TAIL: Final = 1 << 20  # bytes of an archive's tail that are kept in memory
 
 
-@dataclass(slots=True)
 class Plan:
     """The blocks of one range, grouped by where their bytes come from."""
 
-    ready: dict[int, Extent] = field(default_factory=dict)  # in memory; empty for a prefetch
-    in_flight: dict[int, "Future[Extent]"] = field(
-        default_factory=dict
-    )  # by the id() of the future
-    on_disk: list[int] = field(default_factory=list)
-    missing: list[int] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.ready: dict[int, Extent] = {}  # in memory; empty for a prefetch
+        self.in_flight: dict[int, Future[Extent]] = {}  # by the id() of the future
+        self.on_disk: list[int] = []
+        self.missing: list[int] = []
 
 
 class BlockReader:

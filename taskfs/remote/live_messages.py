@@ -6,24 +6,22 @@ which msgspec refuses together with the whole answer.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple, Protocol
 
 from taskfs.errors import BadAnswer, Unavailable
 
 STATUSES: Final = ("success", "error", "invalid")
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """One question: its type, and nothing but the arguments that the type takes."""
 
     type: str
-    args: Mapping[str, Any] = field(default_factory=dict)
+    args: Mapping[str, Any] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """One answer; the type of *message* depends on the question, and is not checked yet."""
 
     status: str
@@ -40,8 +38,7 @@ def tail(name: str, lines: int) -> Question:
     return Question("tail", {"filename": name, "lines": lines})
 
 
-@dataclass(frozen=True, slots=True)
-class SilenceProbe:
+class SilenceProbe(NamedTuple):
     """A second question. Its answer proves that the first gets none: a machine answers in order.
 
     It is sent *after_s* seconds after the earlier one, because most answers are there by then. The

@@ -1,18 +1,17 @@
 """`ReceiveBuffer`: the memory that a response's body is received into, without copies."""
 
 import http.client
-from dataclasses import dataclass
 from typing import Any
 
 import requests
 
 
-@dataclass(slots=True)
 class ReceiveBuffer:
     """A buffer of the wanted length, of which the first *filled* bytes have arrived."""
 
-    buffer: memoryview
-    filled: int = 0
+    def __init__(self, buffer: memoryview) -> None:
+        self.buffer = buffer
+        self.filled = 0
 
 
 def body_source(response: requests.Response) -> Any:

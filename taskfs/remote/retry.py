@@ -4,7 +4,6 @@ import email.utils
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Final, TypeVar
 
@@ -43,13 +42,16 @@ class Transient(Exception):
         self.max_tries = max_tries
 
 
-@dataclass(slots=True)
 class Deadline:
-    """The end of the time of one operation with all its tries; received bytes defer it."""
+    """The end of the time of one operation with all its tries; received bytes defer it.
 
-    timeout_s: float
-    began_s: float  # by time.monotonic
-    received: int = 0  # bytes
+    *began_s* is a time of `time.monotonic`.
+    """
+
+    def __init__(self, timeout_s: float, began_s: float) -> None:
+        self.timeout_s = timeout_s
+        self.began_s = began_s
+        self.received = 0  # bytes
 
     @property
     def remaining_s(self) -> float:

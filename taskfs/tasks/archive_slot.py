@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 
 from taskfs.archive.archive import Archive
 from taskfs.model import ObjectVersion, Task
@@ -12,15 +11,21 @@ from taskfs.tasks.archive_kind import ArchiveKind
 log = logging.getLogger(__name__)
 
 
-@dataclass(eq=False, slots=True)
 class Load:
-    """One load of an archive in the background."""
+    """One load of an archive in the background.
 
-    task: Task
-    kind: ArchiveKind
-    path: str
-    identity: tuple[object, ...] | None  # the key of the index on disk; None: not on disk
-    result: "Future[Archive]" = field(init=False)
+    *identity* is the key of the index on disk, None if it is not on disk.
+    """
+
+    result: "Future[Archive]"
+
+    def __init__(
+        self, task: Task, kind: ArchiveKind, path: str, identity: tuple[object, ...] | None
+    ) -> None:
+        self.task = task
+        self.kind = kind
+        self.path = path
+        self.identity = identity
 
     def when_done(self, action: Callable[[Archive], object]) -> None:
         """Call *action* with the archive once it is loaded, and never if that fails."""
@@ -32,16 +37,17 @@ class Load:
         self.result.add_done_callback(act)
 
 
-@dataclass(slots=True)
 class Slot:
     """One archive of one task: absent, loading or loaded. The registry's lock guards it."""
 
-    identity: tuple[object, ...] = ()  # by the task's record as it was last seen
-    archive: Archive | None = None
-    absent_until_s: float = float("-inf")  # until then, no request is sent
-    load: Load | None = None  # the one in flight whose result will be used
-    abandoned_loads: int = 0  # running loads whose results are not used; they may write to disk
-    logged_index_error: tuple[ObjectVersion, str] | None = None
+    def __init__(self) -> None:
+        self.identity: tuple[object, ...] = ()  # by the task's record as it was last seen
+        self.archive: Archive | None = None
+        self.absent_until_s = float("-inf")  # until then, no request is sent
+        self.load: Load | None = None  # the one in flight whose result will be used
+        # Running loads whose results are not used; they may write to disk.
+        self.abandoned_loads = 0
+        self.logged_index_error: tuple[ObjectVersion, str] | None = None
 
     def abandon_load(self) -> None:
         """Give the result of the load in flight only to the callers that already wait for it."""

@@ -1,13 +1,11 @@
 """`LastWrite`: the file on a task's machine that was written last."""
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from taskfs.errors import BadAnswer
 
 
-@dataclass(frozen=True, slots=True)
-class LastWrite:
+class LastWrite(NamedTuple):
     """The newest file on the machine, by its absolute path there, and its age in seconds.
 
     *written_s* is its modification time by the machine's clock. All are None where the machine has

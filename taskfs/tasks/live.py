@@ -5,7 +5,6 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -59,12 +58,12 @@ class LiveEnded(Unavailable):
     """The task has left the statuses in which its machine serves its files."""
 
 
-@dataclass(slots=True)
 class _Entry:
-    file: LiveFile
-    lock: threading.Lock
-    handles: int = 0
-    is_outdated: bool = False  # the next read asks, however young the snapshot is
+    def __init__(self, file: LiveFile) -> None:
+        self.file = file
+        self.lock = threading.Lock()
+        self.handles = 0
+        self.is_outdated = False  # the next read asks, however young the snapshot is
 
 
 class LiveFiles:
@@ -165,7 +164,7 @@ class LiveFiles:
             entry = self._entries.get(path)
             if entry is None:
                 file = LiveFile(path, whole_lines=path in RUNNER_LOGS, clock=self._clock)
-                entry = self._entries[path] = _Entry(file, threading.Lock())
+                entry = self._entries[path] = _Entry(file)
             self._entries.move_to_end(path)
             entry.handles += 1
             return entry

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from taskfs.errors import NotFound, TaskFSError, Unsupported
@@ -30,15 +29,15 @@ class LiveChange(NamedTuple):
     size: int
 
 
-@dataclass(slots=True)
 class _Task:
     """The state of one task; only one check at a time uses it."""
 
-    check: "Future[list[LiveChange]] | None" = None
-    next_s: float = float("-inf")
-    states: dict[bytes, tuple[int, int]] = field(default_factory=dict)  # of files that were read
-    last_write_next_s: float = float("-inf")
-    written_s: float | None = None  # the last write, by the machine's clock
+    def __init__(self) -> None:
+        self.check: Future[list[LiveChange]] | None = None
+        self.next_s = float("-inf")
+        self.states: dict[bytes, tuple[int, int]] = {}  # of files that were read
+        self.last_write_next_s = float("-inf")
+        self.written_s: float | None = None  # the last write, by the machine's clock
 
 
 class LiveChanges:

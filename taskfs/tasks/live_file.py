@@ -2,8 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from taskfs.errors import BadAnswer, NotFound, StaleObject, TooLarge, Unavailable, Unsupported
 from taskfs.remote.live_messages import LS, Answer, Question, SilenceProbe, tail
@@ -44,8 +43,7 @@ NOT_FOUND: Final = "File not found: "
 NOT_TEXT: Final = "File is not a text file: "
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """Sizes in bytes that bound the cost of one file.
 
     *answer*: largest message that a question aims at; the time to reassemble one is quadratic.
@@ -63,6 +61,9 @@ class Limits:
     small: int = 64 << 10
     evidence: int = EVIDENCE_BYTES
     kept: int = 16 << 20
+
+
+LIMITS: Final = Limits()
 
 
 class Ask(Protocol):
@@ -85,8 +86,7 @@ class _Text:
         return self.start + len(self.content)
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """A file as it was at one moment: *size* bytes, of which those before *hole* are unknown.
 
     Two snapshots of one *generation* are the same file, of which the later one is longer. A file
@@ -96,7 +96,7 @@ class Snapshot:
     generation: int
     size: int
     hole: int
-    _text: _Text
+    text: _Text
 
     def read(self, offset: int, size: int) -> bytes:
         """Return the bytes [offset, offset + size) as far as there are any.
@@ -108,8 +108,8 @@ class Snapshot:
             return b""
         if offset < self.hole:
             raise TooLarge("only the end of this file can be read while its task runs")
-        start = self._text.start
-        return bytes(self._text.content[offset - start : min(offset + size, self.size) - start])
+        start = self.text.start
+        return bytes(self.text.content[offset - start : min(offset + size, self.size) - start])
 
 
 class LiveFile:
@@ -125,7 +125,7 @@ class LiveFile:
         whole_lines: bool = False,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
-        limits: Limits = Limits(),
+        limits: Limits = LIMITS,
     ) -> None:
         self._name = name_text(name)
         self._whole_lines = whole_lines

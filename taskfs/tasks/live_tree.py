@@ -6,8 +6,7 @@ sent back in the same form. Listings are not trusted: a name that leaves the dir
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from taskfs.errors import BadAnswer, NotADirectory, NotFound
 
@@ -17,8 +16,7 @@ log = logging.getLogger(__name__)
 MAX_DEPTH: Final = 64
 
 
-@dataclass(frozen=True, slots=True)
-class LiveDirectory:
+class LiveDirectory(NamedTuple):
     """A directory: its names in the order of the machine's listing; None stands for a file."""
 
     entries: Mapping[bytes, "LiveDirectory | None"]

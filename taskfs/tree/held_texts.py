@@ -6,7 +6,6 @@ stat holds the rendered text for that long.
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 from cachetools import TTLCache
@@ -28,7 +27,6 @@ class TextBody(Protocol):
     def __getitem__(self, part: slice, /) -> bytes: ...
 
 
-@dataclass(slots=True)
 class Text:
     """A rendered text and when its content last changed.
 
@@ -37,10 +35,11 @@ class Text:
     `reported_s` is when a stat last reported its size.
     """
 
-    body: TextBody
-    mtime_ns: int
-    as_of_s: float = float("inf")
-    reported_s: float = float("-inf")
+    def __init__(self, body: TextBody, mtime_ns: int, as_of_s: float = float("inf")) -> None:
+        self.body = body
+        self.mtime_ns = mtime_ns
+        self.as_of_s = as_of_s
+        self.reported_s = float("-inf")
 
 
 class HeldTexts:

@@ -9,7 +9,6 @@ import enum
 import threading
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -44,24 +43,24 @@ class Lease(NamedTuple):
     mode: PageCacheMode
 
 
-@dataclass(slots=True)
 class _Pages:
     """The kernel's pages of one archive's files."""
 
-    version: ObjectVersion | None = None  # of the archive that was loaded last
-    generation: int = 0  # how many times the version changed
-    # The time when the last attributes of an older version expire in the kernel; from then on those
-    # that it has are settled: all of the current version.
-    attrs_settled_s: float = float("-inf")
-    needs_invalidation: bool = False  # the kernel may have attributes with `Lifetime.VERSION`
-    # The kernel was notified when the archive was dropped. The names that have another type in the
-    # next version, which must be dropped too, are known only when that is loaded.
-    may_have_old_names: bool = False
-    invalidations: int = 0  # notifications that the kernel has not received yet
-    # Paths whose pages all belong to the archive that was loaded last; None: all paths.
-    fresh_paths: set[str] | None = None
-    damaged_paths: set[str] = field(default_factory=set)  # paths whose pages may be wrong
-    opened: Counter[tuple[str, int, int]] = field(default_factory=Counter)  # path, generation, size
+    def __init__(self) -> None:
+        self.version: ObjectVersion | None = None  # of the archive that was loaded last
+        self.generation = 0  # how many times the version changed
+        # The time when the last attributes of an older version expire in the kernel; from then on
+        # those that it has are settled: all of the current version.
+        self.attrs_settled_s = float("-inf")
+        self.needs_invalidation = False  # the kernel may have attributes with `Lifetime.VERSION`
+        # The kernel was notified when the archive was dropped. The names that have another type in
+        # the next version, which must be dropped too, are known only when that is loaded.
+        self.may_have_old_names = False
+        self.invalidations = 0  # notifications that the kernel has not received yet
+        # Paths whose pages all belong to the archive that was loaded last; None: all paths.
+        self.fresh_paths: set[str] | None = None
+        self.damaged_paths: set[str] = set()  # paths whose pages may be wrong
+        self.opened: Counter[tuple[str, int, int]] = Counter()  # path, generation, size
 
 
 class PageCache:

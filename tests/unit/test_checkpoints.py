@@ -8,7 +8,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -386,7 +386,7 @@ def test_wrong_bytes_of_the_store_drop_the_checkpoints(tmp_path: Path) -> None:
 
     def read(offset: int) -> Buffer:
         with make_harness() as engine:
-            resources = replace(engine.resources, disk=DiskCache(tmp_path, PLENTY))
+            resources = engine.resources._replace(disk=DiskCache(tmp_path, PLENTY))
             archive = open_archive(FakeObject(body, answer), ROOT, resources, name="a")
             reader = archive.open_member(member(archive, "a"))
             try:
