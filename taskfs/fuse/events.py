@@ -2,13 +2,13 @@
 
 Without a watch it sends no request and sleeps. A new watch needs a lookup in the mount, so it looks
 for watches only after requests. While there is one, it keeps the task cache as young as its TTLs.
+`event_start` imports this module once a request has come.
 """
 
 import logging
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Final, Protocol
 
@@ -39,15 +39,10 @@ from taskfs.tree.tree_events import (
 
 log = logging.getLogger(__name__)
 
-# Values of the setting `events`.
-ON: Final = "on"
-OFF: Final = "off"
 # Seconds between two checks of the cache while a program watches: the delay beyond the TTL.
 POLL_S: Final = 0.25
-# Seconds between two scans for watches, and the time for which the kernel may still have the names
-# of a lookup beyond the attr timeout.
+# Seconds between two scans for watches.
 SCAN_S: Final = 1.0
-SCAN_MARGIN_S: Final = 0.2
 # A scan costs milliseconds of a core where many processes run: at most this share of the time.
 SCAN_SHARE: Final = 0.02
 # Seconds until the API is asked again after it has failed.
@@ -84,9 +79,10 @@ class Sender(Protocol):
 
 
 class EventThread:
-    """The thread that sees changes and sends events, from `start` to the event *stopped*.
+    """Sees changes and sends events, in the thread that calls `run`, until the event *stopped*.
 
-    With *sees_watches* false it takes every file as watched.
+    It looks for new watches *settle_s* after a request. With *sees_watches* false it takes every
+    file as watched.
     """
 
     def __init__(
@@ -97,7 +93,7 @@ class EventThread:
         sender: Sender,
         stopped: threading.Event,
         *,
-        attr_timeout_s: float,
+        settle_s: float,
         sees_watches: bool = True,
     ) -> None:
         self._tree = tree
@@ -106,7 +102,7 @@ class EventThread:
         self._scanner = scanner
         self._sender = sender
         self._stopped = stopped
-        self._settle_s = attr_timeout_s + SCAN_MARGIN_S
+        self._settle_s = settle_s
         self._sees_watches = sees_watches
         self._watches = Watches() if sees_watches else EVERYTHING
         self._scan_after_s = 0.0
@@ -122,12 +118,11 @@ class EventThread:
         self._awaited: dict[str, tuple[float, float]] = {}  # by task: until when, next request
         self._newest = ""
 
-    def start(self) -> None:
-        """Start the thread."""
-        threading.Thread(target=self._run, name="taskfs-events", daemon=True).start()
-
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Look for watches, and send events while there are any."""
         try:
+            if self._sees_watches:
+                self._scan()
             while not self._stopped.is_set():
                 self._await_watch()
                 if not self._stopped.is_set():
@@ -140,15 +135,13 @@ class EventThread:
     def _await_watch(self) -> None:
         """Wait until a program watches the mount."""
         requested = self._operations.requested
-        while self._sees_watches and not self._stopped.is_set():
+        while not self._watches and not self._stopped.is_set():
             requested.wait()
             requested.clear()
             # The kernel keeps names for the attr timeout: a watch may be set without a request.
             if self._stopped.wait(max(self._settle_s, self._scan_after_s - time.monotonic())):
                 return
             self._scan()
-            if self._watches:
-                return
 
     def _scan(self) -> None:
         began_s = time.thread_time()
@@ -296,42 +289,3 @@ class EventThread:
 def _live_path(task_id: str, name: bytes) -> str:
     """Return the path in the tree of a file on the machine of a task."""
     return "/".join(filter(None, (task_id, LIVE, name.decode("utf-8", "surrogateescape"))))
-
-
-def start_events(
-    tree: Tree,
-    operations: EventOperations,
-    mountpoint: str,
-    device: str,
-    *,
-    attr_timeout_s: float,
-    mode: str,
-) -> Callable[[], None]:
-    """Start to send events for the mount on *mountpoint*, and return the function that ends it.
-
-    Other systems than Linux have no inotify: nothing is started there.
-    """
-    if sys.platform != "linux":
-        return lambda: None
-    from taskfs.fuse.event_sender import EventSender
-    from taskfs.fuse.mount_table import mount_id
-    from taskfs.fuse.watchers import WatchScanner
-
-    stopped = threading.Event()
-    sender = EventSender(operations, mountpoint, device, attr_timeout_s, stopped)
-    scanner = WatchScanner(device, lambda: mount_id(mountpoint))
-    EventThread(
-        tree,
-        operations,
-        scanner,
-        sender,
-        stopped,
-        attr_timeout_s=attr_timeout_s,
-        sees_watches=mode != ON,
-    ).start()
-
-    def stop() -> None:
-        stopped.set()
-        operations.requested.set()
-
-    return stop

@@ -37,6 +37,9 @@ _MODULES: Final = (
     "_strptime",
     "decimal",
     "uuid",
+    "taskfs.fuse.events",  # after the first request
+    "taskfs.fuse.event_sender",
+    "taskfs.fuse.watchers",
     # Without aiortc, which takes 40 MB: the first access to `live/` imports it.
     "taskfs.remote.live_channel",
 )

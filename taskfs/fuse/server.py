@@ -69,7 +69,7 @@ def serve(
     from taskfs.fuse.attributes import AttributePolicy
     from taskfs.fuse.engine_choice import choose_engines
     from taskfs.fuse.event_operations import EventOperations
-    from taskfs.fuse.events import OFF, start_events
+    from taskfs.fuse.event_start import OFF, start_events
 
     gc.freeze()
     gc.enable()

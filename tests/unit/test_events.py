@@ -157,11 +157,8 @@ def test_scans_on_a_busy_machine(tree: InProcess) -> None:
     """V-2: A new watch is seen in time on a machine where a scan waits for a core."""
     operations = EventOperations(tree.core.tree, AttributePolicy(0, 0, 0), lambda: 0)
     scanner, stopped = SlowScanner(), threading.Event()
-    events = EventThread(
-        tree.core.tree, operations, scanner, NoSender(), stopped, attr_timeout_s=0.0
-    )
-    events.start()
-    operations.requested.set()
+    events = EventThread(tree.core.tree, operations, scanner, NoSender(), stopped, settle_s=0.0)
+    threading.Thread(target=events.run, daemon=True).start()
     try:
         eventually(lambda: scanner.scans > 0)
         scans = scanner.scans

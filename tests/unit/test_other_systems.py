@@ -23,7 +23,7 @@ from taskfs.fuse.attributes import AttributePolicy
 from taskfs.fuse.engine import MountOptions
 from taskfs.fuse.engine_choice import choose_engines
 from taskfs.fuse.event_operations import EventOperations
-from taskfs.fuse.events import start_events
+from taskfs.fuse.event_start import start_events
 from taskfs.fuse.fusepy_engine import FusepyEngine
 from taskfs.fuse.libfuse import libfuse_path
 from taskfs.fuse.operations import TaskOperations
