@@ -82,9 +82,10 @@ def walk_large(context: Context, rng: random.Random) -> None:
     def stop(error: OSError) -> None:
         raise error
 
-    found = sum(
-        len(directories) + len(names) for _, directories, names in os.walk(top, onerror=stop)
-    )
+    found = 0
+    for _, directories, names in os.walk(top, onerror=stop):
+        found += len(directories) + len(names)
+        context.progress()
     expected = count_entries(min(large.members - first, TIMES * FIELDS)) - 1
     if found != expected:
         raise ShortListing(f"{top}: {found} names, not {expected}")

@@ -44,13 +44,17 @@ class ShortListing(Violation):
 
 @dataclass(frozen=True)
 class Context:
-    """The mount, its expected content and a scratch directory. Immutable; shared by all threads."""
+    """The mount, its expected content and a scratch directory. Immutable; shared by all threads.
+
+    An action that makes more than some calls notes its *progress* between them.
+    """
 
     mount: Path
     dataset: Dataset
     scratch: Path
     running: RunningTasks
     large: LargeArchive
+    progress: Callable[[], None]
 
     def path(self, task: TaskFiles, name: str = "") -> Path:
         return self.mount / task.id / "outputs" / name

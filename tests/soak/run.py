@@ -31,8 +31,8 @@ READERS: Final = 8
 IDLE_S: Final = 2.0
 # Seconds after which a machine has noticed that a killed daemon's connection is gone (ICE consent).
 MACHINE_TIMEOUT_S: Final = 45.0
-# Seconds after which an operation counts as hung. One system call may retry for `--timeout`, and an
-# action makes several calls.
+# Seconds without progress after which an action counts as hung. One system call may retry for
+# `--timeout`, and an action makes several calls.
 HUNG_S: Final = 90.0
 # Seconds between two kills of the daemon, drawn from this range.
 KILL_EVERY_S: Final = (8.0, 30.0)
@@ -81,7 +81,8 @@ class Soak:
 
     def run(self) -> None:
         context = Context(
-            self.mount.path, self.dataset, self.home / "scratch", self.running, self.large
+            *(self.mount.path, self.dataset, self.home / "scratch", self.running, self.large),
+            progress=self._note_progress,
         )
         self._pid = self.mount.pid
         self.usages["start"] = usage_of(self._pid)
@@ -192,6 +193,11 @@ class Soak:
         else:
             self.short_listings += 1
             self.violations.append(f"the dead mount lists {len(names)} names instead of ENOTCONN")
+
+    def _note_progress(self) -> None:
+        thread_id = threading.get_ident()
+        name, _ = self._in_progress[thread_id]
+        self._in_progress[thread_id] = name, time.monotonic()
 
     def _check_hung(self) -> None:
         now = time.monotonic()
