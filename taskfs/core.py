@@ -27,7 +27,7 @@ from taskfs.remote.machines import Machines
 from taskfs.support.cores import usable_cores
 from taskfs.support.interruptible_wait import Waiter, never
 from taskfs.support.loopback import is_loopback
-from taskfs.support.private_memory import AnyMemory, PrivateMemory
+from taskfs.support.private_memory import PrivateMemory, UnlimitedMemory
 from taskfs.support.stats import Stats
 from taskfs.support.thread_pool import DaemonPool
 from taskfs.tasks.accounts import open_tasks
@@ -160,7 +160,7 @@ def open_resources(
     workers = max(1, min(cores - is_mount, MAX_WORKERS))
     threads = min(max(cores, MIN_DECODE_THREADS), MAX_DECODE_THREADS)
     span_memory = max(SPAN_MEMORY, (workers + 2) * STRETCH)
-    memory = PrivateMemory(PRIVATE_MEMORY) if is_mount else AnyMemory()
+    memory = PrivateMemory(PRIVATE_MEMORY) if is_mount else UnlimitedMemory()
     return ArchiveResources(
         pool=DaemonPool(STORE_THREADS, "taskfs-store"),
         decoding=DaemonPool(threads, "taskfs-decode"),

@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from taskfs.cache.block import BLOCK
 from taskfs.support.buffers import Buffer
-from taskfs.support.private_memory import AnyMemory
+from taskfs.support.private_memory import UnlimitedMemory
 
 _owners = itertools.count()
 
@@ -58,10 +58,12 @@ class ExtentCache:
     one lock guards the tables.
     """
 
-    def __init__(self, max_bytes: int, min_bytes: int = 0, memory: AnyMemory | None = None) -> None:
+    def __init__(
+        self, max_bytes: int, min_bytes: int = 0, memory: UnlimitedMemory | None = None
+    ) -> None:
         self._max_bytes = max_bytes
         self._min_bytes = min_bytes
-        self._memory = memory or AnyMemory()
+        self._memory = memory or UnlimitedMemory()
         self._lock = threading.Lock()
         self._used: OrderedDict[Extent, None] = OrderedDict()  # in the order of use
         self._extent_of_block: dict[tuple[int, int], Extent] = {}

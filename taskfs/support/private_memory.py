@@ -13,7 +13,7 @@ STATM: Final = "/proc/self/statm"  # proc(5); Linux only
 INTERVAL_S: Final = 0.1
 
 
-class AnyMemory:
+class UnlimitedMemory:
     """The memory of a process that may take any amount of it."""
 
     is_tight = False
@@ -23,7 +23,7 @@ class AnyMemory:
         return 0
 
 
-class PrivateMemory(AnyMemory):
+class PrivateMemory(UnlimitedMemory):
     """Compares the private memory of this process with *target_bytes*.
 
     Private memory is memory that no file backs: objects, buffers, stacks. Safe for concurrent use:

@@ -46,6 +46,7 @@ TRANSIENT: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
     ("short", {"after_bytes": 10}),
 )
 METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+MAX_PREFETCHED: Final = 2  # archives whose faults a prefetch may avoid
 
 
 def archived(cloud: FakeCloud, method: int, content: bytes) -> str:
@@ -79,8 +80,9 @@ def test_a_mount_works_on_after_its_package_is_gone(
         for where in ("store", "signing", "record")
         for kind, options in TRANSIENT
     ]
-    # Reads of one task after another prefetch the signed URLs of the next ones, so such a fault may
-    # meet no request. The first one does, because nothing was read before it.
+    # Reads of one task after another prefetch the signed URLs of the next ones, and the archives of
+    # a few, so such a fault may meet no request. The first one does, because nothing was read
+    # before it.
     random.Random(7).shuffle(faulty)
     faulty.sort(key=lambda fault: fault[1] != "signing")
     packed = [archived(cloud, method, content) for method in METHODS]
@@ -88,14 +90,16 @@ def test_a_mount_works_on_after_its_package_is_gone(
     mount = new_mount(log_level="debug", timeout="10s")
     eventually(lambda: LOADED in mount.log.read_text())
     flag.touch()
+    unmet = []
     for task, where, kind, options in faulty:
         fault = add_fault(cloud, where, task, kind, **options)
         if where == "record":
             (mount.path / task / "info.json").read_text()
         assert_same((mount.path / task / "outputs/a").read_bytes(), content)
-        assert fault.hits or where == "record" or (where == "signing" and task != faulty[0][0]), (
-            kind
-        )
+        if not fault.hits and where != "record":
+            unmet.append((task, where))
+    assert faulty[0][0] not in dict(unmet)
+    assert [where for _, where in unmet].count("store") <= MAX_PREFETCHED
     for task in packed:
         assert_same((mount.path / task / "outputs/a").read_bytes(), content)
     for name in ("status", "info.json", "output_files_info", "error", "output.zip"):

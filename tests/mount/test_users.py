@@ -1,9 +1,9 @@
 """Which user may do what. Root passes every check, so other users ask here."""
 
-import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -66,22 +66,19 @@ def make_home(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module", params=["kernel", "fusepy"])
-def open_mount(
-    request: pytest.FixtureRequest,
-    shared_cloud: FakeCloud,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Mount]:
-    """A mount of root's that others may enter, with a folder of their own beside it."""
-    home = tmp_path_factory.mktemp("others")
+def open_mount(request: pytest.FixtureRequest, shared_cloud: FakeCloud) -> Iterator[Mount]:
+    """A mount of root's that others may enter, with a folder of their own beside it.
+
+    Not in pytest's directory, which the processes of a run share, and only root may enter.
+    """
     options = {"allow_other": "", "engine": request.param}
-    with contextlib.ExitStack() as stack:
-        for folder in (home, *home.parents):
-            if folder.stat().st_mode & 0o005 != 0o005 and folder.stat().st_uid == os.getuid():
-                stack.callback(folder.chmod, folder.stat().st_mode & 0o7777)
-                folder.chmod(0o755)
+    with tempfile.TemporaryDirectory(prefix="taskfs-test-") as name:
+        home = Path(name)
+        home.chmod(0o755)
         (home / "nobody").mkdir()
         os.chown(home / "nobody", NOBODY, NOBODY)
-        yield stack.enter_context(on_mount(shared_cloud, home, options))
+        with on_mount(shared_cloud, home, options) as mount:
+            yield mount
 
 
 @pytest.fixture

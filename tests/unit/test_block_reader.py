@@ -16,7 +16,7 @@ from taskfs.cache.persistent_blocks import PersistentBlocks
 from taskfs.errors import Interrupted, StaleObject, Unavailable
 from taskfs.support.buffers import Buffer
 from taskfs.support.interruptible_wait import Waiter
-from taskfs.support.private_memory import AnyMemory
+from taskfs.support.private_memory import UnlimitedMemory
 from taskfs.support.stats import Stats
 from tests.archive_harness import DaemonPool, FakeObject, run_threads
 
@@ -275,7 +275,7 @@ def test_the_cache_counts_bytes_not_extents() -> None:
 def test_the_cache_shrinks_while_the_process_takes_too_much_memory() -> None:
     """R-52: The least recently used extents give up what is too much, but not the last ones."""
 
-    class Memory(AnyMemory):
+    class Memory(UnlimitedMemory):
         excess = iter((0, 0, 0, 350, 0, 10_000))
 
         def take_excess(self) -> int:

@@ -12,7 +12,7 @@ from taskfs.cache.memory_cache import ExtentCache
 from taskfs.cache.readahead import FIRST_RUN, SLACK, TOTAL_WINDOW, ReadAheadBudget, ReadAheadReader
 from taskfs.core import BLOCK_MEMORY
 from taskfs.support.interruptible_wait import Waiter
-from taskfs.support.private_memory import AnyMemory
+from taskfs.support.private_memory import UnlimitedMemory
 from taskfs.support.stats import Stats
 from tests.archive_harness import (
     DaemonPool,
@@ -231,7 +231,7 @@ def test_the_windows_of_all_readers_share_the_budget(count: int) -> None:
 
 def test_read_ahead_shrinks_while_the_process_takes_too_much_memory() -> None:
     """R-52: The budget is a quarter while memory is tight."""
-    memory = AnyMemory()
+    memory = UnlimitedMemory()
     windows = ReadAheadBudget(16 << 20, memory)
     assert windows.allowance(object()) == 16 << 20
     memory.is_tight = True

@@ -23,7 +23,7 @@ from taskfs.core import SPAN_MEMORY
 from taskfs.errors import CorruptData, Interrupted, TaskFSError, Unavailable
 from taskfs.support.buffers import Buffer
 from taskfs.support.interruptible_wait import Waiter
-from taskfs.support.private_memory import AnyMemory
+from taskfs.support.private_memory import UnlimitedMemory
 from tests.archive_harness import DaemonPool, run_threads
 from tests.zips import cheap_bytes, deflate, lzma_alone, pack
 
@@ -471,7 +471,7 @@ def test_checkpoints_shrink_while_the_process_takes_too_much_memory(
     """R-52: A quarter of the checkpoints is kept while memory is tight; the decoder in use keeps
     its own."""
     monkeypatch.setattr(cursor_pool, "FIRST_SPACING", SPAN)
-    memory = AnyMemory()
+    memory = UnlimitedMemory()
     room = CheckpointBudget(80, memory)
     ones = [decoding(BODY, deflate(BODY, 0), room=room, span_bytes=SPAN) for _ in range(12)]
     for one in ones:

@@ -36,9 +36,10 @@ class KernelEngine:
         channel = Channel(mount_device(str(self._mountpoint), self._options))
         on_mounted()
         users = frozenset({0, os.getuid()}) if self._options.allow_root else None
-        names = NameReader(str(self._mountpoint), mounted_device(self._mountpoint))
+        names: NameReader | None = None
         packer = Packer(self._options.attr_timeout_s)
         try:
+            names = NameReader(str(self._mountpoint), mounted_device(self._mountpoint))
             session = Session(operations, channel, packer, on_live, users)
             session.keep_versions()
             session.read_names_ahead(names)
@@ -49,7 +50,8 @@ class KernelEngine:
             raise
         finally:
             channel.close()
-            names.close()
+            if names is not None:
+                names.close()
 
     def interrupted(self) -> bool:
         return interrupted()
