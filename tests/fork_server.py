@@ -33,6 +33,7 @@ ROOT: Final = Path(__file__).parents[1]
 COMMAND: Final = (sys.executable, "-W", "error", "-m", "taskfs")
 # The interpreter and the C library read these when a process starts.
 _READ_AT_START: Final = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "GLIBC_")
+_STREAMS: Final = "PYTHONIOENCODING"  # a forked command applies this one
 # Packages that most commands do not load; the first process that needs one loads it.
 _NOT_PRELOADED: Final = ("taskfs.__main__", "taskfs.demo", "taskfs.fsspec", "taskfs.fuse.fusepy")
 _MAX_REQUEST: Final = 1 << 17  # bytes; a packet of a Unix socket is delivered whole or not at all
@@ -61,7 +62,34 @@ def run(
     Variables that the interpreter reads when it starts lead to a start of the interpreter, as does
     *new_interpreter*.
     """
-    at_start = {n: text for n, text in environment.items() if n.startswith(_READ_AT_START)}
+    done = run_bytes(
+        arguments,
+        cwd=cwd,
+        environment=environment,
+        stdin=stdin.encode(),
+        timeout_s=timeout_s,
+        new_interpreter=new_interpreter,
+    )
+    return subprocess.CompletedProcess(
+        arguments, done.returncode, done.stdout.decode(), done.stderr.decode()
+    )
+
+
+def run_bytes(
+    arguments: Sequence[str],
+    *,
+    cwd: Path,
+    environment: Mapping[str, str],
+    stdin: bytes = b"",
+    timeout_s: float,
+    new_interpreter: bool = False,
+) -> subprocess.CompletedProcess[bytes]:
+    """Do the same as `run`, with bytes."""
+    at_start = {
+        name: text
+        for name, text in environment.items()
+        if name.startswith(_READ_AT_START) and name != _STREAMS
+    }
     if at_start == _SERVER_VARIABLES and not new_interpreter:
         request = {
             "arguments": arguments,
@@ -76,7 +104,6 @@ def run(
         env=environment,
         input=stdin,
         capture_output=True,
-        text=True,
         timeout=timeout_s,
     )
 
@@ -103,11 +130,11 @@ class _Server:
         self._process.wait()
 
     def run(
-        self, request: dict[str, Any], stdin: str, timeout_s: float
-    ) -> subprocess.CompletedProcess[str]:
+        self, request: dict[str, Any], stdin: bytes, timeout_s: float
+    ) -> subprocess.CompletedProcess[bytes]:
         pipes = [os.pipe() for _ in range(3)]  # standard output and error; process id and status
         with tempfile.TemporaryFile() as typed:
-            typed.write(stdin.encode())
+            typed.write(stdin)
             typed.seek(0)
             given = [typed.fileno(), *(writing for _, writing in pipes)]
             socket.send_fds(self._requests, [json.dumps(request).encode()], given)
@@ -118,9 +145,7 @@ class _Server:
         if len(words) < 2:
             os.kill(int(words[0]), signal.SIGKILL)
             raise subprocess.TimeoutExpired(request["arguments"], timeout_s, output, errors)
-        return subprocess.CompletedProcess(
-            request["arguments"], int(words[1]), output.decode(), errors.decode()
-        )
+        return subprocess.CompletedProcess(request["arguments"], int(words[1]), output, errors)
 
 
 def _umask() -> int:
@@ -192,11 +217,14 @@ def _become_command(request: dict[str, Any], descriptors: list[int]) -> None:
     """Give this process the descriptors and the state of the command, and run it to its end."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    encoding, _, stream_errors = request["environment"].get(_STREAMS, "").partition(":")
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         os.dup2(descriptors[number], number)
         mode, buffering = "w" if number else "r", 1 if number == 2 else -1
-        errors = getattr(sys, name).errors
-        stream = open(number, mode, buffering, errors=errors, closefd=False)  # noqa: SIM115
+        errors = stream_errors or getattr(sys, name).errors
+        if number == 2:
+            errors = "backslashreplace"  # as the interpreter has it
+        stream = open(number, mode, buffering, encoding or None, errors, closefd=False)  # noqa: SIM115
         setattr(sys, name, stream)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     os.chdir(request["cwd"])

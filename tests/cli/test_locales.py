@@ -10,7 +10,7 @@ import pytest
 
 from tests.cli.conftest import TIMEOUT_S, Command
 from tests.fake_api import FakeCloud
-from tests.fork_server import COMMAND
+from tests.fork_server import run_bytes
 from tests.programs import require_program
 
 FILES = {"plain.txt": b"p", "é.txt": b"e", "Σ/日本.txt": b"s"}
@@ -46,13 +46,12 @@ def odd(request: pytest.FixtureRequest, taskfs: Command, locales: Path) -> Comma
 def call(
     taskfs: Command, *arguments: str | Path, stdin: bytes = b""
 ) -> "subprocess.CompletedProcess[bytes]":
-    done = subprocess.run(
-        [*COMMAND, *map(str, arguments)],
+    done = run_bytes(
+        [*map(str, arguments)],
         cwd=taskfs.cwd,
-        env=taskfs.environment,
-        input=stdin,
-        capture_output=True,
-        timeout=TIMEOUT_S,
+        environment=taskfs.environment,
+        stdin=stdin,
+        timeout_s=TIMEOUT_S,
     )
     assert b"Unicode" not in done.stderr, done.stderr
     assert b"unexpected error" not in done.stderr, done.stderr

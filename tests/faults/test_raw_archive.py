@@ -6,7 +6,6 @@ import functools
 import itertools
 import logging
 import os
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -203,24 +202,6 @@ def test_an_empty_archive_that_is_replaced_is_noticed(
     cloud.put_object(f"{task}/output.zip", GOOD)
     assert_same(fs.read(f"{task}/output.zip"), GOOD)
     assert sorted(fs.names(f"{task}/outputs")) == ["good", "more"]
-
-
-def test_280_000_members_are_listed(cloud: FakeCloud, tmp_path: Path) -> None:
-    """R-21: A directory of more than 32 MiB is listed."""
-    name = b"artifacts/processor%03d/0.%03d/uniform/f%06d"
-    times = struct.pack("<HHIHH3Q", 10, 32, 0, 1, 24, *[133_000_000_000_000_000] * 3)
-    header = struct.pack(
-        "<4s6H3L5H2L",
-        *(b"PK\1\2", 0x33F, 20, 0, 0, 0x6000, 0x5ACB, 0, 0, 0),
-        *(len(name % (0, 0, 0)), len(times), 0, 0, 0, 0o100644 << 16, 0),
-    )
-    directory = b"".join(header + name % (n % 360, n // 360, n) + times for n in range(280_000))
-    assert len(directory) > 32 << 20
-    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 65535, 65535, len(directory), 0, 0)
-    with in_process(cloud, tmp_path / "cache", {}) as fs:
-        task = put(fs, directory + end)
-        assert len(fs.names(f"{task}/outputs")) == 360
-        assert fs.names(f"{task}/outputs/processor007/0.001/uniform") == ["f000367"]
 
 
 @pytest.mark.parametrize("kind", REFUSED)
