@@ -156,11 +156,11 @@ OPTIONS: Final = (
     Option("offline", parse_flag, "Send no requests: only the finished tasks, and the bytes "
            "of their files, that are in the cache; needs no key.",
            commands=READ_COMMANDS | {"mount", "list", "info", FSSPEC}),
-    Option("read_only", parse_flag, "Refuse also kills and metadata changes, the only changes that "
-           "a mount makes."),
+    Option("read_only", parse_flag, "Refuse also kills, metadata changes and, without "
+           "--events on, writes to .taskfs/refresh."),
     Option("allow_other", parse_flag, "Let every user of this machine read your tasks and all "
-           "their files, inputs and outputs, while it is mounted; they cannot kill. Needs "
-           "user_allow_other in /etc/fuse.conf unless you are root."),
+           "their files, inputs and outputs, while it is mounted; of them only root can kill. "
+           "Needs user_allow_other in /etc/fuse.conf unless you are root."),
     Option("allow_root", parse_flag, "Let root, and no other user, read the mount. Needs "
            "user_allow_other in /etc/fuse.conf unless you are root."),
     Option("uid", parse_id, "The owner of the files.", "UID", lambda: str(os.getuid()), "you"),
@@ -176,7 +176,8 @@ OPTIONS: Final = (
            "taskfs", commands=frozenset()),
     Option("noexec", parse_flag, "Forbid the execution of files.", commands=frozenset()),
     Option("engine", one_of(ENGINES, "an engine"), "How to serve the mount: kernel (faster; "
-           "Linux), fusepy (needs libfuse 2), or auto: the first that works.", "ENGINE", "auto",
+           "Linux), fusepy (needs libfuse 2), or auto: kernel, and fusepy where the kernel "
+           "speaks another protocol or the system is not Linux.", "ENGINE", "auto",
            commands=frozenset({"mount", "demo", "doctor"})),
     Option("events", one_of(EVENTS, "a choice of events"), "Whether programs that watch files "
            "(inotify) receive events for changes in the cloud: auto (while one watches the mount), "

@@ -32,7 +32,8 @@ class TaskView(NamedTuple):
 class TextFile(NamedTuple):
     """A text file of a task's directory: its content, and when that last changed.
 
-    `needs_record` is set where the content depends on more of the record than the status.
+    `needs_record` is set where the content shows a part of the record that may change after the
+    task's end (F-22).
     """
 
     name: str

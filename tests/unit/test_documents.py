@@ -65,7 +65,7 @@ def test_the_lists_of_text_files_agree() -> None:
 
 
 def test_f_22_names_the_files_that_show_the_record() -> None:
-    """F-22: The promise names each text file that shows more of the record than the status."""
+    """F-22: The promise names each text file whose row has `needs_record`."""
     semantics = (PACKAGE / "docs/semantics.md").read_text()
     promise = re.findall("`([^`]+)`", semantics.partition("**F-22**")[2].partition("- **")[0])
     assert {*promise} == {file.name for file in TEXT_FILES if file.needs_record}
