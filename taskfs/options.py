@@ -61,6 +61,7 @@ COMMANDS: Final = READ_COMMANDS | {
     "list",
     "watch",
     "info",
+    "top",
     "kill",
     "wait",
     "download",

@@ -25,7 +25,7 @@ def taskfs(cloud: FakeCloud, tmp_path: Path) -> Taskfs:
 
 def test_top(taskfs: Taskfs, cloud: FakeCloud, task: str) -> None:
     """L-12: `taskfs top ID` prints the machine's processes."""
-    done = taskfs("top", task)
+    done = taskfs("top", task, "--timeout", "30s")
     assert (done.returncode, done.stderr) == (0, "")
     assert "PID" in done.stdout
     ended = cloud.add_task()
