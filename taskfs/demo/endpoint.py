@@ -92,6 +92,10 @@ def encoded_json_answer(pieces: Iterable[bytes]) -> CloudAnswer:
     return bytes_answer(200, b"".join(pieces), dict(_JSON_HEADERS))
 
 
+# Passes of the event loop until a connection that it has just accepted belongs to the server.
+ACCEPT_STEPS: Final = 3
+
+
 class Endpoint:
     """A server on one loopback port, in the cloud's event loop.
 
@@ -138,6 +142,8 @@ class Endpoint:
             self._reserved = bind(self.port, is_shared=True)
             await self._site.stop()
             self._site = self._listener = None
+            for _ in range(ACCEPT_STEPS):
+                await asyncio.sleep(0)
         server = self._runner.server if self._runner else None
         for connection in list(server.connections) if server else ():
             if connection.transport is not None:

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import on_mount
 from tests.fake_api import FakeCloud
 from tests.mount.test_users import NOBODY, as_nobody, in_own_devices
-from tests.mounts import Mount, Taskfs, is_mounted, processes_naming
+from tests.mounts import Mount, Taskfs, eventually, is_mounted, processes_naming
 
 pytestmark = pytest.mark.mount
 
@@ -87,7 +87,7 @@ def test_a_refused_protocol_without_a_fallback(
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert "the kernel speaks FUSE 7." in done.stderr
     assert not is_mounted(mountpoint)
-    assert processes_naming(mountpoint) == []
+    eventually(lambda: processes_naming(mountpoint) == [])
 
 
 def test_the_kernel_engine_loads_no_libfuse(
