@@ -446,7 +446,7 @@ def test_close_says_goodbye_and_ends_the_thread(
     assert any(thread.name == "taskfs-live" for thread in threading.enumerate())
     channels.close()
     wait_until(lambda: cloud.machine(task).open_connections == 0)
-    assert not any(thread.name == "taskfs-live" for thread in threading.enumerate())
+    wait_until(lambda: all(thread.name != "taskfs-live" for thread in threading.enumerate()))
 
 
 def test_a_question_that_connects_fails_when_the_channels_are_closed(

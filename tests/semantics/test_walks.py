@@ -11,7 +11,6 @@ import pytest
 
 from taskfs.cache.block import BLOCK
 from taskfs.demo.endpoint import RequestRecord
-from taskfs.tasks.task_walk import MAX_AHEAD
 from tests.fake_api import FakeCloud
 from tests.file_systems import FileSystem, assert_same
 from tests.mounts import Mount, eventually
@@ -81,7 +80,8 @@ def test_a_walk_through_a_view(new_fs: Callable[..., FileSystem], cloud: FakeClo
     for task in tasks:
         fs.read(f"{task}/outputs/stdout.txt")  # where the link leads
     assert signings(cloud) <= 4 + COUNT // 4
-    assert stored(cloud) <= COUNT + MAX_AHEAD  # some may be neighbours in the account by chance
+    # Some are neighbours in the account by chance, so a few of the 9 * COUNT others are prefetched.
+    assert stored(cloud) <= 2 * COUNT
 
 
 def test_three_tasks_cause_no_request_for_others(
