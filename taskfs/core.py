@@ -27,7 +27,7 @@ from taskfs.remote.machines import Machines
 from taskfs.support.cores import usable_cores
 from taskfs.support.interruptible_wait import Waiter, never
 from taskfs.support.loopback import is_loopback
-from taskfs.support.private_memory import PrivateMemory, UnlimitedMemory
+from taskfs.support.private_memory import SHRINK, PrivateMemory, UnlimitedMemory
 from taskfs.support.stats import Stats
 from taskfs.support.thread_pool import DaemonPool
 from taskfs.tasks.accounts import open_tasks
@@ -167,8 +167,8 @@ def open_resources(
         saving=DaemonPool(1, "taskfs-checkpoints"),
         waiter=waiter,
         stats=stats,
-        blocks=ExtentCache(BLOCK_MEMORY, BLOCK_MEMORY // 4, memory),
-        spans=ExtentCache(span_memory, span_memory // 4, memory),
+        blocks=ExtentCache(BLOCK_MEMORY, BLOCK_MEMORY // SHRINK, memory),
+        spans=ExtentCache(span_memory, span_memory // SHRINK, memory),
         budget=ReadAheadBudget(TOTAL_WINDOW, memory),
         sequential_files_budget=ReadAheadBudget(SEQUENTIAL_FILES_BYTES, memory),
         checkpoints=CheckpointBudget(TOTAL_CHECKPOINTS, memory),

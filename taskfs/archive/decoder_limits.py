@@ -44,7 +44,7 @@ class CheckpointBudget:
     def note(self, decoder: Evictable, count: int) -> None:
         """Note that *decoder* was used and holds *count* checkpoints now."""
         evicted = []
-        total = self._total // (4 if self._memory.is_tight else 1)
+        total = self._memory.bound(self._total)
         with self._lock:
             self._counts[decoder] = count
             self._counts.move_to_end(decoder)

@@ -45,7 +45,7 @@ class ReadAheadBudget:
         with self._lock:
             mine = id(reader)
             others = sum(now - at < IDLE_S for key, at in self._used.items() if key != mine)
-            return self._total // (others + 1) // (4 if self._memory.is_tight else 1)
+            return self._memory.bound(self._total) // (others + 1)
 
     def register(self, reader: object) -> None:
         """Count *reader* for a while: it has just fetched ahead."""

@@ -1,4 +1,4 @@
-"""`PrivateMemory`: the memory of this process beyond its limit."""
+"""The memory of this process, and `PrivateMemory`: how far it is beyond its limit."""
 
 import resource
 import time
@@ -11,12 +11,30 @@ from taskfs.support.fallback import log_fallback
 STATM: Final = "/proc/self/statm"  # proc(5); Linux only
 # Seconds between two measurements. One takes 20 µs; a fast reader fills 50 MB in this time at most.
 INTERVAL_S: Final = 0.1
+# Each bound is divided by this while memory is tight.
+SHRINK: Final = 4
+
+
+def read_statm() -> tuple[int, int]:
+    """Return the bytes of memory of this process, and how many of them files back: proc(5).
+
+    Raises:
+        OSError: the system does not tell.
+    """
+    with open(STATM, encoding="ascii") as statm:
+        _, resident, shared, *_ = map(int, statm.read().split())
+    page = resource.getpagesize()
+    return resident * page, shared * page
 
 
 class UnlimitedMemory:
     """The memory of a process that may take any amount of it."""
 
     is_tight = False
+
+    def bound(self, total: int) -> int:
+        """Return *total*, or one SHRINK-th of it while memory is tight."""
+        return total // SHRINK if self.is_tight else total
 
     def take_excess(self) -> int:
         """Return 0."""
@@ -47,13 +65,12 @@ class PrivateMemory(UnlimitedMemory):
             return 0
         self._measured_s = now
         try:
-            with open(STATM, encoding="ascii") as statm:
-                _, resident, shared, *_ = map(int, statm.read().split())
+            resident, backed = read_statm()
         except OSError as exc:
             log_fallback(STATM, exc)
             self._measured_s = float("inf")
             return 0
-        excess = (resident - shared) * resource.getpagesize() - self._target_bytes
+        excess = resident - backed - self._target_bytes
         self.is_tight = excess > 0
         if not self.is_tight:
             return 0

@@ -12,13 +12,13 @@ from typing import Final
 
 from taskfs import __version__
 from taskfs.errors import NotFound, Unavailable
+from taskfs.support.private_memory import read_statm
 from taskfs.tree.context import TreeContext
 from taskfs.tree.handles import ControlHandle, Handle
 from taskfs.tree.held_texts import Text
 from taskfs.tree.nodes import DIRECTORY_MODE, FILE_MODE, Attrs, Directory, Entry, Node, inode
 from taskfs.tree.text_node import TextNode
 
-STATM: Final = "/proc/self/statm"  # proc(5); Linux only
 CONTROL_DIR: Final = ".taskfs"
 ENVIRONMENT: Final = "environment"
 PRIVATE_MODE: Final = stat.S_IFREG | 0o600
@@ -116,10 +116,9 @@ def peak_bytes() -> int:
 
 
 def resident_bytes() -> int:
-    """Return the memory of this process; its peak on a system without /proc/self/statm."""
+    """Return the memory of this process; its peak on a system that tells no other."""
     try:
-        with open(STATM, encoding="ascii") as statm:
-            return int(statm.read().split()[1]) * resource.getpagesize()
+        return read_statm()[0]
     except OSError:
         return peak_bytes()
 

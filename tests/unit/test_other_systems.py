@@ -28,6 +28,7 @@ from taskfs.fuse.fusepy_engine import FusepyEngine
 from taskfs.fuse.libfuse import libfuse_path
 from taskfs.fuse.operations import TaskOperations
 from taskfs.fuse.systemd import READY, ServiceManager
+from taskfs.support import private_memory
 from taskfs.support.clock import age_clock
 from taskfs.tree import control_nodes
 from taskfs.tree.tree import Tree
@@ -155,7 +156,7 @@ def test_memory_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     """Without /proc/self/statm the peak is shown; macOS counts it in bytes: getrusage(2)."""
     peak = control_nodes.peak_bytes()
     assert 0 < control_nodes.resident_bytes() < 4 * peak
-    monkeypatch.setattr(control_nodes, "STATM", str(tmp_path / "none"))
+    monkeypatch.setattr(private_memory, "STATM", str(tmp_path / "none"))
     assert peak <= control_nodes.resident_bytes() < 2 * peak
     monkeypatch.setattr(sys, "platform", "darwin")
     assert peak <= control_nodes.resident_bytes() * 1024 < 2 * peak
