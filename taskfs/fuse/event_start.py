@@ -1,7 +1,7 @@
 """Start the thread that sends inotify events.
 
-A watch on the mount needs a lookup. So what sees and sends events is imported after the first
-request, because the imports would delay the start of a mount.
+A watch on the mount needs a lookup. So the modules that see watches and send events are imported
+after the first request, because the imports would delay the start of a mount.
 """
 
 import sys

@@ -28,7 +28,7 @@ class RecentFailures:
             self._failures[key] = now + FAILURE_S, error
 
     def check(self, key: bytes | None) -> None:
-        """Raise what failed less than `FAILURE_S` seconds ago."""
+        """Raise the failure of *key* again if it is less than `FAILURE_S` seconds old."""
         with self._lock:
             until_s, error = self._failures.get(key, (0.0, None))
         if error is not None and self._clock() < until_s:
