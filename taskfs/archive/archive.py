@@ -120,9 +120,9 @@ class Archive:
         return CompressedReader(self._context, member)
 
     def prefetch_part(self, path: str, read: PartRead, max_bytes: int) -> bool:
-        """Start to fetch the part of the file *path* that was *read* in another archive.
+        """Start to fetch the part of the file *path* that a program *read* in another archive.
 
-        Return whether a request was needed. Nothing is fetched where there is no such file.
+        Return whether a request was needed. Nothing is fetched if there is no such file.
         """
         with contextlib.suppress(CacheChanged):  # no reader needs it, so none fails
             member = self._index.lookup(path)

@@ -1,8 +1,8 @@
 """`BlockStart`: a position in DEFLATE data at which any decoder can begin.
 
-It is a checkpoint that outlives the process and its libraries: a block begins there, so besides the
-position it takes only the decoded bytes before it to which the block may refer back. A `Checkpoint`
-in memory may lie within a block, and holds the state of one library.
+It is a checkpoint that outlives the process and its libraries. Because a block begins there, it
+needs no state of a decoder: only the position, and the decoded bytes before it to which the block
+may refer. A `Checkpoint` in memory may lie within a block, and holds the state of one library.
 """
 
 import functools

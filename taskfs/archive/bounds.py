@@ -36,16 +36,16 @@ MAX_PIECE: Final = 16 * BLOCK
 SEQUENTIAL_FILES_BYTES: Final = 12 << 20
 # Fetch ahead this many times the bytes of the sequence so far.
 SEQUENTIAL_FILES_GROWTH: Final = 4
-# Members in turn after which a sequence counts as one from the last to the first: more than the
-# readers of a forward sequence that finish in any order.
+# After this many members in turn, a sequence counts as one from the last to the first. There are
+# fewer readers of a forward sequence, which may finish in any order.
 BACKWARD_MEMBERS: Final = 16
 # Members read lately: a member that is read again does not advance the sequence.
 RECENT_MEMBERS: Final = 64
-# Bytes of members that other readers hold open which count as fetched; with more the reads count as
-# random.
+# Bytes. If other readers hold open members of up to this size in all, these members count as
+# fetched; if of more, the reads count as random.
 MAX_OPEN_BYTES: Final = 8 << 20
-# One small member in this many is not pushed on open: if the kernel does not ask for it, the files
-# are opened and not read.
+# One small member in this many is not pushed on open: if the kernel does not ask for its bytes,
+# programs only open the files.
 SAMPLE_EVERY: Final = 16
 
 # --- Members of which only the head is read (file(1), a file manager).

@@ -57,7 +57,7 @@ class DecodeAhead:
         return min(self._stop, -(-self._size // SPAN))
 
     def step_spans(self) -> int:
-        """Return how many spans a reader decodes at once that waits for the first of them.
+        """Return how many spans a reader that waits for the first of them decodes in one call.
 
         Needs no lock.
         """
@@ -67,7 +67,7 @@ class DecodeAhead:
         return max(1, min(MAX_STEP_SPANS, 2 * self._budget.allowance(self) // SPAN))
 
     def close(self) -> None:
-        """Return the budget."""
+        """Return this member's share of the budget."""
         self._budget.unregister(self)
 
     def _decodes_at_once(self) -> bool:

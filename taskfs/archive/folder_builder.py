@@ -14,8 +14,8 @@ from taskfs.archive.index_layout import FOLDER, NO_TIME, NameHash
 from taskfs.errors import Unsupported
 
 NAME_MAX: Final = 255  # bytes of a file name, Linux's limit
-# A name of 64 KB can make 32,000 directories, so an archive of 1 MB could fill the memory. Each
-# member allows one directory more than these.
+# Directories of an archive, in addition to one for each member. A name of 64 KB can make 32,000
+# directories, so an archive of 1 MB could fill the memory.
 MAX_FOLDERS: Final = 500_000
 # Characters of paths whose folders are remembered: neighbours mostly share their folder.
 MAX_REMEMBERED: Final = 256 << 10

@@ -166,7 +166,7 @@ class NameHash:
 
 
 def count_bucket_bits(names: int) -> int:
-    """Return how many upper bits of a hash choose its bucket, for so many names."""
+    """Return how many upper bits of a hash choose its bucket, for this number of names."""
     return (names // BUCKET_NAMES).bit_length()
 
 

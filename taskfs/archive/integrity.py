@@ -115,7 +115,7 @@ class MemberIntegrity:
         """
         with self._lock:
             if self.verification is Verification.CLEAN:
-                self.verification = Verification.UNVERIFIED  # also while the checksum proves wrong
+                self.verification = Verification.UNVERIFIED  # stays if the checksum is wrong
             self._coverage.add(offset, piece, crc)
             whole = self._coverage.crc
             if whole is None:

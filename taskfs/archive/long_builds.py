@@ -27,11 +27,11 @@ class LongBuilds:
 
     @contextlib.contextmanager
     def turn(self, is_wanted: Callable[[], bool]) -> Iterator[None]:
-        """Run the block when no other one runs. A thread of a pool that waits does not count as one
-        of the pool's threads, so short directories are read meanwhile.
+        """Run the block when no other one runs.
 
-        The time of the wait counts only if the build before has failed: with a store that is
-        silent, the last of many gets its error soon after the first.
+        A pool starts another thread in place of one that waits, so short directories are read
+        meanwhile. The caller's timeout does not include the wait, unless the build before has
+        failed: if the store is silent, the last of many gets its error soon after the first.
 
         Raises:
             NotWanted: *is_wanted* has returned False during the wait.

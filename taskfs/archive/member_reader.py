@@ -85,7 +85,8 @@ class MemberReader(ABC):
             return self._read_checked(offset, size)
         except CorruptData as exc:
             if self._fail(exc):
-                # The kernel repeats a read-ahead that failed: that must not succeed now.
+                # The kernel repeats a read-ahead that failed. With a new state, the repeated read
+                # could succeed, so this handle keeps the old one.
                 self._context.integrity.forget(self.member)
                 raise
         try:

@@ -72,7 +72,10 @@ class NameSorter:
 def fill_buckets(
     parts: "Iterable[array[int]]", names: int, bucket_at: "array[int]"
 ) -> "Iterator[array[int]]":
-    """Yield the sorted rows of at most so many names; then *bucket_at* has the buckets' starts."""
+    """Yield *parts*, the sorted rows of at most *names* names, and fill *bucket_at*.
+
+    *bucket_at* has the first position of each bucket once all parts are taken.
+    """
     bits = count_bucket_bits(names)
     count = 0
     for rows in parts:

@@ -24,9 +24,9 @@ from taskfs.support.buffers import Buffer
 # Bytes of the directory per member, a low estimate: a second request costs less than bytes of
 # members that are not needed.
 ENTRY_GUESS: Final = 80
-# Bytes that are fetched from the end of an archive at most, before its directory's size is known. A
-# directory that is a whole piece longer is fetched in pieces, and its end would be in memory until
-# all are parsed.
+# The most bytes to fetch from the end of an archive before its directory's size is known. Of a
+# directory that is probably longer by more than a piece, only MIN_TAIL bytes are fetched, because
+# they are in memory until all pieces before them are parsed.
 MAX_TAIL: Final = 4 << 20
 # Bytes of a long directory that one request fetches; one is in flight while a piece is parsed. It
 # bounds the memory that a directory takes: parsing takes longer than a fetch.
@@ -152,7 +152,7 @@ def _build_index(
 
 
 def _without_frames(exc: TaskFSError) -> TaskFSError:
-    """Return the exception, which is kept with the archive, without what was in memory."""
+    """Return the exception, which is kept with the archive, without references to frames."""
     exc.__cause__ = exc.__context__ = None
     return exc.with_traceback(None)
 

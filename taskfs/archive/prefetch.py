@@ -99,7 +99,7 @@ class SequentialMembers:
             begin = max(self._ahead, reached)
             if target - begin < min(MAX_RUN, max(FIRST_RUN // 2, window // 2)):
                 return
-            # Whole requests of the longest kind, where there is enough for one.
+            # If there is enough for a request of the greatest length, send only such requests.
             target -= (target - begin) % MAX_RUN if target - begin > MAX_RUN else 0
             self._ahead = target
         if self._backward:
@@ -203,7 +203,7 @@ class Prefetcher:
         """Whether to push the whole member into the page cache on open; true at most once.
 
         True while members are read to their ends and the bytes are in memory. Every 16th member is
-        skipped: if the kernel does not ask for it, the files are opened and not read.
+        skipped: if the kernel does not ask for its bytes, programs only open the files.
         """
         if (
             not self.is_sequential

@@ -102,7 +102,7 @@ class DiskCache:
         writer.discard()
 
     def drop_index(self, key: str, *, is_damaged: bool = False) -> None:
-        """Remove the index under *key*; keep one that is pinned and not damaged beside the pins."""
+        """Remove the index under *key*; move a pinned one to the pins, unless it is damaged."""
         path = self._root / INDEX / key
         if is_damaged or not pins.keep_dropped(self._root, path):
             with contextlib.suppress(OSError):

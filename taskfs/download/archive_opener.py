@@ -99,7 +99,7 @@ class ArchiveOpener:
         )
         archive = open_it()
         try:
-            # Compares the version, unless the end of the archive was fetched just now.
+            # This read compares the version, unless the end of the archive was fetched just now.
             archive.read_raw(max(0, archive.size - 1), 1)
         except StaleObject:
             archive.forget_index()

@@ -29,7 +29,7 @@ from taskfs.tasks.archive_kind import ArchiveKind
 # is not worth the space of a second copy.
 RESUMABLE_BYTES: Final = 32 << 20
 BLOCKS_DIRECTORY: Final = ".taskfs-parts"
-# The size limit of the cache over the bytes it will hold. Nothing may be evicted, and the cache
+# The size limit of the cache, in lengths of its content. Nothing may be evicted, but the cache
 # evicts at nine tenths of the limit and counts whole blocks of the file system.
 LIMIT_FACTOR: Final = 2
 

@@ -70,8 +70,8 @@ def start(work: Callable[[Report], None], on_note: Callable[[str], object] | Non
 
     Must be called before any other thread exists, because it forks. The background process has `/`
     as its directory and /dev/null as descriptors 0 to 2, so that `$(taskfs mount …)` returns. It
-    begins its own session only once it is live: an automounter recognises by the process group
-    which process makes the mount and must not wait for it (autofs in the kernel's documentation).
+    begins its own session only once it is live: an automounter lets the processes of its own group
+    pass, and makes all others wait for the mount (autofs in the kernel's documentation).
 
     Raises:
         MountError, or another TaskFSError: *work* failed with it.

@@ -1,8 +1,8 @@
 """`EventOperations`: the operations of a mount whose changes are announced to the kernel.
 
 The kernel sends inotify events for calls that go through the mount. `EventSender` makes such a call
-in a process of its own, and this class lets it succeed: a call of that process alone, on the path
-and of the kind that is announced. All other callers are refused as before.
+in a process of its own. This class lets the call succeed if that process makes it, and if it has
+the announced path and kind. All other callers are refused as before.
 """
 
 import contextlib

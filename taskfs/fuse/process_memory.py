@@ -57,12 +57,12 @@ def _c_function(name: str) -> Callable[..., int] | None:
 def trim_until(ended: threading.Event) -> None:
     """Return free memory to the system every TRIM_S seconds until *ended* is set.
 
-    Blocks that stay keep the free memory between them, which adds up over weeks of mixed reads. The
-    exception of a failed request and the objects of a closed live connection are cycles, which hold
-    buffers.
+    Malloc keeps the free memory between blocks that are in use, and over weeks of mixed reads it
+    adds up. Garbage is collected too: the exception of a failed request and the objects of a closed
+    live connection are cycles, which hold buffers.
     """
     trim = _c_function("malloc_trim")
-    count = 0  # of objects made since collections; unchanged if the process was idle
+    count = 0  # objects made since the last collections; an idle process makes none
     while not ended.wait(TRIM_S):
         trim_pools()
         if sum(gc.get_count()) != count:

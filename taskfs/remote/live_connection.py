@@ -120,9 +120,8 @@ class LiveConnection:
     ) -> Answer | None:
         """Return the answer, None for a silence that the probe's answer proves.
 
-        It may take *timeout_s*, and while bytes of any answer keep arriving up to *longest_s*: a
-        large answer takes long where this machine or the other one is busy. Raises: see
-        `LiveMachine.ask`.
+        The limit is *timeout_s*, or *longest_s* while bytes of any answer keep arriving, because a
+        large answer takes long if one of the two machines is busy. Raises: see `LiveMachine.ask`.
         """
         self.in_flight += 1
         asking = asyncio.ensure_future(self._ask(question, longest_s, silence_probe))

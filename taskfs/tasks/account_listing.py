@@ -130,7 +130,7 @@ class AccountListing:
         if not self.is_known:
             self._known.load_unfinished(self._filter.project)
         began_s = self._clock()
-        # Together with the newest page, if the last one did not show all of them.
+        # If the last update had to request the unfinished tasks, do so beside the newest page.
         unfinished = self._whole.submit(self._list_unfinished) if self._needs_unfinished else None
         firsts, self._first_pages = self._first_pages, {}
         began_s = min((first.began_s for first in firsts.values()), default=began_s)
@@ -156,7 +156,7 @@ class AccountListing:
         self._note_current(min(load.result() for load in loads), self._load_generation)
 
     def await_removals(self) -> None:
-        """Wait until the tasks are removed that the last update misses in a long listing."""
+        """Wait for the end of the loads in flight, which remove tasks of a long listing."""
         for load in self._whole.in_flight:
             load.result()
 
@@ -206,8 +206,10 @@ class AccountListing:
         return True
 
     def _note_current(self, began_s: float, generation: int) -> None:
-        """Note that the saved tasks are those of a listing; not if some were lost since it began,
-        as *generation* tells."""
+        """Note that the saved tasks are those of a listing, unless some were lost since it began.
+
+        *generation* is that of the database at the beginning.
+        """
         if self._database.generation != generation:
             return
         self._generation = generation

@@ -40,8 +40,8 @@ LIVE_STATUSES: Final = frozenset({"computation-started", "computation-ended", "p
 RUNNER_LOGS: Final = frozenset({b"stdout.txt", b"stderr.txt"})
 # In seconds: longest age of a listing, which costs the machine a walk over its directory.
 LISTING_S: Final = 1.0
-# In seconds: longest age of a file that is not asked for again. So a reader at the end of a growing
-# file gets the end of the file, instead of new bytes forever.
+# In seconds: a file that was asked for within this time is not asked for again. So a reader at the
+# end of a growing file gets the end of the file, instead of new bytes forever.
 UPDATE_S: Final = 0.5
 # In bytes: content kept of files that are not open, all files of one task together.
 MAX_KEPT_BYTES: Final = 32 << 20
@@ -132,7 +132,7 @@ class LiveFiles:
     # Files.
 
     def size(self, path: bytes) -> int:
-        """Return a file's size: 0 for one that was never read, else as a new question tells."""
+        """Return a file's size: 0 for one that was never read, else that of a new answer."""
         with self._lock:
             entry = self._entries.get(path)
         if entry is None or entry.file.snapshot is None:

@@ -18,14 +18,16 @@ from taskfs.tasks.live_tree import name_text
 
 # In seconds: an overlap is trusted this long after the last answer; then the whole is asked for.
 OVERLAP_S: Final = 10.0
-# A file of several MiB is followed by overlaps alone until they are this many times its size. The
-# whole is then asked for, because a file that repeats its own end can deceive an overlap.
+# A file of several MiB is followed by overlaps alone until their answers together are this many
+# times as long as the file. Then the whole file is asked for, because a file that repeats its own
+# end can deceive an overlap.
 OVERLAP_FACTOR: Final = 8
 # Bytes. The end of a large file is shown after a hole of this size, because its true offset is
 # unknown. No real log is as long, so the offset cannot be mistaken for a true one.
 HOLE_BYTES: Final = 1 << 40
-# Lines asked for after "not a text file". The machine says so of text, too, where its first block
-# begins within a character; each of these counts lets the first block begin elsewhere.
+# Lines to ask for, in turn, after the answer "not a text file". The machine gives it for a text
+# too, if the first block that it reads begins within a character. With another number of lines that
+# block may begin elsewhere.
 RETRY_LINES: Final = (0, 4, 16, 64, 256)
 MAX_RETRIES: Final = len(RETRY_LINES)
 # In seconds: pause before the last try, because a character may be half written.

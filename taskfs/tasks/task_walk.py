@@ -17,20 +17,21 @@ from typing import Final, NamedTuple
 from taskfs.model import Task
 from taskfs.tasks.archive_kind import ArchiveKind
 
-# Neighbouring tasks after which a walk is assumed: three may be neighbours by chance.
+# After this many neighbouring tasks a walk is assumed: three may be neighbours by chance.
 MIN_STREAK: Final = 4
 # Positions that one step of a walk may cover: tasks of another status in a view, or without an
 # archive, are skipped, and several readers may share the walk (`xargs -P`).
 MAX_GAP: Final = 4
-# Steps against the direction that end a walk; fewer are readers that overtake each other.
+# After this many steps against its direction a walk ends. Fewer occur where readers overtake each
+# other.
 MAX_AGAINST: Final = 3
 # Prefetch the archives of GROWTH times the tasks that the walk has used, and at most MAX_AHEAD.
 GROWTH: Final = 2
 MAX_AHEAD: Final = 32
 # Members of which walks are followed at once: the files that a program reads in each task.
 MAX_MEMBERS: Final = 8
-# Prefetch a member of as many tasks as the walk has used: half of the archives that were prefetched
-# are always ahead, because the next ones are requested when half is used.
+# Prefetch a member of as many tasks as the walk has used. Their archives are there: half of the
+# prefetched ones are always ahead, because more are requested once half is used.
 MEMBER_GROWTH: Final = 1
 
 
@@ -122,7 +123,7 @@ class _Listing:
         return wanted
 
     def _is_waiting(self, note: _Note) -> bool:
-        """Whether a note of the same use waits, and none of another task came after it."""
+        """Whether a note of the same use waits, with no note of another task after it."""
         run = takewhile(lambda each: each.task_id == note.task_id, reversed(self._waiting))
         return any(each.walked == note.walked for each in run)
 

@@ -201,8 +201,8 @@ class WholeListing:
             raise BadAnswer(
                 f"GET /tasks: only {len(union)} of the {current.total_size} announced tasks arrived"
             )
-        # The union may have tasks that were removed meanwhile. Their number must not count as a
-        # difference to `total_size` that is normal, or no later update would look for them.
+        # The union may have tasks that were removed meanwhile. Their number must not be saved as
+        # the usual difference to `total_size`, or no later update would look for them.
         self._accept(scope, union, start_seq, current, current.unusable, generation)
         return first_began_s
 

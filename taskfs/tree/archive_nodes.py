@@ -28,8 +28,8 @@ from taskfs.tree.page_cache import PageCache
 
 T = TypeVar("T")
 
-# Names in a row that a program looks up before those that follow are read ahead, and how many of
-# them at once. A program that lists a directory first looks up none.
+# After this many names that a program looks up in a row, the next ones are read ahead, and how many
+# at once. A program that lists a directory first looks up no name.
 WALK_STREAK: Final = 32
 NAMES_AHEAD: Final = 1024
 
@@ -63,7 +63,7 @@ class ArchiveRootNode(Directory):
         archive = self._archives.get(self._task, self._kind, raw=True)
         # An archive whose files cannot be shown fails when it is listed. The task stays visible.
         if archive is not None and archive.index_error is None:
-            # The kernel asks for it as for other directories, so a change of the record is seen.
+            # The kernel asks again after the attr timeout, so a change of the record is seen.
             attrs = self._directory_of(archive, epoch).attrs()
             return attrs._replace(lifetime=Lifetime.TIMEOUT)
         mtime_ns = self._task.last_change_ns
@@ -171,7 +171,7 @@ class ArchiveDirectoryNode(Directory):
         self._names_end = self._last + NAMES_AHEAD
 
     def next_entries(self) -> ArchiveEntries:
-        """Return the entries that a program which walks will ask for next."""
+        """Return the entries after those that a program has asked for one by one."""
         rows = self._read(lambda folder: folder.children.rows_after(self._last, NAMES_AHEAD))
         if rows:
             self._names_end = rows[-1].number or 0

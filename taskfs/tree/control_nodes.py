@@ -83,7 +83,7 @@ class ControlNode(Directory):
     def _stats(self) -> str:
         context = self._context
         counts = dict.fromkeys(COUNTERS, 0) | context.stats.snapshot()
-        # Prefetched bytes that are not read yet may still be read.
+        # Prefetched bytes that were not read so far; programs may still read some.
         counts["read_ahead_unused_bytes"] = (
             counts["read_ahead_bytes"] - counts["read_ahead_used_bytes"]
         )

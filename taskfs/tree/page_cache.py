@@ -49,12 +49,12 @@ class _Pages:
     def __init__(self) -> None:
         self.version: ObjectVersion | None = None  # of the archive that was loaded last
         self.generation = 0  # how many times the version changed
-        # The time when the last attributes of an older version expire in the kernel; from then on
-        # those that it has are settled: all of the current version.
+        # The time when the last attributes of an older version expire in the kernel. From then on
+        # its attributes are settled: all are of the current version.
         self.attrs_settled_s = float("-inf")
         self.needs_invalidation = False  # the kernel may have attributes with `Lifetime.VERSION`
-        # The kernel was notified when the archive was dropped. The names that have another type in
-        # the next version, which must be dropped too, are known only when that is loaded.
+        # The kernel was notified when the archive was dropped. It must also drop the names that
+        # have another type in the next version, and these are known once that is loaded.
         self.may_have_old_names = False
         self.invalidations = 0  # notifications that the kernel has not received yet
         # Paths whose pages all belong to the archive that was loaded last; None: all paths.

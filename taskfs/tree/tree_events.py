@@ -142,7 +142,10 @@ def archive_events(task: Task, members: Mapping[str, Attrs]) -> Iterator[TreeEve
 
 
 def latest_event(name: str, before: str, after: str) -> TreeEvent:
-    """Return the event of the link *name* to the newest task, which was *before*."""
+    """Return the event of the link *name* to the newest task; empty texts mean that there is none.
+
+    The newest task was *before*, and is *after*.
+    """
     kind = EventKind.ATTRIB
     if not before:
         kind = EventKind.MAKE_LINK

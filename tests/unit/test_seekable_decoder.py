@@ -483,7 +483,7 @@ def test_checkpoints_shrink_while_the_process_takes_too_much_memory(
     assert ones[0].decoder.checkpoint_count
 
 
-def test_closed_inflaters_leave_the_room_and_their_sources(decoding: Make) -> None:
+def test_closed_decoders_leave_the_budget_and_close_their_sources(decoding: Make) -> None:
     """R-20: A closed decoder gives up its checkpoints and sources, and later reads start again."""
     room = CheckpointBudget()
     one = decoding(LONG, LONG_PACKED, room=room, span_bytes=200_000)

@@ -18,7 +18,7 @@ _GONE: Final = frozenset({errno.ENODEV, errno.ECONNABORTED})
 # request after another sends the next one within this time, and to wake a thread on an idle CPU of
 # a virtual machine takes longer than most answers.
 SPIN_S: Final = 50e-6
-# After a request that did not come within SPIN_S, readers sleep without tries for so many requests.
+# After a wait that was longer than SPIN_S, readers sleep at once for this many requests.
 SLEEPS: Final = 16
 
 
@@ -34,8 +34,9 @@ class Channel:
         os.set_blocking(device, False)
         self._poll = select.poll()
         self._poll.register(device, select.POLLIN)
-        # With one core, the program cannot send a request while this thread looks for it.
-        self._sleeps = 0 if usable_cores() > 1 else -1  # left; below 0: always
+        # For how many more requests readers sleep at once; below 0, for all: with one core, the
+        # program cannot send a request while this thread looks for it.
+        self._sleeps = 0 if usable_cores() > 1 else -1
 
     def receive(self, buffer: bytearray) -> int:
         """Wait for a request, put it into *buffer* and return its length; 0 once the mount is gone.

@@ -43,8 +43,8 @@ from taskfs.tree.page_cache import PageCacheMode
 Answer = Sequence[Buffer]
 NO_ANSWER: Final[Answer] = ()  # FORGET has none
 EMPTY: Final[Answer] = (b"",)
-# Bytes of a read from which on the lead is handed over first: the kernel takes long to copy the
-# answer.
+# Bytes. A thread hands over the lead before it answers a read of at least this length, because the
+# kernel takes long to copy the answer.
 LONG_READ: Final = 64 << 10
 
 _OPEN_FLAGS: Final = {

@@ -10,7 +10,7 @@ from taskfs.fuse.kernel.protocol import ROOT_ID
 
 # Directories whose paths are remembered: programs mostly go through one directory at a time.
 MAX_PATHS: Final = 1024
-# Bytes of names of forgotten nodes from which on the other names are copied, to free these bytes.
+# Bytes. Once the names of forgotten nodes take this much, the other names are copied and all freed.
 MIN_GARBAGE: Final = 1 << 20
 BUCKET_NODES: Final = 2  # nodes of a bucket on average: more take time, fewer take memory
 BATCH: Final = 2048  # nodes that are looked at while requests wait for the lock
@@ -109,7 +109,9 @@ class NodeTable:
 
         No path may lie beneath another one.
         """
-        inside = {ROOT_ID: len(paths)}  # of directories: the list; the last one is dropped
+        # The number of the list to which each directory belongs; the last list, for nodes beneath
+        # none of the paths, is dropped.
+        inside = {ROOT_ID: len(paths)}
         for number, path in enumerate(paths):
             tops = {ROOT_ID}
             for name in path.strip("/").encode("utf-8", "surrogateescape").split(b"/"):
@@ -138,9 +140,10 @@ class NodeTable:
         return found
 
     def _list_of(self, nodeid: int, inside: dict[int, int]) -> int:
-        """Return the list of a directory, that of the nearest one in *inside*, which is extended.
+        """Return the number of the list to which the directory *nodeid* belongs.
 
-        The caller holds the lock.
+        It is that of the nearest directory above in *inside*; all directories on the way are added
+        to *inside*. The caller holds the lock.
         """
         chain = []
         while nodeid not in inside:
