@@ -299,7 +299,7 @@ class TaskFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is unt
             self._refuse(path)
 
     def to_dict(self, *, include_password: bool = True) -> dict[str, Any]:
-        """Return the options; with *include_password*, an `api_key` that was passed is among them."""
+        """Return the options, with a passed `api_key` only if *include_password* is true."""
         options: dict[str, Any] = super().to_dict(include_password=include_password)
         if not include_password:
             options.pop("api_key", None)
