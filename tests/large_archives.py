@@ -64,7 +64,7 @@ def _local_pieces(members: int) -> Iterator[bytes]:
 
 
 def write_archive(path: Path, members: int) -> int:
-    """Write an archive of so many stored members; return the length of its directory."""
+    """Write an archive of *members* stored members; return the length of its directory."""
     with path.open("wb") as file:
         file.writelines(_local_pieces(members))
         start = file.tell()

@@ -82,7 +82,7 @@ class DiskCache:
     def create_sealed(self, kind: str, key: str, size: int) -> SealedWriter:
         """Return a writer of a sealed file of about *size* bytes.
 
-        It writes to a temporary file elsewhere if the cache has no room for as many.
+        It writes to a temporary file elsewhere if the cache has no room for the file.
         """
         is_writable = self._is_usable and time.monotonic() >= self._paused_until_s
         if is_writable and self._space.fits(size) and self._space.has_space(size):

@@ -23,7 +23,7 @@ _GOOD_ENDS: Final = frozenset({"success", "killed"})
 
 
 def parse_moment(text: str) -> int:
-    """Parse a moment to nanoseconds since the epoch: `2d` (so long ago), or a local date or time.
+    """Parse a moment to nanoseconds since the epoch: `2d` (two days ago), or a local date or time.
 
     Dates are `2026-11-28`, times `2026-11-28 21:31` or with a `T`; seconds may follow.
     """

@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from taskfs.tree.nodes import Node
 
 _GLOB: Final = re.compile(r"[*?\[]")
-# Directories of a task in which a path is looked up that is not found in the task's own directory:
+# A path that is not in a task's own directory is looked up in these directories of the task:
 # `ID/stdout.txt` is `ID/outputs/stdout.txt`.
 _SEARCHED: Final = ("outputs", "live")
-# Tasks from which on all records are loaded first; a walk is prefetched from as many.
+# For a command on at least this many tasks, all records are loaded first. A task walk counts from
+# the same number on.
 MANY_TASKS: Final = 4
 
 

@@ -27,7 +27,7 @@ from taskfs.demo.sources import ByteSource
 from taskfs.demo.tasks import MACHINES, STEPS, TERMINAL, CloudTask, Event
 
 KILL_DURATION_S: Final = 3.0  # from the request of a kill to the status `killed`
-# A task that a test adds was created so many seconds ago; its statuses are spread over them.
+# Seconds since the creation of a task that a test adds; its statuses are spread over them.
 _ADDED_AGE_S: Final = 60.0
 _ID_LETTERS: Final = string.ascii_lowercase + string.digits
 

@@ -37,7 +37,7 @@ MAX_IN_FLIGHT: Final = 8
 # bytes of all its questions count together, because aiortc hands out whole messages only, and
 # answers carry no id: nothing tells to which question they belong.
 MIN_RATE: Final = 16_000
-# In bytes: no answer that is asked for is longer than this. Once as many have arrived, a question
+# In bytes: no answer that is asked for is longer than this. Once this many have arrived, a question
 # gets no more time.
 MAX_ARRIVING_BYTES: Final = MAX_MESSAGE_BYTES // 2
 # Channels with an unanswered question; with more of them, a new connection replaces this one.

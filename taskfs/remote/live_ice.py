@@ -1,4 +1,4 @@
-"""What aiortc has no setting for: how candidates are gathered, and the buffers of the sockets."""
+"""Adjustments for which aiortc has no setting: gathering of candidates, buffers of sockets."""
 
 import contextlib
 import socket

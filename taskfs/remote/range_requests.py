@@ -38,9 +38,9 @@ from taskfs.remote.transport import Transport, error_for_status
 SMALL_OBJECT: Final = 1 << 20
 # Bytes that are read of an error body; the error code stands in the first few hundred.
 MAX_ERROR_BODY: Final = 4096
-# After this many responses without a tag that follow a 412, the object counts as replaced; and as
-# many such rounds are tried. So a store that sends the tag in one of three responses fails once in
-# 10,000 reads.
+# Tries after a 412 until a response has a tag, and tries of the whole request, each with a 412 and
+# these tries. After all of them the object counts as replaced. So a store that sends the tag in one
+# of three responses fails once in 10,000 reads.
 UNTAGGED_TRIES: Final = 3
 
 

@@ -236,7 +236,10 @@ class WholeListing:
         raise AssertionError("unreachable")
 
     def fetch_all(self, scope: Scope, numbers: Iterable[int], urgent: bool) -> Iterator[PackedPage]:
-        """Yield pages in order, `PAGES_AT_ONCE` requests at a time; as many wait to be taken."""
+        """Yield pages in order.
+
+        At most `PAGES_AT_ONCE` are in flight, and with those that wait to be taken twice that many.
+        """
         waiting: list[Future[PackedPage]] = []
         for number in numbers:
             if self._closed.is_set():

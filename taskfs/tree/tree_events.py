@@ -20,7 +20,7 @@ OUTPUT_FILES_INFO: Final = "output_files_info"
 
 
 class EventKind(enum.Enum):
-    """What happened, by the call that makes the kernel send the event."""
+    """The kind of a change, by the call that makes the kernel send the event."""
 
     MODIFY = "modify"
     ATTRIB = "attrib"

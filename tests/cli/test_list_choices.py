@@ -196,7 +196,7 @@ def test_w_needs_a_terminal(taskfs: Command) -> None:
 def test_the_filters_of_the_api_save_requests(
     taskfs: Command, cloud: FakeCloud, tasks: None
 ) -> None:
-    """C-49: What the API can choose, it chooses: one request."""
+    """C-49: The API makes the choices that it can make, so one request is enough."""
     cloud.clear_requests()
     taskfs("list", "--running", "-p", "tank")
     [query] = [record.query for record in cloud.requests if record.path == "/tasks"]

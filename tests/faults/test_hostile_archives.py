@@ -1,7 +1,6 @@
-"""Hostile archives, on a tree and on a mount. What only the byte-by-byte reader shows is in
-tests/unit/test_zipindex.py and test_archive.py.
+"""Hostile archives, on a tree and on a mount.
 
-What only the byte-by-byte reader shows is in tests/unit/test_index.py and test_archive.py.
+tests/unit/test_index.py and test_archive.py have those that need no tree.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""What the log says at each level: requests, retries, operations, cache hits; and its length."""
+"""The log at each level: requests, retries, operations, cache hits; and its length."""
 
 import logging
 import re

@@ -1,4 +1,4 @@
-"""What a mount shows without the network, with `--offline` and without it."""
+"""A mount without the network, with `--offline` and without it."""
 
 import contextlib
 import errno

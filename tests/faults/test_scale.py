@@ -93,7 +93,7 @@ def test_every_status_after_that_costs_the_bulk_update_alone(large: InProcess) -
 
 
 def put_members(cloud: FakeCloud, count: int) -> str:
-    """Return the outputs of a task with so many small files, 1,000 to a directory."""
+    """Add a task with *count* small files, 1,000 to a directory; return the path of its outputs."""
     entries = [
         Entry(b"artifacts/step-%03d/file-%06d.vtk" % (n // 1000, n), packed=b"\3\0")
         for n in range(count)

@@ -1,4 +1,4 @@
-"""What fsspec's callers and its own caches need."""
+"""Behaviour that fsspec's callers and its own caches need."""
 
 import asyncio
 import errno

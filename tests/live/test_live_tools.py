@@ -1,4 +1,4 @@
-"""What people run over `live/`, with the tools that they have."""
+"""Ordinary tools on `live/`."""
 
 import os
 import subprocess

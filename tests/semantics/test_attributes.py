@@ -1,4 +1,4 @@
-"""What stat(2) reports."""
+"""The attributes that stat(2) reports."""
 
 import itertools
 import os

@@ -1,4 +1,4 @@
-"""What members are called, and which are left out."""
+"""The names of members, and the members that are left out."""
 
 import errno
 import logging

@@ -241,7 +241,7 @@ def contents(archive: Archive) -> dict[str, bytes | TaskFSError]:
 
 
 def reference_contents(body: bytes) -> dict[str, bytes | None]:
-    """What zipfile reads by name; None where it refuses."""
+    """Return the contents that zipfile reads, by name; None where it refuses."""
     found: dict[str, bytes | None] = {}
     with zipfile.ZipFile(io.BytesIO(body)) as archive:
         for info in archive.infolist():

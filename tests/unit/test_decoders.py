@@ -52,7 +52,7 @@ def fill(decoder: Decoder, max_bytes: int) -> bytes:
 def decoded(
     make: Callable[[], Decoder], packed: bytes, size: int, pieces: Iterator[int], max_bytes: int
 ) -> tuple[bytes, bool]:
-    """What comes out, fed in *pieces*, and whether the decoder saw its end."""
+    """Return the bytes decoded from *pieces*, and whether the decoder saw its end."""
     decoder = make()
     out = b""
     at = 0

@@ -101,7 +101,7 @@ def reference_name(info: zipfile.ZipInfo) -> str:
 
 
 def reference(body: bytes) -> dict[str, tuple[int, int, int, int, int]] | None:
-    """What zipfile finds beneath the root, by the rules of semantics.md; None if it refuses."""
+    """Return what zipfile finds beneath the root, by semantics.md; None if it refuses."""
     try:
         with zipfile.ZipFile(io.BytesIO(body)) as archive:
             infos = archive.infolist()

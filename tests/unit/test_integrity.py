@@ -61,7 +61,7 @@ def test_pieces_in_any_order_with_overlaps_give_the_crc_of_the_whole(
 
 
 def test_bytes_that_were_added_before_are_ignored() -> None:
-    """I-4: The first copy of a byte was handed out, so it is the one that counts."""
+    """I-4: Of two copies of a byte the first one counts, because it was returned."""
     coverage = Coverage(4)
     coverage.add(0, b"ab")
     coverage.add(0, b"XYcd")

@@ -1,4 +1,4 @@
-"""What older versions left in the cache directory, and which of it is removed."""
+"""Removal of the files that older versions left in the cache directory."""
 
 import os
 import subprocess

@@ -51,7 +51,7 @@ class Remote:
 
 
 def process_of(remote: Remote, directory: Path) -> BlockReader:
-    """What another process would have: nothing is shared but the directory and the remote side."""
+    """Return a reader as another process has it: it shares the directory and the remote side."""
     return BlockReader(
         remote,
         VERSION,
