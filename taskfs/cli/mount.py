@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -113,6 +114,10 @@ def mount_tasks(settings: Settings, mountpoint: Path, *, foreground: bool) -> No
         print_error(f"nothing is cached on disk: {problem}")
     # The imports below allocate objects that all stay: collecting among them takes 5 % of a mount.
     gc.disable()
+    # `requests` first, because it imports the longest chain of modules. CPython 3.11 and later keep
+    # frames in chunks of 16 KiB: at the end of one each call maps and unmaps the next, and deeper
+    # in the imports of `mount` the patterns of urllib3 were compiled there (a tenth of a mount).
+    import_module("taskfs.remote.http_session")
     from taskfs.fuse.mount import mount
     from taskfs.fuse.server import unchanged
 
