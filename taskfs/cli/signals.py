@@ -3,6 +3,8 @@
 import signal
 import sys
 import threading
+import time
+from types import CodeType
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -40,11 +42,23 @@ def repeat_swallowed_signals() -> None:
         if number is None:
             report(unraisable)
             return
-        timer = threading.Timer(_AGAIN_S, signal.pthread_kill, (main_thread, number))
-        timer.daemon = True
-        timer.start()
+        threading.Thread(target=send_again, args=(number,), daemon=True).start()
+
+    def send_again(number: int) -> None:
+        time.sleep(_AGAIN_S)
+        while _runs(main_thread, repeat.__code__):  # which would swallow the signal, too
+            time.sleep(_AGAIN_S)
+        signal.pthread_kill(main_thread, number)
 
     sys.unraisablehook = repeat
+
+
+def _runs(thread_id: int, code: CodeType) -> bool:
+    """Return whether a thread is within a call of the function with this code."""
+    frame = sys._current_frames().get(thread_id)
+    while frame is not None and frame.f_code is not code:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _signal_of(exc: BaseException | None) -> int | None:

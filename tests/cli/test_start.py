@@ -329,6 +329,26 @@ def test_ctrl_c_where_python_can_raise_nothing(taskfs: Command) -> None:
     assert (process.returncode, out, err) == (130, "", "")
 
 
+def test_ctrl_c_is_not_repeated_too_early(bare: Command) -> None:
+    """C-1: Also where the thread that repeats Ctrl+C runs before the report of it has ended."""
+    done = bare.python(
+        "import os, signal, threading, time, weakref\n"
+        "from taskfs.cli.signals import repeat_swallowed_signals\n"
+        "repeat_swallowed_signals()\n"
+        "start = threading.Thread.start\n"
+        "threading.Thread.start = lambda thread: (start(thread), time.sleep(0.1))\n"
+        "class Lock: pass\n"
+        "lock = Lock()\n"
+        "reference = weakref.ref(lock, lambda _: os.kill(os.getpid(), signal.SIGINT))\n"
+        "try:\n"
+        "    del lock\n"
+        "    time.sleep(5)\n"
+        "except KeyboardInterrupt:\n"
+        "    raise SystemExit(9)\n"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (9, "", "")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_other_signals_where_python_can_raise_nothing(
     bare: Command, number: signal.Signals
