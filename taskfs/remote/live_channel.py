@@ -11,7 +11,6 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import CancelledError
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -104,8 +103,6 @@ class LiveChannels:
         try:
             # The coroutine ends in time by itself; a loop that does not run must not hang a reader.
             return Waiter(interrupted).result(future, timeout_s + 1.0)
-        except CancelledError:  # `close` ended the loop
-            raise Unavailable(f"task {task_id}: the connection was closed") from None
         except BaseException:
             future.cancel()
             raise

@@ -39,7 +39,8 @@ class Waiter:
 
         Raises:
             Interrupted: the caller was interrupted (EINTR); the work continues.
-            Unavailable: there is no result after *timeout_s* seconds; the work continues.
+            Unavailable: there is no result after *timeout_s* seconds; the work continues. Or it was
+                cancelled before it began, because the file system is being closed.
         """
         if not future.done():
             announce_wait()
@@ -49,6 +50,8 @@ class Waiter:
                 try:
                     remaining_s = max(0.0, deadline_s - time.monotonic())
                     return future.result(timeout=min(POLL_S, remaining_s))
+                except concurrent.futures.CancelledError:
+                    raise Unavailable("there is no answer: the file system is closed") from None
                 except concurrent.futures.TimeoutError:
                     if future.done():
                         return future.result()  # its own TimeoutError

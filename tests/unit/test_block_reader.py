@@ -601,6 +601,14 @@ def test_waiting_gives_the_result_however_long_it_takes() -> None:
     assert Waiter().result(future) == 7
 
 
+def test_a_cancelled_wait_is_a_failure_of_the_file_system() -> None:
+    """X-3: Work that is cancelled because a mount ends is ETIMEDOUT, no unexpected error."""
+    future: Future[int] = Future()
+    future.cancel()
+    with pytest.raises(Unavailable, match="closed"):
+        Waiter().result(future)
+
+
 def test_hits_and_misses_are_counted(reading: Reading) -> None:
     """N-22: Hits, misses and read-ahead are counted."""
     reading.blocks.read_at(0, 2 * BLOCK)
