@@ -1,6 +1,8 @@
 """A cloud with machines, and the channel to them through the requests of a plain client."""
 
+import contextlib
 import json
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -19,6 +21,10 @@ from tests.mounts import NO_TURN_SERVER
 
 # Refuses at once; a silent server has a test of its own.
 NO_SERVER = NO_TURN_SERVER
+# In seconds: what ends early ends within BUSY_S also on a busy machine, and would otherwise last
+# PATIENT_S.
+BUSY_S = 30.0
+PATIENT_S = 60.0
 
 
 class Requests:
@@ -53,6 +59,23 @@ def no_turn_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INDUCTIVA_TURN_SERVER_URL", NO_SERVER)
 
 
+@contextlib.contextmanager
+def question_timeout(channels: LiveChannels, timeout_s: float) -> Iterator[None]:
+    """Give the questions of this block less time; all others have that of a busy machine."""
+    before, channels.question_timeout_s = channels.question_timeout_s, timeout_s
+    yield
+    channels.question_timeout_s = before
+
+
+@contextlib.contextmanager
+def fails_early(error: type[Exception] = Unavailable) -> Iterator[None]:
+    """Expect *error*, and earlier than `PATIENT_S` by far."""
+    began_s = time.monotonic()
+    with pytest.raises(error):
+        yield
+    assert time.monotonic() - began_s < BUSY_S
+
+
 NewChannels = Callable[..., LiveChannels]
 
 
@@ -61,7 +84,9 @@ def new_channels(cloud: FakeCloud) -> Iterator[NewChannels]:
     made: list[LiveChannels] = []
 
     def new(**options: Any) -> LiveChannels:
-        made.append(LiveChannels(Requests(cloud), **{"turn_server": NO_SERVER, **options}))
+        patient = {"connect_timeout_s": PATIENT_S, "question_timeout_s": PATIENT_S}
+        options = {"turn_server": NO_SERVER, **patient, **options}
+        made.append(LiveChannels(Requests(cloud), **options))
         return made[-1]
 
     yield new
@@ -86,14 +111,20 @@ def task(cloud: FakeCloud) -> str:
 
 @pytest.fixture
 def new_files(cloud: FakeCloud, new_channels: NewChannels) -> Callable[..., LiveFiles]:
-    """Opens the files of a task; options of `LiveChannels` may be given."""
+    """Opens the files of a task; *channels* and options of `LiveFiles` may be given."""
 
-    def new(task_id: str, timeout_s: float = 10.0, **options: Any) -> LiveFiles:
-        machine = new_channels(connect_timeout_s=timeout_s, **options).machine(task_id)
+    def new(
+        task_id: str,
+        timeout_s: float = PATIENT_S,
+        channels: LiveChannels | None = None,
+        **options: Any,
+    ) -> LiveFiles:
+        channels = channels or new_channels(connect_timeout_s=timeout_s)
         return LiveFiles(
-            machine,
+            channels.machine(task_id),
             is_live=lambda _: cloud.statuses()[task_id] in LIVE_STATUSES,
             timeout_s=timeout_s,
+            **options,
         )
 
     return new

@@ -12,7 +12,7 @@ from taskfs.remote.live_channel import LiveChannels
 from taskfs.remote.live_connection import COLLECT_AFTER
 from taskfs.remote.live_messages import LS
 from tests.fake_api import FakeCloud
-from tests.live.conftest import NewChannels
+from tests.live.conftest import BUSY_S, NewChannels
 from tests.mounts import eventually
 
 
@@ -33,8 +33,8 @@ def peers() -> int:
 def look(channels: LiveChannels, task: str) -> None:
     """Ask a machine, and wait until the connection is closed."""
     with contextlib.suppress(Unavailable):  # as the fault wants it
-        channels.machine(task).ask(LS, 5.0, lambda: False)
-    eventually(lambda: channels.open_connections == 0, 5.0)
+        channels.machine(task).ask(LS, BUSY_S, lambda: False)
+    eventually(lambda: channels.open_connections == 0)
 
 
 def test_closed_connections_keep_no_memory(
@@ -65,4 +65,4 @@ def test_each_task_keeps_nothing(
         cloud.set_status(task, "success")
         cloud.hang_up(task)
     # The machine of an ended task closes its end within a second.
-    eventually(lambda: gc.collect() >= 0 and peers() - before <= 4, 5.0)
+    eventually(lambda: gc.collect() >= 0 and peers() - before <= 4)

@@ -116,9 +116,9 @@ def test_packages_are_gone_after_the_first_look(
         assert opened.read() == b"one\ntwo\nthree\n"
         cloud.hang_up(task)
         cloud.machine_files(task).append("stdout.txt", b"four\n")
-        eventually(lambda: opened.read() == b"four\n", 10.0)
+        eventually(lambda: opened.read() == b"four\n")
         end_task(cloud, task, {"stdout.txt": b"one\ntwo\nthree\nfour\nfive\n"})
-        eventually(lambda: opened.read() == b"five\n", 20.0)
+        eventually(lambda: opened.read() == b"five\n")
     cloud.machine(other).faults.add("nonsense", text="[[1]]")
     (mount.path / ".taskfs/refresh").write_text("1")
     assert errno_of(lambda: os.listdir(mount.path / other / "live")) == errno.EIO

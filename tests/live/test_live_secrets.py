@@ -89,9 +89,9 @@ def test_a_whole_session_at_the_finest_level(
         with contextlib.suppress(OSError):
             os.listdir(live)
         (mount.path / ".taskfs/refresh").write_text("1")
-        eventually(lambda: os.listdir(live) == ["stdout.txt", "log"], 15.0)
+        eventually(lambda: os.listdir(live) == ["stdout.txt", "log"])
         end_task(cloud, task, {"stdout.txt": b"one\ntwo\nthree\nfour\n"})
-        eventually(lambda: opened.read() == b"four\n", 20.0)
+        eventually(lambda: opened.read() == b"four\n")
     mount.stop()
     text = mount.log.read_text() + everything.read_text()
     assert f"task {task}: connected to its machine" in text

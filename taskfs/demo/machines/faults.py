@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 KINDS: Final = (
     "silence",  # no answer
-    "late",  # the answer comes after *seconds*
+    "late",  # the answer comes after *seconds*, or once `released` is set
     "nonsense",  # *text* in place of the answer
     "goodbye",  # the connection is closed cleanly, without an answer
     "vanish",  # the connection is lost without a close message
@@ -28,6 +28,7 @@ class MachineFault:
     text: str = ""
     size: int = 0
     hits: int = 0
+    released: threading.Event = field(default_factory=threading.Event)
 
 
 class MachineFaults:

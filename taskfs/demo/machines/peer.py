@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from taskfs.demo.machines.tracker import ErrorStatus, NoAnswer, operation
 if TYPE_CHECKING:
     from aiortc import RTCDataChannel, RTCPeerConnection
 
+LATE_POLL_S = 0.01  # between two looks whether a late answer is due
 FOLLOW_S = 1.0  # between two answers to a question that follows a file
 
 
@@ -134,7 +136,9 @@ class Peer:
     async def _inject(self, channel: RTCDataChannel, fault: MachineFault) -> bool:
         """Apply a fault; return whether it replaces the answer."""
         if fault.kind == "late":
-            await asyncio.sleep(fault.seconds)
+            until_s = time.monotonic() + fault.seconds
+            while not fault.released.is_set() and time.monotonic() < until_s:
+                await asyncio.sleep(LATE_POLL_S)
         elif fault.kind == "nonsense":
             channel.send(fault.text)
         elif fault.kind == "goodbye":
