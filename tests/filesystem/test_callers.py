@@ -85,12 +85,14 @@ def test_caches_of_fsspec(task: str, tmp_path: Path, cache: str) -> None:
                 assert_same(file.read(), content)
 
 
-def block_cached(task: str, directory: Path, name: str = "noise.bin", **options: Any) -> Any:
+def block_cached(
+    task: str, directory: Path, name: str = "noise.bin", timeout: str = "30s", **options: Any
+) -> Any:
     """Return an open file behind `blockcache::`, with small blocks."""
     fs = fsspec.filesystem(
         "blockcache",
         target_protocol="taskfs",
-        target_options={"cache_size": 0, "timeout": "4s", "dir_cache_time": "0s"},
+        target_options={"cache_size": 0, "timeout": timeout, "dir_cache_time": "0s"},
         cache_storage=str(directory),
         skip_instance_cache=True,
         **options,
@@ -119,7 +121,7 @@ def test_a_failed_read_leaves_no_zeros_in_blockcache(
 ) -> None:
     """P-20, X-9: A failed read leaves no block that counts as read."""
     task = by_environment.add_task(outputs={"big.bin": BIG})
-    with block_cached(task, tmp_path / "c", name="big.bin") as file:
+    with block_cached(task, tmp_path / "c", name="big.bin", timeout="5s") as file:
         assert file.read(10) == BIG[:10]
         by_environment.faults.add("reset", side="store", times=None)
         file.seek(11_000_000)

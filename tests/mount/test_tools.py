@@ -171,7 +171,9 @@ def test_tar_and_rsync_while_tasks_change(
     """T-10: While tasks change, rsync and tar never truncate a text whose size was reported."""
     words = ("started", "computation-started", "computation-ended", "success", "submitted")
     tasks = [cloud.add_task(status=words[n % 3]) for n in range(12)]
-    mountpoint = new_mount(status_cache_time="0s").path  # type: ignore[call-arg]
+    # A text is kept for the attr timeout after a stat: tar reports one that changes while it reads.
+    mount = new_mount(status_cache_time="0s", attr_timeout="60s")  # type: ignore[call-arg]
+    mountpoint = mount.path
     for step in range(2):
         for n, task in enumerate(tasks):
             cloud.set_status(task, words[(n + step) % 3])
