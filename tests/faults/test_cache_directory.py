@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import re
 import shutil
 import subprocess
 import threading
@@ -14,6 +15,7 @@ from typing import Final
 import pytest
 
 from taskfs.archive.index_layout import KIND
+from taskfs.cache.sealed_file import SealedWriter, read_sealed
 from tests.caches import (
     SEGMENT,
     MountFactory,
@@ -234,6 +236,20 @@ def test_a_disk_that_is_full_or_read_only(
         subprocess.run(["umount", "-l", cache], check=True)
 
 
+def rewrite_as_newer(path: Path) -> None:
+    """Replace an index by that of a newer version, which would show other names in this one."""
+    content = read_sealed(path, KIND)
+    assert content is not None
+    other = content[:].replace(b"small", b"other")
+    assert other != content[:]
+    newer = re.sub(rb"\d+", lambda number: b"%d" % (int(number[0]) + 1), KIND)
+    assert newer != KIND
+    writer = SealedWriter(path.name, path.parent)
+    writer.write(other)
+    writer.seal(newer)
+    writer.publish()
+
+
 @pytest.mark.mount
 def test_written_by_another_version(mounted: MountFactory, cloud: FakeCloud, cache: Path) -> None:
     """R-16: Files of another format version are neither read, changed nor evicted; look-alikes are
@@ -243,9 +259,7 @@ def test_written_by_another_version(mounted: MountFactory, cloud: FakeCloud, cac
     with mounted() as mount:
         check_outputs(Mounted(cloud, mount.path), task, files)
     for path in cached_files(cache, "index"):
-        written = path.read_bytes()
-        assert KIND in written
-        path.write_bytes(written.replace(KIND, KIND.replace(b"3", b"4")))
+        rewrite_as_newer(path)
     for path in cached_files(cache, "blocks"):
         path.write_bytes(b"another layout" * 5000)
     shutil.copytree(cache / "v1", cache / "v0")

@@ -17,6 +17,7 @@ from taskfs.cache.block import BLOCK
 from taskfs.cache.spill_file import IN_MEMORY
 from taskfs.demo.sources import FileSource
 from taskfs.support.formatting import format_size
+from taskfs.support.wait_hook import call_before_waits
 from taskfs.tasks.cached_tasks import size_on_disk
 from tests.caches import TreeFactory, archive_requests, cached_files, disk_use, small_disk
 from tests.fake_api import FakeCloud
@@ -105,6 +106,28 @@ def test_a_listing_makes_no_member(
         assert [entry.name for entry, _ in pairs] == [f"field{n:03}" for n in range(100)]
         sizes = [attrs.size for _, attrs in pairs if attrs is not None]
         assert sizes == [len(body_of(number)) for number in range(700, 800)]
+
+
+def test_what_is_in_memory_needs_no_wait(open_tree: TreeFactory, task: str) -> None:
+    """R-40: Names, attributes, listings and small files that are in memory are answered without a
+    wait, so another thread is not woken for them; the first read of a file waits for the store."""
+    waits: list[str] = []
+    with open_tree() as fs:
+        folder = f"{task}/outputs/processor0/7"
+        fs.names(folder)
+        call_before_waits(lambda: waits.append("a wait"))
+        try:
+            body = fs.read(f"{folder}/field007")
+            assert waits
+            waits.clear()
+            assert fs.read(f"{folder}/field007") == body == body_of(707)
+            assert len(fs.names(folder)) == FIELDS
+            assert [fs.stat(f"{folder}/field{n:03}").st_size for n in range(FIELDS)] == [4] * FIELDS
+            with pytest.raises(FileNotFoundError):
+                fs.stat(f"{folder}/none")
+            assert not waits
+        finally:
+            call_before_waits(lambda: None)
 
 
 def test_a_batch_begins_anywhere(open_tree: TreeFactory, task: str) -> None:

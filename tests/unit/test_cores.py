@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -97,12 +98,26 @@ def test_affinity_of_a_process() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "is_mount", "workers"), [(1, False, 1), (2, True, 1), (3, True, 2), (6, False, 4)]
+    ("count", "is_mount", "workers", "threads"),
+    [(1, False, 1, 2), (2, True, 1, 2), (3, True, 2, 3), (6, False, 4, 6), (64, False, 4, 8)],
 )
-def test_stretches_at_once_follow_the_cores(
-    monkeypatch: pytest.MonkeyPatch, count: int, is_mount: bool, workers: int
+def test_decoding_follows_the_cores(
+    monkeypatch: pytest.MonkeyPatch, count: int, is_mount: bool, workers: int, threads: int
 ) -> None:
-    """R-38: As many stretches are decoded at once as there are cores, on a mount one less."""
+    """R-38: As many stretches are decoded at once as there are cores, on a mount one less. All
+    members together are decoded ahead by a thread for each core."""
     monkeypatch.setattr(core, "usable_cores", lambda: count)
     resources = open_resources(Waiter(), Stats(), is_mount=is_mount)
     assert resources.max_workers == workers
+    running, gate = threading.Semaphore(0), threading.Event()
+
+    def decode() -> None:
+        running.release()
+        gate.wait(30)
+
+    for _ in range(20):
+        resources.decoding.submit(decode)
+    for _ in range(threads):
+        assert running.acquire(timeout=30)
+    assert not running.acquire(timeout=0.1)
+    gate.set()

@@ -2,10 +2,13 @@
 
 import contextlib
 import threading
+from typing import cast
 
 import pytest
 
 from taskfs.fuse.kernel.page_push import MAX_PUSHES, PagePush
+from taskfs.support.wait_hook import call_before_waits
+from taskfs.tree.handles import PushableHandle
 
 
 def write_pages(nodeid: int, offset: int, piece: object) -> None:
@@ -91,3 +94,34 @@ def test_a_push_at_open_needs_a_closed_file() -> None:
     pushes.note_release(7)
     pushes.note_release(7)
     assert pushes.note_open(7)
+
+
+class OpenFile:
+    """An open file with one piece to push."""
+
+    def __init__(self) -> None:
+        self.ready = [range(10, 20), range(0)]
+
+    def take_pushable(self) -> range:
+        return self.ready.pop(0)
+
+    def read_for_push(self, offset: int, size: int) -> bytes:
+        return bytes(size)
+
+
+def test_a_push_announces_its_wait() -> None:
+    """R-40, R-10: A push after a read may wait in the kernel, so another thread reads the requests
+    meanwhile. Without bytes to push, and at an open, there is no wait."""
+    done: list[str] = []
+    pushes = PagePush(lambda nodeid, offset, piece: done.append("push"))
+    call_before_waits(lambda: done.append("wait"))
+    try:
+        handle = cast(PushableHandle, OpenFile())
+        pushes.push_after_read(7, handle)
+        assert done == ["wait", "push"]
+        cast(OpenFile, handle).ready = [range(0)]
+        pushes.push_after_read(7, handle)
+        pushes.push_at_open(7, cast(PushableHandle, OpenFile()))
+        assert done == ["wait", "push", "push"]
+    finally:
+        call_before_waits(lambda: None)
