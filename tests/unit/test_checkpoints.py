@@ -24,6 +24,7 @@ from taskfs.archive.disk_checkpoints import ArchiveCheckpoints, DiskCheckpoints
 from taskfs.archive.member import Member
 from taskfs.archive.open_archive import open_archive
 from taskfs.archive.seekable_decoder import SeekableDecoder
+from taskfs.cache.block import BLOCK
 from taskfs.cache.disk_cache import DiskCache, cache_key
 from taskfs.cache.memory_cache import ExtentCache
 from taskfs.cache.readahead import ReadAheadBudget
@@ -290,6 +291,23 @@ def test_a_damaged_file_is_a_miss(cache: Path, seed: int) -> None:
     later.check(len(BODY) * 9 // 10)
     later.read_whole()
     later.settle()
+
+
+@pytest.mark.parametrize("place", [48, 56, 64, 68])
+def test_a_wrong_bit_of_a_position_is_a_miss(cache: Path, place: int) -> None:
+    """I-9: A checkpoint with a wrong bit in its position is a miss. A read that does not reach the
+    member's end, where the CRC-32 is checked, must not use it.
+
+    *place* is that of the decoded bytes, the compressed bits, the CRC-32 or the bits in a record.
+    """
+    (path,) = segments(cache)
+    content = bytearray(path.read_bytes())
+    for number in Process(cache).stored:
+        content[number * BLOCK + place] ^= 1
+    path.write_bytes(content)
+    later = Process(cache)
+    later.check(len(BODY) * 9 // 10)
+    assert later.source.fed > len(PACKED) * 0.8
 
 
 def test_a_file_cut_short_is_a_miss(cache: Path) -> None:
