@@ -106,9 +106,11 @@ def test_the_recipes_of_events(environment: dict[str, str], home: Path) -> None:
         subprocess.run(["taskfs", "mount", home / "tasks"], env=environment, check=True)
         outputs = []
         for number, recipe in enumerate(recipes):
+            outputs.append(home / f"screen{number}")
+            outputs[-1].touch()
             # On a terminal, which entr needs.
             program = subprocess.Popen(
-                ["script", "-qfc", recipe.replace("ID", task), str(home / f"screen{number}")],
+                ["script", "-qfc", recipe.replace("ID", task), str(outputs[-1])],
                 cwd=home / "tasks",
                 env=environment | {"SHELL": "/bin/bash"},
                 stdin=subprocess.PIPE,
@@ -116,7 +118,6 @@ def test_the_recipes_of_events(environment: dict[str, str], home: Path) -> None:
             )
             stack.enter_context(program)
             stack.callback(program.terminate)
-            outputs.append(home / f"screen{number}")
         eventually(lambda: "established" in outputs[0].read_text())
         time.sleep(2)  # until both watches are seen
         cloud.set_status(task, "failed")

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import fsspec
 import numpy as np
-import pandas as pd
 import pytest
 
 from taskfs.cache.block import BLOCK
@@ -38,6 +37,8 @@ def tables() -> list[Tables]:
 
 
 def table(task: int, number: int) -> bytes:
+    import pandas as pd  # slow, and all processes of a test run import this module
+
     chance = np.random.default_rng(100 * task + number)
     frame = pd.DataFrame({"t": np.arange(ROWS), "pressure": chance.normal(task, 1.0, ROWS)})
     return str(frame.to_csv(index=False)).encode()
@@ -48,6 +49,8 @@ def column(path: str, cache_dirs: list[str]) -> tuple[float, int, int]:
 
     Worker n uses the cache directory n.
     """
+    import pandas as pd
+
     cache_dir = cache_dirs[int(os.environ["WORKER"])]
     frame = pd.read_csv(f"taskfs://{path}", storage_options={"cache_dir": cache_dir})
     return float(frame["pressure"].sum()), len(frame), os.getpid()
@@ -56,7 +59,7 @@ def column(path: str, cache_dirs: list[str]) -> tuple[float, int, int]:
 @contextlib.contextmanager
 def cluster(home: Path, workers: int) -> "Iterator[Client]":
     """Yield the client of a scheduler and its worker processes."""
-    from distributed import Client  # slow, and all processes of a test run import this module
+    from distributed import Client  # slow, too
 
     address = home / "scheduler.json"
     common = ["--no-dashboard", "--scheduler-file", str(address)]
@@ -97,6 +100,8 @@ def test_the_mean_of_a_column_over_ten_tasks(
     begins a second time. With two, each worker may fetch that much: both need the indexes and the
     blocks that hold bytes of two files, and both read ahead.
     """
+    import pandas as pd
+
     cloud = by_environment
     tasks = [cloud.add_task(project="dam", outputs=files) for files in tables]
     whole = sum(size_of(cloud, task) for task in tasks)

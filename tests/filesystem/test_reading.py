@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import fsspec
-import h5py
 import numpy as np
 import pytest
 
@@ -225,6 +224,8 @@ def test_h5py_reads_slices_of_an_open_file(
     remote: TaskFileSystem, cloud: FakeCloud, options: dict[str, Any]
 ) -> None:
     """P-16: h5py reads slices of an open file."""
+    import h5py
+
     field = np.random.default_rng(5).normal(size=(120, 10_000))
     whole = io.BytesIO()
     with h5py.File(whole, "w") as made:

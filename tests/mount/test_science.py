@@ -1,6 +1,4 @@
-"""Scientific tools read on a mount what the archive holds. They run in a process of their own: h5py
-and a page fault of `mmap` keep Python's lock while they wait, and the cloud is in this process. The
-tools that need large packages are in `tests/tools`.
+"""Scientific tools read on a mount what the archive holds.
 
 They run in a process of their own: h5py and a page fault of `mmap` keep Python's lock while they
 wait, and the cloud is in this process. The tools that need large packages are in `tests/tools`.
@@ -16,10 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
-import h5py
-import meshio
 import numpy as np
-import pandas as pd
 import pytest
 
 from tests.fake_api import FakeCloud
@@ -67,6 +62,8 @@ def field() -> Any:
 
 
 def as_hdf5(**options: Any) -> bytes:
+    import h5py
+
     whole = io.BytesIO()
     with h5py.File(whole, "w") as file:
         file.create_dataset("pressure", data=field(), **options)
@@ -75,6 +72,8 @@ def as_hdf5(**options: Any) -> bytes:
 
 
 def read_slices(path: Path, slices: tuple[Any, ...]) -> Any:
+    import h5py
+
     with h5py.File(path, "r") as file:
         pressure = file["pressure"]
         return pressure.attrs["unit"], [pressure[part] for part in slices]
@@ -123,6 +122,8 @@ def test_numpy_memmap(put: Put, run: Run) -> None:
 
 
 def read_mesh(path: Path) -> Any:
+    import meshio
+
     mesh = meshio.read(path)
     return mesh.points, mesh.cells_dict["triangle"], mesh.point_data
 
@@ -130,6 +131,8 @@ def read_mesh(path: Path) -> Any:
 @pytest.mark.parametrize("name", ["mesh.vtk", "mesh.vtu", "mesh.xdmf"])
 def test_a_mesh(put: Put, run: Run, tmp_path: Path, name: str) -> None:
     """S-3: meshio reads points, cells and data."""
+    import meshio
+
     points = np.random.default_rng(3).normal(size=(3002, 3))
     triangles = np.array([[n, n + 1, n + 2] for n in range(3000)])
     mesh = meshio.Mesh(points, [("triangle", triangles)], point_data={"p": points[:, 0]})
@@ -156,12 +159,16 @@ def test_zipfile_on_the_raw_archive(put: Put, run: Run) -> None:
 
 
 def read_csv(path: Path) -> Any:
+    import pandas as pd
+
     with pd.read_csv(path, chunksize=7) as pieces:
         return pd.read_csv(path), pd.read_csv(path, engine="python"), pd.concat(pieces)
 
 
 def test_pandas_reads_csv(put: Put, run: Run) -> None:
     """S-4: pandas reads a CSV whole and in pieces, with both parsers."""
+    import pandas as pd
+
     frame = pd.DataFrame(field()[:, :30], columns=[f"c{n}" for n in range(30)])
     for found in run(read_csv, put("probes.csv", frame.to_csv(index=False).encode())):
         pd.testing.assert_frame_equal(found, frame)

@@ -9,6 +9,7 @@ import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -41,9 +42,17 @@ PLENTY: Final = 1 << 30
 KEY: Final = cache_key("a version")
 POSITION: Final = struct.Struct("<QQLB")  # of a checkpoint on disk
 BODY: Final = cheap_bytes(6 * STRETCH + 1_234_567, 5)
-PACKED: Final = deflate(BODY, 1)
-# Compressed bytes that one stretch takes, with the block that begins behind it.
-ONE_STRETCH: Final = len(PACKED) // 6 + 4 * PIECE
+
+
+@lru_cache
+def packed_body() -> bytes:
+    """Return the body compressed; not at import, because all processes of a run import this."""
+    return deflate(BODY, 1)
+
+
+def one_stretch() -> int:
+    """Return the compressed bytes of one stretch, with the block that begins behind it."""
+    return len(packed_body()) // 6 + 4 * PIECE
 
 
 @dataclass
@@ -83,7 +92,7 @@ class Process:
         self,
         directory: Path,
         body: bytes = BODY,
-        packed: bytes = PACKED,
+        packed: bytes | None = None,
         *,
         max_bytes: int = PLENTY,
         number: int = 3,
@@ -93,6 +102,7 @@ class Process:
         span_bytes: int = 24 << 20,
         cache: type[DiskCache] = DiskCache,
     ) -> None:
+        packed = packed_body() if packed is None else packed
         self.body = body
         self.source = Source(packed)
         self.decoding, self.saving = DaemonPool(4), DaemonPool(1)
@@ -241,7 +251,7 @@ def test_a_jump_in_another_process_costs_one_stretch(passed: Path) -> None:
     for place in [len(BODY) * 9 // 10, len(BODY) - 1, *(rng.randrange(len(BODY)) for _ in "abcd")]:
         later = Process(passed)
         later.check(place)
-        assert later.source.fed <= ONE_STRETCH
+        assert later.source.fed <= one_stretch()
 
 
 def test_a_pass_that_was_broken_off_is_kept(tmp_path: Path) -> None:
@@ -253,10 +263,10 @@ def test_a_pass_that_was_broken_off_is_kept(tmp_path: Path) -> None:
     assert set(first.stored) >= {1, 2, 3}
     later = Process(tmp_path)
     later.check(3 * STRETCH + 4096)
-    assert later.source.fed <= ONE_STRETCH
+    assert later.source.fed <= one_stretch()
     last = Process(tmp_path)
     last.check(len(BODY) - 4096)
-    assert last.source.fed <= len(PACKED) * 0.6
+    assert last.source.fed <= len(packed_body()) * 0.6
     last.settle()
     assert set(last.stored) >= {1, 2, 3, 4, 5}  # the way there is kept, too
 
@@ -317,7 +327,7 @@ def test_a_file_cut_short_is_a_miss(cache: Path) -> None:
             file.truncate(3 * 65536 + 100)
     later = Process(cache)
     later.check(len(BODY) * 9 // 10)
-    assert later.source.fed > len(PACKED) // 2
+    assert later.source.fed > len(packed_body()) // 2
 
 
 def test_a_file_of_another_member_or_version_is_a_miss(cache: Path) -> None:
@@ -327,13 +337,13 @@ def test_a_file_of_another_member_or_version_is_a_miss(cache: Path) -> None:
         Process(cache, key=cache_key("another version")),
     ):
         other.check(len(BODY) * 9 // 10)
-        assert other.source.fed > len(PACKED) * 0.8
+        assert other.source.fed > len(packed_body()) * 0.8
         other.settle()
     (path,) = [path for path in segments(cache) if path.name.startswith(f"{KEY}-c3-")]
     path.rename(path.with_name(path.name.replace("-c3-", "-c5-")))
     renamed = Process(cache, number=5)
     renamed.check(len(BODY) * 9 // 10)
-    assert renamed.source.fed > len(PACKED) * 0.8
+    assert renamed.source.fed > len(packed_body()) * 0.8
 
 
 def change_records(cache: Path, change: Callable[[bytes], bytes]) -> None:
@@ -352,7 +362,7 @@ def test_a_checkpoint_of_a_newer_version_is_a_miss(cache: Path) -> None:
     change_records(cache, lambda old: old.replace(b"checkpoint 1", b"checkpoint 2") + bytes(100))
     later = Process(cache)
     later.check(len(BODY) * 9 // 10)
-    assert later.source.fed > len(PACKED) * 0.8
+    assert later.source.fed > len(packed_body()) * 0.8
     later.read_whole()
 
 
@@ -361,7 +371,7 @@ def test_a_checkpoint_of_another_size_or_crc_is_a_miss(cache: Path) -> None:
     body = BODY[:-1] + b"!"
     other = Process(cache, body, deflate(body, 1))
     other.check(len(BODY) * 9 // 10)
-    assert other.source.fed > len(PACKED) * 0.8
+    assert other.source.fed > len(packed_body()) * 0.8
 
 
 @pytest.mark.parametrize("what", ["window", "bits", "crc", "offset"])
@@ -400,7 +410,7 @@ def test_wrong_bytes_of_the_store_drop_the_checkpoints(tmp_path: Path) -> None:
     wrong.set()
 
     def answer(start: int, stop: int, body: bytes) -> bytes:
-        return flipped(body, 1000) if wrong.is_set() and start > len(PACKED) // 3 else body
+        return flipped(body, 1000) if wrong.is_set() and start > len(packed_body()) // 3 else body
 
     def read(offset: int) -> Buffer:
         with make_harness() as engine:
@@ -437,7 +447,7 @@ def test_two_processes_do_not_decode_the_same_stretch(tmp_path: Path) -> None:
     for each in both:
         each.settle()
     # The last stretch and the search for blocks are paid by each.
-    assert sum(each.source.fed for each in both) <= len(PACKED) + 4 * ONE_STRETCH
+    assert sum(each.source.fed for each in both) <= len(packed_body()) + 4 * one_stretch()
 
 
 def test_a_process_that_hangs_delays_the_other_for_a_bounded_time(
@@ -448,7 +458,7 @@ def test_a_process_that_hangs_delays_the_other_for_a_bounded_time(
     go, held = threading.Event(), threading.Event()
 
     def hang(offset: int) -> None:
-        if offset > len(PACKED) // 2:
+        if offset > len(packed_body()) // 2:
             held.set()
             go.wait(20)
 
@@ -459,7 +469,7 @@ def test_a_process_that_hangs_delays_the_other_for_a_bounded_time(
     try:
         assert held.wait(10)
         two.check(len(BODY) - 4096)
-        assert two.source.fed <= len(PACKED) * 0.8
+        assert two.source.fed <= len(packed_body()) * 0.8
         assert thread.is_alive()
     finally:
         go.set()
@@ -515,7 +525,7 @@ def test_an_offline_cache_is_read_only(cache: Path) -> None:
     (path,) = segments(cache)
     later = Process(cache, cache=FrozenCache)
     later.check(len(BODY) * 9 // 10)
-    assert later.source.fed <= ONE_STRETCH
+    assert later.source.fed <= one_stretch()
     change_records(cache, lambda old: old.replace(b"checkpoint 1", b"checkpoint 2"))
     before = path.read_bytes()
     later = Process(cache, cache=FrozenCache)
@@ -580,7 +590,7 @@ def test_stretches_are_decoded_at_once(passed: Path, max_workers: int, step: int
     later.settle()
     assert later.decoder.verified
     assert most >= 2
-    assert later.source.fed <= 1.15 * len(PACKED) + 4 * PIECE
+    assert later.source.fed <= 1.15 * len(packed_body()) + 4 * PIECE
 
 
 def test_decoding_ahead_is_bounded(passed: Path) -> None:
@@ -588,7 +598,7 @@ def test_decoding_ahead_is_bounded(passed: Path) -> None:
     later = Process(passed, max_workers=2)
     later.read_until(STRETCH)
     later.settle()
-    decoded = later.source.fed / len(PACKED) * len(BODY)
+    decoded = later.source.fed / len(packed_body()) * len(BODY)
     assert decoded <= STRETCH + 3 * MAX_AHEAD_SPANS * SPAN + 16 * SPAN
 
 
@@ -601,5 +611,5 @@ def test_a_jump_ends_parallel_decoding(passed: Path) -> None:
         before = later.source.fed
         later.check(place)
         later.settle()
-        assert later.source.fed - before <= ONE_STRETCH
+        assert later.source.fed - before <= one_stretch()
     later.read_whole()

@@ -13,7 +13,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 import requests
@@ -623,6 +622,8 @@ def test_set_status_fills_in_the_times(empty: Client, clock: Clock) -> None:
 @pytest.mark.parametrize("frames", [20, 7])
 def test_the_pressure_history_is_an_hdf5_file(frames: int) -> None:
     """h5py reads the demo's HDF5 file: a row per frame, NaN where the simulation did not get."""
+    import h5py
+
     content = pressure_history(Random("task"), frames)
     with h5py.File(io.BytesIO(content)) as file:
         pressure = file["pressure"][:]
