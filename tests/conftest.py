@@ -83,7 +83,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         part = others[number::count]
         first = number * len(part) // count
         computing = unit[number * len(unit) // count : (number + 1) * len(unit) // count]
-        between = 2 * len(computing) // 3
+        between = 2 * len(computing) // 3 if part else 0
         for place, item in enumerate(part[first:] + part[:first]):
             items.append(item)
             begin, end = (between * at // len(part) for at in (place, place + 1))
