@@ -37,8 +37,9 @@ def odd(request: pytest.FixtureRequest, taskfs: Command, locales: Path) -> Comma
     settings = {
         "en_US": {"LC_ALL": "en_US", "LOCPATH": str(locales)},
         "POSIX": {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
-        "latin-1 streams": {"LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "iso8859-1:strict"},
-        "ASCII streams": {"LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "ascii:strict"},
+        # Without a locale, Python uses C.UTF-8.
+        "latin-1 streams": {"PYTHONIOENCODING": "iso8859-1:strict"},
+        "ASCII streams": {"PYTHONIOENCODING": "ascii:strict"},
     }
     return Command(taskfs.cwd, taskfs.environment | settings[request.param])
 
