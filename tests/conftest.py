@@ -52,6 +52,7 @@ class _Popen(subprocess.Popen[Any]):
 
     def __init__(self, args: Any, *, cwd: Any = None, **options: Any) -> None:
         if cwd is not None:
+            assert not {"executable", "shell"} & options.keys()
             args = ["env", "--chdir", cwd, *([args] if isinstance(args, str) else args)]
         super().__init__(args, **options)
 

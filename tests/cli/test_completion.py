@@ -36,8 +36,7 @@ def complete(taskfs: Command, shell_path: str) -> Callable[..., list[str]]:
 
     def ask(*words: str, **environment: str) -> list[str]:
         done = subprocess.run(
-            ["taskfs"],
-            executable=shutil.which("taskfs", path=shell_path),
+            [str(shutil.which("taskfs", path=shell_path))],
             env={
                 **taskfs.environment,
                 "_TASKFS_COMPLETE": "bash_complete",
