@@ -56,6 +56,8 @@ def _user_cache_dir() -> str:
 # The commands that read the tree without a mount.
 READ_COMMANDS: Final = frozenset({"ls", "cat", "head", "tail", "du", "cp"})
 FSSPEC: Final = "fsspec"  # not a command: the storage options of the fsspec file system
+# The commands with the common options. `unpin` and `cache` send no request, but the API and the key
+# say whose files are meant, and a user gives them what `pin` got.
 COMMANDS: Final = READ_COMMANDS | {
     "mount",
     "list",
@@ -67,9 +69,11 @@ COMMANDS: Final = READ_COMMANDS | {
     "download",
     "doctor",
     "pin",
+    "unpin",
+    "cache",
 }
 EVERY: Final = COMMANDS | {FSSPEC}
-NETWORK: Final = EVERY | {"login"}  # the commands that send requests
+NETWORK: Final = EVERY | {"login"}
 SCOPED: Final = frozenset({"mount", "list", "watch", FSSPEC})
 LOGGED: Final = COMMANDS | {"demo", "login"}
 MOUNT: Final = frozenset({"mount"})

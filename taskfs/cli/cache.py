@@ -6,6 +6,7 @@ from typing import Final
 
 import click
 
+from taskfs.cli.api_session import configure_logging
 from taskfs.cli.arguments import task_ids_argument
 from taskfs.cli.columns import Column
 from taskfs.cli.options import Settings, config_options
@@ -35,6 +36,7 @@ def command(settings: Settings, task_ids: tuple[str, ...], clear: bool) -> None:
     """
     flags = {**settings.flags, "offline": "true"}  # a key that is there is used, none is needed
     config = Settings(flags, settings.mount_options, settings.file).load()
+    configure_logging(config)
     cache = _Cache(config, task_ids)
     if clear:
         click.echo(f"{format_size(cache.clear(everything=not task_ids))} removed")

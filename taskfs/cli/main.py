@@ -81,7 +81,7 @@ class _LazyGroup(click.Group):
         super().format_options(ctx, formatter)
         from taskfs.cli.options import common_records
 
-        with formatter.section("Common options, after the name of a command"):
+        with formatter.section("Common options, after a command whose help names them"):
             formatter.write_dl(common_records(ctx))
 
     def resolve_command(

@@ -12,7 +12,7 @@ import click
 from taskfs.cli import completers
 from taskfs.config import Config, load_config
 from taskfs.errors import ConfigError
-from taskfs.options import OPTIONS, Option, parse_mount_options, unknown_variables
+from taskfs.options import BY_NAME, OPTIONS, Option, parse_mount_options, unknown_variables
 from taskfs.support.parsing import parse_path
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -24,7 +24,7 @@ SETTINGS_EPILOG: Final = (
     "M, G, T (powers of 1024) or KB, MB, GB (powers of 1000)."
 )
 
-# The settings of every command that uses the API; `taskfs --help` shows them once.
+# The settings of most commands; `taskfs --help` shows them once.
 COMMON: Final = frozenset(
     {"api_url", "api_key_file", "insecure_http", "timeout", "log_file", "log_level"}
 )
@@ -43,10 +43,15 @@ class CommonOption(click.Option):
 
 
 class _HintOption(CommonOption):
-    """The common option whose line in a command's help points to the others."""
+    """The common option whose line in a command's help names the others."""
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        return "-v, --config, --api-url, ...", COMMON_HINT
+        parameters = ctx.command.params
+        accepted = {flag for parameter in parameters for flag in parameter.opts}
+        if all(BY_NAME[name].flag in accepted for name in COMMON):
+            return "-v, --config, --api-url, ...", COMMON_HINT
+        names = [each.opts[0] for each in parameters if isinstance(each, CommonOption)]
+        return ", ".join(names), COMMON_HINT
 
 
 def common_records(ctx: click.Context) -> list[tuple[str, str]]:

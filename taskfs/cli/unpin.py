@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from taskfs.cli.api_session import configure_logging
 from taskfs.cli.options import Settings, config_options
 from taskfs.cli.task_ids import TaskPath
 from taskfs.cli.tree_command import for_each, path_argument
@@ -20,6 +21,7 @@ def command(settings: Settings, paths: tuple[TaskPath, ...]) -> int:
     request is sent.
     """
     config = settings.load(need_key=False)
+    configure_logging(config)
     from taskfs.cache.disk_cache import FORMAT
 
     root = config.cache_dir / FORMAT
