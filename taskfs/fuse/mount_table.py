@@ -41,11 +41,15 @@ def mounts() -> Iterator[MountEntry]:
         yield from _bsd_mounts()
         return
     with lines:
-        for line in lines:
-            head, _, tail = line.rstrip(b"\n").partition(b" - ")
-            fields, rest = head.split(b" "), tail.split(b" ")
-            words = map(os.fsdecode, (rest[0], fields[2], rest[-1]))
-            yield MountEntry(_unescape(fields[4]), *words)
+        yield from map(_parse_line, lines)
+
+
+def _parse_line(line: bytes) -> MountEntry:
+    """Parse a line of a process's table in proc(5)."""
+    head, _, tail = line.rstrip(b"\n").partition(b" - ")
+    fields, rest = head.split(b" "), tail.split(b" ")
+    words = map(os.fsdecode, (rest[0], fields[2], rest[-1]))
+    return MountEntry(_unescape(fields[4]), *words)
 
 
 def _bsd_mounts() -> Iterator[MountEntry]:
@@ -86,6 +90,19 @@ def mounted_device(mountpoint: Path) -> str:
     """Return the device of the taskfs on *mountpoint*; empty if the topmost mount is another."""
     found = mounts_on(mountpoint)
     return found[-1].device if found and found[-1].type == FSTYPE else ""
+
+
+def find_copy(device: str) -> tuple[int, str] | None:
+    """Return a process that has the mount of *device*, and where: in its mount namespace (a
+    container), or by mount --bind. None if there is none, or outside Linux."""
+    with contextlib.suppress(OSError):
+        for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
+            # The process may have ended.
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/mountinfo", "rb") as lines:
+                for mount in map(_parse_line, lines):
+                    if mount.device == device and mount.type == FSTYPE:
+                        return pid, mount.mountpoint
+    return None
 
 
 def mount_id(mountpoint: str) -> int:

@@ -15,7 +15,14 @@ from typing import Final, TypeVar
 
 from taskfs.errors import MountError
 from taskfs.fuse.fusermount import COMMAND_TIMEOUT_S, run_fusermount
-from taskfs.fuse.mount_table import AUTOFS, FSTYPE, mounted_device, mounted_types, mounts_on
+from taskfs.fuse.mount_table import (
+    AUTOFS,
+    FSTYPE,
+    find_copy,
+    mounted_device,
+    mounted_types,
+    mounts_on,
+)
 
 T = TypeVar("T")
 
@@ -121,7 +128,7 @@ def umount(mountpoint: Path, *, lazy: bool) -> None:
     if not types or types[-1] != FSTYPE:
         raise MountError(f"no taskfs is mounted on {mountpoint}: see `taskfs mounts`")
     _check_owner(mountpoint)
-    pid = _read_pid(mountpoint)
+    pid, device = _read_pid(mountpoint), mounted_device(mountpoint)
     lazy = lazy or (pid is None and is_dead(mountpoint))
     try:
         _unmount_if_idle(mountpoint, lazy=lazy)
@@ -139,8 +146,17 @@ def umount(mountpoint: Path, *, lazy: bool) -> None:
         if time.monotonic() > deadline_s:
             if lazy:
                 return  # the daemon serves until the last open file is closed
-            raise MountError(f"{mountpoint} is unmounted, but its process {pid} still runs")
+            raise MountError(f"{mountpoint} is unmounted, but {_why_running(pid, device)}")
         time.sleep(POLL_S)
+
+
+def _why_running(pid: int, device: str) -> str:
+    """Say why the daemon of an unmounted *device* still runs."""
+    copy = find_copy(device)
+    if copy is None:
+        return f"its process {pid} still runs"
+    where = f"nsenter -t {copy[0]} -m umount {shlex.quote(copy[1])}"
+    return f"process {copy[0]} has a copy, which process {pid} serves: unmount it too ({where})"
 
 
 def _unmount_if_idle(mountpoint: Path, *, lazy: bool) -> None:

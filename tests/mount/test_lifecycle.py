@@ -212,6 +212,32 @@ def test_umount_waits_for_the_end_of_the_process(new_mount: Callable[..., Mount]
     assert done.stderr == f"taskfs: no taskfs is mounted on {mount.path}: see `taskfs mounts`\n"
 
 
+def test_umount_names_the_process_that_has_a_copy(new_mount: Callable[..., Mount]) -> None:
+    """E-24: The line names the copy in another namespace, and its fix works."""
+    mount = new_mount()
+    pid = mount.pid
+    script = """
+    findmnt -rno TARGET -t fuse.taskfs | grep -vxF "$0" |
+        xargs -r -n 1 umount --lazy --internal-only --no-canonicalize
+    echo
+    exec sleep 60
+    """  # only this mount, because other tests unmount theirs at the same time
+    copy = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, str(mount.path)]
+    with subprocess.Popen(copy, stdout=subprocess.PIPE) as holder:
+        try:
+            assert holder.stdout is not None and holder.stdout.readline() == b"\n"
+            done = mount.taskfs("umount", mount.path)
+            assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+            fix = f"nsenter -t {holder.pid} -m umount {mount.path}"
+            assert f"process {holder.pid} has a copy" in done.stderr
+            assert f"({fix})" in done.stderr
+            assert not is_mounted(mount.path) and not has_ended(pid)
+            subprocess.run(fix.split(), check=True)
+            eventually(lambda: has_ended(pid))
+        finally:
+            holder.kill()
+
+
 def test_in_the_foreground(taskfs: Taskfs, mountpoint: Path) -> None:
     """E-9: `--foreground` stays, and unmounts when it is interrupted."""
     with subprocess.Popen(
