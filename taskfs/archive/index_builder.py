@@ -6,10 +6,9 @@ the directory, with the names, and the columns of the members.
 
 import logging
 from array import array
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice, pairwise, starmap
-from operator import le, xor
+from operator import le
 from typing import Any, Final
 
 from taskfs.archive.central_directory import parse_entry
@@ -21,6 +20,7 @@ from taskfs.archive.directory_parser import (
     read_rows,
 )
 from taskfs.archive.end_record import EndRecord
+from taskfs.archive.equal_names import hide_equal_names
 from taskfs.archive.folder_builder import FolderBuilder, is_file_name
 from taskfs.archive.folder_order import date_folders, first_members, list_children
 from taskfs.archive.index import ArchiveIndex, open_index
@@ -106,7 +106,7 @@ class _Builder:
         for _ in parts:  # parsing stops at a digital signature, but the tables follow after it
             pass
         self._names.add(folders.name_rows())
-        shadowed = self._find_equal_names()
+        shadowed = hide_equal_names(self._names.sort(), self._path, is_shown)
         if not any(is_shown) and folders.first_entry[0] < 0:
             self._log_nothing_shown()
         first_member = first_members(columns.items("parent"), is_shown, folders.parent)
@@ -205,34 +205,12 @@ class _Builder:
         else:
             self._folders.add_entry(found, mtime_ns)
 
-    def _find_equal_names(self) -> "array[int]":
-        """Sort the names. Of two members with equal names the first one is not shown.
-
-        Return each member that has the name of a folder, and this folder, in turn.
-        """
-        shadowed = array("I")
-        for rows in self._names.sort():
-            stop = 0
-            for at, difference in enumerate(map(xor, rows, islice(rows, 1, None))):
-                if difference <= CHILD and at >= stop:  # the hashes are equal
-                    stop = bisect_left(rows, (rows[at] | CHILD) + 1)
-                    shadowed.extend(self._compare([row & CHILD for row in rows[at:stop]]))
-        return shadowed
-
-    def _compare(self, children: list[int]) -> Iterator[int]:
-        """Compare children whose hashes are equal: members in the archive's order, then folders."""
-        members: dict[tuple[int, bytes], int] = {}
-        for child in children:
-            if child & FOLDER:
-                folder = child ^ FOLDER
-                key = self._folders.parent[folder], self._folders.name(folder)
-                if key in members:
-                    yield from (members[key], folder)
-            else:
-                key = self._columns.item("parent", child), self._name(child)
-                if key in members:
-                    self._is_shown[members[key]] = 0
-                members[key] = child
+    def _path(self, child: int) -> tuple[int, bytes]:
+        """Return the parent and the name of a member or folder."""
+        if child & FOLDER:
+            folder = child ^ FOLDER
+            return self._folders.parent[folder], self._folders.name(folder)
+        return self._columns.item("parent", child), self._name(child)
 
     def _leave_out(self, path: str) -> None:
         self._left_out += 1
@@ -274,16 +252,16 @@ class _Builder:
 
     def _shown_names(self, first_member: "array[int]") -> "Iterator[array[int]]":
         """Yield the rows of the names that are shown, with the final numbers of the members."""
-        partitions = self._names.partitions()
+        parts = self._names.sorted_parts()
         folders = range(1, len(self._folders))
         are_shown = all(self._is_folder_shown(folder, first_member) for folder in folders)
         if are_shown and 0 not in self._is_shown:
-            yield from partitions
+            yield from parts
             return
         new_numbers = array("I", (0,))
         for is_shown in self._is_shown:
             new_numbers.append(new_numbers[-1] + is_shown)
-        for rows in partitions:
+        for rows in parts:
             shown = array("Q")
             for row in rows:
                 child = row & CHILD

@@ -12,10 +12,14 @@ from typing import Final
 from taskfs.archive.index_layout import count_bucket_bits
 from taskfs.cache.spill_file import SpillFile
 
-# The upper bits of a hash that choose a partition, which is sorted in memory: one of 8 million
-# names has 125,000 rows, and takes 5 MB.
+# The upper bits of a hash that choose a partition: one of 8 million names has 125,000 rows.
 PARTITION_BITS: Final = 6
 PARTITIONS: Final = 1 << PARTITION_BITS
+ROW_BYTES: Final = 8
+_MAX_ROW: Final = (1 << 64) - 1
+# Rows that are sorted in memory at once, which takes 50 bytes for each. Only names that are equal
+# make a larger partition.
+MAX_ROWS: Final = 1 << 18
 
 
 class NameSorter:
@@ -43,20 +47,43 @@ class NameSorter:
             latest[row >> 64 - PARTITION_BITS].append(row)
 
     def sort(self) -> "Iterator[array[int]]":
-        """Yield each partition, sorted; `partitions` then yields them again."""
+        """Yield all rows, sorted, in parts; `sorted_parts` then yields them again."""
         for rows, parts in zip(self.latest, self._parts, strict=True):
-            partition = array("Q", sorted(chain(*map(self._load, parts), rows)))
-            if parts:
-                parts[:] = [self._store(partition)]
-                del rows[:]
-            else:
-                rows[:] = partition
-            yield partition
+            if not parts:
+                rows[:] = array("Q", sorted(rows))
+                yield rows
+                continue
+            found = [*parts, self._store(rows)]
+            del rows[:], parts[:]
+            for part in self._sort(found):
+                parts.append(self._store(part))
+                yield part
 
-    def partitions(self) -> "Iterator[array[int]]":
-        """Yield the sorted partitions."""
+    def _sort(self, parts: list[tuple[int, int]]) -> "Iterator[array[int]]":
+        """Yield the rows of *parts*, sorted, at most `MAX_ROWS` at once."""
+        if sum(stop - start for start, stop in parts) <= MAX_ROWS * ROW_BYTES:
+            yield array("Q", sorted(chain.from_iterable(map(self._load, parts))))
+            return
+        # Divide them by the first bits that are not the same in all rows.
+        first = min(min(self._load(part), default=_MAX_ROW) for part in parts)
+        last = max(max(self._load(part), default=0) for part in parts)
+        shift = max(0, (first ^ last).bit_length() - PARTITION_BITS)
+        divided: list[list[tuple[int, int]]] = [[] for _ in range(PARTITIONS)]
+        for part in parts:
+            latest = [array("Q") for _ in range(PARTITIONS)]
+            for row in self._load(part):
+                latest[row >> shift & PARTITIONS - 1].append(row)
+            for rows, found in zip(latest, divided, strict=True):
+                if rows:
+                    found.append(self._store(rows))
+        for found in filter(None, divided):
+            yield from self._sort(found)
+
+    def sorted_parts(self) -> "Iterator[array[int]]":
+        """Yield the sorted rows in parts."""
         for rows, parts in zip(self.latest, self._parts, strict=True):
-            yield self._load(parts[0]) if parts else rows
+            yield from map(self._load, parts)
+            yield rows
 
     def _store(self, rows: "array[int]") -> tuple[int, int]:
         at = self._file.size

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from taskfs.archive import name_sorter
 from taskfs.archive.central_directory import NTFS_EPOCH_100NS
 from taskfs.archive.end_record import MAX_DIRECTORY, MIN_TAIL, find_end
 from taskfs.archive.index import ArchiveIndex, Folder
@@ -833,6 +834,15 @@ def test_an_index_costs_less_than_a_kilobyte_a_member() -> None:
     """R-21: 100,000 members take less than a kilobyte of memory each."""
     body = many_files(10_000)
     assert peak_bytes(lambda: index_of(body)) < 10_000 * 1000
+
+
+def test_equal_names_take_no_more_memory_than_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R-21: The rows of equal names, whose hashes are equal, are never in memory together."""
+    monkeypatch.setattr(name_sorter, "MAX_ROWS", 1 << 12)
+    others = build([file(f"{n:05}", packed=b"") for n in range(60_000)], zip64=True)
+    equal = build([file("00000", packed=b"")] * 60_000, zip64=True)
+    assert paths(index_of(equal)) == ["00000"]
+    assert peak_bytes(lambda: index_of(equal)) < 1.2 * peak_bytes(lambda: index_of(others))
 
 
 def test_a_deep_path_costs_no_more_than_its_length() -> None:

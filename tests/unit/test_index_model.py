@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from taskfs.archive import index, index_builder, member_columns
+from taskfs.archive import index, index_builder, member_columns, name_sorter
 from taskfs.archive.central_directory import parse_entry
 from taskfs.archive.directory_parser import read_rows
 from taskfs.archive.end_record import EndRecord, find_end
@@ -145,6 +145,7 @@ def test_columns_in_a_file_and_equal_hashes_change_nothing(entries: list[Entry])
         for module in (index_builder, member_columns):
             patch.setattr(module, "GROUP", 2)
         patch.setattr(spill_file, "IN_MEMORY", 0)
+        patch.setattr(name_sorter, "MAX_ROWS", 1)
         for module in (index_builder, index):
             patch.setattr(module, "NameHash", WeakHash)
         check_model(entries)
