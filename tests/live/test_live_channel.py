@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from taskfs.errors import AccessDenied, BadAnswer, Interrupted, Unavailable
+from taskfs.remote import live_connection
 from taskfs.remote.api_client import TaskClient
 from taskfs.remote.live_channel import LiveChannels, TaskMachine
 from taskfs.remote.live_connection import MAX_ABANDONED, MAX_MESSAGE_BYTES, announce_size
@@ -264,12 +265,13 @@ def test_other_answers_give_a_silent_question_a_bounded_time(
 
 
 def test_an_answer_larger_than_announced(
-    cloud: FakeCloud, channels: LiveChannels, task: str
+    cloud: FakeCloud, channels: LiveChannels, task: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """L-8: an answer larger than announced is EIO or ETIMEDOUT, and the next one arrives."""
+    monkeypatch.setattr(live_connection, "MAX_MESSAGE_BYTES", 1 << 20)  # 16 MiB take seconds
     machine = channels.machine(task)
     ask(machine, LS)
-    cloud.machine(task).faults.add("oversize", size=MAX_MESSAGE_BYTES)
+    cloud.machine(task).faults.add("oversize", size=1 << 20)
     with question_timeout(channels, 3.0), pytest.raises((BadAnswer, Unavailable)):
         ask(machine, LS)
     eventually(lambda: _answers(machine))

@@ -6,6 +6,7 @@ The client is installed once from PyPI into an environment in the user's cache d
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -33,11 +34,14 @@ def client_python() -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     home = cache / "taskfs-tests" / CLIENT.replace("==", "-")
     python, complete = home / "bin" / "python", home / ".complete"
-    if not complete.exists():
-        shutil.rmtree(home, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", CLIENT], check=True)
-        complete.touch()
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with home.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one process of a run installs it, the others wait
+        if not complete.exists():
+            shutil.rmtree(home, ignore_errors=True)
+            subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
+            subprocess.run([str(python), "-m", "pip", "install", "--quiet", CLIENT], check=True)
+            complete.touch()
     return python
 
 
