@@ -5,7 +5,7 @@ from concurrent.futures import Executor
 from operator import attrgetter
 from typing import Final
 
-from taskfs.archive.bounds import MAX_AHEAD_SPANS, MAX_STEP_SPANS, SPAN, STRETCH
+from taskfs.archive.bounds import MAX_AHEAD_SPANS, SPAN, STRETCH
 from taskfs.archive.decode_ahead import DecodeAhead
 from taskfs.archive.decode_cursor import Checkpoint, DecodeCursor, Part
 from taskfs.archive.span_decoder import SpanDecoder
@@ -134,10 +134,7 @@ class AheadWorkers:
                 stop = stop if following is None else min(stop, following.begin)
                 if stop <= at:
                     return
-                spacing = min(STRETCH, self._decoder.cursors.spacing)
-                room = min(stop - at, spacing - at % spacing) // SPAN
-                # A power of two, because buffers of such sizes are pooled.
-                spans = 1 << min(MAX_STEP_SPANS, room).bit_length() - 1
+                spans = self._decoder.largest_step(at, stop)
                 cursor.part.end = at + spans * SPAN  # so that no other begins there meanwhile
             while self._decoder.step(cursor, spans) is None:
                 self._waiter.check()

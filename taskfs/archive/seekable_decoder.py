@@ -8,7 +8,7 @@ another process, so the cursor that reaches the end knows the CRC-32 of the whol
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 
 from taskfs.archive.ahead_workers import AheadWorkers
@@ -225,43 +225,65 @@ class SeekableDecoder:
     def _approach(self, index: int, reached: int) -> None:
         """Bring a checkpoint or a cursor nearer to span *index* than the byte *reached*.
 
-        Without a checkpoint, decode one stretch. Another process that has to decode it as well
-        waits for the checkpoint after it.
+        Without a checkpoint, decode one stretch after another. Another process that has to decode
+        one of them as well waits for the checkpoint after it.
         """
-        disk, writer = self._decoder.disk, self._writer
+        disk = self._decoder.disk
         assert disk is not None
         checkpoint = disk.nearest(index * SPAN, reached)
         if checkpoint is not None:
             with self._decoder.lock:
                 self._decoder.cursors.add_from_disk(checkpoint)
             return
+        with self._decoder.lock:
+            cursor = self._decoder.cursors.nearest(index)
+            if cursor.busy or cursor.output_offset > reached:
+                return
+            cursor.busy = True
+        # The cursor stays busy from stretch to stretch, because to release it copies its input.
+        with self._moving(cursor):
+            while index * SPAN - cursor.output_offset >= STRETCH:
+                if not self._decode_stretch(cursor, index, disk):
+                    return
+
+    def _decode_stretch(self, cursor: DecodeCursor, index: int, disk: DiskCheckpoints) -> bool:
+        """Decode up to the next checkpoint, which is saved then, or up to span *index*.
+
+        Return False if another process has made a checkpoint meanwhile.
+        """
+        reached = cursor.output_offset
         number = reached // STRETCH + 1
         with contextlib.ExitStack() as stack:
             stack.enter_context(disk.lock(number, self._waiter.check))
             if disk.nearest(index * SPAN, reached) is not None:
-                return  # another process has made it meanwhile
-            with self._decoder.lock:
-                cursor = self._decoder.cursors.nearest(index)
-                if cursor.busy or cursor.output_offset > reached:
-                    return
-                cursor.busy = True
-            stop = min(index, (number * STRETCH + DELAY) // SPAN)
-            self._decode_span(cursor, stop, 1)
-            if writer is not None:
-                writer.when_saved(number, stack.pop_all().close)
+                return False
+            self._decode_until(cursor, min(index, (number * STRETCH + DELAY) // SPAN), 1)
+            if self._writer is not None:
+                self._writer.when_saved(number, stack.pop_all().close)
+        return True
 
     def _decode_span(self, cursor: DecodeCursor, index: int, stop: int) -> memoryview | None:
         """Decode as `_decode_until`, and release *cursor*.
 
         Return None if a checkpoint of the disk cache proved wrong: it was dropped.
         """
-        try:
+        span = None
+        with self._moving(cursor):
             span = self._decode_until(cursor, index, stop)
+        return span
+
+    @contextlib.contextmanager
+    def _moving(self, cursor: DecodeCursor) -> Iterator[None]:
+        """Release *cursor* after the body, which moves it.
+
+        If a checkpoint of the disk cache proved wrong in the body, drop it and end the body.
+        """
+        try:
+            yield
         except CorruptData:
             if not cursor.is_resumed:
                 raise
             self._decoder.drop_disk_checkpoints()
-            return None
         finally:
             self._decoder.release(cursor)
             with self._decoder.lock:
@@ -269,7 +291,6 @@ class SeekableDecoder:
             if starts:
                 self._workers.start()
         self._decoder.note_use()
-        return span
 
     def _decode_until(self, cursor: DecodeCursor, index: int, stop: int) -> memoryview:
         """Decode until the bytes [0, stop) of the span *index* are there; return the span so far.
@@ -280,7 +301,8 @@ class SeekableDecoder:
         start = index * SPAN
         is_last = start + stop >= self.size
         while True:
-            spans = self._ahead.step_spans()
+            skipped = self._decoder.largest_step(cursor.output_offset, start)
+            spans = max(self._ahead.step_spans(), skipped)
             is_there = start - cursor.output_offset + stop <= cursor.decoded and not is_last
             if is_there and (spans == 1 or not cursor.has_input):
                 return cursor.output[start - cursor.output_offset :]

@@ -2,7 +2,7 @@
 
 import threading
 
-from taskfs.archive.bounds import SPAN
+from taskfs.archive.bounds import MAX_STEP_SPANS, SPAN, STRETCH
 from taskfs.archive.checkpoint_writer import CheckpointWriter
 from taskfs.archive.cursor_pool import CursorPool
 from taskfs.archive.decode_cursor import DecodeCursor
@@ -87,6 +87,16 @@ class SpanDecoder:
         if self.writer is not None:
             self.writer.note(cursor, output)
         return output
+
+    def largest_step(self, at: int, stop: int) -> int:
+        """Return how many spans to decode at once from byte *at*; 0 if less is left up to *stop*.
+
+        A step ends at each checkpoint. It is a power of two, because buffers of such sizes are
+        pooled.
+        """
+        spacing = min(STRETCH, self.cursors.spacing)
+        room = min(stop - at, spacing - at % spacing) // SPAN
+        return 1 << min(MAX_STEP_SPANS, room).bit_length() - 1 if room > 0 else 0
 
     def note_use(self) -> None:
         """Note that the member was read: it keeps its checkpoints longer than others."""
