@@ -25,9 +25,11 @@ log = logging.getLogger(__name__)
 # Seconds that closing may take once the mount is gone: connections to machines take up to 3 s, and
 # `taskfs umount` waits 10 s for the process.
 CLOSE_TIMEOUT_S: Final = 5.0
-# Seconds after which a live mount imports what it may need later. The imports take some 50 ms of
-# computation, which would delay the program for which it was mounted.
-PRELOAD_DELAY_S: Final = 2.0
+# Seconds without a request after which a live mount imports what it may need later. The imports
+# take some 50 ms of computation, which would delay the program for which it was mounted.
+PRELOAD_IDLE_S: Final = 2.0
+# Such times after which it imports even if it is never idle: its package may be removed (E-20).
+PRELOAD_TRIES: Final = 5
 
 # Called in the process that serves the mount, before any request: returns the configuration to use,
 # and a function to call at the end.
@@ -113,10 +115,16 @@ def serve(
         threading.Thread(target=load_rest_later, name="taskfs-preload", daemon=True).start()
 
     def load_rest_later() -> None:
-        if not state.ended.wait(PRELOAD_DELAY_S):
-            from taskfs.fuse.preload import load_rest
+        served = 0
+        for _ in range(PRELOAD_TRIES):
+            if state.ended.wait(PRELOAD_IDLE_S):
+                return
+            before, served = served, core.tree.context.stats.snapshot().get("operations", 0)
+            if served == before:
+                break
+        from taskfs.fuse.preload import load_rest
 
-            load_rest()
+        load_rest()
 
     try:
         engines.serve(operations, state, note_live)
