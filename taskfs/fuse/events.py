@@ -9,31 +9,28 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import Final, Protocol
 
 from taskfs.errors import TaskFSError
+from taskfs.fuse.archive_arrivals import ArchiveArrivals
 from taskfs.fuse.event_operations import EventOperations
 from taskfs.fuse.watchers import EVERYTHING, Watches
 from taskfs.model import Task
 from taskfs.support.clock import age_clock
 from taskfs.support.thread_pool import DaemonPool
-from taskfs.tasks.archive_kind import ArchiveKind
 from taskfs.tasks.changes import TaskChange, TaskChanges
 from taskfs.tasks.live import LIVE_STATUSES
 from taskfs.tasks.live_changes import LiveChanges
 from taskfs.tree.context import TreeContext
 from taskfs.tree.live_nodes import LIVE, is_live_listed, live_attrs
-from taskfs.tree.nodes import FILE_MODE, Attrs, inode
+from taskfs.tree.nodes import FILE_MODE, inode
 from taskfs.tree.root_node import LATEST
 from taskfs.tree.tree import Tree
 from taskfs.tree.tree_events import (
     COMPUTATION_TIME,
-    OUTPUT_FILES_INFO,
     EventKind,
     TreeEvent,
     TreeEvents,
-    archive_events,
     latest_event,
 )
 
@@ -49,13 +46,8 @@ SCAN_SHARE: Final = 0.02
 RETRY_S: Final = 5.0
 # Seconds between two events of a running `computation_time`.
 COMPUTATION_TIME_S: Final = 10.0
-# Seconds for which the output archive of an ended task is looked for, and between two requests.
-ARCHIVE_TIMEOUT_S: Final = 90.0
-ARCHIVE_POLL_S: Final = 1.0
 # Machines that are asked for their files at the same time.
 LIVE_THREADS: Final = 8
-# Names that appear in `outputs/`, of which each gets an event.
-MAX_NAMES: Final = 256
 
 
 class Scanner(Protocol):
@@ -96,7 +88,6 @@ class EventThread:
         settle_s: float,
         sees_watches: bool = True,
     ) -> None:
-        self._tree = tree
         self._context: TreeContext = tree.context
         self._operations = operations
         self._scanner = scanner
@@ -115,7 +106,7 @@ class EventThread:
             None if live is None else LiveChanges(live, DaemonPool(LIVE_THREADS, "taskfs-growth"))
         )
         self._ticked_s: dict[str, float] = {}  # the last event of `computation_time`, by task
-        self._awaited: dict[str, tuple[float, float]] = {}  # by task: until when, next request
+        self._arrivals = ArchiveArrivals(tree)
         self._newest = ""
 
     def run(self) -> None:
@@ -154,7 +145,7 @@ class EventThread:
         """Send the events of changes until there is no watch any more."""
         self._operations.tracks_lookups = True
         self._ticked_s.clear()
-        self._awaited.clear()
+        self._arrivals.clear()
         has_begun, logged = self._begin(), ""
         while self._watches and not self._stopped.is_set():
             watched = str(self._watches)
@@ -228,16 +219,15 @@ class EventThread:
         for before, after in changes:
             if before is not None and after is not None:
                 if after.is_terminated and not before.is_terminated:
-                    self._awaited[after.id] = now_s + ARCHIVE_TIMEOUT_S, now_s
+                    self._arrivals.begin(after.id, now_s)
             elif before is not None:
-                self._awaited.pop(before.id, None)
+                self._arrivals.drop(before.id)
         if self._changes.newest != self._newest:
             yield latest_event(LATEST, self._newest, self._changes.newest)
             self._newest = self._changes.newest
         for task in self._changes.unsettled:
             yield from self._ticks(task, now_s)
-        for task_id in list(self._awaited):
-            yield from self._arrivals(task_id, now_s)
+        yield from self._arrivals.take(self._watches, now_s)
 
     def _ticks(self, task: Task, now_s: float) -> Iterator[TreeEvent]:
         """Yield the event of a running `computation_time`, once in COMPUTATION_TIME_S."""
@@ -252,38 +242,6 @@ class EventThread:
         elif now_s - self._ticked_s.setdefault(task.id, now_s) >= COMPUTATION_TIME_S:
             self._ticked_s[task.id] = now_s
             yield TreeEvent(EventKind.MODIFY, f"{task.id}/{COMPUTATION_TIME}")
-
-    def _arrivals(self, task_id: str, now_s: float) -> Iterator[TreeEvent]:
-        """Look for the output archive of an ended task, and yield the events of its arrival.
-
-        It is asked for only if a program watches the task's directory or what the archive shows.
-        """
-        until_s, next_s = self._awaited[task_id]
-        cached = self._context.task_cache.get_cached(task_id)
-        if cached is None or now_s > until_s:
-            del self._awaited[task_id]
-            return
-        paths = (task_id, f"{task_id}/outputs", f"{task_id}/{OUTPUT_FILES_INFO}")
-        if now_s < next_s or not self._watches.include(*map(inode, paths)):
-            return
-        self._awaited[task_id] = until_s, now_s + ARCHIVE_POLL_S
-        try:
-            archive = self._context.archives.get(cached.task, ArchiveKind.OUTPUT)
-            if archive is None:
-                return
-            members = (
-                self._members(f"/{paths[1]}") if self._watches.include(inode(paths[1])) else {}
-            )
-        except TaskFSError as exc:
-            log.info("%s: its archive is not seen: %s", task_id, exc)
-            return
-        del self._awaited[task_id]
-        yield from archive_events(cached.task, members)
-
-    def _members(self, path: str) -> dict[str, Attrs]:
-        """Return the first names in the directory *path* of a loaded archive."""
-        children = islice(self._tree.resolve(path).children(), MAX_NAMES)
-        return {child.name: self._tree.attrs(f"{path}/{child.name}") for child in children}
 
 
 def _live_path(task_id: str, name: bytes) -> str:

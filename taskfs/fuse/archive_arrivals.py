@@ -1,0 +1,79 @@
+"""`ArchiveArrivals`: sees the output archives of ended tasks arrive, while a program watches."""
+
+import logging
+from collections.abc import Iterator
+from itertools import islice
+from typing import Final
+
+from taskfs.errors import TaskFSError
+from taskfs.fuse.watchers import Watches
+from taskfs.model import Task
+from taskfs.tasks.archive_kind import ArchiveKind
+from taskfs.tree.nodes import Attrs, inode
+from taskfs.tree.tree import Tree
+from taskfs.tree.tree_events import OUTPUT_FILES_INFO, TreeEvent, archive_events
+
+log = logging.getLogger(__name__)
+
+# Seconds for which the output archive of an ended task is looked for, and between two requests.
+ARCHIVE_TIMEOUT_S: Final = 90.0
+ARCHIVE_POLL_S: Final = 1.0
+# Names that appear in `outputs/`, of which each gets an event.
+MAX_NAMES: Final = 256
+
+
+class ArchiveArrivals:
+    """The ended tasks whose output archive may still arrive. One thread uses it."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._context = tree.context
+        self._awaited: dict[str, tuple[float, float]] = {}  # by task: until when, next request
+
+    def clear(self) -> None:
+        """Wait for no archive."""
+        self._awaited.clear()
+
+    def begin(self, task_id: str, now_s: float) -> None:
+        """Wait for the archive of a task that has just ended."""
+        self._awaited[task_id] = now_s + ARCHIVE_TIMEOUT_S, now_s
+
+    def drop(self, task_id: str) -> None:
+        """Wait no longer for the archive of a task that was removed."""
+        self._awaited.pop(task_id, None)
+
+    def take(self, watches: Watches, now_s: float) -> Iterator[TreeEvent]:
+        """Look for the archives, and yield the events of those that have arrived.
+
+        An archive is asked for only if a program watches the task's directory or what the archive
+        shows.
+        """
+        for task_id in list(self._awaited):
+            until_s, next_s = self._awaited[task_id]
+            cached = self._context.task_cache.get_cached(task_id)
+            if cached is None or now_s > until_s:
+                del self._awaited[task_id]
+            elif now_s >= next_s and watches.include(*map(inode, _shown_by_archive(task_id))):
+                self._awaited[task_id] = until_s, now_s + ARCHIVE_POLL_S
+                members = self._members(cached.task, watches)
+                if members is not None:
+                    del self._awaited[task_id]
+                    yield from archive_events(cached.task, members)
+
+    def _members(self, task: Task, watches: Watches) -> dict[str, Attrs] | None:
+        """Return the first names in `outputs/` if it is watched; None while there is no archive."""
+        path = f"{task.id}/outputs"
+        try:
+            if self._context.archives.get(task, ArchiveKind.OUTPUT) is None:
+                return None
+            if not watches.include(inode(path)):
+                return {}
+            children = islice(self._tree.resolve(f"/{path}").children(), MAX_NAMES)
+            return {each.name: self._tree.attrs(f"/{path}/{each.name}") for each in children}
+        except TaskFSError as exc:
+            log.info("%s: its archive is not seen: %s", task.id, exc)
+            return None
+
+
+def _shown_by_archive(task_id: str) -> tuple[str, ...]:
+    return task_id, f"{task_id}/outputs", f"{task_id}/{OUTPUT_FILES_INFO}"
