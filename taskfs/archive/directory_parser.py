@@ -83,7 +83,7 @@ def read_rows(
         try:
             name = part[at + header : extra_at].decode()
         except UnicodeDecodeError:
-            name = "//"
+            name = "//"  # an odd name: `read_member` decodes it
         mtime_ns: int | None
         if fields[11]:
             mtime_ns = _usual_time_ns(part[extra_at : extra_at + fields[11]])

@@ -31,8 +31,8 @@ class EmbeddedCloud:
     Port 0 means any free port; the key is random by default. No thread and no socket exists before
     `start` and after `stop`. Any thread may call any method; changes are in effect on return.
 
-    `api` and `store` are the two endpoints (`latency_s`, `bandwidth_per_connection`; the store's
-    `leaked_keys`).
+    `account` has the tasks. `api` and `store` are the two endpoints (`latency_s`,
+    `bandwidth_per_connection`; the store's `leaked_keys`).
     """
 
     def __init__(
@@ -46,11 +46,11 @@ class EmbeddedCloud:
         faults: FaultHook | None = None,
     ) -> None:
         self._records: deque[RequestRecord] = deque(maxlen=_MAX_RECORDS)
-        self._account = Account(clock)
-        self.store = StoreEndpoint(self._account.objects, clock, self._records, faults)
-        self._machines = Machines(self._account, clock)
+        self.account = Account(clock)
+        self.store = StoreEndpoint(self.account.objects, clock, self._records, faults)
+        self._machines = Machines(self.account, clock)
         self.api = TaskEndpoint(
-            self._account, self.store, self._machines, key, self._records, faults
+            self.account, self.store, self._machines, key, self._records, faults
         )
         self._ports = (api_port, store_port)
         self._populate = populate
@@ -72,7 +72,7 @@ class EmbeddedCloud:
                 listener.close()
             raise
         if self._populate:
-            self._account.populate()
+            self.account.populate()
             self._populate = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
@@ -133,7 +133,7 @@ class EmbeddedCloud:
 
     def statuses(self) -> dict[str, str]:
         """Return the current status of each task by its id, newest first."""
-        return {task.id: task.status for task in self._account.newest_first()}
+        return {task.id: task.status for task in self.account.newest_first()}
 
     def add_task(
         self,
@@ -144,31 +144,31 @@ class EmbeddedCloud:
         **fields: Any,
     ) -> str:
         """Add a task that stays in *status*; return its id. See `Account.add_task`."""
-        return self._account.add_task(id, status=status, outputs=outputs, **fields)
+        return self.account.add_task(id, status=status, outputs=outputs, **fields)
 
     def set_status(self, id: str, status: str) -> None:
         """Begin *status* now and set the times that belong to it. Raises KeyError."""
-        self._account.set_status(id, status)
+        self.account.set_status(id, status)
 
     def update_task(self, id: str, **fields: Any) -> None:
         """Override *fields* of the task's JSON. Raises KeyError."""
-        self._account.update_task(id, **fields)
+        self.account.update_task(id, **fields)
 
     def remove_task(self, id: str) -> None:
         """Remove a task and its archives. Raises KeyError."""
-        self._account.remove_task(id)
+        self.account.remove_task(id)
 
     def put_object(self, path: str, content: bytes | ByteSource) -> str:
         """Store an object, such as `<task id>/output.zip`, or a new version; return its ETag."""
-        return self._account.put_object(path, content)
+        return self.account.put_object(path, content)
 
     def remove_object(self, path: str) -> None:
         """Remove an object, or all beneath a path that ends in `/`."""
-        self._account.remove_object(path)
+        self.account.remove_object(path)
 
     def get_object(self, path: str) -> CloudObject | None:
         """Return the current object at *path*, without a request."""
-        return self._account.objects.get(path)
+        return self.account.objects.get(path)
 
     def signed_url(self, path: str) -> str:
         """Return a signed URL like those of the API, without a request."""
@@ -199,7 +199,7 @@ class EmbeddedCloud:
     @property
     def killed(self) -> list[str]:
         """The task id of each accepted kill request, in order."""
-        return list(self._account.killed)
+        return list(self.account.killed)
 
     @property
     def requests(self) -> list[RequestRecord]:

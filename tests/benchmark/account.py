@@ -82,7 +82,7 @@ class _Commands:
             created = f"2025-{1 + number * 11 // count:02d}-11T08:00:00.{number:06d}+00:00"
             end = None if is_unfinished else created
             ids.append(self._cloud.add_task(status=status, create_time=created, end_time=end))
-        account = self._cloud._account
+        account = self._cloud.account
         account.json(account.newest_first())  # encoded now, not within the first answer
         return ids
 

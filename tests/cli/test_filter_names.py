@@ -42,7 +42,7 @@ def test_a_misspelt_status_names_the_known_ones(
 def test_a_service_that_shows_nothing_for_a_misspelt_status(
     taskfs: Command, cloud: FakeCloud
 ) -> None:
-    """C-36: The same holds where the service answers with an empty list."""
+    """C-36: A misspelt status is an error also where the service sends an empty list."""
     cloud.add_task()
     cloud.faults.add("json", path="/tasks", value={"total_size": 0, "tasks": []}, times=2)
     done = taskfs("list", "--status", "succes")

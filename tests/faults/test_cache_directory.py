@@ -315,7 +315,7 @@ def test_a_disk_that_another_program_fills(
 
 
 def test_a_small_disk_in_process(open_tree: TreeFactory, cloud: FakeCloud, cache: Path) -> None:
-    """R-25: The same without a mount, for users that cannot create a file system."""
+    """R-25: On a small disk the cache leaves 5 % free, without a mount or a real disk."""
     tasks = {}
     for number in range(4):
         files = {"stored": noise(number, 5_000_000)}

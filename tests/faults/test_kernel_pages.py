@@ -22,7 +22,7 @@ HALF: Final = 1_500_000
 
 
 def put(cloud: FakeCloud, method: int) -> tuple[str, Fault]:
-    """Return the path of a member, and what flips a byte of its first half on every way here."""
+    """Return the path of a member, and the fault that flips a byte of its first half."""
     task = cloud.add_task(end_time=LONG_AGO)
     cloud.put_object(f"{task}/output.zip", build([file("x", BODY[method], method=method)]))
     fault = cloud.faults.add("flip", side="store", path=task, times=None, at=400_000)

@@ -30,7 +30,7 @@ from tests.faults.networks import (
 )
 from tests.mounts import Taskfs
 
-# The commands try for 20 s: what ends within this many was not tried again.
+# Seconds. The commands try for 20 s, so one that ends within this time did not try again.
 AT_ONCE_S: Final = 10.0
 HTML: Final = b"<html>blocked by the company</html>"
 SITE: Final = "http://tasks.example.invalid"

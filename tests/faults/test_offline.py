@@ -24,7 +24,7 @@ from tests.zips import Entry, build
 pytestmark = pytest.mark.mount
 
 TEXTS: Final = ("status", "machine_type", "computation_time", "output_files_info", "info.json")
-PATIENT: Final = "300s"  # what takes less has not waited for it
+PATIENT: Final = "300s"  # a timeout: a call that takes less time has not waited for it
 AT_ONCE_S: Final = 60.0
 MountFactory = Callable[..., contextlib.AbstractContextManager[Mount]]
 
@@ -384,7 +384,7 @@ def test_a_mount_without_the_api_names_the_way_out(
     assert "503" in (message := fails()) and "cached (1) with --offline" in message
     cloud.faults.clear()
     taskfs.environment["INDUCTIVA_API_KEY"] = "wrong"
-    assert "--offline" not in fails()  # refused is not away
+    assert "--offline" not in fails()  # a refused key is no failure of the API
 
 
 def break_off(cloud: FakeCloud, how: str) -> None:
@@ -435,7 +435,7 @@ def test_known_finished_tasks_outlive_the_api(
 def test_tasks_known_from_an_earlier_mount_outlive_the_api(
     mounted: MountFactory, cloud: FakeCloud, how: str
 ) -> None:
-    """O-12, O-13: So do tasks that only an earlier mount has seen."""
+    """O-12, O-13: Tasks that only an earlier mount has seen keep working while the API fails."""
     earlier = [finished(cloud)[0] for _ in range(8)]
     newest, _ = finished(cloud)
     timeout_s = 4.0

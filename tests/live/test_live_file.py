@@ -202,7 +202,7 @@ def test_a_repeated_end_is_noticed(more: bytes) -> None:
     before = world.update()
     world.append(table)
     cost = world.machine.bytes_sent
-    assert world.update().size == before.size  # nothing that was asked tells the growth
+    assert world.update().size == before.size  # no answer shows the growth
     world.append(more)
     whole = (world.machine.files.read("run.log") or b"")[:-1]
     polls, cost_of_one = 0, world.machine.bytes_sent - cost

@@ -342,7 +342,7 @@ def test_the_content_that_is_kept_is_bounded() -> None:
     for name in names:
         files.open(name).close()
     asked = len(machine.questions)
-    assert files.size(names[0]) == len(content) + 9  # its last newline is untold
+    assert files.size(names[0]) == len(content) + 9  # the last newline is not reported
     assert len(machine.questions) == asked
     clock.now_s += 20.0
     handle = files.open(names[0])

@@ -8,7 +8,7 @@ import zipfile
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taskfs.demo.cloud import EmbeddedCloud
@@ -57,6 +57,7 @@ def test_tail(content: bytes, lines: int, expected: list[str]) -> None:
     assert message(machine_with(content), tail("f", lines)) == expected
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=3000), st.integers(1, 60))
 def test_tail_is_the_end_of_the_text(content: bytes, lines: int) -> None:
     """L-13: fewer lines than asked for are the whole file; the lines joined are its bytes."""

@@ -1,4 +1,4 @@
-"""Which user may do what. Root passes every check, so other users ask here."""
+"""The rights of users other than root, because root passes every check."""
 
 import os
 import subprocess

@@ -100,8 +100,10 @@ def test_a_task_that_ends_after_its_archive_was_seen(
 
 
 def check_replaced(fs: FileSystem, task: str, old: Files, new: Files) -> set[str]:
-    """Read all files twice: old ones or ESTALE, at most once, and from then on new ones. Return
-    which there were."""
+    """Read all files twice: first the old ones or ESTALE, at most once, then only the new ones.
+
+    Return the kinds of results: `old`, `stale` or `new`.
+    """
     seen = []
     for _ in range(2):
         for name in old:

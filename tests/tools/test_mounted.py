@@ -72,7 +72,7 @@ def test_fio_verifies(mnt: Path, cloud: FakeCloud, tmp_path: Path, pattern: str)
         "--ioengine=psync",
     )
     damaged = bytearray(made.read_bytes())
-    damaged[9_000_000] ^= 1  # so that it is seen to look
+    damaged[9_000_000] ^= 1  # fio must report it, so it compares the bytes
     other = cloud.add_task(outputs={"blocks.bin": bytes(damaged)})
     with pytest.raises(AssertionError, match="verify"):
         fio(

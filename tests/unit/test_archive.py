@@ -107,7 +107,7 @@ def place_of(body: bytes, name: str) -> int:
 
 
 class Once:
-    """A store that flips one byte the first time it is asked for it, and is well thereafter."""
+    """A store that flips one byte in the first responses that hold it, and in no later one."""
 
     def __init__(self, at: int, times: int = 1) -> None:
         self.at = at

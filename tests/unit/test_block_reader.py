@@ -573,7 +573,7 @@ def test_an_unknown_failure_reaches_the_reader_and_blocks_no_other(error: Except
     raised: list[BaseException] = []
 
     class Polled(Waiter):
-        """Lets go of a thread that spins, once the test has seen that it does."""
+        """Ends the thread of a wait that never blocks, after the test has seen it."""
 
         def check(self) -> None:
             if over.is_set():

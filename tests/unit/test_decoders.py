@@ -44,7 +44,7 @@ PACKED = {
 
 
 def fill(decoder: Decoder, max_bytes: int) -> bytes:
-    """At most *max_bytes* more of what the decoder was fed."""
+    """Return the next decoded bytes, at most *max_bytes*."""
     out = bytearray(max_bytes)
     return bytes(out[: decoder.decode(memoryview(out))])
 

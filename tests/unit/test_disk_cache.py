@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taskfs.cache.block import BLOCK
@@ -298,6 +298,7 @@ _parts = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(_parts, _parts)
 def test_equal_parts_have_equal_keys(one: list[Any], other: list[Any]) -> None:
     """Y-11: Any values make a file name, and different values different names."""

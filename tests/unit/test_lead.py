@@ -126,9 +126,8 @@ def test_a_wait_that_is_not_announced_is_found(gate: threading.Event) -> None:
     """R-40: A request that hangs in a lock or a system call holds no other one up for long."""
     served = Served(gate.wait)
     for turn in range(5):
-        time.sleep(
-            WATCH_S * (MAX_QUIET + 5) * (turn % 2)
-        )  # the watchdog sleeps by then, or does not
+        # In every other turn the watchdog sleeps by then.
+        time.sleep(WATCH_S * (MAX_QUIET + 5) * (turn % 2))
         served.channel.ask(Opcode.GETATTR, 2 * turn)
         served.channel.ask(Opcode.STATFS, 2 * turn + 1)
         assert served.answer() == 2 * turn + 1

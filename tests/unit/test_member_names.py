@@ -4,7 +4,7 @@ import logging
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taskfs.archive.directory_parser import has_windows_separators
@@ -23,6 +23,7 @@ def windows(*names: bytes, host: int = 0) -> bytes:
     return build([Entry(name, b"%d" % n, host=host) for n, name in enumerate(names)])
 
 
+@settings(deadline=None)
 @given(ODD)
 def test_a_normalised_name_has_no_dot_and_no_empty_component(name: str) -> None:
     """N-25, N-11: Components `.` and empty ones go; `..` and a leading slash stay, so that such a
@@ -36,6 +37,7 @@ def test_a_normalised_name_has_no_dot_and_no_empty_component(name: str) -> None:
     assert [c for c in plain.split("/") if c] == [c for c in name.split("/") if c not in ("", ".")]
 
 
+@settings(deadline=None)
 @given(st.lists(ODD, max_size=6), st.sampled_from([0, 3, 10]))
 def test_no_name_has_a_component_that_climbs(names: list[str], host: int) -> None:
     """N-11: No name has a component that leaves the tree."""
@@ -167,6 +169,7 @@ def test_a_cut_directory_is_no_reason_to_fail(cut: int) -> None:
     assert has_windows_separators([directory]) in (True, False)
 
 
+@settings(deadline=None)
 @given(st.text("aé\\/.", min_size=1, max_size=8), st.text("aé\\/.", min_size=1, max_size=8))
 def test_names_are_the_same_where_they_say_the_same(one: str, other: str) -> None:
     """I-6: Two headers name one member in any encoding and with any separator; another name is

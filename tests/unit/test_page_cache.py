@@ -138,7 +138,7 @@ def test_the_names_of_a_dropped_archive_are_dropped_once_the_next_version_is_loa
     page_cache: PageCache,
 ) -> None:
     """F-10: Which names are of another type now is known only when the new version is loaded, so
-    the kernel is told once more."""
+    the kernel is notified once more."""
     kernel = Kernel(page_cache)
     assert page_cache.lifetime(ARCHIVE, OLD) is Lifetime.VERSION
     page_cache.note_dropped(ARCHIVE)

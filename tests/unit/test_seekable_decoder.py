@@ -41,7 +41,7 @@ class Member:
     opened: int = 0
     closed: int = 0
     first_piece: int = PIECE
-    here: int = 1 << 62  # what lies before that byte need not be waited for
+    here: int = 1 << 62  # the bytes before this one are in memory
     before: Callable[[int], None] = lambda offset: None
 
     @property
@@ -88,8 +88,8 @@ class Decoding:
         size: int | None = None,
         crc: int | None = None,
         span_bytes: int = 24 << 20,
-        room: CheckpointBudget | None = None,
-        windows: ReadAheadBudget | None = None,
+        checkpoints: CheckpointBudget | None = None,
+        budget: ReadAheadBudget | None = None,
         push_enabled: bool = False,
         in_sequence: bool = False,
     ) -> None:
@@ -106,10 +106,10 @@ class Decoding:
             size=len(body) if size is None else size,
             crc=zlib.crc32(body) if crc is None else crc,
             spans=self.spans,
-            checkpoints=room or CheckpointBudget(),
+            checkpoints=checkpoints or CheckpointBudget(),
             pool=self.pool,
             waiter=Waiter(lambda: self.is_over or self.interrupted.is_set()),
-            budget=windows or ReadAheadBudget(MAX_AHEAD_SPANS * SPAN),
+            budget=budget or ReadAheadBudget(MAX_AHEAD_SPANS * SPAN),
             push_enabled=push_enabled,
             in_sequence=in_sequence,
         )
@@ -346,16 +346,16 @@ def test_short_reads_do_not_decode_the_whole_member(decoding: Make) -> None:
 
 def test_many_short_members_in_a_sequence_share_the_budget(decoding: Make) -> None:
     """R-20: Decoding at once is bounded for all members together."""
-    windows, crowd = ReadAheadBudget(8 << 20), [object() for _ in range(39)]
+    budget, crowd = ReadAheadBudget(8 << 20), [object() for _ in range(39)]
     for other in crowd:
-        windows.register(other)
-    one = decoding(SHORT, SHORT_PACKED, in_sequence=True, push_enabled=True, windows=windows)
+        budget.register(other)
+    one = decoding(SHORT, SHORT_PACKED, in_sequence=True, push_enabled=True, budget=budget)
     one.check(0, SPAN)
     assert one.member.fed <= 2 * (8 << 20) / 40 + SPAN
     for other in crowd:
-        windows.unregister(other)
+        budget.unregister(other)
     one.check_whole()
-    assert windows.allowance(object()) == 8 << 20  # the closed decoder has no share
+    assert budget.allowance(object()) == 8 << 20  # the closed decoder has no share
 
 
 def test_a_jump_makes_nothing_pushable(decoding: Make) -> None:
@@ -439,8 +439,11 @@ def test_the_checkpoints_of_all_members_are_bounded(
 ) -> None:
     """R-20: The checkpoints of all members are bounded."""
     monkeypatch.setattr(cursor_pool, "FIRST_SPACING", SPAN)
-    room = CheckpointBudget(20)
-    ones = [decoding(BODY, deflate(BODY, 0), room=room, span_bytes=SPAN) for _ in range(12)]
+    checkpoints = CheckpointBudget(20)
+    ones = [
+        decoding(BODY, deflate(BODY, 0), checkpoints=checkpoints, span_bytes=SPAN)
+        for _ in range(12)
+    ]
     for one in ones:
         one.check_whole()
     assert sum(one.decoder.checkpoint_count for one in ones) <= 20
@@ -454,8 +457,10 @@ def test_the_least_recently_used_member_drops_its_checkpoints(
 ) -> None:
     """R-20: The least recently used member gives up its checkpoints."""
     monkeypatch.setattr(cursor_pool, "FIRST_SPACING", SPAN)
-    room = CheckpointBudget(10)
-    one, two, three = (decoding(BODY, deflate(BODY, 0), room=room, span_bytes=SPAN) for _ in "abc")
+    checkpoints = CheckpointBudget(10)
+    one, two, three = (
+        decoding(BODY, deflate(BODY, 0), checkpoints=checkpoints, span_bytes=SPAN) for _ in "abc"
+    )
     one.check_whole()
     two.check_whole()
     for _ in range(5):
@@ -472,8 +477,11 @@ def test_checkpoints_shrink_while_the_process_takes_too_much_memory(
     its own."""
     monkeypatch.setattr(cursor_pool, "FIRST_SPACING", SPAN)
     memory = UnlimitedMemory()
-    room = CheckpointBudget(80, memory)
-    ones = [decoding(BODY, deflate(BODY, 0), room=room, span_bytes=SPAN) for _ in range(12)]
+    checkpoints = CheckpointBudget(80, memory)
+    ones = [
+        decoding(BODY, deflate(BODY, 0), checkpoints=checkpoints, span_bytes=SPAN)
+        for _ in range(12)
+    ]
     for one in ones:
         one.check_whole()
     assert 20 < sum(one.decoder.checkpoint_count for one in ones) <= 80
@@ -485,8 +493,8 @@ def test_checkpoints_shrink_while_the_process_takes_too_much_memory(
 
 def test_closed_decoders_leave_the_budget_and_close_their_sources(decoding: Make) -> None:
     """R-20: A closed decoder gives up its checkpoints and sources, and later reads start again."""
-    room = CheckpointBudget()
-    one = decoding(LONG, LONG_PACKED, room=room, span_bytes=200_000)
+    checkpoints = CheckpointBudget()
+    one = decoding(LONG, LONG_PACKED, checkpoints=checkpoints, span_bytes=200_000)
     one.check(6 << 20, 100)
     one.check(100, 100)
     one.settle()
