@@ -6,13 +6,19 @@ unfinished tasks that these pages do not show, and compares the number of known 
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from functools import partial
 from typing import Final
 
-from taskfs.model import PAGE_TASKS, Task, TaskAPI, TaskPage
+from taskfs.model import PAGE_TASKS, TaskAPI, TaskPage
 from taskfs.tasks.known_tasks import NEVER_S, KnownTasks
-from taskfs.tasks.membership import MAX_SINGLE_REQUESTS, remove_unlisted, request_each
+from taskfs.tasks.membership import (
+    MAX_SINGLE_REQUESTS,
+    UnfinishedUpdater,
+    remove_unlisted,
+    request_each,
+)
 from taskfs.tasks.selection import Scope, Selection
 from taskfs.tasks.task_filter import TaskFilter
 from taskfs.tasks.whole_listing import FirstPage, Progress, WholeListing
@@ -26,8 +32,6 @@ MAX_NEWEST_PAGES: Final = 8
 # A listing of up to this many tasks is read again within the update, a longer one in the
 # background.
 SMALL_TASKS: Final = 4 * PAGE_TASKS
-# Pages that are read again to learn how tasks have ended.
-MAX_ENDED_PAGES: Final = 40
 # Seconds between two pages of the recheck, which reads all records again, page by page, while the
 # mount is in use.
 RECHECK_PAUSE_S: Final = 15.0
@@ -53,6 +57,9 @@ class AccountListing:
         self._filter = task_filter
         self._clock = clock
         self._whole = WholeListing(api, known, clock)
+        self._unfinished = UnfinishedUpdater(
+            api, known, task_filter, clock, partial(_load_pages, self._whole)
+        )
         self._first_pages: dict[Scope, FirstPage] = {}
         self._generation = self._database.generation  # when the listing in use was requested
         self._load_generation = self._generation  # when `update` began a load
@@ -131,7 +138,9 @@ class AccountListing:
             self._known.load_unfinished(self._filter.project)
         began_s = self._clock()
         # If the last update had to request the unfinished tasks, do so beside the newest page.
-        unfinished = self._whole.submit(self._list_unfinished) if self._needs_unfinished else None
+        unfinished = (
+            self._whole.submit(self._unfinished.request) if self._needs_unfinished else None
+        )
         firsts, self._first_pages = self._first_pages, {}
         began_s = min((first.began_s for first in firsts.values()), default=began_s)
         loads = [
@@ -145,8 +154,8 @@ class AccountListing:
             cached.as_of_s < began_s for cached in self._known.unfinished()
         )
         if self._needs_unfinished:
-            listed = unfinished.result() if unfinished else self._list_unfinished()
-            self._apply_unfinished(*listed)
+            listed = unfinished.result() if unfinished else self._unfinished.request()
+            self._unfinished.apply(*listed)
         self._compare_counts()
         self._note_current(began_s, generation)
         return []
@@ -162,19 +171,7 @@ class AccountListing:
 
     def load_unfinished(self) -> None:
         """Request all unfinished tasks with one listing, and each known one that it lacks."""
-        self._apply_unfinished(*self._list_unfinished())
-
-    def _list_unfinished(self) -> tuple[list[Task], float]:
-        """Request the unfinished tasks; return also when the request began."""
-        began_s = self._clock()
-        return self._api.list_tasks(project=self._filter.project, active=True), began_s
-
-    def _apply_unfinished(self, tasks: list[Task], began_s: float) -> None:
-        unfinished = [cached.task.id for cached in self._known.unfinished()]
-        known = self._database.known([task.id for task in tasks]) | set(unfinished)
-        self._known.apply([task for task in tasks if task.id in known], began_s)
-        active = {task.id for task in tasks}
-        self._resolve([i for i in unfinished if i not in active], began_s)
+        self._unfinished.apply(*self._unfinished.request())
 
     def load_page_of(self, task_id: str) -> bool:
         """Request the page that shows the task; return whether its position is known."""
@@ -294,19 +291,6 @@ class AccountListing:
             listed_ids.update(others)  # those that are still listed are newer than the response
         self._note_current(began_s, generation)
 
-    def _resolve(self, ids: list[str], began_s: float) -> None:
-        """Request the tasks that are no longer listed as unfinished."""
-        stale = [i for i in ids if self._known.is_stale(i, began_s)]
-        scope = self._filter.scopes[0]
-        if len(stale) > MAX_SINGLE_REQUESTS and self._filter.last is None:
-            positions = [self._database.position(i, scope) for i in stale]
-            numbers = sorted({p // PAGE_TASKS + 1 for p in positions if p is not None})
-            if len(numbers) <= MAX_ENDED_PAGES:
-                for page in self._whole.fetch_all(scope, numbers, True):
-                    self._whole.store(page)
-                stale = [i for i in stale if self._known.is_stale(i, began_s)]
-        request_each(self._api, self._known, stale, self._clock)
-
     def _load_page(self, scope: Scope, number: int) -> None:
         first = self._request_page(scope, number, PAGE_TASKS)
         self._known.apply(first.page.tasks, first.began_s)
@@ -316,3 +300,8 @@ class AccountListing:
         page = self._api.list_page(number, per_page, project=scope.project, status=scope.status)
         self.has_page = True
         return FirstPage(page, began_s)
+
+
+def _load_pages(whole: WholeListing, scope: Scope, numbers: Iterable[int]) -> None:
+    for page in whole.fetch_all(scope, numbers, True):
+        whole.store(page)

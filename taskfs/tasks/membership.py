@@ -1,15 +1,21 @@
-"""Removal of saved tasks that a response does not show, or a request for each."""
+"""Removal of saved tasks that a response does not show, or a request for each.
+
+`UnfinishedUpdater` does it for the listing of all unfinished tasks.
+"""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 from taskfs.errors import NotFound
-from taskfs.model import TaskAPI
+from taskfs.model import PAGE_TASKS, Task, TaskAPI
 from taskfs.tasks.known_tasks import KnownTasks
 from taskfs.tasks.selection import Scope
+from taskfs.tasks.task_filter import TaskFilter
 
 # Tasks that are requested one by one; if there are more, pages of a listing are cheaper.
 MAX_SINGLE_REQUESTS: Final = 16
+# Pages that are read again to learn how tasks have ended.
+MAX_ENDED_PAGES: Final = 40
 
 
 def remove_unlisted(
@@ -52,3 +58,50 @@ def request_each(
             known.apply([api.get_task(task_id)], began_s)
         except NotFound:
             known.remove([task_id])
+
+
+class UnfinishedUpdater:
+    """Updates the unfinished tasks: one request for all, and more for those that it lacks.
+
+    *load_pages* requests the pages of a scope with some numbers, and stores their tasks. One thread
+    at a time uses it.
+    """
+
+    def __init__(
+        self,
+        api: TaskAPI,
+        known: KnownTasks,
+        task_filter: TaskFilter,
+        clock: Callable[[], float],
+        load_pages: Callable[[Scope, Iterable[int]], None],
+    ) -> None:
+        self._api = api
+        self._known = known
+        self._filter = task_filter
+        self._clock = clock
+        self._load_pages = load_pages
+
+    def request(self) -> tuple[list[Task], float]:
+        """Request the unfinished tasks; return also when the request began."""
+        began_s = self._clock()
+        return self._api.list_tasks(project=self._filter.project, active=True), began_s
+
+    def apply(self, tasks: list[Task], began_s: float) -> None:
+        """Store the result of `request`, and update each known unfinished task that it lacks."""
+        unfinished = [cached.task.id for cached in self._known.unfinished()]
+        known = self._known.database.known([task.id for task in tasks]) | set(unfinished)
+        self._known.apply([task for task in tasks if task.id in known], began_s)
+        active = {task.id for task in tasks}
+        self._update_ended([i for i in unfinished if i not in active], began_s)
+
+    def _update_ended(self, ids: list[str], began_s: float) -> None:
+        """Request the tasks that are no longer listed as unfinished; many of them by pages."""
+        stale = [i for i in ids if self._known.is_stale(i, began_s)]
+        if len(stale) > MAX_SINGLE_REQUESTS and self._filter.last is None:
+            scope = self._filter.scopes[0]
+            positions = [self._known.database.position(i, scope) for i in stale]
+            numbers = sorted({p // PAGE_TASKS + 1 for p in positions if p is not None})
+            if len(numbers) <= MAX_ENDED_PAGES:
+                self._load_pages(scope, numbers)
+                stale = [i for i in stale if self._known.is_stale(i, began_s)]
+        request_each(self._api, self._known, stale, self._clock)
