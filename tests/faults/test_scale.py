@@ -65,8 +65,8 @@ def test_20_000_tasks(large: InProcess) -> None:
 
     run_threads([lambda: names.extend(large.names()), release], 120)
     assert len([name for name in names if not name.startswith(".")]) == TASKS
-    requested = [int(record.query["page"][0]) for record in large.cloud.requests]
-    assert sorted(requested) == list(range(1, PAGES + 1))
+    pages = [int(record.query["page"][0]) for record in large.cloud.requests]
+    assert sorted(pages) == list(range(1, PAGES + 1))
     names = [name for name in names if not name.startswith(".")]
     large.cloud.clear_requests()
     seen = [text(large, f"{name}/status") for name in names]
