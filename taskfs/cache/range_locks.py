@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from taskfs.support.fallback import log_fallback
+from taskfs.support.thread_pool import let_another_run
 
 # Seconds to wait for another process: longer than most fetches. A process that hangs delays the
 # others by no more than this.
@@ -43,7 +44,8 @@ def lock_range(
     """Lock the units [first, last] of *key*, a hexadecimal number, while the body runs.
 
     While another process holds some of them, wait until *is_on_disk*, at most `LOCK_TIMEOUT_S`.
-    Then run the body without the lock.
+    Then run the body without the lock. A thread of a pool that waits for long does not count as one
+    of the pool's threads.
     """
     try:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -74,6 +76,8 @@ def _wait(descriptor: int, start: int, length: int, is_on_disk: Callable[[], boo
                 return log_fallback("F_OFD_SETLK", exc)
             if time.monotonic() > deadline or is_on_disk():
                 return None
+        if pause_s == MAX_PAUSE_S:  # a long wait
+            let_another_run()
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, MAX_PAUSE_S)
 

@@ -173,3 +173,24 @@ def test_without_locks_both_fetch(tmp_path: Path) -> None:
         raise ZeroDivisionError
     with lock_range(tmp_path / "x", KEY, 0, 0, never):  # released although the body failed
         pass
+
+
+def test_waiting_threads_leave_their_pool_to_other_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R-19: Work that waits for other processes delays no other work of the same pool."""
+    monkeypatch.setattr(range_locks, "LOCK_TIMEOUT_S", 10 * TIMEOUT_S)
+    pool, is_there = DaemonPool(2, "test-waits"), threading.Event()
+
+    def wait(number: int) -> None:
+        with lock_range(tmp_path / "locks", KEY, number, number, is_there.is_set):
+            pass
+
+    with lock_range(tmp_path / "locks", KEY, 0, 3, never):
+        waits = [pool.submit(wait, number) for number in range(4)]
+        assert pool.submit(lambda: "done").result(TIMEOUT_S) == "done"
+        assert not any(each.done() for each in waits)
+        is_there.set()
+        for each in waits:
+            each.result(TIMEOUT_S)
+    pool.shutdown()
