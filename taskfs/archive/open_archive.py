@@ -32,7 +32,10 @@ MAX_TAIL: Final = 4 << 20
 # bounds the memory that a directory takes: parsing takes longer than a fetch.
 PIECE: Final = 4 << 20
 LONG_DIRECTORY: Final = PIECE  # bytes of a directory above which only one is parsed at a time
-INDEX_RATIO: Final = 1.6  # the length of an index, in lengths of its directory: a high estimate
+# The lengths of an index, and of the scratch files of its build, in lengths of its directory: high
+# estimates. A member takes 48 bytes of scratch, and at least 55 of the directory.
+INDEX_RATIO: Final = 1.6
+SCRATCH_RATIO: Final = 0.9
 
 
 def _always() -> bool:
@@ -128,7 +131,9 @@ def _build_index(
     disk, version = resources.disk, tail.version
     # Without an ETag, a later reader could not notice that the archive was replaced.
     if disk is not None and key and version.etag:
-        writer = disk.create_sealed(INDEX, key, int(INDEX_RATIO * (end.stop - end.start)))
+        length = end.stop - end.start
+        scratch = int(SCRATCH_RATIO * length)
+        writer = disk.create_sealed(INDEX, key, int(INDEX_RATIO * length), scratch)
     else:
         writer = SealedWriter()
     try:

@@ -79,13 +79,14 @@ class DiskCache:
         """Return the content of a sealed file, or None if it is missing or damaged."""
         return sealed_file.read_sealed(self._root / kind / key, seal) if self._is_usable else None
 
-    def create_sealed(self, kind: str, key: str, size: int) -> SealedWriter:
-        """Return a writer of a sealed file of about *size* bytes.
+    def create_sealed(self, kind: str, key: str, size: int, scratch: int = 0) -> SealedWriter:
+        """Return a writer of a sealed file of about *size* bytes, with *scratch* bytes in other
+        files until it is written.
 
         It writes to a temporary file elsewhere if the cache has no room for the file.
         """
         is_writable = self._is_usable and time.monotonic() >= self._paused_until_s
-        if is_writable and self._space.fits(size) and self._space.has_space(size):
+        if is_writable and self._space.fits(size) and self._space.has_space(size + scratch):
             return SealedWriter(key, self._root / kind)
         return SealedWriter()
 

@@ -35,7 +35,7 @@ class FrozenCache(DiskCache):
             return None
         return super().read_sealed(kind, key, seal) or super().read_sealed(PINS, key, seal)
 
-    def create_sealed(self, kind: str, key: str, size: int) -> SealedWriter:
+    def create_sealed(self, kind: str, key: str, size: int, scratch: int = 0) -> SealedWriter:
         return SealedWriter()
 
     def publish_sealed(self, writer: SealedWriter) -> None:

@@ -16,7 +16,7 @@ from taskfs.cache.disk_cache import FORMAT, INDEX, DiskCache, cache_key
 from taskfs.cache.sealed_file import PAGE, SealedFile, SealedWriter, read_sealed
 from taskfs.cache.spill_file import IN_MEMORY
 from taskfs.errors import CacheChanged
-from tests.caches import write_index
+from tests.caches import small_disk, write_index
 
 KIND: Final = b"a kind of content 1\n"
 KEY: Final = cache_key("key")
@@ -134,6 +134,14 @@ def test_eviction_does_not_empty_an_index_in_use(tmp_path: Path) -> None:
         write_index(cache, cache_key(number), random.Random(number).randbytes(4 << 20))
     assert cache.read_sealed(INDEX, KEY, KIND) is None
     assert found[: len(LONG)] == LONG
+
+
+def test_scratch_files_count_as_long_as_an_index_is_built(tmp_path: Path) -> None:
+    """R-25: An index is only built on the cache's disk if its scratch files leave 5 % free too."""
+    with small_disk(tmp_path, 64 << 20):
+        cache = DiskCache(tmp_path, 1 << 30)
+        assert not cache.create_sealed(INDEX, KEY, 20 << 20, 30 << 20).is_private
+        assert cache.create_sealed(INDEX, KEY, 20 << 20, 45 << 20).is_private
 
 
 def test_a_cache_too_small_keeps_no_index(tmp_path: Path) -> None:
