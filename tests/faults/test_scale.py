@@ -72,11 +72,11 @@ def test_20_000_tasks(large: InProcess) -> None:
     seen = [text(large, f"{name}/status") for name in names]
     assert seen.count("success\n") == TASKS - UNFINISHED
     assert seen.count("computation-started\n") == UNFINISHED
-    requested = large.cloud.requests
-    assert not [record for record in requested if record.path != "/tasks" or is_page(record)]
+    sent = large.cloud.requests
+    assert not [record for record in sent if record.path != "/tasks" or is_page(record)]
     # One for each 2 s that it took; each brings all of the unfinished at once.
     uptime_s = json.loads(text(large, ".taskfs/stats.json"))["uptime_seconds"]
-    assert len(requested) <= uptime_s / 2 + 1
+    assert len(sent) <= uptime_s / 2 + 1
 
 
 def put_members(cloud: FakeCloud, count: int) -> str:
