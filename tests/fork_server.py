@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import gc
 import json
 import os
@@ -20,6 +21,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import time
 import traceback
@@ -85,19 +87,8 @@ def run_bytes(
     new_interpreter: bool = False,
 ) -> subprocess.CompletedProcess[bytes]:
     """Do the same as `run`, with bytes."""
-    at_start = {
-        name: text
-        for name, text in environment.items()
-        if name.startswith(_READ_AT_START) and name != _STREAMS
-    }
-    if at_start == _SERVER_VARIABLES and not new_interpreter:
-        request = {
-            "arguments": arguments,
-            "cwd": str(cwd),
-            "environment": dict(environment),
-            "umask": _umask(),
-        }
-        return _server().run(request, stdin, timeout_s)
+    if can_fork(environment) and not new_interpreter:
+        return _server().run(_request(arguments, cwd, environment), stdin, timeout_s)
     return subprocess.run(
         [*COMMAND, *arguments],
         cwd=cwd,
@@ -106,6 +97,56 @@ def run_bytes(
         capture_output=True,
         timeout=timeout_s,
     )
+
+
+def can_fork(environment: Mapping[str, str]) -> bool:
+    """Whether no variable differs that the interpreter reads when it starts."""
+    at_start = {
+        name: text
+        for name, text in environment.items()
+        if name.startswith(_READ_AT_START) and name != _STREAMS
+    }
+    return at_start == _SERVER_VARIABLES
+
+
+def start_on_terminal(
+    arguments: Sequence[str], *, cwd: Path, environment: Mapping[str, str], terminal: int
+) -> Forked:
+    """Start `taskfs` with a terminal, which becomes the controlling one of a new session."""
+    request = {**_request(arguments, cwd, environment), "has_terminal": True}
+    return Forked(_server().start(request, [terminal] * 3))
+
+
+class Forked:
+    """A forked command, with what tests use of `subprocess.Popen`."""
+
+    def __init__(self, state: int) -> None:
+        self._state = state  # a pipe: process id and status
+        self._words = os.read(state, 64).decode()
+        self.pid = int(self._words.split()[0])
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout_s: float) -> int:
+        if self.returncode is None:
+            if len(self._words.split()) < 2:
+                if not select.select([self._state], [], [], timeout_s)[0]:
+                    raise subprocess.TimeoutExpired(str(self.pid), timeout_s)
+                self._words += os.read(self._state, 64).decode()
+            self.returncode = int(self._words.split()[1])
+            os.close(self._state)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
 
 
 class _Server:
@@ -129,23 +170,40 @@ class _Server:
         self._requests.close()
         self._process.wait()
 
+    def start(self, request: dict[str, Any], streams: Sequence[int]) -> int:
+        """Start a command with standard streams; return a pipe: its process id and status."""
+        reading, writing = os.pipe()
+        socket.send_fds(self._requests, [json.dumps(request).encode()], [*streams, writing])
+        os.close(writing)
+        return reading
+
     def run(
         self, request: dict[str, Any], stdin: bytes, timeout_s: float
     ) -> subprocess.CompletedProcess[bytes]:
-        pipes = [os.pipe() for _ in range(3)]  # standard output and error; process id and status
+        pipes = [os.pipe() for _ in range(2)]  # standard output and error
         with tempfile.TemporaryFile() as typed:
             typed.write(stdin)
             typed.seek(0)
-            given = [typed.fileno(), *(writing for _, writing in pipes)]
-            socket.send_fds(self._requests, [json.dumps(request).encode()], given)
+            state_pipe = self.start(request, [typed.fileno(), *(writing for _, writing in pipes)])
         for _, writing in pipes:
             os.close(writing)
-        output, errors, state = _read_all([reading for reading, _ in pipes], timeout_s)
+        readings = [*(reading for reading, _ in pipes), state_pipe]
+        output, errors, state = _read_all(readings, timeout_s)
         words = state.split()
         if len(words) < 2:
             os.kill(int(words[0]), signal.SIGKILL)
             raise subprocess.TimeoutExpired(request["arguments"], timeout_s, output, errors)
         return subprocess.CompletedProcess(request["arguments"], int(words[1]), output, errors)
+
+
+def _request(arguments: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "arguments": arguments,
+        "cwd": str(cwd),
+        "environment": dict(environment),
+        "umask": _umask(),
+        "has_terminal": False,
+    }
 
 
 def _umask() -> int:
@@ -227,6 +285,9 @@ def _become_command(request: dict[str, Any], descriptors: list[int]) -> None:
         stream = open(number, mode, buffering, encoding or None, errors, closefd=False)  # noqa: SIM115
         setattr(sys, name, stream)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    if request["has_terminal"]:
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     os.chdir(request["cwd"])
     os.umask(request["umask"])
     os.environ.clear()

@@ -112,15 +112,22 @@ class Terminal:
     ) -> None:
         self.screen, inner = pty.openpty()
         fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
-        self.process = subprocess.Popen(
-            [*_ON_TERMINAL, *command],
-            cwd=cwd,
-            env=environment,
-            stdin=inner,
-            stdout=inner,
-            stderr=inner,
-            start_new_session=True,
-        )
+        self.process: subprocess.Popen[bytes] | fork_server.Forked
+        words = command[len(COMMAND) :]
+        if command == [*COMMAND, *words] and fork_server.can_fork(environment):
+            self.process = fork_server.start_on_terminal(
+                words, cwd=cwd, environment=environment, terminal=inner
+            )
+        else:
+            self.process = subprocess.Popen(
+                [*_ON_TERMINAL, *command],
+                cwd=cwd,
+                env=environment,
+                stdin=inner,
+                stdout=inner,
+                stderr=inner,
+                start_new_session=True,
+            )
         os.close(inner)
         self.text = ""
 
@@ -169,7 +176,7 @@ class Terminal:
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
-            self.process.wait()
+            self.process.wait(TIMEOUT_S)
         os.close(self.screen)
 
 
