@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import os
 import subprocess
 import sys
 import tracemalloc
@@ -144,17 +143,23 @@ def test_a_batch_begins_anywhere(open_tree: TreeFactory, task: str) -> None:
         assert attrs == fs.operations.getattr(f"{top}/{entry.name}")
 
 
+# Runs a command and prints the most memory (RSS) that it had, in KiB. A process keeps the figure of
+# the program that it ran before, which must be a small one and not that of the tests.
+MEASURE: Final = """
+import os, sys
+pid = os.fork() or os.execv(sys.argv[1], sys.argv[1:])
+_, status, usage = os.wait4(pid, 0)
+print(usage.ru_maxrss, file=sys.stderr)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
 def run_measured(home: Path, cloud: FakeCloud, *arguments: str) -> tuple[str, int]:
     """Run a command; return its output and the most memory (RSS) that it had, in bytes."""
-    with (home / "out").open("w+") as out:
-        process = subprocess.Popen(
-            [*COMMAND, *arguments], stdout=out, env=Taskfs(home, cloud).environment
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        assert process.returncode == 0
-        out.seek(0)
-        return out.read(), usage.ru_maxrss << 10
+    words = [sys.executable, "-S", "-c", MEASURE, *COMMAND, *arguments]
+    environment = Taskfs(home, cloud).environment
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    return done.stdout, int(done.stderr) << 10
 
 
 @pytest.mark.parametrize("place", ["the cache", "no cache", "a full disk"])
