@@ -14,6 +14,7 @@ from typing import Final
 
 import pytest
 
+from taskfs.archive.bounds import SPAN
 from tests.fake_api import FakeCloud
 from tests.file_systems import assert_same
 from tests.mounts import TIMEOUT_S, Mount, eventually
@@ -171,3 +172,40 @@ def test_a_silent_store_holds_no_other_request_up(
             cloud.faults.clear()
             for half in halves:
                 half.close()
+
+
+def test_no_push_waits_for_a_read_that_waits_for_the_store(
+    new_mount: Callable[..., Mount], cloud: FakeCloud
+) -> None:
+    """R-10, R-40: A read of bytes of which the store sends only the first ones waits, and locks the
+    pages of all. The first ones are decoded, but not pushed, so another reader of the file that
+    comes before them does not wait."""
+    body = b"".join(b"%08d a line of a log\n" % number for number in range(600_000))
+    path = new_mount(engine="kernel", timeout="100s").path / put(cloud, body) / "outputs/f0"
+    assert path.stat().st_size == len(body)
+    # The request for the beginning of the member passes; the last span of it is half decoded.
+    stall = cloud.faults.add("stall", side="store", skip=1, times=None)
+    with ThreadPoolExecutor(2) as pool, open(path, "rb", buffering=0) as late:
+        try:
+            assert_same(os.pread(late.fileno(), SPAN, 0), body[:SPAN])
+            sent = max(record.bytes_sent for record in cloud.requests if record.side == "store")
+            packed = deflate(body, 1)[: sent - len("artifacts/f0") - 30]
+            decoded = len(zlib.decompressobj(-15).decompress(packed))
+            begin, step = decoded // SPAN * SPAN - SPAN // 4, SPAN // 4
+            waiting = pool.submit(os.pread, late.fileno(), 1 << 20, begin)
+            eventually(lambda: stall.hits > 0)
+
+            def read_early() -> None:
+                # Past the page cache, so that there are many reads, and the kernel adds none.
+                early = os.open(path, os.O_RDONLY | os.O_DIRECT)
+                try:
+                    for at in range(0, begin, step):
+                        assert_same(os.pread(early, step, at), body[at : at + step])
+                finally:
+                    os.close(early)
+
+            pool.submit(read_early).result(TIMEOUT_S)
+            assert not waiting.done()
+        finally:
+            cloud.faults.clear()
+        assert_same(waiting.result(TIMEOUT_S), body[begin : begin + (1 << 20)])
