@@ -4,6 +4,7 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -23,8 +24,13 @@ def promises() -> list[str]:
     return _PROMISE.findall(CONTRACT)
 
 
-def docstrings() -> Iterator[tuple[str, str]]:
-    """Yield where each test stands, and its docstring."""
+@cache
+def docstrings() -> list[tuple[str, str]]:
+    """Return where each test stands, and its docstring."""
+    return list(_find_docstrings())
+
+
+def _find_docstrings() -> Iterator[tuple[str, str]]:
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
