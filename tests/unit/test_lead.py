@@ -2,6 +2,7 @@
 
 import errno
 import queue
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,9 +11,18 @@ from typing import Any, cast
 
 import pytest
 
+from taskfs.fuse.attributes import FileAttributes
 from taskfs.fuse.kernel.channel import Channel
 from taskfs.fuse.kernel.lead import MAX_QUIET, WATCH_S, Lead
-from taskfs.fuse.kernel.protocol import HEADER_IN, HEADER_OUT, INIT_IN, MAJOR, Opcode, Packer
+from taskfs.fuse.kernel.protocol import (
+    HEADER_IN,
+    HEADER_OUT,
+    INIT_IN,
+    MAJOR,
+    ROOT_ID,
+    Opcode,
+    Packer,
+)
 from taskfs.fuse.kernel.session import MAX_IDLE, Session
 from taskfs.fuse.operations import StatFs, TaskOperations
 from taskfs.support.buffers import Buffer
@@ -47,8 +57,8 @@ class FakeChannel:
         self.answers.put(HEADER_OUT.unpack_from(bytes(parts[0]))[2])
         return True
 
-    def ask(self, opcode: int, unique: int, body: bytes = b"") -> None:
-        head = HEADER_IN.pack(HEADER_IN.size + len(body), opcode, unique, 1, 0, 0, 1, 0)
+    def ask(self, opcode: int, unique: int, body: bytes = b"", nodeid: int = ROOT_ID) -> None:
+        head = HEADER_IN.pack(HEADER_IN.size + len(body), opcode, unique, nodeid, 0, 0, 1, 0)
         self.requests.put(head + body)
 
 
@@ -151,3 +161,48 @@ def test_the_lead_is_handed_over_once() -> None:
     lead.begin(6)
     lead.hand_over(2)
     assert lead.keep(6) and handed == [True]
+
+
+class ChangingOperations:
+    """Operations of which each look at a file loads another version of its archive meanwhile."""
+
+    def __init__(self) -> None:
+        self.changes = 0
+
+    def __call__(self, op: str, path: str, *args: Any) -> FileAttributes:
+        self.changes += path.endswith("file")
+        kind = stat.S_IFDIR if path.endswith("folder") else stat.S_IFREG
+        return FileAttributes(kind, 7, 1, 0, 0, 1, 1, 0, 0, 4096)
+
+    def keep_versions(self, invalidate: Callable[[str, Callable[[], None]], None]) -> None:
+        pass
+
+    def is_loaded_directory(self, path: str) -> bool:
+        return False
+
+
+def test_an_answer_during_a_change_is_dropped_again() -> None:
+    """F-10: Attributes of a file that are answered while another version is loaded may be old, so
+    the kernel is told to drop them after the answer. Others are kept."""
+    channel, operations, ready = FakeChannel(), ChangingOperations(), threading.Event()
+    session = Session(
+        cast(TaskOperations, operations), cast(Channel, channel), Packer(1.0), ready.set
+    )
+    session.keep_versions()
+    channel.ask(Opcode.INIT, 1, INIT_IN.pack(MAJOR, MINOR, 0, 0) + bytes(48))
+    thread = threading.Thread(target=session.serve, daemon=True)
+    thread.start()
+    assert channel.answers.get(timeout=SOON_S) == 1
+    folder = ROOT_ID + 1
+    for unique, name, nodeid in (
+        (2, b"folder", ROOT_ID),
+        (4, b"other", folder),
+        (6, b"file", folder),
+    ):
+        channel.ask(Opcode.LOOKUP, unique, name + b"\0", nodeid)
+        assert channel.answers.get(timeout=SOON_S) == unique
+    # One message for each of the names, after the answer.
+    assert [channel.answers.get(timeout=SOON_S) for _ in range(3)] == [0, 0, 0]
+    channel.requests.put(b"")
+    thread.join(SOON_S)
+    assert not thread.is_alive()
