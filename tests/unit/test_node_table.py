@@ -112,9 +112,9 @@ def test_a_name_takes_few_bytes() -> None:
     tracemalloc.start()
     try:
         table = NodeTable()
-        for number in range(100_000):
+        for number in range(50_000):
             table.add_lookup(ROOT_ID, b"file-%08d" % number)
-        assert tracemalloc.get_traced_memory()[0] < 100_000 * 64
+        assert tracemalloc.get_traced_memory()[0] < 50_000 * 64
     finally:
         tracemalloc.stop()
 
