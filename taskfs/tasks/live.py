@@ -13,6 +13,7 @@ from taskfs.errors import (
     Interrupted,
     IsADirectory,
     NotFound,
+    TaskFSError,
     Unavailable,
     Unsupported,
 )
@@ -276,21 +277,31 @@ class LiveFiles:
     ) -> Answer | None:
         """Ask, again if the connection ends while the task is live.
 
-        A machine may disconnect shortly before the status of its task changes. So the status is
-        requested again while there is no new connection. The reader that learns that the task has
-        ended wakes all others, which may wait for a new connection in vain.
+        A machine may disconnect shortly before the status of its task changes, and the caller's
+        status may be older. So it is requested while there is no new connection, and once if an
+        answer takes `RECONNECT_S`. The reader that learns of the end wakes all others.
         """
         self._failures.check(None)
         if self._has_ended:  # the caller knew an older status, or the task runs again
             self._check_live(deadline_s)
         disconnects = 0
+        check_at_s = self._clock() + RECONNECT_S
+
+        def should_stop() -> bool:
+            nonlocal check_at_s
+            if self._clock() >= check_at_s:
+                check_at_s = float("inf")
+                with contextlib.suppress(TaskFSError):  # the question may still be answered
+                    self._has_ended = not self._is_live(STATUS_S)
+            return self._has_ended or self._interrupted()
+
         while True:
             remaining_s = max(0.0, deadline_s - self._clock())
             try:
                 return self._machine.ask(
                     question,
                     min(remaining_s, RECONNECT_S) if disconnects else remaining_s,
-                    lambda: self._has_ended or self._interrupted(),
+                    should_stop,
                     silence_probe,
                 )
             except Interrupted:

@@ -8,6 +8,7 @@ import pytest
 
 from taskfs.errors import (
     BadAnswer,
+    Interrupted,
     IsADirectory,
     NotADirectory,
     NotFound,
@@ -386,6 +387,47 @@ class LostMachine:
         self.waited_s.append(timeout_s)
         self.clock.now_s += timeout_s
         raise Unavailable("not reached")
+
+
+class SilentMachine:
+    """Does not answer, and lets the reader be interrupted meanwhile."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+
+    def ask(
+        self,
+        question: Question,
+        timeout_s: float,
+        interrupted: Callable[[], bool],
+        silence_probe: SilenceProbe | None = None,
+    ) -> Answer | None:
+        deadline_s = self.clock.now_s + timeout_s
+        while self.clock.now_s < deadline_s:
+            if interrupted():
+                raise Interrupted("interrupted")
+            self.clock.now_s += 0.2
+        raise Unavailable("not reached")
+
+
+@pytest.mark.parametrize("has_ended", [True, False])
+def test_a_first_look_after_the_end_is_over_soon(has_ended: bool) -> None:
+    """L-9: A look at a task that has just ended does not wait for the whole `--timeout`; at one
+    that runs, it costs one more request for its status."""
+    clock = Clock()
+    asked_at_s: list[float] = []
+
+    def is_live(_: float) -> bool:
+        asked_at_s.append(clock.now_s)
+        return not has_ended
+
+    files = LiveFiles(SilentMachine(clock), is_live=is_live, clock=clock)
+    began_s = clock.now_s
+    with pytest.raises(LiveEnded if has_ended else Unavailable):
+        files.listing()
+    assert len(asked_at_s) == (1 if has_ended else 2)
+    assert asked_at_s[0] - began_s < RECONNECT_S + 1.0
+    assert clock.now_s == (asked_at_s[0] if has_ended else asked_at_s[1])
 
 
 def test_a_machine_that_is_gone_before_the_status_changes() -> None:
