@@ -57,7 +57,7 @@ class ArchiveLate(Unavailable):
     """The task succeeded, but its archive did not appear in time."""
 
 
-class BadAnswer(TaskFSError):
+class BadResponse(TaskFSError):
     """A response, or the answer of a machine, violates the protocol; or a server error persists."""
 
     errno = errno.EIO

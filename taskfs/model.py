@@ -145,7 +145,7 @@ class RemoteObject(Protocol):
         Raises:
             NotFound: there is no such object (ENOENT).
             Unsupported: the store ignores ranges and the object is large (EOPNOTSUPP).
-            Unavailable, BadAnswer, AccessDenied: no usable response before the deadline.
+            Unavailable, BadResponse, AccessDenied: no usable response before the deadline.
         """
         ...
 
@@ -159,7 +159,7 @@ class RemoteObject(Protocol):
             StaleObject: the object is no longer *version* (ESTALE).
             NotFound: the object no longer exists (ENOENT).
             Unsupported: the store ignores ranges and the object is large (EOPNOTSUPP).
-            Unavailable, BadAnswer, AccessDenied: no usable response before the deadline.
+            Unavailable, BadResponse, AccessDenied: no usable response before the deadline.
         """
         ...
 
@@ -212,7 +212,7 @@ class TaskAPI(Protocol):
         Raises:
             NotFound, AlreadyTerminated, AccessDenied: refused (ENOENT, ESRCH, EACCES).
             Unavailable: no response after 5 tries (ETIMEDOUT).
-            BadAnswer: any other refusal (EIO).
+            BadResponse: any other refusal (EIO).
         """
         ...
 

@@ -1,7 +1,7 @@
 """The embedded cloud with scripted faults.
 
-`FakeCloud` starts empty. Its `faults` change answers on the wire; the clients under test and their
-connections are real.
+`FakeCloud` starts empty. Its `faults` change responses on the wire; the clients under test and
+their connections are real.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from aiohttp import web
 
 from taskfs.demo.cloud import EmbeddedCloud
 from taskfs.demo.endpoint import (
-    CloudAnswer,
+    CloudResponse,
     RequestRecord,
     Responder,
-    bytes_answer,
-    json_answer,
+    bytes_response,
+    json_response,
     reset,
 )
 from taskfs.demo.sources import ByteSource, BytesSource
@@ -68,7 +68,7 @@ class Fault:
 
 
 class Faults:
-    """The script of faults: the first fault that matches a request changes its answer.
+    """The script of faults: the first fault that matches a request changes its response.
 
     The test's thread adds faults, the server's thread applies them; a lock guards the list.
     """
@@ -110,7 +110,7 @@ class Faults:
 
     async def __call__(
         self, request: web.Request, record: RequestRecord, respond: Responder
-    ) -> CloudAnswer:
+    ) -> CloudResponse:
         with self._lock:
             fault = next((fault for fault in self._faults if fault.hit(record)), None)
         if fault is None:
@@ -126,7 +126,7 @@ class Faults:
 
 
 class FakeCloud(EmbeddedCloud):
-    """An empty cloud whose answers pass through `faults`."""
+    """An empty cloud whose responses pass through `faults`."""
 
     def __init__(self, faults: Faults | None = None, **options: Any) -> None:
         self.faults = faults or Faults()
@@ -180,14 +180,14 @@ async def _status(
     status: int,
     retry_after: float | str | None = None,
     acted: bool = False,
-) -> CloudAnswer:
-    """Answer with an error; with *acted*, execute the request first."""
+) -> CloudResponse:
+    """Respond with an error; with *acted*, execute the request first."""
     if acted:
         await respond(request)
-    answer = json_answer({"detail": f"scripted {status}"}, status)
+    response = json_response({"detail": f"scripted {status}"}, status)
     if retry_after is not None:
-        answer.headers["Retry-After"] = str(retry_after)
-    return answer
+        response.headers["Retry-After"] = str(retry_after)
+    return response
 
 
 async def _reset(
@@ -197,29 +197,29 @@ async def _reset(
     *,
     after_bytes: int | None = None,
     acted: bool = False,
-) -> CloudAnswer:
-    """Reset the connection (RST) instead of answering, or after *after_bytes* of the body."""
+) -> CloudResponse:
+    """Reset the connection (RST) instead of responding, or after *after_bytes* of the body."""
     if after_bytes is None:
         if acted:
             await respond(request)
         await _cut(request)
-    answer = await respond(request)
-    answer.interrupt_at, answer.interrupt = after_bytes or 0, _cut
-    return answer
+    response = await respond(request)
+    response.interrupt_at, response.interrupt = after_bytes or 0, _cut
+    return response
 
 
 async def _short(
     faults: Faults, request: web.Request, respond: Responder, *, after_bytes: int
-) -> CloudAnswer:
+) -> CloudResponse:
     """Announce the whole body, send *after_bytes* of it, and close the connection (FIN)."""
-    answer = await respond(request)
-    answer.interrupt_at, answer.interrupt = after_bytes, _close
-    return answer
+    response = await respond(request)
+    response.interrupt_at, response.interrupt = after_bytes, _close
+    return response
 
 
 async def _long(
     faults: Faults, request: web.Request, respond: Responder, *, extra: bytes = b"surplus"
-) -> CloudAnswer:
+) -> CloudResponse:
     """Send *extra* bytes after the announced body, and close the connection."""
 
     async def add_surplus(request: web.Request) -> None:
@@ -227,9 +227,9 @@ async def _long(
             request.transport.write(extra)
         await _close(request)
 
-    answer = await respond(request)
-    answer.interrupt_at, answer.interrupt = answer.stop - answer.start, add_surplus
-    return answer
+    response = await respond(request)
+    response.interrupt_at, response.interrupt = response.stop - response.start, add_surplus
+    return response
 
 
 async def _stall(
@@ -240,49 +240,49 @@ async def _stall(
     seconds: float | None = None,
     after_bytes: int | None = None,
     acted: bool = False,
-) -> CloudAnswer:
-    """Stall for *seconds* (None: until `release`), before the answer or after *after_bytes* of it.
+) -> CloudResponse:
+    """Stall for *seconds* (None: until `release`), before the response or within it.
 
     With *acted*, execute the request before the stall.
     """
     if after_bytes is None and not acted:
         await faults.hold(seconds)
         return await respond(request)
-    answer = await respond(request)
+    response = await respond(request)
     if after_bytes is None:
         await faults.hold(seconds)
     else:
-        answer.interrupt_at, answer.interrupt = after_bytes, lambda _: faults.hold(seconds)
-    return answer
+        response.interrupt_at, response.interrupt = after_bytes, lambda _: faults.hold(seconds)
+    return response
 
 
-async def _whole(faults: Faults, request: web.Request, respond: Responder) -> CloudAnswer:
-    """Ignore the range: answer 200 with the whole object."""
-    answer = await respond(request)
-    if answer.status == 206:
-        answer.status, answer.start, answer.stop = 200, 0, answer.source.size
-        answer.headers.pop("Content-Range")
-    return answer
+async def _whole(faults: Faults, request: web.Request, respond: Responder) -> CloudResponse:
+    """Ignore the range: respond with 200 and the whole object."""
+    response = await respond(request)
+    if response.status == 206:
+        response.status, response.start, response.stop = 200, 0, response.source.size
+        response.headers.pop("Content-Range")
+    return response
 
 
 async def _header(
     faults: Faults, request: web.Request, respond: Responder, *, name: str, value: str | None
-) -> CloudAnswer:
+) -> CloudResponse:
     """Replace a header such as ETag or Content-Range; None removes it."""
-    answer = await respond(request)
-    answer.headers.pop(name, None)
+    response = await respond(request)
+    response.headers.pop(name, None)
     if value is not None:
-        answer.headers[name] = value
-    return answer
+        response.headers[name] = value
+    return response
 
 
 async def _flip(
     faults: Faults, request: web.Request, respond: Responder, *, at: int
-) -> CloudAnswer:
-    """Invert the byte at offset *at* of the object if the answer contains it."""
-    answer = await respond(request)
-    answer.source = FlippedSource(answer.source, (at,))
-    return answer
+) -> CloudResponse:
+    """Invert the byte at offset *at* of the object if the response contains it."""
+    response = await respond(request)
+    response.source = FlippedSource(response.source, (at,))
+    return response
 
 
 async def _body(
@@ -294,18 +294,18 @@ async def _body(
     content_type: str = "application/json",
     status: int = 200,
     headers: Mapping[str, str] | None = None,
-) -> CloudAnswer:
-    """Answer with *content*, whatever the request."""
-    return bytes_answer(status, content, {"Content-Type": content_type, **(headers or {})})
+) -> CloudResponse:
+    """Respond with *content*, whatever the request."""
+    return bytes_response(status, content, {"Content-Type": content_type, **(headers or {})})
 
 
 async def _chunked(
     faults: Faults, request: web.Request, respond: Responder, *, extra: bytes = b""
-) -> CloudAnswer:
-    """Answer in chunks, without a length; send *extra* bytes after the body."""
-    answer = await respond(request)
-    content = bytes(answer.source.read(answer.start, answer.stop)) + extra
-    return replace(answer, source=BytesSource(content), start=0, stop=len(content), chunked=True)
+) -> CloudResponse:
+    """Respond in chunks, without a length; send *extra* bytes after the body."""
+    response = await respond(request)
+    content = bytes(response.source.read(response.start, response.stop)) + extra
+    return replace(response, source=BytesSource(content), start=0, stop=len(content), chunked=True)
 
 
 async def _endless(
@@ -315,13 +315,13 @@ async def _endless(
     *,
     status: int | None = None,
     headers: Mapping[str, str] | None = None,
-) -> CloudAnswer:
+) -> CloudResponse:
     """Send an endless body, with the correct status and headers or the given ones."""
-    answer = await respond(request)
+    response = await respond(request)
     return replace(
-        answer,
-        status=status or answer.status,
-        headers={**answer.headers, **(headers or {})},
+        response,
+        status=status or response.status,
+        headers={**response.headers, **(headers or {})},
         source=EndlessSource(),
         start=0,
         stop=EndlessSource.size,
@@ -331,26 +331,26 @@ async def _endless(
 
 async def _drip(
     faults: Faults, request: web.Request, respond: Responder, *, speed: int = 5
-) -> CloudAnswer:
-    """Send *speed* bytes per second: no single read times out, but the answer takes for ever."""
+) -> CloudResponse:
+    """Send *speed* bytes per second: no single read times out, but the response takes for ever."""
     return replace(await respond(request), speed=speed)
 
 
 async def _html(
     faults: Faults, request: web.Request, respond: Responder, *, status: int = 200
-) -> CloudAnswer:
-    """Answer with an HTML page, as proxies and login portals do."""
+) -> CloudResponse:
+    """Respond with an HTML page, as proxies and login portals do."""
     page = b"<!DOCTYPE html><html><body>Please log in</body></html>"
-    return bytes_answer(status, page, {"Content-Type": "text/html"})
+    return bytes_response(status, page, {"Content-Type": "text/html"})
 
 
 async def _json(
     faults: Faults, request: web.Request, respond: Responder, *, value: Any, status: int = 200
-) -> CloudAnswer:
-    """Answer with *value* as JSON; if it is callable, with its result for the request."""
+) -> CloudResponse:
+    """Respond with *value* as JSON; if it is callable, with its result for the request."""
     if callable(value):
         value = value(request)
-    return bytes_answer(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
+    return bytes_response(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
 
 async def _redirect(
@@ -360,84 +360,84 @@ async def _redirect(
     *,
     to: str | None = None,
     status: int = 302,
-) -> CloudAnswer:
+) -> CloudResponse:
     """Redirect to another URL; None redirects to the same URL."""
-    return bytes_answer(status, b"", {"Location": to or request.path_qs})
+    return bytes_response(status, b"", {"Location": to or request.path_qs})
 
 
-async def _hints(faults: Faults, request: web.Request, respond: Responder) -> CloudAnswer:
-    """Send two informational answers before the final one (RFC 9110, 15.2)."""
-    answer = await respond(request)
+async def _hints(faults: Faults, request: web.Request, respond: Responder) -> CloudResponse:
+    """Send two informational responses before the final one (RFC 9110, 15.2)."""
+    response = await respond(request)
     if request.transport is not None:
         request.transport.write(
             b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n"
             b"HTTP/1.1 102 Processing\r\n\r\n"
         )
-    return answer
+    return response
 
 
 async def _capped(
     faults: Faults, request: web.Request, respond: Responder, *, most: int, from_end: bool = False
-) -> CloudAnswer:
+) -> CloudResponse:
     """Send at most *most* bytes of a range: the first ones, or the last ones with *from_end*."""
-    answer = await respond(request)
-    if answer.status == 206 and answer.stop - answer.start > most:
+    response = await respond(request)
+    if response.status == 206 and response.stop - response.start > most:
         if from_end:
-            answer.start = answer.stop - most
+            response.start = response.stop - most
         else:
-            answer.stop = answer.start + most
-        size = answer.source.size
-        answer.headers["Content-Range"] = f"bytes {answer.start}-{answer.stop - 1}/{size}"
-    return answer
+            response.stop = response.start + most
+        size = response.source.size
+        response.headers["Content-Range"] = f"bytes {response.start}-{response.stop - 1}/{size}"
+    return response
 
 
 async def _no_suffix(
     faults: Faults, request: web.Request, respond: Responder, *, how: int | str
-) -> CloudAnswer:
+) -> CloudResponse:
     """Refuse suffix ranges with status *how*, or treat them as ranges from 0 ("prefix")."""
-    answer = await respond(request)
+    response = await respond(request)
     range_header = request.headers.get("Range", "")
-    if not range_header.startswith("bytes=-") or answer.status != 206:
-        return answer
-    size = answer.source.size
+    if not range_header.startswith("bytes=-") or response.status != 206:
+        return response
+    size = response.source.size
     if how == "prefix":
-        answer.start, answer.stop = 0, min(int(range_header.removeprefix("bytes=-")) + 1, size)
-        answer.headers["Content-Range"] = f"bytes 0-{answer.stop - 1}/{size}"
+        response.start, response.stop = 0, min(int(range_header.removeprefix("bytes=-")) + 1, size)
+        response.headers["Content-Range"] = f"bytes 0-{response.stop - 1}/{size}"
     elif how == 200:
         return await _whole(faults, request, respond)
     else:
-        return bytes_answer(int(how), b"no suffix ranges here", {"Content-Type": "text/plain"})
-    return answer
+        return bytes_response(int(how), b"no suffix ranges here", {"Content-Type": "text/plain"})
+    return response
 
 
 async def _range_case(
     faults: Faults, request: web.Request, respond: Responder, *, unit: str
-) -> CloudAnswer:
+) -> CloudResponse:
     """Write the unit of Content-Range as *unit*, in another letter case."""
-    answer = await respond(request)
-    if content_range := answer.headers.get("Content-Range"):
-        answer.headers["Content-Range"] = content_range.replace("bytes", unit)
-    return answer
+    response = await respond(request)
+    if content_range := response.headers.get("Content-Range"):
+        response.headers["Content-Range"] = content_range.replace("bytes", unit)
+    return response
 
 
 async def _tag(
     faults: Faults, request: web.Request, respond: Responder, *, forms: list[str]
-) -> CloudAnswer:
+) -> CloudResponse:
     """Send the ETag in turn in each of *forms*: strong, weak or absent.
 
-    If-Match uses strong comparison, so a weak tag answers it with 412.
+    If-Match uses strong comparison, so a weak tag responses it with 412.
     """
     forms.append(form := forms.pop(0))
-    answer = await respond(request)
+    response = await respond(request)
     if form == "weak" and "If-Match" in request.headers:
-        return bytes_answer(412, b"", {})
-    etag = answer.headers.pop("ETag", "")
+        return bytes_response(412, b"", {})
+    etag = response.headers.pop("ETag", "")
     if etag and form != "absent":
-        answer.headers["ETag"] = f"W/{etag}" if form == "weak" else etag
-    return answer
+        response.headers["ETag"] = f"W/{etag}" if form == "weak" else etag
+    return response
 
 
-KINDS: Final[dict[str, Callable[..., Awaitable[CloudAnswer]]]] = {
+KINDS: Final[dict[str, Callable[..., Awaitable[CloudResponse]]]] = {
     "status": _status,
     "reset": _reset,
     "short": _short,

@@ -14,7 +14,7 @@ from taskfs.cli.options import Settings, config_options, parsed_by
 from taskfs.cli.output import align, describe_error, print_error
 from taskfs.cli.task_choice import TaskChoice
 from taskfs.cli.task_ids import missing_task, resolve_names
-from taskfs.errors import AlreadyTerminated, BadAnswer, NotFound, TaskFSError, Unavailable
+from taskfs.errors import AlreadyTerminated, BadResponse, NotFound, TaskFSError, Unavailable
 from taskfs.model import Task, TaskStatus
 from taskfs.options import BY_NAME
 from taskfs.support.formatting import escape_controls, format_age
@@ -194,5 +194,5 @@ def _try_status(client: "TaskClient", task_id: str) -> TaskStatus | None:
     """Return the task's status, None if this request failed in a way that may pass."""
     try:
         return client.get_status(task_id)
-    except (Unavailable, BadAnswer):
+    except (Unavailable, BadResponse):
         return None

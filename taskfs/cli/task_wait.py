@@ -11,7 +11,7 @@ from taskfs.cli.status_line import StatusLine
 from taskfs.cli.task_ids import missing_task
 from taskfs.errors import (
     ArchiveLate,
-    BadAnswer,
+    BadResponse,
     NotFound,
     TaskFSError,
     Unavailable,
@@ -166,7 +166,7 @@ class TaskWait:
                 raise
             except Unreachable:
                 raise
-            except (Unavailable, BadAnswer) as exc:
+            except (Unavailable, BadResponse) as exc:
                 self._print_retry(exc)
                 self._pause("success without its outputs")
                 continue
@@ -179,7 +179,7 @@ class TaskWait:
         """Return the answer to a request, None if it failed but may be retried."""
         try:
             return request()
-        except (Unavailable, BadAnswer) as exc:
+        except (Unavailable, BadResponse) as exc:
             self._print_retry(exc)
             return None
 

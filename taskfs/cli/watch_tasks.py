@@ -95,7 +95,7 @@ class UnfinishedTasks:
         """Fetch the tasks, and at most *max_positions* queue positions (None: all stale ones).
 
         Raises:
-            AccessDenied, Unavailable, BadAnswer: the listing failed; the state is unchanged.
+            AccessDenied, Unavailable, BadResponse: the listing failed; the state is unchanged.
         """
         listed = self._client.list_tasks(project=self._project, active=True)
         unfinished = {task.id: task for task in listed}

@@ -14,17 +14,17 @@ from aiohttp import web
 from taskfs.demo.account import Account
 from taskfs.demo.endpoint import (
     API_KEY_HEADER,
-    CloudAnswer,
+    CloudResponse,
     Endpoint,
-    ErrorAnswer,
+    ErrorResponse,
     FaultHook,
     RequestRecord,
     Responder,
-    encoded_json_answer,
-    json_answer,
+    encoded_json_response,
+    json_response,
 )
 from taskfs.demo.machines.signalling import Machines
-from taskfs.demo.profile import PROFILE_ANSWERS
+from taskfs.demo.profile import PROFILE_RESPONSES
 from taskfs.demo.storage import StorageCalls
 from taskfs.demo.store import StoreEndpoint
 from taskfs.demo.tasks import STATUSES, CloudTask, iso
@@ -71,7 +71,7 @@ class TaskEndpoint(Endpoint):
             *storage.routes(),
         ]
         public: list[tuple[str, str, Responder]] = [("*", "/{path:.*}", _not_found)]
-        for path, (needs_key, value) in PROFILE_ANSWERS.items():
+        for path, (needs_key, value) in PROFILE_RESPONSES.items():
             (private if needs_key else public).insert(0, ("GET", path, _constant(value)))
         routes = [(method, path, self._require_key(respond)) for method, path, respond in private]
         super().__init__("api", routes + public, records, faults)
@@ -81,10 +81,10 @@ class TaskEndpoint(Endpoint):
         self.key = key or secrets.token_urlsafe(24)
 
     def _require_key(self, respond: Responder) -> Responder:
-        async def guarded(request: web.Request) -> CloudAnswer:
+        async def guarded(request: web.Request) -> CloudResponse:
             given = request.headers.get(API_KEY_HEADER, "")
             if not hmac.compare_digest(given.encode(), self.key.encode()):
-                raise error_answer(401, "Invalid API key." if given else "Not authenticated.")
+                raise error_response(401, "Invalid API key." if given else "Not authenticated.")
             return await respond(request)
 
         return guarded
@@ -92,16 +92,16 @@ class TaskEndpoint(Endpoint):
     def _requested_task(self, request: web.Request) -> CloudTask:
         task = self._account.get(request.match_info["id"])
         if task is None:
-            raise error_answer(404, f"Task {request.match_info['id']} was not found.")
+            raise error_response(404, f"Task {request.match_info['id']} was not found.")
         return task
 
-    async def _list(self, request: web.Request) -> CloudAnswer:
+    async def _list(self, request: web.Request) -> CloudResponse:
         page = _integer(request, "page", 1, 1, None)
         per_page = _integer(request, "per_page", 10, 1, MAX_PER_PAGE)
         tasks = self._filter_tasks(request)
         first = (page - 1) * per_page
         shown = self._account.json(tasks[first : first + per_page])
-        return encoded_json_answer(
+        return encoded_json_response(
             [b'{"total_size":%d,"tasks":[' % len(tasks), b",".join(shown), b"]}"]
         )
 
@@ -129,15 +129,15 @@ class TaskEndpoint(Endpoint):
                 tasks = sorted(tasks, key=_SORT_KEYS[name], reverse=order == "desc")
         return tasks
 
-    async def _task(self, request: web.Request) -> CloudAnswer:
-        return json_answer(self._account.record(self._requested_task(request)))
+    async def _task(self, request: web.Request) -> CloudResponse:
+        return json_response(self._account.record(self._requested_task(request)))
 
-    async def _status(self, request: web.Request) -> CloudAnswer:
-        return self._status_answer(self._requested_task(request))
+    async def _status(self, request: web.Request) -> CloudResponse:
+        return self._status_response(self._requested_task(request))
 
-    def _status_answer(self, task: CloudTask) -> CloudAnswer:
+    def _status_response(self, task: CloudTask) -> CloudResponse:
         ahead = self._account.tasks_ahead(task)
-        return json_answer(
+        return json_response(
             {
                 "id": task.id,
                 "status": task.status,
@@ -146,18 +146,18 @@ class TaskEndpoint(Endpoint):
             }
         )
 
-    async def _kill(self, request: web.Request) -> CloudAnswer:
+    async def _kill(self, request: web.Request) -> CloudResponse:
         task = self._requested_task(request)
         if not self._account.kill(task):
-            raise error_answer(
+            raise error_response(
                 400, f"Task {task.id} is already in a terminal state: {task.status}."
             )
-        return self._status_answer(task)
+        return self._status_response(task)
 
-    async def _metadata(self, request: web.Request) -> CloudAnswer:
-        return json_answer(self._requested_task(request).metadata)
+    async def _metadata(self, request: web.Request) -> CloudResponse:
+        return json_response(self._requested_task(request).metadata)
 
-    async def _change_metadata(self, request: web.Request) -> CloudAnswer:
+    async def _change_metadata(self, request: web.Request) -> CloudResponse:
         task = self._requested_task(request)
         given = await _json_body(request)
         if not isinstance(given, dict):
@@ -166,49 +166,49 @@ class TaskEndpoint(Endpoint):
             if not key or not isinstance(value, str) or not value:
                 raise invalid(key, "Keys and values must be non-empty strings", "string_type")
         self._account.set_metadata(task, given, replace=request.method == "PUT")
-        return json_answer(task.metadata)
+        return json_response(task.metadata)
 
-    async def _projects(self, request: web.Request) -> CloudAnswer:
+    async def _projects(self, request: web.Request) -> CloudResponse:
         projects = self._account.projects()
-        return json_answer([_project_json(name, *about) for name, about in projects.items()])
+        return json_response([_project_json(name, *about) for name, about in projects.items()])
 
-    async def _create_project(self, request: web.Request) -> CloudAnswer:
+    async def _create_project(self, request: web.Request) -> CloudResponse:
         given = await _json_body(request)
         name = given.get("name") if isinstance(given, dict) else None
         if not isinstance(name, str) or not 1 <= len(name) <= 128:
             raise invalid("name", "String should have 1 to 128 characters", "string_type")
         self._account.add_to_project(name)
-        return json_answer(_project_json(name, *self._account.projects()[name]))
+        return json_response(_project_json(name, *self._account.projects()[name]))
 
-    async def _project(self, request: web.Request) -> CloudAnswer:
+    async def _project(self, request: web.Request) -> CloudResponse:
         name = request.match_info["name"]
         about = self._account.projects().get(name)
         if about is None:
-            raise error_answer(404, f"Project {name} was not found.")
-        return json_answer(_project_json(name, *about))
+            raise error_response(404, f"Project {name} was not found.")
+        return json_response(_project_json(name, *about))
 
-    async def _add_to_project(self, request: web.Request) -> CloudAnswer:
+    async def _add_to_project(self, request: web.Request) -> CloudResponse:
         self._account.add_to_project(request.match_info["name"], self._requested_task(request))
-        return json_answer(None)
+        return json_response(None)
 
 
-def error_answer(status: int, detail: str) -> ErrorAnswer:
-    return ErrorAnswer(json_answer({"detail": detail}, status))
+def error_response(status: int, detail: str) -> ErrorResponse:
+    return ErrorResponse(json_response({"detail": detail}, status))
 
 
-def invalid(name: str, message: str, kind: str) -> ErrorAnswer:
-    """Return the 422 answer for an invalid parameter, in the format of FastAPI."""
+def invalid(name: str, message: str, kind: str) -> ErrorResponse:
+    """Return the 422 response for an invalid parameter, in the format of FastAPI."""
     problem = {"loc": ["query", name], "msg": message, "type": kind}
-    return ErrorAnswer(json_answer({"detail": [problem]}, 422))
+    return ErrorResponse(json_response({"detail": [problem]}, 422))
 
 
-async def _not_found(request: web.Request) -> CloudAnswer:
-    raise error_answer(404, "Not Found")
+async def _not_found(request: web.Request) -> CloudResponse:
+    raise error_response(404, "Not Found")
 
 
 def _constant(value: Any) -> Responder:
-    async def constant(request: web.Request) -> CloudAnswer:
-        return json_answer(value)
+    async def constant(request: web.Request) -> CloudResponse:
+        return json_response(value)
 
     return constant
 

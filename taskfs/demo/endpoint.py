@@ -1,4 +1,4 @@
-"""An HTTP server of the embedded cloud: its socket, its request log, and sending answers."""
+"""An HTTP server of the embedded cloud: its socket, its request log, and sending responses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _JSON_HEADERS: Final = {"Content-Type": "application/json"}
 
 @dataclass(slots=True)
 class RequestRecord:
-    """A request and its answer; `bytes_sent` grows while the body is sent."""
+    """A request and its response; `bytes_sent` grows while the body is sent."""
 
     side: str
     method: str
@@ -37,7 +37,7 @@ class RequestRecord:
 
 
 @dataclass(slots=True)
-class CloudAnswer:
+class CloudResponse:
     """A status, headers, and the bytes [start, stop) of a source as the body.
 
     The other fields inject faults. *length* replaces the Content-Length; *chunked* sends none.
@@ -57,39 +57,39 @@ class CloudAnswer:
     interrupt: Callable[[web.Request], Awaitable[None]] | None = None
 
 
-class ErrorAnswer(Exception):
+class ErrorResponse(Exception):
     """Raised to end a request with an error status."""
 
-    def __init__(self, answer: CloudAnswer) -> None:
-        super().__init__(answer.status)
-        self.answer = answer
+    def __init__(self, response: CloudResponse) -> None:
+        super().__init__(response.status)
+        self.response = response
 
 
-Responder = Callable[[web.Request], Awaitable[CloudAnswer]]
+Responder = Callable[[web.Request], Awaitable[CloudResponse]]
 Route = tuple[str, str, Responder]
 
 
 class FaultHook(Protocol):
-    """A function that may replace the answer to any request."""
+    """A function that may replace the response to any request."""
 
     async def __call__(
         self, request: web.Request, record: RequestRecord, respond: Responder
-    ) -> CloudAnswer:
-        """Return the answer to send; *respond* performs the request and returns its answer."""
+    ) -> CloudResponse:
+        """Return the response to send; *respond* performs the request and returns its response."""
 
 
-def bytes_answer(status: int, content: bytes, headers: dict[str, str]) -> CloudAnswer:
-    """Return an answer whose body is *content*."""
-    return CloudAnswer(status, BytesSource(content), headers, stop=len(content))
+def bytes_response(status: int, content: bytes, headers: dict[str, str]) -> CloudResponse:
+    """Return a response whose body is *content*."""
+    return CloudResponse(status, BytesSource(content), headers, stop=len(content))
 
 
-def json_answer(value: Any, status: int = 200) -> CloudAnswer:
-    return bytes_answer(status, json.dumps(value).encode(), dict(_JSON_HEADERS))
+def json_response(value: Any, status: int = 200) -> CloudResponse:
+    return bytes_response(status, json.dumps(value).encode(), dict(_JSON_HEADERS))
 
 
-def encoded_json_answer(pieces: Iterable[bytes]) -> CloudAnswer:
-    """Return an answer with JSON that is encoded already."""
-    return bytes_answer(200, b"".join(pieces), dict(_JSON_HEADERS))
+def encoded_json_response(pieces: Iterable[bytes]) -> CloudResponse:
+    """Return a response with JSON that is encoded already."""
+    return bytes_response(200, b"".join(pieces), dict(_JSON_HEADERS))
 
 
 # Passes of the event loop until a connection that it has just accepted belongs to the server.
@@ -99,8 +99,8 @@ ACCEPT_STEPS: Final = 3
 class Endpoint:
     """A server on one loopback port, in the cloud's event loop.
 
-    Any thread may set `latency_s`, the delay before each answer, and `bandwidth_per_connection`,
-    in bytes per second; the next answer uses the new value.
+    Any thread may set `latency_s`, the delay before each response, and `bandwidth_per_connection`,
+    in bytes per second; the next response uses the new value.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class Endpoint:
 
     async def close(self) -> None:
         if self._runner is not None:
-            # An answer that no client reads would keep its socket open.
+            # A response that no client reads would keep its socket open.
             await self.pause()
             await self._runner.cleanup()
         if self._reserved is not None:
@@ -173,11 +173,11 @@ class Endpoint:
     def _handler(
         self, respond: Responder
     ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        async def respond_or_refuse(request: web.Request) -> CloudAnswer:
+        async def respond_or_refuse(request: web.Request) -> CloudResponse:
             try:
                 return await respond(request)
-            except ErrorAnswer as refusal:
-                return refusal.answer
+            except ErrorResponse as refusal:
+                return refusal.response
 
         async def handle(request: web.Request) -> web.StreamResponse:
             query = request.query
@@ -193,53 +193,53 @@ class Endpoint:
             if self.latency_s:
                 await asyncio.sleep(self.latency_s)
             if self._faults is None:
-                answer = await respond_or_refuse(request)
+                response = await respond_or_refuse(request)
             else:
-                answer = await self._faults(request, record, respond_or_refuse)
-            return await self._send(request, answer, record)
+                response = await self._faults(request, record, respond_or_refuse)
+            return await self._send(request, response, record)
 
         return handle
 
     async def _send(
-        self, request: web.Request, answer: CloudAnswer, record: RequestRecord
+        self, request: web.Request, response: CloudResponse, record: RequestRecord
     ) -> web.StreamResponse:
-        response = web.StreamResponse(status=answer.status, headers=answer.headers)
-        size = answer.stop - answer.start
-        if answer.chunked:
-            response.enable_chunked_encoding()
+        stream = web.StreamResponse(status=response.status, headers=response.headers)
+        size = response.stop - response.start
+        if response.chunked:
+            stream.enable_chunked_encoding()
         else:
-            response.content_length = size if answer.length is None else answer.length
-        record.status = answer.status
+            stream.content_length = size if response.length is None else response.length
+        record.status = response.status
         try:
-            await response.prepare(request)
+            await stream.prepare(request)
             if request.method != "HEAD":
-                await self._send_body(request, response, answer, record)
-            await response.write_eof()
+                await self._send_body(request, stream, response, record)
+            await stream.write_eof()
         except ConnectionError:
             pass  # the client closed the connection, as it may
-        return response
+        return stream
 
     async def _send_body(
         self,
         request: web.Request,
-        response: web.StreamResponse,
-        answer: CloudAnswer,
+        stream: web.StreamResponse,
+        response: CloudResponse,
         record: RequestRecord,
     ) -> None:
-        middle = answer.stop
-        if answer.interrupt is not None:
-            middle = min(answer.start + answer.interrupt_at, answer.stop)
-        speed = answer.speed or self.bandwidth_per_connection
-        await self._send_range(response, answer.source, answer.start, middle, record, speed)
-        if answer.interrupt is not None:
-            await response.write(b"")  # sends the headers if no byte of the body did
+        middle = response.stop
+        if response.interrupt is not None:
+            middle = min(response.start + response.interrupt_at, response.stop)
+        speed = response.speed or self.bandwidth_per_connection
+        await self._send_range(stream, response.source, response.start, middle, record, speed)
+        if response.interrupt is not None:
+            await stream.write(b"")  # sends the headers if no byte of the body did
             await wait_until_sent(request)
-            await answer.interrupt(request)
-        await self._send_range(response, answer.source, middle, answer.stop, record, speed)
+            await response.interrupt(request)
+        await self._send_range(stream, response.source, middle, response.stop, record, speed)
 
     async def _send_range(
         self,
-        response: web.StreamResponse,
+        stream: web.StreamResponse,
         source: ByteSource,
         start: int,
         stop: int,
@@ -252,7 +252,7 @@ class Endpoint:
             end = min(start + step, stop)
             # Counted before the write, so that a client with all bytes sees them counted.
             record.bytes_sent += end - start
-            await response.write(source.read(start, end))
+            await stream.write(source.read(start, end))
             if speed:
                 due += (end - start) / speed
                 await asyncio.sleep(max(0.0, due - asyncio.get_running_loop().time()))

@@ -1,4 +1,4 @@
-"""Constant answers about the user and the backend, which the public client requests on import."""
+"""Constant responses about the user and the backend, which the public client requests on import."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ _COSTS: Final = {"compute": 1.5, "storage": 0.25, "data_transfer": 0.0, "task_or
 _OLDEST_CLIENT: Final = "0.10.0"
 _VERSION: Final = "0.18.12"
 
-# path: (whether it needs the key, the answer)
-PROFILE_ANSWERS: Final[dict[str, tuple[bool, Any]]] = {
+# path: (whether it needs the key, the response)
+PROFILE_RESPONSES: Final[dict[str, tuple[bool, Any]]] = {
     "/version": (False, {"version": _VERSION, "min_supported_client_version": _OLDEST_CLIENT}),
     "/version-check": (
         False,

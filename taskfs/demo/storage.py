@@ -10,7 +10,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from taskfs.demo.account import Account
-from taskfs.demo.endpoint import CloudAnswer, ErrorAnswer, Route, json_answer
+from taskfs.demo.endpoint import CloudResponse, ErrorResponse, Route, json_response
 from taskfs.demo.sources import ByteSource, SourceFile
 from taskfs.demo.store import StoreEndpoint
 
@@ -33,15 +33,15 @@ class StorageCalls:
             ("DELETE", "/storage/", self._delete),
         ]
 
-    async def _signed_urls(self, request: web.Request) -> CloudAnswer:
+    async def _signed_urls(self, request: web.Request) -> CloudResponse:
         paths = request.query.getall("paths", [])
         if not paths:
-            raise _error_answer(422, [{"loc": ["query", "paths"], "msg": "Field required"}])
+            raise _error_response(422, [{"loc": ["query", "paths"], "msg": "Field required"}])
         if request.query.get("operation") != "download":
-            raise _error_answer(403, "This cloud signs URLs for downloads only.")
-        return json_answer([self._store.signed_url(path) for path in paths])
+            raise _error_response(403, "This cloud signs URLs for downloads only.")
+        return json_response([self._store.signed_url(path) for path in paths])
 
-    async def _zip_contents(self, request: web.Request) -> CloudAnswer:
+    async def _zip_contents(self, request: web.Request) -> CloudResponse:
         top = request.query.get("zip_relative_path", "").rstrip("/")
         recursive = request.query.get("recursive", "false").lower() == "true"
         source, archive = self._archive(request)
@@ -57,18 +57,18 @@ class StorageCalls:
             else:
                 name = entry.filename[len(prefix) :]
                 rows[name] = _row(name, source, entry)
-        return json_answer({"size": source.size, "contents": list(rows.values())})
+        return json_response({"size": source.size, "contents": list(rows.values())})
 
-    async def _zip_file_range(self, request: web.Request) -> CloudAnswer:
+    async def _zip_file_range(self, request: web.Request) -> CloudResponse:
         top = request.query.get("zip_relative_path", "").rstrip("/")
         name = request.query.get("filename", "")
         source, archive = self._archive(request)
         try:
             entry = archive.getinfo(f"{top}/{name}" if top else name)
         except KeyError:
-            raise _error_answer(404, f"{name} is not in the archive.") from None
+            raise _error_response(404, f"{name} is not in the archive.") from None
         start = _data_start(source, entry)
-        return json_answer(
+        return json_response(
             {
                 "range_start": start,
                 "range_end": start + max(0, entry.compress_size - 1),
@@ -76,26 +76,26 @@ class StorageCalls:
             }
         )
 
-    async def _delete(self, request: web.Request) -> CloudAnswer:
+    async def _delete(self, request: web.Request) -> CloudResponse:
         path = request.query.get("path", "")
         if not any(name == path or name.startswith(path) for name in self._objects.paths()):
-            raise _error_answer(404, f"{path} was not found.")
+            raise _error_response(404, f"{path} was not found.")
         self._account.remove_object(path)
-        return json_answer(None)
+        return json_response(None)
 
     def _archive(self, request: web.Request) -> tuple[ByteSource, zipfile.ZipFile]:
         path = request.query.get("path", "")
         stored = self._objects.get(path)
         if stored is None:
-            raise _error_answer(404, f"{path} was not found.")
+            raise _error_response(404, f"{path} was not found.")
         try:
             return stored.source, zipfile.ZipFile(SourceFile(stored.source))
         except zipfile.BadZipFile:
-            raise _error_answer(400, f"{path} is not a ZIP archive.") from None
+            raise _error_response(400, f"{path} is not a ZIP archive.") from None
 
 
-def _error_answer(status: int, detail: str | Iterable[dict[str, Any]]) -> ErrorAnswer:
-    return ErrorAnswer(json_answer({"detail": detail}, status))
+def _error_response(status: int, detail: str | Iterable[dict[str, Any]]) -> ErrorResponse:
+    return ErrorResponse(json_response({"detail": detail}, status))
 
 
 def _row(

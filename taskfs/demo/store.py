@@ -17,12 +17,12 @@ from aiohttp import web
 
 from taskfs.demo.endpoint import (
     API_KEY_HEADER,
-    CloudAnswer,
+    CloudResponse,
     Endpoint,
-    ErrorAnswer,
+    ErrorResponse,
     FaultHook,
     RequestRecord,
-    bytes_answer,
+    bytes_response,
 )
 from taskfs.demo.objects import CloudObject, ObjectTable
 
@@ -78,35 +78,35 @@ class StoreEndpoint(Endpoint):
         text = f"{path}\n{serial}\n{expires}"
         return hmac.new(self._secret, text.encode(), hashlib.sha256).hexdigest()
 
-    async def _object(self, request: web.Request) -> CloudAnswer:
+    async def _object(self, request: web.Request) -> CloudResponse:
         if API_KEY_HEADER in request.headers:
             self.leaked_keys.append(request.path)
         self._check(request)
         path = request.path.removeprefix(f"/{BUCKET}/")
         stored = self._objects.get(path)
         if stored is None:
-            raise _error_answer(404, "NoSuchKey", "The specified key does not exist.")
+            raise _error_response(404, "NoSuchKey", "The specified key does not exist.")
         expected = request.headers.get("If-Match")
         if expected not in (None, "*", stored.etag):
-            raise _error_answer(412, "PreconditionFailed", "A precondition did not hold.")
+            raise _error_response(412, "PreconditionFailed", "A precondition did not hold.")
         return _ranged(request, stored)
 
     def _check(self, request: web.Request) -> None:
-        """Raise the error answer unless it is a GET with a valid signature."""
+        """Raise the error response unless it is a GET with a valid signature."""
         if request.method != "GET":
-            raise _error_answer(403, "SignatureDoesNotMatch", "This URL was signed for GET.")
+            raise _error_response(403, "SignatureDoesNotMatch", "This URL was signed for GET.")
         expires = request.query.get("Expires", "")
         serial = request.query.get("Serial", "")
         signature = self._signature(request.path, serial, expires)
         if not hmac.compare_digest(signature, request.query.get("Signature", "")):
-            raise _error_answer(403, "SignatureDoesNotMatch", "The signature does not match.")
+            raise _error_response(403, "SignatureDoesNotMatch", "The signature does not match.")
         if int(serial) <= self._last_revoked:
-            raise _error_answer(403, "AccessDenied", "Access denied.")
+            raise _error_response(403, "AccessDenied", "Access denied.")
         if int(serial) <= self._last_expired or float(expires) <= self._clock():
-            raise _error_answer(400, "ExpiredToken", "The provided token has expired.")
+            raise _error_response(400, "ExpiredToken", "The provided token has expired.")
 
 
-def _ranged(request: web.Request, stored: CloudObject) -> CloudAnswer:
+def _ranged(request: web.Request, stored: CloudObject) -> CloudResponse:
     """Return the object, or the requested range of it (RFC 9110, 14.2 and 14.4).
 
     Like Google's store, ignore several ranges and an invalid range: return the whole object.
@@ -118,32 +118,32 @@ def _ranged(request: web.Request, stored: CloudObject) -> CloudAnswer:
         "ETag": stored.etag,
         "Last-Modified": formatdate(stored.modified, usegmt=True),
     }
-    answer = CloudAnswer(200, stored.source, headers, 0, size)
+    response = CloudResponse(200, stored.source, headers, 0, size)
     requested = _ONE_RANGE.fullmatch(request.headers.get("Range", "").replace(" ", ""))
     if requested is None or requested.group() == "bytes=-":
-        return answer
+        return response
     if request.headers.get("If-Range", stored.etag) != stored.etag:
-        return answer
+        return response
     first, last = requested.groups()
     if first:
         start, stop = int(first), min(int(last) + 1, size) if last else size
         if last and int(last) < int(first):
-            return answer  # an invalid range
+            return response  # an invalid range
     else:
         start, stop = max(0, size - int(last)), size
     if start >= size:
-        refusal = _error_answer(416, "InvalidRange", "The requested range cannot be satisfied.")
-        refusal.answer.headers["Content-Range"] = f"bytes */{size}"
+        refusal = _error_response(416, "InvalidRange", "The requested range cannot be satisfied.")
+        refusal.response.headers["Content-Range"] = f"bytes */{size}"
         raise refusal
     headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
-    return CloudAnswer(206, stored.source, headers, start, stop)
+    return CloudResponse(206, stored.source, headers, start, stop)
 
 
-def _error_answer(status: int, code: str, message: str) -> ErrorAnswer:
+def _error_response(status: int, code: str, message: str) -> ErrorResponse:
     text = (
         "<?xml version='1.0' encoding='UTF-8'?>"
         f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
     )
-    return ErrorAnswer(
-        bytes_answer(status, text.encode(), {"Content-Type": "application/xml; charset=UTF-8"})
+    return ErrorResponse(
+        bytes_response(status, text.encode(), {"Content-Type": "application/xml; charset=UTF-8"})
     )

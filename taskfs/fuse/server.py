@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from taskfs import __version__
 from taskfs.config import Config
-from taskfs.errors import BadAnswer, MountError, Unavailable, Unreachable
+from taskfs.errors import BadResponse, MountError, Unavailable, Unreachable
 from taskfs.first_listing import FirstListing
 from taskfs.fuse import process_memory
 from taskfs.fuse.signals import MountState, end_process, watch_signals
@@ -154,7 +154,7 @@ def _await_first_listing(core: "Core", config: Config, listing: FirstListing | N
             if config.offline:
                 tasks = list(core.tree.context.task_cache.listing())
             check_filter(core.client, config.project, config.status, tasks)
-    except (Unavailable, BadAnswer) as exc:
+    except (Unavailable, BadResponse) as exc:
         count = core.tree.context.task_cache.database.count_finished()
         if not count:
             raise

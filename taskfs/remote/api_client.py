@@ -19,7 +19,7 @@ import msgspec
 from taskfs.errors import (
     AccessDenied,
     AlreadyTerminated,
-    BadAnswer,
+    BadResponse,
     InvalidValue,
     NoAttribute,
     NotFound,
@@ -95,7 +95,7 @@ class TaskClient:
         """Raise an error unless the API responds and accepts the key.
 
         Raises:
-            AccessDenied, Unavailable, BadAnswer, NotFound: as for any request.
+            AccessDenied, Unavailable, BadResponse, NotFound: as for any request.
         """
         self._page(1, 1, {})
 
@@ -112,7 +112,7 @@ class TaskClient:
         This takes one request per 500 tasks, in parallel after the first; see `read_listing`.
 
         Raises:
-            AccessDenied, Unavailable, BadAnswer: as for any request.
+            AccessDenied, Unavailable, BadResponse: as for any request.
         """
         filters = _filters(project, status)
         if active:
@@ -139,7 +139,7 @@ class TaskClient:
         not all are in memory together.
 
         Raises:
-            BadAnswer: none of the records can be used.
+            BadResponse: none of the records can be used.
             AccessDenied, Unavailable: as for any request.
         """
         page = self._page(number, per_page, _filters(project, status))
@@ -150,18 +150,18 @@ class TaskClient:
             count += len(batch)
             (take or tasks.extend)(batch)
         if page.tasks and not count:
-            raise BadAnswer(f"GET /tasks: none of {len(page.tasks)} records can be used")
+            raise BadResponse(f"GET /tasks: none of {len(page.tasks)} records can be used")
         return TaskPage(tasks, page.total_size, len(page.tasks) - count)
 
     def _page(self, number: int, per_page: int, filters: Mapping[str, Any]) -> Page:
         params = {"page": number, "per_page": per_page, **filters}
         try:
             page = self._api.call("GET", "/tasks", Page, params=params)
-        except (NotFound, BadAnswer) as exc:
+        except (NotFound, BadResponse) as exc:
             # Every task API has a listing. If there never was one, the URL is wrong.
             if self._has_listed or not _NOT_FOUND.search(str(exc)):
                 raise
-            raise BadAnswer(
+            raise BadResponse(
                 f"no task API answers at {self._api.url} ({exc}): check --api-url"
             ) from exc
         self._has_listed = True
@@ -172,7 +172,7 @@ class TaskClient:
         for raw in records:
             try:
                 tasks.append(parse_task(bytes(raw)))
-            except BadAnswer as exc:
+            except BadResponse as exc:
                 with self._lock:
                     is_new = str(exc) not in self._bad_records
                     is_new = is_new and len(self._bad_records) < MAX_BAD_RECORDS
@@ -189,7 +189,7 @@ class TaskClient:
             fields.pop(name, None)
         task = parse_task(msgspec.json.encode(fields))
         if task.id != task_id:
-            raise BadAnswer(f"the API answered with task {task.id!r} when asked for {task_id!r}")
+            raise BadResponse(f"the API answered with task {task.id!r} when asked for {task_id!r}")
         return task
 
     def task_detail(self, task_id: str) -> dict[str, Any]:
@@ -213,7 +213,7 @@ class TaskClient:
         Raises:
             NotFound, AlreadyTerminated, AccessDenied: refused (ENOENT, ESRCH, EACCES).
             Unavailable: no response after 5 tries (ETIMEDOUT).
-            BadAnswer: any other refusal (EIO).
+            BadResponse: any other refusal (EIO).
         """
         deadline = self._api.transport.deadline()
         lost: Transient | None = None
@@ -232,7 +232,7 @@ class TaskClient:
             if pause_s >= deadline.remaining_s:
                 break
             time.sleep(pause_s)
-        raise Unavailable(f"kill {task_id}: no answer from the API ({lost})") from lost
+        raise Unavailable(f"kill {task_id}: no response from the API ({lost})") from lost
 
     def _send_kill(self, task_id: str, deadline: Deadline) -> TaskStatus:
         """Send one kill request; raise Transient if the API may or may not have received it."""
@@ -241,7 +241,7 @@ class TaskClient:
             response = self._api.send_once("POST", path, _Status, deadline)
         except (AccessDenied, NotFound):
             raise
-        except BadAnswer as exc:
+        except BadResponse as exc:
             status = self._get_status(task_id, deadline)
             if status.is_terminated:
                 raise AlreadyTerminated(f"task {task_id} is {status.status}") from exc
@@ -281,7 +281,7 @@ class TaskClient:
             params["region"] = region
         urls = self._api.call("GET", "/storage/signed-urls", list[str], params=params)
         if len(urls) != len(paths):
-            raise BadAnswer(f"the API gave {len(urls)} URLs for {', '.join(paths)}")
+            raise BadResponse(f"the API gave {len(urls)} URLs for {', '.join(paths)}")
         return urls
 
     def open_object(self, path: str, region: str | None) -> RemoteObject:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
-from taskfs.errors import BadAnswer, NotFound, Unavailable
+from taskfs.errors import BadResponse, NotFound, Unavailable
 from taskfs.remote.retry import Deadline, Transient
 from taskfs.remote.task_json import NOT_JSON, mend_json
 from taskfs.remote.transport import KEY_HEADER, Transport, error_for_status
@@ -72,7 +72,7 @@ class APIConnection:
 
         Raises:
             Transient: another try may succeed.
-            NotFound, AccessDenied, BadAnswer, Unreachable: another try would fail as well.
+            NotFound, AccessDenied, BadResponse, Unreachable: another try would fail as well.
         """
         label = f"{method} {path}"
         response = self.transport.send(
@@ -81,7 +81,7 @@ class APIConnection:
         body = bytearray()
         self.transport.bodies.receive(label, response, deadline, body, MAX_RESPONSE)
         if len(body) > MAX_RESPONSE:
-            raise BadAnswer(f"{label}: the response is larger than {MAX_RESPONSE >> 20} MiB")
+            raise BadResponse(f"{label}: the response is larger than {MAX_RESPONSE >> 20} MiB")
         if response.status_code in (404, 410):
             detail = _error_text(body)
             if detail and _ONE_TASK.match(path):
@@ -89,10 +89,10 @@ class APIConnection:
             # A proxy that cannot reach the API may send a 404 too. It must not look like an empty
             # listing or a deleted task.
             text = f"{label}: {response.status_code}, which the task API itself did not send"
-            raise Transient(BadAnswer(text), max_tries=2)
+            raise Transient(BadResponse(text), max_tries=2)
         if 300 <= response.status_code < 400:
             text = f"{label}: {response.status_code}, a redirect without a target"
-            raise Transient(BadAnswer(text), max_tries=2)
+            raise Transient(BadResponse(text), max_tries=2)
         if response.status_code >= 400:
             raise error_for_status(
                 label, response.status_code, _error_text(body) or response.reason
@@ -103,7 +103,7 @@ class APIConnection:
             with contextlib.suppress(*NOT_JSON):
                 return msgspec.json.decode(mend_json(body), type=kind)
             # One more try, because it may be the error page of a proxy for a short failure.
-            error = BadAnswer(f"{label}: the response is not what the API promises ({exc})")
+            error = BadResponse(f"{label}: the response is not what the API promises ({exc})")
             raise Transient(error, max_tries=2) from exc
 
     def signal(self, request: "SignallingRequest") -> tuple[int, bytes]:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 
-from taskfs.errors import BadAnswer, ConfigError, ProxyRefused, TaskFSError, Unreachable
+from taskfs.errors import BadResponse, ConfigError, ProxyRefused, TaskFSError, Unreachable
 from taskfs.support.installation import install_hint
 from taskfs.support.redaction import redact
 
@@ -60,16 +60,16 @@ def cause(exc: BaseException) -> str:
 
 
 def permanent_error(
-    label: str, exc: BaseException, url: str, proxy: str | None, *, has_answered: bool
+    label: str, exc: BaseException, url: str, proxy: str | None, *, has_responded: bool
 ) -> TaskFSError | None:
     """Return the error to raise, whose text names the fix; None if another try may succeed.
 
-    *has_answered* is whether the server has answered before. A name that then does not resolve
+    *has_responded* is whether the server has responded before. A name that then does not resolve
     means that the network is down for a while, for example after a laptop slept.
     """
     for reason in _reasons(exc):
         error = _proxy_error(label, reason, proxy) or _tls_error(label, reason, url, proxy)
-        if error is None and not has_answered:
+        if error is None and not has_responded:
             error = _name_error(label, reason, url, proxy)
         if error is not None:
             return error
@@ -104,7 +104,7 @@ def proxy_setting_error(label: str, exc: ValueError, proxy: str | None) -> TaskF
             f"{label}: {_proxy_name(proxy)} needs the extra requests[socks]: "
             f"{install_hint('socks')}"
         )
-    return BadAnswer(f"{label}: {redact(str(exc))}")
+    return BadResponse(f"{label}: {redact(str(exc))}")
 
 
 def _reasons(exc: BaseException) -> Iterator[BaseException]:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-from taskfs.errors import BadAnswer, Unavailable, Unsupported
+from taskfs.errors import BadResponse, Unavailable, Unsupported
 from taskfs.remote.live_ice import received_bytes, tune
 from taskfs.remote.live_messages import (
     Answer,
@@ -95,7 +95,7 @@ class LiveConnection:
 
         Raises:
             Unavailable: the first channel is not open *open_timeout_s* seconds after the answer.
-            BadAnswer: the machine's description makes no sense.
+            BadResponse: the machine's description makes no sense.
         """
         import aiortc
 
@@ -107,7 +107,7 @@ class LiveConnection:
             description = aiortc.RTCSessionDescription(sdp=answer, type="answer")
             await self._peer.setRemoteDescription(description)
         except Exception as exc:  # aiortc's parser raises any type of exception
-            raise BadAnswer(f"task {self._task_id}: the machine's description is wrong") from exc
+            raise BadResponse(f"task {self._task_id}: the machine's description is wrong") from exc
         await self._wait(channel.opened, open_timeout_s, "the machine is not reachable")
         self._free.append(channel)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Protocol
 
-from taskfs.errors import BadAnswer, Unavailable
+from taskfs.errors import BadResponse, Unavailable
 
 STATUSES: Final = ("success", "error", "invalid")
 
@@ -73,7 +73,7 @@ class LiveMachine(Protocol):
         Raises:
             Unavailable: no connection or no answer within *timeout_s* (ETIMEDOUT).
             MachineGone: the connection ended during the question (ETIMEDOUT).
-            BadAnswer: the answer makes no sense (EIO).
+            BadResponse: the answer makes no sense (EIO).
             AccessDenied: the API refuses the key (EACCES).
             Unsupported: the extra `live` is not installed (EOPNOTSUPP).
             Interrupted: *interrupted* returned True (EINTR).
@@ -86,15 +86,15 @@ def encode_question(question: Question) -> str:
 
 
 def decode_answer(text: object, max_chars: int) -> Answer:
-    """Return the answer that *text* is; raise BadAnswer for anything else."""
+    """Return the answer that *text* is; raise BadResponse for anything else."""
     if not isinstance(text, str):
-        raise BadAnswer("the task's machine answered with bytes instead of text")
+        raise BadResponse("the task's machine answered with bytes instead of text")
     if len(text) > max_chars:
-        raise BadAnswer(f"the task's machine answered with more than {max_chars >> 20} MiB")
+        raise BadResponse(f"the task's machine answered with more than {max_chars >> 20} MiB")
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as exc:
-        raise BadAnswer("the task's machine answered with something else than JSON") from exc
+        raise BadResponse("the task's machine answered with something else than JSON") from exc
     if not isinstance(value, dict) or value.get("status") not in STATUSES:
-        raise BadAnswer("the task's machine answered without a known status")
+        raise BadResponse("the task's machine answered without a known status")
     return Answer(value["status"], value.get("message"))

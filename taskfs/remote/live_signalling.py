@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import quote
 
-from taskfs.errors import AccessDenied, BadAnswer, Unavailable
+from taskfs.errors import AccessDenied, BadResponse, Unavailable
 
 # In seconds: longest time that one call may wait for the machine's answer. Proxies cut longer ones.
 MAX_BLOCK_S: Final = 20
@@ -57,7 +57,7 @@ def exchange_descriptions(
     Raises:
         Unavailable: the machine did not answer, or the API failed until the deadline.
         AccessDenied: the API refuses the key.
-        BadAnswer: an answer makes no sense.
+        BadResponse: an answer makes no sense.
     """
     base = f"/tasks/{quote(task_id, safe='')}"
     sender = str(uuid.uuid4())
@@ -107,7 +107,7 @@ def _checked(call: str, status: int) -> int:
         raise AccessDenied(f"{call}: the API refuses the key ({status})")
     if status == 404:  # says nothing of a file on the machine, so it is not NotFound
         raise Unavailable(f"{call}: the API knows no machine of this task (404)")
-    raise BadAnswer(f"{call}: the API answers {status}")
+    raise BadResponse(f"{call}: the API answers {status}")
 
 
 def _answer_sdp(content: bytes) -> str | None:
@@ -115,11 +115,11 @@ def _answer_sdp(content: bytes) -> str | None:
     try:
         message = json.loads(content)
     except ValueError as exc:
-        raise BadAnswer("GET /message: the answer is not JSON") from exc
+        raise BadResponse("GET /message: the answer is not JSON") from exc
     if not isinstance(message, dict):
-        raise BadAnswer("GET /message: the answer is not an object")
+        raise BadResponse("GET /message: the answer is not an object")
     if message.get("type") != "answer":
         return None
     if not isinstance(message.get("sdp"), str):
-        raise BadAnswer("GET /message: the answer has no description")
+        raise BadResponse("GET /message: the answer has no description")
     return str(message["sdp"])

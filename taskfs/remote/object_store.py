@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 import requests
 
 from taskfs.errors import (
-    BadAnswer,
+    BadResponse,
     Unavailable,
 )
 from taskfs.model import Fetched, ObjectVersion
@@ -101,7 +101,7 @@ class StoreObject:
         """Run one operation with retries, and discard the URL if it fails."""
         try:
             return self._transport.run_with_retries(attempt)
-        except (BadAnswer, Unavailable):
+        except (BadResponse, Unavailable):
             self._requests.discard_url()
             raise
 

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from taskfs.errors import BadAnswer
+from taskfs.errors import BadResponse
 from taskfs.model import MAX_PAGES, MAX_PASSES, PAGE_TASKS, Task
 
 # Pages read before the first of them is examined; bounds the memory of an endless listing.
@@ -42,20 +42,20 @@ def read_listing(
         parse: returns the tasks of the usable records.
 
     Raises:
-        BadAnswer: the listing does not end, stays shorter than its `total_size`, or has no usable
+        BadResponse: the listing does not end, stays shorter than its `total_size`, or has no usable
             record.
     """
     seen: dict[str, Task] = {}
     for _ in range(MAX_PASSES):
         current = _read_pages(fetch_page, parse, pool, last)
         if current.unusable and not current.tasks:
-            raise BadAnswer(f"GET /tasks: none of {current.unusable} records can be used")
+            raise BadResponse(f"GET /tasks: none of {current.unusable} records can be used")
         if current.is_steady and len(current.tasks) + current.unusable >= current.wanted:
             return list(current.tasks.values())[:last]
         seen |= current.tasks
     if len(seen) + current.unusable < current.wanted:
         # The missing tasks would look deleted.
-        raise BadAnswer(
+        raise BadResponse(
             f"GET /tasks: only {len(seen)} of the {current.wanted} announced tasks arrived"
         )
     return sorted(seen.values(), key=lambda task: task.create_ns or 0, reverse=True)[:last]
@@ -99,7 +99,7 @@ def _read_pages(
     steady = True
     for start in range(2, count + 1, BATCH_PAGES):
         if start > MAX_PAGES:
-            raise BadAnswer(f"GET /tasks: {first.total_size} tasks are too many pages")
+            raise BadResponse(f"GET /tasks: {first.total_size} tasks are too many pages")
         numbers = range(start, min(start + BATCH_PAGES, count + 1))
         pages = list(pool.map(lambda number: fetch_page(number, per_page), numbers))
         news = sum(map(add, pages))

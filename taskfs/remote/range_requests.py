@@ -8,7 +8,7 @@ import requests
 
 from taskfs.errors import (
     AccessDenied,
-    BadAnswer,
+    BadResponse,
     NotFound,
     StaleObject,
     TaskFSError,
@@ -44,7 +44,7 @@ MAX_ERROR_BODY: Final = 4096
 UNTAGGED_TRIES: Final = 3
 
 
-class EmptyObject(BadAnswer):
+class EmptyObject(BadResponse):
     """A signal to `StoreObject.fetch_tail`: the object has no bytes, so it has no range."""
 
 
@@ -85,7 +85,7 @@ class RangeRequests:
 
         Raises:
             StaleObject: the object is no longer *version*.
-            NotFound, AccessDenied, BadAnswer, Transient: the store refuses the request.
+            NotFound, AccessDenied, BadResponse, Transient: the store refuses the request.
         """
         headers = {"Range": byte_range}
         # If-Match uses strong comparison, which a weak tag never passes (RFC 9110, 13.1.1).
@@ -252,7 +252,7 @@ class RangeRequests:
         """Close a wrong response, and return the error for it, which allows one more try."""
         if response is not None:
             response.close()
-        error: TaskFSError = BadAnswer(f"GET {self._path}: {why}")
+        error: TaskFSError = BadResponse(f"GET {self._path}: {why}")
         return Transient(error, max_tries=2)
 
 

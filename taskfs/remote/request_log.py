@@ -5,7 +5,7 @@ import logging
 import requests
 
 
-def log_answer(
+def log_response(
     log: logging.Logger,
     label: str,
     response: requests.Response,

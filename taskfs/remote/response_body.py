@@ -9,12 +9,12 @@ from typing import Final
 import requests
 import urllib3
 
-from taskfs.errors import BadAnswer, Unavailable
+from taskfs.errors import BadResponse, Unavailable
 from taskfs.remote.connection_errors import (
     cause,
 )
 from taskfs.remote.receive_buffer import ReceiveBuffer, body_source, read_available
-from taskfs.remote.request_log import log_answer
+from taskfs.remote.request_log import log_response
 from taskfs.remote.retry import Deadline, Transient
 from taskfs.support.stats import Stats
 
@@ -78,7 +78,9 @@ class BodyReceiver:
                 raise Transient(Unavailable(f"{label}: cut short ({cause(exc)})")) from exc
             finally:
                 if response.status_code < 400 and log.isEnabledFor(logging.INFO):
-                    log_answer(log, label, response, len(sink) - before, time.monotonic() - began_s)
+                    log_response(
+                        log, label, response, len(sink) - before, time.monotonic() - began_s
+                    )
 
     def receive_into(
         self,
@@ -110,12 +112,12 @@ class BodyReceiver:
                         raise Transient(Unavailable(f"{label}: the response takes too long"))
                 if body.filled == before + size and source.read(1):
                     body.filled = before
-                    raise Transient(BadAnswer(f"{label}: longer than announced"), max_tries=2)
+                    raise Transient(BadResponse(f"{label}: longer than announced"), max_tries=2)
             except TRANSPORT_ERRORS as exc:
                 raise Transient(Unavailable(f"{label}: cut short ({cause(exc)})")) from exc
             finally:
                 if log.isEnabledFor(logging.INFO):
-                    log_answer(
+                    log_response(
                         log, label, response, body.filled - before, time.monotonic() - began_s
                     )
             if body.filled < before + size:

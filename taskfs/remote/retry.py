@@ -26,7 +26,7 @@ class Transient(Exception):
     """A signal to `retry_transient`: *error* is worth another try, and is raised if all tries fail.
 
     *retry_after_s* is the server's Retry-After. *max_tries* bounds failures that a second try may
-    cure and a third will not, such as a wrong answer; None if the deadline is the only bound.
+    cure and a third will not, such as a wrong response; None if the deadline is the only bound.
     """
 
     def __init__(

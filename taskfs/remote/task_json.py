@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from taskfs.errors import BadAnswer
+from taskfs.errors import BadResponse
 from taskfs.model import Task
 
 # The exceptions of JSON parsers for invalid JSON, or for JSON that is nested too deeply.
@@ -19,7 +19,7 @@ NOT_JSON: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 def parse_task(record: bytes) -> Task:
-    """Parse a task's JSON *record*; raise BadAnswer if it has no usable id."""
+    """Parse a task's JSON *record*; raise BadResponse if it has no usable id."""
     try:
         try:
             fields = msgspec.json.decode(record)
@@ -27,10 +27,10 @@ def parse_task(record: bytes) -> Task:
             record = mend_json(record)
             fields = msgspec.json.decode(record)
     except NOT_JSON as exc:
-        raise BadAnswer(f"a task's record is not JSON: {exc}") from exc
+        raise BadResponse(f"a task's record is not JSON: {exc}") from exc
     task_id = _text(fields, "task_id") if isinstance(fields, dict) else ""
     if not is_directory_name(task_id):
-        raise BadAnswer(f"a task's record has no usable task_id: {task_id[:80]!r}")
+        raise BadResponse(f"a task's record has no usable task_id: {task_id[:80]!r}")
     metrics, executer = _object(fields, "metrics"), _object(fields, "executer")
     metadata = _object(fields, "task_metadata")
     return Task(

@@ -15,7 +15,7 @@ from urllib.parse import urljoin
 import requests
 
 from taskfs import __version__
-from taskfs.errors import AccessDenied, BadAnswer, TaskFSError, Unavailable
+from taskfs.errors import AccessDenied, BadResponse, TaskFSError, Unavailable
 from taskfs.remote.connection_errors import (
     cause,
     permanent_error,
@@ -24,7 +24,7 @@ from taskfs.remote.connection_errors import (
 )
 from taskfs.remote.header_timeout import HeaderTimeoutAdapter
 from taskfs.remote.http_session import HTTPSession, origin_of
-from taskfs.remote.request_log import log_answer
+from taskfs.remote.request_log import log_response
 from taskfs.remote.response_body import TRANSPORT_ERRORS, BodyReceiver
 from taskfs.remote.retry import Deadline, Transient, http_date_s, retry_after_s, retry_transient
 from taskfs.support.clock import age_clock
@@ -141,7 +141,7 @@ class Transport:
             Transient: no connection, no response in time, or the status is 408, 425, 429 or 5xx,
                 and not in *returned*.
             Unreachable, ProxyRefused, ConfigError: another try would fail as well.
-            BadAnswer: too many redirects, or a URL that cannot be requested.
+            BadResponse: too many redirects, or a URL that cannot be requested.
         """
         self._stats.add(f"{self._endpoint}_requests")
         self._drop_idle_connections()
@@ -151,22 +151,26 @@ class Transport:
         except ValueError as exc:  # no URL at all
             raise proxy_setting_error(label, exc, self._proxy_of(url)) from exc
         except TRANSPORT_ERRORS as exc:
-            log.debug("%s: no answer after %.0f ms", label, 1000 * (time.monotonic() - began_s))
+            log.debug("%s: no response after %.0f ms", label, 1000 * (time.monotonic() - began_s))
             # Idle connections to this host are probably dead too. Drop them, or the next try waits
             # for one after another.
             self._adapter.drop_idle_connections()
             failed_url = getattr(getattr(exc, "request", None), "url", None) or url
             error = permanent_error(
-                label, exc, failed_url, self._proxy_of(failed_url), has_answered=self._has_answered
+                label,
+                exc,
+                failed_url,
+                self._proxy_of(failed_url),
+                has_responded=self._has_responded,
             )
             if error is not None:
                 raise error from exc
-            raise Transient(Unavailable(f"{label}: no answer ({cause(exc)})")) from exc
+            raise Transient(Unavailable(f"{label}: no response ({cause(exc)})")) from exc
         self.bodies.received_s = time.monotonic()
         self._note_clock(response)
         if response.status_code >= 400 and log.isEnabledFor(logging.INFO):
             # Not every error body is read, so log the declared length.
-            log_answer(log, label, response, response.headers.get("Content-Length", "?"))
+            log_response(log, label, response, response.headers.get("Content-Length", "?"))
         if (refused := proxy_refusal(response, label, self._proxy_of(response.url))) is not None:
             response.close()
             raise refused
@@ -175,12 +179,12 @@ class Transport:
             wait_s = retry_after_s(response.headers.get("Retry-After"))
             text = f"{label}: {status} {response.reason}"
             response.close()
-            error = Unavailable(text) if status in TRY_LATER_STATUSES else BadAnswer(text)
+            error = Unavailable(text) if status in TRY_LATER_STATUSES else BadResponse(text)
             raise Transient(error, retry_after_s=wait_s)
         return response
 
     @property
-    def _has_answered(self) -> bool:
+    def _has_responded(self) -> bool:
         return self.bodies.received_s > float("-inf")
 
     def _proxy_of(self, url: str) -> str | None:
@@ -225,8 +229,8 @@ class Transport:
             if method != "GET" and (
                 KEY_HEADER in headers or response.status_code not in (307, 308)
             ):
-                raise BadAnswer(f"{label}: redirected to a URL that it must not be sent to")
-        raise BadAnswer(f"{label}: too many redirects")
+                raise BadResponse(f"{label}: redirected to a URL that it must not be sent to")
+        raise BadResponse(f"{label}: too many redirects")
 
     def _drop_idle_connections(self) -> None:
         now_s = age_clock()
@@ -246,4 +250,4 @@ def error_for_status(label: str, status: int, text: str) -> TaskFSError:
     It is never NotFound, because a proxy may send a 404 too: callers must examine the body first.
     """
     text = f"{label}: {text or status}"
-    return AccessDenied(text) if status in (401, 403) else BadAnswer(text)
+    return AccessDenied(text) if status in (401, 403) else BadResponse(text)

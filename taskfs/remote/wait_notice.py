@@ -10,7 +10,7 @@ from typing import Final
 
 # Seconds without a response before the notice: users then wonder whether anything happens.
 NOTICE_S: Final = 2.0
-_NO_ANSWER: Final = re.compile(r"no answer \((.*)\)$")
+_NO_RESPONSE: Final = re.compile(r"no response \((.*)\)$")
 
 _notify: Callable[[str], object] | None = None
 
@@ -34,7 +34,7 @@ def pause_before_retry(pause_s: float, began_s: float, timeout_s: float, failure
         notify = _notify
         if notify is not None:
             set_notifier(None)
-            match = _NO_ANSWER.search(failure)
+            match = _NO_RESPONSE.search(failure)
             reason = match[1] if match else failure
-            notify(f"no answer yet ({reason}), trying until {timeout_s:g} s")
+            notify(f"no response yet ({reason}), trying until {timeout_s:g} s")
     time.sleep(pause_s)

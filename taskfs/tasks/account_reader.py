@@ -24,7 +24,7 @@ class AccountReader:
         """Return all tasks of a project and a status, newest first, as the API has them now.
 
         Raises:
-            AccessDenied, Unavailable, BadAnswer: as for any request.
+            AccessDenied, Unavailable, BadResponse: as for any request.
         """
         wanted = TaskFilter(project, (status,) if status is not None else ())
         for _ in range(MAX_LOSSES):

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Protocol
 
-from taskfs.errors import BadAnswer, ConfigError, TaskFSError
+from taskfs.errors import BadResponse, ConfigError, TaskFSError
 from taskfs.model import KNOWN_STATUSES, Task
 from taskfs.options import near_matches
 
@@ -67,11 +67,11 @@ def statuses_explained(statuses: Sequence[str]) -> Iterator[None]:
     """Explain a refused listing in the body by an undocumented status, if there is one.
 
     Raises:
-        ConfigError: in place of BadAnswer.
+        ConfigError: in place of BadResponse.
     """
     try:
         yield
-    except BadAnswer as exc:
+    except BadResponse as exc:
         unknown = unknown_statuses(statuses)
         if not unknown:
             raise
@@ -82,7 +82,7 @@ def statuses_explained(statuses: Sequence[str]) -> Iterator[None]:
 def _has_status(api: Lister, status: str) -> bool:
     try:
         return bool(api.list_tasks(status=status, last=1))
-    except BadAnswer:  # 422: the service has no such status
+    except BadResponse:  # 422: the service has no such status
         return False
 
 

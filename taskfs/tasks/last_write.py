@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from taskfs.errors import BadAnswer
+from taskfs.errors import BadResponse
 
 
 class LastWrite(NamedTuple):
@@ -18,9 +18,9 @@ class LastWrite(NamedTuple):
 
 
 def parse_last_write(message: Any) -> LastWrite:
-    """Return the content of an answer; raise BadAnswer for anything else."""
+    """Return the content of an answer; raise BadResponse for anything else."""
     if not isinstance(message, dict):
-        raise BadAnswer("the task's machine answered last_modified_file with no object")
+        raise BadResponse("the task's machine answered last_modified_file with no object")
     path, age_s = message.get("most_recent_file"), message.get("time_since_last_mod")
     if path is None and age_s is None:
         return LastWrite(None, None, None)
@@ -31,4 +31,4 @@ def parse_last_write(message: Any) -> LastWrite:
         and isinstance(written_s, (int, float))
     ):
         return LastWrite(path, max(0.0, float(age_s)), float(written_s))
-    raise BadAnswer("the task's machine answered last_modified_file without file and time")
+    raise BadResponse("the task's machine answered last_modified_file without file and time")

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Final
 
 from taskfs.errors import (
-    BadAnswer,
+    BadResponse,
     Interrupted,
     IsADirectory,
     NotFound,
@@ -79,7 +79,7 @@ class LiveFiles:
     gone.
 
     Every call raises, besides what it names: Unavailable (ETIMEDOUT; `LiveEnded` where the task has
-    ended), BadAnswer (EIO), AccessDenied (EACCES), Unsupported (EOPNOTSUPP), Interrupted (EINTR).
+    ended), BadResponse (EIO), AccessDenied (EACCES), Unsupported (EOPNOTSUPP), Interrupted (EINTR).
     """
 
     def __init__(
@@ -244,7 +244,7 @@ class LiveFiles:
             except NotFound as exc:
                 self._check_live(deadline_s)
                 raise NotFound(str(exc)) from exc
-            except (Unsupported, BadAnswer, Unavailable) as exc:
+            except (Unsupported, BadResponse, Unavailable) as exc:
                 if not isinstance(exc, LiveEnded):
                     self._failures.remember(path, exc)
                 raise
@@ -257,7 +257,7 @@ class LiveFiles:
         """Return the machine's processes, as top(1) prints them."""
         message = self._message(TOP, self._clock() + self._timeout_s)
         if not isinstance(message, str):
-            raise BadAnswer("the task's machine answered top with something else than text")
+            raise BadResponse("the task's machine answered top with something else than text")
         return message
 
     def last_write(self) -> LastWrite:
@@ -269,7 +269,7 @@ class LiveFiles:
     def _message(self, question: Question, deadline_s: float) -> Any:
         answer = self._ask(question, deadline_s)
         if answer is None or answer.status != "success":
-            raise BadAnswer(f"the task's machine refused {question.type}")
+            raise BadResponse(f"the task's machine refused {question.type}")
         return answer.message
 
     def _ask(

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
-from taskfs.errors import BadAnswer, NotFound, StaleObject, TooLarge, Unavailable, Unsupported
+from taskfs.errors import BadResponse, NotFound, StaleObject, TooLarge, Unavailable, Unsupported
 from taskfs.remote.live_messages import LS, Answer, Question, SilenceProbe, tail
 from taskfs.tasks.live_text import (
     EVIDENCE_BYTES,
@@ -167,7 +167,7 @@ class LiveFile:
         Raises:
             NotFound: the machine says so; check the task's status before trusting it.
             Unsupported: the file is not UTF-8 text.
-            BadAnswer: an answer makes no sense.
+            BadResponse: an answer makes no sense.
             TaskFSError: what *ask* raises. What was known before stays known.
         """
         asked_at_s = self._clock()
@@ -303,7 +303,7 @@ class LiveFile:
             raise NotFound(f"the task's machine says: no file {self._name!r}")
         if answer.message == NOT_TEXT + self._name:
             raise Unsupported(f"{self._name!r} is not UTF-8 text: read it once its task has ended")
-        raise BadAnswer("the task's machine refused tail for no known reason")
+        raise BadResponse("the task's machine refused tail for no known reason")
 
     # Known text.
 

@@ -8,7 +8,7 @@ for the logs of the task runner, which are written in whole lines.
 import json
 from typing import Any, Final
 
-from taskfs.errors import BadAnswer
+from taskfs.errors import BadResponse
 
 # In bytes: an overlap of known and new text is trusted from this length on, if it occurs once in
 # what is known. A log seldom repeats so much of its end within one poll.
@@ -17,11 +17,11 @@ _SAMPLE_CHARS: Final = 64 << 10  # from which `wire_ratio` estimates
 
 
 def lines_of(message: Any) -> list[str]:
-    """Return the lines that an answer to `tail` holds; raise BadAnswer for anything else."""
+    """Return the lines that an answer to `tail` holds; raise BadResponse for anything else."""
     if not isinstance(message, list) or not all(
         isinstance(line, str) and "\n" not in line for line in message
     ):
-        raise BadAnswer("the task's machine answered tail with something else than lines")
+        raise BadResponse("the task's machine answered tail with something else than lines")
     return message
 
 
@@ -38,7 +38,7 @@ def certain_bytes(lines: list[str], *, whole_lines: bool) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError as exc:  # the machine decodes strictly
-        raise BadAnswer("the task's machine answered tail with text that is no UTF-8") from exc
+        raise BadResponse("the task's machine answered tail with text that is no UTF-8") from exc
 
 
 def wire_ratio(lines: list[str]) -> float:

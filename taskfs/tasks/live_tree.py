@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from taskfs.errors import BadAnswer, NotADirectory, NotFound
+from taskfs.errors import BadResponse, NotADirectory, NotFound
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +38,13 @@ class LiveDirectory(NamedTuple):
 
 
 def parse_listing(message: Any) -> LiveDirectory:
-    """Return the tree in the answer to `ls`; raise BadAnswer for anything else."""
+    """Return the tree in the answer to `ls`; raise BadResponse for anything else."""
     return _directory(message, 0)
 
 
 def _directory(message: Any, depth: int) -> LiveDirectory:
     if not isinstance(message, list):
-        raise BadAnswer("the task's machine answered ls with something else than a listing")
+        raise BadResponse("the task's machine answered ls with something else than a listing")
     entries: dict[bytes, LiveDirectory | None] = {}
     for item in message:
         if isinstance(item, str):
@@ -58,7 +58,7 @@ def _directory(message: Any, depth: int) -> LiveDirectory:
             if depth < MAX_DEPTH:
                 entries.setdefault(name, _directory(below, depth + 1))
         else:
-            raise BadAnswer("the task's machine answered ls with something else than names")
+            raise BadResponse("the task's machine answered ls with something else than names")
     return LiveDirectory(entries)
 
 

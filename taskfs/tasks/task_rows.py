@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from taskfs.errors import BadAnswer
+from taskfs.errors import BadResponse
 from taskfs.model import NO_RECORD, Task
 from taskfs.remote.task_json import NOT_JSON, parse_task
 from taskfs.support.record_codec import compress, decompress
@@ -112,7 +112,7 @@ def without_secrets(task: Task) -> Task:
         if redact(text := msgspec.json.encode(fields).decode()) == text:
             return task
         return parse_task(msgspec.json.encode(_redacted(fields)))
-    except (*NOT_JSON, OverflowError, BadAnswer):
+    except (*NOT_JSON, OverflowError, BadResponse):
         return task._replace(record=NO_RECORD, metadata=None, error_detail="", executer_error="")
 
 

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
-from taskfs.errors import BadAnswer, Unavailable
+from taskfs.errors import BadResponse, Unavailable
 from taskfs.model import MAX_PAGES, MAX_PASSES, PAGE_TASKS, PAGES_AT_ONCE, Task, TaskAPI, TaskPage
 from taskfs.support.thread_pool import DaemonPool
 from taskfs.tasks.known_tasks import KnownTasks
@@ -198,7 +198,7 @@ class WholeListing:
             raise Unavailable(self._known.database.loss_text)
         if len(union) + current.unusable < current.total_size:
             # The missing tasks would look deleted.
-            raise BadAnswer(
+            raise BadResponse(
                 f"GET /tasks: only {len(union)} of the {current.total_size} announced tasks arrived"
             )
         # The union may have tasks that were removed meanwhile. Their number must not be saved as
@@ -296,7 +296,7 @@ class _Pass:
         first_size = page.rest.total_size
         count = -(-first_size // max(1, page.count + page.rest.unusable))
         if count > MAX_PAGES:
-            raise BadAnswer(f"GET /tasks: {first_size} tasks are too many pages")
+            raise BadResponse(f"GET /tasks: {first_size} tasks are too many pages")
         self.began_s, self._count = page.began_s, count
         self._add(page)
         without_news = 0

@@ -142,7 +142,7 @@ def test_a_cache_directory_that_cannot_be_used(taskfs: Command, cloud: FakeCloud
     assert (done.returncode, done.stderr) == (0, "")
 
 
-NOTICE = "no answer yet (Connection refused), trying until 20 s"
+NOTICE = "no response yet (Connection refused), trying until 20 s"
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_an_unreachable_api_is_a_notice_on_a_terminal(
         assert time.monotonic() - began > 2
         terminal.process.send_signal(signal.SIGINT)
         terminal.end()
-        assert terminal.text.count("no answer yet") == 1
+        assert terminal.text.count("no response yet") == 1
     assert not is_mounted(taskfs.cwd / "mnt")
 
 
@@ -175,7 +175,7 @@ def test_a_pipe_gets_no_notice(taskfs: Command, unused: int) -> None:
     """C-28: If standard error is no terminal, only the outcome is printed."""
     done = taskfs("list", "--api-url", f"http://127.0.0.1:{unused}", "--timeout", "4s")
     assert done.returncode == 1
-    assert "no answer yet" not in done.stderr and done.stderr.count("\n") == 1
+    assert "no response yet" not in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_a_short_outage_gets_no_notice(taskfs: Command, cloud: FakeCloud) -> None:
@@ -183,4 +183,4 @@ def test_a_short_outage_gets_no_notice(taskfs: Command, cloud: FakeCloud) -> Non
     cloud.faults.add("status", side="api", status=503, times=2)
     with taskfs.terminal("list") as terminal:
         assert terminal.end() == 0
-    assert "no answer yet" not in terminal.text
+    assert "no response yet" not in terminal.text

@@ -31,7 +31,7 @@ def test_verbose_shows_each_request_and_each_retry(cloud: FakeCloud, tmp_path: P
     messages = [line.removeprefix("taskfs: ") for line in lines]
     assert re.fullmatch(REQUEST.format("/tasks", 503), messages[0])
     assert re.fullmatch(r"GET /tasks: 503 [\w ]+; retry in \d\.\d s", messages[1])
-    assert re.fullmatch(r"GET /tasks: no answer \(.+\); retry in \d\.\d s", messages[2])
+    assert re.fullmatch(r"GET /tasks: no response \(.+\); retry in \d\.\d s", messages[2])
     assert re.fullmatch(REQUEST.format("/tasks", 200), messages[3]) and len(messages) == 4
     assert taskfs("list").stderr == ""
 

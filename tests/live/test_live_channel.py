@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from taskfs.errors import AccessDenied, BadAnswer, Interrupted, Unavailable
+from taskfs.errors import AccessDenied, BadResponse, Interrupted, Unavailable
 from taskfs.remote import live_connection
 from taskfs.remote.api_client import TaskClient
 from taskfs.remote.live_channel import LiveChannels, TaskMachine
@@ -161,13 +161,13 @@ def test_a_late_answer_is_not_mistaken_for_another(
 @pytest.mark.parametrize(
     "text", ["", "nonsense", "[1]", '{"status": "odd"}', "[" * 100_000, '{"message": []}']
 )
-def test_nonsense_is_a_bad_answer(
+def test_nonsense_is_a_bad_response(
     cloud: FakeCloud, channels: LiveChannels, task: str, text: str
 ) -> None:
     """L-8: Answers that make no sense: EIO."""
     cloud.machine(task).faults.add("nonsense", text=text)
     machine = channels.machine(task)
-    with pytest.raises(BadAnswer):
+    with pytest.raises(BadResponse):
         ask(machine, LS)
     assert ask(machine, LS).status == "success"
 
@@ -272,7 +272,7 @@ def test_an_answer_larger_than_announced(
     machine = channels.machine(task)
     ask(machine, LS)
     cloud.machine(task).faults.add("oversize", size=1 << 20)
-    with question_timeout(channels, 3.0), pytest.raises((BadAnswer, Unavailable)):
+    with question_timeout(channels, 3.0), pytest.raises((BadResponse, Unavailable)):
         ask(machine, LS)
     eventually(lambda: _answers(machine))
 
@@ -337,7 +337,7 @@ def test_signalling_that_makes_no_sense(
 ) -> None:
     """L-8: Answers that make no sense: EIO."""
     cloud.faults.add("body", path="/message", content=body)
-    with pytest.raises(BadAnswer):
+    with pytest.raises(BadResponse):
         ask(channels.machine(task), LS)
 
 
@@ -345,7 +345,7 @@ def test_a_description_that_makes_no_sense(
     cloud: FakeCloud, channels: LiveChannels, task: str
 ) -> None:
     cloud.faults.add("json", path="/message", value={"type": "answer", "sdp": "v=9\r\nodd"})
-    with pytest.raises((BadAnswer, Unavailable)):
+    with pytest.raises((BadResponse, Unavailable)):
         ask(channels.machine(task), LS, 3.0)
 
 

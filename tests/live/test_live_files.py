@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from taskfs.errors import (
-    BadAnswer,
+    BadResponse,
     Interrupted,
     IsADirectory,
     NotADirectory,
@@ -197,7 +197,7 @@ def test_nonsense_in_place_of_a_listing(cloud: FakeCloud, new_files: NewFiles, t
         '{"status": "error", "message": "no"}',
     ):
         cloud.machine(task).faults.add("nonsense", "ls", text=text)
-        with pytest.raises(BadAnswer):
+        with pytest.raises(BadResponse):
             files.listing()
     names = '["../x", "/etc/passwd", "", ".", "..", "a\\u0000b", "\\ud800", "ok", {"..": []}]'
     answer = '{"status": "success", "message": %s}' % names  # noqa: UP031
@@ -212,7 +212,7 @@ def test_nonsense_in_place_of_lines(
     files = new_files(task)
     text = '{"status": "success", "message": %s}' % message  # noqa: UP031
     cloud.machine(task).faults.add("nonsense", "tail", text=text, times=None)
-    with pytest.raises(BadAnswer):
+    with pytest.raises(BadResponse):
         files.open(b"stdout.txt")
 
 
@@ -293,7 +293,7 @@ def test_top_and_last_write(cloud: FakeCloud, new_files: NewFiles, task: str) ->
     for message in ("[]", '{"most_recent_file": 1}', '{"most_recent_file": "x"}', no_time):
         text = '{"status": "success", "message": %s}' % message  # noqa: UP031
         cloud.machine(task).faults.add("nonsense", text=text)
-        with pytest.raises(BadAnswer):
+        with pytest.raises(BadResponse):
             files.last_write()
 
 

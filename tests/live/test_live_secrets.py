@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from taskfs.demo.endpoint import CloudAnswer, RequestRecord, Responder
+from taskfs.demo.endpoint import CloudResponse, RequestRecord, Responder
 from tests.fake_api import FakeCloud, Faults
 from tests.live.test_live_tree import end_task
 from tests.mounts import Mount, eventually
@@ -33,13 +33,13 @@ class SignallingListener(Faults):
 
     async def __call__(
         self, request: web.Request, record: RequestRecord, respond: Responder
-    ) -> CloudAnswer:
-        answer = await super().__call__(request, record, respond)
+    ) -> CloudResponse:
+        response = await super().__call__(request, record, respond)
         if record.path.endswith("/offer"):
             self._note(await request.read())
-        elif record.path.endswith("/message") and answer.status == 200:
-            self._note(bytes(answer.source.read(answer.start, answer.stop)))
-        return answer
+        elif record.path.endswith("/message") and response.status == 200:
+            self._note(bytes(response.source.read(response.start, response.stop)))
+        return response
 
     def _note(self, message: bytes) -> None:
         sdp = json.loads(message)["sdp"]

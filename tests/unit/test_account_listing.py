@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from taskfs.errors import BadAnswer, Interrupted, NotFound, Unavailable
+from taskfs.errors import BadResponse, Interrupted, NotFound, Unavailable
 from taskfs.model import Task, TaskPage
 from taskfs.support.interruptible_wait import Waiter
 from taskfs.tasks.accounts import open_database
@@ -342,7 +342,7 @@ def test_a_listing_that_is_too_short_is_an_error(api: FakeAPI, clock: Clock) -> 
 
     api.list_page = short  # type: ignore[method-assign]
     cache = task_cache_of(api, clock=clock)
-    with pytest.raises(BadAnswer, match="arrived"):
+    with pytest.raises(BadResponse, match="arrived"):
         cache.ids()
     assert len(api.calls) == 3 * 6
 

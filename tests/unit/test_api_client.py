@@ -11,7 +11,7 @@ import pytest
 from taskfs.errors import (
     AccessDenied,
     AlreadyTerminated,
-    BadAnswer,
+    BadResponse,
     InvalidValue,
     NoAttribute,
     NotFound,
@@ -140,11 +140,11 @@ def test_an_invalid_text_does_not_fail_the_listing(
     assert [(t.id, t.error_detail) for t in client.list_tasks()] == [("a", shown), ("b", "")]
 
 
-def test_a_deeply_nested_response_is_a_bad_answer(cloud: FakeCloud, client: TaskClient) -> None:
+def test_a_deeply_nested_response_is_a_bad_response(cloud: FakeCloud, client: TaskClient) -> None:
     """X-4: A response that is nested without end is EIO."""
     deep = b'{"total_size":1,"tasks":[{"task_id":"a","x":%s}]}' % (b"[" * 99_999 + b"]" * 99_999)
     cloud.faults.add("body", content=deep, times=None)
-    with pytest.raises(BadAnswer):
+    with pytest.raises(BadResponse):
         client.list_tasks()
 
 
@@ -157,7 +157,7 @@ def test_one_task(cloud: FakeCloud, client: TaskClient) -> None:
     with pytest.raises(NotFound):
         client.get_task("0" * 25)
     cloud.faults.add("json", value={"task_id": "another", "status": "success"})
-    with pytest.raises(BadAnswer):
+    with pytest.raises(BadResponse):
         client.get_task(task)
 
 
@@ -201,7 +201,7 @@ def test_a_refused_kill(cloud: FakeCloud, client: TaskClient) -> None:
     for status, kind in (
         (401, AccessDenied),
         (403, AccessDenied),
-        (409, BadAnswer),
+        (409, BadResponse),
         (404, NotFound),
     ):
         cloud.faults.add("status", status=status, path="/kill")
@@ -287,7 +287,7 @@ def test_signed_urls(cloud: FakeCloud, client: TaskClient) -> None:
     assert "region" not in cloud.requests[-1].query
     for value in ([], ["a", "b"], {"a": 1}, [3]):
         cloud.faults.add("json", value=value, times=2)
-        with pytest.raises(BadAnswer):
+        with pytest.raises(BadResponse):
             client.signed_url("x", None)
         cloud.faults.clear()
 
@@ -325,7 +325,7 @@ def test_a_page_of_html_is_retried_once(cloud: FakeCloud, client: TaskClient) ->
     cloud.faults.add("html")
     assert [t.id for t in client.list_tasks()] == [task]
     cloud.faults.add("html", times=None)
-    with pytest.raises(BadAnswer):
+    with pytest.raises(BadResponse):
         client.list_tasks()
     assert len(cloud.requests) == 4
 

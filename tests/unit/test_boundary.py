@@ -166,7 +166,7 @@ def test_our_errors_have_their_errno_and_are_logged_once(
 def test_nothing_secret_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """Y-6: Logs hold no keys or signatures."""
     url = "https://store/t/output.zip?Signature=abcdef&Expires=1"
-    operations = Serving(Failing(errors.BadAnswer(f"GET {url}: X-API-Key: sesame"))).operations
+    operations = Serving(Failing(errors.BadResponse(f"GET {url}: X-API-Key: sesame"))).operations
     assert errno_of(operations, "getattr", f"/{url}") == errno.EIO
     assert "abcdef" not in caplog.text
     assert "sesame" not in caplog.text

@@ -8,7 +8,7 @@ import pytest
 
 from taskfs.errors import (
     AccessDenied,
-    BadAnswer,
+    BadResponse,
     NotFound,
     StaleObject,
     Unavailable,
@@ -245,7 +245,7 @@ def test_a_contradictory_response_is_retried_once(
     assert store_object.fetch_range(0, 10, version) == CONTENT[:10]
     cloud.faults.add("header", name=name, value=value, side="store", times=None)
     cloud.clear_requests()
-    with pytest.raises(BadAnswer):
+    with pytest.raises(BadResponse):
         store_object.fetch_range(0, 10, version)
     assert len(ranges(cloud)) == 2
 

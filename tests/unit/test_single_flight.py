@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from taskfs.errors import BadAnswer, NotFound, Unavailable
+from taskfs.errors import BadResponse, NotFound, Unavailable
 from taskfs.support.interruptible_wait import Waiter
 from taskfs.support.single_flight import BACKOFF_S, FALLBACK_WAIT_S, SingleFlight
 from tests.unit.fakes import Clock
@@ -65,13 +65,13 @@ def test_after_a_failure_callers_with_a_fallback_do_not_wait(
     flight: SingleFlight, remote: Remote, clock: Clock
 ) -> None:
     """O-13: After a failure, callers with a fallback do not wait; others send a request each."""
-    remote.failure = BadAnswer("503")
-    with pytest.raises(BadAnswer):
+    remote.failure = BadResponse("503")
+    with pytest.raises(BadResponse):
         flight.run("a", remote, has_fallback=True)
     with pytest.raises(Unavailable):
         flight.run("a", remote, has_fallback=True)
     assert remote.asked == 1
-    with pytest.raises(BadAnswer):
+    with pytest.raises(BadResponse):
         flight.run("a", remote)
     assert remote.asked == 2
     clock.tick(BACKOFF_S + 0.1)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from taskfs.errors import BadAnswer
+from taskfs.errors import BadResponse
 from taskfs.model import Task
 from taskfs.remote.task_json import is_directory_name, parse_task
 
@@ -98,7 +98,7 @@ def test_unusable_numbers(number: Any) -> None:
 )
 def test_a_record_without_a_usable_id_is_refused(record: bytes) -> None:
     """N-20: A record whose id cannot be a directory's name is refused."""
-    with pytest.raises(BadAnswer):
+    with pytest.raises(BadResponse):
         parse_task(record)
 
 

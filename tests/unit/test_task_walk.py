@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
-from taskfs.errors import BadAnswer
+from taskfs.errors import BadResponse
 from taskfs.remote.signed_url import SignedBatch
 from taskfs.tasks.archive_kind import ArchiveKind
 from taskfs.tasks.task_walk import MAX_AHEAD, MAX_MEMBERS, MIN_STREAK, TaskWalk, Walked
@@ -183,7 +183,7 @@ def test_a_batch_that_fails_is_signed_one_by_one() -> None:
     """R-30: One path that the API refuses does not cost the others their URLs."""
 
     def refuse(paths: Sequence[str]) -> list[str]:
-        raise BadAnswer("422")
+        raise BadResponse("422")
 
     batch = SignedBatch("abc", refuse, lambda path: f"url of {path}")
     assert [batch.sign(path) for path in "abc"] == ["url of a", "url of b", "url of c"]

@@ -14,7 +14,7 @@ import pytest
 import requests
 import urllib3
 
-from taskfs.errors import AccessDenied, BadAnswer, TaskFSError, Unavailable
+from taskfs.errors import AccessDenied, BadResponse, TaskFSError, Unavailable
 from taskfs.remote.retry import Deadline, Transient, retry_after_s
 from taskfs.remote.transport import KEY_HEADER, MAX_REDIRECTS, Transport, error_for_status
 from taskfs.support.stats import Stats
@@ -71,12 +71,13 @@ def test_a_transient_status_is_retried(cloud: FakeCloud, transport: Transport, s
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"), [(503, BadAnswer), (500, BadAnswer), (429, Unavailable), (408, Unavailable)]
+    ("status", "kind"),
+    [(503, BadResponse), (500, BadResponse), (429, Unavailable), (408, Unavailable)],
 )
 def test_the_last_error_is_raised_after_the_deadline(
     cloud: FakeCloud, status: int, kind: type[TaskFSError]
 ) -> None:
-    """X-3, X-4: After the last retry a 5xx is EIO and no answer is ETIMEDOUT."""
+    """X-3, X-4: After the last retry a 5xx is EIO and no response is ETIMEDOUT."""
     transport = transport_of(2.0)
     cloud.faults.add("status", status=status, times=None)
     began = time.monotonic()
@@ -93,7 +94,7 @@ def test_a_last_try_too_short_for_an_answer_hides_none(cloud: FakeCloud) -> None
     transport = transport_of(0.9)  # the second try gets less than a whole read timeout
     cloud.faults.add("status", status=500)
     cloud.faults.add("stall", times=None)
-    with pytest.raises(BadAnswer, match="GET it: 500"):
+    with pytest.raises(BadResponse, match="GET it: 500"):
         get(transport, f"{cloud.api_url}/version")
     transport.close()
 
@@ -113,7 +114,7 @@ def test_stalls_and_resets_raise_unavailable(cloud: FakeCloud, kind: str) -> Non
     transport = transport_of(0.6)
     cloud.faults.add(kind, times=None)
     began = time.monotonic()
-    with pytest.raises(Unavailable, match="GET it: no answer"):
+    with pytest.raises(Unavailable, match="GET it: no response"):
         get(transport, f"{cloud.api_url}/version")
     assert time.monotonic() - began < 4
     transport.close()
@@ -124,7 +125,7 @@ def test_a_refused_connection_and_an_unknown_host_raise_unavailable() -> None:
     transport = transport_of(0.4)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        with pytest.raises(Unavailable, match=r"no answer \(.*refused\)$"):
+        with pytest.raises(Unavailable, match=r"no response \(.*refused\)$"):
             get(transport, f"http://127.0.0.1:{unused.getsockname()[1]}/x?Signature=secret")
     with pytest.raises(Unavailable):
         get(transport, "http://no-such-host.invalid/")
@@ -140,7 +141,7 @@ def test_retry_after_is_respected(cloud: FakeCloud) -> None:
     assert time.monotonic() - began >= 0.7
     cloud.faults.add("status", status=503, retry_after=3600, times=None)
     began = time.monotonic()
-    with pytest.raises(BadAnswer):
+    with pytest.raises(BadResponse):
         get(transport, f"{cloud.api_url}/version")
     assert time.monotonic() - began < 5  # the pause would exceed the deadline
     transport.close()
@@ -205,16 +206,16 @@ def test_exceptions_of_libraries_are_converted(
 
 
 @pytest.mark.parametrize("url", ["nonsense", "ftp://host/", "http://", "http://[::1"])
-def test_an_invalid_url_is_a_bad_answer(transport: Transport, url: str) -> None:
+def test_an_invalid_url_is_a_bad_response(transport: Transport, url: str) -> None:
     """X-4: A response with an invalid URL is EIO."""
-    with pytest.raises(BadAnswer):
+    with pytest.raises(BadResponse):
         get(transport, url)
 
 
 def test_too_many_redirects_are_a_bad_answer(cloud: FakeCloud, transport: Transport) -> None:
     """X-4: A chain of redirects without end is EIO."""
     cloud.faults.add("redirect", times=None)
-    with pytest.raises(BadAnswer):
+    with pytest.raises(BadResponse):
         get(transport, f"{cloud.api_url}/version")
     assert len(cloud.requests) == MAX_REDIRECTS + 1
 
@@ -223,12 +224,12 @@ def test_too_many_redirects_are_a_bad_answer(cloud: FakeCloud, transport: Transp
     "to",
     ["http://[::1", "http://host:port/", "http://h:99999999/", "file:///etc/passwd", "http://℀/"],
 )
-def test_a_redirect_to_an_invalid_url_is_a_bad_answer(
+def test_a_redirect_to_an_invalid_url_is_a_bad_response(
     cloud: FakeCloud, transport: Transport, to: str
 ) -> None:
     """X-4: A redirect to an invalid URL is EIO."""
     cloud.faults.add("redirect", to=to, times=None)
-    with pytest.raises(BadAnswer):
+    with pytest.raises(BadResponse):
         get(transport, f"{cloud.api_url}/version")
 
 
@@ -308,9 +309,9 @@ def test_the_environment_names_the_proxies(monkeypatch: pytest.MonkeyPatch) -> N
     [
         (401, AccessDenied),
         (403, AccessDenied),
-        (404, BadAnswer),
-        (410, BadAnswer),
-        (418, BadAnswer),
+        (404, BadResponse),
+        (410, BadResponse),
+        (418, BadResponse),
     ],
 )
 def test_the_errors_of_statuses(status: int, kind: type[TaskFSError]) -> None:

@@ -10,7 +10,13 @@ from typing import Any, Final
 from aiohttp import web
 
 from taskfs.demo.account import Account
-from taskfs.demo.endpoint import CloudAnswer, ErrorAnswer, Responder, bytes_answer, json_answer
+from taskfs.demo.endpoint import (
+    CloudResponse,
+    ErrorResponse,
+    Responder,
+    bytes_response,
+    json_response,
+)
 from taskfs.demo.machines.files import Clock, GrowingFiles, OutputFiles, Run, WrittenFiles
 from taskfs.demo.machines.machine import Machine
 
@@ -76,15 +82,15 @@ class Machines:
     def _require_task(self, request: web.Request) -> str:
         task_id = request.match_info["id"]
         if self._account.get(task_id) is None:
-            raise ErrorAnswer(json_answer({"detail": f"Task {task_id} was not found."}, 404))
+            raise ErrorResponse(json_response({"detail": f"Task {task_id} was not found."}, 404))
         return task_id
 
-    async def _register(self, request: web.Request) -> CloudAnswer:
+    async def _register(self, request: web.Request) -> CloudResponse:
         task_id = self._require_task(request)
         self._mailbox(task_id, (await _fields(request, "sender_id"))["sender_id"])
-        return json_answer(None)
+        return json_response(None)
 
-    async def _offer(self, request: web.Request) -> CloudAnswer:
+    async def _offer(self, request: web.Request) -> CloudResponse:
         task_id = self._require_task(request)
         message = await _fields(request, "sender_id", "receiver_id", "type", "sdp")
         offers = self._mailbox(task_id, message["receiver_id"])
@@ -97,12 +103,12 @@ class Machines:
                 ),
                 self._files_function(task_id),
             )
-        return json_answer(None)
+        return json_response(None)
 
     def _files_function(self, task_id: str) -> Callable[[], OutputFiles | None]:
         return lambda: self._files(task_id)
 
-    async def _message(self, request: web.Request) -> CloudAnswer:
+    async def _message(self, request: web.Request) -> CloudResponse:
         task_id = self._require_task(request)
         client = request.query.get("client")
         block = request.query.get("block_s", str(DEFAULT_LONG_POLL_S))
@@ -110,9 +116,9 @@ class Machines:
             raise _invalid("client" if client is None else "block_s")
         try:
             waiting = self._mailbox(task_id, client).get()
-            return json_answer(await asyncio.wait_for(waiting, max(int(block), 0.01)))
+            return json_response(await asyncio.wait_for(waiting, max(int(block), 0.01)))
         except asyncio.TimeoutError:
-            return bytes_answer(204, b"", {})
+            return bytes_response(204, b"", {})
 
 
 async def _fields(request: web.Request, *names: str) -> dict[str, str]:
@@ -127,6 +133,6 @@ async def _fields(request: web.Request, *names: str) -> dict[str, str]:
     return {name: given[name] for name in names}
 
 
-def _invalid(name: str) -> ErrorAnswer:
+def _invalid(name: str) -> ErrorResponse:
     problem = {"loc": ["body", name], "msg": f"{name} is missing or wrong", "type": "value_error"}
-    return ErrorAnswer(json_answer({"detail": [problem]}, 422))
+    return ErrorResponse(json_response({"detail": [problem]}, 422))

@@ -11,7 +11,7 @@ from typing import Any, Final
 import pytest
 from aiohttp import web
 
-from taskfs.errors import BadAnswer
+from taskfs.errors import BadResponse
 from taskfs.remote.api_client import TaskClient
 from taskfs.remote.object_store import StoreObject
 from taskfs.remote.range_requests import SMALL_OBJECT
@@ -137,7 +137,7 @@ WRONG: Final[dict[str, tuple[str, dict[str, Any]]]] = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_a_wrong_answer_of_the_store_is_eio_and_not_kept(hasty: Mounted, wrong: str) -> None:
+def test_a_wrong_response_of_the_store_is_eio_and_not_kept(hasty: Mounted, wrong: str) -> None:
     """X-4, X-14, F-15: A wrong or missing `Content-Range`, a longer body, endless redirects and
     their like are EIO, and nothing of them is kept."""
     unopened = finished(hasty.cloud, a=CONTENT, z=b"z")
@@ -212,7 +212,7 @@ PAGES_WITHOUT_END: Final = "pages without end"
 
 
 @pytest.mark.parametrize("wrong", [name for name in NO_LISTING if name != PAGES_WITHOUT_END])
-def test_a_wrong_answer_of_the_api_is_eio_and_no_empty_directory(
+def test_a_wrong_response_of_the_api_is_eio_and_no_empty_directory(
     hasty: Mounted, wrong: str
 ) -> None:
     """X-4, X-14: HTML in place of JSON, fields of the wrong type and endless redirects are EIO and
@@ -232,7 +232,7 @@ def test_a_listing_with_fewer_tasks_than_announced_fails(cloud: FakeCloud) -> No
     client = TaskClient(cloud.api_url, cloud.api_key, timeout_s=3)
     kind, options = NO_LISTING[PAGES_WITHOUT_END]
     cloud.faults.add(kind, path="/tasks", times=None, **options)  # each page is the first again
-    with pytest.raises(BadAnswer, match="only 30 of the"):
+    with pytest.raises(BadResponse, match="only 30 of the"):
         client.list_tasks()
     assert len(cloud.requests) < 250
     client.close()
