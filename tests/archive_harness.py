@@ -102,7 +102,7 @@ class DaemonPool(Executor):
                 call = self._work.popleft()
             call()
 
-    def is_quiet(self, timeout_s: float = 5.0) -> bool:
+    def is_quiet(self, timeout_s: float = 60.0) -> bool:
         """Whether all calls end within *timeout_s*."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._running, timeout_s)
@@ -136,7 +136,7 @@ def make_harness(
     window_bytes: int = 16 << 20,
     checkpoints: int = 384,
     interrupted: Callable[[], bool] = lambda: False,
-    limit_s: float = 20.0,
+    limit_s: float = 90.0,
 ) -> Iterator[ArchiveHarness]:
     """Yield an engine. Calls that still wait after the test or *limit_s* are interrupted."""
     closed = threading.Event()
@@ -185,7 +185,7 @@ def read_all(archive: Archive, path: str, chunk: int = 128 << 10) -> bytes:
 
 
 def run_threads(
-    calls: Sequence[Callable[[], object]], timeout_s: float = 30.0, *, name: str = "reader"
+    calls: Sequence[Callable[[], object]], timeout_s: float = 60.0, *, name: str = "reader"
 ) -> None:
     """Run *calls* concurrently; raise the first exception, fail if a call does not end."""
     failures: list[BaseException] = []

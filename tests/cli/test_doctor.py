@@ -180,11 +180,11 @@ def test_a_silent_api_costs_one_timeout(taskfs: Command, cloud: FakeCloud) -> No
     """C-23, X-15: The API and the clock are checked with one request."""
     cloud.pause()
     began = time.monotonic()
-    done = taskfs("doctor", "--timeout", "6s")
+    done = taskfs("doctor", "--timeout", "10s")
     taken_s = time.monotonic() - began
     assert line(done.stdout, "API").startswith("FAIL")
     assert line(done.stdout, "clock").startswith("skip")
-    assert taken_s < 11
+    assert taken_s < 19
 
 
 def test_a_missing_ca_file_is_reported_once(bare: Command) -> None:
@@ -195,7 +195,7 @@ def test_a_missing_ca_file_is_reported_once(bare: Command) -> None:
         INDUCTIVA_API_KEY="k",
         REQUESTS_CA_BUNDLE="/nonexistent/ca.pem",
     )
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
     assert "REQUESTS_CA_BUNDLE: /nonexistent/ca.pem" in line(done.stdout, "API")
     assert done.stdout.count("REQUESTS_CA_BUNDLE") == 1
 

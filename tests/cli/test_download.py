@@ -195,7 +195,7 @@ class TestArchive:
         process = taskfs.start("download", task, "--archive")
         eventually(lambda: any(path.stat().st_size > 1 << 20 for path in target.glob(".*.part")))
         interrupt(process)
-        process.communicate(timeout=10)
+        process.communicate(timeout=30)
         assert process.returncode == 130
         assert not (target / "output.zip").exists()
         got = next(target.glob(".output.zip.*.part")).stat().st_size
@@ -243,7 +243,7 @@ class TestProgress:
         process = taskfs.start("download", task)
         eventually(lambda: any(target.glob(".*.part")))
         process.terminate()
-        assert process.communicate(timeout=5) == ("", "")
+        assert process.communicate(timeout=30) == ("", "")
         assert process.returncode == 128 + signal.SIGTERM
         assert not list(target.glob(".*.part"))
 
@@ -357,7 +357,7 @@ class TestResuming:
         process = taskfs.start("download", task)
         eventually(lambda: kept(target) > 12 << 20)
         interrupt(process)
-        process.communicate(timeout=10)
+        process.communicate(timeout=30)
         assert process.returncode == 130
         assert not (target / "large.bin").exists()
         assert not list(target.glob(".*.part"))

@@ -103,7 +103,7 @@ def test_an_interrupt_while_a_request_is_under_way(taskfs: Command, cloud: FakeC
     eventually(lambda: stall.hits == 1)
 
     interrupt(process)
-    out, _ = process.communicate(timeout=5)
+    out, _ = process.communicate(timeout=30)
 
     assert process.returncode == 130
     assert out.splitlines()[-1] == f"Successfully sent kill request for task {task}."
@@ -119,7 +119,7 @@ def test_a_failed_kill_is_reported(taskfs: Command, cloud: FakeCloud) -> None:
     cloud.rotate_key()
 
     interrupt(process)
-    _, err = process.communicate(timeout=10)
+    _, err = process.communicate(timeout=30)
 
     assert process.returncode == 130
     assert f"the kill request for task {task} failed" in err

@@ -205,7 +205,7 @@ class TestOnATerminal:
             began = time.monotonic()
             terminal.type("q")
             assert terminal.end() == 0
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 25
 
     def test_ended_tasks_stay_dimmed_and_cannot_be_killed(
         self, taskfs: Command, cloud: FakeCloud

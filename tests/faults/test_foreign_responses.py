@@ -178,7 +178,7 @@ def test_readdir_never_says_enoent(shared_mnt: Path, shared_cloud: FakeCloud) ->
         assert errno_of(lambda: list(entries)) == errno.EIO
     # The kernel keeps the name a moment longer: what opendir and readdir say then is no listing.
     assert errno_of(lambda: fs.names(task)) in (errno.ENOENT, errno.EIO)
-    eventually(lambda: not os.path.exists(shared_mnt / task), 5)
+    eventually(lambda: not os.path.exists(shared_mnt / task))
 
 
 PAGES: Final = {

@@ -25,7 +25,8 @@ pytestmark = pytest.mark.mount
 
 CONTENT: Final = os.urandom(400_000)
 # 1 s is promised; the machine may be busy, and a Python that is interrupted prints its traceback.
-PROMPT_S: Final = 3.0
+# What is not interrupted waits 30 s for the timeout.
+PROMPT_S: Final = 15.0
 STATUS_AGE_S: Final = 2.5  # seconds; more than `--status-cache-time`
 STILL_S: Final = 0.3  # a process that starts is run again sooner, also on a busy machine
 PYTHON: Final = {
@@ -142,7 +143,7 @@ def test_ctrl_c_ends_every_blocked_operation(mountpoint: Path, cloud: FakeCloud)
         for name, process in zip(ways, processes, strict=True):
             began = time.monotonic()
             os.killpg(process.pid, signal.SIGINT)
-            status = process.wait(10)
+            status = process.wait(30)
             assert time.monotonic() - began < PROMPT_S, name
             assert status in (130, 1, -signal.SIGINT), name
             assert status == 130 or not name.startswith("python")
@@ -162,7 +163,7 @@ def test_other_signals_end_it_too(
     with running_blocked(["cat", str(mountpoint / task / "outputs/a")]) as [process]:
         began = time.monotonic()
         process.send_signal(number)
-        assert process.wait(10) == -number
+        assert process.wait(30) == -number
         assert time.monotonic() - began < PROMPT_S
 
 
@@ -178,10 +179,10 @@ def test_what_was_interrupted_goes_on_and_others_get_it(mountpoint: Path, cloud:
     with running_blocked(["cat", str(path)]) as [process]:
         patient.start()
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == -signal.SIGINT
+        assert process.wait(30) == -signal.SIGINT
     assert received == []
     cloud.faults.clear()
-    patient.join(20)
+    patient.join(60)
     assert_same(received[0], CONTENT)
     assert_same(path.read_bytes(), CONTENT)
 
@@ -211,10 +212,10 @@ def test_an_interrupted_kill_is_sent_once(mountpoint: Path, cloud: FakeCloud) ->
     cloud.faults.add("stall", path=f"{task}/kill", times=1)
     with running_blocked(["bash", "-c", f"echo 1 > {mountpoint}/{task}/kill"]) as [process]:
         os.killpg(process.pid, signal.SIGINT)
-        process.wait(10)
+        process.wait(30)
     cloud.faults.clear()
     eventually(lambda: cloud.killed.count(task) == 1)
-    eventually(lambda: (mountpoint / task / "status").read_text() == "pending-kill\n", 10)
+    eventually(lambda: (mountpoint / task / "status").read_text() == "pending-kill\n")
     assert sum(r.path.endswith("/kill") for r in cloud.requests) == 1
 
 
@@ -236,13 +237,13 @@ def test_a_kill_is_sent_though_its_writer_left_before_any_response(
         with running_blocked(command, pass_fds=(kill,)) as [writer]:
             began = time.monotonic()
             os.killpg(writer.pid, signal.SIGINT)
-            writer.wait(10)
+            writer.wait(30)
             assert time.monotonic() - began < PROMPT_S
         cloud.faults.clear()
         eventually(lambda: cloud.killed.count(task) == 1)
     finally:
         os.close(kill)
-    eventually(lambda: (mountpoint / task / "status").read_text() == "pending-kill\n", 10)
+    eventually(lambda: (mountpoint / task / "status").read_text() == "pending-kill\n")
     assert sum(r.path.endswith("/kill") for r in cloud.requests) == 1
 
 
@@ -281,6 +282,6 @@ def test_a_signal_handler_may_go_on(mountpoint: Path, cloud: FakeCloud) -> None:
         process.send_signal(signal.SIGUSR1)
         time.sleep(0.2)
         cloud.faults.clear()
-        out, _ = process.communicate(timeout=20)
+        out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     assert out.strip() == hashlib.sha256(CONTENT).hexdigest()

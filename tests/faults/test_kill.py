@@ -142,7 +142,7 @@ def test_an_api_that_does_not_answer_is_timed_out_in_time(hasty: Mounted) -> Non
     status, error = shell(hasty, task)
     assert status != 0
     assert "timed out" in error
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
     hasty.cloud.faults.clear()
     assert (hasty.path / task / "status").read_text() == "started\n"
     assert shell(hasty, task) == (0, "")

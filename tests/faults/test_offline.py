@@ -423,7 +423,7 @@ def test_known_finished_tasks_outlive_the_api(
             time.sleep(0.1)
         for name, body in files.items():
             assert_same(fs.read(f"{known}/outputs/{name}"), body)
-        assert time.monotonic() - began_s < 6 * timeout_s  # not 24 times
+        assert time.monotonic() - began_s < 12 * timeout_s  # not 24 times
         with refused(errno.EIO if how == "503" else errno.ETIMEDOUT):
             fs.read(f"{running}/status")
         cloud.faults.clear()

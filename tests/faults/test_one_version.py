@@ -67,7 +67,7 @@ def test_old_bytes_and_new_are_never_mixed(fs: FileSystem, sizes: tuple[int, int
             for start in range(0, len(old), 4096):  # at some offset the bytes are not cached
                 opened.read_at(start, 4096)
         assert caught.value.errno == errno.ESTALE
-    eventually(lambda: fs.stat(f"{task}/outputs/x").st_size == len(new), 5)
+    eventually(lambda: fs.stat(f"{task}/outputs/x").st_size == len(new))
     assert_same(fs.read(f"{task}/outputs/x"), new)
 
 
@@ -80,8 +80,8 @@ def test_a_replacement_is_noticed_by_reading(fs: FileSystem) -> None:
         assert_same(opened.read_at(0, PIECE), old[:PIECE])
         put(fs.cloud, task, x=new)
         assert errno.ESTALE in read_everywhere(opened, old)
-    eventually(lambda: fs.names(f"{task}/outputs") == ["x"], 5)
-    eventually(lambda: fs.stat(f"{task}/outputs/x").st_size == len(new), 5)
+    eventually(lambda: fs.names(f"{task}/outputs") == ["x"])
+    eventually(lambda: fs.stat(f"{task}/outputs/x").st_size == len(new))
     assert_same(fs.read(f"{task}/outputs/x"), new)
     with pytest.raises(FileNotFoundError):
         fs.read(f"{task}/outputs/y")
@@ -99,7 +99,7 @@ def test_a_changed_record_announces_a_new_archive(fs: FileSystem) -> None:
         fs.names()
         return fs.stat(f"{task}/outputs/x").st_size == len(b"second one")
 
-    eventually(is_new, 5)
+    eventually(is_new)
     assert fs.read(f"{task}/outputs/x") == b"second one"
 
 
@@ -113,7 +113,7 @@ def test_the_raw_archive_belongs_to_one_version_too(fs: FileSystem) -> None:
         assert_same(opened.read_at(0, PIECE), before[:PIECE])
         put(fs.cloud, task, x=new)
         assert errno.ESTALE in read_everywhere(opened, before)
-    eventually(lambda: fs.stat(f"{task}/output.zip").st_size > len(before), 5)
+    eventually(lambda: fs.stat(f"{task}/output.zip").st_size > len(before))
     assert_same(fs.read(f"{task}/output.zip"), build([Entry(b"artifacts/x", new, 0)]))
 
 
@@ -266,5 +266,5 @@ def test_an_archive_removed_while_open_is_enoent(fs: FileSystem) -> None:
         assert_same(opened.read_at(0, 1000), old[:1000])
         fs.cloud.remove_object(f"{task}/output.zip")
         assert errno.ENOENT in read_everywhere(opened, old)
-    eventually(lambda: fs.names(f"{task}/outputs") == [], 10)
+    eventually(lambda: fs.names(f"{task}/outputs") == [])
     assert errno_of(lambda: fs.stat(f"{task}/outputs/x")) == errno.ENOENT

@@ -19,7 +19,7 @@ from tests.zips import build, file
 pytestmark = pytest.mark.mount
 
 NewMount = Callable[..., Mount]
-NOTIFIED_S = 5.0  # until the kernel has dropped a version, on a busy machine
+NOTIFIED_S = 20.0  # until the kernel has dropped a version, on a busy machine
 ATTR_TIMEOUT_S = 1.0
 
 

@@ -168,7 +168,7 @@ def test_closed_files_are_released(shared_mnt: Path, task: Path) -> None:
         (task / "status").read_text()
         with open(task / "outputs/a", "rb") as file:
             file.read(100)
-    eventually(lambda: open_handles() <= 2, 10)
+    eventually(lambda: open_handles() <= 2)
 
 
 def test_a_name_that_was_not_there_is_asked_for_again(
@@ -178,7 +178,7 @@ def test_a_name_that_was_not_there_is_asked_for_again(
     name = f"young{time.time_ns():020}"
     assert not (shared_mnt / name).exists()
     shared_cloud.add_task(name, status="submitted")
-    eventually(lambda: (shared_mnt / name / "status").exists(), 5)
+    eventually(lambda: (shared_mnt / name / "status").exists())
     assert (shared_mnt / ".latest" / "status").exists()
 
 

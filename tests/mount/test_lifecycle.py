@@ -250,7 +250,7 @@ def test_in_the_foreground(taskfs: Taskfs, mountpoint: Path) -> None:
     ) as process:
         eventually(lambda: is_mounted(mountpoint) and ".by-status" in os.listdir(mountpoint))
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=10)
+        out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (0, "", "")
     assert not is_mounted(mountpoint)
 

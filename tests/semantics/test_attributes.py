@@ -425,11 +425,11 @@ def test_a_stat_pins_the_text_whose_size_it_reported(
 ) -> None:
     """T-10: An `open` within the attribute timeout serves the text whose size a `stat` reported."""
     task = cloud.add_task(status="started")
-    fs = new_fs(status_cache_time="0s")
+    fs = new_fs(status_cache_time="0s", attr_timeout="3s")
     assert fs.stat(f"{task}/status").st_size == len("started\n")
     cloud.set_status(task, "computation-started")
     assert text(fs, f"{task}/status") == "started\n"
-    time.sleep(1.3)
+    time.sleep(3.3)
     assert text(fs, f"{task}/status") == "computation-started\n"
     assert fs.stat(f"{task}/status").st_size == len("computation-started\n")
 

@@ -93,7 +93,7 @@ def test_a_task_that_ends_after_its_archive_was_seen(
         check_outputs(fs, task, {"x": b"so far\n"})
         put_outputs(cloud, task, {"x": b"all of it\n"})
         cloud.update_task(task, status="success", is_terminated=True, end_time=LONG_AGO)
-        eventually(lambda: fs.stat(f"{task}/outputs/x").st_size == len(b"all of it\n"), 5)
+        eventually(lambda: fs.stat(f"{task}/outputs/x").st_size == len(b"all of it\n"))
         check_outputs(fs, task, {"x": b"all of it\n"})
     with open_tree() as fs:
         check_outputs(fs, task, {"x": b"all of it\n"})
@@ -256,7 +256,7 @@ def test_a_member_larger_than_the_cache(
                     for _ in range(10):
                         at = rng.randrange(len(body))
                         assert_same(file.read_at(at, 5000), body[at : at + 5000])
-                eventually(lambda: 0 < disk_use(cache) <= size, 2)
+                eventually(lambda: 0 < disk_use(cache) <= size)
 
 
 def test_a_cache_size_of_0_keeps_nothing(

@@ -204,7 +204,7 @@ def test_a_failed_kill_leaves_the_mount_alive(
     cloud.faults.add("stall", path=f"{task}/kill", times=None)
     began = time.monotonic()
     assert errno_of_kill(fs, task) == errno.ETIMEDOUT
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
     cloud.faults.clear()
     assert text(fs, f"{task}/status") == "started\n"
     assert write(fs, f"{task}/kill") == 2

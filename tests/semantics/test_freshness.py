@@ -18,7 +18,7 @@ from tests.mounts import eventually
 from tests.outputs import LONG_AGO
 from tests.zips import Entry, build
 
-SLACK_S = 1.0  # of a busy machine
+SLACK_S = 4.0  # of a busy machine
 
 
 def pages(cloud: FakeCloud) -> list[int]:
@@ -157,7 +157,7 @@ def test_the_rest_of_a_terminal_record_is_as_fresh_as_the_listing(fs: FileSystem
     task = fs.cloud.add_task(status="failed", error_detail="before")
     assert text(fs, f"{task}/error") == "before\n"
     fs.cloud.update_task(task, error_detail="afterwards", metrics={"computation_seconds": 7})
-    eventually(lambda: text(fs, f"{task}/error") == "afterwards\n", 3)
+    eventually(lambda: text(fs, f"{task}/error") == "afterwards\n")
     assert text(fs, f"{task}/computation_time") == "00:00:07\n"
 
 
@@ -236,7 +236,7 @@ def test_a_missing_archive_is_requested_again(shared_mnt: Path, shared_cloud: Fa
     for task in tasks:
         cloud.put_object(f"{task}/output.zip", archive)
     came = time.monotonic()
-    eventually(lambda: all(len(fs.names(f"{task}/outputs")) == 2 for task in tasks), 8)
+    eventually(lambda: all(len(fs.names(f"{task}/outputs")) == 2 for task in tasks))
     assert time.monotonic() - came < 5 + 2 * SLACK_S
     for task in tasks:
         assert sorted(fs.names(f"{task}/outputs")) == ["a", "b"]
@@ -289,7 +289,7 @@ def test_only_a_404_is_enoent_and_failures_are_not_kept(
     task = cloud.add_task(status="started", end_time=LONG_AGO)
     done = cloud.add_task(end_time=LONG_AGO)
     cloud.put_object(f"{done}/output.zip", build([Entry(b"artifacts/a", b"x" * 99)]))
-    fs = new_fs(timeout="500ms", dir_cache_time="0s", status_cache_time="0s", attr_timeout="0s")
+    fs = new_fs(timeout="1s", dir_cache_time="0s", status_cache_time="0s", attr_timeout="0s")
     calls: list[Callable[[], object]] = [
         fs.names,
         lambda: fs.stat(f"{task}/status"),

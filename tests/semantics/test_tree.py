@@ -276,16 +276,16 @@ def test_views_are_as_current_as_the_listing(fs: FileSystem) -> None:
     task = fs.cloud.add_task(status="started", project="before", simulator="reef3d")
     eventually(lambda: task in fs.names(".by-status/started"))
     fs.cloud.set_status(task, "success")
-    eventually(lambda: task in fs.names(".by-status/success"), 3)
+    eventually(lambda: task in fs.names(".by-status/success"))
     assert task not in fs.names(".by-status/started")
     assert task in fs.names(".by-project/before")
     project = f"after {task}"
     fs.cloud.update_task(task, project=project)
-    eventually(lambda: project in fs.names(".by-project"), 3)
+    eventually(lambda: project in fs.names(".by-project"))
     assert fs.names(f".by-project/{project}") == [task]
     assert task not in fs.names(".by-project/before")
     fs.cloud.remove_task(task)
-    eventually(lambda: project not in fs.names(".by-project"), 3)
+    eventually(lambda: project not in fs.names(".by-project"))
 
 
 def test_probes_of_names_that_cannot_be_there_are_enoent(fs: FileSystem) -> None:

@@ -164,7 +164,7 @@ def test_changes_made_elsewhere_show(fs: FileSystem) -> None:
     task = fs.cloud.add_task(task_metadata={"study": "old"})
     assert fs.xattr(task, f"{METADATA}study") == b"old"
     fs.cloud.update_task(task, task_metadata={"study": "new"})
-    eventually(lambda: fs.xattr(task, f"{METADATA}study") == b"new", 3)
+    eventually(lambda: fs.xattr(task, f"{METADATA}study") == b"new")
 
 
 def test_metadata_of_another_shape_is_left_out(

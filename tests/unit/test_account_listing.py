@@ -244,7 +244,7 @@ def test_a_listing_in_use_is_updated_before_it_is_too_old(
     go_on = threading.Event()
 
     def wait(call: str) -> None:
-        go_on.wait(20)
+        go_on.wait(60)
 
     api.before = wait
     assert name_of(COUNT) not in cache.ids()
@@ -260,7 +260,7 @@ def test_a_mount_is_live_after_one_page(cache: TaskCache, api: FakeAPI) -> None:
 
     def hold(call: str) -> None:
         if "page" in call:
-            assert go_on.wait(20)
+            assert go_on.wait(60)
 
     api.before = hold
     assert len(cache.load_first_page()[0].tasks) == 500
@@ -278,13 +278,13 @@ def test_a_first_listing_is_never_shown_in_part(api: FakeAPI, clock: Clock) -> N
     def hold(call: str) -> None:
         if call == "list page 5":
             is_held.set()
-            assert go_on.wait(20)
+            assert go_on.wait(60)
 
     api.before = hold
     cache = task_cache_of(api, clock=clock, timeout_s=0.3)
     with pytest.raises(Unavailable, match="is not whole yet"):
         cache.ids()
-    assert is_held.wait(20)
+    assert is_held.wait(60)
     with pytest.raises(Unavailable, match="of 6 pages"):
         cache.ids()
     # Page 4 may be requested after page 5, because four threads request pages.
@@ -303,7 +303,7 @@ def test_an_interrupted_reader_leaves_the_first_listing_alone(api: FakeAPI, cloc
     def hold(call: str) -> None:
         if "page" in call:
             interrupted.set()
-            assert go_on.wait(20)
+            assert go_on.wait(60)
 
     api.before = hold
     cache = task_cache_of(api, clock=clock, waiter=Waiter(interrupted.is_set))
@@ -597,7 +597,7 @@ def test_at_most_four_pages_at_once(api: FakeAPI, clock: Clock) -> None:
     with ThreadPoolExecutor(8) as readers:
         cache = task_cache_of(api, clock=clock)
         for future in [readers.submit(cache.ids) for _ in range(8)]:
-            assert len(future.result(20)) == COUNT
+            assert len(future.result(60)) == COUNT
     assert 2 <= most <= 4
     assert len(api.calls) == 6
 

@@ -80,7 +80,7 @@ def test_four_pages_at_once(cloud: FakeCloud, client: TaskClient) -> None:
         time.sleep(0.3)  # a fifth one would come now
         assert stall.hits == 4
         cloud.faults.clear()
-        assert len(listing.result(20)) == 2501
+        assert len(listing.result(60)) == 2501
 
 
 def test_filters(cloud: FakeCloud, client: TaskClient) -> None:

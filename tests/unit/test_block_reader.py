@@ -67,7 +67,7 @@ def hold_answers(reading: Reading) -> threading.Event:
     go = threading.Event()
 
     def hold(start: int, stop: int, answer: bytes) -> bytes:
-        assert go.wait(10)
+        assert go.wait(60)
         return answer
 
     reading.remote.on_range = hold
@@ -139,11 +139,11 @@ def test_concurrent_readers_of_a_block_cost_one_request(reading: Reading) -> Non
     started = threading.Barrier(9)
 
     def read(number: int) -> None:
-        started.wait(10)
+        started.wait(60)
         assert reading.blocks.read_at(number * 100, 50) == BODY[number * 100 : number * 100 + 50]
 
     def release() -> None:
-        started.wait(10)
+        started.wait(60)
         time.sleep(0.1)  # all of them wait by now, or come later and find the block
         go.set()
 
@@ -157,7 +157,7 @@ def test_different_blocks_do_not_wait_for_each_other(reading: Reading) -> None:
     together = threading.Barrier(4)
 
     def meet(start: int, stop: int, answer: bytes) -> bytes:
-        together.wait(10)  # passes only once four requests are under way at once
+        together.wait(60)  # passes only once four requests are under way at once
         return answer
 
     reading.remote.on_range = meet
@@ -176,7 +176,7 @@ def test_a_cached_block_is_read_while_another_is_on_its_way(reading: Reading) ->
 
     def held(start: int, stop: int, answer: bytes) -> bytes:
         asked.set()
-        assert go.wait(10)
+        assert go.wait(60)
         return answer
 
     reading.remote.on_range = held
@@ -185,7 +185,7 @@ def test_a_cached_block_is_read_while_another_is_on_its_way(reading: Reading) ->
         assert reading.blocks.read_at(5 * BLOCK, 1) == BODY[5 * BLOCK : 5 * BLOCK + 1]
 
     def quick() -> None:
-        assert asked.wait(10)
+        assert asked.wait(60)
         assert reading.blocks.read_at(0, 1) == BODY[:1]
         go.set()
 
@@ -197,7 +197,7 @@ def test_a_failure_reaches_all_waiting_readers_and_is_not_cached(reading: Readin
     go = threading.Event()
 
     def fail(start: int, stop: int, answer: bytes) -> bytes:
-        assert go.wait(10)
+        assert go.wait(60)
         raise Unavailable("no answer")
 
     reading.remote.on_range = fail
@@ -383,7 +383,7 @@ class SlowDisk:
         return nullcontext()
 
     def put(self, first: int, run: Buffer) -> None:
-        assert self.go.wait(10)
+        assert self.go.wait(60)
         self.put_at.append(first)
         for at in range(0, len(run), BLOCK):
             self.kept[first + at // BLOCK] = bytes(run[at : at + BLOCK])
@@ -480,7 +480,7 @@ def test_blocks_on_disk_do_not_wait_for_the_store() -> None:
     assert reading.blocks.prefetch(4 * BLOCK, 6 * BLOCK)
     began = time.monotonic()
     assert reading.blocks.read_at(4 * BLOCK, 2 * BLOCK) == BODY[4 * BLOCK : 6 * BLOCK]
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     go.set()
     disk.go.set()
 
@@ -557,7 +557,7 @@ def test_an_interrupted_reader_is_freed_and_the_fetch_goes_on(reading: Reading) 
     began = time.monotonic()
     with pytest.raises(Interrupted):
         reading.blocks.read_at(0, 10)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 20
     reading.interrupted.clear()
     go.set()
     assert reading.blocks.read_at(0, 10) == BODY[:10]
@@ -587,10 +587,10 @@ def test_an_unknown_failure_reaches_the_reader_and_blocks_no_other(error: Except
 
     thread = threading.Thread(target=wait, daemon=True)
     thread.start()
-    thread.join(1)
+    thread.join(20)
     seen = list(raised)
     over.set()
-    thread.join(5)
+    thread.join(20)
     assert seen == [error]
 
 

@@ -469,20 +469,20 @@ def test_a_process_that_hangs_delays_the_other_for_a_bounded_time(
     def hang(offset: int) -> None:
         if offset > len(packed_body()) // 2:
             held.set()
-            go.wait(20)
+            go.wait(60)
 
     one, two = Process(tmp_path), Process(tmp_path)
     one.source.before = hang
     thread = threading.Thread(target=one.check, args=(len(BODY) - 4096,), daemon=True)
     thread.start()
     try:
-        assert held.wait(10)
+        assert held.wait(60)
         two.check(len(BODY) - 4096)
         assert two.source.fed <= len(packed_body()) * 0.8
         assert thread.is_alive()
     finally:
         go.set()
-        thread.join(10)
+        thread.join(60)
 
 
 def test_a_wait_for_another_process_can_be_interrupted(tmp_path: Path) -> None:
@@ -493,7 +493,7 @@ def test_a_wait_for_another_process_can_be_interrupted(tmp_path: Path) -> None:
         began = time.monotonic()
         with pytest.raises(Interrupted):
             two.check(len(BODY) - 4096)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 20
 
 
 def test_readers_of_one_process_jump_at_once(tmp_path: Path) -> None:

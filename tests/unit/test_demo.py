@@ -568,7 +568,7 @@ def test_latency_and_bandwidth_can_be_set(empty: Client) -> None:
     empty.cloud.store.bandwidth_per_connection = 500_000
     began = time.monotonic()
     assert len(empty.fetch(url).content) == 100_000
-    assert 0.28 < time.monotonic() - began < 1
+    assert 0.28 < time.monotonic() - began < 10
 
 
 def test_a_file_on_disk_can_be_an_object(empty: Client, tmp_path: Path) -> None:

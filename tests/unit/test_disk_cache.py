@@ -230,14 +230,14 @@ def test_one_thread_at_a_time_waits_for_the_disk(
     def write_slowly(descriptor: int, piece: bytes, offset: int) -> int:
         if threading.current_thread() is other and len(piece) >= DIRECT_BYTES:
             waits.set()
-            assert go.wait(10)
+            assert go.wait(60)
         return write(descriptor, piece, offset)
 
     monkeypatch.setattr(os, "pwrite", write_slowly)
     run = aligned(run_of("p", 0, SEGMENT_BLOCKS))
     other = threading.Thread(target=blocks.put, args=(SEGMENT_BLOCKS, run))
     other.start()
-    assert waits.wait(10)
+    assert waits.wait(60)
     blocks.put(0, aligned(run_of("o", 0, SEGMENT_BLOCKS)))
     assert in_page_cache(segment_path(cache_dir), 10 * BLOCK)
     go.set()

@@ -197,13 +197,13 @@ class TestFiles:
         class BlockedReader(MemoryReader):
             def read_at(self, offset: int, size: int) -> bytes:
                 reading.set()
-                assert resumed.wait(10)
+                assert resumed.wait(60)
                 return super().read_at(offset, size)
 
         def open_member(member: Member) -> MemoryReader:
             if member.path == "a":
                 return BlockedReader(b"a" * 10)
-            assert reading.wait(10)
+            assert reading.wait(60)
             assert list(tmp_path.glob(".*.part"))
             raise Unavailable("no answer")
 
@@ -218,11 +218,11 @@ class TestFiles:
 
         thread = threading.Thread(target=download)
         thread.start()
-        assert reading.wait(10)
+        assert reading.wait(60)
         eventually(lambda: not list(tmp_path.iterdir()))
 
         resumed.set()
-        thread.join(10)
+        thread.join(60)
         assert len(errors) == 1
         assert not list(tmp_path.iterdir())
 

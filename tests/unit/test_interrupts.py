@@ -40,7 +40,7 @@ def _interrupted(number: int, times: int = 1, prefix: str = "") -> tuple[int, st
         for _ in range(times - 1):
             time.sleep(0.1)
             process.send_signal(number)
-        out, err = process.communicate(timeout=10)
+        out, err = process.communicate(timeout=15)
     return process.returncode, out, err
 
 

@@ -58,7 +58,7 @@ def test_a_read_during_the_preparation_of_a_push_counts() -> None:
         def claim() -> range:
             reader = threading.Thread(target=lambda: stack.enter_context(pushes.read(7, 5, 8)))
             reader.start()
-            reader.join(5)
+            reader.join(30)
             assert not reader.is_alive()
             return range(10)
 

@@ -271,16 +271,16 @@ def test_many_callers_make_one_request() -> None:
 
     def wait(call: str) -> None:
         arrived.release()
-        assert go_on.wait(20)
+        assert go_on.wait(60)
 
     api.before = wait
     with ThreadPoolExecutor(2) as pool, ThreadPoolExecutor(10) as callers:
         cache = task_cache_of(api, pool=pool)
         futures = [callers.submit(cache.ids) for _ in range(10)]
-        assert arrived.acquire(timeout=20)
+        assert arrived.acquire(timeout=60)
         time.sleep(0.1)
         go_on.set()
-        assert all(list(future.result(20)) == [f"{ID}1"] for future in futures)
+        assert all(list(future.result(60)) == [f"{ID}1"] for future in futures)
     assert api.calls == ["list"]
 
 
@@ -290,7 +290,7 @@ def test_the_request_of_an_interrupted_caller_goes_on() -> None:
     api.add(task_of(f"{ID}1"))
 
     def wait(call: str) -> None:
-        assert go_on.wait(20)
+        assert go_on.wait(60)
 
     api.before = wait
     interrupted = threading.Event()

@@ -58,7 +58,7 @@ def test_idle_connections_that_are_dropped_are_closed(
             assert response.content  # its connection is idle now
         relay.forget_all()
         get(transport, url)
-        eventually(lambda: relay.ended == len(held), 5)
+        eventually(lambda: relay.ended == len(held))
         unread.close()
 
 
@@ -83,7 +83,7 @@ def test_the_last_error_is_raised_after_the_deadline(
     began = time.monotonic()
     with pytest.raises(kind, match=f"GET it: {status}"):
         get(transport, f"{cloud.api_url}/version")
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 20
     assert len(cloud.requests) >= 2
     transport.close()
 
@@ -116,7 +116,7 @@ def test_stalls_and_resets_raise_unavailable(cloud: FakeCloud, kind: str) -> Non
     began = time.monotonic()
     with pytest.raises(Unavailable, match="GET it: no response"):
         get(transport, f"{cloud.api_url}/version")
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 20
     transport.close()
 
 
@@ -143,7 +143,7 @@ def test_retry_after_is_respected(cloud: FakeCloud) -> None:
     began = time.monotonic()
     with pytest.raises(BadResponse):
         get(transport, f"{cloud.api_url}/version")
-    assert time.monotonic() - began < 5  # the pause would exceed the deadline
+    assert time.monotonic() - began < 9  # the pause would exceed the deadline
     transport.close()
 
 
@@ -277,7 +277,7 @@ def test_the_headers_of_a_request() -> None:
     transport = transport_of(5)
     for _ in range(2):
         assert get(transport, f"{spy.url}/") == b"ok"
-    spy.join(10)
+    spy.join(60)
     for head in spy.heads:
         headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in head[1:])}
         assert headers["accept-encoding"] == "identity"
@@ -298,7 +298,7 @@ def test_the_environment_names_the_proxies(monkeypatch: pytest.MonkeyPatch) -> N
         assert get(transport, f"http://store.invalid/{path}") == b"ok"
         assert get(transport, f"{direct.url}/{path}") == b"ok"
     for spy, before in ((proxy, "http://store.invalid"), (direct, "")):
-        spy.join(10)
+        spy.join(60)
         asked = [head[0].split()[1] for head in spy.heads]
         assert asked == [f"{before}/a", f"{before}/b"]
     transport.close()
@@ -366,6 +366,6 @@ def test_slow_headers_are_cut_off(answer: bytes) -> None:
         began = time.monotonic()
         with pytest.raises(Unavailable):
             get(transport, f"http://127.0.0.1:{listening.getsockname()[1]}/version")
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 20
         over.set()
     transport.close()
