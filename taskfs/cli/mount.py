@@ -115,8 +115,8 @@ def mount_tasks(settings: Settings, mountpoint: Path, *, foreground: bool) -> No
     # The imports below allocate objects that all stay: collecting among them takes 5 % of a mount.
     gc.disable()
     # `requests` first, because it imports the longest chain of modules. CPython 3.11 and later keep
-    # frames in chunks of 16 KiB: at the end of one each call maps and unmaps the next, and deeper
-    # in the imports of `mount` the patterns of urllib3 were compiled there (a tenth of a mount).
+    # frames in chunks of 16 KiB, and map and unmap one for each call that crosses the end of a
+    # chunk. Deeper in the imports, urllib3 compiled its patterns there: a tenth of a mount.
     import_module("taskfs.remote.http_session")
     from taskfs.fuse.mount import mount
     from taskfs.fuse.server import unchanged

@@ -93,8 +93,11 @@ def mounted_device(mountpoint: Path) -> str:
 
 
 def find_copy(device: str) -> tuple[int, str] | None:
-    """Return a process that has the mount of *device*, and where: in its mount namespace (a
-    container), or by mount --bind. None if there is none, or outside Linux."""
+    """Return a process that has a copy of the mount of *device*, and the mountpoint of the copy.
+
+    A mount namespace (a container) and `mount --bind` make copies. None if there is none, and on
+    other systems than Linux.
+    """
     with contextlib.suppress(OSError):
         for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
             # The process may have ended.

@@ -28,7 +28,8 @@ CLOSE_TIMEOUT_S: Final = 5.0
 # Seconds without a request after which a live mount imports what it may need later. The imports
 # take some 50 ms of computation, which would delay the program for which it was mounted.
 PRELOAD_IDLE_S: Final = 2.0
-# Such times after which it imports even if it is never idle: its package may be removed (E-20).
+# After this many such times it imports even if requests still come, because its package may be
+# removed (E-20).
 PRELOAD_TRIES: Final = 5
 
 # Called in the process that serves the mount, before any request: returns the configuration to use,

@@ -28,8 +28,8 @@ from taskfs.tree.page_cache import PageCache
 
 T = TypeVar("T")
 
-# After this many names that a program looks up in a row, the next ones are read ahead, and how many
-# at once. A program that lists a directory first looks up no name.
+# After WALK_STREAK names that a program looks up in a row, the next NAMES_AHEAD are read ahead. A
+# program that lists a directory first looks up no name.
 WALK_STREAK: Final = 32
 NAMES_AHEAD: Final = 1024
 
