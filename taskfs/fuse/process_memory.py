@@ -1,4 +1,4 @@
-"""Memory of a long-running daemon: glibc's malloc and Python's garbage collector."""
+"""Memory of a long-running daemon: what glibc's malloc and Python keep is returned."""
 
 import ctypes
 import gc
@@ -25,18 +25,10 @@ MALLOC: Final = (
 )
 # Seconds between two trims. One trim takes milliseconds; memory grows over minutes.
 TRIM_S: Final = 10.0
-# Allocations between two collections of the youngest generation (Python's default is 700 to 2000).
-GC_THRESHOLD: Final = 50_000
 
 
 def tune() -> None:
-    """Make glibc return freed buffers, and Python look for cycles rarely.
-
-    Many threads and large blocks fragment glibc's arenas. An archive's index is 100,000 objects
-    without a cycle, and each request allocates a few more: frequent collections would cost more
-    than the requests.
-    """
-    gc.set_threshold(GC_THRESHOLD, 20, 20)
+    """Make glibc return freed buffers: many threads and large blocks fragment its arenas."""
     mallopt = _c_function("mallopt")
     if mallopt is not None:
         for parameter, value in MALLOC:

@@ -4,7 +4,6 @@ debug line says so."""
 import ctypes
 import errno
 import fcntl
-import gc
 import logging
 import mmap
 import os
@@ -203,7 +202,6 @@ def test_without_glibc(logged: Callable[[], list[str]], monkeypatch: pytest.Monk
     """R-26: Without mallopt(3) and malloc_trim(3), as with musl, all works."""
 
     monkeypatch.setattr(memory, "TRIM_S", 0.01)
-    monkeypatch.setattr(gc, "set_threshold", lambda *generations: None)
     for library in (refuse_with(errno.ENOENT), lambda name: object(), lambda name: _OldLibrary()):
         monkeypatch.setattr(ctypes, "CDLL", library)
         monkeypatch.setattr(fallback, "logged_calls", set())
