@@ -5,14 +5,12 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
 
-from taskfs.archive.archive import Archive
 from taskfs.archive.bounds import DECODE_AHEAD_BYTES, SEQUENTIAL_FILES_BYTES, STRETCH
 from taskfs.archive.decoder_limits import TOTAL_CHECKPOINTS, CheckpointBudget, IdleDecoderCache
 from taskfs.archive.long_builds import LongBuilds
-from taskfs.archive.open_archive import open_archive
 from taskfs.archive.resources import ArchiveResources
 from taskfs.cache.disk_cache import FORMAT, DiskCache
 from taskfs.cache.memory_cache import ExtentCache
@@ -44,10 +42,13 @@ from taskfs.tasks.task_walk import TaskWalk, Walked
 from taskfs.tree.context import TreeContext
 from taskfs.tree.handle_table import HandleTable
 from taskfs.tree.held_texts import HeldTexts
-from taskfs.tree.live_handle import OpenLiveFiles
+from taskfs.tree.open_live_files import OpenLiveFiles
 from taskfs.tree.page_cache import PageCache
 from taskfs.tree.tree import Tree
 from taskfs.tree.view_nodes import Views
+
+if TYPE_CHECKING:
+    from taskfs.archive.archive import Archive
 
 # The variable that names the TURN server for connections to machines.
 TURN_SERVER: Final = "INDUCTIVA_TURN_SERVER_URL"
@@ -191,7 +192,7 @@ def open_archive_of(
     remote: RemoteObject | None = None,
     *,
     keep_index: bool = False,
-) -> Archive:
+) -> "Archive":
     """Return one of the task's archives, for a command without a tree; *remote* is the object, if
     the caller has opened it.
 
@@ -200,6 +201,8 @@ def open_archive_of(
     Raises:
         NotFound: the task has no such archive, at least not yet.
     """
+    from taskfs.archive.open_archive import open_archive
+
     path = kind.path(task)
     if path is None:
         raise NotFound(f"task {task.id} has no {kind.value} archive")

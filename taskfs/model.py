@@ -28,6 +28,8 @@ KNOWN_STATUSES: Final = (
     "executer-terminated-credits-exhausted",
     "ttl-exceeded",
 )
+# The statuses in which a machine serves the files of its task.
+LIVE_STATUSES: Final = frozenset({"computation-started", "computation-ended", "pending-kill"})
 
 
 PAGE_TASKS: Final = 500  # tasks per page of a listing, the API's maximum

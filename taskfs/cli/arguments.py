@@ -7,14 +7,20 @@ import click
 
 from taskfs.cli import completers
 from taskfs.cli.options import parsed_by
-from taskfs.cli.task_ids import parse_task_id
 from taskfs.support.parsing import parse_path
+
+
+def _parse_task_id(text: str) -> str:
+    from taskfs.cli.task_ids import parse_task_id
+
+    return parse_task_id(text)
+
 
 # The argument `task_id`: ID.
 task_id_argument: Final = click.argument(
     "task_id",
     metavar="ID",
-    callback=parsed_by(parse_task_id),
+    callback=parsed_by(_parse_task_id),
     shell_complete=completers.complete_tasks(),
 )
 # The argument `mountpoint`, which may be absent.
@@ -33,6 +39,6 @@ def task_ids_argument(*, required: bool = False, active: bool = False) -> Callab
         metavar="ID..." if required else "[ID]...",
         nargs=-1,
         required=required,
-        callback=parsed_by(parse_task_id),
+        callback=parsed_by(_parse_task_id),
         shell_complete=completers.complete_tasks(active=active),
     )

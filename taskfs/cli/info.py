@@ -32,7 +32,7 @@ def command(settings: Settings, task_id: str, as_json: bool) -> None:
             record = client.task_detail(task_id)
         from taskfs.cli.last_write import describe_last_write, fetch_last_writes
         from taskfs.cli.task_report import report_lines, task_of
-        from taskfs.tasks.live import LIVE_STATUSES
+        from taskfs.model import LIVE_STATUSES
 
         task = task_of(record)
         writes = fetch_last_writes(config, client, [task])

@@ -78,14 +78,15 @@ class LastWrites:
         return found
 
     def _running(self, tasks: Sequence[Task]) -> list[Task]:
-        from taskfs.tasks.live import LIVE_STATUSES
+        from taskfs.model import LIVE_STATUSES
 
         if not self._config.live or self._config.offline:
             return []
         return [task for task in tasks if task.status in LIVE_STATUSES]
 
     def _fetch_one(self, machines: "Machines", task_id: str, deadline_s: float) -> Written | None:
-        from taskfs.tasks.live import LIVE_STATUSES, LiveFiles
+        from taskfs.model import LIVE_STATUSES
+        from taskfs.tasks.live import LiveFiles
 
         def is_live(_: float) -> bool:
             try:

@@ -6,11 +6,13 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, NoReturn, TextIO
+from typing import TYPE_CHECKING, Final, NoReturn, TextIO
 
-from taskfs.cli.columns import GAP, Column, columns_that_fit
 from taskfs.errors import AccessDenied, ConfigError, TaskFSError, Unavailable
 from taskfs.support.formatting import escape_controls
+
+if TYPE_CHECKING:
+    from taskfs.cli.columns import Column
 
 STATUS_STYLES: Final = {
     "success": "green",
@@ -81,7 +83,7 @@ def repeat_on_terminal(show: Callable[[], None], period_s: float) -> NoReturn:
         time.sleep(period_s)
 
 
-def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+def print_table(columns: "Sequence[Column]", rows: Sequence[Sequence[str]]) -> None:
     """Print a table: the columns that fit on a terminal, all columns as plain text elsewhere.
 
     Cells are never cut. If even the columns of rank 0 are too wide, each cell gets its own line.
@@ -102,11 +104,13 @@ def align(rows: Sequence[Sequence[str]]) -> Iterator[str]:
         yield "  ".join(cells).rstrip()
 
 
-def _draw_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+def _draw_table(columns: "Sequence[Column]", rows: Sequence[Sequence[str]]) -> None:
     from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from taskfs.cli.columns import GAP, columns_that_fit
 
     console = Console()
     shown = columns_that_fit(columns, rows, console.width, cell_len)

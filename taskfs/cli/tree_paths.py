@@ -98,7 +98,7 @@ class TreeFinder:
         Raises:
             NotFound: the task does not run, so there is no machine to ask.
         """
-        from taskfs.tasks.live import LIVE_STATUSES
+        from taskfs.model import LIVE_STATUSES
 
         context = self._core.tree.context
         status = context.task_cache.get(task_id).task.status
@@ -123,7 +123,7 @@ class TreeFinder:
         context.archives.await_archive(context.task_cache.get(task_id).task, ArchiveKind.OUTPUT)
 
     def _why_no_live_files(self, task_id: str) -> str:
-        from taskfs.tasks.live import LIVE_STATUSES
+        from taskfs.model import LIVE_STATUSES
 
         status = self._core.tree.context.task_cache.get(task_id).task.status
         if status in LIVE_STATUSES:

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from taskfs.fuse.attributes import AttributePolicy, DepartedAttributes, FileAttributes
 from taskfs.fuse.operations import OpenResult, TaskOperations
+from taskfs.tree.context import LIVE
 from taskfs.tree.handles import TextHandle
 from taskfs.tree.lifetime import Lifetime
-from taskfs.tree.live_nodes import LIVE
 from taskfs.tree.nodes import DIRECTORY_MODE, Attrs, inode
 from taskfs.tree.page_cache import PageCacheMode
 from taskfs.tree.tree import Tree

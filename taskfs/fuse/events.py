@@ -15,14 +15,13 @@ from taskfs.errors import TaskFSError
 from taskfs.fuse.archive_arrivals import ArchiveArrivals
 from taskfs.fuse.event_operations import EventOperations
 from taskfs.fuse.watchers import EVERYTHING, Watches
-from taskfs.model import Task
+from taskfs.model import LIVE_STATUSES, Task
 from taskfs.support.clock import age_clock
 from taskfs.support.thread_pool import DaemonPool
 from taskfs.tasks.changes import TaskChange, TaskChanges
-from taskfs.tasks.live import LIVE_STATUSES
 from taskfs.tasks.live_changes import LiveChanges
-from taskfs.tree.context import TreeContext
-from taskfs.tree.live_nodes import LIVE, is_live_listed, live_attrs
+from taskfs.tree.context import LIVE, TreeContext
+from taskfs.tree.live_nodes import live_attrs
 from taskfs.tree.nodes import FILE_MODE, inode
 from taskfs.tree.root_node import LATEST
 from taskfs.tree.tree import Tree
@@ -98,9 +97,7 @@ class EventThread:
         self._watches = Watches() if sees_watches else EVERYTHING
         self._scan_after_s = 0.0
         self._changes = TaskChanges(self._context.task_cache)
-        self._events = TreeEvents(
-            self._context.views, lambda task: is_live_listed(task, self._context)
-        )
+        self._events = TreeEvents(self._context.views, self._context.lists_live)
         live = self._context.live
         self._live_changes = (
             None if live is None else LiveChanges(live, DaemonPool(LIVE_THREADS, "taskfs-growth"))

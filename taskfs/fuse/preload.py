@@ -9,7 +9,7 @@ the other and no cycle of waits is possible.
 import codecs
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from types import ModuleType
 from typing import Final
@@ -22,6 +22,8 @@ from taskfs.support.redaction import RedactingFormatter
 log = logging.getLogger(__name__)
 
 LOADED: Final = "all modules are loaded"
+# What the first look into an archive needs.
+_ARCHIVES: Final = ("taskfs.tree.archive_nodes", "taskfs.archive.open_archive")
 # The first needed come first, because the files may be removed at any moment.
 _MODULES: Final = (
     "netrc",  # requests, for each new host
@@ -37,6 +39,8 @@ _MODULES: Final = (
     "_strptime",
     "decimal",
     "uuid",
+    "taskfs.tree.raw_archive_node",
+    "taskfs.tree.live_nodes",
     "taskfs.fuse.events",  # after the first request
     "taskfs.fuse.event_sender",
     "taskfs.fuse.watchers",
@@ -47,22 +51,31 @@ _MODULES: Final = (
 _CODECS: Final = ("idna", "punycode", "ascii", "latin-1", "cp437", "utf-8-sig", "unicode_escape")
 
 
+def load_archives() -> None:
+    """Import what reads archives."""
+    _try_each(_import(name) for name in _ARCHIVES)
+
+
 def load_rest() -> None:
     """Import every module that a daemon may need later; skip those that are not installed."""
     loads: list[Callable[[], object]] = [
         lambda: crc32(b""),
         isal.make_decoder,
         tls_context,  # its CA bundle is a file of a package
-        *(_import(name) for name in _MODULES),
+        *(_import(name) for name in (*_ARCHIVES, *_MODULES)),
         *(_find_codec(name) for name in _CODECS),
         _format_errors,
     ]
+    _try_each(loads)
+    log.debug(LOADED)
+
+
+def _try_each(loads: Iterable[Callable[[], object]]) -> None:
     for load in loads:
         try:
             load()
         except Exception as exc:
             log.debug("not loaded: %s: %s", type(exc).__name__, exc)
-    log.debug(LOADED)
 
 
 def _import(name: str) -> Callable[[], ModuleType]:

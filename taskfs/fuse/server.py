@@ -116,6 +116,9 @@ def serve(
         threading.Thread(target=load_rest_later, name="taskfs-preload", daemon=True).start()
 
     def load_rest_later() -> None:
+        from taskfs.fuse.preload import load_archives, load_rest
+
+        load_archives()  # most programs look into one: it is imported while they start
         served = 0
         for _ in range(PRELOAD_TRIES):
             if state.ended.wait(PRELOAD_IDLE_S):
@@ -123,8 +126,6 @@ def serve(
             before, served = served, core.tree.context.stats.snapshot().get("operations", 0)
             if served == before:
                 break
-        from taskfs.fuse.preload import load_rest
-
         load_rest()
 
     try:

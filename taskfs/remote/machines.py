@@ -4,10 +4,10 @@ import threading
 from typing import TYPE_CHECKING
 
 from taskfs.errors import NotCached
-from taskfs.remote.live_messages import LiveMachine
 
 if TYPE_CHECKING:
     from taskfs.remote.live_channel import LiveChannels
+    from taskfs.remote.live_messages import LiveMachine
     from taskfs.remote.live_signalling import SignallingAPI
 
 
@@ -33,7 +33,7 @@ class Machines:
         self._lock = threading.Lock()
         self._channels: LiveChannels | None = None
 
-    def __call__(self, task_id: str) -> LiveMachine:
+    def __call__(self, task_id: str) -> "LiveMachine":
         """Return the machine of a task; this sends no request.
 
         Raises:

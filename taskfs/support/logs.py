@@ -2,11 +2,7 @@
 
 import contextlib
 import logging
-import logging.handlers
-import os
-import stat
 import sys
-from io import TextIOWrapper
 from pathlib import Path
 from typing import Final
 
@@ -18,17 +14,6 @@ from taskfs.support.redaction import RedactingFormatter
 # Bytes of one log file; one older file is kept beside it.
 MAX_BYTES: Final = 4 << 20
 FILE_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-
-
-class _PrivateFile(logging.handlers.RotatingFileHandler):
-    """A log file that only its owner can read."""
-
-    def _open(self) -> TextIOWrapper:
-        descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        if stat.S_ISREG(os.fstat(descriptor).st_mode):  # a device such as /dev/null is shared
-            with contextlib.suppress(OSError):
-                os.fchmod(descriptor, 0o600)  # an existing file may have another mode
-        return open(descriptor, "a", encoding="utf-8", errors="backslashreplace")
 
 
 def default_file(mountpoint: Path) -> Path:
@@ -43,10 +28,12 @@ def log_to_file(path: Path, level: str) -> None:
     Raises:
         ConfigError: the file cannot be opened. Later write errors are ignored.
     """
+    from taskfs.support.log_file import PrivateFile
+
     logging.raiseExceptions = False  # a full disk must not fail a read
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        target = _PrivateFile(path, maxBytes=MAX_BYTES, backupCount=1)
+        target = PrivateFile(path, maxBytes=MAX_BYTES, backupCount=1)
     except OSError as exc:
         reason = exc.strerror or exc
         raise ConfigError(f"the log {path} cannot be written ({reason}): see --log-file") from exc

@@ -3,10 +3,13 @@
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
-from taskfs.archive.archive import Archive
 from taskfs.model import ObjectVersion, Task
 from taskfs.tasks.archive_kind import ArchiveKind
+
+if TYPE_CHECKING:
+    from taskfs.archive.archive import Archive
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +30,7 @@ class Load:
         self.path = path
         self.identity = identity
 
-    def when_done(self, action: Callable[[Archive], object]) -> None:
+    def when_done(self, action: "Callable[[Archive], object]") -> None:
         """Call *action* with the archive once it is loaded, and never if that fails."""
 
         def act(result: "Future[Archive]") -> None:
@@ -60,7 +63,7 @@ class Slot:
         self.absent_until_s = float("-inf")
         self.abandon_load()
 
-    def log_index_error(self, path: str, archive: Archive) -> None:
+    def log_index_error(self, path: str, archive: "Archive") -> None:
         """Log why the archive's files cannot be shown, once for each version and reason.
 
         The operations that fail because of it do not log it again.

@@ -7,12 +7,9 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from contextlib import suppress
 from functools import partial
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-from taskfs.archive.archive import Archive
 from taskfs.archive.long_builds import NotWanted
-from taskfs.archive.member_part import PartRead
-from taskfs.archive.open_archive import open_archive
 from taskfs.archive.resources import ArchiveResources
 from taskfs.errors import NotFound, StaleObject, Unavailable
 from taskfs.model import ObjectVersion, RemoteObject, Task, TaskAPI
@@ -22,6 +19,10 @@ from taskfs.support.thread_pool import DaemonPool
 from taskfs.support.wait_hook import announce_wait
 from taskfs.tasks.archive_kind import ArchiveKey, ArchiveKind, remaining_grace_s
 from taskfs.tasks.archive_slot import Load, Slot
+
+if TYPE_CHECKING:
+    from taskfs.archive.archive import Archive
+    from taskfs.archive.member_part import PartRead
 
 # Seconds until the store is asked again for an archive that it did not have.
 ABSENT_TTL_S: Final = 5.0
@@ -90,7 +91,7 @@ class ArchiveRegistry:
         self.on_read: Callable[[ArchiveKey, PartRead], None] = lambda key, part: None
         self.epoch = 0  # grows when an archive is loaded or dropped: nodes made before are stale
 
-    def get(self, task: Task, kind: ArchiveKind, *, raw: bool = False) -> Archive | None:
+    def get(self, task: Task, kind: ArchiveKind, *, raw: bool = False) -> "Archive | None":
         """Return the archive, or None if the store has none.
 
         An archive with an `index_error` is loaded again, because its bytes may have been damaged in
@@ -106,7 +107,7 @@ class ArchiveRegistry:
                     return self._get(task, kind, path, raw)
         return None
 
-    def _get(self, task: Task, kind: ArchiveKind, path: str, raw: bool) -> Archive | None:
+    def _get(self, task: Task, kind: ArchiveKind, path: str, raw: bool) -> "Archive | None":
         with self._lock:
             slot = self._slot(ArchiveKey(task.id, kind))
             self._match_record(slot, task, kind)
@@ -124,7 +125,7 @@ class ArchiveRegistry:
             results = [(slot.load or self._start_load(slot, task, kind, path)).result]
         return self._waiter.result(results.pop())
 
-    def peek(self, task: Task, kind: ArchiveKind) -> Archive | None:
+    def peek(self, task: Task, kind: ArchiveKind) -> "Archive | None":
         """Return the archive if it is loaded and can be shown; do not wait."""
         with self._lock:
             slot = self._slots.get(ArchiveKey(task.id, kind))
@@ -133,7 +134,7 @@ class ArchiveRegistry:
             archive = slot.archive
         return archive if archive is not None and archive.index_error is None else None
 
-    def when_loaded(self, key: ArchiveKey, action: Callable[[Archive], object]) -> None:
+    def when_loaded(self, key: ArchiveKey, action: "Callable[[Archive], object]") -> None:
         """Call *action* with the archive: now, or after the load in flight, if there is either."""
         with self._lock:
             slot = self._slots.get(key)
@@ -143,7 +144,7 @@ class ArchiveRegistry:
         elif load is not None:
             load.when_done(action)
 
-    def is_current(self, key: ArchiveKey, archive: Archive) -> bool:
+    def is_current(self, key: ArchiveKey, archive: "Archive") -> bool:
         """Whether *archive* is the one in use."""
         slot = self._slots.get(key)
         return slot is not None and slot.archive is archive
@@ -167,7 +168,9 @@ class ArchiveRegistry:
                     self._match_record(slot, task, kind)
                     self._start_load(slot, task, kind, path, remote)
 
-    def await_archive(self, task: Task, kind: ArchiveKind, *, raw: bool = False) -> Archive | None:
+    def await_archive(
+        self, task: Task, kind: ArchiveKind, *, raw: bool = False
+    ) -> "Archive | None":
         """Return the archive as `get` does; wait for one that is late.
 
         Raises:
@@ -186,7 +189,7 @@ class ArchiveRegistry:
             with self._lock:
                 self._slot(ArchiveKey(task.id, kind)).absent_until_s = float("-inf")
 
-    def discard(self, key: ArchiveKey, archive: Archive) -> None:
+    def discard(self, key: ArchiveKey, archive: "Archive") -> None:
         """Stop using *archive*, because the store no longer has this version or it is damaged."""
         archive.forget_index()  # before another caller can load the archive again
         with self._lock:
@@ -245,7 +248,9 @@ class ArchiveRegistry:
             raise
         return load
 
-    def _run_load(self, slot: Slot, load: Load, remote: RemoteObject | None) -> Archive:
+    def _run_load(self, slot: Slot, load: Load, remote: RemoteObject | None) -> "Archive":
+        from taskfs.archive.open_archive import open_archive
+
         archive, is_absent = None, False
         try:
             if remote is None:
@@ -270,7 +275,7 @@ class ArchiveRegistry:
             self._finish_load(slot, load, archive, is_absent)
 
     def _finish_load(
-        self, slot: Slot, load: Load, archive: Archive | None, is_absent: bool
+        self, slot: Slot, load: Load, archive: "Archive | None", is_absent: bool
     ) -> None:
         with self._lock:  # in one step, so that no caller in between starts another load
             if slot.load is load:
@@ -288,7 +293,7 @@ class ArchiveRegistry:
         with self._lock:
             slot.abandoned_loads -= 1
 
-    def _use(self, slot: Slot, key: ArchiveKey, archive: Archive) -> None:
+    def _use(self, slot: Slot, key: ArchiveKey, archive: "Archive") -> None:
         self._observer.note_version(key, archive.version)
         slot.archive = archive
         self.epoch += 1
@@ -309,7 +314,7 @@ class ArchiveRegistry:
                 slot.archive = None
 
 
-def _is_still_unreadable(archive: Archive, before: Archive | None) -> bool:
+def _is_still_unreadable(archive: "Archive", before: "Archive | None") -> bool:
     """Whether *archive* is unreadable, and of the same version as the one in use."""
     is_same_version = before is not None and archive.version == before.version
     return is_same_version and archive.index_error is not None

@@ -35,8 +35,6 @@ from taskfs.tasks.live_file import LiveFile, Snapshot
 from taskfs.tasks.live_handle import LiveHandle
 from taskfs.tasks.live_tree import LiveDirectory, parse_listing
 
-# The statuses in which a machine serves the files of its task.
-LIVE_STATUSES: Final = frozenset({"computation-started", "computation-ended", "pending-kill"})
 # Files that the task runner writes, in whole lines.
 RUNNER_LOGS: Final = frozenset({b"stdout.txt", b"stderr.txt"})
 # In seconds: longest age of a listing, which costs the machine a walk over its directory.

@@ -3,13 +3,16 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from taskfs.errors import NotFound
-from taskfs.remote.live_messages import LiveMachine
+from taskfs.model import LIVE_STATUSES
 from taskfs.support.interruptible_wait import never
-from taskfs.tasks.live import LIVE_STATUSES, LiveFiles
 from taskfs.tasks.task_cache import TaskCache
+
+if TYPE_CHECKING:
+    from taskfs.remote.live_messages import LiveMachine
+    from taskfs.tasks.live import LiveFiles
 
 # In bytes: content kept of files that are not open, all tasks together. A search through the logs
 # of hundreds of tasks must not fill the memory.
@@ -25,7 +28,7 @@ class LiveTasks:
 
     def __init__(
         self,
-        machine: Callable[[str], LiveMachine],
+        machine: "Callable[[str], LiveMachine]",
         task_cache: TaskCache,
         *,
         timeout_s: float,
@@ -55,13 +58,15 @@ class LiveTasks:
         except NotFound:
             return False
 
-    def known_files(self, task_id: str) -> LiveFiles | None:
+    def known_files(self, task_id: str) -> "LiveFiles | None":
         """Return the files of a task if a program has looked at them; nothing is asked for."""
         with self._lock:
             return self._files.get(task_id)
 
-    def files(self, task_id: str) -> LiveFiles:
+    def files(self, task_id: str) -> "LiveFiles":
         """Return the files of a task, which should be live."""
+        from taskfs.tasks.live import LiveFiles
+
         with self._lock:
             files = self._files.get(task_id)
             if files is None:

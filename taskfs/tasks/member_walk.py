@@ -7,16 +7,18 @@ archive alone suffices (`TaskWalk`). Elsewhere each task would cost a round trip
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from taskfs.archive.archive import Archive
 from taskfs.archive.bounds import WHOLE_MEMBER
-from taskfs.archive.member_part import PartRead
 from taskfs.cache.block import BLOCK
 from taskfs.cache.readahead import ReadAheadBudget
 from taskfs.tasks.archive_kind import ArchiveKey
 from taskfs.tasks.archives import ArchiveRegistry
 from taskfs.tasks.task_walk import MAX_MEMBERS, TaskWalk, Walked
+
+if TYPE_CHECKING:
+    from taskfs.archive.archive import Archive
+    from taskfs.archive.member_part import PartRead
 
 # Tasks whose member is prefetched at once: twice the requests that the store gets at once.
 MAX_AHEAD: Final = 16
@@ -44,7 +46,7 @@ class MemberWalk:
         # The task and the part that were read last of each member; least recently read first.
         self._last: OrderedDict[Walked, tuple[str, PartRead]] = OrderedDict()
 
-    def note(self, key: ArchiveKey, read: PartRead) -> None:
+    def note(self, key: ArchiveKey, read: "PartRead") -> None:
         """Note that a handle on a member was closed, of which a part was *read*.
 
         The first task in which a member is read costs nothing more, so programs that read the many
@@ -69,7 +71,7 @@ class MemberWalk:
             return
         read = last[1]
 
-        def fetch(archive: Archive) -> None:
+        def fetch(archive: "Archive") -> None:
             if archive.prefetch_part(walked.path, read, _max_bytes(read)):
                 self._budget.register(self)
 
@@ -77,7 +79,7 @@ class MemberWalk:
             self._archives.when_loaded(ArchiveKey(task_id, walked.kind), fetch)
 
 
-def _max_bytes(read: PartRead) -> int:
+def _max_bytes(read: "PartRead") -> int:
     """Return how many bytes of one task to prefetch at most."""
     used = sum(len(each) for each in read.ranges())
     return min(WHOLE_MEMBER, max(BLOCK, SIZE_RATIO * used))

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from taskfs.model import TaskAPI
+from taskfs.model import LIVE_STATUSES, Task, TaskAPI
 from taskfs.support.interruptible_wait import Waiter
 from taskfs.support.stats import Stats
 from taskfs.tasks.archives import ArchiveRegistry
@@ -12,9 +12,11 @@ from taskfs.tasks.live_tasks import LiveTasks
 from taskfs.tasks.task_cache import TaskCache
 from taskfs.tree.handle_table import HandleTable
 from taskfs.tree.held_texts import HeldTexts
-from taskfs.tree.live_handle import OpenLiveFiles
+from taskfs.tree.open_live_files import OpenLiveFiles
 from taskfs.tree.page_cache import PageCache
 from taskfs.tree.view_nodes import Views
+
+LIVE: Final = "live"  # the directory of the files of a running task
 
 
 class TreeContext(NamedTuple):
@@ -39,3 +41,7 @@ class TreeContext(NamedTuple):
     engine_name: Callable[[], str] = str  # of the mount engine that serves; empty without a mount
     # The variables with which commands reach the embedded cloud; None for any other API.
     demo_environment: Mapping[str, str] | None = None
+
+    def lists_live(self, task: Task) -> bool:
+        """Whether the task's directory lists `live/`."""
+        return self.live is not None and task.status in LIVE_STATUSES

@@ -6,12 +6,11 @@ file that a program still has open when its task ends keeps its name until it is
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Final
 
 from taskfs.errors import NotFound, ReadOnly
-from taskfs.model import Task
+from taskfs.model import LIVE_STATUSES, Task
 from taskfs.tasks.archive_kind import ArchiveKind
-from taskfs.tasks.live import LIVE_STATUSES, LiveEnded, LiveFiles
+from taskfs.tasks.live import LiveEnded, LiveFiles
 from taskfs.tasks.live_file import HOLE_BYTES
 from taskfs.tasks.live_tasks import LiveTasks
 from taskfs.tree.archive_nodes import ArchiveRootNode
@@ -29,13 +28,6 @@ from taskfs.tree.nodes import (
     blocks_of,
     inode,
 )
-
-LIVE: Final = "live"
-
-
-def is_live_listed(task: Task, context: TreeContext) -> bool:
-    """Whether the task's directory lists `live/`."""
-    return context.live is not None and task.status in LIVE_STATUSES
 
 
 def live_attrs(path: str, task: Task, mode: int, size: int = 0) -> Attrs:

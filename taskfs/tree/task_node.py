@@ -8,14 +8,11 @@ from typing import Final
 from taskfs.errors import AlreadyTerminated, NotFound, ReadOnly, TaskFSError
 from taskfs.tasks.archive_kind import ArchiveKind
 from taskfs.tasks.known_tasks import CachedTask
-from taskfs.tree.archive_nodes import ArchiveRootNode
-from taskfs.tree.context import TreeContext
+from taskfs.tree.context import LIVE, TreeContext
 from taskfs.tree.handles import ControlHandle, Handle
 from taskfs.tree.held_texts import Text
-from taskfs.tree.live_nodes import LIVE, LiveDirectoryNode, is_live_listed
 from taskfs.tree.metadata_xattrs import MetadataAttributes
 from taskfs.tree.nodes import DIRECTORY_MODE, FILE_MODE, Attrs, Directory, Entry, Node, inode
-from taskfs.tree.raw_archive_node import RawArchiveNode
 from taskfs.tree.text_files import TEXT_FILES, TaskView, TextFile
 from taskfs.tree.text_node import TextNode
 
@@ -52,19 +49,25 @@ class TaskNode(MetadataAttributes, Directory):
             return KillNode(path, self._cached, self._context)
         task, archives = self._cached.task, self._context.archives
         if (kind := DIRECTORIES.get(name)) is not None:
+            from taskfs.tree.archive_nodes import ArchiveRootNode
+
             return ArchiveRootNode(path, task, kind, archives, self._context.page_cache)
         if name == LIVE and self._context.live is not None:
+            from taskfs.tree.live_nodes import LiveDirectoryNode
+
             return LiveDirectoryNode(path, b"", task, self._context.live, self._context)
         if (kind := _RAW.get(name)) is not None:
             archive = archives.await_archive(task, kind, raw=True)
             if archive is not None:
+                from taskfs.tree.raw_archive_node import RawArchiveNode
+
                 page_cache = self._context.page_cache
                 return RawArchiveNode(path, task, kind, archive, archives, page_cache)
         raise NotFound(f"there is no {path}")
 
     def children(self) -> Iterable[Entry]:
         files = [self.entry(name, FILE_MODE) for name in (*_TEXTS, KILL)]
-        live = (LIVE,) if is_live_listed(self._cached.task, self._context) else ()
+        live = (LIVE,) if self._context.lists_live(self._cached.task) else ()
         return [*files, *(self.entry(name, DIRECTORY_MODE) for name in (*DIRECTORIES, *live))]
 
     def _render(self, file: TextFile) -> Text:

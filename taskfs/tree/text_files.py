@@ -6,22 +6,24 @@ the manual page list the files too: `tests/unit/test_documents.py` compares them
 
 import time
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from taskfs.archive.archive import Archive
-from taskfs.archive.listing import Listing
 from taskfs.model import Task
 from taskfs.support.formatting import escape_controls, format_elapsed, format_size
 from taskfs.tasks.known_tasks import CachedTask
+
+if TYPE_CHECKING:
+    from taskfs.archive.archive import Archive
+    from taskfs.archive.listing import Listing
 
 
 class TaskView(NamedTuple):
     """The input of a text file; `archive` loads the index of the outputs when called."""
 
     cached: CachedTask
-    archive: Callable[[], Archive | None]
+    archive: "Callable[[], Archive | None]"
 
     @property
     def task(self) -> Task:
@@ -37,7 +39,7 @@ class TextFile(NamedTuple):
     """
 
     name: str
-    render: Callable[[TaskView], str | Listing]
+    render: "Callable[[TaskView], str | Listing]"
     mtime_ns: Callable[[TaskView], int]
     needs_record: bool = False
 
@@ -67,16 +69,18 @@ def _render_record(view: TaskView) -> str:
     return msgspec.json.format(view.task.record, indent=2).decode("utf-8", "replace") + "\n"
 
 
-def _render_output_files(view: TaskView) -> str | Listing:
+def _render_output_files(view: TaskView) -> "str | Listing":
     archive = view.archive()
     return "" if archive is None else list_members(archive)
 
 
-def list_members(archive: Archive) -> str | Listing:
+def list_members(archive: "Archive") -> "str | Listing":
     """Return the table of the archive's files in the format of the public client.
 
     For an archive whose files cannot be shown, return its size and the reason.
     """
+    from taskfs.archive.listing import Listing
+
     if archive.index_error is None:
         return Listing(archive.size, archive.index)
     why = escape_controls(str(archive.index_error))

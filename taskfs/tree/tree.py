@@ -5,17 +5,18 @@ A name that cannot exist causes no request.
 
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from taskfs.archive.index import Folder
 from taskfs.errors import NotFound
-from taskfs.tree.archive_nodes import ArchiveDirectoryNode, ArchiveRootNode
 from taskfs.tree.context import TreeContext
 from taskfs.tree.handle_table import HandleTable
 from taskfs.tree.lifetime import Lifetime
 from taskfs.tree.nodes import AttributedEntries, Attrs, Node
 from taskfs.tree.root_node import RootNode
 from taskfs.tree.task_node import DIRECTORIES
+
+if TYPE_CHECKING:
+    from taskfs.tree.archive_nodes import ArchiveDirectoryNode
 
 # Directories whose nodes are kept. A program works in one at a time, and a node is small.
 MAX_DIRECTORIES: Final = 256
@@ -52,6 +53,8 @@ class Tree:
         for name in parent.split("/"):
             if name:
                 node = node.lookup(name)
+        from taskfs.tree.archive_nodes import ArchiveDirectoryNode, ArchiveRootNode
+
         if isinstance(node, ArchiveRootNode):
             node = node.directory() or node
         if isinstance(node, ArchiveDirectoryNode):
@@ -91,10 +94,12 @@ class Tree:
         kind = DIRECTORIES.get(shown)
         if cached is None or kind is None:
             return False
+        from taskfs.archive.index import Folder
+
         archive = self.context.archives.peek(cached.task, kind)
         return archive is not None and isinstance(archive.index.lookup(inner), Folder)
 
-    def _directory(self, path: str) -> ArchiveDirectoryNode | None:
+    def _directory(self, path: str) -> "ArchiveDirectoryNode | None":
         """Return the directory of an archive at *path* if it was resolved shortly before."""
         cached = self._directories.get(path)
         if cached is None:

@@ -8,8 +8,8 @@ from typing import Final, NamedTuple
 from taskfs.model import Task
 from taskfs.tasks.changes import TaskChange
 from taskfs.tasks.known_tasks import CachedTask
+from taskfs.tree.context import LIVE
 from taskfs.tree.date_view import BY_DATE, link_name
-from taskfs.tree.live_nodes import LIVE
 from taskfs.tree.nodes import DIRECTORY_MODE, FILE_MODE, Attrs, Link, inode
 from taskfs.tree.task_node import task_attrs
 from taskfs.tree.text_files import TEXT_FILES, TaskView

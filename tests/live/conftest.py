@@ -13,9 +13,10 @@ import pytest
 
 from taskfs.demo.cloud import EmbeddedCloud
 from taskfs.errors import Unavailable
+from taskfs.model import LIVE_STATUSES
 from taskfs.remote.live_channel import LiveChannels
 from taskfs.remote.live_signalling import SignallingRequest
-from taskfs.tasks.live import LIVE_STATUSES, LiveFiles
+from taskfs.tasks.live import LiveFiles
 from tests.fake_api import FakeCloud
 from tests.mounts import NO_TURN_SERVER
 

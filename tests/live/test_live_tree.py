@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from taskfs.model import KNOWN_STATUSES
-from taskfs.tasks.live import LIVE_STATUSES, RECONNECT_S
+from taskfs.model import KNOWN_STATUSES, LIVE_STATUSES
+from taskfs.tasks.live import RECONNECT_S
 from taskfs.tasks.live_file import HOLE_BYTES
 from tests.fake_api import FakeCloud
 from tests.file_systems import FileSystem, assert_same, errno_of, text, walk

@@ -15,10 +15,11 @@ from taskfs.demo.cloud import EmbeddedCloud
 from taskfs.demo.machines.files import WrittenFiles
 from taskfs.demo.machines.signalling import RUNNING
 from taskfs.demo.machines.tracker import NoAnswer, Tail
+from taskfs.model import LIVE_STATUSES
 from taskfs.remote.live_channel import LiveChannels
 from taskfs.remote.live_messages import LS, Question, tail
 from taskfs.remote.live_signalling import SignallingRequest
-from taskfs.tasks.live import LIVE_STATUSES, LiveFiles
+from taskfs.tasks.live import LiveFiles
 from tests.fake_api import FakeCloud
 from tests.live.conftest import NO_SERVER, Requests
 from tests.live.machine_model import Clock, ModelMachine

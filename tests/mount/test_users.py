@@ -23,7 +23,8 @@ AS_NOBODY: Final = """
 import encodings.ascii, encodings.idna, encodings.latin_1, json, subprocess
 import os, platformdirs, requests, sys
 import taskfs.cli.main, taskfs.core, taskfs.fuse.mount, taskfs.fuse.engine_choice
-import taskfs.fuse.preload
+import taskfs.fuse.preload, taskfs.support.log_file
+taskfs.fuse.preload.load_rest()
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
