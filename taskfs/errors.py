@@ -45,6 +45,10 @@ class Unavailable(TaskFSError):
     errno = errno.ETIMEDOUT
 
 
+class Closed(Unavailable, RuntimeError):
+    """The file system is being closed: it accepts no more work. A RuntimeError, as of any pool."""
+
+
 class Unreachable(Unavailable):
     """No response is possible, so there are no retries; the text names the fix."""
 

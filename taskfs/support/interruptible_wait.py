@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Final, TypeVar
 
-from taskfs.errors import Interrupted, Unavailable
+from taskfs.errors import Closed, Interrupted, Unavailable
 from taskfs.support.wait_hook import announce_wait
 
 T = TypeVar("T")
@@ -51,7 +51,7 @@ class Waiter:
                     remaining_s = max(0.0, deadline_s - time.monotonic())
                     return future.result(timeout=min(POLL_S, remaining_s))
                 except concurrent.futures.CancelledError:
-                    raise Unavailable("there is no answer: the file system is closed") from None
+                    raise Closed("the file system is closed") from None
                 except concurrent.futures.TimeoutError:
                     if future.done():
                         return future.result()  # its own TimeoutError

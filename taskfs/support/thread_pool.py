@@ -17,6 +17,8 @@ from concurrent.futures import Executor, Future
 from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
 
+from taskfs.errors import Closed
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -72,13 +74,13 @@ class DaemonPool(Executor):
         Work that a thread of a pool submits is as old as the work that this thread runs.
 
         Raises:
-            RuntimeError: the pool is shut down.
+            Closed: the pool is shut down.
         """
         future: Future[T] = Future()
         since_s = submitted_s() or time.monotonic()
         with self._lock:
             if self._is_shut_down:
-                raise RuntimeError("the pool is shut down")
+                raise Closed("the file system is closed")
             self._work.put((future, since_s, partial(function, *args, **kwargs)))
             is_one_idle = self._threads.idle.acquire(blocking=False)
             if not is_one_idle and self._started < self._max_threads:

@@ -9,6 +9,7 @@ from typing import Final
 
 import pytest
 
+from taskfs.errors import Unavailable
 from taskfs.support import thread_pool
 from taskfs.support.thread_pool import DaemonPool, let_another_run
 from tests.fork_server import ROOT
@@ -103,8 +104,9 @@ def test_shutdown_cancels_queued_work() -> None:
     waiting = pool.submit(abs, 1)
     pool.shutdown(cancel_futures=True)
     assert waiting.cancelled()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError) as refused:
         pool.submit(abs, 1)
+    assert isinstance(refused.value, Unavailable)
     gate.set()
     assert running.result(PATIENCE_S)
     eventually(lambda: not any(t.name.startswith("test-shut-") for t in threading.enumerate()))
