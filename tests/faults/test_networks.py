@@ -391,7 +391,7 @@ def test_a_name_under_a_live_mount_is_transient(
 ) -> None:
     """X-22: Once the side has answered, a name that does not resolve is tried again."""
     routes.write_text(f"Iface\n{ROUTE}")
-    error = error_of("https://unknown.example/", timeout_s=1, answered=f"{cloud.api_url}/version")
+    error = error_of("https://unknown.example/", timeout_s=3, answered=f"{cloud.api_url}/version")
     assert type(error) is Unavailable and resolver["unknown.example"] > 1
 
 

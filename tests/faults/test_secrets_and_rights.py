@@ -60,7 +60,7 @@ def test_keys_and_signatures_are_nowhere(cloud: FakeCloud, tmp_path: Path) -> No
     file or other file below the user's home holds a key or a signature."""
     task = add_finished_task(cloud, make_files(1))
     home = tmp_path / "home"
-    with on_mount(cloud, home, {"log_level": "debug", "timeout": "300ms"}) as mount:
+    with on_mount(cloud, home, {"log_level": "debug", "timeout": "500ms"}) as mount:
         provoke(cloud, mount.path, task)
         (mount.path / task / "outputs/small").read_bytes()
         command = Path(f"/proc/{mount.pid}/cmdline").read_bytes()
