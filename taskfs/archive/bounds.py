@@ -14,7 +14,7 @@ DISORDER_SPANS: Final = 8
 STREAK_READS: Final = 2
 # Decode ahead twice what was read since the last jump, between these bounds.
 MIN_AHEAD_SPANS: Final = 8
-MAX_AHEAD_SPANS: Final = 32
+MAX_AHEAD_SPANS: Final = 64
 # Bytes. The kernel's first request is this long if the program reads 36 KiB or more at once, else
 # shorter.
 BULK_READ: Final = 128 << 10
