@@ -16,7 +16,7 @@ from tests.fake_api import FakeCloud
 from tests.fork_server import COMMAND
 
 DEVICE: Final = Path("/dev/fuse")
-TIMEOUT_S: Final = 30.0
+TIMEOUT_S: Final = 60.0
 # Refuses at once: the machines of tests are reached on loopback.
 NO_TURN_SERVER: Final = "127.0.0.1:9"
 # Runs a command with mounts of its own. It detaches the copies of the taskfs mounts of other tests,

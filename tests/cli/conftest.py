@@ -21,7 +21,7 @@ from tests import fork_server
 from tests.fake_api import FakeCloud
 from tests.fork_server import COMMAND, ROOT
 
-TIMEOUT_S = 30
+TIMEOUT_S = 60
 RETYPE_S = 10  # seconds after which a key without effect is pressed again
 
 # A shell ignores SIGINT in background jobs, and with it in these tests. A `preexec_fn` cannot reset

@@ -22,7 +22,7 @@ from tests.mounts import eventually
 from tests.zips import cheap_bytes
 
 WORDS: Final = cheap_bytes(2_000_000)
-TIMEOUT_S: Final = 30.0
+TIMEOUT_S: Final = 60.0
 
 
 def read_end(fs: TaskFileSystem, file: Any, path: str, answer: Any) -> None:

@@ -26,7 +26,7 @@ VIEWS = (".by-status", ".by-project", ".by-simulator", ".by-date")
 
 def listed_record(cloud: FakeCloud, task: str) -> object:
     headers = {"X-API-Key": cloud.api_key}
-    answer = requests.get(f"{cloud.api_url}/tasks?per_page=500", headers=headers, timeout=5)
+    answer = requests.get(f"{cloud.api_url}/tasks?per_page=500", headers=headers, timeout=30)
     return next(record for record in answer.json()["tasks"] if record["task_id"] == task)
 
 

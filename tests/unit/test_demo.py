@@ -40,7 +40,7 @@ class Client:
     def request(self, path: str, *, method: str = "GET", **options: Any) -> requests.Response:
         headers = {"X-API-Key": self.cloud.api_key}
         return self.session.request(
-            method, self.cloud.api_url + path, headers=headers, timeout=5, **options
+            method, self.cloud.api_url + path, headers=headers, timeout=30, **options
         )
 
     def tasks(self, **query: Any) -> list[dict[str, Any]]:
@@ -59,7 +59,7 @@ class Client:
     def fetch(self, url: str, *ranges: str, **headers: str) -> requests.Response:
         if ranges:
             headers["Range"] = f"bytes={','.join(ranges)}"
-        return self.session.get(url, headers=headers, timeout=5)
+        return self.session.get(url, headers=headers, timeout=30)
 
     def archive(self, path: str) -> zipfile.ZipFile:
         answer = self.fetch(self.url(path))
@@ -146,10 +146,10 @@ def test_ids_have_the_shape_of_the_service_and_finished_ones_never_change(demo: 
 
 def test_a_key_that_is_missing_wrong_or_rotated_away_is_refused(demo: Client) -> None:
     url, old = demo.cloud.api_url + "/tasks", demo.cloud.api_key
-    assert requests.get(url, timeout=5).status_code == 401
-    assert requests.get(url, headers={"X-API-Key": "no"}, timeout=5).json()["detail"]
+    assert requests.get(url, timeout=30).status_code == 401
+    assert requests.get(url, headers={"X-API-Key": "no"}, timeout=30).json()["detail"]
     demo.cloud.rotate_key()
-    assert requests.get(url, headers={"X-API-Key": old}, timeout=5).status_code == 401
+    assert requests.get(url, headers={"X-API-Key": old}, timeout=30).status_code == 401
     assert demo.request("/tasks").status_code == 200
 
 
@@ -510,7 +510,7 @@ def test_urls_expire_and_cannot_be_forged(empty: Client, clock: Clock) -> None:
     empty.cloud.put_object("a b/ö.zip", b"bytes")
     url = empty.url("a b/ö.zip")
     assert empty.fetch(url).content == b"bytes"
-    assert empty.session.head(url, timeout=5).status_code == 403
+    assert empty.session.head(url, timeout=30).status_code == 403
     for forged in (
         url + "0",
         url.replace("%20b", "%20c"),

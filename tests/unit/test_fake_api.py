@@ -39,7 +39,7 @@ def fetch(url: str, byte_range: str | None = None, timeout: float = 5) -> reques
 
 def ask(cloud: FakeCloud, path: str, method: str = "GET") -> requests.Response:
     headers = {"X-API-Key": cloud.api_key}
-    return requests.request(method, cloud.api_url + path, headers=headers, timeout=5)
+    return requests.request(method, cloud.api_url + path, headers=headers, timeout=30)
 
 
 def raw(url: str) -> tuple[bytes, OSError | None]:
@@ -47,7 +47,7 @@ def raw(url: str) -> tuple[bytes, OSError | None]:
     host, _, path = url.removeprefix("http://").partition("/")
     name, _, port = host.partition(":")
     received = b""
-    with socket.create_connection((name, int(port)), timeout=5) as connection:
+    with socket.create_connection((name, int(port)), timeout=30) as connection:
         connection.sendall(f"GET /{path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
         try:
             while chunk := connection.recv(1 << 16):
@@ -204,15 +204,15 @@ def test_an_answer_lost_after_the_request_had_its_effect(cloud: FakeCloud) -> No
 
 def test_refusing_connections_keeps_the_ports(cloud: FakeCloud, url: str) -> None:
     with requests.Session() as session:
-        assert session.get(url, timeout=5).status_code == 200
+        assert session.get(url, timeout=30).status_code == 200
         cloud.pause("store")
         with pytest.raises(requests.ConnectionError):
-            session.get(url, timeout=5)
+            session.get(url, timeout=30)
         assert ask(cloud, "/tasks").status_code == 200
         with socket.socket() as other, pytest.raises(OSError):
             other.bind(("127.0.0.1", urlsplit(url).port))  # of another program
         cloud.resume()
-        assert session.get(url, timeout=5).status_code == 200
+        assert session.get(url, timeout=30).status_code == 200
 
 
 def test_failing_all_and_recovering(cloud: FakeCloud, url: str) -> None:

@@ -269,7 +269,7 @@ def test_an_empty_object(cloud: FakeCloud, transport: Transport) -> None:
 
 def test_a_store_that_stalls(cloud: FakeCloud, signer: Signer) -> None:
     """X-3: A store that stalls is ETIMEDOUT."""
-    transport = Transport(timeout_s=0.5, stats=Stats(), endpoint="store")
+    transport = Transport(timeout_s=1.0, stats=Stats(), endpoint="store")
     store_object = StoreObject(PATH, signer, transport)
     version = store_object.fetch_tail(1).version
     cloud.faults.add("stall", side="store", times=None)
