@@ -150,7 +150,7 @@ def test_a_large_file(cloud: FakeCloud, new_files: NewFiles, task: str) -> None:
     is EFBIG."""
     content = b"".join(b"step %09d\n" % number for number in range(600_000))
     cloud.machine_files(task).write("large.log", content)
-    handle = new_files(task).open(b"large.log")
+    handle = new_files(task, 120.0).open(b"large.log")
     with pytest.raises(TooLarge):
         handle.read(0, 4096)
     size = handle.snapshot.size
