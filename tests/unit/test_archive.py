@@ -990,7 +990,7 @@ def test_many_open_files_read_alternately_decode_each_byte_about_once(
     """R-19: 64 threads with 200 open files decode each byte about once."""
     monkeypatch.setitem(DECODERS, DEFLATED, Counting)
     monkeypatch.setattr(Counting, "decoded", 0)
-    monkeypatch.setattr("taskfs.cache.readahead.IDLE_S", 60.0)  # a busy machine takes 2 s for a turn
+    monkeypatch.setattr("taskfs.cache.readahead.IDLE_S", 60.0)  # 2 s are short for a turn
     body = random.Random(10).randbytes((400 // count + 2) * SPAN)
     packed = deflate(body, 0)
     crc = zlib.crc32(body)
