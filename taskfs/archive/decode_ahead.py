@@ -1,6 +1,6 @@
 """`DecodeAhead`: how far one member is decoded ahead of a sequential reader."""
 
-from taskfs.archive.bounds import MAX_AHEAD_SPANS, MAX_STEP_SPANS, SPAN
+from taskfs.archive.bounds import MAX_AHEAD_SPANS, MAX_STEP_SPANS, SPAN, STRETCH
 from taskfs.archive.read_pattern import ReadPattern
 from taskfs.cache.readahead import ReadAheadBudget
 
@@ -41,7 +41,8 @@ class DecodeAhead:
         # Decode ahead only what stays in memory until it is read, however many members are open.
         is_parallel = self.workers > 1
         allowance = self._budget.allowance(self) // (1 if self._push_enabled or is_parallel else 4)
-        pattern.max_spans = MAX_AHEAD_SPANS * (self.workers + 1 if is_parallel else 1)
+        stretches = STRETCH // SPAN * (self.workers + 1)
+        pattern.max_spans = stretches if is_parallel else MAX_AHEAD_SPANS
         ahead = min(pattern.readahead_spans, allowance // SPAN)
         # Waking a thread costs as much as decoding a span, so wake it when half is used up.
         is_enough = pattern.next_span + ahead // 2 <= self._stop

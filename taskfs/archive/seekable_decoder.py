@@ -29,6 +29,14 @@ from taskfs.support.interruptible_wait import Waiter
 from taskfs.support.wait_hook import announce_wait
 
 
+class _LockedElsewhere(Exception):
+    """Another process, or another reader, decodes the next stretch."""
+
+
+def _raise_locked() -> None:
+    raise _LockedElsewhere
+
+
 class SeekableDecoder:
     """Random access to the decoded bytes of one member.
 
@@ -235,32 +243,37 @@ class SeekableDecoder:
             with self._decoder.lock:
                 self._decoder.cursors.add_from_disk(checkpoint)
             return
-        with self._decoder.lock:
-            cursor = self._decoder.cursors.nearest(index)
-            if cursor.busy or cursor.output_offset > reached:
-                return
-            cursor.busy = True
-        # The cursor stays busy from stretch to stretch, because to release it copies its input.
-        with self._moving(cursor):
-            while index * SPAN - cursor.output_offset >= STRETCH:
-                if not self._decode_stretch(cursor, index, disk):
-                    return
-
-    def _decode_stretch(self, cursor: DecodeCursor, index: int, disk: DiskCheckpoints) -> bool:
-        """Decode up to the next checkpoint, which is saved then, or up to span *index*.
-
-        Return False if another process has made a checkpoint meanwhile.
-        """
-        reached = cursor.output_offset
-        number = reached // STRETCH + 1
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(disk.lock(number, self._waiter.check))
+        with contextlib.ExitStack() as held:
+            # Before the cursor is busy, because this may wait, and others may need the cursor.
+            held.enter_context(disk.lock(reached // STRETCH + 1, self._waiter.check))
             if disk.nearest(index * SPAN, reached) is not None:
-                return False
-            self._decode_until(cursor, min(index, (number * STRETCH + DELAY) // SPAN), 1)
-            if self._writer is not None:
-                self._writer.when_saved(number, stack.pop_all().close)
-        return True
+                return  # another process has made it meanwhile
+            with self._decoder.lock:
+                cursor = self._decoder.cursors.nearest(index)
+                if cursor.busy or cursor.output_offset > reached:
+                    return
+                cursor.busy = True
+            # The cursor stays busy from stretch to stretch, because to release it copies its input.
+            with contextlib.suppress(_LockedElsewhere), self._moving(cursor):
+                self._decode_stretch(cursor, index, held)
+                while index * SPAN - cursor.output_offset >= STRETCH:
+                    number = cursor.output_offset // STRETCH + 1
+                    held.enter_context(disk.lock(number, _raise_locked))
+                    if disk.nearest(index * SPAN, cursor.output_offset) is not None:
+                        return
+                    self._decode_stretch(cursor, index, held)
+
+    def _decode_stretch(self, cursor: DecodeCursor, index: int, held: contextlib.ExitStack) -> None:
+        """Decode up to the next checkpoint, or up to span *index*.
+
+        Release the lock in *held* once the checkpoint is saved.
+        """
+        number = cursor.output_offset // STRETCH + 1
+        self._decode_until(cursor, min(index, (number * STRETCH + DELAY) // SPAN), 1)
+        if self._writer is not None:
+            self._writer.when_saved(number, held.pop_all().close)
+        else:
+            held.close()
 
     def _decode_span(self, cursor: DecodeCursor, index: int, stop: int) -> memoryview | None:
         """Decode as `_decode_until`, and release *cursor*.

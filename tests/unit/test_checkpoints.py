@@ -35,6 +35,7 @@ from taskfs.support.interruptible_wait import Waiter
 from taskfs.tasks.offline import FrozenCache
 from tests.archive_harness import DaemonPool, FakeObject, make_harness, member, run_threads
 from tests.caches import disk_use
+from tests.mounts import eventually
 from tests.zips import ROOT, build, cheap_bytes, deflate, file, flipped
 
 PIECE: Final = 64 << 10
@@ -494,6 +495,29 @@ def test_a_wait_for_another_process_can_be_interrupted(tmp_path: Path) -> None:
         with pytest.raises(Interrupted):
             two.check(len(BODY) - 4096)
         assert time.monotonic() - began < 20
+
+
+def test_a_wait_for_another_process_delays_no_near_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R-40: A reader that waits for another process's lock leaves the cursor to other readers."""
+    monkeypatch.setattr("taskfs.cache.range_locks.LOCK_TIMEOUT_S", 120.0)
+    one, two = Process(tmp_path), Process(tmp_path)
+
+    def read_far() -> None:
+        with contextlib.suppress(Interrupted):
+            two.check(len(BODY) - 4096)
+
+    far = threading.Thread(target=read_far, daemon=True)
+    with one.disk.lock(2, lambda: None):
+        far.start()
+        try:
+            eventually(lambda: two.stored == [1])  # next it waits for the lock
+            run_threads([lambda: two.check(STRETCH + 12 * SPAN)], timeout_s=30)
+            assert far.is_alive()
+        finally:
+            two.interrupted.set()
+            far.join(60)
 
 
 def test_readers_of_one_process_jump_at_once(tmp_path: Path) -> None:
