@@ -404,7 +404,7 @@ def test_known_finished_tasks_outlive_the_api(
     at most one operation waits a whole `--timeout`."""
     known, files = finished(cloud)
     running = cloud.add_task(status="computation-started")
-    timeout_s = 4.0
+    timeout_s = 8.0
     with mounted(timeout=f"{timeout_s:g}s", **QUICK) as mount:
         fs = Mounted(cloud, mount.path)
         before = seen(fs, known)
@@ -415,7 +415,7 @@ def test_known_finished_tasks_outlive_the_api(
             for name in ("status", "computation_time", "outputs/small"):
                 assert fs.read(f"{known}/{name}") == before[name]
             time.sleep(0.1)
-        assert time.monotonic() - began_s < 12 * timeout_s
+        assert time.monotonic() - began_s < 6 * timeout_s
         began_s = time.monotonic()
         for _ in range(12):
             assert_same(fs.read(f"{known}/info.json"), before["info.json"])
@@ -423,7 +423,7 @@ def test_known_finished_tasks_outlive_the_api(
             time.sleep(0.1)
         for name, body in files.items():
             assert_same(fs.read(f"{known}/outputs/{name}"), body)
-        assert time.monotonic() - began_s < 12 * timeout_s  # not 24 times
+        assert time.monotonic() - began_s < 6 * timeout_s  # not 24 times
         with refused(errno.EIO if how == "503" else errno.ETIMEDOUT):
             fs.read(f"{running}/status")
         cloud.faults.clear()
@@ -438,7 +438,7 @@ def test_tasks_known_from_an_earlier_mount_outlive_the_api(
     """O-12, O-13: Tasks that only an earlier mount has seen keep working while the API fails."""
     earlier = [finished(cloud)[0] for _ in range(8)]
     newest, _ = finished(cloud)
-    timeout_s = 4.0
+    timeout_s = 8.0
     with mounted() as mount:
         before = {task: seen(Mounted(cloud, mount.path), task) for task in earlier}
     with mounted(timeout=f"{timeout_s:g}s", last="1", **QUICK) as mount:
@@ -451,7 +451,7 @@ def test_tasks_known_from_an_earlier_mount_outlive_the_api(
             after = seen(fs, task)
             for name, body in before[task].items():
                 assert_same(after[name], body)
-        assert time.monotonic() - began_s < 2 * len(earlier) * timeout_s
+        assert time.monotonic() - began_s < len(earlier) * timeout_s
         with refused(errno.EIO if how == "503" else errno.ETIMEDOUT):
             fs.stat("x" * 25)
         cloud.faults.clear()
