@@ -4,10 +4,10 @@ import gc
 import signal
 from typing import Final
 
-# Allocations between two collections of the youngest generation (Python's default is 700 to 2000),
-# and how many of these one of the next generation follows. Modules, an archive's index (100,000
-# objects) and most requests make no cycles: frequent collections would take a tenth of the start,
-# and cost more than the requests.
+# Allocations between two collections of the youngest generation (Python's default is 700 to 2000).
+# The other numbers are collections of one generation before one of the next. Modules, an archive's
+# index (100,000 objects) and most requests make no cycles: frequent collections would take a tenth
+# of the start, and cost more than the requests.
 GC_THRESHOLDS: Final = (50_000, 20, 20)
 
 

@@ -46,7 +46,7 @@ class Unavailable(TaskFSError):
 
 
 class Closed(Unavailable, RuntimeError):
-    """The file system is being closed: it accepts no more work. A RuntimeError, as of any pool."""
+    """The file system is being closed. It is a RuntimeError too, as executors raise then."""
 
 
 class Unreachable(Unavailable):

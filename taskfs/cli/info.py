@@ -10,6 +10,7 @@ from taskfs.cli.failure_report import console_lines
 from taskfs.cli.options import Settings, config_options
 from taskfs.cli.output import format_json
 from taskfs.cli.task_ids import resolve_names, task_must_exist
+from taskfs.model import LIVE_STATUSES
 
 
 @click.command("info", short_help="Show a task's record and timeline.")
@@ -32,7 +33,6 @@ def command(settings: Settings, task_id: str, as_json: bool) -> None:
             record = client.task_detail(task_id)
         from taskfs.cli.last_write import describe_last_write, fetch_last_writes
         from taskfs.cli.task_report import report_lines, task_of
-        from taskfs.model import LIVE_STATUSES
 
         task = task_of(record)
         writes = fetch_last_writes(config, client, [task])

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from taskfs.errors import NotFound, TaskFSError, Unavailable
-from taskfs.model import Task
+from taskfs.model import LIVE_STATUSES, Task
 from taskfs.support.formatting import escape_controls, format_elapsed
 
 if TYPE_CHECKING:
@@ -78,14 +78,11 @@ class LastWrites:
         return found
 
     def _running(self, tasks: Sequence[Task]) -> list[Task]:
-        from taskfs.model import LIVE_STATUSES
-
         if not self._config.live or self._config.offline:
             return []
         return [task for task in tasks if task.status in LIVE_STATUSES]
 
     def _fetch_one(self, machines: "Machines", task_id: str, deadline_s: float) -> Written | None:
-        from taskfs.model import LIVE_STATUSES
         from taskfs.tasks.live import LiveFiles
 
         def is_live(_: float) -> bool:

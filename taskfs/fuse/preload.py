@@ -22,7 +22,7 @@ from taskfs.support.redaction import RedactingFormatter
 log = logging.getLogger(__name__)
 
 LOADED: Final = "all modules are loaded"
-# What the first look into an archive needs.
+# The modules that the first look into an archive needs.
 _ARCHIVES: Final = ("taskfs.tree.archive_nodes", "taskfs.archive.open_archive")
 # The first needed come first, because the files may be removed at any moment.
 _MODULES: Final = (
@@ -52,7 +52,7 @@ _CODECS: Final = ("idna", "punycode", "ascii", "latin-1", "cp437", "utf-8-sig", 
 
 
 def load_archives() -> None:
-    """Import what reads archives."""
+    """Import the modules that read archives."""
     _try_each(_import(name) for name in _ARCHIVES)
 
 

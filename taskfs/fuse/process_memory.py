@@ -1,4 +1,4 @@
-"""Memory of a long-running daemon: what glibc's malloc and Python keep is returned."""
+"""Return of memory that glibc's malloc and Python keep, in a long-running daemon."""
 
 import ctypes
 import gc

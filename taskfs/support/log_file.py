@@ -1,4 +1,4 @@
-"""`PrivateFile`: a log file; apart, because `logging.handlers` imports much."""
+"""`PrivateFile`, in a module of its own, because `logging.handlers` takes long to import."""
 
 import contextlib
 import logging.handlers

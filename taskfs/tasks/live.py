@@ -276,8 +276,8 @@ class LiveFiles:
         """Ask, again if the connection ends while the task is live.
 
         A machine may disconnect shortly before the status of its task changes, and the caller's
-        status may be older. So it is requested while there is no new connection, and once if an
-        answer takes `RECONNECT_S`. The reader that learns of the end wakes all others.
+        status may be older. So the status is requested while there is no new connection, and once
+        if no answer has come for `RECONNECT_S`. The reader that learns of the end wakes all others.
         """
         self._failures.check(None)
         if self._has_ended:  # the caller knew an older status, or the task runs again

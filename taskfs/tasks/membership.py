@@ -1,6 +1,6 @@
 """Removal of saved tasks that a response does not show, or a request for each.
 
-`UnfinishedUpdater` does it for the listing of all unfinished tasks.
+`UnfinishedUpdater` compares the saved tasks with the listing of all unfinished tasks.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
