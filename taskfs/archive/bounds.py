@@ -17,17 +17,18 @@ MIN_AHEAD_SPANS: Final = 8
 MAX_AHEAD_SPANS: Final = 64
 # Bytes. The kernel's first request is this long if the program reads 36 KiB or more at once, else
 # shorter.
-BULK_READ: Final = 128 << 10
+LONG_FIRST_READ: Final = 128 << 10
 # Decode up to this many spans in one call: most are pushed into the kernel's pages.
 MAX_STEP_SPANS: Final = 16
 # Bytes that all members together are decoded ahead: about half of the spans' memory.
 DECODE_AHEAD_BYTES: Final = 8 << 20
 
 # --- One member, in compressed bytes.
-# A bulk read fetches a member of up to this size whole, in one request with its local header.
+# A long first read (`read_pattern`) fetches a member of up to this size whole, in one request with
+# its local header.
 WHOLE_MEMBER: Final = 16 * BLOCK
-# A bulk read fetches this much of a longer member.
-EAGER_BYTES: Final = 4 * BLOCK
+# A long first read fetches this much of a longer member.
+FIRST_FETCH_BYTES: Final = 4 * BLOCK
 # The compressed bytes reach the decoder in pieces that double up to this size.
 MAX_PIECE: Final = 16 * BLOCK
 

@@ -41,7 +41,13 @@ class Directory(Protocol):
 
 
 def parse_entry(
-    directory: Directory, at: int, shift: int, root: str, number: int, *, is_from_windows: bool
+    directory: Directory,
+    at: int,
+    leading_bytes: int,
+    root: str,
+    number: int,
+    *,
+    is_from_windows: bool,
 ) -> Member:
     """Return the entry at *at*, the one with this *number*, which is beneath *root*.
 
@@ -53,7 +59,7 @@ def parse_entry(
     length = CENTRAL.size + fields[10] + fields[11]
     if length > len(entry):
         entry = directory[at : at + length]
-    member = read_member(entry, 0, fields, shift, root, number, is_from_windows)
+    member = read_member(entry, 0, fields, leading_bytes, root, number, is_from_windows)
     if member is None:
         raise CorruptData("the index of the archive was changed while it was in use")
     return member
@@ -69,7 +75,7 @@ def read_member(
     directory: bytes,
     at: int,
     fields: tuple[Any, ...],
-    shift: int,
+    leading_bytes: int,
     root: str,
     number: int,
     is_from_windows: bool,
@@ -103,7 +109,7 @@ def read_member(
     if not name.startswith(root):
         return None
     path = name[len(root) :]
-    start = min(offset + shift, MAX_OFFSET)
+    start = min(offset + leading_bytes, MAX_OFFSET)
     is_executable = bool(fields[15] & ANY_EXECUTE and is_program(fields))
     rest = mtime_ns, raw_name, number, is_executable
     return Member(path, size, compressed, crc, method, flags, start, *rest)

@@ -15,7 +15,7 @@ from taskfs.archive.disk_checkpoints import DiskCheckpoints
 
 # Decoded bytes by which a cursor has passed a checkpoint before it is saved. The compressed bytes
 # in which the next block is looked for are then in memory.
-DELAY: Final = 8 * SPAN
+SAVE_DELAY: Final = 8 * SPAN
 # Checkpoints that wait to be saved, with some 120 KB each; others are not saved meanwhile.
 MAX_QUEUED: Final = 4
 
@@ -50,7 +50,7 @@ class CheckpointWriter:
         at = cursor.output_offset
         with self._lock:
             passed = self._passed.get(cursor)
-            if passed and (at >= passed.checkpoint.output_offset + DELAY or cursor.is_at_end):
+            if passed and (at >= passed.checkpoint.output_offset + SAVE_DELAY or cursor.is_at_end):
                 del self._passed[cursor]
                 self._submit(passed)
         if at % STRETCH or cursor.is_at_end or self._disk.has(at // STRETCH):

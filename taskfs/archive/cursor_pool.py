@@ -84,7 +84,7 @@ class CursorPool:
         """Drop all checkpoints, and the cursors that began at one from the disk cache."""
         self._from_disk = []
         self.checkpoints = []
-        for cursor in [c for c in self._cursors if c.is_resumed]:
+        for cursor in [c for c in self._cursors if c.is_from_disk]:
             self.discard(cursor)
 
     def idle_between(self, first: int, stop: int) -> list[DecodeCursor]:

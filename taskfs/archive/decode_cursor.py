@@ -63,7 +63,7 @@ class DecodeCursor:
         self.output = memoryview(b"")  # filled up to `decoded`; never moved or resized
         self.decoded = 0
         self.busy = False
-        self.is_resumed = False  # it began at a checkpoint from the disk cache
+        self.is_from_disk = False  # it began at a checkpoint from the disk cache
         self._decoder = decoder
         self._size = size
         self._expected_crc = crc
@@ -84,7 +84,7 @@ class DecodeCursor:
             checkpoint.skip,
         )
         cursor.part = Part(checkpoint.output_offset)
-        cursor.is_resumed = checkpoint.is_from_disk
+        cursor.is_from_disk = checkpoint.is_from_disk
         cursor._needs_input = False
         return cursor
 

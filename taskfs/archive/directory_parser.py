@@ -74,7 +74,7 @@ def split_entries(pieces: Iterable[Buffer]) -> Iterator[tuple[bytes, int, int, t
 
 
 def read_rows(
-    pieces: Iterable[Buffer], shift: int, root: str, *, is_from_windows: bool
+    pieces: Iterable[Buffer], leading_bytes: int, root: str, *, is_from_windows: bool
 ) -> Iterator[Row]:
     """Yield the entries beneath *root* of the central directory *pieces*; see `split_entries`."""
     header, skip = CENTRAL.size, len(root)
@@ -91,13 +91,13 @@ def read_rows(
             mtime_ns = dos_ns(fields[6], fields[5])
         is_odd = is_from_windows or "//" in name or "/." in name or name[:2] == "./"
         if mtime_ns is None or is_odd:
-            member = read_member(part, at, fields, shift, root, number, is_from_windows)
+            member = read_member(part, at, fields, leading_bytes, root, number, is_from_windows)
             if member is not None:
                 path, size, compressed, _, _, _, start, time_ns, _, _, is_executable = member
                 yield number, entry_at, path, size, compressed, start, time_ns, is_executable
         elif name.startswith(root):
             is_executable = bool(fields[15] & ANY_EXECUTE and is_program(fields))
-            start, compressed, size = fields[16] + shift, fields[8], fields[9]
+            start, compressed, size = fields[16] + leading_bytes, fields[8], fields[9]
             yield number, entry_at, name[skip:], size, compressed, start, mtime_ns, is_executable
 
 

@@ -26,12 +26,13 @@ MIN_TAIL: Final = EOCD.size + MAX_COMMENT + EOCD64_LOCATOR.size + EOCD64.size
 class EndRecord(NamedTuple):
     """Where the central directory lies: [start, stop) of the object.
 
-    `shift` is added to every offset of the archive: the length of data that precedes it.
+    `leading_bytes` is the length of other data that precedes the archive in the object (such as a
+    program that unpacks it): it is added to every offset that the archive states.
     """
 
     start: int
     stop: int
-    shift: int
+    leading_bytes: int
 
 
 def find_end(tail: bytes, tail_start: int) -> EndRecord:
@@ -106,12 +107,12 @@ def _read_end(tail: bytes, tail_start: int, at: int) -> EndRecord:
     if entries and not size:
         raise CorruptData("the end record counts members, but gives their directory no length")
     start = stop - size
-    shift = start - offset
-    if start < 0 or shift < 0:
+    leading_bytes = start - offset
+    if start < 0 or leading_bytes < 0:
         raise CorruptData("the end record points outside the archive")
     if size > MAX_DIRECTORY:
         raise Unsupported(f"the archive's directory is larger than {MAX_DIRECTORY >> 20} MiB")
-    return EndRecord(start, stop, shift)
+    return EndRecord(start, stop, leading_bytes)
 
 
 def _read_zip64_end(tail: bytes, tail_start: int, locator: int) -> tuple[int, int, int, int]:

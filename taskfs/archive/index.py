@@ -171,7 +171,7 @@ class ArchiveIndex:
         """Return the member at this position of `members`."""
         head, tables = self.head, self.tables
         return parse_entry(
-            *(self._content, tables["entry_at"][number], head.end.shift, head.root),
+            *(self._content, tables["entry_at"][number], head.end.leading_bytes, head.root),
             tables["number"][number],
             is_from_windows=head.is_from_windows,
         )
@@ -220,7 +220,7 @@ class ArchiveIndex:
         begin, last = offsets[0], offsets[-1]
         stop = last + entry_length(self._content[last : last + CENTRAL.size])
         entries = self._content[begin:stop]
-        settings = (head.end.shift, head.root)
+        settings = (head.end.leading_bytes, head.root)
         rows = read_rows([entries], *settings, is_from_windows=head.is_from_windows)
         wanted = 0
         for _, at, path, size, compressed, _, mtime_ns, is_executable in rows:

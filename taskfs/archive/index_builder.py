@@ -1,7 +1,9 @@
 """Building the index of an archive in one pass over its central directory.
 
 A build takes some 5 bytes of memory for each member. The rest is in files if the archive is large:
-the directory, with the names, and the columns of the members.
+the directory, with the names, and the columns of the members. `index_layout` explains the tables
+and their words (child, bucket), `member_columns` and `name_sorter` how rows are collected (latest,
+partition), `folder_builder` the columns of the folders.
 """
 
 import logging
@@ -103,11 +105,14 @@ class _Builder:
         folders, columns, is_shown = self._folders, self._columns, self._is_shown
         parts = self._store(iter(pieces))
         self._read_members(parts)
-        for _ in parts:  # parsing stops at a digital signature, but the tables follow after it
+        # The parser stops at a digital signature. Take the remaining parts too, because that writes
+        # them, and the tables come after them.
+        for _ in parts:
             pass
         self._names.add(folders.name_rows())
+        # Each member at the path of a folder, and this folder, in turn.
         shadowed = hide_equal_names(self._names.sort(), self._path, is_shown)
-        if not any(is_shown) and folders.first_entry[0] < 0:
+        if not any(is_shown) and folders.first_entry[0] < 0:  # neither a member nor a folder
             self._log_nothing_shown()
         first_member = first_members(columns.items("parent"), is_shown, folders.parent)
         self._remove_shadowed(shadowed, first_member)
@@ -154,7 +159,9 @@ class _Builder:
         add_parent, add_start = latest["parent"].append, latest["start"].append
         add_time, add_line = latest["time"].append, latest["line"].append
         member = 0
-        rows = read_rows(pieces, self._end.shift, self._root, is_from_windows=self._is_from_windows)
+        rows = read_rows(
+            pieces, self._end.leading_bytes, self._root, is_from_windows=self._is_from_windows
+        )
         for number, at, path, size, compressed, start, mtime_ns, _ in rows:
             if number >= MAX_ENTRIES:
                 raise Unsupported(f"the archive has more than {MAX_ENTRIES} members")
@@ -219,7 +226,12 @@ class _Builder:
 
     def _name(self, member: int) -> bytes:
         found = parse_entry(
-            *(self._writer, self._columns.item("entry_at", member), self._end.shift, self._root),
+            *(
+                self._writer,
+                self._columns.item("entry_at", member),
+                self._end.leading_bytes,
+                self._root,
+            ),
             self._columns.item("number", member),
             is_from_windows=self._is_from_windows,
         )
@@ -248,6 +260,7 @@ class _Builder:
             log.warning("archive: %d files that are also directories are left out", count)
 
     def _is_folder_shown(self, folder: int, first_member: "array[int]") -> bool:
+        """Whether there is a shown member beneath the folder, or an entry of it or beneath it."""
         return first_member[folder] >= 0 or self._folders.first_entry[folder] >= 0
 
     def _shown_names(self, first_member: "array[int]") -> "Iterator[array[int]]":

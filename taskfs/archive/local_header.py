@@ -38,10 +38,10 @@ class LocalHeaders:
         stop = guess_data_start(member) + member.compressed_size
         return min(stop, self._directory_start)
 
-    def data_start(self, member: Member, wanted: int = 0) -> int:
+    def data_start(self, member: Member, data_bytes: int = 0) -> int:
         """Return the offset of the member's first data byte in the archive.
 
-        The header is fetched together with the first *wanted* bytes of data; a member of up to
+        The header is fetched together with the first *data_bytes* bytes of data; a member of up to
         one block always comes whole.
 
         Raises:
@@ -52,7 +52,7 @@ class LocalHeaders:
         at = member.header_offset
         if at + LOCAL.size > self._directory_start:
             raise CorruptData(f"{member.path}: the member lies outside the archive")
-        first = BLOCK if member.compressed_size <= BLOCK else wanted
+        first = BLOCK if member.compressed_size <= BLOCK else data_bytes
         stop = guess_data_start(member) + min(first, member.compressed_size)
         self._blocks.prefetch(at, min(stop, self._directory_start))
         header = self._blocks.read_at(at, LOCAL.size + len(member.raw_name))

@@ -2,17 +2,17 @@
 
 from typing import NamedTuple
 
-from taskfs.archive.bounds import BULK_READ, EAGER_BYTES, HEAD_BYTES, WHOLE_MEMBER
+from taskfs.archive.bounds import FIRST_FETCH_BYTES, HEAD_BYTES, LONG_FIRST_READ, WHOLE_MEMBER
 from taskfs.archive.decoders import STORED
 from taskfs.archive.local_header import EXTRA_GUESS, guess_data_start
 from taskfs.archive.member import Member
 from taskfs.cache.block import BLOCK
 
 
-def eager_bytes(member: Member) -> int:
-    """Return how many compressed bytes the first bulk read of *member* fetches."""
+def first_fetch_bytes(member: Member) -> int:
+    """Return how many compressed bytes a long first read of *member* fetches."""
     packed = member.compressed_size
-    return packed if packed <= WHOLE_MEMBER else EAGER_BYTES
+    return packed if packed <= WHOLE_MEMBER else FIRST_FETCH_BYTES
 
 
 class PartRead(NamedTuple):
@@ -43,7 +43,8 @@ class PartRead(NamedTuple):
             return [range(member.header_offset, begin), data]
         packed = member.compressed_size
         if packed > BLOCK and self.stop < member.size:
-            eager = eager_bytes(member) if not self.start and self.stop >= BULK_READ else 0
+            is_long = not self.start and self.stop >= LONG_FIRST_READ
+            fetched = first_fetch_bytes(member) if is_long else 0
             decoded = packed * self.stop // member.size + HEAD_BYTES
-            packed = min(packed, max(eager, decoded))
+            packed = min(packed, max(fetched, decoded))
         return [range(member.header_offset, begin + packed)]

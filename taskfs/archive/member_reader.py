@@ -9,9 +9,9 @@ from taskfs.archive.decoders import STORED, decode_whole
 from taskfs.archive.integrity import IntegrityTable, MemberIntegrity, Verification, wrong_crc
 from taskfs.archive.local_header import LocalHeaders, guess_data_start
 from taskfs.archive.member import Member
-from taskfs.archive.member_part import PartRead, eager_bytes
+from taskfs.archive.member_part import PartRead, first_fetch_bytes
 from taskfs.archive.prefetch import Prefetcher
-from taskfs.archive.read_pattern import is_bulk_read
+from taskfs.archive.read_pattern import is_long_first_read
 from taskfs.archive.seekable_decoder import SeekableDecoder
 from taskfs.cache.block import BLOCK
 from taskfs.cache.block_reader import BlockReader
@@ -51,8 +51,8 @@ class MemberReader(ABC):
         self._start: int | None = None  # of the data in the archive
         self._reached = 0  # the end of the furthest read
         self._begin = member.size  # the lowest offset that was read
-        self._own = MemberIntegrity(member)
-        self._shared = self._find_integrity()
+        self._own = MemberIntegrity(member)  # of the bytes that this handle returned
+        self._shared = self._find_integrity()  # of the bytes that any handle returned
 
     def read_at(self, offset: int, size: int) -> Buffer:
         """Return the bytes [offset, offset + size) of the member, fewer only at its end.
@@ -148,11 +148,14 @@ class MemberReader(ABC):
         self._shared.add(offset, piece, crc)
         return piece
 
-    def _locate(self, wanted: int = 0) -> int:
-        """Return where the member's data begins in the archive; looked up once."""
+    def _locate(self, data_bytes: int = 0) -> int:
+        """Return where the member's data begins in the archive; looked up once.
+
+        The look-up fetches the first *data_bytes* bytes of the data as well.
+        """
         start = self._start
         if start is None:
-            start = self._start = self._context.headers.data_start(self.member, wanted)
+            start = self._start = self._context.headers.data_start(self.member, data_bytes)
         return start
 
     @abstractmethod
@@ -211,8 +214,8 @@ class CompressedReader(MemberReader):
         self._release()
         super().drop_cached()
 
-    def _acquire(self, wanted: int) -> SeekableDecoder:
-        start = self._locate(wanted)
+    def _acquire(self, data_bytes: int) -> SeekableDecoder:
+        start = self._locate(data_bytes)
         with self._lock:
             if self._decoder is None:
                 in_sequence = self._context.prefetch.is_sequential
@@ -222,8 +225,8 @@ class CompressedReader(MemberReader):
             return self._decoder
 
     def _read(self, offset: int, size: int) -> Buffer:
-        bulk = is_bulk_read(offset, offset + size)
-        decoder = self._acquire(eager_bytes(self.member) if bulk else 0)
+        is_long = is_long_first_read(offset, offset + size)
+        decoder = self._acquire(first_fetch_bytes(self.member) if is_long else 0)
         if self.member.compressed_size <= BLOCK:
             decoder.verify()
         return decoder.read_at(offset, size)

@@ -1,8 +1,8 @@
 """`ReadPattern`: whether one member is read in order, and how far ahead of that to decode."""
 
 from taskfs.archive.bounds import (
-    BULK_READ,
     DISORDER_SPANS,
+    LONG_FIRST_READ,
     MAX_AHEAD_SPANS,
     MIN_AHEAD_SPANS,
     SPAN,
@@ -10,9 +10,9 @@ from taskfs.archive.bounds import (
 )
 
 
-def is_bulk_read(offset: int, stop: int) -> bool:
-    """Whether a first read of [offset, stop) comes from a program that will read on."""
-    return not offset and stop >= BULK_READ
+def is_long_first_read(offset: int, stop: int) -> bool:
+    """Whether a read of [offset, stop) begins a member and is so long that its program reads on."""
+    return not offset and stop >= LONG_FIRST_READ
 
 
 class ReadPattern:
@@ -54,5 +54,5 @@ class ReadPattern:
             self.has_jumped = True
             self._streak = 0
             self.next_span, self._first_span = after, first
-        if is_bulk_read(offset, stop):
+        if is_long_first_read(offset, stop):
             self._streak = max(self._streak, STREAK_READS)

@@ -3,8 +3,8 @@
 The decoded bytes are cut into spans of `SPAN` bytes. A cursor decodes forward, puts every span into
 a bounded cache, and every few MiB leaves a checkpoint: a copy of the decoder's state, from which a
 later read starts instead of from the first byte. Checkpoints in the disk cache serve other
-processes, and later ones. Each chain of decoding starts at the member's first byte, possibly in
-another process, so the cursor that reaches the end knows the CRC-32 of the whole member.
+processes, and later ones. A checkpoint carries the CRC-32 of the bytes before it, so a cursor that
+reaches the end knows the CRC-32 of the whole member, wherever it started.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from concurrent.futures import Executor
 
 from taskfs.archive.ahead_workers import AheadWorkers
 from taskfs.archive.bounds import DISORDER_SPANS, SPAN, STRETCH
-from taskfs.archive.checkpoint_writer import DELAY, CheckpointWriter
+from taskfs.archive.checkpoint_writer import SAVE_DELAY, CheckpointWriter
 from taskfs.archive.cursor_pool import CursorPool
 from taskfs.archive.decode_ahead import DecodeAhead
 from taskfs.archive.decode_cursor import DecodeCursor, Source
@@ -190,28 +190,28 @@ class SeekableDecoder:
                 self._decoder.demote(passed)
             return piece
 
-    def _find_span(self, index: int, wanted: int | None) -> memoryview | None:
+    def _find_span(self, index: int, offset: int | None) -> memoryview | None:
         """Return the span *index* if it is cached. The caller holds the lock.
 
-        *wanted* is an offset in the span; a thread that waited too long for another thread's cursor
+        *offset* is a byte of the span; a thread that waited too long for another thread's cursor
         passes it. If that cursor has decoded the byte there, return the decoded part of the span.
         """
         extent = self._decoder.find(index)
         if extent is not None:
             return memoryview(extent.body)[(index - extent.first) * SPAN :]
-        if wanted is None:
+        if offset is None:
             return None
         cursor = self._decoder.cursors.nearest(index)
         at = index * SPAN - cursor.output_offset
         # Without the member's last byte: the CRC-32 is checked before it is returned.
         stop = min(cursor.decoded, self.size - 1 - cursor.output_offset)
-        return cursor.output[at:stop] if cursor.busy and at + wanted < stop else None
+        return cursor.output[at:stop] if cursor.busy and at + offset < stop else None
 
     def _distant_start(self, index: int) -> int | None:
-        """Return the offset of the nearest cursor if the disk may have a nearer checkpoint.
+        """Return where decoding would start, if the disk may have a checkpoint nearer to the span.
 
-        None if the cursor is busy, or less than a stretch before span *index*. The caller holds the
-        lock.
+        It would start at a cursor, at a checkpoint in memory, or at 0. Return None if that cursor
+        is busy, or the start is less than a stretch before span *index*. The caller holds the lock.
         """
         if self._decoder.disk is None:
             return None
@@ -221,8 +221,8 @@ class SeekableDecoder:
     def _claim_cursor(self, index: int, has_waited: bool) -> DecodeCursor | None:
         """Return the nearest cursor before span *index*, now busy. The caller holds the lock.
 
-        Return None if another thread uses that cursor, or is about to: a worker decodes more at
-        once.
+        Return None if another thread uses that cursor, or if a worker is about to take it: a worker
+        decodes in longer steps.
         """
         cursor = self._decoder.cursors.nearest(index)
         if cursor.busy or (self._workers.is_starting and not has_waited):
@@ -264,12 +264,12 @@ class SeekableDecoder:
                     self._decode_stretch(cursor, index, held)
 
     def _decode_stretch(self, cursor: DecodeCursor, index: int, held: contextlib.ExitStack) -> None:
-        """Decode up to the next checkpoint, or up to span *index*.
+        """Decode `SAVE_DELAY` past the next checkpoint, so that it is saved, or up to span *index*.
 
         Release the lock in *held* once the checkpoint is saved.
         """
         number = cursor.output_offset // STRETCH + 1
-        self._decode_until(cursor, min(index, (number * STRETCH + DELAY) // SPAN), 1)
+        self._decode_until(cursor, min(index, (number * STRETCH + SAVE_DELAY) // SPAN), 1)
         if self._writer is not None:
             self._writer.when_saved(number, held.pop_all().close)
         else:
@@ -294,7 +294,7 @@ class SeekableDecoder:
         try:
             yield
         except CorruptData:
-            if not cursor.is_resumed:
+            if not cursor.is_from_disk:
                 raise
             self._decoder.drop_disk_checkpoints()
         finally:
@@ -308,8 +308,9 @@ class SeekableDecoder:
     def _decode_until(self, cursor: DecodeCursor, index: int, stop: int) -> memoryview:
         """Decode until the bytes [0, stop) of the span *index* are there; return the span so far.
 
-        A member that is decoded at once gives more, as far as its input is in memory. The member's
-        last bytes are returned only after its end was seen and its CRC-32 is right.
+        A member that is decoded in one go, to be pushed, gives more, as far as its input is in
+        memory. The member's last bytes are returned only after its end was seen and its CRC-32 is
+        right.
         """
         start = index * SPAN
         is_last = start + stop >= self.size

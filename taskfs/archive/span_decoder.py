@@ -74,7 +74,7 @@ class SpanDecoder:
         if output is None:
             return None
         with self.lock:
-            if cursor.is_resumed and cursor not in self.cursors:
+            if cursor.is_from_disk and cursor not in self.cursors:
                 raise CorruptData("the checkpoint proved wrong")
             # In one step, so that a thread that finds the cursor past a span finds the span too.
             index, count = cursor.output_offset // SPAN, -(-len(output) // SPAN)

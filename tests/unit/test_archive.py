@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from taskfs.archive.archive import Archive
-from taskfs.archive.bounds import EAGER_BYTES, SPAN, WHOLE_MEMBER
+from taskfs.archive.bounds import FIRST_FETCH_BYTES, SPAN, WHOLE_MEMBER
 from taskfs.archive.decoders import DECODERS, DeflateDecoder
 from taskfs.archive.local_header import LOCAL
 from taskfs.archive.member_reader import MemberReader
@@ -980,7 +980,7 @@ def test_a_part_of_a_long_member_comes_with_its_local_header() -> None:
         assert reader_of(archive, "x").read_at(0, SPAN) == body[:SPAN]
         harness.settle()
         start, stop = remote.requests[0]
-        assert EAGER_BYTES <= stop - start <= EAGER_BYTES + BLOCK
+        assert FIRST_FETCH_BYTES <= stop - start <= FIRST_FETCH_BYTES + BLOCK
 
 
 @pytest.mark.parametrize("count", [8, 60, 150])

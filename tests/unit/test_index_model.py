@@ -58,9 +58,9 @@ class ModelFolder:
 def model_of(directory: bytes, end: EndRecord) -> tuple[list[Member], ModelFolder]:
     members: dict[str, Member] = {}
     times: dict[str, int] = {}
-    for row in read_rows([directory], end.shift, ROOT, is_from_windows=False):
+    for row in read_rows([directory], end.leading_bytes, ROOT, is_from_windows=False):
         number, at, *_ = row
-        member = parse_entry(directory, at, end.shift, ROOT, number, is_from_windows=False)
+        member = parse_entry(directory, at, end.leading_bytes, ROOT, number, is_from_windows=False)
         assert row[2:] == (
             *(member.path, member.size, member.compressed_size, member.header_offset),
             *(member.mtime_ns, member.is_executable),
