@@ -9,13 +9,14 @@ from weakref import WeakKeyDictionary
 
 from taskfs.archive import isal
 from taskfs.archive.block_start import find_block_start
-from taskfs.archive.bounds import SPAN, STRETCH
+from taskfs.archive.bounds import MAX_STEP_SPANS, SPAN, STRETCH
 from taskfs.archive.decode_cursor import Checkpoint, DecodeCursor, Source
 from taskfs.archive.disk_checkpoints import DiskCheckpoints
 
 # Decoded bytes by which a cursor has passed a checkpoint before it is saved. The compressed bytes
-# in which the next block is looked for are then in memory.
-SAVE_DELAY: Final = 8 * SPAN
+# in which the next block is looked for are then in memory. From one delay to the next, a jump takes
+# few steps, all of the largest size: pooled buffers of other sizes would have to be cleared.
+SAVE_DELAY: Final = MAX_STEP_SPANS * SPAN
 # Checkpoints that wait to be saved, with some 120 KB each; others are not saved meanwhile.
 MAX_QUEUED: Final = 4
 

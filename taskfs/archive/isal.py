@@ -53,12 +53,15 @@ class BlockDecoder:
 
     def __init__(self, library: Any, saved: bytes | None = None) -> None:
         self._library = library
-        self._state = bytearray(saved or b"").ljust(STATE_SIZE, b"\0")
+        self._state = bytearray(STATE_SIZE)
         self._fed: Buffer = b""  # the library reads it in place
         self._head = _Head.from_buffer(self._state)
         self._address = ctypes.addressof(self._head)
         if saved is None:
             library.isal_inflate_init(self._address)
+        else:
+            memoryview(self._state)[: len(saved)] = saved
+            self._head.avail_in = 0
 
     @property
     def reached_end(self) -> bool:
@@ -84,9 +87,8 @@ class BlockDecoder:
 
     def snapshot(self) -> "Callable[[], BlockDecoder]":
         valid = int.from_bytes(self._state[VALID_AT : VALID_AT + 4], "little")
-        state = self._state[: TMP_OUT_AT + valid]
-        _Head.from_buffer(state).avail_in = 0
-        return partial(BlockDecoder, self._library, bytes(state))
+        state = bytes(memoryview(self._state)[: TMP_OUT_AT + valid])
+        return partial(BlockDecoder, self._library, state)
 
     def stop_after_block(self) -> bool:
         """Let `decode` end at the end of the present block; return False if it is the last one.

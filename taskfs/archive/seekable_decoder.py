@@ -269,7 +269,7 @@ class SeekableDecoder:
         Release the lock in *held* once the checkpoint is saved.
         """
         number = cursor.output_offset // STRETCH + 1
-        self._decode_until(cursor, min(index, (number * STRETCH + SAVE_DELAY) // SPAN), 1)
+        self._decode_until(cursor, min(index, (number * STRETCH + SAVE_DELAY) // SPAN - 1), 1)
         if self._writer is not None:
             self._writer.when_saved(number, held.pop_all().close)
         else:
@@ -315,8 +315,8 @@ class SeekableDecoder:
         start = index * SPAN
         is_last = start + stop >= self.size
         while True:
-            skipped = self._decoder.largest_step(cursor.output_offset, start)
-            spans = max(self._ahead.step_spans(), skipped)
+            needed = self._decoder.largest_step(cursor.output_offset, start + SPAN)
+            spans = max(self._ahead.step_spans(), needed)
             is_there = start - cursor.output_offset + stop <= cursor.decoded and not is_last
             if is_there and (spans == 1 or not cursor.has_input):
                 return cursor.output[start - cursor.output_offset :]
