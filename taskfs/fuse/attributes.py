@@ -32,8 +32,8 @@ class FileAttributes(NamedTuple):
 
 
 class DepartedAttributes(FileAttributes):
-    """Attributes of a name that is about to go, under which the kernel must not find the inode that
-    it has for this name."""
+    """Attributes of a name that the event helper is about to remove: the kernel must not find the
+    inode that it has for this name."""
 
 
 class AttributePolicy:

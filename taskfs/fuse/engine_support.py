@@ -10,7 +10,8 @@ from typing import Final
 from taskfs.fuse.fusermount import MISSING, find_fusermount, why_not_set_uid
 from taskfs.fuse.libfuse import LIBFUSE_PACKAGES, libfuse_path
 
-# The oldest Linux whose version of the protocol the kernel engine speaks (protocol.OLDEST_MINOR).
+# The oldest Linux that was tested. The kernel engine speaks the protocol of some older ones as well
+# (protocol.OLDEST_MINOR).
 OLDEST_LINUX: Final = (4, 18)
 # The versions of libfuse that fusepy knows, as fuse_version() returns them: 2.6 to 2.9.
 LIBFUSE_VERSIONS: Final = range(26, 30)

@@ -114,12 +114,12 @@ class TaskOperations:
         """Let the kernel keep what belongs to one version of an archive: see `PageCache`."""
         self._tree.context.page_cache.keep_versions(invalidate)
 
-    def on_walk(self, call: Callable[[str], bool]) -> None:
-        """Have *call* called with the path of a directory whose names are looked up one by one.
+    def on_lookups_in_order(self, call: Callable[[str], bool]) -> None:
+        """Have *call* called with the path of a directory whose names are looked up in order.
 
         It returns whether the next names will be read ahead, and must not wait.
         """
-        self._tree.on_walk = call
+        self._tree.on_lookups_in_order = call
 
     def is_loaded_directory(self, path: str) -> bool:
         """Whether an archive that is loaded has a directory at *path*; do not wait."""

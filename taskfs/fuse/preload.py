@@ -2,8 +2,8 @@
 
 `pip install -U`, pipx and conda remove files under a running daemon. A module that is imported
 after that fails to load, and the request that needs it fails too. Requests run while this module
-imports, and may import the same modules. Both import a module under the same name, so one waits for
-the other and no cycle of waits is possible.
+imports, and may import the same modules. Both threads import by full module name, so Python's lock
+for that module makes one wait.
 """
 
 import codecs
@@ -41,7 +41,7 @@ _MODULES: Final = (
     "uuid",
     "taskfs.tree.raw_archive_node",
     "taskfs.tree.live_nodes",
-    "taskfs.fuse.events",  # after the first request
+    "taskfs.fuse.events",  # otherwise imported only after the first request
     "taskfs.fuse.event_sender",
     "taskfs.fuse.watchers",
     # Without aiortc, which takes 40 MB: the first access to `live/` imports it.
@@ -87,7 +87,7 @@ def _find_codec(name: str) -> Callable[[], object]:
 
 
 def _format_errors() -> None:
-    """Format exceptions as the log does, because Python imports modules that explain some types."""
+    """Format exceptions as the log does: for some types, Python imports more modules."""
     formatter = RedactingFormatter("%(message)s")
     failures: tuple[Callable[[], object], ...] = (
         lambda: [1, 2][len("..") + 1] / 0,

@@ -28,8 +28,8 @@ CLOSE_TIMEOUT_S: Final = 5.0
 # Seconds without a request after which a live mount imports what it may need later. The imports
 # take some 50 ms of computation, which would delay the program for which it was mounted.
 PRELOAD_IDLE_S: Final = 2.0
-# After this many such times it imports even if requests still come, because its package may be
-# removed (E-20).
+# After this many such periods with requests in each it imports all the same, because its package
+# may be removed (E-20).
 PRELOAD_TRIES: Final = 5
 
 # Called in the process that serves the mount, before any request: returns the configuration to use,
@@ -75,7 +75,7 @@ def serve(
     from taskfs.fuse.event_start import OFF, start_events
 
     gc.freeze()
-    gc.enable()
+    gc.enable()  # `cli/mount` disabled it before the imports
     engines = choose_engines(config, mountpoint)
     core = open_core(
         config,

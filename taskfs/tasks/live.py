@@ -44,7 +44,8 @@ LISTING_S: Final = 1.0
 UPDATE_S: Final = 0.5
 # In bytes: content kept of files that are not open, all files of one task together.
 MAX_KEPT_BYTES: Final = 32 << 20
-# In seconds: wait this long for a machine that has disconnected, then request the status again.
+# In seconds: request the status once a question has taken this long, and whenever a machine that
+# has disconnected has not come back for so long.
 RECONNECT_S: Final = 8.0
 # Connections that may end during one question. After that many, the question fails.
 MAX_DISCONNECTS: Final = 3
@@ -73,8 +74,8 @@ class LiveFiles:
     interrupted.
 
     *is_live* asks the API whether the task's status is one of `LIVE_STATUSES`, within the given
-    seconds; it is called where the machine says that a file is missing, and where the machine is
-    gone.
+    seconds. It is called where the machine's answer, or its silence, may come from the task's end:
+    a file is missing, the connection ended, or no answer came (see `_ask`).
 
     Every call raises, besides what it names: Unavailable (ETIMEDOUT; `LiveEnded` where the task has
     ended), BadResponse (EIO), AccessDenied (EACCES), Unsupported (EOPNOTSUPP), Interrupted (EINTR).
@@ -131,7 +132,7 @@ class LiveFiles:
     # Files.
 
     def size(self, path: bytes) -> int:
-        """Return a file's size: 0 for one that was never read, else that of a new answer."""
+        """Return the size: 0 if never read, else as of now; the last one if no content is kept."""
         with self._lock:
             entry = self._entries.get(path)
         if entry is None or entry.file.snapshot is None:
@@ -235,6 +236,7 @@ class LiveFiles:
             self._failures.check(path)
 
             def ask(question: Question, silence_probe: SilenceProbe | None = None) -> Answer | None:
+                """Ask as `LiveMachine.ask` does, which explains the silence probe."""
                 return self._ask(question, deadline_s, silence_probe)
 
             try:

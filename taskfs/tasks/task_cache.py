@@ -1,8 +1,9 @@
 """`TaskCache`: the account's tasks, each at most as old as its TTL.
 
 Tasks are loaded in bulk: a listing brings the records of all its tasks, and one request updates
-all unfinished tasks. A single task is requested only if no listing has shown it. A failure is never
-cached. While the API fails, finished tasks are served as a mount saw them last.
+all unfinished tasks. A task alone is requested if no listing has shown it, or if its record has to
+be newer than that of the listing (F-22). A failure is never cached. While the API fails, finished
+tasks are served as a mount saw them last.
 """
 
 import logging
@@ -119,7 +120,7 @@ class TaskCache:
         return pages
 
     def update(self, *, has_fallback: bool = False) -> None:
-        """Make the listing current: at most one listing TTL old.
+        """Update the listing if it is older than its TTL; *has_fallback*: see `SingleFlight.run`.
 
         Raises:
             Unavailable: the first listing is not whole within the timeout; it continues.
@@ -172,7 +173,7 @@ class TaskCache:
         return self.read(self.known_ids)
 
     def read(self, query: Callable[[], T]) -> T:
-        """Return the result of *query* on the current listing; run it again after a loss."""
+        """Return the result of *query* on the listing; run it again if the database lost tasks."""
         for _ in range(MAX_LOSSES):
             self.update()
             result = query()

@@ -27,7 +27,9 @@ from taskfs.tasks.task_rows import (
     unpack_record,
 )
 
-MAX_LOSSES: Final = 3  # times that the database may lose its tasks during one query or listing
+# Times that the database may lose its tasks, because its file is damaged or removed, during one
+# query or listing.
+MAX_LOSSES: Final = 3
 
 
 class Changes(NamedTuple):

@@ -28,9 +28,9 @@ from taskfs.tree.page_cache import PageCache
 
 T = TypeVar("T")
 
-# After WALK_STREAK names that a program looks up in a row, the next NAMES_AHEAD are read ahead. A
+# After LOOKUP_STREAK names that a program looks up in a row, the next NAMES_AHEAD are read ahead. A
 # program that lists a directory first looks up no name.
-WALK_STREAK: Final = 32
+LOOKUP_STREAK: Final = 32
 NAMES_AHEAD: Final = 1024
 
 MEMBER_XATTRS: Final[dict[str, Callable[[Member], str]]] = {
@@ -158,16 +158,17 @@ class ArchiveDirectoryNode(Directory):
         self._streak = self._streak + 1 if is_next or number == self._names_end + 1 else 0
         return member_attrs(path, child, self._origin.inode_base + number, self._origin)
 
-    def is_walked(self) -> bool:
+    def has_lookups_in_order(self) -> bool:
         """Whether names should be read ahead: the last members were asked for one by one."""
         return (
-            self._streak >= WALK_STREAK
+            self._streak >= LOOKUP_STREAK
             and self._last > self._names_end
-            and len(self._next_rows) >= WALK_STREAK
+            and len(self._next_rows) >= LOOKUP_STREAK
         )
 
     def expect_names(self) -> None:
-        """Note that the next names are about to be read: `is_walked` is False up to their end."""
+        """Note that the next names are about to be read: up to their end, `has_lookups_in_order`
+        is False."""
         self._names_end = self._last + NAMES_AHEAD
 
     def next_entries(self) -> ArchiveEntries:

@@ -1,7 +1,7 @@
-"""`HeldTexts`: an open serves the text whose size the last stat reported.
+"""`HeldTexts`: an open serves the text of the last stat or open (T-10).
 
 The kernel remembers a size for the attr timeout, and rsync and tar read exactly that size. So a
-stat holds the rendered text for that long.
+stat holds the rendered text for that long, and so does an open, whose size an fstat reports.
 """
 
 import threading
@@ -68,7 +68,7 @@ class HeldTexts:
         return text
 
     def serve(self, path: str, render: Callable[[], Text]) -> Text:
-        """Return the text for an open: the one whose size was just reported, else a new one."""
+        """Return the text for an open: the held one, else a new one."""
         text = self._held(path)
         if text is None:
             text = self._hold(path, render())

@@ -53,8 +53,8 @@ class _Pages:
         # its attributes are settled: all are of the current version.
         self.attrs_settled_s = float("-inf")
         self.needs_invalidation = False  # the kernel may have attributes with `Lifetime.VERSION`
-        # The kernel was notified when the archive was dropped. It must also drop the names that
-        # have another type in the next version, and these are known once that is loaded.
+        # After a drop, the kernel still has names that may be of another type in the next version.
+        # They can be dropped only when that version is loaded.
         self.may_have_old_names = False
         self.invalidations = 0  # notifications that the kernel has not received yet
         # Paths whose pages all belong to the archive that was loaded last; None: all paths.
@@ -78,11 +78,12 @@ class PageCache:
         self._archives: dict[ArchiveKey, _Pages] = {}
 
     def note_version(self, key: ArchiveKey, version: ObjectVersion) -> None:
-        """Note that the archive was loaded: the next open of each path drops the kernel's pages.
+        """Note that the archive was loaded.
 
-        Pages of another version are wrong. Pages of the same version may contain bytes that were
-        not verified, because only the replaced archive recorded which members were read to
-        their ends.
+        After each load but the first, the next open of each path drops the kernel's pages, also
+        where the version is the same. Pages of another version are wrong. Pages of the same version
+        may contain bytes that were not verified, because only the replaced archive recorded which
+        members were read to their ends.
         """
         with self._lock:
             pages = self._pages(key)
@@ -200,7 +201,7 @@ class PageCache:
     def _mode(self, pages: _Pages, path: str, generation: int) -> PageCacheMode:
         is_older_open = any(p == path and g < generation for (p, g, _) in pages.opened)
         is_outdated = generation < pages.generation
-        # Until its attributes of the older version expire, the kernel cuts pages at that size.
+        # Until the older size expires, the kernel would cut a page at that size.
         if is_older_open or is_outdated or self._clock() < pages.attrs_settled_s:
             return PageCacheMode.DIRECT
         if path in pages.damaged_paths:

@@ -35,7 +35,7 @@ class Tree:
         self._directories: dict[str, tuple[float, int, ArchiveDirectoryNode]] = {}
         # Called with the path of a directory whose next names should be read ahead; returns whether
         # they will be.
-        self.on_walk: Callable[[str], bool] | None = None
+        self.on_lookups_in_order: Callable[[str], bool] | None = None
 
     def resolve(self, path: str) -> Node:
         """Return the node at *path*, which starts with a slash.
@@ -76,7 +76,11 @@ class Tree:
         if directory is None or not last:
             return self.resolve(path).attrs()
         attrs = directory.attrs_of(last)
-        if self.on_walk is not None and directory.is_walked() and self.on_walk(parent):
+        if (
+            self.on_lookups_in_order is not None
+            and directory.has_lookups_in_order()
+            and self.on_lookups_in_order(parent)
+        ):
             directory.expect_names()
         return attrs
 

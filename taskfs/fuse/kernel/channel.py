@@ -18,7 +18,8 @@ _GONE: Final = frozenset({errno.ENODEV, errno.ECONNABORTED})
 # request after another sends the next one within this time, and to wake a thread on an idle CPU of
 # a virtual machine takes longer than most answers.
 SPIN_S: Final = 50e-6
-# After a wait that was longer than SPIN_S, readers sleep at once for this many requests.
+# If no request comes within SPIN_S, readers sleep in this many waits: that one, and at once in the
+# next ones.
 SLEEPS: Final = 16
 
 

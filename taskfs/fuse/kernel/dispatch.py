@@ -43,7 +43,7 @@ from taskfs.tree.page_cache import PageCacheMode
 Answer = Sequence[Buffer]
 NO_ANSWER: Final[Answer] = ()  # FORGET has none
 EMPTY: Final[Answer] = (b"",)
-# Bytes. A thread hands over the lead before it answers a read of at least this length, because the
+# Bytes. A thread hands over the lead before it answers a read that is longer than this, because the
 # kernel takes long to copy the answer.
 LONG_READ: Final = 64 << 10
 
@@ -73,7 +73,7 @@ class Dispatch:
     change by single operations of a dict.
 
     *write_pages* puts bytes into the kernel's page cache of a file. It gets a nodeid, an offset and
-    the bytes, which lie after the bytes that were read last.
+    the bytes: those after the bytes that were read last, or a whole file that is opened.
     """
 
     def __init__(
@@ -135,7 +135,8 @@ class Dispatch:
         if len(raw) > NAME_MAX:
             raise OSError(errno.ENAMETOOLONG, "")
         attrs = self._operations("getattr", f"{self._path(nodeid)}/{_text(raw)}")
-        # No name ends in NUL: this is another node than the one of the name.
+        # The event helper is about to remove a departed name. The added NUL makes a key that no
+        # real name has, so the name gets a new node id.
         known = b"%b\0" % raw if isinstance(attrs, DepartedAttributes) else raw
         return (self._entry(nodeid, known, attrs),)
 

@@ -15,7 +15,7 @@ from taskfs.tree.lifetime import Lifetime
 
 MAJOR: Final = 7
 MINOR: Final = 31
-OLDEST_MINOR: Final = 23
+OLDEST_MINOR: Final = 23  # Linux 3.15: older ones are refused, those up to 4.17 were not tested
 ROOT_ID: Final = 1
 PAGE: Final = mmap.PAGESIZE  # the kernel counts in its own pages, 64 KiB on some machines
 NAME_MAX: Final = 255  # bytes of a name, as statfs(2) reports them

@@ -59,9 +59,9 @@ FEATURES: Final = (
     | Feature.PARALLEL_DIROPS
     | Feature.MAX_PAGES
 )
-# Requests that an open file or directory sends. With `allow_root` they are served for any user: a
-# process may have opened the file before it changed its user, as in libfuse.
-_OF_OPEN_FILES: Final = frozenset(
+# Requests that are served for any user with `allow_root`, as in libfuse: those of an open file or
+# directory, which the process may have opened before it changed its user, and the kernel's own.
+_FOR_ANY_USER: Final = frozenset(
     {Opcode.INIT, Opcode.READ, Opcode.WRITE, Opcode.RELEASE, Opcode.READDIR, Opcode.READDIRPLUS}
     | {Opcode.RELEASEDIR, Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT}
 )
@@ -140,7 +140,7 @@ class Session:
     def read_names_ahead(self, reader: NameReader) -> None:
         """Have *reader* read the next names of a directory whose names are looked up in turn."""
         self._name_reader = reader
-        self._operations.on_walk(reader.read)
+        self._operations.on_lookups_in_order(reader.read)
 
     def _is_name_reader(self) -> bool:
         reader = self._name_reader
@@ -265,7 +265,7 @@ class Session:
         has_attributes = self._invalidator is not None and opcode in _WITH_ATTRIBUTES
         changes = self._operations.changes if has_attributes else 0
         try:
-            if self._users is not None and opcode not in _OF_OPEN_FILES and uid not in self._users:
+            if self._users is not None and opcode not in _FOR_ANY_USER and uid not in self._users:
                 error = errno.EACCES
             else:
                 answer = self._dispatch.answer(opcode, nodeid, body)
