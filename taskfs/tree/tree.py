@@ -53,12 +53,6 @@ class Tree:
         for name in parent.split("/"):
             if name:
                 node = node.lookup(name)
-        if "/" in parent[1:]:  # no root or task, so it may be in an archive
-            node = self._keep(parent, node, epoch)
-        return node.lookup(last) if last else node
-
-    def _keep(self, path: str, node: Node, epoch: int) -> Node:
-        """Keep *node* if it is a directory of an archive; return the node to use for *path*."""
         from taskfs.tree.archive_nodes import ArchiveDirectoryNode, ArchiveRootNode
 
         if isinstance(node, ArchiveRootNode):
@@ -66,8 +60,8 @@ class Tree:
         if isinstance(node, ArchiveDirectoryNode):
             if len(self._directories) >= MAX_DIRECTORIES:
                 self._directories.clear()
-            self._directories[path] = (time.monotonic() + DIRECTORY_TTL_S, epoch, node)
-        return node
+            self._directories[parent] = (time.monotonic() + DIRECTORY_TTL_S, epoch, node)
+        return node.lookup(last) if last else node
 
     def attrs(self, path: str) -> Attrs:
         """Return the attributes of the node at *path*; raise as `resolve` does."""
