@@ -25,7 +25,7 @@ pytestmark = pytest.mark.mount
 
 CONTENT: Final = os.urandom(400_000)
 # 1 s is promised; the machine may be busy, and a Python that is interrupted prints its traceback.
-# What is not interrupted waits 30 s for the timeout.
+# Seconds. A call that is not interrupted waits 30 s for the timeout.
 PROMPT_S: Final = 15.0
 STATUS_AGE_S: Final = 2.5  # seconds; more than `--status-cache-time`
 STILL_S: Final = 0.3  # a process that starts is run again sooner, also on a busy machine

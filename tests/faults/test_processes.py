@@ -30,7 +30,7 @@ from tests.zips import DEFLATED
 pytestmark = pytest.mark.mount
 
 THREADS: Final = 64
-SLACK_S: Final = 15.0  # a busy machine; what does not end would wait 30 s for the timeout
+SLACK_S: Final = 15.0  # a busy machine; a hanging read lasts 30 s, the timeout
 FILES: Final = 200
 
 

@@ -22,8 +22,8 @@ from tests.mounts import NO_TURN_SERVER
 
 # Refuses at once; a silent server has a test of its own.
 NO_SERVER = NO_TURN_SERVER
-# In seconds: what ends early ends within BUSY_S also on a busy machine, and would otherwise last
-# PATIENT_S.
+# In seconds. A question that should end early ends within BUSY_S also on a busy machine; without
+# the reason to end, it would last PATIENT_S.
 BUSY_S = 30.0
 PATIENT_S = 60.0
 
