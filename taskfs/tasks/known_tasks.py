@@ -27,13 +27,20 @@ class CachedTask(NamedTuple):
 
     `as_of_s` is the time, by `age_clock`, when the request that returned it began.
     `status_seen_ns` and `record_seen_ns` are the times when this mount saw the status or the record
-    change, None if it did not.
+    change, and `error_seen_ns` when it saw the error texts change after the end; None if it did
+    not.
     """
 
     task: Task
     as_of_s: float
     status_seen_ns: int | None = None
     record_seen_ns: int | None = None
+    error_seen_ns: int | None = None
+
+
+# `CachedTask`'s times of the status, the record and the error texts.
+Dates = tuple[int | None, int | None, int | None]
+NO_DATES: Final[Dates] = (None, None, None)
 
 
 class KnownTasks:
@@ -54,7 +61,7 @@ class KnownTasks:
         self._lock = threading.Lock()
         self._unfinished: dict[str, CachedTask] = {}
         self._recent: LRUCache[str, CachedTask] = LRUCache(max_recent)
-        self._dates: LRUCache[str, tuple[int | None, int | None]] = LRUCache(MAX_DATED)
+        self._dates: LRUCache[str, Dates] = LRUCache(MAX_DATED)
         self._id_lengths: set[int] = set()
         # When the last whole listing began: so old is each task that is read from the database.
         self.whole_as_of_s = NEVER_S
@@ -134,14 +141,18 @@ class KnownTasks:
                 cached = self._find(task.id)
                 if task.id in changes.final or not self._is_news(task, began_s):
                     continue
-                dates = self._dates.get(task.id, (None, None))
+                dates = self._dates.get(task.id, NO_DATES)
                 if cached is not None and task != cached.task:
                     is_new_status = task.status != cached.task.status
-                    dates = (now_ns if is_new_status else dates[0], now_ns)
+                    # A kill may show the status of the end before the record of it comes.
+                    has_ended = cached.task.end_ns is not None
+                    is_new_error = has_ended and _errors(task) != _errors(cached.task)
+                    status_ns = now_ns if is_new_status else dates[0]
+                    dates = status_ns, now_ns, now_ns if is_new_error else dates[2]
                     self._dates[task.id] = dates
                 elif cached is None and task.id in changes.changed and self.whole_as_of_s > NEVER_S:
                     is_new_status = task.id in changes.status_changed
-                    dates = (now_ns if is_new_status else dates[0], now_ns)
+                    dates = now_ns if is_new_status else dates[0], now_ns, dates[2]
                     self._dates[task.id] = dates
                 if keep or cached is not None or not task.is_terminated:
                     self._store(CachedTask(task, began_s, *dates))
@@ -152,7 +163,7 @@ class KnownTasks:
             for task in tasks:
                 self._id_lengths.add(len(task.id))
                 if self._is_news(task, began_s):
-                    dates = self._dates.get(task.id, (None, None))
+                    dates = self._dates.get(task.id, NO_DATES)
                     self._store(CachedTask(task, began_s, *dates))
 
     def remove(self, ids: Iterable[str]) -> None:
@@ -211,3 +222,7 @@ class KnownTasks:
             return True
         is_final = cached.task.is_terminated and not task.is_terminated
         return cached.as_of_s <= began_s and not is_final
+
+
+def _errors(task: Task) -> tuple[str, str]:
+    return task.error_detail, task.executer_error

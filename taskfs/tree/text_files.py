@@ -140,6 +140,10 @@ def _last_change_ns(view: TaskView) -> int:
     return view.task.last_change_ns
 
 
+def _error_ns(view: TaskView) -> int:
+    return max(view.task.last_change_ns, view.cached.error_seen_ns or 0)
+
+
 def _record_ns(view: TaskView) -> int:
     return max(_newest_ns(view.task), view.cached.record_seen_ns or 0)
 
@@ -151,5 +155,5 @@ TEXT_FILES: Final = (
     TextFile("computation_time", _render_computation_time, _computation_ns),
     TextFile("output_files_info", _render_output_files, _last_change_ns),
     TextFile("info.json", _render_record, _record_ns, needs_record=True),
-    TextFile("error", _render_error, _last_change_ns, needs_record=True),
+    TextFile("error", _render_error, _error_ns, needs_record=True),
 )

@@ -216,6 +216,19 @@ def test_changes_that_the_record_does_not_date_are_dated_by_the_mount(fs: FileSy
         assert fs.stat(f"{task}/{name}").st_mtime_ns == before[name], name
 
 
+def test_an_error_that_changes_after_the_end_is_dated_by_the_mount(fs: FileSystem) -> None:
+    """A-9, F-22: The time of `error` after the end is that of a change of its text, and no other."""
+    task = fs.cloud.add_task(status="failed", **executed("end_time"))  # type: ignore[arg-type]
+    assert fs.stat(f"{task}/error").st_mtime_ns == ns("end_time")
+    began = time.time_ns()
+    fs.cloud.update_task(task, num_retries=1)
+    eventually(lambda: fs.stat(f"{task}/info.json").st_mtime_ns > began - SECOND)
+    assert fs.stat(f"{task}/error").st_mtime_ns == ns("end_time")
+    fs.cloud.update_task(task, error_detail="the disk was full")
+    eventually(lambda: text(fs, f"{task}/error") == "the disk was full\n")
+    eventually(lambda: began - SECOND < fs.stat(f"{task}/error").st_mtime_ns <= time.time_ns())
+
+
 def test_nothing_else_moves_an_mtime(fs: FileSystem) -> None:
     """A-11: Reads, refreshes and kills of other tasks move no mtime."""
     over = fs.cloud.add_task(outputs={"a/b": b"x"}, inputs={"c/d": b"y"})
