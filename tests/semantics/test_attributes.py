@@ -217,7 +217,7 @@ def test_changes_that_the_record_does_not_date_are_dated_by_the_mount(fs: FileSy
 
 
 def test_an_error_that_changes_after_the_end_is_dated_by_the_mount(fs: FileSystem) -> None:
-    """A-9, F-22: The time of `error` after the end is that of a change of its text, and no other."""
+    """A-9: The time of `error` after the end is that of a change of its text, and no other."""
     task = fs.cloud.add_task(status="failed", **executed("end_time"))  # type: ignore[arg-type]
     assert fs.stat(f"{task}/error").st_mtime_ns == ns("end_time")
     began = time.time_ns()
