@@ -89,7 +89,7 @@ class SpanDecoder:
         return output
 
     def largest_step(self, at: int, stop: int) -> int:
-        """Return how many spans to decode at once from byte *at*; 0 if less is left up to *stop*.
+        """Return how many spans to decode in one call from byte *at*; 0 if less is left to *stop*.
 
         A step ends at each checkpoint. It is a power of two, because buffers of such sizes are
         pooled.

@@ -21,6 +21,7 @@ import requests
 from taskfs import errors
 from taskfs.errors import Interrupted, MountError, TaskFSError
 from taskfs.fuse.attributes import AttributePolicy
+from taskfs.fuse.engine_support import why_not_kernel
 from taskfs.fuse.kernel.channel import Channel
 from taskfs.fuse.kernel.protocol import VERSION_LIFETIME_S, Opcode, Packer
 from taskfs.fuse.kernel.session import Session, interrupted
@@ -275,6 +276,12 @@ def test_a_kernel_that_speaks_another_protocol_is_refused(version: tuple[int, in
     serving.wire.requests = [request(Opcode.INIT, struct.pack("=IIII48x", *version, 131072, 0))]
     with pytest.raises(MountError, match=r"Linux 4\.18"):
         serving.session.serve()
+
+
+def test_doctor_names_the_oldest_linux_that_was_tested(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R-23: `taskfs doctor` says of an older kernel which one is needed."""
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "", "4.17.19", "", "")))
+    assert why_not_kernel() == "it needs Linux 4.18 or newer, and this is 4.17.19"
 
 
 def test_unknown_requests_are_enosys() -> None:
