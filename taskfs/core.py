@@ -160,7 +160,8 @@ def open_resources(
     cores = usable_cores()
     workers = max(1, min(cores - is_mount, MAX_WORKERS))
     threads = min(max(cores, MIN_DECODE_THREADS), MAX_DECODE_THREADS)
-    span_memory = max(SPAN_MEMORY, (workers + 2) * STRETCH)
+    stretches = (workers + 1) * STRETCH if workers > 1 else 0  # decoded ahead at once, in bytes
+    span_memory = max(SPAN_MEMORY, stretches + STRETCH)
     memory = PrivateMemory(PRIVATE_MEMORY) if is_mount else UnlimitedMemory()
     return ArchiveResources(
         pool=DaemonPool(STORE_THREADS, "taskfs-store"),
@@ -173,7 +174,7 @@ def open_resources(
         budget=ReadAheadBudget(TOTAL_WINDOW, memory),
         sequential_files_budget=ReadAheadBudget(SEQUENTIAL_FILES_BYTES, memory),
         checkpoints=CheckpointBudget(TOTAL_CHECKPOINTS, memory),
-        decode_budget=ReadAheadBudget(max(DECODE_AHEAD_BYTES, (workers + 1) * STRETCH), memory),
+        decode_budget=ReadAheadBudget(max(DECODE_AHEAD_BYTES, stretches), memory),
         idle=IdleDecoderCache(),
         long_builds=LongBuilds(),
         max_workers=workers,

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import Final
 
-from taskfs.archive.bounds import SPAN, STRETCH
+from taskfs.archive.bounds import SPAN
 from taskfs.archive.decode_cursor import Checkpoint, DecodeCursor, Source
 from taskfs.archive.decoders import Decoder
 
 # Decoded bytes between two checkpoints, at first.
-FIRST_SPACING: Final = STRETCH
+FIRST_SPACING: Final = 32 * SPAN
 # Checkpoints of one member. At this number every other one is dropped and the spacing doubles.
 MAX_CHECKPOINTS: Final = 128
 # Cursors of one member: a few readers at different offsets. A new one replaces an idle one.

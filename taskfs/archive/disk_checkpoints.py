@@ -25,8 +25,10 @@ from taskfs.cache.segment_file import SEGMENT_BLOCKS
 # DEFLATE expands data at most 1032 times (zlib's technical details, "maximum compression factor").
 # A larger size in the central directory is false, and loops over its stretches take for ever.
 MAX_EXPANSION: Final = 1032
-# The layout of a checkpoint on disk. Another layout has another number, and is a miss.
-MAGIC: Final = b"taskfs checkpoint 1\n"
+# The layout of the checkpoints on disk and `STRETCH`. Another layout has another number, and files
+# of other names.
+LAYOUT: Final = 2
+MAGIC: Final = b"taskfs checkpoint %d\n" % LAYOUT
 # The member: offset of its local header, compressed size, size, CRC-32. The checkpoint: decoded
 # bytes before it, compressed bits before it, their CRC-32, and the bits up to the next byte. The
 # compressed window follows.
@@ -43,7 +45,7 @@ class DiskCheckpoints:
         """Use the checkpoints of *member* of the object version with the cache key *key*."""
         self._disk = disk
         # Named like the blocks of the version, so that both are known to belong to one task.
-        self._blocks: DiskBlocks = disk.blocks_of(f"{key}-c{member.number:x}")
+        self._blocks: DiskBlocks = disk.blocks_of(f"{key}-c{LAYOUT}-{member.number:x}")
         self._lock_key = cache_key(key, "checkpoints", member.number)
         self._member = member
         self._drop_count = 0

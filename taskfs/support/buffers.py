@@ -16,8 +16,9 @@ POOLED_SIZES: Final = tuple(1 << bits for bits in range(16, 23))
 # Bytes from which a pooled buffer gets huge pages. Those of shorter ones would have neighbours in
 # the same page, and it would stay with the last of them.
 HUGE: Final = 512 << 10
-# Bytes that all pools together keep.
-MAX_POOLED: Final = 8 << 20
+# Bytes that all pools together keep, until memory is tight or they are unused for some seconds:
+# ranges that are being fetched, and steps of a decoder.
+MAX_POOLED: Final = 16 << 20
 
 
 def allocate(size: int) -> memoryview:

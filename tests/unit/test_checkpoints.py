@@ -349,8 +349,8 @@ def test_a_file_of_another_member_or_version_is_a_miss(cache: Path) -> None:
         other.check(len(BODY) * 9 // 10)
         assert other.source.fed > len(packed_body()) * 0.8
         other.settle()
-    (path,) = [path for path in segments(cache) if path.name.startswith(f"{KEY}-c3-")]
-    path.rename(path.with_name(path.name.replace("-c3-", "-c5-")))
+    (path,) = [path for path in segments(cache) if path.name.startswith(f"{KEY}-c2-3-")]
+    path.rename(path.with_name(path.name.replace("-c2-3-", "-c2-5-")))
     renamed = Process(cache, number=5)
     renamed.check(len(BODY) * 9 // 10)
     assert renamed.source.fed > len(packed_body()) * 0.8
@@ -358,7 +358,7 @@ def test_a_file_of_another_member_or_version_is_a_miss(cache: Path) -> None:
 
 def change_records(cache: Path, change: Callable[[bytes], bytes]) -> None:
     """Replace each checkpoint on disk, which lie there like the blocks of an object."""
-    blocks = DiskCache(cache, PLENTY).blocks_of(f"{KEY}-c3")
+    blocks = DiskCache(cache, PLENTY).blocks_of(f"{KEY}-c2-3")
     numbers = Process(cache).stored
     assert numbers
     for number in numbers:
@@ -369,7 +369,7 @@ def change_records(cache: Path, change: Callable[[bytes], bytes]) -> None:
 
 def test_a_checkpoint_of_a_newer_version_is_a_miss(cache: Path) -> None:
     """I-9, R-16: A checkpoint in a layout of another version of taskfs is a miss."""
-    change_records(cache, lambda old: old.replace(b"checkpoint 1", b"checkpoint 2") + bytes(100))
+    change_records(cache, lambda old: old.replace(b"checkpoint 2", b"checkpoint 3") + bytes(100))
     later = Process(cache)
     later.check(len(BODY) * 9 // 10)
     assert later.source.fed > len(packed_body()) * 0.8
@@ -559,7 +559,7 @@ def test_an_offline_cache_is_read_only(cache: Path) -> None:
     later = Process(cache, cache=FrozenCache)
     later.check(len(BODY) * 9 // 10)
     assert later.source.fed <= one_stretch()
-    change_records(cache, lambda old: old.replace(b"checkpoint 1", b"checkpoint 2"))
+    change_records(cache, lambda old: old.replace(b"checkpoint 2", b"checkpoint 3"))
     before = path.read_bytes()
     later = Process(cache, cache=FrozenCache)
     later.check(len(BODY) * 9 // 10)
