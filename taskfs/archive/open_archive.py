@@ -129,7 +129,7 @@ def _build_index(
     tail: Fetched,
 ) -> _Loaded:
     disk, version = resources.disk, tail.version
-    # Without an ETag, a later reader could not notice that the archive was replaced.
+    # Without an ETag or a date, a later reader could not notice that the archive was replaced.
     if disk is not None and key and version.etag:
         length = end.stop - end.start
         scratch = int(SCRATCH_RATIO * length)
