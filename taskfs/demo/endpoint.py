@@ -140,10 +140,12 @@ class Endpoint:
             # other is closed, so that no other program is given the port.
             self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             self._reserved = bind(self.port, is_shared=True)
-            await self._site.stop()
-            self._site = self._listener = None
+            # A connection that was just accepted needs the site: without it, it is never closed.
+            asyncio.get_running_loop().remove_reader(self._listener)
             for _ in range(ACCEPT_STEPS):
                 await asyncio.sleep(0)
+            await self._site.stop()
+            self._site = self._listener = None
         server = self._runner.server if self._runner else None
         for connection in list(server.connections) if server else ():
             if connection.transport is not None:
