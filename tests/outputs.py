@@ -26,8 +26,10 @@ def put_outputs(cloud: FakeCloud, task: str, files: Files, method: int = DEFLATE
     cloud.put_object(f"{task}/output.zip", build(members))
 
 
-def add_finished_task(cloud: FakeCloud, files: Files, method: int = DEFLATED) -> str:
+def add_finished_task(
+    cloud: FakeCloud, files: Files, method: int = DEFLATED, task_id: str | None = None
+) -> str:
     """Add a task that ended long ago, with *files* as its outputs; return its id."""
-    task = cloud.add_task(end_time=LONG_AGO)
+    task = cloud.add_task(task_id, end_time=LONG_AGO)
     put_outputs(cloud, task, files, method)
     return task
