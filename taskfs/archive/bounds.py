@@ -7,7 +7,7 @@ from taskfs.cache.block import BLOCK
 # --- One member, in decoded bytes. A span is the unit of decoding.
 SPAN: Final = 128 << 10
 # Decoded bytes between two checkpoints on disk: some 10 ms of decoding, and 15 KB of the cache.
-# Saving one takes 0.5 ms of computation: with half as many bytes, `cat` takes 4 % longer.
+# Each is computed as well as written, so more of them would slow `cat` (docs/performance.md).
 STRETCH: Final = 64 * SPAN
 # Spans. The kernel sends the reads of one sequential program out of order, a few spans at most.
 DISORDER_SPANS: Final = 8

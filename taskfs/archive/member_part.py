@@ -2,10 +2,11 @@
 
 from typing import NamedTuple
 
-from taskfs.archive.bounds import FIRST_FETCH_BYTES, HEAD_BYTES, LONG_FIRST_READ, WHOLE_MEMBER
+from taskfs.archive.bounds import FIRST_FETCH_BYTES, HEAD_BYTES, WHOLE_MEMBER
 from taskfs.archive.decoders import STORED
 from taskfs.archive.local_header import EXTRA_GUESS, guess_data_start
 from taskfs.archive.member import Member
+from taskfs.archive.read_pattern import is_long_first_read
 from taskfs.cache.block import BLOCK
 
 
@@ -43,7 +44,7 @@ class PartRead(NamedTuple):
             return [range(member.header_offset, begin), data]
         packed = member.compressed_size
         if packed > BLOCK and self.stop < member.size:
-            is_long = not self.start and self.stop >= LONG_FIRST_READ
+            is_long = is_long_first_read(self.start, self.stop)
             fetched = first_fetch_bytes(member) if is_long else 0
             decoded = packed * self.stop // member.size + HEAD_BYTES
             packed = min(packed, max(fetched, decoded))

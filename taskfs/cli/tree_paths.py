@@ -16,6 +16,7 @@ from taskfs.cli.task_ids import (
     task_must_exist,
 )
 from taskfs.errors import NotADirectory, NotFound, TaskFSError
+from taskfs.model import LIVE_STATUSES
 
 if TYPE_CHECKING:
     from taskfs.core import Core
@@ -98,8 +99,6 @@ class TreeFinder:
         Raises:
             NotFound: the task does not run, so there is no machine to ask.
         """
-        from taskfs.model import LIVE_STATUSES
-
         context = self._core.tree.context
         status = context.task_cache.get(task_id).task.status
         if status not in LIVE_STATUSES:
@@ -123,8 +122,6 @@ class TreeFinder:
         context.archives.await_archive(context.task_cache.get(task_id).task, ArchiveKind.OUTPUT)
 
     def _why_no_live_files(self, task_id: str) -> str:
-        from taskfs.model import LIVE_STATUSES
-
         status = self._core.tree.context.task_cache.get(task_id).task.status
         if status in LIVE_STATUSES:
             return ""

@@ -155,8 +155,9 @@ def _why_running(pid: int, device: str) -> str:
     copy = find_copy(device)
     if copy is None:
         return f"its process {pid} still runs"
-    where = f"nsenter -t {copy[0]} -m umount {shlex.quote(copy[1])}"
-    return f"process {copy[0]} has a copy, which process {pid} serves: unmount it too ({where})"
+    holder, path = copy
+    command = f"nsenter -t {holder} -m umount {shlex.quote(path)}"
+    return f"process {holder} has a copy, which process {pid} serves: unmount it too ({command})"
 
 
 def _unmount_if_idle(mountpoint: Path, *, lazy: bool) -> None:
