@@ -9,13 +9,13 @@ import zlib
 from pathlib import Path
 from typing import Final
 
-from taskfs.archive.bounds import STRETCH
 from tests.fake_api import FakeCloud
 from tests.filesystem.conftest import NewFs
 from tests.mounts import eventually
 from tests.outputs import add_finished_task, put_outputs
 from tests.zips import cheap_bytes
 
+STRETCH: Final = 8 << 20
 BODY: Final = cheap_bytes(6 * STRETCH + 1_234_567, 9)
 LATE: Final = len(BODY) * 9 // 10
 TIMEOUT_S: Final = 60.0

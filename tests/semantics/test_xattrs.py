@@ -11,7 +11,7 @@ from tests.conftest import in_process
 from tests.fake_api import FakeCloud
 from tests.file_systems import FileSystem, text
 from tests.mounts import eventually
-from tests.zips import Entry, build, pack
+from tests.zips import BZIP2, DEFLATED, LZMA, STORED, Entry, build, pack
 
 METADATA = "user.taskfs.metadata."
 OTHERS = (
@@ -35,10 +35,13 @@ def errno_of(fs: FileSystem, kind: str, *arguments: object) -> int | None:
 def test_members_have_three(fs: FileSystem) -> None:
     """A-16: Members have compressed_size, crc32 and compression."""
     task = fs.cloud.add_task()
-    plain, packed = Entry(b"artifacts/a", b"stored", 0), Entry(b"artifacts/b/c", b"packed" * 1000)
-    fs.cloud.put_object(f"{task}/output.zip", build([plain, packed]))
-    for path, member, method in (("a", plain, b"stored"), ("b/c", packed, b"deflate")):
-        path = f"{task}/outputs/{path}"
+    methods = {b"stored": STORED, b"deflate": DEFLATED, b"bzip2": BZIP2, b"lzma": LZMA}
+    members = [
+        Entry(b"artifacts/b/" + name, name * 1000, method) for name, method in methods.items()
+    ]
+    fs.cloud.put_object(f"{task}/output.zip", build(members))
+    for member, method in zip(members, methods, strict=True):
+        path = f"{task}/outputs/b/{method.decode()}"
         assert {name: fs.xattr(path, name) for name in fs.xattrs(path)} == {
             "user.taskfs.compressed_size": b"%d" % len(pack(member.body, member.method)),
             "user.taskfs.crc32": b"%08x" % zlib.crc32(member.body),

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from taskfs.archive.archive import Archive
-from taskfs.archive.bounds import FIRST_FETCH_BYTES, SPAN, WHOLE_MEMBER
+from taskfs.archive.bounds import SPAN
 from taskfs.archive.decoders import DECODERS, DeflateDecoder
 from taskfs.archive.local_header import LOCAL
 from taskfs.archive.member_reader import MemberReader
@@ -953,8 +953,8 @@ class Counting(DeflateDecoder):
     ("packed", "size", "requests", "fetched"),
     [
         (3 * BLOCK, SPAN, 1, 5 * BLOCK),
-        (WHOLE_MEMBER - BLOCK, SPAN, 1, WHOLE_MEMBER + BLOCK),
-        (WHOLE_MEMBER - BLOCK, 16 << 10, 2, 2 * BLOCK),
+        ((1 << 20) - BLOCK, SPAN, 1, (1 << 20) + BLOCK),
+        ((1 << 20) - BLOCK, 16 << 10, 2, 2 * BLOCK),
     ],
 )
 def test_a_bulk_read_fetches_more_with_the_local_header(
@@ -974,13 +974,13 @@ def test_a_bulk_read_fetches_more_with_the_local_header(
 
 def test_a_part_of_a_long_member_comes_with_its_local_header() -> None:
     """R-12: The first 256 KiB of a longer member come with its local header."""
-    body = random.Random(7).randbytes(WHOLE_MEMBER + BLOCK)
+    body = random.Random(7).randbytes((1 << 20) + BLOCK)
     with make_harness() as harness:
         archive, remote = opened(harness, file("x", body, packed=deflate(body, 0)), padding())
         assert reader_of(archive, "x").read_at(0, SPAN) == body[:SPAN]
         harness.settle()
         start, stop = remote.requests[0]
-        assert FIRST_FETCH_BYTES <= stop - start <= FIRST_FETCH_BYTES + BLOCK
+        assert 256 << 10 <= stop - start <= (256 << 10) + BLOCK
 
 
 @pytest.mark.parametrize("count", [8, 60, 150])

