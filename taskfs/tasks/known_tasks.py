@@ -22,25 +22,29 @@ MAX_RECENT: Final = 1024
 MAX_DATED: Final = 20_000
 
 
+class SeenChanges(NamedTuple):
+    """When this mount saw a task change, in ns since the epoch; None if it did not.
+
+    The times of the status, of any field, and of the error texts after the end.
+    """
+
+    status_ns: int | None = None
+    record_ns: int | None = None
+    error_ns: int | None = None
+
+
+UNCHANGED: Final = SeenChanges()
+
+
 class CachedTask(NamedTuple):
     """A task and its age.
 
     `as_of_s` is the time, by `age_clock`, when the request that returned it began.
-    `status_seen_ns` and `record_seen_ns` are the times when this mount saw the status or the record
-    change, and `error_seen_ns` when it saw the error texts change after the end; None if it did
-    not.
     """
 
     task: Task
     as_of_s: float
-    status_seen_ns: int | None = None
-    record_seen_ns: int | None = None
-    error_seen_ns: int | None = None
-
-
-# `CachedTask`'s times of the status, the record and the error texts.
-Dates = tuple[int | None, int | None, int | None]
-NO_DATES: Final[Dates] = (None, None, None)
+    seen: SeenChanges = UNCHANGED
 
 
 class KnownTasks:
@@ -61,7 +65,7 @@ class KnownTasks:
         self._lock = threading.Lock()
         self._unfinished: dict[str, CachedTask] = {}
         self._recent: LRUCache[str, CachedTask] = LRUCache(max_recent)
-        self._dates: LRUCache[str, Dates] = LRUCache(MAX_DATED)
+        self._seen: LRUCache[str, SeenChanges] = LRUCache(MAX_DATED)
         self._id_lengths: set[int] = set()
         # When the last whole listing began: so old is each task that is read from the database.
         self.whole_as_of_s = NEVER_S
@@ -86,7 +90,7 @@ class KnownTasks:
         with self._lock:
             cached = self._find(task_id)
             if cached is None:
-                cached = CachedTask(task, self.whole_as_of_s, *self._dates.get(task_id, ()))
+                cached = CachedTask(task, self.whole_as_of_s, self._seen_of(task_id))
                 self._store(cached)
             return cached
 
@@ -141,21 +145,21 @@ class KnownTasks:
                 cached = self._find(task.id)
                 if task.id in changes.final or not self._is_news(task, began_s):
                     continue
-                dates = self._dates.get(task.id, NO_DATES)
-                if cached is not None and task != cached.task:
+                if cached is not None:
+                    is_changed = task != cached.task
                     is_new_status = task.status != cached.task.status
-                    # A kill may show the status of the end before the record of it comes.
-                    has_ended = cached.task.end_ns is not None
-                    is_new_error = has_ended and _errors(task) != _errors(cached.task)
-                    status_ns = now_ns if is_new_status else dates[0]
-                    dates = status_ns, now_ns, now_ns if is_new_error else dates[2]
-                    self._dates[task.id] = dates
-                elif cached is None and task.id in changes.changed and self.whole_as_of_s > NEVER_S:
+                else:
+                    is_changed = task.id in changes.changed and self.whole_as_of_s > NEVER_S
                     is_new_status = task.id in changes.status_changed
-                    dates = now_ns if is_new_status else dates[0], now_ns, dates[2]
-                    self._dates[task.id] = dates
+                if is_changed:
+                    seen = self._seen_of(task.id)._replace(record_ns=now_ns)
+                    if is_new_status:
+                        seen = seen._replace(status_ns=now_ns)
+                    if cached is not None and _is_new_error(cached.task, task):
+                        seen = seen._replace(error_ns=now_ns)
+                    self._seen[task.id] = seen
                 if keep or cached is not None or not task.is_terminated:
-                    self._store(CachedTask(task, began_s, *dates))
+                    self._store(CachedTask(task, began_s, self._seen_of(task.id)))
 
     def remember(self, tasks: Iterable[Task], began_s: float) -> None:
         """Keep the tasks of a response in memory only."""
@@ -163,8 +167,7 @@ class KnownTasks:
             for task in tasks:
                 self._id_lengths.add(len(task.id))
                 if self._is_news(task, began_s):
-                    dates = self._dates.get(task.id, NO_DATES)
-                    self._store(CachedTask(task, began_s, *dates))
+                    self._store(CachedTask(task, began_s, self._seen_of(task.id)))
 
     def remove(self, ids: Iterable[str]) -> None:
         """Remove tasks that no longer exist."""
@@ -208,6 +211,9 @@ class KnownTasks:
     def _find(self, task_id: str) -> CachedTask | None:
         return self._unfinished.get(task_id) or self._recent.get(task_id)
 
+    def _seen_of(self, task_id: str) -> SeenChanges:
+        return self._seen.get(task_id, UNCHANGED)
+
     def _store(self, cached: CachedTask) -> None:
         task_id = cached.task.id
         if cached.task.is_terminated:
@@ -224,5 +230,10 @@ class KnownTasks:
         return cached.as_of_s <= began_s and not is_final
 
 
-def _errors(task: Task) -> tuple[str, str]:
-    return task.error_detail, task.executer_error
+def _is_new_error(old: Task, new: Task) -> bool:
+    """Whether the error texts changed after the end.
+
+    A kill may show the status of the end before the record of it comes.
+    """
+    old_errors, new_errors = ((task.error_detail, task.executer_error) for task in (old, new))
+    return old.end_ns is not None and old_errors != new_errors

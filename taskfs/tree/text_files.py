@@ -118,11 +118,11 @@ def _status_ns(view: TaskView) -> int:
     else:
         entered = _STATUS_TIMES.get(task.status)
         recorded = entered(task) if entered else None
-    return recorded or view.cached.status_seen_ns or _newest_ns(task)
+    return recorded or view.cached.seen.status_ns or _newest_ns(task)
 
 
 def _start_ns(view: TaskView) -> int:
-    return view.task.start_ns or view.cached.record_seen_ns or view.task.create_ns or 0
+    return view.task.start_ns or view.cached.seen.record_ns or view.task.create_ns or 0
 
 
 def _computation_ns(view: TaskView) -> int:
@@ -141,11 +141,11 @@ def _last_change_ns(view: TaskView) -> int:
 
 
 def _error_ns(view: TaskView) -> int:
-    return max(view.task.last_change_ns, view.cached.error_seen_ns or 0)
+    return max(view.task.last_change_ns, view.cached.seen.error_ns or 0)
 
 
 def _record_ns(view: TaskView) -> int:
-    return max(_newest_ns(view.task), view.cached.record_seen_ns or 0)
+    return max(_newest_ns(view.task), view.cached.seen.record_ns or 0)
 
 
 # The order is the order of readdir.

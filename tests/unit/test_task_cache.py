@@ -73,7 +73,7 @@ def test_a_task_that_ended_is_requested_alone(cache: TaskCache, api: FakeAPI, cl
     clock.tick(2.1)
     cached = cache.get(f"{ID}2")
     assert (cached.task.status, cached.task.end_ns) == ("success", 77)
-    assert cached.status_seen_ns is not None
+    assert cached.seen.status_ns is not None
     assert api.calls == ["list", "active", f"get {ID}2"]
     clock.tick(60)
     assert cache.get(f"{ID}2").task.status == "success"
@@ -223,18 +223,18 @@ def test_the_version_changes_when_groups_do(cache: TaskCache, api: FakeAPI, cloc
 def test_observed_changes_are_dated(cache: TaskCache, api: FakeAPI, clock: Clock) -> None:
     """A-9: A change that this mount saw has its time."""
     cache.listing()
-    assert cache.get(f"{ID}2").status_seen_ns is None
+    assert cache.get(f"{ID}2").seen.status_ns is None
     api.change(f"{ID}2", error_detail="x")
     clock.tick(2.1)
     cached = cache.get(f"{ID}2")
-    assert cached.status_seen_ns is None
-    assert cached.record_seen_ns and abs(cached.record_seen_ns - time.time_ns()) < 60 * 10**9
+    assert cached.seen.status_ns is None
+    assert cached.seen.record_ns and abs(cached.seen.record_ns - time.time_ns()) < 60 * 10**9
     api.change(f"{ID}2", status="computation-started")
     clock.tick(2.1)
     cached = cache.get(f"{ID}2")
-    assert cached.status_seen_ns
+    assert cached.seen.status_ns
     clock.tick(2.1)
-    assert cache.get(f"{ID}2").status_seen_ns == cached.status_seen_ns
+    assert cache.get(f"{ID}2").seen.status_ns == cached.seen.status_ns
 
 
 def test_forget(cache: TaskCache, api: FakeAPI, clock: Clock) -> None:
