@@ -13,7 +13,6 @@ from taskfs.errors import (
     Interrupted,
     IsADirectory,
     NotFound,
-    TaskFSError,
     Unavailable,
     Unsupported,
 )
@@ -23,7 +22,6 @@ from taskfs.remote.live_messages import (
     TOP,
     Answer,
     LiveMachine,
-    MachineGone,
     Question,
     SilenceProbe,
 )
@@ -33,6 +31,7 @@ from taskfs.tasks.last_write import LastWrite, parse_last_write
 from taskfs.tasks.live_failures import RecentFailures
 from taskfs.tasks.live_file import LiveFile, Snapshot
 from taskfs.tasks.live_handle import LiveHandle
+from taskfs.tasks.live_questions import LiveEnded, LiveQuestions
 from taskfs.tasks.live_tree import LiveDirectory, parse_listing
 
 # Files that the task runner writes, in whole lines.
@@ -44,18 +43,6 @@ LISTING_S: Final = 1.0
 UPDATE_S: Final = 0.5
 # In bytes: content kept of files that are not open, all files of one task together.
 MAX_KEPT_BYTES: Final = 32 << 20
-# In seconds: request the status once a question has taken this long, and whenever a machine that
-# has disconnected has not come back for so long.
-RECONNECT_S: Final = 8.0
-# Connections that may end during one question. After that many, the question fails.
-MAX_DISCONNECTS: Final = 3
-# In seconds: a request for the task's status may take this long even after the deadline.
-STATUS_S: Final = 1.0
-ENDED: Final = "the task has ended: its files come with its archive"
-
-
-class LiveEnded(Unavailable):
-    """The task has left the statuses in which its machine serves its files."""
 
 
 class _Entry:
@@ -75,7 +62,7 @@ class LiveFiles:
 
     *is_live* asks the API whether the task's status is one of `LIVE_STATUSES`, within the given
     seconds. It is called where the machine's answer, or its silence, may come from the task's end:
-    a file is missing, the connection ended, or no answer came (see `_ask`).
+    a file is missing, or as `LiveQuestions` says.
 
     Every call raises, besides what it names: Unavailable (ETIMEDOUT; `LiveEnded` where the task has
     ended), BadResponse (EIO), AccessDenied (EACCES), Unsupported (EOPNOTSUPP), Interrupted (EINTR).
@@ -90,8 +77,6 @@ class LiveFiles:
         interrupted: Callable[[], bool] = never,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._machine = machine
-        self._is_live = is_live
         self._timeout_s = timeout_s
         self._interrupted = interrupted
         self._clock = clock
@@ -101,7 +86,9 @@ class LiveFiles:
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
         self._sizes: dict[bytes, int] = {}
         self._failures = RecentFailures(clock)  # by path, None for the machine as a whole
-        self._has_ended = False  # by the status that was requested last
+        self._questions = LiveQuestions(
+            machine, self._failures, is_live=is_live, interrupted=interrupted, clock=clock
+        )
 
     # The tree.
 
@@ -237,12 +224,12 @@ class LiveFiles:
 
             def ask(question: Question, silence_probe: SilenceProbe | None = None) -> Answer | None:
                 """Ask as `LiveMachine.ask` does, which explains the silence probe."""
-                return self._ask(question, deadline_s, silence_probe)
+                return self._questions.ask(question, deadline_s, silence_probe)
 
             try:
                 snapshot = entry.file.update(ask)
             except NotFound as exc:
-                self._check_live(deadline_s)
+                self._questions.check_live(deadline_s)
                 raise NotFound(str(exc)) from exc
             except (Unsupported, BadResponse, Unavailable) as exc:
                 if not isinstance(exc, LiveEnded):
@@ -264,71 +251,11 @@ class LiveFiles:
         """Return which file on the machine was written last, and how long ago."""
         return parse_last_write(self._message(LAST_MODIFIED_FILE, self._clock() + self._timeout_s))
 
-    # Questions.
-
     def _message(self, question: Question, deadline_s: float) -> Any:
-        answer = self._ask(question, deadline_s)
+        answer = self._questions.ask(question, deadline_s)
         if answer is None or answer.status != "success":
             raise BadResponse(f"the task's machine refused {question.type}")
         return answer.message
-
-    def _ask(
-        self, question: Question, deadline_s: float, silence_probe: SilenceProbe | None = None
-    ) -> Answer | None:
-        """Ask, again if the connection ends while the task is live.
-
-        A machine may disconnect shortly before the status of its task changes, and the caller's
-        status may be older. So the status is requested while there is no new connection, and once
-        if no answer has come for `RECONNECT_S`. The reader that learns of the end wakes all others.
-        """
-        self._failures.check(None)
-        if self._has_ended:  # the caller knew an older status, or the task runs again
-            self._check_live(deadline_s)
-        disconnects = 0
-        check_at_s = self._clock() + RECONNECT_S
-
-        def should_stop() -> bool:
-            nonlocal check_at_s
-            if self._clock() >= check_at_s:
-                check_at_s = float("inf")
-                with contextlib.suppress(TaskFSError):  # the question may still be answered
-                    self._has_ended = not self._is_live(STATUS_S)
-            return self._has_ended or self._interrupted()
-
-        while True:
-            remaining_s = max(0.0, deadline_s - self._clock())
-            try:
-                return self._machine.ask(
-                    question,
-                    min(remaining_s, RECONNECT_S) if disconnects else remaining_s,
-                    should_stop,
-                    silence_probe,
-                )
-            except Interrupted:
-                if self._has_ended:
-                    raise LiveEnded(ENDED) from None
-                raise
-            except MachineGone as exc:
-                self._check_live(deadline_s)
-                disconnects += 1
-                if disconnects == MAX_DISCONNECTS:
-                    self._failures.remember(None, exc)
-                    raise
-            except Unsupported as exc:
-                self._failures.remember(None, exc)
-                raise
-            except Unavailable as exc:
-                if not disconnects or remaining_s <= RECONNECT_S:
-                    self._failures.remember(None, exc)
-                    self._check_live(deadline_s)
-                    raise
-                self._check_live(deadline_s)
-
-    def _check_live(self, deadline_s: float) -> None:
-        """Raise LiveEnded if the task has ended: a silence then says nothing about a file."""
-        self._has_ended = not self._is_live(max(STATUS_S, deadline_s - self._clock()))
-        if self._has_ended:
-            raise LiveEnded(ENDED)
 
     @contextlib.contextmanager
     def _held(self, lock: threading.Lock, deadline_s: float) -> Iterator[None]:

@@ -10,8 +10,9 @@ from functools import partial
 from taskfs.errors import NotFound, ReadOnly
 from taskfs.model import LIVE_STATUSES, Task
 from taskfs.tasks.archive_kind import ArchiveKind
-from taskfs.tasks.live import LiveEnded, LiveFiles
+from taskfs.tasks.live import LiveFiles
 from taskfs.tasks.live_file import HOLE_BYTES
+from taskfs.tasks.live_questions import LiveEnded
 from taskfs.tasks.live_tasks import LiveTasks
 from taskfs.tree.archive_nodes import ArchiveRootNode
 from taskfs.tree.context import TreeContext

@@ -20,8 +20,9 @@ from taskfs.errors import (
 from taskfs.remote.live_channel import LiveChannels
 from taskfs.remote.live_messages import Answer, MachineGone, Question, SilenceProbe
 from taskfs.tasks.last_write import LastWrite
-from taskfs.tasks.live import RECONNECT_S, LiveEnded, LiveFiles
+from taskfs.tasks.live import LiveFiles
 from taskfs.tasks.live_handle import LiveHandle
+from taskfs.tasks.live_questions import RECONNECT_S, LiveEnded
 from tests.archive_harness import run_threads
 from tests.fake_api import FakeCloud
 from tests.live.conftest import BUSY_S, PATIENT_S, fails_early

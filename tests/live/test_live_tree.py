@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from taskfs.model import KNOWN_STATUSES, LIVE_STATUSES
-from taskfs.tasks.live import RECONNECT_S
 from taskfs.tasks.live_file import HOLE_BYTES
+from taskfs.tasks.live_questions import RECONNECT_S
 from tests.fake_api import FakeCloud
 from tests.file_systems import FileSystem, assert_same, errno_of, text, walk
 from tests.live.conftest import BUSY_S
