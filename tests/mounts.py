@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shlex
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -57,6 +58,20 @@ def processes_naming(path: Path) -> list[int]:
             continue
         if os.fsencode(path) in words and state != "Z":
             found.append(int(entry))
+    return found
+
+
+def users_of(path: Path) -> list[str]:
+    """Return the processes that use something below *path*: what they use, and their words."""
+    found = []
+    for link in (*Path("/proc").glob("[0-9]*/fd/*"), *Path("/proc").glob("[0-9]*/cwd")):
+        try:
+            used = os.readlink(link)
+            words = Path(*link.parts[:3], "cmdline").read_text(errors="replace").split("\0")
+        except OSError:  # it has ended
+            continue
+        if used.startswith(str(path)):
+            found.append(f"{link}: {used}: {shlex.join(words)}")
     return found
 
 
@@ -149,9 +164,10 @@ class Mount:
             return
         try:
             umount(self.path, lazy=False)
-        except MountError:
+        except MountError as exc:
+            users = users_of(self.path)
             umount(self.path, lazy=True)
-            raise
+            raise AssertionError("\n".join((str(exc), *users))) from exc
 
     def discard(self) -> str:
         """Detach the mount, busy or not; return the problem that its log reports, or ''."""
