@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from taskfs.archive.end_record import MAX_DIRECTORY
 from taskfs.demo.sources import FileSource
 from tests.fake_api import FakeCloud
 from tests.outputs import LONG_AGO
@@ -91,8 +90,8 @@ class OversizedArchive:
     """An object whose end record says that its directory is longer than one may be."""
 
     def __init__(self) -> None:
-        self._end = build([], zip64=True, end64={"size": MAX_DIRECTORY + 1, "offset": 0})
-        self.size = MAX_DIRECTORY + (1 << 20)
+        self._end = build([], zip64=True, end64={"size": (1 << 30) + 1, "offset": 0})
+        self.size = (1 << 30) + (1 << 20)
 
     def read(self, start: int, stop: int) -> bytes:
         zeros = self.size - len(self._end)

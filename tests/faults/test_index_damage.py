@@ -8,7 +8,6 @@ from typing import Final
 
 import pytest
 
-from taskfs.cache.spill_file import IN_MEMORY
 from tests.caches import MountFactory, TreeFactory, archive_requests, cached_files
 from tests.fake_api import FakeCloud
 from tests.outputs import LONG_AGO, noise
@@ -33,7 +32,7 @@ def put_many(cloud: FakeCloud) -> str:
 def long_index(cache: Path) -> Path:
     """Return the index of the outputs of `put_many`."""
     (path,) = cached_files(cache, "index")
-    assert path.stat().st_size > IN_MEMORY
+    assert path.stat().st_size > 1 << 20
     return path
 
 

@@ -9,7 +9,6 @@ import pytest
 
 from taskfs.errors import Unavailable
 from taskfs.remote.live_channel import LiveChannels
-from taskfs.remote.live_connection import COLLECT_AFTER
 from taskfs.remote.live_messages import LS
 from tests.fake_api import FakeCloud
 from tests.live.conftest import BUSY_S, NewChannels
@@ -40,16 +39,17 @@ def look(channels: LiveChannels, task: str) -> None:
 def test_closed_connections_keep_no_memory(
     cloud: FakeCloud, new_channels: NewChannels, task: str, no_automatic_collection: None
 ) -> None:
-    """L-14: A connection that is closed keeps no memory for long, whichever way it ended."""
+    """L-14: The objects of at most 16 connections wait for the garbage collector, whichever way the
+    connections ended."""
     channels = new_channels(idle_time_s=0.02, question_timeout_s=0.5)
     before = peers()
     faults = cloud.machine(task).faults
-    for number in range(3 * COLLECT_AFTER):
+    for number in range(48):
         if number % 3:
             faults.add(("goodbye", "silence")[number % 2])
         look(channels, task)
     # Each connection has two ends in this process.
-    assert peers() - before <= 2 * (COLLECT_AFTER + 2)
+    assert peers() - before <= 2 * (16 + 2)
 
 
 def test_each_task_keeps_nothing(
@@ -58,7 +58,7 @@ def test_each_task_keeps_nothing(
     """L-14: A look at many tasks, one after the other, leaves no connection in memory."""
     channels = new_channels(idle_time_s=0.02)
     before = peers()
-    for _ in range(2 * COLLECT_AFTER):
+    for _ in range(32):
         task = cloud.add_task(status="computation-started")
         cloud.machine_files(task).write("a", b"b")
         look(channels, task)

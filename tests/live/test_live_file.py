@@ -7,9 +7,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from taskfs.errors import NotFound, TooLarge, Unsupported
-from taskfs.tasks.live_file import HOLE_BYTES, Limits, LiveFile, Snapshot
+from taskfs.tasks.live_file import Limits, LiveFile, Snapshot
 from tests.live.machine_model import Clock, ModelMachine
 
+HOLE = 1 << 40  # L-6
 # Small, so that short files go through every way of asking.
 TINY = Limits(
     answer=24 << 10, enough=18 << 10, steps=(2048, 8192), small=3000, evidence=600, kept=96 << 10
@@ -170,7 +171,7 @@ def test_the_end_of_a_large_file_is_behind_a_hole() -> None:
     lines = [b"step %08d residual %012d\n" % (i, i * 7919) for i in range(200_000)]
     world.write(b"".join(lines))
     before = world.update()
-    assert before.hole == HOLE_BYTES
+    assert before.hole == HOLE
     whole = b"".join(lines)[:-1]
     assert 3 << 20 <= before.size - before.hole <= 4 << 20
     assert whole.endswith(content_of(before))
@@ -240,7 +241,7 @@ def test_only_a_repeated_end_deceives(known: list[bytes], appended: list[list[by
         world.append(new)
         last, before = before, world.update()
         true = world.machine.files.read("run.log") or b""
-        if before.hole == HOLE_BYTES:  # too large to be asked for as a whole
+        if before.hole == HOLE:  # too large to be asked for as a whole
             assert true[:-1].endswith(content_of(before))
             return
         if content_of(before) != true[:-1]:
@@ -298,7 +299,7 @@ def test_never_a_wrong_byte(
             continue
         true = world.machine.files.read(world.name) or b""
         shown = content_of(after)
-        if after.hole == 0 or after.hole < HOLE_BYTES:
+        if after.hole == 0 or after.hole < HOLE:
             assert after.size in (len(true), len(true) - 1)
             assert true[after.hole : after.size] == shown
             assert true[after.size :] in (b"", b"\n")

@@ -22,7 +22,7 @@ from taskfs.remote.live_messages import Answer, MachineGone, Question, SilencePr
 from taskfs.tasks.last_write import LastWrite
 from taskfs.tasks.live import LiveFiles
 from taskfs.tasks.live_handle import LiveHandle
-from taskfs.tasks.live_questions import RECONNECT_S, LiveEnded
+from taskfs.tasks.live_questions import LiveEnded
 from tests.archive_harness import run_threads
 from tests.fake_api import FakeCloud
 from tests.live.conftest import BUSY_S, PATIENT_S, fails_early
@@ -427,7 +427,7 @@ def test_a_first_look_after_the_end_is_over_soon(has_ended: bool) -> None:
     with pytest.raises(LiveEnded if has_ended else Unavailable):
         files.listing()
     assert len(asked_at_s) == (1 if has_ended else 2)
-    assert asked_at_s[0] - began_s < RECONNECT_S + 1.0
+    assert asked_at_s[0] - began_s < 9.0
     assert clock.now_s == (asked_at_s[0] if has_ended else asked_at_s[1])
 
 
@@ -440,7 +440,7 @@ def test_a_machine_that_is_gone_before_the_status_changes() -> None:
     files = LiveFiles(machine, is_live=lambda _: clock.now_s < ends_s, clock=clock)
     with pytest.raises(LiveEnded):
         files.listing()
-    assert clock.now_s - ends_s < RECONNECT_S
+    assert clock.now_s - ends_s < 8.0
     machine = LostMachine(clock)
     files = LiveFiles(machine, is_live=lambda _: True, clock=clock)
     began_s = clock.now_s

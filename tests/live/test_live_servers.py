@@ -8,7 +8,6 @@ import pytest
 
 from taskfs.remote import live_channel
 from taskfs.remote.live_channel import LiveChannels
-from taskfs.remote.live_connection import MAX_MESSAGE_BYTES
 from taskfs.remote.live_messages import LS
 from taskfs.remote.live_signalling import SignallingRequest
 from tests.fake_api import FakeCloud
@@ -67,7 +66,7 @@ def test_a_server_that_answers_is_used(
     assert server.requests > 2  # those of the probe, and those of aiortc
     (offer,) = requests.offers
     assert "typ srflx" in offer
-    assert f"a=max-message-size:{MAX_MESSAGE_BYTES}\r\n" in offer
+    assert "a=max-message-size:16777216\r\n" in offer
 
 
 def test_a_server_that_speaks_no_turn_does_not_delay(cloud: FakeCloud, task: str) -> None:

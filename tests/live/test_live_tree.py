@@ -11,9 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from taskfs.model import KNOWN_STATUSES, LIVE_STATUSES
-from taskfs.tasks.live_file import HOLE_BYTES
-from taskfs.tasks.live_questions import RECONNECT_S
+from taskfs.model import KNOWN_STATUSES
 from tests.fake_api import FakeCloud
 from tests.file_systems import FileSystem, assert_same, errno_of, text, walk
 from tests.live.conftest import BUSY_S
@@ -36,7 +34,7 @@ def test_when_it_is_listed(fs: FileSystem, status: str) -> None:
     """
     task = fs.cloud.add_task(status=status, outputs={"stdout.txt": b"x"})
     fs.cloud.machine_files(task).write("stdout.txt", b"one\n")
-    is_live = status in LIVE_STATUSES
+    is_live = status in ("computation-started", "computation-ended", "pending-kill")
     assert ("live" in fs.names(task)) == is_live
     assert stat.S_ISDIR(fs.stat(f"{task}/live").st_mode)
     if is_live:
@@ -141,7 +139,7 @@ def test_a_large_file(new_fs: NewFs, cloud: FakeCloud, task: str) -> None:
     with fs.open(path) as opened:
         assert errno_of(lambda: opened.read_at(0, 4096)) == errno.EFBIG
     found = fs.stat(path)
-    assert found.st_size > HOLE_BYTES
+    assert found.st_size > 1 << 40
     assert 2 << 20 < 512 * found.st_blocks < 6 << 20
     with fs.open(path) as opened:
         end = opened.read_at(found.st_size - 100_000, 100_000)
@@ -330,7 +328,7 @@ def test_the_end_is_met_by_a_lookup(new_fs: NewFs, cloud: FakeCloud, task: str) 
         began_s = time.monotonic()
         assert fs.stat(path).st_size == 14
         assert opened.read_at(4, 4096) == b"two\nthree\n"
-        assert time.monotonic() - began_s < RECONNECT_S
+        assert time.monotonic() - began_s < 8.0
     assert len([path for path in signalled(cloud) if path.endswith("register")]) == 1
 
 
@@ -349,4 +347,4 @@ def test_the_end_is_met_by_several_readers(new_fs: NewFs, cloud: FakeCloud, task
             thread.start()
         for thread in stats:
             thread.join()
-        assert time.monotonic() - began_s < RECONNECT_S
+        assert time.monotonic() - began_s < 8.0

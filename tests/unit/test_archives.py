@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from taskfs.archive import open_archive
-from taskfs.archive.archive import ARCHIVE_BYTES, Archive
+from taskfs.archive.archive import Archive
 from taskfs.archive.long_builds import LongBuilds
 from taskfs.archive.member import Member
 from taskfs.cache.disk_cache import DiskCache
@@ -347,7 +347,7 @@ def test_the_least_recently_used_indexes_are_evicted(setup: Setup, api: FakeAPI)
 
 def test_small_archives_are_evicted(setup: Setup, api: FakeAPI) -> None:
     """R-20: Of archives with a few bytes of index no more stay than their objects have room."""
-    registry = setup.registry(max_index_bytes=10 * ARCHIVE_BYTES)
+    registry = setup.registry(max_index_bytes=160_000)
     archives = []
     for number in range(12):
         put(api, Entry(b"artifacts/a", b"x"), path=f"{number}/output.zip")

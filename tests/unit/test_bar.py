@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.progress import Progress, TaskID
 
-from taskfs.cli.progress_columns import SETTLE_S, RateColumn, RemainingColumn
+from taskfs.cli.progress_columns import RateColumn, RemainingColumn
 
 MB = 10**6
 
@@ -38,7 +38,7 @@ def test_the_first_rate_is_not_that_of_a_burst() -> None:
         assert download.shown(RateColumn()) == "?"
         assert download.shown(RemainingColumn()) == "-:--:--"
     for _ in range(8):
-        download.advance(MB, SETTLE_S / 4)
+        download.advance(MB, 0.25)
     rate = re.fullmatch(r"([\d.]+) MB/s", download.shown(RateColumn()))
     assert rate is not None
     assert 3.5 < float(rate[1]) < 6

@@ -23,7 +23,7 @@ from taskfs.errors import Interrupted, MountError, TaskFSError
 from taskfs.fuse.attributes import AttributePolicy
 from taskfs.fuse.engine_support import why_not_kernel
 from taskfs.fuse.kernel.channel import Channel
-from taskfs.fuse.kernel.protocol import VERSION_LIFETIME_S, Opcode, Packer
+from taskfs.fuse.kernel.protocol import Opcode, Packer
 from taskfs.fuse.kernel.session import Session, interrupted
 from taskfs.fuse.operations import TaskOperations
 from taskfs.support.buffers import Buffer
@@ -423,8 +423,8 @@ def test_a_listing_sends_attributes_that_cost_no_request() -> None:
 
 
 def test_a_listing_sends_its_lifetime() -> None:
-    """F-10: A listing whose lifetime is that of a version is kept until the kernel is
-    notified, any other for the attr timeout."""
+    """F-10: A listing whose lifetime is that of a version is kept for 24 h, any other for the attr
+    timeout."""
     serving = Serving(Folders())
     fh, *_ = struct.unpack("=QII", serving.answer(Opcode.OPENDIR, bytes(8))[1])
     body = struct.pack("=QQI20x", fh, 2, 4096)
@@ -435,12 +435,7 @@ def test_a_listing_sends_its_lifetime() -> None:
     fh, *_ = struct.unpack("=QII", serving.answer(Opcode.OPENDIR, bytes(8), nodeid=nodeid)[1])
     body = struct.pack("=QQI20x", fh, 2, 4096)
     _, listing = serving.answer(Opcode.READDIRPLUS, body, nodeid=nodeid)
-    assert struct.unpack_from("=QQQQII", listing)[2:] == (
-        VERSION_LIFETIME_S,
-        VERSION_LIFETIME_S,
-        0,
-        0,
-    )
+    assert struct.unpack_from("=QQQQII", listing)[2:] == (86400, 86400, 0, 0)
 
 
 @pytest.mark.parametrize("opcode", [Opcode.READDIR, Opcode.READDIRPLUS])

@@ -4,7 +4,6 @@ import pytest
 
 from taskfs.support.buffers import (
     LARGE,
-    MAX_POOLED,
     POOLED_SIZES,
     POOLS,
     address_of,
@@ -36,10 +35,10 @@ def test_a_buffer_is_reused_after_its_last_view_is_gone(length: int) -> None:
 
 
 def test_unused_buffers_are_bounded() -> None:
-    """`MAX_POOLED` bounds all pools together."""
+    """R-20: All pools together keep at most 16 MiB."""
     used = [allocate(length) for length in POOLED_SIZES for _ in range(40)]
     used.clear()
-    assert MAX_POOLED - POOLED_SIZES[-1] < pooled_bytes() <= MAX_POOLED
+    assert 8 << 20 <= pooled_bytes() <= 16 << 20
     trim_pools()
     assert pooled_bytes() == 0
 

@@ -5,7 +5,7 @@ from concurrent.futures import Executor, Future
 from typing import Any, cast
 
 from taskfs.tasks.last_write import LastWrite
-from taskfs.tasks.live_changes import LAST_WRITE_S, LiveChanges
+from taskfs.tasks.live_changes import LiveChanges
 from taskfs.tasks.live_tasks import LiveTasks
 from taskfs.tasks.live_tree import LiveDirectory
 from tests.live.machine_model import Clock
@@ -69,7 +69,7 @@ class Watched:
         """Ask the machine once, and return the files that have changed."""
         assert self._changes.take(["t"], lambda *_: True) == []
         found = self._changes.take(["t"], lambda *_: True)
-        self.clock.sleep(LAST_WRITE_S)
+        self.clock.sleep(4.0)
         return [change.path for change in found]
 
 

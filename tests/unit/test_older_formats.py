@@ -10,7 +10,6 @@ import pytest
 
 from taskfs.cache.disk_cache import DiskCache
 from taskfs.cache.older_formats import (
-    IDLE_S,
     find_older_formats,
     mark_used,
     remove_older_formats,
@@ -34,7 +33,7 @@ def older(tmp_path: Path) -> Path:
 
 
 def make_old(root: Path) -> None:
-    old_s = time.time() - 2 * IDLE_S
+    old_s = time.time() - 2 * 86400
     for directory, folders, names in os.walk(root):
         for path in (directory, *(os.path.join(directory, n) for n in (*folders, *names))):
             os.utime(path, (old_s, old_s), follow_symlinks=False)

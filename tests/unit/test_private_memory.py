@@ -2,7 +2,7 @@
 
 import mmap
 
-from taskfs.support.private_memory import INTERVAL_S, PrivateMemory
+from taskfs.support.private_memory import PrivateMemory
 
 TARGET = 64 << 20
 
@@ -14,14 +14,14 @@ def test_what_is_beyond_the_target_is_reported() -> None:
     memory = PrivateMemory(base + TARGET, lambda: now)
     assert memory.take_excess() == 0
     with mmap.mmap(-1, 2 * TARGET, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as buffer:
-        now += INTERVAL_S
+        now += 0.1
         assert memory.take_excess() == 0
         for offset in range(0, len(buffer), mmap.PAGESIZE):
             buffer[offset] = 1
         assert memory.take_excess() == 0  # it was measured just now
-        now += INTERVAL_S
+        now += 0.1
         assert TARGET // 2 < memory.take_excess() < 2 * TARGET
         assert memory.is_tight
-    now += INTERVAL_S
+    now += 0.1
     assert memory.take_excess() == 0
     assert not memory.is_tight

@@ -14,13 +14,13 @@ import pytest
 from taskfs.cache import sealed_file
 from taskfs.cache.disk_cache import FORMAT, INDEX, DiskCache, cache_key
 from taskfs.cache.sealed_file import PAGE, SealedFile, SealedWriter, read_sealed
-from taskfs.cache.spill_file import IN_MEMORY
 from taskfs.errors import CacheChanged
 from tests.caches import small_disk, write_index
 
 KIND: Final = b"a kind of content 1\n"
 KEY: Final = cache_key("key")
 SHORT: Final = b"short content"
+IN_MEMORY: Final = 1 << 20
 LONG: Final = random.Random(1).randbytes(2 * IN_MEMORY + 3)
 
 

@@ -22,7 +22,7 @@ from taskfs.api_key import Secret
 from taskfs.model import Task
 from taskfs.remote.task_json import parse_task
 from taskfs.support.redaction import register_secret
-from taskfs.tasks.accounts import UNUSED_S, open_database, open_read_only
+from taskfs.tasks.accounts import open_database, open_read_only
 from taskfs.tasks.database_file import VERSION, DatabaseFile
 from taskfs.tasks.selection import Scope, Selection
 from taskfs.tasks.task_database import TaskDatabase
@@ -541,15 +541,19 @@ def test_a_suspended_writer_does_not_block_others(
 
 
 def test_old_files_are_removed(open_tasks: Opening, cache: Path) -> None:
-    """O-19: Files of accounts that are no longer used, and of older formats, are removed."""
+    """O-19: Files of accounts that no mount has used for 90 days, and of older formats, are
+    removed."""
     put(open_tasks("old"), *TASKS)
     (old,) = files(cache)
-    past_s = time.time() - UNUSED_S - 9
-    os.utime(old, (past_s, past_s))
+    put(open_tasks("recent"), *TASKS)
+    (recent,) = {*files(cache)} - {old}
+    for path, days in ((old, 90.1), (recent, 89.9)):
+        past_s = time.time() - days * 86400
+        os.utime(path, (past_s, past_s))
     (cache / "v1/records").mkdir(parents=True)
     (cache / "v1/records/x").write_bytes(b"x")
     put(open_tasks("new"), *TASKS)
-    assert old not in files(cache)
+    assert old not in files(cache) and recent in files(cache)
     assert not (cache / "v1/records").exists()
 
 

@@ -9,10 +9,11 @@ import pytest
 from taskfs.errors import BadResponse
 from taskfs.remote.signed_url import SignedBatch
 from taskfs.tasks.archive_kind import ArchiveKind
-from taskfs.tasks.task_walk import MAX_AHEAD, MAX_MEMBERS, MIN_STREAK, TaskWalk, Walked
+from taskfs.tasks.task_walk import MAX_MEMBERS, TaskWalk, Walked
 from tests.archive_harness import run_threads
 from tests.unit.fakes import task_of
 
+STREAK = 4  # a walk counts from this task on (R-29)
 BY_NAME = [f"task{number:03}" for number in range(200)]
 BY_AGE = random.Random(5).sample(BY_NAME, len(BY_NAME))
 
@@ -41,19 +42,19 @@ def test_a_walk_has_all_that_follow_prefetched(order: list[str]) -> None:
     """R-29: Each later task of a walk is prefetched, once and before it is needed."""
     walk = Walk()
     for number, name in enumerate(order):
-        if number > MIN_STREAK:
+        if number > STREAK:
             assert name in walk.prefetched
         walk.visit([name, name])
-    assert walk.prefetched == order[MIN_STREAK:]
+    assert walk.prefetched == order[STREAK:]
     assert walk.batches < len(order) / 10 + 5
 
 
 def test_prefetch_is_at_most_twice_what_was_met() -> None:
     """R-29: At most twice as many tasks are prefetched as the walk has met."""
     for length in range(1, 60):
-        count = len(Walk().visit(BY_NAME[:length]).prefetched) - max(0, length - MIN_STREAK)
-        assert count <= min(2 * length, MAX_AHEAD)
-        assert (count > 0) == (length >= MIN_STREAK)
+        count = len(Walk().visit(BY_NAME[:length]).prefetched) - max(0, length - STREAK)
+        assert count <= min(2 * length, 32)
+        assert (count > 0) == (length >= STREAK)
 
 
 def test_both_archives_of_one_task_in_turn() -> None:
@@ -110,7 +111,7 @@ def test_a_walk_through_a_view_whose_tasks_lie_scattered() -> None:
     walk.note_view(view)
     for name in sorted(view):
         walk.note(task_of(name, "success"), ArchiveKind.OUTPUT)
-    assert set(sorted(view)[MIN_STREAK:]) <= set(prefetched)
+    assert set(sorted(view)[STREAK:]) <= set(prefetched)
     assert len(prefetched) < 2 * len(view)
 
 
@@ -123,7 +124,7 @@ def test_a_walk_goes_on_while_tasks_come() -> None:
         if number % 15 == 14:
             listing[0] = (f"new{number}", *listing[0])
         walk.note(task_of(name, "success"), ArchiveKind.OUTPUT)
-    assert set(BY_NAME[MIN_STREAK:]) <= set(prefetched)
+    assert set(BY_NAME[STREAK:]) <= set(prefetched)
 
 
 def test_a_walk_that_skips_tasks_goes_on() -> None:
@@ -198,10 +199,10 @@ def test_a_member_is_prefetched_in_as_many_tasks_as_were_read() -> None:
     log = Walked(ArchiveKind.OUTPUT, "log")
     for number, name in enumerate(BY_NAME[:60]):
         walk.note_member(name, log, 16)
-        ahead = len(prefetched) - max(0, number + 1 - MIN_STREAK)
-        assert (ahead > 0) == (number + 1 >= MIN_STREAK)
+        ahead = len(prefetched) - max(0, number + 1 - STREAK)
+        assert (ahead > 0) == (number + 1 >= STREAK)
         assert ahead <= min(16, number + 1)
-    assert prefetched == BY_NAME[MIN_STREAK : MIN_STREAK + len(prefetched)]
+    assert prefetched == BY_NAME[STREAK : STREAK + len(prefetched)]
 
 
 def test_members_are_walks_of_their_own() -> None:
