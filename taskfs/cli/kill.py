@@ -13,7 +13,7 @@ from taskfs.cli.arguments import task_ids_argument
 from taskfs.cli.options import Settings, config_options, parsed_by
 from taskfs.cli.output import align, describe_error, print_error
 from taskfs.cli.task_choice import TaskChoice
-from taskfs.cli.task_ids import missing_task, resolve_names
+from taskfs.cli.task_ids import kill_sent, missing_task, resolve_names
 from taskfs.errors import AlreadyTerminated, BadResponse, NotFound, TaskFSError, Unavailable
 from taskfs.model import Task, TaskStatus
 from taskfs.options import BY_NAME
@@ -154,7 +154,7 @@ def _send_kill(client: "TaskClient", task_id: str) -> bool:
     except TaskFSError as exc:
         print_error(f"task {task_id}: {describe_error(exc)}")
     else:
-        click.echo(f"Successfully sent kill request for task {task_id}.")
+        click.echo(kill_sent(task_id))
         return True
     return False
 

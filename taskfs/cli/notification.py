@@ -47,10 +47,15 @@ def notify(title: str, text: str) -> None:
         sys.stderr.flush()
 
 
-def run_command(words: Sequence[str], task: Task) -> None:
-    """Run a command with the task in its environment; print an error if it fails."""
+def run_command(words: Sequence[str], task: Task, *, to_stderr: bool) -> None:
+    """Run a command with the task in its environment; print an error if it fails.
+
+    With *to_stderr* its standard output is our standard error.
+    """
+    environment = {**os.environ, **variables(task)}
+    stdout = sys.stderr if to_stderr else None
     try:
-        done = subprocess.run(words, env={**os.environ, **variables(task)}, check=False)
+        done = subprocess.run(words, env=environment, stdout=stdout, check=False)
     except OSError as exc:
         print_error(f"--exec: {words[0]} cannot be run ({exc.strerror}): write a program's path")
         return

@@ -92,6 +92,11 @@ def missing_task(task_id: str) -> str:
     return f"there is no task {task_id}: see `taskfs list --all`"
 
 
+def kill_sent(task_id: str) -> str:
+    """Return the message that the API has accepted a kill request."""
+    return f"Successfully sent kill request for task {task_id}."
+
+
 def _latest(ids: Sequence[str]) -> str:
     if not ids:
         raise NotFound("there is no latest task: the account has no tasks")

@@ -15,7 +15,7 @@ from taskfs.cli.options import Settings, config_options, parsed_by
 from taskfs.cli.output import describe_error, print_error
 from taskfs.cli.status_line import StatusLine
 from taskfs.cli.task_choice import has_failed
-from taskfs.cli.task_ids import resolve_names
+from taskfs.cli.task_ids import kill_sent, resolve_names
 from taskfs.cli.task_report import cost_line
 from taskfs.cli.task_wait import TaskWait
 from taskfs.errors import NotFound, TaskFSError, WaitTimeout
@@ -104,7 +104,8 @@ def command(
                 _print_records(client, reporter.ended, is_array=len(ids) > 1)
     except KeyboardInterrupt:
         line.finish()
-        _interrupted(settings, wait.task_ids if wait else task_ids, kill=kill_on_interrupt)
+        running = wait.task_ids if wait else task_ids
+        _interrupted(settings, running, kill=kill_on_interrupt, to_stderr=as_json)
         raise
     except NotFound as exc:
         line.finish()
@@ -122,11 +123,13 @@ def command(
     return 0 if all(task.status == "success" for task in reporter.ended) else EXIT_ENDED_BADLY
 
 
-def _interrupted(settings: Settings, task_ids: Sequence[str], *, kill: bool) -> None:
+def _interrupted(
+    settings: Settings, task_ids: Sequence[str], *, kill: bool, to_stderr: bool
+) -> None:
     """Kill the tasks, or say that they continue."""
     if kill:
         for task_id in task_ids:
-            _kill(settings, task_id)
+            _kill(settings, task_id, to_stderr=to_stderr)
     elif len(task_ids) == 1:
         print_error(f"task {task_ids[0]} continues; `taskfs kill {task_ids[0]}` ends it")
     elif task_ids:
@@ -134,7 +137,7 @@ def _interrupted(settings: Settings, task_ids: Sequence[str], *, kill: bool) -> 
         print_error(f"{len(task_ids)} tasks continue; `taskfs kill {names}` ends them")
 
 
-def _kill(settings: Settings, task_id: str) -> None:
+def _kill(settings: Settings, task_id: str, *, to_stderr: bool) -> None:
     """Send a kill request and print the outcome."""
     try:
         with open_session(settings) as (_, client):
@@ -142,7 +145,7 @@ def _kill(settings: Settings, task_id: str) -> None:
     except TaskFSError as exc:
         print_error(f"the kill request for task {task_id} failed: {exc}")
     else:
-        click.echo(f"Successfully sent kill request for task {task_id}.")
+        click.echo(kill_sent(task_id), err=to_stderr)
 
 
 def _print_records(client: "TaskClient", ended: Sequence[Task], *, is_array: bool) -> None:
@@ -176,7 +179,7 @@ class _Reporter:
             self._explain(task)
         sys.stdout.flush()
         if self._exec_words:
-            run_command(self._exec_words, task)
+            run_command(self._exec_words, task, to_stderr=self._to_stderr)
 
     def _explain(self, task: Task) -> None:
         reason = "; ".join(filter(None, (task.error_detail, task.executer_error)))

@@ -21,6 +21,7 @@ from taskfs.cli.last_write import LastWrites, fetch_last_writes
 from taskfs.cli.options import Settings, config_options
 from taskfs.cli.output import describe_error, is_terminal, print_table
 from taskfs.cli.signals import leave
+from taskfs.cli.task_ids import kill_sent
 from taskfs.cli.watch_screen import Action, Screen
 from taskfs.cli.watch_tasks import COLUMNS, MAX_REQUESTS, Snapshot, UnfinishedTasks
 from taskfs.errors import ConfigError, TaskFSError
@@ -213,7 +214,7 @@ class _LiveTable:
             task_id = self._kills.pop(future)
             exc = future.exception()
             if exc is None:
-                outcome = f"Successfully sent kill request for task {task_id}."
+                outcome = kill_sent(task_id)
             else:
                 reason = describe_error(exc) if isinstance(exc, TaskFSError) else repr(exc)
                 outcome = f"task {task_id} was not killed: {' '.join(reason.split())}"

@@ -110,6 +110,18 @@ def test_an_interrupt_while_a_request_is_under_way(taskfs: Command, cloud: FakeC
     assert cloud.killed == [task]
 
 
+def test_a_kill_on_interrupt_is_no_part_of_the_json(taskfs: Command, cloud: FakeCloud) -> None:
+    """C-3: With `--json` the outcome of a kill on interrupt goes to standard error."""
+    task = cloud.add_task(status="started")
+    process = taskfs.start("wait", task, "--json", "--kill-on-interrupt")
+    assert process.stderr
+    assert process.stderr.readline() == "started\n"
+    interrupt(process)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, "")
+    assert err == f"Successfully sent kill request for task {task}.\n"
+
+
 def test_a_failed_kill_is_reported(taskfs: Command, cloud: FakeCloud) -> None:
     """C-20: A kill on interrupt that fails is reported."""
     task = cloud.add_task(status="started")

@@ -200,6 +200,13 @@ class TestNotification:
         done = taskfs("wait", *tasks, "--exec", "printenv TASK_ID")
         assert [line for line in done.stdout.splitlines() if line in tasks] == tasks
 
+    def test_its_output_is_no_part_of_the_json(self, taskfs: Command, cloud: FakeCloud) -> None:
+        """C-3: With `--json` a command of `--exec` prints to standard error."""
+        task = cloud.add_task(outputs=OUTPUTS)
+        done = taskfs("wait", task, "--json", "--exec", "echo done")
+        assert json.loads(done.stdout)["task_id"] == task
+        assert (done.returncode, done.stderr) == (0, "done\n")
+
     def test_a_desktop_is_notified(self, taskfs: Command, cloud: FakeCloud, tmp_path: Path) -> None:
         """C-52: `--notify` calls notify-send where there is a desktop."""
         task = cloud.add_task(outputs=OUTPUTS)
