@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from taskfs.cli import columns
 from taskfs.cli.last_write import Written
-from taskfs.errors import TaskFSError
+from taskfs.errors import NotFound, TaskFSError
 from taskfs.model import Task
-from taskfs.support.formatting import format_elapsed, format_money
+from taskfs.support.formatting import format_elapsed
 
 if TYPE_CHECKING:
     from taskfs.remote.api_client import TaskClient
@@ -59,7 +59,6 @@ class Snapshot:
     def row(self, task: Task, now_ns: int) -> tuple[str, ...]:
         """Return the task's cells in the order of `COLUMNS`."""
         ahead = self.tasks_ahead.get(task.id)
-        cost = json.loads(task.record).get("estimated_computation_cost")
         written = self.written.get(task.id)
         return (
             task.id,
@@ -68,7 +67,7 @@ class Snapshot:
             "" if ahead is None else f"{ahead} ahead",
             format_elapsed(task.computation_elapsed(now_ns)),
             task.machine_type,
-            format_money(cost) if isinstance(cost, (int, float)) else "",
+            columns.TASK_COLUMNS["cost"].cell(task, now_ns),
             "" if written is None else f"{format_elapsed(written.age_s)} ago",
         )
 
@@ -88,6 +87,7 @@ class UnfinishedTasks:
         self._statuses = frozenset(statuses)
         self._clock = clock
         self._tasks: dict[str, Task] = {}
+        self._gone: list[str] = []  # tasks that left the listing; their ends are not known yet
         self._ahead: dict[str, int] = {}
         self._requested_s: dict[str, float] = {}  # when each position was last requested
 
@@ -99,7 +99,8 @@ class UnfinishedTasks:
         """
         listed = self._client.list_tasks(project=self._project, active=True)
         unfinished = {task.id: task for task in listed}
-        gone = [task_id for task_id in self._tasks if task_id not in unfinished]
+        gone = (*self._gone, *self._tasks)
+        self._gone = [task_id for task_id in gone if task_id not in unfinished]
         tasks = {
             task_id: task
             for task_id, task in unfinished.items()
@@ -110,7 +111,8 @@ class UnfinishedTasks:
             self._requested_s.clear()
         self._ahead = {i: ahead for i, ahead in self._ahead.items() if i in queue}
         with ThreadPoolExecutor(THREADS) as pool:
-            ended = [task for task in pool.map(self._fetch_ended, gone[:MAX_REQUESTS]) if task]
+            asked = self._gone[:MAX_REQUESTS]
+            ended = [task for task in pool.map(self._fetch_ended, asked) if task]
             list(pool.map(self._fetch_position, self._stale_positions(queue)[:max_positions]))
         self._tasks = tasks
         return Snapshot(tuple(tasks.values()), dict(self._ahead), tuple(ended), time.time())
@@ -131,9 +133,16 @@ class UnfinishedTasks:
                 self._ahead[task_id] = status.tasks_ahead
 
     def _fetch_ended(self, task_id: str) -> Task | None:
-        """Return the task if it has ended, None if it is gone or merely left the filter."""
+        """Return the task if it has ended, None if it is gone or merely left the filter.
+
+        If the request fails, return None as well; the next update asks again.
+        """
+        task = None
         try:
             task = self._client.get_task(task_id)
+        except NotFound:
+            pass
         except TaskFSError:
             return None
-        return task if task.is_terminated else None
+        self._gone.remove(task_id)
+        return task if task is not None and task.is_terminated else None

@@ -336,6 +336,22 @@ class TestRequests:
         assert len(cloud.requests) == 2
         client.close()
 
+    def test_many_that_end_at_once(self, cloud: FakeCloud, client: TaskClient) -> None:
+        """C-53: All tasks that ended are shown, if many end at once and if a request fails."""
+        running = {cloud.add_task(status="started") for _ in range(2 * MAX_REQUESTS + 1)}
+        tasks = UnfinishedTasks(client)
+        tasks.update()
+        for task in running:
+            cloud.set_status(task, "killed")
+        failing = min(running)
+        cloud.faults.add("status", path=failing, times=None, status=418)
+        ended = [task.id for _ in range(4) for task in tasks.update().ended]
+        assert sorted([*ended, failing]) == sorted(running)
+        cloud.faults.clear()
+        assert [task.id for task in tasks.update().ended] == [failing]
+        assert not tasks.update().ended
+        client.close()
+
     def test_a_long_queue(self, cloud: FakeCloud, client: TaskClient) -> None:
         """C-9: In a long queue only a few places are asked for per update."""
         for _ in range(32):
