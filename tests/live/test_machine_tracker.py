@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from taskfs.demo.cloud import EmbeddedCloud
 from taskfs.demo.machines.files import WrittenFiles
-from taskfs.demo.machines.signalling import RUNNING
 from taskfs.demo.machines.tracker import NoAnswer, Tail
-from taskfs.model import LIVE_STATUSES
+from taskfs.model import KNOWN_STATUSES, LIVE_STATUSES
 from taskfs.remote.live_channel import LiveChannels
 from taskfs.remote.live_messages import LS, Question, tail
 from taskfs.remote.live_signalling import SignallingRequest
@@ -23,6 +22,7 @@ from taskfs.tasks.live import LiveFiles
 from tests.fake_api import FakeCloud
 from tests.live.conftest import NO_SERVER, Requests
 from tests.live.machine_model import Clock, ModelMachine
+from tests.mounts import eventually
 
 
 def machine_with(content: bytes) -> ModelMachine:
@@ -169,11 +169,16 @@ def test_running_tasks_write_logs_that_grow() -> None:
                 assert archive.read(f"artifacts/{name.decode()}").startswith(before)
 
 
-def test_the_statuses_agree() -> None:
-    """L-1: `computation-started`, `computation-ended` and `pending-kill`."""
-    assert RUNNING == LIVE_STATUSES
-    with EmbeddedCloud() as cloud:
-        assert set(cloud.statuses().values()) & RUNNING
+def test_the_machines_of_running_tasks_accept_offers(cloud: FakeCloud) -> None:
+    """L-1, L-13: The machine of a task accepts connections in three statuses only."""
+    running = ("computation-started", "computation-ended", "pending-kill")
+    tasks = {}
+    for status in sorted(KNOWN_STATUSES, key=running.__contains__):  # those that accept, last
+        tasks[status] = task = cloud.add_task(status=status)
+        offer = {"sender_id": "s", "receiver_id": task, "type": "offer", "sdp": ""}
+        Requests(cloud)(SignallingRequest("POST", f"/tasks/{task}/offer", None, offer, 5))
+    eventually(lambda: all(cloud.machine(tasks[status]).connections for status in running))
+    assert {name for name, task in tasks.items() if cloud.machine(task).connections} == {*running}
 
 
 def test_wrong_calls_of_signalling(cloud: FakeCloud) -> None:

@@ -10,7 +10,7 @@ from taskfs.archive.archive import Archive
 from taskfs.archive.member_reader import MemberReader
 from taskfs.archive.prefetch import AccessPattern, SequentialMembers
 from taskfs.cache.block import BLOCK
-from taskfs.cache.readahead import SLACK, ReadAheadBudget
+from taskfs.cache.readahead import ReadAheadBudget
 from tests.archive_harness import (
     ArchiveHarness,
     FakeObject,
@@ -106,7 +106,7 @@ def test_a_sequence_of_eight_readers_is_recognised_in_any_order() -> None:
     """R-6: A walk by eight readers is recognised in whatever order they finish."""
     size = 8 * READ
     body = many(30, size, DEFLATED)
-    assert len(body) / 30 > SLACK / 2
+    assert len(body) / 30 > 512 << 10  # two are longer than the disorder of one reader
     with make_harness() as harness:
         remote = FakeObject(body)
         archive = harness.open(remote)
