@@ -338,7 +338,7 @@ class TestRequests:
 
     def test_many_that_end_at_once(self, cloud: FakeCloud, client: TaskClient) -> None:
         """C-53: All tasks that ended are shown, if many end at once and if a request fails."""
-        running = {cloud.add_task(status="started") for _ in range(2 * MAX_REQUESTS + 1)}
+        running = {cloud.add_task(status="started") for _ in range(33)}
         tasks = UnfinishedTasks(client)
         tasks.update()
         for task in running:
