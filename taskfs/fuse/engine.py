@@ -60,8 +60,9 @@ class MountEngine(Protocol):
         are answered. Requests in flight when the mount ends get a few seconds.
 
         Raises:
-            ProtocolRefused: the kernel's protocol is unknown; the mount is removed again.
+            ProtocolRefused: the kernel's protocol is unknown.
             MountError: it could not be mounted, or a callback or a request ended the mount.
+                In both cases the kernel's mount table may still have it, with a dead connection.
         """
         ...
 

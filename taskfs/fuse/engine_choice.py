@@ -73,7 +73,6 @@ class Engines:
                 )
             finally:
                 state.engine_ended()
-                state.detach()  # an aborted connection leaves its mount in the table
 
 
 def choose_engines(config: Config, mountpoint: Path) -> Engines:

@@ -114,6 +114,18 @@ def detach(mountpoint: Path, device: str) -> None:
         _unmount(mountpoint, lazy=True)
 
 
+def detach_dead(mountpoint: Path, device: str) -> None:
+    """Do what `detach` does if the connection of the mount has ended.
+
+    The next mount on *mountpoint* may have the *device* of the last one, and answers.
+
+    Raises:
+        MountError: it cannot be unmounted.
+    """
+    if device and mounted_device(mountpoint) == device and is_dead(mountpoint):
+        _unmount(mountpoint, lazy=True)
+
+
 def umount(mountpoint: Path, *, lazy: bool) -> None:
     """Unmount and wait until the daemon has ended; *lazy* detaches a mount that is in use.
 

@@ -53,8 +53,14 @@ class MountState:
         self._stop_mounting()
 
     def engine_ended(self) -> None:
-        """Note that the engine has ended, possibly before it mounted."""
+        """Note that the engine has ended, possibly before it mounted.
+
+        Unmount what an aborted connection leaves in the kernel's table; raise MountError if that
+        fails.
+        """
         self._stop_mounting()
+        device, self._device = self._device, ""
+        mountpoint.detach_dead(self.mountpoint, device)
 
     def _stop_mounting(self) -> None:
         if self._is_mounting:

@@ -305,6 +305,22 @@ def test_two_mounts_do_not_know_of_each_other(new_mount: Callable[..., Mount]) -
         assert (second.path / task / "status").read_text() == "pending-kill\n"
 
 
+def test_the_next_mount_survives_the_end_of_the_last(new_mount: Callable[..., Mount]) -> None:
+    """E-8: A daemon that ends late leaves the next mount on its directory alone."""
+    mount = new_mount()
+    pid = mount.pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        # umount(8) does not wait for the daemon.
+        words = ("--internal-only", "--no-canonicalize", mount.path)
+        subprocess.run(["umount", *words], check=True, timeout=30)
+        mount.start()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    eventually(lambda: has_ended(pid))
+    assert is_mounted(mount.path) and mount.pid != pid
+
+
 def test_a_scope(new_mount: Callable[..., Mount], cloud: FakeCloud) -> None:
     """C-6: `--project`, `--status` (repeatable) and `--last` say which tasks are listed."""
     kept = [

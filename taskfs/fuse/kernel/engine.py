@@ -1,19 +1,16 @@
 """The kernel engine: mounts and speaks the protocol of /dev/fuse itself. Linux only."""
 
-import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
 
-from taskfs.errors import MountError
-from taskfs.fuse.engine import MountOptions, ProtocolRefused
+from taskfs.fuse.engine import MountOptions
 from taskfs.fuse.kernel.channel import Channel
 from taskfs.fuse.kernel.mounting import mount_device
 from taskfs.fuse.kernel.name_reader import NameReader
 from taskfs.fuse.kernel.protocol import Packer
 from taskfs.fuse.kernel.session import Session, calling_pid, interrupted
 from taskfs.fuse.mount_table import mounted_device
-from taskfs.fuse.mountpoint import detach
 from taskfs.fuse.operations import TaskOperations
 
 
@@ -44,10 +41,6 @@ class KernelEngine:
             session.keep_versions()
             session.read_names_ahead(names)
             session.serve()
-        except ProtocolRefused:
-            with contextlib.suppress(MountError):
-                detach(self._mountpoint, mounted_device(self._mountpoint))
-            raise
         finally:
             channel.close()
             if names is not None:
