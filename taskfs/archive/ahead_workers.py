@@ -7,7 +7,7 @@ from typing import Final
 
 from taskfs.archive.bounds import MAX_AHEAD_SPANS, SPAN, STRETCH
 from taskfs.archive.decode_ahead import DecodeAhead
-from taskfs.archive.decode_cursor import Checkpoint, DecodeCursor, Part
+from taskfs.archive.decode_cursor import Checkpoint, DecodeCursor, PassedRange
 from taskfs.archive.span_decoder import SpanDecoder
 from taskfs.errors import CorruptData, TaskFSError
 from taskfs.support.interruptible_wait import Waiter
@@ -40,7 +40,7 @@ class AheadWorkers:
         self._max_workers = max_workers if decoder.disk is not None else 1
         self._starting = 0  # workers that were submitted and move no cursor yet
         self._running = 0
-        self._parts: list[Part] = []  # what the workers passed since the reader's last jump
+        self._passed: list[PassedRange] = []  # what the workers passed since the reader's last jump
         self._tried: set[int] = set()  # numbers of checkpoints that were looked for
 
     @property
@@ -55,7 +55,7 @@ class AheadWorkers:
 
     def note_jump(self) -> None:
         """Forget what was decoded ahead: the reader has jumped. Needs the lock."""
-        self._parts = []
+        self._passed = []
         self._tried = set()
         self._ahead.workers = 1
 
@@ -113,12 +113,12 @@ class AheadWorkers:
                         return self._begin(decoder.cursors.add(checkpoint))
 
     def _begin(self, cursor: DecodeCursor) -> DecodeCursor:
-        """Mark *cursor* as busy, and note the part of the member that it is about to decode."""
+        """Mark *cursor* as busy, and note the range of the member that it is about to decode."""
         cursor.busy = True
         first = (self._ahead.pattern.next_span - MAX_AHEAD_SPANS) * SPAN
-        self._parts = [part for part in self._parts if part.end >= first]
-        if cursor.part not in self._parts:
-            self._parts.append(cursor.part)
+        self._passed = [each for each in self._passed if each.end >= first]
+        if cursor.passed not in self._passed:
+            self._passed.append(cursor.passed)
         return cursor
 
     def _decode(self, cursor: DecodeCursor) -> None:
@@ -126,7 +126,7 @@ class AheadWorkers:
         while not cursor.is_at_end:
             at = cursor.output_offset
             with self._decoder.lock:
-                if self._is_passed(at, cursor.part):
+                if self._is_passed(at, cursor.passed):
                     self._decoder.cursors.discard(cursor)
                     return
                 following = self._following(at)
@@ -135,14 +135,14 @@ class AheadWorkers:
                 if stop <= at:
                     return
                 spans = self._decoder.largest_step(at, stop)
-                cursor.part.end = at + spans * SPAN  # so that no other begins there meanwhile
+                cursor.passed.end = at + spans * SPAN  # so that no other begins there meanwhile
             while self._decoder.step(cursor, spans) is None:
                 self._waiter.check()
             if following is not None and cursor.output_offset == following.begin:
                 self._hand_over(cursor, following)
                 return
 
-    def _hand_over(self, cursor: DecodeCursor, following: Part) -> None:
+    def _hand_over(self, cursor: DecodeCursor, following: PassedRange) -> None:
         """Close *cursor*, which arrived where another one began; compare their checksums."""
         try:
             cursor.check(following)
@@ -152,14 +152,14 @@ class AheadWorkers:
         with self._decoder.lock:
             self._decoder.cursors.discard(cursor)
 
-    def _following(self, at: int) -> Part | None:
-        """Return the next part that begins after byte *at*."""
-        later = [part for part in self._parts if part.begin > at]
+    def _following(self, at: int) -> PassedRange | None:
+        """Return the next range that begins after byte *at*."""
+        later = [each for each in self._passed if each.begin > at]
         return min(later, key=attrgetter("begin"), default=None)
 
-    def _is_passed(self, at: int, own: Part | None = None) -> bool:
+    def _is_passed(self, at: int, own: PassedRange | None = None) -> bool:
         """Whether another cursor has passed the decoded byte *at*, or is about to."""
-        return any(p.begin <= at < p.end for p in self._parts if p is not own)
+        return any(p.begin <= at < p.end for p in self._passed if p is not own)
 
     def _next_cursor(self) -> DecodeCursor | None:
         """Return the idle cursor that a worker should move.
@@ -169,7 +169,7 @@ class AheadWorkers:
         next_span, stop = self._ahead.pattern.next_span, self._ahead.stop_span * SPAN
         at = next_span * SPAN
         near = self._decoder.cursors.idle_between((next_span - MAX_AHEAD_SPANS) * SPAN, stop)
-        near = [c for c in near if not self._is_passed(max(at, c.output_offset), c.part)]
+        near = [c for c in near if not self._is_passed(max(at, c.output_offset), c.passed)]
         reached = [c for c in near if c.output_offset <= at]
         if reached:
             return max(reached, key=attrgetter("output_offset"))
@@ -184,12 +184,12 @@ class AheadWorkers:
         for number in range(begin, stop):
             at = number * STRETCH
             is_known = number in self._tried or self._is_passed(at)
-            if not is_known and not any(at - NEAR < p.end <= at for p in self._parts):
+            if not is_known and not any(at - NEAR < p.end <= at for p in self._passed):
                 return number
         return None
 
     def _is_ahead(self, checkpoint: Checkpoint) -> bool:
         """Whether a cursor that begins at *checkpoint* decodes bytes that no other cursor does."""
         at, stop = checkpoint.output_offset, self._ahead.stop_span * SPAN
-        begins = {part.begin for part in self._parts}
+        begins = {each.begin for each in self._passed}
         return at < stop and at not in begins and not self._is_passed(at)

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from taskfs.archive import isal
 from taskfs.archive.bounds import SPAN
-from taskfs.archive.decode_cursor import Checkpoint, Source
+from taskfs.archive.decode_cursor import Checkpoint, CompressedSource
 from taskfs.archive.decoders import Decoder
 from taskfs.errors import CorruptData
 from taskfs.support.buffers import Buffer
@@ -49,7 +49,7 @@ class BlockStart(NamedTuple):
 
 
 def find_block_start(
-    checkpoint: Checkpoint, before: Buffer, open_source: Callable[[int], Source]
+    checkpoint: Checkpoint, before: Buffer, open_source: Callable[[int], CompressedSource]
 ) -> BlockStart | None:
     """Return the first start of a block after *checkpoint*.
 
@@ -102,7 +102,7 @@ class _Search:
         self,
         decoder: isal.BlockDecoder,
         checkpoint: Checkpoint,
-        open_source: Callable[[int], Source],
+        open_source: Callable[[int], CompressedSource],
         stop: int | None = None,
     ) -> None:
         self.fed = checkpoint.input_offset
@@ -165,7 +165,7 @@ def can_find_block_starts() -> bool:
 
 
 class _Packed:
-    """Compressed bytes in memory; implements `Source`."""
+    """Compressed bytes in memory; implements `CompressedSource`."""
 
     def __init__(self, packed: bytes) -> None:
         self._packed = packed

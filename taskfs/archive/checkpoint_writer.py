@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 from taskfs.archive import isal
 from taskfs.archive.block_start import find_block_start
 from taskfs.archive.bounds import MAX_STEP_SPANS, SPAN, STRETCH
-from taskfs.archive.decode_cursor import Checkpoint, DecodeCursor, Source
+from taskfs.archive.decode_cursor import Checkpoint, CompressedSource, DecodeCursor
 from taskfs.archive.disk_checkpoints import DiskCheckpoints
 
 # Decoded bytes by which a cursor has passed a checkpoint before it is saved. The compressed bytes
@@ -37,7 +37,7 @@ class CheckpointWriter:
     """
 
     def __init__(
-        self, disk: DiskCheckpoints, open_source: Callable[[int], Source], pool: Executor
+        self, disk: DiskCheckpoints, open_source: Callable[[int], CompressedSource], pool: Executor
     ) -> None:
         self._disk = disk
         self._open_source = open_source

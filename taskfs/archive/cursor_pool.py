@@ -6,7 +6,7 @@ from operator import attrgetter
 from typing import Final
 
 from taskfs.archive.bounds import SPAN
-from taskfs.archive.decode_cursor import Checkpoint, DecodeCursor, Source
+from taskfs.archive.decode_cursor import Checkpoint, CompressedSource, DecodeCursor
 from taskfs.archive.decoders import Decoder
 
 # Decoded bytes between two checkpoints, at first.
@@ -28,7 +28,7 @@ class CursorPool:
     def __init__(
         self,
         make_decoder: Callable[[], Decoder],
-        open_source: Callable[[int], Source],
+        open_source: Callable[[int], CompressedSource],
         size: int,
         crc: int,
     ) -> None:

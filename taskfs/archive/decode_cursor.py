@@ -10,7 +10,7 @@ from taskfs.support.buffers import Buffer, allocate
 from taskfs.support.checksum import crc32
 
 
-class Source(Protocol):
+class CompressedSource(Protocol):
     """The compressed bytes of one member, read forward by one cursor."""
 
     def piece(self, offset: int) -> Buffer:
@@ -40,7 +40,7 @@ class Checkpoint(NamedTuple):
     is_from_disk: bool = False  # it comes from the disk cache
 
 
-class Part:
+class PassedRange:
     """The decoded bytes [begin, end) that one cursor has passed. Not safe for concurrent use."""
 
     __slots__ = ("begin", "crc", "end")
@@ -56,9 +56,9 @@ class DecodeCursor:
     Not safe for concurrent use: the thread that set `busy` is the only one that may use it.
     """
 
-    def __init__(self, decoder: Decoder, source: Source, size: int, crc: int) -> None:
+    def __init__(self, decoder: Decoder, source: CompressedSource, size: int, crc: int) -> None:
         self.source = source
-        self.part = Part(0)
+        self.passed = PassedRange(0)
         self.output_offset = 0  # where `output` begins, a multiple of SPAN
         self.output = memoryview(b"")  # filled up to `decoded`; never moved or resized
         self.decoded = 0
@@ -74,7 +74,9 @@ class DecodeCursor:
         self._needs_input = True
 
     @classmethod
-    def at(cls, checkpoint: Checkpoint, source: Source, size: int, crc: int) -> "DecodeCursor":
+    def at(
+        cls, checkpoint: Checkpoint, source: CompressedSource, size: int, crc: int
+    ) -> "DecodeCursor":
         """Return a cursor that continues from *checkpoint*; *source* has the bytes after it."""
         cursor = cls(checkpoint.restore(), source, size, crc)
         cursor.output_offset, cursor._input_offset, cursor._crc, cursor._skip = (
@@ -83,7 +85,7 @@ class DecodeCursor:
             checkpoint.crc,
             checkpoint.skip,
         )
-        cursor.part = Part(checkpoint.output_offset)
+        cursor.passed = PassedRange(checkpoint.output_offset)
         cursor.is_from_disk = checkpoint.is_from_disk
         cursor._needs_input = False
         return cursor
@@ -110,8 +112,8 @@ class DecodeCursor:
             self._skip_some()
             if self._skip:
                 return None
-        if self.part.crc is None:
-            self.part.crc = self._crc
+        if self.passed.crc is None:
+            self.passed.crc = self._crc
         if not self.decoded:
             self.output = allocate(min(spans * SPAN, self._size - self.output_offset))
         output = self.output
@@ -138,17 +140,17 @@ class DecodeCursor:
         if not count and (at_end or self._decoder.reached_end):
             raise CorruptData("the data ends before its checkpoint")
 
-    def check(self, part: Part) -> None:
-        """Raise CorruptData unless the cursor arrives where *part* begins with its CRC-32."""
-        if part.crc is not None and part.crc != self._crc:
+    def check(self, following: PassedRange) -> None:
+        """Raise CorruptData unless the cursor arrives where *following* begins with its CRC-32."""
+        if following.crc is not None and following.crc != self._crc:
             raise CorruptData(
-                f"CRC-32 {self._crc:08x} before byte {part.begin}, not {part.crc:08x}"
+                f"CRC-32 {self._crc:08x} before byte {following.begin}, not {following.crc:08x}"
             )
 
     def commit(self) -> None:
         """Move to the end of the output that `advance` returned."""
         self.output_offset += len(self.output)
-        self.part.end = self.output_offset
+        self.passed.end = self.output_offset
         self.decoded = 0
 
     def release_input(self) -> None:

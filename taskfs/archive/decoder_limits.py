@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from taskfs.support.private_memory import UnlimitedMemory
+from taskfs.support.private_memory import MemoryLimit, UnlimitedMemory
 
 # Checkpoints of all members together: about 54 KB each, so 20 MB at most.
 TOTAL_CHECKPOINTS: Final = 384
@@ -33,9 +33,7 @@ class CheckpointBudget:
     of a decoder without holding its own lock.
     """
 
-    def __init__(
-        self, total: int = TOTAL_CHECKPOINTS, memory: UnlimitedMemory | None = None
-    ) -> None:
+    def __init__(self, total: int = TOTAL_CHECKPOINTS, memory: MemoryLimit | None = None) -> None:
         self._total = total
         self._memory = memory or UnlimitedMemory()
         self._lock = threading.Lock()

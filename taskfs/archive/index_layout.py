@@ -20,7 +20,7 @@ from typing import Any, Final, Literal, overload
 import msgspec
 
 from taskfs.archive.end_record import EndRecord
-from taskfs.cache.sealed_file import PAGE, PAGE_SHIFT, Content, SealedFile
+from taskfs.cache.sealed_file import SUM_PAGE, SUM_PAGE_SHIFT, Content, SealedFile
 from taskfs.model import ObjectVersion
 
 KIND: Final = b"taskfs member index 4\n"
@@ -117,7 +117,7 @@ class FileColumn(Sequence[int]):
             content = self._file[first : first + max(0, stop - start) * self._bytes]
             return memoryview(content).cast(self._code)
         at = self._start + range(self._count)[position] * self._bytes
-        number: int = self._unpack(self._file.page(at >> PAGE_SHIFT), at & PAGE - 1)[0]
+        number: int = self._unpack(self._file.page(at >> SUM_PAGE_SHIFT), at & SUM_PAGE - 1)[0]
         return number
 
 

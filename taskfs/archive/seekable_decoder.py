@@ -16,7 +16,7 @@ from taskfs.archive.bounds import DISORDER_SPANS, SPAN, STRETCH
 from taskfs.archive.checkpoint_writer import SAVE_DELAY, CheckpointWriter
 from taskfs.archive.cursor_pool import CursorPool
 from taskfs.archive.decode_ahead import DecodeAhead
-from taskfs.archive.decode_cursor import DecodeCursor, Source
+from taskfs.archive.decode_cursor import CompressedSource, DecodeCursor
 from taskfs.archive.decoder_limits import CheckpointBudget
 from taskfs.archive.decoders import Decoder
 from taskfs.archive.disk_checkpoints import DiskCheckpoints
@@ -47,7 +47,7 @@ class SeekableDecoder:
     def __init__(
         self,
         make_decoder: Callable[[], Decoder],
-        open_source: Callable[[int], Source],
+        open_source: Callable[[int], CompressedSource],
         *,
         size: int,
         crc: int,

@@ -7,7 +7,7 @@ from taskfs.support.wait_hook import announce_wait
 
 # Seconds. A reader waits this long for another thread's cursor to reach its span; then it stops
 # waiting, so that a slow store does not delay bytes that are decoded already.
-CHUNK_WAIT_S: Final = 0.02
+SPAN_WAIT_S: Final = 0.02
 
 
 class SpanWaiter:
@@ -22,9 +22,9 @@ class SpanWaiter:
         self._lock.acquire()
 
     def wait(self) -> bool:
-        """Return True once woken, or False after `CHUNK_WAIT_S`: then it waits no longer."""
+        """Return True once woken, or False after `SPAN_WAIT_S`: then it waits no longer."""
         announce_wait()
-        self.has_left = not self._lock.acquire(timeout=CHUNK_WAIT_S)
+        self.has_left = not self._lock.acquire(timeout=SPAN_WAIT_S)
         return not self.has_left
 
     def wake(self) -> None:

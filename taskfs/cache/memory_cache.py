@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from taskfs.cache.block import BLOCK
 from taskfs.support.buffers import Buffer
-from taskfs.support.private_memory import UnlimitedMemory
+from taskfs.support.private_memory import MemoryLimit, UnlimitedMemory
 
 _owners = itertools.count()
 
@@ -59,7 +59,7 @@ class ExtentCache:
     """
 
     def __init__(
-        self, max_bytes: int, min_bytes: int = 0, memory: UnlimitedMemory | None = None
+        self, max_bytes: int, min_bytes: int = 0, memory: MemoryLimit | None = None
     ) -> None:
         self._max_bytes = max_bytes
         self._min_bytes = min_bytes

@@ -12,7 +12,7 @@ from typing import Final
 from taskfs.cache.block import BLOCK
 from taskfs.cache.block_reader import MAX_RUN, BlockReader
 from taskfs.support.buffers import Buffer
-from taskfs.support.private_memory import UnlimitedMemory
+from taskfs.support.private_memory import MemoryLimit, UnlimitedMemory
 
 # Bytes of all windows together: less than half of the block cache, which also holds what was read.
 TOTAL_WINDOW: Final = 20 << 20
@@ -31,9 +31,7 @@ class ReadAheadBudget:
     They are a quarter of *total_bytes* while *memory* is tight. Safe for concurrent use.
     """
 
-    def __init__(
-        self, total_bytes: int = TOTAL_WINDOW, memory: UnlimitedMemory | None = None
-    ) -> None:
+    def __init__(self, total_bytes: int = TOTAL_WINDOW, memory: MemoryLimit | None = None) -> None:
         self._total = total_bytes
         self._memory = memory or UnlimitedMemory()
         self._lock = threading.Lock()

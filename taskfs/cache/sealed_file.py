@@ -23,10 +23,10 @@ from taskfs.support.buffers import Buffer
 from taskfs.support.checksum import crc32
 
 # Bytes that are read and checked together: 16 KiB hold the entries of a few hundred members.
-PAGE_SHIFT: Final = 14
-PAGE: Final = 1 << PAGE_SHIFT
+SUM_PAGE_SHIFT: Final = 14
+SUM_PAGE: Final = 1 << SUM_PAGE_SHIFT
 # Pages that one file keeps in memory: as many bytes as those of a short file.
-_CACHED_PAGES: Final = IN_MEMORY // PAGE
+_CACHED_PAGES: Final = IN_MEMORY // SUM_PAGE
 _SEAL: Final = struct.Struct("<QI")
 
 
@@ -52,14 +52,14 @@ class SealedFile:
         start, stop, _ = part.indices(self._size)
         if start >= stop:
             return b""
-        first, last = start >> PAGE_SHIFT, stop - 1 >> PAGE_SHIFT
-        begin = first << PAGE_SHIFT
+        first, last = start >> SUM_PAGE_SHIFT, stop - 1 >> SUM_PAGE_SHIFT
+        begin = first << SUM_PAGE_SHIFT
         if first == last:
             return self.page(first)[start - begin : stop - begin]
         return self._read(first, last + 1)[start - begin : stop - begin]
 
     def page(self, number: int) -> bytes:
-        """Return the page [number * PAGE, ...); the last one may be short."""
+        """Return the page [number * SUM_PAGE, ...); the last one may be short."""
         page = self._pages.get(number)
         if page is None:
             page = self._read(number, number + 1)
@@ -70,8 +70,8 @@ class SealedFile:
 
     def _read(self, first: int, stop: int) -> bytes:
         """Return the pages [first, stop)."""
-        begin = first << PAGE_SHIFT
-        length = min(stop << PAGE_SHIFT, self._size) - begin
+        begin = first << SUM_PAGE_SHIFT
+        length = min(stop << SUM_PAGE_SHIFT, self._size) - begin
         content = os.pread(self._descriptor, length, begin)
         if len(content) != length or page_sums(content) != self._sums[first:stop]:
             self.is_lost = True
@@ -86,8 +86,8 @@ Content = bytes | SealedFile
 def page_sums(content: Buffer) -> "array[int]":
     """Return the CRC-32 of each page of *content*."""
     with memoryview(content) as view:
-        pages = range(0, len(view), PAGE)
-        return array("I", [crc32(view[at : at + PAGE]) for at in pages])
+        pages = range(0, len(view), SUM_PAGE)
+        return array("I", [crc32(view[at : at + SUM_PAGE]) for at in pages])
 
 
 def read_sealed(path: Path, kind: bytes) -> Content | None:
@@ -108,7 +108,7 @@ def _open_content(descriptor: int, name: str, kind: bytes) -> Content | None:
     if len(end) != len(kind) + _SEAL.size or not end.startswith(kind):
         return None
     size, _ = _SEAL.unpack_from(end, len(kind))
-    pages = -(-size // PAGE)
+    pages = -(-size // SUM_PAGE)
     sums = array("I")
     if whole != size + pages * sums.itemsize + len(end):
         return None
@@ -154,7 +154,7 @@ class SealedWriter(SpillFile):
 
     def _add_sums(self, piece: Buffer) -> None:
         with memoryview(piece) as view:
-            rest = min(-self.size % PAGE, len(view))  # they belong to the last page
+            rest = min(-self.size % SUM_PAGE, len(view))  # they belong to the last page
             if rest:
                 self._sums[-1] = crc32(view[:rest], self._sums[-1])
             self._sums.extend(page_sums(view[rest:]))

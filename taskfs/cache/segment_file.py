@@ -24,8 +24,10 @@ SEGMENT_BLOCKS: Final = 64
 SEGMENT: Final = SEGMENT_BLOCKS * BLOCK
 ENTRY: Final = struct.Struct("<LL")  # length (0: absent) and CRC-32 of the block
 TABLE: Final = SEGMENT_BLOCKS * ENTRY.size
-PAGE: Final = 4096  # bytes; O_DIRECT needs memory and file offsets to be multiples of at most this
-# Bytes of a run that is written past the page cache.
+# Bytes. O_DIRECT needs memory and file offsets to be multiples of at most this.
+DIRECT_ALIGNMENT: Final = 4096
+# Bytes from which a run is written past the page cache. A shorter one is not worth the wait for the
+# disk.
 DIRECT_BYTES: Final = 256 << 10
 # Held during a write with O_DIRECT, which waits for the disk. If it is held, other threads write
 # through the page cache and do not wait, so a slow disk blocks one thread only.
@@ -124,7 +126,8 @@ class Segment:
         member is cached decoded already.
         """
         is_long = len(run) >= DIRECT_BYTES and len(run) % BLOCK == 0 and has_address(run)
-        if is_long and address_of(run) % PAGE == 0 and _direct_io_lock.acquire(blocking=False):
+        is_aligned = is_long and address_of(run) % DIRECT_ALIGNMENT == 0
+        if is_aligned and _direct_io_lock.acquire(blocking=False):
             try:
                 flags = os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC
                 descriptor = os.open(f"/proc/self/fd/{self.descriptor}", flags)

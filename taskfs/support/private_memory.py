@@ -2,6 +2,7 @@
 
 import resource
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Final
 
@@ -27,8 +28,8 @@ def read_statm() -> tuple[int, int]:
     return resident * page, shared * page
 
 
-class UnlimitedMemory:
-    """The memory of a process that may take any amount of it."""
+class MemoryLimit(ABC):
+    """How far the memory of this process is beyond a limit."""
 
     is_tight = False
 
@@ -36,12 +37,20 @@ class UnlimitedMemory:
         """Return *total*, or one SHRINK-th of it while memory is tight."""
         return total // SHRINK if self.is_tight else total
 
+    @abstractmethod
+    def take_excess(self) -> int:
+        """Return the bytes beyond the limit, which the caller frees."""
+
+
+class UnlimitedMemory(MemoryLimit):
+    """The memory of a process that may take any amount of it."""
+
     def take_excess(self) -> int:
         """Return 0."""
         return 0
 
 
-class PrivateMemory(UnlimitedMemory):
+class PrivateMemory(MemoryLimit):
     """Compares the private memory of this process with *target_bytes*.
 
     Private memory is memory that no file backs: objects, buffers, stacks. Safe for concurrent use:

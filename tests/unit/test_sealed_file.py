@@ -13,7 +13,7 @@ import pytest
 
 from taskfs.cache import sealed_file
 from taskfs.cache.disk_cache import FORMAT, INDEX, DiskCache, cache_key
-from taskfs.cache.sealed_file import PAGE, SealedFile, SealedWriter, read_sealed
+from taskfs.cache.sealed_file import SUM_PAGE, SealedFile, SealedWriter, read_sealed
 from taskfs.errors import CacheChanged
 from tests.caches import small_disk, write_index
 
@@ -54,7 +54,7 @@ def test_content_is_read_back(tmp_path: Path, content: bytes) -> None:
     rng = random.Random(len(content))
     for _ in range(300):
         start = rng.randrange(len(content) + 10)
-        stop = start + rng.choice([0, 1, 100, PAGE, 5 * PAGE])
+        stop = start + rng.choice([0, 1, 100, SUM_PAGE, 5 * SUM_PAGE])
         assert found[start:stop] == content[start:stop]
 
 
@@ -82,7 +82,7 @@ def test_a_damaged_file_is_a_miss(tmp_path: Path, content: bytes) -> None:
     assert read_whole(path) is None
 
 
-@pytest.mark.parametrize("cut", [0, PAGE // 2, IN_MEMORY])
+@pytest.mark.parametrize("cut", [0, SUM_PAGE // 2, IN_MEMORY])
 def test_a_file_that_is_cut_in_use_is_a_miss(tmp_path: Path, cut: int) -> None:
     """I-7, R-51: A program that cuts the file in place ends no process that uses it, and gives it
     no wrong byte: a read is right, or is refused as a miss."""
@@ -92,8 +92,8 @@ def test_a_file_that_is_cut_in_use_is_a_miss(tmp_path: Path, cut: int) -> None:
     assert isinstance(found, SealedFile) and found[:10] == LONG[:10] and not found.is_lost
     os.truncate(path, cut)
     assert found[:10] == LONG[:10]  # this page is in memory
-    if cut > PAGE:
-        assert found[cut - PAGE : cut] == LONG[cut - PAGE : cut]
+    if cut > SUM_PAGE:
+        assert found[cut - SUM_PAGE : cut] == LONG[cut - SUM_PAGE : cut]
     with pytest.raises(CacheChanged):
         found[len(LONG) - 10 : len(LONG)]
     assert found.is_lost
@@ -105,8 +105,8 @@ def test_a_file_that_is_overwritten_in_use_is_a_miss(tmp_path: Path) -> None:
     found = read_sealed(tmp_path / KEY, KIND)
     assert found is not None
     with (tmp_path / KEY).open("r+b") as file:
-        file.write(bytes(2 * PAGE))
-    assert found[2 * PAGE :][: len(LONG)] == LONG[2 * PAGE :]
+        file.write(bytes(2 * SUM_PAGE))
+    assert found[2 * SUM_PAGE :][: len(LONG)] == LONG[2 * SUM_PAGE :]
     with pytest.raises(CacheChanged):
         found[:1]
 
