@@ -55,16 +55,18 @@ TURN_SERVER: Final = "INDUCTIVA_TURN_SERVER_URL"
 # The machines of an API on this machine, such as the demo's, need no server: this one refuses.
 NO_TURN_SERVER: Final = "127.0.0.1:9"
 # Bytes of fetched blocks and of decoded spans in memory, for all archives together. The blocks are
-# those of all windows of read-ahead, and some that were read.
+# those of all windows of read-ahead, and some that were read. The spans have more where several
+# workers decode: see `open_resources`.
 BLOCK_MEMORY: Final = 32 << 20
 SPAN_MEMORY: Final = 16 << 20
 # Bytes of private memory of a mount above which these caches, the checkpoints and the read-ahead
 # shrink, down to a quarter. Large listings, archives and answers take more for a moment: up to
 # 160 MB in all.
 PRIVATE_MEMORY: Final = 128 << 20
-# Threads, and so requests in flight, to the store and to the API.
+# Threads that fetch ranges of archives, send requests to the API, and open archives.
 STORE_THREADS: Final = 8
 API_THREADS: Final = 8
+INDEX_THREADS: Final = 8
 # Threads that decode ahead of readers, one for each core, but at least two: one may wait for the
 # store.
 MIN_DECODE_THREADS: Final = 2
@@ -171,9 +173,9 @@ def open_resources(
         stats=stats,
         blocks=ExtentCache(BLOCK_MEMORY, BLOCK_MEMORY // SHRINK, memory),
         spans=ExtentCache(span_memory, span_memory // SHRINK, memory),
-        budget=ReadAheadBudget(TOTAL_WINDOW, memory),
+        read_ahead_budget=ReadAheadBudget(TOTAL_WINDOW, memory),
         sequential_files_budget=ReadAheadBudget(SEQUENTIAL_FILES_BYTES, memory),
-        checkpoints=CheckpointBudget(TOTAL_CHECKPOINTS, memory),
+        checkpoint_budget=CheckpointBudget(TOTAL_CHECKPOINTS, memory),
         decode_budget=ReadAheadBudget(max(DECODE_AHEAD_BYTES, stretches), memory),
         idle=IdleDecoderCache(),
         long_builds=LongBuilds(),
@@ -242,12 +244,10 @@ def open_core(
     else:
         client = first.client if first else open_client(config, stats)
     resources = open_resources(
-        *(waiter, stats, disk, config.api_url),
-        push_enabled=push_enabled,
-        is_mount=bool(mountpoint),
+        waiter, stats, disk, config.api_url, push_enabled=push_enabled, is_mount=bool(mountpoint)
     )
     pool = DaemonPool(API_THREADS, "taskfs-api")
-    index_pool = DaemonPool(API_THREADS, "taskfs-index")
+    index_pool = DaemonPool(INDEX_THREADS, "taskfs-index")
     attr_timeout_s = config.attr_timeout_s
     task_cache = TaskCache(
         client,

@@ -49,9 +49,10 @@ class Archive:
         blocks: BlockReader,
         directory_start: int,
         resources: ArchiveResources,
-        index_key: str = "",
-        root: str = "",
-        disk_checkpoints: ArchiveCheckpoints | None = None,
+        *,
+        index_key: str,
+        root: str,
+        disk_checkpoints: ArchiveCheckpoints | None,
     ) -> None:
         self.index_error = None if isinstance(index, ArchiveIndex) else index
         self._index = index if isinstance(index, ArchiveIndex) else read_index(b"", NO_END, root)
@@ -76,7 +77,7 @@ class Archive:
             integrity=IntegrityTable(),
             decoders=decoders,
             prefetch=self.prefetch,
-            budget=resources.budget,
+            read_ahead_budget=resources.read_ahead_budget,
             spans=resources.spans,
             owner=next_owner(),
         )
@@ -137,7 +138,7 @@ class Archive:
 
     def open_raw(self) -> ReadAheadReader:
         """Return a reader of the archive's own bytes."""
-        return ReadAheadReader(self._blocks, self.resources.budget, 0, self.size)
+        return ReadAheadReader(self._blocks, self.resources.read_ahead_budget, 0, self.size)
 
     def read_raw(self, offset: int, size: int) -> Buffer:
         """Return the bytes [offset, offset + size) of the archive itself, fewer only at its end.

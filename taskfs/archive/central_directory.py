@@ -111,8 +111,9 @@ def read_member(
     path = name[len(root) :]
     start = min(offset + leading_bytes, MAX_OFFSET)
     is_executable = bool(fields[15] & ANY_EXECUTE and is_program(fields))
-    rest = mtime_ns, raw_name, number, is_executable
-    return Member(path, size, compressed, crc, method, flags, start, *rest)
+    return Member(
+        path, size, compressed, crc, method, flags, start, mtime_ns, raw_name, number, is_executable
+    )
 
 
 def is_program(fields: tuple[Any, ...]) -> bool:

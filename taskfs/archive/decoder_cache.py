@@ -51,7 +51,7 @@ class DecoderCache:
         self,
         blocks: BlockReader,
         resources: ArchiveResources,
-        disk_checkpoints: ArchiveCheckpoints | None = None,
+        disk_checkpoints: ArchiveCheckpoints | None,
     ) -> None:
         """Create the cache for the archive in *blocks*, with its checkpoints on disk, if any."""
         self._blocks = blocks
@@ -74,14 +74,16 @@ class DecoderCache:
                 stop = start + member.compressed_size
                 decoder = self._decoders[member] = SeekableDecoder(
                     DECODERS[member.method],
-                    partial(CompressedStream, self._blocks, resources.budget, start, stop),
+                    partial(
+                        CompressedStream, self._blocks, resources.read_ahead_budget, start, stop
+                    ),
                     size=member.size,
                     crc=member.crc32,
                     spans=resources.spans,
-                    checkpoints=resources.checkpoints,
+                    checkpoint_budget=resources.checkpoint_budget,
                     pool=resources.decoding,
                     waiter=resources.waiter,
-                    budget=resources.decode_budget,
+                    decode_budget=resources.decode_budget,
                     in_sequence=in_sequence,
                     push_enabled=resources.push_enabled,
                     disk=self._disk_checkpoints.of(member)

@@ -13,16 +13,20 @@ TOTAL_CHECKPOINTS: Final = 384
 MAX_IDLE: Final = 16
 
 
-class Evictable(Protocol):
-    """A decoder whose state can be dropped and made again."""
+class CheckpointHolder(Protocol):
+    """A decoder whose checkpoints can be dropped and made again."""
+
+    def forget(self) -> None:
+        """Drop the checkpoints and the idle cursors."""
+        ...
+
+
+class IdleDecoder(Protocol):
+    """A decoder that may hold checkpoints."""
 
     @property
     def checkpoint_count(self) -> int:
         """How many checkpoints it holds."""
-        ...
-
-    def forget(self) -> None:
-        """Drop the checkpoints and the idle cursors."""
         ...
 
 
@@ -33,13 +37,13 @@ class CheckpointBudget:
     of a decoder without holding its own lock.
     """
 
-    def __init__(self, total: int = TOTAL_CHECKPOINTS, memory: MemoryLimit | None = None) -> None:
+    def __init__(self, total: int, memory: MemoryLimit | None = None) -> None:
         self._total = total
         self._memory = memory or UnlimitedMemory()
         self._lock = threading.Lock()
-        self._counts: OrderedDict[Evictable, int] = OrderedDict()
+        self._counts: OrderedDict[CheckpointHolder, int] = OrderedDict()
 
-    def note(self, decoder: Evictable, count: int) -> None:
+    def note(self, decoder: CheckpointHolder, count: int) -> None:
         """Note that *decoder* was used and holds *count* checkpoints now."""
         evicted = []
         total = self._memory.bound(self._total)
@@ -51,7 +55,7 @@ class CheckpointBudget:
         for other in evicted:
             other.forget()
 
-    def unregister(self, decoder: Evictable) -> None:
+    def unregister(self, decoder: CheckpointHolder) -> None:
         """Note that *decoder* was closed."""
         with self._lock:
             self._counts.pop(decoder, None)
@@ -63,21 +67,20 @@ class IdleDecoderCache:
     Those with checkpoints cost most to make and are evicted last. Safe for concurrent use.
     """
 
-    def __init__(self, max_decoders: int = MAX_IDLE) -> None:
-        self._max_decoders = max_decoders
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._evict: dict[Evictable, Callable[[], None]] = {}
+        self._evict: dict[IdleDecoder, Callable[[], None]] = {}
 
-    def remove(self, decoder: Evictable) -> None:
+    def remove(self, decoder: IdleDecoder) -> None:
         """Note that *decoder* is in use again."""
         with self._lock:
             self._evict.pop(decoder, None)
 
-    def add(self, decoder: Evictable, evict: Callable[[], None]) -> None:
+    def add(self, decoder: IdleDecoder, evict: Callable[[], None]) -> None:
         """Keep *decoder*, which is not in use; call *evict* when others replace it."""
         with self._lock:
             self._evict[decoder] = evict
-            if len(self._evict) <= self._max_decoders:
+            if len(self._evict) <= MAX_IDLE:
                 return
             plain = (each for each in self._evict if not each.checkpoint_count)
             evicted = self._evict.pop(next(plain, next(iter(self._evict))))

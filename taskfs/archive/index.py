@@ -171,7 +171,10 @@ class ArchiveIndex:
         """Return the member at this position of `members`."""
         head, tables = self.head, self.tables
         return parse_entry(
-            *(self._content, tables["entry_at"][number], head.end.leading_bytes, head.root),
+            self._content,
+            tables["entry_at"][number],
+            head.end.leading_bytes,
+            head.root,
             tables["number"][number],
             is_from_windows=head.is_from_windows,
         )

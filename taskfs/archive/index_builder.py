@@ -226,12 +226,10 @@ class _Builder:
 
     def _name(self, member: int) -> bytes:
         found = parse_entry(
-            *(
-                self._writer,
-                self._columns.item("entry_at", member),
-                self._end.leading_bytes,
-                self._root,
-            ),
+            self._writer,
+            self._columns.item("entry_at", member),
+            self._end.leading_bytes,
+            self._root,
             self._columns.item("number", member),
             is_from_windows=self._is_from_windows,
         )

@@ -30,7 +30,7 @@ class ReaderContext(NamedTuple):
     integrity: IntegrityTable
     decoders: DecoderCache
     prefetch: Prefetcher
-    budget: ReadAheadBudget
+    read_ahead_budget: ReadAheadBudget
     spans: ExtentCache
     owner: int  # under which `spans` keeps small members, which are decoded whole
 
@@ -253,7 +253,9 @@ class StoredReader(MemberReader):
         with self._lock:
             if self._reader is None:
                 context, stop = self._context, start + self.size
-                self._reader = ReadAheadReader(context.blocks, context.budget, start, stop)
+                self._reader = ReadAheadReader(
+                    context.blocks, context.read_ahead_budget, start, stop
+                )
             return self._reader
 
     def _read(self, offset: int, size: int) -> Buffer:

@@ -207,7 +207,13 @@ def _build(
     if loaded.tail is not None:
         blocks.put_fetched(loaded.tail.start, loaded.tail.body)
     return Archive(
-        loaded.outcome, blocks, loaded.directory_start, resources, key, root, disk_checkpoints
+        loaded.outcome,
+        blocks,
+        loaded.directory_start,
+        resources,
+        index_key=key,
+        root=root,
+        disk_checkpoints=disk_checkpoints,
     )
 
 

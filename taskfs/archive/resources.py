@@ -22,8 +22,8 @@ class ArchiveResources(NamedTuple):
     stats: Stats
     blocks: ExtentCache
     spans: ExtentCache
-    budget: ReadAheadBudget
-    checkpoints: CheckpointBudget
+    read_ahead_budget: ReadAheadBudget
+    checkpoint_budget: CheckpointBudget
     sequential_files_budget: ReadAheadBudget
     decode_budget: ReadAheadBudget
     idle: IdleDecoderCache

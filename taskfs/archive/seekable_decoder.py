@@ -52,15 +52,15 @@ class SeekableDecoder:
         size: int,
         crc: int,
         spans: ExtentCache,
-        checkpoints: CheckpointBudget,
+        checkpoint_budget: CheckpointBudget,
         pool: Executor,
         waiter: Waiter,
-        budget: ReadAheadBudget,
-        in_sequence: bool = False,
-        push_enabled: bool = False,
-        disk: DiskCheckpoints | None = None,
-        saving: Executor | None = None,
-        max_workers: int = 1,
+        decode_budget: ReadAheadBudget,
+        in_sequence: bool,
+        push_enabled: bool,
+        disk: DiskCheckpoints | None,
+        saving: Executor,
+        max_workers: int,
     ) -> None:
         """Create a decoder of the compressed bytes that *open_source* opens, by *make_decoder*.
 
@@ -69,15 +69,15 @@ class SeekableDecoder:
         """
         self.size = size
         self._waiter = waiter
-        self._ahead = DecodeAhead(size, budget, in_sequence=in_sequence, push_enabled=push_enabled)
-        self._writer = None
-        if disk is not None and saving is not None:
-            self._writer = CheckpointWriter(disk, open_source, saving)
+        self._ahead = DecodeAhead(
+            size, decode_budget, in_sequence=in_sequence, push_enabled=push_enabled
+        )
+        self._writer = None if disk is None else CheckpointWriter(disk, open_source, saving)
         self._decoder = SpanDecoder(
             CursorPool(make_decoder, open_source, size, crc),
             size=size,
             spans=spans,
-            budget=checkpoints,
+            checkpoint_budget=checkpoint_budget,
             disk=disk,
             writer=self._writer,
         )
@@ -142,11 +142,6 @@ class SeekableDecoder:
     def drop_disk_checkpoints(self) -> None:
         """Drop the checkpoints in the disk cache, and what was decoded from them."""
         self._decoder.drop_disk_checkpoints()
-
-    def forget(self) -> None:
-        """Drop the checkpoints in memory and the idle cursors."""
-        self._ahead.close()
-        self._decoder.forget()
 
     def close(self) -> None:
         """Drop everything it holds; a later read starts again."""

@@ -26,7 +26,7 @@ class SpanDecoder:
         *,
         size: int,
         spans: ExtentCache,
-        budget: CheckpointBudget,
+        checkpoint_budget: CheckpointBudget,
         disk: DiskCheckpoints | None,
         writer: CheckpointWriter | None,
     ) -> None:
@@ -38,7 +38,7 @@ class SpanDecoder:
         self.writer = writer
         self.verified = False
         self._spans = spans
-        self._budget = budget
+        self._checkpoint_budget = checkpoint_budget
         self._id = next_owner()
 
     def find(self, index: int) -> Extent | None:
@@ -101,7 +101,7 @@ class SpanDecoder:
     def note_use(self) -> None:
         """Note that the member was read: it keeps its checkpoints longer than others."""
         if count := len(self.cursors.checkpoints):
-            self._budget.note(self, count)
+            self._checkpoint_budget.note(self, count)
 
     @property
     def checkpoint_count(self) -> int:
@@ -118,7 +118,7 @@ class SpanDecoder:
     def close(self) -> None:
         """Drop everything in memory; a later read starts again."""
         self.forget()
-        self._budget.unregister(self)
+        self._checkpoint_budget.unregister(self)
         self._spans.drop(self._id, 0, self.size // SPAN)
 
     def drop_disk_checkpoints(self) -> None:

@@ -31,7 +31,7 @@ class ReadAheadBudget:
     They are a quarter of *total_bytes* while *memory* is tight. Safe for concurrent use.
     """
 
-    def __init__(self, total_bytes: int = TOTAL_WINDOW, memory: MemoryLimit | None = None) -> None:
+    def __init__(self, total_bytes: int, memory: MemoryLimit | None = None) -> None:
         self._total = total_bytes
         self._memory = memory or UnlimitedMemory()
         self._lock = threading.Lock()

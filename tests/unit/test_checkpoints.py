@@ -19,7 +19,7 @@ from taskfs.archive import isal
 from taskfs.archive.block_start import BlockStart, find_block_start
 from taskfs.archive.bounds import SPAN
 from taskfs.archive.decode_cursor import Checkpoint
-from taskfs.archive.decoder_limits import CheckpointBudget
+from taskfs.archive.decoder_limits import TOTAL_CHECKPOINTS, CheckpointBudget
 from taskfs.archive.decoders import DECODERS, DEFLATED
 from taskfs.archive.disk_checkpoints import ArchiveCheckpoints, DiskCheckpoints
 from taskfs.archive.member import Member
@@ -120,10 +120,11 @@ class Process:
             size=len(body),
             crc=crc,
             spans=ExtentCache(span_bytes),
-            checkpoints=CheckpointBudget(),
+            checkpoint_budget=CheckpointBudget(TOTAL_CHECKPOINTS),
             pool=self.decoding,
             waiter=Waiter(self.interrupted.is_set),
-            budget=ReadAheadBudget(8 * STRETCH),
+            decode_budget=ReadAheadBudget(8 * STRETCH),
+            in_sequence=False,
             push_enabled=True,
             disk=self.disk,
             saving=self.saving,

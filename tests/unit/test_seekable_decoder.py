@@ -13,7 +13,7 @@ import pytest
 
 from taskfs.archive import cursor_pool
 from taskfs.archive.bounds import SPAN
-from taskfs.archive.decoder_limits import CheckpointBudget
+from taskfs.archive.decoder_limits import TOTAL_CHECKPOINTS, CheckpointBudget
 from taskfs.archive.decoders import BZIP2, DECODERS, DEFLATED, LZMA
 from taskfs.archive.seekable_decoder import SeekableDecoder
 from taskfs.cache.memory_cache import ExtentCache
@@ -106,12 +106,15 @@ class Decoding:
             size=len(body) if size is None else size,
             crc=zlib.crc32(body) if crc is None else crc,
             spans=self.spans,
-            checkpoints=checkpoints or CheckpointBudget(),
+            checkpoint_budget=checkpoints or CheckpointBudget(TOTAL_CHECKPOINTS),
             pool=self.pool,
             waiter=Waiter(lambda: self.is_over or self.interrupted.is_set()),
-            budget=budget or ReadAheadBudget(AHEAD_BYTES),
-            push_enabled=push_enabled,
+            decode_budget=budget or ReadAheadBudget(AHEAD_BYTES),
             in_sequence=in_sequence,
+            push_enabled=push_enabled,
+            disk=None,
+            saving=self.pool,
+            max_workers=1,
         )
 
     @property
@@ -493,7 +496,7 @@ def test_checkpoints_shrink_while_the_process_takes_too_much_memory(
 
 def test_closed_decoders_leave_the_budget_and_close_their_sources(decoding: Make) -> None:
     """R-20: A closed decoder gives up its checkpoints and sources, and later reads start again."""
-    checkpoints = CheckpointBudget()
+    checkpoints = CheckpointBudget(TOTAL_CHECKPOINTS)
     one = decoding(LONG, LONG_PACKED, checkpoints=checkpoints, span_bytes=200_000)
     one.check(6 << 20, 100)
     one.check(100, 100)
@@ -830,14 +833,22 @@ def test_two_readers_of_one_place_decode_it_once(decoding: Make) -> None:
     assert one.member.fed <= (2 << 20) + 4 * SPAN
 
 
+class _Holder:
+    """A decoder that holds checkpoints."""
+
+    def forget(self) -> None:
+        """Keep them."""
+
+
 def test_forgetting_and_closing_beneath_readers_is_safe(decoding: Make) -> None:
     """R-19: Checkpoints are forgotten and decoders closed while readers use them."""
-    one = decoding(LONG, LONG_PACKED, span_bytes=1 << 20)
+    checkpoints, other = CheckpointBudget(10), _Holder()
+    one = decoding(LONG, LONG_PACKED, checkpoints=checkpoints, span_bytes=1 << 20)
     stop = threading.Event()
 
     def disturb() -> None:
         while not stop.is_set():
-            one.decoder.forget()
+            checkpoints.note(other, 11)  # so that the decoder forgets its own
             one.decoder.close()
             time.sleep(0.001)
 
