@@ -7,7 +7,7 @@ import click
 from taskfs.cli.options import Settings, config_options
 from taskfs.cli.task_ids import TaskPath
 from taskfs.cli.tree_command import for_each, open_file, open_tree, path_argument
-from taskfs.cli.tree_paths import TreeFinder
+from taskfs.cli.tree_paths import Found
 
 
 @click.command("cat", short_help="Print files, without a mount.")
@@ -20,14 +20,13 @@ def command(settings: Settings, paths: tuple[TaskPath, ...]) -> int:
     `taskfs ls --help` for the forms of ID/PATH.
     """
     with open_tree(settings, paths) as tree:
-        return for_each(paths, lambda path: _print(tree, path))
+        return for_each(paths, lambda path: for_each(tree.find(path), _print))
 
 
-def _print(tree: TreeFinder, path: TaskPath) -> None:
+def _print(found: Found) -> None:
     from taskfs.support.chunks import read_chunks
 
-    for found in tree.find(path):
-        with open_file(found) as handle:
-            for chunk in read_chunks(handle.read_at, 0, handle.size):
-                sys.stdout.buffer.write(chunk)
+    with open_file(found) as handle:
+        for chunk in read_chunks(handle.read_at, 0, handle.size):
+            sys.stdout.buffer.write(chunk)
     sys.stdout.buffer.flush()

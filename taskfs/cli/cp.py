@@ -1,10 +1,9 @@
 """`taskfs cp`."""
 
 import contextlib
-from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -49,6 +48,14 @@ def command(
             return for_each(paths, copier.copy)
 
 
+class _File(NamedTuple):
+    """A file to copy: its node, its copy, and its bytes."""
+
+    found: Found
+    target: Path
+    size: int
+
+
 class _Copier:
     """Copies files and directories to one destination."""
 
@@ -68,35 +75,43 @@ class _Copier:
         """Remove unfinished files."""
         self._run.stop()
 
-    def copy(self, path: TaskPath) -> None:
-        """Copy what *path* names; raise ConfigError if DEST must be a directory and is none."""
+    def copy(self, path: TaskPath) -> int:
+        """Copy what *path* names, print what cannot be read, and return the exit status.
+
+        Raises:
+            ConfigError: DEST must be a directory, and is none.
+        """
         found = self._tree.find(path)
         into_directory = self._destination.is_dir()
         if not into_directory and not (self._is_single and len(found) == 1):
             raise ConfigError(f"{self._destination} is not a directory: create it with mkdir -p")
-        files: list[tuple[Found, Path]] = []
-        for each in found:
+        files: list[_File] = []
+
+        def add(each: Found) -> int:
             name = each.path.rpartition("/")[2]
             target = self._destination / name if into_directory else self._destination
-            files += self._list_files(each, target)
-        total = sum(each.node.attrs().size for each, _ in files)
-        with progress_bar(total) as self._advance:
-            for each, target in files:
-                self._copy_file(each, target)
+            return self._add_files(each, target, files)
 
-    def _list_files(self, found: Found, target: Path) -> "Iterator[tuple[Found, Path]]":
+        status = for_each(found, add)
+        with progress_bar(sum(file.size for file in files)) as self._advance:
+            return for_each(files, self._copy_file) or status
+
+    def _add_files(self, found: Found, target: Path, files: "list[_File]") -> int:
         if not is_directory(found.node):
-            yield found, target
-            return
+            files.append(_File(found, target, found.node.attrs().size))
+            return 0
         if not self._recursive:
             raise IsADirectory(f"{found.path} is a directory: add -r")
-        for child in children(found):
-            yield from self._list_files(child, target / child.path.rpartition("/")[2])
+        return for_each(
+            children(found),
+            lambda child: self._add_files(child, target / child.path.rpartition("/")[2], files),
+        )
 
-    def _copy_file(self, found: Found, target: Path) -> None:
+    def _copy_file(self, file: "_File") -> None:
         from taskfs.download.destination import Destination, file_name
         from taskfs.support.chunks import read_chunks
 
+        found, target, _ = file
         if target.is_symlink() or (target.exists() and not target.is_file()):
             hint = f"`taskfs cat {found.path}` writes to any file"
             raise ConfigError(f"{target} is not a regular file, and is not replaced: {hint}")

@@ -5,7 +5,7 @@ import click
 from taskfs.cli.options import Settings, config_options
 from taskfs.cli.task_ids import TaskPath
 from taskfs.cli.tree_command import for_each, open_tree, path_argument
-from taskfs.cli.tree_paths import Found, TreeFinder, children, is_directory
+from taskfs.cli.tree_paths import Found, children, is_directory
 from taskfs.support.formatting import escape_controls, format_size
 
 
@@ -19,19 +19,19 @@ def command(
 ) -> int:
     """Print the size of each directory in ID/PATH..., and of ID/PATH itself.
 
-    The sizes are those of the files after decompression. A task counts with its outputs and inputs.
-    See `taskfs ls --help` for the forms of ID/PATH.
+    The sizes are those of the files after decompression. A task counts with its outputs and inputs,
+    but without live/, because its machine reports no sizes. See `taskfs ls --help` for the forms of
+    ID/PATH.
     """
 
-    def show(tree: TreeFinder, path: TaskPath) -> None:
-        for found in tree.find(path):
-            lines: list[str] = []
-            total = _measure(found, lines if not summarize else None, in_bytes)
-            lines.append(_line(found, total, in_bytes))
-            click.echo("\n".join(lines))
+    def show(found: Found) -> None:
+        lines: list[str] = []
+        total = _measure(found, lines if not summarize else None, in_bytes)
+        lines.append(_line(found, total, in_bytes))
+        click.echo("\n".join(lines))
 
     with open_tree(settings, paths) as tree:
-        return for_each(paths, lambda path: show(tree, path))
+        return for_each(paths, lambda path: for_each(tree.find(path), show))
 
 
 def _measure(found: Found, lines: "list[str] | None", in_bytes: bool) -> int:
@@ -41,6 +41,8 @@ def _measure(found: Found, lines: "list[str] | None", in_bytes: bool) -> int:
     is_task = "/" not in found.path
     total = 0
     for child in children(found):
+        if is_task and child.path.endswith("/live"):
+            continue  # its machine reports no sizes
         if is_directory(child.node):
             size = _measure(child, lines, in_bytes)
             if lines is not None:

@@ -58,13 +58,16 @@ class Headings:
         self._is_first = False
 
 
-def _print_all(tree: TreeFinder, path: TaskPath, count: int, headings: Headings) -> None:
+def _print_all(tree: TreeFinder, path: TaskPath, count: int, headings: Headings) -> int:
     files = tree.find(path)
-    for found in files:
+
+    def show(found: Found) -> None:
         with open_file(found) as handle:
             headings.print(found, several=len(files) > 1)
             _print_head(handle, count)
-    sys.stdout.buffer.flush()
+        sys.stdout.buffer.flush()
+
+    return for_each(files, show)
 
 
 def _print_head(handle: "Handle", count: int) -> None:

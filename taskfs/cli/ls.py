@@ -32,8 +32,7 @@ def command(settings: Settings, paths: tuple[TaskPath, ...], long: bool, recursi
     with open_tree(settings, paths) as tree:
         lister = _Lister(tree, long, recursive, show_paths=recursive or len(paths) > 1)
         if not paths:
-            lister.show([tree.root])
-            return 0
+            return lister.show([tree.root])
         return for_each(paths, lambda path: lister.show(tree.find(path)))
 
 
@@ -47,16 +46,21 @@ class _Lister:
         self._printed = False
         self._escape = is_terminal(sys.stdout)
 
-    def show(self, found: list[Found]) -> None:
-        """Print the files of *found* first, then the contents of its directories."""
+    def show(self, found: list[Found]) -> int:
+        """Print the files of *found* first, then the contents of its directories.
+
+        Return the exit status: 1 if a directory beneath cannot be read.
+        """
         files = [entry for entry in found if not is_directory(entry.node)]
         if files:
             self._print_entries((entry.path, entry) for entry in files)
-        for entry in found:
-            if is_directory(entry.node):
-                self._print_directory(entry, show_path=self._show_paths or len(found) > 1)
+        return self._print_directories(found, show_path=self._show_paths or len(found) > 1)
 
-    def _print_directory(self, found: Found, *, show_path: bool) -> None:
+    def _print_directories(self, entries: list[Found], *, show_path: bool) -> int:
+        directories = [entry for entry in entries if is_directory(entry.node)]
+        return for_each(directories, lambda each: self._print_directory(each, show_path=show_path))
+
+    def _print_directory(self, found: Found, *, show_path: bool) -> int:
         entries = list(children(found)) if self._long or self._recursive else None
         if show_path and found.path:
             if self._printed:
@@ -65,12 +69,9 @@ class _Lister:
             self._printed = True
         if entries is None:
             self._print_names(found)
-            return
+            return 0
         self._print_entries((entry.path.rpartition("/")[2], entry) for entry in entries)
-        if self._recursive:
-            for entry in entries:
-                if is_directory(entry.node):
-                    self._print_directory(entry, show_path=True)
+        return self._print_directories(entries, show_path=True) if self._recursive else 0
 
     def _print_names(self, found: Found) -> None:
         for entry in children(found):

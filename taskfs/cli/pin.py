@@ -45,9 +45,10 @@ def command(settings: Settings, paths: tuple[TaskPath, ...]) -> int:
         return for_each(paths, lambda path: _pin_all(tree, path, max_bytes))
 
 
-def _pin_all(tree: TreeFinder, path: TaskPath, max_bytes: int) -> None:
-    for found in tree.find(path):
-        _pin(found, list(_archive_ranges(tree, found)), max_bytes)
+def _pin_all(tree: TreeFinder, path: TaskPath, max_bytes: int) -> int:
+    return for_each(
+        tree.find(path), lambda found: _pin(found, list(_archive_ranges(tree, found)), max_bytes)
+    )
 
 
 def _pin(found: Found, ranges: "list[ArchiveRange]", max_bytes: int) -> None:

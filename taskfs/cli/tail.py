@@ -47,13 +47,16 @@ def command(settings: Settings, paths: tuple[TaskPath, ...], count: int, follow:
         return for_each(paths, lambda path: _print_all(tree, path, count, headings))
 
 
-def _print_all(tree: TreeFinder, path: TaskPath, count: int, headings: Headings) -> None:
+def _print_all(tree: TreeFinder, path: TaskPath, count: int, headings: Headings) -> int:
     files = tree.find(path)
-    for found in files:
+
+    def show(found: Found) -> None:
         with open_file(found) as handle:
             headings.print(found, several=len(files) > 1)
             _print_from(handle, find_tail(handle, count))
-    sys.stdout.buffer.flush()
+        sys.stdout.buffer.flush()
+
+    return for_each(files, show)
 
 
 class Readable(Protocol):

@@ -4,7 +4,7 @@ import contextlib
 import gc
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -78,12 +78,15 @@ def _await_cache_writes() -> None:
             thread.join(max(0.0, deadline_s - time.monotonic()))
 
 
-def for_each(paths: Sequence[T], action: Callable[[T], None]) -> int:
-    """Run *action* for each path; print each failure and return the exit status."""
+def for_each(paths: Iterable[T], action: Callable[[T], int | None]) -> int:
+    """Run *action*, which may return an exit status, for each path; return the exit status of all.
+
+    Each failure is printed.
+    """
     status = 0
     for path in paths:
         try:
-            action(path)
+            status = action(path) or status
         except TaskFSError as exc:
             print_error(describe_error(exc))
             status = 1

@@ -55,6 +55,16 @@ class TestLs:
         for path in ("outputs/vtk", "vtk", "vtk/"):
             assert taskfs("ls", f"{task}/{path}").stdout == "a_1.vtk\na_2.vtk\ndeep\n"
 
+    def test_a_directory_that_cannot_be_read(
+        self, taskfs: Command, task: str, cloud: FakeCloud
+    ) -> None:
+        """C-45: `ls -R` names the directory that cannot be read, and lists the others."""
+        cloud.put_object(f"{task}/input.zip", b"no archive" * 1000)
+        done = taskfs("ls", "-R", task)
+        assert done.returncode == 1
+        assert done.stdout.endswith(f"\n{task}/outputs/vtk/deep:\nb_1.vtk\n")
+        assert "taskfs: no end record" in done.stderr
+
     def test_long(self, taskfs: Command, task: str) -> None:
         """C-45: `ls -l` shows sizes, times and names."""
         rows = [line.split() for line in taskfs("ls", "-l", f"{task}/vtk").stdout.splitlines()]
@@ -247,6 +257,15 @@ class TestCat:
         assert (done.returncode, done.stdout) == (0, OUTPUTS["stderr.txt"])
 
 
+@pytest.mark.parametrize("command", ["cat", "head", "tail"])
+def test_a_directory_among_the_matches(taskfs: Command, task: str, command: str) -> None:
+    """C-45: Of the files that a glob matches, one that cannot be read does not hide the others."""
+    done = taskfs(command, f"{task}/*s")
+    assert done.returncode == 1
+    assert f"{task}/inputs is a directory" in done.stderr
+    assert "success\n" in done.stdout
+
+
 class TestHeadAndTail:
     @pytest.mark.parametrize("count", [0, 1, 3, 10, 99, 100, 200])
     def test_lines(self, taskfs: Command, task: str, count: int) -> None:
@@ -386,6 +405,20 @@ class TestCp:
             for path in (taskfs.cwd / "vtk").rglob("*.vtk")
         }
         assert found == {name: c for name, c in OUTPUTS.items() if name.startswith("vtk/")}
+
+    def test_what_cannot_be_read_does_not_hide_the_others(
+        self, taskfs: Command, task: str, cloud: FakeCloud
+    ) -> None:
+        """C-45: `cp -r` names a directory and a file that it cannot read, and copies the others."""
+        cloud.put_object(f"{task}/input.zip", b"no archive" * 1000)
+        (taskfs.cwd / task / "outputs" / "stdout.txt").mkdir(parents=True)
+        done = taskfs("cp", "-r", task, ".")
+        assert done.returncode == 1
+        assert "no end record" in done.stderr and "stdout.txt is not a regular" in done.stderr
+        copied = taskfs.cwd / task
+        assert (copied / "status").read_text() == "success\n"
+        assert (copied / "outputs/vtk/deep/b_1.vtk").read_bytes() == b"3" * 250
+        assert (copied / "outputs/stderr.txt").read_bytes() == OUTPUTS["stderr.txt"]
 
     def test_several_files_need_a_directory(self, taskfs: Command, task: str) -> None:
         """C-48, C-1: Several files to a file is one line that names the fix."""

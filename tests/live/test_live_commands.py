@@ -63,6 +63,31 @@ def test_files_without_a_mount(taskfs: Taskfs, cloud: FakeCloud, task: str) -> N
     assert "only the end of this file can be read while its task runs" in done.stderr
 
 
+def test_du_asks_no_machine(taskfs: Taskfs, cloud: FakeCloud, task: str) -> None:
+    """C-45, L-1: `du` leaves out `live/`, whose sizes no machine reports, and asks no machine."""
+    cloud.machine(task).ignores_offers = True
+    done = taskfs("du", "-b", task)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"0\t{task}/inputs\n0\t{task}/outputs\n0\t{task}\n"
+    assert not any(record.path.endswith("/offer") for record in cloud.requests)
+
+
+def test_a_silent_machine_hides_no_archive(
+    taskfs: Taskfs, cloud: FakeCloud, tmp_path: Path
+) -> None:
+    """C-45: `ls -R` and `cp -r` of a running task name `live/` if its machine is silent, and go
+    on."""
+    task = cloud.add_task(status="computation-started", inputs={"config.json": b"{}"})
+    cloud.machine(task).ignores_offers = True
+    done = taskfs("ls", "-R", task, "--timeout", "2s")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert f"{task}/outputs:\n" in done.stdout
+    done = taskfs("cp", "-r", task, tmp_path / "copy", "--timeout", "2s")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert (tmp_path / "copy/inputs/config.json").read_bytes() == b"{}"
+    assert (tmp_path / "copy/status").read_text() == "computation-started\n"
+
+
 def test_tail_f_to_the_end(taskfs: Taskfs, cloud: FakeCloud, task: str, tmp_path: Path) -> None:
     """L-12: `taskfs tail -f ID/live/...` works without a mount, and ends with the task."""
     whole = b"one\ntwo\nthree\nfour\nthe end\n"
