@@ -45,7 +45,8 @@ EARLY: Final = 0.75
 class TaskCache:
     """The tasks of the account.
 
-    Safe for concurrent use: the lock guards the listed ids. Concurrent callers share a request.
+    Safe for concurrent use: the lock guards the tables in memory. Concurrent callers share a
+    request.
     """
 
     def __init__(
@@ -263,11 +264,14 @@ class TaskCache:
 
     def _reload_record(self, task_id: str, *, has_fallback: bool) -> None:
         """Request the task's record; where many are asked for, the page that shows it."""
-        self._single_records[task_id] = True
-        if len(self._single_records) > MAX_SINGLE_RECORDS:
+        with self._lock:
+            self._single_records[task_id] = True
+            are_many = len(self._single_records) > MAX_SINGLE_RECORDS
+        if are_many:
             began_s = self._clock()
             self._requests.run("page", lambda: self._listing.load_page_of(task_id))
-            if not self._known.is_stale(task_id, began_s - self._listing_ttl_s):
+            cached = self._known.get(task_id)  # None if a listing has dropped it meanwhile
+            if cached is not None and cached.as_of_s >= began_s - self._listing_ttl_s:
                 return
         self.reload(task_id, has_fallback=has_fallback)
 
@@ -275,12 +279,8 @@ class TaskCache:
         self, task_id: str, *, has_fallback: bool = False, timeout_s: float | None = None
     ) -> None:
         """Request one task's record now."""
-        self._requests.run(
-            ("task", task_id),
-            lambda: self._load_task(task_id),
-            has_fallback=has_fallback,
-            timeout_s=timeout_s,
-        )
+        load = partial(self._load_task, task_id)
+        self._requests.run(("task", task_id), load, has_fallback=has_fallback, timeout_s=timeout_s)
 
     def load(self, task_id: str, pending: PendingTask | None = None) -> None:
         """Request one task's record in the calling thread, or wait for the *pending* one."""
@@ -300,7 +300,8 @@ class TaskCache:
         self._known.expire()
 
     def _get_loaded(self, task_id: str) -> CachedTask:
-        cached = self._known.get(task_id)
+        """Return a task that was loaded just now, also if a listing has dropped it from memory."""
+        cached = self._known.load(task_id, Selection())
         if cached is None:
             raise NotFound(f"there is no task {task_id}")
         return cached

@@ -1,7 +1,10 @@
 """An account that changes, and an API that limits the rate, while a listing is read."""
 
+import json
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -140,3 +143,23 @@ def test_429_in_the_middle_of_a_listing_in_the_background(
     eventually(lambda: pages(cloud)["6"] > 0)
     assert shows(fs, cloud)
     assert pages(cloud)["5"] <= 2  # by the search for a removed task, and by the listing
+
+
+def test_readers_of_tasks_outside_the_filter(
+    new_fs: Callable[..., FileSystem], cloud: FakeCloud
+) -> None:
+    """F-6, F-22: Tasks that the filter leaves out stay found while many of them are read at once,
+    and an update of the listing drops them from memory meanwhile."""
+    cloud.add_task(project="listed", end_time=LONG_AGO)
+    tasks = [cloud.add_task(project="other", end_time=LONG_AGO) for _ in range(8)]
+    fs = new_fs(project="listed", **{**QUICK, "dir_cache_time": "1s"})
+    for task in tasks:
+        fs.read(f"{task}/info.json")
+    time.sleep(1.1)  # the listing and the records expire
+    cloud.clear_requests()
+    cloud.faults.add("stall", match=lambda record: "project" in record.query, times=None)
+    with ThreadPoolExecutor(len(tasks)) as readers:
+        reads = [readers.submit(fs.read, f"{task}/info.json") for task in tasks]
+        time.sleep(0.5)  # all of them wait for one update
+        cloud.faults.clear()
+        assert [json.loads(read.result(30))["task_id"] for read in reads] == tasks
