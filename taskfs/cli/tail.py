@@ -12,7 +12,7 @@ from taskfs.cli.output import print_error, terminal_notifier
 from taskfs.cli.task_ids import TaskPath
 from taskfs.cli.tree_command import for_each, open_file, open_tree, path_argument
 from taskfs.cli.tree_paths import Found, TreeFinder, is_live_file
-from taskfs.errors import NotFound, Unavailable
+from taskfs.errors import BadResponse, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from taskfs.support.buffers import Buffer
@@ -124,7 +124,7 @@ class _Follower:
                 if has_ended:
                     raise
                 self._note_wait(exc)
-            except Unavailable as exc:
+            except (Unavailable, BadResponse) as exc:
                 if has_ended:
                     raise
                 print_error(f"{exc}; trying again")
@@ -141,7 +141,7 @@ class _Follower:
     def _has_ended(self) -> bool:
         try:
             return self._tree.reload(self._id)
-        except Unavailable as exc:
+        except (Unavailable, BadResponse) as exc:
             print_error(f"{exc}; trying again")
             return False
 

@@ -314,6 +314,22 @@ class TestHeadAndTail:
         out, err = process.communicate(timeout=30)
         assert (process.returncode, out, err) == (0, "b\n", "")
 
+    @pytest.mark.parametrize("status", [500, 503])
+    def test_following_outlasts_an_outage(
+        self, taskfs: Command, cloud: FakeCloud, status: int
+    ) -> None:
+        """C-47: `tail -f` goes on after an outage of the API."""
+        task = cloud.add_task(status="started", outputs={"stdout.txt": b"a\nb\n"})
+        process = taskfs.start("tail", "-f", "--timeout", "1s", f"{task}/stdout.txt")
+        eventually(lambda: any(task in record.path for record in cloud.requests))
+        cloud.faults.add("status", side="api", times=None, status=status)
+        assert process.stderr
+        assert process.stderr.readline().endswith("; trying again\n")
+        cloud.faults.clear()
+        cloud.set_status(task, "success")
+        assert process.communicate(timeout=30)[0] == "a\nb\n"
+        assert process.returncode == 0
+
     def test_following_a_file_that_never_comes(self, taskfs: Command, task: str) -> None:
         """C-47: `tail -f` of a task that has ended does not wait."""
         done = taskfs("tail", "-f", f"{task}/nope")
