@@ -34,8 +34,7 @@ def command(settings: Settings, task_ids: tuple[str, ...], clear: bool) -> None:
     without an ID removes those too, and the folders that older versions of taskfs left. It is safe
     while mounts use the cache. No request is sent.
     """
-    flags = {**settings.flags, "offline": "true"}  # a key that is there is used, none is needed
-    config = Settings(flags, settings.mount_options, settings.file).load()
+    config = settings.load_without_requests()
     configure_logging(config)
     cache = _Cache(config, task_ids)
     if clear:

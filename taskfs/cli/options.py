@@ -3,7 +3,7 @@
 import functools
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -105,6 +105,13 @@ class Settings:
         return load_config(
             self.flags, mount_options=self.mount_options, file=self.file, need_key=need_key
         )
+
+    def load_without_requests(self) -> Config:
+        """Return the configuration of a command that sends no request.
+
+        A key selects the account, but none is required.
+        """
+        return replace(self, flags={**self.flags, "offline": "true"}).load()
 
 
 def config_options(command: str) -> Callable[[F], F]:

@@ -75,6 +75,22 @@ class TestPin:
         assert taskfs("cat", "--offline", f"{task}/b.txt").returncode == 1
         assert taskfs("unpin", task).returncode == 1
 
+    def test_unpin_takes_the_names_that_pin_takes(
+        self, taskfs: Command, cloud: FakeCloud, task: str
+    ) -> None:
+        """C-44, C-42: `unpin latest` ends the pins of the newest task that the cache knows, without
+        a request, and the beginning of several pinned ids is an error that lists them."""
+        tasks = [cloud.add_task(f"ab{number}", outputs={"a": b"a"}) for number in range(2)]
+        assert taskfs("pin", *tasks, "latest").returncode == 0
+        cloud.clear_requests()
+        refused = taskfs("unpin", "ab")
+        assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+        assert "ab0, ab1" in refused.stderr
+        assert taskfs("unpin", "latest").returncode == 0
+        done = taskfs("unpin", "latest")
+        assert done.returncode == 1 and " has no pins: see `taskfs cache`" in done.stderr
+        assert cloud.requests == []
+
     def test_a_refresh_keeps_a_pinned_index_for_offline_mode(
         self, taskfs: Command, task: str, root: Path
     ) -> None:
