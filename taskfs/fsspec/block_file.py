@@ -63,3 +63,6 @@ class BlockFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec is untype
     def close(self) -> None:
         self._file.close()
         super().close()
+
+    def __del__(self) -> None:
+        pass  # that of fsspec would close the file, and so take locks

@@ -71,8 +71,13 @@ class _RawFile(io.RawIOBase):
     def _read(self, size: int) -> Buffer:
         handle, shared = self._require_open()
         if not shared.is_usable:
-            handle, _ = self._opened = self._fs.open_handle(self.name)
-            self.check_version(handle.version)
+            handle, shared = self._fs.open_handle(self.name)
+            try:
+                self.check_version(handle.version)
+            except OSError:
+                handle.close()
+                raise
+            self._opened = handle, shared
         with as_oserror(self.name):
             chunk = handle.read_at(self._offset, size)
         self._offset += len(chunk)

@@ -190,8 +190,9 @@ class TaskFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is unt
         """Drop cached listings and task data, as a write to `.taskfs/refresh` does."""
         super().invalidate_cache(path)
         if self._last_core is not None:
-            refresh = self._shared.core.tree.resolve(f"/{CONTROL_DIR}/refresh")
-            refresh.open(writing=True).write(b"1")
+            with as_oserror(""):
+                refresh = self._shared.core.tree.resolve(f"/{CONTROL_DIR}/refresh")
+                refresh.open(writing=True).write(b"1")
 
     # Contents.
 

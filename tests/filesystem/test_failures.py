@@ -108,6 +108,16 @@ def test_no_answer_is_no_empty_directory(new_fs: Any, cloud: FakeCloud) -> None:
     assert fs.find(f"{task}/outputs") == [f"{task}/outputs/a"]
 
 
+def test_a_refresh_offline(new_fs: Any, cloud: FakeCloud) -> None:
+    """P-8, O-6: `invalidate_cache` offline is the TimeoutError that a mount's refresh gives."""
+    task = cloud.add_task(outputs={"a": b"a"})
+    assert new_fs().cat_file(f"{task}/outputs/a") == b"a"
+    fs = new_fs(offline=True)
+    assert fs.ls("", detail=False) == [task]
+    with pytest.raises(TimeoutError):
+        fs.invalidate_cache()
+
+
 def test_unknown_options_are_refused() -> None:
     """P-10: An unknown storage option is refused by name."""
     with pytest.raises(ValueError, match="unknown storage option 'cach_dir': did you mean cache_d"):

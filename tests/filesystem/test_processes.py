@@ -1,5 +1,6 @@
 """fsspec: threads, forked and spawned processes, and how they end."""
 
+import errno
 import gc
 import multiprocessing
 import os
@@ -92,6 +93,36 @@ def test_a_forked_child_may_hold_no_lock_of_its_parent(by_environment: FakeCloud
         reader.join(TIMEOUT_S)
 
 
+def read_twice(file: Any, answer: Any) -> None:
+    """Send the errnos of two reads in a child process, 0 for one that succeeds."""
+    for _ in range(2):
+        try:
+            file.read(10)
+            answer.put(0)
+        except OSError as exc:
+            answer.put(exc.errno)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_reads_no_other_version(by_environment: FakeCloud) -> None:
+    """P-5, P-13, F-8: Each read of an inherited file whose archive was replaced is ESTALE."""
+    task = by_environment.add_task(outputs={"a": WORDS})
+    fs = fsspec.filesystem("taskfs", cache_size=0)
+    with fs.open(f"{task}/outputs/a") as file:
+        file.seek(1_000_000)
+        other = by_environment.add_task(outputs={"a": WORDS[::-1]})
+        stored = by_environment.get_object(f"{other}/output.zip")
+        assert stored is not None
+        by_environment.put_object(f"{task}/output.zip", stored.source)
+        context = multiprocessing.get_context("fork")
+        answer = context.Queue()
+        child = context.Process(target=read_twice, args=(file, answer))
+        child.start()
+        assert [answer.get(timeout=TIMEOUT_S) for _ in range(2)] == [errno.ESTALE] * 2
+        child.join(TIMEOUT_S)
+        assert child.exitcode == 0
+
+
 def core_of(fs: TaskFileSystem, path: str) -> SharedCore:
     """Return the core that *fs* opens files with."""
     handle, shared = fs.open_handle(path)
@@ -139,7 +170,10 @@ def test_nothing_is_left_behind(by_environment: FakeCloud) -> None:
     eventually(have_ended)
 
 
-def test_unclosed_files_are_closed_by_the_next_open(by_environment: FakeCloud) -> None:
+@pytest.mark.parametrize("options", [{}, {"cache_type": "none"}], ids=["file", "blockcache"])
+def test_unclosed_files_are_closed_by_the_next_open(
+    by_environment: FakeCloud, options: dict[str, Any]
+) -> None:
     """P-15: A file that was never closed is released by the next open, not within the garbage
     collection, which may run while locks are held.
     """
@@ -147,8 +181,8 @@ def test_unclosed_files_are_closed_by_the_next_open(by_environment: FakeCloud) -
     fs = fsspec.filesystem("taskfs")
     path = f"{task}/outputs/a"
     core = core_of(fs, path)
-    fs.open(path).read(10)
-    ring: list[Any] = [fs.open(path)]
+    fs.open(path, **options).read(10)
+    ring: list[Any] = [fs.open(path, **options)]
     ring.append(ring)
     del ring
     gc.collect()
