@@ -1,5 +1,7 @@
 """`LastWrite`: the file on a task's machine that was written last."""
 
+import contextlib
+import math
 from typing import Any, NamedTuple
 
 from taskfs.errors import BadResponse
@@ -30,5 +32,9 @@ def parse_last_write(message: Any) -> LastWrite:
         and isinstance(age_s, (int, float))
         and isinstance(written_s, (int, float))
     ):
-        return LastWrite(path, max(0.0, float(age_s)), float(written_s))
+        # A number beyond the range of floats, or a surrogate in the path that stands for no byte.
+        with contextlib.suppress(OverflowError, UnicodeEncodeError):
+            path.encode("utf-8", "surrogateescape")
+            if math.isfinite(age_s) and math.isfinite(written_s):
+                return LastWrite(path, max(0.0, float(age_s)), float(written_s))
     raise BadResponse("the task's machine answered last_modified_file without file and time")

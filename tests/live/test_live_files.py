@@ -298,6 +298,32 @@ def test_top_and_last_write(cloud: FakeCloud, new_files: NewFiles, task: str) ->
             files.last_write()
 
 
+@pytest.mark.parametrize(
+    ("path", "age", "written"),
+    [
+        ("x", "1" + 400 * "0", "1"),
+        ("x", "1", "1" + 400 * "0"),
+        ("x", "1e999", "1"),
+        ("x", "1", "NaN"),
+        (r"\ud800", "1", "1"),
+    ],
+    ids=["age", "time", "infinite", "no number", "surrogate"],
+)
+def test_a_last_write_that_no_machine_has(
+    cloud: FakeCloud, new_files: NewFiles, task: str, path: str, age: str, written: str
+) -> None:
+    """L-8, V-10: A last write whose time or path cannot be is a wrong answer, which ends no
+    events."""
+    message = (
+        f'{{"most_recent_file": "{path}", "time_since_last_mod": {age}, '
+        f'"most_recent_timestamp": {written}}}'
+    )
+    text = f'{{"status": "success", "message": {message}}}'
+    cloud.machine(task).faults.add("nonsense", text=text)
+    with pytest.raises(BadResponse):
+        new_files(task).last_write()
+
+
 def test_readers_of_one_file_at_once(cloud: FakeCloud, new_files: NewFiles, task: str) -> None:
     """L-10: One connection for all readers."""
     files = new_files(task, clock=Clock())  # the answers stay young
