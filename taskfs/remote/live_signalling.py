@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import quote
 
-from taskfs.errors import AccessDenied, BadResponse, Unavailable
+from taskfs.errors import AccessDenied, BadResponse, Unavailable, Unreachable
 
 # In seconds: longest time that one call may wait for the machine's answer. Proxies cut longer ones.
 MAX_BLOCK_S: Final = 20
@@ -37,7 +37,8 @@ class SignallingAPI(Protocol):
         """Return the HTTP status and the body; an error status is returned or raised.
 
         Raises:
-            Unavailable: there was no answer; the call is repeated while there is time.
+            Unavailable: there was no answer; the call is repeated while there is time, unless
+                it is Unreachable.
             TaskFSError: any other refusal, which is final.
         """
 
@@ -55,7 +56,8 @@ def exchange_descriptions(
     to earlier offers are not received.
 
     Raises:
-        Unavailable: the machine did not answer, or the API failed until the deadline.
+        Unavailable: the machine did not answer, or the API failed until the deadline; Unreachable
+            if no other try can succeed.
         AccessDenied: the API refuses the key.
         BadResponse: an answer makes no sense.
     """
@@ -78,6 +80,8 @@ def exchange_descriptions(
                 timeout_s = min(remaining_s, block_s + ROUND_TRIP_S)
                 request = SignallingRequest(method, base + path, params, body, timeout_s)
                 status, content = api(request)
+            except Unreachable:
+                raise
             except Unavailable as exc:
                 failure = exc
             else:

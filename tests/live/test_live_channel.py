@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from taskfs.errors import AccessDenied, BadResponse, Interrupted, Unavailable
+from taskfs.errors import AccessDenied, BadResponse, Interrupted, Unavailable, Unreachable
 from taskfs.remote import live_connection
 from taskfs.remote.api_client import TaskClient
 from taskfs.remote.live_channel import LiveChannels, TaskMachine
@@ -328,6 +328,18 @@ def test_signalling_that_fails(
     machine = new_channels(connect_timeout_s=2.0).machine(task)
     with fails_early():
         ask(machine, LS, 2.0)
+
+
+def test_signalling_that_cannot_succeed(cloud: FakeCloud, task: str) -> None:
+    """X-22, L-8: A failure that no retry can change is ETIMEDOUT at once."""
+    client = TaskClient(cloud.api_url.replace("http:", "https:"), cloud.api_key)
+    channels = LiveChannels(client.signal, turn_server=NO_SERVER, connect_timeout_s=PATIENT_S)
+    try:
+        with fails_early(Unreachable):
+            ask(channels.machine(task), LS, PATIENT_S)
+    finally:
+        channels.close()
+        client.close()
 
 
 @pytest.mark.parametrize("body", [b"no json", b"[]", b'{"type": "answer"}'])
