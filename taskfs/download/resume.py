@@ -17,6 +17,7 @@ from typing import Final
 from taskfs.archive.archive import Archive
 from taskfs.cache.disk_cache import DiskCache
 from taskfs.core import open_archive_of, open_resources
+from taskfs.download.fetch import SINGLE_FILE_ERRORS
 from taskfs.download.items import MemberDownload
 from taskfs.download.run import DownloadItem, DownloadRun
 from taskfs.errors import StaleObject
@@ -126,7 +127,7 @@ class KeptBlocks:
         return total
 
     def note_finished(self) -> None:
-        """Count a finished file; remove the kept blocks after the last one."""
+        """Count a file that needs no blocks any more; remove the blocks after the last one."""
         with self._lock:
             self._unfinished -= 1
             if not self._unfinished and self._cache is not None:
@@ -153,8 +154,12 @@ class ResumableDownload:
         return self.item.remaining_bytes
 
     def download(self, run: DownloadRun) -> None:
-        archive = self.blocks.open(self.item.archive)
-        replace(self.item, archive=archive).download(run)
+        try:
+            archive = self.blocks.open(self.item.archive)
+            replace(self.item, archive=archive).download(run)
+        except SINGLE_FILE_ERRORS:  # the next download would fail alike
+            self.blocks.note_finished()
+            raise
         self.blocks.note_finished()
 
 

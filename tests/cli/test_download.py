@@ -430,6 +430,21 @@ class TestResuming:
         assert (done.returncode, done.stderr) == (0, "")
         assert_same((target / "large.bin").read_bytes(), content)
 
+    def test_nothing_is_kept_of_a_damaged_file(self, taskfs: Command, cloud: FakeCloud) -> None:
+        """C-39: A damaged large file leaves no compressed bytes in the target."""
+        task, _ = large_task(cloud, self.SIZE, zipfile.ZIP_STORED)
+        stored = cloud.get_object(f"{task}/output.zip")
+        assert stored is not None
+        content = bytearray(stored.source.read(0, stored.source.size))
+        content[self.SIZE // 2] ^= 0xFF
+        cloud.put_object(f"{task}/output.zip", bytes(content))
+
+        done = taskfs("download", task)
+
+        assert done.returncode == 1
+        assert "CRC-32" in done.stderr
+        assert list(tree(taskfs.cwd / "inductiva_output" / task)) == ["small.txt"]
+
 
 def kept(target: Path) -> int:
     """Return the number of archive bytes kept for the next download."""

@@ -5,13 +5,14 @@ import os
 import resource
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import TIMEOUT_S, Command
-from tests.cli.test_download import tree
+from tests.cli.test_download import large_task, tree
 from tests.fake_api import FakeCloud
 from tests.fork_server import COMMAND
 from tests.mounts import eventually
@@ -113,17 +114,29 @@ def test_a_file_that_is_too_large_for_the_target(
 ) -> None:
     """C-38: A file that is too large for the target (4 GiB on FAT, EFBIG here) is named."""
     task = cloud.add_task(outputs={"large": os.urandom(200_000), "small": b"small"})
+    download_with_limit(taskfs, 100_000, task, *flags)
+    if not flags:
+        assert tree(taskfs.cwd / "inductiva_output" / task) == {"small": b"small"}
+
+
+def test_nothing_is_kept_of_a_file_that_is_too_large(taskfs: Command, cloud: FakeCloud) -> None:
+    """C-39: A large file that the target cannot hold leaves no compressed bytes in it."""
+    task, _ = large_task(cloud, 48 << 20, zipfile.ZIP_STORED)
+    download_with_limit(taskfs, 16 << 20, task)
+    assert list(tree(taskfs.cwd / "inductiva_output" / task)) == ["small.txt"]
+
+
+def download_with_limit(taskfs: Command, max_bytes: int, *arguments: str) -> None:
+    """Download where a file may have *max_bytes*, and expect the error for a larger one."""
     done = subprocess.run(
-        [*COMMAND, "download", task, *flags],
+        [*COMMAND, "download", *arguments],
         cwd=taskfs.cwd,
         env=taskfs.environment,
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, max_bytes)),
     )
     assert done.returncode == 1
     assert "cannot hold a file of this size" in done.stderr
     assert "Traceback" not in done.stderr
-    if not flags:
-        assert tree(taskfs.cwd / "inductiva_output" / task) == {"small": b"small"}
