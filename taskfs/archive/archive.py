@@ -31,8 +31,8 @@ from taskfs.cache.readahead import ReadAheadReader
 from taskfs.errors import CacheChanged, TaskFSError, Unsupported
 from taskfs.support.buffers import Buffer
 
-# Bytes of memory that an archive takes beside its index: its readers' state, the task's record and
-# the names that refer to it. Measured with archives of two files.
+# Bytes of memory that an archive takes beside its index, however many members it has: its readers'
+# state, the task's record and the names that refer to it. Measured with archives of two files.
 ARCHIVE_BYTES: Final = 16 << 10
 NO_END: Final = EndRecord(0, 0, 0)  # of an archive without a directory
 
@@ -101,7 +101,7 @@ class Archive:
     @property
     def memory_bytes(self) -> int:
         """The memory that the archive takes, without its blocks, in bytes."""
-        return self._index.memory_bytes + ARCHIVE_BYTES
+        return self._index.memory_bytes + self.prefetch.memory_bytes + ARCHIVE_BYTES
 
     def open_member(self, member: Member) -> MemberReader:
         """Return a reader of the member; no request is sent before its first read.

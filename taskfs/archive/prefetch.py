@@ -7,6 +7,7 @@ follows the reads of one member; `bounds` has the figures of both.
 import contextlib
 import enum
 import threading
+from array import array
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -124,6 +125,12 @@ class HeadPrefetcher:
         self._detector = SequentialDetector(0)  # counts members
         self._ahead = 0
 
+    @property
+    def memory_bytes(self) -> int:
+        """The memory of the offsets, where the index does not have them in their order."""
+        starts = self._starts
+        return len(starts) * starts.itemsize if isinstance(starts, array) else 0
+
     def note_read(self, start: int) -> None:
         """Note that no more than the head of the member at *start* was read."""
         # No reader needs what is fetched here, so none fails if the index is lost.
@@ -168,6 +175,11 @@ class Prefetcher:
         self._heads = HeadPrefetcher(blocks, index)
         # By member number: pushed when it was opened.
         self._pushed = bytearray(index.number_stop)
+
+    @property
+    def memory_bytes(self) -> int:
+        """The memory that grows with the number of members, in bytes."""
+        return len(self._pushed) + self._heads.memory_bytes
 
     @property
     def is_sequential(self) -> bool:

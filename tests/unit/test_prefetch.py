@@ -179,6 +179,22 @@ def heads(archive: Archive, numbers: Iterable[int]) -> None:
         reader.close()
 
 
+def _beside_index(archive: Archive) -> int:
+    return archive.memory_bytes - archive.index.memory_bytes
+
+
+def test_the_order_of_members_counts_as_memory_of_the_archive() -> None:
+    """R-20: The bytes that prefetch keeps of each member count when archives are evicted."""
+    entries = [file(f"f{n:05}", cheap_bytes(5000), method=STORED) for n in range(500)]
+    entries.append(file("last", offset=0))  # so that the members are not in the archive's order
+    with make_harness() as harness:
+        one, archive = (harness.open(FakeObject(build(each))) for each in (entries[:1], entries))
+        before = _beside_index(archive)
+        heads(archive, range(1))
+        assert before >= _beside_index(one) + 500
+        assert _beside_index(archive) >= before + 8 * 500
+
+
 @pytest.mark.parametrize("method", [STORED, DEFLATED])
 def test_reading_only_heads_fetches_little(method: int) -> None:
     """R-7: 4 KB of each of 300 files of 2 MB fetch less than a sixth of them."""
