@@ -271,6 +271,6 @@ class ArchiveIndex:
 
 
 def open_index(content: Content, root: str) -> ArchiveIndex | None:
-    """Return the index in *content*; None if another version or for another root wrote it."""
+    """Return the index in *content*; None if it is of another version of taskfs or root."""
     head = decode_head(content)
     return ArchiveIndex(content, head) if head is not None and head.root == root else None

@@ -18,9 +18,9 @@ EXTRA_GUESS: Final = 64
 
 
 def guess_data_start(member: Member) -> int:
-    """Return an upper bound of the offset of the member's first data byte, without a read.
+    """Return an estimate of the offset of the member's first data byte, without a read.
 
-    The bound is too small if the extra field of the local header is longer than EXTRA_GUESS.
+    It is an upper bound, unless the extra field of the local header is longer than EXTRA_GUESS.
     """
     return member.header_offset + LOCAL.size + len(member.raw_name) + EXTRA_GUESS
 
@@ -34,7 +34,7 @@ class LocalHeaders:
         self._root = root  # precedes the paths of the members in the archive
 
     def stop_guess(self, member: Member) -> int:
-        """Return a bound, as good as `guess_data_start`, of the end of the member's data."""
+        """Return an estimate of the end of the member's data, made like `guess_data_start`."""
         stop = guess_data_start(member) + member.compressed_size
         return min(stop, self._directory_start)
 
@@ -49,9 +49,7 @@ class LocalHeaders:
                 the area of members.
             StaleObject, NotFound, Unavailable, …: as `BlockReader.read_at`.
         """
-        at = member.header_offset
-        if at + LOCAL.size > self._directory_start:
-            raise CorruptData(f"{member.path}: the member lies outside the archive")
+        at = self._header_offset(member)
         first = BLOCK if member.compressed_size <= BLOCK else data_bytes
         stop = guess_data_start(member) + min(first, member.compressed_size)
         self._blocks.prefetch(at, min(stop, self._directory_start))
@@ -63,15 +61,19 @@ class LocalHeaders:
 
         Raises: as `data_start`.
         """
-        at, stop = member.header_offset, self.stop_guess(member)
-        if at + LOCAL.size > self._directory_start:
-            raise CorruptData(f"{member.path}: the member lies outside the archive")
+        at, stop = self._header_offset(member), self.stop_guess(member)
         whole = self._blocks.read_at(at, stop - at)
         start = self._parse(member, whole[: LOCAL.size + len(member.raw_name)])
         packed = whole[start - at : start - at + member.compressed_size]
         if len(packed) < member.compressed_size:  # the extra field is long
             packed = self._blocks.read_at(start, member.compressed_size)
         return start, packed
+
+    def _header_offset(self, member: Member) -> int:
+        """Return where the local header begins; raise CorruptData if there is no room for one."""
+        if member.header_offset + LOCAL.size > self._directory_start:
+            raise CorruptData(f"{member.path}: the member lies outside the archive")
+        return member.header_offset
 
     def _parse(self, member: Member, header: Buffer) -> int:
         """Return the offset of the data from a local header with its name."""

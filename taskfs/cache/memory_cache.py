@@ -42,11 +42,11 @@ class Extent:
 
     @property
     def stop(self) -> int:
-        """The offset in the object after its last byte."""
+        """The offset in the object after its last byte; for blocks only."""
         return self.first * BLOCK + len(self.body)
 
     def view(self, start: int, stop: int) -> memoryview:
-        """Return the bytes [start, stop) of the object, which lie in the extent."""
+        """Return the bytes [start, stop) of the object, which lie in it; for blocks only."""
         begin = self.first * BLOCK
         return memoryview(self.body)[start - begin : stop - begin]
 

@@ -1,7 +1,8 @@
 """Removal of what older versions of taskfs left in the cache directory.
 
 A format is a directory `v1`, `v2`, …, which a process locks while it uses it. The first versions
-did not, so a directory in which anything changed within `IDLE_S` counts as used too.
+did not, so a directory in which anything changed within `IDLE_S` counts as used too. There
+was no format before `v1`, so nothing is removed until there is a `v2`.
 """
 
 import contextlib
