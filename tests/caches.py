@@ -10,7 +10,9 @@ from typing import Final
 
 import pytest
 
+from taskfs.archive.index_layout import KIND
 from taskfs.cache.disk_cache import INDEX, DiskCache
+from taskfs.cache.sealed_file import SUM_PAGE, read_sealed
 from taskfs.errors import CacheChanged
 from tests.fake_api import FakeCloud
 from tests.file_systems import FileSystem, InProcess, assert_same, walk
@@ -116,3 +118,14 @@ def read_index(cache: DiskCache, key: str) -> bytes | None:
         return None if found is None else found[: len(found)]
     except CacheChanged:
         return None
+
+
+def damage_pages(index: Path, pages: slice) -> None:
+    """Flip a bit in each of these pages of an archive's index; its seal and its sums stay right."""
+    content = read_sealed(index, KIND)
+    assert content is not None
+    with index.open("r+b") as opened:
+        for at in range(0, len(content), SUM_PAGE)[pages]:
+            byte = content[at : at + 1][0]
+            opened.seek(at)
+            opened.write(bytes([byte ^ 1]))

@@ -150,17 +150,13 @@ class ArchiveIndex:
         self.members = Members(self)
         # Bytes of memory; of a file, some pages are kept.
         self.memory_bytes = min(len(content), IN_MEMORY)
+        numbers = self.tables["number"]
+        self.number_stop = int(numbers[-1]) + 1 if len(numbers) else 0  # above those of all members
 
     @property
     def is_lost(self) -> bool:
         """Whether its file was found damaged."""
         return not isinstance(self._content, bytes) and self._content.is_lost
-
-    @property
-    def number_stop(self) -> int:
-        """A number above those of all members."""
-        numbers = self.tables["number"]
-        return int(numbers[-1]) + 1 if len(numbers) else 0
 
     def sorted_starts(self) -> Sequence[int]:
         """Return the offsets of the members' local headers in ascending order."""
@@ -271,6 +267,10 @@ class ArchiveIndex:
 
 
 def open_index(content: Content, root: str) -> ArchiveIndex | None:
-    """Return the index in *content*; None if it is of another version of taskfs or root."""
+    """Return the index in *content*; None if it is of another version of taskfs or root.
+
+    Raises:
+        CacheChanged: a page of its file that is read now is damaged.
+    """
     head = decode_head(content)
     return ArchiveIndex(content, head) if head is not None and head.root == root else None

@@ -221,7 +221,11 @@ def _load_from_disk(disk: DiskCache | None, key: str, root: str) -> _Loaded | No
     if disk is None or not key:
         return None
     content = disk.read_sealed(INDEX, key, KIND)
-    index = open_index(content, root) if content is not None else None
+    try:
+        index = open_index(content, root) if content is not None else None
+    except CacheChanged:
+        disk.drop_index(key, is_damaged=True)
+        return None
     if index is None:
         return None
     return _Loaded(index.head.version, index.head.end.start, index)

@@ -33,7 +33,8 @@ _SEAL: Final = struct.Struct("<QI")
 class SealedFile:
     """The content of a long sealed file. Safe for concurrent use.
 
-    Reads raise `CacheChanged` once the file was cut or overwritten, and set *is_lost*.
+    Reads raise `CacheChanged` once the file was cut or overwritten, or cannot be read, and set
+    *is_lost*.
     """
 
     def __init__(self, descriptor: int, size: int, sums: "array[int]") -> None:
@@ -72,7 +73,9 @@ class SealedFile:
         """Return the pages [first, stop)."""
         begin = first << SUM_PAGE_SHIFT
         length = min(stop << SUM_PAGE_SHIFT, self._size) - begin
-        content = os.pread(self._descriptor, length, begin)
+        content = b""
+        with contextlib.suppress(OSError):  # of the disk or the file server
+            content = os.pread(self._descriptor, length, begin)
         if len(content) != length or page_sums(content) != self._sums[first:stop]:
             self.is_lost = True
             raise CacheChanged("an index in the disk cache was changed while it was in use")

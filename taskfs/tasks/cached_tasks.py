@@ -15,6 +15,7 @@ from pathlib import Path
 from taskfs.archive.index_layout import KIND, decode_head
 from taskfs.cache.disk_cache import INDEX, cache_key
 from taskfs.cache.sealed_file import read_sealed
+from taskfs.errors import CacheChanged
 from taskfs.model import ObjectVersion, Task
 from taskfs.tasks.archive_kind import ArchiveKind
 
@@ -63,7 +64,7 @@ def _version_on_disk(path: Path) -> ObjectVersion | None:
         status = os.stat(path)
         content = read_sealed(path, KIND)
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    except OSError:
+        head = decode_head(content) if content is not None else None
+    except (OSError, CacheChanged):
         return None
-    head = decode_head(content) if content is not None else None
     return head.version if head is not None else None

@@ -9,6 +9,7 @@ import pytest
 
 from taskfs.cache.eviction import cached_files, evict
 from taskfs.cache.pins import change_pins, pinned_files, read_pins
+from tests.caches import damage_pages
 from tests.cli.conftest import Command, eventually
 from tests.fake_api import FakeCloud
 from tests.fork_server import COMMAND
@@ -232,3 +233,16 @@ class TestCache:
         assert taskfs("cat", "--offline", f"{other}/x").stdout == "x\n"
         assert sum(size for _, size, _ in cached_files(root)) < MB
         assert taskfs("cat", f"{task}/b.txt").stdout == "b\n"
+
+    def test_a_damaged_index(self, taskfs: Command, cloud: FakeCloud, root: Path) -> None:
+        """I-7, C-43: The cache is shown, and cleared, where the index of a large archive is
+        damaged."""
+        task = cloud.add_task(outputs={f"{number:06}": b"" for number in range(14_000)})
+        assert taskfs("ls", f"{task}/outputs").returncode == 0
+        (index,) = (root / "index").iterdir()
+        damage_pages(index, slice(-1, None))
+        shown = taskfs("cache")
+        assert (shown.returncode, shown.stderr) == (0, "")
+        assert task in shown.stdout
+        assert taskfs("cache", "--clear", task).returncode == 0
+        assert not index.exists()

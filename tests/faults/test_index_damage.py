@@ -8,7 +8,13 @@ from typing import Final
 
 import pytest
 
-from tests.caches import MountFactory, TreeFactory, archive_requests, cached_files
+from tests.caches import (
+    MountFactory,
+    TreeFactory,
+    archive_requests,
+    cached_files,
+    damage_pages,
+)
 from tests.fake_api import FakeCloud
 from tests.outputs import LONG_AGO, noise
 from tests.zips import build, file
@@ -41,6 +47,14 @@ INDEX_DAMAGES: Final[dict[str, Callable[[Path], None]]] = {
     "emptied": lambda path: os.truncate(path, 0),
     "zeros": lambda path: _overwrite(path, bytes(path.stat().st_size)),
     "another": lambda path: _overwrite(path, noise(3, path.stat().st_size)),
+}
+
+
+# Only what reads these pages finds the damage.
+PAGE_DAMAGES: Final[dict[str, Callable[[Path], None]]] = {
+    "last page": lambda path: damage_pages(path, slice(-1, None)),
+    "other pages": lambda path: damage_pages(path, slice(-1)),
+    "all pages": lambda path: damage_pages(path, slice(None)),
 }
 
 
@@ -80,7 +94,7 @@ def test_a_program_changes_an_index_in_place_under_a_mount(
         assert not archive_requests(cloud)
 
 
-@pytest.mark.parametrize("damage", INDEX_DAMAGES)
+@pytest.mark.parametrize("damage", INDEX_DAMAGES | PAGE_DAMAGES)
 def test_a_long_index_that_is_damaged_between_mounts_is_a_miss(
     open_tree: TreeFactory, cloud: FakeCloud, cache: Path, damage: str
 ) -> None:
@@ -89,7 +103,7 @@ def test_a_long_index_that_is_damaged_between_mounts_is_a_miss(
     with open_tree() as fs:
         assert len(fs.names(f"{top}/d2")) == 1000
     for _ in range(2):
-        INDEX_DAMAGES[damage](long_index(cache))
+        (INDEX_DAMAGES | PAGE_DAMAGES)[damage](long_index(cache))
         with open_tree() as fs:
             assert len(fs.names(f"{top}/d2")) == 1000
             assert fs.read(f"{top}/d13/file-013999") == b"13999\n"

@@ -1,5 +1,6 @@
 """`taskfs.cache.sealed_file`: content that is read by pages, and any damage is a miss."""
 
+import errno
 import os
 import random
 import signal
@@ -109,6 +110,24 @@ def test_a_file_that_is_overwritten_in_use_is_a_miss(tmp_path: Path) -> None:
     assert found[2 * SUM_PAGE :][: len(LONG)] == LONG[2 * SUM_PAGE :]
     with pytest.raises(CacheChanged):
         found[:1]
+
+
+def test_a_file_that_cannot_be_read_any_more_is_a_miss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I-7: A page that the disk cannot read, or that a file server no longer has, is a miss."""
+    write(tmp_path, LONG)
+    found = read_sealed(tmp_path / KEY, KIND)
+    assert isinstance(found, SealedFile)
+
+    def fail(*arguments: object) -> bytes:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", fail)
+        with pytest.raises(CacheChanged):
+            found[:1]
+    assert found.is_lost
 
 
 def test_a_file_is_replaced_and_removed_while_it_is_in_use(tmp_path: Path) -> None:
