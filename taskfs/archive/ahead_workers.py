@@ -1,6 +1,5 @@
 """`AheadWorkers`: decodes one member ahead of a sequential reader, several stretches at once."""
 
-import contextlib
 from concurrent.futures import Executor
 from operator import attrgetter
 from typing import Final
@@ -69,8 +68,11 @@ class AheadWorkers:
 
     def start(self) -> None:
         """Submit a worker after `may_start`."""
-        with contextlib.suppress(RuntimeError):  # closed: the mount is ending
+        try:
             self._pool.submit(self._run)
+        except RuntimeError:  # the mount is ending, or the system has no thread left
+            with self._decoder.lock:
+                self._starting -= 1
 
     def _run(self) -> None:
         """Decode the spans before the reader, until far enough ahead or until a failure."""

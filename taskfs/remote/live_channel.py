@@ -145,10 +145,12 @@ class LiveChannels:
             self._loop = asyncio.new_event_loop()
             self._loop.set_exception_handler(_log_exception)
             self._server = IceServer(self._turn_server)
-            self._thread = threading.Thread(
+        if self._thread is None:  # also after its start has failed
+            thread = threading.Thread(
                 target=_run, args=(self._loop,), name="taskfs-live", daemon=True
             )
-            self._thread.start()
+            thread.start()
+            self._thread = thread
         return self._loop
 
     async def _open(self, task_id: str) -> LiveConnection:

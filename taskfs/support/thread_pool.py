@@ -75,6 +75,7 @@ class DaemonPool(Executor):
 
         Raises:
             Closed: the pool is shut down.
+            RuntimeError: it has no thread, and the system cannot start one.
         """
         future: Future[T] = Future()
         since_s = submitted_s() or time.monotonic()
@@ -84,9 +85,18 @@ class DaemonPool(Executor):
             self._work.put((future, since_s, partial(function, *args, **kwargs)))
             is_one_idle = self._threads.idle.acquire(blocking=False)
             if not is_one_idle and self._started < self._max_threads:
-                self._started += 1
-                self._threads.start_one()
+                self._start_thread()
         return future
+
+    def _start_thread(self) -> None:
+        """Start one more thread for the work that was added last; take it back on failure."""
+        try:
+            self._threads.start_one()
+            self._started += 1
+        except RuntimeError:  # the system has no thread left
+            if not self._started:
+                self._work.get_nowait()  # no thread serves the queue, so it holds nothing else
+                raise
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Accept no more work and let the threads end; never wait for them, whatever *wait* is."""

@@ -111,7 +111,7 @@ class WholeListing:
         with self._lock:
             load = self._loads.get(scope)
             if load is None:
-                load = self._loads[scope] = Future()
+                load = Future()
                 # Not in a pool: the time limit of a request counts from the submission of the work.
                 threading.Thread(
                     target=self._run,
@@ -119,6 +119,7 @@ class WholeListing:
                     name="taskfs-listing",
                     daemon=True,
                 ).start()
+                self._loads[scope] = load  # not before: a thread that did not start ends no load
             return load
 
     @property

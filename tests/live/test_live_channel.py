@@ -43,6 +43,7 @@ from tests.live.conftest import (
     question_timeout,
 )
 from tests.mounts import eventually
+from tests.threads import no_new_threads
 
 ROOT = Path(__file__).parents[2]
 SILENCE_PROBE = SilenceProbe(LS, after_s=0.2, silence_s=0.3)
@@ -72,6 +73,16 @@ def test_four_questions_on_one_connection(
     assert ask(machine, Question("what")).status == "invalid"
     assert cloud.machine(task).connections == 1
     assert all(question["follow"] is False for question in cloud.machine(task).questions)
+
+
+def test_a_question_after_the_system_had_no_thread(
+    channels: LiveChannels, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R-55: A first question whose thread did not start does not stop the next one."""
+    machine = channels.machine(task)
+    with no_new_threads(monkeypatch), pytest.raises(RuntimeError, match="can't start"):
+        ask(machine, LS)
+    assert ask(machine, LS).message == ["stdout.txt", {"log": ["solver.log"]}]
 
 
 def test_many_readers_share_the_connection(

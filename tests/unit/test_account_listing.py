@@ -21,6 +21,7 @@ from taskfs.tasks.task_filter import TaskFilter
 from taskfs.tasks.task_groups import TaskGroups
 from taskfs.tasks.whole_listing import PackedPage, WholeListing
 from tests.mounts import eventually
+from tests.threads import no_new_threads
 from tests.unit.fakes import Clock, FakeAPI, task_cache_of, task_of
 
 URL = "https://api.example"
@@ -600,6 +601,19 @@ def test_at_most_four_pages_at_once(api: FakeAPI, clock: Clock) -> None:
             assert len(future.result(60)) == COUNT
     assert 2 <= most <= 4
     assert len(api.calls) == 6
+
+
+def test_a_listing_after_the_system_had_no_thread(
+    api: FakeAPI, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R-55: A whole listing whose thread did not start does not stop the next one."""
+    known = KnownTasks(open_database(None, URL, "key"), clock)
+    whole = WholeListing(api, known, clock)
+    with no_new_threads(monkeypatch), pytest.raises(RuntimeError, match="can't start"):
+        whole.start(Scope(), urgent=True)
+    whole.start(Scope(), urgent=True).result(60)
+    assert known.database.ids(Scope().selection) == tuple(api.tasks)
+    whole.close()
 
 
 def test_a_rate_limit_delays_the_background(

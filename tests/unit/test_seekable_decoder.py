@@ -756,6 +756,25 @@ def test_a_sequential_reader_is_decoded_ahead_and_no_further(decoding: Make) -> 
     assert SPAN <= one.member.fed - (4 << 20) <= (1 << 20) + 2 * SPAN
 
 
+def test_decode_ahead_begins_again_after_the_system_had_no_thread(
+    decoding: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R-55: A reader goes on without decode-ahead, and with it once a thread can be started."""
+    one = decoding(LONG, LONG_PACKED, budget=ReadAheadBudget(1 << 20))
+
+    def refuse(function: Callable[[], None]) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(one.pool, "submit", refuse)
+        for offset in range(0, 2 << 20, SPAN):
+            one.check(offset, SPAN)
+    for offset in range(2 << 20, 4 << 20, SPAN):
+        one.check(offset, SPAN)
+    one.settle()
+    assert one.member.fed - (4 << 20) >= SPAN
+
+
 @pytest.mark.parametrize("span_bytes", [200_000, 24 << 20])
 def test_a_reader_that_pauses_lets_the_decoder_rest(decoding: Make, span_bytes: int) -> None:
     """R-20: An open file that is not read releases its decoder's input."""

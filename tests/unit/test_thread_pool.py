@@ -14,6 +14,7 @@ from taskfs.support import thread_pool
 from taskfs.support.thread_pool import DaemonPool, let_another_run
 from tests.fork_server import ROOT
 from tests.mounts import eventually
+from tests.threads import no_new_threads
 
 PATIENCE_S: Final = 20.0
 
@@ -121,13 +122,28 @@ def test_a_system_without_a_thread_left(monkeypatch: pytest.MonkeyPatch) -> None
         return 1
 
     pool.submit(abs, 1).result(PATIENCE_S)
-
-    def refuse(thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", refuse)
+    with no_new_threads(monkeypatch):
         assert [pool.submit(work).result(PATIENCE_S) for _ in range(3)] == [1, 1, 1]
+
+
+def test_a_system_that_has_no_thread_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R-55: A failed start of a thread fails the work that has no other thread, which is then never
+    called, and nothing that is submitted later."""
+    pool = DaemonPool(2, "test-moment")
+    gate = threading.Event()
+    called: list[int] = []
+    with no_new_threads(monkeypatch):
+        for number in range(3):
+            with pytest.raises(RuntimeError, match="can't start"):
+                pool.submit(called.append, number)
+    waiting = [pool.submit(gate.wait, PATIENCE_S)]
+    with no_new_threads(monkeypatch):
+        queued = pool.submit(called.append, 3)
+    waiting.append(pool.submit(gate.wait, PATIENCE_S))
+    queued.result(PATIENCE_S)
+    gate.set()
+    assert [future.result(PATIENCE_S) for future in waiting] == [True, True]
+    assert called == [3]
 
 
 def test_the_threads_end_with_the_pool() -> None:
