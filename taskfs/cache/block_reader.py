@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import nullcontext
+from functools import partial
 from typing import Final
 
 from taskfs.cache.block import BLOCK
@@ -217,7 +218,8 @@ class BlockReader:
             started = [i for i in indices if not self._look_in_memory(i, plan, ahead)]
             for begin, end in _runs(started, max(1, run_bytes // BLOCK)):
                 future: Future[Extent] = Future()
-                self._pool.submit(self._fetch_run, future, begin, end)
+                job = self._pool.submit(self._fetch_run, future, begin, end)
+                job.add_done_callback(partial(_cancel_with, future))
                 plan.in_flight[id(future)] = future
                 self._in_flight.update(dict.fromkeys(range(begin, end), future))
         return started
@@ -281,6 +283,7 @@ class BlockReader:
 
         Readers get them first; then they are written to the disk.
         """
+        drops = self._drop_count
         failure: BaseException | None = None
         fetched: list[tuple[int, Buffer]] = []
 
@@ -293,7 +296,8 @@ class BlockReader:
             present = self._disk.present(first, stop) if self._disk is not None else []
             on_disk = ((e.first, e.first + e.count, e.body) for e in self._read_disk(present))
             extent = self._extent(first, fetch_missing(on_disk, fetch, first, stop))
-            self._cache.put(extent)
+            if self._drop_count == drops:
+                self._cache.put(extent)
         except BaseException as exc:
             failure = exc
         with self._lock:
@@ -303,13 +307,19 @@ class BlockReader:
             future.set_exception(failure)
             return
         future.set_result(extent)
-        # Once bytes of this version proved wrong, those in flight may be wrong too. They must not
-        # reach the disk: a later reader would find them when the store has recovered.
+        # If bytes of this version proved wrong meanwhile, these may be wrong too. A later reader
+        # would find them on the disk when the store has recovered.
         for begin, run in fetched:
-            if self._disk is not None and not self._drop_count:
+            if self._disk is not None and self._drop_count == drops:
                 self._disk.put(begin, run)
-                if self._drop_count:
+                if self._drop_count != drops:
                     self._disk.drop(begin, stop - 1)
+
+
+def _cancel_with(future: "Future[Extent]", job: "Future[None]") -> None:
+    """End the waits for *future* if its fetch was cancelled in the queue: the mount is ending."""
+    if job.cancelled():
+        future.cancel()
 
 
 def _runs(indices: Iterable[int], longest: int) -> Iterator[tuple[int, int]]:

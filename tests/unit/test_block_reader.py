@@ -4,7 +4,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 
 import pytest
@@ -13,12 +13,14 @@ from taskfs.cache.block import BLOCK
 from taskfs.cache.block_reader import BlockReader
 from taskfs.cache.memory_cache import Extent, ExtentCache
 from taskfs.cache.persistent_blocks import PersistentBlocks
-from taskfs.errors import Interrupted, StaleObject, Unavailable
+from taskfs.errors import Closed, Interrupted, StaleObject, Unavailable
+from taskfs.support import thread_pool
 from taskfs.support.buffers import Buffer
 from taskfs.support.interruptible_wait import Waiter
 from taskfs.support.private_memory import UnlimitedMemory
 from taskfs.support.stats import Stats
 from tests.archive_harness import DaemonPool, FakeObject, run_threads
+from tests.mounts import eventually
 
 BODY = random.Random(1).randbytes(10 * BLOCK + 1234)
 LAST = len(BODY) // BLOCK
@@ -427,6 +429,54 @@ def test_blocks_dropped_before_they_were_written_are_not_kept_on_disk() -> None:
     assert not disk.kept
     assert reading.blocks.read_at(0, 10) == BODY[:10]
     assert reading.requests == [(0, BLOCK)] * 2
+
+
+def test_blocks_dropped_in_flight_are_not_kept() -> None:
+    """I-3, O-1: A run in flight when a block proves wrong is kept nowhere; later ones are kept."""
+    disk = SlowDisk()
+    disk.go.set()
+    reading = Reading(disk=disk)
+    go = hold_answers(reading)
+    with ThreadPoolExecutor(1) as threads:
+        early = threads.submit(reading.blocks.read_at, 2 * BLOCK, 10)
+        eventually(lambda: bool(reading.remote.requests))
+        reading.blocks.drop(0, BLOCK)
+        go.set()
+        assert early.result(60) == BODY[2 * BLOCK :][:10]
+    assert reading.pool.is_quiet()
+    assert not disk.kept and not reading.blocks.is_cached(2 * BLOCK, 3 * BLOCK)
+    for offset in (2 * BLOCK, 4 * BLOCK):
+        assert reading.blocks.read_at(offset, 10) == BODY[offset:][:10]
+    assert reading.pool.is_quiet()
+    assert sorted(disk.kept) == [2, 4] and reading.blocks.is_cached(2 * BLOCK, 3 * BLOCK)
+
+
+def test_a_fetch_that_is_cancelled_in_the_queue_ends_its_reader() -> None:
+    """P-15: When the pool ends, a reader that waits for a fetch in its queue fails at once."""
+    reading = Reading()
+    go = hold_answers(reading)
+    pool = thread_pool.DaemonPool(1, "test-cancel")
+    blocks = BlockReader(
+        reading.remote,
+        reading.remote.version,
+        cache=reading.cache,
+        pool=pool,
+        waiter=Waiter(reading.interrupted.is_set),
+        stats=reading.stats,
+    )
+    with ThreadPoolExecutor(2) as threads:
+        blocks.prefetch(0, BLOCK)
+        eventually(lambda: bool(reading.remote.requests))
+        assert blocks.prefetch(2 * BLOCK, 3 * BLOCK)
+        queued = threads.submit(blocks.read_at, 2 * BLOCK, 10)
+        pool.shutdown(cancel_futures=True)
+        try:
+            with pytest.raises(Closed):
+                queued.result(10)
+        finally:
+            reading.interrupted.set()
+            go.set()
+        eventually(lambda: blocks.is_cached(0, BLOCK))
 
 
 def test_blocks_on_disk_are_read_from_there() -> None:
