@@ -240,8 +240,10 @@ def _clock(context: CheckContext) -> str:
 
 
 def _cache(context: CheckContext) -> str:
-    """Check the directory as a mount does; it is created if it is missing."""
+    """Check the directory, which is created if it is missing; more strictly than a mount does."""
     path, size = context.config.cache_dir, context.config.cache_size
+    if not size:
+        return "off: --cache-size 0 keeps nothing on disk"
     fix = "choose another with --cache-dir"
     if problem := find_cache_problem(path):
         raise Failed(problem)
@@ -252,7 +254,7 @@ def _cache(context: CheckContext) -> str:
         raise Failed(f"{path} cannot be examined ({exc.strerror}): {fix}") from None
     if mode & 0o077:
         raise Failed(f"{path} is open to other users: chmod 700 {path}")
-    if size and free < MIN_CACHE_BYTES:
+    if free < MIN_CACHE_BYTES:
         raise Failed(f"{path} has {format_size(free)} free: make room, or {fix}")
     if free < size:
         raise Note(

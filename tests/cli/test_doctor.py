@@ -137,6 +137,14 @@ def test_the_cache_directory(taskfs: Command) -> None:
     assert line(done.stdout, "cache directory").startswith("note")
 
 
+def test_no_cache_directory_where_nothing_is_kept(taskfs: Command, home: Path) -> None:
+    """C-14, C-23: With `--cache-size 0` no directory is checked, and none is made."""
+    done = taskfs("doctor", "--cache-size", "0", "--cache-dir", "/dev/null/x")
+    assert line(done.stdout, "cache directory").startswith("ok")
+    taskfs("doctor", "--cache-size", "0")
+    assert not (home / ".cache").exists()
+
+
 def test_json(taskfs: Command) -> None:
     """C-3: `doctor --json` reports the same checks with the same status."""
     plain, done = taskfs("doctor"), taskfs("doctor", "--json")
