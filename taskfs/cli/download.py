@@ -159,6 +159,11 @@ def command(
                 print_error(f"skipped: {exc}")
                 continue
             destinations.append(destination)
+        if not destinations:
+            raise NotFound(
+                f"no ended task of {project} has files to download: "
+                f"see `taskfs list --all --project {project}`"
+            )
         exit_on_signals()
         is_single = len(destinations) == 1
         return _fetch(items, destinations[0] if is_single else _parent(config))

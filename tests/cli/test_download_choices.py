@@ -54,6 +54,18 @@ def test_a_project(taskfs: Command, cloud: FakeCloud) -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("arguments", ["", "--filenames nope"])
+def test_a_project_without_outputs(taskfs: Command, cloud: FakeCloud, arguments: str) -> None:
+    """C-55, C-1: If no task of a project has such outputs, the error says so."""
+    cloud.add_task(project="waves", status="started")
+    if arguments:
+        cloud.add_task(project="waves", outputs=OUTPUTS)
+    with taskfs.terminal("download", "-p", "waves", *arguments.split(), columns=200) as terminal:
+        assert terminal.end() == 1
+    assert "everything is in" not in terminal.text
+    assert "no ended task of waves has files to download: see `taskfs list" in terminal.text
+
+
 @pytest.mark.parametrize(
     "arguments", ["", "x --project y", "--project y --output-dir z", "x --output-dir ../.."]
 )
