@@ -1,5 +1,6 @@
 """`taskfs demo`."""
 
+import os
 import signal
 import sys
 import threading
@@ -17,7 +18,7 @@ from taskfs.cli.options import (
     config_options,
     foreground_option,
 )
-from taskfs.errors import MountError
+from taskfs.errors import ConfigError, MountError
 from taskfs.fuse.mountpoint import is_dead
 from taskfs.support.parsing import parse_path
 
@@ -108,7 +109,13 @@ def _serve(settings: Settings, port: int) -> None:
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    cloud.start()  # raises OSError if the port is in use
+    try:
+        cloud.start()
+    except OSError as exc:
+        reason = os.strerror(exc.errno or 0)  # asyncio's text names the port as well
+        raise ConfigError(
+            f"port {port} of 127.0.0.1 cannot be used ({reason}): choose another --port"
+        ) from None
     try:
         click.echo(f"export INDUCTIVA_API_URL={cloud.api_url}")
         click.echo(f"export INDUCTIVA_API_KEY={cloud.api_key}")

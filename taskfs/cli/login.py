@@ -14,7 +14,7 @@ from taskfs.cli.api_session import configure_logging, open_client_of
 from taskfs.cli.options import Settings, config_options
 from taskfs.errors import AccessDenied, ConfigError
 
-PAGE: Final = "https://console.inductiva.ai/account"
+KEY_URL: Final = "https://console.inductiva.ai/account"
 # Variables that take precedence over the key file.
 VARIABLES: Final = ("TASKFS_API_KEY", "TASKFS_API_KEY_FILE", "INDUCTIVA_API_KEY")
 
@@ -33,12 +33,14 @@ def command(settings: Settings) -> None:
     path = service_key_file()
     if not path.is_absolute():
         raise ConfigError("there is no home directory: set HOME")
-    key = check_key(_read_key(), "the input", f"type or pipe the key that {PAGE} shows")
+    key = check_key(_read_key(), "the input", f"type or pipe the key that {KEY_URL} shows")
     with contextlib.closing(open_client_of(replace(config, api_key=key))) as client:
         try:
             client.check()
         except AccessDenied:
-            raise ConfigError(f"{config.api_url} refuses this key: copy it from {PAGE}") from None
+            raise ConfigError(
+                f"{config.api_url} refuses this key: copy it from {KEY_URL}"
+            ) from None
     try:
         write_key(path, key)
     except OSError as exc:
@@ -52,7 +54,9 @@ def _read_key() -> str:
         # Not click.prompt, which repeats its question on an empty line and hides interrupts.
         import getpass
 
-        return getpass.getpass("API key: ")
+        with contextlib.suppress(EOFError):  # Ctrl+D
+            return getpass.getpass("API key: ")
+        return ""
     return sys.stdin.readline() if sys.stdin is not None else ""
 
 

@@ -70,6 +70,15 @@ def test_ctrl_c_at_the_prompt(keyless: Command, home: Path) -> None:
     assert "Traceback" not in terminal.text and not key_file(home).exists()
 
 
+def test_ctrl_d_at_the_prompt(keyless: Command, home: Path) -> None:
+    """C-56, C-1: Ctrl+D at the prompt is an empty key."""
+    with keyless.terminal("login") as terminal:
+        terminal.read_until("API key: ")
+        terminal.type("\x04")
+        assert terminal.end() == 1
+    assert "the API key is empty" in terminal.text and not key_file(home).exists()
+
+
 def test_a_variable_that_takes_precedence_is_noted(keyless: Command, cloud: FakeCloud) -> None:
     """C-56: A variable with a key wins over the file, so login and logout name it."""
     done = keyless("login", stdin=f"{cloud.api_key}\n", INDUCTIVA_API_KEY="other")

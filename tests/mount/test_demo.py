@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import socket
 import stat
 import subprocess
 import sys
@@ -129,6 +130,16 @@ def test_an_account_has_no_such_file(bare: Taskfs, mountpoint: Path) -> None:
     finally:
         served.terminate()
         served.communicate(timeout=30)
+
+
+def test_a_port_in_use_names_the_fix(bare: Taskfs) -> None:
+    """C-16, C-1: `demo --serve --port` of a port that is in use is one line that names the fix."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        done = bare("demo", "--serve", "--port", str(port))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"taskfs: port {port} of 127.0.0.1 cannot be used (")
+    assert done.stderr.endswith("): choose another --port\n") and done.stderr.count("\n") == 1
 
 
 def test_without_a_living_demo_it_says_how_to_get_one(bare: Taskfs, demo: Path) -> None:
