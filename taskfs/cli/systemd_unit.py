@@ -23,7 +23,7 @@ _UNIT_TEMPLATE: Final = """\
 #   systemctl --user daemon-reload && systemctl --user enable --now taskfs
 # `loginctl enable-linger` keeps it running while you are not logged in.
 [Unit]
-Description=Simulation tasks on {description}
+Description=Simulation tasks on {description} (taskfs)
 StartLimitIntervalSec=0
 
 [Service]
@@ -80,7 +80,7 @@ def command(mountpoint: Path | None, mount_options: tuple[str, ...], fstab: bool
 def unit_text(mountpoint: Path, options: str, taskfs: Path) -> str:
     """Return the text of a user service (systemd.service(5), systemd.syntax(7))."""
     return _UNIT_TEMPLATE.format(
-        description=str(mountpoint).replace("%", "%%"),
+        description=_escape(str(mountpoint).replace("%", "%%")),
         mountpoint=_unit_word(str(mountpoint)),
         options=f"-o {_unit_word(options)} " if options else "",
         taskfs=_unit_word(str(taskfs)),
@@ -115,8 +115,13 @@ def _key_file() -> str:
 def _unit_word(text: str) -> str:
     """Return *text* as one word of a unit's command line, with `%` and `$` escaped."""
     text = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
-    text = "".join(f"\\x{_byte(c):02x}" if c < " " or _is_byte(c) else c for c in text)
+    text = _escape(text)
     return f'"{text}"' if any(c in text for c in " '\"\\;") or not text else text
+
+
+def _escape(text: str) -> str:
+    """Return *text* with control characters and undecodable bytes as `\\xNN`."""
+    return "".join(f"\\x{_byte(c):02x}" if c < " " or _is_byte(c) else c for c in text)
 
 
 def _fstab_field(text: str) -> str:

@@ -13,6 +13,7 @@ from tests.cli.conftest import Command
 from tests.programs import require_program
 
 ODD_NAMES = ["tasks", "with space", "100%", "$HOME", 'quo"te', "back\\slash", "semi;colon", "ä"]
+ODD_NAMES += ["new\nline", "backslash\\", os.fsdecode(b"\xff")]
 
 
 @pytest.fixture
@@ -63,7 +64,9 @@ def test_the_unit(program: Path, bare: Command) -> None:
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_the_unit_of_any_directory(bare: Command, program: Path, name: str) -> None:
     """C-12: systemd-analyze accepts the unit for any name of the mountpoint."""
-    verify(unit_text(bare.cwd / name, "project=a b%", program), bare.cwd)
+    text = unit_text(bare.cwd / name, "project=a b%", program)
+    assert "\\\n" not in text  # a backslash at the end of a line hides the next one
+    verify(text, bare.cwd)
 
 
 def test_without_a_mountpoint_it_is_in_the_home(program: Path, bare: Command) -> None:
