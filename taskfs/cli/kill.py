@@ -15,7 +15,7 @@ from taskfs.cli.output import align, describe_error, print_error
 from taskfs.cli.task_choice import TaskChoice
 from taskfs.cli.task_ids import kill_sent, missing_task, resolve_names
 from taskfs.errors import AlreadyTerminated, BadResponse, NotFound, TaskFSError, Unavailable
-from taskfs.model import Task, TaskStatus
+from taskfs.model import Task
 from taskfs.options import BY_NAME
 from taskfs.support.formatting import escape_controls, format_age
 from taskfs.support.parsing import parse_positive_duration, parse_words
@@ -166,8 +166,13 @@ def _await_kills(client: "TaskClient", task_ids: Sequence[str], limit_s: float) 
     killed = set()
     while statuses:
         for task_id in list(statuses):
-            status = _try_status(client, task_id)
-            if status is None:
+            try:
+                status = client.get_status(task_id)
+            except (Unavailable, BadResponse):  # it may pass
+                continue
+            except TaskFSError as exc:
+                del statuses[task_id]
+                print_error(f"task {task_id}: {describe_error(exc)}")
                 continue
             statuses[task_id] = status.status
             if not status.is_terminated:
@@ -188,11 +193,3 @@ def _await_kills(client: "TaskClient", task_ids: Sequence[str], limit_s: float) 
             f"task {task_id} is still {word} after {limit_s:g} s: see `taskfs info {task_id}`"
         )
     return [task_id for task_id in task_ids if task_id in killed]
-
-
-def _try_status(client: "TaskClient", task_id: str) -> TaskStatus | None:
-    """Return the task's status, None if this request failed in a way that may pass."""
-    try:
-        return client.get_status(task_id)
-    except (Unavailable, BadResponse):
-        return None

@@ -123,6 +123,16 @@ def test_wait_prints_the_outcome_of_each(taskfs: Command, cloud: FakeCloud) -> N
     assert done.stdout.splitlines()[-1] == f"Successfully killed task {task}."
 
 
+def test_a_failure_does_not_end_the_wait_for_the_others(taskfs: Command, cloud: FakeCloud) -> None:
+    """C-19: If the status of one task is refused, `-w` reports it and waits for the others."""
+    tasks = [cloud.add_task(status="started") for _ in range(2)]
+    cloud.faults.add("status", path=f"{tasks[0]}/status", skip=1, times=None, status=403)
+    done = taskfs("kill", "-y", "-w", "20", *tasks)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"taskfs: task {tasks[0]}: ") and done.stderr.count("\n") == 1
+    assert done.stdout.splitlines()[-1] == f"Successfully killed task {tasks[1]}."
+
+
 def test_wait_ends_at_its_limit(taskfs: Command, cloud: FakeCloud) -> None:
     """C-19: `-w` ends when its time is up."""
     task = cloud.add_task(status="pending-kill")
