@@ -114,11 +114,14 @@ class Machines:
         block = request.query.get("block_s", str(DEFAULT_LONG_POLL_S))
         if client is None or not block.isdecimal() or int(block) > MAX_LONG_POLL_S:
             raise _invalid("client" if client is None else "block_s")
+        mailbox = self._mailbox(task_id, client)
         try:
-            waiting = self._mailbox(task_id, client).get()
-            return json_response(await asyncio.wait_for(waiting, max(int(block), 0.01)))
+            message = await asyncio.wait_for(mailbox.get(), max(int(block), 0.01))
         except asyncio.TimeoutError:
             return bytes_response(204, b"", {})
+        if client != task_id and mailbox.empty():  # the client of one connection
+            self._mailboxes.pop((task_id, client), None)
+        return json_response(message)
 
 
 async def _fields(request: web.Request, *names: str) -> dict[str, str]:
