@@ -44,8 +44,8 @@ class DownloadRun:
     """The shared state of the downloads that run together.
 
     Safe for concurrent use: the lock guards the attributes and the calls of the progress. It is
-    held across the creation, renaming and removal of temporary files, so that `stop` removes
-    all of them.
+    held across the creation and removal of temporary files, so that `stop` removes all of them, and
+    across a renaming where another name differs only in case.
     """
 
     def __init__(self, progress: ProgressCallback) -> None:

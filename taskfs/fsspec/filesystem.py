@@ -114,8 +114,9 @@ class TaskFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is unt
     ) -> Any:
         """List a directory, or a single file.
 
-        Without *sizes* the `size` of files is None and no archive is read. With the *pattern* of a
-        `glob`, a directory that cannot contain a match is returned as empty.
+        Without *sizes* the `size` of files is None, and only a listing within an archive reads one.
+        With the *pattern* of a `glob`, a directory that cannot contain a match is returned as
+        empty.
         """
         path = self._strip_protocol(path)
         if pattern is not None and not may_match_beneath(path, pattern):

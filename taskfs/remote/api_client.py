@@ -78,7 +78,10 @@ class TaskClient:
         self._lock = threading.Lock()  # guards _bad_records
 
     def close(self) -> None:
-        """Close the connections; a later call opens new ones."""
+        """Close the connections.
+
+        A later call opens new ones, but a listing of several pages raises Closed.
+        """
         self._pages.shutdown(wait=False, cancel_futures=True)
         self._api.transport.close()
         self._store.close()

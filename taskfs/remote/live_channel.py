@@ -39,7 +39,7 @@ SERVER_WAIT_S: Final = 0.3
 HOST_ONLY_S: Final = 5.0
 # In seconds: wait this long for the probe of the server before a second offer.
 SECOND_PROBE_S: Final = 3.0
-# In seconds: longest time that `close` takes.
+# In seconds: `close` waits this long for the connections, and as long again for the thread.
 CLOSE_S: Final = 3.0
 
 
@@ -118,7 +118,7 @@ class LiveChannels:
         return self._tasks[task_id]
 
     def close(self) -> None:
-        """Close the connections to all machines and end the thread, within `CLOSE_S` seconds."""
+        """Close the connections to all machines and end the thread, within twice `CLOSE_S`."""
         if self._pid != os.getpid():
             return self._reset()
         with self._lock:

@@ -124,6 +124,8 @@ class LiveConnection:
         large answer takes long if one of the two machines is busy. Raises: see `LiveMachine.ask`.
         """
         self.in_flight += 1
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
         asking = asyncio.ensure_future(self._ask(question, longest_s, silence_probe))
         try:
             await self._wait_while_arriving(asking, timeout_s, longest_s)
@@ -131,7 +133,8 @@ class LiveConnection:
                 return asking.result()
             # The answer may still be arriving, and a large one costs the CPU of all connections.
             self._timed_out = True
-            what = f"task {self._task_id}: the machine did not answer within {timeout_s:.3g} s"
+            waited_s = loop.time() - began_s
+            what = f"task {self._task_id}: the machine did not answer within {waited_s:.3g} s"
             raise Unavailable(what)
         finally:
             asking.cancel()

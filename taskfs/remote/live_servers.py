@@ -63,7 +63,11 @@ class IceServer:
         self._probed_at_s = time.monotonic()
 
     async def _answering_urls(self) -> list[str]:
-        """Return the URLs of the protocols that the server answers in; raise OSError for none."""
+        """Return the URLs of the protocols that the server answers in.
+
+        Raises:
+            OSError: the server's name does not resolve.
+        """
         loop = asyncio.get_running_loop()
         address = await _resolve(self._host, loop)
         probe = _Probe()
@@ -106,7 +110,7 @@ class _Probe(asyncio.DatagramProtocol):
                 answered.cancel()
 
     async def is_answered(self, timeout_s: float) -> bool:
-        """Return whether one protocol is answered; then also wait `_OTHER_S` for the other."""
+        """Return whether a request is answered or refused; then wait `_OTHER_S` for the other."""
         futures = list(self._answered.values())
         first = asyncio.FIRST_COMPLETED
         done, _ = await asyncio.wait(futures, timeout=timeout_s, return_when=first)

@@ -20,7 +20,7 @@ RETRY_PAUSE_S: Final = 0.5
 class SignallingRequest(NamedTuple):
     """An authenticated request to the task API.
 
-    *path* begins with `/tasks/`. *timeout_s* bounds the whole call.
+    *path* begins with `/tasks/`. *timeout_s* bounds the wait for the response's header.
     """
 
     method: str

@@ -41,7 +41,7 @@ class TaskConnection:
         question_timeout_s: float,
         silence_probe: SilenceProbe | None,
     ) -> Answer | None:
-        """Ask within *timeout_s*, of which a question without progress takes a part."""
+        """Ask within *timeout_s*; a question without progress ends after *question_timeout_s*."""
         deadline_s = time.monotonic() + timeout_s
         connection = await self._get(timeout_s)
         self._cancel_idle()

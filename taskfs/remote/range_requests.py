@@ -39,8 +39,8 @@ SMALL_OBJECT: Final = 1 << 20
 # Bytes that are read of an error body; the error code stands in the first few hundred.
 MAX_ERROR_BODY: Final = 4096
 # Tries after a 412 until a response has a tag, and tries of the whole request, each with a 412 and
-# these tries. After all of them the object counts as replaced. So a store that sends the tag in one
-# of three responses fails once in 10,000 reads.
+# these tries. After all of them the object counts as replaced. So a store that omits the tag in one
+# of three responses fails once in some 20,000 reads.
 UNTAGGED_TRIES: Final = 3
 
 
@@ -67,7 +67,7 @@ class RangeRequests:
         self._path = path
         self._transport = transport
         self._url = SignedURL(sign)
-        self._has_weak_tags = False  # the store has refused If-Match for an unchanged object
+        self._has_weak_tags = False  # then no If-Match is sent, because it fails for them
 
     def discard_url(self) -> None:
         """Have the next request use a new URL."""

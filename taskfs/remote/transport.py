@@ -148,7 +148,7 @@ class Transport:
         began_s = time.monotonic()
         try:
             response = self._follow(label, method, url, deadline, headers or {}, params, json)
-        except ValueError as exc:  # no URL at all
+        except ValueError as exc:  # the URL, or the address of the proxy, is unusable
             raise proxy_setting_error(label, exc, self._proxy_of(url)) from exc
         except TRANSPORT_ERRORS as exc:
             log.debug("%s: no response after %.0f ms", label, 1000 * (time.monotonic() - began_s))
@@ -190,7 +190,7 @@ class Transport:
     def _proxy_of(self, url: str) -> str | None:
         try:
             return self._session.proxy_of(url)
-        except ValueError:  # no URL at all
+        except ValueError:  # the URL is unusable
             return None
 
     def _follow(

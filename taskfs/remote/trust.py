@@ -33,7 +33,8 @@ def tls_context() -> ssl.SSLContext:
     may have none but certifi's.
 
     Raises:
-        ConfigError: the file or directory that a variable names has no certificates.
+        ConfigError: the file or directory that a variable names cannot be read, or has no
+            certificates.
     """
     context = create_urllib3_context()
     for name in BUNDLE_VARIABLES:

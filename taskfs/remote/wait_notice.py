@@ -1,6 +1,6 @@
 """One notice to the user that the first response is late, and that the request is tried again.
 
-The notice belongs to the process. It is given at most once, and never after a response.
+The notice belongs to the process. It is given at most once, and never after a success.
 """
 
 import re

@@ -9,8 +9,8 @@ from taskfs.model import Task
 from taskfs.support.clock import age_clock
 from taskfs.tasks.task_cache import TaskCache
 
-# The newest tasks whose records are kept for comparison, beside the unfinished ones. Of older tasks
-# only the ids are kept: their removal changes no view that is known.
+# The newest tasks of one comparison whose records are kept, beside the unfinished ones. Of older
+# tasks only the ids are kept: their removal changes no view that is known.
 MAX_FOLLOWED: Final = 1000
 # Seconds. The record of a task may still change after its end: times, size and files of its output.
 FOLLOWED_AFTER_END_S: Final = 120.0

@@ -162,6 +162,7 @@ def _list_last(
 
 
 def _join(connection: sqlite3.Connection, statement: str, values: Sequence[Any]) -> PackedIds:
+    # LIMIT -1 keeps SQLite from dropping the ORDER BY of *statement*, which gives the order here.
     joined = f"SELECT group_concat(id, '{SEPARATOR}') FROM ({statement})"
     return PackedIds(connection.execute(joined, values).fetchone()[0] or "")
 

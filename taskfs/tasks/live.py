@@ -62,7 +62,7 @@ class LiveFiles:
 
     *is_live* asks the API whether the task's status is one of `LIVE_STATUSES`, within the given
     seconds. It is called where the machine's answer, or its silence, may come from the task's end:
-    a file is missing, or as `LiveQuestions` says.
+    it lacks a file that it listed, or as `LiveQuestions` says.
 
     Every call raises, besides what it names: Unavailable (ETIMEDOUT; `LiveEnded` where the task has
     ended), BadResponse (EIO), AccessDenied (EACCES), Unsupported (EOPNOTSUPP), Interrupted (EINTR).
@@ -130,7 +130,7 @@ class LiveFiles:
         """Return an open file, with a snapshot as of now.
 
         Raises:
-            NotFound: neither the listing nor the machine knows it, and the task is still live.
+            NotFound: the listing lacks it; or the machine does, and the task is still live.
             IsADirectory: it is a directory.
         """
         if self.find(path) is not None:

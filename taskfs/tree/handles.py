@@ -1,6 +1,6 @@
 """`Handle`: an open file; and the handles of text files and of control files.
 
-Reads return the content at the time of the open. A write acts immediately.
+A text file is read as it was at the open. A write to a control file acts immediately.
 """
 
 import threading
@@ -9,9 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol
 
-from taskfs.errors import (
-    ReadOnly,
-)
+from taskfs.errors import ReadOnly
 from taskfs.model import ObjectVersion
 from taskfs.support.buffers import Buffer
 from taskfs.support.interruptible_wait import Waiter

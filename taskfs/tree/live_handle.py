@@ -28,7 +28,7 @@ class LiveFileHandle:
     While the task is live, reads ask its machine. Afterwards they return what is known, and once
     the archive has arrived, they continue from its member.
 
-    Safe for concurrent use: the lock guards the fields, and is never held during a request.
+    Safe for concurrent use: the lock guards the continuation, and is never held during a request.
     *is_live* returns whether the task is live. *open_member* opens the archive's member of the same
     name; it returns None while there is no archive, and raises NotFound where that has none.
     """

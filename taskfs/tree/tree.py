@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 # Directories whose nodes are kept. A program works in one at a time, and a node is small.
 MAX_DIRECTORIES: Final = 256
-DIRECTORY_TTL_S: Final = 1.0  # the default of `--attr-timeout`
+# Seconds for which a resolved directory is used again: the default of `--attr-timeout`.
+DIRECTORY_TTL_S: Final = 1.0
 
 
 class Tree:
-    """The whole tree. Safe for concurrent use: its parts are, and a node never changes."""
+    """The whole tree. Safe for concurrent use, as its parts and the nodes are."""
 
     def __init__(self, context: TreeContext) -> None:
         self.context = context
