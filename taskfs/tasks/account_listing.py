@@ -16,6 +16,7 @@ from taskfs.tasks.known_tasks import NEVER_S, KnownTasks
 from taskfs.tasks.membership import (
     MAX_SINGLE_REQUESTS,
     UnfinishedUpdater,
+    remove_unchecked,
     remove_unlisted,
     request_each,
 )
@@ -287,7 +288,8 @@ class AccountListing:
         # A saved task that the response does not show may have changed its status or project.
         while others := [i for i in self._database.ids(listed) if i not in listed_ids]:
             request_each(self._api, self._known, others[:MAX_SINGLE_REQUESTS], self._clock)
-            self._known.remove(others[MAX_SINGLE_REQUESTS:])
+            rest = others[MAX_SINGLE_REQUESTS:]
+            remove_unchecked(self._known, self._filter.scopes[0], rest)
             listed_ids.update(others)  # those that are still listed are newer than the response
         self._note_current(began_s, generation)
 

@@ -314,6 +314,11 @@ class TaskDatabase:
             lambda c: c.execute("DELETE FROM listings WHERE project = ? AND status = ?", scope.key)
         )
 
+    def drop_other_differences(self, scope: Scope) -> None:
+        """Note that the saved tasks of all scopes but *scope* may have a gap."""
+        statement = "DELETE FROM listings WHERE (project, status) != (?, ?)"
+        self._file.write(lambda c: c.execute(statement, scope.key))
+
     def select_ids(
         self, where: str, values: Sequence[Any], condition: Callable[[str], bool]
     ) -> list[str]:

@@ -163,3 +163,32 @@ def test_readers_of_tasks_outside_the_filter(
         time.sleep(0.5)  # all of them wait for one update
         cloud.faults.clear()
         assert [json.loads(read.result(30))["task_id"] for read in reads] == tasks
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"status": "computation-started"}, {"project": "old"}, {"project": "old", "last": "60"}],
+    ids=lambda options: " ".join(options),
+)
+def test_another_mount_with_a_filter(
+    cloud: FakeCloud, tmp_path: Path, options: dict[str, str]
+) -> None:
+    """F-21, F-20, F-15: Many tasks that a filtered mount no longer lists are not saved any more,
+    and the next mount of the account shows no listing without them."""
+    moved = []
+    for number in range(2100):
+        is_moved = 1000 <= number < 1040
+        status, project = ("computation-started", "old") if is_moved else ("success", "p")
+        task = cloud.add_task(status=status, project=project, create_time=created(number))
+        moved += [task] * is_moved
+    with in_process(cloud, tmp_path, QUICK) as fs:
+        assert shows(fs, cloud)
+    for task in moved:
+        cloud.set_status(task, "success")
+        cloud.account.add_to_project("new", cloud.account.get(task))
+    with in_process(cloud, tmp_path, {**QUICK, **options}) as fs:
+        assert tasks_of(fs) == []
+    # The other pages are late, so that the first names show what waits for them.
+    cloud.faults.add("stall", seconds=1, match=lambda r: r.query.get("page") == ["3"])
+    with in_process(cloud, tmp_path, QUICK) as fs:
+        assert shows(fs, cloud)
