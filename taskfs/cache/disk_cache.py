@@ -104,16 +104,16 @@ class DiskCache:
 
     def drop_index(self, key: str, *, is_damaged: bool = False) -> None:
         """Remove the index under *key*; move a pinned one to the pins, unless it is damaged."""
-        path = self._root / INDEX / key
-        if is_damaged or not pins.keep_dropped(self._root, path):
-            with contextlib.suppress(OSError):
-                os.unlink(path)
+        pinned = set() if is_damaged else pins.pinned_files(self._root)
+        pins.drop_index(self._root, self._root / INDEX / key, pinned)
 
     def drop_indexes(self) -> None:
-        """Remove all indexes."""
+        """Remove all indexes, but none that is being built."""
+        pinned = pins.pinned_files(self._root)
         with contextlib.suppress(OSError):
             for name in os.listdir(self._root / INDEX):
-                self.drop_index(name)
+                if not name.startswith("."):
+                    pins.drop_index(self._root, self._root / INDEX / name, pinned)
 
     def lock_range(
         self, key: str, first: int, last: int, is_on_disk: Callable[[], bool]

@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -75,10 +75,10 @@ def change_pins(root: Path, task_id: str) -> Iterator[dict[str, list[str]]]:
         os.close(descriptor)
 
 
-def keep_dropped(root: Path, path: Path) -> bool:
-    """Move the pinned index at *path* beside the pins; return whether it was pinned."""
-    if path not in pinned_files(root):
-        return False
+def drop_index(root: Path, path: Path, pinned: Container[Path]) -> None:
+    """Remove the index at *path*, or move it beside the pins if it is among the *pinned* files."""
     with contextlib.suppress(OSError):
-        os.replace(path, root / DIRECTORY / path.name)
-    return True
+        if path in pinned:
+            os.replace(path, root / DIRECTORY / path.name)
+        else:
+            os.unlink(path)

@@ -171,7 +171,9 @@ class SealedWriter(SpillFile):
             return super()._create()
         unique = f".{self._name}.{os.getpid()}.{threading.get_ident()}"
         self._temporary = self._directory / unique
-        return open_private(str(self._temporary), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+        return open_private(
+            str(self._temporary), os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        )
 
     def seal(self, kind: bytes) -> Content:
         """Append the sums and the seal, and return the content."""
@@ -190,10 +192,11 @@ class SealedWriter(SpillFile):
         if self._directory is None:
             return
         if self._descriptor < 0:
-            self._descriptor = self._create()
-            write_all(self._descriptor, self._memory)
+            with open(self._create(), "wb", buffering=0) as file:
+                write_all(file.fileno(), self._memory)
         if self._temporary is not None:
-            os.replace(self._temporary, self._directory / self._name)
+            with contextlib.suppress(FileNotFoundError):  # the cache was cleared meanwhile
+                os.replace(self._temporary, self._directory / self._name)
             self._temporary = None
         self.discard()
 

@@ -28,6 +28,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from taskfs.cache import pins
 from taskfs.cache.block import BLOCK
 from taskfs.cache.block_reader import BlockReader
 from taskfs.cache.disk_cache import (
@@ -415,6 +416,31 @@ def test_an_index_comes_back(cache_dir: Path) -> None:
     cache.drop_index(KEY)
     assert read_index(cache, KEY) is None
     assert files_of(cache_dir) == []
+
+
+def test_the_pins_are_read_once_as_all_indexes_are_dropped(
+    cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """N-21, R-32: All indexes are dropped, and the pinned ones kept beside the pins; the files of
+    pins are read once."""
+    cache = DiskCache(cache_dir, PLENTY)
+    keys = [cache_key(number) for number in range(20)]
+    for key in keys:
+        write_index(cache, key, BODY)
+    for number in range(3):
+        with pins.change_pins(cache.root, f"task{number}") as changed:
+            changed[""] = [f"index/{keys[number]}"]
+    read, original = [], pins.read_pins
+
+    def read_pins(root: Path, task_id: str) -> dict[str, list[str]]:
+        read.append(task_id)
+        return original(root, task_id)
+
+    monkeypatch.setattr(pins, "read_pins", read_pins)
+    cache.drop_indexes()
+    assert sorted(read) == ["task0", "task1", "task2"]
+    assert os.listdir(cache.root / "index") == []
+    assert set(keys[:3]) == {path.name for path in files_of(cache.root / "pins")}.intersection(keys)
 
 
 def test_an_index_appears_whole_or_not_at_all(cache_dir: Path) -> None:

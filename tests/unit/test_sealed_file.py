@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -14,9 +15,10 @@ import pytest
 
 from taskfs.cache import sealed_file
 from taskfs.cache.disk_cache import FORMAT, INDEX, DiskCache, cache_key
+from taskfs.cache.eviction import cached_files, remove_file
 from taskfs.cache.sealed_file import SUM_PAGE, SealedFile, SealedWriter, read_sealed
 from taskfs.errors import CacheChanged
-from tests.caches import small_disk, write_index
+from tests.caches import read_index, small_disk, write_index
 
 KIND: Final = b"a kind of content 1\n"
 KEY: Final = cache_key("key")
@@ -42,6 +44,11 @@ def read_whole(path: Path, kind: bytes = KIND) -> bytes | None:
         return None if found is None else found[: len(found)]
     except CacheChanged:
         return None
+
+
+def _remove_all(cache: DiskCache) -> None:
+    for _, _, path in cached_files(cache.root):
+        remove_file(path)
 
 
 @pytest.mark.parametrize("content", [b"", SHORT, LONG], ids=["empty", "short", "long"])
@@ -203,6 +210,52 @@ def test_a_disk_that_becomes_full(
     assert sealed[: len(sealed)] == LONG
     assert isinstance(sealed, SealedFile) is not is_other_full
     assert os.listdir(tmp_path) == []
+
+
+def test_a_disk_that_becomes_full_as_an_index_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R-16, R-25: An index that is stored after an eviction is whole."""
+    original, failures = os.write, 1
+
+    def write_until_full(descriptor: int, piece: memoryview) -> int:
+        nonlocal failures
+        if len(piece) > 4096:
+            return original(descriptor, piece[:4096])
+        if failures:
+            failures -= 1
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(descriptor, piece)
+
+    cache = DiskCache(tmp_path, 8 << 20)
+    for number in range(20):
+        write_index(cache, cache_key(number), LONG[:100_000])
+    monkeypatch.setattr(os, "write", write_until_full)
+    write_index(cache, KEY, LONG[:100_000])
+    assert failures == 0
+    assert read_index(cache, KEY) == LONG[:100_000]
+    assert not any(name.startswith(".") for name in os.listdir(tmp_path / FORMAT / INDEX))
+
+
+@pytest.mark.parametrize("clear", [DiskCache.drop_indexes, _remove_all], ids=["refresh", "clear"])
+def test_indexes_are_removed_while_another_one_is_built(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, clear: Callable[[DiskCache], None]
+) -> None:
+    """N-21, C-43: An index that is built while others are removed, by a refresh or by `taskfs cache
+    --clear`, stops no later write; a refresh lets it be stored."""
+    cache = DiskCache(tmp_path, 8 << 20)
+    write_index(cache, cache_key("old"), SHORT)
+    writer = cache.create_sealed(INDEX, KEY, len(LONG))
+    writer.write(LONG)
+    clear(cache)
+    content = writer.seal(KIND)
+    cache.publish_sealed(writer)
+    assert content[: len(LONG)] == LONG
+    assert (cache.read_sealed(INDEX, KEY, KIND) is None) is (clear is _remove_all)
+    assert read_index(cache, cache_key("old")) is None
+    write_index(cache, cache_key("new"), SHORT)
+    assert read_index(cache, cache_key("new")) == SHORT
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("moment_s", [0.0, 0.01, 0.05, 0.1])
