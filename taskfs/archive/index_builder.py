@@ -56,18 +56,19 @@ def build_index(
     version: ObjectVersion,
     end: EndRecord,
     root: str,
+    name: str = "archive",
 ) -> ArchiveIndex:
     """Return the index of the files beneath *root* (such as `artifacts/`), and write it.
 
     *pieces* are the central directory, the bytes [end.start, end.stop) of the object. Each is
     parsed before the next one is taken. Members whose names cannot be shown are left out and
-    logged; of two equal names, the last one wins.
+    logged as those of *name*; of two equal names, the last one wins.
 
     Raises:
         CorruptData: the directory is cut short or damaged.
         Unsupported: it has too many entries or directories.
     """
-    return _Builder(writer, version, end, root).run(pieces)
+    return _Builder(writer, version, end, root, name).run(pieces)
 
 
 def read_index(directory: bytes, end: EndRecord, root: str) -> ArchiveIndex:
@@ -79,12 +80,13 @@ class _Builder:
     """One pass over one directory."""
 
     def __init__(
-        self, writer: SealedWriter, version: ObjectVersion, end: EndRecord, root: str
+        self, writer: SealedWriter, version: ObjectVersion, end: EndRecord, root: str, name: str
     ) -> None:
         self._writer = writer
         self._version = version
         self._end = end
         self._root = root
+        self._archive = name  # for the log
         self._is_from_windows = False
         self._hash = NameHash.new()
         self._folders = FolderBuilder(self._hash)
@@ -199,7 +201,7 @@ class _Builder:
                 self._columns.flush_group()
                 self._names.flush()
         if self._left_out > MAX_WARNINGS:
-            log.warning("archive: %d members are left out for their names or sizes", self._left_out)
+            self._warn("%d members are left out for their names or sizes", self._left_out)
 
     def _add_folder(self, path: str, mtime_ns: int, number: int, *, is_large: bool) -> None:
         """Note the entry of a folder; *path* is empty for the root, or ends in a slash."""
@@ -222,7 +224,7 @@ class _Builder:
     def _leave_out(self, path: str) -> None:
         self._left_out += 1
         if self._left_out <= MAX_WARNINGS:
-            log.warning("archive: a member is left out for its name or size: %.300r", path)
+            self._warn("a member is left out for its name or size: %.300r", path)
 
     def _name(self, member: int) -> bytes:
         found = parse_entry(
@@ -238,11 +240,12 @@ class _Builder:
     def _log_nothing_shown(self) -> None:
         """Log why an archive that has members shows none of them."""
         if self._left_out:
-            log.warning("archive: every member beneath %s is left out", self._root)
+            self._warn("every member beneath %s is left out", self._root)
         elif (first := first_name(self._stored())) is not None:
-            log.warning(
-                "archive: no member lies beneath %s, the first is %.300r", self._root, first
-            )
+            self._warn("no member lies beneath %s, the first is %.300r", self._root, first)
+
+    def _warn(self, text: str, *values: object) -> None:
+        log.warning("%s: %s", self._archive, text % values)
 
     def _remove_shadowed(self, shadowed: "array[int]", first_member: "array[int]") -> None:
         """Remove the members at the paths of folders that are shown."""
@@ -255,7 +258,7 @@ class _Builder:
                 if not 0 <= first_member[folder] <= member:
                     first_member[folder] = member
         if count:
-            log.warning("archive: %d files that are also directories are left out", count)
+            self._warn("%d files that are also directories are left out", count)
 
     def _is_folder_shown(self, folder: int, first_member: "array[int]") -> bool:
         """Whether there is a shown member beneath the folder, or an entry of it or beneath it."""

@@ -96,7 +96,7 @@ def open_archive(
         # Another process may have written it while this one waited for the lock.
         loaded = _load_from_disk(disk, key, root)
         if loaded is None:
-            loaded = _fetch(remote, root, resources, key, expected_members, is_wanted)
+            loaded = _fetch(remote, root, resources, name, key, expected_members, is_wanted)
     return _build(loaded, remote, root, resources, name, key)
 
 
@@ -104,6 +104,7 @@ def _fetch(
     remote: RemoteObject,
     root: str,
     resources: ArchiveResources,
+    name: str,
     key: str,
     expected_members: int | None,
     is_wanted: Callable[[], bool],
@@ -117,13 +118,14 @@ def _fetch(
         return _Loaded(version, version.size, _without_frames(exc), tail)
     is_long = end.stop - end.start > LONG_DIRECTORY
     with resources.long_builds.turn(is_wanted) if is_long else contextlib.nullcontext():
-        return _build_index(remote, root, resources, key, end, tail)
+        return _build_index(remote, root, resources, name, key, end, tail)
 
 
 def _build_index(
     remote: RemoteObject,
     root: str,
     resources: ArchiveResources,
+    name: str,
     key: str,
     end: EndRecord,
     tail: Fetched,
@@ -139,7 +141,7 @@ def _build_index(
     try:
         with contextlib.closing(_directory_pieces(remote, end, tail, resources.pool)) as pieces:
             try:
-                index = build_index(writer, pieces, version, end, root)
+                index = build_index(writer, pieces, version, end, root, name)
             except BaseException as exc:
                 # Its traceback refers to the frames, and they to the columns of the members.
                 traceback.clear_frames(exc.__traceback__)

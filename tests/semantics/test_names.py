@@ -168,7 +168,7 @@ def test_local_headers_that_say_the_name_in_another_way(fs: FileSystem) -> None:
 def test_what_is_left_out_is_logged_once(
     tree: FileSystem, cloud: FakeCloud, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """N-15: Members that are left out are logged once."""
+    """N-15: Members that are left out are logged once, with the path of their archive."""
     hostile = named(b"../up", b"a//../b", b"n" * 256, b"fine", b"c", b"c/d")
     task = cloud.add_task()
     cloud.put_object(f"{task}/output.zip", build(hostile))
@@ -176,5 +176,6 @@ def test_what_is_left_out_is_logged_once(
         assert sorted(walk(tree, f"{task}/outputs")) == ["c/d", "fine"]
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert len(warnings) == 4
+    assert all(warning.startswith(f"{task}/output.zip: ") for warning in warnings)
     for sign in ("../up", "a/../b", "nnn", "also directories"):
         assert sum(sign in warning for warning in warnings) == 1
