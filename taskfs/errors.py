@@ -46,7 +46,7 @@ class Unavailable(TaskFSError):
 
 
 class Closed(Unavailable, RuntimeError):
-    """The file system is being closed. It is a RuntimeError too, as executors raise then."""
+    """The file system is being closed. It is a RuntimeError too, because executors raise that."""
 
 
 class Unreachable(Unavailable):

@@ -160,7 +160,9 @@ def _from_file(named: Path | None) -> Iterable[Setting]:
     except (FileNotFoundError, NotADirectoryError):
         if named is None:
             return ()
-        raise ConfigError(f"--config: there is no file {path}") from None
+        raise ConfigError(
+            f"there is no configuration file {path}: see --config and TASKFS_CONFIG"
+        ) from None
     except OSError as exc:
         fix = "name another with --config, or set HOME to your own"
         raise ConfigError(f"{path} cannot be read ({exc.strerror}): {fix}") from None

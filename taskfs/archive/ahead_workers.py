@@ -20,8 +20,8 @@ class AheadWorkers:
     """The workers that decode one member ahead. Each moves one cursor after another.
 
     Without checkpoints in the disk cache there is one worker at a time. With them, *max_workers*
-    decode one stretch each, in threads of *pool*. Methods that say so need the lock of the
-    `SpanDecoder`.
+    decode one stretch each, in threads of *pool*. The lock of the `SpanDecoder` guards all
+    attributes: the public methods that say so need it, and `_begin` and all from `_following` on.
     """
 
     def __init__(

@@ -43,8 +43,8 @@ SEQUENTIAL_FILES_GROWTH: Final = 4
 BACKWARD_MEMBERS: Final = 16
 # Members read lately: a member that is read again does not advance the sequence.
 RECENT_MEMBERS: Final = 64
-# Bytes. If other readers hold open members of up to this size in all, these members count as
-# fetched; if of more, the reads count as random.
+# Bytes. The members that other readers have open count as fetched, up to this size in all. A member
+# that begins beyond them and beyond what was fetched ahead is a jump.
 MAX_OPEN_BYTES: Final = 8 << 20
 # One small member in this many is not pushed on open: if the kernel does not ask for its bytes,
 # programs only open the files.

@@ -1,7 +1,7 @@
 """Parsing a central directory while it arrives: its entries as rows, in one pass.
 
-The pass makes no `Member` of an entry as most writers make it. Other entries are read by
-`central_directory`, with the same result.
+Entries as most writers make them become rows without a `Member`. `central_directory` reads the
+others, with the same result.
 """
 
 import contextlib

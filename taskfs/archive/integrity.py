@@ -14,8 +14,8 @@ from taskfs.support.checksum import crc32, crc32_combine
 # Separate ranges of one member whose checksums are kept: a random reader is not checked, and its
 # bookkeeping stays small.
 MAX_RANGES: Final = 256
-# Members whose state is kept after their last handle was closed; the least recently used are
-# dropped.
+# Members whose state is kept, open or closed; the least recently opened are dropped. A handle that
+# is open then keeps its state, and later handles start with another one.
 MAX_MEMBERS: Final = 1024
 
 

@@ -1,4 +1,4 @@
-"""`LongBuilds`: builds the indexes of long directories one after another."""
+"""`LongBuilds`: lets the builds of the indexes of long directories run one at a time."""
 
 import contextlib
 import threading

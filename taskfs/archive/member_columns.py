@@ -1,6 +1,7 @@
 """The columns of the members of an archive while its index is built.
 
-Most of it is in a temporary file, so the memory that a build takes hardly grows with the archive.
+Most of their rows are in a temporary file, so the memory that a build takes hardly grows with the
+archive.
 """
 
 from array import array

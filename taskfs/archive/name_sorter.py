@@ -12,7 +12,7 @@ from typing import Final
 from taskfs.archive.index_layout import count_bucket_bits
 from taskfs.cache.spill_file import SpillFile
 
-# The upper bits of a hash that choose a partition: one of 8 million names has 125,000 rows.
+# The upper bits of a hash that choose a partition: of 8 million names, each has 125,000.
 PARTITION_BITS: Final = 6
 PARTITIONS: Final = 1 << PARTITION_BITS
 ROW_BYTES: Final = 8

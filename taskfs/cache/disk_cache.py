@@ -46,7 +46,7 @@ class DiskCache:
     """The cache directory.
 
     Safe for concurrent use, by threads and by processes; it holds no lock while it reads or writes.
-    No method raises: what fails is a miss, and is logged once.
+    What fails is a miss, and only `open_segment` raises. The first write that fails is logged.
     """
 
     def __init__(self, directory: Path, max_bytes: int) -> None:

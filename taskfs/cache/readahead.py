@@ -14,7 +14,8 @@ from taskfs.cache.block_reader import MAX_RUN, BlockReader
 from taskfs.support.buffers import Buffer
 from taskfs.support.private_memory import MemoryLimit, UnlimitedMemory
 
-# Bytes of all windows together: less than half of the block cache, which also holds what was read.
+# Bytes of all windows together: less than two thirds of the block cache, which also holds what was
+# read.
 TOTAL_WINDOW: Final = 20 << 20
 # The kernel sends the reads of one `cat` out of order, by up to 8 requests of 128 KiB.
 SLACK_READS: Final = 8

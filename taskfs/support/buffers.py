@@ -13,8 +13,8 @@ Buffer = bytes | bytearray | memoryview  # by convention not changed once it is 
 LARGE: Final = 64 << 10
 # Lengths of the pooled buffers: those of blocks, of decoded chunks and of fetched ranges.
 POOLED_SIZES: Final = tuple(1 << bits for bits in range(16, 23))
-# Bytes from which a pooled buffer gets huge pages. Those of shorter ones would have neighbours in
-# the same page, and it would stay with the last of them.
+# Bytes from which a pooled buffer gets huge pages. A huge page under a shorter one also holds its
+# neighbours, and stays in memory until the last of them is gone.
 HUGE: Final = 512 << 10
 # Bytes that all pools together keep, until memory is tight or they are unused for some seconds:
 # ranges that are being fetched, and steps of a decoder.

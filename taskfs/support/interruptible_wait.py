@@ -1,7 +1,7 @@
 """`Waiter`: waits for a future until the caller is interrupted.
 
 All requests run in thread pools, and callers only wait for them. So Ctrl+C ends the wait of a
-blocked reader immediately, while the request continues and fills the caches.
+blocked reader within `POLL_S`, while the request continues and fills the caches.
 """
 
 import concurrent.futures

@@ -41,6 +41,10 @@ def compress(record: bytes) -> bytes:
 
 
 def decompress(packed: bytes) -> bytes:
-    """Return the record that `compress` was given; raise zlib.error if *packed* is none."""
+    """Return the record that `compress` was given, or its beginning if *packed* was cut.
+
+    Raises:
+        zlib.error: *packed* is invalid.
+    """
     unpacker = zlib.decompressobj(_WINDOW_BITS, _DICTIONARY)
     return unpacker.decompress(packed) + unpacker.flush()

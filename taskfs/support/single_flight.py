@@ -14,7 +14,7 @@ from taskfs.support.interruptible_wait import Waiter
 
 # Seconds after a failure during which callers with a fallback use it without a wait.
 BACKOFF_S: Final = 5.0
-# Seconds for which all callers with a fallback together wait for one request.
+# Seconds for which callers with a fallback wait, from the start of the latest request on.
 FALLBACK_WAIT_S: Final = 1.0
 
 
@@ -47,8 +47,8 @@ class SingleFlight:
     ) -> None:
         """Run *load* in the pool, or join the run in flight, and wait for its end.
 
-        A caller that *has_fallback* waits for one second at most, counted from the start of the
-        run, and not at all shortly after a failure. The run continues without it.
+        A caller that *has_fallback* waits until `FALLBACK_WAIT_S` after the latest call that began
+        a run, of any key, and not at all shortly after a failure. The run continues without it.
 
         Raises:
             Unavailable: a caller with a fallback has waited long enough, or any for *timeout_s*.

@@ -205,10 +205,10 @@ def test_errors_of_the_file_name_it_and_the_key(home: Path, text: str, complaint
 
 
 def test_a_named_file_must_exist(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"no file .*other\.toml"):
+    with pytest.raises(ConfigError, match=r"no configuration file .*other\.toml"):
         load_config(file=home / "other.toml")
     monkeypatch.setenv("TASKFS_CONFIG", "~/other.toml")
-    with pytest.raises(ConfigError, match=r"no file .*other\.toml"):
+    with pytest.raises(ConfigError, match=r"no configuration file .*other\.toml"):
         load_config()
     (home / "other.toml").write_text("last = 3")
     assert load_config().last == 3
