@@ -61,6 +61,7 @@ _ENVIRONMENT: Final = (
     ("TASKFS_NAME", "Any setting, such as TASKFS_CACHE_SIZE for --cache-size."),
     ("TASKFS_API_KEY, INDUCTIVA_API_KEY", "The API key."),
     ("INDUCTIVA_API_URL, INDUCTIVA_OUTPUT_DIR", "Variables of the service's own client."),
+    ("INDUCTIVA_TURN_SERVER_URL", "The STUN and TURN server for live/, as of that client."),
     ("NO_COLOR", "If set, output has no colours."),
 )
 _STATUS: Final = (
@@ -69,7 +70,9 @@ _STATUS: Final = (
     ("2", "A wrong command line."),
     ("3", "Of wait: there is no such task."),
     ("124", "Of wait: the time of --timeout has passed."),
+    ("129, 143", "SIGHUP or SIGTERM."),
     ("130", "Ctrl+C."),
+    ("141", "The reader of the output has ended, such as head(1)."),
 )
 _SEE_ALSO: Final = "mount(8), fstab(5), fusermount(1), systemd.service(5)"
 

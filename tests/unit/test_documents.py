@@ -8,6 +8,7 @@ import pytest
 
 from taskfs.cli.main import COMMANDS
 from taskfs.cli.roff import TREE
+from taskfs.options import OPTIONS
 from taskfs.tree.text_files import TEXT_FILES
 
 ROOT: Final = Path(__file__).parents[2]
@@ -47,6 +48,13 @@ def test_paths_in_documents_exist(document: Path) -> None:
             if not (place.is_dir() or place.with_name(place.name + ".py").exists()):
                 missing.append(quoted)
     assert missing == []
+
+
+def test_the_settings_are_documented() -> None:
+    """administration.md names each setting."""
+    text = (PACKAGE / "docs/administration.md").read_text()
+    named = set(re.findall(r"`(?:--)?([a-z][a-z_-]+)(?:[ =|][^`]*)?`", text))
+    assert {option.name for option in OPTIONS} - {name.replace("-", "_") for name in named} == set()
 
 
 def test_the_lists_of_text_files_agree() -> None:
