@@ -118,7 +118,7 @@ def taskfs(ctx: click.Context) -> None:
 def run() -> None:
     """Run `main` and end the process with its status.
 
-    The process ends without the interpreter's teardown, which takes a fifth of the time of a mount.
+    The process ends without the interpreter's teardown, because that delays each command.
     """
     repeat_swallowed_signals()
     _exit_now(main())

@@ -112,11 +112,11 @@ def mount_tasks(settings: Settings, mountpoint: Path, *, foreground: bool) -> No
         and (problem := find_cache_problem(config.cache_dir))
     ):
         print_error(f"nothing is cached on disk: {problem}")
-    # The imports below allocate objects that all stay: collecting among them takes 5 % of a mount.
+    # The imports below allocate objects that all stay, so to collect among them only takes time.
     gc.disable()
     # `requests` first, because it imports the longest chain of modules. CPython 3.11 and later keep
     # frames in chunks of 16 KiB, and map and unmap one for each call that crosses the end of a
-    # chunk. Deeper in the imports, urllib3 compiled its patterns there: a tenth of a mount.
+    # chunk. Deeper in the imports, urllib3 would compile its patterns there (docs/performance.md).
     import_module("taskfs.remote.http_session")
     from taskfs.fuse.mount import mount
     from taskfs.fuse.server import unchanged
