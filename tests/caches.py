@@ -11,7 +11,8 @@ from typing import Final
 import pytest
 
 from taskfs.archive.index_layout import KIND
-from taskfs.cache.disk_cache import INDEX, DiskCache
+from taskfs.cache.disk_cache import DiskCache
+from taskfs.cache.eviction import INDEXES
 from taskfs.cache.sealed_file import SUM_PAGE, read_sealed
 from taskfs.errors import CacheChanged
 from tests.fake_api import FakeCloud
@@ -105,7 +106,7 @@ def fill_disk(folder: Path, leave: float) -> Path:
 
 def write_index(cache: DiskCache, key: str, content: bytes) -> None:
     """Write *content* as the index *key* of the disk cache."""
-    writer = cache.create_sealed(INDEX, key, len(content))
+    writer = cache.create_sealed(INDEXES, key, len(content), 0)
     writer.write(content)
     writer.seal(_KIND)
     cache.publish_sealed(writer)
@@ -114,7 +115,7 @@ def write_index(cache: DiskCache, key: str, content: bytes) -> None:
 def read_index(cache: DiskCache, key: str) -> bytes | None:
     """Return the content of an index, None for a miss: at once, or when it is read."""
     try:
-        found = cache.read_sealed(INDEX, key, _KIND)
+        found = cache.read_sealed(INDEXES, key, _KIND)
         return None if found is None else found[: len(found)]
     except CacheChanged:
         return None

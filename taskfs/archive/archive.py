@@ -25,7 +25,7 @@ from taskfs.archive.prefetch import Prefetcher
 from taskfs.archive.resources import ArchiveResources
 from taskfs.cache.block import BLOCK
 from taskfs.cache.block_reader import BlockReader
-from taskfs.cache.disk_cache import INDEX
+from taskfs.cache.eviction import INDEXES
 from taskfs.cache.memory_cache import next_owner
 from taskfs.cache.readahead import ReadAheadReader
 from taskfs.errors import CacheChanged, TaskFSError, Unsupported
@@ -155,7 +155,7 @@ class Archive:
     def disk_files(self, part: range) -> list[str]:
         """Return the files of the disk cache for the bytes *part* and for the index."""
         names = self._blocks.disk_files(part.start, part.stop)
-        return [f"{INDEX}/{self._index_key}", *names] if self._index_key else names
+        return [f"{INDEXES}/{self._index_key}", *names] if self._index_key else names
 
     def is_on_disk(self, part: range) -> bool:
         """Whether the disk has all bytes of *part*."""

@@ -15,7 +15,8 @@ from taskfs.archive.index_builder import build_index
 from taskfs.archive.index_layout import KIND
 from taskfs.archive.resources import ArchiveResources
 from taskfs.cache.block_reader import BlockReader
-from taskfs.cache.disk_cache import INDEX, DiskCache, cache_key
+from taskfs.cache.disk_cache import DiskCache, cache_key
+from taskfs.cache.eviction import INDEXES
 from taskfs.cache.sealed_file import SealedWriter
 from taskfs.errors import CacheChanged, CorruptData, TaskFSError, Unsupported, UnsupportedStore
 from taskfs.model import Fetched, ObjectVersion, RemoteObject
@@ -135,7 +136,7 @@ def _build_index(
     if disk is not None and key and version.etag:
         length = end.stop - end.start
         scratch = int(SCRATCH_RATIO * length)
-        writer = disk.create_sealed(INDEX, key, int(INDEX_RATIO * length), scratch)
+        writer = disk.create_sealed(INDEXES, key, int(INDEX_RATIO * length), scratch)
     else:
         writer = SealedWriter()
     try:
@@ -222,7 +223,7 @@ def _build(
 def _load_from_disk(disk: DiskCache | None, key: str, root: str) -> _Loaded | None:
     if disk is None or not key:
         return None
-    content = disk.read_sealed(INDEX, key, KIND)
+    content = disk.read_sealed(INDEXES, key, KIND)
     try:
         index = open_index(content, root) if content is not None else None
     except CacheChanged:

@@ -55,7 +55,7 @@ class BlockReader:
         pool: Executor,
         waiter: Waiter,
         stats: Stats,
-        disk: PersistentBlocks | None = None,
+        disk: PersistentBlocks | None,
     ) -> None:
         self.version = version
         self.size = version.size

@@ -33,8 +33,6 @@ FORMAT: Final = "v1"  # the directory of this layout; another layout has another
 TOUCH_S: Final = 60.0
 # Seconds without writes after one failed: a full or read-only disk is not tried for each block.
 PAUSE_S: Final = 60.0
-# The kind of the indexes, which is the name of their directory.
-INDEX: Final = INDEXES
 
 
 def cache_key(*parts: object) -> str:
@@ -75,11 +73,12 @@ class DiskCache:
         """Return the directory of the blocks of the object version *key*."""
         return self._root / "blocks" / key[:2]
 
-    def read_sealed(self, kind: str, key: str, seal: bytes) -> Content | None:
+    def read_sealed(self, directory: str, key: str, kind: bytes) -> Content | None:
         """Return the content of a sealed file, or None if it is missing or damaged."""
-        return sealed_file.read_sealed(self._root / kind / key, seal) if self._is_usable else None
+        path = self._root / directory / key
+        return sealed_file.read_sealed(path, kind) if self._is_usable else None
 
-    def create_sealed(self, kind: str, key: str, size: int, scratch: int = 0) -> SealedWriter:
+    def create_sealed(self, directory: str, key: str, size: int, scratch: int) -> SealedWriter:
         """Return a writer of a sealed file of about *size* bytes, with *scratch* bytes in other
         files until it is written.
 
@@ -87,7 +86,7 @@ class DiskCache:
         """
         is_writable = self._is_usable and time.monotonic() >= self._paused_until_s
         if is_writable and self._space.fits(size) and self._space.has_space(size + scratch):
-            return SealedWriter(key, self._root / kind)
+            return SealedWriter(key, self._root / directory)
         return SealedWriter()
 
     def publish_sealed(self, writer: SealedWriter) -> None:
@@ -105,15 +104,15 @@ class DiskCache:
     def drop_index(self, key: str, *, is_damaged: bool = False) -> None:
         """Remove the index under *key*; move a pinned one to the pins, unless it is damaged."""
         pinned = set() if is_damaged else pins.pinned_files(self._root)
-        pins.drop_index(self._root, self._root / INDEX / key, pinned)
+        pins.drop_index(self._root, self._root / INDEXES / key, pinned)
 
     def drop_indexes(self) -> None:
         """Remove all indexes, but none that is being built."""
         pinned = pins.pinned_files(self._root)
         with contextlib.suppress(OSError):
-            for name in os.listdir(self._root / INDEX):
+            for name in os.listdir(self._root / INDEXES):
                 if not name.startswith("."):
-                    pins.drop_index(self._root, self._root / INDEX / name, pinned)
+                    pins.drop_index(self._root, self._root / INDEXES / name, pinned)
 
     def lock_range(
         self, key: str, first: int, last: int, is_on_disk: Callable[[], bool]
@@ -125,7 +124,7 @@ class DiskCache:
 
     def lock_index(self, key: str) -> contextlib.AbstractContextManager[None]:
         """Lock the index under *key* against fetches by other processes."""
-        path = self._root / INDEX / key
+        path = self._root / INDEXES / key
         return self.lock_range(key, 0, 0, path.exists)
 
     def _try_write(self, write: Callable[[], None], count: int) -> None:
@@ -181,7 +180,7 @@ class DiskCache:
             if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
                 raise PermissionError(f"{self._root} is a link or belongs to another user")
             os.chmod(self._root, 0o700)
-            for name in ("blocks", INDEX):
+            for name in ("blocks", INDEXES):
                 (self._root / name).mkdir(mode=0o700, exist_ok=True)
         except OSError as exc:
             log.warning("there is no cache on disk (%s): see --cache-dir", exc)

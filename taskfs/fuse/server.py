@@ -110,7 +110,10 @@ def serve(
             )
         log.info(
             "taskfs %s mounted on %s, pid %d, options: %s",
-            *(__version__, mountpoint, os.getpid(), _changed_options(config)),
+            __version__,
+            mountpoint,
+            os.getpid(),
+            _changed_options(config),
         )
         on_live()
         threading.Thread(target=load_rest_later, name="taskfs-preload", daemon=True).start()

@@ -257,7 +257,10 @@ class ArchiveRegistry:
                 remote = self._api.open_object(load.path, load.task.region)
             open_it = partial(
                 open_archive,
-                *(remote, load.kind.root, self._resources, load.kind.expected_members(load.task)),
+                remote,
+                load.kind.root,
+                self._resources,
+                load.kind.expected_members(load.task),
                 name=load.path,
                 identity=load.identity,
                 is_wanted=lambda: slot.load is load,

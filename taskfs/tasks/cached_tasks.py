@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from taskfs.archive.index_layout import KIND, decode_head
-from taskfs.cache.disk_cache import INDEX, cache_key
+from taskfs.cache.disk_cache import cache_key
+from taskfs.cache.eviction import INDEXES
 from taskfs.cache.sealed_file import read_sealed
 from taskfs.errors import CacheChanged
 from taskfs.model import ObjectVersion, Task
@@ -22,7 +23,7 @@ from taskfs.tasks.archive_kind import ArchiveKind
 
 def files_by_task(root: Path, namespace: str, tasks: Iterable[Task]) -> dict[str, list[Path]]:
     """Return the cached files of those of *tasks* that have any; *namespace* is the API's URL."""
-    indexes = _names(root / INDEX)
+    indexes = _names(root / INDEXES)
     blocks: defaultdict[str, list[Path]] = defaultdict(list)
     for folder in _names(root / "blocks"):
         for name in _names(root / "blocks" / folder):
@@ -34,7 +35,7 @@ def files_by_task(root: Path, namespace: str, tasks: Iterable[Task]) -> dict[str
             key = cache_key(namespace, path, identity)
             if path is None or identity is None or key not in indexes:
                 continue
-            index = root / INDEX / key
+            index = root / INDEXES / key
             found[task.id].append(index)
             version = _version_on_disk(index)
             if version is not None:

@@ -29,13 +29,13 @@ class FrozenCache(DiskCache):
     def blocks_of(self, key: str) -> DiskBlocks:
         return _FrozenBlocks(self, self.blocks_directory(key), key)
 
-    def read_sealed(self, kind: str, key: str, seal: bytes) -> Content | None:
+    def read_sealed(self, directory: str, key: str, kind: bytes) -> Content | None:
         """Return the content of a sealed file, which may be the dropped one of a pinned task."""
         if key in self._damaged:
             return None
-        return super().read_sealed(kind, key, seal) or super().read_sealed(PINS, key, seal)
+        return super().read_sealed(directory, key, kind) or super().read_sealed(PINS, key, kind)
 
-    def create_sealed(self, kind: str, key: str, size: int, scratch: int = 0) -> SealedWriter:
+    def create_sealed(self, directory: str, key: str, size: int, scratch: int) -> SealedWriter:
         return SealedWriter()
 
     def publish_sealed(self, writer: SealedWriter) -> None:

@@ -463,6 +463,7 @@ def test_a_fetch_that_is_cancelled_in_the_queue_ends_its_reader() -> None:
         pool=pool,
         waiter=Waiter(reading.interrupted.is_set),
         stats=reading.stats,
+        disk=None,
     )
     with ThreadPoolExecutor(2) as threads:
         blocks.prefetch(0, BLOCK)

@@ -42,6 +42,7 @@ class Reading:
             pool=self.pool,
             waiter=Waiter(),
             stats=Stats(),
+            disk=None,
         )
 
     def reader(self, start: int = 0, limit: int | None = None) -> ReadAheadReader:

@@ -14,8 +14,8 @@ from typing import Final
 import pytest
 
 from taskfs.cache import sealed_file
-from taskfs.cache.disk_cache import FORMAT, INDEX, DiskCache, cache_key
-from taskfs.cache.eviction import cached_files, remove_file
+from taskfs.cache.disk_cache import FORMAT, DiskCache, cache_key
+from taskfs.cache.eviction import INDEXES, cached_files, remove_file
 from taskfs.cache.sealed_file import SUM_PAGE, SealedFile, SealedWriter, read_sealed
 from taskfs.errors import CacheChanged
 from tests.caches import read_index, small_disk, write_index
@@ -149,16 +149,16 @@ def test_a_file_is_replaced_and_removed_while_it_is_in_use(tmp_path: Path) -> No
 def test_eviction_does_not_empty_an_index_in_use(tmp_path: Path) -> None:
     """R-14: An index that is evicted keeps its content for the processes that use it."""
     cache = DiskCache(tmp_path, 8 << 20)
-    writer = cache.create_sealed(INDEX, KEY, len(LONG))
+    writer = cache.create_sealed(INDEXES, KEY, len(LONG), 0)
     writer.write(LONG)
     writer.seal(KIND)
     cache.publish_sealed(writer)
-    found = cache.read_sealed(INDEX, KEY, KIND)
+    found = cache.read_sealed(INDEXES, KEY, KIND)
     assert isinstance(found, SealedFile)
-    os.utime(tmp_path / FORMAT / INDEX / KEY, (1, 1))
+    os.utime(tmp_path / FORMAT / INDEXES / KEY, (1, 1))
     for number in range(5):
         write_index(cache, cache_key(number), random.Random(number).randbytes(4 << 20))
-    assert cache.read_sealed(INDEX, KEY, KIND) is None
+    assert cache.read_sealed(INDEXES, KEY, KIND) is None
     assert found[: len(LONG)] == LONG
 
 
@@ -166,21 +166,21 @@ def test_scratch_files_count_as_long_as_an_index_is_built(tmp_path: Path) -> Non
     """R-25: An index is only built on the cache's disk if its scratch files leave 5 % free too."""
     with small_disk(tmp_path, 64 << 20):
         cache = DiskCache(tmp_path, 1 << 30)
-        assert not cache.create_sealed(INDEX, KEY, 20 << 20, 30 << 20).is_private
-        assert cache.create_sealed(INDEX, KEY, 20 << 20, 45 << 20).is_private
+        assert not cache.create_sealed(INDEXES, KEY, 20 << 20, 30 << 20).is_private
+        assert cache.create_sealed(INDEXES, KEY, 20 << 20, 45 << 20).is_private
 
 
 def test_a_cache_too_small_keeps_no_index(tmp_path: Path) -> None:
     """R-14: An index that takes more than half of the cache is used, but not kept."""
     cache = DiskCache(tmp_path, 3 << 20)
-    writer = cache.create_sealed(INDEX, KEY, len(LONG))
+    writer = cache.create_sealed(INDEXES, KEY, len(LONG), 0)
     writer.write(LONG)
     content = writer.seal(KIND)
     cache.publish_sealed(writer)
     writer.discard()
     assert content[: len(LONG)] == LONG
-    assert os.listdir(tmp_path / FORMAT / INDEX) == []
-    assert cache.read_sealed(INDEX, KEY, KIND) is None
+    assert os.listdir(tmp_path / FORMAT / INDEXES) == []
+    assert cache.read_sealed(INDEXES, KEY, KIND) is None
 
 
 @pytest.mark.parametrize("is_other_full", [False, True])
@@ -234,7 +234,7 @@ def test_a_disk_that_becomes_full_as_an_index_is_stored(
     write_index(cache, KEY, LONG[:100_000])
     assert failures == 0
     assert read_index(cache, KEY) == LONG[:100_000]
-    assert not any(name.startswith(".") for name in os.listdir(tmp_path / FORMAT / INDEX))
+    assert not any(name.startswith(".") for name in os.listdir(tmp_path / FORMAT / INDEXES))
 
 
 @pytest.mark.parametrize("clear", [DiskCache.drop_indexes, _remove_all], ids=["refresh", "clear"])
@@ -245,13 +245,13 @@ def test_indexes_are_removed_while_another_one_is_built(
     --clear`, stops no later write; a refresh lets it be stored."""
     cache = DiskCache(tmp_path, 8 << 20)
     write_index(cache, cache_key("old"), SHORT)
-    writer = cache.create_sealed(INDEX, KEY, len(LONG))
+    writer = cache.create_sealed(INDEXES, KEY, len(LONG), 0)
     writer.write(LONG)
     clear(cache)
     content = writer.seal(KIND)
     cache.publish_sealed(writer)
     assert content[: len(LONG)] == LONG
-    assert (cache.read_sealed(INDEX, KEY, KIND) is None) is (clear is _remove_all)
+    assert (cache.read_sealed(INDEXES, KEY, KIND) is None) is (clear is _remove_all)
     assert read_index(cache, cache_key("old")) is None
     write_index(cache, cache_key("new"), SHORT)
     assert read_index(cache, cache_key("new")) == SHORT
