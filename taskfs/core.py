@@ -301,7 +301,7 @@ def open_core(
         engine_name=engine_name,
         demo_environment=_environment(config) if config.demo else None,
     )
-    pools = (pool, index_pool, resources.pool, resources.decoding, resources.saving)
+    pools = (pool, index_pool, *resources.pools)
     return Core(Tree(context), client, pools, machines, walk)
 
 

@@ -33,3 +33,13 @@ class ArchiveResources(NamedTuple):
     disk: DiskCache | None = None
     keeps_blocks: bool = True  # blocks and checkpoints go to the disk, not only indexes
     namespace: str = ""  # part of the cache keys on disk; keeps APIs apart
+
+    @property
+    def pools(self) -> tuple[Executor, ...]:
+        """The thread pools."""
+        return self.pool, self.decoding, self.saving
+
+    def close(self) -> None:
+        """Let the threads end; requests in flight are not waited for."""
+        for pool in self.pools:
+            pool.shutdown(wait=False, cancel_futures=True)

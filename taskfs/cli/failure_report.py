@@ -36,9 +36,9 @@ def console_lines(config: "Config", client: "TaskClient | OfflineAPI", task: Tas
     from taskfs.tasks.archive_kind import ArchiveKind
 
     disk = None if config.demo else open_disk(config)
-    engine = open_resources(Waiter(), Stats(), disk, config.api_url)
+    resources = open_resources(Waiter(), Stats(), disk, config.api_url)
     try:
-        archive = open_archive_of(client, task, ArchiveKind.OUTPUT, engine)
+        archive = open_archive_of(client, task, ArchiveKind.OUTPUT, resources)
         for name in FILES:
             yield from _file_lines(archive, name, task.id)
     except NotFound:
@@ -46,8 +46,7 @@ def console_lines(config: "Config", client: "TaskClient | OfflineAPI", task: Tas
     except TaskFSError as exc:
         yield f"Its outputs cannot be read: {escape_controls(str(exc))}"
     finally:
-        engine.pool.shutdown(wait=False, cancel_futures=True)
-        engine.decoding.shutdown(wait=False, cancel_futures=True)
+        resources.close()
 
 
 def _file_lines(archive: "Archive", name: str, task_id: str) -> Iterator[str]:
