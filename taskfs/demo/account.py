@@ -24,7 +24,7 @@ from taskfs.demo.machines.files import Run
 from taskfs.demo.objects import LazyArchive, ObjectTable
 from taskfs.demo.results import input_members, output_members, trajectory_members
 from taskfs.demo.sources import ByteSource
-from taskfs.demo.tasks import MACHINES, STEPS, TERMINAL, CloudTask, Event
+from taskfs.demo.tasks import MACHINE_TYPES, STEPS, TERMINAL, CloudTask, Event
 
 KILL_DURATION_S: Final = 3.0  # from the request of a kill to the status `killed`
 # Seconds since the creation of a task that a test adds; its statuses are spread over them.
@@ -182,7 +182,9 @@ class Account:
             start = now - _ADDED_AGE_S
             events = [Event(start + interval * n, passed) for n, passed in enumerate(statuses)]
             metadata = dict(fields.pop("task_metadata", None) or {})
-            kind = MACHINES.get(machine) or replace(MACHINES["c2-standard-4"], name=machine)
+            kind = MACHINE_TYPES.get(machine) or replace(
+                MACHINE_TYPES["c2-standard-4"], name=machine
+            )
             task = CloudTask(task_id, simulator, project, kind, events, metadata=metadata)
             task.overrides = fields
             self._tasks[task_id] = task
@@ -268,7 +270,7 @@ class Account:
             task_id,
             blueprint.simulator,
             blueprint.project,
-            MACHINES[blueprint.machine],
+            MACHINE_TYPES[blueprint.machine],
             [first],
             metadata=dict(blueprint.metadata),
             error=blueprint.error,

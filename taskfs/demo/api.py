@@ -23,7 +23,7 @@ from taskfs.demo.endpoint import (
     encoded_json_response,
     json_response,
 )
-from taskfs.demo.machines.signalling import Machines
+from taskfs.demo.machines.signalling import MachineTable
 from taskfs.demo.profile import PROFILE_RESPONSES
 from taskfs.demo.storage import StorageCalls
 from taskfs.demo.store import StoreEndpoint
@@ -46,7 +46,7 @@ class TaskEndpoint(Endpoint):
         self,
         account: Account,
         store: StoreEndpoint,
-        machines: Machines,
+        machines: MachineTable,
         key: str | None,
         records: deque[RequestRecord],
         faults: FaultHook | None,

@@ -16,7 +16,7 @@ from taskfs.demo.api import TaskEndpoint
 from taskfs.demo.endpoint import FaultHook, RequestRecord, bind
 from taskfs.demo.machines.files import WrittenFiles
 from taskfs.demo.machines.machine import Machine
-from taskfs.demo.machines.signalling import Machines
+from taskfs.demo.machines.signalling import MachineTable
 from taskfs.demo.objects import CloudObject
 from taskfs.demo.sources import ByteSource
 from taskfs.demo.store import StoreEndpoint
@@ -48,7 +48,7 @@ class EmbeddedCloud:
         self._records: deque[RequestRecord] = deque(maxlen=_MAX_RECORDS)
         self.account = Account(clock)
         self.store = StoreEndpoint(self.account.objects, clock, self._records, faults)
-        self._machines = Machines(self.account, clock)
+        self._machines = MachineTable(self.account, clock)
         self.api = TaskEndpoint(
             self.account, self.store, self._machines, key, self._records, faults
         )

@@ -57,7 +57,7 @@ class MachineType:
     price: float
 
 
-MACHINES: Final = {
+MACHINE_TYPES: Final = {
     machine.name: machine
     for machine in (
         MachineType("c2-standard-4", 4, 16, 0.2088),

@@ -27,7 +27,7 @@ MAX_LONG_POLL_S: Final = 60
 RUNNING: Final = frozenset({"computation-started", "computation-ended", "pending-kill"})
 
 
-class Machines:
+class MachineTable:
     """The mailboxes, and a machine for each running task, in the cloud's event loop.
 
     Any thread may call `machine`.
