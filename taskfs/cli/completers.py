@@ -18,7 +18,7 @@ from click.shell_completion import CompletionItem
 from taskfs.config import Config, load_config
 from taskfs.errors import TaskFSError
 from taskfs.fuse.mount_table import our_mounts
-from taskfs.model import KNOWN_STATUSES
+from taskfs.model import KNOWN_STATUSES, PAGE_TASKS
 from taskfs.options import BY_NAME, ENGINES, LOG_LEVELS, Option
 from taskfs.support.parsing import parse_path
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
-MAX_TASKS: Final = 500  # tasks: the listing that one request returns
 # Shells insert candidates into the command line unquoted, so candidates with other characters,
 # which a shell would interpret, are left out.
 _SAFE: Final = re.compile(r"\w[\w.@%+=:,/-]*")
@@ -37,7 +36,7 @@ def complete_tasks(*, active: bool = False) -> Completer:
     """Return a completer of task ids, the newest first; with *active*, of unfinished tasks."""
 
     def fetch(client: "TaskClient") -> Iterable[CompletionItem]:
-        for task in client.list_tasks(active=active, last=MAX_TASKS):
+        for task in client.list_tasks(active=active, last=PAGE_TASKS):
             words = (task.status, task.simulator, task.project)
             shown = " ".join(filter(None, words))
             yield CompletionItem(task.id, help=shown if shown.isprintable() else None)

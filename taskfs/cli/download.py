@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 # Tasks from which one page of the newest ones costs less than each task alone.
-MANY_TASKS: Final = 4
+MIN_TASKS_FOR_PAGE: Final = 4
 
 
 class _Command(click.Command):
@@ -145,7 +145,7 @@ def command(
             tasks = TaskChoice(project).select(client, None)
             ids = [task.id for task in tasks if task.is_terminated]
             planner.begin([task for task in tasks if task.is_terminated])
-        elif len(set(ids)) >= MANY_TASKS:
+        elif len(set(ids)) >= MIN_TASKS_FOR_PAGE:
             newest = {task.id: task for task in client.list_page(1, PAGE_TASKS).tasks}
             planner.begin([newest[task_id] for task_id in dict.fromkeys(ids) if task_id in newest])
         destinations = []

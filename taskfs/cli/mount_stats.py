@@ -10,10 +10,10 @@ from taskfs.errors import MountError
 from taskfs.fuse.mount_table import FSTYPE, MountEntry, mounts
 from taskfs.fuse.mountpoint import is_dead, read_answering
 
-LIVE: Final = "live"
-DEAD: Final = "dead"
-SILENT: Final = "no answer"
-FOREIGN: Final = "another user's"
+STATE_LIVE: Final = "live"
+STATE_DEAD: Final = "dead"
+STATE_SILENT: Final = "no answer"
+STATE_FOREIGN: Final = "another user's"
 THREADS: Final = 8  # mounts asked at a time: one that hangs must not delay the others
 
 
@@ -43,7 +43,7 @@ def stats_of(mountpoint: Path) -> Mapping[str, Any]:
     if not found or found[-1].type != FSTYPE:
         raise MountError(f"no taskfs is mounted on {mountpoint}: see `taskfs mounts`")
     state = _inspect(found[-1])
-    if state.state != LIVE:
+    if state.state != STATE_LIVE:
         raise MountError(f"the mount on {mountpoint} is {state.state}: see `taskfs mounts`")
     return state.stats
 
@@ -54,11 +54,11 @@ def _inspect(entry: MountEntry) -> InspectedMount:
     try:
         text = read_answering(path / ".taskfs/stats.json")
     except PermissionError:
-        state = FOREIGN
+        state = STATE_FOREIGN
     except OSError:
-        state = DEAD if is_dead(path) else SILENT
+        state = STATE_DEAD if is_dead(path) else STATE_SILENT
     else:
-        state = SILENT if text is None else LIVE
+        state = STATE_SILENT if text is None else STATE_LIVE
         stats = _parse(text or "{}")
     return InspectedMount(entry.mountpoint, state, entry.options, stats)
 

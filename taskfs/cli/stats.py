@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from taskfs.cli import completers
-from taskfs.cli.mount_stats import LIVE, all_mounts, stats_of, to_prometheus
+from taskfs.cli.mount_stats import STATE_LIVE, all_mounts, stats_of, to_prometheus
 from taskfs.cli.options import parsed_by
 from taskfs.cli.output import align
 from taskfs.errors import MountError
@@ -40,7 +40,7 @@ def command(mountpoints: Sequence[Path], prometheus: bool, as_json: bool) -> Non
     if mountpoints:
         found = [stats_of(absolute(path)) for path in mountpoints]
     else:
-        found = [mount.stats for mount in all_mounts() if mount.state == LIVE]
+        found = [mount.stats for mount in all_mounts() if mount.state == STATE_LIVE]
         if not found and not (prometheus or as_json):
             raise MountError("no live taskfs is mounted: see `taskfs mounts`")
     if prometheus:

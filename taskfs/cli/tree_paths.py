@@ -30,7 +30,7 @@ _GLOB: Final = re.compile(r"[*?\[]")
 _SEARCHED: Final = ("outputs", "live")
 # For a command on at least this many tasks, all records are loaded first. A task walk counts from
 # the same number on.
-MANY_TASKS: Final = 4
+MIN_TASKS_FOR_WALK: Final = 4
 
 
 class Found(NamedTuple):
@@ -49,7 +49,7 @@ class TreeFinder:
         self._loaded: set[str] = set()
         if first is not None and first.pages is not None:
             core.begin(first.pages)
-        if first is not None and len(first.records) >= MANY_TASKS:
+        if first is not None and len(first.records) >= MIN_TASKS_FOR_WALK:
             self._load_records(first)
 
     def _load_records(self, first: "FirstRecords") -> None:
