@@ -42,7 +42,8 @@ class AccountListing:
     """The listing of one mount, or command.
 
     The methods that send requests are called by one thread at a time (`SingleFlight`); the rest is
-    safe for concurrent use.
+    safe for concurrent use. With *waits_for_removals*, `update` waits until the tasks that were
+    removed from a long listing are found.
     """
 
     def __init__(
@@ -51,12 +52,15 @@ class AccountListing:
         known: KnownTasks,
         task_filter: TaskFilter,
         clock: Callable[[], float],
+        *,
+        waits_for_removals: bool = False,
     ) -> None:
         self._api = api
         self._known = known
         self._database = known.database
         self._filter = task_filter
         self._clock = clock
+        self._waits_for_removals = waits_for_removals
         self._whole = WholeListing(api, known, clock)
         self._unfinished = UnfinishedUpdater(
             api, known, task_filter, clock, partial(_load_pages, self._whole)
@@ -165,11 +169,6 @@ class AccountListing:
         """Note that the *loads* of `update` have ended."""
         self._note_current(min(load.result() for load in loads), self._load_generation)
 
-    def await_removals(self) -> None:
-        """Wait for the end of the loads in flight, which remove tasks of a long listing."""
-        for load in self._whole.in_flight:
-            load.result()
-
     def load_unfinished(self) -> None:
         """Request all unfinished tasks with one listing, and each known one that it lacks."""
         self._unfinished.apply(*self._unfinished.request())
@@ -273,10 +272,13 @@ class AccountListing:
             if difference is None or count + difference == total_size:
                 continue
             log.info("%d tasks are known, and the API has %d", count, total_size)
-            if count <= SMALL_TASKS:
-                self._whole.start(scope, urgent=True).result()
-            else:
-                self._whole.start(scope, total_size=total_size if total_size >= 0 else None)
+            is_searched = count > SMALL_TASKS and total_size >= 0
+            urgent = count <= SMALL_TASKS or self._waits_for_removals
+            load = self._whole.start(
+                scope, urgent=urgent, total_size=total_size if is_searched else None
+            )
+            if urgent:
+                load.result()
 
     def _apply_last(self, pages: list[TaskPage], began_s: float) -> None:
         """Store the listing of a mount with `--last`."""

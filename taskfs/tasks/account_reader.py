@@ -32,12 +32,15 @@ class AccountReader:
             is_saved = self._database.difference(Scope()) is not None
             known = KnownTasks(self._database, age_clock)
             listing = AccountListing(
-                self._api, known, TaskFilter() if is_saved else wanted, age_clock
+                self._api,
+                known,
+                TaskFilter() if is_saved else wanted,
+                age_clock,
+                waits_for_removals=True,
             )
             try:
                 if loads := listing.update():
                     listing.finish(loads)
-                listing.await_removals()
             finally:
                 listing.close()
             selection = wanted.scopes[0].selection

@@ -28,7 +28,8 @@ T = TypeVar("T")
 
 # Pages at the beginning whose finished tasks are kept in memory.
 KEPT_PAGES: Final = 2
-# Tries of a page in the background, and the seconds between them: the API may limit the rate.
+# Tries of a page in the background, and the seconds after the first; each later pause is as much
+# longer. The API may limit the rate.
 PAGE_TRIES: Final = 5
 PAGE_PAUSE_S: Final = 10.0
 
@@ -122,12 +123,6 @@ class WholeListing:
                 self._loads[scope] = load  # not before: a thread that did not start ends no load
             return load
 
-    @property
-    def in_flight(self) -> "list[Future[float]]":
-        """The loads that have not ended."""
-        with self._lock:
-            return list(self._loads.values())
-
     def submit(self, work: Callable[[], T]) -> "Future[T]":
         """Run *work* in a thread that requests pages."""
         return self._pool.submit(work)
@@ -143,7 +138,7 @@ class WholeListing:
         try:
             with self._turn:
                 result = self._clock()
-                if total_size is None or not self._remove_missing(scope, total_size):
+                if total_size is None or not self._remove_missing(scope, total_size, urgent):
                     result = self._read(scope, first, urgent)
         except BaseException as exc:
             if not urgent:
@@ -159,7 +154,7 @@ class WholeListing:
         with self._lock:
             self._loads.pop(scope, None)
 
-    def _remove_missing(self, scope: Scope, total_size: int) -> bool:
+    def _remove_missing(self, scope: Scope, total_size: int, urgent: bool) -> bool:
         """Remove the tasks that a search misses; return whether that explains *total_size*."""
         database = self._known.database
         start_seq = database.last_seq()
@@ -168,7 +163,7 @@ class WholeListing:
             return False
 
         def fetch(numbers: Sequence[int]) -> Iterator[tuple[int, TaskPage]]:
-            for page in self.fetch_all(scope, numbers, urgent=False):
+            for page in self.fetch_all(scope, numbers, urgent):
                 self.store(page)
                 tasks = [task for batch in page.batches() for task in batch]
                 yield page.number, page.rest._replace(tasks=tasks)
@@ -223,33 +218,51 @@ class WholeListing:
 
     def fetch(self, scope: Scope, number: int, urgent: bool) -> PackedPage:
         """Return a page of *scope*."""
-        for attempt in range(1, PAGE_TRIES + 1):
-            page = PackedPage(number, self._clock())
-            try:
-                page.rest = self._api.list_page(
-                    number, PAGE_TASKS, project=scope.project, status=scope.status, take=page.add
-                )
-                return page
-            except Unavailable:
-                is_last = urgent or attempt == PAGE_TRIES
-                if is_last or self._closed.wait(PAGE_PAUSE_S * attempt):
-                    raise
-        raise AssertionError("unreachable")
+        return next(self.fetch_all(scope, [number], urgent))
 
     def fetch_all(self, scope: Scope, numbers: Iterable[int], urgent: bool) -> Iterator[PackedPage]:
         """Yield pages in order.
 
         At most `PAGES_AT_ONCE` are in flight, and with those that wait to be taken twice that many.
         """
-        waiting: list[Future[PackedPage]] = []
+        waiting: dict[int, Future[PackedPage]] = {}
         for number in numbers:
             if self._closed.is_set():
                 raise Unavailable("the mount is ending")
-            waiting.append(self._pool.submit(self.fetch, scope, number, urgent))
+            waiting[number] = self._pool.submit(self._request, scope, number)
             if len(waiting) >= 2 * PAGES_AT_ONCE:
-                yield waiting.pop(0).result()
+                yield self._take_first(scope, waiting, urgent)
         while waiting:
-            yield waiting.pop(0).result()
+            yield self._take_first(scope, waiting, urgent)
+
+    def _request(self, scope: Scope, number: int) -> PackedPage:
+        page = PackedPage(number, self._clock())
+        page.rest = self._api.list_page(
+            number, PAGE_TASKS, project=scope.project, status=scope.status, take=page.add
+        )
+        return page
+
+    def _take_first(
+        self, scope: Scope, waiting: "dict[int, Future[PackedPage]]", urgent: bool
+    ) -> PackedPage:
+        """Return the first page of *waiting*; request pages that have failed again, after a pause.
+
+        The pause is in the calling thread, because updates use the threads of the pool as well.
+        """
+        number = next(iter(waiting))
+        for tries in range(1, PAGE_TRIES + 1):
+            try:
+                page = waiting[number].result()
+                del waiting[number]
+                return page
+            except Unavailable:
+                is_last = urgent or tries == PAGE_TRIES
+                if is_last or self._closed.wait(PAGE_PAUSE_S * tries):
+                    raise
+            for each, request in waiting.items():
+                if request.done() and request.exception() is not None:
+                    waiting[each] = self._pool.submit(self._request, scope, each)
+        raise AssertionError("unreachable")
 
     def store(self, page: PackedPage, seq: int | None = None) -> list[str]:
         """Store the tasks of *page*, and return their ids.

@@ -253,3 +253,23 @@ def test_a_choice_among_many_tasks_asks_for_what_changed(
     cloud.clear_requests()
     assert listed() == expected()
     assert len(cloud.requests) <= 8
+
+
+def test_a_search_for_removed_tasks_ends_with_the_timeout(
+    taskfs: Command, cloud: FakeCloud
+) -> None:
+    """C-61, X-15: A command that looks for removed tasks does not wait longer for pages that the
+    API refuses, as a mount does in the background."""
+    ids = [cloud.add_task(status="success") for _ in range(2100)]
+    assert taskfs("list", "--all").returncode == 0
+    cloud.remove_task(ids[1000])
+    refused = cloud.faults.add(
+        "status",
+        status=429,
+        retry_after=3600,
+        times=None,
+        match=lambda record: record.query.get("page", ["1"]) != ["1"],
+    )
+    done = taskfs("list", "--all", "--timeout", "5s")
+    assert done.returncode == 1 and "429" in done.stderr, done.stderr
+    assert 1 <= refused.hits <= 4

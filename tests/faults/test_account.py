@@ -145,6 +145,26 @@ def test_429_in_the_middle_of_a_listing_in_the_background(
     assert pages(cloud)["5"] <= 2  # by the search for a removed task, and by the listing
 
 
+def test_updates_go_on_while_the_background_waits(account: FakeCloud, tmp_path: Path) -> None:
+    """F-25, F-1: While a whole listing in the background waits because of 429, updates of the
+    listing do not."""
+    account.update_task(list(account.statuses())[-1], status="started", is_terminated=False)
+    with in_process(account, tmp_path, QUICK) as fs:
+        assert shows(fs, account)
+        add(account, 1000)  # older than those that an update asks for
+        limits = [limit_page(account, page, retry_after=3600, times=1) for page in range(2, 6)]
+
+        def is_waiting() -> bool:
+            tasks_of(fs)
+            return all(limit.hits for limit in limits)
+
+        eventually(is_waiting)
+        account.clear_requests()
+        added = add(account, COUNT)
+        eventually(lambda: tasks_of(fs)[0] == added)
+        assert set(pages(account)) <= {"1", "6", "7"}
+
+
 def test_readers_of_tasks_outside_the_filter(
     new_fs: Callable[..., FileSystem], cloud: FakeCloud
 ) -> None:
