@@ -71,19 +71,19 @@ class ArchiveOpener:
         if begun is not None:
             with contextlib.suppress(NotFound):  # it may be late
                 return begun.result()
-        deadline: float | None = None  # set when the archive is missing for the first time
+        deadline_s: float | None = None  # set when the archive is missing for the first time
         while True:
             task = self._client.get_task(task_id)
             try:
                 return self._open_current(task, kind)
             except NotFound:
                 pass
-            if deadline is None:
+            if deadline_s is None:
                 grace_s = remaining_grace_s(task, kind, self._client.clock_offset_s)
                 if not grace_s:
                     raise NotFound(_why_no_archive(task, kind))
-                deadline = time.monotonic() + min(grace_s, max_wait_s)
-            remaining_s = deadline - time.monotonic()
+                deadline_s = time.monotonic() + min(grace_s, max_wait_s)
+            remaining_s = deadline_s - time.monotonic()
             if remaining_s <= 0:
                 raise ArchiveLate(
                     f"task {task_id} succeeded, but its archive did not appear in time"

@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 KILL_TRIES: Final = 5
 KILL_PAUSE_S: Final = 1.0
 # Tasks of a page that are parsed together: some 400 KB. A page has 500.
-BATCH: Final = 125
+PARSED_TOGETHER: Final = 125
 # Bad records that are remembered, so that each is logged once.
 MAX_BAD_RECORDS: Final = 1000
 # The texts of errors after a 404, with any body.
@@ -138,8 +138,8 @@ class TaskClient:
     ) -> TaskPage:
         """Return one page of the listing, newest first; pages are numbered from 1.
 
-        With *take*, the page has no tasks: *take* is called with `BATCH` of them at a time, so that
-        not all are in memory together.
+        With *take*, the page has no tasks: *take* is called with `PARSED_TOGETHER` of them at a
+        time, so that not all are in memory together.
 
         Raises:
             BadResponse: none of the records can be used.
@@ -148,8 +148,8 @@ class TaskClient:
         page = self._page(number, per_page, _filters(project, status))
         tasks: list[Task] = []
         count = 0
-        for start in range(0, len(page.tasks), BATCH):
-            batch = self._parse(page.tasks[start : start + BATCH])
+        for start in range(0, len(page.tasks), PARSED_TOGETHER):
+            batch = self._parse(page.tasks[start : start + PARSED_TOGETHER])
             count += len(batch)
             (take or tasks.extend)(batch)
         if page.tasks and not count:

@@ -1,7 +1,6 @@
 """`BodyReceiver`: receives the bodies of responses until a deadline, and counts their bytes."""
 
 import http.client
-import http.cookiejar
 import logging
 import time
 from typing import Final
@@ -10,9 +9,7 @@ import requests
 import urllib3
 
 from taskfs.errors import BadResponse, Unavailable
-from taskfs.remote.connection_errors import (
-    cause,
-)
+from taskfs.remote.connection_errors import cause
 from taskfs.remote.receive_buffer import ReceiveBuffer, body_source, read_available
 from taskfs.remote.request_log import log_response
 from taskfs.remote.retry import Deadline, Transient

@@ -4,7 +4,6 @@ There are two transports. The API's sends the key, and only to the API's own ori
 redirects. The store's sends no key, and no HEAD requests, which presigned URLs refuse.
 """
 
-import http.client
 import http.cookiejar
 import logging
 import time
@@ -37,6 +36,8 @@ T = TypeVar("T")
 KEY_HEADER: Final = "X-API-Key"
 # Statuses that ask for another try later; they do not mean a broken response.
 TRY_LATER_STATUSES: Final = frozenset({408, 425, 429})
+# Connections to one server that are kept: enough for all threads that send requests at once.
+MAX_CONNECTIONS: Final = 32
 # Redirects that one request follows; services use one or two, and a loop of them must end.
 MAX_REDIRECTS: Final = 5
 # Seconds after which idle connections are dropped: they may be dead, for example after a laptop
@@ -64,7 +65,6 @@ class Transport:
         timeout_s: float,
         stats: Stats,
         endpoint: str,
-        connections: int = 32,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self.timeout_s = timeout_s
@@ -75,7 +75,7 @@ class Transport:
         self.bodies = BodyReceiver(stats, endpoint)
         self._session = HTTPSession()
         self._adapter = HeaderTimeoutAdapter(
-            pool_connections=4, pool_maxsize=connections, max_retries=0
+            pool_connections=4, pool_maxsize=MAX_CONNECTIONS, max_retries=0
         )
         self._session.mount("https://", self._adapter)
         self._session.mount("http://", self._adapter)

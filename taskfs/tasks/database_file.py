@@ -179,7 +179,8 @@ class DatabaseFile:
     def _recover(self, exc: Exception) -> None:
         """Replace a damaged database by an empty one, and one that cannot be used by a copy."""
         broken, path = self._connection, self._path
-        if _is_damage(exc) if path is None else self.is_read_only:
+        is_lost = _is_damage(exc) if path is None else self.is_read_only
+        if is_lost:
             self._path = None
             self._reopen()
             self.generation += 1

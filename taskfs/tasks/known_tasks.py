@@ -54,17 +54,12 @@ class KnownTasks:
     request or a write to the database.
     """
 
-    def __init__(
-        self,
-        database: TaskDatabase,
-        clock: Callable[[], float] = age_clock,
-        max_recent: int = MAX_RECENT,
-    ) -> None:
+    def __init__(self, database: TaskDatabase, clock: Callable[[], float] = age_clock) -> None:
         self.database = database
         self._clock = clock
         self._lock = threading.Lock()
         self._unfinished: dict[str, CachedTask] = {}
-        self._recent: LRUCache[str, CachedTask] = LRUCache(max_recent)
+        self._recent: LRUCache[str, CachedTask] = LRUCache(MAX_RECENT)
         self._seen: LRUCache[str, SeenChanges] = LRUCache(MAX_DATED)
         self._id_lengths: set[int] = set()
         # When the last whole listing began: so old is each task that is read from the database.

@@ -42,7 +42,7 @@ LISTING_S: Final = 1.0
 # end of a growing file gets the end of the file, instead of new bytes forever.
 UPDATE_S: Final = 0.5
 # In bytes: content kept of files that are not open, all files of one task together.
-MAX_KEPT_BYTES: Final = 32 << 20
+MAX_TASK_BYTES: Final = 32 << 20
 
 
 class _Entry:
@@ -159,7 +159,7 @@ class LiveFiles:
     def _release(self, entry: _Entry) -> None:
         with self._lock:
             entry.handles -= 1
-        self.trim(MAX_KEPT_BYTES)
+        self.trim(MAX_TASK_BYTES)
 
     def update(self, path: bytes) -> Snapshot:
         """Return a snapshot as of now of a file that was read; raise NotFound for any other."""

@@ -43,11 +43,6 @@ class Selection(NamedTuple):
         """Whether no change of a task brings it to the selection or out of it."""
         return self._replace(max_seq=None) == Selection()
 
-    @property
-    def limit(self) -> int:
-        """The limit of a query; -1 for none."""
-        return -1 if self.last is None else self.last
-
     def where(self) -> tuple[str, tuple[Any, ...]]:
         """Return the condition of a query of the table `tasks`, without `last`, and its values."""
         terms: list[str] = []

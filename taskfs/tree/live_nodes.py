@@ -18,7 +18,7 @@ from taskfs.tree.archive_nodes import ArchiveRootNode
 from taskfs.tree.context import TreeContext
 from taskfs.tree.handles import Handle
 from taskfs.tree.lifetime import Lifetime
-from taskfs.tree.live_handle import LiveFileHandle, SnapshotHandle
+from taskfs.tree.live_file_handle import LiveFileHandle, SnapshotHandle
 from taskfs.tree.nodes import (
     DIRECTORY_MODE,
     FILE_MODE,

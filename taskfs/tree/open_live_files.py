@@ -4,7 +4,7 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from taskfs.tree.live_handle import LiveFileHandle
+    from taskfs.tree.live_file_handle import LiveFileHandle
 
 
 class OpenLiveFiles:

@@ -1,14 +1,10 @@
 """The entries of directories that have a name for each task, made as they are read."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Final, overload
+from typing import overload
 
+from taskfs.tasks.task_rows import BATCH
 from taskfs.tree.nodes import Attrs, Entry
-
-# Tasks that one query reads.
-BATCH: Final = 500
-
-Times = tuple[int, int]  # when a task was created and when it last changed, in ns
 
 
 class TaskEntries(Sequence[Entry]):

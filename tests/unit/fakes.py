@@ -8,7 +8,7 @@ from typing import Any
 
 from taskfs.errors import NotFound, StaleObject, TaskFSError
 from taskfs.model import Fetched, ObjectVersion, RemoteObject, Task, TaskPage, TaskStatus
-from taskfs.remote.api_client import BATCH
+from taskfs.remote.api_client import PARSED_TOGETHER
 from taskfs.support.interruptible_wait import Waiter
 from taskfs.tasks.task_cache import TaskCache
 
@@ -108,8 +108,8 @@ class FakeAPI:
         start = (number - 1) * per_page
         page = tasks[start : start + per_page]
         if take is not None:
-            for at in range(0, len(page), BATCH):
-                take(page[at : at + BATCH])
+            for at in range(0, len(page), PARSED_TOGETHER):
+                take(page[at : at + PARSED_TOGETHER])
         return TaskPage(page if take is None else [], len(tasks))
 
     def get_task(self, task_id: str) -> Task:
