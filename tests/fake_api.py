@@ -30,6 +30,11 @@ from taskfs.demo.sources import ByteSource, BytesSource
 _POLL_S: Final = 0.01
 
 
+def begin_of(record: RequestRecord) -> int:
+    """Return the first byte that a request asks for, 0 where it counts from the end."""
+    return int((record.range or "bytes=0-").removeprefix("bytes=").partition("-")[0] or 0)
+
+
 @dataclass(eq=False)
 class Fault:
     """One fault of the script: its kind, the requests it applies to, and how often.

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Command, eventually, interrupt
-from tests.fake_api import FakeCloud
+from tests.fake_api import FakeCloud, begin_of
 from tests.faults.scenarios import NO_SUCH_KEY
 from tests.file_systems import assert_same
 from tests.outputs import LONG_AGO
@@ -191,7 +191,9 @@ class TestArchive:
         """C-21: An interrupted archive continues where it stopped."""
         task = cloud.add_task(outputs=LARGE)
         target = taskfs.cwd / "inductiva_output" / task
-        cloud.store.bandwidth_per_connection = 1 << 20
+        cloud.faults.add(
+            "stall", side="store", times=None, match=lambda record: begin_of(record) > 4 << 20
+        )
         process = taskfs.start("download", task, "--archive")
         eventually(lambda: any(path.stat().st_size > 1 << 20 for path in target.glob(".*.part")))
         interrupt(process)
@@ -199,7 +201,7 @@ class TestArchive:
         assert process.returncode == 130
         assert not (target / "output.zip").exists()
         got = next(target.glob(".output.zip.*.part")).stat().st_size
-        cloud.store.bandwidth_per_connection = None
+        cloud.faults.clear()
         cloud.clear_requests()
 
         assert taskfs("download", task, "--archive").returncode == 0
@@ -353,7 +355,10 @@ class TestResuming:
     def interrupted(self, taskfs: Command, cloud: FakeCloud, task: str) -> int:
         """Interrupt a download of the task; return how many bytes of its archive are kept."""
         target = taskfs.cwd / "inductiva_output" / task
-        cloud.store.bandwidth_per_connection = 8 << 20
+        # However late the interrupt comes, the file is not complete.
+        cloud.faults.add(
+            "stall", side="store", times=None, match=lambda record: begin_of(record) > 24 << 20
+        )
         process = taskfs.start("download", task)
         eventually(lambda: kept(target) > 12 << 20)
         interrupt(process)
@@ -361,7 +366,7 @@ class TestResuming:
         assert process.returncode == 130
         assert not (target / "large.bin").exists()
         assert not list(target.glob(".*.part"))
-        cloud.store.bandwidth_per_connection = None
+        cloud.faults.clear()
         cloud.clear_requests()
         return kept(target)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Command, eventually
-from tests.fake_api import FakeCloud
+from tests.fake_api import FakeCloud, begin_of
 
 OUTPUTS = {"stdout.txt": b"o", "stderr.txt": b"e", "vtk/a_1.vtk": b"1", "vtk/a_2.vtk": b"2"}
 
@@ -94,12 +94,14 @@ def test_ctrl_c_says_what_is_left(taskfs: Command, cloud: FakeCloud) -> None:
     large = os.urandom(8 << 20)
     task = cloud.add_task(outputs={"a.txt": b"small", "z.bin": large})
     target = taskfs.cwd / "inductiva_output" / task
-    cloud.store.bandwidth_per_connection = 1 << 18
+    cloud.faults.add(
+        "stall", side="store", times=None, match=lambda record: begin_of(record) > 4 << 20
+    )
     with taskfs.terminal("download", task, columns=200) as terminal:
         eventually(lambda: any(target.glob("a.txt")))
         terminal.type("\x03")
         assert terminal.end() == 130
     assert f"1 of 2 files are in inductiva_output/{task}; run it again to continue" in terminal.text
-    cloud.store.bandwidth_per_connection = None
+    cloud.faults.clear()
     assert taskfs("download", task).returncode == 0
     assert (target / "z.bin").read_bytes() == large

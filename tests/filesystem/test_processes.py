@@ -14,10 +14,9 @@ from typing import Any, Final
 import fsspec
 import pytest
 
-from taskfs.demo.endpoint import RequestRecord
 from taskfs.fsspec.filesystem import TaskFileSystem
 from taskfs.fsspec.shared_core import SharedCore
-from tests.fake_api import FakeCloud
+from tests.fake_api import FakeCloud, begin_of
 from tests.fork_server import ROOT
 from tests.mounts import eventually
 from tests.zips import cheap_bytes
@@ -201,11 +200,6 @@ assert 'fuse' not in sys.modules
 print("read", flush=True)
 sys.stdin.readline()
 """
-
-
-def begin_of(record: RequestRecord) -> int:
-    """Return the first byte that a request asks for, 0 where it counts from the end."""
-    return int((record.range or "bytes=0-").removeprefix("bytes=").partition("-")[0] or 0)
 
 
 def test_exit_waits_for_no_request(by_environment: FakeCloud) -> None:
