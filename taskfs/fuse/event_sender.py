@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from taskfs.fuse.event_operations import EventOperations
 from taskfs.fuse.helper_process import Helper, start_helper
@@ -19,23 +19,38 @@ log = logging.getLogger(__name__)
 CALL_TIMEOUT_S: Final = 10.0
 # Seconds without events after that: the mount is dead or overloaded, and helpers must not pile up.
 PAUSE_S: Final = 30.0
-# Seconds until calls that the kernel's older names prevented are made again, and how often.
+# Seconds beyond half of the attr timeout until a call that an older name prevented is made again.
 RETRY_MARGIN_S: Final = 0.2
-MAX_TRIES: Final = 4
-# Seconds to wait for requests that hold the lock of a directory.
-QUIET_TIMEOUT_S: Final = 5.0
-QUIET_POLL_S: Final = 0.05
+# Seconds for which an event waits for requests that hold the lock of its directory. They may wait
+# for a silent store.
+QUIET_TIMEOUT_S: Final = 20.0
 # The kernel still has the name from before: it asks again after the attr timeout.
 _AGAIN: Final = frozenset({errno.EEXIST, errno.EBUSY})
 # Errors of a mount that has ended or is about to end.
 _GONE: Final = frozenset({errno.ENODEV, errno.ENOTCONN, errno.ECONNABORTED, errno.ENOENT})
 
 
+class _Retry(NamedTuple):
+    """After how many seconds an event is sent again, and for how many after its first try."""
+
+    after_s: float
+    for_s: float
+
+
+class _Pending(NamedTuple):
+    """An event with the times of its first and its next try."""
+
+    event: TreeEvent
+    first_s: float
+    next_s: float
+
+
 class EventSender:
     """Sends events for the mount on *mountpoint* with *device*.
 
     One thread sends. It waits for the helper with a timeout only, and it is none of those that
-    answer requests, so no answer ever waits for an event.
+    answer requests, so no answer ever waits for an event. An event that must be sent again delays
+    no other, except of the same path.
     """
 
     def __init__(
@@ -49,7 +64,9 @@ class EventSender:
         self._operations = operations
         self._mountpoint = mountpoint
         self._device = device
-        self._attr_timeout_s = attr_timeout_s
+        self._when_known = _Retry(attr_timeout_s / 2 + RETRY_MARGIN_S, 2 * attr_timeout_s)
+        self._when_not_quiet = _Retry(0.0, QUIET_TIMEOUT_S)
+        self._pending: list[_Pending] = []
         self._stopped = stopped
         # Read now, because an upgrade may remove the file under a running daemon.
         self._program = Path(__file__).with_name("event_helper.py").read_text(encoding="utf-8")
@@ -58,17 +75,29 @@ class EventSender:
         self._is_refusal_logged = False
 
     def send(self, events: Sequence[TreeEvent]) -> None:
-        """Send *events* in their order; those that must be repeated come after the others."""
-        if time.monotonic() < self._paused_until_s:
-            log.debug("%d events are not sent: the helper did not answer", len(events))
+        """Send earlier events that are due again, and then *events* in their order."""
+        now_s = time.monotonic()
+        pending = [*self._pending, *(_Pending(event, now_s, now_s) for event in events)]
+        self.clear()
+        if now_s < self._paused_until_s:
+            log.debug("%d events are not sent: the helper did not answer", len(pending))
             return
-        pending = list(events)
-        for _ in range(MAX_TRIES):
-            pending = [event for event in pending if not self._send(event)]
-            if not pending or self._stopped.wait(self._attr_timeout_s / 2 + RETRY_MARGIN_S):
-                break
-        for event in pending:
-            log.debug("%s %s: no event was sent", event.kind.value, event.path)
+        waiting: set[str] = set()
+        for event, first_s, next_s in pending:
+            if next_s <= now_s and event.path not in waiting:
+                retry = self._send(event)
+                if retry is None:
+                    continue
+                if now_s - first_s > retry.for_s:
+                    log.debug("%s %s: no event was sent", event.kind.value, event.path)
+                    continue
+                next_s = now_s + retry.after_s
+            waiting.add(event.path)
+            self._pending.append(_Pending(event, first_s, next_s))
+
+    def clear(self) -> None:
+        """Send no earlier event again."""
+        self._pending = []
 
     def close(self) -> None:
         """End the helper; do not wait for it, because its call may wait for the mount."""
@@ -76,32 +105,25 @@ class EventSender:
         if helper is not None:
             helper.end()
 
-    def _send(self, event: TreeEvent) -> bool:
-        """Make the call of one event; return False if it must be repeated."""
+    def _send(self, event: TreeEvent) -> _Retry | None:
+        """Make the call of one event; return when it must be repeated, None if it need not be."""
         if self._stopped.is_set() or time.monotonic() < self._paused_until_s:
-            return True
-        if event.kind.changes_directory and not self._await_quiet(event.parent):
-            return False
+            return None
+        if event.kind.changes_directory and not self._operations.is_quiet(event.parent):
+            return self._when_not_quiet
         try:
             number = self._call(event)
         except OSError as exc:  # it could not be started, has ended or does not answer
             log.warning("%s %s: no event was sent: %s", event.kind.value, event.path, exc)
             self.close()
             self._paused_until_s = time.monotonic() + PAUSE_S
-            return True
+            return None
         if number in _AGAIN:
-            return False
+            return self._when_known
         if number and number not in _GONE and not self._is_refusal_logged:
             self._is_refusal_logged = True
             log.warning("the kernel refuses events here: %s", os.strerror(number))
-        return True
-
-    def _await_quiet(self, directory: str) -> bool:
-        deadline_s = time.monotonic() + QUIET_TIMEOUT_S
-        while not self._operations.is_quiet(directory):
-            if time.monotonic() > deadline_s or self._stopped.wait(QUIET_POLL_S):
-                return False
-        return True
+        return None
 
     def _call(self, event: TreeEvent) -> int:
         """Return the errno of the helper's call; raise OSError if there is no answer."""

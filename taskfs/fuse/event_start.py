@@ -21,6 +21,8 @@ ON: Final = "on"
 OFF: Final = "off"
 # Seconds beyond the attr timeout for which the kernel may still have the names of a lookup.
 SCAN_MARGIN_S: Final = 0.2
+# Seconds from the first request to the imports, for the program that has sent it.
+IMPORT_DELAY_S: Final = 1.0
 
 
 def start_events(
@@ -40,13 +42,11 @@ def start_events(
         return lambda: None
     stopped = threading.Event()
     sees_watches = mode != ON
-    settle_s = attr_timeout_s + SCAN_MARGIN_S
 
     def run() -> None:
         if sees_watches:
             operations.requested.wait()
-            operations.requested.clear()
-            stopped.wait(settle_s)
+            stopped.wait(IMPORT_DELAY_S)
         if not stopped.is_set():
             make_thread().run()
 
@@ -61,7 +61,7 @@ def start_events(
             WatchScanner(device, lambda: mount_id(mountpoint)),
             EventSender(operations, mountpoint, device, attr_timeout_s, stopped),
             stopped,
-            settle_s=settle_s,
+            settle_s=attr_timeout_s + SCAN_MARGIN_S,
             sees_watches=sees_watches,
         )
 

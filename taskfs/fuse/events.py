@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 POLL_S: Final = 0.25
 # Seconds between two scans for watches.
 SCAN_S: Final = 1.0
+# Seconds between two scans while there is no watch, if the attr timeout is longer (V-2).
+MAX_SETTLE_S: Final = 1.5
 # A scan costs milliseconds of a core where many processes run: at most this share of the time.
 SCAN_SHARE: Final = 0.02
 # Seconds until the API is asked again after it has failed.
@@ -61,7 +63,11 @@ class Sender(Protocol):
     """Sends events."""
 
     def send(self, events: Sequence[TreeEvent]) -> None:
-        """Send *events*, one after another."""
+        """Send earlier events that are due again, and then *events*, one after another."""
+        ...
+
+    def clear(self) -> None:
+        """Send no earlier event again."""
         ...
 
     def close(self) -> None:
@@ -72,8 +78,8 @@ class Sender(Protocol):
 class EventThread:
     """Sees changes and sends events, in the thread that calls `run`, until the event *stopped*.
 
-    It looks for new watches *settle_s* after a request. With *sees_watches* false it takes every
-    file as watched.
+    It looks for new watches until *settle_s* after a request. With *sees_watches* false it takes
+    every file as watched.
     """
 
     def __init__(
@@ -123,11 +129,17 @@ class EventThread:
     def _await_watch(self) -> None:
         """Wait until a program watches the mount."""
         requested = self._operations.requested
+        settled_s = 0.0
         while not self._watches and not self._stopped.is_set():
-            requested.wait()
-            requested.clear()
-            # The kernel keeps names for the attr timeout: a watch may be set without a request.
-            if self._stopped.wait(max(self._settle_s, self._scan_after_s - time.monotonic())):
+            if time.monotonic() >= settled_s:
+                requested.wait()
+            now_s = time.monotonic()
+            if requested.is_set():
+                requested.clear()
+                # The kernel keeps names for the attr timeout: a watch may be set without a request.
+                settled_s = now_s + self._settle_s
+            delay_s = max(min(self._settle_s, MAX_SETTLE_S), self._scan_after_s - now_s)
+            if self._stopped.wait(delay_s):
                 return
             self._scan()
 
@@ -143,6 +155,7 @@ class EventThread:
         self._operations.tracks_lookups = True
         self._ticked_s.clear()
         self._arrivals.clear()
+        self._sender.clear()
         has_begun, logged = self._begin(), ""
         while self._watches and not self._stopped.is_set():
             watched = str(self._watches)
@@ -160,6 +173,7 @@ class EventThread:
             except TaskFSError as exc:
                 log.info("changes of tasks are not seen: %s", exc)
                 delay_s = RETRY_S
+            self._sender.send(())
             if self._stopped.wait(delay_s):
                 return
             if self._sees_watches and time.monotonic() >= self._scan_after_s:

@@ -139,6 +139,22 @@ def test_a_status_changes(new_mount: NewMount, cloud: FakeCloud, engine: str) ->
             assert of_file.seen == changed
 
 
+def test_a_long_attr_timeout(new_mount: NewMount, cloud: FakeCloud, engine: str) -> None:
+    """V-2: A watch is seen, and a status sends its events, while the kernel still has names for an
+    hour."""
+    first, second = (cloud.add_task(status="started") for _ in range(2))
+    root = new_mount(engine=engine, attr_timeout="1h").path
+    link = f".by-status/started/{first}"
+    os.lstat(root / link)  # its removal must wait for an hour
+    with watching(root, ".by-status/started", first, second) as watcher:
+        cloud.set_status(first, "success")
+        watcher.wait_for(f"{first}/status MODIFY", SOON_S)
+        cloud.set_status(second, "success")
+        watcher.wait_for(f"{second}/status MODIFY", SOON_S)
+        watcher.wait_for(f".by-status/started/{second} DELETE", SOON_S)
+        assert f"{link} DELETE" not in watcher.seen
+
+
 def test_tasks_come_and_go(new_mount: NewMount, cloud: FakeCloud, engine: str) -> None:
     """V-1: The root and the views get IN_CREATE and IN_DELETE."""
     old = cloud.add_task(status="started", project="first")

@@ -1,5 +1,8 @@
 """Which watches count, and which events a change of a task has."""
 
+import errno
+import socket
+import subprocess
 import threading
 import time
 from collections.abc import Sequence
@@ -8,10 +11,12 @@ from typing import Final
 
 import pytest
 
-from taskfs.fuse import watchers
+from taskfs.fuse import event_sender, watchers
 from taskfs.fuse.attributes import AttributePolicy
 from taskfs.fuse.event_operations import EventOperations
+from taskfs.fuse.event_sender import EventSender
 from taskfs.fuse.events import EventThread
+from taskfs.fuse.helper_process import Helper
 from taskfs.fuse.watchers import EVERYTHING, Watches, WatchScanner
 from taskfs.model import Task
 from taskfs.tasks.changes import TaskChange
@@ -149,8 +154,71 @@ class NoSender:
     def send(self, events: Sequence[TreeEvent]) -> None:
         pass
 
+    def clear(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
+
+
+class KnownNames:
+    """Answers as a helper does on a mount where the kernel still has the names in `known`."""
+
+    def __init__(self) -> None:
+        self.known: set[str] = set()
+        self.calls: list[str] = []
+        ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        process = subprocess.Popen(["sleep", "inf"])
+        self.helper = Helper(process, ours)
+        self.thread = threading.Thread(target=self._serve, daemon=True)
+        self.thread.start()
+
+    def _serve(self) -> None:
+        with self._theirs:
+            self._answer_calls()
+
+    def _answer_calls(self) -> None:
+        while message := self._theirs.recv(1 << 16):
+            _, name, _, path, _ = message.decode().split("\0")
+            if path not in self.known:
+                self.calls.append(f"{name} {path}")
+            self._theirs.send(str(errno.EBUSY if path in self.known else 0).encode())
+
+
+def test_an_event_that_is_sent_again(tree: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    """V-2: An event of a name that the kernel still has delays only those of the same name."""
+    operations = EventOperations(tree.core.tree, AttributePolicy(0, 0, 0), lambda: 0)
+    names = KnownNames()
+    monkeypatch.setattr(event_sender, "start_helper", lambda program: names.helper)
+    sender = EventSender(operations, "/mnt", "0:52", 0.2, threading.Event())
+    remove, make = (
+        TreeEvent(kind, ".by-status/started/t", target="../../t")
+        for kind in (EventKind.REMOVE_LINK, EventKind.MAKE_LINK)
+    )
+    try:
+        names.known.add(remove.path)
+        sender.send([remove, TreeEvent(EventKind.MODIFY, "t/status")])
+        assert names.calls == ["modify t/status"]
+        names.known.clear()
+        sender.send([make, TreeEvent(EventKind.MODIFY, "u/status")])
+        assert names.calls[1:] == ["modify u/status"]
+
+        def send_again() -> bool:
+            sender.send([])
+            return len(names.calls) == 4
+
+        eventually(send_again)
+        assert names.calls[2:] == [f"unlink {remove.path}", f"symlink {remove.path}"]
+        names.known.add(remove.path)
+        sender.send([remove])
+        sender.clear()
+        names.known.clear()
+        time.sleep(0.5)
+        sender.send([])
+        assert len(names.calls) == 4
+    finally:
+        sender.close()
+        names.thread.join()
 
 
 def test_scans_on_a_busy_machine(tree: InProcess) -> None:
