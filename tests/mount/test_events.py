@@ -140,8 +140,8 @@ def test_a_status_changes(new_mount: NewMount, cloud: FakeCloud, engine: str) ->
 
 
 def test_a_long_attr_timeout(new_mount: NewMount, cloud: FakeCloud, engine: str) -> None:
-    """V-2: A watch is seen, and a status sends its events, while the kernel still has names for an
-    hour."""
+    """V-2, V-9: A watch is seen, and a status sends its events, while the kernel still has names
+    for an hour."""
     first, second = (cloud.add_task(status="started") for _ in range(2))
     root = new_mount(engine=engine, attr_timeout="1h").path
     link = f".by-status/started/{first}"
@@ -378,6 +378,22 @@ def test_a_silent_store(new_mount: NewMount, cloud: FakeCloud, engine: str) -> N
             assert not any(read.done() for read in reads[:8])
         finally:
             cloud.faults.clear()
+
+
+def test_an_archive_in_a_silent_store(new_mount: NewMount, cloud: FakeCloud) -> None:
+    """V-9: An archive that is looked for in a silent store delays no event of another task."""
+    ended, task = (cloud.add_task(status="started") for _ in range(2))
+    root = new_mount(timeout="2m").path
+    with watching(root, ended, task) as watcher:
+        cloud.faults.add("stall", side="store", times=None)
+        put_outputs(cloud, ended, {"a": b"x"})
+        cloud.set_status(ended, "success")
+        watcher.wait_for(f"{ended}/status MODIFY", SOON_S)
+        eventually(lambda: any(r.side == "store" for r in cloud.requests))
+        cloud.set_status(task, "computation-started")
+        watcher.wait_for(f"{task}/status MODIFY", SOON_S)
+        cloud.faults.clear()
+        watcher.wait_for(f"{ended}/outputs ATTRIB,ISDIR", SOON_S)
 
 
 def test_unmount_and_killed_daemon(new_mount: NewMount, cloud: FakeCloud, engine: str) -> None:

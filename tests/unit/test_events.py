@@ -186,7 +186,7 @@ class KnownNames:
 
 
 def test_an_event_that_is_sent_again(tree: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
-    """V-2: An event of a name that the kernel still has delays only those of the same name."""
+    """V-9: An event of a name that the kernel still has delays only those of the same name."""
     operations = EventOperations(tree.core.tree, AttributePolicy(0, 0, 0), lambda: 0)
     names = KnownNames()
     monkeypatch.setattr(event_sender, "start_helper", lambda program: names.helper)
