@@ -122,14 +122,9 @@ class HeadPrefetcher:
         self._index = index
         self._lock = threading.Lock()
         self._starts: Sequence[int] = ()  # of all members, in the order of their bytes
+        self.memory_bytes = 0  # of the offsets, where the index does not have them in this order
         self._detector = SequentialDetector(0)  # counts members
         self._ahead = 0
-
-    @property
-    def memory_bytes(self) -> int:
-        """The memory of the offsets, where the index does not have them in their order."""
-        starts = self._starts
-        return len(starts) * starts.itemsize if isinstance(starts, array) else 0
 
     def note_read(self, start: int) -> None:
         """Note that no more than the head of the member at *start* was read."""
@@ -142,7 +137,9 @@ class HeadPrefetcher:
         """Return where the members begin whose heads are to be fetched now."""
         with self._lock:
             if not self._starts:
-                self._starts = self._index.sorted_starts()
+                self._starts = starts = self._index.sorted_starts()
+                if isinstance(starts, array):
+                    self.memory_bytes = len(starts) * starts.itemsize
             position = bisect_left(self._starts, start)
             advance = self._detector.note(position, position + 1, SLACK_READS)
             reached = self._detector.end_offset
