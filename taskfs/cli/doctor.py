@@ -245,7 +245,8 @@ def _cache(context: CheckContext) -> str:
     if not size:
         return "off: --cache-size 0 keeps nothing on disk"
     fix = "choose another with --cache-dir"
-    if problem := find_cache_problem(path):
+    offline = context.config.offline
+    if not offline and (problem := find_cache_problem(path)):
         raise Failed(problem)
     try:
         mode = path.stat().st_mode
@@ -254,6 +255,8 @@ def _cache(context: CheckContext) -> str:
         raise Failed(f"{path} cannot be examined ({exc.strerror}): {fix}") from None
     if mode & 0o077:
         raise Failed(f"{path} is open to other users: chmod 700 {path}")
+    if offline:
+        return f"{path}, only read: offline is set"
     if free < MIN_CACHE_BYTES:
         raise Failed(f"{path} has {format_size(free)} free: make room, or {fix}")
     if free < size:

@@ -145,6 +145,16 @@ def test_no_cache_directory_where_nothing_is_kept(taskfs: Command, home: Path) -
     assert not (home / ".cache").exists()
 
 
+def test_an_offline_check_leaves_the_cache_as_it_is(taskfs: Command, home: Path) -> None:
+    """O-6, C-23: Where `offline` is set, no cache directory is made, and a missing one is named."""
+    done = taskfs("doctor", TASKFS_OFFLINE="on")
+    assert line(done.stdout, "cache directory").startswith("FAIL")
+    assert not (home / ".cache").exists()
+    taskfs("ls")
+    done = taskfs("doctor", TASKFS_OFFLINE="on")
+    assert line(done.stdout, "cache directory").endswith("/taskfs, only read: offline is set")
+
+
 def test_json(taskfs: Command) -> None:
     """C-3: `doctor --json` reports the same checks with the same status."""
     plain, done = taskfs("doctor"), taskfs("doctor", "--json")
