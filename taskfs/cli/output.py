@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NoReturn, TextIO
 
-from taskfs.errors import AccessDenied, ConfigError, TaskFSError, Unavailable
+from taskfs.errors import AccessDenied, BadResponse, ConfigError, TaskFSError, Unavailable
 from taskfs.support.formatting import escape_controls
 
 if TYPE_CHECKING:
@@ -71,14 +71,23 @@ def is_terminal(stream: TextIO) -> bool:
 def repeat_on_terminal(show: Callable[[], None], period_s: float) -> NoReturn:
     """Call *show* every *period_s* on a cleared terminal, until Ctrl+C.
 
+    Once it has worked, a failure of the API is printed, and does not end the repetition.
+
     Raises:
         ConfigError: standard output is no terminal.
     """
     if not is_terminal(sys.stdout):
         raise ConfigError("-w needs a terminal: leave it out")
+    has_worked = False
     while True:
         sys.stdout.write("\x1b[H\x1b[2J")  # cursor home, clear the screen (ECMA-48)
-        show()
+        try:
+            show()
+            has_worked = True
+        except (Unavailable, BadResponse) as exc:
+            if not has_worked:
+                raise
+            print_error(f"{exc}; trying again")
         sys.stdout.flush()
         time.sleep(period_s)
 

@@ -187,6 +187,23 @@ def test_w_repeats_the_table_until_ctrl_c(taskfs: Command, cloud: FakeCloud) -> 
     assert "Traceback" not in terminal.text
 
 
+def test_w_outlasts_an_outage(taskfs: Command, cloud: FakeCloud) -> None:
+    """C-49: `-w` goes on after an outage of the API."""
+    first = cloud.add_task()
+    with taskfs.terminal("list", "-w", "200ms", "--timeout", "1s") as terminal:
+        terminal.read_until(first)
+        cloud.fail()
+        terminal.read_until("; trying again")
+        cloud.faults.clear()
+        second = cloud.add_task()
+        terminal.read_until(second)
+        terminal.type("\x03")
+        assert terminal.end() == 130
+    cloud.fail()
+    with taskfs.terminal("list", "-w", "200ms", "--timeout", "1s") as terminal:
+        assert terminal.end() == 1
+
+
 def test_w_needs_a_terminal(taskfs: Command) -> None:
     """C-49, C-1: `-w` without a terminal is one line."""
     done = taskfs("list", "-w")
