@@ -149,6 +149,7 @@ def command(
             newest = {task.id: task for task in client.list_page(1, PAGE_TASKS).tasks}
             planner.begin([newest[task_id] for task_id in dict.fromkeys(ids) if task_id in newest])
         destinations = []
+        status = 0
         for task_id in dict.fromkeys(ids):
             destination = _destination(config, task_id, output_dir, inputs)
             try:
@@ -158,15 +159,21 @@ def command(
                     raise
                 print_error(f"skipped: {exc}")
                 continue
+            except (CorruptData, Unsupported) as exc:
+                print_error(str(exc))
+                status = 1
+                continue
             destinations.append(destination)
         if not destinations:
+            if status:
+                return status
             raise NotFound(
                 f"no ended task of {project} has files to download: "
                 f"see `taskfs list --all --project {project}`"
             )
         exit_on_signals()
         is_single = len(destinations) == 1
-        return _fetch(items, destinations[0] if is_single else _parent(config))
+        return _fetch(items, destinations[0] if is_single else _parent(config)) or status
 
 
 def _check_usage(

@@ -54,6 +54,19 @@ def test_a_project(taskfs: Command, cloud: FakeCloud) -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("by_project", [False, True])
+def test_an_archive_that_cannot_be_read(
+    taskfs: Command, cloud: FakeCloud, by_project: bool
+) -> None:
+    """C-55, C-41: An archive that cannot be read is named, and the other tasks are downloaded."""
+    tasks = [cloud.add_task(project="waves", outputs=OUTPUTS) for _ in range(2)]
+    cloud.put_object(f"{tasks[1]}/output.zip", b"no archive" * 1000)
+    done = taskfs("download", *(["--project", "waves"] if by_project else reversed(tasks)))
+    assert done.returncode == 1
+    assert f"task {tasks[1]}: " in done.stderr and "--archive" in done.stderr
+    assert files(taskfs.cwd / "inductiva_output" / tasks[0]) == set(OUTPUTS)
+
+
 @pytest.mark.parametrize("arguments", ["", "--filenames nope"])
 def test_a_project_without_outputs(taskfs: Command, cloud: FakeCloud, arguments: str) -> None:
     """C-55, C-1: If no task of a project has such outputs, the error says so."""
