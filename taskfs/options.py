@@ -8,7 +8,6 @@ import difflib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from taskfs.errors import ConfigError
@@ -29,25 +28,15 @@ from taskfs.support.parsing import (
     parse_umask,
     parse_words,
 )
+from taskfs.support.user_directories import user_directory
 
 ENGINES: Final = ("auto", "kernel", "fusepy")
 EVENTS: Final = ("auto", "on", "off")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 
-def user_dir(kind: str) -> Path | None:
-    """Return the user's `cache` or `config` directory of taskfs, None if there is no home."""
-    import platformdirs
-
-    try:
-        path = Path(getattr(platformdirs, f"user_{kind}_dir")("taskfs"))
-    except RuntimeError:  # no HOME, and the password database does not have the user
-        return None
-    return path if path.is_absolute() else None  # older platformdirs return a relative path
-
-
 def _user_cache_dir() -> str:
-    path = user_dir("cache")
+    path = user_directory("cache")
     if path is None:
         raise ConfigError("there is no home directory for the cache: set TASKFS_CACHE_DIR or HOME")
     return str(path)

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from taskfs.errors import ConfigError
-from taskfs.options import BY_NAME, FSSPEC, OPTIONS, Option, near_matches, user_dir
+from taskfs.options import BY_NAME, FSSPEC, OPTIONS, Option, near_matches
 from taskfs.support.parsing import parse_path, parse_relative_path
+from taskfs.support.user_directories import user_directory
 
 # The key itself is no row of `OPTIONS`, because it must not be a flag, a word of `-o` or in a file.
 API_KEY: Final = "api_key"
@@ -151,7 +152,7 @@ def _file_from_environment() -> Path | None:
 
 def _from_file(named: Path | None) -> Iterable[Setting]:
     """Return the settings of the configuration file; only an unnamed file may be missing."""
-    home = user_dir("config")
+    home = user_directory("config")
     path = named or (home and home / "config.toml")
     if path is None:
         return ()

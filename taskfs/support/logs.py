@@ -6,20 +6,20 @@ import sys
 from pathlib import Path
 from typing import Final
 
-import platformdirs
-
 from taskfs.errors import ConfigError
 from taskfs.support.redaction import RedactingFormatter
+from taskfs.support.user_directories import user_directory
 
 # Bytes of one log file; one older file is kept beside it.
 MAX_BYTES: Final = 4 << 20
 FILE_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
-def default_file(mountpoint: Path) -> Path:
-    """Return the default log file of the daemon of *mountpoint*."""
+def default_file(mountpoint: Path) -> Path | None:
+    """Return the default log file of the daemon of *mountpoint*, None if there is no home."""
     name = str(mountpoint).strip("/").replace("/", "-")[-200:] or "root"
-    return Path(platformdirs.user_log_dir("taskfs")) / f"{name}.log"
+    directory = user_directory("log")
+    return directory and directory / f"{name}.log"
 
 
 def log_to_file(path: Path, level: str) -> None:
@@ -42,14 +42,16 @@ def log_to_file(path: Path, level: str) -> None:
 
 
 def log_to_default_file(mountpoint: Path, level: str) -> None:
-    """Send the log to the default file, or drop it if that file cannot be opened."""
+    """Send the log to the default file, or drop it if there is none or it cannot be opened."""
     path = default_file(mountpoint)
+    if path is None:
+        return log_nowhere()
     with contextlib.suppress(OSError):
         path.parent.chmod(0o700)  # an existing directory may be readable by others
     try:
-        log_to_file(path, level)
+        return log_to_file(path, level)
     except ConfigError:
-        log_nowhere()
+        return log_nowhere()
 
 
 def log_nowhere() -> None:

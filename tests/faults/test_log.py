@@ -1,6 +1,7 @@
 """The log at each level: requests, retries, operations, cache hits; and its length."""
 
 import logging
+import pwd
 import re
 import stat
 from pathlib import Path
@@ -85,3 +86,20 @@ def test_the_log_is_bounded(tmp_path: Path, logger: logging.Logger) -> None:
     for file in written:
         assert 0 < file.stat().st_size <= 4 << 20
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_a_mount_without_a_home_directory_keeps_no_log(
+    logger: logging.Logger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Y-2: Where the user has no home directory, a mount has no log, and nothing fails."""
+
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    logs.log_to_default_file(Path("/mnt/tasks"), "info")
+    logger.warning("dropped")
+    assert list(tmp_path.iterdir()) == []

@@ -53,7 +53,7 @@ THIRD_PARTY: Final[Mapping[str, frozenset[str]]] = {
         "fuse": ["fuse.fusepy_loop", "fuse.fusepy_operations"],
         "isal": ["archive.isal", "support.checksum"],
         "msgspec": ["archive.index_layout", "cli", "remote", "tasks", "tree.text_files"],
-        "platformdirs": ["options", "support.logs"],
+        "platformdirs": ["support.user_directories"],
         "requests": ["remote"],
         "rich": ["cli"],
         "tomli": ["sources"],
