@@ -62,12 +62,23 @@ def look_for_key(sources: Sources) -> FoundKey | None:
     """
     setting = sources.find(API_KEY, "api_key_file")
     if setting is None:
-        path = service_key_file()
-        # Without a home directory the path is not absolute.
-        return _read_key(path) if path.is_absolute() and path.exists() else None
+        return _service_key()
     if setting.name == API_KEY:
         return FoundKey(check_key(setting.text, setting.location), setting.location)
     return _read_key(setting.parse(), setting.location)
+
+
+def _service_key() -> FoundKey | None:
+    path = service_key_file()
+    if not path.is_absolute():  # there is no home directory
+        return None
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError:
+        pass  # `_read_key` fails too, and says why
+    return _read_key(path)
 
 
 def no_key_error() -> ConfigError:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from taskfs.api_key import Secret, look_for_key, no_key_error
 from taskfs.errors import ConfigError
 from taskfs.options import OPTIONS
-from taskfs.sources import Sources, default_setting
+from taskfs.sources import API_KEY, Sources, default_setting
 from taskfs.support.loopback import is_loopback
 
 
@@ -97,7 +97,13 @@ def load_config(
     if values.get("offline") and values.get("demo"):
         raise ConfigError("offline and demo exclude each other: nothing of the demo is cached")
     if need_key and not values.get("demo"):
-        found = look_for_key(sources)
+        try:
+            found = look_for_key(sources)
+        except ConfigError:
+            # Without a key, `offline` shows another account: not where the user has named a key.
+            if not values.get("offline") or sources.find(API_KEY, "api_key_file") is not None:
+                raise
+            found = None
         if found is None and not values.get("offline"):
             raise no_key_error()
         values["api_key"] = found.key if found else Secret()

@@ -192,7 +192,7 @@ def _check_usage(
 
 
 def _parent(config: Config) -> Path:
-    return Path(config.output_parent or ".").expanduser()
+    return Path(config.output_parent or ".")
 
 
 def _destination(config: Config, task_id: str, output_dir: str | None, inputs: bool) -> Path:

@@ -12,6 +12,9 @@ _SECONDS_PER_UNIT: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 
 _NUMBER: Final = r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+"
 _DURATION = re.compile(rf"({_NUMBER})(ms|s|m|h|d)")
 _SIZE = re.compile(rf"({_NUMBER})\s*([kmgtp]?)(i?b)?", re.IGNORECASE)
+# Seconds of the longest duration, 100 years: the system's timeouts overflow after 292.
+_MAX_DURATION_S: Final = 36_500 * 86_400
+_MAX_SIZE: Final = 1 << 60  # bytes: sizes of files in the system are below 8 times that
 _WORDS: Final = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
     **dict.fromkeys(("0", "false", "no", "off"), False),
@@ -21,11 +24,14 @@ _WORDS: Final = {
 def parse_duration(text: str) -> float:
     """Parse a duration to seconds: `10s`, `500ms`, `2m`, `1h`, `1m30s`, or a number of seconds."""
     text = text.strip().lower()
-    if re.fullmatch(_NUMBER, text):
-        return float(text)
-    if not re.fullmatch(f"(?:{_DURATION.pattern})+", text):
+    with_units = f"{text}s" if re.fullmatch(_NUMBER, text) else text
+    if not re.fullmatch(f"(?:{_DURATION.pattern})+", with_units):
         raise ConfigError(f"{text!r} is not a duration: write 10s, 500ms, 2m, 1h or seconds")
-    return sum(float(number) * _SECONDS_PER_UNIT[unit] for number, unit in _DURATION.findall(text))
+    parts = _DURATION.findall(with_units)
+    seconds = sum(float(number) * _SECONDS_PER_UNIT[unit] for number, unit in parts)
+    if seconds > _MAX_DURATION_S:
+        raise ConfigError(f"{text!r} is too long: write 36500d or less")
+    return seconds
 
 
 def parse_positive_duration(text: str) -> float:
@@ -49,7 +55,10 @@ def parse_size(text: str) -> int:
         raise ConfigError(f"{text!r} is not a size: write 10G, 512M, 100KB or bytes")
     number, unit, suffix = match.groups()
     base = 1000 if unit and (suffix or "").lower() == "b" else 1024
-    return int(float(number) * base ** " kmgtp".index(unit.lower() or " "))
+    size = float(number) * base ** " kmgtp".index(unit.lower() or " ")
+    if size > _MAX_SIZE:
+        raise ConfigError(f"{text!r} is too large: write 1024P or less")
+    return int(size)
 
 
 def parse_flag(text: str) -> bool:
@@ -86,15 +95,22 @@ def parse_path(text: str) -> Path:
     """Parse a path to an absolute one, because the daemon's directory is `/`; `~` is the home."""
     if not text.strip():  # probably an unset variable of a script
         raise ConfigError("the path is empty: write one, or . for the current directory")
-    expanded = os.path.expanduser(text)
-    if expanded.startswith("~"):  # an unknown user, or no HOME
-        raise ConfigError(f"{text!r}: there is no such home directory: write the whole path")
-    return Path(os.path.abspath(expanded))
+    return Path(os.path.abspath(_expand_home(text)))
 
 
 def parse_relative_path(text: str) -> str:
-    """Return *text* unchanged: a path relative to the directory where the command was started."""
-    return text
+    """Return a path that is relative to the directory where the command was started; `~` is the
+    home."""
+    return _expand_home(text)
+
+
+def _expand_home(text: str) -> str:
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~"):  # an unknown user, or no HOME
+        raise ConfigError(f"{text!r}: there is no such home directory: write the whole path")
+    if "\0" in expanded:
+        raise ConfigError(f"{text!r} is not a path: write one without NUL")
+    return expanded
 
 
 def parse_count(text: str) -> int:
@@ -129,7 +145,7 @@ def _parse_bits(text: str, kind: str, example: str) -> int:
 
 def parse_source(text: str) -> str:
     """Return *text* if it can be the source of a mount in the table of mounts."""
-    if not text or len(text.encode()) > 255 or re.search(r"[\x00-\x1f\x7f,\\]", text):
+    if not text or len(parse_text(text).encode()) > 255 or re.search(r"[\x00-\x1f\x7f,\\]", text):
         raise ConfigError(f"{text!r} is not the name of a source: write letters and digits")
     return text
 

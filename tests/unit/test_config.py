@@ -1,6 +1,9 @@
 """`config`, `sources`, `api_key` and `options`: values, precedence and error texts."""
 
+import contextlib
 import os
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,15 @@ from taskfs.api_key import Secret, find_api_key
 from taskfs.config import Config, load_config
 from taskfs.errors import ConfigError
 from taskfs.options import OPTIONS, parse_mount_options, split_mount_options
-from taskfs.support.parsing import parse_duration, parse_mode, parse_size, parse_umask
+from taskfs.support.parsing import (
+    parse_duration,
+    parse_mode,
+    parse_path,
+    parse_relative_path,
+    parse_size,
+    parse_source,
+    parse_umask,
+)
 
 KEY = "abc-DEF_1.2"
 
@@ -31,6 +42,20 @@ def write_config(home: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path
+
+
+@contextlib.contextmanager
+def as_another_user(closed: Path) -> Iterator[None]:
+    """Run the block as a user for whom the file or directory *closed* is not accessible."""
+    mode, user = closed.stat().st_mode, os.geteuid()
+    closed.chmod(0)
+    try:
+        if user == 0:  # whom no mode stops
+            os.seteuid(65534)
+        yield
+    finally:
+        os.seteuid(user)
+        closed.chmod(mode)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +81,39 @@ def test_durations_take_units_and_a_bare_number_is_seconds(text: str, seconds: f
 def test_no_duration(text: str) -> None:
     with pytest.raises(ConfigError, match="not a duration"):
         parse_duration(text)
+
+
+@pytest.mark.parametrize("text", ["36501d", "3153600001", "876000h1s", "9" * 400])
+def test_a_duration_that_is_too_long(text: str) -> None:
+    """C-1: A duration that no timeout of the system can be is refused; the error names the most."""
+    with pytest.raises(ConfigError, match="write 36500d or less"):
+        parse_duration(text)
+    assert parse_duration("36500d") < threading.TIMEOUT_MAX
+
+
+@pytest.mark.parametrize("text", ["1025P", "2000000T", "9" * 400])
+def test_a_size_that_is_too_large(text: str) -> None:
+    """C-1: A size that no file system has is refused; the error names the most."""
+    with pytest.raises(ConfigError, match="write 1024P or less"):
+        parse_size(text)
+    assert parse_size("1024P") == 2**60
+
+
+def test_sources_that_are_not_utf_8_are_refused() -> None:
+    """C-1: The source of a mount is UTF-8 without control characters."""
+    assert parse_source("tasks of é") == "tasks of é"
+    for text in (os.fsdecode(b"a\xff"), "", "a\n", "é" * 128):
+        with pytest.raises(ConfigError, match=r"not UTF-8|not the name of a source"):
+            parse_source(text)
+
+
+@pytest.mark.parametrize("parse", [parse_path, parse_relative_path])
+def test_paths_that_cannot_be(parse: Callable[[str], object], home: Path) -> None:
+    """C-1: A path of an unknown user's home, or with NUL, is refused."""
+    for text in ("~no-such-user/x", "a\0b"):
+        with pytest.raises(ConfigError, match="write"):
+            parse(text)
+    assert str(parse("~/x")) == f"{home}/x"
 
 
 @pytest.mark.parametrize(
@@ -297,6 +355,24 @@ class TestKey:
     def test_a_named_file_that_cannot_be_read(self, home: Path) -> None:
         with pytest.raises(ConfigError, match=r"--api-key-file: .*No such file"):
             load_config({"api_key_file": str(home / "nowhere")})
+
+    @pytest.mark.parametrize("closed", [".inductiva", ".inductiva/api_key"])
+    def test_the_service_s_file_may_not_be_read(
+        self, public_dir: Path, monkeypatch: pytest.MonkeyPatch, closed: str
+    ) -> None:
+        """C-1, O-8: A key file that another user owns is named with the fix, and is no key for
+        --offline, unless the user has named it."""
+        monkeypatch.setenv("HOME", str(public_dir))
+        key = public_dir / ".inductiva" / "api_key"
+        key.parent.mkdir(mode=0o755)
+        key.write_text(KEY)
+        with as_another_user(public_dir / closed):
+            with pytest.raises(ConfigError, match=r"cannot be read \(Permission denied\): run"):
+                load_config()
+            assert load_config({"offline": "true"}).api_key == ""
+            with pytest.raises(ConfigError, match="--api-key-file: "):
+                load_config({"offline": "true", "api_key_file": str(key)})
+        assert load_config({"offline": "true"}).api_key == KEY
 
     def test_the_demo_needs_none(self, home: Path) -> None:
         (home / ".inductiva" / "api_key").unlink()
