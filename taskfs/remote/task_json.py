@@ -5,6 +5,7 @@ unknown ones are no errors.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any, Final
@@ -62,12 +63,17 @@ def parse_task(record: bytes) -> Task:
 
 
 def mend_json(content: bytes | bytearray) -> bytes:
-    """Return *content* as strict JSON, with incomplete characters as `?` and NaN as null.
+    """Return *content* as strict JSON, with incomplete characters as `?`, and NaN and numbers that
+    are too large for a float as null.
 
     One text that was cut within a character must not make the whole response unusable. Raises one
     of `NOT_JSON` if *content* is not JSON.
     """
-    lenient = json.loads(content.decode("utf-8", "replace"), parse_constant=lambda _: None)
+    lenient = json.loads(
+        content.decode("utf-8", "replace"),
+        parse_constant=lambda _: None,
+        parse_float=lambda text: None if math.isinf(float(text)) else float(text),
+    )
     return json.dumps(lenient, ensure_ascii=False).encode("utf-8", "replace")
 
 

@@ -129,6 +129,7 @@ def test_bad_records_are_left_out_and_logged_once(
         (b'"caf\xe9"', "caf\ufffd"),
         (b"NaN", ""),
         (b"-Infinity", ""),
+        (b"1e999", ""),
     ],
 )
 def test_an_invalid_text_does_not_fail_the_listing(
