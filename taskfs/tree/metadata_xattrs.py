@@ -92,8 +92,14 @@ class MetadataAttributes:
         return key
 
     def _send(self, request: Callable[[], None]) -> None:
-        self._metadata_context.waiter.result(self._metadata_context.api_pool.submit(request))
-        self._metadata_context.task_cache.reload(self._task_id)
+        """Send *request*, then load the record, also if the program was interrupted."""
+
+        def change() -> None:
+            request()
+            # Not `reload`: it may join a request that the API answers as of before the change.
+            self._metadata_context.task_cache.load(self._task_id)
+
+        self._metadata_context.waiter.result(self._metadata_context.api_pool.submit(change))
 
 
 def _key(name: str) -> str:

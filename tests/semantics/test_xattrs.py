@@ -3,7 +3,9 @@
 import errno
 import json
 import os
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -160,6 +162,23 @@ def test_a_refused_change_says_so(fs: FileSystem) -> None:
     assert errno_of(fs, "set_xattr", task, f"{METADATA}study", b"new") == errno.EACCES
     assert errno_of(fs, "remove_xattr", task, f"{METADATA}study") == errno.EACCES
     assert fs.xattr(task, f"{METADATA}study") == b"old"
+
+
+def test_a_record_in_flight_does_not_hide_a_change(tree: FileSystem, cloud: FakeCloud) -> None:
+    """A-18: A response that the API made before a change does not show the task without it."""
+    task = cloud.add_task()
+    assert tree.xattrs(task) == []
+    in_flight = cloud.faults.add("stall", acted=True, match=lambda r: r.path == f"/tasks/{task}")
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(tree.set_xattr, task, f"{METADATA}a", b"1")
+        eventually(lambda: in_flight.hits == 1)
+        second = threads.submit(tree.set_xattr, task, f"{METADATA}b", b"2")
+        eventually(lambda: len(changes_of(cloud, task)) == 2)
+        time.sleep(0.2)  # the second one has its answer
+        cloud.faults.clear()
+        first.result(30)
+        second.result(30)
+    assert tree.xattrs(task) == [f"{METADATA}a", f"{METADATA}b"]
 
 
 def test_changes_made_elsewhere_show(fs: FileSystem) -> None:
