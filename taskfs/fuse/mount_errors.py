@@ -48,7 +48,7 @@ _ROWS: Final = (
         "too many FUSE mounts: unmount some, or raise mount_max in /etc/fuse.conf",
     ),
     (r"mounting over filesystem type", "nothing may be mounted over {mountpoint}: choose another"),
-    (r"(not empty|nonempty)", "{mountpoint} is not empty: choose an empty directory"),
+    (r"mountpoint is not empty", "{mountpoint} is not empty: choose an empty directory"),
     (r"mount failed: Permission denied", "nothing may be mounted on {mountpoint}: " + _CONFINED),
     (
         r"mount failed: Operation not permitted",

@@ -185,7 +185,8 @@ def _unmount_if_idle(mountpoint: Path, *, lazy: bool) -> None:
 
 
 def _is_busy(error: MountError) -> bool:
-    return "busy" in str(error).lower()
+    # strerror(3) of EBUSY on each system; the path may say `busy` too
+    return bool(re.search(r"\b(resource|device) busy", str(error), re.IGNORECASE))
 
 
 def _unmount(mountpoint: Path, *, lazy: bool) -> None:
@@ -196,7 +197,7 @@ def _unmount(mountpoint: Path, *, lazy: bool) -> None:
     except MountError as exc:
         # Root can unmount without fusermount, which an upgrade may have removed. A busy mount is
         # busy for root too.
-        if os.geteuid() or "busy" in str(exc).lower():
+        if os.geteuid() or _is_busy(exc):
             raise
         import ctypes  # the other commands start sooner without it
 

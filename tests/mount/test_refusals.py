@@ -48,6 +48,12 @@ def test_what_libfuse_says_becomes_the_fix(said: str, fix: str) -> None:
     assert "\n" not in line
 
 
+def test_a_mountpoint_named_like_a_reason() -> None:
+    """E-6: The name of the mountpoint is no reason."""
+    said = "fusermount3: failed to access mountpoint /nonempty: Permission denied"
+    assert explain(said, "/nonempty") == said
+
+
 def one_line(lines: list[str], fix: str) -> None:
     """Fail unless *lines* are one complaint with *fix* and the status of a failure."""
     assert len(lines) == 2, lines
@@ -156,6 +162,28 @@ def test_umount_without_mtab(public_dir: Path, cloud: FakeCloud) -> None:
     assert lines[0] == "mount 0"
     one_line(lines[1:3], "/etc/mtab is missing: sudo ln -s /proc/self/mounts /etc/mtab")
     assert lines[3:] == ["umount 0"]
+
+
+@pytest.mark.mount
+def test_a_path_that_says_busy(public_dir: Path, cloud: FakeCloud) -> None:
+    """E-3: A mount counts as busy if fusermount says so, not if its path does."""
+    home = make_home(public_dir)
+    script = f"""
+    mv {home}/mnt {home}/busy
+    taskfs mount {home}/busy; echo "mount $?"
+    mkdir {public_dir}/dev/upper {public_dir}/dev/work
+    mount -t overlay none /etc \
+        -o lowerdir=/etc,upperdir={public_dir}/dev/upper,workdir={public_dir}/dev/work
+    rm /etc/mtab
+    touch /etc/mtab  # fusermount looks the mount up there
+    taskfs umount {home}/busy 2>&1; echo "status $?"
+    $PYTHON -m taskfs umount {home}/busy; echo "root $?"
+    """
+    environment = Taskfs(home, cloud).environment
+    lines = in_own_devices(script, public_dir / "dev", "0666", **environment).splitlines()
+    assert lines[0] == "mount 0"
+    one_line(lines[1:3], f"entry for {home}/busy not found in /etc/mtab")
+    assert lines[3:] == ["root 0"]
 
 
 @pytest.mark.mount
