@@ -10,8 +10,8 @@ def age_clock() -> float:
     """Return seconds of CLOCK_BOOTTIME (clock_gettime(2)), suspended time included.
 
     On macOS, CLOCK_MONOTONIC is that clock, while `time.monotonic` stops during a suspend. If the
-    system lacks it, return `time.monotonic`. Timeouts always use `time.monotonic`, which stops
-    during a suspend, so that a waiting operation keeps its retries.
+    system lacks it, return `time.monotonic`. The timeouts of operations use `time.monotonic`, which
+    stops during a suspend, so that a waiting operation keeps its retries.
     """
     try:
         if sys.platform == "darwin":

@@ -176,12 +176,12 @@ class ArchiveRegistry:
         Raises:
             Unavailable: it did not come within the timeout (ETIMEDOUT).
         """
-        deadline_s = self._clock() + self._timeout_s
+        deadline_s = time.monotonic() + self._timeout_s
         while True:
             archive = self.get(task, kind, raw=raw)
             if archive is not None or not remaining_grace_s(task, kind, self._api.clock_offset_s):
                 return archive
-            if self._clock() >= deadline_s:
+            if time.monotonic() >= deadline_s:
                 raise Unavailable(f"task {task.id} has succeeded, but its archive is not there yet")
             self._waiter.check()
             announce_wait()

@@ -15,7 +15,7 @@ from taskfs.archive.member import Member
 from taskfs.cache.disk_cache import DiskCache
 from taskfs.core import open_resources
 from taskfs.errors import CorruptData, Interrupted, StaleObject, Unavailable
-from taskfs.model import Task
+from taskfs.model import RemoteObject, Task
 from taskfs.support.interruptible_wait import Waiter
 from taskfs.support.stats import Stats
 from taskfs.tasks.archive_kind import ArchiveKey, ArchiveKind
@@ -24,7 +24,7 @@ from taskfs.tree.archive_handles import ArchiveHandle
 from taskfs.tree.page_cache import PageCache, PageCacheMode
 from tests.mounts import TIMEOUT_S, eventually
 from tests.unit.fakes import Clock, FakeAPI, task_of
-from tests.zips import Entry, build
+from tests.zips import Entry, build, file
 
 PATH = "t/output.zip"
 OUTPUT = ArchiveKey("t", ArchiveKind.OUTPUT)
@@ -181,6 +181,23 @@ def test_waiting_for_a_late_archive_ends_when_interrupted(setup: Setup) -> None:
     registry = setup.registry(waiter=Waiter(lambda: True))
     with pytest.raises(Interrupted):
         registry.await_archive(done(end_ns=time.time_ns()), ArchiveKind.OUTPUT)
+
+
+def test_waiting_for_a_late_archive_goes_on_after_a_suspend(setup: Setup) -> None:
+    """F-13, F-16: A suspend does not count towards the timeout of a reader that waits for an
+    archive."""
+    get_object = setup.api.open_object
+
+    def open_after_a_suspend(path: str, region: str | None) -> RemoteObject:
+        setup.clock.tick(1000)
+        found = get_object(path, region)
+        if setup.clock.now_s > 3000:
+            put(setup.api, file("artifacts/a"))
+        return found
+
+    setup.api.open_object = open_after_a_suspend  # type: ignore[method-assign]
+    late = done(end_ns=time.time_ns())
+    assert setup.registry().await_archive(late, ArchiveKind.OUTPUT) is not None
 
 
 @pytest.mark.parametrize("on_disk", [False, True])
