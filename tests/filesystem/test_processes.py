@@ -154,8 +154,9 @@ def test_threads_share_one_core(by_environment: FakeCloud) -> None:
 
 def test_nothing_is_left_behind(by_environment: FakeCloud) -> None:
     """P-15: Threads end with the last instance."""
-    before = set(threading.enumerate())
     task = by_environment.add_task(outputs={"a": WORDS})
+    fsspec.filesystem("taskfs", timeout="9s").ls("")  # starts the one thread of the process
+    before = set(threading.enumerate())
     fs = fsspec.filesystem("taskfs", skip_instance_cache=True)
     assert fs.cat([f"{task}/outputs/a", f"{task}/status"])
     mine = [t for t in set(threading.enumerate()) - before if t.name.startswith("taskfs-")]
@@ -240,6 +241,6 @@ def test_an_instance_costs_nothing(cloud: FakeCloud, home: Path) -> None:
     cannot use."""
     before = threading.active_count()
     fsspec.filesystem("taskfs", api_url=cloud.api_url, timeout="9s")
-    assert threading.active_count() == before
+    assert threading.active_count() <= before  # a thread of an earlier test may end
     assert not cloud.requests
     assert not home.exists()

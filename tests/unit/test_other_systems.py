@@ -211,5 +211,5 @@ def test_no_events_without_inotify(mode: str, monkeypatch: pytest.MonkeyPatch) -
     before = threading.active_count()
     tree, operations = cast(Tree, None), cast(EventOperations, None)
     stop = start_events(tree, operations, "/mnt", "", attr_timeout_s=1, mode=mode)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before  # a thread of an earlier test may end
     stop()
