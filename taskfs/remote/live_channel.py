@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from taskfs.errors import Unavailable
 from taskfs.remote.live_connection import LiveConnection, require_aiortc, wait_closed
@@ -20,10 +20,10 @@ from taskfs.remote.live_messages import Answer, Question, SilenceProbe
 from taskfs.remote.live_servers import IceServer
 from taskfs.remote.live_signalling import SignallingAPI, exchange_descriptions
 from taskfs.remote.live_task import TaskConnection
+from taskfs.remote.live_threads import in_thread
 from taskfs.support.interruptible_wait import Waiter
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 # In seconds: how long an unused connection stays open, and how long one may take to be set up. Half
 # of a minute covers the pauses of a program that looks again and again, and a slow TURN server.
@@ -176,10 +176,11 @@ class LiveChannels:
 
         async def exchange(offer: str) -> str:
             nonlocal is_answered
-            answer = await _in_thread(
+            answer = await in_thread(
                 lambda abandoned: exchange_descriptions(
                     self._signalling, task_id, offer, deadline_s, abandoned
-                )
+                ),
+                name="taskfs-live-signalling",
             )
             is_answered = True
             return answer
@@ -245,28 +246,3 @@ async def _close_all(tasks: list[TaskConnection]) -> None:
 def _log_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Log the type only: texts of aiortc may hold descriptions of connections."""
     log.debug("in the data channel's loop: %s", type(context.get("exception")).__name__)
-
-
-async def _in_thread(function: Callable[[Callable[[], bool]], T]) -> T:
-    """Return what *function* returns, called in a daemon thread of its own.
-
-    A thread for each call, so that tasks whose machines are silent delay no other task.
-    *function* takes a callable that returns whether its outcome was abandoned.
-    """
-    loop = asyncio.get_running_loop()
-    outcome: asyncio.Future[T] = loop.create_future()
-
-    def run() -> None:
-        try:
-            value = function(outcome.done)
-        except Exception as exc:
-            settle(partial(outcome.set_exception, exc))
-        else:
-            settle(partial(outcome.set_result, value))
-
-    def settle(set_outcome: Callable[[], None]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(lambda: None if outcome.done() else set_outcome())
-
-    threading.Thread(target=run, name="taskfs-live-signalling", daemon=True).start()
-    return await outcome

@@ -9,9 +9,10 @@ import os
 import secrets
 import socket
 import struct
-import threading
 import time
 from typing import Any, Final
+
+from taskfs.remote.live_threads import in_thread
 
 DEFAULT_SERVER: Final = "webrtc.inductiva.ai:3478"
 ENVIRONMENT: Final = "INDUCTIVA_TURN_SERVER_URL"
@@ -69,7 +70,9 @@ class IceServer:
             OSError: the server's name does not resolve.
         """
         loop = asyncio.get_running_loop()
-        address = await _resolve(self._host, loop)
+        address = await in_thread(
+            lambda _: socket.gethostbyname(self._host), name="taskfs-live-dns"
+        )
         probe = _Probe()
         transport, _ = await loop.create_datagram_endpoint(
             lambda: probe, remote_addr=(address, self._port)
@@ -124,32 +127,6 @@ class _Probe(asyncio.DatagramProtocol):
             for scheme, answered in self._answered.items()
             if answered.done() and not answered.cancelled()
         ]
-
-
-async def _resolve(host: str, loop: asyncio.AbstractEventLoop) -> str:
-    """Return an IPv4 address of *host*. The lookup has a daemon thread of its own.
-
-    The event loop's default threads would delay the interpreter's end until the lookup ends.
-    """
-    found: asyncio.Future[str] = loop.create_future()
-
-    def set_found(address: str | None) -> None:
-        if not found.done():
-            if address is None:
-                found.set_exception(OSError("no address"))
-            else:
-                found.set_result(address)
-
-    def look_up() -> None:
-        try:
-            address = socket.gethostbyname(host)
-        except (OSError, UnicodeError):
-            address = None
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(set_found, address)
-
-    threading.Thread(target=look_up, name="taskfs-live-dns", daemon=True).start()
-    return await found
 
 
 def split_address(address: str) -> tuple[str, int]:
