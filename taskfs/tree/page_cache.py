@@ -9,6 +9,7 @@ import enum
 import threading
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -19,7 +20,9 @@ from taskfs.tree.lifetime import Lifetime
 
 # Seconds that a reply to the kernel may take: it counts the lifetime of attributes from then on.
 REPLY_S: Final = 0.5
-
+# Paths whose pages are known to be of the last load: some 250 bytes each. If there are more, the
+# pages of all of them are dropped once more.
+MAX_FRESH_PATHS: Final = 16_384
 
 # Has the kernel drop what it keeps beneath the directory at a path, then calls the function.
 Invalidate = Callable[[str, Callable[[], None]], None]
@@ -43,28 +46,25 @@ class Lease(NamedTuple):
     mode: PageCacheMode
 
 
+@dataclass(slots=True, eq=False)
 class _Pages:
-    """The kernel's pages of one archive's files."""
+    """The kernel's pages of one archive's files. It stays until the mount ends."""
 
-    def __init__(self) -> None:
-        self.version: ObjectVersion | None = None  # of the archive that was loaded last
-        self.generation = 0  # how many times the version changed
-        # The time when the last attributes of an older version expire in the kernel. From then on
-        # its attributes are settled: all are of the current version.
-        self.attrs_settled_s = float("-inf")
-        self.needs_invalidation = False  # the kernel may have attributes with `Lifetime.VERSION`
-        # After a drop, the kernel still has names that may be of another type in the next version.
-        # They can be dropped only when that version is loaded.
-        self.may_have_old_names = False
-        self.invalidations = 0  # notifications that the kernel has not received yet
-        # Paths whose pages all belong to the archive that was loaded last; None: all paths.
-        self.fresh_paths: set[str] | None = None
-        self.damaged_paths: set[str] = set()  # paths whose pages may be wrong
-        self.opened: Counter[tuple[str, int, int]] = Counter()  # path, generation, size
+    version: ObjectVersion | None = None  # of the archive that was loaded last
+    loads: int = 0  # how many times the archive was loaded
+    generation: int = 0  # how many times the version changed
+    # The time when the last attributes of an older version expire in the kernel. From then on its
+    # attributes are settled: all are of the current version.
+    attrs_settled_s: float = float("-inf")
+    needs_invalidation: bool = False  # the kernel may have attributes with `Lifetime.VERSION`
+    # After a drop, the kernel still has names that may be of another type in the next version. They
+    # can be dropped only when that version is loaded.
+    may_have_old_names: bool = False
+    invalidations: int = 0  # notifications that the kernel has not received yet
 
 
 class PageCache:
-    """The kernel's pages of all archives. Safe for concurrent use: the lock guards the table.
+    """The kernel's pages of all archives. Safe for concurrent use: the lock guards the tables.
 
     `changes` counts the versions that were loaded or dropped.
     """
@@ -76,6 +76,12 @@ class PageCache:
         self._clock = clock
         self._lock = threading.Lock()
         self._archives: dict[ArchiveKey, _Pages] = {}
+        # The open files of each archive: path, generation, size.
+        self._opened: dict[ArchiveKey, Counter[tuple[str, int, int]]] = {}
+        # Paths whose pages were dropped after that load of the archive. After the first load all
+        # pages belong to it.
+        self._fresh_paths: set[tuple[ArchiveKey, int, str]] = set()
+        self._damaged_paths: set[tuple[ArchiveKey, str]] = set()  # their pages may be wrong
 
     def note_version(self, key: ArchiveKey, version: ObjectVersion) -> None:
         """Note that the archive was loaded.
@@ -87,15 +93,14 @@ class PageCache:
         """
         with self._lock:
             pages = self._pages(key)
-            if pages.version is not None:
-                pages.fresh_paths = set()
-                if pages.version != version:
-                    pages.generation += 1
-                    pages.needs_invalidation |= pages.may_have_old_names
-                    pages.may_have_old_names = False
-                    self._notify_kernel(key, pages)
-                    self._set_settled(pages)
+            if pages.version not in (None, version):
+                pages.generation += 1
+                pages.needs_invalidation |= pages.may_have_old_names
+                pages.may_have_old_names = False
+                self._notify_kernel(key, pages)
+                self._set_settled(pages)
             pages.version = version
+            pages.loads += 1
 
     def note_dropped(self, key: ArchiveKey) -> None:
         """Note that the archive is not in use any more: the kernel must ask again."""
@@ -120,40 +125,40 @@ class PageCache:
         if pages is None or pages.version != version:
             return Lifetime.TIMEOUT
         # While an older version is open, sizes depend on it: see `reported_size`.
-        if pages.generation and (pages.opened or self._clock() < pages.attrs_settled_s):
+        if pages.generation and (key in self._opened or self._clock() < pages.attrs_settled_s):
             return Lifetime.TIMEOUT
         pages.needs_invalidation = True
         return Lifetime.VERSION
 
     def has_open_files(self, key: ArchiveKey) -> bool:
         """Whether files of any version of the archive are open."""
-        pages = self._archives.get(key)
-        return pages is not None and bool(pages.opened)
+        return key in self._opened
 
     def lease(self, key: ArchiveKey, version: ObjectVersion, path: str, size: int) -> Lease:
         """Note that *path*, of *size* bytes in this *version*, is opened."""
         with self._lock:
             pages = self._pages(key)
             generation = pages.generation - (pages.version != version)
-            mode = self._mode(pages, path, generation)
-            pages.opened[path, generation, size] += 1
+            opened = self._opened.setdefault(key, Counter())
+            is_older_open = any(p == path and g < generation for (p, g, _) in opened)
+            mode = self._mode(key, path, generation, is_older_open)
+            opened[path, generation, size] += 1
             return Lease(key, path, generation, size, mode)
 
     def release(self, lease: Lease) -> None:
         """Note that the open file is closed."""
         with self._lock:
-            pages = self._archives.get(lease.key)
-            if pages is None:
-                return
-            opened = (lease.path, lease.generation, lease.size)
-            pages.opened[opened] -= 1
-            if pages.opened[opened] <= 0:
-                del pages.opened[opened]
+            opened = self._opened[lease.key]
+            opened[lease.path, lease.generation, lease.size] -= 1
+            if opened[lease.path, lease.generation, lease.size] == 0:
+                del opened[lease.path, lease.generation, lease.size]
+            if not opened:
+                del self._opened[lease.key]
 
     def note_damaged(self, lease: Lease) -> None:
         """Note that wrong bytes may be among the pages: the next open of the path drops them."""
         with self._lock:
-            self._pages(lease.key).damaged_paths.add(lease.path)
+            self._damaged_paths.add((lease.key, lease.path))
 
     def is_outdated(self, lease: Lease) -> bool:
         """Whether a newer version than that of *lease* was loaded."""
@@ -169,7 +174,8 @@ class PageCache:
         if pages is None or not pages.generation:
             return size
         with self._lock:
-            older = [s for (p, g, s) in pages.opened if p == path and g < pages.generation]
+            opened = self._opened.get(key, ())
+            older = [s for (p, g, s) in opened if p == path and g < pages.generation]
         return max([size, *older])
 
     def _notify_kernel(self, key: ArchiveKey, pages: _Pages) -> None:
@@ -198,16 +204,21 @@ class PageCache:
     def _pages(self, key: ArchiveKey) -> _Pages:
         return self._archives.setdefault(key, _Pages())
 
-    def _mode(self, pages: _Pages, path: str, generation: int) -> PageCacheMode:
-        is_older_open = any(p == path and g < generation for (p, g, _) in pages.opened)
+    def _mode(
+        self, key: ArchiveKey, path: str, generation: int, is_older_open: bool
+    ) -> PageCacheMode:
+        pages = self._archives[key]
         is_outdated = generation < pages.generation
         # Until the older size expires, the kernel would cut a page at that size.
         if is_older_open or is_outdated or self._clock() < pages.attrs_settled_s:
             return PageCacheMode.DIRECT
-        if path in pages.damaged_paths:
-            pages.damaged_paths.discard(path)
+        if (key, path) in self._damaged_paths:
+            self._damaged_paths.discard((key, path))
             return PageCacheMode.DROP
-        if pages.fresh_paths is not None and path not in pages.fresh_paths:
-            pages.fresh_paths.add(path)
+        fresh_path = key, pages.loads, path
+        if pages.loads > 1 and fresh_path not in self._fresh_paths:
+            if len(self._fresh_paths) >= MAX_FRESH_PATHS:
+                self._fresh_paths.clear()
+            self._fresh_paths.add(fresh_path)
             return PageCacheMode.DROP
         return PageCacheMode.KEEP

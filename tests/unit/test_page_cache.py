@@ -1,5 +1,6 @@
 """`taskfs.tree.page_cache`: what the kernel may keep of the versions of an archive."""
 
+import tracemalloc
 from collections.abc import Callable
 
 import pytest
@@ -208,3 +209,22 @@ def test_open_files_are_counted(page_cache: PageCache) -> None:
         page_cache.release(lease)
     assert not page_cache.has_open_files(ARCHIVE)
     assert not page_cache.has_open_files(ArchiveKey("other", ArchiveKind.INPUT))
+
+
+def test_files_that_were_read_take_no_memory(clock: Clock) -> None:
+    """R-20, R-56: A mount remembers little of many archives that were loaded again and read."""
+    page_cache = PageCache(1.0, clock)
+    tracemalloc.start()
+    try:
+        for number in range(1000):
+            key = ArchiveKey(f"{number:025d}", ArchiveKind.OUTPUT)
+            version = ObjectVersion(number, f'"{number:032x}"')
+            for _ in range(2):
+                page_cache.note_version(key, version)
+                for file in range(60):
+                    lease = page_cache.lease(key, version, f"folder/{file}", 1)
+                    page_cache.release(lease)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken < 1000 * 1024 + (5 << 20)
