@@ -22,7 +22,15 @@ from taskfs.cli.output import describe_error
 from taskfs.config import Config
 from taskfs.errors import ConfigError, TaskFSError
 from taskfs.fuse.engine_support import why_not_fusepy, why_not_kernel
-from taskfs.fuse.fusermount import FUSE_PACKAGES, find_fusermount, why_not_set_uid
+from taskfs.fuse.fusermount import (
+    FUSE_CONF,
+    FUSE_DEVICE,
+    FUSE_PACKAGES,
+    find_fusermount,
+    may_allow_other,
+    why_not_set_uid,
+)
+from taskfs.fuse.mount_errors import CONTAINER, DEVICE_MISSING
 from taskfs.fuse.mount_table import our_mounts
 from taskfs.fuse.mountpoint import is_dead
 from taskfs.support.formatting import escape_controls, format_size
@@ -33,8 +41,6 @@ from taskfs.support.installation import install_hint
 MAX_CLOCK_OFFSET_S: Final = 60.0
 # Free bytes for a useful cache: a few archive indexes and the blocks of one large file.
 MIN_CACHE_BYTES: Final = 256 * 1024**2
-FUSE_DEVICE: Final = Path("/dev/fuse")
-FUSE_CONF: Final = Path("/etc/fuse.conf")
 UPDATEDB_CONF: Final = Path("/etc/updatedb.conf")
 
 
@@ -173,17 +179,13 @@ def _device(_: CheckContext) -> str:
     try:
         os.close(os.open(FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:
-        raise Failed(
-            f"{FUSE_DEVICE} is missing: sudo modprobe fuse; for a container, start it with "
-            "--device /dev/fuse --cap-add SYS_ADMIN"
-        ) from None
+        raise Failed(DEVICE_MISSING) from None
     except PermissionError:
         # fusermount is set-uid root, but opens the device with the calling user's rights.
         raise Failed(f"{FUSE_DEVICE} cannot be opened: sudo chmod 666 {FUSE_DEVICE}") from None
     except OSError as exc:
         raise Failed(
-            f"{FUSE_DEVICE} cannot be opened ({exc.strerror}): sudo modprobe fuse; for a "
-            "container, start it with --device /dev/fuse --cap-add SYS_ADMIN"
+            f"{FUSE_DEVICE} cannot be opened ({exc.strerror}): sudo modprobe fuse; {CONTAINER}"
         ) from None
     return f"{FUSE_DEVICE} opens"
 
@@ -191,11 +193,7 @@ def _device(_: CheckContext) -> str:
 def _allow_other(_: CheckContext) -> str:
     if os.geteuid() == 0:
         return "root may use --allow-other"
-    try:
-        lines = FUSE_CONF.read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    if "user_allow_other" in (line.strip() for line in lines):
+    if may_allow_other():
         return f"set in {FUSE_CONF}: --allow-other works"
     raise Note(f"not set: --allow-other needs it: echo user_allow_other | sudo tee -a {FUSE_CONF}")
 

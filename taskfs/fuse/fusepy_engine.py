@@ -21,6 +21,7 @@ from typing import Any
 from taskfs.errors import MountError
 from taskfs.fuse.engine import SUBTYPE, MountOptions
 from taskfs.fuse.engine_support import why_not_fusepy
+from taskfs.fuse.fusermount import FUSE_DEVICE
 from taskfs.fuse.libfuse import VARIABLE, libfuse_path
 from taskfs.fuse.operations import TaskOperations
 from taskfs.fuse.stderr_capture import explain_mount_errors
@@ -120,6 +121,6 @@ def _find_device() -> int | None:
     with contextlib.suppress(OSError):
         for name in os.listdir("/proc/self/fd"):
             with contextlib.suppress(OSError):
-                if os.readlink(f"/proc/self/fd/{name}") == "/dev/fuse":
+                if os.readlink(f"/proc/self/fd/{name}") == FUSE_DEVICE:
                     return int(name)
     return None

@@ -14,6 +14,8 @@ from typing import Final
 
 from taskfs.errors import MountError
 
+FUSE_DEVICE: Final = "/dev/fuse"
+FUSE_CONF: Final = Path("/etc/fuse.conf")
 FUSE_PACKAGES: Final = "apt-get install fuse3 (or fuse)"
 PROGRAMS: Final = ("fusermount3", "fusermount")
 # Directories that a service's PATH may lack.
@@ -40,6 +42,17 @@ def why_not_set_uid(program: str) -> str:
     if not os.geteuid() or (found.st_mode & stat.S_ISUID and found.st_uid == 0):
         return ""
     return f"{program} is not set-uid root: sudo chmod u+s {program}"
+
+
+def may_allow_other() -> bool:
+    """Whether fusermount lets the caller mount with the option allow_other: fuse.conf(5)."""
+    if not os.geteuid():
+        return True
+    try:
+        lines = FUSE_CONF.read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    return "user_allow_other" in (line.partition("#")[0].strip() for line in lines)
 
 
 def run_fusermount(

@@ -5,24 +5,20 @@ an engine, `signals` ends it all.
 """
 
 import os
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 from taskfs.config import Config
 from taskfs.errors import MountError
 from taskfs.fuse import daemonize
-from taskfs.fuse.mount_errors import CONTAINER, NEEDS_ALLOW_OTHER
+from taskfs.fuse.fusermount import FUSE_DEVICE, may_allow_other
+from taskfs.fuse.mount_errors import DEVICE_MISSING, NEEDS_ALLOW_OTHER
 from taskfs.fuse.mountpoint import prepare
 from taskfs.fuse.server import Adjustment, serve, unchanged
 from taskfs.fuse.systemd import READY, STOPPING, ServiceManager
 from taskfs.remote import wait_notice
 from taskfs.support import logs
-
-FUSE_CONF: Final = Path("/etc/fuse.conf")
-DEVICE: Final = Path("/dev/fuse")
 
 
 def mount(
@@ -82,12 +78,7 @@ def _check_machine(config: Config) -> None:
     """Raise MountError for what would make the mount fail later, before anything is asked for."""
     if sys.platform != "linux":
         return  # macFUSE, FUSE-T and FreeBSD check for themselves
-    if not DEVICE.exists():
-        raise MountError(f"/dev/fuse is missing: sudo modprobe fuse; {CONTAINER}")
-    if (config.allow_other or config.allow_root) and os.getuid() != 0:
-        try:
-            text = FUSE_CONF.read_text(errors="replace")
-        except OSError:
-            text = ""
-        if not re.search(r"(?m)^\s*user_allow_other\b", text):
-            raise MountError(NEEDS_ALLOW_OTHER)
+    if not os.path.exists(FUSE_DEVICE):
+        raise MountError(DEVICE_MISSING)
+    if (config.allow_other or config.allow_root) and not may_allow_other():
+        raise MountError(NEEDS_ALLOW_OTHER)

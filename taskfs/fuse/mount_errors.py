@@ -9,9 +9,17 @@ import re
 import shutil
 from typing import Final
 
-from taskfs.fuse.fusermount import MISSING, PROGRAMS, find_fusermount, why_not_set_uid
+from taskfs.fuse.fusermount import (
+    FUSE_CONF,
+    FUSE_DEVICE,
+    MISSING,
+    PROGRAMS,
+    find_fusermount,
+    why_not_set_uid,
+)
 
 CONTAINER: Final = "in a container, start it with --device /dev/fuse --cap-add SYS_ADMIN"
+DEVICE_MISSING: Final = f"{FUSE_DEVICE} is missing: sudo modprobe fuse; {CONTAINER}"
 # AppArmor's profile of fusermount3 (Debian 13, Ubuntu 25.04 and newer) lists where it may mount.
 _CONFINED: Final = (
     "a security policy such as AppArmor's refuses it: choose a mountpoint below your home "
@@ -19,8 +27,8 @@ _CONFINED: Final = (
     "(in a container: start it with --security-opt apparmor=unconfined)"
 )
 NEEDS_ALLOW_OTHER: Final = (
-    "--allow-other and --allow-root need the line user_allow_other in /etc/fuse.conf: "
-    "echo user_allow_other | sudo tee -a /etc/fuse.conf"
+    f"--allow-other and --allow-root need the line user_allow_other in {FUSE_CONF}: "
+    f"echo user_allow_other | sudo tee -a {FUSE_CONF}"
 )
 
 _NOT_RUNNABLE: Final = (
@@ -36,7 +44,7 @@ _ROWS: Final = (
     ),
     (
         r"device not found|/dev/fuse.*(No such file|No such device|Operation not permitted)",
-        f"/dev/fuse is missing: sudo modprobe fuse; {CONTAINER}",
+        DEVICE_MISSING,
     ),
     (
         r"no write access to mountpoint|not owned by user",

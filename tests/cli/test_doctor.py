@@ -13,6 +13,7 @@ import pytest
 
 from taskfs.cli import doctor
 from taskfs.config import Config
+from taskfs.fuse import fusermount
 from tests.cli.conftest import Command
 from tests.fake_api import FakeCloud
 
@@ -162,6 +163,25 @@ def test_json(taskfs: Command) -> None:
     assert done.returncode == (1 if "FAIL" in outcomes.values() else 0)
     assert list(outcomes) == list(results(plain.stdout))
     assert {**outcomes, "mounts": ""} == {**results(plain.stdout), "mounts": ""}
+
+
+@pytest.mark.parametrize(
+    ("text", "may"),
+    [
+        ("mount_max = 9\nuser_allow_other\n", True),
+        (" user_allow_other # for the lab\n", True),
+        ("# user_allow_other\n", False),
+        ("user_allow_others\n", False),
+    ],
+)
+def test_allow_other(text: str, may: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C-23: `doctor` reads /etc/fuse.conf as fusermount does: text after # is a comment."""
+    conf = tmp_path / "fuse.conf"
+    conf.write_text(text)
+    monkeypatch.setattr(fusermount, "FUSE_CONF", conf)
+    monkeypatch.setattr(os, "geteuid", lambda: 1)
+    result, said = doctor.run_check(dict(doctor.CHECKS)["user_allow_other"], NO_CONTEXT)
+    assert (result == "ok") is may and ("tee -a" in said) is not may
 
 
 @pytest.mark.parametrize(

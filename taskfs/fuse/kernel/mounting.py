@@ -1,8 +1,8 @@
 """Mount /dev/fuse: directly as root, through fusermount as an ordinary user. Needs no libfuse.
 
-Root calls mount(2). Everyone else asks the set-uid program fusermount, which mounts and sends the
-descriptor of the device back over the socket that the variable _FUSE_COMMFD names (fusermount(1) of
-libfuse 2 and 3).
+Root calls mount(2). Other users, and root without CAP_SYS_ADMIN, ask fusermount, which mounts and
+sends the descriptor of the device back over the socket that the variable _FUSE_COMMFD names
+(fusermount(1) of libfuse 2 and 3).
 """
 
 import array
@@ -15,10 +15,9 @@ from typing import Final
 
 from taskfs.errors import MountError
 from taskfs.fuse.engine import SUBTYPE, MountOptions
-from taskfs.fuse.fusermount import find_fusermount, run_fusermount
+from taskfs.fuse.fusermount import FUSE_DEVICE, find_fusermount, run_fusermount
 from taskfs.fuse.mount_errors import explain
 
-DEVICE: Final = "/dev/fuse"
 _SOCKET_VARIABLE: Final = "_FUSE_COMMFD"
 _DESCRIPTOR_SIZE: Final = array.array("i").itemsize
 # sys/mount.h
@@ -49,9 +48,9 @@ def mount_device(mountpoint: str, options: MountOptions) -> int:
 
 def _mount_directly(mountpoint: str, options: MountOptions) -> int:
     try:
-        device = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
+        device = os.open(FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC)
     except OSError as exc:
-        raise MountError(f"failed to open {DEVICE}: {exc.strerror}") from exc
+        raise MountError(f"failed to open {FUSE_DEVICE}: {exc.strerror}") from exc
     try:
         mode = os.stat(mountpoint).st_mode & 0o170000
         data = ",".join(
