@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from taskfs.errors import MountError
-from taskfs.fuse.mount_table import FSTYPE, MountEntry, mounts
+from taskfs.fuse.mount_table import FSTYPE, MountEntry, mounts, mounts_on
 from taskfs.fuse.mountpoint import is_dead, read_answering
 
 STATE_LIVE: Final = "live"
@@ -39,7 +39,7 @@ def stats_of(mountpoint: Path) -> Mapping[str, Any]:
     Raises:
         MountError: no live taskfs of this user is mounted there.
     """
-    found = [entry for entry in mounts() if entry.mountpoint == str(mountpoint)]
+    found = mounts_on(mountpoint)
     if not found or found[-1].type != FSTYPE:
         raise MountError(f"no taskfs is mounted on {mountpoint}: see `taskfs mounts`")
     state = _inspect(found[-1])

@@ -16,21 +16,22 @@ from typing import Final, NamedTuple
 FSTYPE: Final = "fuse.taskfs"
 AUTOFS: Final = "autofs"  # an automounter's trigger, over which taskfs mounts
 MOUNTINFO: Final = "/proc/self/mountinfo"
-# Seconds. mount(8) only prints a table of the kernel, so a longer wait would not end.
-COMMAND_TIMEOUT_S: Final = 5.0
+# Seconds. mount(8) only prints a table of the kernel: a call that takes longer hangs.
+TABLE_TIMEOUT_S: Final = 5.0
 _BSD_LINE: Final = re.compile(rb"(.*?) on (.*) \((.*)\)")
 # The types of FUSE mounts in the table of macOS (macFUSE, FUSE-T) and FreeBSD.
 _BSD_FUSE: Final = re.compile(r"(macfuse|osxfuse|fusefs|nfs)(\..*)?")
 
 
 class MountEntry(NamedTuple):
-    """One mount: `device` identifies it among the mounts of the moment; `options` are those of the
-    file system."""
+    """One mount: `device` identifies its file system among those of the moment, whose `options`
+    follow; `id` identifies the mount itself, and is 0 on other systems than Linux."""
 
     mountpoint: str
     type: str
     device: str
     options: str
+    id: int = 0
 
 
 def mounts() -> Iterator[MountEntry]:
@@ -48,8 +49,8 @@ def _parse_line(line: bytes) -> MountEntry:
     """Parse a line of a process's table in proc(5)."""
     head, _, tail = line.rstrip(b"\n").partition(b" - ")
     fields, rest = head.split(b" "), tail.split(b" ")
-    words = map(os.fsdecode, (rest[0], fields[2], rest[-1]))
-    return MountEntry(_unescape(fields[4]), *words)
+    kind, device, options = map(os.fsdecode, (rest[0], fields[2], rest[-1]))
+    return MountEntry(_unescape(fields[4]), kind, device, options, int(fields[0]))
 
 
 def _bsd_mounts() -> Iterator[MountEntry]:
@@ -60,7 +61,7 @@ def _bsd_mounts() -> Iterator[MountEntry]:
     """
     try:
         table = subprocess.run(
-            ["mount"], capture_output=True, timeout=COMMAND_TIMEOUT_S, check=False
+            ["mount"], capture_output=True, timeout=TABLE_TIMEOUT_S, check=False
         ).stdout
     except (OSError, subprocess.TimeoutExpired):
         return
@@ -110,11 +111,8 @@ def find_copy(device: str) -> tuple[int, str] | None:
 
 def mount_id(mountpoint: str) -> int:
     """Return the kernel's number of the topmost mount on *mountpoint*; 0 if there is none."""
-    with contextlib.suppress(OSError), open(MOUNTINFO, "rb") as lines:
-        fields = [line.split(b" ") for line in lines]
-        found = [int(field[0]) for field in fields if _unescape(field[4]) == mountpoint]
-        return found[-1] if found else 0
-    return 0
+    found = mounts_on(Path(mountpoint))
+    return found[-1].id if found else 0
 
 
 def _unescape(name: bytes) -> str:
