@@ -14,6 +14,7 @@ from typing import Final, Protocol
 from taskfs.errors import TaskFSError
 from taskfs.fuse.archive_arrivals import ArchiveArrivals
 from taskfs.fuse.event_operations import EventOperations
+from taskfs.fuse.path_codec import decode_name
 from taskfs.fuse.watchers import EVERYTHING, Watches
 from taskfs.model import LIVE_STATUSES, Task
 from taskfs.support.clock import age_clock
@@ -257,4 +258,4 @@ class EventThread:
 
 def _live_path(task_id: str, name: bytes) -> str:
     """Return the path in the tree of a file on the machine of a task."""
-    return "/".join(filter(None, (task_id, LIVE, name.decode("utf-8", "surrogateescape"))))
+    return "/".join(filter(None, (task_id, LIVE, decode_name(name))))

@@ -35,6 +35,7 @@ from taskfs.fuse.kernel.protocol import (
     name_of,
 )
 from taskfs.fuse.operations import OpenResult, StatFs, TaskOperations
+from taskfs.fuse.path_codec import decode_name, encode_name
 from taskfs.support.buffers import Buffer
 from taskfs.support.wait_hook import announce_wait
 from taskfs.tree.handles import PushableHandle
@@ -134,7 +135,7 @@ class Dispatch:
         raw = name_of(body)
         if len(raw) > NAME_MAX:
             raise OSError(errno.ENAMETOOLONG, "")
-        attrs = self._operations("getattr", f"{self._path(nodeid)}/{_text(raw)}")
+        attrs = self._operations("getattr", f"{self._path(nodeid)}/{decode_name(raw)}")
         # The event helper is about to remove a departed name. The added NUL makes a key that no
         # real name has, so the name gets a new node id.
         known = b"%b\0" % raw if isinstance(attrs, DepartedAttributes) else raw
@@ -177,7 +178,7 @@ class Dispatch:
         return self._getattr(nodeid, body)
 
     def _readlink(self, nodeid: int, body: memoryview) -> Answer:
-        return (_raw(self._operations("readlink", self._path(nodeid))),)
+        return (encode_name(self._operations("readlink", self._path(nodeid))),)
 
     def _open(self, nodeid: int, body: memoryview) -> Answer:
         flags, _ = OPEN_IN.unpack_from(body)
@@ -240,21 +241,21 @@ class Dispatch:
         size, flags = SETXATTR_IN.unpack_from(body)
         rest = bytes(body[SETXATTR_IN.size :])
         name, _, value = rest.partition(b"\0")
-        self._operations("setxattr", self._path(nodeid), _text(name), value[:size], flags)
+        self._operations("setxattr", self._path(nodeid), decode_name(name), value[:size], flags)
         return EMPTY
 
     def _getxattr(self, nodeid: int, body: memoryview) -> Answer:
         size, _ = GETXATTR.unpack_from(body)
-        name = _text(name_of(body[GETXATTR.size :]))
+        name = decode_name(name_of(body[GETXATTR.size :]))
         return _sized(size, self._operations("getxattr", self._path(nodeid), name))
 
     def _listxattr(self, nodeid: int, body: memoryview) -> Answer:
         size, _ = GETXATTR.unpack_from(body)
         names = self._operations("listxattr", self._path(nodeid))
-        return _sized(size, b"".join(_raw(name) + b"\0" for name in names))
+        return _sized(size, b"".join(encode_name(name) + b"\0" for name in names))
 
     def _removexattr(self, nodeid: int, body: memoryview) -> Answer:
-        self._operations("removexattr", self._path(nodeid), _text(name_of(body)))
+        self._operations("removexattr", self._path(nodeid), decode_name(name_of(body)))
         return EMPTY
 
     def _ioctl(self, nodeid: int, body: memoryview) -> Answer:
@@ -262,7 +263,7 @@ class Dispatch:
 
     def _change_name(self, opcode: Opcode, nodeid: int, body: memoryview) -> Answer:
         name = name_of(body[_HEAD_SIZES.get(opcode, 0) :])
-        path = f"{self._path(nodeid)}/{_text(name)}"
+        path = f"{self._path(nodeid)}/{decode_name(name)}"
         attrs = self._operations(opcode.name.lower(), path)
         if attrs is None:
             return EMPTY
@@ -283,11 +284,3 @@ def _sized(size: int, value: bytes) -> Answer:
     if len(value) > size:
         raise OSError(errno.ERANGE, "")
     return (value,)
-
-
-def _text(name: bytes) -> str:
-    return name.decode("utf-8", "surrogateescape")
-
-
-def _raw(name: str) -> bytes:
-    return name.encode("utf-8", "surrogateescape")

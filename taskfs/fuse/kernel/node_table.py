@@ -7,6 +7,7 @@ from typing import Final
 
 from taskfs.errors import NotFound
 from taskfs.fuse.kernel.protocol import ROOT_ID
+from taskfs.fuse.path_codec import decode_name, encode_name
 
 # Directories whose paths are remembered: programs mostly go through one directory at a time.
 MAX_PATHS: Final = 1024
@@ -62,7 +63,7 @@ class NodeTable:
         with self._lock:
             if not 0 < nodeid < len(self._holds) or not self._holds[nodeid]:
                 raise NotFound(f"no node has the number {nodeid}")
-            return f"{self._directory(self._parent[nodeid])}/{self._text(nodeid)}"
+            return f"{self._directory(self._parent[nodeid])}/{decode_name(self._name(nodeid))}"
 
     def is_directory(self, nodeid: int) -> bool:
         """Whether the node was a directory when the kernel looked it up."""
@@ -114,7 +115,7 @@ class NodeTable:
         inside = {ROOT_ID: len(paths)}
         for number, path in enumerate(paths):
             tops = {ROOT_ID}
-            for name in path.strip("/").encode("utf-8", "surrogateescape").split(b"/"):
+            for name in encode_name(path.strip("/")).split(b"/"):
                 tops = {each for parent in tops for each in self._named(parent, name)}
             inside.update(dict.fromkeys(tops, number))
         found = [array("I") for _ in (*paths, "")]
@@ -245,16 +246,13 @@ class NodeTable:
         at = self._name_at[nodeid]
         return bytes(self._names[at : at + self._name_length[nodeid]])
 
-    def _text(self, nodeid: int) -> str:
-        return self._name(nodeid).decode("utf-8", "surrogateescape")
-
     def _directory(self, nodeid: int) -> str:
         """Return the path of a directory. Needs the lock."""
         if nodeid == ROOT_ID:
             return ""
         path = self._paths.get(nodeid)
         if path is None:
-            path = f"{self._directory(self._parent[nodeid])}/{self._text(nodeid)}"
+            path = f"{self._directory(self._parent[nodeid])}/{decode_name(self._name(nodeid))}"
             if len(self._paths) >= MAX_PATHS:
                 self._paths.clear()
             self._paths[nodeid] = path
