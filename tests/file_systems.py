@@ -14,8 +14,10 @@ from typing import Any, Final, Protocol
 import pytest
 
 from taskfs.core import Core
+from taskfs.fuse.attributes import AttributePolicy
 from taskfs.fuse.operations import OpenResult, TaskOperations
 from taskfs.support.buffers import Buffer
+from taskfs.support.stats import Stats
 from tests.fake_api import FakeCloud
 
 REQUEST: Final = 128 << 10  # bytes of the largest read request of a kernel
@@ -131,7 +133,7 @@ class InProcess:
     operations: TaskOperations = field(init=False)
 
     def __post_init__(self) -> None:
-        self.operations = TaskOperations(self.core.tree)
+        self.operations = TaskOperations(self.core.tree, AttributePolicy(), Stats())
 
     def stat(self, path: str) -> Stat:
         attrs = self.operations("getattr", f"/{path}")

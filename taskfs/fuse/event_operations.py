@@ -80,7 +80,6 @@ class EventOperations(TaskOperations):
 
     def __init__(self, tree: Tree, policy: AttributePolicy, calling_pid: Callable[[], int]) -> None:
         super().__init__(tree, policy, tree.context.stats)
-        self._applied = policy.apply
         self._calling_pid = calling_pid
         self._helper_pid = 0
         self._announcement: _Announcement | None = None
@@ -107,7 +106,7 @@ class EventOperations(TaskOperations):
     @contextlib.contextmanager
     def announced(self, event: TreeEvent, helper_pid: int) -> Iterator[None]:
         """Let the process *helper_pid* make the call of *event* while the block runs."""
-        self._announcement = _Announcement(event, self._applied(event.attrs))
+        self._announcement = _Announcement(event, self._policy.apply(event.attrs))
         self._helper_pid = helper_pid
         try:
             yield
@@ -132,13 +131,13 @@ class EventOperations(TaskOperations):
         announcement = self._announcement
         if announcement is None or path.strip("/") != announcement.event.path:
             if op == "getattr" and announcement is not None and _is_within_live(path):
-                path = path.strip("/")
-                return self._applied(Attrs(DIRECTORY_MODE, inode(path), lifetime=Lifetime.NONE))
+                attrs = Attrs(DIRECTORY_MODE, inode(path.strip("/")), lifetime=Lifetime.NONE)
+                return self._policy.apply(attrs)
             return super().__call__(op, path, *args)  # a directory of the event's path
         if announcement.event.kind.changes_directory:
             return announcement.answer(op)
         if op == "getattr" and announcement.event.attrs.lifetime is Lifetime.NONE:
-            return self._applied(announcement.event.attrs)  # a machine may be silent
+            return self._policy.apply(announcement.event.attrs)  # a machine may be silent
         if op == "open":  # for IN_CLOSE_WRITE; the kernel sends the release without a caller
             return OpenResult(self._tree.handles.add(TextHandle(b"")), PageCacheMode.DIRECT)
         return None if op == "utimens" else super().__call__(op, path, *args)

@@ -78,12 +78,10 @@ class TaskOperations:
     *stats* counts the operations.
     """
 
-    def __init__(
-        self, tree: Tree, policy: AttributePolicy | None = None, stats: Stats | None = None
-    ) -> None:
+    def __init__(self, tree: Tree, policy: AttributePolicy, stats: Stats) -> None:
         self._tree = tree
-        self._policy = policy or AttributePolicy()
-        self._stats = stats or Stats()
+        self._policy = policy
+        self._stats = stats
 
     def __call__(self, op: str, path: str, *args: Any) -> Any:
         """Serve the request *op*, and turn every exception into an OSError with an errno.

@@ -130,14 +130,16 @@ from taskfs.fuse import preload
 from taskfs.core import open_core
 from taskfs.api_key import Secret
 from taskfs.config import Config
+from taskfs.fuse.attributes import AttributePolicy
 from taskfs.fuse.operations import TaskOperations
+from taskfs.support.stats import Stats
 
 url, key, cache, log, tasks = *sys.argv[1:5], sys.argv[5:]
 logging.basicConfig(filename=log, level="DEBUG")
 config = Config(api_url=url, api_key=Secret(key), cache_dir=Path(cache), timeout_s=5.0)
 core = open_core(config)
 core.begin()
-operations = TaskOperations(core.tree)
+operations = TaskOperations(core.tree, AttributePolicy(), Stats())
 preload.load_rest()
 before = set(sys.modules)
 operations("readdir", "")

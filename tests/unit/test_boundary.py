@@ -28,6 +28,7 @@ from taskfs.fuse.kernel.session import Session, interrupted
 from taskfs.fuse.operations import TaskOperations
 from taskfs.support.buffers import Buffer
 from taskfs.support.interruptible_wait import Waiter
+from taskfs.support.stats import Stats
 from taskfs.tree.handles import ControlHandle, PushableHandle
 from taskfs.tree.nodes import Attrs, Node
 from taskfs.tree.page_cache import PageCacheMode
@@ -79,7 +80,7 @@ class Serving:
     ) -> None:
         self.wire = FakeChannel()
         policy = AttributePolicy(1000, 1001, 0o027)
-        self.operations = operations(cast(Tree, tree), policy)
+        self.operations = operations(cast(Tree, tree), policy, Stats())
         channel, packer = cast(Channel, self.wire), Packer(1.5)
         self.session = Session(self.operations, channel, packer, on_ready, users)
 

@@ -18,6 +18,7 @@ from taskfs.fuse.attributes import AttributePolicy, FileAttributes
 from taskfs.fuse.fusepy_loop import FuseLoop, pack_stat
 from taskfs.fuse.fusepy_operations import FusepyOperations
 from taskfs.fuse.operations import TaskOperations
+from taskfs.support.stats import Stats
 from taskfs.tree.nodes import Attrs, Node
 from taskfs.tree.page_cache import PageCacheMode
 from taskfs.tree.tree import Tree
@@ -29,7 +30,7 @@ class Loop:
     """A loop on a tree of the test's own, without libfuse's part: the test makes the calls."""
 
     def __init__(self, tree: Any, on_init: Callable[[], None] = lambda: None) -> None:
-        operations = TaskOperations(cast(Tree, tree), AttributePolicy(1000, 1001, 0o027))
+        operations = TaskOperations(cast(Tree, tree), AttributePolicy(1000, 1001, 0o027), Stats())
         self.operations = FusepyOperations(operations, on_init)
         self.loop = FuseLoop.__new__(FuseLoop)
         self.loop.operations = self.operations

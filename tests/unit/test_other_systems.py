@@ -30,6 +30,7 @@ from taskfs.fuse.operations import TaskOperations
 from taskfs.fuse.systemd import READY, ServiceManager
 from taskfs.support import private_memory
 from taskfs.support.clock import age_clock
+from taskfs.support.stats import Stats
 from taskfs.tree import control_nodes
 from taskfs.tree.tree import Tree
 
@@ -168,7 +169,7 @@ def test_the_engine_is_fusepy(
 ) -> None:
     """The kernel engine speaks the protocol of Linux, and /dev/fuse need not be there."""
     monkeypatch.setattr(sys, "platform", platform)
-    monkeypatch.setattr(mount, "DEVICE", tmp_path / "none")
+    monkeypatch.setattr(mount, "FUSE_DEVICE", tmp_path / "none")
     started: list[object] = []
     monkeypatch.setattr(daemonize, "start", lambda work, on_note: started.append(work))
     config = Config(cache_dir=tmp_path)
@@ -189,7 +190,7 @@ def test_options_that_macfuse_does_not_know_are_left_out(
     )
     monkeypatch.setenv("FUSE_LIBRARY_PATH", libfuse_path())
     engine = FusepyEngine(tmp_path, MountOptions(noexec=True))
-    operations = TaskOperations(cast(Tree, None), AttributePolicy())
+    operations = TaskOperations(cast(Tree, None), AttributePolicy(), Stats())
     for platform in ("linux", "darwin"):
         monkeypatch.setattr(sys, "platform", platform)
         engine.serve(operations, lambda: None, lambda: None)
