@@ -175,6 +175,10 @@ class MountError(TaskFSError):
     errno = errno.EIO
 
 
+class ProtocolRefused(MountError):
+    """The kernel speaks a version of the FUSE protocol that the engine does not."""
+
+
 class NoSpace(TaskFSError):
     """The disk lacks the space for a download."""
 

@@ -7,14 +7,13 @@ interface, so both engines show the same files.
 
 Some parts of the interface are optional, and only the kernel engine uses them: it pushes pages of
 handles that are `PushableHandle`s, sends the attributes and the lifetime that a `DirectoryListing`
-knows, and lets the kernel keep what belongs to one version of an archive
-(`TaskOperations.keep_versions`).
+knows, lets the kernel keep what belongs to one version of an archive
+(`TaskOperations.keep_versions`), and reads names ahead (`on_lookups_in_order`).
 """
 
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
-from taskfs.errors import MountError
 from taskfs.fuse.operations import TaskOperations
 
 SUBTYPE: Final = "taskfs"
@@ -35,10 +34,6 @@ class MountOptions(NamedTuple):
     allow_root: bool = False
     attr_timeout_s: float = 1.0
     has_volatile: bool = False
-
-
-class ProtocolRefused(MountError):
-    """The kernel speaks a version of the FUSE protocol that the engine does not."""
 
 
 class MountEngine(Protocol):

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from taskfs.config import Config
-from taskfs.fuse.engine import MountEngine, MountOptions, ProtocolRefused
+from taskfs.errors import ProtocolRefused
+from taskfs.fuse.engine import MountEngine, MountOptions
+from taskfs.fuse.event_start import ON
 from taskfs.fuse.fusepy_engine import FusepyEngine
 from taskfs.fuse.kernel.engine import KernelEngine
 from taskfs.fuse.operations import TaskOperations
@@ -17,7 +19,6 @@ from taskfs.fuse.signals import MountState
 log = logging.getLogger(__name__)
 
 AUTO: Final = "auto"
-ON: Final = "on"
 _ENGINE_TYPES: Final[Mapping[str, Callable[[Path, MountOptions], MountEngine]]] = {
     "kernel": KernelEngine,
     "fusepy": FusepyEngine,

@@ -104,7 +104,7 @@ class OpenDirectories:
         packer, nodes = self._packer, self._nodes
         answer: list[bytes] = []
         valid = packer.valid(listing.lifetime())
-        head = packer.dirent_size(b"", plus)
+        head = packer.dirent_head(plus)
         for (text, mode, ino), attrs in _entries_from(listing, offset, plus=plus):
             name = text.encode("utf-8", "surrogateescape")
             size -= head + (len(name) + 7 & ~7)

@@ -159,9 +159,7 @@ class Packer:
 
     def attributes(self, attrs: FileAttributes) -> bytes:
         """Return a `fuse_attr_out`."""
-        seconds, _, nanoseconds, _ = self.valid(attrs.lifetime)
-        if attrs.lifetime is Lifetime.NONE:
-            seconds = nanoseconds = 0
+        _, seconds, _, nanoseconds = self.valid(attrs.lifetime)
         return _ATTR_OUT.pack(seconds, nanoseconds, 0, *self._attr(attrs))
 
     def entry(self, nodeid: int, attrs: FileAttributes) -> bytes:
@@ -169,10 +167,9 @@ class Packer:
         return _ENTRY_OUT.pack(nodeid, 0, *self.valid(attrs.lifetime), *self._attr(attrs))
 
     @staticmethod
-    def dirent_size(name: bytes, plus: bool) -> int:
-        """Return the length of the `fuse_dirent` of *name*, or of its `fuse_direntplus`."""
-        head = _DIRENTPLUS_HEAD.size if plus else _DIRENT_HEAD.size
-        return head + len(name) + -len(name) % 8
+    def dirent_head(plus: bool) -> int:
+        """Return the length of a `fuse_dirent` or `fuse_direntplus` without the name."""
+        return _DIRENTPLUS_HEAD.size if plus else _DIRENT_HEAD.size
 
     @staticmethod
     def dirent(name: bytes, ino: int, mode: int, offset: int) -> bytes:

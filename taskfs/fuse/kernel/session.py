@@ -14,8 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from taskfs.errors import MountError, NotFound, TaskFSError
-from taskfs.fuse.engine import ProtocolRefused
+from taskfs.errors import MountError, NotFound, ProtocolRefused, TaskFSError
 from taskfs.fuse.kernel.channel import Channel
 from taskfs.fuse.kernel.dispatch import NO_ANSWER, Answer, Dispatch
 from taskfs.fuse.kernel.invalidation import Invalidator
@@ -252,7 +251,8 @@ class Session:
     def answer(self, message: memoryview) -> bool:
         """Answer one request; return whether the calling thread still has the lead.
 
-        This is the boundary: no Exception leaves it.
+        This is the boundary: no Exception of a request leaves it. OSError leaves it if the kernel
+        refuses both the answer and the error in its place.
         """
         _, opcode, unique, nodeid, uid, _, pid, _ = HEADER_IN.unpack_from(message)
         body = message[HEADER_IN.size :]
