@@ -3,7 +3,7 @@
 - Every exception becomes an errno at one boundary, and an exception in `init` ends the mount.
   fusepy itself answers success after some exceptions.
 - A native thread keeps its Python thread state between two callbacks. Python otherwise makes one
-  for each callback, which costs a third of the speed of `stat`.
+  for each callback, which slows `stat` down.
 - `getattr`, `readdir` and `read` copy bytes to libfuse without a dict or a ctypes field for each
   value.
 - `fallocate` is refused; fusepy's table of operations ends before it.

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 # `taskfs umount` waits 10 s for the process.
 CLOSE_TIMEOUT_S: Final = 5.0
 # Seconds without a request after which a live mount imports what it may need later. The imports
-# take some 50 ms of computation, which would delay the program for which it was mounted.
+# compute, which would delay the program for which it was mounted.
 PRELOAD_IDLE_S: Final = 2.0
 # After this many such periods with requests in each it imports all the same, because its package
 # may be removed (E-20).

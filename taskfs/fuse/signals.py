@@ -16,8 +16,8 @@ from taskfs.fuse.mount_table import mounted_device
 log = logging.getLogger(__name__)
 
 SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
-# Seconds that requests in flight get to end after a signal. A hung request must not keep a machine
-# from shutting down.
+# Seconds that requests in flight get to end after a signal, and that the signal waits for a mount
+# that is being made. A hung request must not keep a machine from shutting down.
 SHUTDOWN_TIMEOUT_S: Final = 2.0
 
 

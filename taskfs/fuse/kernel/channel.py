@@ -27,7 +27,7 @@ class Channel:
     """One mount's requests and answers, on the open descriptor *device*.
 
     Safe for concurrent use: the kernel hands each request to one reader, and a message is written
-    by one call. How readers wait is best if there is one at a time.
+    by one call. One thread at a time should call `receive`, because it spins before it sleeps.
     """
 
     def __init__(self, device: int) -> None:

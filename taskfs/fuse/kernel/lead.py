@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-# Seconds between two checks of the watchdog, which takes the lead from a thread that serves one
-# request at both: much longer than an answer from memory takes, and short for a user.
+# Seconds between two checks of the watchdog. A thread that serves the same request at both loses
+# the lead. An answer from memory takes far less; a user does not notice the delay.
 WATCH_S: Final = 0.02
 # Checks without a request after which the watchdog sleeps until the next request.
 MAX_QUIET: Final = 50
