@@ -13,6 +13,7 @@ from taskfs.archive.decoder_limits import TOTAL_CHECKPOINTS, CheckpointBudget, I
 from taskfs.archive.long_builds import LongBuilds
 from taskfs.archive.resources import ArchiveResources
 from taskfs.cache.disk_cache import FORMAT, DiskCache
+from taskfs.cache.frozen_cache import FrozenCache
 from taskfs.cache.memory_cache import ExtentCache
 from taskfs.cache.older_formats import start_removal
 from taskfs.cache.readahead import TOTAL_WINDOW, ReadAheadBudget
@@ -33,7 +34,7 @@ from taskfs.tasks.archive_kind import ArchiveKind
 from taskfs.tasks.archives import ArchiveRegistry
 from taskfs.tasks.live_tasks import LiveTasks
 from taskfs.tasks.member_walk import MemberWalk
-from taskfs.tasks.offline import FrozenCache, OfflineAPI
+from taskfs.tasks.offline import OfflineAPI
 from taskfs.tasks.task_cache import TaskCache
 from taskfs.tasks.task_database import TaskDatabase
 from taskfs.tasks.task_filter import PendingPages

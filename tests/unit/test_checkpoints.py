@@ -27,12 +27,12 @@ from taskfs.archive.open_archive import open_archive
 from taskfs.archive.seekable_decoder import SeekableDecoder
 from taskfs.cache.block import BLOCK
 from taskfs.cache.disk_cache import DiskCache, cache_key
+from taskfs.cache.frozen_cache import FrozenCache
 from taskfs.cache.memory_cache import ExtentCache
 from taskfs.cache.readahead import ReadAheadBudget
 from taskfs.errors import CorruptData, Interrupted
 from taskfs.support.buffers import Buffer
 from taskfs.support.interruptible_wait import Waiter
-from taskfs.tasks.offline import FrozenCache
 from tests.archive_harness import DaemonPool, FakeObject, make_harness, member, run_threads
 from tests.caches import disk_use
 from tests.mounts import eventually

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from taskfs.cache.disk_cache import FORMAT, DiskCache, cache_key
+from taskfs.cache.frozen_cache import FrozenCache
 from taskfs.errors import ConfigError, NotCached, Unavailable
 from taskfs.model import ObjectVersion
 from taskfs.remote.task_json import parse_task
 from taskfs.tasks.accounts import open_database, open_read_only
-from taskfs.tasks.offline import FrozenCache, OfflineAPI
+from taskfs.tasks.offline import OfflineAPI
 from tests.caches import read_index, write_index
 
 URL = "https://api.example"
