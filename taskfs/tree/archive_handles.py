@@ -7,23 +7,17 @@ from typing import Final
 from taskfs.archive.archive import Archive
 from taskfs.archive.member_reader import MemberReader
 from taskfs.cache.readahead import ReadAheadReader
-from taskfs.errors import (
-    CorruptData,
-    NotFound,
-    ReadOnly,
-    StaleObject,
-    Unavailable,
-)
+from taskfs.errors import CorruptData, NotFound, StaleObject, Unavailable
 from taskfs.support.buffers import Buffer
 from taskfs.tasks.archives import ArchiveRegistry
-from taskfs.tree.handles import PushableHandle
+from taskfs.tree.handles import PushableHandle, ReadOnlyHandle
 from taskfs.tree.page_cache import Lease, PageCache, PageCacheMode
 
 # Seconds. A read that the kernel repeats within this time after a timeout fails without a wait.
 KERNEL_RETRY_S: Final = 0.2
 
 
-class ArchiveHandle:
+class ArchiveHandle(ReadOnlyHandle):
     """A member or a raw archive: its bytes belong to one version of the remote object.
 
     Once that version is gone every read fails, cached bytes included: a program must not take half
@@ -95,9 +89,6 @@ class ArchiveHandle:
         self._timed_out_read = None
         if time.monotonic() - unanswered[1] < KERNEL_RETRY_S:
             raise Unavailable(str(unanswered[2]))
-
-    def write(self, piece: bytes) -> int:
-        raise ReadOnly("the file cannot be written")
 
     def close(self) -> None:
         self._reader.close()

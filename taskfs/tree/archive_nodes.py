@@ -7,7 +7,7 @@ from taskfs.archive.archive import Archive
 from taskfs.archive.decoders import METHOD_NAMES
 from taskfs.archive.index import ChildRow, Folder
 from taskfs.archive.member import Member
-from taskfs.errors import CacheChanged, NoAttribute, NotFound, ReadOnly
+from taskfs.errors import CacheChanged, NoAttribute, NotFound
 from taskfs.model import Task
 from taskfs.tasks.archive_kind import ArchiveKey, ArchiveKind
 from taskfs.tasks.archives import ArchiveRegistry
@@ -243,8 +243,7 @@ class MemberNode(Node):
         return ArchiveRange(self._origin.task, archive, archive.extent_of(self._member))
 
     def open(self, *, writing: bool) -> Handle:
-        if writing:
-            raise ReadOnly(f"{self.path} cannot be written")
+        self._refuse_writing(writing)
         member, origin = self._member, self._origin
         reader = origin.archive.open_member(member)
         lease = origin.page_cache.lease(origin.key, origin.archive.version, self.path, member.size)

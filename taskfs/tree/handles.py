@@ -55,7 +55,14 @@ class PushableHandle(ABC):
         """Read bytes that `take_pushable` returned; this does not count as a read by a program."""
 
 
-class TextHandle:
+class ReadOnlyHandle:
+    """The part of a `Handle` that files without writes share."""
+
+    def write(self, piece: bytes) -> int:
+        raise ReadOnly("the file cannot be written")
+
+
+class TextHandle(ReadOnlyHandle):
     """The text of a text file as it was rendered for the open."""
 
     mode = PageCacheMode.DIRECT
@@ -67,9 +74,6 @@ class TextHandle:
 
     def read_at(self, offset: int, size: int) -> Buffer:
         return self._text[offset : offset + size]
-
-    def write(self, piece: bytes) -> int:
-        raise ReadOnly("the file cannot be written")
 
     def close(self) -> None:
         pass

@@ -4,12 +4,12 @@ import threading
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from taskfs.errors import NotADirectory, NotFound, ReadOnly, StaleObject, TooLarge, Unavailable
+from taskfs.errors import NotADirectory, NotFound, StaleObject, TooLarge, Unavailable
 from taskfs.support.buffers import Buffer
 from taskfs.tasks.live_end import member_shift
 from taskfs.tasks.live_file import Snapshot
 from taskfs.tasks.live_handle import LiveHandle
-from taskfs.tree.handles import Handle
+from taskfs.tree.handles import Handle, ReadOnlyHandle
 from taskfs.tree.page_cache import PageCacheMode
 
 STALE: Final = "the task has ended, and its archive does not continue what was read"
@@ -22,7 +22,7 @@ class _Continuation(NamedTuple):
     shift: int
 
 
-class LiveFileHandle:
+class LiveFileHandle(ReadOnlyHandle):
     """One open file of `live/`.
 
     While the task is live, reads ask its machine. Afterwards they return what is known, and once
@@ -134,9 +134,6 @@ class LiveFileHandle:
             raise
         return _Continuation(member, shift)
 
-    def write(self, piece: bytes) -> int:
-        raise ReadOnly("the file cannot be written")
-
     def close(self) -> None:
         with self._lock:
             self._is_closed = True
@@ -147,7 +144,7 @@ class LiveFileHandle:
         self._on_close(self)
 
 
-class SnapshotHandle:
+class SnapshotHandle(ReadOnlyHandle):
     """A file of `live/` as it was when it was opened, for readers that need a constant size."""
 
     mode = PageCacheMode.DIRECT
@@ -160,9 +157,6 @@ class SnapshotHandle:
 
     def read_at(self, offset: int, size: int) -> Buffer:
         return self._snapshot.read(offset, size)
-
-    def write(self, piece: bytes) -> int:
-        raise ReadOnly("the file cannot be written")
 
     def close(self) -> None:
         pass

@@ -7,7 +7,7 @@ file that a program still has open when its task ends keeps its name until it is
 from collections.abc import Iterable
 from functools import partial
 
-from taskfs.errors import NotFound, ReadOnly
+from taskfs.errors import NotFound
 from taskfs.model import LIVE_STATUSES, Task
 from taskfs.tasks.archive_kind import ArchiveKind
 from taskfs.tasks.live import LiveFiles
@@ -147,8 +147,7 @@ class LiveFileNode(_LiveNode):
             raise NotFound(f"there is no {self.path}") from None
 
     def _files_to_open(self, writing: bool) -> LiveFiles:
-        if writing:
-            raise ReadOnly(f"{self.path} cannot be written")
+        self._refuse_writing(writing)
         files = self._files()
         if files is None:
             raise NotFound(f"there is no {self.path}")

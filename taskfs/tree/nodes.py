@@ -144,6 +144,11 @@ class Node:
         """
         raise IsADirectory(self.path)
 
+    def _refuse_writing(self, writing: bool) -> None:
+        """Raise ReadOnly if a file without writes is opened for *writing*."""
+        if writing:
+            raise ReadOnly(f"{self.path} cannot be written")
+
     def change(self) -> None:
         """Accept a truncate, or new times or modes, without any effect; refused by default."""
         raise ReadOnly(f"{self.path} cannot be changed")

@@ -1,7 +1,6 @@
 """`output.zip` and `input.zip`: an archive of a task as one file."""
 
 from taskfs.archive.archive import Archive
-from taskfs.errors import ReadOnly
 from taskfs.model import Task
 from taskfs.tasks.archive_kind import ArchiveKey, ArchiveKind
 from taskfs.tasks.archives import ArchiveRegistry
@@ -67,8 +66,7 @@ class RawArchiveNode(Node):
         return ArchiveRange(self._task, self._archive, range(self._archive.size))
 
     def open(self, *, writing: bool) -> Handle:
-        if writing:
-            raise ReadOnly(f"{self.path} cannot be written")
+        self._refuse_writing(writing)
         archive = self._archive
         lease = self._page_cache.lease(self._key, archive.version, self.path, archive.size)
         return ArchiveHandle(archive.open_raw(), archive, lease, self._archives, self._page_cache)

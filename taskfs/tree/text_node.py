@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-from taskfs.errors import ReadOnly
 from taskfs.tree.handles import Handle, TextHandle
 from taskfs.tree.held_texts import HeldTexts, Text
 from taskfs.tree.nodes import FILE_MODE, Attrs, Node, blocks_of, inode
@@ -32,6 +31,5 @@ class TextNode(Node):
         )
 
     def open(self, *, writing: bool) -> Handle:
-        if writing:
-            raise ReadOnly(f"{self.path} cannot be written")
+        self._refuse_writing(writing)
         return TextHandle(self._held_texts.serve(self.path, self._render).body)
