@@ -5,7 +5,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +23,7 @@ from taskfs.tasks.changes import TaskChange
 from taskfs.tree.nodes import inode
 from taskfs.tree.tree_events import EventKind, TreeEvent, TreeEvents
 from taskfs.tree.view_nodes import Views
+from tests.fake_api import FakeCloud
 from tests.file_systems import InProcess
 from tests.mounts import eventually
 
@@ -185,40 +186,67 @@ class KnownNames:
             self._theirs.send(str(errno.EBUSY if path in self.known else 0).encode())
 
 
-def test_an_event_that_is_sent_again(tree: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
-    """V-9: An event of a name that the kernel still has delays only those of the same name."""
-    operations = EventOperations(tree.core.tree, AttributePolicy(0, 0, 0), lambda: 0)
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[KnownNames]:
+    """The helper of the senders in the test."""
     names = KnownNames()
     monkeypatch.setattr(event_sender, "start_helper", lambda program: names.helper)
-    sender = EventSender(operations, "/mnt", "0:52", 0.2, threading.Event())
+    yield names
+    names.helper.end()
+    names.thread.join()
+
+
+def new_sender(operations: EventOperations) -> EventSender:
+    return EventSender(operations, "/mnt", "0:52", 4.0, threading.Event())
+
+
+def test_an_event_of_a_known_name(tree: InProcess, names: KnownNames) -> None:
+    """V-9: An event of a name that the kernel still has delays only those of the same name."""
+    sender = new_sender(EventOperations(tree.core.tree, AttributePolicy(0, 0, 0), lambda: 0))
     remove, make = (
         TreeEvent(kind, ".by-status/started/t", target="../../t")
         for kind in (EventKind.REMOVE_LINK, EventKind.MAKE_LINK)
     )
-    try:
-        names.known.add(remove.path)
-        sender.send([remove, TreeEvent(EventKind.MODIFY, "t/status")])
-        assert names.calls == ["modify t/status"]
-        names.known.clear()
-        sender.send([make, TreeEvent(EventKind.MODIFY, "u/status")])
-        assert names.calls[1:] == ["modify u/status"]
+    names.known.add(remove.path)
+    sender.send([remove, TreeEvent(EventKind.MODIFY, "t/status")])
+    sender.send([make, TreeEvent(EventKind.MODIFY, "u/status")])
+    assert names.calls == ["modify t/status", "modify u/status"]
+    names.known.clear()
 
-        def send_again() -> bool:
-            sender.send([])
-            return len(names.calls) == 4
-
-        eventually(send_again)
-        assert names.calls[2:] == [f"unlink {remove.path}", f"symlink {remove.path}"]
-        names.known.add(remove.path)
-        sender.send([remove])
-        sender.clear()
-        names.known.clear()
-        time.sleep(0.5)
+    def send_again() -> bool:
         sender.send([])
-        assert len(names.calls) == 4
+        return len(names.calls) == 4
+
+    eventually(send_again)
+    assert names.calls[2:] == [f"unlink {remove.path}", f"symlink {remove.path}"]
+    names.known.add(remove.path)
+    sender.send([remove])
+    names.known.clear()
+    sender.clear()
+    sender.send([make])
+    assert names.calls[4:] == [f"symlink {remove.path}"]
+
+
+def test_an_event_in_a_locked_directory(
+    tree: InProcess, cloud: FakeCloud, names: KnownNames
+) -> None:
+    """V-9: A listing that waits for a silent store delays only the events in its directory."""
+    task = cloud.add_task(outputs={"a": b"x"})
+    operations = EventOperations(tree.core.tree, AttributePolicy(0, 0, 0), lambda: 0)
+    sender = new_sender(operations)
+    cloud.faults.add("stall", side="store", times=None)
+    listing = threading.Thread(target=operations, args=("readdir", f"/{task}/outputs"))
+    listing.start()
+    try:
+        eventually(lambda: any(request.side == "store" for request in cloud.requests))
+        path = f"{task}/outputs/a"
+        sender.send([TreeEvent(EventKind.MAKE_FILE, path), TreeEvent(EventKind.MODIFY, "t/status")])
+        assert names.calls == ["modify t/status"]
     finally:
-        sender.close()
-        names.thread.join()
+        cloud.faults.clear()
+        listing.join()
+    sender.send([])
+    assert names.calls[1:] == [f"mknod {path}"]
 
 
 def test_scans_on_a_busy_machine(tree: InProcess) -> None:
