@@ -146,11 +146,13 @@ class TaskDatabase:
         return self._file.run(lambda c: read_sum(c, [("finished", "1")]).tasks)
 
     def position(self, task_id: str, scope: Scope) -> int | None:
-        """Return how many tasks of *scope* are listed before the task; None if it is unknown."""
-        row = self._one("SELECT created, seq FROM tasks WHERE id = ?", (task_id,))
+        """Return how many tasks of *scope* are listed before the task; None if it is unknown, or
+        outside the scope."""
+        where, values = scope.selection.where()
+        statement = f"SELECT created, seq FROM tasks WHERE id = ? AND {where}"
+        row = self._one(statement, (task_id, *values))
         if row is None:
             return None
-        where, values = scope.selection.where()
         statement = f"SELECT count(*) FROM tasks WHERE {where} AND (created, seq) > (?, ?)"
         found = self._one(statement, (*values, *row))
         return int(found[0]) if found else None

@@ -526,6 +526,22 @@ def test_records_are_looked_at_when_they_are_asked_for(
     assert len(calls) <= 2 + 3
 
 
+def test_records_outside_the_filter_cost_no_page(api: FakeAPI, clock: Clock) -> None:
+    """F-22: A page of the listing cannot show a task that the filter leaves out."""
+    for number in range(2000):
+        api.change(name_of(number), project="p")
+    cache = task_cache_of(api, clock=clock, task_filter=TaskFilter("p"))
+    cache.ids()
+    others = [name_of(number) for number in range(2100, 2110)]
+    for name in others:
+        cache.get(name)
+    clock.tick(10)
+    new_calls(api)
+    for name in others:
+        cache.get_full(name)
+    assert new_calls(api) == [f"get {name}" for name in others]
+
+
 def test_a_slow_round_while_the_mount_is_used(cache: TaskCache, api: FakeAPI, clock: Clock) -> None:
     """F-22, F-23: Records are looked at in turn while the mount is in use, else nothing is sent."""
     cache.ids()
