@@ -57,21 +57,21 @@ class TaskGroups:
     def changed_ns(self, column: str, values: Sequence[str], task_id: str) -> int | None:
         """Return when the task last changed, None if it does not belong to the group."""
         try:
-            rows = self._read(column, values, "SELECT changed FROM {} AND id = ?", task_id)
+            where = f"{column} IN ({placeholders(values)}) AND id = ?"
+            statement = f"SELECT changed FROM {{}} WHERE {where}"
+            rows = listed_rows(self._task_cache, statement, (*values, task_id))
         except UnicodeEncodeError:  # the kernel's name of a file may not be UTF-8
             return None
         return int(rows[0][0]) if rows else None
 
-    def _read(
-        self, column: str, values: Sequence[str], statement: str, *more: str
-    ) -> list[tuple[Any, ...]]:
-        """Return the rows of *statement*, whose `{}` stands for the tasks of the group."""
 
-        def query() -> list[tuple[Any, ...]]:
-            source, bound = self._task_cache.selection.source()
-            condition = f"{source} WHERE {column} IN ({placeholders(values)})"
-            return self._task_cache.database.rows(
-                statement.format(condition), (*bound, *values, *more)
-            )
+def listed_rows(
+    task_cache: TaskCache, statement: str, values: Sequence[object]
+) -> list[tuple[Any, ...]]:
+    """Return the rows of *statement*, whose `{}` stands for the listed tasks."""
 
-        return self._task_cache.read(query)
+    def query() -> list[tuple[Any, ...]]:
+        source, bound = task_cache.selection.source()
+        return task_cache.database.rows(statement.format(source), (*bound, *values))
+
+    return task_cache.read(query)

@@ -3,12 +3,13 @@
 import sys
 import time
 from collections.abc import Iterable, Sequence, Set
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from taskfs.errors import NotFound
 from taskfs.model import Task
 from taskfs.tasks.packed_ids import PackedIds
 from taskfs.tasks.task_cache import TaskCache
+from taskfs.tasks.task_groups import listed_rows
 from taskfs.tasks.task_rows import placeholders
 from taskfs.tree.nodes import DIRECTORY_MODE, LINK_MODE, Attrs, Directory, Entry, Link, Node, inode
 from taskfs.tree.task_entries import TaskEntries
@@ -90,7 +91,8 @@ class DateNames:
 
     def shared_beginnings(self) -> Set[str]:
         """Return the beginnings of ids that several tasks share: their names may be equal."""
-        rows = self._read(f"SELECT {_BEGINNING} FROM {{}} GROUP BY 1 HAVING count(*) > 1", ())
+        statement = f"SELECT {_BEGINNING} FROM {{}} GROUP BY 1 HAVING count(*) > 1"
+        rows = listed_rows(self._task_cache, statement, ())
         return {beginning for (beginning,) in rows}
 
     def names(self, ids: Sequence[str], shared: Set[str]) -> list[str]:
@@ -135,18 +137,9 @@ class DateNames:
     def _select(self, where: str, values: Sequence[object]) -> list[_Row]:
         statement = f"SELECT {_COLUMNS} FROM {{}} WHERE {where} ORDER BY created DESC, seq DESC"
         try:
-            return [_Row(*row) for row in self._read(statement, values)]
+            return [_Row(*row) for row in listed_rows(self._task_cache, statement, values)]
         except UnicodeEncodeError:  # the kernel's name of a file may not be UTF-8
             return []
-
-    def _read(self, statement: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
-        """Return the rows of *statement*, whose `{}` stands for the listed tasks."""
-
-        def query() -> list[tuple[Any, ...]]:
-            source, bound = self._task_cache.selection.source()
-            return self._task_cache.database.rows(statement.format(source), (*bound, *values))
-
-        return self._task_cache.read(query)
 
 
 def _minutes_of(minute: str) -> list[int]:
